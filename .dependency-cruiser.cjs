@@ -1,0 +1,67 @@
+// The walls of the house: docs/ARCHITECTURE.md says why each stands.
+// test/walls/ holds a seeded breach for each rule that crosses packages; test/walls/check.mjs demands that it is caught.
+const side = name => `^(${name}/src/|test/walls/as-${name}/)`;
+const others = name => ['origin', 'gateway', 'agent'].filter(other => other !== name);
+
+/** @type {import('dependency-cruiser').IConfiguration} */
+module.exports = {
+  forbidden: [
+    ...['origin', 'gateway', 'agent'].map(name => ({
+      name: `${name}-stands-alone`,
+      comment: 'origin, gateway and agent speak over the network and never import each other',
+      severity: 'error',
+      from: { path: side(name) },
+      to: { path: `^(${others(name).join('|')}|test)/src/` },
+    })),
+    {
+      name: 'shared-knows-nobody',
+      severity: 'error',
+      from: { path: side('shared') },
+      to: { path: '^(origin|gateway|agent|test)/src/' },
+    },
+    {
+      name: 'shared-has-no-server-and-no-database',
+      severity: 'error',
+      from: { path: side('shared') },
+      to: { path: 'node_modules/(hono|@hono|level|classic-level|abstract-level)/' },
+    },
+    {
+      name: 'cli-speaks-http-only',
+      comment: "the operator's command must work from another machine",
+      severity: 'error',
+      from: { path: '^(origin/src/cli/|test/walls/as-cli/)' },
+      to: { path: '^origin/src/(?!cli/)' },
+    },
+    {
+      name: 'only-main-knows-adapters',
+      severity: 'error',
+      from: { path: '^(origin|gateway|agent)/src/', pathNot: '(/main\\.ts$|/adapters/|\\.test\\.ts$)' },
+      to: { path: '^(origin|gateway|agent)/src/adapters/' },
+    },
+    {
+      name: 'routes-know-use-cases-and-ports',
+      severity: 'error',
+      from: { path: '^(origin|gateway|agent)/src/http/', pathNot: '\\.test\\.ts$' },
+      to: { path: 'node_modules/(level|classic-level|abstract-level)/' },
+    },
+    { name: 'no-circular', severity: 'error', from: {}, to: { circular: true } },
+    { name: 'not-to-unresolvable', severity: 'error', from: {}, to: { couldNotResolve: true } },
+    {
+      name: 'no-dev-dependencies-in-products',
+      severity: 'error',
+      from: { path: '^(shared|origin|gateway|agent)/src/', pathNot: '\\.test\\.ts$' },
+      to: { dependencyTypes: ['npm-dev'] },
+    },
+  ],
+  options: {
+    doNotFollow: { path: 'node_modules' },
+    exclude: { path: '(^|/)dist/' },
+    tsPreCompilationDeps: true,
+    tsConfig: { fileName: 'tsconfig.base.json' },
+    enhancedResolveOptions: {
+      exportsFields: ['exports'],
+      conditionNames: ['sitecast-source', 'import', 'node', 'default', 'types'],
+      extensions: ['.ts', '.js', '.mjs', '.json', '.node'],
+    },
+  },
+};

@@ -1,0 +1,1 @@
+export { agentProgram } from './program.ts';

@@ -1,0 +1,1 @@
+export { gatewayProgram } from './program.ts';

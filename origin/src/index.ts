@@ -1,0 +1,1 @@
+export { originProgram } from './program.ts';

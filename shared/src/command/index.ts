@@ -1,0 +1,3 @@
+export { EXIT_CODES, describeError, exitCodeOf } from './outcome.ts';
+export { type OutputStreams, runProgram, SettingsCommand } from './program.ts';
+export { parseBoundedInteger, parseDurationMs, parsePercent } from './values.ts';

@@ -1,0 +1,85 @@
+import { mkdtemp, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, expect, it } from 'vitest';
+import { SitecastError } from '../errors.ts';
+import { runProgram, SettingsCommand } from './program.ts';
+import { parseBoundedInteger } from './values.ts';
+
+afterEach(() => {
+  delete process.env.SITECAST_PORT_NUMBER;
+});
+
+async function run(args: string[], act: (options: Record<string, unknown>) => void) {
+  const program = new SettingsCommand('sitecast-thing');
+  program
+    .command('serve')
+    .option('--port-number <n>', 'where to listen', parseBoundedInteger(1, 65535), 1)
+    .option('--name <name>')
+    .option('--version <v>')
+    .option('--json')
+    .action((options: Record<string, unknown>) => act(options));
+  program.command('stop').option('--grace <s>');
+  let out = '';
+  let err = '';
+  const streams = { out: (text: string) => (out += text), err: (text: string) => (err += text) };
+  return { exitCode: await runProgram(program, args, { streams }), out, err };
+}
+
+async function configFile(text: string): Promise<string> {
+  const path = join(await mkdtemp(join(tmpdir(), 'sitecast-config-')), 'c.yaml');
+  await writeFile(path, text);
+  return path;
+}
+
+async function portFrom(args: string[]): Promise<unknown> {
+  let port: unknown;
+  const result = await run(args, options => (port = options.portNumber));
+  expect(result).toMatchObject({ exitCode: 0, err: '' });
+  return port;
+}
+
+it('takes a setting from the file, over it from the environment, over both from the flag', async () => {
+  const config = await configFile('port-number: 2\nname: a\ngrace: 5\n');
+  expect(await portFrom(['serve'])).toBe(1);
+  expect(await portFrom(['serve', '--config', config])).toBe(2);
+  process.env.SITECAST_PORT_NUMBER = '3';
+  expect(await portFrom(['serve', '--config', config])).toBe(3);
+  expect(await portFrom(['serve', '--config', config, '--port-number', '4'])).toBe(4);
+});
+
+it.each([
+  ['an unknown setting', 'port-nubmer: 2', "unknown setting 'port-nubmer'"],
+  ['a value out of bounds', 'port-number: 70000', 'from 1 to 65535'],
+  ['a value of the wrong shape', 'port-number: [1, 2]', 'takes one value'],
+  ['something that is no list of settings', '- a', 'expected lines of'],
+  ['broken YAML', 'a: "', 'c.yaml'],
+])('refuses a configuration file with %s', async (_what, text, message) => {
+  const { exitCode, err } = await run(['serve', '--config', await configFile(text)], () => {});
+  expect(exitCode).toBe(2);
+  expect(err).toContain(message);
+  expect(err).not.toContain('    at ');
+});
+
+it('lets a subcommand have its own --version', async () => {
+  let version: unknown;
+  await run(['serve', '--version', '2.0.0'], options => (version = options.version));
+  expect(version).toBe('2.0.0');
+});
+
+it('prints an error as one message with its code and hint, as JSON where asked, and exits by its kind', async () => {
+  const fail = () => {
+    throw new SitecastError('unreachable', 'SITECAST_ORIGIN_UNREACHABLE', 'no answer', {
+      hint: 'is it running?',
+    });
+  };
+  const plain = await run(['serve'], fail);
+  expect(plain).toMatchObject({
+    exitCode: 4,
+    err: 'sitecast-thing: no answer (SITECAST_ORIGIN_UNREACHABLE)\n  is it running?\n',
+  });
+  const json = await run(['serve', '--json'], fail);
+  expect(JSON.parse(json.err)).toEqual({
+    error: { code: 'SITECAST_ORIGIN_UNREACHABLE', message: 'no answer', hint: 'is it running?' },
+  });
+});

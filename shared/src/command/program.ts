@@ -1,0 +1,107 @@
+import { Command, CommanderError, Option } from 'commander';
+import { SITECAST_VERSION } from '../version.ts';
+import { applyConfigFile } from './config-file.ts';
+import { describeError, EXIT_CODES, exitCodeOf } from './outcome.ts';
+
+export interface OutputStreams {
+  out: (text: string) => void;
+  err: (text: string) => void;
+}
+
+const PROCESS_STREAMS: OutputStreams = {
+  out: text => process.stdout.write(text),
+  err: text => process.stderr.write(text),
+};
+
+/**
+ * A command whose options can be given by environment variables too: `--token-file` by SITECAST_TOKEN_FILE.
+ * Switches aren't bound (a variable set to 0 would count as given), nor is `--version`, for SITECAST_VERSION
+ * would name Sitecast's own.
+ */
+export class SettingsCommand extends Command {
+  override createCommand(name?: string): SettingsCommand {
+    return new SettingsCommand(name);
+  }
+
+  override addOption(option: Option): this {
+    const takesValue = option.required || option.optional;
+    if (
+      takesValue &&
+      option.long !== undefined &&
+      option.long !== '--version' &&
+      option.envVar === undefined
+    ) {
+      option.env(`SITECAST_${option.long.slice(2).replaceAll('-', '_').toUpperCase()}`);
+    }
+    return super.addOption(option);
+  }
+}
+
+/**
+ * Runs one of the four commands: fills options in from the configuration file (file, then
+ * environment, then flag, in rising order), and turns every error into one
+ * message and a documented exit code.
+ * @param configFiles where a configuration is looked for when neither `--config` nor `SITECAST_CONFIG` says so
+ * @returns the exit code; nothing is thrown
+ */
+export async function runProgram(
+  program: Command,
+  argv: readonly string[],
+  { configFiles = [], streams = PROCESS_STREAMS }: { configFiles?: string[]; streams?: OutputStreams } = {},
+): Promise<number> {
+  prepare(program, streams);
+  program.hook('preAction', async (_program, action) => {
+    await applyConfigFile(program, action, configFiles);
+  });
+  try {
+    await program.parseAsync([...argv], { from: 'user' });
+    return Number(process.exitCode ?? 0);
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    const asJson = argv.includes('--json');
+    const described = describeError(error);
+    if (asJson) streams.err(`${JSON.stringify({ error: described })}\n`);
+    else
+      streams.err(
+        `${program.name()}: ${described.message} (${described.code})\n${described.hint ? `  ${described.hint}\n` : ''}`,
+      );
+    if (process.env.SITECAST_DEBUG === '1' && error instanceof Error) streams.err(`${error.stack}\n`);
+    return exitCodeOf(error);
+  }
+}
+
+function prepare(program: Command, streams: OutputStreams): void {
+  program
+    .version(`${program.name()} ${SITECAST_VERSION}`, '-V, --version', 'print the version')
+    .enablePositionalOptions()
+    .addHelpText('after', exitCodeHelp);
+  for (const command of withSubcommands(program)) {
+    command
+      .exitOverride()
+      .configureOutput({ writeOut: streams.out, writeErr: streams.err })
+      .showHelpAfterError(`(${pathOf(command)} --help shows what it takes)`)
+      .helpOption('-h, --help', 'show this help')
+      .configureHelp({ sortSubcommands: false, sortOptions: false });
+    if (command.commands.length === 0) {
+      command.addOption(new Option('--config <file>', 'read settings from this YAML file'));
+    } else {
+      command.helpCommand('help [command]', 'show the help of a command');
+    }
+  }
+}
+
+function withSubcommands(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(withSubcommands)];
+}
+
+function pathOf(command: Command): string {
+  return command.parent ? `${pathOf(command.parent)} ${command.name()}` : command.name();
+}
+
+const exitCodeHelp = `
+Settings come from a YAML file (--config), the environment (SITECAST_ORIGIN for --origin, …) and flags, in rising order.
+
+Exit codes:
+${Object.entries(EXIT_CODES)
+  .map(([code, meaning]) => `  ${code}  ${meaning}`)
+  .join('\n')}`;

@@ -1,0 +1,58 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+
+/** The name ending of a file that is being written; whoever owns a directory may delete such files at start. */
+const PARTIAL_SUFFIX = '.partial';
+
+/**
+ * Replaces (or creates) a file so that a power cut leaves the old bytes or the new ones, never a mixture:
+ * write aside, fsync, rename, fsync the directory. When it returns, the new bytes survive a power cut.
+ * @param mode permission bits of the new file; 0o600 for anything secret
+ */
+export async function writeFileDurably(
+  path: string,
+  bytes: Uint8Array | string,
+  mode = 0o644,
+): Promise<void> {
+  const partial = `${path}.${randomBytes(6).toString('hex')}${PARTIAL_SUFFIX}`;
+  const handle = await open(partial, 'wx', mode);
+  try {
+    try {
+      await handle.writeFile(bytes);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(partial, path);
+  } catch (error) {
+    await rm(partial, { force: true });
+    throw error;
+  }
+  await syncDirectory(dirname(path));
+}
+
+/** Deletes a file, if it's there, so that it stays deleted after a power cut. */
+export async function removeDurably(path: string): Promise<void> {
+  await rm(path, { force: true });
+  await syncDirectory(dirname(path));
+}
+
+/** Makes the entries of a directory (creations, renames, deletions) survive a power cut. */
+export async function syncDirectory(path: string): Promise<void> {
+  const handle = await open(path, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Creates a directory and its parents; each new entry survives a power cut. */
+export async function makeDirectory(path: string, mode = 0o755): Promise<void> {
+  const first = await mkdir(path, { recursive: true, mode });
+  if (first === undefined) return;
+  for (let created = path; created.length >= first.length; created = join(created, '..')) {
+    await syncDirectory(dirname(created));
+  }
+}

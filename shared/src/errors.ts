@@ -1,0 +1,45 @@
+/** What went wrong, as a caller may want to treat it: it decides an exit code and an HTTP status. */
+export type ErrorKind =
+  | 'badInput'
+  | 'unauthenticated'
+  | 'forbidden'
+  | 'notFound'
+  | 'conflict'
+  | 'tooLarge'
+  | 'untrusted'
+  | 'unreachable'
+  | 'noSpace'
+  | 'failed';
+
+/** A stable name for a condition; the message may change, the code doesn't. Listed in docs/ERRORS.md. */
+export type ErrorCode = `SITECAST_${string}`;
+
+interface ErrorDetail {
+  /** What the user can do about it, one sentence. */
+  hint?: string;
+  /** The failed thing, for machines: names, ids, sizes. Never a secret. */
+  data?: Record<string, unknown>;
+  cause?: unknown;
+}
+
+/** Every error that Sitecast raises on purpose. Branch on `code` or `kind`, never on the message. */
+export class SitecastError extends Error {
+  override readonly name = 'SitecastError';
+  readonly code: ErrorCode;
+  readonly kind: ErrorKind;
+  readonly hint: string | undefined;
+  readonly data: Record<string, unknown>;
+
+  constructor(kind: ErrorKind, code: ErrorCode, message: string, detail: ErrorDetail = {}) {
+    super(message, detail.cause === undefined ? undefined : { cause: detail.cause });
+    this.kind = kind;
+    this.code = code;
+    this.hint = detail.hint;
+    this.data = detail.data ?? {};
+  }
+}
+
+/** True for a system error (`fs`, `net`) with this code, such as `ENOENT`. */
+export function isSystemError(error: unknown, ...codes: string[]): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'code' in error && codes.includes(String(error.code));
+}

@@ -1,0 +1,21 @@
+import { defineConfig } from 'vitest/config';
+
+const packages = ['shared', 'origin', 'gateway', 'agent', 'test'];
+
+export default defineConfig({
+  // Sources are read across packages, so a test never sees a stale build of its neighbour.
+  resolve: { conditions: ['sitecast-source'] },
+  ssr: { resolve: { conditions: ['sitecast-source'] } },
+  test: {
+    projects: packages.map(name => ({
+      extends: true,
+      test: {
+        name,
+        include: [name === 'test' ? 'test/src/**/*.test.ts' : `${name}/src/**/*.test.ts`],
+        environment: 'node',
+        testTimeout: 60_000,
+        hookTimeout: 60_000,
+      },
+    })),
+  },
+});
