@@ -1,0 +1,36 @@
+export { ed25519Key, keyIdentityOf, keyIdOf, type TufKey, verifySignature } from './keys.ts';
+export {
+  type DelegatedRole,
+  type Delegations,
+  type FileHashes,
+  isTopLevelRole,
+  type Metadata,
+  type MetadataType,
+  type MetaFile,
+  parseMetadata,
+  type RoleKeys,
+  type Signature,
+  type SignedByType,
+  type SignedRoot,
+  type SignedSnapshot,
+  type SignedTargets,
+  type SignedTimestamp,
+  type SuccinctRoles,
+  type TargetFile,
+  TOP_LEVEL_ROLES,
+  type TopLevelRole,
+  toDateTime,
+} from './metadata.ts';
+export {
+  canonicalBytes,
+  countSigners,
+  delegatedSigners,
+  type RoleSigners,
+  serializeMetadata,
+  type Signer,
+  signMetadata,
+  signOne,
+  topLevelSigners,
+  verifyThreshold,
+} from './signing.ts';
+export { type JsonValue, parseStrictJson } from './strict-json.ts';
