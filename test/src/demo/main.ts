@@ -13,7 +13,13 @@ async function main(): Promise<void> {
   const bed = await Bed.open();
   const keep = process.argv.includes('--keep');
   try {
-    const origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', '127.0.0.1:0']);
+    const origin = await bed.serve('sitecast-origin', [
+      'serve',
+      '--data',
+      'origin',
+      '--listen',
+      '127.0.0.1:0',
+    ]);
     say(`origin    ${origin.url}`);
     for (const role of ['root', 'release']) {
       const key = await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
@@ -32,10 +38,23 @@ async function main(): Promise<void> {
 
 async function publish(bed: Bed, url: string, alias: 'firmware-v1' | 'firmware-v2'): Promise<void> {
   const { path, version } = readFirmware(alias);
-  const args = ['release', 'publish', path, '--product', 'camera', '--version', version, '--hardware', 'demo'];
+  const args = [
+    'release',
+    'publish',
+    path,
+    '--product',
+    'camera',
+    '--version',
+    version,
+    '--hardware',
+    'demo',
+  ];
   const outcome = await bed.json('sitecast', args);
-  const sha256 = createHash('sha256').update(await readFile(path)).digest('hex');
-  if (outcome.sha256 !== sha256) throw new Error(`the origin published ${String(outcome.sha256)}, not ${sha256}`);
+  const sha256 = createHash('sha256')
+    .update(await readFile(path))
+    .digest('hex');
+  if (outcome.sha256 !== sha256)
+    throw new Error(`the origin published ${String(outcome.sha256)}, not ${sha256}`);
   say(`publish   camera ${version}: ${JSON.stringify(outcome.upload)} ${url}`);
 }
 
