@@ -362,6 +362,16 @@ describe('a repository under attack', () => {
       );
     });
 
+    it('stops at exactly the limit for a target file', async () => {
+      const at = async (maxTargetFileBytes: number) => {
+        const client = await refreshedTestClient(repository, { limits: { maxTargetFileBytes } });
+        const found = await client.findTarget('team/file');
+        return found && client.fetchTarget(found);
+      };
+      await expect(at(7)).resolves.toHaveLength(7);
+      await expect(at(6)).rejects.toThrow(refusal('SITECAST_DOWNLOAD_TOO_LARGE', { maxBytes: 6 }));
+    });
+
     it.each([
       ['root', 'maxRootBytes'],
       ['timestamp', 'maxTimestampBytes'],

@@ -110,9 +110,14 @@ describe('the TUF client', () => {
       const root = repository.bytesOf('root');
       expect(await TufClient.init(store, root, repository.nowMs)).toBe('created');
       expect(await TufClient.init(store, root, repository.nowMs)).toBe('kept');
+      await repository.publish('root');
+      await refreshedTestClient(repository, { store });
+      expect(await TufClient.init(store, root, repository.nowMs)).toBe('kept');
+      expect(await TufClient.init(store, repository.bytesOf('root', 2), repository.nowMs)).toBe('kept');
       const other = await TestRepository.create();
       expect(await TufClient.init(store, other.bytesOf('root'), repository.nowMs)).toBe('other');
-      expect(store.files.get('root.json')).toEqual(root);
+      expect(store.files.get('root.json')).toEqual(repository.bytesOf('root', 2));
+      expect(store.files.get('root.pinned')).toEqual(root);
     });
 
     it('refuses a root that is not signed as it says', async () => {

@@ -171,17 +171,6 @@ describe('the tuf-client command', () => {
       expect(await stored(role)).toEqual(Buffer.from(repository.bytesOf(role)));
     }
   });
-
-  it.each([
-    [[], 'metadata-dir'],
-    [['--metadata-dir', '/x'], 'expected init, refresh or download'],
-    [['--metadata-dir', '/x', 'refresh'], 'metadata-url'],
-    [['--metadata-dir', '/x', 'init'], 'root file'],
-    [['--frobnicate'], 'frobnicate'],
-  ])('explains the command line %j', async (args, explanation) => {
-    const { exitCode, stderr } = await run(...args);
-    expect({ exitCode, stderr }).toMatchObject({ exitCode: 1, stderr: expect.stringContaining(explanation) });
-  });
 });
 
 describe('a repository made with the same parts', () => {
