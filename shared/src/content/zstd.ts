@@ -1,3 +1,4 @@
+import { createRequire } from 'node:module';
 import * as zlib from 'node:zlib';
 import { SitecastError } from '../errors.ts';
 import { type ChunkId, chunkIdToHex, sameChunkId, sha256 } from './chunk-id.ts';
@@ -24,7 +25,7 @@ export const DEFAULT_ZSTD_LEVEL = 3;
  * The runtime's own zstd (Node 22.15+) is kept up to date with it; where it has none, zstd-napi's, compiled at install.
  * Of zstd-napi only the raw binding is used: its high-level decompressors allocate whatever a frame claims.
  */
-const codec = isZstdModule(zlib) ? zlibCodec(zlib) : await napiCodec();
+const codec = isZstdModule(zlib) ? zlibCodec(zlib) : napiCodec();
 
 /** Which zstd library this process uses. */
 export const ZSTD_LIBRARY = codec.name;
@@ -88,7 +89,7 @@ export function decompressExactly(frame: Uint8Array, expectedBytes: number): Buf
 
 /**
  * Checks, without waiting, that a frame holds the chunk of that id.
- * @param scratch memory of at least MAX_CHUNK_BYTES, reused from call to call; holds the plain bytes afterwards
+ * @param scratch memory that holds the plain bytes afterwards, as long as they may be (MAX_CHUNK_BYTES unless known)
  * @returns length of the plain bytes
  * @throws SITECAST_CHUNK_MISMATCH, whatever is wrong with it
  */
@@ -161,8 +162,11 @@ function copyInto(target: Uint8Array, bytes: Uint8Array): number {
   return bytes.length;
 }
 
-async function napiCodec(): Promise<ZstdCodec> {
-  const { CCtx, DCtx } = await import('zstd-napi/binding.js');
+function napiCodec(): ZstdCodec {
+  // `require`: the exports of a native addon have no names that an `import` could see.
+  const { CCtx, DCtx }: typeof import('zstd-napi/binding.js') = createRequire(import.meta.url)(
+    'zstd-napi/binding.js',
+  );
   // One context each for the life of the thread: a new one costs more than a small chunk takes to compress.
   const compressor = new CCtx();
   const decompressor = new DCtx();
