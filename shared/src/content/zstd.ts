@@ -1,4 +1,3 @@
-import { createRequire } from 'node:module';
 import * as zlib from 'node:zlib';
 import { SitecastError } from '../errors.ts';
 import { type ChunkId, chunkIdToHex, sameChunkId, sha256 } from './chunk-id.ts';
@@ -25,7 +24,7 @@ export const DEFAULT_ZSTD_LEVEL = 3;
  * The runtime's own zstd (Node 22.15+) is kept up to date with it; where it has none, zstd-napi's, compiled at install.
  * Of zstd-napi only the raw binding is used: its high-level decompressors allocate whatever a frame claims.
  */
-const codec = isZstdModule(zlib) ? zlibCodec(zlib) : napiCodec();
+const codec = isZstdModule(zlib) ? zlibCodec(zlib) : await napiCodec();
 
 /** Which zstd library this process uses. */
 export const ZSTD_LIBRARY = codec.name;
@@ -162,11 +161,9 @@ function copyInto(target: Uint8Array, bytes: Uint8Array): number {
   return bytes.length;
 }
 
-function napiCodec(): ZstdCodec {
-  // `require`: the exports of a native addon have no names that an `import` could see.
-  const { CCtx, DCtx }: typeof import('zstd-napi/binding.js') = createRequire(import.meta.url)(
-    'zstd-napi/binding.js',
-  );
+async function napiCodec(): Promise<ZstdCodec> {
+  // Of a native addon's exports `import` sees no names, just the whole.
+  const { CCtx, DCtx } = (await import('zstd-napi/binding.js')).default;
   // One context each for the life of the thread: a new one costs more than a small chunk takes to compress.
   const compressor = new CCtx();
   const decompressor = new DCtx();
