@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, rename, rm } from 'node:fs/promises';
+import { link, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 /** The name ending of a file that is being written; whoever owns a directory may delete such files at start. */
@@ -15,6 +15,30 @@ export async function writeFileDurably(
   bytes: Uint8Array | string,
   mode = 0o644,
 ): Promise<void> {
+  await putInPlace(path, bytes, mode, partial => rename(partial, path));
+}
+
+/**
+ * Like `writeFileDurably`, for a file that mustn't be there yet.
+ * @throws the system's EEXIST when it is; what is there stays as it was
+ */
+export async function createFileDurably(
+  path: string,
+  bytes: Uint8Array | string,
+  mode = 0o644,
+): Promise<void> {
+  await putInPlace(path, bytes, mode, async partial => {
+    await link(partial, path);
+    await rm(partial);
+  });
+}
+
+async function putInPlace(
+  path: string,
+  bytes: Uint8Array | string,
+  mode: number,
+  place: (partial: string) => Promise<void>,
+): Promise<void> {
   const partial = `${path}.${randomBytes(6).toString('hex')}${PARTIAL_SUFFIX}`;
   const handle = await open(partial, 'wx', mode);
   try {
@@ -24,7 +48,7 @@ export async function writeFileDurably(
     } finally {
       await handle.close();
     }
-    await rename(partial, path);
+    await place(partial);
   } catch (error) {
     await rm(partial, { force: true });
     throw error;

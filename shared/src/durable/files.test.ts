@@ -1,0 +1,62 @@
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { readFileBounded } from './bounded.ts';
+import { createFileDurably, makeDirectory, removeDurably, writeFileDurably } from './files.ts';
+
+let directory: string;
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-durable-'));
+});
+afterEach(async () => {
+  await rm(directory, { recursive: true, force: true });
+});
+
+it('replaces a file whole, with the mode asked for, and leaves nothing beside it', async () => {
+  const path = join(directory, 'state.json');
+  await writeFileDurably(path, 'old');
+  await writeFileDurably(path, 'new', 0o600);
+  expect(await readFile(path, 'utf8')).toBe('new');
+  expect((await stat(path)).mode & 0o777).toBe(0o600);
+  expect(await readdir(directory)).toEqual(['state.json']);
+});
+
+it('leaves the old file and nothing else when the new one cannot be put in place', async () => {
+  const path = join(directory, 'taken');
+  await mkdir(join(path, 'inside'), { recursive: true });
+  await expect(writeFileDurably(path, 'new')).rejects.toThrow(/EISDIR|ENOTEMPTY|EEXIST/);
+  expect(await readdir(directory)).toEqual(['taken']);
+});
+
+it('creates a file once: the second time it is an error and the first bytes stay', async () => {
+  const path = join(directory, 'key');
+  await createFileDurably(path, 'first', 0o600);
+  await expect(createFileDurably(path, 'second', 0o600)).rejects.toMatchObject({ code: 'EEXIST' });
+  expect(await readFile(path, 'utf8')).toBe('first');
+  expect(await readdir(directory)).toEqual(['key']);
+});
+
+it('makes nested directories, twice without complaint, and says so when a file is in the way', async () => {
+  await makeDirectory(join(directory, 'a/b/c'), 0o700);
+  await makeDirectory(join(directory, 'a/b/c'));
+  expect((await stat(join(directory, 'a/b/c'))).mode & 0o777).toBe(0o700);
+  await writeFile(join(directory, 'file'), '');
+  await expect(makeDirectory(join(directory, 'file/x'))).rejects.toMatchObject({ code: 'ENOTDIR' });
+});
+
+it('removes what is there and what is not', async () => {
+  await writeFile(join(directory, 'x'), '');
+  await removeDurably(join(directory, 'x'));
+  await removeDurably(join(directory, 'x'));
+  expect(await readdir(directory)).toEqual([]);
+});
+
+it('reads a file at the bound, refuses one byte more, and a directory', async () => {
+  const path = join(directory, 'f');
+  await writeFile(path, 'x'.repeat(100));
+  expect(await readFileBounded(path, 100)).toHaveLength(100);
+  await expect(readFileBounded(path, 99)).rejects.toMatchObject({ code: 'SITECAST_FILE_TOO_LARGE' });
+  await expect(readFileBounded(directory, 99)).rejects.toMatchObject({ code: 'SITECAST_NOT_A_FILE' });
+  await chmod(path, 0o600);
+});

@@ -1,0 +1,60 @@
+import { expect, it } from 'vitest';
+import {
+  MAX_MANIFEST_BYTES,
+  MAX_NOTES_CHARS,
+  parseProductFile,
+  parseReleaseManifest,
+  type ReleaseManifest,
+  serializeFile,
+} from './formats.ts';
+
+const manifest: ReleaseManifest = {
+  format: 'sitecast-release-1',
+  product: 'camera',
+  counter: 2,
+  version: '2.0.0',
+  hardware: ['rpi4'],
+  image: { lengthBytes: 1, sha256: 'a'.repeat(64), chunks: 1 },
+  index: { sha256: 'b'.repeat(64), lengthBytes: 104 },
+  createdAt: '2026-01-02T03:04:05Z',
+};
+const encode = (value: unknown) => Buffer.from(JSON.stringify(value));
+
+it('reads back what it wrote, and keeps fields of a newer writer', () => {
+  const newer = { ...manifest, image: { ...manifest.image, extra: 1 }, someday: ['x'] };
+  expect(parseReleaseManifest(serializeFile(newer))).toEqual(newer);
+});
+
+it.each([
+  ['another format', { ...manifest, format: 'sitecast-release-2' }],
+  ['a product with a path in it', { ...manifest, product: '../camera' }],
+  ['no hardware', { ...manifest, hardware: [] }],
+  ['a hardware named twice', { ...manifest, hardware: ['a', 'a'] }],
+  ['an empty image', { ...manifest, image: { ...manifest.image, lengthBytes: 0 } }],
+  ['a counter that is no whole number', { ...manifest, counter: 1.5 }],
+  ['notes longer than the bound', { ...manifest, notes: 'x'.repeat(MAX_NOTES_CHARS + 1) }],
+  ['an upper-case hash', { ...manifest, index: { sha256: 'B'.repeat(64), lengthBytes: 1 } }],
+])('refuses a manifest with %s', (_what, value) => {
+  expect(() => parseReleaseManifest(encode(value))).toThrow(
+    expect.objectContaining({ code: 'SITECAST_MANIFEST_INVALID' }),
+  );
+});
+
+it('takes notes at the bound, and refuses a file over its own', () => {
+  expect(parseReleaseManifest(encode({ ...manifest, notes: 'x'.repeat(MAX_NOTES_CHARS) })).version).toBe(
+    '2.0.0',
+  );
+  const large = Buffer.concat([encode(manifest), Buffer.alloc(MAX_MANIFEST_BYTES, ' ')]);
+  expect(() => parseReleaseManifest(large)).toThrow(/larger than/);
+});
+
+it('refuses bytes that are not UTF-8 JSON', () => {
+  for (const bytes of [Buffer.from([0xff]), Buffer.from('{'), Buffer.alloc(0), encode(null), encode([])]) {
+    expect(() => parseReleaseManifest(bytes)).toThrow(
+      expect.objectContaining({ code: 'SITECAST_MANIFEST_INVALID' }),
+    );
+    expect(() => parseProductFile(bytes)).toThrow(
+      expect.objectContaining({ code: 'SITECAST_PRODUCT_INVALID' }),
+    );
+  }
+});

@@ -1,0 +1,55 @@
+import { createPrivateKey, generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { signAsync } from '@noble/ed25519';
+import { SitecastError } from '../errors.ts';
+import { ed25519Key, keyIdOf, type Signer, type TufKey } from '../trust/index.ts';
+
+/** An Ed25519 key pair. The private half leaves it as PKCS#8 (RFC 8410) alone. */
+export class KeyPair implements Signer {
+  readonly keyId: string;
+  readonly key: TufKey;
+  readonly #private: KeyObject;
+  readonly #seed: Uint8Array;
+
+  private constructor(privateKey: KeyObject) {
+    const { d, x } = privateKey.export({ format: 'jwk' });
+    if (d === undefined || x === undefined) throw invalidKey('holds no Ed25519 private key');
+    this.#private = privateKey;
+    this.#seed = Buffer.from(d, 'base64url');
+    this.key = ed25519Key(Buffer.from(x, 'base64url'));
+    this.keyId = keyIdOf(this.key);
+  }
+
+  static generate(): KeyPair {
+    return new KeyPair(generateKeyPairSync('ed25519').privateKey);
+  }
+
+  /** @throws SITECAST_KEY_INVALID for anything that isn't an Ed25519 private key */
+  static fromPkcs8(key: Buffer | string): KeyPair {
+    let parsed: KeyObject;
+    try {
+      parsed = createPrivateKey(typeof key === 'string' ? key : { key, format: 'der', type: 'pkcs8' });
+    } catch (error) {
+      throw invalidKey('holds no private key in PKCS#8', error);
+    }
+    if (parsed.asymmetricKeyType !== 'ed25519')
+      throw invalidKey(`holds a key of type ${parsed.asymmetricKeyType}, not Ed25519`);
+    return new KeyPair(parsed);
+  }
+
+  toPkcs8Der(): Buffer {
+    return this.#private.export({ format: 'der', type: 'pkcs8' });
+  }
+
+  toPkcs8Pem(): string {
+    return this.#private.export({ format: 'pem', type: 'pkcs8' }).toString();
+  }
+
+  /** RFC 8032, 64 bytes. */
+  sign(bytes: Uint8Array): Promise<Uint8Array> {
+    return signAsync(bytes, this.#seed);
+  }
+}
+
+function invalidKey(reason: string, cause?: unknown): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_KEY_INVALID', `the key file ${reason}`, { cause });
+}

@@ -1,0 +1,94 @@
+import { SitecastError } from '../errors.ts';
+
+/** A parsed JSON value. Numbers are whole and within ±(2^53 − 1). */
+export type JsonValue = null | boolean | number | string | JsonValue[] | { [name: string]: JsonValue };
+
+/** Nesting that no signed file needs; canonicalisation and validation recurse once a level. */
+export const MAX_JSON_DEPTH = 64;
+
+/** A limit for callers that have no tighter one of their own. */
+const MAX_JSON_BYTES = 64 * 1024 * 1024;
+
+const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+/**
+ * Parses bytes as JSON, refusing everything that canonical JSON would hide: two files that differ in such a
+ * thing would carry the same signature but mean different things to different readers.
+ *
+ * Refused: invalid UTF-8, a byte order mark, duplicate names, numbers that aren't whole, aren't plainly written
+ * (`1.0`, `1e3`, `-0`) or lie beyond 2^53 − 1, lone surrogates, the name `__proto__`, nesting deeper than
+ * `MAX_JSON_DEPTH`, anything after the value.
+ * @throws SITECAST_JSON_REFUSED (badInput), SITECAST_JSON_TOO_LARGE (tooLarge)
+ */
+export function parseStrictJson(bytes: Uint8Array, maxBytes = MAX_JSON_BYTES): JsonValue {
+  if (bytes.length > maxBytes) {
+    throw new SitecastError('tooLarge', 'SITECAST_JSON_TOO_LARGE', `more than ${maxBytes} bytes of JSON`, {
+      data: { maxBytes, lengthBytes: bytes.length },
+    });
+  }
+  let text: string;
+  let value: JsonValue;
+  try {
+    text = UTF8.decode(bytes);
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw refused('it is not valid UTF-8 JSON', cause);
+  }
+  refuseHiddenDifferences(text);
+  return value;
+}
+
+// On text that JSON.parse has accepted, these tokens are all that matters: strings, numbers, structure.
+const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*|[{}[\]:]/g;
+const PLAIN_INTEGER = /^(?:0|-?[1-9]\d*)$/;
+const LONE_SURROGATE = /\p{Surrogate}/u;
+
+/** @param text valid JSON */
+function refuseHiddenDifferences(text: string): void {
+  // For each open object the names seen in it; undefined for an array.
+  const open: (Set<string> | undefined)[] = [];
+  let lastString = '';
+  for (const [token] of text.matchAll(TOKEN)) {
+    switch (token[0]) {
+      case '{':
+      case '[':
+        open.push(token === '{' ? new Set() : undefined);
+        if (open.length > MAX_JSON_DEPTH) throw refused(`it is nested deeper than ${MAX_JSON_DEPTH} levels`);
+        break;
+      case '}':
+      case ']':
+        open.pop();
+        break;
+      case '"':
+        lastString = decodeString(token);
+        break;
+      case ':':
+        addName(open.at(-1), lastString);
+        break;
+      default:
+        checkNumber(token);
+    }
+  }
+}
+
+function decodeString(token: string): string {
+  const text = String(JSON.parse(token));
+  if (LONE_SURROGATE.test(text)) throw refused('a string holds half of a surrogate pair');
+  return text;
+}
+
+function addName(names: Set<string> | undefined, name: string): void {
+  if (name === '__proto__') throw refused('an object has a member called __proto__');
+  if (names?.has(name)) throw refused(`an object has two members called ${JSON.stringify(name)}`);
+  names?.add(name);
+}
+
+function checkNumber(token: string): void {
+  if (!PLAIN_INTEGER.test(token) || !Number.isSafeInteger(Number(token))) {
+    throw refused(`the number ${token.slice(0, 40)} is not a plain whole number within 2^53 - 1`);
+  }
+}
+
+function refused(why: string, cause?: unknown): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_JSON_REFUSED', `The JSON is refused: ${why}`, { cause });
+}
