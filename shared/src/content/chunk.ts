@@ -1,0 +1,64 @@
+import { type ChunkId, sameChunkId, sha256 } from './chunk-id.ts';
+import { MAX_CHUNK_BYTES } from './limits.ts';
+import { chunkMismatch, compressFrame, decompressAtMost } from './zstd.ts';
+
+/**
+ * A chunk on its way, in the form in which it came: a zstd frame or plain bytes. The other form is made when it is
+ * first asked for, so handing a frame from one store to another never decompresses it.
+ */
+export class Chunk {
+  readonly id: ChunkId;
+  #frame: Uint8Array | undefined;
+  #plain: Uint8Array | undefined;
+
+  private constructor(id: ChunkId, frame: Uint8Array | undefined, plain: Uint8Array | undefined) {
+    this.id = id;
+    this.#frame = frame;
+    this.#plain = plain;
+  }
+
+  /** Nothing is checked yet; `verify` does. The frame is kept, not copied. */
+  static fromFrame(id: ChunkId, frame: Uint8Array): Chunk {
+    return new Chunk(id, frame, undefined);
+  }
+
+  /** Nothing is checked yet; `verify` does. The bytes are kept, not copied. */
+  static fromPlain(id: ChunkId, plain: Uint8Array): Chunk {
+    return new Chunk(id, undefined, plain);
+  }
+
+  /** One zstd frame with the chunk's bytes. Compresses, in this thread, what came plain. */
+  frame(): Uint8Array {
+    this.#frame ??= compressFrame(this.plain());
+    return this.#frame;
+  }
+
+  /**
+   * The chunk's plain bytes: trustworthy only after `verify`.
+   * @throws SITECAST_FRAME_INVALID when the frame isn't one, or holds more than MAX_CHUNK_BYTES
+   */
+  plain(): Uint8Array {
+    this.#plain ??= decompressAtMost(this.#frame ?? new Uint8Array(0), MAX_CHUNK_BYTES);
+    return this.#plain;
+  }
+
+  /**
+   * Checks the plain bytes against the id.
+   * @param expectedBytes their length, where an index says it
+   * @throws SITECAST_CHUNK_MISMATCH, whatever is wrong with them
+   */
+  verify(expectedBytes?: number): this {
+    let plain: Uint8Array;
+    try {
+      plain = this.plain();
+    } catch (cause) {
+      throw chunkMismatch(this.id, cause);
+    }
+    const hasRightLength =
+      expectedBytes === undefined
+        ? plain.length > 0 && plain.length <= MAX_CHUNK_BYTES
+        : plain.length === expectedBytes;
+    if (!hasRightLength || !sameChunkId(sha256(plain), this.id)) throw chunkMismatch(this.id);
+    return this;
+  }
+}

@@ -1,0 +1,22 @@
+/** Bounds of the content layer. docs/LIMITS.md lists them; each has a test at the bound. */
+
+/** The longest chunk that is stored, sent or described, in plain bytes. */
+export const MAX_CHUNK_BYTES = 1024 * 1024;
+
+/**
+ * The longest zstd frame of one chunk. Incompressible data grows by 3 bytes a block (at most 128 KiB each); an encoder
+ * that flushes often adds more. Four times zstd's own bound for a MAX_CHUNK_BYTES input leaves room for that.
+ */
+export const MAX_FRAME_BYTES = MAX_CHUNK_BYTES + 16 * 1024;
+
+/** The longest window a frame may ask a decoder to keep: what RFC 8878 (3.1.1.1.2) wants every decoder to support. */
+export const MAX_FRAME_WINDOW_BYTES = 8 * 1024 * 1024;
+
+/** The longest chunk index (.caibx), in bytes: about 1.6 million chunks, 100 GiB at the default chunk size. */
+export const MAX_INDEX_BYTES = 64 * 1024 * 1024;
+
+/** The longest body of one upload request, in bytes. */
+export const MAX_BATCH_BYTES = 8 * 1024 * 1024;
+
+/** Most chunk ids in one question "which of these are missing?". */
+export const MAX_MISSING_IDS = 4096;

@@ -1,0 +1,46 @@
+import { SitecastError } from '../../errors.ts';
+import type { Chunk } from '../chunk.ts';
+import { type ChunkId, chunkIdToHex } from '../chunk-id.ts';
+
+export interface ChunkRequest {
+  /** Gives up with the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * The one port behind which chunks lie: a folder, a web server, a gateway, a peer. What is interesting (verifying,
+ * coalescing, failover …) wraps one store in another. `conformance.ts` says, in tests, what every one of them keeps to.
+ */
+export interface ChunkStore {
+  /** For messages and logs: a path, a URL. */
+  readonly name: string;
+
+  /** @throws SITECAST_STORE_UNREACHABLE when nobody can say */
+  has(id: ChunkId, request?: ChunkRequest): Promise<boolean>;
+
+  /**
+   * The chunk as the store holds it: not verified, unless the store says that it does.
+   * @throws SITECAST_CHUNK_NOT_FOUND, SITECAST_STORE_UNREACHABLE, SITECAST_FRAME_TOO_LARGE
+   */
+  get(id: ChunkId, request?: ChunkRequest): Promise<Chunk>;
+}
+
+/** A store that takes chunks. */
+export interface WritableChunkStore extends ChunkStore {
+  /**
+   * Stores a chunk that the caller has verified; afterwards `get` finds it, but a power cut may still lose it.
+   * @returns false if it was there already
+   */
+  put(chunk: Chunk): Promise<boolean>;
+
+  /** Makes all that was put until now survive a power cut. */
+  sync(): Promise<void>;
+}
+
+export function chunkNotFound(id: ChunkId, store: ChunkStore, cause?: unknown): SitecastError {
+  const hex = chunkIdToHex(id);
+  return new SitecastError('notFound', 'SITECAST_CHUNK_NOT_FOUND', `${store.name} has no chunk ${hex}`, {
+    data: { id: hex, store: store.name },
+    cause,
+  });
+}
