@@ -1,4 +1,10 @@
+export { checkTarget, type FoundTarget, TufClient, type TufClientOptions } from './client.ts';
+export type { Clock } from './clock.ts';
+export { matchesPathPattern } from './delegation.ts';
+export { findMismatch } from './file-check.ts';
+export { HttpFetcher, type HttpFetcherOptions } from './http-fetcher.ts';
 export { ed25519Key, keyIdentityOf, keyIdOf, type TufKey, verifySignature } from './keys.ts';
+export { DEFAULT_TRUST_LIMITS, type TrustLimits } from './limits.ts';
 export {
   type DelegatedRole,
   type Delegations,
@@ -21,6 +27,8 @@ export {
   type TopLevelRole,
   toDateTime,
 } from './metadata.ts';
+export { fileNameFor, metadataPath, targetPath } from './names.ts';
+export type { MetadataFetcher, MetadataStore } from './ports.ts';
 export {
   canonicalBytes,
   countSigners,
@@ -33,4 +41,6 @@ export {
   topLevelSigners,
   verifyThreshold,
 } from './signing.ts';
+export { DirectoryMetadataStore, MemoryMetadataStore } from './stores.ts';
 export { type JsonValue, parseStrictJson } from './strict-json.ts';
+export { TrustedSet } from './trusted-set.ts';

@@ -1,0 +1,1 @@
+export { ENDLESS, newSigner, TestRepository } from './repository.ts';

@@ -1,0 +1,295 @@
+import { findMismatch } from './file-check.ts';
+import { type Clock, clockOf, issuedMsOf } from './clock.ts';
+import {
+  type Metadata,
+  type MetadataType,
+  type MetaFile,
+  parseMetadata,
+  type SignedRoot,
+  type SignedSnapshot,
+  toDateTime,
+  type TopLevelRole,
+} from './metadata.ts';
+import { keyIdentityOf } from './keys.ts';
+import { type CheckedAt, mismatch, refusal, rollback } from './refusals.ts';
+import { type RoleSigners, topLevelSigners, verifyThreshold } from './signing.ts';
+
+/**
+ * What a client trusts, and the only way for anything to become trusted: the workflow of TUF 1.0 section 5,
+ * each check named by its step. It does no I/O; whoever drives it fetches and stores, and calls in this order:
+ *
+ * `begin` → `updateRoot`… → `checkRootExpiry` → `updateTimestamp` → `checkTimestampExpiry` →
+ * (`updateSnapshot`) → `checkSnapshotExpiry` → (`updateTargets`) → `checkTargetsExpiry` → `verifyDelegated`…
+ *
+ * A method that throws leaves everything as it was.
+ */
+export class TrustedSet {
+  #root: Metadata<'root'>;
+  #timestamp: Metadata<'timestamp'> | undefined;
+  #snapshot: Metadata<'snapshot'> | undefined;
+  #targets: Metadata<'targets'> | undefined;
+  #startMs: number;
+
+  /**
+   * Section 5.2: the root that came out of band, or the one stored last. It must be signed as it says itself;
+   * whether it has expired doesn't matter yet.
+   */
+  constructor(rootBytes: Uint8Array, nowMs: number) {
+    const root = parseMetadata(rootBytes, 'root');
+    verifyThreshold(root, topLevelSigners(root.signed, 'root'), { role: 'root', step: '5.2' });
+    this.#root = root;
+    this.#startMs = nowMs;
+  }
+
+  get root(): Metadata<'root'> {
+    return this.#root;
+  }
+  /** The newest accepted one; it may have expired since. */
+  get timestamp(): Metadata<'timestamp'> | undefined {
+    return this.#timestamp;
+  }
+  /** The newest accepted one; older than the timestamp's if an update was cut off: see `isSnapshotCurrent`. */
+  get snapshot(): Metadata<'snapshot'> | undefined {
+    return this.#snapshot;
+  }
+  /** The newest accepted one; see `isTargetsCurrent`. */
+  get targets(): Metadata<'targets'> | undefined {
+    return this.#targets;
+  }
+
+  /** Section 5.1: one time for the whole update. */
+  begin(nowMs: number): void {
+    this.#startMs = nowMs;
+  }
+
+  /** What the trusted timestamp tells about a clock. */
+  clockAt(nowMs: number): Clock {
+    return clockOf(this.#timestamp?.signed, nowMs);
+  }
+
+  /**
+   * Sections 5.3.4 to 5.3.7, and 5.3.11.
+   * @returns whether keys of the timestamp or snapshot role are gone: then their files are not trusted any more
+   */
+  updateRoot(bytes: Uint8Array): { isRecovery: boolean } {
+    const role = 'root';
+    const next = parseMetadata(bytes, role);
+    // 5.3.4: signed by a threshold of the trusted root's keys, and of its own.
+    verifyThreshold(next, topLevelSigners(this.#root.signed, role), { role, step: '5.3.4' });
+    verifyThreshold(next, topLevelSigners(next.signed, role), { role, step: '5.3.4' });
+    // 5.3.5: exactly the next version.
+    const trusted = this.#root.signed.version;
+    if (next.signed.version <= trusted) throw rollback({ role, step: '5.3.5' }, trusted, next.signed.version);
+    if (next.signed.version !== trusted + 1)
+      throw mismatch({ role, step: '5.3.5' }, `version ${next.signed.version} instead of ${trusted + 1}`);
+    // 5.3.11: an attacker who held these keys may have driven the versions up; whoever took the keys from
+    // them starts anew, so what they signed must not be a floor.
+    const isRecovery = hasLostKey(this.#root.signed, next.signed);
+    if (isRecovery) this.forgetTimestampAndSnapshot();
+    this.#root = next; // 5.3.7
+    return { isRecovery };
+  }
+
+  /** Section 5.3.11, also for an update that was cut off after the root was stored. */
+  forgetTimestampAndSnapshot(): void {
+    this.#timestamp = undefined;
+    this.#snapshot = undefined;
+  }
+
+  /** Section 5.3.10. */
+  checkRootExpiry(): void {
+    this.#checkExpiry(this.#root, { role: 'root', step: '5.3.10' });
+  }
+
+  /**
+   * Sections 5.4.2 to 5.4.4.
+   * @returns false if it's the version that is trusted already: then nothing has changed
+   */
+  updateTimestamp(bytes: Uint8Array): boolean {
+    const role = 'timestamp';
+    const next = this.#verified(bytes, role, '5.4.2');
+    if (this.#timestamp) {
+      const trusted = this.#timestamp.signed;
+      // 5.4.3.1: not older than the trusted one; the same is no error.
+      if (next.signed.version < trusted.version)
+        throw rollback({ role, step: '5.4.3.1' }, trusted.version, next.signed.version);
+      if (next.signed.version === trusted.version) return false;
+    }
+    // 5.4.3.2: nor may the snapshot be older; asked of the snapshot itself, too, so that a lost timestamp
+    // file is no way around it.
+    const offered = next.signed.meta['snapshot.json'].version;
+    const floor = Math.max(
+      this.#timestamp?.signed.meta['snapshot.json'].version ?? 0,
+      this.#snapshot?.signed.version ?? 0,
+    );
+    if (offered < floor) throw rollback({ role: 'snapshot', step: '5.4.3.2' }, floor, offered);
+    // Its own `issued`, too: one that ends before it begins would be a floor that nothing gets over.
+    this.#checkExpiry(next, { role, step: '5.4.4' }, issuedMsOf(next.signed));
+    this.#timestamp = next;
+    return true;
+  }
+
+  /** Section 5.4.4 for the trusted timestamp; and 5.3.10 once more, as a timestamp can tell the time. */
+  checkTimestampExpiry(): void {
+    this.#checkExpiry(this.#trusted('timestamp', this.#timestamp), { role: 'timestamp', step: '5.4.4' });
+    this.checkRootExpiry();
+  }
+
+  /** What the timestamp says about the snapshot. */
+  get snapshotFile(): MetaFile {
+    return this.#trusted('timestamp', this.#timestamp).signed.meta['snapshot.json'];
+  }
+
+  /** True if the trusted snapshot is the one that the timestamp speaks of: nothing to fetch. */
+  get isSnapshotCurrent(): boolean {
+    return this.#timestamp !== undefined && isThatFile(this.#snapshot, this.snapshotFile);
+  }
+
+  /** Sections 5.5.2 to 5.5.6. */
+  updateSnapshot(bytes: Uint8Array): void {
+    const role = 'snapshot';
+    const file = this.snapshotFile;
+    checkFile(bytes, file, { role, step: '5.5.2' });
+    const next = this.#verified(bytes, role, '5.5.3');
+    checkVersion(next, file, { role, step: '5.5.4' });
+    if (this.#snapshot) checkNothingGoesBack(this.#snapshot.signed, next.signed);
+    this.#checkExpiry(next, { role, step: '5.5.6' });
+    this.#snapshot = next;
+  }
+
+  /** Section 5.5.6 for the trusted snapshot. */
+  checkSnapshotExpiry(): void {
+    if (!this.isSnapshotCurrent) throw incomplete('snapshot');
+    this.#checkExpiry(this.#trusted('snapshot', this.#snapshot), { role: 'snapshot', step: '5.5.6' });
+  }
+
+  /** What the snapshot says about a targets role; undefined if it doesn't list it. */
+  targetsFile(role: string): MetaFile | undefined {
+    const { meta } = this.#trusted('snapshot', this.#snapshot).signed;
+    const name = `${role}.json`;
+    return Object.hasOwn(meta, name) ? meta[name] : undefined;
+  }
+
+  /** True if the trusted top-level targets are those that the snapshot speaks of. */
+  get isTargetsCurrent(): boolean {
+    return this.isSnapshotCurrent && isThatFile(this.#targets, this.targetsFile('targets'));
+  }
+
+  /** Sections 5.6.2 to 5.6.5 for the top-level targets. */
+  updateTargets(bytes: Uint8Array): void {
+    this.#targets = this.verifyDelegated(bytes, 'targets', topLevelSigners(this.#root.signed, 'targets'));
+  }
+
+  /** Section 5.6.5 for the trusted top-level targets. */
+  checkTargetsExpiry(): void {
+    if (!this.isTargetsCurrent) throw incomplete('targets');
+    this.#checkExpiry(this.#trusted('targets', this.#targets), { role: 'targets', step: '5.6.5' });
+  }
+
+  /**
+   * Sections 5.6.2 to 5.6.5 for a targets role, signed as its delegator says. It isn't kept: the same file
+   * may be reached through another delegator, who trusts other keys.
+   */
+  verifyDelegated(bytes: Uint8Array, role: string, signers: RoleSigners): Metadata<'targets'> {
+    const file = this.targetsFile(role);
+    if (!file) throw mismatch({ role, step: '5.6.4' }, 'the snapshot does not list it');
+    checkFile(bytes, file, { role, step: '5.6.2' });
+    const next = parseMetadata(bytes, 'targets');
+    verifyThreshold(next, signers, { role, step: '5.6.3' });
+    checkVersion(next, file, { role, step: '5.6.4' });
+    this.#checkExpiry(next, { role, step: '5.6.5' });
+    return next;
+  }
+
+  /**
+   * Takes back what an earlier update stored. Signatures are checked as ever, against today's root; expiry and
+   * links aren't: an old file is still a floor against rollback, and the checks above judge it before it's used.
+   */
+  restoreTimestamp(bytes: Uint8Array): void {
+    this.#timestamp = this.#verified(bytes, 'timestamp', '5.4.2');
+  }
+  restoreSnapshot(bytes: Uint8Array): void {
+    this.#snapshot = this.#verified(bytes, 'snapshot', '5.5.3');
+  }
+  restoreTargets(bytes: Uint8Array): void {
+    this.#targets = this.#verified(bytes, 'targets', '5.6.3');
+  }
+
+  #verified<T extends TopLevelRole>(bytes: Uint8Array, role: T, step: string): Metadata<T> {
+    const next = parseMetadata(bytes, role);
+    verifyThreshold(next, topLevelSigners(this.#root.signed, role), { role, step });
+    return next;
+  }
+
+  #trusted<T extends MetadataType>(role: T, found: Metadata<T> | undefined): Metadata<T> {
+    if (found) return found;
+    throw incomplete(role);
+  }
+
+  // A file must live longer than the update's start. The trusted timestamp's `issued` is a floor for that
+  // time: a device whose clock starts in 1970 must not take a year-old file for fresh.
+  #checkExpiry(file: Metadata, at: CheckedAt, notBeforeMs = 0): void {
+    const { expires } = file.signed;
+    const clock = this.clockAt(this.#startMs);
+    const timeMs = Math.max(this.#startMs, clock.issuedMs ?? 0, notBeforeMs);
+    if (Date.parse(expires) > timeMs) return;
+    throw refusal('SITECAST_METADATA_EXPIRED', `The ${at.role} metadata expired at ${expires}`, at, {
+      expires,
+      time: toDateTime(timeMs),
+      clock: clock.state,
+    });
+  }
+}
+
+function incomplete(role: string): Error {
+  return refusal('SITECAST_TRUST_INCOMPLETE', `There is no current ${role} metadata: refresh first`, {
+    role,
+    step: '5',
+  });
+}
+
+function checkFile(bytes: Uint8Array, file: MetaFile, at: CheckedAt): void {
+  const why = findMismatch(bytes, file);
+  if (why !== undefined) throw mismatch(at, why);
+}
+
+function checkVersion(found: Metadata, file: MetaFile, at: CheckedAt): void {
+  const { version } = found.signed;
+  if (version !== file.version) throw mismatch(at, `version ${version} instead of ${file.version}`);
+}
+
+function isThatFile(found: Metadata | undefined, file: MetaFile | undefined): boolean {
+  return (
+    found !== undefined &&
+    file !== undefined &&
+    found.signed.version === file.version &&
+    findMismatch(found.bytes, file) === undefined
+  );
+}
+
+/** Section 5.5.5: no targets role may get older, none may vanish. */
+function checkNothingGoesBack(trusted: SignedSnapshot, next: SignedSnapshot): void {
+  for (const [name, { version }] of Object.entries(trusted.meta)) {
+    const role = name.replace(/\.json$/, '');
+    const offered = Object.hasOwn(next.meta, name) ? next.meta[name] : undefined;
+    const at = { role, step: '5.5.5' };
+    if (!offered) throw refusal('SITECAST_ROLE_DROPPED', `The snapshot no longer lists ${role}`, at);
+    if (offered.version < version) throw rollback(at, version, offered.version);
+  }
+}
+
+/** True if a key of the timestamp or snapshot role has been taken away. */
+function hasLostKey(before: SignedRoot, after: SignedRoot): boolean {
+  return (['timestamp', 'snapshot'] as const).some(role => {
+    const kept = identitiesOf(after, role);
+    return [...identitiesOf(before, role)].some(identity => !kept.has(identity));
+  });
+}
+
+function identitiesOf({ keys, roles }: SignedRoot, role: TopLevelRole): Set<string> {
+  const identities = roles[role].keyids.map(id => {
+    const key = Object.hasOwn(keys, id) ? keys[id] : undefined;
+    return (key && keyIdentityOf(key)) ?? `unusable:${id}`;
+  });
+  return new Set(identities);
+}
