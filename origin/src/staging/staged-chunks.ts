@@ -149,6 +149,10 @@ export class StagedChunks {
     });
   }
 
+  isStaged(id: ChunkId): boolean {
+    return this.#staged.has(chunkIdToHex(id));
+  }
+
   /** True for a staged chunk that is to replace a published one whose bytes are wrong. */
   isRepair(id: ChunkId): boolean {
     const hex = chunkIdToHex(id);
