@@ -1,19 +1,34 @@
 import { randomBytes } from 'node:crypto';
-import { close, fsync, open, type OpenMode, rename, rm, stat, writeFile } from 'node:fs';
+import {
+  close,
+  createReadStream,
+  fstat,
+  fsync,
+  open,
+  type OpenMode,
+  read,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs';
 import { mkdir, opendir, readdir } from 'node:fs/promises';
-import { join, dirname } from 'node:path';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import type { FileWriter, Files, FoundFile } from '../storage/files.ts';
+import type { FileWriter, Files, FoundFile, OpenFile, ReadableFiles } from '../storage/files.ts';
 
 /** What is still being written carries this ending: nothing that a killed process left so is of any use. */
 export const PARTIAL_SUFFIX = '.partial';
+
+const STREAM_PIECE_BYTES = 64 * 1024;
 
 /**
  * `Files` on a directory of a local file system. Where thousands of small files pass, it uses node's callback
  * functions: a promise-based `FileHandle` costs half as much again per file.
  */
-export class DiskFiles implements Files {
+export class DiskFiles implements Files, ReadableFiles {
   readonly #root: string;
 
   constructor(root: string) {
@@ -25,6 +40,34 @@ export class DiskFiles implements Files {
       return await readFileBounded(this.#at(path), maxBytes);
     } catch (error) {
       if (isSystemError(error, 'ENOENT', 'ENOTDIR')) return undefined;
+      throw error;
+    }
+  }
+
+  async open(path: string): Promise<OpenFile | undefined> {
+    let fd: number;
+    try {
+      fd = await openFile(this.#at(path), 'r');
+    } catch (error) {
+      if (isSystemError(error, 'ENOENT', 'ENOTDIR')) return undefined;
+      throw error;
+    }
+    const close = () => closeFile(fd);
+    try {
+      const found = await statFd(fd);
+      if (!found.isFile) {
+        await close();
+        return undefined;
+      }
+      return {
+        lengthBytes: found.lengthBytes,
+        modifiedMs: found.modifiedMs,
+        close,
+        read: (start, lengthBytes) => readFd(fd, start, lengthBytes).finally(close),
+        stream: (start, lengthBytes) => streamFd(fd, start, lengthBytes),
+      };
+    } catch (error) {
+      await close();
       throw error;
     }
   }
@@ -82,7 +125,7 @@ export class DiskFiles implements Files {
     const shut = async (): Promise<void> => {
       if (!isOpen) return;
       isOpen = false;
-      await call(done => close(fd, done));
+      await closeFile(fd);
     };
     const discard = async (): Promise<void> => {
       if (!isOpen) return;
@@ -122,7 +165,7 @@ export class DiskFiles implements Files {
     try {
       await told(call(done => fsync(fd, done)));
     } finally {
-      await call(done => close(fd, done));
+      await closeFile(fd);
     }
   }
 
@@ -151,6 +194,46 @@ function openFile(path: string, flags: OpenMode): Promise<number> {
       else reject(error);
     });
   });
+}
+
+function closeFile(fd: number): Promise<void> {
+  return call(done => close(fd, done));
+}
+
+function statFd(fd: number): Promise<Omit<FoundFile, 'name'> & { isFile: boolean }> {
+  return new Promise((resolve, reject) => {
+    fstat(fd, (error, found) => {
+      if (error === null)
+        resolve({ isFile: found.isFile(), lengthBytes: found.size, modifiedMs: found.mtimeMs });
+      else reject(error);
+    });
+  });
+}
+
+async function readFd(fd: number, start: number, lengthBytes: number): Promise<Buffer<ArrayBuffer>> {
+  const buffer = Buffer.allocUnsafe(lengthBytes);
+  let filled = 0;
+  while (filled < lengthBytes) {
+    const bytesRead = await new Promise<number>((resolve, reject) => {
+      read(fd, buffer, filled, lengthBytes - filled, start + filled, (error, count) => {
+        if (error === null) resolve(count);
+        else reject(error);
+      });
+    });
+    if (bytesRead === 0) throw new Error('a published file became shorter while it was read');
+    filled += bytesRead;
+  }
+  return buffer;
+}
+
+function streamFd(fd: number, start: number, lengthBytes: number): ReadableStream<Uint8Array> {
+  const stream = createReadStream('', {
+    fd,
+    start,
+    end: start + lengthBytes - 1,
+    highWaterMark: STREAM_PIECE_BYTES,
+  });
+  return Readable.toWeb(stream);
 }
 
 function statOrUndefined(path: string): Promise<Omit<FoundFile, 'name'> | undefined> {

@@ -35,7 +35,10 @@ export class LevelTokens implements TokenStore {
         'conflict',
         'SITECAST_DATA_IN_USE',
         `another process is using the data directory ${dataDirectory}`,
-        { hint: 'One origin owns a data directory: stop the other one, or give another --data.', cause: error },
+        {
+          hint: 'One origin owns a data directory: stop the other one, or give another --data.',
+          cause: error,
+        },
       );
     }
     return new LevelTokens(database);
@@ -47,10 +50,9 @@ export class LevelTokens implements TokenStore {
   }
 
   async put(token: StoredToken): Promise<void> {
-    await this.#database.batch(
-      [{ type: 'put', key: token.id, value: token, sublevel: this.#tokens }],
-      { sync: true },
-    );
+    await this.#database.batch([{ type: 'put', key: token.id, value: token, sublevel: this.#tokens }], {
+      sync: true,
+    });
   }
 
   async remove(id: string): Promise<void> {

@@ -43,14 +43,12 @@ export interface HeldBody {
 
 /**
  * Takes a whole body into memory.
- * @param onFilled called whenever more of `buffer` is filled: for work that needn't wait for the end
  * @throws as `receiveBody`; SITECAST_BUSY where too much is in memory already
  */
 export async function holdBody(
   c: Context<OriginEnv>,
   memory: MemoryBudget,
   maxBytes: number,
-  onFilled: (buffer: Buffer, filledBytes: number) => Promise<void> | void = () => {},
 ): Promise<HeldBody> {
   refuseAnnounced(c, maxBytes);
   const capacityBytes = announcedBytes(c) ?? maxBytes;
@@ -63,7 +61,6 @@ export async function holdBody(
       onData: bytes => {
         buffer.set(bytes, filledBytes);
         filledBytes += bytes.length;
-        return onFilled(buffer, filledBytes);
       },
     });
     return { bytes: buffer.subarray(0, filledBytes), release };
@@ -87,7 +84,11 @@ function receiveFromNode(incoming: IncomingMessage, { maxBytes, onData }: Receiv
     let lengthBytes = 0;
     let isWaiting = false;
     let hasEnded = false;
-    const silence = setTimeout(() => end(tooSlow()), MAX_BODY_SILENCE_MS);
+    const silence = setTimeout(() => {
+      // While it's us who keep the sender waiting, silence says nothing about it.
+      if (isWaiting) silence.refresh();
+      else end(tooSlow());
+    }, MAX_BODY_SILENCE_MS);
     const total = setTimeout(() => end(tooSlow()), maxBodyTimeMs(maxBytes));
     const end = (error?: unknown): void => {
       clearTimeout(silence);
@@ -119,6 +120,7 @@ function receiveFromNode(incoming: IncomingMessage, { maxBytes, onData }: Receiv
       isWaiting = true;
       pending.then(() => {
         isWaiting = false;
+        silence.refresh();
         if (hasEnded) end();
         else incoming.resume();
       }, end);

@@ -6,10 +6,7 @@ import type { OriginEnv } from './context.ts';
 import type { MemoryBudget } from './memory.ts';
 
 /** Lets requests pass whose token has the role. Runs before anything reads the body. */
-export function requireRole(
-  tokens: Tokens,
-  roleOf: TokenRole,
-): MiddlewareHandler<OriginEnv> {
+export function requireRole(tokens: Tokens, roleOf: TokenRole): MiddlewareHandler<OriginEnv> {
   return async (c, next) => {
     c.set('token', tokens.authorise(c.req.header('authorization'), roleOf));
     await next();

@@ -33,8 +33,13 @@ export class MemoryBudget {
   lease(lengthBytes: number): () => void {
     const release = this.tryLease(lengthBytes);
     if (release) return release;
-    throw new SitecastError('unreachable', 'SITECAST_BUSY', 'the origin is receiving as much as it can hold', {
-      hint: 'Try again in a moment.',
-    });
+    throw new SitecastError(
+      'unreachable',
+      'SITECAST_BUSY',
+      'the origin is receiving as much as it can hold',
+      {
+        hint: 'Try again in a moment.',
+      },
+    );
   }
 }

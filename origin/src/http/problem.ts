@@ -53,7 +53,9 @@ export function asSitecastError(error: unknown): SitecastError {
     if (known) return new SitecastError(known[0], known[1], error.message, { cause: error });
   }
   if (isSystemError(error, 'ENOSPC', 'EDQUOT')) {
-    return new SitecastError('noSpace', 'SITECAST_NO_SPACE', 'the disk of the origin is full', { cause: error });
+    return new SitecastError('noSpace', 'SITECAST_NO_SPACE', 'the disk of the origin is full', {
+      cause: error,
+    });
   }
   return new SitecastError('failed', 'SITECAST_INTERNAL', 'the origin failed to do this; its log says why', {
     cause: error,

@@ -123,7 +123,10 @@ async function checkProduct(
   }
 }
 
-function refuseChangedRelease(before: ListedRelease | undefined, { product, counter, ...after }: ListedRelease): void {
+function refuseChangedRelease(
+  before: ListedRelease | undefined,
+  { product, counter, ...after }: ListedRelease,
+): void {
   if (!before) return;
   if (before.manifest.sha256 === after.manifest.sha256 && before.index.sha256 === after.index.sha256) return;
   throw refused(
@@ -227,7 +230,10 @@ async function checkChunks(
   const check = async ({ id, lengthBytes }: ChunkPlace): Promise<void> => {
     const state = await chunks.check(id, lengthBytes);
     if (state === 'wrongLength') {
-      throw indexMismatch(release, `gives chunk ${chunkIdToHex(id)} a length of ${lengthBytes}, which it doesn't have`);
+      throw indexMismatch(
+        release,
+        `gives chunk ${chunkIdToHex(id)} a length of ${lengthBytes}, which it doesn't have`,
+      );
     }
     if (state === 'missing') missing.add(id);
     if (state === 'staged') found.add(id);
@@ -237,7 +243,10 @@ async function checkChunks(
   if (missing.size > 0) throw chunksMissing(release, missing);
 }
 
-function refuseVersionTwice(versions: Map<string, number>, { product, version, counter }: ReleaseManifest): void {
+function refuseVersionTwice(
+  versions: Map<string, number>,
+  { product, version, counter }: ReleaseManifest,
+): void {
   const other = versions.get(version);
   versions.set(version, counter);
   if (other === undefined) return;
@@ -276,7 +285,9 @@ function productRemoved(product: string): SitecastError {
 }
 
 function manifestMismatch({ manifest }: ListedRelease, what: string): SitecastError {
-  return refused('badInput', 'SITECAST_MANIFEST_MISMATCH', `${manifest.name} ${what}`, { target: manifest.name });
+  return refused('badInput', 'SITECAST_MANIFEST_MISMATCH', `${manifest.name} ${what}`, {
+    target: manifest.name,
+  });
 }
 
 function indexMismatch({ index }: ListedRelease, what: string): SitecastError {
@@ -297,9 +308,14 @@ function chunksMissing({ product, counter }: ListedRelease, missing: ChunkIdSet)
 }
 
 function tooManyChunks(): SitecastError {
-  return refused('tooLarge', 'SITECAST_CHANGE_TOO_LARGE', `more than ${MAX_CHANGE_CHUNKS} new chunks in one change`, {
-    maxChunks: MAX_CHANGE_CHUNKS,
-  });
+  return refused(
+    'tooLarge',
+    'SITECAST_CHANGE_TOO_LARGE',
+    `more than ${MAX_CHANGE_CHUNKS} new chunks in one change`,
+    {
+      maxChunks: MAX_CHANGE_CHUNKS,
+    },
+  );
 }
 
 function refused(

@@ -92,9 +92,14 @@ export function checkRoleKeys(role: string, { keys, keyids, threshold }: RoleSig
     const key = Object.hasOwn(keys, keyid) ? keys[keyid] : undefined;
     if (!key) continue;
     if (keyIdOf(key) !== keyid) {
-      throw new SitecastError('badInput', 'SITECAST_KEY_ID_WRONG', `a key of ${role} isn't listed under its own id`, {
-        data: { role, listed: keyid, actual: keyIdOf(key) },
-      });
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_KEY_ID_WRONG',
+        `a key of ${role} isn't listed under its own id`,
+        {
+          data: { role, listed: keyid, actual: keyIdOf(key) },
+        },
+      );
     }
     const identity = keyIdentityOf(key);
     if (identity !== undefined) identities.add(identity);

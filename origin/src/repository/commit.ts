@@ -41,7 +41,10 @@ export interface CommitDeps {
  * durable in staging and only needs to be moved. To be followed by `journal.settle()`, however it ends: that
  * undoes what isn't committed and completes what is.
  */
-export async function commit({ files, chunks, staged, journal }: CommitDeps, plan: CommitPlan): Promise<void> {
+export async function commit(
+  { files, chunks, staged, journal }: CommitDeps,
+  plan: CommitPlan,
+): Promise<void> {
   const { previous, next } = plan;
   const changed = changedRoles(previous, next);
   const metadata = changed.filter(role => role !== 'root' && role !== 'timestamp');
@@ -50,7 +53,11 @@ export async function commit({ files, chunks, staged, journal }: CommitDeps, pla
   const ids = [...eachId(plan.chunks)];
   await chunks.makeDurable(ids);
   // Right bytes for a published chunk that was damaged: an improvement whatever becomes of the change.
-  await publishChunks(files, chunks, ids.filter(id => chunks.isRepair(id)));
+  await publishChunks(
+    files,
+    chunks,
+    ids.filter(id => chunks.isRepair(id)),
+  );
   const moving = ids.filter(id => chunks.isStaged(id));
 
   await journal.begin({
@@ -102,7 +109,10 @@ async function publishChunks(files: Files, chunks: StagedChunks, ids: readonly C
   await files.syncDirectory(CHUNKS);
 }
 
-function versionsAfter({ timestamp, snapshot, rollouts, deltas }: Committed, floor: VersionFloor): VersionFloor {
+function versionsAfter(
+  { timestamp, snapshot, rollouts, deltas }: Committed,
+  floor: VersionFloor,
+): VersionFloor {
   return {
     timestamp: Math.max(timestamp.signed.version, floor.timestamp),
     snapshot: Math.max(snapshot.signed.version, floor.snapshot),
@@ -112,8 +122,13 @@ function versionsAfter({ timestamp, snapshot, rollouts, deltas }: Committed, flo
 }
 
 function stagedFileLost(sha256: string): SitecastError {
-  return new SitecastError('failed', 'SITECAST_STAGING_DAMAGED', `the staged file ${sha256} was lost or altered`, {
-    hint: 'Upload it again; look for a failing disk.',
-    data: { sha256 },
-  });
+  return new SitecastError(
+    'failed',
+    'SITECAST_STAGING_DAMAGED',
+    `the staged file ${sha256} was lost or altered`,
+    {
+      hint: 'Upload it again; look for a failing disk.',
+      data: { sha256 },
+    },
+  );
 }

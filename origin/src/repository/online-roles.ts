@@ -140,7 +140,11 @@ function isStillGood(role: OnlineRole, metadata: Metadata, input: SigningInput):
   return leftMs >= ONLINE_LIFETIME_MS / 2 && isSignedByCurrentKey(role, metadata, input);
 }
 
-function isSignedByCurrentKey(role: OnlineRole, metadata: Metadata, { root, targets }: SigningInput): boolean {
+function isSignedByCurrentKey(
+  role: OnlineRole,
+  metadata: Metadata,
+  { root, targets }: SigningInput,
+): boolean {
   const signers = signersOf(role, root.signed, targets.signed);
   return countSigners(metadata, signers) >= signers.threshold;
 }

@@ -1,6 +1,12 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
-import { type Metadata, type MetadataType, parseMetadata, type Signer, type TufKey } from '@sitecast/shared/trust';
+import {
+  type Metadata,
+  type MetadataType,
+  parseMetadata,
+  type Signer,
+  type TufKey,
+} from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
 import type { Log } from '../log.ts';
 import type { StagedChunks } from '../staging/staged-chunks.ts';
@@ -11,7 +17,7 @@ import { checkListing, type ListingChange, type ReleaseName } from './check-rele
 import { checkExpiry, checkNextVersion, checkRoot } from './check-root.ts';
 import { checkTargetsMetadata, type Listing, readListing, targetFilePath } from './check-targets.ts';
 import { commit, type CommitPlan } from './commit.ts';
-import { type Committed, loadCommitted, maxBytesOf, ROLES, type Role, signersOf } from './committed.ts';
+import { type Committed, loadCommitted, maxBytesOf, type Role, signersOf } from './committed.ts';
 import { CommitJournal } from './journal.ts';
 import { changedRoles, clockBehindMs, NO_FLOOR, signOnlineRoles, type VersionFloor } from './online-roles.ts';
 import { Superseded } from './superseded.ts';
@@ -141,7 +147,11 @@ export class Repository {
 
   async #submit({ root: rootBytes, targets: targetsBytes, isDryRun }: Change): Promise<ChangeResult> {
     if (rootBytes === undefined && targetsBytes === undefined) {
-      throw new SitecastError('badInput', 'SITECAST_CHANGE_EMPTY', 'the change holds neither root nor targets');
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_CHANGE_EMPTY',
+        'the change holds neither root nor targets',
+      );
     }
     await this.#ensureSettled();
     const previous = this.#committed;
@@ -170,7 +180,9 @@ export class Repository {
     });
     for (const { sha256 } of change.newFiles) {
       // Published by now: a copy that stays in staging goes with its age.
-      await this.#deps.staged.remove(sha256).catch((error: unknown) => this.#deps.log.warn({ err: error }, 'left in staging'));
+      await this.#deps.staged
+        .remove(sha256)
+        .catch((error: unknown) => this.#deps.log.warn({ err: error }, 'left in staging'));
     }
     this.#deps.log.info(result, 'published');
     return result;
@@ -200,7 +212,8 @@ export class Repository {
   async #signed(root: Metadata<'root'>, targets: Metadata<'targets'>): Promise<Committed> {
     const { now, log } = this.#deps;
     const behindMs = clockBehindMs(this.#committed, now());
-    if (behindMs > 0) log.warn({ behindMs }, 'the clock is behind the last timestamp: `issued` stays where it was');
+    if (behindMs > 0)
+      log.warn({ behindMs }, 'the clock is behind the last timestamp: `issued` stays where it was');
     const signerOf = (role: OnlineRole): Signer => {
       const [keyId] = signersOf(role, root.signed, targets.signed).keyids;
       const signer = keyId === undefined ? undefined : this.keys.withId(role, keyId);
@@ -224,7 +237,10 @@ export class Repository {
     try {
       await this.#settle(plan);
     } catch (error) {
-      log.error({ err: error }, "a change's end can't be written down: it is tried again before the next one");
+      log.error(
+        { err: error },
+        "a change's end can't be written down: it is tried again before the next one",
+      );
     }
     if (failure === undefined) return;
     if (this.#committed !== plan.next) throw failure;
@@ -300,6 +316,9 @@ function onlineKeyMissing(role: OnlineRole): SitecastError {
     'failed',
     'SITECAST_ONLINE_KEY_MISSING',
     `the origin doesn't have the private key that the published metadata names for ${role}`,
-    { hint: `Bring keys/${role}.pem back from a backup, or rotate the key: sitecast keys rotate ${role}.`, data: { role } },
+    {
+      hint: `Bring keys/${role}.pem back from a backup, or rotate the key: sitecast keys rotate ${role}.`,
+      data: { role },
+    },
   );
 }

@@ -43,7 +43,8 @@ export class Superseded {
       if (VERSIONED.test(name)) yield `${METADATA}/${name}`;
     }
     for (const folder of await this.#files.listDirectories(TARGETS)) {
-      for await (const { name } of this.#files.list(`${TARGETS}/${folder}`)) yield `${TARGETS}/${folder}/${name}`;
+      for await (const { name } of this.#files.list(`${TARGETS}/${folder}`))
+        yield `${TARGETS}/${folder}/${name}`;
     }
   }
 }

@@ -12,7 +12,8 @@ export function targetSource(files: Files, staged: StagedFiles, published: Listi
     async read(file) {
       const path = targetFilePath(file);
       const isKnown = known.has(path);
-      const bytes = (isKnown ? undefined : await staged.read(file.sha256)) ?? (await inPlace(files, path, file));
+      const bytes =
+        (isKnown ? undefined : await staged.read(file.sha256)) ?? (await inPlace(files, path, file));
       if (bytes === undefined && isKnown) throw damaged(`${path} is missing or was altered`);
       if (bytes === undefined) throw filesMissing(file);
       if (bytes.length === file.lengthBytes) return bytes;

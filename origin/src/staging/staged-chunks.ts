@@ -242,12 +242,7 @@ export class StagedChunks {
     }
   }
 
-  async #write(
-    id: ChunkId,
-    hex: string,
-    frame: Uint8Array,
-    plainBytes: number,
-  ): Promise<'stored' | 'known'> {
+  async #write(id: ChunkId, hex: string, frame: Uint8Array, plainBytes: number): Promise<'stored' | 'known'> {
     if (await this.#isPublished(id, hex)) return 'known';
     // Left by an earlier process and not verified since: the new bytes replace it.
     if (this.#staged.has(hex)) await this.#discard(hex);

@@ -14,6 +14,24 @@ export interface FileWriter {
   discard(): Promise<void>;
 }
 
+/** A file that is open for reading; it stays readable when another takes its name. */
+export interface OpenFile {
+  lengthBytes: number;
+  modifiedMs: number;
+  /** Bytes `[start, start + lengthBytes)`. Closes the file. */
+  read(start: number, lengthBytes: number): Promise<Buffer<ArrayBuffer>>;
+  /** The same in small pieces. Closes the file at its end, or when it's cancelled. */
+  stream(start: number, lengthBytes: number): ReadableStream<Uint8Array>;
+  /** For whoever needn't read it. */
+  close(): Promise<void>;
+}
+
+/** What the read side needs of the data directory. */
+export interface ReadableFiles {
+  /** Undefined if there's no such regular file. */
+  open(path: string): Promise<OpenFile | undefined>;
+}
+
 /**
  * The origin's data directory as everything above the disk sees it. Paths are relative to it, with `/` between the
  * parts, and made of names that were checked or chosen by the origin.

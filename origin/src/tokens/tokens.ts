@@ -136,10 +136,15 @@ export class Tokens {
     secret: string,
   ): Promise<TokenDescription> {
     if (this.#byId.size >= MAX_TOKENS) {
-      throw new SitecastError('conflict', 'SITECAST_TOO_MANY_TOKENS', `there are ${MAX_TOKENS} tokens already`, {
-        hint: 'Revoke some that are no longer used.',
-        data: { maxTokens: MAX_TOKENS },
-      });
+      throw new SitecastError(
+        'conflict',
+        'SITECAST_TOO_MANY_TOKENS',
+        `there are ${MAX_TOKENS} tokens already`,
+        {
+          hint: 'Revoke some that are no longer used.',
+          data: { maxTokens: MAX_TOKENS },
+        },
+      );
     }
     const token: StoredToken = {
       id: randomBytes(8).toString('hex'),
