@@ -162,7 +162,8 @@ function copyInto(target: Uint8Array, bytes: Uint8Array): number {
 }
 
 async function napiCodec(): Promise<ZstdCodec> {
-  const { CCtx, DCtx } = await import('zstd-napi/binding.js');
+  // A CommonJS module whose exports node can't name beforehand: they are all in `default`.
+  const { CCtx, DCtx } = (await import('zstd-napi/binding.js')).default;
   // One context each for the life of the thread: a new one costs more than a small chunk takes to compress.
   const compressor = new CCtx();
   const decompressor = new DCtx();
