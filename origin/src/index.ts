@@ -1,1 +1,1 @@
-export { originProgram } from './program.ts';
+export { type RunningOrigin, startOrigin } from './main.ts';

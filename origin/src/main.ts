@@ -1,4 +1,149 @@
+import { readFile } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
+import { makeDirectory, writeFileDurably } from '@sitecast/shared/durable';
+import { type Level, pino } from 'pino';
+import { DiskFiles } from './adapters/disk-files.ts';
+import { listen, type RunningServer } from './adapters/http-server.ts';
+import { LevelTokens } from './adapters/level-tokens.ts';
+import { createApp } from './http/app.ts';
+import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
+import { Metrics } from './http/metrics.ts';
+import type { Log } from './log.ts';
 import { originProgram } from './program.ts';
+import { Repository } from './repository/repository.ts';
+import type { OriginSettings } from './settings.ts';
+import { StagingBudget } from './staging/budget.ts';
+import { StagedChunks } from './staging/staged-chunks.ts';
+import { StagedFiles } from './staging/staged-files.ts';
+import { prepareDataDirectory } from './storage/layout.ts';
+import { Tokens } from './tokens/tokens.ts';
+import { type After, Upkeep } from './upkeep.ts';
 
-process.exitCode = await runProgram(originProgram(), process.argv.slice(2));
+/** How long a stopping origin waits for requests under way. */
+const SHUTDOWN_GRACE_MS = 15_000;
+
+/** An origin that runs. */
+export interface RunningOrigin {
+  url: string;
+  /** Where the first admin's token lies, if this start made one. */
+  adminTokenPath: string | undefined;
+  reloadTls(): Promise<void>;
+  /** Ends requests under way, bounded, and lets go of the data directory. */
+  close(): Promise<void>;
+}
+
+interface Surroundings {
+  now: () => number;
+  after: After;
+  log: Log;
+}
+
+const systemAfter: After = (delayMs, act) => {
+  // The server keeps the process alive, not what it does besides.
+  const timer = setTimeout(act, delayMs).unref();
+  return () => clearTimeout(timer);
+};
+
+/** Opens a data directory and serves it. */
+export async function startOrigin(
+  settings: OriginSettings,
+  { now = Date.now, after = systemAfter, log }: Partial<Surroundings> & { log: Log },
+): Promise<RunningOrigin> {
+  const directory = resolve(settings.dataDirectory);
+  const tls = await readTls(settings);
+  await makeDirectory(directory);
+  const database = await LevelTokens.open(join(directory, 'state'), directory);
+  // Ended in the reverse order, when the origin is closed as well as when a later step of its start fails.
+  const endings: (() => Promise<void>)[] = [() => database.close()];
+  try {
+    const tokens = await Tokens.open(database, now);
+    const adminTokenPath = join(directory, 'admin.token');
+    const newAdmin = await tokens.createAdminIfNone(token =>
+      writeFileDurably(adminTokenPath, `${token}\n`, 0o600),
+    );
+    const stores = await openStores(directory, settings, now, log);
+    const { repository } = stores;
+    endings.push(() => repository.idle());
+    const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
+    endings.push(() => upkeep.stop());
+    await upkeep.start();
+    const app = createApp({
+      ...stores,
+      tokens,
+      metrics: new Metrics({ ...stores, now }),
+      bodyMemory: new MemoryBudget(MAX_BODY_MEMORY_BYTES),
+      responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
+      now,
+      log,
+    });
+    const server = await listen(app, { ...settings.listen, tls });
+    endings.push(() => server.close(SHUTDOWN_GRACE_MS));
+    return {
+      url: server.url,
+      adminTokenPath: newAdmin && adminTokenPath,
+      reloadTls: () => reloadTls(server, settings),
+      close: () => endAll(endings),
+    };
+  } catch (error) {
+    await endAll(endings);
+    throw error;
+  }
+}
+
+async function openStores(directory: string, settings: OriginSettings, now: () => number, log: Log) {
+  const files = new DiskFiles(directory);
+  await prepareDataDirectory(files);
+  const staging = new StagingBudget(settings.maxStagedBytes);
+  const chunks = await StagedChunks.open(files, staging, now);
+  const staged = await StagedFiles.open(files, staging, now);
+  const repository = await Repository.open({ files, chunks, staged, now, log });
+  return { files, staging, chunks, staged, repository };
+}
+
+async function endAll(endings: readonly (() => Promise<void>)[]): Promise<void> {
+  for (const end of [...endings].reverse()) await end();
+}
+
+async function readTls({ tls }: OriginSettings): Promise<{ cert: Buffer; key: Buffer } | undefined> {
+  return tls && { cert: await readFile(tls.certPath), key: await readFile(tls.keyPath) };
+}
+
+async function reloadTls(server: RunningServer, settings: OriginSettings): Promise<void> {
+  const tls = await readTls(settings);
+  if (tls) server.renewTls(tls);
+}
+
+/** `sitecast-origin serve`: runs until a signal asks it to stop. */
+async function serve(settings: OriginSettings, logLevel: Level | 'silent'): Promise<void> {
+  const log = pino({ level: logLevel, base: { service: 'sitecast-origin' } }, pino.destination(2));
+  const origin = await startOrigin(settings, { log });
+  if (origin.adminTokenPath !== undefined)
+    process.stdout.write(`The admin's API token is in ${origin.adminTokenPath}\n`);
+  process.stdout.write(
+    `sitecast-origin listens on ${origin.url}, data in ${resolve(settings.dataDirectory)}\n`,
+  );
+  process.on('SIGHUP', () => {
+    origin.reloadTls().then(
+      () => log.info({}, 'the TLS certificate was read anew'),
+      (error: unknown) => log.error({ err: error }, 'the TLS certificate could not be read anew'),
+    );
+  });
+  await firstSignal();
+  log.info({}, 'stopping');
+  await origin.close();
+}
+
+function firstSignal(): Promise<void> {
+  return new Promise(resolve => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      // Once: whoever asks a second time doesn't want to wait.
+      process.once(signal, () => resolve());
+    }
+  });
+}
+
+/** @returns the exit code */
+export function main(argv: readonly string[]): Promise<number> {
+  return runProgram(originProgram(serve), argv, { configFiles: ['/etc/sitecast/origin.yaml'] });
+}

@@ -15,7 +15,6 @@ import {
 } from '@sitecast/shared/content';
 import { readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
-import { InvalidArgumentError } from 'commander';
 import type { OriginClient } from './origin-client.ts';
 import { uploadProgress } from './progress.ts';
 
@@ -38,14 +37,6 @@ export interface UploadedImage {
   sentBytes: number;
   /** The bytes of the `.caibx`. */
   index: Buffer;
-}
-
-/** `16:64:256` → bytes. */
-export function parseChunkSizes(text: string): ChunkSizes {
-  const match = /^(\d{1,4}):(\d{1,4}):(\d{1,4})$/.exec(text);
-  if (!match) throw new InvalidArgumentError('expected three sizes in KiB such as 16:64:256');
-  const [minBytes = 0, avgBytes = 0, maxBytes = 0] = match.slice(1).map(size => Number(size) * 1024);
-  return { minBytes, avgBytes, maxBytes };
 }
 
 /** Sends what the origin lacks of an image; broken off and begun again, it goes on where it was. */

@@ -10,7 +10,6 @@ import {
   type PublicKeyFile,
 } from '@sitecast/shared/signing';
 import { keyIdOf } from '@sitecast/shared/trust';
-import { stringify } from 'yaml';
 import { type Draft, newDraft, textOf } from './draft.ts';
 import { note, print, printJson } from './output.ts';
 import { type RepositoryStatus, repositoryStatus } from './repository-api.ts';
@@ -139,6 +138,7 @@ export async function writeRoot(path: string, draft: Draft): Promise<void> {
 }
 
 async function writeConfig(options: InitOptions): Promise<string | undefined> {
+  const { stringify } = await import('yaml');
   const path = 'sitecast.yaml';
   const settings = {
     origin: options.origin,

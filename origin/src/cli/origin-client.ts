@@ -1,11 +1,11 @@
+import { Agent, type IncomingMessage, request, type RequestOptions } from 'node:http';
+import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
 import { type ErrorCode, type ErrorKind, SitecastError } from '@sitecast/shared/errors';
-import { Agent, type Dispatcher, request } from 'undici';
 import { z } from 'zod';
 
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
 /** Checking every chunk of a large release takes the origin a while before it answers. */
-const ANSWER_TIMEOUT_MS = 15 * 60_000;
-const IDLE_TIMEOUT_MS = 60_000;
+const SILENCE_TIMEOUT_MS = 15 * 60_000;
 const CONNECT_TIMEOUT_MS = 10_000;
 /** Uploads run side by side; each has a connection of its own. */
 const MAX_CONNECTIONS = 8;
@@ -37,20 +37,24 @@ export interface OriginRequest {
   signal?: AbortSignal | undefined;
 }
 
+interface Answer {
+  status: number;
+  body: Buffer;
+}
+
+class StaleConnectionError extends Error {}
+
 /** Speaks to an origin's `/api/v1` with an operator's token. Every failure is a SitecastError that says what to do. */
 export class OriginClient {
   readonly url: URL;
   readonly #token: string | undefined;
-  readonly #connections = new Agent({
-    connections: MAX_CONNECTIONS,
-    connect: { timeout: CONNECT_TIMEOUT_MS },
-    headersTimeout: ANSWER_TIMEOUT_MS,
-    bodyTimeout: IDLE_TIMEOUT_MS,
-  });
+  readonly #connections: Agent;
 
   constructor(origin: string, token: string | undefined) {
     this.url = parseOriginUrl(origin);
     this.#token = token;
+    const options = { keepAlive: true, maxSockets: MAX_CONNECTIONS };
+    this.#connections = this.url.protocol === 'https:' ? new TlsAgent(options) : new Agent(options);
   }
 
   async json<T>(path: string, schema: z.ZodType<T>, request: OriginRequest = {}): Promise<T> {
@@ -72,11 +76,10 @@ export class OriginClient {
    */
   async bytes(path: string, options: OriginRequest = {}): Promise<Buffer> {
     try {
-      const answer = await request(new URL(path.slice(1), this.url), this.#requestOf(options));
-      const body = await readBounded(answer.body, MAX_ANSWER_BYTES);
+      const { status, body } = await this.#exchange(new URL(path.slice(1), this.url), options);
       // Redirects aren't followed: one would hand the token to whoever it names.
-      if (answer.statusCode >= 200 && answer.statusCode < 300) return body;
-      throw this.#refusal(path, answer.statusCode, body);
+      if (status >= 200 && status < 300) return body;
+      throw this.#refusal(path, status, body);
     } catch (error) {
       if (error instanceof SitecastError || options.signal?.aborted) throw error;
       throw new SitecastError(
@@ -88,18 +91,59 @@ export class OriginClient {
     }
   }
 
-  #requestOf({
-    method = 'GET',
-    json,
-    bytes,
-    signal,
-  }: OriginRequest): Omit<Dispatcher.RequestOptions, 'origin' | 'path'> & { dispatcher: Dispatcher } {
-    const headers: Record<string, string> = { accept: 'application/json' };
+  async #exchange(url: URL, options: OriginRequest): Promise<Answer> {
+    try {
+      return await this.#exchangeOnce(url, options);
+    } catch (error) {
+      // The origin closed a kept connection just as it was used again. All requests can be repeated.
+      if (!(error instanceof StaleConnectionError)) throw error;
+      return await this.#exchangeOnce(url, options);
+    }
+  }
+
+  #exchangeOnce(
+    url: URL,
+    { method = 'GET', json, bytes, signal }: OriginRequest,
+  ): Promise<Answer> {
+    const body = json === undefined ? (bytes ?? Buffer.alloc(0)) : Buffer.from(JSON.stringify(json));
+    const headers: Record<string, string | number> = {
+      accept: 'application/json',
+      'content-length': body.length,
+    };
     if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`;
     if (json !== undefined) headers['content-type'] = 'application/json';
     else if (bytes !== undefined) headers['content-type'] = 'application/octet-stream';
-    const body = json === undefined ? (bytes ?? null) : JSON.stringify(json);
-    return { method, headers, body, dispatcher: this.#connections, ...(signal && { signal }) };
+    const agent = this.#connections;
+    const options: RequestOptions = {
+      method,
+      headers,
+      agent,
+      timeout: SILENCE_TIMEOUT_MS,
+      ...(signal && { signal }),
+    };
+    return new Promise((resolve, reject) => {
+      const sending = (url.protocol === 'https:' ? tlsRequest : request)(url, options);
+      const connecting = setTimeout(() => {
+        sending.destroy(new Error(`no connection within ${CONNECT_TIMEOUT_MS} ms`));
+      }, CONNECT_TIMEOUT_MS);
+      sending.once('socket', socket => {
+        if (socket.connecting) socket.once('connect', () => clearTimeout(connecting));
+        else clearTimeout(connecting);
+      });
+      sending.once('timeout', () => sending.destroy(new Error(`silence for ${SILENCE_TIMEOUT_MS} ms`)));
+      sending.once('response', response => {
+        readBounded(response, MAX_ANSWER_BYTES).then(
+          read => resolve({ status: response.statusCode ?? 0, body: read }),
+          reject,
+        );
+      });
+      sending.once('close', () => clearTimeout(connecting));
+      sending.once('error', (error: NodeJS.ErrnoException) => {
+        const isStale = sending.reusedSocket && error.code === 'ECONNRESET';
+        reject(isStale ? new StaleConnectionError(error.message, { cause: error }) : error);
+      });
+      sending.end(body);
+    });
   }
 
   #refusal(path: string, status: number, body: Buffer): SitecastError {
@@ -155,10 +199,10 @@ function badUrl(text: string): SitecastError {
   });
 }
 
-async function readBounded(parts: AsyncIterable<Buffer>, maxBytes: number): Promise<Buffer> {
+async function readBounded(parts: IncomingMessage, maxBytes: number): Promise<Buffer> {
   const kept: Buffer[] = [];
   let lengthBytes = 0;
-  for await (const part of parts) {
+  for await (const part of parts as AsyncIterable<Buffer>) {
     lengthBytes += part.length;
     if (lengthBytes > maxBytes) {
       throw new SitecastError(

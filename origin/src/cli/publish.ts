@@ -79,7 +79,7 @@ async function submitRelease(
     for (const [name, bytes] of files) targets.targets[name] = targetFileOf(bytes);
     const draft = newDraft(`release ${description.product} ${description.version}`, { targets }, files);
     try {
-      const result = await signAndSubmit(draft, view.root, origin, options);
+      const result = await signAndSubmit(draft, view.root, origin, { ...options, json: false });
       return outcome(result ? 'published' : 'draft', manifest, image);
     } catch (error) {
       const isOvertaken = error instanceof SitecastError && error.code === 'SITECAST_VERSION_CONFLICT';

@@ -21,6 +21,7 @@ import {
 } from './settings.ts';
 import {
   describeNeeded,
+  listNeeded,
   type FinishOptions,
   requireComplete,
   signAndSubmit,
@@ -68,12 +69,7 @@ Example:
         printJson({
           draft: path,
           signedBy,
-          needed: needed.map(({ file, by, have, signers }) => ({
-            file,
-            by,
-            have,
-            threshold: signers.threshold,
-          })),
+          needed: listNeeded(needed),
         });
       else {
         print(

@@ -1,3 +1,4 @@
+import type { ChunkSizes } from '@sitecast/shared/content';
 import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_HARDWARE, nameSchema, versionSchema } from '@sitecast/shared/release';
@@ -5,8 +6,8 @@ import { readFileBounded } from '@sitecast/shared/durable';
 import { InvalidArgumentError } from 'commander';
 import type { z } from 'zod';
 import { formatBytes, note, plural, print, printJson } from './output.ts';
-import { type ImageOptions, parseChunkSizes } from './image-upload.ts';
-import { type PublishOutcome, publishRelease, type ReleaseDescription } from './publish.ts';
+import type { ImageOptions } from './image-upload.ts';
+import type { PublishOutcome, ReleaseDescription } from './publish.ts';
 import {
   addKeyOptions,
   addOriginOptions,
@@ -112,6 +113,8 @@ async function publish(image: string | undefined, options: PublishOptions): Prom
     minVersion: options.minVersion,
     notes: await notesOf(options),
   };
+  // It brings zstd's native code and worker threads along, which no other command needs.
+  const { publishRelease } = await import('./publish.ts');
   const outcome = await publishRelease({
     origin: await connect(options),
     description,
@@ -140,6 +143,14 @@ async function notesOf({ notes, notesFile }: PublishOptions): Promise<string | u
   if (notes !== undefined)
     throw new SitecastError('badInput', 'SITECAST_OPTIONS_CLASH', 'give --notes or --notes-file, not both');
   return (await readFileBounded(notesFile, MAX_NOTES_BYTES)).toString('utf8');
+}
+
+/** `16:64:256` → bytes. */
+function parseChunkSizes(text: string): ChunkSizes {
+  const match = /^(\d{1,4}):(\d{1,4}):(\d{1,4})$/.exec(text);
+  if (!match) throw new InvalidArgumentError('expected three sizes in KiB such as 16:64:256');
+  const [minBytes = 0, avgBytes = 0, maxBytes = 0] = match.slice(1).map(size => Number(size) * 1024);
+  return { minBytes, avgBytes, maxBytes };
 }
 
 function checked(schema: z.ZodType<string>): (text: string) => string {

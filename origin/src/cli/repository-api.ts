@@ -19,10 +19,14 @@ const statusSchema = z.object({
 });
 export type RepositoryStatus = z.infer<typeof statusSchema>;
 
+const releaseNameSchema = z.looseObject({ product: z.string(), counter: z.number() });
 const changeSchema = z.object({
   versions: z.record(z.string(), z.number()),
-  added: z.array(z.string()),
-  removed: z.array(z.string()),
+  added: z.array(releaseNameSchema),
+  removed: z.array(releaseNameSchema),
+  products: z.array(z.string()),
+  /** These very bytes were published before: an answer that got lost. */
+  alreadyDone: z.boolean(),
 });
 export type ChangeResult = z.infer<typeof changeSchema>;
 

@@ -11,7 +11,7 @@ import {
   writeDraft,
 } from './draft.ts';
 import type { OriginClient } from './origin-client.ts';
-import { note } from './output.ts';
+import { note, printJson } from './output.ts';
 import { passphraseSource } from './passphrase.ts';
 import { type ChangeResult, submitDraft } from './repository-api.ts';
 import type { KeyOptions } from './settings.ts';
@@ -35,6 +35,7 @@ export async function signWithKeys(
 
 export interface FinishOptions extends KeyOptions {
   draft?: string;
+  json?: boolean;
 }
 
 /**
@@ -53,6 +54,7 @@ export async function signAndSubmit(
   const needed = neededSignatures(draft, trustedRoot);
   if (options.draft !== undefined) {
     await writeDraft(options.draft, draft);
+    if (options.json) printJson({ draft: options.draft, needed: listNeeded(needed) });
     note(`wrote ${options.draft}: ${draft.title}`);
     for (const line of describeNeeded(needed)) note(`  ${line}`);
     note(
@@ -82,4 +84,9 @@ export function describeNeeded(needed: readonly NeededSignatures[]): string[] {
   return needed.map(
     ({ file, by, have, signers }) => `${file}: ${have} of ${signers.threshold} signatures by ${by} keys`,
   );
+}
+
+/** The same for a script. */
+export function listNeeded(needed: readonly NeededSignatures[]): object[] {
+  return needed.map(({ file, by, have, signers }) => ({ file, by, have, threshold: signers.threshold }));
 }

@@ -3,9 +3,11 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 const START_TIMEOUT_MS = 20_000;
+const UNTIL_TIMEOUT_MS = 30_000;
 const BINS = {
   sitecast: 'origin/bin/sitecast.js',
   'sitecast-origin': 'origin/bin/sitecast-origin.js',
@@ -89,13 +91,31 @@ export class Bed {
       child.stderr?.setEncoding('utf8').on('data', (text: string) => output.push(text));
       child.stdout?.setEncoding('utf8').on('data', (text: string) => {
         output.push(text);
-        const found = /https?:\/\/[^\s/]+/.exec(output.join(''));
+        const found = /https?:\/\/[\w.:[\]-]+/.exec(output.join(''));
         if (!found) return;
         clearTimeout(timer);
         resolve(found[0]);
       });
     });
     return new Server(child, url, output);
+  }
+
+  /** Starts a command that is meant to be stopped. */
+  start(name: CommandName, args: readonly string[], options: RunOptions = {}): Server {
+    const child = this.#spawn(name, args, options);
+    const output: string[] = [];
+    for (const stream of [child.stdout, child.stderr])
+      stream?.setEncoding('utf8').on('data', (text: string) => output.push(text));
+    return new Server(child, '', output);
+  }
+
+  /** Waits until something comes true. @throws after 30 s */
+  async until(holds: () => Promise<boolean>): Promise<void> {
+    const endMs = Date.now() + UNTIL_TIMEOUT_MS;
+    while (!(await holds())) {
+      if (Date.now() > endMs) throw new Error('waited in vain');
+      await sleep(20);
+    }
   }
 
   async close(): Promise<void> {

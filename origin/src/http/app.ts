@@ -1,0 +1,114 @@
+import { OpenAPIHono, z } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { SITECAST_VERSION } from '@sitecast/shared/version';
+import type { MiddlewareHandler } from 'hono';
+import type { Log } from '../log.ts';
+import type { Repository } from '../repository/repository.ts';
+import type { StagedChunks } from '../staging/staged-chunks.ts';
+import type { StagedFiles } from '../staging/staged-files.ts';
+import type { ReadableFiles } from '../storage/files.ts';
+import type { Tokens } from '../tokens/tokens.ts';
+import type { OriginEnv } from './context.ts';
+import type { MemoryBudget } from './memory.ts';
+import type { Metrics } from './metrics.ts';
+import { asSitecastError, problemResponse, statusOf } from './problem.ts';
+import { contentRoutes } from './routes/content.ts';
+import { healthRoutes } from './routes/health.ts';
+import { publicRoutes } from './routes/public.ts';
+import { repositoryRoutes } from './routes/repository.ts';
+import { tokenRoutes } from './routes/tokens.ts';
+
+export interface AppDeps {
+  repository: Repository;
+  chunks: StagedChunks;
+  staged: StagedFiles;
+  tokens: Tokens;
+  files: ReadableFiles;
+  metrics: Metrics;
+  /** Shared by all request bodies. */
+  bodyMemory: MemoryBudget;
+  /** Shared by all files that are sent. */
+  responseMemory: MemoryBudget;
+  now: () => number;
+  log: Log;
+}
+
+export type OriginApp = OpenAPIHono<OriginEnv>;
+
+/** The origin's HTTP side: every route, described at /openapi.json; every error a problem+json. */
+export function createApp(deps: AppDeps): OriginApp {
+  const app: OriginApp = new OpenAPIHono<OriginEnv>({
+    defaultHook: result => {
+      if (result.success) return;
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_REQUEST_INVALID',
+        `the request is invalid: ${z.prettifyError(result.error)}`,
+      );
+    },
+  });
+  app.use(deps.metrics.middleware());
+  app.use(requestLog(deps.log));
+  healthRoutes(app, deps);
+  publicRoutes(app, deps);
+  repositoryRoutes(app, deps);
+  contentRoutes(app, deps);
+  tokenRoutes(app, deps);
+  app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });
+  const info = { title: 'Sitecast origin', version: SITECAST_VERSION };
+  app.doc31('/openapi.json', { openapi: '3.1.0', info });
+  refuseOtherMethods(app);
+
+  app.notFound(c => {
+    const path = JSON.stringify(c.req.path.slice(0, 200));
+    return problemResponse(new SitecastError('notFound', 'SITECAST_NOT_FOUND', `there is no ${path}`));
+  });
+  app.onError((thrown, c) => {
+    const error = asSitecastError(thrown);
+    const fields = { method: c.req.method, path: c.req.path, code: error.code };
+    if (statusOf(error) >= 500) deps.log.error({ ...fields, err: thrown }, 'a request failed');
+    else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
+    return problemResponse(error);
+  });
+  return app;
+}
+
+/** 405 with the methods that a path does have (RFC 9110, 15.5.6). */
+function refuseOtherMethods(app: OriginApp): void {
+  const methods = new Map<string, Set<string>>();
+  for (const { path, method } of app.routes) {
+    if (method === 'ALL') continue;
+    const known = methods.get(path) ?? new Set();
+    known.add(method);
+    if (method === 'GET') known.add('HEAD');
+    methods.set(path, known);
+  }
+  for (const [path, known] of methods) {
+    const allow = [...known].sort().join(', ');
+    app.all(path, c =>
+      problemResponse(
+        new SitecastError('badInput', 'SITECAST_METHOD_NOT_ALLOWED', `${c.req.method} isn't possible here`, {
+          data: { allow: [...known] },
+        }),
+        { allow },
+      ),
+    );
+  }
+}
+
+function requestLog(log: Log): MiddlewareHandler<OriginEnv> {
+  return async (c, next) => {
+    const begin = performance.now();
+    await next();
+    const { method, path } = c.req;
+    const fields = {
+      method,
+      path: path.slice(0, 300),
+      status: c.res.status,
+      ms: Math.round(performance.now() - begin),
+      token: c.get('token')?.id,
+    };
+    if (path.startsWith('/api/') && method !== 'GET' && method !== 'HEAD') log.info(fields, 'request');
+    else log.debug(fields, 'request');
+  };
+}

@@ -1,0 +1,168 @@
+import type { IncomingMessage } from 'node:http';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Context } from 'hono';
+import type { OriginEnv } from './context.ts';
+import type { MemoryBudget } from './memory.ts';
+
+/** The longest silence within a body. */
+const MAX_BODY_SILENCE_MS = 20_000;
+/** A body that takes longer than this, and than its length at MIN_BODY_BYTES_PER_S, is given up. */
+const MIN_BODY_TIME_MS = 30_000;
+const MIN_BODY_BYTES_PER_S = 16 * 1024;
+
+/** The longest time that a body of `maxBytes` may take. */
+export function maxBodyTimeMs(maxBytes: number): number {
+  return MIN_BODY_TIME_MS + (maxBytes / MIN_BODY_BYTES_PER_S) * 1000;
+}
+
+interface ReceiveOptions {
+  maxBytes: number;
+  /** Called in order with each piece; while its promise is pending no more is taken from the socket. */
+  onData: (bytes: Uint8Array) => Promise<void> | void;
+}
+
+/**
+ * Takes a request body from node's own stream, counting as it comes. (Through a web stream each byte would be copied
+ * and waited for.)
+ * @returns length of the body, in bytes
+ * @throws SITECAST_BODY_TOO_LARGE, SITECAST_BODY_TOO_SLOW, SITECAST_BODY_INCOMPLETE, and what `onData` throws
+ */
+export async function receiveBody(c: Context<OriginEnv>, options: ReceiveOptions): Promise<number> {
+  refuseAnnounced(c, options.maxBytes);
+  const incoming = c.env?.incoming;
+  if (!incoming) return await receiveFromWebStream(c, options);
+  if (incoming.headers.expect !== undefined) c.env.outgoing?.writeContinue();
+  return await receiveFromNode(incoming, options);
+}
+
+/** A whole body in memory, and the function that gives the memory back to the budget. */
+export interface HeldBody {
+  bytes: Buffer;
+  release: () => void;
+}
+
+/**
+ * Takes a whole body into memory.
+ * @throws as `receiveBody`; SITECAST_BUSY where too much is in memory already
+ */
+export async function holdBody(
+  c: Context<OriginEnv>,
+  memory: MemoryBudget,
+  maxBytes: number,
+): Promise<HeldBody> {
+  refuseAnnounced(c, maxBytes);
+  const capacityBytes = announcedBytes(c) ?? maxBytes;
+  const release = memory.lease(capacityBytes);
+  try {
+    const buffer = Buffer.allocUnsafeSlow(capacityBytes);
+    let filledBytes = 0;
+    await receiveBody(c, {
+      maxBytes: capacityBytes,
+      onData: bytes => {
+        buffer.set(bytes, filledBytes);
+        filledBytes += bytes.length;
+      },
+    });
+    return { bytes: buffer.subarray(0, filledBytes), release };
+  } catch (error) {
+    release();
+    throw error;
+  }
+}
+
+function announcedBytes(c: Context<OriginEnv>): number | undefined {
+  const header = c.req.header('content-length');
+  return header !== undefined && /^\d{1,15}$/.test(header) ? Number(header) : undefined;
+}
+
+function refuseAnnounced(c: Context<OriginEnv>, maxBytes: number): void {
+  if ((announcedBytes(c) ?? 0) > maxBytes) throw bodyTooLarge(maxBytes);
+}
+
+function receiveFromNode(incoming: IncomingMessage, { maxBytes, onData }: ReceiveOptions): Promise<number> {
+  return new Promise((resolve, reject) => {
+    let lengthBytes = 0;
+    let isWaiting = false;
+    let hasEnded = false;
+    const silence = setTimeout(() => {
+      // While it's us who keep the sender waiting, silence says nothing about it.
+      if (isWaiting) silence.refresh();
+      else end(tooSlow());
+    }, MAX_BODY_SILENCE_MS);
+    const total = setTimeout(() => end(tooSlow()), maxBodyTimeMs(maxBytes));
+    const end = (error?: unknown): void => {
+      clearTimeout(silence);
+      clearTimeout(total);
+      incoming.off('data', take).off('end', finish).off('error', breakOff).off('close', breakOff);
+      // Whoever answers decides what becomes of the rest.
+      incoming.pause();
+      if (error === undefined) resolve(lengthBytes);
+      else reject(error);
+    };
+    const take = (bytes: Buffer): void => {
+      silence.refresh();
+      lengthBytes += bytes.length;
+      if (lengthBytes > maxBytes) {
+        end(bodyTooLarge(maxBytes));
+        return;
+      }
+      let pending: Promise<void> | void;
+      try {
+        pending = onData(bytes);
+      } catch (error) {
+        end(error);
+        return;
+      }
+      if (pending) wait(pending);
+    };
+    const wait = (pending: Promise<void>): void => {
+      incoming.pause();
+      isWaiting = true;
+      pending.then(() => {
+        isWaiting = false;
+        silence.refresh();
+        if (hasEnded) end();
+        else incoming.resume();
+      }, end);
+    };
+    const finish = (): void => {
+      hasEnded = true;
+      if (!isWaiting) end();
+    };
+    const breakOff = (): void => {
+      if (!hasEnded) end(incomplete());
+    };
+    incoming.on('data', take).on('end', finish).on('error', breakOff).on('close', breakOff);
+    if (incoming.destroyed) breakOff();
+  });
+}
+
+/** For `app.request()`, which has no socket. */
+async function receiveFromWebStream(
+  c: Context<OriginEnv>,
+  { maxBytes, onData }: ReceiveOptions,
+): Promise<number> {
+  const bytes = new Uint8Array(await c.req.raw.arrayBuffer());
+  if (bytes.length > maxBytes) throw bodyTooLarge(maxBytes);
+  if (bytes.length > 0) await onData(bytes);
+  return bytes.length;
+}
+
+function bodyTooLarge(maxBytes: number): SitecastError {
+  return new SitecastError(
+    'tooLarge',
+    'SITECAST_BODY_TOO_LARGE',
+    `the body of this request may have at most ${maxBytes} bytes`,
+    { data: { maxBytes } },
+  );
+}
+
+function tooSlow(): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_BODY_TOO_SLOW', 'the body of the request came too slowly', {
+    data: { maxSilenceMs: MAX_BODY_SILENCE_MS, minBytesPerS: MIN_BODY_BYTES_PER_S },
+  });
+}
+
+function incomplete(): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_BODY_INCOMPLETE', 'the connection ended within the body');
+}

@@ -1,0 +1,44 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import type { MiddlewareHandler } from 'hono';
+import type { TokenRole, Tokens } from '../tokens/tokens.ts';
+import { holdBody } from './body.ts';
+import type { OriginEnv } from './context.ts';
+import type { MemoryBudget } from './memory.ts';
+
+/** Lets requests pass whose token has the role. Runs before anything reads the body. */
+export function requireRole(tokens: Tokens, roleOf: TokenRole): MiddlewareHandler<OriginEnv> {
+  return async (c, next) => {
+    c.set('token', tokens.authorise(c.req.header('authorization'), roleOf));
+    await next();
+  };
+}
+
+/** Demands a body of this media type. */
+export function requireMediaType(mediaType: string): MiddlewareHandler<OriginEnv> {
+  return async (c, next) => {
+    const found = c.req.header('content-type')?.split(';')[0]?.trim().toLowerCase();
+    if (found !== mediaType) {
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_MEDIA_TYPE_UNSUPPORTED',
+        `the body of this request must be ${mediaType}`,
+        { data: { expected: mediaType } },
+      );
+    }
+    await next();
+  };
+}
+
+/** Takes a JSON body, bounded, before the schema validator asks for it. */
+export function boundedJson(memory: MemoryBudget, maxBytes: number): MiddlewareHandler<OriginEnv> {
+  return async (c, next) => {
+    const { bytes, release } = await holdBody(c, memory, maxBytes);
+    try {
+      const { url, method, headers } = c.req.raw;
+      c.req.raw = new Request(url, { method, headers, body: bytes });
+      await next();
+    } finally {
+      release();
+    }
+  };
+}

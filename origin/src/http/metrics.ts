@@ -1,0 +1,112 @@
+import type { MiddlewareHandler } from 'hono';
+import { routePath } from 'hono/route';
+import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { secondsLeft } from '../repository/description.ts';
+import type { Repository } from '../repository/repository.ts';
+import type { StagedChunks } from '../staging/staged-chunks.ts';
+import type { StagingBudget } from '../staging/budget.ts';
+import type { OriginEnv } from './context.ts';
+
+const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
+
+interface MetricsDeps {
+  repository: Repository;
+  chunks: StagedChunks;
+  staging: StagingBudget;
+  now: () => number;
+}
+
+/** What Prometheus scrapes at /metrics. */
+export class Metrics {
+  readonly #registry = new Registry();
+  readonly #requests: Counter<'method' | 'route' | 'status'>;
+  readonly #durations: Histogram<'route'>;
+  readonly #uploadedBytes: Counter;
+
+  constructor({ repository, chunks, staging, now }: MetricsDeps) {
+    const registers = [this.#registry];
+    collectDefaultMetrics({ register: this.#registry });
+    this.#requests = new Counter({
+      name: 'sitecast_http_requests_total',
+      help: 'Requests answered.',
+      labelNames: ['method', 'route', 'status'],
+      registers,
+    });
+    this.#durations = new Histogram({
+      name: 'sitecast_http_request_duration_seconds',
+      help: "Time from a request's head to the head of its answer.",
+      labelNames: ['route'],
+      buckets: DURATION_BUCKETS_S,
+      registers,
+    });
+    this.#uploadedBytes = new Counter({
+      name: 'sitecast_uploaded_bytes_total',
+      help: 'Bytes of chunk uploads received.',
+      registers,
+    });
+    new Gauge({
+      name: 'sitecast_staged_bytes',
+      help: 'Bytes uploaded that nothing refers to yet.',
+      registers,
+      collect() {
+        this.set(staging.usedBytes);
+      },
+    });
+    new Gauge({
+      name: 'sitecast_staged_chunks',
+      help: 'Chunks uploaded that nothing refers to yet.',
+      registers,
+      collect() {
+        this.set(chunks.count);
+      },
+    });
+    new Gauge({
+      name: 'sitecast_role_expires_in_seconds',
+      help: 'Seconds until a role of the published metadata expires; negative afterwards.',
+      labelNames: ['role'],
+      registers,
+      collect() {
+        for (const [role, seconds] of Object.entries(secondsLeft(repository, now())))
+          this.set({ role }, seconds);
+      },
+    });
+    new Gauge({
+      name: 'sitecast_role_version',
+      help: 'Version of a role of the published metadata.',
+      labelNames: ['role'],
+      registers,
+      collect() {
+        for (const [role, version] of Object.entries(repository.versions())) this.set({ role }, version);
+      },
+    });
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  uploaded(lengthBytes: number): void {
+    this.#uploadedBytes.inc(lengthBytes);
+  }
+
+  /** Counts and times every request, under the pattern of its route: paths are a stranger's choice. */
+  middleware(): MiddlewareHandler<OriginEnv> {
+    return async (c, next) => {
+      const begin = performance.now();
+      await next();
+      const route = routePath(c, -1);
+      this.#requests.inc({ method: methodLabel(c.req.method), route, status: String(c.res.status) });
+      this.#durations.observe({ route }, (performance.now() - begin) / 1000);
+    };
+  }
+}
+
+const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE']);
+
+function methodLabel(method: string): string {
+  return METHODS.has(method) ? method : 'other';
+}

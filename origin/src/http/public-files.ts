@@ -1,0 +1,166 @@
+import { createHash } from 'node:crypto';
+import { SitecastError } from '@sitecast/shared/errors';
+import fresh from 'fresh';
+import type { Context } from 'hono';
+import parseRange from 'range-parser';
+import type { OpenFile, ReadableFiles } from '../storage/files.ts';
+import type { OriginEnv } from './context.ts';
+import type { MemoryBudget } from './memory.ts';
+import { problemResponse } from './problem.ts';
+
+/** Files up to this length are read in one go and sent from memory: three times as fast as a stream. */
+const MAX_BUFFERED_BYTES = 2 * 1024 * 1024;
+const IMMUTABLE = 'public, max-age=31536000, immutable';
+
+const METADATA_NAME = /^(?:timestamp|[1-9]\d{0,15}\.(?:root|targets|snapshot|rollouts|deltas))\.json$/;
+const TARGET_NAME = /^([0-9a-f]{64})\.[a-z0-9][a-z0-9._-]{0,100}\.(?:json|caibx)$/;
+const TARGET_FOLDER = /^(?:releases|products|rollouts|deltas)$/;
+const CHUNK_FOLDER = /^[0-9a-f]{4}$/;
+const CHUNK_NAME = /^[0-9a-f]{64}\.cacnk$/;
+
+interface Served {
+  /** Below the data directory. */
+  path: string;
+  isMutable: boolean;
+  /** For files whose name carries the hash of their bytes. */
+  sha256?: string | undefined;
+}
+
+/** What a path below /metadata, /targets and /chunks stands for; undefined for every name that can't be there. */
+export const served = {
+  metadata: (name: string): Served | undefined =>
+    METADATA_NAME.test(name)
+      ? { path: `repository/metadata/${name}`, isMutable: name === 'timestamp.json' }
+      : undefined,
+  target: (folder: string, name: string): Served | undefined => {
+    const sha256 = TARGET_NAME.exec(name)?.[1];
+    if (!TARGET_FOLDER.test(folder) || sha256 === undefined) return undefined;
+    return { path: `repository/targets/${folder}/${name}`, isMutable: false, sha256 };
+  },
+  chunk: (folder: string, name: string): Served | undefined =>
+    CHUNK_FOLDER.test(folder) && CHUNK_NAME.test(name) && name.startsWith(folder)
+      ? { path: `repository/chunks/${folder}/${name}`, isMutable: false }
+      : undefined,
+};
+
+interface PublicFilesDeps {
+  files: ReadableFiles;
+  memory: MemoryBudget;
+}
+
+/**
+ * Answers GET and HEAD for a published file as a plain web server would: strong ETag, conditional and range requests
+ * (RFC 9110), and how long it may be cached. One range is served; for several, the whole file is (as 14.2 allows).
+ */
+export async function serveFile(
+  c: Context<OriginEnv>,
+  { files, memory }: PublicFilesDeps,
+  wanted: Served | undefined,
+): Promise<Response> {
+  const file = wanted && (await files.open(wanted.path));
+  if (!file) return notFound(c);
+  let isClosed = false;
+  try {
+    const headers: Record<string, string> = {
+      'content-type': wanted.path.endsWith('.json') ? 'application/json' : 'application/octet-stream',
+      'cache-control': wanted.isMutable ? 'no-cache' : IMMUTABLE,
+      'accept-ranges': 'bytes',
+      'x-content-type-options': 'nosniff',
+    };
+    if (wanted.isMutable) {
+      isClosed = true;
+      const bytes = await file.read(0, file.lengthBytes);
+      headers.etag = `"${createHash('sha256').update(bytes).digest('base64url')}"`;
+      return respond(c, headers, file.lengthBytes, (start, end) => bytes.subarray(start, end + 1));
+    }
+    headers.etag = wanted.sha256 === undefined ? etagOf(file) : `"${wanted.sha256}"`;
+    return await respond(c, headers, file.lengthBytes, (start, end) => {
+      isClosed = true;
+      return bodyOf(c, file, memory, start, end);
+    });
+  } finally {
+    if (!isClosed) await file.close();
+  }
+}
+
+type ReadRange = (start: number, end: number) => Body | Promise<Body>;
+type Body = Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>;
+
+async function respond(
+  c: Context<OriginEnv>,
+  headers: Record<string, string>,
+  lengthBytes: number,
+  read: ReadRange,
+): Promise<Response> {
+  const conditions = {
+    'if-none-match': c.req.header('if-none-match'),
+    'cache-control': c.req.header('cache-control'),
+  };
+  if (fresh(conditions, headers)) return new Response(null, { status: 304, headers });
+
+  const range = rangeOf(c, headers.etag, lengthBytes);
+  if (range === 'unsatisfiable') return rangeProblem(lengthBytes);
+  const { start, end } = range ?? { start: 0, end: lengthBytes - 1 };
+  if (range) headers['content-range'] = `bytes ${start}-${end}/${lengthBytes}`;
+  headers['content-length'] = String(end - start + 1);
+  const isBodyless = c.req.method === 'HEAD' || end < start;
+  return new Response(isBodyless ? null : await read(start, end), { status: range ? 206 : 200, headers });
+}
+
+function rangeOf(
+  c: Context<OriginEnv>,
+  etag: string | undefined,
+  lengthBytes: number,
+): { start: number; end: number } | 'unsatisfiable' | undefined {
+  const header = c.req.header('range');
+  if (header === undefined) return undefined;
+  const ifRange = c.req.header('if-range');
+  // Asked for by date, or of other bytes: the whole file.
+  if (ifRange !== undefined && ifRange !== etag) return undefined;
+  const ranges = parseRange(lengthBytes, header);
+  if (ranges === -1) return 'unsatisfiable';
+  if (ranges === -2 || ranges.type !== 'bytes' || ranges.length !== 1) return undefined;
+  return ranges[0];
+}
+
+/** From memory where that's cheap; memory is given back when the response has gone out, or its client has. */
+async function bodyOf(
+  c: Context<OriginEnv>,
+  file: OpenFile,
+  memory: MemoryBudget,
+  start: number,
+  end: number,
+): Promise<Body> {
+  const lengthBytes = end - start + 1;
+  const release = lengthBytes <= MAX_BUFFERED_BYTES ? memory.tryLease(lengthBytes) : undefined;
+  if (!release) return file.stream(start, lengthBytes);
+  const outgoing = c.env?.outgoing;
+  if (!outgoing || outgoing.destroyed) release();
+  else outgoing.once('close', release);
+  return await file.read(start, lengthBytes);
+}
+
+function etagOf({ lengthBytes, modifiedMs }: OpenFile): string {
+  return `"${Math.round(modifiedMs * 1000).toString(16)}-${lengthBytes.toString(16)}"`;
+}
+
+function notFound(c: Context<OriginEnv>): Response {
+  return problemResponse(
+    new SitecastError(
+      'notFound',
+      'SITECAST_NOT_FOUND',
+      `there is no ${JSON.stringify(c.req.path.slice(0, 200))}`,
+    ),
+  );
+}
+
+function rangeProblem(lengthBytes: number): Response {
+  return problemResponse(
+    new SitecastError(
+      'badInput',
+      'SITECAST_RANGE_UNSATISFIABLE',
+      `the range lies beyond the ${lengthBytes} bytes of the file`,
+    ),
+    { 'content-range': `bytes */${lengthBytes}` },
+  );
+}

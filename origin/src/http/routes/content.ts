@@ -1,0 +1,103 @@
+import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { CHUNK_ID_BYTES, decodeBatch, MAX_BATCH_BYTES, MAX_MISSING_IDS } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { MAX_TARGET_FILE_BYTES } from '../../staging/staged-files.ts';
+import { forEachBounded } from '../../storage/concurrency.ts';
+import type { AppDeps } from '../app.ts';
+import { holdBody, receiveBody } from '../body.ts';
+import type { OriginEnv } from '../context.ts';
+import { requireMediaType, requireRole } from '../guards.ts';
+import { BEARER, BYTES_TYPE, bytesSchema, JSON_TYPE, withProblems } from '../schemas.ts';
+
+/** Of one upload; enough to keep the disk busy, few enough for other requests to get their turn. */
+const CHUNK_CONCURRENCY = 16;
+
+const bytesBody = {
+  body: { required: true, content: { [BYTES_TYPE]: { schema: bytesSchema } } },
+};
+
+/** What an operator uploads before a change refers to it. */
+export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+  const { tokens, chunks, staged, bodyMemory, metrics } = deps;
+  const middleware = [requireRole(tokens, 'operator'), requireMediaType(BYTES_TYPE)];
+
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/api/v1/chunks/missing',
+      summary: 'Of these chunk ids (32 bytes each, up to 4096), the ones that are still to be uploaded.',
+      security: BEARER,
+      middleware,
+      request: bytesBody,
+      responses: withProblems({
+        200: { description: 'Chunk ids, 32 bytes each.', content: { [BYTES_TYPE]: { schema: bytesSchema } } },
+      }),
+    }),
+    async c => {
+      const { bytes, release } = await holdBody(c, bodyMemory, MAX_MISSING_IDS * CHUNK_ID_BYTES);
+      try {
+        const missing = await chunks.missing(bytes);
+        return c.body(new Uint8Array(missing), 200, { 'content-type': BYTES_TYPE });
+      } finally {
+        release();
+      }
+    },
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/api/v1/chunks',
+      summary: 'Stages chunks: for each its id (32 bytes), the length of its zstd frame (u32 LE), the frame.',
+      security: BEARER,
+      middleware,
+      request: bytesBody,
+      responses: withProblems({
+        200: {
+          description: 'How many were new, and how many were there already.',
+          content: { [JSON_TYPE]: { schema: z.object({ stored: z.int(), known: z.int() }) } },
+        },
+      }),
+    }),
+    async c => {
+      const { bytes, release } = await holdBody(c, bodyMemory, MAX_BATCH_BYTES);
+      try {
+        metrics.uploaded(bytes.length);
+        const count = { stored: 0, known: 0 };
+        await forEachBounded(decodeBatch(bytes), CHUNK_CONCURRENCY, async ({ id, frame }) => {
+          count[await chunks.stage(id, frame)] += 1;
+        });
+        return c.json(count, 200);
+      } finally {
+        release();
+      }
+    },
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'put',
+      path: '/api/v1/files/{sha256}',
+      summary: 'Stages a target file: an index, a release manifest or a product file.',
+      security: BEARER,
+      middleware,
+      request: { ...bytesBody, params: z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/) }) },
+      responses: withProblems({ 204: { description: 'Staged.' } }),
+    }),
+    async c => {
+      const receiver = await staged.receive(c.req.valid('param').sha256);
+      try {
+        const lengthBytes = await receiveBody(c, {
+          maxBytes: MAX_TARGET_FILE_BYTES,
+          onData: bytes => receiver.write(bytes),
+        });
+        if (lengthBytes === 0)
+          throw new SitecastError('badInput', 'SITECAST_BODY_EMPTY', 'the file is empty');
+        await receiver.finish();
+      } finally {
+        await receiver.discard();
+      }
+      return c.body(null, 204);
+    },
+  );
+}

@@ -1,0 +1,59 @@
+import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import type { AppDeps } from '../app.ts';
+import type { OriginEnv } from '../context.ts';
+import { problemSchema } from '../problem.ts';
+import { serveFile, served } from '../public-files.ts';
+import { BYTES_TYPE, bytesSchema, JSON_TYPE } from '../schemas.ts';
+
+const problem = (description: string) => ({
+  description,
+  content: { 'application/problem+json': { schema: problemSchema } },
+});
+
+/** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
+export function publicRoutes(app: OpenAPIHono<OriginEnv>, { files, responseMemory }: AppDeps): void {
+  const deps = { files, memory: responseMemory };
+  const name = z.string();
+  const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
+  const responses = {
+    200: bytes,
+    206: { ...bytes, description: 'The range that was asked for.' },
+    304: { description: 'Not modified.' },
+    404: problem('There is no such file.'),
+    416: problem('The range lies beyond the file.'),
+  };
+
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/metadata/{name}',
+      summary: 'TUF metadata: timestamp.json, and N.ROLE.json.',
+      request: { params: z.object({ name }) },
+      responses: {
+        ...responses,
+        200: { description: 'The file.', content: { [JSON_TYPE]: { schema: z.object({}) } } },
+      },
+    }),
+    c => serveFile(c, deps, served.metadata(c.req.valid('param').name)),
+  );
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/targets/{folder}/{name}',
+      summary: 'A target file of a consistent snapshot: FOLDER/SHA256.NAME.',
+      request: { params: z.object({ folder: name, name }) },
+      responses,
+    }),
+    c => serveFile(c, deps, served.target(c.req.valid('param').folder, c.req.valid('param').name)),
+  );
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/chunks/{folder}/{name}',
+      summary: "A chunk's zstd frame, as casync lays it out: 4 HEX/64 HEX.cacnk.",
+      request: { params: z.object({ folder: name, name }) },
+      responses,
+    }),
+    c => serveFile(c, deps, served.chunk(c.req.valid('param').folder, c.req.valid('param').name)),
+  );
+}

@@ -1,0 +1,113 @@
+import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { ONLINE_ROLES } from '@sitecast/shared/signing';
+import { ROLES } from '../../repository/committed.ts';
+import { describeRepository } from '../../repository/description.ts';
+import type { AppDeps } from '../app.ts';
+import type { OriginEnv } from '../context.ts';
+import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
+import { BEARER, JSON_TYPE, tufKeySchema, withProblems } from '../schemas.ts';
+
+/** Root and targets at their own bounds, as JSON strings, in which each newline and quote takes two bytes. */
+export const MAX_CHANGE_BYTES = 20 * 1024 * 1024;
+
+const onlineRoleSchema = z.enum(ONLINE_ROLES);
+const roleSchema = z.enum(ROLES);
+const keysSchema = z.partialRecord(onlineRoleSchema, tufKeySchema);
+
+const repositorySchema = z
+  .object({
+    initialised: z.boolean(),
+    onlineKeys: keysSchema,
+    pendingKeys: keysSchema,
+    versions: z.partialRecord(roleSchema, z.int()),
+    expires: z.partialRecord(roleSchema, z.string()),
+    warnings: z.array(z.object({ role: roleSchema, code: z.string(), message: z.string() })),
+  })
+  .openapi('Repository');
+
+const changeSchema = z
+  .strictObject({
+    root: z.string().optional(),
+    targets: z.string().optional(),
+    dryRun: z.boolean().optional(),
+  })
+  .openapi('Change');
+
+const changeResultSchema = z
+  .object({
+    versions: z.record(roleSchema, z.int()),
+    added: z.array(z.object({ product: z.string(), counter: z.int(), version: z.string() })),
+    removed: z.array(z.object({ product: z.string(), counter: z.int() })),
+    products: z.array(z.string()),
+    alreadyDone: z.boolean(),
+  })
+  .openapi('ChangeResult');
+
+/** What is published, and how it changes. */
+export function repositoryRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+  const { tokens, repository, bodyMemory, now } = deps;
+
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/api/v1/repository',
+      summary: "The origin's keys, the published versions and when they expire.",
+      security: BEARER,
+      middleware: [requireRole(tokens, 'viewer')],
+      responses: withProblems({
+        200: { description: 'The repository.', content: { [JSON_TYPE]: { schema: repositorySchema } } },
+      }),
+    }),
+    c => c.json(describeRepository(repository, now()), 200),
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/api/v1/changes',
+      summary:
+        'Publishes new signed root and/or targets metadata: all of it or nothing. A root needs an admin.',
+      security: BEARER,
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodyMemory, MAX_CHANGE_BYTES),
+      ],
+      request: { body: { required: true, content: { [JSON_TYPE]: { schema: changeSchema } } } },
+      responses: withProblems({
+        200: { description: 'Published.', content: { [JSON_TYPE]: { schema: changeResultSchema } } },
+      }),
+    }),
+    async c => {
+      const { root, targets, dryRun } = c.req.valid('json');
+      if (root !== undefined) tokens.authorise(c.req.header('authorization'), 'admin');
+      const { isAlreadyDone, ...result } = await repository.submit({
+        root: root === undefined ? undefined : Buffer.from(root, 'utf8'),
+        targets: targets === undefined ? undefined : Buffer.from(targets, 'utf8'),
+        isDryRun: dryRun,
+      });
+      return c.json({ ...result, alreadyDone: isAlreadyDone }, 200);
+    },
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/api/v1/keys/{role}/rotate',
+      summary: 'Makes, or returns, the next key of an online role; it becomes active when metadata names it.',
+      security: BEARER,
+      middleware: [requireRole(tokens, 'admin')],
+      request: { params: z.object({ role: onlineRoleSchema }) },
+      responses: withProblems({
+        200: {
+          description: 'The pending key.',
+          content: { [JSON_TYPE]: { schema: z.object({ role: onlineRoleSchema, key: tufKeySchema }) } },
+        },
+      }),
+    }),
+    async c => {
+      const { role } = c.req.valid('param');
+      return c.json({ role, key: await repository.prepareKey(role) }, 200);
+    },
+  );
+}

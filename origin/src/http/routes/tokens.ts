@@ -1,0 +1,86 @@
+import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { MAX_TOKEN_NAME_CHARS, TOKEN_ROLES } from '../../tokens/tokens.ts';
+import type { AppDeps } from '../app.ts';
+import type { OriginEnv } from '../context.ts';
+import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
+import { BEARER, JSON_TYPE, withProblems } from '../schemas.ts';
+
+const MAX_TOKEN_BODY_BYTES = 4 * 1024;
+
+const tokenSchema = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    role: z.enum(TOKEN_ROLES),
+    createdAt: z.string(),
+    expiresAt: z.string().optional(),
+  })
+  .openapi('Token');
+
+const newTokenSchema = z
+  .strictObject({
+    name: z
+      .string()
+      .min(1)
+      .max(MAX_TOKEN_NAME_CHARS)
+      .regex(/^[^\p{Cc}\p{Cs}]*$/u, 'no control characters'),
+    role: z.enum(TOKEN_ROLES),
+    expiresAt: z.iso.datetime().optional(),
+  })
+  .openapi('NewToken');
+
+/** API tokens: made, listed and revoked by an admin. */
+export function tokenRoutes(app: OpenAPIHono<OriginEnv>, { tokens, bodyMemory }: AppDeps): void {
+  const admin = requireRole(tokens, 'admin');
+
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/api/v1/tokens',
+      summary: 'Makes a token. It is shown this once.',
+      security: BEARER,
+      middleware: [admin, requireMediaType(JSON_TYPE), boundedJson(bodyMemory, MAX_TOKEN_BODY_BYTES)],
+      request: { body: { required: true, content: { [JSON_TYPE]: { schema: newTokenSchema } } } },
+      responses: withProblems({
+        201: {
+          description: 'The token.',
+          content: { [JSON_TYPE]: { schema: tokenSchema.extend({ token: z.string() }) } },
+        },
+      }),
+    }),
+    async c => c.json(await tokens.create(c.req.valid('json')), 201),
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/api/v1/tokens',
+      summary: 'All tokens, without their secrets.',
+      security: BEARER,
+      middleware: [admin],
+      responses: withProblems({
+        200: {
+          description: 'The tokens, oldest first.',
+          content: { [JSON_TYPE]: { schema: z.object({ tokens: z.array(tokenSchema) }) } },
+        },
+      }),
+    }),
+    c => c.json({ tokens: tokens.list() }, 200),
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'delete',
+      path: '/api/v1/tokens/{id}',
+      summary: 'Revokes a token at once.',
+      security: BEARER,
+      middleware: [admin],
+      request: { params: z.object({ id: z.string().regex(/^[0-9a-f]{16}$/) }) },
+      responses: withProblems({ 204: { description: 'Revoked.' } }),
+    }),
+    async c => {
+      await tokens.revoke(c.req.valid('param').id);
+      return c.body(null, 204);
+    },
+  );
+}

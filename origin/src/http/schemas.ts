@@ -1,0 +1,38 @@
+import { z } from '@hono/zod-openapi';
+import { problemSchema } from './problem.ts';
+
+export const JSON_TYPE = 'application/json';
+export const BYTES_TYPE = 'application/octet-stream';
+
+/** Marks a route as one that needs a token, in the OpenAPI document. */
+export const BEARER = [{ bearer: [] }];
+
+export const bytesSchema = z.string().openapi({ type: 'string', format: 'binary' });
+
+export const tufKeySchema = z
+  .object({
+    keytype: z.string(),
+    scheme: z.string(),
+    keyval: z.object({ public: z.string().optional() }),
+  })
+  .openapi('TufKey');
+
+/** The responses that any route behind a token can give. */
+export function withProblems<T extends Record<number, object>>(responses: T) {
+  const problem = (description: string) => ({
+    description,
+    content: { 'application/problem+json': { schema: problemSchema } },
+  });
+  return {
+    ...responses,
+    400: problem('The request is invalid.'),
+    401: problem('The API token is missing, unknown or expired.'),
+    403: problem("The token's role isn't enough."),
+    409: problem('In conflict with what is there.'),
+    413: problem('Too large.'),
+    422: problem('A signature, a hash or a chunk is wrong.'),
+    500: problem('The origin failed.'),
+    503: problem('Busy: try again.'),
+    507: problem('No space left.'),
+  };
+}

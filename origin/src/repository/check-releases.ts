@@ -1,0 +1,329 @@
+import {
+  ChunkIdSet,
+  ChunkIndex,
+  type ChunkPlace,
+  chunkIdToHex,
+  MAX_INDEX_BYTES,
+} from '@sitecast/shared/content';
+import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
+import {
+  MAX_MANIFEST_BYTES,
+  MAX_PRODUCT_BYTES,
+  type ProductFile,
+  parseProductFile,
+  parseReleaseManifest,
+  type ReleaseManifest,
+} from '@sitecast/shared/release';
+import type { StagedChunks } from '../staging/staged-chunks.ts';
+import { forEachBounded } from '../storage/concurrency.ts';
+import type { ListedFile, ListedRelease, Listing } from './check-targets.ts';
+import { MAX_CHANGE_CHUNKS } from './journal.ts';
+
+const DISK_CONCURRENCY = 16;
+/** Missing chunks that an error names; it always says how many there are. */
+const MAX_NAMED_CHUNKS = 100;
+
+/** Target files by what is listed: those already published, or else the staged ones. */
+export interface TargetSource {
+  /**
+   * @returns bytes of exactly the listed hash and length
+   * @throws SITECAST_FILES_MISSING (conflict)
+   */
+  read(file: ListedFile): Promise<Buffer>;
+}
+
+/** A release as people know it. */
+export interface ReleaseName {
+  product: string;
+  counter: number;
+  version: string;
+}
+
+export interface ListingChange {
+  added: ReleaseName[];
+  removed: { product: string; counter: number }[];
+  /** Products whose file is new. */
+  products: string[];
+  /** Files that must get into the repository. */
+  newFiles: ListedFile[];
+  /** The staged chunks among those of the added releases. */
+  chunks: ChunkIdSet;
+}
+
+interface ReleaseCheckDeps {
+  source: TargetSource;
+  chunks: StagedChunks;
+}
+
+/**
+ * Checks everything that a new targets.json brings in, and that it takes nothing away but whole releases.
+ * @throws the codes of docs/ERRORS.md under "Publishing"
+ */
+export async function checkListing(
+  before: Listing,
+  after: Listing,
+  deps: ReleaseCheckDeps,
+): Promise<ListingChange> {
+  const change: ListingChange = {
+    added: [],
+    removed: [],
+    products: [],
+    newFiles: [],
+    chunks: new ChunkIdSet(),
+  };
+  for (const [product, releases] of before.releases) {
+    for (const counter of releases.keys()) {
+      if (!after.releases.get(product)?.has(counter)) change.removed.push({ product, counter });
+    }
+  }
+  for (const product of before.products.keys()) {
+    if (!after.products.has(product)) throw productRemoved(product);
+  }
+  for (const [product, file] of after.products) {
+    await checkProduct(product, file, before, after, deps, change);
+  }
+  return change;
+}
+
+async function checkProduct(
+  product: string,
+  file: ListedFile,
+  before: Listing,
+  after: Listing,
+  { source, chunks }: ReleaseCheckDeps,
+  change: ListingChange,
+): Promise<void> {
+  const oldFile = before.products.get(product);
+  const oldReleases = before.releases.get(product) ?? new Map<number, ListedRelease>();
+  const releases = after.releases.get(product) ?? new Map<number, ListedRelease>();
+  const added = [...releases.values()].filter(release => !oldReleases.has(release.counter));
+  for (const release of releases.values()) refuseChangedRelease(oldReleases.get(release.counter), release);
+  const isNewFile = oldFile?.sha256 !== file.sha256;
+  if (!isNewFile && added.length === 0) return;
+
+  const next = await readProduct(product, file, source);
+  const previous = oldFile && (await readProduct(product, oldFile, source));
+  checkProductFile(next, previous, added);
+  if (isNewFile) {
+    change.products.push(product);
+    change.newFiles.push(file);
+  }
+  const versions = new Map<string, number>();
+  for (const release of releases.values()) {
+    const manifest = await readManifest(release, source);
+    refuseVersionTwice(versions, manifest);
+    refuseUnknownHardware(next, manifest);
+  }
+  for (const release of added) {
+    const manifest = await readManifest(release, source);
+    const index = await readIndex(release, manifest, source);
+    await checkChunks(release, index, chunks, change.chunks);
+    change.added.push({ product, counter: release.counter, version: manifest.version });
+    change.newFiles.push(release.manifest, release.index);
+  }
+}
+
+function refuseChangedRelease(
+  before: ListedRelease | undefined,
+  { product, counter, ...after }: ListedRelease,
+): void {
+  if (!before) return;
+  if (before.manifest.sha256 === after.manifest.sha256 && before.index.sha256 === after.index.sha256) return;
+  throw refused(
+    'conflict',
+    'SITECAST_RELEASE_CHANGED',
+    `release ${counter} of ${product} is published already, with other bytes`,
+    { product, counter },
+    'A published release never changes: publish a new one.',
+  );
+}
+
+function checkProductFile(
+  next: ProductFile,
+  previous: ProductFile | undefined,
+  added: readonly ListedRelease[],
+): void {
+  const { product } = next;
+  const lastCounter = previous?.lastCounter ?? 0;
+  let highest = lastCounter;
+  for (const { counter } of added) {
+    if (counter <= lastCounter) {
+      throw refused(
+        'conflict',
+        'SITECAST_COUNTER_NOT_RISING',
+        `release ${counter} of ${product} doesn't come after ${lastCounter}, the last counter ever published`,
+        { product, counter, lastCounter },
+      );
+    }
+    highest = Math.max(highest, counter);
+  }
+  if (next.lastCounter !== highest) {
+    throw refused(
+      'badInput',
+      'SITECAST_LAST_COUNTER_WRONG',
+      `products/${product}.json must say lastCounter ${highest}, it says ${next.lastCounter}`,
+      { product, expected: highest, found: next.lastCounter },
+    );
+  }
+  if (next.floor.counter > next.lastCounter) {
+    throw refused(
+      'badInput',
+      'SITECAST_FLOOR_WRONG',
+      `the floor of ${product} is ${next.floor.counter}, above its last release ${next.lastCounter}`,
+      { product, floor: next.floor.counter, lastCounter: next.lastCounter },
+    );
+  }
+}
+
+async function readProduct(product: string, file: ListedFile, source: TargetSource): Promise<ProductFile> {
+  refuseTooLong(file, MAX_PRODUCT_BYTES, 'SITECAST_PRODUCT_INVALID');
+  const parsed = parseProductFile(await source.read(file));
+  if (parsed.product === product) return parsed;
+  throw refused(
+    'badInput',
+    'SITECAST_PRODUCT_INVALID',
+    `${file.name} is the file of another product, ${parsed.product}`,
+    { target: file.name, product: parsed.product },
+  );
+}
+
+async function readManifest(release: ListedRelease, source: TargetSource): Promise<ReleaseManifest> {
+  refuseTooLong(release.manifest, MAX_MANIFEST_BYTES, 'SITECAST_MANIFEST_INVALID');
+  const manifest = parseReleaseManifest(await source.read(release.manifest));
+  const { product, counter, index } = release;
+  if (manifest.product !== product || manifest.counter !== counter) {
+    throw manifestMismatch(release, `is of release ${manifest.counter} of ${manifest.product}`);
+  }
+  if (manifest.index.sha256 !== index.sha256 || manifest.index.lengthBytes !== index.lengthBytes) {
+    throw manifestMismatch(release, 'names another index than targets.json lists');
+  }
+  if (manifest.minimum !== undefined && manifest.minimum.counter >= counter) {
+    throw manifestMismatch(release, 'asks for a minimum release that does not come before it');
+  }
+  return manifest;
+}
+
+async function readIndex(
+  release: ListedRelease,
+  { image }: ReleaseManifest,
+  source: TargetSource,
+): Promise<ChunkIndex> {
+  refuseTooLong(release.index, MAX_INDEX_BYTES, 'SITECAST_INDEX_TOO_LARGE');
+  const index = ChunkIndex.decode(await source.read(release.index));
+  if (index.lengthBytes !== image.lengthBytes || index.count !== image.chunks) {
+    throw indexMismatch(
+      release,
+      `describes ${index.lengthBytes} bytes in ${index.count} chunks, the manifest ${image.lengthBytes} in ${image.chunks}`,
+    );
+  }
+  return index;
+}
+
+/** Every chunk must be there and right; those that are staged are added to `found`. */
+async function checkChunks(
+  release: ListedRelease,
+  index: ChunkIndex,
+  chunks: StagedChunks,
+  found: ChunkIdSet,
+): Promise<void> {
+  const missing = new ChunkIdSet();
+  const check = async ({ id, lengthBytes }: ChunkPlace): Promise<void> => {
+    const state = await chunks.check(id, lengthBytes);
+    if (state === 'wrongLength') {
+      throw indexMismatch(
+        release,
+        `gives chunk ${chunkIdToHex(id)} a length of ${lengthBytes}, which it doesn't have`,
+      );
+    }
+    if (state === 'missing') missing.add(id);
+    if (state === 'staged') found.add(id);
+    if (found.size > MAX_CHANGE_CHUNKS) throw tooManyChunks();
+  };
+  await forEachBounded(index.places(), DISK_CONCURRENCY, check);
+  if (missing.size > 0) throw chunksMissing(release, missing);
+}
+
+function refuseVersionTwice(
+  versions: Map<string, number>,
+  { product, version, counter }: ReleaseManifest,
+): void {
+  const other = versions.get(version);
+  versions.set(version, counter);
+  if (other === undefined) return;
+  throw refused(
+    'conflict',
+    'SITECAST_VERSION_TAKEN',
+    `${product} ${version} is the version of release ${other} already`,
+    { product, version, counters: [other, counter] },
+    'Give the new release another version.',
+  );
+}
+
+function refuseUnknownHardware(product: ProductFile, { counter, version, hardware }: ReleaseManifest): void {
+  const unknown = hardware.filter(name => !product.hardware.includes(name));
+  if (unknown.length === 0) return;
+  throw refused(
+    'badInput',
+    'SITECAST_HARDWARE_UNKNOWN',
+    `${product.product} ${version} is for hardware that the product file doesn't list: ${unknown.join(', ')}`,
+    { product: product.product, counter, hardware: unknown },
+  );
+}
+
+function refuseTooLong(file: ListedFile, maxBytes: number, code: ErrorCode): void {
+  if (file.lengthBytes <= maxBytes) return;
+  throw refused('tooLarge', code, `${file.name} has more than ${maxBytes} bytes`, { target: file.name });
+}
+
+function productRemoved(product: string): SitecastError {
+  return refused(
+    'conflict',
+    'SITECAST_PRODUCT_REMOVED',
+    `products/${product}.json can't be removed: it remembers which counters were ever given`,
+    { product },
+  );
+}
+
+function manifestMismatch({ manifest }: ListedRelease, what: string): SitecastError {
+  return refused('badInput', 'SITECAST_MANIFEST_MISMATCH', `${manifest.name} ${what}`, {
+    target: manifest.name,
+  });
+}
+
+function indexMismatch({ index }: ListedRelease, what: string): SitecastError {
+  return refused('badInput', 'SITECAST_INDEX_MISMATCH', `${index.name} ${what}`, { target: index.name });
+}
+
+function chunksMissing({ product, counter }: ListedRelease, missing: ChunkIdSet): SitecastError {
+  const bytes = missing.bytes();
+  const named = Math.min(missing.size, MAX_NAMED_CHUNKS);
+  const ids = Array.from({ length: named }, (_, at) => bytes.subarray(at * 32, at * 32 + 32).toString('hex'));
+  return refused(
+    'conflict',
+    'SITECAST_CHUNKS_MISSING',
+    `${missing.size} chunks of release ${counter} of ${product} are not there, or not right`,
+    { product, counter, count: missing.size, ids },
+    'Upload them again; what is there already is kept.',
+  );
+}
+
+function tooManyChunks(): SitecastError {
+  return refused(
+    'tooLarge',
+    'SITECAST_CHANGE_TOO_LARGE',
+    `more than ${MAX_CHANGE_CHUNKS} new chunks in one change`,
+    {
+      maxChunks: MAX_CHANGE_CHUNKS,
+    },
+  );
+}
+
+function refused(
+  kind: 'badInput' | 'conflict' | 'tooLarge',
+  code: ErrorCode,
+  message: string,
+  data: Record<string, unknown>,
+  hint?: string,
+): SitecastError {
+  return new SitecastError(kind, code, message, hint === undefined ? { data } : { data, hint });
+}

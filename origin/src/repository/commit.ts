@@ -1,0 +1,134 @@
+import { type ChunkId, chunkPath, eachId } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { StagedChunks } from '../staging/staged-chunks.ts';
+import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
+import { forEachBounded } from '../storage/concurrency.ts';
+import type { Files } from '../storage/files.ts';
+import { type Committed, METADATA, metadataFile, sha256Hex, TARGETS, TIMESTAMP } from './committed.ts';
+import type { CommitJournal } from './journal.ts';
+import { changedRoles, type VersionFloor } from './online-roles.ts';
+
+const CHUNKS = 'repository/chunks';
+const DISK_CONCURRENCY = 16;
+
+/** A target file on its way from staging to its place in the repository. */
+export interface NewTargetFile {
+  sha256: string;
+  /** Below the targets folder. */
+  path: string;
+}
+
+/** All that one commit changes. */
+export interface CommitPlan {
+  previous: Committed | undefined;
+  next: Committed;
+  targetFiles: readonly NewTargetFile[];
+  /** Ids of the staged chunks that the new releases need, 32 bytes each, none twice. */
+  chunks: Uint8Array;
+  floor: VersionFloor;
+}
+
+export interface CommitDeps {
+  files: Files;
+  chunks: StagedChunks;
+  staged: StagedFiles;
+  journal: CommitJournal;
+}
+
+/**
+ * Puts a change in place, all of it or nothing. The commit point is the rename of timestamp.json: before it nothing
+ * that a client follows names any of the new files; after it everything is in place but a new root, which lies
+ * durable in staging and only needs to be moved. To be followed by `journal.settle()`, however it ends: that
+ * undoes what isn't committed and completes what is.
+ */
+export async function commit(
+  { files, chunks, staged, journal }: CommitDeps,
+  plan: CommitPlan,
+): Promise<void> {
+  const { previous, next } = plan;
+  const changed = changedRoles(previous, next);
+  const metadata = changed.filter(role => role !== 'root' && role !== 'timestamp');
+  const targetFiles = await filesToWrite(files, plan.targetFiles);
+
+  const ids = [...eachId(plan.chunks)];
+  await chunks.makeDurable(ids);
+  // Right bytes for a published chunk that was damaged: an improvement whatever becomes of the change.
+  await publishChunks(
+    files,
+    chunks,
+    ids.filter(id => chunks.isRepair(id)),
+  );
+  const moving = ids.filter(id => chunks.isStaged(id));
+
+  await journal.begin({
+    timestampSha256: sha256Hex(next.timestamp.bytes),
+    newRoot: changed.includes('root')
+      ? { version: next.root.signed.version, bytes: next.root.bytes }
+      : undefined,
+    created: [
+      ...metadata.map(role => metadataFile(role, next[role].signed.version)),
+      ...targetFiles.filter(({ isNew }) => isNew).map(({ path }) => `${TARGETS}/${path}`),
+    ],
+    chunks: Buffer.concat(moving),
+    versions: versionsAfter(next, plan.floor),
+  });
+  await publishChunks(files, chunks, moving);
+  for (const { sha256, path } of targetFiles) {
+    const bytes = await staged.read(sha256);
+    if (bytes === undefined) throw stagedFileLost(sha256);
+    await files.writeDurably(`${TARGETS}/${path}`, bytes);
+  }
+  for (const role of metadata) {
+    await files.writeDurably(metadataFile(role, next[role].signed.version), next[role].bytes);
+  }
+  await files.syncDirectory(METADATA);
+  await files.writeDurably(TIMESTAMP, next.timestamp.bytes);
+}
+
+/** Without those that are in place already: a product file whose earlier text comes back. */
+async function filesToWrite(
+  files: Files,
+  wanted: readonly NewTargetFile[],
+): Promise<(NewTargetFile & { isNew: boolean })[]> {
+  const missing = [];
+  for (const file of wanted) {
+    const bytes = await files.read(`${TARGETS}/${file.path}`, MAX_TARGET_FILE_BYTES);
+    if (bytes !== undefined && sha256Hex(bytes) === file.sha256) continue;
+    missing.push({ ...file, isNew: bytes === undefined });
+  }
+  return missing;
+}
+
+/** Moves chunks whose bytes are durable; when it returns, so are their new names. */
+async function publishChunks(files: Files, chunks: StagedChunks, ids: readonly ChunkId[]): Promise<void> {
+  if (ids.length === 0) return;
+  const folders = new Set(ids.map(id => `${CHUNKS}/${chunkPath(id).slice(0, 4)}`));
+  await forEachBounded(folders, DISK_CONCURRENCY, folder => files.makeDirectory(folder));
+  await chunks.publish(ids);
+  await forEachBounded(folders, DISK_CONCURRENCY, folder => files.syncDirectory(folder));
+  await files.syncDirectory(CHUNKS);
+}
+
+function versionsAfter(
+  { timestamp, snapshot, rollouts, deltas }: Committed,
+  floor: VersionFloor,
+): VersionFloor {
+  return {
+    timestamp: Math.max(timestamp.signed.version, floor.timestamp),
+    snapshot: Math.max(snapshot.signed.version, floor.snapshot),
+    rollouts: Math.max(rollouts.signed.version, floor.rollouts),
+    deltas: Math.max(deltas.signed.version, floor.deltas),
+  };
+}
+
+function stagedFileLost(sha256: string): SitecastError {
+  return new SitecastError(
+    'failed',
+    'SITECAST_STAGING_DAMAGED',
+    `the staged file ${sha256} was lost or altered`,
+    {
+      hint: 'Upload it again; look for a failing disk.',
+      data: { sha256 },
+    },
+  );
+}

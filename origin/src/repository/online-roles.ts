@@ -1,0 +1,168 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
+import {
+  countSigners,
+  type Metadata,
+  type MetadataType,
+  parseMetadata,
+  type SignedByType,
+  type Signer,
+  signMetadata,
+  toDateTime,
+} from '@sitecast/shared/trust';
+import { type Committed, maxBytesOf, metaFileOf, type Role, signersOf } from './committed.ts';
+
+const SPEC_VERSION = '1.0.31';
+const DAY_MS = 86_400_000;
+/** How long the origin's own signatures hold. */
+export const ONLINE_LIFETIME_MS = 14 * DAY_MS;
+/** How often the timestamp is signed anew, so that clients see that the origin lives. */
+export const TIMESTAMP_INTERVAL_MS = 3_600_000;
+
+/** For each of the origin's roles the highest version that was ever handed out, even if it was never committed. */
+export type VersionFloor = Readonly<Record<OnlineRole, number>>;
+
+export const NO_FLOOR: VersionFloor = { timestamp: 0, snapshot: 0, rollouts: 0, deltas: 0 };
+
+interface SigningInput {
+  root: Metadata<'root'>;
+  targets: Metadata<'targets'>;
+  /** Undefined at the very first commit. */
+  previous: Committed | undefined;
+  /** The key that signs for the role: the one that root or targets name. */
+  signerOf: (role: OnlineRole) => Signer;
+  floor: VersionFloor;
+  nowMs: number;
+}
+
+/**
+ * The next whole state: what root and targets say, and of the origin's roles each one signed anew where it must be:
+ * because what it describes or its key has changed, or less than half of its life is left. The others stay as they
+ * are, as does the timestamp when nothing else changed and it's less than an hour old.
+ */
+export async function signOnlineRoles(input: SigningInput): Promise<Committed> {
+  const rollouts = await delegated('rollouts', input);
+  const deltas = await delegated('deltas', input);
+  const snapshot = await nextSnapshot(input, { targets: input.targets, rollouts, deltas });
+  const timestamp = await nextTimestamp(input, snapshot);
+  return { root: input.root, targets: input.targets, rollouts, deltas, snapshot, timestamp };
+}
+
+/** The files of `next` that are not those of `previous`. */
+export function changedRoles(previous: Committed | undefined, next: Committed): Role[] {
+  const roles: Role[] = ['root', 'targets', ...ONLINE_ROLES];
+  return roles.filter(role => previous?.[role].bytes !== next[role].bytes);
+}
+
+async function delegated(role: 'rollouts' | 'deltas', input: SigningInput): Promise<Metadata<'targets'>> {
+  const previous = input.previous?.[role];
+  if (previous && isStillGood(role, previous, input)) return previous;
+  return await sign(role, 'targets', input, {
+    _type: 'targets',
+    ...common(role, input),
+    targets: previous?.signed.targets ?? {},
+  });
+}
+
+async function nextSnapshot(
+  input: SigningInput,
+  listed: Record<'targets' | 'rollouts' | 'deltas', Metadata<'targets'>>,
+): Promise<Metadata<'snapshot'>> {
+  const previous = input.previous?.snapshot;
+  const isSame =
+    input.previous?.targets.bytes === listed.targets.bytes &&
+    input.previous.rollouts === listed.rollouts &&
+    input.previous.deltas === listed.deltas;
+  if (previous && isSame && isStillGood('snapshot', previous, input)) return previous;
+  return await sign('snapshot', 'snapshot', input, {
+    _type: 'snapshot',
+    ...common('snapshot', input),
+    meta: Object.fromEntries(
+      Object.entries(listed).map(([role, metadata]) => [`${role}.json`, metaFileOf(metadata)]),
+    ),
+  });
+}
+
+async function nextTimestamp(
+  input: SigningInput,
+  snapshot: Metadata<'snapshot'>,
+): Promise<Metadata<'timestamp'>> {
+  const previous = input.previous?.timestamp;
+  const issuedMs = issuedMsFor(input);
+  if (
+    previous &&
+    input.previous?.snapshot === snapshot &&
+    input.previous.root.bytes === input.root.bytes &&
+    isSignedByCurrentKey('timestamp', previous, input) &&
+    issuedMs - issuedMsOf(previous) < TIMESTAMP_INTERVAL_MS
+  ) {
+    return previous;
+  }
+  return await sign('timestamp', 'timestamp', input, {
+    _type: 'timestamp',
+    ...common('timestamp', input),
+    issued: toDateTime(issuedMs),
+    meta: { 'snapshot.json': metaFileOf(snapshot) },
+  });
+}
+
+/**
+ * When the next timestamp is issued: now, but never before the last one, for clients take `issued` as a floor for
+ * their clocks. A new timestamp key resets that floor (so do the clients), which is the way out after a clock that
+ * ran far ahead.
+ */
+function issuedMsFor(input: SigningInput): number {
+  const previous = input.previous?.timestamp;
+  if (!previous || !isSignedByCurrentKey('timestamp', previous, input)) return input.nowMs;
+  return Math.max(input.nowMs, issuedMsOf(previous));
+}
+
+/** How far the clock is behind the last timestamp; 0 where it isn't. */
+export function clockBehindMs(previous: Committed | undefined, nowMs: number): number {
+  return previous ? Math.max(0, issuedMsOf(previous.timestamp) - nowMs) : 0;
+}
+
+function issuedMsOf({ signed }: Metadata<'timestamp'>): number {
+  return signed.issued === undefined ? 0 : Date.parse(signed.issued);
+}
+
+function common(role: OnlineRole, input: SigningInput) {
+  const version = Math.max(input.previous?.[role].signed.version ?? 0, input.floor[role]) + 1;
+  return {
+    spec_version: SPEC_VERSION,
+    version,
+    expires: toDateTime(issuedMsFor(input) + ONLINE_LIFETIME_MS),
+  };
+}
+
+function isStillGood(role: OnlineRole, metadata: Metadata, input: SigningInput): boolean {
+  const leftMs = Date.parse(metadata.signed.expires) - input.nowMs;
+  return leftMs >= ONLINE_LIFETIME_MS / 2 && isSignedByCurrentKey(role, metadata, input);
+}
+
+function isSignedByCurrentKey(
+  role: OnlineRole,
+  metadata: Metadata,
+  { root, targets }: SigningInput,
+): boolean {
+  const signers = signersOf(role, root.signed, targets.signed);
+  return countSigners(metadata, signers) >= signers.threshold;
+}
+
+async function sign<T extends MetadataType>(
+  role: OnlineRole,
+  type: T,
+  { signerOf }: SigningInput,
+  signed: SignedByType[T],
+): Promise<Metadata<T>> {
+  const bytes = await signMetadata(signed, [signerOf(role)]);
+  if (bytes.length > maxBytesOf(role)) {
+    throw new SitecastError(
+      'tooLarge',
+      'SITECAST_METADATA_TOO_LARGE',
+      `the ${role} metadata would be larger than ${maxBytesOf(role)} bytes`,
+      { data: { role, lengthBytes: bytes.length } },
+    );
+  }
+  return parseMetadata(bytes, type);
+}

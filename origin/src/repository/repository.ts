@@ -1,0 +1,324 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
+import {
+  type Metadata,
+  type MetadataType,
+  parseMetadata,
+  type Signer,
+  type TufKey,
+} from '@sitecast/shared/trust';
+import { OnlineKeys } from '../keys/online-keys.ts';
+import type { Log } from '../log.ts';
+import type { StagedChunks } from '../staging/staged-chunks.ts';
+import type { StagedFiles } from '../staging/staged-files.ts';
+import { Serial } from '../storage/concurrency.ts';
+import type { Files } from '../storage/files.ts';
+import { checkListing, type ListingChange, type ReleaseName } from './check-releases.ts';
+import { checkExpiry, checkNextVersion, checkRoot } from './check-root.ts';
+import { checkTargetsMetadata, type Listing, readListing, targetFilePath } from './check-targets.ts';
+import { commit, type CommitPlan } from './commit.ts';
+import { type Committed, loadCommitted, maxBytesOf, type Role, signersOf } from './committed.ts';
+import { CommitJournal } from './journal.ts';
+import { changedRoles, clockBehindMs, NO_FLOOR, signOnlineRoles, type VersionFloor } from './online-roles.ts';
+import { Superseded } from './superseded.ts';
+import { targetSource } from './target-source.ts';
+
+/** New signed metadata, as the exact bytes that were signed. */
+export interface Change {
+  root?: Uint8Array | undefined;
+  targets?: Uint8Array | undefined;
+  /** Check everything, change nothing. */
+  isDryRun?: boolean | undefined;
+}
+
+export interface ChangeResult {
+  versions: Record<Role, number>;
+  added: ReleaseName[];
+  removed: { product: string; counter: number }[];
+  /** Products whose file is new. */
+  products: string[];
+  /** True if just these bytes were published already: nothing was left to do. */
+  isAlreadyDone: boolean;
+}
+
+interface RepositoryDeps {
+  files: Files;
+  chunks: StagedChunks;
+  staged: StagedFiles;
+  now: () => number;
+  log: Log;
+}
+
+const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map() };
+
+/**
+ * The repository: what is published, and the only way to change it. Changes and renewals run one after the other.
+ */
+export class Repository {
+  readonly keys: OnlineKeys;
+  readonly #deps: RepositoryDeps;
+  readonly #journal: CommitJournal;
+  readonly #superseded: Superseded;
+  readonly #serial = new Serial();
+  #committed: Committed | undefined;
+  #floor: VersionFloor = NO_FLOOR;
+  /** False while a commit's end couldn't be written down: then nothing may begin before that is mended. */
+  #isSettled = true;
+
+  private constructor(deps: RepositoryDeps, journal: CommitJournal, keys: OnlineKeys) {
+    this.#deps = deps;
+    this.#journal = journal;
+    this.#superseded = new Superseded(deps.files);
+    this.keys = keys;
+  }
+
+  /** Ends what an earlier process left unfinished, and reads what is published. */
+  static async open(deps: RepositoryDeps): Promise<Repository> {
+    const journal = new CommitJournal(deps.files, deps.chunks);
+    const { outcome, floor } = await journal.settle();
+    if (outcome !== 'nothingUnderWay') deps.log.warn({ outcome }, 'an interrupted change was settled');
+    const committed = await loadCommitted(deps.files);
+    const keys = await OnlineKeys.open(deps.files, { mayCreate: committed === undefined });
+    const repository = new Repository(deps, journal, keys);
+    repository.#committed = committed;
+    repository.#floor = floor;
+    await repository.#activateKeys();
+    return repository;
+  }
+
+  /** What is published; undefined before the first change. */
+  get committed(): Committed | undefined {
+    return this.#committed;
+  }
+
+  get isSettled(): boolean {
+    return this.#isSettled;
+  }
+
+  /**
+   * Checks a change and publishes it, all of it or nothing. Submitting the same bytes again does nothing and succeeds.
+   * @throws the codes of docs/ERRORS.md under "Publishing"; nothing has changed then
+   */
+  submit(change: Change): Promise<ChangeResult> {
+    return this.#serial.run(() => this.#submit(change));
+  }
+
+  /** Signs anew what is due among the origin's own roles. */
+  renew(): Promise<void> {
+    return this.#serial.run(async () => {
+      await this.#ensureSettled();
+      const previous = this.#committed;
+      if (!previous) return;
+      const next = await this.#signed(previous.root, previous.targets);
+      const roles = changedRoles(previous, next);
+      if (roles.length === 0) return;
+      await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
+      this.#deps.log.info({ roles, versions: this.versions() }, 'signed anew');
+    });
+  }
+
+  /** Makes a pending key for a role, or returns the pending one. */
+  prepareKey(role: OnlineRole): Promise<TufKey> {
+    return this.#serial.run(async () => (await this.keys.prepare(role)).key);
+  }
+
+  /** Deletes what was staged long ago, and files that the metadata stopped referring to. */
+  sweep(stagedBeforeMs: number): Promise<void> {
+    return this.#serial.run(async () => {
+      await this.#ensureSettled();
+      const { chunks, staged, now, log } = this.#deps;
+      const removed = {
+        chunks: await chunks.removeOlderThan(stagedBeforeMs),
+        files: await staged.removeOlderThan(stagedBeforeMs),
+        superseded: this.#committed ? await this.#superseded.sweep(this.#committed, now()) : 0,
+      };
+      if (Object.values(removed).some(count => count > 0)) log.info({ removed }, 'leftovers removed');
+    });
+  }
+
+  versions(): Partial<Record<Role, number>> {
+    return this.#committed ? versionsOf(this.#committed) : {};
+  }
+
+  /** Resolves when no change is under way any more. */
+  async idle(): Promise<void> {
+    await this.#serial.idle();
+  }
+
+  async #submit({ root: rootBytes, targets: targetsBytes, isDryRun }: Change): Promise<ChangeResult> {
+    if (rootBytes === undefined && targetsBytes === undefined) {
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_CHANGE_EMPTY',
+        'the change holds neither root nor targets',
+      );
+    }
+    await this.#ensureSettled();
+    const previous = this.#committed;
+    const newRoot = readNew('root', rootBytes, previous?.root);
+    const newTargets = readNew('targets', targetsBytes, previous?.targets);
+    if (previous && !newRoot && !newTargets) {
+      const nothing = { added: [], removed: [], products: [] };
+      return { versions: versionsOf(previous), ...nothing, isAlreadyDone: true };
+    }
+    const root = newRoot ?? previous?.root;
+    const targets = newTargets ?? previous?.targets;
+    if (!root || !targets) throw notInitialised();
+    this.#checkMetadata({ root: newRoot, targets: newTargets }, root, targets);
+    const change = await this.#checkListing(previous, targets);
+    const next = await this.#signed(root, targets);
+    const { added, removed, products } = change;
+    const result = { versions: versionsOf(next), added, removed, products, isAlreadyDone: false };
+    if (isDryRun === true) return result;
+
+    await this.#commit({
+      previous,
+      next,
+      targetFiles: change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) })),
+      chunks: change.chunks.bytes(),
+      floor: this.#floor,
+    });
+    for (const { sha256 } of change.newFiles) {
+      // Published by now: a copy that stays in staging goes with its age.
+      await this.#deps.staged
+        .remove(sha256)
+        .catch((error: unknown) => this.#deps.log.warn({ err: error }, 'left in staging'));
+    }
+    this.#deps.log.info(result, 'published');
+    return result;
+  }
+
+  #checkMetadata(
+    given: { root: Metadata<'root'> | undefined; targets: Metadata<'targets'> | undefined },
+    root: Metadata<'root'>,
+    targets: Metadata<'targets'>,
+  ): void {
+    const nowMs = this.#deps.now();
+    if (given.root) checkRoot(given.root, this.#committed?.root, this.keys, nowMs);
+    if (given.targets) {
+      checkNextVersion('targets', given.targets, this.#committed?.targets);
+      checkExpiry('targets', given.targets, nowMs);
+    }
+    checkTargetsMetadata(targets, root, this.keys);
+  }
+
+  async #checkListing(previous: Committed | undefined, targets: Metadata<'targets'>): Promise<ListingChange> {
+    const { files, chunks, staged } = this.#deps;
+    const before = previous ? readListing(previous.targets.signed) : NOTHING_LISTED;
+    const after = readListing(targets.signed);
+    return await checkListing(before, after, { source: targetSource(files, staged, before), chunks });
+  }
+
+  async #signed(root: Metadata<'root'>, targets: Metadata<'targets'>): Promise<Committed> {
+    const { now, log } = this.#deps;
+    const behindMs = clockBehindMs(this.#committed, now());
+    if (behindMs > 0)
+      log.warn({ behindMs }, 'the clock is behind the last timestamp: `issued` stays where it was');
+    const signerOf = (role: OnlineRole): Signer => {
+      const [keyId] = signersOf(role, root.signed, targets.signed).keyids;
+      const signer = keyId === undefined ? undefined : this.keys.withId(role, keyId);
+      if (signer) return signer;
+      throw onlineKeyMissing(role);
+    };
+    const previous = this.#committed;
+    return await signOnlineRoles({ root, targets, previous, signerOf, floor: this.#floor, nowMs: now() });
+  }
+
+  async #commit(plan: CommitPlan): Promise<void> {
+    const { files, chunks, staged, log } = this.#deps;
+    let failure: unknown;
+    try {
+      await commit({ files, chunks, staged, journal: this.#journal }, plan);
+      this.#committed = plan.next;
+    } catch (error) {
+      failure = error;
+    }
+    this.#isSettled = false;
+    try {
+      await this.#settle(plan);
+    } catch (error) {
+      log.error(
+        { err: error },
+        "a change's end can't be written down: it is tried again before the next one",
+      );
+    }
+    if (failure === undefined) return;
+    if (this.#committed !== plan.next) throw failure;
+    log.error({ err: failure }, 'a change was completed in spite of an error');
+  }
+
+  async #ensureSettled(): Promise<void> {
+    if (!this.#isSettled) await this.#settle(undefined);
+  }
+
+  /** @param plan the change that this process is about to end; else what is published is read anew */
+  async #settle(plan: CommitPlan | undefined): Promise<void> {
+    const { outcome, floor } = await this.#journal.settle();
+    this.#floor = floor;
+    if (outcome === 'completed') this.#committed = plan?.next ?? (await loadCommitted(this.#deps.files));
+    await this.#activateKeys();
+    this.#isSettled = true;
+  }
+
+  async #activateKeys(): Promise<void> {
+    const committed = this.#committed;
+    if (!committed) return;
+    for (const role of ONLINE_ROLES) {
+      const [keyId] = signersOf(role, committed.root.signed, committed.targets.signed).keyids;
+      if (keyId !== undefined && (await this.keys.activate(role, keyId))) {
+        this.#deps.log.info({ role, keyId }, 'a rotated key is active, the old one is deleted');
+      }
+    }
+  }
+}
+
+function readNew<T extends MetadataType & Role>(
+  role: T,
+  bytes: Uint8Array | undefined,
+  published: Metadata<T> | undefined,
+): Metadata<T> | undefined {
+  if (bytes === undefined) return undefined;
+  if (published && Buffer.compare(published.bytes, bytes) === 0) return undefined;
+  if (bytes.length > maxBytesOf(role)) {
+    throw new SitecastError(
+      'tooLarge',
+      'SITECAST_METADATA_TOO_LARGE',
+      `${role} metadata has at most ${maxBytesOf(role)} bytes: clients take no more`,
+      { data: { role, maxBytes: maxBytesOf(role), lengthBytes: bytes.length } },
+    );
+  }
+  return parseMetadata(bytes, role);
+}
+
+function versionsOf(committed: Committed): Record<Role, number> {
+  const { root, targets, timestamp, snapshot, rollouts, deltas } = committed;
+  return {
+    root: root.signed.version,
+    targets: targets.signed.version,
+    timestamp: timestamp.signed.version,
+    snapshot: snapshot.signed.version,
+    rollouts: rollouts.signed.version,
+    deltas: deltas.signed.version,
+  };
+}
+
+function notInitialised(): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_NOT_INITIALISED',
+    'the repository is empty: its first change must hold both root and targets',
+    { hint: 'Run sitecast init.' },
+  );
+}
+
+function onlineKeyMissing(role: OnlineRole): SitecastError {
+  return new SitecastError(
+    'failed',
+    'SITECAST_ONLINE_KEY_MISSING',
+    `the origin doesn't have the private key that the published metadata names for ${role}`,
+    {
+      hint: `Bring keys/${role}.pem back from a backup, or rotate the key: sitecast keys rotate ${role}.`,
+      data: { role },
+    },
+  );
+}

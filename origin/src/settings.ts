@@ -1,0 +1,81 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { InvalidArgumentError } from 'commander';
+
+/** Where to listen. */
+export interface ListenAddress {
+  host: string;
+  /** 0: any free one. */
+  port: number;
+}
+
+/** What `sitecast-origin serve` was told. */
+export interface OriginSettings {
+  dataDirectory: string;
+  listen: ListenAddress;
+  /** PEM files. */
+  tls?: { certPath: string; keyPath: string } | undefined;
+  stagingTtlMs: number;
+  maxStagedBytes: number;
+}
+
+const MAX_PORT = 65535;
+
+/** `HOST:PORT`, `[IPV6]:PORT` → address. For commander. */
+export function parseListenAddress(text: string): ListenAddress {
+  const match = /^(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})$/.exec(text);
+  const host = match?.[1] ?? match?.[2];
+  const port = Number(match?.[3]);
+  if (host === undefined || port > MAX_PORT) {
+    throw new InvalidArgumentError('expected HOST:PORT, such as 127.0.0.1:7400 or [::1]:7400');
+  }
+  return { host, port };
+}
+
+const UNIT_BYTES = new Map([
+  ['', 1],
+  ['KiB', 2 ** 10],
+  ['MiB', 2 ** 20],
+  ['GiB', 2 ** 30],
+  ['TiB', 2 ** 40],
+]);
+
+/** `64GiB`, `500MiB`, `1048576` → bytes. For commander. */
+export function parseSizeBytes(text: string): number {
+  const match = /^(\d{1,9})(|KiB|MiB|GiB|TiB)$/.exec(text);
+  const bytes = Number(match?.[1]) * (UNIT_BYTES.get(match?.[2] ?? '') ?? Number.NaN);
+  if (!Number.isSafeInteger(bytes) || bytes < 1) {
+    throw new InvalidArgumentError('expected a size such as 500MiB or 64GiB');
+  }
+  return bytes;
+}
+
+/**
+ * Off loopback, tokens and uploads would cross the network in the clear.
+ * @throws SITECAST_TLS_REQUIRED, SITECAST_TLS_INCOMPLETE (badInput)
+ */
+export function checkTls(options: {
+  listen: ListenAddress;
+  tlsCert?: string | undefined;
+  tlsKey?: string | undefined;
+  behindTlsProxy?: boolean | undefined;
+}): OriginSettings['tls'] {
+  const { listen, tlsCert, tlsKey, behindTlsProxy } = options;
+  if ((tlsCert === undefined) !== (tlsKey === undefined)) {
+    throw new SitecastError('badInput', 'SITECAST_TLS_INCOMPLETE', '--tls-cert and --tls-key go together');
+  }
+  if (tlsCert !== undefined && tlsKey !== undefined) return { certPath: tlsCert, keyPath: tlsKey };
+  if (isLoopback(listen.host) || behindTlsProxy === true) return undefined;
+  throw new SitecastError(
+    'badInput',
+    'SITECAST_TLS_REQUIRED',
+    `${listen.host} can be reached from other machines, and without TLS so could the API tokens`,
+    {
+      hint: 'Give --tls-cert and --tls-key, or --behind-tls-proxy where a proxy does TLS, or listen on 127.0.0.1.',
+    },
+  );
+}
+
+/** True where only this machine can connect. */
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(?:\.\d{1,3}){3}$/.test(host);
+}

@@ -1,0 +1,88 @@
+import { createApp, type OriginApp } from '../http/app.ts';
+import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '../http/memory.ts';
+import { Metrics } from '../http/metrics.ts';
+import type { Log } from '../log.ts';
+import { Repository } from '../repository/repository.ts';
+import { StagingBudget } from '../staging/budget.ts';
+import { StagedChunks } from '../staging/staged-chunks.ts';
+import { StagedFiles } from '../staging/staged-files.ts';
+import type { Files, ReadableFiles } from '../storage/files.ts';
+import { prepareDataDirectory } from '../storage/layout.ts';
+import { type StoredToken, Tokens } from '../tokens/tokens.ts';
+
+/** What a test may replace. */
+export interface TestOriginOptions {
+  /** The data directory. */
+  files: Files & ReadableFiles;
+  now: () => number;
+  maxStagedBytes?: number;
+  maxBodyMemoryBytes?: number;
+  /** What was logged, as `level message`. */
+  logged?: string[];
+}
+
+/** An origin without a socket and with tokens in memory. Opening a second one on the same files is a restart. */
+export interface TestOrigin {
+  app: OriginApp;
+  repository: Repository;
+  chunks: StagedChunks;
+  staged: StagedFiles;
+  staging: StagingBudget;
+  tokens: Tokens;
+  adminToken: string;
+}
+
+export async function openTestOrigin(options: TestOriginOptions): Promise<TestOrigin> {
+  const {
+    files,
+    now,
+    maxStagedBytes = 2 ** 30,
+    maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
+    logged,
+  } = options;
+  const log = testLog(logged);
+  await prepareDataDirectory(files);
+  const tokens = await memoryTokens(now);
+  const staging = new StagingBudget(maxStagedBytes);
+  const chunks = await StagedChunks.open(files, staging, now);
+  const staged = await StagedFiles.open(files, staging, now);
+  const repository = await Repository.open({ files, chunks, staged, now, log });
+  const app = createApp({
+    repository,
+    chunks,
+    staged,
+    tokens,
+    files,
+    metrics: new Metrics({ repository, chunks, staging, now }),
+    bodyMemory: new MemoryBudget(maxBodyMemoryBytes),
+    responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
+    now,
+    log,
+  });
+  const { token: adminToken } = await tokens.create({ name: 'test', role: 'admin' });
+  return { app, repository, chunks, staged, staging, tokens, adminToken };
+}
+
+/** A log that collects `level message` where a test wants to look, and is silent otherwise. */
+export function testLog(logged: string[] = []): Log {
+  const at = (level: string) => (_fields: object, message: string) => {
+    logged.push(`${level} ${message}`);
+  };
+  return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
+}
+
+async function memoryTokens(now: () => number): Promise<Tokens> {
+  const stored = new Map<string, StoredToken>();
+  return await Tokens.open(
+    {
+      all: async () => [...stored.values()],
+      put: async token => {
+        stored.set(token.id, token);
+      },
+      remove: async id => {
+        stored.delete(id);
+      },
+    },
+    now,
+  );
+}

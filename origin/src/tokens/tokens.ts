@@ -1,0 +1,204 @@
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { SitecastError } from '@sitecast/shared/errors';
+
+/** What a token allows, in rising order: each role may do all that the ones before it may. */
+export const TOKEN_ROLES = ['viewer', 'operator', 'admin'] as const;
+export type TokenRole = (typeof TOKEN_ROLES)[number];
+
+export const MAX_TOKENS = 1000;
+export const MAX_TOKEN_NAME_CHARS = 100;
+const TOKEN_SECRET_BYTES = 32;
+/** Lets people and secret scanners recognise one. */
+const TOKEN_PREFIX = 'sitecast_';
+const TOKEN = /^sitecast_[A-Za-z0-9_-]{43}$/;
+
+/** What is kept of a token: never the token itself. */
+export interface StoredToken {
+  id: string;
+  name: string;
+  role: TokenRole;
+  /** SHA-256 of the whole token, hex. A hash without stretching is enough for 256 random bits. */
+  hash: string;
+  /** RFC 3339, as is `expiresAt`. */
+  createdAt: string;
+  expiresAt?: string;
+}
+
+export type TokenDescription = Omit<StoredToken, 'hash'>;
+
+/** Where tokens are kept; `put` and `remove` have reached the disk when they return. */
+export interface TokenStore {
+  all(): Promise<StoredToken[]>;
+  put(token: StoredToken): Promise<void>;
+  remove(id: string): Promise<void>;
+}
+
+/** API tokens: who may do what. They are all in memory, so that a check touches no disk. */
+export class Tokens {
+  readonly #store: TokenStore;
+  readonly #now: () => number;
+  readonly #byId = new Map<string, StoredToken>();
+
+  private constructor(store: TokenStore, now: () => number) {
+    this.#store = store;
+    this.#now = now;
+  }
+
+  static async open(store: TokenStore, now: () => number): Promise<Tokens> {
+    const tokens = new Tokens(store, now);
+    for (const token of await store.all()) tokens.#byId.set(token.id, token);
+    return tokens;
+  }
+
+  /**
+   * @param authorization the value of the Authorization header
+   * @throws SITECAST_TOKEN_MISSING, SITECAST_TOKEN_INVALID, SITECAST_TOKEN_EXPIRED (unauthenticated);
+   *   SITECAST_ROLE_TOO_LOW (forbidden)
+   */
+  authorise(authorization: string | undefined, needed: TokenRole): TokenDescription {
+    if (authorization === undefined) {
+      throw new SitecastError('unauthenticated', 'SITECAST_TOKEN_MISSING', 'this needs an API token', {
+        hint: 'Send it as Authorization: Bearer TOKEN.',
+      });
+    }
+    const token = this.#find(authorization);
+    if (!token) {
+      throw new SitecastError('unauthenticated', 'SITECAST_TOKEN_INVALID', 'the origin knows no such token');
+    }
+    if (this.#hasExpired(token)) {
+      throw new SitecastError('unauthenticated', 'SITECAST_TOKEN_EXPIRED', 'the API token has expired', {
+        data: { id: token.id, expiresAt: token.expiresAt },
+      });
+    }
+    if (TOKEN_ROLES.indexOf(token.role) < TOKEN_ROLES.indexOf(needed)) {
+      throw new SitecastError(
+        'forbidden',
+        'SITECAST_ROLE_TOO_LOW',
+        `this needs the role ${needed}, the token has ${token.role}`,
+        { data: { needed, role: token.role } },
+      );
+    }
+    return describe(token);
+  }
+
+  /** @returns the token itself besides, which is never to be had again */
+  async create(wanted: {
+    name: string;
+    role: TokenRole;
+    expiresAt?: string | undefined;
+  }): Promise<TokenDescription & { token: string }> {
+    const secret = newToken();
+    return { ...(await this.#add(wanted, secret)), token: secret };
+  }
+
+  /** The first admin token, or the next one where none is left that works; undefined where there's no need. */
+  async createAdminIfNone(keep: (token: string) => Promise<void>): Promise<TokenDescription | undefined> {
+    if (this.#workingAdmins().length > 0) return undefined;
+    const secret = newToken();
+    // Kept for the operator first: a crash in between leaves a token that doesn't work, and the next start makes another.
+    await keep(secret);
+    return await this.#add({ name: 'first admin', role: 'admin' }, secret);
+  }
+
+  list(): TokenDescription[] {
+    return [...this.#byId.values()]
+      .sort((one, other) => one.createdAt.localeCompare(other.createdAt) || one.id.localeCompare(other.id))
+      .map(describe);
+  }
+
+  /** @throws SITECAST_TOKEN_UNKNOWN (notFound), SITECAST_LAST_ADMIN (conflict) */
+  async revoke(id: string): Promise<void> {
+    const token = this.#byId.get(id);
+    if (!token) {
+      throw new SitecastError('notFound', 'SITECAST_TOKEN_UNKNOWN', `there is no token with the id ${id}`);
+    }
+    const others = this.#workingAdmins().filter(admin => admin.id !== id && admin.expiresAt === undefined);
+    if (token.role === 'admin' && !this.#hasExpired(token) && others.length === 0) {
+      throw new SitecastError(
+        'conflict',
+        'SITECAST_LAST_ADMIN',
+        'this is the last admin token: without it nobody could make another',
+        { hint: 'Create another admin token without an expiry date first.', data: { id } },
+      );
+    }
+    // Out of memory first: two calls at once mustn't revoke the last two admins, each relying on the other.
+    this.#byId.delete(id);
+    try {
+      await this.#store.remove(id);
+    } catch (error) {
+      this.#byId.set(id, token);
+      throw error;
+    }
+  }
+
+  async #add(
+    { name, role, expiresAt }: { name: string; role: TokenRole; expiresAt?: string | undefined },
+    secret: string,
+  ): Promise<TokenDescription> {
+    if (this.#byId.size >= MAX_TOKENS) {
+      throw new SitecastError(
+        'conflict',
+        'SITECAST_TOO_MANY_TOKENS',
+        `there are ${MAX_TOKENS} tokens already`,
+        {
+          hint: 'Revoke some that are no longer used.',
+          data: { maxTokens: MAX_TOKENS },
+        },
+      );
+    }
+    const token: StoredToken = {
+      id: randomBytes(8).toString('hex'),
+      name,
+      role,
+      hash: hashOf(secret),
+      createdAt: new Date(this.#now()).toISOString(),
+      ...(expiresAt === undefined ? {} : { expiresAt }),
+    };
+    if (this.#hasExpired(token)) {
+      throw new SitecastError('badInput', 'SITECAST_EXPIRY_PAST', 'the token would have expired already', {
+        data: { expiresAt },
+      });
+    }
+    // Its place is taken at once, so that many requests at a time can't pass the bound together.
+    this.#byId.set(token.id, token);
+    try {
+      await this.#store.put(token);
+    } catch (error) {
+      this.#byId.delete(token.id);
+      throw error;
+    }
+    return describe(token);
+  }
+
+  #find(authorization: string): StoredToken | undefined {
+    const secret = /^Bearer +(\S+)$/i.exec(authorization)?.[1];
+    if (secret === undefined || !TOKEN.test(secret)) return undefined;
+    const hash = Buffer.from(hashOf(secret), 'hex');
+    // All of them are compared, each in constant time: how long it takes says nothing about which one is near.
+    let found: StoredToken | undefined;
+    for (const token of this.#byId.values()) {
+      if (timingSafeEqual(Buffer.from(token.hash, 'hex'), hash)) found = token;
+    }
+    return found;
+  }
+
+  #workingAdmins(): StoredToken[] {
+    return [...this.#byId.values()].filter(token => token.role === 'admin' && !this.#hasExpired(token));
+  }
+
+  #hasExpired({ expiresAt }: StoredToken): boolean {
+    return expiresAt !== undefined && Date.parse(expiresAt) <= this.#now();
+  }
+}
+
+function newToken(): string {
+  return TOKEN_PREFIX + randomBytes(TOKEN_SECRET_BYTES).toString('base64url');
+}
+
+function hashOf(secret: string): string {
+  return createHash('sha256').update(secret).digest('hex');
+}
+
+function describe({ hash: _hash, ...description }: StoredToken): TokenDescription {
+  return description;
+}

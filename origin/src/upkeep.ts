@@ -1,0 +1,85 @@
+import type { Log } from './log.ts';
+import { warningsOf } from './repository/description.ts';
+import type { Repository } from './repository/repository.ts';
+
+/** How often what is due is looked for; what failed is tried again then. */
+const CHECK_INTERVAL_MS = 60_000;
+const SWEEP_INTERVAL_MS = 24 * 3_600_000;
+const WARN_INTERVAL_MS = 24 * 3_600_000;
+
+/** Calls once, later; the function returned calls it off. */
+export type After = (delayMs: number, act: () => void) => () => void;
+
+interface UpkeepDeps {
+  repository: Repository;
+  /** How long uploads wait for a release that refers to them. */
+  stagingTtlMs: number;
+  now: () => number;
+  after: After;
+  log: Log;
+}
+
+/**
+ * What the origin does without being asked: it signs its own roles anew before they expire, deletes leftovers, and
+ * warns of what only operators can renew.
+ */
+export class Upkeep {
+  readonly #deps: UpkeepDeps;
+  #sweptMs = Number.NEGATIVE_INFINITY;
+  #warnedMs = Number.NEGATIVE_INFINITY;
+  #cancel: () => void = () => {};
+  #underWay: Promise<void> = Promise.resolve();
+  #isStopped = false;
+
+  constructor(deps: UpkeepDeps) {
+    this.#deps = deps;
+  }
+
+  /** Does what is due, and from then on again and again. Failures are logged and tried again. */
+  async start(): Promise<void> {
+    await this.#round();
+    this.#schedule();
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    this.#cancel();
+    await this.#underWay;
+  }
+
+  #schedule(): void {
+    if (this.#isStopped) return;
+    this.#cancel = this.#deps.after(CHECK_INTERVAL_MS, () => {
+      this.#underWay = this.#round().finally(() => this.#schedule());
+    });
+  }
+
+  async #round(): Promise<void> {
+    const { repository, now, stagingTtlMs } = this.#deps;
+    await this.#attempt('signing the online roles anew failed', () => repository.renew());
+    const nowMs = now();
+    if (Math.abs(nowMs - this.#sweptMs) >= SWEEP_INTERVAL_MS) {
+      await this.#attempt('deleting leftovers failed', async () => {
+        await repository.sweep(nowMs - stagingTtlMs);
+        this.#sweptMs = nowMs;
+      });
+    }
+    this.#warn(nowMs);
+  }
+
+  #warn(nowMs: number): void {
+    if (Math.abs(nowMs - this.#warnedMs) < WARN_INTERVAL_MS) return;
+    this.#warnedMs = nowMs;
+    for (const { message, ...fields } of warningsOf(this.#deps.repository, nowMs)) {
+      this.#deps.log.warn(fields, message);
+    }
+  }
+
+  async #attempt(failure: string, act: () => Promise<void>): Promise<void> {
+    try {
+      await act();
+    } catch (error) {
+      this.#deps.log.error({ err: error, retryMs: CHECK_INTERVAL_MS }, failure);
+    }
+  }
+}
