@@ -28,7 +28,11 @@ export {
   MAX_MISSING_IDS,
 } from './limits.ts';
 export type { ChunkRequest, ChunkStore, WritableChunkStore } from './store/chunk-store.ts';
-export { DirectoryStore } from './store/directory-store.ts';
+export { coalescing } from './store/coalescing.ts';
+export { DirectoryStore, type DirectoryStoreOptions } from './store/directory-store.ts';
+export { type FailoverOptions, failover } from './store/failover.ts';
+export { HttpStore, type HttpStoreOptions } from './store/http-store.ts';
+export { verifying } from './store/verifying.ts';
 export {
   compressFrame,
   DEFAULT_ZSTD_LEVEL,
