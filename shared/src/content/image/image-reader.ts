@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { BigIntStats } from 'node:fs';
+import { type BigIntStats, constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 import { SitecastError } from '../../errors.ts';
 import { CHUNK_ID_BYTES, sha256 } from '../chunk-id.ts';
@@ -7,8 +7,8 @@ import { type ChunkIndex, ChunkIndexBuilder, type ChunkSizes } from '../chunk-in
 import { ChunkCutter, checkChunkSizes } from '../chunking/fastcdc.ts';
 import type { BufferPool } from './buffer-pool.ts';
 
-/** How much of an image is read at once, in bytes: more than the longest chunk. */
-export const READ_BYTES = 4 * 1024 * 1024;
+/** How much of an image is read and sent at once, in bytes, unless told otherwise; and the most. */
+export const MAX_READ_BYTES = 4 * 1024 * 1024;
 
 /** Some whole chunks of an image, in its order. Who gets it gives `block` back to the pool when done with the bytes. */
 export interface ImageBatch {
@@ -38,6 +38,7 @@ export class ImageReader {
   readonly lengthBytes: number | undefined;
   readonly #handle: FileHandle;
   readonly #sizes: ChunkSizes;
+  readonly #readBytes: number;
   readonly #before: BigIntStats;
   readonly #hash = createHash('sha256');
   readonly #index: ChunkIndexBuilder;
@@ -45,8 +46,15 @@ export class ImageReader {
   #cutBytes = 0;
   #summary: ImageSummary | undefined;
 
-  private constructor(path: string, handle: FileHandle, before: BigIntStats, sizes: ChunkSizes) {
+  private constructor(
+    path: string,
+    handle: FileHandle,
+    before: BigIntStats,
+    sizes: ChunkSizes,
+    readBytes: number,
+  ) {
     this.path = path;
+    this.#readBytes = readBytes;
     this.#handle = handle;
     this.#before = before;
     this.lengthBytes = before.isFile() ? Number(before.size) : undefined;
@@ -56,11 +64,15 @@ export class ImageReader {
 
   /**
    * Opens a regular file or a block device.
+   * @param readBytes how much is read at once: `sizes.maxBytes` to MAX_READ_BYTES
    * @throws SITECAST_NOT_A_FILE, SITECAST_IMAGE_EMPTY, SITECAST_CHUNK_SIZES; the system's error (ENOENT …) otherwise
    */
-  static async open(path: string, sizes: ChunkSizes): Promise<ImageReader> {
+  static async open(path: string, sizes: ChunkSizes, readBytes = MAX_READ_BYTES): Promise<ImageReader> {
     checkChunkSizes(sizes);
-    const handle = await open(path, 'r');
+    if (readBytes < sizes.maxBytes || readBytes > MAX_READ_BYTES)
+      throw new RangeError(`cannot read ${readBytes} bytes at once`);
+    // Without O_NONBLOCK a pipe nobody writes to would be waited for, before it could be refused.
+    const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
     try {
       const found = await handle.stat({ bigint: true });
       if (!found.isFile() && !found.isBlockDevice())
@@ -70,7 +82,7 @@ export class ImageReader {
           `${path} is neither a file nor a block device`,
         );
       if (found.isFile() && found.size === 0n) throw emptyImage(path);
-      return new ImageReader(path, handle, found, sizes);
+      return new ImageReader(path, handle, found, sizes, readBytes);
     } catch (error) {
       await handle.close();
       throw error;
@@ -78,8 +90,8 @@ export class ImageReader {
   }
 
   /** What the blocks of the pool given to `batches` hold, in bytes: a piece of the image behind room for a cut chunk. */
-  static blockBytes(sizes: ChunkSizes): number {
-    return sizes.maxBytes + READ_BYTES;
+  get blockBytes(): number {
+    return this.#sizes.maxBytes + this.#readBytes;
   }
 
   /**
@@ -94,16 +106,16 @@ export class ImageReader {
     let reading = this.#read(block, room);
     try {
       for (;;) {
-        const readBytes = await reading;
+        const filledBytes = await reading;
         // A file that grows as fast as it's read would never come to its end.
         if (this.#position > (this.lengthBytes ?? Number.POSITIVE_INFINITY)) throw this.#changed();
-        const isLast = readBytes < READ_BYTES;
+        const isLast = filledBytes < this.#readBytes;
         const next = isLast ? undefined : await pool.acquire(signal);
         if (next !== undefined) reading = this.#read(next, room);
 
         const from = room - cutter.filledBytes;
-        const end = room + readBytes;
-        this.#hash.update(new Uint8Array(block, room, readBytes));
+        const end = room + filledBytes;
+        this.#hash.update(new Uint8Array(block, room, filledBytes));
         const ends = cutAll(cutter, block, room, end, isLast);
         const cutEnd = ends.at(-1) ?? from;
         if (next !== undefined) copyTail(block, cutEnd, end, next, room);
@@ -139,10 +151,10 @@ export class ImageReader {
   }
 
   async #fill(block: ArrayBuffer, room: number): Promise<number> {
-    const target = new Uint8Array(block, room, READ_BYTES);
+    const target = new Uint8Array(block, room, this.#readBytes);
     let filled = 0;
-    while (filled < READ_BYTES) {
-      const { bytesRead } = await this.#handle.read(target, filled, READ_BYTES - filled, this.#position);
+    while (filled < target.length) {
+      const { bytesRead } = await this.#handle.read(target, filled, target.length - filled, this.#position);
       if (bytesRead === 0) break;
       filled += bytesRead;
       this.#position += bytesRead;

@@ -18,8 +18,8 @@ export interface UploadImageOptions extends UploadOptions {
  */
 export async function uploadImage(options: UploadImageOptions): Promise<ImageSummary & UploadCounts> {
   const sizes = options.sizes ?? DEFAULT_CHUNK_SIZES;
-  const reader = await ImageReader.open(options.path, sizes);
-  const blockBytes = ImageReader.blockBytes(sizes);
+  const reader = await ImageReader.open(options.path, sizes, options.batchBytes);
+  const { blockBytes } = reader;
   let run: UploadRun | undefined;
   try {
     run = new UploadRun(options, {

@@ -35,6 +35,8 @@ export interface UploadOptions {
   readonly level?: number;
   /** Most threads that compress at once. */
   readonly threads?: number;
+  /** Plain bytes in one batch, about: the longest chunk to 4 MiB (the default). Less for a thin link. */
+  readonly batchBytes?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: UploadProgress) => void;
 }

@@ -3,7 +3,7 @@ import { CHUNK_ID_BYTES } from '../chunk-id.ts';
 import type { ChunkIndex } from '../chunk-index.ts';
 import { MAX_CHUNK_BYTES, MAX_MISSING_IDS } from '../limits.ts';
 import type { DirectoryStore } from '../store/directory-store.ts';
-import { type ImageSummary, READ_BYTES } from './image-reader.ts';
+import { type ImageSummary, MAX_READ_BYTES } from './image-reader.ts';
 import { type UploadCounts, type UploadOptions, UploadRun } from './upload-run.ts';
 
 export interface UploadStoredOptions extends UploadOptions {
@@ -26,12 +26,12 @@ interface Stretch {
  *   reason
  */
 export async function uploadStored(options: UploadStoredOptions): Promise<ImageSummary & UploadCounts> {
-  const { index, store } = options;
+  const { index, store, batchBytes = MAX_READ_BYTES } = options;
   const run = new UploadRun(
     { ...options, storeRoot: store.root },
     {
-      blockBytes: READ_BYTES + MAX_CHUNK_BYTES,
-      batchPlainBytes: READ_BYTES + MAX_CHUNK_BYTES,
+      blockBytes: batchBytes + MAX_CHUNK_BYTES,
+      batchPlainBytes: batchBytes + MAX_CHUNK_BYTES,
       batchChunks: MAX_MISSING_IDS,
       lengthBytes: index.lengthBytes,
     },
@@ -39,7 +39,7 @@ export async function uploadStored(options: UploadStoredOptions): Promise<ImageS
   const hash = createHash('sha256');
   try {
     let hashed = Promise.resolve();
-    for (const stretch of stretchesOf(index)) {
+    for (const stretch of stretchesOf(index, batchBytes)) {
       const block = await run.blocks.acquire(run.signal);
       const turn = hashed;
       hashed = new Promise(resolve => {
@@ -75,12 +75,12 @@ async function sendStretch(
   run.done(stretch.plainBytes);
 }
 
-function* stretchesOf(index: ChunkIndex): Generator<Stretch> {
+function* stretchesOf(index: ChunkIndex, batchBytes: number): Generator<Stretch> {
   let from = 0;
   let plainBytes = 0;
   for (let at = 0; at < index.count; at++) {
     plainBytes += index.lengthOf(at);
-    if (plainBytes < READ_BYTES && at + 1 - from < MAX_MISSING_IDS && at + 1 < index.count) continue;
+    if (plainBytes < batchBytes && at + 1 - from < MAX_MISSING_IDS && at + 1 < index.count) continue;
     yield { from, to: at + 1, plainBytes };
     from = at + 1;
     plainBytes = 0;
