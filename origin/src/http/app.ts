@@ -4,7 +4,7 @@ import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { MiddlewareHandler } from 'hono';
 import type { Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
-import type { StagedChunks } from '../staging/staged-chunks.ts';
+import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { ReadableFiles } from '../storage/files.ts';
 import type { Tokens } from '../tokens/tokens.ts';
@@ -20,7 +20,7 @@ import { tokenRoutes } from './routes/tokens.ts';
 
 export interface AppDeps {
   repository: Repository;
-  chunks: StagedChunks;
+  chunks: Chunks;
   staged: StagedFiles;
   tokens: Tokens;
   files: ReadableFiles;

@@ -79,7 +79,7 @@ export async function serveFile(
       return bodyOf(c, file, memory, start, end);
     });
   } finally {
-    if (!isClosed) await file.close();
+    if (!isClosed) file.close();
   }
 }
 

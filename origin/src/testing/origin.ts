@@ -3,17 +3,19 @@ import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '
 import { Metrics } from '../http/metrics.ts';
 import type { Log } from '../log.ts';
 import { Repository } from '../repository/repository.ts';
-import { StagingBudget } from '../staging/budget.ts';
-import { StagedChunks } from '../staging/staged-chunks.ts';
+import type { Chunks } from '../staging/chunks.ts';
 import { StagedFiles } from '../staging/staged-files.ts';
 import type { Files, ReadableFiles } from '../storage/files.ts';
 import { prepareDataDirectory } from '../storage/layout.ts';
+import type { SyncFiles } from '../storage/sync-files.ts';
 import { type StoredToken, Tokens } from '../tokens/tokens.ts';
+import { localChunks } from './local-chunks.ts';
 
 /** What a test may replace. */
 export interface TestOriginOptions {
-  /** The data directory. */
+  /** The data directory, twice. */
   files: Files & ReadableFiles;
+  syncFiles: SyncFiles;
   now: () => number;
   maxStagedBytes?: number;
   maxBodyMemoryBytes?: number;
@@ -25,9 +27,8 @@ export interface TestOriginOptions {
 export interface TestOrigin {
   app: OriginApp;
   repository: Repository;
-  chunks: StagedChunks;
+  chunks: Chunks;
   staged: StagedFiles;
-  staging: StagingBudget;
   tokens: Tokens;
   adminToken: string;
 }
@@ -35,6 +36,7 @@ export interface TestOrigin {
 export async function openTestOrigin(options: TestOriginOptions): Promise<TestOrigin> {
   const {
     files,
+    syncFiles,
     now,
     maxStagedBytes = 2 ** 30,
     maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
@@ -43,9 +45,8 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const log = testLog(logged);
   await prepareDataDirectory(files);
   const tokens = await memoryTokens(now);
-  const staging = new StagingBudget(maxStagedBytes);
-  const chunks = await StagedChunks.open(files, staging, now);
-  const staged = await StagedFiles.open(files, staging, now);
+  const chunks = localChunks(syncFiles, maxStagedBytes, now);
+  const staged = await StagedFiles.open(files, now);
   const repository = await Repository.open({ files, chunks, staged, now, log });
   const app = createApp({
     repository,
@@ -53,14 +54,14 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     staged,
     tokens,
     files,
-    metrics: new Metrics({ repository, chunks, staging, now }),
+    metrics: new Metrics({ repository, chunks, now }),
     bodyMemory: new MemoryBudget(maxBodyMemoryBytes),
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
     now,
     log,
   });
   const { token: adminToken } = await tokens.create({ name: 'test', role: 'admin' });
-  return { app, repository, chunks, staged, staging, tokens, adminToken };
+  return { app, repository, chunks, staged, tokens, adminToken };
 }
 
 /** A log that collects `level message` where a test wants to look, and is silent otherwise. */
