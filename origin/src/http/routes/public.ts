@@ -2,7 +2,7 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import type { AppDeps } from '../app.ts';
 import type { OriginEnv } from '../context.ts';
 import { problemSchema } from '../problem.ts';
-import { serveFile, served } from '../public-files.ts';
+import { serveFile, served, serveTimestamp } from '../public-files.ts';
 import { BYTES_TYPE, bytesSchema, JSON_TYPE } from '../schemas.ts';
 
 const problem = (description: string) => ({
@@ -11,7 +11,10 @@ const problem = (description: string) => ({
 });
 
 /** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
-export function publicRoutes(app: OpenAPIHono<OriginEnv>, { files, responseMemory }: AppDeps): void {
+export function publicRoutes(
+  app: OpenAPIHono<OriginEnv>,
+  { files, responseMemory, repository }: AppDeps,
+): void {
   const deps = { files, memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
@@ -34,7 +37,11 @@ export function publicRoutes(app: OpenAPIHono<OriginEnv>, { files, responseMemor
         200: { description: 'The file.', content: { [JSON_TYPE]: { schema: z.object({}) } } },
       },
     }),
-    c => serveFile(c, deps, served.metadata(c.req.valid('param').name)),
+    c => {
+      const { name } = c.req.valid('param');
+      if (name === 'timestamp.json') return serveTimestamp(c, repository.committed?.timestamp.bytes);
+      return serveFile(c, deps, served.metadata(name));
+    },
   );
   app.openapi(
     createRoute({
