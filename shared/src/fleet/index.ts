@@ -1,0 +1,24 @@
+export { type Assignment, openAssignment, sealAssignment } from './assignment.ts';
+export { type DeviceFacts, type Eligibility, eligibilityOf } from './eligibility.ts';
+export { type Enrolment, readEnrolment, sealEnrolment } from './enrolment.ts';
+export { idSchema, type ReleaseRef, rolloutIdSchema, siteSchema, tagsSchema } from './fields.ts';
+export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
+export {
+  type Acknowledgement,
+  DEVICE_STATES,
+  type DeviceState,
+  openAcknowledgement,
+  type Report,
+  readReport,
+  sealAcknowledgement,
+  sealReport,
+} from './report.ts';
+export {
+  MAX_ROLLOUTS_BYTES,
+  parseRollouts,
+  type Rollout,
+  type RolloutsFile,
+  rankOf,
+  rolloutsTarget,
+  serializeRollouts,
+} from './rollouts.ts';
