@@ -56,6 +56,7 @@ export async function serveFile(
   c: Context<OriginEnv>,
   { files, memory }: PublicFilesDeps,
   wanted: Served | undefined,
+  besides: Readonly<Record<string, string>> = {},
 ): Promise<Response> {
   const file = wanted && (await files.open(wanted.path));
   if (!file) return notFound(c);
@@ -66,6 +67,7 @@ export async function serveFile(
       'cache-control': wanted.isMutable ? 'no-cache' : IMMUTABLE,
       'accept-ranges': 'bytes',
       'x-content-type-options': 'nosniff',
+      ...besides,
     };
     if (wanted.isMutable) {
       isClosed = true;

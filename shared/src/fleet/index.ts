@@ -14,11 +14,14 @@ export {
   sealReport,
 } from './report.ts';
 export {
+  MAX_REVOKED,
+  MAX_ROLLOUTS,
   MAX_ROLLOUTS_BYTES,
   parseRollouts,
   type Rollout,
   type RolloutsFile,
   rankOf,
+  rolloutSchema,
   rolloutsTarget,
   serializeRollouts,
 } from './rollouts.ts';

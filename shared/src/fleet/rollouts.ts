@@ -14,9 +14,9 @@ import {
 } from './fields.ts';
 
 export const MAX_ROLLOUTS_BYTES = 1024 * 1024;
-const MAX_ROLLOUTS = 64;
+export const MAX_ROLLOUTS = 64;
 const MAX_SITES = 10_000;
-const MAX_REVOKED = 10_000;
+export const MAX_REVOKED = 10_000;
 const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
 const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
 
@@ -31,7 +31,7 @@ const matchSchema = z.looseObject({
   fromCounter: z.strictObject({ min: z.int().min(0), max: z.int().min(0) }).optional(),
 });
 
-const rolloutSchema = z.looseObject({
+export const rolloutSchema = z.looseObject({
   id: rolloutIdSchema,
   release: releaseRefSchema.extend({ manifestSha256: sha256Schema }),
   state: z.enum(['active', 'paused', 'aborted', 'completed', 'rollingBack']),

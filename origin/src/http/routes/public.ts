@@ -11,7 +11,7 @@ const problem = (description: string) => ({
 });
 
 /** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
-export function publicRoutes(app: OpenAPIHono<OriginEnv>, { files, responseMemory }: AppDeps): void {
+export function publicRoutes(app: OpenAPIHono<OriginEnv>, { files, responseMemory, waiters }: AppDeps): void {
   const deps = { files, memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
@@ -27,14 +27,19 @@ export function publicRoutes(app: OpenAPIHono<OriginEnv>, { files, responseMemor
     createRoute({
       method: 'get',
       path: '/metadata/{name}',
-      summary: 'TUF metadata: timestamp.json, and N.ROLE.json.',
+      summary:
+        'TUF metadata: timestamp.json (which waits for the next one with Prefer: wait=N), and N.ROLE.json.',
       request: { params: z.object({ name }) },
       responses: {
         ...responses,
         200: { description: 'The file.', content: { [JSON_TYPE]: { schema: z.object({}) } } },
       },
     }),
-    c => serveFile(c, deps, served.metadata(c.req.valid('param').name)),
+    async c => {
+      const { name } = c.req.valid('param');
+      const headers = name === 'timestamp.json' ? await waiters.wait(c) : {};
+      return await serveFile(c, deps, served.metadata(name), headers);
+    },
   );
   app.openapi(
     createRoute({
