@@ -9,6 +9,7 @@ import { openDatabase } from './adapters/level-database.ts';
 import { LevelFleet } from './adapters/level-fleet.ts';
 import { LevelTokens } from './adapters/level-tokens.ts';
 import { openFleetServices } from './fleet-services.ts';
+import { ThreadedChunks } from './adapters/threaded-chunks.ts';
 import { createApp } from './http/app.ts';
 import { TimestampWaiters } from './http/long-poll.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
@@ -18,8 +19,6 @@ import type { Log } from './log.ts';
 import { originProgram } from './program.ts';
 import { Repository } from './repository/repository.ts';
 import type { OriginSettings } from './settings.ts';
-import { StagingBudget } from './staging/budget.ts';
-import { StagedChunks } from './staging/staged-chunks.ts';
 import { StagedFiles } from './staging/staged-files.ts';
 import { prepareDataDirectory } from './storage/layout.ts';
 import { Tokens } from './tokens/tokens.ts';
@@ -67,24 +66,31 @@ export async function startOrigin(
     const newAdmin = await tokens.createAdminIfNone(token =>
       writeFileDurably(adminTokenPath, `${token}\n`, 0o600),
     );
-    const stores = await openStores(directory, settings, now, log);
-    const { repository } = stores;
+    const files = new DiskFiles(directory);
+    await prepareDataDirectory(files);
+    const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes: settings.maxStagedBytes });
+    endings.push(() => chunks.close());
+    const staged = await StagedFiles.open(files, now);
+    const repository = await Repository.open({ files, chunks, staged, now, log });
     endings.push(() => repository.idle());
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.push(() => upkeep.stop());
     await upkeep.start();
     const store = new LevelFleet(database);
-    const services = await openFleetServices({ ...stores, store, now, after, log });
+    const services = await openFleetServices({ repository, files, store, now, after, log });
     endings.push(() => services.close());
     const waiters = new TimestampWaiters(repository, after);
     const bodyMemory = new MemoryBudget(MAX_BODY_MEMORY_BYTES);
     const app = createApp({
-      ...stores,
       ...services,
       signedRequests: new SignedRequests({ ...services.fleet, ...services, bodyMemory, now }),
       waiters,
+      repository,
+      chunks,
+      staged,
       tokens,
-      metrics: new Metrics({ ...stores, now }),
+      files,
+      metrics: new Metrics({ repository, chunks, now }),
       bodyMemory,
       responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
       now,
@@ -103,16 +109,6 @@ export async function startOrigin(
     await endAll(endings);
     throw error;
   }
-}
-
-async function openStores(directory: string, settings: OriginSettings, now: () => number, log: Log) {
-  const files = new DiskFiles(directory);
-  await prepareDataDirectory(files);
-  const staging = new StagingBudget(settings.maxStagedBytes);
-  const chunks = await StagedChunks.open(files, staging, now);
-  const staged = await StagedFiles.open(files, staging, now);
-  const repository = await Repository.open({ files, chunks, staged, now, log });
-  return { files, staging, chunks, staged, repository };
 }
 
 async function endAll(endings: readonly (() => Promise<void>)[]): Promise<void> {

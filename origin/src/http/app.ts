@@ -5,7 +5,7 @@ import type { MiddlewareHandler } from 'hono';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
-import type { StagedChunks } from '../staging/staged-chunks.ts';
+import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Files, ReadableFiles } from '../storage/files.ts';
@@ -28,7 +28,7 @@ import type { SignedRequests } from './signed.ts';
 
 export interface AppDeps {
   repository: Repository;
-  chunks: StagedChunks;
+  chunks: Chunks;
   staged: StagedFiles;
   tokens: Tokens;
   fleet: Fleet;

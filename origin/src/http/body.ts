@@ -1,8 +1,9 @@
 import type { IncomingMessage } from 'node:http';
+import { MAX_BATCH_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Context } from 'hono';
 import type { OriginEnv } from './context.ts';
-import type { MemoryBudget } from './memory.ts';
+import type { BatchMemory, MemoryBudget } from './memory.ts';
 
 /** The longest silence within a body. */
 const MAX_BODY_SILENCE_MS = 20_000;
@@ -66,6 +67,35 @@ export async function holdBody(
     return { bytes: buffer.subarray(0, filledBytes), release };
   } catch (error) {
     release();
+    throw error;
+  }
+}
+
+/** The body of a chunk upload, in memory that can be moved to another thread. */
+export interface HeldBatch {
+  memory: ArrayBuffer;
+  /** How much of it the body fills. */
+  lengthBytes: number;
+  release: (memory: ArrayBuffer | undefined) => void;
+}
+
+/** Takes the body of a chunk upload. @throws as `holdBody` */
+export async function holdBatch(c: Context<OriginEnv>, batches: BatchMemory): Promise<HeldBatch> {
+  refuseAnnounced(c, MAX_BATCH_BYTES);
+  const { memory, release } = batches.lease(announcedBytes(c));
+  try {
+    const buffer = new Uint8Array(memory);
+    let lengthBytes = 0;
+    await receiveBody(c, {
+      maxBytes: memory.byteLength,
+      onData: bytes => {
+        buffer.set(bytes, lengthBytes);
+        lengthBytes += bytes.length;
+      },
+    });
+    return { memory, lengthBytes, release };
+  } catch (error) {
+    release(memory);
     throw error;
   }
 }

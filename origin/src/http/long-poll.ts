@@ -1,8 +1,8 @@
-import { createHash } from 'node:crypto';
 import type { Context } from 'hono';
 import type { Repository } from '../repository/repository.ts';
 import type { After } from '../upkeep.ts';
 import type { OriginEnv } from './context.ts';
+import { timestampTag } from './public-files.ts';
 
 /** The longest wait that a client may ask for: below what proxies take for a dead connection. */
 export const MAX_WAIT_S = 55;
@@ -68,11 +68,6 @@ export class TimestampWaiters {
   #wakeAll(): void {
     for (const wake of [...this.#waiting]) wake();
   }
-}
-
-/** As `serveFile` gives it. */
-export function timestampTag(bytes: Uint8Array): string {
-  return `"${createHash('sha256').update(bytes).digest('base64url')}"`;
 }
 
 /** Seconds, at most MAX_WAIT_S; undefined where the header asks for no wait. */

@@ -1,3 +1,4 @@
+import { MAX_BATCH_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 
 /** All request bodies that are in memory at one time, whoever sends them. */
@@ -41,5 +42,45 @@ export class MemoryBudget {
         hint: 'Try again in a moment.',
       },
     );
+  }
+}
+
+/** Uploads shorter than this get memory of their own length: not worth keeping. */
+const MIN_POOLED_BYTES = 1024 * 1024;
+const MAX_POOLED = 4;
+
+/** Memory for chunk uploads, used again and again: fresh pages cost more than what is done with the bytes in them. */
+export class BatchMemory {
+  readonly #budget: MemoryBudget;
+  readonly #pool: ArrayBuffer[] = [];
+
+  constructor(budget: MemoryBudget) {
+    this.#budget = budget;
+  }
+
+  /**
+   * @param lengthBytes as announced; undefined where the sender doesn't say
+   * @returns memory for so many bytes at least, and the function that gives it back, to be handed the memory itself
+   *   (it may have been moved from thread to thread), or undefined where that was lost
+   * @throws SITECAST_BUSY
+   */
+  lease(lengthBytes: number | undefined): {
+    memory: ArrayBuffer;
+    release: (memory: ArrayBuffer | undefined) => void;
+  } {
+    const isSmall = lengthBytes !== undefined && lengthBytes < MIN_POOLED_BYTES;
+    const capacityBytes = isSmall ? lengthBytes : MAX_BATCH_BYTES;
+    const giveBack = this.#budget.lease(capacityBytes);
+    const memory = isSmall
+      ? new ArrayBuffer(capacityBytes)
+      : (this.#pool.pop() ?? new ArrayBuffer(capacityBytes));
+    return {
+      memory,
+      release: returned => {
+        giveBack();
+        const isPoolable = returned?.byteLength === MAX_BATCH_BYTES && this.#pool.length < MAX_POOLED;
+        if (returned && isPoolable) this.#pool.push(returned);
+      },
+    };
   }
 }

@@ -3,16 +3,14 @@ import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { secondsLeft } from '../repository/description.ts';
 import type { Repository } from '../repository/repository.ts';
-import type { StagedChunks } from '../staging/staged-chunks.ts';
-import type { StagingBudget } from '../staging/budget.ts';
+import type { Chunks } from '../staging/chunks.ts';
 import type { OriginEnv } from './context.ts';
 
 const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
 
 interface MetricsDeps {
   repository: Repository;
-  chunks: StagedChunks;
-  staging: StagingBudget;
+  chunks: Chunks;
   now: () => number;
 }
 
@@ -23,7 +21,7 @@ export class Metrics {
   readonly #durations: Histogram<'route'>;
   readonly #uploadedBytes: Counter;
 
-  constructor({ repository, chunks, staging, now }: MetricsDeps) {
+  constructor({ repository, chunks, now }: MetricsDeps) {
     const registers = [this.#registry];
     collectDefaultMetrics({ register: this.#registry });
     this.#requests = new Counter({
@@ -46,18 +44,18 @@ export class Metrics {
     });
     new Gauge({
       name: 'sitecast_staged_bytes',
-      help: 'Bytes uploaded that nothing refers to yet.',
+      help: 'Bytes of chunks uploaded that nothing refers to yet.',
       registers,
-      collect() {
-        this.set(staging.usedBytes);
+      async collect() {
+        this.set((await chunks.totals()).bytes);
       },
     });
     new Gauge({
       name: 'sitecast_staged_chunks',
       help: 'Chunks uploaded that nothing refers to yet.',
       registers,
-      collect() {
-        this.set(chunks.count);
+      async collect() {
+        this.set((await chunks.totals()).chunks);
       },
     });
     new Gauge({

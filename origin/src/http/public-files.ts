@@ -12,7 +12,7 @@ import { problemResponse } from './problem.ts';
 const MAX_BUFFERED_BYTES = 2 * 1024 * 1024;
 const IMMUTABLE = 'public, max-age=31536000, immutable';
 
-const METADATA_NAME = /^(?:timestamp|[1-9]\d{0,15}\.(?:root|targets|snapshot|rollouts|deltas))\.json$/;
+const METADATA_NAME = /^[1-9]\d{0,15}\.(?:root|targets|snapshot|rollouts|deltas)\.json$/;
 const TARGET_NAME = /^([0-9a-f]{64})\.[a-z0-9][a-z0-9._-]{0,100}\.(?:json|caibx)$/;
 const TARGET_FOLDER = /^(?:releases|products|rollouts|deltas)$/;
 const CHUNK_FOLDER = /^[0-9a-f]{4}$/;
@@ -21,7 +21,6 @@ const CHUNK_NAME = /^[0-9a-f]{64}\.cacnk$/;
 interface Served {
   /** Below the data directory. */
   path: string;
-  isMutable: boolean;
   /** For files whose name carries the hash of their bytes. */
   sha256?: string | undefined;
 }
@@ -29,23 +28,41 @@ interface Served {
 /** What a path below /metadata, /targets and /chunks stands for; undefined for every name that can't be there. */
 export const served = {
   metadata: (name: string): Served | undefined =>
-    METADATA_NAME.test(name)
-      ? { path: `repository/metadata/${name}`, isMutable: name === 'timestamp.json' }
-      : undefined,
+    METADATA_NAME.test(name) ? { path: `repository/metadata/${name}` } : undefined,
   target: (folder: string, name: string): Served | undefined => {
     const sha256 = TARGET_NAME.exec(name)?.[1];
     if (!TARGET_FOLDER.test(folder) || sha256 === undefined) return undefined;
-    return { path: `repository/targets/${folder}/${name}`, isMutable: false, sha256 };
+    return { path: `repository/targets/${folder}/${name}`, sha256 };
   },
   chunk: (folder: string, name: string): Served | undefined =>
     CHUNK_FOLDER.test(folder) && CHUNK_NAME.test(name) && name.startsWith(folder)
-      ? { path: `repository/chunks/${folder}/${name}`, isMutable: false }
+      ? { path: `repository/chunks/${folder}/${name}` }
       : undefined,
 };
 
 interface PublicFilesDeps {
   files: ReadableFiles;
   memory: MemoryBudget;
+}
+
+export function timestampTag(bytes: Uint8Array): string {
+  return `"${createHash('sha256').update(bytes).digest('base64url')}"`;
+}
+
+/** Answers for timestamp.json, the one file that changes: from memory, where it is only once it's durable on the disk. */
+export function serveTimestamp(
+  c: Context<OriginEnv>,
+  bytes: Uint8Array | undefined,
+  besides: Readonly<Record<string, string>> = {},
+): Promise<Response> | Response {
+  if (bytes === undefined) return notFound(c);
+  const headers = {
+    ...commonHeaders('timestamp.json'),
+    'cache-control': 'no-cache',
+    etag: timestampTag(bytes),
+    ...besides,
+  };
+  return respond(c, headers, bytes.length, (start, end) => new Uint8Array(bytes.subarray(start, end + 1)));
 }
 
 /**
@@ -56,32 +73,22 @@ export async function serveFile(
   c: Context<OriginEnv>,
   { files, memory }: PublicFilesDeps,
   wanted: Served | undefined,
-  besides: Readonly<Record<string, string>> = {},
 ): Promise<Response> {
   const file = wanted && (await files.open(wanted.path));
   if (!file) return notFound(c);
   let isClosed = false;
   try {
-    const headers: Record<string, string> = {
-      'content-type': wanted.path.endsWith('.json') ? 'application/json' : 'application/octet-stream',
-      'cache-control': wanted.isMutable ? 'no-cache' : IMMUTABLE,
-      'accept-ranges': 'bytes',
-      'x-content-type-options': 'nosniff',
-      ...besides,
+    const headers = {
+      ...commonHeaders(wanted.path),
+      'cache-control': IMMUTABLE,
+      etag: wanted.sha256 === undefined ? etagOf(file) : `"${wanted.sha256}"`,
     };
-    if (wanted.isMutable) {
-      isClosed = true;
-      const bytes = await file.read(0, file.lengthBytes);
-      headers.etag = `"${createHash('sha256').update(bytes).digest('base64url')}"`;
-      return respond(c, headers, file.lengthBytes, (start, end) => bytes.subarray(start, end + 1));
-    }
-    headers.etag = wanted.sha256 === undefined ? etagOf(file) : `"${wanted.sha256}"`;
     return await respond(c, headers, file.lengthBytes, (start, end) => {
       isClosed = true;
       return bodyOf(c, file, memory, start, end);
     });
   } finally {
-    if (!isClosed) await file.close();
+    if (!isClosed) file.close();
   }
 }
 
@@ -90,17 +97,18 @@ type Body = Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>;
 
 async function respond(
   c: Context<OriginEnv>,
-  headers: Record<string, string>,
+  fileHeaders: Record<string, string> & { etag: string },
   lengthBytes: number,
   read: ReadRange,
 ): Promise<Response> {
+  const headers: Record<string, string> = { ...fileHeaders };
   const conditions = {
     'if-none-match': c.req.header('if-none-match'),
     'cache-control': c.req.header('cache-control'),
   };
   if (fresh(conditions, headers)) return new Response(null, { status: 304, headers });
 
-  const range = rangeOf(c, headers.etag, lengthBytes);
+  const range = rangeOf(c, fileHeaders.etag, lengthBytes);
   if (range === 'unsatisfiable') return rangeProblem(lengthBytes);
   const { start, end } = range ?? { start: 0, end: lengthBytes - 1 };
   if (range) headers['content-range'] = `bytes ${start}-${end}/${lengthBytes}`;
@@ -111,7 +119,7 @@ async function respond(
 
 function rangeOf(
   c: Context<OriginEnv>,
-  etag: string | undefined,
+  etag: string,
   lengthBytes: number,
 ): { start: number; end: number } | 'unsatisfiable' | undefined {
   const header = c.req.header('range');
@@ -144,6 +152,14 @@ async function bodyOf(
 
 function etagOf({ lengthBytes, modifiedMs }: OpenFile): string {
   return `"${Math.round(modifiedMs * 1000).toString(16)}-${lengthBytes.toString(16)}"`;
+}
+
+function commonHeaders(path: string) {
+  return {
+    'content-type': path.endsWith('.json') ? 'application/json' : 'application/octet-stream',
+    'accept-ranges': 'bytes',
+    'x-content-type-options': 'nosniff',
+  };
 }
 
 function notFound(c: Context<OriginEnv>): Response {

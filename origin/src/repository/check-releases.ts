@@ -1,10 +1,4 @@
-import {
-  ChunkIdSet,
-  ChunkIndex,
-  type ChunkPlace,
-  chunkIdToHex,
-  MAX_INDEX_BYTES,
-} from '@sitecast/shared/content';
+import { ChunkIdSet, ChunkIndex, chunkIdToHex, MAX_INDEX_BYTES } from '@sitecast/shared/content';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import {
   MAX_MANIFEST_BYTES,
@@ -14,12 +8,12 @@ import {
   parseReleaseManifest,
   type ReleaseManifest,
 } from '@sitecast/shared/release';
-import type { StagedChunks } from '../staging/staged-chunks.ts';
-import { forEachBounded } from '../storage/concurrency.ts';
+import type { Chunks } from '../staging/chunks.ts';
 import type { ListedFile, ListedRelease, Listing } from './check-targets.ts';
 import { MAX_CHANGE_CHUNKS } from './journal.ts';
 
-const DISK_CONCURRENCY = 16;
+/** Chunks looked at in one go. */
+const CHECK_CHUNKS = 4096;
 /** Missing chunks that an error names; it always says how many there are. */
 const MAX_NAMED_CHUNKS = 100;
 
@@ -52,7 +46,7 @@ export interface ListingChange {
 
 interface ReleaseCheckDeps {
   source: TargetSource;
-  chunks: StagedChunks;
+  chunks: Chunks;
 }
 
 /**
@@ -223,23 +217,25 @@ async function readIndex(
 async function checkChunks(
   release: ListedRelease,
   index: ChunkIndex,
-  chunks: StagedChunks,
+  chunks: Chunks,
   found: ChunkIdSet,
 ): Promise<void> {
   const missing = new ChunkIdSet();
-  const check = async ({ id, lengthBytes }: ChunkPlace): Promise<void> => {
-    const state = await chunks.check(id, lengthBytes);
-    if (state === 'wrongLength') {
-      throw indexMismatch(
-        release,
-        `gives chunk ${chunkIdToHex(id)} a length of ${lengthBytes}, which it doesn't have`,
-      );
+  for (let from = 0; from < index.count; from += CHECK_CHUNKS) {
+    const places = Array.from({ length: Math.min(CHECK_CHUNKS, index.count - from) }, (_, at) => from + at);
+    const ids = places.map(at => index.idAt(at));
+    const lengths = Uint32Array.from(places, at => index.lengthOf(at));
+    const states = await chunks.check({ ids: Buffer.concat(ids), lengths });
+    for (const [at, id] of ids.entries()) {
+      const state = states[at];
+      if (state === 'missing') missing.add(id);
+      if (state === 'staged') found.add(id);
+      if (state === 'wrongLength') {
+        throw indexMismatch(release, `gives chunk ${chunkIdToHex(id)} a length that it doesn't have`);
+      }
     }
-    if (state === 'missing') missing.add(id);
-    if (state === 'staged') found.add(id);
     if (found.size > MAX_CHANGE_CHUNKS) throw tooManyChunks();
-  };
-  await forEachBounded(index.places(), DISK_CONCURRENCY, check);
+  }
   if (missing.size > 0) throw chunksMissing(release, missing);
 }
 

@@ -1,15 +1,12 @@
-import { type ChunkId, chunkPath, eachId } from '@sitecast/shared/content';
+import { ChunkIdSet, chunkIdToHex, eachId } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { StagedChunks } from '../staging/staged-chunks.ts';
+import { PUBLISHED_CHUNKS, publishedFolder, stagedPath } from '../staging/chunk-paths.ts';
+import type { Chunks } from '../staging/chunks.ts';
 import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
-import { forEachBounded } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
 import { type Committed, METADATA, metadataFile, sha256Hex, TARGETS, TIMESTAMP } from './committed.ts';
 import type { CommitJournal } from './journal.ts';
 import { changedRoles, type VersionFloor } from './online-roles.ts';
-
-const CHUNKS = 'repository/chunks';
-const DISK_CONCURRENCY = 16;
 
 /** A target file on its way from staging to its place in the repository. */
 export interface NewTargetFile {
@@ -32,7 +29,7 @@ export interface CommitPlan {
 
 export interface CommitDeps {
   files: Files;
-  chunks: StagedChunks;
+  chunks: Chunks;
   staged: StagedFiles;
   journal: CommitJournal;
 }
@@ -52,15 +49,11 @@ export async function commit(
   const metadata = changed.filter(role => role !== 'root' && role !== 'timestamp');
   const targetFiles = await filesToWrite(files, plan.targetFiles);
 
-  const ids = [...eachId(plan.chunks)];
-  await chunks.makeDurable(ids);
+  await files.syncAll([...eachId(plan.chunks)].map(id => stagedPath(chunkIdToHex(id))));
   // Right bytes for a published chunk that was damaged: an improvement whatever becomes of the change.
-  await publishChunks(
-    files,
-    chunks,
-    ids.filter(id => chunks.isRepair(id)),
-  );
-  const moving = ids.filter(id => chunks.isStaged(id));
+  const repairs = await chunks.repairs(plan.chunks);
+  await publishChunks(files, chunks, repairs);
+  const moving = without(plan.chunks, repairs);
 
   await journal.begin({
     timestampSha256: sha256Hex(next.timestamp.bytes),
@@ -71,7 +64,7 @@ export async function commit(
       ...metadata.map(role => metadataFile(role, next[role].signed.version)),
       ...targetFiles.filter(({ isNew }) => isNew).map(({ path }) => `${TARGETS}/${path}`),
     ],
-    chunks: Buffer.concat(moving),
+    chunks: moving,
     versions: versionsAfter(next, plan.floor),
   });
   await publishChunks(files, chunks, moving);
@@ -102,13 +95,18 @@ async function filesToWrite(
 }
 
 /** Moves chunks whose bytes are durable; when it returns, so are their new names. */
-async function publishChunks(files: Files, chunks: StagedChunks, ids: readonly ChunkId[]): Promise<void> {
+async function publishChunks(files: Files, chunks: Chunks, ids: Uint8Array): Promise<void> {
   if (ids.length === 0) return;
-  const folders = new Set(ids.map(id => `${CHUNKS}/${chunkPath(id).slice(0, 4)}`));
-  await forEachBounded(folders, DISK_CONCURRENCY, folder => files.makeDirectory(folder));
   await chunks.publish(ids);
-  await forEachBounded(folders, DISK_CONCURRENCY, folder => files.syncDirectory(folder));
-  await files.syncDirectory(CHUNKS);
+  const folders = new Set([...eachId(ids)].map(publishedFolder));
+  await files.syncAll([...folders, PUBLISHED_CHUNKS]);
+}
+
+function without(ids: Uint8Array, others: Uint8Array): Uint8Array {
+  if (others.length === 0) return ids;
+  const left = new ChunkIdSet();
+  for (const id of eachId(others)) left.add(id);
+  return Buffer.concat([...eachId(ids)].filter(id => !left.has(id)));
 }
 
 function versionsAfter(

@@ -1,7 +1,7 @@
-import { CHUNK_ID_BYTES, eachId } from '@sitecast/shared/content';
+import { CHUNK_ID_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
-import type { StagedChunks } from '../staging/staged-chunks.ts';
+import type { Chunks } from '../staging/chunks.ts';
 import type { Files } from '../storage/files.ts';
 import { maxBytesOf, METADATA, metadataFile, sha256Hex, TIMESTAMP } from './committed.ts';
 import { NO_FLOOR, type VersionFloor } from './online-roles.ts';
@@ -53,9 +53,9 @@ export interface Settled {
  */
 export class CommitJournal {
   readonly #files: Files;
-  readonly #chunks: StagedChunks;
+  readonly #chunks: Chunks;
 
-  constructor(files: Files, chunks: StagedChunks) {
+  constructor(files: Files, chunks: Chunks) {
     this.#files = files;
     this.#chunks = chunks;
   }
@@ -103,7 +103,7 @@ export class CommitJournal {
   async #undo({ created }: JournalFile): Promise<void> {
     for (const path of created) await this.#files.remove(path);
     const ids = await this.#files.read(MOVED_CHUNKS, MAX_CHANGE_CHUNKS * CHUNK_ID_BYTES);
-    if (ids) await this.#chunks.unpublish(eachId(ids));
+    if (ids) await this.#chunks.unpublish(ids);
     await this.#files.syncDirectory(METADATA);
   }
 

@@ -97,6 +97,7 @@ async function nextTimestamp(
     previous &&
     input.previous?.snapshot === snapshot &&
     input.previous.root.bytes === input.root.bytes &&
+    previous.signed.version >= input.floor.timestamp &&
     isSignedByCurrentKey('timestamp', previous, input) &&
     issuedMs - issuedMsOf(previous) < TIMESTAMP_INTERVAL_MS
   ) {
@@ -139,9 +140,15 @@ function common(role: OnlineRole, input: SigningInput) {
   };
 }
 
+/** Not due; nor behind a version that a client may have seen before the power cut that undid it. */
 function isStillGood(role: OnlineRole, metadata: Metadata, input: SigningInput): boolean {
-  const leftMs = Date.parse(metadata.signed.expires) - input.nowMs;
-  return leftMs >= ONLINE_LIFETIME_MS / 2 && isSignedByCurrentKey(role, metadata, input);
+  const { version, expires } = metadata.signed;
+  const leftMs = Date.parse(expires) - input.nowMs;
+  return (
+    leftMs >= ONLINE_LIFETIME_MS / 2 &&
+    version >= input.floor[role] &&
+    isSignedByCurrentKey(role, metadata, input)
+  );
 }
 
 function isSignedByCurrentKey(

@@ -2,6 +2,7 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
 import { imageOf } from '../testing/operator.ts';
 import { initialisedOrigin, randomChunks, temporaryDirectory } from '../testing/setup.ts';
 
@@ -11,7 +12,8 @@ beforeEach(() => {
 });
 afterEach(() => directory.remove());
 
-const begin = () => initialisedOrigin({ files: new DiskFiles(directory.path) });
+const begin = () =>
+  initialisedOrigin({ files: new DiskFiles(directory.path), syncFiles: new SyncDisk(directory.path) });
 
 it('publishes', async () => {
   const { operator } = await begin();

@@ -11,7 +11,7 @@ import {
 } from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
 import type { Log } from '../log.ts';
-import type { StagedChunks } from '../staging/staged-chunks.ts';
+import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
@@ -45,7 +45,7 @@ export interface ChangeResult {
 
 interface RepositoryDeps {
   files: Files;
-  chunks: StagedChunks;
+  chunks: Chunks;
   staged: StagedFiles;
   now: () => number;
   log: Log;

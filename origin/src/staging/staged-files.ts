@@ -1,13 +1,15 @@
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Files } from '../storage/files.ts';
-import { type StagingBudget, stagingFull } from './budget.ts';
+import { StagingBudget, stagingFull } from './budget.ts';
 
 const STAGED = 'staging/files';
 const STAGED_NAME = /^[0-9a-f]{64}$/;
 /** The longest target file: a chunk index at its own bound. */
 export const MAX_TARGET_FILE_BYTES = 64 * 1024 * 1024;
 export const MAX_STAGED_FILES = 10_000;
+/** All of them together. Chunks have a limit of their own. */
+const MAX_STAGED_FILES_BYTES = 4 * 1024 * 1024 * 1024;
 
 interface StagedFile {
   lengthBytes: number;
@@ -26,18 +28,17 @@ export interface FileReceiver {
 /** Target files (indexes, manifests, product files) that were uploaded and that nothing refers to yet, by SHA-256. */
 export class StagedFiles {
   readonly #files: Files;
-  readonly #budget: StagingBudget;
+  readonly #budget = new StagingBudget(MAX_STAGED_FILES_BYTES);
   readonly #now: () => number;
   readonly #staged = new Map<string, StagedFile>();
 
-  private constructor(files: Files, budget: StagingBudget, now: () => number) {
+  private constructor(files: Files, now: () => number) {
     this.#files = files;
-    this.#budget = budget;
     this.#now = now;
   }
 
-  static async open(files: Files, budget: StagingBudget, now: () => number): Promise<StagedFiles> {
-    const staged = new StagedFiles(files, budget, now);
+  static async open(files: Files, now: () => number): Promise<StagedFiles> {
+    const staged = new StagedFiles(files, now);
     for await (const { name, lengthBytes, modifiedMs } of files.list(STAGED)) {
       if (STAGED_NAME.test(name)) staged.#add(name, { lengthBytes, seenAtMs: modifiedMs });
       else await files.remove(`${STAGED}/${name}`);

@@ -23,7 +23,7 @@ export interface OpenFile {
   /** The same in small pieces. Closes the file at its end, or when it's cancelled. */
   stream(start: number, lengthBytes: number): ReadableStream<Uint8Array>;
   /** For whoever needn't read it. */
-  close(): Promise<void>;
+  close(): void;
 }
 
 /** What the read side needs of the data directory. */
@@ -52,8 +52,6 @@ export interface Files {
   listDirectories(path: string): Promise<string[]>;
   /** With its parents. */
   makeDirectory(path: string, mode?: number): Promise<void>;
-  /** A new file in one write. @throws EEXIST; after any error nothing is left of it */
-  create(path: string, bytes: Uint8Array): Promise<void>;
   writer(path: string): Promise<FileWriter>;
   /** Creates or replaces: a power cut leaves the old bytes or the new ones; the new ones last when it returns. */
   writeDurably(path: string, bytes: Uint8Array, mode?: number): Promise<void>;
@@ -63,4 +61,6 @@ export interface Files {
   remove(path: string): Promise<void>;
   sync(path: string): Promise<void>;
   syncDirectory(path: string): Promise<void>;
+  /** `sync` or `syncDirectory` of many, which may cost as little as one. */
+  syncAll(paths: readonly string[]): Promise<void>;
 }

@@ -97,6 +97,11 @@ export class TestOperator {
 
   /** The first root (2 of 3 keys) and targets, submitted. */
   async initialise(): Promise<Record<string, unknown>> {
+    await this.prepareFirst();
+    return await this.submit({ root: true });
+  }
+
+  async prepareFirst(): Promise<void> {
     const online = await this.onlineKeys();
     const keys = this.rootKeys.map(({ key }) => key);
     this.root = firstRoot(
@@ -106,7 +111,6 @@ export class TestOperator {
       this.#now(),
     );
     this.targets = firstTargets(online, this.#now());
-    return await this.submit({ root: true });
   }
 
   /** Prepares the next targets with one more release; uploads nothing. */

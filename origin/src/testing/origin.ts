@@ -9,19 +9,21 @@ import { SignedRequests } from '../http/signed.ts';
 import type { Log } from '../log.ts';
 import { Repository } from '../repository/repository.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
-import { StagingBudget } from '../staging/budget.ts';
-import { StagedChunks } from '../staging/staged-chunks.ts';
+import type { Chunks } from '../staging/chunks.ts';
 import { StagedFiles } from '../staging/staged-files.ts';
 import type { Files, ReadableFiles } from '../storage/files.ts';
 import { prepareDataDirectory } from '../storage/layout.ts';
+import type { SyncFiles } from '../storage/sync-files.ts';
 import { type StoredToken, Tokens } from '../tokens/tokens.ts';
 import type { After } from '../upkeep.ts';
 import { MemoryFleet } from './memory-fleet.ts';
+import { localChunks } from './local-chunks.ts';
 
 /** What a test may replace. */
 export interface TestOriginOptions {
-  /** The data directory. */
+  /** The data directory, twice. */
   files: Files & ReadableFiles;
+  syncFiles: SyncFiles;
   now: () => number;
   /** Registry, reports and rollouts; in memory if not given. */
   store?: FleetStore;
@@ -36,9 +38,8 @@ export interface TestOriginOptions {
 export interface TestOrigin {
   app: OriginApp;
   repository: Repository;
-  chunks: StagedChunks;
+  chunks: Chunks;
   staged: StagedFiles;
-  staging: StagingBudget;
   tokens: Tokens;
   adminToken: string;
   fleet: Fleet;
@@ -50,6 +51,7 @@ export interface TestOrigin {
 export async function openTestOrigin(options: TestOriginOptions): Promise<TestOrigin> {
   const {
     files,
+    syncFiles,
     now,
     maxStagedBytes = 2 ** 30,
     maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
@@ -60,9 +62,8 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const log = testLog(logged);
   await prepareDataDirectory(files);
   const tokens = await memoryTokens(now);
-  const staging = new StagingBudget(maxStagedBytes);
-  const chunks = await StagedChunks.open(files, staging, now);
-  const staged = await StagedFiles.open(files, staging, now);
+  const chunks = localChunks(syncFiles, maxStagedBytes, now);
+  const staged = await StagedFiles.open(files, now);
   const repository = await Repository.open({ files, chunks, staged, now, log });
   const bodyMemory = new MemoryBudget(maxBodyMemoryBytes);
   const services = await openFleetServices({ repository, files, store, now, after, log });
@@ -76,14 +77,14 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     staged,
     tokens,
     files,
-    metrics: new Metrics({ repository, chunks, staging, now }),
+    metrics: new Metrics({ repository, chunks, now }),
     bodyMemory,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
     now,
     log,
   });
   const { token: adminToken } = await tokens.create({ name: 'test', role: 'admin' });
-  return { app, repository, chunks, staged, staging, tokens, adminToken, waiters, ...services };
+  return { app, repository, chunks, staged, tokens, adminToken, waiters, ...services };
 }
 
 const realAfter: After = (delayMs, act) => {

@@ -1,16 +1,13 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
-import { CHUNK_ID_BYTES, decodeBatch, MAX_BATCH_BYTES, MAX_MISSING_IDS } from '@sitecast/shared/content';
+import { CHUNK_ID_BYTES, MAX_MISSING_IDS } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_TARGET_FILE_BYTES } from '../../staging/staged-files.ts';
-import { forEachBounded } from '../../storage/concurrency.ts';
 import type { AppDeps } from '../app.ts';
-import { holdBody, receiveBody } from '../body.ts';
+import { holdBatch, holdBody, receiveBody } from '../body.ts';
 import type { OriginEnv } from '../context.ts';
+import { BatchMemory } from '../memory.ts';
 import { requireMediaType, requireRole } from '../guards.ts';
 import { BEARER, BYTES_TYPE, bytesSchema, JSON_TYPE, withProblems } from '../schemas.ts';
-
-/** Of one upload; enough to keep the disk busy, few enough for other requests to get their turn. */
-const CHUNK_CONCURRENCY = 16;
 
 const bytesBody = {
   body: { required: true, content: { [BYTES_TYPE]: { schema: bytesSchema } } },
@@ -19,6 +16,7 @@ const bytesBody = {
 /** What an operator uploads before a change refers to it. */
 export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
   const { tokens, chunks, staged, bodyMemory, metrics } = deps;
+  const batchMemory = new BatchMemory(bodyMemory);
   const middleware = [requireRole(tokens, 'operator'), requireMediaType(BYTES_TYPE)];
 
   app.openapi(
@@ -60,16 +58,16 @@ export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
       }),
     }),
     async c => {
-      const { bytes, release } = await holdBody(c, bodyMemory, MAX_BATCH_BYTES);
+      const { memory, lengthBytes, release } = await holdBatch(c, batchMemory);
+      metrics.uploaded(lengthBytes);
+      let returned: ArrayBuffer | undefined;
       try {
-        metrics.uploaded(bytes.length);
-        const count = { stored: 0, known: 0 };
-        await forEachBounded(decodeBatch(bytes), CHUNK_CONCURRENCY, async ({ id, frame }) => {
-          count[await chunks.stage(id, frame)] += 1;
-        });
-        return c.json(count, 200);
+        const { batch, stored, known, error } = await chunks.stage(memory, lengthBytes);
+        returned = batch;
+        if (error) throw error;
+        return c.json({ stored, known }, 200);
       } finally {
-        release();
+        release(returned);
       }
     },
   );

@@ -2,7 +2,7 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import type { AppDeps } from '../app.ts';
 import type { OriginEnv } from '../context.ts';
 import { problemSchema } from '../problem.ts';
-import { serveFile, served } from '../public-files.ts';
+import { serveFile, served, serveTimestamp } from '../public-files.ts';
 import { BYTES_TYPE, bytesSchema, JSON_TYPE } from '../schemas.ts';
 
 const problem = (description: string) => ({
@@ -11,7 +11,10 @@ const problem = (description: string) => ({
 });
 
 /** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
-export function publicRoutes(app: OpenAPIHono<OriginEnv>, { files, responseMemory, waiters }: AppDeps): void {
+export function publicRoutes(
+  app: OpenAPIHono<OriginEnv>,
+  { files, responseMemory, repository, waiters }: AppDeps,
+): void {
   const deps = { files, memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
@@ -37,8 +40,9 @@ export function publicRoutes(app: OpenAPIHono<OriginEnv>, { files, responseMemor
     }),
     async c => {
       const { name } = c.req.valid('param');
-      const headers = name === 'timestamp.json' ? await waiters.wait(c) : {};
-      return await serveFile(c, deps, served.metadata(name), headers);
+      if (name !== 'timestamp.json') return await serveFile(c, deps, served.metadata(name));
+      const headers = await waiters.wait(c);
+      return await serveTimestamp(c, repository.committed?.timestamp.bytes, headers);
     },
   );
   app.openapi(

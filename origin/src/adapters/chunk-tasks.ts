@@ -1,0 +1,40 @@
+import type { ErrorCode, ErrorKind } from '@sitecast/shared/errors';
+import type { ChunkList, ChunkState, StagedTotals } from '../staging/chunks.ts';
+
+/** What the chunk thread gets at its start. */
+export interface ChunkThreadData {
+  /** Absolute path of the data directory. */
+  root: string;
+  maxStagedBytes: number;
+}
+
+/** A call of the chunk thread. */
+export type ChunkTask =
+  | { name: 'missing' | 'repairs' | 'publish' | 'unpublish'; ids: Uint8Array }
+  | { name: 'stage'; batch: ArrayBuffer; lengthBytes: number }
+  | { name: 'check'; list: ChunkList }
+  | { name: 'removeOlderThan'; beforeMs: number }
+  | { name: 'totals' };
+
+/** What the calls return, by name. */
+export interface ChunkResults {
+  missing: Uint8Array;
+  repairs: Uint8Array;
+  publish: undefined;
+  unpublish: undefined;
+  stage: { batch: ArrayBuffer; stored: number; known: number; error: ThreadError | undefined };
+  check: ChunkState[];
+  removeOlderThan: number;
+  totals: StagedTotals;
+}
+
+export type ChunkReply = { result: ChunkResults[keyof ChunkResults] } | { error: ThreadError };
+
+/** An error in a form that survives the way between threads. */
+export interface ThreadError {
+  kind: ErrorKind;
+  code: ErrorCode;
+  message: string;
+  hint: string | undefined;
+  data: Record<string, unknown>;
+}

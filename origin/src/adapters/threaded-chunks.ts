@@ -1,0 +1,137 @@
+import { Worker } from 'node:worker_threads';
+import { CHUNK_ID_BYTES } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Chunks, ChunkList, ChunkState, StagedTotals, StageOutcome } from '../staging/chunks.ts';
+import type { ChunkReply, ChunkResults, ChunkTask, ChunkThreadData, ThreadError } from './chunk-tasks.ts';
+
+/** Chunks in one message, so that uploads get their turn between the messages of a long check. */
+const MAX_CHUNKS_A_TASK = 512;
+/** The thread makes little garbage besides the map of staged chunks. */
+const YOUNG_GENERATION_MB = 8;
+
+interface Job {
+  task: ChunkTask;
+  resolve: (result: ChunkResults[keyof ChunkResults]) => void;
+  reject: (error: unknown) => void;
+}
+
+/** `Chunks` in a thread of its own. One that dies takes the calls under way with it; the next call starts another. */
+export class ThreadedChunks implements Chunks {
+  readonly #data: ChunkThreadData;
+  #thread: Worker | undefined;
+  /** Replies come in the order of the calls. */
+  #jobs: Job[] = [];
+
+  private constructor(data: ChunkThreadData) {
+    this.#data = data;
+  }
+
+  /** Resolves when the thread has looked through what is staged. */
+  static async open(data: ChunkThreadData): Promise<ThreadedChunks> {
+    const chunks = new ThreadedChunks(data);
+    await chunks.totals();
+    return chunks;
+  }
+
+  async missing(ids: Uint8Array): Promise<Uint8Array> {
+    return Buffer.concat(await this.#inParts(ids, part => this.#call({ name: 'missing', ids: part })));
+  }
+
+  async stage(batch: ArrayBuffer, lengthBytes: number): Promise<StageOutcome> {
+    const outcome = await this.#call({ name: 'stage', batch, lengthBytes }, [batch]);
+    return { ...outcome, error: outcome.error && revived(outcome.error) };
+  }
+
+  async check({ ids, lengths }: ChunkList): Promise<ChunkState[]> {
+    const states = await this.#inParts(ids, (part, from) => {
+      const list = { ids: part, lengths: lengths.slice(from, from + part.length / CHUNK_ID_BYTES) };
+      return this.#call({ name: 'check', list });
+    });
+    return states.flat();
+  }
+
+  async repairs(ids: Uint8Array): Promise<Uint8Array> {
+    return Buffer.concat(await this.#inParts(ids, part => this.#call({ name: 'repairs', ids: part })));
+  }
+
+  async publish(ids: Uint8Array): Promise<void> {
+    await this.#inParts(ids, part => this.#call({ name: 'publish', ids: part }));
+  }
+
+  async unpublish(ids: Uint8Array): Promise<void> {
+    await this.#inParts(ids, part => this.#call({ name: 'unpublish', ids: part }));
+  }
+
+  removeOlderThan(beforeMs: number): Promise<number> {
+    return this.#call({ name: 'removeOlderThan', beforeMs });
+  }
+
+  totals(): Promise<StagedTotals> {
+    return this.#call({ name: 'totals' });
+  }
+
+  async close(): Promise<void> {
+    const thread = this.#thread;
+    this.#fail(new SitecastError('failed', 'SITECAST_WORKER_FAILED', 'the origin is being stopped'));
+    await thread?.terminate();
+  }
+
+  async #inParts<T>(ids: Uint8Array, act: (part: Uint8Array, from: number) => Promise<T>): Promise<T[]> {
+    const results: T[] = [];
+    const count = ids.length / CHUNK_ID_BYTES;
+    for (let from = 0; from < count; from += MAX_CHUNKS_A_TASK) {
+      // A copy: a view would take the whole buffer behind it along to the thread.
+      const part = ids.slice(from * CHUNK_ID_BYTES, (from + MAX_CHUNKS_A_TASK) * CHUNK_ID_BYTES);
+      results.push(await act(new Uint8Array(part), from));
+    }
+    return results;
+  }
+
+  #call<N extends keyof ChunkResults>(
+    task: ChunkTask & { name: N },
+    moved: ArrayBuffer[] = [],
+  ): Promise<ChunkResults[N]> {
+    const thread = (this.#thread ??= this.#start());
+    return new Promise((resolve, reject) => {
+      this.#jobs.push({ task, resolve: result => resolve(result as ChunkResults[N]), reject });
+      thread.postMessage(task, moved);
+    });
+  }
+
+  #start(): Worker {
+    const thread = new Worker(threadEntry(), {
+      workerData: this.#data,
+      execArgv: [],
+      resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
+    });
+    thread.on('message', (reply: ChunkReply) => {
+      const job = this.#jobs.shift();
+      if ('error' in reply) job?.reject(revived(reply.error));
+      else job?.resolve(reply.result);
+    });
+    thread.on('error', cause => {
+      if (thread !== this.#thread) return;
+      this.#fail(new SitecastError('failed', 'SITECAST_WORKER_FAILED', 'the chunk thread died', { cause }));
+    });
+    return thread;
+  }
+
+  #fail(error: SitecastError): void {
+    this.#thread = undefined;
+    const jobs = this.#jobs;
+    this.#jobs = [];
+    for (const { reject } of jobs) reject(error);
+  }
+}
+
+function revived({ kind, code, message, hint, data }: ThreadError): SitecastError {
+  return new SitecastError(kind, code, message, hint === undefined ? { data } : { data, hint });
+}
+
+/** Node 20 starts threads from built files only; where the sources run (tests), the build of them is used. */
+function threadEntry(): URL {
+  const here = import.meta.url;
+  return here.endsWith('.ts')
+    ? new URL(here.replace('/src/adapters/', '/dist/adapters/').replace(/[^/]+\.ts$/, 'chunk-thread.js'))
+    : new URL('./chunk-thread.js', here);
+}

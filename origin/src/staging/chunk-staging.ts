@@ -1,0 +1,237 @@
+import {
+  type BatchEntry,
+  CHUNK_ID_BYTES,
+  type ChunkId,
+  ChunkIdSet,
+  chunkIdToHex,
+  decodeBatch,
+  eachId,
+  MAX_CHUNK_BYTES,
+  MAX_FRAME_BYTES,
+  verifyFrame,
+} from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { SyncFiles } from '../storage/sync-files.ts';
+import { StagingBudget, stagingFull } from './budget.ts';
+import { publishedFolder, publishedPath, STAGED_CHUNKS, stagedHex, stagedPath } from './chunk-paths.ts';
+import type { ChunkList, ChunkState, StagedTotals } from './chunks.ts';
+
+/** Beyond it the map of staged chunks would take too much memory (about 250 bytes a chunk). */
+export const MAX_STAGED_CHUNKS = 4 * 1024 * 1024;
+/** Published chunks that this process remembers as verified; when it has seen more, it forgets all of them. */
+const MAX_REMEMBERED_CHUNKS = 1024 * 1024;
+
+interface StagedChunk {
+  frameBytes: number;
+  /** Of the plain chunk; 0 until this process has verified it. */
+  plainBytes: number;
+  seenAtMs: number;
+}
+
+/**
+ * The work behind `Chunks`, for one thread that may wait for the disk. A staged chunk is written in one go under its
+ * own name; what a killed process left half-written is found out when it's next asked for, because nothing that an
+ * earlier process staged counts before it was verified again.
+ */
+export class ChunkStaging {
+  readonly #files: SyncFiles;
+  readonly #budget: StagingBudget;
+  readonly #now: () => number;
+  readonly #staged = new Map<string, StagedChunk>();
+  /** Published ones whose bytes turned out wrong (a bad disk): missing, until they are uploaded again. */
+  readonly #damaged = new Set<string>();
+  readonly #folders = new Set<string>();
+  #verified = new ChunkIdSet();
+  readonly #scratch = Buffer.allocUnsafe(MAX_CHUNK_BYTES);
+
+  constructor(files: SyncFiles, maxBytes: number, now: () => number) {
+    this.#files = files;
+    this.#budget = new StagingBudget(maxBytes);
+    this.#now = now;
+    for (const { name, lengthBytes, modifiedMs } of files.list(STAGED_CHUNKS)) {
+      const hex = stagedHex(name);
+      if (hex === undefined) files.remove(`${STAGED_CHUNKS}/${name}`);
+      else this.#addFound(hex, lengthBytes, modifiedMs);
+    }
+  }
+
+  totals(): StagedTotals {
+    return { chunks: this.#staged.size, bytes: this.#budget.usedBytes };
+  }
+
+  missing(ids: Uint8Array): Uint8Array {
+    return Buffer.concat([...eachId(ids)].filter(id => !this.#isThere(id)));
+  }
+
+  /**
+   * @param count counts what is stored and what was known, also where a later entry is refused
+   * @throws SITECAST_BATCH_…, SITECAST_CHUNK_MISMATCH, SITECAST_STAGING_FULL, SITECAST_NO_SPACE
+   */
+  stage(batch: Uint8Array, count: { stored: number; known: number }): void {
+    for (const entry of decodeBatch(batch)) count[this.#stageOne(entry)] += 1;
+  }
+
+  check({ ids, lengths }: ChunkList): ChunkState[] {
+    return [...eachId(ids)].map((id, at) => this.#checkOne(id, lengths[at] ?? 0));
+  }
+
+  repairs(ids: Uint8Array): Uint8Array {
+    return Buffer.concat(
+      [...eachId(ids)].filter(id => {
+        const hex = chunkIdToHex(id);
+        return this.#damaged.has(hex) && this.#staged.has(hex);
+      }),
+    );
+  }
+
+  publish(ids: Uint8Array): void {
+    for (const id of eachId(ids)) {
+      const hex = chunkIdToHex(id);
+      const staged = this.#staged.get(hex);
+      this.#makeFolder(publishedFolder(id));
+      this.#files.move(stagedPath(hex), publishedPath(id));
+      this.#damaged.delete(hex);
+      this.#drop(hex);
+      if (staged && staged.plainBytes > 0) this.#remember(verifiedAs(id, staged.plainBytes));
+    }
+  }
+
+  unpublish(ids: Uint8Array): void {
+    this.#verified = new ChunkIdSet();
+    for (const id of eachId(ids)) {
+      const hex = chunkIdToHex(id);
+      const lengthBytes = this.#files.lengthOf(publishedPath(id));
+      if (lengthBytes === undefined) continue;
+      this.#files.move(publishedPath(id), stagedPath(hex));
+      this.#drop(hex);
+      this.#addFound(hex, lengthBytes, this.#now());
+    }
+  }
+
+  removeOlderThan(beforeMs: number): number {
+    const old = [...this.#staged].filter(([, { seenAtMs }]) => seenAtMs < beforeMs);
+    for (const [hex] of old) this.#discard(hex);
+    return old.length;
+  }
+
+  #stageOne({ id, frame }: BatchEntry): 'stored' | 'known' {
+    const plainBytes = verifyFrame(id, frame, this.#scratch);
+    const hex = chunkIdToHex(id);
+    const staged = this.#staged.get(hex);
+    if (staged !== undefined && staged.plainBytes > 0) {
+      staged.seenAtMs = this.#now();
+      return 'known';
+    }
+    if (this.#isPublished(id, hex)) return 'known';
+    // Left by an earlier process and not verified since: the new bytes replace it.
+    this.#drop(hex);
+    if (this.#staged.size >= MAX_STAGED_CHUNKS) throw stagingFull(`${MAX_STAGED_CHUNKS} chunks`);
+    this.#budget.take(frame.length);
+    try {
+      this.#files.write(stagedPath(hex), frame);
+    } catch (error) {
+      this.#budget.giveBack(frame.length);
+      throw error;
+    }
+    this.#staged.set(hex, { frameBytes: frame.length, plainBytes, seenAtMs: this.#now() });
+    return 'stored';
+  }
+
+  #checkOne(id: ChunkId, lengthBytes: number): ChunkState {
+    const hex = chunkIdToHex(id);
+    const stagedBytes = this.#verifyStaged(id, hex);
+    if (stagedBytes > 0) {
+      if (!this.#isPublished(id, hex)) return stagedBytes === lengthBytes ? 'staged' : 'wrongLength';
+      // Both: the published one may belong to a committed release, so it must never be a part of what is undone.
+      this.#discard(hex);
+    }
+    if (this.#damaged.has(hex)) return 'missing';
+    if (this.#verified.has(verifiedAs(id, lengthBytes))) return 'published';
+    const frame = this.#readBounded(publishedPath(id));
+    if (frame === undefined) return 'missing';
+    const plainBytes = this.#plainBytesOf(id, frame);
+    if (plainBytes === 0) {
+      this.#damaged.add(hex);
+      return 'missing';
+    }
+    this.#remember(verifiedAs(id, plainBytes));
+    return plainBytes === lengthBytes ? 'published' : 'wrongLength';
+  }
+
+  #isThere(id: ChunkId): boolean {
+    const hex = chunkIdToHex(id);
+    return this.#verifyStaged(id, hex) > 0 || this.#isPublished(id, hex);
+  }
+
+  #isPublished(id: ChunkId, hex: string): boolean {
+    return !this.#damaged.has(hex) && (this.#files.lengthOf(publishedPath(id)) ?? 0) > 0;
+  }
+
+  /** Length of the plain staged chunk; 0 where there's none, or there was one that is wrong: then it's gone. */
+  #verifyStaged(id: ChunkId, hex: string): number {
+    const staged = this.#staged.get(hex);
+    if (!staged) return 0;
+    staged.seenAtMs = this.#now();
+    if (staged.plainBytes > 0) return staged.plainBytes;
+    const frame = this.#readBounded(stagedPath(hex));
+    staged.plainBytes = frame === undefined ? 0 : this.#plainBytesOf(id, frame);
+    if (staged.plainBytes === 0) this.#discard(hex);
+    return staged.plainBytes;
+  }
+
+  #readBounded(path: string): Buffer | undefined {
+    try {
+      return this.#files.read(path, MAX_FRAME_BYTES);
+    } catch (error) {
+      // Nothing that this origin wrote is so large: as good as wrong bytes, which are `#plainBytesOf`'s matter.
+      if (error instanceof SitecastError && error.code === 'SITECAST_FILE_TOO_LARGE') return Buffer.alloc(0);
+      throw error;
+    }
+  }
+
+  /** Length of the plain bytes; 0 if the frame isn't that of the chunk. */
+  #plainBytesOf(id: ChunkId, frame: Uint8Array): number {
+    try {
+      return verifyFrame(id, frame, this.#scratch);
+    } catch (error) {
+      if (error instanceof SitecastError && error.code === 'SITECAST_CHUNK_MISMATCH') return 0;
+      throw error;
+    }
+  }
+
+  #makeFolder(folder: string): void {
+    if (this.#folders.has(folder)) return;
+    this.#files.makeDirectory(folder);
+    this.#folders.add(folder);
+  }
+
+  #addFound(hex: string, frameBytes: number, seenAtMs: number): void {
+    this.#budget.takeFound(frameBytes);
+    this.#staged.set(hex, { frameBytes, plainBytes: 0, seenAtMs });
+  }
+
+  #drop(hex: string): void {
+    const staged = this.#staged.get(hex);
+    if (!staged) return;
+    this.#staged.delete(hex);
+    this.#budget.giveBack(staged.frameBytes);
+  }
+
+  #discard(hex: string): void {
+    this.#drop(hex);
+    this.#files.remove(stagedPath(hex));
+  }
+
+  #remember(id: ChunkId): void {
+    if (this.#verified.size >= MAX_REMEMBERED_CHUNKS) this.#verified = new ChunkIdSet();
+    this.#verified.add(id);
+  }
+}
+
+/** What `#verified` remembers: that the chunk is right and of this length, folded into the 32 bytes of an id. */
+function verifiedAs(id: ChunkId, lengthBytes: number): ChunkId {
+  const folded = Buffer.allocUnsafe(CHUNK_ID_BYTES);
+  folded.set(id);
+  folded.writeUInt32LE((folded.readUInt32LE(0) ^ lengthBytes) >>> 0, 0);
+  return folded;
+}
