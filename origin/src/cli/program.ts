@@ -1,10 +1,72 @@
 import { SettingsCommand } from '@sitecast/shared/command';
+import { initCommand } from './init-command.ts';
+import { keysRenewCommand, keysRotateCommand } from './keys-change-command.ts';
+import { keysCreateCommand, keysListCommand } from './keys-command.ts';
+import { productFloorCommand, productListCommand } from './product-command.ts';
+import {
+  releaseListCommand,
+  releaseSignCommand,
+  releaseSubmitCommand,
+  releaseWithdrawCommand,
+} from './release-command.ts';
+import { releaseDraftCommand, releasePublishCommand } from './release-publish-command.ts';
+import { statusCommand } from './status-command.ts';
+import { tokenCreateCommand, tokenListCommand, tokenRevokeCommand } from './token-command.ts';
 
 /** The `sitecast` command: what an operator types. */
 export function operatorProgram(): SettingsCommand {
-  return new SettingsCommand('sitecast')
-    .description('Publish signed releases and roll them out to a fleet.')
-    .action((_options, command: SettingsCommand) => {
-      command.help();
-    });
+  const program = new SettingsCommand('sitecast')
+    .description('Publish signed releases to a Sitecast origin.')
+    .addCommand(
+      group(
+        'keys',
+        "operators' keys, and the keys of all roles",
+        keysCreateCommand(),
+        keysListCommand(),
+        keysRenewCommand(),
+        keysRotateCommand(),
+      ),
+    )
+    .addCommand(initCommand())
+    .addCommand(
+      group(
+        'release',
+        'signed releases of a product',
+        releasePublishCommand(),
+        releaseListCommand(),
+        releaseWithdrawCommand(),
+        releaseDraftCommand(),
+        releaseSignCommand(),
+        releaseSubmitCommand(),
+      ),
+    )
+    .addCommand(
+      group('product', 'what is signed of a product as a whole', productListCommand(), productFloorCommand()),
+    )
+    .addCommand(
+      group(
+        'token',
+        'API tokens of the origin',
+        tokenCreateCommand(),
+        tokenListCommand(),
+        tokenRevokeCommand(),
+      ),
+    )
+    .addCommand(statusCommand())
+    .addHelpText(
+      'after',
+      `
+Getting started, beside a running \`sitecast-origin serve --data origin-data\`:
+  sitecast keys create root && sitecast keys create release
+  sitecast init --origin http://127.0.0.1:7400 --token-file origin-data/admin.token
+  sitecast release publish rootfs.ext4 --product camera --version 1.0.0 --hardware rpi4
+  sitecast release list`,
+    );
+  return program;
+}
+
+function group(name: string, description: string, ...commands: SettingsCommand[]): SettingsCommand {
+  const command = new SettingsCommand(name).description(description);
+  for (const subcommand of commands) command.addCommand(subcommand);
+  return command;
 }
