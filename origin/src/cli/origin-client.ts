@@ -31,7 +31,7 @@ const problemSchema = z.object({
 });
 
 export interface OriginRequest {
-  method?: 'GET' | 'POST' | 'PUT' | 'DELETE';
+  method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   json?: unknown;
   bytes?: Uint8Array;
   signal?: AbortSignal | undefined;
@@ -101,10 +101,7 @@ export class OriginClient {
     }
   }
 
-  #exchangeOnce(
-    url: URL,
-    { method = 'GET', json, bytes, signal }: OriginRequest,
-  ): Promise<Answer> {
+  #exchangeOnce(url: URL, { method = 'GET', json, bytes, signal }: OriginRequest): Promise<Answer> {
     const body = json === undefined ? (bytes ?? Buffer.alloc(0)) : Buffer.from(JSON.stringify(json));
     const headers: Record<string, string | number> = {
       accept: 'application/json',

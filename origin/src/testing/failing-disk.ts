@@ -1,11 +1,4 @@
-import {
-  existsSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs';
+import { existsSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
 import type { Files, FileWriter, FoundFile, OpenFile, ReadableFiles } from '../storage/files.ts';
 import type { SyncFiles } from '../storage/sync-files.ts';
