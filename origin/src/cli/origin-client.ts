@@ -31,7 +31,7 @@ const problemSchema = z.object({
 });
 
 export interface OriginRequest {
-  method?: 'GET' | 'POST' | 'PUT' | 'DELETE';
+  method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   json?: unknown;
   bytes?: Uint8Array;
   signal?: AbortSignal | undefined;

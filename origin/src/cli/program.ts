@@ -2,6 +2,13 @@ import { SettingsCommand } from '@sitecast/shared/command';
 import { initCommand } from './init-command.ts';
 import { keysRenewCommand, keysRotateCommand } from './keys-change-command.ts';
 import { keysCreateCommand, keysListCommand } from './keys-command.ts';
+import {
+  memberAcceptCommand,
+  memberListCommand,
+  memberRevokeCommand,
+  memberShowCommand,
+  memberTagCommand,
+} from './member-command.ts';
 import { productFloorCommand, productListCommand } from './product-command.ts';
 import {
   releaseListCommand,
@@ -10,13 +17,20 @@ import {
   releaseWithdrawCommand,
 } from './release-command.ts';
 import { releaseDraftCommand, releasePublishCommand } from './release-publish-command.ts';
+import {
+  rolloutAbortCommand,
+  rolloutCompleteCommand,
+  rolloutListCommand,
+  rolloutStartCommand,
+  rolloutStatusCommand,
+} from './rollout-command.ts';
 import { statusCommand } from './status-command.ts';
 import { tokenCreateCommand, tokenListCommand, tokenRevokeCommand } from './token-command.ts';
 
 /** The `sitecast` command: what an operator types. */
 export function operatorProgram(): SettingsCommand {
   const program = new SettingsCommand('sitecast')
-    .description('Publish signed releases to a Sitecast origin.')
+    .description('Publish signed releases to a Sitecast origin, and roll them out.')
     .addCommand(
       group(
         'keys',
@@ -45,8 +59,41 @@ export function operatorProgram(): SettingsCommand {
     )
     .addCommand(
       group(
+        'rollout',
+        'which devices are to run which release',
+        rolloutStartCommand(),
+        rolloutStatusCommand(),
+        rolloutListCommand(),
+        rolloutAbortCommand(),
+        rolloutCompleteCommand(),
+      ),
+    )
+    .addCommand(
+      group(
+        'device',
+        'the devices of the fleet',
+        memberListCommand('device'),
+        memberShowCommand('device'),
+        memberAcceptCommand('device'),
+        memberTagCommand('device'),
+        memberRevokeCommand('device'),
+      ),
+    )
+    .addCommand(
+      group(
+        'gateway',
+        "the sites' gateways",
+        memberListCommand('gateway'),
+        memberShowCommand('gateway'),
+        memberAcceptCommand('gateway'),
+        memberTagCommand('gateway'),
+        memberRevokeCommand('gateway'),
+      ),
+    )
+    .addCommand(
+      group(
         'token',
-        'API tokens of the origin',
+        'API tokens of the origin, and join tokens of the fleet',
         tokenCreateCommand(),
         tokenListCommand(),
         tokenRevokeCommand(),
@@ -60,7 +107,12 @@ Getting started, beside a running \`sitecast-origin serve --data origin-data\`:
   sitecast keys create root && sitecast keys create release
   sitecast init --origin http://127.0.0.1:7400 --token-file origin-data/admin.token
   sitecast release publish rootfs.ext4 --product camera --version 1.0.0 --hardware rpi4
-  sitecast release list`,
+  sitecast release list
+
+Then bring in gateways and devices, and roll out to them:
+  sitecast token create --join --kind gateway --site north --out north.token
+  sitecast token create --join --kind device --product camera --uses 20 --out cameras.token
+  sitecast rollout start camera 1.0.0 --all-at-once && sitecast rollout status --watch`,
     );
   return program;
 }

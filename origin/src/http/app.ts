@@ -2,28 +2,40 @@ import { OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { MiddlewareHandler } from 'hono';
+import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
-import type { ReadableFiles } from '../storage/files.ts';
+import type { Rollouts } from '../rollouts/rollouts.ts';
+import type { Files, ReadableFiles } from '../storage/files.ts';
 import type { Tokens } from '../tokens/tokens.ts';
 import type { OriginEnv } from './context.ts';
+import type { TimestampWaiters } from './long-poll.ts';
 import type { MemoryBudget } from './memory.ts';
 import type { Metrics } from './metrics.ts';
 import { asSitecastError, problemResponse, statusOf } from './problem.ts';
 import { contentRoutes } from './routes/content.ts';
 import { healthRoutes } from './routes/health.ts';
+import { joinTokenRoutes } from './routes/join-tokens.ts';
+import { memberRoutes } from './routes/members.ts';
 import { publicRoutes } from './routes/public.ts';
 import { repositoryRoutes } from './routes/repository.ts';
+import { rolloutRoutes } from './routes/rollouts.ts';
+import { siteRoutes } from './routes/site.ts';
 import { tokenRoutes } from './routes/tokens.ts';
+import type { SignedRequests } from './signed.ts';
 
 export interface AppDeps {
   repository: Repository;
   chunks: Chunks;
   staged: StagedFiles;
   tokens: Tokens;
-  files: ReadableFiles;
+  fleet: Fleet;
+  rollouts: Rollouts;
+  signedRequests: SignedRequests;
+  waiters: TimestampWaiters;
+  files: ReadableFiles & Files;
   metrics: Metrics;
   /** Shared by all request bodies. */
   bodyMemory: MemoryBudget;
@@ -54,6 +66,10 @@ export function createApp(deps: AppDeps): OriginApp {
   repositoryRoutes(app, deps);
   contentRoutes(app, deps);
   tokenRoutes(app, deps);
+  siteRoutes(app, deps);
+  memberRoutes(app, deps);
+  joinTokenRoutes(app, deps);
+  rolloutRoutes(app, deps);
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });
   const info = { title: 'Sitecast origin', version: SITECAST_VERSION };
   app.doc31('/openapi.json', { openapi: '3.1.0', info });
@@ -68,7 +84,9 @@ export function createApp(deps: AppDeps): OriginApp {
     const fields = { method: c.req.method, path: c.req.path, code: error.code };
     if (statusOf(error) >= 500) deps.log.error({ ...fields, err: thrown }, 'a request failed');
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
-    return problemResponse(error);
+    // What a sender with a wrong clock needs to sign again.
+    const date = error.code === 'SITECAST_REQUEST_CLOCK' && { date: new Date(deps.now()).toUTCString() };
+    return problemResponse(error, { ...date });
   });
   return app;
 }
