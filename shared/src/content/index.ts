@@ -14,8 +14,14 @@ export {
 } from './chunk-id.ts';
 export { ChunkIdSet } from './chunk-id-set.ts';
 export { ChunkIndex, ChunkIndexBuilder, type ChunkPlace, type ChunkSizes } from './chunk-index.ts';
+export { checkChunkSizes, DEFAULT_CHUNK_SIZES } from './chunking/fastcdc.ts';
+export type { ImageSummary } from './image/image-reader.ts';
+export { type UploadImageOptions, uploadImage } from './image/upload-image.ts';
+export type { ChunkSink, UploadCounts, UploadOptions, UploadProgress } from './image/upload-run.ts';
+export { type UploadStoredOptions, uploadStored } from './image/upload-stored.ts';
 export {
   MAX_BATCH_BYTES,
+  MAX_BATCH_CHUNKS,
   MAX_CHUNK_BYTES,
   MAX_FRAME_BYTES,
   MAX_INDEX_BYTES,
