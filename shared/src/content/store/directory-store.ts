@@ -21,7 +21,7 @@ import { Chunk } from '../chunk.ts';
 import { CHUNK_ID_BYTES, type ChunkId, chunkIdFromHex, chunkPath, eachId } from '../chunk-id.ts';
 import { ChunkIdSet } from '../chunk-id-set.ts';
 import { MAX_FRAME_BYTES } from '../limits.ts';
-import { type ChunkRequest, chunkNotFound, type WritableChunkStore } from './chunk-store.ts';
+import { type ChunkRequest, chunkNotFound, frameTooLarge, type WritableChunkStore } from './chunk-store.ts';
 
 const PREFIX_DIGITS = 4;
 const PREFIX_PATTERN = /^[0-9a-f]{4}$/;
@@ -308,17 +308,6 @@ function writeFileNow(path: string, bytes: Uint8Array): void {
 function boundedFrame(id: ChunkId, frame: Uint8Array): Uint8Array {
   if (frame.length > MAX_FRAME_BYTES) throw frameTooLarge(id);
   return frame;
-}
-
-/** The error for a frame that is longer than that of any chunk. */
-export function frameTooLarge(id: ChunkId, cause?: unknown): SitecastError {
-  const hex = Buffer.from(id).toString('hex');
-  return new SitecastError(
-    'tooLarge',
-    'SITECAST_FRAME_TOO_LARGE',
-    `the frame of chunk ${hex} is longer than ${MAX_FRAME_BYTES} bytes`,
-    { data: { id: hex, maxBytes: MAX_FRAME_BYTES }, cause },
-  );
 }
 
 function storeFull(error: unknown): unknown {
