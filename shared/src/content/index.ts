@@ -1,3 +1,4 @@
+export { type BatchEntry, decodeBatch } from './batch.ts';
 export { Chunk } from './chunk.ts';
 export {
   CHUNK_ID_BYTES,

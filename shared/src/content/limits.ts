@@ -20,3 +20,9 @@ export const MAX_BATCH_BYTES = 8 * 1024 * 1024;
 
 /** Most chunk ids in one question "which of these are missing?". */
 export const MAX_MISSING_IDS = 4096;
+
+/** Most chunks in one upload request. */
+export const MAX_BATCH_CHUNKS = 4096;
+
+/** The smallest minimum chunk size that the chunker takes: smaller chunks would make the index a burden. */
+export const MIN_CHUNK_SIZE_BYTES = 4 * 1024;
