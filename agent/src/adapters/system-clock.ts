@@ -6,6 +6,9 @@ import type { AgentClock } from '../ports.ts';
 const SYNCHRONISED_FILE = '/run/systemd/timesync/synchronized';
 const TIMESYNC_DIRECTORY = '/run/systemd/timesync';
 
+/** setTimeout takes no more. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
 /** @param timeSync `yes` and `no` overrule what the system says */
 export function systemClock(timeSync: 'auto' | 'yes' | 'no'): AgentClock {
   return {
@@ -17,7 +20,7 @@ export function systemClock(timeSync: 'auto' | 'yes' | 'no'): AgentClock {
     },
     sleep: async (ms, signal) => {
       try {
-        await delay(ms, undefined, signal ? { signal } : {});
+        await delay(Math.min(ms, MAX_TIMER_MS), undefined, signal ? { signal } : {});
       } catch {
         // The signal ended it: that's what it's for.
       }

@@ -2,7 +2,7 @@ import type { Rollout } from '@sitecast/shared/fleet';
 import type { Clock } from '@sitecast/shared/trust';
 import { isOpen, localTimeOf, parseWindow } from './window.ts';
 
-/** How old a timestamp may be to vouch for the local clock, milliseconds: the origin renews it hourly. */
+/** How old a timestamp may be to count as new, and to vouch for the local clock, milliseconds: it's renewed hourly. */
 const VOUCHING_MS = 2 * 3_600_000;
 const MINUTE_MS = 60_000;
 
@@ -12,8 +12,10 @@ export interface ActivationFacts {
   clock: Clock;
   /** What the system says of its clock; undefined where it doesn't. */
   isSynchronised: boolean | undefined;
-  /** Whether the repository has just been refreshed. */
-  isFresh: boolean;
+  /** Whether a gateway has just confirmed the metadata, or had newer ones. */
+  isRefreshed: boolean;
+  /** An order to go back waits for no window. */
+  isUrgent: boolean;
   rollout: Pick<Rollout, 'notBefore' | 'window' | 'offlineForMs'>;
   /** The device's own least time between two activations. */
   minIntervalMs: number;
@@ -32,17 +34,18 @@ export interface Wait {
 
 /** Undefined: it may (design section 2, time and freshness; section 4, windows). */
 export function activationWait(facts: ActivationFacts): Wait | undefined {
-  return freshnessWait(facts) ?? scheduleWait(facts) ?? intervalWait(facts);
+  return freshnessWait(facts) ?? (facts.isUrgent ? undefined : (scheduleWait(facts) ?? intervalWait(facts)));
 }
 
-function freshnessWait({ isFresh, nowMs, clock, rollout }: ActivationFacts): Wait | undefined {
-  if (isFresh) return undefined;
+function freshnessWait({ isRefreshed, nowMs, clock, rollout }: ActivationFacts): Wait | undefined {
   // A clock that is behind `issued` can't tell how old the metadata is.
   const ageMs = clock.issuedMs === undefined || clock.state !== 'ok' ? undefined : nowMs - clock.issuedMs;
+  // What a gateway without WAN confirms is as old as the timestamp says.
+  if (isRefreshed && (ageMs === undefined || ageMs <= VOUCHING_MS)) return undefined;
   if (ageMs !== undefined && ageMs <= rollout.offlineForMs) return undefined;
   return {
     for: 'freshness',
-    message: 'no gateway confirms that the rollout still stands',
+    message: 'nobody confirms that the rollout still stands',
     retryMs: MINUTE_MS,
   };
 }

@@ -3,6 +3,8 @@ import type { Update } from './memory.ts';
 
 /** What a start of the agent means for an update that was being activated. */
 export type BootVerdict =
+  /** The loader wasn't told yet, or the power went before it took note: nothing has happened. */
+  | 'notTold'
   /** The boot that was asked for hasn't happened: ask again. */
   | 'askAgain'
   /** The slot runs for the first time. */
@@ -13,6 +15,8 @@ export type BootVerdict =
   | 'powerLoss'
   /** The loader has given the slot up. */
   | 'bootCountExhausted'
+  /** It had proved itself when the agent ended; the loader may not know yet. */
+  | 'confirmed'
   /** The slot was given up and the other one runs. */
   | 'fellBack';
 
@@ -23,8 +27,21 @@ export function bootVerdict(
 ): BootVerdict {
   const isSameBoot = update.bootId === boot.bootId;
   const isOnTarget = boot.booted === update.target;
-  if (update.phase === 'fallingBack') return isOnTarget ? 'askAgain' : 'fellBack';
-  if (!isOnTarget) return isSameBoot && update.phase === 'rebooting' ? 'askAgain' : 'bootCountExhausted';
-  if (update.phase === 'rebooting') return isSameBoot ? 'askAgain' : 'firstBoot';
-  return isSameBoot ? 'sameBoot' : 'powerLoss';
+  switch (update.phase) {
+    case 'downloading':
+    case 'verified':
+      return 'notTold';
+    case 'activating':
+      return isOnTarget ? 'firstBoot' : 'notTold';
+    case 'rebooting':
+      if (isSameBoot) return 'askAgain';
+      return isOnTarget ? 'firstBoot' : 'bootCountExhausted';
+    case 'confirming':
+      if (!isOnTarget) return 'bootCountExhausted';
+      return isSameBoot ? 'sameBoot' : 'powerLoss';
+    case 'confirmed':
+      return isOnTarget ? 'confirmed' : 'bootCountExhausted';
+    case 'fallingBack':
+      return isOnTarget ? 'askAgain' : 'fellBack';
+  }
 }

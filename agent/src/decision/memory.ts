@@ -16,6 +16,8 @@ const slotRecordSchema = z.looseObject({
   /** SHA-256 of the index that its image was written by. */
   indexSha256: hexId.optional(),
   lengthBytes: z.int().min(0).optional(),
+  /** It has run and was found healthy. */
+  isConfirmed: z.boolean().optional(),
 });
 export type SlotRecord = z.infer<typeof slotRecordSchema>;
 
@@ -42,9 +44,9 @@ const barredSchema = z.looseObject({
 export type BarredRelease = z.infer<typeof barredSchema>;
 
 /**
- * How far the update got. `preparing`: nothing but the slot's mark; `downloading`; `verified`: the slot holds the
- * image, activation is next; `rebooting`: the boot loader was told; `confirming`: it runs, unproven;
- * `fallingBack`: it's given up, the other slot is to run again.
+ * How far the update got. `downloading`: the slot is being filled; `verified`: it holds the image, activation is next;
+ * `activating`: the boot loader is being told; `rebooting`: it was told; `confirming`: the slot runs, unproven;
+ * `confirmed`: it's proven, the loader is being told; `fallingBack`: it's given up, the other slot is to run again.
  */
 const updateSchema = z.looseObject({
   kind: z.enum(['install', 'rollBack']),
@@ -53,7 +55,15 @@ const updateSchema = z.looseObject({
   indexSha256: hexId.optional(),
   lengthBytes: z.int().min(0).optional(),
   target: z.enum(['A', 'B']),
-  phase: z.enum(['preparing', 'downloading', 'verified', 'rebooting', 'confirming', 'fallingBack']),
+  phase: z.enum([
+    'downloading',
+    'verified',
+    'activating',
+    'rebooting',
+    'confirming',
+    'confirmed',
+    'fallingBack',
+  ]),
   startedAt: z.string().max(64),
   /** The boot in which the loader was told to try the slot, or to leave it. */
   bootId: z.string().max(128).optional(),

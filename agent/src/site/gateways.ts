@@ -25,6 +25,11 @@ export class Gateways {
     return this.#heard;
   }
 
+  /** The one that answered last; before that, the first. */
+  get liveliest(): Gateway {
+    return this.all.find(({ url }) => url === this.#heard?.url) ?? this.#current;
+  }
+
   noteHeard(gateway: Gateway): void {
     this.#heard = { url: gateway.url, atMs: this.#now() };
   }

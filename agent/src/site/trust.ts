@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { readdir, rm } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { makeDirectory, readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
@@ -18,6 +18,8 @@ import type { Gateways } from './gateways.ts';
 /** How old a timestamp may look before another gateway is asked as well, milliseconds: the origin renews it hourly. */
 const STALE_MS = 2 * 3_600_000;
 const MAX_DOCUMENT_BYTES = DEFAULT_TRUST_LIMITS.maxTargetFileBytes;
+/** Product file, rollouts file, manifests and indices that are kept for when no gateway answers. */
+const MAX_DOCUMENTS = 16;
 const SHA256_HEX = /^[0-9a-f]{64}$/;
 
 /** Where an agent's trust begins. */
@@ -114,15 +116,11 @@ export class Trust {
     if (stored) return stored;
     const bytes = await this.#gateways.each(() => this.#client.fetchTarget(found, { signal }), signal);
     const path = this.#pathOf(found);
-    if (path !== undefined) await writeFileDurably(path, bytes);
+    if (path !== undefined) {
+      await prune(this.#documents);
+      await writeFileDurably(path, bytes);
+    }
     return bytes;
-  }
-
-  /** Forgets documents but these. */
-  async keepOnly(documents: readonly Uint8Array[]): Promise<void> {
-    const kept = new Set(documents.map(bytes => createHash('sha256').update(bytes).digest('hex')));
-    for (const name of await readdir(this.#documents))
-      if (!kept.has(name)) await rm(join(this.#documents, name), { force: true });
   }
 
   async #stored(found: FoundTarget): Promise<Uint8Array | undefined> {
@@ -148,6 +146,17 @@ export class Trust {
     const { issuedMs } = this.clock();
     return issuedMs !== undefined && this.#now() - issuedMs > STALE_MS;
   }
+}
+
+/** Makes room for one more: the oldest go. */
+async function prune(directory: string): Promise<void> {
+  const found = [];
+  for (const name of await readdir(directory)) {
+    const path = join(directory, name);
+    found.push({ path, atMs: name.endsWith('.partial') ? 0 : (await stat(path)).mtimeMs });
+  }
+  found.sort((one, other) => other.atMs - one.atMs);
+  for (const { path } of found.slice(MAX_DOCUMENTS - 1)) await rm(path, { force: true });
 }
 
 async function begin(store: DirectoryMetadataStore, bytes: Uint8Array, nowMs: number): Promise<void> {

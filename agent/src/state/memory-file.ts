@@ -18,6 +18,7 @@ export class MemoryFile {
   readonly #path: string;
   readonly #passPoint: PassPoint;
   #memory: Memory;
+  #turn: Promise<void> = Promise.resolve();
 
   private constructor(path: string, passPoint: PassPoint, memory: Memory) {
     this.#path = path;
@@ -35,9 +36,18 @@ export class MemoryFile {
     return this.#memory;
   }
 
-  /** Durable once it returns; what's remembered changes only then. */
-  async change(changes: Partial<Memory>): Promise<void> {
-    const next = bounded({ ...this.#memory, ...changes });
+  /** Durable once it returns; what's remembered changes only then. Changes wait for each other. */
+  async change(changes: Partial<Memory> | ((memory: Memory) => Partial<Memory>)): Promise<void> {
+    const done = this.#turn.then(() => this.#change(changes));
+    this.#turn = done.catch(() => {
+      // The caller has got the error.
+    });
+    return done;
+  }
+
+  async #change(changes: Partial<Memory> | ((memory: Memory) => Partial<Memory>)): Promise<void> {
+    const changed = typeof changes === 'function' ? changes(this.#memory) : changes;
+    const next = bounded({ ...this.#memory, ...changed });
     this.#passPoint('state before');
     await writeFileDurably(this.#path, `${JSON.stringify(next, null, 1)}\n`, 0o600);
     this.#memory = next;

@@ -12,6 +12,8 @@ const FILE_NAME = 'reports.jsonl';
 const MAX_OUTBOX_BYTES = 16 * 1024 * 1024;
 /** Acknowledged reports that are kept before the file is written anew. */
 const MAX_ACKNOWLEDGED = 64;
+/** The newest ones stay, acknowledged or not: they tell what has been reported of the update in progress. */
+const KEPT_REPORTS = 16;
 /** What an envelope holds besides its payload, at most, in bytes. */
 const ENVELOPE_BYTES = 512;
 const NEWLINE = 0x0a;
@@ -106,6 +108,11 @@ export class Outbox {
     return this.#entries.at(-1)?.report;
   }
 
+  /** The newest reports, oldest first: at least the last 16. */
+  recent(): Report[] {
+    return this.#entries.map(({ report }) => report);
+  }
+
   /** Those that the origin hasn't acknowledged, oldest first. */
   pending(): PendingReport[] {
     return this.#entries
@@ -143,7 +150,7 @@ export class Outbox {
       this.#acknowledgedSeq = seq;
       const acknowledged = this.#entries.findIndex(({ report }) => report.seq > seq);
       const count = acknowledged === -1 ? this.#entries.length : acknowledged;
-      if (count > MAX_ACKNOWLEDGED) await this.#rewrite(this.#entries.slice(count - 1));
+      if (count > MAX_ACKNOWLEDGED) await this.#rewrite(this.#entries.slice(count - KEPT_REPORTS));
       return 'taken';
     });
   }
