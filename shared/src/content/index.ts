@@ -14,15 +14,25 @@ export {
 } from './chunk-id.ts';
 export { ChunkIdSet } from './chunk-id-set.ts';
 export { ChunkIndex, ChunkIndexBuilder, type ChunkPlace, type ChunkSizes } from './chunk-index.ts';
+export { checkChunkSizes, DEFAULT_CHUNK_SIZES } from './chunking/fastcdc.ts';
+export type { ImageSummary } from './image/image-reader.ts';
+export { type UploadImageOptions, uploadImage } from './image/upload-image.ts';
+export type { ChunkSink, UploadCounts, UploadOptions, UploadProgress } from './image/upload-run.ts';
+export { type UploadStoredOptions, uploadStored } from './image/upload-stored.ts';
 export {
   MAX_BATCH_BYTES,
+  MAX_BATCH_CHUNKS,
   MAX_CHUNK_BYTES,
   MAX_FRAME_BYTES,
   MAX_INDEX_BYTES,
   MAX_MISSING_IDS,
 } from './limits.ts';
 export type { ChunkRequest, ChunkStore, WritableChunkStore } from './store/chunk-store.ts';
-export { DirectoryStore } from './store/directory-store.ts';
+export { coalescing } from './store/coalescing.ts';
+export { DirectoryStore, type DirectoryStoreOptions } from './store/directory-store.ts';
+export { type FailoverOptions, failover } from './store/failover.ts';
+export { HttpStore, type HttpStoreOptions } from './store/http-store.ts';
+export { verifying } from './store/verifying.ts';
 export {
   compressFrame,
   DEFAULT_ZSTD_LEVEL,

@@ -88,7 +88,7 @@ export function decompressExactly(frame: Uint8Array, expectedBytes: number): Buf
 
 /**
  * Checks, without waiting, that a frame holds the chunk of that id.
- * @param scratch memory of at least MAX_CHUNK_BYTES, reused from call to call; holds the plain bytes afterwards
+ * @param scratch memory that holds the plain bytes afterwards, as long as they may be (MAX_CHUNK_BYTES unless known)
  * @returns length of the plain bytes
  * @throws SITECAST_CHUNK_MISMATCH, whatever is wrong with it
  */
@@ -162,7 +162,8 @@ function copyInto(target: Uint8Array, bytes: Uint8Array): number {
 }
 
 async function napiCodec(): Promise<ZstdCodec> {
-  const { CCtx, DCtx } = await import('zstd-napi/binding.js');
+  // Of a native addon's exports `import` sees no names, just the whole.
+  const { CCtx, DCtx } = (await import('zstd-napi/binding.js')).default;
   // One context each for the life of the thread: a new one costs more than a small chunk takes to compress.
   const compressor = new CCtx();
   const decompressor = new DCtx();

@@ -1,6 +1,7 @@
 import { SitecastError } from '../../errors.ts';
 import type { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex } from '../chunk-id.ts';
+import { MAX_FRAME_BYTES } from '../limits.ts';
 
 export interface ChunkRequest {
   /** Gives up with the signal's reason. */
@@ -37,10 +38,22 @@ export interface WritableChunkStore extends ChunkStore {
   sync(): Promise<void>;
 }
 
+/** The error for a chunk that a store lacks. */
 export function chunkNotFound(id: ChunkId, store: ChunkStore, cause?: unknown): SitecastError {
   const hex = chunkIdToHex(id);
   return new SitecastError('notFound', 'SITECAST_CHUNK_NOT_FOUND', `${store.name} has no chunk ${hex}`, {
     data: { id: hex, store: store.name },
     cause,
   });
+}
+
+/** The error for a frame that is longer than that of any chunk. */
+export function frameTooLarge(id: ChunkId, cause?: unknown): SitecastError {
+  const hex = chunkIdToHex(id);
+  return new SitecastError(
+    'tooLarge',
+    'SITECAST_FRAME_TOO_LARGE',
+    `the frame of chunk ${hex} is longer than ${MAX_FRAME_BYTES} bytes`,
+    { data: { id: hex, maxBytes: MAX_FRAME_BYTES }, cause },
+  );
 }

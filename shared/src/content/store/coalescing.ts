@@ -1,0 +1,68 @@
+import type { Chunk } from '../chunk.ts';
+import { type ChunkId, chunkIdToHex } from '../chunk-id.ts';
+import type { ChunkRequest, ChunkStore } from './chunk-store.ts';
+
+/** One fetch under way, and how many wait for it. */
+interface Flight {
+  readonly chunk: Promise<Chunk>;
+  readonly stop: AbortController;
+  askers: number;
+  isOver: boolean;
+}
+
+/**
+ * A store that fetches a chunk once for all who ask while the fetch is under way. An asker that gives up leaves the
+ * others waiting; when the last one does, the fetch is called off. Nothing is kept once a fetch has ended.
+ */
+export function coalescing(store: ChunkStore): ChunkStore {
+  const flights = new Map<string, Flight>();
+
+  const start = (id: ChunkId, key: string): Flight => {
+    const stop = new AbortController();
+    // A copy: the first asker's id may lie in memory that is used again before the last asker is served.
+    const chunk = store.get(Uint8Array.from(id), { signal: stop.signal });
+    const flight = { chunk, stop, askers: 0, isOver: false };
+    flights.set(key, flight);
+    const end = () => {
+      flight.isOver = true;
+      if (flights.get(key) === flight) flights.delete(key);
+    };
+    // Whoever waits hears of a failure; `end` only clears up.
+    chunk.then(end, end);
+    return flight;
+  };
+
+  const get = async (id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> => {
+    signal?.throwIfAborted();
+    const key = chunkIdToHex(id);
+    const flight = flights.get(key) ?? start(id, key);
+    flight.askers += 1;
+    try {
+      return await orAborted(flight.chunk, signal);
+    } finally {
+      flight.askers -= 1;
+      if (flight.askers === 0 && !flight.isOver) {
+        // Somebody who asks from now on must not join a fetch that is being called off.
+        if (flights.get(key) === flight) flights.delete(key);
+        flight.stop.abort(signal?.reason);
+      }
+    }
+  };
+
+  return { name: store.name, has: (id, request) => store.has(id, request), get };
+}
+
+/** The promise's outcome, or the signal's reason if that comes first. */
+async function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise;
+  let giveUp = () => {};
+  const aborted = new Promise<never>((_resolve, reject) => {
+    giveUp = () => reject(signal.reason);
+    signal.addEventListener('abort', giveUp, { once: true });
+  });
+  try {
+    return await Promise.race([promise, aborted]);
+  } finally {
+    signal.removeEventListener('abort', giveUp);
+  }
+}

@@ -1,0 +1,208 @@
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterAll, describe, expect, it } from 'vitest';
+import { SitecastError } from '../../errors.ts';
+import type { Chunk } from '../chunk.ts';
+import { removeTemporaryDirectories, temporaryDirectory } from '../fixtures.ts';
+import { compressFrame } from '../zstd.ts';
+import type { ChunkStore } from './chunk-store.ts';
+import { coalescing } from './coalescing.ts';
+import { chunkOf, testChunkStore } from './conformance.ts';
+import { DirectoryStore } from './directory-store.ts';
+import { failover } from './failover.ts';
+import { verifying } from './verifying.ts';
+
+afterAll(removeTemporaryDirectories);
+
+const { id } = chunkOf('wanted');
+
+async function emptyStore(): Promise<DirectoryStore> {
+  return DirectoryStore.create(join(await temporaryDirectory(), 'chunks'));
+}
+
+/** A store with the wanted chunk. */
+async function good(): Promise<ChunkStore> {
+  const store = await emptyStore();
+  await store.put(chunkOf('wanted'));
+  return store;
+}
+
+/** A store with other bytes under the wanted chunk's name. */
+async function bad(): Promise<ChunkStore> {
+  const store = await emptyStore();
+  store.putFrameNow(id, compressFrame(Buffer.from('something else')));
+  return store;
+}
+
+/** A store in front of another that counts what it's asked, and does what it's told before it answers. */
+function watched(store: ChunkStore, before: (signal?: AbortSignal) => Promise<void> = async () => {}) {
+  const seen = { gets: 0, aborted: 0 };
+  const inFront: ChunkStore = {
+    name: store.name,
+    has: (one, request) => store.has(one, request),
+    get: async (one, request = {}) => {
+      seen.gets += 1;
+      request.signal?.addEventListener('abort', () => (seen.aborted += 1));
+      await before(request.signal);
+      return store.get(one, request);
+    },
+  };
+  return { store: inFront, seen };
+}
+
+const unreachable = async () => {
+  throw new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', 'nobody home');
+};
+
+describe.each([
+  ['verifying', verifying],
+  ['coalescing', coalescing],
+  ['failover behind an empty store', (store: ChunkStore) => failover([missingEverything(), store])],
+])('%s, as every store', (_name, wrap) => {
+  testChunkStore(it, async () => {
+    const store = await emptyStore();
+    const fill = async (chunks: readonly Chunk[]) => {
+      for (const chunk of chunks) await store.put(chunk);
+    };
+    return { store: wrap(store), fill, close: async () => {} };
+  });
+});
+
+function missingEverything(): ChunkStore {
+  return {
+    name: 'empty',
+    has: async (_id, request = {}) => {
+      request.signal?.throwIfAborted();
+      return false;
+    },
+    get: async () => {
+      throw new SitecastError('notFound', 'SITECAST_CHUNK_NOT_FOUND', 'empty');
+    },
+  };
+}
+
+describe('verifying', () => {
+  it('lets no wrong bytes through', async () => {
+    await expect(verifying(await bad()).get(id)).rejects.toMatchObject({
+      code: 'SITECAST_CHUNK_MISMATCH',
+      kind: 'untrusted',
+      data: { id: Buffer.from(id).toString('hex') },
+    });
+  });
+});
+
+describe('coalescing', () => {
+  it('fetches once for many who ask at once, and again for who asks later', async () => {
+    const { store, seen } = watched(await good(), () => delay(30));
+    const coalesced = coalescing(store);
+    const chunks = await Promise.all(Array.from({ length: 50 }, () => coalesced.get(Buffer.from(id))));
+    expect(chunks.every(chunk => chunk.verify().plain().length === 6)).toBe(true);
+    expect(seen.gets).toBe(1);
+    await coalesced.get(id);
+    expect(seen.gets).toBe(2);
+  });
+
+  it('tells all who wait of a failure, and tries again for the next', async () => {
+    let isUp = false;
+    const { store, seen } = watched(await good(), async () => {
+      await delay(20);
+      if (!isUp) await unreachable();
+    });
+    const coalesced = coalescing(store);
+    const outcomes = await Promise.allSettled([coalesced.get(id), coalesced.get(id), coalesced.get(id)]);
+    expect(outcomes.map(outcome => outcome.status)).toEqual(['rejected', 'rejected', 'rejected']);
+    isUp = true;
+    (await coalesced.get(id)).verify();
+    expect(seen.gets).toBe(2);
+  });
+
+  it('goes on for the others when one gives up, and stops when the last one does', async () => {
+    const { store, seen } = watched(await good(), signal => delay(100, undefined, signal ? { signal } : {}));
+    const coalesced = coalescing(store);
+    const first = new AbortController();
+    const second = new AbortController();
+    const gaveUp = coalesced.get(id, { signal: first.signal });
+    const served = coalesced.get(id, { signal: second.signal });
+    first.abort(new Error('first'));
+    await expect(gaveUp).rejects.toThrow('first');
+    expect(seen.aborted).toBe(0);
+    (await served).verify();
+
+    const last = coalesced.get(id, { signal: AbortSignal.any([second.signal]) });
+    second.abort(new Error('second'));
+    await expect(last).rejects.toThrow('second');
+    expect(seen).toEqual({ gets: 2, aborted: 1 });
+    (await coalesced.get(id)).verify();
+    expect(seen.gets).toBe(3);
+  });
+
+  it('does not join a fetch that has just been called off', async () => {
+    const { store, seen } = watched(await good(), signal => delay(50, undefined, signal ? { signal } : {}));
+    const coalesced = coalescing(store);
+    const stop = new AbortController();
+    const first = coalesced.get(id, { signal: stop.signal });
+    stop.abort(new Error('first'));
+    await expect(first).rejects.toThrow('first');
+    (await coalesced.get(id)).verify();
+    expect(seen.gets).toBe(2);
+  });
+});
+
+describe('failover', () => {
+  it('passes over one that lacks the chunk, one that lies and one that is away', async () => {
+    const away = watched(await good(), unreachable);
+    const stores = [missingEverything(), verifying(await bad()), away.store, verifying(await good())];
+    (await failover(stores).get(id)).verify();
+    expect(await failover(stores).has(id)).toBe(true);
+  });
+
+  it('lets one rest that was away, and asks it again after that', async () => {
+    let now = 0;
+    const away = watched(await good(), unreachable);
+    const store = failover([away.store, await good()], { restMs: 1000, now: () => now });
+    for (let at = 0; at < 5; at++) (await store.get(id)).verify();
+    expect(away.seen.gets).toBe(1);
+    now = 1001;
+    (await store.get(id)).verify();
+    expect(away.seen.gets).toBe(2);
+  });
+
+  it('asks one that rests when nobody else is left', async () => {
+    let isUp = false;
+    const flaky = watched(await good(), async () => {
+      if (!isUp) await unreachable();
+    });
+    const store = failover([flaky.store, missingEverything()], { restMs: 1_000_000 });
+    await expect(store.get(id)).rejects.toMatchObject({ code: 'SITECAST_STORE_UNREACHABLE' });
+    isUp = true;
+    (await store.get(id)).verify();
+    expect(flaky.seen.gets).toBe(2);
+  });
+
+  it('says what might help when nobody gives the chunk', async () => {
+    const away = watched(await good(), unreachable).store;
+    const liar = verifying(await bad());
+    const cases: [ChunkStore[], string][] = [
+      [[missingEverything(), missingEverything()], 'SITECAST_CHUNK_NOT_FOUND'],
+      [[missingEverything(), liar], 'SITECAST_CHUNK_MISMATCH'],
+      [[away, liar, missingEverything()], 'SITECAST_STORE_UNREACHABLE'],
+      [[], 'SITECAST_CHUNK_NOT_FOUND'],
+    ];
+    for (const [stores, code] of cases) {
+      await expect(failover(stores).get(id)).rejects.toMatchObject({ code });
+    }
+    await expect(failover([missingEverything()]).has(id)).resolves.toBe(false);
+  });
+
+  it('does not go on to the next when the asker has given up', async () => {
+    const stop = new AbortController();
+    const reason = new Error('called off');
+    const first = watched(await good(), async () => {
+      stop.abort(reason);
+      await unreachable();
+    });
+    const second = watched(await good());
+    await expect(failover([first.store, second.store]).get(id, { signal: stop.signal })).rejects.toBe(reason);
+    expect(second.seen.gets).toBe(0);
+  });
+});
