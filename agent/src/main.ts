@@ -5,6 +5,7 @@ import { readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { Identity } from '@sitecast/shared/identity';
 import { pino } from 'pino';
+import type { z } from 'zod';
 import { CommandBootControl } from './adapters/command-boot.ts';
 import { askDaemon, type ControlCommand, ControlServer } from './adapters/control-socket.ts';
 import { DirectoryLock } from './adapters/directory-lock.ts';
@@ -13,16 +14,15 @@ import { FileSlot } from './adapters/file-slot.ts';
 import { HttpGateway } from './adapters/http-gateway.ts';
 import { runCommand } from './adapters/run-command.ts';
 import { systemClock } from './adapters/system-clock.ts';
-import type { CheckResult, UpdateAgent } from './cycle/agent.ts';
+import type { UpdateAgent } from './cycle/agent.ts';
 import { Daemon } from './cycle/daemon.ts';
 import type { AgentParts, Log } from './cycle/parts.ts';
-import type { Rest } from './cycle/rest.ts';
-import { STATUS_FILE, type Status } from './cycle/status-board.ts';
 import { killPoints } from './faults.ts';
 import type { BootControl, Gateway, PassPoint } from './ports.ts';
 import { type AgentCommands, agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
 import { checkSlots, openAgent } from './start.ts';
+import { checkResultSchema, restSchema, STATUS_FILE, type Status, statusSchema } from './state/status.ts';
 
 const CONFIG_FILES = ['/etc/sitecast/agent.yaml'];
 const MAX_STATUS_BYTES = 1024 * 1024;
@@ -33,7 +33,7 @@ interface OpenAgent {
   close(): Promise<void>;
 }
 
-async function open(settings: RunSettings, signal?: AbortSignal): Promise<OpenAgent> {
+async function openAgentIn(settings: RunSettings, signal?: AbortSignal): Promise<OpenAgent> {
   checkSlots(settings);
   const data = resolve(settings.data);
   await mkdir(data, { recursive: true, mode: 0o700 });
@@ -93,7 +93,8 @@ function logTo(level: string): Log {
 async function run(settings: RunSettings): Promise<void> {
   const stop = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort());
-  const { agent, parts, close } = await open(settings, stop.signal);
+  const opened = await openAgentIn(settings, stop.signal);
+  const { agent, parts } = opened;
   const daemon = new Daemon(agent, parts, settings);
   const control = await ControlServer.listen(resolve(settings.data), command =>
     answer(command, daemon, parts, stop.signal),
@@ -103,7 +104,7 @@ async function run(settings: RunSettings): Promise<void> {
     await daemon.run(stop.signal);
   } finally {
     await control.close();
-    await close();
+    await opened.close();
   }
 }
 
@@ -120,24 +121,22 @@ async function answer(
       return daemon.check(signal);
     case 'update':
       return daemon.update();
-    case 'confirm':
+    default:
       parts.confirmation.give();
-      return { state: 'confirming' } satisfies Rest;
+      return { state: 'confirming' };
   }
 }
 
 /** Asks the daemon; where there's none, opens the agent in this process. */
 async function through<T>(
   data: string,
-  command: ControlCommand,
-  settings: () => RunSettings,
+  ask: { command: ControlCommand; schema: z.ZodType<T>; settings: () => RunSettings },
   act: (opened: OpenAgent, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  const told = await askDaemon(resolve(data), command);
-  // The daemon is of this very program; its answers are typed where they're made.
-  if (told) return told.result as T;
+  const told = await askDaemon(resolve(data), ask.command);
+  if (told) return ask.schema.parse(told.result);
   const stop = new AbortController();
-  const opened = await open(settings(), stop.signal);
+  const opened = await openAgentIn(ask.settings(), stop.signal);
   try {
     return await act(opened, stop.signal);
   } finally {
@@ -148,17 +147,17 @@ async function through<T>(
 const commands: AgentCommands = {
   run,
   check: (data, settings) =>
-    through<CheckResult>(data, 'check', settings, async ({ agent }, signal) => {
+    through(data, { command: 'check', schema: checkResultSchema, settings }, async ({ agent }, signal) => {
       await agent.start();
       return agent.check(signal);
     }),
   update: (data, settings) =>
-    through<Rest>(data, 'update', settings, async ({ agent }, signal) => {
+    through(data, { command: 'update', schema: restSchema, settings }, async ({ agent }, signal) => {
       await agent.start();
       return agent.cycle(signal);
     }),
   confirm: (data, settings) =>
-    through<Rest>(data, 'confirm', settings, async ({ agent, parts }, signal) => {
+    through(data, { command: 'confirm', schema: restSchema, settings }, async ({ agent, parts }, signal) => {
       parts.confirmation.give();
       await agent.start();
       await agent.deliver(signal);
@@ -173,10 +172,10 @@ async function readStatus(data: string): Promise<{ status: Status; isAlive: bool
     if (isSystemError(error)) return undefined;
     throw error;
   });
-  if (told) return { status: told.result as Status, isAlive: true };
+  if (told) return { status: statusSchema.parse(told.result), isAlive: true };
   try {
     const text = (await readFileBounded(join(data, STATUS_FILE), MAX_STATUS_BYTES)).toString('utf8');
-    return { status: JSON.parse(text) as Status, isAlive: false };
+    return { status: statusSchema.parse(JSON.parse(text)), isAlive: false };
   } catch (cause) {
     throw new SitecastError('notFound', 'SITECAST_STATUS_MISSING', `there is no status in ${data}`, {
       hint: 'has `sitecast-agent run` been started with this --data?',

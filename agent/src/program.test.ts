@@ -26,8 +26,13 @@ async function run(...args: string[]) {
 }
 
 const needed = [
-  ...['--data', '/tmp/data', '--gateway', 'http://127.0.0.1:7401', 'http://127.0.0.1:7402'],
-  ...['--product', 'camera', '--hardware', 'rpi4', '--slot-a', '/dev/a', '--slot-b', '/dev/b'],
+  '--data=/tmp/data',
+  '--gateway=http://127.0.0.1:7401',
+  '--gateway=http://127.0.0.1:7402',
+  '--product=camera',
+  '--hardware=rpi4',
+  '--slot-a=/dev/a',
+  '--slot-b=/dev/b',
 ];
 
 it('explains itself, with examples and exit codes, with --help', async () => {
@@ -54,8 +59,13 @@ it('takes its settings from flags', async () => {
   const { settings, text } = await run(
     'run',
     ...needed,
-    ...['--boot', 'command', '--boot-command', 'boot-slots', '--slot-bytes', '64MiB', '--poll', '5s'],
-    ...['--hook-pre-reboot', 'true', '--health-command', 'false', '--factory-release', '7:2.0.1'],
+    '--boot=command',
+    '--boot-command=boot-slots',
+    '--slot-bytes=64MiB',
+    '--poll=5s',
+    '--hook-pre-reboot=true',
+    '--health-command=false',
+    '--factory-release=7:2.0.1',
   );
   expect(text).toBe('');
   expect(settings).toMatchObject({
@@ -70,11 +80,11 @@ it('takes its settings from flags', async () => {
 });
 
 it.each([
-  ['no slot', needed.slice(0, -2), '--slot-b is needed'],
-  ['a gateway that is no URL', ['--gateway', 'nowhere', ...needed], 'nowhere'],
-  ['a name that is none', [...needed, '--product', 'Camera!'], '--product'],
-  ['boot control without its command', [...needed, '--boot', 'command'], '--boot-command is needed'],
-  ['a size that is none', [...needed, '--slot-bytes', 'huge'], '512MiB'],
+  ['no slot', needed.slice(0, -1), '--slot-b is needed'],
+  ['a gateway that is no URL', ['--gateway=nowhere', ...needed], 'nowhere'],
+  ['a name that is none', [...needed, '--product=Camera!'], '--product'],
+  ['boot control without its command', [...needed, '--boot=command'], '--boot-command is needed'],
+  ['a size that is none', [...needed, '--slot-bytes=huge'], '512MiB'],
 ])('refuses %s with exit code 2', async (_name, args, said) => {
   const { exitCode, text } = await run('run', ...args);
   expect(exitCode).toBe(2);

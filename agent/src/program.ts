@@ -1,9 +1,7 @@
 import { type OutputStreams, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { CheckResult } from './cycle/agent.ts';
-import type { Rest } from './cycle/rest.ts';
-import type { Status } from './cycle/status-board.ts';
 import { addRunOptions, type RunSettings, runSettings } from './settings.ts';
+import type { CheckResult, Rest, Status } from './state/status.ts';
 import { statusText } from './status-text.ts';
 
 /** A daemon to talk to, or else this process acting itself. */

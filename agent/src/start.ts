@@ -7,13 +7,14 @@ import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
 import { slotsOf, UpdateAgent } from './cycle/agent.ts';
 import { type AgentParts, Confirmation, type Log } from './cycle/parts.ts';
 import { Reporter } from './cycle/reporter.ts';
-import { STATUS_FILE, StatusBoard } from './cycle/status-board.ts';
+import { StatusBoard } from './cycle/status-board.ts';
 import type { AgentClock, BootControl, Gateway, PassPoint, RunCommand, Slot, SlotName } from './ports.ts';
 import type { RunSettings } from './settings.ts';
 import { Delivery } from './site/delivery.ts';
 import { Gateways } from './site/gateways.ts';
 import { Membership } from './site/membership.ts';
 import { Trust, type TrustStart } from './site/trust.ts';
+import { STATUS_FILE } from './state/status.ts';
 import { MemoryFile } from './state/memory-file.ts';
 import { Outbox } from './state/outbox.ts';
 

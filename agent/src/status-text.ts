@@ -1,11 +1,11 @@
-import type { Status } from './cycle/status-board.ts';
+import type { Status } from './state/status.ts';
 import type { SlotName } from './ports.ts';
 import { SLOT_NAMES } from './ports.ts';
 
 /** One screen for a technician who stands in front of the device. */
 export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolean; nowMs: number }): string {
   const lines = [
-    ['device', `${status.id}`],
+    ['device', status.id],
     [
       '',
       `${status.product} on ${status.hardware}${status.site === undefined ? '' : `, site ${status.site}`}`,
@@ -60,7 +60,7 @@ function progressLines({ progress, plan, update }: Status): string[][] {
 }
 
 function failureLines({ lastFailure }: Status, nowMs: number): string[][] {
-  if (!lastFailure) return [['last failure', 'none'].map(text => text)];
+  if (!lastFailure) return [['failed', 'nothing yet']];
   const { at, reason, release } = lastFailure;
   return [
     ['failed', `${release?.version ?? 'an update'}, ${ago(at, nowMs)}: ${reason.code}`],

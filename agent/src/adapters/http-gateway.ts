@@ -1,13 +1,14 @@
-import type { ChunkStore } from '@sitecast/shared/content';
+import { type ChunkStore, HttpStore } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { signRequest } from '@sitecast/shared/http-signature';
 import type { Identity } from '@sitecast/shared/identity';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
 import type { Gateway, JsonAnswer } from '../ports.ts';
-import { HttpChunkStore } from './http-chunk-store.ts';
 
 const MAX_ANSWER_BYTES = 1024 * 1024;
 const TIMEOUT_MS = 30_000;
+/** A gateway that says nothing for so long makes room for the next one. */
+const CHUNK_SILENCE_MS = 15_000;
 const METADATA_TIMEOUTS = { timeoutMs: 120_000, idleTimeoutMs: 15_000 };
 /** Beyond the time that the gateway was asked to wait. */
 const WAIT_GRACE_MS = 10_000;
@@ -34,7 +35,10 @@ export class HttpGateway implements Gateway {
     this.#options = options;
     this.metadata = new HttpFetcher(`${this.url}/metadata`, METADATA_TIMEOUTS);
     this.targets = new HttpFetcher(`${this.url}/targets`, METADATA_TIMEOUTS);
-    this.chunks = new HttpChunkStore(`${this.url}/chunks`, options.maxConnections);
+    this.chunks = new HttpStore(`${this.url}/chunks`, {
+      silenceMs: CHUNK_SILENCE_MS,
+      connections: options.maxConnections,
+    });
   }
 
   async getJson(path: string, signal?: AbortSignal): Promise<JsonAnswer> {

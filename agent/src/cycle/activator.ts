@@ -3,9 +3,10 @@ import { bootVerdict } from '../decision/boot-verdict.ts';
 import type { BarredRelease, Memory, Reason, RolloutMemory, Update } from '../decision/memory.ts';
 import { type BootState, otherSlot, type SlotName } from '../ports.ts';
 import { fieldOf } from '../site/membership.ts';
+import type { Rest } from '../state/status.ts';
 import { runHook } from './hooks.ts';
 import type { AgentParts } from './parts.ts';
-import { Failed, Postponed, type Rest } from './rest.ts';
+import { Failed, Postponed } from './rest.ts';
 
 /** The first boot, and one more for a power cut. */
 const TRIAL_BOOTS = 2;
@@ -101,7 +102,7 @@ export class Activator {
         return this.#confirm(update);
       case 'bootCountExhausted':
         return this.#fallenBack(await this.#giveUp(update, exhausted(update)));
-      case 'fellBack':
+      default:
         return this.#fallenBack(update);
     }
   }

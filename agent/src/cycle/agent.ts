@@ -1,43 +1,24 @@
-import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import {
-  type Assignment,
-  parseRollouts,
-  type Rollout,
-  type RolloutsFile,
-  rolloutsTarget,
-} from '@sitecast/shared/fleet';
-import { parseProductFile, productTarget } from '@sitecast/shared/release';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import { activationWait } from '../decision/activation.ts';
-import { type Choice, choose, type Facts, objectionTo, type Order } from '../decision/choose.ts';
-import type { KnownRelease, Memory, Reason, SlotRecord, Update } from '../decision/memory.ts';
+import { type Facts, objectionTo, type Order } from '../decision/choose.ts';
+import type { Memory, Reason, SlotRecord, Update } from '../decision/memory.ts';
 import type { BootState, SlotName } from '../ports.ts';
+import type { CheckResult, Rest } from '../state/status.ts';
 import { Activator } from './activator.ts';
 import { Installer, isSameUpdate, type Release } from './installer.ts';
 import type { AgentParts } from './parts.ts';
-import { Failed, Postponed, type Rest, Superseded } from './rest.ts';
+import { Lookout, type Situation } from './lookout.ts';
+import { Failed, failureOf, outcomeOf, Postponed, restOf, Superseded } from './rest.ts';
 
 const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
-const SPACE_RETRY_MS = 60_000;
-
-/** What was found out about the repository and this device's place in it. */
-interface Situation {
-  facts: Facts;
-  choice: Choice;
-  isRefreshed: boolean;
-}
-
-export interface CheckResult {
-  rest: Rest;
-  booted?: KnownRelease | undefined;
-  /** What the next cycle would bring, unless its manifest objects. */
-  available: { kind: Order['kind']; release: KnownRelease } | undefined;
-}
 
 /** Keeps one device up to date: each `cycle` brings it as far as it gets, and says where it came to rest. */
 export class UpdateAgent {
   readonly #parts: AgentParts;
   readonly #installer: Installer;
   readonly #activator: Activator;
+  readonly #lookout: Lookout;
   /** The update whose slot was read back whole since this process started. */
   #verified: Update | undefined;
   #boot: BootState | undefined;
@@ -46,6 +27,7 @@ export class UpdateAgent {
     this.#parts = parts;
     this.#installer = new Installer(parts);
     this.#activator = new Activator(parts);
+    this.#lookout = new Lookout(parts);
   }
 
   /** Called once, before the first cycle: what does the boot that brought us here mean? */
@@ -82,7 +64,7 @@ export class UpdateAgent {
       this.#boot = await this.#parts.boot.read();
       const pending = await this.#activator.resume(this.#boot);
       if (pending) return pending;
-      const situation = await this.#look(signal);
+      const situation = await this.#lookout.look(signal);
       return 'choice' in situation ? this.#follow(situation, signal) : situation;
     });
     this.#show(rest);
@@ -94,14 +76,14 @@ export class UpdateAgent {
   async stillWants(signal: AbortSignal): Promise<boolean> {
     const { update } = this.#parts.memory.current;
     if (update?.phase !== 'downloading' && update?.phase !== 'verified') return true;
-    const situation = await this.#look(signal);
+    const situation = await this.#lookout.look(signal);
     if (!('choice' in situation)) return true;
     return situation.choice.orders.some(order => isSameUpdate(order, update));
   }
 
   /** Refreshes and chooses, and does nothing about it. */
   async check(signal: AbortSignal): Promise<CheckResult> {
-    const situation = await this.#look(signal);
+    const situation = await this.#lookout.look(signal);
     await this.#deliver(signal);
     if (!('choice' in situation)) return { rest: situation, available: undefined };
     const { choice, facts } = situation;
@@ -120,97 +102,6 @@ export class UpdateAgent {
   /** Sends what's due of the reports. */
   async deliver(signal: AbortSignal): Promise<void> {
     await this.#deliver(signal);
-  }
-
-  async #look(signal: AbortSignal): Promise<Situation | Rest> {
-    const { trust, memory, settings } = this.#parts;
-    const problem = await this.#refresh(signal);
-    const { signers } = trust;
-    if (!signers) return problem ?? { state: 'waiting', waitingFor: 'gateway' };
-    const assignment = await this.#membership(signal, problem === undefined);
-    if (!('id' in assignment)) return assignment;
-    const documents = await this.#documents(signal);
-    if (!documents) return problem ?? { state: 'idle' };
-    const facts: Facts = {
-      product: settings.product,
-      hardware: settings.hardware,
-      assignment,
-      ...documents,
-      booted: (await this.#parts.boot.read()).booted,
-      memory: memory.current,
-    };
-    const choice = choose(facts);
-    await this.#latch(choice.latches);
-    return { facts: { ...facts, memory: memory.current }, choice, isRefreshed: problem === undefined };
-  }
-
-  /** @returns why the metadata couldn't be refreshed; undefined if they could */
-  async #refresh(signal: AbortSignal): Promise<Rest | undefined> {
-    const { trust, status } = this.#parts;
-    let problem: Reason | undefined;
-    try {
-      await trust.refresh(signal);
-    } catch (error) {
-      if (!(error instanceof SitecastError)) throw error;
-      problem = { code: error.code, message: error.message };
-    }
-    const clock = trust.clock();
-    const issued = clock.issuedMs === undefined ? undefined : new Date(clock.issuedMs).toISOString();
-    status.set({
-      metadata: { timestampVersion: trust.timestampVersion, issued, clock: clock.state, problem },
-    });
-    if (!problem) return undefined;
-    if (clock.state === 'suspect') {
-      const message = `the clock says ${new Date(this.#parts.clock.now()).toISOString()}, the newest metadata is from ${issued}`;
-      return { state: 'clockSuspect', reason: { code: 'SITECAST_CLOCK_SUSPECT', message } };
-    }
-    return { state: 'waiting', waitingFor: isUnreachable(problem) ? 'gateway' : 'metadata', reason: problem };
-  }
-
-  async #membership(signal: AbortSignal, isOnline: boolean): Promise<Assignment | Rest> {
-    const { trust, membership, status } = this.#parts;
-    const { signers } = trust;
-    if (!signers) return { state: 'waiting', waitingFor: 'gateway' };
-    const stored = membership.stored(signers);
-    if (stored && !isOnline) return this.#enrolled(stored);
-    try {
-      const found = await membership.update(signers, signal);
-      if (found !== 'pending') return this.#enrolled(found);
-      status.set({ enrolment: 'pending' });
-      return { state: 'waiting', waitingFor: 'acceptance', reason: waitsForOperator };
-    } catch (error) {
-      if (!(error instanceof SitecastError)) throw error;
-      if (stored) return this.#enrolled(stored);
-      if (error.code === 'SITECAST_ENROLMENT_REFUSED') status.set({ enrolment: 'refused' });
-      const reason = { code: error.code, message: error.message };
-      return { state: 'waiting', waitingFor: 'enrolment', reason };
-    }
-  }
-
-  async #enrolled(assignment: Assignment): Promise<Assignment> {
-    const { status, reporter, outbox } = this.#parts;
-    status.set({ enrolment: assignment.revoked === true ? 'revoked' : 'enrolled', site: assignment.site });
-    if (!outbox.newest) await reporter.report('idle');
-    return assignment;
-  }
-
-  async #documents(signal: AbortSignal): Promise<Pick<Facts, 'productFile' | 'rollouts'> | undefined> {
-    const { trust, settings } = this.#parts;
-    const product = await trust.document(productTarget(settings.product), signal);
-    const rollouts = await trust.document(rolloutsTarget(settings.product), signal);
-    if (!product || !rollouts) return undefined;
-    return { productFile: parseProductFile(product), rollouts: parseRollouts(rollouts) };
-  }
-
-  async #latch(ids: readonly string[]): Promise<void> {
-    const { memory, clock } = this.#parts;
-    if (ids.length === 0) return;
-    const latchedAt = new Date(clock.now()).toISOString();
-    const latched = ids.map(id => ({ id, latchedAt }));
-    await memory.change(({ rollouts }) => {
-      const isNew = ({ id }: { id: string }) => !rollouts.some(entry => entry.id === id);
-      return { rollouts: [...rollouts, ...latched.filter(isNew)] };
-    });
   }
 
   async #follow({ facts, choice, isRefreshed }: Situation, signal: AbortSignal): Promise<Rest> {
@@ -250,7 +141,7 @@ export class UpdateAgent {
       }
       return await this.#activate(release, facts, isRefreshed, signal);
     } catch (error) {
-      const outcome = await outcomeOf(error, signal);
+      const outcome = outcomeOf(error, signal);
       if (outcome instanceof Failed) return this.#failed(order, outcome.reason);
       await reporter.report('waiting', { ...order, reason: outcome.rest.reason });
       return outcome.rest;
@@ -271,7 +162,7 @@ export class UpdateAgent {
     try {
       await this.#activator.preInstall(update, signal);
       // Once more, right before the point of no return: a pause or abort that has come by now still holds.
-      const again = await this.#look(signal);
+      const again = await this.#lookout.look(signal);
       if (!('choice' in again)) throw new Postponed('gateway', again.reason ?? unknownReason);
       if (!again.choice.orders.some(candidate => isSameUpdate(candidate, update)))
         throw new Superseded(order.release.version);
@@ -392,60 +283,14 @@ export function slotsOf(
   return { A: { ...records.A, path: slots.A.path }, B: { ...records.B, path: slots.B.path } };
 }
 
-const waitsForOperator: Reason = {
-  code: 'SITECAST_ENROLMENT_PENDING',
-  message: 'waits for an operator to accept this device',
-};
 const unknownReason: Reason = {
   code: 'SITECAST_METADATA_UNKNOWN',
   message: 'nothing is known of the repository',
 };
-
-function isUnreachable({ code }: Reason): boolean {
-  return code === 'SITECAST_UPSTREAM_UNREACHABLE' || code === 'SITECAST_GATEWAY_UNREACHABLE';
-}
 
 function failedWith(error: unknown): Failed {
   if (error instanceof Failed) return error;
   if (error instanceof SitecastError && error.kind === 'badInput')
     return new Failed({ code: error.code, message: error.message });
   throw error;
-}
-
-/** Does this end the attempt, or just this try? */
-async function outcomeOf(error: unknown, signal: AbortSignal): Promise<Failed | Postponed> {
-  if (error instanceof Failed || error instanceof Postponed) return error;
-  signal.throwIfAborted();
-  const rest = restOf(error);
-  if (rest?.reason) return new Postponed(rest.waitingFor ?? 'gateway', rest.reason, rest.retryMs);
-  if (error instanceof SitecastError) return new Failed({ code: error.code, message: error.message });
-  throw error;
-}
-
-function failureOf(error: unknown): Rest | undefined {
-  if (error instanceof Failed) return { state: 'failed', reason: error.reason };
-  if (!(error instanceof SitecastError)) return undefined;
-  return { state: 'failed', reason: { code: error.code, message: error.message } };
-}
-
-/** Undefined for what isn't a matter of waiting. */
-function restOf(error: unknown): Rest | undefined {
-  if (error instanceof Postponed) return error.rest;
-  if (isSystemError(error, 'ENOSPC', 'EDQUOT', 'EROFS', 'EIO')) {
-    const message = `the data directory can't be written: ${error.message}`;
-    return {
-      state: 'waiting',
-      waitingFor: 'space',
-      reason: { code: `SITECAST_SYSTEM_${error.code}`, message },
-      retryMs: SPACE_RETRY_MS,
-    };
-  }
-  if (!(error instanceof SitecastError)) return undefined;
-  const reason = { code: error.code, message: error.message };
-  if (error.kind === 'unreachable') return { state: 'waiting', waitingFor: 'source', reason };
-  if (error.kind === 'noSpace')
-    return { state: 'waiting', waitingFor: 'space', reason, retryMs: SPACE_RETRY_MS };
-  if (error.kind === 'untrusted' || error.kind === 'tooLarge' || error.kind === 'notFound')
-    return { state: 'waiting', waitingFor: 'metadata', reason };
-  return undefined;
 }

@@ -1,7 +1,8 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import type { CheckResult, UpdateAgent } from './agent.ts';
+import type { CheckResult, Rest } from '../state/status.ts';
+import type { UpdateAgent } from './agent.ts';
 import type { AgentParts } from './parts.ts';
-import { type Rest, Superseded } from './rest.ts';
+import { Superseded } from './rest.ts';
 
 /** What a gateway is asked to wait at most, milliseconds: a little less than it would. */
 const LONG_POLL_MS = 50_000;

@@ -1,14 +1,6 @@
-import type { DeviceState } from '@sitecast/shared/fleet';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Reason } from '../decision/memory.ts';
-
-/** Where a cycle came to rest, and when it's worth another look. */
-export interface Rest {
-  state: DeviceState;
-  reason?: Reason | undefined;
-  waitingFor?: string | undefined;
-  /** Undefined: at the next poll. */
-  retryMs?: number | undefined;
-}
+import type { Rest } from '../state/status.ts';
 
 /** Thrown by whatever can't go on now, but may later: the update isn't failed. */
 export class Postponed extends Error {
@@ -35,4 +27,44 @@ export class Failed extends Error {
 /** The reason that an abandoned download is aborted with. */
 export class Superseded extends Error {
   override readonly name = 'Superseded';
+}
+
+const SPACE_RETRY_MS = 60_000;
+
+/** Does this end the attempt, or just this try? */
+export function outcomeOf(error: unknown, signal: AbortSignal): Failed | Postponed {
+  if (error instanceof Failed || error instanceof Postponed) return error;
+  signal.throwIfAborted();
+  const rest = restOf(error);
+  if (rest?.reason) return new Postponed(rest.waitingFor ?? 'gateway', rest.reason, rest.retryMs);
+  if (error instanceof SitecastError) return new Failed({ code: error.code, message: error.message });
+  throw error;
+}
+
+export function failureOf(error: unknown): Rest | undefined {
+  if (error instanceof Failed) return { state: 'failed', reason: error.reason };
+  if (!(error instanceof SitecastError)) return undefined;
+  return { state: 'failed', reason: { code: error.code, message: error.message } };
+}
+
+/** Where an error leaves a cycle; undefined for what isn't a matter of waiting. */
+export function restOf(error: unknown): Rest | undefined {
+  if (error instanceof Postponed) return error.rest;
+  if (isSystemError(error, 'ENOSPC', 'EDQUOT', 'EROFS', 'EIO')) {
+    const message = `the data directory can't be written: ${error.message}`;
+    return {
+      state: 'waiting',
+      waitingFor: 'space',
+      reason: { code: `SITECAST_SYSTEM_${error.code}`, message },
+      retryMs: SPACE_RETRY_MS,
+    };
+  }
+  if (!(error instanceof SitecastError)) return undefined;
+  const reason = { code: error.code, message: error.message };
+  if (error.kind === 'unreachable') return { state: 'waiting', waitingFor: 'source', reason };
+  if (error.kind === 'noSpace')
+    return { state: 'waiting', waitingFor: 'space', reason, retryMs: SPACE_RETRY_MS };
+  if (error.kind === 'untrusted' || error.kind === 'tooLarge' || error.kind === 'notFound')
+    return { state: 'waiting', waitingFor: 'metadata', reason };
+  return undefined;
 }

@@ -1,47 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { rename, rm, writeFile } from 'node:fs/promises';
-import type { DeviceState } from '@sitecast/shared/fleet';
-import type { BarredRelease, Memory, Reason, SlotRecord } from '../decision/memory.ts';
-import type { SlotName } from '../ports.ts';
+import type { Status } from '../state/status.ts';
 
-/** What `sitecast-agent status` shows; the daemon keeps it in `status.json`. */
-export interface Status {
-  format: 'sitecast-status-1';
-  at: string;
-  /** Of the daemon; a reader can tell whether it still lives. */
-  pid: number;
-  id: string;
-  product: string;
-  hardware: string;
-  /** By the origin's assignment. */
-  site?: string | undefined;
-  enrolment: 'unknown' | 'pending' | 'enrolled' | 'refused' | 'revoked';
-  state: DeviceState;
-  /** What is going on, in a sentence. */
-  message?: string | undefined;
-  waitingFor?: string | undefined;
-  progress?: { doneBytes: number; totalBytes: number } | undefined;
-  /** What the update in progress takes: already right in the slot, and to be fetched. */
-  plan?: { imageBytes: number; rightBytes: number; fetchBytes: number } | undefined;
-  booted?: SlotName | undefined;
-  slots: Record<SlotName, SlotRecord & { path: string }>;
-  update: Memory['update'];
-  lastFailure?: Memory['lastFailure'];
-  barred: BarredRelease[];
-  heard?: { url: string; at: string } | undefined;
-  gateways: string[];
-  metadata: {
-    timestampVersion: number;
-    issued?: string | undefined;
-    clock: string;
-    problem?: Reason | undefined;
-  };
-  reports: { pending: number; problem?: string | undefined };
-  /** Of the agent's own data directory. */
-  storageProblem?: string | undefined;
-}
-
-export const STATUS_FILE = 'status.json';
 /** Progress isn't worth more writes than that. */
 const WRITE_EVERY_MS = 1000;
 

@@ -27,21 +27,31 @@ export function bootVerdict(
 ): BootVerdict {
   const isSameBoot = update.bootId === boot.bootId;
   const isOnTarget = boot.booted === update.target;
+  if (update.phase === 'fallingBack') return isOnTarget ? 'askAgain' : 'fellBack';
+  if (isOnTarget) return verdictOnTarget(update.phase, isSameBoot);
   switch (update.phase) {
     case 'downloading':
     case 'verified':
-      return 'notTold';
     case 'activating':
-      return isOnTarget ? 'firstBoot' : 'notTold';
+      return 'notTold';
     case 'rebooting':
-      if (isSameBoot) return 'askAgain';
-      return isOnTarget ? 'firstBoot' : 'bootCountExhausted';
+      return isSameBoot ? 'askAgain' : 'bootCountExhausted';
+    default:
+      return 'bootCountExhausted';
+  }
+}
+
+function verdictOnTarget(phase: Update['phase'], isSameBoot: boolean): BootVerdict {
+  switch (phase) {
+    case 'activating':
+      return 'firstBoot';
+    case 'rebooting':
+      return isSameBoot ? 'askAgain' : 'firstBoot';
     case 'confirming':
-      if (!isOnTarget) return 'bootCountExhausted';
       return isSameBoot ? 'sameBoot' : 'powerLoss';
     case 'confirmed':
-      return isOnTarget ? 'confirmed' : 'bootCountExhausted';
-    case 'fallingBack':
-      return isOnTarget ? 'askAgain' : 'fellBack';
+      return 'confirmed';
+    default:
+      return 'notTold';
   }
 }

@@ -1,16 +1,16 @@
 import { z } from 'zod';
 
-const releaseRefSchema = z.looseObject({ counter: z.int().min(0), version: z.string().max(64) });
+export const releaseRefSchema = z.looseObject({ counter: z.int().min(0), version: z.string().max(64) });
 export type KnownRelease = z.infer<typeof releaseRefSchema>;
 
-const reasonSchema = z.looseObject({ code: z.string().max(64), message: z.string().max(1024) });
+export const reasonSchema = z.looseObject({ code: z.string().max(64), message: z.string().max(1024) });
 export type Reason = z.infer<typeof reasonSchema>;
 
 const hexId = z.string().regex(/^[0-9a-f]{64}$/);
 
 /** What a slot holds, as far as this agent knows. */
 export const SLOT_STATES = ['empty', 'bad', 'verified', 'altered'] as const;
-const slotRecordSchema = z.looseObject({
+export const slotRecordSchema = z.looseObject({
   state: z.enum(SLOT_STATES),
   release: releaseRefSchema.optional(),
   /** SHA-256 of the index that its image was written by. */
@@ -34,7 +34,7 @@ const rolloutMemorySchema = z.looseObject({
 });
 export type RolloutMemory = z.infer<typeof rolloutMemorySchema>;
 
-const barredSchema = z.looseObject({
+export const barredSchema = z.looseObject({
   counter: z.int().min(1),
   version: z.string().max(64),
   attempt: z.int().min(1),
@@ -48,7 +48,7 @@ export type BarredRelease = z.infer<typeof barredSchema>;
  * `activating`: the boot loader is being told; `rebooting`: it was told; `confirming`: the slot runs, unproven;
  * `confirmed`: it's proven, the loader is being told; `fallingBack`: it's given up, the other slot is to run again.
  */
-const updateSchema = z.looseObject({
+export const updateSchema = z.looseObject({
   kind: z.enum(['install', 'rollBack']),
   rollout: z.looseObject({ id: z.string().max(64), attempt: z.int().min(1) }),
   release: releaseRefSchema,
@@ -72,6 +72,12 @@ const updateSchema = z.looseObject({
 });
 export type Update = z.infer<typeof updateSchema>;
 
+export const lastFailureSchema = z.looseObject({
+  at: z.string().max(64),
+  reason: reasonSchema,
+  release: releaseRefSchema.optional(),
+});
+
 export const MAX_REMEMBERED_ROLLOUTS = 128;
 export const MAX_BARRED = 128;
 
@@ -86,9 +92,7 @@ export const memorySchema = z.looseObject({
   rollouts: z.array(rolloutMemorySchema),
   barred: z.array(barredSchema),
   lastActivationAt: z.string().max(64).optional(),
-  lastFailure: z
-    .looseObject({ at: z.string().max(64), reason: reasonSchema, release: releaseRefSchema.optional() })
-    .optional(),
+  lastFailure: lastFailureSchema.optional(),
   /** The origin's newest statement about this device, as it was signed. */
   assignment: z.unknown().optional(),
   /** Of the enrolment, so that asking again is the same request. */

@@ -4,7 +4,7 @@ import type { RoleSigners } from '@sitecast/shared/trust';
 import type { Gateway } from '../ports.ts';
 import type { Outbox } from '../state/outbox.ts';
 import type { Gateways } from './gateways.ts';
-import { fieldOf } from './membership.ts';
+import { fieldOf, textOf } from './membership.ts';
 
 const MAX_BATCH_REPORTS = 200;
 const MAX_BATCH_BYTES = 900 * 1024;
@@ -77,7 +77,7 @@ export class Delivery {
       const reports = batch.map(({ envelope }) => envelope);
       const { status, body } = await this.#gateways.post(gateway, '/site/v1/reports', { reports }, signal);
       if (status !== 200 && status !== 202) {
-        this.refusal = `${gateway.url} refuses reports: status ${status} ${String(fieldOf(body, 'code') ?? '')}`;
+        this.refusal = `${gateway.url} refuses reports: status ${status} ${textOf(body, 'code') ?? ''}`;
         throw new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal);
       }
       this.#noteRejections(body);
@@ -123,6 +123,6 @@ export class Delivery {
     this.refusal =
       first === undefined
         ? undefined
-        : `the origin refuses report ${String(fieldOf(first, 'seq'))}: ${String(fieldOf(first, 'code'))}`;
+        : `the origin refuses report ${Number(fieldOf(first, 'seq'))}: ${textOf(first, 'code') ?? ''}`;
   }
 }

@@ -7,6 +7,8 @@ import type { RoleSigners } from '@sitecast/shared/trust';
 import type { MemoryFile } from '../state/memory-file.ts';
 import type { Gateways } from './gateways.ts';
 
+const MAX_TEXT_CHARS = 300;
+
 export interface MembershipOptions {
   gateways: Gateways;
   identity: Identity;
@@ -94,20 +96,24 @@ function readAssignment(envelope: unknown, id: string, signers: RoleSigners): As
   }
 }
 
+/** A text in an answer that nobody vouches for, shortened. */
+export function textOf(body: unknown, name: string): string | undefined {
+  const text = fieldOf(body, name);
+  return typeof text === 'string' ? text.slice(0, MAX_TEXT_CHARS) : undefined;
+}
+
 /** A field of an answer that nobody vouches for. */
 export function fieldOf(body: unknown, name: string): unknown {
   return typeof body === 'object' && body !== null ? Reflect.get(body, name) : undefined;
 }
 
-/** Throws what a problem answer says. */
+/** What a problem answer says. */
 function refused(url: string, status: number, body: unknown): SitecastError {
-  const code = fieldOf(body, 'code');
-  const detail = fieldOf(body, 'detail') ?? fieldOf(body, 'title');
-  const kind = status === 404 ? 'unreachable' : 'forbidden';
+  const detail = textOf(body, 'detail') ?? textOf(body, 'title') ?? `status ${status}`;
   return new SitecastError(
-    kind,
+    status === 404 ? 'unreachable' : 'forbidden',
     'SITECAST_ENROLMENT_REFUSED',
-    `${url} refuses to enrol this device: ${String(detail ?? `status ${status}`).slice(0, 300)}`,
-    { data: { url, status, code: typeof code === 'string' ? code.slice(0, 64) : undefined } },
+    `${url} refuses to enrol this device: ${detail}`,
+    { data: { url, status, code: textOf(body, 'code') } },
   );
 }
