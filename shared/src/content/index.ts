@@ -14,7 +14,7 @@ export {
 } from './chunk-id.ts';
 export { ChunkIdSet } from './chunk-id-set.ts';
 export { ChunkIndex, ChunkIndexBuilder, type ChunkPlace, type ChunkSizes } from './chunk-index.ts';
-export { checkChunkSizes, DEFAULT_CHUNK_SIZES } from './chunking/fastcdc.ts';
+export { ChunkCutter, checkChunkSizes, DEFAULT_CHUNK_SIZES } from './chunking/fastcdc.ts';
 export type { ImageSummary } from './image/image-reader.ts';
 export { type UploadImageOptions, uploadImage } from './image/upload-image.ts';
 export type { ChunkSink, UploadCounts, UploadOptions, UploadProgress } from './image/upload-run.ts';

@@ -1,0 +1,22 @@
+// Runs benchmarks by name: npm run bench -- NAME… ; without a name it lists them.
+import type { Benchmark } from './benchmark.ts';
+import { printTable } from './benchmark.ts';
+import { chunkingBenchmark } from './chunking.ts';
+import { uploadBenchmark } from './upload.ts';
+import { uploadMemoryBenchmark } from './upload-memory.ts';
+
+const BENCHMARKS: readonly Benchmark[] = [chunkingBenchmark, uploadBenchmark, uploadMemoryBenchmark];
+
+const names = process.argv.slice(2);
+const unknown = names.filter(name => !BENCHMARKS.some(benchmark => benchmark.name === name));
+
+if (names.length === 0 || unknown.length > 0) {
+  for (const name of unknown) process.stderr.write(`no benchmark is called ${name}\n`);
+  for (const { name, what } of BENCHMARKS) process.stdout.write(`${name.padEnd(16)} ${what}\n`);
+  process.exitCode = unknown.length > 0 ? 2 : 0;
+} else {
+  for (const benchmark of BENCHMARKS.filter(({ name }) => names.includes(name))) {
+    process.stdout.write(`\n${benchmark.name}: ${benchmark.what}\n`);
+    printTable(await benchmark.run());
+  }
+}
