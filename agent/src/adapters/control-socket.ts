@@ -36,7 +36,7 @@ export class ControlServer {
   ): Promise<ControlServer> {
     const path = socketPath(directory);
     await rm(path, { force: true });
-    const server = createServer();
+    const server = createServer({ allowHalfOpen: true });
     const control = new ControlServer(server, path);
     server.on('connection', socket => control.#serve(socket, handle));
     const mask = process.umask(0o177);
@@ -113,14 +113,18 @@ function socketPath(directory: string): string {
   );
 }
 
-async function readLine(socket: Socket, maxBytes: number): Promise<string> {
-  let text = '';
-  for await (const part of socket) {
-    text += String(part);
-    if (text.length > maxBytes) throw new RangeError('too long a line');
-    if (text.endsWith('\n')) break;
-  }
-  return text;
+/** Leaves the socket open, for the answer. */
+function readLine(socket: Socket, maxBytes: number): Promise<string> {
+  return new Promise<string>((resolve, reject) => {
+    let text = '';
+    socket.on('data', part => {
+      text += part.toString('utf8');
+      if (text.endsWith('\n')) resolve(text);
+      else if (text.length > maxBytes) reject(new RangeError('too long a line'));
+    });
+    socket.once('error', reject);
+    socket.once('close', () => reject(new Error('the other side has hung up')));
+  });
 }
 
 function described(error: unknown): { code: string; message: string } {

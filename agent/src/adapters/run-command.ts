@@ -64,7 +64,7 @@ export const runCommand: RunCommand = (command, { env, timeoutMs, signal }) =>
     child.once('close', done);
   });
 
-export function endGroup(pid: number | undefined, signal: NodeJS.Signals): void {
+function endGroup(pid: number | undefined, signal: NodeJS.Signals): void {
   if (pid === undefined) return;
   try {
     process.kill(-pid, signal);

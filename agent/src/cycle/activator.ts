@@ -94,6 +94,9 @@ export class Activator {
       case 'askAgain':
         return update.phase === 'fallingBack' ? this.#leave(update) : this.#reboot(update);
       case 'firstBoot':
+        // Where the power did the rebooting, nobody has said so yet.
+        await this.#parts.reporter.report('rebooting', update, true);
+        return this.#prove(await this.#change(update, { phase: 'confirming', bootId: boot.bootId }));
       case 'sameBoot':
         return this.#prove(await this.#change(update, { phase: 'confirming', bootId: boot.bootId }));
       case 'powerLoss':

@@ -26,6 +26,8 @@ export class Daemon {
   readonly #parts: AgentParts;
   readonly #options: DaemonOptions;
   #wake = new AbortController();
+  /** The repository has changed since the cycle began. */
+  #hasNews = false;
   #askers: ((rest: Rest) => void)[] = [];
 
   constructor(agent: UpdateAgent, parts: AgentParts, options: DaemonOptions) {
@@ -38,8 +40,18 @@ export class Daemon {
   async run(signal: AbortSignal): Promise<void> {
     await this.#agent.start();
     await this.#parts.clock.sleep(Math.random() * this.#options.startJitterMs, this.#wakeOr(signal));
+    const delivering = this.#keepDelivering(signal);
+    try {
+      await this.#cycles(signal);
+    } finally {
+      await delivering;
+    }
+  }
+
+  async #cycles(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       this.#wake = new AbortController();
+      this.#hasNews = false;
       const askers = this.#askers.splice(0);
       const rest = await this.#cycle(signal);
       if (signal.aborted) return;
@@ -78,7 +90,8 @@ export class Daemon {
   /** A pause or abort stops a download at once, not at its end. */
   async #watch(stop: AbortController, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      await this.#untilChange(this.#options.pollMs, signal);
+      // The cycle may have looked before it: it's followed by another one.
+      this.#hasNews ||= await this.#untilChange(this.#options.pollMs, signal);
       if (signal.aborted) return;
       try {
         if (!(await this.#agent.stillWants(signal))) stop.abort(new Superseded('no longer wanted'));
@@ -92,23 +105,21 @@ export class Daemon {
   async #pause(rest: Rest, signal: AbortSignal): Promise<void> {
     const { pollMs } = this.#options;
     const jittered = pollMs * (1 + JITTER * (2 * Math.random() - 1));
-    const ended = new AbortController();
-    const until = AbortSignal.any([signal, ended.signal, this.#wake.signal]);
-    const delivering = this.#keepDelivering(until);
-    await this.#untilChange(Math.min(jittered, rest.retryMs ?? jittered), until);
-    ended.abort();
-    await delivering;
+    if (this.#hasNews) return;
+    await this.#untilChange(Math.min(jittered, rest.retryMs ?? jittered), this.#wakeOr(signal));
   }
 
+  /** Beside the cycles: a long download has something to tell, too. */
   async #keepDelivering(signal: AbortSignal): Promise<void> {
     const { outbox, clock, log } = this.#parts;
-    for (
-      let pauseMs = FIRST_DELIVERY_MS;
-      outbox.pendingCount > 0;
-      pauseMs = Math.min(pauseMs * 2, MAX_DELIVERY_MS)
-    ) {
+    let pauseMs = FIRST_DELIVERY_MS;
+    for (let newest = outbox.newest; !signal.aborted; ) {
       await clock.sleep(pauseMs, signal);
-      if (signal.aborted) return;
+      // As long as nothing new is to be told, an origin that is away is asked ever less often.
+      const hasNews = newest !== outbox.newest || outbox.pendingCount === 0;
+      newest = outbox.newest;
+      pauseMs = hasNews ? FIRST_DELIVERY_MS : Math.min(pauseMs * 2, MAX_DELIVERY_MS);
+      if (signal.aborted || outbox.pendingCount === 0) continue;
       try {
         await this.#agent.deliver(signal);
       } catch (error) {
@@ -117,16 +128,18 @@ export class Daemon {
     }
   }
 
-  /** Until the repository changes, so much time has passed, or the signal fires. */
-  async #untilChange(ms: number, signal: AbortSignal): Promise<void> {
+  /** Until the repository changes (then true), so much time has passed, or the signal fires. */
+  async #untilChange(ms: number, signal: AbortSignal): Promise<boolean> {
     const ended = new AbortController();
     const until = AbortSignal.any([signal, ended.signal]);
-    await Promise.race([this.#parts.clock.sleep(ms, until), this.#changed(until)]);
+    const slept = this.#parts.clock.sleep(ms, until).then(() => false);
+    const isChanged = await Promise.race([slept, this.#changed(until)]);
     ended.abort();
+    return isChanged && !signal.aborted;
   }
 
   /** Long polls. A gateway that doesn't know them answers at once: then there's just the poll. */
-  async #changed(signal: AbortSignal): Promise<void> {
+  async #changed(signal: AbortSignal): Promise<boolean> {
     const { gateways, clock } = this.#parts;
     let promptAnswers = 0;
     while (!signal.aborted) {
@@ -135,7 +148,7 @@ export class Daemon {
         const gateway = gateways.liveliest;
         const found = await gateway.waitForChange(LONG_POLL_MS, signal);
         gateways.noteHeard(gateway);
-        if (found === 'changed') return;
+        if (found === 'changed') return true;
         if (performance.now() - beganMs < PROMPT_MS) promptAnswers += 1;
       } catch (error) {
         if (!(error instanceof SitecastError) && !signal.aborted) throw error;
@@ -143,6 +156,7 @@ export class Daemon {
       }
       if (promptAnswers > 1) await clock.sleep(Number.POSITIVE_INFINITY, signal);
     }
+    return false;
   }
 
   #wakeOr(signal: AbortSignal): AbortSignal {

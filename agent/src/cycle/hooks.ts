@@ -2,7 +2,7 @@ import type { SlotName } from '../ports.ts';
 import type { AgentParts, HookName } from './parts.ts';
 
 /** A hook ends with it to say "not now": sysexits.h's EX_TEMPFAIL. */
-export const EXIT_NOT_NOW = 75;
+const EXIT_NOT_NOW = 75;
 const MAX_TOLD_CHARS = 400;
 
 export type HookResult = { kind: 'done' } | { kind: 'notNow' | 'failed'; message: string };

@@ -13,7 +13,7 @@ import type { StatusBoard } from './status-board.ts';
 export const HOOK_NAMES = ['pre-download', 'pre-install', 'post-install', 'pre-reboot', 'health'] as const;
 export type HookName = (typeof HOOK_NAMES)[number];
 
-export interface AgentSettings {
+interface AgentSettings {
   product: string;
   hardware: string;
   hooks: Partial<Record<HookName, string>>;

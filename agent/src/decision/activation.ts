@@ -23,7 +23,7 @@ export interface ActivationFacts {
 }
 
 /** What an activation waits for. */
-export type WaitsFor = 'freshness' | 'time' | 'notBefore' | 'window' | 'interval';
+type WaitsFor = 'freshness' | 'time' | 'notBefore' | 'window' | 'interval';
 
 export interface Wait {
   for: WaitsFor;

@@ -9,7 +9,7 @@ export type Reason = z.infer<typeof reasonSchema>;
 const hexId = z.string().regex(/^[0-9a-f]{64}$/);
 
 /** What a slot holds, as far as this agent knows. */
-export const SLOT_STATES = ['empty', 'bad', 'verified', 'altered'] as const;
+const SLOT_STATES = ['empty', 'bad', 'verified', 'altered'] as const;
 export const slotRecordSchema = z.looseObject({
   state: z.enum(SLOT_STATES),
   release: releaseRefSchema.optional(),

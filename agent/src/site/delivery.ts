@@ -28,6 +28,7 @@ export class Delivery {
   readonly #id: string;
   readonly #now: () => number;
   readonly #sent = new Map<string, Sent>();
+  #running: Promise<void> = Promise.resolve();
   /** What the origin refuses, if it said so; for the status. */
   refusal: string | undefined;
 
@@ -38,8 +39,17 @@ export class Delivery {
     this.#now = options.now;
   }
 
-  /** Sends what's due and takes acknowledgements. Failing is no news: it's tried again. */
+  /** Sends what's due and takes acknowledgements. Failing is no news: it's tried again. One run at a time. */
   async run(signers: RoleSigners | undefined, signal?: AbortSignal): Promise<void> {
+    const before = this.#running;
+    const run = before.then(() => this.#run(signers, signal));
+    this.#running = run.catch(() => {
+      // The caller has got the error.
+    });
+    return run;
+  }
+
+  async #run(signers: RoleSigners | undefined, signal: AbortSignal | undefined): Promise<void> {
     if (this.#outbox.pendingCount === 0) return;
     try {
       await this.#gateways.each(gateway => this.#deliver(gateway, signers, signal), signal);
