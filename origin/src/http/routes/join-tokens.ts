@@ -42,19 +42,23 @@ const newJoinTokenSchema = z
   .openapi('NewJoinToken');
 
 /** Join tokens: what lets devices and gateways in without an operator's hand. */
-export function joinTokenRoutes(
-  app: OpenAPIHono<OriginEnv>,
-  { tokens, fleet, files, bodyMemory }: AppDeps,
-): void {
-  const operator = requireRole(tokens, 'operator');
+export function joinTokenRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+  createTokenRoute(app, deps);
+  otherRoutes(app, deps);
+}
 
+function createTokenRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, files, bodyMemory }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
       path: '/api/v1/join-tokens',
       summary: 'Makes a join token. Its text is shown this once.',
       security: BEARER,
-      middleware: [operator, requireMediaType(JSON_TYPE), boundedJson(bodyMemory, MAX_JOIN_TOKEN_BODY_BYTES)],
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodyMemory, MAX_JOIN_TOKEN_BODY_BYTES),
+      ],
       request: { body: { required: true, content: { [JSON_TYPE]: { schema: newJoinTokenSchema } } } },
       responses: withProblems({
         201: {
@@ -71,6 +75,10 @@ export function joinTokenRoutes(
       return c.json(await fleet.joinTokens.create(c.req.valid('json'), rootSha256, by), 201);
     },
   );
+}
+
+function otherRoutes(app: OpenAPIHono<OriginEnv>, { tokens, fleet }: AppDeps): void {
+  const operator = requireRole(tokens, 'operator');
 
   app.openapi(
     createRoute({
