@@ -8,6 +8,7 @@ import { listen, type RunningServer } from './adapters/http-server.ts';
 import { LevelTokens } from './adapters/level-tokens.ts';
 import { ThreadedChunks } from './adapters/threaded-chunks.ts';
 import { createApp } from './http/app.ts';
+import { BODY_PACE } from './http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
 import { Metrics } from './http/metrics.ts';
 import type { Log } from './log.ts';
@@ -78,7 +79,7 @@ export async function startOrigin(
       tokens,
       files,
       metrics: new Metrics({ repository, chunks, now }),
-      bodyMemory: new MemoryBudget(MAX_BODY_MEMORY_BYTES),
+      bodies: { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE },
       responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
       now,
       log,

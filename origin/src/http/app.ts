@@ -8,6 +8,7 @@ import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { ReadableFiles } from '../storage/files.ts';
 import type { Tokens } from '../tokens/tokens.ts';
+import type { BodyPace } from './body.ts';
 import type { OriginEnv } from './context.ts';
 import type { MemoryBudget } from './memory.ts';
 import type { Metrics } from './metrics.ts';
@@ -26,7 +27,7 @@ export interface AppDeps {
   files: ReadableFiles;
   metrics: Metrics;
   /** Shared by all request bodies. */
-  bodyMemory: MemoryBudget;
+  bodies: { memory: MemoryBudget; pace: BodyPace };
   /** Shared by all files that are sent. */
   responseMemory: MemoryBudget;
   now: () => number;

@@ -1,4 +1,5 @@
 import { createApp, type OriginApp } from '../http/app.ts';
+import { BODY_PACE, type BodyPace } from '../http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '../http/memory.ts';
 import { Metrics } from '../http/metrics.ts';
 import type { Log } from '../log.ts';
@@ -19,6 +20,7 @@ export interface TestOriginOptions {
   now: () => number;
   maxStagedBytes?: number;
   maxBodyMemoryBytes?: number;
+  pace?: BodyPace;
   /** What was logged, as `level message`. */
   logged?: string[];
 }
@@ -40,6 +42,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     now,
     maxStagedBytes = 2 ** 30,
     maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
+    pace = BODY_PACE,
     logged,
   } = options;
   const log = testLog(logged);
@@ -55,7 +58,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     tokens,
     files,
     metrics: new Metrics({ repository, chunks, now }),
-    bodyMemory: new MemoryBudget(maxBodyMemoryBytes),
+    bodies: { memory: new MemoryBudget(maxBodyMemoryBytes), pace },
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
     now,
     log,
