@@ -60,8 +60,8 @@ export function hexOf(bytes: Uint8Array): string {
 export class TestOperator {
   readonly rootKeys = [KeyPair.generate(), KeyPair.generate(), KeyPair.generate()];
   readonly releaseKey = KeyPair.generate();
-  readonly #ask: Ask;
-  readonly token: string;
+  #ask: Ask;
+  token: string;
   readonly #now: () => number;
   root: SignedRoot | undefined;
   targets: SignedTargets | undefined;
@@ -73,6 +73,12 @@ export class TestOperator {
     this.#ask = ask;
     this.token = token;
     this.#now = now;
+  }
+
+  /** Goes on with another origin, such as the next process on the same data. */
+  connect(ask: Ask, token: string): void {
+    this.#ask = ask;
+    this.token = token;
   }
 
   async ask(path: string, init: RequestInit & { type?: string } = {}): Promise<Response> {

@@ -46,3 +46,13 @@ export async function initialisedOrigin(
 export function randomChunks(count: number, lengthBytes = 1000): Buffer[] {
   return Array.from({ length: count }, () => randomBytes(lengthBytes));
 }
+
+/** `initialisedOrigin` on a temporary directory. */
+export async function temporaryOrigin(
+  disks: (path: string) => Pick<TestOriginOptions, 'files' | 'syncFiles'>,
+  clock = new TestClock(),
+) {
+  const directory = temporaryDirectory();
+  const origin = await initialisedOrigin({ ...disks(directory.path), clock });
+  return { ...origin, path: directory.path, remove: directory.remove };
+}

@@ -8,7 +8,7 @@ import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
 import type { AppDeps } from '../app.ts';
 import type { OriginEnv } from '../context.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { BEARER, JSON_TYPE, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
 const MAX_MEMBER_BODY_BYTES = 64 * 1024;
 export const MAX_PAGE = 1000;
@@ -114,7 +114,7 @@ function listRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, now }: AppDeps,
       method: 'get',
       path: `/api/v1/${kind}s`,
       summary: `The ${kind}s, in the order of their ids; those that wait to be accepted with state=pending.`,
-      security: BEARER,
+      security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       request: { query: querySchema },
       responses: withProblems({
@@ -159,7 +159,7 @@ function detailRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet }: AppDeps, ki
       method: 'get',
       path: `/api/v1/${kind}s/{id}`,
       summary: `All that is known of one ${kind}: its newest reports, its chains and what is odd about them.`,
-      security: BEARER,
+      security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       request: { params: idParam },
       responses: withProblems({
@@ -193,7 +193,7 @@ const answersOf = (kind: MemberKind) =>
 
 function acceptRoute(
   app: OpenAPIHono<OriginEnv>,
-  { tokens, fleet, bodyMemory }: AppDeps,
+  { tokens, fleet, bodies }: AppDeps,
   kind: MemberKind,
 ): void {
   app.openapi(
@@ -201,11 +201,11 @@ function acceptRoute(
       method: 'post',
       path: `/api/v1/${kind}s/{id}/accept`,
       summary: `Lets a ${kind} in that waits.`,
-      security: BEARER,
+      security: bearer('operator'),
       middleware: [
         requireRole(tokens, 'operator'),
         requireMediaType(JSON_TYPE),
-        boundedJson(bodyMemory, MAX_MEMBER_BODY_BYTES),
+        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
       ],
       request: {
         params: idParam,
@@ -226,7 +226,7 @@ function acceptRoute(
 
 function changeRoute(
   app: OpenAPIHono<OriginEnv>,
-  { tokens, fleet, bodyMemory }: AppDeps,
+  { tokens, fleet, bodies }: AppDeps,
   kind: MemberKind,
 ): void {
   app.openapi(
@@ -234,11 +234,11 @@ function changeRoute(
       method: 'patch',
       path: `/api/v1/${kind}s/{id}`,
       summary: `Changes a ${kind}'s tags (all of them) or site, or lifts its quarantine.`,
-      security: BEARER,
+      security: bearer('operator'),
       middleware: [
         requireRole(tokens, 'operator'),
         requireMediaType(JSON_TYPE),
-        boundedJson(bodyMemory, MAX_MEMBER_BODY_BYTES),
+        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
       ],
       request: {
         params: idParam,
@@ -266,7 +266,7 @@ function revokeRoute(
       method: 'post',
       path: `/api/v1/${kind}s/{id}/revoke`,
       summary: `Shuts a ${kind} out for good: here at once, everywhere else with the next metadata.`,
-      security: BEARER,
+      security: bearer('operator'),
       middleware: [requireRole(tokens, 'operator')],
       request: { params: idParam },
       responses: answersOf(kind),

@@ -1,0 +1,170 @@
+import { mkdirSync, readdirSync, readFileSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { chunkIdOf, chunkIdToHex, compressFrame, MAX_FRAME_BYTES } from '@sitecast/shared/content';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import { batchOf, entryOf } from '../testing/operator.ts';
+import { randomChunks, TestClock, temporaryDirectory } from '../testing/setup.ts';
+import { ChunkStaging } from './chunk-staging.ts';
+import { publishedPath, stagedPath } from './chunk-paths.ts';
+
+const clock = new TestClock();
+let directory: ReturnType<typeof temporaryDirectory>;
+beforeEach(() => {
+  directory = temporaryDirectory();
+  for (const path of ['staging/chunks', 'repository/chunks'])
+    mkdirSync(join(directory.path, path), { recursive: true });
+});
+afterEach(() => directory.remove());
+
+const open = (maxBytes = 2 ** 30) => new ChunkStaging(new SyncDisk(directory.path), maxBytes, clock.now);
+const idsOf = (chunks: readonly Buffer[]) =>
+  Buffer.concat(chunks.map(chunk => Buffer.from(chunkIdOf(chunk))));
+const stagedFile = (chunk: Buffer) => join(directory.path, stagedPath(chunkIdToHex(chunkIdOf(chunk))));
+const publishedFile = (chunk: Buffer) => join(directory.path, publishedPath(chunkIdOf(chunk)));
+const check = (staging: ChunkStaging, chunks: readonly Buffer[], lengthBytes = 1000) =>
+  staging.check({ ids: idsOf(chunks), lengths: Uint32Array.from(chunks, () => lengthBytes) });
+function stage(staging: ChunkStaging, batch: Buffer) {
+  const count = { stored: 0, known: 0 };
+  staging.stage(batch, count);
+  return count;
+}
+
+it('stages what is new, counts what it knows, and says what is missing in the order asked', () => {
+  const [a, b, c, d] = randomChunks(4);
+  if (!a || !b || !c || !d) throw new Error();
+  const staging = open();
+  expect(stage(staging, batchOf([a, b]))).toEqual({ stored: 2, known: 0 });
+  expect(stage(staging, batchOf([b, c, c]))).toEqual({ stored: 1, known: 2 });
+  expect(Buffer.from(staging.missing(idsOf([d, a, d, c])))).toEqual(idsOf([d, d]));
+  staging.publish(idsOf([a]));
+  expect(stage(staging, batchOf([a]))).toEqual({ stored: 0, known: 1 });
+  expect(staging.totals().chunks).toBe(2);
+  expect(staging.missing(idsOf([a])).length).toBe(0);
+});
+
+it('refuses a chunk that is not what its id says, naming it, and keeps what came before it', () => {
+  const [good, other] = randomChunks(2);
+  if (!good || !other) throw new Error();
+  const staging = open();
+  const wrong = Buffer.concat(entryOf(chunkIdOf(other), compressFrame(good)));
+  const count = { stored: 0, known: 0 };
+  expect(() => staging.stage(Buffer.concat([batchOf([good]), wrong]), count)).toThrow(
+    expect.objectContaining({
+      code: 'SITECAST_CHUNK_MISMATCH',
+      data: { id: chunkIdToHex(chunkIdOf(other)) },
+    }),
+  );
+  expect(count).toEqual({ stored: 1, known: 0 });
+  expect(readdirSync(join(directory.path, 'staging/chunks'))).toHaveLength(1);
+});
+
+it('counts what an earlier process staged only once it was verified again, and deletes what is not whole', () => {
+  const chunks = randomChunks(4);
+  const [whole, cut, empty, huge] = chunks;
+  if (!whole || !cut || !empty || !huge) throw new Error();
+  stage(open(), batchOf(chunks));
+  truncateSync(stagedFile(cut), 100);
+  truncateSync(stagedFile(empty), 0);
+  writeFileSync(stagedFile(huge), Buffer.alloc(MAX_FRAME_BYTES + 1));
+  writeFileSync(join(directory.path, 'staging/chunks/odd.cacnk'), 'x');
+  const staging = open();
+  expect(Buffer.from(staging.missing(idsOf(chunks)))).toEqual(idsOf([cut, empty, huge]));
+  expect(check(staging, chunks)).toEqual(['staged', 'missing', 'missing', 'missing']);
+  expect(readdirSync(join(directory.path, 'staging/chunks'))).toHaveLength(1);
+  expect(staging.totals()).toEqual({ chunks: 1, bytes: readFileSync(stagedFile(whole)).length });
+});
+
+it('replaces what an earlier process left half-written when it comes again', () => {
+  const [chunk] = randomChunks(1);
+  if (!chunk) throw new Error();
+  stage(open(), batchOf([chunk]));
+  truncateSync(stagedFile(chunk), 10);
+  const staging = open();
+  expect(stage(staging, batchOf([chunk]))).toEqual({ stored: 1, known: 0 });
+  expect(check(staging, [chunk])).toEqual(['staged']);
+});
+
+it('notices a published chunk that the disk has spoilt, takes it again, and calls that a repair', () => {
+  const chunks = randomChunks(2);
+  const [good, bad] = chunks;
+  if (!good || !bad) throw new Error();
+  const earlier = open();
+  stage(earlier, batchOf(chunks));
+  earlier.publish(idsOf(chunks));
+  writeFileSync(publishedFile(bad), compressFrame(good));
+  const staging = open();
+  expect(check(staging, chunks)).toEqual(['published', 'missing']);
+  expect(Buffer.from(staging.missing(idsOf(chunks)))).toEqual(idsOf([bad]));
+  expect(stage(staging, batchOf([bad]))).toEqual({ stored: 1, known: 0 });
+  expect(check(staging, chunks)).toEqual(['published', 'staged']);
+  expect(Buffer.from(staging.repairs(idsOf(chunks)))).toEqual(idsOf([bad]));
+  staging.publish(idsOf([bad]));
+  expect(check(staging, chunks)).toEqual(['published', 'published']);
+  expect(staging.repairs(idsOf(chunks)).length).toBe(0);
+});
+
+it('compares the length that an index gives a chunk, be it staged, published, or looked at before', () => {
+  const chunks = randomChunks(2);
+  const [staged, published] = chunks;
+  if (!staged || !published) throw new Error();
+  const staging = open();
+  stage(staging, batchOf(chunks));
+  staging.publish(idsOf([published]));
+  for (const lengthBytes of [999, 1000, 1001]) {
+    const expected = lengthBytes === 1000 ? ['staged', 'published'] : ['wrongLength', 'wrongLength'];
+    expect(check(staging, chunks, lengthBytes)).toEqual(expected);
+    expect(check(open(), chunks, lengthBytes)).toEqual(expected);
+  }
+});
+
+it('never offers a published chunk as one that could be undone, even if it is staged as well', () => {
+  const [chunk] = randomChunks(1);
+  if (!chunk) throw new Error();
+  const first = open();
+  stage(first, batchOf([chunk]));
+  first.publish(idsOf([chunk]));
+  writeFileSync(stagedFile(chunk), compressFrame(chunk));
+  const staging = open();
+  expect(check(staging, [chunk])).toEqual(['published']);
+  expect(staging.totals()).toEqual({ chunks: 0, bytes: 0 });
+});
+
+it('brings back what was published in vain, some of which never left', () => {
+  const chunks = randomChunks(3);
+  const [moved, stayed] = chunks;
+  if (!moved || !stayed) throw new Error();
+  const staging = open();
+  stage(staging, batchOf(chunks));
+  staging.publish(idsOf([moved]));
+  staging.unpublish(idsOf(chunks));
+  expect(check(staging, chunks)).toEqual(['staged', 'staged', 'staged']);
+  expect(staging.totals().chunks).toBe(3);
+});
+
+it('takes as much as the limit says, and gives room back', () => {
+  const chunks = randomChunks(3);
+  const [a, b, c] = chunks;
+  if (!a || !b || !c) throw new Error();
+  const frameBytes = compressFrame(a).length;
+  const staging = open(2 * frameBytes);
+  expect(stage(staging, batchOf([a, b]))).toEqual({ stored: 2, known: 0 });
+  expect(() => stage(staging, batchOf([c]))).toThrow(
+    expect.objectContaining({ code: 'SITECAST_STAGING_FULL' }),
+  );
+  staging.publish(idsOf([a]));
+  expect(stage(staging, batchOf([c]))).toEqual({ stored: 1, known: 0 });
+});
+
+it('deletes what nobody asked for in a long time, counting from before a restart', () => {
+  const chunks = randomChunks(2);
+  const [old, asked] = chunks;
+  if (!old || !asked) throw new Error();
+  stage(open(), batchOf(chunks));
+  for (const chunk of chunks) utimesSync(stagedFile(chunk), 1, 1);
+  const staging = open();
+  staging.missing(idsOf([asked]));
+  expect(staging.removeOlderThan(clock.nowMs - 1)).toBe(1);
+  expect(readdirSync(join(directory.path, 'staging/chunks'))).toHaveLength(1);
+  expect(Buffer.from(staging.missing(idsOf(chunks)))).toEqual(idsOf([old]));
+});

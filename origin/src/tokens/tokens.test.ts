@@ -1,0 +1,133 @@
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { type Database, openDatabase } from '../adapters/level-database.ts';
+import { LevelTokens } from '../adapters/level-tokens.ts';
+import { TestClock, temporaryDirectory } from '../testing/setup.ts';
+import { MAX_TOKENS, Tokens, type TokenStore } from './tokens.ts';
+
+let directory: ReturnType<typeof temporaryDirectory>;
+let database: Database;
+let store: LevelTokens;
+const clock = new TestClock();
+beforeEach(async () => {
+  directory = temporaryDirectory();
+  database = await openDatabase(directory.path, directory.path);
+  store = new LevelTokens(database);
+});
+afterEach(async () => {
+  await database.close();
+  await directory.remove();
+});
+
+const code = (expected: string) => expect.objectContaining({ code: expected });
+
+it('lets each role do what is its own and what the ones below it may', async () => {
+  const tokens = await Tokens.open(store, clock.now);
+  const { token } = await tokens.create({ name: 'ci', role: 'operator' });
+  expect(tokens.authorise(`Bearer ${token}`, 'viewer').role).toBe('operator');
+  expect(tokens.authorise(`bearer ${token}`, 'operator').name).toBe('ci');
+  expect(() => tokens.authorise(`Bearer ${token}`, 'admin')).toThrow(code('SITECAST_ROLE_TOO_LOW'));
+});
+
+it.each([
+  ['none', undefined, 'SITECAST_TOKEN_MISSING'],
+  ['an empty one', '', 'SITECAST_TOKEN_INVALID'],
+  ['another scheme', 'Basic eDp5', 'SITECAST_TOKEN_INVALID'],
+  ['one that was never made', `Bearer sitecast_${'A'.repeat(43)}`, 'SITECAST_TOKEN_INVALID'],
+  ['a very long one', `Bearer ${'A'.repeat(100_000)}`, 'SITECAST_TOKEN_INVALID'],
+])('refuses %s', async (_what, header, expected) => {
+  const tokens = await Tokens.open(store, clock.now);
+  await tokens.create({ name: 'a', role: 'admin' });
+  expect(() => tokens.authorise(header, 'viewer')).toThrow(code(expected));
+});
+
+it('keeps the hash of a token alone, and knows it after a restart', async () => {
+  const { token } = await (await Tokens.open(store, clock.now)).create({ name: 'a', role: 'viewer' });
+  expect(JSON.stringify(await store.all())).not.toContain(token.slice('sitecast_'.length));
+  await database.close();
+  database = await openDatabase(directory.path, directory.path);
+  store = new LevelTokens(database);
+  const tokens = await Tokens.open(store, clock.now);
+  expect(tokens.authorise(`Bearer ${token}`, 'viewer').name).toBe('a');
+  expect(JSON.stringify(tokens.list())).not.toContain('hash');
+});
+
+it('stops taking a token at its expiry, and makes none that has expired', async () => {
+  const tokens = await Tokens.open(store, clock.now);
+  const expiresAt = new Date(clock.nowMs + 1000).toISOString();
+  const { token } = await tokens.create({ name: 'a', role: 'viewer', expiresAt });
+  expect(tokens.authorise(`Bearer ${token}`, 'viewer').expiresAt).toBe(expiresAt);
+  clock.nowMs += 1000;
+  expect(() => tokens.authorise(`Bearer ${token}`, 'viewer')).toThrow(code('SITECAST_TOKEN_EXPIRED'));
+  await expect(tokens.create({ name: 'b', role: 'viewer', expiresAt })).rejects.toThrow(
+    code('SITECAST_EXPIRY_PAST'),
+  );
+});
+
+it('revokes at once and for good, but never the last admin that lasts', async () => {
+  const tokens = await Tokens.open(store, clock.now);
+  const first = await tokens.create({ name: 'first', role: 'admin' });
+  const soon = new Date(clock.nowMs + 60_000).toISOString();
+  await tokens.create({ name: 'for a minute', role: 'admin', expiresAt: soon });
+  await expect(tokens.revoke(first.id)).rejects.toThrow(code('SITECAST_LAST_ADMIN'));
+  const second = await tokens.create({ name: 'second', role: 'admin' });
+  await tokens.revoke(first.id);
+  expect(() => tokens.authorise(`Bearer ${first.token}`, 'viewer')).toThrow(code('SITECAST_TOKEN_INVALID'));
+  await expect(tokens.revoke(first.id)).rejects.toThrow(code('SITECAST_TOKEN_UNKNOWN'));
+  const again = await Tokens.open(store, clock.now);
+  expect(again.list().map(({ id }) => id)).not.toContain(first.id);
+  expect(again.authorise(`Bearer ${second.token}`, 'admin').name).toBe('second');
+});
+
+it("doesn't let two revocations at once take the last two admins", async () => {
+  const tokens = await Tokens.open(store, clock.now);
+  const ids = [
+    await tokens.create({ name: 'a', role: 'admin' }),
+    await tokens.create({ name: 'b', role: 'admin' }),
+  ];
+  const results = await Promise.allSettled(ids.map(({ id }) => tokens.revoke(id)));
+  expect(results.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
+});
+
+it('makes an admin where none works: at first, and when all have expired', async () => {
+  const kept: string[] = [];
+  const keep = async (token: string) => {
+    kept.push(token);
+  };
+  const tokens = await Tokens.open(store, clock.now);
+  expect(await tokens.createAdminIfNone(keep)).toMatchObject({ role: 'admin' });
+  expect(await tokens.createAdminIfNone(keep)).toBeUndefined();
+  expect(tokens.authorise(`Bearer ${kept[0]}`, 'admin').role).toBe('admin');
+});
+
+it('leaves an admin that works when the process dies between keeping the first token and storing it', async () => {
+  const dying: TokenStore = {
+    all: async () => [],
+    put: () => Promise.reject(new Error('killed')),
+    remove: async () => {},
+  };
+  const kept: string[] = [];
+  const keep = async (token: string) => {
+    kept.push(token);
+  };
+  await expect((await Tokens.open(dying, clock.now)).createAdminIfNone(keep)).rejects.toThrow('killed');
+  const tokens = await Tokens.open(store, clock.now);
+  await tokens.createAdminIfNone(keep);
+  expect(tokens.authorise(`Bearer ${kept.at(-1)}`, 'admin').role).toBe('admin');
+});
+
+it(`keeps ${MAX_TOKENS} tokens and no more`, async () => {
+  const tokens = await Tokens.open(
+    { all: async () => [], put: async () => {}, remove: async () => {} },
+    clock.now,
+  );
+  const make = () => tokens.create({ name: 'x', role: 'viewer' });
+  await Promise.all(Array.from({ length: MAX_TOKENS }, make));
+  await expect(make()).rejects.toThrow(code('SITECAST_TOO_MANY_TOKENS'));
+});
+
+it('says which directory is in use when another origin has it', async () => {
+  await expect(openDatabase(directory.path, '/the/data')).rejects.toMatchObject({
+    code: 'SITECAST_DATA_IN_USE',
+    message: expect.stringContaining('/the/data'),
+  });
+});
