@@ -12,6 +12,7 @@ import { openFleetServices } from './fleet-services.ts';
 import { ThreadedChunks } from './adapters/threaded-chunks.ts';
 import { createApp } from './http/app.ts';
 import { TimestampWaiters } from './http/long-poll.ts';
+import { BODY_PACE } from './http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
 import { Metrics } from './http/metrics.ts';
 import { SignedRequests } from './http/signed.ts';
@@ -80,10 +81,10 @@ export async function startOrigin(
     const services = await openFleetServices({ repository, files, store, now, after, log });
     endings.push(() => services.close());
     const waiters = new TimestampWaiters(repository, after);
-    const bodyMemory = new MemoryBudget(MAX_BODY_MEMORY_BYTES);
+    const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
     const app = createApp({
       ...services,
-      signedRequests: new SignedRequests({ ...services.fleet, ...services, bodyMemory, now }),
+      signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
       waiters,
       repository,
       chunks,
@@ -91,7 +92,7 @@ export async function startOrigin(
       tokens,
       files,
       metrics: new Metrics({ repository, chunks, now }),
-      bodyMemory,
+      bodies,
       responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
       now,
       log,

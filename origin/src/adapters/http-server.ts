@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { OriginApp } from '../http/app.ts';
-import { maxBodyTimeMs } from '../http/body.ts';
+import { BODY_PACE, maxBodyTimeMs } from '../http/body.ts';
 import { problemResponse } from '../http/problem.ts';
 import { MAX_TARGET_FILE_BYTES } from '../staging/staged-files.ts';
 
@@ -39,7 +39,7 @@ export async function listen(app: OriginApp, { host, port, tls }: ListenOptions)
     maxHeaderSize: MAX_HEADER_BYTES,
     headersTimeout: MAX_HEADERS_TIME_MS,
     // The body has closer limits of its own, which know its length: this one is the last resort.
-    requestTimeout: MAX_HEADERS_TIME_MS + maxBodyTimeMs(MAX_TARGET_FILE_BYTES),
+    requestTimeout: MAX_HEADERS_TIME_MS + maxBodyTimeMs(MAX_TARGET_FILE_BYTES, BODY_PACE),
     keepAliveTimeout: KEEP_ALIVE_MS,
     connectionsCheckingInterval: TIMEOUT_CHECK_MS,
   };

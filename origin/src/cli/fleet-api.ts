@@ -124,7 +124,7 @@ export async function fetchMembers(
   }
   for (const tag of filter.tag ?? []) query.append('tag', tag);
   for (;;) {
-    const page = await origin.json(`/api/v1/${kind}s?${query}`, memberPageSchema);
+    const page = await origin.json(`/api/v1/${kind}s?${query.toString()}`, memberPageSchema);
     members.push(...page.members);
     if (page.nextCursor === undefined) return { members, pending: page.pending };
     query.set('cursor', page.nextCursor);
@@ -135,12 +135,12 @@ export async function fetchMembers(
 export async function fetchRolloutStatus(origin: OriginClient, id: string): Promise<RolloutStatus> {
   const query = new URLSearchParams({ limit: String(PAGE) });
   const path = `/api/v1/rollouts/${encodeURIComponent(id)}`;
-  const first = await origin.json(`${path}?${query}`, rolloutStatusSchema);
+  const first = await origin.json(`${path}?${query.toString()}`, rolloutStatusSchema);
   const devices = [...first.devices];
   let cursor = first.nextCursor;
   while (cursor !== undefined) {
     query.set('cursor', cursor);
-    const page = await origin.json(`${path}?${query}`, rolloutStatusSchema);
+    const page = await origin.json(`${path}?${query.toString()}`, rolloutStatusSchema);
     devices.push(...page.devices);
     cursor = page.nextCursor;
   }
@@ -149,7 +149,7 @@ export async function fetchRolloutStatus(origin: OriginClient, id: string): Prom
 }
 
 export async function fetchRollouts(origin: OriginClient, product?: string): Promise<Rollout[]> {
-  const query = product === undefined ? '' : `?${new URLSearchParams({ product })}`;
+  const query = product === undefined ? '' : `?${new URLSearchParams({ product }).toString()}`;
   const { rollouts } = await origin.json(
     `/api/v1/rollouts${query}`,
     z.object({ rollouts: z.array(rolloutSchema) }),

@@ -137,8 +137,11 @@ Example:
       const origin = await connect(options);
       const id = await resolveMember(origin, kind, text, { isPending: true });
       const { site } = options;
-      const request = { method: 'POST', json: site === undefined ? {} : { site } } as const;
-      const member = await origin.json(`/api/v1/${kind}s/${id}/accept`, memberSchema, request);
+      const json = site === undefined ? {} : { site };
+      const member = await origin.json(`/api/v1/${kind}s/${id}/accept`, memberSchema, {
+        method: 'POST',
+        json,
+      });
       if (options.json) printJson(member);
       else print(`${id} is in, at the site ${member.site}`);
     });

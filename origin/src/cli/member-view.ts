@@ -15,30 +15,37 @@ export function describeMember(member: MemberDetail): string {
 }
 
 function facts(member: MemberDetail): string {
-  const { id, kind, product, hardware, site, tags, state, enrolledAt, lastSeenAt, last } = member;
-  const lines: [string, string | undefined][] = [
+  const { id, kind, product, hardware, site, tags, state, last } = member;
+  const lines: Line[] = [
     [kind, id],
     ['product', product === undefined ? undefined : `${product}, hardware ${hardware ?? 'unknown'}`],
     ['site', site],
     ['tags', formatTags(tags) || undefined],
     ['state', state],
-    ['why', last?.reason && `${last.reason.message} (${last.reason.code})`],
-    ['runs', last?.booted && `${releaseText(last.booted.release)} in slot ${last.booted.slot}`],
-    ['rollout', last?.rollout && `${last.rollout.id}, attempt ${last.rollout.attempt}`],
-    [
-      'reported',
-      last && `${last.receivedAt} (its clock: ${last.at})${last.via === undefined ? '' : ` via ${last.via}`}`,
-    ],
-    ['metadata', last && `trusts version ${last.timestampVersion} of the timestamp`],
-    ['seen', lastSeenAt],
-    ['enrolled', enrolledAt],
+    ...(last ? reportLines(last) : []),
+    ['seen', member.lastSeenAt],
+    ['enrolled', member.enrolledAt],
     ['revoked', member.revokedAt],
     ['quarantined', member.quarantinedAt && `${member.quarantinedAt}: several machines seem to have its key`],
-    ...Object.entries(member.inventory ?? {}).map(([name, value]): [string, string] => [name, String(value)]),
+    ...Object.entries(member.inventory ?? {}).map(([name, value]): Line => [name, String(value)]),
   ];
   const shown = lines.filter((line): line is [string, string] => line[1] !== undefined);
   const width = Math.max(...shown.map(([name]) => name.length));
   return shown.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');
+}
+
+/** A name, and what stands beside it; undefined leaves the line out. */
+type Line = [string, string | undefined];
+
+function reportLines(last: NonNullable<MemberDetail['last']>): Line[] {
+  const { reason, booted, rollout, receivedAt, at, via, timestampVersion } = last;
+  return [
+    ['why', reason && `${reason.message} (${reason.code})`],
+    ['runs', booted && `${releaseText(booted.release)} in slot ${booted.slot}`],
+    ['rollout', rollout && `${rollout.id}, attempt ${rollout.attempt}`],
+    ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${via}`}`],
+    ['metadata', `trusts version ${timestampVersion} of the timestamp`],
+  ];
 }
 
 function oddities({ anomalies, chains }: MemberDetail): string {

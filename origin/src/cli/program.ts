@@ -57,39 +57,9 @@ export function operatorProgram(): SettingsCommand {
     .addCommand(
       group('product', 'what is signed of a product as a whole', productListCommand(), productFloorCommand()),
     )
-    .addCommand(
-      group(
-        'rollout',
-        'which devices are to run which release',
-        rolloutStartCommand(),
-        rolloutStatusCommand(),
-        rolloutListCommand(),
-        rolloutAbortCommand(),
-        rolloutCompleteCommand(),
-      ),
-    )
-    .addCommand(
-      group(
-        'device',
-        'the devices of the fleet',
-        memberListCommand('device'),
-        memberShowCommand('device'),
-        memberAcceptCommand('device'),
-        memberTagCommand('device'),
-        memberRevokeCommand('device'),
-      ),
-    )
-    .addCommand(
-      group(
-        'gateway',
-        "the sites' gateways",
-        memberListCommand('gateway'),
-        memberShowCommand('gateway'),
-        memberAcceptCommand('gateway'),
-        memberTagCommand('gateway'),
-        memberRevokeCommand('gateway'),
-      ),
-    )
+    .addCommand(rolloutGroup())
+    .addCommand(memberGroup('device', 'the devices of the fleet'))
+    .addCommand(memberGroup('gateway', "the sites' gateways"))
     .addCommand(
       group(
         'token',
@@ -115,6 +85,30 @@ Then bring in gateways and devices, and roll out to them:
   sitecast rollout start camera 1.0.0 --all-at-once && sitecast rollout status --watch`,
     );
   return program;
+}
+
+function rolloutGroup(): SettingsCommand {
+  return group(
+    'rollout',
+    'which devices are to run which release',
+    rolloutStartCommand(),
+    rolloutStatusCommand(),
+    rolloutListCommand(),
+    rolloutAbortCommand(),
+    rolloutCompleteCommand(),
+  );
+}
+
+function memberGroup(kind: 'device' | 'gateway', description: string): SettingsCommand {
+  return group(
+    kind,
+    description,
+    memberListCommand(kind),
+    memberShowCommand(kind),
+    memberAcceptCommand(kind),
+    memberTagCommand(kind),
+    memberRevokeCommand(kind),
+  );
 }
 
 function group(name: string, description: string, ...commands: SettingsCommand[]): SettingsCommand {

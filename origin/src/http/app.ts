@@ -10,6 +10,7 @@ import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Files, ReadableFiles } from '../storage/files.ts';
 import type { Tokens } from '../tokens/tokens.ts';
+import type { BodyPace } from './body.ts';
 import type { OriginEnv } from './context.ts';
 import type { TimestampWaiters } from './long-poll.ts';
 import type { MemoryBudget } from './memory.ts';
@@ -38,7 +39,7 @@ export interface AppDeps {
   files: ReadableFiles & Files;
   metrics: Metrics;
   /** Shared by all request bodies. */
-  bodyMemory: MemoryBudget;
+  bodies: { memory: MemoryBudget; pace: BodyPace };
   /** Shared by all files that are sent. */
   responseMemory: MemoryBudget;
   now: () => number;
@@ -71,6 +72,12 @@ export function createApp(deps: AppDeps): OriginApp {
   joinTokenRoutes(app, deps);
   rolloutRoutes(app, deps);
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });
+  app.openAPIRegistry.registerComponent('securitySchemes', 'signature', {
+    type: 'apiKey',
+    in: 'header',
+    name: 'signature',
+    description: "RFC 9421 over method, path, query and content digest, by the sender's Ed25519 key",
+  });
   const info = { title: 'Sitecast origin', version: SITECAST_VERSION };
   app.doc31('/openapi.json', { openapi: '3.1.0', info });
   refuseOtherMethods(app);

@@ -5,19 +5,25 @@ import type { Context } from 'hono';
 import type { OriginEnv } from './context.ts';
 import type { BatchMemory, MemoryBudget } from './memory.ts';
 
-/** The longest silence within a body. */
-const MAX_BODY_SILENCE_MS = 20_000;
-/** A body that takes longer than this, and than its length at MIN_BODY_BYTES_PER_S, is given up. */
-const MIN_BODY_TIME_MS = 30_000;
-const MIN_BODY_BYTES_PER_S = 16 * 1024;
+/** How slowly a body may come. */
+export interface BodyPace {
+  /** The longest silence within it. */
+  maxSilenceMs: number;
+  /** It's given up when it takes longer than this and what its bound takes at `minBytesPerS`. */
+  minTimeMs: number;
+  minBytesPerS: number;
+}
+
+export const BODY_PACE: BodyPace = { maxSilenceMs: 20_000, minTimeMs: 30_000, minBytesPerS: 16 * 1024 };
 
 /** The longest time that a body of `maxBytes` may take. */
-export function maxBodyTimeMs(maxBytes: number): number {
-  return MIN_BODY_TIME_MS + (maxBytes / MIN_BODY_BYTES_PER_S) * 1000;
+export function maxBodyTimeMs(maxBytes: number, { minTimeMs, minBytesPerS }: BodyPace): number {
+  return minTimeMs + (maxBytes / minBytesPerS) * 1000;
 }
 
 interface ReceiveOptions {
   maxBytes: number;
+  pace: BodyPace;
   /** Called in order with each piece; while its promise is pending no more is taken from the socket. */
   onData: (bytes: Uint8Array) => Promise<void> | void;
 }
@@ -48,7 +54,7 @@ export interface HeldBody {
  */
 export async function holdBody(
   c: Context<OriginEnv>,
-  memory: MemoryBudget,
+  { memory, pace }: { memory: MemoryBudget; pace: BodyPace },
   maxBytes: number,
 ): Promise<HeldBody> {
   refuseAnnounced(c, maxBytes);
@@ -59,6 +65,7 @@ export async function holdBody(
     let filledBytes = 0;
     await receiveBody(c, {
       maxBytes: capacityBytes,
+      pace,
       onData: bytes => {
         buffer.set(bytes, filledBytes);
         filledBytes += bytes.length;
@@ -80,7 +87,10 @@ export interface HeldBatch {
 }
 
 /** Takes the body of a chunk upload. @throws as `holdBody` */
-export async function holdBatch(c: Context<OriginEnv>, batches: BatchMemory): Promise<HeldBatch> {
+export async function holdBatch(
+  c: Context<OriginEnv>,
+  { batches, pace }: { batches: BatchMemory; pace: BodyPace },
+): Promise<HeldBatch> {
   refuseAnnounced(c, MAX_BATCH_BYTES);
   const { memory, release } = batches.lease(announcedBytes(c));
   try {
@@ -88,6 +98,7 @@ export async function holdBatch(c: Context<OriginEnv>, batches: BatchMemory): Pr
     let lengthBytes = 0;
     await receiveBody(c, {
       maxBytes: memory.byteLength,
+      pace,
       onData: bytes => {
         buffer.set(bytes, lengthBytes);
         lengthBytes += bytes.length;
@@ -109,7 +120,10 @@ function refuseAnnounced(c: Context<OriginEnv>, maxBytes: number): void {
   if ((announcedBytes(c) ?? 0) > maxBytes) throw bodyTooLarge(maxBytes);
 }
 
-function receiveFromNode(incoming: IncomingMessage, { maxBytes, onData }: ReceiveOptions): Promise<number> {
+function receiveFromNode(
+  incoming: IncomingMessage,
+  { maxBytes, pace, onData }: ReceiveOptions,
+): Promise<number> {
   return new Promise((resolve, reject) => {
     let lengthBytes = 0;
     let isWaiting = false;
@@ -117,9 +131,9 @@ function receiveFromNode(incoming: IncomingMessage, { maxBytes, onData }: Receiv
     const silence = setTimeout(() => {
       // While it's us who keep the sender waiting, silence says nothing about it.
       if (isWaiting) silence.refresh();
-      else end(tooSlow());
-    }, MAX_BODY_SILENCE_MS);
-    const total = setTimeout(() => end(tooSlow()), maxBodyTimeMs(maxBytes));
+      else end(tooSlow(pace));
+    }, pace.maxSilenceMs);
+    const total = setTimeout(() => end(tooSlow(pace)), maxBodyTimeMs(maxBytes, pace));
     const end = (error?: unknown): void => {
       clearTimeout(silence);
       clearTimeout(total);
@@ -187,9 +201,9 @@ function bodyTooLarge(maxBytes: number): SitecastError {
   );
 }
 
-function tooSlow(): SitecastError {
+function tooSlow(pace: BodyPace): SitecastError {
   return new SitecastError('badInput', 'SITECAST_BODY_TOO_SLOW', 'the body of the request came too slowly', {
-    data: { maxSilenceMs: MAX_BODY_SILENCE_MS, minBytesPerS: MIN_BODY_BYTES_PER_S },
+    data: { ...pace },
   });
 }
 

@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MiddlewareHandler } from 'hono';
 import type { TokenRole, Tokens } from '../tokens/tokens.ts';
-import { holdBody } from './body.ts';
+import { type BodyPace, holdBody } from './body.ts';
 import type { OriginEnv } from './context.ts';
 import type { MemoryBudget } from './memory.ts';
 
@@ -30,9 +30,12 @@ export function requireMediaType(mediaType: string): MiddlewareHandler<OriginEnv
 }
 
 /** Takes a JSON body, bounded, before the schema validator asks for it. */
-export function boundedJson(memory: MemoryBudget, maxBytes: number): MiddlewareHandler<OriginEnv> {
+export function boundedJson(
+  limits: { memory: MemoryBudget; pace: BodyPace },
+  maxBytes: number,
+): MiddlewareHandler<OriginEnv> {
   return async (c, next) => {
-    const { bytes, release } = await holdBody(c, memory, maxBytes);
+    const { bytes, release } = await holdBody(c, limits, maxBytes);
     try {
       const { url, method, headers } = c.req.raw;
       c.req.raw = new Request(url, { method, headers, body: bytes });

@@ -1,11 +1,19 @@
 import { z } from '@hono/zod-openapi';
+import type { TokenRole } from '../tokens/tokens.ts';
 import { problemSchema } from './problem.ts';
 
 export const JSON_TYPE = 'application/json';
 export const BYTES_TYPE = 'application/octet-stream';
 
-/** Marks a route as one that needs a token, in the OpenAPI document. */
-export const BEARER = [{ bearer: [] }];
+/** What the OpenAPI document says of a route that needs a token of this role (the list is for role names, 4.8.30). */
+export function bearer(role: TokenRole): { bearer: string[] }[] {
+  return [{ bearer: [role] }];
+}
+
+/** What it says of a route that devices and gateways sign: enrolled ones, or anybody who has a key. */
+export function signature(by: 'member' | 'anybody'): { signature: string[] }[] {
+  return [{ signature: [by] }];
+}
 
 export const bytesSchema = z.string().openapi({ type: 'string', format: 'binary' });
 

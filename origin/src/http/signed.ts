@@ -4,14 +4,14 @@ import type { VerifySignature } from '@sitecast/shared/identity';
 import type { MiddlewareHandler } from 'hono';
 import { revoked } from '../fleet/enrolment.ts';
 import type { Registry } from '../fleet/registry.ts';
-import { holdBody } from './body.ts';
+import { type BodyPace, holdBody } from './body.ts';
 import type { OriginEnv } from './context.ts';
 import type { MemoryBudget } from './memory.ts';
 
 interface SignedRequestDeps {
   registry: Registry;
   verifyById: VerifySignature;
-  bodyMemory: MemoryBudget;
+  bodies: { memory: MemoryBudget; pace: BodyPace };
   now: () => number;
 }
 
@@ -35,10 +35,10 @@ export class SignedRequests {
   }
 
   #require(maxBytes: number, isWelcome: (id: string) => boolean): MiddlewareHandler<OriginEnv> {
-    const { registry, verifyById, bodyMemory, now } = this.#deps;
+    const { registry, verifyById, bodies, now } = this.#deps;
     return async (c, next) => {
       if (c.req.header('signature') === undefined) throw unsigned();
-      const { bytes, release } = await holdBody(c, bodyMemory, maxBytes);
+      const { bytes, release } = await holdBody(c, bodies, maxBytes);
       try {
         const { url, method } = c.req.raw;
         const sender = await verifyRequest(

@@ -2,6 +2,7 @@ import type { Fleet } from '../fleet/fleet.ts';
 import type { FleetStore } from '../fleet/store.ts';
 import { openFleetServices } from '../fleet-services.ts';
 import { createApp, type OriginApp } from '../http/app.ts';
+import { BODY_PACE, type BodyPace } from '../http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '../http/memory.ts';
 import { TimestampWaiters } from '../http/long-poll.ts';
 import { Metrics } from '../http/metrics.ts';
@@ -30,6 +31,7 @@ export interface TestOriginOptions {
   after?: After;
   maxStagedBytes?: number;
   maxBodyMemoryBytes?: number;
+  pace?: BodyPace;
   /** What was logged, as `level message`. */
   logged?: string[];
 }
@@ -55,6 +57,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     now,
     maxStagedBytes = 2 ** 30,
     maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
+    pace = BODY_PACE,
     logged,
     store = new MemoryFleet(),
     after = realAfter,
@@ -65,12 +68,12 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
   const repository = await Repository.open({ files, chunks, staged, now, log });
-  const bodyMemory = new MemoryBudget(maxBodyMemoryBytes);
+  const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const services = await openFleetServices({ repository, files, store, now, after, log });
   const waiters = new TimestampWaiters(repository, after);
   const app = createApp({
     ...services,
-    signedRequests: new SignedRequests({ ...services.fleet, ...services, bodyMemory, now }),
+    signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     waiters,
     repository,
     chunks,
@@ -78,7 +81,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     tokens,
     files,
     metrics: new Metrics({ repository, chunks, now }),
-    bodyMemory,
+    bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
     now,
     log,

@@ -7,7 +7,7 @@ import { holdBatch, holdBody, receiveBody } from '../body.ts';
 import type { OriginEnv } from '../context.ts';
 import { BatchMemory } from '../memory.ts';
 import { requireMediaType, requireRole } from '../guards.ts';
-import { BEARER, BYTES_TYPE, bytesSchema, JSON_TYPE, withProblems } from '../schemas.ts';
+import { bearer, BYTES_TYPE, bytesSchema, JSON_TYPE, withProblems } from '../schemas.ts';
 
 const bytesBody = {
   body: { required: true, content: { [BYTES_TYPE]: { schema: bytesSchema } } },
@@ -15,8 +15,8 @@ const bytesBody = {
 
 /** What an operator uploads before a change refers to it. */
 export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
-  const { tokens, chunks, staged, bodyMemory, metrics } = deps;
-  const batchMemory = new BatchMemory(bodyMemory);
+  const { tokens, chunks, staged, bodies, metrics } = deps;
+  const batches = new BatchMemory(bodies.memory);
   const middleware = [requireRole(tokens, 'operator'), requireMediaType(BYTES_TYPE)];
 
   app.openapi(
@@ -24,7 +24,7 @@ export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
       method: 'post',
       path: '/api/v1/chunks/missing',
       summary: 'Of these chunk ids (32 bytes each, up to 4096), the ones that are still to be uploaded.',
-      security: BEARER,
+      security: bearer('operator'),
       middleware,
       request: bytesBody,
       responses: withProblems({
@@ -32,7 +32,7 @@ export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
       }),
     }),
     async c => {
-      const { bytes, release } = await holdBody(c, bodyMemory, MAX_MISSING_IDS * CHUNK_ID_BYTES);
+      const { bytes, release } = await holdBody(c, bodies, MAX_MISSING_IDS * CHUNK_ID_BYTES);
       try {
         const missing = await chunks.missing(bytes);
         return c.body(new Uint8Array(missing), 200, { 'content-type': BYTES_TYPE });
@@ -47,7 +47,7 @@ export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
       method: 'post',
       path: '/api/v1/chunks',
       summary: 'Stages chunks: for each its id (32 bytes), the length of its zstd frame (u32 LE), the frame.',
-      security: BEARER,
+      security: bearer('operator'),
       middleware,
       request: bytesBody,
       responses: withProblems({
@@ -58,7 +58,7 @@ export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
       }),
     }),
     async c => {
-      const { memory, lengthBytes, release } = await holdBatch(c, batchMemory);
+      const { memory, lengthBytes, release } = await holdBatch(c, { batches, pace: bodies.pace });
       metrics.uploaded(lengthBytes);
       let returned: ArrayBuffer | undefined;
       try {
@@ -77,7 +77,7 @@ export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
       method: 'put',
       path: '/api/v1/files/{sha256}',
       summary: 'Stages a target file: an index, a release manifest or a product file.',
-      security: BEARER,
+      security: bearer('operator'),
       middleware,
       request: { ...bytesBody, params: z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/) }) },
       responses: withProblems({ 204: { description: 'Staged.' } }),
@@ -87,6 +87,7 @@ export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
       try {
         const lengthBytes = await receiveBody(c, {
           maxBytes: MAX_TARGET_FILE_BYTES,
+          pace: bodies.pace,
           onData: bytes => receiver.write(bytes),
         });
         if (lengthBytes === 0)

@@ -9,7 +9,7 @@ import { maxBytesOf, metadataFile } from '../../repository/committed.ts';
 import type { AppDeps } from '../app.ts';
 import type { OriginEnv } from '../context.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { BEARER, JSON_TYPE, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
 const MAX_JOIN_TOKEN_BODY_BYTES = 4 * 1024;
 
@@ -42,19 +42,23 @@ const newJoinTokenSchema = z
   .openapi('NewJoinToken');
 
 /** Join tokens: what lets devices and gateways in without an operator's hand. */
-export function joinTokenRoutes(
-  app: OpenAPIHono<OriginEnv>,
-  { tokens, fleet, files, bodyMemory }: AppDeps,
-): void {
-  const operator = requireRole(tokens, 'operator');
+export function joinTokenRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+  createTokenRoute(app, deps);
+  otherRoutes(app, deps);
+}
 
+function createTokenRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, files, bodies }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
       path: '/api/v1/join-tokens',
       summary: 'Makes a join token. Its text is shown this once.',
-      security: BEARER,
-      middleware: [operator, requireMediaType(JSON_TYPE), boundedJson(bodyMemory, MAX_JOIN_TOKEN_BODY_BYTES)],
+      security: bearer('operator'),
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodies, MAX_JOIN_TOKEN_BODY_BYTES),
+      ],
       request: { body: { required: true, content: { [JSON_TYPE]: { schema: newJoinTokenSchema } } } },
       responses: withProblems({
         201: {
@@ -71,13 +75,17 @@ export function joinTokenRoutes(
       return c.json(await fleet.joinTokens.create(c.req.valid('json'), rootSha256, by), 201);
     },
   );
+}
+
+function otherRoutes(app: OpenAPIHono<OriginEnv>, { tokens, fleet }: AppDeps): void {
+  const operator = requireRole(tokens, 'operator');
 
   app.openapi(
     createRoute({
       method: 'get',
       path: '/api/v1/join-tokens',
       summary: 'All join tokens, without their secrets.',
-      security: BEARER,
+      security: bearer('operator'),
       middleware: [operator],
       responses: withProblems({
         200: {
@@ -94,7 +102,7 @@ export function joinTokenRoutes(
       method: 'delete',
       path: '/api/v1/join-tokens/{id}',
       summary: 'Makes a join token worthless, at once. Whoever it let in stays.',
-      security: BEARER,
+      security: bearer('operator'),
       middleware: [operator],
       request: { params: z.object({ id: z.string().regex(/^[0-9a-f]{64}$/) }) },
       responses: withProblems({

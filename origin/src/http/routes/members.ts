@@ -4,11 +4,11 @@ import { DEVICE_STATES, idSchema, siteSchema, tagsSchema } from '@sitecast/share
 import { nameSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
 import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
-import { listMembers, type MemberSummary, pendingSummary, summaryOf } from '../../fleet/view.ts';
+import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
 import type { AppDeps } from '../app.ts';
 import type { OriginEnv } from '../context.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { BEARER, JSON_TYPE, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
 const MAX_MEMBER_BODY_BYTES = 64 * 1024;
 export const MAX_PAGE = 1000;
@@ -100,18 +100,21 @@ const changeSchema = z
 /** Devices and gateways, for operators: the same routes for both. */
 export function memberRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
   for (const kind of ['device', 'gateway'] as const) {
-    readingRoutes(app, deps, kind);
-    changingRoutes(app, deps, kind);
+    listRoute(app, deps, kind);
+    detailRoute(app, deps, kind);
+    acceptRoute(app, deps, kind);
+    changeRoute(app, deps, kind);
+    revokeRoute(app, deps, kind);
   }
 }
 
-function readingRoutes(app: OpenAPIHono<OriginEnv>, { tokens, fleet, now }: AppDeps, kind: MemberKind): void {
+function listRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, now }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'get',
       path: `/api/v1/${kind}s`,
       summary: `The ${kind}s, in the order of their ids; those that wait to be accepted with state=pending.`,
-      security: BEARER,
+      security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       request: { query: querySchema },
       responses: withProblems({
@@ -148,13 +151,15 @@ function readingRoutes(app: OpenAPIHono<OriginEnv>, { tokens, fleet, now }: AppD
       return c.json({ ...page, pending }, 200);
     },
   );
+}
 
+function detailRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'get',
       path: `/api/v1/${kind}s/{id}`,
       summary: `All that is known of one ${kind}: its newest reports, its chains and what is odd about them.`,
-      security: BEARER,
+      security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       request: { params: idParam },
       responses: withProblems({
@@ -180,76 +185,96 @@ function readingRoutes(app: OpenAPIHono<OriginEnv>, { tokens, fleet, now }: AppD
   );
 }
 
-function changingRoutes(
-  app: OpenAPIHono<OriginEnv>,
-  { tokens, fleet, rollouts, bodyMemory }: AppDeps,
-  kind: MemberKind,
-): void {
-  const operator = requireRole(tokens, 'operator');
-  const json = [requireMediaType(JSON_TYPE), boundedJson(bodyMemory, MAX_MEMBER_BODY_BYTES)] as const;
-  const answer = (member: Parameters<typeof summaryOf>[0]): MemberSummary =>
-    summaryOf(member, fleet.registry);
-  const responses = withProblems({
+const answersOf = (kind: MemberKind) =>
+  withProblems({
     200: { description: `The ${kind} as it is now.`, content: { [JSON_TYPE]: { schema: summarySchema } } },
     404: { description: 'There is no such one.' },
   });
 
+function acceptRoute(
+  app: OpenAPIHono<OriginEnv>,
+  { tokens, fleet, bodies }: AppDeps,
+  kind: MemberKind,
+): void {
   app.openapi(
     createRoute({
       method: 'post',
       path: `/api/v1/${kind}s/{id}/accept`,
       summary: `Lets a ${kind} in that waits.`,
-      security: BEARER,
-      middleware: [operator, ...json],
+      security: bearer('operator'),
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
+      ],
       request: {
         params: idParam,
         body: { required: true, content: { [JSON_TYPE]: { schema: acceptSchema } } },
       },
-      responses,
+      responses: answersOf(kind),
     }),
     async c => {
       const { id } = c.req.valid('param');
       const by = c.get('token').name;
-      return c.json(answer(await fleet.enrolments.accept(kind, id, c.req.valid('json').site, by)), 200);
+      return c.json(
+        summaryOf(await fleet.enrolments.accept(kind, id, c.req.valid('json').site, by), fleet.registry),
+        200,
+      );
     },
   );
+}
 
+function changeRoute(
+  app: OpenAPIHono<OriginEnv>,
+  { tokens, fleet, bodies }: AppDeps,
+  kind: MemberKind,
+): void {
   app.openapi(
     createRoute({
       method: 'patch',
       path: `/api/v1/${kind}s/{id}`,
       summary: `Changes a ${kind}'s tags (all of them) or site, or lifts its quarantine.`,
-      security: BEARER,
-      middleware: [operator, ...json],
+      security: bearer('operator'),
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
+      ],
       request: {
         params: idParam,
         body: { required: true, content: { [JSON_TYPE]: { schema: changeSchema } } },
       },
-      responses,
+      responses: answersOf(kind),
     }),
     async c => {
       const { id } = c.req.valid('param');
       const { quarantined, ...change } = c.req.valid('json');
       const member = await fleet.enrolments.change(kind, id, change);
       if (quarantined === false) await fleet.intake.liftQuarantine(id);
-      return c.json(answer(member), 200);
+      return c.json(summaryOf(member, fleet.registry), 200);
     },
   );
+}
 
+function revokeRoute(
+  app: OpenAPIHono<OriginEnv>,
+  { tokens, fleet, rollouts }: AppDeps,
+  kind: MemberKind,
+): void {
   app.openapi(
     createRoute({
       method: 'post',
       path: `/api/v1/${kind}s/{id}/revoke`,
       summary: `Shuts a ${kind} out for good: here at once, everywhere else with the next metadata.`,
-      security: BEARER,
-      middleware: [operator],
+      security: bearer('operator'),
+      middleware: [requireRole(tokens, 'operator')],
       request: { params: idParam },
-      responses,
+      responses: answersOf(kind),
     }),
     async c => {
       const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id);
       await rollouts.publishRevocations();
-      return c.json(answer(member), 200);
+      return c.json(summaryOf(member, fleet.registry), 200);
     },
   );
 }

@@ -5,7 +5,7 @@ import { describeRepository } from '../../repository/description.ts';
 import type { AppDeps } from '../app.ts';
 import type { OriginEnv } from '../context.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { BEARER, JSON_TYPE, tufKeySchema, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, tufKeySchema, withProblems } from '../schemas.ts';
 
 /** Root and targets at their own bounds, as JSON strings, in which each newline and quote takes two bytes. */
 export const MAX_CHANGE_BYTES = 20 * 1024 * 1024;
@@ -45,14 +45,14 @@ const changeResultSchema = z
 
 /** What is published, and how it changes. */
 export function repositoryRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
-  const { tokens, repository, bodyMemory, now } = deps;
+  const { tokens, repository, bodies, now } = deps;
 
   app.openapi(
     createRoute({
       method: 'get',
       path: '/api/v1/repository',
       summary: "The origin's keys, the published versions and when they expire.",
-      security: BEARER,
+      security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       responses: withProblems({
         200: { description: 'The repository.', content: { [JSON_TYPE]: { schema: repositorySchema } } },
@@ -67,11 +67,11 @@ export function repositoryRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): vo
       path: '/api/v1/changes',
       summary:
         'Publishes new signed root and/or targets metadata: all of it or nothing. A root needs an admin.',
-      security: BEARER,
+      security: bearer('operator'),
       middleware: [
         requireRole(tokens, 'operator'),
         requireMediaType(JSON_TYPE),
-        boundedJson(bodyMemory, MAX_CHANGE_BYTES),
+        boundedJson(bodies, MAX_CHANGE_BYTES),
       ],
       request: { body: { required: true, content: { [JSON_TYPE]: { schema: changeSchema } } } },
       responses: withProblems({
@@ -95,7 +95,7 @@ export function repositoryRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): vo
       method: 'post',
       path: '/api/v1/keys/{role}/rotate',
       summary: 'Makes, or returns, the next key of an online role; it becomes active when metadata names it.',
-      security: BEARER,
+      security: bearer('admin'),
       middleware: [requireRole(tokens, 'admin')],
       request: { params: z.object({ role: onlineRoleSchema }) },
       responses: withProblems({

@@ -6,7 +6,7 @@ import { statusOf } from '../../rollouts/view.ts';
 import type { AppDeps } from '../app.ts';
 import type { OriginEnv } from '../context.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { BEARER, JSON_TYPE, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
 const MAX_ROLLOUT_BODY_BYTES = 1024 * 1024;
 const MAX_SITES = 10_000;
@@ -87,20 +87,17 @@ export function rolloutRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
   endingRoutes(app, deps);
 }
 
-function startRoute(
-  app: OpenAPIHono<OriginEnv>,
-  { tokens, rollouts, fleet, bodyMemory, now }: AppDeps,
-): void {
+function startRoute(app: OpenAPIHono<OriginEnv>, { tokens, rollouts, fleet, bodies, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
       path: '/api/v1/rollouts',
       summary: 'Starts a rollout: signed and published when it answers.',
-      security: BEARER,
+      security: bearer('operator'),
       middleware: [
         requireRole(tokens, 'operator'),
         requireMediaType(JSON_TYPE),
-        boundedJson(bodyMemory, MAX_ROLLOUT_BODY_BYTES),
+        boundedJson(bodies, MAX_ROLLOUT_BODY_BYTES),
       ],
       request: { body: { required: true, content: { [JSON_TYPE]: { schema: newRolloutSchema } } } },
       responses: withProblems({
@@ -138,7 +135,7 @@ function readingRoutes(app: OpenAPIHono<OriginEnv>, { tokens, rollouts, fleet, n
       method: 'get',
       path: '/api/v1/rollouts',
       summary: 'All rollouts, newest first.',
-      security: BEARER,
+      security: bearer('viewer'),
       middleware: [viewer],
       request: { query: listQuery },
       responses: withProblems({
@@ -166,7 +163,7 @@ function readingRoutes(app: OpenAPIHono<OriginEnv>, { tokens, rollouts, fleet, n
       method: 'get',
       path: '/api/v1/rollouts/{id}',
       summary: 'A rollout, and how far each of its devices has got.',
-      security: BEARER,
+      security: bearer('viewer'),
       middleware: [viewer],
       request: { params: idParam, query: pageQuery },
       responses: withProblems({
@@ -195,7 +192,7 @@ function endingRoutes(app: OpenAPIHono<OriginEnv>, { tokens, rollouts }: AppDeps
         method: 'post',
         path: `/api/v1/rollouts/{id}/${name}`,
         summary,
-        security: BEARER,
+        security: bearer('operator'),
         middleware: [requireRole(tokens, 'operator')],
         request: { params: idParam },
         responses: withProblems({

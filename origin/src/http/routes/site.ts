@@ -8,13 +8,13 @@ import type { AppDeps } from '../app.ts';
 import type { OriginEnv } from '../context.ts';
 import { requireMediaType } from '../guards.ts';
 import { problemSchema } from '../problem.ts';
-import { JSON_TYPE, withProblems } from '../schemas.ts';
+import { JSON_TYPE, signature, withProblems } from '../schemas.ts';
 
 /** Every body that devices and gateways send. */
 export const MAX_SITE_BODY_BYTES = 1024 * 1024;
 export const MAX_PROGRESS_PER_REQUEST = 1000;
 
-const envelope = envelopeSchema.openapi('Envelope');
+const envelope = envelopeSchema;
 const assignmentAnswer = z.object({ assignment: envelope });
 const acknowledgementAnswer = z.object({ acknowledgement: envelope });
 const idParam = z.object({ id: idSchema });
@@ -54,6 +54,7 @@ function enrolmentRoutes(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests }:
       method: 'post',
       path: '/site/v1/enrolments',
       summary: 'A newcomer asks to be known; a gateway may bring its request.',
+      security: signature('anybody'),
       middleware: [requireMediaType(JSON_TYPE), signedRequests.ofAnybody(MAX_SITE_BODY_BYTES)],
       request: {
         body: { required: true, content: { [JSON_TYPE]: { schema: z.object({ envelope }) } } },
@@ -105,6 +106,7 @@ function reportRoutes(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests }: Ap
       path: '/site/v1/reports',
       summary:
         "A device's reports, or those of many devices from their gateway. When it answers, they are durable.",
+      security: signature('member'),
       middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
       request: {
         body: {
@@ -163,6 +165,7 @@ function progressRoute(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests, now
       method: 'post',
       path: '/site/v1/progress',
       summary: 'How far downloads have got: for people to look at, kept in memory alone.',
+      security: signature('member'),
       middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
       request: {
         body: {

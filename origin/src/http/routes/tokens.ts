@@ -3,7 +3,7 @@ import { MAX_TOKEN_NAME_CHARS, TOKEN_ROLES } from '../../tokens/tokens.ts';
 import type { AppDeps } from '../app.ts';
 import type { OriginEnv } from '../context.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { BEARER, JSON_TYPE, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
 const MAX_TOKEN_BODY_BYTES = 4 * 1024;
 
@@ -30,7 +30,7 @@ const newTokenSchema = z
   .openapi('NewToken');
 
 /** API tokens: made, listed and revoked by an admin. */
-export function tokenRoutes(app: OpenAPIHono<OriginEnv>, { tokens, bodyMemory }: AppDeps): void {
+export function tokenRoutes(app: OpenAPIHono<OriginEnv>, { tokens, bodies }: AppDeps): void {
   const admin = requireRole(tokens, 'admin');
 
   app.openapi(
@@ -38,8 +38,8 @@ export function tokenRoutes(app: OpenAPIHono<OriginEnv>, { tokens, bodyMemory }:
       method: 'post',
       path: '/api/v1/tokens',
       summary: 'Makes a token. It is shown this once.',
-      security: BEARER,
-      middleware: [admin, requireMediaType(JSON_TYPE), boundedJson(bodyMemory, MAX_TOKEN_BODY_BYTES)],
+      security: bearer('admin'),
+      middleware: [admin, requireMediaType(JSON_TYPE), boundedJson(bodies, MAX_TOKEN_BODY_BYTES)],
       request: { body: { required: true, content: { [JSON_TYPE]: { schema: newTokenSchema } } } },
       responses: withProblems({
         201: {
@@ -56,7 +56,7 @@ export function tokenRoutes(app: OpenAPIHono<OriginEnv>, { tokens, bodyMemory }:
       method: 'get',
       path: '/api/v1/tokens',
       summary: 'All tokens, without their secrets.',
-      security: BEARER,
+      security: bearer('admin'),
       middleware: [admin],
       responses: withProblems({
         200: {
@@ -73,7 +73,7 @@ export function tokenRoutes(app: OpenAPIHono<OriginEnv>, { tokens, bodyMemory }:
       method: 'delete',
       path: '/api/v1/tokens/{id}',
       summary: 'Revokes a token at once.',
-      security: BEARER,
+      security: bearer('admin'),
       middleware: [admin],
       request: { params: z.object({ id: z.string().regex(/^[0-9a-f]{16}$/) }) },
       responses: withProblems({ 204: { description: 'Revoked.' } }),
