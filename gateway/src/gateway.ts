@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
+import { failover } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, TufClient } from '@sitecast/shared/trust';
 import { ChunkCache } from './chunks/chunk-cache.ts';
 import { ChunkService } from './chunks/chunk-service.ts';
 import { NamedChunks } from './chunks/named-chunks.ts';
-import { VerifiedFailover } from './chunks/verified-failover.ts';
+import { restingLiar } from './chunks/resting-liar.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
 import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
 import type { Log } from './log.ts';
@@ -178,16 +179,11 @@ async function openChunks(
     now,
     log,
   });
-  const upstream = new VerifiedFailover(
-    upstreams.map(({ chunks }) => chunks),
-    {
-      now,
-      onRefused: (url, error) => {
-        metrics.refused(url, error.code);
-        log.warn({ upstream: url, code: error.code, ...error.data }, 'an upstream gave a wrong chunk');
-      },
-    },
-  );
+  const onRefused = (url: string, error: SitecastError): void => {
+    metrics.refused(url, error.code);
+    log.warn({ upstream: url, code: error.code, ...error.data }, 'an upstream gave a wrong chunk');
+  };
+  const upstream = failover(upstreams.map(({ chunks }) => restingLiar(chunks, onRefused)));
   const chunks = new ChunkService({
     named,
     cache,

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
+import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, parseJoinToken } from '@sitecast/shared/fleet';
@@ -8,9 +9,9 @@ import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/t
 import { pino } from 'pino';
 import { DiskFrames } from './adapters/disk-frames.ts';
 import { DiskMirror } from './adapters/disk-mirror.ts';
-import { HttpChunks } from './adapters/http-chunks.ts';
-import { HttpUpstream } from './adapters/http-upstream.ts';
+import { FORWARDED, HttpUpstream } from './adapters/http-upstream.ts';
 import { LevelState } from './adapters/level-state.ts';
+import { MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
 import { pinRoot } from './enrolment/pinned-root.ts';
 import { Gateway } from './gateway.ts';
 import { Metrics } from './http/metrics.ts';
@@ -20,6 +21,13 @@ import { gatewayProgram } from './program.ts';
 import { type GatewaySettings, upstreamUrls } from './settings.ts';
 
 const MAX_TOKEN_BYTES = 4096;
+/** For fetching chunks: as many connections as chunks are fetched at one time. */
+const CHUNK_STORE = {
+  headers: FORWARDED,
+  connections: MAX_UPSTREAM_FETCHES,
+  silenceMs: 15_000,
+  deadlineMs: 60_000,
+};
 
 export interface RunningGateway {
   url: string;
@@ -49,7 +57,7 @@ export async function startGateway(
           url,
           identity,
           now,
-          chunks: new HttpChunks(url),
+          chunks: new HttpStore(`${url}/chunks`, CHUNK_STORE),
           signal: stop.signal,
           onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
         }),

@@ -217,13 +217,12 @@ it('serves nobody who was revoked', async () => {
   const origin = await rolledOut();
   const gateway = await world.gateway(origin);
   const device = new TestDevice();
+  const send = async () =>
+    device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] });
+  expect((await send()).status).toBe(202);
   await origin.publishRollouts('camera', [device.id]);
-  await until(async () => {
-    const { status } = await device.post(`${gateway.url}/site/v1/reports`, {
-      reports: [await device.report()],
-    });
-    return status === 403;
-  }, 'the revocation');
+  await until(async () => (await send()).status === 403, 'the revocation');
+  expect((await send()).json).toMatchObject({ code: 'SITECAST_REVOKED' });
 });
 
 it('passes progress on, and forgets it when it cannot', async () => {

@@ -15,7 +15,7 @@ import type { FrameFiles } from './frame-files.ts';
 /** Files whose content was checked by this process and that haven't changed since; others are checked when read. */
 const MAX_VERIFIED = 200_000;
 /** How long nothing is cached after the disk was full, or all that is there is needed. */
-export const FULL_PAUSE_MS = 10_000;
+const FULL_PAUSE_MS = 10_000;
 /** Evicting goes on until so much is free, so that it isn't done for every chunk: a hundredth of the cache. */
 const HEADROOM = 0.01;
 /** Uses are written down together. */

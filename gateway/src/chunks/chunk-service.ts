@@ -5,11 +5,11 @@ import pLimit from 'p-limit';
 import type { ChunkCache } from './chunk-cache.ts';
 
 /** Frames in memory: devices that update at the same time ask for the same ones. */
-export const DEFAULT_MEMORY_BYTES = 64 * 1024 * 1024;
+const DEFAULT_MEMORY_BYTES = 64 * 1024 * 1024;
 /** Chunks that are fetched over the WAN at one time. */
 export const MAX_UPSTREAM_FETCHES = 16;
 /** Chunks that wait for their turn; who comes later is asked to come again. */
-export const MAX_QUEUED_FETCHES = 2048;
+const MAX_QUEUED_FETCHES = 2048;
 const UPSTREAM_TIMEOUT_MS = 60_000;
 
 interface ChunkServiceDeps {

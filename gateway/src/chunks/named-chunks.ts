@@ -7,7 +7,7 @@ import { pinnedIndexes } from '../mirror/needs.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 
 /** Ids that all mirrored indexes name together: about 90 MB of memory, 120 GiB of images at the default chunk size. */
-export const MAX_NAMED_CHUNKS = 2_000_000;
+const MAX_NAMED_CHUNKS = 2_000_000;
 
 interface NamedChunksDeps {
   /** A mirrored file that is here, or undefined. */

@@ -9,7 +9,7 @@ import { TokenBucket } from '../storage/token-bucket.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Documents of one kind that are kept; further ones are handed through. */
-export const MAX_DOCUMENTS = 50_000;
+const MAX_DOCUMENTS = 50_000;
 /** How old what is held may be before the upstream is asked again, if it can be reached. */
 const REFRESH_AFTER_MS = 60_000;
 /** For a document that isn't held at all: how long "there is none", or silence, is remembered. */

@@ -8,7 +8,7 @@ import { asSitecastError, problemResponse, statusOf } from './problem.ts';
 import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';
 
 /** Frames that are on their way to slow readers; who comes beyond that is asked to come again. */
-export const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
+const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
 const PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 
 interface ChunkHandlerDeps {

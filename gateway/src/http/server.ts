@@ -10,7 +10,7 @@ const REQUEST_TIMEOUT_MS = 30_000;
 const IDLE_TIMEOUT_MS = 75_000;
 const KEEP_ALIVE_MS = 65_000;
 const CHECK_EVERY_MS = 2000;
-export const MAX_CONNECTIONS = 4096;
+const MAX_CONNECTIONS = 4096;
 const MAX_HEADERS_BYTES = 16 * 1024;
 
 export interface ListeningServer {

@@ -8,7 +8,7 @@ import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 /** The longest body of a request. */
 export const MAX_BODY_BYTES = 1024 * 1024;
 /** All bodies that are in memory at one time. */
-export const MAX_BODY_MEMORY_BYTES = 32 * 1024 * 1024;
+const MAX_BODY_MEMORY_BYTES = 32 * 1024 * 1024;
 /** Signed requests from one address: what checking signatures may cost. Devices may share one behind a router. */
 const PER_ADDRESS = { perS: 50, burst: 400 };
 

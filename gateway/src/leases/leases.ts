@@ -6,7 +6,7 @@ import type { SiteDevices } from './site-devices.ts';
 import { type Records, startingWith } from '../storage/records.ts';
 
 /** How long a device may be down before it asks again: its reboot and health checks, with time to spare. */
-export const LEASE_MS = 15 * 60_000;
+const LEASE_MS = 15 * 60_000;
 /** When a device that was refused is to ask again. */
 const RETRY_AFTER_MS = 15_000;
 

@@ -13,7 +13,7 @@ import {
 /** Delegated roles that are mirrored; Sitecast has two. */
 const MAX_DELEGATED_ROLES = 8;
 /** All targets of all roles together. */
-export const MAX_LISTED_TARGETS = 100_000;
+const MAX_LISTED_TARGETS = 100_000;
 const ROLE_NAME = /^[a-z][a-z0-9-]{0,31}$/;
 const SHA256 = /^[0-9a-f]{64}$/;
 

@@ -4,7 +4,7 @@ import type { MirrorSet } from './mirror-set.ts';
 /** Older sets that devices in the middle of an update still get files of. */
 const MAX_RETIRED_SETS = 3;
 /** Devices that wait for a new timestamp at one time. */
-export const MAX_WAITERS = 2000;
+const MAX_WAITERS = 2000;
 
 /** What is served: one verified set at a time, swapped as a whole. */
 export class Mirror {

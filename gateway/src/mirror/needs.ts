@@ -4,7 +4,7 @@ import { indexTarget, MAX_PRODUCT_BYTES, manifestTarget, parseTargetName } from 
 import type { FoundTarget } from '@sitecast/shared/trust';
 
 /** Indexes fetched before anyone asks for them, all together. */
-export const MAX_EAGER_INDEX_BYTES = 256 * 1024 * 1024;
+const MAX_EAGER_INDEX_BYTES = 256 * 1024 * 1024;
 
 const ROLLOUTS_TARGET = /^rollouts\/(.{1,64})\.json$/;
 

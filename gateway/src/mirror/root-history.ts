@@ -11,7 +11,7 @@ import type { Mirror } from './mirror.ts';
 import type { MirrorStore } from './mirror-store.ts';
 
 /** Old roots fetched in one go. */
-export const MAX_ROOTS_PER_ROUND = 64;
+const MAX_ROOTS_PER_ROUND = 64;
 
 interface RootHistoryDeps {
   mirror: Mirror;

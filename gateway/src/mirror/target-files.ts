@@ -8,9 +8,9 @@ import type { MirrorStore } from './mirror-store.ts';
 /** Target files that lie in memory, to be sent. */
 const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
 /** The longest target file that is mirrored: a chunk index. */
-export const MAX_TARGET_BYTES = 64 * 1024 * 1024;
+const MAX_TARGET_BYTES = 64 * 1024 * 1024;
 /** Files that devices asked for and no rollout needs: kept on disk up to this. */
-export const MAX_ON_DEMAND_BYTES = 256 * 1024 * 1024;
+const MAX_ON_DEMAND_BYTES = 256 * 1024 * 1024;
 const MAX_FETCHES = 4;
 /** How long a file that no upstream could give isn't asked for again. */
 const RETRY_AFTER_MS = 5000;

@@ -7,13 +7,13 @@ import { type RecordChange, type Records, startingWith } from '../storage/record
 
 /** What one device may have waiting. An agent writes some ten reports an update. */
 export const MAX_DEVICE_REPORTS = 2000;
-export const MAX_DEVICE_BYTES = 2 * 1024 * 1024;
+const MAX_DEVICE_BYTES = 2 * 1024 * 1024;
 /** What all devices together may have waiting. */
-export const MAX_OUTBOX_REPORTS = 200_000;
-export const MAX_OUTBOX_BYTES = 256 * 1024 * 1024;
+const MAX_OUTBOX_REPORTS = 200_000;
+const MAX_OUTBOX_BYTES = 256 * 1024 * 1024;
 /** What all senders together may that this gateway knows no assignment of: anybody on the LAN can be many of them. */
 export const MAX_STRANGERS_REPORTS = 2000;
-export const MAX_STRANGERS_BYTES = 4 * 1024 * 1024;
+const MAX_STRANGERS_BYTES = 4 * 1024 * 1024;
 /** Reports that the origin refused, kept for whoever looks into it. */
 export const MAX_DEAD_LETTERS = 1000;
 /** Reports that have just left: a device that sends them again needn't cross the WAN. */

@@ -3,7 +3,7 @@ import { pause } from '../upstream/backoff.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Devices whose newest progress waits; that of others is dropped. */
-export const MAX_WAITING = 5000;
+const MAX_WAITING = 5000;
 /** Devices in one request. */
 export const MAX_PROGRESS = 200;
 const SEND_EVERY_MS = 2000;

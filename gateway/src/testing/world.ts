@@ -116,7 +116,15 @@ export class TestDevice {
 
   /** A signed POST. */
   async post(url: string, json: unknown, nowMs = Date.now()): Promise<{ status: number; json: Answer }> {
-    const body = Buffer.from(JSON.stringify(json));
+    return this.postBytes(url, Buffer.from(JSON.stringify(json)), nowMs);
+  }
+
+  /** A signed POST of anything. */
+  async postBytes(
+    url: string,
+    body: Buffer<ArrayBuffer>,
+    nowMs = Date.now(),
+  ): Promise<{ status: number; json: Answer }> {
     const headers = await signRequest({ method: 'POST', url, body }, this.identity, nowMs);
     const response = await fetch(url, {
       method: 'POST',

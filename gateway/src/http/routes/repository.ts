@@ -7,7 +7,7 @@ import { BYTES_TYPE, bytesSchema, JSON_TYPE, problem } from '../schemas.ts';
 import { etagOf, serveBytes } from '../serve-bytes.ts';
 
 /** The longest wait for a new timestamp, in seconds. */
-export const MAX_WAIT_S = 55;
+const MAX_WAIT_S = 55;
 const METADATA_NAME = /^(?:timestamp|[1-9]\d{0,15}\.[a-z][a-z0-9-]{0,31})\.json$/;
 const TARGET_FOLDER = /^[a-z]{1,32}$/;
 const TARGET_NAME = /^[0-9a-f]{64}\.[a-z0-9][a-z0-9._-]{0,100}$/;
