@@ -40,7 +40,13 @@ export type FrameTask = CompressTask | CollectTask;
 
 /** How a task went. */
 export type FrameReply =
-  | { readonly block: ArrayBuffer; readonly body: ArrayBuffer; readonly batchBytes: number }
+  | {
+      readonly block: ArrayBuffer;
+      readonly body: ArrayBuffer;
+      readonly batchBytes: number;
+      /** How long the thread worked on it. */
+      readonly workMs: number;
+    }
   | { readonly error: FrameError };
 
 /** A SitecastError in a form that survives the way between threads. */

@@ -15,9 +15,10 @@ const store = storeRoot === undefined ? undefined : await DirectoryStore.open(st
 
 parentPort?.on('message', (task: FrameTask) => {
   const { block, body } = task;
+  const startedAt = performance.now();
   try {
     const batchBytes = task.kind === 'compress' ? compressAll(task) : collectAll(task);
-    reply({ block, body, batchBytes }, [block, body]);
+    reply({ block, body, batchBytes, workMs: performance.now() - startedAt }, [block, body]);
   } catch (error) {
     reply({ error: describe(error) }, []);
   }

@@ -40,15 +40,16 @@ export async function uploadImage(options: UploadImageOptions): Promise<ImageSum
 }
 
 async function sendBatch(run: UploadRun, { block, bytes, ends, ids }: ImageBatch): Promise<void> {
+  // Once the block is a worker's, the view has nothing to show any more.
+  const { byteOffset: plainAt, length: plainBytes } = bytes;
   const wanted = await run.wanted(ids);
   if (countWanted(wanted) === 0) {
     run.blocks.release(block);
   } else {
     const body = await run.bodies.acquire(run.signal);
-    const plainAt = bytes.byteOffset;
     const made = await run.workers.run({ kind: 'compress', block, plainAt, body, ends, ids, wanted });
     run.blocks.release(made.block);
     await run.send(made.body, made.batchBytes, wanted);
   }
-  run.done(bytes.length);
+  run.done(plainBytes);
 }
