@@ -92,7 +92,9 @@ it('a required setting may come from the file, and is asked for where nothing gi
     program
       .command('serve')
       .requiredOption('--data <dir>', 'where')
-      .action((options: { data: string }) => (data = options.data));
+      .action((options: { data: string }) => {
+        data = options.data;
+      });
     const streams = { out: () => {}, err: (text: string) => (err += text) };
     return { exitCode: await runProgram(program, args, { streams }), data, err };
   };
