@@ -4,7 +4,7 @@ import { formatBytes, note } from './output.ts';
 const PLAIN_LINE_EVERY_MS = 10_000;
 
 /** How far an upload has got, in bytes of the image and bytes on the wire. */
-export interface UploadProgress {
+interface UploadProgress {
   readBytes: number;
   totalBytes: number;
   sentBytes: number;

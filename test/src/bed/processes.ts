@@ -52,6 +52,10 @@ export class Bed {
     return join(this.directory, ...parts);
   }
 
+  commandPath(name: CommandName): string {
+    return binPath(name);
+  }
+
   /** Runs a command to its end. */
   async run(name: CommandName, args: readonly string[], options: RunOptions = {}): Promise<Finished> {
     const child = this.#spawn(name, args, options);
