@@ -39,7 +39,8 @@ export class SitecastError extends Error {
   }
 }
 
-/** True for a system error (`fs`, `net`) with this code, such as `ENOENT`. */
+/** True for a system error (`fs`, `net`) with one of these codes, such as `ENOENT`; without any, for every one. */
 export function isSystemError(error: unknown, ...codes: string[]): error is NodeJS.ErrnoException {
-  return error instanceof Error && 'code' in error && codes.includes(String(error.code));
+  if (!(error instanceof Error) || !('code' in error)) return false;
+  return codes.length === 0 || codes.includes(String(error.code));
 }

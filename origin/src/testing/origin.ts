@@ -1,4 +1,5 @@
-import { createApp, type OriginApp } from '../http/app.ts';
+import { createApp } from '../http/app.ts';
+import type { OriginApp } from '../http/context.ts';
 import { BODY_PACE, type BodyPace } from '../http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '../http/memory.ts';
 import { Metrics } from '../http/metrics.ts';
