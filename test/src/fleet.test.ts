@@ -109,8 +109,21 @@ const said = async (...args: string[]): Promise<string> => {
 describe('sitecast', () => {
   it('makes join tokens that let devices in, lists them without secrets, and takes them back', async () => {
     await bed.json('sitecast', [
-      ...['token', 'create', '--join', '--kind', 'device', '--site', 'north', '--product', 'camera'],
-      ...['--uses', '2', '--expires', '1h', '--out', 'camera.token'],
+      'token',
+      'create',
+      '--join',
+      '--kind',
+      'device',
+      '--site',
+      'north',
+      '--product',
+      'camera',
+      '--uses',
+      '2',
+      '--expires',
+      '1h',
+      '--out',
+      'camera.token',
     ]);
     expect((await stat(bed.path('camera.token'))).mode & 0o777).toBe(0o600);
     const token = await readFile(bed.path('camera.token'), 'utf8');

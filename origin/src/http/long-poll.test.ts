@@ -51,7 +51,8 @@ it('waits no longer than it may, and takes nonsense for no wait', async () => {
   const long = poll('wait=999999', tag);
   await waiting(1);
   for (const prefer of ['wait', 'wait=', 'wait=-1', 'wait=x', 'waiting=5', 'wait=99999999999']) {
-    expect((await poll(prefer, tag)).headers.get('preference-applied'), prefer).toBeNull();
+    const applied = (await poll(prefer, tag)).headers.get('preference-applied');
+    expect({ prefer, applied }).toEqual({ prefer, applied: null });
   }
   await bed.startRollout({ match: { sites: ['wake2'] } });
   expect((await long).headers.get('preference-applied')).toBe(`wait=${MAX_WAIT_S}`);
