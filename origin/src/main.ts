@@ -58,7 +58,9 @@ export async function startOrigin(
   const directory = resolve(settings.dataDirectory);
   const tls = await readTls(settings);
   await makeDirectory(directory);
-  const database = await openDatabase(join(directory, 'state'), directory);
+  const state = join(directory, 'state');
+  await makeDirectory(state, 0o700);
+  const database = await openDatabase(state, directory);
   // Ended in the reverse order, when the origin is closed as well as when a later step of its start fails.
   const endings: (() => Promise<void>)[] = [() => database.close()];
   try {
