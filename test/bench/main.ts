@@ -2,10 +2,16 @@
 import type { Benchmark } from './benchmark.ts';
 import { printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
+import { gatewayServingBenchmark } from './gateway-serving.ts';
 import { uploadBenchmark } from './upload.ts';
 import { uploadMemoryBenchmark } from './upload-memory.ts';
 
-const BENCHMARKS: readonly Benchmark[] = [chunkingBenchmark, uploadBenchmark, uploadMemoryBenchmark];
+const BENCHMARKS: readonly Benchmark[] = [
+  chunkingBenchmark,
+  uploadBenchmark,
+  uploadMemoryBenchmark,
+  gatewayServingBenchmark,
+];
 
 const names = process.argv.slice(2);
 const unknown = names.filter(name => !BENCHMARKS.some(benchmark => benchmark.name === name));
