@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { isId } from '../identity/index.ts';
 import { counterSchema, versionSchema } from '../release/index.ts';
 
-export const MAX_TAGS = 64;
+const MAX_TAGS = 64;
 const MAX_TAG_CHARS = 128;
 
 export const idSchema = z.string().refine(isId, 'the id of a device or gateway (12D3KooW…)');
