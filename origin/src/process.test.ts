@@ -187,7 +187,7 @@ describe('a full disk', () => {
       context.skip('a small tmpfs could not be mounted: that takes root');
     }
     try {
-      await fillAndRecover();
+      await expect(fillAndRecover()).resolves.toBeUndefined();
     } finally {
       for (const origin of running.splice(0)) await origin.stop('SIGKILL');
       execFileSync('umount', [data]);

@@ -35,6 +35,8 @@ afterEach(async () => {
 });
 
 /** Lets the clock and the upkeep's timer run on together. */
+const isDue = (): boolean => due !== undefined;
+
 async function passMinutes(minutes: number): Promise<void> {
   for (let passed = 0; passed < minutes; passed += 1) {
     const waited = due;
@@ -42,7 +44,7 @@ async function passMinutes(minutes: number): Promise<void> {
     due = undefined;
     origin.clock.nowMs += waited.delayMs;
     waited.act();
-    while (due === undefined) await new Promise(resolve => setImmediate(resolve));
+    while (!isDue()) await new Promise(resolve => setImmediate(resolve));
   }
 }
 
