@@ -58,15 +58,14 @@ export async function startOrigin(
   const directory = resolve(settings.dataDirectory);
   const tls = await readTls(settings);
   await makeDirectory(directory);
-  const database = await openDatabase(join(directory, 'state'), directory);
+  const state = join(directory, 'state');
+  await makeDirectory(state, 0o700);
+  const database = await openDatabase(state, directory);
   // Ended in the reverse order, when the origin is closed as well as when a later step of its start fails.
   const endings: (() => Promise<void>)[] = [() => database.close()];
   try {
     const tokens = await Tokens.open(new LevelTokens(database), now);
-    const adminTokenPath = join(directory, 'admin.token');
-    const newAdmin = await tokens.createAdminIfNone(token =>
-      writeFileDurably(adminTokenPath, `${token}\n`, 0o600),
-    );
+    const adminTokenPath = await keepFirstAdmin(tokens, directory);
     const files = new DiskFiles(directory);
     await prepareDataDirectory(files);
     const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes: settings.maxStagedBytes });
@@ -98,11 +97,14 @@ export async function startOrigin(
       log,
     });
     const server = await listen(app, { ...settings.listen, tls });
-    endings.push(() => server.close(SHUTDOWN_GRACE_MS));
-    endings.push(async () => waiters.close());
+    // Whoever waits for the next timestamp is answered first: the server closes once nobody is.
+    endings.push(
+      () => server.close(SHUTDOWN_GRACE_MS),
+      async () => waiters.close(),
+    );
     return {
       url: server.url,
-      adminTokenPath: newAdmin && adminTokenPath,
+      adminTokenPath,
       reloadTls: () => reloadTls(server, settings),
       close: () => endAll(endings),
     };
@@ -110,6 +112,13 @@ export async function startOrigin(
     await endAll(endings);
     throw error;
   }
+}
+
+/** @returns where the first admin's token lies, if one was made now */
+async function keepFirstAdmin(tokens: Tokens, directory: string): Promise<string | undefined> {
+  const path = join(directory, 'admin.token');
+  const made = await tokens.createAdminIfNone(token => writeFileDurably(path, `${token}\n`, 0o600));
+  return made && path;
 }
 
 async function endAll(endings: readonly (() => Promise<void>)[]): Promise<void> {

@@ -1,14 +1,21 @@
 import { runProgram } from '@sitecast/shared/command';
 import { expect, it } from 'vitest';
 import { originProgram } from './program.ts';
+import type { OriginSettings } from './settings.ts';
 
 async function run(...args: string[]) {
   let text = '';
+  let served: OriginSettings | undefined;
+  let level: string | undefined;
   const write = (chunk: string) => {
     text += chunk;
   };
-  const exitCode = await runProgram(originProgram(), args, { streams: { out: write, err: write } });
-  return { exitCode, text };
+  const program = originProgram(async (settings, logLevel) => {
+    served = settings;
+    level = logLevel;
+  });
+  const exitCode = await runProgram(program, args, { streams: { out: write, err: write } });
+  return { exitCode, text, served, level };
 }
 
 it('explains itself and its exit codes with --help', async () => {
@@ -18,8 +25,80 @@ it('explains itself and its exit codes with --help', async () => {
   expect(text).toContain('Exit codes:');
 });
 
+it('shows examples with serve --help', async () => {
+  const { exitCode, text } = await run('serve', '--help');
+  expect(exitCode).toBe(0);
+  expect(text).toContain('sitecast-origin serve --data ./origin');
+});
+
 it('refuses an unknown option with exit code 2 and names it', async () => {
   const { exitCode, text } = await run('--frobnicate');
   expect(exitCode).toBe(2);
   expect(text).toContain('--frobnicate');
+});
+
+it('listens on loopback alone unless told otherwise', async () => {
+  const { served, level } = await run('serve', '--data', 'd');
+  expect(served).toEqual({
+    dataDirectory: 'd',
+    listen: { host: '127.0.0.1', port: 7400 },
+    tls: undefined,
+    stagingTtlMs: 30 * 86_400_000,
+    maxStagedBytes: 64 * 2 ** 30,
+  });
+  expect(level).toBe('info');
+});
+
+it('takes what it is told', async () => {
+  const args = [
+    '--listen',
+    '[::1]:0',
+    '--staging-ttl',
+    '2d',
+    '--max-staged-bytes',
+    '500MiB',
+    '--log-level',
+    'debug',
+  ];
+  const { served, level } = await run('serve', '--data', 'd', ...args);
+  expect(served).toMatchObject({
+    listen: { host: '::1', port: 0 },
+    stagingTtlMs: 2 * 86_400_000,
+    maxStagedBytes: 500 * 2 ** 20,
+  });
+  expect(level).toBe('debug');
+});
+
+it.each([
+  ['0.0.0.0:7400', 'SITECAST_TLS_REQUIRED'],
+  ['[::]:7400', 'SITECAST_TLS_REQUIRED'],
+  ['192.168.1.5:7400', 'SITECAST_TLS_REQUIRED'],
+  ['127.0.0.1.example.org:7400', 'SITECAST_TLS_REQUIRED'],
+])('refuses to listen on %s without TLS, unless a proxy does it', async (listen, code) => {
+  const { exitCode, text, served } = await run('serve', '--data', 'd', '--listen', listen);
+  expect(exitCode).toBe(2);
+  expect(text).toContain(code);
+  expect(served).toBeUndefined();
+  expect((await run('serve', '--data', 'd', '--listen', listen, '--behind-tls-proxy')).exitCode).toBe(0);
+  const tls = ['--tls-cert', 'c.pem', '--tls-key', 'k.pem'];
+  const secured = await run('serve', '--data', 'd', '--listen', listen, ...tls);
+  expect(secured.served?.tls).toEqual({ certPath: 'c.pem', keyPath: 'k.pem' });
+});
+
+it.each(['127.0.0.1:1', '127.1.2.3:1', 'localhost:1', '[::1]:1'])('takes %s for loopback', async listen => {
+  expect((await run('serve', '--data', 'd', '--listen', listen)).exitCode).toBe(0);
+});
+
+it.each([
+  ['no data directory', ['serve']],
+  ['a port beyond 65535', ['serve', '--data', 'd', '--listen', '127.0.0.1:65536']],
+  ['an address without a port', ['serve', '--data', 'd', '--listen', '127.0.0.1']],
+  ['a certificate without its key', ['serve', '--data', 'd', '--tls-cert', 'c.pem']],
+  ['a size that is none', ['serve', '--data', 'd', '--max-staged-bytes', '0']],
+  ['a unit that is none', ['serve', '--data', 'd', '--max-staged-bytes', '5GB']],
+  ['an unknown log level', ['serve', '--data', 'd', '--log-level', 'loud']],
+])('refuses %s with exit code 2', async (_what, args) => {
+  const { exitCode, served } = await run(...args);
+  expect(exitCode).toBe(2);
+  expect(served).toBeUndefined();
 });

@@ -28,7 +28,9 @@ export interface ChunkResults {
   totals: StagedTotals;
 }
 
-export type ChunkReply = { result: ChunkResults[keyof ChunkResults] } | { error: ThreadError };
+export type ChunkReply<N extends keyof ChunkResults = keyof ChunkResults> =
+  | { result: ChunkResults[N] }
+  | { error: ThreadError };
 
 /** An error in a form that survives the way between threads. */
 export interface ThreadError {

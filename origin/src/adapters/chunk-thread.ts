@@ -36,7 +36,7 @@ function carryOut(task: ChunkTask): ChunkResults[keyof ChunkResults] {
       return staging.check(task.list);
     case 'removeOlderThan':
       return staging.removeOlderThan(task.beforeMs);
-    case 'totals':
+    default:
       return staging.totals();
   }
 }

@@ -25,7 +25,7 @@ import type { FileWriter, Files, FoundFile, OpenFile, ReadableFiles } from '../s
 import { translated } from './disk-errors.ts';
 
 /** What is still being written carries this ending: nothing that a killed process left so is of any use. */
-export const PARTIAL_SUFFIX = '.partial';
+const PARTIAL_SUFFIX = '.partial';
 
 const STREAM_PIECE_BYTES = 64 * 1024;
 

@@ -3,7 +3,7 @@ import { createServer as createTlsServer, Server as TlsServer } from 'node:https
 import type { Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { OriginApp } from '../http/app.ts';
+import type { OriginApp } from '../http/context.ts';
 import { BODY_PACE, maxBodyTimeMs } from '../http/body.ts';
 import { problemResponse } from '../http/problem.ts';
 import { MAX_TARGET_FILE_BYTES } from '../staging/staged-files.ts';

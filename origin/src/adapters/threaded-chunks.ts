@@ -9,10 +9,9 @@ const MAX_CHUNKS_A_TASK = 512;
 /** The thread makes little garbage besides the map of staged chunks. */
 const YOUNG_GENERATION_MB = 8;
 
-interface Job {
-  task: ChunkTask;
-  resolve: (result: ChunkResults[keyof ChunkResults]) => void;
-  reject: (error: unknown) => void;
+interface Job<N extends keyof ChunkResults = keyof ChunkResults> {
+  settle(reply: ChunkReply<N>): void;
+  reject(error: unknown): void;
 }
 
 /** `Chunks` in a thread of its own. One that dies takes the calls under way with it; the next call starts another. */
@@ -93,7 +92,14 @@ export class ThreadedChunks implements Chunks {
   ): Promise<ChunkResults[N]> {
     const thread = (this.#thread ??= this.#start());
     return new Promise((resolve, reject) => {
-      this.#jobs.push({ task, resolve: result => resolve(result as ChunkResults[N]), reject });
+      const job: Job<N> = {
+        reject,
+        settle: reply => {
+          if ('error' in reply) reject(revived(reply.error));
+          else resolve(reply.result);
+        },
+      };
+      this.#jobs.push(job);
       thread.postMessage(task, moved);
     });
   }
@@ -104,11 +110,7 @@ export class ThreadedChunks implements Chunks {
       execArgv: [],
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
     });
-    thread.on('message', (reply: ChunkReply) => {
-      const job = this.#jobs.shift();
-      if ('error' in reply) job?.reject(revived(reply.error));
-      else job?.resolve(reply.result);
-    });
+    thread.on('message', (reply: ChunkReply) => this.#jobs.shift()?.settle(reply));
     thread.on('error', cause => {
       if (thread !== this.#thread) return;
       this.#fail(new SitecastError('failed', 'SITECAST_WORKER_FAILED', 'the chunk thread died', { cause }));
@@ -120,7 +122,7 @@ export class ThreadedChunks implements Chunks {
     this.#thread = undefined;
     const jobs = this.#jobs;
     this.#jobs = [];
-    for (const { reject } of jobs) reject(error);
+    for (const job of jobs) job.reject(error);
   }
 }
 

@@ -2,19 +2,9 @@ import { OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { MiddlewareHandler } from 'hono';
-import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
-import type { Repository } from '../repository/repository.ts';
-import type { Chunks } from '../staging/chunks.ts';
-import type { StagedFiles } from '../staging/staged-files.ts';
-import type { Rollouts } from '../rollouts/rollouts.ts';
-import type { Files, ReadableFiles } from '../storage/files.ts';
-import type { Tokens } from '../tokens/tokens.ts';
-import type { BodyPace } from './body.ts';
-import type { OriginEnv } from './context.ts';
-import type { TimestampWaiters } from './long-poll.ts';
-import type { MemoryBudget } from './memory.ts';
-import type { Metrics } from './metrics.ts';
+import type { OriginApp, OriginEnv } from './context.ts';
+import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse, statusOf } from './problem.ts';
 import { contentRoutes } from './routes/content.ts';
 import { healthRoutes } from './routes/health.ts';
@@ -25,28 +15,6 @@ import { repositoryRoutes } from './routes/repository.ts';
 import { rolloutRoutes } from './routes/rollouts.ts';
 import { siteRoutes } from './routes/site.ts';
 import { tokenRoutes } from './routes/tokens.ts';
-import type { SignedRequests } from './signed.ts';
-
-export interface AppDeps {
-  repository: Repository;
-  chunks: Chunks;
-  staged: StagedFiles;
-  tokens: Tokens;
-  fleet: Fleet;
-  rollouts: Rollouts;
-  signedRequests: SignedRequests;
-  waiters: TimestampWaiters;
-  files: ReadableFiles & Files;
-  metrics: Metrics;
-  /** Shared by all request bodies. */
-  bodies: { memory: MemoryBudget; pace: BodyPace };
-  /** Shared by all files that are sent. */
-  responseMemory: MemoryBudget;
-  now: () => number;
-  log: Log;
-}
-
-export type OriginApp = OpenAPIHono<OriginEnv>;
 
 /** The origin's HTTP side: every route, described at /openapi.json; every error a problem+json. */
 export function createApp(deps: AppDeps): OriginApp {

@@ -58,20 +58,21 @@ export async function holdBody(
   maxBytes: number,
 ): Promise<HeldBody> {
   refuseAnnounced(c, maxBytes);
-  const capacityBytes = announcedBytes(c) ?? maxBytes;
-  const release = memory.lease(capacityBytes);
+  const leases: (() => void)[] = [];
+  const release = (): void => {
+    for (const giveBack of leases.splice(0)) giveBack();
+  };
   try {
-    const buffer = Buffer.allocUnsafeSlow(capacityBytes);
-    let filledBytes = 0;
-    await receiveBody(c, {
-      maxBytes: capacityBytes,
-      pace,
-      onData: bytes => {
-        buffer.set(bytes, filledBytes);
-        filledBytes += bytes.length;
-      },
-    });
-    return { bytes: buffer.subarray(0, filledBytes), release };
+    const announced = announcedBytes(c);
+    if (announced !== undefined) leases.push(memory.lease(announced));
+    const pieces: Uint8Array[] = [];
+    const onData = (bytes: Uint8Array): void => {
+      // Whoever doesn't say how long the body is has it counted piece by piece.
+      if (announced === undefined) leases.push(memory.lease(bytes.length));
+      pieces.push(bytes);
+    };
+    await receiveBody(c, { maxBytes: announced ?? maxBytes, pace, onData });
+    return { bytes: Buffer.concat(pieces), release };
   } catch (error) {
     release();
     throw error;

@@ -1,4 +1,5 @@
 import type { HttpBindings } from '@hono/node-server';
+import type { OpenAPIHono } from '@hono/zod-openapi';
 import type { TokenDescription } from '../tokens/tokens.ts';
 
 /** What requests carry: node's own objects (absent in `app.request()`), and who was let in. */
@@ -10,3 +11,5 @@ export interface OriginEnv {
     sender: string;
   };
 }
+
+export type OriginApp = OpenAPIHono<OriginEnv>;

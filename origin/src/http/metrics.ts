@@ -21,7 +21,7 @@ export class Metrics {
   readonly #durations: Histogram<'route'>;
   readonly #uploadedBytes: Counter;
 
-  constructor({ repository, chunks, now }: MetricsDeps) {
+  constructor(deps: MetricsDeps) {
     const registers = [this.#registry];
     collectDefaultMetrics({ register: this.#registry });
     this.#requests = new Counter({
@@ -42,41 +42,7 @@ export class Metrics {
       help: 'Bytes of chunk uploads received.',
       registers,
     });
-    new Gauge({
-      name: 'sitecast_staged_bytes',
-      help: 'Bytes of chunks uploaded that nothing refers to yet.',
-      registers,
-      async collect() {
-        this.set((await chunks.totals()).bytes);
-      },
-    });
-    new Gauge({
-      name: 'sitecast_staged_chunks',
-      help: 'Chunks uploaded that nothing refers to yet.',
-      registers,
-      async collect() {
-        this.set((await chunks.totals()).chunks);
-      },
-    });
-    new Gauge({
-      name: 'sitecast_role_expires_in_seconds',
-      help: 'Seconds until a role of the published metadata expires; negative afterwards.',
-      labelNames: ['role'],
-      registers,
-      collect() {
-        for (const [role, seconds] of Object.entries(secondsLeft(repository, now())))
-          this.set({ role }, seconds);
-      },
-    });
-    new Gauge({
-      name: 'sitecast_role_version',
-      help: 'Version of a role of the published metadata.',
-      labelNames: ['role'],
-      registers,
-      collect() {
-        for (const [role, version] of Object.entries(repository.versions())) this.set({ role }, version);
-      },
-    });
+    for (const gauge of gaugesOf(deps)) this.#registry.registerMetric(gauge);
   }
 
   get contentType(): string {
@@ -101,6 +67,47 @@ export class Metrics {
       this.#durations.observe({ route }, (performance.now() - begin) / 1000);
     };
   }
+}
+
+/** They read what they show when they are asked. */
+function gaugesOf({ repository, chunks, now }: MetricsDeps): Gauge[] {
+  return [
+    new Gauge({
+      name: 'sitecast_staged_bytes',
+      help: 'Bytes of chunks uploaded that nothing refers to yet.',
+      registers: [],
+      async collect() {
+        this.set((await chunks.totals()).bytes);
+      },
+    }),
+    new Gauge({
+      name: 'sitecast_staged_chunks',
+      help: 'Chunks uploaded that nothing refers to yet.',
+      registers: [],
+      async collect() {
+        this.set((await chunks.totals()).chunks);
+      },
+    }),
+    new Gauge({
+      name: 'sitecast_role_expires_in_seconds',
+      help: 'Seconds until a role of the published metadata expires; negative afterwards.',
+      labelNames: ['role'],
+      registers: [],
+      collect() {
+        for (const [role, seconds] of Object.entries(secondsLeft(repository, now())))
+          this.set({ role }, seconds);
+      },
+    }),
+    new Gauge({
+      name: 'sitecast_role_version',
+      help: 'Version of a role of the published metadata.',
+      labelNames: ['role'],
+      registers: [],
+      collect() {
+        for (const [role, version] of Object.entries(repository.versions())) this.set({ role }, version);
+      },
+    }),
+  ];
 }
 
 const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE']);

@@ -15,7 +15,7 @@ const chunkUrl = `/chunks/${chunkPath(chunkIdOf(chunk))}`;
 
 beforeAll(async () => {
   origin = await temporaryOrigin(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
-  expect(await origin.operator.publish('camera', image)).toMatchObject({ httpStatus: 200 });
+  await origin.operator.publishOk('camera', image);
 });
 afterAll(() => origin.remove());
 

@@ -86,7 +86,7 @@ export function checkExpiry(role: string, { signed }: Metadata, nowMs: number): 
 }
 
 /** Key ids must be what they claim, and as many different usable keys must be there as have to sign. */
-export function checkRoleKeys(role: string, { keys, keyids, threshold }: RoleSigners): void {
+function checkRoleKeys(role: string, { keys, keyids, threshold }: RoleSigners): void {
   const identities = new Set<string>();
   for (const keyid of keyids) {
     const key = Object.hasOwn(keys, keyid) ? keys[keyid] : undefined;

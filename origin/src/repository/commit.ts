@@ -9,7 +9,7 @@ import type { CommitJournal } from './journal.ts';
 import { changedRoles, type VersionFloor } from './online-roles.ts';
 
 /** A target file on its way from staging to its place in the repository. */
-export interface NewTargetFile {
+interface NewTargetFile {
   sha256: string;
   /** Below the targets folder. */
   path: string;

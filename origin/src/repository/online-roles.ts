@@ -16,9 +16,9 @@ import { type Committed, maxBytesOf, metaFileOf, type Role, signersOf } from './
 const SPEC_VERSION = '1.0.31';
 const DAY_MS = 86_400_000;
 /** How long the origin's own signatures hold. */
-export const ONLINE_LIFETIME_MS = 14 * DAY_MS;
+const ONLINE_LIFETIME_MS = 14 * DAY_MS;
 /** How often the timestamp is signed anew, so that clients see that the origin lives. */
-export const TIMESTAMP_INTERVAL_MS = 3_600_000;
+const TIMESTAMP_INTERVAL_MS = 3_600_000;
 
 /** For each of the origin's roles the highest version that was ever handed out, even if it was never committed. */
 export type VersionFloor = Readonly<Record<OnlineRole, number>>;

@@ -20,10 +20,8 @@ const stranger = KeyPair.generate();
 beforeAll(async () => {
   origin = await temporaryOrigin(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
   const { operator } = origin;
-  expect(await operator.publish('camera', imageOf(...randomChunks(1)))).toMatchObject({ httpStatus: 200 });
-  expect(await operator.publish('camera', imageOf(...randomChunks(1)), { counter: 3 })).toMatchObject({
-    httpStatus: 200,
-  });
+  await operator.publishOk('camera', imageOf(...randomChunks(1)));
+  await operator.publishOk('camera', imageOf(...randomChunks(1)), { counter: 3 });
   await operator.upload(image);
   if (!operator.root) throw new Error('no root');
   published = structuredClone({
@@ -267,7 +265,7 @@ function entry(patch: object): (targets: SignedTargets) => void {
 
 describe('a release is refused', () => {
   /** Prepares a release, lets it be spoilt, uploads its files, and expects the refusal. */
-  async function refuse(code: string, spoil: () => void, { uploads = true } = {}): Promise<void> {
+  async function expectRefused(code: string, spoil: () => void, { uploads = true } = {}): Promise<void> {
     spoil();
     if (uploads) await origin.operator.uploadFiles();
     await expectRefusal(
@@ -277,12 +275,12 @@ describe('a release is refused', () => {
   }
   const add = (manifest = {}, of: TestImage = image) => origin.operator.addRelease('camera', of, manifest);
 
-  it('whose files were not uploaded', () => refuse('SITECAST_FILES_MISSING', add, { uploads: false }));
+  it('whose files were not uploaded', () => expectRefused('SITECAST_FILES_MISSING', add, { uploads: false }));
 
   it('whose chunks were not uploaded, and says how many', async () => {
     const { operator } = origin;
     const lacking = imageOf(...image.chunks, ...randomChunks(2));
-    await refuse('SITECAST_CHUNKS_MISSING', () => add({}, lacking));
+    await expectRefused('SITECAST_CHUNKS_MISSING', () => add({}, lacking));
     const answer = await operator.submit();
     expect(answer.data).toMatchObject({
       count: 2,
@@ -291,7 +289,7 @@ describe('a release is refused', () => {
   });
 
   it('whose length is not what targets.json says', () =>
-    refuse('SITECAST_TARGET_ENTRY_INVALID', () => {
+    expectRefused('SITECAST_TARGET_ENTRY_INVALID', () => {
       add();
       const file = origin.operator.prepared().targets['releases/camera-4.json'];
       if (file) file.length += 1;
@@ -302,16 +300,18 @@ describe('a release is refused', () => {
     ['that names another index', { index: { sha256: 'a'.repeat(64), lengthBytes: image.index.length } }],
     ['that gives the index another length', { index: { sha256: hexOf(image.index), lengthBytes: 1 } }],
     ['whose stepping stone is itself', { minimum: { counter: 4, version: '4.0.0' } }],
-  ])('with a manifest %s', (_what, manifest) => refuse('SITECAST_MANIFEST_MISMATCH', () => add(manifest)));
+  ])('with a manifest %s', (_what, manifest) =>
+    expectRefused('SITECAST_MANIFEST_MISMATCH', () => add(manifest)),
+  );
 
   it('with a manifest of another counter', () =>
-    refuse('SITECAST_MANIFEST_MISMATCH', () => {
+    expectRefused('SITECAST_MANIFEST_MISMATCH', () => {
       const { manifest } = add();
       origin.operator.setTarget('releases/camera-4.json', serializeFile({ ...manifest, counter: 5 }));
     }));
 
   it('with a manifest that is none', () =>
-    refuse('SITECAST_MANIFEST_INVALID', () => {
+    expectRefused('SITECAST_MANIFEST_INVALID', () => {
       add();
       origin.operator.setTarget('releases/camera-4.json', Buffer.from('{}'));
     }));
@@ -320,32 +320,34 @@ describe('a release is refused', () => {
     ['length', { lengthBytes: 3001, sha256: 'a'.repeat(64), chunks: 3 }],
     ['number of chunks', { lengthBytes: 3000, sha256: 'a'.repeat(64), chunks: 4 }],
   ])("with an index of another %s than the manifest's", (_what, imageField) =>
-    refuse('SITECAST_INDEX_MISMATCH', () => add({ image: imageField })),
+    expectRefused('SITECAST_INDEX_MISMATCH', () => add({ image: imageField })),
   );
 
   it('with an index that is none', () =>
-    refuse('SITECAST_INDEX_NOT_CAIBX', () => add({}, { chunks: image.chunks, index: Buffer.alloc(200) })));
+    expectRefused('SITECAST_INDEX_NOT_CAIBX', () =>
+      add({}, { chunks: image.chunks, index: Buffer.alloc(200) }),
+    ));
 
   it('with an index that moves the border between two chunks', () => {
     const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: 1024, maxBytes: 4096 });
     for (const [at, chunk] of image.chunks.entries())
       builder.add(chunkIdOf(chunk), [999, 2000, 3000][at] ?? 0);
-    return refuse('SITECAST_INDEX_MISMATCH', () =>
+    return expectRefused('SITECAST_INDEX_MISMATCH', () =>
       add({}, { chunks: image.chunks, index: Buffer.from(builder.finish().encode()) }),
     );
   });
 
   it.each([1, 2, 3])('with counter %i, which does not come after 3', counter =>
-    refuse(counter === 2 ? 'SITECAST_COUNTER_NOT_RISING' : 'SITECAST_RELEASE_CHANGED', () =>
+    expectRefused(counter === 2 ? 'SITECAST_COUNTER_NOT_RISING' : 'SITECAST_RELEASE_CHANGED', () =>
       add({ counter }),
     ),
   );
 
   it('with the version of another release', () =>
-    refuse('SITECAST_VERSION_TAKEN', () => add({ version: '3.0.0' })));
+    expectRefused('SITECAST_VERSION_TAKEN', () => add({ version: '3.0.0' })));
 
   it('for hardware that the product does not list', () =>
-    refuse('SITECAST_HARDWARE_UNKNOWN', () => add({ hardware: ['rpi4', 'rpi5'] })));
+    expectRefused('SITECAST_HARDWARE_UNKNOWN', () => add({ hardware: ['rpi4', 'rpi5'] })));
 
   it.each([
     ['that claims a later last counter', 'SITECAST_LAST_COUNTER_WRONG', { lastCounter: 5 }],
@@ -354,7 +356,7 @@ describe('a release is refused', () => {
     ['that is no product file', 'SITECAST_PRODUCT_INVALID', { hardware: [] }],
     ['without the hardware of an earlier release', 'SITECAST_HARDWARE_UNKNOWN', { hardware: ['rpi5'] }],
   ])('with a product file %s', (_what, code, patch) =>
-    refuse(code, () => {
+    expectRefused(code, () => {
       add();
       const file = origin.operator.products.get('camera');
       if (file) origin.operator.setProduct({ ...file, ...patch });
@@ -362,7 +364,7 @@ describe('a release is refused', () => {
   );
 
   it("with another product's file under its name", () =>
-    refuse('SITECAST_PRODUCT_INVALID', () => {
+    expectRefused('SITECAST_PRODUCT_INVALID', () => {
       add();
       const file = origin.operator.products.get('camera');
       if (file)
@@ -370,7 +372,7 @@ describe('a release is refused', () => {
     }));
 
   it('that changes a published one', () =>
-    refuse('SITECAST_RELEASE_CHANGED', () => {
+    expectRefused('SITECAST_RELEASE_CHANGED', () => {
       const { targets } = origin.operator.prepared();
       const other = targets['releases/camera-3.caibx'];
       if (other) targets['releases/camera-1.caibx'] = other;

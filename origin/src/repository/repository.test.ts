@@ -301,13 +301,12 @@ describe('rotating an online key', () => {
 
       await nextProcess();
       if (!operator.root) throw new Error();
-      if (role === 'timestamp' || role === 'snapshot') {
-        operator.root = withOnlineRootKey(operator.root, role, pending, clock.nowMs);
-        expect(await operator.submit({ root: true, targets: false })).toMatchObject({ httpStatus: 200 });
-      } else {
-        operator.targets = withOnlineDelegatedKey(operator.prepared(), role, pending, clock.nowMs);
-        expect(await operator.submit()).toMatchObject({ httpStatus: 200 });
-      }
+      const isRootRole = role === 'timestamp' || role === 'snapshot';
+      if (isRootRole) operator.root = withOnlineRootKey(operator.root, role, pending, clock.nowMs);
+      else operator.targets = withOnlineDelegatedKey(operator.prepared(), role, pending, clock.nowMs);
+      expect(await operator.submit({ root: isRootRole, targets: !isRootRole })).toMatchObject({
+        httpStatus: 200,
+      });
       expect(await operator.json('/api/v1/repository')).toMatchObject({
         onlineKeys: { ...before, [role]: key },
         pendingKeys: {},

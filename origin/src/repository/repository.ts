@@ -51,6 +51,12 @@ interface RepositoryDeps {
   log: Log;
 }
 
+/** What of a change is new. */
+interface GivenMetadata {
+  root: Metadata<'root'> | undefined;
+  targets: Metadata<'targets'> | undefined;
+}
+
 const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map() };
 
 /**
@@ -182,8 +188,8 @@ export class Repository {
     await this.#serial.idle();
   }
 
-  async #submit({ root: rootBytes, targets: targetsBytes, isDryRun }: Change): Promise<ChangeResult> {
-    if (rootBytes === undefined && targetsBytes === undefined) {
+  async #submit({ root, targets, isDryRun }: Change): Promise<ChangeResult> {
+    if (root === undefined && targets === undefined) {
       throw new SitecastError(
         'badInput',
         'SITECAST_CHANGE_EMPTY',
@@ -192,30 +198,21 @@ export class Repository {
     }
     await this.#ensureSettled();
     const previous = this.#committed;
-    const newRoot = readNew('root', rootBytes, previous?.root);
-    const newTargets = readNew('targets', targetsBytes, previous?.targets);
-    if (previous && !newRoot && !newTargets) {
+    const given = {
+      root: readNew('root', root, previous?.root),
+      targets: readNew('targets', targets, previous?.targets),
+    };
+    if (previous && !given.root && !given.targets) {
       const nothing = { added: [], removed: [], products: [] };
       return { versions: versionsOf(previous), ...nothing, isAlreadyDone: true };
     }
-    const root = newRoot ?? previous?.root;
-    const targets = newTargets ?? previous?.targets;
-    if (!root || !targets) throw notInitialised();
-    this.#checkMetadata({ root: newRoot, targets: newTargets }, root, targets);
-    const change = await this.#checkListing(previous, targets);
-    const next = await this.#signed(root, targets);
-    const { added, removed, products } = change;
-    const result = { versions: versionsOf(next), added, removed, products, isAlreadyDone: false };
+    const plan = await this.#plan(given);
+    const { added, removed, products, newFiles } = plan.change;
+    const result = { versions: versionsOf(plan.next), added, removed, products, isAlreadyDone: false };
     if (isDryRun === true) return result;
 
-    await this.#commit({
-      previous,
-      next,
-      targetFiles: change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) })),
-      chunks: change.chunks.bytes(),
-      floor: this.#floor,
-    });
-    for (const { sha256 } of change.newFiles) {
+    await this.#commit(plan);
+    for (const { sha256 } of newFiles) {
       // Published by now: a copy that stays in staging goes with its age.
       await this.#deps.staged
         .remove(sha256)
@@ -225,11 +222,25 @@ export class Repository {
     return result;
   }
 
-  #checkMetadata(
-    given: { root: Metadata<'root'> | undefined; targets: Metadata<'targets'> | undefined },
-    root: Metadata<'root'>,
-    targets: Metadata<'targets'>,
-  ): void {
+  /** All checks of a change, and what comes out of it. */
+  async #plan(given: GivenMetadata): Promise<CommitPlan & { change: ListingChange }> {
+    const previous = this.#committed;
+    const root = given.root ?? previous?.root;
+    const targets = given.targets ?? previous?.targets;
+    if (!root || !targets) throw notInitialised();
+    this.#checkMetadata(given, root, targets);
+    const change = await this.#checkListing(previous, targets);
+    return {
+      change,
+      previous,
+      next: await this.#signed(root, targets),
+      targetFiles: change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) })),
+      chunks: change.chunks.bytes(),
+      floor: this.#floor,
+    };
+  }
+
+  #checkMetadata(given: GivenMetadata, root: Metadata<'root'>, targets: Metadata<'targets'>): void {
     const nowMs = this.#deps.now();
     if (given.root) checkRoot(given.root, this.#committed?.root, this.keys, nowMs);
     if (given.targets) {
@@ -275,12 +286,12 @@ export class Repository {
 
   async #commit(plan: CommitPlan): Promise<void> {
     const { files, chunks, staged, log } = this.#deps;
-    let failure: unknown;
+    let failure: Error | undefined;
     try {
       await commit({ files, chunks, staged, journal: this.#journal }, plan);
       this.#committed = plan.next;
     } catch (error) {
-      failure = error;
+      failure = error instanceof Error ? error : new Error(String(error));
     }
     this.#isSettled = false;
     try {

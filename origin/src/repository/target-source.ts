@@ -27,7 +27,7 @@ export function targetSource(files: Files, staged: StagedFiles, published: Listi
   };
 }
 
-export function listedFiles({ products, releases }: Listing): ListedFile[] {
+function listedFiles({ products, releases }: Listing): ListedFile[] {
   const ofReleases = [...releases.values()].flatMap(ofProduct => [...ofProduct.values()]);
   return [...products.values(), ...ofReleases.flatMap(({ manifest, index }) => [manifest, index])];
 }

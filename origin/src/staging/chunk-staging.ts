@@ -17,7 +17,7 @@ import { publishedFolder, publishedPath, STAGED_CHUNKS, stagedHex, stagedPath } 
 import type { ChunkList, ChunkState, StagedTotals } from './chunks.ts';
 
 /** Beyond it the map of staged chunks would take too much memory (about 250 bytes a chunk). */
-export const MAX_STAGED_CHUNKS = 4 * 1024 * 1024;
+const MAX_STAGED_CHUNKS = 4 * 1024 * 1024;
 /** Published chunks that this process remembers as verified; when it has seen more, it forgets all of them. */
 const MAX_REMEMBERED_CHUNKS = 1024 * 1024;
 

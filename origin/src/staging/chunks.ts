@@ -1,6 +1,5 @@
 /** How a chunk that an index names was found. */
-export const CHUNK_STATES = ['missing', 'staged', 'published', 'wrongLength'] as const;
-export type ChunkState = (typeof CHUNK_STATES)[number];
+export type ChunkState = 'missing' | 'staged' | 'published' | 'wrongLength';
 
 /** Chunks, and what the index says of the length of each, when plain. */
 export interface ChunkList {

@@ -120,7 +120,7 @@ export class StagedFiles {
   }
 }
 
-export function targetFileTooLarge(): SitecastError {
+function targetFileTooLarge(): SitecastError {
   return new SitecastError(
     'tooLarge',
     'SITECAST_BODY_TOO_LARGE',

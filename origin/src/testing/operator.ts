@@ -207,6 +207,12 @@ export class TestOperator {
     return await this.submit();
   }
 
+  /** @throws for anything but success */
+  async publishOk(product: string, image: TestImage, manifest: Partial<ReleaseManifest> = {}): Promise<void> {
+    const answer = await this.publish(product, image, manifest);
+    if (answer.httpStatus !== 200) throw new Error(JSON.stringify(answer));
+  }
+
   /** Begins the next version of targets. */
   next(): void {
     this.files.clear();

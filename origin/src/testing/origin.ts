@@ -1,7 +1,8 @@
 import type { Fleet } from '../fleet/fleet.ts';
 import type { FleetStore } from '../fleet/store.ts';
 import { openFleetServices } from '../fleet-services.ts';
-import { createApp, type OriginApp } from '../http/app.ts';
+import { createApp } from '../http/app.ts';
+import type { OriginApp } from '../http/context.ts';
 import { BODY_PACE, type BodyPace } from '../http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '../http/memory.ts';
 import { TimestampWaiters } from '../http/long-poll.ts';

@@ -67,6 +67,12 @@ it('lets a subcommand have its own --version', async () => {
   expect(version).toBe('2.0.0');
 });
 
+it('says in plain words what the system refused, and where', async () => {
+  const { exitCode, err } = await run(['serve', '--config', '/nowhere/c.yaml'], () => {});
+  expect(exitCode).toBe(1);
+  expect(err).toBe('sitecast-thing: /nowhere/c.yaml: no such file or directory (SITECAST_SYSTEM_ENOENT)\n');
+});
+
 it('prints an error as one message with its code and hint, as JSON where asked, and exits by its kind', async () => {
   const fail = () => {
     throw new SitecastError('unreachable', 'SITECAST_ORIGIN_UNREACHABLE', 'no answer', {

@@ -1,10 +1,11 @@
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { createRoute, z } from '@hono/zod-openapi';
 import { CHUNK_ID_BYTES, MAX_MISSING_IDS } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_TARGET_FILE_BYTES } from '../../staging/staged-files.ts';
-import type { AppDeps } from '../app.ts';
+import type { MiddlewareHandler } from 'hono';
+import type { OriginApp, OriginEnv } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
 import { holdBatch, holdBody, receiveBody } from '../body.ts';
-import type { OriginEnv } from '../context.ts';
 import { BatchMemory } from '../memory.ts';
 import { requireMediaType, requireRole } from '../guards.ts';
 import { bearer, BYTES_TYPE, bytesSchema, JSON_TYPE, withProblems } from '../schemas.ts';
@@ -14,11 +15,16 @@ const bytesBody = {
 };
 
 /** What an operator uploads before a change refers to it. */
-export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
-  const { tokens, chunks, staged, bodies, metrics } = deps;
-  const batches = new BatchMemory(bodies.memory);
-  const middleware = [requireRole(tokens, 'operator'), requireMediaType(BYTES_TYPE)];
+export function contentRoutes(app: OriginApp, deps: AppDeps): void {
+  const middleware = [requireRole(deps.tokens, 'operator'), requireMediaType(BYTES_TYPE)];
+  missingRoute(app, deps, middleware);
+  stageRoute(app, deps, middleware);
+  fileRoute(app, deps, middleware);
+}
 
+type Middleware = MiddlewareHandler<OriginEnv>[];
+
+function missingRoute(app: OriginApp, { chunks, bodies }: AppDeps, middleware: Middleware): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -41,7 +47,10 @@ export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
       }
     },
   );
+}
 
+function stageRoute(app: OriginApp, { chunks, bodies, metrics }: AppDeps, middleware: Middleware): void {
+  const batches = new BatchMemory(bodies.memory);
   app.openapi(
     createRoute({
       method: 'post',
@@ -71,7 +80,9 @@ export function contentRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void 
       }
     },
   );
+}
 
+function fileRoute(app: OriginApp, { staged, bodies }: AppDeps, middleware: Middleware): void {
   app.openapi(
     createRoute({
       method: 'put',

@@ -1,13 +1,13 @@
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { warningsOf } from '../../repository/description.ts';
-import type { AppDeps } from '../app.ts';
-import type { OriginEnv } from '../context.ts';
+import type { OriginApp } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
 import { JSON_TYPE } from '../schemas.ts';
 
 /** For load balancers and Prometheus. */
-export function healthRoutes(app: OpenAPIHono<OriginEnv>, { repository, metrics, now }: AppDeps): void {
+export function healthRoutes(app: OriginApp, { repository, metrics, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',

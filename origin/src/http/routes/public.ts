@@ -1,6 +1,6 @@
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
-import type { AppDeps } from '../app.ts';
-import type { OriginEnv } from '../context.ts';
+import { createRoute, z } from '@hono/zod-openapi';
+import type { OriginApp } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
 import { serveFile, served, serveTimestamp } from '../public-files.ts';
 import { BYTES_TYPE, bytesSchema, JSON_TYPE } from '../schemas.ts';
@@ -11,10 +11,7 @@ const problem = (description: string) => ({
 });
 
 /** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
-export function publicRoutes(
-  app: OpenAPIHono<OriginEnv>,
-  { files, responseMemory, repository, waiters }: AppDeps,
-): void {
+export function publicRoutes(app: OriginApp, { files, responseMemory, repository, waiters }: AppDeps): void {
   const deps = { files, memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };

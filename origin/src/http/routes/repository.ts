@@ -1,14 +1,14 @@
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { createRoute, z } from '@hono/zod-openapi';
 import { ONLINE_ROLES } from '@sitecast/shared/signing';
 import { ROLES } from '../../repository/committed.ts';
 import { describeRepository } from '../../repository/description.ts';
-import type { AppDeps } from '../app.ts';
-import type { OriginEnv } from '../context.ts';
+import type { OriginApp } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
 import { bearer, JSON_TYPE, tufKeySchema, withProblems } from '../schemas.ts';
 
 /** Root and targets at their own bounds, as JSON strings, in which each newline and quote takes two bytes. */
-export const MAX_CHANGE_BYTES = 20 * 1024 * 1024;
+const MAX_CHANGE_BYTES = 20 * 1024 * 1024;
 
 const onlineRoleSchema = z.enum(ONLINE_ROLES);
 const roleSchema = z.enum(ROLES);
@@ -44,9 +44,13 @@ const changeResultSchema = z
   .openapi('ChangeResult');
 
 /** What is published, and how it changes. */
-export function repositoryRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
-  const { tokens, repository, bodies, now } = deps;
+export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
+  describeRoute(app, deps);
+  changeRoute(app, deps);
+  rotateRoute(app, deps);
+}
 
+function describeRoute(app: OriginApp, { tokens, repository, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -60,7 +64,9 @@ export function repositoryRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): vo
     }),
     c => c.json(describeRepository(repository, now()), 200),
   );
+}
 
+function changeRoute(app: OriginApp, { tokens, repository, bodies }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -89,7 +95,9 @@ export function repositoryRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): vo
       return c.json({ ...result, alreadyDone: isAlreadyDone }, 200);
     },
   );
+}
 
+function rotateRoute(app: OriginApp, { tokens, repository }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',

@@ -1,7 +1,7 @@
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { createRoute, z } from '@hono/zod-openapi';
 import { MAX_TOKEN_NAME_CHARS, TOKEN_ROLES } from '../../tokens/tokens.ts';
-import type { AppDeps } from '../app.ts';
-import type { OriginEnv } from '../context.ts';
+import type { OriginApp } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
 import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
@@ -30,7 +30,7 @@ const newTokenSchema = z
   .openapi('NewToken');
 
 /** API tokens: made, listed and revoked by an admin. */
-export function tokenRoutes(app: OpenAPIHono<OriginEnv>, { tokens, bodies }: AppDeps): void {
+export function tokenRoutes(app: OriginApp, { tokens, bodies }: AppDeps): void {
   const admin = requireRole(tokens, 'admin');
 
   app.openapi(

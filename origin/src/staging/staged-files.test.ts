@@ -1,0 +1,83 @@
+import { mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { hexOf } from '../testing/operator.ts';
+import { TestClock, temporaryDirectory } from '../testing/setup.ts';
+import { MAX_STAGED_FILES, MAX_TARGET_FILE_BYTES, StagedFiles } from './staged-files.ts';
+
+const clock = new TestClock();
+let directory: ReturnType<typeof temporaryDirectory>;
+let path: string;
+beforeEach(() => {
+  directory = temporaryDirectory();
+  path = join(directory.path, 'staging/files');
+  mkdirSync(path, { recursive: true });
+});
+afterEach(() => directory.remove());
+
+const open = () => StagedFiles.open(new DiskFiles(directory.path), clock.now);
+const names = () => readdirSync(path).sort();
+
+async function receive(staged: StagedFiles, sha256: string, ...pieces: Buffer[]): Promise<void> {
+  const receiver = await staged.receive(sha256);
+  try {
+    for (const piece of pieces) await receiver.write(piece);
+    await receiver.finish();
+  } finally {
+    await receiver.discard();
+  }
+}
+
+it('keeps what has the hash it was announced by, in pieces or twice, and nothing else', async () => {
+  const staged = await open();
+  const [one, two] = [Buffer.from('one '), Buffer.from('two')];
+  const sha256 = hexOf(Buffer.concat([one, two]));
+  await receive(staged, sha256, one, two);
+  await receive(staged, sha256, one, two);
+  await expect(receive(staged, sha256, two)).rejects.toMatchObject({ code: 'SITECAST_HASH_MISMATCH' });
+  expect(names()).toEqual([sha256]);
+  expect(await (await open()).read(sha256)).toEqual(Buffer.from('one two'));
+});
+
+it('does not hand out what the disk has spoilt', async () => {
+  const staged = await open();
+  const bytes = Buffer.from('one');
+  await receive(staged, hexOf(bytes), bytes);
+  writeFileSync(join(path, hexOf(bytes)), 'two');
+  expect(await staged.read(hexOf(bytes))).toBeUndefined();
+  expect(names()).toEqual([]);
+  expect(await staged.read('a'.repeat(64))).toBeUndefined();
+});
+
+it('takes a file of the longest length, and not one byte more', async () => {
+  const staged = await open();
+  const piece = Buffer.alloc(MAX_TARGET_FILE_BYTES / 2);
+  await receive(staged, hexOf(Buffer.concat([piece, piece])), piece, piece);
+  await expect(receive(staged, 'a'.repeat(64), piece, piece, Buffer.alloc(1))).rejects.toMatchObject({
+    code: 'SITECAST_BODY_TOO_LARGE',
+  });
+  expect(names()).toHaveLength(1);
+});
+
+it(`takes ${MAX_STAGED_FILES} files, those found at the start among them`, async () => {
+  for (let count = 0; count < MAX_STAGED_FILES - 1; count += 1) {
+    writeFileSync(join(path, count.toString(16).padStart(64, '0')), '');
+  }
+  const staged = await open();
+  const bytes = Buffer.from('one');
+  await receive(staged, hexOf(bytes), bytes);
+  await expect(staged.receive('a'.repeat(64))).rejects.toMatchObject({ code: 'SITECAST_STAGING_FULL' });
+});
+
+it('deletes what is not its own at the start, and what is old when asked', async () => {
+  const bytes = Buffer.from('one');
+  writeFileSync(join(path, hexOf(bytes)), bytes);
+  writeFileSync(join(path, `${'a'.repeat(64)}.1234.partial`), 'half');
+  utimesSync(join(path, hexOf(bytes)), 1000, 1000);
+  const staged = await open();
+  expect(names()).toEqual([hexOf(bytes)]);
+  expect(await staged.removeOlderThan(1_000_000)).toBe(0);
+  expect(await staged.removeOlderThan(1_000_001)).toBe(1);
+  expect(names()).toEqual([]);
+});

@@ -1,0 +1,109 @@
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { DiskFiles } from './adapters/disk-files.ts';
+import { SyncDisk } from './adapters/sync-disk.ts';
+import { imageOf } from './testing/operator.ts';
+import { testLog } from './testing/origin.ts';
+import { randomChunks, temporaryOrigin } from './testing/setup.ts';
+import { Upkeep } from './upkeep.ts';
+
+let origin: Awaited<ReturnType<typeof temporaryOrigin>>;
+let logged: string[];
+let upkeep: Upkeep;
+/** What the upkeep waits for; calling it lets that time pass. */
+let due: { delayMs: number; act: () => void } | undefined;
+
+beforeEach(async () => {
+  origin = await temporaryOrigin(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  logged = [];
+  due = undefined;
+  upkeep = new Upkeep({
+    repository: origin.repository,
+    stagingTtlMs: 30 * 86_400_000,
+    now: origin.clock.now,
+    after: (delayMs, act) => {
+      due = { delayMs, act };
+      return () => {
+        due = undefined;
+      };
+    },
+    log: testLog(logged),
+  });
+});
+afterEach(async () => {
+  await upkeep.stop();
+  await origin.remove();
+});
+
+/** Lets the clock and the upkeep's timer run on together. */
+const isDue = (): boolean => due !== undefined;
+
+async function passMinutes(minutes: number): Promise<void> {
+  for (let passed = 0; passed < minutes; passed += 1) {
+    const waited = due;
+    if (!waited) throw new Error('nothing is waited for');
+    due = undefined;
+    origin.clock.nowMs += waited.delayMs;
+    waited.act();
+    while (!isDue()) await new Promise(resolve => setImmediate(resolve));
+  }
+}
+
+it('renews the timestamp every hour', async () => {
+  await upkeep.start();
+  expect(origin.repository.versions().timestamp).toBe(1);
+  await passMinutes(59);
+  expect(origin.repository.versions().timestamp).toBe(1);
+  await passMinutes(1);
+  expect(origin.repository.versions().timestamp).toBe(2);
+  await passMinutes(60);
+  expect(origin.repository.versions().timestamp).toBe(3);
+});
+
+it('signs all that is due at the start, before anybody is served', async () => {
+  origin.clock.passDays(20);
+  await upkeep.start();
+  expect(origin.repository.versions()).toMatchObject({ timestamp: 2, snapshot: 2, rollouts: 2, deltas: 2 });
+});
+
+it('says what went wrong, goes on, and tries again', async () => {
+  const files = new DiskFiles(origin.path);
+  await files.move('repository/metadata', 'repository/away');
+  origin.clock.passHours(1);
+  await upkeep.start();
+  expect(logged).toContainEqual('error signing the online roles anew failed');
+  await files.move('repository/away', 'repository/metadata');
+  await passMinutes(1);
+  expect(origin.repository.versions().timestamp).toBeGreaterThan(1);
+});
+
+it('warns once a day of what only operators can renew', async () => {
+  origin.clock.passDays(336);
+  await upkeep.start();
+  const warnings = () => logged.filter(line => line.startsWith('warn '));
+  expect(warnings()).toEqual([
+    expect.stringContaining('root expires at 2031-01-01T00:00:00Z, in 29 days'),
+    expect.stringContaining('targets expires at 2031-01-01T00:00:00Z, in 29 days'),
+  ]);
+  await passMinutes(2);
+  expect(warnings()).toHaveLength(2);
+  origin.clock.passDays(1);
+  await passMinutes(1);
+  expect(warnings()).toHaveLength(4);
+});
+
+it('deletes uploads that nobody published, at the start and every day', async () => {
+  const { operator, clock, chunks } = origin;
+  await operator.upload(imageOf(...randomChunks(1)));
+  clock.passDays(29);
+  await upkeep.start();
+  expect(await chunks.totals()).toMatchObject({ chunks: 1 });
+  clock.passDays(2);
+  await passMinutes(1);
+  expect(await chunks.totals()).toMatchObject({ chunks: 0 });
+});
+
+it('does nothing any more once it was stopped', async () => {
+  await upkeep.start();
+  await upkeep.stop();
+  expect(due).toBeUndefined();
+});
