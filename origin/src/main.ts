@@ -5,12 +5,17 @@ import { makeDirectory, writeFileDurably } from '@sitecast/shared/durable';
 import { type Level, pino } from 'pino';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
+import { openDatabase } from './adapters/level-database.ts';
+import { LevelFleet } from './adapters/level-fleet.ts';
 import { LevelTokens } from './adapters/level-tokens.ts';
+import { openFleetServices } from './fleet-services.ts';
 import { ThreadedChunks } from './adapters/threaded-chunks.ts';
 import { createApp } from './http/app.ts';
+import { TimestampWaiters } from './http/long-poll.ts';
 import { BODY_PACE } from './http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
 import { Metrics } from './http/metrics.ts';
+import { SignedRequests } from './http/signed.ts';
 import type { Log } from './log.ts';
 import { originProgram } from './program.ts';
 import { Repository } from './repository/repository.ts';
@@ -52,14 +57,11 @@ export async function startOrigin(
 ): Promise<RunningOrigin> {
   const directory = resolve(settings.dataDirectory);
   const tls = await readTls(settings);
-  await makeDirectory(directory);
-  const state = join(directory, 'state');
-  await makeDirectory(state, 0o700);
-  const database = await LevelTokens.open(state, directory);
+  const database = await openState(directory);
   // Ended in the reverse order, when the origin is closed as well as when a later step of its start fails.
   const endings: (() => Promise<void>)[] = [() => database.close()];
   try {
-    const tokens = await Tokens.open(database, now);
+    const tokens = await Tokens.open(new LevelTokens(database), now);
     const adminTokenPath = join(directory, 'admin.token');
     const newAdmin = await tokens.createAdminIfNone(token =>
       writeFileDurably(adminTokenPath, `${token}\n`, 0o600),
@@ -74,20 +76,29 @@ export async function startOrigin(
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.push(() => upkeep.stop());
     await upkeep.start();
+    const store = new LevelFleet(database);
+    const services = await openFleetServices({ repository, files, store, now, after, log });
+    endings.push(() => services.close());
+    const waiters = new TimestampWaiters(repository, after);
+    const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
     const app = createApp({
+      ...services,
+      signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
+      waiters,
       repository,
       chunks,
       staged,
       tokens,
       files,
       metrics: new Metrics({ repository, chunks, now }),
-      bodies: { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE },
+      bodies,
       responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
       now,
       log,
     });
     const server = await listen(app, { ...settings.listen, tls });
     endings.push(() => server.close(SHUTDOWN_GRACE_MS));
+    endings.push(async () => waiters.close());
     return {
       url: server.url,
       adminTokenPath: newAdmin && adminTokenPath,
@@ -98,6 +109,14 @@ export async function startOrigin(
     await endAll(endings);
     throw error;
   }
+}
+
+/** The database, first of all: it is the lock on the directory, too. */
+async function openState(directory: string) {
+  const state = join(directory, 'state');
+  await makeDirectory(directory);
+  await makeDirectory(state, 0o700);
+  return await openDatabase(state, directory);
 }
 
 async function endAll(endings: readonly (() => Promise<void>)[]): Promise<void> {

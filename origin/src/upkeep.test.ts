@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { SyncDisk } from './adapters/sync-disk.ts';
 import { imageOf } from './testing/operator.ts';
@@ -42,7 +42,7 @@ async function passMinutes(minutes: number): Promise<void> {
     due = undefined;
     origin.clock.nowMs += waited.delayMs;
     waited.act();
-    while (due === undefined) await new Promise(resolve => setImmediate(resolve));
+    await vi.waitUntil(() => due !== undefined, { interval: 1, timeout: 20_000 });
   }
 }
 

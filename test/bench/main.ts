@@ -2,10 +2,17 @@
 import type { Benchmark } from './benchmark.ts';
 import { printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
+import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { uploadBenchmark } from './upload.ts';
 import { uploadMemoryBenchmark } from './upload-memory.ts';
 
-const BENCHMARKS: readonly Benchmark[] = [chunkingBenchmark, uploadBenchmark, uploadMemoryBenchmark];
+const BENCHMARKS: readonly Benchmark[] = [
+  chunkingBenchmark,
+  uploadBenchmark,
+  uploadMemoryBenchmark,
+  publishBenchmark,
+  publishMemoryBenchmark,
+];
 
 const names = process.argv.slice(2);
 const unknown = names.filter(name => !BENCHMARKS.some(benchmark => benchmark.name === name));

@@ -1,6 +1,7 @@
 import { type ChildProcess, fork, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
+import { peakRssOf } from './process-status.ts';
 
 export interface Spent {
   readonly wallMs: number;
@@ -50,8 +51,20 @@ export async function nextMessage<T>(child: ChildProcess): Promise<T> {
 }
 
 /** Peak resident memory of this process so far, in bytes. */
-export async function peakRssBytes(): Promise<number> {
-  // resourceUsage().maxRSS starts with the parent's value on Linux, which a fork inherits; VmHWM is this process's own.
-  const status = await readFile('/proc/self/status', 'utf8');
-  return Number(/VmHWM:\s+(\d+) kB/.exec(status)?.[1]) * 1024;
+export function peakRssBytes(): Promise<number> {
+  return processPeakRssBytes('self');
+}
+
+/** Peak resident memory of a running process so far, in bytes. */
+export async function processPeakRssBytes(pid: number | 'self'): Promise<number> {
+  return peakRssOf(await readFile(`/proc/${pid}/status`, 'utf8'));
+}
+
+const CLOCK_TICKS_PER_S = 100;
+
+/** CPU time that a running process has used so far. */
+export async function processCpuMs(pid: number): Promise<number> {
+  // Behind the name in parentheses, which may hold spaces: state is field 3, utime and stime are 14 and 15.
+  const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).replace(/^.*\) /, '').split(' ');
+  return ((Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS_PER_S) * 1000;
 }

@@ -13,6 +13,7 @@ import { DiskFiles } from './disk-files.ts';
 import { listen, type RunningServer } from './http-server.ts';
 import { SyncDisk } from './sync-disk.ts';
 
+// Most tests share one origin; those that want another kind of it have `serve` start one.
 let directory: ReturnType<typeof temporaryDirectory>;
 let origin: Awaited<ReturnType<typeof initialisedOrigin>>;
 let server: RunningServer;

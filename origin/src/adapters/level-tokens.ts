@@ -1,7 +1,6 @@
-import { SitecastError } from '@sitecast/shared/errors';
-import { Level } from 'level';
 import { z } from 'zod';
 import { type StoredToken, TOKEN_ROLES, type TokenStore } from '../tokens/tokens.ts';
+import type { Database } from './level-database.ts';
 
 const storedTokenSchema = z.object({
   id: z.string(),
@@ -12,36 +11,12 @@ const storedTokenSchema = z.object({
   expiresAt: z.string().exactOptional(),
 });
 
-/** Tokens in LevelDB, which also is the lock that keeps a second process off the data directory. */
+/** API tokens in LevelDB. */
 export class LevelTokens implements TokenStore {
-  readonly #database: Level<string, unknown>;
+  readonly #database: Database;
 
-  private constructor(database: Level<string, unknown>) {
+  constructor(database: Database) {
     this.#database = database;
-  }
-
-  /**
-   * @param path the database's directory; created if it isn't there
-   * @param dataDirectory for the message
-   * @throws SITECAST_DATA_IN_USE (conflict) where another process has it open
-   */
-  static async open(path: string, dataDirectory: string): Promise<LevelTokens> {
-    const database = new Level<string, unknown>(path, { valueEncoding: 'json' });
-    try {
-      await database.open();
-    } catch (error) {
-      if (!isLocked(error)) throw error;
-      throw new SitecastError(
-        'conflict',
-        'SITECAST_DATA_IN_USE',
-        `another process is using the data directory ${dataDirectory}`,
-        {
-          hint: 'One origin owns a data directory: stop the other one, or give another --data.',
-          cause: error,
-        },
-      );
-    }
-    return new LevelTokens(database);
   }
 
   async all(): Promise<StoredToken[]> {
@@ -59,20 +34,7 @@ export class LevelTokens implements TokenStore {
     await this.#database.batch([{ type: 'del', key: id, sublevel: this.#tokens }], { sync: true });
   }
 
-  async close(): Promise<void> {
-    await this.#database.close();
-  }
-
   get #tokens() {
     return this.#database.sublevel<string, unknown>('token', { valueEncoding: 'json' });
   }
-}
-
-function isLocked(error: unknown): boolean {
-  return (
-    error instanceof Error &&
-    error.cause instanceof Error &&
-    'code' in error.cause &&
-    error.cause.code === 'LEVEL_LOCKED'
-  );
 }

@@ -1,4 +1,10 @@
+import { homedir } from 'node:os';
+import { join } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
 import { operatorProgram } from './program.ts';
 
-process.exitCode = await runProgram(operatorProgram(), process.argv.slice(2));
+const configHome = process.env.XDG_CONFIG_HOME ?? join(homedir(), '.config');
+
+process.exitCode = await runProgram(operatorProgram(), process.argv.slice(2), {
+  configFiles: ['sitecast.yaml', join(configHome, 'sitecast', 'sitecast.yaml')],
+});

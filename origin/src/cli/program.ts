@@ -1,10 +1,118 @@
 import { SettingsCommand } from '@sitecast/shared/command';
+import { initCommand } from './init-command.ts';
+import { keysRenewCommand, keysRotateCommand } from './keys-change-command.ts';
+import { keysCreateCommand, keysListCommand } from './keys-command.ts';
+import {
+  memberAcceptCommand,
+  memberListCommand,
+  memberRevokeCommand,
+  memberShowCommand,
+  memberTagCommand,
+} from './member-command.ts';
+import { productFloorCommand, productListCommand } from './product-command.ts';
+import {
+  releaseListCommand,
+  releaseSignCommand,
+  releaseSubmitCommand,
+  releaseWithdrawCommand,
+} from './release-command.ts';
+import { releaseDraftCommand, releasePublishCommand } from './release-publish-command.ts';
+import {
+  rolloutAbortCommand,
+  rolloutCompleteCommand,
+  rolloutListCommand,
+  rolloutStartCommand,
+  rolloutStatusCommand,
+} from './rollout-command.ts';
+import { statusCommand } from './status-command.ts';
+import { tokenCreateCommand, tokenListCommand, tokenRevokeCommand } from './token-command.ts';
 
 /** The `sitecast` command: what an operator types. */
 export function operatorProgram(): SettingsCommand {
-  return new SettingsCommand('sitecast')
-    .description('Publish signed releases and roll them out to a fleet.')
-    .action((_options, command: SettingsCommand) => {
-      command.help();
-    });
+  const program = new SettingsCommand('sitecast')
+    .description('Publish signed releases to a Sitecast origin, and roll them out.')
+    .addCommand(
+      group(
+        'keys',
+        "operators' keys, and the keys of all roles",
+        keysCreateCommand(),
+        keysListCommand(),
+        keysRenewCommand(),
+        keysRotateCommand(),
+      ),
+    )
+    .addCommand(initCommand())
+    .addCommand(
+      group(
+        'release',
+        'signed releases of a product',
+        releasePublishCommand(),
+        releaseListCommand(),
+        releaseWithdrawCommand(),
+        releaseDraftCommand(),
+        releaseSignCommand(),
+        releaseSubmitCommand(),
+      ),
+    )
+    .addCommand(
+      group('product', 'what is signed of a product as a whole', productListCommand(), productFloorCommand()),
+    )
+    .addCommand(rolloutGroup())
+    .addCommand(memberGroup('device', 'the devices of the fleet'))
+    .addCommand(memberGroup('gateway', "the sites' gateways"))
+    .addCommand(
+      group(
+        'token',
+        'API tokens of the origin, and join tokens of the fleet',
+        tokenCreateCommand(),
+        tokenListCommand(),
+        tokenRevokeCommand(),
+      ),
+    )
+    .addCommand(statusCommand())
+    .addHelpText(
+      'after',
+      `
+Getting started, beside a running \`sitecast-origin serve --data origin-data\`:
+  sitecast keys create root && sitecast keys create release
+  sitecast init --origin http://127.0.0.1:7400 --token-file origin-data/admin.token
+  sitecast release publish rootfs.ext4 --product camera --version 1.0.0 --hardware rpi4
+  sitecast release list
+
+Then bring in gateways and devices, and roll out to them:
+  sitecast token create --join --kind gateway --site north --out north.token
+  sitecast token create --join --kind device --product camera --uses 20 --out cameras.token
+  sitecast rollout start camera 1.0.0 --all-at-once && sitecast rollout status --watch`,
+    );
+  return program;
+}
+
+function rolloutGroup(): SettingsCommand {
+  return group(
+    'rollout',
+    'which devices are to run which release',
+    rolloutStartCommand(),
+    rolloutStatusCommand(),
+    rolloutListCommand(),
+    rolloutAbortCommand(),
+    rolloutCompleteCommand(),
+  );
+}
+
+function memberGroup(kind: 'device' | 'gateway', description: string): SettingsCommand {
+  return group(
+    kind,
+    description,
+    memberListCommand(kind),
+    memberShowCommand(kind),
+    memberAcceptCommand(kind),
+    memberTagCommand(kind),
+    memberRevokeCommand(kind),
+  );
+}
+
+function group(name: string, description: string, ...commands: SettingsCommand[]): SettingsCommand {
+  const command = new SettingsCommand(name).description(description);
+  for (const subcommand of commands) command.addCommand(subcommand);
+  return command;
 }

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
 import { TOKEN_ROLES, type TokenRole } from '../tokens/tokens.ts';
+import { TestMember } from '../testing/device.ts';
 import { temporaryOrigin } from '../testing/setup.ts';
 
 interface Operation {
@@ -11,12 +12,14 @@ interface Operation {
   path: string;
   template: string;
   role: TokenRole | undefined;
+  /** By whom it must be signed. */
+  signature: string | undefined;
   /** Media type of its body. */
   body: string | undefined;
 }
 
 interface OperationObject {
-  security?: { bearer: [TokenRole] }[];
+  security?: { bearer?: [TokenRole]; signature?: [string] }[];
   requestBody?: { content: Record<string, unknown> };
 }
 
@@ -35,6 +38,11 @@ const PARAMETERS: Record<string, string> = {
   sha256: 'a'.repeat(64),
   role: 'snapshot',
   id: '0123456789abcdef',
+  'devices/id': new TestMember(() => new Response(), Date.now).id,
+  'gateways/id': new TestMember(() => new Response(), Date.now).id,
+  'assignments/id': new TestMember(() => new Response(), Date.now).id,
+  'acknowledgements/id': new TestMember(() => new Response(), Date.now).id,
+  'join-tokens/id': 'a'.repeat(64),
   name: 'x.json',
   folder: 'releases',
 };
@@ -47,8 +55,11 @@ async function readOperations(): Promise<Operation[]> {
     Object.entries(methods).map(([method, { security, requestBody }]) => ({
       method: method.toUpperCase(),
       template,
-      path: template.replaceAll(/\{(\w+)\}/g, (_all, name: string) => PARAMETERS[name] ?? 'x'),
-      role: security?.[0]?.bearer[0],
+      path: template.replaceAll(/(\w[\w-]*)\/\{(\w+)\}/g, (_all, folder: string, name: string) => {
+        return `${folder}/${PARAMETERS[`${folder}/${name}`] ?? PARAMETERS[name] ?? 'x'}`;
+      }),
+      role: security?.[0]?.bearer?.[0],
+      signature: security?.[0]?.signature?.[0],
       body: requestBody && Object.keys(requestBody.content)[0],
     })),
   );
@@ -72,28 +83,55 @@ async function expectProblem(response: Response, status: number, code: string): 
   expect(response.status).toBe(status);
 }
 
+/** Those behind a token; signed ones have tests of their own. */
+const withBody = () =>
+  operations.filter(({ body, signature }) => body !== undefined && signature === undefined);
+
 const bearer = (role: TokenRole) => ({ authorization: `Bearer ${tokens.get(role)}` });
 
 it('describes all of its routes, and lets nothing be changed without a token', () => {
   expect(operations.map(({ method, template }) => `${method} ${template}`).sort()).toEqual([
+    'DELETE /api/v1/join-tokens/{id}',
     'DELETE /api/v1/tokens/{id}',
+    'GET /api/v1/devices',
+    'GET /api/v1/devices/{id}',
+    'GET /api/v1/gateways',
+    'GET /api/v1/gateways/{id}',
+    'GET /api/v1/join-tokens',
     'GET /api/v1/repository',
+    'GET /api/v1/rollouts',
+    'GET /api/v1/rollouts/{id}',
     'GET /api/v1/tokens',
     'GET /chunks/{folder}/{name}',
     'GET /healthz',
     'GET /metadata/{name}',
     'GET /metrics',
     'GET /readyz',
+    'GET /site/v1/acknowledgements/{id}',
+    'GET /site/v1/assignments/{id}',
     'GET /targets/{folder}/{name}',
+    'PATCH /api/v1/devices/{id}',
+    'PATCH /api/v1/gateways/{id}',
     'POST /api/v1/changes',
     'POST /api/v1/chunks',
     'POST /api/v1/chunks/missing',
+    'POST /api/v1/devices/{id}/accept',
+    'POST /api/v1/devices/{id}/revoke',
+    'POST /api/v1/gateways/{id}/accept',
+    'POST /api/v1/gateways/{id}/revoke',
+    'POST /api/v1/join-tokens',
     'POST /api/v1/keys/{role}/rotate',
+    'POST /api/v1/rollouts',
+    'POST /api/v1/rollouts/{id}/abort',
+    'POST /api/v1/rollouts/{id}/complete',
     'POST /api/v1/tokens',
+    'POST /site/v1/enrolments',
+    'POST /site/v1/progress',
+    'POST /site/v1/reports',
     'PUT /api/v1/files/{sha256}',
   ]);
-  for (const { method, template, role } of operations) {
-    expect({ template, isOpen: role === undefined }).toEqual({
+  for (const { method, template, role, signature } of operations) {
+    expect({ template, isOpen: role === undefined && signature === undefined }).toEqual({
       template,
       isOpen: method === 'GET' && !template.startsWith('/api/'),
     });
@@ -138,7 +176,7 @@ describe('a stranger', () => {
 
 describe('a malformed request', () => {
   it('with a body of another media type is refused on every route that takes one', async () => {
-    for (const operation of operations.filter(({ body }) => body !== undefined)) {
+    for (const operation of withBody()) {
       for (const type of ['text/plain', 'multipart/form-data; boundary=x', '']) {
         const headers = { ...bearer('admin'), 'content-type': type };
         await expectProblem(
@@ -158,14 +196,14 @@ describe('a malformed request', () => {
     ['unknown members', '{"name":"x","role":"admin","targets":"","frobnicate":1}'],
     ['what ends in the middle', '{"name":"x'],
   ])('with %s in it is refused on every route that takes JSON', async (_what, body) => {
-    for (const operation of operations.filter(found => found.body === 'application/json')) {
+    for (const operation of withBody().filter(found => found.body === 'application/json')) {
       const headers = { ...bearer('admin'), 'content-type': 'application/json' };
       await expectProblem(await ask(operation, { body, headers }), 400, 'SITECAST_REQUEST_INVALID');
     }
   });
 
   it('that announces more than the route takes is refused on every route with a body', async () => {
-    for (const operation of operations.filter(({ body }) => body !== undefined)) {
+    for (const operation of withBody()) {
       const headers = {
         ...bearer('admin'),
         'content-type': operation.body ?? '',
@@ -210,8 +248,9 @@ describe('a malformed request', () => {
       await expectProblem(await origin.app.request(path), 404, 'SITECAST_NOT_FOUND');
     }
     for (const { path, template } of operations) {
-      const response = await origin.app.request(path, { method: 'PATCH' });
       const allowed = operations.filter(found => found.template === template).map(({ method }) => method);
+      const other = allowed.includes('PATCH') ? 'PUT' : 'PATCH';
+      const response = await origin.app.request(path, { method: other });
       expect(response.headers.get('allow')?.split(', ')).toEqual(
         [...allowed, ...(allowed.includes('GET') ? ['HEAD'] : [])].sort(),
       );

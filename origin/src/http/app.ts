@@ -8,8 +8,12 @@ import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse, statusOf } from './problem.ts';
 import { contentRoutes } from './routes/content.ts';
 import { healthRoutes } from './routes/health.ts';
+import { joinTokenRoutes } from './routes/join-tokens.ts';
+import { memberRoutes } from './routes/members.ts';
 import { publicRoutes } from './routes/public.ts';
 import { repositoryRoutes } from './routes/repository.ts';
+import { rolloutRoutes } from './routes/rollouts.ts';
+import { siteRoutes } from './routes/site.ts';
 import { tokenRoutes } from './routes/tokens.ts';
 
 /** The origin's HTTP side: every route, described at /openapi.json; every error a problem+json. */
@@ -31,7 +35,17 @@ export function createApp(deps: AppDeps): OriginApp {
   repositoryRoutes(app, deps);
   contentRoutes(app, deps);
   tokenRoutes(app, deps);
+  siteRoutes(app, deps);
+  memberRoutes(app, deps);
+  joinTokenRoutes(app, deps);
+  rolloutRoutes(app, deps);
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });
+  app.openAPIRegistry.registerComponent('securitySchemes', 'signature', {
+    type: 'apiKey',
+    in: 'header',
+    name: 'signature',
+    description: "RFC 9421 over method, path, query and content digest, by the sender's Ed25519 key",
+  });
   const info = { title: 'Sitecast origin', version: SITECAST_VERSION };
   app.doc31('/openapi.json', { openapi: '3.1.0', info });
   refuseOtherMethods(app);
@@ -45,7 +59,9 @@ export function createApp(deps: AppDeps): OriginApp {
     const fields = { method: c.req.method, path: c.req.path, code: error.code };
     if (statusOf(error) >= 500) deps.log.error({ ...fields, err: thrown }, 'a request failed');
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
-    return problemResponse(error);
+    // What a sender with a wrong clock needs to sign again.
+    const date = error.code === 'SITECAST_REQUEST_CLOCK' && { date: new Date(deps.now()).toUTCString() };
+    return problemResponse(error, { ...date });
   });
   return app;
 }

@@ -1,12 +1,16 @@
+import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
+import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
-import type { ReadableFiles } from '../storage/files.ts';
+import type { Files, ReadableFiles } from '../storage/files.ts';
 import type { Tokens } from '../tokens/tokens.ts';
 import type { BodyPace } from './body.ts';
+import type { TimestampWaiters } from './long-poll.ts';
 import type { MemoryBudget } from './memory.ts';
 import type { Metrics } from './metrics.ts';
+import type { SignedRequests } from './signed.ts';
 
 /** What the routes use. */
 export interface AppDeps {
@@ -14,7 +18,11 @@ export interface AppDeps {
   chunks: Chunks;
   staged: StagedFiles;
   tokens: Tokens;
-  files: ReadableFiles;
+  fleet: Fleet;
+  rollouts: Rollouts;
+  signedRequests: SignedRequests;
+  waiters: TimestampWaiters;
+  files: ReadableFiles & Files;
   metrics: Metrics;
   /** Memory shared by all request bodies, and how slowly they may come. */
   bodies: { memory: MemoryBudget; pace: BodyPace };

@@ -45,16 +45,22 @@ interface PublicFilesDeps {
   memory: MemoryBudget;
 }
 
+export function timestampTag(bytes: Uint8Array): string {
+  return `"${createHash('sha256').update(bytes).digest('base64url')}"`;
+}
+
 /** Answers for timestamp.json, the one file that changes: from memory, where it is only once it's durable on the disk. */
 export function serveTimestamp(
   c: Context<OriginEnv>,
   bytes: Uint8Array | undefined,
+  besides: Readonly<Record<string, string>> = {},
 ): Promise<Response> | Response {
   if (bytes === undefined) return notFound(c);
   const headers = {
     ...commonHeaders('timestamp.json'),
     'cache-control': 'no-cache',
-    etag: `"${createHash('sha256').update(bytes).digest('base64url')}"`,
+    etag: timestampTag(bytes),
+    ...besides,
   };
   return respond(c, headers, bytes.length, (start, end) => new Uint8Array(bytes.subarray(start, end + 1)));
 }

@@ -10,6 +10,11 @@ export function bearer(role: TokenRole): { bearer: string[] }[] {
   return [{ bearer: [role] }];
 }
 
+/** What it says of a route that devices and gateways sign: enrolled ones, or anybody who has a key. */
+export function signature(by: 'member' | 'anybody'): { signature: string[] }[] {
+  return [{ signature: [by] }];
+}
+
 export const bytesSchema = z.string().openapi({ type: 'string', format: 'binary' });
 
 export const tufKeySchema = z

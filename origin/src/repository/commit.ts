@@ -13,6 +13,8 @@ interface NewTargetFile {
   sha256: string;
   /** Below the targets folder. */
   path: string;
+  /** There where the origin made the file itself; else it lies in staging. */
+  bytes?: Buffer;
 }
 
 /** All that one commit changes. */
@@ -66,8 +68,8 @@ export async function commit(
     versions: versionsAfter(next, plan.floor),
   });
   await publishChunks(files, chunks, moving);
-  for (const { sha256, path } of targetFiles) {
-    const bytes = await staged.read(sha256);
+  for (const { sha256, path, bytes: given } of targetFiles) {
+    const bytes = given ?? (await staged.read(sha256));
     if (bytes === undefined) throw stagedFileLost(sha256);
     await files.writeDurably(`${TARGETS}/${path}`, bytes);
   }

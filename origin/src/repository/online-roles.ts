@@ -8,6 +8,7 @@ import {
   type SignedByType,
   type Signer,
   signMetadata,
+  type TargetFile,
   toDateTime,
 } from '@sitecast/shared/trust';
 import { type Committed, maxBytesOf, metaFileOf, type Role, signersOf } from './committed.ts';
@@ -29,6 +30,8 @@ interface SigningInput {
   targets: Metadata<'targets'>;
   /** Undefined at the very first commit. */
   previous: Committed | undefined;
+  /** What the rollouts role is to list; without it, what it lists already. */
+  rolloutsTargets?: Record<string, TargetFile> | undefined;
   /** The key that signs for the role: the one that root or targets name. */
   signerOf: (role: OnlineRole) => Signer;
   floor: VersionFloor;
@@ -56,11 +59,12 @@ export function changedRoles(previous: Committed | undefined, next: Committed): 
 
 async function delegated(role: 'rollouts' | 'deltas', input: SigningInput): Promise<Metadata<'targets'>> {
   const previous = input.previous?.[role];
-  if (previous && isStillGood(role, previous, input)) return previous;
+  const newTargets = role === 'rollouts' ? input.rolloutsTargets : undefined;
+  if (previous && !newTargets && isStillGood(role, previous, input)) return previous;
   return await sign(role, 'targets', input, {
     _type: 'targets',
     ...common(role, input),
-    targets: previous?.signed.targets ?? {},
+    targets: newTargets ?? previous?.signed.targets ?? {},
   });
 }
 

@@ -5,6 +5,8 @@ import {
   type MetadataType,
   parseMetadata,
   type Signer,
+  type TargetFile,
+  targetPath,
   type TufKey,
 } from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
@@ -17,7 +19,7 @@ import { checkListing, type ListingChange, type ReleaseName } from './check-rele
 import { checkExpiry, checkNextVersion, checkRoot } from './check-root.ts';
 import { checkTargetsMetadata, type Listing, readListing, targetFilePath } from './check-targets.ts';
 import { commit, type CommitPlan } from './commit.ts';
-import { type Committed, loadCommitted, maxBytesOf, type Role, signersOf } from './committed.ts';
+import { type Committed, loadCommitted, maxBytesOf, type Role, sha256Hex, signersOf } from './committed.ts';
 import { CommitJournal } from './journal.ts';
 import { changedRoles, clockBehindMs, NO_FLOOR, signOnlineRoles, type VersionFloor } from './online-roles.ts';
 import { Superseded } from './superseded.ts';
@@ -66,6 +68,7 @@ export class Repository {
   readonly #journal: CommitJournal;
   readonly #superseded: Superseded;
   readonly #serial = new Serial();
+  readonly #listeners = new Set<() => void>();
   #committed: Committed | undefined;
   #floor: VersionFloor = NO_FLOOR;
   /** False while a commit's end couldn't be written down: then nothing may begin before that is mended. */
@@ -121,6 +124,40 @@ export class Repository {
       await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
       this.#deps.log.info({ roles, versions: this.versions() }, 'signed anew');
     });
+  }
+
+  /**
+   * Publishes files of the rollouts role, each in place of the one of its name; all of them or nothing.
+   * @param filesByTarget by target name, as in `rollouts/camera.json`
+   * @throws SITECAST_NOT_INITIALISED, SITECAST_ONLINE_KEY_MISSING, SITECAST_METADATA_TOO_LARGE
+   */
+  publishRollouts(filesByTarget: ReadonlyMap<string, Buffer>): Promise<void> {
+    return this.#serial.run(async () => {
+      await this.#ensureSettled();
+      const previous = this.#committed;
+      if (!previous) throw notInitialised();
+      const targets = { ...previous.rollouts.signed.targets };
+      const targetFiles = [];
+      for (const [name, bytes] of filesByTarget) {
+        const sha256 = sha256Hex(bytes);
+        targets[name] = { length: bytes.length, hashes: { sha256 } };
+        targetFiles.push({ sha256, path: targetPath(name, sha256), bytes });
+      }
+      const next = await this.#signed(previous.root, previous.targets, targets);
+      await this.#commit({ previous, next, targetFiles, chunks: new Uint8Array(), floor: this.#floor });
+    });
+  }
+
+  /** Signs with the key that the published metadata names for a role. @throws SITECAST_NOT_INITIALISED, SITECAST_ONLINE_KEY_MISSING */
+  signerOf(role: OnlineRole): Signer {
+    if (!this.#committed) throw notInitialised();
+    return this.#signer(role, this.#committed.root, this.#committed.targets);
+  }
+
+  /** Calls after every commit; the function returned ends that. */
+  onCommit(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   /** Makes a pending key for a role, or returns the pending one. */
@@ -220,19 +257,31 @@ export class Repository {
     return await checkListing(before, after, { source: targetSource(files, staged, before), chunks });
   }
 
-  async #signed(root: Metadata<'root'>, targets: Metadata<'targets'>): Promise<Committed> {
+  async #signed(
+    root: Metadata<'root'>,
+    targets: Metadata<'targets'>,
+    rolloutsTargets?: Record<string, TargetFile>,
+  ): Promise<Committed> {
     const { now, log } = this.#deps;
     const behindMs = clockBehindMs(this.#committed, now());
     if (behindMs > 0)
       log.warn({ behindMs }, 'the clock is behind the last timestamp: `issued` stays where it was');
-    const signerOf = (role: OnlineRole): Signer => {
-      const [keyId] = signersOf(role, root.signed, targets.signed).keyids;
-      const signer = keyId === undefined ? undefined : this.keys.withId(role, keyId);
-      if (signer) return signer;
-      throw onlineKeyMissing(role);
-    };
-    const previous = this.#committed;
-    return await signOnlineRoles({ root, targets, previous, signerOf, floor: this.#floor, nowMs: now() });
+    return await signOnlineRoles({
+      root,
+      targets,
+      previous: this.#committed,
+      rolloutsTargets,
+      signerOf: role => this.#signer(role, root, targets),
+      floor: this.#floor,
+      nowMs: now(),
+    });
+  }
+
+  #signer(role: OnlineRole, root: Metadata<'root'>, targets: Metadata<'targets'>): Signer {
+    const [keyId] = signersOf(role, root.signed, targets.signed).keyids;
+    const signer = keyId === undefined ? undefined : this.keys.withId(role, keyId);
+    if (signer) return signer;
+    throw onlineKeyMissing(role);
   }
 
   async #commit(plan: CommitPlan): Promise<void> {
@@ -253,9 +302,14 @@ export class Repository {
         "a change's end can't be written down: it is tried again before the next one",
       );
     }
+    if (this.#committed === plan.next) this.#tell();
     if (failure === undefined) return;
     if (this.#committed !== plan.next) throw failure;
     log.error({ err: failure }, 'a change was completed in spite of an error');
+  }
+
+  #tell(): void {
+    for (const listener of this.#listeners) listener();
   }
 
   async #ensureSettled(): Promise<void> {
@@ -267,6 +321,7 @@ export class Repository {
     const { outcome, floor } = await this.#journal.settle();
     this.#floor = floor;
     if (outcome === 'completed') this.#committed = plan?.next ?? (await loadCommitted(this.#deps.files));
+    if (outcome === 'completed' && !plan) this.#tell();
     await this.#activateKeys();
     this.#isSettled = true;
   }

@@ -15,6 +15,7 @@ const DIRECTORIES: readonly [string, number][] = [
   ['repository/targets', PUBLIC],
   ['repository/targets/releases', PUBLIC],
   ['repository/targets/products', PUBLIC],
+  ['repository/targets/rollouts', PUBLIC],
   ['repository/chunks', PUBLIC],
 ];
 

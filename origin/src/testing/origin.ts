@@ -1,16 +1,24 @@
+import type { Fleet } from '../fleet/fleet.ts';
+import type { FleetStore } from '../fleet/store.ts';
+import { openFleetServices } from '../fleet-services.ts';
 import { createApp } from '../http/app.ts';
 import type { OriginApp } from '../http/context.ts';
 import { BODY_PACE, type BodyPace } from '../http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '../http/memory.ts';
+import { TimestampWaiters } from '../http/long-poll.ts';
 import { Metrics } from '../http/metrics.ts';
+import { SignedRequests } from '../http/signed.ts';
 import type { Log } from '../log.ts';
 import { Repository } from '../repository/repository.ts';
+import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import { StagedFiles } from '../staging/staged-files.ts';
 import type { Files, ReadableFiles } from '../storage/files.ts';
 import { prepareDataDirectory } from '../storage/layout.ts';
 import type { SyncFiles } from '../storage/sync-files.ts';
 import { type StoredToken, Tokens } from '../tokens/tokens.ts';
+import type { After } from '../upkeep.ts';
+import { MemoryFleet } from './memory-fleet.ts';
 import { localChunks } from './local-chunks.ts';
 
 /** What a test may replace. */
@@ -19,6 +27,9 @@ export interface TestOriginOptions {
   files: Files & ReadableFiles;
   syncFiles: SyncFiles;
   now: () => number;
+  /** Registry, reports and rollouts; in memory if not given. */
+  store?: FleetStore;
+  after?: After;
   maxStagedBytes?: number;
   maxBodyMemoryBytes?: number;
   pace?: BodyPace;
@@ -34,6 +45,10 @@ export interface TestOrigin {
   staged: StagedFiles;
   tokens: Tokens;
   adminToken: string;
+  fleet: Fleet;
+  rollouts: Rollouts;
+  waiters: TimestampWaiters;
+  close(): Promise<void>;
 }
 
 export async function openTestOrigin(options: TestOriginOptions): Promise<TestOrigin> {
@@ -45,6 +60,8 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
     pace = BODY_PACE,
     logged,
+    store = new MemoryFleet(),
+    after = realAfter,
   } = options;
   const log = testLog(logged);
   await prepareDataDirectory(files);
@@ -52,21 +69,32 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
   const repository = await Repository.open({ files, chunks, staged, now, log });
+  const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
+  const services = await openFleetServices({ repository, files, store, now, after, log });
+  const waiters = new TimestampWaiters(repository, after);
   const app = createApp({
+    ...services,
+    signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
+    waiters,
     repository,
     chunks,
     staged,
     tokens,
     files,
     metrics: new Metrics({ repository, chunks, now }),
-    bodies: { memory: new MemoryBudget(maxBodyMemoryBytes), pace },
+    bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
     now,
     log,
   });
   const { token: adminToken } = await tokens.create({ name: 'test', role: 'admin' });
-  return { app, repository, chunks, staged, tokens, adminToken };
+  return { app, repository, chunks, staged, tokens, adminToken, waiters, ...services };
 }
+
+const realAfter: After = (delayMs, act) => {
+  const timer = setTimeout(act, delayMs).unref();
+  return () => clearTimeout(timer);
+};
 
 /** A log that collects `level message` where a test wants to look, and is silent otherwise. */
 export function testLog(logged: string[] = []): Log {

@@ -1,17 +1,20 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { type Database, openDatabase } from '../adapters/level-database.ts';
 import { LevelTokens } from '../adapters/level-tokens.ts';
 import { TestClock, temporaryDirectory } from '../testing/setup.ts';
 import { MAX_TOKENS, Tokens, type TokenStore } from './tokens.ts';
 
 let directory: ReturnType<typeof temporaryDirectory>;
+let database: Database;
 let store: LevelTokens;
 const clock = new TestClock();
 beforeEach(async () => {
   directory = temporaryDirectory();
-  store = await LevelTokens.open(directory.path, directory.path);
+  database = await openDatabase(directory.path, directory.path);
+  store = new LevelTokens(database);
 });
 afterEach(async () => {
-  await store.close();
+  await database.close();
   await directory.remove();
 });
 
@@ -40,8 +43,9 @@ it.each([
 it('keeps the hash of a token alone, and knows it after a restart', async () => {
   const { token } = await (await Tokens.open(store, clock.now)).create({ name: 'a', role: 'viewer' });
   expect(JSON.stringify(await store.all())).not.toContain(token.slice('sitecast_'.length));
-  await store.close();
-  store = await LevelTokens.open(directory.path, directory.path);
+  await database.close();
+  database = await openDatabase(directory.path, directory.path);
+  store = new LevelTokens(database);
   const tokens = await Tokens.open(store, clock.now);
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').name).toBe('a');
   expect(JSON.stringify(tokens.list())).not.toContain('hash');
@@ -122,7 +126,7 @@ it(`keeps ${MAX_TOKENS} tokens and no more`, async () => {
 });
 
 it('says which directory is in use when another origin has it', async () => {
-  await expect(LevelTokens.open(directory.path, '/the/data')).rejects.toMatchObject({
+  await expect(openDatabase(directory.path, '/the/data')).rejects.toMatchObject({
     code: 'SITECAST_DATA_IN_USE',
     message: expect.stringContaining('/the/data'),
   });

@@ -1,5 +1,4 @@
 import type { Command, Option } from 'commander';
-import { parse } from 'yaml';
 import { readFileBounded } from '../durable/index.ts';
 import { isSystemError, SitecastError } from '../errors.ts';
 
@@ -58,6 +57,8 @@ interface Loaded {
 
 async function load(path: string): Promise<Loaded> {
   const text = (await readFileBounded(path, MAX_CONFIG_BYTES)).toString('utf8');
+  // Loaded where there's a file to read: starting up is most of what a short command does.
+  const { parse } = await import('yaml');
   let settings: unknown;
   try {
     settings = parse(text, { maxAliasCount: 0 }) ?? {};

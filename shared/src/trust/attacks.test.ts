@@ -207,6 +207,11 @@ describe('a repository under attack', () => {
       await repository.publish(...(role === 'root' || role === 'team' ? [role] : []));
       await repository.publishWithSnapshot('targets');
       await expect(lookUp()).rejects.toThrow(refusal('SITECAST_METADATA_EXPIRED', { role, step }));
+      // Of expired files only the root is kept, as the way to the next one (5.3.8).
+      const isKept = Buffer.from(repository.bytesOf(role)).equals(
+        store.files.get(`${role}.json`) ?? Buffer.of(),
+      );
+      expect(isKept).toBe(role === 'root');
       signed.expires = repository.inDays(1);
       await repository.publish(...(role === 'root' || role === 'team' ? [role] : []));
       await repository.publishWithSnapshot('targets');

@@ -97,6 +97,22 @@ describe('the TUF client', () => {
     expect(trustedVersions(client)).toEqual([1, 2, 2, 2]);
   });
 
+  it('fetches anew what was replaced under the same version, where hashes tell', async () => {
+    repository.listsHashes = true;
+    await repository.publishWithSnapshot('targets');
+    await refreshedTestClient(repository, { store });
+    for (const role of ['targets', 'snapshot'] as const) {
+      repository[role].expires = repository.inDays(20);
+      await repository.layOut(role);
+    }
+    await repository.publish('timestamp');
+    const client = await refreshedTestClient(repository, { store });
+    expect(client.isComplete).toBe(true);
+    for (const role of ['targets', 'snapshot'] as const) {
+      expect(store.files.get(`${role}.json`)).toEqual(repository.bytesOf(role));
+    }
+  });
+
   it('lets calls wait for each other', async () => {
     repository.addTarget('targets', 'one', 'first');
     await repository.publishWithSnapshot('targets');

@@ -182,7 +182,19 @@ describe('what a client stores', () => {
         await update();
         serve(recovered);
       };
-      expect(await cutEverywhere(prepare, nothing)).toBeGreaterThanOrEqual(8);
+      // Until the new root is stored, its recovery must not open the way for anything old.
+      const attack = async (): Promise<void> => {
+        const client = await open();
+        const before = trustedVersions(client);
+        if (before[0] !== 1) return;
+        repository.files.clear();
+        serve(old);
+        const outcome = await client.refresh().catch((error: unknown) => error);
+        expect(outcome).toMatchObject({ code: 'SITECAST_METADATA_ROLLBACK' });
+        expect(trustedVersions(await open())).toEqual(before);
+        serve(recovered);
+      };
+      expect(await cutEverywhere(prepare, attack)).toBe(8);
     });
   });
 

@@ -11,7 +11,7 @@ const problem = (description: string) => ({
 });
 
 /** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
-export function publicRoutes(app: OriginApp, { files, responseMemory, repository }: AppDeps): void {
+export function publicRoutes(app: OriginApp, { files, responseMemory, repository, waiters }: AppDeps): void {
   const deps = { files, memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
@@ -27,17 +27,19 @@ export function publicRoutes(app: OriginApp, { files, responseMemory, repository
     createRoute({
       method: 'get',
       path: '/metadata/{name}',
-      summary: 'TUF metadata: timestamp.json, and N.ROLE.json.',
+      summary:
+        'TUF metadata: timestamp.json (which waits for the next one with Prefer: wait=N), and N.ROLE.json.',
       request: { params: z.object({ name }) },
       responses: {
         ...responses,
         200: { description: 'The file.', content: { [JSON_TYPE]: { schema: z.object({}) } } },
       },
     }),
-    c => {
+    async c => {
       const { name } = c.req.valid('param');
-      if (name === 'timestamp.json') return serveTimestamp(c, repository.committed?.timestamp.bytes);
-      return serveFile(c, deps, served.metadata(name));
+      if (name !== 'timestamp.json') return await serveFile(c, deps, served.metadata(name));
+      const headers = await waiters.wait(c);
+      return await serveTimestamp(c, repository.committed?.timestamp.bytes, headers);
     },
   );
   app.openapi(

@@ -1,0 +1,194 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { serializeFile } from '@sitecast/shared/release';
+import {
+  firstRoot,
+  firstTargets,
+  KeyPair,
+  nextVersion,
+  targetFileOf,
+  withOperatorKeys,
+} from '@sitecast/shared/signing';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import {
+  addSignatures,
+  type Draft,
+  isComplete,
+  neededSignatures,
+  newDraft,
+  readDraft,
+  wantedKeyIds,
+  writeDraft,
+} from './draft.ts';
+import { summarizeDraft } from './draft-summary.ts';
+
+const [alice, bob, carol, dave, release, release2, ...originKeys] = Array.from({ length: 10 }, () =>
+  KeyPair.generate(),
+);
+const keyOf = (pair: KeyPair | undefined): KeyPair => {
+  if (!pair) throw new Error('too few key pairs');
+  return pair;
+};
+const [timestamp, snapshot, rollouts, deltas] = originKeys.map(pair => pair.key);
+if (!timestamp || !snapshot || !rollouts || !deltas) throw new Error('too few key pairs');
+const now = Date.parse('2030-01-01T00:00:00Z');
+const online = { timestamp, snapshot, rollouts, deltas };
+const root = firstRoot(
+  { keys: [keyOf(alice).key, keyOf(bob).key, keyOf(carol).key], threshold: 2 },
+  { keys: [keyOf(release).key, keyOf(release2).key], threshold: 2 },
+  online,
+  now,
+);
+const targets = firstTargets(online, now);
+
+let directory: string;
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-draft-'));
+});
+afterEach(async () => {
+  await rm(directory, { recursive: true, force: true });
+});
+
+const have = (draft: Draft, trusted = root) =>
+  neededSignatures(draft, trusted).map(({ by, have }) => `${by} ${have}`);
+
+describe('a draft that goes from one key holder to the next', () => {
+  it('collects signatures through its file until the threshold is met', async () => {
+    const path = join(directory, 'draft.json');
+    const file = Buffer.from('{}');
+    const next = nextVersion(targets, now);
+    next.targets['products/camera.json'] = targetFileOf(file);
+    await writeDraft(path, newDraft('x', { targets: next }, [['products/camera.json', file]]));
+    for (const [holder, expected] of [
+      [release, 1],
+      [release, 1],
+      [release2, 2],
+    ] as const) {
+      const draft = await readDraft(path);
+      expect(isComplete(neededSignatures(draft, root))).toBe(false);
+      expect(await addSignatures(draft, keyOf(holder), root)).toBe(1);
+      expect(have(draft)).toEqual([`release ${expected}`]);
+      await writeDraft(path, draft);
+    }
+    const draft = await readDraft(path);
+    expect(isComplete(neededSignatures(draft, root))).toBe(true);
+    expect(draft.files.get('products/camera.json')).toEqual(file);
+    expect(draft.targets?.signed).toEqual(next);
+  });
+
+  it("needs the old root's keys and the new root's for a new root", async () => {
+    const draft = newDraft('x', {
+      root: withOperatorKeys(
+        root,
+        'root',
+        { add: [keyOf(dave).key], remove: [keyOf(bob).keyId, keyOf(alice).keyId], threshold: 2 },
+        now,
+      ),
+    });
+    await addSignatures(draft, keyOf(carol), root);
+    await addSignatures(draft, keyOf(dave), root);
+    expect(have(draft)).toEqual(['root 2', 'old root 1']);
+    expect(wantedKeyIds(neededSignatures(draft, root))).toContain(keyOf(alice).keyId);
+    await addSignatures(draft, keyOf(alice), root);
+    expect(have(draft)).toEqual(['root 2', 'old root 2']);
+  });
+
+  it('wants targets signed by the release keys that come with it', async () => {
+    const draft = newDraft('x', {
+      root: withOperatorKeys(
+        root,
+        'release',
+        { add: [keyOf(dave).key], remove: [keyOf(release).keyId] },
+        now,
+      ),
+      targets: nextVersion(targets, now),
+    });
+    expect(await addSignatures(draft, keyOf(release), root)).toBe(0);
+    expect(await addSignatures(draft, keyOf(dave), root)).toBe(1);
+    expect(have(draft)).toEqual(['root 0', 'old root 0', 'release 1']);
+  });
+
+  it('takes no signature from a key that has no say', async () => {
+    const draft = newDraft('x', { targets: nextVersion(targets, now) });
+    expect(await addSignatures(draft, keyOf(alice), root)).toBe(0);
+    expect(draft.targets?.signatures).toEqual([]);
+  });
+});
+
+describe('a draft file', () => {
+  it.each([
+    ['text', 'not JSON'],
+    ['another format', '{"format":"sitecast-draft-9","title":"","files":{}}'],
+    ['files that are not base64', '{"format":"sitecast-draft-1","title":"","files":{"a":"%"}}'],
+  ])('of %s is refused', async (_what, text) => {
+    const path = join(directory, 'draft.json');
+    await writeFile(path, text);
+    await expect(readDraft(path)).rejects.toMatchObject({ code: 'SITECAST_DRAFT_INVALID' });
+  });
+
+  it('with metadata that is not what it says is refused', async () => {
+    const path = join(directory, 'draft.json');
+    await writeFile(
+      path,
+      JSON.stringify({ format: 'sitecast-draft-1', title: '', root: '{"signed":{}}', files: {} }),
+    );
+    await expect(readDraft(path)).rejects.toMatchObject({ code: 'SITECAST_METADATA_MALFORMED' });
+  });
+});
+
+describe('the summary that a signer sees', () => {
+  const manifest = serializeFile({
+    format: 'sitecast-release-1',
+    product: 'camera',
+    counter: 2,
+    version: '2.0.0',
+    hardware: ['rpi4'],
+    image: { lengthBytes: 2048, sha256: 'a'.repeat(64), chunks: 1 },
+    index: { sha256: 'b'.repeat(64), lengthBytes: 1 },
+    createdAt: '2030-01-01T00:00:00Z',
+  });
+  const next = nextVersion(targets, now);
+  next.targets['releases/camera-2.json'] = targetFileOf(manifest);
+
+  it('names what is added, read from what would be signed', () => {
+    const draft = newDraft('harmless', { targets: next }, [['releases/camera-2.json', manifest]]);
+    const text = summarizeDraft(draft, { root, targets }).join('\n');
+    expect(text).toContain('adds release camera 2.0.0 (counter 2) for rpi4: 2.0 KiB, SHA-256 aaaa');
+    expect(text).not.toContain('rollouts');
+  });
+
+  it('refuses a draft whose files are not the ones that would be signed', () => {
+    const other = Buffer.from(manifest.toString().replace('2.0.0', '1.9.9'));
+    for (const files of [[], [['releases/camera-2.json', other]]] as [string, Buffer][][]) {
+      expect(() => summarizeDraft(newDraft('x', { targets: next }, files), { root, targets })).toThrow(
+        expect.objectContaining({ code: 'SITECAST_DRAFT_INVALID' }),
+      );
+    }
+  });
+
+  it('shows removed files, delegations that change hands, and keys and thresholds of a new root', () => {
+    const hijacked = nextVersion(targets, now);
+    const [role] = hijacked.delegations?.roles ?? [];
+    Object.assign(role ?? {}, { keyids: ['f'.repeat(64)], paths: ['*'], threshold: 7 });
+    hijacked.delegations?.roles?.pop();
+    const shown = summarizeDraft(newDraft('x', { targets: hijacked }), { root, targets: next }).join('\n');
+    expect(shown).toContain('removes releases/camera-2.json');
+    expect(shown).toContain('rollouts: + key ffff');
+    expect(shown).toContain('rollouts may sign *');
+    expect(shown).toContain('rollouts: 7 of 1 must sign');
+    expect(shown).toContain('deltas may sign nothing any more');
+    const lowered = withOperatorKeys(root, 'root', { remove: [keyOf(bob).keyId], threshold: 1 }, now);
+    const rootShown = summarizeDraft(newDraft('x', { root: lowered }), { root, targets }).join('\n');
+    expect(rootShown).toContain(`root: - key ${keyOf(bob).keyId.slice(0, 16)}`);
+    expect(rootShown).toContain('root: 1 of 2 must sign (was 2)');
+  });
+
+  it('refuses a key that goes by the id of another one', () => {
+    const masked = nextVersion(root, now);
+    masked.keys[keyOf(alice).keyId] = keyOf(dave).key;
+    expect(() => summarizeDraft(newDraft('x', { root: masked }), { root, targets })).toThrow(
+      /isn't that key/,
+    );
+  });
+});

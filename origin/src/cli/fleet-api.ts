@@ -1,0 +1,208 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { idSchema } from '@sitecast/shared/fleet';
+import { InvalidArgumentError } from 'commander';
+import { z } from 'zod';
+import type { OriginClient } from './origin-client.ts';
+
+const PAGE = 1000;
+
+const releaseSchema = z.object({ counter: z.number(), version: z.string() });
+const reasonSchema = z.object({ code: z.string(), message: z.string() });
+
+const lastSchema = z.object({
+  state: z.string(),
+  at: z.string(),
+  receivedAt: z.string(),
+  timestampVersion: z.number(),
+  rollout: z.object({ id: z.string(), attempt: z.number() }).optional(),
+  release: releaseSchema.optional(),
+  booted: z.object({ slot: z.string(), release: releaseSchema.optional() }).optional(),
+  reason: reasonSchema.optional(),
+  via: z.string().optional(),
+});
+
+export const memberSchema = z.object({
+  id: z.string(),
+  kind: z.enum(['device', 'gateway']),
+  product: z.string().optional(),
+  hardware: z.string().optional(),
+  site: z.string().optional(),
+  tags: z.record(z.string(), z.string()),
+  state: z.string(),
+  serial: z.number().optional(),
+  enrolledAt: z.string().optional(),
+  revokedAt: z.string().optional(),
+  quarantinedAt: z.string().optional(),
+  lastSeenAt: z.string().optional(),
+  last: lastSchema.optional(),
+  via: z.string().optional(),
+});
+export type Member = z.infer<typeof memberSchema>;
+
+export const memberDetailSchema = memberSchema.extend({
+  chains: z.array(
+    z.object({ epoch: z.string(), seq: z.number(), begunAt: z.string(), receivedAt: z.string() }),
+  ),
+  anomalies: z.array(z.object({ kind: z.string(), at: z.string(), epoch: z.string(), seq: z.number() })),
+  inventory: z.record(z.string(), z.unknown()).optional(),
+  reports: z.array(
+    z.object({
+      receivedAt: z.string(),
+      via: z.string().optional(),
+      report: z.looseObject({
+        seq: z.number(),
+        at: z.string(),
+        state: z.string(),
+        release: releaseSchema.optional(),
+        rollout: z.looseObject({ id: z.string() }).optional(),
+        reason: reasonSchema.optional(),
+      }),
+    }),
+  ),
+});
+export type MemberDetail = z.infer<typeof memberDetailSchema>;
+
+const memberPageSchema = z.object({
+  members: z.array(memberSchema),
+  nextCursor: z.string().optional(),
+  pending: z.number(),
+});
+
+export const rolloutSchema = z.object({
+  id: z.string(),
+  product: z.string(),
+  release: releaseSchema,
+  state: z.string(),
+  match: z.object({
+    hardware: z.array(z.string()).optional(),
+    sites: z.array(z.string()).optional(),
+    tags: z.record(z.string(), z.string()).optional(),
+  }),
+  attempt: z.number(),
+  createdAt: z.string(),
+  startedBy: z.string(),
+  changes: z.array(z.object({ at: z.string(), by: z.string(), state: z.string() })),
+});
+export type Rollout = z.infer<typeof rolloutSchema>;
+
+export const rolloutStatusSchema = rolloutSchema.extend({
+  counts: z.record(z.string(), z.number()),
+  total: z.number(),
+  devices: z.array(
+    z.object({
+      id: z.string(),
+      site: z.string(),
+      state: z.string(),
+      at: z.string().optional(),
+      reason: reasonSchema.optional(),
+      progress: z.object({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
+    }),
+  ),
+  nextCursor: z.string().optional(),
+});
+export type RolloutStatus = z.infer<typeof rolloutStatusSchema>;
+
+/** Which members a list is to show. */
+export interface MemberFilter {
+  product?: string | undefined;
+  site?: string | undefined;
+  tag?: readonly string[] | undefined;
+  state?: string | undefined;
+}
+
+/** All members that a filter lets through, page by page, and how many others wait to be accepted. */
+export async function fetchMembers(
+  origin: OriginClient,
+  kind: Member['kind'],
+  filter: MemberFilter,
+): Promise<{ members: Member[]; pending: number }> {
+  const members: Member[] = [];
+  const query = new URLSearchParams({ limit: String(PAGE) });
+  for (const name of ['product', 'site', 'state'] as const) {
+    const value = filter[name];
+    if (value !== undefined) query.set(name, value);
+  }
+  for (const tag of filter.tag ?? []) query.append('tag', tag);
+  for (;;) {
+    const page = await origin.json(`/api/v1/${kind}s?${query.toString()}`, memberPageSchema);
+    members.push(...page.members);
+    if (page.nextCursor === undefined) return { members, pending: page.pending };
+    query.set('cursor', page.nextCursor);
+  }
+}
+
+/** A rollout with all of its devices. */
+export async function fetchRolloutStatus(origin: OriginClient, id: string): Promise<RolloutStatus> {
+  const query = new URLSearchParams({ limit: String(PAGE) });
+  const path = `/api/v1/rollouts/${encodeURIComponent(id)}`;
+  const first = await origin.json(`${path}?${query.toString()}`, rolloutStatusSchema);
+  const devices = [...first.devices];
+  let cursor = first.nextCursor;
+  while (cursor !== undefined) {
+    query.set('cursor', cursor);
+    const page = await origin.json(`${path}?${query.toString()}`, rolloutStatusSchema);
+    devices.push(...page.devices);
+    cursor = page.nextCursor;
+  }
+  const { nextCursor: _nextCursor, ...status } = first;
+  return { ...status, devices };
+}
+
+export async function fetchRollouts(origin: OriginClient, product?: string): Promise<Rollout[]> {
+  const query = product === undefined ? '' : `?${new URLSearchParams({ product }).toString()}`;
+  const { rollouts } = await origin.json(
+    `/api/v1/rollouts${query}`,
+    z.object({ rollouts: z.array(rolloutSchema) }),
+  );
+  return rollouts;
+}
+
+/**
+ * The id that a person meant: ids are long, and their first or last few characters are enough.
+ * @throws SITECAST_ID_AMBIGUOUS, SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN
+ */
+export async function resolveMember(
+  origin: OriginClient,
+  kind: Member['kind'],
+  text: string,
+  { isPending = false }: { isPending?: boolean } = {},
+): Promise<string> {
+  if (idSchema.safeParse(text).success) return text;
+  const { members } = await fetchMembers(origin, kind, isPending ? { state: 'pending' } : {});
+  const found = members.filter(({ id }) => id.startsWith(text) || id.endsWith(text));
+  const [only] = found;
+  if (only && found.length === 1) return only.id;
+  if (found.length > 1) {
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_ID_AMBIGUOUS',
+      `${found.length} ${kind}s have an id that begins or ends with ${text}`,
+      { hint: 'Give more of it.' },
+    );
+  }
+  throw new SitecastError(
+    'notFound',
+    kind === 'device' ? 'SITECAST_DEVICE_UNKNOWN' : 'SITECAST_GATEWAY_UNKNOWN',
+    `no ${kind} ${isPending ? 'waits' : 'is enrolled'} whose id begins or ends with ${text}`,
+    { hint: `\`sitecast ${kind} list${isPending ? ' --pending' : ''}\` shows them.` },
+  );
+}
+
+/** `NAME=VALUE`, collected over repeated flags. For commander. */
+export function collectTag(text: string, before: string[] | undefined): string[] {
+  if (!/^[a-z0-9][a-z0-9._-]*=/.test(text))
+    throw new InvalidArgumentError('expected NAME=VALUE, such as ring=early');
+  return [...(before ?? []), text];
+}
+
+/** Collects repeated flags. For commander. */
+export function collect(text: string, before: string[] | undefined): string[] {
+  return [...(before ?? []), text];
+}
+
+/** `['a=b']` → `{ a: 'b' }` */
+export function tagsOf(texts: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    texts.map(text => [text.slice(0, text.indexOf('=')), text.slice(text.indexOf('=') + 1)]),
+  );
+}

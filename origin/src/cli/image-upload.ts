@@ -1,0 +1,146 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
+import {
+  ChunkIndex,
+  type ChunkSink,
+  type ChunkSizes,
+  DirectoryStore,
+  type ImageSummary,
+  MAX_INDEX_BYTES,
+  type UploadCounts,
+  type UploadOptions,
+  uploadImage,
+  uploadStored,
+} from '@sitecast/shared/content';
+import { readFileBounded } from '@sitecast/shared/durable';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { OriginClient } from './origin-client.ts';
+import { uploadProgress } from './progress.ts';
+
+/** Where the image comes from: a file or block device, or what casync made of one. */
+export interface ImageOptions {
+  image?: string | undefined;
+  caibx?: string | undefined;
+  store?: string | undefined;
+  chunkSize?: ChunkSizes | undefined;
+  zstdLevel: number;
+  quiet: boolean;
+}
+
+export interface UploadedImage {
+  lengthBytes: number;
+  /** Of the whole image, in hex. */
+  sha256: string;
+  chunks: number;
+  newChunks: number;
+  sentBytes: number;
+  /** The bytes of the `.caibx`. */
+  index: Buffer;
+}
+
+/** Sends what the origin lacks of an image; broken off and begun again, it goes on where it was. */
+export async function uploadImageTo(
+  origin: OriginClient,
+  options: ImageOptions,
+  title: string,
+): Promise<UploadedImage> {
+  const display = uploadProgress(title, options.quiet);
+  const upload: UploadOptions = {
+    target: sinkOf(origin),
+    level: options.zstdLevel,
+    onProgress: ({ lengthBytes, doneBytes, sentBytes }) =>
+      display.update({ readBytes: doneBytes, totalBytes: lengthBytes ?? doneBytes, sentBytes }),
+  };
+  try {
+    return describe(await send(options, upload));
+  } finally {
+    display.stop();
+  }
+}
+
+async function send(options: ImageOptions, upload: UploadOptions): Promise<ImageSummary & UploadCounts> {
+  const source = sourceOf(options);
+  if ('path' in source) {
+    return uploadImage({
+      ...upload,
+      path: source.path,
+      ...(options.chunkSize && { sizes: options.chunkSize }),
+    });
+  }
+  return uploadStored({
+    ...upload,
+    index: await readIndex(source.caibx),
+    store: await openStore(source.store),
+  });
+}
+
+/** Length and SHA-256 of an image that isn't sent anywhere. */
+export async function hashImage(options: ImageOptions): Promise<{ lengthBytes: number; sha256: string }> {
+  const source = sourceOf(options);
+  const hash = createHash('sha256');
+  let lengthBytes = 0;
+  const count = (bytes: Buffer): void => {
+    lengthBytes += bytes.length;
+    hash.update(bytes);
+  };
+  if ('path' in source) {
+    await pipeline(createReadStream(source.path, { highWaterMark: 1024 * 1024 }), async parts => {
+      for await (const part of parts) count(part);
+    });
+  } else {
+    const store = await openStore(source.store);
+    for (const { id, lengthBytes: length } of (await readIndex(source.caibx)).places()) {
+      count(Buffer.from((await store.get(id)).verify(length).plain()));
+    }
+  }
+  return { lengthBytes, sha256: hash.digest('hex') };
+}
+
+function sourceOf({
+  image,
+  caibx,
+  store,
+  chunkSize,
+}: ImageOptions): { path: string } | { caibx: string; store: string } {
+  if (image !== undefined && caibx === undefined && store === undefined) return { path: image };
+  if (image === undefined && caibx !== undefined && store !== undefined && chunkSize === undefined)
+    return { caibx, store };
+  throw new SitecastError('badInput', 'SITECAST_OPTIONS_CLASH', 'give an image, or --caibx with --store', {
+    hint: 'an image is chunked here (--chunk-size); --caibx and --store take what casync has chunked already',
+  });
+}
+
+async function readIndex(path: string): Promise<ChunkIndex> {
+  return ChunkIndex.decode(await readFileBounded(path, MAX_INDEX_BYTES));
+}
+
+function openStore(path: string): Promise<DirectoryStore> {
+  return DirectoryStore.open(path);
+}
+
+function sinkOf(origin: OriginClient): ChunkSink {
+  return {
+    missing: (ids, signal) => origin.bytes('/api/v1/chunks/missing', { method: 'POST', bytes: ids, signal }),
+    put: async (batch, signal) => {
+      await origin.bytes('/api/v1/chunks', { method: 'POST', bytes: batch, signal });
+    },
+  };
+}
+
+function describe({
+  lengthBytes,
+  sha256,
+  index,
+  sentChunks,
+  sentBytes,
+}: ImageSummary & UploadCounts): UploadedImage {
+  return {
+    lengthBytes,
+    sha256: sha256.toString('hex'),
+    chunks: index.count,
+    newChunks: sentChunks,
+    sentBytes,
+    index: index.encode(),
+  };
+}

@@ -1,0 +1,166 @@
+import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
+import { createFileDurably } from '@sitecast/shared/durable';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import {
+  firstRoot,
+  firstTargets,
+  listKeys,
+  type OperatorKeys,
+  type OperatorRole,
+  type PublicKeyFile,
+} from '@sitecast/shared/signing';
+import { keyIdOf } from '@sitecast/shared/trust';
+import { type Draft, newDraft, textOf } from './draft.ts';
+import { note, print, printJson } from './output.ts';
+import { type RepositoryStatus, repositoryStatus } from './repository-api.ts';
+import { addKeyOptions, addOriginOptions, connect, type KeyOptions, type OriginOptions } from './settings.ts';
+import { signAndSubmit } from './sign-and-submit.ts';
+
+const MAX_KEYS = 64;
+
+interface InitOptions extends OriginOptions, KeyOptions {
+  root: string;
+  rootThreshold?: number;
+  releaseThreshold?: number;
+  draft?: string;
+  json?: boolean;
+}
+
+export function initCommand(): SettingsCommand {
+  const command = new SettingsCommand('init')
+    .description(
+      "found a repository: sign the first root and targets, and tell the origin's own keys their roles",
+    )
+    .option(
+      '--root <file>',
+      'where to write the root that devices and gateways are started with',
+      'root.json',
+    )
+    .option(
+      '--root-threshold <n>',
+      'how many root keys must sign (default: more than half)',
+      parseBoundedInteger(1, MAX_KEYS),
+    )
+    .option(
+      '--release-threshold <n>',
+      'how many release keys must sign (default: more than half)',
+      parseBoundedInteger(1, MAX_KEYS),
+    )
+    .option('--draft <file>', 'write a draft for other key holders to sign instead of submitting')
+    .option('--json', 'print one JSON object');
+  addKeyOptions(addOriginOptions(command));
+  return command
+    .addHelpText(
+      'after',
+      `
+All public keys (*.pub) in the --keys folder become the repository's keys.
+
+Examples:
+  sitecast init --keys keys/ --origin http://127.0.0.1:7400 --token-file origin-data/admin.token
+  sitecast init --origin https://updates.example.com --token-file admin.token --draft first.json
+      ... then, at each key holder: sitecast release sign first.json
+      ... and at last:              sitecast release submit first.json
+
+Writes root.json and, where there's none yet, sitecast.yaml with these settings for the commands that follow.`,
+    )
+    .action(init);
+}
+
+async function init(options: InitOptions): Promise<void> {
+  const { publicKeys } = await listKeys(options.keys).catch((error: unknown) => {
+    if (isSystemError(error, 'ENOENT')) throw noKeys(options.keys, 'root');
+    throw error;
+  });
+  const origin = await connect(options);
+  const status = await repositoryStatus(origin);
+  if (status.initialised) {
+    throw new SitecastError(
+      'conflict',
+      'SITECAST_ALREADY_INITIALISED',
+      `${origin.url.href} has a repository already`,
+      {
+        hint: "to work with it, take its operators' root.json; to start anew, give the origin an empty --data folder",
+      },
+    );
+  }
+  const draft = foundingDraft(publicKeys, status, options);
+  const result = await signAndSubmit(draft, undefined, origin, options);
+  if (result === undefined) return;
+  await writeRoot(options.root, draft);
+  const config = await writeConfig(options);
+  if (options.json) printJson({ ...result, root: options.root, config });
+  else {
+    print(`founded ${origin.url.href}`);
+    print(`  ${options.root}: start devices and gateways with --root and this file`);
+    if (config !== undefined) print(`  ${config}: the settings for the commands that follow in this folder`);
+  }
+}
+
+function foundingDraft(
+  publicKeys: readonly PublicKeyFile[],
+  status: RepositoryStatus,
+  options: InitOptions,
+): Draft {
+  const keysOf = (role: OperatorRole, threshold: number | undefined): OperatorKeys => {
+    const keys = publicKeys.filter(file => file.role === role).map(({ key }) => key);
+    if (keys.length === 0) throw noKeys(options.keys, role);
+    return { keys, threshold: threshold ?? Math.floor(keys.length / 2) + 1 };
+  };
+  const rootKeys = keysOf('root', options.rootThreshold);
+  const releaseKeys = keysOf('release', options.releaseThreshold);
+  const now = Date.now();
+  const { onlineKeys } = status;
+  note(
+    `root: ${rootKeys.threshold} of ${rootKeys.keys.length} keys must sign; release: ${releaseKeys.threshold} of ${releaseKeys.keys.length}`,
+  );
+  for (const [role, key] of Object.entries(onlineKeys))
+    note(`the origin signs ${role} with key ${keyIdOf(key).slice(0, 16)}`);
+  return newDraft('the first root and targets', {
+    root: firstRoot(rootKeys, releaseKeys, onlineKeys, now),
+    targets: firstTargets(onlineKeys, now),
+  });
+}
+
+/** Puts the first root where devices' and gateways' `--root` will find it. */
+export async function writeRoot(path: string, draft: Draft): Promise<void> {
+  if (draft.root === undefined) return;
+  await createFileDurably(path, textOf(draft.root)).catch((error: unknown) => {
+    if (!isSystemError(error, 'EEXIST')) throw error;
+    throw new SitecastError(
+      'conflict',
+      'SITECAST_ROOT_EXISTS',
+      `${path} is already there: the new root was published but not written`,
+      {
+        hint: 'move it away and fetch the new one from the origin: /metadata/1.root.json',
+      },
+    );
+  });
+}
+
+async function writeConfig(options: InitOptions): Promise<string | undefined> {
+  const { stringify } = await import('yaml');
+  const path = 'sitecast.yaml';
+  const settings = {
+    origin: options.origin,
+    ...(options.tokenFile !== undefined && { 'token-file': options.tokenFile }),
+    keys: options.keys,
+    root: options.root,
+  };
+  try {
+    await createFileDurably(
+      path,
+      `# Settings of the sitecast command: names of flags, without the dashes.\n${stringify(settings)}`,
+    );
+    return path;
+  } catch (error) {
+    // What the user wrote there counts more than what we would.
+    if (isSystemError(error, 'EEXIST')) return undefined;
+    throw error;
+  }
+}
+
+function noKeys(directory: string, role: OperatorRole): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_KEYS_MISSING', `${directory} holds no public ${role} key`, {
+    hint: `make one with: sitecast keys create ${role} --out ${directory}`,
+  });
+}

@@ -1,0 +1,129 @@
+import { createFileDurably } from '@sitecast/shared/durable';
+import { SitecastError } from '@sitecast/shared/errors';
+import { z } from 'zod';
+import type { OriginClient } from './origin-client.ts';
+import { note, plural, print, printJson, table } from './output.ts';
+
+const DEFAULT_LIFETIME_MS = 30 * 86_400_000;
+const SHORT_ID_CHARS = 16;
+
+const joinTokenSchema = z.object({
+  id: z.string(),
+  kind: z.enum(['device', 'gateway']),
+  site: z.string().optional(),
+  product: z.string().optional(),
+  hardware: z.string().optional(),
+  uses: z.number(),
+  used: z.number(),
+  createdBy: z.string(),
+  expiresAt: z.string(),
+});
+const createdSchema = joinTokenSchema.extend({ token: z.string() });
+const listSchema = z.object({ joinTokens: z.array(joinTokenSchema) });
+
+export interface JoinTokenOptions {
+  kind?: 'device' | 'gateway';
+  site?: string;
+  product?: string;
+  hardware?: string;
+  uses?: number;
+  expires?: number;
+  originUrl?: string;
+  out?: string;
+  json?: boolean;
+}
+
+/** `token create --join` */
+export async function createJoinToken(origin: OriginClient, options: JoinTokenOptions): Promise<void> {
+  const { kind, site, product, hardware, uses = 1, expires = DEFAULT_LIFETIME_MS, out, json } = options;
+  if (kind === undefined) {
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_OPTION_MISSING',
+      '--join needs --kind device or --kind gateway',
+    );
+  }
+  const address = options.originUrl ?? origin.url.href.replace(/\/$/, '');
+  const request = {
+    kind,
+    ...(site !== undefined && { site }),
+    ...(product !== undefined && { product }),
+    ...(hardware !== undefined && { hardware }),
+    uses,
+    expiresAt: new Date(Date.now() + expires).toISOString(),
+    origin: address,
+  };
+  const { token, ...created } = await origin.json('/api/v1/join-tokens', createdSchema, {
+    method: 'POST',
+    json: request,
+  });
+  if (out !== undefined) {
+    await createFileDurably(out, `${token}\n`, 0o600).catch(async (error: unknown) => {
+      // Nobody knows a token that couldn't be written: it shouldn't be worth anything either.
+      await origin.bytes(`/api/v1/join-tokens/${created.id}`, { method: 'DELETE' });
+      throw error;
+    });
+  }
+  if (json) {
+    printJson({ ...created, origin: address, ...(out === undefined ? { token } : { file: out }) });
+    return;
+  }
+  print(out ?? token);
+  note(
+    `lets ${plural(uses, kind)} in${boundsOf(created)}, until ${created.expiresAt}; they find the origin at ${address}`,
+  );
+}
+
+/** `token list --join` */
+export async function listJoinTokens(origin: OriginClient, json: boolean | undefined): Promise<void> {
+  const { joinTokens } = await origin.json('/api/v1/join-tokens', listSchema);
+  if (json) {
+    printJson({ joinTokens });
+    return;
+  }
+  const rows = joinTokens.map(token => [
+    token.id.slice(0, SHORT_ID_CHARS),
+    token.kind,
+    token.site ?? '-',
+    token.product ?? '-',
+    token.hardware ?? '-',
+    `${token.used} of ${token.uses}`,
+    token.expiresAt,
+    token.createdBy,
+  ]);
+  print(table(['ID', 'KIND', 'SITE', 'PRODUCT', 'HARDWARE', 'USED', 'EXPIRES', 'MADE BY'], rows));
+}
+
+/** `token revoke --join`: a join token's id may be cut short, as `token list --join` shows it. */
+export async function revokeJoinToken(origin: OriginClient, text: string): Promise<string> {
+  const { joinTokens } = await origin.json('/api/v1/join-tokens', listSchema);
+  const found = joinTokens.filter(({ id }) => id.startsWith(text));
+  const [only] = found;
+  if (!only || found.length > 1) {
+    throw new SitecastError(
+      'notFound',
+      'SITECAST_JOIN_TOKEN_UNKNOWN',
+      `${found.length === 0 ? 'no' : 'more than one'} join token has an id that begins with ${text}`,
+      { hint: '`sitecast token list --join` shows them.' },
+    );
+  }
+  await origin.bytes(`/api/v1/join-tokens/${only.id}`, { method: 'DELETE' });
+  return only.id;
+}
+
+function boundsOf({
+  site,
+  product,
+  hardware,
+}: {
+  site?: string | undefined;
+  product?: string | undefined;
+  hardware?: string | undefined;
+}): string {
+  const bounds = [
+    product === undefined ? '' : ` of product ${product}`,
+    hardware === undefined ? '' : ` on ${hardware}`,
+    site === undefined ? '' : ` at site ${site}`,
+  ];
+  return bounds.join('');
+}

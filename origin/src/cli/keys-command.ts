@@ -1,0 +1,92 @@
+import { SettingsCommand } from '@sitecast/shared/command';
+import { createKeyFiles, listKeys, OPERATOR_ROLES, type OperatorRole } from '@sitecast/shared/signing';
+import { SitecastError } from '@sitecast/shared/errors';
+import { Argument } from 'commander';
+import { print, printJson, table } from './output.ts';
+import { newPassphrase } from './passphrase.ts';
+
+interface CreateOptions {
+  out: string;
+  name?: string;
+  passphrase: boolean;
+  passphraseFile?: string;
+  json?: boolean;
+}
+
+export function keysCreateCommand(): SettingsCommand {
+  return new SettingsCommand('create')
+    .description(
+      'make a key: its private half for whoever signs, its public half for `sitecast init` and `keys rotate`',
+    )
+    .addArgument(new Argument('<role>', 'what it signs').choices(OPERATOR_ROLES))
+    .option('--out <dir>', 'the folder to put the two files in', 'keys')
+    .option('--name <name>', "the files' name after the role (default: the first digits of the key's id)")
+    .option(
+      '--passphrase-file <file>',
+      'read the passphrase from this file instead of asking (or set SITECAST_PASSPHRASE)',
+    )
+    .option(
+      '--no-passphrase',
+      'leave the private key unencrypted: for tests, and where something else protects it',
+    )
+    .option('--json', 'print one JSON object')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  sitecast keys create root --name alice          keys/root-alice.key and keys/root-alice.pub
+  sitecast keys create release --out /media/usb
+Keep root keys offline, on different machines; two of three is a good threshold.`,
+    )
+    .action(async (role: OperatorRole, options: CreateOptions) => {
+      if (options.name !== undefined) requireFileName(options.name);
+      const passphrase = options.passphrase ? await newPassphrase(options.passphraseFile) : undefined;
+      const { privatePath, publicFile } = await createKeyFiles(options.out, role, {
+        name: options.name,
+        passphrase,
+      });
+      if (options.json)
+        printJson({ role, keyId: publicFile.keyId, privateKey: privatePath, publicKey: publicFile.path });
+      else {
+        print(`private key: ${privatePath}${passphrase === undefined ? ' (not encrypted)' : ''}`);
+        print(`public key:  ${publicFile.path}`);
+        print(`key id:      ${publicFile.keyId}`);
+      }
+    });
+}
+
+export function keysListCommand(): SettingsCommand {
+  return new SettingsCommand('list')
+    .description('list the key files in a folder')
+    .option('--keys <dir>', 'the folder', 'keys')
+    .option('--json', 'print one JSON object')
+    .action(async ({ keys, json }: { keys: string; json?: boolean }) => {
+      const { publicKeys, privatePaths } = await listKeys(keys);
+      const rows = publicKeys.map(({ role, keyId, path }) => ({
+        role,
+        keyId,
+        publicKey: path,
+        privateKey: privatePaths.get(keyId),
+      }));
+      if (json) printJson({ keys: rows });
+      else
+        print(
+          table(
+            ['ROLE', 'KEY ID', 'PUBLIC', 'PRIVATE'],
+            rows.map(row => [row.role, row.keyId.slice(0, 16), row.publicKey, row.privateKey ?? '-']),
+          ),
+        );
+    });
+}
+
+function requireFileName(name: string): void {
+  if (/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(name)) return;
+  throw new SitecastError(
+    'badInput',
+    'SITECAST_KEY_NAME',
+    `${JSON.stringify(name)} can't be a part of a file's name`,
+    {
+      hint: 'letters, digits, and . _ - between them',
+    },
+  );
+}

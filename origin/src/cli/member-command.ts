@@ -1,0 +1,224 @@
+import { SettingsCommand } from '@sitecast/shared/command';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Command } from 'commander';
+import {
+  collectTag,
+  fetchMembers,
+  type Member,
+  memberDetailSchema,
+  memberSchema,
+  resolveMember,
+  tagsOf,
+} from './fleet-api.ts';
+import { describeMember, formatTags } from './member-view.ts';
+import { note, plural, print, printJson, table } from './output.ts';
+import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
+
+type Kind = Member['kind'];
+interface JsonOptions extends OriginOptions {
+  json?: boolean;
+}
+interface ListOptions extends JsonOptions {
+  product?: string;
+  site?: string;
+  tag?: string[];
+  state?: string;
+  pending?: boolean;
+}
+
+const asJson = (command: SettingsCommand): SettingsCommand =>
+  addOriginOptions(command).option('--json', 'print one JSON object');
+
+export function memberListCommand(kind: Kind): SettingsCommand {
+  const command = new SettingsCommand('list').description(`list the ${kind}s, and what they are doing`);
+  if (kind === 'device') command.option('--product <product>', 'just those of this product');
+  command
+    .option('--site <site>', 'just those at this site')
+    .option('--tag <name=value>', 'just those with this tag; may be repeated', collectTag)
+    .option('--state <state>', 'just those in this state, such as completed, failed, enrolled, revoked')
+    .option('--pending', 'those that wait to be accepted');
+  return asJson(command)
+    .addHelpText(
+      'after',
+      `\nExamples:\n  sitecast ${kind} list --site north\n  sitecast ${kind} list --pending`,
+    )
+    .action(async (options: ListOptions, command: Command) => {
+      // The settings file has a `state`, too: a folder.
+      const state = command.getOptionValueSource('state') === 'cli' ? options.state : undefined;
+      const { product, site, tag, pending: isPending, json } = options;
+      const filter = { product, site, tag, state: isPending ? 'pending' : state };
+      const { members, pending } = await fetchMembers(await connect(options), kind, filter);
+      if (json) {
+        printJson({ [`${kind}s`]: members, pending });
+        return;
+      }
+      if (members.length === 0) print(`no ${kind}${filter.state === 'pending' ? ' waits' : ''}`);
+      else print(kind === 'device' ? deviceTable(members) : gatewayTable(members));
+      if (pending > 0 && filter.state !== 'pending')
+        note(`${plural(pending, kind)} waiting to be accepted: sitecast ${kind} list --pending`);
+    });
+}
+
+function deviceTable(members: readonly Member[]): string {
+  const rows = members.map(member => {
+    const { id, product, hardware, site, tags, last } = member;
+    const booted = last?.booted?.release?.version ?? '-';
+    return [
+      id,
+      product ?? '-',
+      hardware ?? '-',
+      site ?? '-',
+      stateText(member),
+      booted,
+      seenText(member),
+      formatTags(tags),
+    ];
+  });
+  return table(['ID', 'PRODUCT', 'HARDWARE', 'SITE', 'STATE', 'RUNS', 'LAST HEARD', 'TAGS'], rows);
+}
+
+function gatewayTable(members: readonly Member[]): string {
+  const rows = members.map(member => [
+    member.id,
+    member.site ?? '-',
+    stateText(member),
+    seenText(member),
+    formatTags(member.tags),
+  ]);
+  return table(['ID', 'SITE', 'STATE', 'LAST HEARD', 'TAGS'], rows);
+}
+
+const stateText = ({ state, quarantinedAt }: Member): string =>
+  quarantinedAt === undefined ? state : `${state}, quarantined`;
+
+/** The later of its last report and its last own request: whichever way it came. */
+function seenText({ lastSeenAt, last }: Member): string {
+  const times = [lastSeenAt, last?.receivedAt].filter(time => time !== undefined).sort();
+  return times.at(-1) ?? '-';
+}
+
+export function memberShowCommand(kind: Kind): SettingsCommand {
+  return asJson(
+    new SettingsCommand('show')
+      .description(`show all that is known of one ${kind}`)
+      .argument('<id>', 'its id, or the beginning or end of it'),
+  )
+    .addHelpText('after', `\nExample:\n  sitecast ${kind} show 12D3KooWB1…`)
+    .action(async (text: string, options: JsonOptions) => {
+      const origin = await connect(options);
+      const id = await resolveMember(origin, kind, text);
+      const member = await origin.json(`/api/v1/${kind}s/${id}`, memberDetailSchema);
+      if (options.json) printJson(member);
+      else print(describeMember(member));
+    });
+}
+
+export function memberAcceptCommand(kind: Kind): SettingsCommand {
+  return asJson(
+    new SettingsCommand('accept')
+      .description(`let a ${kind} in that came without a join token`)
+      .argument('<id>', 'its id, or the beginning or end of it')
+      .option(
+        '--site <site>',
+        kind === 'device'
+          ? 'where it is (default: the site of the gateway it came through)'
+          : 'the site that it serves (default: the one it asked for)',
+      ),
+  )
+    .addHelpText(
+      'after',
+      `
+Compare the id with the one that the ${kind} itself shows: whoever asks can call itself anything but that.
+
+Example:
+  sitecast ${kind} accept 12D3KooWB1… --site north`,
+    )
+    .action(async (text: string, options: JsonOptions & { site?: string }) => {
+      const origin = await connect(options);
+      const id = await resolveMember(origin, kind, text, { isPending: true });
+      const { site } = options;
+      const json = site === undefined ? {} : { site };
+      const member = await origin.json(`/api/v1/${kind}s/${id}/accept`, memberSchema, {
+        method: 'POST',
+        json,
+      });
+      if (options.json) printJson(member);
+      else print(`${id} is in, at the site ${member.site}`);
+    });
+}
+
+export function memberTagCommand(kind: Kind): SettingsCommand {
+  return asJson(
+    new SettingsCommand('tag')
+      .description(`change the tags of a ${kind}, or the site that it belongs to`)
+      .argument('<id>', 'its id, or the beginning or end of it')
+      .argument('[tags...]', 'NAME=VALUE to set one, NAME- to remove it')
+      .option('--site <site>', 'move it to this site')
+      .option('--lift-quarantine', 'it was looked at: there is one machine with its key, and no more'),
+  )
+    .addHelpText(
+      'after',
+      `\nExamples:\n  sitecast ${kind} tag 12D3KooWB1… ring=early floor=2\n  sitecast ${kind} tag 12D3KooWB1… ring-`,
+    )
+    .action(
+      async (
+        text: string,
+        changes: string[],
+        options: JsonOptions & { site?: string; liftQuarantine?: boolean },
+        command: Command,
+      ) => {
+        const origin = await connect(options);
+        const id = await resolveMember(origin, kind, text);
+        const before = await origin.json(`/api/v1/${kind}s/${id}`, memberSchema);
+        const site = command.getOptionValueSource('site') === 'cli' ? options.site : undefined;
+        const json = {
+          ...(changes.length > 0 && { tags: changedTags(before.tags, changes) }),
+          ...(site !== undefined && { site }),
+          ...(options.liftQuarantine && { quarantined: false }),
+        };
+        const member = await origin.json(`/api/v1/${kind}s/${id}`, memberSchema, { method: 'PATCH', json });
+        if (options.json) printJson(member);
+        else print(`${id}  site ${member.site}  ${formatTags(member.tags)}`);
+      },
+    );
+}
+
+function changedTags(before: Record<string, string>, changes: readonly string[]): Record<string, string> {
+  const tags = new Map(Object.entries(before));
+  for (const change of changes) {
+    if (change.includes('='))
+      for (const [name, value] of Object.entries(tagsOf([change]))) tags.set(name, value);
+    else if (change.endsWith('-')) tags.delete(change.slice(0, -1));
+    else
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_TAG_INVALID',
+        `${change} is neither NAME=VALUE nor NAME-`,
+      );
+  }
+  return Object.fromEntries(tags);
+}
+
+export function memberRevokeCommand(kind: Kind): SettingsCommand {
+  return asJson(
+    new SettingsCommand('revoke')
+      .description(`shut a ${kind} out for good: its key may be in other hands`)
+      .argument('<id>', 'its id, or the beginning or end of it'),
+  )
+    .addHelpText(
+      'after',
+      `
+The origin refuses it at once; gateways do when they see the next metadata. There is no way back: the machine
+comes in again under a new identity, with an empty --data directory.
+
+Example:
+  sitecast ${kind} revoke 12D3KooWB1…`,
+    )
+    .action(async (text: string, options: JsonOptions) => {
+      const origin = await connect(options);
+      const id = await resolveMember(origin, kind, text);
+      const member = await origin.json(`/api/v1/${kind}s/${id}/revoke`, memberSchema, { method: 'POST' });
+      if (options.json) printJson(member);
+      else print(`${id} is revoked`);
+    });
+}

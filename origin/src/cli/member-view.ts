@@ -1,0 +1,88 @@
+import type { MemberDetail } from './fleet-api.ts';
+import { table } from './output.ts';
+
+const SHORT_EPOCH_CHARS = 8;
+
+export function formatTags(tags: Record<string, string>): string {
+  return Object.entries(tags)
+    .map(([name, value]) => `${name}=${value}`)
+    .join(' ');
+}
+
+/** One device or gateway on one screen. */
+export function describeMember(member: MemberDetail): string {
+  return [facts(member), oddities(member), history(member)].filter(part => part !== '').join('\n\n');
+}
+
+function facts(member: MemberDetail): string {
+  const { id, kind, product, hardware, site, tags, state, last } = member;
+  const lines: Line[] = [
+    [kind, id],
+    ['product', product === undefined ? undefined : `${product}, hardware ${hardware ?? 'unknown'}`],
+    ['site', site],
+    ['tags', formatTags(tags) || undefined],
+    ['state', state],
+    ...(last ? reportLines(last) : []),
+    ['seen', member.lastSeenAt],
+    ['enrolled', member.enrolledAt],
+    ['revoked', member.revokedAt],
+    ['quarantined', member.quarantinedAt && `${member.quarantinedAt}: several machines seem to have its key`],
+    ...Object.entries(member.inventory ?? {}).map(([name, value]): Line => [name, String(value)]),
+  ];
+  const shown = lines.filter((line): line is [string, string] => line[1] !== undefined);
+  const width = Math.max(...shown.map(([name]) => name.length));
+  return shown.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');
+}
+
+/** A name, and what stands beside it; undefined leaves the line out. */
+type Line = [string, string | undefined];
+
+function reportLines(last: NonNullable<MemberDetail['last']>): Line[] {
+  const { reason, booted, rollout, receivedAt, at, via, timestampVersion } = last;
+  return [
+    ['why', reason && `${reason.message} (${reason.code})`],
+    ['runs', booted && `${releaseText(booted.release)} in slot ${booted.slot}`],
+    ['rollout', rollout && `${rollout.id}, attempt ${rollout.attempt}`],
+    ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${via}`}`],
+    ['metadata', `trusts version ${timestampVersion} of the timestamp`],
+  ];
+}
+
+function oddities({ anomalies, chains }: MemberDetail): string {
+  if (anomalies.length === 0) return '';
+  const rows = anomalies.map(({ kind, at, epoch, seq }) => [
+    at,
+    ANOMALIES[kind] ?? kind,
+    `${short(epoch)}/${seq}`,
+  ]);
+  const known = chains.map(({ epoch, seq }) => `${short(epoch)} (${seq} reports)`).join(', ');
+  return `${table(['ODD', 'WHAT', 'REPORT'], rows)}\nreport chains, oldest first: ${known}`;
+}
+
+const ANOMALIES: Record<string, string> = {
+  gap: 'reports before this one are missing',
+  fork: 'another report has its place in the chain',
+  epochChange: 'it began a new chain: it lost its data, or was set up anew',
+  interleaved: 'an older chain went on beside a newer one',
+};
+
+function history({ reports }: MemberDetail): string {
+  if (reports.length === 0) return 'no report yet';
+  const rows = reports.map(({ report, receivedAt }) => [
+    receivedAt,
+    String(report.seq),
+    report.state,
+    releaseText(report.release),
+    report.rollout?.id ?? '-',
+    report.reason ? `${report.reason.message} (${report.reason.code})` : '',
+  ]);
+  return table(['RECEIVED', 'REPORT', 'STATE', 'RELEASE', 'ROLLOUT', ''], rows);
+}
+
+function releaseText(release: { counter: number; version: string } | undefined): string {
+  return release ? `${release.version} (${release.counter})` : '-';
+}
+
+function short(epoch: string): string {
+  return epoch.slice(0, SHORT_EPOCH_CHARS);
+}

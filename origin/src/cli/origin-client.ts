@@ -1,0 +1,214 @@
+import { Agent, type IncomingMessage, request, type RequestOptions } from 'node:http';
+import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
+import { type ErrorCode, type ErrorKind, SitecastError } from '@sitecast/shared/errors';
+import { z } from 'zod';
+
+const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
+/** Checking every chunk of a large release takes the origin a while before it answers. */
+const SILENCE_TIMEOUT_MS = 15 * 60_000;
+const CONNECT_TIMEOUT_MS = 10_000;
+/** Uploads run side by side; each has a connection of its own. */
+const MAX_CONNECTIONS = 8;
+
+const KIND_OF_STATUS = new Map<number, ErrorKind>([
+  [400, 'badInput'],
+  [401, 'unauthenticated'],
+  [403, 'forbidden'],
+  [404, 'notFound'],
+  [409, 'conflict'],
+  [413, 'tooLarge'],
+  [422, 'untrusted'],
+  [429, 'unreachable'],
+  [503, 'unreachable'],
+  [507, 'noSpace'],
+]);
+
+/** RFC 9457, as far as we read it: an answer may come from a proxy in between, so nothing in it is taken for granted. */
+const problemSchema = z.object({
+  code: z.string().regex(/^SITECAST_[A-Z0-9_]{1,64}$/),
+  detail: z.string().max(8192),
+  hint: z.string().max(1024).optional(),
+});
+
+export interface OriginRequest {
+  method?: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+  json?: unknown;
+  bytes?: Uint8Array;
+  signal?: AbortSignal | undefined;
+}
+
+interface Answer {
+  status: number;
+  body: Buffer;
+}
+
+class StaleConnectionError extends Error {}
+
+/** Speaks to an origin's `/api/v1` with an operator's token. Every failure is a SitecastError that says what to do. */
+export class OriginClient {
+  readonly url: URL;
+  readonly #token: string | undefined;
+  readonly #connections: Agent;
+
+  constructor(origin: string, token: string | undefined) {
+    this.url = parseOriginUrl(origin);
+    this.#token = token;
+    const options = { keepAlive: true, maxSockets: MAX_CONNECTIONS };
+    this.#connections = this.url.protocol === 'https:' ? new TlsAgent(options) : new Agent(options);
+  }
+
+  async json<T>(path: string, schema: z.ZodType<T>, request: OriginRequest = {}): Promise<T> {
+    const bytes = await this.bytes(path, request);
+    let value: unknown;
+    try {
+      value = JSON.parse(bytes.toString('utf8'));
+    } catch (error) {
+      throw this.#notAnOrigin(path, error);
+    }
+    const parsed = schema.safeParse(value);
+    if (!parsed.success) throw this.#notAnOrigin(path, parsed.error);
+    return parsed.data;
+  }
+
+  /**
+   * The answer's body. A request's `bytes` may be overwritten once it has settled: they aren't copied.
+   * @throws SITECAST_ORIGIN_UNREACHABLE, or what the origin answered
+   */
+  async bytes(path: string, options: OriginRequest = {}): Promise<Buffer> {
+    try {
+      const { status, body } = await this.#exchange(new URL(path.slice(1), this.url), options);
+      // Redirects aren't followed: one would hand the token to whoever it names.
+      if (status >= 200 && status < 300) return body;
+      throw this.#refusal(path, status, body);
+    } catch (error) {
+      if (error instanceof SitecastError || options.signal?.aborted) throw error;
+      throw new SitecastError(
+        'unreachable',
+        'SITECAST_ORIGIN_UNREACHABLE',
+        `no answer from ${this.url.href}: ${error instanceof Error ? error.message : String(error)}`,
+        { hint: 'is the origin running, and is --origin right?', cause: error },
+      );
+    }
+  }
+
+  async #exchange(url: URL, options: OriginRequest): Promise<Answer> {
+    try {
+      return await this.#exchangeOnce(url, options);
+    } catch (error) {
+      // The origin closed a kept connection just as it was used again. All requests can be repeated.
+      if (!(error instanceof StaleConnectionError)) throw error;
+      return await this.#exchangeOnce(url, options);
+    }
+  }
+
+  #exchangeOnce(url: URL, { method = 'GET', json, bytes, signal }: OriginRequest): Promise<Answer> {
+    const body = json === undefined ? (bytes ?? Buffer.alloc(0)) : Buffer.from(JSON.stringify(json));
+    const headers: Record<string, string | number> = {
+      accept: 'application/json',
+      'content-length': body.length,
+    };
+    if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`;
+    if (json !== undefined) headers['content-type'] = 'application/json';
+    else if (bytes !== undefined) headers['content-type'] = 'application/octet-stream';
+    const agent = this.#connections;
+    const options: RequestOptions = {
+      method,
+      headers,
+      agent,
+      timeout: SILENCE_TIMEOUT_MS,
+      ...(signal && { signal }),
+    };
+    return new Promise((resolve, reject) => {
+      const sending = (url.protocol === 'https:' ? tlsRequest : request)(url, options);
+      const connecting = setTimeout(() => {
+        sending.destroy(new Error(`no connection within ${CONNECT_TIMEOUT_MS} ms`));
+      }, CONNECT_TIMEOUT_MS);
+      sending.once('socket', socket => {
+        if (socket.connecting) socket.once('connect', () => clearTimeout(connecting));
+        else clearTimeout(connecting);
+      });
+      sending.once('timeout', () => sending.destroy(new Error(`silence for ${SILENCE_TIMEOUT_MS} ms`)));
+      sending.once('response', response => {
+        readBounded(response, MAX_ANSWER_BYTES).then(
+          read => resolve({ status: response.statusCode ?? 0, body: read }),
+          reject,
+        );
+      });
+      sending.once('close', () => clearTimeout(connecting));
+      sending.once('error', (error: NodeJS.ErrnoException) => {
+        const isStale = sending.reusedSocket && error.code === 'ECONNRESET';
+        reject(isStale ? new StaleConnectionError(error.message, { cause: error }) : error);
+      });
+      sending.end(body);
+    });
+  }
+
+  #refusal(path: string, status: number, body: Buffer): SitecastError {
+    const kind = KIND_OF_STATUS.get(status) ?? 'failed';
+    let problem: unknown;
+    try {
+      problem = JSON.parse(body.toString('utf8'));
+    } catch {
+      // Not JSON: a proxy's page, say. The status speaks for itself below.
+    }
+    const parsed = problemSchema.safeParse(problem);
+    if (!parsed.success) {
+      const message = `${this.url.href} answered ${status} to ${path}`;
+      return new SitecastError(kind, 'SITECAST_ORIGIN_ANSWER', message, {
+        hint: 'is --origin the address of a Sitecast origin?',
+      });
+    }
+    const { code, detail, hint } = parsed.data;
+    // The schema's pattern has just shown that it is one.
+    const errorCode: ErrorCode = `SITECAST_${code.slice('SITECAST_'.length)}`;
+    return new SitecastError(kind, errorCode, detail, hint === undefined ? {} : { hint });
+  }
+
+  #notAnOrigin(path: string, cause: unknown): SitecastError {
+    return new SitecastError(
+      'failed',
+      'SITECAST_ORIGIN_ANSWER',
+      `${this.url.href} gave an answer to ${path} that isn't an origin's`,
+      {
+        hint: 'is --origin the address of a Sitecast origin of this version?',
+        cause,
+      },
+    );
+  }
+}
+
+function parseOriginUrl(text: string): URL {
+  let url: URL;
+  try {
+    url = new URL(text.endsWith('/') ? text : `${text}/`);
+  } catch {
+    // The platform's message says no more than ours does.
+    throw badUrl(text);
+  }
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') throw badUrl(text);
+  if (url.username !== '' || url.password !== '' || url.search !== '' || url.hash !== '') throw badUrl(text);
+  return url;
+}
+
+function badUrl(text: string): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_ORIGIN_URL', `${text} is not an origin's address`, {
+    hint: 'give it as http://host:port or https://host',
+  });
+}
+
+async function readBounded(parts: IncomingMessage, maxBytes: number): Promise<Buffer> {
+  const kept: Buffer[] = [];
+  let lengthBytes = 0;
+  for await (const part of parts as AsyncIterable<Buffer>) {
+    lengthBytes += part.length;
+    if (lengthBytes > maxBytes) {
+      throw new SitecastError(
+        'tooLarge',
+        'SITECAST_ORIGIN_ANSWER',
+        `an answer of more than ${maxBytes} bytes`,
+      );
+    }
+    kept.push(part);
+  }
+  return Buffer.concat(kept, lengthBytes);
+}

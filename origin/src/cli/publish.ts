@@ -1,0 +1,211 @@
+import { createHash } from 'node:crypto';
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  indexTarget,
+  manifestTarget,
+  type ProductFile,
+  productTarget,
+  type ReleaseManifest,
+  serializeFile,
+} from '@sitecast/shared/release';
+import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
+import { newDraft } from './draft.ts';
+import { hashImage, type ImageOptions, type UploadedImage, uploadImageTo } from './image-upload.ts';
+import type { OriginClient } from './origin-client.ts';
+import { note } from './output.ts';
+import { findRelease, type PublishedProduct, readProduct } from './releases.ts';
+import { openRepository, type RepositoryView } from './repository-view.ts';
+import type { TrustOptions } from './settings.ts';
+import { type FinishOptions, signAndSubmit } from './sign-and-submit.ts';
+
+/** How often a release is drafted anew because another operator's change got in first. */
+const MAX_CONFLICTS = 3;
+
+export interface ReleaseDescription {
+  product: string;
+  version: string;
+  hardware: string[];
+  counter?: number | undefined;
+  minVersion?: string | undefined;
+  notes?: string | undefined;
+}
+
+export interface PublishOutcome {
+  /** `draft`: written to a file, to be signed by others. `unchanged`: it was there with the same bytes. */
+  state: 'published' | 'draft' | 'unchanged';
+  product: string;
+  version: string;
+  counter: number;
+  sha256: string;
+  upload: { lengthBytes: number; chunks: number; newChunks: number; sentBytes: number };
+}
+
+interface PublishRequest {
+  origin: OriginClient;
+  description: ReleaseDescription;
+  image: ImageOptions;
+  options: TrustOptions & FinishOptions;
+}
+
+/** The whole of `release publish` and `release draft`: upload what the origin lacks, then describe, sign and submit it. */
+export async function publishRelease(request: PublishRequest): Promise<PublishOutcome> {
+  const { origin, description, options } = request;
+  const { product, version } = description;
+  const view = await openRepository(options, origin);
+  const published = await readProduct(view, product);
+  const existing = published?.releases.find(release => release.version === version);
+  if (existing) return unchangedOrRefused(existing, request);
+  placeRelease(published, description);
+  const image = await uploadImageTo(origin, request.image, `${product} ${version}`);
+  return submitRelease(request, image, view);
+}
+
+async function submitRelease(
+  request: PublishRequest,
+  image: UploadedImage,
+  firstView: RepositoryView,
+): Promise<PublishOutcome> {
+  const { origin, description, options } = request;
+  let view = firstView;
+  for (let conflicts = 0; ; conflicts += 1) {
+    const published = await readProduct(view, description.product);
+    const manifest = describeRelease(description, placeRelease(published, description), image);
+    const files: [string, Buffer][] = [
+      [manifestTarget(manifest.product, manifest.counter), serializeFile(manifest)],
+      [indexTarget(manifest.product, manifest.counter), image.index],
+      [productTarget(manifest.product), serializeFile(describeProduct(published?.file, manifest))],
+    ];
+    const targets = nextVersion(view.targets, Date.now());
+    for (const [name, bytes] of files) targets.targets[name] = targetFileOf(bytes);
+    const draft = newDraft(`release ${description.product} ${description.version}`, { targets }, files);
+    try {
+      const result = await signAndSubmit(draft, view.root, origin, { ...options, json: false });
+      return outcome(result ? 'published' : 'draft', manifest, image);
+    } catch (error) {
+      const isOvertaken = error instanceof SitecastError && error.code === 'SITECAST_VERSION_CONFLICT';
+      if (!isOvertaken || conflicts >= MAX_CONFLICTS) throw error;
+      note('another change was published meanwhile: describing the release anew');
+      view = await openRepository(options, origin);
+    }
+  }
+}
+
+/** What the repository's present state makes of a description. */
+interface Placement {
+  counter: number;
+  minimum: { counter: number; version: string } | undefined;
+}
+
+/** @throws what makes the release impossible: before hundreds of megabytes are sent, and again at the end */
+function placeRelease(published: PublishedProduct | undefined, description: ReleaseDescription): Placement {
+  const { product, version, minVersion } = description;
+  if (published?.releases.some(release => release.version === version)) throw versionExists(description);
+  const lastCounter = published?.file.lastCounter ?? 0;
+  const counter = description.counter ?? lastCounter + 1;
+  if (counter <= lastCounter) {
+    throw new SitecastError(
+      'conflict',
+      'SITECAST_COUNTER_NOT_RISING',
+      `counter ${counter} isn't above ${product}'s last, ${lastCounter}`,
+      { hint: `leave --counter away, or give ${lastCounter + 1} or more` },
+    );
+  }
+  return {
+    counter,
+    minimum: minVersion === undefined ? undefined : minimumOf(published, product, minVersion),
+  };
+}
+
+function minimumOf(
+  published: PublishedProduct | undefined,
+  product: string,
+  version: string,
+): Placement['minimum'] {
+  if (published) return { counter: findRelease(published, version).counter, version };
+  throw new SitecastError(
+    'notFound',
+    'SITECAST_RELEASE_UNKNOWN',
+    `${product} has no release ${version} to start from: this is its first`,
+  );
+}
+
+function describeRelease(
+  description: ReleaseDescription,
+  { counter, minimum }: Placement,
+  image: UploadedImage,
+): ReleaseManifest {
+  const { product, version, hardware, notes } = description;
+  const { lengthBytes, sha256, chunks, index } = image;
+  return {
+    format: 'sitecast-release-1',
+    product,
+    counter,
+    version,
+    hardware,
+    image: { lengthBytes, sha256, chunks },
+    index: { sha256: createHash('sha256').update(index).digest('hex'), lengthBytes: index.length },
+    ...(minimum && { minimum }),
+    ...(notes !== undefined && { notes }),
+    createdAt: new Date().toISOString(),
+  };
+}
+
+function describeProduct(
+  before: ProductFile | undefined,
+  { product, hardware, counter }: ReleaseManifest,
+): ProductFile {
+  const base = before ?? {
+    format: 'sitecast-product-1',
+    product,
+    hardware: [],
+    floor: { counter: 0 },
+    lastCounter: 0,
+  };
+  return { ...base, hardware: [...new Set([...base.hardware, ...hardware])], lastCounter: counter };
+}
+
+async function unchangedOrRefused(
+  existing: ReleaseManifest,
+  { description, image }: PublishRequest,
+): Promise<PublishOutcome> {
+  const { lengthBytes, sha256 } = await hashImage(image);
+  const sameHardware = [...existing.hardware].sort().join() === [...description.hardware].sort().join();
+  if (sha256 !== existing.image.sha256 || !sameHardware)
+    throw versionExists(description, sha256 === existing.image.sha256);
+  const upload = { lengthBytes, chunks: existing.image.chunks, newChunks: 0, sentBytes: 0 };
+  return {
+    state: 'unchanged',
+    product: existing.product,
+    version: existing.version,
+    counter: existing.counter,
+    sha256,
+    upload,
+  };
+}
+
+function versionExists({ product, version }: ReleaseDescription, sameBytes = false): SitecastError {
+  const what = sameBytes ? 'for other hardware' : 'with other bytes';
+  return new SitecastError(
+    'conflict',
+    'SITECAST_VERSION_EXISTS',
+    `${product} ${version} is published already, ${what}`,
+    {
+      hint: 'a release never changes: publish under another version',
+    },
+  );
+}
+
+function outcome(
+  state: 'published' | 'draft',
+  { product, version, counter, image }: ReleaseManifest,
+  { lengthBytes, chunks, newChunks, sentBytes }: UploadedImage,
+): PublishOutcome {
+  return {
+    state,
+    product,
+    version,
+    counter,
+    sha256: image.sha256,
+    upload: { lengthBytes, chunks, newChunks, sentBytes },
+  };
+}

@@ -1,0 +1,192 @@
+import { SettingsCommand } from '@sitecast/shared/command';
+import { SitecastError } from '@sitecast/shared/errors';
+import { indexTarget, manifestTarget, productTarget } from '@sitecast/shared/release';
+import { nextVersion } from '@sitecast/shared/signing';
+import { newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
+import { summarizeDraft } from './draft-summary.ts';
+import { writeRoot } from './init-command.ts';
+import { formatBytes, note, print, printJson, table } from './output.ts';
+import { passphraseSource } from './passphrase.ts';
+import { findRelease, productNames, readKnownProduct } from './releases.ts';
+import { submitDraft } from './repository-api.ts';
+import { openRepository, storedRepository } from './repository-view.ts';
+import {
+  addKeyOptions,
+  addOriginOptions,
+  addTrustOptions,
+  connect,
+  type KeyOptions,
+  type OriginOptions,
+  type TrustOptions,
+} from './settings.ts';
+import {
+  describeNeeded,
+  listNeeded,
+  type FinishOptions,
+  requireComplete,
+  signAndSubmit,
+  signWithKeys,
+} from './sign-and-submit.ts';
+
+interface SignOptions extends OriginOptions, TrustOptions, KeyOptions {
+  json?: boolean;
+}
+
+export function releaseSignCommand(): SettingsCommand {
+  const command = new SettingsCommand('sign')
+    .description('show what a draft would change, and add the signatures of the keys at hand')
+    .argument('<draft>')
+    .option('--json', 'print one JSON object');
+  addKeyOptions(addTrustOptions(addOriginOptions(command)));
+  return command
+    .addHelpText(
+      'after',
+      `
+It compares with the newest metadata of the origin where --origin is given, with what --state holds otherwise
+(so that a machine without a network can sign), and signs with every key in --keys that the draft needs.
+
+Example:
+  sitecast release sign camera-2.json --keys /media/usb/keys`,
+    )
+    .action(async (path: string, options: SignOptions) => {
+      const draft = await readDraft(path);
+      const founding = draft.root?.signed.version === 1;
+      const trusted = founding
+        ? undefined
+        : options.origin === undefined
+          ? await storedRepository(options)
+          : await openRepository(options, await connect(options), { forRenewal: true });
+      for (const line of summarizeDraft(draft, trusted)) note(line);
+      const signedBy = await signWithKeys(
+        draft,
+        trusted?.root,
+        options.keys,
+        passphraseSource(options.passphraseFile),
+      );
+      if (signedBy.length > 0) await writeDraft(path, draft);
+      const needed = neededSignatures(draft, trusted?.root);
+      if (options.json)
+        printJson({
+          draft: path,
+          signedBy,
+          needed: listNeeded(needed),
+        });
+      else {
+        print(
+          signedBy.length > 0
+            ? `signed with ${signedBy.map(id => id.slice(0, 16)).join(', ')}`
+            : `no key in ${options.keys} could add a signature`,
+        );
+        for (const line of describeNeeded(needed)) print(`  ${line}`);
+      }
+      if (signedBy.length === 0 && needed.some(({ have, signers }) => have < signers.threshold)) {
+        throw new SitecastError(
+          'forbidden',
+          'SITECAST_KEYS_MISSING',
+          `no key in ${options.keys} can sign this draft`,
+        );
+      }
+    });
+}
+
+export function releaseSubmitCommand(): SettingsCommand {
+  const command = new SettingsCommand('submit')
+    .description('hand a signed draft to the origin, which checks and publishes it')
+    .argument('<draft>')
+    .option('--json', 'print one JSON object');
+  addTrustOptions(addOriginOptions(command));
+  return command
+    .addHelpText('after', '\nExample:\n  sitecast release submit camera-2.json')
+    .action(async (path: string, options: OriginOptions & TrustOptions & { json?: boolean }) => {
+      const draft = await readDraft(path);
+      const origin = await connect(options);
+      const founding = draft.root?.signed.version === 1;
+      const trusted = founding ? undefined : await openRepository(options, origin, { forRenewal: true });
+      requireComplete(neededSignatures(draft, trusted?.root), `${path} isn't signed by enough keys`);
+      const result = await submitDraft(origin, draft);
+      if (founding) await writeRoot(options.root, draft);
+      if (options.json) printJson({ title: draft.title, ...result });
+      else print(`published: ${draft.title}`);
+    });
+}
+
+interface WithdrawOptions extends OriginOptions, TrustOptions, FinishOptions {
+  json?: boolean;
+}
+
+export function releaseWithdrawCommand(): SettingsCommand {
+  const command = new SettingsCommand('withdraw')
+    .description('unlist a release: no device will be ordered to it any more')
+    .argument('<product>')
+    .argument('<version>')
+    .option('--draft <file>', 'write a draft for other key holders to sign instead of submitting')
+    .option('--json', 'print one JSON object');
+  addKeyOptions(addTrustOptions(addOriginOptions(command)));
+  return command
+    .addHelpText('after', '\nExample:\n  sitecast release withdraw camera 2.0.0')
+    .action(async (product: string, version: string, options: WithdrawOptions) => {
+      const origin = await connect(options);
+      const view = await openRepository(options, origin);
+      const { counter } = findRelease(await readKnownProduct(view, product), version);
+      const targets = nextVersion(view.targets, Date.now());
+      delete targets.targets[manifestTarget(product, counter)];
+      delete targets.targets[indexTarget(product, counter)];
+      const draft = newDraft(`withdraw ${product} ${version}`, { targets });
+      const result = await signAndSubmit(draft, view.root, origin, options);
+      if (result === undefined) return;
+      if (options.json) printJson({ product, version, counter, withdrawn: true });
+      else print(`withdrew ${product} ${version} (counter ${counter})`);
+    });
+}
+
+export function releaseListCommand(): SettingsCommand {
+  const command = new SettingsCommand('list')
+    .description('list releases, as signed: newest last')
+    .argument('[product]', 'just this one')
+    .option('--json', 'print one JSON object');
+  addTrustOptions(addOriginOptions(command));
+  return command.action(
+    async (product: string | undefined, options: OriginOptions & TrustOptions & { json?: boolean }) => {
+      const view = await openRepository(options, await connect(options));
+      const products = await Promise.all(
+        (product === undefined ? productNames(view) : [product]).map(name => readKnownProduct(view, name)),
+      );
+      const releases = products.flatMap(published =>
+        published.releases.map(release => ({
+          release,
+          belowFloor: release.counter < published.file.floor.counter,
+        })),
+      );
+      if (options.json) {
+        printJson({
+          releases: releases.map(({ release, belowFloor }) => ({
+            ...release,
+            belowFloor,
+            manifest: manifestTarget(release.product, release.counter),
+          })),
+        });
+        return;
+      }
+      if (releases.length === 0) {
+        print(
+          product === undefined
+            ? 'no release yet: `sitecast release publish` makes the first'
+            : `no release of ${product} is listed (${productTarget(product)} is)`,
+        );
+        return;
+      }
+      const rows = releases.map(({ release, belowFloor }) => [
+        release.product,
+        release.version,
+        String(release.counter),
+        formatBytes(release.image.lengthBytes),
+        release.hardware.join(','),
+        release.createdAt,
+        [belowFloor ? 'below the floor' : '', release.minimum ? `from ${release.minimum.version} on` : '']
+          .filter(Boolean)
+          .join(', '),
+      ]);
+      print(table(['PRODUCT', 'VERSION', 'COUNTER', 'SIZE', 'HARDWARE', 'CREATED', ''], rows));
+    },
+  );
+}

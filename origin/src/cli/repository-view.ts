@@ -1,0 +1,114 @@
+import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import {
+  DirectoryMetadataStore,
+  HttpFetcher,
+  type SignedRoot,
+  type SignedTargets,
+  TufClient,
+} from '@sitecast/shared/trust';
+import type { OriginClient } from './origin-client.ts';
+import type { TrustOptions } from './settings.ts';
+
+const MAX_ROOT_FILE_BYTES = 512 * 1024;
+
+/** The repository as this operator's own root vouches for it. */
+export interface RepositoryView {
+  readonly root: SignedRoot;
+  readonly targets: SignedTargets;
+  /** The bytes of a target, checked against the targets metadata; undefined for a name that isn't listed. */
+  file(target: string): Promise<Buffer | undefined>;
+}
+
+/**
+ * Follows the origin's repository from the operator's root: what comes back is signed by those whom the root
+ * names, and no older than what was seen before.
+ * @param forRenewal accept an expired root: those who can renew it must be able to read it
+ */
+export async function openRepository(
+  options: TrustOptions,
+  origin: OriginClient,
+  { forRenewal = false } = {},
+): Promise<RepositoryView> {
+  const client = await openClient(options, origin);
+  try {
+    await client.refresh();
+  } catch (error) {
+    // Expired targets are what the next version, which every change makes, renews.
+    if (!isExpired(error, 'targets') && !(forRenewal && isExpired(error, 'root'))) throw error;
+  }
+  return viewOf(client);
+}
+
+/** What was seen last, without asking anyone: for machines that sign without a network. */
+export async function storedRepository(options: TrustOptions): Promise<RepositoryView> {
+  return viewOf(await openClient(options, undefined));
+}
+
+function isExpired(error: unknown, role: 'root' | 'targets'): boolean {
+  return (
+    error instanceof SitecastError && error.code === 'SITECAST_METADATA_EXPIRED' && error.data.role === role
+  );
+}
+
+async function openClient(
+  { root, state }: TrustOptions,
+  origin: OriginClient | undefined,
+): Promise<TufClient> {
+  await makeDirectory(state, 0o700);
+  const store = new DirectoryMetadataStore(state);
+  const begun = await TufClient.init(store, await readRoot(root), Date.now());
+  if (begun === 'other') {
+    throw new SitecastError(
+      'conflict',
+      'SITECAST_ROOT_DIFFERS',
+      `${state} was begun with another root than ${root}`,
+      {
+        hint: 'give the right --root, or another --state folder for this repository',
+      },
+    );
+  }
+  const offline = { fetch: () => Promise.reject(new Error('no origin to ask')) };
+  return TufClient.open({
+    store,
+    fetcher: origin ? new HttpFetcher(new URL('metadata/', origin.url)) : offline,
+    targetFetcher: origin ? new HttpFetcher(new URL('targets/', origin.url)) : offline,
+    now: Date.now,
+  });
+}
+
+async function readRoot(path: string): Promise<Buffer> {
+  try {
+    return await readFileBounded(path, MAX_ROOT_FILE_BYTES);
+  } catch (error) {
+    if (!isSystemError(error, 'ENOENT')) throw error;
+    throw new SitecastError('badInput', 'SITECAST_ROOT_MISSING', `there's no ${path} to start trust from`, {
+      hint: 'give --root FILE: the root.json that `sitecast init` wrote (get it from whoever founded the repository, not from the origin)',
+    });
+  }
+}
+
+function viewOf(client: TufClient): RepositoryView {
+  const { root, targets } = client.trusted;
+  const known = (): SignedTargets => {
+    if (targets) return targets.signed;
+    throw new SitecastError(
+      'untrusted',
+      'SITECAST_TRUST_INCOMPLETE',
+      'nothing is known of the releases yet',
+      {
+        hint: 'run a command with --origin first, or copy the --state folder from a machine that did',
+      },
+    );
+  };
+  return {
+    root: root.signed,
+    get targets() {
+      return known();
+    },
+    file: async target => {
+      const file = Object.hasOwn(known().targets, target) ? known().targets[target] : undefined;
+      return file && Buffer.from(await client.fetchTarget({ name: target, role: 'targets', file }));
+    },
+  };
+}

@@ -1,0 +1,33 @@
+import { SettingsCommand } from '@sitecast/shared/command';
+import { note, print, printJson, table } from './output.ts';
+import { repositoryStatus } from './repository-api.ts';
+import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
+
+export function statusCommand(): SettingsCommand {
+  return addOriginOptions(
+    new SettingsCommand('status').description(
+      "show the repository's roles, their versions and expiry, and what needs attention",
+    ),
+  )
+    .option('--json', 'print one JSON object')
+    .action(async (options: OriginOptions & { json?: boolean }) => {
+      const origin = await connect(options);
+      const status = await repositoryStatus(origin);
+      if (options.json) {
+        printJson(status);
+        return;
+      }
+      if (!status.initialised) {
+        print(`${origin.url.href} has no repository yet: found one with \`sitecast init\``);
+        return;
+      }
+      const roles = Object.keys(status.versions);
+      print(
+        table(
+          ['ROLE', 'VERSION', 'EXPIRES'],
+          roles.map(role => [role, String(status.versions[role] ?? '-'), status.expires[role] ?? '-']),
+        ),
+      );
+      for (const { message } of status.warnings) note(`warning: ${message}`);
+    });
+}

@@ -1,0 +1,85 @@
+import { fastVerifyById, type VerifySignature } from '@sitecast/shared/identity';
+import { type Fleet, openFleet } from './fleet/fleet.ts';
+import type { FleetStore } from './fleet/store.ts';
+import type { Log } from './log.ts';
+import type { Repository } from './repository/repository.ts';
+import { Rollouts } from './rollouts/rollouts.ts';
+import type { Files } from './storage/files.ts';
+import type { After } from './upkeep.ts';
+
+/** How often what is due is looked for; what failed is tried again then. */
+const TEND_INTERVAL_MS = 60_000;
+
+interface FleetServicesDeps {
+  repository: Repository;
+  files: Files;
+  store: FleetStore;
+  now: () => number;
+  after: After;
+  log: Log;
+}
+
+/** The fleet and its rollouts, which know of each other. */
+export interface FleetServices {
+  fleet: Fleet;
+  rollouts: Rollouts;
+  verifyById: VerifySignature;
+  /** Ends what is under way and keeps what is only in memory. */
+  close(): Promise<void>;
+}
+
+export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
+  const { repository, files, store, now, after, log } = deps;
+  const verifyById = fastVerifyById();
+  const fleet: Fleet = await openFleet({
+    store,
+    signer: () => repository.signerOf('rollouts'),
+    verifyById,
+    onOutcomes: changes => rollouts.countOutcomes(changes),
+    now,
+  });
+  const { registry } = fleet;
+  const rollouts: Rollouts = await Rollouts.open({ repository, registry, files, now, after, log });
+  const tend = async (): Promise<void> => {
+    await rollouts.reconcile();
+    await registry.saveSeen();
+  };
+  const stopTending = again(after, TEND_INTERVAL_MS, tend, error =>
+    log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed'),
+  );
+  return {
+    fleet,
+    rollouts,
+    verifyById,
+    async close() {
+      await stopTending();
+      await fleet.intake.idle();
+      await rollouts.stop();
+      await registry.saveSeen();
+    },
+  };
+}
+
+/** @returns ends it, once what is under way has ended */
+function again(
+  after: After,
+  everyMs: number,
+  act: () => Promise<void>,
+  failed: (error: unknown) => void,
+): () => Promise<void> {
+  let isStopped = false;
+  let underWay = Promise.resolve();
+  let cancel = (): void => {};
+  const schedule = (): void => {
+    if (isStopped) return;
+    cancel = after(everyMs, () => {
+      underWay = act().catch(failed).finally(schedule);
+    });
+  };
+  schedule();
+  return async () => {
+    isStopped = true;
+    cancel();
+    await underWay;
+  };
+}

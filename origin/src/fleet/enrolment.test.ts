@@ -1,0 +1,283 @@
+import { parseJoinToken } from '@sitecast/shared/fleet';
+import { withOnlineDelegatedKey } from '@sitecast/shared/signing';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import { assignmentIn } from '../testing/device.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { MAX_PENDING_DIRECT, MAX_PENDING_RELAYED, PENDING_TTL_MS, PendingMembers } from './pending.ts';
+
+let bed: FleetBed;
+beforeAll(async () => {
+  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+});
+afterAll(() => bed.close());
+
+const refusal = (status: number, code: string) => ({ status, body: expect.objectContaining({ code }) });
+
+async function used(token: string): Promise<unknown> {
+  const { joinTokens } = await bed.call('GET', '/api/v1/join-tokens');
+  const { keyId } = parseJoinToken(token).pair;
+  if (!Array.isArray(joinTokens)) throw new Error('no list');
+  return joinTokens.find(({ id }: { id: string }) => id === keyId)?.used;
+}
+
+describe('a join token', () => {
+  it('lets a device in through its gateway, whose site becomes the device’s', async () => {
+    const gateway = await bed.gateway('south');
+    const device = bed.member();
+    const answer = await device.enrol(await bed.joinToken(), {}, gateway);
+    expect(assignmentIn(answer, bed.signers)).toMatchObject({
+      id: device.id,
+      kind: 'device',
+      product: 'camera',
+      hardware: 'rpi4',
+      site: 'south',
+      tags: {},
+      serial: 1,
+    });
+    expect((await device.get(`/site/v1/assignments/${device.id}`)).body).toEqual(answer.body);
+  });
+
+  it('may name the site, which then counts more than where the device shows up', async () => {
+    const device = bed.member();
+    const answer = await device.enrol(await bed.joinToken({ site: 'east' }), {}, await bed.gateway('south'));
+    expect(assignmentIn(answer, bed.signers).site).toBe('east');
+  });
+
+  it('is used once by one device however often its request comes, and never beyond its uses', async () => {
+    const token = await bed.joinToken({ uses: 2, site: 'north' });
+    const [first, second, third] = [bed.member(), bed.member(), bed.member()];
+    const envelope = await first.sealEnrolment(token);
+    const answers = await Promise.all(
+      Array.from({ length: 5 }, () => first.post('/site/v1/enrolments', { envelope })),
+    );
+    for (const answer of answers) expect(answer).toMatchObject({ status: 200, body: answers[0]?.body });
+    expect(await used(token)).toBe(1);
+    expect(await second.enrol(token)).toMatchObject({ status: 200 });
+    expect(await third.enrol(token)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_USED_UP'));
+    expect(await first.enrol(token)).toMatchObject({ status: 200 });
+    expect(await used(token)).toBe(2);
+  });
+
+  it('lets as many in as it says when they come all at once', async () => {
+    const token = await bed.joinToken({ uses: 3, site: 'north' });
+    const answers = await Promise.all(Array.from({ length: 8 }, () => bed.member().enrol(token)));
+    expect(answers.filter(({ status }) => status === 200)).toHaveLength(3);
+    expect(await used(token)).toBe(3);
+  });
+
+  it.each([
+    ['product', { product: 'doorbell' }],
+    ['hardware', { hardware: 'rpi5' }],
+    ['kind', { kind: 'gateway' }],
+  ])('for another %s is refused, and not used', async (_what, bound) => {
+    const token = await bed.joinToken({ site: 'north', ...bound });
+    expect(await bed.member().enrol(token)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_MISMATCH'));
+    expect(await used(token)).toBe(0);
+  });
+
+  it('of a gateway is bound to its site', async () => {
+    const token = await bed.joinToken({ kind: 'gateway', site: 'north', uses: 2 });
+    const [right, wrong] = [bed.member('gateway'), bed.member('gateway')];
+    expect(await wrong.enrol(token, { site: 'south' })).toMatchObject(
+      refusal(403, 'SITECAST_JOIN_TOKEN_MISMATCH'),
+    );
+    expect(assignmentIn(await right.enrol(token), bed.signers).site).toBe('north');
+  });
+
+  it('is worth nothing once it has expired, or was deleted, or was never made', async () => {
+    const expired = await bed.joinToken({ site: 'north' });
+    const deleted = await bed.joinToken({ site: 'north', expiresAt: '2031-01-01T00:00:00Z' });
+    const { keyId } = parseJoinToken(deleted).pair;
+    expect(await bed.call('DELETE', `/api/v1/join-tokens/${keyId}`)).toMatchObject({ httpStatus: 204 });
+    bed.clock.passHours(1);
+    expect(await bed.member().enrol(expired)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_EXPIRED'));
+    expect(await bed.member().enrol(deleted)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_UNKNOWN'));
+    expect(await bed.call('DELETE', `/api/v1/join-tokens/${keyId}`)).toMatchObject({ httpStatus: 404 });
+  });
+
+  it('is shown once, and kept without its secret', async () => {
+    const token = await bed.joinToken();
+    const { seed } = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString());
+    expect(parseJoinToken(token)).toMatchObject({ origin: 'https://origin.example' });
+    expect(JSON.stringify(await bed.call('GET', '/api/v1/join-tokens'))).not.toContain(seed);
+    for await (const [, value] of bed.store.entries('joinToken'))
+      expect(JSON.stringify(value)).not.toContain(seed);
+  });
+
+  it('is not made that has expired, or for more than there can be', async () => {
+    const make = (wanted: object) =>
+      bed.call('POST', '/api/v1/join-tokens', {
+        kind: 'device',
+        origin: 'https://o',
+        expiresAt: '2031-01-01T00:00:00Z',
+        ...wanted,
+      });
+    expect(await make({ expiresAt: '2029-01-01T00:00:00Z' })).toMatchObject({ code: 'SITECAST_EXPIRY_PAST' });
+    expect(await make({ uses: 1_000_001 })).toMatchObject({ code: 'SITECAST_REQUEST_INVALID' });
+    expect(await make({ origin: 'ftp://o' })).toMatchObject({ code: 'SITECAST_REQUEST_INVALID' });
+  });
+});
+
+describe('a gateway that relays', () => {
+  it('can neither put another id in, nor use the token that it saw', async () => {
+    const [gateway, victim, thief] = [await bed.gateway(), bed.member(), bed.member()];
+    const token = await bed.joinToken();
+    const stolen = await victim.sealEnrolment(token);
+    const payload = JSON.parse(Buffer.from(stolen.payload, 'base64').toString());
+    const swapped = {
+      ...stolen,
+      payload: Buffer.from(JSON.stringify({ ...payload, id: thief.id })).toString('base64'),
+    };
+    expect(await gateway.post('/site/v1/enrolments', { envelope: swapped })).toMatchObject(
+      refusal(422, 'SITECAST_DOCUMENT_UNTRUSTED'),
+    );
+    // Its own request, with the token's key id and the token's signature from the other one.
+    const own = await thief.sealEnrolment(undefined, { token: parseJoinToken(token).pair.keyId });
+    const forged = { ...own, signatures: [...own.signatures, ...stolen.signatures.slice(1)] };
+    expect(await gateway.post('/site/v1/enrolments', { envelope: forged })).toMatchObject(
+      refusal(422, 'SITECAST_DOCUMENT_UNTRUSTED'),
+    );
+    expect(await used(token)).toBe(0);
+    expect(await gateway.post('/site/v1/enrolments', { envelope: stolen })).toMatchObject({ status: 200 });
+  });
+
+  it('must be enrolled: neither strangers nor devices bring others', async () => {
+    const envelope = await bed.member().sealEnrolment(await bed.joinToken());
+    for (const other of [bed.member(), bed.member('gateway'), await bed.device()]) {
+      expect(await other.post('/site/v1/enrolments', { envelope })).toMatchObject(
+        refusal(403, 'SITECAST_ENROLMENT_FOREIGN'),
+      );
+    }
+  });
+});
+
+describe('a newcomer', () => {
+  it('without a token waits until an operator lets it in, where it was seen', async () => {
+    const gateway = await bed.gateway('west');
+    const device = bed.member();
+    expect(await device.enrol(undefined, {}, gateway)).toMatchObject({
+      status: 202,
+      body: { state: 'pending' },
+    });
+    expect(await bed.call('GET', '/api/v1/devices?state=pending')).toMatchObject({
+      members: [{ id: device.id, product: 'camera', site: 'west', state: 'pending', via: gateway.id }],
+    });
+    expect(await device.get(`/site/v1/assignments/${device.id}`)).toMatchObject({ status: 404 });
+    expect(await bed.call('POST', `/api/v1/devices/${device.id}/accept`, {})).toMatchObject({
+      httpStatus: 200,
+      site: 'west',
+    });
+    expect(assignmentIn(await device.enrol(undefined, {}, gateway), bed.signers).site).toBe('west');
+    expect(await bed.call('GET', '/api/v1/devices?state=pending')).toMatchObject({ members: [] });
+    // Once more is no harm; somewhere else is another question.
+    expect(await bed.call('POST', `/api/v1/devices/${device.id}/accept`, {})).toMatchObject({ serial: 1 });
+    expect(await bed.call('POST', `/api/v1/devices/${device.id}/accept`, { site: 'x' })).toMatchObject({
+      code: 'SITECAST_NOT_PENDING',
+    });
+  });
+
+  it('that came by itself needs a site, and a gateway may ask for one', async () => {
+    const [device, gateway] = [bed.member(), bed.member('gateway')];
+    await device.enrol();
+    await gateway.enrol(undefined, { site: 'hill' });
+    const accept = (path: string, value: object) => bed.call('POST', `/api/v1/${path}/accept`, value);
+    expect(await accept(`devices/${device.id}`, {})).toMatchObject({ code: 'SITECAST_SITE_MISSING' });
+    expect(await accept(`devices/${device.id}`, { site: 'hill' })).toMatchObject({ site: 'hill' });
+    expect(await accept(`devices/${gateway.id}`, {})).toMatchObject({ code: 'SITECAST_NOT_PENDING' });
+    expect(await accept(`gateways/${gateway.id}`, {})).toMatchObject({ site: 'hill', kind: 'gateway' });
+    expect(await bed.member().enrol(await bed.joinToken())).toMatchObject(
+      refusal(400, 'SITECAST_SITE_MISSING'),
+    );
+  });
+
+  it('must say what it is, and cannot become something else', async () => {
+    const device = await bed.device();
+    expect(await bed.member().enrol(undefined, { hardware: undefined })).toMatchObject(
+      refusal(400, 'SITECAST_ENROLMENT_INCOMPLETE'),
+    );
+    expect(await device.enrol(undefined, { hardware: 'rpi5' })).toMatchObject(
+      refusal(409, 'SITECAST_ENROLMENT_CONFLICT'),
+    );
+  });
+});
+
+describe('an assignment', () => {
+  it('rises with every change of tags and site, and only then', async () => {
+    const device = await bed.device();
+    const change = (value: object) => bed.call('PATCH', `/api/v1/devices/${device.id}`, value);
+    expect(await change({ tags: { ring: 'early' } })).toMatchObject({ serial: 2, tags: { ring: 'early' } });
+    expect(await change({ tags: { ring: 'early' }, site: 'north' })).toMatchObject({ serial: 2 });
+    expect(await change({ site: 'south' })).toMatchObject({ serial: 3, tags: { ring: 'early' } });
+    const now = assignmentIn(await device.get(`/site/v1/assignments/${device.id}`), bed.signers);
+    expect(now).toMatchObject({ serial: 3, site: 'south', tags: { ring: 'early' } });
+    await bed.restart();
+    const after = await device.get(`/site/v1/assignments/${device.id}`);
+    expect(assignmentIn(after, bed.signers)).toEqual(now);
+  });
+
+  it('is signed anew, and otherwise the same, when the rollouts key rotates', async () => {
+    const device = await bed.device();
+    const before = await device.get(`/site/v1/assignments/${device.id}`);
+    const old = bed.signers;
+    const { operator, origin } = bed;
+    const key = await origin.repository.prepareKey('rollouts');
+    operator.targets = withOnlineDelegatedKey(operator.prepared(), 'rollouts', key, bed.clock.nowMs);
+    operator.files.clear();
+    const targets = Buffer.from(await operator.signedTargets());
+    await origin.repository.submit({ targets });
+    expect(bed.signers.keyids).not.toEqual(old.keyids);
+    const after = await device.get(`/site/v1/assignments/${device.id}`);
+    expect(assignmentIn(after, bed.signers)).toEqual(assignmentIn(before, old));
+    expect(() => assignmentIn(before, bed.signers)).toThrow(
+      expect.objectContaining({ code: 'SITECAST_DOCUMENT_UNTRUSTED' }),
+    );
+  });
+
+  it('says so when its holder is revoked, who is refused from then on', async () => {
+    const [device, gateway] = [await bed.device(), await bed.gateway()];
+    for (const [kind, member] of [['devices', device] as const, ['gateways', gateway] as const]) {
+      const revoke = () => bed.call('POST', `/api/v1/${kind}/${member.id}/revoke`);
+      expect(await revoke()).toMatchObject({ httpStatus: 200, state: 'revoked', serial: 2 });
+      expect(await revoke()).toMatchObject({ serial: 2 });
+      const assignment = assignmentIn(await member.get(`/site/v1/assignments/${member.id}`), bed.signers);
+      expect(assignment).toMatchObject({ revoked: true, serial: 2 });
+      const refused = refusal(403, 'SITECAST_DEVICE_REVOKED');
+      expect(await member.enrol(await bed.joinToken({ kind: member.kind }))).toMatchObject(refused);
+      expect(await member.report()).toMatchObject(refused);
+      expect(await member.post('/site/v1/progress', { progress: [] })).toMatchObject(refused);
+      expect(await bed.call('PATCH', `/api/v1/${kind}/${member.id}`, { tags: {} })).toMatchObject({
+        code: 'SITECAST_DEVICE_REVOKED',
+      });
+    }
+  });
+});
+
+describe('those that wait', () => {
+  const asking = (id: number, via?: string) => ({
+    id: `id-${id}`,
+    kind: 'device' as const,
+    ...(via !== undefined && { via }),
+  });
+
+  it('are bounded, and strangers cannot push out whom a gateway brought', () => {
+    const pending = new PendingMembers();
+    for (let id = 0; id < MAX_PENDING_RELAYED; id += 1) pending.add(asking(id, 'gateway'), id);
+    for (let id = 0; id < MAX_PENDING_DIRECT + 50; id += 1) pending.add(asking(10_000 + id), 5000 + id);
+    const waiting = pending.list('device', 6000);
+    expect(waiting.filter(({ via }) => via !== undefined)).toHaveLength(MAX_PENDING_RELAYED);
+    expect(waiting.filter(({ via }) => via === undefined)).toHaveLength(MAX_PENDING_DIRECT);
+    pending.add(asking(9999, 'gateway'), 7000);
+    expect(pending.get('id-0', 7000)).toBeUndefined();
+    expect(pending.get('id-9999', 7000)).toBeDefined();
+  });
+
+  it('are forgotten a day after they stopped asking, and keep what a gateway said of them', () => {
+    const pending = new PendingMembers();
+    pending.add({ ...asking(1, 'gateway'), site: 'north' }, 0);
+    pending.add(asking(1), PENDING_TTL_MS - 1);
+    expect(pending.get('id-1', 2 * PENDING_TTL_MS - 2)).toMatchObject({ site: 'north', firstAskedMs: 0 });
+    expect(pending.get('id-1', 2 * PENDING_TTL_MS - 1)).toBeUndefined();
+  });
+});

@@ -1,0 +1,227 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Enrolment, readEnrolment } from '@sitecast/shared/fleet';
+import { type VerifySignature, verifyByKeys } from '@sitecast/shared/identity';
+import { Serial } from '../storage/concurrency.ts';
+import type { JoinTokens } from './join-tokens.ts';
+import type { Member, MemberKind } from './member.ts';
+import type { PendingMembers } from './pending.ts';
+import { MAX_MEMBERS, type Registry } from './registry.ts';
+
+interface EnrolmentDeps {
+  registry: Registry;
+  joinTokens: JoinTokens;
+  pending: PendingMembers;
+  verifyById: VerifySignature;
+  now: () => number;
+}
+
+/** What an operator may change of a member. */
+export interface MemberChange {
+  tags?: Record<string, string> | undefined;
+  site?: string | undefined;
+}
+
+/** Lets devices and gateways in, and changes what they are. One change at a time. */
+export class Enrolments {
+  readonly pending: PendingMembers;
+  readonly #deps: EnrolmentDeps;
+  readonly #serial = new Serial();
+
+  constructor(deps: EnrolmentDeps) {
+    this.#deps = deps;
+    this.pending = deps.pending;
+  }
+
+  /**
+   * A newcomer asks to be known.
+   * @param envelope the enrolment that it signed, and the join token's key as well if it has one
+   * @param carrier who signed the request: the newcomer itself, or an enrolled gateway (`relay`) that brings it
+   * @returns the member (again the same for one that is in already), or undefined: it waits to be accepted
+   * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_DEVICE_REVOKED,
+   *   SITECAST_ENROLMENT_FOREIGN, SITECAST_ENROLMENT_CONFLICT, SITECAST_ENROLMENT_INCOMPLETE, and the join token's codes
+   */
+  async enrol(
+    envelope: unknown,
+    { senderId, relay }: { senderId: string; relay: Member | undefined },
+  ): Promise<Member | undefined> {
+    const unverified = readEnrolment(envelope);
+    const { id, token } = unverified.document;
+    if (senderId !== id && !relay) throw foreign(id);
+    // The newcomer's own signature is dear to check: a join token that isn't there saves it.
+    const tokenKey = token === undefined ? undefined : this.#keyOfToken(token, id);
+    const enrolment = unverified.verify([id], this.#deps.verifyById);
+    if (token !== undefined && tokenKey) unverified.verify([token], verifyByKeys({ [token]: tokenKey }));
+    return await this.#serial.run(() => this.#enrol(enrolment, relay));
+  }
+
+  /** For one that is in already a token needn't exist any more. */
+  #keyOfToken(token: string, id: string) {
+    return this.#deps.registry.member(id) ? undefined : this.#deps.joinTokens.keyOf(token);
+  }
+
+  async #enrol(enrolment: Enrolment, relay: Member | undefined): Promise<Member | undefined> {
+    const { registry, joinTokens, pending, now } = this.#deps;
+    const known = registry.member(enrolment.id);
+    if (known) return alreadyIn(known, enrolment);
+    checkComplete(enrolment);
+    const { id, kind, product, hardware, token } = enrolment;
+    const wanted = {
+      id,
+      kind,
+      ...(product !== undefined && { product }),
+      ...(hardware !== undefined && { hardware }),
+    };
+    if (token === undefined) {
+      const site = kind === 'device' ? relay?.site : enrolment.site;
+      pending.add({ ...wanted, ...(site !== undefined && { site }), ...(relay && { via: relay.id }) }, now());
+      return undefined;
+    }
+    const admitted = joinTokens.admit(token, enrolment);
+    const site = admitted.token.site ?? (kind === 'device' ? relay?.site : enrolment.site);
+    if (site === undefined) throw siteMissing(kind);
+    const member = this.#newMember(wanted, site, { joinToken: token });
+    await registry.put(member, [admitted.write]);
+    joinTokens.used(admitted.token);
+    pending.remove(id);
+    return member;
+  }
+
+  /**
+   * An operator lets one in that waits.
+   * @param site where it is; without it, where it was seen
+   * @throws SITECAST_NOT_PENDING (notFound), SITECAST_SITE_MISSING, SITECAST_DEVICE_REVOKED
+   */
+  accept(kind: MemberKind, id: string, site: string | undefined, operator: string): Promise<Member> {
+    return this.#serial.run(async () => {
+      const { registry, pending, now } = this.#deps;
+      const known = registry.member(id);
+      if (known?.revokedAt !== undefined) throw revoked(known);
+      if (known?.kind === kind && (site === undefined || site === known.site)) return known;
+      const waiting = pending.get(id, now());
+      if (waiting?.kind !== kind || known) throw notPending(kind, id);
+      const where = site ?? waiting.site;
+      if (where === undefined) throw siteMissing(kind);
+      const { product, hardware } = waiting;
+      const wanted = {
+        id,
+        kind,
+        ...(product !== undefined && { product }),
+        ...(hardware !== undefined && { hardware }),
+      };
+      const member = this.#newMember(wanted, where, { operator });
+      await registry.put(member);
+      pending.remove(id);
+      return member;
+    });
+  }
+
+  /** @throws SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN, SITECAST_DEVICE_REVOKED */
+  change(kind: MemberKind, id: string, { tags, site }: MemberChange): Promise<Member> {
+    return this.#serial.run(async () => {
+      const { registry, now } = this.#deps;
+      const member = registry.require(kind, id);
+      if (member.revokedAt !== undefined) throw revoked(member);
+      const next = { ...member, tags: tags ?? member.tags, site: site ?? member.site };
+      if (isSameAssignment(member, next)) return member;
+      const changed = { ...next, serial: member.serial + 1, changedAt: new Date(now()).toISOString() };
+      await registry.put(changed);
+      return changed;
+    });
+  }
+
+  /** For good: its key may be in other hands. Does nothing for one that is revoked already. */
+  revoke(kind: MemberKind, id: string): Promise<Member> {
+    return this.#serial.run(async () => {
+      const { registry, now } = this.#deps;
+      const member = registry.require(kind, id);
+      if (member.revokedAt !== undefined) return member;
+      const at = new Date(now()).toISOString();
+      const changed = { ...member, serial: member.serial + 1, changedAt: at, revokedAt: at };
+      await registry.put(changed);
+      return changed;
+    });
+  }
+
+  #newMember(
+    wanted: Pick<Member, 'id' | 'kind' | 'product' | 'hardware'>,
+    site: string,
+    letInBy: Member['letInBy'],
+  ): Member {
+    if (this.#deps.registry.size >= MAX_MEMBERS) {
+      throw new SitecastError(
+        'conflict',
+        'SITECAST_FLEET_FULL',
+        `there are ${MAX_MEMBERS} devices and gateways already`,
+      );
+    }
+    const at = new Date(this.#deps.now()).toISOString();
+    return { ...wanted, site, tags: {}, serial: 1, enrolledAt: at, changedAt: at, letInBy };
+  }
+}
+
+/** One that is in already: the answer to its first request may have got lost. A token isn't used again. */
+function alreadyIn(member: Member, { kind, product, hardware }: Enrolment): Member {
+  if (member.revokedAt !== undefined) throw revoked(member);
+  if (kind === member.kind && product === member.product && hardware === member.hardware) return member;
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_ENROLMENT_CONFLICT',
+    `${member.id} is enrolled as a ${describe(member)}, and asks to be a ${describe({ kind, product, hardware })}`,
+    { hint: 'A machine that became another one needs another identity: give it an empty --data directory.' },
+  );
+}
+
+function foreign(id: string): SitecastError {
+  return new SitecastError(
+    'forbidden',
+    'SITECAST_ENROLMENT_FOREIGN',
+    `the enrolment is ${id}'s: only itself or an enrolled gateway may bring it`,
+  );
+}
+
+function describe(what: {
+  kind: MemberKind;
+  product?: string | undefined;
+  hardware?: string | undefined;
+}): string {
+  return [what.kind, what.product, what.hardware].filter(part => part !== undefined).join(' ');
+}
+
+function checkComplete({ kind, product, hardware }: Enrolment): void {
+  if (kind === 'gateway' || (product !== undefined && hardware !== undefined)) return;
+  throw new SitecastError(
+    'badInput',
+    'SITECAST_ENROLMENT_INCOMPLETE',
+    'a device must say its product and its hardware',
+  );
+}
+
+function isSameAssignment(one: Member, other: Member): boolean {
+  const names = Object.keys(one.tags);
+  return (
+    one.site === other.site &&
+    names.length === Object.keys(other.tags).length &&
+    names.every(name => one.tags[name] === other.tags[name])
+  );
+}
+
+export function revoked({ id, revokedAt }: Member): SitecastError {
+  return new SitecastError('forbidden', 'SITECAST_DEVICE_REVOKED', `${id} was revoked at ${revokedAt}`, {
+    hint: 'A revoked identity never comes back: begin with an empty --data directory, which makes a new one.',
+  });
+}
+
+function notPending(kind: MemberKind, id: string): SitecastError {
+  return new SitecastError('notFound', 'SITECAST_NOT_PENDING', `no ${kind} with the id ${id} is waiting`, {
+    hint: `sitecast ${kind} list --pending shows who is; one that stopped asking is forgotten after a day.`,
+  });
+}
+
+function siteMissing(kind: MemberKind): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_SITE_MISSING', `nobody says at which site this ${kind} is`, {
+    hint:
+      kind === 'device'
+        ? 'Let it come through a gateway, or make a token with --site.'
+        : 'Start the gateway with --site NAME, or make a token with --site.',
+  });
+}

@@ -1,0 +1,41 @@
+import type { VerifySignature } from '@sitecast/shared/identity';
+import { Enrolments } from './enrolment.ts';
+import { type OutcomeChange, ReportIntake } from './intake.ts';
+import { JoinTokens } from './join-tokens.ts';
+import { PendingMembers } from './pending.ts';
+import { ProgressBoard } from './progress.ts';
+import { Registry } from './registry.ts';
+import { type OriginSigner, OriginStatements } from './signing.ts';
+import type { FleetStore } from './store.ts';
+
+interface FleetDeps {
+  store: FleetStore;
+  signer: OriginSigner;
+  verifyById: VerifySignature;
+  onOutcomes: (changes: readonly OutcomeChange[]) => void;
+  now: () => number;
+}
+
+/** Who belongs to the fleet, how they got in, and what they say. */
+export interface Fleet {
+  registry: Registry;
+  joinTokens: JoinTokens;
+  enrolments: Enrolments;
+  statements: OriginStatements;
+  intake: ReportIntake;
+  progress: ProgressBoard;
+}
+
+export async function openFleet({ store, signer, verifyById, onOutcomes, now }: FleetDeps): Promise<Fleet> {
+  const registry = await Registry.open(store);
+  const joinTokens = await JoinTokens.open(store, now);
+  const progress = new ProgressBoard();
+  return {
+    registry,
+    joinTokens,
+    enrolments: new Enrolments({ registry, joinTokens, pending: new PendingMembers(), verifyById, now }),
+    statements: new OriginStatements(registry, signer, now),
+    intake: new ReportIntake({ registry, progress, verifyById, onOutcomes, now }),
+    progress,
+  };
+}

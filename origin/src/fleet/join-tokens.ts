@@ -1,0 +1,176 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Enrolment, formatJoinToken, siteSchema } from '@sitecast/shared/fleet';
+import { nameSchema } from '@sitecast/shared/release';
+import { KeyPair } from '@sitecast/shared/signing';
+import type { TufKey } from '@sitecast/shared/trust';
+import { z } from 'zod';
+import { MEMBER_KINDS } from './member.ts';
+import { readStored } from './registry.ts';
+import type { FleetStore, Write } from './store.ts';
+
+export const MAX_JOIN_TOKENS = 10_000;
+export const MAX_JOIN_TOKEN_USES = 1_000_000;
+
+const joinTokenSchema = z.object({
+  /** Key id of its public half. */
+  id: z.string(),
+  /** In hex. */
+  publicKey: z.string().regex(/^[0-9a-f]{64}$/),
+  kind: z.enum(MEMBER_KINDS),
+  site: siteSchema.exactOptional(),
+  product: nameSchema.exactOptional(),
+  hardware: nameSchema.exactOptional(),
+  uses: z.int().min(1),
+  used: z.int().min(0),
+  createdAt: z.iso.datetime(),
+  createdBy: z.string(),
+  expiresAt: z.iso.datetime(),
+});
+export type StoredJoinToken = z.infer<typeof joinTokenSchema>;
+export type JoinTokenDescription = Omit<StoredJoinToken, 'publicKey'>;
+
+export interface WantedJoinToken {
+  kind: StoredJoinToken['kind'];
+  site?: string | undefined;
+  product?: string | undefined;
+  hardware?: string | undefined;
+  uses: number;
+  expiresAt: string;
+  /** Where newcomers find the origin. */
+  origin: string;
+}
+
+/** Lets newcomers in, as many as was said. The origin keeps the public half of each token. */
+export class JoinTokens {
+  readonly #store: FleetStore;
+  readonly #now: () => number;
+  readonly #byId = new Map<string, StoredJoinToken>();
+
+  private constructor(store: FleetStore, now: () => number) {
+    this.#store = store;
+    this.#now = now;
+  }
+
+  static async open(store: FleetStore, now: () => number): Promise<JoinTokens> {
+    const tokens = new JoinTokens(store, now);
+    for await (const [key, value] of store.entries('joinToken'))
+      tokens.#byId.set(key, readStored('joinToken', key, joinTokenSchema, value));
+    return tokens;
+  }
+
+  list(): JoinTokenDescription[] {
+    return [...this.#byId.values()]
+      .sort((one, other) => one.createdAt.localeCompare(other.createdAt) || one.id.localeCompare(other.id))
+      .map(({ publicKey: _publicKey, ...rest }) => rest);
+  }
+
+  /**
+   * @param rootSha256 of the repository's first root: what newcomers trust
+   * @returns the token's text besides, which is never to be had again
+   * @throws SITECAST_EXPIRY_PAST, SITECAST_TOO_MANY_JOIN_TOKENS
+   */
+  async create(
+    { origin, ...wanted }: WantedJoinToken,
+    rootSha256: string,
+    createdBy: string,
+  ): Promise<JoinTokenDescription & { token: string }> {
+    if (Date.parse(wanted.expiresAt) <= this.#now()) {
+      throw new SitecastError('badInput', 'SITECAST_EXPIRY_PAST', 'the token would have expired already');
+    }
+    if (this.#byId.size >= MAX_JOIN_TOKENS) {
+      throw new SitecastError(
+        'conflict',
+        'SITECAST_TOO_MANY_JOIN_TOKENS',
+        `there are ${MAX_JOIN_TOKENS} join tokens already`,
+        { hint: 'Delete those that are used up or expired.', data: { maxTokens: MAX_JOIN_TOKENS } },
+      );
+    }
+    const pair = KeyPair.generate();
+    const { kind, site, product, hardware, uses, expiresAt } = wanted;
+    const description = {
+      id: pair.keyId,
+      kind,
+      ...(site !== undefined && { site }),
+      ...(product !== undefined && { product }),
+      ...(hardware !== undefined && { hardware }),
+      uses,
+      used: 0,
+      createdAt: new Date(this.#now()).toISOString(),
+      createdBy,
+      expiresAt,
+    };
+    const stored = { ...description, publicKey: pair.key.keyval.public ?? '' };
+    this.#byId.set(stored.id, stored);
+    try {
+      await this.#store.commit([writeOf(stored)]);
+    } catch (error) {
+      this.#byId.delete(stored.id);
+      throw error;
+    }
+    return { ...description, token: formatJoinToken(origin, rootSha256, pair) };
+  }
+
+  /** @throws SITECAST_JOIN_TOKEN_UNKNOWN */
+  async remove(id: string): Promise<void> {
+    const token = this.#byId.get(id);
+    if (!token) throw unknown('notFound');
+    await this.#store.commit([{ table: 'joinToken', key: id, value: undefined }]);
+    this.#byId.delete(id);
+  }
+
+  /** @throws SITECAST_JOIN_TOKEN_UNKNOWN (forbidden) */
+  keyOf(id: string): TufKey {
+    const token = this.#byId.get(id);
+    if (!token) throw unknown('forbidden');
+    return { keytype: 'ed25519', scheme: 'ed25519', keyval: { public: token.publicKey } };
+  }
+
+  /**
+   * Whether a token lets this newcomer in.
+   * @returns the token as it is after this use: to be committed together with the member, then `used`
+   * @throws SITECAST_JOIN_TOKEN_UNKNOWN, SITECAST_JOIN_TOKEN_EXPIRED, SITECAST_JOIN_TOKEN_USED_UP,
+   *   SITECAST_JOIN_TOKEN_MISMATCH (forbidden)
+   */
+  admit(id: string, { kind, product, hardware, site }: Enrolment): { token: StoredJoinToken; write: Write } {
+    const token = this.#byId.get(id);
+    if (!token) throw unknown('forbidden');
+    if (Date.parse(token.expiresAt) <= this.#now()) {
+      throw forbidden('SITECAST_JOIN_TOKEN_EXPIRED', `the join token expired at ${token.expiresAt}`);
+    }
+    if (token.used >= token.uses) throw forbidden('SITECAST_JOIN_TOKEN_USED_UP', 'the join token is used up');
+    const asked = { kind, product, hardware, site: kind === 'gateway' ? site : undefined };
+    for (const name of ['kind', 'product', 'hardware', 'site'] as const) {
+      const bound = token[name];
+      // A gateway that names no site gets the token's.
+      if (bound === undefined || asked[name] === bound) continue;
+      if (name === 'site' && asked.site === undefined) continue;
+      throw forbidden(
+        'SITECAST_JOIN_TOKEN_MISMATCH',
+        `the join token is for the ${name} ${bound}, not for ${asked[name] ?? 'one without'}`,
+      );
+    }
+    const next = { ...token, used: token.used + 1 };
+    return { token: next, write: writeOf(next) };
+  }
+
+  /** Takes over a use that is durable already. */
+  used(token: StoredJoinToken): void {
+    this.#byId.set(token.id, token);
+  }
+}
+
+function writeOf(token: StoredJoinToken): Write {
+  return { table: 'joinToken', key: token.id, value: token };
+}
+
+function unknown(kind: 'notFound' | 'forbidden'): SitecastError {
+  return new SitecastError(kind, 'SITECAST_JOIN_TOKEN_UNKNOWN', 'the origin knows no such join token', {
+    hint: 'It was deleted, or it is of another origin: make one with sitecast token create --join.',
+  });
+}
+
+function forbidden(code: `SITECAST_JOIN_TOKEN_${string}`, message: string): SitecastError {
+  return new SitecastError('forbidden', code, message, {
+    hint: 'Make a new one with sitecast token create --join.',
+  });
+}

@@ -1,0 +1,43 @@
+import { type Assignment, idSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
+import { nameSchema } from '@sitecast/shared/release';
+import { z } from 'zod';
+
+export const MEMBER_KINDS = ['device', 'gateway'] as const;
+export type MemberKind = (typeof MEMBER_KINDS)[number];
+
+/** A device or gateway that was let in: what its assignment says, and how it came. */
+export const memberSchema = z.object({
+  id: idSchema,
+  kind: z.enum(MEMBER_KINDS),
+  product: nameSchema.exactOptional(),
+  hardware: nameSchema.exactOptional(),
+  site: siteSchema,
+  tags: tagsSchema,
+  /** Rises with each change of what the assignment says. */
+  serial: z.int().min(1),
+  enrolledAt: z.iso.datetime(),
+  /** When the assignment last changed. */
+  changedAt: z.iso.datetime(),
+  revokedAt: z.iso.datetime().exactOptional(),
+  /** Id of the join token, or name of the operator's API token. */
+  letInBy: z.union([z.object({ joinToken: z.string() }), z.object({ operator: z.string() })]),
+});
+export type Member = z.infer<typeof memberSchema>;
+
+/** What the origin signs of a member. The same for the same serial. */
+export function assignmentOf(member: Member): Assignment {
+  const { id, kind, product, hardware, site, tags, serial, enrolledAt, changedAt, revokedAt } = member;
+  return {
+    format: 'sitecast-assignment-1',
+    id,
+    kind,
+    ...(product !== undefined && { product }),
+    ...(hardware !== undefined && { hardware }),
+    site,
+    tags,
+    serial,
+    enrolledAt,
+    issuedAt: changedAt,
+    ...(revokedAt !== undefined && { revoked: true }),
+  };
+}

@@ -1,0 +1,36 @@
+import { DEVICE_STATES, type Report } from '@sitecast/shared/fleet';
+import { z } from 'zod';
+
+const reasonSchema = z.object({ code: z.string(), message: z.string() });
+
+/** How far a device has got with one rollout, by its newest report about it. */
+export const outcomeSchema = z.object({
+  attempt: z.int(),
+  state: z.enum(DEVICE_STATES),
+  /** The device's clock; then the origin's. */
+  at: z.string(),
+  receivedAt: z.string(),
+  /** When its first report about this attempt came. */
+  startedAt: z.string(),
+  reason: reasonSchema.exactOptional(),
+});
+export type Outcome = z.infer<typeof outcomeSchema>;
+
+/** A device's state in a rollout after one more report; undefined where it's about an earlier attempt. */
+export function outcomeAfter(
+  before: Outcome | undefined,
+  report: Report,
+  nowIso: string,
+): Outcome | undefined {
+  const { rollout, state, at, reason } = report;
+  if (!rollout || (before && before.attempt > rollout.attempt)) return undefined;
+  const startedAt = before?.attempt === rollout.attempt ? before.startedAt : nowIso;
+  return {
+    attempt: rollout.attempt,
+    state,
+    at,
+    receivedAt: nowIso,
+    startedAt,
+    ...(reason && { reason: { code: reason.code, message: reason.message } }),
+  };
+}

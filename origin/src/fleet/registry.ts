@@ -1,0 +1,144 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import type { z } from 'zod';
+import { type Member, type MemberKind, memberSchema } from './member.ts';
+import { type Status, statusSchema } from './status.ts';
+import { type FleetStore, keyOf, type Table, type Write } from './store.ts';
+
+export const MAX_MEMBERS = 1_000_000;
+
+/**
+ * Who belongs to the fleet and what is known of each. All of it is in memory, so that a check for a request and a
+ * query touch no disk; the store is what lasts. Whoever changes something commits it to the store first.
+ */
+export class Registry {
+  readonly store: FleetStore;
+  readonly #members = new Map<string, Member>();
+  readonly #statuses = new Map<string, Status>();
+  readonly #seenMs = new Map<string, number>();
+  /** Ids in order, for listing; made anew after somebody joined. */
+  #ids: string[] | undefined;
+  #version = 0;
+
+  private constructor(store: FleetStore) {
+    this.store = store;
+  }
+
+  static async open(store: FleetStore): Promise<Registry> {
+    const registry = new Registry(store);
+    for await (const [key, value] of store.entries('member'))
+      registry.#members.set(key, readStored('member', key, memberSchema, value));
+    for await (const [key, value] of store.entries('status'))
+      registry.#statuses.set(key, readStored('status', key, statusSchema, value));
+    for await (const [key, value] of store.entries('seen')) registry.#seenMs.set(key, Number(value));
+    return registry;
+  }
+
+  /** Rises whenever a member comes or changes. */
+  get version(): number {
+    return this.#version;
+  }
+
+  get size(): number {
+    return this.#members.size;
+  }
+
+  member(id: string): Member | undefined {
+    return this.#members.get(id);
+  }
+
+  /** A member that isn't revoked. */
+  activeMember(id: string): Member | undefined {
+    const member = this.#members.get(id);
+    return member?.revokedAt === undefined ? member : undefined;
+  }
+
+  status(id: string): Status | undefined {
+    return this.#statuses.get(id);
+  }
+
+  members(): Iterable<Member> {
+    return this.#members.values();
+  }
+
+  /** @throws SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN (notFound) */
+  require(kind: MemberKind, id: string): Member {
+    const member = this.#members.get(id);
+    if (member?.kind === kind) return member;
+    throw new SitecastError(
+      'notFound',
+      kind === 'device' ? 'SITECAST_DEVICE_UNKNOWN' : 'SITECAST_GATEWAY_UNKNOWN',
+      `no ${kind} with the id ${id} is enrolled`,
+    );
+  }
+
+  /** Members in the order of their ids, from the one after `after`. */
+  *from(after: string | undefined): Generator<Member> {
+    const ids = (this.#ids ??= [...this.#members.keys()].sort());
+    for (let at = after === undefined ? 0 : firstAfter(ids, after); at < ids.length; at += 1) {
+      const member = this.#members.get(ids[at] ?? '');
+      if (member) yield member;
+    }
+  }
+
+  /** Makes a member's new state durable, together with other writes, then known. */
+  async put(member: Member, besides: readonly Write[] = []): Promise<void> {
+    await this.store.commit([{ table: 'member', key: member.id, value: member }, ...besides]);
+    if (!this.#members.has(member.id)) this.#ids = undefined;
+    this.#members.set(member.id, member);
+    this.#version += 1;
+  }
+
+  /** Takes over statuses that are durable already. */
+  setStatuses(statuses: Iterable<Status>): void {
+    for (const status of statuses) this.#statuses.set(status.id, status);
+  }
+
+  saw(id: string, nowMs: number): void {
+    this.#seenMs.set(id, nowMs);
+    this.#unsaved.add(id);
+  }
+
+  seenMs(id: string): number | undefined {
+    return this.#seenMs.get(id);
+  }
+
+  readonly #unsaved = new Set<string>();
+
+  /** Keeps when members were last seen. Told now and then: after a crash a minute of it may be missing. */
+  async saveSeen(): Promise<void> {
+    const writes = [...this.#unsaved].map(id => ({
+      table: 'seen' as const,
+      key: id,
+      value: this.#seenMs.get(id),
+    }));
+    if (writes.length === 0) return;
+    this.#unsaved.clear();
+    await this.store.commit(writes);
+  }
+}
+
+function firstAfter(sorted: readonly string[], after: string): number {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((sorted[middle] ?? '') <= after) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** @throws SITECAST_STATE_DAMAGED (failed) */
+export function readStored<T>(table: Table, key: string, schema: z.ZodType<T>, value: unknown): T {
+  const parsed = schema.safeParse(value);
+  if (parsed.success) return parsed.data;
+  throw new SitecastError(
+    'failed',
+    'SITECAST_STATE_DAMAGED',
+    `the database holds something unreadable at ${keyOf(table, key)}`,
+    {
+      hint: 'Look for a failing disk, then bring the data directory back from a backup.',
+      cause: parsed.error,
+    },
+  );
+}

@@ -1,0 +1,79 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { sealAcknowledgement, sealAssignment } from '@sitecast/shared/fleet';
+import type { Envelope, EnvelopeSigner } from '@sitecast/shared/identity';
+import { assignmentOf, type Member } from './member.ts';
+import type { Registry } from './registry.ts';
+
+const MAX_KEPT_ENVELOPES = 10_000;
+
+/** The key that speaks for the origin: that of the rollouts role, as the published metadata names it now. */
+export interface OriginSigner {
+  /** @throws SITECAST_NOT_INITIALISED, SITECAST_ONLINE_KEY_MISSING */
+  (): EnvelopeSigner;
+}
+
+/**
+ * Assignments and acknowledgements, signed when somebody asks. What was signed is remembered by what it says and by
+ * whose key: a rotated key makes all of it anew.
+ */
+export class OriginStatements {
+  readonly #registry: Registry;
+  readonly #signer: OriginSigner;
+  readonly #now: () => number;
+  readonly #kept = new Map<string, Promise<Envelope>>();
+
+  constructor(registry: Registry, signer: OriginSigner, now: () => number) {
+    this.#registry = registry;
+    this.#signer = signer;
+    this.#now = now;
+  }
+
+  assignment(member: Member): Promise<Envelope> {
+    const signer = this.#signer();
+    return this.#keep(`${signer.keyId} ${member.id} ${member.serial}`, () =>
+      sealAssignment(assignmentOf(member), signer),
+    );
+  }
+
+  /** Of the current chain. @throws SITECAST_ACKNOWLEDGEMENT_MISSING (notFound) */
+  newestAcknowledgement(id: string): Promise<Envelope> {
+    const chain = this.#registry.status(id)?.chains.at(-1);
+    if (chain) return this.acknowledgement(id, chain.epoch, chain.seq);
+    throw new SitecastError(
+      'notFound',
+      'SITECAST_ACKNOWLEDGEMENT_MISSING',
+      `no report of ${JSON.stringify(id)} has come yet`,
+    );
+  }
+
+  /** @param seq the highest contiguous one that is durable; 0 where there's none */
+  acknowledgement(id: string, epoch: string, seq: number): Promise<Envelope> {
+    const signer = this.#signer();
+    return this.#keep(`${signer.keyId} ${id} ${epoch} ${seq}`, () =>
+      sealAcknowledgement(
+        {
+          format: 'sitecast-acknowledgement-1',
+          id,
+          epoch,
+          seq,
+          at: new Date(this.#now()).toISOString(),
+        },
+        signer,
+      ),
+    );
+  }
+
+  #keep(key: string, seal: () => Promise<Envelope>): Promise<Envelope> {
+    const known = this.#kept.get(key);
+    if (known) return known;
+    const sealed = seal();
+    this.#kept.set(key, sealed);
+    // One that failed is nothing to keep; its caller hears of the failure.
+    sealed.catch(() => this.#kept.delete(key));
+    if (this.#kept.size > MAX_KEPT_ENVELOPES) {
+      const [oldest] = this.#kept.keys();
+      if (oldest !== undefined) this.#kept.delete(oldest);
+    }
+    return sealed;
+  }
+}

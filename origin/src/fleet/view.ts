@@ -1,0 +1,103 @@
+import { assignmentOf, type Member, type MemberKind } from './member.ts';
+import type { PendingMember } from './pending.ts';
+import type { Registry } from './registry.ts';
+import type { Status } from './status.ts';
+
+/** What a list shows of a device or gateway. */
+export interface MemberSummary {
+  id: string;
+  kind: MemberKind;
+  product?: string;
+  hardware?: string;
+  site?: string;
+  tags: Record<string, string>;
+  /** Of its last report; `enrolled` before the first, `pending` for one that isn't let in, `revoked`. */
+  state: string;
+  serial?: number;
+  enrolledAt?: string;
+  revokedAt?: string;
+  quarantinedAt?: string;
+  lastSeenAt?: string;
+  last?: Status['last'];
+  /** Of one that waits: the gateway through which it asks. */
+  via?: string;
+}
+
+export interface MemberQuery {
+  kind: MemberKind;
+  product?: string | undefined;
+  site?: string | undefined;
+  tags?: Record<string, string> | undefined;
+  state?: string | undefined;
+  after?: string | undefined;
+  limit: number;
+}
+
+export function stateOf(member: Member, status: Status | undefined): string {
+  if (member.revokedAt !== undefined) return 'revoked';
+  return status?.last.state ?? 'enrolled';
+}
+
+/** Members in the order of their ids, and the cursor to go on from where there are more. */
+export function listMembers(
+  registry: Registry,
+  query: MemberQuery,
+): { members: MemberSummary[]; nextCursor?: string } {
+  const members: MemberSummary[] = [];
+  for (const member of registry.from(query.after)) {
+    if (!fits(member, registry.status(member.id), query)) continue;
+    const last = members.at(-1);
+    if (members.length === query.limit && last) return { members, nextCursor: last.id };
+    members.push(summaryOf(member, registry));
+  }
+  return { members };
+}
+
+function fits(member: Member, status: Status | undefined, query: MemberQuery): boolean {
+  return (
+    member.kind === query.kind &&
+    (query.product === undefined || member.product === query.product) &&
+    (query.site === undefined || member.site === query.site) &&
+    (query.state === undefined || stateOf(member, status) === query.state) &&
+    Object.entries(query.tags ?? {}).every(
+      ([name, value]) => Object.hasOwn(member.tags, name) && member.tags[name] === value,
+    )
+  );
+}
+
+export function summaryOf(member: Member, registry: Registry): MemberSummary {
+  const status = registry.status(member.id);
+  const seenMs = registry.seenMs(member.id);
+  const { format: _format, revoked: _revoked, issuedAt: _issuedAt, ...assignment } = assignmentOf(member);
+  const { id, kind, product, hardware, site, tags, serial, enrolledAt } = assignment;
+  return {
+    id,
+    kind,
+    ...(product !== undefined && { product }),
+    ...(hardware !== undefined && { hardware }),
+    site,
+    tags,
+    state: stateOf(member, status),
+    serial,
+    enrolledAt,
+    ...(member.revokedAt !== undefined && { revokedAt: member.revokedAt }),
+    ...(status?.quarantinedAt !== undefined && { quarantinedAt: status.quarantinedAt }),
+    ...(seenMs !== undefined && { lastSeenAt: new Date(seenMs).toISOString() }),
+    ...(status && { last: status.last }),
+  };
+}
+
+export function pendingSummary(pending: PendingMember): MemberSummary {
+  const { id, kind, product, hardware, site, via, lastAskedMs } = pending;
+  return {
+    id,
+    kind,
+    ...(product !== undefined && { product }),
+    ...(hardware !== undefined && { hardware }),
+    ...(site !== undefined && { site }),
+    tags: {},
+    state: 'pending',
+    lastSeenAt: new Date(lastAskedMs).toISOString(),
+    ...(via !== undefined && { via }),
+  };
+}

@@ -1,0 +1,78 @@
+import type { Context } from 'hono';
+import type { Repository } from '../repository/repository.ts';
+import type { After } from '../upkeep.ts';
+import type { OriginEnv } from './context.ts';
+import { timestampTag } from './public-files.ts';
+
+/** The longest wait that a client may ask for: below what proxies take for a dead connection. */
+export const MAX_WAIT_S = 55;
+/** Requests that wait at one time; others are answered at once. */
+export const MAX_WAITERS = 3000;
+
+/** Requests for the timestamp that wait for the next one (RFC 7240, `Prefer: wait`). */
+export class TimestampWaiters {
+  readonly #repository: Repository;
+  readonly #after: After;
+  readonly #waiting = new Set<() => void>();
+  readonly #stopListening: () => void;
+  #isClosed = false;
+
+  constructor(repository: Repository, after: After) {
+    this.#repository = repository;
+    this.#after = after;
+    this.#stopListening = repository.onCommit(() => this.#wakeAll());
+  }
+
+  get count(): number {
+    return this.#waiting.size;
+  }
+
+  /**
+   * Waits as long as a request for the timestamp asks to, if it has the newest one already.
+   * @returns the headers that tell the client so
+   */
+  async wait(c: Context<OriginEnv>): Promise<Record<string, string>> {
+    const seconds = waitOf(c.req.header('prefer'));
+    const tag = c.req.header('if-none-match');
+    if (seconds === undefined || tag === undefined || c.req.method !== 'GET') return {};
+    const current = this.#repository.committed?.timestamp.bytes;
+    const isNewest = current !== undefined && tag.includes(timestampTag(current));
+    if (!isNewest || this.#isClosed || this.#waiting.size >= MAX_WAITERS) return {};
+    await this.#sleep(seconds * 1000, c);
+    return { 'preference-applied': `wait=${seconds}`, vary: 'prefer' };
+  }
+
+  /** Answers all that wait, and lets nobody wait any more. */
+  close(): void {
+    this.#isClosed = true;
+    this.#stopListening();
+    this.#wakeAll();
+  }
+
+  #sleep(ms: number, c: Context<OriginEnv>): Promise<void> {
+    return new Promise(resolve => {
+      const outgoing = c.env?.outgoing;
+      const wake = (): void => {
+        cancel();
+        outgoing?.off('close', wake);
+        this.#waiting.delete(wake);
+        resolve();
+      };
+      const cancel = this.#after(ms, wake);
+      this.#waiting.add(wake);
+      // Its client has gone.
+      outgoing?.once('close', wake);
+    });
+  }
+
+  #wakeAll(): void {
+    for (const wake of this.#waiting) wake();
+  }
+}
+
+/** Seconds, at most MAX_WAIT_S; undefined where the header asks for no wait. */
+function waitOf(prefer: string | undefined): number | undefined {
+  const digits = /(?:^|[,;\s])wait\s*=\s*"?(\d{1,6})"?(?=$|[,;\s])/i.exec(prefer ?? '')?.[1];
+  if (digits === undefined) return undefined;
+  return Math.min(Number(digits), MAX_WAIT_S);
+}

@@ -1,0 +1,127 @@
+import { createHash } from 'node:crypto';
+import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { siteSchema } from '@sitecast/shared/fleet';
+import { nameSchema } from '@sitecast/shared/release';
+import { MAX_JOIN_TOKEN_USES } from '../../fleet/join-tokens.ts';
+import { MEMBER_KINDS } from '../../fleet/member.ts';
+import { maxBytesOf, metadataFile } from '../../repository/committed.ts';
+import type { AppDeps } from '../deps.ts';
+import type { OriginEnv } from '../context.ts';
+import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+
+const MAX_JOIN_TOKEN_BODY_BYTES = 4 * 1024;
+
+const joinTokenSchema = z
+  .object({
+    id: z.string(),
+    kind: z.enum(MEMBER_KINDS),
+    site: z.string().optional(),
+    product: z.string().optional(),
+    hardware: z.string().optional(),
+    uses: z.int(),
+    used: z.int(),
+    createdAt: z.string(),
+    createdBy: z.string(),
+    expiresAt: z.string(),
+  })
+  .openapi('JoinToken');
+
+const newJoinTokenSchema = z
+  .strictObject({
+    kind: z.enum(MEMBER_KINDS),
+    site: siteSchema.optional(),
+    product: nameSchema.optional(),
+    hardware: nameSchema.optional(),
+    uses: z.int().min(1).max(MAX_JOIN_TOKEN_USES).default(1),
+    expiresAt: z.iso.datetime(),
+    /** The origin's address, as newcomers reach it. */
+    origin: z.url({ protocol: /^https?$/ }).max(512),
+  })
+  .openapi('NewJoinToken');
+
+/** Join tokens: what lets devices and gateways in without an operator's hand. */
+export function joinTokenRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+  createTokenRoute(app, deps);
+  otherRoutes(app, deps);
+}
+
+function createTokenRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, files, bodies }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/api/v1/join-tokens',
+      summary: 'Makes a join token. Its text is shown this once.',
+      security: bearer('operator'),
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodies, MAX_JOIN_TOKEN_BODY_BYTES),
+      ],
+      request: { body: { required: true, content: { [JSON_TYPE]: { schema: newJoinTokenSchema } } } },
+      responses: withProblems({
+        201: {
+          description: 'The token.',
+          content: { [JSON_TYPE]: { schema: joinTokenSchema.extend({ token: z.string() }) } },
+        },
+      }),
+    }),
+    async c => {
+      const root = await files.read(metadataFile('root', 1), maxBytesOf('root'));
+      if (!root) throw notInitialised();
+      const rootSha256 = createHash('sha256').update(root).digest('hex');
+      const by = c.get('token').name;
+      return c.json(await fleet.joinTokens.create(c.req.valid('json'), rootSha256, by), 201);
+    },
+  );
+}
+
+function otherRoutes(app: OpenAPIHono<OriginEnv>, { tokens, fleet }: AppDeps): void {
+  const operator = requireRole(tokens, 'operator');
+
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/api/v1/join-tokens',
+      summary: 'All join tokens, without their secrets.',
+      security: bearer('operator'),
+      middleware: [operator],
+      responses: withProblems({
+        200: {
+          description: 'The tokens, oldest first.',
+          content: { [JSON_TYPE]: { schema: z.object({ joinTokens: z.array(joinTokenSchema) }) } },
+        },
+      }),
+    }),
+    c => c.json({ joinTokens: fleet.joinTokens.list() }, 200),
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'delete',
+      path: '/api/v1/join-tokens/{id}',
+      summary: 'Makes a join token worthless, at once. Whoever it let in stays.',
+      security: bearer('operator'),
+      middleware: [operator],
+      request: { params: z.object({ id: z.string().regex(/^[0-9a-f]{64}$/) }) },
+      responses: withProblems({
+        204: { description: 'Deleted.' },
+        404: { description: 'There is no such one.' },
+      }),
+    }),
+    async c => {
+      await fleet.joinTokens.remove(c.req.valid('param').id);
+      return c.body(null, 204);
+    },
+  );
+}
+
+function notInitialised(): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_NOT_INITIALISED',
+    'the repository is empty: a join token tells newcomers which root to trust',
+    { hint: 'Run sitecast init.' },
+  );
+}

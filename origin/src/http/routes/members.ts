@@ -1,0 +1,324 @@
+import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { DEVICE_STATES, idSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
+import { nameSchema } from '@sitecast/shared/release';
+import type { MemberKind } from '../../fleet/member.ts';
+import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
+import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
+import type { AppDeps } from '../deps.ts';
+import type { OriginEnv } from '../context.ts';
+import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+
+const MAX_MEMBER_BODY_BYTES = 64 * 1024;
+export const MAX_PAGE = 1000;
+const DEFAULT_PAGE = 100;
+/** Reports that the view of one device shows, newest first. */
+const SHOWN_REPORTS = 20;
+const MAX_FILTER_TAGS = 16;
+
+const releaseSchema = z.object({ counter: z.int(), version: z.string() });
+
+const lastReportSchema = z.object({
+  state: z.enum(DEVICE_STATES),
+  epoch: z.string(),
+  seq: z.int(),
+  at: z.string(),
+  receivedAt: z.string(),
+  timestampVersion: z.int(),
+  rollout: z.object({ id: z.string(), attempt: z.int() }).optional(),
+  release: releaseSchema.optional(),
+  booted: z.object({ slot: z.enum(['A', 'B']), release: releaseSchema.optional() }).optional(),
+  reason: z.object({ code: z.string(), message: z.string() }).optional(),
+  via: z.string().optional(),
+});
+
+const summarySchema = z
+  .object({
+    id: z.string(),
+    kind: z.enum(['device', 'gateway']),
+    product: z.string().optional(),
+    hardware: z.string().optional(),
+    site: z.string().optional(),
+    tags: z.record(z.string(), z.string()),
+    state: z.string(),
+    serial: z.int().optional(),
+    enrolledAt: z.string().optional(),
+    revokedAt: z.string().optional(),
+    quarantinedAt: z.string().optional(),
+    lastSeenAt: z.string().optional(),
+    last: lastReportSchema.optional(),
+    via: z.string().optional(),
+  })
+  .openapi('Member');
+
+const detailSchema = summarySchema
+  .extend({
+    chains: z.array(
+      z.object({
+        epoch: z.string(),
+        seq: z.int(),
+        begunAt: z.string(),
+        receivedAt: z.string(),
+      }),
+    ),
+    anomalies: z.array(
+      z.object({ kind: z.enum(ANOMALY_KINDS), at: z.string(), epoch: z.string(), seq: z.int() }),
+    ),
+    inventory: z.record(z.string(), z.unknown()).optional(),
+    reports: z.array(
+      z.object({
+        receivedAt: z.string(),
+        via: z.string().optional(),
+        report: z.record(z.string(), z.unknown()),
+      }),
+    ),
+  })
+  .openapi('MemberDetail');
+
+const tagFilter = z.string().regex(/^[^=]{1,64}=.{0,128}$/, 'NAME=VALUE');
+
+const querySchema = z.object({
+  product: nameSchema.optional(),
+  site: siteSchema.optional(),
+  tag: z.union([tagFilter, z.array(tagFilter).max(MAX_FILTER_TAGS)]).optional(),
+  state: z.enum([...DEVICE_STATES, 'enrolled', 'revoked', 'pending']).optional(),
+  cursor: idSchema.optional(),
+  limit: z.coerce.number().int().min(1).max(MAX_PAGE).default(DEFAULT_PAGE),
+});
+
+const idParam = z.object({ id: idSchema });
+const acceptSchema = z.strictObject({ site: siteSchema.optional() }).openapi('Accept');
+const changeSchema = z
+  .strictObject({
+    tags: tagsSchema.optional(),
+    site: siteSchema.optional(),
+    quarantined: z.literal(false).optional(),
+  })
+  .openapi('MemberChange');
+
+/** Devices and gateways, for operators: the same routes for both. */
+export function memberRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+  for (const kind of ['device', 'gateway'] as const) {
+    listRoute(app, deps, kind);
+    detailRoute(app, deps, kind);
+    acceptRoute(app, deps, kind);
+    changeRoute(app, deps, kind);
+    revokeRoute(app, deps, kind);
+  }
+}
+
+function listRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, now }: AppDeps, kind: MemberKind): void {
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: `/api/v1/${kind}s`,
+      summary: `The ${kind}s, in the order of their ids; those that wait to be accepted with state=pending.`,
+      security: bearer('viewer'),
+      middleware: [requireRole(tokens, 'viewer')],
+      request: { query: querySchema },
+      responses: withProblems({
+        200: {
+          description: 'One page.',
+          content: {
+            [JSON_TYPE]: {
+              schema: z.object({
+                members: z.array(summarySchema),
+                nextCursor: z.string().optional(),
+                pending: z.int(),
+              }),
+            },
+          },
+        },
+      }),
+    }),
+    c => {
+      const { tag, cursor, state, ...query } = c.req.valid('query');
+      const waiting = fleet.enrolments.pending.list(kind, now());
+      const pending = waiting.length;
+      if (state === 'pending') {
+        const members = waiting
+          .filter(
+            ({ product, site }) =>
+              (query.product === undefined || query.product === product) &&
+              (query.site === undefined || query.site === site),
+          )
+          .map(pendingSummary);
+        return c.json({ members, pending }, 200);
+      }
+      const tags = tagsOf(tag);
+      const page = listMembers(fleet.registry, { ...query, kind, tags, state, after: cursor });
+      return c.json({ ...page, pending }, 200);
+    },
+  );
+}
+
+function detailRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet }: AppDeps, kind: MemberKind): void {
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: `/api/v1/${kind}s/{id}`,
+      summary: `All that is known of one ${kind}: its newest reports, its chains and what is odd about them.`,
+      security: bearer('viewer'),
+      middleware: [requireRole(tokens, 'viewer')],
+      request: { params: idParam },
+      responses: withProblems({
+        200: { description: `The ${kind}.`, content: { [JSON_TYPE]: { schema: detailSchema } } },
+        404: { description: 'There is no such one.' },
+      }),
+    }),
+    async c => {
+      const { id } = c.req.valid('param');
+      const member = fleet.registry.require(kind, id);
+      const status = fleet.registry.status(id);
+      const inventory = await fleet.registry.store.get('inventory', id);
+      return c.json(
+        {
+          ...summaryOf(member, fleet.registry),
+          ...chainsOf(status),
+          ...(isRecord(inventory) && { inventory }),
+          reports: await newestReports(fleet, id, status),
+        },
+        200,
+      );
+    },
+  );
+}
+
+const answersOf = (kind: MemberKind) =>
+  withProblems({
+    200: { description: `The ${kind} as it is now.`, content: { [JSON_TYPE]: { schema: summarySchema } } },
+    404: { description: 'There is no such one.' },
+  });
+
+function acceptRoute(
+  app: OpenAPIHono<OriginEnv>,
+  { tokens, fleet, bodies }: AppDeps,
+  kind: MemberKind,
+): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: `/api/v1/${kind}s/{id}/accept`,
+      summary: `Lets a ${kind} in that waits.`,
+      security: bearer('operator'),
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
+      ],
+      request: {
+        params: idParam,
+        body: { required: true, content: { [JSON_TYPE]: { schema: acceptSchema } } },
+      },
+      responses: answersOf(kind),
+    }),
+    async c => {
+      const { id } = c.req.valid('param');
+      const by = c.get('token').name;
+      return c.json(
+        summaryOf(await fleet.enrolments.accept(kind, id, c.req.valid('json').site, by), fleet.registry),
+        200,
+      );
+    },
+  );
+}
+
+function changeRoute(
+  app: OpenAPIHono<OriginEnv>,
+  { tokens, fleet, bodies }: AppDeps,
+  kind: MemberKind,
+): void {
+  app.openapi(
+    createRoute({
+      method: 'patch',
+      path: `/api/v1/${kind}s/{id}`,
+      summary: `Changes a ${kind}'s tags (all of them) or site, or lifts its quarantine.`,
+      security: bearer('operator'),
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
+      ],
+      request: {
+        params: idParam,
+        body: { required: true, content: { [JSON_TYPE]: { schema: changeSchema } } },
+      },
+      responses: answersOf(kind),
+    }),
+    async c => {
+      const { id } = c.req.valid('param');
+      const { quarantined, ...change } = c.req.valid('json');
+      const member = await fleet.enrolments.change(kind, id, change);
+      if (quarantined === false) await fleet.intake.liftQuarantine(id);
+      return c.json(summaryOf(member, fleet.registry), 200);
+    },
+  );
+}
+
+function revokeRoute(
+  app: OpenAPIHono<OriginEnv>,
+  { tokens, fleet, rollouts }: AppDeps,
+  kind: MemberKind,
+): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: `/api/v1/${kind}s/{id}/revoke`,
+      summary: `Shuts a ${kind} out for good: here at once, everywhere else with the next metadata.`,
+      security: bearer('operator'),
+      middleware: [requireRole(tokens, 'operator')],
+      request: { params: idParam },
+      responses: answersOf(kind),
+    }),
+    async c => {
+      const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id);
+      await rollouts.publishRevocations();
+      return c.json(summaryOf(member, fleet.registry), 200);
+    },
+  );
+}
+
+function tagsOf(tag: string | string[] | undefined): Record<string, string> {
+  const tags = tag === undefined ? [] : [tag].flat();
+  return Object.fromEntries(
+    tags.map(text => [text.slice(0, text.indexOf('=')), text.slice(text.indexOf('=') + 1)]),
+  );
+}
+
+function chainsOf(status: Status | undefined) {
+  const chains = (status?.chains ?? []).map(({ epoch, seq, begunAt, receivedAt }) => ({
+    epoch,
+    seq,
+    begunAt,
+    receivedAt,
+  }));
+  return { chains, anomalies: status?.anomalies ?? [] };
+}
+
+async function newestReports(fleet: AppDeps['fleet'], id: string, status: Status | undefined) {
+  const chain = status?.chains.at(-1);
+  if (!chain) return [];
+  const stored = await fleet.intake.reportsOf(id, chain.epoch, SHOWN_REPORTS);
+  return stored.map(({ envelope, receivedAt, via }) => ({
+    receivedAt,
+    ...(via !== undefined && { via }),
+    report: payloadOf(envelope),
+  }));
+}
+
+/** It was read strictly before it was stored. */
+function payloadOf(envelope: unknown): Record<string, unknown> {
+  if (!isRecord(envelope) || typeof envelope.payload !== 'string') throw unreadable();
+  const value: unknown = JSON.parse(Buffer.from(envelope.payload, 'base64').toString('utf8'));
+  if (!isRecord(value)) throw unreadable();
+  return value;
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function unreadable(): SitecastError {
+  return new SitecastError('failed', 'SITECAST_STATE_DAMAGED', 'a stored report is unreadable');
+}

@@ -1,0 +1,209 @@
+import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { DEVICE_STATES, idSchema, rolloutIdSchema } from '@sitecast/shared/fleet';
+import { envelopeSchema } from '@sitecast/shared/identity';
+import { MAX_REPORTS } from '../../fleet/intake.ts';
+import type { Member } from '../../fleet/member.ts';
+import type { AppDeps } from '../deps.ts';
+import type { OriginEnv } from '../context.ts';
+import { requireMediaType } from '../guards.ts';
+import { problemSchema } from '../problem.ts';
+import { JSON_TYPE, signature, withProblems } from '../schemas.ts';
+
+/** Every body that devices and gateways send. */
+export const MAX_SITE_BODY_BYTES = 1024 * 1024;
+export const MAX_PROGRESS_PER_REQUEST = 1000;
+
+const envelope = envelopeSchema;
+const assignmentAnswer = z.object({ assignment: envelope });
+const acknowledgementAnswer = z.object({ acknowledgement: envelope });
+const idParam = z.object({ id: idSchema });
+
+const rejectedSchema = z.object({
+  index: z.int(),
+  id: z.string().optional(),
+  epoch: z.string().optional(),
+  seq: z.int().optional(),
+  code: z.string(),
+});
+
+const progressSchema = z.object({
+  id: idSchema,
+  rollout: rolloutIdSchema.optional(),
+  state: z.enum(DEVICE_STATES),
+  doneBytes: z.int().min(0),
+  totalBytes: z.int().min(0),
+  at: z.iso.datetime(),
+});
+
+const problem = (description: string) => ({
+  description,
+  content: { 'application/problem+json': { schema: problemSchema } },
+});
+
+/** The site API: what devices and gateways speak, signed by their own keys. Gateways relay it. */
+export function siteRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+  enrolmentRoutes(app, deps);
+  reportRoutes(app, deps);
+  progressRoute(app, deps);
+}
+
+function enrolmentRoutes(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/site/v1/enrolments',
+      summary: 'A newcomer asks to be known; a gateway may bring its request.',
+      security: signature('anybody'),
+      middleware: [requireMediaType(JSON_TYPE), signedRequests.ofAnybody(MAX_SITE_BODY_BYTES)],
+      request: {
+        body: { required: true, content: { [JSON_TYPE]: { schema: z.object({ envelope }) } } },
+      },
+      responses: withProblems({
+        200: { description: 'It is in.', content: { [JSON_TYPE]: { schema: assignmentAnswer } } },
+        202: {
+          description: 'It waits for an operator.',
+          content: { [JSON_TYPE]: { schema: z.object({ state: z.literal('pending') }) } },
+        },
+      }),
+    }),
+    async c => {
+      const sender = fleet.registry.activeMember(c.get('sender'));
+      const relay = sender?.kind === 'gateway' ? sender : undefined;
+      const member = await fleet.enrolments.enrol(c.req.valid('json').envelope, {
+        senderId: c.get('sender'),
+        relay,
+      });
+      if (!member) return c.json({ state: 'pending' as const }, 202);
+      return c.json({ assignment: await fleet.statements.assignment(member) }, 200);
+    },
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/site/v1/assignments/{id}',
+      summary: "The origin's signed statement what a device or gateway is.",
+      request: { params: idParam },
+      responses: {
+        200: { description: 'The assignment.', content: { [JSON_TYPE]: { schema: assignmentAnswer } } },
+        400: problem('The id is malformed.'),
+        404: problem('It is not enrolled.'),
+      },
+    }),
+    async c => {
+      const member = fleet.registry.member(c.req.valid('param').id);
+      if (!member) throw unknownMember();
+      return c.json({ assignment: await fleet.statements.assignment(member) }, 200);
+    },
+  );
+}
+
+function reportRoutes(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/site/v1/reports',
+      summary:
+        "A device's reports, or those of many devices from their gateway. When it answers, they are durable.",
+      security: signature('member'),
+      middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
+      request: {
+        body: {
+          required: true,
+          content: {
+            [JSON_TYPE]: { schema: z.object({ reports: z.array(z.unknown()).min(1).max(MAX_REPORTS) }) },
+          },
+        },
+      },
+      responses: withProblems({
+        200: {
+          description: 'How far each chain reaches now, and which reports were refused.',
+          content: {
+            [JSON_TYPE]: {
+              schema: z.object({ acknowledgements: z.array(envelope), rejected: z.array(rejectedSchema) }),
+            },
+          },
+        },
+      }),
+    }),
+    async c => {
+      const sender = requireSender(fleet.registry.activeMember(c.get('sender')));
+      const { chains, rejected } = await fleet.intake.take(sender, c.req.valid('json').reports);
+      const acknowledgements = await Promise.all(
+        chains.map(({ id, epoch, seq }) => fleet.statements.acknowledgement(id, epoch, seq)),
+      );
+      return c.json({ acknowledgements, rejected }, 200);
+    },
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/site/v1/acknowledgements/{id}',
+      summary: "How far a device's current chain of reports has come.",
+      request: { params: idParam },
+      responses: {
+        200: {
+          description: 'The acknowledgement.',
+          content: { [JSON_TYPE]: { schema: acknowledgementAnswer } },
+        },
+        400: problem('The id is malformed.'),
+        404: problem('No report of it has come.'),
+      },
+    }),
+    async c => {
+      const acknowledgement = await fleet.statements.newestAcknowledgement(c.req.valid('param').id);
+      return c.json({ acknowledgement }, 200);
+    },
+  );
+}
+
+function progressRoute(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests, now }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/site/v1/progress',
+      summary: 'How far downloads have got: for people to look at, kept in memory alone.',
+      security: signature('member'),
+      middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
+      request: {
+        body: {
+          required: true,
+          content: {
+            [JSON_TYPE]: {
+              schema: z.object({ progress: z.array(progressSchema).max(MAX_PROGRESS_PER_REQUEST) }),
+            },
+          },
+        },
+      },
+      responses: withProblems({
+        202: { description: 'Seen.', content: { [JSON_TYPE]: { schema: z.object({}) } } },
+      }),
+    }),
+    c => {
+      const sender = requireSender(fleet.registry.activeMember(c.get('sender')));
+      for (const progress of c.req.valid('json').progress) {
+        const device = fleet.registry.activeMember(progress.id);
+        const isOwn = device?.id === sender.id;
+        if (isOwn || (sender.kind === 'gateway' && device?.site === sender.site))
+          fleet.progress.put(progress, now());
+      }
+      return c.json({}, 202);
+    },
+  );
+}
+
+function requireSender(member: Member | undefined): Member {
+  if (member) return member;
+  // Revoked between the check of its signature and now.
+  throw new SitecastError('forbidden', 'SITECAST_DEVICE_REVOKED', 'the sender was revoked');
+}
+
+function unknownMember(): SitecastError {
+  return new SitecastError(
+    'notFound',
+    'SITECAST_DEVICE_UNKNOWN',
+    'no device or gateway with this id is enrolled',
+  );
+}

@@ -1,0 +1,146 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { MAX_REVOKED, MAX_ROLLOUTS, type Rollout, type RolloutsFile } from '@sitecast/shared/fleet';
+import type { Member } from '../fleet/member.ts';
+import type { Registry } from '../fleet/registry.ts';
+import { bootedCounter, couldMeet, type Match, reachedBy } from './match.ts';
+import type { RolloutRecord } from './record.ts';
+import type { ReleaseName } from './releases.ts';
+
+export interface WantedRollout {
+  product: string;
+  release: ReleaseName;
+  match: {
+    hardware?: string[] | undefined;
+    sites?: string[] | undefined;
+    tags?: Record<string, string> | undefined;
+  };
+  isAllAtOnce: boolean;
+  mayDowngrade: boolean;
+}
+
+/** States in which devices still act on a rollout. */
+export const IS_GOING_ON: ReadonlySet<Rollout['state']> = new Set(['active', 'paused', 'rollingBack']);
+
+/** Ids that nobody who has to do with a product should serve any more, newest last; the oldest make way. */
+export function revokedFor(product: string, registry: Registry): string[] {
+  const concerned = (member: Member): boolean => member.kind === 'gateway' || member.product === product;
+  return [...registry.members()]
+    .filter(member => member.revokedAt !== undefined && concerned(member))
+    .sort(
+      (one, other) =>
+        (one.revokedAt ?? '').localeCompare(other.revokedAt ?? '') || one.id.localeCompare(other.id),
+    )
+    .map(({ id }) => id)
+    .slice(-MAX_REVOKED);
+}
+
+/** Without a wish for some hardware it's all that the release is for. */
+export function matchFor({ match }: WantedRollout, hardware: readonly string[]): Match {
+  const unfit = match.hardware?.filter(name => !hardware.includes(name)) ?? [];
+  if (unfit.length > 0) {
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_HARDWARE_UNFIT',
+      `the release isn't for the hardware ${unfit.join(', ')}: it is for ${hardware.join(', ')}`,
+      { data: { unfit, hardware } },
+    );
+  }
+  const { sites, tags } = match;
+  return {
+    hardware: match.hardware ?? [...hardware],
+    ...(sites && { sites }),
+    ...(tags && Object.keys(tags).length > 0 && { tags }),
+  };
+}
+
+export function refuseOverlap(product: string, match: Match, file: RolloutsFile): void {
+  const other = file.rollouts.find(
+    rollout => IS_GOING_ON.has(rollout.state) && couldMeet(rollout.match, match),
+  );
+  if (!other) return;
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_ROLLOUT_OVERLAPS',
+    `rollout ${other.id} of ${product} ${other.release.version} is ${other.state} and could reach the same devices`,
+    {
+      hint: `End it first: \`sitecast rollout abort ${other.id}\`, or \`sitecast rollout complete ${other.id}\` if what it reached is good enough.`,
+      data: { rollout: other.id, release: other.release, state: other.state },
+    },
+  );
+}
+
+export function refuseDowngrade(
+  product: string,
+  rollout: Rollout,
+  file: RolloutsFile,
+  registry: Registry,
+): void {
+  const { counter, version } = rollout.release;
+  let newest = 0;
+  let devices = 0;
+  for (const { id } of reachedBy(rollout, product, registry)) {
+    const booted = bootedCounter(registry.status(id));
+    newest = Math.max(newest, booted);
+    if (booted > counter) devices += 1;
+  }
+  for (const other of file.rollouts) {
+    if (other.state === 'completed' && couldMeet(other.match, rollout.match))
+      newest = Math.max(newest, other.release.counter);
+  }
+  if (counter >= newest) return;
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_DOWNGRADE_REFUSED',
+    `${product} ${version} (counter ${counter}) is older than ${newest}, which these devices run or are to run`,
+    {
+      hint: 'If going back is meant: --allow-downgrade.',
+      data: { product, counter, newest, devices },
+    },
+  );
+}
+
+/** Those that make way for another one: the oldest that have ended, but for the newest completed one. */
+export function prunable({ rollouts }: RolloutsFile): Rollout[] {
+  if (rollouts.length < MAX_ROLLOUTS) return [];
+  const baseline = rollouts.findLast(({ state }) => state === 'completed');
+  const oldest =
+    rollouts.find(({ state }) => state === 'aborted') ??
+    rollouts.find(rollout => rollout.state === 'completed' && rollout !== baseline);
+  if (oldest) return [oldest];
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_TOO_MANY_ROLLOUTS',
+    `${MAX_ROLLOUTS} rollouts of this product are going on`,
+    { hint: 'End some of them first.', data: { maxRollouts: MAX_ROLLOUTS } },
+  );
+}
+
+export function stagesMissing(): SitecastError {
+  return new SitecastError(
+    'badInput',
+    'SITECAST_ALL_AT_ONCE_NEEDED',
+    'this would reach more than 10 % of the devices at once',
+    { hint: 'Rollouts in stages are not in this version yet: say --all-at-once if all at once is meant.' },
+  );
+}
+
+export function belowFloor(
+  { product, floor }: { product: string; floor: { counter: number } },
+  { counter, version }: { counter: number; version: string },
+): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_RELEASE_BELOW_FLOOR',
+    `${product} ${version} (counter ${counter}) lies below the product's floor, ${floor.counter}: no device would take it`,
+    { data: { product, counter, floor: floor.counter } },
+  );
+}
+
+export function ended({ rollout }: RolloutRecord): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_ROLLOUT_ENDED',
+    `rollout ${rollout.id} is ${rollout.state}: that's final`,
+    { data: { rollout: rollout.id, state: rollout.state } },
+  );
+}

@@ -1,0 +1,72 @@
+import type { Rollout } from '@sitecast/shared/fleet';
+import { type OutcomeChange } from '../fleet/intake.ts';
+import { type Outcome, outcomeSchema } from '../fleet/outcome.ts';
+import { readStored, type Registry } from '../fleet/registry.ts';
+
+/** What devices have reported about one rollout. */
+export type Outcomes = ReadonlyMap<string, Outcome>;
+
+/** Outcomes of the rollouts that are going on, in memory; of others they are read when somebody asks. */
+export class Tallies {
+  readonly #registry: Registry;
+  readonly #byRollout = new Map<string, Map<string, Outcome>>();
+
+  constructor(registry: Registry) {
+    this.#registry = registry;
+  }
+
+  /** Begins to follow a rollout. */
+  async follow(rolloutId: string): Promise<void> {
+    if (this.#byRollout.has(rolloutId)) return;
+    const outcomes = new Map<string, Outcome>();
+    // Followed first: what comes while the store is read is newer than what is read.
+    this.#byRollout.set(rolloutId, outcomes);
+    for (const [id, outcome] of await this.#stored(rolloutId)) {
+      if (!outcomes.has(id)) outcomes.set(id, outcome);
+    }
+  }
+
+  forget(rolloutId: string): void {
+    this.#byRollout.delete(rolloutId);
+  }
+
+  get followed(): Iterable<string> {
+    return this.#byRollout.keys();
+  }
+
+  /** @returns the followed rollouts that devices completed just now */
+  apply(changes: readonly OutcomeChange[]): Set<string> {
+    const completed = new Set<string>();
+    for (const { rolloutId, deviceId, after } of changes) {
+      const outcomes = this.#byRollout.get(rolloutId);
+      if (!outcomes) continue;
+      outcomes.set(deviceId, after);
+      if (after.state === 'completed') completed.add(rolloutId);
+    }
+    return completed;
+  }
+
+  /** Those that are known without asking the disk. */
+  current(rolloutId: string): Outcomes | undefined {
+    return this.#byRollout.get(rolloutId);
+  }
+
+  async outcomes(rolloutId: string): Promise<Outcomes> {
+    return this.#byRollout.get(rolloutId) ?? (await this.#stored(rolloutId));
+  }
+
+  async #stored(rolloutId: string): Promise<Map<string, Outcome>> {
+    const found = new Map<string, Outcome>();
+    const prefix = `${rolloutId}!`;
+    for await (const [key, value] of this.#registry.store.entries('outcome', { prefix }))
+      found.set(key.slice(prefix.length), readStored('outcome', key, outcomeSchema, value));
+    return found;
+  }
+}
+
+/** Whether a device has brought this rollout to its good end. */
+export function hasCompleted(rollout: Rollout, outcome: Outcome | undefined, booted: number): boolean {
+  if (outcome?.attempt === rollout.attempt) return outcome.state === 'completed';
+  // It had the release already, and has nothing to do.
+  return booted === rollout.release.counter;
+}

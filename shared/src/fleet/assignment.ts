@@ -1,0 +1,43 @@
+import { z } from 'zod';
+import {
+  type Envelope,
+  type EnvelopeSigner,
+  readEnvelope,
+  sealEnvelope,
+  verifyByKeys,
+} from '../identity/index.ts';
+import { nameSchema } from '../release/index.ts';
+import type { RoleSigners } from '../trust/index.ts';
+import { idSchema, instantSchema, siteSchema, tagsSchema } from './fields.ts';
+
+/** The origin's statement what a device or gateway is, signed with the `rollouts` role's key. */
+const assignmentSchema = z.looseObject({
+  format: z.literal('sitecast-assignment-1'),
+  id: idSchema,
+  kind: z.enum(['device', 'gateway']),
+  product: nameSchema.optional(),
+  hardware: nameSchema.optional(),
+  site: siteSchema,
+  tags: tagsSchema,
+  /** Rises with each change: of two, the higher holds. */
+  serial: z.int().min(1),
+  enrolledAt: instantSchema,
+  issuedAt: instantSchema,
+  revoked: z.boolean().optional(),
+});
+export type Assignment = z.infer<typeof assignmentSchema>;
+
+export function sealAssignment(assignment: Assignment, signer: EnvelopeSigner): Promise<Envelope> {
+  return sealEnvelope('assignment', assignment, [signer]);
+}
+
+/**
+ * @param signers who may sign for the `rollouts` role now, by the trusted targets metadata
+ * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED
+ */
+export function openAssignment(envelope: unknown, signers: RoleSigners): Assignment {
+  return readEnvelope(envelope, 'assignment', assignmentSchema).verifyAny(
+    signers.keyids,
+    verifyByKeys(signers.keys),
+  );
+}

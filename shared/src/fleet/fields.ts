@@ -1,0 +1,27 @@
+import { z } from 'zod';
+import { isId } from '../identity/index.ts';
+import { counterSchema, versionSchema } from '../release/index.ts';
+
+const MAX_TAGS = 64;
+const MAX_TAG_CHARS = 128;
+
+export const idSchema = z.string().refine(isId, 'the id of a device or gateway (12D3KooW…)');
+export const instantSchema = z.iso.datetime();
+export const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/, '64 lower-case hexadecimal digits');
+
+/** A site's name: opaque to everyone outside. */
+export const siteSchema = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$/,
+    'letters, digits, and . _ - between them (at most 64)',
+  );
+
+export const tagsSchema = z
+  .record(z.string().regex(/^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$/), z.string().max(MAX_TAG_CHARS))
+  .refine(tags => Object.keys(tags).length <= MAX_TAGS, `at most ${MAX_TAGS} tags`);
+
+export const releaseRefSchema = z.strictObject({ counter: counterSchema, version: versionSchema });
+export type ReleaseRef = z.infer<typeof releaseRefSchema>;
+
+export const rolloutIdSchema = z.string().regex(/^[0-9a-f]{16}$/, '16 hexadecimal digits');

@@ -1,0 +1,27 @@
+export { type Assignment, openAssignment, sealAssignment } from './assignment.ts';
+export { type DeviceFacts, type Eligibility, eligibilityOf } from './eligibility.ts';
+export { type Enrolment, readEnrolment, sealEnrolment } from './enrolment.ts';
+export { idSchema, type ReleaseRef, rolloutIdSchema, siteSchema, tagsSchema } from './fields.ts';
+export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
+export {
+  type Acknowledgement,
+  DEVICE_STATES,
+  type DeviceState,
+  openAcknowledgement,
+  type Report,
+  readReport,
+  sealAcknowledgement,
+  sealReport,
+} from './report.ts';
+export {
+  MAX_REVOKED,
+  MAX_ROLLOUTS,
+  MAX_ROLLOUTS_BYTES,
+  parseRollouts,
+  type Rollout,
+  type RolloutsFile,
+  rankOf,
+  rolloutSchema,
+  rolloutsTarget,
+  serializeRollouts,
+} from './rollouts.ts';

@@ -1,0 +1,99 @@
+import { z } from 'zod';
+import {
+  type Envelope,
+  type EnvelopeSigner,
+  type Identity,
+  readEnvelope,
+  sealEnvelope,
+  type UnverifiedDocument,
+  verifyByKeys,
+} from '../identity/index.ts';
+import type { RoleSigners } from '../trust/index.ts';
+import { idSchema, instantSchema, releaseRefSchema, rolloutIdSchema, sha256Schema } from './fields.ts';
+
+/** What an agent is doing (design: agents). */
+export const DEVICE_STATES = [
+  'idle',
+  'checking',
+  'downloading',
+  'verifying',
+  'installing',
+  'rebooting',
+  'confirming',
+  'completed',
+  'failed',
+  'rolledBack',
+  'blocked',
+  'waiting',
+  'clockSuspect',
+] as const;
+export type DeviceState = (typeof DEVICE_STATES)[number];
+
+const epochSchema = z.string().regex(/^[0-9a-f]{16}$/);
+const MAX_MESSAGE_CHARS = 1024;
+const MAX_INVENTORY = 64;
+
+const reasonSchema = z.looseObject({
+  /** `SITECAST_…`, or one of the design's words such as healthFailed, bootCountExhausted, powerLoss. */
+  code: z.string().max(64),
+  message: z.string().max(MAX_MESSAGE_CHARS),
+});
+
+const reportSchema = z.looseObject({
+  format: z.literal('sitecast-report-1'),
+  id: idSchema,
+  /** Random, made with the chain: a device that lost its data begins a new one. */
+  epoch: epochSchema,
+  /** From 1, without gaps. */
+  seq: z.int().min(1),
+  /** SHA-256 of the payload of the report before; null in the first. */
+  previous: sha256Schema.nullable(),
+  /** The device's own clock. */
+  at: instantSchema,
+  /** Version of the timestamp metadata that it trusts: frozen sites show. */
+  timestampVersion: z.int().min(0),
+  state: z.enum(DEVICE_STATES),
+  rollout: z.looseObject({ id: rolloutIdSchema, attempt: z.int().min(1) }).optional(),
+  /** The release that the state is about. */
+  release: releaseRefSchema.optional(),
+  /** What runs: slot and release. */
+  booted: z.looseObject({ slot: z.enum(['A', 'B']), release: releaseRefSchema.optional() }).optional(),
+  reason: reasonSchema.optional(),
+  inventory: z
+    .record(z.string().max(64), z.union([z.string().max(256), z.number(), z.boolean()]))
+    .refine(entries => Object.keys(entries).length <= MAX_INVENTORY)
+    .optional(),
+});
+export type Report = z.infer<typeof reportSchema>;
+
+export function sealReport(report: Report, identity: Identity): Promise<Envelope> {
+  return sealEnvelope('report', report, [{ keyId: identity.id, sign: bytes => identity.sign(bytes) }]);
+}
+
+/** Its signature is `document.id`'s to have made. @throws SITECAST_DOCUMENT_MALFORMED */
+export function readReport(envelope: unknown): UnverifiedDocument<Report> {
+  return readEnvelope(envelope, 'report', reportSchema);
+}
+
+/** The origin's word that it has every report of a chain up to `seq`, durably. Signed with the `rollouts` role's key. */
+const acknowledgementSchema = z.looseObject({
+  format: z.literal('sitecast-acknowledgement-1'),
+  id: idSchema,
+  epoch: epochSchema,
+  seq: z.int().min(0),
+  at: instantSchema,
+});
+export type Acknowledgement = z.infer<typeof acknowledgementSchema>;
+
+export function sealAcknowledgement(
+  acknowledgement: Acknowledgement,
+  signer: EnvelopeSigner,
+): Promise<Envelope> {
+  return sealEnvelope('acknowledgement', acknowledgement, [signer]);
+}
+
+/** @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED */
+export function openAcknowledgement(envelope: unknown, signers: RoleSigners): Acknowledgement {
+  const unverified = readEnvelope(envelope, 'acknowledgement', acknowledgementSchema);
+  return unverified.verifyAny(signers.keyids, verifyByKeys(signers.keys));
+}

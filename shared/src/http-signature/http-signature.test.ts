@@ -1,0 +1,132 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Identity } from '../identity/index.ts';
+import { MAX_CLOCK_SKEW_MS, signRequest, verifyRequest } from './http-signature.ts';
+import { NonceMemory } from './nonce-memory.ts';
+
+const now = Date.parse('2030-01-01T00:00:00Z');
+const url = 'http://127.0.0.1:7400/site/v1/reports?x=1';
+const body = Buffer.from('{"a":1}');
+let directory: string;
+let device: Identity;
+let other: Identity;
+
+beforeAll(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-signature-'));
+  device = await Identity.open(join(directory, 'a'));
+  other = await Identity.open(join(directory, 'b'));
+});
+afterAll(async () => {
+  await rm(directory, { recursive: true, force: true });
+});
+
+const signed = async (at = now) => ({
+  method: 'POST',
+  url,
+  body,
+  headers: await signRequest({ method: 'POST', url, body }, device, at),
+});
+const verify = (
+  request: Parameters<typeof verifyRequest>[0],
+  nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS),
+) => verifyRequest(request, { nowMs: now, nonces, isWelcome: id => id === device.id });
+
+it('tells who sent a request', async () => {
+  expect(await verify(await signed())).toBe(device.id);
+});
+
+it('accepts no request twice, however the memory turns', async () => {
+  const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
+  const request = await signed();
+  await verify(request, nonces);
+  await expect(verify(request, nonces)).rejects.toMatchObject({ code: 'SITECAST_REQUEST_REPLAYED' });
+});
+
+describe('refuses', () => {
+  const wrong = { code: 'SITECAST_REQUEST_SIGNATURE', kind: 'unauthenticated' };
+
+  it('another method, path, query or body than was signed', async () => {
+    const request = await signed();
+    for (const change of [
+      { method: 'PUT' },
+      { url: url.replace('reports', 'leases') },
+      { url: url.replace('x=1', 'x=2') },
+      { body: Buffer.from('{"a":2}') },
+    ]) {
+      await expect(verify({ ...request, ...change })).rejects.toMatchObject(wrong);
+    }
+  });
+
+  it("a signature under someone else's id, and a stranger's", async () => {
+    const request = await signed();
+    const input = request.headers['signature-input'] ?? '';
+    const headers = { ...request.headers, 'signature-input': input.replace(device.id, other.id) };
+    await expect(verify({ ...request, headers })).rejects.toMatchObject(wrong);
+    const strangers = { ...request, headers: await signRequest(request, other, now) };
+    await expect(verify(strangers)).rejects.toMatchObject(wrong);
+  });
+
+  it('no signature at all, and half of one', async () => {
+    const request = await signed();
+    await expect(verify({ ...request, headers: {} })).rejects.toMatchObject({
+      code: 'SITECAST_REQUEST_UNSIGNED',
+    });
+    const { signature: _, ...headers } = request.headers;
+    await expect(verify({ ...request, headers })).rejects.toMatchObject({
+      code: 'SITECAST_REQUEST_UNSIGNED',
+    });
+  });
+
+  it('a second signature beside a good one', async () => {
+    const request = await signed();
+    const again = await signRequest(request, device, now);
+    const join = (name: string) => `${request.headers[name]}, ${again[name]?.replace(/^sig=/, 'two=')}`;
+    const headers = {
+      ...request.headers,
+      signature: join('signature'),
+      'signature-input': join('signature-input'),
+    };
+    await expect(verify({ ...request, headers })).rejects.toMatchObject(wrong);
+  });
+
+  it('fewer signed fields than it must have, and missing parameters', async () => {
+    const request = await signed();
+    const input = request.headers['signature-input'] ?? '';
+    for (const shorter of [
+      input.replace('"@path" ', ''),
+      input.replace(/;nonce="[^"]*"/, ''),
+      input.replace(/;created=\d+/, ''),
+      'sig=1',
+      'sig=()',
+      '"',
+    ]) {
+      const headers = { ...request.headers, 'signature-input': shorter };
+      await expect(verify({ ...request, headers })).rejects.toMatchObject(wrong);
+    }
+  });
+
+  it('clocks that are too far apart, either way', async () => {
+    expect(await verify(await signed(now - MAX_CLOCK_SKEW_MS))).toBe(device.id);
+    expect(await verify(await signed(now + MAX_CLOCK_SKEW_MS))).toBe(device.id);
+    for (const at of [now - MAX_CLOCK_SKEW_MS - 1000, now + MAX_CLOCK_SKEW_MS + 1000]) {
+      await expect(verify(await signed(at))).rejects.toMatchObject({ code: 'SITECAST_REQUEST_CLOCK' });
+    }
+  });
+});
+
+describe('the memory of nonces', () => {
+  it('keeps each for its span at least, and forgets it in the end', () => {
+    const memory = new NonceMemory(1000);
+    expect(memory.add('a', 5000)).toBe(true);
+    expect(memory.add('b', 5999)).toBe(true);
+    expect(memory.add('b', 6998)).toBe(false);
+    expect(memory.add('a', 9000)).toBe(true);
+  });
+
+  it('takes no more than its bound', () => {
+    const memory = new NonceMemory(1000, 2);
+    expect([memory.add('a', 0), memory.add('b', 0), memory.add('c', 0)]).toEqual([true, true, false]);
+  });
+});

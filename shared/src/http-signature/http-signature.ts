@@ -1,0 +1,143 @@
+import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { httpbis, type SignatureParameters } from 'http-message-signatures';
+import { SitecastError } from '../errors.ts';
+import { type Identity, isId, type VerifySignature, verifyById } from '../identity/index.ts';
+import type { NonceMemory } from './nonce-memory.ts';
+
+/** How far the clocks of both sides may be apart: a request is good for twice as long, and its nonce remembered so. */
+export const MAX_CLOCK_SKEW_MS = 5 * 60_000;
+const NONCE = /^[0-9a-f]{32}$/;
+const TAG = 'sitecast';
+const PARAMS = ['created', 'nonce', 'keyid', 'alg', 'tag'];
+const FIELDS = ['@method', '@path', '@query', 'content-digest'];
+
+export interface SignableRequest {
+  method: string;
+  url: string | URL;
+  body: Uint8Array;
+}
+
+/**
+ * The headers that make a request its sender's (RFC 9421 over method, path, query and RFC 9530's content digest,
+ * with creation time and nonce).
+ * @param nowMs the sender's clock, or what it believes the receiver's to be
+ */
+export async function signRequest(
+  { method, url, body }: SignableRequest,
+  identity: Identity,
+  nowMs: number,
+): Promise<Record<string, string>> {
+  const key = {
+    id: identity.id,
+    alg: 'ed25519',
+    sign: async (data: Buffer) => Buffer.from(await identity.sign(data)),
+  };
+  const paramValues = { created: new Date(nowMs), nonce: randomBytes(16).toString('hex'), tag: TAG };
+  const message = { method, url: new URL(url), headers: { 'content-digest': contentDigest(body) } };
+  const signed: { headers: Record<string, string | string[]> } = await httpbis.signMessage(
+    { key, fields: FIELDS, params: PARAMS, paramValues },
+    message,
+  );
+  return Object.fromEntries(
+    Object.entries(signed.headers).map(([name, value]) => [name.toLowerCase(), String(value)]),
+  );
+}
+
+export interface ReceivedRequest extends SignableRequest {
+  headers: Record<string, string>;
+}
+
+export interface VerifyOptions {
+  nowMs: number;
+  nonces: NonceMemory;
+  /** Asked before any arithmetic is done for a stranger. */
+  isWelcome: (id: string) => boolean | Promise<boolean>;
+  /** `verifyById` if not given; a server with many senders takes `fastVerifyById`. */
+  verifySignature?: VerifySignature | undefined;
+}
+
+/**
+ * Who sent this request.
+ * @throws SITECAST_REQUEST_UNSIGNED, SITECAST_REQUEST_SIGNATURE (wrong, altered, of a stranger),
+ *   SITECAST_REQUEST_CLOCK (created too long ago or ahead), SITECAST_REQUEST_REPLAYED; all of kind unauthenticated
+ */
+export async function verifyRequest(
+  { method, url, headers, body }: ReceivedRequest,
+  { nowMs, nonces, isWelcome, verifySignature = verifyById }: VerifyOptions,
+): Promise<string> {
+  if (headers.signature === undefined || headers['signature-input'] === undefined) {
+    throw refused('SITECAST_REQUEST_UNSIGNED', 'the request carries no signature');
+  }
+  if (!hasDigest(headers['content-digest'], body)) {
+    throw refused('SITECAST_REQUEST_SIGNATURE', "the content digest isn't that of the body");
+  }
+  const seen: Claim[] = [];
+  const config = {
+    requiredFields: FIELDS,
+    requiredParams: PARAMS,
+    // Our own clock decides, below.
+    notAfter: Number.MAX_SAFE_INTEGER,
+    keyLookup: async (params: SignatureParameters) => {
+      const claim = readClaim(params);
+      seen.push(claim);
+      if (!(await isWelcome(claim.id))) throw new Error('a stranger');
+      return {
+        id: claim.id,
+        algs: ['ed25519'],
+        verify: async (data: Buffer, signature: Buffer) => verifySignature(claim.id, data, signature),
+      };
+    },
+  };
+  let isValid: boolean | null;
+  try {
+    isValid = await httpbis.verifyMessage(config, { method, url: new URL(url), headers });
+  } catch (cause) {
+    throw refused(
+      'SITECAST_REQUEST_SIGNATURE',
+      'the request is not signed by a device or gateway that is known here',
+      cause,
+    );
+  }
+  const [claim] = seen;
+  if (isValid !== true || claim === undefined || seen.length !== 1) {
+    throw refused('SITECAST_REQUEST_SIGNATURE', 'the signature does not fit the request');
+  }
+  if (Math.abs(nowMs - claim.createdMs) > MAX_CLOCK_SKEW_MS) {
+    throw refused(
+      'SITECAST_REQUEST_CLOCK',
+      `the request was signed at ${new Date(claim.createdMs).toISOString()}, here it is ${new Date(nowMs).toISOString()}`,
+    );
+  }
+  if (!nonces.add(`${claim.id} ${claim.nonce}`, nowMs))
+    throw refused('SITECAST_REQUEST_REPLAYED', 'the request was here before');
+  return claim.id;
+}
+
+interface Claim {
+  id: string;
+  nonce: string;
+  createdMs: number;
+}
+
+function readClaim({ keyid, nonce, created, alg, tag }: SignatureParameters): Claim {
+  const isComplete = typeof keyid === 'string' && typeof nonce === 'string' && created instanceof Date;
+  if (!isComplete || alg !== 'ed25519' || tag !== TAG || !NONCE.test(nonce) || !isId(keyid))
+    throw new Error('malformed parameters');
+  const createdMs = created.getTime();
+  if (!Number.isSafeInteger(createdMs)) throw new Error('malformed creation time');
+  return { id: keyid, nonce, createdMs };
+}
+
+function contentDigest(body: Uint8Array): string {
+  return `sha-256=:${createHash('sha256').update(body).digest('base64')}:`;
+}
+
+function hasDigest(header: string | undefined, body: Uint8Array): boolean {
+  const expected = Buffer.from(contentDigest(body));
+  const found = Buffer.from(header ?? '');
+  return found.length === expected.length && timingSafeEqual(found, expected);
+}
+
+function refused(code: `SITECAST_REQUEST_${string}`, message: string, cause?: unknown): SitecastError {
+  return new SitecastError('unauthenticated', code, message, { cause });
+}

@@ -1,0 +1,8 @@
+export {
+  MAX_CLOCK_SKEW_MS,
+  type ReceivedRequest,
+  type SignableRequest,
+  signRequest,
+  verifyRequest,
+} from './http-signature.ts';
+export { NonceMemory } from './nonce-memory.ts';

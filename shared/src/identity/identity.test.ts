@@ -1,0 +1,132 @@
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { z } from 'zod';
+import {
+  fastVerifyById,
+  Identity,
+  idOfPublicKey,
+  publicKeyOfId,
+  readEnvelope,
+  sealEnvelope,
+  verifyById,
+} from './index.ts';
+
+let directory: string;
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-identity-'));
+});
+afterEach(async () => {
+  await rm(directory, { recursive: true, force: true });
+});
+
+describe('an id', () => {
+  it('is the libp2p PeerId of its key and gives the key back', () => {
+    // The all-zero key's PeerId, as libp2p's peer-id specification encodes it.
+    expect(idOfPublicKey(Buffer.alloc(32))).toBe('12D3KooW9pNAk8aiBuGVQtWRdbkLmo5qVL3e2h5UxbN2Nz9ttwiw');
+    const key = Buffer.from(Array.from({ length: 32 }, (_, at) => at));
+    expect(publicKeyOfId(idOfPublicKey(key))).toEqual(key);
+  });
+
+  it.each([
+    '',
+    '12D3KooW',
+    'Qm12',
+    '12D3KooW9pNAk8aiBuGVQtWRdbkLmo5qVL3e2h5UxbN2Nz9ttwi0',
+    '../x',
+    'x'.repeat(1000),
+  ])('is not %j', text => {
+    expect(() => publicKeyOfId(text)).toThrow(expect.objectContaining({ code: 'SITECAST_ID_INVALID' }));
+  });
+});
+
+describe('an identity', () => {
+  it('is made once, for its owner alone, and stays the same', async () => {
+    const first = await Identity.open(directory);
+    expect((await Identity.open(directory)).id).toBe(first.id);
+    expect((await stat(join(directory, 'identity.key'))).mode & 0o777).toBe(0o600);
+    const signature = await first.sign(Buffer.from('x'));
+    for (const verify of [verifyById, fastVerifyById()]) {
+      expect(verify(first.id, Buffer.from('x'), signature)).toBe(true);
+      expect(verify(first.id, Buffer.from('y'), signature)).toBe(false);
+    }
+  });
+
+  it('is never replaced when its file is damaged', async () => {
+    await writeFile(join(directory, 'identity.key'), 'damaged');
+    await expect(Identity.open(directory)).rejects.toMatchObject({ code: 'SITECAST_KEY_INVALID' });
+    expect(await readFile(join(directory, 'identity.key'), 'utf8')).toBe('damaged');
+  });
+});
+
+describe('an envelope', () => {
+  const schema = z.object({ a: z.number() });
+  const seal = async () => {
+    const identity = await Identity.open(directory);
+    return {
+      identity,
+      envelope: await sealEnvelope('report', { a: 1 }, [
+        { keyId: identity.id, sign: bytes => identity.sign(bytes) },
+      ]),
+    };
+  };
+
+  it('gives its document to whoever checks the signature', async () => {
+    const { identity, envelope } = await seal();
+    const read = readEnvelope(envelope, 'report', schema);
+    expect(read.verify([identity.id], verifyById)).toEqual({ a: 1 });
+    const knows = (id: string, message: Uint8Array, signature: Uint8Array) =>
+      id === identity.id && verifyById(id, message, signature);
+    expect(read.verifyAny(['somebody', identity.id], knows)).toEqual({ a: 1 });
+    expect(() => read.verify([], verifyById)).toThrow(
+      expect.objectContaining({ code: 'SITECAST_DOCUMENT_UNTRUSTED' }),
+    );
+  });
+
+  it('cannot pass for a document of another kind', async () => {
+    const { identity, envelope } = await seal();
+    expect(() => readEnvelope(envelope, 'lease', schema)).toThrow(/another kind/);
+    const renamed = { ...envelope, payloadType: 'application/vnd.sitecast.lease+json' };
+    expect(() => readEnvelope(renamed, 'lease', schema).verify([identity.id], verifyById)).toThrow(
+      expect.objectContaining({ code: 'SITECAST_DOCUMENT_UNTRUSTED' }),
+    );
+  });
+
+  it.each([
+    ['a number', 1],
+    [
+      'no signature',
+      { payload: 'e30=', payloadType: 'application/vnd.sitecast.report+json', signatures: [] },
+    ],
+    [
+      'an unknown field',
+      {
+        payload: 'e30=',
+        payloadType: 'application/vnd.sitecast.report+json',
+        signatures: [{ keyid: 'a', sig: '' }],
+        x: 1,
+      },
+    ],
+    [
+      'a payload that is no JSON',
+      {
+        payload: 'AAAA',
+        payloadType: 'application/vnd.sitecast.report+json',
+        signatures: [{ keyid: 'a', sig: 'AAAA' }],
+      },
+    ],
+    [
+      'a payload with a key twice',
+      {
+        payload: Buffer.from('{"a":1,"a":2}').toString('base64'),
+        payloadType: 'application/vnd.sitecast.report+json',
+        signatures: [{ keyid: 'a', sig: 'AAAA' }],
+      },
+    ],
+  ])('with %s is refused', (_what, value) => {
+    expect(() => readEnvelope(value, 'report', schema)).toThrow(
+      expect.objectContaining({ code: 'SITECAST_DOCUMENT_MALFORMED' }),
+    );
+  });
+});

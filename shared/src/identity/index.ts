@@ -1,0 +1,15 @@
+export {
+  DOCUMENT_KINDS,
+  type DocumentKind,
+  type Envelope,
+  type EnvelopeSigner,
+  envelopeSchema,
+  MAX_PAYLOAD_BYTES,
+  readEnvelope,
+  sealEnvelope,
+  type UnverifiedDocument,
+  type VerifySignature,
+} from './envelope.ts';
+export { Identity } from './identity.ts';
+export { idOfPublicKey, isId, publicKeyOfId } from './peer-id.ts';
+export { fastVerifyById, verifyById, verifyByKeys } from './verify.ts';

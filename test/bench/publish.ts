@@ -1,0 +1,117 @@
+import { readFile } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { Bed } from '../src/bed/processes.ts';
+import { type Benchmark, median, type Row, ratio } from './benchmark.ts';
+import { processCpuMs, processPeakRssBytes, timeProgram } from './process.ts';
+import { writeRandomFile } from './scratch.ts';
+
+const MIB = 2 ** 20;
+const IMAGE_MIB = 256;
+const ROUNDS = 5;
+const MEMORY_IMAGES_MIB = [64, 1024];
+const CHUNK_SIZES = '16384:65536:262144';
+/** Set to the path of a real image to measure that one, not random bytes. */
+const imagePath = process.env.SITECAST_BENCH_IMAGE;
+
+/** What one `release publish` cost. */
+interface Published {
+  wallMs: number;
+  cliCpuMs: number;
+  originCpuMs: number;
+  cliPeakBytes: number;
+  originPeakBytes: number;
+}
+
+export const publishBenchmark: Benchmark = {
+  name: 'publish',
+  what: `\`sitecast release publish\` of ${imagePath ?? `${IMAGE_MIB} MiB, random`} to an origin on loopback, against casync make && sync`,
+  run: async () => {
+    const casyncs: { wallMs: number; cpuMs: number }[] = [];
+    const publishes: Published[] = [];
+    for (let round = 0; round < ROUNDS; round += 1) {
+      await inBed(async bed => {
+        const image = imagePath ?? (await randomImage(bed, IMAGE_MIB));
+        casyncs.push(await casyncMake(bed, image));
+        publishes.push(await publish(bed, image));
+      });
+    }
+    const casyncWall = median(casyncs.map(({ wallMs }) => wallMs));
+    const casyncCpu = median(casyncs.map(({ cpuMs }) => cpuMs));
+    const row = (what: string, wallMs: number, cpuMs: number): Row => ({
+      what,
+      'wall ms': Math.round(wallMs),
+      'of casync': ratio(wallMs, casyncWall),
+      'CPU ms': Math.round(cpuMs),
+      'CPU of casync': ratio(cpuMs, casyncCpu),
+    });
+    const wall = median(publishes.map(({ wallMs }) => wallMs));
+    const cli = median(publishes.map(({ cliCpuMs }) => cliCpuMs));
+    const origin = median(publishes.map(({ originCpuMs }) => originCpuMs));
+    return [
+      row('casync make && sync', casyncWall, casyncCpu),
+      row('release publish, its start included', wall, cli + origin),
+      row('  the command', wall, cli),
+      row('  the origin', wall, origin),
+    ];
+  },
+};
+
+export const publishMemoryBenchmark: Benchmark = {
+  name: 'publish-memory',
+  what: 'peak memory of `release publish` and of the origin, for small and large images: equal within 16 MiB',
+  run: async () => {
+    const rows: Row[] = [];
+    for (const mebibytes of MEMORY_IMAGES_MIB) {
+      await inBed(async bed => {
+        const { cliPeakBytes, originPeakBytes } = await publish(bed, await randomImage(bed, mebibytes));
+        rows.push({
+          'image MiB': mebibytes,
+          'command MiB': (cliPeakBytes / MIB).toFixed(1),
+          'origin MiB': (originPeakBytes / MIB).toFixed(1),
+        });
+      });
+    }
+    return rows;
+  },
+};
+
+async function inBed(use: (bed: Bed) => Promise<void>): Promise<void> {
+  const bed = await Bed.open();
+  try {
+    await use(bed);
+  } finally {
+    await bed.close();
+  }
+}
+
+async function randomImage(bed: Bed, mebibytes: number): Promise<string> {
+  const path = bed.path('image');
+  await writeRandomFile(path, mebibytes);
+  return path;
+}
+
+function casyncMake(bed: Bed, image: string) {
+  const make = `casync make --digest=sha256 --chunk-size=${CHUNK_SIZES} --store=made made.caibx ${image} && sync -f made`;
+  return timeProgram('sh', '-c', `cd ${bed.directory} && ${make}`);
+}
+
+async function publish(bed: Bed, image: string): Promise<Published> {
+  const serve = ['serve', '--data', 'origin', '--listen', '127.0.0.1:0', '--log-level', 'error'];
+  const origin = await bed.serve('sitecast-origin', serve);
+  for (const role of ['root', 'release'])
+    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
+  await bed.json('sitecast', ['init', '--origin', origin.url, '--token-file', 'origin/admin.token']);
+  const before = await processCpuMs(origin.pid);
+  const about = ['--product', 'bench', '--version', '1', '--hardware', 'bench'];
+  const hook = fileURLToPath(new URL('./record-peak.js', import.meta.url));
+  const command = [`--import=${hook}`, bed.commandPath('sitecast'), 'release', 'publish', image, ...about];
+  const script = `cd ${bed.directory} && SITECAST_BENCH_PEAK=peak exec ${process.execPath} ${command.join(' ')}`;
+  const { wallMs, cpuMs } = await timeProgram('sh', '-c', script);
+  return {
+    wallMs,
+    cliCpuMs: cpuMs,
+    originCpuMs: (await processCpuMs(origin.pid)) - before,
+    cliPeakBytes: Number(await readFile(bed.path('peak'), 'utf8')),
+    originPeakBytes: await processPeakRssBytes(origin.pid),
+  };
+}

@@ -1,0 +1,52 @@
+// npm run demo: a small fleet of real processes on this machine takes two real releases and survives a broken third.
+import { parseArgs } from 'node:util';
+import { Bed } from '../bed/processes.ts';
+import { DemoFleet } from './fleet.ts';
+import { Narrator } from './narrator.ts';
+import { tellStory } from './story.ts';
+import { expectations, printSummary, summarize } from './summary.ts';
+
+const HELP = `npm run demo -- [options]
+
+An origin, two gateways at two sites and six devices, each a process of its own on loopback, in a temporary folder:
+a real program is published and rolled out in two real versions, then a broken third, which the devices refuse.
+
+  --keep    leave it running afterwards, and say how to poke at it
+  --json    print the summary as JSON, as the last line
+  --help    show this
+
+It exits 0 only if all of that came true.`;
+
+const { values } = parseArgs({
+  options: { keep: { type: 'boolean' }, json: { type: 'boolean' }, help: { type: 'boolean' } },
+});
+
+async function run(): Promise<boolean> {
+  const narrator = new Narrator(values.json === true);
+  const bed = await Bed.open();
+  let interrupt: () => void = () => {};
+  const interrupted = new Promise<void>(resolve => {
+    interrupt = resolve;
+  });
+  process.once('SIGINT', interrupt);
+  process.once('SIGTERM', interrupt);
+  try {
+    const fleet = new DemoFleet(bed);
+    await tellStory(fleet, narrator);
+    const summary = await summarize(fleet);
+    const failed = expectations(summary).filter(({ holds }) => !holds);
+    printSummary(summary, narrator);
+    for (const { what } of failed) narrator.fail(`this did not come true: ${what}`);
+    if (values.keep) {
+      narrator.invite(fleet);
+      await interrupted;
+    }
+    if (values.json) process.stdout.write(`${JSON.stringify({ ok: failed.length === 0, ...summary })}\n`);
+    return failed.length === 0;
+  } finally {
+    await bed.close();
+  }
+}
+
+if (values.help) process.stdout.write(`${HELP}\n`);
+else process.exitCode = (await run()) ? 0 : 1;

@@ -1,0 +1,393 @@
+import { execFile } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { copyFile, mkdir, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Bed, type Server } from './bed/processes.ts';
+import { debianTool } from './bed/tools.ts';
+
+const execute = promisify(execFile);
+const casync = debianTool('casync');
+const IMAGE_BYTES = 3_000_000;
+
+let bed: Bed;
+let origin: Server;
+
+beforeEach(async () => {
+  bed = await Bed.open();
+  origin = await bed.serve('sitecast-origin', [
+    'serve',
+    '--data',
+    'origin',
+    '--listen',
+    '127.0.0.1:0',
+    '--log-level',
+    'warn',
+  ]);
+});
+afterEach(async () => {
+  await bed.close();
+});
+
+async function found(): Promise<void> {
+  for (const role of ['root', 'release'])
+    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
+  await bed.json('sitecast', ['init', '--origin', origin.url, '--token-file', 'origin/admin.token']);
+}
+
+async function image(name: string, bytes: Uint8Array | string = randomBytes(IMAGE_BYTES)): Promise<Buffer> {
+  await writeFile(bed.path(name), bytes);
+  return Buffer.from(bytes);
+}
+
+const about = (version: string): string[] => [
+  '--product',
+  'camera',
+  '--version',
+  version,
+  '--hardware',
+  'rpi4',
+];
+const publish = (name: string, version: string, ...more: string[]) =>
+  bed.run('sitecast', ['release', 'publish', name, ...about(version), '--json', ...more]);
+
+async function published(name: string, version: string, ...more: string[]): Promise<Record<string, unknown>> {
+  const { exitCode, stdout, stderr } = await publish(name, version, ...more);
+  expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.any(String) });
+  return JSON.parse(stdout);
+}
+
+async function refused(
+  name: string,
+  version: string,
+  ...more: string[]
+): Promise<{ exitCode: number | null; code: string; message: string }> {
+  const { exitCode, stdout, stderr } = await publish(name, version, ...more);
+  expect(stdout).toBe('');
+  expect(stderr).not.toMatch(/\n\s+at /);
+  const last = stderr.trim().split('\n').at(-1) ?? '';
+  const { error } = JSON.parse(last);
+  return { exitCode, ...error };
+}
+
+const versions = async (): Promise<string[]> => {
+  const { releases } = await bed.json('sitecast', ['release', 'list']);
+  return Array.isArray(releases) ? releases.map(({ version }: { version: string }) => version) : [];
+};
+
+describe('publishing', () => {
+  it('sends of a second release just the chunks that are new, and of the same one nothing', async () => {
+    await found();
+    const bytes = await image('one');
+    const first = await published('one', '1.0.0');
+    expect(first).toMatchObject({ state: 'published', counter: 1, upload: { lengthBytes: IMAGE_BYTES } });
+    bytes.fill(7, 1_000_000, 1_000_100);
+    await image('two', bytes);
+    const second = await published('two', '2.0.0');
+    expect(second).toMatchObject({ state: 'published', counter: 2 });
+    expect(JSON.parse(JSON.stringify(second.upload)).newChunks).toBeLessThanOrEqual(4);
+    const again = await published('two', '2.0.0');
+    expect(again).toMatchObject({ state: 'unchanged', counter: 2, upload: { newChunks: 0, sentBytes: 0 } });
+    expect(await versions()).toEqual(['1.0.0', '2.0.0']);
+  });
+
+  it('goes on where it was cut off: what the origin has is not sent again', async () => {
+    await found();
+    await image('large', randomBytes(64_000_000));
+    const broken = bed.start('sitecast', ['release', 'publish', 'large', ...about('1.0.0')]);
+    await bed.until(async () => (await countFiles(bed.path('origin/staging'))) > 100);
+    await broken.stop('SIGKILL');
+    expect(await versions()).toEqual([]);
+    await origin.stop('SIGKILL');
+    origin = await bed.serve('sitecast-origin', [
+      'serve',
+      '--data',
+      'origin',
+      '--listen',
+      new URL(origin.url).host,
+    ]);
+    const { upload } = await published('large', '1.0.0');
+    expect(upload).toMatchObject({ lengthBytes: 64_000_000 });
+    const { chunks, newChunks } = JSON.parse(JSON.stringify(upload));
+    expect(newChunks).toBeLessThan(chunks - 90);
+  });
+
+  it.skipIf(casync.isMissing)(
+    `takes what casync made, and casync reads back what was published${casync.why}`,
+    async () => {
+      await found();
+      const bytes = await image('firmware');
+      await execute('casync', ['make', '--digest=sha256', '--store=made', 'made.caibx', 'firmware'], {
+        cwd: bed.directory,
+      });
+      const args = ['release', 'publish', '--caibx', 'made.caibx', '--store', 'made', ...about('1.0.0')];
+      expect(await bed.json('sitecast', args)).toMatchObject({ state: 'published' });
+      const [name = ''] = (await readdir(bed.path('origin/repository/targets/releases'))).filter(file =>
+        file.endsWith('.caibx'),
+      );
+      const index = bed.path('origin/repository/targets/releases', name);
+      await execute('casync', ['extract', `--store=${origin.url}/chunks`, index, 'back'], {
+        cwd: bed.directory,
+      });
+      expect((await readFile(bed.path('back'))).equals(bytes)).toBe(true);
+      // The image itself, under the same version: the same release.
+      expect(await published('firmware', '1.0.0')).toMatchObject({ state: 'unchanged' });
+    },
+  );
+
+  it('keeps a floor, names a stepping stone, and withdraws', async () => {
+    await found();
+    await image('one');
+    await image('two');
+    await published('one', '1.0.0', '--notes', 'first');
+    await published('two', '2.0.0', '--min-version', '1.0.0', '--hardware', 'rpi5');
+    expect(await bed.json('sitecast', ['product', 'floor', 'camera', '2.0.0'])).toMatchObject({
+      changed: true,
+    });
+    const lower = await bed.run('sitecast', ['product', 'floor', 'camera', '1.0.0']);
+    expect(lower).toMatchObject({ exitCode: 3, stderr: expect.stringContaining('SITECAST_FLOOR_LOWERED') });
+    expect(await bed.json('sitecast', ['product', 'list'])).toEqual({
+      products: [
+        {
+          product: 'camera',
+          hardware: ['rpi4', 'rpi5'],
+          floor: { counter: 2, version: '2.0.0' },
+          newest: '2.0.0',
+        },
+      ],
+    });
+    expect(await bed.json('sitecast', ['release', 'list', 'camera'])).toMatchObject({
+      releases: [
+        { version: '1.0.0', belowFloor: true, notes: 'first' },
+        { version: '2.0.0', belowFloor: false, minimum: { counter: 1, version: '1.0.0' } },
+      ],
+    });
+    await bed.json('sitecast', ['release', 'withdraw', 'camera', '1.0.0']);
+    expect(await versions()).toEqual(['2.0.0']);
+    // Its counter is never given again.
+    expect(await published('one', '1.0.1')).toMatchObject({ counter: 3 });
+  });
+});
+
+describe('is refused, with a code and nothing published:', () => {
+  it('a version that exists with other bytes or for other hardware', async () => {
+    await found();
+    await image('one');
+    await image('two');
+    await published('one', '1.0.0');
+    expect(await refused('two', '1.0.0')).toMatchObject({ exitCode: 3, code: 'SITECAST_VERSION_EXISTS' });
+    expect(await refused('one', '1.0.0', '--hardware', 'rpi5')).toMatchObject({
+      exitCode: 3,
+      code: 'SITECAST_VERSION_EXISTS',
+    });
+    expect(await refused('two', '2.0.0', '--counter', '1')).toMatchObject({
+      exitCode: 3,
+      code: 'SITECAST_COUNTER_NOT_RISING',
+    });
+    expect(await versions()).toEqual(['1.0.0']);
+  });
+
+  it('an image that is empty, missing, a folder, or changes while it is read', async () => {
+    await found();
+    await image('empty', '');
+    expect(await refused('empty', '1.0.0')).toMatchObject({ exitCode: 2, code: 'SITECAST_IMAGE_EMPTY' });
+    expect(await refused('nowhere', '1.0.0')).toMatchObject({ code: 'SITECAST_SYSTEM_ENOENT' });
+    await mkdir(bed.path('folder'));
+    expect(await refused('folder', '1.0.0')).toMatchObject({ exitCode: 2, code: 'SITECAST_NOT_A_FILE' });
+    await image('moving', randomBytes(64_000_000));
+    const pending = refused('moving', '1.0.0');
+    await bed.until(async () => (await countFiles(bed.path('origin/staging'))) > 20);
+    await truncate(bed.path('moving'), 1_000_000);
+    expect(await pending).toMatchObject({ code: 'SITECAST_IMAGE_CHANGED' });
+    expect(await versions()).toEqual([]);
+  });
+
+  it.each([
+    ['a product with a path in it', ['--product', '../camera', '--version', '1', '--hardware', 'rpi4']],
+    ['a version with a path in it', ['--product', 'camera', '--version', '../1', '--hardware', 'rpi4']],
+    ['an odd hardware', ['--product', 'camera', '--version', '1', '--hardware', 'Raspberry Pi']],
+    ['no hardware', ['--product', 'camera', '--version', '1']],
+    ['a zstd level beyond the highest', [...about('1'), '--zstd-level', '99']],
+    ['chunk sizes that are none', [...about('1'), '--chunk-size', '1:2']],
+  ])('%s', async (_what, args) => {
+    await image('one', 'x');
+    const { exitCode, stderr } = await bed.run('sitecast', [
+      'release',
+      'publish',
+      'one',
+      '--origin',
+      origin.url,
+      ...args,
+    ]);
+    expect(exitCode).toBe(2);
+    expect(stderr).not.toMatch(/\n\s+at /);
+  });
+
+  it('a wrong token, a missing one, a role that is not enough, an origin that is not there', async () => {
+    await found();
+    await image('one', 'x');
+    await bed.json('sitecast', [
+      'token',
+      'create',
+      '--name',
+      'guest',
+      '--role',
+      'viewer',
+      '--out',
+      'viewer.token',
+    ]);
+    const withToken = (...token: string[]) => refused('one', '1.0.0', '--origin', origin.url, ...token);
+    expect(await withToken('--token', `sitecast_${'A'.repeat(43)}`)).toMatchObject({
+      exitCode: 3,
+      code: 'SITECAST_TOKEN_INVALID',
+    });
+    expect(await withToken('--token-file', 'viewer.token')).toMatchObject({
+      exitCode: 3,
+      code: 'SITECAST_ROLE_TOO_LOW',
+    });
+    expect(await withToken('--config', await configWithoutToken())).toMatchObject({
+      exitCode: 3,
+      code: 'SITECAST_TOKEN_MISSING',
+    });
+    expect(await refused('one', '1.0.0', '--origin', 'http://127.0.0.1:9')).toMatchObject({ exitCode: 4 });
+    expect(await refused('one', '1.0.0', '--origin', 'ftp://x')).toMatchObject({
+      exitCode: 2,
+      code: 'SITECAST_ORIGIN_URL',
+    });
+    expect(await versions()).toEqual([]);
+  });
+
+  it('a release signed by a key that has no say, or by nobody', async () => {
+    await found();
+    await image('one', 'x');
+    await mkdir(bed.path('others'));
+    await bed.json('sitecast', ['keys', 'create', 'release', '--no-passphrase', '--out', 'others']);
+    expect(await refused('one', '1.0.0', '--keys', 'others')).toMatchObject({
+      exitCode: 3,
+      code: 'SITECAST_SIGNATURES_MISSING',
+    });
+    await bed.json('sitecast', [
+      'release',
+      'draft',
+      'one',
+      ...about('1.0.0'),
+      '--keys',
+      'others',
+      '--out',
+      'draft.json',
+    ]);
+    const submit = await bed.run('sitecast', ['release', 'submit', 'draft.json']);
+    expect(submit).toMatchObject({
+      exitCode: 3,
+      stderr: expect.stringContaining('SITECAST_SIGNATURES_MISSING'),
+    });
+    expect(await versions()).toEqual([]);
+  });
+
+  async function configWithoutToken(): Promise<string> {
+    await writeFile(bed.path('no-token.yaml'), `origin: ${origin.url}\n`);
+    return 'no-token.yaml';
+  }
+});
+
+describe('several key holders', { timeout: 180_000 }, () => {
+  it('found a repository and publish a release, each on a machine of their own', async () => {
+    for (const name of ['alice', 'bob', 'carol']) await holder(name, 'root');
+    for (const name of ['dave', 'erin']) await holder(name, 'release');
+    const connection = ['--origin', origin.url, '--token-file', 'origin/admin.token'];
+    const { needed } = await bed.json('sitecast', ['init', ...connection, '--draft', 'first.json']);
+    expect(needed).toEqual([
+      { file: 'root', by: 'root', have: 0, threshold: 2 },
+      { file: 'targets', by: 'release', have: 0, threshold: 2 },
+    ]);
+    for (const name of ['alice', 'carol', 'dave', 'erin']) await signAs(name, 'first.json');
+    await bed.json('sitecast', ['release', 'submit', 'first.json', ...connection]);
+    await image('one');
+    await bed.run('sitecast', [
+      'release',
+      'draft',
+      'one',
+      ...about('1.0.0'),
+      ...connection,
+      '--out',
+      'release.json',
+    ]);
+    await signAs('dave', 'release.json', ...connection);
+    const early = await bed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
+    expect(early).toMatchObject({
+      exitCode: 3,
+      stderr: expect.stringContaining('1 of 2 signatures by release keys'),
+    });
+    const shown = await signAs('erin', 'release.json', ...connection);
+    expect(shown.stderr).toContain('adds release camera 1.0.0 (counter 1) for rpi4');
+    await bed.json('sitecast', ['release', 'submit', 'release.json', ...connection]);
+    expect((await bed.json('sitecast', ['release', 'list', ...connection])).releases).toHaveLength(1);
+  });
+
+  /** Makes a key on a machine of its own, whose public half alone comes here. */
+  async function holder(name: string, role: string): Promise<void> {
+    await bed.json('sitecast', ['keys', 'create', role, '--name', name, '--no-passphrase', '--out', name]);
+    await mkdir(bed.path('keys'), { recursive: true });
+    await copyFile(bed.path(name, `${role}-${name}.pub`), bed.path('keys', `${role}-${name}.pub`));
+  }
+
+  async function signAs(name: string, draft: string, ...more: string[]) {
+    const finished = await bed.run('sitecast', ['release', 'sign', draft, '--keys', name, ...more]);
+    expect(finished).toMatchObject({ exitCode: 0 });
+    return finished;
+  }
+});
+
+describe('keys', { timeout: 180_000 }, () => {
+  it('of every role can be exchanged, and releases go on', async () => {
+    await found();
+    await image('one', 'first');
+    await published('one', '1.0.0');
+    for (const role of ['timestamp', 'snapshot', 'rollouts', 'deltas']) {
+      expect(await bed.json('sitecast', ['keys', 'rotate', role])).toMatchObject({
+        title: `another ${role} key`,
+      });
+    }
+    for (const role of ['root', 'release']) {
+      const { keys } = await bed.json('sitecast', ['keys', 'list']);
+      const old = Array.isArray(keys) ? keys.find(key => key.role === role) : undefined;
+      const { publicKey } = await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
+      await bed.json('sitecast', ['keys', 'rotate', role, '--add', String(publicKey), '--remove', old.keyId]);
+    }
+    await bed.json('sitecast', ['keys', 'renew', 'root']);
+    await bed.json('sitecast', ['keys', 'renew', 'release']);
+    await image('two', 'second');
+    await published('two', '2.0.0');
+    expect(await versions()).toEqual(['1.0.0', '2.0.0']);
+    const status = await bed.json('sitecast', ['status']);
+    expect(status.versions).toMatchObject({ root: 6 });
+    // Whoever began with the first root follows through all of it.
+    expect(await bed.json('sitecast', ['release', 'list', '--state', 'another'])).toMatchObject({
+      releases: [{}, {}],
+    });
+  });
+
+  it('that a passphrase protects sign with it alone', async () => {
+    const env = { SITECAST_PASSPHRASE: 'correct horse' };
+    await bed.json('sitecast', ['keys', 'create', 'root'], { env });
+    await bed.json('sitecast', ['keys', 'create', 'release'], { env });
+    const init = ['init', '--origin', origin.url, '--token-file', 'origin/admin.token'];
+    const without = await bed.run('sitecast', init);
+    expect(without).toMatchObject({
+      exitCode: 2,
+      stderr: expect.stringContaining('SITECAST_PASSPHRASE_MISSING'),
+    });
+    const wrong = await bed.run('sitecast', init, { env: { SITECAST_PASSPHRASE: 'wrong horse' } });
+    expect(wrong).toMatchObject({
+      exitCode: 5,
+      stderr: expect.stringContaining('SITECAST_PASSPHRASE_WRONG'),
+    });
+    await bed.json('sitecast', init, { env });
+    expect((await stat(bed.path('root.json'))).size).toBeGreaterThan(100);
+  });
+});
+
+async function countFiles(directory: string): Promise<number> {
+  const entries = await readdir(directory, { recursive: true, withFileTypes: true }).catch(() => []);
+  return entries.filter(entry => entry.isFile()).length;
+}
