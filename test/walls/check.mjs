@@ -1,5 +1,6 @@
 // Runs the wall checker over the house, then over seeded breaches that it must catch: a checker that reads
 // no module, or that doesn't see an import across packages, passes everything.
+import { existsSync } from 'node:fs';
 import { cruise } from 'dependency-cruiser';
 import extractConfig from 'dependency-cruiser/config-utl/extract-depcruise-config';
 import extractTsConfig from 'dependency-cruiser/config-utl/extract-ts-config';
@@ -19,7 +20,8 @@ const options = { ...config.options, ruleSet: { forbidden: config.forbidden }, v
 const read = async paths =>
   (await cruise(paths, options, config.options.enhancedResolveOptions, { tsConfig })).output.summary;
 
-const house = await read(['shared/src', 'origin/src', 'gateway/src', 'agent/src', 'test/src', 'test/bench']);
+const rooms = ['shared/src', 'origin/src', 'gateway/src', 'agent/src', 'test/src', 'test/bench'];
+const house = await read(rooms.filter(room => existsSync(room)));
 const problems = house.violations.map(({ rule, from, to }) => `${rule.name}: ${from} -> ${to}`);
 if (house.totalCruised < MIN_MODULES)
   problems.push(`the wall checker read just ${house.totalCruised} modules`);

@@ -65,7 +65,8 @@ export class TufClient {
 
   /**
    * Begins a store with the root that came out of band; makes no request.
-   * @returns `kept` if it was begun with the same root, `other` if with another one (then nothing is changed)
+   * @returns `kept` if the store was begun with the same root or has come to it since, `other` if it was begun
+   *   with another one (then nothing is changed)
    * @throws SITECAST_METADATA_MALFORMED, SITECAST_SIGNATURES_MISSING (untrusted)
    */
   static async init(

@@ -30,14 +30,15 @@ export class LocalTrust {
 
   /**
    * Stores the root that came out of band.
-   * @returns `kept` if the same one is there already; `other` if the store was begun with another one, and
-   *   nothing was changed
+   * @returns `kept` if the store was begun with it, or has come to it since; `other` if it was begun with
+   *   another one, and nothing was changed
    */
   async initialise(rootBytes: Uint8Array, nowMs: number): Promise<'created' | 'kept' | 'other'> {
     const { maxRootBytes } = this.#limits;
     const pinned = await this.#store.read(PINNED_ROOT, maxRootBytes);
-    const isBegun = pinned !== undefined || (await this.#newestRoot(nowMs)) !== undefined;
-    if (isBegun) return pinned !== undefined && Buffer.compare(pinned, rootBytes) === 0 ? 'kept' : 'other';
+    const newest = (await this.#newestRoot(nowMs))?.root.bytes;
+    const begun = [pinned, newest].filter(bytes => bytes !== undefined);
+    if (begun.length > 0) return begun.some(bytes => isSame(bytes, rootBytes)) ? 'kept' : 'other';
     if (rootBytes.length > maxRootBytes) {
       throw new SitecastError(
         'tooLarge',
@@ -90,7 +91,7 @@ export class LocalTrust {
     const { bytes } = set.root;
     for (const name of [ROOT_COPY, 'root.json', PINNED_ROOT]) {
       const found = await this.#store.read(name, this.#limits.maxRootBytes);
-      const isDamaged = found === undefined || (name !== PINNED_ROOT && Buffer.compare(found, bytes) !== 0);
+      const isDamaged = found === undefined || (name !== PINNED_ROOT && !isSame(found, bytes));
       if (isDamaged) await this.#store.write(name, bytes);
     }
   }
@@ -146,6 +147,10 @@ export class LocalTrust {
       if (!(error instanceof SitecastError)) throw error;
     }
   }
+}
+
+function isSame(one: Uint8Array, other: Uint8Array): boolean {
+  return Buffer.compare(one, other) === 0;
 }
 
 function usableRoot(bytes: Uint8Array, nowMs: number): TrustedSet | undefined {

@@ -5,7 +5,7 @@ import { SitecastError } from '../errors.ts';
 const MAX_FILE_NAME_BYTES = 200;
 
 /** A role name or target name as one path segment: everything but letters, digits and `-._~` is percent-encoded. */
-export function quoteName(name: string): string {
+function quoteName(name: string): string {
   return encodeURIComponent(name).replaceAll(
     /[!'()*]/g,
     char => `%${char.charCodeAt(0).toString(16).toUpperCase()}`,

@@ -1,22 +1,18 @@
 import {
   createHash,
+  createPublicKey,
   generateKeyPairSync,
   type KeyObject,
   sign as signWithNode,
   constants,
 } from 'node:crypto';
-import { getPublicKey, sign, utils } from '@noble/ed25519';
 import { Metadata as OtherMetadata, MetadataKind } from '@tufjs/models';
 import { describe, expect, it } from 'vitest';
 import { ed25519Key, keyIdentityOf, keyIdOf, type TufKey, verifySignature } from './keys.ts';
-import { parseMetadata, type SignedTimestamp } from './metadata.ts';
+import { parseMetadata, type Signature, type SignedTimestamp } from './metadata.ts';
 import { canonicalBytes, serializeMetadata, type Signer, signMetadata, verifyThreshold } from './signing.ts';
+import { newSigner, TestRepository } from './testing/index.ts';
 
-const newSigner = (): Signer => {
-  const secret = utils.randomSecretKey();
-  const key = ed25519Key(getPublicKey(secret));
-  return { key, keyId: keyIdOf(key), sign: async bytes => sign(bytes, secret) };
-};
 const timestamp = (): SignedTimestamp => ({
   _type: 'timestamp',
   spec_version: '1.0.31',
@@ -51,6 +47,22 @@ describe('keys', () => {
   it('refuse a key of small order, for which anything is a signature', () => {
     const key = ed25519Key(Buffer.from(`01${'00'.repeat(31)}`, 'hex'));
     expect(verifySignature(key, MESSAGE, `01${'00'.repeat(63)}`)).toBe(false);
+  });
+
+  it.each([
+    [2040, false],
+    [2048, true],
+    [8192, true],
+    [8200, false],
+  ])('of RSA may have 2048 to 8192 bits: %i', (bits, isUsable) => {
+    const n = Buffer.alloc(bits / 8, 0xff).toString('base64url');
+    const key = createPublicKey({ key: { kty: 'RSA', n, e: 'AQAB' }, format: 'jwk' });
+    const identity = keyIdentityOf({
+      keytype: 'rsa',
+      scheme: 'rsassa-pss-sha256',
+      keyval: { public: pem(key) },
+    });
+    expect(identity !== undefined).toBe(isUsable);
   });
 
   it('verify RSASSA-PSS from 2048 bits on', () => {
@@ -200,6 +212,25 @@ describe('metadata', () => {
     expect(() => parseMetadata(bytes, 'timestamp')).toThrow(
       expect.objectContaining({ code: 'SITECAST_METADATA_MALFORMED', kind: 'untrusted' }),
     );
+  });
+
+  it('bounds the number of signatures, of keys for a role, and the length of names', async () => {
+    const parse = (signatures: Signature[]) =>
+      parseMetadata(serializeMetadata(timestamp(), signatures), 'timestamp');
+    const signatures = (count: number) =>
+      Array.from({ length: count }, (_, index) => ({ keyid: `key${index}`, sig: '00' }));
+    expect(parse(signatures(256)).signatures).toHaveLength(256);
+    expect(() => parse(signatures(257))).toThrow('256');
+    expect(() => parse([{ keyid: 'x'.repeat(1024), sig: '' }])).not.toThrow();
+    expect(() => parse([{ keyid: 'x'.repeat(1025), sig: '' }])).toThrow('1024');
+    const { root } = await TestRepository.create();
+    const withKeys = (count: number): Uint8Array => {
+      const keyids = Array.from({ length: count }, (_, index) => `key${index}`);
+      const roles = { ...root.roles, targets: { keyids, threshold: 1 } };
+      return serializeMetadata({ ...root, roles }, []);
+    };
+    expect(() => parseMetadata(withKeys(256), 'root')).not.toThrow();
+    expect(() => parseMetadata(withKeys(257), 'root')).toThrow('256');
   });
 
   it('is malformed with two signatures under one key id', () => {

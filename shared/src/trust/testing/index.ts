@@ -1,1 +1,2 @@
+export { openTestClient, refreshedTestClient, trustedVersions } from './client.ts';
 export { ENDLESS, newSigner, TestRepository } from './repository.ts';

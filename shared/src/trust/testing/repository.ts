@@ -113,7 +113,7 @@ export class TestRepository {
       terminating: false,
       ...delegation,
     });
-    this.signers.set(name, [...(this.signers.get(name) ?? []), ...signers]);
+    this.signers.set(name, [...new Set([...(this.signers.get(name) ?? []), ...signers])]);
     if (!this.delegated.has(name)) {
       this.delegated.set(name, {
         _type: 'targets',
