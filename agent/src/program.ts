@@ -1,12 +1,123 @@
-import { SettingsCommand } from '@sitecast/shared/command';
+import { type OutputStreams, SettingsCommand } from '@sitecast/shared/command';
+import { SitecastError } from '@sitecast/shared/errors';
+import { addRunOptions, type RunSettings, runSettings } from './settings.ts';
+import type { CheckResult, Rest, Status } from './state/status.ts';
+import { statusText } from './status-text.ts';
 
-/** The `sitecast-agent` command. It has no subcommands yet: README says what is there today. */
-export function agentProgram(): SettingsCommand {
-  return new SettingsCommand('sitecast-agent')
-    .description(
-      'Keeps one device up to date: fetches, verifies, installs to the inactive slot, confirms or falls back.',
+/** A daemon to talk to, or else this process acting itself. */
+export interface AgentCommands {
+  /** Until a signal ends it. */
+  run(settings: RunSettings): Promise<void>;
+  check(data: string, settings: () => RunSettings): Promise<CheckResult>;
+  update(data: string, settings: () => RunSettings): Promise<Rest>;
+  confirm(data: string, settings: () => RunSettings): Promise<Rest>;
+  /** @throws SITECAST_STATUS_MISSING */
+  status(data: string): Promise<{ status: Status; isAlive: boolean }>;
+}
+
+/** The `sitecast-agent` command. */
+export function agentProgram(commands: AgentCommands, out: OutputStreams['out']): SettingsCommand {
+  const program = new SettingsCommand('sitecast-agent').description(
+    'Keeps one device up to date: fetches, verifies, installs to the inactive slot, confirms or falls back.',
+  );
+  addRun(program, commands);
+  addCheck(program, commands, out);
+  addUpdate(program, commands, out);
+  addConfirm(program, commands, out);
+  addStatus(program, commands, out);
+  return program.addHelpText('after', examples);
+}
+
+const examples = `
+Examples:
+  sitecast-agent run --data /var/lib/sitecast-agent --gateway http://gateway.local:7401 --token-file join.token \\
+    --product camera --hardware rpi4 --slot-a /dev/mmcblk0p2 --slot-b /dev/mmcblk0p3 --boot command --boot-command boot-slots
+  sitecast-agent status --data /var/lib/sitecast-agent
+  sitecast-agent update --data /var/lib/sitecast-agent`;
+
+function addRun(program: SettingsCommand, commands: AgentCommands): void {
+  addRunOptions(program.command('run'))
+    .description('the daemon: follows its gateways and carries out what rollouts order')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  sitecast-agent run --config /etc/sitecast/agent.yaml
+  sitecast-agent run --data ./data --gateway http://127.0.0.1:7401 --root 1.root.json --product camera --hardware rpi4 \\
+    --slot-a ./a.img --slot-b ./b.img --health-command '"$SITECAST_SLOT" --version'`,
     )
-    .action((_options, command: SettingsCommand) => {
-      command.help();
+    .action(async (options: Record<string, unknown>) => {
+      await commands.run(runSettings(options));
     });
+}
+
+function addCheck(program: SettingsCommand, commands: AgentCommands, out: OutputStreams['out']): void {
+  addRunOptions(program.command('check'))
+    .description('asks what there is to do, and does nothing about it')
+    .option('--json', 'print it as JSON')
+    .addHelpText('after', '\nExample:\n  sitecast-agent check --data /var/lib/sitecast-agent --json')
+    .action(async (options: Record<string, unknown>) => {
+      const result = await commands.check(dataOf(options), () => runSettings(options));
+      out(options.json === true ? `${JSON.stringify(result)}\n` : checkText(result));
+    });
+}
+
+function addUpdate(program: SettingsCommand, commands: AgentCommands, out: OutputStreams['out']): void {
+  addRunOptions(program.command('update'))
+    .description('does what there is to do, now')
+    .option('--json', 'print the result as JSON')
+    .addHelpText('after', '\nExample:\n  sitecast-agent update --data /var/lib/sitecast-agent')
+    .action(async (options: Record<string, unknown>) => {
+      print(await commands.update(dataOf(options), () => runSettings(options)), options, out);
+    });
+}
+
+function addConfirm(program: SettingsCommand, commands: AgentCommands, out: OutputStreams['out']): void {
+  addRunOptions(program.command('confirm'))
+    .description('says that the slot on trial is good, where --confirm-within asks for that')
+    .option('--json', 'print the result as JSON')
+    .addHelpText('after', '\nExample:\n  sitecast-agent confirm --data /var/lib/sitecast-agent')
+    .action(async (options: Record<string, unknown>) => {
+      print(await commands.confirm(dataOf(options), () => runSettings(options)), options, out);
+    });
+}
+
+function addStatus(program: SettingsCommand, commands: AgentCommands, out: OutputStreams['out']): void {
+  program
+    .command('status')
+    .description('shows on one screen how this device stands')
+    .option('--data <dir>', "the agent's own directory")
+    .option('--json', 'print it as JSON')
+    .addHelpText('after', '\nExample:\n  sitecast-agent status --data /var/lib/sitecast-agent')
+    .action(async (options: Record<string, unknown>) => {
+      const { status, isAlive } = await commands.status(dataOf(options));
+      const text = statusText(status, { isAlive, nowMs: Date.now() });
+      out(options.json === true ? `${JSON.stringify({ ...status, isAlive })}\n` : text);
+    });
+}
+
+function print(rest: Rest, options: Record<string, unknown>, out: OutputStreams['out']): void {
+  const { state, reason, waitingFor } = rest;
+  out(
+    options.json === true
+      ? `${JSON.stringify({ state, reason, waitingFor })}\n`
+      : `${state}${waitingFor === undefined ? '' : ` (for ${waitingFor})`}${reason ? `: ${reason.message} (${reason.code})` : ''}\n`,
+  );
+  if (state === 'failed' || state === 'rolledBack')
+    throw new SitecastError('failed', 'SITECAST_UPDATE_FAILED', reason?.message ?? 'the update failed');
+}
+
+function checkText({ rest, booted, available }: CheckResult): string {
+  const running = booted ? `release ${booted.version} runs` : 'no known release runs';
+  if (available)
+    return `${running}; ${available.kind === 'rollBack' ? 'to go back to' : 'to be installed'}: ${available.release.version}\n`;
+  if (!rest.reason) return `${running}; nothing to do\n`;
+  return `${running}; ${rest.state}: ${rest.reason.message} (${rest.reason.code})\n`;
+}
+
+function dataOf({ data }: Record<string, unknown>): string {
+  if (typeof data === 'string' && data !== '') return data;
+  throw new SitecastError('badInput', 'SITECAST_SETTING_MISSING', '--data is needed', {
+    hint: 'the directory that the agent was started with: give it as a flag or as SITECAST_DATA',
+  });
 }

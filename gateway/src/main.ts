@@ -1,4 +1,142 @@
+import { join } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
+import { HttpStore } from '@sitecast/shared/content';
+import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type JoinToken, parseJoinToken } from '@sitecast/shared/fleet';
+import { Identity } from '@sitecast/shared/identity';
+import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
+import { pino } from 'pino';
+import { DiskFrames } from './adapters/disk-frames.ts';
+import { DiskMirror } from './adapters/disk-mirror.ts';
+import { FORWARDED, HttpUpstream } from './adapters/http-upstream.ts';
+import { LevelState } from './adapters/level-state.ts';
+import { MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
+import { pinRoot } from './enrolment/pinned-root.ts';
+import { Gateway } from './gateway.ts';
+import { Metrics } from './http/metrics.ts';
+import { listen } from './http/server.ts';
+import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
+import { type GatewaySettings, upstreamUrls } from './settings.ts';
 
-process.exitCode = await runProgram(gatewayProgram(), process.argv.slice(2));
+const MAX_TOKEN_BYTES = 4096;
+/** For fetching chunks: as many connections as chunks are fetched at one time. */
+const CHUNK_STORE = {
+  headers: FORWARDED,
+  connections: MAX_UPSTREAM_FETCHES,
+  silenceMs: 15_000,
+  deadlineMs: 60_000,
+};
+
+export interface RunningGateway {
+  url: string;
+  id: string;
+  close(): Promise<void>;
+}
+
+/**
+ * Starts a gateway: everything is put together here, and nowhere else.
+ * @throws whatever keeps it from starting: SITECAST_DATA_IN_USE, SITECAST_ROOT_MISSING, EADDRINUSE …
+ */
+export async function startGateway(
+  settings: GatewaySettings,
+  { log, now = Date.now }: { log: Log; now?: () => number },
+): Promise<RunningGateway> {
+  const token = await readToken(settings);
+  const urls = upstreamUrls(settings, token?.origin);
+  await makeDirectory(settings.data, 0o700);
+  const state = await LevelState.open(join(settings.data, 'state'), settings.data);
+  const stop = new AbortController();
+  try {
+    const identity = await Identity.open(settings.data);
+    const metrics = new Metrics();
+    const upstreams = urls.map(
+      url =>
+        new HttpUpstream({
+          url,
+          identity,
+          now,
+          chunks: new HttpStore(`${url}/chunks`, CHUNK_STORE),
+          signal: stop.signal,
+          onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
+        }),
+    );
+    const trustStore = await openTrust(settings.data);
+    const rootFile = await readRoot(settings);
+    await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), log, signal: stop.signal });
+
+    const gateway = await Gateway.open({
+      settings,
+      identity,
+      token,
+      upstreams,
+      trustStore,
+      mirrorStore: await DiskMirror.open(join(settings.data, 'mirror')),
+      frames: await DiskFrames.open(join(settings.data, 'chunks')),
+      records: room => state.records(room),
+      metrics,
+      now,
+      log,
+    });
+    const server = await listen(gateway.app, gateway.handleChunk, settings.listen);
+    const running = gateway.run(stop.signal);
+    log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
+    return {
+      url: server.url,
+      id: identity.id,
+      close: async () => {
+        stop.abort();
+        await Promise.all([server.close(), running]);
+        await gateway.flush();
+        await state.close();
+      },
+    };
+  } catch (error) {
+    stop.abort();
+    await state.close();
+    throw error;
+  }
+}
+
+async function openTrust(data: string): Promise<DirectoryMetadataStore> {
+  const directory = join(data, 'trust');
+  await makeDirectory(directory);
+  return new DirectoryMetadataStore(directory);
+}
+
+async function readRoot({ root }: GatewaySettings): Promise<Uint8Array | undefined> {
+  return root === undefined ? undefined : readFileBounded(root, DEFAULT_TRUST_LIMITS.maxRootBytes);
+}
+
+async function readToken({ token, tokenFile }: GatewaySettings): Promise<JoinToken | undefined> {
+  if (token !== undefined && tokenFile !== undefined)
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_TOKEN_TWICE',
+      '--token and --token-file exclude each other',
+    );
+  if (token !== undefined) return parseJoinToken(token);
+  if (tokenFile === undefined) return undefined;
+  return parseJoinToken((await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
+}
+
+async function serve(settings: GatewaySettings): Promise<void> {
+  const log = pino(
+    { level: settings.logLevel, name: 'sitecast-gateway' },
+    pino.destination({ fd: 2, sync: true }),
+  );
+  const stopped = new Promise<NodeJS.Signals>(resolve => {
+    process.once('SIGTERM', resolve).once('SIGINT', resolve);
+  });
+  const gateway = await startGateway(settings, { log });
+  process.stdout.write(`sitecast-gateway ${gateway.id} listens on ${gateway.url}\n`);
+  const signal = await stopped;
+  log.info({ signal }, 'stopping');
+  await gateway.close();
+}
+
+/** The command; `bin/sitecast-gateway.js` calls it. @returns the exit code */
+export function main(argv: readonly string[]): Promise<number> {
+  return runProgram(gatewayProgram(serve), argv, { configFiles: ['/etc/sitecast/gateway.yaml'] });
+}

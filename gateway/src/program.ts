@@ -1,12 +1,73 @@
-import { SettingsCommand } from '@sitecast/shared/command';
+import { parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
+import { Option } from 'commander';
+import { type GatewaySettings, LOG_LEVELS, parseBytes, parseListen, parseUpstreamUrl } from './settings.ts';
 
-/** The `sitecast-gateway` command. It has no subcommands yet: README says what is there today. */
-export function gatewayProgram(): SettingsCommand {
-  return new SettingsCommand('sitecast-gateway')
-    .description(
-      "Caches and serves a site's updates: verified metadata and chunks, fetched over the WAN once.",
+const DEFAULT_CACHE_BYTES = 20 * 2 ** 30;
+const DEFAULT_RESERVE_BYTES = 256 * 2 ** 20;
+const DEFAULT_MEMORY_BYTES = 64 * 2 ** 20;
+const DEFAULT_POLL_MS = 30_000;
+
+const EXAMPLES = `
+Examples:
+  # with a join token from \`sitecast token create\`: it names the origin and the root to trust
+  sitecast-gateway serve --data /var/lib/sitecast-gateway --listen 0.0.0.0:7401 --token-file join.token
+
+  # without a token: an operator lets it in with \`sitecast gateway accept\`
+  sitecast-gateway serve --origin https://updates.example.com --root root.json --site lisbon-2 --data ./gateway
+
+  # a second way in, should the origin be out of reach: another site's gateway
+  sitecast-gateway serve --origin https://updates.example.com --upstream http://10.20.0.5:7401 --data ./gateway
+
+Devices speak to it over plain HTTP, on any address: everything it hands out is signed, or named by what is
+signed, and public on the LAN; what devices send is signed by them. --listen 0.0.0.0:7401 opens it to the LAN.
+It prints one line with its URL on standard output; logs (JSON) go to standard error; SIGTERM stops it.`;
+
+/** The `sitecast-gateway` command; `serve` runs until it's told to stop. */
+export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<void>): SettingsCommand {
+  const program = new SettingsCommand('sitecast-gateway').description(
+    "Caches and serves a site's updates: verified metadata and chunks, fetched over the WAN once.",
+  );
+  program
+    .command('serve')
+    .description('mirror an origin, serve the devices of this site, pass on what they report')
+    .option(
+      '--origin <url>',
+      'the origin to follow (default: the one that the join token names)',
+      parseUpstreamUrl,
     )
-    .action((_options, command: SettingsCommand) => {
-      command.help();
-    });
+    .option('--upstream <url...>', 'who is asked when the origin cannot be reached, in this order')
+    .requiredOption('--data <directory>', "this gateway's own directory, made if it is not there")
+    .addOption(
+      new Option('--listen <address>', 'where devices reach it')
+        .argParser(parseListen)
+        .default({ host: '127.0.0.1', port: 7401 }, '127.0.0.1:7401'),
+    )
+    .option('--token <token>', 'join token that lets this gateway in (better: --token-file)')
+    .option('--token-file <file>', 'file that holds the join token')
+    .option('--root <file>', 'root metadata to trust, as your operator gave it')
+    .option('--site <name>', 'site to serve, if the token does not say')
+    .addOption(
+      new Option('--cache-bytes <size>', 'disk space for cached chunks')
+        .argParser(parseBytes)
+        .default(DEFAULT_CACHE_BYTES, '20GiB'),
+    )
+    .addOption(
+      new Option('--reserve <size>', 'disk space that is left free of chunks, for reports')
+        .argParser(parseBytes)
+        .default(DEFAULT_RESERVE_BYTES, '256MiB'),
+    )
+    .addOption(
+      new Option('--memory-bytes <size>', 'memory for chunks that many devices ask for at one time')
+        .argParser(parseBytes)
+        .default(DEFAULT_MEMORY_BYTES, '64MiB'),
+    )
+    .addOption(
+      new Option('--poll <duration>', 'how often an upstream that does not announce changes is asked')
+        .argParser(parseDurationMs)
+        .default(DEFAULT_POLL_MS, '30s'),
+    )
+    .addOption(new Option('--log-level <level>', 'what is logged').choices(LOG_LEVELS).default('info'))
+    .addHelpText('after', EXAMPLES)
+    .action((settings: GatewaySettings) => serve(settings));
+  return program;
 }

@@ -41,6 +41,6 @@ export class SitecastError extends Error {
 
 /** True for a system error (`fs`, `net`) with one of these codes, such as `ENOENT`; without codes, for any. */
 export function isSystemError(error: unknown, ...codes: string[]): error is NodeJS.ErrnoException {
-  if (!(error instanceof Error && 'code' in error && 'syscall' in error)) return false;
-  return codes.length === 0 || codes.includes(String(error.code));
+  if (!(error instanceof Error) || !('code' in error)) return false;
+  return codes.length === 0 ? 'syscall' in error : codes.includes(String(error.code));
 }

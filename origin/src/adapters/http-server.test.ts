@@ -7,20 +7,23 @@ import { join } from 'node:path';
 import { TLSSocket } from 'node:tls';
 import { MAX_BATCH_BYTES } from '@sitecast/shared/content';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { batchOf, hexOf } from '../testing/operator.ts';
-import { initialisedOrigin, randomChunks, temporaryDirectory } from '../testing/setup.ts';
+import { batchOf, hexOf, TestOperator } from '../testing/operator.ts';
+import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
+import { randomChunks, temporaryDirectory } from '../testing/setup.ts';
 import { DiskFiles } from './disk-files.ts';
 import { listen, type RunningServer } from './http-server.ts';
 import { SyncDisk } from './sync-disk.ts';
 
 let directory: ReturnType<typeof temporaryDirectory>;
-let origin: Awaited<ReturnType<typeof initialisedOrigin>>;
+let origin: TestOrigin;
+let operator: TestOperator;
 let server: RunningServer;
 const sockets: Socket[] = [];
 
 async function serve(options: object = {}): Promise<void> {
   const disks = { files: new DiskFiles(directory.path), syncFiles: new SyncDisk(directory.path) };
-  origin = await initialisedOrigin({ ...disks, ...options });
+  origin = await openTestOrigin({ ...disks, now: Date.now, ...options });
+  operator = new TestOperator((path, init) => origin.app.request(path, init), origin.adminToken);
   server = await listen(origin.app, { host: '127.0.0.1', port: 0 });
 }
 
@@ -137,7 +140,7 @@ describe('a body', () => {
       }
     }
     await expect.poll(() => stagedFiles()).toEqual([]);
-    const upload = () => origin.operator.uploadChunks(randomChunks(1)).then(({ status }) => status);
+    const upload = () => operator.uploadChunks(randomChunks(1)).then(({ status }) => status);
     await expect.poll(upload).toBe(200);
     const whole = Buffer.concat(randomChunks(7, 1024 * 1024));
     const send = () =>
@@ -175,12 +178,12 @@ describe('a body', () => {
     const asking = { 'content-length': 1000, expect: '100-continue' };
     stranger.socket.write(head('POST', '/api/v1/chunks', { ...asking, authorization: 'Bearer x' }));
     expect(await stranger.until('SITECAST_TOKEN_INVALID')).not.toContain('100 Continue');
-    const operator = dial();
+    const known = dial();
     const batch = batchOf(randomChunks(1));
-    operator.socket.write(head('POST', '/api/v1/chunks', { ...asking, 'content-length': batch.length }));
-    await operator.until('100 Continue');
-    operator.socket.write(batch);
-    expect(await operator.until('"stored":1')).toContain('HTTP/1.1 200 ');
+    known.socket.write(head('POST', '/api/v1/chunks', { ...asking, 'content-length': batch.length }));
+    await known.until('100 Continue');
+    known.socket.write(batch);
+    expect(await known.until('"stored":1')).toContain('HTTP/1.1 200 ');
   });
 
   it('that is refused midway does not spoil the connection for the next request', async () => {

@@ -71,12 +71,8 @@ export class ChunkIdSet {
 }
 
 function hashOf(id: ChunkId, multiplier: number): number {
+  const words = new DataView(id.buffer, id.byteOffset, CHUNK_ID_BYTES);
   let hash = 0;
-  for (let at = 0; at < CHUNK_ID_BYTES; at += 4) {
-    const word =
-      (id[at] ?? 0) | ((id[at + 1] ?? 0) << 8) | ((id[at + 2] ?? 0) << 16) | ((id[at + 3] ?? 0) << 24);
-    hash = Math.imul(hash ^ word, multiplier);
-    hash ^= hash >>> 15;
-  }
-  return hash >>> 0;
+  for (let at = 0; at < CHUNK_ID_BYTES; at += 4) hash = Math.imul(hash ^ words.getInt32(at), multiplier);
+  return (hash ^ (hash >>> 15)) >>> 0;
 }

@@ -1,72 +1,52 @@
-import { createHash } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+// npm run demo: a small fleet of real processes on this machine takes two real releases and survives a broken third.
+import { parseArgs } from 'node:util';
 import { Bed } from '../bed/processes.ts';
-import { readFirmware } from './firmware.ts';
+import { DemoFleet } from './fleet.ts';
+import { Narrator } from './narrator.ts';
+import { tellStory } from './story.ts';
+import { expectations, printSummary, summarize } from './summary.ts';
 
-// A real program in two real versions, published to a real origin and read back as a stranger would.
+const HELP = `npm run demo -- [options]
 
-const say = (line: string): void => {
-  process.stdout.write(`${line}\n`);
-};
+An origin, two gateways at two sites and six devices, each a process of its own on loopback, in a temporary folder:
+a real program is published and rolled out in two real versions, then a broken third, which the devices refuse.
 
-async function main(): Promise<void> {
+  --keep    leave it running afterwards, and say how to poke at it
+  --json    print the summary as JSON, as the last line
+  --help    show this
+
+It exits 0 only if all of that came true.`;
+
+const { values } = parseArgs({
+  options: { keep: { type: 'boolean' }, json: { type: 'boolean' }, help: { type: 'boolean' } },
+});
+
+async function run(): Promise<boolean> {
+  const narrator = new Narrator(values.json === true);
   const bed = await Bed.open();
-  const keep = process.argv.includes('--keep');
+  let interrupt: () => void = () => {};
+  const interrupted = new Promise<void>(resolve => {
+    interrupt = resolve;
+  });
+  process.once('SIGINT', interrupt);
+  process.once('SIGTERM', interrupt);
   try {
-    const origin = await bed.serve('sitecast-origin', [
-      'serve',
-      '--data',
-      'origin',
-      '--listen',
-      '127.0.0.1:0',
-    ]);
-    say(`origin    ${origin.url}`);
-    for (const role of ['root', 'release']) {
-      const key = await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
-      say(`key       ${role}: ${String(key.publicKey)}`);
+    const fleet = new DemoFleet(bed);
+    await tellStory(fleet, narrator);
+    const summary = await summarize(fleet);
+    const failed = expectations(summary).filter(({ holds }) => !holds);
+    printSummary(summary, narrator);
+    for (const { what } of failed) narrator.fail(`this did not come true: ${what}`);
+    if (values.keep) {
+      narrator.invite(fleet);
+      await interrupted;
     }
-    await bed.json('sitecast', ['init', '--origin', origin.url, '--token-file', 'origin/admin.token']);
-    say('init      root.json: what devices and gateways will trust');
-    for (const alias of ['firmware-v1', 'firmware-v2'] as const) await publish(bed, origin.url, alias);
-    const list = await bed.run('sitecast', ['release', 'list']);
-    say(`\n${list.stdout}`);
-    if (keep) await keepRunning(bed, origin.url);
+    if (values.json) process.stdout.write(`${JSON.stringify({ ok: failed.length === 0, ...summary })}\n`);
+    return failed.length === 0;
   } finally {
     await bed.close();
   }
 }
 
-async function publish(bed: Bed, url: string, alias: 'firmware-v1' | 'firmware-v2'): Promise<void> {
-  const { path, version } = readFirmware(alias);
-  const args = [
-    'release',
-    'publish',
-    path,
-    '--product',
-    'camera',
-    '--version',
-    version,
-    '--hardware',
-    'demo',
-  ];
-  const outcome = await bed.json('sitecast', args);
-  const sha256 = createHash('sha256')
-    .update(await readFile(path))
-    .digest('hex');
-  if (outcome.sha256 !== sha256)
-    throw new Error(`the origin published ${String(outcome.sha256)}, not ${sha256}`);
-  say(`publish   camera ${version}: ${JSON.stringify(outcome.upload)} ${url}`);
-}
-
-async function keepRunning(bed: Bed, url: string): Promise<void> {
-  say(`still running. Try, in ${bed.directory}:`);
-  say('  npx sitecast status');
-  say(`  curl ${url}/openapi.json`);
-  say('Ctrl-C ends it.');
-  await new Promise(resolve => {
-    process.once('SIGINT', resolve);
-    process.once('SIGTERM', resolve);
-  });
-}
-
-await main();
+if (values.help) process.stdout.write(`${HELP}\n`);
+else process.exitCode = (await run()) ? 0 : 1;

@@ -8,38 +8,45 @@ export interface FrameWorkerData {
   readonly storeRoot: string | undefined;
 }
 
-/** Memory that goes to a worker thread and comes back: moved, never copied. */
-interface MovedMemory {
+/** Chunks, and memory that goes to a worker thread and comes back: moved, never copied. */
+interface ChunkTask {
   /** Plain bytes. */
   readonly block: ArrayBuffer;
   /** The batch of frames that is made of them. */
   readonly body: ArrayBuffer;
+  /** The chunks' ids, 32 bytes each. */
+  readonly ids: Uint8Array;
+  /** 1 for each chunk whose frame is to go into the batch, else 0. */
+  readonly wanted: Uint8Array;
 }
 
-/** Compresses chunks that lie in `block`. */
-export interface CompressTask extends MovedMemory {
+/** Compresses chunks that lie in `block`, one after the other. */
+interface CompressTask extends ChunkTask {
   readonly kind: 'compress';
-  /** Of each chunk where it begins and ends in `block`. */
-  readonly bounds: Uint32Array;
-  /** Their ids, 32 bytes each. */
-  readonly ids: Uint8Array;
+  /** Where in `block` the first one begins. */
+  readonly plainAt: number;
+  /** Where each of them ends, counted from `plainAt`. */
+  readonly ends: Uint32Array;
 }
 
 /** Reads chunks from the store, verifies them, and leaves their plain bytes in `block`, one after the other. */
-export interface CollectTask extends MovedMemory {
+interface CollectTask extends ChunkTask {
   readonly kind: 'collect';
-  readonly ids: Uint8Array;
   /** How many plain bytes each of them has, as the index says. */
   readonly lengths: Uint32Array;
-  /** 1 for each chunk whose frame is to go into the batch, else 0. */
-  readonly wanted: Uint8Array;
 }
 
 export type FrameTask = CompressTask | CollectTask;
 
 /** How a task went. */
 export type FrameReply =
-  | { readonly block: ArrayBuffer; readonly body: ArrayBuffer; readonly batchBytes: number }
+  | {
+      readonly block: ArrayBuffer;
+      readonly body: ArrayBuffer;
+      readonly batchBytes: number;
+      /** How long the thread worked on it. */
+      readonly workMs: number;
+    }
   | { readonly error: FrameError };
 
 /** A SitecastError in a form that survives the way between threads. */

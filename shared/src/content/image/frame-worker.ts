@@ -5,23 +5,20 @@ import { BATCH_HEAD_BYTES, writeBatchHead } from '../batch.ts';
 import { CHUNK_ID_BYTES, type ChunkId } from '../chunk-id.ts';
 import { DirectoryStore } from '../store/directory-store.ts';
 import { chunkMismatch, compressInto, maxFrameBytes, verifyFrame } from '../zstd.ts';
-import type {
-  CollectTask,
-  CompressTask,
-  FrameError,
-  FrameReply,
-  FrameTask,
-  FrameWorkerData,
-} from './frame-tasks.ts';
+import type { FrameError, FrameReply, FrameTask, FrameWorkerData } from './frame-tasks.ts';
+
+type CompressTask = FrameTask & { kind: 'compress' };
+type CollectTask = FrameTask & { kind: 'collect' };
 
 const { level, storeRoot }: FrameWorkerData = workerData;
 const store = storeRoot === undefined ? undefined : await DirectoryStore.open(storeRoot);
 
 parentPort?.on('message', (task: FrameTask) => {
   const { block, body } = task;
+  const startedAt = performance.now();
   try {
     const batchBytes = task.kind === 'compress' ? compressAll(task) : collectAll(task);
-    reply({ block, body, batchBytes }, [block, body]);
+    reply({ block, body, batchBytes, workMs: performance.now() - startedAt }, [block, body]);
   } catch (error) {
     reply({ error: describe(error) }, []);
   }
@@ -31,33 +28,38 @@ function reply(answer: FrameReply, moved: ArrayBuffer[]): void {
   parentPort?.postMessage(answer, moved);
 }
 
-function compressAll({ block, body, bounds, ids }: CompressTask): number {
+function compressAll({ block, body, ids, wanted, plainAt, ends }: CompressTask): number {
   const batch = Buffer.from(body);
   let at = 0;
-  for (let chunk = 0; chunk < bounds.length / 2; chunk++) {
-    const start = bounds[chunk * 2] ?? 0;
-    const plain = new Uint8Array(block, start, (bounds[chunk * 2 + 1] ?? 0) - start);
-    const frameBytes = compressInto(batch.subarray(at + BATCH_HEAD_BYTES), plain, level);
-    writeBatchHead(batch, at, idAt(ids, chunk), frameBytes);
-    at += BATCH_HEAD_BYTES + frameBytes;
+  for (const [chunk, end] of ends.entries()) {
+    if (wanted[chunk] === 0) continue;
+    const start = ends[chunk - 1] ?? 0;
+    const plain = new Uint8Array(block, plainAt + start, end - start);
+    at += append(batch, at, idAt(ids, chunk), target => compressInto(target, plain, level));
   }
   return at;
 }
 
-function collectAll({ block, body, ids, lengths, wanted }: CollectTask): number {
+function collectAll({ block, body, ids, wanted, lengths }: CollectTask): number {
   const batch = Buffer.from(body);
   let at = 0;
   let plainAt = 0;
   for (const [chunk, lengthBytes] of lengths.entries()) {
     const id = idAt(ids, chunk);
     const plain = Buffer.from(block, plainAt, lengthBytes);
-    const frameBytes = collect(id, plain, batch.subarray(at + BATCH_HEAD_BYTES));
+    const appendedBytes = append(batch, at, id, target => collect(id, plain, target));
     plainAt += lengthBytes;
-    if (wanted[chunk] === 0) continue;
-    writeBatchHead(batch, at, id, frameBytes);
-    at += BATCH_HEAD_BYTES + frameBytes;
+    // What nobody wants is overwritten by the next one.
+    if (wanted[chunk] === 1) at += appendedBytes;
   }
   return at;
+}
+
+/** Adds to a batch what `writeFrame` makes. @returns by how many bytes the batch has grown */
+function append(batch: Buffer, at: number, id: ChunkId, writeFrame: (target: Buffer) => number): number {
+  const frameBytes = writeFrame(batch.subarray(at + BATCH_HEAD_BYTES));
+  writeBatchHead(batch, at, id, frameBytes);
+  return BATCH_HEAD_BYTES + frameBytes;
 }
 
 /** Reads a chunk's frame into `target` and its content into `plain`. @returns length of the frame, in bytes */

@@ -8,9 +8,8 @@ import type { FrameReply, FrameTask, FrameWorkerData } from './frame-tasks.ts';
 const MAX_THREADS = 8;
 /** A worker makes little garbage: a small young generation keeps it from growing with the image. */
 const YOUNG_GENERATION_MB = 4;
-/** So many tasks waiting, after so many were done, mean that the threads are too few, not just started late. */
-const TASKS_PILED_UP = 2;
-const TASKS_TO_JUDGE_BY = 4;
+/** What it costs to start a thread, about; for less work than that none is started. */
+const THREAD_START_MS = 100;
 
 export interface FrameWorkersOptions {
   /** MIN_ZSTD_LEVEL to MAX_ZSTD_LEVEL. */
@@ -35,7 +34,7 @@ interface Job {
 }
 
 /**
- * Makes batches of frames in worker threads. A thread is started when a task finds none idle: bytes that don't compress
+ * Makes batches of frames in worker threads. Another thread is started when much work waits: bytes that don't compress
  * need one, level 19 needs all. (docs/decisions/0012: why not a pool library.)
  */
 export class FrameWorkers {
@@ -43,7 +42,8 @@ export class FrameWorkers {
   readonly #workerData: FrameWorkerData;
   readonly #workers = new Map<Worker, Job | undefined>();
   readonly #queue: Job[] = [];
-  #tasksSinceStart = 0;
+  /** How long the last task took a thread. */
+  #taskMs = 0;
   #failure: unknown;
 
   /** @throws SITECAST_ZSTD_LEVEL */
@@ -89,14 +89,10 @@ export class FrameWorkers {
     worker.postMessage(job.task, [job.task.block, job.task.body]);
   }
 
-  /** One thread more only while tasks pile up behind threads that are at work: starting one costs 0.1 s of CPU. */
+  /** One thread more only for work that would keep it busy for longer than its start takes. */
   #needsThread(): boolean {
     if (this.#workers.size === 0) return true;
-    return (
-      this.#workers.size < this.threads &&
-      this.#tasksSinceStart >= TASKS_TO_JUDGE_BY &&
-      this.#queue.length >= TASKS_PILED_UP
-    );
+    return this.#workers.size < this.threads && this.#queue.length * this.#taskMs > THREAD_START_MS;
   }
 
   #idle(): Worker | undefined {
@@ -111,7 +107,6 @@ export class FrameWorkers {
       resourceLimits: { maxYoungGenerationSizeMb: YOUNG_GENERATION_MB },
     });
     this.#workers.set(worker, undefined);
-    this.#tasksSinceStart = 0;
     worker.on('message', (reply: FrameReply) => this.#settle(worker, reply));
     worker.on('error', error =>
       this.#fail(
@@ -124,11 +119,11 @@ export class FrameWorkers {
   #settle(worker: Worker, reply: FrameReply): void {
     const job = this.#workers.get(worker);
     this.#workers.set(worker, undefined);
-    this.#tasksSinceStart += 1;
     if ('error' in reply) {
       const { kind, code, message, data } = reply.error;
       job?.reject(new SitecastError(kind, code, message, { data }));
     } else {
+      this.#taskMs = reply.workMs;
       job?.resolve(reply);
     }
     this.#startNext();

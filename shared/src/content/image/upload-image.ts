@@ -1,8 +1,7 @@
-import { CHUNK_ID_BYTES } from '../chunk-id.ts';
 import type { ChunkSizes } from '../chunk-index.ts';
 import { DEFAULT_CHUNK_SIZES } from '../chunking/fastcdc.ts';
 import { type ImageBatch, ImageReader, type ImageSummary } from './image-reader.ts';
-import { type UploadCounts, type UploadOptions, UploadRun } from './upload-run.ts';
+import { countWanted, type UploadCounts, type UploadOptions, UploadRun } from './upload-run.ts';
 
 export interface UploadImageOptions extends UploadOptions {
   /** A regular file or a block device. */
@@ -40,29 +39,17 @@ export async function uploadImage(options: UploadImageOptions): Promise<ImageSum
   }
 }
 
-async function sendBatch(run: UploadRun, batch: ImageBatch): Promise<void> {
-  const plainBytes = batch.bytes.length;
-  const wanted = await run.wanted(batch.ids);
-  const { bounds, ids } = select(batch, wanted);
-  if (ids.length === 0) {
-    run.blocks.release(batch.block);
+async function sendBatch(run: UploadRun, { block, bytes, ends, ids }: ImageBatch): Promise<void> {
+  // Once the block is a worker's, the view has nothing to show any more.
+  const { byteOffset: plainAt, length: plainBytes } = bytes;
+  const wanted = await run.wanted(ids);
+  if (countWanted(wanted) === 0) {
+    run.blocks.release(block);
   } else {
     const body = await run.bodies.acquire(run.signal);
-    const made = await run.workers.run({ kind: 'compress', block: batch.block, body, bounds, ids });
+    const made = await run.workers.run({ kind: 'compress', block, plainAt, body, ends, ids, wanted });
     run.blocks.release(made.block);
-    await run.send(made.body, made.batchBytes, bounds.length / 2);
+    await run.send(made.body, made.batchBytes, wanted);
   }
   run.done(plainBytes);
-}
-
-/** The wanted chunks of a batch: their bounds in its block, and their ids. */
-function select({ bytes, ends, ids }: ImageBatch, wanted: Uint8Array): { bounds: Uint32Array; ids: Buffer } {
-  const bounds: number[] = [];
-  const wantedIds: Uint8Array[] = [];
-  for (const [at, end] of ends.entries()) {
-    if (wanted[at] === 0) continue;
-    bounds.push(bytes.byteOffset + (ends[at - 1] ?? 0), bytes.byteOffset + end);
-    wantedIds.push(ids.subarray(at * CHUNK_ID_BYTES, (at + 1) * CHUNK_ID_BYTES));
-  }
-  return { bounds: Uint32Array.from(bounds), ids: Buffer.concat(wantedIds) };
 }

@@ -50,7 +50,7 @@ export interface UploadCounts {
 }
 
 /** Batches that are asked about, compressed and sent while the next ones are read. */
-const BATCHES_BESIDE_THREADS = 2;
+const BATCHES_BESIDE_THREADS = 1;
 
 interface RunSizes {
   readonly blockBytes: number;
@@ -82,7 +82,8 @@ export class UploadRun {
   constructor(options: UploadOptions & Pick<FrameWorkersOptions, 'storeRoot'>, sizes: RunSizes) {
     this.workers = new FrameWorkers(options);
     const batches = this.workers.threads + BATCHES_BESIDE_THREADS;
-    this.blocks = new BufferPool(batches + 1, sizes.blockBytes);
+    // Two more are in the reader's hands: the one it works on, and the next.
+    this.blocks = new BufferPool(batches + 2, sizes.blockBytes);
     this.bodies = new BufferPool(batches, bodyBytes(sizes));
     this.target = options.target;
     this.#lengthBytes = sizes.lengthBytes;
@@ -122,25 +123,26 @@ export class UploadRun {
    */
   async wanted(ids: Buffer): Promise<Uint8Array> {
     const flags = new Uint8Array(countIds(ids));
-    const fresh: Uint8Array[] = [];
-    for (const [at, id] of [...eachId(ids)].entries()) {
+    const fresh = Buffer.allocUnsafe(ids.length);
+    let freshBytes = 0;
+    for (let at = 0; at < flags.length; at++) {
+      const id = ids.subarray(at * CHUNK_ID_BYTES, (at + 1) * CHUNK_ID_BYTES);
       if (!this.#seen.add(id)) continue;
-      fresh.push(id);
+      fresh.set(id, freshBytes);
+      freshBytes += CHUNK_ID_BYTES;
       flags[at] = 1;
     }
-    if (fresh.length === 0) return flags;
-    const missing = new ChunkIdSet();
-    const answer = await this.target.missing(
-      Buffer.concat(fresh, fresh.length * CHUNK_ID_BYTES),
-      this.signal,
-    );
-    for (const id of eachId(answer)) missing.add(id);
-    for (const [at, id] of [...eachId(ids)].entries()) if (!missing.has(id)) flags[at] = 0;
-    return flags;
+    if (freshBytes === 0) return flags;
+    const missing = await this.target.missing(fresh.subarray(0, freshBytes), this.signal);
+    // Mostly it's all of them, or none.
+    if (missing.length === freshBytes) return flags;
+    if (missing.length === 0) return flags.fill(0);
+    return keepOnly(missing, ids, flags);
   }
 
   /** Sends a batch, gives its memory back, and counts it. */
-  async send(body: ArrayBuffer, batchBytes: number, chunks: number): Promise<void> {
+  async send(body: ArrayBuffer, batchBytes: number, wanted: Uint8Array): Promise<void> {
+    const chunks = countWanted(wanted);
     if (chunks > 0) await this.target.put(Buffer.from(body, 0, batchBytes), this.signal);
     this.bodies.release(body);
     this.#sentChunks += chunks;
@@ -156,6 +158,25 @@ export class UploadRun {
       sentBytes: this.#sentBytes,
     });
   }
+}
+
+/** How many of the flags are set. */
+export function countWanted(wanted: Uint8Array): number {
+  let count = 0;
+  for (const flag of wanted) count += flag;
+  return count;
+}
+
+/** Clears the flags of the ids that aren't in the list. */
+function keepOnly(list: Uint8Array, ids: Buffer, flags: Uint8Array): Uint8Array {
+  const listed = new ChunkIdSet();
+  for (const id of eachId(list)) listed.add(id);
+  let at = 0;
+  for (const id of eachId(ids)) {
+    if (!listed.has(id)) flags[at] = 0;
+    at += 1;
+  }
+  return flags;
 }
 
 /** Room for the frames of one batch, and for one more that is being read. */

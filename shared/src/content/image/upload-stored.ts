@@ -65,13 +65,12 @@ async function sendStretch(
   const wanted = await run.wanted(ids);
   const body = await run.bodies.acquire(run.signal);
   const made = await run.workers.run({ kind: 'collect', block, body, ids, lengths, wanted });
-  const sentChunks = wanted.reduce((sum, flag) => sum + flag, 0);
   // Hashed in the image's order, whichever thread was first.
   const hashInTurn = turn.then(() => {
     hash.update(new Uint8Array(made.block, 0, stretch.plainBytes));
     run.blocks.release(made.block);
   });
-  await Promise.all([run.send(made.body, made.batchBytes, sentChunks), hashInTurn]);
+  await Promise.all([run.send(made.body, made.batchBytes, wanted), hashInTurn]);
   run.done(stretch.plainBytes);
 }
 

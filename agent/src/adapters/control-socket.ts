@@ -1,0 +1,133 @@
+import { chmod, rm } from 'node:fs/promises';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { z } from 'zod';
+
+const FILE_NAME = 'control.sock';
+const MAX_REQUEST_BYTES = 4096;
+const MAX_ANSWER_BYTES = 1024 * 1024;
+/** Linux's sun_path, without the terminating zero. */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+const requestSchema = z.strictObject({ command: z.enum(['check', 'update', 'confirm', 'status']) });
+export type ControlCommand = z.infer<typeof requestSchema>['command'];
+
+const answerSchema = z.union([
+  z.strictObject({ result: z.unknown() }),
+  z.strictObject({ error: z.strictObject({ code: z.string(), message: z.string() }) }),
+]);
+
+/** The daemon's side of the socket in the data directory: one JSON line in, one out. For its own user alone. */
+export class ControlServer {
+  readonly #server: Server;
+  readonly #path: string;
+  readonly #sockets = new Set<Socket>();
+
+  private constructor(server: Server, path: string) {
+    this.#server = server;
+    this.#path = path;
+  }
+
+  /** The caller owns the directory: what lies there is a dead daemon's. */
+  static async listen(
+    directory: string,
+    handle: (command: ControlCommand) => Promise<unknown>,
+  ): Promise<ControlServer> {
+    const path = socketPath(directory);
+    await rm(path, { force: true });
+    const server = createServer({ allowHalfOpen: true });
+    const control = new ControlServer(server, path);
+    server.on('connection', socket => control.#serve(socket, handle));
+    const mask = process.umask(0o177);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        server.once('error', reject);
+        server.listen(path, resolve);
+      });
+    } finally {
+      process.umask(mask);
+    }
+    await chmod(path, 0o600);
+    return control;
+  }
+
+  async close(): Promise<void> {
+    for (const socket of this.#sockets) socket.destroy();
+    await new Promise<void>(resolve => {
+      this.#server.close(() => resolve());
+    });
+    await rm(this.#path, { force: true });
+  }
+
+  #serve(socket: Socket, handle: (command: ControlCommand) => Promise<unknown>): void {
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#sockets.delete(socket));
+    socket.on('error', () => {
+      // The asker is gone: nobody is left to be told.
+    });
+    readLine(socket, MAX_REQUEST_BYTES)
+      .then(line => handle(requestSchema.parse(JSON.parse(line)).command))
+      .then(
+        result => socket.end(`${JSON.stringify({ result: result ?? null })}\n`),
+        (error: unknown) => socket.end(`${JSON.stringify({ error: described(error) })}\n`),
+      );
+  }
+}
+
+/**
+ * Asks the daemon that owns a data directory.
+ * @returns undefined if there's none
+ * @throws SITECAST_DAEMON_REFUSED with what it says
+ */
+export async function askDaemon(
+  directory: string,
+  command: ControlCommand,
+): Promise<{ result: unknown } | undefined> {
+  const socket = connect(socketPath(directory));
+  try {
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve);
+      socket.once('error', reject);
+    });
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT', 'ECONNREFUSED')) return undefined;
+    throw error;
+  }
+  socket.write(`${JSON.stringify({ command })}\n`);
+  const answer = answerSchema.parse(JSON.parse(await readLine(socket, MAX_ANSWER_BYTES)));
+  socket.destroy();
+  if ('result' in answer) return { result: answer.result };
+  const { code, message } = answer.error;
+  throw new SitecastError('failed', 'SITECAST_DAEMON_REFUSED', message, { data: { code } });
+}
+
+function socketPath(directory: string): string {
+  const path = join(directory, FILE_NAME);
+  if (Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES) return path;
+  throw new SitecastError(
+    'badInput',
+    'SITECAST_DATA_PATH_TOO_LONG',
+    `${directory} is too long a path for the socket in it`,
+    { hint: `choose one of at most ${MAX_SOCKET_PATH_BYTES - FILE_NAME.length - 1} bytes` },
+  );
+}
+
+/** Leaves the socket open, for the answer. */
+function readLine(socket: Socket, maxBytes: number): Promise<string> {
+  return new Promise<string>((resolve, reject) => {
+    let text = '';
+    socket.on('data', part => {
+      text += part.toString('utf8');
+      if (text.endsWith('\n')) resolve(text);
+      else if (text.length > maxBytes) reject(new RangeError('too long a line'));
+    });
+    socket.once('error', reject);
+    socket.once('close', () => reject(new Error('the other side has hung up')));
+  });
+}
+
+function described(error: unknown): { code: string; message: string } {
+  const message = error instanceof Error ? error.message : String(error);
+  return { code: error instanceof SitecastError ? error.code : 'SITECAST_INTERNAL', message };
+}

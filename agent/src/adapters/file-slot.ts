@@ -1,0 +1,238 @@
+import { constants, type Stats } from 'node:fs';
+import { type FileHandle, open, stat } from 'node:fs/promises';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import type { Slot, SlotReader, SlotWriter } from '../ports.ts';
+
+/** How much is read at once, in bytes; a multiple of every sector size. */
+const BLOCK_BYTES = 1024 * 1024;
+/** No file system or device asks for a coarser place in memory. */
+const MAX_ALIGNMENT_BYTES = 4096;
+const ALIGNMENT_STEP_BYTES = 16;
+
+/**
+ * A slot that is a file or a block device. A file takes what is written and ends with the image; `maxBytes` makes it
+ * as small as a partition would be. A new file may be executed: a slot's image may be a program.
+ */
+export class FileSlot implements Slot {
+  readonly path: string;
+  readonly #maxBytes: number | undefined;
+
+  constructor(path: string, maxBytes?: number) {
+    this.path = path;
+    this.#maxBytes = maxBytes;
+  }
+
+  async capacityBytes(): Promise<number | undefined> {
+    const found = await this.#stat();
+    if (!found?.isBlockDevice()) return this.#maxBytes;
+    const handle = await this.#open('r');
+    try {
+      return await deviceBytes(handle);
+    } finally {
+      await handle.close();
+    }
+  }
+
+  async openForReading(): Promise<SlotReader | undefined> {
+    if (!(await this.#stat())) return undefined;
+    return new BlockReader(this.path, await this.#open('r'), false);
+  }
+
+  async openForReadBack(): Promise<SlotReader> {
+    try {
+      // tmpfs and some others know no direct reading.
+      const handle = await open(this.path, constants.O_RDONLY | constants.O_DIRECT);
+      return new BlockReader(this.path, handle, true);
+    } catch (error) {
+      if (!isSystemError(error, 'EINVAL')) throw slotError(this.path, 'open', error);
+    }
+    return new BlockReader(this.path, await this.#open('r'), false);
+  }
+
+  async openForWriting(): Promise<SlotWriter> {
+    const found = await this.#stat();
+    const flags = found ? constants.O_RDWR : constants.O_RDWR | constants.O_CREAT;
+    const handle = await this.#open(flags);
+    return new FileWriter(this.path, handle, found?.isBlockDevice() ?? false);
+  }
+
+  async #open(flags: string | number): Promise<FileHandle> {
+    try {
+      return await open(this.path, flags, 0o755);
+    } catch (error) {
+      throw slotError(this.path, 'open', error);
+    }
+  }
+
+  async #stat(): Promise<Stats | undefined> {
+    let found: Stats;
+    try {
+      found = await stat(this.path);
+    } catch (error) {
+      if (isSystemError(error, 'ENOENT')) return undefined;
+      throw slotError(this.path, 'stat', error);
+    }
+    if (found.isFile() || found.isBlockDevice()) return found;
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_SLOT_UNUSABLE',
+      `${this.path} is neither a file nor a block device`,
+      { data: { path: this.path } },
+    );
+  }
+}
+
+class FileWriter implements SlotWriter {
+  readonly #path: string;
+  readonly #handle: FileHandle;
+  readonly #isDevice: boolean;
+
+  constructor(path: string, handle: FileHandle, isDevice: boolean) {
+    this.#path = path;
+    this.#handle = handle;
+    this.#isDevice = isDevice;
+  }
+
+  async write(bytes: Uint8Array, offset: number): Promise<void> {
+    try {
+      for (let at = 0; at < bytes.length; ) {
+        const { bytesWritten } = await this.#handle.write(bytes, at, bytes.length - at, offset + at);
+        at += bytesWritten;
+      }
+    } catch (error) {
+      throw slotError(this.#path, 'write', error);
+    }
+  }
+
+  async finish(lengthBytes: number): Promise<void> {
+    try {
+      if (!this.#isDevice) await this.#handle.truncate(lengthBytes);
+      await this.#handle.sync();
+    } catch (error) {
+      throw slotError(this.#path, 'fsync', error);
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+}
+
+/** Reads whole aligned blocks into one buffer and lends pieces of it. */
+class BlockReader implements SlotReader {
+  readonly isDirect: boolean;
+  readonly #path: string;
+  readonly #handle: FileHandle;
+  #block: Buffer | undefined;
+  #blockAt = -1;
+  #blockBytes = 0;
+
+  constructor(path: string, handle: FileHandle, isDirect: boolean) {
+    this.#path = path;
+    this.#handle = handle;
+    this.isDirect = isDirect;
+  }
+
+  async read(offset: number, lengthBytes: number, consume: (piece: Uint8Array) => void): Promise<boolean> {
+    const end = offset + lengthBytes;
+    for (let at = offset; at < end; ) {
+      const blockAt = at - (at % BLOCK_BYTES);
+      const block = await this.#load(blockAt);
+      const from = at - blockAt;
+      const to = Math.min(end - blockAt, this.#blockBytes);
+      if (to <= from) return false;
+      consume(block.subarray(from, to));
+      at = blockAt + to;
+    }
+    return true;
+  }
+
+  async close(): Promise<void> {
+    await this.#handle.close();
+  }
+
+  async #load(blockAt: number): Promise<Buffer> {
+    try {
+      this.#block ??= this.isDirect ? await alignedBlock(this.#handle) : Buffer.allocUnsafeSlow(BLOCK_BYTES);
+      if (this.#blockAt === blockAt) return this.#block;
+      this.#blockAt = -1;
+      this.#blockBytes = await fill(this.#handle, this.#block, blockAt);
+      this.#blockAt = blockAt;
+      return this.#block;
+    } catch (error) {
+      throw slotError(this.#path, 'read', error);
+    }
+  }
+}
+
+async function fill(handle: FileHandle, block: Buffer, offset: number): Promise<number> {
+  let filled = 0;
+  while (filled < block.length) {
+    const { bytesRead } = await handle.read(block, filled, block.length - filled, offset + filled);
+    filled += bytesRead;
+    // A direct read that ends within a sector has met the end of the file; going on would be misaligned.
+    if (bytesRead === 0 || filled % 512 !== 0) break;
+  }
+  return filled;
+}
+
+/**
+ * Memory for direct reads. They want it aligned, and JavaScript doesn't say where its memory lies: so the kernel is
+ * asked, with a read at each possible place, until it doesn't refuse.
+ */
+async function alignedBlock(handle: FileHandle): Promise<Buffer> {
+  const memory = Buffer.allocUnsafeSlow(BLOCK_BYTES + MAX_ALIGNMENT_BYTES);
+  for (let start = 0; start < MAX_ALIGNMENT_BYTES; start += ALIGNMENT_STEP_BYTES) {
+    const block = memory.subarray(start, start + BLOCK_BYTES);
+    try {
+      await handle.read(block, 0, block.length, 0);
+      return block;
+    } catch (error) {
+      if (!isSystemError(error, 'EINVAL')) throw error;
+    }
+  }
+  throw new Error('no place in memory suits direct reading');
+}
+
+/** A block device's size: where the last byte that can be read ends. */
+async function deviceBytes(handle: FileHandle): Promise<number> {
+  const probe = Buffer.alloc(1);
+  const canRead = async (at: number) => (await handle.read(probe, 0, 1, at)).bytesRead === 1;
+  let low = 0;
+  let high = 2 ** 44;
+  while (low < high) {
+    const middle = Math.floor((low + high) / 2);
+    if (await canRead(middle)) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+const CAUSES: Record<string, { code: `SITECAST_SLOT_${string}`; what: string; kind: 'noSpace' | 'failed' }> =
+  {
+    ENOSPC: { code: 'SITECAST_SLOT_FULL', what: 'has no space left', kind: 'noSpace' },
+    EDQUOT: { code: 'SITECAST_SLOT_FULL', what: 'has no space left', kind: 'noSpace' },
+    EROFS: { code: 'SITECAST_SLOT_READ_ONLY', what: 'is read-only', kind: 'failed' },
+    EACCES: {
+      code: 'SITECAST_SLOT_READ_ONLY',
+      what: "may not be opened by this agent's user",
+      kind: 'failed',
+    },
+    EPERM: { code: 'SITECAST_SLOT_READ_ONLY', what: 'is read-only', kind: 'failed' },
+    ETXTBSY: { code: 'SITECAST_SLOT_BUSY', what: 'is being executed', kind: 'failed' },
+    ENOENT: { code: 'SITECAST_SLOT_MISSING', what: 'is not there', kind: 'failed' },
+  };
+
+function slotError(path: string, operation: string, cause: unknown): SitecastError {
+  if (cause instanceof SitecastError) return cause;
+  const system = isSystemError(cause) ? (cause.code ?? '') : '';
+  const { code, what, kind } = CAUSES[system] ?? {
+    code: 'SITECAST_SLOT_FAILED' as const,
+    what: `fails to ${operation} (${system === '' ? String(cause) : system})`,
+    kind: 'failed' as const,
+  };
+  return new SitecastError(kind, code, `the slot ${path} ${what}`, {
+    data: { path, operation, system },
+    cause,
+  });
+}

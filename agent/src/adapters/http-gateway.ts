@@ -1,0 +1,137 @@
+import { type ChunkStore, HttpStore } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { signRequest } from '@sitecast/shared/http-signature';
+import type { Identity } from '@sitecast/shared/identity';
+import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
+import type { Gateway, JsonAnswer } from '../ports.ts';
+
+const MAX_ANSWER_BYTES = 1024 * 1024;
+const TIMEOUT_MS = 30_000;
+/** A gateway that says nothing for so long makes room for the next one. */
+const CHUNK_SILENCE_MS = 15_000;
+const METADATA_TIMEOUTS = { timeoutMs: 120_000, idleTimeoutMs: 15_000 };
+/** Beyond the time that the gateway was asked to wait. */
+const WAIT_GRACE_MS = 10_000;
+
+export interface HttpGatewayOptions {
+  identity: Identity;
+  now: () => number;
+  maxConnections: number;
+}
+
+/** A gateway over HTTP. */
+export class HttpGateway implements Gateway {
+  readonly url: string;
+  readonly metadata: MetadataFetcher;
+  readonly targets: MetadataFetcher;
+  readonly chunks: ChunkStore;
+  readonly #options: HttpGatewayOptions;
+  /** What's to be added to our clock to get the gateway's: for signatures of requests alone. */
+  #clockOffsetMs = 0;
+  #etag: string | undefined;
+
+  constructor(url: string, options: HttpGatewayOptions) {
+    this.url = url.replace(/\/*$/, '');
+    this.#options = options;
+    this.metadata = new HttpFetcher(`${this.url}/metadata`, METADATA_TIMEOUTS);
+    this.targets = new HttpFetcher(`${this.url}/targets`, METADATA_TIMEOUTS);
+    this.chunks = new HttpStore(`${this.url}/chunks`, {
+      silenceMs: CHUNK_SILENCE_MS,
+      connections: options.maxConnections,
+    });
+  }
+
+  async getJson(path: string, signal?: AbortSignal): Promise<JsonAnswer> {
+    const { status, body } = await this.#exchange(path, {}, signal);
+    return { status, body };
+  }
+
+  async postJson(path: string, body: unknown, signal?: AbortSignal): Promise<JsonAnswer> {
+    const bytes = Buffer.from(JSON.stringify(body));
+    const first = await this.#post(path, bytes, signal);
+    if (first.status !== 401 || codeOf(first.body) !== 'SITECAST_REQUEST_CLOCK') return first;
+    const theirsMs = Date.parse(first.headers.get('date') ?? '');
+    if (Number.isNaN(theirsMs)) return first;
+    this.#clockOffsetMs = theirsMs - this.#options.now();
+    return this.#post(path, bytes, signal);
+  }
+
+  async waitForChange(waitMs: number, signal?: AbortSignal): Promise<'changed' | 'same'> {
+    const headers: Record<string, string> = { prefer: `wait=${Math.round(waitMs / 1000)}` };
+    if (this.#etag !== undefined) headers['if-none-match'] = this.#etag;
+    const { status, headers: answered } = await this.#exchange(
+      '/metadata/timestamp.json',
+      { headers },
+      signal,
+      waitMs + WAIT_GRACE_MS,
+    );
+    const etag = answered.get('etag') ?? undefined;
+    const isNew = status === 200 && etag !== undefined && etag !== this.#etag;
+    const isFirst = this.#etag === undefined;
+    if (etag !== undefined) this.#etag = etag;
+    return isNew && !isFirst ? 'changed' : 'same';
+  }
+
+  async #post(path: string, body: Buffer, signal?: AbortSignal): Promise<Exchanged> {
+    const url = this.url + path;
+    const nowMs = this.#options.now() + this.#clockOffsetMs;
+    const signature = await signRequest({ method: 'POST', url, body }, this.#options.identity, nowMs);
+    const headers = { 'content-type': 'application/json', ...signature };
+    return this.#exchange(path, { method: 'POST', body: new Uint8Array(body), headers }, signal);
+  }
+
+  async #exchange(
+    path: string,
+    init: RequestInit,
+    signal: AbortSignal | undefined,
+    timeoutMs = TIMEOUT_MS,
+  ): Promise<Exchanged> {
+    const url = this.url + path;
+    const signals = [AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])];
+    try {
+      const response = await fetch(url, { ...init, redirect: 'error', signal: AbortSignal.any(signals) });
+      const text = await readBounded(response, url);
+      return { status: response.status, headers: response.headers, body: parse(text) };
+    } catch (cause) {
+      if (cause instanceof SitecastError) throw cause;
+      signal?.throwIfAborted();
+      throw unreachable(url, 'the request failed', cause);
+    }
+  }
+}
+
+interface Exchanged extends JsonAnswer {
+  headers: Headers;
+}
+
+async function readBounded(response: Response, url: string): Promise<string> {
+  const parts: Uint8Array[] = [];
+  let lengthBytes = 0;
+  for await (const part of response.body ?? []) {
+    lengthBytes += part.length;
+    if (lengthBytes > MAX_ANSWER_BYTES)
+      throw unreachable(url, `it sends more than ${MAX_ANSWER_BYTES} bytes`);
+    parts.push(part);
+  }
+  return Buffer.concat(parts, lengthBytes).toString('utf8');
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    // An error page of some proxy: the status says enough.
+    return undefined;
+  }
+}
+
+function codeOf(body: unknown): unknown {
+  return typeof body === 'object' && body !== null && 'code' in body ? body.code : undefined;
+}
+
+function unreachable(url: string, why: string, cause?: unknown): SitecastError {
+  return new SitecastError('unreachable', 'SITECAST_GATEWAY_UNREACHABLE', `${url}: ${why}`, {
+    data: { url },
+    cause,
+  });
+}

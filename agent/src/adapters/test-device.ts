@@ -1,0 +1,145 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { Identity } from '@sitecast/shared/identity';
+import type { UpdateAgent } from '../cycle/agent.ts';
+import type { AgentParts } from '../cycle/parts.ts';
+import type { AgentClock, Gateway, PassPoint, Slot, SlotName } from '../ports.ts';
+import type { RunSettings } from '../settings.ts';
+import { openAgent } from '../start.ts';
+import type { CheckResult, Rest } from '../state/status.ts';
+import { FileBootControl } from './file-boot.ts';
+import { FileSlot } from './file-slot.ts';
+import { HttpGateway } from './http-gateway.ts';
+import { runCommand } from './run-command.ts';
+import { systemClock } from './system-clock.ts';
+
+export interface DeviceChanges {
+  settings?: Partial<RunSettings>;
+  clockOffsetMs?: number;
+  isSynchronised?: boolean | undefined;
+  slots?: Partial<Record<SlotName, Slot>>;
+  passPoint?: PassPoint;
+}
+
+/** A device in a temporary directory, for tests: all adapters are the real ones, in this process. */
+export class TestDevice {
+  readonly directory: string;
+  readonly #settings: RunSettings;
+  #opened: { agent: UpdateAgent; parts: AgentParts; boot: FileBootControl } | undefined;
+
+  private constructor(directory: string, settings: RunSettings) {
+    this.directory = directory;
+    this.#settings = settings;
+  }
+
+  /** @param urls of its gateways */
+  static async create(urls: readonly string[], rootBytes: Uint8Array): Promise<TestDevice> {
+    const directory = await mkdtemp(join(tmpdir(), 'sitecast-device-'));
+    const rootFile = join(directory, 'root.json');
+    await writeFile(rootFile, rootBytes);
+    const [first = '', ...others] = urls;
+    return new TestDevice(directory, {
+      data: join(directory, 'data'),
+      gateways: [first, ...others],
+      token: undefined,
+      tokenFile: undefined,
+      rootFile,
+      product: 'camera',
+      hardware: 'rpi4',
+      slots: { A: join(directory, 'a.img'), B: join(directory, 'b.img') },
+      slotBytes: undefined,
+      boot: { kind: 'file', path: undefined, firstSlot: 'A' },
+      payloadCommand: undefined,
+      factoryRelease: undefined,
+      hooks: {},
+      hookTimeoutMs: 5000,
+      healthTimeoutMs: 5000,
+      confirmWithinMs: undefined,
+      minActivationIntervalMs: 0,
+      pollMs: 1000,
+      startJitterMs: 0,
+      maxFetchBytes: undefined,
+      concurrency: 4,
+      timeSync: 'auto',
+      logLevel: 'error',
+    });
+  }
+
+  get parts(): AgentParts {
+    if (!this.#opened) throw new Error('not open');
+    return this.#opened.parts;
+  }
+
+  get id(): string {
+    return this.parts.identity.id;
+  }
+
+  /** Starts the agent, as a process would: the boot is looked at, nothing else. */
+  async open(changes: DeviceChanges = {}): Promise<void> {
+    const settings = { ...this.#settings, ...changes.settings };
+    const identity = await Identity.open(settings.data);
+    const passPoint = changes.passPoint ?? (() => {});
+    const system = systemClock('auto');
+    const clock: AgentClock = {
+      ...system,
+      now: () => Date.now() + (changes.clockOffsetMs ?? 0),
+      isSynchronised: async () => changes.isSynchronised,
+    };
+    const toGateway = (url: string): Gateway =>
+      new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
+    const [first, ...others] = settings.gateways;
+    const boot = new FileBootControl(join(settings.data, 'boot.json'), {
+      firstSlot: 'A',
+      afterBoot: async () => {},
+      passPoint,
+    });
+    const slots = {
+      A: changes.slots?.A ?? new FileSlot(settings.slots.A, settings.slotBytes),
+      B: changes.slots?.B ?? new FileSlot(settings.slots.B, settings.slotBytes),
+    };
+    const { agent, parts } = await openAgent(settings, {
+      identity,
+      clock,
+      slots,
+      boot,
+      run: runCommand,
+      gateways: [toGateway(first), ...others.map(toGateway)],
+      passPoint,
+      log: () => {},
+    });
+    this.#opened = { agent, parts, boot };
+    await agent.start();
+  }
+
+  async cycle(signal?: AbortSignal): Promise<Rest> {
+    if (!this.#opened) await this.open();
+    if (!this.#opened) throw new Error('not open');
+    return this.#opened.agent.cycle(signal ?? new AbortController().signal);
+  }
+
+  async check(): Promise<CheckResult> {
+    if (!this.#opened) await this.open();
+    if (!this.#opened) throw new Error('not open');
+    return this.#opened.agent.check(new AbortController().signal);
+  }
+
+  /** Ends the agent, cleanly or (`isCut`) as by a power cut. */
+  async close({ isCut = false } = {}): Promise<void> {
+    const opened = this.#opened;
+    this.#opened = undefined;
+    if (!opened) return;
+    if (!isCut) await opened.boot.stop();
+    await opened.parts.outbox.close();
+    await opened.parts.status.flush();
+  }
+
+  async slot(name: SlotName): Promise<Buffer> {
+    return readFile(this.#settings.slots[name]);
+  }
+
+  async remove(): Promise<void> {
+    await this.close({ isCut: true });
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,165 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import type { CheckResult, Rest } from '../state/status.ts';
+import type { UpdateAgent } from './agent.ts';
+import type { AgentParts } from './parts.ts';
+import { Superseded } from './rest.ts';
+
+/** What a gateway is asked to wait at most, milliseconds: a little less than it would. */
+const LONG_POLL_MS = 50_000;
+/** An answer sooner than that says that it doesn't wait. */
+const PROMPT_MS = 500;
+const GATEWAY_PAUSE_MS = 5000;
+/** Reports that nobody has acknowledged yet are asked after that often, milliseconds, at first. */
+const FIRST_DELIVERY_MS = 1000;
+const MAX_DELIVERY_MS = 5 * 60_000;
+const JITTER = 0.1;
+
+export interface DaemonOptions {
+  pollMs: number;
+  /** The first cycle begins at a random moment within that, milliseconds. */
+  startJitterMs: number;
+}
+
+/** Runs cycle after cycle, each as soon as there's a reason for it. One at a time. */
+export class Daemon {
+  readonly #agent: UpdateAgent;
+  readonly #parts: AgentParts;
+  readonly #options: DaemonOptions;
+  #wake = new AbortController();
+  /** The repository has changed since the cycle began. */
+  #hasNews = false;
+  #askers: ((rest: Rest) => void)[] = [];
+
+  constructor(agent: UpdateAgent, parts: AgentParts, options: DaemonOptions) {
+    this.#agent = agent;
+    this.#parts = parts;
+    this.#options = options;
+  }
+
+  /** Until the signal fires. */
+  async run(signal: AbortSignal): Promise<void> {
+    await this.#agent.start();
+    await this.#parts.clock.sleep(Math.random() * this.#options.startJitterMs, this.#wakeOr(signal));
+    const delivering = this.#keepDelivering(signal);
+    try {
+      await this.#cycles(signal);
+    } finally {
+      await delivering;
+    }
+  }
+
+  async #cycles(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      this.#wake = new AbortController();
+      this.#hasNews = false;
+      const askers = this.#askers.splice(0);
+      const rest = await this.#cycle(signal);
+      if (signal.aborted) return;
+      for (const answer of askers) answer(rest);
+      await this.#pause(rest, signal);
+    }
+  }
+
+  /** A whole cycle, beginning now or when the one under way is over. */
+  update(): Promise<Rest> {
+    return new Promise<Rest>(resolve => {
+      this.#askers.push(resolve);
+      this.#wake.abort();
+    });
+  }
+
+  check(signal: AbortSignal): Promise<CheckResult> {
+    return this.#agent.check(signal);
+  }
+
+  async #cycle(signal: AbortSignal): Promise<Rest> {
+    const stop = new AbortController();
+    const done = new AbortController();
+    const watching = this.#watch(stop, AbortSignal.any([signal, done.signal]));
+    try {
+      return await this.#agent.cycle(AbortSignal.any([signal, stop.signal]));
+    } catch (error) {
+      if (signal.aborted || error instanceof Superseded) return { state: 'idle', retryMs: 0 };
+      throw error;
+    } finally {
+      done.abort();
+      await watching;
+    }
+  }
+
+  /** A pause or abort stops a download at once, not at its end. */
+  async #watch(stop: AbortController, signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      // The cycle may have looked before it: it's followed by another one.
+      this.#hasNews ||= await this.#untilChange(this.#options.pollMs, signal);
+      if (signal.aborted) return;
+      try {
+        if (!(await this.#agent.stillWants(signal))) stop.abort(new Superseded('no longer wanted'));
+      } catch (error) {
+        // The cycle itself will meet whatever it is.
+        this.#parts.log('warn', `while watching for changes: ${String(error)}`);
+      }
+    }
+  }
+
+  async #pause(rest: Rest, signal: AbortSignal): Promise<void> {
+    const { pollMs } = this.#options;
+    const jittered = pollMs * (1 + JITTER * (2 * Math.random() - 1));
+    if (this.#hasNews) return;
+    await this.#untilChange(Math.min(jittered, rest.retryMs ?? jittered), this.#wakeOr(signal));
+  }
+
+  /** Beside the cycles: a long download has something to tell, too. */
+  async #keepDelivering(signal: AbortSignal): Promise<void> {
+    const { outbox, clock, log } = this.#parts;
+    let pauseMs = FIRST_DELIVERY_MS;
+    for (let newest = outbox.newest; !signal.aborted; ) {
+      await clock.sleep(pauseMs, signal);
+      // As long as nothing new is to be told, an origin that is away is asked ever less often.
+      const hasNews = newest !== outbox.newest || outbox.pendingCount === 0;
+      newest = outbox.newest;
+      pauseMs = hasNews ? FIRST_DELIVERY_MS : Math.min(pauseMs * 2, MAX_DELIVERY_MS);
+      if (signal.aborted || outbox.pendingCount === 0) continue;
+      try {
+        await this.#agent.deliver(signal);
+      } catch (error) {
+        log('warn', `reports aren't delivered: ${String(error)}`);
+      }
+    }
+  }
+
+  /** Until the repository changes (then true), so much time has passed, or the signal fires. */
+  async #untilChange(ms: number, signal: AbortSignal): Promise<boolean> {
+    const ended = new AbortController();
+    const until = AbortSignal.any([signal, ended.signal]);
+    const slept = this.#parts.clock.sleep(ms, until).then(() => false);
+    const isChanged = await Promise.race([slept, this.#changed(until)]);
+    ended.abort();
+    return isChanged && !signal.aborted;
+  }
+
+  /** Long polls. A gateway that doesn't know them answers at once: then there's just the poll. */
+  async #changed(signal: AbortSignal): Promise<boolean> {
+    const { gateways, clock } = this.#parts;
+    let promptAnswers = 0;
+    while (!signal.aborted) {
+      const beganMs = performance.now();
+      try {
+        const gateway = gateways.liveliest;
+        const found = await gateway.waitForChange(LONG_POLL_MS, signal);
+        gateways.noteHeard(gateway);
+        if (found === 'changed') return true;
+        if (performance.now() - beganMs < PROMPT_MS) promptAnswers += 1;
+      } catch (error) {
+        if (!(error instanceof SitecastError) && !signal.aborted) throw error;
+        await clock.sleep(GATEWAY_PAUSE_MS, signal);
+      }
+      if (promptAnswers > 1) await clock.sleep(Number.POSITIVE_INFINITY, signal);
+    }
+    return false;
+  }
+
+  #wakeOr(signal: AbortSignal): AbortSignal {
+    return AbortSignal.any([signal, this.#wake.signal]);
+  }
+}

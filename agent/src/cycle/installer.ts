@@ -1,0 +1,304 @@
+import { createHash } from 'node:crypto';
+import { ChunkIndex } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  indexTarget,
+  manifestTarget,
+  parseReleaseManifest,
+  type ReleaseManifest,
+} from '@sitecast/shared/release';
+import type { Order } from '../decision/choose.ts';
+import type { Update } from '../decision/memory.ts';
+import { compareWithIndex, type MissingChunks } from '../install/compare.ts';
+import { fillSlot } from '../install/fill.ts';
+import { ChunkSources } from '../install/sources.ts';
+import type { Slot, SlotName } from '../ports.ts';
+import { otherSlot } from '../ports.ts';
+import { runHook } from './hooks.ts';
+import type { AgentParts } from './parts.ts';
+import { Failed, Postponed } from './rest.ts';
+
+/** A chunk that reads back wrong is fetched again; a slot that still isn't right then isn't reliable. */
+const MAX_FILLS = 2;
+const PROGRESS_EVERY_MS = 2000;
+
+/** A release, with everything that was checked about it. */
+export interface Release {
+  order: Order;
+  manifest: ReleaseManifest;
+  indexBytes: Uint8Array;
+  index: ChunkIndex;
+}
+
+/** Brings the image of a release into the slot that doesn't run. */
+export class Installer {
+  readonly #parts: AgentParts;
+  #progressAt = 0;
+
+  constructor(parts: AgentParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * The manifest that an order names.
+   * @throws Failed for one that isn't listed any more or isn't the one that was ordered
+   */
+  async manifestOf({ release, manifestSha256 }: Order, signal: AbortSignal): Promise<ReleaseManifest> {
+    const { trust, settings } = this.#parts;
+    const bytes = await trust.document(manifestTarget(settings.product, release.counter), signal);
+    if (!bytes) throw missingTarget(`release ${release.version} is no longer listed`);
+    if (manifestSha256 !== undefined && sha256(bytes) !== manifestSha256)
+      throw missingTarget(`the manifest of ${release.version} is not the one that the rollout names`);
+    return parseReleaseManifest(bytes);
+  }
+
+  /** @throws Failed if manifest and index don't fit together */
+  async load(order: Order, manifest: ReleaseManifest, signal: AbortSignal): Promise<Release> {
+    const { trust, settings } = this.#parts;
+    const indexBytes = await trust.document(indexTarget(settings.product, order.release.counter), signal);
+    if (!indexBytes || sha256(indexBytes) !== manifest.index.sha256)
+      throw missingTarget(`the index of ${order.release.version} is not the one that its manifest names`);
+    const index = ChunkIndex.decode(indexBytes);
+    if (index.lengthBytes !== manifest.image.lengthBytes)
+      throw missingTarget(`index and manifest of ${order.release.version} differ in the image's length`);
+    return { order, manifest, indexBytes, index };
+  }
+
+  /**
+   * Fills and verifies the slot, from wherever an earlier try left it.
+   * @throws Failed, Postponed; the reason of `signal`
+   */
+  async install(release: Release, booted: SlotName, signal: AbortSignal): Promise<void> {
+    const target = otherSlot(booted);
+    const slot = this.#parts.slots[target];
+    await checkCapacity(slot, release);
+    if (await this.#isReadyToReturn(release, target, signal)) return;
+    const missing = await this.#plan(release, target, signal);
+    await this.#begin(release, target);
+    await this.#fillUntilRight(release, target, missing, signal);
+    await this.#finish(release, target);
+  }
+
+  /** An order to go back needs no byte where the slot still holds what once ran. */
+  async #isReadyToReturn(release: Release, target: SlotName, signal: AbortSignal): Promise<boolean> {
+    const { order, index } = release;
+    if (!order.isInOtherSlot) return false;
+    const { memory, slots } = this.#parts;
+    const record = memory.current.slots[target];
+    if (record.indexSha256 !== sha256(release.indexBytes)) return false;
+    const missing = await this.#compare(index, slots[target], signal);
+    if (missing.count > 0 && record.isConfirmed !== true) return false;
+    const state = missing.count > 0 ? 'altered' : 'verified';
+    await memory.change({
+      slots: { ...memory.current.slots, [target]: { ...record, state } },
+      update: { ...this.#updateOf(release, target), phase: 'verified' },
+    });
+    return true;
+  }
+
+  async #plan(release: Release, target: SlotName, signal: AbortSignal): Promise<MissingChunks> {
+    const { index, order } = release;
+    const { status, settings, slots, reporter } = this.#parts;
+    status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
+    const missing = await this.#compare(index, slots[target], signal);
+    const imageBytes = index.lengthBytes;
+    status.set({
+      plan: { imageBytes, rightBytes: imageBytes - missing.lengthBytes, fetchBytes: missing.lengthBytes },
+    });
+    const { maxFetchBytes } = settings;
+    if (maxFetchBytes !== undefined && missing.lengthBytes > maxFetchBytes) {
+      const message = `${order.release.version} takes ${missing.lengthBytes} bytes, more than --max-fetch-bytes`;
+      throw new Postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
+    }
+    const hook = await runHook(this.#parts, 'pre-download', { slot: target, release: order.release }, signal);
+    if (hook.kind === 'failed') throw new Failed({ code: 'SITECAST_HOOK_FAILED', message: hook.message });
+    if (hook.kind === 'notNow')
+      throw new Postponed('hook', { code: 'SITECAST_HOOK_NOT_NOW', message: hook.message });
+    // Once an attempt: a download that was cut off and goes on is the same one.
+    await reporter.report('downloading', order, true);
+    return missing;
+  }
+
+  async #begin(release: Release, target: SlotName): Promise<void> {
+    const { memory, boot, passPoint } = this.#parts;
+    const update = this.#updateOf(release, target);
+    if (memory.current.update?.phase === 'downloading' && isSameUpdate(memory.current.update, update)) return;
+    // Before the first byte: from now on nothing may take this slot for bootable.
+    await boot.markBad(target);
+    passPoint('marked bad');
+    await memory.change({
+      slots: { ...memory.current.slots, [target]: { state: 'bad' } },
+      update,
+    });
+  }
+
+  async #fillUntilRight(
+    release: Release,
+    target: SlotName,
+    firstMissing: MissingChunks,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { index, order } = release;
+    let missing = firstMissing;
+    for (let fills = 0; ; fills += 1) {
+      await this.#fill(release, target, missing, signal);
+      this.#parts.status.set({
+        state: 'verifying',
+        message: `verifying slot ${target}`,
+        progress: undefined,
+      });
+      await this.#parts.reporter.report('verifying', order, true);
+      missing = await this.#readBack(index, this.#parts.slots[target], signal);
+      if (missing.count === 0) return;
+      if (fills + 1 >= MAX_FILLS)
+        throw new Failed({
+          code: 'SITECAST_SLOT_UNRELIABLE',
+          message: `${missing.count} chunks of slot ${target} read back wrong, again`,
+        });
+    }
+  }
+
+  async #fill(
+    release: Release,
+    target: SlotName,
+    missing: MissingChunks,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { index, order } = release;
+    const { slots, gateways, settings, passPoint, status, clock } = this.#parts;
+    const bans: Promise<void>[] = [];
+    const sources = new ChunkSources(
+      gateways.all.map(({ chunks }) => chunks),
+      {
+        sleep: (ms, stop) => clock.sleep(ms, stop),
+        onBan: ({ source, code }) => {
+          const reason = { code: 'SITECAST_SOURCE_BANNED', message: `${source} sent wrong bytes (${code})` };
+          bans.push(this.#parts.reporter.report('downloading', { ...order, reason }, true));
+        },
+      },
+    );
+    const totalBytes = missing.lengthBytes;
+    const writer = await slots[target].openForWriting();
+    try {
+      await fillSlot({
+        index,
+        missing,
+        sources,
+        writer,
+        concurrency: settings.concurrency,
+        signal,
+        passPoint,
+        onProgress: doneBytes => {
+          status.set({
+            state: 'downloading',
+            progress: { doneBytes, totalBytes },
+            message: `fetching ${order.release.version}`,
+          });
+          this.#tellProgress(order, doneBytes, totalBytes);
+        },
+      });
+      await writer.finish(index.lengthBytes);
+      passPoint('slot synced');
+    } finally {
+      await writer.close();
+      await Promise.all(bans);
+    }
+  }
+
+  /** Lossy on purpose: for an operator who is watching. */
+  #tellProgress({ rollout }: Order, doneBytes: number, totalBytes: number): void {
+    const { gateways, identity, clock } = this.#parts;
+    const nowMs = performance.now();
+    if (nowMs - this.#progressAt < PROGRESS_EVERY_MS) return;
+    this.#progressAt = nowMs;
+    const at = new Date(clock.now()).toISOString();
+    const entry = { id: identity.id, rollout: rollout.id, state: 'downloading', doneBytes, totalBytes, at };
+    gateways.post(gateways.liveliest, '/site/v1/progress', { progress: [entry] }).catch(() => {
+      // Nobody has to hear it.
+    });
+  }
+
+  async #finish(release: Release, target: SlotName): Promise<void> {
+    const { memory } = this.#parts;
+    const { order, index, indexBytes } = release;
+    const record = {
+      state: 'verified' as const,
+      release: order.release,
+      indexSha256: sha256(indexBytes),
+      lengthBytes: index.lengthBytes,
+    };
+    await memory.change({
+      slots: { ...memory.current.slots, [target]: record },
+      update: { ...this.#updateOf(release, target), phase: 'verified' },
+    });
+  }
+
+  #updateOf({ order, index, indexBytes }: Release, target: SlotName): Update {
+    const { memory, clock } = this.#parts;
+    return {
+      kind: order.kind,
+      rollout: order.rollout,
+      release: order.release,
+      indexSha256: sha256(indexBytes),
+      lengthBytes: index.lengthBytes,
+      target,
+      phase: 'downloading',
+      startedAt: memory.current.update?.startedAt ?? new Date(clock.now()).toISOString(),
+    };
+  }
+
+  async #compare(index: ChunkIndex, slot: Slot, signal: AbortSignal): Promise<MissingChunks> {
+    const reader = await slot.openForReading();
+    try {
+      return await compareWithIndex(index, reader, { signal });
+    } finally {
+      await reader?.close();
+    }
+  }
+
+  async #readBack(index: ChunkIndex, slot: Slot, signal: AbortSignal): Promise<MissingChunks> {
+    const reader = await slot.openForReadBack();
+    try {
+      return await compareWithIndex(index, reader, {
+        signal,
+        onProgress: doneBytes =>
+          this.#parts.status.set({ progress: { doneBytes, totalBytes: index.lengthBytes } }),
+      });
+    } finally {
+      await reader.close();
+      this.#parts.status.set({ progress: undefined });
+    }
+  }
+}
+
+/** True if both are about the same attempt to bring the same release into the same slot. */
+export function isSameUpdate(
+  one: Pick<Update, 'kind' | 'rollout' | 'release'>,
+  other: Pick<Update, 'kind' | 'rollout' | 'release'>,
+): boolean {
+  return (
+    one.kind === other.kind &&
+    one.rollout.id === other.rollout.id &&
+    one.rollout.attempt === other.rollout.attempt &&
+    one.release.counter === other.release.counter
+  );
+}
+
+async function checkCapacity(slot: Slot, { index }: Release): Promise<void> {
+  const capacityBytes = await slot.capacityBytes();
+  if (capacityBytes === undefined || capacityBytes >= index.lengthBytes) return;
+  throw new SitecastError(
+    'failed',
+    'SITECAST_SLOT_TOO_SMALL',
+    `the slot ${slot.path} holds ${capacityBytes} bytes, the image has ${index.lengthBytes}`,
+    { data: { path: slot.path, capacityBytes, imageBytes: index.lengthBytes } },
+  );
+}
+
+function missingTarget(message: string): Failed {
+  return new Failed({ code: 'SITECAST_RELEASE_UNUSABLE', message });
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}

@@ -1,0 +1,124 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Assignment, parseRollouts, rolloutsTarget } from '@sitecast/shared/fleet';
+import { parseProductFile, productTarget } from '@sitecast/shared/release';
+import { type Choice, choose, type Facts } from '../decision/choose.ts';
+import type { Reason } from '../decision/memory.ts';
+import type { Rest } from '../state/status.ts';
+import type { AgentParts } from './parts.ts';
+
+/** What was found out about the repository and this device's place in it. */
+export interface Situation {
+  facts: Facts;
+  choice: Choice;
+  isRefreshed: boolean;
+}
+
+/** Finds out how things stand: what the repository says, what the origin says this device is, what follows. */
+export class Lookout {
+  readonly #parts: AgentParts;
+
+  constructor(parts: AgentParts) {
+    this.#parts = parts;
+  }
+
+  /** Refreshes, makes sure of the assignment, and chooses; or says what keeps it from that. */
+  async look(signal: AbortSignal): Promise<Situation | Rest> {
+    const { trust, memory, settings } = this.#parts;
+    const problem = await this.#refresh(signal);
+    const { signers } = trust;
+    if (!signers) return problem ?? { state: 'waiting', waitingFor: 'gateway' };
+    const assignment = await this.#membership(signal, problem === undefined);
+    if (!('id' in assignment)) return assignment;
+    const documents = await this.#documents(signal);
+    if (!documents) return problem ?? { state: 'idle' };
+    const facts: Facts = {
+      product: settings.product,
+      hardware: settings.hardware,
+      assignment,
+      ...documents,
+      booted: (await this.#parts.boot.read()).booted,
+      memory: memory.current,
+    };
+    const choice = choose(facts);
+    await this.#latch(choice.latches);
+    return { facts: { ...facts, memory: memory.current }, choice, isRefreshed: problem === undefined };
+  }
+
+  /** @returns why the metadata couldn't be refreshed; undefined if they could */
+  async #refresh(signal: AbortSignal): Promise<Rest | undefined> {
+    const { trust, status } = this.#parts;
+    let problem: Reason | undefined;
+    try {
+      await trust.refresh(signal);
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      problem = { code: error.code, message: error.message };
+    }
+    const clock = trust.clock();
+    const issued = clock.issuedMs === undefined ? undefined : new Date(clock.issuedMs).toISOString();
+    status.set({
+      metadata: { timestampVersion: trust.timestampVersion, issued, clock: clock.state, problem },
+    });
+    if (!problem) return undefined;
+    if (clock.state === 'suspect') {
+      const message = `the clock says ${new Date(this.#parts.clock.now()).toISOString()}, the newest metadata is from ${issued}`;
+      return { state: 'clockSuspect', reason: { code: 'SITECAST_CLOCK_SUSPECT', message } };
+    }
+    return { state: 'waiting', waitingFor: isUnreachable(problem) ? 'gateway' : 'metadata', reason: problem };
+  }
+
+  async #membership(signal: AbortSignal, isOnline: boolean): Promise<Assignment | Rest> {
+    const { trust, membership, status } = this.#parts;
+    const { signers } = trust;
+    if (!signers) return { state: 'waiting', waitingFor: 'gateway' };
+    const stored = membership.stored(signers);
+    if (stored && !isOnline) return this.#enrolled(stored);
+    try {
+      const found = await membership.update(signers, signal);
+      if (found !== 'pending') return this.#enrolled(found);
+      status.set({ enrolment: 'pending' });
+      return { state: 'waiting', waitingFor: 'acceptance', reason: waitsForOperator };
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      if (stored) return this.#enrolled(stored);
+      if (error.code === 'SITECAST_ENROLMENT_REFUSED') status.set({ enrolment: 'refused' });
+      const reason = { code: error.code, message: error.message };
+      return { state: 'waiting', waitingFor: 'enrolment', reason };
+    }
+  }
+
+  async #enrolled(assignment: Assignment): Promise<Assignment> {
+    const { status, reporter, outbox } = this.#parts;
+    status.set({ enrolment: assignment.revoked === true ? 'revoked' : 'enrolled', site: assignment.site });
+    if (!outbox.newest) await reporter.report('idle');
+    return assignment;
+  }
+
+  async #documents(signal: AbortSignal): Promise<Pick<Facts, 'productFile' | 'rollouts'> | undefined> {
+    const { trust, settings } = this.#parts;
+    const product = await trust.document(productTarget(settings.product), signal);
+    const rollouts = await trust.document(rolloutsTarget(settings.product), signal);
+    if (!product || !rollouts) return undefined;
+    return { productFile: parseProductFile(product), rollouts: parseRollouts(rollouts) };
+  }
+
+  async #latch(ids: readonly string[]): Promise<void> {
+    const { memory, clock } = this.#parts;
+    if (ids.length === 0) return;
+    const latchedAt = new Date(clock.now()).toISOString();
+    const latched = ids.map(id => ({ id, latchedAt }));
+    await memory.change(({ rollouts }) => {
+      const isNew = ({ id }: { id: string }) => !rollouts.some(entry => entry.id === id);
+      return { rollouts: [...rollouts, ...latched.filter(isNew)] };
+    });
+  }
+}
+
+const waitsForOperator: Reason = {
+  code: 'SITECAST_ENROLMENT_PENDING',
+  message: 'waits for an operator to accept this device',
+};
+
+function isUnreachable({ code }: Reason): boolean {
+  return code === 'SITECAST_UPSTREAM_UNREACHABLE' || code === 'SITECAST_GATEWAY_UNREACHABLE';
+}

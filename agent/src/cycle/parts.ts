@@ -1,0 +1,76 @@
+import type { Identity } from '@sitecast/shared/identity';
+import type { AgentClock, BootControl, PassPoint, RunCommand, Slot, SlotName } from '../ports.ts';
+import type { Delivery } from '../site/delivery.ts';
+import type { Gateways } from '../site/gateways.ts';
+import type { Membership } from '../site/membership.ts';
+import type { Trust } from '../site/trust.ts';
+import type { MemoryFile } from '../state/memory-file.ts';
+import type { Outbox } from '../state/outbox.ts';
+import type { Reporter } from './reporter.ts';
+import type { StatusBoard } from './status-board.ts';
+
+/** Commands of the device's owner, each a shell command line. */
+export const HOOK_NAMES = ['pre-download', 'pre-install', 'post-install', 'pre-reboot', 'health'] as const;
+export type HookName = (typeof HOOK_NAMES)[number];
+
+interface AgentSettings {
+  product: string;
+  hardware: string;
+  hooks: Partial<Record<HookName, string>>;
+  hookTimeoutMs: number;
+  healthTimeoutMs: number;
+  minActivationIntervalMs: number;
+  /** A slot that proved healthy waits so long for the `confirm` command, milliseconds; undefined: it doesn't wait. */
+  confirmWithinMs: number | undefined;
+  /** What the first slot held when the device was made. */
+  factoryRelease: { counter: number; version: string } | undefined;
+  /** An update that would fetch more than that isn't begun; undefined: no bound. */
+  maxFetchBytes: number | undefined;
+  /** Chunks on their way at once. */
+  concurrency: number;
+}
+
+/** Resolves once somebody has confirmed, or the time is up. */
+export class Confirmation {
+  #isGiven = false;
+  #listener: (() => void) | undefined;
+
+  give(): void {
+    this.#isGiven = true;
+    this.#listener?.();
+  }
+
+  async wait(sleep: (signal: AbortSignal) => Promise<void>): Promise<boolean> {
+    const stop = new AbortController();
+    this.#listener = () => stop.abort();
+    if (!this.#isGiven) await sleep(stop.signal);
+    const isGiven = this.#isGiven;
+    this.#isGiven = false;
+    this.#listener = undefined;
+    return isGiven;
+  }
+}
+
+export type Log = (level: 'info' | 'warn' | 'error', message: string, data?: object) => void;
+
+/** What an agent is made of. */
+export interface AgentParts {
+  settings: AgentSettings;
+  identity: Identity;
+  clock: AgentClock;
+  slots: Readonly<Record<SlotName, Slot>>;
+  boot: BootControl;
+  run: RunCommand;
+  gateways: Gateways;
+  trust: Trust;
+  membership: Membership;
+  memory: MemoryFile;
+  outbox: Outbox;
+  delivery: Delivery;
+  reporter: Reporter;
+  status: StatusBoard;
+  passPoint: PassPoint;
+  /** Somebody's word, by the `confirm` command, that the slot on trial is good. */
+  confirmation: Confirmation;
+  log: Log;
+}

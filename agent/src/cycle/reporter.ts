@@ -1,0 +1,101 @@
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import type { DeviceState, Report } from '@sitecast/shared/fleet';
+import type { Reason } from '../decision/memory.ts';
+import type { AgentClock } from '../ports.ts';
+import type { Event, Outbox } from '../state/outbox.ts';
+
+/** Reports that a full disk keeps from being recorded; they wait in memory. */
+const MAX_WAITING = 64;
+const MAX_MESSAGE_CHARS = 1024;
+const MAX_CODE_CHARS = 64;
+
+export interface Subject {
+  rollout?: { id: string; attempt: number } | undefined;
+  release?: { counter: number; version: string } | undefined;
+  reason?: Reason | undefined;
+}
+
+/** Says in the chain what happened, once each, whenever the agent is ended and started again. */
+export class Reporter {
+  readonly #outbox: Outbox;
+  readonly #clock: AgentClock;
+  readonly #facts: () => Pick<Event, 'timestampVersion' | 'booted' | 'inventory'>;
+  #waiting: Event[] = [];
+  /** Why nothing can be recorded at present. */
+  problem: string | undefined;
+
+  constructor(
+    outbox: Outbox,
+    clock: AgentClock,
+    facts: () => Pick<Event, 'timestampVersion' | 'booted' | 'inventory'>,
+  ) {
+    this.#outbox = outbox;
+    this.#clock = clock;
+    this.#facts = facts;
+  }
+
+  /**
+   * Records a state, unless the newest report says the same; with `isOnce`, unless any of this attempt does.
+   * Never throws for a full disk: an update mustn't fail because it can't be told.
+   */
+  async report(state: DeviceState, subject: Subject = {}, isOnce = false): Promise<void> {
+    const event = this.#eventOf(state, subject);
+    if (this.#isSaid(event, isOnce)) return;
+    this.#waiting.push(event);
+    this.#waiting.splice(0, this.#waiting.length - MAX_WAITING);
+    await this.flush();
+  }
+
+  /** Records what couldn't be until now. */
+  async flush(): Promise<void> {
+    for (let event = this.#waiting[0]; event; event = this.#waiting[0]) {
+      try {
+        await this.#outbox.append(event);
+      } catch (error) {
+        const isFull = isSystemError(error) || (error instanceof SitecastError && error.kind === 'noSpace');
+        if (!isFull) throw error;
+        this.problem = error.message;
+        return;
+      }
+      this.#waiting.shift();
+    }
+    this.problem = undefined;
+  }
+
+  #eventOf(state: DeviceState, { rollout, release, reason }: Subject): Event {
+    return {
+      ...this.#facts(),
+      at: new Date(this.#clock.now()).toISOString(),
+      state,
+      ...(rollout ? { rollout: { id: rollout.id, attempt: rollout.attempt } } : {}),
+      ...(release && release.counter > 0
+        ? { release: { counter: release.counter, version: release.version } }
+        : {}),
+      ...(reason ? { reason: bounded(reason) } : {}),
+    };
+  }
+
+  #isSaid(event: Event, isOnce: boolean): boolean {
+    const key = keyOf(event);
+    const said: Pick<Report, 'state' | 'rollout' | 'release' | 'reason'>[] = [
+      ...this.#outbox.recent(),
+      ...this.#waiting,
+    ];
+    const newest = said.at(-1);
+    if (newest && keyOf(newest) === key) return true;
+    return isOnce && said.some(report => keyOf(report) === key);
+  }
+}
+
+function keyOf({
+  state,
+  rollout,
+  release,
+  reason,
+}: Pick<Event, 'state' | 'rollout' | 'release' | 'reason'>): string {
+  return [state, rollout?.id, rollout?.attempt, release?.counter, reason?.code].join(' ');
+}
+
+function bounded({ code, message }: Reason): Reason {
+  return { code: code.slice(0, MAX_CODE_CHARS), message: message.slice(0, MAX_MESSAGE_CHARS) };
+}

@@ -1,0 +1,113 @@
+import { z } from 'zod';
+
+export const releaseRefSchema = z.looseObject({ counter: z.int().min(0), version: z.string().max(64) });
+export type KnownRelease = z.infer<typeof releaseRefSchema>;
+
+export const reasonSchema = z.looseObject({ code: z.string().max(64), message: z.string().max(1024) });
+export type Reason = z.infer<typeof reasonSchema>;
+
+const hexId = z.string().regex(/^[0-9a-f]{64}$/);
+
+/** What a slot holds, as far as this agent knows. */
+const SLOT_STATES = ['empty', 'bad', 'verified', 'altered'] as const;
+export const slotRecordSchema = z.looseObject({
+  state: z.enum(SLOT_STATES),
+  release: releaseRefSchema.optional(),
+  /** SHA-256 of the index that its image was written by. */
+  indexSha256: hexId.optional(),
+  lengthBytes: z.int().min(0).optional(),
+  /** It has run and was found healthy. */
+  isConfirmed: z.boolean().optional(),
+});
+export type SlotRecord = z.infer<typeof slotRecordSchema>;
+
+/** What is remembered of a rollout that has reached this device. */
+const rolloutMemorySchema = z.looseObject({
+  id: z.string().max(64),
+  latchedAt: z.string().max(64),
+  /** The highest attempt that came to an end here, and how. */
+  ended: z
+    .looseObject({ attempt: z.int().min(0), outcome: z.enum(['completed', 'failed', 'rolledBack']) })
+    .optional(),
+  /** What ran before this rollout's release was activated. */
+  cameFrom: releaseRefSchema.optional(),
+});
+export type RolloutMemory = z.infer<typeof rolloutMemorySchema>;
+
+export const barredSchema = z.looseObject({
+  counter: z.int().min(1),
+  version: z.string().max(64),
+  attempt: z.int().min(1),
+  reason: reasonSchema,
+  at: z.string().max(64),
+});
+export type BarredRelease = z.infer<typeof barredSchema>;
+
+/**
+ * How far the update got. `downloading`: the slot is being filled; `verified`: it holds the image, activation is next;
+ * `activating`: the boot loader is being told; `rebooting`: it was told; `confirming`: the slot runs, unproven;
+ * `confirmed`: it's proven, the loader is being told; `fallingBack`: it's given up, the other slot is to run again.
+ */
+export const updateSchema = z.looseObject({
+  kind: z.enum(['install', 'rollBack']),
+  rollout: z.looseObject({ id: z.string().max(64), attempt: z.int().min(1) }),
+  release: releaseRefSchema,
+  indexSha256: hexId.optional(),
+  lengthBytes: z.int().min(0).optional(),
+  target: z.enum(['A', 'B']),
+  phase: z.enum([
+    'downloading',
+    'verified',
+    'activating',
+    'rebooting',
+    'confirming',
+    'confirmed',
+    'fallingBack',
+  ]),
+  startedAt: z.string().max(64),
+  /** The boot in which the loader was told to try the slot, or to leave it. */
+  bootId: z.string().max(128).optional(),
+  powerLosses: z.int().min(0).optional(),
+  failure: reasonSchema.optional(),
+});
+export type Update = z.infer<typeof updateSchema>;
+
+export const lastFailureSchema = z.looseObject({
+  at: z.string().max(64),
+  reason: reasonSchema,
+  release: releaseRefSchema.optional(),
+});
+
+export const MAX_REMEMBERED_ROLLOUTS = 128;
+export const MAX_BARRED = 128;
+
+/**
+ * All that an agent remembers between two starts, but its reports and the trusted metadata. Unknown fields are kept:
+ * after a fall-back the release before reads what this one wrote.
+ */
+export const memorySchema = z.looseObject({
+  format: z.literal('sitecast-agent-state-1'),
+  slots: z.looseObject({ A: slotRecordSchema, B: slotRecordSchema }),
+  update: updateSchema.nullable(),
+  rollouts: z.array(rolloutMemorySchema),
+  barred: z.array(barredSchema),
+  lastActivationAt: z.string().max(64).optional(),
+  lastFailure: lastFailureSchema.optional(),
+  /** The origin's newest statement about this device, as it was signed. */
+  assignment: z.unknown().optional(),
+  /** Of the enrolment, so that asking again is the same request. */
+  enrolmentNonce: z.string().max(64).optional(),
+  /** Booted slot, when last seen. */
+  booted: z.enum(['A', 'B']).optional(),
+});
+export type Memory = z.infer<typeof memorySchema>;
+
+export function newMemory(): Memory {
+  return {
+    format: 'sitecast-agent-state-1',
+    slots: { A: { state: 'empty' }, B: { state: 'empty' } },
+    update: null,
+    rollouts: [],
+    barred: [],
+  };
+}

@@ -1,0 +1,116 @@
+import type { ChunkStore } from '@sitecast/shared/content';
+import type { MetadataFetcher } from '@sitecast/shared/trust';
+
+/** The two places for an image. */
+export const SLOT_NAMES = ['A', 'B'] as const;
+export type SlotName = (typeof SLOT_NAMES)[number];
+
+export const otherSlot = (slot: SlotName): SlotName => (slot === 'A' ? 'B' : 'A');
+
+/** Wall time, and whether anything vouches for it. */
+export interface AgentClock {
+  /** Milliseconds since 1970. */
+  now(): number;
+  /** True if the system says that its clock is synchronised; undefined where it doesn't say. */
+  isSynchronised(): Promise<boolean | undefined>;
+  /** Resolves after so long, or at once when the signal fires. */
+  sleep(ms: number, signal?: AbortSignal): Promise<void>;
+}
+
+/** A place for an image: a file, a block device, a volume. Errors are SITECAST_SLOT_…, each naming the path. */
+export interface Slot {
+  readonly path: string;
+  /** Bytes that it can hold; undefined where nothing but the file system bounds it. */
+  capacityBytes(): Promise<number | undefined>;
+  /** For looking only. Undefined if nothing is there yet. */
+  openForReading(): Promise<SlotReader | undefined>;
+  /** Past the page cache where the system allows it: what the medium holds. */
+  openForReadBack(): Promise<SlotReader>;
+  openForWriting(): Promise<SlotWriter>;
+}
+
+export interface SlotReader {
+  /** False where the page cache may have answered instead of the medium. */
+  readonly isDirect: boolean;
+  /**
+   * Feeds `[offset, offset + lengthBytes)` to `consume`, in order, in pieces that are only lent until it returns.
+   * @returns false if the slot ends before
+   */
+  read(offset: number, lengthBytes: number, consume: (piece: Uint8Array) => void): Promise<boolean>;
+  close(): Promise<void>;
+}
+
+export interface SlotWriter {
+  /** The bytes may be reused once it has resolved. */
+  write(bytes: Uint8Array, offset: number): Promise<void>;
+  /** Ends the slot after so many bytes, where it's a file; then makes all durable. */
+  finish(lengthBytes: number): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** What the boot loader says. */
+export interface BootState {
+  booted: SlotName;
+  /** What the next boot runs, trial or not. */
+  next: SlotName;
+  /** Another with each boot: tells an agent that was restarted from a machine that was. */
+  bootId: string;
+}
+
+/**
+ * The boot loader, behind the few verbs that grub's and U-Boot's variables can express, too: an order of two
+ * slots, tries left for the first of them, and which are good.
+ */
+export interface BootControl {
+  /** Called once when the agent starts. */
+  start(): Promise<BootState>;
+  read(): Promise<BootState>;
+  /** No boot may choose this slot from now on; it isn't the booted one. */
+  markBad(slot: SlotName): Promise<void>;
+  /** The next `tries` boots run this slot; unless it's confirmed by then, the following ones run the other again. */
+  setTrial(slot: SlotName, tries: number): Promise<void>;
+  /** The booted slot is good: no more counting. */
+  confirm(slot: SlotName): Promise<void>;
+  /** All boots run this slot, which is good. */
+  setNext(slot: SlotName): Promise<void>;
+  /** Asks for a boot. What runs afterwards, `read` tells: by then this process may be gone. */
+  reboot(): Promise<void>;
+  /** The agent stops, the machine doesn't: not a boot. */
+  stop(): Promise<void>;
+}
+
+export interface CommandOutcome {
+  /** Null if a signal ended it. */
+  exitCode: number | null;
+  isTimedOut: boolean;
+  /** The last of what it wrote, both streams. */
+  output: string;
+}
+
+/** Runs a user's command line in a shell, in a process group of its own that is ended as a whole. */
+export type RunCommand = (
+  command: string,
+  options: { env: Record<string, string>; timeoutMs: number; signal?: AbortSignal | undefined },
+) => Promise<CommandOutcome>;
+
+export interface JsonAnswer {
+  status: number;
+  body: unknown;
+}
+
+/** One gateway (or an origin: both speak the same). Nothing it says is believed unsigned. */
+export interface Gateway {
+  readonly url: string;
+  readonly metadata: MetadataFetcher;
+  readonly targets: MetadataFetcher;
+  readonly chunks: ChunkStore;
+  /** @param path below the gateway's URL. @throws SITECAST_GATEWAY_UNREACHABLE */
+  getJson(path: string, signal?: AbortSignal): Promise<JsonAnswer>;
+  /** Signed by this device; again with the gateway's time where ours is refused. @throws as `getJson` */
+  postJson(path: string, body: unknown, signal?: AbortSignal): Promise<JsonAnswer>;
+  /** Resolves when the repository has changed or the gateway stops waiting. @throws as `getJson` */
+  waitForChange(waitMs: number, signal?: AbortSignal): Promise<'changed' | 'same'>;
+}
+
+/** Called before and after each durable step; tests end the process there. */
+export type PassPoint = (name: string) => void;

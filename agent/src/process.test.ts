@@ -1,0 +1,178 @@
+import { randomBytes } from 'node:crypto';
+import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { formatJoinToken } from '@sitecast/shared/fleet';
+import { KeyPair } from '@sitecast/shared/signing';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { TestFleet } from './testing/fleet.ts';
+import { AgentProcess, until } from './testing/process.ts';
+import { TestOrigin, TestSite } from './testing/site.ts';
+
+// The real command, in processes of its own, against a site over real HTTP.
+
+let directory: string;
+let fleet: TestFleet;
+let origin: TestOrigin;
+let site: TestSite;
+const running: AgentProcess[] = [];
+const image1 = randomBytes(120_000);
+const image2 = randomBytes(110_000);
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-agent-'));
+  fleet = await TestFleet.create();
+  origin = new TestOrigin(fleet);
+  site = await TestSite.open(origin);
+  await writeFile(join(directory, 'root.json'), fleet.rootBytes);
+  fleet.addRelease({ counter: 1, image: image1 });
+  fleet.addRelease({ counter: 2, image: image2 });
+  await fleet.publish();
+});
+afterEach(async () => {
+  for (const agent of running.splice(0)) await agent.stop('SIGKILL');
+  await site.close();
+  await rm(directory, { recursive: true, force: true });
+});
+
+const data = () => join(directory, 'data');
+const settings = () => [
+  `--data=${data()}`,
+  `--gateway=${site.url}`,
+  `--root=${join(directory, 'root.json')}`,
+  '--product=camera',
+  '--hardware=rpi4',
+  `--slot-a=${join(directory, 'a.img')}`,
+  `--slot-b=${join(directory, 'b.img')}`,
+];
+
+function daemon(...more: string[]): AgentProcess {
+  const agent = new AgentProcess(['run', ...settings(), '--poll=30s', ...more]);
+  running.push(agent);
+  return agent;
+}
+
+async function status(): Promise<Record<string, unknown>> {
+  const { stdout } = await AgentProcess.run(['status', `--data=${data()}`, '--json']);
+  return stdout === '' ? {} : JSON.parse(stdout);
+}
+
+const told = () => [...origin.reports.values()].flat();
+const isTold = (state: string, counter: number) => () =>
+  told().some(report => report.state === state && report.release?.counter === counter);
+
+it('installs what a rollout brings, within a moment, and tells a technician about it', async () => {
+  const agent = daemon('--health-command', `cmp -s "$SITECAST_SLOT" ${join(directory, 'good.img')}`);
+  await until('it has enrolled', () => told().length > 0);
+  await writeFile(join(directory, 'good.img'), image1);
+  fleet.rollOut(1);
+  await fleet.publish();
+  await until('release 1 is completed', isTold('completed', 1));
+  expect(await readFile(join(directory, 'b.img'))).toEqual(image1);
+
+  // Release 2 isn't what the health command accepts.
+  fleet.rollOut(2);
+  await fleet.publish();
+  await until('release 2 has fallen back', isTold('rolledBack', 2));
+  const shown = await AgentProcess.run(['status', `--data=${data()}`]);
+  expect(shown).toMatchObject({ exitCode: 0, stderr: '' });
+  expect(shown.stdout).toMatch(/slot B +\* booted +verified +1\.0\.0 \(1\)/);
+  expect(shown.stdout).toMatch(/slot A +other +bad/);
+  expect(shown.stdout).toMatch(/failed +2\.0\.0.*healthFailed/);
+  expect(shown.stdout).toMatch(/barred +2\.0\.0/);
+  expect(shown.stdout).toContain(`${site.url}, heard`);
+  expect(shown.stdout.split('\n').length).toBeLessThan(24);
+  const ended = await agent.stop();
+  expect(ended.exitCode).toBe(0);
+  expect(await status()).toMatchObject({ isAlive: false, booted: 'B' });
+});
+
+it('has one daemon a data directory, which the other commands talk to', async () => {
+  daemon();
+  await until('it has enrolled', () => told().length > 0);
+  const files = ['identity.key', 'control.sock', 'state.json', 'reports.jsonl'];
+  const modes = await Promise.all(files.map(async name => (await stat(join(data(), name))).mode & 0o777));
+  expect(modes).toEqual([0o600, 0o600, 0o600, 0o600]);
+  const second = await AgentProcess.run(['run', ...settings()]);
+  expect(second.exitCode).toBe(3);
+  expect(second.stderr).toContain('SITECAST_DATA_IN_USE');
+  const nothing = await AgentProcess.run(['check', `--data=${data()}`]);
+  expect(nothing).toMatchObject({ exitCode: 0, stdout: 'no known release runs; nothing to do\n' });
+  fleet.rollOut(1);
+  await fleet.publish();
+  const updated = await AgentProcess.run(['update', `--data=${data()}`]);
+  expect(updated.exitCode).toBe(0);
+  await until('it is completed', isTold('completed', 1));
+});
+
+it('does without a daemon: check, then update, in one process each', async () => {
+  fleet.rollOut(1);
+  await fleet.publish();
+  const checked = await AgentProcess.run(['check', ...settings(), '--json']);
+  expect(JSON.parse(checked.stdout)).toMatchObject({
+    available: { kind: 'install', release: { counter: 1 } },
+  });
+  const updated = await AgentProcess.run(['update', ...settings(), '--json']);
+  expect(JSON.parse(updated.stdout)).toMatchObject({ state: 'completed' });
+  expect(await readFile(join(directory, 'b.img'))).toEqual(image1);
+});
+
+it('waits for the confirm command where that is asked for, and falls back without it', async () => {
+  fleet.rollOut(1);
+  await fleet.publish();
+  daemon('--confirm-within=30s');
+  await until('it is confirming', async () => (await status()).waitingFor === 'confirm');
+  expect((await AgentProcess.run(['confirm', `--data=${data()}`])).exitCode).toBe(0);
+  await until('it is completed', isTold('completed', 1));
+  await running[0]?.stop();
+  fleet.rollOut(2);
+  await fleet.publish();
+  const late = await AgentProcess.run(['update', ...settings(), '--confirm-within=200ms']);
+  expect(late.exitCode).toBe(1);
+  expect(late.stdout).toContain('confirmTimedOut');
+});
+
+it('starts from a join token alone, and with nothing to trust it does not start', async () => {
+  const pair = KeyPair.generate();
+  const token = formatJoinToken('http://origin.example', fleet.rootSha256, pair);
+  const others = settings().filter(setting => !setting.startsWith('--root'));
+  const without = await AgentProcess.run(['check', ...others]);
+  expect(without.exitCode).toBe(2);
+  expect(without.stderr).toContain('SITECAST_ROOT_MISSING');
+  const other = formatJoinToken('http://origin.example', 'f'.repeat(64), pair);
+  const mistrusted = await AgentProcess.run(['check', ...others], { SITECAST_TOKEN: other });
+  expect(mistrusted.exitCode).toBe(5);
+  expect(mistrusted.stderr).toContain('SITECAST_ROOT_MISMATCH');
+  expect(`${mistrusted.stderr}${mistrusted.stdout}`).not.toContain(other);
+  const right = await AgentProcess.run(['check', ...others], { SITECAST_TOKEN: token });
+  expect(right).toMatchObject({ exitCode: 0, stderr: '' });
+  expect(origin.assignments.size).toBe(1);
+});
+
+it.each([20, 38, 52])(
+  'SIGKILLed at point %i goes on to the same slot, fetches nothing twice and tells everything once',
+  async point => {
+    fleet.rollOut(1);
+    await fleet.publish();
+    const killed = await AgentProcess.run(['update', ...settings()], {
+      SITECAST_TEST_KILL_AT: String(point),
+    });
+    expect(killed.signal).toBe('SIGKILL');
+    const second = await AgentProcess.run(['update', ...settings(), '--json']);
+    expect(second.exitCode).toBe(0);
+    expect((await readFile(join(directory, 'b.img'))).equals(image1)).toBe(true);
+    const states = told().filter(({ reason }) => reason?.code !== 'powerLoss');
+    expect(states.map(({ state }) => state)).toEqual([
+      'idle',
+      'downloading',
+      'verifying',
+      'installing',
+      'rebooting',
+      'confirming',
+      'completed',
+    ]);
+    expect(origin.conflicts).toEqual([]);
+    const asked = site.requests.filter(path => path.startsWith('/chunks/'));
+    expect(asked.length - new Set(asked).size).toBeLessThanOrEqual(8);
+  },
+);

@@ -1,0 +1,234 @@
+import { parseBoundedInteger, parseDurationMs, type SettingsCommand } from '@sitecast/shared/command';
+import { SitecastError } from '@sitecast/shared/errors';
+import { nameSchema, versionSchema } from '@sitecast/shared/release';
+import { InvalidArgumentError, Option } from 'commander';
+import { HOOK_NAMES, type HookName } from './cycle/parts.ts';
+import type { SlotName } from './ports.ts';
+
+const MAX_CONCURRENCY = 64;
+const MAX_GATEWAYS = 16;
+const MIN_POLL_MS = 1000;
+
+/** Everything that `run` takes, checked. */
+export interface RunSettings {
+  data: string;
+  gateways: [string, ...string[]];
+  token: string | undefined;
+  tokenFile: string | undefined;
+  rootFile: string | undefined;
+  product: string;
+  hardware: string;
+  slots: Record<SlotName, string>;
+  slotBytes: number | undefined;
+  boot:
+    | { kind: 'file'; path: string | undefined; firstSlot: SlotName }
+    | { kind: 'command'; command: string };
+  payloadCommand: string | undefined;
+  factoryRelease: { counter: number; version: string } | undefined;
+  hooks: Partial<Record<HookName, string>>;
+  hookTimeoutMs: number;
+  healthTimeoutMs: number;
+  confirmWithinMs: number | undefined;
+  minActivationIntervalMs: number;
+  pollMs: number;
+  startJitterMs: number;
+  maxFetchBytes: number | undefined;
+  concurrency: number;
+  timeSync: 'auto' | 'yes' | 'no';
+  logLevel: string;
+}
+
+/** The options of all commands that can act on the device. */
+export function addRunOptions(command: SettingsCommand): SettingsCommand {
+  command
+    .option('--data <dir>', "the agent's own directory, outside of both slots")
+    .option('--gateway <url...>', 'gateways (or the origin), in order of preference')
+    .option('--token <token>', 'join token')
+    .option('--token-file <file>', 'file that holds the join token')
+    .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it")
+    .option('--product <name>', 'what this device is')
+    .option('--hardware <name>', 'the board it runs on')
+    .option('--slot-a <path>', 'slot A: a block device or a file')
+    .option('--slot-b <path>', 'slot B')
+    .option('--slot-bytes <size>', 'what a file slot holds at most, such as 512MiB', parseBytes)
+    .addOption(choice('--boot <kind>', 'how slots are switched', ['file', 'command'], 'file'))
+    .option('--boot-file <file>', 'state of boot control `file` (default: boot.json in --data)')
+    .option('--boot-command <command>', 'program of boot control `command`; gets a verb')
+    .addOption(
+      choice('--first-slot <slot>', 'what runs before the first update, with `file`', ['A', 'B'], 'A'),
+    )
+    .option('--factory-release <counter:version>', 'what the first slot holds from the factory', parseRelease)
+    .option('--payload-command <command>', 'restarts what the slot holds, at each boot of `file`')
+    .option('--health-command <command>', 'exit code 0: the new slot is good ($SITECAST_SLOT is its path)')
+    .option('--health-timeout <duration>', 'what it may take', parseDurationMs, 5 * 60_000);
+  for (const name of HOOK_NAMES) {
+    if (name !== 'health')
+      command.option(`--hook-${name} <command>`, `runs at ${name}; exit code 75: not now`);
+  }
+  return command
+    .option('--hook-timeout <duration>', 'what a hook may take', parseDurationMs, 60_000)
+    .option(
+      '--confirm-within <duration>',
+      'a healthy slot must be confirmed by `sitecast-agent confirm`',
+      parseDurationMs,
+    )
+    .option('--min-activation-interval <duration>', 'least time between two activations', parseDurationMs, 0)
+    .option(
+      '--poll <duration>',
+      'how often to look, where no gateway tells of changes',
+      parseDurationMs,
+      60_000,
+    )
+    .option('--start-jitter <duration>', 'the first look comes at random within that', parseDurationMs, 0)
+    .option('--max-fetch-bytes <size>', 'an update that would fetch more waits', parseBytes)
+    .option('--concurrency <n>', 'chunks on their way at once', parseBoundedInteger(1, MAX_CONCURRENCY), 8)
+    .addOption(
+      choice('--time-sync <how>', 'whether the clock may be relied upon', ['auto', 'yes', 'no'], 'auto'),
+    )
+    .addOption(choice('--log-level <level>', 'what is logged', ['debug', 'info', 'warn', 'error'], 'info'));
+}
+
+function choice(flags: string, description: string, choices: string[], preset: string): Option {
+  return new Option(flags, description).choices(choices).default(preset);
+}
+
+/** @throws SITECAST_SETTING_MISSING, SITECAST_SETTING_INVALID */
+export function runSettings(options: Record<string, unknown>): RunSettings {
+  const values = new Values(options);
+  const [firstGateway, ...otherGateways] = values.texts('gateway').map(checkUrl);
+  if (firstGateway === undefined || otherGateways.length >= MAX_GATEWAYS) throw missing('gateway');
+  const hooks: Partial<Record<HookName, string>> = {};
+  for (const name of HOOK_NAMES) {
+    const command = values.text(name === 'health' ? 'healthCommand' : camelCase(`hook-${name}`));
+    if (command !== undefined) hooks[name] = command;
+  }
+  return {
+    data: values.needed('data'),
+    gateways: [firstGateway, ...otherGateways],
+    token: values.text('token'),
+    tokenFile: values.text('tokenFile'),
+    rootFile: values.text('root'),
+    product: checkName('product', values.needed('product')),
+    hardware: checkName('hardware', values.needed('hardware')),
+    slots: { A: values.needed('slotA'), B: values.needed('slotB') },
+    slotBytes: values.number('slotBytes'),
+    boot: bootSettings(values),
+    payloadCommand: values.text('payloadCommand'),
+    factoryRelease: isRelease(options.factoryRelease) ? options.factoryRelease : undefined,
+    hooks,
+    hookTimeoutMs: values.number('hookTimeout') ?? 60_000,
+    healthTimeoutMs: values.number('healthTimeout') ?? 5 * 60_000,
+    confirmWithinMs: values.number('confirmWithin'),
+    minActivationIntervalMs: values.number('minActivationInterval') ?? 0,
+    pollMs: Math.max(MIN_POLL_MS, values.number('poll') ?? 60_000),
+    startJitterMs: values.number('startJitter') ?? 0,
+    maxFetchBytes: values.number('maxFetchBytes'),
+    concurrency: values.number('concurrency') ?? 8,
+    timeSync: timeSyncOf(values.text('timeSync')),
+    logLevel: values.text('logLevel') ?? 'info',
+  };
+}
+
+function bootSettings(values: Values): RunSettings['boot'] {
+  if (values.text('boot') === 'command') return { kind: 'command', command: values.needed('bootCommand') };
+  return {
+    kind: 'file',
+    path: values.text('bootFile'),
+    firstSlot: values.text('firstSlot') === 'B' ? 'B' : 'A',
+  };
+}
+
+function timeSyncOf(text: string | undefined): RunSettings['timeSync'] {
+  return text === 'yes' || text === 'no' ? text : 'auto';
+}
+
+/** Commander's options, which it types as anything. */
+class Values {
+  readonly #options: Record<string, unknown>;
+
+  constructor(options: Record<string, unknown>) {
+    this.#options = options;
+  }
+
+  text(name: string): string | undefined {
+    const value = this.#options[name];
+    return typeof value === 'string' ? value : undefined;
+  }
+
+  needed(name: string): string {
+    const value = this.text(name);
+    if (value === undefined || value === '') throw missing(name);
+    return value;
+  }
+
+  number(name: string): number | undefined {
+    const value = this.#options[name];
+    return typeof value === 'number' ? value : undefined;
+  }
+
+  texts(name: string): string[] {
+    const value = this.#options[name];
+    const all: unknown[] = Array.isArray(value) ? value : [value];
+    // From the environment, several come with spaces or commas between them.
+    return all.flatMap(item => (typeof item === 'string' ? item.split(/[\s,]+/).filter(Boolean) : []));
+  }
+}
+
+const UNITS = new Map([
+  ['', 1],
+  ['B', 1],
+  ['KiB', 2 ** 10],
+  ['MiB', 2 ** 20],
+  ['GiB', 2 ** 30],
+  ['TiB', 2 ** 40],
+]);
+
+function parseBytes(text: string): number {
+  const match = /^(\d{1,15})(|B|KiB|MiB|GiB|TiB)$/.exec(text);
+  const unit = UNITS.get(match?.[2] ?? '');
+  const bytes = match && unit !== undefined ? Number(match[1]) * unit : Number.NaN;
+  if (!Number.isSafeInteger(bytes)) throw new InvalidArgumentError('expected a size such as 512MiB');
+  return bytes;
+}
+
+function parseRelease(text: string): { counter: number; version: string } {
+  const match = /^([1-9]\d{0,15}):(.+)$/.exec(text);
+  const version = versionSchema.safeParse(match?.[2]);
+  if (!match || !version.success || !Number.isSafeInteger(Number(match[1])))
+    throw new InvalidArgumentError('expected COUNTER:VERSION such as 7:2.0.1');
+  return { counter: Number(match[1]), version: version.data };
+}
+
+function isRelease(value: unknown): value is { counter: number; version: string } {
+  return typeof value === 'object' && value !== null && 'counter' in value && 'version' in value;
+}
+
+function checkUrl(text: string): string {
+  if (URL.canParse(text) && /^https?:$/.test(new URL(text).protocol)) return text;
+  throw invalid('gateway', `${JSON.stringify(text)} is no http or https URL`);
+}
+
+function checkName(setting: string, name: string): string {
+  const parsed = nameSchema.safeParse(name);
+  if (parsed.success) return parsed.data;
+  throw invalid(setting, parsed.error.issues[0]?.message ?? 'not a name');
+}
+
+function camelCase(name: string): string {
+  return name.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+}
+
+function kebabCase(name: string): string {
+  return name.replaceAll(/[A-Z]/g, letter => `-${letter.toLowerCase()}`);
+}
+
+function missing(name: string): SitecastError {
+  const flag = kebabCase(name);
+  return new SitecastError('badInput', 'SITECAST_SETTING_MISSING', `--${flag} is needed`, {
+    hint: `give it as a flag, as SITECAST_${flag.replaceAll('-', '_').toUpperCase()}, or as \`${flag}: …\` in the configuration file`,
+  });
+}
+
+function invalid(name: string, why: string): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_SETTING_INVALID', `--${name}: ${why}`);
+}

@@ -1,0 +1,107 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import type { MetadataFetcher } from '@sitecast/shared/trust';
+import type { Gateway, JsonAnswer } from '../ports.ts';
+
+/** When a gateway last answered. */
+export interface Heard {
+  url: string;
+  atMs: number;
+}
+
+/** The gateways in the order in which they're preferred; one that fails makes room for the next. */
+export class Gateways {
+  readonly all: readonly Gateway[];
+  readonly #now: () => number;
+  #current: Gateway;
+  #heard: Heard | undefined;
+
+  constructor(all: readonly [Gateway, ...Gateway[]], now: () => number) {
+    this.all = all;
+    this.#current = all[0];
+    this.#now = now;
+  }
+
+  get heard(): Heard | undefined {
+    return this.#heard;
+  }
+
+  /** The one that answered last; before that, the first. */
+  get liveliest(): Gateway {
+    return this.all.find(({ url }) => url === this.#heard?.url) ?? this.#current;
+  }
+
+  noteHeard(gateway: Gateway): void {
+    this.#heard = { url: gateway.url, atMs: this.#now() };
+  }
+
+  /** Does the work with `metadata` and `targets` leading to this gateway. */
+  async with<T>(gateway: Gateway, work: (gateway: Gateway) => Promise<T>): Promise<T> {
+    this.#current = gateway;
+    return work(gateway);
+  }
+
+  /**
+   * Asks one after the other until one answers.
+   * @param work throws for an answer that's of no use, whatever the reason
+   * @throws the first error that isn't mere unreachability; else the first one
+   */
+  async each<T>(work: (gateway: Gateway) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    let telling: unknown;
+    for (const gateway of this.all) {
+      signal?.throwIfAborted();
+      try {
+        return await this.with(gateway, work);
+      } catch (error) {
+        if (!(error instanceof SitecastError)) throw error;
+        if (telling === undefined || isUnreachable(telling)) telling = error;
+      }
+    }
+    throw telling;
+  }
+
+  /** A signed POST to one gateway. @throws SITECAST_GATEWAY_UNREACHABLE, for status 5xx as well */
+  async post(gateway: Gateway, path: string, body: unknown, signal?: AbortSignal): Promise<JsonAnswer> {
+    return this.#answered(gateway, path, await gateway.postJson(path, body, signal));
+  }
+
+  /** @throws SITECAST_GATEWAY_UNREACHABLE, for status 5xx as well */
+  async get(gateway: Gateway, path: string, signal?: AbortSignal): Promise<JsonAnswer> {
+    return this.#answered(gateway, path, await gateway.getJson(path, signal));
+  }
+
+  /** Metadata from the gateway that is being asked. */
+  readonly metadata: MetadataFetcher = {
+    fetch: (path, options) => this.#fetch(this.#current, this.#current.metadata, path, options),
+  };
+  readonly targets: MetadataFetcher = {
+    fetch: (path, options) => this.#fetch(this.#current, this.#current.targets, path, options),
+  };
+
+  async #fetch(
+    gateway: Gateway,
+    fetcher: MetadataFetcher,
+    path: string,
+    options: Parameters<MetadataFetcher['fetch']>[1],
+  ): Promise<Uint8Array | undefined> {
+    const bytes = await fetcher.fetch(path, options);
+    this.noteHeard(gateway);
+    return bytes;
+  }
+
+  #answered(gateway: Gateway, path: string, answer: JsonAnswer): JsonAnswer {
+    if (answer.status >= 500) {
+      throw new SitecastError(
+        'unreachable',
+        'SITECAST_GATEWAY_UNREACHABLE',
+        `${gateway.url}${path}: it answered with status ${answer.status}`,
+        { data: { url: gateway.url, status: answer.status } },
+      );
+    }
+    this.noteHeard(gateway);
+    return answer;
+  }
+}
+
+function isUnreachable(error: unknown): boolean {
+  return error instanceof SitecastError && error.kind === 'unreachable';
+}

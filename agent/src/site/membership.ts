@@ -1,0 +1,119 @@
+import { randomBytes } from 'node:crypto';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Assignment, openAssignment, sealEnrolment } from '@sitecast/shared/fleet';
+import type { Identity } from '@sitecast/shared/identity';
+import type { KeyPair } from '@sitecast/shared/signing';
+import type { RoleSigners } from '@sitecast/shared/trust';
+import type { MemoryFile } from '../state/memory-file.ts';
+import type { Gateways } from './gateways.ts';
+
+const MAX_TEXT_CHARS = 300;
+
+export interface MembershipOptions {
+  gateways: Gateways;
+  identity: Identity;
+  memory: MemoryFile;
+  product: string;
+  hardware: string;
+  /** The join token's key, where there's a token. */
+  token: KeyPair | undefined;
+}
+
+/** What the origin says this device is; asks to be known where it says nothing yet. */
+export class Membership {
+  readonly #options: MembershipOptions;
+
+  constructor(options: MembershipOptions) {
+    this.#options = options;
+  }
+
+  /** The newest assignment that is kept and verifies; undefined before enrolment. */
+  stored(signers: RoleSigners): Assignment | undefined {
+    const { memory, identity } = this.#options;
+    return readAssignment(memory.current.assignment, identity.id, signers);
+  }
+
+  /**
+   * Fetches the assignment, or enrols. Keeps the one with the highest serial, whichever gateway says what.
+   * @returns `pending` while an operator has to accept this device
+   * @throws SITECAST_ENROLMENT_REFUSED with what the site says; SITECAST_GATEWAY_UNREACHABLE
+   */
+  async update(signers: RoleSigners, signal?: AbortSignal): Promise<Assignment | 'pending'> {
+    const { gateways, identity } = this.#options;
+    const envelope = await gateways.each(async gateway => {
+      const { status, body } = await gateways.get(gateway, `/site/v1/assignments/${identity.id}`, signal);
+      return status === 200 ? fieldOf(body, 'assignment') : undefined;
+    }, signal);
+    return (await this.#keepNewest(envelope, signers)) ?? this.#enrol(signers, signal);
+  }
+
+  async #enrol(signers: RoleSigners, signal: AbortSignal | undefined): Promise<Assignment | 'pending'> {
+    const { gateways, identity, product, hardware, token, memory } = this.#options;
+    const nonce = memory.current.enrolmentNonce ?? randomBytes(16).toString('hex');
+    // Kept first: asking again, after whatever came between, is the same request and uses the token once.
+    if (memory.current.enrolmentNonce === undefined) await memory.change({ enrolmentNonce: nonce });
+    const envelope = await sealEnrolment(
+      {
+        format: 'sitecast-enrolment-1',
+        id: identity.id,
+        nonce,
+        kind: 'device',
+        product,
+        hardware,
+        ...(token ? { token: token.keyId } : {}),
+      },
+      identity,
+      token,
+    );
+    const answer = await gateways.each(async gateway => {
+      const { status, body } = await gateways.post(gateway, '/site/v1/enrolments', { envelope }, signal);
+      if (status === 200 || status === 202) return { status, body };
+      throw refused(gateway.url, status, body);
+    }, signal);
+    if (answer.status === 202) return 'pending';
+    return (await this.#keepNewest(fieldOf(answer.body, 'assignment'), signers)) ?? 'pending';
+  }
+
+  async #keepNewest(envelope: unknown, signers: RoleSigners): Promise<Assignment | undefined> {
+    const { memory, identity } = this.#options;
+    const stored = this.stored(signers);
+    const found = readAssignment(envelope, identity.id, signers);
+    if (!found || (stored && stored.serial >= found.serial)) return stored;
+    await memory.change({ assignment: envelope });
+    return found;
+  }
+}
+
+function readAssignment(envelope: unknown, id: string, signers: RoleSigners): Assignment | undefined {
+  if (envelope === undefined) return undefined;
+  try {
+    const assignment = openAssignment(envelope, signers);
+    return assignment.id === id && assignment.kind === 'device' ? assignment : undefined;
+  } catch (error) {
+    // Of another's making, or signed with a key that is no longer trusted: as good as none.
+    if (error instanceof SitecastError) return undefined;
+    throw error;
+  }
+}
+
+/** A text in an answer that nobody vouches for, shortened. */
+export function textOf(body: unknown, name: string): string | undefined {
+  const text = fieldOf(body, name);
+  return typeof text === 'string' ? text.slice(0, MAX_TEXT_CHARS) : undefined;
+}
+
+/** A field of an answer that nobody vouches for. */
+export function fieldOf(body: unknown, name: string): unknown {
+  return typeof body === 'object' && body !== null ? Reflect.get(body, name) : undefined;
+}
+
+/** What a problem answer says. */
+function refused(url: string, status: number, body: unknown): SitecastError {
+  const detail = textOf(body, 'detail') ?? textOf(body, 'title') ?? `status ${status}`;
+  return new SitecastError(
+    status === 404 ? 'unreachable' : 'forbidden',
+    'SITECAST_ENROLMENT_REFUSED',
+    `${url} refuses to enrol this device: ${detail}`,
+    { data: { url, status, code: textOf(body, 'code') } },
+  );
+}

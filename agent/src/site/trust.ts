@@ -1,0 +1,191 @@
+import { createHash } from 'node:crypto';
+import { readdir, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { makeDirectory, readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import {
+  type Clock,
+  checkTarget,
+  DEFAULT_TRUST_LIMITS,
+  delegatedSigners,
+  DirectoryMetadataStore,
+  type FoundTarget,
+  type RoleSigners,
+  TufClient,
+} from '@sitecast/shared/trust';
+import type { Gateways } from './gateways.ts';
+
+/** How old a timestamp may look before another gateway is asked as well, milliseconds: the origin renews it hourly. */
+const STALE_MS = 2 * 3_600_000;
+const MAX_DOCUMENT_BYTES = DEFAULT_TRUST_LIMITS.maxTargetFileBytes;
+/** Product file, rollouts file, manifests and indices that are kept for when no gateway answers. */
+const MAX_DOCUMENTS = 16;
+const SHA256_HEX = /^[0-9a-f]{64}$/;
+
+/** Where an agent's trust begins. */
+export type TrustStart =
+  | { kind: 'root'; bytes: Uint8Array }
+  /** SHA-256 of the first root, from a join token: the gateways have the bytes. */
+  | { kind: 'hash'; rootSha256: string };
+
+/** The signed repository, as far as this device trusts it, through whichever gateway answers. */
+export class Trust {
+  readonly #client: TufClient;
+  readonly #gateways: Gateways;
+  readonly #documents: string;
+  readonly #now: () => number;
+
+  private constructor(client: TufClient, gateways: Gateways, documents: string, now: () => number) {
+    this.#client = client;
+    this.#gateways = gateways;
+    this.#documents = documents;
+    this.#now = now;
+  }
+
+  /**
+   * @param start undefined: only where the directory has been begun already
+   * @throws SITECAST_ROOT_MISSING, SITECAST_ROOT_OTHER, SITECAST_ROOT_MISMATCH; the errors of gateways
+   */
+  static async open(
+    directory: string,
+    gateways: Gateways,
+    { start, now, signal }: { start: TrustStart | undefined; now: () => number; signal?: AbortSignal },
+  ): Promise<Trust> {
+    const metadata = join(directory, 'trust');
+    const documents = join(directory, 'documents');
+    await makeDirectory(metadata, 0o700);
+    await makeDirectory(documents, 0o700);
+    const store = new DirectoryMetadataStore(metadata);
+    const options = { store, fetcher: gateways.metadata, targetFetcher: gateways.targets, now };
+    if (start?.kind === 'root') await begin(store, start.bytes, now());
+    let client: TufClient;
+    try {
+      client = await TufClient.open(options);
+    } catch (error) {
+      if (!(error instanceof SitecastError) || error.code !== 'SITECAST_TRUST_UNINITIALISED') throw error;
+      if (start?.kind !== 'hash') throw nothingToTrust(error);
+      await begin(store, await fetchRoot(gateways, start.rootSha256, signal), now());
+      client = await TufClient.open(options);
+    }
+    return new Trust(client, gateways, documents, now);
+  }
+
+  clock(): Clock {
+    return this.#client.clock();
+  }
+
+  get timestampVersion(): number {
+    return this.#client.trusted.timestamp?.signed.version ?? 0;
+  }
+
+  /** Who signs assignments and acknowledgements; undefined before the first whole refresh. */
+  get signers(): RoleSigners | undefined {
+    return delegatedSigners(this.#client.trusted.targets?.signed.delegations, 'rollouts');
+  }
+
+  /**
+   * Follows the repository through the first gateway that has something newer or as new. A gateway that hasn't heard
+   * for long isn't a liar: another one may know more.
+   * @throws the most telling error, if none would do
+   */
+  async refresh(signal?: AbortSignal): Promise<void> {
+    let isRefreshed = false;
+    let failure: unknown;
+    for (const gateway of this.#gateways.all) {
+      if (isRefreshed && !this.#looksStale()) break;
+      try {
+        await this.#gateways.with(gateway, () => this.#client.refresh({ signal }));
+        isRefreshed = true;
+      } catch (error) {
+        if (!(error instanceof SitecastError)) throw error;
+        failure ??= error;
+      }
+    }
+    if (!isRefreshed) throw failure;
+  }
+
+  /**
+   * The verified bytes of a target; from disk where they have been fetched before.
+   * @returns undefined if the repository lists no such target
+   * @throws SITECAST_METADATA_EXPIRED and others of docs/ERRORS.md under "Trust"
+   */
+  async document(name: string, signal?: AbortSignal): Promise<Uint8Array | undefined> {
+    const found = await this.#gateways.each(() => this.#client.findTarget(name, { signal }), signal);
+    if (!found) return undefined;
+    const stored = await this.#stored(found);
+    if (stored) return stored;
+    const bytes = await this.#gateways.each(() => this.#client.fetchTarget(found, { signal }), signal);
+    const path = this.#pathOf(found);
+    if (path !== undefined) {
+      await prune(this.#documents);
+      await writeFileDurably(path, bytes);
+    }
+    return bytes;
+  }
+
+  async #stored(found: FoundTarget): Promise<Uint8Array | undefined> {
+    const path = this.#pathOf(found);
+    if (path === undefined) return undefined;
+    try {
+      const bytes = await readFileBounded(path, MAX_DOCUMENT_BYTES);
+      checkTarget(found, bytes);
+      return bytes;
+    } catch (error) {
+      // Not fetched yet, or damaged since: fetched again.
+      if (isSystemError(error) || error instanceof SitecastError) return undefined;
+      throw error;
+    }
+  }
+
+  #pathOf({ file }: FoundTarget): string | undefined {
+    const { sha256 } = file.hashes;
+    return sha256 !== undefined && SHA256_HEX.test(sha256) ? join(this.#documents, sha256) : undefined;
+  }
+
+  #looksStale(): boolean {
+    const { issuedMs } = this.clock();
+    return issuedMs !== undefined && this.#now() - issuedMs > STALE_MS;
+  }
+}
+
+/** Makes room for one more: the oldest go. */
+async function prune(directory: string): Promise<void> {
+  const found = [];
+  for (const name of await readdir(directory)) {
+    const path = join(directory, name);
+    found.push({ path, atMs: name.endsWith('.partial') ? 0 : (await stat(path)).mtimeMs });
+  }
+  found.sort((one, other) => other.atMs - one.atMs);
+  for (const { path } of found.slice(MAX_DOCUMENTS - 1)) await rm(path, { force: true });
+}
+
+async function begin(store: DirectoryMetadataStore, bytes: Uint8Array, nowMs: number): Promise<void> {
+  if ((await TufClient.init(store, bytes, nowMs)) !== 'other') return;
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_ROOT_OTHER',
+    'the data directory was begun with another root than the one given now',
+    { hint: 'give the same root, or none; or an empty --data directory to begin anew' },
+  );
+}
+
+function fetchRoot(gateways: Gateways, rootSha256: string, signal?: AbortSignal): Promise<Uint8Array> {
+  return gateways.each(async gateway => {
+    const maxBytes = DEFAULT_TRUST_LIMITS.maxRootBytes;
+    const bytes = await gateway.metadata.fetch('1.root.json', { maxBytes, signal });
+    if (bytes && createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;
+    throw new SitecastError(
+      'untrusted',
+      'SITECAST_ROOT_MISMATCH',
+      `${gateway.url} has no root that is the one the join token names`,
+      { hint: 'either the token is of another fleet, or the gateway is', data: { url: gateway.url } },
+    );
+  }, signal);
+}
+
+function nothingToTrust(cause: unknown): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_ROOT_MISSING', 'nothing says yet whom to trust', {
+    hint: "start with --root FILE (the operator's first root) or with --token",
+    cause,
+  });
+}

@@ -1,0 +1,121 @@
+import { join } from 'node:path';
+import { readFileBounded } from '@sitecast/shared/durable';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type JoinToken, parseJoinToken } from '@sitecast/shared/fleet';
+import type { Identity } from '@sitecast/shared/identity';
+import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
+import { slotsOf, UpdateAgent } from './cycle/agent.ts';
+import { type AgentParts, Confirmation, type Log } from './cycle/parts.ts';
+import { Reporter } from './cycle/reporter.ts';
+import { StatusBoard } from './cycle/status-board.ts';
+import type { AgentClock, BootControl, Gateway, PassPoint, RunCommand, Slot, SlotName } from './ports.ts';
+import type { RunSettings } from './settings.ts';
+import { Delivery } from './site/delivery.ts';
+import { Gateways } from './site/gateways.ts';
+import { Membership } from './site/membership.ts';
+import { Trust, type TrustStart } from './site/trust.ts';
+import { STATUS_FILE } from './state/status.ts';
+import { MemoryFile } from './state/memory-file.ts';
+import { Outbox } from './state/outbox.ts';
+
+const MAX_TOKEN_BYTES = 4096;
+
+/** What the outside of an agent is made of: `main` knows the adapters. */
+export interface Surroundings {
+  identity: Identity;
+  clock: AgentClock;
+  slots: Readonly<Record<SlotName, Slot>>;
+  boot: BootControl;
+  run: RunCommand;
+  gateways: [Gateway, ...Gateway[]];
+  passPoint: PassPoint;
+  log: Log;
+}
+
+/** Opens a data directory, which the caller owns, and puts the agent together. */
+export async function openAgent(
+  settings: RunSettings,
+  surroundings: Surroundings,
+  signal?: AbortSignal,
+): Promise<{ agent: UpdateAgent; parts: AgentParts }> {
+  const { identity, clock, slots, passPoint } = surroundings;
+  const now = () => clock.now();
+  const gateways = new Gateways(surroundings.gateways, now);
+  const token = await readToken(settings);
+  const start = await trustStart(settings, token);
+  const trust = await Trust.open(settings.data, gateways, { start, now, ...(signal ? { signal } : {}) });
+  const memory = await MemoryFile.open(settings.data, passPoint);
+  const outbox = await Outbox.open(settings.data, identity, passPoint);
+  const { product, hardware } = settings;
+  const membership = new Membership({ gateways, identity, memory, product, hardware, token: token?.pair });
+  const status = new StatusBoard(join(settings.data, STATUS_FILE), {
+    format: 'sitecast-status-1',
+    at: new Date(clock.now()).toISOString(),
+    pid: process.pid,
+    id: identity.id,
+    product,
+    hardware,
+    enrolment: 'unknown',
+    state: 'checking',
+    slots: slotsOf(memory.current.slots, slots),
+    update: memory.current.update,
+    lastFailure: memory.current.lastFailure,
+    barred: memory.current.barred,
+    gateways: settings.gateways,
+    metadata: { timestampVersion: trust.timestampVersion, clock: trust.clock().state },
+    reports: { pending: outbox.pendingCount },
+  });
+  const reporter = new Reporter(outbox, clock, () => reportFacts(trust, memory, status));
+  const delivery = new Delivery({ outbox, gateways, id: identity.id, now });
+  const parts: AgentParts = {
+    ...surroundings,
+    settings,
+    gateways,
+    trust,
+    membership,
+    memory,
+    outbox,
+    delivery,
+    reporter,
+    status,
+    confirmation: new Confirmation(),
+  };
+  return { agent: new UpdateAgent(parts), parts };
+}
+
+function reportFacts(
+  trust: Trust,
+  memory: MemoryFile,
+  status: StatusBoard,
+): ReturnType<ConstructorParameters<typeof Reporter>[2]> {
+  const { booted, product, hardware } = status.current;
+  const release = booted && memory.current.slots[booted].release;
+  return {
+    timestampVersion: trust.timestampVersion,
+    inventory: { product, hardware },
+    ...(booted ? { booted: { slot: booted, ...(release ? { release } : {}) } } : {}),
+  };
+}
+
+async function readToken({ token, tokenFile }: RunSettings): Promise<JoinToken | undefined> {
+  if (token !== undefined) return parseJoinToken(token);
+  if (tokenFile === undefined) return undefined;
+  return parseJoinToken((await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
+}
+
+async function trustStart(
+  { rootFile }: RunSettings,
+  token: JoinToken | undefined,
+): Promise<TrustStart | undefined> {
+  if (rootFile !== undefined) {
+    const bytes = await readFileBounded(rootFile, DEFAULT_TRUST_LIMITS.maxRootBytes);
+    return { kind: 'root', bytes };
+  }
+  return token && { kind: 'hash', rootSha256: token.rootSha256 };
+}
+
+/** Refuses two slots that are one, before anything is written. */
+export function checkSlots({ slots }: RunSettings): void {
+  if (slots.A !== slots.B) return;
+  throw new SitecastError('badInput', 'SITECAST_SETTING_INVALID', '--slot-a and --slot-b are the same path');
+}

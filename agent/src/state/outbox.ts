@@ -1,0 +1,303 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { type FileHandle, open } from 'node:fs/promises';
+import { join } from 'node:path';
+import { readFileBounded, syncDirectory, writeFileDurably } from '@sitecast/shared/durable';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { type Report, readReport, sealReport } from '@sitecast/shared/fleet';
+import { type Envelope, envelopeSchema, fastVerifyById, type Identity } from '@sitecast/shared/identity';
+import type { PassPoint } from '../ports.ts';
+
+const FILE_NAME = 'reports.jsonl';
+/** The file grows to this at most, in bytes; what comes then isn't recorded until the origin has acknowledged. */
+const MAX_OUTBOX_BYTES = 16 * 1024 * 1024;
+/** Acknowledged reports that are kept before the file is written anew. */
+const MAX_ACKNOWLEDGED = 64;
+/** The newest ones stay, acknowledged or not: they tell what has been reported of the update in progress. */
+const KEPT_REPORTS = 16;
+/** What an envelope holds besides its payload, at most, in bytes. */
+const ENVELOPE_BYTES = 512;
+const NEWLINE = 0x0a;
+
+/** A report without its place in the chain. */
+export type Event = Pick<
+  Report,
+  'at' | 'timestampVersion' | 'state' | 'rollout' | 'release' | 'booted' | 'reason' | 'inventory'
+>;
+
+export interface PendingReport {
+  seq: number;
+  /** Of its JSON, about. */
+  lengthBytes: number;
+  envelope: Envelope;
+}
+
+interface Entry {
+  report: Report;
+  envelope: Envelope;
+  payloadSha256: string;
+}
+
+/**
+ * The device's reports until the origin has acknowledged them: one envelope a line, appended and fsynced before it may
+ * be sent. The newest line stays for good: the next report's number and hash follow from it.
+ *
+ * A line that the power cut short was never sent, so its number is free again. A whole line that doesn't fit the
+ * chain may have been: then the chain can't be continued honestly, and a new one, with a new epoch, begins.
+ */
+export class Outbox {
+  readonly #path: string;
+  readonly #identity: Identity;
+  readonly #passPoint: PassPoint;
+  #entries: Entry[];
+  #epoch: string;
+  #acknowledgedSeq = 0;
+  #handle: FileHandle;
+  #lengthBytes: number;
+  #isTailSuspect = false;
+  #turn: Promise<unknown> = Promise.resolve();
+
+  private constructor(init: {
+    path: string;
+    identity: Identity;
+    passPoint: PassPoint;
+    entries: Entry[];
+    handle: FileHandle;
+    lengthBytes: number;
+  }) {
+    this.#path = init.path;
+    this.#identity = init.identity;
+    this.#passPoint = init.passPoint;
+    this.#entries = init.entries;
+    this.#handle = init.handle;
+    this.#lengthBytes = init.lengthBytes;
+    this.#epoch = init.entries.at(-1)?.report.epoch ?? newEpoch();
+  }
+
+  static async open(directory: string, identity: Identity, passPoint: PassPoint): Promise<Outbox> {
+    const path = join(directory, FILE_NAME);
+    const { entries, lengthBytes, isDamaged } = readEntries(await readIfThere(path), identity.id);
+    if (isDamaged) await writeFileDurably(`${path}.damaged`, await readIfThere(path), 0o600);
+    const handle = await open(path, 'a', 0o600);
+    try {
+      await handle.truncate(isDamaged ? 0 : lengthBytes);
+      await handle.sync();
+      await syncDirectory(directory);
+    } catch (error) {
+      await handle.close();
+      throw error;
+    }
+    const outbox = new Outbox({
+      path,
+      identity,
+      passPoint,
+      entries: isDamaged ? [] : entries,
+      handle,
+      lengthBytes: isDamaged ? 0 : lengthBytes,
+    });
+    // What could still be read is said again, in the new chain.
+    if (isDamaged) for (const { report } of entries) await outbox.append(eventOf(report));
+    return outbox;
+  }
+
+  get epoch(): string {
+    return this.#epoch;
+  }
+
+  /** The newest report; undefined before the first. */
+  get newest(): Report | undefined {
+    return this.#entries.at(-1)?.report;
+  }
+
+  /** The newest reports, oldest first: at least the last 16. */
+  recent(): Report[] {
+    return this.#entries.map(({ report }) => report);
+  }
+
+  /** Those that the origin hasn't acknowledged, oldest first. */
+  pending(): PendingReport[] {
+    return this.#entries
+      .filter(({ report }) => report.seq > this.#acknowledgedSeq)
+      .map(({ report, envelope }) => ({
+        seq: report.seq,
+        lengthBytes: envelope.payload.length + ENVELOPE_BYTES,
+        envelope,
+      }));
+  }
+
+  get pendingCount(): number {
+    return (this.newest?.seq ?? 0) - this.#acknowledgedSeq;
+  }
+
+  /**
+   * Durable, and in the chain, once it returns.
+   * @throws SITECAST_OUTBOX_FULL; the system's error (ENOSPC …): then it isn't recorded, and may be tried again
+   */
+  append(event: Event): Promise<Report> {
+    return this.#inTurn(() => this.#append(event));
+  }
+
+  /**
+   * Takes the origin's word. One of another epoch is ignored. One beyond the newest report says that this directory is
+   * older than what was sent from it (restored from a backup): the chain goes on as a new one.
+   */
+  acknowledge(epoch: string, seq: number): Promise<'ignored' | 'taken' | 'newChain'> {
+    return this.#inTurn(async () => {
+      if (epoch !== this.#epoch || seq <= this.#acknowledgedSeq) return 'ignored';
+      if (seq > (this.newest?.seq ?? 0)) {
+        await this.#beginAnew();
+        return 'newChain';
+      }
+      this.#acknowledgedSeq = seq;
+      const acknowledged = this.#entries.findIndex(({ report }) => report.seq > seq);
+      const count = acknowledged === -1 ? this.#entries.length : acknowledged;
+      if (count > MAX_ACKNOWLEDGED) await this.#rewrite(this.#entries.slice(count - KEPT_REPORTS));
+      return 'taken';
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#turn;
+    await this.#handle.close();
+  }
+
+  async #append(event: Event): Promise<Report> {
+    const last = this.#entries.at(-1);
+    const report: Report = {
+      ...event,
+      format: 'sitecast-report-1',
+      id: this.#identity.id,
+      epoch: this.#epoch,
+      seq: (last?.report.seq ?? 0) + 1,
+      previous: last?.payloadSha256 ?? null,
+    };
+    const envelope = await sealReport(report, this.#identity);
+    const line = Buffer.from(`${JSON.stringify(envelope)}\n`);
+    if (this.#lengthBytes + line.length > MAX_OUTBOX_BYTES)
+      throw new SitecastError('noSpace', 'SITECAST_OUTBOX_FULL', 'no more reports can be kept', {
+        hint: 'they are waiting for the origin to acknowledge them',
+      });
+    this.#passPoint('report before');
+    await this.#appendLine(line);
+    this.#entries.push({ report, envelope, payloadSha256: payloadSha256(envelope) });
+    this.#passPoint('report after');
+    return report;
+  }
+
+  async #appendLine(line: Buffer): Promise<void> {
+    // After a failed write or fsync nobody knows what the file holds behind its good part.
+    if (this.#isTailSuspect) await this.#handle.truncate(this.#lengthBytes);
+    this.#isTailSuspect = true;
+    await this.#handle.appendFile(line);
+    await this.#handle.sync();
+    this.#isTailSuspect = false;
+    this.#lengthBytes += line.length;
+  }
+
+  async #rewrite(entries: Entry[]): Promise<void> {
+    const bytes = Buffer.from(entries.map(({ envelope }) => `${JSON.stringify(envelope)}\n`).join(''));
+    this.#passPoint('outbox before');
+    await writeFileDurably(this.#path, bytes, 0o600);
+    this.#passPoint('outbox after');
+    const handle = await open(this.#path, 'a');
+    await this.#handle.close();
+    this.#handle = handle;
+    this.#lengthBytes = bytes.length;
+    this.#isTailSuspect = false;
+    this.#entries = entries;
+  }
+
+  async #beginAnew(): Promise<void> {
+    const events = this.#entries.slice(-1).map(({ report }) => eventOf(report));
+    await this.#rewrite([]);
+    this.#epoch = newEpoch();
+    this.#acknowledgedSeq = 0;
+    for (const event of events) await this.#append(event);
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => {
+      // The caller of `work` has got the error.
+    });
+    return done;
+  }
+}
+
+const newEpoch = (): string => randomBytes(8).toString('hex');
+
+function eventOf(report: Report): Event {
+  const { at, timestampVersion, state, rollout, release, booted, reason, inventory } = report;
+  return { at, timestampVersion, state, rollout, release, booted, reason, inventory };
+}
+
+function payloadSha256(envelope: Envelope): string {
+  return createHash('sha256').update(Buffer.from(envelope.payload, 'base64')).digest('hex');
+}
+
+async function readIfThere(path: string): Promise<Buffer> {
+  try {
+    return await readFileBounded(path, MAX_OUTBOX_BYTES + 1024 * 1024);
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return Buffer.alloc(0);
+    throw error;
+  }
+}
+
+interface Found {
+  entries: Entry[];
+  /** Of the good part. */
+  lengthBytes: number;
+  isDamaged: boolean;
+}
+
+function readEntries(bytes: Buffer, id: string): Found {
+  const verifySignature = fastVerifyById(1);
+  const entries: Entry[] = [];
+  let at = 0;
+  for (;;) {
+    const end = bytes.indexOf(NEWLINE, at);
+    // What isn't ended by a newline was never fsynced, so never sent. Neither was a stretch of zeros that a file
+    // system leaves where the length reached the disk and the bytes didn't.
+    if (end === -1 || isZero(bytes.subarray(at))) return { entries, lengthBytes: at, isDamaged: false };
+    const entry = readEntry(bytes.subarray(at, end), id, verifySignature);
+    if (!entry || !follows(entry, entries.at(-1)))
+      return { entries, lengthBytes: at, isDamaged: !isTorn(bytes, at) };
+    entries.push(entry);
+    at = end + 1;
+  }
+}
+
+/** True if only zeros, or a part of a line, follow: blocks of an append that was never made durable. */
+function isTorn(bytes: Buffer, at: number): boolean {
+  const line = bytes.subarray(at, bytes.indexOf(NEWLINE, at));
+  const isLast = bytes.indexOf(NEWLINE, at) === bytes.length - 1;
+  return isLast && line.includes(0);
+}
+
+function isZero(bytes: Buffer): boolean {
+  return bytes.length > 0 && bytes.every(byte => byte === 0);
+}
+
+function readEntry(
+  line: Buffer,
+  id: string,
+  verifySignature: ReturnType<typeof fastVerifyById>,
+): Entry | undefined {
+  try {
+    const envelope = envelopeSchema.parse(JSON.parse(line.toString('utf8')));
+    const report = readReport(envelope).verify([id], verifySignature);
+    return report.id === id ? { report, envelope, payloadSha256: payloadSha256(envelope) } : undefined;
+  } catch {
+    // Not a report of ours: the caller decides what that means.
+    return undefined;
+  }
+}
+
+function follows({ report }: Entry, before: Entry | undefined): boolean {
+  if (!before) return true;
+  return (
+    report.epoch === before.report.epoch &&
+    report.seq === before.report.seq + 1 &&
+    report.previous === before.payloadSha256
+  );
+}

@@ -1,0 +1,72 @@
+import { DEVICE_STATES } from '@sitecast/shared/fleet';
+import { z } from 'zod';
+import {
+  barredSchema,
+  lastFailureSchema,
+  reasonSchema,
+  releaseRefSchema,
+  slotRecordSchema,
+  updateSchema,
+} from '../decision/memory.ts';
+import { SLOT_NAMES } from '../ports.ts';
+
+export const STATUS_FILE = 'status.json';
+
+const shownSlotSchema = slotRecordSchema.extend({ path: z.string() });
+
+/** What `sitecast-agent status` shows; the daemon keeps it in `status.json`. */
+export const statusSchema = z.looseObject({
+  format: z.literal('sitecast-status-1'),
+  at: z.string(),
+  /** Of the daemon. */
+  pid: z.int(),
+  id: z.string(),
+  product: z.string(),
+  hardware: z.string(),
+  /** By the origin's assignment. */
+  site: z.string().optional(),
+  enrolment: z.enum(['unknown', 'pending', 'enrolled', 'refused', 'revoked']),
+  state: z.enum(DEVICE_STATES),
+  /** What is going on, in a sentence. */
+  message: z.string().optional(),
+  waitingFor: z.string().optional(),
+  progress: z.strictObject({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
+  /** What the update in progress takes: already right in the slot, and to be fetched. */
+  plan: z.strictObject({ imageBytes: z.number(), rightBytes: z.number(), fetchBytes: z.number() }).optional(),
+  booted: z.enum(SLOT_NAMES).optional(),
+  slots: z.strictObject({ A: shownSlotSchema, B: shownSlotSchema }),
+  update: updateSchema.nullable(),
+  lastFailure: lastFailureSchema.optional(),
+  barred: z.array(barredSchema),
+  heard: z.strictObject({ url: z.string(), at: z.string() }).optional(),
+  gateways: z.array(z.string()),
+  metadata: z.looseObject({
+    timestampVersion: z.int(),
+    issued: z.string().optional(),
+    clock: z.string(),
+    problem: reasonSchema.optional(),
+  }),
+  reports: z.looseObject({ pending: z.int(), problem: z.string().optional() }),
+  /** Of the agent's own data directory. */
+  storageProblem: z.string().optional(),
+});
+export type Status = z.infer<typeof statusSchema>;
+
+/** Where a cycle came to rest, and when it's worth another look. */
+export const restSchema = z.object({
+  state: z.enum(DEVICE_STATES),
+  reason: reasonSchema.optional(),
+  waitingFor: z.string().optional(),
+  /** Undefined: at the next poll. */
+  retryMs: z.number().optional(),
+});
+export type Rest = z.infer<typeof restSchema>;
+
+/** What `sitecast-agent check` found. */
+export const checkResultSchema = z.object({
+  rest: restSchema,
+  booted: releaseRefSchema.optional(),
+  /** What the next cycle would bring, unless its manifest objects. */
+  available: z.looseObject({ kind: z.enum(['install', 'rollBack']), release: releaseRefSchema }).optional(),
+});
+export type CheckResult = z.infer<typeof checkResultSchema>;

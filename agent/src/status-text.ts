@@ -1,0 +1,94 @@
+import type { Status } from './state/status.ts';
+import type { SlotName } from './ports.ts';
+import { SLOT_NAMES } from './ports.ts';
+
+/** One screen for a technician who stands in front of the device. */
+export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolean; nowMs: number }): string {
+  const lines = [
+    ['device', status.id],
+    [
+      '',
+      `${status.product} on ${status.hardware}${status.site === undefined ? '' : `, site ${status.site}`}`,
+    ],
+    ['agent', isAlive ? `runs (process ${status.pid})` : 'does not run: this is what it knew last'],
+    ['as of', ago(status.at, nowMs)],
+    ...SLOT_NAMES.map(name => [`slot ${name}`, slotLine(status, name)]),
+    ['state', stateLine(status)],
+    ...progressLines(status),
+    ...failureLines(status, nowMs),
+    ...status.barred.map(({ version, reason }) => ['barred', `${version}: ${reason.code}`]),
+    [
+      'gateway',
+      status.heard ? `${status.heard.url}, heard ${ago(status.heard.at, nowMs)}` : 'none was heard yet',
+    ],
+    ['metadata', metadataLine(status, nowMs)],
+    ['enrolment', status.enrolment],
+    ['reports', reportsLine(status)],
+    ...(status.storageProblem === undefined ? [] : [['storage', status.storageProblem]]),
+  ];
+  return `${lines.map(([label = '', text = '']) => `${label.padEnd(11)}${text}`.trimEnd()).join('\n')}\n`;
+}
+
+function slotLine({ slots, booted }: Status, name: SlotName): string {
+  const { state, release, path } = slots[name];
+  const what = release ? `${release.version} (${release.counter})` : 'no known release';
+  const mark = booted === name ? '* booted' : '  other ';
+  return `${mark}  ${state.padEnd(9)} ${what.padEnd(24)} ${path}`;
+}
+
+function stateLine({ state, waitingFor, message }: Status): string {
+  const what = waitingFor === undefined ? state : `${state} (for ${waitingFor})`;
+  return message === undefined ? what : `${what}: ${message}`;
+}
+
+function progressLines({ progress, plan, update }: Status): string[][] {
+  const lines: string[][] = [];
+  if (update)
+    lines.push([
+      'update',
+      `${update.kind} ${update.release.version} to slot ${update.target}: ${update.phase}`,
+    ]);
+  if (plan) lines.push(['plan', `${mebibytes(plan.fetchBytes)} of ${mebibytes(plan.imageBytes)} to fetch`]);
+  if (progress && progress.totalBytes > 0) {
+    const percent = Math.floor((100 * progress.doneBytes) / progress.totalBytes);
+    lines.push([
+      'progress',
+      `${percent}% (${mebibytes(progress.doneBytes)} of ${mebibytes(progress.totalBytes)})`,
+    ]);
+  }
+  return lines;
+}
+
+function failureLines({ lastFailure }: Status, nowMs: number): string[][] {
+  if (!lastFailure) return [['failed', 'nothing yet']];
+  const { at, reason, release } = lastFailure;
+  return [
+    ['failed', `${release?.version ?? 'an update'}, ${ago(at, nowMs)}: ${reason.code}`],
+    ['', reason.message],
+  ];
+}
+
+function metadataLine({ metadata }: Status, nowMs: number): string {
+  const { timestampVersion, issued, clock, problem } = metadata;
+  const age = issued === undefined ? '' : `, signed ${ago(issued, nowMs)}`;
+  const doubt = clock === 'ok' || clock === 'unknown' ? '' : `; clock ${clock}`;
+  return `version ${timestampVersion}${age}${doubt}${problem ? `; ${problem.message}` : ''}`;
+}
+
+function reportsLine({ reports }: Status): string {
+  const waiting = reports.pending === 0 ? 'all acknowledged' : `${reports.pending} wait for the origin`;
+  return reports.problem === undefined ? waiting : `${waiting}; ${reports.problem}`;
+}
+
+function ago(at: string, nowMs: number): string {
+  const seconds = Math.round((nowMs - Date.parse(at)) / 1000);
+  if (!Number.isFinite(seconds)) return at;
+  if (seconds < 0) return `${at} (ahead of this clock)`;
+  if (seconds < 120) return `${seconds} s ago`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min ago`;
+  return seconds < 172_800
+    ? `${Math.round(seconds / 3600)} h ago`
+    : `${at} (${Math.round(seconds / 86_400)} days ago)`;
+}
+
+const mebibytes = (bytes: number): string => `${(bytes / 1_048_576).toFixed(1)} MiB`;

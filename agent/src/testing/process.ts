@@ -1,0 +1,68 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { fileURLToPath } from 'node:url';
+
+const BIN = fileURLToPath(new URL('../../bin/sitecast-agent.js', import.meta.url));
+
+export interface Ended {
+  exitCode: number | null;
+  signal: NodeJS.Signals | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** A real `sitecast-agent` process, for tests: the built one, as installed. */
+export class AgentProcess {
+  readonly #child: ChildProcess;
+  readonly #ended: Promise<Ended>;
+  stdout = '';
+  stderr = '';
+
+  constructor(args: readonly string[], env: Record<string, string> = {}) {
+    this.#child = spawn(process.execPath, [BIN, ...args], {
+      env: { ...process.env, ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    this.#child.stdout?.on('data', part => {
+      this.stdout += String(part);
+    });
+    this.#child.stderr?.on('data', part => {
+      this.stderr += String(part);
+    });
+    this.#ended = this.#end();
+  }
+
+  static run(args: readonly string[], env: Record<string, string> = {}): Promise<Ended> {
+    return new AgentProcess(args, env).ended;
+  }
+
+  get ended(): Promise<Ended> {
+    return this.#ended;
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0;
+  }
+
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<Ended> {
+    this.#child.kill(signal);
+    return this.#ended;
+  }
+
+  async #end(): Promise<Ended> {
+    await once(this.#child, 'close');
+    const { exitCode, signalCode } = this.#child;
+    return { exitCode, signal: signalCode, stdout: this.stdout, stderr: this.stderr };
+  }
+}
+
+/** Waits until something holds. */
+export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
+  for (let waitedMs = 0; waitedMs < 40_000; waitedMs += 50) {
+    if (await holds()) return;
+    await new Promise(resolve => {
+      setTimeout(resolve, 50);
+    });
+  }
+  throw new Error(`it never came to this: ${what}`);
+}

@@ -1,0 +1,320 @@
+import { createHash } from 'node:crypto';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { readEnrolment, readReport, type Report } from '@sitecast/shared/fleet';
+import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '@sitecast/shared/http-signature';
+import { type Envelope, fastVerifyById } from '@sitecast/shared/identity';
+import { SitecastError } from '@sitecast/shared/errors';
+import { fieldOf } from '../site/membership.ts';
+import type { TestFleet } from './fleet.ts';
+
+/** What a site does to a request instead of answering it. */
+export type Mischief =
+  | 'tamper'
+  | 'truncate'
+  | 'endless'
+  | 'hang'
+  | 'drop'
+  | 'missing'
+  | 'broken'
+  /** Bytes to send in place of the right ones. */
+  | Buffer;
+
+const MAX_BODY_BYTES = 1024 * 1024;
+const POLL_STEP_MS = 20;
+
+/** What the origin keeps, shared by the sites of a test. */
+export class TestOrigin {
+  readonly fleet: TestFleet;
+  readonly assignments = new Map<string, Envelope>();
+  /** By id and epoch, then seq. */
+  readonly reports = new Map<string, Report[]>();
+  /** Reports that came with the number of another one: a cloned device. */
+  readonly conflicts: Report[] = [];
+  /** False: newcomers wait for an operator. */
+  acceptsNewcomers = true;
+  /** False: reports are taken, but nothing is acknowledged. */
+  acknowledges = true;
+  readonly #payloads = new Map<string, string>();
+  readonly #verify = fastVerifyById();
+
+  constructor(fleet: TestFleet) {
+    this.fleet = fleet;
+  }
+
+  /** Everything that a device has told, in its order, over all epochs. */
+  told(id: string): Report[] {
+    return [...this.reports].filter(([key]) => key.startsWith(`${id} `)).flatMap(([, reports]) => reports);
+  }
+
+  async enrol(envelope: unknown): Promise<Envelope | undefined> {
+    const unverified = readEnrolment(envelope);
+    const { id } = unverified.document;
+    unverified.verify([id], this.#verify);
+    if (!this.acceptsNewcomers) return this.assignments.get(id);
+    const assignment = this.assignments.get(id) ?? (await this.fleet.assign(id));
+    this.assignments.set(id, assignment);
+    return assignment;
+  }
+
+  take(envelope: unknown): void {
+    const unverified = readReport(envelope);
+    const report = unverified.verify([unverified.document.id], this.#verify);
+    const key = `${report.id} ${report.epoch}`;
+    const chain = this.reports.get(key) ?? [];
+    this.reports.set(key, chain);
+    const known = chain[report.seq - 1];
+    if (known) {
+      const isSame = this.#payloads.get(`${key} ${report.seq}`) === sha256(unverified.payload);
+      if (!isSame) this.conflicts.push(report);
+      return;
+    }
+    const before = chain.at(-1);
+    const previous = before ? this.#payloads.get(`${key} ${before.seq}`) : null;
+    if (report.seq !== chain.length + 1 || report.previous !== previous)
+      throw new Error(`report ${report.seq} doesn't continue a chain of ${chain.length}`);
+    chain.push(report);
+    this.#payloads.set(`${key} ${report.seq}`, sha256(unverified.payload));
+  }
+
+  async acknowledgementOf(id: string): Promise<Envelope | undefined> {
+    const [newest] = [...this.reports].filter(([key]) => key.startsWith(`${id} `)).reverse();
+    const last = newest?.[1].at(-1);
+    if (!last || !this.acknowledges) return undefined;
+    return this.fleet.acknowledge(id, last.epoch, last.seq);
+  }
+}
+
+/** A gateway for tests, over real HTTP, that can be told to misbehave. */
+export class TestSite {
+  readonly origin: TestOrigin;
+  /** Asked for each request. */
+  mischief: (path: string) => Mischief | undefined = () => undefined;
+  /** Serves these instead of what the origin has: a site that has fallen behind. */
+  frozen: Map<string, Buffer> | undefined;
+  /** What it answers to whoever wants to go down. Undefined: it hands out no leases. */
+  lease: (() => { granted: boolean; retryAfterMs?: number }) | undefined;
+  /** What this site takes for the time, where it isn't the fleet's. */
+  clockOffsetMs = 0;
+  readonly requests: string[] = [];
+  readonly progress: unknown[] = [];
+  readonly #server: Server;
+  readonly #nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
+
+  private constructor(origin: TestOrigin, server: Server) {
+    this.origin = origin;
+    this.#server = server;
+  }
+
+  static async open(origin: TestOrigin, port = 0): Promise<TestSite> {
+    const server = createServer();
+    const site = new TestSite(origin, server);
+    server.on('request', (request, response) => {
+      site.#handle(request, response).catch((error: unknown) => {
+        if (!response.headersSent) sendProblem(response, error);
+        else response.destroy();
+      });
+    });
+    await new Promise<void>(resolve => {
+      server.listen(port, '127.0.0.1', resolve);
+    });
+    return site;
+  }
+
+  get port(): number {
+    const address: string | AddressInfo | null = this.#server.address();
+    return typeof address === 'object' && address !== null ? address.port : 0;
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.port}`;
+  }
+
+  /** How often a path that begins so was asked for. */
+  count(prefix: string): number {
+    return this.requests.filter(path => path.startsWith(prefix)).length;
+  }
+
+  async close(): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise<void>(resolve => {
+      this.#server.close(() => resolve());
+    });
+  }
+
+  get #nowMs(): number {
+    return Date.now() + this.clockOffsetMs;
+  }
+
+  async #handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const path = request.url ?? '/';
+    this.requests.push(path);
+    response.setHeader('date', new Date(this.#nowMs).toUTCString());
+    const mischief = this.mischief(path);
+    if (mischief === 'hang') return;
+    if (mischief === 'drop') {
+      response.destroy();
+      return;
+    }
+    if (mischief === 'broken') {
+      response.writeHead(500).end('broken');
+      return;
+    }
+    if (request.method === 'POST') await this.#post(path, request, response);
+    else if (path.startsWith('/site/')) await this.#get(path, response);
+    else await this.#serve(path, { request, response, mischief });
+  }
+
+  async #serve(
+    path: string,
+    {
+      request,
+      response,
+      mischief,
+    }: {
+      request: IncomingMessage;
+      response: ServerResponse;
+      mischief: Exclude<Mischief, 'hang' | 'drop' | 'broken'> | undefined;
+    },
+  ): Promise<void> {
+    const files = () => this.frozen ?? this.origin.fleet.files;
+    const found = Buffer.isBuffer(mischief) ? mischief : files().get(path);
+    if (!found || mischief === 'missing') {
+      response.writeHead(404).end();
+      return;
+    }
+    const bytes = await this.#waitForChange(path, request, found, files);
+    if (!bytes) {
+      response.writeHead(304, { etag: etagOf(found) }).end();
+      return;
+    }
+    if (mischief === 'endless') {
+      sendEndless(response);
+      return;
+    }
+    response.setHeader('etag', etagOf(bytes));
+    response.setHeader('content-length', bytes.length);
+    if (mischief === 'truncate') {
+      response.write(bytes.subarray(0, bytes.length - 1), () => response.destroy());
+      return;
+    }
+    response.end(mischief === 'tamper' ? tampered(bytes) : bytes);
+  }
+
+  /** @returns undefined if it's still what the asker has */
+  async #waitForChange(
+    path: string,
+    request: IncomingMessage,
+    found: Buffer,
+    files: () => Map<string, Buffer>,
+  ): Promise<Buffer | undefined> {
+    const etag = request.headers['if-none-match'];
+    if (etag === undefined) return found;
+    const waitSeconds = Number(/wait=(\d+)/.exec(String(request.headers.prefer ?? ''))?.[1] ?? 0);
+    for (let leftMs = waitSeconds * 1000; ; leftMs -= POLL_STEP_MS) {
+      const bytes = files().get(path);
+      if (bytes && etagOf(bytes) !== etag) return bytes;
+      if (leftMs <= 0 || request.destroyed) return undefined;
+      await new Promise(resolve => {
+        setTimeout(resolve, POLL_STEP_MS);
+      });
+    }
+  }
+
+  async #get(path: string, response: ServerResponse): Promise<void> {
+    const [, , , kind, id = ''] = path.split('/');
+    if (kind === 'assignments') sendOr404(response, 'assignment', this.origin.assignments.get(id));
+    else sendOr404(response, 'acknowledgement', await this.origin.acknowledgementOf(id));
+  }
+
+  async #post(path: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const body = await readBody(request);
+    const headers = Object.fromEntries(
+      Object.entries(request.headers).map(([name, value]) => [name, String(value)]),
+    );
+    await verifyRequest(
+      { method: 'POST', url: this.url + path, headers, body },
+      { nowMs: this.#nowMs, nonces: this.#nonces, isWelcome: () => true },
+    );
+    const json: unknown = JSON.parse(body.toString('utf8'));
+    switch (path) {
+      case '/site/v1/enrolments': {
+        const assignment = await this.origin.enrol(fieldOf(json, 'envelope'));
+        if (assignment) sendJson(response, 200, { assignment });
+        else sendJson(response, 202, { state: 'pending' });
+        return;
+      }
+      case '/site/v1/reports': {
+        const reports = fieldOf(json, 'reports');
+        for (const envelope of Array.isArray(reports) ? reports : []) this.origin.take(envelope);
+        sendJson(response, 202, {});
+        return;
+      }
+      case '/site/v1/progress':
+        this.progress.push(json);
+        sendJson(response, 202, {});
+        return;
+      case '/site/v1/leases':
+        if (this.lease) sendJson(response, 200, this.lease());
+        else sendJson(response, 404, {});
+        return;
+      default:
+        sendJson(response, 404, {});
+    }
+  }
+}
+
+function etagOf(bytes: Buffer): string {
+  return `"${sha256(bytes).slice(0, 16)}"`;
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
+
+function tampered(bytes: Buffer): Buffer {
+  const copy = Buffer.from(bytes);
+  const at = Math.floor(copy.length / 2);
+  copy[at] = (copy[at] ?? 0) ^ 0x55;
+  return copy;
+}
+
+function sendEndless(response: ServerResponse): void {
+  const piece = Buffer.alloc(256 * 1024, 7);
+  const more = () => {
+    if (response.destroyed) return;
+    if (response.write(piece)) setImmediate(more);
+    else response.once('drain', more);
+  };
+  more();
+}
+
+function sendJson(response: ServerResponse, status: number, body: object): void {
+  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
+}
+
+function sendOr404(response: ServerResponse, name: string, found: Envelope | undefined): void {
+  if (found) sendJson(response, 200, { [name]: found });
+  else sendJson(response, 404, { code: 'SITECAST_NOT_FOUND' });
+}
+
+function sendProblem(response: ServerResponse, error: unknown): void {
+  const isOurs = error instanceof SitecastError;
+  const status = isOurs && error.kind === 'unauthenticated' ? 401 : 400;
+  const code = isOurs ? error.code : 'SITECAST_INTERNAL';
+  response
+    .writeHead(status, { 'content-type': 'application/problem+json' })
+    .end(JSON.stringify({ title: 'refused', status, code, detail: String(error) }));
+}
+
+async function readBody(request: IncomingMessage): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  let lengthBytes = 0;
+  for await (const part of request) {
+    const bytes = Buffer.from(part);
+    lengthBytes += bytes.length;
+    if (lengthBytes > MAX_BODY_BYTES) throw new Error('too large');
+    parts.push(bytes);
+  }
+  return Buffer.concat(parts);
+}

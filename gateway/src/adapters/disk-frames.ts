@@ -1,0 +1,70 @@
+import { type BigIntStats, statSync } from 'node:fs';
+import { open, stat, statfs } from 'node:fs/promises';
+import { setImmediate as nextTurn } from 'node:timers/promises';
+import { Chunk, type ChunkId, DirectoryStore, MAX_FRAME_BYTES } from '@sitecast/shared/content';
+import { isSystemError } from '@sitecast/shared/errors';
+import type { FrameFiles, StoredFrame } from '../chunks/frame-files.ts';
+
+const FILES_PER_TURN = 128;
+
+/** The chunk cache's files, in the layout of a casync store. */
+export class DiskFrames implements FrameFiles {
+  readonly #store: DirectoryStore;
+
+  private constructor(store: DirectoryStore) {
+    this.#store = store;
+  }
+
+  static async open(directory: string): Promise<DiskFrames> {
+    const store = await DirectoryStore.create(directory);
+    await store.removePartials();
+    return new DiskFrames(store);
+  }
+
+  async read(id: ChunkId): Promise<StoredFrame | undefined> {
+    try {
+      const file = await open(this.#store.pathOf(id), 'r');
+      try {
+        const found = await file.stat({ bigint: true });
+        if (!found.isFile() || found.size > BigInt(MAX_FRAME_BYTES)) return undefined;
+        const frame = Buffer.allocUnsafeSlow(Number(found.size));
+        const { bytesRead } = await file.read(frame, 0, frame.length, 0);
+        return bytesRead === frame.length ? { frame, stamp: stampOf(found) } : undefined;
+      } finally {
+        await file.close();
+      }
+    } catch (error) {
+      // Not here, or the disk can't read it back: it's fetched again.
+      if (isSystemError(error, 'ENOENT', 'EIO', 'EISDIR', 'ENOTDIR')) return undefined;
+      throw error;
+    }
+  }
+
+  async write(id: ChunkId, frame: Uint8Array): Promise<string> {
+    await this.#store.put(Chunk.fromFrame(id, frame));
+    return stampOf(await stat(this.#store.pathOf(id), { bigint: true }));
+  }
+
+  async remove(id: ChunkId): Promise<void> {
+    await this.#store.remove(id);
+  }
+
+  async *list(): AsyncGenerator<{ id: ChunkId; lengthBytes: number }> {
+    let count = 0;
+    for (const id of this.#store.ids()) {
+      const found = statSync(this.#store.pathOf(id), { throwIfNoEntry: false });
+      if (found) yield { id, lengthBytes: found.size };
+      count += 1;
+      if (count % FILES_PER_TURN === 0) await nextTurn();
+    }
+  }
+
+  async freeBytes(): Promise<number> {
+    const { bavail, bsize } = await statfs(this.#store.root);
+    return bavail * bsize;
+  }
+}
+
+function stampOf({ ino, size, mtimeNs, ctimeNs }: BigIntStats): string {
+  return `${ino}-${size}-${mtimeNs}-${ctimeNs}`;
+}

@@ -1,0 +1,165 @@
+import type { ChunkStore } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { signRequest } from '@sitecast/shared/http-signature';
+import type { Identity } from '@sitecast/shared/identity';
+import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
+import type { Upstream, UpstreamAnswer } from '../upstream/upstream.ts';
+
+/** Says that a request comes from a gateway: another one answers it from what it has, and asks nobody. */
+export const FORWARDED = { 'sitecast-forwarded': '1' };
+/** The longest answer of the site API. */
+const MAX_ANSWER_BYTES = 1024 * 1024;
+/** The longest timestamp. */
+const MAX_TIMESTAMP_BYTES = 16 * 1024;
+const ANSWER_TIMEOUT_MS = 15_000;
+/** How much longer than asked for a long poll may take. */
+const WAIT_GRACE_MS = 10_000;
+
+export interface HttpUpstreamOptions {
+  url: string;
+  identity: Identity;
+  now: () => number;
+  chunks: ChunkStore;
+  /** Ends every request of the site API. */
+  signal: AbortSignal;
+  /** Called with what came over the WAN. */
+  onBytes: (kind: 'metadata' | 'targets' | 'site', lengthBytes: number) => void;
+  /** A whole file of metadata or targets may take that long. */
+  timeoutMs?: number;
+  idleTimeoutMs?: number;
+}
+
+/** An origin or another gateway, over HTTP. */
+export class HttpUpstream implements Upstream {
+  readonly url: string;
+  readonly metadata: MetadataFetcher;
+  readonly targets: MetadataFetcher;
+  readonly chunks: ChunkStore;
+  readonly #options: HttpUpstreamOptions;
+  /** The upstream's clock less ours, as it said itself: for signing requests to it, and nothing else. */
+  #clockOffsetMs = 0;
+
+  constructor(options: HttpUpstreamOptions) {
+    this.#options = options;
+    this.url = options.url.replace(/\/*$/, '');
+    this.chunks = options.chunks;
+    this.metadata = this.#fetcher('metadata');
+    this.targets = this.#fetcher('targets');
+  }
+
+  async waitForChange(
+    etag: string | undefined,
+    { waitS, signal }: { waitS: number; signal: AbortSignal },
+  ): Promise<{ etag: string | undefined; isChanged: boolean }> {
+    const response = await this.#send('/metadata/timestamp.json', {
+      headers: {
+        'cache-control': 'no-cache',
+        ...(etag === undefined ? {} : { prefer: `wait=${waitS}`, 'if-none-match': etag }),
+      },
+      signal: AbortSignal.any([signal, AbortSignal.timeout(waitS * 1000 + WAIT_GRACE_MS)]),
+    });
+    const body = await readBounded(response, MAX_TIMESTAMP_BYTES);
+    this.#options.onBytes('metadata', body.length);
+    if (response.status === 304) return { etag, isChanged: false };
+    if (response.status !== 200) throw unreachable(this.url, `it answered with status ${response.status}`);
+    return { etag: response.headers.get('etag') ?? undefined, isChanged: true };
+  }
+
+  async ask(path: string, body?: unknown): Promise<UpstreamAnswer> {
+    const answer = await this.#ask(path, body);
+    const isClock =
+      answer.status === 401 && problemCodeOf(answer.json) === 'SITECAST_REQUEST_CLOCK' && answer.dateMs > 0;
+    if (body === undefined || !isClock) return answer;
+    this.#clockOffsetMs = answer.dateMs - this.#options.now();
+    return this.#ask(path, body);
+  }
+
+  async #ask(path: string, body: unknown): Promise<UpstreamAnswer & { dateMs: number }> {
+    const bytes = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
+    const { identity, now, signal } = this.#options;
+    const url = this.url + path;
+    const response = await this.#send(path, {
+      ...(bytes && {
+        method: 'POST',
+        body: bytes,
+        headers: {
+          'content-type': 'application/json',
+          ...(await signRequest({ method: 'POST', url, body: bytes }, identity, now() + this.#clockOffsetMs)),
+        },
+      }),
+      signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_TIMEOUT_MS)]),
+    });
+    const received = await readBounded(response, MAX_ANSWER_BYTES);
+    this.#options.onBytes('site', received.length);
+    const dateMs = Date.parse(response.headers.get('date') ?? '') || 0;
+    return { status: response.status, json: parseJson(received), dateMs };
+  }
+
+  async #send(
+    path: string,
+    init: { method?: string; body?: Uint8Array; headers?: Record<string, string>; signal: AbortSignal },
+  ): Promise<Response> {
+    try {
+      return await fetch(this.url + path, {
+        ...init,
+        headers: { ...init.headers, ...FORWARDED },
+        // It would lead to a host that nobody configured.
+        redirect: 'error',
+      });
+    } catch (cause) {
+      throw unreachable(this.url, 'the request failed', cause);
+    }
+  }
+
+  #fetcher(kind: 'metadata' | 'targets'): MetadataFetcher {
+    const { timeoutMs, idleTimeoutMs, onBytes } = this.#options;
+    const fetcher = new HttpFetcher(`${this.url}/${kind}`, {
+      headers: FORWARDED,
+      ...(timeoutMs === undefined ? {} : { timeoutMs }),
+      ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
+    });
+    return {
+      fetch: async (path, options) => {
+        const bytes = await fetcher.fetch(path, options);
+        onBytes(kind, bytes?.length ?? 0);
+        return bytes;
+      },
+    };
+  }
+}
+
+async function readBounded(response: Response, maxBytes: number): Promise<Buffer> {
+  const parts: Uint8Array[] = [];
+  let lengthBytes = 0;
+  try {
+    for await (const part of response.body ?? []) {
+      lengthBytes += part.length;
+      if (lengthBytes > maxBytes) throw unreachable(response.url, `it sends more than ${maxBytes} bytes`);
+      parts.push(part);
+    }
+  } catch (cause) {
+    if (cause instanceof SitecastError) throw cause;
+    throw unreachable(response.url, 'the answer broke off', cause);
+  }
+  return Buffer.concat(parts, lengthBytes);
+}
+
+function parseJson(bytes: Buffer): unknown {
+  try {
+    return JSON.parse(bytes.toString('utf8'));
+  } catch {
+    // Whoever asked decides what an answer without JSON is good for.
+    return undefined;
+  }
+}
+
+function problemCodeOf(json: unknown): string | undefined {
+  return typeof json === 'object' && json !== null && 'code' in json ? String(json.code) : undefined;
+}
+
+function unreachable(url: string, why: string, cause?: unknown): SitecastError {
+  return new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', `${url}: ${why}`, {
+    data: { url },
+    cause,
+  });
+}

@@ -1,0 +1,251 @@
+import { createHash } from 'node:crypto';
+import { readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { request } from 'node:http';
+import { join } from 'node:path';
+import { chunkPath } from '@sitecast/shared/content';
+import { afterAll, afterEach, expect, it } from 'vitest';
+import type { FakeOrigin, Misbehaviour, PublishedImage } from './testing/fake-origin.ts';
+import { TestWorld } from './testing/gateways.ts';
+import { removeTemporaryDirectories, until } from './testing/world.ts';
+
+const world = new TestWorld();
+afterEach(() => world.closeAll());
+afterAll(removeTemporaryDirectories);
+
+/** Bytes that don't compress, the same for the same seed. */
+function noise(lengthBytes: number, seed: number): Buffer {
+  const parts: Buffer[] = [];
+  for (let at = 0; at * 32 < lengthBytes; at += 1)
+    parts.push(createHash('sha256').update(`${seed} ${at}`).digest());
+  return Buffer.concat(parts).subarray(0, lengthBytes);
+}
+
+async function published(chunks = 8, seed = 1): Promise<{ origin: FakeOrigin } & PublishedImage> {
+  const origin = await world.origin();
+  const image = await origin.publishRelease('camera', 1, noise(chunks * 16_384, seed));
+  await origin.startRollout('camera', 1);
+  return { origin, ...image };
+}
+
+const pathOf = (id: Uint8Array): string => `chunks/${chunkPath(id)}`;
+
+/** Who asks, and hangs up before there's an answer. */
+function askAndLeave(url: string): Promise<void> {
+  return new Promise(resolve => {
+    const asking = request(url, () => undefined);
+    asking.once('error', () => resolve());
+    asking.end();
+    setTimeout(() => {
+      asking.destroy();
+      resolve();
+    }, 50);
+  });
+}
+
+it('fetches a chunk once however many devices ask for it at the same time, though some of them leave', async () => {
+  const { origin, ids } = await published(3);
+  const gateway = await world.gateway(origin);
+  origin.misbehave = (_request, response, path) => {
+    if (!path.startsWith('chunks/')) return false;
+    setTimeout(() => response.end(origin.fileAt(path)), 200);
+    return true;
+  };
+  for (const id of ids) {
+    const leaving = [1, 2, 3, 4].map(() => askAndLeave(`${gateway.url}/${pathOf(id)}`));
+    const answers = await Promise.all(Array.from({ length: 64 }, () => gateway.get(pathOf(id))));
+    await Promise.all(leaving);
+    for (const { status, body } of answers) {
+      expect(status).toBe(200);
+      expect(body.equals(origin.fileAt(pathOf(id)))).toBe(true);
+    }
+  }
+  expect(origin.count('GET chunks/')).toBe(3);
+  expect(await gateway.metric('sitecast_chunks_found_total{where="upstream"}')).toBe(3);
+});
+
+it('asks nobody for chunks that no mirrored index names, nor for paths that are no chunk', async () => {
+  const { origin } = await published();
+  const gateway = await world.gateway(origin);
+  const before = origin.requests.length;
+  const stranger = createHash('sha256').update('of another product').digest();
+  const hex = stranger.toString('hex');
+  const paths = [
+    pathOf(stranger),
+    `chunks/0000/${hex}.cacnk`,
+    `chunks/${hex.slice(0, 4)}/${hex.toUpperCase()}.cacnk`,
+    'chunks/..%2f..%2fidentity.key',
+    'chunks/0000/..%2f..%2f..%2fidentity.key',
+    'targets/releases/..%2f..%2f..%2fidentity.key',
+    'metadata/..%2fidentity.key',
+    'metadata/%2e%2e%2f%2e%2e%2fidentity.key',
+    'metadata/1.root.json%00',
+    'targets/releases/%ff%fe',
+    `targets/releases/${hex}.camera-9.caibx`,
+  ];
+  for (const path of paths) expect([path, (await gateway.get(path)).status]).toEqual([path, 404]);
+  expect(origin.requests.slice(before).filter(line => /chunks|targets\//.test(line))).toEqual([]);
+});
+
+const badChunks: [string, Misbehaviour][] = [
+  [
+    'other bytes',
+    (_request, response) => {
+      response.end(Buffer.from('28b52ffd2001000000', 'hex'));
+      return true;
+    },
+  ],
+  [
+    'a body that ends too soon',
+    (asked, response) => {
+      response.writeHead(200, { 'content-length': 5000 });
+      response.write('28b5', () => asked.socket.destroy());
+      return true;
+    },
+  ],
+  [
+    'a body without an end',
+    (_request, response) => {
+      const more = (): void => {
+        while (!response.destroyed && response.write(Buffer.alloc(65_536)));
+        if (!response.destroyed) response.once('drain', more);
+      };
+      more();
+      return true;
+    },
+  ],
+  [
+    'a redirect',
+    (_request, response) => {
+      response.writeHead(301, { location: '/elsewhere' }).end();
+      return true;
+    },
+  ],
+  [
+    'nothing',
+    (_request, response) => {
+      response.writeHead(404).end();
+      return true;
+    },
+  ],
+  [
+    'no answer',
+    asked => {
+      asked.socket.destroy();
+      return true;
+    },
+  ],
+];
+
+it.each(badChunks)(
+  'serves no chunk when its upstream gives %s, and asks the next upstream',
+  async (_what, bad) => {
+    const { origin, ids } = await published(2);
+    const second = await world.origin();
+    for (const [path, bytes] of origin.chunks) second.chunks.set(path, bytes);
+    const onlyChunks: Misbehaviour = (asked, response, path) =>
+      path.startsWith('chunks/') && bad(asked, response, path);
+    origin.misbehave = onlyChunks;
+    const [first = Buffer.alloc(32), other = first] = ids;
+
+    const alone = await world.gateway(origin);
+    const { status, body } = await alone.get(pathOf(first));
+    expect(status).toBe(503);
+    expect(JSON.parse(body.toString())).toMatchObject({ status: 503, code: 'SITECAST_CHUNK_UNAVAILABLE' });
+    origin.misbehave = undefined;
+    expect((await alone.get(pathOf(first))).status).toBe(200);
+
+    origin.misbehave = onlyChunks;
+    const backed = await world.gateway(origin, { upstream: [second.url] });
+    for (const id of [first, other]) {
+      const answer = await backed.get(pathOf(id));
+      expect([answer.status, answer.body.equals(second.fileAt(pathOf(id)))]).toEqual([200, true]);
+    }
+  },
+);
+
+it('passes nothing on that another gateway asks for', async () => {
+  const { origin, ids } = await published(2);
+  const gateway = await world.gateway(origin);
+  const [first = Buffer.alloc(32)] = ids;
+  const forwarded = { 'sitecast-forwarded': '1' };
+  expect((await gateway.get(pathOf(first), forwarded)).status).toBe(404);
+  expect(origin.count('GET chunks/')).toBe(0);
+  await gateway.get(pathOf(first));
+  expect((await gateway.get(pathOf(first), forwarded)).status).toBe(200);
+
+  // A second site without a way to the origin catches up from the first; its requests say what they are.
+  const seen: (string | undefined)[] = [];
+  origin.misbehave = asked => {
+    seen.push(asked.headers['sitecast-forwarded']?.toString());
+    return false;
+  };
+  const neighbour = await world.gateway(origin, { origin: gateway.url });
+  expect((await neighbour.get(pathOf(first))).status).toBe(200);
+  expect(seen.every(value => value === '1')).toBe(true);
+});
+
+it('serves what it has cached after a restart without the origin, and checks it first', async () => {
+  const { origin, ids } = await published(6);
+  const gateway = await world.gateway(origin);
+  for (const id of ids) await gateway.get(pathOf(id));
+  await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 6, 'the cache to be written');
+  await gateway.close();
+  const [damaged = Buffer.alloc(32), lost = damaged, ...rest] = ids;
+  const { data } = gateway.settings;
+  await writeFile(join(data, chunkFile(damaged)), origin.fileAt(pathOf(lost)));
+  await writeFile(join(data, chunkFile(lost)), '');
+  await origin.close();
+
+  const offline = await world.gateway(origin, { data });
+  for (const id of rest) expect((await offline.get(pathOf(id))).body).toEqual(origin.fileAt(pathOf(id)));
+  expect((await offline.get(pathOf(damaged))).status).toBe(503);
+  expect((await offline.get(pathOf(lost))).status).toBe(503);
+  expect(await offline.metric('sitecast_cache_damaged_total')).toBe(2);
+  await origin.listen();
+  await until(async () => (await offline.get(pathOf(damaged))).status === 200, 'the origin');
+  expect((await offline.get(pathOf(lost))).body).toEqual(origin.fileAt(pathOf(lost)));
+});
+
+const chunkFile = (id: Uint8Array): string => join('chunks', chunkPath(id));
+
+it('keeps its cache below the bound: the least recently used go first, what a rollout needs never', async () => {
+  const origin = await world.origin();
+  const old = await origin.publishRelease('camera', 1, noise(10 * 16_384, 1));
+  const needed = await origin.publishRelease('camera', 2, noise(4 * 16_384, 2));
+  await origin.startRollout('camera', 2);
+  // Room for ten chunks.
+  const gateway = await world.gateway(origin, { cacheBytes: 10 * 16_500, memoryBytes: 1 });
+  await gateway.get(`targets/${targetPath(origin, 'releases/camera-1.caibx')}`);
+  for (const id of [...needed.ids, ...old.ids]) expect((await gateway.get(pathOf(id))).status).toBe(200);
+  await until(async () => (await cachedFiles(gateway.settings.data)).length >= 8, 'the cache to be written');
+  const kept = await cachedFiles(gateway.settings.data);
+  const sizes = await Promise.all(kept.map(async path => (await stat(path)).size));
+  expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThanOrEqual(10 * 16_500);
+  for (const id of needed.ids) expect(kept.some(path => path.includes(chunkPath(id)))).toBe(true);
+  expect(kept.some(path => path.includes(chunkPath(old.ids.at(-1) ?? Buffer.alloc(32))))).toBe(true);
+  expect(kept.some(path => path.includes(chunkPath(old.ids[0] ?? Buffer.alloc(32))))).toBe(false);
+});
+
+async function cachedFiles(data: string): Promise<string[]> {
+  const names = await readdir(join(data, 'chunks'), { recursive: true });
+  return names.filter(name => name.endsWith('.cacnk')).map(name => join(data, 'chunks', name));
+}
+
+function targetPath({ repository }: FakeOrigin, name: string): string {
+  const digest = repository.targets.targets[name]?.hashes.sha256;
+  const [folder, file] = name.split('/');
+  return `${folder}/${digest}.${file}`;
+}
+
+it('takes in chunks whose record was lost with a kill', async () => {
+  const { origin, ids } = await published(3);
+  const gateway = await world.gateway(origin);
+  for (const id of ids) await gateway.get(pathOf(id));
+  await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 3, 'the cache to be written');
+  await gateway.close();
+  await rm(join(gateway.settings.data, 'state'), { recursive: true });
+  const again = await world.gateway(origin, { data: gateway.settings.data });
+  await until(async () => (await again.metric('sitecast_cache_chunks')) === 3, 'the records');
+  for (const id of ids) await again.get(pathOf(id));
+  expect(origin.count('GET chunks/')).toBe(3);
+});

@@ -1,0 +1,260 @@
+import {
+  type ChunkId,
+  chunkIdFromHex,
+  chunkIdToHex,
+  MAX_CHUNK_BYTES,
+  verifyFrame,
+} from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { LRUCache } from 'lru-cache';
+import pLimit from 'p-limit';
+import type { Log } from '../log.ts';
+import { type RecordChange, type Records, startingWith } from '../storage/records.ts';
+import type { FrameFiles } from './frame-files.ts';
+
+/** Files whose content was checked by this process and that haven't changed since; others are checked when read. */
+const MAX_VERIFIED = 200_000;
+/** How long nothing is cached after the disk was full, or all that is there is needed. */
+const FULL_PAUSE_MS = 10_000;
+/** Evicting goes on until so much is free, so that it isn't done for every chunk: a hundredth of the cache. */
+const HEADROOM = 0.01;
+/** Uses are written down together. */
+const MAX_PENDING_USES = 4096;
+const USES_PER_WRITE = 256;
+
+interface ChunkCacheDeps {
+  files: FrameFiles;
+  records: Records;
+  isPinned: (id: ChunkId) => boolean;
+  maxBytes: number;
+  /** Free space that the file system keeps. */
+  reserveBytes: number;
+  now: () => number;
+  log: Log;
+}
+
+interface Entry {
+  lengthBytes: number;
+  usedMs: number;
+}
+
+/**
+ * Frames on the disk, up to a number of bytes: the least recently used go first, those of rollouts under way never. What
+ * is read is checked against its id, once in the life of the process and again whenever the file has changed.
+ *
+ * Records: `c:ID` → [length, last use], and `u:LAST USE:ID` → length, to go through them in the order of their use.
+ * A file without a record (the process was killed between the two) is taken in by `adopt`; a record without a file is
+ * found out when it's read.
+ */
+export class ChunkCache {
+  readonly #deps: ChunkCacheDeps;
+  readonly #verified = new LRUCache<string, string>({ max: MAX_VERIFIED });
+  readonly #scratch = Buffer.allocUnsafeSlow(MAX_CHUNK_BYTES);
+  readonly #turn = pLimit(1);
+  #uses = new Map<string, number>();
+  #usedBytes = 0;
+  #count = 0;
+  #fullUntilMs = 0;
+  damaged = 0;
+
+  private constructor(deps: ChunkCacheDeps) {
+    this.#deps = deps;
+  }
+
+  static async open(deps: ChunkCacheDeps): Promise<ChunkCache> {
+    const cache = new ChunkCache(deps);
+    for await (const [, value] of deps.records.entries(startingWith('c:'))) {
+      cache.#usedBytes += entryOf(value)?.lengthBytes ?? 0;
+      cache.#count += 1;
+    }
+    return cache;
+  }
+
+  get usedBytes(): number {
+    return this.#usedBytes;
+  }
+  get count(): number {
+    return this.#count;
+  }
+  /** True while nothing is cached, for want of space. */
+  get isFull(): boolean {
+    return this.#deps.now() < this.#fullUntilMs;
+  }
+
+  /** The frame, checked; undefined if it isn't here. */
+  async get(id: ChunkId): Promise<Buffer | undefined> {
+    const found = await this.#deps.files.read(id);
+    if (!found) return undefined;
+    const hex = chunkIdToHex(id);
+    if (this.#verified.get(hex) !== found.stamp) {
+      if (!this.#isRight(id, found.frame)) {
+        this.damaged += 1;
+        this.#deps.log.warn({ id: hex }, 'a cached chunk is damaged; it is deleted');
+        await this.#turn(() => this.#drop(id));
+        return undefined;
+      }
+      this.#verified.set(hex, found.stamp);
+    }
+    this.use(hex);
+    return found.frame;
+  }
+
+  /** Notes that a chunk was used just now. */
+  use(hex: string): void {
+    if (this.#uses.size < MAX_PENDING_USES) this.#uses.set(hex, this.#deps.now());
+  }
+
+  /**
+   * Keeps a frame that the caller has verified, if there's room.
+   * @returns false if there isn't; nothing is thrown for that
+   */
+  async put(id: ChunkId, frame: Uint8Array): Promise<boolean> {
+    if (this.isFull) return false;
+    return this.#turn(async () => {
+      try {
+        if (!(await this.#makeRoom(frame.length))) {
+          this.#pauseCaching('the chunk cache is full of what rollouts need, or the disk is');
+          return false;
+        }
+        const stamp = await this.#deps.files.write(id, frame);
+        this.#verified.set(chunkIdToHex(id), stamp);
+        await this.#record(id, frame.length);
+        return true;
+      } catch (error) {
+        const isFull = error instanceof SitecastError && error.kind === 'noSpace';
+        if (!isFull) this.#deps.log.error({ err: error }, 'a chunk could not be cached');
+        this.#pauseCaching(isFull ? 'the disk is full' : 'the cache cannot be written');
+        await this.#deps.files.remove(id);
+        return false;
+      }
+    });
+  }
+
+  /** Writes down which chunks were used: their turn to be evicted comes later. */
+  async flush(): Promise<void> {
+    const uses = [...this.#uses];
+    this.#uses = new Map();
+    for (let at = 0; at < uses.length; at += USES_PER_WRITE) {
+      await this.#turn(() => this.#touch(uses.slice(at, at + USES_PER_WRITE)));
+    }
+  }
+
+  /** Takes in files that have no record; to be called once, after the start. */
+  async adopt(signal: AbortSignal): Promise<number> {
+    let adopted = 0;
+    for await (const { id, lengthBytes } of this.#deps.files.list()) {
+      if (signal.aborted) break;
+      if ((await this.#deps.records.get(`c:${chunkIdToHex(id)}`)) !== undefined) continue;
+      await this.#turn(() => this.#record(id, lengthBytes));
+      adopted += 1;
+    }
+    return adopted;
+  }
+
+  #isRight(id: ChunkId, frame: Uint8Array): boolean {
+    try {
+      verifyFrame(id, frame, this.#scratch);
+      return true;
+    } catch (error) {
+      if (error instanceof SitecastError) return false;
+      throw error;
+    }
+  }
+
+  async #makeRoom(lengthBytes: number): Promise<boolean> {
+    const { files, maxBytes, reserveBytes } = this.#deps;
+    const freeBytes = await files.freeBytes();
+    const limitBytes = Math.min(maxBytes, this.#usedBytes + freeBytes - reserveBytes);
+    if (this.#usedBytes + lengthBytes <= limitBytes) return true;
+    await this.#evictTo(limitBytes - lengthBytes - Math.floor(limitBytes * HEADROOM));
+    return this.#usedBytes + lengthBytes <= limitBytes;
+  }
+
+  async #evictTo(goalBytes: number): Promise<void> {
+    const { records, isPinned, now } = this.#deps;
+    const uses = new Map(this.#uses);
+    const kept: [string, number][] = [];
+    for await (const [key] of records.entries(startingWith('u:'))) {
+      if (this.#usedBytes <= goalBytes) break;
+      const hex = key.slice(key.lastIndexOf(':') + 1);
+      const id = chunkIdFromHex(hex);
+      // They go to the end, so that the next search doesn't meet them first.
+      if (isPinned(id)) kept.push([hex, now()]);
+      else if (uses.has(hex)) kept.push([hex, uses.get(hex) ?? 0]);
+      else await this.#drop(id);
+      uses.delete(hex);
+    }
+    await this.#touch(kept);
+    for (const [hex] of kept) {
+      if (this.#usedBytes <= goalBytes) break;
+      // Used a moment ago, but if nothing else is left it must go all the same.
+      if (!isPinned(chunkIdFromHex(hex))) await this.#drop(chunkIdFromHex(hex));
+    }
+  }
+
+  async #record(id: ChunkId, lengthBytes: number): Promise<void> {
+    const hex = chunkIdToHex(id);
+    const before = entryOf(await this.#deps.records.get(`c:${hex}`));
+    const changes = [
+      ...removalOf(hex, before),
+      ...entryChanges(hex, { lengthBytes, usedMs: this.#deps.now() }),
+    ];
+    await this.#deps.records.write(changes, false);
+    this.#usedBytes += lengthBytes - (before?.lengthBytes ?? 0);
+    if (!before) this.#count += 1;
+  }
+
+  // The record goes first: if the process is killed in between, `adopt` finds the file.
+  async #drop(id: ChunkId): Promise<void> {
+    const { records, files } = this.#deps;
+    const hex = chunkIdToHex(id);
+    const entry = entryOf(await records.get(`c:${hex}`));
+    if (entry) await records.write([{ key: `c:${hex}`, remove: true }, ...removalOf(hex, entry)], false);
+    await files.remove(id);
+    this.#verified.delete(hex);
+    if (!entry) return;
+    this.#usedBytes -= entry.lengthBytes;
+    this.#count -= 1;
+  }
+
+  async #touch(uses: readonly [hex: string, usedMs: number][]): Promise<void> {
+    const changes: RecordChange[] = [];
+    for (const [hex, usedMs] of uses) {
+      const entry = entryOf(await this.#deps.records.get(`c:${hex}`));
+      if (entry) changes.push(...removalOf(hex, entry), ...entryChanges(hex, { ...entry, usedMs }));
+    }
+    try {
+      await this.#deps.records.write(changes, false);
+    } catch (error) {
+      // Without it just the order of eviction is a little older.
+      if (!(error instanceof SitecastError) || error.kind !== 'noSpace') throw error;
+    }
+  }
+
+  #pauseCaching(why: string): void {
+    const { now, log, maxBytes } = this.#deps;
+    this.#fullUntilMs = now() + FULL_PAUSE_MS;
+    log.warn({ usedBytes: this.#usedBytes, maxBytes }, `${why}: chunks are served without being cached`);
+  }
+}
+
+function entryOf(value: unknown): Entry | undefined {
+  if (!Array.isArray(value)) return undefined;
+  const [lengthBytes, usedMs]: unknown[] = value;
+  return typeof lengthBytes === 'number' && typeof usedMs === 'number' ? { lengthBytes, usedMs } : undefined;
+}
+
+function entryChanges(hex: string, { lengthBytes, usedMs }: Entry): RecordChange[] {
+  return [
+    { key: `c:${hex}`, value: [lengthBytes, usedMs] },
+    { key: useKey(hex, usedMs), value: lengthBytes },
+  ];
+}
+
+function removalOf(hex: string, entry: Entry | undefined): RecordChange[] {
+  return entry ? [{ key: useKey(hex, entry.usedMs), remove: true }] : [];
+}
+
+function useKey(hex: string, usedMs: number): string {
+  return `u:${String(Math.max(0, Math.floor(usedMs))).padStart(16, '0')}:${hex}`;
+}

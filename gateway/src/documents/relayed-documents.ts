@@ -1,0 +1,165 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
+import type { RoleSigners } from '@sitecast/shared/trust';
+import { LRUCache } from 'lru-cache';
+import { z } from 'zod';
+import type { Log } from '../log.ts';
+import { type Records, startingWith } from '../storage/records.ts';
+import { TokenBucket } from '../storage/token-bucket.ts';
+import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
+
+/** Documents of one kind that are kept; further ones are handed through. */
+const MAX_DOCUMENTS = 50_000;
+/** How old what is held may be before the upstream is asked again, if it can be reached. */
+const REFRESH_AFTER_MS = 60_000;
+/** For a document that isn't held at all: how long "there is none", or silence, is remembered. */
+const ABSENT_FOR_MS = 3000;
+const MAX_REMEMBERED = 20_000;
+/** Questions to the upstream, whoever causes them: anybody on the LAN can ask for any id. */
+const ASKS_PER_S = 20;
+const ASKS_BURST = 100;
+
+const heldSchema = z.object({ envelope: envelopeSchema, askedMs: z.number() });
+
+/** One kind of documents that the origin signs about devices. */
+export interface RelayedKind<T> {
+  /** The path below /site/v1/, and the answer's one field. */
+  path: string;
+  field: string;
+  open: (envelope: unknown, signers: RoleSigners) => T;
+  /** Whether one is to take the place of another. */
+  supersedes: (next: T, held: T) => boolean;
+}
+
+interface RelayedDocumentsDeps<T> {
+  kind: RelayedKind<T>;
+  records: Records;
+  upstreams: Pick<SiteUpstreams, 'ask'>;
+  /** Who may sign now, by the mirrored metadata; undefined before there's any. */
+  signers: () => RoleSigners | undefined;
+  now: () => number;
+  log: Log;
+  /** Called with every document that is taken in. */
+  onAccepted?: (document: T) => void;
+}
+
+/** What the origin has signed about devices: verified, kept with the newest of each id, asked for again when it's old. */
+export class RelayedDocuments<T extends { id: string }> {
+  readonly #deps: RelayedDocumentsDeps<T>;
+  readonly #opened = new LRUCache<string, { payload: string; signers: RoleSigners; document: T & object }>({
+    max: MAX_REMEMBERED,
+  });
+  readonly #asking = new Map<string, Promise<void>>();
+  readonly #absent: LRUCache<string, true>;
+  readonly #asks: TokenBucket;
+  #count = 0;
+
+  private constructor(deps: RelayedDocumentsDeps<T>) {
+    this.#deps = deps;
+    this.#absent = new LRUCache({ max: MAX_REMEMBERED, ttl: ABSENT_FOR_MS, perf: { now: deps.now } });
+    this.#asks = new TokenBucket({ perS: ASKS_PER_S, burst: ASKS_BURST, now: deps.now });
+  }
+
+  static async open<T extends { id: string }>(deps: RelayedDocumentsDeps<T>): Promise<RelayedDocuments<T>> {
+    const documents = new RelayedDocuments(deps);
+    for await (const [key] of deps.records.entries(startingWith(''))) if (key !== '') documents.#count += 1;
+    return documents;
+  }
+
+  /**
+   * The newest document about an id, as the origin signed it.
+   * @param isForwarded whether another gateway asks: then nobody else is asked
+   */
+  async get(id: string, { isForwarded }: { isForwarded: boolean }): Promise<Envelope | undefined> {
+    const held = await this.#held(id);
+    const isOld = held === undefined || this.#deps.now() - held.askedMs > REFRESH_AFTER_MS;
+    if (!isForwarded && isOld && !this.#absent.has(id)) await this.#askOnce(id);
+    return (await this.#held(id))?.envelope;
+  }
+
+  /** What is held about an id, asking nobody. */
+  async known(id: string): Promise<T | undefined> {
+    return (await this.#held(id))?.document;
+  }
+
+  /**
+   * Takes a document in, if it's newer than what is held.
+   * @returns what it says
+   * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED; SITECAST_NOT_READY (unreachable) where nobody
+   *   knows yet who may sign; SITECAST_NO_SPACE
+   */
+  async accept(value: unknown): Promise<T> {
+    const { kind, records, now, onAccepted } = this.#deps;
+    const document = kind.open(value, this.#signers());
+    const held = await this.#held(document.id);
+    const isNewer = !held || kind.supersedes(document, held.document);
+    const envelope = isNewer ? envelopeSchema.parse(value) : held.envelope;
+    if (held || this.#count < MAX_DOCUMENTS) {
+      await records.write([{ key: document.id, value: { envelope, askedMs: now() } }], isNewer);
+      if (!held) this.#count += 1;
+    }
+    this.#absent.delete(document.id);
+    if (isNewer) onAccepted?.(document);
+    return document;
+  }
+
+  /** Everything that is held and verifies. */
+  async *all(): AsyncGenerator<T> {
+    for await (const [id] of this.#deps.records.entries(startingWith(''))) {
+      const held = await this.#held(id);
+      if (held) yield held.document;
+    }
+  }
+
+  async #held(id: string): Promise<{ envelope: Envelope; document: T; askedMs: number } | undefined> {
+    const parsed = heldSchema.safeParse(await this.#deps.records.get(id));
+    const signers = this.#deps.signers();
+    if (!parsed.success || !signers) return undefined;
+    const { envelope, askedMs } = parsed.data;
+    const opened = this.#opened.get(id);
+    if (opened?.payload === envelope.payload && opened.signers === signers)
+      return { envelope, askedMs, document: opened.document };
+    try {
+      const document = this.#deps.kind.open(envelope, signers);
+      this.#opened.set(id, { payload: envelope.payload, signers, document });
+      return { envelope, askedMs, document };
+    } catch (error) {
+      // By keys that nobody trusts any more: asked for again.
+      if (error instanceof SitecastError) return undefined;
+      throw error;
+    }
+  }
+
+  async #askOnce(id: string): Promise<void> {
+    const asking = this.#asking.get(id) ?? this.#ask(id).finally(() => this.#asking.delete(id));
+    this.#asking.set(id, asking);
+    await asking;
+  }
+
+  async #ask(id: string): Promise<void> {
+    const { kind, upstreams, log } = this.#deps;
+    if (!this.#asks.take()) return;
+    // Whatever comes, it isn't asked for again at once.
+    this.#absent.set(id, true);
+    try {
+      const { status, json } = await upstreams.ask(`/site/v1/${kind.path}/${id}`);
+      if (status !== 200 || typeof json !== 'object' || json === null) return;
+      const document = await this.accept(Object.getOwnPropertyDescriptor(json, kind.field)?.value);
+      if (document.id !== id)
+        log.warn({ id, kind: kind.field }, 'an upstream gave a document about another id');
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      log.debug({ id, kind: kind.field, code: error.code }, 'an upstream gave no document');
+    }
+  }
+
+  #signers(): RoleSigners {
+    const signers = this.#deps.signers();
+    if (signers) return signers;
+    throw new SitecastError(
+      'unreachable',
+      'SITECAST_NOT_READY',
+      'this gateway has not yet mirrored who may sign this',
+    );
+  }
+}

@@ -1,0 +1,92 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Assignment, readEnrolment } from '@sitecast/shared/fleet';
+import { type Envelope, envelopeSchema, verifyById } from '@sitecast/shared/identity';
+import type { RelayedDocuments } from '../documents/relayed-documents.ts';
+import { notYours } from '../outbox/accept-reports.ts';
+import { TokenBucket, TokenBuckets } from '../storage/token-bucket.ts';
+import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
+
+/** Enrolments that go over the WAN, of one device and of all. */
+const PER_ID = { perS: 0.5, burst: 5 };
+const ALL = { perS: 5, burst: 50 };
+
+interface EnrolmentRelayDeps {
+  upstreams: Pick<SiteUpstreams, 'ask'>;
+  assignments: Pick<RelayedDocuments<Assignment>, 'accept'>;
+  now: () => number;
+}
+
+/** What the origin said: let in, to be accepted by an operator, or not let in. */
+export type RelayedAnswer =
+  | { status: 200; assignment: Envelope }
+  | { status: 202 }
+  | { status: number; problem: { code: string; detail: string } };
+
+/** Passes the enrolments of devices on. They're signed by the newcomer: neither the id nor a token can be used for another. */
+export class EnrolmentRelay {
+  readonly #deps: EnrolmentRelayDeps;
+  readonly #perId: TokenBuckets;
+  readonly #all: TokenBucket;
+
+  constructor(deps: EnrolmentRelayDeps) {
+    this.#deps = deps;
+    this.#perId = new TokenBuckets({ ...PER_ID, now: deps.now });
+    this.#all = new TokenBucket({ ...ALL, now: deps.now });
+  }
+
+  /**
+   * @param sender who signed the request
+   * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_NOT_YOURS, SITECAST_RATE_LIMITED,
+   *   SITECAST_UPSTREAM_UNREACHABLE, SITECAST_UPSTREAM_ANSWER (unreachable)
+   */
+  async relay(sender: string, value: unknown): Promise<RelayedAnswer> {
+    const unverified = readEnrolment(value);
+    const { id, kind } = unverified.document;
+    if (id !== sender) throw notYours(id);
+    if (kind !== 'device')
+      throw new SitecastError('badInput', 'SITECAST_NOT_A_DEVICE', 'a gateway passes on what devices send');
+    if (!this.#perId.take(id) || !this.#all.take())
+      throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many enrolments: try again later');
+    unverified.verify([id], verifyById);
+    const { status, json } = await this.#deps.upstreams.ask('/site/v1/enrolments', {
+      envelope: envelopeSchema.parse(value),
+    });
+    if (status === 202) return { status };
+    if (status === 200) return { status, assignment: await this.#accept(id, json) };
+    return { status, problem: problemOf(json) };
+  }
+
+  async #accept(id: string, json: unknown): Promise<Envelope> {
+    const envelope = envelopeSchema.safeParse(fieldOf(json, 'assignment'));
+    if (!envelope.success) throw wrongAnswer('it holds no assignment');
+    const assignment = await this.#deps.assignments.accept(envelope.data);
+    if (assignment.id !== id) throw wrongAnswer("it is another device's");
+    return envelope.data;
+  }
+}
+
+function problemOf(json: unknown): { code: string; detail: string } {
+  const code = fieldOf(json, 'code');
+  const detail = fieldOf(json, 'detail');
+  return {
+    code:
+      typeof code === 'string' && /^SITECAST_[A-Z_]{1,60}$/.test(code) ? code : 'SITECAST_UPSTREAM_ANSWER',
+    detail:
+      typeof detail === 'string' ? detail.slice(0, 1000) : 'the upstream refused this without saying why',
+  };
+}
+
+/** A member of a JSON object; undefined for anything else. */
+export function fieldOf(json: unknown, name: string): unknown {
+  return typeof json === 'object' && json !== null
+    ? Object.getOwnPropertyDescriptor(json, name)?.value
+    : undefined;
+}
+
+function wrongAnswer(why: string): SitecastError {
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_UPSTREAM_ANSWER',
+    `the upstream's answer is of no use: ${why}`,
+  );
+}

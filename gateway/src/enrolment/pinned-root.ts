@@ -1,0 +1,107 @@
+import { createHash } from 'node:crypto';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { JoinToken } from '@sitecast/shared/fleet';
+import {
+  DEFAULT_TRUST_LIMITS,
+  type MetadataFetcher,
+  type MetadataStore,
+  TufClient,
+} from '@sitecast/shared/trust';
+import type { Log } from '../log.ts';
+import { Backoff, pause } from '../upstream/backoff.ts';
+
+/** How long the first root is looked for before the gateway gives up. */
+const MAX_ATTEMPTS = 8;
+const MIN_BACKOFF_MS = 250;
+const MAX_BACKOFF_MS = 8000;
+
+interface PinnedRootDeps {
+  store: MetadataStore;
+  /** The bytes of --root FILE. */
+  rootFile: Uint8Array | undefined;
+  token: JoinToken | undefined;
+  upstreams: readonly { url: string; metadata: MetadataFetcher }[];
+  nowMs: number;
+  log: Log;
+  signal: AbortSignal;
+}
+
+/**
+ * Sees to it that trust has begun: with the data directory's root, else with --root, else with the first root whose hash
+ * the join token names. There's no trust on first use.
+ * @throws SITECAST_ROOT_DIFFERS (conflict), SITECAST_ROOT_MISSING (badInput), SITECAST_UPSTREAM_UNREACHABLE
+ */
+export async function pinRoot(deps: PinnedRootDeps): Promise<void> {
+  const { store, rootFile, nowMs } = deps;
+  if (rootFile) {
+    if ((await TufClient.init(store, rootFile, nowMs)) === 'other') throw differs();
+    return;
+  }
+  if (await isBegun(deps)) return;
+  if (!deps.token)
+    throw new SitecastError('badInput', 'SITECAST_ROOT_MISSING', 'nothing says whom to trust', {
+      hint: 'Give --root FILE (the root.json of your operator), or --token with a join token.',
+    });
+  await TufClient.init(store, await fetchFirstRoot(deps, deps.token), nowMs);
+}
+
+async function isBegun({ store, upstreams, nowMs }: PinnedRootDeps): Promise<boolean> {
+  const [first] = upstreams;
+  if (!first) return false;
+  try {
+    await TufClient.open({ store, fetcher: first.metadata, now: () => nowMs });
+    return true;
+  } catch (error) {
+    if (error instanceof SitecastError && error.code === 'SITECAST_TRUST_UNINITIALISED') return false;
+    throw error;
+  }
+}
+
+async function fetchFirstRoot(
+  { upstreams, log, signal }: PinnedRootDeps,
+  { rootSha256 }: JoinToken,
+): Promise<Uint8Array> {
+  const backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
+  for (let attempt = 1; attempt <= MAX_ATTEMPTS && !signal.aborted; attempt += 1) {
+    for (const { url, metadata } of upstreams) {
+      const bytes = await fetchRoot(metadata, url, log, signal);
+      if (bytes === undefined) continue;
+      if (createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;
+      log.warn({ upstream: url }, 'an upstream gave another first root than the join token names');
+    }
+    await pause(backoff.next(), signal);
+  }
+  throw new SitecastError(
+    'unreachable',
+    'SITECAST_UPSTREAM_UNREACHABLE',
+    'no upstream gave the root that the join token names',
+    { hint: 'Is the origin running, and reachable from here? Is it the one that made the token?' },
+  );
+}
+
+async function fetchRoot(
+  metadata: MetadataFetcher,
+  url: string,
+  log: Log,
+  signal: AbortSignal,
+): Promise<Uint8Array | undefined> {
+  try {
+    return await metadata.fetch('1.root.json', { maxBytes: DEFAULT_TRUST_LIMITS.maxRootBytes, signal });
+  } catch (error) {
+    if (!(error instanceof SitecastError)) throw error;
+    log.warn(
+      { upstream: url, code: error.code, detail: error.message },
+      'an upstream did not give the first root',
+    );
+    return undefined;
+  }
+}
+
+function differs(): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_ROOT_DIFFERS',
+    'the data directory was begun with another root than --root gives',
+    { hint: 'Give the same root, none at all, or another --data.' },
+  );
+}

@@ -1,0 +1,201 @@
+import { createHash } from 'node:crypto';
+import { failover } from '@sitecast/shared/content';
+import type { SitecastError } from '@sitecast/shared/errors';
+import { type FoundTarget, TufClient } from '@sitecast/shared/trust';
+import { ChunkCache } from './chunks/chunk-cache.ts';
+import { ChunkService } from './chunks/chunk-service.ts';
+import { NamedChunks } from './chunks/named-chunks.ts';
+import { restingLiar } from './chunks/resting-liar.ts';
+import { createApp, type GatewayApp } from './http/app.ts';
+import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
+import type { Log } from './log.ts';
+import { Follower } from './mirror/follower.ts';
+import { Mirror } from './mirror/mirror.ts';
+import type { MirrorSet } from './mirror/mirror-set.ts';
+import { RootHistory } from './mirror/root-history.ts';
+import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
+import { TargetFiles } from './mirror/target-files.ts';
+import type { GatewayParts } from './parts.ts';
+import { countDevices, openSite } from './site.ts';
+import { pause } from './upstream/backoff.ts';
+
+/** How often the order of uses in the chunk cache is written down. */
+const FLUSH_EVERY_MS = 10_000;
+/** After a part of the gateway failed without a reason of Sitecast's, how soon it's started again. */
+const RESTART_AFTER_MS = 1000;
+
+/** The rooms of a gateway, joined: what each of them does, it does alone. */
+export class Gateway {
+  readonly app: GatewayApp;
+  readonly handleChunk: ChunkHandler;
+  readonly #parts: GatewayParts;
+  readonly #tasks: Record<string, (signal: AbortSignal) => Promise<void>>;
+  readonly #cache: ChunkCache;
+
+  private constructor(
+    parts: GatewayParts,
+    rooms: {
+      app: GatewayApp;
+      handleChunk: ChunkHandler;
+      cache: ChunkCache;
+      tasks: Record<string, (signal: AbortSignal) => Promise<void>>;
+    },
+  ) {
+    this.#parts = parts;
+    this.app = rooms.app;
+    this.handleChunk = rooms.handleChunk;
+    this.#cache = rooms.cache;
+    this.#tasks = rooms.tasks;
+  }
+
+  /** Takes up what the data directory holds; makes no request. */
+  static async open(parts: GatewayParts): Promise<Gateway> {
+    const mirrored = await openMirror(parts);
+    const { mirror } = mirrored;
+    const site = await openSite(parts, mirror);
+    const { cache, chunks } = await openChunks(parts, mirrored.named);
+    let isCounted = false;
+    mirrored.onServed.push(({ rollouts, rolloutsSigners }) => {
+      site.revocations.follow(rollouts);
+      if (isCounted || !rolloutsSigners) return;
+      isCounted = true;
+      countDevices(site).catch((error: unknown) =>
+        parts.log.error({ err: error }, 'the devices of the site could not be counted'),
+      );
+    });
+    await mirrored.synchroniser.load();
+
+    const { metrics, now, log } = parts;
+    const app = createApp({
+      ...site,
+      mirror,
+      targets: mirrored.targets,
+      fetchTarget: mirrored.fetchTarget,
+      metrics,
+      now,
+      log,
+    });
+    const handleChunk = chunkHandler({
+      chunks,
+      onAnswer: (status, sentBytes) => metrics.chunkAnswered(status, sentBytes),
+      log,
+    });
+    metrics.watch({
+      chunkCounts: () => chunks.counts,
+      cache: () => cache,
+      namedChunks: () => mirrored.named.size,
+      outbox: () => site.outbox,
+      mirrorSet: () => mirror.current,
+      isMirrorComplete: () => mirror.isComplete,
+      waiters: () => mirror.waiters,
+      devices: () => site.devices.total,
+      lastContactMs: () => mirrored.follower.lastContactMs,
+      isEnrolled: () => site.own.state === 'enrolled',
+      now,
+    });
+    const tasks = {
+      follow: (signal: AbortSignal) => mirrored.follower.run(signal),
+      enrol: (signal: AbortSignal) => site.own.run(signal),
+      sendReports: (signal: AbortSignal) => site.sender.run(signal),
+      sendProgress: (signal: AbortSignal) => site.progress.run(signal),
+      keepCache: (signal: AbortSignal) => keepCache(cache, log, signal),
+    };
+    return new Gateway(parts, { app, handleChunk, cache, tasks });
+  }
+
+  /** Works until the signal comes, and all of it has stopped. */
+  async run(signal: AbortSignal): Promise<void> {
+    await Promise.all(
+      Object.entries(this.#tasks).map(async ([name, run]) => {
+        while (!signal.aborted) {
+          try {
+            await run(signal);
+          } catch (error) {
+            this.#parts.log.error(
+              { err: error, part: name },
+              'a part of the gateway failed; it starts again',
+            );
+          }
+          await pause(RESTART_AFTER_MS, signal);
+        }
+      }),
+    );
+  }
+
+  /** Writes down what may be lost, but better isn't. */
+  async flush(): Promise<void> {
+    await this.#cache.flush();
+  }
+}
+
+async function openMirror(parts: GatewayParts) {
+  const { upstreams, trustStore, mirrorStore, token, settings, metrics, now, log } = parts;
+  const switchable = new SwitchableFetcher();
+  const client = await TufClient.open({ store: trustStore, fetcher: switchable, now });
+  const mirror = new Mirror();
+  const onRefused = (url: string, error: SitecastError): void => metrics.refused(url, error.code);
+  const targets = new TargetFiles({ store: mirrorStore, upstreams, log, onRefused });
+  const named = new NamedChunks({ local: target => targets.local(target), log });
+  const roots = new RootHistory({
+    mirror,
+    store: mirrorStore,
+    isRightFirst: bytes => !token || createHash('sha256').update(bytes).digest('hex') === token.rootSha256,
+  });
+  const onServed: ((set: MirrorSet) => void)[] = [];
+  const synchroniser = new Synchroniser({
+    client,
+    switchable,
+    upstreams,
+    mirror,
+    store: mirrorStore,
+    targets,
+    roots,
+    log,
+    onRefused,
+    beforeSwap: set => named.follow(set),
+    afterSwap: set => {
+      for (const follow of onServed) follow(set);
+    },
+  });
+  const follower = new Follower({ synchroniser, upstreams, now, log, pollMs: settings.poll });
+  const fetchTarget = async (target: FoundTarget): Promise<Uint8Array> => {
+    const bytes = await targets.get(target);
+    if (target.name.endsWith('.caibx')) await named.add(target);
+    return bytes;
+  };
+  return { mirror, targets, named, synchroniser, follower, fetchTarget, onServed };
+}
+
+async function openChunks(
+  { frames, records, settings, upstreams, metrics, now, log }: GatewayParts,
+  named: NamedChunks,
+) {
+  const cache = await ChunkCache.open({
+    files: frames,
+    records: records('chunks'),
+    isPinned: id => named.isPinned(id),
+    maxBytes: settings.cacheBytes,
+    reserveBytes: settings.reserve,
+    now,
+    log,
+  });
+  const onRefused = (url: string, error: SitecastError): void => {
+    metrics.refused(url, error.code);
+    log.warn({ upstream: url, code: error.code, ...error.data }, 'an upstream gave a wrong chunk');
+  };
+  const upstream = failover(upstreams.map(({ chunks }) => restingLiar(chunks, onRefused)));
+  const chunks = new ChunkService({
+    named,
+    cache,
+    upstream,
+    onUpstreamBytes: lengthBytes => metrics.received('chunks', lengthBytes),
+    memoryBytes: settings.memoryBytes,
+  });
+  return { cache, chunks };
+}
+
+async function keepCache(cache: ChunkCache, log: Log, signal: AbortSignal): Promise<void> {
+  const adopted = await cache.adopt(signal);
+  if (adopted > 0) log.info({ adopted }, 'cached chunks without a record were taken in');
+  while (await pause(FLUSH_EVERY_MS, signal)) await cache.flush();
+}

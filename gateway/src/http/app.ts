@@ -1,0 +1,86 @@
+import { OpenAPIHono, z } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { SITECAST_VERSION } from '@sitecast/shared/version';
+import type { MiddlewareHandler } from 'hono';
+import type { Log } from '../log.ts';
+import type { GatewayEnv } from './context.ts';
+import type { AppDeps } from './deps.ts';
+import { asSitecastError, problemResponse, statusOf } from './problem.ts';
+import { healthRoutes } from './routes/health.ts';
+import { repositoryRoutes } from './routes/repository.ts';
+import { siteRoutes } from './routes/site.ts';
+
+export type GatewayApp = OpenAPIHono<GatewayEnv>;
+
+/** The gateway's HTTP side: every route, described at /openapi.json; every error a problem+json. */
+export function createApp(deps: AppDeps): GatewayApp {
+  const app: GatewayApp = new OpenAPIHono<GatewayEnv>({
+    defaultHook: result => {
+      if (result.success) return;
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_REQUEST_INVALID',
+        `the request is invalid: ${z.prettifyError(result.error).slice(0, 2000)}`,
+      );
+    },
+  });
+  app.use(deps.metrics.middleware());
+  app.use(requestLog(deps.log));
+  healthRoutes(app, deps);
+  repositoryRoutes(app, deps);
+  siteRoutes(app, deps);
+  const info = { title: 'Sitecast gateway', version: SITECAST_VERSION };
+  app.doc31('/openapi.json', { openapi: '3.1.0', info });
+  refuseOtherMethods(app);
+
+  app.notFound(c => {
+    const path = JSON.stringify(c.req.path.slice(0, 200));
+    return problemResponse(new SitecastError('notFound', 'SITECAST_NOT_FOUND', `there is no ${path}`));
+  });
+  app.onError((thrown, c) => {
+    const error = asSitecastError(thrown);
+    const status = statusOf(error);
+    const fields = { method: c.req.method, path: c.req.path.slice(0, 300), code: error.code };
+    if (status === 500) deps.log.error({ ...fields, err: thrown }, 'a request failed');
+    else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
+    // What was left of the body isn't waited for.
+    return problemResponse(error, status === 413 ? { connection: 'close' } : {});
+  });
+  return app;
+}
+
+/** 405 with the methods that a path does have (RFC 9110, 15.5.6). */
+function refuseOtherMethods(app: GatewayApp): void {
+  const methods = new Map<string, Set<string>>();
+  for (const { path, method } of app.routes) {
+    if (method === 'ALL') continue;
+    const known = methods.get(path) ?? new Set();
+    known.add(method);
+    if (method === 'GET') known.add('HEAD');
+    methods.set(path, known);
+  }
+  for (const [path, known] of methods) {
+    const allow = [...known].sort().join(', ');
+    app.all(path, c =>
+      problemResponse(
+        new SitecastError('badInput', 'SITECAST_METHOD_NOT_ALLOWED', `${c.req.method} isn't possible here`, {
+          data: { allow: [...known] },
+        }),
+        { allow },
+      ),
+    );
+  }
+}
+
+function requestLog(log: Log): MiddlewareHandler<GatewayEnv> {
+  return async (c, next) => {
+    const begin = performance.now();
+    await next();
+    const { method, path } = c.req;
+    const ms = Math.round(performance.now() - begin);
+    log.debug(
+      { method, path: path.slice(0, 300), status: c.res.status, ms, sender: c.get('sender') },
+      'request',
+    );
+  };
+}

@@ -1,0 +1,160 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { ChunkService } from '../chunks/chunk-service.ts';
+import type { Log } from '../log.ts';
+import { MemoryBudget } from './budget.ts';
+import { FORWARDED_HEADER } from './context.ts';
+import { asSitecastError, problemResponse, statusOf } from './problem.ts';
+import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';
+
+/** Frames that are on their way to slow readers; who comes beyond that is asked to come again. */
+const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
+const PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
+
+interface ChunkHandlerDeps {
+  chunks: Pick<ChunkService, 'isNamed' | 'inMemory' | 'get'>;
+  onAnswer: (status: number, sentBytes: number) => void;
+  log: Log;
+  maxMemoryBytes?: number;
+}
+
+/** @returns false if the request isn't for a chunk: then somebody else answers it */
+export type ChunkHandler = (request: IncomingMessage, response: ServerResponse) => boolean;
+
+/**
+ * Answers GET and HEAD for /chunks/, the one thing that a gateway does thousands of times a second: straight on node's own
+ * objects, each frame from the buffer that all its readers share. All other paths go the usual way.
+ */
+export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
+  const memory = new MemoryBudget(deps.maxMemoryBytes ?? MAX_RESPONSE_MEMORY_BYTES);
+  return (request, response) => {
+    const hex = PATH.exec(request.url ?? '')?.[2];
+    if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
+    const id = Buffer.from(hex, 'hex');
+    const found = deps.chunks.isNamed(id) ? deps.chunks.inMemory(hex) : undefined;
+    if (found) {
+      send(deps, memory, request, response, found);
+      return true;
+    }
+    const isForwarded = request.headers[FORWARDED_HEADER] !== undefined;
+    deps.chunks.get(id, { isForwarded }).then(
+      frame => {
+        if (frame) send(deps, memory, request, response, frame);
+        else refuse(deps, response, notFound(hex));
+      },
+      (error: unknown) => refuse(deps, response, upstreamFailure(error)),
+    );
+    return true;
+  };
+}
+
+function send(
+  deps: ChunkHandlerDeps,
+  memory: MemoryBudget,
+  request: IncomingMessage,
+  response: ServerResponse,
+  frame: Buffer,
+): void {
+  if (response.destroyed) return;
+  const etag = etagOfFrame(frame);
+  const { headers } = request;
+  if (headers['if-none-match'] !== undefined && matches(headers['if-none-match'], etag)) {
+    response.writeHead(304, ['etag', etag, 'cache-control', IMMUTABLE]).end();
+    deps.onAnswer(304, 0);
+    return;
+  }
+  const range = rangeOf(
+    { range: headers.range, ifRange: headers['if-range']?.toString() },
+    etag,
+    frame.length,
+  );
+  if (range === 'unsatisfiable') {
+    response.setHeader('content-range', `bytes */${frame.length}`);
+    refuse(deps, response, rangeError(frame.length));
+    return;
+  }
+  const body = range ? frame.subarray(range.start, range.end + 1) : frame;
+  if (!memory.take(body.length)) {
+    refuse(
+      deps,
+      response,
+      new SitecastError('unreachable', 'SITECAST_BUSY', 'the gateway sends all it can hold'),
+    );
+    return;
+  }
+  response.once('close', () => memory.giveBack(body.length));
+  const fields = [
+    'content-type',
+    'application/octet-stream',
+    'cache-control',
+    IMMUTABLE,
+    'accept-ranges',
+    'bytes',
+    'x-content-type-options',
+    'nosniff',
+    'etag',
+    etag,
+    'content-length',
+    String(body.length),
+  ];
+  if (range) fields.push('content-range', `bytes ${range.start}-${range.end}/${frame.length}`);
+  response.writeHead(range ? 206 : 200, fields);
+  const isHead = request.method === 'HEAD';
+  if (isHead) response.end();
+  else response.end(body);
+  deps.onAnswer(range ? 206 : 200, isHead ? 0 : body.length);
+}
+
+/** One chunk may be compressed in several ways: length and last bytes tell frames apart, without hashing them. */
+function etagOfFrame(frame: Buffer): string {
+  return `"${frame.length.toString(16)}-${frame.toString('hex', Math.max(0, frame.length - 12))}"`;
+}
+
+function matches(header: string, etag: string): boolean {
+  return header.split(',').some(part => {
+    const tag = part.trim();
+    return tag === '*' || tag === etag || tag === `W/${etag}`;
+  });
+}
+
+function notFound(hex: string): SitecastError {
+  return new SitecastError(
+    'notFound',
+    'SITECAST_CHUNK_NOT_FOUND',
+    'no index that is mirrored here names this chunk',
+    {
+      data: { id: hex },
+    },
+  );
+}
+
+function refuse(deps: ChunkHandlerDeps, response: ServerResponse, thrown: unknown): void {
+  if (response.destroyed) return;
+  const error = asSitecastError(thrown);
+  const status = statusOf(error);
+  if (status >= 500)
+    deps.log.warn(
+      error.code === 'SITECAST_INTERNAL' ? { err: thrown } : { code: error.code, detail: error.message },
+      'a chunk could not be served',
+    );
+  deps.onAnswer(status, 0);
+  const problem = problemResponse(error);
+  problem.headers.forEach((value, name) => response.setHeader(name, value));
+  problem.text().then(
+    text => response.writeHead(status).end(text),
+    // A text that was just made can't fail; if it does, the reader must not hang.
+    () => response.destroy(),
+  );
+}
+
+// A chunk that an index names but no upstream gives is missing for the moment: 404 would say for good.
+function upstreamFailure(error: unknown): unknown {
+  if (!(error instanceof SitecastError) || error.code === 'SITECAST_BUSY') return error;
+  if (error.code === 'SITECAST_NO_SPACE') return error;
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_CHUNK_UNAVAILABLE',
+    'this chunk is not here yet, and no upstream gives it',
+    { cause: error, data: error.data },
+  );
+}

@@ -1,0 +1,29 @@
+import type { Acknowledgement, Assignment } from '@sitecast/shared/fleet';
+import type { FoundTarget } from '@sitecast/shared/trust';
+import type { RelayedDocuments } from '../documents/relayed-documents.ts';
+import type { EnrolmentRelay } from '../enrolment/enrolment-relay.ts';
+import type { Leases } from '../leases/leases.ts';
+import type { Log } from '../log.ts';
+import type { Mirror } from '../mirror/mirror.ts';
+import type { TargetFiles } from '../mirror/target-files.ts';
+import type { ReportDesk } from '../outbox/accept-reports.ts';
+import type { ProgressRelay } from '../progress/progress-relay.ts';
+import type { Metrics } from './metrics.ts';
+
+/** What the routes call. */
+export interface AppDeps {
+  mirror: Mirror;
+  targets: Pick<TargetFiles, 'local'>;
+  /** Fetches a mirrored file that isn't here. */
+  fetchTarget: (target: FoundTarget) => Promise<Uint8Array>;
+  assignments: RelayedDocuments<Assignment>;
+  acknowledgements: RelayedDocuments<Acknowledgement>;
+  enrolments: EnrolmentRelay;
+  reports: ReportDesk;
+  progress: ProgressRelay;
+  leases: Leases;
+  isRevoked: (id: string) => boolean;
+  metrics: Metrics;
+  now: () => number;
+  log: Log;
+}

@@ -1,0 +1,193 @@
+import type { MiddlewareHandler } from 'hono';
+import { routePath } from 'hono/route';
+import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client';
+import type { ChunkCounts } from '../chunks/chunk-service.ts';
+import type { MirrorSet } from '../mirror/mirror-set.ts';
+import type { GatewayEnv } from './context.ts';
+
+/** What is asked at each scrape. */
+export interface MetricsSource {
+  chunkCounts: () => ChunkCounts;
+  cache: () => { usedBytes: number; count: number; isFull: boolean; damaged: number };
+  namedChunks: () => number;
+  outbox: () => { length: number; bytes: number; deadLetters: number };
+  mirrorSet: () => MirrorSet | undefined;
+  isMirrorComplete: () => boolean;
+  waiters: () => number;
+  devices: () => number;
+  /** When the upstreams were last reached, milliseconds since 1970. */
+  lastContactMs: () => number | undefined;
+  isEnrolled: () => boolean;
+  now: () => number;
+}
+
+type UpstreamKind = 'metadata' | 'targets' | 'chunks' | 'site';
+
+/** What Prometheus scrapes at /metrics. */
+export class Metrics {
+  readonly #registry = new Registry();
+  readonly #requests: Counter<'method' | 'route' | 'status'>;
+  readonly #wanBytes: Counter<'kind'>;
+  readonly #lanBytes: Counter<'kind'>;
+  readonly #refused: Counter<'upstream' | 'code'>;
+
+  constructor() {
+    const registers = [this.#registry];
+    collectDefaultMetrics({ register: this.#registry });
+    this.#requests = new Counter({
+      name: 'sitecast_http_requests_total',
+      help: 'Requests answered.',
+      labelNames: ['method', 'route', 'status'],
+      registers,
+    });
+    this.#wanBytes = new Counter({
+      name: 'sitecast_wan_received_bytes_total',
+      help: 'Bytes of files and answers that came from upstream, without protocol overhead.',
+      labelNames: ['kind'],
+      registers,
+    });
+    this.#lanBytes = new Counter({
+      name: 'sitecast_lan_sent_bytes_total',
+      help: 'Bytes of files handed out, without protocol overhead.',
+      labelNames: ['kind'],
+      registers,
+    });
+    this.#refused = new Counter({
+      name: 'sitecast_upstream_refused_total',
+      help: 'What upstreams gave and was refused: wrong signatures, hashes, lengths.',
+      labelNames: ['upstream', 'code'],
+      registers,
+    });
+  }
+
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  received(kind: UpstreamKind, lengthBytes: number): void {
+    this.#wanBytes.inc({ kind }, lengthBytes);
+  }
+
+  sent(kind: UpstreamKind, lengthBytes: number): void {
+    this.#lanBytes.inc({ kind }, lengthBytes);
+  }
+
+  refused(upstream: string, code: string): void {
+    this.#refused.inc({ upstream, code });
+  }
+
+  chunkAnswered(status: number, sentBytes: number): void {
+    this.#requests.inc({ method: 'GET', route: '/chunks/:folder/:name', status: String(status) });
+    if (sentBytes > 0) this.sent('chunks', sentBytes);
+  }
+
+  /** Counts every request, under the pattern of its route: paths are a stranger's choice. */
+  middleware(): MiddlewareHandler<GatewayEnv> {
+    return async (c, next) => {
+      await next();
+      const route = routePath(c, -1);
+      this.#requests.inc({ method: methodLabel(c.req.method), route, status: String(c.res.status) });
+    };
+  }
+
+  /** Adds what is asked at each scrape. */
+  watch(source: MetricsSource): void {
+    this.#watchChunks(source);
+    this.#watchMirror(source);
+    this.#gauge('sitecast_outbox_reports', 'Reports that wait for the origin.', () => source.outbox().length);
+    this.#gauge('sitecast_outbox_bytes', 'Their weight, about.', () => source.outbox().bytes);
+    this.#gauge(
+      'sitecast_outbox_rejected',
+      'Reports that the origin refused, kept.',
+      () => source.outbox().deadLetters,
+    );
+    this.#gauge('sitecast_devices', 'Devices that this gateway knows an assignment of.', source.devices);
+    this.#gauge('sitecast_enrolled', '1 once this gateway is enrolled.', () => Number(source.isEnrolled()));
+    this.#gauge(
+      'sitecast_upstream_contact_age_seconds',
+      'Since an upstream was last followed; -1 if never.',
+      () => {
+        const lastMs = source.lastContactMs();
+        return lastMs === undefined ? -1 : (source.now() - lastMs) / 1000;
+      },
+    );
+  }
+
+  #watchChunks({ chunkCounts, cache, namedChunks }: MetricsSource): void {
+    const hits = new Gauge({
+      name: 'sitecast_chunks_found_total',
+      help: 'Chunks asked for, by where they were found.',
+      labelNames: ['where'],
+      registers: [this.#registry],
+      collect() {
+        const { memoryHits, diskHits, upstreamFetches } = chunkCounts();
+        this.set({ where: 'memory' }, memoryHits);
+        this.set({ where: 'disk' }, diskHits);
+        this.set({ where: 'upstream' }, upstreamFetches);
+      },
+    });
+    hits.reset();
+    this.#gauge('sitecast_cache_bytes', 'Bytes of cached chunks.', () => cache().usedBytes);
+    this.#gauge('sitecast_cache_chunks', 'Cached chunks.', () => cache().count);
+    this.#gauge('sitecast_cache_full', '1 while chunks are served without being cached.', () =>
+      Number(cache().isFull),
+    );
+    this.#gauge(
+      'sitecast_cache_damaged_total',
+      'Cached chunks found damaged, and deleted.',
+      () => cache().damaged,
+    );
+    this.#gauge('sitecast_named_chunks', 'Chunks that mirrored indexes name.', namedChunks);
+  }
+
+  #watchMirror({ mirrorSet, isMirrorComplete, waiters, now }: MetricsSource): void {
+    this.#gauge('sitecast_mirror_complete', '1 while a complete, verified set is served.', () =>
+      Number(isMirrorComplete()),
+    );
+    this.#gauge('sitecast_waiting_devices', 'Devices that wait for a new timestamp.', waiters);
+    const registers = [this.#registry];
+    const versions = new Gauge({
+      name: 'sitecast_role_version',
+      help: 'Version of a role of the served metadata.',
+      labelNames: ['role'],
+      registers,
+      collect() {
+        for (const { role, version } of mirrorSet()?.roles ?? []) this.set({ role }, version);
+      },
+    });
+    const expiry = new Gauge({
+      name: 'sitecast_role_expires_in_seconds',
+      help: 'Seconds until a role of the served metadata expires; negative afterwards.',
+      labelNames: ['role'],
+      registers,
+      collect() {
+        for (const { role, expires } of mirrorSet()?.roles ?? [])
+          this.set({ role }, Math.round((Date.parse(expires) - now()) / 1000));
+      },
+    });
+    versions.reset();
+    expiry.reset();
+  }
+
+  #gauge(name: string, help: string, value: () => number): void {
+    const gauge = new Gauge({
+      name,
+      help,
+      registers: [this.#registry],
+      collect() {
+        this.set(value());
+      },
+    });
+    gauge.set(0);
+  }
+}
+
+const METHODS = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE']);
+
+function methodLabel(method: string): string {
+  return METHODS.has(method) ? method : 'other';
+}

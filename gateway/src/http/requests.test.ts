@@ -1,0 +1,157 @@
+import { connect } from 'node:net';
+import { signRequest } from '@sitecast/shared/http-signature';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import type { FakeOrigin } from '../testing/fake-origin.ts';
+import { type TestGateway, TestWorld } from '../testing/gateways.ts';
+import { removeTemporaryDirectories, TestDevice } from '../testing/world.ts';
+import { MAX_BODY_BYTES } from './signed.ts';
+
+const world = new TestWorld();
+let origin: FakeOrigin;
+let gateway: TestGateway;
+beforeAll(async () => {
+  origin = await world.origin();
+  await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'a release '));
+  await origin.startRollout('camera', 1);
+  gateway = await world.gateway(origin);
+});
+afterAll(async () => {
+  await world.closeAll();
+  await removeTemporaryDirectories();
+});
+
+interface Operation {
+  method: string;
+  path: string;
+}
+
+async function operations(): Promise<Operation[]> {
+  const document: { paths: Record<string, Record<string, unknown>> } = JSON.parse(
+    (await gateway.get('openapi.json')).body.toString(),
+  );
+  return Object.entries(document.paths).flatMap(([path, methods]) =>
+    Object.keys(methods).map(method => ({ method: method.toUpperCase(), path })),
+  );
+}
+
+const NASTY = [
+  '..%2f..%2f..%2fetc%2fpasswd',
+  '%00',
+  '%ff%fe',
+  '__proto__',
+  'constructor',
+  'a'.repeat(5000),
+  '12D3KooW%20',
+  '0'.repeat(64),
+];
+const BODIES = [
+  '',
+  '{',
+  'null',
+  '[]',
+  '{}',
+  '"text"',
+  '{"__proto__":{"a":1}}',
+  '{"reports":[],"envelope":null,"progress":{},"id":7}',
+  '{"reports":[{"payload":1}],"envelope":{"payload":"","payloadType":"","signatures":[]}}',
+  `{"a":${'['.repeat(5000)}${']'.repeat(5000)}}`,
+];
+
+it('refuses malformed requests on every route it describes, with a problem and a stable code', async () => {
+  const device = new TestDevice();
+  const all = await operations();
+  expect(all.length).toBeGreaterThan(10);
+  for (const { method, path } of all) {
+    const parts = path.match(/\{\w+\}/g)?.length ?? 0;
+    const urls = parts === 0 ? [path] : NASTY.map(value => path.replace(/\{\w+\}/g, value));
+    for (const url of urls) {
+      const bodies = method === 'POST' ? BODIES : [undefined];
+      for (const body of bodies) {
+        const unsigned = await fetch(gateway.url + url, {
+          method,
+          ...(body === undefined ? {} : { body, headers: { 'content-type': 'application/json' } }),
+        });
+        expect([method, url, body, unsigned.status < 500]).toEqual([method, url, body, true]);
+        if (parts > 0 || method === 'POST') await expectProblem(unsigned);
+        else await unsigned.arrayBuffer();
+        if (body === undefined) continue;
+        const signed = await device.postBytes(gateway.url + url, Buffer.from(body));
+        expect([url, body, signed.status >= 400 && signed.status < 500]).toEqual([url, body, true]);
+      }
+    }
+    const wrong = await fetch(gateway.url + (urls[0] ?? ''), { method: 'DELETE' });
+    expect([404, 405, 400]).toContain(wrong.status);
+    await expectProblem(wrong);
+  }
+});
+
+async function expectProblem(response: Response): Promise<void> {
+  expect(response.headers.get('content-type')).toBe('application/problem+json');
+  const problem: Record<string, unknown> = JSON.parse(await response.text());
+  expect(problem).toMatchObject({ type: 'about:blank', status: response.status });
+  expect(problem.code).toMatch(/^SITECAST_[A-Z_]+$/);
+}
+
+it('takes a body of the longest length that is allowed, and not a byte more', async () => {
+  const device = new TestDevice();
+  const url = `${gateway.url}/site/v1/progress`;
+  const padded = (lengthBytes: number) => {
+    const frame = JSON.stringify({ pad: '' }).length;
+    return { pad: 'x'.repeat(lengthBytes - frame) };
+  };
+  expect((await device.post(url, padded(MAX_BODY_BYTES))).json).toMatchObject({
+    code: 'SITECAST_REQUEST_INVALID',
+  });
+  expect(await device.post(url, padded(MAX_BODY_BYTES + 1))).toMatchObject({
+    status: 413,
+    json: { code: 'SITECAST_BODY_TOO_LARGE' },
+  });
+});
+
+it('ends a body that never ends, and a request that is none', async () => {
+  const { port } = new URL(gateway.url);
+  const say = (head: string, isEndless: boolean) =>
+    new Promise<string>(resolve => {
+      const socket = connect(Number(port), '127.0.0.1');
+      let heard = '';
+      let sentBytes = 0;
+      const more = (): void => {
+        while (!socket.destroyed && sentBytes < 64 * MAX_BODY_BYTES) {
+          sentBytes += 65_536;
+          if (!socket.write(`10000\r\n${'x'.repeat(65_536)}\r\n`)) {
+            socket.once('drain', more);
+            return;
+          }
+        }
+      };
+      socket.on('data', data => {
+        heard += data.toString();
+      });
+      // What's of interest is what was heard before.
+      socket.on('error', () => undefined);
+      socket.on('close', () => resolve(heard));
+      socket.write(head);
+      if (isEndless) more();
+    });
+  const head =
+    'POST /site/v1/reports HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n';
+  expect(await say(head, true)).toContain(' 413 ');
+  expect(await say('NONSENSE\r\n\r\n', false)).toContain(' 400 ');
+  expect(await say(`GET /healthz HTTP/1.1\r\nx: ${'a'.repeat(40_000)}\r\n\r\n`, false)).toContain(' 431 ');
+  expect((await gateway.get('healthz')).status).toBe(200);
+});
+
+it('refuses a signed request that comes a second time', async () => {
+  const device = new TestDevice();
+  const body = Buffer.from(JSON.stringify({ reports: [await device.report()] }));
+  const url = `${gateway.url}/site/v1/reports`;
+  const headers = {
+    'content-type': 'application/json',
+    ...(await signRequest({ method: 'POST', url, body }, device.identity, Date.now())),
+  };
+  const send = () => fetch(url, { method: 'POST', body, headers });
+  expect((await send()).status).toBe(202);
+  const again = await send();
+  expect(again.status).toBe(401);
+  expect(JSON.parse(await again.text())).toMatchObject({ code: 'SITECAST_REQUEST_REPLAYED' });
+});

@@ -1,0 +1,171 @@
+import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { isId } from '@sitecast/shared/identity';
+import type { AppDeps } from '../deps.ts';
+import { FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
+import { notYours } from '../../outbox/accept-reports.ts';
+import {
+  enrolmentBody,
+  envelopeBody,
+  idParams,
+  JSON_TYPE,
+  leaseBody,
+  progressBody,
+  reportsBody,
+  withProblems,
+} from '../schemas.ts';
+import { signedJson } from '../signed.ts';
+
+const json = <T extends z.ZodType>(description: string, schema: T) => ({
+  description,
+  content: { [JSON_TYPE]: { schema } },
+});
+const body = <T extends z.ZodType>(schema: T) => ({
+  body: { required: true, content: { [JSON_TYPE]: { schema } } },
+});
+
+/** What devices of the site say to the origin, and the origin to them. */
+export function siteRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): void {
+  // One for all, so that a request can't be played again at another route.
+  const middleware = [signedJson(deps)];
+  enrolmentRoute(app, deps, middleware);
+  reportRoutes(app, deps, middleware);
+  leaseRoute(app, deps, middleware);
+  documentRoutes(app, deps);
+}
+
+type Middleware = ReturnType<typeof signedJson>[];
+
+function enrolmentRoute(app: OpenAPIHono<GatewayEnv>, { enrolments }: AppDeps, middleware: Middleware): void {
+  const route = createRoute({
+    method: 'post',
+    path: '/site/v1/enrolments',
+    summary: "A device's request to be known, passed on to the origin. Signed (RFC 9421) by the device.",
+    middleware,
+    request: body(enrolmentBody),
+    responses: withProblems({
+      200: json('Let in.', z.object({ assignment: envelopeBody })),
+      202: json('An operator is to accept it.', z.object({ state: z.literal('pending') })),
+    }),
+  });
+  app.openapi(route, async c => {
+    const answer = await enrolments.relay(c.get('sender'), c.req.valid('json').envelope);
+    if ('assignment' in answer) return c.json({ assignment: answer.assignment }, 200);
+    if ('problem' in answer) throw passedOn(answer.status, answer.problem);
+    return c.json({ state: 'pending' as const }, 202);
+  });
+}
+
+const KIND_OF_STATUS = new Map([
+  [401, 'unauthenticated'],
+  [403, 'forbidden'],
+  [404, 'notFound'],
+  [409, 'conflict'],
+  [413, 'tooLarge'],
+  [422, 'untrusted'],
+  [429, 'unreachable'],
+] as const);
+
+function passedOn(status: number, { code, detail }: { code: string; detail: string }): SitecastError {
+  const kinds: ReadonlyMap<number, SitecastError['kind']> = KIND_OF_STATUS;
+  const stable = `SITECAST_${code.replace(/^SITECAST_/, '')}` as const;
+  return new SitecastError(kinds.get(status) ?? 'badInput', stable, detail);
+}
+
+function reportRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps, middleware: Middleware): void {
+  const reports = createRoute({
+    method: 'post',
+    path: '/site/v1/reports',
+    summary: "A device's own reports: once answered they survive a power cut here, and go on to the origin.",
+    middleware,
+    request: body(reportsBody),
+    responses: withProblems({
+      202: json(
+        'Taken in; with what the origin has acknowledged so far, if anything.',
+        z.object({ acknowledgement: envelopeBody.optional() }),
+      ),
+    }),
+  });
+  app.openapi(reports, async c => {
+    const acknowledgement = await deps.reports.accept(c.get('sender'), c.req.valid('json').reports);
+    return c.json(acknowledgement ? { acknowledgement } : {}, 202);
+  });
+
+  const progress = createRoute({
+    method: 'post',
+    path: '/site/v1/progress',
+    summary: 'How far a device is; may get lost.',
+    middleware,
+    request: body(progressBody),
+    responses: withProblems({ 202: { description: 'Heard.' } }),
+  });
+  app.openapi(progress, c => {
+    const sender = c.get('sender');
+    const { progress } = c.req.valid('json');
+    const other = progress.find(({ id }) => id !== sender);
+    if (other) throw notYours(other.id);
+    for (const one of progress) deps.progress.note(one);
+    return c.body(null, 202);
+  });
+}
+
+function leaseRoute(app: OpenAPIHono<GatewayEnv>, { leases }: AppDeps, middleware: Middleware): void {
+  const route = createRoute({
+    method: 'post',
+    path: '/site/v1/leases',
+    summary: 'Leave for a device to be down, so that not all of a site are at once.',
+    middleware,
+    request: body(leaseBody),
+    responses: withProblems({
+      200: json(
+        'Granted or not; when to ask again.',
+        z.object({
+          granted: z.boolean(),
+          until: z.iso.datetime().optional(),
+          retryAfterMs: z.int().optional(),
+        }),
+      ),
+    }),
+  });
+  app.openapi(route, async c => {
+    const { id, rollout, action } = c.req.valid('json');
+    if (id !== c.get('sender')) throw notYours(id);
+    const { untilMs, ...answer } = await leases.handle(id, rollout, action);
+    return c.json(
+      untilMs === undefined ? answer : { ...answer, until: new Date(untilMs).toISOString() },
+      200,
+    );
+  });
+}
+
+function documentRoutes(app: OpenAPIHono<GatewayEnv>, { assignments, acknowledgements }: AppDeps): void {
+  const assignment = createRoute({
+    method: 'get',
+    path: '/site/v1/assignments/{id}',
+    summary: 'What a device is, as the origin signed it.',
+    request: { params: idParams },
+    responses: withProblems({ 200: json('The newest known.', z.object({ assignment: envelopeBody })) }),
+  });
+  app.openapi(assignment, async c => {
+    const { id } = c.req.valid('param');
+    const isForwarded = c.req.header(FORWARDED_HEADER) !== undefined;
+    const found = isId(id) ? await assignments.get(id, { isForwarded }) : undefined;
+    if (found) return c.json({ assignment: found }, 200);
+    throw new SitecastError('notFound', 'SITECAST_NO_ASSIGNMENT', 'nothing is assigned under this id');
+  });
+
+  const acknowledgement = createRoute({
+    method: 'get',
+    path: '/site/v1/acknowledgements/{id}',
+    summary: 'Up to which report the origin has those of a device, as it signed it.',
+    request: { params: idParams },
+    responses: withProblems({ 200: json('The newest known.', z.object({ acknowledgement: envelopeBody })) }),
+  });
+  app.openapi(acknowledgement, async c => {
+    const { id } = c.req.valid('param');
+    const isForwarded = c.req.header(FORWARDED_HEADER) !== undefined;
+    const found = isId(id) ? await acknowledgements.get(id, { isForwarded }) : undefined;
+    if (found) return c.json({ acknowledgement: found }, 200);
+    throw new SitecastError('notFound', 'SITECAST_NO_ACKNOWLEDGEMENT', 'nothing is acknowledged for this id');
+  });
+}

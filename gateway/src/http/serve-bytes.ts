@@ -1,0 +1,93 @@
+import { createHash } from 'node:crypto';
+import { SitecastError } from '@sitecast/shared/errors';
+import fresh from 'fresh';
+import type { Context } from 'hono';
+import parseRange from 'range-parser';
+import type { GatewayEnv } from './context.ts';
+import { problemResponse } from './problem.ts';
+
+export const IMMUTABLE = 'public, max-age=31536000, immutable';
+
+interface ServedBytes {
+  bytes: Uint8Array;
+  contentType: string;
+  isMutable: boolean;
+  onSent: (lengthBytes: number) => void;
+}
+
+/**
+ * Answers GET and HEAD as a plain web server would: strong ETag, conditional and range requests (RFC 9110), and how long
+ * it may be cached. One range is served; for several, the whole file is (as 14.2 allows).
+ */
+export function serveBytes(c: Context<GatewayEnv>, served: ServedBytes): Response {
+  const { bytes, contentType, isMutable, onSent } = served;
+  const etag = etagOf(bytes);
+  const headers: Record<string, string> = {
+    'content-type': contentType,
+    'cache-control': isMutable ? 'no-cache' : IMMUTABLE,
+    'accept-ranges': 'bytes',
+    'x-content-type-options': 'nosniff',
+    etag,
+  };
+  // A request's `Cache-Control` is for caches on the way: `fetch` says no-cache whenever it asks conditionally.
+  const conditions = { 'if-none-match': c.req.header('if-none-match') };
+  if (fresh(conditions, headers)) return new Response(null, { status: 304, headers });
+  const range = rangeOf(
+    { range: c.req.header('range'), ifRange: c.req.header('if-range') },
+    etag,
+    bytes.length,
+  );
+  if (range === 'unsatisfiable')
+    return problemResponse(rangeError(bytes.length), { 'content-range': `bytes */${bytes.length}` });
+  const { start, end } = range ?? { start: 0, end: bytes.length - 1 };
+  if (range) headers['content-range'] = `bytes ${start}-${end}/${bytes.length}`;
+  headers['content-length'] = String(end - start + 1);
+  const isHead = c.req.method === 'HEAD';
+  if (!isHead) onSent(end - start + 1);
+  const body = isHead ? null : asBody(bytes.subarray(start, end + 1));
+  return new Response(body, { status: range ? 206 : 200, headers });
+}
+
+/**
+ * Which part a request asks for; undefined: all of it.
+ * @returns `start` and `end`, both included
+ */
+export function rangeOf(
+  { range, ifRange }: { range: string | undefined; ifRange: string | undefined },
+  etag: string,
+  lengthBytes: number,
+): { start: number; end: number } | 'unsatisfiable' | undefined {
+  if (range === undefined) return undefined;
+  // Asked for by date, or of other bytes: the whole file.
+  if (ifRange !== undefined && ifRange !== etag) return undefined;
+  const ranges = parseRange(lengthBytes, range);
+  if (ranges === -1) return 'unsatisfiable';
+  if (ranges === -2 || ranges.type !== 'bytes' || ranges.length !== 1) return undefined;
+  return ranges[0];
+}
+
+export function rangeError(lengthBytes: number): SitecastError {
+  return new SitecastError(
+    'badInput',
+    'SITECAST_RANGE_UNSATISFIABLE',
+    `the range lies beyond the ${lengthBytes} bytes of the file`,
+  );
+}
+
+const etags = new WeakMap<Uint8Array, string>();
+
+/** Strong; computed once for bytes that stay in memory. */
+export function etagOf(bytes: Uint8Array): string {
+  const known = etags.get(bytes);
+  if (known !== undefined) return known;
+  const etag = `"${createHash('sha256').update(bytes).digest('base64url')}"`;
+  etags.set(bytes, etag);
+  return etag;
+}
+
+// The same memory, in the type that `Response` wants.
+function asBody({ buffer, byteOffset, byteLength }: Uint8Array): Uint8Array<ArrayBuffer> {
+  return buffer instanceof ArrayBuffer
+    ? new Uint8Array(buffer, byteOffset, byteLength)
+    : new Uint8Array(Buffer.from(buffer, byteOffset, byteLength));
+}

@@ -1,0 +1,73 @@
+import { createServer, type Server } from 'node:http';
+import { getRequestListener } from '@hono/node-server';
+import type { GatewayApp } from './app.ts';
+import type { ChunkHandler } from './chunk-handler.ts';
+
+/** A request's head, and all of it, must have come after so long. */
+const HEADERS_TIMEOUT_MS = 10_000;
+const REQUEST_TIMEOUT_MS = 30_000;
+/** A connection without a byte either way: longer than the longest wait for a timestamp. */
+const IDLE_TIMEOUT_MS = 75_000;
+const KEEP_ALIVE_MS = 65_000;
+const CHECK_EVERY_MS = 2000;
+const MAX_CONNECTIONS = 4096;
+const MAX_HEADERS_BYTES = 16 * 1024;
+
+export interface ListeningServer {
+  url: string;
+  close(): Promise<void>;
+}
+
+/** Starts to listen. @throws the system's EADDRINUSE, EACCES … */
+export async function listen(
+  app: GatewayApp,
+  handleChunk: ChunkHandler,
+  { host, port }: { host: string; port: number },
+): Promise<ListeningServer> {
+  const listener = getRequestListener((request, env) => app.fetch(request, env), {
+    overrideGlobalObjects: false,
+  });
+  const server = createServer(
+    {
+      headersTimeout: HEADERS_TIMEOUT_MS,
+      requestTimeout: REQUEST_TIMEOUT_MS,
+      keepAliveTimeout: KEEP_ALIVE_MS,
+      connectionsCheckingInterval: CHECK_EVERY_MS,
+      maxHeaderSize: MAX_HEADERS_BYTES,
+      noDelay: true,
+    },
+    (request, response) => {
+      if (!handleChunk(request, response)) void listener(request, response);
+    },
+  );
+  server.maxConnections = MAX_CONNECTIONS;
+  server.timeout = IDLE_TIMEOUT_MS;
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ host, port }, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+  return { url: urlOf(server, host), close: () => close(server) };
+}
+
+function urlOf(server: Server, host: string): string {
+  const address = server.address();
+  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/** How long answers under way may still take. */
+const CLOSE_GRACE_MS = 2000;
+
+async function close(server: Server): Promise<void> {
+  await new Promise<void>(resolve => {
+    const timer = setTimeout(() => server.closeAllConnections(), CLOSE_GRACE_MS);
+    server.close(() => {
+      clearTimeout(timer);
+      resolve();
+    });
+    server.closeIdleConnections();
+  });
+}

@@ -1,0 +1,125 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Assignment, Rollout, RolloutsFile } from '@sitecast/shared/fleet';
+import pLimit from 'p-limit';
+import { z } from 'zod';
+import type { SiteDevices } from './site-devices.ts';
+import { type Records, startingWith } from '../storage/records.ts';
+
+/** How long a device may be down before it asks again: its reboot and health checks, with time to spare. */
+const LEASE_MS = 15 * 60_000;
+/** When a device that was refused is to ask again. */
+const RETRY_AFTER_MS = 15_000;
+
+const leaseSchema = z.object({ rollout: z.string(), untilMs: z.number() });
+type Lease = z.infer<typeof leaseSchema>;
+
+export type LeaseAction = 'take' | 'renew' | 'return';
+export interface LeaseAnswer {
+  granted: boolean;
+  untilMs?: number;
+  retryAfterMs?: number;
+}
+
+interface LeasesDeps {
+  records: Records;
+  devices: SiteDevices;
+  /** The site that this gateway is assigned to; undefined before it is. */
+  site: () => Promise<string | undefined>;
+  assignmentOf: (id: string) => Promise<Assignment | undefined>;
+  rolloutsOf: (product: string) => RolloutsFile | undefined;
+  now: () => number;
+}
+
+/**
+ * Leave to be down, so that a site never updates all its devices of a product at once: `maxDown` of the rollout, of the
+ * devices that this gateway knows an assignment of; one at least. Leases are kept on the disk: a restart hands none out
+ * twice. (A site with several gateways keeps to it at each of them alone.)
+ */
+export class Leases {
+  readonly #deps: LeasesDeps;
+  readonly #turn = pLimit(1);
+
+  constructor(deps: LeasesDeps) {
+    this.#deps = deps;
+  }
+
+  /**
+   * @param id whose request it is
+   * @throws SITECAST_NO_ASSIGNMENT, SITECAST_OTHER_SITE, SITECAST_REVOKED (forbidden), SITECAST_ROLLOUT_UNKNOWN (notFound),
+   *   SITECAST_NOT_ENROLLED (unreachable), SITECAST_NO_SPACE
+   */
+  async handle(id: string, rolloutId: string, action: LeaseAction): Promise<LeaseAnswer> {
+    const product = await this.#productOf(id);
+    return this.#turn(async () => {
+      const key = `${product}:${id}`;
+      if (action === 'return') {
+        await this.#deps.records.write([{ key, remove: true }], true);
+        return { granted: false };
+      }
+      const rollout = this.#rolloutOf(product, rolloutId);
+      const held = await this.#held(product);
+      if (!held.has(id) && held.size >= this.#maxDown(product, rollout))
+        return { granted: false, retryAfterMs: RETRY_AFTER_MS };
+      const untilMs = this.#deps.now() + LEASE_MS;
+      await this.#deps.records.write(
+        [{ key, value: { rollout: rollout.id, untilMs } satisfies Lease }],
+        true,
+      );
+      return { granted: true, untilMs };
+    });
+  }
+
+  /** Devices that hold a lease now, and haven't let it run out. */
+  async #held(product: string): Promise<Set<string>> {
+    const { records, now } = this.#deps;
+    const nowMs = now();
+    const held = new Set<string>();
+    const expired: string[] = [];
+    for await (const [key, value] of records.entries(startingWith(`${product}:`))) {
+      const lease = leaseSchema.safeParse(value);
+      // One that ends later than it could have begun: the clock was set back.
+      const isHeld = lease.success && lease.data.untilMs > nowMs && lease.data.untilMs <= nowMs + LEASE_MS;
+      if (isHeld) held.add(key.slice(product.length + 1));
+      else expired.push(key);
+    }
+    if (expired.length > 0)
+      await records.write(
+        expired.map(key => ({ key, remove: true as const })),
+        false,
+      );
+    return held;
+  }
+
+  #maxDown(product: string, { maxDownBasisPoints }: Rollout): number {
+    return Math.max(1, Math.floor((this.#deps.devices.countOf(product) * maxDownBasisPoints) / 10_000));
+  }
+
+  #rolloutOf(product: string, id: string): Rollout {
+    const found = this.#deps.rolloutsOf(product)?.rollouts.find(rollout => rollout.id === id);
+    if (found && found.state !== 'aborted') return found;
+    throw new SitecastError(
+      'notFound',
+      'SITECAST_ROLLOUT_UNKNOWN',
+      'there is no such rollout of that product',
+      {
+        data: { rollout: id, product },
+      },
+    );
+  }
+
+  async #productOf(id: string): Promise<string> {
+    const { site, assignmentOf } = this.#deps;
+    const [own, assignment] = await Promise.all([site(), assignmentOf(id)]);
+    if (own === undefined)
+      throw new SitecastError('unreachable', 'SITECAST_NOT_ENROLLED', 'this gateway is not enrolled yet');
+    if (!assignment || assignment.kind !== 'device' || assignment.product === undefined)
+      throw new SitecastError('forbidden', 'SITECAST_NO_ASSIGNMENT', 'no device is assigned under this id');
+    if (assignment.revoked)
+      throw new SitecastError('forbidden', 'SITECAST_REVOKED', 'this device was revoked');
+    if (assignment.site !== own)
+      throw new SitecastError('forbidden', 'SITECAST_OTHER_SITE', 'this device belongs to another site', {
+        data: { site: assignment.site },
+      });
+    return assignment.product;
+  }
+}

@@ -1,0 +1,287 @@
+import { readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { ENDLESS } from '@sitecast/shared/trust/testing';
+import { afterAll, afterEach, expect, it } from 'vitest';
+import type { FakeOrigin, Misbehaviour } from './testing/fake-origin.ts';
+import { TestWorld } from './testing/gateways.ts';
+import { removeTemporaryDirectories, until } from './testing/world.ts';
+
+const world = new TestWorld();
+afterEach(() => world.closeAll());
+afterAll(removeTemporaryDirectories);
+
+const image = Buffer.alloc(100_000, 'a release ');
+
+async function originWithRollout(): Promise<FakeOrigin> {
+  const origin = await world.origin();
+  await origin.publishRelease('camera', 1, image);
+  await origin.startRollout('camera', 1);
+  return origin;
+}
+
+/** The paths that a device asks for, one after the other, and more. */
+function currentPaths({ repository }: FakeOrigin): string[] {
+  const roles = ['root', 'timestamp', 'snapshot', 'targets', 'rollouts'].map(role => repository.pathOf(role));
+  const targets = ['targets', 'rollouts'].flatMap(role =>
+    Object.entries(repository.targetsOf(role).targets).map(([name, { hashes }]) => {
+      const [folder, file] = name.split('/');
+      return `targets/${folder}/${hashes.sha256}.${file}`;
+    }),
+  );
+  return [...roles, 'metadata/1.root.json', ...targets];
+}
+
+it('mirrors a repository and serves it as it is, with the headers of the origin', async () => {
+  const origin = await originWithRollout();
+  await origin.publishRelease('camera', 2, image);
+  const gateway = await world.gateway(origin);
+  await until(
+    async () =>
+      (await gateway.get('metadata/timestamp.json')).body.equals(origin.repository.bytesOf('timestamp')),
+    'the newest set',
+  );
+
+  const paths = [...currentPaths(origin), ...origin.chunks.keys()];
+  expect(paths.length).toBeGreaterThan(15);
+  for (const path of paths) {
+    const url = `${gateway.url}/${path}`;
+    const expected = origin.fileAt(path);
+    const whole = await fetch(url);
+    const etag = whole.headers.get('etag') ?? '';
+    const part = await fetch(url, { headers: { range: 'bytes=1-3', 'if-range': etag } });
+    const head = await fetch(url, { method: 'HEAD' });
+    expect({
+      path,
+      whole: [whole.status, Buffer.from(await whole.arrayBuffer())],
+      cacheControl: whole.headers.get('cache-control'),
+      again: (await fetch(url, { headers: { 'if-none-match': etag } })).status,
+      part: [part.status, Buffer.from(await part.arrayBuffer())],
+      beyond: (await fetch(url, { headers: { range: `bytes=${expected.length}-` } })).status,
+      headBytes: head.headers.get('content-length'),
+    }).toEqual({
+      path,
+      whole: [200, expected],
+      cacheControl: path.endsWith('timestamp.json') ? 'no-cache' : 'public, max-age=31536000, immutable',
+      again: 304,
+      part: [206, expected.subarray(1, 4)],
+      beyond: 416,
+      headBytes: String(expected.length),
+    });
+  }
+});
+
+it('hears of a new release at once, tells a device that waits, and never serves a half of it', async () => {
+  const origin = await originWithRollout();
+  const gateway = await world.gateway(origin);
+  const before = await fetch(`${gateway.url}/metadata/timestamp.json`);
+  const waiting = fetch(`${gateway.url}/metadata/timestamp.json`, {
+    headers: { prefer: 'wait=50', 'if-none-match': before.headers.get('etag') ?? '' },
+  });
+  // Nothing of the release is there yet but the metadata: it mustn't be served.
+  const held: (() => void)[] = [];
+  origin.misbehave = (_request, response, path) => {
+    if (!path.includes('.camera-2.json') || held.length > 0) return false;
+    held.push(() => response.end(origin.fileAt(path)));
+    return true;
+  };
+  await origin.publishRelease('camera', 2, image);
+  await origin.startRollout('camera', 2);
+  await until(() => held.length > 0, 'the manifest to be asked for');
+  const during = await gateway.get('metadata/timestamp.json');
+  expect(during.body.equals(origin.repository.bytesOf('timestamp'))).toBe(false);
+  held[0]?.();
+  const after = await waiting;
+  expect(after.status).toBe(200);
+  await until(
+    async () =>
+      (await gateway.get('metadata/timestamp.json')).body.equals(origin.repository.bytesOf('timestamp')),
+    'the new set',
+  );
+  for (const path of currentPaths(origin))
+    expect([path, (await gateway.get(path)).status]).toEqual([path, 200]);
+  // Who began with the set before gets the rest of it.
+  expect((await gateway.get('metadata/3.targets.json')).status).toBe(200);
+});
+
+it('answers 304 at the end of a wait without news', async () => {
+  const gateway = await world.gateway(await originWithRollout());
+  const first = await fetch(`${gateway.url}/metadata/timestamp.json`);
+  const again = await fetch(`${gateway.url}/metadata/timestamp.json`, {
+    headers: { prefer: 'wait=1', 'if-none-match': first.headers.get('etag') ?? '' },
+  });
+  expect(again.status).toBe(304);
+});
+
+it('serves after a restart while the origin is away, and repairs what was damaged once it is back', async () => {
+  const origin = await originWithRollout();
+  const gateway = await world.gateway(origin);
+  const { data } = gateway.settings;
+  await gateway.close();
+  await origin.close();
+  const offline = await world.gateway(origin, { data });
+  for (const path of currentPaths(origin))
+    expect([path, (await offline.get(path)).status]).toEqual([path, 200]);
+  await offline.close();
+
+  const releases = join(data, 'mirror', 'targets', 'releases');
+  const manifest = (await readdir(releases)).find(name => name.endsWith('.json')) ?? '';
+  await writeFile(join(releases, manifest), 'damaged');
+  const damaged = await world.gateway(origin, { data }, { isReadyFirst: false });
+  expect(await damaged.isReady()).toBe(false);
+  expect((await damaged.get(`targets/releases/${manifest}`)).status).toBe(503);
+  expect((await damaged.get('metadata/timestamp.json')).status).toBe(200);
+  await origin.listen();
+  await until(() => damaged.isReady(), 'the repair');
+  expect((await damaged.get(`targets/releases/${manifest}`)).status).toBe(200);
+  await damaged.close();
+
+  for (const name of await readdir(join(data, 'mirror', 'metadata')))
+    await writeFile(join(data, 'mirror', 'metadata', name), '{}');
+  for (const name of ['timestamp.json', 'snapshot.json', 'targets.json'])
+    await writeFile(join(data, 'trust', name), 'damaged');
+  const again = await world.gateway(origin, { data });
+  for (const path of currentPaths(origin))
+    expect([path, (await again.get(path)).status]).toEqual([path, 200]);
+});
+
+it('follows new roots and serves every one that devices may have to follow', async () => {
+  const origin = await originWithRollout();
+  await origin.repository.publish('root');
+  const gateway = await world.gateway(origin);
+  await origin.repository.publish('root');
+  await origin.publish('targets');
+  await until(async () => (await gateway.get('metadata/3.root.json')).status === 200, 'the newest root');
+  for (const version of [1, 2, 3])
+    expect((await gateway.get(`metadata/${version}.root.json`)).body).toEqual(
+      origin.fileAt(`metadata/${version}.root.json`),
+    );
+  expect((await gateway.get('metadata/4.root.json')).status).toBe(404);
+});
+
+/** What a hostile or broken upstream may do with metadata, and whether that counts as a lie. */
+const misbehaviours: [string, (origin: FakeOrigin) => Misbehaviour | undefined, boolean][] = [
+  [
+    'serves a timestamp by other keys',
+    () => answer('timestamp.json', Buffer.from('{"signatures":[],"signed":{}}')),
+    true,
+  ],
+  ['serves endless metadata', () => endless('timestamp.json'), true],
+  ['cuts bodies short', ({ repository }) => cutShort(repository.bytesOf('snapshot'), 'snapshot.json'), false],
+  [
+    'redirects',
+    () => (_request, response) => {
+      response.writeHead(302, { location: 'http://127.0.0.1:9/' }).end();
+      return true;
+    },
+    false,
+  ],
+  [
+    'hangs up',
+    () => request => {
+      request.socket.destroy();
+      return true;
+    },
+    false,
+  ],
+  [
+    'has nothing at all',
+    () => (_request, response) => {
+      response.writeHead(404).end();
+      return true;
+    },
+    false,
+  ],
+  [
+    'fails',
+    () => (_request, response) => {
+      response.writeHead(500).end('oops');
+      return true;
+    },
+    false,
+  ],
+  ['serves a damaged target', () => answer('camera-2.json', Buffer.from('{}')), true],
+];
+
+function answer(ending: string, body: Buffer): Misbehaviour {
+  return (_request, response, path) => {
+    if (path.endsWith(ending)) response.end(body);
+    return path.endsWith(ending);
+  };
+}
+
+function cutShort(bytes: Uint8Array, ending: string): Misbehaviour {
+  return (request, response, path) => {
+    if (!path.endsWith(ending)) return false;
+    response.writeHead(200, { 'content-length': bytes.length });
+    response.write(bytes.subarray(0, 10), () => request.socket.destroy());
+    return true;
+  };
+}
+
+function endless(ending: string): Misbehaviour {
+  return (_request, response, path) => {
+    if (!path.endsWith(ending)) return false;
+    const more = (): void => {
+      while (!response.destroyed && response.write(Buffer.alloc(65_536, 32)));
+      if (!response.destroyed) response.once('drain', more);
+    };
+    more();
+    return true;
+  };
+}
+
+it.each(misbehaviours)(
+  'keeps to what it has, or asks another, when an upstream %s',
+  async (_what, make, isLie) => {
+    const origin = await originWithRollout();
+    const gateway = await world.gateway(origin);
+    const good = (await gateway.get('metadata/timestamp.json')).body;
+    origin.misbehave = make(origin);
+    await origin.publishRelease('camera', 2, image);
+    await origin.startRollout('camera', 2);
+    await until(() => gateway.log.lines.some(({ level }) => level === 'warn'), 'the trouble to be noticed');
+    expect((await gateway.get('metadata/timestamp.json')).body).toEqual(good);
+    const isRefused = async () =>
+      (await gateway.get('metrics')).body.toString().includes('sitecast_upstream_refused_total{');
+    if (isLie) await until(isRefused, 'the lie to be counted');
+    expect(await isRefused()).toBe(isLie);
+
+    origin.misbehave = undefined;
+    await until(
+      async () =>
+        (await gateway.get('metadata/timestamp.json')).body.equals(origin.repository.bytesOf('timestamp')),
+      'the recovery',
+      30_000,
+    );
+  },
+);
+
+it('takes older metadata for a reason to ask another upstream, not for a lie', async () => {
+  const origin = await originWithRollout();
+  const second = await world.origin();
+  const old = origin.repository.snapshotOfFiles();
+  await origin.publishRelease('camera', 2, image);
+  await origin.startRollout('camera', 2);
+  // The second speaks for the same repository, as a neighbour's gateway does.
+  second.misbehave = (_request, response, path) => {
+    const bytes = origin.chunks.get(path) ?? origin.repository.files.get(path);
+    if (bytes instanceof Uint8Array) response.end(bytes);
+    else response.writeHead(404).end();
+    return true;
+  };
+  const gateway = await world.gateway(origin, { upstream: [second.url] });
+  origin.misbehave = (_request, response, path) => {
+    const bytes = old.get(path);
+    if (bytes === undefined || bytes === ENDLESS) response.writeHead(404).end();
+    else response.end(bytes);
+    return true;
+  };
+  await origin.publishRelease('camera', 3, image);
+  await origin.startRollout('camera', 3);
+  await until(
+    async () =>
+      (await gateway.get('metadata/timestamp.json')).body.equals(origin.repository.bytesOf('timestamp')),
+    'the set of the second upstream',
+  );
+  expect((await gateway.get('metrics')).body.toString()).not.toContain('sitecast_upstream_refused_total{');
+});

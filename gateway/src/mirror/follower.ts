@@ -1,0 +1,93 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Log } from '../log.ts';
+import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
+import type { Upstream } from '../upstream/upstream.ts';
+import type { Synchroniser } from './synchroniser.ts';
+
+/** What a long poll asks for, in seconds. */
+const WAIT_S = 55;
+/** An answer "nothing new" that comes sooner is one of an upstream that doesn't wait. */
+const LEAST_WAIT_MS = 5000;
+const MIN_BACKOFF_MS = 500;
+const MAX_BACKOFF_MS = 60_000;
+/** Rounds that follow each other faster than this are slowed down: an upstream may always claim to have news. */
+const HASTE_MS = 1000;
+/** The second round follows the first at once, for an ETag. */
+const FREE_ROUNDS = 2;
+const MAX_HASTE_PAUSE_MS = 30_000;
+/** How often an upstream that doesn't wait is asked, and how often a lower one is left for the first. */
+const POLL_MS = 30_000;
+
+interface FollowerDeps {
+  synchroniser: Pick<Synchroniser, 'round'>;
+  upstreams: readonly Pick<Upstream, 'url' | 'waitForChange'>[];
+  now: () => number;
+  log: Log;
+  pollMs?: number;
+}
+
+/**
+ * Keeps the mirror up to date for as long as it runs: a long poll on the timestamp, and a round whenever it changes. While
+ * another than the first upstream is followed, the first is tried again at each round.
+ */
+export class Follower {
+  readonly #deps: FollowerDeps;
+  readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
+  readonly #haste = new Backoff(2 * MIN_BACKOFF_MS, MAX_HASTE_PAUSE_MS);
+  readonly #etags = new Map<string, string | undefined>();
+  #rounds = 0;
+  /** When a round last ended well, milliseconds since 1970; undefined before the first. */
+  lastContactMs: number | undefined;
+
+  constructor(deps: FollowerDeps) {
+    this.#deps = deps;
+  }
+
+  /** Returns when the signal comes. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      try {
+        const at = await this.#deps.synchroniser.round(signal);
+        this.#backoff.reset();
+        this.#rounds += 1;
+        this.lastContactMs = this.#deps.now();
+        const beginMs = performance.now();
+        await this.#untilChange(at, signal);
+        if (performance.now() - beginMs >= HASTE_MS) this.#haste.reset();
+        else if (this.#rounds > FREE_ROUNDS) await pause(this.#haste.next(), signal);
+      } catch (error) {
+        if (signal.aborted) return;
+        await this.#afterFailure(error, signal);
+      }
+    }
+  }
+
+  async #afterFailure(error: unknown, signal: AbortSignal): Promise<void> {
+    const waitMs = this.#backoff.next();
+    const { log } = this.#deps;
+    const fields = { waitMs: Math.round(waitMs) };
+    if (error instanceof SitecastError)
+      log.warn({ ...fields, code: error.code, detail: error.message }, 'no upstream could be followed');
+    else log.error({ ...fields, err: error }, 'following the upstreams failed');
+    await pause(waitMs, signal);
+  }
+
+  async #untilChange(at: number, signal: AbortSignal): Promise<void> {
+    const { upstreams, now, pollMs = POLL_MS } = this.#deps;
+    const upstream = upstreams[at];
+    if (!upstream) return;
+    const waitS = at === 0 ? WAIT_S : Math.min(WAIT_S, Math.ceil(pollMs / 1000));
+    for (;;) {
+      const beginMs = now();
+      const before = this.#etags.get(upstream.url);
+      const { etag, isChanged } = await upstream.waitForChange(before, { waitS, signal });
+      this.#etags.set(upstream.url, etag);
+      // An ETag that was not known says nothing about the round before: it may have come between the two.
+      if (isChanged && etag !== undefined) return;
+      this.lastContactMs = now();
+      const doesWait = etag !== undefined && now() - beginMs >= LEAST_WAIT_MS;
+      if (!doesWait && !(await pause(withJitter(pollMs), signal))) return;
+      if (etag === undefined || at > 0) return;
+    }
+  }
+}

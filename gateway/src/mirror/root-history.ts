@@ -1,0 +1,95 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  DEFAULT_TRUST_LIMITS,
+  type MetadataFetcher,
+  metadataPath,
+  parseMetadata,
+  topLevelSigners,
+  verifyThreshold,
+} from '@sitecast/shared/trust';
+import type { Mirror } from './mirror.ts';
+import type { MirrorStore } from './mirror-store.ts';
+
+/** Old roots fetched in one go. */
+const MAX_ROOTS_PER_ROUND = 64;
+
+interface RootHistoryDeps {
+  mirror: Mirror;
+  store: MirrorStore;
+  /** SHA-256 of version 1, where a join token said it. */
+  isRightFirst: (bytes: Uint8Array) => boolean;
+}
+
+/**
+ * The roots that devices follow from the one they were given. Each one is kept only if the next is signed by its keys, too,
+ * down from the root that's trusted. (A forged one further down could only stop the device that asks for it: that device
+ * knows the hash of its first root, or has it.)
+ */
+export class RootHistory {
+  readonly #deps: RootHistoryDeps;
+
+  constructor(deps: RootHistoryDeps) {
+    this.#deps = deps;
+  }
+
+  /** Takes up what is stored, below the trusted root. */
+  async load(trusted: { version: number; bytes: Uint8Array }): Promise<void> {
+    const stored = await this.#deps.store.loadRoots();
+    await this.#fill(trusted, async version => stored.get(version), Number.MAX_SAFE_INTEGER);
+  }
+
+  /** Fetches what's missing. @returns whether the history reaches down to version 1 */
+  async complete(
+    trusted: { version: number; bytes: Uint8Array },
+    fetcher: MetadataFetcher,
+  ): Promise<boolean> {
+    const { maxRootBytes } = DEFAULT_TRUST_LIMITS;
+    return this.#fill(
+      trusted,
+      version => fetcher.fetch(metadataPath('root', version), { maxBytes: maxRootBytes }),
+      MAX_ROOTS_PER_ROUND,
+    );
+  }
+
+  async #fill(
+    trusted: { version: number; bytes: Uint8Array },
+    get: (version: number) => Promise<Uint8Array | undefined>,
+    maxGets: number,
+  ): Promise<boolean> {
+    const { mirror, store } = this.#deps;
+    if (!mirror.hasRoot(trusted.version)) {
+      await store.saveRoot(trusted.version, trusted.bytes);
+      mirror.addRoot(trusted.version, trusted.bytes);
+    }
+    let next = trusted.bytes;
+    let gets = 0;
+    for (let version = trusted.version - 1; version >= 1; version -= 1) {
+      const known = mirror.metadata(metadataPath('root', version));
+      if (!known) gets += 1;
+      if (gets > maxGets) return false;
+      const bytes = known ?? (await get(version));
+      if (bytes === undefined || (!known && !this.#fits(version, bytes, next))) return false;
+      if (!known) {
+        await store.saveRoot(version, bytes);
+        mirror.addRoot(version, bytes);
+      }
+      next = bytes;
+    }
+    return true;
+  }
+
+  #fits(version: number, bytes: Uint8Array, next: Uint8Array): boolean {
+    try {
+      const older = parseMetadata(bytes, 'root');
+      const newer = parseMetadata(next, 'root');
+      const at = { role: 'root', step: '5.3.4' };
+      verifyThreshold(older, topLevelSigners(older.signed, 'root'), at);
+      verifyThreshold(newer, topLevelSigners(older.signed, 'root'), at);
+      return older.signed.version === version && (version !== 1 || this.#deps.isRightFirst(bytes));
+    } catch (error) {
+      // Not the root that was there once: another upstream may have it.
+      if (error instanceof SitecastError) return false;
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,158 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import type { FoundTarget, MetadataFetcher, TufClient } from '@sitecast/shared/trust';
+import type { Log } from '../log.ts';
+import type { Mirror } from './mirror.ts';
+import { type MirrorSet, mirroredRoles, verifySet } from './mirror-set.ts';
+import type { MirrorStore } from './mirror-store.ts';
+import { firstNeeds, readRollouts, rolloutNeeds } from './needs.ts';
+import type { RootHistory } from './root-history.ts';
+import type { TargetFiles } from './target-files.ts';
+
+interface SynchroniserDeps {
+  client: TufClient;
+  /** What the client fetches through: it's pointed at one upstream after the other. */
+  switchable: SwitchableFetcher;
+  upstreams: readonly { url: string; metadata: MetadataFetcher }[];
+  mirror: Mirror;
+  store: MirrorStore;
+  targets: TargetFiles;
+  roots: RootHistory;
+  log: Log;
+  onRefused: (url: string, error: SitecastError) => void;
+  beforeSwap: (set: MirrorSet) => Promise<void>;
+  afterSwap: (set: MirrorSet) => void;
+}
+
+/** Hands requests on to the upstream that is being asked. */
+export class SwitchableFetcher implements MetadataFetcher {
+  current: MetadataFetcher | undefined;
+
+  async fetch(
+    path: string,
+    options: { maxBytes: number; signal?: AbortSignal | undefined },
+  ): Promise<Uint8Array | undefined> {
+    if (!this.current) throw new TypeError('no upstream is chosen');
+    return this.current.fetch(path, options);
+  }
+}
+
+/** Brings what is served up to what an upstream has. One round at a time. */
+export class Synchroniser {
+  readonly #deps: SynchroniserDeps;
+  #hasAllRoots = false;
+
+  constructor(deps: SynchroniserDeps) {
+    this.#deps = deps;
+  }
+
+  /** Takes up the stored set, verified again; makes no request. Whatever is damaged is left to the next round. */
+  async load(): Promise<void> {
+    const { client, store, mirror, roots, log } = this.#deps;
+    const root = client.trusted.root;
+    await roots.load({ version: root.signed.version, bytes: root.bytes });
+    const files = await store.loadSet();
+    if (!files) return;
+    try {
+      await this.#swap(verifySet(root.bytes, files));
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      log.warn(
+        { code: error.code, detail: error.message },
+        'the stored set is not served; it is fetched anew',
+      );
+    }
+    log.info({ isComplete: mirror.isComplete }, 'the stored set was verified');
+  }
+
+  /**
+   * Asks the upstreams in turn until one of them is good for a whole set.
+   * @returns the index of the upstream that was
+   * @throws the last one's error
+   */
+  async round(signal: AbortSignal): Promise<number> {
+    let last: unknown;
+    for (const [at, upstream] of this.#deps.upstreams.entries()) {
+      try {
+        await this.#follow(upstream.metadata, signal);
+        return at;
+      } catch (error) {
+        signal.throwIfAborted();
+        if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
+        this.#note(upstream.url, error);
+        last = error;
+      }
+    }
+    throw last;
+  }
+
+  async #follow(fetcher: MetadataFetcher, signal: AbortSignal): Promise<void> {
+    const { client, switchable, store, mirror, targets, roots } = this.#deps;
+    switchable.current = fetcher;
+    await client.refresh({ signal });
+    const root = client.trusted.root;
+    if (!this.#hasAllRoots || !mirror.hasRoot(root.signed.version))
+      this.#hasAllRoots = await roots.complete({ version: root.signed.version, bytes: root.bytes }, fetcher);
+    if (mirror.isComplete && this.#isServed()) return;
+
+    const { timestamp, snapshot, targets: topLevel } = client.trusted;
+    const files = new Map<string, Uint8Array>();
+    for (const [role, file] of Object.entries({ timestamp, snapshot, targets: topLevel }))
+      if (file) files.set(role, file.bytes);
+    for (const role of mirroredRoles({ targets: topLevel, snapshot }))
+      files.set(role, (await client.loadDelegated(role, { signal })).bytes);
+    const set = verifySet(root.bytes, files);
+    // Everything that devices need is here before the first of them hears of it.
+    await targets.ensure(firstNeeds(set.targets));
+    const rollouts = await readRollouts(set.targets, target => targets.local(target));
+    await targets.ensure(rolloutNeeds(set.targets, rollouts));
+    await store.saveSet(files);
+    await this.#swap(set);
+  }
+
+  #isServed(): boolean {
+    const { client, mirror } = this.#deps;
+    const served = mirror.metadata('timestamp.json');
+    const trusted = client.trusted.timestamp?.bytes;
+    const root = mirror.current?.roles.find(({ role }) => role === 'root');
+    return (
+      served !== undefined &&
+      trusted !== undefined &&
+      Buffer.compare(served, trusted) === 0 &&
+      root?.version === client.trusted.root.signed.version
+    );
+  }
+
+  async #swap(verified: Omit<MirrorSet, 'rollouts'>): Promise<void> {
+    const { mirror, targets, beforeSwap, afterSwap, log } = this.#deps;
+    const rollouts = await readRollouts(verified.targets, target => targets.local(target));
+    const set = { ...verified, rollouts };
+    const needed = [...firstNeeds(set.targets), ...rolloutNeeds(set.targets, rollouts)];
+    const isComplete = await this.#areHere(needed);
+    // Chunks may be asked for as soon as their index is: so they are known first.
+    await beforeSwap(set);
+    mirror.swap(set, isComplete);
+    afterSwap(set);
+    const versions = Object.fromEntries(set.roles.map(({ role, version }) => [role, version]));
+    log.info({ versions, isComplete }, 'a new set is served');
+    const neededNames = new Set(needed.map(({ name }) => name));
+    await targets.collect(
+      path => mirror.target(path) !== undefined,
+      path => neededNames.has(mirror.target(path)?.name ?? ''),
+    );
+  }
+
+  async #areHere(needed: readonly FoundTarget[]): Promise<boolean> {
+    for (const target of needed) if (!(await this.#deps.targets.local(target))) return false;
+    return true;
+  }
+
+  #note(url: string, error: SitecastError): void {
+    const { log, onRefused } = this.#deps;
+    const fields = { upstream: url, code: error.code, detail: error.message, ...error.data };
+    const isLie = error.kind === 'untrusted' || error.kind === 'tooLarge';
+    if (isLie && error.code !== 'SITECAST_METADATA_ROLLBACK' && error.code !== 'SITECAST_METADATA_EXPIRED') {
+      onRefused(url, error);
+      log.warn(fields, 'an upstream gave metadata that is refused');
+    } else log.info(fields, 'an upstream has nothing newer that is whole; another is tried');
+  }
+}

@@ -1,0 +1,147 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { checkTarget, type FoundTarget, type MetadataFetcher, targetPath } from '@sitecast/shared/trust';
+import { LRUCache } from 'lru-cache';
+import pLimit from 'p-limit';
+import type { Log } from '../log.ts';
+import type { MirrorStore } from './mirror-store.ts';
+
+/** Target files that lie in memory, to be sent. */
+const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
+/** The longest target file that is mirrored: a chunk index. */
+const MAX_TARGET_BYTES = 64 * 1024 * 1024;
+/** Files that devices asked for and no rollout needs: kept on disk up to this. */
+const MAX_ON_DEMAND_BYTES = 256 * 1024 * 1024;
+const MAX_FETCHES = 4;
+/** How long a file that no upstream could give isn't asked for again. */
+const RETRY_AFTER_MS = 5000;
+const MAX_REMEMBERED_FAILURES = 10_000;
+
+interface TargetFilesDeps {
+  store: MirrorStore;
+  /** In the order in which they're asked. */
+  upstreams: readonly { url: string; targets: MetadataFetcher }[];
+  log: Log;
+  onRefused: (url: string, error: SitecastError) => void;
+}
+
+/** The mirrored target files: whatever this hands out has the length and the hash that signed metadata names. */
+export class TargetFiles {
+  readonly #deps: TargetFilesDeps;
+  readonly #memory = new LRUCache<string, Uint8Array>({
+    maxSize: MAX_MEMORY_BYTES,
+    sizeCalculation: bytes => bytes.length + 1,
+  });
+  readonly #reading = new Map<string, Promise<Uint8Array | undefined>>();
+  readonly #fetching = new Map<string, Promise<Uint8Array>>();
+  readonly #failed = new LRUCache<string, true>({ max: MAX_REMEMBERED_FAILURES, ttl: RETRY_AFTER_MS });
+  readonly #turn = pLimit(MAX_FETCHES);
+
+  constructor(deps: TargetFilesDeps) {
+    this.#deps = deps;
+  }
+
+  /** The file from memory or disk; a damaged one is deleted. Undefined if it isn't here. */
+  async local(target: FoundTarget): Promise<Uint8Array | undefined> {
+    const path = pathOf(target);
+    const found = this.#memory.get(path);
+    if (found) return found;
+    return once(this.#reading, path, () => this.#read(path, target));
+  }
+
+  /**
+   * The file from here or from the first upstream that has it; however many ask, it's fetched once.
+   * @throws SITECAST_TARGET_UNAVAILABLE (unreachable), SITECAST_NO_SPACE
+   */
+  async get(target: FoundTarget): Promise<Uint8Array> {
+    const path = pathOf(target);
+    const found = await this.local(target);
+    if (found) return found;
+    if (this.#failed.has(path)) throw unavailable(target);
+    return once(this.#fetching, path, () => this.#turn(() => this.#fetch(path, target)));
+  }
+
+  /** Fetches what of these isn't here yet. @throws as `get`, for the first that fails */
+  async ensure(targets: readonly FoundTarget[]): Promise<void> {
+    await Promise.all(
+      targets.map(target => {
+        this.#failed.delete(pathOf(target));
+        return this.get(target);
+      }),
+    );
+  }
+
+  /** Deletes what no set lists any more, and the oldest of what is here without need. */
+  async collect(isListed: (path: string) => boolean, isNeeded: (path: string) => boolean): Promise<void> {
+    let keptBytes = 0;
+    const files = await this.#deps.store.listTargets();
+    for (const { path, lengthBytes } of files.sort((one, other) => other.modifiedMs - one.modifiedMs)) {
+      if (isNeeded(path)) continue;
+      keptBytes += lengthBytes;
+      if (isListed(path) && keptBytes <= MAX_ON_DEMAND_BYTES) continue;
+      this.#memory.delete(path);
+      await this.#deps.store.removeTarget(path);
+    }
+  }
+
+  async #read(path: string, target: FoundTarget): Promise<Uint8Array | undefined> {
+    const { store, log } = this.#deps;
+    const bytes = await store.readTarget(path, Math.min(target.file.length, MAX_TARGET_BYTES));
+    if (bytes === undefined) return undefined;
+    try {
+      checkTarget(target, bytes);
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      log.warn({ target: target.name, code: error.code }, 'a mirrored file is damaged; it is fetched again');
+      await store.removeTarget(path);
+      return undefined;
+    }
+    this.#memory.set(path, bytes);
+    return bytes;
+  }
+
+  async #fetch(path: string, target: FoundTarget): Promise<Uint8Array> {
+    const { store, upstreams, log, onRefused } = this.#deps;
+    const maxBytes = target.file.length;
+    if (maxBytes > MAX_TARGET_BYTES) throw unavailable(target);
+    let last: unknown;
+    for (const { url, targets } of upstreams) {
+      try {
+        const bytes = await targets.fetch(path, { maxBytes });
+        if (bytes === undefined) continue;
+        checkTarget(target, bytes);
+        await store.writeTarget(path, bytes);
+        this.#memory.set(path, bytes);
+        return bytes;
+      } catch (error) {
+        if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
+        if (error.kind === 'untrusted' || error.kind === 'tooLarge') onRefused(url, error);
+        log.warn({ upstream: url, target: target.name, code: error.code }, 'an upstream did not give a file');
+        last = error;
+      }
+    }
+    this.#failed.set(path, true);
+    throw unavailable(target, last);
+  }
+}
+
+function pathOf({ name, file }: FoundTarget): string {
+  return targetPath(name, file.hashes.sha256);
+}
+
+/** One call of `make` for all who ask for a key while it's under way. */
+function once<T>(underWay: Map<string, Promise<T>>, key: string, make: () => Promise<T>): Promise<T> {
+  const found = underWay.get(key);
+  if (found) return found;
+  const making = make().finally(() => underWay.delete(key));
+  underWay.set(key, making);
+  return making;
+}
+
+function unavailable({ name }: FoundTarget, cause?: unknown): SitecastError {
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_TARGET_UNAVAILABLE',
+    `the file ${JSON.stringify(name)} is not here yet, and no upstream gives it`,
+    { data: { target: name }, cause },
+  );
+}

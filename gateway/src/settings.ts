@@ -1,0 +1,68 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { InvalidArgumentError } from 'commander';
+
+/** What `sitecast-gateway serve` was told. */
+export interface GatewaySettings {
+  origin?: string;
+  upstream?: string[];
+  data: string;
+  listen: { host: string; port: number };
+  token?: string;
+  tokenFile?: string;
+  root?: string;
+  site?: string;
+  cacheBytes: number;
+  memoryBytes: number;
+  reserve: number;
+  poll: number;
+  logLevel: string;
+}
+
+export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
+
+const UNITS = new Map([
+  ['', 1],
+  ['B', 1],
+  ['KiB', 2 ** 10],
+  ['MiB', 2 ** 20],
+  ['GiB', 2 ** 30],
+  ['TiB', 2 ** 40],
+]);
+
+/** `20GiB`, `512MiB`, `1048576` → bytes. */
+export function parseBytes(text: string): number {
+  const match = /^(\d{1,15})\s*(B|KiB|MiB|GiB|TiB|)$/.exec(text);
+  const bytes = Number(match?.[1]) * (UNITS.get(match?.[2] ?? '') ?? Number.NaN);
+  if (!Number.isSafeInteger(bytes)) throw new InvalidArgumentError('expected a size such as 512MiB or 20GiB');
+  return bytes;
+}
+
+/** `127.0.0.1:7401`, `[::]:7401`, `7401`. */
+export function parseListen(text: string): { host: string; port: number } {
+  const match = /^(?:(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):)?(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  if (!match || port > 65_535) throw new InvalidArgumentError('expected an address such as 127.0.0.1:7401');
+  return { host: match[1] ?? match[2] ?? '127.0.0.1', port };
+}
+
+/** An http or https URL without credentials, without `/` at its end. */
+export function parseUpstreamUrl(text: string): string {
+  const url = URL.canParse(text) ? new URL(text) : undefined;
+  const isPlain = url && /^https?:$/.test(url.protocol) && !url.username && !url.password && !url.search;
+  if (!isPlain) throw new InvalidArgumentError('expected a URL such as https://updates.example.com');
+  return url.href.replace(/\/+$/, '');
+}
+
+/**
+ * The upstreams in their order: the origin (the token's, where none is named), then the others.
+ * @throws SITECAST_UPSTREAM_MISSING (badInput)
+ */
+export function upstreamUrls(settings: GatewaySettings, tokenOrigin: string | undefined): string[] {
+  const first = settings.origin ?? tokenOrigin?.replace(/\/+$/, '');
+  const others = (settings.upstream ?? []).map(parseUpstreamUrl);
+  const urls = [...new Set([...(first === undefined ? [] : [first]), ...others])];
+  if (urls.length > 0) return urls;
+  throw new SitecastError('badInput', 'SITECAST_UPSTREAM_MISSING', 'there is no origin to follow', {
+    hint: 'Give --origin URL, or a join token, which names it.',
+  });
+}

@@ -1,0 +1,243 @@
+import { afterAll, afterEach, expect, it } from 'vitest';
+import type { FakeOrigin } from './testing/fake-origin.ts';
+import { TestWorld } from './testing/gateways.ts';
+import { readJson, removeTemporaryDirectories, TestDevice, until } from './testing/world.ts';
+
+const world = new TestWorld();
+afterEach(() => world.closeAll());
+afterAll(removeTemporaryDirectories);
+
+const image = Buffer.alloc(20_000, 'a release ');
+
+async function rolledOut(): Promise<FakeOrigin> {
+  const origin = await world.origin();
+  await origin.publishRelease('camera', 1, image);
+  await origin.startRollout('camera', 1);
+  return origin;
+}
+
+it('enrols itself, waits until it is accepted, and says so', async () => {
+  const origin = await rolledOut();
+  origin.acceptsEnrolments = 'pending';
+  const gateway = await world.gateway(origin);
+  await until(() => origin.count('POST site/v1/enrolments') > 0, 'the enrolment');
+  expect(await gateway.metric('sitecast_enrolled')).toBe(0);
+  await origin.assign({ id: gateway.id, kind: 'gateway', site: 'porto' });
+  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the assignment');
+  expect((await gateway.get(`site/v1/assignments/${gateway.id}`)).status).toBe(200);
+});
+
+it('begins with the root that a join token names, and with no other', async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin, { token: origin.joinToken() });
+  expect((await gateway.get('metadata/1.root.json')).body).toEqual(Buffer.from(origin.firstRoot));
+  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
+
+  const other = await world.origin();
+  other.misbehave = (_request, response, path) => {
+    if (path === 'metadata/1.root.json') response.end(origin.firstRoot);
+    return path === 'metadata/1.root.json';
+  };
+  const starting = world.gateway(other, { token: other.joinToken() }, { isReadyFirst: false });
+  await until(() => other.count('1.root.json') > 1, 'the second try');
+  other.misbehave = undefined;
+  await starting;
+});
+
+it("relays a device's enrolment, keeps its assignment, and passes refusals on", async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin);
+  const device = new TestDevice();
+  const url = `${gateway.url}/site/v1/enrolments`;
+  const accepted = await device.post(url, { envelope: await device.enrolment() });
+  expect(accepted.status).toBe(200);
+  expect(accepted.json).toHaveProperty('assignment.payload');
+
+  const waiting = new TestDevice();
+  origin.acceptsEnrolments = 'pending';
+  const pending = await waiting.post(url, { envelope: await waiting.enrolment() });
+  expect(pending).toEqual({ status: 202, json: { state: 'pending' } });
+  origin.acceptsEnrolments = 'no';
+  const refused = await waiting.post(url, { envelope: await waiting.enrolment() });
+  expect(refused).toMatchObject({
+    status: 403,
+    json: { code: 'SITECAST_TOKEN_USED', detail: 'it was used' },
+  });
+
+  await origin.close();
+  expect((await waiting.post(url, { envelope: await waiting.enrolment() })).status).toBe(503);
+  const known = await fetch(`${gateway.url}/site/v1/assignments/${device.id}`);
+  expect(await readJson(known)).toEqual(accepted.json);
+  expect((await fetch(`${gateway.url}/site/v1/assignments/${waiting.id}`)).status).toBe(404);
+});
+
+it('refuses what is signed by another, altered, replayed, too old or not signed at all', async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin);
+  const device = new TestDevice();
+  const thief = new TestDevice();
+  const reports = `${gateway.url}/site/v1/reports`;
+  const report = await device.report();
+  expect(await thief.post(reports, { reports: [report] })).toMatchObject({
+    status: 403,
+    json: { code: 'SITECAST_NOT_YOURS' },
+  });
+  expect(
+    await thief.post(`${gateway.url}/site/v1/enrolments`, { envelope: await device.enrolment() }),
+  ).toMatchObject({
+    status: 403,
+  });
+  const forged = { ...report, signatures: report.signatures.map(({ keyid }) => ({ keyid, sig: 'AAAA' })) };
+  expect(await device.post(reports, { reports: [forged] })).toMatchObject({
+    status: 422,
+    json: { code: 'SITECAST_DOCUMENT_UNTRUSTED' },
+  });
+  expect(await device.post(reports, { reports: [report] }, Date.now() - 3_600_000)).toMatchObject({
+    status: 401,
+    json: { code: 'SITECAST_REQUEST_CLOCK' },
+  });
+  const unsigned = await fetch(reports, {
+    method: 'POST',
+    body: JSON.stringify({ reports: [report] }),
+    headers: { 'content-type': 'application/json' },
+  });
+  expect(unsigned.status).toBe(401);
+  expect(await gateway.metric('sitecast_outbox_reports')).toBe(0);
+  expect(origin.count('POST site/v1/reports')).toBe(0);
+});
+
+it('keeps reports through a restart until the origin has signed for them, and hands them on once', async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin);
+  await origin.close();
+  const device = new TestDevice();
+  const reports = [await device.report(), await device.report(), await device.report()];
+  const url = (): string => `${current.url}/site/v1/reports`;
+  let current = gateway;
+  expect(await device.post(url(), { reports })).toEqual({ status: 202, json: {} });
+  expect(await device.post(url(), { reports })).toEqual({ status: 202, json: {} });
+  expect(await gateway.metric('sitecast_outbox_reports')).toBe(3);
+  await gateway.close();
+
+  current = await world.gateway(origin, { data: gateway.settings.data });
+  expect(await current.metric('sitecast_outbox_reports')).toBe(3);
+  // A 200 alone isn't delivery.
+  origin.acknowledges = false;
+  await origin.listen();
+  await until(() => origin.reports.length === 3, 'the reports to arrive');
+  expect(await current.metric('sitecast_outbox_reports')).toBe(3);
+  origin.acknowledges = true;
+  const more = await device.report();
+  await device.post(url(), { reports: [more] });
+  await until(async () => (await current.metric('sitecast_outbox_reports')) === 0, 'the acknowledgement');
+  expect(origin.reports.map(({ seq }) => seq)).toEqual([1, 2, 3, 4]);
+  const answer = await readJson(await fetch(`${current.url}/site/v1/acknowledgements/${device.id}`));
+  expect(answer).toHaveProperty('acknowledgement.payload');
+  expect((await device.post(url(), { reports: [more] })).json).toEqual(answer);
+  expect(origin.reports.length).toBe(4);
+});
+
+it('puts aside what the origin refuses for good, and sends on what came with it', async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin);
+  const device = new TestDevice();
+  origin.rejects.set(2, 'SITECAST_REPORT_FORKED');
+  const reports = [await device.report(), await device.report(), await device.report()];
+  await device.post(`${gateway.url}/site/v1/reports`, { reports });
+  await until(async () => (await gateway.metric('sitecast_outbox_rejected')) === 1, 'the refusal');
+  expect(origin.reports.map(({ seq }) => seq)).toEqual([1, 3]);
+  expect(await gateway.metric('sitecast_outbox_reports')).toBe(1);
+});
+
+it('believes no acknowledgement or assignment that the origin has not signed', async () => {
+  const origin = await rolledOut();
+  const liar = await world.origin();
+  const gateway = await world.gateway(origin);
+  const device = new TestDevice();
+  origin.misbehave = (_request, response, path) => {
+    if (!path.startsWith('site/v1/')) return false;
+    const kind = path.includes('assignments') ? 'assignment' : 'acknowledgement';
+    void liar.assign({ id: device.id }).then(envelope => {
+      response.end(JSON.stringify({ [kind]: envelope, acknowledgements: [envelope] }));
+    });
+    return true;
+  };
+  await device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] });
+  await until(() => origin.count('POST site/v1/reports') > 0, 'the report to be sent');
+  for (const path of ['assignments', 'acknowledgements'])
+    expect((await gateway.get(`site/v1/${path}/${device.id}`)).status).toBe(404);
+  expect(await gateway.metric('sitecast_outbox_reports')).toBe(1);
+});
+
+it('hands out leases for a share of the site, remembers them, and knows whom to refuse', async () => {
+  const origin = await rolledOut();
+  const rollout = await origin.startRollout('camera', 1, { id: 'a'.repeat(16), maxDownBasisPoints: 5000 });
+  const gateway = await world.gateway(origin);
+  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
+  const devices = [1, 2, 3, 4].map(() => new TestDevice());
+  for (const device of devices) {
+    await origin.assign({ id: device.id });
+    expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
+  }
+  const ask = async (device: TestDevice, action: string, url = gateway.url) =>
+    device.post(`${url}/site/v1/leases`, { id: device.id, rollout: rollout.id, action });
+  const [one, two, three] = devices;
+  if (!one || !two || !three) throw new Error('three devices');
+  expect((await ask(one, 'take')).json).toMatchObject({ granted: true });
+  expect((await ask(two, 'take')).json).toMatchObject({ granted: true });
+  expect((await ask(three, 'take')).json).toMatchObject({ granted: false, retryAfterMs: 15_000 });
+  expect((await ask(one, 'renew')).json).toMatchObject({ granted: true });
+
+  await gateway.close();
+  const again = await world.gateway(origin, { data: gateway.settings.data });
+  await until(async () => (await again.metric('sitecast_devices')) === 4, 'the devices to be counted');
+  expect((await ask(three, 'take', again.url)).json).toMatchObject({ granted: false });
+  expect((await ask(one, 'return', again.url)).json).toEqual({ granted: false });
+  expect((await ask(three, 'take', again.url)).json).toMatchObject({ granted: true });
+
+  const stranger = new TestDevice();
+  expect((await ask(stranger, 'take', again.url)).json).toMatchObject({ code: 'SITECAST_NO_ASSIGNMENT' });
+  const moved = new TestDevice();
+  await origin.assign({ id: moved.id, site: 'porto' });
+  await again.get(`site/v1/assignments/${moved.id}`);
+  expect((await ask(moved, 'take', again.url)).json).toMatchObject({ code: 'SITECAST_OTHER_SITE' });
+  const unknown = await one.post(`${again.url}/site/v1/leases`, {
+    id: one.id,
+    rollout: 'f'.repeat(16),
+    action: 'take',
+  });
+  expect(unknown.json).toMatchObject({ code: 'SITECAST_ROLLOUT_UNKNOWN' });
+  expect(
+    (await one.post(`${again.url}/site/v1/leases`, { id: two.id, rollout: rollout.id, action: 'take' }))
+      .status,
+  ).toBe(403);
+});
+
+it('serves nobody who was revoked', async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin);
+  const device = new TestDevice();
+  const send = async () =>
+    device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] });
+  expect((await send()).status).toBe(202);
+  await origin.publishRollouts('camera', [device.id]);
+  await until(async () => (await send()).status === 403, 'the revocation');
+  expect((await send()).json).toMatchObject({ code: 'SITECAST_REVOKED' });
+});
+
+it('passes progress on, and forgets it when it cannot', async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin);
+  const device = new TestDevice();
+  const progress = {
+    id: device.id,
+    state: 'downloading',
+    doneBytes: 1,
+    totalBytes: 2,
+    at: new Date().toISOString(),
+  };
+  const url = `${gateway.url}/site/v1/progress`;
+  expect((await device.post(url, { progress: [progress] })).status).toBe(202);
+  await until(() => origin.count('POST site/v1/progress') === 1, 'the progress');
+  expect((await new TestDevice().post(url, { progress: [progress] })).status).toBe(403);
+});

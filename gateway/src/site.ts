@@ -1,0 +1,101 @@
+import type { Acknowledgement, Assignment } from '@sitecast/shared/fleet';
+import { ACKNOWLEDGEMENTS, ASSIGNMENTS } from './documents/kinds.ts';
+import { RelayedDocuments } from './documents/relayed-documents.ts';
+import { Revocations } from './documents/revocations.ts';
+import { EnrolmentRelay } from './enrolment/enrolment-relay.ts';
+import { OwnEnrolment } from './enrolment/own-enrolment.ts';
+import type { GatewayParts } from './parts.ts';
+import { Leases } from './leases/leases.ts';
+import { SiteDevices } from './leases/site-devices.ts';
+import type { Mirror } from './mirror/mirror.ts';
+import { ReportDesk } from './outbox/accept-reports.ts';
+import { Outbox } from './outbox/outbox.ts';
+import { OutboxSender } from './outbox/outbox-sender.ts';
+import { ProgressRelay } from './progress/progress-relay.ts';
+import { SiteUpstreams } from './upstream/site-upstreams.ts';
+
+/** Everything that devices and the origin have to say to each other. */
+export async function openSite(parts: GatewayParts, mirror: Mirror) {
+  const { upstreams, records, now, log } = parts;
+  const site = new SiteUpstreams(upstreams);
+  const devices = new SiteDevices();
+  const documents = await openDocuments(parts, mirror, site, devices);
+  const { assignments, acknowledgements } = documents;
+  const outbox = await Outbox.open(records('outbox'), now);
+  const own = openOwnEnrolment(parts, mirror, site, assignments, devices);
+  const leases = new Leases({
+    records: records('leases'),
+    devices,
+    site: () => own.site(),
+    assignmentOf: id => assignments.known(id),
+    rolloutsOf: product => mirror.current?.rollouts.get(product),
+    now,
+  });
+  const revocations = new Revocations();
+  return {
+    ...documents,
+    devices,
+    outbox,
+    own,
+    leases,
+    revocations,
+    isRevoked: (id: string) => revocations.has(id),
+    reports: new ReportDesk({ outbox, assignments, acknowledgements }),
+    enrolments: new EnrolmentRelay({ upstreams: site, assignments, now }),
+    progress: new ProgressRelay(site),
+    sender: new OutboxSender({ outbox, acknowledgements, upstreams: site, log }),
+  };
+}
+
+async function openDocuments(
+  { records, now, log }: GatewayParts,
+  mirror: Mirror,
+  upstreams: SiteUpstreams,
+  devices: SiteDevices,
+) {
+  const common = { upstreams, signers: () => mirror.current?.rolloutsSigners, now, log };
+  const assignments = await RelayedDocuments.open<Assignment>({
+    ...common,
+    kind: ASSIGNMENTS,
+    records: records('assignments'),
+    onAccepted: assignment => devices.note(assignment),
+  });
+  const acknowledgements = await RelayedDocuments.open<Acknowledgement>({
+    ...common,
+    kind: ACKNOWLEDGEMENTS,
+    records: records('acknowledgements'),
+  });
+  return { assignments, acknowledgements };
+}
+
+function openOwnEnrolment(
+  { identity, token, settings, records, log }: GatewayParts,
+  mirror: Mirror,
+  upstreams: SiteUpstreams,
+  assignments: RelayedDocuments<Assignment>,
+  devices: SiteDevices,
+): OwnEnrolment {
+  return new OwnEnrolment({
+    identity,
+    token,
+    site: settings.site,
+    records: records('enrolment'),
+    upstreams,
+    assignments,
+    isReady: () => mirror.current?.rolloutsSigners !== undefined,
+    onSite: site => {
+      devices.site = site;
+    },
+    log,
+  });
+}
+
+/** Counts the devices that were assigned before the start: once it's known who may sign. */
+export async function countDevices({
+  assignments,
+  devices,
+  own,
+}: Pick<Awaited<ReturnType<typeof openSite>>, 'assignments' | 'devices' | 'own'>): Promise<void> {
+  devices.site = await own.site();
+  for await (const assignment of assignments.all()) devices.note(assignment);
+}
