@@ -194,7 +194,7 @@ describe('a full disk', () => {
     }
   });
 
-  async function fillAndRecover(): Promise<void> {
+  async function expectRoomToMatter(): Promise<void> {
     const { operator, url } = await start();
     await operator.initialise();
     const image = imageOf(...randomChunks(10, 1000));

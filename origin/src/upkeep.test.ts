@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { SyncDisk } from './adapters/sync-disk.ts';
 import { imageOf } from './testing/operator.ts';
