@@ -57,10 +57,7 @@ export async function startOrigin(
 ): Promise<RunningOrigin> {
   const directory = resolve(settings.dataDirectory);
   const tls = await readTls(settings);
-  await makeDirectory(directory);
-  const state = join(directory, 'state');
-  await makeDirectory(state, 0o700);
-  const database = await openDatabase(state, directory);
+  const database = await openState(directory);
   // Ended in the reverse order, when the origin is closed as well as when a later step of its start fails.
   const endings: (() => Promise<void>)[] = [() => database.close()];
   try {
@@ -119,6 +116,14 @@ async function keepFirstAdmin(tokens: Tokens, directory: string): Promise<string
   const path = join(directory, 'admin.token');
   const made = await tokens.createAdminIfNone(token => writeFileDurably(path, `${token}\n`, 0o600));
   return made && path;
+}
+
+/** The database, first of all: it is the lock on the directory, too. */
+async function openState(directory: string) {
+  const state = join(directory, 'state');
+  await makeDirectory(directory);
+  await makeDirectory(state, 0o700);
+  return await openDatabase(state, directory);
 }
 
 async function endAll(endings: readonly (() => Promise<void>)[]): Promise<void> {

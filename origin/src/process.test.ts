@@ -187,14 +187,14 @@ describe('a full disk', () => {
       context.skip('a small tmpfs could not be mounted: that takes root');
     }
     try {
-      await expect(fillAndRecover()).resolves.toBeUndefined();
+      await expectRoomToMatter();
     } finally {
       for (const origin of running.splice(0)) await origin.stop('SIGKILL');
       execFileSync('umount', [data]);
     }
   });
 
-  async function fillAndRecover(): Promise<void> {
+  async function expectRoomToMatter(): Promise<void> {
     const { operator, url } = await start();
     await operator.initialise();
     const image = imageOf(...randomChunks(10, 1000));

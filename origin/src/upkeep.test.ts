@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { SyncDisk } from './adapters/sync-disk.ts';
 import { imageOf } from './testing/operator.ts';
@@ -35,8 +35,6 @@ afterEach(async () => {
 });
 
 /** Lets the clock and the upkeep's timer run on together. */
-const isDue = (): boolean => due !== undefined;
-
 async function passMinutes(minutes: number): Promise<void> {
   for (let passed = 0; passed < minutes; passed += 1) {
     const waited = due;
@@ -44,7 +42,7 @@ async function passMinutes(minutes: number): Promise<void> {
     due = undefined;
     origin.clock.nowMs += waited.delayMs;
     waited.act();
-    while (!isDue()) await new Promise(resolve => setImmediate(resolve));
+    await vi.waitUntil(() => due !== undefined, { interval: 1, timeout: 20_000 });
   }
 }
 
