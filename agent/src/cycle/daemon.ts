@@ -91,7 +91,9 @@ export class Daemon {
   async #watch(stop: AbortController, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       // The cycle may have looked before it: it's followed by another one.
-      this.#hasNews ||= await this.#untilChange(this.#options.pollMs, signal);
+      // Awaited each time round: `||=` would skip the wait once there is news, and spin.
+      const hasChanged = await this.#untilChange(this.#options.pollMs, signal);
+      this.#hasNews ||= hasChanged;
       if (signal.aborted) return;
       try {
         if (!(await this.#agent.stillWants(signal))) stop.abort(new Superseded('no longer wanted'));

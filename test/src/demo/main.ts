@@ -32,7 +32,14 @@ async function run(): Promise<boolean> {
   process.once('SIGTERM', interrupt);
   try {
     const fleet = new DemoFleet(bed);
-    await tellStory(fleet, narrator);
+    await tellStory(fleet, narrator).catch(async (error: unknown) => {
+      // What the devices say of themselves tells more than that it didn't come true.
+      for (const device of fleet.devices) {
+        const told = await fleet.status(device).catch((cause: unknown) => String(cause));
+        narrator.fail(`${device.name}: ${JSON.stringify(told)}`);
+      }
+      throw error;
+    });
     const summary = await summarize(fleet);
     const failed = expectations(summary).filter(({ holds }) => !holds);
     printSummary(summary, narrator);
