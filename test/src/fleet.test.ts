@@ -186,7 +186,7 @@ describe('sitecast', () => {
       '--kind',
       'device',
       '--site',
-      'north',
+      'pole',
       '--uses',
       '2',
     );

@@ -124,13 +124,17 @@ export class Rollouts {
       const pruned = prunable(file);
       await this.#remember([record, ...pruned.map(({ id }) => ({ ...this.require(id), isPruned: true }))]);
       const rollouts = [...file.rollouts.filter(known => !pruned.includes(known)), rollout];
+      // Followed first: a device may report as soon as the file is out.
+      await this.tallies.follow(rollout.id);
       try {
         await this.#publish([{ ...file, rollouts }]);
       } catch (error) {
-        await this.#reconcile();
+        this.tallies.forget(rollout.id);
+        await this.#reconcile().catch((again: unknown) =>
+          this.#deps.log.error({ err: again }, 'a rollout that could not be published is tidied up later'),
+        );
         throw error;
       }
-      await this.tallies.follow(rollout.id);
       this.#deps.log.info(
         { rollout: rollout.id, product, release: rollout.release, operator },
         'rollout started',
