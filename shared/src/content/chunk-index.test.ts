@@ -177,7 +177,7 @@ it('answers any bytes with an index or with a SitecastError', () => {
       for (const [at, value] of changes) if (at < bytes.length) bytes[at] = value;
       expect(codeOf(bytes)).toMatch(/^(read|SITECAST_INDEX_[A-Z_]+)$/);
     }),
-    { numRuns: 3000 },
+    { numRuns: 1500 },
   );
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 300 }), bytes => {

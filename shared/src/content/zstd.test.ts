@@ -83,8 +83,8 @@ it('decompresses up to the bound and never one byte more', () => {
 });
 
 it('stops at the bound when a frame without a content size is a bomb', () => {
-  const blocks = Array.from({ length: 200_000 }, () => rle(128 * 1024));
-  const bomb = Buffer.concat([MAGIC, Buffer.of(0), window(7), ...blocks, rle(1, true)]);
+  const blocks = Buffer.alloc(200_000 * 4, rle(128 * 1024));
+  const bomb = Buffer.concat([MAGIC, Buffer.of(0), window(7), blocks, rle(1, true)]);
   expect(bomb.length).toBeLessThan(MAX_FRAME_BYTES);
   const before = process.memoryUsage().rss;
   expect(() => decompressAtMost(bomb)).toThrow(invalidFrame);
@@ -160,7 +160,7 @@ it('answers any bytes with content within the bound, or with SITECAST_FRAME_INVA
         /^(true|SITECAST_FRAME_INVALID)$/,
       );
     }),
-    { numRuns: 3000 },
+    { numRuns: 1000 },
   );
 });
 

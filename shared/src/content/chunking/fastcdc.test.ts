@@ -103,7 +103,7 @@ it('cuts at the same points whatever the block boundaries', () => {
     fc.property(fc.array(fc.oneof(fc.nat(40), fc.nat(50_000)), { maxLength: 60 }), lengths => {
       expect(cut(image, SMALL, lengths)).toEqual(whole);
     }),
-    { numRuns: 150 },
+    { numRuns: 60 },
   );
   expect(
     cut(
@@ -128,7 +128,7 @@ it('keeps every chunk but the last between minimum and maximum', () => {
 });
 
 it('makes chunks of about the average size of random bytes', () => {
-  const image = noise(32 * 2 ** 20, 6);
+  const image = noise(12 * 2 ** 20, 6);
   const mean = image.length / cut(image, DEFAULT_CHUNK_SIZES).length;
   expect(mean / DEFAULT_CHUNK_SIZES.avgBytes).toBeGreaterThan(0.9);
   expect(mean / DEFAULT_CHUNK_SIZES.avgBytes).toBeLessThan(1.3);
@@ -141,9 +141,9 @@ it('never cuts within a run of one byte, so that empty space makes few and equal
 });
 
 it('changes few chunks when bytes are inserted, deleted or replaced', () => {
-  const image = noise(8 * 2 ** 20, 7);
+  const image = noise(3 * 2 ** 20, 7);
   const before = new Set(idsOf(image, cut(image, DEFAULT_CHUNK_SIZES)));
-  for (const place of [0, 1_000_003, 5_000_000]) {
+  for (const place of [0, 1_000_003, 2_500_000]) {
     for (const edited of [
       Buffer.concat([image.subarray(0, place), Buffer.from('inserted'), image.subarray(place)]),
       Buffer.concat([image.subarray(0, place), image.subarray(place + 5)]),

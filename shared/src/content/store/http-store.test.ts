@@ -133,10 +133,10 @@ it('gives up on a server that drips, at the deadline', async () => {
 it('does not count the wait for a free connection against the deadline', async () => {
   const { store } = await asking(
     async (_request, response) => {
-      await delay(100);
+      await delay(40);
       response.end(chunkOf('asked for').frame());
     },
-    { connections: 1, deadlineMs: 1000 },
+    { connections: 1, deadlineMs: 500 },
   );
   const gets = await Promise.all(Array.from({ length: 15 }, () => store.get(id)));
   expect(gets.length).toBe(15);
