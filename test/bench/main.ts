@@ -2,6 +2,7 @@
 import type { Benchmark } from './benchmark.ts';
 import { printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
+import { originBenchmark } from './origin.ts';
 import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { uploadBenchmark } from './upload.ts';
 import { uploadMemoryBenchmark } from './upload-memory.ts';
@@ -12,6 +13,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   uploadMemoryBenchmark,
   publishBenchmark,
   publishMemoryBenchmark,
+  originBenchmark,
 ];
 
 const names = process.argv.slice(2);
