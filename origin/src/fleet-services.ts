@@ -33,7 +33,10 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
-    signer: () => repository.signerOf('rollouts'),
+    signer: () => {
+      const pair = repository.signerOf('rollouts');
+      return { keyId: pair.keyId, sign: async bytes => pair.fastSign(bytes) };
+    },
     verifyById,
     onOutcomes: changes => rollouts.countOutcomes(changes),
     now,

@@ -62,10 +62,7 @@ export async function startOrigin(
   const endings: (() => Promise<void>)[] = [() => database.close()];
   try {
     const tokens = await Tokens.open(new LevelTokens(database), now);
-    const adminTokenPath = join(directory, 'admin.token');
-    const newAdmin = await tokens.createAdminIfNone(token =>
-      writeFileDurably(adminTokenPath, `${token}\n`, 0o600),
-    );
+    const adminTokenPath = await keepFirstAdmin(tokens, directory);
     const files = new DiskFiles(directory);
     await prepareDataDirectory(files);
     const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes: settings.maxStagedBytes });
@@ -97,11 +94,14 @@ export async function startOrigin(
       log,
     });
     const server = await listen(app, { ...settings.listen, tls });
-    endings.push(() => server.close(SHUTDOWN_GRACE_MS));
-    endings.push(async () => waiters.close());
+    // Whoever waits for the next timestamp is answered first: the server closes once nobody is.
+    endings.push(
+      () => server.close(SHUTDOWN_GRACE_MS),
+      async () => waiters.close(),
+    );
     return {
       url: server.url,
-      adminTokenPath: newAdmin && adminTokenPath,
+      adminTokenPath,
       reloadTls: () => reloadTls(server, settings),
       close: () => endAll(endings),
     };
@@ -109,6 +109,13 @@ export async function startOrigin(
     await endAll(endings);
     throw error;
   }
+}
+
+/** @returns where the first admin's token lies, if one was made now */
+async function keepFirstAdmin(tokens: Tokens, directory: string): Promise<string | undefined> {
+  const path = join(directory, 'admin.token');
+  const made = await tokens.createAdminIfNone(token => writeFileDurably(path, `${token}\n`, 0o600));
+  return made && path;
 }
 
 /** The database, first of all: it is the lock on the directory, too. */

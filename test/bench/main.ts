@@ -4,6 +4,7 @@ import { printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
 import { originBenchmark } from './origin.ts';
 import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
+import { gatewayServingBenchmark } from './gateway-serving.ts';
 import { uploadBenchmark } from './upload.ts';
 import { uploadMemoryBenchmark } from './upload-memory.ts';
 
@@ -14,6 +15,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   publishBenchmark,
   publishMemoryBenchmark,
   originBenchmark,
+  gatewayServingBenchmark,
 ];
 
 const names = process.argv.slice(2);

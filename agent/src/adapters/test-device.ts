@@ -20,6 +20,8 @@ export interface DeviceChanges {
   isSynchronised?: boolean | undefined;
   slots?: Partial<Record<SlotName, Slot>>;
   passPoint?: PassPoint;
+  /** False: whoever gets the agent starts it. */
+  isStarted?: boolean;
 }
 
 /** A device in a temporary directory, for tests: all adapters are the real ones, in this process. */
@@ -71,6 +73,11 @@ export class TestDevice {
     return this.#opened.parts;
   }
 
+  get agent(): UpdateAgent {
+    if (!this.#opened) throw new Error('not open');
+    return this.#opened.agent;
+  }
+
   get id(): string {
     return this.parts.identity.id;
   }
@@ -109,7 +116,7 @@ export class TestDevice {
       log: () => {},
     });
     this.#opened = { agent, parts, boot };
-    await agent.start();
+    if (changes.isStarted !== false) await agent.start();
   }
 
   async cycle(signal?: AbortSignal): Promise<Rest> {

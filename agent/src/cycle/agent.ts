@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import { activationWait } from '../decision/activation.ts';
-import { type Facts, objectionTo, type Order } from '../decision/choose.ts';
+import { type Choice, type Facts, objectionTo, type Order } from '../decision/choose.ts';
 import type { Memory, Reason, SlotRecord, Update } from '../decision/memory.ts';
 import type { BootState, SlotName } from '../ports.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
@@ -120,9 +120,16 @@ export class UpdateAgent {
       if (problem?.code !== 'SITECAST_STEPPING_STONE') break;
     }
     if (objection) return this.#blocked(objection, choice.orders[0]);
-    if (!choice.reason) return { state: 'idle' };
-    const { state, rollout, ...reason } = choice.reason;
-    await this.#parts.reporter.report(state, { rollout, reason });
+    return this.#unordered(choice.reason);
+  }
+
+  async #unordered(why: Choice['reason']): Promise<Rest> {
+    if (!why) return { state: 'idle' };
+    const { state, rollout, ...reason } = why;
+    // An attempt that has ended here was reported with how it ended: that's to stay the last word.
+    const remembered = this.#parts.memory.current.rollouts.find(({ id }) => id === rollout?.id);
+    const hasEnded = (remembered?.ended?.attempt ?? 0) >= (rollout?.attempt ?? 1);
+    if (!hasEnded) await this.#parts.reporter.report(state, { rollout, reason });
     return { state, reason, waitingFor: state === 'waiting' ? 'rollout' : undefined };
   }
 

@@ -60,7 +60,7 @@ async function updateWithCutAt(point: number) {
 }
 
 /** All of them take a minute: SITECAST_TEST_EVERY_POINT=1 does that. */
-const step = process.env.SITECAST_TEST_EVERY_POINT === '1' ? 1 : 4;
+const step = process.env.SITECAST_TEST_EVERY_POINT === '1' ? 1 : 6;
 
 it('goes on after a cut at numbered points of an update, to the same slot, fetching nothing twice, telling all once', async () => {
   let point = 1;

@@ -29,6 +29,8 @@ export class Lookout {
     if (!signers) return problem ?? { state: 'waiting', waitingFor: 'gateway' };
     const assignment = await this.#membership(signal, problem === undefined);
     if (!('id' in assignment)) return assignment;
+    // By such a clock everything has expired: there's nothing to choose from.
+    if (problem?.state === 'clockSuspect') return problem;
     const documents = await this.#documents(signal);
     if (!documents) return problem ?? { state: 'idle' };
     const facts: Facts = {

@@ -43,6 +43,8 @@ export function outcomeOf(error: unknown, signal: AbortSignal): Failed | Postpon
 
 export function failureOf(error: unknown): Rest | undefined {
   if (error instanceof Failed) return { state: 'failed', reason: error.reason };
+  if (isSystemError(error))
+    return { state: 'failed', reason: { code: `SITECAST_SYSTEM_${error.code}`, message: error.message } };
   if (!(error instanceof SitecastError)) return undefined;
   return { state: 'failed', reason: { code: error.code, message: error.message } };
 }

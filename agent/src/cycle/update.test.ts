@@ -92,3 +92,132 @@ describe('an update', () => {
     expect(site.count('/chunks/')).toBe(chunks);
   });
 });
+
+describe('a device keeps to orders', () => {
+  it('waits for an operator where it has no token, and goes on once accepted', async () => {
+    origin.acceptsNewcomers = false;
+    expect((await install(1, image1)).rest).toMatchObject({ state: 'waiting', waitingFor: 'acceptance' });
+    expect(device.parts.status.current).toMatchObject({ enrolment: 'pending' });
+    origin.assignments.set(device.id, await fleet.assign(device.id));
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  });
+
+  it('is told of a pause before the point of no return, and goes on when it is lifted', async () => {
+    await device.open({ settings: { hooks: { 'pre-install': 'exit 75' } } });
+    const { rest, rollout } = await install(1, image1);
+    expect(rest).toMatchObject({ state: 'waiting', waitingFor: 'hook' });
+    await device.close();
+    await device.open();
+    rollout.state = 'paused';
+    await fleet.publish();
+    expect(await device.cycle()).toMatchObject({
+      state: 'waiting',
+      reason: { code: 'SITECAST_ROLLOUT_PAUSED' },
+    });
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
+    rollout.state = 'active';
+    await fleet.publish();
+    const chunks = site.count('/chunks/');
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    expect(site.count('/chunks/')).toBe(chunks);
+  });
+
+  it('goes back to the release it came from when the rollout rolls back, without fetching a byte', async () => {
+    await install(1, image1);
+    const { rollout } = await install(2, image2);
+    const chunks = site.count('/chunks/');
+    rollout.state = 'rollingBack';
+    await fleet.publish();
+    expect(await device.cycle()).toMatchObject({ state: 'rolledBack' });
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'B' });
+    expect(site.count('/chunks/')).toBe(chunks);
+    expect(origin.told(device.id).at(-1)).toMatchObject({ state: 'rolledBack', reason: { code: 'ordered' } });
+    expect(await device.cycle()).toMatchObject({ state: 'idle' });
+  });
+
+  it('does not go back below the floor', async () => {
+    await install(1, image1);
+    const { rollout } = await install(2, image2);
+    rollout.state = 'rollingBack';
+    fleet.floor = { counter: 2, version: '2.0.0' };
+    await fleet.publish();
+    expect(await device.cycle()).toMatchObject({
+      state: 'blocked',
+      reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' },
+    });
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
+  });
+
+  it('takes the stepping stone that an older rollout offers, then what needed it', async () => {
+    await install(1, image1);
+    fleet.addRelease({ counter: 2, image: image2 });
+    fleet.addRelease({ counter: 3, image: image1, minimum: { counter: 2, version: '2.0.0' } });
+    fleet.rollOut(3);
+    await fleet.publish();
+    expect(await device.cycle()).toMatchObject({
+      state: 'blocked',
+      reason: { code: 'SITECAST_STEPPING_STONE' },
+    });
+    fleet.rollouts.splice(1, 0, { ...fleet.rollOut(2), state: 'completed' });
+    fleet.rollouts.pop();
+    await fleet.publish();
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    expect(device.parts.memory.current.slots.A.release).toMatchObject({ counter: 2 });
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    expect(device.parts.memory.current.slots.B.release).toMatchObject({ counter: 3 });
+  });
+
+  it('waits for a lease of its gateway', async () => {
+    site.lease = () => ({ granted: false, retryAfterMs: 100 });
+    expect((await install(1, image1)).rest).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+    expect(origin.told(device.id).at(-1)).toMatchObject({
+      state: 'waiting',
+      reason: { code: 'SITECAST_LEASE_DENIED' },
+    });
+    site.lease = () => ({ granted: true });
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  });
+
+  it('keeps its own distance between activations', async () => {
+    await device.open({ settings: { minActivationIntervalMs: 3_600_000 } });
+    await install(1, image1);
+    expect((await install(2, image2)).rest).toMatchObject({ state: 'waiting', waitingFor: 'interval' });
+  });
+
+  it('fetches no more than it may', async () => {
+    await device.open({ settings: { maxFetchBytes: 1000 } });
+    expect((await install(1, image1)).rest).toMatchObject({
+      state: 'waiting',
+      reason: { code: 'SITECAST_PLAN_TOO_LARGE' },
+    });
+    expect(site.count('/chunks/')).toBe(0);
+  });
+
+  it('does nothing for a rollout of other hardware, and is blocked by a manifest of other hardware', async () => {
+    expect((await install(1, image1, { match: { hardware: ['rpi5'] } })).rest).toMatchObject({
+      state: 'idle',
+    });
+    fleet.addRelease({ counter: 2, image: image2, hardware: ['rpi5'] });
+    fleet.rollOut(2);
+    await fleet.publish();
+    expect(await device.cycle()).toMatchObject({ reason: { code: 'SITECAST_HARDWARE_MISMATCH' } });
+  });
+
+  it('obeys nothing once it is revoked', async () => {
+    await device.open();
+    await device.cycle();
+    fleet.revoked = [device.id];
+    expect((await install(1, image1)).rest).toMatchObject({ reason: { code: 'SITECAST_DEVICE_REVOKED' } });
+  });
+
+  it('keeps the assignment with the highest serial, whatever a gateway hands out', async () => {
+    await device.open();
+    await device.cycle();
+    origin.assignments.set(device.id, await fleet.assign(device.id, { serial: 3, tags: { ring: 'early' } }));
+    await device.cycle();
+    origin.assignments.set(device.id, await fleet.assign(device.id, { serial: 2 }));
+    expect((await install(1, image1, { match: { tags: { ring: 'early' } } })).rest).toMatchObject({
+      state: 'completed',
+    });
+  });
+});

@@ -40,6 +40,11 @@ export class Gateways {
     return work(gateway);
   }
 
+  /** As `each`, with `metadata` and `targets` leading to the gateway that is asked. One such call at a time. */
+  eachRepository<T>(work: (gateway: Gateway) => Promise<T>, signal?: AbortSignal): Promise<T> {
+    return this.each(gateway => this.with(gateway, work), signal);
+  }
+
   /**
    * Asks one after the other until one answers.
    * @param work throws for an answer that's of no use, whatever the reason
@@ -50,7 +55,7 @@ export class Gateways {
     for (const gateway of this.all) {
       signal?.throwIfAborted();
       try {
-        return await this.with(gateway, work);
+        return await work(gateway);
       } catch (error) {
         if (!(error instanceof SitecastError)) throw error;
         if (telling === undefined || isUnreachable(telling)) telling = error;

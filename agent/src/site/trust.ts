@@ -13,6 +13,7 @@ import {
   type RoleSigners,
   TufClient,
 } from '@sitecast/shared/trust';
+import pLimit from 'p-limit';
 import type { Gateways } from './gateways.ts';
 
 /** How old a timestamp may look before another gateway is asked as well, milliseconds: the origin renews it hourly. */
@@ -34,6 +35,8 @@ export class Trust {
   readonly #gateways: Gateways;
   readonly #documents: string;
   readonly #now: () => number;
+  /** Which gateway is asked is one for all: a download's watcher must not turn it away from a refresh. */
+  readonly #turn = pLimit(1);
 
   private constructor(client: TufClient, gateways: Gateways, documents: string, now: () => number) {
     this.#client = client;
@@ -88,7 +91,11 @@ export class Trust {
    * for long isn't a liar: another one may know more.
    * @throws the most telling error, if none would do
    */
-  async refresh(signal?: AbortSignal): Promise<void> {
+  refresh(signal?: AbortSignal): Promise<void> {
+    return this.#turn(() => this.#refresh(signal));
+  }
+
+  async #refresh(signal: AbortSignal | undefined): Promise<void> {
     let isRefreshed = false;
     let failure: unknown;
     for (const gateway of this.#gateways.all) {
@@ -109,12 +116,22 @@ export class Trust {
    * @returns undefined if the repository lists no such target
    * @throws SITECAST_METADATA_EXPIRED and others of docs/ERRORS.md under "Trust"
    */
-  async document(name: string, signal?: AbortSignal): Promise<Uint8Array | undefined> {
-    const found = await this.#gateways.each(() => this.#client.findTarget(name, { signal }), signal);
+  document(name: string, signal?: AbortSignal): Promise<Uint8Array | undefined> {
+    return this.#turn(() => this.#document(name, signal));
+  }
+
+  async #document(name: string, signal: AbortSignal | undefined): Promise<Uint8Array | undefined> {
+    const found = await this.#gateways.eachRepository(
+      () => this.#client.findTarget(name, { signal }),
+      signal,
+    );
     if (!found) return undefined;
     const stored = await this.#stored(found);
     if (stored) return stored;
-    const bytes = await this.#gateways.each(() => this.#client.fetchTarget(found, { signal }), signal);
+    const bytes = await this.#gateways.eachRepository(
+      () => this.#client.fetchTarget(found, { signal }),
+      signal,
+    );
     const path = this.#pathOf(found);
     if (path !== undefined) {
       await prune(this.#documents);
@@ -170,7 +187,7 @@ async function begin(store: DirectoryMetadataStore, bytes: Uint8Array, nowMs: nu
 }
 
 function fetchRoot(gateways: Gateways, rootSha256: string, signal?: AbortSignal): Promise<Uint8Array> {
-  return gateways.each(async gateway => {
+  return gateways.eachRepository(async gateway => {
     const maxBytes = DEFAULT_TRUST_LIMITS.maxRootBytes;
     const bytes = await gateway.metadata.fetch('1.root.json', { maxBytes, signal });
     if (bytes && createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;

@@ -53,6 +53,7 @@ export class Outbox {
   #acknowledgedSeq = 0;
   #handle: FileHandle;
   #lengthBytes: number;
+  readonly #maxBytes: number;
   #isTailSuspect = false;
   #turn: Promise<unknown> = Promise.resolve();
 
@@ -63,6 +64,7 @@ export class Outbox {
     entries: Entry[];
     handle: FileHandle;
     lengthBytes: number;
+    maxBytes: number;
   }) {
     this.#path = init.path;
     this.#identity = init.identity;
@@ -70,10 +72,16 @@ export class Outbox {
     this.#entries = init.entries;
     this.#handle = init.handle;
     this.#lengthBytes = init.lengthBytes;
+    this.#maxBytes = init.maxBytes;
     this.#epoch = init.entries.at(-1)?.report.epoch ?? newEpoch();
   }
 
-  static async open(directory: string, identity: Identity, passPoint: PassPoint): Promise<Outbox> {
+  static async open(
+    directory: string,
+    identity: Identity,
+    passPoint: PassPoint,
+    maxBytes = MAX_OUTBOX_BYTES,
+  ): Promise<Outbox> {
     const path = join(directory, FILE_NAME);
     const { entries, lengthBytes, isDamaged } = readEntries(await readIfThere(path), identity.id);
     if (isDamaged) await writeFileDurably(`${path}.damaged`, await readIfThere(path), 0o600);
@@ -93,6 +101,7 @@ export class Outbox {
       entries: isDamaged ? [] : entries,
       handle,
       lengthBytes: isDamaged ? 0 : lengthBytes,
+      maxBytes,
     });
     // What could still be read is said again, in the new chain.
     if (isDamaged) for (const { report } of entries) await outbox.append(eventOf(report));
@@ -172,7 +181,7 @@ export class Outbox {
     };
     const envelope = await sealReport(report, this.#identity);
     const line = Buffer.from(`${JSON.stringify(envelope)}\n`);
-    if (this.#lengthBytes + line.length > MAX_OUTBOX_BYTES)
+    if (this.#lengthBytes + line.length > this.#maxBytes)
       throw new SitecastError('noSpace', 'SITECAST_OUTBOX_FULL', 'no more reports can be kept', {
         hint: 'they are waiting for the origin to acknowledge them',
       });

@@ -39,6 +39,8 @@ export interface ReleaseOptions {
   image: Buffer;
   hardware?: string[];
   minimum?: { counter: number; version: string };
+  /** How many times longer chunks are than those for small tests; 8 is about what releases really have. */
+  chunkScale?: number;
 }
 
 /** An operator and an origin in memory, for tests: signs a real repository and lays its files out. */
@@ -113,8 +115,9 @@ export class TestFleet {
     image,
     hardware,
     minimum,
+    chunkScale = 1,
   }: ReleaseOptions): ReleaseManifest {
-    const { indexBytes, chunks } = this.#chunk(image);
+    const { indexBytes, chunks } = this.#chunk(image, chunkScale);
     const manifest: ReleaseManifest = {
       format: 'sitecast-release-1',
       product: this.product,
@@ -235,12 +238,20 @@ export class TestFleet {
     return sealAcknowledgement(acknowledgement, this.keys.rollouts);
   }
 
-  #chunk(image: Buffer): { indexBytes: Buffer; chunks: number } {
-    const builder = new ChunkIndexBuilder(SIZES);
+  #chunk(image: Buffer, scale: number): { indexBytes: Buffer; chunks: number } {
+    const sizes = {
+      minBytes: SIZES.minBytes * scale,
+      avgBytes: SIZES.avgBytes * scale,
+      maxBytes: SIZES.maxBytes * scale,
+    };
+    const builder = new ChunkIndexBuilder(sizes);
     let chunks = 0;
     for (let at = 0; at < image.length; ) {
       // Different lengths, as a chunker's are; the same for the same content.
-      const lengthBytes = Math.min(SIZES.minBytes + ((image[at] ?? 0) % 16) * 1024, image.length - at);
+      const lengthBytes = Math.min(
+        sizes.minBytes + ((image[at] ?? 0) % 16) * 1024 * scale,
+        image.length - at,
+      );
       const plain = image.subarray(at, at + lengthBytes);
       const id = chunkIdOf(plain);
       this.files.set(`/chunks/${chunkPath(id)}`, compressFrame(plain));

@@ -1,4 +1,4 @@
-import { type BigIntStats, statSync } from 'node:fs';
+import { type BigIntStats, closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
 import { open, stat, statfs } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Chunk, type ChunkId, DirectoryStore, MAX_FRAME_BYTES } from '@sitecast/shared/content';
@@ -34,9 +34,24 @@ export class DiskFrames implements FrameFiles {
         await file.close();
       }
     } catch (error) {
-      // Not here, or the disk can't read it back: it's fetched again.
-      if (isSystemError(error, 'ENOENT', 'EIO', 'EISDIR', 'ENOTDIR')) return undefined;
-      throw error;
+      return absentOrThrow(error);
+    }
+  }
+
+  readNow(id: ChunkId): StoredFrame | undefined {
+    try {
+      const file = openSync(this.#store.pathOf(id), 'r');
+      try {
+        const found = fstatSync(file, { bigint: true });
+        if (!found.isFile() || found.size > BigInt(MAX_FRAME_BYTES)) return undefined;
+        const frame = Buffer.allocUnsafeSlow(Number(found.size));
+        const bytesRead = readSync(file, frame, 0, frame.length, 0);
+        return bytesRead === frame.length ? { frame, stamp: stampOf(found) } : undefined;
+      } finally {
+        closeSync(file);
+      }
+    } catch (error) {
+      return absentOrThrow(error);
     }
   }
 
@@ -63,6 +78,12 @@ export class DiskFrames implements FrameFiles {
     const { bavail, bsize } = await statfs(this.#store.root);
     return bavail * bsize;
   }
+}
+
+// Not here, or the disk can't read it back: it's fetched again.
+function absentOrThrow(error: unknown): undefined {
+  if (isSystemError(error, 'ENOENT', 'EIO', 'EISDIR', 'ENOTDIR')) return;
+  throw error;
 }
 
 function stampOf({ ino, size, mtimeNs, ctimeNs }: BigIntStats): string {

@@ -83,10 +83,14 @@ export class ChunkCache {
 
   /** The frame, checked; undefined if it isn't here. */
   async get(id: ChunkId): Promise<Buffer | undefined> {
-    const found = await this.#deps.files.read(id);
-    if (!found) return undefined;
     const hex = chunkIdToHex(id);
-    if (this.#verified.get(hex) !== found.stamp) {
+    const stamp = this.#verified.get(hex);
+    const { files } = this.#deps;
+    // What this process has read or written before is in the page cache as a rule: waiting for the thread pool would cost
+    // several times as much as reading it.
+    const found = stamp === undefined ? await files.read(id) : files.readNow(id);
+    if (!found) return undefined;
+    if (stamp !== found.stamp) {
       if (!this.#isRight(id, found.frame)) {
         this.damaged += 1;
         this.#deps.log.warn({ id: hex }, 'a cached chunk is damaged; it is deleted');

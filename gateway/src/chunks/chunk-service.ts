@@ -4,8 +4,6 @@ import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { ChunkCache } from './chunk-cache.ts';
 
-/** Frames in memory: devices that update at the same time ask for the same ones. */
-const DEFAULT_MEMORY_BYTES = 64 * 1024 * 1024;
 /** Chunks that are fetched over the WAN at one time. */
 export const MAX_UPSTREAM_FETCHES = 16;
 /** Chunks that wait for their turn; who comes later is asked to come again. */
@@ -18,7 +16,8 @@ interface ChunkServiceDeps {
   /** The upstreams as one store, which verifies what it gives. */
   upstream: ChunkStore;
   onUpstreamBytes: (lengthBytes: number) => void;
-  memoryBytes?: number;
+  /** For frames in memory: devices that update at the same time ask for the same ones. */
+  memoryBytes: number;
 }
 
 /** How a chunk was found, for the counters. */
@@ -43,7 +42,8 @@ export class ChunkService {
   constructor(deps: ChunkServiceDeps) {
     this.#deps = deps;
     this.#memory = new LRUCache({
-      maxSize: deps.memoryBytes ?? DEFAULT_MEMORY_BYTES,
+      // At 1 no frame fits: none is kept.
+      maxSize: Math.max(1, deps.memoryBytes),
       sizeCalculation: frame => frame.length + 256,
     });
   }

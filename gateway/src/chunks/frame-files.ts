@@ -10,6 +10,8 @@ export interface StoredFrame {
 /** The files of the chunk cache. Nothing read from them is trusted. Errors: SITECAST_NO_SPACE for a full disk. */
 export interface FrameFiles {
   read(id: ChunkId): Promise<StoredFrame | undefined>;
+  /** As `read`, without a turn of the event loop: for a file that was read before, so that its bytes are in memory. */
+  readNow(id: ChunkId): StoredFrame | undefined;
   /** @returns the file's stamp */
   write(id: ChunkId, frame: Uint8Array): Promise<string>;
   remove(id: ChunkId): Promise<void>;

@@ -104,15 +104,20 @@ export class FakeOrigin {
   }
 
   /** Publishes a release: its chunks, index, manifest and product file. */
-  async publishRelease(product: string, counter: number, image: Buffer): Promise<PublishedImage> {
-    const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: CHUNK_BYTES, maxBytes: CHUNK_BYTES });
+  async publishRelease(
+    product: string,
+    counter: number,
+    image: Buffer,
+    chunkBytes = CHUNK_BYTES,
+  ): Promise<PublishedImage> {
+    const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: chunkBytes, maxBytes: chunkBytes });
     const ids: ChunkId[] = [];
-    for (let at = 0; at < image.length; at += CHUNK_BYTES) {
-      const plain = image.subarray(at, at + CHUNK_BYTES);
+    for (let at = 0; at < image.length; at += chunkBytes) {
+      const plain = image.subarray(at, at + chunkBytes);
       const id = chunkIdOf(plain);
       ids.push(id);
       this.chunks.set(`chunks/${chunkPath(id)}`, compressFrame(plain));
-      builder.add(id, Math.min(at + CHUNK_BYTES, image.length));
+      builder.add(id, Math.min(at + chunkBytes, image.length));
     }
     const index = builder.finish().encode();
     const manifest: ReleaseManifest = {

@@ -22,11 +22,11 @@ export class TestWorld {
   async gateway(
     origin: FakeOrigin,
     more: Partial<GatewaySettings> = {},
-    { isReadyFirst = true }: { isReadyFirst?: boolean } = {},
+    { isReadyFirst = true, now = Date.now }: { isReadyFirst?: boolean; now?: () => number } = {},
   ): Promise<TestGateway> {
     const settings = await settingsFor(origin, more);
     const log = memoryLog();
-    const running = await startGateway(settings, { log });
+    const running = await startGateway(settings, { log, now });
     const gateway = new TestGateway(running, settings, log);
     this.#open.push(gateway);
     if (isReadyFirst) await until(() => gateway.isReady(), 'a complete set');

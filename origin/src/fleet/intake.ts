@@ -30,7 +30,7 @@ export interface RejectedReport {
 }
 
 /** A chain that a request touched, and how far it reaches. */
-export interface ChainEnd {
+interface ChainEnd {
   id: string;
   epoch: string;
   /** 0 where nothing of it is there. */

@@ -24,6 +24,8 @@ export function outcomeAfter(
 ): Outcome | undefined {
   const { rollout, state, at, reason } = report;
   if (!rollout || (before && before.attempt > rollout.attempt)) return undefined;
+  // Having failed, it says that it won't try this attempt again: what it failed with is its outcome.
+  if (before?.attempt === rollout.attempt && state === 'blocked' && isFailure(before.state)) return undefined;
   const startedAt = before?.attempt === rollout.attempt ? before.startedAt : nowIso;
   return {
     attempt: rollout.attempt,
@@ -33,4 +35,8 @@ export function outcomeAfter(
     startedAt,
     ...(reason && { reason: { code: reason.code, message: reason.message } }),
   };
+}
+
+function isFailure(state: Outcome['state']): boolean {
+  return state === 'failed' || state === 'rolledBack';
 }

@@ -33,7 +33,7 @@ export interface MemberQuery {
   limit: number;
 }
 
-export function stateOf(member: Member, status: Status | undefined): string {
+function stateOf(member: Member, status: Status | undefined): string {
   if (member.revokedAt !== undefined) return 'revoked';
   return status?.last.state ?? 'enrolled';
 }

@@ -1,10 +1,9 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
+import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import {
   type Metadata,
   type MetadataType,
   parseMetadata,
-  type Signer,
   type TargetFile,
   targetPath,
   type TufKey,
@@ -149,7 +148,7 @@ export class Repository {
   }
 
   /** Signs with the key that the published metadata names for a role. @throws SITECAST_NOT_INITIALISED, SITECAST_ONLINE_KEY_MISSING */
-  signerOf(role: OnlineRole): Signer {
+  signerOf(role: OnlineRole): KeyPair {
     if (!this.#committed) throw notInitialised();
     return this.#signer(role, this.#committed.root, this.#committed.targets);
   }
@@ -277,7 +276,7 @@ export class Repository {
     });
   }
 
-  #signer(role: OnlineRole, root: Metadata<'root'>, targets: Metadata<'targets'>): Signer {
+  #signer(role: OnlineRole, root: Metadata<'root'>, targets: Metadata<'targets'>): KeyPair {
     const [keyId] = signersOf(role, root.signed, targets.signed).keyids;
     const signer = keyId === undefined ? undefined : this.keys.withId(role, keyId);
     if (signer) return signer;

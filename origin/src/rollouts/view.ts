@@ -7,9 +7,9 @@ import type { RolloutRecord } from './record.ts';
 import { hasCompleted, type Outcomes } from './tallies.ts';
 
 /** What a device is doing about a rollout; `pending`: it hasn't said anything yet. */
-export type RolloutDeviceState = DeviceState | 'pending';
+type RolloutDeviceState = DeviceState | 'pending';
 
-export interface RolloutDevice {
+interface RolloutDevice {
   id: string;
   site: string;
   state: RolloutDeviceState;

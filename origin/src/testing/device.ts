@@ -54,7 +54,12 @@ export class TestMember {
 
   /** Another machine with this one's key and chain, as it is now. */
   clone(): TestMember {
-    const copy = new TestMember(this.#ask, this.#now, this.kind, this.identity);
+    return this.at(this.#ask);
+  }
+
+  /** The same that speaks to another origin. */
+  at(ask: Ask): TestMember {
+    const copy = new TestMember(ask, this.#now, this.kind, this.identity);
     copy.epoch = this.epoch;
     copy.seq = this.seq;
     copy.#previous = this.#previous;

@@ -89,3 +89,27 @@ it('prints an error as one message with its code and hint, as JSON where asked, 
     error: { code: 'SITECAST_ORIGIN_UNREACHABLE', message: 'no answer', hint: 'is it running?' },
   });
 });
+
+it('a required setting may come from the file, and is asked for where nothing gives it', async () => {
+  const start = async (args: string[]) => {
+    let data: unknown;
+    let err = '';
+    const program = new SettingsCommand('sitecast-thing');
+    program
+      .command('serve')
+      .requiredOption('--data <dir>', 'where')
+      .action((options: { data: string }) => {
+        data = options.data;
+      });
+    const streams = { out: () => {}, err: (text: string) => (err += text) };
+    return { exitCode: await runProgram(program, args, { streams }), data, err };
+  };
+  const config = await configFile('data: /srv/x\n');
+  expect(await start(['serve', '--config', config])).toEqual({ exitCode: 0, data: '/srv/x', err: '' });
+  expect(await start(['serve', '--config', config, '--data', 'y'])).toMatchObject({ data: 'y' });
+  expect(await start(['serve'])).toMatchObject({
+    exitCode: 2,
+    data: undefined,
+    err: expect.stringContaining("required option '--data <dir>' not specified"),
+  });
+});

@@ -50,8 +50,10 @@ export async function runProgram(
   { configFiles = [], streams = PROCESS_STREAMS }: { configFiles?: string[]; streams?: OutputStreams } = {},
 ): Promise<number> {
   prepare(program, streams);
+  const needed = neededOptions(program);
   program.hook('preAction', async (_program, action) => {
     await applyConfigFile(program, action, configFiles);
+    requireOptions(action, needed);
   });
   try {
     await program.parseAsync([...argv], { from: 'user' });
@@ -87,6 +89,22 @@ function prepare(program: Command, streams: OutputStreams): void {
     } else {
       command.helpCommand('help [command]', 'show the help of a command');
     }
+  }
+}
+
+/** Commander would look for them before the configuration file is read, which may give them. */
+function neededOptions(program: Command): ReadonlySet<Option> {
+  const needed = withSubcommands(program).flatMap(({ options }) =>
+    options.filter(({ mandatory }) => mandatory),
+  );
+  for (const option of needed) option.makeOptionMandatory(false);
+  return new Set(needed);
+}
+
+function requireOptions(action: Command, needed: ReadonlySet<Option>): void {
+  for (const option of action.options) {
+    if (needed.has(option) && action.getOptionValue(option.attributeName()) === undefined)
+      action.error(`error: required option '${option.flags}' not specified`, { exitCode: 2 });
   }
 }
 

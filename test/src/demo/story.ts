@@ -64,7 +64,7 @@ async function rollOut(fleet: DemoFleet, narrator: Narrator, version: string, en
       shown = line;
       return status;
     },
-    ({ counts, total }) => total > 0 && (counts[ending] ?? 0) + (counts.blocked ?? 0) === total,
+    ({ counts, total }) => total > 0 && counts[ending] === total,
   );
 }
 

@@ -1,13 +1,13 @@
 import { createHash } from 'node:crypto';
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import { MAX_JOIN_TOKEN_USES } from '../../fleet/join-tokens.ts';
 import { MEMBER_KINDS } from '../../fleet/member.ts';
 import { maxBytesOf, metadataFile } from '../../repository/committed.ts';
+import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import type { OriginEnv } from '../context.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
 import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
@@ -42,12 +42,12 @@ const newJoinTokenSchema = z
   .openapi('NewJoinToken');
 
 /** Join tokens: what lets devices and gateways in without an operator's hand. */
-export function joinTokenRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+export function joinTokenRoutes(app: OriginApp, deps: AppDeps): void {
   createTokenRoute(app, deps);
   otherRoutes(app, deps);
 }
 
-function createTokenRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, files, bodies }: AppDeps): void {
+function createTokenRoute(app: OriginApp, { tokens, fleet, files, bodies }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -77,7 +77,7 @@ function createTokenRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, files, b
   );
 }
 
-function otherRoutes(app: OpenAPIHono<OriginEnv>, { tokens, fleet }: AppDeps): void {
+function otherRoutes(app: OriginApp, { tokens, fleet }: AppDeps): void {
   const operator = requireRole(tokens, 'operator');
 
   app.openapi(

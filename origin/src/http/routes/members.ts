@@ -1,12 +1,12 @@
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { DEVICE_STATES, idSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
 import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
 import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
+import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import type { OriginEnv } from '../context.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
 import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
@@ -98,7 +98,7 @@ const changeSchema = z
   .openapi('MemberChange');
 
 /** Devices and gateways, for operators: the same routes for both. */
-export function memberRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+export function memberRoutes(app: OriginApp, deps: AppDeps): void {
   for (const kind of ['device', 'gateway'] as const) {
     listRoute(app, deps, kind);
     detailRoute(app, deps, kind);
@@ -108,7 +108,7 @@ export function memberRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
   }
 }
 
-function listRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, now }: AppDeps, kind: MemberKind): void {
+function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -153,7 +153,7 @@ function listRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet, now }: AppDeps,
   );
 }
 
-function detailRoute(app: OpenAPIHono<OriginEnv>, { tokens, fleet }: AppDeps, kind: MemberKind): void {
+function detailRoute(app: OriginApp, { tokens, fleet }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -191,11 +191,7 @@ const answersOf = (kind: MemberKind) =>
     404: { description: 'There is no such one.' },
   });
 
-function acceptRoute(
-  app: OpenAPIHono<OriginEnv>,
-  { tokens, fleet, bodies }: AppDeps,
-  kind: MemberKind,
-): void {
+function acceptRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -224,11 +220,7 @@ function acceptRoute(
   );
 }
 
-function changeRoute(
-  app: OpenAPIHono<OriginEnv>,
-  { tokens, fleet, bodies }: AppDeps,
-  kind: MemberKind,
-): void {
+function changeRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'patch',
@@ -256,11 +248,7 @@ function changeRoute(
   );
 }
 
-function revokeRoute(
-  app: OpenAPIHono<OriginEnv>,
-  { tokens, fleet, rollouts }: AppDeps,
-  kind: MemberKind,
-): void {
+function revokeRoute(app: OriginApp, { tokens, fleet, rollouts }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'post',

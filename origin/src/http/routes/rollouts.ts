@@ -1,10 +1,10 @@
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { createRoute, z } from '@hono/zod-openapi';
 import { DEVICE_STATES, idSchema, rolloutIdSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
 import { counterSchema, MAX_HARDWARE, nameSchema, versionSchema } from '@sitecast/shared/release';
 import type { RolloutRecord } from '../../rollouts/record.ts';
 import { statusOf } from '../../rollouts/view.ts';
+import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import type { OriginEnv } from '../context.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
 import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
@@ -81,13 +81,13 @@ const listQuery = z.object({ product: nameSchema.optional(), state: z.enum(ROLLO
 const idParam = z.object({ id: rolloutIdSchema });
 
 /** Rollouts: which devices are to run which release, and how far they have got. */
-export function rolloutRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+export function rolloutRoutes(app: OriginApp, deps: AppDeps): void {
   startRoute(app, deps);
   readingRoutes(app, deps);
   endingRoutes(app, deps);
 }
 
-function startRoute(app: OpenAPIHono<OriginEnv>, { tokens, rollouts, fleet, bodies, now }: AppDeps): void {
+function startRoute(app: OriginApp, { tokens, rollouts, fleet, bodies, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -127,7 +127,7 @@ function startRoute(app: OpenAPIHono<OriginEnv>, { tokens, rollouts, fleet, bodi
   );
 }
 
-function readingRoutes(app: OpenAPIHono<OriginEnv>, { tokens, rollouts, fleet, now }: AppDeps): void {
+function readingRoutes(app: OriginApp, { tokens, rollouts, fleet, now }: AppDeps): void {
   const viewer = requireRole(tokens, 'viewer');
 
   app.openapi(
@@ -181,7 +181,7 @@ function readingRoutes(app: OpenAPIHono<OriginEnv>, { tokens, rollouts, fleet, n
   );
 }
 
-function endingRoutes(app: OpenAPIHono<OriginEnv>, { tokens, rollouts }: AppDeps): void {
+function endingRoutes(app: OriginApp, { tokens, rollouts }: AppDeps): void {
   const endings = {
     abort: ['Ends a rollout: devices that have not activated it yet leave it alone.', 'abort'],
     complete: ['Ends a rollout as good: its release is what latecomers get.', 'complete'],

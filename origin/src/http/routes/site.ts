@@ -1,11 +1,11 @@
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { DEVICE_STATES, idSchema, rolloutIdSchema } from '@sitecast/shared/fleet';
 import { envelopeSchema } from '@sitecast/shared/identity';
 import { MAX_REPORTS } from '../../fleet/intake.ts';
 import type { Member } from '../../fleet/member.ts';
+import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import type { OriginEnv } from '../context.ts';
 import { requireMediaType } from '../guards.ts';
 import { problemSchema } from '../problem.ts';
 import { JSON_TYPE, signature, withProblems } from '../schemas.ts';
@@ -42,13 +42,13 @@ const problem = (description: string) => ({
 });
 
 /** The site API: what devices and gateways speak, signed by their own keys. Gateways relay it. */
-export function siteRoutes(app: OpenAPIHono<OriginEnv>, deps: AppDeps): void {
+export function siteRoutes(app: OriginApp, deps: AppDeps): void {
   enrolmentRoutes(app, deps);
   reportRoutes(app, deps);
   progressRoute(app, deps);
 }
 
-function enrolmentRoutes(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests }: AppDeps): void {
+function enrolmentRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -99,7 +99,7 @@ function enrolmentRoutes(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests }:
   );
 }
 
-function reportRoutes(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests }: AppDeps): void {
+function reportRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -159,7 +159,7 @@ function reportRoutes(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests }: Ap
   );
 }
 
-function progressRoute(app: OpenAPIHono<OriginEnv>, { fleet, signedRequests, now }: AppDeps): void {
+function progressRoute(app: OriginApp, { fleet, signedRequests, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',

@@ -1,6 +1,7 @@
 import { createReadStream, existsSync } from 'node:fs';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import * as http from 'node:http';
+import * as net from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { spawn } from 'node:child_process';
@@ -26,7 +27,7 @@ afterAll(removeTemporaryDirectories);
 type Answer = (request: http.IncomingMessage, response: http.ServerResponse) => unknown;
 
 /** @returns the port it listens on */
-async function listening(server: http.Server): Promise<number> {
+async function listening(server: net.Server): Promise<number> {
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   const address = server.address();
@@ -139,6 +140,32 @@ it('does not count the wait for a free connection against the deadline', async (
   );
   const gets = await Promise.all(Array.from({ length: 15 }, () => store.get(id)));
   expect(gets.length).toBe(15);
+});
+
+it('asks again where the server has closed a connection that was kept open', async () => {
+  let connections = 0;
+  const frame = chunkOf('asked for').frame();
+  const server = net.createServer(socket => {
+    connections += 1;
+    let requests = 0;
+    socket.on('error', () => undefined);
+    socket.on('data', () => {
+      requests += 1;
+      // Each connection is good for one request; the next one finds it closed.
+      if (requests > 1) socket.resetAndDestroy();
+      else
+        socket.write(
+          Buffer.concat([Buffer.from(`HTTP/1.1 200 OK\r\ncontent-length: ${frame.length}\r\n\r\n`), frame]),
+        );
+    });
+  });
+  const store = new HttpStore(`http://127.0.0.1:${await listening(server)}/chunks`);
+  cleanUps.push(() => {
+    store.close();
+    server.close();
+  });
+  for (let at = 0; at < 3; at++) (await store.get(id)).verify();
+  expect(connections).toBe(3);
 });
 
 it('notices an answer that is cut short', async () => {

@@ -1,6 +1,6 @@
 import * as http from 'node:http';
 import * as https from 'node:https';
-import { SitecastError } from '../../errors.ts';
+import { isSystemError, SitecastError } from '../../errors.ts';
 import { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex, chunkPath } from '../chunk-id.ts';
 import { MAX_FRAME_BYTES } from '../limits.ts';
@@ -11,6 +11,8 @@ const DEFAULT_DEADLINE_MS = 120_000;
 const DEFAULT_CONNECTIONS = 8;
 /** An error page up to this length is read to its end, so that the connection can be used again. */
 const MAX_DISCARDED_BYTES = 64 * 1024;
+
+type Reader<T> = (response: http.IncomingMessage) => Promise<T>;
 
 export interface HttpStoreOptions {
   /** Gives up when nothing comes for so long, also while connecting. */
@@ -72,16 +74,33 @@ export class HttpStore implements ChunkStore {
   }
 
   /** One request and its answer, under the silence limit, the deadline and the caller's signal. */
-  async #exchange<T>(
-    method: string,
-    id: ChunkId,
-    { signal }: ChunkRequest,
-    read: (response: http.IncomingMessage) => Promise<T>,
+  async #exchange<T>(method: string, id: ChunkId, { signal }: ChunkRequest, read: Reader<T>): Promise<T> {
+    for (let isRetry = false; ; isRetry = true) {
+      signal?.throwIfAborted();
+      const request = this.#client.request(new URL(chunkPath(id), this.#base), {
+        method,
+        agent: this.#agent,
+        headers: { ...this.#options.headers },
+      });
+      try {
+        return await this.#limited(request, signal, async () => read(await answerOf(request)));
+      } catch (error) {
+        request.destroy();
+        signal?.throwIfAborted();
+        if (error instanceof SitecastError) throw error;
+        // The server had closed a connection that was kept open, just as it was used again: that says nothing about it.
+        if (!isRetry && request.reusedSocket && isSystemError(error, 'ECONNRESET', 'EPIPE')) continue;
+        throw this.#unreachable(id, 'gave no whole answer', { cause: error });
+      }
+    }
+  }
+
+  async #limited<T>(
+    request: http.ClientRequest,
+    signal: AbortSignal | undefined,
+    act: () => Promise<T>,
   ): Promise<T> {
-    signal?.throwIfAborted();
-    const { silenceMs = DEFAULT_SILENCE_MS, deadlineMs = DEFAULT_DEADLINE_MS, headers } = this.#options;
-    const url = new URL(chunkPath(id), this.#base);
-    const request = this.#client.request(url, { method, agent: this.#agent, headers: { ...headers } });
+    const { silenceMs = DEFAULT_SILENCE_MS, deadlineMs = DEFAULT_DEADLINE_MS } = this.#options;
     let timer: NodeJS.Timeout | undefined;
     const stop = () => request.destroy(new Error('aborted'));
     signal?.addEventListener('abort', stop, { once: true });
@@ -90,13 +109,7 @@ export class HttpStore implements ChunkStore {
       timer = setTimeout(() => request.destroy(new Error(`not done in ${deadlineMs} ms`)), deadlineMs);
     });
     try {
-      return await read(await answerOf(request));
-    } catch (error) {
-      request.destroy();
-      signal?.throwIfAborted();
-      throw error instanceof SitecastError
-        ? error
-        : this.#unreachable(id, 'gave no whole answer', { cause: error });
+      return await act();
     } finally {
       clearTimeout(timer);
       signal?.removeEventListener('abort', stop);

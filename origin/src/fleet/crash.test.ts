@@ -1,0 +1,208 @@
+import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import type { TestMember } from '../testing/device.ts';
+import { Breaker, FailingFiles, FailingSyncFiles, ProcessDied } from '../testing/failing-disk.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
+import type { FleetStore, Range, Table, Write } from './store.ts';
+
+const base = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
+const root = mkdtempSync(join(base, 'sitecast-fleet-crash-'));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+
+/** A store that dies together with the disk: just before a commit, or just after it became durable. */
+class DyingFleet implements FleetStore {
+  readonly #store: FleetStore;
+  readonly #breaker: Breaker;
+
+  constructor(store: FleetStore, breaker: Breaker) {
+    this.#store = store;
+    this.#breaker = breaker;
+  }
+
+  async commit(writes: readonly Write[]): Promise<void> {
+    this.#breaker.step();
+    await this.#store.commit(writes);
+    this.#breaker.step();
+  }
+
+  async get(table: Table, key: string): Promise<unknown> {
+    if (this.#breaker.hasDied) throw new ProcessDied();
+    return await this.#store.get(table, key);
+  }
+
+  entries(table: Table, range?: Range): AsyncIterable<[string, unknown]> {
+    if (this.#breaker.hasDied) throw new ProcessDied();
+    return this.#store.entries(table, range);
+  }
+}
+
+let bed: FleetBed;
+let before: MemoryFleet;
+beforeEach(async () => {
+  before = new MemoryFleet();
+  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }), before);
+});
+afterEach(() => bed.close());
+
+/** The state so far, on a disk and in a store of its own. */
+function copy(): { path: string; store: MemoryFleet } {
+  const path = mkdtempSync(join(root, 'run-'));
+  cpSync(bed.path, path, { recursive: true });
+  const store = new MemoryFleet();
+  for (const [table, rows] of before.tables) store.tables.set(table, new Map(rows));
+  return { path, store };
+}
+
+type Act = (origin: TestOrigin, member: (original: TestMember) => TestMember) => Promise<unknown>;
+
+/**
+ * Lets an origin act and die at each of its operations, starts the next one, and hands it to `examine`.
+ * @returns how often it died
+ */
+async function dieEverywhere(
+  act: Act,
+  examine: (origin: TestOrigin, dieAt: number) => Promise<void>,
+): Promise<number> {
+  for (let dieAt = 1; ; dieAt += 1) {
+    const { path, store } = copy();
+    const breaker = new Breaker(path);
+    const origin = await openTestOrigin({
+      files: new FailingFiles(new DiskFiles(path), breaker),
+      syncFiles: new FailingSyncFiles(new SyncDisk(path), breaker),
+      store: new DyingFleet(store, breaker),
+      now: bed.clock.now,
+    });
+    breaker.arm(dieAt);
+    await act(origin, member => member.at((at, init) => origin.app.request(at, init)));
+    if (!breaker.hasDied) return dieAt - 1;
+    breaker.lose(dieAt % 2 === 0 ? 'nothing' : 'everything');
+    const next = await openTestOrigin({
+      files: new DiskFiles(path),
+      syncFiles: new SyncDisk(path),
+      store,
+      now: bed.clock.now,
+    });
+    await examine(next, dieAt);
+    await next.close();
+    rmSync(path, { recursive: true });
+  }
+}
+
+const onto = (origin: TestOrigin, member: TestMember) =>
+  member.at((path, init) => origin.app.request(path, init));
+
+it('counts a join token once and lets its holder in, wherever enrolment is cut off', async () => {
+  const token = await bed.joinToken({ site: 'north' });
+  const [device, other] = [bed.member(), bed.member()];
+  const envelope = await device.sealEnrolment(token);
+  const died = await dieEverywhere(
+    (_origin, at) => at(device).post('/site/v1/enrolments', { envelope }),
+    async origin => {
+      const isIn = origin.fleet.registry.member(device.id) !== undefined;
+      expect(origin.fleet.joinTokens.list()).toMatchObject([{ used: isIn ? 1 : 0 }]);
+      const answer = await onto(origin, device).post('/site/v1/enrolments', { envelope });
+      expect(answer.status).toBe(200);
+      expect(origin.fleet.joinTokens.list()).toMatchObject([{ used: 1 }]);
+      expect(await onto(origin, other).enrol(token)).toMatchObject({ status: 403 });
+    },
+  );
+  expect(died).toBe(2);
+});
+
+it('takes reports exactly once and acknowledges none that it doesn’t have, wherever it is cut off', async () => {
+  const [gateway, device] = [await bed.gateway(), await bed.device()];
+  const rollout = await bed.startRollout();
+  const said = { rollout: { id: String(rollout.id), attempt: 1 }, state: 'downloading' as const };
+  const reports = [await device.next(said), await device.next(said), await device.next(said)];
+  let answered: number | undefined;
+  const died = await dieEverywhere(
+    async (_origin, at) => {
+      const { status } = await at(device).sendReports(reports, at(gateway));
+      answered = status;
+    },
+    async origin => {
+      const held = origin.fleet.registry.status(device.id)?.chains.at(-1)?.seq ?? 0;
+      expect(answered === 200 ? [3] : [0, 3]).toContain(held);
+      const outcomes = await origin.rollouts.tallies.outcomes(String(rollout.id));
+      expect(outcomes.size).toBe(held === 0 ? 0 : 1);
+      const again = await onto(origin, device).sendReports(reports, onto(origin, gateway));
+      expect(again).toMatchObject({ status: 200, body: { rejected: [] } });
+      expect(origin.fleet.registry.status(device.id)).toMatchObject({ chains: [{ seq: 3 }], anomalies: [] });
+    },
+  );
+  expect(died).toBe(2);
+});
+
+it('starts a rollout all or nothing, wherever it is cut off', async () => {
+  await bed.device();
+  const ends = { begun: 0, not: 0 };
+  const died = await dieEverywhere(
+    origin => start(origin),
+    async origin => {
+      const { rollouts } = origin;
+      const known = rollouts.list();
+      const published = origin.repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
+      expect(known).toHaveLength(published ? 1 : 0);
+      ends[published ? 'begun' : 'not'] += 1;
+      const remembered = known.map(({ rollout, startedBy }) => `${rollout.state} by ${startedBy}`);
+      expect(remembered).toEqual(published ? ['active by test'] : []);
+      const again = await start(origin);
+      expect(again.status).toBe(published ? 409 : 201);
+      expect(rollouts.list()).toHaveLength(1);
+    },
+  );
+  expect(died).toBeGreaterThan(15);
+  expect(ends.begun).toBeGreaterThan(1);
+  expect(ends.not).toBeGreaterThan(10);
+});
+
+it('aborts a rollout, and what it remembers of it agrees with what is published, wherever it is cut off', async () => {
+  const { id } = await bed.startRollout();
+  await dieEverywhere(
+    async origin => await post(origin, `/api/v1/rollouts/${String(id)}/abort`),
+    async origin => {
+      const target = origin.repository.committed?.rollouts.signed.version;
+      const { state } = origin.rollouts.require(String(id)).rollout;
+      expect(state).toBe(target === 2 ? 'active' : 'aborted');
+      const again = await post(origin, `/api/v1/rollouts/${String(id)}/abort`);
+      expect(again.status).toBe(200);
+      expect(origin.rollouts.require(String(id)).rollout.state).toBe('aborted');
+    },
+  );
+});
+
+it('refuses whom it said it revoked, and publishes that, wherever it is cut off', async () => {
+  const device = await bed.device();
+  let answered = 0;
+  await dieEverywhere(
+    async origin => {
+      answered = (await post(origin, `/api/v1/devices/${device.id}/revoke`)).status;
+    },
+    async origin => {
+      const isRevoked = origin.fleet.registry.activeMember(device.id) === undefined;
+      expect(answered === 200 ? [true] : [true, false]).toContain(isRevoked);
+      const report = await onto(origin, device).clone().report();
+      expect(report.status).toBe(isRevoked ? 403 : 200);
+      // A new start brings what is published in line.
+      const published = origin.repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
+      expect(published !== undefined).toBe(isRevoked);
+    },
+  );
+});
+
+async function post(origin: TestOrigin, path: string, value?: unknown): Promise<Response> {
+  return await origin.app.request(path, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${origin.adminToken}`, 'content-type': 'application/json' },
+    ...(value !== undefined && { body: JSON.stringify(value) }),
+  });
+}
+
+const start = (origin: TestOrigin) =>
+  post(origin, '/api/v1/rollouts', { product: 'camera', counter: 1, allAtOnce: true });

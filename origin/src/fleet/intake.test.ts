@@ -1,0 +1,291 @@
+import { createHash } from 'node:crypto';
+import { DEVICE_STATES } from '@sitecast/shared/fleet';
+import { array, assert, asyncProperty, boolean, integer, nat, tuple } from 'fast-check';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { MAX_KEPT_REPORTS, MAX_REPORTS } from './intake.ts';
+import { MAX_ANOMALIES, MAX_CHAINS } from './status.ts';
+
+let bed: FleetBed;
+beforeAll(async () => {
+  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+});
+afterAll(() => bed.close());
+
+const ends = (answer: Answer) =>
+  acknowledgementsIn(answer, bed.signers).map(({ id, epoch, seq }) => ({ id, epoch, seq }));
+const show = (device: TestMember) => bed.call('GET', `/api/v1/devices/${device.id}`);
+
+async function reports(device: TestMember, count: number) {
+  const envelopes = [];
+  for (let at = 0; at < count; at += 1) envelopes.push(await device.next());
+  return envelopes;
+}
+
+async function stored(device: TestMember): Promise<number> {
+  const found = [];
+  for await (const [key] of bed.store.entries('report', { prefix: `${device.id}!` })) found.push(key);
+  return found.length;
+}
+
+describe('a chain of reports', () => {
+  it('is taken once, in order, whoever brings which part how often', async () => {
+    const gateway = await bed.gateway();
+    await assert(
+      asyncProperty(
+        array(tuple(nat(9), integer({ min: 1, max: 10 }), boolean()), { maxLength: 8 }),
+        async batches => {
+          const device = await bed.device();
+          const all = await reports(device, 10);
+          let reached = 0;
+          for (const [from, count, isDirect] of batches) {
+            const batch = all.slice(from, from + count);
+            const answer = await device.sendReports(batch, isDirect ? device : gateway);
+            const hasGap = from > reached;
+            if (!hasGap) reached = Math.max(reached, from + batch.length);
+            expect(answer.body.rejected).toHaveLength(hasGap ? batch.length : 0);
+            expect(ends(answer)).toEqual([{ id: device.id, epoch: device.epoch, seq: reached }]);
+          }
+          expect(ends(await device.sendReports(all, gateway))).toMatchObject([{ seq: 10 }]);
+          expect(await stored(device)).toBe(10);
+        },
+      ),
+      { numRuns: 15 },
+    );
+  });
+
+  it('of many devices comes from their gateway in one request, each answered for itself', async () => {
+    const gateway = await bed.gateway();
+    const [one, other] = [await bed.device(), await bed.device()];
+    const answer = await gateway.sendReports([
+      ...(await reports(one, 3)),
+      ...(await reports(gateway, 1)),
+      ...(await reports(other, 2)),
+    ]);
+    expect(answer.body.rejected).toEqual([]);
+    expect(ends(answer)).toEqual([
+      { id: one.id, epoch: one.epoch, seq: 3 },
+      { id: gateway.id, epoch: gateway.epoch, seq: 1 },
+      { id: other.id, epoch: other.epoch, seq: 2 },
+    ]);
+    expect(await show(one)).toMatchObject({ last: { via: gateway.id } });
+    expect((await one.get(`/site/v1/acknowledgements/${one.id}`)).status).toBe(200);
+  });
+
+  it('that lacks a part goes no further, and shows it', async () => {
+    const device = await bed.device();
+    const all = await reports(device, 5);
+    await device.sendReports(all.slice(0, 2));
+    const answer = await device.sendReports(all.slice(3));
+    expect(answer.body.rejected).toEqual([
+      { index: 0, id: device.id, epoch: device.epoch, seq: 4, code: 'SITECAST_REPORT_GAP' },
+      { index: 1, id: device.id, epoch: device.epoch, seq: 5, code: 'SITECAST_REPORT_GAP' },
+    ]);
+    expect(ends(answer)).toMatchObject([{ seq: 2 }]);
+    expect(await show(device)).toMatchObject({
+      anomalies: [
+        { kind: 'gap', seq: 4 },
+        { kind: 'gap', seq: 5 },
+      ],
+    });
+    expect(ends(await device.sendReports(all.slice(2)))).toMatchObject([{ seq: 5 }]);
+  });
+
+  it('that begins in its midst is refused: what was acknowledged never says more than is there', async () => {
+    const device = await bed.device();
+    const [, second] = await reports(device, 2);
+    const answer = await device.sendReports([second]);
+    expect(answer.body.rejected).toMatchObject([{ code: 'SITECAST_REPORT_GAP' }]);
+    expect(ends(answer)).toMatchObject([{ seq: 0 }]);
+    expect((await device.get(`/site/v1/acknowledgements/${device.id}`)).status).toBe(404);
+  });
+
+  it('keeps just so many reports to be looked at', async () => {
+    const device = await bed.device();
+    const all = await reports(device, MAX_KEPT_REPORTS + 5);
+    await device.sendReports(all.slice(0, MAX_REPORTS));
+    await device.sendReports(all.slice(MAX_REPORTS));
+    expect(await stored(device)).toBe(MAX_KEPT_REPORTS);
+    expect(await show(device)).toMatchObject({ reports: { length: 20 }, chains: [{ seq: all.length }] });
+    // Long forgotten ones are known by their number.
+    expect((await device.sendReports(all.slice(0, 3))).body.rejected).toEqual([]);
+  });
+
+  it('survives a restart, and its acknowledgement does', async () => {
+    const device = await bed.device();
+    await device.sendReports(await reports(device, 3));
+    await bed.restart();
+    const answer = await device.sendReports([
+      await device.next({ state: 'checking', inventory: { cpu: 4 } }),
+    ]);
+    expect(ends(answer)).toMatchObject([{ seq: 4 }]);
+    expect(await show(device)).toMatchObject({ state: 'checking', inventory: { cpu: 4 } });
+  });
+});
+
+describe('a device that lost its data', () => {
+  it('begins a new chain, which is shown and not refused', async () => {
+    const device = await bed.device();
+    await device.report();
+    const { epoch } = device;
+    device.beginChain();
+    expect(ends(await device.report({ state: 'checking' }))).toEqual([
+      { id: device.id, epoch: device.epoch, seq: 1 },
+    ]);
+    expect(await show(device)).toMatchObject({
+      state: 'checking',
+      chains: [{ epoch }, { epoch: device.epoch }],
+      anomalies: [{ kind: 'epochChange', epoch: device.epoch }],
+    });
+  });
+
+  it('isn’t suspected when a gateway without WAN brings the old chain’s last reports late', async () => {
+    const device = await bed.device();
+    await device.report();
+    const late = await reports(device, 4);
+    device.beginChain();
+    bed.clock.passHours(1);
+    for (const report of late) {
+      await device.report({ state: 'checking' });
+      expect((await device.sendReports([report])).body.rejected).toEqual([]);
+    }
+    const now = await show(device);
+    expect(now.quarantinedAt).toBeUndefined();
+    expect(now).toMatchObject({ state: 'checking' });
+  });
+
+  it('leaves a bounded trace, however often', async () => {
+    const device = await bed.device();
+    for (let chain = 0; chain < MAX_CHAINS + MAX_ANOMALIES; chain += 1) {
+      await device.report();
+      device.beginChain();
+    }
+    expect(await show(device)).toMatchObject({
+      chains: { length: MAX_CHAINS },
+      anomalies: { length: MAX_ANOMALIES },
+    });
+    expect(await stored(device)).toBe(MAX_CHAINS);
+  });
+});
+
+describe('a cloned device', () => {
+  it('with its chain shows as a fork, and is put in quarantine until an operator lifts it', async () => {
+    const device = await bed.device();
+    await device.report();
+    const clone = device.clone();
+    await device.report({ state: 'checking' });
+    const answer = await clone.report({ state: 'downloading' });
+    expect(answer.body.rejected).toMatchObject([{ seq: 2, code: 'SITECAST_REPORT_FORK' }]);
+    expect((await clone.report()).body.rejected).toMatchObject([{ seq: 3, code: 'SITECAST_REPORT_FORK' }]);
+    const found = await show(device);
+    expect(found).toMatchObject({ state: 'checking', anomalies: [{ kind: 'fork' }, { kind: 'fork' }] });
+    expect(found.quarantinedAt).toEqual(expect.any(String));
+    await bed.call('PATCH', `/api/v1/devices/${device.id}`, { quarantined: false });
+    expect((await show(device)).quarantinedAt).toBeUndefined();
+    expect(ends(await device.report())).toMatchObject([{ seq: 3 }]);
+  });
+
+  it('without its chain shows when both go on by turns', async () => {
+    const device = await bed.device();
+    await device.report();
+    const clone = device.clone();
+    clone.beginChain();
+    for (let turn = 0; turn < 2; turn += 1) {
+      expect((await show(device)).quarantinedAt).toBeUndefined();
+      bed.clock.nowMs += 60_000;
+      expect((await clone.report()).body.rejected).toEqual([]);
+      bed.clock.nowMs += 60_000;
+      expect((await device.report()).body.rejected).toEqual([]);
+    }
+    const found = await show(device);
+    expect(found.quarantinedAt).toEqual(expect.any(String));
+    expect(found.anomalies).toMatchObject([
+      { kind: 'epochChange' },
+      { kind: 'interleaved' },
+      { kind: 'interleaved' },
+    ]);
+  });
+});
+
+describe('reports', () => {
+  it('are taken from their device and from a gateway of its site, and from nobody else', async () => {
+    const [north, south] = [await bed.gateway('north'), await bed.gateway('south')];
+    const [device, other] = [await bed.device('north'), await bed.device('north')];
+    const report = await device.next();
+    const by = async (sender: TestMember) => (await device.sendReports([report], sender)).body.rejected;
+    expect(await by(other)).toMatchObject([{ id: device.id, code: 'SITECAST_REPORT_NOT_OWN' }]);
+    expect(await by(south)).toMatchObject([{ id: device.id, code: 'SITECAST_REPORT_FOREIGN_SITE' }]);
+    expect(await by(north)).toEqual([]);
+    const stranger = bed.member();
+    expect((await stranger.report()).status).toBe(401);
+    expect((await stranger.sendReports([await stranger.next()], north)).body.rejected).toMatchObject([
+      { code: 'SITECAST_DEVICE_UNKNOWN' },
+    ]);
+    await bed.call('POST', `/api/v1/devices/${other.id}/revoke`);
+    expect((await other.sendReports([await other.next()], north)).body.rejected).toMatchObject([
+      { code: 'SITECAST_DEVICE_REVOKED' },
+    ]);
+  });
+
+  it('that are forged, altered or no reports are refused one by one, and the others taken', async () => {
+    const gateway = await bed.gateway();
+    const [device, victim] = [await bed.device(), await bed.device()];
+    const good = await device.next();
+    const forged = await device.next();
+    const payload = JSON.parse(Buffer.from(forged.payload, 'base64').toString());
+    const altered = (change: object) => ({
+      ...forged,
+      payload: Buffer.from(JSON.stringify({ ...payload, ...change })).toString('base64'),
+    });
+    const answer = await gateway.sendReports([
+      7,
+      good,
+      altered({ state: 'completed' }),
+      altered({ id: victim.id }),
+      { ...forged, payloadType: 'application/vnd.sitecast.lease+json' },
+      altered({ seq: 0 }),
+      { ...forged, signatures: [] },
+    ]);
+    expect(answer.body.rejected).toMatchObject([
+      { index: 0, code: 'SITECAST_DOCUMENT_MALFORMED' },
+      { index: 2, id: device.id, code: 'SITECAST_DOCUMENT_UNTRUSTED' },
+      { index: 3, id: victim.id, code: 'SITECAST_DOCUMENT_UNTRUSTED' },
+      { index: 4, code: 'SITECAST_DOCUMENT_MALFORMED' },
+      { index: 5, code: 'SITECAST_DOCUMENT_MALFORMED' },
+      { index: 6, code: 'SITECAST_DOCUMENT_MALFORMED' },
+    ]);
+    expect(ends(answer)).toEqual([{ id: device.id, epoch: device.epoch, seq: 1 }]);
+  });
+
+  it('come at most so many at a time', async () => {
+    const device = await bed.device();
+    const all = await reports(device, 2);
+    const many = Array.from({ length: MAX_REPORTS + 1 }, () => all[0]);
+    expect(await device.sendReports(many)).toMatchObject({ status: 400 });
+    expect((await device.sendReports(many.slice(1))).body.rejected).toEqual([]);
+    expect(await device.sendReports([])).toMatchObject({ status: 400 });
+  });
+
+  it.each(DEVICE_STATES)('can say %s', async state => {
+    const device = await bed.device();
+    const reason = { code: 'healthFailed', message: 'x'.repeat(1024) };
+    await device.report({ state, reason });
+    expect(await show(device)).toMatchObject({ state, last: { reason }, reports: [{ report: { state } }] });
+    expect(await bed.call('GET', `/api/v1/devices?state=${state}&limit=1000`)).toMatchObject({
+      members: expect.arrayContaining([expect.objectContaining({ id: device.id })]),
+    });
+  });
+
+  it('keep the bytes that were signed', async () => {
+    const device = await bed.device();
+    const envelope = await device.next();
+    await device.sendReports([envelope]);
+    const [kept] = await bed.origin.fleet.intake.reportsOf(device.id, device.epoch, 1);
+    expect(kept?.envelope).toEqual(envelope);
+    const sha256 = createHash('sha256').update(Buffer.from(envelope.payload, 'base64')).digest('hex');
+    expect(kept?.sha256).toBe(sha256);
+  });
+});

@@ -1,0 +1,148 @@
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { type Database, openDatabase } from '../adapters/level-database.ts';
+import { LevelFleet } from '../adapters/level-fleet.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import { MAX_PAGE } from '../http/routes/members.ts';
+import type { TestMember } from '../testing/device.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { temporaryDirectory } from '../testing/setup.ts';
+import { JoinTokens, MAX_JOIN_TOKENS } from './join-tokens.ts';
+import { MAX_PROGRESS_ENTRIES, PROGRESS_TTL_MS, ProgressBoard } from './progress.ts';
+import { Registry } from './registry.ts';
+import type { FleetStore } from './store.ts';
+
+describe('a list of devices', () => {
+  let bed: FleetBed;
+  const devices: TestMember[] = [];
+  beforeAll(async () => {
+    bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+    for (const site of ['north', 'north', 'north', 'south']) devices.push(await bed.device(site));
+    await bed.gateway('north');
+    const [first, second] = devices;
+    for (const device of [first, second]) {
+      const tags = { ring: 'early', ...(device === first && { floor: '2' }) };
+      await bed.call('PATCH', `/api/v1/devices/${device?.id}`, { tags });
+    }
+    await first?.report({ state: 'failed' });
+  });
+  afterAll(() => bed.close());
+
+  async function list(query: string): Promise<string[]> {
+    const { members } = await bed.call('GET', `/api/v1/devices?${query}`);
+    return Array.isArray(members) ? members.map(({ id }: { id: string }) => id) : [];
+  }
+  const ids = (...which: number[]) => which.map(at => devices[at]?.id ?? '').sort();
+
+  it.each([
+    ['', [0, 1, 2, 3]],
+    ['site=north', [0, 1, 2]],
+    ['site=south&product=camera', [3]],
+    ['product=doorbell', []],
+    ['tag=ring=early', [0, 1]],
+    ['tag=ring=early&tag=floor=2', [0]],
+    ['tag=ring=late', []],
+    ['tag=constructor=x', []],
+    ['state=failed', [0]],
+    ['state=enrolled', [1, 2, 3]],
+    ['state=enrolled&site=north', [1, 2]],
+  ])('filtered by %j has those it should', async (query, which) => {
+    expect(await list(query)).toEqual(ids(...which));
+  });
+
+  it('comes page by page in one order, whoever joins in between', async () => {
+    const first = await bed.call('GET', '/api/v1/devices?limit=2');
+    expect(first).toMatchObject({ members: { length: 2 }, nextCursor: expect.any(String) });
+    const joined = await bed.device('west');
+    const seen = [...ids(0, 1, 2, 3)];
+    const rest = await list(`limit=${MAX_PAGE}&cursor=${String(first.nextCursor)}`);
+    const later = [...seen, joined.id].sort().filter(id => id > String(first.nextCursor));
+    expect(rest).toEqual(later);
+  });
+
+  it.each(['limit=0', `limit=${MAX_PAGE + 1}`, 'cursor=x', 'tag=x', 'state=asleep', 'site=../x'])(
+    'is refused for %s',
+    async query => {
+      expect(await bed.call('GET', `/api/v1/devices?${query}`)).toMatchObject({ httpStatus: 400 });
+    },
+  );
+
+  it('remembers when a member was seen', async () => {
+    const [first] = devices;
+    const before = await bed.call('GET', `/api/v1/devices/${first?.id}`);
+    expect(before.lastSeenAt).toBe(new Date(bed.clock.nowMs).toISOString());
+    await bed.restart();
+    expect(await bed.call('GET', `/api/v1/devices/${first?.id}`)).toEqual(before);
+  });
+});
+
+describe.each(['memory', 'LevelDB'])('the store of a fleet in %s', kind => {
+  const directory = temporaryDirectory();
+  let database: Database | undefined;
+  let store: FleetStore;
+  beforeAll(async () => {
+    if (kind === 'LevelDB') database = await openDatabase(directory.path, directory.path);
+    store = database ? new LevelFleet(database) : new MemoryFleet();
+  });
+  afterAll(async () => {
+    await database?.close();
+    await directory.remove();
+  });
+
+  const keys = async (range: object) => {
+    const found = [];
+    for await (const [key] of store.entries('report', range)) found.push(key);
+    return found;
+  };
+
+  it('commits what is put and deleted, and reads ranges either way', async () => {
+    const put = (key: string) => ({ table: 'report' as const, key, value: { key } });
+    await store.commit([put('a!1'), put('a!2'), put('a!3'), put('b!1'), put('aa!1')]);
+    await store.commit([{ table: 'report', key: 'a!2', value: undefined }, put('a!4')]);
+    expect(await store.get('report', 'a!1')).toEqual({ key: 'a!1' });
+    expect(await store.get('report', 'a!2')).toBeUndefined();
+    expect(await store.get('member', 'a!1')).toBeUndefined();
+    expect(await keys({})).toEqual(['a!1', 'a!3', 'a!4', 'aa!1', 'b!1']);
+    expect(await keys({ prefix: 'a!' })).toEqual(['a!1', 'a!3', 'a!4']);
+    expect(await keys({ prefix: 'a!', after: 'a!1' })).toEqual(['a!3', 'a!4']);
+    expect(await keys({ prefix: 'a!', isReversed: true, limit: 2 })).toEqual(['a!4', 'a!3']);
+    expect(await keys({ prefix: 'a!', after: 'a!4', isReversed: true })).toEqual(['a!3', 'a!1']);
+  });
+
+  it('tells of what can’t be read rather than going on without it', async () => {
+    await store.commit([{ table: 'member', key: 'x', value: { id: 'x' } }]);
+    await expect(Registry.open(store)).rejects.toMatchObject({ code: 'SITECAST_STATE_DAMAGED' });
+  });
+});
+
+it('keeps as much progress as it may, for as long as it means something', () => {
+  const board = new ProgressBoard();
+  const said = (id: string) => ({ id, state: 'downloading' as const, doneBytes: 1, totalBytes: 2, at: '' });
+  for (let at = 0; at <= MAX_PROGRESS_ENTRIES; at += 1) board.put(said(String(at)), 0);
+  expect(board.get('0', 0)).toBeUndefined();
+  expect(board.get('1', PROGRESS_TTL_MS - 1)).toMatchObject({ id: '1' });
+  expect(board.get('1', PROGRESS_TTL_MS)).toBeUndefined();
+});
+
+it('makes just so many join tokens', async () => {
+  const store = new MemoryFleet();
+  const token = (at: number) => ({
+    id: String(at),
+    publicKey: 'a'.repeat(64),
+    kind: 'device',
+    uses: 1,
+    used: 0,
+    createdAt: '2030-01-01T00:00:00Z',
+    createdBy: 'test',
+    expiresAt: '2031-01-01T00:00:00Z',
+  });
+  const many = Array.from({ length: MAX_JOIN_TOKENS - 1 }, (_, at) => token(at));
+  await store.commit(many.map(value => ({ table: 'joinToken' as const, key: value.id, value })));
+  const tokens = await JoinTokens.open(store, () => Date.parse('2030-06-01'));
+  const wanted = { kind: 'device' as const, uses: 1, expiresAt: '2031-01-01T00:00:00Z', origin: 'https://o' };
+  await tokens.create(wanted, 'a'.repeat(64), 'test');
+  await expect(tokens.create(wanted, 'a'.repeat(64), 'test')).rejects.toMatchObject({
+    code: 'SITECAST_TOO_MANY_JOIN_TOKENS',
+  });
+});

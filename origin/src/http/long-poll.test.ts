@@ -1,0 +1,69 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { MAX_WAIT_S, MAX_WAITERS } from './long-poll.ts';
+
+let bed: FleetBed;
+beforeAll(async () => {
+  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+});
+afterAll(() => bed.close());
+
+const PATH = '/metadata/timestamp.json';
+const newest = async () => (await bed.ask(PATH)).headers.get('etag') ?? '';
+const poll = async (prefer: string, tag: string) =>
+  await bed.ask(PATH, { headers: { prefer, 'if-none-match': tag } });
+
+async function waiting(count: number): Promise<void> {
+  while (bed.origin.waiters.count !== count) await sleep(5);
+}
+
+it('answers at once who has an older timestamp, or none', async () => {
+  expect((await poll('wait=55', '"x"')).status).toBe(200);
+  expect((await bed.ask(PATH, { headers: { prefer: 'wait=55' } })).status).toBe(200);
+  const unasked = await bed.ask(PATH, { headers: { 'if-none-match': await newest() } });
+  expect(unasked.status).toBe(304);
+  expect(unasked.headers.get('preference-applied')).toBeNull();
+});
+
+it('tells all that wait as soon as something is published', async () => {
+  const tag = await newest();
+  const polls = Array.from({ length: 20 }, () => poll('respond-async, wait=50', tag));
+  await waiting(20);
+  await bed.startRollout({ match: { sites: ['wake'] } });
+  for (const answer of await Promise.all(polls)) {
+    expect(answer.status).toBe(200);
+    expect(answer.headers.get('preference-applied')).toBe('wait=50');
+    expect(answer.headers.get('etag')).toBe(await newest());
+  }
+});
+
+it('says that nothing has changed when the time is over', async () => {
+  const answer = await poll('wait=1', await newest());
+  expect(answer.status).toBe(304);
+  expect((await poll('wait=0', await newest())).status).toBe(304);
+});
+
+it('waits no longer than it may, and takes nonsense for no wait', async () => {
+  const tag = await newest();
+  const long = poll('wait=999999', tag);
+  await waiting(1);
+  for (const prefer of ['wait', 'wait=', 'wait=-1', 'wait=x', 'waiting=5', 'wait=99999999999']) {
+    const applied = (await poll(prefer, tag)).headers.get('preference-applied');
+    expect({ prefer, applied }).toEqual({ prefer, applied: null });
+  }
+  await bed.startRollout({ match: { sites: ['wake2'] } });
+  expect((await long).headers.get('preference-applied')).toBe(`wait=${MAX_WAIT_S}`);
+});
+
+it('lets just so many wait, and nobody once it is closed', async () => {
+  const tag = await newest();
+  const polls = Array.from({ length: MAX_WAITERS }, () => poll('wait=50', tag));
+  await waiting(MAX_WAITERS);
+  expect((await poll('wait=50', tag)).status).toBe(304);
+  bed.origin.waiters.close();
+  for (const answer of await Promise.all(polls)) expect(answer.status).toBe(304);
+  expect((await poll('wait=50', tag)).status).toBe(304);
+});

@@ -1,0 +1,193 @@
+import { createServer } from 'node:http';
+import { signRequest } from '@sitecast/shared/http-signature';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import type { TestMember } from '../testing/device.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { MAX_PROGRESS_PER_REQUEST, MAX_SITE_BODY_BYTES } from './routes/site.ts';
+
+let bed: FleetBed;
+let device: TestMember;
+beforeAll(async () => {
+  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  device = await bed.device();
+});
+afterAll(() => bed.close());
+
+interface Operation {
+  security?: { signature?: [string] }[];
+}
+
+/** Every path that must be signed, and whether newcomers may use it, as the origin itself describes them. */
+async function signedPaths(): Promise<[path: string, by: string][]> {
+  const { paths }: { paths: Record<string, Record<string, Operation>> } = JSON.parse(
+    await (await bed.ask('/openapi.json')).text(),
+  );
+  const found = Object.entries(paths).flatMap(([path, methods]): [string, string][] => {
+    const by = methods.post?.security?.[0]?.signature?.[0];
+    return by === undefined ? [] : [[path, by]];
+  });
+  expect(found).toHaveLength(3);
+  return found;
+}
+
+const body = (value: unknown) => Buffer.from(JSON.stringify(value));
+const refusal = (status: number, code: string) => ({ status, body: { code } });
+const JSON_HEADERS = { 'content-type': 'application/json' };
+
+async function signedHeaders(path: string, bytes: Buffer, nowMs = bed.clock.nowMs, by = device) {
+  const request = { method: 'POST', url: `http://origin${path}`, body: bytes };
+  return await signRequest(request, by.identity, nowMs);
+}
+
+describe('a request of the site API', () => {
+  it('without a signature is refused on every route, before its body is read', async () => {
+    for (const [path] of await signedPaths()) {
+      const answer = await device.send(path, Buffer.alloc(2_000_000), {});
+      expect(answer).toMatchObject(refusal(401, 'SITECAST_REQUEST_UNSIGNED'));
+    }
+  });
+
+  it('of a stranger is refused, but for enrolments', async () => {
+    const stranger = bed.member();
+    for (const [path, by] of await signedPaths()) {
+      const answer = await stranger.post(path, {});
+      expect(answer).toMatchObject(
+        by === 'anybody'
+          ? refusal(400, 'SITECAST_REQUEST_INVALID')
+          : refusal(401, 'SITECAST_REQUEST_SIGNATURE'),
+      );
+    }
+  });
+
+  it('under somebody else’s id is refused', async () => {
+    const thief = bed.member();
+    for (const [path] of await signedPaths()) {
+      const headers = await signedHeaders(path, body({}), bed.clock.nowMs, thief);
+      headers['signature-input'] = headers['signature-input']?.replace(thief.id, device.id) ?? '';
+      const answer = await thief.send(path, body({}), headers);
+      expect(answer).toMatchObject(refusal(401, 'SITECAST_REQUEST_SIGNATURE'));
+    }
+  });
+
+  it('is good once: not again, not with another body, not for another path', async () => {
+    const report = body({ reports: [await device.next()] });
+    const headers = await signedHeaders('/site/v1/reports', report);
+    expect(await device.send('/site/v1/progress', report, headers)).toMatchObject(
+      refusal(401, 'SITECAST_REQUEST_SIGNATURE'),
+    );
+    expect(await device.send('/site/v1/reports?x', report, headers)).toMatchObject(
+      refusal(401, 'SITECAST_REQUEST_SIGNATURE'),
+    );
+    expect(await device.send('/site/v1/reports', Buffer.concat([report, body(1)]), headers)).toMatchObject(
+      refusal(401, 'SITECAST_REQUEST_SIGNATURE'),
+    );
+    expect(await device.send('/site/v1/reports', report, headers)).toMatchObject({ status: 200 });
+    expect(await device.send('/site/v1/reports', report, headers)).toMatchObject(
+      refusal(401, 'SITECAST_REQUEST_REPLAYED'),
+    );
+  });
+
+  it.each([-10, 10, 0.001])(
+    'signed by a clock that is %d years off learns what time it is here',
+    async years => {
+      const wrongMs = bed.clock.nowMs + years * 365 * 86_400_000;
+      for (const [path] of await signedPaths()) {
+        const answer = await device.send(path, body({}), await signedHeaders(path, body({}), wrongMs));
+        expect(answer).toMatchObject(refusal(401, 'SITECAST_REQUEST_CLOCK'));
+        const hereMs = Date.parse(answer.headers.get('date') ?? '');
+        expect(hereMs).toBe(Math.floor(bed.clock.nowMs / 1000) * 1000);
+        const again = await device.send(path, body({}), await signedHeaders(path, body({}), hereMs));
+        expect(again).toMatchObject(refusal(400, 'SITECAST_REQUEST_INVALID'));
+      }
+    },
+  );
+
+  it.each([
+    ['nothing', ''],
+    ['no JSON', '{"reports":['],
+    ['a list', '[]'],
+    ['wrong types', '{"reports":1,"progress":{},"envelope":[]}'],
+    ['deep nesting', `${'['.repeat(50_000)}${']'.repeat(50_000)}`],
+    ['a foreign envelope', '{"envelope":{"payload":"e30=","payloadType":"x","signatures":[]}}'],
+  ])('with %s in it is refused on every route', async (_what, text) => {
+    for (const [path] of await signedPaths()) {
+      const answer = await device.postBytes(path, Buffer.from(text));
+      expect(answer).toMatchObject(refusal(400, 'SITECAST_REQUEST_INVALID'));
+    }
+  });
+
+  it('of another media type or beyond its bound is refused on every route', async () => {
+    const longest = Buffer.alloc(MAX_SITE_BODY_BYTES, ' ');
+    for (const [path] of await signedPaths()) {
+      const typed = await device.postBytes(path, body({}), { 'content-type': 'text/plain' });
+      expect(typed).toMatchObject(refusal(415, 'SITECAST_MEDIA_TYPE_UNSUPPORTED'));
+      const tooLong = await device.postBytes(path, Buffer.concat([longest, body(1)]));
+      expect(tooLong).toMatchObject(refusal(413, 'SITECAST_BODY_TOO_LARGE'));
+      expect(await device.postBytes(path, longest)).toMatchObject(refusal(400, 'SITECAST_REQUEST_INVALID'));
+    }
+  });
+
+  it.each(['x', '12D3KooW', '..%2f..%2fkeys', 'a'.repeat(5000), '%00'])(
+    'for the id %s gets nothing',
+    async id => {
+      for (const what of ['assignments', 'acknowledgements'])
+        expect((await bed.ask(`/site/v1/${what}/${id}`)).status).toBe(400);
+    },
+  );
+});
+
+describe('progress', () => {
+  const said = (id: string, doneBytes: number) => ({
+    id,
+    state: 'downloading',
+    doneBytes,
+    totalBytes: 100,
+    at: new Date(bed.clock.nowMs).toISOString(),
+  });
+
+  it('is seen of a gateway’s own site alone, and a device’s own', async () => {
+    const { progress } = bed.origin.fleet;
+    const [north, south] = [await bed.gateway('north'), await bed.gateway('south')];
+    const seen = () => progress.get(device.id, bed.clock.nowMs)?.doneBytes;
+    const other = await bed.device();
+    for (const sender of [south, other]) {
+      const answer = await sender.post('/site/v1/progress', { progress: [said(device.id, 1)] });
+      expect(answer.status).toBe(202);
+      expect(seen()).toBeUndefined();
+    }
+    await north.post('/site/v1/progress', { progress: [said(device.id, 2)] });
+    expect(seen()).toBe(2);
+    await device.post('/site/v1/progress', { progress: [said(device.id, 3)] });
+    expect(seen()).toBe(3);
+    await device.report({ state: 'verifying' });
+    expect(seen()).toBeUndefined();
+  });
+
+  it('comes at most so much at a time', async () => {
+    const many = (count: number) => ({ progress: Array.from({ length: count }, () => said(device.id, 1)) });
+    expect((await device.post('/site/v1/progress', many(MAX_PROGRESS_PER_REQUEST))).status).toBe(202);
+    expect((await device.post('/site/v1/progress', many(MAX_PROGRESS_PER_REQUEST + 1))).status).toBe(400);
+  });
+});
+
+it('takes signed requests over a real socket as well', async () => {
+  const { getRequestListener } = await import('@hono/node-server');
+  const listener = getRequestListener((request, env) => bed.origin.app.fetch(request, env));
+  const server = createServer((incoming, outgoing) => void listener(incoming, outgoing));
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  const path = '/site/v1/reports';
+  const bytes = body({ reports: [await device.next()] });
+  const response = await fetch(`http://127.0.0.1:${address.port}${path}`, {
+    method: 'POST',
+    body: new Uint8Array(bytes),
+    headers: { ...JSON_HEADERS, ...(await signedHeaders(path, bytes)) },
+  });
+  expect(response.status).toBe(200);
+  await response.text();
+  server.closeAllConnections();
+  await new Promise(resolve => server.close(resolve));
+});

@@ -1,0 +1,332 @@
+import { MAX_ROLLOUTS, parseRollouts, type RolloutsFile } from '@sitecast/shared/fleet';
+import { MemoryMetadataStore, TufClient } from '@sitecast/shared/trust';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import type { TestMember } from '../testing/device.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { outcomeAfter } from '../fleet/outcome.ts';
+import { couldMeet, type Match } from './match.ts';
+
+let bed: FleetBed;
+beforeEach(async () => {
+  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+});
+afterEach(() => bed.close());
+
+/** The product's rollouts as a device sees them: through a client that checks everything. */
+async function asSigned(): Promise<RolloutsFile> {
+  const fetchFrom = (folder: string) => ({
+    fetch: async (name: string) => {
+      const response = await bed.ask(`/${folder}/${name}`);
+      return response.status === 200 ? Buffer.from(await response.arrayBuffer()) : undefined;
+    },
+  });
+  const store = new MemoryMetadataStore();
+  const root = await fetchFrom('metadata').fetch('1.root.json');
+  if (!root) throw new Error('no root');
+  await TufClient.init(store, root, bed.clock.nowMs);
+  const client = await TufClient.open({
+    store,
+    fetcher: fetchFrom('metadata'),
+    targetFetcher: fetchFrom('targets'),
+    now: bed.clock.now,
+  });
+  await client.refresh();
+  const target = await client.findTarget('rollouts/camera.json');
+  if (!target) throw new Error('no rollouts');
+  return parseRollouts(await client.fetchTarget(target));
+}
+
+const status = (id: unknown) => bed.call('GET', `/api/v1/rollouts/${String(id)}`);
+const end = (id: unknown, how: string) => bed.call('POST', `/api/v1/rollouts/${String(id)}/${how}`);
+
+function reporter(id: unknown, counter = 1, attempt = 1) {
+  const release = { counter, version: `${counter}.0.0` };
+  return (device: TestMember, state: 'downloading' | 'completed' | 'failed') =>
+    device.report({
+      state,
+      rollout: { id: String(id), attempt },
+      release,
+      ...(state === 'completed' && { booted: { slot: 'B' as const, release } }),
+      ...(state === 'failed' && { reason: { code: 'healthFailed', message: 'exit code 1' } }),
+    });
+}
+
+describe('starting', () => {
+  it('publishes a signed order that devices can check, for the hardware of the release', async () => {
+    const started = await bed.startRollout();
+    expect(started).toMatchObject({ httpStatus: 201, state: 'active', startedBy: 'test' });
+    const { rollouts, revoked } = await asSigned();
+    expect(revoked).toEqual([]);
+    expect(rollouts).toMatchObject([
+      {
+        id: started.id,
+        release: { counter: 1, version: '1.0.0', manifestSha256: expect.stringMatching(/^[0-9a-f]{64}$/) },
+        state: 'active',
+        match: { hardware: ['rpi4'] },
+        cohort: { below: null },
+        attempt: 1,
+      },
+    ]);
+    expect(await bed.startRollout({ counter: undefined, version: '1.0.0' })).toMatchObject({
+      code: 'SITECAST_ROLLOUT_OVERLAPS',
+      data: { rollout: started.id },
+    });
+  });
+
+  it('says how many devices it reaches, by site and tag', async () => {
+    const [north, early] = [await bed.device('north'), await bed.device('north')];
+    await bed.device('south');
+    await bed.call('PATCH', `/api/v1/devices/${early.id}`, { tags: { ring: 'early' } });
+    const started = await bed.startRollout({ match: { sites: ['north'], tags: { ring: 'early' } } });
+    expect(started).toMatchObject({ total: 1, match: { sites: ['north'], tags: { ring: 'early' } } });
+    expect(await bed.startRollout({ match: { sites: ['south'] } })).toMatchObject({ total: 1 });
+    expect(await status(started.id)).toMatchObject({ devices: [{ id: early.id, state: 'pending' }] });
+    await bed.call('PATCH', `/api/v1/devices/${north.id}`, { tags: { ring: 'early' } });
+    expect(await status(started.id)).toMatchObject({ total: 2 });
+  });
+
+  it.each([
+    ['an unknown product', { product: 'toaster' }, 404, 'SITECAST_PRODUCT_UNKNOWN'],
+    ['an unknown counter', { counter: 9 }, 404, 'SITECAST_RELEASE_UNKNOWN'],
+    ['an unknown version', { counter: undefined, version: '9.0' }, 404, 'SITECAST_RELEASE_UNKNOWN'],
+    ['neither version nor counter', { counter: undefined }, 400, 'SITECAST_REQUEST_INVALID'],
+    ['both', { version: '1.0.0' }, 400, 'SITECAST_REQUEST_INVALID'],
+    ['other hardware', { match: { hardware: ['rpi4', 'rpi5'] } }, 400, 'SITECAST_HARDWARE_UNFIT'],
+    ['stages', { allAtOnce: false }, 400, 'SITECAST_ALL_AT_ONCE_NEEDED'],
+    ['no hardware at all', { match: { hardware: [] } }, 400, 'SITECAST_REQUEST_INVALID'],
+    ['a strange site', { match: { sites: ['../x'] } }, 400, 'SITECAST_REQUEST_INVALID'],
+    ['what it does not know', { match: { colour: 'red' } }, 400, 'SITECAST_REQUEST_INVALID'],
+  ])('refuses %s', async (_what, wanted, httpStatus, code) => {
+    const versions = bed.origin.repository.versions();
+    expect(await bed.startRollout(wanted)).toMatchObject({ httpStatus, code });
+    expect(await bed.call('GET', '/api/v1/rollouts')).toMatchObject({ rollouts: [] });
+    expect(bed.origin.repository.versions()).toEqual(versions);
+  });
+
+  it('refuses what lies below the floor', async () => {
+    await bed.publishNext();
+    bed.operator.next();
+    const file = bed.operator.products.get('camera');
+    if (!file) throw new Error('no camera');
+    bed.operator.setProduct({ ...file, floor: { counter: 2 } });
+    await bed.operator.uploadFiles();
+    expect(await bed.operator.submit()).toMatchObject({ httpStatus: 200 });
+    expect(await bed.startRollout()).toMatchObject({ httpStatus: 409, code: 'SITECAST_RELEASE_BELOW_FLOOR' });
+    expect(await bed.startRollout({ counter: 2 })).toMatchObject({ httpStatus: 201 });
+  });
+
+  it('goes back to an older release only if that is said', async () => {
+    const device = await bed.device();
+    await bed.publishNext();
+    const { id } = await bed.startRollout({ counter: 2 });
+    await reporter(id, 2)(device, 'completed');
+    await bed.origin.rollouts.checkCompletion();
+    expect(await bed.startRollout()).toMatchObject({
+      httpStatus: 409,
+      code: 'SITECAST_DOWNGRADE_REFUSED',
+      data: { counter: 1, newest: 2, devices: 1 },
+    });
+    expect(await bed.startRollout({ allowDowngrade: true })).toMatchObject({ httpStatus: 201, total: 1 });
+  });
+
+  it('needs an operator', async () => {
+    const { token } = await bed.origin.tokens.create({ name: 'looker', role: 'viewer' });
+    const response = await bed.ask('/api/v1/rollouts', {
+      method: 'POST',
+      headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
+      body: '{}',
+    });
+    expect(response.status).toBe(403);
+  });
+});
+
+describe('a rollout', () => {
+  it('shows how far each device has got, and completes when all have', async () => {
+    const [one, other] = [await bed.device(), await bed.device()];
+    const { id } = await bed.startRollout();
+    const report = reporter(id);
+    await report(one, 'downloading');
+    const at = new Date(bed.clock.nowMs).toISOString();
+    await one.post('/site/v1/progress', {
+      progress: [{ id: one.id, rollout: id, state: 'downloading', doneBytes: 5, totalBytes: 10, at }],
+    });
+    expect(await status(id)).toMatchObject({
+      counts: { downloading: 1, pending: 1 },
+      devices: expect.arrayContaining([
+        { id: one.id, site: 'north', state: 'downloading', at, progress: { doneBytes: 5, totalBytes: 10 } },
+        { id: other.id, site: 'north', state: 'pending' },
+      ]),
+    });
+    await report(one, 'completed');
+    await bed.origin.rollouts.checkCompletion();
+    expect(await status(id)).toMatchObject({ state: 'active', counts: { completed: 1, pending: 1 } });
+    await report(other, 'completed');
+    await bed.origin.rollouts.checkCompletion();
+    expect(await status(id)).toMatchObject({ state: 'completed', counts: { completed: 2 } });
+    expect((await asSigned()).rollouts).toMatchObject([{ id, state: 'completed' }]);
+    const latecomer = await bed.device();
+    expect(await status(id)).toMatchObject({ counts: { completed: 2, pending: 1 } });
+    await report(latecomer, 'completed');
+    expect(await status(id)).toMatchObject({ counts: { completed: 3 } });
+  });
+
+  it('on which a device failed stays active: its release is no baseline', async () => {
+    const [one, other] = [await bed.device(), await bed.device()];
+    const { id } = await bed.startRollout();
+    await reporter(id)(one, 'completed');
+    await reporter(id)(other, 'failed');
+    await bed.origin.rollouts.checkCompletion();
+    expect(await status(id)).toMatchObject({
+      state: 'active',
+      counts: { completed: 1, failed: 1 },
+      devices: expect.arrayContaining([
+        expect.objectContaining({ id: other.id, reason: { code: 'healthFailed', message: 'exit code 1' } }),
+      ]),
+    });
+    expect(await end(id, 'complete')).toMatchObject({ state: 'completed', changes: [{}, { by: 'test' }] });
+    expect(await end(id, 'complete')).toMatchObject({ httpStatus: 200 });
+  });
+
+  it('hears only of its newest attempt', () => {
+    const report = (attempt: number, state: 'completed' | 'failed') => ({
+      format: 'sitecast-report-1' as const,
+      id: bed.member().id,
+      epoch: 'e'.repeat(16),
+      seq: 1,
+      previous: null,
+      at: '2030-01-01T00:00:00Z',
+      timestampVersion: 1,
+      rollout: { id: 'a'.repeat(16), attempt },
+      state,
+    });
+    const failed = outcomeAfter(undefined, report(1, 'failed'), '2030-01-01T00:00:01Z');
+    const again = outcomeAfter(failed, report(2, 'completed'), '2030-01-01T00:00:02Z');
+    expect(again).toMatchObject({ attempt: 2, state: 'completed', startedAt: '2030-01-01T00:00:02Z' });
+    expect(outcomeAfter(again, report(1, 'failed'), '2030-01-01T00:00:03Z')).toBeUndefined();
+  });
+
+  it('is done where the release runs already, and by revoked devices no longer waited for', async () => {
+    const [one, dead] = [await bed.device(), await bed.device()];
+    await one.report({ booted: { slot: 'A', release: { counter: 1, version: '1.0.0' } } });
+    const { id } = await bed.startRollout();
+    expect(await status(id)).toMatchObject({ counts: { completed: 1, pending: 1 } });
+    await bed.call('POST', `/api/v1/devices/${dead.id}/revoke`);
+    await bed.origin.rollouts.reconcile();
+    expect(await status(id)).toMatchObject({ state: 'completed', total: 1 });
+  });
+
+  it('that is aborted stays so, shows what became of it, and makes way for the next', async () => {
+    const [device] = [await bed.device(), await bed.device()];
+    const { id } = await bed.startRollout();
+    await reporter(id)(device, 'failed');
+    expect(await end(id, 'abort')).toMatchObject({ httpStatus: 200, state: 'aborted' });
+    expect(await end(id, 'abort')).toMatchObject({ httpStatus: 200, state: 'aborted' });
+    expect(await end(id, 'complete')).toMatchObject({ httpStatus: 409, code: 'SITECAST_ROLLOUT_ENDED' });
+    expect((await asSigned()).rollouts).toMatchObject([{ id, state: 'aborted' }]);
+    expect(await status(id)).toMatchObject({ total: 1, counts: { failed: 1 } });
+    expect(await bed.startRollout()).toMatchObject({ httpStatus: 201 });
+    expect(await end('0123456789abcdef', 'abort')).toMatchObject({ code: 'SITECAST_ROLLOUT_UNKNOWN' });
+  });
+
+  it('is shown page by page, and by state', async () => {
+    const devices = await Promise.all(Array.from({ length: 5 }, () => bed.device()));
+    const { id } = await bed.startRollout();
+    const seen: string[] = [];
+    let cursor = '';
+    do {
+      const page = await bed.call('GET', `/api/v1/rollouts/${String(id)}?limit=2${cursor}`);
+      const list: { id: string }[] = Array.isArray(page.devices) ? page.devices : [];
+      seen.push(...list.map(device => device.id));
+      cursor = typeof page.nextCursor === 'string' ? `&cursor=${page.nextCursor}` : '';
+      expect(page).toMatchObject({ total: 5, counts: { pending: 5 } });
+    } while (cursor !== '');
+    expect(seen).toEqual(devices.map(device => device.id).sort());
+    expect(await bed.call('GET', `/api/v1/rollouts/${String(id)}?state=failed`)).toMatchObject({
+      devices: [],
+    });
+  });
+
+  it('is remembered across a restart, with all that was reported', async () => {
+    const [device] = [await bed.device(), await bed.device()];
+    const { id } = await bed.startRollout();
+    await reporter(id)(device, 'completed');
+    const before = await status(id);
+    await bed.restart();
+    expect(await status(id)).toEqual(before);
+  });
+});
+
+it('keeps as many rollouts in the signed file as clients take, the newest completed one among them', async () => {
+  const { id: first } = await bed.startRollout();
+  await end(first, 'complete');
+  const { id: baseline } = await bed.startRollout();
+  await end(baseline, 'complete');
+  // What many rollouts would have left there.
+  const file = await asSigned();
+  const aborted = Array.from({ length: MAX_ROLLOUTS - 3 }, (_, at) => ({
+    ...parseRollouts(Buffer.from(JSON.stringify(file))).rollouts[0],
+    id: at.toString(16).padStart(16, '0'),
+    state: 'aborted',
+  }));
+  const rollouts = [...file.rollouts, ...aborted];
+  const bytes = Buffer.from(JSON.stringify({ ...file, rollouts }));
+  await bed.origin.repository.publishRollouts(new Map([['rollouts/camera.json', bytes]]));
+  await bed.restart();
+
+  const { id: last } = await bed.startRollout();
+  expect((await asSigned()).rollouts.map(({ id }) => id)).toEqual([...rollouts.map(({ id }) => id), last]);
+  await end(last, 'abort');
+  const { id: next } = await bed.startRollout();
+  const kept = (await asSigned()).rollouts.map(({ id }) => id);
+  expect(kept).toHaveLength(MAX_ROLLOUTS);
+  expect(kept).toEqual([first, baseline, ...aborted.slice(1).map(({ id }) => id), last, next]);
+  await bed.restart();
+  expect(await status('0'.repeat(16))).toMatchObject({ state: 'aborted' });
+  expect(await end('0'.repeat(16), 'complete')).toMatchObject({ code: 'SITECAST_ROLLOUT_ENDED' });
+});
+
+describe('revoking', () => {
+  it('is published for the product of a device, and everywhere for a gateway', async () => {
+    const [device, gateway] = [await bed.device(), await bed.gateway()];
+    await bed.call('POST', `/api/v1/devices/${device.id}/revoke`);
+    expect((await asSigned()).revoked).toEqual([device.id]);
+    bed.clock.passHours(1);
+    await bed.call('POST', `/api/v1/gateways/${gateway.id}/revoke`);
+    expect((await asSigned()).revoked).toEqual([device.id, gateway.id]);
+    await bed.startRollout();
+    expect((await asSigned()).revoked).toEqual([device.id, gateway.id]);
+  });
+
+  it('of another product’s device is none of this one’s business', async () => {
+    const device = bed.member();
+    await device.enrol(await bed.joinToken({ site: 'north' }), { product: 'doorbell' });
+    await bed.call('POST', `/api/v1/devices/${device.id}/revoke`);
+    await bed.startRollout();
+    expect((await asSigned()).revoked).toEqual([]);
+  });
+});
+
+describe('two matches', () => {
+  const cases: [string, Match, Match, boolean][] = [
+    ['without bounds', {}, {}, true],
+    ['of hardware in common', { hardware: ['a', 'b'] }, { hardware: ['b'] }, true],
+    ['of other hardware', { hardware: ['a'] }, { hardware: ['b'] }, false],
+    ['of other sites', { sites: ['n'] }, { sites: ['s'] }, false],
+    ['of which one names a site', { sites: ['n'] }, {}, true],
+    ['of other tags', { tags: { a: '1' } }, { tags: { b: '1' } }, true],
+    ['of another value of one tag', { tags: { a: '1' } }, { tags: { a: '2' } }, false],
+    [
+      'from ranges that touch',
+      { fromCounter: { min: 0, max: 3 } },
+      { fromCounter: { min: 3, max: 9 } },
+      true,
+    ],
+    ['from ranges apart', { fromCounter: { min: 0, max: 2 } }, { fromCounter: { min: 3, max: 9 } }, false],
+  ];
+  it.each(cases)('%s: could one device be meant by both?', (_what, one, other, expected) => {
+    expect(couldMeet(one, other)).toBe(expected);
+    expect(couldMeet(other, one)).toBe(expected);
+  });
+});

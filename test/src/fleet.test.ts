@@ -1,0 +1,269 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { readFile, stat, writeFile } from 'node:fs/promises';
+import { parseJoinToken, type Report, sealEnrolment, sealReport } from '@sitecast/shared/fleet';
+import { signRequest } from '@sitecast/shared/http-signature';
+import { Identity } from '@sitecast/shared/identity';
+import { KeyPair } from '@sitecast/shared/signing';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Bed, type Server } from './bed/processes.ts';
+
+let bed: Bed;
+let origin: Server;
+
+// One fleet for all tests: each makes its own devices.
+beforeAll(async () => {
+  bed = await Bed.open();
+  origin = await startOrigin();
+  for (const role of ['root', 'release'])
+    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
+  await bed.json('sitecast', ['init', '--origin', origin.url, '--token-file', 'origin/admin.token']);
+  await writeFile(bed.path('image'), randomBytes(200_000));
+  await bed.json('sitecast', [
+    'release',
+    'publish',
+    'image',
+    '--product',
+    'camera',
+    '--version',
+    '1.0.0',
+    '--hardware',
+    'rpi4',
+  ]);
+});
+afterAll(() => bed.close());
+
+const startOrigin = (address = '127.0.0.1:0') =>
+  bed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', address, '--log-level', 'warn']);
+
+/** A device that only speaks. */
+class Speaker {
+  readonly identity = new Identity(KeyPair.generate());
+  readonly #epoch = randomBytes(8).toString('hex');
+  #seq = 0;
+  #previous: string | null = null;
+
+  async post(path: string, value: unknown): Promise<{ status: number; body: Record<string, unknown> }> {
+    const body = Buffer.from(JSON.stringify(value));
+    const url = origin.url + path;
+    const headers = await signRequest({ method: 'POST', url, body }, this.identity, Date.now());
+    const response = await fetch(url, {
+      method: 'POST',
+      body,
+      headers: { 'content-type': 'application/json', ...headers },
+    });
+    const answer: Record<string, unknown> = JSON.parse(await response.text());
+    return { status: response.status, body: answer };
+  }
+
+  async enrol(token?: string) {
+    const pair = token === undefined ? undefined : parseJoinToken(token).pair;
+    const enrolment = {
+      format: 'sitecast-enrolment-1' as const,
+      id: this.identity.id,
+      nonce: randomBytes(16).toString('hex'),
+      kind: 'device' as const,
+      product: 'camera',
+      hardware: 'rpi4',
+      ...(pair && { token: pair.keyId }),
+    };
+    return await this.post('/site/v1/enrolments', {
+      envelope: await sealEnrolment(enrolment, this.identity, pair),
+    });
+  }
+
+  async next(said: Partial<Report>) {
+    this.#seq += 1;
+    const report: Report = {
+      format: 'sitecast-report-1',
+      id: this.identity.id,
+      epoch: this.#epoch,
+      seq: this.#seq,
+      previous: this.#previous,
+      at: new Date().toISOString(),
+      timestampVersion: 1,
+      state: 'idle',
+      ...said,
+    };
+    const envelope = await sealReport(report, this.identity);
+    this.#previous = createHash('sha256').update(Buffer.from(envelope.payload, 'base64')).digest('hex');
+    return envelope;
+  }
+
+  async report(said: Partial<Report>) {
+    return await this.post('/site/v1/reports', { reports: [await this.next(said)] });
+  }
+}
+
+async function refused(...args: string[]): Promise<{ exitCode: number | null; code: string }> {
+  const { exitCode, stdout, stderr } = await bed.run('sitecast', [...args, '--json']);
+  expect(stdout).toBe('');
+  return { exitCode, code: JSON.parse(stderr.trim().split('\n').at(-1) ?? '').error.code };
+}
+
+const said = async (...args: string[]): Promise<string> => {
+  const { exitCode, stdout, stderr } = await bed.run('sitecast', args);
+  expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
+  return stdout;
+};
+
+describe('sitecast', () => {
+  it('makes join tokens that let devices in, lists them without secrets, and takes them back', async () => {
+    await bed.json('sitecast', [
+      'token',
+      'create',
+      '--join',
+      '--kind',
+      'device',
+      '--site',
+      'north',
+      '--product',
+      'camera',
+      '--uses',
+      '2',
+      '--expires',
+      '1h',
+      '--out',
+      'camera.token',
+    ]);
+    expect((await stat(bed.path('camera.token'))).mode & 0o777).toBe(0o600);
+    const token = await readFile(bed.path('camera.token'), 'utf8');
+    const device = new Speaker();
+    expect((await device.enrol(token)).status).toBe(200);
+    const list = await said('token', 'list', '--join');
+    expect(list).toContain('1 of 2');
+    const id = parseJoinToken(token).pair.keyId;
+    expect(await said('token', 'revoke', '--join', id.slice(0, 12))).toContain(id);
+    expect((await new Speaker().enrol(token)).body).toMatchObject({ code: 'SITECAST_JOIN_TOKEN_UNKNOWN' });
+    expect(await bed.json('sitecast', ['device', 'list', '--site', 'north'])).toMatchObject({
+      devices: [{ id: device.identity.id, product: 'camera', state: 'enrolled' }],
+    });
+  });
+
+  it.each([
+    [['token', 'create', '--join'], 'SITECAST_OPTION_MISSING'],
+    [['token', 'create'], 'SITECAST_OPTION_MISSING'],
+    [['token', 'create', '--join', '--kind', 'device', '--name', 'x'], 'SITECAST_OPTION_CONFLICT'],
+    [['token', 'create', '--name', 'x', '--uses', '2'], 'SITECAST_OPTION_CONFLICT'],
+  ])('%j is refused', async (args, code) => {
+    expect(await refused(...args)).toEqual({ exitCode: 2, code });
+  });
+
+  it('lets a device in that waits, by a part of its id; tags, shows and revokes it', async () => {
+    const device = new Speaker();
+    expect((await device.enrol()).status).toBe(202);
+    const { id } = device.identity;
+    expect(await said('device', 'list', '--pending')).toContain(id);
+    expect(await refused('device', 'accept', id)).toEqual({ exitCode: 2, code: 'SITECAST_SITE_MISSING' });
+    expect(await said('device', 'accept', id.slice(-10), '--site', 'hill')).toContain('hill');
+    expect(await said('device', 'tag', id.slice(-10), 'ring=early', 'floor=2')).toContain(
+      'ring=early floor=2',
+    );
+    expect(await said('device', 'tag', id, 'floor-')).not.toContain('floor');
+    await device.report({
+      state: 'failed',
+      reason: { code: 'healthFailed', message: 'the camera saw nothing' },
+      booted: { slot: 'A', release: { counter: 1, version: '1.0.0' } },
+      inventory: { cpu: 'arm64' },
+    });
+    const shown = await said('device', 'show', id.slice(-10));
+    for (const part of [id, 'hill', 'failed', 'the camera saw nothing', '1.0.0 (1) in slot A', 'arm64'])
+      expect(shown).toContain(part);
+    expect(await said('device', 'list', '--state', 'failed', '--tag', 'ring=early')).toContain(id);
+    expect(await said('device', 'list', '--state', 'idle')).not.toContain(id);
+    expect(await said('device', 'revoke', id)).toContain('revoked');
+    expect((await device.report({})).status).toBe(403);
+    expect(await refused('device', 'show', 'nobody')).toEqual({
+      exitCode: 3,
+      code: 'SITECAST_DEVICE_UNKNOWN',
+    });
+  });
+
+  it('rolls out, watches until all devices are done, and tells by its exit code how that was', async () => {
+    const token = await said(
+      'token',
+      'create',
+      '--join',
+      '--kind',
+      'device',
+      '--site',
+      'north',
+      '--uses',
+      '2',
+    );
+    const [good, bad] = [new Speaker(), new Speaker()];
+    for (const device of [good, bad]) expect((await device.enrol(token)).status).toBe(200);
+    expect(await refused('rollout', 'start', 'camera', '1.0.0')).toEqual({
+      exitCode: 2,
+      code: 'SITECAST_ALL_AT_ONCE_NEEDED',
+    });
+    const start = ['rollout', 'start', 'camera', '1.0.0', '--all-at-once', '--site', 'pole'];
+    const { id } = await bed.json('sitecast', start);
+    expect(await refused(...start)).toEqual({ exitCode: 3, code: 'SITECAST_ROLLOUT_OVERLAPS' });
+    const watching = bed.run('sitecast', ['rollout', 'status', '--watch']);
+    const rollout = { id: String(id), attempt: 1 };
+    await good.report({ rollout, state: 'downloading' });
+    await good.report({ rollout, state: 'completed' });
+    await bad.report({ rollout, state: 'failed', reason: { code: 'healthFailed', message: 'no picture' } });
+    const watched = await watching;
+    expect(watched.exitCode).toBe(1);
+    expect(watched.stdout).toContain('1 of 2 completed, 1 failed');
+    expect(watched.stdout).toContain('no picture');
+    expect(await said('rollout', 'abort', String(id).slice(0, 6))).toContain('aborted');
+
+    const { id: again } = await bed.json('sitecast', start);
+    for (const device of [good, bad])
+      await device.report({ rollout: { id: String(again), attempt: 1 }, state: 'completed' });
+    const { exitCode } = await bed.run('sitecast', ['rollout', 'status', String(again), '--watch', '--json']);
+    expect(exitCode).toBe(0);
+    expect(await said('rollout', 'list', 'camera')).toMatch(/completed[^]*aborted/);
+  });
+
+  it.each(['rollout', 'device', 'gateway', 'token'])('explains %s', async group => {
+    expect(await said(group, '--help')).toContain('Commands:');
+  });
+});
+
+it('loses no report and starts no rollout twice, however often the origin is killed', async () => {
+  const token = await said('token', 'create', '--join', '--kind', 'device', '--site', 'dark', '--uses', '9');
+  const devices = Array.from({ length: 3 }, () => new Speaker());
+  for (const device of devices) await device.enrol(token);
+  const address = new URL(origin.url).host;
+  const { id } = await bed.json('sitecast', [
+    'rollout',
+    'start',
+    'camera',
+    '1.0.0',
+    '--all-at-once',
+    '--site',
+    'dark',
+  ]);
+  const rollout = { id: String(id), attempt: 1 };
+  let sent = 0;
+  for (let round = 0; round < 4; round += 1) {
+    const batches: object[][] = [];
+    for (const device of devices) {
+      const first = await device.next({ rollout, state: 'downloading' });
+      batches.push([first, await device.next({ rollout, state: 'verifying' })]);
+    }
+    sent += 2;
+    const sending = devices.map((device, at) =>
+      device.post('/site/v1/reports', { reports: batches[at] }).catch(() => undefined),
+    );
+    await Promise.race(sending);
+    await origin.stop('SIGKILL');
+    await Promise.all(sending);
+    origin = await startOrigin(address);
+    for (const [at, device] of devices.entries()) {
+      const again = await device.post('/site/v1/reports', { reports: batches[at] });
+      expect(again).toMatchObject({ status: 200, body: { rejected: [] } });
+    }
+  }
+  for (const device of devices) {
+    const shown = await bed.json('sitecast', ['device', 'show', device.identity.id]);
+    expect(shown).toMatchObject({ chains: [{ seq: sent }], anomalies: [], reports: { length: sent } });
+  }
+  const { rollouts } = await bed.json('sitecast', ['rollout', 'list']);
+  expect(Array.isArray(rollouts) && rollouts.filter(found => found.id === id)).toMatchObject([
+    { state: 'active' },
+  ]);
+});
