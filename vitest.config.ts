@@ -7,6 +7,8 @@ export default defineConfig({
   resolve: { conditions: ['sitecast-source'] },
   ssr: { resolve: { conditions: ['sitecast-source'] } },
   test: {
+    // Most tests wait for processes and sockets of their own.
+    maxWorkers: 2,
     projects: packages.map(name => ({
       extends: true,
       test: {
