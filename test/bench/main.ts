@@ -2,6 +2,7 @@
 import type { Benchmark } from './benchmark.ts';
 import { printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
+import { originBenchmark } from './origin.ts';
 import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { gatewayServingBenchmark } from './gateway-serving.ts';
 import { uploadBenchmark } from './upload.ts';
@@ -13,6 +14,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   uploadMemoryBenchmark,
   publishBenchmark,
   publishMemoryBenchmark,
+  originBenchmark,
   gatewayServingBenchmark,
 ];
 

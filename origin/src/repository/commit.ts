@@ -4,7 +4,7 @@ import { PUBLISHED_CHUNKS, publishedFolder, stagedPath } from '../staging/chunk-
 import type { Chunks } from '../staging/chunks.ts';
 import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
-import { type Committed, METADATA, metadataFile, sha256Hex, TARGETS, TIMESTAMP } from './committed.ts';
+import { type Committed, metadataFile, sha256Hex, TARGETS, TIMESTAMP } from './committed.ts';
 import type { CommitJournal } from './journal.ts';
 import { changedRoles, type VersionFloor } from './online-roles.ts';
 
@@ -76,7 +76,6 @@ export async function commit(
   for (const role of metadata) {
     await files.writeDurably(metadataFile(role, next[role].signed.version), next[role].bytes);
   }
-  await files.syncDirectory(METADATA);
   await files.writeDurably(TIMESTAMP, next.timestamp.bytes);
 }
 

@@ -1,4 +1,5 @@
 import { createRoute, z } from '@hono/zod-openapi';
+import { HotFiles } from '../../storage/hot-files.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
@@ -11,8 +12,11 @@ const problem = (description: string) => ({
 });
 
 /** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
-export function publicRoutes(app: OriginApp, { files, responseMemory, repository, waiters }: AppDeps): void {
-  const deps = { files, memory: responseMemory };
+export function publicRoutes(
+  app: OriginApp,
+  { files, responseMemory, repository, waiters, now }: AppDeps,
+): void {
+  const deps = { files: new HotFiles(files, now), memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
   const responses = {

@@ -1,0 +1,2 @@
+export { batchOf, imageOf, TestOperator } from './operator.ts';
+export { type SpawnedOrigin, spawnOrigin } from './spawned.ts';
