@@ -60,32 +60,31 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .option('--factory-release <counter:version>', 'what the first slot holds from the factory', parseRelease)
     .option('--payload-command <command>', 'restarts what the slot holds, at each boot of `file`')
     .option('--health-command <command>', 'exit code 0: the new slot is good ($SITECAST_SLOT is its path)')
-    .option('--health-timeout <duration>', 'what it may take', parseDurationMs, 5 * 60_000);
+    .addOption(duration('--health-timeout <duration>', 'what it may take', '5m'));
   for (const name of HOOK_NAMES) {
     if (name !== 'health')
       command.option(`--hook-${name} <command>`, `runs at ${name}; exit code 75: not now`);
   }
   return command
-    .option('--hook-timeout <duration>', 'what a hook may take', parseDurationMs, 60_000)
+    .addOption(duration('--hook-timeout <duration>', 'what a hook may take', '60s'))
     .option(
       '--confirm-within <duration>',
       'a healthy slot must be confirmed by `sitecast-agent confirm`',
       parseDurationMs,
     )
-    .option('--min-activation-interval <duration>', 'least time between two activations', parseDurationMs, 0)
-    .option(
-      '--poll <duration>',
-      'how often to look, where no gateway tells of changes',
-      parseDurationMs,
-      60_000,
-    )
-    .option('--start-jitter <duration>', 'the first look comes at random within that', parseDurationMs, 0)
+    .addOption(duration('--min-activation-interval <duration>', 'least time between two activations', '0s'))
+    .addOption(duration('--poll <duration>', 'how often to look, where no gateway tells of changes', '60s'))
+    .addOption(duration('--start-jitter <duration>', 'the first look comes at random within that', '0s'))
     .option('--max-fetch-bytes <size>', 'an update that would fetch more waits', parseBytes)
     .option('--concurrency <n>', 'chunks on their way at once', parseBoundedInteger(1, MAX_CONCURRENCY), 8)
     .addOption(
       choice('--time-sync <how>', 'whether the clock may be relied upon', ['auto', 'yes', 'no'], 'auto'),
     )
     .addOption(choice('--log-level <level>', 'what is logged', ['debug', 'info', 'warn', 'error'], 'info'));
+}
+
+function duration(flags: string, description: string, preset: string): Option {
+  return new Option(flags, description).argParser(parseDurationMs).default(parseDurationMs(preset), preset);
 }
 
 function choice(flags: string, description: string, choices: string[], preset: string): Option {

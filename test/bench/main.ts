@@ -5,6 +5,7 @@ import { chunkingBenchmark } from './chunking.ts';
 import { originBenchmark } from './origin.ts';
 import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { gatewayServingBenchmark } from './gateway-serving.ts';
+import { installBenchmark, installMemoryBenchmark } from './install.ts';
 import { uploadBenchmark } from './upload.ts';
 import { uploadMemoryBenchmark } from './upload-memory.ts';
 
@@ -16,6 +17,8 @@ const BENCHMARKS: readonly Benchmark[] = [
   publishMemoryBenchmark,
   originBenchmark,
   gatewayServingBenchmark,
+  installBenchmark,
+  installMemoryBenchmark,
 ];
 
 const names = process.argv.slice(2);

@@ -24,3 +24,11 @@ it('an unknown command is refused with exit code 2, without a stack trace', asyn
   expect(refusal).toMatchObject({ code: 2 });
   expect(String(refusal)).not.toMatch(/\n\s+at /);
 });
+
+it.each(Object.entries(commands))('%s ends quietly when its reader has gone', async (_, path) => {
+  const bin = fileURLToPath(new URL(path, import.meta.url));
+  // The reader's end is closed before anything is written to it.
+  const piped = '{ sleep 0.3; "$0" --help; echo "code $?" >&2; } | true';
+  const { stderr } = await run('bash', ['-c', piped, bin]);
+  expect(stderr).toBe('code 0\n');
+});

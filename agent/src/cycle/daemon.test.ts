@@ -51,3 +51,15 @@ it('stops a download at once when the rollout is paused, goes on when it is lift
   expect(await device.slot('B')).toEqual(image);
   expect(states()).toContain('idle');
 });
+
+it('waits between one piece of news and the next while a download goes on, instead of asking again and again', async () => {
+  site.mischief = path => (path.startsWith('/chunks/') && site.count('/chunks/') > 3 ? 'hang' : undefined);
+  await until('the download is under way', () => site.count('/chunks/') > 3);
+  const before = site.count('/metadata/timestamp.json');
+  fleet.addRelease({ counter: 2, image });
+  await fleet.publish();
+  await until('the news has come', () => site.count('/metadata/timestamp.json') > before);
+  await new Promise(resolve => setTimeout(resolve, 500));
+  // One long poll that tells of it, one look at it, the next long poll: not hundreds.
+  expect(site.count('/metadata/timestamp.json') - before).toBeLessThan(10);
+});

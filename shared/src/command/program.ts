@@ -1,4 +1,5 @@
 import { Command, CommanderError, Option } from 'commander';
+import { isSystemError } from '../errors.ts';
 import { SITECAST_VERSION } from '../version.ts';
 import { applyConfigFile } from './config-file.ts';
 import { describeError, EXIT_CODES, exitCodeOf } from './outcome.ts';
@@ -38,6 +39,12 @@ export class SettingsCommand extends Command {
 }
 
 /**
+ * What a reader that has gone (`sitecast … | head`) leaves to be done: a command that was printing for it ends like any
+ * other program, a daemon goes on without being read.
+ */
+type ClosedOutput = 'exit' | 'ignore';
+
+/**
  * Runs one of the four commands: fills options in from the configuration file (file, then
  * environment, then flag, in rising order), and turns every error into one
  * message and a documented exit code.
@@ -47,8 +54,13 @@ export class SettingsCommand extends Command {
 export async function runProgram(
   program: Command,
   argv: readonly string[],
-  { configFiles = [], streams = PROCESS_STREAMS }: { configFiles?: string[]; streams?: OutputStreams } = {},
+  {
+    configFiles = [],
+    streams = PROCESS_STREAMS,
+    closedOutput = 'ignore',
+  }: { configFiles?: string[]; streams?: OutputStreams; closedOutput?: ClosedOutput } = {},
 ): Promise<number> {
+  if (streams === PROCESS_STREAMS) surviveClosedOutput(closedOutput);
   prepare(program, streams);
   const needed = neededOptions(program);
   program.hook('preAction', async (_program, action) => {
@@ -69,6 +81,15 @@ export async function runProgram(
       );
     if (process.env.SITECAST_DEBUG === '1' && error instanceof Error) streams.err(`${error.stack}\n`);
     return exitCodeOf(error);
+  }
+}
+
+function surviveClosedOutput(closedOutput: ClosedOutput): void {
+  for (const stream of [process.stdout, process.stderr]) {
+    stream.on('error', error => {
+      if (!isSystemError(error, 'EPIPE')) throw error;
+      if (closedOutput === 'exit') process.exit();
+    });
   }
 }
 
