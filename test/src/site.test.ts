@@ -1,0 +1,107 @@
+import { randomBytes } from 'node:crypto';
+import { cp, readFile, writeFile } from 'node:fs/promises';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { Bed, type Server } from './bed/processes.ts';
+
+let bed: Bed;
+let origin: Server;
+let gateway: Server;
+
+beforeEach(async () => {
+  bed = await Bed.open();
+  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet('0')]);
+  for (const role of ['root', 'release']) await operate('keys', 'create', role, '--no-passphrase');
+  await operate('init', '--origin', origin.url, '--token-file', 'origin/admin.token');
+  await publish('1.0.0');
+  await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'gw.token');
+  await operate('token', 'create', '--join', '--kind', 'device', '--uses', '9', '--out', 'device.token');
+  gateway = await startGateway('0');
+  await bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+});
+afterEach(() => bed.close());
+
+const quiet = (port: string) => ['--listen', `127.0.0.1:${port}`, '--log-level', 'error'];
+const operate = (...args: string[]) => bed.json('sitecast', args);
+const startGateway = (port: string) =>
+  bed.serve('sitecast-gateway', ['serve', '--data', 'gw', '--token-file', 'gw.token', ...quiet(port)]);
+
+async function publish(version: string): Promise<Buffer> {
+  const bytes = randomBytes(300_000);
+  await writeFile(bed.path(version), bytes);
+  const about = ['--product', 'camera', '--version', version, '--hardware', 'rpi4'];
+  await operate('release', 'publish', version, ...about);
+  return bytes;
+}
+
+async function rollOut(version: string): Promise<string> {
+  const { id } = await operate('rollout', 'start', 'camera', version, '--all-at-once');
+  return String(id);
+}
+
+/** Its data and slots are `NAME`, `NAME-a.img` and `NAME-b.img`. */
+const flagsOf = (name: string): string[] =>
+  `--data ${name} --gateway ${gateway.url} --token-file device.token --product camera --hardware rpi4 --slot-a ${name}-a.img --slot-b ${name}-b.img --poll 1s --log-level error`.split(
+    ' ',
+  );
+
+async function makeSlots(name: string): Promise<void> {
+  for (const slot of ['a', 'b']) await writeFile(bed.path(`${name}-${slot}.img`), '');
+}
+
+const update = (name: string) => bed.json('sitecast-agent', ['update', ...flagsOf(name)]);
+const slot = (name: string, letter: 'a' | 'b') => readFile(bed.path(`${name}-${letter}.img`));
+
+async function stateInRollout(id: string): Promise<unknown> {
+  const { counts } = await operate('rollout', 'status', id);
+  return counts;
+}
+
+it('a device that was cloned with its key is shown, and put in quarantine', async () => {
+  await rollOut('1.0.0');
+  await makeSlots('one');
+  expect(await update('one')).toMatchObject({ state: 'completed' });
+  for (const part of ['', '-a.img', '-b.img'])
+    await cp(bed.path(`one${part}`), bed.path(`two${part}`), { recursive: true });
+  const image = await publish('2.0.0');
+  await rollOut('2.0.0');
+  // Each goes on with the same chain, and neither knows of the other.
+  await Promise.all([update('one'), update('two')]);
+  expect((await slot('one', 'a')).equals(image) && (await slot('two', 'a')).equals(image)).toBe(true);
+  await bed.until(async () => {
+    const { devices } = await operate('device', 'list');
+    return Array.isArray(devices) && devices.length === 1 && devices[0].quarantinedAt !== undefined;
+  });
+  const { stdout } = await bed.run('sitecast', ['device', 'list']);
+  expect(stdout).toContain('quarantined');
+});
+
+it('a gateway killed in the midst of a download is asked again once it is back, for no chunk that lies right', async () => {
+  const id = await rollOut('1.0.0');
+  await makeSlots('one');
+  const agent = bed.start('sitecast-agent', ['run', ...flagsOf('one')]);
+  const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
+  await bed.until(async () => (await chunkBytesSent()) > 0);
+  await gateway.stop('SIGKILL');
+  gateway = await startGateway(port);
+  await bed.until(async () => JSON.stringify(await stateInRollout(id)) === '{"completed":1}');
+  expect((await slot('one', 'b')).equals(await readFile(bed.path('1.0.0')))).toBe(true);
+  await agent.stop();
+});
+
+async function chunkBytesSent(): Promise<number> {
+  const text = await (await fetch(`${gateway.url}/metrics`)).text();
+  return Number(/^sitecast_lan_sent_bytes_total\{kind="chunks"\} (\d+)/m.exec(text)?.[1] ?? 0);
+}
+
+it('an origin that is away keeps no device from an update that its gateway has, and hears of it afterwards', async () => {
+  const id = await rollOut('1.0.0');
+  for (const name of ['one', 'two']) await makeSlots(name);
+  // So the gateway has the chunks.
+  expect(await update('one')).toMatchObject({ state: 'completed' });
+  await bed.run('sitecast-agent', ['check', ...flagsOf('two')]);
+  const [, port = ''] = /:(\d+)$/.exec(origin.url) ?? [];
+  await origin.stop('SIGKILL');
+  expect(await update('two')).toMatchObject({ state: 'completed' });
+  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
+  await bed.until(async () => JSON.stringify(await stateInRollout(id)) === '{"completed":2}');
+});
