@@ -17,6 +17,8 @@ import { systemClock } from './system-clock.ts';
 export interface DeviceChanges {
   settings?: Partial<RunSettings>;
   clockOffsetMs?: number;
+  /** Its waiting takes so many times less than it should. */
+  haste?: number;
   isSynchronised?: boolean | undefined;
   slots?: Partial<Record<SlotName, Slot>>;
   passPoint?: PassPoint;
@@ -92,6 +94,7 @@ export class TestDevice {
       ...system,
       now: () => Date.now() + (changes.clockOffsetMs ?? 0),
       isSynchronised: async () => changes.isSynchronised,
+      sleep: (ms, signal) => system.sleep(ms / (changes.haste ?? 1), signal),
     };
     const toGateway = (url: string): Gateway =>
       new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });

@@ -13,6 +13,8 @@ const TRIAL_BOOTS = 2;
 /** How long a reboot that was asked for may take to begin, milliseconds. */
 const REBOOT_PATIENCE_MS = 60_000;
 const REBOOT_LOOK_EVERY_MS = 250;
+/** A third of what a gateway grants. */
+const LEASE_RENEWAL_MS = 5 * 60_000;
 const DEFAULT_LEASE_RETRY_MS = 10_000;
 const MAX_LEASE_RETRY_MS = 10 * 60_000;
 
@@ -149,6 +151,34 @@ export class Activator {
   }
 
   async #prove(update: Update): Promise<Rest> {
+    const stopRenewing = this.#keepLease(update);
+    try {
+      return await this.#proveOnLease(update);
+    } finally {
+      stopRenewing();
+    }
+  }
+
+  /** Health checks and an operator's word may take longer than a lease: meanwhile it's renewed. */
+  #keepLease({ rollout }: Update): () => void {
+    const { clock, log } = this.#parts;
+    const stop = new AbortController();
+    const { signal } = stop;
+    const renew = async (): Promise<void> => {
+      for (;;) {
+        await clock.sleep(LEASE_RENEWAL_MS, signal);
+        if (signal.aborted) return;
+        // What doesn't come through changes nothing: this device is down already.
+        await this.#lease('renew', rollout.id, signal).catch((error: unknown) =>
+          log('warn', `the lease isn't renewed: ${String(error)}`),
+        );
+      }
+    };
+    void renew();
+    return () => stop.abort();
+  }
+
+  async #proveOnLease(update: Update): Promise<Rest> {
     const { reporter, status } = this.#parts;
     status.set({ state: 'confirming', message: `health checks of slot ${update.target}` });
     await reporter.report('confirming', update, true);
@@ -259,7 +289,11 @@ export class Activator {
   }
 
   /** @returns true, or how long to wait before asking again, milliseconds */
-  async #lease(action: 'take' | 'return', rollout: string, signal?: AbortSignal): Promise<true | number> {
+  async #lease(
+    action: 'take' | 'renew' | 'return',
+    rollout: string,
+    signal?: AbortSignal,
+  ): Promise<true | number> {
     const { gateways, identity } = this.#parts;
     const request = { id: identity.id, rollout, action };
     try {

@@ -178,6 +178,17 @@ describe('a device keeps to orders', () => {
     expect(await device.cycle()).toMatchObject({ state: 'completed' });
   });
 
+  it('renews its lease while the new slot proves itself, and gives it back then', async () => {
+    site.lease = () => ({ granted: true });
+    // Five minutes pass in 150 ms.
+    await device.open({ haste: 2000, settings: { hooks: { health: 'sleep 1' }, healthTimeoutMs: 20_000 } });
+    expect((await install(1, image1)).rest).toMatchObject({ state: 'completed' });
+    const whileUpdating = site.count('/site/v1/leases');
+    expect(whileUpdating).toBeGreaterThanOrEqual(4);
+    await new Promise(resolve => setTimeout(resolve, 400));
+    expect(site.count('/site/v1/leases')).toBe(whileUpdating);
+  });
+
   it('keeps its own distance between activations', async () => {
     await device.open({ settings: { minActivationIntervalMs: 3_600_000 } });
     await install(1, image1);

@@ -119,8 +119,10 @@ export class Delivery {
 
   async #take(envelope: unknown, signers: RoleSigners): Promise<void> {
     try {
-      const { id, epoch, seq } = openAcknowledgement(envelope, signers);
-      if (id === this.#id) await this.#outbox.acknowledge(epoch, seq);
+      const { id, epoch, seq, at } = openAcknowledgement(envelope, signers);
+      if (id !== this.#id) return;
+      const taken = await this.#outbox.acknowledge(epoch, seq, Date.parse(at));
+      if (taken === 'takenBack') this.#sent.clear();
     } catch (error) {
       // Not the origin's word.
       if (!(error instanceof SitecastError)) throw error;

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { readReport } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Event, Outbox } from './outbox.ts';
 
 let directory: string;
@@ -82,7 +82,7 @@ it('forgets what was acknowledged, but goes on from it', async () => {
   const outbox = await open();
   for (let seq = 1; seq <= 100; seq += 1) await outbox.append(event(String(seq)));
   const before = (await stat(path)).size;
-  expect(await outbox.acknowledge(outbox.epoch, 100)).toBe('taken');
+  expect(await outbox.acknowledge(outbox.epoch, 100, 1000)).toBe('taken');
   expect((await stat(path)).size).toBeLessThan(before / 3);
   expect(outbox.pendingCount).toBe(0);
   await outbox.append(event('next'));
@@ -96,7 +96,7 @@ it('forgets what was acknowledged, but goes on from it', async () => {
 it('ignores acknowledgements of another epoch', async () => {
   const outbox = await open();
   await outbox.append(event('one'));
-  expect(await outbox.acknowledge('0'.repeat(16), 1)).toBe('ignored');
+  expect(await outbox.acknowledge('0'.repeat(16), 1, 1000)).toBe('ignored');
   expect(outbox.pendingCount).toBe(1);
   await outbox.close();
 });
@@ -105,10 +105,45 @@ it('begins a new chain when the origin has more of this one than it: its directo
   const outbox = await open();
   await outbox.append(event('one'));
   const { epoch } = outbox;
-  expect(await outbox.acknowledge(epoch, 5)).toBe('newChain');
+  expect(await outbox.acknowledge(epoch, 5, 1000)).toBe('newChain');
   expect(outbox.epoch).not.toBe(epoch);
   expect(outbox.newest).toMatchObject({ seq: 1, previous: null });
   await outbox.close();
+});
+
+describe('an origin that was restored from a backup', () => {
+  const filled = async (count: number): Promise<Outbox> => {
+    const outbox = await open();
+    for (let seq = 1; seq <= count; seq += 1) await outbox.append(event(String(seq)));
+    return outbox;
+  };
+
+  it('is told again what it has lost, as long as that is there', async () => {
+    const outbox = await filled(5);
+    const { epoch } = outbox;
+    expect(await outbox.acknowledge(epoch, 4, 2000)).toBe('taken');
+    expect(await outbox.acknowledge(epoch, 2, 1000)).toBe('ignored');
+    expect(await outbox.acknowledge(epoch, 2, 3000)).toBe('takenBack');
+    expect(messages(outbox)).toEqual(['3', '4', '5']);
+    expect(outbox.epoch).toBe(epoch);
+    await outbox.close();
+  });
+
+  it('makes a new chain begin where that was forgotten, also after a restart; an old word does not', async () => {
+    const outbox = await filled(100);
+    const { epoch } = outbox;
+    expect(await outbox.acknowledge(epoch, 100, 2000)).toBe('taken');
+    await outbox.append(event('101'));
+    await outbox.close();
+    const reopened = await open();
+    expect(await reopened.acknowledge(epoch, 50, 1000)).toBe('ignored');
+    expect(await reopened.acknowledge(epoch, 50, 3000)).toBe('newChain');
+    expect(reopened.epoch).not.toBe(epoch);
+    expect(messages(reopened)).toEqual(['101']);
+    // The new chain is whole: nothing that the origin says about it can be too little.
+    expect(await reopened.acknowledge(reopened.epoch, 0, 4000)).toBe('ignored');
+    await reopened.close();
+  });
 });
 
 it('takes a report that just fits, refuses the next, and takes it once there is room again', async () => {

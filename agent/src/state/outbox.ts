@@ -1,13 +1,17 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { readFileBounded, syncDirectory, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type Report, readReport, sealReport } from '@sitecast/shared/fleet';
 import { type Envelope, envelopeSchema, fastVerifyById, type Identity } from '@sitecast/shared/identity';
+import { z } from 'zod';
 import type { PassPoint } from '../ports.ts';
 
 const FILE_NAME = 'reports.jsonl';
+/** Why the file no longer begins with the first report: what the origin had acknowledged when it was cut. */
+const FORGOTTEN_FILE_NAME = 'reports-forgotten.json';
+const MAX_FORGOTTEN_BYTES = 4096;
 /** The file grows to this at most, in bytes; what comes then isn't recorded until the origin has acknowledged. */
 const MAX_OUTBOX_BYTES = 16 * 1024 * 1024;
 /** Acknowledged reports that are kept before the file is written anew. */
@@ -18,11 +22,16 @@ const KEPT_REPORTS = 16;
 const ENVELOPE_BYTES = 512;
 const NEWLINE = 0x0a;
 
+const forgottenSchema = z.object({ epoch: z.string(), at: z.iso.datetime() });
+
 /** A report without its place in the chain. */
 export type Event = Pick<
   Report,
   'at' | 'timestampVersion' | 'state' | 'rollout' | 'release' | 'booted' | 'reason' | 'inventory'
 >;
+
+/** `takenBack`: the origin has lost some, which are to be sent again. */
+type Acknowledged = 'ignored' | 'taken' | 'takenBack' | 'newChain';
 
 export interface PendingReport {
   seq: number;
@@ -50,7 +59,11 @@ export class Outbox {
   readonly #passPoint: PassPoint;
   #entries: Entry[];
   #epoch: string;
-  #acknowledgedSeq = 0;
+  #acknowledgedSeq: number;
+  /** The origin's clock when it signed the newest acknowledgement of this process, milliseconds. */
+  #acknowledgedAtMs = Number.NEGATIVE_INFINITY;
+  /** The same of the acknowledgement that the oldest reports were forgotten for. */
+  #forgottenAtMs: number;
   #handle: FileHandle;
   #lengthBytes: number;
   readonly #maxBytes: number;
@@ -65,8 +78,10 @@ export class Outbox {
     handle: FileHandle;
     lengthBytes: number;
     maxBytes: number;
+    forgottenAtMs: number;
   }) {
     this.#path = init.path;
+    this.#forgottenAtMs = init.forgottenAtMs;
     this.#identity = init.identity;
     this.#passPoint = init.passPoint;
     this.#entries = init.entries;
@@ -74,6 +89,7 @@ export class Outbox {
     this.#lengthBytes = init.lengthBytes;
     this.#maxBytes = init.maxBytes;
     this.#epoch = init.entries.at(-1)?.report.epoch ?? newEpoch();
+    this.#acknowledgedSeq = (init.entries[0]?.report.seq ?? 1) - 1;
   }
 
   static async open(
@@ -102,6 +118,7 @@ export class Outbox {
       handle,
       lengthBytes: isDamaged ? 0 : lengthBytes,
       maxBytes,
+      forgottenAtMs: await forgottenAtMs(directory, entries[0]),
     });
     // What could still be read is said again, in the new chain.
     if (isDamaged) for (const { report } of entries) await outbox.append(eventOf(report));
@@ -146,22 +163,37 @@ export class Outbox {
   }
 
   /**
-   * Takes the origin's word. One of another epoch is ignored. One beyond the newest report says that this directory is
-   * older than what was sent from it (restored from a backup): the chain goes on as a new one.
+   * Takes the origin's word, signed at `atMs` by its clock. One of another epoch is ignored. One beyond the newest report
+   * says that this directory is older than what was sent from it (restored from a backup): the chain goes on as a new one.
+   * A newer word that knows less than an older one did says the same of the origin: what is still here is sent again;
+   * where that no longer reaches back far enough, a new chain begins. (An older word is just late, or replayed.)
    */
-  acknowledge(epoch: string, seq: number): Promise<'ignored' | 'taken' | 'newChain'> {
+  acknowledge(epoch: string, seq: number, atMs: number): Promise<Acknowledged> {
     return this.#inTurn(async () => {
-      if (epoch !== this.#epoch || seq <= this.#acknowledgedSeq) return 'ignored';
-      if (seq > (this.newest?.seq ?? 0)) {
+      if (epoch !== this.#epoch) return 'ignored';
+      if (this.#isOffThisChain(seq, atMs)) {
         await this.#beginAnew();
         return 'newChain';
       }
+      const isLoss =
+        seq < this.#acknowledgedSeq && seq >= this.#oldestSeq - 1 && atMs > this.#acknowledgedAtMs;
+      if (!isLoss && seq <= this.#acknowledgedSeq) return 'ignored';
       this.#acknowledgedSeq = seq;
-      const acknowledged = this.#entries.findIndex(({ report }) => report.seq > seq);
-      const count = acknowledged === -1 ? this.#entries.length : acknowledged;
-      if (count > MAX_ACKNOWLEDGED) await this.#rewrite(this.#entries.slice(count - KEPT_REPORTS));
+      this.#acknowledgedAtMs = atMs;
+      if (isLoss) return 'takenBack';
+      const count = this.#entries.filter(({ report }) => report.seq <= seq).length;
+      if (count > MAX_ACKNOWLEDGED) await this.#forget(count - KEPT_REPORTS, atMs);
       return 'taken';
     });
+  }
+
+  /** Is the end that the origin knows none that this file can go on from? */
+  #isOffThisChain(seq: number, atMs: number): boolean {
+    return seq > (this.newest?.seq ?? 0) || (seq < this.#oldestSeq - 1 && atMs > this.#forgottenAtMs);
+  }
+
+  get #oldestSeq(): number {
+    return this.#entries[0]?.report.seq ?? 1;
   }
 
   async close(): Promise<void> {
@@ -202,6 +234,15 @@ export class Outbox {
     this.#lengthBytes += line.length;
   }
 
+  async #forget(count: number, atMs: number): Promise<void> {
+    const forgotten = { epoch: this.#epoch, at: new Date(atMs).toISOString() };
+    // First, or a cut would leave a chain without its beginning and nothing that says why.
+    const path = join(dirname(this.#path), FORGOTTEN_FILE_NAME);
+    await writeFileDurably(path, Buffer.from(JSON.stringify(forgotten)), 0o600);
+    this.#forgottenAtMs = atMs;
+    await this.#rewrite(this.#entries.slice(count));
+  }
+
   async #rewrite(entries: Entry[]): Promise<void> {
     const bytes = Buffer.from(entries.map(({ envelope }) => `${JSON.stringify(envelope)}\n`).join(''));
     this.#passPoint('outbox before');
@@ -220,6 +261,8 @@ export class Outbox {
     await this.#rewrite([]);
     this.#epoch = newEpoch();
     this.#acknowledgedSeq = 0;
+    this.#acknowledgedAtMs = Number.NEGATIVE_INFINITY;
+    this.#forgottenAtMs = Number.POSITIVE_INFINITY;
     for (const event of events) await this.#append(event);
   }
 
@@ -229,6 +272,18 @@ export class Outbox {
       // The caller of `work` has got the error.
     });
     return done;
+  }
+}
+
+/** Infinity where nothing says so: then nothing that the origin says makes up for what isn't there. */
+async function forgottenAtMs(directory: string, oldest: Entry | undefined): Promise<number> {
+  const bytes = await readIfThere(join(directory, FORGOTTEN_FILE_NAME), MAX_FORGOTTEN_BYTES);
+  try {
+    const { epoch, at } = forgottenSchema.parse(JSON.parse(bytes.toString('utf8')));
+    return epoch === oldest?.report.epoch ? Date.parse(at) : Number.POSITIVE_INFINITY;
+  } catch {
+    // Not there, or not ours: the chain may well be whole.
+    return Number.POSITIVE_INFINITY;
   }
 }
 
@@ -243,9 +298,9 @@ function payloadSha256(envelope: Envelope): string {
   return createHash('sha256').update(Buffer.from(envelope.payload, 'base64')).digest('hex');
 }
 
-async function readIfThere(path: string): Promise<Buffer> {
+async function readIfThere(path: string, maxBytes = MAX_OUTBOX_BYTES + 1024 * 1024): Promise<Buffer> {
   try {
-    return await readFileBounded(path, MAX_OUTBOX_BYTES + 1024 * 1024);
+    return await readFileBounded(path, maxBytes);
   } catch (error) {
     if (isSystemError(error, 'ENOENT')) return Buffer.alloc(0);
     throw error;
