@@ -1,7 +1,10 @@
-import { readFile } from 'node:fs/promises';
+import { access, readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
+import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, writeFileDurably } from '@sitecast/shared/durable';
+import { SitecastError } from '@sitecast/shared/errors';
+import { HttpFetcher } from '@sitecast/shared/trust';
 import { type Level, pino } from 'pino';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
@@ -18,6 +21,8 @@ import { Metrics } from './http/metrics.ts';
 import { SignedRequests } from './http/signed.ts';
 import type { Log } from './log.ts';
 import { originProgram } from './program.ts';
+import type { Mirror } from './recovery/mirror-copy.ts';
+import { recover, type Recovered } from './recovery/recover.ts';
 import { Repository } from './repository/repository.ts';
 import type { OriginSettings } from './settings.ts';
 import { StagedFiles } from './staging/staged-files.ts';
@@ -118,6 +123,53 @@ async function keepFirstAdmin(tokens: Tokens, directory: string): Promise<string
   return made && path;
 }
 
+/** `sitecast-origin recover`. */
+async function recoverFrom(dataDirectory: string, from: readonly string[]): Promise<Recovered> {
+  const directory = resolve(dataDirectory);
+  const mirrors = from.map(toMirror);
+  // The database would be made where there's none.
+  await access(join(directory, 'state')).catch((cause: unknown) => {
+    throw new SitecastError(
+      'notFound',
+      'SITECAST_NOT_INITIALISED',
+      `there is no origin's data in ${directory}`,
+      {
+        hint: 'Put the backup in place first.',
+        cause,
+      },
+    );
+  });
+  const log = pino({ level: 'warn', base: { service: 'sitecast-origin' } }, pino.destination(2));
+  const database = await openState(directory);
+  const endings: (() => Promise<void>)[] = [() => database.close()];
+  try {
+    const files = new DiskFiles(directory);
+    await prepareDataDirectory(files);
+    const chunks = await ThreadedChunks.open({
+      root: directory,
+      maxStagedBytes: Number.MAX_SAFE_INTEGER,
+    });
+    endings.push(() => chunks.close());
+    const staged = await StagedFiles.open(files, Date.now);
+    const repository = await Repository.open({ files, chunks, staged, now: Date.now, log });
+    return await recover({ repository, files, staged, chunks, log }, mirrors);
+  } finally {
+    await endAll(endings);
+  }
+}
+
+/** @throws SITECAST_STORE_URL */
+function toMirror(url: string): Mirror {
+  const base = url.replace(/\/*$/, '');
+  const chunks = new HttpStore(`${base}/chunks`);
+  return {
+    name: url,
+    metadata: new HttpFetcher(`${base}/metadata`),
+    targets: new HttpFetcher(`${base}/targets`),
+    chunks,
+  };
+}
+
 /** The database, first of all: it is the lock on the directory, too. */
 async function openState(directory: string) {
   const state = join(directory, 'state');
@@ -170,5 +222,6 @@ function firstSignal(): Promise<void> {
 
 /** @returns the exit code */
 export function main(argv: readonly string[]): Promise<number> {
-  return runProgram(originProgram(serve), argv, { configFiles: ['/etc/sitecast/origin.yaml'] });
+  const program = originProgram({ serve, recover: recoverFrom }, text => process.stdout.write(text));
+  return runProgram(program, argv, { configFiles: ['/etc/sitecast/origin.yaml'] });
 }

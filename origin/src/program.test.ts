@@ -10,10 +10,21 @@ async function run(...args: string[]) {
   const write = (chunk: string) => {
     text += chunk;
   };
-  const program = originProgram(async (settings, logLevel) => {
-    served = settings;
-    level = logLevel;
-  });
+  const commands = {
+    serve: async (settings: OriginSettings, logLevel: string) => {
+      served = settings;
+      level = logLevel;
+    },
+    recover: async () => ({
+      from: 'http://gateway:7401',
+      unread: [],
+      versions: { timestamp: 7, targets: 3, root: 1 },
+      releases: [{ product: 'camera', counter: 2 }],
+      lacking: [{ product: 'camera', counter: 2, version: '2.0.0', chunks: 5 }],
+      paused: ['1f0c9a5be6d27788'],
+    }),
+  };
+  const program = originProgram(commands, write);
   const exitCode = await runProgram(program, args, { streams: { out: write, err: write } });
   return { exitCode, text, served, level };
 }
@@ -101,4 +112,12 @@ it.each([
   const { exitCode, served } = await run(...args);
   expect(exitCode).toBe(2);
   expect(served).toBeUndefined();
+});
+
+it('tells after a recovery what came back, what is lost, and which rollouts wait for somebody to look', async () => {
+  const { exitCode, text } = await run('recover', '--data', 'd', '--from', 'http://gateway:7401');
+  expect(exitCode).toBe(0);
+  expect(text).toContain('caught up with http://gateway:7401');
+  expect(text).toContain('5 chunks of camera 2.0.0 are lost');
+  expect(text).toContain('sitecast rollout resume 1f0c9a5be6d27788');
 });

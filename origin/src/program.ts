@@ -1,5 +1,6 @@
 import { parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { Option } from 'commander';
+import type { Recovered } from './recovery/recover.ts';
 import {
   checkTls,
   type ListenAddress,
@@ -25,6 +26,30 @@ interface ServeOptions {
   maxStagedBytes: number;
 }
 
+interface RecoverOptions {
+  data: string;
+  from?: string[];
+  json?: boolean;
+}
+
+/** What the commands do. */
+export interface OriginCommands {
+  /** Runs an origin until it's told to stop. */
+  serve: (settings: OriginSettings, logLevel: LogLevel) => Promise<void>;
+  /** @param from addresses of gateways */
+  recover: (dataDirectory: string, from: readonly string[]) => Promise<Recovered>;
+}
+
+const RECOVER_HELP = `
+To be run after the data directory was brought back from a backup, before the origin is started. Gateways and devices refuse
+what is older than they have seen: so the newest metadata is read back from gateways (it's signed: none can make anything
+up), releases that the backup lacks are fetched from them, and the origin goes on above all version numbers that were
+ever handed out. All rollouts are paused: \`sitecast rollout resume ID\` once you have looked at them. Devices and gateways
+that were let in after the backup must enrol again.
+
+Example:
+  sitecast-origin recover --data /var/lib/sitecast --from http://gateway-north:7401 --from http://gateway-south:7401`;
+
 const EXAMPLES = `
 Examples:
   Try it out; the first start prints where it put the admin's API token:
@@ -41,10 +66,11 @@ SIGTERM ends the origin once the requests under way have ended.`;
 
 /**
  * The `sitecast-origin` command.
- * @param serve runs an origin until it's told to stop
+ * @param out where results go
  */
 export function originProgram(
-  serve: (settings: OriginSettings, logLevel: LogLevel) => Promise<void>,
+  { serve, recover }: OriginCommands,
+  out: (text: string) => void,
 ): SettingsCommand {
   const program = new SettingsCommand('sitecast-origin').description(
     'The origin: release repository, rollout controller, device registry, report sink.',
@@ -85,5 +111,33 @@ export function originProgram(
       };
       await serve(settings, options.logLevel);
     });
+  program
+    .command('recover')
+    .description('Catch up with the gateways after a restore from a backup, and pause all rollouts.')
+    .requiredOption('--data <dir>', 'the directory that was restored; no origin may be running on it')
+    .option('--from <url...>', 'gateways to read the newest metadata back from')
+    .option('--json', 'print the result as JSON')
+    .addHelpText('after', RECOVER_HELP)
+    .action(async ({ data, from = [], json }: RecoverOptions) => {
+      const recovered = await recover(data, from);
+      out(json === true ? `${JSON.stringify(recovered)}\n` : recoveredText(recovered));
+    });
   return program;
+}
+
+function recoveredText({ from, unread, versions, releases, lacking, paused }: Recovered): string {
+  const lines = [
+    from === undefined ? 'nothing newer was found: the repository stays as it was' : `caught up with ${from}`,
+    ...releases.map(({ product, counter }) => `  brought back: release ${counter} of ${product}`),
+    ...lacking.map(
+      ({ product, version, chunks }) =>
+        `  ${chunks} chunks of ${product} ${version} are lost: publish it again, with the same image, once the origin runs`,
+    ),
+    ...unread.map(({ mirror, message }) => `  not read: ${mirror}: ${message}`),
+    `goes on with timestamp ${versions.timestamp}, targets ${versions.targets}, root ${versions.root}`,
+    ...paused.map(
+      id => `paused: rollout ${id}; look at it, then \`sitecast rollout resume ${id}\` or \`abort\``,
+    ),
+  ];
+  return `${lines.join('\n')}\n`;
 }

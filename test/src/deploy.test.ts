@@ -73,7 +73,7 @@ function programOf(role: Role, keep: (settings: unknown) => Promise<void>): Sett
   const other = async (): Promise<never> => {
     throw new Error('not what was asked for');
   };
-  if (role === 'origin') return originProgram(keep);
+  if (role === 'origin') return originProgram({ serve: keep, recover: other }, () => {});
   if (role === 'gateway') return gatewayProgram(keep);
   return agentProgram({ run: keep, check: other, update: other, confirm: other, status: other }, () => {});
 }

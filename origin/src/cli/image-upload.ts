@@ -2,12 +2,15 @@ import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import {
+  CHUNK_ID_BYTES,
   ChunkIndex,
   type ChunkSink,
   type ChunkSizes,
+  countIds,
   DirectoryStore,
   type ImageSummary,
   MAX_INDEX_BYTES,
+  MAX_MISSING_IDS,
   type UploadCounts,
   type UploadOptions,
   uploadImage,
@@ -73,6 +76,17 @@ async function send(options: ImageOptions, upload: UploadOptions): Promise<Image
     index: await readIndex(source.caibx),
     store: await openStore(source.store),
   });
+}
+
+/** How many chunks of an index the origin has not, or not right. */
+export async function countLost(origin: OriginClient, index: ChunkIndex): Promise<number> {
+  const ids = Buffer.concat([...index.places()].map(({ id }) => id));
+  let lost = 0;
+  for (let at = 0; at < ids.length; at += MAX_MISSING_IDS * CHUNK_ID_BYTES) {
+    const bytes = ids.subarray(at, at + MAX_MISSING_IDS * CHUNK_ID_BYTES);
+    lost += countIds(await origin.bytes('/api/v1/chunks/missing', { method: 'POST', bytes }));
+  }
+  return lost;
 }
 
 /** Length and SHA-256 of an image that isn't sent anywhere. */

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
   indexTarget,
@@ -9,8 +10,15 @@ import {
   serializeFile,
 } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
+import { z } from 'zod';
 import { newDraft } from './draft.ts';
-import { hashImage, type ImageOptions, type UploadedImage, uploadImageTo } from './image-upload.ts';
+import {
+  countLost,
+  hashImage,
+  type ImageOptions,
+  type UploadedImage,
+  uploadImageTo,
+} from './image-upload.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note } from './output.ts';
 import { findRelease, type PublishedProduct, readProduct } from './releases.ts';
@@ -31,8 +39,11 @@ export interface ReleaseDescription {
 }
 
 export interface PublishOutcome {
-  /** `draft`: written to a file, to be signed by others. `unchanged`: it was there with the same bytes. */
-  state: 'published' | 'draft' | 'unchanged';
+  /**
+   * `draft`: written to a file, to be signed by others. `unchanged`: it was there with the same bytes. `mended`: it was, but
+   * the origin had lost chunks of it.
+   */
+  state: 'published' | 'draft' | 'unchanged' | 'mended';
   product: string;
   version: string;
   counter: number;
@@ -54,7 +65,7 @@ export async function publishRelease(request: PublishRequest): Promise<PublishOu
   const view = await openRepository(options, origin);
   const published = await readProduct(view, product);
   const existing = published?.releases.find(release => release.version === version);
-  if (existing) return unchangedOrRefused(existing, request);
+  if (existing) return unchangedOrRefused(existing, request, view);
   placeRelease(published, description);
   const image = await uploadImageTo(origin, request.image, `${product} ${version}`);
   return submitRelease(request, image, view);
@@ -166,21 +177,44 @@ function describeProduct(
 
 async function unchangedOrRefused(
   existing: ReleaseManifest,
-  { description, image }: PublishRequest,
+  request: PublishRequest,
+  view: RepositoryView,
 ): Promise<PublishOutcome> {
+  const { description, image } = request;
   const { lengthBytes, sha256 } = await hashImage(image);
   const sameHardware = [...existing.hardware].sort().join() === [...description.hardware].sort().join();
   if (sha256 !== existing.image.sha256 || !sameHardware)
     throw versionExists(description, sha256 === existing.image.sha256);
-  const upload = { lengthBytes, chunks: existing.image.chunks, newChunks: 0, sentBytes: 0 };
-  return {
-    state: 'unchanged',
-    product: existing.product,
-    version: existing.version,
-    counter: existing.counter,
-    sha256,
-    upload,
-  };
+  const { product, version, counter } = existing;
+  const sent = await mend(existing, request, view);
+  const upload = { lengthBytes, chunks: existing.image.chunks, newChunks: 0, sentBytes: 0, ...sent };
+  return { state: sent ? 'mended' : 'unchanged', product, version, counter, sha256, upload };
+}
+
+/**
+ * Brings chunks back that the origin has lost of a release: it was restored from a backup, say.
+ * @returns undefined where none is lost
+ */
+async function mend(
+  { product, version, counter }: ReleaseManifest,
+  { origin, image }: PublishRequest,
+  view: RepositoryView,
+): Promise<{ newChunks: number; sentBytes: number } | undefined> {
+  const bytes = await view.file(indexTarget(product, counter));
+  if (!bytes) return undefined;
+  const index = ChunkIndex.decode(bytes);
+  if ((await countLost(origin, index)) === 0) return undefined;
+  const cut = image.image === undefined ? image : { ...image, chunkSize: index.sizes };
+  const { newChunks, sentBytes } = await uploadImageTo(origin, cut, `${product} ${version}`);
+  await origin.json('/api/v1/repairs', z.object({ chunks: z.number() }), { method: 'POST' });
+  const lost = await countLost(origin, index);
+  if (lost === 0) return { newChunks, sentBytes };
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_CHUNKS_MISSING',
+    `the origin lacks ${lost} chunks of ${product} ${version}, which was cut into chunks in another way`,
+    { hint: 'Give what it was published from: the image, or --caibx and --store.' },
+  );
 }
 
 function versionExists({ product, version }: ReleaseDescription, sameBytes = false): SitecastError {

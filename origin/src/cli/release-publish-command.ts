@@ -133,6 +133,12 @@ function report(outcome: PublishOutcome): void {
     );
     return;
   }
+  if (outcome.state === 'mended') {
+    print(
+      `${product} ${version} (counter ${counter}) was published already; ${plural(upload.newChunks, 'lost chunk')} brought back`,
+    );
+    return;
+  }
   const sent = `${plural(upload.newChunks, 'new chunk')} of ${upload.chunks.toLocaleString('en')}, ${formatBytes(upload.sentBytes)} sent for ${formatBytes(upload.lengthBytes)}`;
   if (outcome.state === 'published') print(`published ${product} ${version} (counter ${counter}): ${sent}`);
   else note(`${product} ${version} (counter ${counter}) waits for signatures: ${sent}`);

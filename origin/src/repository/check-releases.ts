@@ -42,11 +42,23 @@ export interface ListingChange {
   newFiles: ListedFile[];
   /** The staged chunks among those of the added releases. */
   chunks: ChunkIdSet;
+  /** Added releases that lack chunks, and how many; none unless that is allowed. */
+  lacking: LackingRelease[];
+}
+
+/** A release that is listed, though chunks of it aren't there. */
+export interface LackingRelease {
+  product: string;
+  counter: number;
+  version: string;
+  chunks: number;
 }
 
 interface ReleaseCheckDeps {
   source: TargetSource;
   chunks: Chunks;
+  /** True where chunks that are lost must not stand in the way. */
+  mayLackChunks?: boolean;
 }
 
 /**
@@ -64,6 +76,7 @@ export async function checkListing(
     products: [],
     newFiles: [],
     chunks: new ChunkIdSet(),
+    lacking: [],
   };
   for (const [product, releases] of before.releases) {
     for (const counter of releases.keys()) {
@@ -84,9 +97,10 @@ async function checkProduct(
   file: ListedFile,
   before: Listing,
   after: Listing,
-  { source, chunks }: ReleaseCheckDeps,
+  deps: ReleaseCheckDeps,
   change: ListingChange,
 ): Promise<void> {
+  const { source } = deps;
   const oldFile = before.products.get(product);
   const oldReleases = before.releases.get(product) ?? new Map<number, ListedRelease>();
   const releases = after.releases.get(product) ?? new Map<number, ListedRelease>();
@@ -108,13 +122,23 @@ async function checkProduct(
     refuseVersionTwice(versions, manifest);
     refuseUnknownHardware(next, manifest);
   }
-  for (const release of added) {
-    const manifest = await readManifest(release, source);
-    const index = await readIndex(release, manifest, source);
-    await checkChunks(release, index, chunks, change.chunks);
-    change.added.push({ product, counter: release.counter, version: manifest.version });
-    change.newFiles.push(release.manifest, release.index);
-  }
+  for (const release of added) await checkAdded(release, deps, change);
+}
+
+async function checkAdded(
+  release: ListedRelease,
+  { source, chunks, mayLackChunks = false }: ReleaseCheckDeps,
+  change: ListingChange,
+): Promise<void> {
+  const manifest = await readManifest(release, source);
+  const index = await readIndex(release, manifest, source);
+  const missing = await findChunks(release, index, chunks, change.chunks);
+  const { product, counter } = release;
+  const named = { product, counter, version: manifest.version };
+  if (missing.size > 0 && !mayLackChunks) throw chunksMissing(release, missing);
+  if (missing.size > 0) change.lacking.push({ ...named, chunks: missing.size });
+  change.added.push(named);
+  change.newFiles.push(release.manifest, release.index);
 }
 
 function refuseChangedRelease(
@@ -213,13 +237,16 @@ async function readIndex(
   return index;
 }
 
-/** Every chunk must be there and right; those that are staged are added to `found`. */
-async function checkChunks(
+/**
+ * Looks for every chunk of a release; those that are staged are added to `found`.
+ * @returns those that aren't there, or aren't right
+ */
+async function findChunks(
   release: ListedRelease,
   index: ChunkIndex,
   chunks: Chunks,
   found: ChunkIdSet,
-): Promise<void> {
+): Promise<ChunkIdSet> {
   const missing = new ChunkIdSet();
   for (let from = 0; from < index.count; from += CHECK_CHUNKS) {
     const places = Array.from({ length: Math.min(CHECK_CHUNKS, index.count - from) }, (_, at) => from + at);
@@ -236,7 +263,23 @@ async function checkChunks(
     }
     if (found.size > MAX_CHANGE_CHUNKS) throw tooManyChunks();
   }
-  if (missing.size > 0) throw chunksMissing(release, missing);
+  return missing;
+}
+
+/**
+ * The staged chunks that listed releases need: lost from their place, and uploaded again.
+ * @throws SITECAST_REPOSITORY_DAMAGED where an index is lost as well
+ */
+export async function findReplacements(
+  { releases }: Listing,
+  { source, chunks }: Pick<ReleaseCheckDeps, 'source' | 'chunks'>,
+): Promise<ChunkIdSet> {
+  const found = new ChunkIdSet();
+  for (const ofProduct of releases.values()) {
+    for (const release of ofProduct.values())
+      await findChunks(release, ChunkIndex.decode(await source.read(release.index)), chunks, found);
+  }
+  return found;
 }
 
 function refuseVersionTwice(

@@ -15,24 +15,22 @@ import type { OnlineKeys } from '../keys/online-keys.ts';
 const MAX_OFFLINE_LIFETIME_MS = 10 * 366 * 86_400_000;
 
 /**
- * Checks the next root (TUF 1.0 sections 5.3.4 and 5.3.5, and what a client could never recover from).
+ * Checks the next root (TUF 1.0 sections 5.3.4 and 5.3.5, and what a client could never recover from), but for its expiry.
  * @param current undefined for the first root
- * @throws SITECAST_VERSION_CONFLICT, SITECAST_SIGNATURES_MISSING, SITECAST_EXPIRY_PAST, SITECAST_EXPIRY_FAR,
- *   SITECAST_KEY_ID_WRONG, SITECAST_THRESHOLD_UNREACHABLE, SITECAST_CONSISTENT_SNAPSHOT_OFF,
+ * @throws SITECAST_VERSION_CONFLICT, SITECAST_SIGNATURES_MISSING, SITECAST_KEY_ID_WRONG,
+ *   SITECAST_THRESHOLD_UNREACHABLE, SITECAST_CONSISTENT_SNAPSHOT_OFF,
  *   SITECAST_ONLINE_KEY_WRONG, SITECAST_ONLINE_KEY_OFFLINE
  */
 export function checkRoot(
   root: Metadata<'root'>,
   current: Metadata<'root'> | undefined,
   keys: OnlineKeys,
-  nowMs: number,
 ): void {
   checkNextVersion('root', root, current);
   if (current) {
     verifyThreshold(root, topLevelSigners(current.signed, 'root'), { role: 'root', step: '5.3.4' });
   }
   verifyThreshold(root, topLevelSigners(root.signed, 'root'), { role: 'root', step: '5.3.4' });
-  checkExpiry('root', root, nowMs);
   if (root.signed.consistent_snapshot !== true) {
     throw new SitecastError(
       'badInput',

@@ -49,7 +49,7 @@ export async function commit(
   const metadata = changed.filter(role => role !== 'root' && role !== 'timestamp');
   const targetFiles = await filesToWrite(files, plan.targetFiles);
 
-  await files.syncAll([...eachId(plan.chunks)].map(id => stagedPath(chunkIdToHex(id))));
+  await syncStaged(files, plan.chunks);
   // Right bytes for a published chunk that was damaged: an improvement whatever becomes of the change.
   const repairs = await chunks.repairs(plan.chunks);
   await publishChunks(files, chunks, repairs);
@@ -93,8 +93,13 @@ async function filesToWrite(
   return missing;
 }
 
+/** Makes the bytes of staged chunks durable. */
+export async function syncStaged(files: Files, ids: Uint8Array): Promise<void> {
+  await files.syncAll([...eachId(ids)].map(id => stagedPath(chunkIdToHex(id))));
+}
+
 /** Moves chunks whose bytes are durable; when it returns, so are their new names. */
-async function publishChunks(files: Files, chunks: Chunks, ids: Uint8Array): Promise<void> {
+export async function publishChunks(files: Files, chunks: Chunks, ids: Uint8Array): Promise<void> {
   if (ids.length === 0) return;
   await chunks.publish(ids);
   const folders = new Set([...eachId(ids)].map(publishedFolder));

@@ -1,46 +1,29 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
-import {
-  type Metadata,
-  type MetadataType,
-  parseMetadata,
-  type TargetFile,
-  targetPath,
-  type TufKey,
-} from '@sitecast/shared/trust';
+import { type Metadata, type TargetFile, targetPath, type TufKey } from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
 import type { Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
-import { checkListing, type ListingChange, type ReleaseName } from './check-releases.ts';
+import { checkListing, type LackingRelease, type ListingChange } from './check-releases.ts';
 import { checkExpiry, checkNextVersion, checkRoot } from './check-root.ts';
 import { checkTargetsMetadata, type Listing, readListing, targetFilePath } from './check-targets.ts';
+import {
+  type AdoptedMetadata,
+  type Change,
+  type ChangeResult,
+  type GivenMetadata,
+  readNew,
+} from './change.ts';
 import { commit, type CommitPlan } from './commit.ts';
-import { type Committed, loadCommitted, maxBytesOf, type Role, sha256Hex, signersOf } from './committed.ts';
+import { mendChunks } from './mending.ts';
+import { type Committed, loadCommitted, type Role, sha256Hex, signersOf } from './committed.ts';
 import { CommitJournal } from './journal.ts';
 import { changedRoles, clockBehindMs, NO_FLOOR, signOnlineRoles, type VersionFloor } from './online-roles.ts';
 import { Superseded } from './superseded.ts';
 import { targetSource } from './target-source.ts';
-
-/** New signed metadata, as the exact bytes that were signed. */
-export interface Change {
-  root?: Uint8Array | undefined;
-  targets?: Uint8Array | undefined;
-  /** Check everything, change nothing. */
-  isDryRun?: boolean | undefined;
-}
-
-export interface ChangeResult {
-  versions: Record<Role, number>;
-  added: ReleaseName[];
-  removed: { product: string; counter: number }[];
-  /** Products whose file is new. */
-  products: string[];
-  /** True if just these bytes were published already: nothing was left to do. */
-  isAlreadyDone: boolean;
-}
 
 interface RepositoryDeps {
   files: Files;
@@ -48,12 +31,6 @@ interface RepositoryDeps {
   staged: StagedFiles;
   now: () => number;
   log: Log;
-}
-
-/** What of a change is new. */
-interface GivenMetadata {
-  root: Metadata<'root'> | undefined;
-  targets: Metadata<'targets'> | undefined;
 }
 
 const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map() };
@@ -108,7 +85,10 @@ export class Repository {
    * @throws the codes of docs/ERRORS.md under "Publishing"; nothing has changed then
    */
   submit(change: Change): Promise<ChangeResult> {
-    return this.#serial.run(() => this.#submit(change));
+    return this.#serial.run(async () => {
+      const { lacking: _none, ...result } = await this.#submit(change);
+      return result;
+    });
   }
 
   /** Signs anew what is due among the origin's own roles. */
@@ -144,6 +124,50 @@ export class Repository {
       }
       const next = await this.#signed(previous.root, previous.targets, targets);
       await this.#commit({ previous, next, targetFiles, chunks: new Uint8Array(), floor: this.#floor });
+    });
+  }
+
+  /**
+   * Never signs a version up to these again: somebody has seen them, though this data directory doesn't know of it.
+   * It lasts once something is published after it.
+   */
+  raiseFloor(versions: VersionFloor): Promise<void> {
+    return this.#serial.run(async () => {
+      await this.#ensureSettled();
+      this.#floor = {
+        timestamp: Math.max(this.#floor.timestamp, versions.timestamp),
+        snapshot: Math.max(this.#floor.snapshot, versions.snapshot),
+        rollouts: Math.max(this.#floor.rollouts, versions.rollouts),
+        deltas: Math.max(this.#floor.deltas, versions.deltas),
+      };
+    });
+  }
+
+  /**
+   * Publishes what was published before, and is lost here: each root in its turn, and the newest targets, which may be any
+   * number of versions ahead. Expired or not: it was good when it was submitted. Target files must lie in staging, and chunks
+   * as far as there are any left.
+   * @returns releases that lack chunks
+   * @throws as `submit`; roots before the one that is refused are published then
+   */
+  adopt({ roots, targets }: AdoptedMetadata): Promise<LackingRelease[]> {
+    return this.#serial.run(async () => {
+      for (const root of roots.slice(0, -1)) await this.#submit({ root: root.bytes }, true);
+      const last = { root: roots.at(-1)?.bytes, targets: targets.bytes };
+      return (await this.#submit(last, true)).lacking;
+    });
+  }
+
+  /**
+   * Puts staged chunks in the place of those that published releases have lost.
+   * @returns how many
+   */
+  mend(): Promise<number> {
+    return this.#serial.run(async () => {
+      if (!this.#committed) return 0;
+      const count = await mendChunks(this.#deps, this.#committed);
+      if (count > 0) this.#deps.log.info({ chunks: count }, 'lost chunks are back');
+      return count;
     });
   }
 
@@ -187,7 +211,10 @@ export class Repository {
     await this.#serial.idle();
   }
 
-  async #submit({ root, targets, isDryRun }: Change): Promise<ChangeResult> {
+  async #submit(
+    { root, targets, isDryRun }: Change,
+    isAdopted = false,
+  ): Promise<ChangeResult & { lacking: LackingRelease[] }> {
     if (root === undefined && targets === undefined) {
       throw new SitecastError(
         'badInput',
@@ -198,16 +225,18 @@ export class Repository {
     await this.#ensureSettled();
     const previous = this.#committed;
     const given = {
+      isAdopted,
       root: readNew('root', root, previous?.root),
       targets: readNew('targets', targets, previous?.targets),
     };
     if (previous && !given.root && !given.targets) {
-      const nothing = { added: [], removed: [], products: [] };
+      const nothing = { added: [], removed: [], products: [], lacking: [] };
       return { versions: versionsOf(previous), ...nothing, isAlreadyDone: true };
     }
     const plan = await this.#plan(given);
-    const { added, removed, products, newFiles } = plan.change;
-    const result = { versions: versionsOf(plan.next), added, removed, products, isAlreadyDone: false };
+    const { added, removed, products, lacking, newFiles } = plan.change;
+    const versions = versionsOf(plan.next);
+    const result = { versions, added, removed, products, lacking, isAlreadyDone: false };
     if (isDryRun === true) return result;
 
     await this.#commit(plan);
@@ -228,7 +257,7 @@ export class Repository {
     const targets = given.targets ?? previous?.targets;
     if (!root || !targets) throw notInitialised();
     this.#checkMetadata(given, root, targets);
-    const change = await this.#checkListing(previous, targets);
+    const change = await this.#checkListing(previous, targets, given.isAdopted);
     return {
       change,
       previous,
@@ -240,20 +269,29 @@ export class Repository {
   }
 
   #checkMetadata(given: GivenMetadata, root: Metadata<'root'>, targets: Metadata<'targets'>): void {
-    const nowMs = this.#deps.now();
-    if (given.root) checkRoot(given.root, this.#committed?.root, this.keys, nowMs);
-    if (given.targets) {
+    if (given.root) checkRoot(given.root, this.#committed?.root, this.keys);
+    if (given.targets && !given.isAdopted)
       checkNextVersion('targets', given.targets, this.#committed?.targets);
-      checkExpiry('targets', given.targets, nowMs);
+    if (!given.isAdopted) {
+      for (const role of ['root', 'targets'] as const)
+        if (given[role]) checkExpiry(role, given[role], this.#deps.now());
     }
     checkTargetsMetadata(targets, root, this.keys);
   }
 
-  async #checkListing(previous: Committed | undefined, targets: Metadata<'targets'>): Promise<ListingChange> {
+  async #checkListing(
+    previous: Committed | undefined,
+    targets: Metadata<'targets'>,
+    mayLackChunks: boolean,
+  ): Promise<ListingChange> {
     const { files, chunks, staged } = this.#deps;
     const before = previous ? readListing(previous.targets.signed) : NOTHING_LISTED;
     const after = readListing(targets.signed);
-    return await checkListing(before, after, { source: targetSource(files, staged, before), chunks });
+    return await checkListing(before, after, {
+      source: targetSource(files, staged, before),
+      chunks,
+      mayLackChunks,
+    });
   }
 
   async #signed(
@@ -335,24 +373,6 @@ export class Repository {
       }
     }
   }
-}
-
-function readNew<T extends MetadataType & Role>(
-  role: T,
-  bytes: Uint8Array | undefined,
-  published: Metadata<T> | undefined,
-): Metadata<T> | undefined {
-  if (bytes === undefined) return undefined;
-  if (published && Buffer.compare(published.bytes, bytes) === 0) return undefined;
-  if (bytes.length > maxBytesOf(role)) {
-    throw new SitecastError(
-      'tooLarge',
-      'SITECAST_METADATA_TOO_LARGE',
-      `${role} metadata has at most ${maxBytesOf(role)} bytes: clients take no more`,
-      { data: { role, maxBytes: maxBytesOf(role), lengthBytes: bytes.length } },
-    );
-  }
-  return parseMetadata(bytes, role);
 }
 
 function versionsOf(committed: Committed): Record<Role, number> {

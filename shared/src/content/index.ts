@@ -1,4 +1,4 @@
-export { type BatchEntry, decodeBatch } from './batch.ts';
+export { BATCH_HEAD_BYTES, type BatchEntry, decodeBatch, writeBatchHead } from './batch.ts';
 export { Chunk } from './chunk.ts';
 export {
   CHUNK_ID_BYTES,

@@ -47,6 +47,7 @@ const changeResultSchema = z
 export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
   describeRoute(app, deps);
   changeRoute(app, deps);
+  repairRoute(app, deps);
   rotateRoute(app, deps);
 }
 
@@ -94,6 +95,25 @@ function changeRoute(app: OriginApp, { tokens, repository, bodies }: AppDeps): v
       });
       return c.json({ ...result, alreadyDone: isAlreadyDone }, 200);
     },
+  );
+}
+
+function repairRoute(app: OriginApp, { tokens, repository }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/api/v1/repairs',
+      summary: 'Puts uploaded chunks in the place of those that published releases have lost.',
+      security: bearer('operator'),
+      middleware: [requireRole(tokens, 'operator')],
+      responses: withProblems({
+        200: {
+          description: 'How many chunks were put back.',
+          content: { [JSON_TYPE]: { schema: z.object({ chunks: z.int() }) } },
+        },
+      }),
+    }),
+    async c => c.json({ chunks: await repository.mend() }, 200),
   );
 }
 

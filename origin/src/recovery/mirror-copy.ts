@@ -1,0 +1,106 @@
+import type { ChunkStore } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  DEFAULT_TRUST_LIMITS,
+  type Metadata,
+  MemoryMetadataStore,
+  type MetadataFetcher,
+  metadataPath,
+  parseMetadata,
+  TufClient,
+} from '@sitecast/shared/trust';
+import type { VersionFloor } from '../repository/online-roles.ts';
+
+/** Somebody who mirrors the repository: a gateway. Nothing that it says is believed without a signature. */
+export interface Mirror {
+  /** For messages. */
+  readonly name: string;
+  readonly metadata: MetadataFetcher;
+  readonly targets: MetadataFetcher;
+  readonly chunks: ChunkStore;
+}
+
+/** The repository as a mirror has it, verified from a root on. */
+export interface MirrorCopy {
+  readonly mirror: Mirror;
+  /** Those after the root that it was verified from, in order. */
+  readonly roots: readonly Metadata<'root'>[];
+  readonly targets: Metadata<'targets'>;
+  readonly rollouts: Metadata<'targets'>;
+  readonly versions: VersionFloor;
+  /**
+   * A file that `targets` or `rollouts` lists.
+   * @throws SITECAST_TARGET_MISMATCH, SITECAST_TARGET_MISSING, SITECAST_UPSTREAM_UNREACHABLE
+   */
+  file(role: 'targets' | 'rollouts', name: string): Promise<Uint8Array>;
+}
+
+/**
+ * Follows a mirror's repository from a root that is trusted. What has expired is taken as well, as long as it held when its
+ * timestamp was issued: the origin may have been away for weeks, and nothing else says which version numbers are used up.
+ * @throws the codes of docs/ERRORS.md under "Trust"
+ */
+export async function readMirror(mirror: Mirror, root: Metadata<'root'>): Promise<MirrorCopy> {
+  const roots = new Map<string, Uint8Array>();
+  const fetcher: MetadataFetcher = {
+    fetch: async (path, options) => {
+      const bytes = await mirror.metadata.fetch(path, options);
+      if (bytes !== undefined) roots.set(path, bytes);
+      return bytes;
+    },
+  };
+  const nowMs = await issuedMsOf(mirror);
+  const store = new MemoryMetadataStore();
+  await TufClient.init(store, root.bytes, nowMs);
+  const client = await TufClient.open({ store, fetcher, targetFetcher: mirror.targets, now: () => nowMs });
+  await client.refresh();
+  const rollouts = await client.loadDelegated('rollouts');
+  const deltas = await client.loadDelegated('deltas');
+  const { root: newest, targets, timestamp, snapshot } = client.trusted;
+  if (!targets || !timestamp || !snapshot) throw incomplete(mirror);
+  return {
+    mirror,
+    roots: rootsAfter(root.signed.version, newest.signed.version, roots),
+    targets,
+    rollouts,
+    versions: {
+      timestamp: timestamp.signed.version,
+      snapshot: snapshot.signed.version,
+      rollouts: rollouts.signed.version,
+      deltas: deltas.signed.version,
+    },
+    file: async (role, name) => {
+      const { signed } = role === 'targets' ? targets : rollouts;
+      const file = Object.hasOwn(signed.targets, name) ? signed.targets[name] : undefined;
+      if (!file) throw incomplete(mirror);
+      return await client.fetchTarget({ name, role, file });
+    },
+  };
+}
+
+/** When its timestamp was issued, if that's in the past; its signature is checked later, with everything else. */
+async function issuedMsOf({ metadata, name }: Mirror): Promise<number> {
+  const path = metadataPath('timestamp', undefined);
+  const bytes = await metadata.fetch(path, { maxBytes: DEFAULT_TRUST_LIMITS.maxTimestampBytes });
+  if (bytes === undefined) {
+    throw new SitecastError('notFound', 'SITECAST_MIRROR_EMPTY', `${name} mirrors no repository`, {
+      hint: 'Name a gateway of this fleet by its address, such as http://gateway.local:7401.',
+    });
+  }
+  const { issued } = parseMetadata(bytes, 'timestamp').signed;
+  return Math.min(Date.now(), issued === undefined ? Number.POSITIVE_INFINITY : Date.parse(issued));
+}
+
+/** The client has verified each of them on its way to the newest. */
+function rootsAfter(from: number, to: number, fetched: ReadonlyMap<string, Uint8Array>): Metadata<'root'>[] {
+  const roots: Metadata<'root'>[] = [];
+  for (let version = from + 1; version <= to; version += 1) {
+    const bytes = fetched.get(metadataPath('root', version));
+    if (bytes) roots.push(parseMetadata(bytes, 'root'));
+  }
+  return roots;
+}
+
+function incomplete({ name }: Mirror): SitecastError {
+  return new SitecastError('untrusted', 'SITECAST_TRUST_INCOMPLETE', `${name} has no whole repository`);
+}

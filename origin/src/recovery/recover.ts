@@ -1,0 +1,226 @@
+import { createHash } from 'node:crypto';
+import {
+  BATCH_HEAD_BYTES,
+  type ChunkId,
+  ChunkIndex,
+  type ChunkStore,
+  eachId,
+  MAX_MISSING_IDS,
+  writeBatchHead,
+} from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { parseRollouts, type RolloutsFile, rolloutsTarget, serializeRollouts } from '@sitecast/shared/fleet';
+import pLimit from 'p-limit';
+import type { Log } from '../log.ts';
+import type { LackingRelease } from '../repository/check-releases.ts';
+import { readListing } from '../repository/check-targets.ts';
+import type { Repository } from '../repository/repository.ts';
+import { PublishedRollouts } from '../rollouts/published.ts';
+import type { Chunks } from '../staging/chunks.ts';
+import type { StagedFiles } from '../staging/staged-files.ts';
+import type { Files } from '../storage/files.ts';
+import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
+
+const CHUNKS_AT_ONCE = 8;
+const ID_BYTES = 32;
+const GOING_ON: ReadonlySet<string> = new Set(['active', 'rollingBack']);
+
+interface RecoverDeps {
+  repository: Repository;
+  files: Files;
+  staged: StagedFiles;
+  chunks: Chunks;
+  log: Log;
+}
+
+/** What a recovery has found and done. */
+export interface Recovered {
+  /** The mirror whose copy was the newest; undefined where none was newer than what is here. */
+  from: string | undefined;
+  /** Mirrors that could not be read, and why. */
+  unread: { mirror: string; code: string; message: string }[];
+  /** Versions afterwards, by role. */
+  versions: Record<string, number>;
+  /** Releases that the backup hadn't had. */
+  releases: { product: string; counter: number }[];
+  /** Those of them of which nobody had all chunks: they are to be published again, with the same bytes. */
+  lacking: LackingRelease[];
+  /** Rollouts that are paused now. */
+  paused: string[];
+}
+
+/**
+ * What an origin does first that was restored from a backup, before it serves anybody: takes over what its mirrors have
+ * seen since (all of it signed: roots and targets by the operators, the rest by its own keys), goes on above every version number
+ * that was ever handed out, and pauses all rollouts. It may be interrupted and run again.
+ * @param mirrors asked one after the other; the newest copy counts
+ * @throws SITECAST_NOT_INITIALISED, SITECAST_MIRRORS_UNREAD, and those of `Repository.adopt`
+ */
+export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Promise<Recovered> {
+  const { repository } = deps;
+  const { committed } = repository;
+  if (!committed) throw notInitialised();
+  const unread: Recovered['unread'] = [];
+  const newest = await newestCopy(repository, mirrors, unread);
+  const copy = newest && isNewer(newest, repository) ? newest : undefined;
+  const releases: Recovered['releases'] = [];
+  if (copy) {
+    await repository.raiseFloor(copy.versions);
+    // Paused before anything else: however this ends, no rollout goes on by itself.
+    const paused = await pauseAll(repository, await rolloutsOf(copy));
+    const before = readListing(committed.targets.signed);
+    for (const [product, ofProduct] of readListing(copy.targets.signed).releases) {
+      for (const counter of ofProduct.keys())
+        if (!before.releases.get(product)?.has(counter)) releases.push({ product, counter });
+    }
+    await stageFiles(deps, copy, mirrors);
+    const lacking = await repository.adopt({ roots: copy.roots, targets: copy.targets });
+    return {
+      from: copy.mirror.name,
+      unread,
+      versions: repository.versions(),
+      releases,
+      lacking,
+      paused,
+    };
+  }
+  const paused = await pauseAll(repository, await new PublishedRollouts(repository, deps.files).all());
+  return { from: undefined, unread, versions: repository.versions(), releases, lacking: [], paused };
+}
+
+async function newestCopy(
+  repository: Repository,
+  mirrors: readonly Mirror[],
+  unread: Recovered['unread'],
+): Promise<MirrorCopy | undefined> {
+  const { committed } = repository;
+  let newest: MirrorCopy | undefined;
+  for (const mirror of mirrors) {
+    try {
+      if (!committed) break;
+      const copy = await readMirror(mirror, committed.root);
+      if (!newest || rankOf(copy) > rankOf(newest)) newest = copy;
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      unread.push({ mirror: mirror.name, code: error.code, message: error.message });
+    }
+  }
+  if (newest || mirrors.length === 0) return newest;
+  throw new SitecastError(
+    'unreachable',
+    'SITECAST_MIRRORS_UNREAD',
+    `none of the mirrors could be read: ${unread.map(({ mirror, message }) => `${mirror}: ${message}`).join('; ')}`,
+    {
+      hint: 'Nothing was changed. Name other gateways with --from; without any, rollouts are just paused.',
+      data: { unread },
+    },
+  );
+}
+
+const rankOf = ({ versions }: MirrorCopy): number => versions.timestamp;
+
+/** By its version number; one with the same number and other bytes was signed after the backup, too. */
+function isNewer({ versions, targets, roots }: MirrorCopy, repository: Repository): boolean {
+  const own = repository.versions();
+  return (
+    versions.timestamp >= (own.timestamp ?? 0) ||
+    versions.rollouts > (own.rollouts ?? 0) ||
+    targets.signed.version > (own.targets ?? 0) ||
+    roots.length > 0
+  );
+}
+
+/** By product. */
+async function rolloutsOf(copy: MirrorCopy): Promise<Map<string, RolloutsFile>> {
+  const files = new Map<string, RolloutsFile>();
+  for (const name of Object.keys(copy.rollouts.signed.targets)) {
+    const file = parseRollouts(await copy.file('rollouts', name));
+    files.set(file.product, file);
+  }
+  return files;
+}
+
+/** @returns ids of the rollouts that were going on */
+async function pauseAll(repository: Repository, files: ReadonlyMap<string, RolloutsFile>): Promise<string[]> {
+  const paused: string[] = [];
+  const written = new Map<string, Buffer>();
+  for (const [product, file] of files) {
+    const rollouts = file.rollouts.map(rollout => {
+      if (!GOING_ON.has(rollout.state)) return rollout;
+      paused.push(rollout.id);
+      return { ...rollout, state: 'paused' as const };
+    });
+    written.set(rolloutsTarget(product), serializeRollouts({ ...file, rollouts }));
+  }
+  await repository.publishRollouts(written);
+  return paused;
+}
+
+/** What the operators have signed since the backup, to where a publication would have put it. */
+async function stageFiles(
+  { repository, staged, chunks, log }: RecoverDeps,
+  copy: MirrorCopy,
+  mirrors: readonly Mirror[],
+): Promise<void> {
+  const own = repository.committed?.targets.signed.targets ?? {};
+  for (const [name, { hashes, length }] of Object.entries(copy.targets.signed.targets)) {
+    const { sha256 = '' } = hashes;
+    if (own[name]?.hashes.sha256 === sha256) continue;
+    log.info({ file: name, lengthBytes: length }, 'fetching what the backup lacks');
+    const bytes = await copy.file('targets', name);
+    await stageFile(staged, bytes);
+    if (name.endsWith('.caibx')) await stageChunks(chunks, ChunkIndex.decode(bytes), copy.mirror, mirrors);
+  }
+}
+
+async function stageFile(staged: StagedFiles, bytes: Uint8Array): Promise<void> {
+  const receiver = await staged.receive(createHash('sha256').update(bytes).digest('hex'));
+  try {
+    await receiver.write(bytes);
+    await receiver.finish();
+  } finally {
+    await receiver.discard();
+  }
+}
+
+/** What nobody has, `adopt` says. */
+async function stageChunks(
+  chunks: Chunks,
+  index: ChunkIndex,
+  first: Mirror,
+  mirrors: readonly Mirror[],
+): Promise<void> {
+  const stores = [first, ...mirrors.filter(mirror => mirror !== first)].map(({ chunks: store }) => store);
+  const ids = Buffer.concat([...index.places()].map(({ id }) => id));
+  const limit = pLimit(CHUNKS_AT_ONCE);
+  for (let at = 0; at < ids.length; at += MAX_MISSING_IDS * ID_BYTES) {
+    const missing = await chunks.missing(ids.subarray(at, at + MAX_MISSING_IDS * ID_BYTES));
+    await Promise.all([...eachId(missing)].map(id => limit(() => stageChunk(chunks, id, stores))));
+  }
+}
+
+async function stageChunk(chunks: Chunks, id: ChunkId, stores: readonly ChunkStore[]): Promise<void> {
+  for (const store of stores) {
+    try {
+      const frame = (await store.get(id)).frame();
+      const memory = new ArrayBuffer(BATCH_HEAD_BYTES + frame.length);
+      const batch = Buffer.from(memory);
+      writeBatchHead(batch, 0, id, frame.length);
+      batch.set(frame, BATCH_HEAD_BYTES);
+      const { error } = await chunks.stage(memory, batch.length);
+      if (error === undefined) return;
+    } catch (error) {
+      // The next one may have it.
+      if (!(error instanceof SitecastError)) throw error;
+    }
+  }
+}
+
+function notInitialised(): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_NOT_INITIALISED',
+    'this data directory holds no repository that could be recovered',
+    { hint: 'Put the backup in place first.' },
+  );
+}

@@ -1,0 +1,141 @@
+import { randomBytes } from 'node:crypto';
+import { cp, readFile, rm, writeFile } from 'node:fs/promises';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { Bed, type Server } from './bed/processes.ts';
+
+let bed: Bed;
+let origin: Server;
+let gateway: Server;
+let port = '0';
+
+beforeEach(async () => {
+  bed = await Bed.open();
+  port = '0';
+  await startOrigin();
+  for (const role of ['root', 'release']) await operate('keys', 'create', role, '--no-passphrase');
+  await operate('init', '--origin', origin.url, '--token-file', 'origin/admin.token');
+  await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'gw.token');
+  await operate('token', 'create', '--join', '--kind', 'device', '--uses', '9', '--out', 'device.token');
+  const args = ['serve', '--data', 'gw', '--token-file', 'gw.token', '--poll', '1s', ...quiet('0')];
+  gateway = await bed.serve('sitecast-gateway', args);
+  for (const slot of ['a', 'b']) await writeFile(bed.path(`${slot}.img`), '');
+});
+afterEach(() => bed.close());
+
+const quiet = (at: string) => ['--listen', `127.0.0.1:${at}`, '--log-level', 'error'];
+const operate = (...args: string[]) => bed.json('sitecast', args);
+
+async function startOrigin(): Promise<void> {
+  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
+  port = /:(\d+)$/.exec(origin.url)?.[1] ?? '0';
+}
+
+async function publish(version: string): Promise<void> {
+  await writeFile(bed.path(version), randomBytes(300_000), { flag: 'a' });
+  await publishAgain(version);
+}
+
+const publishAgain = (version: string) =>
+  operate('release', 'publish', version, '--product', 'camera', '--version', version, '--hardware', 'rpi4');
+
+async function rollOut(version: string): Promise<string> {
+  const { id } = await operate('rollout', 'start', 'camera', version, '--all-at-once');
+  return String(id);
+}
+
+async function update(): Promise<Record<string, unknown>> {
+  const newest = await versionNow();
+  await bed.until(() => gatewayHas(newest));
+  const flags = `--data device --gateway ${gateway.url} --token-file device.token --product camera --hardware rpi4 --slot-a a.img --slot-b b.img --log-level error`;
+  const { stdout, stderr } = await bed.run('sitecast-agent', ['update', ...flags.split(' '), '--json']);
+  if (stdout === '') throw new Error(stderr);
+  return JSON.parse(stdout);
+}
+
+const gatewayHas = (version: number): Promise<boolean> =>
+  fetch(`${gateway.url}/metadata/timestamp.json`).then(
+    async response => response.ok && JSON.parse(await response.text()).signed.version >= version,
+    () => false,
+  );
+
+/** The timestamp's, at the origin. */
+async function versionNow(): Promise<number> {
+  const text = await (await fetch(`${origin.url}/metadata/timestamp.json`)).text();
+  return JSON.parse(text).signed.version;
+}
+
+async function backUp(): Promise<void> {
+  await origin.stop();
+  await cp(bed.path('origin'), bed.path('backup'), { recursive: true });
+  await startOrigin();
+}
+
+async function restore(): Promise<void> {
+  await origin.stop('SIGKILL');
+  await rm(bed.path('origin'), { recursive: true });
+  await cp(bed.path('backup'), bed.path('origin'), { recursive: true });
+}
+
+it('an origin restored from yesterday’s backup catches up with a gateway, goes on above it, with its rollouts paused', async () => {
+  await publish('1.0.0');
+  await rollOut('1.0.0');
+  expect(await update()).toMatchObject({ state: 'completed' });
+  await backUp();
+
+  await publish('2.0.0');
+  await rollOut('2.0.0');
+  expect(await update()).toMatchObject({ state: 'completed' });
+  // Its chunks never left the origin.
+  await publish('3.0.0');
+  const id = await rollOut('3.0.0');
+  const seen = await versionNow();
+  await bed.until(() => gatewayHas(seen));
+
+  await restore();
+  const recovered = await bed.json('sitecast-origin', ['recover', '--data', 'origin', '--from', gateway.url]);
+  expect(recovered).toMatchObject({
+    from: gateway.url,
+    releases: [
+      { product: 'camera', counter: 2 },
+      { product: 'camera', counter: 3 },
+    ],
+    lacking: [{ product: 'camera', counter: 3, version: '3.0.0' }],
+    paused: [id],
+  });
+  await startOrigin();
+  expect(await versionNow()).toBeGreaterThan(seen);
+  expect(await operate('rollout', 'status', id)).toMatchObject({ state: 'paused' });
+  // The gateway takes it for newer than what it has, and so does the operator.
+  expect(JSON.stringify(await operate('release', 'list'))).toContain('3.0.0');
+  // The device is told that it is to wait.
+  expect(await update()).toMatchObject({ state: 'waiting', waitingFor: 'rollout' });
+
+  expect(await publishAgain('3.0.0')).toMatchObject({ state: 'mended' });
+  expect(await publishAgain('3.0.0')).toMatchObject({ state: 'unchanged', upload: { newChunks: 0 } });
+  await operate('rollout', 'abort', id);
+  await rollOut('3.0.0');
+  expect(await update()).toMatchObject({ state: 'completed' });
+  expect((await readFile(bed.path('a.img'))).equals(await readFile(bed.path('3.0.0')))).toBe(false);
+  expect((await readFile(bed.path('b.img'))).equals(await readFile(bed.path('3.0.0')))).toBe(true);
+});
+
+it('without anything newer to be had it just pauses the rollouts; and it says what it could not do', async () => {
+  await publish('1.0.0');
+  const id = await rollOut('1.0.0');
+  await origin.stop();
+  expect(await bed.json('sitecast-origin', ['recover', '--data', 'origin'])).toMatchObject({ paused: [id] });
+  expect(await bed.json('sitecast-origin', ['recover', '--data', 'origin'])).toMatchObject({ paused: [] });
+  const deaf = await bed.run('sitecast-origin', [
+    'recover',
+    '--data',
+    'origin',
+    '--from',
+    'http://127.0.0.1:1',
+  ]);
+  expect(deaf).toMatchObject({ exitCode: 4 });
+  expect(deaf.stderr).toContain('SITECAST_MIRRORS_UNREAD');
+  const nothing = await bed.run('sitecast-origin', ['recover', '--data', 'nowhere']);
+  expect(nothing.stderr).toContain('SITECAST_NOT_INITIALISED');
+  await startOrigin();
+  expect(await operate('rollout', 'status', id)).toMatchObject({ state: 'paused' });
+});
