@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 
 const START_TIMEOUT_MS = 20_000;
-const UNTIL_TIMEOUT_MS = 30_000;
+const UNTIL_TIMEOUT_MS = 60_000;
 const BINS = {
   sitecast: 'origin/bin/sitecast.js',
   'sitecast-origin': 'origin/bin/sitecast-origin.js',
@@ -113,7 +113,7 @@ export class Bed {
     return new Server(child, '', output);
   }
 
-  /** Waits until something comes true. @throws after 30 s */
+  /** Waits until something comes true. @throws after 60 s */
   async until(holds: () => Promise<boolean>): Promise<void> {
     const endMs = Date.now() + UNTIL_TIMEOUT_MS;
     while (!(await holds())) {
