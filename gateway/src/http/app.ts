@@ -1,11 +1,12 @@
 import { OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
+import { methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http-problem';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { MiddlewareHandler } from 'hono';
 import type { Log } from '../log.ts';
 import type { GatewayEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
-import { asSitecastError, problemResponse, statusOf } from './problem.ts';
+import { asSitecastError, problemResponse } from './problem.ts';
 import { healthRoutes } from './routes/health.ts';
 import { repositoryRoutes } from './routes/repository.ts';
 import { siteRoutes } from './routes/site.ts';
@@ -51,23 +52,9 @@ export function createApp(deps: AppDeps): GatewayApp {
 
 /** 405 with the methods that a path does have (RFC 9110, 15.5.6). */
 function refuseOtherMethods(app: GatewayApp): void {
-  const methods = new Map<string, Set<string>>();
-  for (const { path, method } of app.routes) {
-    if (method === 'ALL') continue;
-    const known = methods.get(path) ?? new Set();
-    known.add(method);
-    if (method === 'GET') known.add('HEAD');
-    methods.set(path, known);
-  }
-  for (const [path, known] of methods) {
-    const allow = [...known].sort().join(', ');
+  for (const [path, methods] of methodsByPath(app.routes)) {
     app.all(path, c =>
-      problemResponse(
-        new SitecastError('badInput', 'SITECAST_METHOD_NOT_ALLOWED', `${c.req.method} isn't possible here`, {
-          data: { allow: [...known] },
-        }),
-        { allow },
-      ),
+      problemResponse(methodNotAllowed(c.req.method, methods), { allow: methods.join(', ') }),
     );
   }
 }

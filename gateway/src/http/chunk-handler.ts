@@ -1,10 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { SitecastError } from '@sitecast/shared/errors';
+import { statusOf } from '@sitecast/shared/http-problem';
 import type { ChunkService } from '../chunks/chunk-service.ts';
 import type { Log } from '../log.ts';
 import { MemoryBudget } from './budget.ts';
 import { FORWARDED_HEADER } from './context.ts';
-import { asSitecastError, problemResponse, statusOf } from './problem.ts';
+import { asSitecastError, problemResponse } from './problem.ts';
 import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';
 
 /** Frames that are on their way to slow readers; who comes beyond that is asked to come again. */

@@ -1,0 +1,95 @@
+import { STATUS_CODES } from 'node:http';
+import { type ErrorCode, type ErrorKind, isSystemError, SitecastError } from '../errors.ts';
+
+const STATUS_OF_KIND: Record<ErrorKind, number> = {
+  badInput: 400,
+  unauthenticated: 401,
+  forbidden: 403,
+  notFound: 404,
+  conflict: 409,
+  tooLarge: 413,
+  untrusted: 422,
+  noSpace: 507,
+  unreachable: 503,
+  failed: 500,
+};
+
+/** Where HTTP has a status that says more than the kind does. */
+const STATUS_OF_CODE = new Map<ErrorCode, number>([
+  ['SITECAST_METHOD_NOT_ALLOWED', 405],
+  ['SITECAST_BODY_TOO_SLOW', 408],
+  ['SITECAST_MEDIA_TYPE_UNSUPPORTED', 415],
+  ['SITECAST_RANGE_UNSATISFIABLE', 416],
+  ['SITECAST_RATE_LIMITED', 429],
+]);
+
+/** What an HTTP library's own refusals are called here. */
+const CODE_OF_STATUS = new Map<number, [ErrorKind, ErrorCode]>([
+  [400, ['badInput', 'SITECAST_REQUEST_INVALID']],
+  [413, ['tooLarge', 'SITECAST_BODY_TOO_LARGE']],
+  [415, ['badInput', 'SITECAST_MEDIA_TYPE_UNSUPPORTED']],
+]);
+
+export function statusOf({ code, kind }: SitecastError): number {
+  return STATUS_OF_CODE.get(code) ?? STATUS_OF_KIND[kind];
+}
+
+/**
+ * The error as Sitecast's: what isn't one becomes `SITECAST_INTERNAL`, whose text says nothing of the inside.
+ * @param who as in `gateway`
+ * @param refusedStatus where the HTTP library itself refused the request: with which status
+ */
+export function toSitecastError(error: unknown, who: string, refusedStatus?: number): SitecastError {
+  if (error instanceof SitecastError) return error;
+  const known = refusedStatus === undefined ? undefined : CODE_OF_STATUS.get(refusedStatus);
+  if (known && error instanceof Error)
+    return new SitecastError(known[0], known[1], error.message, { cause: error });
+  if (isSystemError(error, 'ENOSPC', 'EDQUOT')) {
+    return new SitecastError('noSpace', 'SITECAST_NO_SPACE', `the disk of the ${who} is full`, {
+      cause: error,
+    });
+  }
+  return new SitecastError('failed', 'SITECAST_INTERNAL', `the ${who} failed to do this; its log says why`, {
+    cause: error,
+  });
+}
+
+/** An error as a response (RFC 9457). Never cached: what is wrong now may be right a moment later. */
+export function problemResponse(error: SitecastError, headers: Record<string, string> = {}): Response {
+  const status = statusOf(error);
+  const { code, message, hint, data } = error;
+  const body = {
+    type: 'about:blank',
+    title: STATUS_CODES[status] ?? 'Error',
+    status,
+    detail: message,
+    code,
+    ...(hint ? { hint } : {}),
+    ...(Object.keys(data).length > 0 ? { data } : {}),
+  };
+  return new Response(JSON.stringify(body), {
+    status,
+    headers: { 'content-type': 'application/problem+json', 'cache-control': 'no-store', ...headers },
+  });
+}
+
+/** For each path the methods that it has, of what a router knows (RFC 9110, 15.5.6). */
+export function methodsByPath(
+  routes: readonly { path: string; method: string }[],
+): Map<string, readonly string[]> {
+  const methods = new Map<string, Set<string>>();
+  for (const { path, method } of routes) {
+    if (method === 'ALL') continue;
+    const known = methods.get(path) ?? new Set();
+    known.add(method);
+    if (method === 'GET') known.add('HEAD');
+    methods.set(path, known);
+  }
+  return new Map([...methods].map(([path, known]) => [path, [...known].sort()]));
+}
+
+export function methodNotAllowed(method: string, allow: readonly string[]): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_METHOD_NOT_ALLOWED', `${method} isn't possible here`, {
+    data: { allow },
+  });
+}
