@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
 import { makeDirectory, writeFileDurably } from '@sitecast/shared/durable';
 import { type Level, pino } from 'pino';
+import { AuditLog } from './audit/log.ts';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
 import { openDatabase } from './adapters/level-database.ts';
@@ -61,7 +62,10 @@ export async function startOrigin(
   // Ended in the reverse order, when the origin is closed as well as when a later step of its start fails.
   const endings: (() => Promise<void>)[] = [() => database.close()];
   try {
-    const tokens = await Tokens.open(new LevelTokens(database), now);
+    const store = new LevelFleet(database);
+    const audit = await AuditLog.open(store, now);
+    endings.push(() => audit.idle());
+    const tokens = await Tokens.open(new LevelTokens(database), audit, now);
     const adminTokenPath = await keepFirstAdmin(tokens, directory);
     const files = new DiskFiles(directory);
     await prepareDataDirectory(files);
@@ -73,13 +77,13 @@ export async function startOrigin(
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.push(() => upkeep.stop());
     await upkeep.start();
-    const store = new LevelFleet(database);
-    const services = await openFleetServices({ repository, files, store, now, after, log });
+    const services = await openFleetServices({ repository, files, store, audit, now, after, log });
     endings.push(() => services.close());
     const waiters = new TimestampWaiters(repository, after);
     const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
     const app = createApp({
       ...services,
+      audit,
       signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
       waiters,
       repository,

@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Enrolment, readEnrolment } from '@sitecast/shared/fleet';
 import { type VerifySignature, verifyByKeys } from '@sitecast/shared/identity';
+import type { Audit } from '../audit/audit.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { JoinTokens } from './join-tokens.ts';
 import type { Member, MemberKind } from './member.ts';
@@ -11,6 +12,7 @@ interface EnrolmentDeps {
   registry: Registry;
   joinTokens: JoinTokens;
   pending: PendingMembers;
+  audit: Audit;
   verifyById: VerifySignature;
   now: () => number;
 }
@@ -109,6 +111,7 @@ export class Enrolments {
         ...(hardware !== undefined && { hardware }),
       };
       const member = this.#newMember(wanted, where, { operator });
+      await this.#record(operator, 'accept', member, { ...wanted, site: where });
       await registry.put(member);
       pending.remove(id);
       return member;
@@ -116,7 +119,7 @@ export class Enrolments {
   }
 
   /** @throws SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN, SITECAST_DEVICE_REVOKED */
-  change(kind: MemberKind, id: string, { tags, site }: MemberChange): Promise<Member> {
+  change(kind: MemberKind, id: string, { tags, site }: MemberChange, operator: string): Promise<Member> {
     return this.#serial.run(async () => {
       const { registry, now } = this.#deps;
       const member = registry.require(kind, id);
@@ -124,21 +127,33 @@ export class Enrolments {
       const next = { ...member, tags: tags ?? member.tags, site: site ?? member.site };
       if (isSameAssignment(member, next)) return member;
       const changed = { ...next, serial: member.serial + 1, changedAt: new Date(now()).toISOString() };
+      const before = { tags: member.tags, site: member.site };
+      await this.#record(operator, 'change', changed, { before, tags: changed.tags, site: changed.site });
       await registry.put(changed);
       return changed;
     });
   }
 
   /** For good: its key may be in other hands. Does nothing for one that is revoked already. */
-  revoke(kind: MemberKind, id: string): Promise<Member> {
+  revoke(kind: MemberKind, id: string, operator: string): Promise<Member> {
     return this.#serial.run(async () => {
       const { registry, now } = this.#deps;
       const member = registry.require(kind, id);
       if (member.revokedAt !== undefined) return member;
       const at = new Date(now()).toISOString();
       const changed = { ...member, serial: member.serial + 1, changedAt: at, revokedAt: at };
+      await this.#record(operator, 'revoke', changed);
       await registry.put(changed);
       return changed;
+    });
+  }
+
+  #record(by: string, what: string, { kind, id }: Member, details?: Record<string, unknown>): Promise<void> {
+    return this.#deps.audit.record({
+      by,
+      action: `${kind}.${what}`,
+      subject: `${kind}:${id}`,
+      ...(details && { details }),
     });
   }
 

@@ -4,6 +4,7 @@ import { nameSchema } from '@sitecast/shared/release';
 import { KeyPair } from '@sitecast/shared/signing';
 import type { TufKey } from '@sitecast/shared/trust';
 import { z } from 'zod';
+import type { Audit } from '../audit/audit.ts';
 import { MEMBER_KINDS } from './member.ts';
 import { readStored } from './registry.ts';
 import type { FleetStore, Write } from './store.ts';
@@ -43,16 +44,18 @@ export interface WantedJoinToken {
 /** Lets newcomers in, as many as was said. The origin keeps the public half of each token. */
 export class JoinTokens {
   readonly #store: FleetStore;
+  readonly #audit: Audit;
   readonly #now: () => number;
   readonly #byId = new Map<string, StoredJoinToken>();
 
-  private constructor(store: FleetStore, now: () => number) {
+  private constructor(store: FleetStore, audit: Audit, now: () => number) {
     this.#store = store;
+    this.#audit = audit;
     this.#now = now;
   }
 
-  static async open(store: FleetStore, now: () => number): Promise<JoinTokens> {
-    const tokens = new JoinTokens(store, now);
+  static async open(store: FleetStore, audit: Audit, now: () => number): Promise<JoinTokens> {
+    const tokens = new JoinTokens(store, audit, now);
     for await (const [key, value] of store.entries('joinToken'))
       tokens.#byId.set(key, readStored('joinToken', key, joinTokenSchema, value));
     return tokens;
@@ -102,6 +105,12 @@ export class JoinTokens {
     const stored = { ...description, publicKey: pair.key.keyval.public ?? '' };
     this.#byId.set(stored.id, stored);
     try {
+      await this.#audit.record({
+        by: createdBy,
+        action: 'joinToken.create',
+        subject: `joinToken:${stored.id}`,
+        details: { kind, site, product, hardware, uses, expiresAt },
+      });
       await this.#store.commit([writeOf(stored)]);
     } catch (error) {
       this.#byId.delete(stored.id);
@@ -111,9 +120,16 @@ export class JoinTokens {
   }
 
   /** @throws SITECAST_JOIN_TOKEN_UNKNOWN */
-  async remove(id: string): Promise<void> {
+  async remove(id: string, operator: string): Promise<void> {
     const token = this.#byId.get(id);
     if (!token) throw unknown('notFound');
+    const { uses, used } = token;
+    await this.#audit.record({
+      by: operator,
+      action: 'joinToken.revoke',
+      subject: `joinToken:${id}`,
+      details: { uses, used },
+    });
     await this.#store.commit([{ table: 'joinToken', key: id, value: undefined }]);
     this.#byId.delete(id);
   }

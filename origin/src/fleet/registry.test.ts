@@ -139,7 +139,7 @@ it('makes just so many join tokens', async () => {
   });
   const many = Array.from({ length: MAX_JOIN_TOKENS - 1 }, (_, at) => token(at));
   await store.commit(many.map(value => ({ table: 'joinToken' as const, key: value.id, value })));
-  const tokens = await JoinTokens.open(store, () => Date.parse('2030-06-01'));
+  const tokens = await JoinTokens.open(store, { record: async () => {} }, () => Date.parse('2030-06-01'));
   const wanted = { kind: 'device' as const, uses: 1, expiresAt: '2031-01-01T00:00:00Z', origin: 'https://o' };
   await tokens.create(wanted, 'a'.repeat(64), 'test');
   await expect(tokens.create(wanted, 'a'.repeat(64), 'test')).rejects.toMatchObject({

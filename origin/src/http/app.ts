@@ -6,6 +6,7 @@ import type { Log } from '../log.ts';
 import type { OriginApp, OriginEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse, statusOf } from './problem.ts';
+import { auditRoutes } from './routes/audit.ts';
 import { contentRoutes } from './routes/content.ts';
 import { healthRoutes } from './routes/health.ts';
 import { joinTokenRoutes } from './routes/join-tokens.ts';
@@ -39,6 +40,7 @@ export function createApp(deps: AppDeps): OriginApp {
   memberRoutes(app, deps);
   joinTokenRoutes(app, deps);
   rolloutRoutes(app, deps);
+  auditRoutes(app, deps);
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });
   app.openAPIRegistry.registerComponent('securitySchemes', 'signature', {
     type: 'apiKey',

@@ -1,3 +1,4 @@
+import type { AuditLog } from '../audit/log.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
@@ -19,6 +20,7 @@ export interface AppDeps {
   staged: StagedFiles;
   tokens: Tokens;
   fleet: Fleet;
+  audit: AuditLog;
   rollouts: Rollouts;
   signedRequests: SignedRequests;
   waiters: TimestampWaiters;

@@ -30,6 +30,8 @@ export interface Change {
   targets?: Uint8Array | undefined;
   /** Check everything, change nothing. */
   isDryRun?: boolean | undefined;
+  /** Called once all checks are passed, before anything becomes visible; what it throws ends the change. */
+  beforeCommit?: ((result: ChangeResult) => Promise<void>) | undefined;
 }
 
 export interface ChangeResult {
@@ -187,7 +189,7 @@ export class Repository {
     await this.#serial.idle();
   }
 
-  async #submit({ root, targets, isDryRun }: Change): Promise<ChangeResult> {
+  async #submit({ root, targets, isDryRun, beforeCommit }: Change): Promise<ChangeResult> {
     if (root === undefined && targets === undefined) {
       throw new SitecastError(
         'badInput',
@@ -210,6 +212,7 @@ export class Repository {
     const result = { versions: versionsOf(plan.next), added, removed, products, isAlreadyDone: false };
     if (isDryRun === true) return result;
 
+    await beforeCommit?.(result);
     await this.#commit(plan);
     for (const { sha256 } of newFiles) {
       // Published by now: a copy that stays in staging goes with its age.

@@ -1,3 +1,5 @@
+import type { Audit } from '../audit/audit.ts';
+import { AuditLog } from '../audit/log.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { FleetStore } from '../fleet/store.ts';
 import { openFleetServices } from '../fleet-services.ts';
@@ -46,6 +48,7 @@ export interface TestOrigin {
   tokens: Tokens;
   adminToken: string;
   fleet: Fleet;
+  audit: AuditLog;
   rollouts: Rollouts;
   waiters: TimestampWaiters;
   close(): Promise<void>;
@@ -65,15 +68,17 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   } = options;
   const log = testLog(logged);
   await prepareDataDirectory(files);
-  const tokens = await memoryTokens(now);
+  const audit = await AuditLog.open(store, now);
+  const tokens = await memoryTokens(audit, now);
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
   const repository = await Repository.open({ files, chunks, staged, now, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
-  const services = await openFleetServices({ repository, files, store, now, after, log });
+  const services = await openFleetServices({ repository, files, store, audit, now, after, log });
   const waiters = new TimestampWaiters(repository, after);
   const app = createApp({
     ...services,
+    audit,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     waiters,
     repository,
@@ -88,7 +93,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     log,
   });
   const { token: adminToken } = await tokens.create({ name: 'test', role: 'admin' });
-  return { app, repository, chunks, staged, tokens, adminToken, waiters, ...services };
+  return { app, repository, chunks, staged, tokens, adminToken, waiters, audit, ...services };
 }
 
 const realAfter: After = (delayMs, act) => {
@@ -104,7 +109,7 @@ export function testLog(logged: string[] = []): Log {
   return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
 }
 
-async function memoryTokens(now: () => number): Promise<Tokens> {
+async function memoryTokens(audit: Audit, now: () => number): Promise<Tokens> {
   const stored = new Map<string, StoredToken>();
   return await Tokens.open(
     {
@@ -116,6 +121,7 @@ async function memoryTokens(now: () => number): Promise<Tokens> {
         stored.delete(id);
       },
     },
+    audit,
     now,
   );
 }

@@ -220,7 +220,7 @@ function acceptRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: M
   );
 }
 
-function changeRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: MemberKind): void {
+function changeRoute(app: OriginApp, { tokens, fleet, audit, bodies }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'patch',
@@ -241,8 +241,12 @@ function changeRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: M
     async c => {
       const { id } = c.req.valid('param');
       const { quarantined, ...change } = c.req.valid('json');
-      const member = await fleet.enrolments.change(kind, id, change);
-      if (quarantined === false) await fleet.intake.liftQuarantine(id);
+      const by = c.get('token').name;
+      const member = await fleet.enrolments.change(kind, id, change, by);
+      if (quarantined === false && fleet.registry.status(id)?.quarantinedAt !== undefined) {
+        await audit.record({ by, action: `${kind}.liftQuarantine`, subject: `${kind}:${id}` });
+        await fleet.intake.liftQuarantine(id);
+      }
       return c.json(summaryOf(member, fleet.registry), 200);
     },
   );
@@ -260,7 +264,7 @@ function revokeRoute(app: OriginApp, { tokens, fleet, rollouts }: AppDeps, kind:
       responses: answersOf(kind),
     }),
     async c => {
-      const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id);
+      const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id, c.get('token').name);
       await rollouts.publishRevocations();
       return c.json(summaryOf(member, fleet.registry), 200);
     },

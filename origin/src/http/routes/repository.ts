@@ -2,6 +2,7 @@ import { createRoute, z } from '@hono/zod-openapi';
 import { ONLINE_ROLES } from '@sitecast/shared/signing';
 import { ROLES } from '../../repository/committed.ts';
 import { describeRepository } from '../../repository/description.ts';
+import { recordChange } from '../../audit/repository-change.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
@@ -66,7 +67,7 @@ function describeRoute(app: OriginApp, { tokens, repository, now }: AppDeps): vo
   );
 }
 
-function changeRoute(app: OriginApp, { tokens, repository, bodies }: AppDeps): void {
+function changeRoute(app: OriginApp, { tokens, repository, audit, bodies }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -91,13 +92,14 @@ function changeRoute(app: OriginApp, { tokens, repository, bodies }: AppDeps): v
         root: root === undefined ? undefined : Buffer.from(root, 'utf8'),
         targets: targets === undefined ? undefined : Buffer.from(targets, 'utf8'),
         isDryRun: dryRun,
+        beforeCommit: result => recordChange(audit, c.get('token').name, result, root !== undefined),
       });
       return c.json({ ...result, alreadyDone: isAlreadyDone }, 200);
     },
   );
 }
 
-function rotateRoute(app: OriginApp, { tokens, repository }: AppDeps): void {
+function rotateRoute(app: OriginApp, { tokens, repository, audit }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -115,6 +117,7 @@ function rotateRoute(app: OriginApp, { tokens, repository }: AppDeps): void {
     }),
     async c => {
       const { role } = c.req.valid('param');
+      await audit.record({ by: c.get('token').name, action: 'keys.rotate', subject: `role:${role}` });
       return c.json({ role, key: await repository.prepareKey(role) }, 200);
     },
   );
