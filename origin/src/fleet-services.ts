@@ -1,5 +1,7 @@
 import { fastVerifyById, type VerifySignature } from '@sitecast/shared/identity';
 import type { Audit } from './audit/audit.ts';
+import type { Events } from './events/events.ts';
+import { tellOutcomes } from './events/outcomes.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
 import type { FleetStore } from './fleet/store.ts';
 import type { Log } from './log.ts';
@@ -16,6 +18,7 @@ interface FleetServicesDeps {
   files: Files;
   store: FleetStore;
   audit: Audit;
+  events: Events;
   now: () => number;
   after: After;
   log: Log;
@@ -31,7 +34,7 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, files, store, audit, now, after, log } = deps;
+  const { repository, files, store, audit, events, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
@@ -41,7 +44,10 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       return { keyId: pair.keyId, sign: async bytes => pair.fastSign(bytes) };
     },
     verifyById,
-    onOutcomes: changes => rollouts.countOutcomes(changes),
+    onOutcomes: changes => {
+      rollouts.countOutcomes(changes);
+      tellOutcomes(events, changes);
+    },
     now,
   });
   const { registry } = fleet;

@@ -11,7 +11,9 @@ import { LevelFleet } from './adapters/level-fleet.ts';
 import { LevelTokens } from './adapters/level-tokens.ts';
 import { openFleetServices } from './fleet-services.ts';
 import { ThreadedChunks } from './adapters/threaded-chunks.ts';
+import { EventLog } from './events/event-log.ts';
 import { createApp } from './http/app.ts';
+import { EventStreams } from './http/event-streams.ts';
 import { TimestampWaiters } from './http/long-poll.ts';
 import { BODY_PACE } from './http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
@@ -77,15 +79,18 @@ export async function startOrigin(
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.push(() => upkeep.stop());
     await upkeep.start();
-    const services = await openFleetServices({ repository, files, store, audit, now, after, log });
+    const events = new EventLog(now);
+    const services = await openFleetServices({ repository, files, store, audit, events, now, after, log });
     endings.push(() => services.close());
     const waiters = new TimestampWaiters(repository, after);
+    const eventStreams = new EventStreams(events, after);
     const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
     const app = createApp({
       ...services,
       audit,
       signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
       waiters,
+      eventStreams,
       repository,
       chunks,
       staged,
@@ -98,10 +103,11 @@ export async function startOrigin(
       log,
     });
     const server = await listen(app, { ...settings.listen, tls });
-    // Whoever waits for the next timestamp is answered first: the server closes once nobody is.
+    // Whoever waits for the next timestamp, or reads events, is answered first: the server closes once nobody is.
     endings.push(
       () => server.close(SHUTDOWN_GRACE_MS),
       async () => waiters.close(),
+      async () => eventStreams.close(),
     );
     return {
       url: server.url,

@@ -96,6 +96,7 @@ it('describes all of its routes, and lets nothing be changed without a token', (
     'GET /api/v1/audit',
     'GET /api/v1/devices',
     'GET /api/v1/devices/{id}',
+    'GET /api/v1/events',
     'GET /api/v1/gateways',
     'GET /api/v1/gateways/{id}',
     'GET /api/v1/join-tokens',

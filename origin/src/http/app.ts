@@ -8,6 +8,7 @@ import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse, statusOf } from './problem.ts';
 import { auditRoutes } from './routes/audit.ts';
 import { contentRoutes } from './routes/content.ts';
+import { eventRoutes } from './routes/events.ts';
 import { healthRoutes } from './routes/health.ts';
 import { joinTokenRoutes } from './routes/join-tokens.ts';
 import { memberRoutes } from './routes/members.ts';
@@ -41,6 +42,7 @@ export function createApp(deps: AppDeps): OriginApp {
   joinTokenRoutes(app, deps);
   rolloutRoutes(app, deps);
   auditRoutes(app, deps);
+  eventRoutes(app, deps);
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });
   app.openAPIRegistry.registerComponent('securitySchemes', 'signature', {
     type: 'apiKey',

@@ -8,6 +8,7 @@ import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files, ReadableFiles } from '../storage/files.ts';
 import type { Tokens } from '../tokens/tokens.ts';
 import type { BodyPace } from './body.ts';
+import type { EventStreams } from './event-streams.ts';
 import type { TimestampWaiters } from './long-poll.ts';
 import type { MemoryBudget } from './memory.ts';
 import type { Metrics } from './metrics.ts';
@@ -24,6 +25,7 @@ export interface AppDeps {
   rollouts: Rollouts;
   signedRequests: SignedRequests;
   waiters: TimestampWaiters;
+  eventStreams: EventStreams;
   files: ReadableFiles & Files;
   metrics: Metrics;
   /** Memory shared by all request bodies, and how slowly they may come. */

@@ -2,11 +2,13 @@ import type { Audit } from '../audit/audit.ts';
 import { AuditLog } from '../audit/log.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { FleetStore } from '../fleet/store.ts';
+import { EventLog } from '../events/event-log.ts';
 import { openFleetServices } from '../fleet-services.ts';
 import { createApp } from '../http/app.ts';
 import type { OriginApp } from '../http/context.ts';
 import { BODY_PACE, type BodyPace } from '../http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '../http/memory.ts';
+import { EventStreams } from '../http/event-streams.ts';
 import { TimestampWaiters } from '../http/long-poll.ts';
 import { Metrics } from '../http/metrics.ts';
 import { SignedRequests } from '../http/signed.ts';
@@ -51,6 +53,8 @@ export interface TestOrigin {
   audit: AuditLog;
   rollouts: Rollouts;
   waiters: TimestampWaiters;
+  events: EventLog;
+  eventStreams: EventStreams;
   close(): Promise<void>;
 }
 
@@ -74,13 +78,16 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const staged = await StagedFiles.open(files, now);
   const repository = await Repository.open({ files, chunks, staged, now, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
-  const services = await openFleetServices({ repository, files, store, audit, now, after, log });
+  const events = new EventLog(now);
+  const services = await openFleetServices({ repository, files, store, audit, events, now, after, log });
   const waiters = new TimestampWaiters(repository, after);
+  const eventStreams = new EventStreams(events, after);
   const app = createApp({
     ...services,
     audit,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     waiters,
+    eventStreams,
     repository,
     chunks,
     staged,
@@ -93,7 +100,19 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     log,
   });
   const { token: adminToken } = await tokens.create({ name: 'test', role: 'admin' });
-  return { app, repository, chunks, staged, tokens, adminToken, waiters, audit, ...services };
+  return {
+    app,
+    repository,
+    chunks,
+    staged,
+    tokens,
+    adminToken,
+    waiters,
+    audit,
+    events,
+    eventStreams,
+    ...services,
+  };
 }
 
 const realAfter: After = (delayMs, act) => {
