@@ -9,10 +9,12 @@ import { listen, type RunningServer } from './adapters/http-server.ts';
 import { openDatabase } from './adapters/level-database.ts';
 import { LevelFleet } from './adapters/level-fleet.ts';
 import { LevelTokens } from './adapters/level-tokens.ts';
-import { openFleetServices } from './fleet-services.ts';
+import { type FleetServices, openFleetServices } from './fleet-services.ts';
 import { ThreadedChunks } from './adapters/threaded-chunks.ts';
 import { EventLog } from './events/event-log.ts';
 import { createApp } from './http/app.ts';
+import type { OriginApp } from './http/context.ts';
+import type { AppDeps } from './http/deps.ts';
 import { EventStreams } from './http/event-streams.ts';
 import { TimestampWaiters } from './http/long-poll.ts';
 import { BODY_PACE } from './http/body.ts';
@@ -82,33 +84,11 @@ export async function startOrigin(
     const events = new EventLog(now);
     const services = await openFleetServices({ repository, files, store, audit, events, now, after, log });
     endings.push(() => services.close());
-    const waiters = new TimestampWaiters(repository, after);
-    const eventStreams = new EventStreams(events, after);
-    const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
-    const app = createApp({
-      ...services,
-      audit,
-      signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
-      waiters,
-      eventStreams,
-      repository,
-      chunks,
-      staged,
-      tokens,
-      files,
-      metrics: new Metrics({ repository, chunks, now }),
-      bodies,
-      responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
-      now,
-      log,
-    });
+    const parts = { ...services, audit, events, repository, chunks, staged, tokens, files, now, after, log };
+    const { app, wakeAll } = openApp(parts);
     const server = await listen(app, { ...settings.listen, tls });
-    // Whoever waits for the next timestamp, or reads events, is answered first: the server closes once nobody is.
-    endings.push(
-      () => server.close(SHUTDOWN_GRACE_MS),
-      async () => waiters.close(),
-      async () => eventStreams.close(),
-    );
+    // Whoever waits for something is answered first: the server closes once nobody does.
+    endings.push(() => server.close(SHUTDOWN_GRACE_MS), wakeAll);
     return {
       url: server.url,
       adminTokenPath,
@@ -119,6 +99,34 @@ export async function startOrigin(
     await endAll(endings);
     throw error;
   }
+}
+
+interface AppParts
+  extends FleetServices,
+    Surroundings,
+    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files'> {
+  events: EventLog;
+}
+
+/** @returns the app, and what answers all that wait, and lets nobody wait any more */
+function openApp({ events, after, ...parts }: AppParts): { app: OriginApp; wakeAll: () => Promise<void> } {
+  const waiters = new TimestampWaiters(parts.repository, after);
+  const eventStreams = new EventStreams(events, after);
+  const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
+  const app = createApp({
+    ...parts,
+    signedRequests: new SignedRequests({ ...parts.fleet, ...parts, bodies }),
+    waiters,
+    eventStreams,
+    metrics: new Metrics(parts),
+    bodies,
+    responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
+  });
+  const wakeAll = async (): Promise<void> => {
+    waiters.close();
+    eventStreams.close();
+  };
+  return { app, wakeAll };
 }
 
 /** @returns where the first admin's token lies, if one was made now */

@@ -54,18 +54,20 @@ describe('a stream of events', () => {
   let events: EventLog;
   let streams: EventStreams;
   let app: Hono<OriginEnv>;
-  const timers = new Set<{ delayMs: number; act: () => void }>();
+  let timers: { delayMs: number; act: () => void }[] = [];
   let mayRead: boolean;
   const readers: EventReader[] = [];
 
   beforeEach(() => {
-    timers.clear();
+    timers = [];
     mayRead = true;
     events = new EventLog(() => 0);
     streams = new EventStreams(events, (delayMs, act) => {
       const timer = { delayMs, act };
-      timers.add(timer);
-      return () => timers.delete(timer);
+      timers.push(timer);
+      return () => {
+        timers = timers.filter(other => other !== timer);
+      };
     });
     app = new Hono<OriginEnv>().get('/', c =>
       streams.open(c, {
@@ -92,11 +94,9 @@ describe('a stream of events', () => {
   }
 
   function elapse(delayMs: number): void {
-    for (const timer of [...timers]) {
-      if (timer.delayMs !== delayMs) continue;
-      timers.delete(timer);
-      timer.act();
-    }
+    const due = timers.filter(timer => timer.delayMs === delayMs);
+    timers = timers.filter(timer => !due.includes(timer));
+    for (const { act } of due) act();
   }
 
   const emit = (rollout: string, step: number) =>
