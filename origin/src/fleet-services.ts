@@ -1,4 +1,7 @@
 import { fastVerifyById, type VerifySignature } from '@sitecast/shared/identity';
+import type { Audit } from './audit/audit.ts';
+import type { Events } from './events/events.ts';
+import { tellOutcomes } from './events/outcomes.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
 import type { FleetStore } from './fleet/store.ts';
 import type { Log } from './log.ts';
@@ -14,6 +17,8 @@ interface FleetServicesDeps {
   repository: Repository;
   files: Files;
   store: FleetStore;
+  audit: Audit;
+  events: Events;
   now: () => number;
   after: After;
   log: Log;
@@ -29,16 +34,20 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, files, store, now, after, log } = deps;
+  const { repository, files, store, audit, events, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
+    audit,
     signer: () => {
       const pair = repository.signerOf('rollouts');
       return { keyId: pair.keyId, sign: async bytes => pair.fastSign(bytes) };
     },
     verifyById,
-    onOutcomes: changes => rollouts.countOutcomes(changes),
+    onOutcomes: changes => {
+      rollouts.countOutcomes(changes);
+      tellOutcomes(events, changes);
+    },
     now,
   });
   const { registry } = fleet;

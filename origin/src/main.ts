@@ -6,14 +6,19 @@ import { makeDirectory, writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import { type Level, pino } from 'pino';
+import { AuditLog } from './audit/log.ts';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
 import { openDatabase } from './adapters/level-database.ts';
 import { LevelFleet } from './adapters/level-fleet.ts';
 import { LevelTokens } from './adapters/level-tokens.ts';
-import { openFleetServices } from './fleet-services.ts';
+import { type FleetServices, openFleetServices } from './fleet-services.ts';
 import { ThreadedChunks } from './adapters/threaded-chunks.ts';
+import { EventLog } from './events/event-log.ts';
 import { createApp } from './http/app.ts';
+import type { OriginApp } from './http/context.ts';
+import type { AppDeps } from './http/deps.ts';
+import { EventStreams } from './http/event-streams.ts';
 import { TimestampWaiters } from './http/long-poll.ts';
 import { BODY_PACE } from './http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
@@ -66,7 +71,10 @@ export async function startOrigin(
   // Ended in the reverse order, when the origin is closed as well as when a later step of its start fails.
   const endings: (() => Promise<void>)[] = [() => database.close()];
   try {
-    const tokens = await Tokens.open(new LevelTokens(database), now);
+    const store = new LevelFleet(database);
+    const audit = await AuditLog.open(store, now);
+    endings.push(() => audit.idle());
+    const tokens = await Tokens.open(new LevelTokens(database), audit, now);
     const adminTokenPath = await keepFirstAdmin(tokens, directory);
     const files = new DiskFiles(directory);
     await prepareDataDirectory(files);
@@ -78,32 +86,14 @@ export async function startOrigin(
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.push(() => upkeep.stop());
     await upkeep.start();
-    const store = new LevelFleet(database);
-    const services = await openFleetServices({ repository, files, store, now, after, log });
+    const events = new EventLog(now);
+    const services = await openFleetServices({ repository, files, store, audit, events, now, after, log });
     endings.push(() => services.close());
-    const waiters = new TimestampWaiters(repository, after);
-    const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
-    const app = createApp({
-      ...services,
-      signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
-      waiters,
-      repository,
-      chunks,
-      staged,
-      tokens,
-      files,
-      metrics: new Metrics({ repository, chunks, now }),
-      bodies,
-      responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
-      now,
-      log,
-    });
+    const parts = { ...services, audit, events, repository, chunks, staged, tokens, files, now, after, log };
+    const { app, wakeAll } = openApp(parts);
     const server = await listen(app, { ...settings.listen, tls });
-    // Whoever waits for the next timestamp is answered first: the server closes once nobody is.
-    endings.push(
-      () => server.close(SHUTDOWN_GRACE_MS),
-      async () => waiters.close(),
-    );
+    // Whoever waits for something is answered first: the server closes once nobody does.
+    endings.push(() => server.close(SHUTDOWN_GRACE_MS), wakeAll);
     return {
       url: server.url,
       adminTokenPath,
@@ -114,6 +104,34 @@ export async function startOrigin(
     await endAll(endings);
     throw error;
   }
+}
+
+interface AppParts
+  extends FleetServices,
+    Surroundings,
+    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files'> {
+  events: EventLog;
+}
+
+/** @returns the app, and what answers all that wait, and lets nobody wait any more */
+function openApp({ events, after, ...parts }: AppParts): { app: OriginApp; wakeAll: () => Promise<void> } {
+  const waiters = new TimestampWaiters(parts.repository, after);
+  const eventStreams = new EventStreams(events, after);
+  const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
+  const app = createApp({
+    ...parts,
+    signedRequests: new SignedRequests({ ...parts.fleet, ...parts, bodies }),
+    waiters,
+    eventStreams,
+    metrics: new Metrics(parts),
+    bodies,
+    responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
+  });
+  const wakeAll = async (): Promise<void> => {
+    waiters.close();
+    eventStreams.close();
+  };
+  return { app, wakeAll };
 }
 
 /** @returns where the first admin's token lies, if one was made now */

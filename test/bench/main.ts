@@ -2,6 +2,7 @@
 import type { Benchmark } from './benchmark.ts';
 import { printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
+import { fleetBenchmark } from './fleet.ts';
 import { originBenchmark } from './origin.ts';
 import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { gatewayServingBenchmark } from './gateway-serving.ts';
@@ -19,6 +20,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   gatewayServingBenchmark,
   installBenchmark,
   installMemoryBenchmark,
+  fleetBenchmark,
 ];
 
 const names = process.argv.slice(2);

@@ -60,6 +60,11 @@ export async function processPeakRssBytes(pid: number | 'self'): Promise<number>
   return peakRssOf(await readFile(`/proc/${pid}/status`, 'utf8'));
 }
 
+/** Resident memory of a running process now, in bytes. */
+export async function processRssBytes(pid: number): Promise<number> {
+  return Number(/VmRSS:\s+(\d+) kB/.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024;
+}
+
 const CLOCK_TICKS_PER_S = 100;
 
 /** CPU time that a running process has used so far. */

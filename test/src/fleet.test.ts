@@ -170,6 +170,10 @@ describe('sitecast', () => {
       expect(shown).toContain(part);
     expect(await said('device', 'list', '--state', 'failed', '--tag', 'ring=early')).toContain(id);
     expect(await said('device', 'list', '--state', 'idle')).not.toContain(id);
+    expect(await said('device', 'list', '--version', '1.0.0', '--silent-for', '0s')).toContain(id);
+    expect(await said('device', 'list', '--silent-for', '1h')).not.toContain(id);
+    const first = await bed.json('sitecast', ['device', 'list', '--limit', '1']);
+    expect(first).toMatchObject({ devices: { length: 1 } });
     expect(await said('device', 'revoke', id)).toContain('revoked');
     expect((await device.report({})).status).toBe(403);
     expect(await refused('device', 'show', 'nobody')).toEqual({

@@ -10,6 +10,7 @@ const TABLES: readonly Table[] = [
   'joinToken',
   'rollout',
   'seen',
+  'audit',
 ];
 
 /** Registry, reports and rollouts in LevelDB: a sublevel for each table. */

@@ -33,6 +33,7 @@ export const memberSchema = z.object({
   enrolledAt: z.string().optional(),
   revokedAt: z.string().optional(),
   quarantinedAt: z.string().optional(),
+  odd: z.array(z.string()).default([]),
   lastSeenAt: z.string().optional(),
   last: lastSchema.optional(),
   via: z.string().optional(),
@@ -108,25 +109,35 @@ export interface MemberFilter {
   site?: string | undefined;
   tag?: readonly string[] | undefined;
   state?: string | undefined;
+  version?: string | undefined;
+  silentForMs?: number | undefined;
+  idPart?: string | undefined;
 }
 
-/** All members that a filter lets through, page by page, and how many others wait to be accepted. */
+/**
+ * Members that a filter lets through, page by page, and how many others wait to be accepted.
+ * @param limit how many at the most
+ */
 export async function fetchMembers(
   origin: OriginClient,
   kind: Member['kind'],
   filter: MemberFilter,
-): Promise<{ members: Member[]; pending: number }> {
+  limit = Number.POSITIVE_INFINITY,
+): Promise<{ members: Member[]; pending: number; hasMore: boolean }> {
   const members: Member[] = [];
-  const query = new URLSearchParams({ limit: String(PAGE) });
-  for (const name of ['product', 'site', 'state'] as const) {
+  const query = new URLSearchParams();
+  for (const name of ['product', 'site', 'state', 'version', 'silentForMs', 'idPart'] as const) {
     const value = filter[name];
-    if (value !== undefined) query.set(name, value);
+    if (value !== undefined) query.set(name, String(value));
   }
   for (const tag of filter.tag ?? []) query.append('tag', tag);
   for (;;) {
+    query.set('limit', String(Math.min(PAGE, limit - members.length)));
     const page = await origin.json(`/api/v1/${kind}s?${query.toString()}`, memberPageSchema);
     members.push(...page.members);
-    if (page.nextCursor === undefined) return { members, pending: page.pending };
+    const hasMore = page.nextCursor !== undefined;
+    if (page.nextCursor === undefined || members.length >= limit)
+      return { members, pending: page.pending, hasMore };
     query.set('cursor', page.nextCursor);
   }
 }
@@ -168,7 +179,7 @@ export async function resolveMember(
   { isPending = false }: { isPending?: boolean } = {},
 ): Promise<string> {
   if (idSchema.safeParse(text).success) return text;
-  const { members } = await fetchMembers(origin, kind, isPending ? { state: 'pending' } : {});
+  const { members } = await fetchMembers(origin, kind, isPending ? { state: 'pending' } : { idPart: text });
   const found = members.filter(({ id }) => id.startsWith(text) || id.endsWith(text));
   const [only] = found;
   if (only && found.length === 1) return only.id;

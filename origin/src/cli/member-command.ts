@@ -1,4 +1,4 @@
-import { SettingsCommand } from '@sitecast/shared/command';
+import { parseBoundedInteger, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Command } from 'commander';
 import {
@@ -23,8 +23,13 @@ interface ListOptions extends JsonOptions {
   site?: string;
   tag?: string[];
   state?: string;
+  version?: string;
+  silentFor?: number;
+  limit?: number;
   pending?: boolean;
 }
+
+const MAX_LIMIT = 1_000_000;
 
 const asJson = (command: SettingsCommand): SettingsCommand =>
   addOriginOptions(command).option('--json', 'print one JSON object');
@@ -36,24 +41,43 @@ export function memberListCommand(kind: Kind): SettingsCommand {
     .option('--site <site>', 'just those at this site')
     .option('--tag <name=value>', 'just those with this tag; may be repeated', collectTag)
     .option('--state <state>', 'just those in this state, such as completed, failed, enrolled, revoked')
+    .option('--version <version>', 'just those that run this release, by their last report')
+    .option('--silent-for <duration>', 'just those not heard of for so long, as in 24h', parseDurationMs)
+    .option('--limit <n>', 'at most so many (default: all)', parseBoundedInteger(1, MAX_LIMIT))
     .option('--pending', 'those that wait to be accepted');
   return asJson(command)
     .addHelpText(
       'after',
-      `\nExamples:\n  sitecast ${kind} list --site north\n  sitecast ${kind} list --pending`,
+      `
+Under ODD stands what was found in a ${kind}'s chain of reports: \`sitecast ${kind} show ID\` tells what it means.
+
+Examples:
+  sitecast ${kind} list --site north --silent-for 24h
+  sitecast ${kind} list --pending`,
     )
     .action(async (options: ListOptions, command: Command) => {
       // The settings file has a `state`, too: a folder.
       const state = command.getOptionValueSource('state') === 'cli' ? options.state : undefined;
-      const { product, site, tag, pending: isPending, json } = options;
-      const filter = { product, site, tag, state: isPending ? 'pending' : state };
-      const { members, pending } = await fetchMembers(await connect(options), kind, filter);
+      const {
+        product,
+        site,
+        tag,
+        version,
+        silentFor: silentForMs,
+        limit,
+        pending: isPending,
+        json,
+      } = options;
+      const filter = { product, site, tag, version, silentForMs, state: isPending ? 'pending' : state };
+      const origin = await connect(options);
+      const { members, pending, hasMore } = await fetchMembers(origin, kind, filter, limit);
       if (json) {
-        printJson({ [`${kind}s`]: members, pending });
+        printJson({ [`${kind}s`]: members, pending, ...(hasMore && { hasMore }) });
         return;
       }
       if (members.length === 0) print(`no ${kind}${filter.state === 'pending' ? ' waits' : ''}`);
       else print(kind === 'device' ? deviceTable(members) : gatewayTable(members));
+      if (hasMore) note(`there are more than these ${members.length}`);
       if (pending > 0 && filter.state !== 'pending')
         note(`${plural(pending, kind)} waiting to be accepted: sitecast ${kind} list --pending`);
     });
@@ -72,9 +96,10 @@ function deviceTable(members: readonly Member[]): string {
       booted,
       seenText(member),
       formatTags(tags),
+      member.odd.join(', '),
     ];
   });
-  return table(['ID', 'PRODUCT', 'HARDWARE', 'SITE', 'STATE', 'RUNS', 'LAST HEARD', 'TAGS'], rows);
+  return table(['ID', 'PRODUCT', 'HARDWARE', 'SITE', 'STATE', 'RUNS', 'LAST HEARD', 'TAGS', 'ODD'], rows);
 }
 
 function gatewayTable(members: readonly Member[]): string {
@@ -84,8 +109,9 @@ function gatewayTable(members: readonly Member[]): string {
     stateText(member),
     seenText(member),
     formatTags(member.tags),
+    member.odd.join(', '),
   ]);
-  return table(['ID', 'SITE', 'STATE', 'LAST HEARD', 'TAGS'], rows);
+  return table(['ID', 'SITE', 'STATE', 'LAST HEARD', 'TAGS', 'ODD'], rows);
 }
 
 const stateText = ({ state, quarantinedAt }: Member): string =>

@@ -1,4 +1,5 @@
 import { SettingsCommand } from '@sitecast/shared/command';
+import { auditCommand } from './audit-command.ts';
 import { initCommand } from './init-command.ts';
 import { keysRenewCommand, keysRotateCommand } from './keys-change-command.ts';
 import { keysCreateCommand, keysListCommand } from './keys-command.ts';
@@ -69,6 +70,7 @@ export function operatorProgram(): SettingsCommand {
         tokenRevokeCommand(),
       ),
     )
+    .addCommand(auditCommand())
     .addCommand(statusCommand())
     .addHelpText(
       'after',

@@ -1,8 +1,9 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Enrolment, readEnrolment } from '@sitecast/shared/fleet';
-import { type VerifySignature, verifyByKeys } from '@sitecast/shared/identity';
+import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
+import type { Audit } from '../audit/audit.ts';
 import { Serial } from '../storage/concurrency.ts';
-import type { JoinTokens } from './join-tokens.ts';
+import type { AdmittedBy, JoinTokens } from './join-tokens.ts';
 import type { Member, MemberKind } from './member.ts';
 import type { PendingMembers } from './pending.ts';
 import { MAX_MEMBERS, type Registry } from './registry.ts';
@@ -11,6 +12,7 @@ interface EnrolmentDeps {
   registry: Registry;
   joinTokens: JoinTokens;
   pending: PendingMembers;
+  audit: Audit;
   verifyById: VerifySignature;
   now: () => number;
 }
@@ -21,11 +23,25 @@ export interface MemberChange {
   site?: string | undefined;
 }
 
+interface Newcomer {
+  enrolment: Enrolment;
+  relay: Member | undefined;
+  resolve: (member: Member | undefined) => void;
+  reject: (error: unknown) => void;
+}
+
+/** One that comes in with a token, and isn't durable yet. */
+interface Admitted {
+  member: Member;
+  by: AdmittedBy;
+}
+
 /** Lets devices and gateways in, and changes what they are. One change at a time. */
 export class Enrolments {
   readonly pending: PendingMembers;
   readonly #deps: EnrolmentDeps;
   readonly #serial = new Serial();
+  readonly #newcomers: Newcomer[] = [];
 
   constructor(deps: EnrolmentDeps) {
     this.#deps = deps;
@@ -50,8 +66,18 @@ export class Enrolments {
     // The newcomer's own signature is dear to check: a join token that isn't there saves it.
     const tokenKey = token === undefined ? undefined : this.#keyOfToken(token, id);
     const enrolment = unverified.verify([id], this.#deps.verifyById);
-    if (token !== undefined && tokenKey) unverified.verify([token], verifyByKeys({ [token]: tokenKey }));
-    return await this.#serial.run(() => this.#enrol(enrolment, relay));
+    if (token !== undefined && tokenKey) unverified.verify([token], this.#verifyByToken(tokenKey));
+    return await new Promise((resolve, reject) => {
+      this.#newcomers.push({ enrolment, relay, resolve, reject });
+      // Those that come while the disk is busy share the next write.
+      if (this.#newcomers.length === 1) void this.#serial.run(() => this.#letIn(this.#newcomers.splice(0)));
+    });
+  }
+
+  /** A token's key is checked as fast as an id's: thousands of newcomers may come with one token. */
+  #verifyByToken(publicKey: Buffer): VerifySignature {
+    const id = idOfPublicKey(publicKey);
+    return (_keyId, message, signature) => this.#deps.verifyById(id, message, signature);
   }
 
   /** For one that is in already a token needn't exist any more. */
@@ -59,10 +85,41 @@ export class Enrolments {
     return this.#deps.registry.member(id) ? undefined : this.#deps.joinTokens.keyOf(token);
   }
 
-  async #enrol(enrolment: Enrolment, relay: Member | undefined): Promise<Member | undefined> {
-    const { registry, joinTokens, pending, now } = this.#deps;
-    const known = registry.member(enrolment.id);
-    if (known) return alreadyIn(known, enrolment);
+  async #letIn(newcomers: readonly Newcomer[]): Promise<void> {
+    const { registry, joinTokens, pending } = this.#deps;
+    const admitted = new Map<string, Admitted>();
+    const waiting: { newcomer: Newcomer; member: Member | undefined }[] = [];
+    for (const newcomer of newcomers) {
+      const { enrolment, relay, reject } = newcomer;
+      const { id } = enrolment;
+      try {
+        const known = registry.member(id) ?? admitted.get(id)?.member;
+        const found = known ? undefined : this.#admit(enrolment, relay);
+        if (found) admitted.set(id, found);
+        waiting.push({ newcomer, member: known ? alreadyIn(known, enrolment) : found?.member });
+      } catch (error) {
+        reject(error);
+      }
+    }
+    const all = [...admitted.values()];
+    try {
+      if (all.length > 0)
+        await registry.putAll(
+          all.map(({ member }) => member),
+          all.map(({ by }) => by.write),
+        );
+    } catch (error) {
+      for (const { by } of all.reverse()) joinTokens.giveBack(by);
+      for (const { newcomer } of waiting) newcomer.reject(error);
+      return;
+    }
+    for (const id of admitted.keys()) pending.remove(id);
+    for (const { newcomer, member } of waiting) newcomer.resolve(member);
+  }
+
+  /** @returns undefined for one that has no token: it waits */
+  #admit(enrolment: Enrolment, relay: Member | undefined): Admitted | undefined {
+    const { joinTokens, pending, now } = this.#deps;
     checkComplete(enrolment);
     const { id, kind, product, hardware, token } = enrolment;
     const wanted = {
@@ -71,19 +128,21 @@ export class Enrolments {
       ...(product !== undefined && { product }),
       ...(hardware !== undefined && { hardware }),
     };
+    const asked = kind === 'device' ? relay?.site : enrolment.site;
     if (token === undefined) {
-      const site = kind === 'device' ? relay?.site : enrolment.site;
-      pending.add({ ...wanted, ...(site !== undefined && { site }), ...(relay && { via: relay.id }) }, now());
+      const site = asked !== undefined && { site: asked };
+      pending.add({ ...wanted, ...site, ...(relay && { via: relay.id }) }, now());
       return undefined;
     }
-    const admitted = joinTokens.admit(token, enrolment);
-    const site = admitted.token.site ?? (kind === 'device' ? relay?.site : enrolment.site);
-    if (site === undefined) throw siteMissing(kind);
-    const member = this.#newMember(wanted, site, { joinToken: token });
-    await registry.put(member, [admitted.write]);
-    joinTokens.used(admitted.token);
-    pending.remove(id);
-    return member;
+    const by = joinTokens.admit(token, enrolment);
+    try {
+      const site = by.before.site ?? asked;
+      if (site === undefined) throw siteMissing(kind);
+      return { member: this.#newMember(wanted, site, { joinToken: token }), by };
+    } catch (error) {
+      joinTokens.giveBack(by);
+      throw error;
+    }
   }
 
   /**
@@ -109,6 +168,7 @@ export class Enrolments {
         ...(hardware !== undefined && { hardware }),
       };
       const member = this.#newMember(wanted, where, { operator });
+      await this.#record(operator, 'accept', member, { ...wanted, site: where });
       await registry.put(member);
       pending.remove(id);
       return member;
@@ -116,7 +176,7 @@ export class Enrolments {
   }
 
   /** @throws SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN, SITECAST_DEVICE_REVOKED */
-  change(kind: MemberKind, id: string, { tags, site }: MemberChange): Promise<Member> {
+  change(kind: MemberKind, id: string, { tags, site }: MemberChange, operator: string): Promise<Member> {
     return this.#serial.run(async () => {
       const { registry, now } = this.#deps;
       const member = registry.require(kind, id);
@@ -124,21 +184,33 @@ export class Enrolments {
       const next = { ...member, tags: tags ?? member.tags, site: site ?? member.site };
       if (isSameAssignment(member, next)) return member;
       const changed = { ...next, serial: member.serial + 1, changedAt: new Date(now()).toISOString() };
+      const before = { tags: member.tags, site: member.site };
+      await this.#record(operator, 'change', changed, { before, tags: changed.tags, site: changed.site });
       await registry.put(changed);
       return changed;
     });
   }
 
   /** For good: its key may be in other hands. Does nothing for one that is revoked already. */
-  revoke(kind: MemberKind, id: string): Promise<Member> {
+  revoke(kind: MemberKind, id: string, operator: string): Promise<Member> {
     return this.#serial.run(async () => {
       const { registry, now } = this.#deps;
       const member = registry.require(kind, id);
       if (member.revokedAt !== undefined) return member;
       const at = new Date(now()).toISOString();
       const changed = { ...member, serial: member.serial + 1, changedAt: at, revokedAt: at };
+      await this.#record(operator, 'revoke', changed);
       await registry.put(changed);
       return changed;
+    });
+  }
+
+  #record(by: string, what: string, { kind, id }: Member, details?: Record<string, unknown>): Promise<void> {
+    return this.#deps.audit.record({
+      by,
+      action: `${kind}.${what}`,
+      subject: `${kind}:${id}`,
+      ...(details && { details }),
     });
   }
 

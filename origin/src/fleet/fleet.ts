@@ -1,4 +1,5 @@
 import type { VerifySignature } from '@sitecast/shared/identity';
+import type { Audit } from '../audit/audit.ts';
 import { Enrolments } from './enrolment.ts';
 import { type OutcomeChange, ReportIntake } from './intake.ts';
 import { JoinTokens } from './join-tokens.ts';
@@ -10,6 +11,7 @@ import type { FleetStore } from './store.ts';
 
 interface FleetDeps {
   store: FleetStore;
+  audit: Audit;
   signer: OriginSigner;
   verifyById: VerifySignature;
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
@@ -26,14 +28,28 @@ export interface Fleet {
   progress: ProgressBoard;
 }
 
-export async function openFleet({ store, signer, verifyById, onOutcomes, now }: FleetDeps): Promise<Fleet> {
+export async function openFleet({
+  store,
+  audit,
+  signer,
+  verifyById,
+  onOutcomes,
+  now,
+}: FleetDeps): Promise<Fleet> {
   const registry = await Registry.open(store);
-  const joinTokens = await JoinTokens.open(store, now);
+  const joinTokens = await JoinTokens.open(store, audit, now);
   const progress = new ProgressBoard();
   return {
     registry,
     joinTokens,
-    enrolments: new Enrolments({ registry, joinTokens, pending: new PendingMembers(), verifyById, now }),
+    enrolments: new Enrolments({
+      registry,
+      joinTokens,
+      pending: new PendingMembers(),
+      audit,
+      verifyById,
+      now,
+    }),
     statements: new OriginStatements(registry, signer, now),
     intake: new ReportIntake({ registry, progress, verifyById, onOutcomes, now }),
     progress,

@@ -2,8 +2,8 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Enrolment, formatJoinToken, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import { KeyPair } from '@sitecast/shared/signing';
-import type { TufKey } from '@sitecast/shared/trust';
 import { z } from 'zod';
+import type { Audit } from '../audit/audit.ts';
 import { MEMBER_KINDS } from './member.ts';
 import { readStored } from './registry.ts';
 import type { FleetStore, Write } from './store.ts';
@@ -26,7 +26,7 @@ const joinTokenSchema = z.object({
   createdBy: z.string(),
   expiresAt: z.iso.datetime(),
 });
-export type StoredJoinToken = z.infer<typeof joinTokenSchema>;
+type StoredJoinToken = z.infer<typeof joinTokenSchema>;
 export type JoinTokenDescription = Omit<StoredJoinToken, 'publicKey'>;
 
 export interface WantedJoinToken {
@@ -40,19 +40,27 @@ export interface WantedJoinToken {
   origin: string;
 }
 
+/** How a newcomer was let in. */
+export interface AdmittedBy {
+  before: StoredJoinToken;
+  write: Write;
+}
+
 /** Lets newcomers in, as many as was said. The origin keeps the public half of each token. */
 export class JoinTokens {
   readonly #store: FleetStore;
+  readonly #audit: Audit;
   readonly #now: () => number;
   readonly #byId = new Map<string, StoredJoinToken>();
 
-  private constructor(store: FleetStore, now: () => number) {
+  private constructor(store: FleetStore, audit: Audit, now: () => number) {
     this.#store = store;
+    this.#audit = audit;
     this.#now = now;
   }
 
-  static async open(store: FleetStore, now: () => number): Promise<JoinTokens> {
-    const tokens = new JoinTokens(store, now);
+  static async open(store: FleetStore, audit: Audit, now: () => number): Promise<JoinTokens> {
+    const tokens = new JoinTokens(store, audit, now);
     for await (const [key, value] of store.entries('joinToken'))
       tokens.#byId.set(key, readStored('joinToken', key, joinTokenSchema, value));
     return tokens;
@@ -102,6 +110,12 @@ export class JoinTokens {
     const stored = { ...description, publicKey: pair.key.keyval.public ?? '' };
     this.#byId.set(stored.id, stored);
     try {
+      await this.#audit.record({
+        by: createdBy,
+        action: 'joinToken.create',
+        subject: `joinToken:${stored.id}`,
+        details: { kind, site, product, hardware, uses, expiresAt },
+      });
       await this.#store.commit([writeOf(stored)]);
     } catch (error) {
       this.#byId.delete(stored.id);
@@ -111,27 +125,34 @@ export class JoinTokens {
   }
 
   /** @throws SITECAST_JOIN_TOKEN_UNKNOWN */
-  async remove(id: string): Promise<void> {
+  async remove(id: string, operator: string): Promise<void> {
     const token = this.#byId.get(id);
     if (!token) throw unknown('notFound');
+    const { uses, used } = token;
+    await this.#audit.record({
+      by: operator,
+      action: 'joinToken.revoke',
+      subject: `joinToken:${id}`,
+      details: { uses, used },
+    });
     await this.#store.commit([{ table: 'joinToken', key: id, value: undefined }]);
     this.#byId.delete(id);
   }
 
-  /** @throws SITECAST_JOIN_TOKEN_UNKNOWN (forbidden) */
-  keyOf(id: string): TufKey {
+  /** Its public key. @throws SITECAST_JOIN_TOKEN_UNKNOWN (forbidden) */
+  keyOf(id: string): Buffer {
     const token = this.#byId.get(id);
     if (!token) throw unknown('forbidden');
-    return { keytype: 'ed25519', scheme: 'ed25519', keyval: { public: token.publicKey } };
+    return Buffer.from(token.publicKey, 'hex');
   }
 
   /**
-   * Whether a token lets this newcomer in.
-   * @returns the token as it is after this use: to be committed together with the member, then `used`
+   * Lets a newcomer in, and counts it.
+   * @returns the token as it was, and as it is after this use: to be committed together with the member, else `giveBack`
    * @throws SITECAST_JOIN_TOKEN_UNKNOWN, SITECAST_JOIN_TOKEN_EXPIRED, SITECAST_JOIN_TOKEN_USED_UP,
    *   SITECAST_JOIN_TOKEN_MISMATCH (forbidden)
    */
-  admit(id: string, { kind, product, hardware, site }: Enrolment): { token: StoredJoinToken; write: Write } {
+  admit(id: string, { kind, product, hardware, site }: Enrolment): AdmittedBy {
     const token = this.#byId.get(id);
     if (!token) throw unknown('forbidden');
     if (Date.parse(token.expiresAt) <= this.#now()) {
@@ -150,12 +171,14 @@ export class JoinTokens {
       );
     }
     const next = { ...token, used: token.used + 1 };
-    return { token: next, write: writeOf(next) };
+    this.#byId.set(id, next);
+    return { before: token, write: writeOf(next) };
   }
 
-  /** Takes over a use that is durable already. */
-  used(token: StoredJoinToken): void {
-    this.#byId.set(token.id, token);
+  /** A use that didn't become durable; those of one token in the reverse order. */
+  giveBack({ before }: AdmittedBy): void {
+    // One that was deleted in between stays so.
+    if (this.#byId.has(before.id)) this.#byId.set(before.id, before);
   }
 }
 

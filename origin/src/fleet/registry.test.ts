@@ -25,7 +25,9 @@ describe('a list of devices', () => {
       const tags = { ring: 'early', ...(device === first && { floor: '2' }) };
       await bed.call('PATCH', `/api/v1/devices/${device?.id}`, { tags });
     }
-    await first?.report({ state: 'failed' });
+    bed.clock.passHours(2);
+    const release = { counter: 1, version: '1.0.0' };
+    await first?.report({ state: 'failed', booted: { slot: 'A', release } });
   });
   afterAll(() => bed.close());
 
@@ -47,8 +49,19 @@ describe('a list of devices', () => {
     ['state=failed', [0]],
     ['state=enrolled', [1, 2, 3]],
     ['state=enrolled&site=north', [1, 2]],
+    ['version=1.0.0', [0]],
+    ['version=9.9.9', []],
+    ['silentForMs=3600000', [1, 2, 3]],
+    ['silentForMs=7200001', []],
   ])('filtered by %j has those it should', async (query, which) => {
     expect(await list(query)).toEqual(ids(...which));
+  });
+
+  it('finds those whose id begins or ends so', async () => {
+    const id = devices[2]?.id ?? '';
+    expect(await list(`idPart=${id.slice(-8)}`)).toEqual([id]);
+    expect(await list(`idPart=${id.slice(0, 40)}`)).toEqual([id]);
+    expect(await list(`idPart=${id.slice(10, 30)}`)).toEqual([]);
   });
 
   it('comes page by page in one order, whoever joins in between', async () => {
@@ -61,12 +74,35 @@ describe('a list of devices', () => {
     expect(rest).toEqual(later);
   });
 
-  it.each(['limit=0', `limit=${MAX_PAGE + 1}`, 'cursor=x', 'tag=x', 'state=asleep', 'site=../x'])(
-    'is refused for %s',
-    async query => {
-      expect(await bed.call('GET', `/api/v1/devices?${query}`)).toMatchObject({ httpStatus: 400 });
-    },
-  );
+  it.each([
+    'limit=0',
+    `limit=${MAX_PAGE + 1}`,
+    'cursor=x',
+    'tag=x',
+    'state=asleep',
+    'site=../x',
+    'silentForMs=-1',
+    'silentForMs=x',
+    `idPart=${'x'.repeat(65)}`,
+  ])('is refused for %s', async query => {
+    expect(await bed.call('GET', `/api/v1/devices?${query}`)).toMatchObject({ httpStatus: 400 });
+  });
+
+  it('marks what is odd about a chain of reports', async () => {
+    const device = await bed.device('east');
+    await device.report();
+    const clone = device.clone();
+    device.beginChain();
+    await device.report();
+    const marked = () => bed.call('GET', '/api/v1/devices?site=east');
+    expect(await marked()).toMatchObject({ members: [{ odd: ['epochChange'] }] });
+    const [first, second] = [await clone.clone().next({ state: 'failed' }), await clone.next()];
+    await device.sendReports([first, second]);
+    const after = await marked();
+    expect(after).toMatchObject({
+      members: [{ odd: ['epochChange', 'fork'], quarantinedAt: expect.any(String) }],
+    });
+  });
 
   it('remembers when a member was seen', async () => {
     const [first] = devices;
@@ -139,7 +175,7 @@ it('makes just so many join tokens', async () => {
   });
   const many = Array.from({ length: MAX_JOIN_TOKENS - 1 }, (_, at) => token(at));
   await store.commit(many.map(value => ({ table: 'joinToken' as const, key: value.id, value })));
-  const tokens = await JoinTokens.open(store, () => Date.parse('2030-06-01'));
+  const tokens = await JoinTokens.open(store, { record: async () => {} }, () => Date.parse('2030-06-01'));
   const wanted = { kind: 'device' as const, uses: 1, expiresAt: '2031-01-01T00:00:00Z', origin: 'https://o' };
   await tokens.create(wanted, 'a'.repeat(64), 'test');
   await expect(tokens.create(wanted, 'a'.repeat(64), 'test')).rejects.toMatchObject({

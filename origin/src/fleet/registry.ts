@@ -80,12 +80,20 @@ export class Registry {
     }
   }
 
-  /** Makes a member's new state durable, together with other writes, then known. */
-  async put(member: Member, besides: readonly Write[] = []): Promise<void> {
-    await this.store.commit([{ table: 'member', key: member.id, value: member }, ...besides]);
-    if (!this.#members.has(member.id)) this.#ids = undefined;
-    this.#members.set(member.id, member);
-    this.#version += 1;
+  /** Makes a member's new state durable, then known. */
+  put(member: Member): Promise<void> {
+    return this.putAll([member], []);
+  }
+
+  /** The same for several, in one write to the disk. */
+  async putAll(members: readonly Member[], besides: readonly Write[]): Promise<void> {
+    const writes = members.map(member => ({ table: 'member' as const, key: member.id, value: member }));
+    await this.store.commit([...writes, ...besides]);
+    for (const member of members) {
+      if (!this.#members.has(member.id)) this.#ids = undefined;
+      this.#members.set(member.id, member);
+      this.#version += 1;
+    }
   }
 
   /** Takes over statuses that are durable already. */

@@ -7,7 +7,8 @@ export type Table =
   | 'outcome'
   | 'joinToken'
   | 'rollout'
-  | 'seen';
+  | 'seen'
+  | 'audit';
 
 /** One change; a value of undefined deletes. */
 export interface Write {

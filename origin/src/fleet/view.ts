@@ -1,7 +1,7 @@
 import { assignmentOf, type Member, type MemberKind } from './member.ts';
 import type { PendingMember } from './pending.ts';
 import type { Registry } from './registry.ts';
-import type { Status } from './status.ts';
+import type { Anomaly, Status } from './status.ts';
 
 /** What a list shows of a device or gateway. */
 export interface MemberSummary {
@@ -17,6 +17,8 @@ export interface MemberSummary {
   enrolledAt?: string;
   revokedAt?: string;
   quarantinedAt?: string;
+  /** What was found odd in its chains of reports, each sort once. */
+  odd: Anomaly['kind'][];
   lastSeenAt?: string;
   last?: Status['last'];
   /** Of one that waits: the gateway through which it asks. */
@@ -29,6 +31,13 @@ export interface MemberQuery {
   site?: string | undefined;
   tags?: Record<string, string> | undefined;
   state?: string | undefined;
+  /** How an id begins or ends. */
+  idPart?: string | undefined;
+  /** Label of the release that runs, by the last report. */
+  version?: string | undefined;
+  /** Those that haven't been heard of for so long; none that is revoked. */
+  silentForMs?: number | undefined;
+  nowMs: number;
   after?: string | undefined;
   limit: number;
 }
@@ -45,7 +54,7 @@ export function listMembers(
 ): { members: MemberSummary[]; nextCursor?: string } {
   const members: MemberSummary[] = [];
   for (const member of registry.from(query.after)) {
-    if (!fits(member, registry.status(member.id), query)) continue;
+    if (!fits(member, registry.status(member.id), query) || !isSilent(member, registry, query)) continue;
     const last = members.at(-1);
     if (members.length === query.limit && last) return { members, nextCursor: last.id };
     members.push(summaryOf(member, registry));
@@ -56,13 +65,34 @@ export function listMembers(
 function fits(member: Member, status: Status | undefined, query: MemberQuery): boolean {
   return (
     member.kind === query.kind &&
-    (query.product === undefined || member.product === query.product) &&
-    (query.site === undefined || member.site === query.site) &&
-    (query.state === undefined || stateOf(member, status) === query.state) &&
+    isAsked(query.product, member.product) &&
+    isAsked(query.site, member.site) &&
+    isAsked(query.state, stateOf(member, status)) &&
+    isAsked(query.version, status?.last.booted?.release?.version) &&
+    hasPart(member.id, query.idPart) &&
     Object.entries(query.tags ?? {}).every(
       ([name, value]) => Object.hasOwn(member.tags, name) && member.tags[name] === value,
     )
   );
+}
+
+function isAsked(wanted: string | undefined, found: string | undefined): boolean {
+  return wanted === undefined || wanted === found;
+}
+
+function hasPart(id: string, part: string | undefined): boolean {
+  return part === undefined || id.startsWith(part) || id.endsWith(part);
+}
+
+function isSilent(member: Member, registry: Registry, { silentForMs, nowMs }: MemberQuery): boolean {
+  if (silentForMs === undefined) return true;
+  return member.revokedAt === undefined && nowMs - heardMs(member, registry) >= silentForMs;
+}
+
+/** When something last came of it, by whichever way; its enrolment at the least. */
+function heardMs({ id, enrolledAt }: Member, registry: Registry): number {
+  const reportedAt = registry.status(id)?.last.receivedAt ?? enrolledAt;
+  return Math.max(registry.seenMs(id) ?? 0, Date.parse(reportedAt));
 }
 
 export function summaryOf(member: Member, registry: Registry): MemberSummary {
@@ -82,6 +112,7 @@ export function summaryOf(member: Member, registry: Registry): MemberSummary {
     enrolledAt,
     ...(member.revokedAt !== undefined && { revokedAt: member.revokedAt }),
     ...(status?.quarantinedAt !== undefined && { quarantinedAt: status.quarantinedAt }),
+    odd: [...new Set(status?.anomalies.map(({ kind }) => kind))],
     ...(seenMs !== undefined && { lastSeenAt: new Date(seenMs).toISOString() }),
     ...(status && { last: status.last }),
   };
@@ -97,6 +128,7 @@ export function pendingSummary(pending: PendingMember): MemberSummary {
     ...(site !== undefined && { site }),
     tags: {},
     state: 'pending',
+    odd: [],
     lastSeenAt: new Date(lastAskedMs).toISOString(),
     ...(via !== undefined && { via }),
   };

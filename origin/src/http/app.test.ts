@@ -93,8 +93,10 @@ it('describes all of its routes, and lets nothing be changed without a token', (
   expect(operations.map(({ method, template }) => `${method} ${template}`).sort()).toEqual([
     'DELETE /api/v1/join-tokens/{id}',
     'DELETE /api/v1/tokens/{id}',
+    'GET /api/v1/audit',
     'GET /api/v1/devices',
     'GET /api/v1/devices/{id}',
+    'GET /api/v1/events',
     'GET /api/v1/gateways',
     'GET /api/v1/gateways/{id}',
     'GET /api/v1/join-tokens',

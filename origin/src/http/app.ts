@@ -7,7 +7,9 @@ import type { Log } from '../log.ts';
 import type { OriginApp, OriginEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
+import { auditRoutes } from './routes/audit.ts';
 import { contentRoutes } from './routes/content.ts';
+import { eventRoutes } from './routes/events.ts';
 import { healthRoutes } from './routes/health.ts';
 import { joinTokenRoutes } from './routes/join-tokens.ts';
 import { memberRoutes } from './routes/members.ts';
@@ -40,6 +42,8 @@ export function createApp(deps: AppDeps): OriginApp {
   memberRoutes(app, deps);
   joinTokenRoutes(app, deps);
   rolloutRoutes(app, deps);
+  auditRoutes(app, deps);
+  eventRoutes(app, deps);
   app.openAPIRegistry.registerComponent('securitySchemes', 'bearer', { type: 'http', scheme: 'bearer' });
   app.openAPIRegistry.registerComponent('securitySchemes', 'signature', {
     type: 'apiKey',

@@ -1,3 +1,4 @@
+import type { AuditLog } from '../audit/log.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
@@ -7,6 +8,7 @@ import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files, ReadableFiles } from '../storage/files.ts';
 import type { Tokens } from '../tokens/tokens.ts';
 import type { BodyPace } from './body.ts';
+import type { EventStreams } from './event-streams.ts';
 import type { TimestampWaiters } from './long-poll.ts';
 import type { MemoryBudget } from './memory.ts';
 import type { Metrics } from './metrics.ts';
@@ -19,9 +21,11 @@ export interface AppDeps {
   staged: StagedFiles;
   tokens: Tokens;
   fleet: Fleet;
+  audit: AuditLog;
   rollouts: Rollouts;
   signedRequests: SignedRequests;
   waiters: TimestampWaiters;
+  eventStreams: EventStreams;
   files: ReadableFiles & Files;
   metrics: Metrics;
   /** Memory shared by all request bodies, and how slowly they may come. */

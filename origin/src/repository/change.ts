@@ -9,6 +9,8 @@ export interface Change {
   targets?: Uint8Array | undefined;
   /** Check everything, change nothing. */
   isDryRun?: boolean | undefined;
+  /** Called once all checks are passed, before anything becomes visible; what it throws ends the change. */
+  beforeCommit?: ((result: ChangeResult) => Promise<void>) | undefined;
 }
 
 export interface ChangeResult {

@@ -212,7 +212,7 @@ export class Repository {
   }
 
   async #submit(
-    { root, targets, isDryRun }: Change,
+    { root, targets, isDryRun, beforeCommit }: Change,
     isAdopted = false,
   ): Promise<ChangeResult & { lacking: LackingRelease[] }> {
     if (root === undefined && targets === undefined) {
@@ -239,6 +239,7 @@ export class Repository {
     const result = { versions, added, removed, products, lacking, isAlreadyDone: false };
     if (isDryRun === true) return result;
 
+    await beforeCommit?.(result);
     await this.#commit(plan);
     for (const { sha256 } of newFiles) {
       // Published by now: a copy that stays in staging goes with its age.

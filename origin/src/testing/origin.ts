@@ -1,10 +1,14 @@
+import type { Audit } from '../audit/audit.ts';
+import { AuditLog } from '../audit/log.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { FleetStore } from '../fleet/store.ts';
+import { EventLog } from '../events/event-log.ts';
 import { openFleetServices } from '../fleet-services.ts';
 import { createApp } from '../http/app.ts';
 import type { OriginApp } from '../http/context.ts';
 import { BODY_PACE, type BodyPace } from '../http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '../http/memory.ts';
+import { EventStreams } from '../http/event-streams.ts';
 import { TimestampWaiters } from '../http/long-poll.ts';
 import { Metrics } from '../http/metrics.ts';
 import { SignedRequests } from '../http/signed.ts';
@@ -46,8 +50,11 @@ export interface TestOrigin {
   tokens: Tokens;
   adminToken: string;
   fleet: Fleet;
+  audit: AuditLog;
   rollouts: Rollouts;
   waiters: TimestampWaiters;
+  events: EventLog;
+  eventStreams: EventStreams;
   close(): Promise<void>;
 }
 
@@ -65,17 +72,22 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   } = options;
   const log = testLog(logged);
   await prepareDataDirectory(files);
-  const tokens = await memoryTokens(now);
+  const audit = await AuditLog.open(store, now);
+  const tokens = await memoryTokens(audit, now);
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
   const repository = await Repository.open({ files, chunks, staged, now, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
-  const services = await openFleetServices({ repository, files, store, now, after, log });
+  const events = new EventLog(now);
+  const services = await openFleetServices({ repository, files, store, audit, events, now, after, log });
   const waiters = new TimestampWaiters(repository, after);
+  const eventStreams = new EventStreams(events, after);
   const app = createApp({
     ...services,
+    audit,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     waiters,
+    eventStreams,
     repository,
     chunks,
     staged,
@@ -88,7 +100,19 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     log,
   });
   const { token: adminToken } = await tokens.create({ name: 'test', role: 'admin' });
-  return { app, repository, chunks, staged, tokens, adminToken, waiters, ...services };
+  return {
+    app,
+    repository,
+    chunks,
+    staged,
+    tokens,
+    adminToken,
+    waiters,
+    audit,
+    events,
+    eventStreams,
+    ...services,
+  };
 }
 
 const realAfter: After = (delayMs, act) => {
@@ -104,7 +128,7 @@ export function testLog(logged: string[] = []): Log {
   return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
 }
 
-async function memoryTokens(now: () => number): Promise<Tokens> {
+async function memoryTokens(audit: Audit, now: () => number): Promise<Tokens> {
   const stored = new Map<string, StoredToken>();
   return await Tokens.open(
     {
@@ -116,6 +140,7 @@ async function memoryTokens(now: () => number): Promise<Tokens> {
         stored.delete(id);
       },
     },
+    audit,
     now,
   );
 }

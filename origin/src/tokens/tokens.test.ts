@@ -18,10 +18,11 @@ afterEach(async () => {
   await directory.remove();
 });
 
+const SILENT = { record: async () => {} };
 const code = (expected: string) => expect.objectContaining({ code: expected });
 
 it('lets each role do what is its own and what the ones below it may', async () => {
-  const tokens = await Tokens.open(store, clock.now);
+  const tokens = await Tokens.open(store, SILENT, clock.now);
   const { token } = await tokens.create({ name: 'ci', role: 'operator' });
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').role).toBe('operator');
   expect(tokens.authorise(`bearer ${token}`, 'operator').name).toBe('ci');
@@ -35,24 +36,24 @@ it.each([
   ['one that was never made', `Bearer sitecast_${'A'.repeat(43)}`, 'SITECAST_TOKEN_INVALID'],
   ['a very long one', `Bearer ${'A'.repeat(100_000)}`, 'SITECAST_TOKEN_INVALID'],
 ])('refuses %s', async (_what, header, expected) => {
-  const tokens = await Tokens.open(store, clock.now);
+  const tokens = await Tokens.open(store, SILENT, clock.now);
   await tokens.create({ name: 'a', role: 'admin' });
   expect(() => tokens.authorise(header, 'viewer')).toThrow(code(expected));
 });
 
 it('keeps the hash of a token alone, and knows it after a restart', async () => {
-  const { token } = await (await Tokens.open(store, clock.now)).create({ name: 'a', role: 'viewer' });
+  const { token } = await (await Tokens.open(store, SILENT, clock.now)).create({ name: 'a', role: 'viewer' });
   expect(JSON.stringify(await store.all())).not.toContain(token.slice('sitecast_'.length));
   await database.close();
   database = await openDatabase(directory.path, directory.path);
   store = new LevelTokens(database);
-  const tokens = await Tokens.open(store, clock.now);
+  const tokens = await Tokens.open(store, SILENT, clock.now);
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').name).toBe('a');
   expect(JSON.stringify(tokens.list())).not.toContain('hash');
 });
 
 it('stops taking a token at its expiry, and makes none that has expired', async () => {
-  const tokens = await Tokens.open(store, clock.now);
+  const tokens = await Tokens.open(store, SILENT, clock.now);
   const expiresAt = new Date(clock.nowMs + 1000).toISOString();
   const { token } = await tokens.create({ name: 'a', role: 'viewer', expiresAt });
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').expiresAt).toBe(expiresAt);
@@ -64,7 +65,7 @@ it('stops taking a token at its expiry, and makes none that has expired', async 
 });
 
 it('revokes at once and for good, but never the last admin that lasts', async () => {
-  const tokens = await Tokens.open(store, clock.now);
+  const tokens = await Tokens.open(store, SILENT, clock.now);
   const first = await tokens.create({ name: 'first', role: 'admin' });
   const soon = new Date(clock.nowMs + 60_000).toISOString();
   await tokens.create({ name: 'for a minute', role: 'admin', expiresAt: soon });
@@ -73,13 +74,13 @@ it('revokes at once and for good, but never the last admin that lasts', async ()
   await tokens.revoke(first.id);
   expect(() => tokens.authorise(`Bearer ${first.token}`, 'viewer')).toThrow(code('SITECAST_TOKEN_INVALID'));
   await expect(tokens.revoke(first.id)).rejects.toThrow(code('SITECAST_TOKEN_UNKNOWN'));
-  const again = await Tokens.open(store, clock.now);
+  const again = await Tokens.open(store, SILENT, clock.now);
   expect(again.list().map(({ id }) => id)).not.toContain(first.id);
   expect(again.authorise(`Bearer ${second.token}`, 'admin').name).toBe('second');
 });
 
 it("doesn't let two revocations at once take the last two admins", async () => {
-  const tokens = await Tokens.open(store, clock.now);
+  const tokens = await Tokens.open(store, SILENT, clock.now);
   const ids = [
     await tokens.create({ name: 'a', role: 'admin' }),
     await tokens.create({ name: 'b', role: 'admin' }),
@@ -93,7 +94,7 @@ it('makes an admin where none works: at first, and when all have expired', async
   const keep = async (token: string) => {
     kept.push(token);
   };
-  const tokens = await Tokens.open(store, clock.now);
+  const tokens = await Tokens.open(store, SILENT, clock.now);
   expect(await tokens.createAdminIfNone(keep)).toMatchObject({ role: 'admin' });
   expect(await tokens.createAdminIfNone(keep)).toBeUndefined();
   expect(tokens.authorise(`Bearer ${kept[0]}`, 'admin').role).toBe('admin');
@@ -109,8 +110,10 @@ it('leaves an admin that works when the process dies between keeping the first t
   const keep = async (token: string) => {
     kept.push(token);
   };
-  await expect((await Tokens.open(dying, clock.now)).createAdminIfNone(keep)).rejects.toThrow('killed');
-  const tokens = await Tokens.open(store, clock.now);
+  await expect((await Tokens.open(dying, SILENT, clock.now)).createAdminIfNone(keep)).rejects.toThrow(
+    'killed',
+  );
+  const tokens = await Tokens.open(store, SILENT, clock.now);
   await tokens.createAdminIfNone(keep);
   expect(tokens.authorise(`Bearer ${kept.at(-1)}`, 'admin').role).toBe('admin');
 });
@@ -118,6 +121,7 @@ it('leaves an admin that works when the process dies between keeping the first t
 it(`keeps ${MAX_TOKENS} tokens and no more`, async () => {
   const tokens = await Tokens.open(
     { all: async () => [], put: async () => {}, remove: async () => {} },
+    SILENT,
     clock.now,
   );
   const make = () => tokens.create({ name: 'x', role: 'viewer' });

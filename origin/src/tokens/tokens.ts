@@ -1,5 +1,6 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
+import type { Audit } from '../audit/audit.ts';
 
 /** What a token allows, in rising order: each role may do all that the ones before it may. */
 export const TOKEN_ROLES = ['viewer', 'operator', 'admin'] as const;
@@ -7,6 +8,8 @@ export type TokenRole = (typeof TOKEN_ROLES)[number];
 
 export const MAX_TOKENS = 1000;
 export const MAX_TOKEN_NAME_CHARS = 100;
+/** Who did what no operator did: no token may have this name. */
+const ORIGIN = 'origin';
 const TOKEN_SECRET_BYTES = 32;
 /** Lets people and secret scanners recognise one. */
 const TOKEN_PREFIX = 'sitecast_';
@@ -26,6 +29,12 @@ export interface StoredToken {
 
 export type TokenDescription = Omit<StoredToken, 'hash'>;
 
+interface WantedToken {
+  name: string;
+  role: TokenRole;
+  expiresAt?: string | undefined;
+}
+
 /** Where tokens are kept; `put` and `remove` have reached the disk when they return. */
 export interface TokenStore {
   all(): Promise<StoredToken[]>;
@@ -36,16 +45,18 @@ export interface TokenStore {
 /** API tokens: who may do what. They are all in memory, so that a check touches no disk. */
 export class Tokens {
   readonly #store: TokenStore;
+  readonly #audit: Audit;
   readonly #now: () => number;
   readonly #byId = new Map<string, StoredToken>();
 
-  private constructor(store: TokenStore, now: () => number) {
+  private constructor(store: TokenStore, audit: Audit, now: () => number) {
     this.#store = store;
+    this.#audit = audit;
     this.#now = now;
   }
 
-  static async open(store: TokenStore, now: () => number): Promise<Tokens> {
-    const tokens = new Tokens(store, now);
+  static async open(store: TokenStore, audit: Audit, now: () => number): Promise<Tokens> {
+    const tokens = new Tokens(store, audit, now);
     for (const token of await store.all()) tokens.#byId.set(token.id, token);
     return tokens;
   }
@@ -81,14 +92,14 @@ export class Tokens {
     return describe(token);
   }
 
-  /** @returns the token itself besides, which is never to be had again */
-  async create(wanted: {
-    name: string;
-    role: TokenRole;
-    expiresAt?: string | undefined;
-  }): Promise<TokenDescription & { token: string }> {
+  /**
+   * @param by whose token it is that makes this one
+   * @returns the token itself besides, which is never to be had again
+   * @throws SITECAST_TOO_MANY_TOKENS (conflict), SITECAST_EXPIRY_PAST, SITECAST_TOKEN_NAME_TAKEN (badInput)
+   */
+  async create(wanted: WantedToken, by: string = ORIGIN): Promise<TokenDescription & { token: string }> {
     const secret = newToken();
-    return { ...(await this.#add(wanted, secret)), token: secret };
+    return { ...(await this.#add(wanted, secret, by)), token: secret };
   }
 
   /** The first admin token, or the next one where none is left that works; undefined where there's no need. */
@@ -97,7 +108,7 @@ export class Tokens {
     const secret = newToken();
     // Kept for the operator first: a crash in between leaves a token that doesn't work, and the next start makes another.
     await keep(secret);
-    return await this.#add({ name: 'first admin', role: 'admin' }, secret);
+    return await this.#add({ name: 'first admin', role: 'admin' }, secret, ORIGIN);
   }
 
   list(): TokenDescription[] {
@@ -107,7 +118,7 @@ export class Tokens {
   }
 
   /** @throws SITECAST_TOKEN_UNKNOWN (notFound), SITECAST_LAST_ADMIN (conflict) */
-  async revoke(id: string): Promise<void> {
+  async revoke(id: string, by: string = ORIGIN): Promise<void> {
     const token = this.#byId.get(id);
     if (!token) {
       throw new SitecastError('notFound', 'SITECAST_TOKEN_UNKNOWN', `there is no token with the id ${id}`);
@@ -124,6 +135,12 @@ export class Tokens {
     // Out of memory first: two calls at once mustn't revoke the last two admins, each relying on the other.
     this.#byId.delete(id);
     try {
+      await this.#audit.record({
+        by,
+        action: 'token.revoke',
+        subject: `token:${token.name}`,
+        details: { id },
+      });
       await this.#store.remove(id);
     } catch (error) {
       this.#byId.set(id, token);
@@ -131,10 +148,8 @@ export class Tokens {
     }
   }
 
-  async #add(
-    { name, role, expiresAt }: { name: string; role: TokenRole; expiresAt?: string | undefined },
-    secret: string,
-  ): Promise<TokenDescription> {
+  async #add({ name, role, expiresAt }: WantedToken, secret: string, by: string): Promise<TokenDescription> {
+    if (name === ORIGIN) throw nameTaken();
     if (this.#byId.size >= MAX_TOKENS) {
       throw new SitecastError(
         'conflict',
@@ -162,6 +177,8 @@ export class Tokens {
     // Its place is taken at once, so that many requests at a time can't pass the bound together.
     this.#byId.set(token.id, token);
     try {
+      const details = { id: token.id, role, expiresAt };
+      await this.#audit.record({ by, action: 'token.create', subject: `token:${name}`, details });
       await this.#store.put(token);
     } catch (error) {
       this.#byId.delete(token.id);
@@ -189,6 +206,14 @@ export class Tokens {
   #hasExpired({ expiresAt }: StoredToken): boolean {
     return expiresAt !== undefined && Date.parse(expiresAt) <= this.#now();
   }
+}
+
+function nameTaken(): SitecastError {
+  return new SitecastError(
+    'badInput',
+    'SITECAST_TOKEN_NAME_TAKEN',
+    'the audit log says "origin" of what no operator did: no token may be called so',
+  );
 }
 
 function newToken(): string {

@@ -111,7 +111,7 @@ function otherRoutes(app: OriginApp, { tokens, fleet }: AppDeps): void {
       }),
     }),
     async c => {
-      await fleet.joinTokens.remove(c.req.valid('param').id);
+      await fleet.joinTokens.remove(c.req.valid('param').id, c.get('token').name);
       return c.body(null, 204);
     },
   );

@@ -1,7 +1,7 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { DEVICE_STATES, idSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
-import { nameSchema } from '@sitecast/shared/release';
+import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
 import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
 import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
@@ -16,6 +16,9 @@ const DEFAULT_PAGE = 100;
 /** Reports that the view of one device shows, newest first. */
 const SHOWN_REPORTS = 20;
 const MAX_FILTER_TAGS = 16;
+/** As long as an id. */
+const MAX_ID_PART_CHARS = 64;
+const MAX_SILENT_FOR_MS = 10 * 365 * 86_400_000;
 
 const releaseSchema = z.object({ counter: z.int(), version: z.string() });
 
@@ -46,6 +49,7 @@ const summarySchema = z
     enrolledAt: z.string().optional(),
     revokedAt: z.string().optional(),
     quarantinedAt: z.string().optional(),
+    odd: z.array(z.enum(ANOMALY_KINDS)),
     lastSeenAt: z.string().optional(),
     last: lastReportSchema.optional(),
     via: z.string().optional(),
@@ -83,6 +87,9 @@ const querySchema = z.object({
   site: siteSchema.optional(),
   tag: z.union([tagFilter, z.array(tagFilter).max(MAX_FILTER_TAGS)]).optional(),
   state: z.enum([...DEVICE_STATES, 'enrolled', 'revoked', 'pending']).optional(),
+  version: versionSchema.optional(),
+  idPart: z.string().min(1).max(MAX_ID_PART_CHARS).optional(),
+  silentForMs: z.coerce.number().int().min(0).max(MAX_SILENT_FOR_MS).optional(),
   cursor: idSchema.optional(),
   limit: z.coerce.number().int().min(1).max(MAX_PAGE).default(DEFAULT_PAGE),
 });
@@ -147,7 +154,14 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
         return c.json({ members, pending }, 200);
       }
       const tags = tagsOf(tag);
-      const page = listMembers(fleet.registry, { ...query, kind, tags, state, after: cursor });
+      const page = listMembers(fleet.registry, {
+        ...query,
+        kind,
+        tags,
+        state,
+        nowMs: now(),
+        after: cursor,
+      });
       return c.json({ ...page, pending }, 200);
     },
   );
@@ -220,7 +234,7 @@ function acceptRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: M
   );
 }
 
-function changeRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: MemberKind): void {
+function changeRoute(app: OriginApp, { tokens, fleet, audit, bodies }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'patch',
@@ -241,8 +255,12 @@ function changeRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: M
     async c => {
       const { id } = c.req.valid('param');
       const { quarantined, ...change } = c.req.valid('json');
-      const member = await fleet.enrolments.change(kind, id, change);
-      if (quarantined === false) await fleet.intake.liftQuarantine(id);
+      const by = c.get('token').name;
+      const member = await fleet.enrolments.change(kind, id, change, by);
+      if (quarantined === false && fleet.registry.status(id)?.quarantinedAt !== undefined) {
+        await audit.record({ by, action: `${kind}.liftQuarantine`, subject: `${kind}:${id}` });
+        await fleet.intake.liftQuarantine(id);
+      }
       return c.json(summaryOf(member, fleet.registry), 200);
     },
   );
@@ -260,7 +278,7 @@ function revokeRoute(app: OriginApp, { tokens, fleet, rollouts }: AppDeps, kind:
       responses: answersOf(kind),
     }),
     async c => {
-      const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id);
+      const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id, c.get('token').name);
       await rollouts.publishRevocations();
       return c.json(summaryOf(member, fleet.registry), 200);
     },

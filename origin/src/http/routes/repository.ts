@@ -2,6 +2,7 @@ import { createRoute, z } from '@hono/zod-openapi';
 import { ONLINE_ROLES } from '@sitecast/shared/signing';
 import { ROLES } from '../../repository/committed.ts';
 import { describeRepository } from '../../repository/description.ts';
+import { recordChange } from '../../audit/repository-change.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
@@ -67,7 +68,7 @@ function describeRoute(app: OriginApp, { tokens, repository, now }: AppDeps): vo
   );
 }
 
-function changeRoute(app: OriginApp, { tokens, repository, bodies }: AppDeps): void {
+function changeRoute(app: OriginApp, { tokens, repository, audit, bodies }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -92,13 +93,14 @@ function changeRoute(app: OriginApp, { tokens, repository, bodies }: AppDeps): v
         root: root === undefined ? undefined : Buffer.from(root, 'utf8'),
         targets: targets === undefined ? undefined : Buffer.from(targets, 'utf8'),
         isDryRun: dryRun,
+        beforeCommit: result => recordChange(audit, c.get('token').name, result, root !== undefined),
       });
       return c.json({ ...result, alreadyDone: isAlreadyDone }, 200);
     },
   );
 }
 
-function repairRoute(app: OriginApp, { tokens, repository }: AppDeps): void {
+function repairRoute(app: OriginApp, { tokens, repository, audit }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -113,11 +115,14 @@ function repairRoute(app: OriginApp, { tokens, repository }: AppDeps): void {
         },
       }),
     }),
-    async c => c.json({ chunks: await repository.mend() }, 200),
+    async c => {
+      await audit.record({ by: c.get('token').name, action: 'repository.repair', subject: 'repository' });
+      return c.json({ chunks: await repository.mend() }, 200);
+    },
   );
 }
 
-function rotateRoute(app: OriginApp, { tokens, repository }: AppDeps): void {
+function rotateRoute(app: OriginApp, { tokens, repository, audit }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -135,6 +140,7 @@ function rotateRoute(app: OriginApp, { tokens, repository }: AppDeps): void {
     }),
     async c => {
       const { role } = c.req.valid('param');
+      await audit.record({ by: c.get('token').name, action: 'keys.rotate', subject: `role:${role}` });
       return c.json({ role, key: await repository.prepareKey(role) }, 200);
     },
   );

@@ -48,7 +48,7 @@ export function tokenRoutes(app: OriginApp, { tokens, bodies }: AppDeps): void {
         },
       }),
     }),
-    async c => c.json(await tokens.create(c.req.valid('json')), 201),
+    async c => c.json(await tokens.create(c.req.valid('json'), c.get('token').name), 201),
   );
 
   app.openapi(
@@ -79,7 +79,7 @@ export function tokenRoutes(app: OriginApp, { tokens, bodies }: AppDeps): void {
       responses: withProblems({ 204: { description: 'Revoked.' } }),
     }),
     async c => {
-      await tokens.revoke(c.req.valid('param').id);
+      await tokens.revoke(c.req.valid('param').id, c.get('token').name);
       return c.body(null, 204);
     },
   );

@@ -1,0 +1,162 @@
+import { hashOfEntry } from '@sitecast/shared/audit';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import type { Write } from '../fleet/store.ts';
+import { MAX_AUDIT_PAGE } from '../http/routes/audit.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { AuditLog, MAX_DETAILS_BYTES } from './log.ts';
+
+const now = () => Date.parse('2030-01-01T00:00:00Z');
+const event = (subject: string, details?: Record<string, unknown>) => ({
+  by: 'ann',
+  action: 'device.revoke',
+  subject,
+  ...(details && { details }),
+});
+
+/** Counts commits, and fails where it's told to. */
+class FailingFleet extends MemoryFleet {
+  commits = 0;
+  isFull = false;
+
+  override async commit(writes: readonly Write[]): Promise<void> {
+    await new Promise(resolve => setImmediate(resolve));
+    if (this.isFull) throw new Error('disk full');
+    this.commits += 1;
+    await super.commit(writes);
+  }
+}
+
+describe('the audit log', () => {
+  it('is one chain over restarts, and shares writes among those that come at once', async () => {
+    const store = new FailingFleet();
+    const log = await AuditLog.open(store, now);
+    expect(log.head).toEqual({ seq: 0, hash: null });
+    await Promise.all(Array.from({ length: 100 }, (_, at) => log.record(event(`device:${at}`))));
+    expect(store.commits).toBeLessThan(5);
+    const next = await AuditLog.open(store, now);
+    expect(next.head).toEqual(log.head);
+    await next.record(event('device:last', { share: 0.5, absent: undefined }));
+    const entries = await next.entries(0, 1000);
+    expect(entries.map(({ subject }) => subject)).toEqual([
+      ...Array.from({ length: 100 }, (_, at) => `device:${at}`),
+      'device:last',
+    ]);
+    for (const [at, entry] of entries.entries()) {
+      expect(entry).toMatchObject({ seq: at + 1, previous: entries[at - 1]?.hash ?? null });
+      expect(hashOfEntry(entry)).toBe(entry.hash);
+    }
+    expect(await next.entries(99, 1)).toEqual([entries[99]]);
+  });
+
+  it('goes on after a write that failed, without a hole', async () => {
+    const store = new FailingFleet();
+    const log = await AuditLog.open(store, now);
+    await log.record(event('device:1'));
+    store.isFull = true;
+    await expect(log.record(event('device:2'))).rejects.toThrow('disk full');
+    store.isFull = false;
+    await log.record(event('device:3'));
+    expect(await log.entries(0, 10)).toMatchObject([
+      { seq: 1, subject: 'device:1' },
+      { seq: 2, subject: 'device:3' },
+    ]);
+  });
+
+  it(`keeps details of ${MAX_DETAILS_BYTES} bytes, and of longer ones their length and hash`, async () => {
+    const log = await AuditLog.open(new MemoryFleet(), now);
+    const fits = { text: 'x'.repeat(MAX_DETAILS_BYTES - '{"text":""}'.length) };
+    await log.record(event('device:1', fits));
+    await log.record(event('device:2', { text: `${fits.text}x` }));
+    const [first, second] = await log.entries(0, 2);
+    expect(first?.details).toEqual(fits);
+    expect(second?.details).toEqual({ omittedBytes: MAX_DETAILS_BYTES + 1, sha256: expect.any(String) });
+  });
+});
+
+describe('what operators do', () => {
+  let bed: FleetBed;
+  beforeAll(async () => {
+    bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  });
+  afterAll(() => bed.close());
+
+  async function recorded(act: () => Promise<unknown>) {
+    const { seq } = bed.origin.audit.head;
+    await act();
+    const entries = await bed.origin.audit.entries(seq, 100);
+    return entries.map(({ by, action, subject }) => `${by} ${action} ${subject}`);
+  }
+
+  it('is recorded: each change of the fleet, of tokens and of the repository', async () => {
+    const device = bed.member();
+    const path = `/api/v1/devices/${device.id}`;
+    await device.enrol();
+    const of = `device:${device.id}`;
+    expect(await recorded(() => bed.call('POST', `${path}/accept`, { site: 'north' }))).toEqual([
+      `test device.accept ${of}`,
+    ]);
+    expect(await recorded(() => bed.call('PATCH', path, { tags: { ring: 'early' } }))).toEqual([
+      `test device.change ${of}`,
+    ]);
+    expect(await recorded(() => bed.call('POST', `${path}/revoke`))).toEqual([`test device.revoke ${of}`]);
+    expect(await recorded(() => bed.publishNext())).toEqual([
+      expect.stringMatching(/^test release\.publish release:camera\//),
+      'test product.change product:camera',
+    ]);
+    expect(await recorded(() => bed.call('POST', '/api/v1/keys/timestamp/rotate'))).toEqual([
+      'test keys.rotate role:timestamp',
+    ]);
+    expect(
+      await recorded(async () => {
+        const { id } = await bed.call('POST', '/api/v1/tokens', { name: 'ci', role: 'viewer' });
+        await bed.call('DELETE', `/api/v1/tokens/${String(id)}`);
+      }),
+    ).toEqual(['test token.create token:ci', 'test token.revoke token:ci']);
+    expect(
+      await recorded(async () => {
+        await bed.joinToken();
+        for (const { id } of bed.origin.fleet.joinTokens.list())
+          await bed.call('DELETE', `/api/v1/join-tokens/${id}`);
+      }),
+    ).toEqual([
+      expect.stringMatching(/^test joinToken\.create joinToken:/),
+      expect.stringMatching(/^test joinToken\.revoke joinToken:/),
+    ]);
+  });
+
+  it('isn’t recorded where nothing was done', async () => {
+    const device = await bed.device();
+    const path = `/api/v1/devices/${device.id}`;
+    const nothing = await recorded(async () => {
+      await bed.call('PATCH', path, { site: 'north' });
+      await bed.call('PATCH', path, { quarantined: false });
+      await bed.call('POST', `/api/v1/gateways/${device.id}/revoke`);
+      await bed.call('POST', '/api/v1/tokens', { name: 'origin', role: 'admin' });
+      await bed.call('POST', '/api/v1/changes', {});
+    });
+    expect(nothing).toEqual([]);
+  });
+
+  it('isn’t done where it can’t be recorded', async () => {
+    const device = await bed.device();
+    const { registry } = bed.origin.fleet;
+    const commit = bed.store.commit.bind(bed.store);
+    bed.store.commit = writes =>
+      writes.some(({ table }) => table === 'audit') ? Promise.reject(new Error('disk full')) : commit(writes);
+    const answer = await bed.call('POST', `/api/v1/devices/${device.id}/revoke`);
+    bed.store.commit = commit;
+    expect(answer).toMatchObject({ httpStatus: 500 });
+    expect(registry.activeMember(device.id)).toBeDefined();
+  });
+
+  it('is read page by page, by operators alone', async () => {
+    const { head } = bed.origin.audit;
+    const page = await bed.call('GET', `/api/v1/audit?after=${head.seq - 2}&limit=1`);
+    expect(page).toMatchObject({ entries: [{ seq: head.seq - 1 }], head });
+    for (const query of ['limit=0', `limit=${MAX_AUDIT_PAGE + 1}`, 'after=-1', 'after=x'])
+      expect(await bed.call('GET', `/api/v1/audit?${query}`)).toMatchObject({ httpStatus: 400 });
+  });
+});

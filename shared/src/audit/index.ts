@@ -1,0 +1,2 @@
+export { AuditChainCheck } from './chain-check.ts';
+export { type AuditEntry, auditEntrySchema, type AuditHead, EMPTY_HEAD, hashOfEntry } from './entry.ts';

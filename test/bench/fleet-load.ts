@@ -1,0 +1,135 @@
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { Agent, request } from 'node:http';
+import { TestMember } from '@sitecast/origin/testing';
+import { type Report } from '@sitecast/shared/fleet';
+import { signRequest } from '@sitecast/shared/http-signature';
+import { Identity } from '@sitecast/shared/identity';
+import { KeyPair } from '@sitecast/shared/signing';
+
+const CONNECTIONS = 8;
+/** As many as one request may hold: what a busy gateway's outbox sends. */
+const REPORTS_A_REQUEST = 200;
+
+/** Signs by node:crypto: the load's own cost shall not be what is measured. */
+class FastIdentity extends Identity {
+  readonly #fast: KeyPair;
+
+  constructor(pair: KeyPair) {
+    super(pair);
+    this.#fast = pair;
+  }
+
+  override async sign(bytes: Uint8Array): Promise<Uint8Array> {
+    return this.#fast.fastSign(bytes);
+  }
+}
+
+interface Prepared {
+  sender: TestMember;
+  path: string;
+  body: Buffer;
+}
+
+/** A fleet that signs and speaks as devices and gateways do, and keeps nothing but keys and chains. */
+export class FleetLoad {
+  readonly devices: TestMember[] = [];
+  readonly #gateways: TestMember[] = [];
+  readonly #origin: string;
+  readonly #connections = new Agent({ keepAlive: true, maxSockets: CONNECTIONS });
+
+  constructor(origin: string, gateways: number, devices: number) {
+    this.#origin = origin;
+    this.#gateways = Array.from({ length: gateways }, () => member('gateway'));
+    for (let count = 0; count < devices; count += 1) this.devices.push(member('device'));
+  }
+
+  close(): void {
+    this.#connections.destroy();
+  }
+
+  /** Gateways by themselves, one a site; each brings its share of the devices. */
+  async enrol(gatewayToken: string, deviceToken: string): Promise<Prepared[]> {
+    for (const [at, gateway] of this.#gateways.entries()) {
+      const envelope = await gateway.sealEnrolment(gatewayToken, { site: `site-${at}` });
+      await this.send([prepared(gateway, '/site/v1/enrolments', { envelope })]);
+    }
+    const requests: Prepared[] = [];
+    for (const [at, device] of this.devices.entries()) {
+      const envelope = await device.sealEnrolment(deviceToken);
+      requests.push(prepared(this.#gatewayOf(at), '/site/v1/enrolments', { envelope }));
+    }
+    return requests;
+  }
+
+  /**
+   * One more report of so many devices, in requests of their gateways.
+   * @param first of the devices, by number; those after the last one are the first ones again
+   */
+  async reports(first: number, count: number, said: Partial<Report>): Promise<Prepared[]> {
+    const waiting = new Map<TestMember, object[]>();
+    const requests: Prepared[] = [];
+    const flush = (gateway: TestMember, reports: object[]): void => {
+      if (reports.length > 0) requests.push(prepared(gateway, '/site/v1/reports', { reports }));
+      waiting.delete(gateway);
+    };
+    for (let at = first; at < first + count; at += 1) {
+      const number = at % this.devices.length;
+      const device = this.devices[number];
+      if (!device) continue;
+      const gateway = this.#gatewayOf(number);
+      const reports = waiting.get(gateway) ?? [];
+      waiting.set(gateway, reports);
+      reports.push(await device.next(said));
+      if (reports.length === REPORTS_A_REQUEST) flush(gateway, reports);
+    }
+    for (const [gateway, reports] of waiting) flush(gateway, reports);
+    return requests;
+  }
+
+  /** All of them, a few at a time.. @throws unless each is taken whole */
+  async send(requests: readonly Prepared[]): Promise<void> {
+    const byGateway = new Map<TestMember, Prepared[]>();
+    for (const next of requests) {
+      const queue = byGateway.get(next.sender) ?? [];
+      byGateway.set(next.sender, queue);
+      queue.push(next);
+    }
+    await Promise.all([...byGateway.values()].map(queue => this.#sendInOrder(queue)));
+  }
+
+  async #sendInOrder(queue: readonly Prepared[]): Promise<void> {
+    for (const { sender, path, body } of queue) await this.#sendOne(sender, path, body);
+  }
+
+  async #sendOne(sender: TestMember, path: string, body: Buffer): Promise<void> {
+    const url = this.#origin + path;
+    const signed = await signRequest({ method: 'POST', url, body }, sender.identity, Date.now());
+    const headers = { 'content-type': 'application/json', 'content-length': body.length, ...signed };
+    const sending = request(url, { method: 'POST', headers, agent: this.#connections });
+    sending.end(body);
+    const [response] = await once(sending, 'response');
+    const parts: Buffer[] = [];
+    for await (const part of response) parts.push(part);
+    const text = Buffer.concat(parts).toString();
+    const isWhole = response.statusCode === 200 && !text.includes('"rejected":[{');
+    if (!isWhole) throw new Error(`${path}: ${response.statusCode} ${text.slice(-500)}`);
+  }
+
+  #gatewayOf(device: number): TestMember {
+    const gateway = this.#gateways[device % this.#gateways.length];
+    if (!gateway) throw new RangeError('no gateway');
+    return gateway;
+  }
+}
+
+function member(kind: 'device' | 'gateway'): TestMember {
+  const identity = new FastIdentity(KeyPair.generate());
+  const made = new TestMember(() => new Response(), Date.now, kind, identity);
+  made.epoch = randomBytes(8).toString('hex');
+  return made;
+}
+
+function prepared(sender: TestMember, path: string, value: object): Prepared {
+  return { sender, path, body: Buffer.from(JSON.stringify(value)) };
+}

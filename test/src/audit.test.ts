@@ -1,0 +1,63 @@
+import { cp, rm } from 'node:fs/promises';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { Bed, type Server } from './bed/processes.ts';
+
+let bed: Bed;
+let origin: Server;
+beforeAll(async () => {
+  bed = await Bed.open();
+  origin = await start('127.0.0.1:0');
+});
+afterAll(() => bed.close());
+
+const start = (address: string) =>
+  bed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', address, '--log-level', 'warn']);
+
+const at = () => ['--origin', origin.url, '--token-file', 'origin/admin.token'];
+const makeToken = (name: string) => bed.json('sitecast', ['token', 'create', '--name', name, ...at()]);
+
+async function verify(
+  ...args: string[]
+): Promise<{ exitCode: number | null; stdout: string; stderr: string }> {
+  return await bed.run('sitecast', ['audit', '--verify', ...args, ...at()]);
+}
+
+async function headNow(): Promise<string> {
+  const { stderr } = await verify();
+  return /end (\d+:[0-9a-f]{64})/.exec(stderr)?.[1] ?? '';
+}
+
+it('sitecast audit shows who did what, and that the log still holds what it held', async () => {
+  await makeToken('ann');
+  const early = await headNow();
+  await makeToken('bob');
+  const shown = await verify('--expect', early);
+  expect(shown).toMatchObject({ exitCode: 0, stderr: expect.stringContaining('the chain holds: 3 entries') });
+  expect(shown.stdout).toMatch(/origin +token\.create +token:first admin/);
+  expect(shown.stdout).toMatch(/first admin +token\.create +token:bob/);
+  const none = await bed.json('sitecast', ['audit', '--since', '2999-01-01', ...at()]);
+  expect(none).toMatchObject({ entries: [], head: { seq: 3 } });
+});
+
+it('sitecast audit tells that an origin was put back to a backup', async () => {
+  const { url } = origin;
+  await origin.stop();
+  await cp(bed.path('origin'), bed.path('backup'), { recursive: true });
+  origin = await start(new URL(url).host);
+  await makeToken('carl');
+  const late = await headNow();
+  await origin.stop('SIGKILL');
+  await rm(bed.path('origin'), { recursive: true });
+  await cp(bed.path('backup'), bed.path('origin'), { recursive: true });
+  origin = await start(new URL(url).host);
+  expect(await verify('--expect', late)).toMatchObject({
+    exitCode: 5,
+    stderr: expect.stringContaining('its end was cut off'),
+  });
+  await makeToken('dora');
+  expect(await verify('--expect', late)).toMatchObject({
+    exitCode: 5,
+    stderr: expect.stringContaining('SITECAST_AUDIT_BROKEN'),
+  });
+  expect((await verify()).exitCode).toBe(0);
+});
