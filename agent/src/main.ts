@@ -1,7 +1,6 @@
-import { mkdir } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
-import { readFileBounded } from '@sitecast/shared/durable';
+import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { Identity } from '@sitecast/shared/identity';
 import { pino } from 'pino';
@@ -36,7 +35,7 @@ interface OpenAgent {
 async function openAgentIn(settings: RunSettings, signal?: AbortSignal): Promise<OpenAgent> {
   checkSlots(settings);
   const data = resolve(settings.data);
-  await mkdir(data, { recursive: true, mode: 0o700 });
+  await makeDirectory(data, 0o700);
   const lock = await DirectoryLock.take(data);
   const identity = await Identity.open(data);
   const log = logTo(settings.logLevel);

@@ -1,3 +1,4 @@
+import { MAX_STRANGERS_REPORTS_A_REQUEST } from './outbox/accept-reports.ts';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin } from './testing/fake-origin.ts';
 import { TestWorld } from './testing/gateways.ts';
@@ -141,6 +142,8 @@ it('puts aside what the origin refuses for good, and sends on what came with it'
   const origin = await rolledOut();
   const gateway = await world.gateway(origin);
   const device = new TestDevice();
+  await origin.assign({ id: device.id });
+  expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
   origin.rejects.set(2, 'SITECAST_REPORT_FORKED');
   const reports = [await device.report(), await device.report(), await device.report()];
   await device.post(`${gateway.url}/site/v1/reports`, { reports });
@@ -167,6 +170,25 @@ it('believes no acknowledgement or assignment that the origin has not signed', a
   for (const path of ['assignments', 'acknowledgements'])
     expect((await gateway.get(`site/v1/${path}/${device.id}`)).status).toBe(404);
   expect(await gateway.metric('sitecast_outbox_reports')).toBe(1);
+});
+
+it('takes little of strangers, who could be anybody on the LAN, so that they cannot use the WAN up', async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin);
+  const send = async (device: TestDevice, count: number) => {
+    const reports = [];
+    for (let at = 0; at < count; at += 1) reports.push(await device.report());
+    return device.post(`${gateway.url}/site/v1/reports`, { reports });
+  };
+  expect((await send(new TestDevice(), MAX_STRANGERS_REPORTS_A_REQUEST)).status).toBe(202);
+  expect(await send(new TestDevice(), MAX_STRANGERS_REPORTS_A_REQUEST + 1)).toMatchObject({
+    status: 429,
+    json: { code: 'SITECAST_RATE_LIMITED' },
+  });
+  const known = new TestDevice();
+  await origin.assign({ id: known.id });
+  expect((await gateway.get(`site/v1/assignments/${known.id}`)).status).toBe(200);
+  expect((await send(known, MAX_STRANGERS_REPORTS_A_REQUEST + 1)).status).toBe(202);
 });
 
 it('hands out leases for a share of the site, remembers them, and knows whom to refuse', async () => {

@@ -40,7 +40,7 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
     leases,
     revocations,
     isRevoked: (id: string) => revocations.has(id),
-    reports: new ReportDesk({ outbox, assignments, acknowledgements }),
+    reports: new ReportDesk({ outbox, assignments, acknowledgements, now }),
     enrolments: new EnrolmentRelay({ upstreams: site, assignments, now }),
     progress: new ProgressRelay(site),
     sender: new OutboxSender({ outbox, acknowledgements, upstreams: site, log }),

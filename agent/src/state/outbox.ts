@@ -68,6 +68,8 @@ export class Outbox {
   #lengthBytes: number;
   readonly #maxBytes: number;
   #isTailSuspect = false;
+  /** The handle is that of the file before the last rewriting: nothing that goes there is kept. */
+  #isReplaced = false;
   #turn: Promise<unknown> = Promise.resolve();
 
   private constructor(init: {
@@ -225,6 +227,7 @@ export class Outbox {
   }
 
   async #appendLine(line: Buffer): Promise<void> {
+    if (this.#isReplaced) await this.#reopen();
     // After a failed write or fsync nobody knows what the file holds behind its good part.
     if (this.#isTailSuspect) await this.#handle.truncate(this.#lengthBytes);
     this.#isTailSuspect = true;
@@ -248,12 +251,18 @@ export class Outbox {
     this.#passPoint('outbox before');
     await writeFileDurably(this.#path, bytes, 0o600);
     this.#passPoint('outbox after');
-    const handle = await open(this.#path, 'a');
-    await this.#handle.close();
-    this.#handle = handle;
     this.#lengthBytes = bytes.length;
     this.#isTailSuspect = false;
     this.#entries = entries;
+    this.#isReplaced = true;
+    await this.#reopen();
+  }
+
+  async #reopen(): Promise<void> {
+    const handle = await open(this.#path, 'a');
+    await this.#handle.close();
+    this.#handle = handle;
+    this.#isReplaced = false;
   }
 
   async #beginAnew(): Promise<void> {

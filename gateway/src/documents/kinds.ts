@@ -17,7 +17,8 @@ export const ACKNOWLEDGEMENTS: RelayedKind<Acknowledgement> = {
   path: 'acknowledgements',
   field: 'acknowledgement',
   open: openAcknowledgement,
-  // Within a chain the higher one; of two chains the one that the origin acknowledged later.
+  // The later one by the origin's clock, even if it knows less: then the origin was restored from a backup.
   supersedes: (next, held) =>
-    next.epoch === held.epoch ? next.seq > held.seq : Date.parse(next.at) > Date.parse(held.at),
+    Date.parse(next.at) > Date.parse(held.at) ||
+    (next.at === held.at && next.epoch === held.epoch && next.seq > held.seq),
 };

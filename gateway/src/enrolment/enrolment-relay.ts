@@ -6,9 +6,10 @@ import { notYours } from '../outbox/accept-reports.ts';
 import { TokenBucket, TokenBuckets } from '../storage/token-bucket.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
-/** Enrolments that go over the WAN, of one device and of all. */
+/** Enrolments that go over the WAN: of one device, of all that bear a join token, and of all that bear none. */
 const PER_ID = { perS: 0.5, burst: 5 };
-const ALL = { perS: 5, burst: 50 };
+const WITH_TOKEN = { perS: 5, burst: 50 };
+const WITHOUT_TOKEN = { perS: 1, burst: 20 };
 
 interface EnrolmentRelayDeps {
   upstreams: Pick<SiteUpstreams, 'ask'>;
@@ -26,12 +27,14 @@ export type RelayedAnswer =
 export class EnrolmentRelay {
   readonly #deps: EnrolmentRelayDeps;
   readonly #perId: TokenBuckets;
-  readonly #all: TokenBucket;
+  readonly #withToken: TokenBucket;
+  readonly #withoutToken: TokenBucket;
 
   constructor(deps: EnrolmentRelayDeps) {
     this.#deps = deps;
     this.#perId = new TokenBuckets({ ...PER_ID, now: deps.now });
-    this.#all = new TokenBucket({ ...ALL, now: deps.now });
+    this.#withToken = new TokenBucket({ ...WITH_TOKEN, now: deps.now });
+    this.#withoutToken = new TokenBucket({ ...WITHOUT_TOKEN, now: deps.now });
   }
 
   /**
@@ -41,11 +44,13 @@ export class EnrolmentRelay {
    */
   async relay(sender: string, value: unknown): Promise<RelayedAnswer> {
     const unverified = readEnrolment(value);
-    const { id, kind } = unverified.document;
+    const { id, kind, token } = unverified.document;
     if (id !== sender) throw notYours(id);
     if (kind !== 'device')
       throw new SitecastError('badInput', 'SITECAST_NOT_A_DEVICE', 'a gateway passes on what devices send');
-    if (!this.#perId.take(id) || !this.#all.take())
+    // Whether it's a good token, only the origin knows; whoever invents none can't stand in the way of those who have one.
+    const all = token === undefined ? this.#withoutToken : this.#withToken;
+    if (!this.#perId.take(id) || !all.take())
       throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many enrolments: try again later');
     unverified.verify([id], verifyById);
     const { status, json } = await this.#deps.upstreams.ask('/site/v1/enrolments', {

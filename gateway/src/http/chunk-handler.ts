@@ -57,6 +57,7 @@ function send(
   frame: Buffer,
 ): void {
   if (response.destroyed) return;
+  const isHead = request.method === 'HEAD';
   const etag = etagOfFrame(frame);
   const { headers } = request;
   if (headers['if-none-match'] !== undefined && matches(headers['if-none-match'], etag)) {
@@ -75,7 +76,8 @@ function send(
     return;
   }
   const body = range ? frame.subarray(range.start, range.end + 1) : frame;
-  if (!memory.take(body.length)) {
+  const heldBytes = isHead ? 0 : body.length;
+  if (!memory.take(heldBytes)) {
     refuse(
       deps,
       response,
@@ -83,7 +85,7 @@ function send(
     );
     return;
   }
-  response.once('close', () => memory.giveBack(body.length));
+  response.once('close', () => memory.giveBack(heldBytes));
   const fields = [
     'content-type',
     'application/octet-stream',
@@ -100,7 +102,6 @@ function send(
   ];
   if (range) fields.push('content-range', `bytes ${range.start}-${range.end}/${frame.length}`);
   response.writeHead(range ? 206 : 200, fields);
-  const isHead = request.method === 'HEAD';
   if (isHead) response.end();
   else response.end(body);
   deps.onAnswer(range ? 206 : 200, isHead ? 0 : body.length);

@@ -1,5 +1,6 @@
 import { createServer, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
+import { limitConnections, oneAtATime } from '@sitecast/shared/http-guards';
 import type { GatewayApp } from './app.ts';
 import type { ChunkHandler } from './chunk-handler.ts';
 
@@ -11,6 +12,8 @@ const IDLE_TIMEOUT_MS = 75_000;
 const KEEP_ALIVE_MS = 65_000;
 const CHECK_EVERY_MS = 2000;
 const MAX_CONNECTIONS = 4096;
+/** A device has about ten; several may share an address behind a router. */
+const MAX_CONNECTIONS_PER_ADDRESS = 512;
 const MAX_HEADERS_BYTES = 16 * 1024;
 
 export interface ListeningServer {
@@ -36,11 +39,12 @@ export async function listen(
       maxHeaderSize: MAX_HEADERS_BYTES,
       noDelay: true,
     },
-    (request, response) => {
+    oneAtATime((request, response) => {
       if (!handleChunk(request, response)) void listener(request, response);
-    },
+    }),
   );
   server.maxConnections = MAX_CONNECTIONS;
+  limitConnections(server, MAX_CONNECTIONS_PER_ADDRESS);
   server.timeout = IDLE_TIMEOUT_MS;
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);

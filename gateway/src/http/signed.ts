@@ -1,5 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '@sitecast/shared/http-signature';
+import { senderOf } from '@sitecast/shared/http-guards';
+import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context, MiddlewareHandler } from 'hono';
 import { TokenBuckets } from '../storage/token-bucket.ts';
 import { MemoryBudget } from './budget.ts';
@@ -9,7 +10,12 @@ import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 export const MAX_BODY_BYTES = 1024 * 1024;
 /** All bodies that are in memory at one time. */
 const MAX_BODY_MEMORY_BYTES = 32 * 1024 * 1024;
-/** Signed requests from one address: what checking signatures may cost. Devices may share one behind a router. */
+/** Bodies that one address may be sending at one time. */
+const MAX_BODIES_PER_ADDRESS = 16;
+/**
+ * Signatures that are checked for one address in a second: a request's own, and those of the reports in it. Devices may
+ * share one behind a router.
+ */
 const PER_ADDRESS = { perS: 50, burst: 400 };
 
 interface SignedDeps {
@@ -22,7 +28,7 @@ interface SignedDeps {
 export function signedJson({ now, isRevoked }: SignedDeps): MiddlewareHandler<GatewayEnv> {
   const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
   const addresses = new TokenBuckets({ ...PER_ADDRESS, now });
-  const memory = new MemoryBudget(MAX_BODY_MEMORY_BYTES);
+  const hold = bodyMemory();
   return async (c, next) => {
     if (c.req.header(FORWARDED_HEADER) !== undefined)
       throw new SitecastError(
@@ -30,31 +36,73 @@ export function signedJson({ now, isRevoked }: SignedDeps): MiddlewareHandler<Ga
         'SITECAST_FORWARDED_ALREADY',
         'a gateway passes on what comes from devices, not from other gateways',
       );
-    if (!addresses.take(c.env?.incoming?.socket.remoteAddress ?? ''))
+    const address = senderOf(c.env?.incoming?.socket.remoteAddress) ?? 'loopback';
+    if (!addresses.take(address))
       throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many requests from this address');
     demandJson(c);
-    if (!memory.take(MAX_BODY_BYTES))
+    const { url, method, headers } = c.req.raw;
+    const { id: sender, checkBody } = await verifyHead(
+      { method, url, headers: Object.fromEntries(headers.entries()) },
+      { nowMs: now(), nonces, isWelcome: () => true },
+    );
+    if (isRevoked(sender))
+      throw new SitecastError('forbidden', 'SITECAST_REVOKED', 'this device was revoked');
+    const held = hold(address, lengthOf(c));
+    try {
+      const body = await readBody(c, held.lengthBytes);
+      checkBody(body);
+      c.set('sender', sender);
+      // What it costs to check what is in the body.
+      c.set('charge', count => {
+        if (!addresses.take(address, count))
+          throw new SitecastError(
+            'unreachable',
+            'SITECAST_RATE_LIMITED',
+            'too many reports from this address',
+          );
+      });
+      c.req.raw = new Request(url, { method, headers, body: new Uint8Array(body) });
+      await next();
+    } finally {
+      held.release();
+    }
+  };
+}
+
+/** Room for bodies: of all senders, and of each address, so that one can't take what all others need. */
+function bodyMemory(): (
+  address: string,
+  lengthBytes: number,
+) => { lengthBytes: number; release: () => void } {
+  const memory = new MemoryBudget(MAX_BODY_MEMORY_BYTES);
+  const perAddress = new Map<string, number>();
+  return (address, lengthBytes) => {
+    const own = perAddress.get(address) ?? 0;
+    if (own >= MAX_BODIES_PER_ADDRESS || !memory.take(lengthBytes))
       throw new SitecastError(
         'unreachable',
         'SITECAST_BUSY',
         'the gateway is receiving as much as it can hold',
       );
-    try {
-      const body = await readBody(c);
-      const { url, method, headers } = c.req.raw;
-      const sender = await verifyRequest(
-        { method, url, body, headers: Object.fromEntries(headers.entries()) },
-        { nowMs: now(), nonces, isWelcome: () => true },
-      );
-      if (isRevoked(sender))
-        throw new SitecastError('forbidden', 'SITECAST_REVOKED', 'this device was revoked');
-      c.set('sender', sender);
-      c.req.raw = new Request(url, { method, headers, body: new Uint8Array(body) });
-      await next();
-    } finally {
-      memory.giveBack(MAX_BODY_BYTES);
-    }
+    perAddress.set(address, own + 1);
+    return {
+      lengthBytes,
+      release: () => {
+        memory.giveBack(lengthBytes);
+        const left = (perAddress.get(address) ?? 1) - 1;
+        if (left > 0) perAddress.set(address, left);
+        else perAddress.delete(address);
+      },
+    };
   };
+}
+
+/** As announced; one who doesn't say takes the room of the longest. */
+function lengthOf(c: Context<GatewayEnv>): number {
+  const header = c.req.header('content-length');
+  const lengthBytes = header !== undefined && /^\d{1,15}$/.test(header) ? Number(header) : MAX_BODY_BYTES;
+  if (lengthBytes > MAX_BODY_BYTES) throw tooLarge();
+  return lengthBytes;
 }
 
 function demandJson(c: Context<GatewayEnv>): void {
@@ -67,14 +115,13 @@ function demandJson(c: Context<GatewayEnv>): void {
   );
 }
 
-async function readBody(c: Context<GatewayEnv>): Promise<Buffer> {
-  if (Number(c.req.header('content-length') ?? 0) > MAX_BODY_BYTES) throw tooLarge();
+async function readBody(c: Context<GatewayEnv>, maxBytes: number): Promise<Buffer> {
   const parts: Uint8Array[] = [];
   let lengthBytes = 0;
   try {
     for await (const part of c.req.raw.body ?? []) {
       lengthBytes += part.length;
-      if (lengthBytes > MAX_BODY_BYTES) throw tooLarge();
+      if (lengthBytes > maxBytes) throw tooLarge();
       parts.push(part);
     }
   } catch (cause) {

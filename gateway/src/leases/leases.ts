@@ -10,7 +10,17 @@ const LEASE_MS = 15 * 60_000;
 /** When a device that was refused is to ask again. */
 const RETRY_AFTER_MS = 15_000;
 
-const leaseSchema = z.object({ rollout: z.string(), untilMs: z.number() });
+/** How long a device may hold leases of one rollout and attempt without a break, however often it renews. */
+const MAX_HELD_MS = 2 * 3_600_000;
+/** After that it's others' turn for so long: a device that never ends must not stop its site. */
+const COOL_DOWN_MS = 2 * 3_600_000;
+
+const leaseSchema = z.object({
+  rollout: z.string(),
+  untilMs: z.number(),
+  /** When this device first took one without a break; not there in records of earlier versions. */
+  sinceMs: z.number().exactOptional(),
+});
 type Lease = z.infer<typeof leaseSchema>;
 
 export type LeaseAction = 'take' | 'renew' | 'return';
@@ -53,33 +63,51 @@ export class Leases {
     return this.#turn(async () => {
       const key = `${product}:${id}`;
       if (action === 'return') {
-        await this.#deps.records.write([{ key, remove: true }], true);
+        await this.#giveBack(product, id);
         return { granted: false };
       }
       const rollout = this.#rolloutOf(product, rolloutId);
-      const held = await this.#held(product);
-      if (!held.has(id) && held.size >= this.#maxDown(product, rollout))
+      const nowMs = this.#deps.now();
+      const leases = await this.#leases(product);
+      const own = leases.get(id);
+      const sinceMs = own?.sinceMs ?? nowMs;
+      if (own && nowMs - sinceMs >= MAX_HELD_MS)
+        return { granted: false, retryAfterMs: sinceMs + MAX_HELD_MS + COOL_DOWN_MS - nowMs };
+      const others = [...leases].filter(([holder, { untilMs }]) => holder !== id && untilMs > nowMs);
+      const isHolding = own !== undefined && own.untilMs > nowMs;
+      if (!isHolding && others.length >= this.#maxDown(product, rollout))
         return { granted: false, retryAfterMs: RETRY_AFTER_MS };
-      const untilMs = this.#deps.now() + LEASE_MS;
-      await this.#deps.records.write(
-        [{ key, value: { rollout: rollout.id, untilMs } satisfies Lease }],
-        true,
-      );
+      const untilMs = Math.min(nowMs + LEASE_MS, sinceMs + MAX_HELD_MS);
+      const lease: Lease = { rollout: rollout.id, untilMs, sinceMs };
+      await this.#deps.records.write([{ key, value: lease }], true);
       return { granted: true, untilMs };
     });
   }
 
-  /** Devices that hold a lease now, and haven't let it run out. */
-  async #held(product: string): Promise<Set<string>> {
+  /** How long it was held stays known until the cool-down is over: giving it back in between makes no new beginning. */
+  async #giveBack(product: string, id: string): Promise<void> {
+    const own = (await this.#leases(product)).get(id);
+    const key = `${product}:${id}`;
+    const nowMs = this.#deps.now();
+    const isLong = own?.sinceMs !== undefined && nowMs - own.sinceMs > LEASE_MS;
+    await this.#deps.records.write(
+      [own && isLong ? { key, value: { ...own, untilMs: nowMs } satisfies Lease } : { key, remove: true }],
+      true,
+    );
+  }
+
+  /** Leases by device: those that are held, and those that ran out and aren't forgotten yet. */
+  async #leases(product: string): Promise<Map<string, Lease>> {
     const { records, now } = this.#deps;
     const nowMs = now();
-    const held = new Set<string>();
+    const found = new Map<string, Lease>();
     const expired: string[] = [];
     for await (const [key, value] of records.entries(startingWith(`${product}:`))) {
       const lease = leaseSchema.safeParse(value);
       // One that ends later than it could have begun: the clock was set back.
-      const isHeld = lease.success && lease.data.untilMs > nowMs && lease.data.untilMs <= nowMs + LEASE_MS;
-      if (isHeld) held.add(key.slice(product.length + 1));
+      const isKept =
+        lease.success && lease.data.untilMs <= nowMs + LEASE_MS && !isForgotten(lease.data, nowMs);
+      if (isKept) found.set(key.slice(product.length + 1), lease.data);
       else expired.push(key);
     }
     if (expired.length > 0)
@@ -87,7 +115,7 @@ export class Leases {
         expired.map(key => ({ key, remove: true as const })),
         false,
       );
-    return held;
+    return found;
   }
 
   #maxDown(product: string, { maxDownBasisPoints }: Rollout): number {
@@ -122,4 +150,11 @@ export class Leases {
       });
     return assignment.product;
   }
+}
+
+function isForgotten({ untilMs, sinceMs }: Lease, nowMs: number): boolean {
+  if (untilMs > nowMs) return false;
+  // A break as long as a lease makes a new beginning, but not for one that used all its time.
+  const isSpent = sinceMs !== undefined && untilMs - sinceMs >= MAX_HELD_MS - LEASE_MS;
+  return nowMs - untilMs >= (isSpent ? COOL_DOWN_MS : LEASE_MS);
 }

@@ -144,6 +144,11 @@ export class Outbox {
   /** The origin has every report of this chain up to `seq`. @returns how many were waiting */
   async acknowledge({ id, epoch, seq }: { id: string; epoch: string; seq: number }): Promise<number> {
     return this.#turn(async () => {
+      // What lies beyond has left once, and is lost at the origin if the device sends it again.
+      for (const key of this.#left.keys()) {
+        if (key.startsWith(`x:${id}:${epoch}:`) && key > `x:${id}:${epoch}:${padded(seq)}:\u{10ffff}`)
+          this.#left.delete(key);
+      }
       const from = `x:${id}:${epoch}:`;
       const keys: string[] = [];
       const below = `${from}${padded(seq)}:\u{10ffff}`;
@@ -159,6 +164,11 @@ export class Outbox {
     await this.#turn(async () => {
       const entry = entrySchema.safeParse(await this.#records.get(key));
       if (!entry.success) return;
+      // What strangers send would push out the letters that matter.
+      if (!entry.data.isKnown) {
+        await this.#take([key]);
+        return;
+      }
       const letter = { ...entry.data, code, atMs: this.#now() };
       await this.#take([key], [{ key: arrivalKey('d', numberOf(key)), value: letter }]);
       this.#deadLetters += 1;

@@ -16,14 +16,15 @@ export class TokenBucket {
     this.#atMs = now();
   }
 
-  take(): boolean {
+  /** All of so many, or none. */
+  take(count = 1): boolean {
     const nowMs = this.#now();
     // A clock that is set back must not stop it.
     const passedMs = Math.max(0, nowMs - this.#atMs);
     this.#tokens = Math.min(this.#burst, this.#tokens + (passedMs / 1000) * this.#perS);
     this.#atMs = nowMs;
-    if (this.#tokens < 1) return false;
-    this.#tokens -= 1;
+    if (this.#tokens < count) return false;
+    this.#tokens -= count;
     return true;
   }
 }
@@ -39,12 +40,12 @@ export class TokenBuckets {
     this.#options = options;
   }
 
-  take(key: string): boolean {
+  take(key: string, count = 1): boolean {
     let bucket = this.#buckets.get(key);
     if (!bucket) {
       bucket = new TokenBucket(this.#options);
       this.#buckets.set(key, bucket);
     }
-    return bucket.take();
+    return bucket.take(count);
   }
 }

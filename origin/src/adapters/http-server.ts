@@ -3,6 +3,7 @@ import { createServer as createTlsServer, Server as TlsServer } from 'node:https
 import type { Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { SitecastError } from '@sitecast/shared/errors';
+import { limitConnections, oneAtATime } from '@sitecast/shared/http-guards';
 import type { OriginApp } from '../http/context.ts';
 import { BODY_PACE, maxBodyTimeMs } from '../http/body.ts';
 import { problemResponse } from '../http/problem.ts';
@@ -12,6 +13,8 @@ const MAX_HEADER_BYTES = 16 * 1024;
 const MAX_HEADERS = 100;
 const MAX_HEADERS_TIME_MS = 10_000;
 const MAX_CONNECTIONS = 4096;
+/** Gateways of many sites may share an address behind a router. */
+const MAX_CONNECTIONS_PER_ADDRESS = 1024;
 const KEEP_ALIVE_MS = 30_000;
 const TIMEOUT_CHECK_MS = 5_000;
 const IDLE_CHECK_MS = 50;
@@ -46,11 +49,14 @@ export async function listen(app: OriginApp, { host, port, tls }: ListenOptions)
   const server = tls ? createTlsServer({ ...limits, ...tls, minVersion: 'TLSv1.2' }) : createServer(limits);
   server.maxHeadersCount = MAX_HEADERS;
   server.maxConnections = MAX_CONNECTIONS;
+  // Without TLS it's a proxy on whose address all connections come, or loopback.
+  if (tls) limitConnections(server, MAX_CONNECTIONS_PER_ADDRESS);
   const listener = getRequestListener(app.fetch, { errorHandler: () => malformedRequest() });
   const answer: typeof listener = (incoming, outgoing) => listener(incoming, outgoing);
-  server.on('request', (incoming, outgoing) => void answer(incoming, outgoing));
+  const inTurn = oneAtATime((incoming, outgoing) => void answer(incoming, outgoing));
+  server.on('request', inTurn);
   // Whoever asks before sending a body is told to go on only once its token was found good.
-  server.on('checkContinue', (incoming, outgoing) => void answer(incoming, outgoing));
+  server.on('checkContinue', inTurn);
   server.on('clientError', refuseMalformed);
 
   await new Promise<void>((resolve, reject) => {

@@ -1,7 +1,9 @@
+import { plainText } from '@sitecast/shared/command';
+
 /** What a command prints: results to standard output, everything a person may want to know besides to standard error. */
 
 export function print(line: string): void {
-  process.stdout.write(`${line}\n`);
+  process.stdout.write(`${plainText(line)}\n`);
 }
 
 export function printJson(value: unknown): void {
@@ -10,7 +12,7 @@ export function printJson(value: unknown): void {
 
 /** For a person, not for a pipe. */
 export function note(line: string): void {
-  process.stderr.write(`${line}\n`);
+  process.stderr.write(`${plainText(line)}\n`);
 }
 
 const UNITS = ['KiB', 'MiB', 'GiB', 'TiB'];

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { plainText } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { RolloutStatus } from './fleet-api.ts';
 import { note, print, printJson } from './output.ts';
@@ -52,7 +53,7 @@ function jsonLines(): Show {
 function screen(): Show {
   let height = 0;
   return status => {
-    const text = describeStatus(status);
+    const text = plainText(describeStatus(status));
     process.stdout.write(`${height > 0 ? `\u001b[${height}F` : ''}${CLEAR_BELOW}${text}\n`);
     height = rowsOf(text);
   };

@@ -1,12 +1,14 @@
-import { SitecastError } from '@sitecast/shared/errors';
-import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '@sitecast/shared/http-signature';
+import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { MiddlewareHandler } from 'hono';
 import { revoked } from '../fleet/enrolment.ts';
 import type { Registry } from '../fleet/registry.ts';
 import { type BodyPace, holdBody } from './body.ts';
 import type { OriginEnv } from './context.ts';
-import type { MemoryBudget } from './memory.ts';
+import { MemoryBudget } from './memory.ts';
+
+/** Bodies that are in memory at one time, of all senders who aren't members. */
+const MAX_STRANGERS_BODY_MEMORY_BYTES = 4 * 1024 * 1024;
 
 interface SignedRequestDeps {
   registry: Registry;
@@ -19,12 +21,13 @@ interface SignedRequestDeps {
 export class SignedRequests {
   readonly #deps: SignedRequestDeps;
   readonly #nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
+  readonly #strangersMemory = new MemoryBudget(MAX_STRANGERS_BODY_MEMORY_BYTES);
 
   constructor(deps: SignedRequestDeps) {
     this.#deps = deps;
   }
 
-  /** Takes the body, bounded, and demands the signature of an enrolled, unrevoked device or gateway. */
+  /** Demands the signature of an enrolled, unrevoked device or gateway, then takes the body, bounded. */
   ofMember(maxBytes: number): MiddlewareHandler<OriginEnv> {
     return this.#require(maxBytes, id => this.#deps.registry.member(id) !== undefined);
   }
@@ -37,16 +40,18 @@ export class SignedRequests {
   #require(maxBytes: number, isWelcome: (id: string) => boolean): MiddlewareHandler<OriginEnv> {
     const { registry, verifyById, bodies, now } = this.#deps;
     return async (c, next) => {
-      if (c.req.header('signature') === undefined) throw unsigned();
-      const { bytes, release } = await holdBody(c, bodies, maxBytes);
+      const { url, method } = c.req.raw;
+      const { id: sender, checkBody } = await verifyHead(
+        { method, url, headers: c.req.header() },
+        { nowMs: now(), nonces: this.#nonces, isWelcome, verifySignature: verifyById },
+      );
+      const member = registry.member(sender);
+      if (member?.revokedAt !== undefined) throw revoked(member);
+      // Anybody can make a key: those who aren't members can't take the memory of those who are.
+      const memory = member ? bodies.memory : this.#strangersMemory;
+      const { bytes, release } = await holdBody(c, { memory, pace: bodies.pace }, maxBytes);
       try {
-        const { url, method } = c.req.raw;
-        const sender = await verifyRequest(
-          { method, url, headers: c.req.header(), body: bytes },
-          { nowMs: now(), nonces: this.#nonces, isWelcome, verifySignature: verifyById },
-        );
-        const member = registry.member(sender);
-        if (member?.revokedAt !== undefined) throw revoked(member);
+        checkBody(bytes);
         if (member) registry.saw(sender, now());
         c.set('sender', sender);
         c.req.raw = new Request(url, { method, headers: c.req.raw.headers, body: bytes });
@@ -56,12 +61,4 @@ export class SignedRequests {
       }
     };
   }
-}
-
-function unsigned(): SitecastError {
-  return new SitecastError(
-    'unauthenticated',
-    'SITECAST_REQUEST_UNSIGNED',
-    'the request carries no signature',
-  );
 }

@@ -2,6 +2,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { isSystemError } from '../errors.ts';
 import { SITECAST_VERSION } from '../version.ts';
 import { applyConfigFile } from './config-file.ts';
+import { plainText } from './plain-text.ts';
 import { describeError, EXIT_CODES, exitCodeOf } from './outcome.ts';
 
 export interface OutputStreams {
@@ -77,7 +78,9 @@ export async function runProgram(
     if (asJson) streams.err(`${JSON.stringify({ error: described })}\n`);
     else
       streams.err(
-        `${program.name()}: ${described.message} (${described.code})\n${described.hint ? `  ${described.hint}\n` : ''}`,
+        plainText(
+          `${program.name()}: ${described.message} (${described.code})\n${described.hint ? `  ${described.hint}\n` : ''}`,
+        ),
       );
     if (process.env.SITECAST_DEBUG === '1' && error instanceof Error) streams.err(`${error.stack}\n`);
     return exitCodeOf(error);

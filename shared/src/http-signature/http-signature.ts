@@ -61,15 +61,29 @@ export interface VerifyOptions {
  * @throws SITECAST_REQUEST_UNSIGNED, SITECAST_REQUEST_SIGNATURE (wrong, altered, of a stranger),
  *   SITECAST_REQUEST_CLOCK (created too long ago or ahead), SITECAST_REQUEST_REPLAYED; all of kind unauthenticated
  */
-export async function verifyRequest(
-  { method, url, headers, body }: ReceivedRequest,
+export async function verifyRequest(request: ReceivedRequest, options: VerifyOptions): Promise<string> {
+  const { id, checkBody } = await verifyHead(request, options);
+  checkBody(request.body);
+  return id;
+}
+
+/** Who sent a request, as its head says; the body may still be on its way. */
+interface VerifiedHead {
+  id: string;
+  /** @throws SITECAST_REQUEST_SIGNATURE if it isn't the body that was signed */
+  checkBody: (body: Uint8Array) => void;
+}
+
+/**
+ * Who sent this request, before any of its body is taken: the signature is over the body's digest.
+ * @throws as `verifyRequest`
+ */
+export async function verifyHead(
+  { method, url, headers }: Omit<ReceivedRequest, 'body'>,
   { nowMs, nonces, isWelcome, verifySignature = verifyById }: VerifyOptions,
-): Promise<string> {
+): Promise<VerifiedHead> {
   if (headers.signature === undefined || headers['signature-input'] === undefined) {
     throw refused('SITECAST_REQUEST_UNSIGNED', 'the request carries no signature');
-  }
-  if (!hasDigest(headers['content-digest'], body)) {
-    throw refused('SITECAST_REQUEST_SIGNATURE', "the content digest isn't that of the body");
   }
   const seen: Claim[] = [];
   const config = {
@@ -110,7 +124,13 @@ export async function verifyRequest(
   }
   if (!nonces.add(`${claim.id} ${claim.nonce}`, nowMs))
     throw refused('SITECAST_REQUEST_REPLAYED', 'the request was here before');
-  return claim.id;
+  return {
+    id: claim.id,
+    checkBody: body => {
+      if (hasDigest(headers['content-digest'], body)) return;
+      throw refused('SITECAST_REQUEST_SIGNATURE', "the content digest isn't that of the body");
+    },
+  };
 }
 
 interface Claim {

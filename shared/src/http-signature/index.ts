@@ -3,6 +3,7 @@ export {
   type ReceivedRequest,
   type SignableRequest,
   signRequest,
+  verifyHead,
   verifyRequest,
 } from './http-signature.ts';
 export { NonceMemory } from './nonce-memory.ts';

@@ -87,7 +87,9 @@ function reportRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps, middleware: M
     }),
   });
   app.openapi(reports, async c => {
-    const acknowledgement = await deps.reports.accept(c.get('sender'), c.req.valid('json').reports);
+    const { reports: envelopes } = c.req.valid('json');
+    c.get('charge')(envelopes.length);
+    const acknowledgement = await deps.reports.accept(c.get('sender'), envelopes);
     return c.json(acknowledgement ? { acknowledgement } : {}, 202);
   });
 

@@ -1,6 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { DEVICE_STATES, idSchema, rolloutIdSchema } from '@sitecast/shared/fleet';
+import { DEVICE_STATES, type DeviceState, idSchema, rolloutIdSchema } from '@sitecast/shared/fleet';
 import { envelopeSchema } from '@sitecast/shared/identity';
 import { MAX_REPORTS } from '../../fleet/intake.ts';
 import type { Member } from '../../fleet/member.ts';
@@ -35,6 +35,17 @@ const progressSchema = z.object({
   totalBytes: z.int().min(0),
   at: z.iso.datetime(),
 });
+
+/** What progress can be about. */
+const RUNNING_STATES: ReadonlySet<DeviceState> = new Set([
+  'checking',
+  'downloading',
+  'verifying',
+  'installing',
+  'rebooting',
+  'confirming',
+  'waiting',
+]);
 
 const problem = (description: string) => ({
   description,
@@ -186,8 +197,9 @@ function progressRoute(app: OriginApp, { fleet, signedRequests, now }: AppDeps):
       for (const progress of c.req.valid('json').progress) {
         const device = fleet.registry.activeMember(progress.id);
         const isOwn = device?.id === sender.id;
-        if (isOwn || (sender.kind === 'gateway' && device?.site === sender.site))
-          fleet.progress.put(progress, now());
+        const isItsToSay = isOwn || (sender.kind === 'gateway' && device?.site === sender.site);
+        // How it ended is for reports to say, which the device has signed.
+        if (isItsToSay && RUNNING_STATES.has(progress.state)) fleet.progress.put(progress, now());
       }
       return c.json({}, 202);
     },

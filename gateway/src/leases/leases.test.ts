@@ -1,0 +1,106 @@
+import { join } from 'node:path';
+import { rm } from 'node:fs/promises';
+import { afterAll, beforeEach, expect, it } from 'vitest';
+import type { Assignment, RolloutsFile } from '@sitecast/shared/fleet';
+import { LevelState } from '../adapters/level-state.ts';
+import { removeTemporaryDirectories, temporaryDirectory } from '../testing/world.ts';
+import { Leases } from './leases.ts';
+import { SiteDevices } from './site-devices.ts';
+
+const MINUTE_MS = 60_000;
+const ROLLOUT = 'a'.repeat(16);
+const open: LevelState[] = [];
+let leases: Leases;
+let nowMs: number;
+
+beforeEach(async () => {
+  nowMs = Date.parse('2030-01-01T00:00:00Z');
+  const directory = await temporaryDirectory();
+  await rm(directory, { recursive: true });
+  const state = await LevelState.open(join(directory, 'state'), directory);
+  open.push(state);
+  const devices = new SiteDevices();
+  devices.site = 'north';
+  for (const id of ['one', 'two', 'three', 'four']) devices.note(assignment(id));
+  leases = new Leases({
+    records: state.records('leases'),
+    devices,
+    site: async () => 'north',
+    assignmentOf: async id => assignment(id),
+    rolloutsOf: () => rollouts,
+    now: () => nowMs,
+  });
+});
+afterAll(async () => {
+  for (const state of open) await state.close();
+  await removeTemporaryDirectories();
+});
+
+const assignment = (id: string): Assignment => ({
+  format: 'sitecast-assignment-1',
+  id,
+  kind: 'device',
+  product: 'camera',
+  hardware: 'rpi4',
+  site: 'north',
+  tags: {},
+  serial: 1,
+  enrolledAt: '2029-01-01T00:00:00Z',
+  issuedAt: '2029-01-01T00:00:00Z',
+});
+
+const rollouts: RolloutsFile = {
+  format: 'sitecast-rollouts-1',
+  product: 'camera',
+  rollouts: [
+    {
+      id: ROLLOUT,
+      release: { counter: 1, version: '1', manifestSha256: 'b'.repeat(64) },
+      state: 'active',
+      match: {},
+      cohort: { below: null },
+      offlineForMs: 0,
+      maxDownBasisPoints: 2500,
+      attempt: 1,
+      createdAt: '2029-01-01T00:00:00Z',
+    },
+  ],
+  revoked: [],
+};
+
+const isGranted = async (id: string, action: 'take' | 'renew' = 'take') =>
+  (await leases.handle(id, ROLLOUT, action)).granted;
+
+it('lets a quarter of four devices be down, until they give it back or it runs out', async () => {
+  expect(await isGranted('one')).toBe(true);
+  expect(await isGranted('two')).toBe(false);
+  await leases.handle('one', ROLLOUT, 'return');
+  expect(await isGranted('two')).toBe(true);
+  expect(await isGranted('three')).toBe(false);
+  nowMs += 16 * MINUTE_MS;
+  expect(await isGranted('three')).toBe(true);
+});
+
+it('does not let one device hold the others up for ever, however it renews, returns and takes again', async () => {
+  let othersTurns = 0;
+  for (let at = 0; at < 30 * 24 * 12; at += 1) {
+    nowMs += 5 * MINUTE_MS;
+    if (at % 7 === 0) await leases.handle('one', ROLLOUT, 'return');
+    await leases.handle('one', ROLLOUT, at % 2 === 0 ? 'take' : 'renew');
+    if (await isGranted('two')) {
+      othersTurns += 1;
+      await leases.handle('two', ROLLOUT, 'return');
+    }
+  }
+  // A month; about half of the time is others'.
+  expect(othersTurns).toBeGreaterThan(2000);
+});
+
+it('lets a device that ended in time begin anew soon', async () => {
+  for (let update = 0; update < 20; update += 1) {
+    expect(await isGranted('one')).toBe(true);
+    nowMs += 10 * MINUTE_MS;
+    await leases.handle('one', ROLLOUT, 'return');
+    nowMs += 10 * MINUTE_MS;
+  }
+});
