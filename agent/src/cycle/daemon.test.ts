@@ -63,3 +63,12 @@ it('waits between one piece of news and the next while a download goes on, inste
   // One long poll that tells of it, one look at it, the next long poll: not hundreds.
   expect(site.count('/metadata/timestamp.json') - before).toBeLessThan(10);
 });
+
+it('is not kept busy by a gateway that always claims to have news', async () => {
+  await until('it is completed', () => states().at(-1) === 'completed');
+  site.alwaysChanged = true;
+  const before = site.requests.length;
+  await new Promise(resolve => setTimeout(resolve, 3000));
+  // Two cycles for free, then after 0.5 s, 1 s, 2 s: some ten requests each.
+  expect(site.requests.length - before).toBeLessThan(100);
+});

@@ -13,6 +13,10 @@ const GATEWAY_PAUSE_MS = 5000;
 const FIRST_DELIVERY_MS = 1000;
 const MAX_DELIVERY_MS = 5 * 60_000;
 const JITTER = 0.1;
+/** News that turns out to be none: a gateway may always claim to have some. The pause after it doubles, milliseconds. */
+const FREE_VAIN_NEWS = 2;
+const FIRST_VAIN_PAUSE_MS = 500;
+const MAX_VAIN_PAUSE_MS = 60_000;
 
 export interface DaemonOptions {
   pollMs: number;
@@ -28,6 +32,11 @@ export class Daemon {
   #wake = new AbortController();
   /** The repository has changed since the cycle began. */
   #hasNews = false;
+  /** Of the timestamp when news was last found to be none, or some; and how often in a row it was none. */
+  #newsVersion = 0;
+  #vainNews = 0;
+  /** The cycle under way was begun because a gateway claimed to have news. */
+  #isLedByNews = false;
   #askers: ((rest: Rest) => void)[] = [];
 
   constructor(agent: UpdateAgent, parts: AgentParts, options: DaemonOptions) {
@@ -55,6 +64,8 @@ export class Daemon {
       const askers = this.#askers.splice(0);
       const rest = await this.#cycle(signal);
       if (signal.aborted) return;
+      if (this.#isLedByNews) this.#judgeNews();
+      this.#isLedByNews = false;
       for (const answer of askers) answer(rest);
       await this.#pause(rest, signal);
     }
@@ -97,6 +108,8 @@ export class Daemon {
       if (signal.aborted) return;
       try {
         if (!(await this.#agent.stillWants(signal))) stop.abort(new Superseded('no longer wanted'));
+        this.#judgeNews();
+        await this.#pauseIfVain(signal);
       } catch (error) {
         // The cycle itself will meet whatever it is.
         this.#parts.log('warn', `while watching for changes: ${String(error)}`);
@@ -107,8 +120,23 @@ export class Daemon {
   async #pause(rest: Rest, signal: AbortSignal): Promise<void> {
     const { pollMs } = this.#options;
     const jittered = pollMs * (1 + JITTER * (2 * Math.random() - 1));
+    await this.#pauseIfVain(this.#wakeOr(signal));
     if (this.#hasNews) return;
-    await this.#untilChange(Math.min(jittered, rest.retryMs ?? jittered), this.#wakeOr(signal));
+    const pauseMs = Math.min(jittered, rest.retryMs ?? jittered);
+    this.#isLedByNews = await this.#untilChange(pauseMs, this.#wakeOr(signal));
+  }
+
+  /** After a refresh that news has led to. Whatever a gateway says, only a newer timestamp that was verified is news. */
+  #judgeNews(): void {
+    const { timestampVersion } = this.#parts.trust;
+    this.#vainNews = timestampVersion === this.#newsVersion ? this.#vainNews + 1 : 0;
+    this.#newsVersion = timestampVersion;
+  }
+
+  async #pauseIfVain(signal: AbortSignal): Promise<void> {
+    const doublings = this.#vainNews - FREE_VAIN_NEWS - 1;
+    if (doublings < 0) return;
+    await this.#parts.clock.sleep(Math.min(FIRST_VAIN_PAUSE_MS * 2 ** doublings, MAX_VAIN_PAUSE_MS), signal);
   }
 
   /** Beside the cycles: a long download has something to tell, too. */

@@ -59,7 +59,11 @@ async function fillOne(
     signal,
   }: { places: MissingPlaces; first: number; buffer: Buffer; signal: AbortSignal },
 ): Promise<number> {
-  const plain = await sources.fetch(index.idAt(first), index.lengthOf(first), buffer, signal);
+  const plain = await sources.fetch(index.idAt(first), {
+    lengthBytes: index.lengthOf(first),
+    into: buffer,
+    signal,
+  });
   let writtenBytes = 0;
   for (const at of places.placesOf(first)) {
     passPoint('chunk before');

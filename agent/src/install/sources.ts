@@ -5,17 +5,34 @@ import { SitecastError } from '@sitecast/shared/errors';
 const MAX_ROUNDS = 4;
 const FIRST_PAUSE_MS = 250;
 
+/** A source that hasn't answered by then isn't waited for alone. */
+const HEDGE_AFTER_MS = 2000;
+/** How long a source that was too slow, or failed, comes last. */
+const SLOW_FOR_MS = 30_000;
+
 export interface Banned {
   source: string;
   code: string;
 }
 
-/** Where chunks come from, in the order in which they're asked. Who sends wrong bytes isn't asked again. */
+interface FetchOptions {
+  lengthBytes: number;
+  /** Gets the plain bytes; at least as long as any chunk of the image. */
+  into: Uint8Array;
+  signal: AbortSignal;
+}
+
+/**
+ * Where chunks come from, in the order in which they're asked. One that is slow isn't waited for alone: the next one is asked
+ * besides, and if that's faster, the slow one comes last for a while. Who sends wrong bytes isn't asked again.
+ */
 export class ChunkSources {
   readonly #stores: readonly ChunkStore[];
   readonly #sleep: (ms: number, signal?: AbortSignal) => Promise<void>;
   readonly #onBan: (banned: Banned) => void;
   readonly #banned = new Map<string, Banned>();
+  /** Until when a source comes after the others, on a clock that never goes back. */
+  readonly #slowUntilMs = new Map<string, number>();
 
   constructor(
     stores: readonly ChunkStore[],
@@ -35,39 +52,86 @@ export class ChunkSources {
 
   /**
    * Fetches a chunk and verifies it.
-   * @param into gets the plain bytes; at least as long as any chunk of the image
    * @throws SITECAST_NO_SOURCE (unreachable) when nobody hands it out, with what each of them said
    */
-  async fetch(id: ChunkId, lengthBytes: number, into: Uint8Array, signal: AbortSignal): Promise<Uint8Array> {
+  async fetch(id: ChunkId, options: FetchOptions): Promise<Uint8Array> {
     const failures = new Map<string, unknown>();
     for (let round = 0; round < MAX_ROUNDS; round += 1) {
-      const usable = this.#stores.filter(({ name }) => !this.#banned.has(name));
+      const usable = this.#inOrder();
       if (usable.length === 0) break;
-      if (round > 0) await this.#sleep(FIRST_PAUSE_MS * 2 ** (round - 1), signal);
-      for (const store of usable) {
-        signal.throwIfAborted();
-        try {
-          return await this.#from(store, id, { lengthBytes, into, signal });
-        } catch (error) {
-          signal.throwIfAborted();
-          if (!(error instanceof SitecastError)) throw error;
-          failures.set(store.name, error);
-          if (error.kind === 'untrusted' || error.kind === 'tooLarge') this.#ban(store, error);
-        }
-      }
+      if (round > 0) await this.#sleep(FIRST_PAUSE_MS * 2 ** (round - 1), options.signal);
+      options.signal.throwIfAborted();
+      const found = await this.#askAll(usable, id, options, failures);
+      if (found) return found;
     }
     throw this.#noSource(id, failures);
   }
 
-  async #from(
-    store: ChunkStore,
+  #inOrder(): ChunkStore[] {
+    const nowMs = performance.now();
+    const isSlow = ({ name }: ChunkStore): boolean => (this.#slowUntilMs.get(name) ?? 0) > nowMs;
+    const usable = this.#stores.filter(({ name }) => !this.#banned.has(name));
+    return [...usable.filter(store => !isSlow(store)), ...usable.filter(isSlow)];
+  }
+
+  /** Asks one after the other, the next as soon as the one before has failed or taken too long. The first right answer counts. */
+  async #askAll(
+    stores: readonly ChunkStore[],
     id: ChunkId,
-    { lengthBytes, into, signal }: { lengthBytes: number; into: Uint8Array; signal: AbortSignal },
-  ): Promise<Uint8Array> {
-    const chunk = await store.get(id, { signal });
-    // The index is signed, so a right chunk has that length: a longer one doesn't fit, a shorter one isn't it.
-    const found = verifyFrame(id, chunk.frame(), into.subarray(0, lengthBytes));
-    return into.subarray(0, found);
+    { lengthBytes, into, signal }: FetchOptions,
+    failures: Map<string, unknown>,
+  ): Promise<Uint8Array | undefined> {
+    const done = new AbortController();
+    const until = AbortSignal.any([signal, done.signal]);
+    const asked = new Map<ChunkStore, Promise<Answer>>();
+    const waiting = [...stores];
+    try {
+      for (;;) {
+        const next = waiting.shift();
+        if (next) asked.set(next, ask(next, id, until));
+        if (asked.size === 0) return undefined;
+        const answer = await this.#firstOf(asked, waiting.length > 0, until);
+        signal.throwIfAborted();
+        if (!answer) continue;
+        asked.delete(answer.store);
+        try {
+          if ('error' in answer) throw answer.error;
+          // The index is signed, so a right chunk has that length: a longer one doesn't fit, a shorter one isn't it.
+          const found = verifyFrame(id, answer.frame, into.subarray(0, lengthBytes));
+          this.#noteSlow(asked.keys());
+          return into.subarray(0, found);
+        } catch (error) {
+          this.#noteFailure(answer.store, error, failures);
+        }
+      }
+    } finally {
+      done.abort();
+    }
+  }
+
+  /** @returns undefined when it's time to ask another one besides */
+  async #firstOf(
+    asked: ReadonlyMap<ChunkStore, Promise<Answer>>,
+    areOthersLeft: boolean,
+    signal: AbortSignal,
+  ): Promise<Answer | undefined> {
+    if (!areOthersLeft) return await Promise.race(asked.values());
+    const over = new AbortController();
+    const slept = this.#sleep(HEDGE_AFTER_MS, AbortSignal.any([signal, over.signal])).then(() => undefined);
+    const first = await Promise.race([...asked.values(), slept]);
+    over.abort();
+    return first;
+  }
+
+  #noteSlow(stores: Iterable<ChunkStore>): void {
+    for (const { name } of stores) this.#slowUntilMs.set(name, performance.now() + SLOW_FOR_MS);
+  }
+
+  #noteFailure(store: ChunkStore, error: unknown, failures: Map<string, unknown>): void {
+    if (!(error instanceof SitecastError)) throw error;
+    failures.set(store.name, error);
+    if (error.kind === 'untrusted' || error.kind === 'tooLarge') this.#ban(store, error);
+    else if (error.code !== 'SITECAST_CHUNK_NOT_FOUND') this.#noteSlow([store]);
   }
 
   #ban({ name }: ChunkStore, { code }: SitecastError): void {
@@ -90,5 +154,16 @@ export class ChunkSources {
         : `nobody hands out chunk ${chunkIdToHex(id)}: ${said.join('; ')}`.slice(0, 600),
       { data: { id: chunkIdToHex(id), banned: this.banned } },
     );
+  }
+}
+
+type Answer = { store: ChunkStore } & ({ frame: Uint8Array } | { error: unknown });
+
+/** Never throws: an answer that nobody waits for any more is no failure. */
+async function ask(store: ChunkStore, id: ChunkId, signal: AbortSignal): Promise<Answer> {
+  try {
+    return { store, frame: (await store.get(id, { signal })).frame() };
+  } catch (error) {
+    return { store, error };
   }
 }

@@ -160,8 +160,9 @@ export class Trust {
   }
 
   #looksStale(): boolean {
-    const { issuedMs } = this.clock();
-    return issuedMs !== undefined && this.#now() - issuedMs > STALE_MS;
+    const { issuedMs, state } = this.clock();
+    // By a clock that is behind nothing looks old: only another gateway can show that there's something newer.
+    return state === 'behind' || (issuedMs !== undefined && this.#now() - issuedMs > STALE_MS);
   }
 }
 

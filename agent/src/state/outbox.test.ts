@@ -93,6 +93,21 @@ it('forgets what was acknowledged, but goes on from it', async () => {
   await reopened.close();
 });
 
+it('loses nothing where the file that took the place of the old one could not be opened at once', async () => {
+  let mayFail = true;
+  const outbox = await Outbox.open(directory, identity, point => {
+    if (point === 'outbox after' && mayFail) throw new Error('too many open files');
+  });
+  for (let seq = 1; seq <= 100; seq += 1) await outbox.append(event(String(seq)));
+  await expect(outbox.acknowledge(outbox.epoch, 100, 1000)).rejects.toThrow('too many open files');
+  mayFail = false;
+  await outbox.append(event('next'));
+  await outbox.close();
+  const reopened = await open();
+  expect(reopened.newest).toMatchObject({ seq: 101, epoch: outbox.epoch });
+  await reopened.close();
+});
+
 it('ignores acknowledgements of another epoch', async () => {
   const outbox = await open();
   await outbox.append(event('one'));

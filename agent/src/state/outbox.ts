@@ -250,11 +250,11 @@ export class Outbox {
     const bytes = Buffer.from(entries.map(({ envelope }) => `${JSON.stringify(envelope)}\n`).join(''));
     this.#passPoint('outbox before');
     await writeFileDurably(this.#path, bytes, 0o600);
-    this.#passPoint('outbox after');
     this.#lengthBytes = bytes.length;
     this.#isTailSuspect = false;
     this.#entries = entries;
     this.#isReplaced = true;
+    this.#passPoint('outbox after');
     await this.#reopen();
   }
 

@@ -94,6 +94,8 @@ export class TestSite {
   frozen: Map<string, Buffer> | undefined;
   /** What it answers to whoever wants to go down. Undefined: it hands out no leases. */
   lease: (() => { granted: boolean; retryAfterMs?: number }) | undefined;
+  /** Claims at each wait that something has changed. */
+  alwaysChanged = false;
   /** What this site takes for the time, where it isn't the fleet's. */
   clockOffsetMs = 0;
   readonly requests: string[] = [];
@@ -192,7 +194,7 @@ export class TestSite {
       sendEndless(response);
       return;
     }
-    response.setHeader('etag', etagOf(bytes));
+    response.setHeader('etag', this.alwaysChanged ? `"${this.requests.length}"` : etagOf(bytes));
     response.setHeader('content-length', bytes.length);
     if (mischief === 'truncate') {
       response.write(bytes.subarray(0, bytes.length - 1), () => response.destroy());
@@ -209,11 +211,11 @@ export class TestSite {
     files: () => Map<string, Buffer>,
   ): Promise<Buffer | undefined> {
     const etag = request.headers['if-none-match'];
-    if (etag === undefined) return found;
+    if (etag === undefined || this.alwaysChanged) return found;
     const waitSeconds = Number(/wait=(\d+)/.exec(String(request.headers.prefer ?? ''))?.[1] ?? 0);
     for (let leftMs = waitSeconds * 1000; ; leftMs -= POLL_STEP_MS) {
       const bytes = files().get(path);
-      if (bytes && etagOf(bytes) !== etag) return bytes;
+      if (bytes && (this.alwaysChanged || etagOf(bytes) !== etag)) return bytes;
       if (leftMs <= 0 || request.destroyed) return undefined;
       await new Promise(resolve => {
         setTimeout(resolve, POLL_STEP_MS);
