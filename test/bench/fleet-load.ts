@@ -7,7 +7,7 @@ import { signRequest } from '@sitecast/shared/http-signature';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 
-const CONNECTIONS = 8;
+const CONNECTIONS = 32;
 /** As many as one request may hold: what a busy gateway's outbox sends. */
 const REPORTS_A_REQUEST = 200;
 

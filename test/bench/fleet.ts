@@ -138,7 +138,7 @@ function table(small: Figures, large: Figures): Row[] {
   const row = (what: string, of: (figures: Figures) => number, digits = 0): Row => ({
     what,
     [`${small.devices} devices`]: of(small).toFixed(digits),
-    [`${large.devices} `]: of(large).toFixed(digits),
+    [`${large.devices} devices`]: of(large).toFixed(digits),
     'large / small': (of(large) / of(small)).toFixed(2),
   });
   return [
