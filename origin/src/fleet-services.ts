@@ -44,6 +44,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       return { keyId: pair.keyId, sign: async bytes => pair.fastSign(bytes) };
     },
     verifyById,
+    outcomesOf: rolloutId => rollouts.tallies.complete(rolloutId),
     onOutcomes: changes => {
       rollouts.countOutcomes(changes);
       tellOutcomes(events, changes);

@@ -1,5 +1,6 @@
-import { hashOfEntry } from '@sitecast/shared/audit';
+import { AuditChainCheck, auditEntrySchema, hashOfEntry } from '@sitecast/shared/audit';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { z } from 'zod';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
 import type { Write } from '../fleet/store.ts';
@@ -8,6 +9,11 @@ import { FleetBed } from '../testing/fleet.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
 import { AuditLog, MAX_DETAILS_BYTES } from './log.ts';
 
+const pageSchema = z.object({
+  entries: z.array(auditEntrySchema),
+  head: z.object({ seq: z.number(), hash: z.string().nullable() }),
+});
+
 const now = () => Date.parse('2030-01-01T00:00:00Z');
 const event = (subject: string, details?: Record<string, unknown>) => ({
   by: 'ann',
@@ -15,6 +21,11 @@ const event = (subject: string, details?: Record<string, unknown>) => ({
   subject,
   ...(details && { details }),
 });
+
+async function firstOf<T>(items: AsyncIterable<T>): Promise<T> {
+  for await (const item of items) return item;
+  throw new Error('nothing there');
+}
 
 /** Counts commits, and fails where it's told to. */
 class FailingFleet extends MemoryFleet {
@@ -150,6 +161,27 @@ describe('what operators do', () => {
     bed.store.commit = commit;
     expect(answer).toMatchObject({ httpStatus: 500 });
     expect(registry.activeMember(device.id)).toBeDefined();
+  });
+
+  it('shows who altered the database behind the origin’s back', async () => {
+    const [key] = await firstOf(bed.store.entries('audit', { isReversed: true, limit: 1 }));
+    const before = await bed.store.get('audit', key);
+    const read = async () => {
+      const { entries, head } = pageSchema.parse(
+        await bed.call('GET', `/api/v1/audit?limit=${MAX_AUDIT_PAGE}`),
+      );
+      const check = new AuditChainCheck();
+      for (const entry of entries) check.take(entry);
+      check.end(head);
+    };
+    await read();
+    const { seq } = bed.origin.audit.head;
+    await bed.store.commit([{ table: 'audit', key, value: { ...Object(before), by: 'eve' } }]);
+    await expect(read()).rejects.toMatchObject({ code: 'SITECAST_AUDIT_BROKEN', data: { seq } });
+    await bed.store.commit([{ table: 'audit', key, value: undefined }]);
+    await expect(read()).rejects.toMatchObject({ code: 'SITECAST_AUDIT_BROKEN', data: { seq } });
+    await bed.store.commit([{ table: 'audit', key, value: before }]);
+    await read();
   });
 
   it('is read page by page, by operators alone', async () => {

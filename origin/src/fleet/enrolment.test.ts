@@ -67,6 +67,29 @@ describe('a join token', () => {
     expect(await used(token)).toBe(3);
   });
 
+  it('isn’t used by those who couldn’t be written down', async () => {
+    const token = await bed.joinToken({ uses: 3, site: 'north' });
+    const devices = [bed.member(), bed.member()];
+    const commit = bed.store.commit.bind(bed.store);
+    bed.store.commit = () => Promise.reject(new Error('disk full'));
+    for (const answer of await Promise.all(devices.map(device => device.enrol(token))))
+      expect(answer).toMatchObject({ status: 500 });
+    bed.store.commit = commit;
+    expect(await used(token)).toBe(0);
+    expect(bed.origin.fleet.registry.member(devices[0]?.id ?? '')).toBeUndefined();
+    for (const device of devices) expect(await device.enrol(token)).toMatchObject({ status: 200 });
+    expect(await used(token)).toBe(2);
+  });
+
+  it('that is deleted while somebody comes in with it stays deleted', async () => {
+    const token = await bed.joinToken({ uses: 9, site: 'north' });
+    const { keyId } = parseJoinToken(token).pair;
+    const gone = bed.call('DELETE', `/api/v1/join-tokens/${keyId}`);
+    await Promise.all([bed.member().enrol(token), gone, bed.member().enrol(token)]);
+    expect(await used(token)).toBeUndefined();
+    expect(await bed.store.get('joinToken', keyId)).toBeUndefined();
+  });
+
   it.each([
     ['product', { product: 'doorbell' }],
     ['hardware', { hardware: 'rpi5' }],

@@ -87,13 +87,29 @@ export class Enrolments {
 
   async #letIn(newcomers: readonly Newcomer[]): Promise<void> {
     const { registry, joinTokens, pending } = this.#deps;
+    const { admitted, waiting } = this.#judge(newcomers);
+    const members = admitted.map(({ member }) => member);
+    const writes = admitted.map(({ by }) => by.write);
+    try {
+      if (members.length > 0) await registry.putAll(members, writes);
+    } catch (error) {
+      for (const { by } of admitted.reverse()) joinTokens.giveBack(by);
+      for (const { newcomer } of waiting) newcomer.reject(error);
+      return;
+    }
+    for (const { id } of members) pending.remove(id);
+    for (const { newcomer, member } of waiting) newcomer.resolve(member);
+  }
+
+  /** Refuses whom it must. @returns who comes in, and all others' answers: to be given once those are durable */
+  #judge(newcomers: readonly Newcomer[]) {
     const admitted = new Map<string, Admitted>();
     const waiting: { newcomer: Newcomer; member: Member | undefined }[] = [];
     for (const newcomer of newcomers) {
       const { enrolment, relay, reject } = newcomer;
       const { id } = enrolment;
       try {
-        const known = registry.member(id) ?? admitted.get(id)?.member;
+        const known = this.#deps.registry.member(id) ?? admitted.get(id)?.member;
         const found = known ? undefined : this.#admit(enrolment, relay);
         if (found) admitted.set(id, found);
         waiting.push({ newcomer, member: known ? alreadyIn(known, enrolment) : found?.member });
@@ -101,20 +117,7 @@ export class Enrolments {
         reject(error);
       }
     }
-    const all = [...admitted.values()];
-    try {
-      if (all.length > 0)
-        await registry.putAll(
-          all.map(({ member }) => member),
-          all.map(({ by }) => by.write),
-        );
-    } catch (error) {
-      for (const { by } of all.reverse()) joinTokens.giveBack(by);
-      for (const { newcomer } of waiting) newcomer.reject(error);
-      return;
-    }
-    for (const id of admitted.keys()) pending.remove(id);
-    for (const { newcomer, member } of waiting) newcomer.resolve(member);
+    return { admitted: [...admitted.values()], waiting };
   }
 
   /** @returns undefined for one that has no token: it waits */

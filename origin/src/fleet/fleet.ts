@@ -1,6 +1,7 @@
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { Audit } from '../audit/audit.ts';
 import { Enrolments } from './enrolment.ts';
+import type { Outcome } from './outcome.ts';
 import { type OutcomeChange, ReportIntake } from './intake.ts';
 import { JoinTokens } from './join-tokens.ts';
 import { PendingMembers } from './pending.ts';
@@ -14,6 +15,7 @@ interface FleetDeps {
   audit: Audit;
   signer: OriginSigner;
   verifyById: VerifySignature;
+  outcomesOf: (rolloutId: string) => ReadonlyMap<string, Outcome> | undefined;
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   now: () => number;
 }
@@ -33,6 +35,7 @@ export async function openFleet({
   audit,
   signer,
   verifyById,
+  outcomesOf,
   onOutcomes,
   now,
 }: FleetDeps): Promise<Fleet> {
@@ -51,7 +54,7 @@ export async function openFleet({
       now,
     }),
     statements: new OriginStatements(registry, signer, now),
-    intake: new ReportIntake({ registry, progress, verifyById, onOutcomes, now }),
+    intake: new ReportIntake({ registry, progress, verifyById, outcomesOf, onOutcomes, now }),
     progress,
   };
 }

@@ -54,6 +54,8 @@ interface IntakeDeps {
   registry: Registry;
   progress: ProgressBoard;
   verifyById: VerifySignature;
+  /** All outcomes of a rollout, where they are in memory; others are read from the store. */
+  outcomesOf: (rolloutId: string) => ReadonlyMap<string, Outcome> | undefined;
   /** Told after the change is durable. */
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   now: () => number;
@@ -274,10 +276,7 @@ class Round {
   async #countOutcome(report: Report, rolloutId: string): Promise<void> {
     const key = keyOf(rolloutId, report.id);
     const pending = this.#outcomes.get(key);
-    const stored = pending ? undefined : await this.#deps.registry.store.get('outcome', key);
-    const before =
-      pending?.after ??
-      (stored === undefined ? undefined : readStored('outcome', key, outcomeSchema, stored));
+    const before = pending ? pending.after : await this.#outcomeOf(rolloutId, report.id);
     const after = outcomeAfter(before, report, this.#nowIso);
     if (!after) return;
     this.#outcomes.set(key, {
@@ -287,6 +286,15 @@ class Round {
       after,
     });
     this.#write({ table: 'outcome', key, value: after });
+  }
+
+  async #outcomeOf(rolloutId: string, deviceId: string): Promise<Outcome | undefined> {
+    const { outcomesOf, registry } = this.#deps;
+    const known = outcomesOf(rolloutId);
+    if (known) return known.get(deviceId);
+    const key = keyOf(rolloutId, deviceId);
+    const stored = await registry.store.get('outcome', key);
+    return stored === undefined ? undefined : readStored('outcome', key, outcomeSchema, stored);
   }
 
   async #hashOf({ id, epoch, seq }: Report): Promise<string | undefined> {

@@ -128,15 +128,21 @@ export class JoinTokens {
   async remove(id: string, operator: string): Promise<void> {
     const token = this.#byId.get(id);
     if (!token) throw unknown('notFound');
-    const { uses, used } = token;
-    await this.#audit.record({
-      by: operator,
-      action: 'joinToken.revoke',
-      subject: `joinToken:${id}`,
-      details: { uses, used },
-    });
-    await this.#store.commit([{ table: 'joinToken', key: id, value: undefined }]);
+    // Out of memory first: nobody may come in with it, and write it down again, while it's being deleted.
     this.#byId.delete(id);
+    try {
+      const { uses, used } = token;
+      await this.#audit.record({
+        by: operator,
+        action: 'joinToken.revoke',
+        subject: `joinToken:${id}`,
+        details: { uses, used },
+      });
+      await this.#store.commit([{ table: 'joinToken', key: id, value: undefined }]);
+    } catch (error) {
+      this.#byId.set(id, token);
+      throw error;
+    }
   }
 
   /** Its public key. @throws SITECAST_JOIN_TOKEN_UNKNOWN (forbidden) */

@@ -10,6 +10,7 @@ export type Outcomes = ReadonlyMap<string, Outcome>;
 export class Tallies {
   readonly #registry: Registry;
   readonly #byRollout = new Map<string, Map<string, Outcome>>();
+  readonly #loading = new Set<string>();
 
   constructor(registry: Registry) {
     this.#registry = registry;
@@ -21,12 +22,20 @@ export class Tallies {
     const outcomes = new Map<string, Outcome>();
     // Followed first: what comes while the store is read is newer than what is read.
     this.#byRollout.set(rolloutId, outcomes);
-    for (const [id, outcome] of await this.#stored(rolloutId)) {
-      if (!outcomes.has(id)) outcomes.set(id, outcome);
+    this.#loading.add(rolloutId);
+    try {
+      for (const [id, outcome] of await this.#stored(rolloutId)) {
+        if (!outcomes.has(id)) outcomes.set(id, outcome);
+      }
+      this.#loading.delete(rolloutId);
+    } catch (error) {
+      this.forget(rolloutId);
+      throw error;
     }
   }
 
   forget(rolloutId: string): void {
+    this.#loading.delete(rolloutId);
     this.#byRollout.delete(rolloutId);
   }
 
@@ -44,6 +53,11 @@ export class Tallies {
       if (after.state === 'completed') completed.add(rolloutId);
     }
     return completed;
+  }
+
+  /** The same as are stored, where that is known without asking the disk: a device that isn't in it hasn't said anything. */
+  complete(rolloutId: string): Outcomes | undefined {
+    return this.#loading.has(rolloutId) ? undefined : this.#byRollout.get(rolloutId);
   }
 
   /** Those that are known without asking the disk. */
