@@ -13,6 +13,8 @@ export const outcomeSchema = z.object({
   /** When its first report about this attempt came. */
   startedAt: z.string(),
   reason: reasonSchema.exactOptional(),
+  /** What it failed with in this attempt; whatever it says later, that has happened. */
+  failure: reasonSchema.exactOptional(),
 });
 export type Outcome = z.infer<typeof outcomeSchema>;
 
@@ -26,7 +28,9 @@ export function outcomeAfter(
   if (!rollout || (before && before.attempt > rollout.attempt)) return undefined;
   // Having failed, it says that it won't try this attempt again: what it failed with is its outcome.
   if (before?.attempt === rollout.attempt && state === 'blocked' && isFailure(before.state)) return undefined;
-  const startedAt = before?.attempt === rollout.attempt ? before.startedAt : nowIso;
+  const current = before?.attempt === rollout.attempt ? before : undefined;
+  const startedAt = current?.startedAt ?? nowIso;
+  const failure = current?.failure ?? failureIn(report);
   return {
     attempt: rollout.attempt,
     state,
@@ -34,7 +38,18 @@ export function outcomeAfter(
     receivedAt: nowIso,
     startedAt,
     ...(reason && { reason: { code: reason.code, message: reason.message } }),
+    ...(failure && { failure }),
   };
+}
+
+/** Reasons that say nothing about the release: the power went, or it goes back because it was told to. */
+const NO_FAILURES: ReadonlySet<string> = new Set(['powerLoss', 'ordered']);
+
+/** A failure of health, boot or install, as the rollouts' controller counts them. */
+function failureIn({ state, reason }: Report): Outcome['failure'] {
+  if (!isFailure(state) || (reason && NO_FAILURES.has(reason.code))) return undefined;
+  const { code, message } = reason ?? { code: state, message: '' };
+  return { code, message };
 }
 
 function isFailure(state: Outcome['state']): boolean {
