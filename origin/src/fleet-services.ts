@@ -1,4 +1,6 @@
 import { fastVerifyById, type VerifySignature } from '@sitecast/shared/identity';
+import type { Audit } from './audit/audit.ts';
+import type { Events } from './events/events.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
 import type { FleetStore } from './fleet/store.ts';
 import type { Log } from './log.ts';
@@ -14,10 +16,15 @@ interface FleetServicesDeps {
   repository: Repository;
   files: Files;
   store: FleetStore;
+  audit?: Audit;
+  events?: Events;
   now: () => number;
   after: After;
   log: Log;
 }
+
+/** Where nobody records and nobody listens. */
+const UNHEARD: Audit & Events = { record: async () => {}, emit: () => {} };
 
 /** The fleet and its rollouts, which know of each other. */
 export interface FleetServices {
@@ -29,7 +36,7 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, files, store, now, after, log } = deps;
+  const { repository, files, store, audit = UNHEARD, events = UNHEARD, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
@@ -41,8 +48,18 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     onOutcomes: changes => rollouts.countOutcomes(changes),
     now,
   });
-  const { registry } = fleet;
-  const rollouts: Rollouts = await Rollouts.open({ repository, registry, files, now, after, log });
+  const { registry, progress } = fleet;
+  const rollouts: Rollouts = await Rollouts.open({
+    repository,
+    registry,
+    progress,
+    files,
+    audit,
+    events,
+    now,
+    after,
+    log,
+  });
   const tend = async (): Promise<void> => {
     await rollouts.reconcile();
     await registry.saveSeen();

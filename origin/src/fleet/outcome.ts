@@ -26,21 +26,23 @@ export function outcomeAfter(
 ): Outcome | undefined {
   const { rollout, state, at, reason } = report;
   if (!rollout || (before && before.attempt > rollout.attempt)) return undefined;
-  // Having failed, it says that it won't try this attempt again: what it failed with is its outcome.
-  if (before?.attempt === rollout.attempt && state === 'blocked' && isFailure(before.state)) return undefined;
   const current = before?.attempt === rollout.attempt ? before : undefined;
-  const startedAt = current?.startedAt ?? nowIso;
-  const failure = current?.failure ?? failureIn(report);
+  // Having failed, it says that it won't try this attempt again: what it failed with is its outcome.
+  if (current && state === 'blocked' && isFailure(current.state)) return undefined;
+  const known: Partial<Outcome> = current ?? {};
+  const { startedAt = nowIso, failure = failureIn(report) } = known;
   return {
     attempt: rollout.attempt,
     state,
     at,
     receivedAt: nowIso,
     startedAt,
-    ...(reason && { reason: { code: reason.code, message: reason.message } }),
+    ...(reason && { reason: textOf(reason) }),
     ...(failure && { failure }),
   };
 }
+
+const textOf = ({ code, message }: NonNullable<Report['reason']>) => ({ code, message });
 
 /** Reasons that say nothing about the release: the power went, or it goes back because it was told to. */
 const NO_FAILURES: ReadonlySet<string> = new Set(['powerLoss', 'ordered']);
@@ -48,8 +50,7 @@ const NO_FAILURES: ReadonlySet<string> = new Set(['powerLoss', 'ordered']);
 /** A failure of health, boot or install, as the rollouts' controller counts them. */
 function failureIn({ state, reason }: Report): Outcome['failure'] {
   if (!isFailure(state) || (reason && NO_FAILURES.has(reason.code))) return undefined;
-  const { code, message } = reason ?? { code: state, message: '' };
-  return { code, message };
+  return textOf(reason ?? { code: state, message: '' });
 }
 
 function isFailure(state: Outcome['state']): boolean {

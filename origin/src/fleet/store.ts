@@ -7,6 +7,7 @@ export type Table =
   | 'outcome'
   | 'joinToken'
   | 'rollout'
+  | 'cohort'
   | 'seen';
 
 /** One change; a value of undefined deletes. */

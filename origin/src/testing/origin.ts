@@ -1,3 +1,5 @@
+import type { Audit } from '../audit/audit.ts';
+import type { Events } from '../events/events.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { FleetStore } from '../fleet/store.ts';
 import { openFleetServices } from '../fleet-services.ts';
@@ -30,6 +32,8 @@ export interface TestOriginOptions {
   /** Registry, reports and rollouts; in memory if not given. */
   store?: FleetStore;
   after?: After;
+  audit?: Audit;
+  events?: Events;
   maxStagedBytes?: number;
   maxBodyMemoryBytes?: number;
   pace?: BodyPace;
@@ -62,6 +66,8 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     logged,
     store = new MemoryFleet(),
     after = realAfter,
+    audit,
+    events,
   } = options;
   const log = testLog(logged);
   await prepareDataDirectory(files);
@@ -70,7 +76,16 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const staged = await StagedFiles.open(files, now);
   const repository = await Repository.open({ files, chunks, staged, now, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
-  const services = await openFleetServices({ repository, files, store, now, after, log });
+  const services = await openFleetServices({
+    repository,
+    files,
+    store,
+    now,
+    after,
+    log,
+    ...(audit && { audit }),
+    ...(events && { events }),
+  });
   const waiters = new TimestampWaiters(repository, after);
   const app = createApp({
     ...services,

@@ -1,3 +1,4 @@
+import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout } from '@sitecast/shared/fleet';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -56,6 +57,15 @@ class World {
     this.feed({ type: 'operator', act, by: 'ann', figures: this.#figures(), ...more });
   }
 
+  /** What is refused changes nothing. */
+  tryTo(act: OperatorAct, isAcknowledged: boolean): void {
+    try {
+      this.act(act, { isAcknowledged });
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+    }
+  }
+
   feed(event: ControllerEvent): void {
     const { state, effects } = decide(this.state, event, this.nowMs);
     this.state = controllerStateSchema.parse(JSON.parse(JSON.stringify(state)));
@@ -88,6 +98,8 @@ interface WorldSize {
   sites: number;
   canaries: string[];
 }
+
+const rankBound = ({ below }: Rollout['cohort']): string => below ?? 'g';
 
 const settle = (world: World): void => {
   for (const id of world.members) world.report(id, 'well');
@@ -319,11 +331,7 @@ describe('whatever happens', () => {
       for (let more = 0; more < what.newcomers; more += 1)
         world.devices.push({ id: `d${world.devices.length}`, site: 's0' });
     } else {
-      try {
-        world.act(what.act, { isAcknowledged: what.isAcknowledged });
-      } catch (error) {
-        expect(error).toMatchObject({ kind: 'conflict' });
-      }
+      world.tryTo(what.act, what.isAcknowledged);
     }
   }
 
@@ -336,17 +344,16 @@ describe('whatever happens', () => {
         const { state, cohort, members } = world;
         expect([0, 1]).toContain(state.stage - before.state.stage);
         expect(members).toEqual(expect.arrayContaining(before.members));
-        const hasGrown = state.stage > before.state.stage;
-        if (!hasGrown)
-          expect({ cohort, members }).toEqual({ cohort: before.cohort, members: before.members });
-        if (hasGrown) expect(before.state.phase).toBe('active');
-        if (hasGrown) expect(state.phase).toBe('active');
-        expect(
-          before.cohort.below === null || cohort.below === null || cohort.below >= before.cohort.below,
-        ).toBe(true);
         const share = chosen.stages[state.stage]?.basisPoints ?? 0;
         const exact = Math.ceil((share * world.devices.length) / 10_000);
-        if (hasGrown) expect(members).toHaveLength(Math.max(exact, before.members.length));
+        const isActive = before.state.phase === 'active' && state.phase === 'active';
+        const hasGrown = state.stage > before.state.stage;
+        expect(isActive || !hasGrown).toBe(true);
+        expect(hasGrown ? before.cohort : cohort).toEqual(before.cohort);
+        expect(members).toHaveLength(
+          hasGrown ? Math.max(exact, before.members.length) : before.members.length,
+        );
+        expect(rankBound(cohort) >= rankBound(before.cohort)).toBe(true);
       }
     });
     fc.assert(holds, { numRuns: 300 });
@@ -365,10 +372,10 @@ describe('whatever happens', () => {
       expect(well + failed + blocked + returned + running + waiting + pending + gone).toBe(members);
       const anew = new Ledger();
       for (const member of world.ledger.members()) anew.add(member, said.get(member.id) ?? member.standing);
-      const { late: _late, lateWell: _lateWell, ...rest } = anew.figures(world.state.stage);
-      const { late, lateWell, ...counted } = figures;
-      // What late ones said before they came in is forgotten; the registry's regular count brings it back.
-      if (late === 0 && lateWell === 0 && world.state.stage === 0) expect(counted).toEqual(rest);
+      const lateOnes = { late: figures.late, lateWell: figures.lateWell };
+      // What a late one said before it came in is forgotten; the registry's regular count brings it back.
+      fc.pre(world.state.stage === 0);
+      expect(figures).toEqual({ ...anew.figures(world.state.stage), ...lateOnes });
     });
     fc.assert(holds);
   });

@@ -59,29 +59,26 @@ export function operate(state: ControllerState, event: OperatorEvent, nowMs: num
 }
 
 function change(state: ControllerState, event: OperatorEvent, nowMs: number): Decided {
-  const { act, by, figures } = event;
+  const { by, figures } = event;
   const at = new Date(nowMs).toISOString();
-  switch (act) {
-    case 'pause':
-      return published({ ...state, phase: 'paused', stop: { why: 'operator', by, at, figures } });
-    case 'rollback':
-      return published({ ...state, phase: 'rollingBack', stop: { why: 'operator', by, at, figures } });
-    case 'abort':
-      return published({ ...state, phase: 'aborted' });
-    case 'complete':
-      return published({ ...state, phase: 'completed' });
-    case 'resume':
-      return resume(state, event, at);
-    case 'retry':
-      return published({
-        ...restarted(state, at),
-        attempt: state.attempt + 1,
-        excused: { failed: 0, silent: 0 },
-      });
-    case 'advance':
+  const stop = { why: 'operator' as const, by, at, figures };
+  const { stop: _stop, ...unstopped } = state;
+  const changes: Record<OperatorAct, () => Decided> = {
+    pause: () => published({ ...state, phase: 'paused', stop }),
+    rollback: () => published({ ...state, phase: 'rollingBack', stop }),
+    abort: () => published({ ...state, phase: 'aborted' }),
+    complete: () => published({ ...unstopped, phase: 'completed' }),
+    resume: () => resume(state, event, at),
+    retry: () => {
+      const excused = { failed: 0, silent: 0 };
+      return published({ ...restarted(state, at), attempt: state.attempt + 1, excused });
+    },
+    advance: () => {
       if (isLastStage(state.plan, state.stage)) throw lastStage();
       return beginStage(state, by, figures, nowMs);
-  }
+    },
+  };
+  return changes[event.act]();
 }
 
 function resume(

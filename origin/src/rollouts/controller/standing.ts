@@ -1,3 +1,4 @@
+import type { DeviceState } from '@sitecast/shared/fleet';
 import type { Outcome } from '../../fleet/outcome.ts';
 import type { Standing } from './ledger.ts';
 
@@ -9,6 +10,23 @@ export interface StandingFacts {
   isRevoked: boolean;
 }
 
+/** `failed` without a failure: the power went, and it tries once more. */
+const STANDING_OF_STATE: Record<DeviceState, Standing> = {
+  completed: 'well',
+  rolledBack: 'returned',
+  blocked: 'blocked',
+  waiting: 'waiting',
+  clockSuspect: 'waiting',
+  idle: 'pending',
+  checking: 'pending',
+  failed: 'running',
+  downloading: 'running',
+  verifying: 'running',
+  installing: 'running',
+  rebooting: 'running',
+  confirming: 'running',
+};
+
 /** How a device stands in the present attempt at a release. */
 export function standingOf(
   { outcome, bootedCounter, isRevoked }: StandingFacts,
@@ -19,25 +37,5 @@ export function standingOf(
   if (current?.failure) return 'failed';
   if (isRevoked) return 'gone';
   if (!current) return bootedCounter === counter ? 'well' : 'pending';
-  switch (current.state) {
-    case 'completed':
-      return 'well';
-    case 'rolledBack':
-      return 'returned';
-    case 'blocked':
-      return 'blocked';
-    case 'waiting':
-    case 'clockSuspect':
-      return 'waiting';
-    case 'idle':
-    case 'checking':
-      return 'pending';
-    case 'failed':
-    case 'downloading':
-    case 'verifying':
-    case 'installing':
-    case 'rebooting':
-    case 'confirming':
-      return 'running';
-  }
+  return STANDING_OF_STATE[current.state];
 }

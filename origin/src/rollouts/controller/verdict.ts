@@ -25,7 +25,7 @@ export function isSettled(figures: Figures): boolean {
 }
 
 /** Members that may still end. */
-export function waitedFor({ running, waiting, pending, silent, unreachable }: Figures): number {
+function waitedFor({ running, waiting, pending, silent, unreachable }: Figures): number {
   return running + waiting + pending - silent - unreachable;
 }
 

@@ -1,0 +1,11 @@
+export interface FleetEvent {
+  /** `rollout.started` `rollout.stage` `rollout.paused` `rollout.resumed` `rollout.rollingBack` `rollout.aborted` `rollout.completed` `rollout.retried` `device.outcome` … */
+  type: string;
+  rollout?: string;
+  device?: string;
+  data: Record<string, unknown>;
+}
+
+export interface Events {
+  emit(event: FleetEvent): void;
+}
