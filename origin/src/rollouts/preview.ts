@@ -37,18 +37,22 @@ export function previewOf(
   const open = running + waiting + pending;
   const isGoingBack = rollout.state === 'rollingBack';
   const touched: Record<OperatorAct, () => Pick<Preview, 'touches' | 'what' | 'target'>> = {
-    pause: () => ({ touches: open, what: 'that have not ended it yet stay where they are' }),
-    resume: () => ({ touches: open, what: 'that have not ended it yet go on' }),
-    complete: () => ({ touches: open, what: 'that have not ended it yet get it as latecomers do' }),
+    pause: () => ({ touches: open, what: 'those that have not ended it yet wait' }),
+    resume: () => ({ touches: open, what: 'those that have not ended it yet go on' }),
+    complete: () => ({ touches: open, what: 'those that have not ended it yet get it as latecomers do' }),
     abort: () =>
       isGoingBack
-        ? { touches: well + running, what: 'that are not back yet stay with the release' }
-        : { touches: open, what: 'that have not activated it yet leave it alone' },
-    rollback: () => ({ touches: well + running, what: 'that have it, or are on the way, go back' }),
-    advance: () => ({ touches: joining(), what: 'come in', target: controller.stage + 1 }),
+        ? { touches: well + running, what: 'those that are not back yet stay with the release' }
+        : { touches: open, what: 'those that have not activated it yet leave it alone' },
+    rollback: () => ({ touches: well + running, what: 'those that have it, or are on the way, go back' }),
+    advance: () => ({
+      touches: joining(),
+      what: 'the next stage lets them in',
+      target: controller.stage + 1,
+    }),
     retry: () => ({
       touches: failed + blocked + open,
-      what: 'that do not run the release try it (again)',
+      what: 'those that do not run the release try it (again)',
       target: controller.attempt + 1,
     }),
   };
