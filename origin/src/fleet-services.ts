@@ -51,8 +51,18 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     },
     now,
   });
-  const { registry } = fleet;
-  const rollouts: Rollouts = await Rollouts.open({ repository, registry, files, now, after, log });
+  const { registry, progress } = fleet;
+  const rollouts: Rollouts = await Rollouts.open({
+    repository,
+    registry,
+    progress,
+    files,
+    audit,
+    events,
+    now,
+    after,
+    log,
+  });
   const tend = async (): Promise<void> => {
     await rollouts.reconcile();
     await registry.saveSeen();

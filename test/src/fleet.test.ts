@@ -196,7 +196,7 @@ describe('sitecast', () => {
     );
     const [good, bad] = [new Speaker(), new Speaker()];
     for (const device of [good, bad]) expect((await device.enrol(token)).status).toBe(200);
-    expect(await refused('rollout', 'start', 'camera', '1.0.0')).toEqual({
+    expect(await refused('rollout', 'start', 'camera', '1.0.0', '--stages', '50,100')).toEqual({
       exitCode: 2,
       code: 'SITECAST_ALL_AT_ONCE_NEEDED',
     });
@@ -220,6 +220,69 @@ describe('sitecast', () => {
     const { exitCode } = await bed.run('sitecast', ['rollout', 'status', String(again), '--watch', '--json']);
     expect(exitCode).toBe(0);
     expect(await said('rollout', 'list', 'camera')).toMatch(/completed[^]*aborted/);
+  });
+
+  it('starts a rollout from a file, after a dry run, and steers it: all that is said twice is done once', async () => {
+    const token = await said(
+      'token',
+      'create',
+      '--join',
+      '--kind',
+      'device',
+      '--site',
+      'mast',
+      '--uses',
+      '9',
+    );
+    const devices = Array.from({ length: 4 }, () => new Speaker());
+    for (const device of devices) expect((await device.enrol(token)).status).toBe(200);
+    await writeFile(
+      bed.path('rollout.yaml'),
+      'product: camera\nversion: 1.0.0\nstages: [10, 50, 100]\nsoak: [1h, 2h, 0s]\nsite: [mast, hut]\non-failure: pause\n',
+    );
+    const start = [
+      'rollout',
+      'start',
+      '--file',
+      'rollout.yaml',
+      '--canary-device',
+      devices[0]?.identity.id ?? '',
+    ];
+    expect(await refused(...start)).toEqual({ exitCode: 2, code: 'SITECAST_OPTION_CONFLICT' });
+    start.push('--soak', '1h');
+    const dry = await bed.json('sitecast', [...start, '--dry-run']);
+    expect(dry).toMatchObject({ total: 4, stages: [{ count: 1 }, { count: 0 }, { count: 1 }, { count: 2 }] });
+    expect(await said(...start, '--dry-run')).toContain('stage 1, canaries: 1 device more');
+    const { id } = await bed.json('sitecast', [...start, '--id', String(dry.id)]);
+    expect(id).toBe(dry.id);
+    const steered = async (act: string, ...more: string[]) => {
+      const { exitCode, stdout, stderr } = await bed.run('sitecast', ['rollout', act, String(id), ...more]);
+      expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
+      return stdout + stderr;
+    };
+    expect(await steered('pause')).toMatch(/is paused[^]*touches 1 device \(those/);
+    expect(await steered('pause')).not.toContain('touches');
+    expect(await steered('resume')).toContain('is active');
+    await devices[0]?.report({
+      rollout: { id: String(id), attempt: 1 },
+      state: 'failed',
+      reason: { code: 'healthFailed', message: 'no picture' },
+    });
+    await bed.until(async () => (await said('rollout', 'status', String(id))).includes('paused by origin'));
+    const status = await said('rollout', 'status', String(id));
+    for (const part of ['now canaries', 'healthFailed  rpi4      1', '1 failed', 'no picture'])
+      expect(status).toContain(part);
+    expect(await refused('rollout', 'resume', String(id))).toMatchObject({
+      code: 'SITECAST_ACKNOWLEDGE_NEEDED',
+    });
+    expect(await steered('retry', '--yes')).toContain('in attempt 2');
+    expect(await steered('advance')).toContain('in stage 2 of 4');
+    expect(await steered('rollback')).toContain('rollingBack');
+    expect(await steered('abort')).toContain('aborted');
+    expect(await refused('rollout', 'resume', String(id))).toEqual({
+      exitCode: 3,
+      code: 'SITECAST_ROLLOUT_ENDED',
+    });
   });
 
   it.each(['rollout', 'device', 'gateway', 'token'])('explains %s', async group => {

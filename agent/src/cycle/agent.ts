@@ -1,6 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
-import { activationWait } from '../decision/activation.ts';
+import { activationWait, downloadWait, type Wait } from '../decision/activation.ts';
 import { type Choice, type Facts, objectionTo, type Order } from '../decision/choose.ts';
 import type { Memory, Reason, SlotRecord, Update } from '../decision/memory.ts';
 import type { BootState, SlotName } from '../ports.ts';
@@ -143,6 +143,7 @@ export class UpdateAgent {
     const { order } = release;
     try {
       if (!this.#verified || memory.current.update === null || !isSameUpdate(this.#verified, order)) {
+        await this.#checkDownload(facts.rollouts, order);
         await this.#installer.install(release, facts.booted, signal);
         this.#verified = memory.current.update ?? undefined;
       }
@@ -183,6 +184,14 @@ export class UpdateAgent {
     return this.#activator.activate(update, this.#boot);
   }
 
+  async #checkDownload(rollouts: RolloutsFile, order: Order): Promise<void> {
+    const rollout = rollouts.rollouts.find(({ id }) => id === order.rollout.id);
+    if (!rollout || order.kind === 'rollBack') return;
+    const { clock, trust } = this.#parts;
+    const isSynchronised = await clock.isSynchronised();
+    postpone(downloadWait({ nowMs: clock.now(), clock: trust.clock(), isSynchronised, rollout }));
+  }
+
   async #checkSchedule(rollouts: RolloutsFile, order: Order, isRefreshed: boolean): Promise<void> {
     const { clock, trust, settings, memory } = this.#parts;
     const rollout: Pick<Rollout, 'notBefore' | 'window' | 'offlineForMs'> = rollouts.rollouts.find(
@@ -199,9 +208,7 @@ export class UpdateAgent {
       minIntervalMs: settings.minActivationIntervalMs,
       lastActivationMs: lastActivationAt === undefined ? undefined : Date.parse(lastActivationAt),
     });
-    if (!wait) return;
-    const code = `SITECAST_WAITING_${wait.for.toUpperCase()}`;
-    throw new Postponed(wait.for, { code, message: wait.message }, wait.retryMs);
+    postpone(wait);
   }
 
   async #superseded(update: Update): Promise<Rest> {
@@ -294,6 +301,13 @@ const unknownReason: Reason = {
   code: 'SITECAST_METADATA_UNKNOWN',
   message: 'nothing is known of the repository',
 };
+
+/** @throws Postponed, if there is something to wait for */
+function postpone(wait: Wait | undefined): void {
+  if (!wait) return;
+  const code = `SITECAST_WAITING_${wait.for.toUpperCase()}`;
+  throw new Postponed(wait.for, { code, message: wait.message }, wait.retryMs);
+}
 
 function failedWith(error: unknown): Failed {
   if (error instanceof Failed) return error;

@@ -1,6 +1,5 @@
-import type { Rollout } from '@sitecast/shared/fleet';
+import { isOpen, localTimeOf, parseWindow, type Rollout } from '@sitecast/shared/fleet';
 import type { Clock } from '@sitecast/shared/trust';
-import { isOpen, localTimeOf, parseWindow } from './window.ts';
 
 /** How old a timestamp may be to count as new, and to vouch for the local clock, milliseconds: it's renewed hourly. */
 const VOUCHING_MS = 2 * 3_600_000;
@@ -50,7 +49,16 @@ function freshnessWait({ isRefreshed, nowMs, clock, rollout }: ActivationFacts):
   };
 }
 
-function scheduleWait(facts: ActivationFacts): Wait | undefined {
+type ScheduleFacts = Pick<ActivationFacts, 'nowMs' | 'clock' | 'isSynchronised'> & {
+  rollout: Pick<Rollout, 'notBefore' | 'window' | 'download'>;
+};
+
+/** Undefined: a download may begin. One that runs when the window closes goes on. */
+export function downloadWait(facts: ScheduleFacts): Wait | undefined {
+  return facts.rollout.download === 'window' ? scheduleWait(facts) : undefined;
+}
+
+function scheduleWait(facts: ScheduleFacts): Wait | undefined {
   const { rollout, nowMs } = facts;
   if (rollout.notBefore === undefined && rollout.window === undefined) return undefined;
   if (!isTimeTrusted(facts))
@@ -66,7 +74,7 @@ function scheduleWait(facts: ActivationFacts): Wait | undefined {
   return undefined;
 }
 
-function isTimeTrusted({ isSynchronised, clock, nowMs }: ActivationFacts): boolean {
+function isTimeTrusted({ isSynchronised, clock, nowMs }: ScheduleFacts): boolean {
   if (clock.state === 'behind' || clock.state === 'suspect') return false;
   if (isSynchronised !== undefined) return isSynchronised;
   return clock.issuedMs !== undefined && Math.abs(nowMs - clock.issuedMs) <= VOUCHING_MS;

@@ -1,11 +1,10 @@
-import type { Rollout } from '@sitecast/shared/fleet';
+import { isOpen, parseWindow, type Rollout } from '@sitecast/shared/fleet';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { activationWait } from './activation.ts';
+import { activationWait, downloadWait } from './activation.ts';
 import { bootVerdict } from './boot-verdict.ts';
 import { choose, type Facts } from './choose.ts';
 import { type Memory, newMemory, type Update } from './memory.ts';
-import { isOpen, parseWindow } from './window.ts';
 
 const id = '12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN';
 const at = '2030-01-01T00:00:00Z';
@@ -249,6 +248,26 @@ describe('an activation', () => {
     ],
   ])('waits for %s', (_name, given, waitsFor) => {
     expect(activationWait(given)?.for).toBe(waitsFor);
+  });
+});
+
+describe('a download', () => {
+  // A Monday, at noon by the clock of the test.
+  const noon = new Date(2030, 0, 7, 12).getTime();
+  const facts = (rollout: Parameters<typeof downloadWait>[0]['rollout']) => ({
+    nowMs: noon,
+    clock: { state: 'ok' as const, issuedMs: noon },
+    isSynchronised: true,
+    rollout,
+  });
+
+  it.each([
+    [{ window: 'Mon 01:00-02:00' }, undefined],
+    [{ window: 'Mon 01:00-02:00', download: 'anytime' as const }, undefined],
+    [{ window: 'Mon 01:00-02:00', download: 'window' as const }, 'window'],
+    [{ window: 'Mon 11:00-13:00', download: 'window' as const }, undefined],
+  ])('ordered as %j waits for %s', (rollout, waitsFor) => {
+    expect(downloadWait(facts(rollout))?.for).toBe(waitsFor);
   });
 });
 

@@ -9,6 +9,7 @@ const TABLES: readonly Table[] = [
   'outcome',
   'joinToken',
   'rollout',
+  'cohort',
   'seen',
   'audit',
 ];

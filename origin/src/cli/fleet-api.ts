@@ -69,6 +69,32 @@ const memberPageSchema = z.object({
   pending: z.number(),
 });
 
+const figuresSchema = z.object({
+  members: z.number(),
+  sites: z.number(),
+  well: z.number(),
+  failed: z.number(),
+  failedSites: z.number(),
+  blocked: z.number(),
+  returned: z.number(),
+  running: z.number(),
+  waiting: z.number(),
+  pending: z.number(),
+  gone: z.number(),
+  silent: z.number(),
+  unreachable: z.number(),
+  late: z.number(),
+});
+export type Figures = z.infer<typeof figuresSchema>;
+
+const planSchema = z.object({
+  stages: z.array(z.object({ basisPoints: z.number(), soakMs: z.number() })),
+  maxFailuresBasisPoints: z.number(),
+  minFailures: z.number(),
+  onFailure: z.string(),
+  silentAfterMs: z.number(),
+});
+
 export const rolloutSchema = z.object({
   id: z.string(),
   product: z.string(),
@@ -78,17 +104,40 @@ export const rolloutSchema = z.object({
     hardware: z.array(z.string()).optional(),
     sites: z.array(z.string()).optional(),
     tags: z.record(z.string(), z.string()).optional(),
+    fromCounter: z.object({ min: z.number(), max: z.number() }).optional(),
   }),
   attempt: z.number(),
   createdAt: z.string(),
   startedBy: z.string(),
-  changes: z.array(z.object({ at: z.string(), by: z.string(), state: z.string() })),
+  plan: planSchema,
+  stage: z.number(),
+  stageStartedAt: z.string(),
+  settledAt: z.string().optional(),
+  stop: z.object({ why: z.string(), by: z.string(), at: z.string(), figures: figuresSchema }).optional(),
+  window: z.string().optional(),
+  download: z.string().optional(),
+  notBefore: z.string().optional(),
+  changes: z.array(
+    z.object({ at: z.string(), by: z.string(), state: z.string(), action: z.string().optional() }),
+  ),
 });
 export type Rollout = z.infer<typeof rolloutSchema>;
+
+const failureGroupSchema = z.object({
+  code: z.string(),
+  hardware: z.string(),
+  message: z.string(),
+  count: z.number(),
+  sites: z.number(),
+  devices: z.array(z.string()),
+});
+export type FailureGroup = z.infer<typeof failureGroupSchema>;
 
 export const rolloutStatusSchema = rolloutSchema.extend({
   counts: z.record(z.string(), z.number()),
   total: z.number(),
+  figures: figuresSchema.optional(),
+  failures: z.array(failureGroupSchema),
   devices: z.array(
     z.object({
       id: z.string(),
@@ -97,11 +146,29 @@ export const rolloutStatusSchema = rolloutSchema.extend({
       at: z.string().optional(),
       reason: reasonSchema.optional(),
       progress: z.object({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
+      overdue: z.string().optional(),
     }),
   ),
   nextCursor: z.string().optional(),
 });
 export type RolloutStatus = z.infer<typeof rolloutStatusSchema>;
+
+export const dryRunSchema = z.object({
+  id: z.string(),
+  total: z.number(),
+  plan: planSchema,
+  stages: z.array(z.object({ basisPoints: z.number(), count: z.number(), devices: z.array(z.string()) })),
+});
+export type DryRun = z.infer<typeof dryRunSchema>;
+
+export const previewSchema = z.object({
+  act: z.string(),
+  touches: z.number(),
+  what: z.string(),
+  target: z.number().optional(),
+  failed: z.number(),
+  silent: z.number(),
+});
 
 /** Which members a list is to show. */
 export interface MemberFilter {

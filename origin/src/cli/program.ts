@@ -18,13 +18,9 @@ import {
   releaseWithdrawCommand,
 } from './release-command.ts';
 import { releaseDraftCommand, releasePublishCommand } from './release-publish-command.ts';
-import {
-  rolloutAbortCommand,
-  rolloutCompleteCommand,
-  rolloutListCommand,
-  rolloutStartCommand,
-  rolloutStatusCommand,
-} from './rollout-command.ts';
+import { rolloutActCommands } from './rollout-act-command.ts';
+import { rolloutListCommand, rolloutStatusCommand } from './rollout-command.ts';
+import { rolloutStartCommand } from './rollout-start-command.ts';
 import { statusCommand } from './status-command.ts';
 import { tokenCreateCommand, tokenListCommand, tokenRevokeCommand } from './token-command.ts';
 
@@ -96,8 +92,7 @@ function rolloutGroup(): SettingsCommand {
     rolloutStartCommand(),
     rolloutStatusCommand(),
     rolloutListCommand(),
-    rolloutAbortCommand(),
-    rolloutCompleteCommand(),
+    ...rolloutActCommands(),
   );
 }
 

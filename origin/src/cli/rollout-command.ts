@@ -1,17 +1,8 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
-import {
-  collect,
-  collectTag,
-  fetchRollouts,
-  fetchRolloutStatus,
-  type Rollout,
-  rolloutSchema,
-  rolloutStatusSchema,
-  tagsOf,
-} from './fleet-api.ts';
-import type { OriginClient } from './origin-client.ts';
-import { note, plural, print, printJson, table } from './output.ts';
+import { findRollout } from './find-rollout.ts';
+import { fetchRollouts, fetchRolloutStatus } from './fleet-api.ts';
+import { print, printJson, table } from './output.ts';
 import { describeMatch, describeStatus, endOf } from './rollout-view.ts';
 import { watchRollout } from './rollout-watch.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
@@ -22,65 +13,6 @@ interface JsonOptions extends OriginOptions {
 
 const asJson = (command: SettingsCommand): SettingsCommand =>
   addOriginOptions(command).option('--json', 'print one JSON object');
-
-interface StartOptions extends JsonOptions {
-  allAtOnce?: boolean;
-  hardware?: string[];
-  site?: string[];
-  tag?: string[];
-  allowDowngrade?: boolean;
-}
-
-export function rolloutStartCommand(): SettingsCommand {
-  const command = new SettingsCommand('start')
-    .description('order devices to a release that is published')
-    .argument('<product>')
-    .argument('<version>')
-    .option('--all-at-once', 'reach all matching devices at the same time')
-    .option(
-      '--hardware <name>',
-      'just this hardware; may be repeated (default: all that the release is for)',
-      collect,
-    )
-    .option('--site <site>', 'just devices at this site; may be repeated', collect)
-    .option('--tag <name=value>', 'just devices with this tag; may be repeated', collectTag)
-    .option('--allow-downgrade', 'even where devices run a newer release');
-  return asJson(command)
-    .addHelpText(
-      'after',
-      `
-A device enrolled later gets it, too, as long as it is the newest rollout that reaches it.
-
-Examples:
-  sitecast rollout start camera 2.0.0 --all-at-once
-  sitecast rollout start camera 2.0.0 --all-at-once --site north --tag ring=early`,
-    )
-    .action(async (product: string, version: string, options: StartOptions) => {
-      const origin = await connect(options);
-      const { hardware, site, tag, allAtOnce, allowDowngrade } = options;
-      const started = await origin.json('/api/v1/rollouts', rolloutStatusSchema, {
-        method: 'POST',
-        json: {
-          product,
-          version,
-          match: {
-            ...(hardware && { hardware }),
-            ...(site && { sites: site }),
-            ...(tag && { tags: tagsOf(tag) }),
-          },
-          allAtOnce: allAtOnce === true,
-          allowDowngrade: allowDowngrade === true,
-        },
-      });
-      if (options.json) {
-        printJson(started);
-        return;
-      }
-      print(`rollout ${started.id}: ${product} ${version} to ${plural(started.total, 'device')}`);
-      if (started.total === 0) note('no enrolled device matches yet: it waits for those that come');
-      note(`watch it with: sitecast rollout status ${started.id} --watch`);
-    });
-}
 
 export function rolloutStatusCommand(): SettingsCommand {
   const command = new SettingsCommand('status')
@@ -146,38 +78,5 @@ export function rolloutListCommand(): SettingsCommand {
       describeMatch(rollout),
     ]);
     print(table(['ID', 'PRODUCT', 'RELEASE', 'STATE', 'STARTED', 'BY', 'FOR'], rows));
-  });
-}
-
-export function rolloutAbortCommand(): SettingsCommand {
-  return endCommand('abort', 'stop a rollout: devices that have not activated it yet leave it alone');
-}
-
-export function rolloutCompleteCommand(): SettingsCommand {
-  return endCommand('complete', 'end a rollout as good: its release is what latecomers get');
-}
-
-function endCommand(name: 'abort' | 'complete', description: string): SettingsCommand {
-  return asJson(new SettingsCommand(name).description(description).argument('<id>'))
-    .addHelpText('after', `\nExample:\n  sitecast rollout ${name} 1f0c9a5be6d27788`)
-    .action(async (text: string, options: JsonOptions) => {
-      const origin = await connect(options);
-      const { id } = await findRollout(origin, text);
-      const rollout = await origin.json(`/api/v1/rollouts/${id}/${name}`, rolloutSchema, { method: 'POST' });
-      if (options.json) printJson(rollout);
-      else print(`rollout ${id} of ${rollout.product} ${rollout.release.version} is ${rollout.state}`);
-    });
-}
-
-/** By its id, or the beginning of it; the newest one without. */
-async function findRollout(origin: OriginClient, text: string | undefined): Promise<Rollout> {
-  const rollouts = await fetchRollouts(origin);
-  const found = text === undefined ? rollouts.slice(0, 1) : rollouts.filter(({ id }) => id.startsWith(text));
-  const [only] = found;
-  if (only && found.length === 1) return only;
-  const message =
-    text === undefined ? 'there is no rollout yet' : `${found.length} rollouts begin with ${text}`;
-  throw new SitecastError('notFound', 'SITECAST_ROLLOUT_UNKNOWN', message, {
-    hint: '`sitecast rollout list` shows them.',
   });
 }

@@ -1,6 +1,7 @@
 import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { rankOf } from '@sitecast/shared/fleet';
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
@@ -175,6 +176,62 @@ it('aborts a rollout, and what it remembers of it agrees with what is published,
       expect(origin.rollouts.require(String(id)).rollout.state).toBe('aborted');
     },
   );
+});
+
+it('begins a stage with the whole of its cohort or not at all, wherever it is cut off', async () => {
+  for (let count = 0; count < 10; count += 1) await bed.device();
+  const stages = [{ basisPoints: 1000 }, { basisPoints: 5000 }, { basisPoints: 10_000 }];
+  const { id } = await bed.startRollout({ allAtOnce: false, stages });
+  const ends = new Set<number>();
+  const died = await dieEverywhere(
+    origin => post(origin, `/api/v1/rollouts/${String(id)}/advance`, { target: 1 }),
+    async origin => {
+      const published = origin.repository.committed?.rollouts.signed.version ?? 0;
+      const { controller, rollout, next, changes } = origin.rollouts.require(String(id));
+      expect(next).toBeUndefined();
+      expect(controller.stage).toBe(published === 2 ? 0 : 1);
+      expect(changes.map(({ stage }) => stage)).toEqual(published === 2 ? [undefined] : [undefined, 1]);
+      const isIn = [...origin.fleet.registry.members()].filter(
+        ({ id }) => rollout.cohort.below === null || rankOf(rollout.id, id) < rollout.cohort.below,
+      );
+      const ledger = origin.rollouts.standings.ledger(String(id));
+      expect(isIn).toHaveLength(controller.stage === 0 ? 1 : 5);
+      expect([...(ledger?.members() ?? [])].map(({ id }) => id).sort()).toEqual(
+        isIn.map(({ id }) => id).sort(),
+      );
+      ends.add(controller.stage);
+      expect((await post(origin, `/api/v1/rollouts/${String(id)}/advance`, { target: 1 })).status).toBe(200);
+      expect(origin.rollouts.require(String(id)).controller.stage).toBe(1);
+    },
+  );
+  expect(died).toBeGreaterThan(15);
+  expect(ends).toEqual(new Set([0, 1]));
+});
+
+it('stops a rollout that failed, if not before it died then at its next start', async () => {
+  const [device] = [await bed.device(), await bed.device()];
+  const rollout = await bed.startRollout();
+  const reason = { code: 'healthFailed', message: '' };
+  const failure = await device.next({
+    rollout: { id: String(rollout.id), attempt: 1 },
+    state: 'failed',
+    reason,
+  });
+  let stoppedBefore = 0;
+  const died = await dieEverywhere(
+    async (origin, at) => {
+      await at(device).sendReports([failure]);
+      await origin.rollouts.checkCompletion().catch(() => undefined);
+    },
+    async origin => {
+      const isKnown = (await origin.rollouts.tallies.outcomes(String(rollout.id))).size === 1;
+      const { state } = origin.rollouts.require(String(rollout.id)).rollout;
+      expect(state).toBe(isKnown ? 'paused' : 'active');
+      if (isKnown) stoppedBefore += 1;
+    },
+  );
+  expect(died).toBeGreaterThan(15);
+  expect(stoppedBefore).toBeGreaterThan(10);
 });
 
 it('refuses whom it said it revoked, and publishes that, wherever it is cut off', async () => {

@@ -13,6 +13,8 @@ export const outcomeSchema = z.object({
   /** When its first report about this attempt came. */
   startedAt: z.string(),
   reason: reasonSchema.exactOptional(),
+  /** What it failed with in this attempt; whatever it says later, that has happened. */
+  failure: reasonSchema.exactOptional(),
 });
 export type Outcome = z.infer<typeof outcomeSchema>;
 
@@ -24,17 +26,31 @@ export function outcomeAfter(
 ): Outcome | undefined {
   const { rollout, state, at, reason } = report;
   if (!rollout || (before && before.attempt > rollout.attempt)) return undefined;
+  const current = before?.attempt === rollout.attempt ? before : undefined;
   // Having failed, it says that it won't try this attempt again: what it failed with is its outcome.
-  if (before?.attempt === rollout.attempt && state === 'blocked' && isFailure(before.state)) return undefined;
-  const startedAt = before?.attempt === rollout.attempt ? before.startedAt : nowIso;
+  if (current && state === 'blocked' && isFailure(current.state)) return undefined;
+  const known: Partial<Outcome> = current ?? {};
+  const { startedAt = nowIso, failure = failureIn(report) } = known;
   return {
     attempt: rollout.attempt,
     state,
     at,
     receivedAt: nowIso,
     startedAt,
-    ...(reason && { reason: { code: reason.code, message: reason.message } }),
+    ...(reason && { reason: textOf(reason) }),
+    ...(failure && { failure }),
   };
+}
+
+const textOf = ({ code, message }: NonNullable<Report['reason']>) => ({ code, message });
+
+/** Reasons that say nothing about the release: the power went, or it goes back because it was told to. */
+const NO_FAILURES: ReadonlySet<string> = new Set(['powerLoss', 'ordered']);
+
+/** A failure of health, boot or install, as the rollouts' controller counts them. */
+function failureIn({ state, reason }: Report): Outcome['failure'] {
+  if (!isFailure(state) || (reason && NO_FAILURES.has(reason.code))) return undefined;
+  return textOf(reason ?? { code: state, message: '' });
 }
 
 function isFailure(state: Outcome['state']): boolean {

@@ -7,6 +7,7 @@ export type Table =
   | 'outcome'
   | 'joinToken'
   | 'rollout'
+  | 'cohort'
   | 'seen'
   | 'audit';
 

@@ -4,19 +4,7 @@ import type { Member } from '../fleet/member.ts';
 import type { Registry } from '../fleet/registry.ts';
 import { bootedCounter, couldMeet, type Match, reachedBy } from './match.ts';
 import type { RolloutRecord } from './record.ts';
-import type { ReleaseName } from './releases.ts';
-
-export interface WantedRollout {
-  product: string;
-  release: ReleaseName;
-  match: {
-    hardware?: string[] | undefined;
-    sites?: string[] | undefined;
-    tags?: Record<string, string> | undefined;
-  };
-  isAllAtOnce: boolean;
-  mayDowngrade: boolean;
-}
+import type { WantedRollout } from './wanted.ts';
 
 /** States in which devices still act on a rollout. */
 export const IS_GOING_ON: ReadonlySet<Rollout['state']> = new Set(['active', 'paused', 'rollingBack']);
@@ -112,15 +100,6 @@ export function prunable({ rollouts }: RolloutsFile): Rollout[] {
     'SITECAST_TOO_MANY_ROLLOUTS',
     `${MAX_ROLLOUTS} rollouts of this product are going on`,
     { hint: 'End some of them first.', data: { maxRollouts: MAX_ROLLOUTS } },
-  );
-}
-
-export function stagesMissing(): SitecastError {
-  return new SitecastError(
-    'badInput',
-    'SITECAST_ALL_AT_ONCE_NEEDED',
-    'this would reach more than 10 % of the devices at once',
-    { hint: 'Rollouts in stages are not in this version yet: say --all-at-once if all at once is meant.' },
   );
 }
 

@@ -94,7 +94,34 @@ describe('starting', () => {
     ['neither version nor counter', { counter: undefined }, 400, 'SITECAST_REQUEST_INVALID'],
     ['both', { version: '1.0.0' }, 400, 'SITECAST_REQUEST_INVALID'],
     ['other hardware', { match: { hardware: ['rpi4', 'rpi5'] } }, 400, 'SITECAST_HARDWARE_UNFIT'],
-    ['stages', { allAtOnce: false }, 400, 'SITECAST_ALL_AT_ONCE_NEEDED'],
+    ['stages of nobody', { allAtOnce: false }, 409, 'SITECAST_NOBODY_MATCHES'],
+    [
+      'a first stage beyond 10 %',
+      { allAtOnce: false, stages: [{ basisPoints: 1001 }, { basisPoints: 10_000 }] },
+      400,
+      'SITECAST_ALL_AT_ONCE_NEEDED',
+    ],
+    ['stages that end early', { stages: [{ basisPoints: 100 }] }, 400, 'SITECAST_ROLLOUT_INVALID'],
+    [
+      'stages that shrink',
+      { stages: [{ basisPoints: 500 }, { basisPoints: 100 }, { basisPoints: 10_000 }] },
+      400,
+      'SITECAST_ROLLOUT_INVALID',
+    ],
+    [
+      'a canary stage without canaries',
+      { stages: [{ basisPoints: 0 }, { basisPoints: 10_000 }] },
+      400,
+      'SITECAST_ROLLOUT_INVALID',
+    ],
+    ['a window nobody can read', { window: 'at night' }, 400, 'SITECAST_WINDOW_INVALID'],
+    ['a download in no window', { download: 'window' }, 400, 'SITECAST_ROLLOUT_INVALID'],
+    [
+      'an origin that is no release',
+      { match: { fromVersion: { min: '0.9' } } },
+      404,
+      'SITECAST_RELEASE_UNKNOWN',
+    ],
     ['no hardware at all', { match: { hardware: [] } }, 400, 'SITECAST_REQUEST_INVALID'],
     ['a strange site', { match: { sites: ['../x'] } }, 400, 'SITECAST_REQUEST_INVALID'],
     ['what it does not know', { match: { colour: 'red' } }, 400, 'SITECAST_REQUEST_INVALID'],
@@ -172,20 +199,23 @@ describe('a rollout', () => {
     expect(await status(id)).toMatchObject({ counts: { completed: 3 } });
   });
 
-  it('on which a device failed stays active: its release is no baseline', async () => {
+  it('on which a device failed stays open: its release is no baseline', async () => {
     const [one, other] = [await bed.device(), await bed.device()];
     const { id } = await bed.startRollout();
     await reporter(id)(one, 'completed');
     await reporter(id)(other, 'failed');
     await bed.origin.rollouts.checkCompletion();
     expect(await status(id)).toMatchObject({
-      state: 'active',
+      state: 'paused',
       counts: { completed: 1, failed: 1 },
       devices: expect.arrayContaining([
         expect.objectContaining({ id: other.id, reason: { code: 'healthFailed', message: 'exit code 1' } }),
       ]),
     });
-    expect(await end(id, 'complete')).toMatchObject({ state: 'completed', changes: [{}, { by: 'test' }] });
+    expect(await end(id, 'complete')).toMatchObject({
+      state: 'completed',
+      changes: [{}, { by: 'origin' }, { by: 'test' }],
+    });
     expect(await end(id, 'complete')).toMatchObject({ httpStatus: 200 });
   });
 

@@ -1,96 +1,117 @@
-import { randomBytes } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 import { SitecastError } from '@sitecast/shared/errors';
-import {
-  parseRollouts,
-  type Rollout,
-  type RolloutsFile,
-  rolloutsTarget,
-  serializeRollouts,
-} from '@sitecast/shared/fleet';
+import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
+import type { Audit } from '../audit/audit.ts';
+import type { Events } from '../events/events.ts';
 import type { OutcomeChange } from '../fleet/intake.ts';
-import { readStored, type Registry } from '../fleet/registry.ts';
+import type { ProgressBoard } from '../fleet/progress.ts';
+import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
 import type { After } from '../upkeep.ts';
-import { bootedCounter, reachedBy } from './match.ts';
-import {
-  belowFloor,
-  ended,
-  IS_GOING_ON,
-  matchFor,
-  prunable,
-  refuseDowngrade,
-  refuseOverlap,
-  revokedFor,
-  stagesMissing,
-  type WantedRollout,
-} from './checks.ts';
-import { PublishedRollouts } from './published.ts';
-import { type RolloutRecord, rolloutRecordSchema } from './record.ts';
-import { findRelease, publishedProducts } from './releases.ts';
-import { hasCompleted, Tallies } from './tallies.ts';
+import { ended, IS_GOING_ON, prunable } from './checks.ts';
+import { freeze } from './controller/cohort.ts';
+import { decide } from './controller/decide.ts';
+import { type Decided, type Effect, ORIGIN } from './controller/effects.ts';
+import { Ledger } from './controller/ledger.ts';
+import type { OperatorAct, OperatorEvent } from './controller/operate.ts';
+import { MAX_STAGES } from './controller/plan.ts';
+import type { ControllerState } from './controller/state.ts';
+import { type Decision, tell } from './decisions.ts';
+import { reachedBy } from './match.ts';
+import { mendedBy, recordOf, unknownRecord } from './mending.ts';
+import { type Preview, previewOf } from './preview.ts';
+import { type PreparedRollout, prepareRollout } from './prepare.ts';
+import { type Change, type RolloutRecord, withChange } from './record.ts';
+import { RolloutRecords } from './records.ts';
+import { SignedRollouts } from './signed.ts';
+import { cohortDeletions, cohortRows, Standings } from './standings.ts';
+import { Tallies } from './tallies.ts';
+import type { WantedRollout } from './wanted.ts';
 
-/** How long completed devices may gather before a rollout is looked at. */
-const COMPLETION_CHECK_DELAY_MS = 500;
-const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
-const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
-/** Who did what the origin does by itself. */
-const ORIGIN = 'origin';
+/** How soon a decision that couldn't be published is tried again. */
+const RETRY_MS = 1000;
+/** Timers beyond a day aren't set: whatever is due is looked for every minute, too. */
+const MAX_TIMER_MS = 24 * 3_600_000;
 
 interface RolloutsDeps {
   repository: Repository;
   registry: Registry;
+  progress: ProgressBoard;
   files: Files;
+  audit: Audit;
+  events: Events;
   now: () => number;
   after: After;
   log: Log;
 }
 
+/** Of one that has ended nothing is counted any more. */
+const NO_FIGURES = new Ledger().figures(0);
+
+const STOPPED: ReadonlySet<Rollout['state']> = new Set(['paused', 'rollingBack']);
+
+type Order = Extract<Effect, { type: 'publish' }>;
+
+/** What an operator wants of a rollout that is there. */
+export type OperatorWish = Pick<OperatorEvent, 'act' | 'by' | 'isAcknowledged' | 'target'>;
+
 /**
- * Rollouts: the signed files decide, and everything that changes them passes here, one after the other. Records beside
- * them remember who did what; after a crash they are brought in line with the files.
+ * Rollouts: the signed files decide, and everything that changes them passes here, one after the other. What is to
+ * change, the controller says; a record beside each file remembers where the controller stood and who did what. After a
+ * crash records are brought in line with the files.
  */
 export class Rollouts {
   readonly tallies: Tallies;
+  readonly standings: Standings;
   readonly #deps: RolloutsDeps;
-  readonly #published: PublishedRollouts;
+  readonly #records: RolloutRecords;
+  readonly #signed: SignedRollouts;
   readonly #serial = new Serial();
-  readonly #records = new Map<string, RolloutRecord>();
-  readonly #toCheck = new Set<string>();
-  #cancelCheck: (() => void) | undefined;
+  readonly #waiting = new Set<string>();
+  readonly #timers = new Map<string, () => void>();
 
-  private constructor(deps: RolloutsDeps) {
+  private constructor(deps: RolloutsDeps, records: RolloutRecords) {
     this.#deps = deps;
-    this.#published = new PublishedRollouts(deps.repository, deps.files);
+    this.#records = records;
+    this.#signed = new SignedRollouts(deps);
     this.tallies = new Tallies(deps.registry);
+    this.standings = new Standings({ ...deps, tallies: this.tallies });
   }
 
   static async open(deps: RolloutsDeps): Promise<Rollouts> {
-    const rollouts = new Rollouts(deps);
-    for await (const [key, value] of deps.registry.store.entries('rollout'))
-      rollouts.#records.set(key, readStored('rollout', key, rolloutRecordSchema, value));
+    const rollouts = new Rollouts(deps, await RolloutRecords.open(deps.registry.store));
     await rollouts.reconcile();
+    await rollouts.#sweep();
     return rollouts;
   }
 
   /** Newest first. */
   list(): RolloutRecord[] {
-    return [...this.#records.values()].sort(
-      (one, other) =>
-        other.rollout.createdAt.localeCompare(one.rollout.createdAt) ||
-        other.rollout.id.localeCompare(one.rollout.id),
-    );
+    return this.#records.list();
   }
 
   /** @throws SITECAST_ROLLOUT_UNKNOWN (notFound) */
   require(id: string): RolloutRecord {
-    const record = this.#records.get(id);
-    if (record) return record;
-    throw new SitecastError('notFound', 'SITECAST_ROLLOUT_UNKNOWN', `there is no rollout ${id}`, {
-      hint: '`sitecast rollout list` shows them.',
-    });
+    return this.#records.require(id);
+  }
+
+  /** What an act would do now. @throws SITECAST_ROLLOUT_UNKNOWN */
+  preview(id: string, act: OperatorAct): Preview {
+    const record = this.require(id);
+    const figures = this.standings.figures(record);
+    const next = record.controller.stage + 1;
+    const { stages } = record.controller.plan;
+    const joining = (): number =>
+      next < stages.length ? this.#frozen(record, record.rollout, next).joined.length : 0;
+    return previewOf(record, act, figures, joining);
+  }
+
+  /** What would begin, without beginning it. @throws as `start` */
+  async dryRun(wanted: WantedRollout): Promise<PreparedRollout> {
+    return await this.#prepare(wanted);
   }
 
   /**
@@ -99,210 +120,300 @@ export class Rollouts {
    */
   start(wanted: WantedRollout, operator: string): Promise<RolloutRecord> {
     return this.#serial.run(async () => {
-      const { registry, now } = this.#deps;
       const { product } = wanted;
-      const found = await findRelease(this.#deps, product, wanted.release);
-      if (!wanted.isAllAtOnce) throw stagesMissing();
-      const { manifest, manifestSha256 } = found;
-      if (manifest.counter < found.product.floor.counter) throw belowFloor(found.product, manifest);
-      const match = matchFor(wanted, manifest.hardware);
-      const file = await this.#file(product);
-      refuseOverlap(product, match, file);
-      const rollout: Rollout = {
-        id: randomBytes(8).toString('hex'),
-        release: { counter: manifest.counter, version: manifest.version, manifestSha256 },
-        state: 'active',
-        match,
-        cohort: { below: null },
-        offlineForMs: DEFAULT_OFFLINE_FOR_MS,
-        maxDownBasisPoints: DEFAULT_MAX_DOWN_BASIS_POINTS,
-        attempt: 1,
-        createdAt: new Date(now()).toISOString(),
-      };
-      if (!wanted.mayDowngrade) refuseDowngrade(product, rollout, file, registry);
-      const record = this.#newRecord(product, rollout, operator);
+      const { rollout, controller, members } = await this.#prepare(wanted);
+      const { id } = rollout;
+      const file = await this.#signed.file(product);
       const pruned = prunable(file);
-      await this.#remember([record, ...pruned.map(({ id }) => ({ ...this.require(id), isPruned: true }))]);
+      const record = recordOf(product, rollout, controller, operator);
+      const decision = {
+        action: 'rollout.start',
+        by: operator,
+        details: {
+          product,
+          release: rollout.release,
+          match: rollout.match,
+          plan: controller.plan,
+          members: members.length,
+        },
+      };
+      await this.#deps.audit.record({ ...decision, subject: `rollout:${id}` });
+      await this.#records.remember(
+        [record, ...pruned.map(({ id }) => ({ ...this.require(id), isPruned: true }))],
+        { besides: cohortRows(id, 0, members) },
+      );
       const rollouts = [...file.rollouts.filter(known => !pruned.includes(known)), rollout];
       // Followed first: a device may report as soon as the file is out.
-      await this.tallies.follow(rollout.id);
-      try {
-        await this.#publish([{ ...file, rollouts }]);
-      } catch (error) {
-        this.tallies.forget(rollout.id);
-        await this.#reconcile().catch((again: unknown) =>
-          this.#deps.log.error({ err: again }, 'a rollout that could not be published is tidied up later'),
-        );
-        throw error;
-      }
-      this.#deps.log.info(
-        { rollout: rollout.id, product, release: rollout.release, operator },
-        'rollout started',
-      );
-      return record;
+      await this.#follow(record);
+      await this.#publish(() => this.#signed.publish([{ ...file, rollouts }]));
+      tell(this.#deps, id, decision);
+      await this.#judge(id);
+      return this.require(id);
     });
   }
 
   /**
-   * Ends a rollout: devices that haven't activated it yet leave it alone. Does nothing for one that is aborted.
-   * @throws SITECAST_ROLLOUT_UNKNOWN, SITECAST_ROLLOUT_ENDED (one that is too old to be in the signed file)
+   * Does what an operator wants; the same again changes nothing.
+   * @throws SITECAST_ROLLOUT_UNKNOWN, and what `decide` throws; SITECAST_ROLLOUT_ENDED for one that is too old to be in
+   * the signed file
    */
-  abort(id: string, operator: string): Promise<RolloutRecord> {
-    return this.#serial.run(() => this.#end(id, 'aborted', operator));
-  }
-
-  /** Ends a rollout as good: its release is what latecomers get. @throws as `abort` */
-  complete(id: string, operator: string): Promise<RolloutRecord> {
-    return this.#serial.run(() => this.#end(id, 'completed', operator));
+  operate(id: string, wish: OperatorWish): Promise<RolloutRecord> {
+    return this.#serial.run(async () => {
+      const record = this.require(id);
+      const figures = this.standings.figures(record) ?? NO_FIGURES;
+      const decided = decide(record.controller, { type: 'operator', figures, ...wish }, this.#deps.now());
+      if (decided.state === record.controller) return record;
+      await this.#apply(record, decided);
+      await this.#judge(id);
+      return this.require(id);
+    });
   }
 
   /** Publishes who is revoked, in the files of the products that it concerns. */
   publishRevocations(): Promise<void> {
-    return this.#serial.run(() => this.#publishRevocations());
+    return this.#serial.run(() => this.#signed.publishRevocations());
   }
 
-  /** Brings records, files and the registry in line, whatever was interrupted. */
+  /** Brings records, files and the registry in line, whatever was interrupted, and does what has become due. */
   reconcile(): Promise<void> {
     return this.#serial.run(async () => {
       await this.#reconcile();
-      await this.#publishRevocations();
-      await this.#completeWhatIs([...this.tallies.followed]);
+      await this.#signed.publishRevocations();
+      for (const record of this.list()) {
+        this.standings.refresh(record.rollout);
+        this.standings.lookForOverdue(record, this.#deps.now());
+        await this.#judge(record.rollout.id);
+      }
     });
   }
 
-  /** To be told of each change once it's durable. */
+  /** To be told of each change once it's durable. What it costs doesn't depend on the fleet. */
   countOutcomes(changes: readonly OutcomeChange[]): void {
-    for (const id of this.tallies.apply(changes)) this.#toCheck.add(id);
-    if (this.#toCheck.size === 0 || this.#cancelCheck) return;
-    this.#cancelCheck = this.#deps.after(COMPLETION_CHECK_DELAY_MS, () => {
-      this.#cancelCheck = undefined;
-      this.checkCompletion().catch((error: unknown) =>
-        this.#deps.log.error(
-          { err: error },
-          "a rollout's completion could not be published; it is tried again",
-        ),
-      );
-    });
+    this.tallies.apply(changes);
+    for (const id of this.standings.count(changes)) {
+      if (this.#decide(id)?.isChange === true) this.#wake(id);
+    }
   }
 
-  /** Completes those rollouts whose devices all have reported that they are done. */
+  /** Decides on everything that has been reported. @returns when that is published */
   checkCompletion(): Promise<void> {
     return this.#serial.run(async () => {
-      const ids = [...this.#toCheck];
-      this.#toCheck.clear();
-      await this.#completeWhatIs(ids);
+      for (const { rollout } of this.list()) await this.#judge(rollout.id);
     });
   }
 
   async stop(): Promise<void> {
-    this.#cancelCheck?.();
+    for (const cancel of this.#timers.values()) cancel();
     await this.#serial.idle();
   }
 
-  async #end(id: string, state: 'aborted' | 'completed', by: string): Promise<RolloutRecord> {
-    const record = this.require(id);
-    if (record.rollout.state === state) return record;
-    const file = await this.#file(record.product);
-    const known = file.rollouts.find(rollout => rollout.id === id);
-    if (!known || (state === 'completed' && known.state === 'aborted')) throw ended(record);
-    const rollout = { ...known, state };
-    await this.#publish([
-      { ...file, rollouts: file.rollouts.map(other => (other === known ? rollout : other)) },
-    ]);
-    const at = new Date(this.#deps.now()).toISOString();
-    const next = { ...record, rollout, changes: [...record.changes, { at, by, state }].slice(-100) };
-    await this.#remember([next]);
+  async #prepare(wanted: WantedRollout): Promise<PreparedRollout> {
+    const prepared = await prepareRollout(this.#deps, wanted, await this.#signed.file(wanted.product));
+    const { id } = prepared.rollout;
+    if (!this.#records.get(id)) return prepared;
+    throw new SitecastError('conflict', 'SITECAST_ROLLOUT_EXISTS', `there is a rollout ${id} already`);
+  }
+
+  /** Judges soon, once; if that fails, again a little later. */
+  #wake(id: string, delayMs = 0): void {
+    if (this.#waiting.has(id)) return;
+    this.#waiting.add(id);
+    const judge = (): void => {
+      this.#serial
+        .run(async () => {
+          this.#waiting.delete(id);
+          await this.#judge(id);
+        })
+        .catch((error: unknown) => {
+          this.#deps.log.error(
+            { err: error, rollout: id, retryMs: RETRY_MS },
+            'a decision about a rollout could not be published',
+          );
+          this.#wake(id, RETRY_MS);
+        });
+    };
+    if (delayMs === 0) judge();
+    else this.#setTimer(`retry ${id}`, delayMs, judge);
+  }
+
+  #setTimer(name: string, delayMs: number, act: () => void): void {
+    this.#timers.get(name)?.();
+    const cancel = this.#deps.after(Math.min(Math.max(delayMs, 0), MAX_TIMER_MS), () => {
+      this.#timers.delete(name);
+      act();
+    });
+    this.#timers.set(name, cancel);
+  }
+
+  #decide(id: string): (Decided & { isChange: boolean }) | undefined {
+    const record = this.#records.get(id);
+    const figures = record && this.standings.figures(record);
+    if (!figures) return undefined;
+    const decided = decide(record.controller, { type: 'reported', figures }, this.#deps.now());
+    return { ...decided, isChange: decided.state !== record.controller };
+  }
+
+  /** Decides and acts until there's nothing more to decide: a stage that brings nobody in may end at once. */
+  async #judge(id: string): Promise<void> {
+    for (let turn = 0; turn <= 2 * MAX_STAGES; turn += 1) {
+      const decided = this.#decide(id);
+      if (!decided) return;
+      for (const effect of decided.effects)
+        if (effect.type === 'timer') this.#setTimer(id, effect.atMs - this.#deps.now(), () => this.#wake(id));
+      if (!decided.isChange) return;
+      await this.#apply(this.require(id), decided);
+    }
+  }
+
+  /** Makes a decision true. Told first, then written beside, then published, then remembered. */
+  async #apply(record: RolloutRecord, { state: controller, effects }: Decided): Promise<void> {
+    const { id } = record.rollout;
+    const decision = effects.find(effect => effect.type === 'decision');
+    const order = effects.find(effect => effect.type === 'publish');
+    const file = order && (await this.#signed.file(record.product));
+    if (file && !file.rollouts.some(rollout => rollout.id === id)) throw ended(record);
+    if (decision) {
+      const { action, by, details } = decision;
+      await this.#deps.audit.record({ by, action, subject: `rollout:${id}`, details });
+    }
+    const change = this.#changeOf(controller, decision, order);
+    if (order && file) {
+      await this.#publishOrder(record, controller, order, file, change);
+    } else {
+      const next = { ...record, controller };
+      await this.#records.remember([decision ? withChange(next, change) : next]);
+    }
+    if (decision) tell(this.#deps, id, decision);
+  }
+
+  #changeOf(controller: ControllerState, decision: Decision | undefined, order: Order | undefined): Change {
+    const { phase, stop } = controller;
+    return {
+      at: new Date(this.#deps.now()).toISOString(),
+      by: decision?.by ?? ORIGIN,
+      state: phase,
+      ...(decision && { action: decision.action }),
+      ...(order?.beginStage !== undefined && { stage: order.beginStage }),
+      ...(STOPPED.has(phase) && stop && { why: stop.why }),
+    };
+  }
+
+  async #publishOrder(
+    record: RolloutRecord,
+    controller: ControllerState,
+    { phase, attempt, beginStage }: Order,
+    file: RolloutsFile,
+    change: Change,
+  ): Promise<void> {
+    const { id } = record.rollout;
+    const known = file.rollouts.find(rollout => rollout.id === id) ?? record.rollout;
+    const { cohort, joined } =
+      beginStage === undefined ? { ...known, joined: [] } : this.#frozen(record, known, beginStage);
+    const rollout = { ...known, cohort, state: phase, attempt };
+    const besides = beginStage === undefined ? [] : cohortRows(id, beginStage, joined);
+    await this.#records.remember([{ ...record, next: { rollout, controller, change } }], { besides });
+    await this.#publish(() => this.#signed.replace(file, rollout));
+    const { next: _next, ...rest } = record;
+    const after = withChange({ ...rest, rollout, controller }, change);
+    await this.#records.remember([after]);
+    await this.#follow(after);
+    if (beginStage !== undefined) this.standings.join(rollout, beginStage, joined);
+    this.standings.refresh(rollout);
+  }
+
+  /** The membership of a stage that begins now. */
+  #frozen(
+    { product, controller }: RolloutRecord,
+    known: Rollout,
+    stage: number,
+  ): { cohort: Rollout['cohort']; joined: string[] } {
+    const { registry, now } = this.#deps;
+    const everybody = { ...known, cohort: { below: null } };
+    const candidates = [...reachedBy(everybody, product, registry)].map(({ id }) => id);
+    const share = controller.plan.stages[stage]?.basisPoints ?? 0;
+    const { cohort, members } = freeze(known.id, candidates, share, known.cohort, now());
+    const ledger = this.standings.ledger(known.id);
+    return { cohort, joined: members.filter(id => ledger?.has(id) !== true) };
+  }
+
+  async #publish(publish: () => Promise<void>): Promise<void> {
+    try {
+      await publish();
+    } catch (error) {
+      await this.#reconcile().catch((again: unknown) =>
+        this.#deps.log.error({ err: again }, 'a rollout that could not be published is tidied up later'),
+      );
+      throw error;
+    }
+  }
+
+  /** Follows what is going on, and lets go of what isn't any more. */
+  async #follow(record: RolloutRecord): Promise<void> {
+    const { id, state } = record.rollout;
+    if (IS_GOING_ON.has(state)) {
+      await this.tallies.follow(id);
+      await this.standings.follow(record);
+      return;
+    }
+    this.#timers.get(id)?.();
+    this.#timers.delete(id);
+    if (!this.standings.ledger(id)) return;
     this.tallies.forget(id);
-    this.#deps.log.info({ rollout: id, by }, `rollout ${state}`);
-    return next;
-  }
-
-  async #completeWhatIs(ids: readonly string[]): Promise<void> {
-    const { registry } = this.#deps;
-    for (const id of ids) {
-      const record = this.#records.get(id);
-      const outcomes = this.tallies.current(id);
-      if (record?.rollout.state !== 'active' || !outcomes) continue;
-      const { rollout, product } = record;
-      let isAnybodyIn = false;
-      let isDone = true;
-      for (const { id: deviceId } of reachedBy(rollout, product, registry)) {
-        isAnybodyIn = true;
-        isDone = hasCompleted(rollout, outcomes.get(deviceId), bootedCounter(registry.status(deviceId)));
-        if (!isDone) break;
-      }
-      if (isAnybodyIn && isDone) await this.#end(id, 'completed', ORIGIN);
-    }
-  }
-
-  async #file(product: string): Promise<RolloutsFile> {
-    const file = (await this.#published.all()).get(product);
-    return file ?? { format: 'sitecast-rollouts-1', product, rollouts: [], revoked: [] };
-  }
-
-  async #publish(files: readonly RolloutsFile[]): Promise<void> {
-    const targets = new Map<string, Buffer>();
-    for (const file of files) {
-      const bytes = serializeRollouts({ ...file, revoked: revokedFor(file.product, this.#deps.registry) });
-      // What clients wouldn't take isn't published.
-      parseRollouts(bytes);
-      targets.set(rolloutsTarget(file.product), bytes);
-    }
-    await this.#deps.repository.publishRollouts(targets);
-  }
-
-  async #publishRevocations(): Promise<void> {
-    const { registry, repository } = this.#deps;
-    const changed = [];
-    for (const product of publishedProducts(repository)) {
-      const file = await this.#file(product);
-      const revoked = revokedFor(product, registry);
-      if (revoked.length !== file.revoked.length || revoked.some((id, at) => id !== file.revoked[at]))
-        changed.push(file);
-    }
-    if (changed.length > 0) await this.#publish(changed);
+    this.standings.forget(id);
+    const besides = await cohortDeletions(this.#deps.registry, id);
+    await this.#records.remember([], { besides });
   }
 
   async #reconcile(): Promise<void> {
-    const files = await this.#published.all();
+    const { registry } = this.#deps;
+    const files = await this.#signed.all();
     const mended: RolloutRecord[] = [];
+    const besides = [];
     const listed = new Set<string>();
     for (const [product, { rollouts }] of files) {
       for (const rollout of rollouts) {
         listed.add(rollout.id);
-        const record = this.#records.get(rollout.id) ?? this.#newRecord(product, rollout, 'unknown');
-        const isSame = record.rollout.state === rollout.state && record.isPruned !== true;
-        if (!isSame || !this.#records.has(rollout.id)) {
-          const { isPruned: _isPruned, ...rest } = record;
-          mended.push({ ...rest, rollout });
-        }
-        if (IS_GOING_ON.has(rollout.state)) await this.tallies.follow(rollout.id);
-        else this.tallies.forget(rollout.id);
+        const known = this.#records.get(rollout.id);
+        const record = known ? mendedBy(known, rollout) : unknownRecord(product, rollout);
+        if (known && isDeepStrictEqual(record, known)) continue;
+        mended.push(record);
+        if (known?.next && !isDeepStrictEqual(known.next.rollout, rollout))
+          besides.push(...(await this.#undone(rollout.id, known.next, record)));
       }
     }
     // Begun and never published.
-    const unborn = [...this.#records.values()].filter(
-      ({ rollout, isPruned }) => isPruned !== true && !listed.has(rollout.id),
-    );
-    await this.#remember(mended, unborn);
+    const gone = this.list().filter(({ rollout, isPruned }) => isPruned !== true && !listed.has(rollout.id));
+    for (const { rollout } of gone) besides.push(...(await cohortDeletions(registry, rollout.id)));
+    await this.#records.remember(mended, { gone, besides });
+    for (const { rollout } of gone) {
+      this.tallies.forget(rollout.id);
+      this.standings.forget(rollout.id);
+    }
+    for (const record of this.list()) await this.#follow(record);
   }
 
-  async #remember(records: readonly RolloutRecord[], gone: readonly RolloutRecord[] = []): Promise<void> {
-    if (records.length + gone.length === 0) return;
-    await this.#deps.registry.store.commit([
-      ...records.map(record => ({ table: 'rollout' as const, key: record.rollout.id, value: record })),
-      ...gone.map(({ rollout }) => ({ table: 'rollout' as const, key: rollout.id, value: undefined })),
-    ]);
-    for (const record of records) this.#records.set(record.rollout.id, record);
-    for (const { rollout } of gone) this.#records.delete(rollout.id);
+  /** A change that was told and then never published. @returns what takes back its cohort */
+  async #undone(id: string, next: NonNullable<RolloutRecord['next']>, record: RolloutRecord) {
+    const { action = 'rollout', by } = next.change;
+    const details = { action, by };
+    await this.#deps.audit.record({
+      by: ORIGIN,
+      action: 'rollout.undone',
+      subject: `rollout:${id}`,
+      details,
+    });
+    const { stage } = next.controller;
+    return stage === record.controller.stage ? [] : await cohortDeletions(this.#deps.registry, id, stage);
   }
 
-  #newRecord(product: string, rollout: Rollout, startedBy: string): RolloutRecord {
-    return {
-      product,
-      rollout,
-      startedBy,
-      changes: [{ at: rollout.createdAt, by: startedBy, state: rollout.state }],
-    };
+  /** Deletes the cohorts of rollouts that have ended: a crash may have left them. */
+  async #sweep(): Promise<void> {
+    const { registry } = this.#deps;
+    const ids = new Set<string>();
+    for await (const [key] of registry.store.entries('cohort')) ids.add(key.slice(0, key.indexOf('!')));
+    for (const id of ids) {
+      if (this.standings.ledger(id)) continue;
+      await this.#records.remember([], { besides: await cohortDeletions(registry, id) });
+    }
   }
 }

@@ -39,20 +39,9 @@ export class Tallies {
     this.#byRollout.delete(rolloutId);
   }
 
-  get followed(): Iterable<string> {
-    return this.#byRollout.keys();
-  }
-
-  /** @returns the followed rollouts that devices completed just now */
-  apply(changes: readonly OutcomeChange[]): Set<string> {
-    const completed = new Set<string>();
-    for (const { rolloutId, deviceId, after } of changes) {
-      const outcomes = this.#byRollout.get(rolloutId);
-      if (!outcomes) continue;
-      outcomes.set(deviceId, after);
-      if (after.state === 'completed') completed.add(rolloutId);
-    }
-    return completed;
+  apply(changes: readonly OutcomeChange[]): void {
+    for (const { rolloutId, deviceId, after } of changes)
+      this.#byRollout.get(rolloutId)?.set(deviceId, after);
   }
 
   /** The same as are stored, where that is known without asking the disk: a device that isn't in it hasn't said anything. */

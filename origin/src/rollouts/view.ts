@@ -1,7 +1,12 @@
-import type { DeviceState } from '@sitecast/shared/fleet';
+import type { DeviceState, Rollout } from '@sitecast/shared/fleet';
+import type { Member } from '../fleet/member.ts';
 import type { Outcome } from '../fleet/outcome.ts';
 import type { Progress, ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
+import type { Status } from '../fleet/status.ts';
+import type { Ledger } from './controller/ledger.ts';
+import type { Figures } from './controller/state.ts';
+import { type FailureGroup, FailureGroups } from './failures.ts';
 import { bootedCounter, isReached } from './match.ts';
 import type { RolloutRecord } from './record.ts';
 import { hasCompleted, type Outcomes } from './tallies.ts';
@@ -18,11 +23,17 @@ interface RolloutDevice {
   reason?: { code: string; message: string };
   /** Of a download that is running. */
   progress?: { doneBytes: number; totalBytes: number };
+  /** Nothing came from it past the deadline: it alone, or nothing from its site either. */
+  overdue?: 'silent' | 'unreachable';
 }
 
 export interface RolloutStatus {
   counts: Partial<Record<RolloutDeviceState, number>>;
   total: number;
+  /** Of the cohort, as the controller counts it; only while the rollout goes on. */
+  figures?: Figures;
+  /** By what they failed with and their hardware, most first. */
+  failures: FailureGroup[];
   /** In the order of their ids. */
   devices: RolloutDevice[];
   /** The last one's id, where there are more. */
@@ -39,39 +50,77 @@ interface Query {
 interface Sources {
   registry: Registry;
   progress: ProgressBoard;
+  /** While the rollout goes on. */
+  ledger: Ledger | undefined;
 }
 
 /** How far each device has got: those that the rollout reaches, and those that have reported about it. */
 export function statusOf(
-  { rollout, product }: RolloutRecord,
+  { rollout, product, controller }: RolloutRecord,
   outcomes: Outcomes,
-  { registry, progress }: Sources,
+  { registry, progress, ledger }: Sources,
   { after, limit, state, nowMs }: Query,
 ): RolloutStatus {
   const counts: RolloutStatus['counts'] = {};
-  const devices: RolloutDevice[] = [];
+  const page = new Page(limit, device => isAfter(device, after) && (!state || device.state === state));
+  const failures = new FailureGroups();
   let total = 0;
-  let hasMore = false;
   for (const member of registry.from(undefined)) {
     const outcome = outcomes.get(member.id);
     const status = registry.status(member.id);
-    const isIn = rollout.state !== 'aborted' && isReached(rollout, product, member, status);
-    if (!outcome && !isIn) continue;
+    if (!outcome && !isInCohort(ledger, member) && !isOpenTo(rollout, product, member, status)) continue;
+    if (outcome?.failure && outcome.attempt === rollout.attempt) failures.add(member, outcome.failure);
     const running = progress.get(member.id, nowMs);
-    const found: RolloutDevice = {
+    const overdue = ledger?.overdue(member.id);
+    const device: RolloutDevice = {
       id: member.id,
       site: member.site,
       ...deviceState(rollout, outcome, bootedCounter(status), running),
+      ...(overdue && { overdue }),
     };
     total += 1;
-    counts[found.state] = (counts[found.state] ?? 0) + 1;
-    const isWanted =
-      (state === undefined || state === found.state) && (after === undefined || found.id > after);
-    if (isWanted && devices.length < limit) devices.push(found);
-    else if (isWanted) hasMore = true;
+    counts[device.state] = (counts[device.state] ?? 0) + 1;
+    page.add(device);
   }
-  const last = devices.at(-1);
-  return { counts, total, devices, ...(hasMore && last && { nextCursor: last.id }) };
+  return {
+    counts,
+    total,
+    ...(ledger && { figures: ledger.figures(controller.stage) }),
+    failures: failures.list(),
+    devices: page.devices,
+    ...(page.nextCursor !== undefined && { nextCursor: page.nextCursor }),
+  };
+}
+
+/** As many devices as are wanted. */
+class Page {
+  readonly devices: RolloutDevice[] = [];
+  readonly #limit: number;
+  readonly #isWanted: (device: RolloutDevice) => boolean;
+  nextCursor: string | undefined;
+
+  constructor(limit: number, isWanted: (device: RolloutDevice) => boolean) {
+    this.#limit = limit;
+    this.#isWanted = isWanted;
+  }
+
+  add(device: RolloutDevice): void {
+    if (!this.#isWanted(device)) return;
+    if (this.devices.length < this.#limit) this.devices.push(device);
+    else this.nextCursor ??= this.devices.at(-1)?.id;
+  }
+}
+
+const isAfter = ({ id }: RolloutDevice, after: string | undefined): boolean =>
+  after === undefined || id > after;
+
+function isInCohort(ledger: Ledger | undefined, { id, revokedAt }: Member): boolean {
+  return ledger?.has(id) === true && revokedAt === undefined;
+}
+
+/** Whom nobody has counted in, and who decides to be in. */
+function isOpenTo(rollout: Rollout, product: string, member: Member, status: Status | undefined): boolean {
+  return rollout.state !== 'aborted' && isReached(rollout, product, member, status);
 }
 
 function deviceState(

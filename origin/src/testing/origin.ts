@@ -1,5 +1,6 @@
 import type { Audit } from '../audit/audit.ts';
 import { AuditLog } from '../audit/log.ts';
+import type { Events } from '../events/events.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { FleetStore } from '../fleet/store.ts';
 import { EventLog } from '../events/event-log.ts';
@@ -34,6 +35,8 @@ export interface TestOriginOptions {
   /** Registry, reports and rollouts; in memory if not given. */
   store?: FleetStore;
   after?: After;
+  audit?: Audit;
+  events?: Events;
   maxStagedBytes?: number;
   maxBodyMemoryBytes?: number;
   pace?: BodyPace;
@@ -79,7 +82,8 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const repository = await Repository.open({ files, chunks, staged, now, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
-  const services = await openFleetServices({ repository, files, store, audit, events, now, after, log });
+  const heard = { audit: options.audit ?? audit, events: options.events ?? events };
+  const services = await openFleetServices({ repository, files, store, ...heard, now, after, log });
   const waiters = new TimestampWaiters(repository, after);
   const eventStreams = new EventStreams(events, after);
   const app = createApp({
@@ -100,19 +104,8 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     log,
   });
   const { token: adminToken } = await tokens.create({ name: 'test', role: 'admin' });
-  return {
-    app,
-    repository,
-    chunks,
-    staged,
-    tokens,
-    adminToken,
-    waiters,
-    audit,
-    events,
-    eventStreams,
-    ...services,
-  };
+  const parts = { app, repository, chunks, staged, tokens, adminToken, waiters, audit, events, eventStreams };
+  return { ...parts, ...services };
 }
 
 const realAfter: After = (delayMs, act) => {

@@ -25,29 +25,86 @@ export async function applyConfigFile(
   }
 }
 
-function applySetting(action: Command, option: Option, value: unknown, path: string): void {
-  const source = action.getOptionValueSource(option.attributeName());
-  if (source !== undefined && source !== 'default') return;
-  if (option.isBoolean()) {
-    if (typeof value !== 'boolean') throw invalid(path, `'${nameOf(option)}' must be true or false`);
-    action.setOptionValueWithSource(option.attributeName(), value, 'config');
-    return;
+/** How lists are read: `repeatable` options take one value of a list each, `joined` ones the list with commas. */
+interface ListOptions {
+  repeatable: readonly string[];
+  joined: readonly string[];
+}
+
+/**
+ * Fills in options of one command that neither a flag nor the environment gave, from a YAML file of flag names.
+ * @param others settings that are no options
+ * @returns those of them that are there, as texts
+ * @throws SITECAST_CONFIG_INVALID, ENOENT
+ */
+export async function applyOptionsFile(
+  action: Command,
+  path: string,
+  others: readonly string[],
+  { repeatable, joined }: ListOptions,
+): Promise<Map<string, string>> {
+  const { settings } = await load(path);
+  const found = new Map<string, string>();
+  for (const [key, value] of Object.entries(settings)) {
+    const option = action.options.find(candidate => nameOf(candidate) === key);
+    if (others.includes(key)) found.set(key, textOf(value, key, path));
+    else if (option === undefined) throw invalid(path, `unknown setting '${key}'`);
+    else if (joined.includes(key) && Array.isArray(value))
+      applySetting(action, option, value.map(item => textOf(item, key, path)).join(','), path, {
+        isStronger: true,
+      });
+    else
+      applySetting(action, option, value, path, {
+        isStronger: true,
+        isRepeatable: repeatable.includes(key),
+      });
   }
-  const values = (Array.isArray(value) ? value : [value]).map((item: unknown) => {
-    if (typeof item === 'string' || typeof item === 'number') return String(item);
-    throw invalid(path, `'${nameOf(option)}' must be a text or a number`);
-  });
-  if (values.length > 1 && !option.variadic) throw invalid(path, `'${nameOf(option)}' takes one value`);
-  let parsed: unknown = option.variadic ? values : values[0];
-  if (option.parseArg) {
-    // A parser's refusal must name the file, not a flag nobody typed.
-    try {
-      for (const item of values) parsed = option.parseArg(item, undefined);
-    } catch (error) {
-      throw invalid(path, `'${nameOf(option)}': ${error instanceof Error ? error.message : String(error)}`);
-    }
+  return found;
+}
+
+function textOf(value: unknown, name: string, path: string): string {
+  if (typeof value === 'string' || typeof value === 'number') return String(value);
+  throw invalid(path, `'${name}' must be a text or a number`);
+}
+
+/** @param isStronger than a configuration file, which has been applied already */
+function applySetting(
+  action: Command,
+  option: Option,
+  value: unknown,
+  path: string,
+  { isRepeatable = false, isStronger = false }: { isRepeatable?: boolean; isStronger?: boolean } = {},
+): void {
+  const source = action.getOptionValueSource(option.attributeName()) ?? 'default';
+  if (source !== 'default' && !(isStronger && source === 'config')) return;
+  action.setOptionValueWithSource(
+    option.attributeName(),
+    option.isBoolean()
+      ? booleanOf(value, nameOf(option), path)
+      : parsedValue(option, value, path, isRepeatable),
+    'config',
+  );
+}
+
+function booleanOf(value: unknown, name: string, path: string): boolean {
+  if (typeof value === 'boolean') return value;
+  throw invalid(path, `'${name}' must be true or false`);
+}
+
+function parsedValue(option: Option, value: unknown, path: string, isRepeatable: boolean): unknown {
+  const name = nameOf(option);
+  const values = (Array.isArray(value) ? value : [value]).map((item: unknown) => textOf(item, name, path));
+  if (values.length > 1 && !option.variadic && !isRepeatable)
+    throw invalid(path, `'${name}' takes one value`);
+  if (!option.parseArg) return option.variadic ? values : values[0];
+  let parsed: unknown;
+  // A parser's refusal must name the file, not a flag nobody typed.
+  try {
+    for (const item of values) parsed = option.parseArg(item, isRepeatable ? parsed : undefined);
+  } catch (error) {
+    throw invalid(path, `'${name}': ${error instanceof Error ? error.message : String(error)}`);
   }
-  action.setOptionValueWithSource(option.attributeName(), parsed, 'config');
+  return parsed;
 }
 
 interface Loaded {

@@ -1,3 +1,4 @@
+export { applyOptionsFile } from './config-file.ts';
 export { plainText } from './plain-text.ts';
 export { EXIT_CODES, describeError, exitCodeOf } from './outcome.ts';
 export { type OutputStreams, runProgram, SettingsCommand } from './program.ts';

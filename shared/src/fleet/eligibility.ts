@@ -13,12 +13,12 @@ export interface DeviceFacts {
 
 /**
  * Does this rollout reach this device, by match and cohort? State, time and latching are the caller's.
- * A device enrolled after the cohort's freeze isn't counted in it, so it waits, until a stage reaches all.
+ * Canaries are in by name. A device enrolled after the cohort's freeze isn't counted in it, so it waits, until a stage reaches all.
  */
 export function eligibilityOf(rollout: Rollout, { assignment, bootedCounter }: DeviceFacts): Eligibility {
   if (!matches(rollout, assignment, bootedCounter)) return 'noMatch';
-  const { below, asOf } = rollout.cohort;
-  if (below === null) return 'in';
+  const { below, asOf, canaries } = rollout.cohort;
+  if (below === null || canaries?.includes(assignment.id) === true) return 'in';
   if (asOf !== undefined && Date.parse(assignment.enrolledAt) > Date.parse(asOf)) return 'enrolledLater';
   return rankOf(rollout.id, assignment.id) < below ? 'in' : 'laterStage';
 }

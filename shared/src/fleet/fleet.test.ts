@@ -198,6 +198,13 @@ describe('whether a device is in a rollout', () => {
     );
   });
 
+  it('is given for a canary, which is named, as long as the rollout is for such devices', () => {
+    const cohort = { below: '0'.repeat(64), asOf: '2029-01-01T00:00:00Z', canaries: [device.id] };
+    expect(eligibilityOf(rollout({ cohort }), facts())).toBe('in');
+    expect(eligibilityOf(rollout({ cohort, match: { sites: ['south'] } }), facts())).toBe('noMatch');
+    expect(eligibilityOf(rollout({ cohort: { ...cohort, canaries: [] } }), facts())).toBe('enrolledLater');
+  });
+
   it('only ever grows with the cohort', () => {
     const hex = integer({ min: 0, max: 2 ** 31 }).map(n => n.toString(16).padStart(8, '0').padEnd(64, '0'));
     const isIn = (below: string) => eligibilityOf(rollout({ cohort: { below } }), facts()) === 'in';

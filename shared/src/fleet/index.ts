@@ -1,7 +1,14 @@
 export { type Assignment, openAssignment, sealAssignment } from './assignment.ts';
 export { type DeviceFacts, type Eligibility, eligibilityOf } from './eligibility.ts';
 export { type Enrolment, readEnrolment, sealEnrolment } from './enrolment.ts';
-export { idSchema, type ReleaseRef, rolloutIdSchema, siteSchema, tagsSchema } from './fields.ts';
+export {
+  idSchema,
+  instantSchema,
+  type ReleaseRef,
+  rolloutIdSchema,
+  siteSchema,
+  tagsSchema,
+} from './fields.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export {
   type Acknowledgement,
@@ -14,6 +21,7 @@ export {
   sealReport,
 } from './report.ts';
 export {
+  MAX_CANARIES,
   MAX_REVOKED,
   MAX_ROLLOUTS,
   MAX_ROLLOUTS_BYTES,
@@ -25,3 +33,4 @@ export {
   rolloutsTarget,
   serializeRollouts,
 } from './rollouts.ts';
+export { isOpen, localTimeOf, MAX_WINDOW_CHARS, parseWindow } from './window.ts';

@@ -12,11 +12,14 @@ import {
   siteSchema,
   tagsSchema,
 } from './fields.ts';
+import { MAX_WINDOW_CHARS } from './window.ts';
 
 export const MAX_ROLLOUTS_BYTES = 1024 * 1024;
 export const MAX_ROLLOUTS = 64;
 const MAX_SITES = 10_000;
 export const MAX_REVOKED = 10_000;
+/** Devices that a rollout names one by one. */
+export const MAX_CANARIES = 1000;
 const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
 const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
 
@@ -44,9 +47,13 @@ export const rolloutSchema = z.looseObject({
       .nullable(),
     /** A device enrolled later waits for a later stage. */
     asOf: instantSchema.optional(),
+    /** Devices that are in whatever their rank and whenever they were enrolled. */
+    canaries: z.array(idSchema).max(MAX_CANARIES).optional(),
   }),
   /** When devices may activate, as in `Mon-Fri 01:00-05:00`; local time of the device. */
-  window: z.string().max(128).optional(),
+  window: z.string().max(MAX_WINDOW_CHARS).optional(),
+  /** `window`: devices download in the window, too; else at any time. */
+  download: z.enum(['anytime', 'window']).optional(),
   notBefore: instantSchema.optional(),
   offlineForMs: z.int().min(0).default(DEFAULT_OFFLINE_FOR_MS),
   maxDownBasisPoints: z.int().min(1).max(10_000).default(DEFAULT_MAX_DOWN_BASIS_POINTS),

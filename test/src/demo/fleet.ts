@@ -131,8 +131,8 @@ export class DemoFleet {
     return Array.isArray(devices) ? devices.length : 0;
   }
 
-  async startRollout(version: string): Promise<string> {
-    const { id } = await this.operator('rollout', 'start', PRODUCT, version, '--all-at-once');
+  async startRollout(version: string, ...options: string[]): Promise<string> {
+    const { id } = await this.operator('rollout', 'start', PRODUCT, version, '--all-at-once', ...options);
     return String(id);
   }
 

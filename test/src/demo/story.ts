@@ -49,7 +49,8 @@ async function publish(fleet: DemoFleet, narrator: Narrator, path: string, versi
 }
 
 async function rollOut(fleet: DemoFleet, narrator: Narrator, version: string, ending: string): Promise<void> {
-  const id = await fleet.startRollout(version);
+  // Every device is to show its fall back: else the rollout would stop itself at the first.
+  const id = await fleet.startRollout(version, '--max-failures', '100%');
   narrator.say(`rollout  ${id} started, for all devices at once`);
   let shown = '';
   await fleet.waitFor(

@@ -1,98 +1,70 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { DEVICE_STATES, idSchema, rolloutIdSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
-import { counterSchema, MAX_HARDWARE, nameSchema, versionSchema } from '@sitecast/shared/release';
+import { idSchema, rolloutIdSchema } from '@sitecast/shared/fleet';
+import { nameSchema } from '@sitecast/shared/release';
+import { OPERATOR_ACTS, type OperatorAct } from '../../rollouts/controller/operate.ts';
+import { stagesAhead } from '../../rollouts/prepare.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
-import { statusOf } from '../../rollouts/view.ts';
+import { type RolloutStatus, statusOf } from '../../rollouts/view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
 import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import {
+  describeRollout,
+  deviceStateSchema,
+  dryRunSchema,
+  newRolloutSchema,
+  previewSchema,
+  rolloutSchema,
+  rolloutStateSchema,
+  rolloutStatusSchema,
+  wantedOf,
+} from './rollout-schemas.ts';
 
 const MAX_ROLLOUT_BODY_BYTES = 1024 * 1024;
-const MAX_SITES = 10_000;
+const MAX_ACT_BODY_BYTES = 4096;
 const MAX_PAGE = 1000;
-
-const ROLLOUT_STATES = ['active', 'paused', 'aborted', 'completed', 'rollingBack'] as const;
-const deviceStateSchema = z.enum([...DEVICE_STATES, 'pending']);
-
-const rolloutSchema = z
-  .object({
-    id: z.string(),
-    product: z.string(),
-    release: z.object({ counter: z.int(), version: z.string(), manifestSha256: z.string() }),
-    state: z.enum(ROLLOUT_STATES),
-    match: z.object({
-      hardware: z.array(z.string()).optional(),
-      sites: z.array(z.string()).optional(),
-      tags: z.record(z.string(), z.string()).optional(),
-    }),
-    attempt: z.int(),
-    createdAt: z.string(),
-    startedBy: z.string(),
-    changes: z.array(z.object({ at: z.string(), by: z.string(), state: z.string() })),
-  })
-  .openapi('Rollout');
-
-const statusSchema = rolloutSchema
-  .extend({
-    counts: z.partialRecord(deviceStateSchema, z.int()),
-    total: z.int(),
-    devices: z.array(
-      z.object({
-        id: z.string(),
-        site: z.string(),
-        state: deviceStateSchema,
-        at: z.string().optional(),
-        reason: z.object({ code: z.string(), message: z.string() }).optional(),
-        progress: z.object({ doneBytes: z.int(), totalBytes: z.int() }).optional(),
-      }),
-    ),
-    nextCursor: z.string().optional(),
-  })
-  .openapi('RolloutStatus');
-
-const newRolloutSchema = z
-  .strictObject({
-    product: nameSchema,
-    version: versionSchema.optional(),
-    counter: counterSchema.optional(),
-    match: z
-      .strictObject({
-        hardware: z.array(nameSchema).min(1).max(MAX_HARDWARE).optional(),
-        sites: z.array(siteSchema).min(1).max(MAX_SITES).optional(),
-        tags: tagsSchema.optional(),
-      })
-      .default({}),
-    allAtOnce: z.boolean().default(false),
-    allowDowngrade: z.boolean().default(false),
-  })
-  .refine(
-    ({ version, counter }) => (version === undefined) !== (counter === undefined),
-    'either version or counter',
-  )
-  .openapi('NewRollout');
+/** Devices that a dry run names of each stage. */
+const MAX_NAMED_DEVICES = 1000;
 
 const pageQuery = z.object({
   cursor: idSchema.optional(),
   limit: z.coerce.number().int().min(0).max(MAX_PAGE).default(MAX_PAGE),
   state: deviceStateSchema.optional(),
 });
-const listQuery = z.object({ product: nameSchema.optional(), state: z.enum(ROLLOUT_STATES).optional() });
+const listQuery = z.object({ product: nameSchema.optional(), state: rolloutStateSchema.optional() });
 const idParam = z.object({ id: rolloutIdSchema });
+const actSchema = z.strictObject({
+  acknowledge: z.boolean().default(false),
+  target: z.int().min(1).optional(),
+});
 
 /** Rollouts: which devices are to run which release, and how far they have got. */
 export function rolloutRoutes(app: OriginApp, deps: AppDeps): void {
   startRoute(app, deps);
-  readingRoutes(app, deps);
-  endingRoutes(app, deps);
+  listRoute(app, deps);
+  statusRoute(app, deps);
+  previewRoute(app, deps);
+  actRoutes(app, deps);
 }
 
-function startRoute(app: OriginApp, { tokens, rollouts, fleet, bodies, now }: AppDeps): void {
+type Page = Parameters<typeof statusOf>[3];
+
+async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, page: Page) {
+  const outcomes = await rollouts.tallies.outcomes(record.rollout.id);
+  const ledger = rollouts.standings.ledger(record.rollout.id);
+  const status: RolloutStatus = statusOf(record, outcomes, { ...fleet, ledger }, page);
+  return { ...describeRollout(record), ...status };
+}
+
+function startRoute(app: OriginApp, deps: AppDeps): void {
+  const { tokens, rollouts, bodies, now } = deps;
   app.openapi(
     createRoute({
       method: 'post',
       path: '/api/v1/rollouts',
-      summary: 'Starts a rollout: signed and published when it answers.',
+      summary:
+        'Starts a rollout: signed and published when it answers. Or, as a dry run, says what it would reach.',
       security: bearer('operator'),
       middleware: [
         requireRole(tokens, 'operator'),
@@ -101,42 +73,44 @@ function startRoute(app: OriginApp, { tokens, rollouts, fleet, bodies, now }: Ap
       ],
       request: { body: { required: true, content: { [JSON_TYPE]: { schema: newRolloutSchema } } } },
       responses: withProblems({
+        200: {
+          description: 'What each stage would reach.',
+          content: { [JSON_TYPE]: { schema: dryRunSchema } },
+        },
         201: {
           description: 'The rollout, and how many devices it reaches now.',
-          content: { [JSON_TYPE]: { schema: statusSchema } },
+          content: { [JSON_TYPE]: { schema: rolloutStatusSchema } },
         },
         404: { description: 'No such product or release is published.' },
       }),
     }),
     async c => {
-      const { product, version, counter, match, allAtOnce, allowDowngrade } = c.req.valid('json');
-      const record = await rollouts.start(
-        {
-          product,
-          release: version === undefined ? { counter: counter ?? 0 } : { version },
-          match,
-          isAllAtOnce: allAtOnce,
-          mayDowngrade: allowDowngrade,
-        },
-        c.get('token').name,
-      );
-      const outcomes = await rollouts.tallies.outcomes(record.rollout.id);
-      const query = { limit: 0, nowMs: now() };
-      return c.json({ ...describe(record), ...statusOf(record, outcomes, fleet, query) }, 201);
+      const body = c.req.valid('json');
+      if (body.dryRun) {
+        const prepared = await rollouts.dryRun(wantedOf(body));
+        const { plan } = prepared.controller;
+        const stages = stagesAhead(prepared).map(({ ids }, at) => ({
+          basisPoints: plan.stages[at]?.basisPoints ?? 0,
+          count: ids.length,
+          devices: ids.slice(0, MAX_NAMED_DEVICES),
+        }));
+        const { id } = prepared.rollout;
+        return c.json({ id, total: prepared.candidates.length, plan, stages }, 200);
+      }
+      const record = await rollouts.start(wantedOf(body), c.get('token').name);
+      return c.json(await fullStatus(deps, record, { limit: 0, nowMs: now() }), 201);
     },
   );
 }
 
-function readingRoutes(app: OriginApp, { tokens, rollouts, fleet, now }: AppDeps): void {
-  const viewer = requireRole(tokens, 'viewer');
-
+function listRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
       path: '/api/v1/rollouts',
       summary: 'All rollouts, newest first.',
       security: bearer('viewer'),
-      middleware: [viewer],
+      middleware: [requireRole(tokens, 'viewer')],
       request: { query: listQuery },
       responses: withProblems({
         200: {
@@ -154,70 +128,85 @@ function readingRoutes(app: OriginApp, { tokens, rollouts, fleet, now }: AppDeps
             (product === undefined || record.product === product) &&
             (state === undefined || record.rollout.state === state),
         );
-      return c.json({ rollouts: found.map(describe) }, 200);
+      return c.json({ rollouts: found.map(describeRollout) }, 200);
     },
   );
+}
 
+function statusRoute(app: OriginApp, deps: AppDeps): void {
+  const { tokens, rollouts, now } = deps;
   app.openapi(
     createRoute({
       method: 'get',
       path: '/api/v1/rollouts/{id}',
       summary: 'A rollout, and how far each of its devices has got.',
       security: bearer('viewer'),
-      middleware: [viewer],
+      middleware: [requireRole(tokens, 'viewer')],
       request: { params: idParam, query: pageQuery },
       responses: withProblems({
-        200: { description: 'The rollout.', content: { [JSON_TYPE]: { schema: statusSchema } } },
+        200: { description: 'The rollout.', content: { [JSON_TYPE]: { schema: rolloutStatusSchema } } },
         404: { description: 'There is no such one.' },
       }),
     }),
     async c => {
       const record = rollouts.require(c.req.valid('param').id);
       const { cursor, limit, state } = c.req.valid('query');
-      const outcomes = await rollouts.tallies.outcomes(record.rollout.id);
-      const query = { after: cursor, limit, state, nowMs: now() };
-      return c.json({ ...describe(record), ...statusOf(record, outcomes, fleet, query) }, 200);
+      return c.json(await fullStatus(deps, record, { after: cursor, limit, state, nowMs: now() }), 200);
     },
   );
 }
 
-function endingRoutes(app: OriginApp, { tokens, rollouts }: AppDeps): void {
-  const endings = {
-    abort: ['Ends a rollout: devices that have not activated it yet leave it alone.', 'abort'],
-    complete: ['Ends a rollout as good: its release is what latecomers get.', 'complete'],
-  } as const;
-  for (const [name, [summary, act]] of Object.entries(endings)) {
+function previewRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/api/v1/rollouts/{id}/preview',
+      summary: 'How many devices an act would touch, if it were done now.',
+      security: bearer('viewer'),
+      middleware: [requireRole(tokens, 'viewer')],
+      request: { params: idParam, query: z.object({ act: z.enum(OPERATOR_ACTS) }) },
+      responses: withProblems({
+        200: { description: 'What it would do.', content: { [JSON_TYPE]: { schema: previewSchema } } },
+        404: { description: 'There is no such one.' },
+      }),
+    }),
+    c => c.json(rollouts.preview(c.req.valid('param').id, c.req.valid('query').act), 200),
+  );
+}
+
+const SUMMARIES: Record<OperatorAct, string> = {
+  pause: 'Pauses a rollout: devices that have not activated it yet wait.',
+  resume: 'Goes on with a paused rollout. After an automatic pause the failures are to be acknowledged.',
+  abort: 'Ends a rollout: devices that have not activated it yet leave it alone.',
+  rollback: 'Sends devices back to the release they came from.',
+  advance: 'Begins the next stage now. With `target`, that one and none after it, however often it is said.',
+  retry: 'Raises the attempt number: devices that failed try again. With `target`, to that number.',
+  complete: 'Ends a rollout as good: its release is what latecomers get.',
+};
+
+function actRoutes(app: OriginApp, { tokens, rollouts, bodies }: AppDeps): void {
+  for (const act of OPERATOR_ACTS) {
     app.openapi(
       createRoute({
         method: 'post',
-        path: `/api/v1/rollouts/{id}/${name}`,
-        summary,
+        path: `/api/v1/rollouts/{id}/${act}`,
+        summary: SUMMARIES[act],
         security: bearer('operator'),
-        middleware: [requireRole(tokens, 'operator')],
-        request: { params: idParam },
+        middleware: [requireRole(tokens, 'operator'), boundedJson(bodies, MAX_ACT_BODY_BYTES)],
+        request: {
+          params: idParam,
+          body: { required: false, content: { [JSON_TYPE]: { schema: actSchema } } },
+        },
         responses: withProblems({
           200: { description: 'As it is now.', content: { [JSON_TYPE]: { schema: rolloutSchema } } },
           404: { description: 'There is no such one.' },
         }),
       }),
-      async c => c.json(describe(await rollouts[act](c.req.valid('param').id, c.get('token').name)), 200),
+      async c => {
+        const { acknowledge, target } = c.req.valid('json');
+        const wish = { act, by: c.get('token').name, isAcknowledged: acknowledge, target };
+        return c.json(describeRollout(await rollouts.operate(c.req.valid('param').id, wish)), 200);
+      },
     );
   }
-}
-
-function describe({ product, rollout, startedBy, changes }: RolloutRecord): z.infer<typeof rolloutSchema> {
-  const { id, release, state, match, attempt, createdAt } = rollout;
-  const { counter, version, manifestSha256 } = release;
-  const { hardware, sites, tags } = match;
-  return {
-    id,
-    product,
-    release: { counter, version, manifestSha256 },
-    state,
-    match: { ...(hardware && { hardware }), ...(sites && { sites }), ...(tags && { tags }) },
-    attempt,
-    createdAt,
-    startedBy,
-    changes,
-  };
 }

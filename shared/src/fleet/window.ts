@@ -1,8 +1,9 @@
-import { SitecastError } from '@sitecast/shared/errors';
+import { SitecastError } from '../errors.ts';
 
 const DAYS = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat'] as const;
 const DAY_MINUTES = 24 * 60;
 const MAX_SPANS = 16;
+export const MAX_WINDOW_CHARS = 128;
 const SPAN =
   /^(?:(Sun|Mon|Tue|Wed|Thu|Fri|Sat)(?:-(Sun|Mon|Tue|Wed|Thu|Fri|Sat))? )?(\d\d):(\d\d)-(\d\d):(\d\d)$/;
 
@@ -22,6 +23,7 @@ export type ActivationWindow = readonly Span[];
  * @throws SITECAST_WINDOW_INVALID
  */
 export function parseWindow(text: string): ActivationWindow {
+  if (text.length > MAX_WINDOW_CHARS) throw invalid(text);
   const parts = text.split(',').map(part => part.trim());
   if (parts.length > MAX_SPANS) throw invalid(text);
   return parts.map(part => parseSpan(part, text));

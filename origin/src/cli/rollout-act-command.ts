@@ -1,0 +1,91 @@
+import { SettingsCommand } from '@sitecast/shared/command';
+import { confirm } from './confirm.ts';
+import { findRollout } from './find-rollout.ts';
+import { fetchRolloutStatus, previewSchema, type Rollout, rolloutSchema } from './fleet-api.ts';
+import type { OriginClient } from './origin-client.ts';
+import { note, plural, print, printJson } from './output.ts';
+import { describeFailures } from './rollout-view.ts';
+import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
+
+interface ActOptions extends OriginOptions {
+  json?: boolean;
+  yes?: boolean;
+  acknowledge?: boolean;
+}
+
+const ACTS = {
+  pause: ['paused', 'let devices wait that have not activated it yet'],
+  resume: ['active', 'go on with a paused rollout'],
+  abort: ['aborted', 'stop a rollout: devices that have not activated it yet leave it alone'],
+  rollback: ['rollingBack', 'send devices back to the release that they came from'],
+  advance: [undefined, 'begin the next stage now, whether the present one has soaked or not'],
+  retry: [undefined, 'raise the attempt number: devices on which it failed try again'],
+  complete: ['completed', 'end a rollout as good: its release is what latecomers get'],
+} as const;
+type Act = keyof typeof ACTS;
+
+/** The commands that steer a rollout: each says how many devices it touches before it does. */
+export function rolloutActCommands(): SettingsCommand[] {
+  return (['pause', 'resume', 'abort', 'rollback', 'advance', 'retry', 'complete'] as const).map(actCommand);
+}
+
+function actCommand(act: Act): SettingsCommand {
+  const [, description] = ACTS[act];
+  const command = new SettingsCommand(act)
+    .description(description)
+    .argument('<id>', 'or the beginning of it');
+  if (act === 'resume')
+    command.option('--acknowledge', 'the failures were looked at: they stop the rollout no more');
+  return addOriginOptions(command)
+    .option('--yes', 'do not ask')
+    .option('--json', 'print one JSON object')
+    .addHelpText(
+      'after',
+      `
+It says how many devices it touches, and asks at a terminal. Said twice it does nothing the second time.
+
+Example:
+  sitecast rollout ${act} 1f0c9a5be6d27788${act === 'resume' ? ' --acknowledge' : ''}`,
+    )
+    .action(async (text: string, options: ActOptions) => {
+      const origin = await connect(options);
+      const rollout = await findRollout(origin, text);
+      const done = await perform(origin, rollout, act, options);
+      const { id, product, release, state } = done;
+      if (options.json) printJson(done);
+      else print(`rollout ${id} of ${product} ${release.version} is ${state}${progressOf(act, done)}`);
+    });
+}
+
+async function perform(
+  origin: OriginClient,
+  rollout: Rollout,
+  act: Act,
+  { yes = false, acknowledge = false }: ActOptions,
+): Promise<Rollout> {
+  const { id, product, release, state } = rollout;
+  const path = `/api/v1/rollouts/${id}`;
+  const { touches, what, target, failed, silent } = await origin.json(
+    `${path}/preview?act=${act}`,
+    previewSchema,
+  );
+  const [goal] = ACTS[act];
+  if (act === 'resume' && state === 'paused' && failed + silent > 0) await showFailures(origin, id);
+  if (goal !== state) {
+    const which = `rollout ${id} of ${product} ${release.version}, now ${state}`;
+    await confirm(`${act} ${which}: touches ${plural(touches, 'device')} (${what})`, yes);
+  }
+  const json = { ...(acknowledge && { acknowledge }), ...(target !== undefined && { target }) };
+  return await origin.json(`${path}/${act}`, rolloutSchema, { method: 'POST', json });
+}
+
+async function showFailures(origin: OriginClient, id: string): Promise<void> {
+  const { failures, figures } = await fetchRolloutStatus(origin, id);
+  for (const line of describeFailures(failures)) note(line);
+  if (figures && figures.silent > 0) note(`${plural(figures.silent, 'device')} fell silent`);
+}
+
+function progressOf(act: Act, { stage, plan, attempt }: Rollout): string {
+  if (act === 'advance') return `, in stage ${stage + 1} of ${plan.stages.length}`;
+  return act === 'retry' ? `, in attempt ${attempt}` : '';
+}

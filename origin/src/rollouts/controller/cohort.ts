@@ -1,0 +1,52 @@
+import { type Rollout, rankOf } from '@sitecast/shared/fleet';
+
+/** No device's rank is below it. */
+export const NOBODY = '0'.repeat(64);
+const EVERYBODY = 'f'.repeat(64);
+
+type Cohort = Rollout['cohort'];
+
+export interface Frozen {
+  cohort: Cohort;
+  /** Ids of the candidates that are in, canaries first, then by rank. */
+  members: string[];
+}
+
+/**
+ * Who is in at a stage's start: exactly ceil(basis points × n / 10,000) of the n candidates, unless more are in already,
+ * for `below` never falls. Canaries are in by name and count.
+ * @param candidates ids of the enrolled devices that the rollout is for
+ * @param before the cohort so far
+ */
+export function freeze(
+  rolloutId: string,
+  candidates: Iterable<string>,
+  basisPoints: number,
+  before: Cohort,
+  nowMs: number,
+): Frozen {
+  const canaries = new Set(before.canaries);
+  const ranked = [...candidates].map(id => ({
+    id,
+    rank: canaries.has(id) ? '' : rankOf(rolloutId, id),
+  }));
+  ranked.sort((one, other) => (one.rank < other.rank ? -1 : one.rank > other.rank ? 1 : 0));
+  if (basisPoints >= 10_000 || before.below === null)
+    return { cohort: { below: null }, members: ranked.map(({ id }) => id) };
+  const wanted = Math.ceil((basisPoints * ranked.length) / 10_000);
+  const alreadyIn = ranked.filter(({ rank }) => rank < (before.below ?? NOBODY)).length;
+  const members = ranked.slice(0, Math.max(wanted, alreadyIn));
+  const last = members.at(-1)?.rank ?? '';
+  const reached = last === '' ? NOBODY : justAbove(last);
+  const below = reached > before.below ? reached : before.below;
+  const asOf = new Date(nowMs).toISOString();
+  return {
+    cohort: { below, asOf, ...(before.canaries && { canaries: before.canaries }) },
+    members: members.map(({ id }) => id),
+  };
+}
+
+/** So that the rank itself is in, and nothing beyond it. */
+function justAbove(rank: string): string {
+  return rank === EVERYBODY ? rank : (BigInt(`0x${rank}`) + 1n).toString(16).padStart(64, '0');
+}

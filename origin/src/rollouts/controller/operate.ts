@@ -1,0 +1,134 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { beginStage, type Decided } from './effects.ts';
+import { isLastStage } from './plan.ts';
+import type { ControllerState, Figures, Phase } from './state.ts';
+import { verdictOf } from './verdict.ts';
+
+export const OPERATOR_ACTS = [
+  'pause',
+  'resume',
+  'abort',
+  'rollback',
+  'advance',
+  'retry',
+  'complete',
+] as const;
+export type OperatorAct = (typeof OPERATOR_ACTS)[number];
+
+export interface OperatorEvent {
+  type: 'operator';
+  act: OperatorAct;
+  by: string;
+  figures: Figures;
+  /** Of `resume`: whoever resumes has seen the failures. */
+  isAcknowledged?: boolean;
+  /** Of `advance` and `retry`: the stage or attempt that is meant. One that is reached already changes nothing. */
+  target?: number | undefined;
+}
+
+/** From which phases an act leads on; from the one it leads to it does nothing. */
+const ALLOWED: Record<OperatorAct, { from: readonly Phase[]; to: Phase | undefined }> = {
+  pause: { from: ['active'], to: 'paused' },
+  resume: { from: ['paused'], to: 'active' },
+  abort: { from: ['active', 'paused', 'rollingBack', 'completed'], to: 'aborted' },
+  rollback: { from: ['active', 'paused'], to: 'rollingBack' },
+  advance: { from: ['active'], to: undefined },
+  retry: { from: ['active', 'paused', 'rollingBack'], to: undefined },
+  complete: { from: ['active', 'paused'], to: 'completed' },
+};
+
+/** What an operator wants of a rollout. The same again does nothing. @throws as `decide` says */
+export function operate(state: ControllerState, event: OperatorEvent, nowMs: number): Decided {
+  const { act, target } = event;
+  const { from, to } = ALLOWED[act];
+  const isThere =
+    state.phase === to ||
+    (act === 'advance' && target !== undefined && state.stage >= target) ||
+    (act === 'retry' && target !== undefined && state.attempt >= target);
+  if (isThere) return { state, effects: [] };
+  if (!from.includes(state.phase)) throw refusal(act, state.phase);
+  const decided = change(state, event, nowMs);
+  const details = { stage: decided.state.stage, attempt: decided.state.attempt, figures: event.figures };
+  const isTold = decided.effects.some(({ type }) => type === 'decision');
+  return isTold
+    ? decided
+    : {
+        ...decided,
+        effects: [...decided.effects, { type: 'decision', action: `rollout.${act}`, by: event.by, details }],
+      };
+}
+
+function change(state: ControllerState, event: OperatorEvent, nowMs: number): Decided {
+  const { by, figures } = event;
+  const at = new Date(nowMs).toISOString();
+  const stop = { why: 'operator' as const, by, at, figures };
+  const { stop: _stop, ...unstopped } = state;
+  const changes: Record<OperatorAct, () => Decided> = {
+    pause: () => published({ ...state, phase: 'paused', stop }),
+    rollback: () => published({ ...state, phase: 'rollingBack', stop }),
+    abort: () => published({ ...state, phase: 'aborted' }),
+    complete: () => published({ ...unstopped, phase: 'completed' }),
+    resume: () => resume(state, event, at),
+    retry: () => {
+      const excused = { failed: 0, silent: 0 };
+      return published({ ...restarted(state, at), attempt: state.attempt + 1, excused });
+    },
+    advance: () => {
+      if (isLastStage(state.plan, state.stage)) throw lastStage();
+      return beginStage(state, by, figures, nowMs);
+    },
+  };
+  return changes[event.act]();
+}
+
+function resume(
+  state: ControllerState,
+  { figures, isAcknowledged = false }: OperatorEvent,
+  at: string,
+): Decided {
+  const isStopped = state.stop !== undefined && state.stop.why !== 'operator';
+  if (!isAcknowledged && (isStopped || verdictOf(state, figures) !== 'good'))
+    throw acknowledgeNeeded(figures);
+  const { failed, silent } = figures;
+  return published({ ...restarted(state, at), ...(isAcknowledged && { excused: { failed, silent } }) });
+}
+
+/** Active again; it soaks anew, and silence is counted from now on. */
+function restarted(state: ControllerState, at: string): ControllerState {
+  const { stop: _stop, settledAt: _settledAt, ...rest } = state;
+  return { ...rest, phase: 'active', activeSince: at };
+}
+
+function published(state: ControllerState): Decided {
+  return { state, effects: [{ type: 'publish', phase: state.phase, attempt: state.attempt }] };
+}
+
+function refusal(act: OperatorAct, phase: Phase): SitecastError {
+  const isFinal = phase === 'aborted' || phase === 'completed';
+  return new SitecastError(
+    'conflict',
+    isFinal ? 'SITECAST_ROLLOUT_ENDED' : 'SITECAST_ROLLOUT_STATE',
+    isFinal ? `the rollout is ${phase}: that's final` : `a rollout that is ${phase} can't ${act}`,
+    { data: { act, state: phase } },
+  );
+}
+
+function lastStage(): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_ROLLOUT_LAST_STAGE',
+    'the rollout is in its last stage already',
+  );
+}
+
+function acknowledgeNeeded(figures: Figures): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_ACKNOWLEDGE_NEEDED',
+    `${figures.failed} devices failed and ${figures.silent} fell silent: that's why it was stopped`,
+    {
+      hint: 'Look at `sitecast rollout status`, then resume with --acknowledge.',
+      data: { failed: figures.failed, silent: figures.silent },
+    },
+  );
+}

@@ -1,0 +1,60 @@
+import type { OperatorAct } from './controller/operate.ts';
+import type { Figures } from './controller/state.ts';
+import type { RolloutRecord } from './record.ts';
+
+/** What an operator's act would do, before it's done. */
+export interface Preview {
+  act: OperatorAct;
+  /** Devices that would do something else than they do without it. */
+  touches: number;
+  /** Which those are. */
+  what: string;
+  /** Of `advance` and `retry`: the stage or attempt that it leads to, to be named when it's done. */
+  target?: number;
+  /** What `resume` acknowledges. */
+  failed: number;
+  silent: number;
+}
+
+const NOTHING: Pick<Figures, 'failed' | 'silent' | 'well' | 'running' | 'waiting' | 'pending' | 'blocked'> = {
+  failed: 0,
+  silent: 0,
+  well: 0,
+  running: 0,
+  waiting: 0,
+  pending: 0,
+  blocked: 0,
+};
+
+/** @param joining how many would come in with the next stage */
+export function previewOf(
+  { rollout, controller }: RolloutRecord,
+  act: OperatorAct,
+  figures: Figures | undefined,
+  joining: () => number,
+): Preview {
+  const { failed, silent, well, running, waiting, pending, blocked } = figures ?? NOTHING;
+  const open = running + waiting + pending;
+  const isGoingBack = rollout.state === 'rollingBack';
+  const touched: Record<OperatorAct, () => Pick<Preview, 'touches' | 'what' | 'target'>> = {
+    pause: () => ({ touches: open, what: 'those that have not ended it yet wait' }),
+    resume: () => ({ touches: open, what: 'those that have not ended it yet go on' }),
+    complete: () => ({ touches: open, what: 'those that have not ended it yet get it as latecomers do' }),
+    abort: () =>
+      isGoingBack
+        ? { touches: well + running, what: 'those that are not back yet stay with the release' }
+        : { touches: open, what: 'those that have not activated it yet leave it alone' },
+    rollback: () => ({ touches: well + running, what: 'those that have it, or are on the way, go back' }),
+    advance: () => ({
+      touches: joining(),
+      what: 'the next stage lets them in',
+      target: controller.stage + 1,
+    }),
+    retry: () => ({
+      touches: failed + blocked + open,
+      what: 'those that do not run the release try it (again)',
+      target: controller.attempt + 1,
+    }),
+  };
+  return { act, failed, silent, ...touched[act]() };
+}

@@ -1,0 +1,174 @@
+import type { Rollout } from '@sitecast/shared/fleet';
+import { z } from 'zod';
+import type { OutcomeChange } from '../fleet/intake.ts';
+import type { Outcome } from '../fleet/outcome.ts';
+import type { ProgressBoard } from '../fleet/progress.ts';
+import { readStored, type Registry } from '../fleet/registry.ts';
+import { keyOf, type Write } from '../fleet/store.ts';
+import { isOpen, Ledger, type Standing } from './controller/ledger.ts';
+import { GatewayVoices } from './controller/overdue.ts';
+import { standingOf } from './controller/standing.ts';
+import { type Figures, overdueMs } from './controller/state.ts';
+import { bootedCounter, reachedBy } from './match.ts';
+import type { RolloutRecord } from './record.ts';
+import type { Tallies } from './tallies.ts';
+
+/** Ids in one row of a frozen cohort. */
+const IDS_A_ROW = 10_000;
+const rowSchema = z.object({ stage: z.int().min(0), ids: z.array(z.string()).max(IDS_A_ROW) });
+
+interface StandingsDeps {
+  registry: Registry;
+  progress: ProgressBoard;
+  tallies: Tallies;
+}
+
+/**
+ * Who is in the cohort of each rollout that is going on, and how each of them stands. Whom a stage has frozen is in the
+ * store: assignments may change afterwards. How they stand is counted from what they have reported.
+ */
+export class Standings {
+  readonly #deps: StandingsDeps;
+  readonly #ledgers = new Map<string, { ledger: Ledger; rollout: Rollout }>();
+
+  constructor(deps: StandingsDeps) {
+    this.#deps = deps;
+  }
+
+  /** Begins to follow a rollout, with the cohort that is stored. */
+  async follow({ rollout, product }: RolloutRecord): Promise<void> {
+    if (this.#ledgers.has(rollout.id)) return;
+    const { registry } = this.#deps;
+    const rows: z.infer<typeof rowSchema>[] = [];
+    const prefix = `${rollout.id}!`;
+    for await (const [key, value] of registry.store.entries('cohort', { prefix }))
+      rows.push(readStored('cohort', key, rowSchema, value));
+    // One that nobody has frozen: its order was restored without its cohort.
+    if (rows.length === 0)
+      rows.push({ stage: 0, ids: [...reachedBy(rollout, product, registry)].map(({ id }) => id) });
+    this.#ledgers.set(rollout.id, { ledger: new Ledger(), rollout });
+    for (const { stage, ids } of rows) this.join(rollout, stage, ids);
+    this.refresh(rollout);
+  }
+
+  forget(rolloutId: string): void {
+    this.#ledgers.delete(rolloutId);
+  }
+
+  ledger(rolloutId: string): Ledger | undefined {
+    return this.#ledgers.get(rolloutId)?.ledger;
+  }
+
+  figures({ rollout, controller }: RolloutRecord): Figures | undefined {
+    return this.ledger(rollout.id)?.figures(controller.stage);
+  }
+
+  /** Takes devices into the cohort; those that are in stay as they are. */
+  join(rollout: Rollout, stage: number, ids: readonly string[]): void {
+    const ledger = this.ledger(rollout.id);
+    for (const id of ids) {
+      const member = this.#deps.registry.member(id);
+      if (ledger && member) ledger.add({ id, site: member.site, stage }, this.#standing(rollout, id));
+    }
+  }
+
+  /** Counts what devices have reported. @returns the rollouts that it's about */
+  count(changes: readonly OutcomeChange[]): Set<string> {
+    const touched = new Set<string>();
+    for (const { rolloutId, deviceId, after } of changes) {
+      const followed = this.#ledgers.get(rolloutId);
+      if (!followed) continue;
+      followed.ledger.note(deviceId, this.#standing(followed.rollout, deviceId, after));
+      touched.add(rolloutId);
+    }
+    return touched;
+  }
+
+  /** Counts everybody anew: another attempt, revocations, what devices run. */
+  refresh(rollout: Rollout): void {
+    const followed = this.#ledgers.get(rollout.id);
+    if (!followed) return;
+    followed.rollout = rollout;
+    const { ledger } = followed;
+    for (const { id, standing } of ledger.members()) {
+      const now = this.#standing(rollout, id);
+      if (now !== standing) ledger.note(id, now);
+    }
+    for (const [id, outcome] of this.#deps.tallies.current(rollout.id) ?? [])
+      if (!ledger.has(id)) ledger.note(id, this.#standing(rollout, id, outcome));
+  }
+
+  /** Finds who is past the deadline. One look at the whole registry, and only if anybody may be. */
+  lookForOverdue({ rollout, controller }: RolloutRecord, nowMs: number): void {
+    const ledger = this.ledger(rollout.id);
+    if (!ledger || controller.phase !== 'active') return;
+    const { registry, progress } = this.#deps;
+    let voices: GatewayVoices | undefined;
+    for (const { id, standing } of ledger.members()) {
+      if (!isOpen(standing)) continue;
+      const { last } = registry.status(id) ?? {};
+      const deadlineMs = overdueMs(controller, last && Date.parse(last.receivedAt));
+      const isAlive = nowMs < deadlineMs || progress.get(id, nowMs)?.rollout === rollout.id;
+      if (isAlive) {
+        ledger.setOverdue(id, undefined);
+        continue;
+      }
+      voices ??= voicesOf(registry);
+      const isSilent = standing === 'running' && voices.spokeForOthersAfter(id, last?.via, deadlineMs);
+      ledger.setOverdue(id, isSilent ? 'silent' : 'unreachable');
+    }
+  }
+
+  #standing(
+    { id, attempt, release }: Rollout,
+    deviceId: string,
+    outcome: Outcome | undefined = this.#deps.tallies.current(id)?.get(deviceId),
+  ): Standing {
+    const { registry } = this.#deps;
+    return standingOf(
+      {
+        outcome,
+        bootedCounter: bootedCounter(registry.status(deviceId)),
+        isRevoked: registry.activeMember(deviceId) === undefined,
+      },
+      { attempt, counter: release.counter },
+    );
+  }
+}
+
+function voicesOf(registry: Registry): GatewayVoices {
+  const voices = new GatewayVoices();
+  for (const { id } of registry.members()) {
+    const { last } = registry.status(id) ?? {};
+    if (last) voices.note(id, last.via, Date.parse(last.receivedAt));
+  }
+  return voices;
+}
+
+/** What makes a stage's newcomers last. */
+export function cohortRows(rolloutId: string, stage: number, ids: readonly string[]): Write[] {
+  const writes: Write[] = [];
+  for (let at = 0; at === 0 || at < ids.length; at += IDS_A_ROW) {
+    const row = { stage, ids: ids.slice(at, at + IDS_A_ROW) };
+    writes.push({ table: 'cohort', key: cohortKey(rolloutId, stage, at / IDS_A_ROW), value: row });
+  }
+  return writes;
+}
+
+/** What deletes them: of one stage, or of all. */
+export async function cohortDeletions(
+  { store }: Registry,
+  rolloutId: string,
+  stage?: number,
+): Promise<Write[]> {
+  const prefix = stage === undefined ? `${rolloutId}!` : `${keyOf(rolloutId, digits(stage, 2))}!`;
+  const writes: Write[] = [];
+  for await (const [key] of store.entries('cohort', { prefix }))
+    writes.push({ table: 'cohort', key, value: undefined });
+  return writes;
+}
+
+const cohortKey = (rolloutId: string, stage: number, row: number): string =>
+  keyOf(rolloutId, digits(stage, 2), digits(row, 4));
+
+const digits = (value: number, count: number): string => String(value).padStart(count, '0');

@@ -1,0 +1,111 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { parseWindow, type Rollout } from '@sitecast/shared/fleet';
+import { z } from 'zod';
+import { ALL_AT_ONCE, type Plan, PLAN_DEFAULTS, planSchema, type Stage } from './controller/plan.ts';
+import type { ReleaseName } from './releases.ts';
+
+/** A first stage beyond this share has to be meant. */
+const MAX_FIRST_BASIS_POINTS = 1000;
+const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
+const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
+
+/** What an operator says of a rollout to be started; what is silent has a default. */
+export interface WantedRollout {
+  product: string;
+  release: ReleaseName;
+  /** That of a dry run: with it the same devices come first. */
+  id?: string | undefined;
+  match: {
+    hardware?: string[] | undefined;
+    sites?: string[] | undefined;
+    tags?: Record<string, string> | undefined;
+    /** Labels of the releases that devices come from, both included. */
+    fromVersion?: { min?: string | undefined; max?: string | undefined } | undefined;
+  };
+  /** With the canaries' among them if that is to soak differently: 0 basis points. */
+  stages?: { basisPoints: number; soakMs?: number | undefined }[] | undefined;
+  soakMs?: number | undefined;
+  canaries?: { ids: string[]; isPerSite: boolean } | undefined;
+  limits: { [name in keyof Omit<Plan, 'stages'>]?: Plan[name] | undefined };
+  terms: {
+    window?: string | undefined;
+    download?: 'anytime' | 'window' | undefined;
+    notBefore?: string | undefined;
+    offlineForMs?: number | undefined;
+    maxDownBasisPoints?: number | undefined;
+  };
+  isAllAtOnce: boolean;
+  mayDowngrade: boolean;
+}
+
+/** @throws SITECAST_ROLLOUT_INVALID, SITECAST_ALL_AT_ONCE_NEEDED (badInput) */
+export function planFor(wanted: WantedRollout): Plan {
+  const stages = stagesFor(wanted);
+  checkStages(stages, wanted);
+  const { stages: _stages, soakMs: _soakMs, ...defaults } = PLAN_DEFAULTS;
+  const chosen = Object.entries(wanted.limits).filter(([, value]) => value !== undefined);
+  const parsed = planSchema.safeParse({ ...defaults, ...Object.fromEntries(chosen), stages });
+  if (parsed.success) return parsed.data;
+  throw invalid(z.prettifyError(parsed.error));
+}
+
+function checkStages(stages: readonly Stage[], wanted: WantedRollout): void {
+  const shares = stages.map(({ basisPoints }) => basisPoints);
+  if (shares.some((share, at) => at > 0 && share <= (shares[at - 1] ?? 0)))
+    throw invalid('each stage must be larger than the one before');
+  if (shares.at(-1) !== 10_000)
+    throw invalid('the last stage must be 100 %: pause a rollout that is to stop before');
+  const [first = 0] = shares;
+  if (first === 0 && !hasCanaries(wanted))
+    throw invalid('a stage of 0 % is for canaries, and none are named');
+  if (first > MAX_FIRST_BASIS_POINTS && !wanted.isAllAtOnce) throw tooManyAtOnce(first);
+}
+
+function stagesFor({
+  stages,
+  soakMs = PLAN_DEFAULTS.soakMs,
+  isAllAtOnce,
+  ...wanted
+}: WantedRollout): Stage[] {
+  const chosen = stages ?? (isAllAtOnce ? [ALL_AT_ONCE] : PLAN_DEFAULTS.stages);
+  const soaking = chosen.map(stage => ({
+    basisPoints: stage.basisPoints,
+    soakMs: stages ? (stage.soakMs ?? soakMs) : soakMs,
+  }));
+  const isNamed = soaking[0]?.basisPoints === 0;
+  return hasCanaries(wanted) && !isNamed ? [{ basisPoints: 0, soakMs }, ...soaking] : soaking;
+}
+
+function hasCanaries({ canaries }: Pick<WantedRollout, 'canaries'>): boolean {
+  return canaries !== undefined && (canaries.isPerSite || canaries.ids.length > 0);
+}
+
+type Terms = Pick<Rollout, 'window' | 'download' | 'notBefore' | 'offlineForMs' | 'maxDownBasisPoints'>;
+
+/** When devices may do what. @throws SITECAST_WINDOW_INVALID, SITECAST_ROLLOUT_INVALID (badInput) */
+export function termsFor({ terms }: WantedRollout): Terms {
+  const { window, download, notBefore, offlineForMs, maxDownBasisPoints } = terms;
+  if (window !== undefined) parseWindow(window);
+  if (download === 'window' && window === undefined)
+    throw invalid('downloads are to wait for the window, and there is none');
+  return {
+    ...(window !== undefined && { window }),
+    ...(download !== undefined && { download }),
+    ...(notBefore !== undefined && { notBefore }),
+    offlineForMs: offlineForMs ?? DEFAULT_OFFLINE_FOR_MS,
+    maxDownBasisPoints: maxDownBasisPoints ?? DEFAULT_MAX_DOWN_BASIS_POINTS,
+  };
+}
+
+export function invalid(reason: string, data: Record<string, unknown> = {}): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_ROLLOUT_INVALID', reason, { data });
+}
+
+function tooManyAtOnce(basisPoints: number): SitecastError {
+  return new SitecastError(
+    'badInput',
+    'SITECAST_ALL_AT_ONCE_NEEDED',
+    `the first stage would reach ${basisPoints / 100} % of the devices, more than 10 %`,
+    { hint: 'Begin with a smaller stage or canaries, or say --all-at-once if that is meant.' },
+  );
+}
