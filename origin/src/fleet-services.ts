@@ -45,6 +45,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     },
     verifyById,
     outcomesOf: rolloutId => rollouts.tallies.complete(rolloutId),
+    isRolloutOf: (rolloutId, product) => rollouts.isOf(rolloutId, product),
     onOutcomes: changes => {
       rollouts.countOutcomes(changes);
       tellOutcomes(events, changes);

@@ -16,6 +16,7 @@ interface FleetDeps {
   signer: OriginSigner;
   verifyById: VerifySignature;
   outcomesOf: (rolloutId: string) => ReadonlyMap<string, Outcome> | undefined;
+  isRolloutOf: (rolloutId: string, product: string) => boolean;
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   now: () => number;
 }
@@ -36,6 +37,7 @@ export async function openFleet({
   signer,
   verifyById,
   outcomesOf,
+  isRolloutOf,
   onOutcomes,
   now,
 }: FleetDeps): Promise<Fleet> {
@@ -54,7 +56,7 @@ export async function openFleet({
       now,
     }),
     statements: new OriginStatements(registry, signer, now),
-    intake: new ReportIntake({ registry, progress, verifyById, outcomesOf, onOutcomes, now }),
+    intake: new ReportIntake({ registry, progress, verifyById, outcomesOf, isRolloutOf, onOutcomes, now }),
     progress,
   };
 }

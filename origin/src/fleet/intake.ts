@@ -56,6 +56,8 @@ interface IntakeDeps {
   verifyById: VerifySignature;
   /** All outcomes of a rollout, where they are in memory; others are read from the store. */
   outcomesOf: (rolloutId: string) => ReadonlyMap<string, Outcome> | undefined;
+  /** Whether there is such a rollout, of this product. */
+  isRolloutOf: (rolloutId: string, product: string) => boolean;
   /** Told after the change is durable. */
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   now: () => number;
@@ -270,7 +272,15 @@ class Round {
       this.#write({ table: 'report', key: reportKey(id, epoch, seq - MAX_KEPT_REPORTS), value: undefined });
     }
     if (report.inventory) this.#write({ table: 'inventory', key: id, value: report.inventory });
-    if (report.rollout) await this.#countOutcome(report, report.rollout.id);
+    if (report.rollout && this.#isItsRollout(id, report.rollout.id))
+      await this.#countOutcome(report, report.rollout.id);
+  }
+
+  /** A device may claim anything: what is made up would be kept for ever. */
+  #isItsRollout(id: string, rolloutId: string): boolean {
+    const { registry, isRolloutOf } = this.#deps;
+    const product = registry.member(id)?.product;
+    return product !== undefined && isRolloutOf(rolloutId, product);
   }
 
   async #countOutcome(report: Report, rolloutId: string): Promise<void> {

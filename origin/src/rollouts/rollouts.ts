@@ -98,6 +98,11 @@ export class Rollouts {
     return this.#records.require(id);
   }
 
+  /** Whether there is such a rollout, of this product. */
+  isOf(id: string, product: string): boolean {
+    return this.#records.get(id)?.product === product;
+  }
+
   /** What an act would do now. @throws SITECAST_ROLLOUT_UNKNOWN */
   preview(id: string, act: OperatorAct): Preview {
     const record = this.require(id);

@@ -14,6 +14,8 @@ import { hasCompleted, type Outcomes } from './tallies.ts';
 /** What a device is doing about a rollout; `pending`: it hasn't said anything yet. */
 type RolloutDeviceState = DeviceState | 'pending';
 
+const ENDS: ReadonlySet<RolloutDeviceState> = new Set(['completed', 'failed', 'rolledBack']);
+
 interface RolloutDevice {
   id: string;
   site: string;
@@ -131,7 +133,9 @@ function deviceState(
 ): Pick<RolloutDevice, 'state' | 'at' | 'reason' | 'progress'> {
   const current = outcome?.attempt === rollout.attempt ? outcome : undefined;
   const isAbout = running?.rollout === rollout.id;
-  if (isAbout && (!current || Date.parse(running.at) >= Date.parse(current.at))) {
+  const isEnded = current !== undefined && ENDS.has(current.state);
+  // Progress isn't signed by the device: it shows how far something is, never how it ended.
+  if (isAbout && !isEnded && (!current || Date.parse(running.at) >= Date.parse(current.at))) {
     const { state, at, doneBytes, totalBytes } = running;
     return { state, at, progress: { doneBytes, totalBytes } };
   }
