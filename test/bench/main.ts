@@ -3,6 +3,7 @@ import type { Benchmark } from './benchmark.ts';
 import { printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
 import { originBenchmark } from './origin.ts';
+import { pauseBenchmark } from './pause.ts';
 import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { gatewayServingBenchmark } from './gateway-serving.ts';
 import { uploadBenchmark } from './upload.ts';
@@ -16,6 +17,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   publishMemoryBenchmark,
   originBenchmark,
   gatewayServingBenchmark,
+  pauseBenchmark,
 ];
 
 const names = process.argv.slice(2);

@@ -1,2 +1,3 @@
+export { TestMember } from './device.ts';
 export { batchOf, imageOf, TestOperator } from './operator.ts';
 export { type SpawnedOrigin, spawnOrigin } from './spawned.ts';
