@@ -117,7 +117,8 @@ function fetchOne(url: string, agent: Agent): Promise<number> {
   });
 }
 
-async function withGateway<T>(
+/** Runs a gateway until `use` has ended, and waits first until it can serve. */
+export async function withGateway<T>(
   args: readonly string[],
   use: (url: string, child: ChildProcess) => Promise<T>,
 ): Promise<T> {

@@ -4,6 +4,7 @@ import { printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
 import { fleetBenchmark } from './fleet.ts';
 import { originBenchmark } from './origin.ts';
+import { pauseBenchmark } from './pause.ts';
 import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { gatewayServingBenchmark } from './gateway-serving.ts';
 import { installBenchmark, installMemoryBenchmark } from './install.ts';
@@ -21,6 +22,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   installBenchmark,
   installMemoryBenchmark,
   fleetBenchmark,
+  pauseBenchmark,
 ];
 
 const names = process.argv.slice(2);

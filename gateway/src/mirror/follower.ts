@@ -10,7 +10,7 @@ const WAIT_S = 55;
 const LEAST_WAIT_MS = 5000;
 const MIN_BACKOFF_MS = 500;
 const MAX_BACKOFF_MS = 60_000;
-/** Rounds that follow each other faster than this are slowed down: an upstream may always claim to have news. */
+/** Rounds in vain that follow each other faster than this are slowed down: an upstream may always claim to have news. */
 const HASTE_MS = 1000;
 /** The second round follows the first at once, for an ETag. */
 const FREE_ROUNDS = 2;
@@ -47,13 +47,13 @@ export class Follower {
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       try {
-        const at = await this.#deps.synchroniser.round(signal);
+        const { at, isNew } = await this.#deps.synchroniser.round(signal);
         this.#backoff.reset();
         this.#rounds += 1;
         this.lastContactMs = this.#deps.now();
         const beginMs = performance.now();
         await this.#untilChange(at, signal);
-        if (performance.now() - beginMs >= HASTE_MS) this.#haste.reset();
+        if (isNew || performance.now() - beginMs >= HASTE_MS) this.#haste.reset();
         else if (this.#rounds > FREE_ROUNDS) await pause(this.#haste.next(), signal);
       } catch (error) {
         if (signal.aborted) return;

@@ -66,15 +66,14 @@ export class Synchroniser {
 
   /**
    * Asks the upstreams in turn until one of them is good for a whole set.
-   * @returns the index of the upstream that was
+   * @returns the index of the upstream that was, and whether another set is served now
    * @throws the last one's error
    */
-  async round(signal: AbortSignal): Promise<number> {
+  async round(signal: AbortSignal): Promise<{ at: number; isNew: boolean }> {
     let last: unknown;
     for (const [at, upstream] of this.#deps.upstreams.entries()) {
       try {
-        await this.#follow(upstream.metadata, signal);
-        return at;
+        return { at, isNew: await this.#follow(upstream.metadata, signal) };
       } catch (error) {
         signal.throwIfAborted();
         if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
@@ -85,14 +84,14 @@ export class Synchroniser {
     throw last;
   }
 
-  async #follow(fetcher: MetadataFetcher, signal: AbortSignal): Promise<void> {
+  async #follow(fetcher: MetadataFetcher, signal: AbortSignal): Promise<boolean> {
     const { client, switchable, store, mirror, targets, roots } = this.#deps;
     switchable.current = fetcher;
     await client.refresh({ signal });
     const root = client.trusted.root;
     if (!this.#hasAllRoots || !mirror.hasRoot(root.signed.version))
       this.#hasAllRoots = await roots.complete({ version: root.signed.version, bytes: root.bytes }, fetcher);
-    if (mirror.isComplete && this.#isServed()) return;
+    if (mirror.isComplete && this.#isServed()) return false;
 
     const { timestamp, snapshot, targets: topLevel } = client.trusted;
     const files = new Map<string, Uint8Array>();
@@ -107,6 +106,7 @@ export class Synchroniser {
     await targets.ensure(rolloutNeeds(set.targets, rollouts));
     await store.saveSet(files);
     await this.#swap(set);
+    return true;
   }
 
   #isServed(): boolean {

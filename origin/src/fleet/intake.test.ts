@@ -31,6 +31,19 @@ async function stored(device: TestMember): Promise<number> {
   return found.length;
 }
 
+it('about a rollout that there is not, or of another product, is taken, but no outcome is kept of it', async () => {
+  const device = await bed.device();
+  for (let made = 0; made < 20; made += 1)
+    await device.report({
+      rollout: { id: made.toString(16).padStart(16, 'f'), attempt: 1 },
+      state: 'failed',
+    });
+  const outcomes = [];
+  for await (const [key] of bed.store.entries('outcome')) outcomes.push(key);
+  expect(outcomes).toEqual([]);
+  expect(await stored(device)).toBe(20);
+});
+
 describe('a chain of reports', () => {
   it('is taken once, in order, whoever brings which part how often', async () => {
     const gateway = await bed.gateway();
