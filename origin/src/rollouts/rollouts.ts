@@ -16,7 +16,7 @@ import { freeze } from './controller/cohort.ts';
 import { decide } from './controller/decide.ts';
 import { type Decided, type Effect, ORIGIN } from './controller/effects.ts';
 import { Ledger } from './controller/ledger.ts';
-import type { OperatorAct, OperatorEvent } from './controller/operate.ts';
+import type { OperatorAct, OperatorWish } from './controller/operate.ts';
 import { MAX_STAGES } from './controller/plan.ts';
 import type { ControllerState } from './controller/state.ts';
 import { type Decision, tell } from './decisions.ts';
@@ -50,14 +50,9 @@ interface RolloutsDeps {
 
 /** Of one that has ended nothing is counted any more. */
 const NO_FIGURES = new Ledger().figures(0);
-
 const STOPPED: ReadonlySet<Rollout['state']> = new Set(['paused', 'rollingBack']);
 
 type Order = Extract<Effect, { type: 'publish' }>;
-
-/** What an operator wants of a rollout that is there. */
-export type OperatorWish = Pick<OperatorEvent, 'act' | 'by' | 'isAcknowledged' | 'target'>;
-
 /**
  * Rollouts: the signed files decide, and everything that changes them passes here, one after the other. What is to
  * change, the controller says; a record beside each file remembers where the controller stood and who did what. After a
@@ -88,7 +83,6 @@ export class Rollouts {
     return rollouts;
   }
 
-  /** Newest first. */
   list(): RolloutRecord[] {
     return this.#records.list();
   }

@@ -26,6 +26,9 @@ export interface OperatorEvent {
   target?: number | undefined;
 }
 
+/** What an operator wants of a rollout that is there. */
+export type OperatorWish = Pick<OperatorEvent, 'act' | 'by' | 'isAcknowledged' | 'target'>;
+
 /** From which phases an act leads on; from the one it leads to it does nothing. */
 const ALLOWED: Record<OperatorAct, { from: readonly Phase[]; to: Phase | undefined }> = {
   pause: { from: ['active'], to: 'paused' },
