@@ -100,6 +100,14 @@ export class FleetLoad {
     await Promise.all([...byGateway.values()].map(queue => this.#sendInOrder(queue)));
   }
 
+  /** The same for requests that don't build upon each other. */
+  async sendInAnyOrder(requests: readonly Prepared[]): Promise<void> {
+    const queues = Array.from({ length: CONNECTIONS }, (_, from) =>
+      requests.filter((_request, at) => at % CONNECTIONS === from),
+    );
+    await Promise.all(queues.map(queue => this.#sendInOrder(queue)));
+  }
+
   async #sendInOrder(queue: readonly Prepared[]): Promise<void> {
     for (const { sender, path, body } of queue) await this.#sendOne(sender, path, body);
   }
