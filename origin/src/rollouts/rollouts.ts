@@ -394,13 +394,8 @@ export class Rollouts {
   /** A change that was told and then never published. @returns what takes back its cohort */
   async #undone(id: string, next: NonNullable<RolloutRecord['next']>, record: RolloutRecord) {
     const { action = 'rollout', by } = next.change;
-    const details = { action, by };
-    await this.#deps.audit.record({
-      by: ORIGIN,
-      action: 'rollout.undone',
-      subject: `rollout:${id}`,
-      details,
-    });
+    const event = { action: 'rollout.undone', subject: `rollout:${id}`, details: { action, by } };
+    await this.#deps.audit.record({ by: ORIGIN, ...event });
     const { stage } = next.controller;
     return stage === record.controller.stage ? [] : await cohortDeletions(this.#deps.registry, id, stage);
   }
