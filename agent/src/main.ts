@@ -25,6 +25,8 @@ import { checkResultSchema, restSchema, STATUS_FILE, type Status, statusSchema }
 
 const CONFIG_FILES = ['/etc/sitecast/agent.yaml'];
 const MAX_STATUS_BYTES = 1024 * 1024;
+const FIRST_START_RETRY_MS = 1000;
+const MAX_START_RETRY_MS = 60_000;
 
 interface OpenAgent {
   agent: UpdateAgent;
@@ -51,7 +53,15 @@ async function openAgentIn(settings: RunSettings, signal?: AbortSignal): Promise
   const [first, ...others] = settings.gateways;
   const gateways: [Gateway, ...Gateway[]] = [toGateway(first), ...others.map(toGateway)];
   const surroundings = { identity, clock, slots, boot, run: runCommand, gateways, passPoint, log };
-  const { agent, parts } = await openAgent({ ...settings, data }, surroundings, signal);
+  let opened: Awaited<ReturnType<typeof openAgent>>;
+  try {
+    opened = await openAgent({ ...settings, data }, surroundings, signal);
+  } catch (error) {
+    await boot.stop();
+    await lock.release();
+    throw error;
+  }
+  const { agent, parts } = opened;
   const close = async () => {
     await boot.stop();
     await parts.status.flush();
@@ -92,7 +102,8 @@ function logTo(level: string): Log {
 async function run(settings: RunSettings): Promise<void> {
   const stop = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort());
-  const opened = await openAgentIn(settings, stop.signal);
+  const opened = await openPatiently(settings, stop.signal);
+  if (!opened) return;
   const { agent, parts } = opened;
   const daemon = new Daemon(agent, parts, settings);
   const control = await ControlServer.listen(resolve(settings.data), command =>
@@ -104,6 +115,23 @@ async function run(settings: RunSettings): Promise<void> {
   } finally {
     await control.close();
     await opened.close();
+  }
+}
+
+/** Before its very first contact a device can't begin; a daemon waits for that. @returns undefined when asked to stop */
+async function openPatiently(settings: RunSettings, signal: AbortSignal): Promise<OpenAgent | undefined> {
+  const log = logTo(settings.logLevel);
+  const clock = systemClock(settings.timeSync);
+  for (let waitMs = FIRST_START_RETRY_MS; ; waitMs = Math.min(2 * waitMs, MAX_START_RETRY_MS)) {
+    try {
+      return await openAgentIn(settings, signal);
+    } catch (error) {
+      if (signal.aborted) return undefined;
+      if (!(error instanceof SitecastError) || error.kind !== 'unreachable') throw error;
+      log('warn', `no gateway to begin with yet: ${error.message}`, { code: error.code, waitMs });
+      await clock.sleep(waitMs, signal);
+      if (signal.aborted) return undefined;
+    }
   }
 }
 

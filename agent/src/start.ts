@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { readFileBounded } from '@sitecast/shared/durable';
-import { SitecastError } from '@sitecast/shared/errors';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, parseJoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
@@ -41,7 +41,7 @@ export async function openAgent(
   const { identity, clock, slots, passPoint } = surroundings;
   const now = () => clock.now();
   const gateways = new Gateways(surroundings.gateways, now);
-  const token = await readToken(settings);
+  const token = await readToken(settings, surroundings.log);
   const start = await trustStart(settings, token);
   const trust = await Trust.open(settings.data, gateways, { start, now, ...(signal ? { signal } : {}) });
   const memory = await MemoryFile.open(settings.data, passPoint);
@@ -97,10 +97,28 @@ function reportFacts(
   };
 }
 
-async function readToken({ token, tokenFile }: RunSettings): Promise<JoinToken | undefined> {
+/** A token file that was used and deleted is missed by nobody: it may lie in a slot that was replaced since. */
+async function readToken(settings: RunSettings, log: Surroundings['log']): Promise<JoinToken | undefined> {
+  const { token, tokenFile, data } = settings;
   if (token !== undefined) return parseJoinToken(token);
   if (tokenFile === undefined) return undefined;
-  return parseJoinToken((await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
+  try {
+    return parseJoinToken((await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
+  } catch (cause) {
+    if (!isSystemError(cause, 'ENOENT')) throw cause;
+    if (!(await Trust.hasBegun(data)))
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_JOIN_TOKEN_MISSING',
+        `there is no join token in ${tokenFile}`,
+        {
+          hint: 'Make one with `sitecast token create --join --kind device`.',
+          cause,
+        },
+      );
+    log('warn', `the join token ${tokenFile} is gone; this device has begun with it before and goes on`);
+    return undefined;
+  }
 }
 
 async function trustStart(

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
-import { SitecastError } from '@sitecast/shared/errors';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, parseJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
@@ -13,6 +13,7 @@ import { FORWARDED, HttpUpstream } from './adapters/http-upstream.ts';
 import { LevelState } from './adapters/level-state.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
 import { pinRoot } from './enrolment/pinned-root.ts';
+import { UpstreamMemory } from './adapters/upstream-memory.ts';
 import { Gateway } from './gateway.ts';
 import { Metrics } from './http/metrics.ts';
 import { listen } from './http/server.ts';
@@ -41,30 +42,28 @@ export interface RunningGateway {
  */
 export async function startGateway(
   settings: GatewaySettings,
-  { log, now = Date.now }: { log: Log; now?: () => number },
+  { log, now = Date.now, signal }: { log: Log; now?: () => number; signal?: AbortSignal },
 ): Promise<RunningGateway> {
-  const token = await readToken(settings);
-  const urls = upstreamUrls(settings, token?.origin);
+  const memory = new UpstreamMemory(settings.data);
+  const token = await readToken(settings, memory, log);
+  const urls = upstreamUrls(settings, token?.origin ?? (await memory.origin()));
   await makeDirectory(settings.data, 0o700);
   const state = await LevelState.open(join(settings.data, 'state'), settings.data);
   const stop = new AbortController();
+  const giveUp = (): void => stop.abort(signal?.reason);
+  signal?.addEventListener('abort', giveUp, { once: true });
   try {
     const identity = await Identity.open(settings.data);
     const metrics = new Metrics();
-    const upstreams = urls.map(
-      url =>
-        new HttpUpstream({
-          url,
-          identity,
-          now,
-          chunks: new HttpStore(`${url}/chunks`, CHUNK_STORE),
-          signal: stop.signal,
-          onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
-        }),
-    );
+    const onBytes: typeof metrics.received = (kind, lengthBytes) => metrics.received(kind, lengthBytes);
+    const upstreams = urls.map(url => {
+      const chunks = new HttpStore(`${url}/chunks`, CHUNK_STORE);
+      return new HttpUpstream({ url, identity, now, chunks, signal: stop.signal, onBytes });
+    });
     const trustStore = await openTrust(settings.data);
     const rootFile = await readRoot(settings);
     await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), log, signal: stop.signal });
+    await memory.remember(urls[0]);
 
     const gateway = await Gateway.open({
       settings,
@@ -82,20 +81,19 @@ export async function startGateway(
     const server = await listen(gateway.app, gateway.handleChunk, settings.listen);
     const running = gateway.run(stop.signal);
     log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
-    return {
-      url: server.url,
-      id: identity.id,
-      close: async () => {
-        stop.abort();
-        await Promise.all([server.close(), running]);
-        await gateway.flush();
-        await state.close();
-      },
+    const close = async (): Promise<void> => {
+      stop.abort();
+      await Promise.all([server.close(), running]);
+      await gateway.flush();
+      await state.close();
     };
+    return { url: server.url, id: identity.id, close };
   } catch (error) {
     stop.abort();
     await state.close();
     throw error;
+  } finally {
+    signal?.removeEventListener('abort', giveUp);
   }
 }
 
@@ -109,7 +107,12 @@ async function readRoot({ root }: GatewaySettings): Promise<Uint8Array | undefin
   return root === undefined ? undefined : readFileBounded(root, DEFAULT_TRUST_LIMITS.maxRootBytes);
 }
 
-async function readToken({ token, tokenFile }: GatewaySettings): Promise<JoinToken | undefined> {
+/** A token file that was used and deleted is missed by nobody: the data directory knows the origin by now. */
+async function readToken(
+  { token, tokenFile }: GatewaySettings,
+  memory: UpstreamMemory,
+  log: Log,
+): Promise<JoinToken | undefined> {
   if (token !== undefined && tokenFile !== undefined)
     throw new SitecastError(
       'badInput',
@@ -118,7 +121,23 @@ async function readToken({ token, tokenFile }: GatewaySettings): Promise<JoinTok
     );
   if (token !== undefined) return parseJoinToken(token);
   if (tokenFile === undefined) return undefined;
-  return parseJoinToken((await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
+  try {
+    return parseJoinToken((await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
+  } catch (cause) {
+    if (!isSystemError(cause, 'ENOENT')) throw cause;
+    if ((await memory.origin()) === undefined)
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_JOIN_TOKEN_MISSING',
+        `there is no join token in ${tokenFile}`,
+        {
+          hint: 'Make one with `sitecast token create --join --kind gateway`.',
+          cause,
+        },
+      );
+    log.warn({ tokenFile }, 'the join token is gone; this gateway has begun with it before and goes on');
+    return undefined;
+  }
 }
 
 async function serve(settings: GatewaySettings): Promise<void> {
@@ -126,10 +145,22 @@ async function serve(settings: GatewaySettings): Promise<void> {
     { level: settings.logLevel, name: 'sitecast-gateway' },
     pino.destination({ fd: 2, sync: true }),
   );
+  const stop = new AbortController();
   const stopped = new Promise<NodeJS.Signals>(resolve => {
-    process.once('SIGTERM', resolve).once('SIGINT', resolve);
+    const end = (signal: NodeJS.Signals): void => {
+      stop.abort();
+      resolve(signal);
+    };
+    process.once('SIGTERM', end).once('SIGINT', end);
   });
-  const gateway = await startGateway(settings, { log });
+  let gateway: RunningGateway;
+  try {
+    gateway = await startGateway(settings, { log, signal: stop.signal });
+  } catch (error) {
+    // Asked to stop while it still waited for its origin.
+    if (stop.signal.aborted) return;
+    throw error;
+  }
   process.stdout.write(`sitecast-gateway ${gateway.id} listens on ${gateway.url}\n`);
   const signal = await stopped;
   log.info({ signal }, 'stopping');

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { cp, readFile, writeFile } from 'node:fs/promises';
+import { cp, readFile, rm, writeFile } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { Bed, type Server } from './bed/processes.ts';
 
@@ -104,4 +104,49 @@ it('an origin that is away keeps no device from an update that its gateway has, 
   expect(await update('two')).toMatchObject({ state: 'completed' });
   origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
   await bed.until(async () => JSON.stringify(await stateInRollout(id)) === '{"completed":2}');
+});
+
+it('a gateway waits for an origin that is away at its first start, then serves; SIGTERM ends the waiting', async () => {
+  const [, port = ''] = /:(\d+)$/.exec(origin.url) ?? [];
+  await origin.stop();
+  const args = ['serve', '--token-file', 'gw.token', '--listen', '127.0.0.1:0'];
+  const idle = bed.start('sitecast-gateway', [...args, '--data', 'idle']);
+  await bed.until(async () => idle.output.includes('waiting for an upstream'));
+  expect(await idle.stop()).toBe(0);
+  const patient = bed.start('sitecast-gateway', [...args, '--data', 'patient']);
+  await bed.until(async () => patient.output.includes('ECONNREFUSED'));
+  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
+  await bed.until(async () => patient.output.includes('listens on'));
+  expect(await patient.stop()).toBe(0);
+});
+
+it('join tokens that were used up and deleted are missed by nobody', async () => {
+  const id = await rollOut('1.0.0');
+  await makeSlots('one');
+  expect(await update('one')).toMatchObject({ state: 'completed' });
+  for (const token of ['gw.token', 'device.token']) await rm(bed.path(token));
+  const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
+  await gateway.stop();
+  gateway = await startGateway(port);
+  await bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+  expect(await update('one')).toMatchObject({ state: 'idle' });
+  expect(await stateInRollout(id)).toEqual({ completed: 1 });
+  await makeSlots('two');
+  const newcomer = await bed.run('sitecast-agent', ['update', ...flagsOf('two')]);
+  expect(newcomer).toMatchObject({ exitCode: 2 });
+  expect(newcomer.stderr).toContain('SITECAST_JOIN_TOKEN_MISSING');
+});
+
+it('a device waits for its first gateway, too', async () => {
+  await rollOut('1.0.0');
+  await makeSlots('one');
+  const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
+  await gateway.stop();
+  const once = await bed.run('sitecast-agent', ['check', ...flagsOf('one')]);
+  expect(once).toMatchObject({ exitCode: 4 });
+  const agent = bed.start('sitecast-agent', ['run', ...flagsOf('one'), '--log-level', 'warn']);
+  await bed.until(async () => agent.output.includes('no gateway to begin with yet'));
+  gateway = await startGateway(port);
+  await bed.until(async () => (await slot('one', 'b')).length > 0);
+  expect(await agent.stop()).toBe(0);
 });

@@ -45,6 +45,12 @@ export class Trust {
     this.#now = now;
   }
 
+  /** Whether this directory has a root that it trusts. */
+  static async hasBegun(directory: string): Promise<boolean> {
+    const store = new DirectoryMetadataStore(join(directory, 'trust'));
+    return (await store.read('root.json', DEFAULT_TRUST_LIMITS.maxRootBytes)) !== undefined;
+  }
+
   /**
    * @param start undefined: only where the directory has been begun already
    * @throws SITECAST_ROOT_MISSING, SITECAST_ROOT_OTHER, SITECAST_ROOT_MISMATCH; the errors of gateways

@@ -10,10 +10,9 @@ import {
 import type { Log } from '../log.ts';
 import { Backoff, pause } from '../upstream/backoff.ts';
 
-/** How long the first root is looked for before the gateway gives up. */
-const MAX_ATTEMPTS = 8;
+/** How often the first root is asked for, milliseconds: an origin that is away is waited for. */
 const MIN_BACKOFF_MS = 250;
-const MAX_BACKOFF_MS = 8000;
+const MAX_BACKOFF_MS = 30_000;
 
 interface PinnedRootDeps {
   store: MetadataStore;
@@ -29,7 +28,7 @@ interface PinnedRootDeps {
 /**
  * Sees to it that trust has begun: with the data directory's root, else with --root, else with the first root whose hash
  * the join token names. There's no trust on first use.
- * @throws SITECAST_ROOT_DIFFERS (conflict), SITECAST_ROOT_MISSING (badInput), SITECAST_UPSTREAM_UNREACHABLE
+ * @throws SITECAST_ROOT_DIFFERS (conflict), SITECAST_ROOT_MISSING (badInput), the signal's reason
  */
 export async function pinRoot(deps: PinnedRootDeps): Promise<void> {
   const { store, rootFile, nowMs } = deps;
@@ -62,21 +61,18 @@ async function fetchFirstRoot(
   { rootSha256 }: JoinToken,
 ): Promise<Uint8Array> {
   const backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
-  for (let attempt = 1; attempt <= MAX_ATTEMPTS && !signal.aborted; attempt += 1) {
+  for (;;) {
+    signal.throwIfAborted();
     for (const { url, metadata } of upstreams) {
       const bytes = await fetchRoot(metadata, url, log, signal);
       if (bytes === undefined) continue;
       if (createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;
       log.warn({ upstream: url }, 'an upstream gave another first root than the join token names');
     }
-    await pause(backoff.next(), signal);
+    const waitMs = backoff.next();
+    log.warn({ waitMs: Math.round(waitMs) }, 'waiting for an upstream that gives the first root');
+    await pause(waitMs, signal, { isKeepingAlive: true });
   }
-  throw new SitecastError(
-    'unreachable',
-    'SITECAST_UPSTREAM_UNREACHABLE',
-    'no upstream gave the root that the join token names',
-    { hint: 'Is the origin running, and reachable from here? Is it the one that made the token?' },
-  );
 }
 
 async function fetchRoot(
@@ -88,13 +84,22 @@ async function fetchRoot(
   try {
     return await metadata.fetch('1.root.json', { maxBytes: DEFAULT_TRUST_LIMITS.maxRootBytes, signal });
   } catch (error) {
+    signal.throwIfAborted();
     if (!(error instanceof SitecastError)) throw error;
+    const cause = causeOf(error);
     log.warn(
-      { upstream: url, code: error.code, detail: error.message },
+      { upstream: url, code: error.code, detail: error.message, ...(cause && { cause }) },
       'an upstream did not give the first root',
     );
     return undefined;
   }
+}
+
+/** What the system said, as in ECONNREFUSED. */
+function causeOf(error: unknown): string | undefined {
+  for (let at = error; at instanceof Error; at = at.cause)
+    if ('code' in at && typeof at.code === 'string' && !at.code.startsWith('SITECAST_')) return at.code;
+  return undefined;
 }
 
 function differs(): SitecastError {

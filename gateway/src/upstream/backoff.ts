@@ -28,10 +28,17 @@ export function withJitter(fullMs: number): number {
   return fullMs * (1 - Math.random() / 2);
 }
 
-/** @returns false if the signal came first */
-export async function pause(lengthMs: number, signal: AbortSignal): Promise<boolean> {
+/**
+ * @param isKeepingAlive whether the process lives on for it: where there's nothing else yet that keeps it alive
+ * @returns false if the signal came first
+ */
+export async function pause(
+  lengthMs: number,
+  signal: AbortSignal,
+  { isKeepingAlive = false } = {},
+): Promise<boolean> {
   try {
-    await sleep(lengthMs, undefined, { signal, ref: false });
+    await sleep(lengthMs, undefined, { signal, ref: isKeepingAlive });
     return true;
   } catch (error) {
     if (signal.aborted) return false;

@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { serializeFile } from '@sitecast/shared/release';
@@ -75,6 +75,17 @@ describe('a draft that goes from one key holder to the next', () => {
     expect(isComplete(neededSignatures(draft, root))).toBe(true);
     expect(draft.files.get('products/camera.json')).toEqual(file);
     expect(draft.targets?.signed).toEqual(next);
+  });
+
+  it('takes the place of an earlier draft, and of nothing else', async () => {
+    const path = join(directory, 'root.json');
+    await writeFile(path, '{"signed": "the trust anchor"}');
+    const draft = newDraft('x', { targets: nextVersion(targets, now) });
+    await expect(writeDraft(path, draft)).rejects.toMatchObject({ code: 'SITECAST_FILE_EXISTS' });
+    expect(await readFile(path, 'utf8')).toBe('{"signed": "the trust anchor"}');
+    const free = join(directory, 'free.json');
+    await writeDraft(free, draft);
+    await writeDraft(free, draft);
   });
 
   it("needs the old root's keys and the new root's for a new root", async () => {

@@ -1,5 +1,5 @@
 import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
-import { SitecastError } from '@sitecast/shared/errors';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import {
   canonicalBytes,
   countSigners,
@@ -67,7 +67,12 @@ export async function readDraft(path: string): Promise<Draft> {
   };
 }
 
+/**
+ * Writes a draft, whole or not at all; in place of an earlier draft, but of nothing else.
+ * @throws SITECAST_FILE_EXISTS (conflict) where something is there that isn't a draft
+ */
 export async function writeDraft(path: string, draft: Draft): Promise<void> {
+  await refuseOther(path);
   const file: z.infer<typeof draftSchema> = {
     format: 'sitecast-draft-1',
     title: draft.title,
@@ -76,6 +81,21 @@ export async function writeDraft(path: string, draft: Draft): Promise<void> {
     files: Object.fromEntries([...draft.files].map(([name, bytes]) => [name, bytes.toString('base64')])),
   };
   await writeFileDurably(path, `${JSON.stringify(file, null, 1)}\n`);
+}
+
+/** An image or a trust anchor under that name would be lost. */
+async function refuseOther(path: string): Promise<void> {
+  try {
+    await readDraft(path);
+  } catch (cause) {
+    if (isSystemError(cause, 'ENOENT')) return;
+    if (isSystemError(cause)) throw cause;
+    throw new SitecastError('conflict', 'SITECAST_FILE_EXISTS', `${path} is there already, and is no draft`, {
+      hint: 'Give the draft another name.',
+      data: { path },
+      cause,
+    });
+  }
 }
 
 export function textOf(metadata: Metadata): string {

@@ -1,4 +1,4 @@
-import { SettingsCommand } from '@sitecast/shared/command';
+import { limitSettings, SettingsCommand } from '@sitecast/shared/command';
 import { auditCommand } from './audit-command.ts';
 import { initCommand } from './init-command.ts';
 import { keysRenewCommand, keysRotateCommand } from './keys-change-command.ts';
@@ -23,6 +23,18 @@ import { rolloutListCommand, rolloutStatusCommand } from './rollout-command.ts';
 import { rolloutStartCommand } from './rollout-start-command.ts';
 import { statusCommand } from './status-command.ts';
 import { tokenCreateCommand, tokenListCommand, tokenRevokeCommand } from './token-command.ts';
+
+/** What the environment and sitecast.yaml may give; everything else is about one act, and said with it. */
+const SETTINGS: ReadonlySet<string> = new Set([
+  '--origin <url>',
+  '--token <token>',
+  '--token-file <file>',
+  '--root <file>',
+  '--state <dir>',
+  '--keys <dir>',
+  '--passphrase-file <file>',
+  '--config <file>',
+]);
 
 /** The `sitecast` command: what an operator types. */
 export function operatorProgram(): SettingsCommand {
@@ -82,6 +94,7 @@ Then bring in gateways and devices, and roll out to them:
   sitecast token create --join --kind device --product camera --uses 20 --out cameras.token
   sitecast rollout start camera 1.0.0 --all-at-once && sitecast rollout status --watch`,
     );
+  limitSettings(program, SETTINGS);
   return program;
 }
 

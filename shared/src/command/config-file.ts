@@ -4,6 +4,21 @@ import { isSystemError, SitecastError } from '../errors.ts';
 
 const MAX_CONFIG_BYTES = 256 * 1024;
 
+const forCommandLineAlone = new WeakSet<Option>();
+
+/**
+ * Lets the environment and configuration files give just these options of a program: what one act is about is said with it, and
+ * a variable that stands somewhere for another purpose changes no act unseen.
+ * @param settings flags as they are declared, such as `--state <dir>`
+ */
+export function limitSettings(program: Command, settings: ReadonlySet<string>): void {
+  for (const option of optionsOf(program)) {
+    if (settings.has(option.flags)) continue;
+    forCommandLineAlone.add(option);
+    Reflect.deleteProperty(option, 'envVar');
+  }
+}
+
 /**
  * Fills in options that neither a flag nor the environment gave from a YAML file of flag names
  * (`token-file: …`). One file may serve all subcommands of a program: a key must be known to one of them.
@@ -17,10 +32,11 @@ export async function applyConfigFile(
   const named: unknown = action.getOptionValue('config');
   const found = typeof named === 'string' ? await load(named) : await firstThere(candidates);
   if (found === undefined) return;
-  const known = new Set(optionsOf(program).map(nameOf));
+  const isSetting = (option: Option): boolean => !forCommandLineAlone.has(option);
+  const known = new Set(optionsOf(program).filter(isSetting).map(nameOf));
   for (const [key, value] of Object.entries(found.settings)) {
     if (!known.has(key)) throw invalid(found.path, `unknown setting '${key}'`);
-    const option = action.options.find(candidate => nameOf(candidate) === key);
+    const option = action.options.find(candidate => isSetting(candidate) && nameOf(candidate) === key);
     if (option !== undefined) applySetting(action, option, value, found.path);
   }
 }

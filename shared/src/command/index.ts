@@ -1,4 +1,4 @@
-export { applyOptionsFile } from './config-file.ts';
+export { applyOptionsFile, limitSettings } from './config-file.ts';
 export { plainText } from './plain-text.ts';
 export { EXIT_CODES, describeError, exitCodeOf } from './outcome.ts';
 export { type OutputStreams, runProgram, SettingsCommand } from './program.ts';

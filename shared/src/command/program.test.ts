@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, expect, it } from 'vitest';
 import { SitecastError } from '../errors.ts';
+import { limitSettings } from './config-file.ts';
 import { plainText } from './plain-text.ts';
 import { runProgram, SettingsCommand } from './program.ts';
 import { parseBoundedInteger } from './values.ts';
@@ -119,4 +120,31 @@ it('prints no character that a terminal would obey, whoever has sent it', () => 
   const evil = 'a\u001b[2J\u001b]52;c;QQ==\u0007b\r\u009bc\u202ed\u007f';
   expect(plainText(evil)).toBe('a\ufffd[2J\ufffd]52;c;QQ==\ufffdb\ufffd\ufffdc\ufffdd\ufffd');
   expect(plainText('two\n\tlines, Zürich, 東京')).toBe('two\n\tlines, Zürich, 東京');
+});
+
+it('takes from the environment what is a setting, and nothing that one act is about', async () => {
+  const seen: unknown[] = [];
+  const started = async (...args: string[]): Promise<void> => {
+    const program = new SettingsCommand('tool');
+    program
+      .command('act')
+      .option('--origin <url>', 'a setting')
+      .option('--site <name>', 'what it is about')
+      .action(options => void seen.push(options));
+    limitSettings(program, new Set(['--origin <url>']));
+    const streams = { out: (text: string) => void seen.push(text), err: () => {} };
+    await runProgram(program, ['act', ...args], { streams });
+  };
+  process.env.SITECAST_SITE = 'south';
+  process.env.SITECAST_ORIGIN = 'http://origin';
+  try {
+    await started();
+    await started('--help');
+  } finally {
+    delete process.env.SITECAST_SITE;
+    delete process.env.SITECAST_ORIGIN;
+  }
+  expect(seen[0]).toEqual({ origin: 'http://origin' });
+  expect(String(seen[1])).toContain('SITECAST_ORIGIN');
+  expect(String(seen[1])).not.toContain('SITECAST_SITE');
 });
