@@ -53,10 +53,17 @@ export class Gateway {
     const mirrored = await openMirror(parts);
     const { mirror } = mirrored;
     const site = await openSite(parts, mirror);
+    const isOwnRevoked = (): boolean => site.isRevoked(parts.identity.id);
     const { cache, chunks } = await openChunks(parts, mirrored.named);
     let isCounted = false;
     mirrored.onServed.push(({ rollouts, rolloutsSigners }) => {
+      const wasRevoked = isOwnRevoked();
       site.revocations.follow(rollouts);
+      if (isOwnRevoked() && !wasRevoked)
+        parts.log.error(
+          { id: parts.identity.id },
+          'the operator has revoked this gateway: it takes nothing in',
+        );
       if (isCounted || !rolloutsSigners) return;
       isCounted = true;
       countDevices(site).catch((error: unknown) =>
@@ -68,6 +75,7 @@ export class Gateway {
     const { metrics, now, log } = parts;
     const app = createApp({
       ...site,
+      isOwnRevoked,
       mirror,
       targets: mirrored.targets,
       fetchTarget: mirrored.fetchTarget,

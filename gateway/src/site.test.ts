@@ -207,7 +207,7 @@ it('hands out leases for a share of the site, remembers them, and knows whom to 
   if (!one || !two || !three) throw new Error('three devices');
   expect((await ask(one, 'take')).json).toMatchObject({ granted: true });
   expect((await ask(two, 'take')).json).toMatchObject({ granted: true });
-  expect((await ask(three, 'take')).json).toMatchObject({ granted: false, retryAfterMs: 15_000 });
+  expect((await ask(three, 'take')).json).toMatchObject({ granted: false, retryAfterMs: 5000 });
   expect((await ask(one, 'renew')).json).toMatchObject({ granted: true });
 
   await gateway.close();
@@ -245,6 +245,19 @@ it('serves nobody who was revoked', async () => {
   await origin.publishRollouts('camera', [device.id]);
   await until(async () => (await send()).status === 403, 'the revocation');
   expect((await send()).json).toMatchObject({ code: 'SITECAST_REVOKED' });
+});
+
+it('says so and sends devices elsewhere once it was revoked itself', async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin);
+  const device = new TestDevice();
+  await origin.publishRollouts('camera', [gateway.id]);
+  await until(async () => (await gateway.get('readyz')).status === 503, 'the revocation');
+  expect(
+    await device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] }),
+  ).toMatchObject({ status: 503, json: { code: 'SITECAST_GATEWAY_REVOKED' } });
+  // What is signed by others is as good as before.
+  expect((await gateway.get('metadata/timestamp.json')).status).toBe(200);
 });
 
 it('passes progress on, and forgets it when it cannot', async () => {

@@ -23,6 +23,8 @@ export interface AppDeps {
   progress: ProgressRelay;
   leases: Leases;
   isRevoked: (id: string) => boolean;
+  /** This gateway itself: what it takes in would reach nobody. */
+  isOwnRevoked: () => boolean;
   metrics: Metrics;
   now: () => number;
   log: Log;

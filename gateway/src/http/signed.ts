@@ -22,10 +22,12 @@ interface SignedDeps {
   now: () => number;
   /** Ids that nobody is to serve any more. */
   isRevoked: (id: string) => boolean;
+  /** This gateway itself. */
+  isOwnRevoked: () => boolean;
 }
 
 /** Lets signed requests pass, with who signed them as `sender`; takes the JSON body, bounded. */
-export function signedJson({ now, isRevoked }: SignedDeps): MiddlewareHandler<GatewayEnv> {
+export function signedJson({ now, isRevoked, isOwnRevoked }: SignedDeps): MiddlewareHandler<GatewayEnv> {
   const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
   const addresses = new TokenBuckets({ ...PER_ADDRESS, now });
   const hold = bodyMemory();
@@ -36,6 +38,7 @@ export function signedJson({ now, isRevoked }: SignedDeps): MiddlewareHandler<Ga
         'SITECAST_FORWARDED_ALREADY',
         'a gateway passes on what comes from devices, not from other gateways',
       );
+    if (isOwnRevoked()) throw ownRevoked();
     const address = senderOf(c.env?.incoming?.socket.remoteAddress) ?? 'loopback';
     if (!addresses.take(address))
       throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many requests from this address');
@@ -67,6 +70,18 @@ export function signedJson({ now, isRevoked }: SignedDeps): MiddlewareHandler<Ga
       held.release();
     }
   };
+}
+
+/** Devices are to go to another gateway: the origin takes nothing from this one any more. */
+export function ownRevoked(): SitecastError {
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_GATEWAY_REVOKED',
+    'the operator has revoked this gateway',
+    {
+      hint: 'Let it in again with a new --data and a new join token, or take it away.',
+    },
+  );
 }
 
 /** Room for bodies: of all senders, and of each address, so that one can't take what all others need. */

@@ -8,7 +8,7 @@ import { type Records, startingWith } from '../storage/records.ts';
 /** How long a device may be down before it asks again: its reboot and health checks, with time to spare. */
 const LEASE_MS = 15 * 60_000;
 /** When a device that was refused is to ask again. */
-const RETRY_AFTER_MS = 15_000;
+const RETRY_AFTER_MS = 5000;
 
 /** How long a device may hold leases of one rollout and attempt without a break, however often it renews. */
 const MAX_HELD_MS = 2 * 3_600_000;

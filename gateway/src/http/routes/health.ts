@@ -2,10 +2,11 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { AppDeps } from '../deps.ts';
 import type { GatewayEnv } from '../context.ts';
+import { ownRevoked } from '../signed.ts';
 import { JSON_TYPE, problem } from '../schemas.ts';
 
 /** For load balancers and Prometheus. */
-export function healthRoutes(app: OpenAPIHono<GatewayEnv>, { mirror, metrics }: AppDeps): void {
+export function healthRoutes(app: OpenAPIHono<GatewayEnv>, { mirror, metrics, isOwnRevoked }: AppDeps): void {
   const alive = createRoute({
     method: 'get',
     path: '/healthz',
@@ -32,6 +33,7 @@ export function healthRoutes(app: OpenAPIHono<GatewayEnv>, { mirror, metrics }: 
     },
   });
   app.openapi(ready, c => {
+    if (isOwnRevoked()) throw ownRevoked();
     if (mirror.isComplete) return c.json({ status: 'ready' as const }, 200);
     const why = mirror.current
       ? 'files of the mirrored repository are missing, and fetched again'
