@@ -1,0 +1,20 @@
+import './promise-polyfill.ts';
+
+export type { FoundPeer } from './discovery.ts';
+export { type FleetKey, fleetKeyToText, generateFleetKey, parseFleetKey } from './fleet-key.ts';
+export {
+  type Announcement,
+  decodeAnnouncement,
+  encodeAnnouncement,
+  MAX_INLINE_BYTES,
+} from './gossip/announcement.ts';
+export type { AnnouncementHandler, FleetGossip, Neighbour } from './gossip/fleet-gossip.ts';
+export { judge, type TrustedNow, type Verdict } from './gossip/judge.ts';
+export {
+  createFleetNode,
+  createSiteNode,
+  type FleetNode,
+  type FleetNodeOptions,
+  type NodeOptions,
+  type SwarmNode,
+} from './node.ts';
