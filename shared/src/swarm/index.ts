@@ -4,6 +4,7 @@ export type { FoundPeer } from './discovery.ts';
 export { type FleetKey, fleetKeyToText, generateFleetKey, parseFleetKey } from './fleet-key.ts';
 export {
   type Announcement,
+  announcementOf,
   decodeAnnouncement,
   encodeAnnouncement,
   MAX_INLINE_BYTES,

@@ -26,6 +26,30 @@ export interface Announcement {
 }
 
 /**
+ * An announcement with as many of the changed files as may come along: the snapshot first, for it names the others, then
+ * the smaller ones.
+ * @param changed by their versioned names, as they came
+ */
+export function announcementOf(
+  rootVersion: number,
+  timestamp: Uint8Array,
+  changed: ReadonlyMap<string, Uint8Array>,
+): Announcement {
+  const named = [...changed].filter(([name]) => FILE_NAME.test(name));
+  const snapshot = named.filter(([name]) => readFileName(name).role === 'snapshot');
+  const others = named.filter(([name]) => readFileName(name).role !== 'snapshot');
+  others.sort(([, one], [, other]) => one.length - other.length);
+  const files = new Map<string, Uint8Array>();
+  let inlineBytes = 0;
+  for (const [name, bytes] of snapshot.length === 1 ? [...snapshot, ...others] : []) {
+    if (files.size === MAX_INLINE_FILES || inlineBytes + bytes.length > MAX_INLINE_BYTES) break;
+    files.set(name, bytes);
+    inlineBytes += bytes.length;
+  }
+  return { rootVersion, timestamp, files };
+}
+
+/**
  * Format byte, root version (4 bytes), timestamp (length in 4 bytes, then it), number of files (1 byte), and for each name
  * (length in 1 byte) and content (length in 4 bytes); big-endian. One announcement has one encoding.
  * @throws SITECAST_ANNOUNCEMENT_TOO_LARGE

@@ -55,7 +55,7 @@ export function judge({ trusted, now, onNewerRoot }: JudgeOptions): (announcemen
   };
 }
 
-/** Each file that came along is the very one that timestamp and snapshot name. */
+/** Each file that came along is the very one that timestamp and snapshot name by its hash. */
 function areNamedBySignedChain(set: TrustedSet, { files }: Announcement): boolean {
   for (const [name, bytes] of files) {
     const { role, version } = readFileName(name);
@@ -68,6 +68,8 @@ function areNamedBySignedChain(set: TrustedSet, { files }: Announcement): boolea
     if (role === 'snapshot') return true;
     if (!set.isSnapshotCurrent) return false;
     const listed = set.targetsFile(role);
-    return listed?.version === version && findMismatch(bytes, listed) === undefined;
+    return (
+      listed?.version === version && listed.hashes !== undefined && findMismatch(bytes, listed) === undefined
+    );
   });
 }
