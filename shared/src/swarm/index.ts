@@ -19,3 +19,8 @@ export {
   type NodeOptions,
   type SwarmNode,
 } from './node.ts';
+export { ChunkServer, type ChunkServerOptions } from './chunks/chunk-server.ts';
+export { HoldingsBoard, ImageHoldings } from './chunks/holdings.ts';
+export { Pace } from './chunks/pace.ts';
+export { type PeerChunkRequest, PeerStore } from './chunks/peer-store.ts';
+export type { MayServe, ServingPorts } from './chunks/served-peer.ts';

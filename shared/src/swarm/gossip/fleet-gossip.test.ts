@@ -82,8 +82,8 @@ it('passes on what is accepted, keeps what is ignored, and blames nobody for it'
   const { first, middle, judged, passedOn } = await row(version => (version === 2 ? 'ignore' : 'accept'));
   for (const version of [1, 2, 3]) await first.gossip.announce(announcement(version));
   await until(() => passedOn.length === 2, 'two have come through');
-  expect(judged.sort()).toEqual([1, 2, 3]);
-  expect(passedOn.sort()).toEqual([1, 3]);
+  expect(new Set(judged)).toEqual(new Set([1, 2, 3]));
+  expect(new Set(passedOn)).toEqual(new Set([1, 3]));
   expect(isInMesh(middle, first)).toBe(true);
   expect(scoreOf(middle, first)).toBeGreaterThanOrEqual(0);
 });
