@@ -10,7 +10,7 @@ import { CHUNK_PROTOCOL, encodeAnswer, MAX_ASK_BYTES } from './wire.ts';
 // they can still do: take up the upload that the limits leave them, if they're admitted.
 
 /** Peers that are served at one time; who comes later is told to come again. */
-export const MAX_SERVED_STREAMS = 64;
+const MAX_SERVED_STREAMS = 64;
 /** Streams of one peer, over all its connections: the second while the first one ends. */
 export const MAX_STREAMS_PER_PEER = 2;
 

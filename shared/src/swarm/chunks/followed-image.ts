@@ -15,7 +15,7 @@ export type HoldingsListener = (added: readonly number[], isFetching: boolean) =
 export class FollowedImage {
   readonly image: ChunkId;
   readonly #listener: HoldingsListener;
-  readonly #bits: ChunkBits;
+  #bits: ChunkBits;
   #wasFetching: boolean | undefined;
   #emptyMessages = 0;
 
@@ -23,6 +23,12 @@ export class FollowedImage {
     this.image = Uint8Array.from(image);
     this.#bits = new ChunkBits(count);
     this.#listener = listener;
+  }
+
+  /** The peer begins anew: all that it says is told again. */
+  forget(): void {
+    this.#bits = new ChunkBits(this.#bits.count);
+    this.#wasFetching = undefined;
   }
 
   /** @throws SITECAST_PEER_PROTOCOL for chunks that the image doesn't have, and for messages without end */

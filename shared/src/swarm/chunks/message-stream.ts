@@ -6,7 +6,7 @@ const LENGTH_BYTES = 4;
 /** What may wait in a stream before the next message is added. */
 const MAX_UNSENT_BYTES = 256 * 1024;
 /** Nobody who reads takes longer for that much. */
-export const DEFAULT_WRITE_DEADLINE_MS = 20_000;
+const DEFAULT_WRITE_DEADLINE_MS = 20_000;
 
 interface MessageStreamOptions {
   /** Longer ones end the stream as soon as their length is read. */

@@ -10,7 +10,7 @@ import { connect, Nodes, until } from '../testing/nodes.ts';
 import { ChunkServer, type ChunkServerOptions, MAX_STREAMS_PER_PEER } from './chunk-server.ts';
 import { HoldingsBoard, ImageHoldings } from './holdings.ts';
 import { MessageStream } from './message-stream.ts';
-import { PeerStore } from './peer-store.ts';
+import { MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_REQUESTS, PeerStore } from './peer-store.ts';
 import { MAX_FOLLOWED_IMAGES, MAX_WAITING_REQUESTS } from './served-peer.ts';
 import { Pace } from './pace.ts';
 import {
@@ -240,6 +240,23 @@ describe('a peer that does not answer', () => {
         expect(outcome).toMatchObject({ reason: unreachable });
       expect(lies).toEqual([]);
     }
+  });
+
+  it.each([
+    ['in bytes', 112 * 1024, MAX_OUTSTANDING_BYTES / (128 * 1024)],
+    ['in number', 1, MAX_OUTSTANDING_REQUESTS],
+  ])('is asked for no more than may be outstanding, %s', async (_what, lengthBytes, most) => {
+    let asked = 0;
+    const { peer } = await hostile(ask => {
+      if (ask.type === 'get') asked += 1;
+    });
+    const all = Array.from({ length: 100 }, (_, at) => peer.get(chunkOf(`${at}`).id, { lengthBytes }));
+    const outcomes = Promise.allSettled(all);
+    await until(() => asked >= most, 'so many are asked for');
+    await sleep(200);
+    expect(asked).toBe(most);
+    peer.close();
+    await outcomes;
   });
 
   it('is told from one that leaves in the middle: that is known at once', async () => {

@@ -87,7 +87,12 @@ export class PeerStore implements ChunkStore {
 
   /** It lied, doesn't serve us, or was closed: asking again has no use. */
   get isUseless(): boolean {
-    return this.#lie !== undefined || this.#isRefused || this.#isClosed;
+    return this.isRefusing || this.#isClosed;
+  }
+
+  /** It lied, or doesn't serve us. */
+  get isRefusing(): boolean {
+    return this.#lie !== undefined || this.#isRefused;
   }
 
   /** Called whenever the stream to the peer has ended. */
@@ -126,7 +131,9 @@ export class PeerStore implements ChunkStore {
   async follow(image: ChunkId, count: number, listener: HoldingsListener): Promise<void> {
     this.#followed.set(chunkIdToHex(image), new FollowedImage(image, count, listener));
     const isOpen = this.#stream !== undefined;
-    const { messages } = await this.#connected();
+    const { messages } = await this.#connected().catch((error: unknown) => {
+      throw this.#unreachable(error);
+    });
     // A stream that's opened just now says so by itself.
     if (isOpen) await messages.send(encodeAsk({ type: 'follow', image }));
   }
