@@ -7,6 +7,9 @@ import type { Source } from './source.ts';
 const HEDGE_TIMES = 4;
 const MIN_HEDGE_MS = 750;
 const MAX_HEDGES = 2;
+/** A peer is slow when a request takes it so many times what it takes the gateway; of that nothing may be known yet. */
+const SLOW_TIMES = 2;
+const UNKNOWN_GATEWAY_MS = 150;
 /** How often it's looked at what has been waiting. */
 const TICK_MS = 100;
 const DEFAULT_STALL_MS = 60_000;
@@ -96,8 +99,16 @@ export class FetchRun {
     const held = picker.pickHeld(holders => this.#leastBusy(holders, nowMs)?.name);
     const peer = held && this.#ports.peers.get(held.peer);
     if (held && peer) return this.#begin(held.at, peer);
-    const foreign = hasGateway ? picker.pickForeign(nowMs) : undefined;
-    return gateway !== undefined && foreign !== undefined && this.#begin(foreign, gateway);
+    if (!gateway || !hasGateway) return false;
+    const other = picker.pickForeign(nowMs) ?? this.#pickRelief(gateway);
+    return other !== undefined && this.#begin(other, gateway);
+  }
+
+  /** One for a gateway that only slow peers hold, who have enough to do: a crawling peer must not be the measure of all. */
+  #pickRelief(gateway: Source): number | undefined {
+    const slowMs = SLOW_TIMES * (gateway.typicalMs ?? UNKNOWN_GATEWAY_MS);
+    const isSlow = (id: string) => (this.#ports.peers.get(id)?.typicalMs ?? 0) > slowMs;
+    return this.#ports.picker.pickHeld(holders => (holders.every(isSlow) ? holders[0] : undefined))?.at;
   }
 
   /** Where the chunk would be here soonest. */

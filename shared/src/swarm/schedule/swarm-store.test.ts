@@ -166,6 +166,18 @@ describe('a swarm', () => {
     expect(hanging.asked.length).toBeLessThanOrEqual(2 * PEER_SLOTS);
   });
 
+  it('turns to the gateway when its only peer crawls, just fast enough not to be given up', async () => {
+    const gateway = new Scripted('gateway');
+    const crawling = new Scripted('crawling', async chunk => {
+      await sleep(600);
+      return chunk;
+    });
+    const { fetch, isWhole } = swarmOf(gateway, crawling);
+    await fetch();
+    expect(isWhole()).toBe(true);
+    expect(gateway.asked.length).toBeGreaterThan(30);
+  });
+
   it('finishes from its peers when the gateway is gone', async () => {
     const gateway = new Scripted('gateway', () => {
       throw unreachable();
