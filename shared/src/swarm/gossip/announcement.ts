@@ -38,7 +38,7 @@ export function announcementOf(
   const named = [...changed].filter(([name]) => FILE_NAME.test(name));
   const snapshot = named.filter(([name]) => readFileName(name).role === 'snapshot');
   const others = named.filter(([name]) => readFileName(name).role !== 'snapshot');
-  others.sort(([, one], [, other]) => one.length - other.length);
+  others.sort(([name, one], [otherName, other]) => one.length - other.length || (name < otherName ? -1 : 1));
   const files = new Map<string, Uint8Array>();
   let inlineBytes = 0;
   for (const [name, bytes] of snapshot.length === 1 ? [...snapshot, ...others] : []) {
