@@ -7,6 +7,7 @@ import { ChunkService } from './chunks/chunk-service.ts';
 import { NamedChunks } from './chunks/named-chunks.ts';
 import { restingLiar } from './chunks/resting-liar.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
+import { tellOfSets } from './gossip/news.ts';
 import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
 import type { Log } from './log.ts';
 import { Follower } from './mirror/follower.ts';
@@ -71,6 +72,7 @@ export class Gateway {
       );
     });
     await mirrored.synchroniser.load();
+    followNews(parts, mirrored);
 
     const { metrics, now, log } = parts;
     const app = createApp({
@@ -171,7 +173,20 @@ async function openMirror(parts: GatewayParts) {
     if (target.name.endsWith('.caibx')) await named.add(target);
     return bytes;
   };
-  return { mirror, targets, named, synchroniser, follower, fetchTarget, onServed };
+  const trusted = () => {
+    const { root, timestamp, snapshot } = client.trusted;
+    return { root: root.bytes, timestamp: timestamp?.bytes, snapshot: snapshot?.bytes };
+  };
+  return { mirror, targets, named, synchroniser, follower, fetchTarget, onServed, trusted };
+}
+
+function followNews(
+  { news, log }: GatewayParts,
+  { trusted, follower, onServed }: Awaited<ReturnType<typeof openMirror>>,
+): void {
+  if (!news) return;
+  news.listen({ trusted, onNews: () => follower.wake() });
+  onServed.push(tellOfSets(news, log));
 }
 
 async function openChunks(

@@ -9,12 +9,14 @@ import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/t
 import { pino } from 'pino';
 import { DiskFrames } from './adapters/disk-frames.ts';
 import { DiskMirror } from './adapters/disk-mirror.ts';
+import { openFleetNews } from './adapters/fleet-news.ts';
 import { FORWARDED, HttpUpstream } from './adapters/http-upstream.ts';
 import { LevelState } from './adapters/level-state.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
 import { pinRoot } from './enrolment/pinned-root.ts';
 import { UpstreamMemory } from './adapters/upstream-memory.ts';
 import { Gateway } from './gateway.ts';
+import type { News } from './gossip/news.ts';
 import { Metrics } from './http/metrics.ts';
 import { listen } from './http/server.ts';
 import type { Log } from './log.ts';
@@ -50,22 +52,21 @@ export async function startGateway(
   await makeDirectory(settings.data, 0o700);
   const state = await LevelState.open(join(settings.data, 'state'), settings.data);
   const stop = new AbortController();
+  let news: News | undefined;
   const giveUp = (): void => stop.abort(signal?.reason);
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
     const identity = await Identity.open(settings.data);
     const metrics = new Metrics();
-    const onBytes: typeof metrics.received = (kind, lengthBytes) => metrics.received(kind, lengthBytes);
-    const upstreams = urls.map(url => {
-      const chunks = new HttpStore(`${url}/chunks`, CHUNK_STORE);
-      return new HttpUpstream({ url, identity, now, chunks, signal: stop.signal, onBytes });
-    });
+    const upstreams = openUpstreams(urls, { identity, metrics, now, signal: stop.signal });
     const trustStore = await openTrust(settings.data);
     const rootFile = await readRoot(settings);
     await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), log, signal: stop.signal });
     await memory.remember(urls[0]);
 
+    news = await openFleetNews({ settings, identity, now, log, signal: stop.signal });
     const gateway = await Gateway.open({
+      news,
       settings,
       identity,
       token,
@@ -83,18 +84,41 @@ export async function startGateway(
     log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
     const close = async (): Promise<void> => {
       stop.abort();
-      await Promise.all([server.close(), running]);
+      await Promise.all([server.close(), news?.close(), running]);
       await gateway.flush();
       await state.close();
     };
     return { url: server.url, id: identity.id, close };
   } catch (error) {
     stop.abort();
+    await news?.close();
     await state.close();
     throw error;
   } finally {
     signal?.removeEventListener('abort', giveUp);
   }
+}
+
+function openUpstreams(
+  urls: readonly string[],
+  {
+    identity,
+    metrics,
+    now,
+    signal,
+  }: { identity: Identity; metrics: Metrics; now: () => number; signal: AbortSignal },
+): HttpUpstream[] {
+  return urls.map(
+    url =>
+      new HttpUpstream({
+        url,
+        identity,
+        now,
+        chunks: new HttpStore(`${url}/chunks`, CHUNK_STORE),
+        signal,
+        onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
+      }),
+  );
 }
 
 async function openTrust(data: string): Promise<DirectoryMetadataStore> {

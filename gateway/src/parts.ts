@@ -2,6 +2,7 @@ import type { JoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { MetadataStore } from '@sitecast/shared/trust';
 import type { FrameFiles } from './chunks/frame-files.ts';
+import type { News } from './gossip/news.ts';
 import type { Metrics } from './http/metrics.ts';
 import type { Log } from './log.ts';
 import type { MirrorStore } from './mirror/mirror-store.ts';
@@ -21,6 +22,8 @@ export interface GatewayParts {
   /** A room's own part of the database. */
   records: (room: string) => Records;
   metrics: Metrics;
+  /** Undefined: this gateway isn't in the fleet's network. */
+  news?: News | undefined;
   now: () => number;
   log: Log;
 }

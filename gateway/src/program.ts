@@ -66,6 +66,15 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
         .argParser(parseDurationMs)
         .default(DEFAULT_POLL_MS, '30s'),
     )
+    .option(
+      '--gossip-listen <address...>',
+      "join the fleet's network and listen there, such as /ip4/0.0.0.0/tcp/7402 (default: not joined)",
+    )
+    .option(
+      '--gossip-peer <address...>',
+      'gateways to hear of changes from, such as /ip4/10.20.0.5/tcp/7402/p2p/12D3KooW…',
+    )
+    .option('--fleet-key-file <file>', "the key of the fleet's network: 64 hexadecimal digits")
     .addOption(new Option('--log-level <level>', 'what is logged').choices(LOG_LEVELS).default('info'))
     .addHelpText('after', EXAMPLES)
     .action((settings: GatewaySettings) => serve(settings));

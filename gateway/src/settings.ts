@@ -15,6 +15,9 @@ export interface GatewaySettings {
   memoryBytes: number;
   reserve: number;
   poll: number;
+  gossipListen?: string[];
+  gossipPeer?: string[];
+  fleetKeyFile?: string;
   logLevel: string;
 }
 

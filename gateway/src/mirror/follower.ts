@@ -36,6 +36,8 @@ export class Follower {
   readonly #haste = new Backoff(2 * MIN_BACKOFF_MS, MAX_HASTE_PAUSE_MS);
   readonly #etags = new Map<string, string | undefined>();
   #rounds = 0;
+  #hasNews = false;
+  #interrupt: AbortController | undefined;
   /** When a round last ended well, milliseconds since 1970; undefined before the first. */
   lastContactMs: number | undefined;
 
@@ -43,16 +45,23 @@ export class Follower {
     this.#deps = deps;
   }
 
+  /** Somebody says that there's something new: it's looked for now, not when the wait ends. */
+  wake(): void {
+    this.#hasNews = true;
+    this.#interrupt?.abort(new Error('there is news'));
+  }
+
   /** Returns when the signal comes. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
+      this.#hasNews = false;
       try {
         const { at, isNew } = await this.#deps.synchroniser.round(signal);
         this.#backoff.reset();
         this.#rounds += 1;
         this.lastContactMs = this.#deps.now();
         const beginMs = performance.now();
-        await this.#untilChange(at, signal);
+        await this.#unlessNews(signal, either => this.#untilChange(at, either));
         if (isNew || performance.now() - beginMs >= HASTE_MS) this.#haste.reset();
         else if (this.#rounds > FREE_ROUNDS) await pause(this.#haste.next(), signal);
       } catch (error) {
@@ -69,7 +78,24 @@ export class Follower {
     if (error instanceof SitecastError)
       log.warn({ ...fields, code: error.code, detail: error.message }, 'no upstream could be followed');
     else log.error({ ...fields, err: error }, 'following the upstreams failed');
-    await pause(waitMs, signal);
+    await this.#unlessNews(signal, either => pause(waitMs, either));
+  }
+
+  /** Waits for something, but no longer than until there's news. */
+  async #unlessNews(signal: AbortSignal, wait: (either: AbortSignal) => Promise<unknown>): Promise<void> {
+    if (this.#hasNews || signal.aborted) return;
+    const interrupt = new AbortController();
+    const stop = (): void => interrupt.abort(signal.reason);
+    signal.addEventListener('abort', stop, { once: true });
+    this.#interrupt = interrupt;
+    try {
+      await wait(interrupt.signal);
+    } catch (error) {
+      if (!this.#hasNews || signal.aborted) throw error;
+    } finally {
+      this.#interrupt = undefined;
+      signal.removeEventListener('abort', stop);
+    }
   }
 
   async #untilChange(at: number, signal: AbortSignal): Promise<void> {

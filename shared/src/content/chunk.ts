@@ -27,6 +27,11 @@ export class Chunk {
     return new Chunk(id, undefined, plain);
   }
 
+  /** The bytes that are there already, as a frame if there's one: what costs nothing to pass on. */
+  ready(): { readonly form: 'frame' | 'plain'; readonly bytes: Uint8Array } {
+    return this.#frame ? { form: 'frame', bytes: this.#frame } : { form: 'plain', bytes: this.plain() };
+  }
+
   /** One zstd frame with the chunk's bytes. Compresses, in this thread, what came plain. */
   frame(): Uint8Array {
     this.#frame ??= compressFrame(this.plain());

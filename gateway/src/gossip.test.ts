@@ -1,0 +1,114 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Identity } from '@sitecast/shared/identity';
+import { KeyPair } from '@sitecast/shared/signing';
+import {
+  announcementOf,
+  createFleetNode,
+  type FleetNode,
+  fleetKeyToText,
+  generateFleetKey,
+} from '@sitecast/shared/swarm';
+import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
+import { startGateway } from './main.ts';
+import type { FakeOrigin } from './testing/fake-origin.ts';
+import { TestWorld } from './testing/gateways.ts';
+import {
+  memoryLog,
+  removeTemporaryDirectories,
+  settingsFor,
+  temporaryDirectory,
+  until,
+} from './testing/world.ts';
+
+const world = new TestWorld();
+const fleetKey = generateFleetKey();
+const image = Buffer.alloc(50_000, 'a release ');
+let node: FleetNode;
+let fleetKeyFile: string;
+
+beforeEach(async () => {
+  const identity = new Identity(KeyPair.generate());
+  node = await createFleetNode({ identity, listen: ['/ip4/127.0.0.1/tcp/0'], fleetKey });
+  node.gossip.onAnnouncement(() => 'accept');
+  fleetKeyFile = join(await temporaryDirectory(), 'fleet.key');
+  await writeFile(fleetKeyFile, fleetKeyToText(fleetKey));
+});
+afterEach(async () => {
+  await world.closeAll();
+  await node.close();
+});
+afterAll(removeTemporaryDirectories);
+
+/** An origin whose changes nobody hears of by waiting. */
+async function silentOrigin(): Promise<FakeOrigin> {
+  const origin = await world.origin();
+  // As the real one does: only so can be told whether metadata that came along is the right one.
+  origin.repository.listsHashes = true;
+  await origin.publishRelease('camera', 1, image);
+  await origin.startRollout('camera', 1);
+  origin.misbehave = (request, response) => {
+    if (request.headers.prefer === undefined) return false;
+    response.writeHead(304).end();
+    return true;
+  };
+  return origin;
+}
+
+function news({ repository }: FakeOrigin): Parameters<FleetNode['gossip']['announce']>[0] {
+  const files = ['snapshot', 'rollouts'].map(
+    role => [repository.pathOf(role).slice('metadata/'.length), repository.bytesOf(role)] as const,
+  );
+  return announcementOf(repository.root.version, repository.bytesOf('timestamp'), new Map(files));
+}
+
+const HOUR_MS = 3_600_000;
+
+it('hears of a change from another gateway within a moment, and passes it on', async () => {
+  const origin = await silentOrigin();
+  const gossip = { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile };
+  const [near, far] = [await world.gateway(origin, gossip), await world.gateway(origin, gossip)];
+  await until(
+    () => node.gossip.neighbours.filter(({ isInMesh }) => isInMesh).length === 2,
+    'both are in the mesh',
+  );
+  await origin.publishRelease('camera', 2, image);
+  await origin.startRollout('camera', 2);
+  const timestamp = origin.repository.bytesOf('timestamp');
+  expect((await far.get('metadata/timestamp.json')).body.equals(timestamp)).toBe(false);
+  await node.gossip.announce(news(origin));
+  for (const gateway of [near, far])
+    await until(
+      async () => (await gateway.get('metadata/timestamp.json')).body.equals(timestamp),
+      'the new set',
+    );
+});
+
+it('asks nobody for anything when what is announced is not signed as it should be', async () => {
+  const origin = await silentOrigin();
+  const gateway = await world.gateway(origin, { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile });
+  await until(() => node.gossip.neighbours.some(({ isInMesh }) => isInMesh), 'it is in the mesh');
+  const announcement = news(origin);
+  let before = -1;
+  while (before !== origin.requests.length) {
+    before = origin.requests.length;
+    await sleep(1500);
+  }
+  await node.gossip.announce({ ...announcement, timestamp: Buffer.from('{"signed":{},"signatures":[]}') });
+  await until(
+    () => gateway.log.lines.some(({ message }) => message === 'a neighbour announced what is refused'),
+    'it is refused',
+  );
+  await sleep(300);
+  expect(origin.requests.length).toBe(before);
+});
+
+it("does not start without the fleet's key, and needs none where gossip is off", async () => {
+  const origin = await silentOrigin();
+  const settings = await settingsFor(origin, { gossipListen: ['/ip4/127.0.0.1/tcp/0'] });
+  await expect(startGateway(settings, { log: memoryLog() })).rejects.toMatchObject({
+    code: 'SITECAST_FLEET_KEY_MISSING',
+  });
+  await world.gateway(origin);
+});

@@ -1,0 +1,125 @@
+import { type ChunkId, chunkIdToHex } from '../../content/index.ts';
+import { MAX_BITMAP_BYTES } from './wire.ts';
+
+const BITS = 8;
+
+/** A flag for each chunk of an image, by its number in the index. */
+export class ChunkBits {
+  readonly count: number;
+  readonly #bits: Uint8Array;
+  #size = 0;
+
+  constructor(count: number) {
+    this.count = count;
+    this.#bits = new Uint8Array(Math.ceil(count / BITS));
+  }
+
+  /** How many are set. */
+  get size(): number {
+    return this.#size;
+  }
+
+  has(at: number): boolean {
+    return ((this.#bits[at >>> 3] ?? 0) & (0x80 >>> (at & 7))) !== 0;
+  }
+
+  /** @returns false if it was set already, or there's no such chunk */
+  add(at: number): boolean {
+    if (at < 0 || at >= this.count || this.has(at)) return false;
+    this.#bits[at >>> 3] = (this.#bits[at >>> 3] ?? 0) | (0x80 >>> (at & 7));
+    this.#size += 1;
+    return true;
+  }
+
+  remove(at: number): void {
+    if (!this.has(at)) return;
+    this.#bits[at >>> 3] = (this.#bits[at >>> 3] ?? 0) & ~(0x80 >>> (at & 7));
+    this.#size -= 1;
+  }
+
+  /** The bits in pieces as they're sent, a copy; pieces without a bit are left out. */
+  *pieces(): Generator<{ first: number; bits: Uint8Array }> {
+    for (let at = 0; at < this.#bits.length; at += MAX_BITMAP_BYTES) {
+      const bits = Uint8Array.from(this.#bits.subarray(at, at + MAX_BITMAP_BYTES));
+      if (bits.some(byte => byte !== 0)) yield { first: at * BITS, bits };
+    }
+  }
+}
+
+/** The numbers of the set bits of a piece. */
+export function* setBits(first: number, bits: Uint8Array): Generator<number> {
+  for (const [at, byte] of bits.entries()) {
+    if (byte === 0) continue;
+    for (let bit = 0; bit < BITS; bit += 1) if ((byte & (0x80 >>> bit)) !== 0) yield first + at * BITS + bit;
+  }
+}
+
+/** What this machine holds of one image, and can hand out. Others who follow it hear what's added. */
+export class ImageHoldings {
+  /** SHA-256 of the image's chunk index. */
+  readonly image: ChunkId;
+  readonly bits: ChunkBits;
+  readonly #log: Uint32Array;
+  #isFetching: boolean;
+  onChange: () => void = () => {};
+
+  constructor(image: ChunkId, count: number, isFetching: boolean) {
+    this.image = Uint8Array.from(image);
+    this.bits = new ChunkBits(count);
+    this.#log = new Uint32Array(count);
+    this.#isFetching = isFetching;
+  }
+
+  /** Whether it's still missing some, and fetches them: then others leave it its share of what only a gateway has. */
+  get isFetching(): boolean {
+    return this.#isFetching;
+  }
+  set isFetching(isFetching: boolean) {
+    this.#isFetching = isFetching;
+    this.onChange();
+  }
+
+  /** The chunk is held from now on, verified. */
+  add(at: number): void {
+    const before = this.bits.size;
+    if (!this.bits.add(at)) return;
+    this.#log[before] = at;
+    this.onChange();
+  }
+
+  /** Those that were added after the first `known` ones, at most so many. */
+  addedAfter(known: number, max: number): readonly number[] {
+    return [...this.#log.subarray(known, Math.min(this.bits.size, known + max))];
+  }
+}
+
+/** All that this machine holds for others; few images at one time. */
+export class HoldingsBoard {
+  readonly #images = new Map<string, ImageHoldings>();
+  readonly #listeners = new Set<() => void>();
+
+  put(holdings: ImageHoldings): void {
+    holdings.onChange = () => this.#tell();
+    this.#images.set(chunkIdToHex(holdings.image), holdings);
+    this.#tell();
+  }
+
+  /** Not handed out any more; who was told otherwise finds it missing. */
+  remove(image: ChunkId): void {
+    this.#images.delete(chunkIdToHex(image));
+  }
+
+  get(image: ChunkId): ImageHoldings | undefined {
+    return this.#images.get(chunkIdToHex(image));
+  }
+
+  /** @returns how to stop listening */
+  listen(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  #tell(): void {
+    for (const listener of this.#listeners) listener();
+  }
+}

@@ -1,0 +1,147 @@
+import type { Stream } from '@libp2p/interface';
+import pLimit from 'p-limit';
+import { violation } from './wire.ts';
+
+const LENGTH_BYTES = 4;
+/** What may wait in a stream before the next message is added. */
+const MAX_UNSENT_BYTES = 256 * 1024;
+/** Nobody who reads takes longer for that much. */
+const DEFAULT_WRITE_DEADLINE_MS = 20_000;
+
+interface MessageStreamOptions {
+  /** Longer ones end the stream as soon as their length is read. */
+  readonly maxMessageBytes: number;
+  readonly writeDeadlineMs?: number;
+  /** The bytes are its own. What it throws ends the stream. */
+  readonly onMessage: (message: Buffer) => void;
+  /** Called once, when nothing more will come: with the reason, if it didn't end well. */
+  readonly onEnd: (error: unknown) => void;
+}
+
+/**
+ * Messages with their length before them, over a libp2p stream. Such streams don't push back: a writer that doesn't wait
+ * fills memory or has its stream aborted, so `send` waits, and gives up on a reader that doesn't read.
+ */
+export class MessageStream {
+  readonly #stream: Stream;
+  readonly #options: MessageStreamOptions;
+  readonly #turn = pLimit(1);
+  readonly #head = Buffer.alloc(LENGTH_BYTES);
+  /** The message that is coming, once its length is known. */
+  #message: Buffer | undefined;
+  /** Of the message, or of the head before it. */
+  #filledBytes = 0;
+  #isEnded = false;
+
+  constructor(stream: Stream, options: MessageStreamOptions) {
+    this.#stream = stream;
+    this.#options = options;
+    stream.addEventListener('message', ({ data }) => {
+      if (!this.#isEnded) this.#take(data.subarray());
+    });
+    stream.addEventListener('remoteCloseWrite', () => {
+      void this.close();
+    });
+    stream.addEventListener('close', event => this.#end(event.error));
+    if (stream.status !== 'open') this.#end(undefined);
+  }
+
+  get isEnded(): boolean {
+    return this.#isEnded;
+  }
+
+  /**
+   * Sends one message, after those before it.
+   * @throws when the stream has ended, or its reader doesn't read: then it's aborted
+   */
+  send(...parts: readonly Uint8Array[]): Promise<void> {
+    return this.#turn(async () => {
+      await this.#roomToWrite();
+      const lengthBytes = parts.reduce((sum, part) => sum + part.length, 0);
+      const head = Buffer.allocUnsafe(LENGTH_BYTES);
+      head.writeUInt32BE(lengthBytes);
+      this.#stream.send(Buffer.concat([head, ...parts], LENGTH_BYTES + lengthBytes));
+    });
+  }
+
+  /** Ends it in good order, what was sent arriving first. */
+  async close(): Promise<void> {
+    try {
+      await this.#stream.close({ signal: AbortSignal.timeout(this.#writeDeadlineMs) });
+    } catch (error) {
+      this.abort(error);
+    }
+    this.#end(undefined);
+  }
+
+  abort(error: unknown): void {
+    this.#stream.abort(error instanceof Error ? error : new Error(String(error)));
+    this.#end(error);
+  }
+
+  get #writeDeadlineMs(): number {
+    return this.#options.writeDeadlineMs ?? DEFAULT_WRITE_DEADLINE_MS;
+  }
+
+  // Not the stream's own `onDrain`: after the first time its promise is settled for good, and waiting for it in a loop would
+  // never leave the microtasks.
+  async #roomToWrite(): Promise<void> {
+    const stream = this.#stream;
+    const isFull = () => stream.writableNeedsDrain || stream.writeBufferLength > MAX_UNSENT_BYTES;
+    if (!this.#isEnded && !isFull()) return;
+    await new Promise<void>((resolve, reject) => {
+      const settle = (): void => {
+        if (!this.#isEnded && stream.status === 'open' && isFull()) return;
+        clearTimeout(timer);
+        for (const name of ['drain', 'idle', 'close'] as const) stream.removeEventListener(name, later);
+        if (this.#isEnded || stream.status !== 'open') reject(new Error('the stream has ended'));
+        else resolve();
+      };
+      // The stream itself acts on `drain` in a microtask.
+      const later = (): void => void setImmediate(settle);
+      const timer = setTimeout(() => {
+        this.abort(new Error(`nothing was read for ${this.#writeDeadlineMs} ms`));
+        settle();
+      }, this.#writeDeadlineMs);
+      for (const name of ['drain', 'idle', 'close'] as const) stream.addEventListener(name, later);
+      settle();
+    });
+  }
+
+  /** The memory of a message is there once its length is known, so that a trickle of bytes costs no more than it says. */
+  #take(data: Uint8Array): void {
+    for (let at = 0; at < data.length && !this.#isEnded; ) {
+      const target = this.#message ?? this.#head;
+      const taken = Math.min(target.length - this.#filledBytes, data.length - at);
+      target.set(data.subarray(at, at + taken), this.#filledBytes);
+      this.#filledBytes += taken;
+      at += taken;
+      if (this.#filledBytes < target.length) return;
+      this.#filledBytes = 0;
+      try {
+        this.#finish(this.#message);
+      } catch (error) {
+        this.abort(error);
+      }
+    }
+  }
+
+  #finish(message: Buffer | undefined): void {
+    if (message) {
+      this.#message = undefined;
+      this.#options.onMessage(message);
+      return;
+    }
+    const lengthBytes = this.#head.readUInt32BE();
+    if (lengthBytes === 0 || lengthBytes > this.#options.maxMessageBytes)
+      throw violation(`a message of ${lengthBytes} bytes`);
+    this.#message = Buffer.allocUnsafeSlow(lengthBytes);
+  }
+
+  #end(error: unknown): void {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    this.#message = undefined;
+    this.#options.onEnd(error);
+  }
+}

@@ -1,0 +1,303 @@
+import type { Stream } from '@libp2p/interface';
+import { peerIdFromString } from '@libp2p/peer-id';
+import {
+  Chunk,
+  type ChunkId,
+  type ChunkRequest,
+  type ChunkStore,
+  chunkIdToHex,
+  MAX_CHUNK_BYTES,
+} from '../../content/index.ts';
+import { chunkNotFound } from '../../content/store/chunk-store.ts';
+import { SitecastError } from '../../errors.ts';
+import type { SwarmNode } from '../node.ts';
+import { ByteWindow } from './byte-window.ts';
+import { FollowedImage, type HoldingsListener } from './followed-image.ts';
+import { MessageStream } from './message-stream.ts';
+import {
+  type Answer,
+  type Ask,
+  CHUNK_PROTOCOL,
+  decodeAnswer,
+  encodeAsk,
+  MAX_ANSWER_BYTES,
+  violation,
+} from './wire.ts';
+
+// Who can send this: the peer that was asked, which may be anybody on the LAN. The worst answers: wrong bytes (each chunk is
+// checked before anybody sees it; one wrong one, and the peer is left for good), answers to what was never asked, a chunk
+// longer than the one wanted, lists of chunks that the image doesn't have (the same); nothing, or a byte a second (a
+// deadline for each request ends the stream).
+
+/** What may be asked for and not have come yet, of one peer. */
+export const MAX_OUTSTANDING_BYTES = 2 * 1024 * 1024;
+/** Requests under way; as many as the other side lets wait. */
+export const MAX_OUTSTANDING_REQUESTS = 64;
+const DEFAULT_DEADLINE_MS = 20_000;
+const OPEN_MS = 10_000;
+/** A frame of incompressible bytes is so much longer than they are. */
+const FRAME_SLACK_BYTES = 16 * 1024;
+
+export interface PeerChunkRequest extends ChunkRequest {
+  /** Plain length, where an index says it: so more of them fit into what may be outstanding. */
+  readonly lengthBytes?: number;
+}
+
+interface PeerStoreOptions {
+  readonly node: SwarmNode;
+  /** Id of the peer; the node is connected to it, or knows where it is. */
+  readonly peer: string;
+  /** Shown to the peer: this machine's signed assignment. */
+  readonly credential?: Uint8Array;
+  /** For one request, from its being sent to its last byte. */
+  readonly deadlineMs?: number;
+  /** It sent what it must not, wrong bytes above all; it's not asked again. */
+  readonly onLie?: (peer: string, error: SitecastError) => void;
+}
+
+interface Pending {
+  readonly id: ChunkId;
+  readonly maxPlainBytes: number;
+  readonly timer: NodeJS.Timeout;
+  settle(answer: Answer): void;
+  fail(error: unknown): void;
+}
+
+type ConnectedStream = { readonly messages: MessageStream; readonly pending: Map<number, Pending> };
+
+/** Chunks from one peer: many requests at a time over one stream, and each answer checked. */
+export class PeerStore implements ChunkStore {
+  readonly name: string;
+  readonly peer: string;
+  readonly #options: PeerStoreOptions;
+  readonly #window = new ByteWindow(MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_REQUESTS);
+  readonly #followed = new Map<string, FollowedImage>();
+  #stream: Promise<ConnectedStream> | undefined;
+  #lie: SitecastError | undefined;
+  #isRefused = false;
+  #isClosed = false;
+  #lastRequest = 0;
+  #onEnd: () => void = () => {};
+
+  constructor(options: PeerStoreOptions) {
+    this.#options = options;
+    this.peer = options.peer;
+    this.name = `peer ${options.peer}`;
+  }
+
+  /** It lied, doesn't serve us, or was closed: asking again has no use. */
+  get isUseless(): boolean {
+    return this.isRefusing || this.#isClosed;
+  }
+
+  /** It lied, or doesn't serve us. */
+  get isRefusing(): boolean {
+    return this.#lie !== undefined || this.#isRefused;
+  }
+
+  /** Called whenever the stream to the peer has ended. */
+  onEnd(listener: () => void): void {
+    this.#onEnd = listener;
+  }
+
+  /** @throws SITECAST_STORE_UNREACHABLE (`data.why`), SITECAST_PEER_PROTOCOL */
+  async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
+    const answer = await this.#exchange('has', id, { signal, maxPlainBytes: 0 });
+    return answer.type === 'present';
+  }
+
+  /**
+   * The chunk, verified.
+   * @throws SITECAST_CHUNK_NOT_FOUND, SITECAST_CHUNK_MISMATCH, SITECAST_PEER_PROTOCOL, SITECAST_STORE_UNREACHABLE
+   */
+  async get(id: ChunkId, { signal, lengthBytes }: PeerChunkRequest = {}): Promise<Chunk> {
+    const maxPlainBytes = lengthBytes ?? MAX_CHUNK_BYTES;
+    const answer = await this.#exchange('get', id, { signal, maxPlainBytes });
+    if (answer.type !== 'frame' && answer.type !== 'plain') throw chunkNotFound(id, this);
+    const chunk =
+      answer.type === 'plain' ? Chunk.fromPlain(id, answer.bytes) : Chunk.fromFrame(id, answer.bytes);
+    try {
+      return chunk.verify(lengthBytes);
+    } catch (error) {
+      throw this.#liar(error);
+    }
+  }
+
+  /**
+   * Tells from now on what of an image the peer holds, and whether it fetches the rest.
+   * @param image SHA-256 of its chunk index
+   * @param count chunks of the image
+   */
+  async follow(image: ChunkId, count: number, listener: HoldingsListener): Promise<void> {
+    this.#followed.set(chunkIdToHex(image), new FollowedImage(image, count, listener));
+    const isOpen = this.#stream !== undefined;
+    const { messages } = await this.#connected().catch((error: unknown) => {
+      throw this.#unreachable(error);
+    });
+    // A stream that's opened just now says so by itself.
+    if (isOpen) await messages.send(encodeAsk({ type: 'follow', image }));
+  }
+
+  /** Ends the stream; whatever is under way fails. */
+  close(): void {
+    this.#isClosed = true;
+    this.#stream?.then(
+      ({ messages }) => messages.abort(new Error('closed')),
+      () => {
+        // It never was open.
+      },
+    );
+  }
+
+  async #exchange(
+    type: 'get' | 'has',
+    id: ChunkId,
+    { signal, maxPlainBytes }: { signal: AbortSignal | undefined; maxPlainBytes: number },
+  ): Promise<Answer> {
+    signal?.throwIfAborted();
+    const reservedBytes = maxPlainBytes + FRAME_SLACK_BYTES;
+    await this.#window.take(reservedBytes, signal);
+    let isSent = false;
+    try {
+      const { messages, pending } = await this.#connected();
+      signal?.throwIfAborted();
+      this.#lastRequest = (this.#lastRequest + 1) >>> 0;
+      const ask = { type, request: this.#lastRequest, id: Uint8Array.from(id) };
+      const answer = this.#awaited(pending, messages, { ask, maxPlainBytes, reservedBytes, signal });
+      isSent = true;
+      messages.send(encodeAsk(ask)).catch((error: unknown) => messages.abort(error));
+      return await answer;
+    } catch (error) {
+      if (!isSent) this.#window.give(reservedBytes);
+      signal?.throwIfAborted();
+      throw this.#unreachable(error);
+    }
+  }
+
+  /** The bytes stay counted until an answer comes, wanted or not, or the stream ends. */
+  #awaited(
+    pending: Map<number, Pending>,
+    messages: MessageStream,
+    wanted: {
+      ask: Ask & { request: number; id: ChunkId };
+      maxPlainBytes: number;
+      reservedBytes: number;
+      signal: AbortSignal | undefined;
+    },
+  ): Promise<Answer> {
+    const { ask, maxPlainBytes, reservedBytes, signal } = wanted;
+    const { deadlineMs = DEFAULT_DEADLINE_MS } = this.#options;
+    return new Promise<Answer>((resolve, reject) => {
+      const giveUp = (): void => {
+        reject(signal?.reason);
+        messages.send(encodeAsk({ type: 'cancel', request: ask.request })).catch(() => {
+          // The stream has ended; then there's nothing to call off.
+        });
+      };
+      const end = (): void => {
+        clearTimeout(entry.timer);
+        signal?.removeEventListener('abort', giveUp);
+        pending.delete(ask.request);
+        this.#window.give(reservedBytes);
+      };
+      const entry: Pending = {
+        id: ask.id,
+        maxPlainBytes,
+        timer: setTimeout(() => messages.abort(new Error(`no answer in ${deadlineMs} ms`)), deadlineMs),
+        settle: answer => {
+          end();
+          resolve(answer);
+        },
+        fail: error => {
+          end();
+          reject(error);
+        },
+      };
+      signal?.addEventListener('abort', giveUp, { once: true });
+      pending.set(ask.request, entry);
+    });
+  }
+
+  #connected(): Promise<ConnectedStream> {
+    if (this.isUseless) return Promise.reject(this.#lie ?? new Error('it serves us nothing'));
+    this.#stream ??= this.#open().catch((error: unknown) => {
+      this.#stream = undefined;
+      throw error;
+    });
+    return this.#stream;
+  }
+
+  async #open(): Promise<ConnectedStream> {
+    const { node, peer, credential } = this.#options;
+    const stream: Stream = await node.libp2p.dialProtocol(peerIdFromString(peer), CHUNK_PROTOCOL, {
+      signal: AbortSignal.timeout(OPEN_MS),
+    });
+    const pending = new Map<number, Pending>();
+    const messages = new MessageStream(stream, {
+      maxMessageBytes: MAX_ANSWER_BYTES,
+      onMessage: message => this.#hear(pending, message),
+      onEnd: error => {
+        this.#stream = undefined;
+        if (error instanceof SitecastError) this.#liar(error);
+        for (const entry of pending.values()) entry.fail(error ?? new Error('the peer has left'));
+        this.#onEnd();
+      },
+    });
+    await messages.send(encodeAsk({ type: 'hello', credential: credential ?? new Uint8Array(0) }));
+    for (const { image } of this.#followed.values())
+      await messages.send(encodeAsk({ type: 'follow', image }));
+    return { messages, pending };
+  }
+
+  #hear(pending: Map<number, Pending>, message: Buffer): void {
+    const answer = decodeAnswer(message);
+    switch (answer.type) {
+      case 'refused':
+        this.#isRefused = true;
+        throw new Error('it does not serve us');
+      case 'bitmap':
+      case 'positions':
+        this.#followedOf(answer.image).hear(answer);
+        break;
+      default:
+        this.#settle(pending, answer);
+    }
+  }
+
+  #settle(pending: Map<number, Pending>, answer: Answer & { request: number }): void {
+    const entry = pending.get(answer.request);
+    if (!entry) throw violation('an answer to nothing');
+    if ('bytes' in answer && answer.bytes.length > entry.maxPlainBytes + FRAME_SLACK_BYTES)
+      throw violation('more bytes than the chunk has');
+    if (answer.type === 'busy') entry.fail(new Error('it is busy'));
+    else entry.settle(answer);
+  }
+
+  #followedOf(image: ChunkId): FollowedImage {
+    const followed = this.#followed.get(chunkIdToHex(image));
+    if (!followed) throw violation('what it holds of an image that nobody asked about');
+    return followed;
+  }
+
+  /** Notes that it lied, once. */
+  #liar(error: unknown): unknown {
+    if (!(error instanceof SitecastError) || this.#lie) return error;
+    this.#lie = error;
+    this.close();
+    this.#options.onLie?.(this.peer, error);
+    return error;
+  }
+
+  #unreachable(cause: unknown): SitecastError {
+    if (cause instanceof SitecastError) return cause;
+    return new SitecastError(
+      'unreachable',
+      'SITECAST_STORE_UNREACHABLE',
+      `${this.name} gave no whole answer`,
+      {
+        data: { store: this.name },
+        cause,
+      },
+    );
+  }
+}

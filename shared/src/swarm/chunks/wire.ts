@@ -1,0 +1,202 @@
+import { CHUNK_ID_BYTES, type ChunkId, MAX_CHUNK_BYTES, MAX_FRAME_BYTES } from '../../content/index.ts';
+import { SitecastError } from '../../errors.ts';
+
+// `/sitecast/chunks/1`. Who opens a stream asks, the other answers; whoever wants to ask in the other direction opens one of
+// his own. A message is its length (4 bytes), its type (1 byte) and its body; numbers are big-endian.
+//
+// Who can send this: anybody on the LAN. The worst messages are listed where they're handled: `chunk-server.ts` for what
+// askers send, `peer-store.ts` for what answers hold.
+
+export const CHUNK_PROTOCOL = '/sitecast/chunks/1';
+const VERSION = 1;
+
+/** A signed assignment, by which the other side may know whom it serves. */
+export const MAX_CREDENTIAL_BYTES = 8 * 1024;
+/** The longest message of an asker. */
+export const MAX_ASK_BYTES = MAX_CREDENTIAL_BYTES + 16;
+/** The longest message of an answerer: a chunk. */
+export const MAX_ANSWER_BYTES = MAX_FRAME_BYTES + 16;
+/** Bytes of a bitmap in one message: 65,536 chunks. */
+export const MAX_BITMAP_BYTES = 8 * 1024;
+/** Chunks that one message says have come since. */
+export const MAX_POSITIONS = 2048;
+
+const TYPES = {
+  hello: 1,
+  get: 2,
+  has: 3,
+  cancel: 4,
+  follow: 5,
+  frame: 16,
+  plain: 17,
+  missing: 18,
+  present: 19,
+  busy: 20,
+  bitmap: 21,
+  positions: 22,
+  refused: 23,
+} as const;
+
+export type Ask =
+  /** The first message. */
+  | { type: 'hello'; credential: Uint8Array }
+  | { type: 'get' | 'has'; request: number; id: ChunkId }
+  /** No longer wanted; it's answered all the same, as missing if it wasn't begun. */
+  | { type: 'cancel'; request: number }
+  /** Wants to know from now on what of this image the other holds. */
+  | { type: 'follow'; image: ChunkId };
+
+export type Answer =
+  | { type: 'frame' | 'plain'; request: number; bytes: Uint8Array }
+  | { type: 'missing' | 'present' | 'busy'; request: number }
+  /** A set bit is a chunk held; the first bit, the highest of the first byte, is chunk number `first`. */
+  | { type: 'bitmap'; image: ChunkId; isFetching: boolean; first: number; bits: Uint8Array }
+  | { type: 'positions'; image: ChunkId; isFetching: boolean; positions: readonly number[] }
+  /** Nothing is served to this peer; the stream ends. */
+  | { type: 'refused' };
+
+export function encodeAsk(ask: Ask): Buffer {
+  switch (ask.type) {
+    case 'hello':
+      return Buffer.concat([Buffer.of(TYPES.hello, VERSION), ask.credential]);
+    case 'get':
+    case 'has':
+      return Buffer.concat([Buffer.of(TYPES[ask.type]), uint32(ask.request), ask.id]);
+    case 'cancel':
+      return Buffer.concat([Buffer.of(TYPES.cancel), uint32(ask.request)]);
+    default:
+      return Buffer.concat([Buffer.of(TYPES.follow), ask.image]);
+  }
+}
+
+/** @throws SITECAST_PEER_PROTOCOL (untrusted) */
+export function decodeAsk(message: Buffer): Ask {
+  const body = message.subarray(1);
+  switch (message[0]) {
+    case TYPES.hello:
+      if (body[0] !== VERSION) throw violation('another version of the protocol');
+      if (body.length - 1 > MAX_CREDENTIAL_BYTES) throw violation('too long a credential');
+      return { type: 'hello', credential: body.subarray(1) };
+    case TYPES.get:
+    case TYPES.has:
+      demandLength(body, 4 + CHUNK_ID_BYTES);
+      return {
+        type: message[0] === TYPES.get ? 'get' : 'has',
+        request: body.readUInt32BE(0),
+        id: body.subarray(4),
+      };
+    case TYPES.cancel:
+      demandLength(body, 4);
+      return { type: 'cancel', request: body.readUInt32BE(0) };
+    case TYPES.follow:
+      demandLength(body, CHUNK_ID_BYTES);
+      return { type: 'follow', image: body };
+    default:
+      throw violation('a message that no asker sends');
+  }
+}
+
+/** @returns the parts of the message; a chunk's bytes are not copied */
+export function encodeAnswer(answer: Answer): Uint8Array[] {
+  switch (answer.type) {
+    case 'frame':
+    case 'plain':
+      return [Buffer.concat([Buffer.of(TYPES[answer.type]), uint32(answer.request)]), answer.bytes];
+    case 'missing':
+    case 'present':
+    case 'busy':
+      return [Buffer.concat([Buffer.of(TYPES[answer.type]), uint32(answer.request)])];
+    case 'bitmap':
+      return [holdingsHead(answer), uint32(answer.first), answer.bits];
+    case 'positions':
+      return [holdingsHead(answer), ...answer.positions.map(uint32)];
+    default:
+      return [Buffer.of(TYPES.refused)];
+  }
+}
+
+/** @throws SITECAST_PEER_PROTOCOL (untrusted) */
+export function decodeAnswer(message: Buffer): Answer {
+  const body = message.subarray(1);
+  switch (message[0]) {
+    case TYPES.frame:
+      return { type: 'frame', request: requestOf(body), bytes: bytesOf(body, MAX_FRAME_BYTES) };
+    case TYPES.plain:
+      return { type: 'plain', request: requestOf(body), bytes: bytesOf(body, MAX_CHUNK_BYTES) };
+    case TYPES.missing:
+    case TYPES.present:
+    case TYPES.busy:
+      demandLength(body, 4);
+      return { type: ANSWER_NAMES[message[0]], request: body.readUInt32BE(0) };
+    case TYPES.bitmap:
+      return decodeBitmap(body);
+    case TYPES.positions:
+      return decodePositions(body);
+    case TYPES.refused:
+      demandLength(body, 0);
+      return { type: 'refused' };
+    default:
+      throw violation('a message that no answerer sends');
+  }
+}
+
+/** The error for a peer that doesn't keep to the protocol. */
+export function violation(what: string): SitecastError {
+  return new SitecastError('untrusted', 'SITECAST_PEER_PROTOCOL', `a peer sent what it must not: ${what}`);
+}
+
+const ANSWER_NAMES = {
+  [TYPES.missing]: 'missing',
+  [TYPES.present]: 'present',
+  [TYPES.busy]: 'busy',
+} as const;
+
+const HOLDINGS_HEAD_BYTES = CHUNK_ID_BYTES + 1;
+
+function holdingsHead(answer: { type: 'bitmap' | 'positions'; image: ChunkId; isFetching: boolean }): Buffer {
+  return Buffer.concat([Buffer.of(TYPES[answer.type]), answer.image, Buffer.of(answer.isFetching ? 1 : 0)]);
+}
+
+function readHoldingsHead(body: Buffer): { image: ChunkId; isFetching: boolean; rest: Buffer } {
+  if (body.length < HOLDINGS_HEAD_BYTES) throw violation('a message that is cut off');
+  return {
+    image: body.subarray(0, CHUNK_ID_BYTES),
+    isFetching: body[CHUNK_ID_BYTES] === 1,
+    rest: body.subarray(HOLDINGS_HEAD_BYTES),
+  };
+}
+
+function decodeBitmap(body: Buffer): Answer {
+  const { rest, ...head } = readHoldingsHead(body);
+  const bits = rest.subarray(4);
+  if (rest.length < 4 || bits.length > MAX_BITMAP_BYTES) throw violation('a bitmap of the wrong length');
+  return { type: 'bitmap', ...head, first: rest.readUInt32BE(0), bits };
+}
+
+function decodePositions(body: Buffer): Answer {
+  const { rest, ...head } = readHoldingsHead(body);
+  if (rest.length % 4 !== 0 || rest.length / 4 > MAX_POSITIONS) throw violation('a wrong list of chunks');
+  const positions = Array.from({ length: rest.length / 4 }, (_, at) => rest.readUInt32BE(at * 4));
+  return { type: 'positions', ...head, positions };
+}
+
+function requestOf(body: Buffer): number {
+  if (body.length < 4) throw violation('a message that is cut off');
+  return body.readUInt32BE(0);
+}
+
+function bytesOf(body: Buffer, maxBytes: number): Uint8Array {
+  const bytes = body.subarray(4);
+  if (bytes.length > maxBytes) throw violation(`a chunk of more than ${maxBytes} bytes`);
+  return bytes;
+}
+
+function demandLength(body: Buffer, lengthBytes: number): void {
+  if (body.length !== lengthBytes) throw violation('a message of the wrong length');
+}
+
+function uint32(value: number): Buffer {
+  const bytes = Buffer.allocUnsafe(4);
+  bytes.writeUInt32BE(value);
+  return bytes;
+}

@@ -1,0 +1,39 @@
+import { peerIdFromString } from '@libp2p/peer-id';
+import { multiaddr } from '@multiformats/multiaddr';
+import { expect, it } from 'vitest';
+import { Discovery, MAX_FOUND_PEERS } from './discovery.ts';
+import { newIdentity } from './testing/nodes.ts';
+
+function announce(finder: EventTarget, id: string, addresses: readonly string[]): void {
+  const detail = { id: peerIdFromString(id), multiaddrs: addresses.map(address => multiaddr(address)) };
+  finder.dispatchEvent(new CustomEvent('peer', { detail }));
+}
+
+function discoveryOf(finder: EventTarget): Discovery {
+  return new Discovery(Object.assign(finder, { listenerCount: () => 1, safeDispatchEvent: () => true }));
+}
+
+it('notes peers with TCP addresses of their own, a few each', () => {
+  const finder = new EventTarget();
+  const discovery = discoveryOf(finder);
+  const [id, other] = [newIdentity().id, newIdentity().id];
+  announce(finder, id, [
+    '/ip4/192.0.2.1/tcp/7402',
+    `/ip4/192.0.2.2/tcp/7402/p2p/${other}`,
+    '/dns4/example.org/tcp/80',
+    '/ip4/192.0.2.3/udp/7402',
+    ...Array.from({ length: 20 }, (_, at) => `/ip6/2001:db8::${at + 1}/tcp/7402`),
+  ]);
+  announce(finder, other, ['/dns4/example.org/tcp/80']);
+  expect(discovery.found.map(peer => peer.id)).toEqual([id]);
+  expect(discovery.found[0]?.addresses).toHaveLength(8);
+  expect(discovery.found[0]?.addresses[0]).toBe(`/ip4/192.0.2.1/tcp/7402/p2p/${id}`);
+});
+
+it('remembers no more peers than its bound, whoever invents them', () => {
+  const finder = new EventTarget();
+  const discovery = discoveryOf(finder);
+  for (let at = 0; at < MAX_FOUND_PEERS + 5; at += 1)
+    announce(finder, newIdentity().id, ['/ip4/192.0.2.1/tcp/7402']);
+  expect(discovery.found).toHaveLength(MAX_FOUND_PEERS);
+});

@@ -1,0 +1,109 @@
+import { type GossipSub, type Message, TopicValidatorResult } from '@chainsafe/libp2p-gossipsub';
+import type { PeerId } from '@libp2p/interface';
+import { LRUCache } from 'lru-cache';
+import { sha256 } from '../../content/index.ts';
+import { SitecastError } from '../../errors.ts';
+import { type Announcement, decodeAnnouncement, encodeAnnouncement } from './announcement.ts';
+import type { Verdict } from './judge.ts';
+
+export const GOSSIP_TOPIC = '/sitecast/metadata/1';
+
+/**
+ * Ignored messages of one neighbour in a minute; more of them are rejected. An honest one passes on only what it found new
+ * and right, so hardly any of its messages is ignored; each costs memory for as long as it's remembered.
+ */
+export const MAX_IGNORED_PER_MINUTE = 60;
+const MINUTE_MS = 60_000;
+const MAX_COUNTED_PEERS = 1000;
+
+const RESULTS: Readonly<Record<Verdict, TopicValidatorResult>> = {
+  accept: TopicValidatorResult.Accept,
+  ignore: TopicValidatorResult.Ignore,
+  reject: TopicValidatorResult.Reject,
+};
+
+/** One message is one content: whoever sends it, however often. */
+export const MESSAGE_IDS = {
+  msgIdFn: ({ data }: Message): Uint8Array => sha256(data),
+  msgIdToStrFn: (id: Uint8Array): string => Buffer.from(id).toString('base64'),
+};
+
+/** @param from id of the neighbour that it came from, not of its author */
+export type AnnouncementHandler = (announcement: Announcement, from: string) => Verdict | Promise<Verdict>;
+
+export interface Neighbour {
+  readonly id: string;
+  /** Gossipsub's; below 0 it's out of the mesh. */
+  readonly score: number;
+  readonly isInMesh: boolean;
+}
+
+/** What of gossipsub is there, but not in its interface. */
+type ScoredGossipSub = GossipSub & {
+  getScore(id: string): number;
+  getMeshPeers(topic: string): string[];
+};
+
+/** News of the repository from gateway to gateway. */
+export class FleetGossip {
+  readonly #pubsub: ScoredGossipSub;
+  readonly #ignored = new LRUCache<string, number>({ max: MAX_COUNTED_PEERS, ttl: MINUTE_MS });
+  #handler: AnnouncementHandler | undefined;
+
+  constructor(pubsub: GossipSub) {
+    if (!isScored(pubsub)) throw new TypeError('a gossipsub that keeps no scores');
+    this.#pubsub = pubsub;
+    pubsub.topicValidators.set(
+      GOSSIP_TOPIC,
+      async (peer, message) => RESULTS[await this.#judge(peer, message)],
+    );
+    pubsub.subscribe(GOSSIP_TOPIC);
+  }
+
+  /**
+   * Says who judges, and is told of, what comes in. Until then everything is ignored.
+   * It must answer within a tenth of a second or so: longer work begins after it.
+   */
+  onAnnouncement(handler: AnnouncementHandler): void {
+    this.#handler = handler;
+  }
+
+  /**
+   * Tells the neighbours, who judge it and pass it on. With none, nothing happens: whoever connects later asks by itself.
+   * @returns how many were told
+   * @throws SITECAST_ANNOUNCEMENT_TOO_LARGE
+   */
+  async announce(announcement: Announcement): Promise<number> {
+    const { recipients } = await this.#pubsub.publish(GOSSIP_TOPIC, encodeAnnouncement(announcement));
+    return recipients.length;
+  }
+
+  /** Those who listen to the same topic. */
+  get neighbours(): Neighbour[] {
+    const mesh = new Set(this.#pubsub.getMeshPeers(GOSSIP_TOPIC));
+    return this.#pubsub.getSubscribers(GOSSIP_TOPIC).map(peer => {
+      const id = peer.toString();
+      return { id, score: this.#pubsub.getScore(id), isInMesh: mesh.has(id) };
+    });
+  }
+
+  async #judge(peer: PeerId, { data }: Message): Promise<Verdict> {
+    const from = peer.toString();
+    let announcement: Announcement;
+    try {
+      announcement = decodeAnnouncement(data);
+    } catch (error) {
+      if (error instanceof SitecastError) return 'reject';
+      throw error;
+    }
+    const verdict = (await this.#handler?.(announcement, from)) ?? 'ignore';
+    if (verdict !== 'ignore') return verdict;
+    const ignored = (this.#ignored.get(from) ?? 0) + 1;
+    this.#ignored.set(from, ignored, { noUpdateTTL: true });
+    return ignored > MAX_IGNORED_PER_MINUTE ? 'reject' : 'ignore';
+  }
+}
+
+function isScored(pubsub: GossipSub): pubsub is ScoredGossipSub {
+  return 'getScore' in pubsub && 'getMeshPeers' in pubsub;
+}

@@ -1,0 +1,118 @@
+import { beforeEach, describe, expect, it } from 'vitest';
+import { newSigner, TestRepository } from '../../trust/testing/index.ts';
+import { type Announcement, announcementOf } from './announcement.ts';
+import { judge } from './judge.ts';
+
+let repository: TestRepository;
+let trusted: { root: Uint8Array; timestamp: Uint8Array | undefined; snapshot: Uint8Array | undefined };
+let newerRoots: number[];
+
+beforeEach(async () => {
+  repository = await TestRepository.create();
+  repository.listsHashes = true;
+  repository.delegate('targets', 'rollouts', { paths: ['rollouts/*'] });
+  await repository.publishWithSnapshot('rollouts', 'targets');
+  trusted = {
+    root: repository.bytesOf('root'),
+    timestamp: repository.bytesOf('timestamp'),
+    snapshot: repository.bytesOf('snapshot'),
+  };
+  newerRoots = [];
+});
+
+const verdictOn = (announcement: Announcement) =>
+  judge({
+    trusted: () => trusted,
+    now: () => repository.nowMs,
+    onNewerRoot: version => newerRoots.push(version),
+  })(announcement);
+
+function news(...roles: string[]): Announcement {
+  const files = roles.map(
+    role => [repository.pathOf(role).slice('metadata/'.length), repository.bytesOf(role)] as const,
+  );
+  return announcementOf(repository.root.version, repository.bytesOf('timestamp'), new Map(files));
+}
+
+describe('an announcement that is right and newer', () => {
+  it('is accepted, with the metadata that changed or without', async () => {
+    await repository.publishWithSnapshot('rollouts');
+    expect(verdictOn(news())).toBe('accept');
+    expect(news('rollouts', 'snapshot').files.size).toBe(2);
+    expect(verdictOn(news('rollouts', 'snapshot'))).toBe('accept');
+  });
+
+  it('is accepted by a gateway that knows nothing but the root', async () => {
+    trusted = { root: trusted.root, timestamp: undefined, snapshot: undefined };
+    expect(verdictOn(news('snapshot', 'targets', 'rollouts'))).toBe('accept');
+  });
+});
+
+describe('an announcement that blames nobody', () => {
+  it('is the known one, or an older one', async () => {
+    const before = news();
+    expect(verdictOn(before)).toBe('ignore');
+    await repository.publishWithSnapshot('rollouts');
+    trusted.timestamp = repository.bytesOf('timestamp');
+    expect(verdictOn(before)).toBe('ignore');
+  });
+
+  it('is one that has expired', async () => {
+    repository.timestamp.expires = repository.inDays(-1);
+    repository.timestamp.issued = repository.inDays(-2);
+    await repository.publish('timestamp');
+    expect(verdictOn(news())).toBe('ignore');
+  });
+
+  it('is one of a root that is not known yet: it is looked for', async () => {
+    repository.setSigners('timestamp', [newSigner()]);
+    await repository.publish('root', 'timestamp');
+    expect(verdictOn(news())).toBe('ignore');
+    expect(newerRoots).toEqual([repository.root.version]);
+  });
+
+  it('is one of an older root, whose keys have gone since', async () => {
+    await repository.publish('timestamp');
+    const old = news();
+    repository.setSigners('timestamp', [newSigner()]);
+    await repository.publish('root');
+    trusted = { root: repository.bytesOf('root'), timestamp: undefined, snapshot: undefined };
+    expect(verdictOn(old)).toBe('ignore');
+  });
+});
+
+describe('an announcement that is wrong', () => {
+  it('is rejected: a signature of somebody else, or no timestamp at all', async () => {
+    repository.signers.set('timestamp', [newSigner()]);
+    await repository.publish('timestamp');
+    expect(verdictOn(news())).toBe('reject');
+    for (const text of ['', '{}', '[1', '{"signed":{},"signatures":[]}'])
+      expect(verdictOn({ ...news(), timestamp: Buffer.from(text) })).toBe('reject');
+  });
+
+  it('is rejected with a snapshot, or another file, that the signed chain does not name', async () => {
+    await repository.publishWithSnapshot('rollouts');
+    const honest = news('rollouts', 'snapshot');
+    const [snapshot = '', rollouts = ''] = [...honest.files.keys()];
+    const withFile = (name: string, bytes: Uint8Array | undefined): Announcement => {
+      const files = new Map(honest.files);
+      if (bytes) files.set(name, bytes);
+      else files.delete(name);
+      return { ...honest, files };
+    };
+    const other = Buffer.from('{}');
+    expect(verdictOn(withFile(snapshot, other))).toBe('reject');
+    expect(verdictOn(withFile(rollouts, other))).toBe('reject');
+    expect(verdictOn(withFile('9.rollouts.json', other))).toBe('reject');
+    expect(verdictOn(withFile('1.strange.json', other))).toBe('reject');
+    // Without the snapshot nothing says what the other file is.
+    expect(verdictOn(withFile(snapshot, undefined))).toBe('reject');
+  });
+
+  it('is rejected with a file that the snapshot names by its version alone', async () => {
+    repository.listsHashes = false;
+    await repository.publishWithSnapshot('rollouts');
+    expect(verdictOn(news('snapshot'))).toBe('accept');
+    expect(verdictOn(news('snapshot', 'rollouts'))).toBe('reject');
+  });
+});

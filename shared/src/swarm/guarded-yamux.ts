@@ -1,0 +1,63 @@
+import type { MessageStream, StreamMuxerFactory, StreamMuxer } from '@libp2p/interface';
+import { yamux } from '@libp2p/yamux';
+import { MAX_MUXER_FRAME_BYTES, YAMUX_LIMITS } from './options.ts';
+
+// Who can send this: anybody who reaches the port and completes the handshake, for which a key made just now is enough (on
+// the fleet's network: who has the fleet's key). The worst message: a header that announces a frame of 4 GiB, then bytes
+// for it; yamux's decoder gathers a frame before it asks whether its stream may have that much, or exists.
+
+/** github.com/hashicorp/yamux/blob/master/spec.md: version, type, flags, stream id, length; big-endian. */
+const HEADER_BYTES = 12;
+const TYPE_AT = 1;
+const LENGTH_AT = 8;
+const DATA_FRAME = 0;
+
+/** Yamux that ends a connection whose frames are longer than any window that it gives. */
+export function guardedYamux(): () => StreamMuxerFactory {
+  const factory = yamux(YAMUX_LIMITS)();
+  return () => ({
+    protocol: factory.protocol,
+    createStreamMuxer: (connection: MessageStream): StreamMuxer => {
+      const frames = new FrameLengths();
+      // Before the muxer's own listener: what is too long never gets there.
+      connection.addEventListener('message', event => {
+        if (frames.areWithin(event.data.subarray(), MAX_MUXER_FRAME_BYTES)) return;
+        event.stopImmediatePropagation();
+        connection.abort(new RangeError(`a frame of more than ${MAX_MUXER_FRAME_BYTES} bytes`));
+      });
+      return factory.createStreamMuxer(connection);
+    },
+  });
+}
+
+/** Follows the headers of yamux's frames through a connection's bytes, however they are cut. */
+export class FrameLengths {
+  readonly #header = Buffer.alloc(HEADER_BYTES);
+  #headerBytes = 0;
+  /** Bytes of the present frame's content that are still to come. */
+  #contentBytes = 0;
+
+  /** @returns false when a header announces more than `maxBytes` */
+  areWithin(piece: Uint8Array, maxBytes: number): boolean {
+    let at = 0;
+    while (at < piece.length) {
+      if (this.#contentBytes > 0) {
+        const skipped = Math.min(this.#contentBytes, piece.length - at);
+        this.#contentBytes -= skipped;
+        at += skipped;
+        continue;
+      }
+      const taken = Math.min(HEADER_BYTES - this.#headerBytes, piece.length - at);
+      this.#header.set(piece.subarray(at, at + taken), this.#headerBytes);
+      this.#headerBytes += taken;
+      at += taken;
+      if (this.#headerBytes < HEADER_BYTES) break;
+      this.#headerBytes = 0;
+      // Only data frames have content; in the others the field means something else.
+      if (this.#header.readUInt8(TYPE_AT) !== DATA_FRAME) continue;
+      this.#contentBytes = this.#header.readUInt32BE(LENGTH_AT);
+      if (this.#contentBytes > maxBytes) return false;
+    }
+    return true;
+  }
+}

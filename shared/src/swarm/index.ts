@@ -1,0 +1,29 @@
+import './promise-polyfill.ts';
+
+export type { FoundPeer } from './discovery.ts';
+export { type FleetKey, fleetKeyToText, generateFleetKey, parseFleetKey } from './fleet-key.ts';
+export {
+  type Announcement,
+  announcementOf,
+  decodeAnnouncement,
+  encodeAnnouncement,
+  MAX_INLINE_BYTES,
+} from './gossip/announcement.ts';
+export type { AnnouncementHandler, FleetGossip, Neighbour } from './gossip/fleet-gossip.ts';
+export { judge, type TrustedNow, type Verdict } from './gossip/judge.ts';
+export {
+  createFleetNode,
+  createSiteNode,
+  type FleetNode,
+  type FleetNodeOptions,
+  type NodeOptions,
+  type SwarmNode,
+} from './node.ts';
+export { ChunkServer, type ChunkServerOptions } from './chunks/chunk-server.ts';
+export { HoldingsBoard, ImageHoldings } from './chunks/holdings.ts';
+export { Pace } from './chunks/pace.ts';
+export { type PeerChunkRequest, PeerStore } from './chunks/peer-store.ts';
+export type { MayServe, ServingPorts } from './chunks/served-peer.ts';
+export { PeerLinks } from './schedule/peer-links.ts';
+export { type SwarmPeer, SwarmStore, type SwarmStoreOptions } from './schedule/swarm-store.ts';
+export type { FetchOptions } from './schedule/fetch-run.ts';

@@ -1,0 +1,85 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { fleetKeyToText, generateFleetKey, parseFleetKey } from './fleet-key.ts';
+import { connect, newIdentity, Nodes, until } from './testing/nodes.ts';
+import { createSiteNode } from './node.ts';
+
+const nodes = new Nodes();
+afterEach(() => nodes.close());
+
+const FLEET = 50;
+
+describe('fifty gateways behind one address', () => {
+  it('all get a message that one of them announces, each once', async () => {
+    const fleet = await Promise.all(Array.from({ length: FLEET }, () => nodes.fleet()));
+    const heard = new Map<string, number>();
+    for (const { id, gossip } of fleet) {
+      gossip.onAnnouncement(() => {
+        heard.set(id, (heard.get(id) ?? 0) + 1);
+        return 'accept';
+      });
+    }
+    // Each knows three others: the next, and two further away.
+    for (const [at, node] of fleet.entries()) {
+      for (const step of [1, 7, 19]) {
+        const other = fleet[(at + step) % FLEET];
+        if (other) await connect(node, other);
+      }
+    }
+    await until(
+      () => fleet.every(({ gossip }) => gossip.neighbours.filter(({ isInMesh }) => isInMesh).length >= 2),
+      'everyone has neighbours',
+    );
+    const announcement = { rootVersion: 1, timestamp: Buffer.from('{}'), files: new Map() };
+    expect(await fleet[0]?.gossip.announce(announcement)).toBeGreaterThan(0);
+    await until(() => heard.size === FLEET - 1, 'all have heard of it');
+    expect([...heard.values()].every(times => times === 1)).toBe(true);
+    const scores = fleet.flatMap(({ gossip }) => gossip.neighbours.map(({ score }) => score));
+    expect(Math.min(...scores)).toBeGreaterThanOrEqual(0);
+  });
+});
+
+describe("the fleet's network", () => {
+  it("lets nobody in who hasn't got the fleet's key", async () => {
+    const member = await nodes.fleet();
+    const other = await nodes.fleet(generateFleetKey());
+    const without = await nodes.site();
+    const tries = [other, without].flatMap(stranger => [
+      connect(stranger, member),
+      connect(member, stranger),
+    ]);
+    for (const outcome of await Promise.allSettled(tries))
+      expect(outcome).toMatchObject({ reason: { code: 'SITECAST_PEER_UNREACHABLE' } });
+    expect(member.connected).toEqual([]);
+    const another = await nodes.fleet();
+    expect(await connect(another, member)).toBe(member.id);
+  });
+
+  it('keeps its key as text', () => {
+    const key = generateFleetKey();
+    expect(Buffer.from(parseFleetKey(` ${fleetKeyToText(key)}\n`))).toEqual(Buffer.from(key));
+    for (const text of ['', 'ab', `${'0'.repeat(63)}g`, '0'.repeat(66)])
+      expect(() => parseFleetKey(text)).toThrow(
+        expect.objectContaining({ code: 'SITECAST_FLEET_KEY_INVALID' }),
+      );
+  });
+});
+
+describe('a node', () => {
+  it('has the id of its identity', async () => {
+    const identity = newIdentity();
+    const node = await createSiteNode({ identity, listen: [] });
+    expect(node.id).toBe(identity.id);
+    await node.close();
+  });
+
+  it('speaks to nobody who has another id than the address says', async () => {
+    const [asker, other] = [await nodes.site(), await nodes.site()];
+    const [address = ''] = other.addresses;
+    await expect(asker.dial(address.replace(other.id, newIdentity().id))).rejects.toMatchObject({
+      code: 'SITECAST_PEER_UNREACHABLE',
+    });
+    for (const wrong of ['', '/ip4/127.0.0.1/tcp/1', 'http://example.org'])
+      await expect(asker.dial(wrong)).rejects.toMatchObject({ code: 'SITECAST_PEER_ADDRESS' });
+    expect(await asker.dial(address)).toBe(other.id);
+  });
+});

@@ -1,0 +1,184 @@
+import './promise-polyfill.ts';
+import { gossipsub } from '@chainsafe/libp2p-gossipsub';
+import { identify } from '@libp2p/identify';
+import type { Libp2p } from '@libp2p/interface';
+import { noise } from '@libp2p/noise';
+import { peerIdFromString } from '@libp2p/peer-id';
+import { preSharedKey } from '@libp2p/pnet';
+import { tcp } from '@libp2p/tcp';
+import { multiaddr } from '@multiformats/multiaddr';
+import { createLibp2p } from 'libp2p';
+import { SitecastError } from '../errors.ts';
+import type { Identity } from '../identity/index.ts';
+import { type Discovery, discovery, type FoundPeer } from './discovery.ts';
+import { type FleetKey, swarmKeyFile } from './fleet-key.ts';
+import { FleetGossip, GOSSIP_TOPIC, MESSAGE_IDS } from './gossip/fleet-gossip.ts';
+import { guardedYamux } from './guarded-yamux.ts';
+import {
+  connectionLimits,
+  DEFAULT_MAX_CONNECTIONS,
+  FLEET_KEY_TIMEOUT_MS,
+  FLEET_PING_MS,
+  gossipLimits,
+  IDENTIFY_LIMITS,
+  PEER_STORE_LIMITS,
+  pings,
+  SITE_PING_MS,
+  tcpLimits,
+} from './options.ts';
+import { privateKeyOf } from './private-key.ts';
+
+const FLEET_SERVICE = '_sitecast-fleet._udp.local';
+const SITE_SERVICE = '_sitecast-site._udp.local';
+
+export interface NodeOptions {
+  readonly identity: Identity;
+  /** Multiaddresses to listen on, such as `/ip4/0.0.0.0/tcp/7402`; none: only dials. */
+  readonly listen: readonly string[];
+  /** Multiaddresses to tell others, where those that it listens on aren't reachable. */
+  readonly announce?: readonly string[];
+  /** Looks for others by multicast DNS, and is found. */
+  readonly isDiscovering?: boolean;
+  readonly maxConnections?: number;
+}
+
+export interface FleetNodeOptions extends NodeOptions {
+  /** Who hasn't got it can't join. */
+  readonly fleetKey: FleetKey;
+}
+
+/** One of the two networks, seen from one machine. libp2p's node behind what Sitecast needs of it. */
+export class SwarmNode {
+  readonly id: string;
+  readonly libp2p: Libp2p;
+  readonly #discovery: Discovery;
+
+  constructor(libp2p: Libp2p, found: Discovery) {
+    this.libp2p = libp2p;
+    this.id = libp2p.peerId.toString();
+    this.#discovery = found;
+  }
+
+  /** Multiaddresses under which others reach it, the id at their end. */
+  get addresses(): string[] {
+    return this.libp2p.getMultiaddrs().map(address => address.toString());
+  }
+
+  /** Ids of those with an open connection. */
+  get connected(): string[] {
+    return this.libp2p.getPeers().map(peer => peer.toString());
+  }
+
+  /** Those that multicast DNS has found lately; nobody vouches for them. */
+  get found(): FoundPeer[] {
+    return this.#discovery.found;
+  }
+
+  onFound(listener: (peer: FoundPeer) => void): void {
+    this.#discovery.onFound = listener;
+  }
+
+  /**
+   * Connects, if it isn't connected already.
+   * @param address a multiaddress with an id at its end: whoever answers has that id, or isn't spoken to
+   * @returns the id
+   * @throws SITECAST_PEER_ADDRESS, SITECAST_PEER_UNREACHABLE
+   */
+  async dial(address: string, signal?: AbortSignal): Promise<string> {
+    const parsed = parseAddress(address);
+    try {
+      const connection = await this.libp2p.dial(parsed, signal ? { signal } : {});
+      return connection.remotePeer.toString();
+    } catch (cause) {
+      signal?.throwIfAborted();
+      throw new SitecastError('unreachable', 'SITECAST_PEER_UNREACHABLE', `${address} could not be reached`, {
+        data: { address },
+        cause,
+      });
+    }
+  }
+
+  /** Ends all connections with a peer. */
+  async hangUp(id: string): Promise<void> {
+    await this.libp2p.hangUp(peerIdFromString(id));
+  }
+
+  async close(): Promise<void> {
+    await this.libp2p.stop();
+  }
+}
+
+/** A gateway's or the origin's place in the fleet's network. */
+export class FleetNode extends SwarmNode {
+  readonly gossip: FleetGossip;
+
+  constructor(libp2p: Libp2p, found: Discovery, gossip: FleetGossip) {
+    super(libp2p, found);
+    this.gossip = gossip;
+  }
+}
+
+/**
+ * Origin and gateways: closed by the fleet's key, for gossip.
+ * @throws whatever keeps it from listening
+ */
+export async function createFleetNode(options: FleetNodeOptions): Promise<FleetNode> {
+  const libp2p = await createLibp2p({
+    ...nodeSettings(options, FLEET_PING_MS),
+    connectionProtector: preSharedKey({
+      psk: swarmKeyFile(options.fleetKey),
+      timeout: FLEET_KEY_TIMEOUT_MS,
+    }),
+    services: {
+      identify: identify(IDENTIFY_LIMITS),
+      pubsub: gossipsub({ ...gossipLimits(GOSSIP_TOPIC), ...MESSAGE_IDS }),
+      discovery: discovery(options.isDiscovering ? FLEET_SERVICE : undefined),
+    },
+  });
+  const { pubsub, discovery: found } = libp2p.services;
+  return new FleetNode(libp2p, found, new FleetGossip(pubsub));
+}
+
+/**
+ * Devices and gateways of one site: open to all on the LAN; who gets what is the chunk exchange's business.
+ * @throws whatever keeps it from listening
+ */
+export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
+  const libp2p = await createLibp2p({
+    ...nodeSettings(options, SITE_PING_MS),
+    services: {
+      identify: identify(IDENTIFY_LIMITS),
+      discovery: discovery(options.isDiscovering ? SITE_SERVICE : undefined),
+    },
+  });
+  return new SwarmNode(libp2p, libp2p.services.discovery);
+}
+
+function nodeSettings({ identity, listen, announce, maxConnections }: NodeOptions, pingMs: number) {
+  const connections = maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+  return {
+    privateKey: privateKeyOf(identity),
+    // What strangers are told: nothing that helps them to choose.
+    nodeInfo: { name: 'sitecast', version: '1', userAgent: 'sitecast' },
+    addresses: { listen: [...listen], announce: [...(announce ?? [])], maxObservedAddresses: 4 },
+    connectionManager: connectionLimits(connections),
+    connectionMonitor: pings(pingMs),
+    peerStore: PEER_STORE_LIMITS,
+    transports: [tcp(tcpLimits(connections, pingMs))],
+    connectionEncrypters: [noise()],
+    streamMuxers: [guardedYamux()],
+  };
+}
+
+function parseAddress(address: string) {
+  try {
+    const parsed = multiaddr(address);
+    if (parsed.getComponents().at(-1)?.name === 'p2p') return parsed;
+  } catch {
+    // Said below.
+  }
+  throw new SitecastError('badInput', 'SITECAST_PEER_ADDRESS', `not the address of a peer: ${address}`, {
+    hint: 'it looks like /ip4/192.0.2.1/tcp/7402/p2p/12D3KooW…',
+    data: { address },
+  });
+}

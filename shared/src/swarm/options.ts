@@ -1,0 +1,276 @@
+import type { GossipsubOpts } from '@chainsafe/libp2p-gossipsub';
+import type { IdentifyInit } from '@libp2p/identify';
+import type { TCPOptions } from '@libp2p/tcp';
+import type { YamuxMuxerInit } from '@libp2p/yamux';
+import type { ConnectionManagerInit, ConnectionMonitorInit } from 'libp2p';
+
+// Every limit of libp2p and gossipsub stands here, and none is left to a default: several defaults fail without an error
+// (each says so below). `satisfies Required<…>` makes the compiler name a limit that a new version adds.
+
+const SECOND_MS = 1000;
+const MINUTE_MS = 60 * SECOND_MS;
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+/** Connections of a node; the origin of a star asks for more. */
+export const DEFAULT_MAX_CONNECTIONS = 300;
+/** Connections from one address in a second. By default 5: a site behind one address, or a bed on one host, hits that. */
+const MAX_INBOUND_PER_S = 100;
+const MAX_PENDING_INBOUND = 64;
+const MAX_PEER_ADDRESSES = 8;
+
+/**
+ * The longest frame that may come over a connection before any stream is asked: yamux's decoder would gather up to 4 GiB.
+ */
+export const MAX_MUXER_FRAME_BYTES = MIB;
+
+/** How often the fleet's connections are pinged: a metered link pays for it all day. Within a site it costs nothing. */
+export const FLEET_PING_MS = 5 * MINUTE_MS;
+export const SITE_PING_MS = MINUTE_MS;
+const PING_TIMEOUT_MS = 20 * SECOND_MS;
+/**
+ * When a socket without a byte is closed: after two pings were missed. By default 2 minutes, which would close every quiet
+ * connection between two pings.
+ */
+const SILENCE_PER_PING = 2.5;
+
+const DIAL_TIMEOUT_MS = 15 * SECOND_MS;
+const CLOSE_TIMEOUT_MS = SECOND_MS;
+
+/** What a stream may have on its way before its reader has taken it: yamux's window, the least that it allows. */
+const STREAM_WINDOW_BYTES = 256 * KIB;
+/** The window's growth on fast links; the reader's own bound (`frame-stream.ts`) is in place besides. */
+const MAX_STREAM_WINDOW_BYTES = MIB;
+/** Beyond it a stream is aborted, not paused. */
+const MAX_READ_BUFFER_BYTES = 2 * MIB;
+const MAX_WRITE_BUFFER_BYTES = 4 * MIB;
+/** Streams of one connection, all protocols together. */
+const MAX_STREAMS_IN = 32;
+const MAX_STREAMS_OUT = 32;
+const MAX_EARLY_STREAMS = 10;
+
+type ConnectionLimits = Required<Omit<ConnectionManagerInit, 'addressSorter' | 'resolvers'>>;
+
+export function connectionLimits(maxConnections: number) {
+  return {
+    maxConnections,
+    maxParallelDials: 16,
+    maxDialQueueLength: 500,
+    maxPeerAddrsToDial: MAX_PEER_ADDRESSES,
+    dialTimeout: DIAL_TIMEOUT_MS,
+    addressDialTimeout: DIAL_TIMEOUT_MS,
+    connectionCloseTimeout: CLOSE_TIMEOUT_MS,
+    inboundUpgradeTimeout: DIAL_TIMEOUT_MS,
+    outboundStreamProtocolNegotiationTimeout: DIAL_TIMEOUT_MS,
+    inboundStreamProtocolNegotiationTimeout: DIAL_TIMEOUT_MS,
+    allow: [],
+    deny: [],
+    inboundConnectionThreshold: MAX_INBOUND_PER_S,
+    maxIncomingPendingConnections: MAX_PENDING_INBOUND,
+    // Who is dialled again, and when, is ours to say: nothing is tagged "keep alive".
+    reconnectRetries: 1,
+    reconnectRetryInterval: SECOND_MS,
+    reconnectBackoffFactor: 2,
+    maxParallelReconnects: 1,
+  } satisfies ConnectionLimits;
+}
+
+export function pings(intervalMs: number) {
+  return {
+    enabled: true,
+    pingInterval: intervalMs,
+    pingTimeout: { minTimeout: PING_TIMEOUT_MS, maxTimeout: PING_TIMEOUT_MS },
+    abortConnectionOnPingFailure: true,
+    protocolPrefix: 'sitecast',
+  } satisfies Required<ConnectionMonitorInit>;
+}
+
+type TcpLimits = Required<Omit<TCPOptions, 'closeServerOnMaxConnections'>>;
+
+export function tcpLimits(maxConnections: number, pingMs: number) {
+  const silenceMs = pingMs * SILENCE_PER_PING;
+  const socket = { noDelay: true, keepAlive: false, keepAliveInitialDelay: 0, allowHalfOpen: false };
+  return {
+    inboundSocketInactivityTimeout: silenceMs,
+    outboundSocketInactivityTimeout: silenceMs,
+    maxConnections: maxConnections + MAX_PENDING_INBOUND,
+    backlog: 256,
+    dialOpts: socket,
+    listenOpts: socket,
+  } satisfies TcpLimits;
+}
+
+export const YAMUX_LIMITS = {
+  // The pings above do; two kinds of them would cost twice.
+  enableKeepAlive: false,
+  keepAliveInterval: FLEET_PING_MS,
+  maxInboundStreams: MAX_STREAMS_IN,
+  maxOutboundStreams: MAX_STREAMS_OUT,
+  maxMessageSize: 64 * KIB,
+  maxEarlyStreams: MAX_EARLY_STREAMS,
+  streamOptions: {
+    initialStreamWindowSize: STREAM_WINDOW_BYTES,
+    maxStreamWindowSize: MAX_STREAM_WINDOW_BYTES,
+    inactivityTimeout: 2 * MINUTE_MS,
+    maxReadBufferLength: MAX_READ_BUFFER_BYTES,
+    maxWriteBufferLength: MAX_WRITE_BUFFER_BYTES,
+  },
+} satisfies Required<YamuxMuxerInit>;
+
+export const IDENTIFY_LIMITS = {
+  protocolPrefix: 'sitecast',
+  timeout: DIAL_TIMEOUT_MS,
+  maxMessageSize: 8 * KIB,
+  maxInboundStreams: 1,
+  maxOutboundStreams: 1,
+  maxObservedAddresses: 4,
+  runOnLimitedConnection: false,
+  runOnConnectionOpen: true,
+} satisfies Required<IdentifyInit>;
+
+export const PEER_STORE_LIMITS = { maxAddressAge: 60 * MINUTE_MS, maxPeerAge: 60 * MINUTE_MS };
+
+/** The exchange of nonces. By default a second: a busy gateway takes longer, and is "another fleet" then. */
+export const FLEET_KEY_TIMEOUT_MS = DIAL_TIMEOUT_MS;
+
+/** One gossip message, whole. Beyond 4 MiB libp2p drops one without an error, so the bound is ours and far below. */
+export const MAX_MESSAGE_BYTES = 256 * KIB;
+/** A message with its protobuf around it, and what else an RPC holds. */
+const MAX_RPC_BYTES = MAX_MESSAGE_BYTES + 64 * KIB;
+/** What a slow neighbour may have waiting. Beyond it its stream is aborted. */
+const MAX_GOSSIP_BACKLOG_BYTES = 4 * MIB;
+const MAX_SUBSCRIPTIONS = 4;
+
+/**
+ * Rejected messages cost 20 × their number squared, the number falling by a hundredth each second: one puts a neighbour out
+ * of the mesh (0 is the bound for that), three make it unheard for most of a minute. An honest gateway checks before it
+ * passes on, so it never sends one.
+ */
+export const SCORE_THRESHOLDS = {
+  gossipThreshold: -10,
+  publishThreshold: -50,
+  graylistThreshold: -80,
+  acceptPXThreshold: 10,
+  opportunisticGraftThreshold: 1,
+};
+const INVALID_MESSAGE_WEIGHT = -20;
+const DECAY_SLOW = 0.99;
+
+/** Not limits: what `fleet-gossip.ts` decides, what Sitecast has no use for, and diagnosis. */
+type GossipChoices =
+  | 'msgIdFn'
+  | 'fastMsgIdFn'
+  | 'msgIdToStrFn'
+  | 'messageCache'
+  | 'dataTransform'
+  | 'metricsRegister'
+  | 'metricsTopicStrToLabel'
+  | 'debugName'
+  | 'protocols';
+
+/** @param topic the only one that is listened to */
+export function gossipLimits(topic: string) {
+  return {
+    allowedTopics: [topic],
+    // Messages carry metadata that signs itself: who passed it on says nothing.
+    globalSignaturePolicy: 'StrictNoSign',
+    emitSelf: false,
+    canRelayMessage: true,
+    fallbackToFloodsub: false,
+    floodPublish: true,
+    batchPublish: false,
+    doPX: false,
+    directPeers: [],
+    tagMeshPeers: true,
+    runOnLimitedConnection: false,
+    asyncValidation: false,
+    // The first gateway of a fleet, or one that is cut off, has nobody to tell: that's no error.
+    allowPublishToZeroTopicPeers: true,
+    ignoreDuplicatePublishError: true,
+    // One message of a peer at a time: a flood waits in that peer's own stream.
+    awaitRpcHandler: true,
+    awaitRpcMessageHandler: true,
+    messageProcessingConcurrency: 4,
+    D: 6,
+    Dlo: 4,
+    Dhi: 12,
+    Dscore: 4,
+    Dout: 2,
+    Dlazy: 6,
+    gossipFactor: 0.25,
+    heartbeatInterval: SECOND_MS,
+    fanoutTTL: MINUTE_MS,
+    mcacheLength: 5,
+    mcacheGossip: 3,
+    seenTTL: 2 * MINUTE_MS,
+    gossipsubIWantFollowupMs: 10 * SECOND_MS,
+    prunePeers: 0,
+    pruneBackoff: MINUTE_MS,
+    unsubcribeBackoff: 10 * SECOND_MS,
+    graftFloodThreshold: 10 * SECOND_MS,
+    opportunisticGraftPeers: 2,
+    opportunisticGraftTicks: 60,
+    directConnectTicks: 300,
+    maxInboundStreams: 2,
+    maxOutboundStreams: 2,
+    maxOutboundBufferSize: MAX_GOSSIP_BACKLOG_BYTES,
+    maxInboundDataLength: MAX_RPC_BYTES,
+    // A topic costs its name and 1 KiB.
+    maxTopicBytesPerPeer: MAX_SUBSCRIPTIONS * 2 * KIB,
+    idontwantMinDataSize: 512,
+    idontwantMaxMessages: 64,
+    decodeRpcLimits: {
+      maxSubscriptions: MAX_SUBSCRIPTIONS,
+      maxMessages: 8,
+      maxControlMessages: 16,
+      maxIhaveMessageIDs: 64,
+      maxIwantMessageIDs: 64,
+      maxIdontwantMessageIDs: 64,
+      maxPeerInfos: 0,
+    },
+    scoreThresholds: SCORE_THRESHOLDS,
+    scoreParams: scoreLimits(topic),
+  } satisfies Required<Omit<GossipsubOpts, GossipChoices>>;
+}
+
+/** Without parameters of the topic, a rejected message costs nothing at all. */
+const TOPIC_SCORE = {
+  topicWeight: 1,
+  timeInMeshWeight: 0.01,
+  timeInMeshQuantum: SECOND_MS,
+  timeInMeshCap: 300,
+  firstMessageDeliveriesWeight: 1,
+  firstMessageDeliveriesDecay: DECAY_SLOW,
+  firstMessageDeliveriesCap: 5,
+  // By default a topic that is quiet for seconds makes everyone throw everyone out. Ours is quiet for an hour.
+  meshMessageDeliveriesWeight: 0,
+  meshMessageDeliveriesDecay: 0.5,
+  meshMessageDeliveriesCap: 1,
+  meshMessageDeliveriesThreshold: 1,
+  meshMessageDeliveriesWindow: 10,
+  meshMessageDeliveriesActivation: MINUTE_MS,
+  meshFailurePenaltyWeight: 0,
+  meshFailurePenaltyDecay: 0.5,
+  invalidMessageDeliveriesWeight: INVALID_MESSAGE_WEIGHT,
+  invalidMessageDeliveriesDecay: DECAY_SLOW,
+};
+
+function scoreLimits(topic: string) {
+  return {
+    topics: { [topic]: TOPIC_SCORE },
+    topicScoreCap: 10,
+    appSpecificScore: () => 0,
+    appSpecificWeight: 0,
+    // By default 10 peers of one address are enough to be punished: 20 honest gateways behind one address fall silent,
+    // without an error. The fleet's key says who's a member; its address doesn't matter.
+    IPColocationFactorWeight: 0,
+    IPColocationFactorThreshold: 1,
+    IPColocationFactorWhitelist: new Set<string>(),
+    behaviourPenaltyWeight: -1,
+    behaviourPenaltyThreshold: 6,
+    behaviourPenaltyDecay: DECAY_SLOW,
+    decayInterval: SECOND_MS,
+    decayToZero: 0.1,
+    retainScore: 10 * MINUTE_MS,
+  } satisfies Required<GossipsubOpts['scoreParams']>;
+}

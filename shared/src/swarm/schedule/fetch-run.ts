@@ -1,0 +1,274 @@
+import type { Chunk, ChunkIndex } from '../../content/index.ts';
+import { SitecastError } from '../../errors.ts';
+import type { Picker } from './picker.ts';
+import type { Source } from './source.ts';
+
+/** A peer's request is hedged when it has taken so many times what is typical, and so long at least. */
+const HEDGE_TIMES = 4;
+const MIN_HEDGE_MS = 750;
+const MAX_HEDGES = 2;
+/** A peer is slow when a request takes it so many times what it takes the gateway; of that nothing may be known yet. */
+const SLOW_TIMES = 2;
+const UNKNOWN_GATEWAY_MS = 150;
+/** How often it's looked at what has been waiting. */
+const TICK_MS = 100;
+const DEFAULT_STALL_MS = 60_000;
+
+export interface FetchOptions {
+  /** Chunks in memory at one time, those that are being delivered included. */
+  readonly concurrency: number;
+  readonly signal: AbortSignal;
+  /** Takes a verified chunk; the next comes in its place when this has ended. */
+  readonly deliver: (at: number, plain: Uint8Array) => Promise<void> | void;
+  /** Gives up when no chunk has come for so long. */
+  readonly stallMs?: number;
+}
+
+interface RunPorts {
+  readonly index: ChunkIndex;
+  readonly picker: Picker;
+  readonly gateway: () => Source | undefined;
+  readonly peers: ReadonlyMap<string, Source>;
+  readonly now: () => number;
+  readonly onLie: (source: Source, error: SitecastError) => void;
+  readonly onGone: (source: Source) => void;
+}
+
+interface Attempt {
+  readonly source: Source;
+  readonly startMs: number;
+  readonly stop: AbortController;
+}
+
+/** A chunk on its way: one attempt, or two when the first is slow. */
+interface Flight {
+  readonly at: number;
+  readonly attempts: Attempt[];
+  isHedged: boolean;
+  isDelivering: boolean;
+}
+
+/** Fetches what a picker wants until all of it is here. One owner of all its state: every event ends in `wake`. */
+export class FetchRun {
+  readonly result: Promise<void>;
+  readonly #ports: RunPorts;
+  readonly #options: FetchOptions;
+  readonly #flights = new Map<number, Flight>();
+  readonly #timer: NodeJS.Timeout;
+  readonly #onAbort = (): void => this.#end(this.#options.signal.reason);
+  #resolve: () => void = () => {};
+  #reject: (error: unknown) => void = () => {};
+  #progressMs: number;
+  #hedges = 0;
+  readonly #deliveries = new Set<Promise<void>>();
+  #lastError: unknown;
+  #isEnded = false;
+
+  constructor(ports: RunPorts, options: FetchOptions) {
+    this.#ports = ports;
+    this.#options = options;
+    this.#progressMs = ports.now();
+    this.result = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    options.signal.addEventListener('abort', this.#onAbort, { once: true });
+    if (options.signal.aborted) this.#onAbort();
+    else this.wake();
+  }
+
+  /** Something has changed: starts whatever can be started. */
+  wake(): void {
+    const { picker } = this.#ports;
+    if (this.#isEnded) return;
+    if (picker.wanted === 0 && this.#flights.size === 0) {
+      this.#end(undefined);
+      return;
+    }
+    while (this.#flights.size < this.#options.concurrency && this.#startNext());
+  }
+
+  #startNext(): boolean {
+    const { picker, now } = this.#ports;
+    const nowMs = now();
+    const gateway = this.#ports.gateway();
+    const hasGateway = gateway?.hasRoom(nowMs) ?? false;
+    const own = hasGateway ? picker.pickOwn() : undefined;
+    if (gateway && own !== undefined) return this.#begin(own, gateway);
+    const held = picker.pickHeld(holders => this.#leastBusy(holders, nowMs)?.name);
+    const peer = held && this.#ports.peers.get(held.peer);
+    if (held && peer) return this.#begin(held.at, peer);
+    if (!gateway || !hasGateway) return false;
+    const other = picker.pickForeign(nowMs) ?? this.#pickRelief(gateway);
+    return other !== undefined && this.#begin(other, gateway);
+  }
+
+  /** One for a gateway that only slow peers hold, who have enough to do: a crawling peer must not be the measure of all. */
+  #pickRelief(gateway: Source): number | undefined {
+    const slowMs = SLOW_TIMES * (gateway.typicalMs ?? UNKNOWN_GATEWAY_MS);
+    const isSlow = (id: string) => (this.#ports.peers.get(id)?.typicalMs ?? 0) > slowMs;
+    return this.#ports.picker.pickHeld(holders => (holders.every(isSlow) ? holders[0] : undefined))?.at;
+  }
+
+  /** Where the chunk would be here soonest. */
+  #leastBusy(ids: readonly string[], nowMs: number): Source | undefined {
+    const costOf = ({ underWay, typicalMs }: Source) => (underWay + 1) * (typicalMs ?? 1);
+    let best: Source | undefined;
+    for (const id of ids) {
+      const source = this.#ports.peers.get(id);
+      if (source?.hasRoom(nowMs) && (!best || costOf(source) < costOf(best))) best = source;
+    }
+    return best;
+  }
+
+  #begin(at: number, source: Source): true {
+    this.#ports.picker.takeOut(at);
+    const flight = { at, attempts: [], isHedged: false, isDelivering: false };
+    this.#flights.set(at, flight);
+    void this.#attempt(flight, source);
+    return true;
+  }
+
+  async #attempt(flight: Flight, source: Source): Promise<void> {
+    const { index, now } = this.#ports;
+    const attempt = { source, startMs: now(), stop: new AbortController() };
+    flight.attempts.push(attempt);
+    try {
+      const chunk = await source.get(index.idAt(flight.at), {
+        signal: attempt.stop.signal,
+        lengthBytes: index.lengthOf(flight.at),
+      });
+      source.gave(now() - attempt.startMs);
+      if (!flight.isDelivering && !this.#isEnded) await this.#deliver(flight, attempt, chunk);
+    } catch (error) {
+      this.#failed(flight, attempt, error);
+    } finally {
+      this.wake();
+    }
+  }
+
+  async #deliver(flight: Flight, winner: Attempt, chunk: Chunk): Promise<void> {
+    flight.isDelivering = true;
+    for (const other of flight.attempts) {
+      if (other === winner) continue;
+      other.stop.abort(new Error('another was faster'));
+      // A peer asked first and overtaken is passed over for a while, and left when that goes on. A gateway's link is slow
+      // because it's thin.
+      const isGateway = other.source === this.#ports.gateway();
+      if (!isGateway && other.startMs < winner.startMs) this.#noteFailure(other.source);
+    }
+    const delivery = Promise.resolve(flight.at).then(at => this.#options.deliver(at, chunk.plain()));
+    this.#deliveries.add(delivery);
+    try {
+      await delivery;
+    } catch (error) {
+      this.#end(error);
+      return;
+    } finally {
+      this.#deliveries.delete(delivery);
+    }
+    this.#progressMs = this.#ports.now();
+    this.#ports.picker.done(flight.at, this.#progressMs);
+    this.#forget(flight);
+  }
+
+  #failed(flight: Flight, attempt: Attempt, error: unknown): void {
+    const { picker, onLie } = this.#ports;
+    const { source } = attempt;
+    flight.attempts.splice(flight.attempts.indexOf(attempt), 1);
+    if (this.#isEnded || flight.isDelivering) return;
+    if (!(error instanceof SitecastError)) {
+      this.#end(error);
+      return;
+    }
+    this.#lastError = error;
+    if (error.kind === 'untrusted' || error.kind === 'tooLarge') onLie(source, error);
+    else if (error.code === 'SITECAST_CHUNK_NOT_FOUND' && source !== this.#ports.gateway())
+      picker.lost(source.name, flight.at);
+    else this.#noteFailure(source);
+    if (flight.attempts.length > 0) return;
+    this.#forget(flight);
+    picker.putBack(flight.at);
+  }
+
+  #noteFailure(source: Source): void {
+    const { now, onGone, gateway } = this.#ports;
+    source.failed(now());
+    if (source.isGone && source !== gateway()) onGone(source);
+  }
+
+  #forget(flight: Flight): void {
+    if (flight.isHedged) this.#hedges -= 1;
+    this.#flights.delete(flight.at);
+  }
+
+  #tick(): void {
+    const { picker, now } = this.#ports;
+    const { stallMs = DEFAULT_STALL_MS } = this.#options;
+    const nowMs = now();
+    if (
+      nowMs - this.#progressMs > stallMs &&
+      ![...this.#flights.values()].some(flight => flight.isDelivering)
+    ) {
+      this.#end(this.#stalled(stallMs));
+      return;
+    }
+    picker.reshare(nowMs);
+    for (const flight of this.#flights.values()) this.#hedge(flight, nowMs);
+    this.wake();
+  }
+
+  /** Asks a second source for a chunk that takes too long: another holder; a gateway just for what no other one holds. */
+  #hedge(flight: Flight, nowMs: number): void {
+    const [first] = flight.attempts;
+    const gateway = this.#ports.gateway();
+    if (!first || flight.isHedged || flight.isDelivering || this.#hedges >= MAX_HEDGES) return;
+    const isFromGateway = first.source === gateway;
+    // That a gateway's thin link is slow is no reason to ask; that a peer has the chunk by now is.
+    const limitMs = Math.max(MIN_HEDGE_MS, HEDGE_TIMES * (this.#typicalMs() ?? 0));
+    if (nowMs - first.startMs < limitMs) return;
+    const holders = this.#ports.picker.holdersOf(flight.at).filter(id => id !== first.source.name);
+    const other = this.#leastBusy(holders, nowMs);
+    const second =
+      other ?? (isFromGateway || holders.length > 0 || !gateway?.hasRoom(nowMs) ? undefined : gateway);
+    if (!second) return;
+    flight.isHedged = true;
+    this.#hedges += 1;
+    void this.#attempt(flight, second);
+  }
+
+  /** Of the peers' requests. */
+  #typicalMs(): number | undefined {
+    const all = [...this.#ports.peers.values()]
+      .flatMap(({ typicalMs }) => typicalMs ?? [])
+      .sort((a, b) => a - b);
+    return all[Math.floor(all.length / 2)];
+  }
+
+  #stalled(stallMs: number): SitecastError {
+    const { picker } = this.#ports;
+    return new SitecastError(
+      'unreachable',
+      'SITECAST_STORE_UNREACHABLE',
+      `no chunk has come for ${Math.round(stallMs / 1000)} s; ${picker.wanted} are missing`,
+      { data: { missing: picker.wanted }, cause: this.#lastError },
+    );
+  }
+
+  /** @param reason undefined: all is here */
+  #end(reason: unknown): void {
+    if (this.#isEnded) return;
+    this.#isEnded = true;
+    clearInterval(this.#timer);
+    this.#options.signal.removeEventListener('abort', this.#onAbort);
+    for (const { attempts, at } of this.#flights.values()) {
+      for (const { stop } of attempts) stop.abort(reason ?? new Error('all is here'));
+      this.#ports.picker.putBack(at);
+    }
+    // Whoever called may close what is delivered to once this has settled.
+    void Promise.allSettled(this.#deliveries).then(() =>
+      reason === undefined ? this.#resolve() : this.#reject(reason),
+    );
+  }
+}

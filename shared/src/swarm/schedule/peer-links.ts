@@ -1,0 +1,122 @@
+import { setMaxListeners } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { ChunkId } from '../../content/index.ts';
+import { SitecastError } from '../../errors.ts';
+import { PeerStore } from '../chunks/peer-store.ts';
+import type { SwarmNode } from '../node.ts';
+import { MAX_PEERS } from './picker.ts';
+import type { SwarmStore } from './swarm-store.ts';
+
+const FIRST_PAUSE_MS = 1000;
+const MAX_PAUSE_MS = 30_000;
+/** A peer that was steady for so long before it left is tried again soon. */
+const STEADY_MS = 30_000;
+
+interface PeerLinksOptions {
+  readonly node: SwarmNode;
+  /** Shown to each peer: this machine's signed assignment. */
+  readonly credential?: Uint8Array;
+  readonly swarm: SwarmStore;
+  /** SHA-256 of the image's chunk index. */
+  readonly image: ChunkId;
+  /** Chunks of the image. */
+  readonly count: number;
+  readonly onLie?: (peer: string, error: SitecastError) => void;
+}
+
+/** Keeps a swarm connected to the peers that somebody has named, for one image. */
+export class PeerLinks {
+  readonly #options: PeerLinksOptions;
+  readonly #met = new Map<string, Promise<void>>();
+  readonly #stop = new AbortController();
+  /** Ends the waiting for each stream that's open. */
+  readonly #leave = new Set<() => void>();
+
+  constructor(options: PeerLinksOptions) {
+    this.#options = options;
+    setMaxListeners(4 * MAX_PEERS, this.#stop.signal);
+  }
+
+  /**
+   * Connects to a peer, and again whenever it's lost, until `close` or it proves useless.
+   * @param addresses multiaddresses of one peer, its id at their end; nobody has to vouch for them
+   */
+  meet(id: string, addresses: readonly string[]): void {
+    if (this.#stop.signal.aborted || id === this.#options.node.id) return;
+    if (this.#met.has(id) || this.#met.size >= MAX_PEERS) return;
+    const link = this.#keep(id, addresses).finally(() => this.#met.delete(id));
+    this.#met.set(id, link);
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort(new Error('closed'));
+    for (const leave of this.#leave) leave();
+    await Promise.all(this.#met.values());
+  }
+
+  async #keep(id: string, addresses: readonly string[]): Promise<void> {
+    const { node, swarm, credential, onLie } = this.#options;
+    const { signal } = this.#stop;
+    let pauseMs = FIRST_PAUSE_MS;
+    while (!signal.aborted) {
+      const store = new PeerStore({
+        node,
+        peer: id,
+        ...(credential && { credential }),
+        ...(onLie && { onLie }),
+      });
+      const beginMs = performance.now();
+      try {
+        await dialOne(node, addresses, signal);
+        await this.#stay(store);
+      } catch (error) {
+        if (!signal.aborted && !(error instanceof SitecastError)) throw error;
+      } finally {
+        swarm.removePeer(id);
+        store.close();
+      }
+      if (store.isRefusing) return;
+      pauseMs =
+        performance.now() - beginMs > STEADY_MS ? FIRST_PAUSE_MS : Math.min(MAX_PAUSE_MS, pauseMs * 2);
+      await sleep(pauseMs, undefined, { signal }).catch(() => {
+        // Closed: the loop ends.
+      });
+    }
+  }
+
+  /** Until the stream ends. */
+  async #stay(store: PeerStore): Promise<void> {
+    const { swarm, image, count } = this.#options;
+    if (!swarm.addPeer(store)) return;
+    let leave = (): void => {};
+    const ended = new Promise<void>(resolve => {
+      leave = resolve;
+    });
+    store.onEnd(leave);
+    this.#leave.add(leave);
+    try {
+      await store.follow(image, count, (added, isFetching) => swarm.hear(store.peer, added, isFetching));
+      await ended;
+    } finally {
+      this.#leave.delete(leave);
+    }
+  }
+}
+
+async function dialOne(node: SwarmNode, addresses: readonly string[], signal: AbortSignal): Promise<void> {
+  let last: unknown = new SitecastError(
+    'unreachable',
+    'SITECAST_PEER_UNREACHABLE',
+    'a peer without an address',
+  );
+  for (const address of addresses) {
+    try {
+      await node.dial(address, signal);
+      return;
+    } catch (error) {
+      signal.throwIfAborted();
+      last = error;
+    }
+  }
+  throw last;
+}

@@ -1,0 +1,203 @@
+import type { ChunkIndex } from '../../content/index.ts';
+import { ChunkBits } from '../chunks/holdings.ts';
+import { ChunkPools } from './chunk-pools.ts';
+import { Shares } from './shares.ts';
+
+/** Peers beyond it aren't taken into account: each costs a bit a chunk. */
+export const MAX_PEERS = 64;
+/** From so many holders on, how many more there are makes no difference. */
+const MAX_RARITY = 8;
+/** Chunks looked at of one pool, before the next is tried. */
+const MAX_DRAWS = 16;
+
+/** Nobody near holds them, and they're this machine's to fetch from a gateway. */
+const OWN = 0;
+/** Nobody near holds them, and another machine is to fetch them. */
+const FOREIGN = 1;
+/** From here on: held by one peer, by two … */
+const HELD = 2;
+const POOLS = HELD + MAX_RARITY;
+
+/** One that fetches counts as stuck when it has told of nothing for so long, and this machine has come on since. */
+export const STUCK_MS = 3000;
+/** How long nothing may come from anywhere before this machine turns to a gateway for what others were to fetch. */
+export const PATIENCE_MS = 1000;
+
+interface PeerView {
+  readonly bits: ChunkBits;
+  isFetching: boolean;
+  newsMs: number;
+}
+
+/**
+ * Which chunk to fetch next, and from where: no I/O, no clock of its own. Chunks are known by their number in the index.
+ *
+ * From peers, the rarest first. From a gateway, first this machine's own share of what no peer holds: so machines that
+ * fetch together take different chunks from it and swap them. Where others have stopped, their shares are taken over.
+ */
+export class Picker {
+  readonly #index: ChunkIndex;
+  readonly #shares: Shares;
+  readonly #random: () => number;
+  readonly #pools: ChunkPools;
+  readonly #holders: Uint8Array;
+  readonly #peers = new Map<string, PeerView>();
+  #wanted: ChunkBits;
+  #sharers = '';
+  #progressMs: number;
+
+  /** @param self this machine's id; @param random as `Math.random` */
+  constructor(options: { index: ChunkIndex; self: string; random: () => number; nowMs: number }) {
+    this.#index = options.index;
+    this.#shares = new Shares(options.self);
+    this.#random = options.random;
+    this.#progressMs = options.nowMs;
+    this.#pools = new ChunkPools(options.index.count, POOLS);
+    this.#holders = new Uint8Array(options.index.count);
+    this.#wanted = new ChunkBits(options.index.count);
+  }
+
+  /** How many are wanted and not here yet, those under way included. */
+  get wanted(): number {
+    return this.#wanted.size;
+  }
+
+  /** From now on it's looked for progress. */
+  start(nowMs: number): void {
+    this.#progressMs = nowMs;
+  }
+
+  want(at: number): void {
+    if (this.#wanted.add(at)) this.#sort(at);
+  }
+
+  /** It's here. */
+  done(at: number, nowMs: number): void {
+    this.#wanted.remove(at);
+    this.#pools.remove(at);
+    this.#progressMs = nowMs;
+  }
+
+  /** It's being fetched: not picked again until `putBack`. */
+  takeOut(at: number): void {
+    this.#pools.remove(at);
+  }
+
+  /** Fetching it has failed. */
+  putBack(at: number): void {
+    this.#sort(at);
+  }
+
+  /** @returns false where there are too many */
+  addPeer(id: string, nowMs: number): boolean {
+    if (this.#peers.has(id)) return true;
+    if (this.#peers.size >= MAX_PEERS) return false;
+    this.#peers.set(id, { bits: new ChunkBits(this.#index.count), isFetching: false, newsMs: nowMs });
+    return true;
+  }
+
+  removePeer(id: string, nowMs: number): void {
+    const peer = this.#peers.get(id);
+    if (!peer) return;
+    this.#peers.delete(id);
+    for (let at = 0; peer.bits.size > 0 && at < this.#index.count; at += 1)
+      if (peer.bits.has(at)) this.#countHolder(at, -1);
+    this.reshare(nowMs);
+  }
+
+  /** A peer says that it holds these as well. */
+  hear(id: string, added: readonly number[], isFetching: boolean, nowMs: number): void {
+    const peer = this.#peers.get(id);
+    if (!peer) return;
+    for (const at of added) if (peer.bits.add(at)) this.#countHolder(at, 1);
+    if (added.length > 0) peer.newsMs = nowMs;
+    peer.isFetching = isFetching;
+    this.reshare(nowMs);
+  }
+
+  /** A peer doesn't hold it after all. */
+  lost(id: string, at: number): void {
+    const peer = this.#peers.get(id);
+    if (!peer?.bits.has(at)) return;
+    peer.bits.remove(at);
+    this.#countHolder(at, -1);
+  }
+
+  holdersOf(at: number): string[] {
+    return [...this.#peers].filter(([, { bits }]) => bits.has(at)).map(([id]) => id);
+  }
+
+  /** One of this machine's own share, for a gateway. */
+  pickOwn(): number | undefined {
+    return this.#pools.draw(OWN, this.#random());
+  }
+
+  /**
+   * The rarest that some peer can give.
+   * @param choose which of a chunk's holders is to be asked; undefined if none has room
+   */
+  pickHeld(
+    choose: (holders: readonly string[]) => string | undefined,
+  ): { at: number; peer: string } | undefined {
+    for (let pool = HELD; pool < POOLS; pool += 1) {
+      const draws = Math.min(MAX_DRAWS, this.#pools.sizeOf(pool));
+      for (let draw = 0; draw < draws; draw += 1) {
+        const at = this.#pools.draw(pool, this.#random());
+        const peer = at === undefined ? undefined : choose(this.holdersOf(at));
+        if (at !== undefined && peer !== undefined) return { at, peer };
+      }
+    }
+    return undefined;
+  }
+
+  /**
+   * One that others were to fetch or to give, for a gateway: once nothing has come for long enough. The longer, the more of
+   * them; each machine begins with those for which it's next, so that not all fetch the same.
+   */
+  pickForeign(nowMs: number): number | undefined {
+    const patience = (nowMs - this.#progressMs) / PATIENCE_MS;
+    if (patience < 1) return undefined;
+    const draws = Math.min(MAX_DRAWS, this.#pools.sizeOf(FOREIGN));
+    let best: { at: number; rank: number } | undefined;
+    for (let draw = 0; draw < draws; draw += 1) {
+      const at = this.#pools.draw(FOREIGN, this.#random());
+      if (at === undefined) break;
+      const rank = this.#shares.rankOf(this.#index.idAt(at));
+      if (!best || rank < best.rank) best = { at, rank };
+    }
+    if (best) return patience >= best.rank ? best.at : undefined;
+    for (let pool = HELD; pool < POOLS; pool += 1)
+      if (this.#pools.sizeOf(pool) > 0) return this.#pools.draw(pool, this.#random());
+    return undefined;
+  }
+
+  /** Looks again who fetches along, as time passes. */
+  reshare(nowMs: number): void {
+    const sharers = [...this.#peers]
+      .filter(([, peer]) => peer.isFetching && !this.#isStuck(peer, nowMs))
+      .map(([id]) => id)
+      .sort();
+    const key = sharers.join(' ');
+    if (key === this.#sharers) return;
+    this.#sharers = key;
+    this.#shares.setOthers(sharers);
+    for (const at of [...this.#pools.membersOf(OWN), ...this.#pools.membersOf(FOREIGN)]) this.#sort(at);
+  }
+
+  /** It says nothing while this machine comes on: so it isn't that nobody gets anything. */
+  #isStuck({ newsMs }: PeerView, nowMs: number): boolean {
+    return nowMs - newsMs > STUCK_MS && this.#progressMs - newsMs > STUCK_MS;
+  }
+
+  #countHolder(at: number, change: 1 | -1): void {
+    this.#holders[at] = (this.#holders[at] ?? 0) + change;
+    if (this.#pools.has(at)) this.#sort(at);
+  }
+
+  #sort(at: number): void {
+    if (!this.#wanted.has(at)) return;
+    const holders = this.#holders[at] ?? 0;
+    if (holders > 0) this.#pools.put(at, HELD + Math.min(holders, MAX_RARITY) - 1);
+    else this.#pools.put(at, this.#shares.rankOf(this.#index.idAt(at)) === 0 ? OWN : FOREIGN);
+  }
+}

@@ -1,0 +1,68 @@
+import type { Chunk, ChunkId } from '../../content/index.ts';
+import type { PeerChunkRequest } from '../chunks/peer-store.ts';
+
+/** How much the latest duration counts in the average. */
+const NEWEST_WEIGHT = 0.2;
+const FIRST_REST_MS = 500;
+const MAX_REST_MS = 10_000;
+const MAX_FAILURES = 3;
+
+interface Getter {
+  get(id: ChunkId, request?: PeerChunkRequest): Promise<Chunk>;
+}
+
+/** A peer or a gateway as the scheduler sees it: how busy it is, how fast, and whether it rests after a failure. */
+export class Source {
+  readonly name: string;
+  readonly #slots: number;
+  readonly #getter: Getter;
+  #underWay = 0;
+  #failures = 0;
+  #restsUntilMs = Number.NEGATIVE_INFINITY;
+  #isBanned = false;
+  /** Of a request, on average; undefined before the first has ended. */
+  typicalMs: number | undefined;
+
+  constructor(name: string, slots: number, getter: Getter) {
+    this.name = name;
+    this.#slots = slots;
+    this.#getter = getter;
+  }
+
+  get underWay(): number {
+    return this.#underWay;
+  }
+
+  hasRoom(nowMs: number): boolean {
+    return !this.#isBanned && this.#underWay < this.#slots && nowMs >= this.#restsUntilMs;
+  }
+
+  /** It failed so often in a row that asking it has no use. */
+  get isGone(): boolean {
+    return this.#failures >= MAX_FAILURES;
+  }
+
+  ban(): void {
+    this.#isBanned = true;
+  }
+
+  async get(id: ChunkId, request: PeerChunkRequest): Promise<Chunk> {
+    this.#underWay += 1;
+    try {
+      return await this.#getter.get(id, request);
+    } finally {
+      this.#underWay -= 1;
+    }
+  }
+
+  gave(tookMs: number): void {
+    this.#failures = 0;
+    this.typicalMs =
+      this.typicalMs === undefined ? tookMs : this.typicalMs * (1 - NEWEST_WEIGHT) + tookMs * NEWEST_WEIGHT;
+  }
+
+  failed(nowMs: number): void {
+    this.#restsUntilMs = nowMs + Math.min(MAX_REST_MS, FIRST_REST_MS * 2 ** this.#failures);
+    this.#failures += 1;
+  }
+}

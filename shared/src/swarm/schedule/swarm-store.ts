@@ -1,0 +1,164 @@
+import {
+  type Chunk,
+  type ChunkId,
+  type ChunkIndex,
+  type ChunkRequest,
+  type ChunkStore,
+  sameChunkId,
+} from '../../content/index.ts';
+import { chunkNotFound } from '../../content/store/chunk-store.ts';
+import { SitecastError } from '../../errors.ts';
+import type { PeerChunkRequest } from '../chunks/peer-store.ts';
+import { FetchRun, type FetchOptions } from './fetch-run.ts';
+import { Picker } from './picker.ts';
+import { Source } from './source.ts';
+
+/** Chunks asked of one peer at one time. */
+export const PEER_SLOTS = 4;
+/** Chunks asked of the gateway at one time. */
+export const GATEWAY_SLOTS = 4;
+
+/** A peer: gives only chunks that it has checked (`PeerStore` does). */
+export interface SwarmPeer {
+  readonly peer: string;
+  readonly name: string;
+  get(id: ChunkId, request?: PeerChunkRequest): Promise<Chunk>;
+}
+
+export interface SwarmStoreOptions {
+  readonly index: ChunkIndex;
+  /** This machine's id. */
+  readonly self: string;
+  /** Gateways, as one store; undefined where there's none. What it gives is checked here. */
+  readonly gateway: ChunkStore | undefined;
+  /** A source sent wrong bytes; it isn't asked again for as long as this store is in use. */
+  readonly onBan?: (source: string, error: SitecastError) => void;
+  /** Milliseconds on a clock that never goes back. */
+  readonly now?: () => number;
+  readonly random?: () => number;
+}
+
+/** The chunks of one image, from many peers and a gateway together. */
+export class SwarmStore implements ChunkStore {
+  readonly name = 'the swarm';
+  readonly picker: Picker;
+  readonly #options: SwarmStoreOptions;
+  readonly #now: () => number;
+  readonly #gateway: Source | undefined;
+  readonly #peers = new Map<string, Source>();
+  readonly #banned = new Set<string>();
+  #run: FetchRun | undefined;
+
+  constructor(options: SwarmStoreOptions) {
+    const { index, self, gateway, now = () => performance.now(), random = Math.random } = options;
+    this.#options = options;
+    this.#now = now;
+    this.#gateway = gateway && new Source(gateway.name, GATEWAY_SLOTS, checked(gateway));
+    this.picker = new Picker({ index, self, random, nowMs: now() });
+  }
+
+  /** @returns false for one that is banned, or one too many */
+  addPeer(peer: SwarmPeer): boolean {
+    if (this.#banned.has(peer.peer) || !this.picker.addPeer(peer.peer, this.#now())) return false;
+    if (!this.#peers.has(peer.peer)) this.#peers.set(peer.peer, new Source(peer.peer, PEER_SLOTS, peer));
+    return true;
+  }
+
+  /** It has left. What is under way with it fails by itself. */
+  removePeer(id: string): void {
+    this.#peers.delete(id);
+    this.picker.removePeer(id, this.#now());
+    this.#run?.wake();
+  }
+
+  /** A peer says what it holds besides what it said before. */
+  hear(id: string, added: readonly number[], isFetching: boolean): void {
+    this.picker.hear(id, added, isFetching, this.#now());
+    this.#run?.wake();
+  }
+
+  get peers(): string[] {
+    return [...this.#peers.keys()];
+  }
+
+  /**
+   * Fetches chunks in whatever order is best for all, each from one of the sources.
+   * @param wanted numbers of chunks in the index; where an image repeats one, one of its places is enough
+   * @throws SITECAST_STORE_UNREACHABLE when nothing has come for too long; the signal's reason; what `deliver` throws
+   */
+  async fetch(wanted: Iterable<number>, options: FetchOptions): Promise<void> {
+    if (this.#run) throw new TypeError('one fetch at a time');
+    this.picker.start(this.#now());
+    for (const at of wanted) this.picker.want(at);
+    this.#run = new FetchRun(
+      {
+        index: this.#options.index,
+        picker: this.picker,
+        gateway: () => this.#gateway,
+        peers: this.#peers,
+        now: this.#now,
+        onLie: (source, error) => this.#ban(source, error),
+        onGone: source => this.removePeer(source.name),
+      },
+      options,
+    );
+    try {
+      await this.#run.result;
+    } finally {
+      this.#run = undefined;
+    }
+  }
+
+  async has(id: ChunkId, request: ChunkRequest = {}): Promise<boolean> {
+    request.signal?.throwIfAborted();
+    const at = this.#find(id);
+    if (at !== undefined && this.picker.holdersOf(at).length > 0) return true;
+    return (await this.#options.gateway?.has(id, request)) ?? false;
+  }
+
+  /** One chunk out of turn, verified: from its holders, then from the gateway. */
+  async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
+    signal?.throwIfAborted();
+    const at = this.#find(id);
+    const holders = at === undefined ? [] : this.picker.holdersOf(at);
+    const sources = [...holders.map(holder => this.#peers.get(holder)), this.#gateway];
+    let last: unknown = chunkNotFound(id, this);
+    for (const source of sources) {
+      if (!source || this.#banned.has(source.name)) continue;
+      try {
+        return await source.get(id, { ...(signal && { signal }), ...this.#lengthOf(at) });
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (!(error instanceof SitecastError)) throw error;
+        if (error.kind === 'untrusted') this.#ban(source, error);
+        last = error;
+      }
+    }
+    throw last;
+  }
+
+  #lengthOf(at: number | undefined): { lengthBytes?: number } {
+    return at === undefined ? {} : { lengthBytes: this.#options.index.lengthOf(at) };
+  }
+
+  #find(id: ChunkId): number | undefined {
+    const { index } = this.#options;
+    for (let at = 0; at < index.count; at += 1) if (sameChunkId(index.idAt(at), id)) return at;
+    return undefined;
+  }
+
+  #ban(source: Source, error: SitecastError): void {
+    if (this.#banned.has(source.name)) return;
+    this.#banned.add(source.name);
+    source.ban();
+    this.#options.onBan?.(source.name, error);
+    this.removePeer(source.name);
+  }
+}
+
+function checked(store: ChunkStore) {
+  return {
+    get: async (id: ChunkId, { signal, lengthBytes }: PeerChunkRequest = {}) =>
+      (await store.get(id, signal ? { signal } : {})).verify(lengthBytes),
+  };
+}

@@ -1,0 +1,47 @@
+// For tests only: nodes on one address, and waiting for what they do.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Identity } from '../../identity/index.ts';
+import { KeyPair } from '../../signing/index.ts';
+import { type FleetKey, generateFleetKey } from '../fleet-key.ts';
+import { createFleetNode, createSiteNode, type FleetNode, type SwarmNode } from '../node.ts';
+
+const LISTEN = ['/ip4/127.0.0.1/tcp/0'];
+const PATIENCE_MS = 60_000;
+
+/** Nodes that are all closed at the end of a test. */
+export class Nodes {
+  readonly #open: SwarmNode[] = [];
+  readonly fleetKey: FleetKey = generateFleetKey();
+
+  async fleet(fleetKey = this.fleetKey): Promise<FleetNode> {
+    const node = await createFleetNode({ identity: newIdentity(), listen: LISTEN, fleetKey });
+    this.#open.push(node);
+    return node;
+  }
+
+  async site(): Promise<SwarmNode> {
+    const node = await createSiteNode({ identity: newIdentity(), listen: LISTEN });
+    this.#open.push(node);
+    return node;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#open.splice(0).map(node => node.close()));
+  }
+}
+
+export function newIdentity(): Identity {
+  return new Identity(KeyPair.generate());
+}
+
+/** Connects one to the other and gives the other's id. */
+export async function connect(from: SwarmNode, to: SwarmNode): Promise<string> {
+  return from.dial(to.addresses[0] ?? '');
+}
+
+export async function until(isSo: () => boolean, what: string): Promise<void> {
+  for (let waitedMs = 0; !isSo(); waitedMs += 20) {
+    if (waitedMs > PATIENCE_MS) throw new Error(`waited in vain until ${what}`);
+    await sleep(20);
+  }
+}
