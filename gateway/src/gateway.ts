@@ -56,21 +56,7 @@ export class Gateway {
     const site = await openSite(parts, mirror);
     const isOwnRevoked = (): boolean => site.isRevoked(parts.identity.id);
     const { cache, chunks } = await openChunks(parts, mirrored.named);
-    let isCounted = false;
-    mirrored.onServed.push(({ rollouts, rolloutsSigners }) => {
-      const wasRevoked = isOwnRevoked();
-      site.revocations.follow(rollouts);
-      if (isOwnRevoked() && !wasRevoked)
-        parts.log.error(
-          { id: parts.identity.id },
-          'the operator has revoked this gateway: it takes nothing in',
-        );
-      if (isCounted || !rolloutsSigners) return;
-      isCounted = true;
-      countDevices(site).catch((error: unknown) =>
-        parts.log.error({ err: error }, 'the devices of the site could not be counted'),
-      );
-    });
+    mirrored.onServed.push(siteFollows(parts, site, isOwnRevoked));
     await mirrored.synchroniser.load();
     followNews(parts, mirrored);
 
@@ -136,6 +122,26 @@ export class Gateway {
   async flush(): Promise<void> {
     await this.#cache.flush();
   }
+}
+
+/** What a site learns of each set that is served: who is revoked, and, once it can be verified, which devices there are. */
+function siteFollows(
+  { identity, log }: GatewayParts,
+  site: Awaited<ReturnType<typeof openSite>>,
+  isOwnRevoked: () => boolean,
+): (set: MirrorSet) => void {
+  let isCounted = false;
+  return ({ rollouts, rolloutsSigners }) => {
+    const wasRevoked = isOwnRevoked();
+    site.revocations.follow(rollouts);
+    if (isOwnRevoked() && !wasRevoked)
+      log.error({ id: identity.id }, 'the operator has revoked this gateway: it takes nothing in');
+    if (isCounted || !rolloutsSigners) return;
+    isCounted = true;
+    countDevices(site).catch((error: unknown) =>
+      log.error({ err: error }, 'the devices of the site could not be counted'),
+    );
+  };
 }
 
 async function openMirror(parts: GatewayParts) {
