@@ -32,3 +32,9 @@ it.each(Object.entries(commands))('%s ends quietly when its reader has gone', as
   const { stderr } = await run('bash', ['-c', piped, bin]);
   expect(stderr).toBe('code 0\n');
 });
+
+it('says in one line, and by its exit code, that its output could not be written', async () => {
+  const bin = fileURLToPath(new URL(commands.sitecast, import.meta.url));
+  const { stderr } = await run('bash', ['-c', '"$0" --help > /dev/full; echo "code $?" >&2', bin]);
+  expect(stderr).toMatch(/^the output can't be written: .*\ncode 1\n$/);
+});

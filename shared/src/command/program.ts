@@ -87,10 +87,19 @@ export async function runProgram(
   }
 }
 
+/** `failed` of EXIT_CODES. */
+const EXIT_FAILED = 1;
+
 function surviveClosedOutput(closedOutput: ClosedOutput): void {
   for (const stream of [process.stdout, process.stderr]) {
     stream.on('error', error => {
-      if (!isSystemError(error, 'EPIPE')) throw error;
+      if (isSystemError(error, 'EPIPE')) {
+        if (closedOutput === 'exit') process.exit();
+        return;
+      }
+      // A full disk, say: what was asked for has been done, but nobody can read of it.
+      process.exitCode = EXIT_FAILED;
+      if (stream === process.stdout) process.stderr.write(`the output can't be written: ${error.message}\n`);
       if (closedOutput === 'exit') process.exit();
     });
   }
