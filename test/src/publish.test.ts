@@ -320,7 +320,15 @@ describe('several key holders', { timeout: 180_000 }, () => {
     });
     const shown = await signAs('erin', 'release.json', ...connection);
     expect(shown.stderr).toContain('adds release camera 1.0.0 (counter 1) for rpi4');
-    await bed.json('sitecast', ['release', 'submit', 'release.json', ...connection]);
+    // What is published is what the origin says, whatever title somebody gave the draft.
+    const draft = JSON.parse(await readFile(bed.path('release.json'), 'utf8'));
+    await writeFile(bed.path('release.json'), JSON.stringify({ ...draft, title: 'release camera 6.6.6' }));
+    const submitted = await bed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
+    expect(submitted.stdout).toContain('published: release 1.0.0 of camera (counter 1)');
+    expect(submitted.stdout).not.toContain('6.6.6');
+    const again = await bed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
+    expect(again).toMatchObject({ exitCode: 0 });
+    expect(again.stdout).toContain('nothing to do');
     expect((await bed.json('sitecast', ['release', 'list', ...connection])).releases).toHaveLength(1);
   });
 

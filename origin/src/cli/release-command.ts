@@ -2,6 +2,7 @@ import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { indexTarget, manifestTarget, productTarget } from '@sitecast/shared/release';
 import { nextVersion } from '@sitecast/shared/signing';
+import type { ChangeResult } from './repository-api.ts';
 import { newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
 import { summarizeDraft } from './draft-summary.ts';
 import { writeRoot } from './init-command.ts';
@@ -104,10 +105,24 @@ export function releaseSubmitCommand(): SettingsCommand {
       const trusted = founding ? undefined : await openRepository(options, origin, { forRenewal: true });
       requireComplete(neededSignatures(draft, trusted?.root), `${path} isn't signed by enough keys`);
       const result = await submitDraft(origin, draft);
-      if (founding) await writeRoot(options.root, draft);
-      if (options.json) printJson({ title: draft.title, ...result });
-      else print(`published: ${draft.title}`);
+      if (founding && !result.alreadyDone) await writeRoot(options.root, draft);
+      if (options.json) printJson(result);
+      else for (const line of describeResult(result)) print(line);
     });
+}
+
+/** What the origin says that it published: the draft's own title is nothing that anybody has signed. */
+export function describeResult({ versions, added, removed, products, alreadyDone }: ChangeResult): string[] {
+  if (alreadyDone) return ['published already, with these very bytes: nothing to do'];
+  const lines = [
+    ...added.map(
+      ({ product, version, counter }) => `published: release ${version} of ${product} (counter ${counter})`,
+    ),
+    ...removed.map(({ product, counter }) => `withdrawn: release ${counter} of ${product}`),
+    ...products.map(product => `published: the product file of ${product}`),
+  ];
+  const rest = `the repository is at root ${versions.root}, targets ${versions.targets}`;
+  return lines.length > 0 ? [...lines, rest] : [`published: ${rest}`];
 }
 
 interface WithdrawOptions extends OriginOptions, TrustOptions, FinishOptions {

@@ -20,9 +20,10 @@ const statusSchema = z.object({
 export type RepositoryStatus = z.infer<typeof statusSchema>;
 
 const releaseNameSchema = z.looseObject({ product: z.string(), counter: z.number() });
+const addedSchema = releaseNameSchema.extend({ version: z.string() });
 const changeSchema = z.object({
   versions: z.record(z.string(), z.number()),
-  added: z.array(releaseNameSchema),
+  added: z.array(addedSchema),
   removed: z.array(releaseNameSchema),
   products: z.array(z.string()),
   /** These very bytes were published before: an answer that got lost. */
