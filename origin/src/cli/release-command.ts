@@ -112,7 +112,7 @@ export function releaseSubmitCommand(): SettingsCommand {
 }
 
 /** What the origin says that it published: the draft's own title is nothing that anybody has signed. */
-export function describeResult({ versions, added, removed, products, alreadyDone }: ChangeResult): string[] {
+function describeResult({ versions, added, removed, products, alreadyDone }: ChangeResult): string[] {
   if (alreadyDone) return ['published already, with these very bytes: nothing to do'];
   const lines = [
     ...added.map(
