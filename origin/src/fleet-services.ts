@@ -46,6 +46,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     verifyById,
     outcomesOf: rolloutId => rollouts.tallies.complete(rolloutId),
     isRolloutOf: (rolloutId, product) => rollouts.isOf(rolloutId, product),
+    rolloutOf: (product, counter) => rollouts.goingOnWith(product, counter),
     onOutcomes: changes => {
       rollouts.countOutcomes(changes);
       tellOutcomes(events, changes);
