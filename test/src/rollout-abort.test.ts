@@ -40,7 +40,7 @@ afterEach(async () => {
 /** Keeps chunks back until `letGo`. */
 function holdChunks(): void {
   const gone = new Promise<void>(resolve => (letGo = resolve));
-  filter.rule = async ({ path }) => {
+  filter.rule = async ({ path }): Promise<'pass'> => {
     if (!path.startsWith('/chunks/')) return 'pass';
     isHeld = true;
     await gone;

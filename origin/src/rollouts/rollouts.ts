@@ -97,16 +97,6 @@ export class Rollouts {
     return this.#records.get(id)?.product === product;
   }
 
-  /** Id of the newest rollout that goes on with this release. */
-  goingOnWith(product: string, counter: number): string | undefined {
-    return this.list().find(
-      record =>
-        record.product === product &&
-        record.rollout.release.counter === counter &&
-        IS_GOING_ON.has(record.rollout.state),
-    )?.rollout.id;
-  }
-
   /** What an act would do now. @throws SITECAST_ROLLOUT_UNKNOWN */
   preview(id: string, act: OperatorAct): Preview {
     const record = this.require(id);

@@ -2,10 +2,8 @@ import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
 /** What becomes of a request: it goes on, or it's answered here. */
-export type Ruling = (request: {
-  path: string;
-  body: Buffer;
-}) => 'pass' | { status: number; body: unknown } | Promise<'pass' | { status: number; body: unknown }>;
+type Verdict = 'pass' | { status: number; body: unknown };
+export type Ruling = (request: { path: string; body: Buffer }) => Verdict | Promise<Verdict>;
 
 /** Stands before a gateway and does to requests what a bad gateway would. */
 export class Filter {
