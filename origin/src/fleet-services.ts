@@ -6,6 +6,7 @@ import { type Fleet, openFleet } from './fleet/fleet.ts';
 import type { FleetStore } from './fleet/store.ts';
 import type { Log } from './log.ts';
 import type { Repository } from './repository/repository.ts';
+import { goingOnWith } from './rollouts/checks.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
 import type { Files } from './storage/files.ts';
 import type { After } from './upkeep.ts';
@@ -46,6 +47,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     verifyById,
     outcomesOf: rolloutId => rollouts.tallies.complete(rolloutId),
     isRolloutOf: (rolloutId, product) => rollouts.isOf(rolloutId, product),
+    rolloutOf: (product, counter) => goingOnWith(rollouts.list(), product, counter),
     onOutcomes: changes => {
       rollouts.countOutcomes(changes);
       tellOutcomes(events, changes);

@@ -2,8 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { imageOf, type SpawnedOrigin, spawnOrigin, TestMember } from '@sitecast/origin/testing';
-import { parseRollouts } from '@sitecast/shared/fleet';
-import { MemoryMetadataStore, TufClient } from '@sitecast/shared/trust';
+import { SiteView } from '../src/bed/site-view.ts';
 import { type Benchmark, median, type Row, ratio } from './benchmark.ts';
 import { withGateway } from './gateway-serving.ts';
 import { inScratch } from './scratch.ts';
@@ -49,7 +48,7 @@ async function measure(origin: SpawnedOrigin, gatewayUrl: string): Promise<Row[]
     for (const answer of await Promise.all(batch.map(device => device.enrol(token))))
       expectStatus(200, answer);
   }
-  const seen = await Seen.open(atGateway);
+  const seen = await SiteView.open(atGateway);
   const [first] = devices;
   const last = devices.at(-1)?.at(atGateway);
   if (!first || !last || devices.length <= BEGUN) throw new Error(`more than ${BEGUN} devices are needed`);
@@ -77,7 +76,7 @@ async function measure(origin: SpawnedOrigin, gatewayUrl: string): Promise<Row[]
 async function once(
   origin: SpawnedOrigin,
   devices: readonly TestMember[],
-  seen: Seen,
+  seen: SiteView,
   stop: (id: string) => Promise<unknown>,
 ): Promise<number> {
   const started = await post(origin, '/api/v1/rollouts', {
@@ -90,11 +89,11 @@ async function once(
   const id = String(started.id);
   const begun = { rollout: { id, attempt: 1 }, state: 'downloading' as const };
   await Promise.all(devices.slice(1, BEGUN).map(device => device.report(begun)));
-  await seen.until(id, 'active');
+  await untilSigned(seen, id, 'active');
   await calm();
   const begin = performance.now();
   const stopping = stop(id);
-  await seen.until(id, 'paused');
+  await untilSigned(seen, id, 'paused');
   const ms = performance.now() - begin;
   await stopping;
   await calm();
@@ -111,51 +110,11 @@ const failed = (id: string) => ({
   reason: { code: 'healthFailed', message: 'exit code 1' },
 });
 
-/** What a device would see at a gateway, checked as a device checks it. */
-class Seen {
-  readonly #ask: (path: string) => Promise<Response>;
-  readonly #store: MemoryMetadataStore;
-
-  private constructor(ask: (path: string) => Promise<Response>, store: MemoryMetadataStore) {
-    this.#ask = ask;
-    this.#store = store;
-  }
-
-  static async open(ask: (path: string) => Promise<Response>): Promise<Seen> {
-    const store = new MemoryMetadataStore();
-    const seen = new Seen(ask, store);
-    const root = await seen.#fetch('metadata', '1.root.json');
-    if (!root) throw new Error('the gateway has no root');
-    await TufClient.init(store, root, Date.now());
-    return seen;
-  }
-
-  async until(id: string, state: string): Promise<void> {
-    const endMs = Date.now() + TIMEOUT_MS;
-    while ((await this.#state(id)) !== state) {
-      if (Date.now() > endMs) throw new Error(`${id} never became ${state}`);
-      await new Promise(resolve => setTimeout(resolve, POLL_MS));
-    }
-  }
-
-  async #state(id: string): Promise<string | undefined> {
-    const client = await TufClient.open({
-      store: this.#store,
-      fetcher: { fetch: name => this.#fetch('metadata', name) },
-      targetFetcher: { fetch: name => this.#fetch('targets', name) },
-      now: Date.now,
-    });
-    await client.refresh();
-    const target = await client.findTarget('rollouts/camera.json');
-    if (!target) return undefined;
-    const { rollouts } = parseRollouts(await client.fetchTarget(target));
-    return rollouts.find(rollout => rollout.id === id)?.state;
-  }
-
-  async #fetch(folder: string, name: string): Promise<Buffer | undefined> {
-    const response = await this.#ask(`/${folder}/${name}`);
-    const bytes = Buffer.from(await response.arrayBuffer());
-    return response.status === 200 ? bytes : undefined;
+async function untilSigned(view: SiteView, id: string, state: string): Promise<void> {
+  const endMs = Date.now() + TIMEOUT_MS;
+  while ((await view.stateOf('camera', id)) !== state) {
+    if (Date.now() > endMs) throw new Error(`${id} never became ${state}`);
+    await new Promise(resolve => setTimeout(resolve, POLL_MS));
   }
 }
 

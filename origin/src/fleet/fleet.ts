@@ -17,6 +17,7 @@ interface FleetDeps {
   verifyById: VerifySignature;
   outcomesOf: (rolloutId: string) => ReadonlyMap<string, Outcome> | undefined;
   isRolloutOf: (rolloutId: string, product: string) => boolean;
+  rolloutOf: (product: string, counter: number) => string | undefined;
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   now: () => number;
 }
@@ -38,6 +39,7 @@ export async function openFleet({
   verifyById,
   outcomesOf,
   isRolloutOf,
+  rolloutOf,
   onOutcomes,
   now,
 }: FleetDeps): Promise<Fleet> {
@@ -56,7 +58,16 @@ export async function openFleet({
       now,
     }),
     statements: new OriginStatements(registry, signer, now),
-    intake: new ReportIntake({ registry, progress, verifyById, outcomesOf, isRolloutOf, onOutcomes, now }),
+    intake: new ReportIntake({
+      registry,
+      progress,
+      verifyById,
+      outcomesOf,
+      isRolloutOf,
+      rolloutOf,
+      onOutcomes,
+      now,
+    }),
     progress,
   };
 }

@@ -58,6 +58,8 @@ interface IntakeDeps {
   outcomesOf: (rolloutId: string) => ReadonlyMap<string, Outcome> | undefined;
   /** Whether there is such a rollout, of this product. */
   isRolloutOf: (rolloutId: string, product: string) => boolean;
+  /** The rollout that goes on with a release to a product, the newest of several. */
+  rolloutOf: (product: string, counter: number) => string | undefined;
   /** Told after the change is durable. */
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   now: () => number;
@@ -272,8 +274,22 @@ class Round {
       this.#write({ table: 'report', key: reportKey(id, epoch, seq - MAX_KEPT_REPORTS), value: undefined });
     }
     if (report.inventory) this.#write({ table: 'inventory', key: id, value: report.inventory });
-    if (report.rollout && this.#isItsRollout(id, report.rollout.id))
-      await this.#countOutcome(report, report.rollout.id);
+    if (!report.rollout) await this.#countLateFallBack(report);
+    else if (this.#isItsRollout(id, report.rollout.id)) await this.#countOutcome(report, report.rollout.id);
+  }
+
+  /** Long after success a device may no longer know by which rollout it got what it fell back from. */
+  async #countLateFallBack(report: Report): Promise<void> {
+    const { id, state, release, booted } = report;
+    if (state !== 'rolledBack' || !release || booted?.release?.counter === release.counter) return;
+    const { registry, rolloutOf } = this.#deps;
+    const product = registry.member(id)?.product;
+    const rolloutId = product === undefined ? undefined : rolloutOf(product, release.counter);
+    if (rolloutId === undefined) return;
+    const pending = this.#outcomes.get(keyOf(rolloutId, id));
+    const { state: ended, attempt } = pending?.after ?? (await this.#outcomeOf(rolloutId, id)) ?? {};
+    if (ended !== 'completed' || attempt === undefined) return;
+    await this.#countOutcome({ ...report, rollout: { id: rolloutId, attempt } }, rolloutId);
   }
 
   /** A device may claim anything: what is made up would be kept for ever. */

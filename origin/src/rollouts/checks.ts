@@ -9,6 +9,21 @@ import type { WantedRollout } from './wanted.ts';
 /** States in which devices still act on a rollout. */
 export const IS_GOING_ON: ReadonlySet<Rollout['state']> = new Set(['active', 'paused', 'rollingBack']);
 
+/** Id of the newest rollout that goes on with a release. @param records newest first */
+export function goingOnWith(
+  records: readonly RolloutRecord[],
+  product: string,
+  counter: number,
+): string | undefined {
+  const found = records.find(
+    record =>
+      record.product === product &&
+      record.rollout.release.counter === counter &&
+      IS_GOING_ON.has(record.rollout.state),
+  );
+  return found?.rollout.id;
+}
+
 /** Ids that nobody who has to do with a product should serve any more, newest last; the oldest make way. */
 export function revokedFor(product: string, registry: Registry): string[] {
   const concerned = (member: Member): boolean => member.kind === 'gateway' || member.product === product;

@@ -1,0 +1,114 @@
+import { readFile, writeFile } from 'node:fs/promises';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { Filter } from './bed/filter.ts';
+import { FleetBed } from './bed/fleet-bed.ts';
+import type { Server } from './bed/processes.ts';
+
+// One real agent, with slots in files and a health command that says when and how it ends.
+
+let fleet: FleetBed;
+let filter: Filter;
+let agent: Server;
+let isHeld: boolean;
+let letGo: () => void;
+
+beforeEach(async () => {
+  fleet = await FleetBed.open(['north']);
+  await fleet.publish('camera');
+  filter = await Filter.open(fleet.site('north').url);
+  isHeld = false;
+  letGo = () => {};
+  await writeFile(fleet.bed.path('device.token'), await fleet.joinToken('device', 'north'));
+  for (const slot of ['a', 'b']) await writeFile(fleet.bed.path(`${slot}.img`), '');
+  const health = 'while ! test -e verdict; do sleep 0.05; done; exit $(cat verdict)';
+  agent = fleet.bed.start('sitecast-agent', [
+    'run',
+    ...`--data device --gateway ${filter.url} --token-file device.token --product camera --hardware rpi4 --slot-a a.img --slot-b b.img --poll 1s --log-level error`.split(
+      ' ',
+    ),
+    '--health-command',
+    health,
+  ]);
+});
+afterEach(async () => {
+  letGo();
+  await agent.stop('SIGKILL');
+  filter.close();
+  await fleet.close();
+});
+
+/** Keeps chunks back until `letGo`. */
+function holdChunks(): void {
+  const gone = new Promise<void>(resolve => (letGo = resolve));
+  filter.rule = async ({ path }): Promise<'pass'> => {
+    if (!path.startsWith('/chunks/')) return 'pass';
+    isHeld = true;
+    await gone;
+    return 'pass';
+  };
+}
+
+interface ShownReport {
+  state: string;
+  rollout?: { id: string };
+  release?: { version: string };
+  reason?: { code: string };
+  booted?: { slot: string; release?: { version: string } };
+}
+
+async function last(): Promise<ShownReport | undefined> {
+  const { devices } = await fleet.operate('device', 'list', '--product', 'camera');
+  return Array.isArray(devices) ? devices[0]?.last : undefined;
+}
+
+async function untilLast(state: string, id: string): Promise<ShownReport | undefined> {
+  let found: ShownReport | undefined;
+  await fleet.bed.until(async () => {
+    found = await last();
+    return found?.state === state && found.rollout?.id === id;
+  });
+  return found;
+}
+
+async function agentStatus(): Promise<Record<string, unknown>> {
+  return await fleet.bed.json('sitecast-agent', ['status', '--data', 'device']);
+}
+
+const imageIn = async (slot: 'a' | 'b'): Promise<boolean> =>
+  (await readFile(fleet.bed.path(`${slot}.img`))).equals(await readFile(fleet.bed.path('camera-2.0.0')));
+
+it('an abort during the download: nothing is installed, and the device says that it stopped', async () => {
+  await fleet.bed.until(async () => (await last()) !== undefined);
+  holdChunks();
+  const id = await fleet.rollOut('camera', '--all-at-once');
+  await fleet.bed.until(async () => isHeld);
+  await untilLast('downloading', id);
+  await fleet.operate('rollout', 'abort', id, '--yes');
+  // Told while the chunks are still on their way.
+  const stopped = await untilLast('idle', id);
+  expect(stopped).toMatchObject({ reason: { code: 'SITECAST_ROLLOUT_STOPPED' } });
+  letGo();
+  await fleet.bed.json('sitecast-agent', ['update', '--data', 'device']);
+  expect(await agentStatus()).toMatchObject({ booted: 'A' });
+  expect(await imageIn('b')).toBe(false);
+  expect(await fleet.status(id)).toMatchObject({ state: 'aborted', failures: [] });
+});
+
+it.each([
+  ['completes it', '0', 'completed', 'B'],
+  ['falls back', '1', 'rolledBack', 'A'],
+])('an abort during the reboot: the device %s and says so', async (_how, verdict, state, booted) => {
+  await fleet.bed.until(async () => (await last()) !== undefined);
+  const id = await fleet.rollOut('camera', '--all-at-once');
+  await untilLast('confirming', id);
+  await fleet.operate('rollout', 'abort', id, '--yes');
+  await fleet.untilSigned('camera', id, 'aborted');
+  await writeFile(fleet.bed.path('verdict'), verdict);
+  const ended = await untilLast(state, id);
+  expect(ended).toMatchObject({ release: { version: '2.0.0' }, booted: { slot: booted } });
+  expect(await imageIn('b')).toBe(true);
+  // It stays where it is: nobody ordered more.
+  await fleet.bed.json('sitecast-agent', ['update', '--data', 'device']);
+  expect(await agentStatus()).toMatchObject({ booted, update: null });
+  expect(await fleet.status(id)).toMatchObject({ state: 'aborted' });
+});
