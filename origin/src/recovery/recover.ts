@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import {
   BATCH_HEAD_BYTES,
+  CHUNK_ID_BYTES,
   type ChunkId,
   ChunkIndex,
   type ChunkStore,
@@ -22,7 +23,6 @@ import type { Files } from '../storage/files.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
 
 const CHUNKS_AT_ONCE = 8;
-const ID_BYTES = 32;
 const GOING_ON: ReadonlySet<string> = new Set(['active', 'rollingBack']);
 
 interface RecoverDeps {
@@ -193,8 +193,8 @@ async function stageChunks(
   const stores = [first, ...mirrors.filter(mirror => mirror !== first)].map(({ chunks: store }) => store);
   const ids = Buffer.concat([...index.places()].map(({ id }) => id));
   const limit = pLimit(CHUNKS_AT_ONCE);
-  for (let at = 0; at < ids.length; at += MAX_MISSING_IDS * ID_BYTES) {
-    const missing = await chunks.missing(ids.subarray(at, at + MAX_MISSING_IDS * ID_BYTES));
+  for (let at = 0; at < ids.length; at += MAX_MISSING_IDS * CHUNK_ID_BYTES) {
+    const missing = await chunks.missing(ids.subarray(at, at + MAX_MISSING_IDS * CHUNK_ID_BYTES));
     await Promise.all([...eachId(missing)].map(id => limit(() => stageChunk(chunks, id, stores))));
   }
 }

@@ -19,10 +19,6 @@ export class RolloutRecords {
     return records;
   }
 
-  all(): Iterable<RolloutRecord> {
-    return this.#byId.values();
-  }
-
   /** Newest first. */
   list(): RolloutRecord[] {
     return [...this.#byId.values()].sort(
