@@ -1,6 +1,5 @@
-// C0 but for tab and line feed, DEL, C1; marks that reverse the direction of text, and line separators.
-// eslint-disable-next-line no-control-regex -- they are what is looked for
-const UNSAFE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+// Control characters but for tab and line feed; marks that reverse the direction of text, and line separators.
+const UNSAFE = /(?![\t\n])\p{Cc}|[\u200e\u200f\u2028-\u202e\u2066-\u2069]/gu;
 
 /**
  * Text for a terminal: what devices and gateways say of themselves reaches it, and an escape sequence among it could
