@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { readFileBounded } from '@sitecast/shared/durable';
-import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { type JoinToken, parseJoinToken } from '@sitecast/shared/fleet';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
 import { slotsOf, UpdateAgent } from './cycle/agent.ts';
@@ -17,8 +17,6 @@ import { Trust, type TrustStart } from './site/trust.ts';
 import { STATUS_FILE } from './state/status.ts';
 import { MemoryFile } from './state/memory-file.ts';
 import { Outbox } from './state/outbox.ts';
-
-const MAX_TOKEN_BYTES = 4096;
 
 /** What the outside of an agent is made of: `main` knows the adapters. */
 export interface Surroundings {
@@ -41,7 +39,11 @@ export async function openAgent(
   const { identity, clock, slots, passPoint } = surroundings;
   const now = () => clock.now();
   const gateways = new Gateways(surroundings.gateways, now);
-  const token = await readToken(settings, surroundings.log);
+  const token = await readJoinToken(settings, {
+    kind: 'device',
+    hasBegun: () => Trust.hasBegun(settings.data),
+    warn: message => surroundings.log('warn', message),
+  });
   const start = await trustStart(settings, token);
   const trust = await Trust.open(settings.data, gateways, { start, now, ...(signal ? { signal } : {}) });
   const memory = await MemoryFile.open(settings.data, passPoint);
@@ -95,30 +97,6 @@ function reportFacts(
     inventory: { product, hardware },
     ...(booted ? { booted: { slot: booted, ...(release ? { release } : {}) } } : {}),
   };
-}
-
-/** A token file that was used and deleted is missed by nobody: it may lie in a slot that was replaced since. */
-async function readToken(settings: RunSettings, log: Surroundings['log']): Promise<JoinToken | undefined> {
-  const { token, tokenFile, data } = settings;
-  if (token !== undefined) return parseJoinToken(token);
-  if (tokenFile === undefined) return undefined;
-  try {
-    return parseJoinToken((await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
-  } catch (cause) {
-    if (!isSystemError(cause, 'ENOENT')) throw cause;
-    if (!(await Trust.hasBegun(data)))
-      throw new SitecastError(
-        'badInput',
-        'SITECAST_JOIN_TOKEN_MISSING',
-        `there is no join token in ${tokenFile}`,
-        {
-          hint: 'Make one with `sitecast token create --join --kind device`.',
-          cause,
-        },
-      );
-    log('warn', `the join token ${tokenFile} is gone; this device has begun with it before and goes on`);
-    return undefined;
-  }
 }
 
 async function trustStart(

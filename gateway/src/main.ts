@@ -2,8 +2,8 @@ import { join } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
-import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { type JoinToken, parseJoinToken } from '@sitecast/shared/fleet';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
 import { pino } from 'pino';
@@ -23,7 +23,6 @@ import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
 import { type GatewaySettings, upstreamUrls } from './settings.ts';
 
-const MAX_TOKEN_BYTES = 4096;
 /** For fetching chunks: as many connections as chunks are fetched at one time. */
 const CHUNK_STORE = {
   headers: FORWARDED,
@@ -131,8 +130,7 @@ async function readRoot({ root }: GatewaySettings): Promise<Uint8Array | undefin
   return root === undefined ? undefined : readFileBounded(root, DEFAULT_TRUST_LIMITS.maxRootBytes);
 }
 
-/** A token file that was used and deleted is missed by nobody: the data directory knows the origin by now. */
-async function readToken(
+function readToken(
   { token, tokenFile }: GatewaySettings,
   memory: UpstreamMemory,
   log: Log,
@@ -143,25 +141,14 @@ async function readToken(
       'SITECAST_TOKEN_TWICE',
       '--token and --token-file exclude each other',
     );
-  if (token !== undefined) return parseJoinToken(token);
-  if (tokenFile === undefined) return undefined;
-  try {
-    return parseJoinToken((await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
-  } catch (cause) {
-    if (!isSystemError(cause, 'ENOENT')) throw cause;
-    if ((await memory.origin()) === undefined)
-      throw new SitecastError(
-        'badInput',
-        'SITECAST_JOIN_TOKEN_MISSING',
-        `there is no join token in ${tokenFile}`,
-        {
-          hint: 'Make one with `sitecast token create --join --kind gateway`.',
-          cause,
-        },
-      );
-    log.warn({ tokenFile }, 'the join token is gone; this gateway has begun with it before and goes on');
-    return undefined;
-  }
+  return readJoinToken(
+    { token, tokenFile },
+    {
+      kind: 'gateway',
+      hasBegun: async () => (await memory.origin()) !== undefined,
+      warn: message => log.warn({}, message),
+    },
+  );
 }
 
 async function serve(settings: GatewaySettings): Promise<void> {

@@ -10,6 +10,7 @@ export {
   tagsSchema,
 } from './fields.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
+export { readJoinToken } from './join-token-file.ts';
 export {
   type Acknowledgement,
   DEVICE_STATES,
