@@ -1,28 +1,31 @@
-import { createHash, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { readFileBounded, syncDirectory, writeFileDurably } from '@sitecast/shared/durable';
-import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { type Report, readReport, sealReport } from '@sitecast/shared/fleet';
-import { type Envelope, envelopeSchema, fastVerifyById, type Identity } from '@sitecast/shared/identity';
-import { z } from 'zod';
+import { syncDirectory, writeFileDurably } from '@sitecast/shared/durable';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Report, sealReport } from '@sitecast/shared/fleet';
+import type { Envelope, Identity } from '@sitecast/shared/identity';
 import type { PassPoint } from '../ports.ts';
+import {
+  type Entry,
+  forgottenAtMs,
+  noteForgotten,
+  payloadSha256,
+  readEntries,
+  readIfThere,
+} from './outbox-file.ts';
 
 const FILE_NAME = 'reports.jsonl';
-/** Why the file no longer begins with the first report: what the origin had acknowledged when it was cut. */
-const FORGOTTEN_FILE_NAME = 'reports-forgotten.json';
-const MAX_FORGOTTEN_BYTES = 4096;
 /** The file grows to this at most, in bytes; what comes then isn't recorded until the origin has acknowledged. */
 const MAX_OUTBOX_BYTES = 16 * 1024 * 1024;
+/** What is read of one that an earlier version may have written. */
+const MAX_FILE_BYTES = MAX_OUTBOX_BYTES + 1024 * 1024;
 /** Acknowledged reports that are kept before the file is written anew. */
 const MAX_ACKNOWLEDGED = 64;
 /** The newest ones stay, acknowledged or not: they tell what has been reported of the update in progress. */
 const KEPT_REPORTS = 16;
 /** What an envelope holds besides its payload, at most, in bytes. */
 const ENVELOPE_BYTES = 512;
-const NEWLINE = 0x0a;
-
-const forgottenSchema = z.object({ epoch: z.string(), at: z.iso.datetime() });
 
 /** A report without its place in the chain. */
 export type Event = Pick<
@@ -38,12 +41,6 @@ export interface PendingReport {
   /** Of its JSON, about. */
   lengthBytes: number;
   envelope: Envelope;
-}
-
-interface Entry {
-  report: Report;
-  envelope: Envelope;
-  payloadSha256: string;
 }
 
 /**
@@ -101,8 +98,11 @@ export class Outbox {
     maxBytes = MAX_OUTBOX_BYTES,
   ): Promise<Outbox> {
     const path = join(directory, FILE_NAME);
-    const { entries, lengthBytes, isDamaged } = readEntries(await readIfThere(path), identity.id);
-    if (isDamaged) await writeFileDurably(`${path}.damaged`, await readIfThere(path), 0o600);
+    const { entries, lengthBytes, isDamaged } = readEntries(
+      await readIfThere(path, MAX_FILE_BYTES),
+      identity.id,
+    );
+    if (isDamaged) await writeFileDurably(`${path}.damaged`, await readIfThere(path, MAX_FILE_BYTES), 0o600);
     const handle = await open(path, 'a', 0o600);
     try {
       await handle.truncate(isDamaged ? 0 : lengthBytes);
@@ -238,10 +238,7 @@ export class Outbox {
   }
 
   async #forget(count: number, atMs: number): Promise<void> {
-    const forgotten = { epoch: this.#epoch, at: new Date(atMs).toISOString() };
-    // First, or a cut would leave a chain without its beginning and nothing that says why.
-    const path = join(dirname(this.#path), FORGOTTEN_FILE_NAME);
-    await writeFileDurably(path, Buffer.from(JSON.stringify(forgotten)), 0o600);
+    await noteForgotten(dirname(this.#path), this.#epoch, atMs);
     this.#forgottenAtMs = atMs;
     await this.#rewrite(this.#entries.slice(count));
   }
@@ -284,93 +281,9 @@ export class Outbox {
   }
 }
 
-/** Infinity where nothing says so: then nothing that the origin says makes up for what isn't there. */
-async function forgottenAtMs(directory: string, oldest: Entry | undefined): Promise<number> {
-  const bytes = await readIfThere(join(directory, FORGOTTEN_FILE_NAME), MAX_FORGOTTEN_BYTES);
-  try {
-    const { epoch, at } = forgottenSchema.parse(JSON.parse(bytes.toString('utf8')));
-    return epoch === oldest?.report.epoch ? Date.parse(at) : Number.POSITIVE_INFINITY;
-  } catch {
-    // Not there, or not ours: the chain may well be whole.
-    return Number.POSITIVE_INFINITY;
-  }
-}
-
 const newEpoch = (): string => randomBytes(8).toString('hex');
 
 function eventOf(report: Report): Event {
   const { at, timestampVersion, state, rollout, release, booted, reason, inventory } = report;
   return { at, timestampVersion, state, rollout, release, booted, reason, inventory };
-}
-
-function payloadSha256(envelope: Envelope): string {
-  return createHash('sha256').update(Buffer.from(envelope.payload, 'base64')).digest('hex');
-}
-
-async function readIfThere(path: string, maxBytes = MAX_OUTBOX_BYTES + 1024 * 1024): Promise<Buffer> {
-  try {
-    return await readFileBounded(path, maxBytes);
-  } catch (error) {
-    if (isSystemError(error, 'ENOENT')) return Buffer.alloc(0);
-    throw error;
-  }
-}
-
-interface Found {
-  entries: Entry[];
-  /** Of the good part. */
-  lengthBytes: number;
-  isDamaged: boolean;
-}
-
-function readEntries(bytes: Buffer, id: string): Found {
-  const verifySignature = fastVerifyById(1);
-  const entries: Entry[] = [];
-  let at = 0;
-  for (;;) {
-    const end = bytes.indexOf(NEWLINE, at);
-    // What isn't ended by a newline was never fsynced, so never sent. Neither was a stretch of zeros that a file
-    // system leaves where the length reached the disk and the bytes didn't.
-    if (end === -1 || isZero(bytes.subarray(at))) return { entries, lengthBytes: at, isDamaged: false };
-    const entry = readEntry(bytes.subarray(at, end), id, verifySignature);
-    if (!entry || !follows(entry, entries.at(-1)))
-      return { entries, lengthBytes: at, isDamaged: !isTorn(bytes, at) };
-    entries.push(entry);
-    at = end + 1;
-  }
-}
-
-/** True if only zeros, or a part of a line, follow: blocks of an append that was never made durable. */
-function isTorn(bytes: Buffer, at: number): boolean {
-  const line = bytes.subarray(at, bytes.indexOf(NEWLINE, at));
-  const isLast = bytes.indexOf(NEWLINE, at) === bytes.length - 1;
-  return isLast && line.includes(0);
-}
-
-function isZero(bytes: Buffer): boolean {
-  return bytes.length > 0 && bytes.every(byte => byte === 0);
-}
-
-function readEntry(
-  line: Buffer,
-  id: string,
-  verifySignature: ReturnType<typeof fastVerifyById>,
-): Entry | undefined {
-  try {
-    const envelope = envelopeSchema.parse(JSON.parse(line.toString('utf8')));
-    const report = readReport(envelope).verify([id], verifySignature);
-    return report.id === id ? { report, envelope, payloadSha256: payloadSha256(envelope) } : undefined;
-  } catch {
-    // Not a report of ours: the caller decides what that means.
-    return undefined;
-  }
-}
-
-function follows({ report }: Entry, before: Entry | undefined): boolean {
-  if (!before) return true;
-  return (
-    report.epoch === before.report.epoch &&
-    report.seq === before.report.seq + 1 &&
-    report.previous === before.payloadSha256
-  );
 }
