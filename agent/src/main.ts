@@ -20,7 +20,7 @@ import { killPoints } from './faults.ts';
 import type { BootControl, Gateway, PassPoint } from './ports.ts';
 import { type AgentCommands, agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
-import { checkSlots, openAgent } from './start.ts';
+import { checkSlots, openAgent, type Surroundings } from './start.ts';
 import { checkResultSchema, restSchema, STATUS_FILE, type Status, statusSchema } from './state/status.ts';
 
 const CONFIG_FILES = ['/etc/sitecast/agent.yaml'];
@@ -34,7 +34,10 @@ interface OpenAgent {
   close(): Promise<void>;
 }
 
-async function openAgentIn(settings: RunSettings, signal?: AbortSignal): Promise<OpenAgent> {
+async function openAgentIn(
+  settings: RunSettings,
+  { hasPeers, signal }: { hasPeers: boolean; signal?: AbortSignal },
+): Promise<OpenAgent> {
   checkSlots(settings);
   const data = resolve(settings.data);
   await makeDirectory(data, 0o700);
@@ -52,7 +55,18 @@ async function openAgentIn(settings: RunSettings, signal?: AbortSignal): Promise
     new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
   const [first, ...others] = settings.gateways;
   const gateways: [Gateway, ...Gateway[]] = [toGateway(first), ...others.map(toGateway)];
-  const surroundings = { identity, clock, slots, boot, run: runCommand, gateways, passPoint, log };
+  const startPeers = hasPeers ? peersOf(identity) : undefined;
+  const surroundings = {
+    identity,
+    clock,
+    slots,
+    boot,
+    run: runCommand,
+    gateways,
+    passPoint,
+    log,
+    startPeers,
+  };
   let opened: Awaited<ReturnType<typeof openAgent>>;
   try {
     opened = await openAgent({ ...settings, data }, surroundings, signal);
@@ -63,12 +77,21 @@ async function openAgentIn(settings: RunSettings, signal?: AbortSignal): Promise
   }
   const { agent, parts } = opened;
   const close = async () => {
+    await parts.exchange?.close();
     await boot.stop();
     await parts.status.flush();
     await parts.outbox.close();
     await lock.release();
   };
   return { agent, parts, close };
+}
+
+/** libp2p is loaded here, and nowhere else: where there are no peers, it never is. */
+function peersOf(identity: Identity): Surroundings['startPeers'] {
+  return async (settings, ports) => {
+    const { SiteSwarm } = await import('./adapters/site-swarm.ts');
+    return SiteSwarm.start({ identity, ...settings, ...ports });
+  };
 }
 
 function bootControl(settings: RunSettings, data: string, passPoint: PassPoint, log: Log): BootControl {
@@ -124,7 +147,7 @@ async function openPatiently(settings: RunSettings, signal: AbortSignal): Promis
   const clock = systemClock(settings.timeSync);
   for (let waitMs = FIRST_START_RETRY_MS; ; waitMs = Math.min(2 * waitMs, MAX_START_RETRY_MS)) {
     try {
-      return await openAgentIn(settings, signal);
+      return await openAgentIn(settings, { hasPeers: true, signal });
     } catch (error) {
       if (signal.aborted) return undefined;
       if (!(error instanceof SitecastError) || error.kind !== 'unreachable') throw error;
@@ -157,13 +180,20 @@ async function answer(
 /** Asks the daemon; where there's none, opens the agent in this process. */
 async function through<T>(
   data: string,
-  ask: { command: ControlCommand; schema: z.ZodType<T>; settings: () => RunSettings },
+  ask: {
+    command: ControlCommand;
+    schema: z.ZodType<T>;
+    settings: () => RunSettings;
+    /** Whether the work may fetch an image. */
+    hasPeers?: boolean;
+  },
   act: (opened: OpenAgent, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const told = await askDaemon(resolve(data), ask.command);
   if (told) return ask.schema.parse(told.result);
   const stop = new AbortController();
-  const opened = await openAgentIn(ask.settings(), stop.signal);
+  const { hasPeers = false } = ask;
+  const opened = await openAgentIn(ask.settings(), { hasPeers, signal: stop.signal });
   try {
     return await act(opened, stop.signal);
   } finally {
@@ -179,10 +209,14 @@ const commands: AgentCommands = {
       return agent.check(signal);
     }),
   update: (data, settings) =>
-    through(data, { command: 'update', schema: restSchema, settings }, async ({ agent }, signal) => {
-      await agent.start();
-      return agent.cycle(signal);
-    }),
+    through(
+      data,
+      { command: 'update', schema: restSchema, settings, hasPeers: true },
+      async ({ agent }, signal) => {
+        await agent.start();
+        return agent.cycle(signal);
+      },
+    ),
   confirm: (data, settings) =>
     through(data, { command: 'confirm', schema: restSchema, settings }, async ({ agent, parts }, signal) => {
       parts.confirmation.give();

@@ -1,4 +1,4 @@
-import type { ChunkStore } from '@sitecast/shared/content';
+import type { ChunkIndex, ChunkStore } from '@sitecast/shared/content';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
 
 /** The two places for an image. */
@@ -37,6 +37,11 @@ export interface SlotReader {
    * @returns false if the slot ends before
    */
   read(offset: number, lengthBytes: number, consume: (piece: Uint8Array) => void): Promise<boolean>;
+  /**
+   * What's there now, whoever is writing; several may read at one time.
+   * @returns false if the slot ends before `into` is full
+   */
+  readInto(offset: number, into: Uint8Array): Promise<boolean>;
   close(): Promise<void>;
 }
 
@@ -114,3 +119,57 @@ export interface Gateway {
 
 /** Called before and after each durable step; tests end the process there. */
 export type PassPoint = (name: string) => void;
+
+/** A machine of the site, as somebody has named it: nobody vouches for its addresses. */
+export interface FoundPeer {
+  id: string;
+  /** Multiaddresses, each with the id at its end. */
+  addresses: readonly string[];
+}
+
+/** An image, as the devices of a site know it from signed metadata. */
+export interface SiteImage {
+  /** SHA-256 of its chunk index's bytes: what they call it. */
+  id: Uint8Array;
+  index: ChunkIndex;
+}
+
+/** What this device holds of an image; others hear what's added. Chunks are meant by their numbers in the index. */
+export interface HeldImage {
+  add(at: number): void;
+  /** No more is fetched: all of it is here, or it's not wanted any more. */
+  settle(): void;
+  /** It isn't handed out any more. */
+  end(): void;
+}
+
+export interface PeerFetch {
+  /** The gateways as one store, not verified. */
+  gateway: ChunkStore;
+  /** Chunks in memory at one time. */
+  concurrency: number;
+  signal: AbortSignal;
+  /** Takes a verified chunk. */
+  deliver: (at: number, plain: Uint8Array) => Promise<void>;
+  /** A peer sent what it must not, wrong bytes above all: it isn't asked any more. */
+  onBan: (source: string, code: string) => void;
+}
+
+/** The other devices of the site: chunks come from them and go to them. */
+export interface SitePeers {
+  /** Under which others reach this device: multiaddresses, its id at their end. */
+  readonly addresses: readonly string[];
+  /** @param chunks of that image: gives only what it has checked */
+  hold(image: SiteImage, chunks: ChunkStore): HeldImage;
+  /** Somebody has named these. */
+  note(peers: readonly FoundPeer[]): void;
+  /**
+   * Fetches chunks from peers and gateways together, in whatever order is best for all.
+   * @param wanted of an image that is held: numbers of chunks
+   * @throws SITECAST_STORE_UNREACHABLE when nothing has come for a minute; what `deliver` throws; the signal's reason
+   */
+  fetch(image: SiteImage, wanted: Iterable<number>, options: PeerFetch): Promise<void>;
+  /** Ends what is being served to a device: it was revoked. */
+  drop(id: string): void;
+  close(): Promise<void>;
+}

@@ -1,4 +1,10 @@
-import { parseBoundedInteger, parseDurationMs, type SettingsCommand } from '@sitecast/shared/command';
+import { isIP } from 'node:net';
+import {
+  parseBoundedInteger,
+  parseDurationMs,
+  parseRate,
+  type SettingsCommand,
+} from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { InvalidArgumentError, Option } from 'commander';
@@ -36,6 +42,16 @@ export interface RunSettings {
   concurrency: number;
   timeSync: 'auto' | 'yes' | 'no';
   logLevel: string;
+  /** Undefined: no chunks from other devices, nor to them. */
+  peers: PeerSettings | undefined;
+}
+
+export interface PeerSettings {
+  /** A multiaddress. */
+  listen: string;
+  isDiscovering: boolean;
+  /** Of all uploads together; undefined: no bound. */
+  maxUploadBytesPerS: number | undefined;
 }
 
 /** The options of all commands that can act on the device. */
@@ -62,7 +78,7 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .option('--health-command <command>', 'exit code 0: the new slot is good ($SITECAST_SLOT is its path)')
     .addOption(duration('--health-timeout <duration>', 'what it may take', '5m'));
   for (const name of HOOK_NAMES) {
-    if (name !== 'health')
+    if (name !== 'health' && name !== 'serve')
       command.option(`--hook-${name} <command>`, `runs at ${name}; exit code 75: not now`);
   }
   return command
@@ -77,6 +93,18 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .addOption(duration('--start-jitter <duration>', 'the first look comes at random within that', '0s'))
     .option('--max-fetch-bytes <size>', 'an update that would fetch more waits', parseBytes)
     .option('--concurrency <n>', 'chunks on their way at once', parseBoundedInteger(1, MAX_CONCURRENCY), 8)
+    .option('--no-peers', 'takes chunks from gateways alone, and hands none out')
+    .addOption(
+      new Option('--peer-listen <address>', 'where other devices of the site reach this one')
+        .argParser(parsePeerListen)
+        .default('/ip4/0.0.0.0/tcp/0', '0.0.0.0:0, any free port'),
+    )
+    .option('--no-mdns', 'looks for no peers by multicast DNS, beside those that gateways name')
+    .option('--max-upload <rate>', 'what is handed out at most, such as 10Mbit (a second)', parseRate)
+    .option(
+      '--hook-serve <command>',
+      'asked now and then while others want chunks; another exit code than 0: none are handed out',
+    )
     .addOption(
       choice('--time-sync <how>', 'whether the clock may be relied upon', ['auto', 'yes', 'no'], 'auto'),
     )
@@ -125,7 +153,27 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     concurrency: values.number('concurrency') ?? 8,
     timeSync: timeSyncOf(values.text('timeSync')),
     logLevel: values.text('logLevel') ?? 'info',
+    peers: peerSettings(options, values),
   };
+}
+
+function peerSettings(options: Record<string, unknown>, values: Values): PeerSettings | undefined {
+  if (options.peers === false) return undefined;
+  return {
+    listen: values.text('peerListen') ?? '/ip4/0.0.0.0/tcp/0',
+    isDiscovering: options.mdns !== false,
+    maxUploadBytesPerS: values.number('maxUpload'),
+  };
+}
+
+/** `192.0.2.7:7403`, `[::]:7403`, `7403` → the multiaddress that says the same. */
+function parsePeerListen(text: string): string {
+  const match = /^(?:(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):)?(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  const host = match?.[1] ?? match?.[2] ?? '0.0.0.0';
+  if (!match || port > 65_535 || isIP(host) === 0)
+    throw new InvalidArgumentError('expected an address and a port such as 0.0.0.0:7403');
+  return `/ip${isIP(host)}/${host}/tcp/${port}`;
 }
 
 function bootSettings(values: Values): RunSettings['boot'] {

@@ -8,8 +8,20 @@ import { slotsOf, UpdateAgent } from './cycle/agent.ts';
 import { type AgentParts, Confirmation, type Log } from './cycle/parts.ts';
 import { Reporter } from './cycle/reporter.ts';
 import { StatusBoard } from './cycle/status-board.ts';
-import type { AgentClock, BootControl, Gateway, PassPoint, RunCommand, Slot, SlotName } from './ports.ts';
-import type { RunSettings } from './settings.ts';
+import { Admission } from './peers/admission.ts';
+import { serveHook } from './peers/serve-hook.ts';
+import { SiteExchange } from './peers/site-exchange.ts';
+import type {
+  AgentClock,
+  BootControl,
+  Gateway,
+  PassPoint,
+  RunCommand,
+  SitePeers,
+  Slot,
+  SlotName,
+} from './ports.ts';
+import type { PeerSettings, RunSettings } from './settings.ts';
 import { Delivery } from './site/delivery.ts';
 import { Gateways } from './site/gateways.ts';
 import { Membership } from './site/membership.ts';
@@ -17,6 +29,9 @@ import { Trust, type TrustStart } from './site/trust.ts';
 import { STATUS_FILE } from './state/status.ts';
 import { MemoryFile } from './state/memory-file.ts';
 import { Outbox } from './state/outbox.ts';
+
+/** While the machine boots or proves itself, nobody is to be served. */
+const BUSY_STATES: ReadonlySet<string> = new Set(['rebooting', 'confirming']);
 
 /** What the outside of an agent is made of: `main` knows the adapters. */
 export interface Surroundings {
@@ -28,6 +43,16 @@ export interface Surroundings {
   gateways: [Gateway, ...Gateway[]];
   passPoint: PassPoint;
   log: Log;
+  /** Opens this device to its peers; undefined: it has none. */
+  startPeers: ((settings: PeerSettings, ports: PeerPorts) => Promise<SitePeers>) | undefined;
+}
+
+/** What the exchange with peers asks of the agent. */
+interface PeerPorts {
+  /** This device's signed assignment, as bytes. */
+  credential: () => Uint8Array | undefined;
+  mayServe: (id: string, credential: Uint8Array) => boolean;
+  isBusy: () => boolean;
 }
 
 /** Opens a data directory, which the caller owns, and puts the agent together. */
@@ -36,7 +61,7 @@ export async function openAgent(
   surroundings: Surroundings,
   signal?: AbortSignal,
 ): Promise<{ agent: UpdateAgent; parts: AgentParts }> {
-  const { identity, clock, slots, passPoint } = surroundings;
+  const { identity, clock, passPoint } = surroundings;
   const now = () => clock.now();
   const gateways = new Gateways(surroundings.gateways, now);
   const token = await readJoinToken(settings, {
@@ -50,27 +75,20 @@ export async function openAgent(
   const outbox = await Outbox.open(settings.data, identity, passPoint);
   const { product, hardware } = settings;
   const membership = new Membership({ gateways, identity, memory, product, hardware, token: token?.pair });
-  const status = new StatusBoard(join(settings.data, STATUS_FILE), {
-    format: 'sitecast-status-1',
-    at: new Date(clock.now()).toISOString(),
-    pid: process.pid,
-    id: identity.id,
-    product,
-    hardware,
-    enrolment: 'unknown',
-    state: 'checking',
-    slots: slotsOf(memory.current.slots, slots),
-    update: memory.current.update,
-    lastFailure: memory.current.lastFailure,
-    barred: memory.current.barred,
-    gateways: settings.gateways,
-    metadata: { timestampVersion: trust.timestampVersion, clock: trust.clock().state },
-    reports: { pending: outbox.pendingCount },
-  });
+  const status = openStatus(settings, surroundings, { trust, memory, outbox });
   const reporter = new Reporter(outbox, clock, () => reportFacts(trust, memory, status));
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now });
+  const exchange = await openExchange(settings, surroundings, {
+    gateways,
+    trust,
+    membership,
+    memory,
+    status,
+  });
+  const { startPeers: _, ...rest } = surroundings;
   const parts: AgentParts = {
-    ...surroundings,
+    ...rest,
+    exchange,
     settings,
     gateways,
     trust,
@@ -83,6 +101,75 @@ export async function openAgent(
     confirmation: new Confirmation(),
   };
   return { agent: new UpdateAgent(parts), parts };
+}
+
+function openStatus(
+  settings: RunSettings,
+  { identity, clock, slots }: Surroundings,
+  { trust, memory, outbox }: Pick<AgentParts, 'trust' | 'memory' | 'outbox'>,
+): StatusBoard {
+  return new StatusBoard(join(settings.data, STATUS_FILE), {
+    format: 'sitecast-status-1',
+    at: new Date(clock.now()).toISOString(),
+    pid: process.pid,
+    id: identity.id,
+    product: settings.product,
+    hardware: settings.hardware,
+    enrolment: 'unknown',
+    state: 'checking',
+    slots: slotsOf(memory.current.slots, slots),
+    update: memory.current.update,
+    lastFailure: memory.current.lastFailure,
+    barred: memory.current.barred,
+    gateways: settings.gateways,
+    metadata: { timestampVersion: trust.timestampVersion, clock: trust.clock().state },
+    reports: { pending: outbox.pendingCount },
+  });
+}
+
+/** Without peers an update comes all the same: whatever is wrong with them is said, and the agent goes on. */
+async function openExchange(
+  settings: RunSettings,
+  { identity, slots, run, startPeers, log }: Surroundings,
+  {
+    gateways,
+    trust,
+    membership,
+    memory,
+    status,
+  }: Pick<AgentParts, 'gateways' | 'trust' | 'membership' | 'memory' | 'status'>,
+): Promise<SiteExchange | undefined> {
+  if (!settings.peers || !startPeers) return undefined;
+  const admission = new Admission(trust, membership);
+  const hook = serveHook(settings, run);
+  let peers: SitePeers;
+  try {
+    peers = await startPeers(settings.peers, {
+      credential: () => {
+        const { assignment } = memory.current;
+        return assignment === undefined ? undefined : Buffer.from(JSON.stringify(assignment));
+      },
+      mayServe: (id, credential) => admission.mayServe(id, credential),
+      isBusy: () => BUSY_STATES.has(status.current.state) || !hook.isWelcome,
+    });
+  } catch (error) {
+    if (!(error instanceof SitecastError)) throw error;
+    log('error', `no chunks from or to other devices: ${error.message}`, {
+      code: error.code,
+      hint: error.hint,
+    });
+    return undefined;
+  }
+  const exchange = new SiteExchange({
+    id: identity.id,
+    peers,
+    slots,
+    directory: settings.data,
+    gateways,
+    admission,
+  });
+  await exchange.start(memory.current.slots);
+  return exchange;
 }
 
 function reportFacts(

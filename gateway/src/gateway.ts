@@ -85,6 +85,7 @@ export class Gateway {
       isMirrorComplete: () => mirror.isComplete,
       waiters: () => mirror.waiters,
       devices: () => site.devices.total,
+      trackedPeers: () => site.tracker.size,
       lastContactMs: () => mirrored.follower.lastContactMs,
       isEnrolled: () => site.own.state === 'enrolled',
       now,

@@ -11,6 +11,7 @@ import type { Mirror } from './mirror/mirror.ts';
 import { ReportDesk } from './outbox/accept-reports.ts';
 import { Outbox } from './outbox/outbox.ts';
 import { OutboxSender } from './outbox/outbox-sender.ts';
+import { Tracker } from './peers/tracker.ts';
 import { ProgressRelay } from './progress/progress-relay.ts';
 import { SiteUpstreams } from './upstream/site-upstreams.ts';
 
@@ -32,6 +33,12 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
     now,
   });
   const revocations = new Revocations();
+  const tracker = new Tracker({
+    site: () => own.site(),
+    assignmentOf: id => assignments.known(id),
+    isRevoked: id => revocations.has(id),
+    now,
+  });
   return {
     ...documents,
     devices,
@@ -40,6 +47,7 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
     leases,
     revocations,
     isRevoked: (id: string) => revocations.has(id),
+    tracker,
     reports: new ReportDesk({ outbox, assignments, acknowledgements, now }),
     enrolments: new EnrolmentRelay({ upstreams: site, assignments, now }),
     progress: new ProgressRelay(site),

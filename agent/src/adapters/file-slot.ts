@@ -147,6 +147,20 @@ class BlockReader implements SlotReader {
     return true;
   }
 
+  async readInto(offset: number, into: Uint8Array): Promise<boolean> {
+    try {
+      for (let filled = 0; filled < into.length; ) {
+        const left = into.length - filled;
+        const { bytesRead } = await this.#handle.read(into, filled, left, offset + filled);
+        if (bytesRead === 0) return false;
+        filled += bytesRead;
+      }
+      return true;
+    } catch (error) {
+      throw slotError(this.#path, 'read', error);
+    }
+  }
+
   async close(): Promise<void> {
     await this.#handle.close();
   }

@@ -66,6 +66,7 @@ export class TestDevice {
       maxFetchBytes: undefined,
       concurrency: 4,
       timeSync: 'auto',
+      peers: undefined,
       logLevel: 'error',
     });
   }
@@ -117,6 +118,7 @@ export class TestDevice {
       gateways: [toGateway(first), ...others.map(toGateway)],
       passPoint,
       log: () => {},
+      startPeers: undefined,
     });
     this.#opened = { agent, parts, boot };
     if (changes.isStarted !== false) await agent.start();

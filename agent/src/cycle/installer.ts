@@ -10,9 +10,10 @@ import {
 import type { Order } from '../decision/choose.ts';
 import type { Update } from '../decision/memory.ts';
 import { compareWithIndex, type MissingChunks } from '../install/compare.ts';
+import { fillFromSite } from '../install/fill-from-site.ts';
 import { fillSlot } from '../install/fill.ts';
 import { ChunkSources } from '../install/sources.ts';
-import type { Slot, SlotName } from '../ports.ts';
+import type { PeerFetch, SitePeers, Slot, SlotName, SlotWriter } from '../ports.ts';
 import { otherSlot } from '../ports.ts';
 import { runHook } from './hooks.ts';
 import type { AgentParts } from './parts.ts';
@@ -28,6 +29,14 @@ export interface Release {
   manifest: ReleaseManifest;
   indexBytes: Uint8Array;
   index: ChunkIndex;
+}
+
+interface Filling {
+  release: Release;
+  target: SlotName;
+  missing: MissingChunks;
+  signal: AbortSignal;
+  onBan: PeerFetch['onBan'];
 }
 
 /** Brings the image of a release into the slot that doesn't run. */
@@ -123,6 +132,7 @@ export class Installer {
     const { memory, boot, passPoint } = this.#parts;
     const update = this.#updateOf(release, target);
     if (memory.current.update?.phase === 'downloading' && isSameUpdate(memory.current.update, update)) return;
+    await this.#parts.exchange?.withdraw(target);
     // Before the first byte: from now on nothing may take this slot for bootable.
     await boot.markBad(target);
     passPoint('marked bad');
@@ -164,45 +174,55 @@ export class Installer {
     missing: MissingChunks,
     signal: AbortSignal,
   ): Promise<void> {
-    const { index, order } = release;
-    const { slots, gateways, settings, passPoint, status, clock } = this.#parts;
-    const bans: Promise<void>[] = [];
+    const bans = new Map<string, Promise<void>>();
+    const onBan = (source: string, code: string): void => {
+      if (bans.has(source)) return;
+      const reason = { code: 'SITECAST_SOURCE_BANNED', message: `${source} sent wrong bytes (${code})` };
+      bans.set(source, this.#parts.reporter.report('downloading', { ...release.order, reason }, true));
+    };
+    const { slots, passPoint } = this.#parts;
+    const writer = await slots[target].openForWriting();
+    try {
+      await this.#fetchInto(writer, { release, target, missing, signal, onBan });
+      await writer.finish(release.index.lengthBytes);
+      passPoint('slot synced');
+    } finally {
+      await writer.close();
+      await Promise.all(bans.values());
+    }
+  }
+
+  async #fetchInto(writer: SlotWriter, { release, target, missing, signal, onBan }: Filling): Promise<void> {
+    const { gateways, exchange, settings, clock, passPoint } = this.#parts;
+    const { index, indexBytes, order } = release;
     const sources = new ChunkSources(
       gateways.all.map(({ chunks }) => chunks),
       {
         sleep: (ms, stop) => clock.sleep(ms, stop),
-        onBan: ({ source, code }) => {
-          const reason = { code: 'SITECAST_SOURCE_BANNED', message: `${source} sent wrong bytes (${code})` };
-          bans.push(this.#parts.reporter.report('downloading', { ...order, reason }, true));
-        },
+        onBan: ({ source, code }) => onBan(source, code),
+        // A gateway that's away is tried again by whoever has peers to ask meanwhile.
+        ...(exchange ? { rounds: 1 } : {}),
       },
     );
-    const totalBytes = missing.lengthBytes;
-    const writer = await slots[target].openForWriting();
-    try {
-      await fillSlot({
-        index,
-        missing,
-        sources,
-        writer,
-        concurrency: settings.concurrency,
-        signal,
-        passPoint,
-        onProgress: doneBytes => {
-          status.set({
-            state: 'downloading',
-            progress: { doneBytes, totalBytes },
-            message: `fetching ${order.release.version}`,
-          });
-          this.#tellProgress(order, doneBytes, totalBytes);
-        },
-      });
-      await writer.finish(index.lengthBytes);
-      passPoint('slot synced');
-    } finally {
-      await writer.close();
-      await Promise.all(bans);
+    const onProgress = (doneBytes: number): void => this.#showProgress(order, doneBytes, missing.lengthBytes);
+    const common = { missing, writer, concurrency: settings.concurrency, signal, passPoint, onProgress };
+    if (!exchange) {
+      await fillSlot({ ...common, index, sources });
+      return;
     }
+    const image = { id: createHash('sha256').update(indexBytes).digest(), index };
+    const held = await exchange.begin(target, image, at => !missing.has(at));
+    const fetch: SitePeers['fetch'] = (...wanted) => exchange.fetch(...wanted);
+    await fillFromSite({ ...common, image, fetch, gateways: sources, held, onBan });
+  }
+
+  #showProgress(order: Order, doneBytes: number, totalBytes: number): void {
+    this.#parts.status.set({
+      state: 'downloading',
+      progress: { doneBytes, totalBytes },
+      message: `fetching ${order.release.version}`,
+    });
+    this.#tellProgress(order, doneBytes, totalBytes);
   }
 
   /** Lossy on purpose: for an operator who is watching. */
@@ -219,8 +239,9 @@ export class Installer {
   }
 
   async #finish(release: Release, target: SlotName): Promise<void> {
-    const { memory } = this.#parts;
+    const { memory, exchange } = this.#parts;
     const { order, index, indexBytes } = release;
+    await exchange?.keep(target, indexBytes);
     const record = {
       state: 'verified' as const,
       release: order.release,

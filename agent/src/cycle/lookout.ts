@@ -33,6 +33,7 @@ export class Lookout {
     if (problem?.state === 'clockSuspect') return problem;
     const documents = await this.#documents(signal);
     if (!documents) return problem ?? { state: 'idle' };
+    this.#parts.exchange?.follow(documents.rollouts.revoked);
     const facts: Facts = {
       product: settings.product,
       hardware: settings.hardware,

@@ -1,5 +1,6 @@
 import type { Identity } from '@sitecast/shared/identity';
 import type { AgentClock, BootControl, PassPoint, RunCommand, Slot, SlotName } from '../ports.ts';
+import type { SiteExchange } from '../peers/site-exchange.ts';
 import type { Delivery } from '../site/delivery.ts';
 import type { Gateways } from '../site/gateways.ts';
 import type { Membership } from '../site/membership.ts';
@@ -10,7 +11,14 @@ import type { Reporter } from './reporter.ts';
 import type { StatusBoard } from './status-board.ts';
 
 /** Commands of the device's owner, each a shell command line. */
-export const HOOK_NAMES = ['pre-download', 'pre-install', 'post-install', 'pre-reboot', 'health'] as const;
+export const HOOK_NAMES = [
+  'pre-download',
+  'pre-install',
+  'post-install',
+  'pre-reboot',
+  'health',
+  'serve',
+] as const;
 export type HookName = (typeof HOOK_NAMES)[number];
 
 interface AgentSettings {
@@ -62,6 +70,8 @@ export interface AgentParts {
   boot: BootControl;
   run: RunCommand;
   gateways: Gateways;
+  /** Undefined: chunks come from gateways alone. */
+  exchange: SiteExchange | undefined;
   trust: Trust;
   membership: Membership;
   memory: MemoryFile;

@@ -31,6 +31,11 @@ export class MissingPlaces {
     return undefined;
   }
 
+  /** All that `take` would give from now on. */
+  *firsts(): Generator<number> {
+    for (let at = this.take(); at !== undefined; at = this.take()) yield at;
+  }
+
   /** All places of the chunk that `take` gave: chunk numbers. */
   *placesOf(first: number): Generator<number> {
     for (let at = first; at !== NONE; at = this.#next[at] ?? NONE) yield at;

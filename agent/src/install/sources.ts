@@ -1,7 +1,7 @@
 import { type ChunkId, type ChunkStore, chunkIdToHex, verifyFrame } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 
-/** Rounds over all sources before a chunk counts as not to be had. */
+/** Rounds over all sources before a chunk counts as not to be had, unless it's said otherwise. */
 const MAX_ROUNDS = 4;
 const FIRST_PAUSE_MS = 250;
 
@@ -30,6 +30,7 @@ export class ChunkSources {
   readonly #stores: readonly ChunkStore[];
   readonly #sleep: (ms: number, signal?: AbortSignal) => Promise<void>;
   readonly #onBan: (banned: Banned) => void;
+  readonly #rounds: number;
   readonly #banned = new Map<string, Banned>();
   /** Until when a source comes after the others, on a clock that never goes back. */
   readonly #slowUntilMs = new Map<string, number>();
@@ -39,9 +40,12 @@ export class ChunkSources {
     options: {
       sleep: (ms: number, signal?: AbortSignal) => Promise<void>;
       onBan: (banned: Banned) => void;
+      /** Times that all are asked, with pauses between; where others can be asked meanwhile, once is enough. */
+      rounds?: number;
     },
   ) {
     this.#stores = stores;
+    this.#rounds = options.rounds ?? MAX_ROUNDS;
     this.#sleep = options.sleep;
     this.#onBan = options.onBan;
   }
@@ -56,7 +60,7 @@ export class ChunkSources {
    */
   async fetch(id: ChunkId, options: FetchOptions): Promise<Uint8Array> {
     const failures = new Map<string, unknown>();
-    for (let round = 0; round < MAX_ROUNDS; round += 1) {
+    for (let round = 0; round < this.#rounds; round += 1) {
       const usable = this.#inOrder();
       if (usable.length === 0) break;
       if (round > 0) await this.#sleep(FIRST_PAUSE_MS * 2 ** (round - 1), options.signal);

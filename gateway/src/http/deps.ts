@@ -7,6 +7,7 @@ import type { Log } from '../log.ts';
 import type { Mirror } from '../mirror/mirror.ts';
 import type { TargetFiles } from '../mirror/target-files.ts';
 import type { ReportDesk } from '../outbox/accept-reports.ts';
+import type { Tracker } from '../peers/tracker.ts';
 import type { ProgressRelay } from '../progress/progress-relay.ts';
 import type { Metrics } from './metrics.ts';
 
@@ -22,6 +23,7 @@ export interface AppDeps {
   reports: ReportDesk;
   progress: ProgressRelay;
   leases: Leases;
+  tracker: Tracker;
   isRevoked: (id: string) => boolean;
   /** This gateway itself: what it takes in would reach nobody. */
   isOwnRevoked: () => boolean;

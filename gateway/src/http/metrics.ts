@@ -15,6 +15,7 @@ export interface MetricsSource {
   isMirrorComplete: () => boolean;
   waiters: () => number;
   devices: () => number;
+  trackedPeers: () => number;
   /** When the upstreams were last reached, milliseconds since 1970. */
   lastContactMs: () => number | undefined;
   isEnrolled: () => boolean;
@@ -104,6 +105,11 @@ export class Metrics {
       'sitecast_outbox_rejected',
       'Reports that the origin refused, kept.',
       () => source.outbox().deadLetters,
+    );
+    this.#gauge(
+      'sitecast_tracked_peers',
+      'Devices that told lately which chunks they hold.',
+      source.trackedPeers,
     );
     this.#gauge('sitecast_devices', 'Devices that this gateway knows an assignment of.', source.devices);
     this.#gauge('sitecast_enrolled', '1 once this gateway is enrolled.', () => Number(source.isEnrolled()));

@@ -28,6 +28,21 @@ export function parseDurationMs(text: string): number {
   return Number(match[1]) * unitMs;
 }
 
+const UNIT_BITS_PER_S = new Map([
+  ['kbit', 1000],
+  ['Mbit', 1_000_000],
+  ['Gbit', 1_000_000_000],
+]);
+
+/** `500kbit`, `10Mbit`, `1Gbit`, a second each → bytes per second. */
+export function parseRate(text: string): number {
+  const match = /^([1-9]\d{0,5})(kbit|Mbit|Gbit)$/.exec(text);
+  const unit = UNIT_BITS_PER_S.get(match?.[2] ?? '');
+  if (!match || unit === undefined)
+    throw new InvalidArgumentError('expected a rate such as 500kbit or 10Mbit (a second)');
+  return (Number(match[1]) * unit) / 8;
+}
+
 /** `5%` or `0.5%` → basis points (500, 50). */
 export function parsePercent(text: string): number {
   const match = /^(\d{1,3}(?:\.\d{1,2})?)%?$/.exec(text);

@@ -27,7 +27,12 @@ export {
   MAX_INDEX_BYTES,
   MAX_MISSING_IDS,
 } from './limits.ts';
-export type { ChunkRequest, ChunkStore, WritableChunkStore } from './store/chunk-store.ts';
+export {
+  chunkNotFound,
+  type ChunkRequest,
+  type ChunkStore,
+  type WritableChunkStore,
+} from './store/chunk-store.ts';
 export { coalescing } from './store/coalescing.ts';
 export { DirectoryStore, type DirectoryStoreOptions } from './store/directory-store.ts';
 export { type FailoverOptions, failover } from './store/failover.ts';

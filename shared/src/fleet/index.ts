@@ -34,4 +34,11 @@ export {
   rolloutsTarget,
   serializeRollouts,
 } from './rollouts.ts';
+export {
+  MAX_NAMED_PEERS,
+  namedPeersSchema,
+  type PeerNotice,
+  peerNoticeSchema,
+  type SitePeer,
+} from './site-peers.ts';
 export { isOpen, localTimeOf, MAX_WINDOW_CHARS, parseWindow } from './window.ts';

@@ -1,5 +1,6 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
+import { namedPeersSchema, peerNoticeSchema } from '@sitecast/shared/fleet';
 import { isId } from '@sitecast/shared/identity';
 import type { AppDeps } from '../deps.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
@@ -31,6 +32,7 @@ export function siteRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): void {
   enrolmentRoute(app, deps, middleware);
   reportRoutes(app, deps, middleware);
   leaseRoute(app, deps, middleware);
+  peerRoute(app, deps, middleware);
   documentRoutes(app, deps);
 }
 
@@ -138,6 +140,20 @@ function leaseRoute(app: OpenAPIHono<GatewayEnv>, { leases }: AppDeps, middlewar
       200,
     );
   });
+}
+
+function peerRoute(app: OpenAPIHono<GatewayEnv>, { tracker }: AppDeps, middleware: Middleware): void {
+  const route = createRoute({
+    method: 'post',
+    path: '/site/v1/peers',
+    summary: 'What a device holds or fetches, and where it is reached; who else does.',
+    middleware,
+    request: body(peerNoticeSchema),
+    responses: withProblems({ 200: json('Others that may have chunks for it.', namedPeersSchema) }),
+  });
+  app.openapi(route, async c =>
+    c.json({ peers: await tracker.tell(c.get('sender'), c.req.valid('json')) }, 200),
+  );
 }
 
 function documentRoutes(app: OpenAPIHono<GatewayEnv>, { assignments, acknowledgements }: AppDeps): void {

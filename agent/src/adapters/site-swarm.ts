@@ -1,0 +1,183 @@
+import {
+  type ChunkId,
+  type ChunkRequest,
+  type ChunkStore,
+  chunkIdToHex,
+  chunkNotFound,
+} from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Identity } from '@sitecast/shared/identity';
+import {
+  ChunkServer,
+  createSiteNode,
+  HoldingsBoard,
+  ImageHoldings,
+  Pace,
+  PeerLinks,
+  type SwarmNode,
+  SwarmStore,
+} from '@sitecast/shared/swarm';
+import { LRUCache } from 'lru-cache';
+import type { FoundPeer, HeldImage, PeerFetch, SiteImage, SitePeers } from '../ports.ts';
+
+/** Machines that were named lately, by a gateway or by multicast DNS; the longest unnamed make room. */
+const MAX_KNOWN_PEERS = 256;
+const KNOWN_FOR_MS = 10 * 60_000;
+const MAX_CONNECTIONS = 128;
+
+export interface SiteSwarmOptions {
+  identity: Identity;
+  /** Multiaddress to listen on, such as `/ip4/0.0.0.0/tcp/0`. */
+  listen: string;
+  /** Looks for others by multicast DNS, and is found. */
+  isDiscovering: boolean;
+  /** Of all uploads together, bytes a second; undefined: no bound. */
+  maxUploadBytesPerS: number | undefined;
+  /** This device's signed assignment, as bytes; none before it's enrolled. */
+  credential: () => Uint8Array | undefined;
+  /** Whether a device may be served, by what it brings to show that. */
+  mayServe: (id: string, credential: Uint8Array) => boolean;
+  /** True while nothing is to be handed out. */
+  isBusy: () => boolean;
+}
+
+/** The site's devices over libp2p. Loaded only where peers are wanted: it takes about 20 MiB. */
+export class SiteSwarm implements SitePeers {
+  readonly #node: SwarmNode;
+  readonly #options: SiteSwarmOptions;
+  readonly #board = new HoldingsBoard();
+  readonly #held = new Map<string, ChunkStore>();
+  readonly #server: ChunkServer;
+  readonly #known = new LRUCache<string, FoundPeer>({ max: MAX_KNOWN_PEERS, ttl: KNOWN_FOR_MS });
+  #links: PeerLinks | undefined;
+
+  private constructor(node: SwarmNode, options: SiteSwarmOptions) {
+    this.#node = node;
+    this.#options = options;
+    const { maxUploadBytesPerS, mayServe, isBusy } = options;
+    this.#server = new ChunkServer({
+      node,
+      store: anyOf(this.#held),
+      board: this.#board,
+      mayServe,
+      isBusy,
+      ...(maxUploadBytesPerS === undefined ? {} : { pace: new Pace(maxUploadBytesPerS) }),
+    });
+    node.onFound(peer => this.note([peer]));
+  }
+
+  /** @throws SITECAST_PEER_LISTEN, with why it can't listen there */
+  static async start(options: SiteSwarmOptions): Promise<SiteSwarm> {
+    const { identity, listen, isDiscovering } = options;
+    let node: SwarmNode;
+    try {
+      node = await createSiteNode({
+        identity,
+        listen: [listen],
+        isDiscovering,
+        maxConnections: MAX_CONNECTIONS,
+      });
+    } catch (cause) {
+      throw new SitecastError('failed', 'SITECAST_PEER_LISTEN', `other devices can't be heard on ${listen}`, {
+        hint: 'give a free port with --peer-listen, or --no-peers',
+        cause,
+      });
+    }
+    const swarm = new SiteSwarm(node, options);
+    await swarm.#server.start();
+    return swarm;
+  }
+
+  get addresses(): readonly string[] {
+    return this.#node.addresses;
+  }
+
+  hold({ id, index }: SiteImage, chunks: ChunkStore): HeldImage {
+    const holdings = new ImageHoldings(id, index.count, true);
+    const name = chunkIdToHex(id);
+    this.#held.set(name, chunks);
+    this.#board.put(holdings);
+    return {
+      add: at => holdings.add(at),
+      settle: () => {
+        holdings.isFetching = false;
+      },
+      end: () => {
+        // Both slots may hold one image: then the later one stays.
+        if (this.#held.get(name) !== chunks) return;
+        this.#held.delete(name);
+        this.#board.remove(id);
+      },
+    };
+  }
+
+  note(peers: readonly FoundPeer[]): void {
+    for (const peer of peers) {
+      if (peer.id === this.#node.id) continue;
+      this.#known.set(peer.id, peer);
+      this.#links?.meet(peer.id, peer.addresses);
+    }
+  }
+
+  async fetch(
+    { id, index }: SiteImage,
+    wanted: Iterable<number>,
+    { gateway, concurrency, signal, deliver, onBan }: PeerFetch,
+  ): Promise<void> {
+    const swarm = new SwarmStore({
+      index,
+      self: this.#node.id,
+      gateway,
+      onBan: (source, { code }) => onBan(source, code),
+    });
+    const credential = this.#options.credential();
+    const links = new PeerLinks({
+      node: this.#node,
+      swarm,
+      image: id,
+      count: index.count,
+      ...(credential && { credential }),
+      onLie: (peer, { code }) => onBan(peer, code),
+    });
+    this.#links = links;
+    for (const peer of this.#known.values()) links.meet(peer.id, peer.addresses);
+    try {
+      await swarm.fetch(wanted, { concurrency, signal, deliver });
+    } finally {
+      this.#links = undefined;
+      await links.close();
+    }
+  }
+
+  drop(id: string): void {
+    this.#server.drop(id);
+  }
+
+  async close(): Promise<void> {
+    await this.#links?.close();
+    await this.#server.stop();
+    await this.#node.close();
+  }
+}
+
+/** Whichever of them has a chunk. */
+function anyOf(stores: ReadonlyMap<string, ChunkStore>): ChunkStore {
+  const any: ChunkStore = {
+    name: 'this device',
+    has: async (id: ChunkId, request?: ChunkRequest) => {
+      for (const store of stores.values()) if (await store.has(id, request)) return true;
+      return false;
+    },
+    get: async (id: ChunkId, request?: ChunkRequest) => {
+      for (const store of stores.values()) {
+        try {
+          return await store.get(id, request);
+        } catch (error) {
+          if (!(error instanceof SitecastError) || error.code !== 'SITECAST_CHUNK_NOT_FOUND') throw error;
+        }
+      }
+      throw chunkNotFound(id, any);
+    },
+  };
+  return any;
+}

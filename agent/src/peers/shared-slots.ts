@@ -1,0 +1,95 @@
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import type { SlotRecord } from '../decision/memory.ts';
+import {
+  type HeldImage,
+  type SiteImage,
+  type SitePeers,
+  type Slot,
+  SLOT_NAMES,
+  type SlotName,
+  type SlotReader,
+} from '../ports.ts';
+import { SlotIndexFile } from '../state/slot-index-file.ts';
+import { SlotChunks } from './slot-chunks.ts';
+
+interface Shared {
+  image: SiteImage;
+  held: HeldImage;
+  reader: SlotReader;
+}
+
+/** Hands out to the site what the slots hold: one image each, whole or still being written. */
+export class SharedSlots {
+  readonly #peers: SitePeers;
+  readonly #slots: Readonly<Record<SlotName, Slot>>;
+  readonly #directory: string;
+  readonly #shared = new Map<SlotName, Shared>();
+
+  constructor(options: { peers: SitePeers; slots: Readonly<Record<SlotName, Slot>>; directory: string }) {
+    this.#peers = options.peers;
+    this.#slots = options.slots;
+    this.#directory = options.directory;
+  }
+
+  /** After a start: all that was verified once. What has changed since turns out when it's asked for. */
+  async restore(records: Readonly<Record<SlotName, SlotRecord>>): Promise<void> {
+    for (const name of SLOT_NAMES) {
+      const { state, indexSha256 } = records[name];
+      if (indexSha256 === undefined || (state !== 'verified' && state !== 'altered')) continue;
+      const index = await new SlotIndexFile(this.#directory, name).read(indexSha256);
+      if (!index) continue;
+      const image = { id: Buffer.from(indexSha256, 'hex'), index };
+      const held = await this.begin(name, image, () => true);
+      held?.settle();
+    }
+  }
+
+  /**
+   * From now on the slot's chunks are those of this image.
+   * @param isHere says of each chunk whether it's in its place already
+   * @returns undefined where the slot can't be read: then nothing of it is handed out
+   */
+  async begin(
+    name: SlotName,
+    image: SiteImage,
+    isHere: (at: number) => boolean,
+  ): Promise<HeldImage | undefined> {
+    await this.end(name);
+    const slot = this.#slots[name];
+    const reader = await slot.openForReading();
+    if (!reader) return undefined;
+    const held = this.#peers.hold(image, new SlotChunks(`slot ${name}`, image.index, reader));
+    for (let at = 0; at < image.index.count; at += 1) if (isHere(at)) held.add(at);
+    this.#shared.set(name, { image, held, reader });
+    return held;
+  }
+
+  /** SHA-256 of their chunk indices, in hex. */
+  get images(): string[] {
+    return [...this.#shared.values()].map(({ image }) => Buffer.from(image.id).toString('hex'));
+  }
+
+  /** The slot is right: its index is kept, for the next start. */
+  async keep(name: SlotName, indexBytes: Uint8Array): Promise<void> {
+    this.#shared.get(name)?.held.settle();
+    try {
+      await new SlotIndexFile(this.#directory, name).write(indexBytes);
+    } catch (error) {
+      // A full disk: others are served until the next start then, and the update goes on.
+      if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
+    }
+  }
+
+  /** Before something else is written there. */
+  async end(name: SlotName): Promise<void> {
+    const shared = this.#shared.get(name);
+    if (!shared) return;
+    this.#shared.delete(name);
+    shared.held.end();
+    await shared.reader.close();
+  }
+
+  async close(): Promise<void> {
+    for (const name of SLOT_NAMES) await this.end(name);
+  }
+}

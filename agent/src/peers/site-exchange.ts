@@ -1,0 +1,92 @@
+import type { PeerNotice } from '@sitecast/shared/fleet';
+import type { SlotRecord } from '../decision/memory.ts';
+import type { HeldImage, PeerFetch, SiteImage, SitePeers, Slot, SlotName } from '../ports.ts';
+import type { Gateways } from '../site/gateways.ts';
+import type { Admission } from './admission.ts';
+import { PeerTracker } from './peer-tracker.ts';
+import { SharedSlots } from './shared-slots.ts';
+
+interface SiteExchangeOptions {
+  /** This device's id. */
+  id: string;
+  peers: SitePeers;
+  slots: Readonly<Record<SlotName, Slot>>;
+  /** The agent's own directory. */
+  directory: string;
+  gateways: Pick<Gateways, 'all' | 'post'>;
+  admission: Admission;
+}
+
+/** This device's part in its site: what it hands out, what it gets from others, and who knows of it. */
+export class SiteExchange {
+  readonly #options: SiteExchangeOptions;
+  readonly #shared: SharedSlots;
+  readonly #tracker: PeerTracker;
+  readonly #stop = new AbortController();
+  #tracking: Promise<void> = Promise.resolve();
+  #isMember = false;
+
+  constructor(options: SiteExchangeOptions) {
+    this.#options = options;
+    this.#shared = new SharedSlots(options);
+    this.#tracker = new PeerTracker({
+      gateways: options.gateways,
+      notice: () => this.#notice(),
+      onPeers: found => options.peers.note(found),
+    });
+  }
+
+  /** Hands out what the slots hold, and looks for others, until `close`. */
+  async start(records: Readonly<Record<SlotName, SlotRecord>>): Promise<void> {
+    await this.#shared.restore(records);
+    this.#tracking = this.#tracker.run(this.#stop.signal);
+  }
+
+  /** This device is enrolled, and these are not to be served any more. */
+  follow(revoked: readonly string[]): void {
+    for (const id of this.#options.admission.follow(revoked)) this.#options.peers.drop(id);
+    if (this.#isMember) return;
+    this.#isMember = true;
+    this.#tracker.nudge();
+  }
+
+  /** Before anything is written to a slot that held something else. */
+  withdraw(slot: SlotName): Promise<void> {
+    return this.#shared.end(slot);
+  }
+
+  /** A download into a slot begins. @param isHere says which chunks are in their places already */
+  async begin(
+    slot: SlotName,
+    image: SiteImage,
+    isHere: (at: number) => boolean,
+  ): Promise<HeldImage | undefined> {
+    const held = await this.#shared.begin(slot, image, isHere);
+    this.#tracker.nudge();
+    return held;
+  }
+
+  /** @throws as `SitePeers.fetch` */
+  fetch(image: SiteImage, wanted: Iterable<number>, options: PeerFetch): Promise<void> {
+    return this.#options.peers.fetch(image, wanted, options);
+  }
+
+  /** The slot was read back, and is right. */
+  keep(slot: SlotName, indexBytes: Uint8Array): Promise<void> {
+    return this.#shared.keep(slot, indexBytes);
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort();
+    await this.#tracking;
+    await this.#options.peers.close();
+    await this.#shared.close();
+  }
+
+  #notice(): PeerNotice | undefined {
+    const { id, peers } = this.#options;
+    const { addresses } = peers;
+    if (!this.#isMember || addresses.length === 0) return undefined;
+    return { peer: { id, addresses: addresses.slice(0, 8) }, images: this.#shared.images };
+  }
+}
