@@ -24,11 +24,13 @@ import type { FoundPeer, HeldImage, PeerFetch, SiteImage, SitePeers } from '../p
 const MAX_KNOWN_PEERS = 256;
 const KNOWN_FOR_MS = 10 * 60_000;
 const MAX_CONNECTIONS = 128;
+const USUAL_PLACE = '/ip4/0.0.0.0/tcp/7403';
+const ANY_PLACE = '/ip4/0.0.0.0/tcp/0';
 
 export interface SiteSwarmOptions {
   identity: Identity;
-  /** Multiaddress to listen on, such as `/ip4/0.0.0.0/tcp/0`. */
-  listen: string;
+  /** Multiaddress to listen on; undefined: the usual port, so that others find this device after a restart, or any. */
+  listen: string | undefined;
   /** Looks for others by multicast DNS, and is found. */
   isDiscovering: boolean;
   /** Of all uploads together, bytes a second; undefined: no bound. */
@@ -68,21 +70,7 @@ export class SiteSwarm implements SitePeers {
 
   /** @throws SITECAST_PEER_LISTEN, with why it can't listen there */
   static async start(options: SiteSwarmOptions): Promise<SiteSwarm> {
-    const { identity, listen, isDiscovering } = options;
-    let node: SwarmNode;
-    try {
-      node = await createSiteNode({
-        identity,
-        listen: [listen],
-        isDiscovering,
-        maxConnections: MAX_CONNECTIONS,
-      });
-    } catch (cause) {
-      throw new SitecastError('failed', 'SITECAST_PEER_LISTEN', `other devices can't be heard on ${listen}`, {
-        hint: 'give a free port with --peer-listen, or --no-peers',
-        cause,
-      });
-    }
+    const node = await openNode(options);
     const swarm = new SiteSwarm(node, options);
     await swarm.#server.start();
     return swarm;
@@ -158,6 +146,30 @@ export class SiteSwarm implements SitePeers {
     await this.#server.stop();
     await this.#node.close();
   }
+}
+
+/** Several agents on one machine, as in a demonstration, can't all have the usual port. */
+async function openNode({ identity, listen, isDiscovering }: SiteSwarmOptions): Promise<SwarmNode> {
+  const places = listen === undefined ? [USUAL_PLACE, ANY_PLACE] : [listen];
+  let last: unknown;
+  for (const place of places) {
+    try {
+      return await createSiteNode({
+        identity,
+        listen: [place],
+        isDiscovering,
+        maxConnections: MAX_CONNECTIONS,
+      });
+    } catch (error) {
+      last = error;
+    }
+  }
+  throw new SitecastError(
+    'failed',
+    'SITECAST_PEER_LISTEN',
+    `other devices can't be heard on ${places.join(' nor on ')}`,
+    { hint: 'give a free port with --peer-listen, or --no-peers', cause: last },
+  );
 }
 
 /** Whichever of them has a chunk. */
