@@ -30,6 +30,11 @@ it('an image crosses the thin link of its gateway about once, for all devices of
   await site.untilCompleted(id, THREE.length);
   for (const name of THREE) expect(await site.isRight(name, image)).toBe(true);
   expect(site.gateway.lan.receivedBytes - before).toBeLessThan(1.5 * IMAGE_BYTES);
+  const shown = await Promise.all(THREE.map(name => site.statusOf(name)));
+  const sum = (count: 'receivedBytes' | 'sentBytes') =>
+    shown.reduce((total, status) => total + (status?.peers?.[count] ?? 0), 0);
+  expect(sum('receivedBytes')).toBeGreaterThan(1.5 * IMAGE_BYTES);
+  expect(sum('sentBytes')).toBeGreaterThanOrEqual(sum('receivedBytes'));
 });
 
 it('a gateway that is killed in the middle is missed by nobody who has another, and is found again', async () => {

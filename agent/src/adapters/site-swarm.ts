@@ -18,12 +18,13 @@ import {
   SwarmStore,
 } from '@sitecast/shared/swarm';
 import { LRUCache } from 'lru-cache';
-import type { FoundPeer, HeldImage, PeerFetch, SiteImage, SitePeers } from '../ports.ts';
+import type { FoundPeer, HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers } from '../ports.ts';
 
 /** Machines that were named lately, by a gateway or by multicast DNS; the longest unnamed make room. */
 const MAX_KNOWN_PEERS = 256;
 const KNOWN_FOR_MS = 10 * 60_000;
 const MAX_CONNECTIONS = 128;
+const LOOPBACK = /^\/ip4\/127\.|^\/ip6\/::1\//;
 const USUAL_PLACE = '/ip4/0.0.0.0/tcp/7403';
 const ANY_PLACE = '/ip4/0.0.0.0/tcp/0';
 
@@ -52,6 +53,8 @@ export class SiteSwarm implements SitePeers {
   readonly #server: ChunkServer;
   readonly #known = new LRUCache<string, FoundPeer>({ max: MAX_KNOWN_PEERS, ttl: KNOWN_FOR_MS });
   #links: PeerLinks | undefined;
+  #receivedBytes = 0;
+  #sentBytes = 0;
 
   private constructor(node: SwarmNode, options: SiteSwarmOptions) {
     this.#node = node;
@@ -63,6 +66,9 @@ export class SiteSwarm implements SitePeers {
       board: this.#board,
       mayServe,
       isBusy,
+      onServed: (_, lengthBytes) => {
+        this.#sentBytes += lengthBytes;
+      },
       ...(maxUploadBytesPerS === undefined ? {} : { pace: new Pace(maxUploadBytesPerS) }),
     });
     node.onFound(peer => this.note([peer]));
@@ -76,8 +82,16 @@ export class SiteSwarm implements SitePeers {
     return swarm;
   }
 
+  /** Without those that lead nowhere from elsewhere, unless there are no others. */
   get addresses(): readonly string[] {
-    return this.#node.addresses;
+    const { addresses } = this.#node;
+    const outer = addresses.filter(address => !LOOPBACK.test(address));
+    return outer.length > 0 ? outer : addresses;
+  }
+
+  get counts(): PeerCounts {
+    this.#known.purgeStale();
+    return { known: this.#known.size, receivedBytes: this.#receivedBytes, sentBytes: this.#sentBytes };
   }
 
   hold({ id, index }: SiteImage, chunks: ChunkStore): HeldImage {
@@ -117,6 +131,9 @@ export class SiteSwarm implements SitePeers {
       self: this.#node.id,
       gateway,
       onBan: (source, { code }) => onBan(source, code),
+      onFromPeer: (_, lengthBytes) => {
+        this.#receivedBytes += lengthBytes;
+      },
     });
     const credential = this.#options.credential();
     const links = new PeerLinks({

@@ -220,9 +220,11 @@ export class Installer {
   }
 
   #showProgress(order: Order, doneBytes: number, totalBytes: number): void {
-    this.#parts.status.set({
+    const { status, exchange } = this.#parts;
+    status.set({
       state: 'downloading',
       progress: { doneBytes, totalBytes },
+      ...(exchange ? { peers: { ...exchange.counts } } : {}),
       message: `fetching ${order.release.version}`,
     });
     this.#tellProgress(order, doneBytes, totalBytes);

@@ -32,6 +32,7 @@ interface RunPorts {
   readonly now: () => number;
   readonly onLie: (source: Source, error: SitecastError) => void;
   readonly onGone: (source: Source) => void;
+  readonly onTaken: (source: Source, lengthBytes: number) => void;
 }
 
 interface Attempt {
@@ -168,6 +169,7 @@ export class FetchRun {
     } finally {
       this.#deliveries.delete(delivery);
     }
+    this.#ports.onTaken(winner.source, this.#ports.index.lengthOf(flight.at));
     this.#progressMs = this.#ports.now();
     this.#ports.picker.done(flight.at, this.#progressMs);
     this.#forget(flight);
