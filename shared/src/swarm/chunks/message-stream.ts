@@ -37,7 +37,7 @@ export class MessageStream {
     this.#stream = stream;
     this.#options = options;
     stream.addEventListener('message', ({ data }) => {
-      if (!this.#isEnded) this.#take(data.subarray());
+      for (const piece of data instanceof Uint8Array ? [data] : data) if (!this.#isEnded) this.#take(piece);
     });
     stream.addEventListener('remoteCloseWrite', () => {
       void this.close();
