@@ -155,10 +155,19 @@ export interface PeerFetch {
   onBan: (source: string, code: string) => void;
 }
 
+/** Since the start, in plain bytes. */
+export interface PeerCounts {
+  /** Devices that somebody has named lately. */
+  known: number;
+  receivedBytes: number;
+  sentBytes: number;
+}
+
 /** The other devices of the site: chunks come from them and go to them. */
 export interface SitePeers {
   /** Under which others reach this device: multiaddresses, its id at their end. */
   readonly addresses: readonly string[];
+  readonly counts: PeerCounts;
   /** @param chunks of that image: gives only what it has checked */
   hold(image: SiteImage, chunks: ChunkStore): HeldImage;
   /** Somebody has named these. */

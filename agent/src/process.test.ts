@@ -117,6 +117,23 @@ it('does without a daemon: check, then update, in one process each', async () =>
   expect(await readFile(join(directory, 'b.img'))).toEqual(image1);
 });
 
+it('loads libp2p for peers, and none of it with --no-peers', async () => {
+  const hook = `export async function load(url, context, next) {
+    if (url.includes('libp2p')) (await import('node:fs')).writeSync(2, 'LIBP2P');
+    return next(url, context);
+  }`;
+  const dataUrl = (code: string) => `data:text/javascript,${encodeURIComponent(code)}`;
+  const register = `import { register } from 'node:module'; register(${JSON.stringify(dataUrl(hook))});`;
+  const env = { NODE_OPTIONS: `--import=${dataUrl(register)}` };
+  const [without, withPeers] = [
+    await AgentProcess.run(['update', ...settings(), '--no-peers'], env),
+    await AgentProcess.run(['update', ...settings(), '--no-mdns'], env),
+  ];
+  expect([without.exitCode, withPeers.exitCode]).toEqual([0, 0]);
+  expect(without.stderr).not.toContain('LIBP2P');
+  expect(withPeers.stderr).toContain('LIBP2P');
+});
+
 it('waits for the confirm command where that is asked for, and falls back without it', async () => {
   fleet.rollOut(1);
   await fleet.publish();

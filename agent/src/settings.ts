@@ -47,8 +47,8 @@ export interface RunSettings {
 }
 
 export interface PeerSettings {
-  /** A multiaddress. */
-  listen: string;
+  /** A multiaddress; undefined: the usual port, or any that's free where that is taken. */
+  listen: string | undefined;
   isDiscovering: boolean;
   /** Of all uploads together; undefined: no bound. */
   maxUploadBytesPerS: number | undefined;
@@ -95,9 +95,10 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .option('--concurrency <n>', 'chunks on their way at once', parseBoundedInteger(1, MAX_CONCURRENCY), 8)
     .option('--no-peers', 'takes chunks from gateways alone, and hands none out')
     .addOption(
-      new Option('--peer-listen <address>', 'where other devices of the site reach this one')
-        .argParser(parsePeerListen)
-        .default('/ip4/0.0.0.0/tcp/0', '0.0.0.0:0, any free port'),
+      new Option(
+        '--peer-listen <address>',
+        'where other devices of the site reach this one (default: 0.0.0.0:7403, or any free port)',
+      ).argParser(parsePeerListen),
     )
     .option('--no-mdns', 'looks for no peers by multicast DNS, beside those that gateways name')
     .option('--max-upload <rate>', 'what is handed out at most, such as 10Mbit (a second)', parseRate)
@@ -160,7 +161,7 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
 function peerSettings(options: Record<string, unknown>, values: Values): PeerSettings | undefined {
   if (options.peers === false) return undefined;
   return {
-    listen: values.text('peerListen') ?? '/ip4/0.0.0.0/tcp/0',
+    listen: values.text('peerListen'),
     isDiscovering: options.mdns !== false,
     maxUploadBytesPerS: values.number('maxUpload'),
   };

@@ -22,6 +22,7 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
       'gateway',
       status.heard ? `${status.heard.url}, heard ${ago(status.heard.at, nowMs)}` : 'none was heard yet',
     ],
+    ...peersLines(status),
     ['metadata', metadataLine(status, nowMs)],
     ['enrolment', status.enrolment],
     ['reports', reportsLine(status)],
@@ -67,6 +68,13 @@ function failureLines({ lastFailure }: Status, nowMs: number): string[][] {
     ['failed', `${release?.version ?? 'an update'}, ${ago(at, nowMs)}: ${reason.code}`],
     ['', reason.message],
   ];
+}
+
+function peersLines({ peers }: Status): string[][] {
+  if (!peers) return [];
+  const { known, receivedBytes, sentBytes } = peers;
+  const exchanged = `${mebibytes(receivedBytes)} from them, ${mebibytes(sentBytes)} to them`;
+  return [['peers', `${known} known; ${exchanged} since the agent's start`]];
 }
 
 function metadataLine({ metadata }: Status, nowMs: number): string {

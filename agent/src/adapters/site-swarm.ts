@@ -18,17 +18,20 @@ import {
   SwarmStore,
 } from '@sitecast/shared/swarm';
 import { LRUCache } from 'lru-cache';
-import type { FoundPeer, HeldImage, PeerFetch, SiteImage, SitePeers } from '../ports.ts';
+import type { FoundPeer, HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers } from '../ports.ts';
 
 /** Machines that were named lately, by a gateway or by multicast DNS; the longest unnamed make room. */
 const MAX_KNOWN_PEERS = 256;
 const KNOWN_FOR_MS = 10 * 60_000;
 const MAX_CONNECTIONS = 128;
+const LOOPBACK = /^\/ip4\/127\.|^\/ip6\/::1\//;
+const USUAL_PLACE = '/ip4/0.0.0.0/tcp/7403';
+const ANY_PLACE = '/ip4/0.0.0.0/tcp/0';
 
 export interface SiteSwarmOptions {
   identity: Identity;
-  /** Multiaddress to listen on, such as `/ip4/0.0.0.0/tcp/0`. */
-  listen: string;
+  /** Multiaddress to listen on; undefined: the usual port, so that others find this device after a restart, or any. */
+  listen: string | undefined;
   /** Looks for others by multicast DNS, and is found. */
   isDiscovering: boolean;
   /** Of all uploads together, bytes a second; undefined: no bound. */
@@ -50,6 +53,8 @@ export class SiteSwarm implements SitePeers {
   readonly #server: ChunkServer;
   readonly #known = new LRUCache<string, FoundPeer>({ max: MAX_KNOWN_PEERS, ttl: KNOWN_FOR_MS });
   #links: PeerLinks | undefined;
+  #receivedBytes = 0;
+  #sentBytes = 0;
 
   private constructor(node: SwarmNode, options: SiteSwarmOptions) {
     this.#node = node;
@@ -61,6 +66,9 @@ export class SiteSwarm implements SitePeers {
       board: this.#board,
       mayServe,
       isBusy,
+      onServed: (_, lengthBytes) => {
+        this.#sentBytes += lengthBytes;
+      },
       ...(maxUploadBytesPerS === undefined ? {} : { pace: new Pace(maxUploadBytesPerS) }),
     });
     node.onFound(peer => this.note([peer]));
@@ -68,28 +76,22 @@ export class SiteSwarm implements SitePeers {
 
   /** @throws SITECAST_PEER_LISTEN, with why it can't listen there */
   static async start(options: SiteSwarmOptions): Promise<SiteSwarm> {
-    const { identity, listen, isDiscovering } = options;
-    let node: SwarmNode;
-    try {
-      node = await createSiteNode({
-        identity,
-        listen: [listen],
-        isDiscovering,
-        maxConnections: MAX_CONNECTIONS,
-      });
-    } catch (cause) {
-      throw new SitecastError('failed', 'SITECAST_PEER_LISTEN', `other devices can't be heard on ${listen}`, {
-        hint: 'give a free port with --peer-listen, or --no-peers',
-        cause,
-      });
-    }
+    const node = await openNode(options);
     const swarm = new SiteSwarm(node, options);
     await swarm.#server.start();
     return swarm;
   }
 
+  /** Without those that lead nowhere from elsewhere, unless there are no others. */
   get addresses(): readonly string[] {
-    return this.#node.addresses;
+    const { addresses } = this.#node;
+    const outer = addresses.filter(address => !LOOPBACK.test(address));
+    return outer.length > 0 ? outer : addresses;
+  }
+
+  get counts(): PeerCounts {
+    this.#known.purgeStale();
+    return { known: this.#known.size, receivedBytes: this.#receivedBytes, sentBytes: this.#sentBytes };
   }
 
   hold({ id, index }: SiteImage, chunks: ChunkStore): HeldImage {
@@ -129,6 +131,9 @@ export class SiteSwarm implements SitePeers {
       self: this.#node.id,
       gateway,
       onBan: (source, { code }) => onBan(source, code),
+      onFromPeer: (_, lengthBytes) => {
+        this.#receivedBytes += lengthBytes;
+      },
     });
     const credential = this.#options.credential();
     const links = new PeerLinks({
@@ -158,6 +163,30 @@ export class SiteSwarm implements SitePeers {
     await this.#server.stop();
     await this.#node.close();
   }
+}
+
+/** Several agents on one machine, as in a demonstration, can't all have the usual port. */
+async function openNode({ identity, listen, isDiscovering }: SiteSwarmOptions): Promise<SwarmNode> {
+  const places = listen === undefined ? [USUAL_PLACE, ANY_PLACE] : [listen];
+  let last: unknown;
+  for (const place of places) {
+    try {
+      return await createSiteNode({
+        identity,
+        listen: [place],
+        isDiscovering,
+        maxConnections: MAX_CONNECTIONS,
+      });
+    } catch (error) {
+      last = error;
+    }
+  }
+  throw new SitecastError(
+    'failed',
+    'SITECAST_PEER_LISTEN',
+    `other devices can't be heard on ${places.join(' nor on ')}`,
+    { hint: 'give a free port with --peer-listen, or --no-peers', cause: last },
+  );
 }
 
 /** Whichever of them has a chunk. */

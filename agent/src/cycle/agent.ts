@@ -262,12 +262,13 @@ export class UpdateAgent {
   }
 
   async #deliver(signal: AbortSignal): Promise<void> {
-    const { delivery, trust, outbox, status, reporter, gateways } = this.#parts;
+    const { delivery, trust, outbox, status, reporter, gateways, exchange } = this.#parts;
     await delivery.run(trust.signers, signal);
     const problem = reporter.problem ?? delivery.refusal;
     const { heard } = gateways;
     status.set({
       reports: { pending: outbox.pendingCount, problem },
+      ...(exchange ? { peers: { ...exchange.counts } } : {}),
       ...(heard ? { heard: { url: heard.url, at: new Date(heard.atMs).toISOString() } } : {}),
     });
   }

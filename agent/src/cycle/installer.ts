@@ -17,10 +17,13 @@ import type { PeerFetch, SitePeers, Slot, SlotName, SlotWriter } from '../ports.
 import { otherSlot } from '../ports.ts';
 import { runHook } from './hooks.ts';
 import type { AgentParts } from './parts.ts';
+import { SOURCE_BANNED } from './reporter.ts';
 import { Failed, Postponed } from './rest.ts';
 
 /** A chunk that reads back wrong is fetched again; a slot that still isn't right then isn't reliable. */
 const MAX_FILLS = 2;
+/** Of one fill: a site full of liars is known by then. */
+const MAX_REPORTED_BANS = 8;
 const PROGRESS_EVERY_MS = 2000;
 
 /** A release, with everything that was checked about it. */
@@ -176,8 +179,8 @@ export class Installer {
   ): Promise<void> {
     const bans = new Map<string, Promise<void>>();
     const onBan = (source: string, code: string): void => {
-      if (bans.has(source)) return;
-      const reason = { code: 'SITECAST_SOURCE_BANNED', message: `${source} sent wrong bytes (${code})` };
+      if (bans.has(source) || bans.size >= MAX_REPORTED_BANS) return;
+      const reason = { code: SOURCE_BANNED, message: `${source} sent wrong bytes (${code})` };
       bans.set(source, this.#parts.reporter.report('downloading', { ...release.order, reason }, true));
     };
     const { slots, passPoint } = this.#parts;
@@ -217,9 +220,11 @@ export class Installer {
   }
 
   #showProgress(order: Order, doneBytes: number, totalBytes: number): void {
-    this.#parts.status.set({
+    const { status, exchange } = this.#parts;
+    status.set({
       state: 'downloading',
       progress: { doneBytes, totalBytes },
+      ...(exchange ? { peers: { ...exchange.counts } } : {}),
       message: `fetching ${order.release.version}`,
     });
     this.#tellProgress(order, doneBytes, totalBytes);

@@ -5,6 +5,8 @@ import type { AgentClock } from '../ports.ts';
 import type { Event, Outbox } from '../state/outbox.ts';
 
 /** Reports that a full disk keeps from being recorded; they wait in memory. */
+/** Code of the report that names a source which sent wrong bytes. */
+export const SOURCE_BANNED = 'SITECAST_SOURCE_BANNED';
 const MAX_WAITING = 64;
 const MAX_MESSAGE_CHARS = 1024;
 const MAX_CODE_CHARS = 64;
@@ -87,13 +89,15 @@ export class Reporter {
   }
 }
 
+/** Two states that are told alike are one; but each source that lied is to be heard of. */
 function keyOf({
   state,
   rollout,
   release,
   reason,
 }: Pick<Event, 'state' | 'rollout' | 'release' | 'reason'>): string {
-  return [state, rollout?.id, rollout?.attempt, release?.counter, reason?.code].join(' ');
+  const subject = reason?.code === SOURCE_BANNED ? reason.message : undefined;
+  return [state, rollout?.id, rollout?.attempt, release?.counter, reason?.code, subject].join(' ');
 }
 
 function bounded({ code, message }: Reason): Reason {

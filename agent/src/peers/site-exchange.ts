@@ -1,6 +1,6 @@
 import type { PeerNotice } from '@sitecast/shared/fleet';
 import type { SlotRecord } from '../decision/memory.ts';
-import type { HeldImage, PeerFetch, SiteImage, SitePeers, Slot, SlotName } from '../ports.ts';
+import type { HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers, Slot, SlotName } from '../ports.ts';
 import type { Gateways } from '../site/gateways.ts';
 import type { Admission } from './admission.ts';
 import { PeerTracker } from './peer-tracker.ts';
@@ -40,6 +40,10 @@ export class SiteExchange {
   async start(records: Readonly<Record<SlotName, SlotRecord>>): Promise<void> {
     await this.#shared.restore(records);
     this.#tracking = this.#tracker.run(this.#stop.signal);
+  }
+
+  get counts(): PeerCounts {
+    return this.#options.peers.counts;
   }
 
   /** This device is enrolled, and these are not to be served any more. */

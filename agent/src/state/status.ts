@@ -40,6 +40,8 @@ export const statusSchema = z.looseObject({
   barred: z.array(barredSchema),
   heard: z.strictObject({ url: z.string(), at: z.string() }).optional(),
   gateways: z.array(z.string()),
+  /** Not there with --no-peers. Bytes since the agent's start. */
+  peers: z.looseObject({ known: z.int(), receivedBytes: z.number(), sentBytes: z.number() }).optional(),
   metadata: z.looseObject({
     timestampVersion: z.int(),
     issued: z.string().optional(),

@@ -33,7 +33,12 @@ export class Tracker {
 
   constructor(deps: TrackerDeps) {
     this.#deps = deps;
-    this.#tracked = new LRUCache({ max: MAX_TRACKED, ttl: TRACKED_FOR_MS, perf: { now: deps.now } });
+    this.#tracked = new LRUCache({
+      max: MAX_TRACKED,
+      ttl: TRACKED_FOR_MS,
+      ttlResolution: 0,
+      perf: { now: deps.now },
+    });
   }
 
   get size(): number {

@@ -38,6 +38,22 @@ describe('fifty gateways behind one address', () => {
   });
 });
 
+describe('devices on one LAN', () => {
+  it('find each other by multicast DNS, with nothing configured', async () => {
+    const listen = ['/ip4/0.0.0.0/tcp/0'];
+    const open = () => createSiteNode({ identity: newIdentity(), listen, isDiscovering: true });
+    const [one, two] = [await open(), await open()];
+    try {
+      const hasFound = (node: typeof one, other: typeof one) => node.found.some(({ id }) => id === other.id);
+      await until(() => hasFound(one, two) && hasFound(two, one), 'they have found each other');
+      const [address = ''] = one.found.find(({ id }) => id === two.id)?.addresses ?? [];
+      expect(await one.dial(address)).toBe(two.id);
+    } finally {
+      await Promise.all([one.close(), two.close()]);
+    }
+  });
+});
+
 describe("the fleet's network", () => {
   it("lets nobody in who hasn't got the fleet's key", async () => {
     const member = await nodes.fleet();

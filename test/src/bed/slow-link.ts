@@ -1,4 +1,4 @@
-import { once } from 'node:events';
+import { once, setMaxListeners } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { Pace } from '@sitecast/shared/swarm';
 
@@ -15,6 +15,8 @@ export class SlowLink {
   private constructor(server: Server, url: string) {
     this.#server = server;
     this.url = url;
+    // Each connection waits for its turn.
+    setMaxListeners(1000, this.#stop.signal);
   }
 
   /** @param bytesPerS from the server to its clients */

@@ -1,44 +1,126 @@
 import { randomBytes } from 'node:crypto';
-import { readFile, writeFile } from 'node:fs/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { Bed, type Server } from './processes.ts';
 import { SlowLink } from './slow-link.ts';
 
+const MIB = 2 ** 20;
 const PRODUCT = 'camera';
-const counts = z.object({ counts: z.record(z.string(), z.number()) });
-const peersStatus = z.object({ id: z.string(), state: z.string(), enrolment: z.string() });
+const QUIET = ['--log-level', 'error'];
+const BLOCK_BYTES = 4096;
+const statusSchema = z.looseObject({
+  id: z.string(),
+  state: z.string(),
+  enrolment: z.string(),
+  waitingFor: z.string().optional(),
+  peers: z.looseObject({ receivedBytes: z.number(), sentBytes: z.number() }).optional(),
+});
+type AgentStatus = z.infer<typeof statusSchema>;
+const countsSchema = z.looseObject({ counts: z.record(z.string(), z.number()) });
 
-/** A site with its own origin: a gateway behind a thin link of its own, and devices that are real agents. */
-export class SwarmBed {
-  readonly bed: Bed;
-  readonly origin: Server;
-  gateway: Server;
-  /** Between the devices and the gateway. */
-  readonly link: SlowLink;
-  readonly #agents = new Map<string, Server>();
+export const IMAGE_BYTES = 6 * MIB;
+const LAN_BYTES_PER_S = 2 * MIB;
+export const THREE = ['one', 'two', 'three'] as const;
 
-  private constructor(bed: Bed, parts: { origin: Server; gateway: Server; link: SlowLink }) {
-    this.bed = bed;
-    this.origin = parts.origin;
-    this.gateway = parts.gateway;
-    this.link = parts.link;
+interface SwarmBedOptions {
+  gateways?: number;
+  /** Of each gateway's link to its devices. */
+  lanBytesPerS: number;
+  /** Of each gateway's link to the origin. */
+  wanBytesPerS?: number;
+}
+
+/** One gateway of the site, behind a link to the devices and one to the origin. */
+export class SiteGateway {
+  readonly name: string;
+  readonly lan: SlowLink;
+  readonly wan: SlowLink;
+  readonly #bed: Bed;
+  #server: Server;
+
+  private constructor(name: string, bed: Bed, links: { lan: SlowLink; wan: SlowLink }, server: Server) {
+    this.name = name;
+    this.#bed = bed;
+    this.lan = links.lan;
+    this.wan = links.wan;
+    this.#server = server;
   }
 
-  /** @param bytesPerS of the gateway's link to its devices */
-  static async open(bytesPerS: number): Promise<SwarmBed> {
+  static async start(bed: Bed, name: string, origin: string, options: SwarmBedOptions): Promise<SiteGateway> {
+    const wan = await SlowLink.open(origin, options.wanBytesPerS ?? Number.POSITIVE_INFINITY);
+    const server = await serve(bed, name, wan, '0');
+    const lan = await SlowLink.open(server.url, options.lanBytesPerS);
+    return new SiteGateway(name, bed, { lan, wan }, server);
+  }
+
+  /** Without a farewell. */
+  kill(): Promise<unknown> {
+    return this.#server.stop('SIGKILL');
+  }
+
+  /** Where it was before. @param isEmpty with a new disk */
+  async restart({ isEmpty = false } = {}): Promise<void> {
+    if (isEmpty) await rm(this.#bed.path(this.name), { recursive: true });
+    this.#server = await serve(this.#bed, this.name, this.wan, new URL(this.#server.url).port);
+  }
+
+  close(): void {
+    this.lan.close();
+    this.wan.close();
+  }
+}
+
+function serve(bed: Bed, name: string, wan: SlowLink, port: string): Promise<Server> {
+  return bed.serve('sitecast-gateway', [
+    ...`serve --origin ${wan.url} --data ${name} --token-file gateway.token --listen 127.0.0.1:${port}`.split(
+      ' ',
+    ),
+    ...QUIET,
+  ]);
+}
+
+/** An origin, and a site whose gateways and devices are real processes; each gateway's links can be thin, or cut. */
+export class SwarmBed {
+  readonly bed: Bed;
+  readonly gateways: readonly SiteGateway[];
+  readonly #agents = new Map<string, Server>();
+
+  private constructor(bed: Bed, gateways: readonly SiteGateway[]) {
+    this.bed = bed;
+    this.gateways = gateways;
+  }
+
+  static async open(options: SwarmBedOptions): Promise<SwarmBed> {
     const bed = await Bed.open();
-    const quiet = ['--listen', '127.0.0.1:0', '--log-level', 'error'];
-    const origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet]);
+    const listen = ['--listen', '127.0.0.1:0', ...QUIET];
+    const origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...listen]);
     const operate = (...args: string[]) => bed.json('sitecast', args);
     for (const role of ['root', 'release']) await operate('keys', 'create', role, '--no-passphrase');
     await operate('init', '--origin', origin.url, '--token-file', 'origin/admin.token');
-    await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'gw.token');
-    await operate('token', 'create', '--join', '--kind', 'device', '--uses', '99', '--out', 'device.token');
-    const start = ['serve', '--data', 'gw', '--token-file', 'gw.token', ...quiet];
-    const gateway = await bed.serve('sitecast-gateway', start);
-    const link = await SlowLink.open(gateway.url, bytesPerS);
-    return new SwarmBed(bed, { origin, gateway, link });
+    const token = ['token', 'create', '--join', '--uses', '99', '--kind'];
+    await operate(...token, 'gateway', '--site', 'north', '--out', 'gateway.token');
+    await operate(...token, 'device', '--out', 'device.token');
+    const gateways: SiteGateway[] = [];
+    for (let at = 0; at < (options.gateways ?? 1); at += 1)
+      gateways.push(await SiteGateway.start(bed, `gateway-${at}`, origin.url, options));
+    return new SwarmBed(bed, gateways);
+  }
+
+  /** A site of three devices that know of a release, before it's rolled out. */
+  static async openWithThree(
+    options: Partial<SwarmBedOptions> = {},
+  ): Promise<{ site: SwarmBed; image: Buffer }> {
+    const site = await SwarmBed.open({ lanBytesPerS: LAN_BYTES_PER_S, ...options });
+    const image = await site.publish('1.0.0', IMAGE_BYTES);
+    await site.startDevices(...THREE);
+    return { site, image };
+  }
+
+  /** The first gateway; most sites have one. */
+  get gateway(): SiteGateway {
+    const [first] = this.gateways;
+    if (!first) throw new Error('a site without a gateway');
+    return first;
   }
 
   operate(...args: string[]): Promise<Record<string, unknown>> {
@@ -53,66 +135,76 @@ export class SwarmBed {
     return bytes;
   }
 
+  /** To all devices at once. @returns the rollout's id */
   async rollOut(version: string): Promise<string> {
-    const { id } = await this.operate('rollout', 'start', PRODUCT, version, '--all-at-once', '--max-down', '100%');
+    const atOnce = ['--all-at-once', '--max-down', '100%'];
+    const { id } = await this.operate('rollout', 'start', PRODUCT, version, ...atOnce);
     return String(id);
   }
 
-  /** An agent that is enrolled, and knows the repository; nothing was rolled out yet, say. */
-  async startDevice(name: string, ...more: string[]): Promise<Server> {
+  /** An agent, enrolled. A second time, with the same slots and data. @returns its id */
+  async startDevice(name: string, ...more: string[]): Promise<string> {
     for (const slot of ['a', 'b']) await writeFile(this.bed.path(`${name}-${slot}.img`), '', { flag: 'a' });
-    const agent = this.bed.start('sitecast-agent', [
-      ...`run --data ${name} --gateway ${this.link.url} --token-file device.token --product ${PRODUCT} --hardware rpi4 --slot-a ${name}-a.img --slot-b ${name}-b.img --poll 1s --log-level warn --peer-listen 127.0.0.1:0 --no-mdns`.split(
-        ' ',
-      ),
-      ...more,
-    ]);
-    this.#agents.set(name, agent);
-    await this.bed.until(async () => (await this.statusOf(name))?.enrolment === 'enrolled');
-    return agent;
+    const flags = `run --data ${name} --token-file device.token --product ${PRODUCT} --hardware rpi4 --slot-a ${name}-a.img --slot-b ${name}-b.img --poll 1s --log-level warn --peer-listen 127.0.0.1:0 --no-mdns`;
+    const gateways = this.gateways.flatMap(({ lan }) => ['--gateway', lan.url]);
+    this.#agents.set(name, this.bed.start('sitecast-agent', [...flags.split(' '), ...gateways, ...more]));
+    let status: AgentStatus | undefined;
+    await this.bed.until(async () => {
+      status = await this.statusOf(name);
+      return status?.enrolment === 'enrolled';
+    });
+    return status?.id ?? '';
   }
 
-  async statusOf(name: string): Promise<z.infer<typeof peersStatus> | undefined> {
+  async startDevices(...names: string[]): Promise<void> {
+    await Promise.all(names.map(name => this.startDevice(name)));
+  }
+
+  async killDevice(name: string): Promise<void> {
+    await this.#agents.get(name)?.stop('SIGKILL');
+    this.#agents.delete(name);
+  }
+
+  async statusOf(name: string): Promise<AgentStatus | undefined> {
     const { exitCode, stdout } = await this.bed.run('sitecast-agent', ['status', '--data', name, '--json']);
-    return exitCode === 0 ? peersStatus.parse(JSON.parse(stdout)) : undefined;
-  }
-
-  /** What an agent has printed. */
-  outputOf(name: string): string {
-    return this.#agents.get(name)?.output ?? '';
+    return exitCode === 0 ? statusSchema.parse(JSON.parse(stdout)) : undefined;
   }
 
   slot(name: string, letter: 'a' | 'b'): Promise<Buffer> {
     return readFile(this.bed.path(`${name}-${letter}.img`));
   }
 
-  /** Until so many devices report that a rollout is done. */
+  async isRight(name: string, image: Buffer): Promise<boolean> {
+    return (await this.slot(name, 'b')).equals(image);
+  }
+
+  /** Until so many devices report that they're done. */
   async untilCompleted(rollout: string, devices: number): Promise<void> {
     await this.bed.until(async () => {
-      const found = counts.parse(await this.operate('rollout', 'status', rollout));
-      return found.counts.completed === devices;
+      const { counts } = countsSchema.parse(await this.operate('rollout', 'status', rollout));
+      return counts.completed === devices;
     });
   }
 
-  /** Until so many of the image's bytes are in a device's slot. */
-  async untilHas(name: string, letter: 'a' | 'b', image: Buffer, lengthBytes: number): Promise<void> {
-    await this.bed.until(async () => (await rightBytes(await this.slot(name, letter), image)) >= lengthBytes);
+  /** Until slots B of these devices hold so much of an image, counted together: what two hold counts once. */
+  async untilSiteHas(image: Buffer, lengthBytes: number, ...names: string[]): Promise<void> {
+    await this.bed.until(async () => {
+      const slots = await Promise.all(names.map(name => this.slot(name, 'b')));
+      return bytesHeld(slots, image) >= lengthBytes;
+    });
   }
 
   async close(): Promise<void> {
-    this.link.close();
+    for (const gateway of this.gateways) gateway.close();
     await this.bed.close();
-    await sleep(0);
   }
 }
 
-const BLOCK_BYTES = 4096;
-
-async function rightBytes(slot: Buffer, image: Buffer): Promise<number> {
-  let right = 0;
+function bytesHeld(slots: readonly Buffer[], image: Buffer): number {
+  let held = 0;
   for (let at = 0; at < image.length; at += BLOCK_BYTES) {
     const block = image.subarray(at, at + BLOCK_BYTES);
-    if (slot.subarray(at, at + block.length).equals(block)) right += block.length;
+    if (slots.some(slot => slot.subarray(at, at + block.length).equals(block))) held += block.length;
   }
-  return right;
+  return held;
 }

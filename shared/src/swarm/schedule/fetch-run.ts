@@ -32,6 +32,7 @@ interface RunPorts {
   readonly now: () => number;
   readonly onLie: (source: Source, error: SitecastError) => void;
   readonly onGone: (source: Source) => void;
+  readonly onTaken: (source: Source, lengthBytes: number) => void;
 }
 
 interface Attempt {
@@ -168,6 +169,7 @@ export class FetchRun {
     } finally {
       this.#deliveries.delete(delivery);
     }
+    this.#ports.onTaken(winner.source, this.#ports.index.lengthOf(flight.at));
     this.#progressMs = this.#ports.now();
     this.#ports.picker.done(flight.at, this.#progressMs);
     this.#forget(flight);
@@ -187,9 +189,18 @@ export class FetchRun {
     else if (error.code === 'SITECAST_CHUNK_NOT_FOUND' && source !== this.#ports.gateway())
       picker.lost(source.name, flight.at);
     else this.#noteFailure(source);
-    if (flight.attempts.length > 0) return;
+    if (flight.attempts.length > 0) {
+      // The one that's left may be the one that hangs: it isn't to be waited for alone again.
+      this.#endHedge(flight);
+      return;
+    }
     this.#forget(flight);
     picker.putBack(flight.at);
+  }
+
+  #endHedge(flight: Flight): void {
+    if (flight.isHedged) this.#hedges -= 1;
+    flight.isHedged = false;
   }
 
   #noteFailure(source: Source): void {
@@ -199,7 +210,7 @@ export class FetchRun {
   }
 
   #forget(flight: Flight): void {
-    if (flight.isHedged) this.#hedges -= 1;
+    this.#endHedge(flight);
     this.#flights.delete(flight.at);
   }
 

@@ -158,6 +158,18 @@ describe('a swarm', () => {
     expect(hanging.underWay).toBe(0);
   });
 
+  it('asks a third source when the second, asked because the first hangs, lacks the chunk', async () => {
+    const [gateway, hanging] = [new Scripted('gateway'), new Scripted('hanging', hang)];
+    const boaster: Scripted = new Scripted('boaster', chunk => {
+      throw chunkNotFound(chunk.id, boaster);
+    });
+    const { fetch, isWhole } = swarmOf(gateway, hanging, boaster);
+    await fetch();
+    expect(isWhole()).toBe(true);
+    await sleep(10);
+    expect(hanging.underWay).toBe(0);
+  });
+
   it('finishes from the gateway when its only peer hangs', async () => {
     const [gateway, hanging] = [new Scripted('gateway'), new Scripted('hanging', hang)];
     const { fetch, isWhole } = swarmOf(gateway, hanging);

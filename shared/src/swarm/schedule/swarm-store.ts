@@ -33,6 +33,8 @@ export interface SwarmStoreOptions {
   readonly gateway: ChunkStore | undefined;
   /** A source sent wrong bytes; it isn't asked again for as long as this store is in use. */
   readonly onBan?: (source: string, error: SitecastError) => void;
+  /** A chunk came from this peer, and was taken. */
+  readonly onFromPeer?: (peer: string, lengthBytes: number) => void;
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number;
   readonly random?: () => number;
@@ -99,6 +101,9 @@ export class SwarmStore implements ChunkStore {
         now: this.#now,
         onLie: (source, error) => this.#ban(source, error),
         onGone: source => this.removePeer(source.name),
+        onTaken: (source, lengthBytes) => {
+          if (source !== this.#gateway) this.#options.onFromPeer?.(source.name, lengthBytes);
+        },
       },
       options,
     );
