@@ -9,7 +9,7 @@ import { measure } from './site/measure.ts';
 import { demandBed, hasPeer } from './site/needs.ts';
 import { type Shape, SiteNet } from './site/net.ts';
 import { aria2, curlInLan, curlOverWan, type Image, type PeerOutcome, squid } from './site/peers.ts';
-import { judge, peerRowOf, rowOf, SCENARIOS, THIN_GATEWAY, THIN_WAN } from './site/scenarios.ts';
+import { faultOfBed, judge, peerRowOf, rowOf, SCENARIOS, THIN_GATEWAY, THIN_WAN } from './site/scenarios.ts';
 
 const IMAGE_MIB = 32;
 const SEED = 'sitecast site benchmark';
@@ -74,7 +74,13 @@ async function run(scratch: string): Promise<Row[]> {
     if (needs && !hasPeer(...needs)) continue;
     say(name);
     const outcome = await run(shape, image, scratch);
-    rows.push(peerRowOf(what, shape.devices, outcome, image, limitMs(image.bytes, mbit)));
+    const isBed = name.startsWith('bed-');
+    const fault = isBed ? faultOfBed(outcome, image.bytes) : undefined;
+    if (fault !== undefined) process.exitCode = 1;
+    const remark = fault ?? (isBed ? 'as it should be' : 'peer');
+    rows.push(
+      peerRowOf(what, shape.devices, outcome, { image, limitMs: limitMs(image.bytes, mbit), remark }),
+    );
   }
   for (const scenario of SCENARIOS.filter(isChosen)) {
     say(scenario.name);

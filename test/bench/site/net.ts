@@ -2,6 +2,7 @@ import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { z } from 'zod';
 import { CannotMeasure } from '../benchmark.ts';
@@ -34,6 +35,9 @@ const SWITCH = 'sw';
 const LAN_SHAPER = ['burst', '128kb', 'latency', '50ms'];
 const WAN_SHAPER = ['burst', '8kb', 'latency', '200ms'];
 
+/** The kernel tells of new carriers once a second; until then frames are lost, and a lost SYN costs a second more. */
+const CARRIER_MS = 2000;
+
 const qdiscs = z.array(z.object({ kind: z.string(), bytes: z.number() }));
 
 /**
@@ -59,6 +63,7 @@ export class SiteNet {
     SiteNet.#open.add(net);
     try {
       await net.#build(shape, scratch);
+      await sleep(CARRIER_MS);
       return net;
     } catch (cause) {
       net.close();

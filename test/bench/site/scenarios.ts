@@ -11,6 +11,9 @@ const MAX_LAN_COPIES = 1.5;
 const MAX_LAN_TIME = 1.5;
 /** "Unchanged": metadata and the devices' reports still cross the WAN. */
 const MAX_IDLE_WAN_COPIES = 0.01;
+/** Around the floor of 1.046. */
+const MIN_BED_COPIES = 1.04;
+const MAX_BED_COPIES = 1.06;
 
 export const THIN_WAN: Shape = {
   devices: 8,
@@ -117,16 +120,21 @@ export function rowOf(scenario: Judged, outcome: Outcome, imageBytes: number): R
   });
 }
 
-/** A row of a peer, which has no target. @param limitOver ms of one copy over the thin link */
+/** One copy over one link is known beforehand; another figure shows that the bed is wrong. @returns in words what is */
+export function faultOfBed({ wanBytes, gatewayBytes }: Spent, imageBytes: number): string | undefined {
+  const copies = Math.max(wanBytes, gatewayBytes) / imageBytes;
+  return copies >= MIN_BED_COPIES && copies <= MAX_BED_COPIES ? undefined : 'THE BED IS WRONG';
+}
+
+/** A row of a peer, which has no target. @param limitMs of one copy over the thin link */
 export function peerRowOf(
   what: string,
   devices: number,
   outcome: PeerOutcome,
-  image: Image,
-  limitOver: number,
+  { image, limitMs, remark }: { image: Image; limitMs: number; remark: string },
 ): Row {
-  const limits = outcome.ms / limitOver;
-  return row({ what, devices, spent: outcome, imageBytes: image.bytes, limits, target: 'peer' });
+  const limits = outcome.ms / limitMs;
+  return row({ what, devices, spent: outcome, imageBytes: image.bytes, limits, target: remark });
 }
 
 interface Figures {
