@@ -6,6 +6,9 @@ export interface Benchmark {
   run(): Promise<readonly Row[]>;
 }
 
+/** A benchmark can't run here; the message says what it lacks. */
+export class CannotMeasure extends Error {}
+
 /** One line of a table: column name → figure. All rows of a table have the same columns. */
 export type Row = Readonly<Record<string, string | number>>;
 

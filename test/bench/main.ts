@@ -1,6 +1,6 @@
 // Runs benchmarks by name: npm run bench -- NAME… ; without a name it lists them.
 import type { Benchmark } from './benchmark.ts';
-import { printTable } from './benchmark.ts';
+import { CannotMeasure, printTable } from './benchmark.ts';
 import { chunkingBenchmark } from './chunking.ts';
 import { fleetBenchmark } from './fleet.ts';
 import { originBenchmark } from './origin.ts';
@@ -9,6 +9,7 @@ import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { gatewayServingBenchmark } from './gateway-serving.ts';
 import { installBenchmark, installMemoryBenchmark } from './install.ts';
 import { peerServingBenchmark } from './peer-serving.ts';
+import { siteBenchmark } from './site.ts';
 import { uploadBenchmark } from './upload.ts';
 import { uploadMemoryBenchmark } from './upload-memory.ts';
 
@@ -25,6 +26,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   installMemoryBenchmark,
   fleetBenchmark,
   pauseBenchmark,
+  siteBenchmark,
 ];
 
 const names = process.argv.slice(2);
@@ -37,6 +39,12 @@ if (names.length === 0 || unknown.length > 0) {
 } else {
   for (const benchmark of BENCHMARKS.filter(({ name }) => names.includes(name))) {
     process.stdout.write(`\n${benchmark.name}: ${benchmark.what}\n`);
-    printTable(await benchmark.run());
+    try {
+      printTable(await benchmark.run());
+    } catch (error) {
+      if (!(error instanceof CannotMeasure)) throw error;
+      process.stderr.write(`${error.message}\n`);
+      process.exitCode = 1;
+    }
   }
 }

@@ -1,4 +1,4 @@
-import { createCipheriv, randomBytes } from 'node:crypto';
+import { createCipheriv, createHash, randomBytes } from 'node:crypto';
 import { mkdtemp, open, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,9 +15,13 @@ export async function inScratch<T>(use: (directory: string) => Promise<T>): Prom
   }
 }
 
-/** Writes a file of random, so incompressible, bytes. */
-export async function writeRandomFile(path: string, mebibytes: number): Promise<void> {
-  const cipher = createCipheriv('aes-128-ctr', randomBytes(16), randomBytes(16));
+/**
+ * Writes a file of random, so incompressible, bytes.
+ * @param seed makes them the same ones each time
+ */
+export async function writeRandomFile(path: string, mebibytes: number, seed?: string): Promise<void> {
+  const key = seed === undefined ? randomBytes(32) : createHash('sha256').update(seed).digest();
+  const cipher = createCipheriv('aes-128-ctr', key.subarray(0, 16), key.subarray(16));
   const zeros = Buffer.alloc(MIB);
   const file = await open(path, 'wx');
   try {

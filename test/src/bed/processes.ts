@@ -33,6 +33,8 @@ export interface Finished {
 interface RunOptions {
   cwd?: string;
   env?: Record<string, string>;
+  /** A program with its arguments that starts the command and becomes it, such as `ip netns exec NAME`. */
+  within?: readonly string[];
 }
 
 /** Real processes in a directory of their own, all of them gone after `close`. */
@@ -44,8 +46,8 @@ export class Bed {
     this.directory = directory;
   }
 
-  static async open(): Promise<Bed> {
-    return new Bed(await mkdtemp(join(tmpdir(), 'sitecast-bed-')));
+  static async open(parent = tmpdir()): Promise<Bed> {
+    return new Bed(await mkdtemp(join(parent, 'sitecast-bed-')));
   }
 
   path(...parts: string[]): string {
@@ -131,9 +133,10 @@ export class Bed {
   #spawn(
     name: CommandName,
     args: readonly string[],
-    { cwd = this.directory, env = {} }: RunOptions,
+    { cwd = this.directory, env = {}, within = [] }: RunOptions,
   ): ChildProcess {
-    const child = spawn(process.execPath, [binPath(name), ...args], {
+    const [program = process.execPath, ...rest] = [...within, process.execPath, binPath(name), ...args];
+    const child = spawn(program, rest, {
       cwd,
       env: { ...withoutSettings(process.env), ...env },
       stdio: ['ignore', 'pipe', 'pipe'],

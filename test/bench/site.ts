@@ -1,0 +1,123 @@
+import { rmSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { constants } from 'node:os';
+import { type Benchmark, CannotMeasure, type Row } from './benchmark.ts';
+import { inScratch, writeRandomFile } from './scratch.ts';
+import { limitMs } from './site/limit.ts';
+import { measure } from './site/measure.ts';
+import { demandBed, hasPeer } from './site/needs.ts';
+import { type Shape, SiteNet } from './site/net.ts';
+import { aria2, curlInLan, curlOverWan, type Image, type PeerOutcome, squid } from './site/peers.ts';
+import { faultOfBed, judge, peerRowOf, rowOf, SCENARIOS, THIN_GATEWAY, THIN_WAN } from './site/scenarios.ts';
+
+const IMAGE_MIB = 32;
+const SEED = 'sitecast site benchmark';
+/** Scenarios and peers by name, with commas; all, where it isn't set. */
+const chosen = process.env.SITECAST_BENCH_SITE?.split(',');
+
+interface Peer {
+  name: string;
+  what: string;
+  shape: Shape;
+  /** Of the thin link. */
+  mbit: number;
+  /** Program and Debian's package, where it may be missing. */
+  needs?: [string, string];
+  run: (shape: Shape, image: Image, scratch: string) => Promise<PeerOutcome>;
+}
+
+const lan = { shape: THIN_GATEWAY, mbit: THIN_GATEWAY.gatewayMbit };
+const wan = { shape: THIN_WAN, mbit: THIN_WAN.wanMbit };
+/** The bed first: one curl over each thin link takes 1.046 copies and, but for the start of TCP, the limit. */
+const PEERS: readonly Peer[] = [
+  {
+    ...wan,
+    name: 'bed-wan',
+    what: 'the bed: curl over the WAN',
+    shape: { ...THIN_WAN, devices: 1 },
+    run: curlOverWan,
+  },
+  {
+    ...lan,
+    name: 'bed-lan',
+    what: "the bed: curl over the gateway's port",
+    shape: { ...THIN_GATEWAY, devices: 1 },
+    run: curlInLan,
+  },
+  { ...wan, name: 'squid', what: 'thin WAN, squid', needs: ['squid', 'squid'], run: squid },
+  { ...lan, name: 'aria2', what: 'thin gateway, aria2', needs: ['aria2c', 'aria2'], run: aria2 },
+];
+
+export const siteBenchmark: Benchmark = {
+  name: 'site',
+  what: `one ${IMAGE_MIB} MiB image to all devices of a site over thin links, in multiples of one copy and of its time; as root`,
+  run: () => {
+    demandBed();
+    return inScratch(async scratch => {
+      const ending = endAtOnce(scratch);
+      try {
+        return await run(scratch);
+      } finally {
+        ending.forget();
+      }
+    });
+  },
+};
+
+async function run(scratch: string): Promise<Row[]> {
+  const path = join(scratch, 'image');
+  await writeRandomFile(path, IMAGE_MIB, SEED);
+  const image = { path, bytes: (await stat(path)).size };
+  const rows: Row[] = [];
+  for (const { name, what, shape, mbit, needs, run } of PEERS.filter(isChosen)) {
+    if (needs && !hasPeer(...needs)) continue;
+    say(name);
+    const outcome = await run(shape, image, scratch);
+    const isBed = name.startsWith('bed-');
+    const fault = isBed ? faultOfBed(outcome, image.bytes) : undefined;
+    if (fault !== undefined) process.exitCode = 1;
+    const remark = fault ?? (isBed ? 'as it should be' : 'peer');
+    rows.push(
+      peerRowOf(what, shape.devices, outcome, { image, limitMs: limitMs(image.bytes, mbit), remark }),
+    );
+  }
+  for (const scenario of SCENARIOS.filter(isChosen)) {
+    say(scenario.name);
+    try {
+      const outcome = await measure(scenario, image, scratch);
+      rows.push(rowOf(scenario, outcome, image.bytes));
+      if (judge(scenario, outcome, image.bytes).length > 0) process.exitCode = 1;
+    } catch (error) {
+      if (error instanceof CannotMeasure) throw error;
+      process.stderr.write(
+        `  ${scenario.name} failed: ${error instanceof Error ? error.message : String(error)}\n`,
+      );
+      process.exitCode = 1;
+    }
+  }
+  return rows;
+}
+
+const isChosen = ({ name }: { name: string }): boolean => chosen === undefined || chosen.includes(name);
+
+/** It takes minutes. */
+function say(name: string): void {
+  process.stderr.write(`  … ${name}\n`);
+}
+
+/** Ctrl-C leaves no network, process or file behind. */
+function endAtOnce(scratch: string): { forget: () => void } {
+  const end = (signal: NodeJS.Signals): void => {
+    SiteNet.closeAll();
+    rmSync(scratch, { recursive: true, force: true });
+    process.exit(128 + constants.signals[signal]);
+  };
+  const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+  for (const signal of signals) process.once(signal, end);
+  return {
+    forget: () => {
+      for (const signal of signals) process.off(signal, end);
+    },
+  };
+}

@@ -1,0 +1,167 @@
+import type { Row } from '../benchmark.ts';
+import { limitOf, type Outcome, type Scenario } from './measure.ts';
+import type { Spent } from './meter.ts';
+import type { Shape } from './net.ts';
+import type { Image, PeerOutcome } from './peers.ts';
+
+const GIB = 2 ** 30;
+const MAX_WAN_COPIES = 1.06;
+const MAX_WAN_TIME = 1.06;
+const MAX_LAN_COPIES = 1.5;
+const MAX_LAN_TIME = 1.5;
+/** "Unchanged": metadata and the devices' reports still cross the WAN. */
+const MAX_IDLE_WAN_COPIES = 0.01;
+/** Around the floor of 1.046. */
+const MIN_BED_COPIES = 1.04;
+const MAX_BED_COPIES = 1.06;
+
+export const THIN_WAN: Shape = {
+  devices: 8,
+  gateways: 1,
+  wanMbit: 20,
+  rttMs: 40,
+  lostPer10000: 0,
+  gatewayMbit: 1000,
+  deviceMbit: 100,
+};
+export const THIN_GATEWAY: Shape = { ...THIN_WAN, gatewayMbit: 100 };
+
+/** What each is to reach. */
+interface Target {
+  /** WAN bytes beyond what TCP sent again, in images. */
+  wan?: number;
+  /** What the gateway sends, in images. */
+  gateway?: number;
+  /** The last device, in limits. */
+  time?: number;
+}
+
+type Judged = Scenario & { target: Target };
+
+const thinWan = (devices: number): Judged => ({
+  name: `thin-wan-${devices}`,
+  what: 'thin WAN',
+  shape: { ...THIN_WAN, devices },
+  isWarm: false,
+  target: { wan: MAX_WAN_COPIES, time: MAX_WAN_TIME },
+});
+
+export const SCENARIOS: readonly Judged[] = [
+  thinWan(1),
+  thinWan(8),
+  thinWan(16),
+  {
+    name: 'thin-gateway',
+    what: 'thin gateway',
+    shape: THIN_GATEWAY,
+    isWarm: true,
+    target: { gateway: MAX_LAN_COPIES, time: MAX_LAN_TIME },
+  },
+  {
+    name: 'no-peers',
+    what: 'thin gateway, --no-peers',
+    shape: THIN_GATEWAY,
+    isWarm: true,
+    agentFlags: ['--no-peers'],
+    target: {},
+  },
+  {
+    name: 'gateway-dies',
+    what: 'thin gateway, killed at 50 %',
+    shape: THIN_GATEWAY,
+    isWarm: true,
+    isGatewayKilled: true,
+    target: { wan: MAX_IDLE_WAN_COPIES },
+  },
+  {
+    name: 'lossy-wan',
+    what: 'thin WAN, 1 % lost',
+    shape: { ...THIN_WAN, lostPer10000: 100 },
+    isWarm: false,
+    target: { wan: MAX_WAN_COPIES },
+  },
+  {
+    name: 'two-gateways',
+    what: 'thin WAN, two gateways',
+    shape: { ...THIN_WAN, gateways: 2 },
+    isWarm: false,
+    target: { wan: MAX_WAN_COPIES },
+  },
+];
+
+/** @returns what isn't reached, in words; empty: all is */
+export function judge(scenario: Judged, outcome: Outcome, imageBytes: number): string[] {
+  const { shape, target } = scenario;
+  const { finished, wrong, wanBytes, resentBytes, gatewayBytes, ms } = outcome;
+  if (finished < shape.devices) return [`${finished} of ${shape.devices} finished`];
+  if (wrong.length > 0) return [`${wrong.length} slots are wrong`];
+  const misses: string[] = [];
+  const demand = (figure: string, value: number, max: number | undefined): void => {
+    if (max !== undefined && !(value <= max)) misses.push(`${figure} > ${max}`);
+  };
+  demand('WAN', (wanBytes - resentBytes) / imageBytes, target.wan);
+  demand('gateway', gatewayBytes / imageBytes, target.gateway);
+  demand('time', ms / limitOf(scenario, imageBytes), target.time);
+  return misses;
+}
+
+export function rowOf(scenario: Judged, outcome: Outcome, imageBytes: number): Row {
+  const { what, shape, target } = scenario;
+  const misses = judge(scenario, outcome, imageBytes);
+  const isJudged = Object.keys(target).length > 0;
+  return row({
+    what,
+    devices: shape.devices,
+    spent: outcome,
+    imageBytes,
+    limits: outcome.finished === shape.devices ? outcome.ms / limitOf(scenario, imageBytes) : undefined,
+    agents: outcome,
+    target: misses.length > 0 ? `MISSED: ${misses.join(', ')}` : isJudged ? 'met' : '',
+  });
+}
+
+/** One copy over one link is known beforehand; another figure shows that the bed is wrong. @returns in words what is */
+export function faultOfBed({ wanBytes, gatewayBytes }: Spent, imageBytes: number): string | undefined {
+  const copies = Math.max(wanBytes, gatewayBytes) / imageBytes;
+  return copies >= MIN_BED_COPIES && copies <= MAX_BED_COPIES ? undefined : 'THE BED IS WRONG';
+}
+
+/** A row of a peer, which has no target. @param limitMs of one copy over the thin link */
+export function peerRowOf(
+  what: string,
+  devices: number,
+  outcome: PeerOutcome,
+  { image, limitMs, remark }: { image: Image; limitMs: number; remark: string },
+): Row {
+  const limits = outcome.ms / limitMs;
+  return row({ what, devices, spent: outcome, imageBytes: image.bytes, limits, target: remark });
+}
+
+interface Figures {
+  what: string;
+  devices: number;
+  spent: Spent & { gatewayCpuS: number };
+  imageBytes: number;
+  /** Of the last device; undefined: not all have it. */
+  limits: number | undefined;
+  agents?: Pick<Outcome, 'agentsCpuS' | 'agentRssMib'>;
+  target: string;
+}
+
+function row({ what, devices, spent, imageBytes, limits, agents, target }: Figures): Row {
+  const { wanBytes, resentBytes, gatewayBytes, gatewayCpuS, busy } = spent;
+  return {
+    scenario: what,
+    devices,
+    'WAN / image': (wanBytes / imageBytes).toFixed(3),
+    resent: (resentBytes / imageBytes).toFixed(3),
+    'gateway sent': (gatewayBytes / imageBytes).toFixed(2),
+    'last / limit': limits?.toFixed(2) ?? '-',
+    'gateway CPU s': gatewayCpuS.toFixed(1),
+    'per GiB': gatewayCpuS > 0 ? (gatewayCpuS / (gatewayBytes / GIB)).toFixed(1) : '',
+    "agents' CPU s": agents?.agentsCpuS.toFixed(1) ?? '',
+    'agent MiB': agents ? Math.round(agents.agentRssMib) : '',
+    'machine busy': `${Math.round(busy * 100)} %`,
+    target,
+  };
+}

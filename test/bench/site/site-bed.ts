@@ -1,0 +1,205 @@
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import { readFile, writeFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { z } from 'zod';
+import { Bed, type Server } from '../../src/bed/processes.ts';
+import { gatewayAddress, type Host, numbered, ORIGIN_ADDRESS, type SiteNet } from './net.ts';
+
+/** Everybody starts at once on few cores. */
+const START_TIMEOUT_MS = 180_000;
+/** Agents that have nothing to do tell their gateway of themselves, and hear of each other. */
+const SETTLE_MS = 3000;
+const HOUR_MS = 3_600_000;
+const PRODUCT = 'bench';
+const VERSION = '1';
+const HARDWARE = 'bench';
+/** A device that only brings the image to the gateway. */
+const WARMER = 'warmer';
+const FAST_WAN_MBIT = 1000;
+
+/** The same in every scenario. Nothing waits for a poll: who has nothing to do waits on its upstream (long poll). */
+const QUIET = ['--log-level', 'error'];
+const GATEWAY_FLAGS: readonly string[] = [];
+const AGENT_FLAGS = ['--start-jitter', '0s', '--health-command', 'true'];
+
+const status = z.looseObject({ enrolment: z.string(), state: z.string() });
+
+export interface SiteOptions {
+  devices: number;
+  gateways: number;
+  wanMbit: number;
+  image: string;
+  /** Whether gateways have the image before it's rolled out. */
+  isWarm: boolean;
+  scratch: string;
+  /** More flags of the agents. */
+  agentFlags: readonly string[];
+}
+
+/** The real thing in a network: an origin with one release, gateways, and agents that are enrolled and have nothing to do. */
+export class SiteBed {
+  readonly bed: Bed;
+  readonly gateways: Server[] = [];
+  readonly agents: Server[] = [];
+  readonly #net: SiteNet;
+  readonly #options: SiteOptions;
+
+  private constructor(bed: Bed, net: SiteNet, options: SiteOptions) {
+    this.bed = bed;
+    this.#net = net;
+    this.#options = options;
+  }
+
+  static async open(net: SiteNet, options: SiteOptions): Promise<SiteBed> {
+    const site = new SiteBed(await Bed.open(options.scratch), net, options);
+    try {
+      await site.#start();
+      return site;
+    } catch (error) {
+      await site.close();
+      throw error;
+    }
+  }
+
+  /** Data directories of the agents. */
+  get agentDirectories(): string[] {
+    return this.#devices.map(name => this.bed.path(name));
+  }
+
+  /** The slots that the image goes to. */
+  get slots(): string[] {
+    return this.#devices.map(name => this.bed.path(`${name}-b.img`));
+  }
+
+  /**
+   * Lets every device have the image at once. Each may download as soon as it hears of it; none may boot it: so all stay and
+   * hand out what they have, and nothing else takes the machine's time.
+   */
+  async rollOut(): Promise<void> {
+    const notBefore = new Date(Date.now() + HOUR_MS).toISOString();
+    await this.#startRollout(HARDWARE, '--not-before', notBefore);
+  }
+
+  /** Devices whose slot doesn't hold the image. */
+  async wrongSlots(): Promise<string[]> {
+    const wanted = sha256(await readFile(this.#options.image));
+    const wrong: string[] = [];
+    for (const slot of this.slots) if (sha256(await readFile(slot)) !== wanted) wrong.push(slot);
+    return wrong;
+  }
+
+  close(): Promise<void> {
+    return this.bed.close();
+  }
+
+  get #devices(): Host[] {
+    return numbered('d', this.#options.devices);
+  }
+
+  async #start(): Promise<void> {
+    const origin = `${ORIGIN_ADDRESS}:7400`;
+    const args = ['serve', '--data', 'origin', '--listen', origin, '--behind-tls-proxy', ...QUIET];
+    await this.bed.serve('sitecast-origin', args, { within: this.#net.at('o') });
+    for (const role of ['root', 'release']) await this.#operate('keys', 'create', role, '--no-passphrase');
+    await this.#operate('init', '--origin', `http://${origin}`, '--token-file', 'origin/admin.token');
+    const boards = [HARDWARE, WARMER].flatMap(hardware => ['--hardware', hardware]);
+    const about = ['--product', PRODUCT, '--version', VERSION, ...boards];
+    await this.#operate('release', 'publish', this.#options.image, ...about);
+    await this.#joinToken('gateway', ['--site', 'here', '--uses', '9'], 'gateway.token');
+    await this.#joinToken('device', ['--product', PRODUCT, '--uses', '99'], 'device.token');
+    for (const host of numbered('g', this.#options.gateways)) await this.#startGateway(host);
+    if (this.#options.isWarm) await this.#warm();
+    for (const host of this.#devices) await this.#startAgent(host);
+    for (const agent of this.agentDirectories) await this.#untilIdle(agent);
+    await sleep(SETTLE_MS);
+  }
+
+  async #startGateway(host: Host): Promise<void> {
+    const listen = `${gatewayAddress(Number(host.slice(1)))}:7401`;
+    const args = ['serve', '--data', host, '--token-file', 'gateway.token', '--listen', listen];
+    const within = this.#net.at(host);
+    const gateway = await this.bed.serve('sitecast-gateway', [...args, ...GATEWAY_FLAGS, ...QUIET], {
+      within,
+    });
+    this.gateways.push(gateway);
+    await this.bed.until(async () => {
+      const answer = this.#net.run(
+        host,
+        'curl',
+        '-s',
+        '-o',
+        '/dev/null',
+        '-w',
+        '%{http_code}',
+        `${gateway.url}/readyz`,
+      );
+      return answer === '200';
+    });
+  }
+
+  /** Half of the devices prefer one gateway, half the other. */
+  #flagsOf(name: string, hardware: string, at: number): string[] {
+    const urls = this.gateways.map(({ url }) => url);
+    const preferred = [...urls.slice(at % urls.length), ...urls.slice(0, at % urls.length)];
+    const text = `--data ${name} --token-file device.token --product ${PRODUCT} --hardware ${hardware}`;
+    const slots = `--slot-a ${name}-a.img --slot-b ${name}-b.img`;
+    const own = [...text.split(' '), ...slots.split(' '), ...preferred.flatMap(url => ['--gateway', url])];
+    return [...own, ...AGENT_FLAGS, ...QUIET];
+  }
+
+  async #startAgent(host: Host): Promise<void> {
+    await this.#makeSlots(host);
+    const args = [
+      'run',
+      ...this.#flagsOf(host, HARDWARE, Number(host.slice(1))),
+      ...this.#options.agentFlags,
+    ];
+    this.agents.push(this.bed.start('sitecast-agent', args, { within: this.#net.at(host) }));
+  }
+
+  async #makeSlots(name: string): Promise<void> {
+    for (const slot of ['a', 'b']) await writeFile(this.bed.path(`${name}-${slot}.img`), '');
+  }
+
+  /** A device beside the gateway that takes the image over a WAN that is fast for so long, and goes. */
+  async #warm(): Promise<void> {
+    this.#net.shapeWan(FAST_WAN_MBIT);
+    await this.#startRollout(WARMER);
+    await this.#makeSlots(WARMER);
+    const args = ['update', ...this.#flagsOf(WARMER, WARMER, 0), '--no-peers'];
+    await this.bed.json('sitecast-agent', args, { within: this.#net.at('g1') });
+    this.#net.shapeWan(this.#options.wanMbit);
+  }
+
+  async #startRollout(hardware: string, ...more: string[]): Promise<void> {
+    const whole = ['--hardware', hardware, '--all-at-once', '--max-down', '100%'];
+    await this.#operate('rollout', 'start', PRODUCT, VERSION, ...whole, ...more);
+  }
+
+  async #joinToken(kind: string, about: readonly string[], out: string): Promise<void> {
+    await this.#operate('token', 'create', '--join', '--kind', kind, ...about, '--out', out);
+  }
+
+  #operate(...args: string[]): Promise<Record<string, unknown>> {
+    return this.bed.json('sitecast', args, { within: this.#net.at('o') });
+  }
+
+  async #untilIdle(agent: string): Promise<void> {
+    const endMs = performance.now() + START_TIMEOUT_MS;
+    const file = `${agent}/status.json`;
+    for (;;) {
+      if (existsSync(file)) {
+        const { enrolment, state } = status.parse(JSON.parse(readFileSync(file, 'utf8')));
+        if (enrolment === 'enrolled' && state === 'idle') return;
+      }
+      if (performance.now() > endMs)
+        throw new Error(`${agent} was never idle: ${this.agents.map(({ output }) => output).join('')}`);
+      await sleep(100);
+    }
+  }
+}
+
+function sha256(bytes: Buffer): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
