@@ -1,11 +1,13 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import { activationWait, downloadWait, type Wait } from '../decision/activation.ts';
+import { lateFallBack } from '../decision/boot-verdict.ts';
 import { type Choice, type Facts, objectionTo, type Order } from '../decision/choose.ts';
 import type { Memory, Reason, SlotRecord, Update } from '../decision/memory.ts';
 import type { BootState, SlotName } from '../ports.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
 import { Activator } from './activator.ts';
+import { settleLateFallBack } from './late-fall-back.ts';
 import { Installer, isSameUpdate, type Release } from './installer.ts';
 import type { AgentParts } from './parts.ts';
 import { Lookout, type Situation } from './lookout.ts';
@@ -36,11 +38,13 @@ export class UpdateAgent {
     this.#boot = await boot.start();
     const { booted } = this.#boot;
     if (memory.current.booted === undefined) await this.#firstSight(booted);
-    else if (memory.current.booted !== booted && !memory.current.update) await memory.change({ booted });
     status.set({ booted });
-    const rest = await this.#activator.resume(this.#boot);
+    const left = lateFallBack(memory.current, this.#boot);
+    const rest = left
+      ? await settleLateFallBack(this.#parts, left)
+      : await this.#activator.resume(this.#boot);
     if (rest) {
-      log('info', `after the boot: ${rest.state}`, { ...rest });
+      log(left ? 'error' : 'info', `after the boot: ${rest.state}`, { ...rest });
       this.#show(rest);
     }
   }

@@ -20,6 +20,16 @@ beforeEach(async () => {
   letGo = () => {};
   await writeFile(fleet.bed.path('device.token'), await fleet.joinToken('device', 'north'));
   for (const slot of ['a', 'b']) await writeFile(fleet.bed.path(`${slot}.img`), '');
+  startAgent();
+});
+afterEach(async () => {
+  letGo();
+  await agent.stop('SIGKILL');
+  filter.close();
+  await fleet.close();
+});
+
+function startAgent(): void {
   const health = 'while ! test -e verdict; do sleep 0.05; done; exit $(cat verdict)';
   agent = fleet.bed.start('sitecast-agent', [
     'run',
@@ -29,13 +39,16 @@ beforeEach(async () => {
     '--health-command',
     health,
   ]);
-});
-afterEach(async () => {
-  letGo();
+}
+
+/** What a boot loader does that has given up a slot: the machine starts again, in the other one. */
+async function comeUpIn(slot: 'A' | 'B'): Promise<void> {
   await agent.stop('SIGKILL');
-  filter.close();
-  await fleet.close();
-});
+  const path = fleet.bed.path('device/boot.json');
+  const state: object = JSON.parse(await readFile(path, 'utf8'));
+  await writeFile(path, JSON.stringify({ ...state, next: slot, trial: null }));
+  startAgent();
+}
 
 /** Keeps chunks back until `letGo`. */
 function holdChunks(): void {
@@ -58,7 +71,8 @@ interface ShownReport {
 
 async function last(): Promise<ShownReport | undefined> {
   const { devices } = await fleet.operate('device', 'list', '--product', 'camera');
-  return Array.isArray(devices) ? devices[0]?.last : undefined;
+  const isLight = (id: string) => fleet.devices.some(device => device.id === id);
+  return Array.isArray(devices) ? devices.find(({ id }) => !isLight(id))?.last : undefined;
 }
 
 async function untilLast(state: string, id: string): Promise<ShownReport | undefined> {
@@ -111,4 +125,29 @@ it.each([
   await fleet.bed.json('sitecast-agent', ['update', '--data', 'device']);
   expect(await agentStatus()).toMatchObject({ booted, update: null });
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted' });
+});
+
+it('a boot loader that gives up a release long after its success stops the rollout', async () => {
+  await fleet.bed.until(async () => (await last()) !== undefined);
+  await writeFile(fleet.bed.path('verdict'), '0');
+  // A second device that never comes keeps the rollout going.
+  await fleet.enrol('north', 'camera', 1);
+  const id = await fleet.rollOut('camera', '--all-at-once', '--on-failure', 'pause');
+  await untilLast('completed', id);
+  await comeUpIn('A');
+  const told = await untilLast('rolledBack', id);
+  expect(told).toMatchObject({
+    release: { version: '2.0.0' },
+    reason: { code: 'bootCountExhausted' },
+    booted: { slot: 'A' },
+  });
+  await fleet.bed.until(async () => (await fleet.status(id)).state === 'paused');
+  expect(await fleet.status(id)).toMatchObject({ stop: { why: 'failures' }, figures: { failed: 1 } });
+  await fleet.bed.until(async () => (await agentStatus()).booted === 'A');
+  expect(await agentStatus()).toMatchObject({
+    barred: [{ version: '2.0.0', reason: { code: 'bootCountExhausted' } }],
+    lastFailure: { reason: { code: 'bootCountExhausted' } },
+  });
+  const { stdout } = await fleet.bed.run('sitecast-agent', ['status', '--data', 'device']);
+  expect(stdout).toMatch(/barred +2\.0\.0: bootCountExhausted/);
 });
