@@ -88,8 +88,8 @@ async function agentStatus(): Promise<Record<string, unknown>> {
   return await fleet.bed.json('sitecast-agent', ['status', '--data', 'device']);
 }
 
-const imageIn = async (slot: 'a' | 'b'): Promise<boolean> =>
-  (await readFile(fleet.bed.path(`${slot}.img`))).equals(await readFile(fleet.bed.path('camera-2.0.0')));
+const imageIn = async (slot: 'a' | 'b', version = '2.0.0'): Promise<boolean> =>
+  (await readFile(fleet.bed.path(`${slot}.img`))).equals(await readFile(fleet.bed.path(`camera-${version}`)));
 
 it('an abort during the download: nothing is installed, and the device says that it stopped', async () => {
   await fleet.bed.until(async () => (await last()) !== undefined);
@@ -150,4 +150,33 @@ it('a boot loader that gives up a release long after its success stops the rollo
   });
   const { stdout } = await fleet.bed.run('sitecast-agent', ['status', '--data', 'device']);
   expect(stdout).toMatch(/barred +2\.0\.0: bootCountExhausted/);
+});
+
+it('a device that cannot go back to where it came from is shown, and goes to the release that is named then', async () => {
+  await fleet.bed.until(async () => (await last()) !== undefined);
+  await writeFile(fleet.bed.path('verdict'), '0');
+  // A second device that never comes keeps the rollout going.
+  await fleet.enrol('north', 'camera', 1);
+  const id = await fleet.rollOut('camera', '--all-at-once');
+  await untilLast('completed', id);
+  await fleet.operate('rollout', 'rollback', id, '--yes');
+  const stuck = await untilLast('blocked', id);
+  expect(stuck).toMatchObject({ reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' } });
+  expect(await fleet.status(id)).toMatchObject({ state: 'rollingBack', figures: { blocked: 1 } });
+
+  const refused = await fleet.bed.run('sitecast', ['rollout', 'rollback', id, '--to', '2.0.0', '--yes']);
+  expect(refused).toMatchObject({ exitCode: 2 });
+  expect(refused.stderr).toContain('SITECAST_ROLLBACK_TARGET');
+  const named = ['rollout', 'rollback', id, '--to', '1.0.0', '--yes'];
+  for (let times = 0; times < 2; times += 1)
+    expect(await fleet.operate(...named)).toMatchObject({
+      state: 'rollingBack',
+      rollbackTo: { counter: 1, version: '1.0.0' },
+    });
+  const back = await untilLast('rolledBack', id);
+  expect(back).toMatchObject({ release: { version: '1.0.0' }, booted: { slot: 'A' } });
+  expect(await imageIn('a', '1.0.0')).toBe(true);
+  expect(await fleet.status(id)).toMatchObject({ figures: { returned: 1, failed: 0 } });
+  const { stdout } = await fleet.bed.run('sitecast', ['rollout', 'status', id]);
+  expect(stdout).toMatch(/sent back to 1\.0\.0 \(1\) by/);
 });

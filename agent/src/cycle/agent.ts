@@ -2,7 +2,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import { activationWait, downloadWait, type Wait } from '../decision/activation.ts';
 import { lateFallBack } from '../decision/boot-verdict.ts';
-import { type Choice, type Facts, objectionTo, type Order } from '../decision/choose.ts';
+import { type Choice, type Facts, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from '../decision/choose.ts';
 import type { Memory, Reason, SlotRecord, Update } from '../decision/memory.ts';
 import type { BootState, SlotName } from '../ports.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
@@ -130,10 +130,11 @@ export class UpdateAgent {
   async #unordered(why: Choice['reason']): Promise<Rest> {
     if (!why) return { state: 'idle' };
     const { state, rollout, ...reason } = why;
-    // An attempt that has ended here was reported with how it ended: that's to stay the last word.
+    // An attempt that has ended here was reported with how it ended: that's to stay the last word, but for who can't go back.
     const remembered = this.#parts.memory.current.rollouts.find(({ id }) => id === rollout?.id);
     const hasEnded = (remembered?.ended?.attempt ?? 0) >= (rollout?.attempt ?? 1);
-    if (!hasEnded) await this.#parts.reporter.report(state, { rollout, reason });
+    if (!hasEnded || reason.code === ROLLBACK_IMPOSSIBLE)
+      await this.#parts.reporter.report(state, { rollout, reason });
     return { state, reason, waitingFor: state === 'waiting' ? 'rollout' : undefined };
   }
 

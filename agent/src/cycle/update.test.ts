@@ -224,6 +224,27 @@ describe('a device keeps to orders', () => {
     expect(await device.cycle()).toMatchObject({ state: 'idle' });
   });
 
+  it('goes back to the release that the order names, and fetches what of it is nowhere', async () => {
+    await install(1, image1);
+    const { rollout: baseline } = await install(2, image2);
+    const { rollout } = await install(3, randomBytes(200_000));
+    baseline.state = 'completed';
+    rollout.state = 'rollingBack';
+    rollout.rollbackTo = { counter: 1, version: '1.0.0' };
+    await fleet.publish();
+    expect(await device.cycle()).toMatchObject({ state: 'rolledBack' });
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
+    expect(await device.slot('A')).toEqual(image1);
+    expect(origin.told(device.id).at(-1)).toMatchObject({
+      state: 'rolledBack',
+      release: { counter: 1 },
+      booted: { slot: 'A', release: { counter: 1 } },
+      reason: { code: 'ordered' },
+    });
+    // There it stays, though an older rollout is the baseline.
+    expect(await device.cycle()).toMatchObject({ state: 'idle' });
+  });
+
   it('does not go back below the floor', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
@@ -235,6 +256,11 @@ describe('a device keeps to orders', () => {
       reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' },
     });
     expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
+    expect(origin.told(device.id).at(-1)).toMatchObject({
+      state: 'blocked',
+      rollout: { id: rollout.id },
+      reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' },
+    });
   });
 
   it('takes the stepping stone that an older rollout offers, then what needed it', async () => {

@@ -115,6 +115,17 @@ describe('the choice', () => {
       [1],
     ],
     [
+      'nothing more where the order has led it, whatever the baseline is',
+      facts(
+        [
+          rollout(2, { state: 'completed' }),
+          rollout(3, { state: 'rollingBack', rollbackTo: { counter: 1, version: '1.0' } }),
+        ],
+        { slots: running(1), rollouts: [latched(3, { ended: { attempt: 1, outcome: 'rolledBack' } })] },
+      ),
+      [],
+    ],
+    [
       'no way back below the floor',
       facts(
         [rollout(2, { state: 'rollingBack' })],

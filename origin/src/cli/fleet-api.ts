@@ -114,6 +114,7 @@ export const rolloutSchema = z.object({
   stageStartedAt: z.string(),
   settledAt: z.string().optional(),
   stop: z.object({ why: z.string(), by: z.string(), at: z.string(), figures: figuresSchema }).optional(),
+  rollbackTo: releaseSchema.optional(),
   window: z.string().optional(),
   download: z.string().optional(),
   notBefore: z.string().optional(),

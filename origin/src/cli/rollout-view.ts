@@ -119,15 +119,16 @@ function describeFigures(figures: Figures, { plan }: Rollout): string {
   return `cohort: ${plural(figures.members, 'device')} at ${plural(figures.sites, 'site')}: ${counts.join(', ')}; above ${maxFailuresBasisPoints / 100} % failures it ${reaction}`;
 }
 
-function describeStop({ stop, state }: Rollout): string[] {
+function describeStop({ stop, state, rollbackTo }: Rollout): string[] {
   if (!stop || (state !== 'paused' && state !== 'rollingBack')) return [];
   const { failed, failedSites, silent, members } = stop.figures;
   const figures =
     stop.why === 'operator'
       ? ''
       : `: of ${members} devices ${failed} failed at ${plural(failedSites, 'site')}, ${silent} silent`;
+  const goal = rollbackTo ? ` to ${rollbackTo.version} (${rollbackTo.counter})` : '';
   return [
-    `${state === 'paused' ? 'paused' : 'sent back'} by ${stop.by} at ${stop.at} (${stop.why})${figures}`,
+    `${state === 'paused' ? 'paused' : `sent back${goal}`} by ${stop.by} at ${stop.at} (${stop.why})${figures}`,
   ];
 }
 

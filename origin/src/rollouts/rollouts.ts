@@ -26,6 +26,7 @@ import { type Preview, previewOf } from './preview.ts';
 import { type PreparedRollout, prepareRollout } from './prepare.ts';
 import { type Change, type RolloutRecord, withChange } from './record.ts';
 import { RolloutRecords } from './records.ts';
+import { findReturnTarget } from './return-target.ts';
 import { SignedRollouts } from './signed.ts';
 import { cohortDeletions, cohortRows, Standings } from './standings.ts';
 import { Tallies } from './tallies.ts';
@@ -97,15 +98,20 @@ export class Rollouts {
     return this.#records.get(id)?.product === product;
   }
 
-  /** What an act would do now. @throws SITECAST_ROLLOUT_UNKNOWN */
-  preview(id: string, act: OperatorAct): Preview {
+  /**
+   * What an act would do now.
+   * @param to label of the release that a rollback is to lead to
+   * @throws SITECAST_ROLLOUT_UNKNOWN, and what `findReturnTarget` throws
+   */
+  async preview(id: string, act: OperatorAct, to?: string): Promise<Preview> {
     const record = this.require(id);
+    const goal = to === undefined ? undefined : await findReturnTarget(this.#deps, record, to);
     const figures = this.standings.figures(record);
     const next = record.controller.stage + 1;
     const { stages } = record.controller.plan;
     const joining = (): number =>
       next < stages.length ? this.#frozen(record, record.rollout, next).joined.length : 0;
-    return previewOf(record, act, figures, joining);
+    return previewOf(record, act, figures, joining, goal);
   }
 
   /** What would begin, without beginning it. @throws as `start` */
@@ -153,14 +159,17 @@ export class Rollouts {
 
   /**
    * Does what an operator wants; the same again changes nothing.
-   * @throws SITECAST_ROLLOUT_UNKNOWN, and what `decide` throws; SITECAST_ROLLOUT_ENDED for one that is too old to be in
+   * @param to label of the release that a rollback is to lead to
+   * @throws SITECAST_ROLLOUT_UNKNOWN, and what `decide` and `findReturnTarget` throw; SITECAST_ROLLOUT_ENDED for one that is too old to be in
    * the signed file
    */
-  operate(id: string, wish: OperatorWish): Promise<RolloutRecord> {
+  operate(id: string, wish: Omit<OperatorWish, 'rollbackTo'>, to?: string): Promise<RolloutRecord> {
     return this.#serial.run(async () => {
       const record = this.require(id);
       const figures = this.standings.figures(record) ?? NO_FIGURES;
-      const decided = decide(record.controller, { type: 'operator', figures, ...wish }, this.#deps.now());
+      const goal = to === undefined ? undefined : await findReturnTarget(this.#deps, record, to);
+      const event = { type: 'operator' as const, figures, ...wish, rollbackTo: goal?.release };
+      const decided = decide(record.controller, event, this.#deps.now());
       if (decided.state === record.controller) return record;
       await this.#apply(record, decided);
       await this.#judge(id);
@@ -305,10 +314,12 @@ export class Rollouts {
     change: Change,
   ): Promise<void> {
     const { id } = record.rollout;
-    const known = file.rollouts.find(rollout => rollout.id === id) ?? record.rollout;
+    const { rollbackTo: _rollbackTo, ...known } =
+      file.rollouts.find(rollout => rollout.id === id) ?? record.rollout;
+    const { rollbackTo } = controller;
     const { cohort, joined } =
       beginStage === undefined ? { ...known, joined: [] } : this.#frozen(record, known, beginStage);
-    const rollout = { ...known, cohort, state: phase, attempt };
+    const rollout = { ...known, cohort, state: phase, attempt, ...(rollbackTo && { rollbackTo }) };
     const besides = beginStage === undefined ? [] : cohortRows(id, beginStage, joined);
     await this.#records.remember([{ ...record, next: { rollout, controller, change } }], { besides });
     await this.#publish(() => this.#signed.replace(file, rollout));
