@@ -30,12 +30,8 @@ import { findReturnTarget } from './return-target.ts';
 import { SignedRollouts } from './signed.ts';
 import { cohortDeletions, cohortRows, Standings } from './standings.ts';
 import { Tallies } from './tallies.ts';
+import { Wakes } from './wakes.ts';
 import type { WantedRollout } from './wanted.ts';
-
-/** How soon a decision that couldn't be published is tried again. */
-const RETRY_MS = 1000;
-/** Timers beyond a day aren't set: whatever is due is looked for every minute, too. */
-const MAX_TIMER_MS = 24 * 3_600_000;
 
 interface RolloutsDeps {
   repository: Repository;
@@ -66,8 +62,7 @@ export class Rollouts {
   readonly #records: RolloutRecords;
   readonly #signed: SignedRollouts;
   readonly #serial = new Serial();
-  readonly #waiting = new Set<string>();
-  readonly #timers = new Map<string, () => void>();
+  readonly #wakes: Wakes;
 
   private constructor(deps: RolloutsDeps, records: RolloutRecords) {
     this.#deps = deps;
@@ -75,6 +70,7 @@ export class Rollouts {
     this.#signed = new SignedRollouts(deps);
     this.tallies = new Tallies(deps.registry);
     this.standings = new Standings({ ...deps, tallies: this.tallies });
+    this.#wakes = new Wakes({ ...deps, serial: this.#serial, judge: id => this.#judge(id) });
   }
 
   static async open(deps: RolloutsDeps): Promise<Rollouts> {
@@ -199,7 +195,7 @@ export class Rollouts {
   countOutcomes(changes: readonly OutcomeChange[]): void {
     this.tallies.apply(changes);
     for (const id of this.standings.count(changes)) {
-      if (this.#decide(id)?.isChange === true) this.#wake(id);
+      if (this.#decide(id)?.isChange === true) this.#wakes.soon(id);
     }
   }
 
@@ -211,7 +207,7 @@ export class Rollouts {
   }
 
   async stop(): Promise<void> {
-    for (const cancel of this.#timers.values()) cancel();
+    this.#wakes.stop();
     await this.#serial.idle();
   }
 
@@ -220,37 +216,6 @@ export class Rollouts {
     const { id } = prepared.rollout;
     if (!this.#records.get(id)) return prepared;
     throw new SitecastError('conflict', 'SITECAST_ROLLOUT_EXISTS', `there is a rollout ${id} already`);
-  }
-
-  /** Judges soon, once; if that fails, again a little later. */
-  #wake(id: string, delayMs = 0): void {
-    if (this.#waiting.has(id)) return;
-    this.#waiting.add(id);
-    const judge = (): void => {
-      this.#serial
-        .run(async () => {
-          this.#waiting.delete(id);
-          await this.#judge(id);
-        })
-        .catch((error: unknown) => {
-          this.#deps.log.error(
-            { err: error, rollout: id, retryMs: RETRY_MS },
-            'a decision about a rollout could not be published',
-          );
-          this.#wake(id, RETRY_MS);
-        });
-    };
-    if (delayMs === 0) judge();
-    else this.#setTimer(`retry ${id}`, delayMs, judge);
-  }
-
-  #setTimer(name: string, delayMs: number, act: () => void): void {
-    this.#timers.get(name)?.();
-    const cancel = this.#deps.after(Math.min(Math.max(delayMs, 0), MAX_TIMER_MS), () => {
-      this.#timers.delete(name);
-      act();
-    });
-    this.#timers.set(name, cancel);
   }
 
   #decide(id: string): (Decided & { isChange: boolean }) | undefined {
@@ -267,7 +232,7 @@ export class Rollouts {
       const decided = this.#decide(id);
       if (!decided) return;
       for (const effect of decided.effects)
-        if (effect.type === 'timer') this.#setTimer(id, effect.atMs - this.#deps.now(), () => this.#wake(id));
+        if (effect.type === 'timer') this.#wakes.later(id, effect.atMs - this.#deps.now());
       if (!decided.isChange) return;
       await this.#apply(this.require(id), decided);
     }
@@ -365,8 +330,7 @@ export class Rollouts {
       await this.standings.follow(record);
       return;
     }
-    this.#timers.get(id)?.();
-    this.#timers.delete(id);
+    this.#wakes.forget(id);
     if (!this.standings.ledger(id)) return;
     this.tallies.forget(id);
     this.standings.forget(id);
