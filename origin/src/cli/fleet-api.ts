@@ -118,6 +118,8 @@ export const rolloutSchema = z.object({
   window: z.string().optional(),
   download: z.string().optional(),
   notBefore: z.string().optional(),
+  offlineForMs: z.number(),
+  maxDownBasisPoints: z.number(),
   changes: z.array(
     z.object({ at: z.string(), by: z.string(), state: z.string(), action: z.string().optional() }),
   ),

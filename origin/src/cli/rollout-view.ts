@@ -62,6 +62,7 @@ export function describeStatus(status: RolloutStatus): string {
     headline(status),
     `for ${describeMatch(status)}; started ${status.createdAt} by ${status.startedBy}`,
     describeStages(status),
+    describeTerms(status),
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
     ...describeFailures(status.failures),
@@ -92,6 +93,17 @@ function describeStages({ plan, stage, settledAt, state, stageStartedAt }: Rollo
     stage + 1 < names.length ? `${isGoingOn ? 'then' : 'not'} ${names.slice(stage + 1).join(', ')}` : '',
   ];
   return `stages: ${parts.filter(part => part !== '').join('; ')}`;
+}
+
+/** When and how many at once. */
+function describeTerms({ window, download, notBefore, offlineForMs, maxDownBasisPoints }: Rollout): string {
+  const parts = [
+    window === undefined ? '' : `activates ${window}${download === 'window' ? ', downloads then, too' : ''}`,
+    notBefore === undefined ? '' : `not before ${notBefore}`,
+    `at most ${maxDownBasisPoints / 100} % of a site down at once`,
+    `obeyed ${offlineForMs / 3_600_000} h offline`,
+  ];
+  return `terms: ${parts.filter(part => part !== '').join('; ')}`;
 }
 
 function shareText(basisPoints: number): string {
