@@ -164,7 +164,12 @@ describe('publishing', () => {
     });
     await bed.json('sitecast', ['release', 'withdraw', 'camera', '1.0.0']);
     expect(await versions()).toEqual(['2.0.0']);
-    // Its counter is never given again.
+    // Neither its version nor its counter is ever given again.
+    expect(await refused('two', '1.0.0')).toMatchObject({
+      exitCode: 3,
+      code: 'SITECAST_VERSION_EXISTS',
+      message: expect.stringContaining('withdrawn'),
+    });
     expect(await published('one', '1.0.1')).toMatchObject({ counter: 3 });
   });
 });

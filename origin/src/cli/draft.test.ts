@@ -169,6 +169,25 @@ describe('the summary that a signer sees', () => {
     expect(text).not.toContain('rollouts');
   });
 
+  it('names what is withdrawn as people know it, once', () => {
+    const product = serializeFile({
+      format: 'sitecast-product-1',
+      product: 'camera',
+      hardware: ['rpi4'],
+      lastCounter: 2,
+      floor: { counter: 0 },
+      withdrawn: [{ counter: 2, version: '2.0.0' }],
+    });
+    const before = structuredClone(next);
+    before.targets['releases/camera-2.caibx'] = targetFileOf(Buffer.from('index'));
+    const after = nextVersion(targets, now);
+    after.targets['products/camera.json'] = targetFileOf(product);
+    const draft = newDraft('x', { targets: after }, [['products/camera.json', product]]);
+    const lines = summarizeDraft(draft, { root, targets: before });
+    expect(lines).toContain('  withdraws release camera 2.0.0 (counter 2)');
+    expect(lines.join('\n')).not.toContain('releases/');
+  });
+
   it('refuses a draft whose files are not the ones that would be signed', () => {
     const other = Buffer.from(manifest.toString().replace('2.0.0', '1.9.9'));
     for (const files of [[], [['releases/camera-2.json', other]]] as [string, Buffer][][]) {
@@ -184,7 +203,7 @@ describe('the summary that a signer sees', () => {
     Object.assign(role ?? {}, { keyids: ['f'.repeat(64)], paths: ['*'], threshold: 7 });
     hijacked.delegations?.roles?.pop();
     const shown = summarizeDraft(newDraft('x', { targets: hijacked }), { root, targets: next }).join('\n');
-    expect(shown).toContain('removes releases/camera-2.json');
+    expect(shown).toContain('withdraws release camera of an unknown version (counter 2)');
     expect(shown).toContain('rollouts: + key ffff');
     expect(shown).toContain('rollouts may sign *');
     expect(shown).toContain('rollouts: 7 of 1 must sign');

@@ -111,6 +111,8 @@ interface Placement {
 function placeRelease(published: PublishedProduct | undefined, description: ReleaseDescription): Placement {
   const { product, version, minVersion } = description;
   if (published?.releases.some(release => release.version === version)) throw versionExists(description);
+  if (published?.file.withdrawn?.some(release => release.version === version))
+    throw versionWithdrawn(description);
   const lastCounter = published?.file.lastCounter ?? 0;
   const counter = description.counter ?? lastCounter + 1;
   if (counter <= lastCounter) {
@@ -226,6 +228,15 @@ function versionExists({ product, version }: ReleaseDescription, sameBytes = fal
     {
       hint: 'a release never changes: publish under another version',
     },
+  );
+}
+
+function versionWithdrawn({ product, version }: ReleaseDescription): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_VERSION_EXISTS',
+    `${product} ${version} was published before, and withdrawn`,
+    { hint: 'a version is given once: publish under another one' },
   );
 }
 

@@ -1,7 +1,13 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
-import { indexTarget, manifestTarget, productTarget } from '@sitecast/shared/release';
-import { nextVersion } from '@sitecast/shared/signing';
+import {
+  indexTarget,
+  manifestTarget,
+  productTarget,
+  serializeFile,
+  withdrawnAfter,
+} from '@sitecast/shared/release';
+import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import type { ChangeResult } from './repository-api.ts';
 import { newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
 import { summarizeDraft } from './draft-summary.ts';
@@ -142,11 +148,17 @@ export function releaseWithdrawCommand(): SettingsCommand {
     .action(async (product: string, version: string, options: WithdrawOptions) => {
       const origin = await connect(options);
       const view = await openRepository(options, origin);
-      const { counter } = findRelease(await readKnownProduct(view, product), version);
+      const published = await readKnownProduct(view, product);
+      const { counter } = findRelease(published, version);
+      const withdrawn = withdrawnAfter(published.file, [{ counter, version }]);
+      const bytes = serializeFile({ ...published.file, withdrawn });
       const targets = nextVersion(view.targets, Date.now());
       delete targets.targets[manifestTarget(product, counter)];
       delete targets.targets[indexTarget(product, counter)];
-      const draft = newDraft(`withdraw ${product} ${version}`, { targets });
+      targets.targets[productTarget(product)] = targetFileOf(bytes);
+      const draft = newDraft(`withdraw ${product} ${version}`, { targets }, [
+        [productTarget(product), bytes],
+      ]);
       const result = await signAndSubmit(draft, view.root, origin, options);
       if (result === undefined) return;
       if (options.json) printJson({ product, version, counter, withdrawn: true });
