@@ -19,12 +19,13 @@ import {
   type UploadedImage,
   uploadImageTo,
 } from './image-upload.ts';
+import { KeyRing } from './key-ring.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note } from './output.ts';
 import { findRelease, type PublishedProduct, readProduct } from './releases.ts';
 import { openRepository, type RepositoryView } from './repository-view.ts';
 import type { TrustOptions } from './settings.ts';
-import { type FinishOptions, signAndSubmit } from './sign-and-submit.ts';
+import { type FinishOptions, openReleaseKeys, signAndSubmit } from './sign-and-submit.ts';
 
 /** How often a release is drafted anew because another operator's change got in first. */
 const MAX_CONFLICTS = 3;
@@ -67,14 +68,17 @@ export async function publishRelease(request: PublishRequest): Promise<PublishOu
   const existing = published?.releases.find(release => release.version === version);
   if (existing) return unchangedOrRefused(existing, request, view);
   placeRelease(published, description);
+  const keys = new KeyRing(options);
+  await openReleaseKeys(keys, view.root, options);
   const image = await uploadImageTo(origin, request.image, `${product} ${version}`);
-  return submitRelease(request, image, view);
+  return submitRelease(request, image, view, keys);
 }
 
 async function submitRelease(
   request: PublishRequest,
   image: UploadedImage,
   firstView: RepositoryView,
+  keys: KeyRing,
 ): Promise<PublishOutcome> {
   const { origin, description, options } = request;
   let view = firstView;
@@ -90,7 +94,7 @@ async function submitRelease(
     for (const [name, bytes] of files) targets.targets[name] = targetFileOf(bytes);
     const draft = newDraft(`release ${description.product} ${description.version}`, { targets }, files);
     try {
-      const result = await signAndSubmit(draft, view.root, origin, { ...options, json: false });
+      const result = await signAndSubmit(draft, view.root, origin, { ...options, json: false }, keys);
       return outcome(result ? 'published' : 'draft', manifest, image);
     } catch (error) {
       const isOvertaken = error instanceof SitecastError && error.code === 'SITECAST_VERSION_CONFLICT';

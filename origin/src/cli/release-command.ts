@@ -12,8 +12,8 @@ import type { ChangeResult } from './repository-api.ts';
 import { newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
 import { summarizeDraft } from './draft-summary.ts';
 import { writeRoot } from './init-command.ts';
+import { KeyRing } from './key-ring.ts';
 import { formatBytes, note, print, printJson, table } from './output.ts';
-import { passphraseSource } from './passphrase.ts';
 import { findRelease, productNames, readKnownProduct } from './releases.ts';
 import { submitDraft } from './repository-api.ts';
 import { openRepository, storedRepository } from './repository-view.ts';
@@ -64,12 +64,7 @@ Example:
           ? await storedRepository(options)
           : await openRepository(options, await connect(options), { forRenewal: true });
       for (const line of summarizeDraft(draft, trusted)) note(line);
-      const signedBy = await signWithKeys(
-        draft,
-        trusted?.root,
-        options.keys,
-        passphraseSource(options.passphraseFile),
-      );
+      const signedBy = await signWithKeys(draft, trusted?.root, new KeyRing(options));
       if (signedBy.length > 0) await writeDraft(path, draft);
       const needed = neededSignatures(draft, trusted?.root);
       if (options.json)
