@@ -18,6 +18,7 @@ import {
   neededSignatures,
   newDraft,
   readDraft,
+  textOf,
   wantedKeyIds,
   writeDraft,
 } from './draft.ts';
@@ -77,17 +78,6 @@ describe('a draft that goes from one key holder to the next', () => {
     expect(draft.targets?.signed).toEqual(next);
   });
 
-  it('takes the place of an earlier draft, and of nothing else', async () => {
-    const path = join(directory, 'root.json');
-    await writeFile(path, '{"signed": "the trust anchor"}');
-    const draft = newDraft('x', { targets: nextVersion(targets, now) });
-    await expect(writeDraft(path, draft)).rejects.toMatchObject({ code: 'SITECAST_FILE_EXISTS' });
-    expect(await readFile(path, 'utf8')).toBe('{"signed": "the trust anchor"}');
-    const free = join(directory, 'free.json');
-    await writeDraft(free, draft);
-    await writeDraft(free, draft);
-  });
-
   it("needs the old root's keys and the new root's for a new root", async () => {
     const draft = newDraft('x', {
       root: withOperatorKeys(
@@ -128,6 +118,21 @@ describe('a draft that goes from one key holder to the next', () => {
 });
 
 describe('a draft file', () => {
+  it('replaces an earlier draft, and nothing else: not the root that trust starts from', async () => {
+    const path = join(directory, 'root.json');
+    const draft = newDraft('x', { root: nextVersion(root, now) });
+    await writeFile(path, textOf(draft.root ?? expect.fail()));
+    await expect(writeDraft(path, draft)).rejects.toMatchObject({
+      code: 'SITECAST_FILE_EXISTS',
+      kind: 'conflict',
+    });
+    expect(await readFile(path, 'utf8')).toBe(textOf(draft.root ?? expect.fail()));
+    await rm(path);
+    await writeDraft(path, draft);
+    await writeDraft(path, { ...draft, title: 'y' });
+    expect((await readDraft(path)).title).toBe('y');
+  });
+
   it.each([
     ['text', 'not JSON'],
     ['another format', '{"format":"sitecast-draft-9","title":"","files":{}}'],

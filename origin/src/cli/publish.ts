@@ -11,7 +11,7 @@ import {
 } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import { z } from 'zod';
-import { newDraft } from './draft.ts';
+import { newDraft, requireDraftPlace } from './draft.ts';
 import {
   countLost,
   hashImage,
@@ -63,6 +63,7 @@ interface PublishRequest {
 export async function publishRelease(request: PublishRequest): Promise<PublishOutcome> {
   const { origin, description, options } = request;
   const { product, version } = description;
+  if (options.draft !== undefined) await requireDraftPlace(options.draft);
   const view = await openRepository(options, origin);
   const published = await readProduct(view, product);
   const existing = published?.releases.find(release => release.version === version);

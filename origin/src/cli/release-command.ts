@@ -53,7 +53,7 @@ It compares with the newest metadata of the origin where --origin is given, with
 (so that a machine without a network can sign), and signs with every key in --keys that the draft needs.
 
 Example:
-  sitecast release sign camera-2.json --keys /media/usb/keys`,
+  sitecast release sign camera-2.draft.json --keys /media/usb/keys`,
     )
     .action(async (path: string, options: SignOptions) => {
       const draft = await readDraft(path);
@@ -98,7 +98,7 @@ export function releaseSubmitCommand(): SettingsCommand {
     .option('--json', 'print one JSON object');
   addTrustOptions(addOriginOptions(command));
   return command
-    .addHelpText('after', '\nExample:\n  sitecast release submit camera-2.json')
+    .addHelpText('after', '\nExample:\n  sitecast release submit camera-2.draft.json')
     .action(async (path: string, options: OriginOptions & TrustOptions & { json?: boolean }) => {
       const draft = await readDraft(path);
       const origin = await connect(options);

@@ -6,6 +6,7 @@ import {
   isComplete,
   type NeededSignatures,
   neededSignatures,
+  requireDraftPlace,
   wantedKeyIds,
   writeDraft,
 } from './draft.ts';
@@ -58,7 +59,7 @@ export interface FinishOptions extends KeyOptions {
  * The end of every command that changes the repository: signs with the keys at hand, then submits; or, with
  * `--draft FILE`, leaves it to be signed by others.
  * @returns what the origin published, or undefined where a draft was written instead
- * @throws SITECAST_SIGNATURES_MISSING where the keys at hand aren't enough and no draft was asked for
+ * @throws SITECAST_FILE_EXISTS where something other than a draft is in its place; SITECAST_SIGNATURES_MISSING where the keys at hand aren't enough and no draft was asked for
  */
 export async function signAndSubmit(
   draft: Draft,
@@ -67,6 +68,7 @@ export async function signAndSubmit(
   options: FinishOptions,
   keys: KeyRing = new KeyRing(options),
 ): Promise<ChangeResult | undefined> {
+  if (options.draft !== undefined) await requireDraftPlace(options.draft);
   await signWithKeys(draft, trustedRoot, keys);
   const needed = neededSignatures(draft, trustedRoot);
   if (options.draft !== undefined) {
