@@ -149,6 +149,36 @@ it('starts from a join token alone, and with nothing to trust it does not start'
   expect(origin.assignments.size).toBe(1);
 });
 
+it('says at its first start with exit code 4 that no gateway answers; a daemon waits for one', async () => {
+  const token = join(directory, 'join.token');
+  await writeFile(token, formatJoinToken('http://origin.example', fleet.rootSha256, KeyPair.generate()));
+  const own = settings().filter(setting => !/^--(root|gateway)/.test(setting));
+  // A port that is free at present.
+  const { url } = site;
+  await site.close();
+  const common = [...own, `--gateway=${url}`, `--token-file=${token}`];
+  const rooted = [...own, `--gateway=${url}`, `--root=${join(directory, 'root.json')}`];
+  for (const [command, given] of [
+    ['check', common],
+    ['update', common],
+    ['check', rooted],
+    ['update', rooted],
+  ] as const) {
+    const refused = await AgentProcess.run([command, ...given]);
+    expect(refused).toMatchObject({ exitCode: 4, stderr: expect.stringContaining('ECONNREFUSED') });
+    await rm(data(), { recursive: true });
+  }
+  const agent = new AgentProcess(['run', ...common, '--poll=1s']);
+  running.push(agent);
+  await until('it waits', () => agent.stderr.includes('no gateway to begin with yet'));
+  site = await TestSite.open(origin, Number(new URL(url).port));
+  await until('it has enrolled', () => told().length > 0);
+  await agent.stop();
+  await rm(token);
+  const again = await AgentProcess.run(['check', ...common]);
+  expect(again).toMatchObject({ exitCode: 0, stderr: expect.stringContaining('goes on') });
+});
+
 it.each([20, 38, 52])(
   'SIGKILLed at point %i goes on to the same slot, fetches nothing twice and tells everything once',
   async point => {
