@@ -114,3 +114,6 @@ export interface Gateway {
 
 /** Called before and after each durable step; tests end the process there. */
 export type PassPoint = (name: string) => void;
+
+/** Lines in the device's journal. */
+export type Log = (level: 'info' | 'warn' | 'error', message: string, data?: object) => void;

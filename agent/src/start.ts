@@ -5,10 +5,20 @@ import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
 import { slotsOf, UpdateAgent } from './cycle/agent.ts';
-import { type AgentParts, Confirmation, type Log } from './cycle/parts.ts';
+import { type AgentParts, Confirmation } from './cycle/parts.ts';
+import { Narrator } from './cycle/narrator.ts';
 import { Reporter } from './cycle/reporter.ts';
 import { StatusBoard } from './cycle/status-board.ts';
-import type { AgentClock, BootControl, Gateway, PassPoint, RunCommand, Slot, SlotName } from './ports.ts';
+import type {
+  AgentClock,
+  BootControl,
+  Gateway,
+  Log,
+  PassPoint,
+  RunCommand,
+  Slot,
+  SlotName,
+} from './ports.ts';
 import type { RunSettings } from './settings.ts';
 import { Delivery } from './site/delivery.ts';
 import { Gateways } from './site/gateways.ts';
@@ -67,7 +77,8 @@ export async function openAgent(
     metadata: { timestampVersion: trust.timestampVersion, clock: trust.clock().state },
     reports: { pending: outbox.pendingCount },
   });
-  const reporter = new Reporter(outbox, clock, () => reportFacts(trust, memory, status));
+  const narrator = new Narrator(surroundings.log);
+  const reporter = new Reporter(outbox, clock, narrator, () => reportFacts(trust, memory, status));
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now });
   const parts: AgentParts = {
     ...surroundings,
@@ -79,6 +90,7 @@ export async function openAgent(
     outbox,
     delivery,
     reporter,
+    narrator,
     status,
     confirmation: new Confirmation(),
   };
@@ -89,7 +101,7 @@ function reportFacts(
   trust: Trust,
   memory: MemoryFile,
   status: StatusBoard,
-): ReturnType<ConstructorParameters<typeof Reporter>[2]> {
+): ReturnType<ConstructorParameters<typeof Reporter>[3]> {
   const { booted, product, hardware } = status.current;
   const release = booted && memory.current.slots[booted].release;
   return {

@@ -3,12 +3,12 @@ import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import { activationWait, downloadWait, type Wait } from '../decision/activation.ts';
 import { lateFallBack } from '../decision/boot-verdict.ts';
 import { type Choice, type Facts, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from '../decision/choose.ts';
-import type { Memory, Reason, SlotRecord, Update } from '../decision/memory.ts';
+import { isSameUpdate, type Memory, type Reason, type SlotRecord, type Update } from '../decision/memory.ts';
 import type { BootState, SlotName } from '../ports.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
 import { Activator } from './activator.ts';
 import { settleLateFallBack } from './late-fall-back.ts';
-import { Installer, isSameUpdate, type Release } from './installer.ts';
+import { Installer, type Release } from './installer.ts';
 import type { AgentParts } from './parts.ts';
 import { Lookout, type Situation } from './lookout.ts';
 import { Failed, failureOf, outcomeOf, Postponed, restOf, Superseded } from './rest.ts';
@@ -34,7 +34,7 @@ export class UpdateAgent {
 
   /** Called once, before the first cycle: what does the boot that brought us here mean? */
   async start(): Promise<void> {
-    const { boot, memory, status, log } = this.#parts;
+    const { boot, memory, status } = this.#parts;
     this.#boot = await boot.start();
     const { booted } = this.#boot;
     if (memory.current.booted === undefined) await this.#firstSight(booted);
@@ -43,10 +43,7 @@ export class UpdateAgent {
     const rest = left
       ? await settleLateFallBack(this.#parts, left)
       : await this.#activator.resume(this.#boot);
-    if (rest) {
-      log(left ? 'error' : 'info', `after the boot: ${rest.state}`, { ...rest });
-      this.#show(rest);
-    }
+    if (rest) this.#show(rest);
   }
 
   /** What the factory left: it's known to run, and perhaps which release it is. */
@@ -144,8 +141,9 @@ export class UpdateAgent {
   }
 
   async #attempt(release: Release, facts: Facts, isRefreshed: boolean, signal: AbortSignal): Promise<Rest> {
-    const { memory, reporter } = this.#parts;
+    const { memory, reporter, narrator } = this.#parts;
     const { order } = release;
+    narrator.order(order);
     try {
       if (!this.#verified || memory.current.update === null || !isSameUpdate(this.#verified, order)) {
         await this.#checkDownload(facts.rollouts, order);
@@ -232,8 +230,7 @@ export class UpdateAgent {
   }
 
   async #failed(order: Order, reason: Reason): Promise<Rest> {
-    const { memory, reporter, clock, log } = this.#parts;
-    log('error', reason.message, { code: reason.code, release: order.release.version });
+    const { memory, reporter, clock } = this.#parts;
     await reporter.report('failed', { ...order, reason }, true);
     const at = new Date(clock.now()).toISOString();
     const ended = { attempt: order.rollout.attempt, outcome: 'failed' as const };
@@ -250,7 +247,7 @@ export class UpdateAgent {
 
   /** A full disk, an unreachable gateway, expired metadata: nothing that should end the daemon. */
   async #guarded(work: () => Promise<Rest>): Promise<Rest> {
-    const { status, reporter, log } = this.#parts;
+    const { status, reporter } = this.#parts;
     try {
       const rest = await work();
       await reporter.flush();
@@ -260,7 +257,6 @@ export class UpdateAgent {
     } catch (error) {
       const rest = restOf(error) ?? failureOf(error);
       if (!rest) throw error;
-      log('warn', rest.reason?.message ?? rest.state, { code: rest.reason?.code });
       if (rest.waitingFor === 'space') status.set({ storageProblem: rest.reason?.message });
       return rest;
     }
@@ -277,8 +273,10 @@ export class UpdateAgent {
     });
   }
 
-  #show({ state, reason, waitingFor }: Rest): void {
-    const { status, memory, slots } = this.#parts;
+  #show(rest: Rest): void {
+    const { state, reason, waitingFor } = rest;
+    const { status, memory, slots, narrator } = this.#parts;
+    narrator.rest(rest);
     const { update, barred, lastFailure, slots: records } = memory.current;
     status.set({
       at: new Date(this.#parts.clock.now()).toISOString(),
@@ -286,6 +284,7 @@ export class UpdateAgent {
       message: reason?.message,
       waitingFor,
       progress: undefined,
+      ...(update ? {} : { plan: undefined }),
       update,
       barred,
       lastFailure,

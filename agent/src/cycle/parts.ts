@@ -1,11 +1,12 @@
 import type { Identity } from '@sitecast/shared/identity';
-import type { AgentClock, BootControl, PassPoint, RunCommand, Slot, SlotName } from '../ports.ts';
+import type { AgentClock, BootControl, Log, PassPoint, RunCommand, Slot, SlotName } from '../ports.ts';
 import type { Delivery } from '../site/delivery.ts';
 import type { Gateways } from '../site/gateways.ts';
 import type { Membership } from '../site/membership.ts';
 import type { Trust } from '../site/trust.ts';
 import type { MemoryFile } from '../state/memory-file.ts';
 import type { Outbox } from '../state/outbox.ts';
+import type { Narrator } from './narrator.ts';
 import type { Reporter } from './reporter.ts';
 import type { StatusBoard } from './status-board.ts';
 
@@ -51,8 +52,6 @@ export class Confirmation {
   }
 }
 
-export type Log = (level: 'info' | 'warn' | 'error', message: string, data?: object) => void;
-
 /** What an agent is made of. */
 export interface AgentParts {
   settings: AgentSettings;
@@ -68,6 +67,7 @@ export interface AgentParts {
   outbox: Outbox;
   delivery: Delivery;
   reporter: Reporter;
+  narrator: Narrator;
   status: StatusBoard;
   passPoint: PassPoint;
   /** Somebody's word, by the `confirm` command, that the slot on trial is good. */

@@ -76,6 +76,19 @@ export const updateSchema = z.looseObject({
 });
 export type Update = z.infer<typeof updateSchema>;
 
+/** True if both are about the same attempt to bring the same release into the same slot. */
+export function isSameUpdate(
+  one: Pick<Update, 'kind' | 'rollout' | 'release'>,
+  other: Pick<Update, 'kind' | 'rollout' | 'release'>,
+): boolean {
+  return (
+    one.kind === other.kind &&
+    one.rollout.id === other.rollout.id &&
+    one.rollout.attempt === other.rollout.attempt &&
+    one.release.counter === other.release.counter
+  );
+}
+
 export const lastFailureSchema = z.looseObject({
   at: z.string().max(64),
   reason: reasonSchema,
