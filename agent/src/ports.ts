@@ -182,3 +182,6 @@ export interface SitePeers {
   drop(id: string): void;
   close(): Promise<void>;
 }
+
+/** Lines in the device's journal. */
+export type Log = (level: 'info' | 'warn' | 'error', message: string, data?: object) => void;

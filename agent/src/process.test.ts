@@ -57,6 +57,7 @@ async function status(): Promise<Record<string, unknown>> {
   return stdout === '' ? {} : JSON.parse(stdout);
 }
 
+const messageOf = (line: string): string => JSON.parse(line).msg;
 const told = () => [...origin.reports.values()].flat();
 const isTold = (state: string, counter: number) => () =>
   told().some(report => report.state === state && report.release?.counter === counter);
@@ -82,8 +83,32 @@ it('installs what a rollout brings, within a moment, and tells a technician abou
   expect(shown.stdout).toMatch(/barred +2\.0\.0/);
   expect(shown.stdout).toContain(`${site.url}, heard`);
   expect(shown.stdout.split('\n').length).toBeLessThan(24);
+  expect(shown.stdout).not.toContain('plan ');
   const ended = await agent.stop();
   expect(ended.exitCode).toBe(0);
+  const journal = ended.stderr.trim().split('\n').map(messageOf);
+  const story = [
+    'enrolment: enrolled',
+    'ordered to install 1.0.0',
+    'downloading 1.0.0',
+    'slot B holds 1.0.0, verified',
+    'rebooting into 1.0.0',
+    'health checks of 1.0.0',
+    'confirmed 1.0.0',
+    'ordered to install 2.0.0',
+    'slot A holds 2.0.0, verified',
+    expect.stringMatching(/^2\.0\.0 failed: /),
+    expect.stringMatching(/^rolled back from 2\.0\.0: /),
+  ];
+  expect(journal).toEqual(expect.arrayContaining(story));
+  for (const once of [
+    /^downloading 1\.0\.0$/,
+    /^confirmed 1\.0\.0$/,
+    /failed: /,
+    /^rolled ?back/i,
+    /^completed/,
+  ])
+    expect(journal.filter(line => once.test(line)).length).toBeLessThanOrEqual(1);
   expect(await status()).toMatchObject({ isAlive: false, booted: 'B' });
 });
 
@@ -162,8 +187,39 @@ it('starts from a join token alone, and with nothing to trust it does not start'
   expect(mistrusted.stderr).toContain('SITECAST_ROOT_MISMATCH');
   expect(`${mistrusted.stderr}${mistrusted.stdout}`).not.toContain(other);
   const right = await AgentProcess.run(['check', ...others], { SITECAST_TOKEN: token });
-  expect(right).toMatchObject({ exitCode: 0, stderr: '' });
+  expect(right.exitCode).toBe(0);
+  expect(`${right.stderr}${right.stdout}`).not.toContain(token);
   expect(origin.assignments.size).toBe(1);
+});
+
+it('says at its first start with exit code 4 that no gateway answers; a daemon waits for one', async () => {
+  const token = join(directory, 'join.token');
+  await writeFile(token, formatJoinToken('http://origin.example', fleet.rootSha256, KeyPair.generate()));
+  const own = settings().filter(setting => !/^--(root|gateway)/.test(setting));
+  // A port that is free at present.
+  const { url } = site;
+  await site.close();
+  const common = [...own, `--gateway=${url}`, `--token-file=${token}`];
+  const rooted = [...own, `--gateway=${url}`, `--root=${join(directory, 'root.json')}`];
+  for (const [command, given] of [
+    ['check', common],
+    ['update', common],
+    ['check', rooted],
+    ['update', rooted],
+  ] as const) {
+    const refused = await AgentProcess.run([command, ...given]);
+    expect(refused).toMatchObject({ exitCode: 4, stderr: expect.stringContaining('ECONNREFUSED') });
+    await rm(data(), { recursive: true });
+  }
+  const agent = new AgentProcess(['run', ...common, '--poll=1s']);
+  running.push(agent);
+  await until('it waits', () => agent.stderr.includes('no gateway to begin with yet'));
+  site = await TestSite.open(origin, Number(new URL(url).port));
+  await until('it has enrolled', () => told().length > 0);
+  await agent.stop();
+  await rm(token);
+  const again = await AgentProcess.run(['check', ...common]);
+  expect(again).toMatchObject({ exitCode: 0, stderr: expect.stringContaining('goes on') });
 });
 
 it.each([20, 38, 52])(

@@ -59,6 +59,7 @@ function addCheck(program: SettingsCommand, commands: AgentCommands, out: Output
     .action(async (options: Record<string, unknown>) => {
       const result = await commands.check(dataOf(options), () => runSettings(options));
       out(options.json === true ? `${JSON.stringify(result)}\n` : checkText(result));
+      refuseUnreachable(result.rest);
     });
 }
 
@@ -103,8 +104,20 @@ function print(rest: Rest, options: Record<string, unknown>, out: OutputStreams[
       ? `${JSON.stringify({ state, reason, waitingFor })}\n`
       : `${state}${waitingFor === undefined ? '' : ` (for ${waitingFor})`}${reason ? `: ${reason.message} (${reason.code})` : ''}\n`,
   );
+  refuseUnreachable(rest);
   if (state === 'failed' || state === 'rolledBack')
     throw new SitecastError('failed', 'SITECAST_UPDATE_FAILED', reason?.message ?? 'the update failed');
+}
+
+/** @throws SITECAST_GATEWAY_UNREACHABLE: a script is to learn from the exit code that nobody answered */
+function refuseUnreachable({ waitingFor, reason }: Rest): void {
+  if (waitingFor !== 'gateway') return;
+  throw new SitecastError(
+    'unreachable',
+    'SITECAST_GATEWAY_UNREACHABLE',
+    reason?.message ?? 'no gateway answers',
+    { hint: 'is it running, and is --gateway right?' },
+  );
 }
 
 function checkText({ rest, booted, available }: CheckResult): string {

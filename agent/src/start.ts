@@ -5,7 +5,8 @@ import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
 import { slotsOf, UpdateAgent } from './cycle/agent.ts';
-import { type AgentParts, Confirmation, type Log } from './cycle/parts.ts';
+import { type AgentParts, Confirmation } from './cycle/parts.ts';
+import { Narrator } from './cycle/narrator.ts';
 import { Reporter } from './cycle/reporter.ts';
 import { StatusBoard } from './cycle/status-board.ts';
 import { Admission } from './peers/admission.ts';
@@ -15,6 +16,7 @@ import type {
   AgentClock,
   BootControl,
   Gateway,
+  Log,
   PassPoint,
   RunCommand,
   SitePeers,
@@ -76,7 +78,8 @@ export async function openAgent(
   const { product, hardware } = settings;
   const membership = new Membership({ gateways, identity, memory, product, hardware, token: token?.pair });
   const status = openStatus(settings, surroundings, { trust, memory, outbox });
-  const reporter = new Reporter(outbox, clock, () => reportFacts(trust, memory, status));
+  const narrator = new Narrator(surroundings.log);
+  const reporter = new Reporter(outbox, clock, narrator, () => reportFacts(trust, memory, status));
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now });
   const exchange = await openExchange(settings, surroundings, {
     gateways,
@@ -97,6 +100,7 @@ export async function openAgent(
     outbox,
     delivery,
     reporter,
+    narrator,
     status,
     confirmation: new Confirmation(),
   };
@@ -176,7 +180,7 @@ function reportFacts(
   trust: Trust,
   memory: MemoryFile,
   status: StatusBoard,
-): ReturnType<ConstructorParameters<typeof Reporter>[2]> {
+): ReturnType<ConstructorParameters<typeof Reporter>[3]> {
   const { booted, product, hardware } = status.current;
   const release = booted && memory.current.slots[booted].release;
   return {

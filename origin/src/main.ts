@@ -170,7 +170,9 @@ async function recoverFrom(dataDirectory: string, from: readonly string[]): Prom
     endings.push(() => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
     const repository = await Repository.open({ files, chunks, staged, now: Date.now, log });
-    return await recover({ repository, files, staged, chunks, log }, mirrors);
+    const audit = await AuditLog.open(new LevelFleet(database), Date.now);
+    endings.push(() => audit.idle());
+    return await recover({ repository, files, staged, chunks, audit, log }, mirrors);
   } finally {
     await endAll(endings);
   }

@@ -22,6 +22,7 @@ async function run(...args: string[]) {
       releases: [{ product: 'camera', counter: 2 }],
       lacking: [{ product: 'camera', counter: 2, version: '2.0.0', chunks: 5 }],
       paused: ['1f0c9a5be6d27788'],
+      logRestoredTo: { seq: 12, hash: 'a'.repeat(64), at: '2030-01-01T00:00:00.000Z' },
     }),
   };
   const program = originProgram(commands, write);
@@ -116,6 +117,7 @@ it.each([
 
 it('tells after a recovery what came back, what is lost, and which rollouts wait for somebody to look', async () => {
   const { exitCode, text } = await run('recover', '--data', 'd', '--from', 'http://gateway:7401');
+  expect(text).toContain('the audit log goes on from entry 12 of 2030-01-01T00:00:00.000Z');
   expect(exitCode).toBe(0);
   expect(text).toContain('caught up with http://gateway:7401');
   expect(text).toContain('5 chunks of camera 2.0.0 are lost');

@@ -45,7 +45,7 @@ To be run after the data directory was brought back from a backup, before the or
 what is older than they have seen: so the newest metadata is read back from gateways (it's signed: none can make anything
 up), releases that the backup lacks are fetched from them, and the origin goes on above all version numbers that were
 ever handed out. All rollouts are paused: \`sitecast rollout resume ID\` once you have looked at them. Devices and gateways
-that were let in after the backup must enrol again.
+that were let in after the backup must enrol again. What the audit log has lost since the backup, an entry in it says.
 
 Example:
   sitecast-origin recover --data /var/lib/sitecast --from http://gateway-north:7401 --from http://gateway-south:7401`;
@@ -125,7 +125,8 @@ export function originProgram(
   return program;
 }
 
-function recoveredText({ from, unread, versions, releases, lacking, paused }: Recovered): string {
+function recoveredText(recovered: Recovered): string {
+  const { from, unread, versions, releases, lacking, paused, logRestoredTo } = recovered;
   const lines = [
     from === undefined ? 'nothing newer was found: the repository stays as it was' : `caught up with ${from}`,
     ...releases.map(({ product, counter }) => `  brought back: release ${counter} of ${product}`),
@@ -135,6 +136,9 @@ function recoveredText({ from, unread, versions, releases, lacking, paused }: Re
     ),
     ...unread.map(({ mirror, message }) => `  not read: ${mirror}: ${message}`),
     `goes on with timestamp ${versions.timestamp}, targets ${versions.targets}, root ${versions.root}`,
+    logRestoredTo
+      ? `the audit log goes on from entry ${logRestoredTo.seq} of ${logRestoredTo.at}: what was recorded after that is lost`
+      : 'the audit log begins anew: what was recorded before is lost',
     ...paused.map(
       id => `paused: rollout ${id}; look at it, then \`sitecast rollout resume ${id}\` or \`abort\``,
     ),

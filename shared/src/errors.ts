@@ -44,3 +44,15 @@ export function isSystemError(error: unknown, ...codes: string[]): error is Node
   if (!(error instanceof Error) || !('code' in error)) return false;
   return codes.length === 0 ? 'syscall' in error : codes.includes(String(error.code));
 }
+
+/**
+ * What lies at the bottom of a failed request, for a message: `connect ECONNREFUSED 127.0.0.1:7400` where `fetch`
+ * says `fetch failed`.
+ */
+export function bottomOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  // An address that has several, such as `localhost`, fails once for each, without a message of its own.
+  const inner: unknown = error instanceof AggregateError ? error.errors[0] : error.cause;
+  if (inner !== undefined) return bottomOf(inner);
+  return error.message === '' && 'code' in error ? String(error.code) : error.message;
+}

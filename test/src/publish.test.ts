@@ -164,7 +164,12 @@ describe('publishing', () => {
     });
     await bed.json('sitecast', ['release', 'withdraw', 'camera', '1.0.0']);
     expect(await versions()).toEqual(['2.0.0']);
-    // Its counter is never given again.
+    // Neither its version nor its counter is ever given again.
+    expect(await refused('two', '1.0.0')).toMatchObject({
+      exitCode: 3,
+      code: 'SITECAST_VERSION_EXISTS',
+      message: expect.stringContaining('withdrawn'),
+    });
     expect(await published('one', '1.0.1')).toMatchObject({ counter: 3 });
   });
 });
@@ -266,6 +271,23 @@ describe('is refused, with a code and nothing published:', () => {
       exitCode: 3,
       code: 'SITECAST_SIGNATURES_MISSING',
     });
+    expect(await refused('one', '1.0.0', '--keys', 'nowhere')).toMatchObject({
+      exitCode: 2,
+      code: 'SITECAST_KEYS_MISSING',
+    });
+    await mkdir(bed.path('sealed'));
+    const env = { SITECAST_PASSPHRASE: 'correct horse' };
+    const { publicKey } = await bed.json('sitecast', ['keys', 'create', 'release', '--out', 'sealed'], {
+      env,
+    });
+    await bed.json('sitecast', ['keys', 'rotate', 'release', '--add', String(publicKey)]);
+    expect(await refused('one', '1.0.0', '--keys', 'sealed')).toMatchObject({
+      exitCode: 2,
+      code: 'SITECAST_PASSPHRASE_MISSING',
+      message: expect.stringContaining('sealed/release-'),
+    });
+    // They were looked for before the image was sent.
+    expect(await countFiles(bed.path('origin/staging/chunks'))).toBe(0);
     await bed.json('sitecast', [
       'release',
       'draft',

@@ -103,6 +103,7 @@ it('an origin restored from yesterday’s backup catches up with a gateway, goes
     paused: [id],
   });
   await startOrigin();
+  await expectToldLoss(recovered, id);
   expect(await versionNow()).toBeGreaterThan(seen);
   expect(await operate('rollout', 'status', id)).toMatchObject({ state: 'paused' });
   // The gateway takes it for newer than what it has, and so does the operator.
@@ -118,6 +119,30 @@ it('an origin restored from yesterday’s backup catches up with a gateway, goes
   expect((await readFile(bed.path('a.img'))).equals(await readFile(bed.path('3.0.0')))).toBe(false);
   expect((await readFile(bed.path('b.img'))).equals(await readFile(bed.path('3.0.0')))).toBe(true);
 });
+
+/** The log says of itself that it lost what came after the backup, and its chain holds. */
+async function expectToldLoss(recovered: Record<string, unknown>, paused: string): Promise<void> {
+  const { logRestoredTo } = recovered;
+  const { entries } = await operate('audit', '--verify');
+  const all: { action: string; subject: string; details?: unknown }[] = Array.isArray(entries) ? entries : [];
+  const at = all.findIndex(({ action }) => action === 'origin.recover');
+  expect(all[at]).toMatchObject({
+    by: 'origin',
+    details: {
+      logRestoredTo: { seq: at, hash: expect.stringMatching(/^[0-9a-f]{64}$/) },
+      laterEntries: expect.stringContaining('lost'),
+      from: gateway.url,
+    },
+  });
+  expect(all[at]?.details).toMatchObject({ logRestoredTo });
+  // Nothing of what was done between backup and loss.
+  expect(all.slice(0, at).map(({ subject }) => subject)).not.toContain('release:camera/2.0.0');
+  expect(all.slice(at + 1).map(({ action, subject }) => `${action} ${subject}`)).toEqual([
+    `rollout.pause rollout:${paused}`,
+    'release.recover release:camera/2',
+    'release.recover release:camera/3',
+  ]);
+}
 
 it('without anything newer to be had it just pauses the rollouts; and it says what it could not do', async () => {
   await publish('1.0.0');

@@ -1,5 +1,5 @@
 import { type ChunkStore, HttpStore } from '@sitecast/shared/content';
-import { SitecastError } from '@sitecast/shared/errors';
+import { bottomOf, SitecastError } from '@sitecast/shared/errors';
 import { signRequest } from '@sitecast/shared/http-signature';
 import type { Identity } from '@sitecast/shared/identity';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
@@ -95,7 +95,7 @@ export class HttpGateway implements Gateway {
     } catch (cause) {
       if (cause instanceof SitecastError) throw cause;
       signal?.throwIfAborted();
-      throw unreachable(url, 'the request failed', cause);
+      throw unreachable(url, bottomOf(cause), cause);
     }
   }
 }

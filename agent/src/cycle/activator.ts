@@ -208,7 +208,10 @@ export class Activator {
     const record = memory.current.slots[update.target];
     await memory.change({
       update: null,
-      slots: { ...memory.current.slots, [update.target]: { ...record, isConfirmed: true } },
+      slots: {
+        ...memory.current.slots,
+        [update.target]: { ...record, isConfirmed: true, rollout: update.rollout },
+      },
       rollouts: noteEnd(memory.current, update, outcome),
       lastFailure: undefined,
       booted: update.target,

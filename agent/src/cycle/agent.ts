@@ -1,12 +1,14 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import { activationWait, downloadWait, type Wait } from '../decision/activation.ts';
-import { type Choice, type Facts, objectionTo, type Order } from '../decision/choose.ts';
-import type { Memory, Reason, SlotRecord, Update } from '../decision/memory.ts';
+import { lateFallBack } from '../decision/boot-verdict.ts';
+import { type Choice, type Facts, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from '../decision/choose.ts';
+import { isSameUpdate, type Memory, type Reason, type SlotRecord, type Update } from '../decision/memory.ts';
 import type { BootState, SlotName } from '../ports.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
 import { Activator } from './activator.ts';
-import { Installer, isSameUpdate, type Release } from './installer.ts';
+import { settleLateFallBack } from './late-fall-back.ts';
+import { Installer, type Release } from './installer.ts';
 import type { AgentParts } from './parts.ts';
 import { Lookout, type Situation } from './lookout.ts';
 import { Failed, failureOf, outcomeOf, Postponed, restOf, Superseded } from './rest.ts';
@@ -32,17 +34,16 @@ export class UpdateAgent {
 
   /** Called once, before the first cycle: what does the boot that brought us here mean? */
   async start(): Promise<void> {
-    const { boot, memory, status, log } = this.#parts;
+    const { boot, memory, status } = this.#parts;
     this.#boot = await boot.start();
     const { booted } = this.#boot;
     if (memory.current.booted === undefined) await this.#firstSight(booted);
-    else if (memory.current.booted !== booted && !memory.current.update) await memory.change({ booted });
     status.set({ booted });
-    const rest = await this.#activator.resume(this.#boot);
-    if (rest) {
-      log('info', `after the boot: ${rest.state}`, { ...rest });
-      this.#show(rest);
-    }
+    const left = lateFallBack(memory.current, this.#boot);
+    const rest = left
+      ? await settleLateFallBack(this.#parts, left)
+      : await this.#activator.resume(this.#boot);
+    if (rest) this.#show(rest);
   }
 
   /** What the factory left: it's known to run, and perhaps which release it is. */
@@ -126,10 +127,11 @@ export class UpdateAgent {
   async #unordered(why: Choice['reason']): Promise<Rest> {
     if (!why) return { state: 'idle' };
     const { state, rollout, ...reason } = why;
-    // An attempt that has ended here was reported with how it ended: that's to stay the last word.
+    // An attempt that has ended here was reported with how it ended: that's to stay the last word, but for who can't go back.
     const remembered = this.#parts.memory.current.rollouts.find(({ id }) => id === rollout?.id);
     const hasEnded = (remembered?.ended?.attempt ?? 0) >= (rollout?.attempt ?? 1);
-    if (!hasEnded) await this.#parts.reporter.report(state, { rollout, reason });
+    if (!hasEnded || reason.code === ROLLBACK_IMPOSSIBLE)
+      await this.#parts.reporter.report(state, { rollout, reason });
     return { state, reason, waitingFor: state === 'waiting' ? 'rollout' : undefined };
   }
 
@@ -139,8 +141,9 @@ export class UpdateAgent {
   }
 
   async #attempt(release: Release, facts: Facts, isRefreshed: boolean, signal: AbortSignal): Promise<Rest> {
-    const { memory, reporter } = this.#parts;
+    const { memory, reporter, narrator } = this.#parts;
     const { order } = release;
+    narrator.order(order);
     try {
       if (!this.#verified || memory.current.update === null || !isSameUpdate(this.#verified, order)) {
         await this.#checkDownload(facts.rollouts, order);
@@ -227,8 +230,7 @@ export class UpdateAgent {
   }
 
   async #failed(order: Order, reason: Reason): Promise<Rest> {
-    const { memory, reporter, clock, log } = this.#parts;
-    log('error', reason.message, { code: reason.code, release: order.release.version });
+    const { memory, reporter, clock } = this.#parts;
     await reporter.report('failed', { ...order, reason }, true);
     const at = new Date(clock.now()).toISOString();
     const ended = { attempt: order.rollout.attempt, outcome: 'failed' as const };
@@ -245,7 +247,7 @@ export class UpdateAgent {
 
   /** A full disk, an unreachable gateway, expired metadata: nothing that should end the daemon. */
   async #guarded(work: () => Promise<Rest>): Promise<Rest> {
-    const { status, reporter, log } = this.#parts;
+    const { status, reporter } = this.#parts;
     try {
       const rest = await work();
       await reporter.flush();
@@ -255,7 +257,6 @@ export class UpdateAgent {
     } catch (error) {
       const rest = restOf(error) ?? failureOf(error);
       if (!rest) throw error;
-      log('warn', rest.reason?.message ?? rest.state, { code: rest.reason?.code });
       if (rest.waitingFor === 'space') status.set({ storageProblem: rest.reason?.message });
       return rest;
     }
@@ -273,8 +274,10 @@ export class UpdateAgent {
     });
   }
 
-  #show({ state, reason, waitingFor }: Rest): void {
-    const { status, memory, slots } = this.#parts;
+  #show(rest: Rest): void {
+    const { state, reason, waitingFor } = rest;
+    const { status, memory, slots, narrator } = this.#parts;
+    narrator.rest(rest);
     const { update, barred, lastFailure, slots: records } = memory.current;
     status.set({
       at: new Date(this.#parts.clock.now()).toISOString(),
@@ -282,6 +285,7 @@ export class UpdateAgent {
       message: reason?.message,
       waitingFor,
       progress: undefined,
+      ...(update ? {} : { plan: undefined }),
       update,
       barred,
       lastFailure,

@@ -8,7 +8,7 @@ import {
   type ReleaseManifest,
 } from '@sitecast/shared/release';
 import type { Order } from '../decision/choose.ts';
-import type { Update } from '../decision/memory.ts';
+import { isSameUpdate, type Update } from '../decision/memory.ts';
 import { compareWithIndex, type MissingChunks } from '../install/compare.ts';
 import { fillFromSite } from '../install/fill-from-site.ts';
 import { fillSlot } from '../install/fill.ts';
@@ -110,7 +110,7 @@ export class Installer {
 
   async #plan(release: Release, target: SlotName, signal: AbortSignal): Promise<MissingChunks> {
     const { index, order } = release;
-    const { status, settings, slots, reporter } = this.#parts;
+    const { status, settings, slots, reporter, narrator } = this.#parts;
     status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
     const missing = await this.#compare(index, slots[target], signal);
     const imageBytes = index.lengthBytes;
@@ -128,6 +128,7 @@ export class Installer {
       throw new Postponed('hook', { code: 'SITECAST_HOOK_NOT_NOW', message: hook.message });
     // Once an attempt: a download that was cut off and goes on is the same one.
     await reporter.report('downloading', order, true);
+    narrator.downloading(order, { fetchBytes: missing.lengthBytes, imageBytes });
     return missing;
   }
 
@@ -244,7 +245,7 @@ export class Installer {
   }
 
   async #finish(release: Release, target: SlotName): Promise<void> {
-    const { memory, exchange } = this.#parts;
+    const { memory, exchange, narrator } = this.#parts;
     const { order, index, indexBytes } = release;
     await exchange?.keep(target, indexBytes);
     const record = {
@@ -257,6 +258,7 @@ export class Installer {
       slots: { ...memory.current.slots, [target]: record },
       update: { ...this.#updateOf(release, target), phase: 'verified' },
     });
+    narrator.verified(order, target);
   }
 
   #updateOf({ order, index, indexBytes }: Release, target: SlotName): Update {
@@ -295,19 +297,6 @@ export class Installer {
       this.#parts.status.set({ progress: undefined });
     }
   }
-}
-
-/** True if both are about the same attempt to bring the same release into the same slot. */
-export function isSameUpdate(
-  one: Pick<Update, 'kind' | 'rollout' | 'release'>,
-  other: Pick<Update, 'kind' | 'rollout' | 'release'>,
-): boolean {
-  return (
-    one.kind === other.kind &&
-    one.rollout.id === other.rollout.id &&
-    one.rollout.attempt === other.rollout.attempt &&
-    one.release.counter === other.release.counter
-  );
 }
 
 async function checkCapacity(slot: Slot, { index }: Release): Promise<void> {

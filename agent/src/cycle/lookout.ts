@@ -71,7 +71,7 @@ export class Lookout {
   }
 
   async #membership(signal: AbortSignal, isOnline: boolean): Promise<Assignment | Rest> {
-    const { trust, membership, status } = this.#parts;
+    const { trust, membership, status, narrator } = this.#parts;
     const { signers } = trust;
     if (!signers) return { state: 'waiting', waitingFor: 'gateway' };
     const stored = membership.stored(signers);
@@ -80,19 +80,26 @@ export class Lookout {
       const found = await membership.update(signers, signal);
       if (found !== 'pending') return this.#enrolled(found);
       status.set({ enrolment: 'pending' });
+      narrator.enrolment('pending', {});
       return { state: 'waiting', waitingFor: 'acceptance', reason: waitsForOperator };
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       if (stored) return this.#enrolled(stored);
-      if (error.code === 'SITECAST_ENROLMENT_REFUSED') status.set({ enrolment: 'refused' });
+      if (error.code === 'SITECAST_ENROLMENT_REFUSED') {
+        status.set({ enrolment: 'refused' });
+        narrator.enrolment('refused', { reason: error.message });
+      }
       const reason = { code: error.code, message: error.message };
       return { state: 'waiting', waitingFor: 'enrolment', reason };
     }
   }
 
   async #enrolled(assignment: Assignment): Promise<Assignment> {
-    const { status, reporter, outbox } = this.#parts;
-    status.set({ enrolment: assignment.revoked === true ? 'revoked' : 'enrolled', site: assignment.site });
+    const { status, reporter, outbox, narrator } = this.#parts;
+    const { site } = assignment;
+    const enrolment = assignment.revoked === true ? 'revoked' : 'enrolled';
+    status.set({ enrolment, site });
+    narrator.enrolment(enrolment, { site });
     if (!outbox.newest) await reporter.report('idle');
     return assignment;
   }

@@ -1,5 +1,5 @@
 import type { Identity } from '@sitecast/shared/identity';
-import type { AgentClock, BootControl, PassPoint, RunCommand, Slot, SlotName } from '../ports.ts';
+import type { AgentClock, BootControl, Log, PassPoint, RunCommand, Slot, SlotName } from '../ports.ts';
 import type { SiteExchange } from '../peers/site-exchange.ts';
 import type { Delivery } from '../site/delivery.ts';
 import type { Gateways } from '../site/gateways.ts';
@@ -7,6 +7,7 @@ import type { Membership } from '../site/membership.ts';
 import type { Trust } from '../site/trust.ts';
 import type { MemoryFile } from '../state/memory-file.ts';
 import type { Outbox } from '../state/outbox.ts';
+import type { Narrator } from './narrator.ts';
 import type { Reporter } from './reporter.ts';
 import type { StatusBoard } from './status-board.ts';
 
@@ -59,8 +60,6 @@ export class Confirmation {
   }
 }
 
-export type Log = (level: 'info' | 'warn' | 'error', message: string, data?: object) => void;
-
 /** What an agent is made of. */
 export interface AgentParts {
   settings: AgentSettings;
@@ -78,6 +77,7 @@ export interface AgentParts {
   outbox: Outbox;
   delivery: Delivery;
   reporter: Reporter;
+  narrator: Narrator;
   status: StatusBoard;
   passPoint: PassPoint;
   /** Somebody's word, by the `confirm` command, that the slot on trial is good. */

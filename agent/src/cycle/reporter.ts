@@ -3,6 +3,7 @@ import type { DeviceState, Report } from '@sitecast/shared/fleet';
 import type { Reason } from '../decision/memory.ts';
 import type { AgentClock } from '../ports.ts';
 import type { Event, Outbox } from '../state/outbox.ts';
+import type { Narrator, Subject } from './narrator.ts';
 
 /** Reports that a full disk keeps from being recorded; they wait in memory. */
 /** Code of the report that names a source which sent wrong bytes. */
@@ -11,16 +12,11 @@ const MAX_WAITING = 64;
 const MAX_MESSAGE_CHARS = 1024;
 const MAX_CODE_CHARS = 64;
 
-export interface Subject {
-  rollout?: { id: string; attempt: number } | undefined;
-  release?: { counter: number; version: string } | undefined;
-  reason?: Reason | undefined;
-}
-
 /** Says in the chain what happened, once each, whenever the agent is ended and started again. */
 export class Reporter {
   readonly #outbox: Outbox;
   readonly #clock: AgentClock;
+  readonly #narrator: Narrator;
   readonly #facts: () => Pick<Event, 'timestampVersion' | 'booted' | 'inventory'>;
   #waiting: Event[] = [];
   /** Why nothing can be recorded at present. */
@@ -29,10 +25,12 @@ export class Reporter {
   constructor(
     outbox: Outbox,
     clock: AgentClock,
+    narrator: Narrator,
     facts: () => Pick<Event, 'timestampVersion' | 'booted' | 'inventory'>,
   ) {
     this.#outbox = outbox;
     this.#clock = clock;
+    this.#narrator = narrator;
     this.#facts = facts;
   }
 
@@ -43,6 +41,7 @@ export class Reporter {
   async report(state: DeviceState, subject: Subject = {}, isOnce = false): Promise<void> {
     const event = this.#eventOf(state, subject);
     if (this.#isSaid(event, isOnce)) return;
+    this.#narrator.step(state, subject);
     this.#waiting.push(event);
     this.#waiting.splice(0, this.#waiting.length - MAX_WAITING);
     await this.flush();

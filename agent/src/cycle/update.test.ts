@@ -93,6 +93,95 @@ describe('an update', () => {
   });
 });
 
+describe('a boot loader that falls back long after the release had proved itself', () => {
+  /** The machine starts again, in the other slot. */
+  async function comeUpIn(slot: 'A' | 'B', changes = {}) {
+    await device.parts.boot.setNext(slot);
+    await device.close({ isCut: true });
+    await device.open(changes);
+  }
+
+  it('is found at the start, reported as a failure, barred and shown', async () => {
+    await install(1, image1);
+    const { rollout } = await install(2, image2);
+    await comeUpIn('B');
+    expect(device.parts.status.current).toMatchObject({
+      state: 'rolledBack',
+      booted: 'B',
+      lastFailure: { release: { counter: 2 }, reason: { code: 'bootCountExhausted' } },
+      barred: [{ counter: 2, attempt: 1 }],
+      slots: { A: { state: 'bad' } },
+    });
+    expect(await device.cycle()).toMatchObject({
+      state: 'blocked',
+      reason: { code: 'SITECAST_RELEASE_BARRED' },
+    });
+    expect(origin.told(device.id).at(-1)).toMatchObject({
+      state: 'rolledBack',
+      rollout: { id: rollout.id, attempt: 1 },
+      release: { counter: 2 },
+      reason: { code: 'bootCountExhausted' },
+      booted: { slot: 'B', release: { counter: 1 } },
+    });
+    // No later boot goes there by itself.
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
+    rollout.attempt = 2;
+    await fleet.publish();
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  });
+
+  it('is told once, however often the power goes while it is noted', async () => {
+    await install(1, image1);
+    await install(2, image2);
+    class Cut extends Error {}
+    const passPoint = (name: string) => {
+      if (name === 'state before') throw new Cut();
+    };
+    await expect(comeUpIn('B', { passPoint })).rejects.toThrow(Cut);
+    await device.close({ isCut: true });
+    await device.open();
+    await device.cycle();
+    expect(states().filter(state => state === 'rolledBack')).toHaveLength(1);
+    expect(device.parts.memory.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
+  });
+
+  it('is none where just the agent was restarted; of a release that nobody knows there is nothing to bar', async () => {
+    await install(1, image1);
+    await device.close();
+    await device.open();
+    await device.cycle();
+    expect(states()).not.toContain('rolledBack');
+    // The factory's image: told, and there's nothing to bar.
+    await comeUpIn('A');
+    await device.parts.memory.change({ barred: [] });
+    await comeUpIn('B');
+    expect(device.parts.memory.current.barred).toEqual([]);
+    await device.cycle();
+    const [last] = origin.told(device.id).slice(-1);
+    expect(last).toMatchObject({ state: 'rolledBack', booted: { slot: 'B' } });
+    expect(last?.release).toBeUndefined();
+  });
+
+  it('of a release that an order led back to is not ordered back to again', async () => {
+    await install(1, image1);
+    const { rollout } = await install(2, image2);
+    rollout.state = 'rollingBack';
+    await fleet.publish();
+    await device.cycle();
+    await comeUpIn('A');
+    expect(await device.cycle()).toMatchObject({
+      state: 'blocked',
+      reason: { code: 'SITECAST_ROLLBACK_FAILED' },
+    });
+    expect(origin.told(device.id).at(-1)).toMatchObject({
+      state: 'rolledBack',
+      rollout: { id: rollout.id },
+      release: { counter: 1 },
+      reason: { code: 'bootCountExhausted' },
+    });
+  });
+});
+
 describe('a device keeps to orders', () => {
   it('waits for an operator where it has no token, and goes on once accepted', async () => {
     origin.acceptsNewcomers = false;
@@ -135,6 +224,27 @@ describe('a device keeps to orders', () => {
     expect(await device.cycle()).toMatchObject({ state: 'idle' });
   });
 
+  it('goes back to the release that the order names, and fetches what of it is nowhere', async () => {
+    await install(1, image1);
+    const { rollout: baseline } = await install(2, image2);
+    const { rollout } = await install(3, randomBytes(200_000));
+    baseline.state = 'completed';
+    rollout.state = 'rollingBack';
+    rollout.rollbackTo = { counter: 1, version: '1.0.0' };
+    await fleet.publish();
+    expect(await device.cycle()).toMatchObject({ state: 'rolledBack' });
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
+    expect(await device.slot('A')).toEqual(image1);
+    expect(origin.told(device.id).at(-1)).toMatchObject({
+      state: 'rolledBack',
+      release: { counter: 1 },
+      booted: { slot: 'A', release: { counter: 1 } },
+      reason: { code: 'ordered' },
+    });
+    // There it stays, though an older rollout is the baseline.
+    expect(await device.cycle()).toMatchObject({ state: 'idle' });
+  });
+
   it('does not go back below the floor', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
@@ -146,6 +256,11 @@ describe('a device keeps to orders', () => {
       reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' },
     });
     expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
+    expect(origin.told(device.id).at(-1)).toMatchObject({
+      state: 'blocked',
+      rollout: { id: rollout.id },
+      reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' },
+    });
   });
 
   it('takes the stepping stone that an older rollout offers, then what needed it', async () => {

@@ -1,5 +1,5 @@
-import type { BootState } from '../ports.ts';
-import type { Update } from './memory.ts';
+import type { BootState, SlotName } from '../ports.ts';
+import type { Memory, Update } from './memory.ts';
 
 /** What a start of the agent means for an update that was being activated. */
 export type BootVerdict =
@@ -54,4 +54,15 @@ function verdictOnTarget(phase: Update['phase'], isSameBoot: boolean): BootVerdi
     default:
       return 'notTold';
   }
+}
+
+/**
+ * Pure: the slot that had proved itself and no longer runs, though nobody ordered that. While an update is under way
+ * there is none: the other slot holds nothing that could run, or the update's own verdict says what happened.
+ */
+export function lateFallBack(
+  { booted, update }: Pick<Memory, 'booted' | 'update'>,
+  boot: Pick<BootState, 'booted'>,
+): SlotName | undefined {
+  return update === null && booted !== boot.booted ? booted : undefined;
 }

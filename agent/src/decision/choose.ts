@@ -56,6 +56,9 @@ export function choose(facts: Facts): Choice {
   return reason ? { orders, latches, reason } : { orders, latches };
 }
 
+/** Code of the reason why a device can't go back, though it's told to. */
+export const ROLLBACK_IMPOSSIBLE = 'SITECAST_ROLLBACK_IMPOSSIBLE';
+
 interface Walk {
   facts: Facts;
   orders: Order[];
@@ -169,7 +172,10 @@ function barring(
 
 function considerReturn(walk: Walk, rollout: Rollout, remembered: RolloutMemory): 'stop' | 'older' {
   const { facts } = walk;
-  if (bootedCounter(facts) !== rollout.release.counter) return 'older';
+  const running = bootedCounter(facts);
+  // Where the order leads it stays: what is older doesn't lead it on from there.
+  if (running === rollout.rollbackTo?.counter) return 'stop';
+  if (running !== rollout.release.counter) return 'older';
   const { ended } = remembered;
   const hasReturned = ended?.outcome === 'rolledBack' && ended.attempt >= rollout.attempt;
   const returnTo = rollout.rollbackTo ?? remembered.cameFrom;
@@ -190,7 +196,7 @@ function considerReturn(walk: Walk, rollout: Rollout, remembered: RolloutMemory)
 }
 
 function impossible(facts: Facts, returnTo: KnownRelease | undefined, isNamed: boolean): Reason | undefined {
-  const code = 'SITECAST_ROLLBACK_IMPOSSIBLE';
+  const code = ROLLBACK_IMPOSSIBLE;
   if (!returnTo) return reason(code, "it isn't known which release this device came from");
   const { floor } = facts.productFile;
   if (returnTo.counter < floor.counter)

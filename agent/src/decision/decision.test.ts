@@ -2,7 +2,7 @@ import { isOpen, parseWindow, type Rollout } from '@sitecast/shared/fleet';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { activationWait, downloadWait } from './activation.ts';
-import { bootVerdict } from './boot-verdict.ts';
+import { bootVerdict, lateFallBack } from './boot-verdict.ts';
 import { choose, type Facts } from './choose.ts';
 import { type Memory, newMemory, type Update } from './memory.ts';
 
@@ -113,6 +113,17 @@ describe('the choice', () => {
         rollouts: [latched(2)],
       }),
       [1],
+    ],
+    [
+      'nothing more where the order has led it, whatever the baseline is',
+      facts(
+        [
+          rollout(2, { state: 'completed' }),
+          rollout(3, { state: 'rollingBack', rollbackTo: { counter: 1, version: '1.0' } }),
+        ],
+        { slots: running(1), rollouts: [latched(3, { ended: { attempt: 1, outcome: 'rolledBack' } })] },
+      ),
+      [],
     ],
     [
       'no way back below the floor',
@@ -317,4 +328,22 @@ it.each<[Update['phase'], 'A' | 'B', string, string]>([
   expect(bootVerdict({ phase, target: 'B', bootId: 'old' }, { booted, next: booted, bootId: boot })).toBe(
     verdict,
   );
+});
+
+const rebooting: Update = {
+  kind: 'install',
+  rollout: { id: '0'.repeat(16), attempt: 1 },
+  release: { counter: 2, version: '2.0' },
+  target: 'A',
+  phase: 'rebooting',
+  startedAt: at,
+};
+
+it.each<[string, Partial<Memory>, 'A' | 'B', 'A' | 'B' | undefined]>([
+  ['the slot that ran runs', { booted: 'B' }, 'B', undefined],
+  ['the other one runs', { booted: 'B' }, 'A', 'B'],
+  ['nothing ran before', {}, 'A', undefined],
+  ['an update is under way', { booted: 'B', update: rebooting }, 'A', undefined],
+])('a late fall back, where %s: %s', (_when, changes, booted, left) => {
+  expect(lateFallBack({ ...newMemory(), ...changes }, { booted })).toBe(left);
 });

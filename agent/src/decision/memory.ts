@@ -6,6 +6,8 @@ export type KnownRelease = z.infer<typeof releaseRefSchema>;
 export const reasonSchema = z.looseObject({ code: z.string().max(64), message: z.string().max(1024) });
 export type Reason = z.infer<typeof reasonSchema>;
 
+const rolloutRefSchema = z.looseObject({ id: z.string().max(64), attempt: z.int().min(1) });
+
 const hexId = z.string().regex(/^[0-9a-f]{64}$/);
 
 /** What a slot holds, as far as this agent knows. */
@@ -18,6 +20,8 @@ export const slotRecordSchema = z.looseObject({
   lengthBytes: z.int().min(0).optional(),
   /** It has run and was found healthy. */
   isConfirmed: z.boolean().optional(),
+  /** Whose order brought it there; for what may come of it later. */
+  rollout: rolloutRefSchema.optional(),
 });
 export type SlotRecord = z.infer<typeof slotRecordSchema>;
 
@@ -50,7 +54,7 @@ export type BarredRelease = z.infer<typeof barredSchema>;
  */
 export const updateSchema = z.looseObject({
   kind: z.enum(['install', 'rollBack']),
-  rollout: z.looseObject({ id: z.string().max(64), attempt: z.int().min(1) }),
+  rollout: rolloutRefSchema,
   release: releaseRefSchema,
   indexSha256: hexId.optional(),
   lengthBytes: z.int().min(0).optional(),
@@ -71,6 +75,19 @@ export const updateSchema = z.looseObject({
   failure: reasonSchema.optional(),
 });
 export type Update = z.infer<typeof updateSchema>;
+
+/** True if both are about the same attempt to bring the same release into the same slot. */
+export function isSameUpdate(
+  one: Pick<Update, 'kind' | 'rollout' | 'release'>,
+  other: Pick<Update, 'kind' | 'rollout' | 'release'>,
+): boolean {
+  return (
+    one.kind === other.kind &&
+    one.rollout.id === other.rollout.id &&
+    one.rollout.attempt === other.rollout.attempt &&
+    one.release.counter === other.release.counter
+  );
+}
 
 export const lastFailureSchema = z.looseObject({
   at: z.string().max(64),

@@ -1,5 +1,5 @@
 import type { ChunkStore } from '@sitecast/shared/content';
-import { SitecastError } from '@sitecast/shared/errors';
+import { bottomOf, SitecastError } from '@sitecast/shared/errors';
 import { signRequest } from '@sitecast/shared/http-signature';
 import type { Identity } from '@sitecast/shared/identity';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
@@ -107,7 +107,7 @@ export class HttpUpstream implements Upstream {
         redirect: 'error',
       });
     } catch (cause) {
-      throw unreachable(this.url, 'the request failed', cause);
+      throw unreachable(this.url, bottomOf(cause), cause);
     }
   }
 

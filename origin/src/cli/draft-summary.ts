@@ -1,6 +1,12 @@
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
-import { parseProductFile, parseReleaseManifest, parseTargetName } from '@sitecast/shared/release';
+import {
+  manifestTarget,
+  parseProductFile,
+  parseReleaseManifest,
+  parseTargetName,
+  productTarget,
+} from '@sitecast/shared/release';
 import {
   keyIdOf,
   type SignedRoot,
@@ -88,9 +94,28 @@ function fileChanges(
       `  ${old ? 'changes' : 'adds'} ${describeFile(target, namedFile(target, hashes.sha256, files))}`,
     );
   }
-  for (const target of Object.keys(before))
-    if (!Object.hasOwn(next, target)) lines.push(`  removes ${target}`);
-  return lines;
+  const gone = Object.keys(before).filter(target => !Object.hasOwn(next, target));
+  return [...lines, ...gone.flatMap(target => describeGone(target, gone, next, files))];
+}
+
+/** A release goes with two files: it's said once, as people know it. */
+function describeGone(
+  target: string,
+  gone: readonly string[],
+  next: SignedTargets['targets'],
+  files: Draft['files'],
+): string[] {
+  const name = parseTargetName(target);
+  if (name === undefined || name.kind === 'product') return [`  removes ${target}`];
+  const { product, counter } = name;
+  if (name.kind === 'index')
+    return gone.includes(manifestTarget(product, counter)) ? [] : [`  removes ${target}`];
+  const file = productTarget(product);
+  const { withdrawn = [] } = files.has(file)
+    ? parseProductFile(namedFile(file, next[file]?.hashes.sha256, files))
+    : {};
+  const version = withdrawn.find(release => release.counter === counter)?.version ?? 'of an unknown version';
+  return [`  withdraws release ${product} ${version} (counter ${counter})`];
 }
 
 function keyChanges(role: string, next: readonly string[], before: readonly string[]): string[] {

@@ -18,6 +18,7 @@ import {
   neededSignatures,
   newDraft,
   readDraft,
+  textOf,
   wantedKeyIds,
   writeDraft,
 } from './draft.ts';
@@ -77,17 +78,6 @@ describe('a draft that goes from one key holder to the next', () => {
     expect(draft.targets?.signed).toEqual(next);
   });
 
-  it('takes the place of an earlier draft, and of nothing else', async () => {
-    const path = join(directory, 'root.json');
-    await writeFile(path, '{"signed": "the trust anchor"}');
-    const draft = newDraft('x', { targets: nextVersion(targets, now) });
-    await expect(writeDraft(path, draft)).rejects.toMatchObject({ code: 'SITECAST_FILE_EXISTS' });
-    expect(await readFile(path, 'utf8')).toBe('{"signed": "the trust anchor"}');
-    const free = join(directory, 'free.json');
-    await writeDraft(free, draft);
-    await writeDraft(free, draft);
-  });
-
   it("needs the old root's keys and the new root's for a new root", async () => {
     const draft = newDraft('x', {
       root: withOperatorKeys(
@@ -128,6 +118,22 @@ describe('a draft that goes from one key holder to the next', () => {
 });
 
 describe('a draft file', () => {
+  it('replaces an earlier draft, and nothing else: not the root that trust starts from', async () => {
+    const path = join(directory, 'root.json');
+    const draft = newDraft('x', { root: nextVersion(root, now) });
+    const anchor = draft.root ? textOf(draft.root) : '';
+    await writeFile(path, anchor);
+    await expect(writeDraft(path, draft)).rejects.toMatchObject({
+      code: 'SITECAST_FILE_EXISTS',
+      kind: 'conflict',
+    });
+    expect(await readFile(path, 'utf8')).toBe(anchor);
+    await rm(path);
+    await writeDraft(path, draft);
+    await writeDraft(path, { ...draft, title: 'y' });
+    expect((await readDraft(path)).title).toBe('y');
+  });
+
   it.each([
     ['text', 'not JSON'],
     ['another format', '{"format":"sitecast-draft-9","title":"","files":{}}'],
@@ -169,6 +175,25 @@ describe('the summary that a signer sees', () => {
     expect(text).not.toContain('rollouts');
   });
 
+  it('names what is withdrawn as people know it, once', () => {
+    const product = serializeFile({
+      format: 'sitecast-product-1',
+      product: 'camera',
+      hardware: ['rpi4'],
+      lastCounter: 2,
+      floor: { counter: 0 },
+      withdrawn: [{ counter: 2, version: '2.0.0' }],
+    });
+    const before = structuredClone(next);
+    before.targets['releases/camera-2.caibx'] = targetFileOf(Buffer.from('index'));
+    const after = nextVersion(targets, now);
+    after.targets['products/camera.json'] = targetFileOf(product);
+    const draft = newDraft('x', { targets: after }, [['products/camera.json', product]]);
+    const lines = summarizeDraft(draft, { root, targets: before });
+    expect(lines).toContain('  withdraws release camera 2.0.0 (counter 2)');
+    expect(lines.join('\n')).not.toContain('releases/');
+  });
+
   it('refuses a draft whose files are not the ones that would be signed', () => {
     const other = Buffer.from(manifest.toString().replace('2.0.0', '1.9.9'));
     for (const files of [[], [['releases/camera-2.json', other]]] as [string, Buffer][][]) {
@@ -184,7 +209,7 @@ describe('the summary that a signer sees', () => {
     Object.assign(role ?? {}, { keyids: ['f'.repeat(64)], paths: ['*'], threshold: 7 });
     hijacked.delegations?.roles?.pop();
     const shown = summarizeDraft(newDraft('x', { targets: hijacked }), { root, targets: next }).join('\n');
-    expect(shown).toContain('removes releases/camera-2.json');
+    expect(shown).toContain('withdraws release camera of an unknown version (counter 2)');
     expect(shown).toContain('rollouts: + key ffff');
     expect(shown).toContain('rollouts may sign *');
     expect(shown).toContain('rollouts: 7 of 1 must sign');

@@ -14,6 +14,7 @@ import {
   topLevelSigners,
 } from '@sitecast/shared/trust';
 import { z } from 'zod';
+import { createNewFile, fileExists } from './new-file.ts';
 
 const MAX_DRAFT_BYTES = 256 * 1024 * 1024;
 
@@ -68,11 +69,10 @@ export async function readDraft(path: string): Promise<Draft> {
 }
 
 /**
- * Writes a draft, whole or not at all; in place of an earlier draft, but of nothing else.
- * @throws SITECAST_FILE_EXISTS (conflict) where something is there that isn't a draft
+ * Writes the draft's file, over an earlier draft's at most.
+ * @throws SITECAST_FILE_EXISTS where something else is there
  */
 export async function writeDraft(path: string, draft: Draft): Promise<void> {
-  await refuseOther(path);
   const file: z.infer<typeof draftSchema> = {
     format: 'sitecast-draft-1',
     title: draft.title,
@@ -80,21 +80,24 @@ export async function writeDraft(path: string, draft: Draft): Promise<void> {
     ...(draft.targets && { targets: textOf(draft.targets) }),
     files: Object.fromEntries([...draft.files].map(([name, bytes]) => [name, bytes.toString('base64')])),
   };
-  await writeFileDurably(path, `${JSON.stringify(file, null, 1)}\n`);
+  const text = `${JSON.stringify(file, null, 1)}\n`;
+  if (await requireDraftPlace(path)) await writeFileDurably(path, text);
+  else await createNewFile(path, text, 0o644);
 }
 
-/** An image or a trust anchor under that name would be lost. */
-async function refuseOther(path: string): Promise<void> {
+/**
+ * Asked before an image is sent or anybody is asked for a passphrase, and again when a draft is written.
+ * @returns whether an earlier draft is there
+ * @throws SITECAST_FILE_EXISTS where something else is: the root that trust starts from, say
+ */
+export async function requireDraftPlace(path: string): Promise<boolean> {
   try {
     await readDraft(path);
-  } catch (cause) {
-    if (isSystemError(cause, 'ENOENT')) return;
-    if (isSystemError(cause)) throw cause;
-    throw new SitecastError('conflict', 'SITECAST_FILE_EXISTS', `${path} is there already, and is no draft`, {
-      hint: 'Give the draft another name.',
-      data: { path },
-      cause,
-    });
+    return true;
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return false;
+    if (error instanceof SitecastError) throw fileExists(path, ', and is no draft');
+    throw error;
   }
 }
 

@@ -114,9 +114,12 @@ export const rolloutSchema = z.object({
   stageStartedAt: z.string(),
   settledAt: z.string().optional(),
   stop: z.object({ why: z.string(), by: z.string(), at: z.string(), figures: figuresSchema }).optional(),
+  rollbackTo: releaseSchema.optional(),
   window: z.string().optional(),
   download: z.string().optional(),
   notBefore: z.string().optional(),
+  offlineForMs: z.number(),
+  maxDownBasisPoints: z.number(),
   changes: z.array(
     z.object({ at: z.string(), by: z.string(), state: z.string(), action: z.string().optional() }),
   ),

@@ -57,9 +57,9 @@ All public keys (*.pub) in the --keys folder become the repository's keys.
 
 Examples:
   sitecast init --keys keys/ --origin http://127.0.0.1:7400 --token-file origin-data/admin.token
-  sitecast init --origin https://updates.example.com --token-file admin.token --draft first.json
-      ... then, at each key holder: sitecast release sign first.json
-      ... and at last:              sitecast release submit first.json
+  sitecast init --origin https://updates.example.com --token-file admin.token --draft first.draft.json
+      ... then, at each key holder: sitecast release sign first.draft.json
+      ... and at last:              sitecast release submit first.draft.json
 
 Writes root.json and, where there's none yet, sitecast.yaml with these settings for the commands that follow.`,
     )

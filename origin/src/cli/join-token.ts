@@ -1,6 +1,6 @@
-import { createFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
+import { createNewFile } from './new-file.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, plural, print, printJson, table } from './output.ts';
 
@@ -58,7 +58,7 @@ export async function createJoinToken(origin: OriginClient, options: JoinTokenOp
     json: request,
   });
   if (out !== undefined) {
-    await createFileDurably(out, `${token}\n`, 0o600).catch(async (error: unknown) => {
+    await createNewFile(out, `${token}\n`, 0o600).catch(async (error: unknown) => {
       // Nobody knows a token that couldn't be written: it shouldn't be worth anything either.
       await origin.bytes(`/api/v1/join-tokens/${created.id}`, { method: 'DELETE' });
       throw error;

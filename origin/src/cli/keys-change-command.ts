@@ -57,7 +57,7 @@ export function keysRenewCommand(): SettingsCommand {
 
 Examples:
   sitecast keys renew release
-  sitecast keys renew root --draft next-root.json    (then: sitecast release sign next-root.json, at each key holder)`,
+  sitecast keys renew root --draft root.draft.json    (then: sitecast release sign root.draft.json, at each key holder)`,
     )
     .action(async (role: OperatorRole, options: ChangeOptions) => {
       const origin = await connect(options);

@@ -1,6 +1,6 @@
 import { Agent, type IncomingMessage, request, type RequestOptions } from 'node:http';
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
-import { type ErrorCode, type ErrorKind, SitecastError } from '@sitecast/shared/errors';
+import { bottomOf, type ErrorCode, type ErrorKind, SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
 
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
@@ -85,7 +85,7 @@ export class OriginClient {
       throw new SitecastError(
         'unreachable',
         'SITECAST_ORIGIN_UNREACHABLE',
-        `no answer from ${this.url.href}: ${error instanceof Error ? error.message : String(error)}`,
+        `no answer from ${this.url.href}: ${bottomOf(error)}`,
         { hint: 'is the origin running, and is --origin right?', cause: error },
       );
     }

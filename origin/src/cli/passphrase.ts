@@ -4,12 +4,15 @@ import type { AskPassphrase } from '@sitecast/shared/signing';
 
 const MAX_PASSPHRASE_BYTES = 4096;
 const MIN_NEW_PASSPHRASE_CHARS = 8;
+const NEW = 'a passphrase for the new key';
 
 /** From SITECAST_PASSPHRASE, from the file, or from whoever sits at the terminal: asked once for all keys. */
 export function passphraseSource(file: string | undefined): AskPassphrase {
   let answered: Promise<string> | undefined;
   return keyFile => {
-    answered ??= givenPassphrase(file).then(given => given ?? askTerminal(`Passphrase of ${keyFile}`));
+    answered ??= givenPassphrase(file).then(
+      given => given ?? askTerminal(`Passphrase of ${keyFile}`, `the passphrase of ${keyFile}`),
+    );
     return answered;
   };
 }
@@ -36,19 +39,20 @@ async function givenPassphrase(file: string | undefined): Promise<string | undef
 }
 
 async function askTwice(): Promise<string> {
-  const first = await askTerminal('Passphrase for the new key');
-  if (first !== (await askTerminal('Once more'))) {
+  const first = await askTerminal('Passphrase for the new key', NEW);
+  if (first !== (await askTerminal('Once more', NEW))) {
     throw new SitecastError('badInput', 'SITECAST_PASSPHRASE_DIFFERS', 'the two passphrases differ');
   }
   return first;
 }
 
-async function askTerminal(message: string): Promise<string> {
+/** @param what that is asked for, where nobody is there to answer */
+async function askTerminal(message: string, what: string): Promise<string> {
   if (!process.stdin.isTTY) {
     throw new SitecastError(
       'badInput',
       'SITECAST_PASSPHRASE_MISSING',
-      'a passphrase is needed and nobody is there to ask',
+      `${what} is needed and nobody is there to ask`,
       {
         hint: 'set SITECAST_PASSPHRASE or give --passphrase-file (for a new key without one: --no-passphrase)',
       },

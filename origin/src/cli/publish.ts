@@ -11,7 +11,7 @@ import {
 } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import { z } from 'zod';
-import { newDraft } from './draft.ts';
+import { newDraft, requireDraftPlace } from './draft.ts';
 import {
   countLost,
   hashImage,
@@ -19,12 +19,13 @@ import {
   type UploadedImage,
   uploadImageTo,
 } from './image-upload.ts';
+import { KeyRing } from './key-ring.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note } from './output.ts';
 import { findRelease, type PublishedProduct, readProduct } from './releases.ts';
 import { openRepository, type RepositoryView } from './repository-view.ts';
 import type { TrustOptions } from './settings.ts';
-import { type FinishOptions, signAndSubmit } from './sign-and-submit.ts';
+import { type FinishOptions, openReleaseKeys, signAndSubmit } from './sign-and-submit.ts';
 
 /** How often a release is drafted anew because another operator's change got in first. */
 const MAX_CONFLICTS = 3;
@@ -62,19 +63,23 @@ interface PublishRequest {
 export async function publishRelease(request: PublishRequest): Promise<PublishOutcome> {
   const { origin, description, options } = request;
   const { product, version } = description;
+  if (options.draft !== undefined) await requireDraftPlace(options.draft);
   const view = await openRepository(options, origin);
   const published = await readProduct(view, product);
   const existing = published?.releases.find(release => release.version === version);
   if (existing) return unchangedOrRefused(existing, request, view);
   placeRelease(published, description);
+  const keys = new KeyRing(options);
+  await openReleaseKeys(keys, view.root, options);
   const image = await uploadImageTo(origin, request.image, `${product} ${version}`);
-  return submitRelease(request, image, view);
+  return submitRelease(request, image, view, keys);
 }
 
 async function submitRelease(
   request: PublishRequest,
   image: UploadedImage,
   firstView: RepositoryView,
+  keys: KeyRing,
 ): Promise<PublishOutcome> {
   const { origin, description, options } = request;
   let view = firstView;
@@ -90,7 +95,7 @@ async function submitRelease(
     for (const [name, bytes] of files) targets.targets[name] = targetFileOf(bytes);
     const draft = newDraft(`release ${description.product} ${description.version}`, { targets }, files);
     try {
-      const result = await signAndSubmit(draft, view.root, origin, { ...options, json: false });
+      const result = await signAndSubmit(draft, view.root, origin, { ...options, json: false }, keys);
       return outcome(result ? 'published' : 'draft', manifest, image);
     } catch (error) {
       const isOvertaken = error instanceof SitecastError && error.code === 'SITECAST_VERSION_CONFLICT';
@@ -111,6 +116,8 @@ interface Placement {
 function placeRelease(published: PublishedProduct | undefined, description: ReleaseDescription): Placement {
   const { product, version, minVersion } = description;
   if (published?.releases.some(release => release.version === version)) throw versionExists(description);
+  if (published?.file.withdrawn?.some(release => release.version === version))
+    throw versionWithdrawn(description);
   const lastCounter = published?.file.lastCounter ?? 0;
   const counter = description.counter ?? lastCounter + 1;
   if (counter <= lastCounter) {
@@ -226,6 +233,15 @@ function versionExists({ product, version }: ReleaseDescription, sameBytes = fal
     {
       hint: 'a release never changes: publish under another version',
     },
+  );
+}
+
+function versionWithdrawn({ product, version }: ReleaseDescription): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_VERSION_EXISTS',
+    `${product} ${version} was published before, and withdrawn`,
+    { hint: 'a version is given once: publish under another one' },
   );
 }
 

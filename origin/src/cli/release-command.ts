@@ -1,13 +1,19 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
-import { indexTarget, manifestTarget, productTarget } from '@sitecast/shared/release';
-import { nextVersion } from '@sitecast/shared/signing';
+import {
+  indexTarget,
+  manifestTarget,
+  productTarget,
+  serializeFile,
+  withdrawnAfter,
+} from '@sitecast/shared/release';
+import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import type { ChangeResult } from './repository-api.ts';
 import { newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
 import { summarizeDraft } from './draft-summary.ts';
 import { writeRoot } from './init-command.ts';
+import { KeyRing } from './key-ring.ts';
 import { formatBytes, note, print, printJson, table } from './output.ts';
-import { passphraseSource } from './passphrase.ts';
 import { findRelease, productNames, readKnownProduct } from './releases.ts';
 import { submitDraft } from './repository-api.ts';
 import { openRepository, storedRepository } from './repository-view.ts';
@@ -47,7 +53,7 @@ It compares with the newest metadata of the origin where --origin is given, with
 (so that a machine without a network can sign), and signs with every key in --keys that the draft needs.
 
 Example:
-  sitecast release sign camera-2.json --keys /media/usb/keys`,
+  sitecast release sign camera-2.draft.json --keys /media/usb/keys`,
     )
     .action(async (path: string, options: SignOptions) => {
       const draft = await readDraft(path);
@@ -58,12 +64,7 @@ Example:
           ? await storedRepository(options)
           : await openRepository(options, await connect(options), { forRenewal: true });
       for (const line of summarizeDraft(draft, trusted)) note(line);
-      const signedBy = await signWithKeys(
-        draft,
-        trusted?.root,
-        options.keys,
-        passphraseSource(options.passphraseFile),
-      );
+      const signedBy = await signWithKeys(draft, trusted?.root, new KeyRing(options));
       if (signedBy.length > 0) await writeDraft(path, draft);
       const needed = neededSignatures(draft, trusted?.root);
       if (options.json)
@@ -97,7 +98,7 @@ export function releaseSubmitCommand(): SettingsCommand {
     .option('--json', 'print one JSON object');
   addTrustOptions(addOriginOptions(command));
   return command
-    .addHelpText('after', '\nExample:\n  sitecast release submit camera-2.json')
+    .addHelpText('after', '\nExample:\n  sitecast release submit camera-2.draft.json')
     .action(async (path: string, options: OriginOptions & TrustOptions & { json?: boolean }) => {
       const draft = await readDraft(path);
       const origin = await connect(options);
@@ -142,11 +143,17 @@ export function releaseWithdrawCommand(): SettingsCommand {
     .action(async (product: string, version: string, options: WithdrawOptions) => {
       const origin = await connect(options);
       const view = await openRepository(options, origin);
-      const { counter } = findRelease(await readKnownProduct(view, product), version);
+      const published = await readKnownProduct(view, product);
+      const { counter } = findRelease(published, version);
+      const withdrawn = withdrawnAfter(published.file, [{ counter, version }]);
+      const bytes = serializeFile({ ...published.file, withdrawn });
       const targets = nextVersion(view.targets, Date.now());
       delete targets.targets[manifestTarget(product, counter)];
       delete targets.targets[indexTarget(product, counter)];
-      const draft = newDraft(`withdraw ${product} ${version}`, { targets });
+      targets.targets[productTarget(product)] = targetFileOf(bytes);
+      const draft = newDraft(`withdraw ${product} ${version}`, { targets }, [
+        [productTarget(product), bytes],
+      ]);
       const result = await signAndSubmit(draft, view.root, origin, options);
       if (result === undefined) return;
       if (options.json) printJson({ product, version, counter, withdrawn: true });

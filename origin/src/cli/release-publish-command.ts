@@ -64,9 +64,9 @@ export function releaseDraftCommand(): SettingsCommand {
 Keys in --keys sign at once where the draft needs them.
 
 Example:
-  sitecast release draft rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4 --out camera-2.json
-  sitecast release sign camera-2.json           at each key holder
-  sitecast release submit camera-2.json`,
+  sitecast release draft rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4 --out camera-2.draft.json
+  sitecast release sign camera-2.draft.json           at each key holder
+  sitecast release submit camera-2.draft.json`,
     )
     .action((image: string | undefined, { out, ...options }: PublishOptions & { out: string }) =>
       publish(image, { ...options, draft: out }),

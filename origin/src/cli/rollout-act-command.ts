@@ -11,6 +11,7 @@ interface ActOptions extends OriginOptions {
   json?: boolean;
   yes?: boolean;
   acknowledge?: boolean;
+  to?: string;
 }
 
 const ACTS = {
@@ -23,6 +24,10 @@ const ACTS = {
   complete: ['completed', 'end a rollout as good: its release is what latecomers get'],
 } as const;
 type Act = keyof typeof ACTS;
+const EXAMPLE_OPTIONS: Partial<Record<Act, string>> = {
+  resume: ' --acknowledge',
+  rollback: '\n  sitecast rollout rollback 1f0c9a5be6d27788 --to 1.4.2',
+};
 
 /** The commands that steer a rollout: each says how many devices it touches before it does. */
 export function rolloutActCommands(): SettingsCommand[] {
@@ -36,6 +41,8 @@ function actCommand(act: Act): SettingsCommand {
     .argument('<id>', 'or the beginning of it');
   if (act === 'resume')
     command.option('--acknowledge', 'the failures were looked at: they stop the rollout no more');
+  if (act === 'rollback')
+    command.option('--to <version>', 'go back to this release, instead of the one that each came from');
   return addOriginOptions(command)
     .option('--yes', 'do not ask')
     .option('--json', 'print one JSON object')
@@ -45,7 +52,7 @@ function actCommand(act: Act): SettingsCommand {
 It says how many devices it touches, and asks at a terminal. Said twice it does nothing the second time.
 
 Example:
-  sitecast rollout ${act} 1f0c9a5be6d27788${act === 'resume' ? ' --acknowledge' : ''}`,
+  sitecast rollout ${act} 1f0c9a5be6d27788${EXAMPLE_OPTIONS[act] ?? ''}`,
     )
     .action(async (text: string, options: ActOptions) => {
       const origin = await connect(options);
@@ -61,21 +68,26 @@ async function perform(
   origin: OriginClient,
   rollout: Rollout,
   act: Act,
-  { yes = false, acknowledge = false }: ActOptions,
+  { yes = false, acknowledge = false, to }: ActOptions,
 ): Promise<Rollout> {
   const { id, product, release, state } = rollout;
   const path = `/api/v1/rollouts/${id}`;
   const { touches, what, target, failed, silent } = await origin.json(
-    `${path}/preview?act=${act}`,
+    `${path}/preview?${new URLSearchParams({ act, ...(to !== undefined && { to }) }).toString()}`,
     previewSchema,
   );
   const [goal] = ACTS[act];
   if (act === 'resume' && state === 'paused' && failed + silent > 0) await showFailures(origin, id);
-  if (goal !== state) {
+  const isOtherGoal = to !== undefined && to !== rollout.rollbackTo?.version;
+  if (goal !== state || isOtherGoal) {
     const which = `rollout ${id} of ${product} ${release.version}, now ${state}`;
     await confirm(`${act} ${which}: touches ${plural(touches, 'device')} (${what})`, yes);
   }
-  const json = { ...(acknowledge && { acknowledge }), ...(target !== undefined && { target }) };
+  const json = {
+    ...(acknowledge && { acknowledge }),
+    ...(target !== undefined && { target }),
+    ...(to !== undefined && { to }),
+  };
   return await origin.json(`${path}/${act}`, rolloutSchema, { method: 'POST', json });
 }
 
@@ -85,7 +97,8 @@ async function showFailures(origin: OriginClient, id: string): Promise<void> {
   if (figures && figures.silent > 0) note(`${plural(figures.silent, 'device')} fell silent`);
 }
 
-function progressOf(act: Act, { stage, plan, attempt }: Rollout): string {
+function progressOf(act: Act, { stage, plan, attempt, rollbackTo }: Rollout): string {
+  if (act === 'rollback') return rollbackTo ? ` to ${rollbackTo.version}` : '';
   if (act === 'advance') return `, in stage ${stage + 1} of ${plan.stages.length}`;
   return act === 'retry' ? `, in attempt ${attempt}` : '';
 }

@@ -62,6 +62,7 @@ export function describeStatus(status: RolloutStatus): string {
     headline(status),
     `for ${describeMatch(status)}; started ${status.createdAt} by ${status.startedBy}`,
     describeStages(status),
+    describeTerms(status),
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
     ...describeFailures(status.failures),
@@ -94,6 +95,17 @@ function describeStages({ plan, stage, settledAt, state, stageStartedAt }: Rollo
   return `stages: ${parts.filter(part => part !== '').join('; ')}`;
 }
 
+/** When and how many at once. */
+function describeTerms({ window, download, notBefore, offlineForMs, maxDownBasisPoints }: Rollout): string {
+  const parts = [
+    window === undefined ? '' : `activates ${window}${download === 'window' ? ', downloads then, too' : ''}`,
+    notBefore === undefined ? '' : `not before ${notBefore}`,
+    `at most ${maxDownBasisPoints / 100} % of a site down at once`,
+    `obeyed ${offlineForMs / 3_600_000} h offline`,
+  ];
+  return `terms: ${parts.filter(part => part !== '').join('; ')}`;
+}
+
 function shareText(basisPoints: number): string {
   return basisPoints === 0 ? 'canaries' : `${basisPoints / 100} %`;
 }
@@ -119,15 +131,16 @@ function describeFigures(figures: Figures, { plan }: Rollout): string {
   return `cohort: ${plural(figures.members, 'device')} at ${plural(figures.sites, 'site')}: ${counts.join(', ')}; above ${maxFailuresBasisPoints / 100} % failures it ${reaction}`;
 }
 
-function describeStop({ stop, state }: Rollout): string[] {
+function describeStop({ stop, state, rollbackTo }: Rollout): string[] {
   if (!stop || (state !== 'paused' && state !== 'rollingBack')) return [];
   const { failed, failedSites, silent, members } = stop.figures;
   const figures =
     stop.why === 'operator'
       ? ''
       : `: of ${members} devices ${failed} failed at ${plural(failedSites, 'site')}, ${silent} silent`;
+  const goal = rollbackTo ? ` to ${rollbackTo.version} (${rollbackTo.counter})` : '';
   return [
-    `${state === 'paused' ? 'paused' : 'sent back'} by ${stop.by} at ${stop.at} (${stop.why})${figures}`,
+    `${state === 'paused' ? 'paused' : `sent back${goal}`} by ${stop.by} at ${stop.at} (${stop.why})${figures}`,
   ];
 }
 

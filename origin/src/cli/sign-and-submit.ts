@@ -1,36 +1,53 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { type AskPassphrase, listKeys, readPrivateKey } from '@sitecast/shared/signing';
-import type { SignedRoot } from '@sitecast/shared/trust';
+import { type SignedRoot, topLevelSigners } from '@sitecast/shared/trust';
 import {
   addSignatures,
   type Draft,
   isComplete,
   type NeededSignatures,
   neededSignatures,
+  requireDraftPlace,
   wantedKeyIds,
   writeDraft,
 } from './draft.ts';
+import { KeyRing } from './key-ring.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, printJson } from './output.ts';
-import { passphraseSource } from './passphrase.ts';
 import { type ChangeResult, submitDraft } from './repository-api.ts';
 import type { KeyOptions } from './settings.ts';
 
-/** Signs a draft with every private key in the folder that it still needs; returns the key ids that signed. */
+/** Signs a draft with every private key at hand that it still needs; returns the key ids that signed. */
 export async function signWithKeys(
   draft: Draft,
   trustedRoot: SignedRoot | undefined,
-  keysDirectory: string,
-  ask: AskPassphrase,
+  keys: KeyRing,
 ): Promise<string[]> {
-  const { privatePaths } = await listKeys(keysDirectory);
   const signedBy: string[] = [];
-  for (const [keyId, path] of privatePaths) {
-    if (!wantedKeyIds(neededSignatures(draft, trustedRoot)).has(keyId)) continue;
-    const { pair } = await readPrivateKey(path, ask);
-    if ((await addSignatures(draft, pair, trustedRoot)) > 0) signedBy.push(keyId);
+  for (const wanted of wantedKeyIds(neededSignatures(draft, trustedRoot))) {
+    // The signatures before may have been enough.
+    if (!wantedKeyIds(neededSignatures(draft, trustedRoot)).has(wanted)) continue;
+    for (const pair of await keys.open([wanted]))
+      if ((await addSignatures(draft, pair, trustedRoot)) > 0) signedBy.push(wanted);
   }
   return signedBy;
+}
+
+/**
+ * Opens the keys that a new release takes, so that nobody learns after a long upload that they can't sign.
+ * @throws SITECAST_SIGNATURES_MISSING where they aren't enough and no draft was asked for
+ */
+export async function openReleaseKeys(
+  keys: KeyRing,
+  trustedRoot: SignedRoot,
+  { draft }: FinishOptions,
+): Promise<void> {
+  const signers = topLevelSigners(trustedRoot, 'targets');
+  const have = (await keys.open(signers.keyids)).length;
+  if (draft === undefined)
+    requireComplete(
+      [{ file: 'targets', by: 'release', signers, have }],
+      `the keys in ${keys.directory} aren't enough`,
+    );
 }
 
 export interface FinishOptions extends KeyOptions {
@@ -42,15 +59,17 @@ export interface FinishOptions extends KeyOptions {
  * The end of every command that changes the repository: signs with the keys at hand, then submits; or, with
  * `--draft FILE`, leaves it to be signed by others.
  * @returns what the origin published, or undefined where a draft was written instead
- * @throws SITECAST_SIGNATURES_MISSING where the keys at hand aren't enough and no draft was asked for
+ * @throws SITECAST_FILE_EXISTS where something other than a draft is in its place; SITECAST_SIGNATURES_MISSING where the keys at hand aren't enough and no draft was asked for
  */
 export async function signAndSubmit(
   draft: Draft,
   trustedRoot: SignedRoot | undefined,
   origin: OriginClient,
   options: FinishOptions,
+  keys: KeyRing = new KeyRing(options),
 ): Promise<ChangeResult | undefined> {
-  await signWithKeys(draft, trustedRoot, options.keys, passphraseSource(options.passphraseFile));
+  if (options.draft !== undefined) await requireDraftPlace(options.draft);
+  await signWithKeys(draft, trustedRoot, keys);
   const needed = neededSignatures(draft, trustedRoot);
   if (options.draft !== undefined) {
     await writeDraft(options.draft, draft);

@@ -1,9 +1,9 @@
 import { parseBoundedInteger, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
-import { createFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Command, Option } from 'commander';
 import { z } from 'zod';
 import { createJoinToken, type JoinTokenOptions, listJoinTokens, revokeJoinToken } from './join-token.ts';
+import { createNewFile, requireAbsent } from './new-file.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, print, printJson, table } from './output.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
@@ -84,6 +84,7 @@ Examples:
           `--${foreign === 'originUrl' ? 'origin-url' : foreign} ${options.join ? "doesn't go with" : 'needs'} --join`,
         );
       }
+      if (options.out !== undefined) await requireAbsent(options.out);
       const origin = await connect(options);
       if (options.join) await createJoinToken(origin, options);
       else await createApiToken(origin, options);
@@ -103,7 +104,7 @@ async function createApiToken(
   const request = { name, role, ...(expiresAt !== undefined && { expiresAt }) };
   const created = await origin.json('/api/v1/tokens', createdSchema, { method: 'POST', json: request });
   if (out !== undefined) {
-    await createFileDurably(out, `${created.token}\n`, 0o600).catch(async (error: unknown) => {
+    await createNewFile(out, `${created.token}\n`, 0o600).catch(async (error: unknown) => {
       // Nobody knows a token that couldn't be written: it shouldn't be worth anything either.
       await origin.bytes(`/api/v1/tokens/${created.id}`, { method: 'DELETE' });
       throw error;

@@ -21,6 +21,14 @@ import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
+import {
+  endOf,
+  type LogEnd,
+  recordPause,
+  recordRecovery,
+  recordReleases,
+  type RecoveryLog,
+} from './record.ts';
 
 const CHUNKS_AT_ONCE = 8;
 const GOING_ON: ReadonlySet<string> = new Set(['active', 'rollingBack']);
@@ -30,6 +38,8 @@ interface RecoverDeps {
   files: Files;
   staged: StagedFiles;
   chunks: Chunks;
+  /** The restored one. */
+  audit: RecoveryLog;
   log: Log;
 }
 
@@ -47,6 +57,8 @@ export interface Recovered {
   lacking: LackingRelease[];
   /** Rollouts that are paused now. */
   paused: string[];
+  /** Where the audit log ended that the backup held: what was recorded later is lost. */
+  logRestoredTo: LogEnd | undefined;
 }
 
 /**
@@ -57,23 +69,27 @@ export interface Recovered {
  * @throws SITECAST_NOT_INITIALISED, SITECAST_MIRRORS_UNREAD, and those of `Repository.adopt`
  */
 export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Promise<Recovered> {
-  const { repository } = deps;
+  const { repository, audit } = deps;
   const { committed } = repository;
   if (!committed) throw notInitialised();
   const unread: Recovered['unread'] = [];
   const newest = await newestCopy(repository, mirrors, unread);
   const copy = newest && isNewer(newest, repository) ? newest : undefined;
   const releases: Recovered['releases'] = [];
+  const logRestoredTo = await endOf(audit);
+  const versions = { restored: repository.versions(), seen: copy?.versions };
+  await recordRecovery(audit, { end: logRestoredTo, from: copy?.mirror.name, versions });
   if (copy) {
     await repository.raiseFloor(copy.versions);
     // Paused before anything else: however this ends, no rollout goes on by itself.
-    const paused = await pauseAll(repository, await rolloutsOf(copy));
+    const paused = await pauseAll(deps, await rolloutsOf(copy));
     const before = readListing(committed.targets.signed);
     for (const [product, ofProduct] of readListing(copy.targets.signed).releases) {
       for (const counter of ofProduct.keys())
         if (!before.releases.get(product)?.has(counter)) releases.push({ product, counter });
     }
     await stageFiles(deps, copy, mirrors);
+    await recordReleases(audit, releases);
     const lacking = await repository.adopt({ roots: copy.roots, targets: copy.targets });
     return {
       from: copy.mirror.name,
@@ -82,10 +98,19 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
       releases,
       lacking,
       paused,
+      logRestoredTo,
     };
   }
-  const paused = await pauseAll(repository, await new PublishedRollouts(repository, deps.files).all());
-  return { from: undefined, unread, versions: repository.versions(), releases, lacking: [], paused };
+  const paused = await pauseAll(deps, await new PublishedRollouts(repository, deps.files).all());
+  return {
+    from: undefined,
+    unread,
+    versions: repository.versions(),
+    releases,
+    lacking: [],
+    paused,
+    logRestoredTo,
+  };
 }
 
 async function newestCopy(
@@ -141,7 +166,10 @@ async function rolloutsOf(copy: MirrorCopy): Promise<Map<string, RolloutsFile>> 
 }
 
 /** @returns ids of the rollouts that were going on */
-async function pauseAll(repository: Repository, files: ReadonlyMap<string, RolloutsFile>): Promise<string[]> {
+async function pauseAll(
+  { repository, audit }: Pick<RecoverDeps, 'repository' | 'audit'>,
+  files: ReadonlyMap<string, RolloutsFile>,
+): Promise<string[]> {
   const paused: string[] = [];
   const written = new Map<string, Buffer>();
   for (const [product, file] of files) {
@@ -152,6 +180,7 @@ async function pauseAll(repository: Repository, files: ReadonlyMap<string, Rollo
     });
     written.set(rolloutsTarget(product), serializeRollouts({ ...file, rollouts }));
   }
+  await recordPause(audit, paused);
   await repository.publishRollouts(written);
   return paused;
 }

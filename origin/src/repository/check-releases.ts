@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import { ChunkIdSet, ChunkIndex, chunkIdToHex, MAX_INDEX_BYTES } from '@sitecast/shared/content';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import {
@@ -7,6 +8,7 @@ import {
   parseProductFile,
   parseReleaseManifest,
   type ReleaseManifest,
+  withdrawnAfter,
 } from '@sitecast/shared/release';
 import type { Chunks } from '../staging/chunks.ts';
 import type { ListedFile, ListedRelease, Listing } from './check-targets.ts';
@@ -59,6 +61,8 @@ interface ReleaseCheckDeps {
   chunks: Chunks;
   /** True where chunks that are lost must not stand in the way. */
   mayLackChunks?: boolean;
+  /** True for a listing that was checked when it was published: it may be several changes later. */
+  isAdopted?: boolean;
 }
 
 /**
@@ -105,18 +109,20 @@ async function checkProduct(
   const oldReleases = before.releases.get(product) ?? new Map<number, ListedRelease>();
   const releases = after.releases.get(product) ?? new Map<number, ListedRelease>();
   const added = [...releases.values()].filter(release => !oldReleases.has(release.counter));
+  const removed = [...oldReleases.values()].filter(release => !releases.has(release.counter));
   for (const release of releases.values()) refuseChangedRelease(oldReleases.get(release.counter), release);
   const isNewFile = oldFile?.sha256 !== file.sha256;
-  if (!isNewFile && added.length === 0) return;
+  if (!isNewFile && added.length === 0 && removed.length === 0) return;
 
   const next = await readProduct(product, file, source);
   const previous = oldFile && (await readProduct(product, oldFile, source));
   checkProductFile(next, previous, added);
+  if (!deps.isAdopted) await checkWithdrawn(next, previous, removed, source);
   if (isNewFile) {
     change.products.push(product);
     change.newFiles.push(file);
   }
-  const versions = new Map<string, number>();
+  const versions = new Map(next.withdrawn?.map(({ version, counter }) => [version, counter]));
   for (const release of releases.values()) {
     const manifest = await readManifest(release, source);
     refuseVersionTwice(versions, manifest);
@@ -191,6 +197,27 @@ function checkProductFile(
       { product, floor: next.floor.counter, lastCounter: next.lastCounter },
     );
   }
+}
+
+/** What is no longer listed must be remembered, so that its version isn't given again. */
+async function checkWithdrawn(
+  next: ProductFile,
+  previous: ProductFile | undefined,
+  removed: readonly ListedRelease[],
+  source: TargetSource,
+): Promise<void> {
+  const manifests = await Promise.all(removed.map(release => readManifest(release, source)));
+  const expected = withdrawnAfter(previous ?? {}, manifests);
+  if (isDeepStrictEqual(next.withdrawn ?? [], expected)) return;
+  const { product } = next;
+  const named = expected.map(({ version }) => version).join(', ');
+  throw refused(
+    'badInput',
+    'SITECAST_WITHDRAWN_WRONG',
+    `products/${product}.json must remember as withdrawn: ${named || 'nothing'}`,
+    { product, expected },
+    'Make the draft with a `sitecast` of this version.',
+  );
 }
 
 async function readProduct(product: string, file: ListedFile, source: TargetSource): Promise<ProductFile> {

@@ -96,28 +96,39 @@ describe('publishing', () => {
     expect(releases.filter(name => name.endsWith('.caibx'))).toHaveLength(3);
   });
 
-  it('withdraws a release, but never gives its counter again', async () => {
+  it('withdraws a release, but never gives its counter or its version again', async () => {
     const { operator } = origin;
     const image = imageOf(...randomChunks(1));
     await operator.publish('camera', image);
+    const product = operator.products.get('camera');
+    if (!product) throw new Error();
     operator.next();
     operator.removeTarget(manifestTarget('camera', 1));
     operator.removeTarget(indexTarget('camera', 1));
+    expect(await operator.submit()).toMatchObject({ code: 'SITECAST_WITHDRAWN_WRONG' });
+    const withdrawn = [{ counter: 1, version: '1.0.0' }];
+    operator.setProduct({ ...product, withdrawn });
+    await operator.uploadFiles();
     expect(await operator.submit()).toMatchObject({
       removed: [{ product: 'camera', counter: 1 }],
       added: [],
     });
-    const product = operator.products.get('camera');
     operator.next();
     operator.addRelease('camera', image, { counter: 1, version: '1.0.1' });
     await operator.uploadFiles();
     expect(await operator.submit()).toMatchObject({ code: 'SITECAST_COUNTER_NOT_RISING' });
-    if (product) operator.products.set('camera', product);
     operator.removeTarget(manifestTarget('camera', 1));
     operator.removeTarget(indexTarget('camera', 1));
-    operator.addRelease('camera', image, { version: '1.0.0' });
+    operator.addRelease('camera', image, { counter: 2, version: '1.0.0' });
     await operator.uploadFiles();
-    expect(await operator.submit()).toMatchObject({ added: [{ counter: 2, version: '1.0.0' }] });
+    expect(await operator.submit()).toMatchObject({ code: 'SITECAST_VERSION_TAKEN' });
+    operator.addRelease('camera', image, { counter: 2, version: '1.0.1' });
+    operator.setProduct({ ...product, lastCounter: 2 });
+    await operator.uploadFiles();
+    expect(await operator.submit()).toMatchObject({ code: 'SITECAST_WITHDRAWN_WRONG' });
+    operator.setProduct({ ...product, lastCounter: 2, withdrawn });
+    await operator.uploadFiles();
+    expect(await operator.submit()).toMatchObject({ added: [{ counter: 2, version: '1.0.1' }] });
   });
 
   it('moves the floor of a product, and takes an earlier product file back', async () => {

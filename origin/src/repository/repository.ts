@@ -283,7 +283,7 @@ export class Repository {
   async #checkListing(
     previous: Committed | undefined,
     targets: Metadata<'targets'>,
-    mayLackChunks: boolean,
+    isAdopted: boolean,
   ): Promise<ListingChange> {
     const { files, chunks, staged } = this.#deps;
     const before = previous ? readListing(previous.targets.signed) : NOTHING_LISTED;
@@ -291,7 +291,8 @@ export class Repository {
     return await checkListing(before, after, {
       source: targetSource(files, staged, before),
       chunks,
-      mayLackChunks,
+      mayLackChunks: isAdopted,
+      isAdopted,
     });
   }
 

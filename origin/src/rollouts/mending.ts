@@ -24,8 +24,19 @@ export function mendedBy(record: RolloutRecord, rollout: Rollout): RolloutRecord
   const { next, isPruned: _isPruned, ...rest } = record;
   if (next && isDeepStrictEqual(next.rollout, rollout))
     return withChange({ ...rest, rollout, controller: next.controller }, next.change);
-  const { state: phase, attempt } = rollout;
-  return { ...rest, rollout, controller: { ...rest.controller, phase, attempt } };
+  return { ...rest, rollout, controller: asSigned(rest.controller, rollout) };
+}
+
+function asSigned(
+  { rollbackTo: _rollbackTo, ...controller }: ControllerState,
+  { state: phase, attempt, rollbackTo }: Rollout,
+): ControllerState {
+  return {
+    ...controller,
+    phase,
+    attempt,
+    ...(rollbackTo && { rollbackTo: { counter: rollbackTo.counter, version: rollbackTo.version } }),
+  };
 }
 
 /** One that the file has and nobody remembers: how it was meant to grow isn't known, so it doesn't. */
@@ -34,7 +45,6 @@ export function unknownRecord(product: string, rollout: Rollout): RolloutRecord 
   const stages = isWhole ? [ALL_AT_ONCE] : [{ basisPoints: 1, soakMs: PLAN_DEFAULTS.soakMs }, ALL_AT_ONCE];
   const { maxFailuresBasisPoints, minFailures, onFailure, silentAfterMs } = PLAN_DEFAULTS;
   const plan = { stages, maxFailuresBasisPoints, minFailures, onFailure, silentAfterMs };
-  const { state: phase, attempt } = rollout;
   const begun = newControllerState(plan, Date.parse(rollout.createdAt));
-  return recordOf(product, rollout, { ...begun, phase, attempt }, 'unknown');
+  return recordOf(product, rollout, asSigned(begun, rollout), 'unknown');
 }

@@ -1,6 +1,7 @@
 import type { OperatorAct } from './controller/operate.ts';
 import type { Figures } from './controller/state.ts';
 import type { RolloutRecord } from './record.ts';
+import type { ReturnTarget } from './return-target.ts';
 
 /** What an operator's act would do, before it's done. */
 export interface Preview {
@@ -14,6 +15,8 @@ export interface Preview {
   /** What `resume` acknowledges. */
   failed: number;
   silent: number;
+  /** Of `rollback` to a chosen release: that one. */
+  rollbackTo?: ReturnTarget['release'];
 }
 
 const NOTHING: Pick<Figures, 'failed' | 'silent' | 'well' | 'running' | 'waiting' | 'pending' | 'blocked'> = {
@@ -26,17 +29,21 @@ const NOTHING: Pick<Figures, 'failed' | 'silent' | 'well' | 'running' | 'waiting
   blocked: 0,
 };
 
-/** @param joining how many would come in with the next stage */
+/**
+ * @param joining how many would come in with the next stage
+ * @param goal of a rollback to a chosen release
+ */
 export function previewOf(
   { rollout, controller }: RolloutRecord,
   act: OperatorAct,
   figures: Figures | undefined,
   joining: () => number,
+  goal?: ReturnTarget,
 ): Preview {
   const { failed, silent, well, running, waiting, pending, blocked } = figures ?? NOTHING;
   const open = running + waiting + pending;
   const isGoingBack = rollout.state === 'rollingBack';
-  const touched: Record<OperatorAct, () => Pick<Preview, 'touches' | 'what' | 'target'>> = {
+  const touched: Record<OperatorAct, () => Pick<Preview, 'touches' | 'what' | 'target' | 'rollbackTo'>> = {
     pause: () => ({ touches: open, what: 'those that have not ended it yet wait' }),
     resume: () => ({ touches: open, what: 'those that have not ended it yet go on' }),
     complete: () => ({ touches: open, what: 'those that have not ended it yet get it as latecomers do' }),
@@ -44,7 +51,12 @@ export function previewOf(
       isGoingBack
         ? { touches: well + running, what: 'those that are not back yet stay with the release' }
         : { touches: open, what: 'those that have not activated it yet leave it alone' },
-    rollback: () => ({ touches: well + running, what: 'those that have it, or are on the way, go back' }),
+    rollback: () => ({
+      // Those that couldn't go back to where they came from may be able to go there.
+      touches: well + running + (goal && isGoingBack ? blocked : 0),
+      what: `those that have it, or are on the way, go back${goal ? goalText(goal) : ''}`,
+      ...(goal && { rollbackTo: goal.release }),
+    }),
     advance: () => ({
       touches: joining(),
       what: 'the next stage lets them in',
@@ -57,4 +69,9 @@ export function previewOf(
     }),
   };
   return { act, failed, silent, ...touched[act]() };
+}
+
+function goalText({ release, unfit }: ReturnTarget): string {
+  const but = unfit.length === 0 ? '' : `, but for hardware ${unfit.join(', ')}, which it isn't made for`;
+  return ` to ${release.version}${but}`;
 }

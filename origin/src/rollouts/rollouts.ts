@@ -26,15 +26,12 @@ import { type Preview, previewOf } from './preview.ts';
 import { type PreparedRollout, prepareRollout } from './prepare.ts';
 import { type Change, type RolloutRecord, withChange } from './record.ts';
 import { RolloutRecords } from './records.ts';
+import { findReturnTarget } from './return-target.ts';
 import { SignedRollouts } from './signed.ts';
 import { cohortDeletions, cohortRows, Standings } from './standings.ts';
 import { Tallies } from './tallies.ts';
+import { Wakes } from './wakes.ts';
 import type { WantedRollout } from './wanted.ts';
-
-/** How soon a decision that couldn't be published is tried again. */
-const RETRY_MS = 1000;
-/** Timers beyond a day aren't set: whatever is due is looked for every minute, too. */
-const MAX_TIMER_MS = 24 * 3_600_000;
 
 interface RolloutsDeps {
   repository: Repository;
@@ -65,8 +62,7 @@ export class Rollouts {
   readonly #records: RolloutRecords;
   readonly #signed: SignedRollouts;
   readonly #serial = new Serial();
-  readonly #waiting = new Set<string>();
-  readonly #timers = new Map<string, () => void>();
+  readonly #wakes: Wakes;
 
   private constructor(deps: RolloutsDeps, records: RolloutRecords) {
     this.#deps = deps;
@@ -74,6 +70,7 @@ export class Rollouts {
     this.#signed = new SignedRollouts(deps);
     this.tallies = new Tallies(deps.registry);
     this.standings = new Standings({ ...deps, tallies: this.tallies });
+    this.#wakes = new Wakes({ ...deps, serial: this.#serial, judge: id => this.#judge(id) });
   }
 
   static async open(deps: RolloutsDeps): Promise<Rollouts> {
@@ -97,15 +94,20 @@ export class Rollouts {
     return this.#records.get(id)?.product === product;
   }
 
-  /** What an act would do now. @throws SITECAST_ROLLOUT_UNKNOWN */
-  preview(id: string, act: OperatorAct): Preview {
+  /**
+   * What an act would do now.
+   * @param to label of the release that a rollback is to lead to
+   * @throws SITECAST_ROLLOUT_UNKNOWN, and what `findReturnTarget` throws
+   */
+  async preview(id: string, act: OperatorAct, to?: string): Promise<Preview> {
     const record = this.require(id);
+    const goal = to === undefined ? undefined : await findReturnTarget(this.#deps, record, to);
     const figures = this.standings.figures(record);
     const next = record.controller.stage + 1;
     const { stages } = record.controller.plan;
     const joining = (): number =>
       next < stages.length ? this.#frozen(record, record.rollout, next).joined.length : 0;
-    return previewOf(record, act, figures, joining);
+    return previewOf(record, act, figures, joining, goal);
   }
 
   /** What would begin, without beginning it. @throws as `start` */
@@ -153,14 +155,17 @@ export class Rollouts {
 
   /**
    * Does what an operator wants; the same again changes nothing.
-   * @throws SITECAST_ROLLOUT_UNKNOWN, and what `decide` throws; SITECAST_ROLLOUT_ENDED for one that is too old to be in
+   * @param to label of the release that a rollback is to lead to
+   * @throws SITECAST_ROLLOUT_UNKNOWN, and what `decide` and `findReturnTarget` throw; SITECAST_ROLLOUT_ENDED for one that is too old to be in
    * the signed file
    */
-  operate(id: string, wish: OperatorWish): Promise<RolloutRecord> {
+  operate(id: string, wish: Omit<OperatorWish, 'rollbackTo'>, to?: string): Promise<RolloutRecord> {
     return this.#serial.run(async () => {
       const record = this.require(id);
       const figures = this.standings.figures(record) ?? NO_FIGURES;
-      const decided = decide(record.controller, { type: 'operator', figures, ...wish }, this.#deps.now());
+      const goal = to === undefined ? undefined : await findReturnTarget(this.#deps, record, to);
+      const event = { type: 'operator' as const, figures, ...wish, rollbackTo: goal?.release };
+      const decided = decide(record.controller, event, this.#deps.now());
       if (decided.state === record.controller) return record;
       await this.#apply(record, decided);
       await this.#judge(id);
@@ -190,7 +195,7 @@ export class Rollouts {
   countOutcomes(changes: readonly OutcomeChange[]): void {
     this.tallies.apply(changes);
     for (const id of this.standings.count(changes)) {
-      if (this.#decide(id)?.isChange === true) this.#wake(id);
+      if (this.#decide(id)?.isChange === true) this.#wakes.soon(id);
     }
   }
 
@@ -202,7 +207,7 @@ export class Rollouts {
   }
 
   async stop(): Promise<void> {
-    for (const cancel of this.#timers.values()) cancel();
+    this.#wakes.stop();
     await this.#serial.idle();
   }
 
@@ -211,37 +216,6 @@ export class Rollouts {
     const { id } = prepared.rollout;
     if (!this.#records.get(id)) return prepared;
     throw new SitecastError('conflict', 'SITECAST_ROLLOUT_EXISTS', `there is a rollout ${id} already`);
-  }
-
-  /** Judges soon, once; if that fails, again a little later. */
-  #wake(id: string, delayMs = 0): void {
-    if (this.#waiting.has(id)) return;
-    this.#waiting.add(id);
-    const judge = (): void => {
-      this.#serial
-        .run(async () => {
-          this.#waiting.delete(id);
-          await this.#judge(id);
-        })
-        .catch((error: unknown) => {
-          this.#deps.log.error(
-            { err: error, rollout: id, retryMs: RETRY_MS },
-            'a decision about a rollout could not be published',
-          );
-          this.#wake(id, RETRY_MS);
-        });
-    };
-    if (delayMs === 0) judge();
-    else this.#setTimer(`retry ${id}`, delayMs, judge);
-  }
-
-  #setTimer(name: string, delayMs: number, act: () => void): void {
-    this.#timers.get(name)?.();
-    const cancel = this.#deps.after(Math.min(Math.max(delayMs, 0), MAX_TIMER_MS), () => {
-      this.#timers.delete(name);
-      act();
-    });
-    this.#timers.set(name, cancel);
   }
 
   #decide(id: string): (Decided & { isChange: boolean }) | undefined {
@@ -258,7 +232,7 @@ export class Rollouts {
       const decided = this.#decide(id);
       if (!decided) return;
       for (const effect of decided.effects)
-        if (effect.type === 'timer') this.#setTimer(id, effect.atMs - this.#deps.now(), () => this.#wake(id));
+        if (effect.type === 'timer') this.#wakes.later(id, effect.atMs - this.#deps.now());
       if (!decided.isChange) return;
       await this.#apply(this.require(id), decided);
     }
@@ -305,10 +279,12 @@ export class Rollouts {
     change: Change,
   ): Promise<void> {
     const { id } = record.rollout;
-    const known = file.rollouts.find(rollout => rollout.id === id) ?? record.rollout;
+    const { rollbackTo: _rollbackTo, ...known } =
+      file.rollouts.find(rollout => rollout.id === id) ?? record.rollout;
+    const { rollbackTo } = controller;
     const { cohort, joined } =
       beginStage === undefined ? { ...known, joined: [] } : this.#frozen(record, known, beginStage);
-    const rollout = { ...known, cohort, state: phase, attempt };
+    const rollout = { ...known, cohort, state: phase, attempt, ...(rollbackTo && { rollbackTo }) };
     const besides = beginStage === undefined ? [] : cohortRows(id, beginStage, joined);
     await this.#records.remember([{ ...record, next: { rollout, controller, change } }], { besides });
     await this.#publish(() => this.#signed.replace(file, rollout));
@@ -354,8 +330,7 @@ export class Rollouts {
       await this.standings.follow(record);
       return;
     }
-    this.#timers.get(id)?.();
-    this.#timers.delete(id);
+    this.#wakes.forget(id);
     if (!this.standings.ledger(id)) return;
     this.tallies.forget(id);
     this.standings.forget(id);

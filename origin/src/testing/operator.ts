@@ -147,8 +147,9 @@ export class TestOperator {
     this.setProduct({
       format: 'sitecast-product-1',
       product,
-      hardware: before?.hardware ?? ['rpi4'],
-      floor: before?.floor ?? { counter: 0 },
+      hardware: ['rpi4'],
+      floor: { counter: 0 },
+      ...before,
       lastCounter: next,
     });
     return { counter: next, manifest };

@@ -37,6 +37,15 @@ it('creates a file once: the second time it is an error and the first bytes stay
   expect(await readdir(directory)).toEqual(['key']);
 });
 
+it('names the file that was asked for where it cannot be written, not the one beside it', async () => {
+  const path = join(directory, 'nowhere', 'key');
+  const failures = await Promise.allSettled([writeFileDurably(path, ''), createFileDurably(path, '')]);
+  for (const failure of failures) {
+    expect(failure).toMatchObject({ reason: { code: 'ENOENT', path } });
+    expect(String(Reflect.get(failure, 'reason'))).not.toContain('.partial');
+  }
+});
+
 it('makes nested directories, twice without complaint, and says so when a file is in the way', async () => {
   await makeDirectory(join(directory, 'a/b/c'), 0o700);
   await makeDirectory(join(directory, 'a/b/c'));

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { link, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { isSystemError } from '../errors.ts';
 
 /** The name ending of a file that is being written; whoever owns a directory may delete such files at start. */
 const PARTIAL_SUFFIX = '.partial';
@@ -28,8 +29,15 @@ export async function createFileDurably(
   mode = 0o644,
 ): Promise<void> {
   await putInPlace(path, bytes, mode, async partial => {
-    await link(partial, path);
-    await rm(partial);
+    try {
+      await link(partial, path);
+      await rm(partial);
+    } catch (error) {
+      if (!isSystemError(error, 'EPERM', 'ENOTSUP', 'ENOSYS')) throw error;
+      // A file system without hard links, such as a USB stick's: the name is taken first, empty.
+      await (await open(path, 'wx', mode)).close();
+      await rename(partial, path);
+    }
   });
 }
 
@@ -40,8 +48,8 @@ async function putInPlace(
   place: (partial: string) => Promise<void>,
 ): Promise<void> {
   const partial = `${path}.${randomBytes(6).toString('hex')}${PARTIAL_SUFFIX}`;
-  const handle = await open(partial, 'wx', mode);
   try {
+    const handle = await open(partial, 'wx', mode);
     try {
       await handle.writeFile(bytes);
       await handle.sync();
@@ -51,9 +59,16 @@ async function putInPlace(
     await place(partial);
   } catch (error) {
     await rm(partial, { force: true });
-    throw error;
+    throw isSystemError(error) ? namedAs(path, partial, error) : error;
   }
   await syncDirectory(dirname(path));
+}
+
+/** Whoever asked for `path` has never heard of the file beside it. */
+function namedAs(path: string, partial: string, error: NodeJS.ErrnoException): NodeJS.ErrnoException {
+  error.message = error.message.replaceAll(partial, path);
+  if (error.path === partial) error.path = path;
+  return error;
 }
 
 /** Deletes a file, if it's there, so that it stays deleted after a power cut. */

@@ -1,11 +1,15 @@
 import { expect, it } from 'vitest';
 import {
+  MAX_HARDWARE,
   MAX_MANIFEST_BYTES,
   MAX_NOTES_CHARS,
+  MAX_WITHDRAWN,
+  type ProductFile,
   parseProductFile,
   parseReleaseManifest,
   type ReleaseManifest,
   serializeFile,
+  withdrawnAfter,
 } from './formats.ts';
 
 const manifest: ReleaseManifest = {
@@ -57,4 +61,24 @@ it('refuses bytes that are not UTF-8 JSON', () => {
       expect.objectContaining({ code: 'SITECAST_PRODUCT_INVALID' }),
     );
   }
+});
+
+it('remembers withdrawn releases up to a bound, the highest counters, in a product file that can still be read', () => {
+  const all = Array.from({ length: MAX_WITHDRAWN + 1 }, (_, at) => ({
+    counter: Number.MAX_SAFE_INTEGER - MAX_WITHDRAWN + at,
+    version: `${at}`.padEnd(64, 'v'),
+  }));
+  const withdrawn = withdrawnAfter({ withdrawn: all.slice(1) }, all.slice(0, 1));
+  expect(withdrawn).toEqual(all.slice(1));
+  const file: ProductFile = {
+    format: 'sitecast-product-1',
+    product: 'camera',
+    hardware: Array.from({ length: MAX_HARDWARE }, (_, at) => `${at}`.padStart(64, 'h')),
+    lastCounter: Number.MAX_SAFE_INTEGER,
+    floor: { counter: 0 },
+    withdrawn,
+  };
+  expect(parseProductFile(serializeFile(file))).toEqual(file);
+  const tooMany = serializeFile({ ...file, withdrawn: all });
+  expect(() => parseProductFile(tooMany)).toThrow(/withdrawn/);
 });

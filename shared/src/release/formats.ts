@@ -6,6 +6,8 @@ export const MAX_MANIFEST_BYTES = 64 * 1024;
 export const MAX_PRODUCT_BYTES = 64 * 1024;
 export const MAX_NOTES_CHARS = 16 * 1024;
 export const MAX_HARDWARE = 256;
+/** Withdrawn releases that a product file remembers. */
+export const MAX_WITHDRAWN = 256;
 /** 16 TiB: what a slot may hold at the most. */
 export const MAX_IMAGE_BYTES = 2 ** 44;
 
@@ -56,8 +58,19 @@ const productFileSchema = z.looseObject({
     counter: z.int().min(0).max(Number.MAX_SAFE_INTEGER),
     version: versionSchema.optional(),
   }),
+  /** In the order of their counters: a version is never given twice. Beyond the bound the lowest are forgotten. */
+  withdrawn: z.array(releaseRefSchema).max(MAX_WITHDRAWN).optional(),
 });
 export type ProductFile = z.infer<typeof productFileSchema>;
+
+/** What a product file must remember as withdrawn, once these releases are no longer listed. */
+export function withdrawnAfter(
+  { withdrawn = [] }: Pick<ProductFile, 'withdrawn'>,
+  releases: readonly z.infer<typeof releaseRefSchema>[],
+): z.infer<typeof releaseRefSchema>[] {
+  const added = releases.map(({ counter, version }) => ({ counter, version }));
+  return [...withdrawn, ...added].sort((a, b) => a.counter - b.counter).slice(-MAX_WITHDRAWN);
+}
 
 /** @throws SITECAST_MANIFEST_INVALID */
 export function parseReleaseManifest(bytes: Uint8Array): ReleaseManifest {

@@ -9,6 +9,7 @@ export {
   parseReleaseManifest,
   type ReleaseManifest,
   serializeFile,
+  withdrawnAfter,
 } from './formats.ts';
 export {
   counterSchema,

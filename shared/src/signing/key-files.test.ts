@@ -34,6 +34,7 @@ it('makes a key that opens with its passphrase alone and signs what its public h
   expect(verifySignature(key, Buffer.from('massage'), signature)).toBe(false);
   await expect(readPrivateKey(privatePath, answer('pass'))).rejects.toMatchObject({
     code: 'SITECAST_PASSPHRASE_WRONG',
+    message: expect.stringContaining(privatePath),
   });
   expect(await readFile(privatePath, 'utf8')).not.toContain('pkcs8');
 });

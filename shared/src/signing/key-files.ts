@@ -88,7 +88,7 @@ export async function readPrivateKey(
   const pkcs8 =
     'pkcs8' in file.private
       ? Buffer.from(file.private.pkcs8, 'base64')
-      : await unseal(file.private, await ask(path), sealContext(file.role, file.key));
+      : await unseal(file.private, await ask(path), sealContext(file.role, file.key), path);
   const pair = KeyPair.fromPkcs8(pkcs8);
   if (pair.keyId !== keyIdOf(file.key))
     throw invalid(path, "its public key doesn't belong to its private key");

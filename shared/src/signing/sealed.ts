@@ -83,12 +83,20 @@ export async function seal(plain: Uint8Array, passphrase: string, context: Uint8
   };
 }
 
-/** @throws SITECAST_PASSPHRASE_WRONG when the passphrase, the context or a byte of it isn't what it was */
-export async function unseal(sealed: Sealed, passphrase: string, context: Uint8Array): Promise<Buffer> {
+/**
+ * @param path where it was read, for messages
+ * @throws SITECAST_PASSPHRASE_WRONG when the passphrase, the context or a byte of it isn't what it was
+ */
+export async function unseal(
+  sealed: Sealed,
+  passphrase: string,
+  context: Uint8Array,
+  path: string,
+): Promise<Buffer> {
   const bytes = Buffer.from(sealed.ciphertext, 'base64');
   const nonce = Buffer.from(sealed.cipher.nonce, 'base64');
   if (nonce.length !== NONCE_BYTES || bytes.length <= TAG_BYTES) {
-    throw new SitecastError('badInput', 'SITECAST_KEY_INVALID', 'the key file is damaged');
+    throw new SitecastError('badInput', 'SITECAST_KEY_INVALID', `${path} is damaged`);
   }
   const key = await stretch(passphrase, sealed.kdf, Buffer.from(sealed.kdf.salt, 'base64'));
   const decipher = createDecipheriv(CIPHER, key, nonce, { authTagLength: TAG_BYTES });
@@ -100,7 +108,7 @@ export async function unseal(sealed: Sealed, passphrase: string, context: Uint8A
     throw new SitecastError(
       'untrusted',
       'SITECAST_PASSPHRASE_WRONG',
-      'the passphrase is wrong, or the key file was altered',
+      `the passphrase of ${path} is wrong, or the file was altered`,
       {
         cause: error,
       },

@@ -1,4 +1,4 @@
-import { SitecastError } from '../errors.ts';
+import { bottomOf, SitecastError } from '../errors.ts';
 import type { MetadataFetcher } from './ports.ts';
 
 export interface HttpFetcherOptions {
@@ -53,7 +53,7 @@ export class HttpFetcher implements MetadataFetcher {
     } catch (cause) {
       if (cause instanceof SitecastError) throw cause;
       signal?.throwIfAborted();
-      throw unreachable(url, 'the request failed', cause);
+      throw unreachable(url, bottomOf(cause), cause);
     } finally {
       clearTimeout(timer);
       // Lets go of a response that was refused before its end.

@@ -6,10 +6,21 @@ import { type Ask, SiteView } from './site-view.ts';
 
 const FIRST = { counter: 1, version: '1.0.0' };
 
-/** Moves a process's clock forward, so that deadlines pass while the test doesn't wait for them. */
-const clockAhead = (ms: number): Record<string, string> => ({
-  NODE_OPTIONS: `--import=data:text/javascript,const{now}=Date;Date.now=()=>now.call(Date)+${ms}`,
-});
+/** What a test changes about an origin's time. */
+interface TimeChanges {
+  /** Its clock is ahead by so much: deadlines pass while the test doesn't wait for them. */
+  aheadMs: number;
+  /** What it does once a minute it does as often as this; undefined: once a minute. */
+  minuteMs?: number | undefined;
+}
+
+const changedTime = ({ aheadMs, minuteMs }: TimeChanges): Record<string, string> => {
+  const clock = `const{now}=Date;Date.now=()=>now.call(Date)+${aheadMs};`;
+  const timers = `const set=setTimeout;globalThis.setTimeout=(act,ms,...more)=>set(act,ms===60000?${minuteMs}:ms,...more);`;
+  return {
+    NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(clock + (minuteMs === undefined ? '' : timers))}`,
+  };
+};
 
 /** A site's gateway and what it shows; devices of the site ask it. */
 export interface Site {
@@ -35,7 +46,7 @@ export class FleetBed {
 
   static async open(sites: readonly string[]): Promise<FleetBed> {
     const bed = await Bed.open();
-    const fleet = new FleetBed(bed, await startOrigin(bed, '0', 0));
+    const fleet = new FleetBed(bed, await startOrigin(bed, '0'));
     for (const role of ['root', 'release']) await fleet.operate('keys', 'create', role, '--no-passphrase');
     await fleet.operate('init', '--origin', fleet.#origin.url, '--token-file', 'origin/admin.token');
     for (const name of sites) fleet.sites.push(await fleet.#openSite(name));
@@ -135,11 +146,12 @@ export class FleetBed {
     return status;
   }
 
-  /** Kills the origin and starts it later, by its own clock. */
-  async restartOrigin(laterMs: number): Promise<void> {
+  /** Kills the origin and starts it later, by its own clock; with minutes that pass faster, if that's wanted. */
+  async restartOrigin(laterMs: number, { minuteMs }: { minuteMs?: number } = {}): Promise<void> {
     await this.#origin.stop('SIGKILL');
     this.#aheadMs += laterMs;
-    this.#origin = await startOrigin(this.bed, portOf(this.#origin), this.#aheadMs);
+    const time = { aheadMs: this.#aheadMs, minuteMs };
+    this.#origin = await startOrigin(this.bed, portOf(this.#origin), time);
   }
 
   async killGateway({ gateway }: Site): Promise<void> {
@@ -168,9 +180,9 @@ export class FleetBed {
 
 const quiet = (port: string): string[] => ['--listen', `127.0.0.1:${port}`, '--log-level', 'error'];
 
-function startOrigin(bed: Bed, port: string, aheadMs: number): Promise<Server> {
+function startOrigin(bed: Bed, port: string, time?: TimeChanges): Promise<Server> {
   const args = ['serve', '--data', 'origin', ...quiet(port)];
-  return bed.serve('sitecast-origin', args, aheadMs > 0 ? { env: clockAhead(aheadMs) } : {});
+  return bed.serve('sitecast-origin', args, time ? { env: changedTime(time) } : {});
 }
 
 const portOf = ({ url }: Server): string => new URL(url).port;

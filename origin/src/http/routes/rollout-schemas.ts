@@ -30,6 +30,10 @@ const planView = z
   })
   .openapi('RolloutPlan');
 
+const rollbackToSchema = z
+  .object({ counter: z.int(), version: z.string() })
+  .openapi({ description: 'Where a rollback leads, if not to the release that each device came from.' });
+
 export const rolloutSchema = z
   .object({
     id: z.string(),
@@ -50,6 +54,7 @@ export const rolloutSchema = z
     stageStartedAt: z.string(),
     settledAt: z.string().optional().openapi({ description: 'Since when the stage soaks.' }),
     stop: controllerStateSchema.shape.stop.optional(),
+    rollbackTo: rollbackToSchema.optional(),
     window: z.string().optional(),
     download: z.string().optional(),
     notBefore: z.string().optional(),
@@ -169,6 +174,7 @@ export const previewSchema = z
     target: z.int().optional(),
     failed: z.int(),
     silent: z.int(),
+    rollbackTo: rollbackToSchema.optional(),
   })
   .openapi('RolloutPreview');
 
@@ -196,7 +202,7 @@ export function describeRollout(record: RolloutRecord): z.infer<typeof rolloutSc
   const { id, release, state, match, attempt, createdAt, window, download, notBefore } = rollout;
   const { counter, version, manifestSha256 } = release;
   const { hardware, sites, tags, fromCounter } = match;
-  const { plan, stage, stageStartedAt, settledAt, stop } = controller;
+  const { plan, stage, stageStartedAt, settledAt, stop, rollbackTo } = controller;
   return {
     id,
     product,
@@ -216,6 +222,7 @@ export function describeRollout(record: RolloutRecord): z.infer<typeof rolloutSc
     stageStartedAt,
     ...(settledAt !== undefined && { settledAt }),
     ...(stop && { stop }),
+    ...(rollbackTo && { rollbackTo }),
     ...(window !== undefined && { window }),
     ...(download !== undefined && { download }),
     ...(notBefore !== undefined && { notBefore }),

@@ -1,6 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { idSchema, rolloutIdSchema } from '@sitecast/shared/fleet';
-import { nameSchema } from '@sitecast/shared/release';
+import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { OPERATOR_ACTS, type OperatorAct } from '../../rollouts/controller/operate.ts';
 import { stagesAhead } from '../../rollouts/prepare.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
@@ -34,9 +34,14 @@ const pageQuery = z.object({
 });
 const listQuery = z.object({ product: nameSchema.optional(), state: rolloutStateSchema.optional() });
 const idParam = z.object({ id: rolloutIdSchema });
+const ONLY_ROLLBACK = 'only a rollback leads to a release';
+const previewQuery = z
+  .object({ act: z.enum(OPERATOR_ACTS), to: versionSchema.optional() })
+  .refine(({ act, to }) => to === undefined || act === 'rollback', ONLY_ROLLBACK);
 const actSchema = z.strictObject({
   acknowledge: z.boolean().default(false),
   target: z.int().min(1).optional(),
+  to: versionSchema.optional(),
 });
 
 /** Rollouts: which devices are to run which release, and how far they have got. */
@@ -164,13 +169,16 @@ function previewRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
       summary: 'How many devices an act would touch, if it were done now.',
       security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
-      request: { params: idParam, query: z.object({ act: z.enum(OPERATOR_ACTS) }) },
+      request: { params: idParam, query: previewQuery },
       responses: withProblems({
         200: { description: 'What it would do.', content: { [JSON_TYPE]: { schema: previewSchema } } },
         404: { description: 'There is no such one.' },
       }),
     }),
-    c => c.json(rollouts.preview(c.req.valid('param').id, c.req.valid('query').act), 200),
+    async c => {
+      const { act, to } = c.req.valid('query');
+      return c.json(await rollouts.preview(c.req.valid('param').id, act, to), 200);
+    },
   );
 }
 
@@ -178,7 +186,7 @@ const SUMMARIES: Record<OperatorAct, string> = {
   pause: 'Pauses a rollout: devices that have not activated it yet wait.',
   resume: 'Goes on with a paused rollout. After an automatic pause the failures are to be acknowledged.',
   abort: 'Ends a rollout: devices that have not activated it yet leave it alone.',
-  rollback: 'Sends devices back to the release they came from.',
+  rollback: 'Sends devices back to the release they came from; with `to`, to that one.',
   advance: 'Begins the next stage now. With `target`, that one and none after it, however often it is said.',
   retry: 'Raises the attempt number: devices that failed try again. With `target`, to that number.',
   complete: 'Ends a rollout as good: its release is what latecomers get.',
@@ -186,6 +194,7 @@ const SUMMARIES: Record<OperatorAct, string> = {
 
 function actRoutes(app: OriginApp, { tokens, rollouts, bodies }: AppDeps): void {
   for (const act of OPERATOR_ACTS) {
+    const schema = actSchema.refine(({ to }) => to === undefined || act === 'rollback', ONLY_ROLLBACK);
     app.openapi(
       createRoute({
         method: 'post',
@@ -195,7 +204,7 @@ function actRoutes(app: OriginApp, { tokens, rollouts, bodies }: AppDeps): void 
         middleware: [requireRole(tokens, 'operator'), boundedJson(bodies, MAX_ACT_BODY_BYTES)],
         request: {
           params: idParam,
-          body: { required: false, content: { [JSON_TYPE]: { schema: actSchema } } },
+          body: { required: false, content: { [JSON_TYPE]: { schema } } },
         },
         responses: withProblems({
           200: { description: 'As it is now.', content: { [JSON_TYPE]: { schema: rolloutSchema } } },
@@ -203,9 +212,9 @@ function actRoutes(app: OriginApp, { tokens, rollouts, bodies }: AppDeps): void 
         }),
       }),
       async c => {
-        const { acknowledge, target } = c.req.valid('json');
+        const { acknowledge, target, to } = c.req.valid('json');
         const wish = { act, by: c.get('token').name, isAcknowledged: acknowledge, target };
-        return c.json(describeRollout(await rollouts.operate(c.req.valid('param').id, wish)), 200);
+        return c.json(describeRollout(await rollouts.operate(c.req.valid('param').id, wish, to)), 200);
       },
     );
   }

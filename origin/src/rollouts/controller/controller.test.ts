@@ -6,7 +6,7 @@ import { freeze, NOBODY } from './cohort.ts';
 import { type ControllerEvent, decide } from './decide.ts';
 import type { Effect } from './effects.ts';
 import { Ledger, type Standing } from './ledger.ts';
-import { OPERATOR_ACTS, type OperatorAct } from './operate.ts';
+import { OPERATOR_ACTS, type OperatorAct, type OperatorWish } from './operate.ts';
 import { type Plan, PLAN_DEFAULTS } from './plan.ts';
 import { type ControllerState, controllerStateSchema, newControllerState } from './state.ts';
 
@@ -53,7 +53,7 @@ class World {
     this.feed({ type: 'tick', figures: this.#figures() });
   }
 
-  act(act: OperatorAct, more: { isAcknowledged?: boolean; target?: number } = {}): void {
+  act(act: OperatorAct, more: Partial<OperatorWish> = {}): void {
     this.feed({ type: 'operator', act, by: 'ann', figures: this.#figures(), ...more });
   }
 
@@ -267,6 +267,29 @@ describe('an operator', () => {
     world.act(act, more);
     expect(world.state).toEqual(state);
     expect(world.published).toHaveLength(published);
+  });
+
+  it('may name where a rollback leads, also later; the same again changes nothing, and a retry forgets it', () => {
+    const one = { counter: 1, version: '1.0.0' };
+    const world = new World(plan({ stages: stages(10_000) }));
+    for (const id of ['d0', 'd1']) world.report(id, 'failed');
+    expect(world.state).toMatchObject({ phase: 'rollingBack', stop: { why: 'failures' } });
+    world.act('rollback');
+    expect(world.published).toHaveLength(1);
+    for (let times = 0; times < 2; times += 1) world.act('rollback', { rollbackTo: one });
+    expect(world.published).toHaveLength(2);
+    expect(world.state).toMatchObject({ phase: 'rollingBack', rollbackTo: one, stop: { why: 'failures' } });
+    expect(world.decisions.at(-1)).toMatchObject({
+      action: 'rollout.rollback',
+      by: 'ann',
+      details: { rollbackTo: one },
+    });
+    world.act('rollback');
+    expect(world.published).toHaveLength(2);
+    world.act('rollback', { rollbackTo: { counter: 2, version: '2.0.0' } });
+    expect(world.state.rollbackTo).toEqual({ counter: 2, version: '2.0.0' });
+    world.act('retry');
+    expect(world.state).not.toHaveProperty('rollbackTo');
   });
 
   it('gets refused what can’t be', () => {

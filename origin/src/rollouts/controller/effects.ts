@@ -4,7 +4,7 @@ import type { ControllerState, Figures, Phase } from './state.ts';
 export const ORIGIN = 'origin';
 
 export type Effect =
-  /** The signed rollout is to say this. With `beginStage` the stage's membership is frozen, and becomes part of it. */
+  /** The signed rollout is to say this, and the state's `rollbackTo`. With `beginStage` the stage's membership is frozen, and becomes part of it. */
   | { type: 'publish'; phase: Phase; attempt: number; beginStage?: number }
   /** To be recorded and told: what was decided, by whom, and on which figures. */
   | { type: 'decision'; action: string; by: string; details: Record<string, unknown> }

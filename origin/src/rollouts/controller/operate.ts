@@ -24,17 +24,19 @@ export interface OperatorEvent {
   isAcknowledged?: boolean;
   /** Of `advance` and `retry`: the stage or attempt that is meant. One that is reached already changes nothing. */
   target?: number | undefined;
+  /** Of `rollback`: the release to go back to. Without one it's that which each device came from, or was told before. */
+  rollbackTo?: ControllerState['rollbackTo'] | undefined;
 }
 
 /** What an operator wants of a rollout that is there. */
-export type OperatorWish = Pick<OperatorEvent, 'act' | 'by' | 'isAcknowledged' | 'target'>;
+export type OperatorWish = Pick<OperatorEvent, 'act' | 'by' | 'isAcknowledged' | 'target' | 'rollbackTo'>;
 
 /** From which phases an act leads on; from the one it leads to it does nothing. */
 const ALLOWED: Record<OperatorAct, { from: readonly Phase[]; to: Phase | undefined }> = {
   pause: { from: ['active'], to: 'paused' },
   resume: { from: ['paused'], to: 'active' },
   abort: { from: ['active', 'paused', 'rollingBack', 'completed'], to: 'aborted' },
-  rollback: { from: ['active', 'paused'], to: 'rollingBack' },
+  rollback: { from: ['active', 'paused', 'rollingBack'], to: 'rollingBack' },
   advance: { from: ['active'], to: undefined },
   retry: { from: ['active', 'paused', 'rollingBack'], to: undefined },
   complete: { from: ['active', 'paused'], to: 'completed' },
@@ -42,16 +44,17 @@ const ALLOWED: Record<OperatorAct, { from: readonly Phase[]; to: Phase | undefin
 
 /** What an operator wants of a rollout. The same again does nothing. @throws as `decide` says */
 export function operate(state: ControllerState, event: OperatorEvent, nowMs: number): Decided {
-  const { act, target } = event;
+  const { act, target, rollbackTo } = event;
   const { from, to } = ALLOWED[act];
   const isThere =
-    state.phase === to ||
+    (state.phase === to && (!rollbackTo || rollbackTo.counter === state.rollbackTo?.counter)) ||
     (act === 'advance' && target !== undefined && state.stage >= target) ||
     (act === 'retry' && target !== undefined && state.attempt >= target);
   if (isThere) return { state, effects: [] };
   if (!from.includes(state.phase)) throw refusal(act, state.phase);
   const decided = change(state, event, nowMs);
-  const details = { stage: decided.state.stage, attempt: decided.state.attempt, figures: event.figures };
+  const { stage, attempt } = decided.state;
+  const details = { stage, attempt, ...(rollbackTo && { rollbackTo }), figures: event.figures };
   const isTold = decided.effects.some(({ type }) => type === 'decision');
   return isTold
     ? decided
@@ -65,10 +68,15 @@ function change(state: ControllerState, event: OperatorEvent, nowMs: number): De
   const { by, figures } = event;
   const at = new Date(nowMs).toISOString();
   const stop = { why: 'operator' as const, by, at, figures };
-  const { stop: _stop, ...unstopped } = state;
+  const { stop: _stop, rollbackTo: _rollbackTo, ...unstopped } = state;
   const changes: Record<OperatorAct, () => Decided> = {
     pause: () => published({ ...state, phase: 'paused', stop }),
-    rollback: () => published({ ...state, phase: 'rollingBack', stop }),
+    rollback: () => {
+      const { rollbackTo } = event;
+      // Who goes back already is just told where to: what it was stopped for stays.
+      const why = (state.phase === 'rollingBack' && state.stop) || stop;
+      return published({ ...unstopped, phase: 'rollingBack', stop: why, ...(rollbackTo && { rollbackTo }) });
+    },
     abort: () => published({ ...state, phase: 'aborted' }),
     complete: () => published({ ...unstopped, phase: 'completed' }),
     resume: () => resume(state, event, at),
@@ -98,7 +106,7 @@ function resume(
 
 /** Active again; it soaks anew, and silence is counted from now on. */
 function restarted(state: ControllerState, at: string): ControllerState {
-  const { stop: _stop, settledAt: _settledAt, ...rest } = state;
+  const { stop: _stop, settledAt: _settledAt, rollbackTo: _rollbackTo, ...rest } = state;
   return { ...rest, phase: 'active', activeSince: at };
 }
 

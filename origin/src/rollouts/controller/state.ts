@@ -61,6 +61,8 @@ export const controllerStateSchema = z.object({
   /** When the last device that the stage waits for had ended: from then on it soaks. */
   settledAt: z.iso.datetime().exactOptional(),
   stop: stopSchema.exactOptional(),
+  /** While it rolls back: to this release, instead of the one that each device came from. */
+  rollbackTo: z.object({ counter: z.int().min(0), version: z.string() }).exactOptional(),
   /** What an operator has acknowledged: it stops nothing any more. */
   excused: z.object({ failed: countSchema, silent: countSchema }),
 });

@@ -20,6 +20,16 @@ beforeEach(async () => {
   letGo = () => {};
   await writeFile(fleet.bed.path('device.token'), await fleet.joinToken('device', 'north'));
   for (const slot of ['a', 'b']) await writeFile(fleet.bed.path(`${slot}.img`), '');
+  startAgent();
+});
+afterEach(async () => {
+  letGo();
+  await agent.stop('SIGKILL');
+  filter.close();
+  await fleet.close();
+});
+
+function startAgent(): void {
   const health = 'while ! test -e verdict; do sleep 0.05; done; exit $(cat verdict)';
   agent = fleet.bed.start('sitecast-agent', [
     'run',
@@ -29,13 +39,16 @@ beforeEach(async () => {
     '--health-command',
     health,
   ]);
-});
-afterEach(async () => {
-  letGo();
+}
+
+/** What a boot loader does that has given up a slot: the machine starts again, in the other one. */
+async function comeUpIn(slot: 'A' | 'B'): Promise<void> {
   await agent.stop('SIGKILL');
-  filter.close();
-  await fleet.close();
-});
+  const path = fleet.bed.path('device/boot.json');
+  const state: object = JSON.parse(await readFile(path, 'utf8'));
+  await writeFile(path, JSON.stringify({ ...state, next: slot, trial: null }));
+  startAgent();
+}
 
 /** Keeps chunks back until `letGo`. */
 function holdChunks(): void {
@@ -58,7 +71,8 @@ interface ShownReport {
 
 async function last(): Promise<ShownReport | undefined> {
   const { devices } = await fleet.operate('device', 'list', '--product', 'camera');
-  return Array.isArray(devices) ? devices[0]?.last : undefined;
+  const isLight = (id: string) => fleet.devices.some(device => device.id === id);
+  return Array.isArray(devices) ? devices.find(({ id }) => !isLight(id))?.last : undefined;
 }
 
 async function untilLast(state: string, id: string): Promise<ShownReport | undefined> {
@@ -74,8 +88,8 @@ async function agentStatus(): Promise<Record<string, unknown>> {
   return await fleet.bed.json('sitecast-agent', ['status', '--data', 'device']);
 }
 
-const imageIn = async (slot: 'a' | 'b'): Promise<boolean> =>
-  (await readFile(fleet.bed.path(`${slot}.img`))).equals(await readFile(fleet.bed.path('camera-2.0.0')));
+const imageIn = async (slot: 'a' | 'b', version = '2.0.0'): Promise<boolean> =>
+  (await readFile(fleet.bed.path(`${slot}.img`))).equals(await readFile(fleet.bed.path(`camera-${version}`)));
 
 it('an abort during the download: nothing is installed, and the device says that it stopped', async () => {
   await fleet.bed.until(async () => (await last()) !== undefined);
@@ -111,4 +125,58 @@ it.each([
   await fleet.bed.json('sitecast-agent', ['update', '--data', 'device']);
   expect(await agentStatus()).toMatchObject({ booted, update: null });
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted' });
+});
+
+it('a boot loader that gives up a release long after its success stops the rollout', async () => {
+  await fleet.bed.until(async () => (await last()) !== undefined);
+  await writeFile(fleet.bed.path('verdict'), '0');
+  // A second device that never comes keeps the rollout going.
+  await fleet.enrol('north', 'camera', 1);
+  const id = await fleet.rollOut('camera', '--all-at-once', '--on-failure', 'pause');
+  await untilLast('completed', id);
+  await comeUpIn('A');
+  const told = await untilLast('rolledBack', id);
+  expect(told).toMatchObject({
+    release: { version: '2.0.0' },
+    reason: { code: 'bootCountExhausted' },
+    booted: { slot: 'A' },
+  });
+  await fleet.bed.until(async () => (await fleet.status(id)).state === 'paused');
+  expect(await fleet.status(id)).toMatchObject({ stop: { why: 'failures' }, figures: { failed: 1 } });
+  await fleet.bed.until(async () => (await agentStatus()).booted === 'A');
+  expect(await agentStatus()).toMatchObject({
+    barred: [{ version: '2.0.0', reason: { code: 'bootCountExhausted' } }],
+    lastFailure: { reason: { code: 'bootCountExhausted' } },
+  });
+  const { stdout } = await fleet.bed.run('sitecast-agent', ['status', '--data', 'device']);
+  expect(stdout).toMatch(/barred +2\.0\.0: bootCountExhausted/);
+});
+
+it('a device that cannot go back to where it came from is shown, and goes to the release that is named then', async () => {
+  await fleet.bed.until(async () => (await last()) !== undefined);
+  await writeFile(fleet.bed.path('verdict'), '0');
+  // A second device that never comes keeps the rollout going.
+  await fleet.enrol('north', 'camera', 1);
+  const id = await fleet.rollOut('camera', '--all-at-once');
+  await untilLast('completed', id);
+  await fleet.operate('rollout', 'rollback', id, '--yes');
+  const stuck = await untilLast('blocked', id);
+  expect(stuck).toMatchObject({ reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' } });
+  expect(await fleet.status(id)).toMatchObject({ state: 'rollingBack', figures: { blocked: 1 } });
+
+  const refused = await fleet.bed.run('sitecast', ['rollout', 'rollback', id, '--to', '2.0.0', '--yes']);
+  expect(refused).toMatchObject({ exitCode: 2 });
+  expect(refused.stderr).toContain('SITECAST_ROLLBACK_TARGET');
+  const named = ['rollout', 'rollback', id, '--to', '1.0.0', '--yes'];
+  for (let times = 0; times < 2; times += 1)
+    expect(await fleet.operate(...named)).toMatchObject({
+      state: 'rollingBack',
+      rollbackTo: { counter: 1, version: '1.0.0' },
+    });
+  const back = await untilLast('rolledBack', id);
+  expect(back).toMatchObject({ release: { version: '1.0.0' }, booted: { slot: 'A' } });
+  expect(await imageIn('a', '1.0.0')).toBe(true);
+  expect(await fleet.status(id)).toMatchObject({ figures: { returned: 1, failed: 0 } });
+  const { stdout } = await fleet.bed.run('sitecast', ['rollout', 'status', id]);
+  expect(stdout).toMatch(/sent back to 1\.0\.0 \(1\) by/);
 });

@@ -1,0 +1,65 @@
+import type { AuditLog } from '../audit/log.ts';
+import { ORIGIN } from '../rollouts/controller/effects.ts';
+
+/** Where the restored audit log ends; undefined where it's empty. */
+export interface LogEnd {
+  seq: number;
+  hash: string;
+  at: string;
+}
+
+/** What a recovery writes into the audit log that the backup brought. */
+export type RecoveryLog = Pick<AuditLog, 'record' | 'head' | 'entries'>;
+
+export async function endOf(log: RecoveryLog): Promise<LogEnd | undefined> {
+  const [last] = await log.entries(log.head.seq - 1, 1);
+  return last && { seq: last.seq, hash: last.hash, at: last.at };
+}
+
+/**
+ * That this log isn't the one that the origin was writing when it was lost: it goes on from the backup's end, and what came
+ * after that is missing. The numbers of the missing entries are given again.
+ */
+export async function recordRecovery(
+  log: RecoveryLog,
+  about: {
+    end: LogEnd | undefined;
+    /** Mirror whose copy is taken over. */
+    from: string | undefined;
+    /** By role: those of the backup, and of the copy. */
+    versions: { restored: Record<string, number>; seen: Record<string, number> | undefined };
+  },
+): Promise<void> {
+  const { end, from, versions } = about;
+  const details = {
+    logRestoredTo: end ?? null,
+    laterEntries: 'lost: what was recorded after that entry, and before this one, is not in this log',
+    from: from ?? null,
+    versions,
+  };
+  await log.record({ by: ORIGIN, action: 'origin.recover', subject: 'origin:data', details });
+}
+
+export async function recordPause(log: RecoveryLog, rollouts: readonly string[]): Promise<void> {
+  await recordEach(
+    log,
+    'rollout.pause',
+    rollouts.map(id => `rollout:${id}`),
+  );
+}
+
+export async function recordReleases(
+  log: RecoveryLog,
+  releases: readonly { product: string; counter: number }[],
+): Promise<void> {
+  await recordEach(
+    log,
+    'release.recover',
+    releases.map(({ product, counter }) => `release:${product}/${counter}`),
+  );
+}
+
+async function recordEach(log: RecoveryLog, action: string, subjects: readonly string[]): Promise<void> {
+  const details = { why: 'recover' };
+  await Promise.all(subjects.map(subject => log.record({ by: ORIGIN, action, subject, details })));
+}

@@ -1,0 +1,94 @@
+import { parseRollouts, type Rollout } from '@sitecast/shared/fleet';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import type { AuditEvent } from '../audit/audit.ts';
+import { FleetBed } from '../testing/fleet.ts';
+
+let bed: FleetBed;
+let audited: AuditEvent[];
+
+beforeEach(async () => {
+  audited = [];
+  bed = await FleetBed.open(path => ({
+    files: new DiskFiles(path),
+    syncFiles: new SyncDisk(path),
+    audit: { record: async event => void audited.push(event) },
+  }));
+  for (let releases = 1; releases < 3; releases += 1) await bed.publishNext();
+});
+afterEach(() => bed.close());
+
+const path = (id: unknown, rest = '') => `/api/v1/rollouts/${String(id)}${rest}`;
+const status = (id: unknown) => bed.call('GET', path(id));
+const act = (id: unknown, name: string, body?: unknown) => bed.call('POST', path(id, `/${name}`), body);
+
+async function signed(id: unknown): Promise<Rollout> {
+  const target = bed.origin.repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
+  const response = await bed.ask(`/targets/rollouts/${String(target?.hashes.sha256)}.camera.json`);
+  const found = parseRollouts(Buffer.from(await response.arrayBuffer())).rollouts.find(one => one.id === id);
+  if (!found) throw new Error('not signed');
+  return found;
+}
+
+function raiseFloor(counter: number): Promise<Record<string, unknown>> {
+  const { operator } = bed;
+  operator.next();
+  const file = operator.products.get('camera');
+  if (!file) throw new Error('no camera');
+  operator.setProduct({ ...file, floor: { counter } });
+  return operator.uploadFiles().then(() => operator.submit());
+}
+
+describe('an operator', () => {
+  it('may send devices back to a release of their choice, which is signed and survives a restart', async () => {
+    const [device, away] = [await bed.device(), await bed.device()];
+    const { id } = await bed.startRollout({ counter: 3 });
+    const release = { counter: 3, version: '3.0.0' };
+    const rollout = { id: String(id), attempt: 1 };
+    await device.report({ state: 'completed', rollout, release, booted: { slot: 'B', release } });
+    const back = { counter: 1, version: '1.0.0' };
+    expect(await bed.call('GET', path(id, '/preview?act=rollback&to=1.0.0'))).toMatchObject({
+      touches: 1,
+      rollbackTo: back,
+      what: expect.stringContaining('go back to 1.0.0'),
+    });
+    for (let times = 0; times < 2; times += 1)
+      expect(await act(id, 'rollback', { to: '1.0.0' })).toMatchObject({
+        httpStatus: 200,
+        state: 'rollingBack',
+        rollbackTo: back,
+      });
+    expect(await signed(id)).toMatchObject({ state: 'rollingBack', rollbackTo: back });
+    expect(audited.filter(({ action }) => action === 'rollout.rollback')).toMatchObject([
+      { by: 'test', details: { rollbackTo: back } },
+    ]);
+    await bed.restart();
+    expect(await status(id)).toMatchObject({ state: 'rollingBack', rollbackTo: back });
+    // One that could not go there is told another one.
+    const reason = { code: 'SITECAST_HARDWARE_MISMATCH', message: 'not for this board' };
+    await device.report({ state: 'blocked', rollout, release: back, reason });
+    expect(await status(id)).toMatchObject({ figures: { blocked: 1 } });
+    expect(await bed.call('GET', path(id, '/preview?act=rollback&to=2.0.0'))).toMatchObject({ touches: 1 });
+    expect(await act(id, 'rollback', { to: '2.0.0' })).toMatchObject({ rollbackTo: { counter: 2 } });
+    expect(await act(id, 'retry')).toMatchObject({ state: 'active', attempt: 2 });
+    expect(await signed(id)).not.toHaveProperty('rollbackTo');
+    expect(away.id).not.toBe(device.id);
+  });
+
+  it.each([
+    ['that nobody published', '9.0.0', 404, 'SITECAST_RELEASE_UNKNOWN'],
+    ['that is the rollout’s own', '3.0.0', 400, 'SITECAST_ROLLBACK_TARGET'],
+    ['below the floor', '1.0.0', 409, 'SITECAST_RELEASE_BELOW_FLOOR'],
+  ])('sends nobody back to a release %s', async (_which, to, httpStatus, code) => {
+    await bed.device();
+    const { id } = await bed.startRollout({ counter: 3 });
+    const raised = await raiseFloor(2);
+    expect(raised).toMatchObject({ httpStatus: 200 });
+    expect(await act(id, 'rollback', { to })).toMatchObject({ httpStatus, code });
+    expect(await bed.call('GET', path(id, `/preview?act=rollback&to=${to}`))).toMatchObject({ code });
+    expect(await signed(id)).toMatchObject({ state: 'active' });
+    for (const name of ['pause', 'abort'])
+      expect(await act(id, name, { to: '2.0.0' })).toMatchObject({ httpStatus: 400 });
+  });
+});

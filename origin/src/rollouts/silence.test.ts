@@ -1,0 +1,84 @@
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { openDatabase } from '../adapters/level-database.ts';
+import { LevelFleet } from '../adapters/level-fleet.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { temporaryDirectory, type TestClock } from '../testing/setup.ts';
+
+const MINUTE_MS = 60_000;
+
+/** Timers by the test's clock, which moves from one to the next. */
+class Timers {
+  readonly #set: { atMs: number; act: () => void }[] = [];
+  clock: TestClock | undefined;
+
+  readonly after = (delayMs: number, act: () => void): (() => void) => {
+    const timer = { atMs: (this.clock?.nowMs ?? 0) + delayMs, act };
+    this.#set.push(timer);
+    return () => {
+      const at = this.#set.indexOf(timer);
+      if (at >= 0) this.#set.splice(at, 1);
+    };
+  };
+
+  pass(clock: TestClock, ms: number): void {
+    const endMs = clock.nowMs + ms;
+    for (;;) {
+      const due = this.#set.filter(({ atMs }) => atMs <= endMs);
+      const [next] = due.sort((one, other) => one.atMs - other.atMs);
+      if (!next) break;
+      this.#set.splice(this.#set.indexOf(next), 1);
+      clock.nowMs = Math.max(clock.nowMs, next.atMs);
+      next.act();
+    }
+    clock.nowMs = endMs;
+  }
+}
+
+let bed: FleetBed;
+let timers: Timers;
+let close: () => Promise<void>;
+
+beforeEach(async () => {
+  const { path, remove } = temporaryDirectory();
+  const database = await openDatabase(path, path);
+  timers = new Timers();
+  bed = await FleetBed.open(
+    at => ({ files: new DiskFiles(at), syncFiles: new SyncDisk(at), after: timers.after }),
+    new LevelFleet(database),
+  );
+  timers.clock = bed.clock;
+  // The minute's tick is set anew, by this clock.
+  await bed.restart();
+  close = async () => {
+    await bed.close();
+    await database.close();
+    await remove();
+  };
+});
+afterEach(() => close());
+
+const status = (id: unknown) => bed.call('GET', `/api/v1/rollouts/${String(id)}`);
+
+it('is found by the passing of time alone, within a minute', async () => {
+  const gateway = await bed.gateway('north');
+  const [silent, other] = [await bed.device('north'), await bed.device('north')];
+  const { id } = await bed.startRollout({ silentAfterMs: MINUTE_MS, maxFailuresBasisPoints: 0 });
+  const rollout = { id: String(id), attempt: 1 };
+  for (const device of [silent, other])
+    await device.sendReports([await device.next({ state: 'downloading', rollout })], gateway);
+  // Heard of through the gateway past the other's deadline: by itself that decides nothing.
+  bed.clock.nowMs += MINUTE_MS + 1;
+  await other.sendReports([await other.next({ state: 'verifying', rollout })], gateway);
+  await bed.origin.fleet.intake.idle();
+  await bed.origin.rollouts.checkCompletion();
+  expect(await status(id)).toMatchObject({ state: 'active', figures: { silent: 0, unreachable: 0 } });
+
+  timers.pass(bed.clock, MINUTE_MS);
+  await expect.poll(async () => (await status(id)).state, { timeout: 5000 }).toBe('paused');
+  expect(await status(id)).toMatchObject({
+    stop: { why: 'silence', by: 'origin' },
+    figures: { silent: 1, running: 2 },
+  });
+});
