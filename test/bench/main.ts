@@ -7,6 +7,7 @@ import { originBenchmark } from './origin.ts';
 import { pauseBenchmark } from './pause.ts';
 import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { gatewayServingBenchmark } from './gateway-serving.ts';
+import { gossipBenchmark } from './gossip.ts';
 import { installBenchmark, installMemoryBenchmark } from './install.ts';
 import { peerServingBenchmark } from './peer-serving.ts';
 import { siteBenchmark } from './site.ts';
@@ -22,6 +23,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   originBenchmark,
   gatewayServingBenchmark,
   peerServingBenchmark,
+  gossipBenchmark,
   installBenchmark,
   installMemoryBenchmark,
   fleetBenchmark,
