@@ -89,7 +89,7 @@ async function measure(child: ChildProcess, url: string, paths: readonly string[
 }
 
 /** Each client fetches every path over a connection of its own, from another one on. */
-async function fetchAll(url: string, paths: readonly string[], clients: number): Promise<number> {
+export async function fetchAll(url: string, paths: readonly string[], clients: number): Promise<number> {
   const sums = await Promise.all(
     Array.from({ length: clients }, async (_, client) => {
       const agent = new Agent({ keepAlive: true, maxSockets: 1 });
@@ -137,7 +137,8 @@ export async function withGateway<T>(
   }
 }
 
-async function withNginx<T>(
+/** @param data what is served: its folder `chunks` */
+export async function withNginx<T>(
   directory: string,
   data: string,
   use: (url: string, child: ChildProcess) => Promise<T>,
@@ -179,12 +180,12 @@ async function stop(child: ChildProcess): Promise<void> {
 }
 
 /** User and system time of a process so far, in seconds. */
-async function cpuS({ pid }: ChildProcess): Promise<number> {
+export async function cpuS({ pid }: Pick<ChildProcess, 'pid'>): Promise<number> {
   const fields = (await readFile(`/proc/${pid}/stat`, 'utf8')).split(') ')[1]?.split(' ') ?? [];
   return (Number(fields[11]) + Number(fields[12])) / CLOCK_TICKS_PER_S;
 }
 
-async function rssMib({ pid }: ChildProcess): Promise<number> {
+export async function rssMib({ pid }: Pick<ChildProcess, 'pid'>): Promise<number> {
   return Number(/VmRSS:\s+(\d+)/.exec(await readFile(`/proc/${pid}/status`, 'utf8'))?.[1]) / 1024;
 }
 

@@ -8,6 +8,7 @@ import { pauseBenchmark } from './pause.ts';
 import { publishBenchmark, publishMemoryBenchmark } from './publish.ts';
 import { gatewayServingBenchmark } from './gateway-serving.ts';
 import { installBenchmark, installMemoryBenchmark } from './install.ts';
+import { peerServingBenchmark } from './peer-serving.ts';
 import { siteBenchmark } from './site.ts';
 import { uploadBenchmark } from './upload.ts';
 import { uploadMemoryBenchmark } from './upload-memory.ts';
@@ -20,6 +21,7 @@ const BENCHMARKS: readonly Benchmark[] = [
   publishMemoryBenchmark,
   originBenchmark,
   gatewayServingBenchmark,
+  peerServingBenchmark,
   installBenchmark,
   installMemoryBenchmark,
   fleetBenchmark,

@@ -20,8 +20,11 @@ import {
 import { LRUCache } from 'lru-cache';
 import type { FoundPeer, HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers } from '../ports.ts';
 
-/** Machines that were named lately, by a gateway or by multicast DNS; the longest unnamed make room. */
-const MAX_KNOWN_PEERS = 256;
+/** Machines that a gateway has named lately; the longest unnamed make room. */
+const MAX_NAMED_PEERS = 256;
+/** Machines that multicast DNS has found: anybody on the LAN can invent some, so they have little room, and come last. */
+const MAX_FOUND_PEERS = 64;
+const MAX_FOUND_MET = 24;
 const KNOWN_FOR_MS = 10 * 60_000;
 const MAX_CONNECTIONS = 128;
 const LOOPBACK = /^\/ip4\/127\.|^\/ip6\/::1\//;
@@ -51,7 +54,10 @@ export class SiteSwarm implements SitePeers {
   readonly #board = new HoldingsBoard();
   readonly #held = new Map<string, ChunkStore>();
   readonly #server: ChunkServer;
-  readonly #known = new LRUCache<string, FoundPeer>({ max: MAX_KNOWN_PEERS, ttl: KNOWN_FOR_MS });
+  readonly #named = new LRUCache<string, FoundPeer>({ max: MAX_NAMED_PEERS, ttl: KNOWN_FOR_MS });
+  readonly #found = new LRUCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: KNOWN_FOR_MS });
+  /** Those found that were met for the present image. */
+  readonly #foundMet = new Set<string>();
   #links: PeerLinks | undefined;
   #receivedBytes = 0;
   #sentBytes = 0;
@@ -71,7 +77,10 @@ export class SiteSwarm implements SitePeers {
       },
       ...(maxUploadBytesPerS === undefined ? {} : { pace: new Pace(maxUploadBytesPerS) }),
     });
-    node.onFound(peer => this.note([peer]));
+    node.onFound(peer => {
+      this.#found.set(peer.id, peer);
+      this.#meetFound(peer);
+    });
   }
 
   /** @throws SITECAST_PEER_LISTEN, with why it can't listen there */
@@ -90,8 +99,8 @@ export class SiteSwarm implements SitePeers {
   }
 
   get counts(): PeerCounts {
-    this.#known.purgeStale();
-    return { known: this.#known.size, receivedBytes: this.#receivedBytes, sentBytes: this.#sentBytes };
+    const known = new Set([...this.#named.keys(), ...this.#found.keys()]).size;
+    return { known, receivedBytes: this.#receivedBytes, sentBytes: this.#sentBytes };
   }
 
   hold({ id, index }: SiteImage, chunks: ChunkStore): HeldImage {
@@ -116,7 +125,7 @@ export class SiteSwarm implements SitePeers {
   note(peers: readonly FoundPeer[]): void {
     for (const peer of peers) {
       if (peer.id === this.#node.id) continue;
-      this.#known.set(peer.id, peer);
+      this.#named.set(peer.id, peer);
       this.#links?.meet(peer.id, peer.addresses);
     }
   }
@@ -145,13 +154,22 @@ export class SiteSwarm implements SitePeers {
       onLie: (peer, { code }) => onBan(peer, code),
     });
     this.#links = links;
-    for (const peer of this.#known.values()) links.meet(peer.id, peer.addresses);
+    this.#foundMet.clear();
+    for (const peer of this.#named.values()) links.meet(peer.id, peer.addresses);
+    for (const peer of this.#found.values()) this.#meetFound(peer);
     try {
       await swarm.fetch(wanted, { concurrency, signal, deliver });
     } finally {
       this.#links = undefined;
       await links.close();
     }
+  }
+
+  #meetFound({ id, addresses }: FoundPeer): void {
+    if (!this.#links || this.#named.has(id)) return;
+    if (this.#foundMet.size >= MAX_FOUND_MET && !this.#foundMet.has(id)) return;
+    this.#foundMet.add(id);
+    this.#links.meet(id, addresses);
   }
 
   drop(id: string): void {

@@ -21,7 +21,9 @@ export function guardedYamux(): () => StreamMuxerFactory {
       const frames = new FrameLengths();
       // Before the muxer's own listener: what is too long never gets there.
       connection.addEventListener('message', event => {
-        if (frames.areWithin(event.data.subarray(), MAX_MUXER_FRAME_BYTES)) return;
+        const { data } = event;
+        const pieces = data instanceof Uint8Array ? [data] : [...data];
+        if (pieces.every(piece => frames.areWithin(piece, MAX_MUXER_FRAME_BYTES))) return;
         event.stopImmediatePropagation();
         connection.abort(new RangeError(`a frame of more than ${MAX_MUXER_FRAME_BYTES} bytes`));
       });

@@ -13,6 +13,7 @@ import type { Identity } from '../identity/index.ts';
 import { type Discovery, discovery, type FoundPeer } from './discovery.ts';
 import { type FleetKey, swarmKeyFile } from './fleet-key.ts';
 import { FleetGossip, GOSSIP_TOPIC, MESSAGE_IDS } from './gossip/fleet-gossip.ts';
+import { joinedWrites } from './joined-writes.ts';
 import { guardedYamux } from './guarded-yamux.ts';
 import {
   connectionLimits,
@@ -165,7 +166,7 @@ function nodeSettings({ identity, listen, announce, maxConnections }: NodeOption
     connectionMonitor: pings(pingMs),
     peerStore: PEER_STORE_LIMITS,
     transports: [tcp(tcpLimits(connections, pingMs))],
-    connectionEncrypters: [noise()],
+    connectionEncrypters: [joinedWrites(noise())],
     streamMuxers: [guardedYamux()],
   };
 }

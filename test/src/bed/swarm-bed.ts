@@ -53,6 +53,14 @@ export class SiteGateway {
     return new SiteGateway(name, bed, { lan, wan }, server);
   }
 
+  get url(): string {
+    return this.#server.url;
+  }
+
+  get pid(): number {
+    return this.#server.pid;
+  }
+
   /** Without a farewell. */
   kill(): Promise<unknown> {
     return this.#server.stop('SIGKILL');
@@ -163,6 +171,12 @@ export class SwarmBed {
   async killDevice(name: string): Promise<void> {
     await this.#agents.get(name)?.stop('SIGKILL');
     this.#agents.delete(name);
+  }
+
+  pidOf(name: string): number {
+    const agent = this.#agents.get(name);
+    if (!agent) throw new Error(`no agent runs as ${name}`);
+    return agent.pid;
   }
 
   async statusOf(name: string): Promise<AgentStatus | undefined> {

@@ -1,5 +1,6 @@
 import type { Stream } from '@libp2p/interface';
 import pLimit from 'p-limit';
+import { Uint8ArrayList } from 'uint8arraylist';
 import { violation } from './wire.ts';
 
 const LENGTH_BYTES = 4;
@@ -37,7 +38,7 @@ export class MessageStream {
     this.#stream = stream;
     this.#options = options;
     stream.addEventListener('message', ({ data }) => {
-      if (!this.#isEnded) this.#take(data.subarray());
+      for (const piece of data instanceof Uint8Array ? [data] : data) if (!this.#isEnded) this.#take(piece);
     });
     stream.addEventListener('remoteCloseWrite', () => {
       void this.close();
@@ -60,7 +61,8 @@ export class MessageStream {
       const lengthBytes = parts.reduce((sum, part) => sum + part.length, 0);
       const head = Buffer.allocUnsafe(LENGTH_BYTES);
       head.writeUInt32BE(lengthBytes);
-      this.#stream.send(Buffer.concat([head, ...parts], LENGTH_BYTES + lengthBytes));
+      // As a list: a chunk is copied when it's encrypted, not before.
+      this.#stream.send(new Uint8ArrayList(head, ...parts));
     });
   }
 

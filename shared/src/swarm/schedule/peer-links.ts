@@ -9,6 +9,8 @@ import type { SwarmStore } from './swarm-store.ts';
 
 const FIRST_PAUSE_MS = 1000;
 const MAX_PAUSE_MS = 30_000;
+/** One that can't be reached so often in a row makes room for others, until it's named again. */
+const MAX_VAIN_TRIES = 4;
 /** A peer that was steady for so long before it left is tried again soon. */
 const STEADY_MS = 30_000;
 
@@ -58,7 +60,8 @@ export class PeerLinks {
     const { node, swarm, credential, onLie } = this.#options;
     const { signal } = this.#stop;
     let pauseMs = FIRST_PAUSE_MS;
-    while (!signal.aborted) {
+    let vainTries = 0;
+    while (!signal.aborted && vainTries < MAX_VAIN_TRIES) {
       const store = new PeerStore({
         node,
         peer: id,
@@ -67,7 +70,9 @@ export class PeerLinks {
       });
       const beginMs = performance.now();
       try {
+        vainTries += 1;
         await dialOne(node, addresses, signal);
+        vainTries = 0;
         await this.#stay(store);
       } catch (error) {
         if (!signal.aborted && !(error instanceof SitecastError)) throw error;
