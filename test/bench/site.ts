@@ -86,7 +86,7 @@ async function run(scratch: string): Promise<Row[]> {
     say(scenario.name);
     try {
       const outcome = await measure(scenario, image, scratch);
-      rows.push(rowOf(scenario, outcome, image.bytes));
+      rows.push(shown(rowOf(scenario, outcome, image.bytes)));
       if (judge(scenario, outcome, image.bytes).length > 0) process.exitCode = 1;
     } catch (error) {
       if (error instanceof CannotMeasure) throw error;
@@ -101,9 +101,14 @@ async function run(scratch: string): Promise<Row[]> {
 
 const isChosen = ({ name }: { name: string }): boolean => chosen === undefined || chosen.includes(name);
 
-/** It takes minutes. */
-function say(name: string): void {
-  process.stderr.write(`  … ${name}\n`);
+/** It takes minutes: what goes on is said, and what came of it. */
+function say(text: string): void {
+  process.stderr.write(`  … ${text}\n`);
+}
+
+function shown(row: Row): Row {
+  say(`WAN ${row['WAN / image']}, gateway ${row['gateway sent']}, last ${row['last / limit']} ${row.target}`);
+  return row;
 }
 
 /** Ctrl-C leaves no network, process or file behind. */

@@ -1,3 +1,4 @@
+import { cpus } from 'node:os';
 import type { Row } from '../benchmark.ts';
 import { limitOf, type Outcome, type Scenario } from './measure.ts';
 import type { Spent } from './meter.ts';
@@ -114,7 +115,8 @@ export function rowOf(scenario: Judged, outcome: Outcome, imageBytes: number): R
     devices: shape.devices,
     spent: outcome,
     imageBytes,
-    limits: outcome.finished === shape.devices ? outcome.ms / limitOf(scenario, imageBytes) : undefined,
+    ms: outcome.finished === shape.devices ? outcome.ms : undefined,
+    limitMs: limitOf(scenario, imageBytes),
     agents: outcome,
     target: misses.length > 0 ? `MISSED: ${misses.join(', ')}` : isJudged ? 'met' : '',
   });
@@ -133,8 +135,8 @@ export function peerRowOf(
   outcome: PeerOutcome,
   { image, limitMs, remark }: { image: Image; limitMs: number; remark: string },
 ): Row {
-  const limits = outcome.ms / limitMs;
-  return row({ what, devices, spent: outcome, imageBytes: image.bytes, limits, target: remark });
+  const { ms } = outcome;
+  return row({ what, devices, spent: outcome, imageBytes: image.bytes, ms, limitMs, target: remark });
 }
 
 interface Figures {
@@ -143,20 +145,24 @@ interface Figures {
   spent: Spent & { gatewayCpuS: number };
   imageBytes: number;
   /** Of the last device; undefined: not all have it. */
-  limits: number | undefined;
+  ms: number | undefined;
+  limitMs: number;
   agents?: Pick<Outcome, 'agentsCpuS' | 'agentRssMib'>;
   target: string;
 }
 
-function row({ what, devices, spent, imageBytes, limits, agents, target }: Figures): Row {
+function row({ what, devices, spent, imageBytes, ms, limitMs, agents, target }: Figures): Row {
   const { wanBytes, resentBytes, gatewayBytes, gatewayCpuS, busy } = spent;
+  // Had this machine nothing else to do, its cores alone would take so long.
+  const cpuMs = ((gatewayCpuS + (agents?.agentsCpuS ?? 0)) * 1000) / cpus().length;
   return {
     scenario: what,
     devices,
     'WAN / image': (wanBytes / imageBytes).toFixed(3),
     resent: (resentBytes / imageBytes).toFixed(3),
     'gateway sent': (gatewayBytes / imageBytes).toFixed(2),
-    'last / limit': limits?.toFixed(2) ?? '-',
+    'last / limit': ms === undefined ? '-' : (ms / limitMs).toFixed(2),
+    'CPU / limit': agents ? (cpuMs / limitMs).toFixed(2) : '',
     'gateway CPU s': gatewayCpuS.toFixed(1),
     'per GiB': gatewayCpuS > 0 ? (gatewayCpuS / (gatewayBytes / GIB)).toFixed(1) : '',
     "agents' CPU s": agents?.agentsCpuS.toFixed(1) ?? '',
