@@ -3,7 +3,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import type { Audit } from '../audit/audit.ts';
 import type { Events } from '../events/events.ts';
-import type { OutcomeChange } from '../fleet/intake.ts';
+import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
