@@ -83,7 +83,7 @@ it('says in one line where it listens, keeps a second process off, and ends clea
     3,
     expect.stringContaining('SITECAST_DATA_IN_USE'),
   ]);
-  // A device that waits for news doesn't hold it up.
+  // A device that waits for news doesn't hold it up, whether it's answered or cut off.
   const now = await fetch(`${first.url}/metadata/timestamp.json`);
   const waiting = fetch(`${first.url}/metadata/timestamp.json`, {
     headers: { prefer: 'wait=55', 'if-none-match': now.headers.get('etag') ?? '' },
@@ -156,6 +156,7 @@ it('loses no report that it has answered for, and hands none on twice, however o
     Promise.all(
       reports.map(async (report, at) => {
         if (answered.has(at)) return;
+        // A gateway that was killed answers nothing: it's sent again.
         const answer = await device
           .post(`${url}/site/v1/reports`, { reports: [report] })
           .catch(() => undefined);

@@ -90,6 +90,7 @@ it('makes its data directory, says where it listens and where the token is, and 
   // What is under way when it's asked to stop is finished.
   const upload = again.operator.uploadChunks(randomChunks(64, 50_000));
   await new Promise(resolve => setTimeout(resolve, 20));
+  // Its connection may come too late to be taken.
   const [response, code] = await Promise.all([upload.catch(() => undefined), again.stop('SIGTERM')]);
   expect(code).toBe(0);
   // Either it was taken whole, or its connection never was.
@@ -150,6 +151,7 @@ describe('a killed process', () => {
       await operator.upload(image);
       await operator.uploadFiles();
       const change = { targets: await operator.signedTargets() };
+      // The origin dies before it answers, mostly.
       const answer = operator.send(change).catch(() => undefined);
       await new Promise(resolve => setTimeout(resolve, delayMs));
       await origin.stop('SIGKILL');

@@ -103,8 +103,7 @@ async function atSite(mebibytes: number, use: (site: Site) => Promise<void>): Pr
     const quiet = ['--listen', '127.0.0.1:0', '--log-level', 'error'];
     const origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet]);
     const operate = (...args: string[]) => bed.json('sitecast', args);
-    for (const role of ['root', 'release']) await operate('keys', 'create', role, '--no-passphrase');
-    await operate('init', '--origin', origin.url, '--token-file', 'origin/admin.token');
+    await bed.foundRepository(origin);
     const about = ['--product', PRODUCT, '--version', '1', '--hardware', 'bench'];
     await operate('release', 'publish', image, ...about);
     await operate('rollout', 'start', PRODUCT, '1', '--all-at-once');

@@ -98,9 +98,7 @@ function casyncMake(bed: Bed, image: string) {
 async function publish(bed: Bed, image: string): Promise<Published> {
   const serve = ['serve', '--data', 'origin', '--listen', '127.0.0.1:0', '--log-level', 'error'];
   const origin = await bed.serve('sitecast-origin', serve);
-  for (const role of ['root', 'release'])
-    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
-  await bed.json('sitecast', ['init', '--origin', origin.url, '--token-file', 'origin/admin.token']);
+  await bed.foundRepository(origin);
   const before = await processCpuMs(origin.pid);
   const about = ['--product', 'bench', '--version', '1', '--hardware', 'bench'];
   const hook = fileURLToPath(new URL('./record-peak.js', import.meta.url));

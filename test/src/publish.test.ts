@@ -29,11 +29,7 @@ afterEach(async () => {
   await bed.close();
 });
 
-async function found(): Promise<void> {
-  for (const role of ['root', 'release'])
-    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
-  await bed.json('sitecast', ['init', '--origin', origin.url, '--token-file', 'origin/admin.token']);
-}
+const found = (): Promise<void> => bed.foundRepository(origin);
 
 async function image(name: string, bytes: Uint8Array | string = randomBytes(IMAGE_BYTES)): Promise<Buffer> {
   await writeFile(bed.path(name), bytes);

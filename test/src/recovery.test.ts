@@ -12,8 +12,7 @@ beforeEach(async () => {
   bed = await Bed.open();
   port = '0';
   await startOrigin();
-  for (const role of ['root', 'release']) await operate('keys', 'create', role, '--no-passphrase');
-  await operate('init', '--origin', origin.url, '--token-file', 'origin/admin.token');
+  await bed.foundRepository(origin);
   await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'gw.token');
   await operate('token', 'create', '--join', '--kind', 'device', '--uses', '9', '--out', 'device.token');
   const args = ['serve', '--data', 'gw', '--token-file', 'gw.token', '--poll', '1s', ...quiet('0')];

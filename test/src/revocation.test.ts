@@ -11,9 +11,7 @@ let gateway: Server;
 beforeAll(async () => {
   bed = await Bed.open();
   origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', '127.0.0.1:0']);
-  for (const role of ['root', 'release'])
-    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
-  await bed.json('sitecast', ['init', '--origin', origin.url, '--token-file', 'origin/admin.token']);
+  await bed.foundRepository(origin);
   await writeFile(bed.path('image'), randomBytes(100_000));
   const about = ['--product', 'camera', '--version', '1.0.0', '--hardware', 'rpi4'];
   await bed.json('sitecast', ['release', 'publish', 'image', ...about]);

@@ -10,8 +10,7 @@ let gateway: Server;
 beforeEach(async () => {
   bed = await Bed.open();
   origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet('0')]);
-  for (const role of ['root', 'release']) await operate('keys', 'create', role, '--no-passphrase');
-  await operate('init', '--origin', origin.url, '--token-file', 'origin/admin.token');
+  await bed.foundRepository(origin);
   await publish('1.0.0');
   await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'gw.token');
   await operate('token', 'create', '--join', '--kind', 'device', '--uses', '9', '--out', 'device.token');

@@ -36,7 +36,7 @@ const silent: Answer = (_, signal) =>
 function open(...stores: ChunkStore[]) {
   const bans: Banned[] = [];
   const sources = new ChunkSources(stores, {
-    // Two seconds pass in two milliseconds.
+    // Two seconds pass in two milliseconds. A sleep that is cut short ends as any other does.
     sleep: (ms, signal) => delay(ms / 1000, undefined, { signal }).catch(() => undefined),
     onBan: ban => bans.push(ban),
   });

@@ -1,4 +1,4 @@
-import type { OutcomeChange } from '../fleet/intake.ts';
+import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { Events } from './events.ts';
 
 /** Tells of each device that came to another state in a rollout. */

@@ -221,6 +221,7 @@ it('stops a rollout that failed, if not before it died then at its next start', 
   const died = await dieEverywhere(
     async (origin, at) => {
       await at(device).sendReports([failure]);
+      // The disk fails in its midst: what was done by then is looked at below.
       await origin.rollouts.checkCompletion().catch(() => undefined);
     },
     async origin => {

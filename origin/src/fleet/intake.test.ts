@@ -6,7 +6,8 @@ import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
 import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { MAX_KEPT_REPORTS, MAX_REPORTS } from './intake.ts';
+import { MAX_REPORTS } from './intake.ts';
+import { MAX_KEPT_REPORTS } from './intake-round.ts';
 import { MAX_ANOMALIES, MAX_CHAINS } from './status.ts';
 
 let bed: FleetBed;

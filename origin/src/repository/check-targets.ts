@@ -22,6 +22,15 @@ export interface ListedFile {
   lengthBytes: number;
 }
 
+/** Target files by what is listed: those already published, or else the staged ones. */
+export interface TargetSource {
+  /**
+   * @returns bytes of exactly the listed hash and length
+   * @throws SITECAST_FILES_MISSING (conflict)
+   */
+  read(file: ListedFile): Promise<Buffer>;
+}
+
 /** One release as targets.json lists it. */
 export interface ListedRelease {
   product: string;

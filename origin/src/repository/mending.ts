@@ -2,7 +2,7 @@ import { countIds } from '@sitecast/shared/content';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
-import { findReplacements } from './check-releases.ts';
+import { findReplacements } from './check-chunks.ts';
 import { readListing } from './check-targets.ts';
 import { publishChunks, syncStaged } from './commit.ts';
 import type { Committed } from './committed.ts';

@@ -1,8 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
-import type { TargetSource } from './check-releases.ts';
-import { type ListedFile, type Listing, targetFilePath } from './check-targets.ts';
+import { type ListedFile, type Listing, targetFilePath, type TargetSource } from './check-targets.ts';
 import { damaged, sha256Hex, TARGETS } from './committed.ts';
 
 /** Reads target files of a change: what is published from the repository, what is new from staging. */

@@ -1,9 +1,8 @@
-import { isDeepStrictEqual } from 'node:util';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import type { Audit } from '../audit/audit.ts';
 import type { Events } from '../events/events.ts';
-import type { OutcomeChange } from '../fleet/intake.ts';
+import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
@@ -21,10 +20,11 @@ import { MAX_STAGES } from './controller/plan.ts';
 import type { ControllerState } from './controller/state.ts';
 import { type Decision, tell } from './decisions.ts';
 import { reachedBy } from './match.ts';
-import { mendedBy, recordOf, unknownRecord } from './mending.ts';
+import { recordOf } from './mending.ts';
 import { type Preview, previewOf } from './preview.ts';
 import { type PreparedRollout, prepareRollout } from './prepare.ts';
 import { type Change, type RolloutRecord, withChange } from './record.ts';
+import { type Reconciled, reconcileRecords, sweepCohorts } from './reconcile.ts';
 import { RolloutRecords } from './records.ts';
 import { findReturnTarget } from './return-target.ts';
 import { SignedRollouts } from './signed.ts';
@@ -63,6 +63,7 @@ export class Rollouts {
   readonly #signed: SignedRollouts;
   readonly #serial = new Serial();
   readonly #wakes: Wakes;
+  readonly #parts: Reconciled;
 
   private constructor(deps: RolloutsDeps, records: RolloutRecords) {
     this.#deps = deps;
@@ -70,13 +71,15 @@ export class Rollouts {
     this.#signed = new SignedRollouts(deps);
     this.tallies = new Tallies(deps.registry);
     this.standings = new Standings({ ...deps, tallies: this.tallies });
+    const { tallies, standings } = this;
+    this.#parts = { ...deps, records, signed: this.#signed, tallies, standings };
     this.#wakes = new Wakes({ ...deps, serial: this.#serial, judge: id => this.#judge(id) });
   }
 
   static async open(deps: RolloutsDeps): Promise<Rollouts> {
     const rollouts = new Rollouts(deps, await RolloutRecords.open(deps.registry.store));
     await rollouts.reconcile();
-    await rollouts.#sweep();
+    await sweepCohorts(rollouts.#parts);
     return rollouts;
   }
 
@@ -339,50 +342,7 @@ export class Rollouts {
   }
 
   async #reconcile(): Promise<void> {
-    const { registry } = this.#deps;
-    const files = await this.#signed.all();
-    const mended: RolloutRecord[] = [];
-    const besides = [];
-    const listed = new Set<string>();
-    for (const [product, { rollouts }] of files) {
-      for (const rollout of rollouts) {
-        listed.add(rollout.id);
-        const known = this.#records.get(rollout.id);
-        const record = known ? mendedBy(known, rollout) : unknownRecord(product, rollout);
-        if (known && isDeepStrictEqual(record, known)) continue;
-        mended.push(record);
-        if (known?.next && !isDeepStrictEqual(known.next.rollout, rollout))
-          besides.push(...(await this.#undone(rollout.id, known.next, record)));
-      }
-    }
-    // Begun and never published.
-    const gone = this.list().filter(({ rollout, isPruned }) => isPruned !== true && !listed.has(rollout.id));
-    for (const { rollout } of gone) besides.push(...(await cohortDeletions(registry, rollout.id)));
-    await this.#records.remember(mended, { gone, besides });
-    for (const { rollout } of gone) {
-      this.tallies.forget(rollout.id);
-      this.standings.forget(rollout.id);
-    }
+    await reconcileRecords(this.#parts);
     for (const record of this.list()) await this.#follow(record);
-  }
-
-  /** A change that was told and then never published. @returns what takes back its cohort */
-  async #undone(id: string, next: NonNullable<RolloutRecord['next']>, record: RolloutRecord) {
-    const { action = 'rollout', by } = next.change;
-    const event = { action: 'rollout.undone', subject: `rollout:${id}`, details: { action, by } };
-    await this.#deps.audit.record({ by: ORIGIN, ...event });
-    const { stage } = next.controller;
-    return stage === record.controller.stage ? [] : await cohortDeletions(this.#deps.registry, id, stage);
-  }
-
-  /** Deletes the cohorts of rollouts that have ended: a crash may have left them. */
-  async #sweep(): Promise<void> {
-    const { registry } = this.#deps;
-    const ids = new Set<string>();
-    for await (const [key] of registry.store.entries('cohort')) ids.add(key.slice(0, key.indexOf('!')));
-    for (const id of ids) {
-      if (this.standings.ledger(id)) continue;
-      await this.#records.remember([], { besides: await cohortDeletions(registry, id) });
-    }
   }
 }

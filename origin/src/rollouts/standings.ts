@@ -1,6 +1,6 @@
 import type { Rollout } from '@sitecast/shared/fleet';
 import { z } from 'zod';
-import type { OutcomeChange } from '../fleet/intake.ts';
+import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { Outcome } from '../fleet/outcome.ts';
 import type { ProgressBoard } from '../fleet/progress.ts';
 import { readStored, type Registry } from '../fleet/registry.ts';

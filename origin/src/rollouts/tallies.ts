@@ -1,5 +1,5 @@
 import type { Rollout } from '@sitecast/shared/fleet';
-import { type OutcomeChange } from '../fleet/intake.ts';
+import { type OutcomeChange } from '../fleet/intake-round.ts';
 import { type Outcome, outcomeSchema } from '../fleet/outcome.ts';
 import { readStored, type Registry } from '../fleet/registry.ts';
 

@@ -47,8 +47,7 @@ export class FleetBed {
   static async open(sites: readonly string[]): Promise<FleetBed> {
     const bed = await Bed.open();
     const fleet = new FleetBed(bed, await startOrigin(bed, '0'));
-    for (const role of ['root', 'release']) await fleet.operate('keys', 'create', role, '--no-passphrase');
-    await fleet.operate('init', '--origin', fleet.#origin.url, '--token-file', 'origin/admin.token');
+    await bed.foundRepository(fleet.#origin);
     for (const name of sites) fleet.sites.push(await fleet.#openSite(name));
     return fleet;
   }

@@ -83,6 +83,16 @@ export class Bed {
     return JSON.parse(finished.stdout);
   }
 
+  /**
+   * Makes the operators' keys and the first root at an origin whose data lie in `origin`; every later command finds its
+   * settings in sitecast.yaml.
+   */
+  async foundRepository({ url }: Pick<Server, 'url'>): Promise<void> {
+    for (const role of ['root', 'release'])
+      await this.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
+    await this.json('sitecast', ['init', '--origin', url, '--token-file', 'origin/admin.token']);
+  }
+
   /** Starts a server and waits for the address that it says it listens on. */
   async serve(name: CommandName, args: readonly string[], options: RunOptions = {}): Promise<Server> {
     const child = this.#spawn(name, args, options);

@@ -64,10 +64,8 @@ export class DemoFleet {
     ]);
   }
 
-  /** Makes the operators' keys and the first root; every later command finds its settings in sitecast.yaml. */
-  async found(): Promise<void> {
-    for (const role of ['root', 'release']) await this.operator('keys', 'create', role, '--no-passphrase');
-    await this.operator('init', '--origin', this.originUrl, '--token-file', 'origin/admin.token');
+  found(): Promise<void> {
+    return this.bed.foundRepository({ url: this.originUrl });
   }
 
   operator(...args: string[]): Promise<Record<string, unknown>> {

@@ -65,6 +65,7 @@ describe('the tuf-client command', () => {
     const names = await readdir(join(directory, 'targets')).catch(() => []);
     return Promise.all(names.map(async name => readFile(join(directory, 'targets', name), 'utf8')));
   };
+  // Undefined where nothing is stored.
   const stored = async (role: string): Promise<Buffer | undefined> =>
     readFile(join(directory, 'metadata', `${role}.json`)).catch(() => undefined);
   const SUCCESS = { exitCode: 0, stderr: '' };

@@ -323,6 +323,7 @@ describe('a server of chunks', () => {
     const open: { isEnded: boolean }[] = [];
     for (const node of askers) {
       if (node !== asker) await connect(node, server);
+      // Refused, as those beyond the limits are to be.
       const raw = await rawAsker(node, server).catch(() => undefined);
       await raw?.ask(hello).catch(() => {});
       open.push(raw?.state ?? { isEnded: true });

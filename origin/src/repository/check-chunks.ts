@@ -1,0 +1,84 @@
+import { ChunkIdSet, ChunkIndex, chunkIdToHex } from '@sitecast/shared/content';
+import type { SitecastError } from '@sitecast/shared/errors';
+import type { Chunks } from '../staging/chunks.ts';
+import type { ListedRelease, Listing, TargetSource } from './check-targets.ts';
+import { MAX_CHANGE_CHUNKS } from './journal.ts';
+import { refused } from './refusal.ts';
+
+/** Chunks looked at in one go. */
+const CHECK_CHUNKS = 4096;
+/** Missing chunks that an error names; it always says how many there are. */
+const MAX_NAMED_CHUNKS = 100;
+
+/**
+ * Looks for every chunk of a release; those that are staged are added to `found`.
+ * @returns those that aren't there, or aren't right
+ */
+export async function findChunks(
+  release: ListedRelease,
+  index: ChunkIndex,
+  chunks: Chunks,
+  found: ChunkIdSet,
+): Promise<ChunkIdSet> {
+  const missing = new ChunkIdSet();
+  for (let from = 0; from < index.count; from += CHECK_CHUNKS) {
+    const places = Array.from({ length: Math.min(CHECK_CHUNKS, index.count - from) }, (_, at) => from + at);
+    const ids = places.map(at => index.idAt(at));
+    const lengths = Uint32Array.from(places, at => index.lengthOf(at));
+    const states = await chunks.check({ ids: Buffer.concat(ids), lengths });
+    for (const [at, id] of ids.entries()) {
+      const state = states[at];
+      if (state === 'missing') missing.add(id);
+      if (state === 'staged') found.add(id);
+      if (state === 'wrongLength') {
+        throw indexMismatch(release, `gives chunk ${chunkIdToHex(id)} a length that it doesn't have`);
+      }
+    }
+    if (found.size > MAX_CHANGE_CHUNKS) throw tooManyChunks();
+  }
+  return missing;
+}
+
+/**
+ * The staged chunks that listed releases need: lost from their place, and uploaded again.
+ * @throws SITECAST_REPOSITORY_DAMAGED where an index is lost as well
+ */
+export async function findReplacements(
+  { releases }: Listing,
+  { source, chunks }: { source: TargetSource; chunks: Chunks },
+): Promise<ChunkIdSet> {
+  const found = new ChunkIdSet();
+  for (const ofProduct of releases.values()) {
+    for (const release of ofProduct.values())
+      await findChunks(release, ChunkIndex.decode(await source.read(release.index)), chunks, found);
+  }
+  return found;
+}
+
+export function indexMismatch({ index }: ListedRelease, what: string): SitecastError {
+  return refused('badInput', 'SITECAST_INDEX_MISMATCH', `${index.name} ${what}`, { target: index.name });
+}
+
+export function chunksMissing({ product, counter }: ListedRelease, missing: ChunkIdSet): SitecastError {
+  const bytes = missing.bytes();
+  const named = Math.min(missing.size, MAX_NAMED_CHUNKS);
+  const ids = Array.from({ length: named }, (_, at) => bytes.subarray(at * 32, at * 32 + 32).toString('hex'));
+  return refused(
+    'conflict',
+    'SITECAST_CHUNKS_MISSING',
+    `${missing.size} chunks of release ${counter} of ${product} are not there, or not right`,
+    { product, counter, count: missing.size, ids },
+    'Upload them again; what is there already is kept.',
+  );
+}
+
+function tooManyChunks(): SitecastError {
+  return refused(
+    'tooLarge',
+    'SITECAST_CHANGE_TOO_LARGE',
+    `more than ${MAX_CHANGE_CHUNKS} new chunks in one change`,
+    {
+      maxChunks: MAX_CHANGE_CHUNKS,
+    },
+  );
+}
