@@ -1,15 +1,10 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
-import {
-  announcementOf,
-  createFleetNode,
-  type FleetNode,
-  fleetKeyToText,
-  generateFleetKey,
-} from '@sitecast/shared/swarm';
+import { announcementOf, createFleetNode, type FleetNode } from '@sitecast/shared/swarm';
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import { startGateway } from './main.ts';
 import type { FakeOrigin } from './testing/fake-origin.ts';
@@ -33,7 +28,7 @@ beforeEach(async () => {
   node = await createFleetNode({ identity, listen: ['/ip4/127.0.0.1/tcp/0'], fleetKey });
   node.gossip.onAnnouncement(() => 'accept');
   fleetKeyFile = join(await temporaryDirectory(), 'fleet.key');
-  await writeFile(fleetKeyFile, fleetKeyToText(fleetKey));
+  await writeFile(fleetKeyFile, fleetKeyToText(fleetKey), { mode: 0o600 });
 });
 afterEach(async () => {
   await world.closeAll();

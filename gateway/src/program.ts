@@ -74,7 +74,10 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
       '--gossip-peer <address...>',
       'gateways to hear of changes from, such as /ip4/10.20.0.5/tcp/7402/p2p/12D3KooW…',
     )
-    .option('--fleet-key-file <file>', "the key of the fleet's network: 64 hexadecimal digits")
+    .option(
+      '--fleet-key-file <file>',
+      "the key of the fleet's network, from `sitecast keys create fleet`; 0600",
+    )
     .addOption(new Option('--log-level <level>', 'what is logged').choices(LOG_LEVELS).default('info'))
     .addHelpText('after', EXAMPLES)
     .action((settings: GatewaySettings) => serve(settings));

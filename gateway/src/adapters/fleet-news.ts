@@ -1,5 +1,5 @@
-import { readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
+import { requireFleetKey } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { FleetNode } from '@sitecast/shared/swarm';
 import type { News } from '../gossip/news.ts';
@@ -7,7 +7,6 @@ import type { Log } from '../log.ts';
 import type { GatewaySettings } from '../settings.ts';
 import { pause, withJitter } from '../upstream/backoff.ts';
 
-const MAX_KEY_FILE_BYTES = 1024;
 /** How often it's looked whether the peers that were named are still connected. */
 const DIAL_EVERY_MS = 30_000;
 
@@ -21,18 +20,14 @@ interface FleetNewsOptions {
 
 /**
  * Joins the fleet's network, if the settings say so. libp2p isn't loaded otherwise.
- * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, and whatever keeps it from listening
+ * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, SITECAST_KEY_PERMISSIONS, and whatever keeps it from listening
  */
 export async function openFleetNews(options: FleetNewsOptions): Promise<News | undefined> {
   const { settings, identity, now, log, signal } = options;
   const { gossipListen = [], gossipPeer = [], fleetKeyFile } = settings;
   if (gossipListen.length === 0 && gossipPeer.length === 0) return undefined;
-  if (fleetKeyFile === undefined)
-    throw new SitecastError('badInput', 'SITECAST_FLEET_KEY_MISSING', "gossip needs the fleet's key", {
-      hint: 'give --fleet-key-file',
-    });
-  const { announcementOf, createFleetNode, judge, parseFleetKey } = await import('@sitecast/shared/swarm');
-  const fleetKey = parseFleetKey((await readFileBounded(fleetKeyFile, MAX_KEY_FILE_BYTES)).toString('utf8'));
+  const fleetKey = await requireFleetKey(fleetKeyFile);
+  const { announcementOf, createFleetNode, judge } = await import('@sitecast/shared/swarm');
   const node = await createFleetNode({ identity, listen: gossipListen, fleetKey });
   log.info({ addresses: node.addresses }, "joined the fleet's network");
   const dialling = keepDialled(node, gossipPeer, log, signal);

@@ -9,6 +9,14 @@ export {
   siteSchema,
   tagsSchema,
 } from './fields.ts';
+export {
+  createFleetKeyFile,
+  type FleetKey,
+  fleetKeyToText,
+  generateFleetKey,
+  parseFleetKey,
+  requireFleetKey,
+} from './fleet-key.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
 export {

@@ -9,9 +9,10 @@ import { tcp } from '@libp2p/tcp';
 import { multiaddr } from '@multiformats/multiaddr';
 import { createLibp2p } from 'libp2p';
 import { SitecastError } from '../errors.ts';
+import type { FleetKey } from '../fleet/index.ts';
 import type { Identity } from '../identity/index.ts';
 import { type Discovery, discovery, type FoundPeer } from './discovery.ts';
-import { type FleetKey, swarmKeyFile } from './fleet-key.ts';
+import { swarmKeyFile } from './fleet-key.ts';
 import { FleetGossip, GOSSIP_TOPIC, MESSAGE_IDS } from './gossip/fleet-gossip.ts';
 import { guardedYamux } from './guarded-yamux.ts';
 import {
