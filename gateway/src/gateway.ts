@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto';
-import { failover } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, TufClient } from '@sitecast/shared/trust';
 import { ChunkCache } from './chunks/chunk-cache.ts';
 import { ChunkService } from './chunks/chunk-service.ts';
+import { FrameMemory } from './chunks/frame-memory.ts';
 import { NamedChunks } from './chunks/named-chunks.ts';
-import { restingLiar } from './chunks/resting-liar.ts';
+import { wanStores } from './chunks/wan-store.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
 import { tellOfSets } from './gossip/news.ts';
 import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
@@ -17,6 +17,9 @@ import { RootHistory } from './mirror/root-history.ts';
 import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
 import { TargetFiles } from './mirror/target-files.ts';
 import type { GatewayParts } from './parts.ts';
+import { parseUpstreamUrl } from './settings.ts';
+import { Siblings } from './siblings/siblings.ts';
+import { SiteStores } from './siblings/site-store.ts';
 import { countDevices, openSite } from './site.ts';
 import { pause } from './upstream/backoff.ts';
 
@@ -55,7 +58,8 @@ export class Gateway {
     const { mirror } = mirrored;
     const site = await openSite(parts, mirror);
     const isOwnRevoked = (): boolean => site.isRevoked(parts.identity.id);
-    const { cache, chunks } = await openChunks(parts, mirrored.named);
+    const siblings = openSiblings(parts, site);
+    const { cache, chunks, counts } = await openChunks(parts, mirrored.named, siblings);
     mirrored.onServed.push(siteFollows(parts, site, isOwnRevoked));
     await mirrored.synchroniser.load();
     followNews(parts, mirrored);
@@ -63,6 +67,10 @@ export class Gateway {
     const { metrics, now, log } = parts;
     const app = createApp({
       ...site,
+      self: () => ({ id: parts.identity.id, ...(site.devices.site && { site: site.devices.site }) }),
+      onGatewayMet: id => {
+        if (!siblings.met(id)) site.introduction.metStranger();
+      },
       isOwnRevoked,
       mirror,
       targets: mirrored.targets,
@@ -77,7 +85,9 @@ export class Gateway {
       log,
     });
     metrics.watch({
-      chunkCounts: () => chunks.counts,
+      chunkCounts: counts,
+      siteGateways: () => 1 + siblings.liveCount,
+      gossipConnections: () => parts.news?.connections ?? 0,
       cache: () => cache,
       namedChunks: () => mirrored.named.size,
       outbox: () => site.outbox,
@@ -92,6 +102,8 @@ export class Gateway {
     const tasks = {
       follow: (signal: AbortSignal) => mirrored.follower.run(signal),
       enrol: (signal: AbortSignal) => site.own.run(signal),
+      meet: (signal: AbortSignal) => site.introduction.run(signal),
+      knowSiblings: (signal: AbortSignal) => siblings.run(signal),
       sendReports: (signal: AbortSignal) => site.sender.run(signal),
       sendProgress: (signal: AbortSignal) => site.progress.run(signal),
       keepCache: (signal: AbortSignal) => keepCache(cache, log, signal),
@@ -196,8 +208,9 @@ function followNews(
 }
 
 async function openChunks(
-  { frames, records, settings, upstreams, metrics, now, log }: GatewayParts,
+  { identity, frames, records, settings, upstreams, metrics, now, log }: GatewayParts,
   named: NamedChunks,
+  siblings: Siblings,
 ) {
   const cache = await ChunkCache.open({
     files: frames,
@@ -212,15 +225,42 @@ async function openChunks(
     metrics.refused(url, error.code);
     log.warn({ upstream: url, code: error.code, ...error.data }, 'an upstream gave a wrong chunk');
   };
-  const upstream = failover(upstreams.map(({ chunks }) => restingLiar(chunks, onRefused)));
+  const memory = new FrameMemory(settings.memoryBytes);
+  let wanFetches = 0;
+  const { wan, origin } = wanStores({
+    upstreams,
+    memory,
+    onRefused,
+    onFetched: lengthBytes => {
+      wanFetches += 1;
+      metrics.received('chunks', lengthBytes);
+    },
+  });
+  const stores = new SiteStores({ ownId: identity.id, siblings, wan, origin });
   const chunks = new ChunkService({
     named,
     cache,
-    upstream,
-    onUpstreamBytes: lengthBytes => metrics.received('chunks', lengthBytes),
-    memoryBytes: settings.memoryBytes,
+    forDevices: stores.forDevices,
+    forGateways: stores.forGateways,
+    memory,
   });
-  return { cache, chunks };
+  const counts = () => ({ ...chunks.counts, ...stores.counts, wanFetches });
+  return { cache, chunks, counts };
+}
+
+function openSiblings(
+  { identity, settings, book, siblingPort, log }: GatewayParts,
+  { devices, isRevoked }: Awaited<ReturnType<typeof openSite>>,
+): Siblings {
+  return new Siblings({
+    ownId: identity.id,
+    site: () => devices.site,
+    book,
+    configured: (settings.siteGateway ?? []).map(parseUpstreamUrl),
+    isRevoked,
+    port: siblingPort,
+    log,
+  });
 }
 
 async function keepCache(cache: ChunkCache, log: Log, signal: AbortSignal): Promise<void> {

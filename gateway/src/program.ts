@@ -27,8 +27,7 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
   const program = new SettingsCommand('sitecast-gateway').description(
     "Caches and serves a site's updates: verified metadata and chunks, fetched over the WAN once.",
   );
-  program
-    .command('serve')
+  fleetOptions(program.command('serve'))
     .description('mirror an origin, serve the devices of this site, pass on what they report')
     .option(
       '--origin <url>',
@@ -66,6 +65,15 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
         .argParser(parseDurationMs)
         .default(DEFAULT_POLL_MS, '30s'),
     )
+    .addOption(new Option('--log-level <level>', 'what is logged').choices(LOG_LEVELS).default('info'))
+    .addHelpText('after', EXAMPLES)
+    .action((settings: GatewaySettings) => serve(settings));
+  return program;
+}
+
+/** How it finds and hears other gateways. */
+function fleetOptions(serve: SettingsCommand): SettingsCommand {
+  return serve
     .option(
       '--gossip-listen <address...>',
       "join the fleet's network and listen there, such as /ip4/0.0.0.0/tcp/7402 (default: not joined)",
@@ -75,11 +83,20 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
       'gateways to hear of changes from, such as /ip4/10.20.0.5/tcp/7402/p2p/12D3KooW…',
     )
     .option(
+      '--gossip-announce <address...>',
+      'where others reach that, behind a NAT, such as /dns4/north.example.com/tcp/7402',
+    )
+    .option('--no-mdns', "do not look for gateways of the fleet's network on the LAN by multicast DNS")
+    .option(
       '--fleet-key-file <file>',
       "the key of the fleet's network, from `sitecast keys create fleet`; 0600",
     )
-    .addOption(new Option('--log-level <level>', 'what is logged').choices(LOG_LEVELS).default('info'))
-    .addHelpText('after', EXAMPLES)
-    .action((settings: GatewaySettings) => serve(settings));
-  return program;
+    .option(
+      '--lan-url <url...>',
+      'where the other gateways of this site reach this one (default: its addresses and the port of --listen)',
+    )
+    .option(
+      '--site-gateway <url...>',
+      'other gateways of this site, where the origin does not name them (it does once they are enrolled)',
+    );
 }

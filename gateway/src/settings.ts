@@ -17,6 +17,13 @@ export interface GatewaySettings {
   poll: number;
   gossipListen?: string[];
   gossipPeer?: string[];
+  gossipAnnounce?: string[];
+  /** Whether gateways are looked for by multicast DNS. */
+  mdns?: boolean;
+  lanUrl?: string[];
+  siteGateway?: string[];
+  /** Whether chunks are fetched before devices ask for them. */
+  prefetch?: boolean;
   fleetKeyFile?: string;
   logLevel: string;
 }
@@ -56,12 +63,17 @@ export function parseUpstreamUrl(text: string): string {
   return url.href.replace(/\/+$/, '');
 }
 
+/** The origin: the token's, where none is named; undefined where gateways alone were. */
+export function originOf({ origin }: GatewaySettings, tokenOrigin: string | undefined): string | undefined {
+  return origin ?? tokenOrigin?.replace(/\/+$/, '');
+}
+
 /**
- * The upstreams in their order: the origin (the token's, where none is named), then the others.
+ * The upstreams in their order: the origin, then the others.
+ * @param first the origin
  * @throws SITECAST_UPSTREAM_MISSING (badInput)
  */
-export function upstreamUrls(settings: GatewaySettings, tokenOrigin: string | undefined): string[] {
-  const first = settings.origin ?? tokenOrigin?.replace(/\/+$/, '');
+export function upstreamUrls(settings: GatewaySettings, first: string | undefined): string[] {
   const others = (settings.upstream ?? []).map(parseUpstreamUrl);
   const urls = [...new Set([...(first === undefined ? [] : [first]), ...others])];
   if (urls.length > 0) return urls;

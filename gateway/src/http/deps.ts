@@ -22,6 +22,10 @@ export interface AppDeps {
   reports: ReportDesk;
   progress: ProgressRelay;
   leases: Leases;
+  /** Who this gateway is, for the others of its site. */
+  self: () => { id: string; site?: string };
+  /** Another gateway asks who lives here; nobody has checked its id. */
+  onGatewayMet: (id: string) => void;
   isRevoked: (id: string) => boolean;
   /** This gateway itself: what it takes in would reach nobody. */
   isOwnRevoked: () => boolean;

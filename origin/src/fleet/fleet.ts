@@ -1,6 +1,7 @@
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { Audit } from '../audit/audit.ts';
 import { Enrolments } from './enrolment.ts';
+import { GatewayBoard } from './gateway-board.ts';
 import type { Outcome } from './outcome.ts';
 import { type OutcomeChange, ReportIntake } from './intake.ts';
 import { JoinTokens } from './join-tokens.ts';
@@ -30,6 +31,7 @@ export interface Fleet {
   statements: OriginStatements;
   intake: ReportIntake;
   progress: ProgressBoard;
+  gateways: GatewayBoard;
 }
 
 export async function openFleet({
@@ -69,5 +71,6 @@ export async function openFleet({
       now,
     }),
     progress,
+    gateways: new GatewayBoard(registry),
   };
 }

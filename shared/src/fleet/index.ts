@@ -17,6 +17,18 @@ export {
   parseFleetKey,
   requireFleetKey,
 } from './fleet-key.ts';
+export {
+  type GatewayAddresses,
+  gatewayAddressesSchema,
+  type KnownGateways,
+  knownGatewaysSchema,
+  MAX_GATEWAY_ADDRESSES,
+  MAX_GATEWAY_URLS,
+  MAX_NAMED_GATEWAYS,
+  type NamedGateway,
+  namedGatewaySchema,
+  tellableAddresses,
+} from './gateway-addresses.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
 export {

@@ -122,7 +122,8 @@ it('lists what a directory holds', async () => {
   const two = await createKeyFiles(directory, 'release', { name: 'two', passphrase: undefined });
   await rm(two.privatePath);
   // Neither signs anything.
-  for (const name of ['notes.txt', 'fleet.key', 'fleet-test.key']) await writeFile(join(directory, name), 'x');
+  for (const name of ['notes.txt', 'fleet.key', 'fleet-test.key'])
+    await writeFile(join(directory, name), 'x');
   const { publicKeys, privatePaths } = await listKeys(directory);
   expect(publicKeys.map(({ role }) => role)).toEqual(['release', 'root']);
   expect([...privatePaths]).toEqual([[one.publicFile.keyId, one.privatePath]]);
