@@ -53,10 +53,7 @@ export async function startGateway(
   settings: GatewaySettings,
   { log, now = Date.now, signal }: { log: Log; now?: () => number; signal?: AbortSignal },
 ): Promise<RunningGateway> {
-  const memory = new UpstreamMemory(settings.data);
-  const token = await readToken(settings, memory, log);
-  const originUrl = originOf(settings, token?.origin ?? (await memory.origin()));
-  const urls = upstreamUrls(settings, originUrl);
+  const { memory, token, originUrl, urls } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
   const state = await LevelState.open(join(settings.data, 'state'), settings.data);
   const stop = new AbortController();
@@ -67,17 +64,9 @@ export async function startGateway(
     const identity = await Identity.open(settings.data);
     const metrics = new Metrics();
     const upstreams = openUpstreams(urls, { originUrl, identity, metrics, now, signal: stop.signal });
-    const stores = await openStores(settings.data);
+    const { trustStore, ...disk } = await openStores(settings.data);
     const rootFile = await readRoot(settings);
-    await pinRoot({
-      store: stores.trustStore,
-      rootFile,
-      token,
-      upstreams,
-      nowMs: now(),
-      log,
-      signal: stop.signal,
-    });
+    await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), log, signal: stop.signal });
     await memory.remember(originUrl);
     const book = await GatewayBook.open(new BookFile(settings.data));
     news = await openFleetNews({ settings, identity, book, now, log, signal: stop.signal });
@@ -91,7 +80,8 @@ export async function startGateway(
       identity,
       token,
       upstreams,
-      ...stores,
+      trustStore,
+      ...disk,
       records: room => state.records(room),
       metrics,
       now,
@@ -116,6 +106,13 @@ export async function startGateway(
   } finally {
     signal?.removeEventListener('abort', giveUp);
   }
+}
+
+async function whomToFollow(settings: GatewaySettings, log: Log) {
+  const memory = new UpstreamMemory(settings.data);
+  const token = await readToken(settings, memory, log);
+  const originUrl = originOf(settings, token?.origin ?? (await memory.origin()));
+  return { memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
 }
 
 const interfaces = () => Object.values(networkInterfaces()).flat();

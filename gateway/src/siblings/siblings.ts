@@ -7,7 +7,7 @@ import { pause } from '../upstream/backoff.ts';
 export const MAX_SIBLINGS = 15;
 /** How often each is asked whether it lives; one that's away less often. */
 const PROBE_EVERY_MS = 2000;
-const PROBE_ABSENT_EVERY_MS = 10_000;
+const PROBE_ABSENT_EVERY_MS = 3000;
 /** How often it's looked who is due. */
 const LOOK_EVERY_MS = 500;
 /** So many in a row without an answer, and it counts as gone. */
@@ -193,8 +193,7 @@ export class Siblings {
     const { port, ownId, site, configured } = this.#deps;
     const answer = await port.ask(url, signal);
     if (!answer || answer.id === ownId) return undefined;
-    const own = site();
-    if (own !== undefined && answer.site !== undefined && answer.site !== own) return undefined;
+    if (answer.site === undefined || answer.site !== site()) return undefined;
     const wanted = open?.sibling.id ?? (configured.includes(key) ? undefined : key);
     return wanted === undefined || answer.id === wanted ? answer.id : undefined;
   }
