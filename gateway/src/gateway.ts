@@ -2,13 +2,14 @@ import { createHash } from 'node:crypto';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, TufClient } from '@sitecast/shared/trust';
 import { ChunkCache } from './chunks/chunk-cache.ts';
-import { ChunkService } from './chunks/chunk-service.ts';
+import { ChunkService, MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
 import { FrameMemory } from './chunks/frame-memory.ts';
 import { NamedChunks } from './chunks/named-chunks.ts';
 import { wanStores } from './chunks/wan-store.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
 import { tellOfSets } from './gossip/news.ts';
 import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
+import type { SiteDevices } from './leases/site-devices.ts';
 import type { Log } from './log.ts';
 import { Follower } from './mirror/follower.ts';
 import { Mirror } from './mirror/mirror.ts';
@@ -22,6 +23,7 @@ import { Siblings } from './siblings/siblings.ts';
 import { SiteStores } from './siblings/site-store.ts';
 import { countDevices, openSite } from './site.ts';
 import { pause } from './upstream/backoff.ts';
+import { Prefetch } from './wan/prefetch.ts';
 
 /** How often the order of uses in the chunk cache is written down. */
 const FLUSH_EVERY_MS = 10_000;
@@ -59,6 +61,7 @@ export class Gateway {
     const site = await openSite(parts, mirror);
     const isOwnRevoked = (): boolean => site.isRevoked(parts.identity.id);
     const siblings = openSiblings(parts, site);
+    parts.wanLimits.sharers = () => 1 + siblings.liveCount;
     const { cache, chunks, counts } = await openChunks(parts, mirrored.named, siblings);
     mirrored.onServed.push(siteFollows(parts, site, isOwnRevoked));
     await mirrored.synchroniser.load();
@@ -106,6 +109,7 @@ export class Gateway {
       knowSiblings: (signal: AbortSignal) => siblings.run(signal),
       sendReports: (signal: AbortSignal) => site.sender.run(signal),
       sendProgress: (signal: AbortSignal) => site.progress.run(signal),
+      ...prefetchTask(parts, { mirrored, devices: site.devices, cache, chunks }),
       keepCache: (signal: AbortSignal) => keepCache(cache, log, signal),
     };
     return new Gateway(parts, { app, handleChunk, cache, tasks });
@@ -208,7 +212,7 @@ function followNews(
 }
 
 async function openChunks(
-  { identity, frames, records, settings, upstreams, metrics, now, log }: GatewayParts,
+  { identity, frames, records, settings, upstreams, wanLimits, metrics, now, log }: GatewayParts,
   named: NamedChunks,
   siblings: Siblings,
 ) {
@@ -230,6 +234,7 @@ async function openChunks(
   const { wan, origin } = wanStores({
     upstreams,
     memory,
+    demandOpen: () => wanLimits.demandOpen(),
     onRefused,
     onFetched: lengthBytes => {
       wanFetches += 1;
@@ -243,9 +248,38 @@ async function openChunks(
     forDevices: stores.forDevices,
     forGateways: stores.forGateways,
     memory,
+    fetchesAtOnce: wanLimits.fetchesAtOnce(MAX_UPSTREAM_FETCHES),
   });
   const counts = () => ({ ...chunks.counts, ...stores.counts, wanFetches });
   return { cache, chunks, counts };
+}
+
+function prefetchTask(
+  { settings, wanLimits, log }: GatewayParts,
+  {
+    mirrored: { mirror, targets },
+    devices,
+    cache,
+    chunks,
+  }: {
+    mirrored: Awaited<ReturnType<typeof openMirror>>;
+    devices: SiteDevices;
+    cache: ChunkCache;
+    chunks: ChunkService;
+  },
+): Record<string, (signal: AbortSignal) => Promise<void>> {
+  if (!settings.prefetch) return {};
+  const prefetch = new Prefetch({
+    set: () => mirror.current,
+    devicesOf: product => devices.of(product),
+    local: target => targets.local(target),
+    cache,
+    chunks,
+    mayPrefetch: () => wanLimits.mayPrefetch,
+    cacheBytes: settings.cacheBytes,
+    log,
+  });
+  return { prefetch: signal => prefetch.run(signal) };
 }
 
 function openSiblings(

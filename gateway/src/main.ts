@@ -27,6 +27,7 @@ import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
 import { lanUrls } from './siblings/lan-urls.ts';
 import type { SiblingPort } from './siblings/siblings.ts';
+import { WanLimits } from './wan/wan-limits.ts';
 import { type GatewaySettings, originOf, parseUpstreamUrl, upstreamUrls } from './settings.ts';
 
 /** For fetching chunks: as many connections as chunks are fetched at one time. */
@@ -36,8 +37,10 @@ const CHUNK_STORE = {
   deadlineMs: 60_000,
 };
 
+/** A chunk of 1 MiB at the least rate, shared by two gateways and what they fetch for each other. */
+const PACED_DEADLINE_MS = 110_000;
 /** Another gateway may wait for its own WAN before it answers; whether it lives is found out otherwise. */
-const SIBLING_STORE = { connections: MAX_UPSTREAM_FETCHES, silenceMs: 60_000, deadlineMs: 90_000 };
+const SIBLING_STORE = { connections: MAX_UPSTREAM_FETCHES, silenceMs: 110_000, deadlineMs: 110_000 };
 
 export interface RunningGateway {
   url: string;
@@ -63,19 +66,22 @@ export async function startGateway(
   try {
     const identity = await Identity.open(settings.data);
     const metrics = new Metrics();
-    const upstreams = openUpstreams(urls, { originUrl, identity, metrics, now, signal: stop.signal });
+    const around = { now, log, signal: stop.signal };
+    const wanLimits = new WanLimits(settings, around);
+    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, metrics, ...around });
     const { trustStore, ...disk } = await openStores(settings.data);
     const rootFile = await readRoot(settings);
-    await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), log, signal: stop.signal });
+    await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), ...around });
     await memory.remember(originUrl);
     const book = await GatewayBook.open(new BookFile(settings.data));
-    news = await openFleetNews({ settings, identity, book, now, log, signal: stop.signal });
+    news = await openFleetNews({ settings, identity, book, ...around });
     let ownUrls: string[] | undefined;
     const gateway = await Gateway.open({
       news,
       book,
       ownUrls: () => ownUrls,
       siblingPort: siblingPort(identity, metrics),
+      wanLimits,
       settings,
       identity,
       token,
@@ -84,8 +90,7 @@ export async function startGateway(
       ...disk,
       records: room => state.records(room),
       metrics,
-      now,
-      log,
+      ...around,
     });
     const server = await listen(gateway.app, gateway.handleChunk, settings.listen);
     ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
@@ -126,10 +131,12 @@ function openUpstreams(
   urls: readonly string[],
   {
     originUrl,
+    wanLimits,
     metrics,
     ...common
   }: {
     originUrl: string | undefined;
+    wanLimits: WanLimits;
     identity: Identity;
     metrics: Metrics;
     now: () => number;
@@ -145,6 +152,8 @@ function openUpstreams(
         // The origin doesn't mind; a gateway in its place fetches nothing, so that none can be asked in a circle.
         chunks: new HttpStore(`${url}/chunks`, {
           ...CHUNK_STORE,
+          ...(wanLimits.isPaced && { deadlineMs: PACED_DEADLINE_MS }),
+          pace: (lengthBytes, stop) => wanLimits.took(lengthBytes, stop),
           headers: url === originUrl ? HELD_ONLY : MAY_FETCH,
         }),
         onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),

@@ -10,11 +10,15 @@ import type { MirrorStore } from './mirror/mirror-store.ts';
 import type { GatewaySettings } from './settings.ts';
 import type { SiblingPort } from './siblings/siblings.ts';
 import type { Records } from './storage/records.ts';
+import type { WanLimits } from './wan/wan-limits.ts';
 import type { Upstream } from './upstream/upstream.ts';
 
 /** What a gateway is made of: the ports, and what it was told. */
 export interface GatewayParts {
-  settings: Pick<GatewaySettings, 'cacheBytes' | 'memoryBytes' | 'reserve' | 'poll' | 'site' | 'siteGateway'>;
+  settings: Pick<
+    GatewaySettings,
+    'cacheBytes' | 'memoryBytes' | 'reserve' | 'poll' | 'site' | 'siteGateway' | 'prefetch'
+  >;
   identity: Identity;
   token: JoinToken | undefined;
   upstreams: readonly Upstream[];
@@ -30,6 +34,7 @@ export interface GatewayParts {
   /** URLs of its own HTTP side, for the other gateways of the site; undefined before it listens. */
   ownUrls: () => string[] | undefined;
   siblingPort: SiblingPort;
+  wanLimits: WanLimits;
   now: () => number;
   log: Log;
 }

@@ -1,6 +1,14 @@
 import { parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { Option } from 'commander';
-import { type GatewaySettings, LOG_LEVELS, parseBytes, parseListen, parseUpstreamUrl } from './settings.ts';
+import {
+  type GatewaySettings,
+  LOG_LEVELS,
+  parseBytes,
+  parseListen,
+  parseQuietHours,
+  parseRate,
+  parseUpstreamUrl,
+} from './settings.ts';
 
 const DEFAULT_CACHE_BYTES = 20 * 2 ** 30;
 const DEFAULT_RESERVE_BYTES = 256 * 2 ** 20;
@@ -18,6 +26,9 @@ Examples:
   # a second way in, should the origin be out of reach: another site's gateway
   sitecast-gateway serve --origin https://updates.example.com --upstream http://10.20.0.5:7401 --data ./gateway
 
+  # leave the line to others in the day: 2 Mbit/s for devices that ask, nothing fetched ahead
+  sitecast-gateway serve --data ./gateway --wan-rate 20Mbit --quiet-hours 'Mon-Fri 08:00-18:00' --quiet-rate 2Mbit
+
 Devices speak to it over plain HTTP, on any address: everything it hands out is signed, or named by what is
 signed, and public on the LAN; what devices send is signed by them. --listen 0.0.0.0:7401 opens it to the LAN.
 It prints one line with its URL on standard output; logs (JSON) go to standard error; SIGTERM stops it.`;
@@ -27,7 +38,7 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
   const program = new SettingsCommand('sitecast-gateway').description(
     "Caches and serves a site's updates: verified metadata and chunks, fetched over the WAN once.",
   );
-  fleetOptions(program.command('serve'))
+  wanOptions(fleetOptions(program.command('serve')))
     .description('mirror an origin, serve the devices of this site, pass on what they report')
     .option(
       '--origin <url>',
@@ -99,4 +110,25 @@ function fleetOptions(serve: SettingsCommand): SettingsCommand {
       '--site-gateway <url...>',
       'other gateways of this site, where the origin does not name them (it does once they are enrolled)',
     );
+}
+
+/** How much of the site's WAN chunks may take, and when. */
+function wanOptions(serve: SettingsCommand): SettingsCommand {
+  return serve
+    .option(
+      '--wan-rate <rate>',
+      'what chunks may take of the WAN, all gateways of the site together, such as 10Mbit (default: all there is)',
+      parseRate,
+    )
+    .option(
+      '--quiet-hours <hours>',
+      'when no chunk is fetched over the WAN, such as "Mon-Fri 08:00-18:00", by the time zone of this machine',
+      parseQuietHours,
+    )
+    .option(
+      '--quiet-rate <rate>',
+      'what chunks that devices ask for may take in the quiet hours (default: nothing)',
+      parseRate,
+    )
+    .option('--no-prefetch', 'fetch no chunk before a device asks for it');
 }

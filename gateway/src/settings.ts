@@ -1,8 +1,10 @@
 import { SitecastError } from '@sitecast/shared/errors';
+import { parseWindow } from '@sitecast/shared/fleet';
 import { InvalidArgumentError } from 'commander';
+import { MIN_WAN_BYTES_PER_S, type WanSettings } from './wan/wan-limits.ts';
 
 /** What `sitecast-gateway serve` was told. */
-export interface GatewaySettings {
+export interface GatewaySettings extends WanSettings {
   origin?: string;
   upstream?: string[];
   data: string;
@@ -45,6 +47,32 @@ export function parseBytes(text: string): number {
   const bytes = Number(match?.[1]) * (UNITS.get(match?.[2] ?? '') ?? Number.NaN);
   if (!Number.isSafeInteger(bytes)) throw new InvalidArgumentError('expected a size such as 512MiB or 20GiB');
   return bytes;
+}
+
+const RATE_UNITS = new Map([
+  ['kbit', 1e3 / 8],
+  ['Mbit', 1e6 / 8],
+  ['Gbit', 1e9 / 8],
+]);
+
+/** `10Mbit`, `512kbit`, `1.5Mbit/s` → bytes a second. */
+export function parseRate(text: string): number {
+  const match = /^(\d{1,9}(?:\.\d{1,3})?)\s*(kbit|Mbit|Gbit)(?:\/s)?$/.exec(text);
+  const bytesPerS = Number(match?.[1]) * (RATE_UNITS.get(match?.[2] ?? '') ?? Number.NaN);
+  if (!(bytesPerS >= MIN_WAN_BYTES_PER_S))
+    throw new InvalidArgumentError('expected a rate such as 10Mbit or 512kbit, 256kbit at the least');
+  return bytesPerS;
+}
+
+/** `Mon-Fri 08:00-18:00`, as it is. */
+export function parseQuietHours(text: string): string {
+  try {
+    parseWindow(text);
+    return text;
+  } catch (error) {
+    if (!(error instanceof SitecastError)) throw error;
+    throw new InvalidArgumentError('expected hours such as "Mon-Fri 08:00-18:00, Sat 09:00-12:00"');
+  }
 }
 
 /** `127.0.0.1:7401`, `[::]:7401`, `7401`. */

@@ -8,7 +8,7 @@ import type { FrameMemory } from './frame-memory.ts';
 export const MAX_UPSTREAM_FETCHES = 16;
 /** Chunks that wait for their turn; who comes later is asked to come again. */
 const MAX_QUEUED_FETCHES = 2048;
-const FETCH_TIMEOUT_MS = 60_000;
+const FETCH_TIMEOUT_MS = 120_000;
 
 interface ChunkServiceDeps {
   named: { has(id: ChunkId): boolean };
@@ -18,6 +18,8 @@ interface ChunkServiceDeps {
   /** The same for other gateways; undefined where they get only what is here. */
   forGateways: ChunkStore | undefined;
   memory: Pick<FrameMemory, 'get' | 'set'>;
+  /** Chunks fetched at one time, for devices, and as many for other gateways. */
+  fetchesAtOnce: number;
 }
 
 /** How a chunk was found, for the counters. */
@@ -42,14 +44,21 @@ export class ChunkService {
   readonly #memory: Pick<FrameMemory, 'get' | 'set'>;
   readonly #reading = new Map<string, Promise<Buffer | undefined>>();
   readonly #fetching = new Map<string, Promise<Buffer>>();
-  readonly #turn = pLimit(MAX_UPSTREAM_FETCHES);
+  readonly #turn: LimitFunction;
   // Of their own: what two gateways fetch for each other must not wait for what they have asked each other for.
   readonly #fetchingForGateways = new Map<string, Promise<Buffer>>();
-  readonly #gatewaysTurn = pLimit(MAX_UPSTREAM_FETCHES);
+  readonly #gatewaysTurn: LimitFunction;
 
   constructor(deps: ChunkServiceDeps) {
     this.#deps = deps;
     this.#memory = deps.memory;
+    this.#turn = pLimit(deps.fetchesAtOnce);
+    this.#gatewaysTurn = pLimit(deps.fetchesAtOnce);
+  }
+
+  /** Whether some wait for their turn to be fetched. */
+  get isBusy(): boolean {
+    return this.#turn.pendingCount > 0 || this.#gatewaysTurn.pendingCount > 0;
   }
 
   /** Whether a mirrored index names it: else there's no use in asking. */

@@ -6,13 +6,15 @@ import { restingLiar } from './resting-liar.ts';
 interface WanStoreDeps {
   upstreams: readonly { url: string; isOrigin: boolean; chunks: ChunkStore }[];
   memory: Pick<FrameMemory, 'get' | 'set'>;
+  /** @throws where nothing is to be fetched now */
+  demandOpen: () => void;
   onRefused: (url: string, error: SitecastError) => void;
   /** Called for each chunk that came over the WAN. */
   onFetched: (lengthBytes: number) => void;
 }
 
 /** What comes over the WAN: each chunk once at a time, whoever asks, verified and counted. */
-export function wanStores({ upstreams, memory, onRefused, onFetched }: WanStoreDeps): {
+export function wanStores({ upstreams, memory, demandOpen, onRefused, onFetched }: WanStoreDeps): {
   /** The upstreams in their order. */
   wan: ChunkStore;
   /** The origin alone; undefined where there's none. */
@@ -20,11 +22,23 @@ export function wanStores({ upstreams, memory, onRefused, onFetched }: WanStoreD
 } {
   const stores = upstreams.map(({ chunks, isOrigin }) => ({
     isOrigin,
-    store: coalescing(remembering(restingLiar(chunks, onRefused), memory, onFetched)),
+    store: coalescing(remembering(restingLiar(chunks, onRefused), { memory, onFetched })),
   }));
+  const origin = stores.find(({ isOrigin }) => isOrigin)?.store;
   return {
-    wan: failover(stores.map(({ store }) => store)),
-    origin: stores.find(({ isOrigin }) => isOrigin)?.store,
+    wan: whileOpen(failover(stores.map(({ store }) => store)), demandOpen),
+    origin: origin && whileOpen(origin, demandOpen),
+  };
+}
+
+function whileOpen(store: ChunkStore, demandOpen: () => void): ChunkStore {
+  return {
+    name: store.name,
+    has: (id, request) => store.has(id, request),
+    get: async (id, request) => {
+      demandOpen();
+      return store.get(id, request);
+    },
   };
 }
 
@@ -34,8 +48,7 @@ export function wanStores({ upstreams, memory, onRefused, onFetched }: WanStoreD
  */
 function remembering(
   store: ChunkStore,
-  memory: WanStoreDeps['memory'],
-  onFetched: (lengthBytes: number) => void,
+  { memory, onFetched }: Pick<WanStoreDeps, 'memory' | 'onFetched'>,
 ): ChunkStore {
   return {
     name: store.name,

@@ -157,7 +157,7 @@ function refuse(deps: ChunkHandlerDeps, response: ServerResponse, thrown: unknow
 // A chunk that an index names but no upstream gives is missing for the moment: 404 would say for good.
 function upstreamFailure(error: unknown): unknown {
   if (!(error instanceof SitecastError) || error.code === 'SITECAST_BUSY') return error;
-  if (error.code === 'SITECAST_NO_SPACE') return error;
+  if (error.code === 'SITECAST_NO_SPACE' || error.code === 'SITECAST_QUIET_HOURS') return error;
   return new SitecastError(
     'unreachable',
     'SITECAST_CHUNK_UNAVAILABLE',

@@ -78,6 +78,7 @@ export class SiteStores {
       return await this.#fetchHere(id, request, wan, isOwn ? undefined : 'takeovers');
     } catch (error) {
       request.signal?.throwIfAborted();
+      if (error instanceof SitecastError && error.code === 'SITECAST_QUIET_HOURS') throw error;
       // This gateway may be cut off where another isn't.
       const chunk = await this.#askAnyOther(id, request, failed);
       if (chunk) return chunk;
