@@ -2,6 +2,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type GatewayAddresses, type KnownGateways, knownGatewaysSchema } from '@sitecast/shared/fleet';
 import type { Log } from '../log.ts';
 import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
+import { TokenBucket } from '../storage/token-bucket.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { GatewayBook } from './gateway-book.ts';
 
@@ -11,8 +12,11 @@ const MIN_BACKOFF_MS = 2000;
 const MAX_BACKOFF_MS = TELL_EVERY_MS;
 /** How often it's looked whether this gateway is enrolled, and has addresses. */
 const READY_CHECK_MS = 500;
-/** A gateway that isn't known may knock as often as it likes: the origin isn't asked more often for it. */
-const ASK_AGAIN_MS = 60_000;
+/**
+ * A gateway that isn't known may knock as often as it likes, and anybody may say that he's one: the origin is asked so often at
+ * once for it, then as often again as it's asked anyway.
+ */
+export const STRANGERS = { burst: 6, perS: 1000 / TELL_EVERY_MS };
 
 interface IntroductionDeps {
   upstreams: Pick<SiteUpstreams, 'ask'>;
@@ -28,16 +32,18 @@ interface IntroductionDeps {
 export class Introduction {
   readonly #deps: IntroductionDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
-  #askedMs = Number.NEGATIVE_INFINITY;
+  readonly #strangers: TokenBucket;
   #interrupt: AbortController | undefined;
 
   constructor(deps: IntroductionDeps) {
     this.#deps = deps;
+    this.#strangers = new TokenBucket({ ...STRANGERS, now: deps.now });
   }
 
   /** Somebody was met whom this gateway doesn't know: it may ask the origin before it's due. */
   metStranger(): void {
-    if (this.#deps.now() - this.#askedMs >= ASK_AGAIN_MS) this.#interrupt?.abort(new Error('a stranger'));
+    if (!this.#interrupt || this.#interrupt.signal.aborted || !this.#strangers.take()) return;
+    this.#interrupt.abort(new Error('a stranger'));
   }
 
   /** Returns when the signal comes. */
@@ -53,10 +59,9 @@ export class Introduction {
 
   /** @returns how long to wait until the next step */
   async #step(): Promise<number> {
-    const { isEnrolled, ownAddresses, upstreams, book, now, log } = this.#deps;
+    const { isEnrolled, ownAddresses, upstreams, book, log } = this.#deps;
     const own = ownAddresses();
     if (!isEnrolled() || !own) return READY_CHECK_MS;
-    this.#askedMs = now();
     try {
       const { status, json } = await upstreams.ask('/site/v1/gateways', own);
       const parsed = knownGatewaysSchema.safeParse(json);
