@@ -1,4 +1,5 @@
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
@@ -107,3 +108,23 @@ it("does not start without the fleet's key, and needs none where gossip is off",
   });
   await world.gateway(origin);
 });
+
+const hasLan = Object.values(networkInterfaces()).some(found => found?.some(({ internal }) => !internal));
+
+it.skipIf(!hasLan)(
+  'finds another gateway by multicast DNS (skipped without a LAN), and remembers it',
+  async () => {
+    const origin = await silentOrigin();
+    const gossip = { gossipListen: ['/ip4/0.0.0.0/tcp/0'], mdns: true, fleetKeyFile };
+    const [one, two] = [await world.gateway(origin, gossip), await world.gateway(origin, gossip)];
+    for (const gateway of [one, two])
+      await until(
+        async () => (await gateway.metric('sitecast_gossip_connections')) >= 1,
+        'the other',
+        45_000,
+      );
+    const book = join(two.settings.data, 'gateways.json');
+    await expect.poll(() => readFile(book, 'utf8'), { timeout: 10_000 }).toContain(one.id);
+  },
+  60_000,
+);
