@@ -163,25 +163,39 @@ it.each(badChunks)(
   },
 );
 
-it('passes nothing on that another gateway asks for', async () => {
-  const { origin, ids } = await published(2);
-  const gateway = await world.gateway(origin);
-  const [first = Buffer.alloc(32)] = ids;
-  const forwarded = { 'sitecast-forwarded': '1' };
-  expect((await gateway.get(pathOf(first), forwarded)).status).toBe(404);
+it('fetches from the origin alone what another gateway asks for, and nothing if that asks what is here', async () => {
+  const { origin, ids } = await published(3);
+  const neighbour = await world.gateway(origin);
+  const gateway = await world.gateway(origin, { upstream: [neighbour.url] });
+  const [first = Buffer.alloc(32), second = Buffer.alloc(32)] = ids;
+  const [mayFetch, heldOnly] = [{ 'sitecast-forwarded': '1' }, { 'sitecast-forwarded': '2' }];
+  expect((await gateway.get(pathOf(first), heldOnly)).status).toBe(404);
   expect(origin.count('GET chunks/')).toBe(0);
-  await gateway.get(pathOf(first));
-  expect((await gateway.get(pathOf(first), forwarded)).status).toBe(200);
+  expect((await gateway.get(pathOf(first), mayFetch)).status).toBe(200);
+  expect((await gateway.get(pathOf(first), heldOnly)).status).toBe(200);
+  expect(origin.count('GET chunks/')).toBe(1);
 
-  // A second site without a way to the origin catches up from the first; its requests say what they are.
-  const seen: (string | undefined)[] = [];
-  origin.misbehave = asked => {
-    seen.push(asked.headers['sitecast-forwarded']?.toString());
-    return false;
+  // The neighbour has it, and would be asked for a device.
+  await neighbour.get(pathOf(second));
+  origin.misbehave = (_request, response, path) => {
+    if (path.startsWith('chunks/')) response.writeHead(503).end();
+    return path.startsWith('chunks/');
   };
-  const neighbour = await world.gateway(origin, { origin: gateway.url });
-  expect((await neighbour.get(pathOf(first))).status).toBe(200);
-  expect(seen.every(value => value === '1')).toBe(true);
+  expect((await gateway.get(pathOf(second), mayFetch)).status).toBe(503);
+  expect((await gateway.get(pathOf(second))).status).toBe(200);
+});
+
+it('asks in no circle when two gateways were told that the other is the origin', async () => {
+  const { origin, ids } = await published(1);
+  const [id = Buffer.alloc(32)] = ids;
+  const one = await world.gateway(origin);
+  const port = Number(new URL(one.url).port);
+  const { data } = one.settings;
+  const two = await world.gateway(origin, { origin: one.url });
+  await one.close();
+  const again = await world.gateway(origin, { data, listen: { host: '127.0.0.1', port }, origin: two.url });
+  expect((await again.get(pathOf(id))).status).toBe(503);
+  expect(origin.count('GET chunks/')).toBe(0);
 });
 
 it('serves what it has cached after a restart without the origin, and checks it first', async () => {

@@ -1,14 +1,15 @@
 import { createHash } from 'node:crypto';
-import { failover } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, TufClient } from '@sitecast/shared/trust';
 import { ChunkCache } from './chunks/chunk-cache.ts';
-import { ChunkService } from './chunks/chunk-service.ts';
+import { ChunkService, MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
+import { FrameMemory } from './chunks/frame-memory.ts';
 import { NamedChunks } from './chunks/named-chunks.ts';
-import { restingLiar } from './chunks/resting-liar.ts';
+import { wanStores } from './chunks/wan-store.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
 import { tellOfSets } from './gossip/news.ts';
 import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
+import type { SiteDevices } from './leases/site-devices.ts';
 import type { Log } from './log.ts';
 import { Follower } from './mirror/follower.ts';
 import { Mirror } from './mirror/mirror.ts';
@@ -17,8 +18,12 @@ import { RootHistory } from './mirror/root-history.ts';
 import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
 import { TargetFiles } from './mirror/target-files.ts';
 import type { GatewayParts } from './parts.ts';
+import { parseUpstreamUrl } from './settings.ts';
+import { Siblings } from './siblings/siblings.ts';
+import { SiteStores } from './siblings/site-store.ts';
 import { countDevices, openSite } from './site.ts';
 import { pause } from './upstream/backoff.ts';
+import { Prefetch } from './wan/prefetch.ts';
 
 /** How often the order of uses in the chunk cache is written down. */
 const FLUSH_EVERY_MS = 10_000;
@@ -55,7 +60,9 @@ export class Gateway {
     const { mirror } = mirrored;
     const site = await openSite(parts, mirror);
     const isOwnRevoked = (): boolean => site.isRevoked(parts.identity.id);
-    const { cache, chunks } = await openChunks(parts, mirrored.named);
+    const siblings = openSiblings(parts, site);
+    parts.wanLimits.sharers = () => 1 + siblings.liveCount;
+    const { cache, chunks, counts } = await openChunks(parts, mirrored.named, siblings);
     mirrored.onServed.push(siteFollows(parts, site, isOwnRevoked));
     await mirrored.synchroniser.load();
     followNews(parts, mirrored);
@@ -63,6 +70,10 @@ export class Gateway {
     const { metrics, now, log } = parts;
     const app = createApp({
       ...site,
+      self: () => ({ id: parts.identity.id, ...(site.devices.site && { site: site.devices.site }) }),
+      onGatewayMet: id => {
+        if (!siblings.met(id)) site.introduction.metStranger();
+      },
       isOwnRevoked,
       mirror,
       targets: mirrored.targets,
@@ -77,7 +88,9 @@ export class Gateway {
       log,
     });
     metrics.watch({
-      chunkCounts: () => chunks.counts,
+      chunkCounts: counts,
+      siteGateways: () => 1 + siblings.liveCount,
+      gossipConnections: () => parts.news?.connections ?? 0,
       cache: () => cache,
       namedChunks: () => mirrored.named.size,
       outbox: () => site.outbox,
@@ -93,8 +106,11 @@ export class Gateway {
     const tasks = {
       follow: (signal: AbortSignal) => mirrored.follower.run(signal),
       enrol: (signal: AbortSignal) => site.own.run(signal),
+      meet: (signal: AbortSignal) => site.introduction.run(signal),
+      knowSiblings: (signal: AbortSignal) => siblings.run(signal),
       sendReports: (signal: AbortSignal) => site.sender.run(signal),
       sendProgress: (signal: AbortSignal) => site.progress.run(signal),
+      ...prefetchTask(parts, { mirrored, devices: site.devices, cache, chunks }),
       keepCache: (signal: AbortSignal) => keepCache(cache, log, signal),
     };
     return new Gateway(parts, { app, handleChunk, cache, tasks });
@@ -197,8 +213,9 @@ function followNews(
 }
 
 async function openChunks(
-  { frames, records, settings, upstreams, metrics, now, log }: GatewayParts,
+  { identity, frames, records, settings, upstreams, wanLimits, metrics, now, log }: GatewayParts,
   named: NamedChunks,
+  siblings: Siblings,
 ) {
   const cache = await ChunkCache.open({
     files: frames,
@@ -213,15 +230,72 @@ async function openChunks(
     metrics.refused(url, error.code);
     log.warn({ upstream: url, code: error.code, ...error.data }, 'an upstream gave a wrong chunk');
   };
-  const upstream = failover(upstreams.map(({ chunks }) => restingLiar(chunks, onRefused)));
+  const memory = new FrameMemory(settings.memoryBytes);
+  let wanFetches = 0;
+  const { wan, origin } = wanStores({
+    upstreams,
+    memory,
+    demandOpen: () => wanLimits.demandOpen(),
+    onRefused,
+    onFetched: lengthBytes => {
+      wanFetches += 1;
+      metrics.received('chunks', lengthBytes);
+    },
+  });
+  const stores = new SiteStores({ ownId: identity.id, siblings, wan, origin });
   const chunks = new ChunkService({
     named,
     cache,
-    upstream,
-    onUpstreamBytes: lengthBytes => metrics.received('chunks', lengthBytes),
-    memoryBytes: settings.memoryBytes,
+    forDevices: stores.forDevices,
+    forGateways: stores.forGateways,
+    memory,
+    fetchesAtOnce: wanLimits.fetchesAtOnce(MAX_UPSTREAM_FETCHES),
   });
-  return { cache, chunks };
+  const counts = () => ({ ...chunks.counts, ...stores.counts, wanFetches });
+  return { cache, chunks, counts };
+}
+
+function prefetchTask(
+  { settings, wanLimits, log }: GatewayParts,
+  {
+    mirrored: { mirror, targets },
+    devices,
+    cache,
+    chunks,
+  }: {
+    mirrored: Awaited<ReturnType<typeof openMirror>>;
+    devices: SiteDevices;
+    cache: ChunkCache;
+    chunks: ChunkService;
+  },
+): Record<string, (signal: AbortSignal) => Promise<void>> {
+  if (!settings.prefetch) return {};
+  const prefetch = new Prefetch({
+    set: () => mirror.current,
+    devicesOf: product => devices.of(product),
+    local: target => targets.local(target),
+    cache,
+    chunks,
+    mayPrefetch: () => wanLimits.mayPrefetch,
+    cacheBytes: settings.cacheBytes,
+    log,
+  });
+  return { prefetch: signal => prefetch.run(signal) };
+}
+
+function openSiblings(
+  { identity, settings, book, siblingPort, log }: GatewayParts,
+  { devices, isRevoked }: Awaited<ReturnType<typeof openSite>>,
+): Siblings {
+  return new Siblings({
+    ownId: identity.id,
+    site: () => devices.site,
+    book,
+    configured: (settings.siteGateway ?? []).map(parseUpstreamUrl),
+    isRevoked,
+    port: siblingPort,
+    log,
+  });
 }
 
 async function keepCache(cache: ChunkCache, log: Log, signal: AbortSignal): Promise<void> {

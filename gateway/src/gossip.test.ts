@@ -1,15 +1,11 @@
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
-import {
-  announcementOf,
-  createFleetNode,
-  type FleetNode,
-  fleetKeyToText,
-  generateFleetKey,
-} from '@sitecast/shared/swarm';
+import { announcementOf, createFleetNode, type FleetNode } from '@sitecast/shared/swarm';
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import { startGateway } from './main.ts';
 import type { FakeOrigin } from './testing/fake-origin.ts';
@@ -33,7 +29,7 @@ beforeEach(async () => {
   node = await createFleetNode({ identity, listen: ['/ip4/127.0.0.1/tcp/0'], fleetKey });
   node.gossip.onAnnouncement(() => 'accept');
   fleetKeyFile = join(await temporaryDirectory(), 'fleet.key');
-  await writeFile(fleetKeyFile, fleetKeyToText(fleetKey));
+  await writeFile(fleetKeyFile, fleetKeyToText(fleetKey), { mode: 0o600 });
 });
 afterEach(async () => {
   await world.closeAll();
@@ -112,3 +108,23 @@ it("does not start without the fleet's key, and needs none where gossip is off",
   });
   await world.gateway(origin);
 });
+
+const hasLan = Object.values(networkInterfaces()).some(found => found?.some(({ internal }) => !internal));
+
+it.skipIf(!hasLan)(
+  'finds another gateway by multicast DNS (skipped without a LAN), and remembers it',
+  async () => {
+    const origin = await silentOrigin();
+    const gossip = { gossipListen: ['/ip4/0.0.0.0/tcp/0'], mdns: true, fleetKeyFile };
+    const [one, two] = [await world.gateway(origin, gossip), await world.gateway(origin, gossip)];
+    for (const gateway of [one, two])
+      await until(
+        async () => (await gateway.metric('sitecast_gossip_connections')) >= 1,
+        'the other',
+        45_000,
+      );
+    const book = join(two.settings.data, 'gateways.json');
+    await expect.poll(() => readFile(book, 'utf8'), { timeout: 10_000 }).toContain(one.id);
+  },
+  60_000,
+);

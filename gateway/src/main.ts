@@ -1,3 +1,4 @@
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
@@ -7,29 +8,39 @@ import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
 import { pino } from 'pino';
+import { BookFile } from './adapters/book-file.ts';
 import { DiskFrames } from './adapters/disk-frames.ts';
 import { DiskMirror } from './adapters/disk-mirror.ts';
 import { openFleetNews } from './adapters/fleet-news.ts';
-import { FORWARDED, HttpUpstream } from './adapters/http-upstream.ts';
+import { HELD_ONLY, HttpUpstream, MAY_FETCH } from './adapters/http-upstream.ts';
+import { httpSiblings } from './adapters/http-sibling.ts';
 import { LevelState } from './adapters/level-state.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
 import { pinRoot } from './enrolment/pinned-root.ts';
 import { UpstreamMemory } from './adapters/upstream-memory.ts';
 import { Gateway } from './gateway.ts';
+import { GatewayBook } from './gossip/gateway-book.ts';
 import type { News } from './gossip/news.ts';
 import { Metrics } from './http/metrics.ts';
 import { listen } from './http/server.ts';
 import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
-import { type GatewaySettings, upstreamUrls } from './settings.ts';
+import { lanUrls } from './siblings/lan-urls.ts';
+import type { SiblingPort } from './siblings/siblings.ts';
+import { WanLimits } from './wan/wan-limits.ts';
+import { type GatewaySettings, originOf, parseUpstreamUrl, upstreamUrls } from './settings.ts';
 
 /** For fetching chunks: as many connections as chunks are fetched at one time. */
 const CHUNK_STORE = {
-  headers: FORWARDED,
   connections: MAX_UPSTREAM_FETCHES,
   silenceMs: 15_000,
   deadlineMs: 60_000,
 };
+
+/** A chunk of 1 MiB at the least rate, shared by two gateways and what they fetch for each other. */
+const PACED_DEADLINE_MS = 110_000;
+/** Another gateway may wait for its own WAN before it answers; whether it lives is found out otherwise. */
+const SIBLING_STORE = { connections: MAX_UPSTREAM_FETCHES, silenceMs: 110_000, deadlineMs: 110_000 };
 
 export interface RunningGateway {
   url: string;
@@ -45,9 +56,7 @@ export async function startGateway(
   settings: GatewaySettings,
   { log, now = Date.now, signal }: { log: Log; now?: () => number; signal?: AbortSignal },
 ): Promise<RunningGateway> {
-  const memory = new UpstreamMemory(settings.data);
-  const token = await readToken(settings, memory, log);
-  const urls = upstreamUrls(settings, token?.origin ?? (await memory.origin()));
+  const { memory, token, originUrl, urls } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
   const state = await LevelState.open(join(settings.data, 'state'), settings.data);
   const stop = new AbortController();
@@ -57,28 +66,34 @@ export async function startGateway(
   try {
     const identity = await Identity.open(settings.data);
     const metrics = new Metrics();
-    const upstreams = openUpstreams(urls, { identity, metrics, now, signal: stop.signal });
-    const trustStore = await openTrust(settings.data);
+    const around = { now, log, signal: stop.signal };
+    const wanLimits = new WanLimits(settings, around);
+    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, metrics, ...around });
+    const { trustStore, ...disk } = await openStores(settings.data);
     const rootFile = await readRoot(settings);
-    await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), log, signal: stop.signal });
-    await memory.remember(urls[0]);
-
-    news = await openFleetNews({ settings, identity, now, log, signal: stop.signal });
+    await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), ...around });
+    await memory.remember(originUrl);
+    const book = await GatewayBook.open(new BookFile(settings.data));
+    news = await openFleetNews({ settings, identity, book, ...around });
+    let ownUrls: string[] | undefined;
     const gateway = await Gateway.open({
       news,
+      book,
+      ownUrls: () => ownUrls,
+      siblingPort: siblingPort(identity, metrics),
+      wanLimits,
       settings,
       identity,
       token,
       upstreams,
       trustStore,
-      mirrorStore: await DiskMirror.open(join(settings.data, 'mirror')),
-      frames: await DiskFrames.open(join(settings.data, 'chunks')),
+      ...disk,
       records: room => state.records(room),
       metrics,
-      now,
-      log,
+      ...around,
     });
     const server = await listen(gateway.app, gateway.handleChunk, settings.listen);
+    ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
     const running = gateway.run(stop.signal);
     log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
     const close = async (): Promise<void> => {
@@ -98,26 +113,60 @@ export async function startGateway(
   }
 }
 
+async function whomToFollow(settings: GatewaySettings, log: Log) {
+  const memory = new UpstreamMemory(settings.data);
+  const token = await readToken(settings, memory, log);
+  const originUrl = originOf(settings, token?.origin ?? (await memory.origin()));
+  return { memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
+}
+
+const interfaces = () => Object.values(networkInterfaces()).flat();
+
+function siblingPort({ id }: Identity, metrics: Metrics): SiblingPort {
+  const onRefused = (url: string, error: SitecastError): void => metrics.refused(url, error.code);
+  return httpSiblings({ ownId: id, chunks: SIBLING_STORE, onRefused });
+}
+
 function openUpstreams(
   urls: readonly string[],
   {
-    identity,
+    originUrl,
+    wanLimits,
     metrics,
-    now,
-    signal,
-  }: { identity: Identity; metrics: Metrics; now: () => number; signal: AbortSignal },
+    ...common
+  }: {
+    originUrl: string | undefined;
+    wanLimits: WanLimits;
+    identity: Identity;
+    metrics: Metrics;
+    now: () => number;
+    signal: AbortSignal;
+  },
 ): HttpUpstream[] {
   return urls.map(
     url =>
       new HttpUpstream({
+        ...common,
         url,
-        identity,
-        now,
-        chunks: new HttpStore(`${url}/chunks`, CHUNK_STORE),
-        signal,
+        isOrigin: url === originUrl,
+        // The origin doesn't mind; a gateway in its place fetches nothing, so that none can be asked in a circle.
+        chunks: new HttpStore(`${url}/chunks`, {
+          ...CHUNK_STORE,
+          ...(wanLimits.isPaced && { deadlineMs: PACED_DEADLINE_MS }),
+          pace: (lengthBytes, stop) => wanLimits.took(lengthBytes, stop),
+          headers: url === originUrl ? HELD_ONLY : MAY_FETCH,
+        }),
         onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
       }),
   );
+}
+
+async function openStores(data: string) {
+  return {
+    trustStore: await openTrust(data),
+    mirrorStore: await DiskMirror.open(join(data, 'mirror')),
+    frames: await DiskFrames.open(join(data, 'chunks')),
+  };
 }
 
 async function openTrust(data: string): Promise<DirectoryMetadataStore> {

@@ -2,17 +2,23 @@ import type { JoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { MetadataStore } from '@sitecast/shared/trust';
 import type { FrameFiles } from './chunks/frame-files.ts';
+import type { GatewayBook } from './gossip/gateway-book.ts';
 import type { News } from './gossip/news.ts';
 import type { Metrics } from './http/metrics.ts';
 import type { Log } from './log.ts';
 import type { MirrorStore } from './mirror/mirror-store.ts';
 import type { GatewaySettings } from './settings.ts';
+import type { SiblingPort } from './siblings/siblings.ts';
 import type { Records } from './storage/records.ts';
+import type { WanLimits } from './wan/wan-limits.ts';
 import type { Upstream } from './upstream/upstream.ts';
 
 /** What a gateway is made of: the ports, and what it was told. */
 export interface GatewayParts {
-  settings: Pick<GatewaySettings, 'cacheBytes' | 'memoryBytes' | 'reserve' | 'poll' | 'site'>;
+  settings: Pick<
+    GatewaySettings,
+    'cacheBytes' | 'memoryBytes' | 'reserve' | 'poll' | 'site' | 'siteGateway' | 'prefetch'
+  >;
   identity: Identity;
   token: JoinToken | undefined;
   upstreams: readonly Upstream[];
@@ -24,6 +30,11 @@ export interface GatewayParts {
   metrics: Metrics;
   /** Undefined: this gateway isn't in the fleet's network. */
   news?: News | undefined;
+  book: GatewayBook;
+  /** URLs of its own HTTP side, for the other gateways of the site; undefined before it listens. */
+  ownUrls: () => string[] | undefined;
+  siblingPort: SiblingPort;
+  wanLimits: WanLimits;
   now: () => number;
   log: Log;
 }

@@ -1,7 +1,12 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
-import { expect, it } from 'vitest';
+import { afterAll, expect, it } from 'vitest';
 import { gatewayProgram } from './program.ts';
 import type { GatewaySettings } from './settings.ts';
+import { removeTemporaryDirectories, temporaryDirectory } from './testing/world.ts';
+
+afterAll(removeTemporaryDirectories);
 
 async function run(...args: string[]) {
   let text = '';
@@ -33,11 +38,26 @@ it.each([
     ['serve', '--data', 'd', '--origin', 'updates'],
     'https://updates.example.com',
   ],
+  ['a rate in bytes', ['serve', '--data', 'd', '--wan-rate', '10MB'], '10Mbit'],
+  ['quiet hours that are none', ['serve', '--data', 'd', '--quiet-hours', 'always'], 'Mon-Fri 08:00-18:00'],
   ['no data directory', ['serve'], '--data'],
 ])('refuses %s with exit code 2 and says what it wants', async (_what, args, message) => {
   const { exitCode, text } = await run(...args);
   expect(exitCode).toBe(2);
   expect(text).toContain(message);
+});
+
+it('takes what it may use of the WAN, and fetches ahead unless told otherwise', async () => {
+  const wan = ['--wan-rate', '10Mbit', '--quiet-hours', 'Mon-Fri 08:00-18:00', '--quiet-rate', '512kbit'];
+  const { settings } = await run('serve', '--data', 'd', ...wan);
+  expect(settings).toMatchObject({
+    wanRate: 1_250_000,
+    quietHours: 'Mon-Fri 08:00-18:00',
+    quietRate: 64_000,
+    prefetch: true,
+    mdns: true,
+  });
+  expect((await run('serve', '--data', 'd', '--no-prefetch')).settings).toMatchObject({ prefetch: false });
 });
 
 it('takes sizes, addresses and several upstreams', async () => {
@@ -51,4 +71,13 @@ it('takes sizes, addresses and several upstreams', async () => {
     upstream: ['http://a:1', 'http://b:2'],
     logLevel: 'warn',
   });
+});
+
+it('takes what is off from a file of settings, too', async () => {
+  const path = join(await temporaryDirectory(), 'gateway.yaml');
+  await writeFile(path, 'data: d\nno-prefetch: true\nno-mdns: false\nquiet-rate: 2Mbit\n');
+  const { settings } = await run('serve', '--config', path);
+  expect(settings).toMatchObject({ prefetch: false, mdns: true, quietRate: 250_000 });
+  await writeFile(path, 'data: d\nno-prefetch: perhaps\n');
+  expect((await run('serve', '--config', path)).text).toContain("'no-prefetch' must be true or false");
 });

@@ -1,6 +1,14 @@
 import { parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { Option } from 'commander';
-import { type GatewaySettings, LOG_LEVELS, parseBytes, parseListen, parseUpstreamUrl } from './settings.ts';
+import {
+  type GatewaySettings,
+  LOG_LEVELS,
+  parseBytes,
+  parseListen,
+  parseQuietHours,
+  parseRate,
+  parseUpstreamUrl,
+} from './settings.ts';
 
 const DEFAULT_CACHE_BYTES = 20 * 2 ** 30;
 const DEFAULT_RESERVE_BYTES = 256 * 2 ** 20;
@@ -18,6 +26,9 @@ Examples:
   # a second way in, should the origin be out of reach: another site's gateway
   sitecast-gateway serve --origin https://updates.example.com --upstream http://10.20.0.5:7401 --data ./gateway
 
+  # leave the line to others in the day: 2 Mbit/s for devices that ask, nothing fetched ahead
+  sitecast-gateway serve --data ./gateway --wan-rate 20Mbit --quiet-hours 'Mon-Fri 08:00-18:00' --quiet-rate 2Mbit
+
 Devices speak to it over plain HTTP, on any address: everything it hands out is signed, or named by what is
 signed, and public on the LAN; what devices send is signed by them. --listen 0.0.0.0:7401 opens it to the LAN.
 It prints one line with its URL on standard output; logs (JSON) go to standard error; SIGTERM stops it.`;
@@ -27,8 +38,7 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
   const program = new SettingsCommand('sitecast-gateway').description(
     "Caches and serves a site's updates: verified metadata and chunks, fetched over the WAN once.",
   );
-  program
-    .command('serve')
+  wanOptions(fleetOptions(program.command('serve')))
     .description('mirror an origin, serve the devices of this site, pass on what they report')
     .option(
       '--origin <url>',
@@ -66,6 +76,15 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
         .argParser(parseDurationMs)
         .default(DEFAULT_POLL_MS, '30s'),
     )
+    .addOption(new Option('--log-level <level>', 'what is logged').choices(LOG_LEVELS).default('info'))
+    .addHelpText('after', EXAMPLES)
+    .action((settings: GatewaySettings) => serve(settings));
+  return program;
+}
+
+/** How it finds and hears other gateways. */
+function fleetOptions(serve: SettingsCommand): SettingsCommand {
+  return serve
     .option(
       '--gossip-listen <address...>',
       "join the fleet's network and listen there, such as /ip4/0.0.0.0/tcp/7402 (default: not joined)",
@@ -74,9 +93,42 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
       '--gossip-peer <address...>',
       'gateways to hear of changes from, such as /ip4/10.20.0.5/tcp/7402/p2p/12D3KooW…',
     )
-    .option('--fleet-key-file <file>', "the key of the fleet's network: 64 hexadecimal digits")
-    .addOption(new Option('--log-level <level>', 'what is logged').choices(LOG_LEVELS).default('info'))
-    .addHelpText('after', EXAMPLES)
-    .action((settings: GatewaySettings) => serve(settings));
-  return program;
+    .option(
+      '--gossip-announce <address...>',
+      'where others reach that, behind a NAT, such as /dns4/north.example.com/tcp/7402',
+    )
+    .option('--no-mdns', "do not look for gateways of the fleet's network on the LAN by multicast DNS")
+    .option(
+      '--fleet-key-file <file>',
+      "the key of the fleet's network, from `sitecast keys create fleet`; 0600",
+    )
+    .option(
+      '--lan-url <url...>',
+      'where the other gateways of this site reach this one (default: its addresses and the port of --listen)',
+    )
+    .option(
+      '--site-gateway <url...>',
+      'other gateways of this site, where the origin does not name them (it does once they are enrolled)',
+    );
+}
+
+/** How much of the site's WAN chunks may take, and when. */
+function wanOptions(serve: SettingsCommand): SettingsCommand {
+  return serve
+    .option(
+      '--wan-rate <rate>',
+      'what chunks may take of the WAN, all gateways of the site together, such as 10Mbit (default: all there is)',
+      parseRate,
+    )
+    .option(
+      '--quiet-hours <hours>',
+      'when no chunk is fetched over the WAN, such as "Mon-Fri 08:00-18:00", by the time zone of this machine',
+      parseQuietHours,
+    )
+    .option(
+      '--quiet-rate <rate>',
+      'what chunks that devices ask for may take in the quiet hours (default: nothing)',
+      parseRate,
+    )
+    .option('--no-prefetch', 'fetch no chunk before a device asks for it');
 }

@@ -1,8 +1,10 @@
 import { SitecastError } from '@sitecast/shared/errors';
+import { parseWindow } from '@sitecast/shared/fleet';
 import { InvalidArgumentError } from 'commander';
+import { MIN_WAN_BYTES_PER_S, type WanSettings } from './wan/wan-limits.ts';
 
 /** What `sitecast-gateway serve` was told. */
-export interface GatewaySettings {
+export interface GatewaySettings extends WanSettings {
   origin?: string;
   upstream?: string[];
   data: string;
@@ -17,6 +19,13 @@ export interface GatewaySettings {
   poll: number;
   gossipListen?: string[];
   gossipPeer?: string[];
+  gossipAnnounce?: string[];
+  /** Whether gateways are looked for by multicast DNS. */
+  mdns?: boolean;
+  lanUrl?: string[];
+  siteGateway?: string[];
+  /** Whether chunks are fetched before devices ask for them. */
+  prefetch?: boolean;
   fleetKeyFile?: string;
   logLevel: string;
 }
@@ -40,6 +49,32 @@ export function parseBytes(text: string): number {
   return bytes;
 }
 
+const RATE_UNITS = new Map([
+  ['kbit', 1e3 / 8],
+  ['Mbit', 1e6 / 8],
+  ['Gbit', 1e9 / 8],
+]);
+
+/** `10Mbit`, `512kbit`, `1.5Mbit/s` → bytes a second. */
+export function parseRate(text: string): number {
+  const match = /^(\d{1,9}(?:\.\d{1,3})?)\s*(kbit|Mbit|Gbit)(?:\/s)?$/.exec(text);
+  const bytesPerS = Number(match?.[1]) * (RATE_UNITS.get(match?.[2] ?? '') ?? Number.NaN);
+  if (!(bytesPerS >= MIN_WAN_BYTES_PER_S))
+    throw new InvalidArgumentError('expected a rate such as 10Mbit or 512kbit, 256kbit at the least');
+  return bytesPerS;
+}
+
+/** `Mon-Fri 08:00-18:00`, as it is. */
+export function parseQuietHours(text: string): string {
+  try {
+    parseWindow(text);
+    return text;
+  } catch (error) {
+    if (!(error instanceof SitecastError)) throw error;
+    throw new InvalidArgumentError('expected hours such as "Mon-Fri 08:00-18:00, Sat 09:00-12:00"');
+  }
+}
+
 /** `127.0.0.1:7401`, `[::]:7401`, `7401`. */
 export function parseListen(text: string): { host: string; port: number } {
   const match = /^(?:(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9.-]+)):)?(\d{1,5})$/.exec(text);
@@ -56,12 +91,17 @@ export function parseUpstreamUrl(text: string): string {
   return url.href.replace(/\/+$/, '');
 }
 
+/** The origin: the token's, where none is named; undefined where gateways alone were. */
+export function originOf({ origin }: GatewaySettings, tokenOrigin: string | undefined): string | undefined {
+  return origin ?? tokenOrigin?.replace(/\/+$/, '');
+}
+
 /**
- * The upstreams in their order: the origin (the token's, where none is named), then the others.
+ * The upstreams in their order: the origin, then the others.
+ * @param first the origin
  * @throws SITECAST_UPSTREAM_MISSING (badInput)
  */
-export function upstreamUrls(settings: GatewaySettings, tokenOrigin: string | undefined): string[] {
-  const first = settings.origin ?? tokenOrigin?.replace(/\/+$/, '');
+export function upstreamUrls(settings: GatewaySettings, first: string | undefined): string[] {
   const others = (settings.upstream ?? []).map(parseUpstreamUrl);
   const urls = [...new Set([...(first === undefined ? [] : [first]), ...others])];
   if (urls.length > 0) return urls;

@@ -4,6 +4,7 @@ import { RelayedDocuments } from './documents/relayed-documents.ts';
 import { Revocations } from './documents/revocations.ts';
 import { EnrolmentRelay } from './enrolment/enrolment-relay.ts';
 import { OwnEnrolment } from './enrolment/own-enrolment.ts';
+import { Introduction } from './gossip/introduction.ts';
 import type { GatewayParts } from './parts.ts';
 import { Leases } from './leases/leases.ts';
 import { SiteDevices } from './leases/site-devices.ts';
@@ -48,6 +49,7 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
     revocations,
     isRevoked: (id: string) => revocations.has(id),
     tracker,
+    introduction: openIntroduction(parts, site, own),
     reports: new ReportDesk({ outbox, assignments, acknowledgements, now }),
     enrolments: new EnrolmentRelay({ upstreams: site, assignments, now }),
     progress: new ProgressRelay(site),
@@ -94,6 +96,24 @@ function openOwnEnrolment(
     onSite: site => {
       devices.site = site;
     },
+    log,
+  });
+}
+
+function openIntroduction(
+  { news, book, ownUrls, now, log }: GatewayParts,
+  upstreams: SiteUpstreams,
+  own: OwnEnrolment,
+): Introduction {
+  return new Introduction({
+    upstreams,
+    isEnrolled: () => own.state === 'enrolled',
+    ownAddresses: () => {
+      const urls = ownUrls();
+      return urls && { fleet: news?.addresses() ?? [], urls };
+    },
+    book,
+    now,
     log,
   });
 }

@@ -8,6 +8,7 @@ import { HttpFetcher } from '@sitecast/shared/trust';
 import { type Level, pino } from 'pino';
 import { AuditLog } from './audit/log.ts';
 import { DiskFiles } from './adapters/disk-files.ts';
+import { openFleetNode } from './adapters/fleet-node.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
 import { openDatabase } from './adapters/level-database.ts';
 import { LevelFleet } from './adapters/level-fleet.ts';
@@ -37,6 +38,8 @@ import { type After, Upkeep } from './upkeep.ts';
 
 /** How long a stopping origin waits for requests under way. */
 const SHUTDOWN_GRACE_MS = 15_000;
+
+const NO_GOSSIP = { listen: [], announce: [] };
 
 /** An origin that runs. */
 export interface RunningOrigin {
@@ -89,6 +92,12 @@ export async function startOrigin(
     const events = new EventLog(now);
     const services = await openFleetServices({ repository, files, store, audit, events, now, after, log });
     endings.push(() => services.close());
+    const { gossip = NO_GOSSIP } = settings;
+    const fleetNode = await openFleetNode({ gossip, directory, repository, now, after, log });
+    if (fleetNode) {
+      endings.push(() => fleetNode.close());
+      services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
+    }
     const parts = { ...services, audit, events, repository, chunks, staged, tokens, files, now, after, log };
     const { app, wakeAll } = openApp(parts);
     const server = await listen(app, { ...settings.listen, tls });

@@ -52,6 +52,7 @@ it('refuses an unknown option with exit code 2 and names it', async () => {
 it('listens on loopback alone unless told otherwise', async () => {
   const { served, level } = await run('serve', '--data', 'd');
   expect(served).toEqual({
+    gossip: { listen: [], announce: [], fleetKeyFile: undefined },
     dataDirectory: 'd',
     listen: { host: '127.0.0.1', port: 7400 },
     tls: undefined,

@@ -3,6 +3,7 @@ import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
 import {
   checkTls,
+  type GossipSettings,
   type ListenAddress,
   type OriginSettings,
   parseListenAddress,
@@ -24,6 +25,9 @@ interface ServeOptions {
   logLevel: LogLevel;
   stagingTtl: number;
   maxStagedBytes: number;
+  gossipListen?: string[];
+  gossipAnnounce?: string[];
+  fleetKeyFile?: string;
 }
 
 interface RecoverOptions {
@@ -61,6 +65,9 @@ Examples:
   Behind a proxy that does TLS:
     sitecast-origin serve --data /var/lib/sitecast --listen 10.0.0.5:7400 --behind-tls-proxy
 
+  Gateways hear of a publication from each other, too (\`sitecast keys create fleet\` makes the key):
+    sitecast-origin serve --data ./origin --gossip-listen /ip4/0.0.0.0/tcp/7402 --fleet-key-file keys/fleet.key
+
 DIR/repository may be served by any web server or CDN besides. Renewed TLS files are read on SIGHUP.
 SIGTERM ends the origin once the requests under way have ended.`;
 
@@ -75,8 +82,7 @@ export function originProgram(
   const program = new SettingsCommand('sitecast-origin').description(
     'The origin: release repository, rollout controller, device registry, report sink.',
   );
-  program
-    .command('serve')
+  gossipOptions(program.command('serve'))
     .description('Serve the releases of a data directory, and take new ones from operators.')
     .requiredOption('--data <dir>', 'where everything is kept; created if it is not there')
     .addOption(
@@ -108,6 +114,7 @@ export function originProgram(
         tls: checkTls(options),
         stagingTtlMs: options.stagingTtl,
         maxStagedBytes: options.maxStagedBytes,
+        gossip: gossipOf(options),
       };
       await serve(settings, options.logLevel);
     });
@@ -123,6 +130,23 @@ export function originProgram(
       out(json === true ? `${JSON.stringify(recovered)}\n` : recoveredText(recovered));
     });
   return program;
+}
+
+function gossipOptions(serve: SettingsCommand): SettingsCommand {
+  return serve
+    .option(
+      '--gossip-listen <address...>',
+      "join the gateways' network and listen there, such as /ip4/0.0.0.0/tcp/7402 (default: not joined)",
+    )
+    .option(
+      '--gossip-announce <address...>',
+      'where gateways reach that, behind a NAT or a proxy, such as /dns4/updates.example.com/tcp/7402',
+    )
+    .option('--fleet-key-file <file>', 'the key of that network, from `sitecast keys create fleet`; 0600');
+}
+
+function gossipOf({ gossipListen = [], gossipAnnounce = [], fleetKeyFile }: ServeOptions): GossipSettings {
+  return { listen: gossipListen, announce: gossipAnnounce, fleetKeyFile };
 }
 
 function recoveredText(recovered: Recovered): string {

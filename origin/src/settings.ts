@@ -8,6 +8,15 @@ export interface ListenAddress {
   port: number;
 }
 
+/** The origin's place in the fleet's network. */
+export interface GossipSettings {
+  /** Multiaddresses; none: it isn't joined. */
+  listen: string[];
+  /** Multiaddresses to tell gateways, where those it listens on can't be reached from outside. */
+  announce: string[];
+  fleetKeyFile?: string | undefined;
+}
+
 /** What `sitecast-origin serve` was told. */
 export interface OriginSettings {
   dataDirectory: string;
@@ -16,6 +25,7 @@ export interface OriginSettings {
   tls?: { certPath: string; keyPath: string } | undefined;
   stagingTtlMs: number;
   maxStagedBytes: number;
+  gossip?: GossipSettings;
 }
 
 const MAX_PORT = 65535;

@@ -9,6 +9,7 @@ import {
   type TestGateway,
   TestWorld,
 } from '@sitecast/gateway/testing';
+import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import {
@@ -17,8 +18,6 @@ import {
   createFleetNode,
   encodeAnnouncement,
   type FleetNode,
-  fleetKeyToText,
-  generateFleetKey,
 } from '@sitecast/shared/swarm';
 import { type Benchmark, median, type Row } from './benchmark.ts';
 import { inScratch } from './scratch.ts';

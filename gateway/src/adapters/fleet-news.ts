@@ -1,19 +1,23 @@
-import { readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
+import { requireFleetKey, tellableAddresses } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { FleetNode } from '@sitecast/shared/swarm';
+import pLimit from 'p-limit';
+import { peersToDial } from '../gossip/dialling.ts';
+import type { GatewayBook } from '../gossip/gateway-book.ts';
 import type { News } from '../gossip/news.ts';
 import type { Log } from '../log.ts';
 import type { GatewaySettings } from '../settings.ts';
 import { pause, withJitter } from '../upstream/backoff.ts';
 
-const MAX_KEY_FILE_BYTES = 1024;
-/** How often it's looked whether the peers that were named are still connected. */
+/** How often it's looked whether there are connections enough. */
 const DIAL_EVERY_MS = 30_000;
 
 interface FleetNewsOptions {
-  settings: Pick<GatewaySettings, 'gossipListen' | 'gossipPeer' | 'fleetKeyFile'>;
+  settings: Pick<GatewaySettings, 'gossipListen' | 'gossipPeer' | 'gossipAnnounce' | 'mdns' | 'fleetKeyFile'>;
   identity: Identity;
+  /** Whom it may dial besides those that were named, and where those go that multicast DNS finds. */
+  book: GatewayBook;
   now: () => number;
   log: Log;
   signal: AbortSignal;
@@ -21,22 +25,33 @@ interface FleetNewsOptions {
 
 /**
  * Joins the fleet's network, if the settings say so. libp2p isn't loaded otherwise.
- * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, and whatever keeps it from listening
+ * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, SITECAST_KEY_PERMISSIONS, and whatever keeps it from listening
  */
 export async function openFleetNews(options: FleetNewsOptions): Promise<News | undefined> {
-  const { settings, identity, now, log, signal } = options;
-  const { gossipListen = [], gossipPeer = [], fleetKeyFile } = settings;
+  const { settings, identity, book, now, log, signal } = options;
+  const { gossipListen = [], gossipPeer = [], gossipAnnounce = [], mdns = false, fleetKeyFile } = settings;
   if (gossipListen.length === 0 && gossipPeer.length === 0) return undefined;
-  if (fleetKeyFile === undefined)
-    throw new SitecastError('badInput', 'SITECAST_FLEET_KEY_MISSING', "gossip needs the fleet's key", {
-      hint: 'give --fleet-key-file',
-    });
-  const { announcementOf, createFleetNode, judge, parseFleetKey } = await import('@sitecast/shared/swarm');
-  const fleetKey = parseFleetKey((await readFileBounded(fleetKeyFile, MAX_KEY_FILE_BYTES)).toString('utf8'));
-  const node = await createFleetNode({ identity, listen: gossipListen, fleetKey });
+  const fleetKey = await requireFleetKey(fleetKeyFile);
+  const { announcementOf, createFleetNode, judge } = await import('@sitecast/shared/swarm');
+  const node = await createFleetNode({
+    identity,
+    listen: gossipListen,
+    announce: gossipAnnounce,
+    isDiscovering: mdns,
+    fleetKey,
+  });
   log.info({ addresses: node.addresses }, "joined the fleet's network");
-  const dialling = keepDialled(node, gossipPeer, log, signal);
+  node.onFound(({ id, addresses }) => {
+    book
+      .learn([{ id, fleet: tellableAddresses(addresses) }])
+      .catch((error: unknown) => log.error({ err: error }, 'a gateway that was found could not be noted'));
+  });
+  const dialling = keepDialled(node, gossipPeer, { book, log, signal });
   return {
+    addresses: () => tellableAddresses(node.addresses),
+    get connections() {
+      return node.connected.length;
+    },
     listen: ({ trusted, onNews }) => {
       const verdictOn = judge({ trusted, now, onNewerRoot: onNews });
       node.gossip.onAnnouncement((announcement, from) => {
@@ -56,23 +71,42 @@ export async function openFleetNews(options: FleetNewsOptions): Promise<News | u
   };
 }
 
-/** Until the signal comes. */
+/** Until the signal comes: at once when somebody new is known, else now and then. */
 async function keepDialled(
   node: FleetNode,
-  addresses: readonly string[],
-  log: Log,
-  signal: AbortSignal,
+  named: readonly string[],
+  { book, log, signal }: Pick<FleetNewsOptions, 'book' | 'log' | 'signal'>,
 ): Promise<void> {
+  const turn = pLimit(1);
+  const round = (): Promise<void> => turn(() => dialAll(node, named, { book, log, signal }));
+  book.onChange(() => {
+    // One that waits for its turn will see whoever came meanwhile.
+    if (turn.pendingCount === 0)
+      round().catch((error: unknown) => log.error({ err: error }, 'dialling failed'));
+  });
   do {
+    await round();
+  } while (await pause(withJitter(DIAL_EVERY_MS), signal));
+}
+
+async function dialAll(
+  node: FleetNode,
+  named: readonly string[],
+  { book, log, signal }: Pick<FleetNewsOptions, 'book' | 'log' | 'signal'>,
+): Promise<void> {
+  const { id: own, connected } = node;
+  for (const addresses of peersToDial({ own, named, connected, known: book.all })) {
     for (const address of addresses) {
-      if (signal.aborted || node.connected.some(id => address.endsWith(`/p2p/${id}`))) continue;
+      if (signal.aborted) return;
       try {
         await node.dial(address, signal);
+        break;
       } catch (error) {
         if (signal.aborted) return;
         if (!(error instanceof SitecastError)) throw error;
-        log.info({ peer: address, code: error.code }, 'a gossip peer is out of reach; it is tried again');
+        const level = named.includes(address) ? 'info' : 'debug';
+        log[level]({ peer: address, code: error.code }, 'a gossip peer is out of reach; it is tried again');
       }
     }
-  } while (await pause(withJitter(DIAL_EVERY_MS), signal));
+  }
 }

@@ -5,8 +5,10 @@ import type { Identity } from '@sitecast/shared/identity';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
 import type { Upstream, UpstreamAnswer } from '../upstream/upstream.ts';
 
-/** Says that a request comes from a gateway: another one answers it from what it has, and asks nobody. */
-export const FORWARDED = { 'sitecast-forwarded': '1' };
+/** Says that a request comes from a gateway: another one passes it on to no third; a chunk it may fetch from the origin. */
+export const MAY_FETCH = { 'sitecast-forwarded': '1' };
+/** The same for a chunk that's given only if it's there. */
+export const HELD_ONLY = { 'sitecast-forwarded': '2' };
 /** The longest answer of the site API. */
 const MAX_ANSWER_BYTES = 1024 * 1024;
 /** The longest timestamp. */
@@ -17,6 +19,7 @@ const WAIT_GRACE_MS = 10_000;
 
 export interface HttpUpstreamOptions {
   url: string;
+  isOrigin: boolean;
   identity: Identity;
   now: () => number;
   chunks: ChunkStore;
@@ -32,6 +35,7 @@ export interface HttpUpstreamOptions {
 /** An origin or another gateway, over HTTP. */
 export class HttpUpstream implements Upstream {
   readonly url: string;
+  readonly isOrigin: boolean;
   readonly metadata: MetadataFetcher;
   readonly targets: MetadataFetcher;
   readonly chunks: ChunkStore;
@@ -42,6 +46,7 @@ export class HttpUpstream implements Upstream {
   constructor(options: HttpUpstreamOptions) {
     this.#options = options;
     this.url = options.url.replace(/\/*$/, '');
+    this.isOrigin = options.isOrigin;
     this.chunks = options.chunks;
     this.metadata = this.#fetcher('metadata');
     this.targets = this.#fetcher('targets');
@@ -102,7 +107,7 @@ export class HttpUpstream implements Upstream {
     try {
       return await fetch(this.url + path, {
         ...init,
-        headers: { ...init.headers, ...FORWARDED },
+        headers: { ...init.headers, ...MAY_FETCH },
         // It would lead to a host that nobody configured.
         redirect: 'error',
       });
@@ -114,7 +119,7 @@ export class HttpUpstream implements Upstream {
   #fetcher(kind: 'metadata' | 'targets'): MetadataFetcher {
     const { timeoutMs, idleTimeoutMs, onBytes } = this.#options;
     const fetcher = new HttpFetcher(`${this.url}/${kind}`, {
-      headers: FORWARDED,
+      headers: MAY_FETCH,
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
       ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
     });

@@ -103,6 +103,11 @@ export class ChunkCache {
     return found.frame;
   }
 
+  /** Whether it's here, as far as is written down: it's checked when it's read. */
+  async has(id: ChunkId): Promise<boolean> {
+    return (await this.#deps.records.get(`c:${chunkIdToHex(id)}`)) !== undefined;
+  }
+
   /** Notes that a chunk was used just now. */
   use(hex: string): void {
     if (this.#uses.size < MAX_PENDING_USES) this.#uses.set(hex, this.#deps.now());

@@ -1,51 +1,64 @@
 import { type ChunkId, type ChunkStore, chunkIdToHex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { LRUCache } from 'lru-cache';
-import pLimit from 'p-limit';
+import pLimit, { type LimitFunction } from 'p-limit';
 import type { ChunkCache } from './chunk-cache.ts';
+import type { FrameMemory } from './frame-memory.ts';
 
-/** Chunks that are fetched over the WAN at one time. */
+/** Chunks that are fetched at one time: for devices, and as many for other gateways. */
 export const MAX_UPSTREAM_FETCHES = 16;
 /** Chunks that wait for their turn; who comes later is asked to come again. */
 const MAX_QUEUED_FETCHES = 2048;
-const UPSTREAM_TIMEOUT_MS = 60_000;
+const FETCH_TIMEOUT_MS = 120_000;
 
 interface ChunkServiceDeps {
   named: { has(id: ChunkId): boolean };
   cache: Pick<ChunkCache, 'get' | 'put' | 'use'>;
-  /** The upstreams as one store, which verifies what it gives. */
-  upstream: ChunkStore;
-  onUpstreamBytes: (lengthBytes: number) => void;
-  /** For frames in memory: devices that update at the same time ask for the same ones. */
-  memoryBytes: number;
+  /** Where chunks come from that devices ask for; it verifies what it gives. */
+  forDevices: ChunkStore;
+  /** The same for other gateways; undefined where they get only what is here. */
+  forGateways: ChunkStore | undefined;
+  memory: Pick<FrameMemory, 'get' | 'set'>;
+  /** Chunks fetched at one time, for devices, and as many for other gateways. */
+  fetchesAtOnce: number;
 }
 
 /** How a chunk was found, for the counters. */
 export interface ChunkCounts {
   memoryHits: number;
   diskHits: number;
-  upstreamFetches: number;
 }
+
+/**
+ * Where a chunk may be fetched from that isn't here: from wherever it can be had, for a device; from the origin, for another
+ * gateway, so that nothing is ever forwarded twice; from nowhere, for one that asks only what is here.
+ */
+export type Reach = 'anywhere' | 'origin' | 'here';
 
 /**
  * Hands out chunks that a mirrored index names: from memory, from the disk, or from upstream. However many ask for one at
  * the same time, it's read or fetched once; who goes away meanwhile doesn't stop it for the others.
  */
 export class ChunkService {
-  readonly counts: ChunkCounts = { memoryHits: 0, diskHits: 0, upstreamFetches: 0 };
+  readonly counts: ChunkCounts = { memoryHits: 0, diskHits: 0 };
   readonly #deps: ChunkServiceDeps;
-  readonly #memory: LRUCache<string, Buffer>;
+  readonly #memory: Pick<FrameMemory, 'get' | 'set'>;
   readonly #reading = new Map<string, Promise<Buffer | undefined>>();
   readonly #fetching = new Map<string, Promise<Buffer>>();
-  readonly #turn = pLimit(MAX_UPSTREAM_FETCHES);
+  readonly #turn: LimitFunction;
+  // Of their own: what two gateways fetch for each other must not wait for what they have asked each other for.
+  readonly #fetchingForGateways = new Map<string, Promise<Buffer>>();
+  readonly #gatewaysTurn: LimitFunction;
 
   constructor(deps: ChunkServiceDeps) {
     this.#deps = deps;
-    this.#memory = new LRUCache({
-      // At 1 no frame fits: none is kept.
-      maxSize: Math.max(1, deps.memoryBytes),
-      sizeCalculation: frame => frame.length + 256,
-    });
+    this.#memory = deps.memory;
+    this.#turn = pLimit(deps.fetchesAtOnce);
+    this.#gatewaysTurn = pLimit(deps.fetchesAtOnce);
+  }
+
+  /** Whether some wait for their turn to be fetched. */
+  get isBusy(): boolean {
+    return this.#turn.pendingCount > 0 || this.#gatewaysTurn.pendingCount > 0;
   }
 
   /** Whether a mirrored index names it: else there's no use in asking. */
@@ -63,19 +76,22 @@ export class ChunkService {
   }
 
   /**
-   * @param isForwarded whether another gateway asks: then nobody else is asked for it
-   * @returns the frame, verified; undefined if there's no such chunk
+   * @returns the frame, verified; undefined if there's no such chunk, or none within reach
    * @throws SITECAST_STORE_UNREACHABLE, SITECAST_CHUNK_NOT_FOUND, SITECAST_CHUNK_MISMATCH …: no upstream gave it;
    *   SITECAST_BUSY
    */
-  async get(id: ChunkId, { isForwarded }: { isForwarded: boolean }): Promise<Buffer | undefined> {
+  async get(id: ChunkId, { reach }: { reach: Reach }): Promise<Buffer | undefined> {
     if (!this.isNamed(id)) return undefined;
     const hex = chunkIdToHex(id);
     const here = this.inMemory(hex) ?? (await this.#once(this.#reading, hex, () => this.#read(id, hex)));
-    if (here) return here;
-    // One that's on its way already may be waited for by anybody.
-    if (isForwarded) return this.#fetching.get(hex);
-    return this.#once(this.#fetching, hex, () => this.#fetchInTurn(id, hex));
+    if (here || reach === 'here') return here;
+    const { forDevices, forGateways } = this.#deps;
+    if (reach === 'anywhere')
+      return this.#once(this.#fetching, hex, () => this.#fetchInTurn(this.#turn, id, hex, forDevices));
+    if (!forGateways) return undefined;
+    return this.#once(this.#fetchingForGateways, hex, () =>
+      this.#fetchInTurn(this.#gatewaysTurn, id, hex, forGateways),
+    );
   }
 
   async #read(id: ChunkId, hex: string): Promise<Buffer | undefined> {
@@ -86,29 +102,33 @@ export class ChunkService {
     return frame;
   }
 
-  async #fetchInTurn(id: ChunkId, hex: string): Promise<Buffer> {
-    if (this.#turn.pendingCount >= MAX_QUEUED_FETCHES)
+  async #fetchInTurn(turn: LimitFunction, id: ChunkId, hex: string, from: ChunkStore): Promise<Buffer> {
+    if (turn.pendingCount >= MAX_QUEUED_FETCHES)
       throw new SitecastError('unreachable', 'SITECAST_BUSY', 'too many chunks are being fetched already');
     return new Promise((resolve, reject) => {
-      void this.#turn(() => this.#fetchAndKeep(id, hex, resolve).catch(reject));
+      void turn(() => this.#fetchAndKeep(id, hex, from, resolve).catch(reject));
     });
   }
 
   // Devices needn't wait for the disk, but the next fetch does: else frames would pile up before a slow one.
-  async #fetchAndKeep(id: ChunkId, hex: string, onFetched: (frame: Buffer) => void): Promise<void> {
-    const frame = await this.#fetch(id);
+  async #fetchAndKeep(
+    id: ChunkId,
+    hex: string,
+    from: ChunkStore,
+    onFetched: (frame: Buffer) => void,
+  ): Promise<void> {
+    // It may have come for somebody else while this one waited for its turn.
+    const known = this.#memory.get(hex);
+    if (known) {
+      onFetched(known);
+      return;
+    }
+    const chunk = await from.get(id, { signal: AbortSignal.timeout(FETCH_TIMEOUT_MS) });
+    const bytes = chunk.frame();
+    const frame = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#memory.set(hex, frame);
     onFetched(frame);
     await this.#deps.cache.put(id, frame);
-  }
-
-  async #fetch(id: ChunkId): Promise<Buffer> {
-    const { upstream, onUpstreamBytes } = this.#deps;
-    this.counts.upstreamFetches += 1;
-    const chunk = await upstream.get(id, { signal: AbortSignal.timeout(UPSTREAM_TIMEOUT_MS) });
-    const bytes = chunk.frame();
-    onUpstreamBytes(bytes.length);
-    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
   #once<T>(underWay: Map<string, Promise<T>>, hex: string, make: () => Promise<T>): Promise<T> {

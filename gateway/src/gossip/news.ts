@@ -12,6 +12,10 @@ interface Tidings {
 
 /** The fleet's network, as far as a gateway needs it. Without it changes come by long poll alone. */
 export interface News {
+  /** Multiaddresses under which others reach this gateway there. */
+  addresses(): string[];
+  /** How many are connected there. */
+  readonly connections: number;
   /**
    * @param listener `onNews` is called when others tell of something newer that is rightly signed, or of a newer root
    */

@@ -7,6 +7,7 @@ import type { Log } from '../log.ts';
 import type { GatewayEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
+import { gatewayRoutes } from './routes/gateway.ts';
 import { healthRoutes } from './routes/health.ts';
 import { repositoryRoutes } from './routes/repository.ts';
 import { siteRoutes } from './routes/site.ts';
@@ -30,6 +31,7 @@ export function createApp(deps: AppDeps): GatewayApp {
   healthRoutes(app, deps);
   repositoryRoutes(app, deps);
   siteRoutes(app, deps);
+  gatewayRoutes(app, deps);
   const info = { title: 'Sitecast gateway', version: SITECAST_VERSION };
   app.doc31('/openapi.json', { openapi: '3.1.0', info });
   refuseOtherMethods(app);

@@ -1,10 +1,10 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { SitecastError } from '@sitecast/shared/errors';
 import { statusOf } from '@sitecast/shared/http-problem';
-import type { ChunkService } from '../chunks/chunk-service.ts';
+import type { ChunkService, Reach } from '../chunks/chunk-service.ts';
 import type { Log } from '../log.ts';
 import { MemoryBudget } from './budget.ts';
-import { FORWARDED_HEADER } from './context.ts';
+import { FORWARDED_HEADER, MAY_FETCH_VALUE } from './context.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
 import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';
 
@@ -37,8 +37,7 @@ export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
       send(deps, memory, request, response, found);
       return true;
     }
-    const isForwarded = request.headers[FORWARDED_HEADER] !== undefined;
-    deps.chunks.get(id, { isForwarded }).then(
+    deps.chunks.get(id, { reach: reachOf(request) }).then(
       frame => {
         if (frame) send(deps, memory, request, response, frame);
         else refuse(deps, response, notFound(hex));
@@ -47,6 +46,12 @@ export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
     );
     return true;
   };
+}
+
+function reachOf({ headers }: IncomingMessage): Reach {
+  const forwarded = headers[FORWARDED_HEADER];
+  if (forwarded === undefined) return 'anywhere';
+  return forwarded === MAY_FETCH_VALUE ? 'origin' : 'here';
 }
 
 function send(
@@ -152,7 +157,7 @@ function refuse(deps: ChunkHandlerDeps, response: ServerResponse, thrown: unknow
 // A chunk that an index names but no upstream gives is missing for the moment: 404 would say for good.
 function upstreamFailure(error: unknown): unknown {
   if (!(error instanceof SitecastError) || error.code === 'SITECAST_BUSY') return error;
-  if (error.code === 'SITECAST_NO_SPACE') return error;
+  if (error.code === 'SITECAST_NO_SPACE' || error.code === 'SITECAST_QUIET_HOURS') return error;
   return new SitecastError(
     'unreachable',
     'SITECAST_CHUNK_UNAVAILABLE',

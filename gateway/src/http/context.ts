@@ -9,5 +9,9 @@ export interface GatewayEnv {
   Variables: { sender: string; charge: (signatures: number) => void };
 }
 
-/** Says that another gateway asks: it's answered from what is here, and nobody else is asked. */
+/** Says that another gateway asks: it's never passed on to a third one. */
 export const FORWARDED_HEADER = 'sitecast-forwarded';
+/** Its value where a chunk may be fetched from the origin; with any other, only what is here is given. */
+export const MAY_FETCH_VALUE = '1';
+/** The id of a gateway that asks who lives here: not believed, but looked for. */
+export const ASKER_HEADER = 'sitecast-gateway';

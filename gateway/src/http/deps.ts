@@ -24,6 +24,10 @@ export interface AppDeps {
   progress: ProgressRelay;
   leases: Leases;
   tracker: Tracker;
+  /** Who this gateway is, for the others of its site. */
+  self: () => { id: string; site?: string };
+  /** Another gateway asks who lives here; nobody has checked its id. */
+  onGatewayMet: (id: string) => void;
   isRevoked: (id: string) => boolean;
   /** This gateway itself: what it takes in would reach nobody. */
   isOwnRevoked: () => boolean;

@@ -3,11 +3,16 @@ import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client';
 import type { ChunkCounts } from '../chunks/chunk-service.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
+import type { SharingCounts } from '../siblings/site-store.ts';
 import type { GatewayEnv } from './context.ts';
 
 /** What is asked at each scrape. */
 export interface MetricsSource {
-  chunkCounts: () => ChunkCounts;
+  chunkCounts: () => ChunkCounts & SharingCounts & { wanFetches: number };
+  /** Gateways of this site that live, itself among them. */
+  siteGateways: () => number;
+  /** In the fleet's network. */
+  gossipConnections: () => number;
   cache: () => { usedBytes: number; count: number; isFull: boolean; damaged: number };
   namedChunks: () => number;
   outbox: () => { length: number; bytes: number; deadLetters: number };
@@ -98,6 +103,7 @@ export class Metrics {
   /** Adds what is asked at each scrape. */
   watch(source: MetricsSource): void {
     this.#watchChunks(source);
+    this.#watchSharing(source);
     this.#watchMirror(source);
     this.#gauge('sitecast_outbox_reports', 'Reports that wait for the origin.', () => source.outbox().length);
     this.#gauge('sitecast_outbox_bytes', 'Their weight, about.', () => source.outbox().bytes);
@@ -130,10 +136,11 @@ export class Metrics {
       labelNames: ['where'],
       registers: [this.#registry],
       collect() {
-        const { memoryHits, diskHits, upstreamFetches } = chunkCounts();
+        const { memoryHits, diskHits, wanFetches, siblingFetched, siblingHeld } = chunkCounts();
         this.set({ where: 'memory' }, memoryHits);
         this.set({ where: 'disk' }, diskHits);
-        this.set({ where: 'upstream' }, upstreamFetches);
+        this.set({ where: 'upstream' }, wanFetches);
+        this.set({ where: 'siteGateway' }, siblingFetched + siblingHeld);
       },
     });
     hits.reset();
@@ -148,6 +155,29 @@ export class Metrics {
       () => cache().damaged,
     );
     this.#gauge('sitecast_named_chunks', 'Chunks that mirrored indexes name.', namedChunks);
+  }
+
+  #watchSharing({ chunkCounts, siteGateways, gossipConnections }: MetricsSource): void {
+    this.#gauge(
+      'sitecast_site_gateways',
+      'Gateways of this site that live, this one included.',
+      siteGateways,
+    );
+    this.#gauge(
+      'sitecast_chunk_takeovers_total',
+      'Chunks fetched in the place of a gateway that was away or silent; each may be a second copy over the WAN.',
+      () => chunkCounts().takeovers,
+    );
+    this.#gauge(
+      'sitecast_chunk_disagreements_total',
+      "Chunks fetched for another gateway out of this one's turn; each may be a second copy over the WAN.",
+      () => chunkCounts().disagreements,
+    );
+    this.#gauge(
+      'sitecast_gossip_connections',
+      "Connections in the fleet's network; 0 where it isn't joined.",
+      gossipConnections,
+    );
   }
 
   #watchMirror({ mirrorSet, isMirrorComplete, waiters, now }: MetricsSource): void {

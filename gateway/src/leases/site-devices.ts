@@ -2,21 +2,25 @@ import type { Assignment } from '@sitecast/shared/fleet';
 
 /** The devices that this gateway knows an assignment of, counted by product. */
 export class SiteDevices {
-  readonly #devices = new Map<string, { product: string; site: string }>();
+  readonly #devices = new Map<string, Assignment>();
   /** The site that counts; undefined before the gateway has one. */
   site: string | undefined;
 
   /** Follows an assignment, new or changed. */
-  note({ id, kind, product, site, revoked }: Assignment): void {
-    if (kind === 'device' && product !== undefined && !revoked) this.#devices.set(id, { product, site });
+  note(assignment: Assignment): void {
+    const { id, kind, product, revoked } = assignment;
+    if (kind === 'device' && product !== undefined && !revoked) this.#devices.set(id, assignment);
     else this.#devices.delete(id);
   }
 
-  countOf(product: string): number {
-    let count = 0;
+  /** Those of this site that have the product. */
+  *of(product: string): Generator<Assignment> {
     for (const device of this.#devices.values())
-      if (device.product === product && device.site === this.site) count += 1;
-    return count;
+      if (device.product === product && device.site === this.site) yield device;
+  }
+
+  countOf(product: string): number {
+    return [...this.of(product)].length;
   }
 
   get total(): number {

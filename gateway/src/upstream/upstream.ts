@@ -11,6 +11,8 @@ export interface UpstreamAnswer {
 /** One place that a gateway gets everything from: the origin, or another gateway. Nothing it says is trusted. */
 export interface Upstream {
   readonly url: string;
+  /** Else it's another gateway, as far as the settings say. */
+  readonly isOrigin: boolean;
   /** Below /metadata/. */
   readonly metadata: MetadataFetcher;
   /** Below /targets/. */

@@ -1,7 +1,10 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { createKeyFiles, listKeys, OPERATOR_ROLES, type OperatorRole } from '@sitecast/shared/signing';
 import { SitecastError } from '@sitecast/shared/errors';
+import { createFleetKeyFile } from '@sitecast/shared/fleet';
+import { makeDirectory } from '@sitecast/shared/durable';
 import { Argument } from 'commander';
+import { join } from 'node:path';
 import { print, printJson, table } from './output.ts';
 import { newPassphrase } from './passphrase.ts';
 
@@ -13,12 +16,20 @@ interface CreateOptions {
   json?: boolean;
 }
 
+/** Signs nothing: it closes the network of origin and gateways (`--fleet-key-file`). */
+const FLEET = 'fleet';
+
 export function keysCreateCommand(): SettingsCommand {
   return new SettingsCommand('create')
     .description(
       'make a key: its private half for whoever signs, its public half for `sitecast init` and `keys rotate`',
     )
-    .addArgument(new Argument('<role>', 'what it signs').choices(OPERATOR_ROLES))
+    .addArgument(
+      new Argument('<role>', "what it signs; fleet: the secret of origin's and gateways' network").choices([
+        ...OPERATOR_ROLES,
+        FLEET,
+      ]),
+    )
     .option('--out <dir>', 'the folder to put the two files in', 'keys')
     .option('--name <name>', "the files' name after the role (default: the first digits of the key's id)")
     .option(
@@ -36,10 +47,15 @@ export function keysCreateCommand(): SettingsCommand {
 Examples:
   sitecast keys create root --name alice          keys/root-alice.key and keys/root-alice.pub
   sitecast keys create release --out /media/usb
+  sitecast keys create fleet                      keys/fleet.key, for --fleet-key-file of origin and gateways
 Keep root keys offline, on different machines; two of three is a good threshold.`,
     )
-    .action(async (role: OperatorRole, options: CreateOptions) => {
+    .action(async (role: OperatorRole | typeof FLEET, options: CreateOptions) => {
       if (options.name !== undefined) requireFileName(options.name);
+      if (role === FLEET) {
+        await createFleetKey(options);
+        return;
+      }
       const passphrase = options.passphrase ? await newPassphrase(options.passphraseFile) : undefined;
       const { privatePath, publicFile } = await createKeyFiles(options.out, role, {
         name: options.name,
@@ -53,6 +69,22 @@ Keep root keys offline, on different machines; two of three is a good threshold.
         print(`key id:      ${publicFile.keyId}`);
       }
     });
+}
+
+/** Servers read it unattended, so no passphrase goes with it. */
+async function createFleetKey({ out, name, passphraseFile, json }: CreateOptions): Promise<void> {
+  if (passphraseFile !== undefined)
+    throw new SitecastError('badInput', 'SITECAST_PASSPHRASE_UNWANTED', "a fleet's key has no passphrase", {
+      hint: 'origin and gateways read it at their start; keep it 0600',
+    });
+  await makeDirectory(out, 0o700);
+  const path = join(out, name === undefined ? 'fleet.key' : `fleet-${name}.key`);
+  await createFleetKeyFile(path);
+  if (json) printJson({ role: FLEET, key: path });
+  else
+    print(
+      `fleet's key: ${path}\nCopy it to the origin and to each gateway, 0600, and give it as --fleet-key-file.`,
+    );
 }
 
 export function keysListCommand(): SettingsCommand {

@@ -1,6 +1,7 @@
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { Audit } from '../audit/audit.ts';
 import { Enrolments } from './enrolment.ts';
+import { GatewayBoard } from './gateway-board.ts';
 import type { Outcome } from './outcome.ts';
 import { ReportIntake } from './intake.ts';
 import type { OutcomeChange } from './intake-round.ts';
@@ -31,6 +32,7 @@ export interface Fleet {
   statements: OriginStatements;
   intake: ReportIntake;
   progress: ProgressBoard;
+  gateways: GatewayBoard;
 }
 
 export async function openFleet({
@@ -70,5 +72,6 @@ export async function openFleet({
       now,
     }),
     progress,
+    gateways: new GatewayBoard(registry),
   };
 }

@@ -10,6 +10,7 @@ import { asSitecastError, problemResponse } from './problem.ts';
 import { auditRoutes } from './routes/audit.ts';
 import { contentRoutes } from './routes/content.ts';
 import { eventRoutes } from './routes/events.ts';
+import { gatewayRoutes } from './routes/gateways.ts';
 import { healthRoutes } from './routes/health.ts';
 import { joinTokenRoutes } from './routes/join-tokens.ts';
 import { memberRoutes } from './routes/members.ts';
@@ -39,6 +40,7 @@ export function createApp(deps: AppDeps): OriginApp {
   contentRoutes(app, deps);
   tokenRoutes(app, deps);
   siteRoutes(app, deps);
+  gatewayRoutes(app, deps);
   memberRoutes(app, deps);
   joinTokenRoutes(app, deps);
   rolloutRoutes(app, deps);

@@ -95,8 +95,9 @@ function applySetting(
   if (source !== 'default' && !(isStronger && source === 'config')) return;
   action.setOptionValueWithSource(
     option.attributeName(),
-    option.isBoolean()
-      ? booleanOf(value, nameOf(option), path)
+    option.isBoolean() || option.negate
+      ? // `no-prefetch: true` says what `--no-prefetch` says.
+        booleanOf(value, nameOf(option), path) !== option.negate
       : parsedValue(option, value, path, isRepeatable),
     'config',
   );

@@ -6,19 +6,28 @@ import { SitecastError } from '../errors.ts';
  * @throws SITECAST_FILE_TOO_LARGE when it holds more; the system's error (ENOENT, EACCES …) otherwise
  */
 export async function readFileBounded(path: string, maxBytes: number): Promise<Buffer> {
-  const { handle, lengthBytes } = await openBounded(path, maxBytes);
+  const opened = await openBounded(path, maxBytes);
   try {
-    // One byte more than it had: a file that grows while it is read is caught by the length below.
-    const buffer = Buffer.allocUnsafe(lengthBytes + 1);
-    let filled = 0;
-    for (;;) {
-      const { bytesRead } = await handle.read(buffer, filled, buffer.length - filled, filled);
-      filled += bytesRead;
-      if (bytesRead === 0) return buffer.subarray(0, filled);
-      if (filled > lengthBytes) throw tooLarge(path, maxBytes);
-    }
+    return await readFromHandle(path, opened, maxBytes);
   } finally {
-    await handle.close();
+    await opened.handle.close();
+  }
+}
+
+/** The same for a file that `openBounded` has opened. */
+export async function readFromHandle(
+  path: string,
+  { handle, lengthBytes }: { handle: FileHandle; lengthBytes: number },
+  maxBytes: number,
+): Promise<Buffer> {
+  // One byte more than it had: a file that grows while it is read is caught by the length below.
+  const buffer = Buffer.allocUnsafe(lengthBytes + 1);
+  let filled = 0;
+  for (;;) {
+    const { bytesRead } = await handle.read(buffer, filled, buffer.length - filled, filled);
+    filled += bytesRead;
+    if (bytesRead === 0) return buffer.subarray(0, filled);
+    if (filled > lengthBytes) throw tooLarge(path, maxBytes);
   }
 }
 

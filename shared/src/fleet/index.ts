@@ -9,6 +9,26 @@ export {
   siteSchema,
   tagsSchema,
 } from './fields.ts';
+export {
+  createFleetKeyFile,
+  type FleetKey,
+  fleetKeyToText,
+  generateFleetKey,
+  parseFleetKey,
+  requireFleetKey,
+} from './fleet-key.ts';
+export {
+  type GatewayAddresses,
+  gatewayAddressesSchema,
+  type KnownGateways,
+  knownGatewaysSchema,
+  MAX_GATEWAY_ADDRESSES,
+  MAX_GATEWAY_URLS,
+  MAX_NAMED_GATEWAYS,
+  type NamedGateway,
+  namedGatewaySchema,
+  tellableAddresses,
+} from './gateway-addresses.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
 export {

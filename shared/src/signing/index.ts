@@ -9,6 +9,7 @@ export {
   readPublicKey,
 } from './key-files.ts';
 export { KeyPair } from './key-pair.ts';
+export { readPrivateFile } from './private-file.ts';
 export {
   firstRoot,
   firstTargets,

@@ -122,7 +122,9 @@ it('lists what a directory holds', async () => {
   const one = await createKeyFiles(directory, 'root', { name: 'one', passphrase: undefined });
   const two = await createKeyFiles(directory, 'release', { name: 'two', passphrase: undefined });
   await rm(two.privatePath);
-  await writeFile(join(directory, 'notes.txt'), 'x');
+  // Neither signs anything.
+  for (const name of ['notes.txt', 'fleet.key', 'fleet-test.key'])
+    await writeFile(join(directory, name), 'x');
   const { publicKeys, privatePaths } = await listKeys(directory);
   expect(publicKeys.map(({ role }) => role)).toEqual(['release', 'root']);
   expect([...privatePaths]).toEqual([[one.publicFile.keyId, one.privatePath]]);

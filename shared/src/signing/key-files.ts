@@ -1,10 +1,11 @@
 import { readdir, rm } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { z } from 'zod';
-import { createFileDurably, makeDirectory, openBounded, readFileBounded } from '../durable/index.ts';
+import { createFileDurably, makeDirectory, readFileBounded } from '../durable/index.ts';
 import { isSystemError, SitecastError } from '../errors.ts';
 import { keyIdOf, type TufKey } from '../trust/index.ts';
 import { KeyPair } from './key-pair.ts';
+import { readPrivateFile } from './private-file.ts';
 import { seal, sealedSchema, unseal } from './sealed.ts';
 
 const MAX_KEY_FILE_BYTES = 64 * 1024;
@@ -12,6 +13,8 @@ const MAX_KEYS_IN_DIRECTORY = 1000;
 const PRIVATE_MODE = 0o600;
 const PUBLIC_ENDING = '.pub';
 const PRIVATE_ENDING = '.key';
+/** The secret of the fleet's network (`keys create fleet`) signs nothing. */
+const FLEET_KEY_FILE = /^fleet(?:-.*)?\.key$/;
 
 /** The roles whose keys operators hold. A `release` key signs TUF's top-level targets role. */
 export const OPERATOR_ROLES = ['root', 'release'] as const;
@@ -83,8 +86,7 @@ export async function readPrivateKey(
   path: string,
   ask: AskPassphrase,
 ): Promise<{ role: OperatorRole; pair: KeyPair }> {
-  await refuseReadableByOthers(path);
-  const file = await readJson(path, privateKeySchema);
+  const file = parseJson(path, await readPrivateFile(path, MAX_KEY_FILE_BYTES), privateKeySchema);
   const pkcs8 =
     'pkcs8' in file.private
       ? Buffer.from(file.private.pkcs8, 'base64')
@@ -110,6 +112,7 @@ export async function listKeys(
   const publicKeys: PublicKeyFile[] = [];
   const privatePaths = new Map<string, string>();
   for (const name of names) {
+    if (FLEET_KEY_FILE.test(name)) continue;
     const path = join(directory, name);
     if (name.endsWith(PUBLIC_ENDING)) publicKeys.push(await readPublicKey(path));
     if (name.endsWith(PRIVATE_ENDING))
@@ -123,25 +126,14 @@ function sealContext(role: OperatorRole, key: TufKey): Buffer {
   return Buffer.from(`sitecast-private-key-1\n${role}\n${keyIdOf(key)}\n`);
 }
 
-async function refuseReadableByOthers(path: string): Promise<void> {
-  const { handle } = await openBounded(path, MAX_KEY_FILE_BYTES);
-  try {
-    const { mode } = await handle.stat();
-    if ((mode & 0o077) !== 0) {
-      throw new SitecastError('forbidden', 'SITECAST_KEY_PERMISSIONS', `${path} can be read by others`, {
-        hint: `chmod 600 ${path}`,
-      });
-    }
-  } finally {
-    await handle.close();
-  }
+async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T> {
+  return parseJson(path, await readFileBounded(path, MAX_KEY_FILE_BYTES), schema);
 }
 
-async function readJson<T>(path: string, schema: z.ZodType<T>): Promise<T> {
-  const text = (await readFileBounded(path, MAX_KEY_FILE_BYTES)).toString('utf8');
+function parseJson<T>(path: string, bytes: Buffer, schema: z.ZodType<T>): T {
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = JSON.parse(bytes.toString('utf8'));
   } catch (error) {
     // The parser's message quotes the text, which may be a secret: it isn't passed on.
     throw invalid(path, error instanceof SyntaxError ? 'it is not JSON' : 'it cannot be read');

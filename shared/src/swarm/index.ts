@@ -1,7 +1,6 @@
 import './promise-polyfill.ts';
 
 export type { FoundPeer } from './discovery.ts';
-export { type FleetKey, fleetKeyToText, generateFleetKey, parseFleetKey } from './fleet-key.ts';
 export {
   type Announcement,
   announcementOf,

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { fleetKeyToText, generateFleetKey, parseFleetKey } from './fleet-key.ts';
+import { fleetKeyToText, generateFleetKey, parseFleetKey } from '../fleet/index.ts';
 import { connect, newIdentity, Nodes, until } from './testing/nodes.ts';
 import { createSiteNode } from './node.ts';
 

@@ -22,6 +22,8 @@ export interface HttpStoreOptions {
   /** Most connections at once; further requests wait. */
   readonly connections?: number;
   readonly headers?: Readonly<Record<string, string>>;
+  /** Awaited after each piece of a chunk, before the next is read: slows the sender down. */
+  readonly pace?: (lengthBytes: number, signal?: AbortSignal) => Promise<void>;
 }
 
 /**
@@ -64,7 +66,10 @@ export class HttpStore implements ChunkStore {
       if (response.statusCode !== 200) await discard(response);
       if (isAbsent(response)) throw chunkNotFound(id, this);
       this.#demandOk(id, response);
-      return Chunk.fromFrame(id, await readFrame(id, response));
+      return Chunk.fromFrame(
+        id,
+        await readFrame(id, response, piece => this.#options.pace?.(piece, request.signal)),
+      );
     });
   }
 
@@ -158,13 +163,18 @@ function isAbsent({ statusCode }: http.IncomingMessage): boolean {
   return statusCode === 404 || statusCode === 410;
 }
 
-async function readFrame(id: ChunkId, response: http.IncomingMessage): Promise<Buffer> {
+async function readFrame(
+  id: ChunkId,
+  response: http.IncomingMessage,
+  pace: (lengthBytes: number) => Promise<void> | undefined,
+): Promise<Buffer> {
   const pieces: Buffer[] = [];
   let lengthBytes = 0;
   for await (const piece of response as AsyncIterable<Buffer>) {
     lengthBytes += piece.length;
     if (lengthBytes > MAX_FRAME_BYTES) throw frameTooLarge(id);
     pieces.push(piece);
+    await pace(piece.length);
   }
   return Buffer.concat(pieces, lengthBytes);
 }

@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Identity } from '../../identity/index.ts';
 import { KeyPair } from '../../signing/index.ts';
-import { type FleetKey, generateFleetKey } from '../fleet-key.ts';
+import { type FleetKey, generateFleetKey } from '../../fleet/index.ts';
 import { createFleetNode, createSiteNode, type FleetNode, type SwarmNode } from '../node.ts';
 
 const LISTEN = ['/ip4/127.0.0.1/tcp/0'];

@@ -1,0 +1,28 @@
+import type { KnownGateway } from './gateway-book.ts';
+
+/** With so many connections nobody else is dialled: a mesh has 6 to 12 neighbours, and each connection costs pings. */
+export const ENOUGH_CONNECTIONS = 8;
+
+interface Acquaintances {
+  own: string;
+  /** Addresses from the settings: always kept connected. */
+  named: readonly string[];
+  /** Ids. */
+  connected: readonly string[];
+  /** Those heard of last come last. */
+  known: readonly KnownGateway[];
+}
+
+/** @returns for each one to be dialled now, its addresses in the order in which they are tried */
+export function peersToDial({ own, named, connected, known }: Acquaintances): string[][] {
+  const here = new Set([own, ...connected]);
+  const idOf = (address: string): string => address.slice(address.lastIndexOf('/') + 1);
+  const wanted = named.filter(address => !here.has(idOf(address))).map(address => [address]);
+  const places = Math.max(0, ENOUGH_CONNECTIONS - connected.length - wanted.length);
+  const namedIds = new Set(named.map(idOf));
+  const others = known
+    .filter(({ id, fleet }) => fleet.length > 0 && !here.has(id) && !namedIds.has(id))
+    .reverse()
+    .slice(0, places);
+  return [...wanted, ...others.map(({ fleet }) => fleet)];
+}

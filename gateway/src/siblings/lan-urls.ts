@@ -1,0 +1,25 @@
+import type { NetworkInterfaceInfo } from 'node:os';
+import { MAX_GATEWAY_URLS } from '@sitecast/shared/fleet';
+
+/**
+ * Where other machines reach this gateway, as far as it can know itself.
+ * @param url where it listens; with a wildcard, each of the machine's addresses is one of its own
+ */
+export function lanUrls(
+  url: string,
+  interfaces: readonly (Pick<NetworkInterfaceInfo, 'address' | 'family' | 'internal'> | undefined)[],
+): string[] {
+  const { hostname, port, origin } = new URL(url);
+  if (hostname !== '0.0.0.0' && hostname !== '[::]') return [origin];
+  return interfaces
+    .filter(found => found !== undefined)
+    .filter(({ address, internal }) => !internal && !isLinkLocal(address))
+    .filter(({ family }) => family === 'IPv4' || hostname === '[::]')
+    .slice(0, MAX_GATEWAY_URLS)
+    .map(({ address, family }) => `http://${family === 'IPv6' ? `[${address}]` : address}:${port || '80'}`);
+}
+
+/** Good on one link alone, and not without saying on which. */
+function isLinkLocal(address: string): boolean {
+  return /^fe[89ab]/i.test(address) || address.startsWith('169.254.');
+}

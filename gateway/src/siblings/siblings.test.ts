@@ -1,0 +1,35 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, it } from 'vitest';
+import { memoryLog, until } from '../testing/world.ts';
+import { MAX_SIBLINGS, Siblings } from './siblings.ts';
+
+it('asks at most so many other gateways, and none again while it has not answered', async () => {
+  const asked: string[] = [];
+  const siblings = new Siblings({
+    ownId: 'own',
+    site: () => 'lisbon',
+    book: { all: [] },
+    configured: Array.from({ length: MAX_SIBLINGS + 5 }, (_, at) => `http://192.0.2.${at}`),
+    isRevoked: () => false,
+    port: {
+      ask: async (url, signal) => {
+        asked.push(url);
+        await sleep(60_000, undefined, { signal, ref: false }).catch(() => undefined);
+        return undefined;
+      },
+      open: () => {
+        throw new Error('nobody answered');
+      },
+    },
+    log: memoryLog(),
+  });
+  const stop = new AbortController();
+  const running = siblings.run(stop.signal);
+  await until(() => asked.length >= MAX_SIBLINGS, 'all to be asked');
+  await sleep(1200);
+  expect(new Set(asked).size).toBe(MAX_SIBLINGS);
+  expect(asked).toHaveLength(MAX_SIBLINGS);
+  expect(siblings.liveCount).toBe(0);
+  stop.abort();
+  await running;
+});

@@ -1,0 +1,119 @@
+import { createHash } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { chunkPath } from '@sitecast/shared/content';
+import { afterAll, afterEach, expect, it } from 'vitest';
+import type { FakeOrigin } from './testing/fake-origin.ts';
+import { type TestGateway, TestWorld } from './testing/gateways.ts';
+import { removeTemporaryDirectories, TestDevice, until } from './testing/world.ts';
+
+const world = new TestWorld();
+afterEach(() => world.closeAll());
+afterAll(removeTemporaryDirectories);
+
+const CHUNK_BYTES = 16_384;
+const pathOf = (id: Uint8Array): string => `chunks/${chunkPath(id)}`;
+
+/** Bytes that don't compress, the same for the same seed. */
+function noise(chunks: number, seed: number, chunkBytes = CHUNK_BYTES): Buffer {
+  const parts: Buffer[] = [];
+  for (let at = 0; at * 32 < chunks * chunkBytes; at += 1)
+    parts.push(createHash('sha256').update(`${seed} ${at}`).digest());
+  return Buffer.concat(parts).subarray(0, chunks * chunkBytes);
+}
+
+const timesAsked = (origin: FakeOrigin, ids: readonly Uint8Array[]): number[] =>
+  ids.map(id => origin.count(`GET ${pathOf(id)}`));
+
+/** A camera at Lisbon, known to the gateway. */
+async function enrolDevice(gateway: TestGateway): Promise<void> {
+  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the gateway to be enrolled');
+  const device = new TestDevice();
+  const envelope = await device.enrolment();
+  await device.post(`${gateway.url}/site/v1/enrolments`, { envelope });
+  await until(async () => (await gateway.metric('sitecast_devices')) === 1, 'the device to be known');
+}
+
+it('fetches ahead what devices of the site are to install: once, and not what they have already', async () => {
+  const origin = await world.origin();
+  const old = noise(4, 1);
+  await origin.publishRelease('camera', 1, old);
+  await origin.startRollout('camera', 1, { state: 'completed' });
+  const camera = await origin.publishRelease('camera', 2, Buffer.concat([old, noise(6, 2)]));
+  const other = await origin.publishRelease('sensor', 1, noise(3, 3));
+  const elsewhere = await origin.publishRelease('camera', 3, noise(3, 4));
+  await origin.startRollout('camera', 2);
+  await origin.startRollout('sensor', 1);
+  await origin.startRollout('camera', 3, { match: { sites: ['porto'] } });
+  const gateway = await world.gateway(origin, { prefetch: true });
+  await enrolDevice(gateway);
+  await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 6, 'the chunks');
+  // As many rounds as would show that it goes on.
+  await sleep(2500);
+  expect(timesAsked(origin, camera.ids)).toEqual([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]);
+  expect(timesAsked(origin, [...other.ids, ...elsewhere.ids])).toEqual([0, 0, 0, 0, 0, 0]);
+  for (const id of camera.ids) expect((await gateway.get(pathOf(id))).status).toBe(200);
+  expect(timesAsked(origin, camera.ids)).toEqual(camera.ids.map(() => 1));
+});
+
+it('fetches nothing ahead that would fill more than half of the cache, nor where that is off', async () => {
+  const origin = await world.origin();
+  const { ids } = await origin.publishRelease('camera', 1, noise(8, 1));
+  await origin.startRollout('camera', 1);
+  const small = await world.gateway(origin, { prefetch: true, cacheBytes: 16 * CHUNK_BYTES - 1 });
+  const off = await world.gateway(origin, { prefetch: false });
+  for (const gateway of [small, off]) await enrolDevice(gateway);
+  await sleep(2500);
+  expect(origin.count('GET chunks/')).toBe(0);
+  const large = await world.gateway(origin, { prefetch: true, cacheBytes: 16 * CHUNK_BYTES });
+  await enrolDevice(large);
+  await until(() => origin.count('GET chunks/') === ids.length, 'all of it');
+});
+
+it('fetches no chunk in quiet hours, but follows the repository; afterwards what waited', async () => {
+  const origin = await world.origin();
+  const first = await origin.publishRelease('camera', 1, noise(2, 1));
+  await origin.startRollout('camera', 1);
+  let offsetMs = 0;
+  const now = () => Date.now() + offsetMs;
+  const hour = (at: number) => `${String((new Date().getHours() + 24 + at) % 24).padStart(2, '0')}:00`;
+  const quietHours = `${hour(-1)}-${hour(2)}`;
+  const gateway = await world.gateway(origin, { prefetch: true, quietHours }, { now });
+  await enrolDevice(gateway);
+  const [one = Buffer.alloc(32)] = first.ids;
+  const refused = await gateway.get(pathOf(one));
+  expect([refused.status, JSON.parse(refused.body.toString()).code]).toEqual([503, 'SITECAST_QUIET_HOURS']);
+  await origin.publishRelease('camera', 2, noise(1, 2));
+  const timestamp = origin.repository.bytesOf('timestamp');
+  await until(
+    async () => (await gateway.get('metadata/timestamp.json')).body.equals(timestamp),
+    'the new set',
+  );
+  await sleep(2500);
+  expect(origin.count('GET chunks/')).toBe(0);
+  // The end of them: what waited is fetched ahead.
+  offsetMs = 3 * 3_600_000;
+  await until(() => origin.count('GET chunks/') === 2, 'the chunks of the rollout');
+});
+
+it('keeps to its rate over a real socket, and holds no metadata up behind it', async () => {
+  const origin = await world.origin();
+  const chunkBytes = 256 * 1024;
+  const { ids } = await origin.publishRelease('camera', 1, noise(6, 1, chunkBytes), chunkBytes);
+  await origin.startRollout('camera', 1);
+  const gateway = await world.gateway(origin, { wanRate: 1_000_000 });
+  const beginMs = performance.now();
+  const chunks = Promise.all(ids.map(id => gateway.get(pathOf(id))));
+  await sleep(200);
+  await origin.publishRelease('camera', 2, noise(1, 2));
+  const timestamp = origin.repository.bytesOf('timestamp');
+  let isFetched = false;
+  void chunks.then(() => (isFetched = true));
+  await until(
+    async () => (await gateway.get('metadata/timestamp.json')).body.equals(timestamp),
+    'the new set',
+  );
+  expect(isFetched).toBe(false);
+  expect((await chunks).every(({ status }) => status === 200)).toBe(true);
+  // Nothing can make it faster than its rate: no busy machine, no full link.
+  expect(performance.now() - beginMs).toBeGreaterThan((6 * chunkBytes) / 1000 - 100);
+});

@@ -1,0 +1,156 @@
+import { type ChunkId, ChunkIdSet, ChunkIndex } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Assignment, eligibilityOf, type Rollout, type RolloutsFile } from '@sitecast/shared/fleet';
+import { indexTarget } from '@sitecast/shared/release';
+import type { FoundTarget } from '@sitecast/shared/trust';
+import type { Log } from '../log.ts';
+import type { MirrorSet } from '../mirror/mirror-set.ts';
+import { Backoff, pause } from '../upstream/backoff.ts';
+
+/** Of what the cache may hold, so much is fetched ahead at most, as if chunks didn't compress. */
+const MAX_SHARE_OF_CACHE = 0.5;
+/** Chunks fetched ahead at one time; devices that ask go before. */
+const AT_ONCE = 4;
+/** How soon it's looked again whether devices wait. */
+const DEVICES_FIRST_MS = 5;
+/** How often it's looked again what is wanted: devices come, quiet hours end. */
+const LOOK_EVERY_MS = 2000;
+const MIN_BACKOFF_MS = 5000;
+const MAX_BACKOFF_MS = 10 * 60_000;
+
+interface PrefetchDeps {
+  set: () => MirrorSet | undefined;
+  /** The devices of this site. */
+  devicesOf: (product: string) => Iterable<Assignment>;
+  /** A mirrored file that is here. */
+  local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
+  cache: { has(id: ChunkId): Promise<boolean>; readonly isFull: boolean };
+  chunks: { get(id: ChunkId, options: { reach: 'anywhere' }): Promise<unknown>; readonly isBusy: boolean };
+  mayPrefetch: () => boolean;
+  cacheBytes: number;
+  log: Log;
+}
+
+/**
+ * Fetches the chunks of running rollouts before the first device asks: of the products that devices of this site have, and that
+ * the rollout is for. What the release before has already, devices take from their own slot.
+ */
+export class Prefetch {
+  readonly #deps: PrefetchDeps;
+  readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
+  /** Indexes that were worked through, by hash. */
+  #done = new Set<string>();
+
+  constructor(deps: PrefetchDeps) {
+    this.#deps = deps;
+  }
+
+  /** Returns when the signal comes. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      let waitMs = LOOK_EVERY_MS;
+      try {
+        await this.#round(signal);
+        this.#backoff.reset();
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!(error instanceof SitecastError)) throw error;
+        waitMs = this.#backoff.next();
+        this.#deps.log.info({ code: error.code, waitMs: Math.round(waitMs) }, 'fetching ahead must wait');
+      }
+      await pause(waitMs, signal);
+    }
+  }
+
+  async #round(signal: AbortSignal): Promise<void> {
+    const set = this.#deps.set();
+    if (!set || !this.#deps.mayPrefetch()) return;
+    const byName = new Map([...set.targets.values()].map(target => [target.name, target]));
+    const listed = new Set([...byName.values()].map(hashOf));
+    this.#done = new Set([...this.#done].filter(hash => listed.has(hash)));
+    let leftBytes = this.#deps.cacheBytes * MAX_SHARE_OF_CACHE;
+    for (const { product, counter, baseline } of this.#wanted(set)) {
+      const target = byName.get(indexTarget(product, counter));
+      const index = target && (await this.#read(target));
+      if (!target || !index) continue;
+      leftBytes -= index.lengthBytes;
+      // The newest first: what doesn't fit waits for a device to ask.
+      if (leftBytes < 0) return;
+      if (this.#done.has(hashOf(target))) continue;
+      const before = baseline === undefined ? undefined : byName.get(indexTarget(product, baseline));
+      const isWhole = await this.#fetchAll(index, before && (await this.#read(before)), signal);
+      if (!isWhole) return;
+      this.#done.add(hashOf(target));
+      this.#deps.log.info({ product, counter }, 'a release was fetched ahead');
+    }
+  }
+
+  *#wanted({
+    rollouts,
+  }: MirrorSet): Generator<{ product: string; counter: number; baseline: number | undefined }> {
+    for (const file of rollouts.values()) {
+      const devices = [...this.#deps.devicesOf(file.product)];
+      for (const rollout of [...file.rollouts].reverse()) {
+        if (rollout.state !== 'active' || !devices.some(device => isFor(rollout, device))) continue;
+        yield { product: file.product, counter: rollout.release.counter, baseline: baselineOf(file) };
+      }
+    }
+  }
+
+  /** @returns whether nothing is left to be fetched */
+  async #fetchAll(index: ChunkIndex, before: ChunkIndex | undefined, signal: AbortSignal): Promise<boolean> {
+    const lacking = this.#lacking(index, before);
+    const ends = await Promise.all(Array.from({ length: AT_ONCE }, () => this.#fetchSome(lacking, signal)));
+    return ends.every(Boolean);
+  }
+
+  async #fetchSome(lacking: AsyncGenerator<ChunkId, void>, signal: AbortSignal): Promise<boolean> {
+    const { cache, chunks, mayPrefetch } = this.#deps;
+    try {
+      for (;;) {
+        const { value: id } = await lacking.next();
+        if (id === undefined) return true;
+        while (chunks.isBusy && !signal.aborted) await pause(DEVICES_FIRST_MS, signal);
+        if (signal.aborted || !mayPrefetch() || cache.isFull) return false;
+        await chunks.get(id, { reach: 'anywhere' });
+      }
+    } finally {
+      // If one fails, the others end, too.
+      await lacking.return();
+    }
+  }
+
+  /** What of the image is neither here nor in the release before. */
+  async *#lacking(index: ChunkIndex, before: ChunkIndex | undefined): AsyncGenerator<ChunkId, void> {
+    const had = new ChunkIdSet();
+    for (const { id } of before?.places() ?? []) had.add(id);
+    for (const { id } of index.places())
+      if (!had.has(id) && !(await this.#deps.cache.has(id))) yield Uint8Array.from(id);
+  }
+
+  async #read(target: FoundTarget): Promise<ChunkIndex | undefined> {
+    const bytes = await this.#deps.local(target);
+    try {
+      return bytes && ChunkIndex.decode(bytes);
+    } catch (error) {
+      // A later format: its chunks are fetched when a device asks.
+      if (error instanceof SitecastError) return undefined;
+      throw error;
+    }
+  }
+}
+
+/** Whether the rollout is for a device, now or at a later stage. Which release it runs isn't known here. */
+function isFor(rollout: Rollout, assignment: Assignment): boolean {
+  const bootedCounter = rollout.match.fromCounter?.min ?? 0;
+  return eligibilityOf(rollout, { assignment, bootedCounter }) !== 'noMatch';
+}
+
+/** The release that most devices run: that of the newest rollout that was completed. */
+function baselineOf({ rollouts }: RolloutsFile): number | undefined {
+  return rollouts.findLast(({ state }) => state === 'completed')?.release.counter;
+}
+
+function hashOf({ name, file }: FoundTarget): string {
+  return `${name} ${file.hashes.sha256}`;
+}

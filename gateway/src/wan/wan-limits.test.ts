@@ -1,0 +1,85 @@
+import { expect, it } from 'vitest';
+import { parseRate } from '../settings.ts';
+import { MIN_WAN_BYTES_PER_S, WanLimits, type WanSettings } from './wan-limits.ts';
+
+/** Limits on a clock that jumps to whenever somebody has waited long enough. */
+function limitsAt(settings: WanSettings, begin = new Date(2030, 0, 7, 12, 0)) {
+  let clockMs = 0;
+  const limits = new WanLimits(settings, {
+    now: () => begin.getTime() + clockMs,
+    clock: () => clockMs,
+    wait: async ms => {
+      clockMs += ms;
+    },
+  });
+  return { limits, clock: () => clockMs, pass: (ms: number) => (clockMs += ms) };
+}
+
+const MONDAY_NOON = new Date(2030, 0, 7, 12, 0);
+const MONDAY_EVENING = new Date(2030, 0, 7, 19, 0);
+const quietHours = 'Mon-Fri 08:00-18:00';
+
+it('lets exactly so many bytes come in a second, in whatever pieces, and saves none up', async () => {
+  const { limits, clock, pass } = limitsAt({ wanRate: 1_000_000 });
+  for (let at = 0; at < 100; at += 1) await limits.took(65_536 - at);
+  const bytes = 100 * 65_536 - 4950;
+  expect(clock()).toBeCloseTo(bytes / 1000, 6);
+  pass(60_000);
+  const beginMs = clock();
+  await limits.took(500_000);
+  expect(clock() - beginMs).toBeCloseTo(500, 6);
+});
+
+it('gives each gateway of the site its part of the rate', async () => {
+  const { limits, clock } = limitsAt({ wanRate: 1_000_000 });
+  limits.sharers = () => 4;
+  await limits.took(1_000_000);
+  expect(clock()).toBeCloseTo(4000, 6);
+});
+
+it('holds nothing up where no rate was set', async () => {
+  const { limits, clock } = limitsAt({ quietHours }, MONDAY_EVENING);
+  await limits.took(1e9);
+  expect(clock()).toBe(0);
+});
+
+it('fetches nothing in the quiet hours, unless devices were given a rate; and nothing ahead', async () => {
+  const quiet = limitsAt({ quietHours }, MONDAY_NOON).limits;
+  expect(() => quiet.demandOpen()).toThrow(expect.objectContaining({ code: 'SITECAST_QUIET_HOURS' }));
+  expect(quiet.mayPrefetch).toBe(false);
+
+  const slow = limitsAt({ quietHours, quietRate: 100_000, wanRate: 1_000_000 }, MONDAY_NOON);
+  slow.limits.demandOpen();
+  expect(slow.limits.mayPrefetch).toBe(false);
+  await slow.limits.took(100_000);
+  expect(slow.clock()).toBeCloseTo(1000, 6);
+
+  const open = limitsAt({ quietHours, wanRate: 1_000_000 }, MONDAY_EVENING).limits;
+  open.demandOpen();
+  expect(open.mayPrefetch).toBe(true);
+});
+
+it('begins and ends the quiet hours by the clock', () => {
+  const { limits, pass } = limitsAt({ quietHours }, new Date(2030, 0, 7, 7, 59));
+  expect(limits.isQuiet).toBe(false);
+  pass(60_000);
+  expect(limits.isQuiet).toBe(true);
+  pass(10 * 3_600_000);
+  expect(limits.isQuiet).toBe(false);
+});
+
+it('fetches fewer chunks at one time the less there is for them', () => {
+  const atOnce = (settings: WanSettings) => limitsAt(settings).limits.fetchesAtOnce(16);
+  expect(atOnce({})).toBe(16);
+  expect(atOnce({ wanRate: 2_500_000 })).toBe(16);
+  expect(atOnce({ wanRate: 131_072 })).toBe(4);
+  expect(atOnce({ wanRate: 2_500_000, quietRate: MIN_WAN_BYTES_PER_S })).toBe(1);
+});
+
+it('takes rates in bits, down to the least', () => {
+  expect(parseRate('10Mbit')).toBe(1_250_000);
+  expect(parseRate('1.5Mbit/s')).toBe(187_500);
+  expect(parseRate('256kbit')).toBe(MIN_WAN_BYTES_PER_S);
+  for (const wrong of ['255kbit', '10', '10MB', '-1Mbit', '0Mbit', 'fast'])
+    expect(() => parseRate(wrong)).toThrow('expected a rate');
+});

@@ -1,0 +1,96 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { SitecastError } from '@sitecast/shared/errors';
+import { isOpen, localTimeOf, parseWindow } from '@sitecast/shared/fleet';
+
+/** The least rate that is taken: at a lower one a chunk of 1 MiB wouldn't come within its deadline. */
+export const MIN_WAN_BYTES_PER_S = 32_000;
+/** What chunks that are fetched at one time may weigh together: so many seconds of the rate. */
+const AT_ONCE_S = 4;
+/** A chunk as most are, at the default sizes. */
+const TYPICAL_CHUNK_BYTES = 128 * 1024;
+const SECOND_MS = 1000;
+
+export interface WanSettings {
+  /** Bytes in a second that chunks may take of the site's WAN; undefined: all there is. */
+  wanRate?: number | undefined;
+  /** `Mon-Fri 08:00-18:00`, by this machine's time zone. */
+  quietHours?: string | undefined;
+  /** What devices may take in the quiet hours, in bytes a second; undefined: nothing. */
+  quietRate?: number | undefined;
+}
+
+interface Surroundings {
+  /** Milliseconds since 1970. */
+  now: () => number;
+  /** Milliseconds on a clock that never goes back. */
+  clock?: () => number;
+  wait?: (ms: number, signal: AbortSignal | undefined) => Promise<unknown>;
+}
+
+/** How much of the site's WAN chunks may take, and when. Metadata, reports and what gateways of the site give each other don't count. */
+export class WanLimits {
+  readonly #settings: WanSettings;
+  readonly #quiet: ReturnType<typeof parseWindow> | undefined;
+  readonly #now: () => number;
+  readonly #clock: () => number;
+  readonly #wait: (ms: number, signal: AbortSignal | undefined) => Promise<unknown>;
+  /** When what was taken so far will have come at the allowed rate. */
+  #goneMs = Number.NEGATIVE_INFINITY;
+  /** Gateways of the site that live, and take their part of the rate. */
+  sharers: () => number = () => 1;
+
+  /** @throws SITECAST_WINDOW_INVALID */
+  constructor(settings: WanSettings, { now, clock, wait }: Surroundings) {
+    this.#settings = settings;
+    this.#quiet = settings.quietHours === undefined ? undefined : parseWindow(settings.quietHours);
+    this.#now = now;
+    this.#clock = clock ?? (() => performance.now());
+    this.#wait = wait ?? ((ms, signal) => sleep(ms, undefined, { ref: false, ...(signal && { signal }) }));
+  }
+
+  get isQuiet(): boolean {
+    return this.#quiet !== undefined && isOpen(this.#quiet, localTimeOf(this.#now()));
+  }
+
+  /** Whether there's a rate: then a chunk may take long though nothing is wrong. */
+  get isPaced(): boolean {
+    return this.#settings.wanRate !== undefined || this.#settings.quietRate !== undefined;
+  }
+
+  /** Whether chunks may be fetched that no device has asked for yet. */
+  get mayPrefetch(): boolean {
+    return !this.isQuiet;
+  }
+
+  /** How many chunks are fetched at one time, of at most so many: each would be slow, and its deadline would pass. */
+  fetchesAtOnce(most: number): number {
+    const { wanRate, quietRate } = this.#settings;
+    const leastRate = Math.min(wanRate ?? Number.POSITIVE_INFINITY, quietRate ?? Number.POSITIVE_INFINITY);
+    return Math.max(1, Math.min(most, Math.floor((leastRate * AT_ONCE_S) / TYPICAL_CHUNK_BYTES)));
+  }
+
+  /** @throws SITECAST_QUIET_HOURS (unreachable) where nothing is fetched now, not even for a device that asks */
+  demandOpen(): void {
+    if (!this.isQuiet || this.#settings.quietRate !== undefined) return;
+    throw new SitecastError(
+      'unreachable',
+      'SITECAST_QUIET_HOURS',
+      'this site fetches nothing in its quiet hours',
+      {
+        hint: 'It comes after them; `--quiet-rate` lets devices fetch slowly meanwhile.',
+      },
+    );
+  }
+
+  /** To be awaited after so many bytes came, before more are read: the sender is slowed down by that. */
+  async took(lengthBytes: number, signal?: AbortSignal): Promise<void> {
+    const { wanRate, quietRate } = this.#settings;
+    // One that began before the quiet hours ends at the rate of the day.
+    const rate = this.isQuiet ? (quietRate ?? wanRate) : wanRate;
+    if (rate === undefined) return;
+    const nowMs = this.#clock();
+    const ownRate = rate / Math.max(1, this.sharers());
+    this.#goneMs = Math.max(nowMs, this.#goneMs) + (lengthBytes * SECOND_MS) / ownRate;
+    await this.#wait(this.#goneMs - nowMs, signal);
+  }
+}

@@ -1,0 +1,102 @@
+import { join } from 'node:path';
+import { requireFleetKey, tellableAddresses } from '@sitecast/shared/fleet';
+import { Identity } from '@sitecast/shared/identity';
+import { metadataPath } from '@sitecast/shared/trust';
+import type { Log } from '../log.ts';
+import type { Committed } from '../repository/committed.ts';
+import type { Repository } from '../repository/repository.ts';
+import type { GossipSettings } from '../settings.ts';
+import type { After } from '../upkeep.ts';
+
+/** The star's middle: where sites can't reach each other, all gateways are connected here. */
+const MAX_CONNECTIONS = 2000;
+/** With nobody there to be told, how soon it's tried again. */
+const TELL_AGAIN_MS = 2000;
+
+interface FleetNodeDeps {
+  gossip: GossipSettings;
+  /** The origin's data directory. */
+  directory: string;
+  repository: Pick<Repository, 'committed' | 'onCommit'>;
+  now: () => number;
+  after: After;
+  log: Log;
+}
+
+/** The origin's place in the fleet's network. */
+export interface OriginFleetNode {
+  addresses(): string[];
+  close(): Promise<void>;
+}
+
+/**
+ * Joins the fleet's network, tells of what is published, and tells it again of each publication.
+ * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, SITECAST_KEY_PERMISSIONS, and whatever keeps it from listening
+ */
+export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNode | undefined> {
+  const { gossip, directory, repository, now, after, log } = deps;
+  if (gossip.listen.length === 0) return undefined;
+  const fleetKey = await requireFleetKey(gossip.fleetKeyFile);
+  const { announcementOf, createFleetNode, judge } = await import('@sitecast/shared/swarm');
+  const identity = await Identity.open(join(directory, 'fleet'));
+  const { listen, announce } = gossip;
+  const node = await createFleetNode({
+    identity,
+    listen,
+    announce,
+    fleetKey,
+    maxConnections: MAX_CONNECTIONS,
+  });
+  log.info({ addresses: node.addresses }, "joined the fleet's network");
+
+  node.gossip.onAnnouncement((announcement, from) => {
+    const { committed } = repository;
+    if (!committed) return 'ignore';
+    const { root, timestamp, snapshot } = committed;
+    const trusted = { root: root.bytes, timestamp: timestamp.bytes, snapshot: snapshot.bytes };
+    const verdict = judge({ trusted: () => trusted, now })(announcement);
+    if (verdict === 'reject') log.warn({ peer: from }, 'a gateway announced what is refused');
+    // Nobody but this origin publishes: somebody else has its keys, or it was restored and hasn't caught up.
+    if (verdict === 'accept')
+      log.error({ peer: from }, 'a gateway knows of a newer publication than this origin');
+    return verdict;
+  });
+
+  let cancel = (): void => {};
+  const tell = async (): Promise<void> => {
+    cancel();
+    const { committed } = repository;
+    if (!committed) return;
+    if (node.gossip.neighbours.length === 0) {
+      cancel = after(TELL_AGAIN_MS, tellLogged);
+      return;
+    }
+    const files = metadataOf(committed);
+    await node.gossip.announce(
+      announcementOf(committed.root.signed.version, committed.timestamp.bytes, files),
+    );
+  };
+  const tellLogged = (): void => {
+    tell().catch((error: unknown) => log.warn({ err: error }, 'a publication could not be announced'));
+  };
+  const stopListening = repository.onCommit(tellLogged);
+  tellLogged();
+  return {
+    addresses: () => tellableAddresses(node.addresses),
+    close: async () => {
+      stopListening();
+      cancel();
+      await node.close();
+    },
+  };
+}
+
+/** In the same bytes as a gateway that serves the set: gossip counts equal messages as one. */
+function metadataOf({ targets, snapshot, rollouts, deltas }: Committed): Map<string, Uint8Array> {
+  return new Map(
+    Object.entries({ snapshot, targets, rollouts, deltas }).map(([role, { signed, bytes }]) => [
+      metadataPath(role, signed.version),
+      bytes,
+    ]),
+  );
+}

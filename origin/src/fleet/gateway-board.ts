@@ -1,0 +1,78 @@
+import { type GatewayAddresses, type KnownGateways, MAX_NAMED_GATEWAYS } from '@sitecast/shared/fleet';
+import type { Member } from './member.ts';
+import type { Registry } from './registry.ts';
+
+const MAX_GATEWAYS_ON_BOARD = 20_000;
+/** A gateway says where it is every ten minutes; who hasn't for so long isn't named any more. */
+export const ADDRESSES_TTL_MS = 35 * 60_000;
+/** Gateways of other sites in one answer: each answer names others, so that no few of them carry all the fleet's gossip. */
+const MAX_ELSEWHERE = 8;
+
+interface Place {
+  site: string;
+  addresses: GatewayAddresses;
+  saidMs: number;
+}
+
+/** Where gateways say that they are: in memory, for other gateways. Nobody has checked it. */
+export class GatewayBoard {
+  readonly #registry: Pick<Registry, 'activeMember'>;
+  readonly #places = new Map<string, Place>();
+  readonly #bySite = new Map<string, Set<string>>();
+  readonly #maxGateways: number;
+  /** The origin's own. */
+  ownAddresses: () => string[] = () => [];
+
+  constructor(registry: Pick<Registry, 'activeMember'>, maxGateways = MAX_GATEWAYS_ON_BOARD) {
+    this.#registry = registry;
+    this.#maxGateways = maxGateways;
+  }
+
+  get size(): number {
+    return this.#places.size;
+  }
+
+  put({ id, site }: Member, addresses: GatewayAddresses, nowMs: number): void {
+    this.#remove(id);
+    this.#places.set(id, { site, addresses, saidMs: nowMs });
+    const here = this.#bySite.get(site) ?? new Set();
+    this.#bySite.set(site, here.add(id));
+    const [oldest] = this.#places.keys();
+    if (this.#places.size > this.#maxGateways && oldest !== undefined) this.#remove(oldest);
+  }
+
+  /** The others of the gateway's site first, then some of the rest, chosen by chance. */
+  knownTo({ id, site }: Member, nowMs: number): KnownGateways {
+    const gateways: KnownGateways['gateways'] = [];
+    for (const other of this.#bySite.get(site) ?? []) {
+      if (gateways.length >= MAX_NAMED_GATEWAYS - MAX_ELSEWHERE) break;
+      const named = other === id ? undefined : this.#named(other, nowMs);
+      if (named && named.site === site) gateways.push(named);
+    }
+    const limit = gateways.length + MAX_ELSEWHERE;
+    const ids = [...this.#places.keys()];
+    const begin = Math.floor(Math.random() * ids.length);
+    for (let step = 0; step < ids.length && gateways.length < limit; step += 1) {
+      const named = this.#named(ids[(begin + step) % ids.length] ?? '', nowMs);
+      // What a site's LAN looks like is nobody else's business.
+      if (named && named.site !== site && named.fleet.length > 0) gateways.push({ ...named, urls: [] });
+    }
+    return { origin: this.ownAddresses(), gateways };
+  }
+
+  #named(id: string, nowMs: number): KnownGateways['gateways'][number] | undefined {
+    const place = this.#places.get(id);
+    const member = this.#registry.activeMember(id);
+    if (!place || member?.kind !== 'gateway' || Math.abs(nowMs - place.saidMs) > ADDRESSES_TTL_MS)
+      return undefined;
+    return { id, site: member.site, ...place.addresses };
+  }
+
+  #remove(id: string): void {
+    const site = this.#places.get(id)?.site;
+    if (site === undefined) return;
+    this.#places.delete(id);
+    const here = this.#bySite.get(site);
+    if (here?.delete(id) && here.size === 0) this.#bySite.delete(site);
+  }
+}

@@ -1,0 +1,70 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { createFleetKeyFile, requireFleetKey } from '@sitecast/shared/fleet';
+import { Identity } from '@sitecast/shared/identity';
+import { KeyPair } from '@sitecast/shared/signing';
+import { type Announcement, createFleetNode, type FleetNode } from '@sitecast/shared/swarm';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { imageOf } from './testing/operator.ts';
+import { randomChunks, temporaryDirectory } from './testing/setup.ts';
+import { spawnOrigin, type SpawnedOrigin } from './testing/spawned.ts';
+
+// Each start of a process takes a second or two of a busy machine's time.
+vi.setConfig({ testTimeout: 120_000 });
+
+let directory: ReturnType<typeof temporaryDirectory>;
+let fleetKeyFile: string;
+let origin: SpawnedOrigin | undefined;
+let node: FleetNode | undefined;
+beforeEach(async () => {
+  directory = temporaryDirectory();
+  fleetKeyFile = join(directory.path, 'fleet.key');
+  await createFleetKeyFile(fleetKeyFile);
+});
+afterEach(async () => {
+  await node?.close();
+  await origin?.stop('SIGKILL');
+  await directory.remove();
+});
+
+const gossip = () => ['--gossip-listen', '/ip4/127.0.0.1/tcp/0', '--fleet-key-file', fleetKeyFile];
+
+it('announces what is published at its start, and each publication from then on', async () => {
+  const data = join(directory.path, 'data');
+  origin = await spawnOrigin(data);
+  const { operator } = origin;
+  await operator.initialise();
+  await origin.stop();
+  origin = await spawnOrigin(data, gossip());
+  operator.connect((path, init) => fetch(`${origin?.url}${path}`, init), operator.token);
+
+  const heard: Announcement[] = [];
+  const identity = new Identity(KeyPair.generate());
+  node = await createFleetNode({ identity, listen: [], fleetKey: await requireFleetKey(fleetKeyFile) });
+  node.gossip.onAnnouncement(announcement => {
+    heard.push(announcement);
+    return 'accept';
+  });
+  const address = /"(\/ip4\/127\.0\.0\.1\/tcp\/\d+\/p2p\/\w+)"/.exec(origin.log())?.[1] ?? '';
+  await node.dial(address);
+  await vi.waitUntil(() => heard.length === 1, { timeout: 30_000 });
+  expect([...(heard[0]?.files.keys() ?? [])].map(name => name.replace(/^\d+\./, '')).sort()).toEqual([
+    'deltas.json',
+    'rollouts.json',
+    'snapshot.json',
+    'targets.json',
+  ]);
+  await operator.publish('camera', imageOf(...randomChunks(1)));
+  await vi.waitUntil(() => heard.length === 2, { timeout: 30_000 });
+  const timestamp = await (await fetch(`${origin.url}/metadata/timestamp.json`)).arrayBuffer();
+  expect(Buffer.from(heard[1]?.timestamp ?? []).equals(Buffer.from(timestamp))).toBe(true);
+});
+
+it("does not start without the fleet's key, nor with one that others may read", async () => {
+  const data = join(directory.path, 'data');
+  await expect(spawnOrigin(data, gossip().slice(0, 2))).rejects.toThrow('SITECAST_FLEET_KEY_MISSING');
+  const open = join(directory.path, 'open.key');
+  writeFileSync(open, '0'.repeat(64), { mode: 0o644 });
+  const args = [...gossip().slice(0, 3), open];
+  await expect(spawnOrigin(data, args)).rejects.toThrow('SITECAST_KEY_PERMISSIONS');
+});

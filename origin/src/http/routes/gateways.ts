@@ -1,0 +1,37 @@
+import { createRoute } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { gatewayAddressesSchema, knownGatewaysSchema } from '@sitecast/shared/fleet';
+import type { OriginApp } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
+import { requireMediaType } from '../guards.ts';
+import { JSON_TYPE, signature, withProblems } from '../schemas.ts';
+import { MAX_SITE_BODY_BYTES } from './site.ts';
+
+/** How gateways find each other. */
+export function gatewayRoutes(app: OriginApp, { fleet, signedRequests, now }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/site/v1/gateways',
+      summary: 'A gateway says where others find it, and hears of others: of its site first.',
+      security: signature('member'),
+      middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
+      request: {
+        body: { required: true, content: { [JSON_TYPE]: { schema: gatewayAddressesSchema } } },
+      },
+      responses: withProblems({
+        200: {
+          description: 'Where others say that they are.',
+          content: { [JSON_TYPE]: { schema: knownGatewaysSchema } },
+        },
+      }),
+    }),
+    c => {
+      const sender = fleet.registry.activeMember(c.get('sender'));
+      if (sender?.kind !== 'gateway')
+        throw new SitecastError('forbidden', 'SITECAST_GATEWAYS_ONLY', 'this is for gateways alone');
+      fleet.gateways.put(sender, c.req.valid('json'), now());
+      return c.json(fleet.gateways.knownTo(sender, now()), 200);
+    },
+  );
+}
