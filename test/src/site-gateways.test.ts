@@ -144,3 +144,16 @@ it('a gateway whose way to the origin is cut gets new rollouts and their chunks 
   expect(total()).toBe(0);
   expect(await metric(near, 'sitecast_chunks_found_total{where="upstream"}')).toBe(ids.length);
 });
+
+it('a gateway on an old root, amid others on a new one, follows to it through a neighbour', async () => {
+  const near = await startGateway('near', 'lisbon', { from: origin.url });
+  const far = await startGateway('far', 'porto', { more: ['--upstream', near.url] });
+  await bed.until(async () => (await metric(far, 'sitecast_gossip_connections')) === 2);
+  // It hears of the change, and can't go where it comes from.
+  wan.rule = () => ({ status: 503, body: {} });
+  await bed.json('sitecast', ['keys', 'renew', 'root']);
+  await release('1.0.0');
+  const timestamp = await readFile(bed.path('origin', 'repository', 'metadata', 'timestamp.json'));
+  await bed.until(() => hasServed(far, timestamp));
+  expect((await fetch(`${far.url}/metadata/2.root.json`)).status).toBe(200);
+});

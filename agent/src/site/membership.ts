@@ -22,6 +22,8 @@ export interface MembershipOptions {
 /** What the origin says this device is; asks to be known where it says nothing yet. */
 export class Membership {
   readonly #options: MembershipOptions;
+  /** The last one that was read: it's asked for with every peer that is served. */
+  #read: { envelope: unknown; signers: RoleSigners; assignment: Assignment | undefined } | undefined;
 
   constructor(options: MembershipOptions) {
     this.#options = options;
@@ -30,7 +32,10 @@ export class Membership {
   /** The newest assignment that is kept and verifies; undefined before enrolment. */
   stored(signers: RoleSigners): Assignment | undefined {
     const { memory, identity } = this.#options;
-    return readAssignment(memory.current.assignment, identity.id, signers);
+    const envelope = memory.current.assignment;
+    if (this.#read?.envelope !== envelope || this.#read?.signers !== signers)
+      this.#read = { envelope, signers, assignment: readAssignment(envelope, identity.id, signers) };
+    return this.#read.assignment;
   }
 
   /**

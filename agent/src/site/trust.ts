@@ -35,6 +35,8 @@ export class Trust {
   readonly #gateways: Gateways;
   readonly #documents: string;
   readonly #now: () => number;
+  /** The same object for as long as the metadata is: what was checked with it needn't be again. */
+  #signers: { by: TufClient['trusted']['targets']; signers: RoleSigners | undefined } | undefined;
   /** Which gateway is asked is one for all: a download's watcher must not turn it away from a refresh. */
   readonly #turn = pLimit(1);
 
@@ -89,7 +91,10 @@ export class Trust {
 
   /** Who signs assignments and acknowledgements; undefined before the first whole refresh. */
   get signers(): RoleSigners | undefined {
-    return delegatedSigners(this.#client.trusted.targets?.signed.delegations, 'rollouts');
+    const { targets } = this.#client.trusted;
+    if (this.#signers?.by !== targets)
+      this.#signers = { by: targets, signers: delegatedSigners(targets?.signed.delegations, 'rollouts') };
+    return this.#signers?.signers;
   }
 
   /**

@@ -135,6 +135,7 @@ it('describes all of its routes, and lets nothing be changed without a token', (
     'POST /api/v1/rollouts/{id}/rollback',
     'POST /api/v1/tokens',
     'POST /site/v1/enrolments',
+    'POST /site/v1/gateways',
     'POST /site/v1/progress',
     'POST /site/v1/reports',
     'PUT /api/v1/files/{sha256}',

@@ -113,6 +113,11 @@ export class HoldingsBoard {
     return this.#images.get(chunkIdToHex(image));
   }
 
+  /** How many listen. */
+  get listeners(): number {
+    return this.#listeners.size;
+  }
+
   /** @returns how to stop listening */
   listen(listener: () => void): () => void {
     this.#listeners.add(listener);

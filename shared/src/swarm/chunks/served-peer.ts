@@ -17,8 +17,9 @@ const ADMISSION_MS = 5_000;
 /** How long an admission holds: as long as a revoked peer goes on being served at most. */
 const READMIT_AFTER_MS = 30_000;
 const READ_MS = 15_000;
-/** What has come is told together. */
+/** What has come is told together: the more listen, the more of it, so that a site's talk doesn't grow with its square. */
 const TELL_EVERY_MS = 50;
+const TELL_EVERY_MS_PER_LISTENER = 10;
 
 /**
  * Whether a peer may be served: it has a current assignment to this site and isn't revoked.
@@ -200,7 +201,8 @@ export class ServedPeer {
     if (this.#isTelling || this.#admittedMs === Number.NEGATIVE_INFINITY || this.#stop.signal.aborted) return;
     if (!this.#followed.some(followed => this.#hasNews(followed))) return;
     this.#isTelling = true;
-    setTimeout(() => void this.#tell(), TELL_EVERY_MS);
+    const everyMs = Math.max(TELL_EVERY_MS, TELL_EVERY_MS_PER_LISTENER * this.#ports.board.listeners);
+    setTimeout(() => void this.#tell(), everyMs);
   }
 
   #hasNews(followed: Followed): boolean {
