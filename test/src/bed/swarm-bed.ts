@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { readFile, rm, writeFile } from 'node:fs/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { Bed, type Server } from './processes.ts';
 import { SlowLink } from './slow-link.ts';
@@ -8,6 +9,7 @@ const MIB = 2 ** 20;
 const PRODUCT = 'camera';
 const QUIET = ['--log-level', 'error'];
 const BLOCK_BYTES = 4096;
+const LOOK_EVERY_MS = 100;
 const statusSchema = z.looseObject({
   id: z.string(),
   state: z.string(),
@@ -80,7 +82,7 @@ export class SiteGateway {
 
 function serve(bed: Bed, name: string, wan: SlowLink, port: string): Promise<Server> {
   return bed.serve('sitecast-gateway', [
-    ...`serve --origin ${wan.url} --data ${name} --token-file gateway.token --listen 127.0.0.1:${port}`.split(
+    ...`serve --origin ${wan.url} --data ${name} --token-file gateway.token --listen 127.0.0.1:${port} --no-prefetch`.split(
       ' ',
     ),
     ...QUIET,
@@ -93,8 +95,11 @@ export class SwarmBed {
   readonly gateways: readonly SiteGateway[];
   readonly #agents = new Map<string, Server>();
 
-  private constructor(bed: Bed, gateways: readonly SiteGateway[]) {
+  readonly #origin: { url: string; token: string };
+
+  private constructor(bed: Bed, gateways: readonly SiteGateway[], origin: { url: string; token: string }) {
     this.bed = bed;
+    this.#origin = origin;
     this.gateways = gateways;
   }
 
@@ -111,7 +116,8 @@ export class SwarmBed {
     const gateways: SiteGateway[] = [];
     for (let at = 0; at < (options.gateways ?? 1); at += 1)
       gateways.push(await SiteGateway.start(bed, `gateway-${at}`, origin.url, options));
-    return new SwarmBed(bed, gateways);
+    const adminToken = (await readFile(bed.path('origin', 'admin.token'), 'utf8')).trim();
+    return new SwarmBed(bed, gateways, { url: origin.url, token: adminToken });
   }
 
   /** A site of three devices that know of a release, before it's rolled out. */
@@ -179,9 +185,14 @@ export class SwarmBed {
     return agent.pid;
   }
 
+  /** What the agent last wrote down of itself: to ask the command each time would take the machine from the devices. */
   async statusOf(name: string): Promise<AgentStatus | undefined> {
-    const { exitCode, stdout } = await this.bed.run('sitecast-agent', ['status', '--data', name, '--json']);
-    return exitCode === 0 ? statusSchema.parse(JSON.parse(stdout)) : undefined;
+    try {
+      return statusSchema.parse(JSON.parse(await readFile(this.bed.path(name, 'status.json'), 'utf8')));
+    } catch {
+      // It has only just begun.
+      return undefined;
+    }
   }
 
   slot(name: string, letter: 'a' | 'b'): Promise<Buffer> {
@@ -195,7 +206,11 @@ export class SwarmBed {
   /** Until so many devices report that they're done. */
   async untilCompleted(rollout: string, devices: number): Promise<void> {
     await this.bed.until(async () => {
-      const { counts } = countsSchema.parse(await this.operate('rollout', 'status', rollout));
+      const answer = await fetch(`${this.#origin.url}/api/v1/rollouts/${rollout}`, {
+        headers: { authorization: `Bearer ${this.#origin.token}` },
+      });
+      const { counts } = countsSchema.parse(await answer.json());
+      await sleep(LOOK_EVERY_MS);
       return counts.completed === devices;
     });
   }
@@ -204,7 +219,9 @@ export class SwarmBed {
   async untilSiteHas(image: Buffer, lengthBytes: number, ...names: string[]): Promise<void> {
     await this.bed.until(async () => {
       const slots = await Promise.all(names.map(name => this.slot(name, 'b')));
-      return bytesHeld(slots, image) >= lengthBytes;
+      const isHeld = bytesHeld(slots, image) >= lengthBytes;
+      if (!isHeld) await sleep(LOOK_EVERY_MS);
+      return isHeld;
     });
   }
 

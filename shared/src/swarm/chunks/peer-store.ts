@@ -90,6 +90,11 @@ export class PeerStore implements ChunkStore {
     return this.isRefusing || this.#isClosed;
   }
 
+  /** It sent what it must not: asking it again never has a use. */
+  get hasLied(): boolean {
+    return this.#lie !== undefined;
+  }
+
   /** It lied, or doesn't serve us. */
   get isRefusing(): boolean {
     return this.#lie !== undefined || this.#isRefused;

@@ -9,8 +9,9 @@ import type { SwarmStore } from './swarm-store.ts';
 
 const FIRST_PAUSE_MS = 1000;
 const MAX_PAUSE_MS = 30_000;
-/** One that can't be reached so often in a row makes room for others, until it's named again. */
+/** One that can't be reached so often in a row makes room for others, until it's named again, where room is scarce. */
 const MAX_VAIN_TRIES = 4;
+const PLENTY = MAX_PEERS / 2;
 /** A peer that was steady for so long before it left is tried again soon. */
 const STEADY_MS = 30_000;
 
@@ -61,7 +62,7 @@ export class PeerLinks {
     const { signal } = this.#stop;
     let pauseMs = FIRST_PAUSE_MS;
     let vainTries = 0;
-    while (!signal.aborted && vainTries < MAX_VAIN_TRIES) {
+    while (!signal.aborted && (vainTries < MAX_VAIN_TRIES || this.#met.size < PLENTY)) {
       const store = new PeerStore({
         node,
         peer: id,
@@ -80,9 +81,10 @@ export class PeerLinks {
         swarm.removePeer(id);
         store.close();
       }
-      if (store.isRefusing) return;
-      pauseMs =
-        performance.now() - beginMs > STEADY_MS ? FIRST_PAUSE_MS : Math.min(MAX_PAUSE_MS, pauseMs * 2);
+      if (store.hasLied) return;
+      // One that refuses may not have heard of us yet.
+      const isSteady = !store.isRefusing && performance.now() - beginMs > STEADY_MS;
+      pauseMs = isSteady ? FIRST_PAUSE_MS : Math.min(MAX_PAUSE_MS, pauseMs * 2);
       await sleep(pauseMs, undefined, { signal }).catch(() => {
         // Closed: the loop ends.
       });
