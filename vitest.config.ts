@@ -8,7 +8,7 @@ export default defineConfig({
   ssr: { resolve: { conditions: ['sitecast-source'] } },
   test: {
     // Most tests wait for processes and sockets of their own.
-    maxWorkers: 2,
+    maxWorkers: 3,
     // A busy CI machine may starve a process for longer than a test waits; a second failure is a failure.
     retry: process.env.CI ? 1 : 0,
     projects: packages.map(name => ({
