@@ -1,6 +1,7 @@
 import { isIP } from 'node:net';
 import {
   parseBoundedInteger,
+  parseBytes,
   parseDurationMs,
   parseRate,
   type SettingsCommand,
@@ -14,6 +15,8 @@ import type { SlotName } from './ports.ts';
 const MAX_CONCURRENCY = 64;
 const MAX_GATEWAYS = 16;
 const MIN_POLL_MS = 1000;
+/** At a lower one a chunk of 1 MiB would take longer than the deadline of whoever asks for it allows. */
+const MIN_UPLOAD_BYTES_PER_S = 125_000;
 
 /** Everything that `run` takes, checked. */
 export interface RunSettings {
@@ -101,7 +104,11 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
       ).argParser(parsePeerListen),
     )
     .option('--no-mdns', 'looks for no peers by multicast DNS, beside those that gateways name')
-    .option('--max-upload <rate>', 'what is handed out at most, such as 10Mbit (a second)', parseRate)
+    .option(
+      '--max-upload <rate>',
+      'what is handed out at most, such as 10Mbit (a second)',
+      parseRate(MIN_UPLOAD_BYTES_PER_S),
+    )
     .option(
       '--hook-serve <command>',
       'asked now and then while others want chunks; another exit code than 0: none are handed out',
@@ -220,23 +227,6 @@ class Values {
     // From the environment, several come with spaces or commas between them.
     return all.flatMap(item => (typeof item === 'string' ? item.split(/[\s,]+/).filter(Boolean) : []));
   }
-}
-
-const UNITS = new Map([
-  ['', 1],
-  ['B', 1],
-  ['KiB', 2 ** 10],
-  ['MiB', 2 ** 20],
-  ['GiB', 2 ** 30],
-  ['TiB', 2 ** 40],
-]);
-
-function parseBytes(text: string): number {
-  const match = /^(\d{1,15})(|B|KiB|MiB|GiB|TiB)$/.exec(text);
-  const unit = UNITS.get(match?.[2] ?? '');
-  const bytes = match && unit !== undefined ? Number(match[1]) * unit : Number.NaN;
-  if (!Number.isSafeInteger(bytes)) throw new InvalidArgumentError('expected a size such as 512MiB');
-  return bytes;
 }
 
 function parseRelease(text: string): { counter: number; version: string } {

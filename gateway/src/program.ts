@@ -1,12 +1,11 @@
-import { parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
+import { parseBytes, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { Option } from 'commander';
 import {
   type GatewaySettings,
   LOG_LEVELS,
-  parseBytes,
   parseListen,
   parseQuietHours,
-  parseRate,
+  parseWanRate,
   parseUpstreamUrl,
 } from './settings.ts';
 
@@ -118,7 +117,7 @@ function wanOptions(serve: SettingsCommand): SettingsCommand {
     .option(
       '--wan-rate <rate>',
       'what chunks may take of the WAN, all gateways of the site together, such as 10Mbit (default: all there is)',
-      parseRate,
+      parseWanRate,
     )
     .option(
       '--quiet-hours <hours>',
@@ -128,7 +127,7 @@ function wanOptions(serve: SettingsCommand): SettingsCommand {
     .option(
       '--quiet-rate <rate>',
       'what chunks that devices ask for may take in the quiet hours (default: nothing)',
-      parseRate,
+      parseWanRate,
     )
     .option('--no-prefetch', 'fetch no chunk before a device asks for it');
 }

@@ -1,3 +1,4 @@
+import { parseRate } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseWindow } from '@sitecast/shared/fleet';
 import { InvalidArgumentError } from 'commander';
@@ -32,37 +33,8 @@ export interface GatewaySettings extends WanSettings {
 
 export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
 
-const UNITS = new Map([
-  ['', 1],
-  ['B', 1],
-  ['KiB', 2 ** 10],
-  ['MiB', 2 ** 20],
-  ['GiB', 2 ** 30],
-  ['TiB', 2 ** 40],
-]);
-
-/** `20GiB`, `512MiB`, `1048576` → bytes. */
-export function parseBytes(text: string): number {
-  const match = /^(\d{1,15})\s*(B|KiB|MiB|GiB|TiB|)$/.exec(text);
-  const bytes = Number(match?.[1]) * (UNITS.get(match?.[2] ?? '') ?? Number.NaN);
-  if (!Number.isSafeInteger(bytes)) throw new InvalidArgumentError('expected a size such as 512MiB or 20GiB');
-  return bytes;
-}
-
-const RATE_UNITS = new Map([
-  ['kbit', 1e3 / 8],
-  ['Mbit', 1e6 / 8],
-  ['Gbit', 1e9 / 8],
-]);
-
-/** `10Mbit`, `512kbit`, `1.5Mbit/s` → bytes a second. */
-export function parseRate(text: string): number {
-  const match = /^(\d{1,9}(?:\.\d{1,3})?)\s*(kbit|Mbit|Gbit)(?:\/s)?$/.exec(text);
-  const bytesPerS = Number(match?.[1]) * (RATE_UNITS.get(match?.[2] ?? '') ?? Number.NaN);
-  if (!(bytesPerS >= MIN_WAN_BYTES_PER_S))
-    throw new InvalidArgumentError('expected a rate such as 10Mbit or 512kbit, 256kbit at the least');
-  return bytesPerS;
-}
+/** For `--wan-rate` and `--quiet-rate`. */
+export const parseWanRate = parseRate(MIN_WAN_BYTES_PER_S);
 
 /** `Mon-Fri 08:00-18:00`, as it is. */
 export function parseQuietHours(text: string): string {

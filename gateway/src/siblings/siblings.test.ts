@@ -14,6 +14,7 @@ it('asks at most so many other gateways, and none again while it has not answere
     port: {
       ask: async (url, signal) => {
         asked.push(url);
+        // Called off at the end of the test.
         await sleep(60_000, undefined, { signal, ref: false }).catch(() => undefined);
         return undefined;
       },

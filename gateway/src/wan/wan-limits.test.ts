@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { parseRate } from '../settings.ts';
+import { parseWanRate } from '../settings.ts';
 import { MIN_WAN_BYTES_PER_S, WanLimits, type WanSettings } from './wan-limits.ts';
 
 /** Limits on a clock that jumps to whenever somebody has waited long enough. */
@@ -77,9 +77,9 @@ it('fetches fewer chunks at one time the less there is for them', () => {
 });
 
 it('takes rates in bits, down to the least', () => {
-  expect(parseRate('10Mbit')).toBe(1_250_000);
-  expect(parseRate('1.5Mbit/s')).toBe(187_500);
-  expect(parseRate('256kbit')).toBe(MIN_WAN_BYTES_PER_S);
+  expect(parseWanRate('10Mbit')).toBe(1_250_000);
+  expect(parseWanRate('1.5Mbit/s')).toBe(187_500);
+  expect(parseWanRate('256kbit')).toBe(MIN_WAN_BYTES_PER_S);
   for (const wrong of ['255kbit', '10', '10MB', '-1Mbit', '0Mbit', 'fast'])
-    expect(() => parseRate(wrong)).toThrow('expected a rate');
+    expect(() => parseWanRate(wrong)).toThrow('expected a rate');
 });

@@ -28,19 +28,41 @@ export function parseDurationMs(text: string): number {
   return Number(match[1]) * unitMs;
 }
 
-const UNIT_BITS_PER_S = new Map([
-  ['kbit', 1000],
-  ['Mbit', 1_000_000],
-  ['Gbit', 1_000_000_000],
+const UNIT_BYTES = new Map([
+  ['', 1],
+  ['B', 1],
+  ['KiB', 2 ** 10],
+  ['MiB', 2 ** 20],
+  ['GiB', 2 ** 30],
+  ['TiB', 2 ** 40],
 ]);
 
-/** `500kbit`, `10Mbit`, `1Gbit`, a second each → bytes per second. */
-export function parseRate(text: string): number {
-  const match = /^([1-9]\d{0,5})(kbit|Mbit|Gbit)$/.exec(text);
-  const unit = UNIT_BITS_PER_S.get(match?.[2] ?? '');
-  if (!match || unit === undefined)
-    throw new InvalidArgumentError('expected a rate such as 500kbit or 10Mbit (a second)');
-  return (Number(match[1]) * unit) / 8;
+/** `20GiB`, `512MiB`, `1048576` → bytes. */
+export function parseBytes(text: string): number {
+  const match = /^(\d{1,15})\s*(B|KiB|MiB|GiB|TiB|)$/.exec(text);
+  const bytes = Number(match?.[1]) * (UNIT_BYTES.get(match?.[2] ?? '') ?? Number.NaN);
+  if (!Number.isSafeInteger(bytes)) throw new InvalidArgumentError('expected a size such as 512MiB or 20GiB');
+  return bytes;
+}
+
+const UNIT_BYTES_PER_S = new Map([
+  ['kbit', 1e3 / 8],
+  ['Mbit', 1e6 / 8],
+  ['Gbit', 1e9 / 8],
+]);
+const BITS_PER_BYTE = 8;
+
+/** A parser for `10Mbit`, `512kbit`, `1.5Mbit/s` → bytes a second, at the least so many. */
+export function parseRate(leastBytesPerS: number): (text: string) => number {
+  return text => {
+    const match = /^(\d{1,9}(?:\.\d{1,3})?)\s*(kbit|Mbit|Gbit)(?:\/s)?$/.exec(text);
+    const bytesPerS = Number(match?.[1]) * (UNIT_BYTES_PER_S.get(match?.[2] ?? '') ?? Number.NaN);
+    if (!(bytesPerS >= leastBytesPerS)) {
+      const least = `${(leastBytesPerS * BITS_PER_BYTE) / 1e3}kbit`;
+      throw new InvalidArgumentError(`expected a rate such as 10Mbit or 512kbit, ${least} at the least`);
+    }
+    return bytesPerS;
+  };
 }
 
 /** `5%` or `0.5%` → basis points (500, 50). */

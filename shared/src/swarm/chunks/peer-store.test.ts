@@ -350,6 +350,7 @@ describe('a server of chunks', () => {
   ])('ends the stream of a peer that %s', async (_what, asks) => {
     const { asker, server } = await served();
     const raw = await rawAsker(asker, server);
+    // What comes after the end can't be sent any more.
     for (const ask of asks) await raw.ask(ask).catch(() => {});
     await until(() => raw.state.isEnded, 'the stream has ended');
     expect(raw.answers).toEqual([]);
