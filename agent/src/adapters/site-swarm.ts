@@ -12,6 +12,7 @@ import {
   createSiteNode,
   HoldingsBoard,
   ImageHoldings,
+  Neighbours,
   Pace,
   PeerLinks,
   type SwarmNode,
@@ -54,6 +55,7 @@ export class SiteSwarm implements SitePeers {
   readonly #board = new HoldingsBoard();
   readonly #held = new Map<string, ChunkStore>();
   readonly #server: ChunkServer;
+  readonly #neighbours: Neighbours;
   readonly #named = new LRUCache<string, FoundPeer>({ max: MAX_NAMED_PEERS, ttl: KNOWN_FOR_MS });
   readonly #found = new LRUCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: KNOWN_FOR_MS });
   /** Those found that were met for the present image. */
@@ -65,6 +67,7 @@ export class SiteSwarm implements SitePeers {
   private constructor(node: SwarmNode, options: SiteSwarmOptions) {
     this.#node = node;
     this.#options = options;
+    this.#neighbours = new Neighbours(node);
     const { maxUploadBytesPerS, mayServe, isBusy } = options;
     this.#server = new ChunkServer({
       node,
@@ -126,7 +129,8 @@ export class SiteSwarm implements SitePeers {
     for (const peer of peers) {
       if (peer.id === this.#node.id) continue;
       this.#named.set(peer.id, peer);
-      this.#links?.meet(peer.id, peer.addresses);
+      if (this.#links) this.#links.meet(peer.id, peer.addresses);
+      else this.#neighbours.meet(peer.id, peer.addresses);
     }
   }
 
@@ -178,6 +182,7 @@ export class SiteSwarm implements SitePeers {
 
   async close(): Promise<void> {
     await this.#links?.close();
+    await this.#neighbours.close();
     await this.#server.stop();
     await this.#node.close();
   }

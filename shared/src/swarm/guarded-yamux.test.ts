@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { FrameLengths } from './guarded-yamux.ts';
 import { MAX_MUXER_FRAME_BYTES } from './options.ts';
@@ -56,3 +57,43 @@ describe("a connection's frames", () => {
     expect(await connect(await nodes.site(), victim)).toBe(victim.id);
   });
 });
+
+describe('the window of a stream', () => {
+  it('is told anew when half of it is used, not after each message', async () => {
+    const [one, two] = [await nodes.site(), await nodes.site()];
+    const PROTOCOL = '/sitecast/test/window';
+    let receivedBytes = 0;
+    await two.libp2p.handle(PROTOCOL, stream => {
+      stream.addEventListener('message', ({ data }) => {
+        receivedBytes += data.byteLength;
+      });
+    });
+    await connect(one, two);
+    const stream = await one.libp2p.dialProtocol(two.libp2p.peerId, PROTOCOL);
+    const updates = countFrames(one.libp2p.getConnections()[0], WINDOW_UPDATE);
+    const message = Buffer.alloc(1024);
+    for (let sent = 1; sent <= 1024; sent += 1) {
+      stream.send(message);
+      // One at a time: so the library would tell of each.
+      while (receivedBytes < sent * message.length) await setImmediate();
+    }
+    // 1 MiB in half windows of 128 KiB, and those that open the stream.
+    expect(updates.count).toBeGreaterThanOrEqual(4);
+    expect(updates.count).toBeLessThanOrEqual(16);
+  });
+});
+
+const WINDOW_UPDATE = 1;
+
+/** Counts the frames of a type that come over a connection from now on. */
+function countFrames(connection: unknown, type: number): { count: number } {
+  const counted = { count: 0 };
+  const muxer = Object(Reflect.get(Object(connection), 'muxer'));
+  const handle: unknown = Reflect.get(muxer, 'handleFrame');
+  if (typeof handle !== 'function') throw new Error('libp2p looks different now');
+  Reflect.set(muxer, 'handleFrame', (frame: { header: { type: number } }) => {
+    if (frame.header.type === type) counted.count += 1;
+    Reflect.apply(handle, muxer, [frame]);
+  });
+  return counted;
+}

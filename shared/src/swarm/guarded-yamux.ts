@@ -1,5 +1,6 @@
 import type { MessageStream, StreamMuxerFactory, StreamMuxer } from '@libp2p/interface';
 import { yamux } from '@libp2p/yamux';
+import { StreamState, YamuxStream } from '@libp2p/yamux/stream';
 import { MAX_MUXER_FRAME_BYTES, YAMUX_LIMITS } from './options.ts';
 
 // Who can send this: anybody who reaches the port and completes the handshake, for which a key made just now is enough (on
@@ -11,6 +12,24 @@ const HEADER_BYTES = 12;
 const TYPE_AT = 1;
 const LENGTH_AT = 8;
 const DATA_FRAME = 0;
+
+/**
+ * The library answers each data frame, however small, with a window update: half of all frames then, each one encrypted and a
+ * packet of its own. As other implementations do, the sender is told when it has used half of its window; until then it
+ * has enough. Before a stream is established updates carry its SYN and ACK, and go out as ever.
+ */
+interface Windowed {
+  readonly state: StreamState;
+  /** Bytes: what the sender may send at most, and what of it is left. */
+  readonly recvWindow: number;
+  readonly recvWindowCapacity: number;
+}
+const updateWindow = YamuxStream.prototype.sendWindowUpdate;
+YamuxStream.prototype.sendWindowUpdate = function whenHalfUsed(this: YamuxStream): void {
+  const { state, recvWindow, recvWindowCapacity } = this as unknown as Windowed;
+  if (state === StreamState.Established && recvWindowCapacity > recvWindow / 2) return;
+  updateWindow.call(this);
+};
 
 /** Yamux that ends a connection whose frames are longer than any window that it gives. */
 export function guardedYamux(): () => StreamMuxerFactory {

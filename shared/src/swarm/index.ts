@@ -18,6 +18,7 @@ export {
   type NodeOptions,
   type SwarmNode,
 } from './node.ts';
+export { MAX_NEIGHBOURS, Neighbours } from './neighbours.ts';
 export { ChunkServer, type ChunkServerOptions } from './chunks/chunk-server.ts';
 export { HoldingsBoard, ImageHoldings } from './chunks/holdings.ts';
 export { Pace } from './chunks/pace.ts';

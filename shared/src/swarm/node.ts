@@ -100,6 +100,11 @@ export class SwarmNode {
     }
   }
 
+  /** Whether a connection with a peer is open. */
+  isConnected(id: string): boolean {
+    return this.libp2p.getConnections(peerIdFromString(id)).length > 0;
+  }
+
   /** Ends all connections with a peer. */
   async hangUp(id: string): Promise<void> {
     await this.libp2p.hangUp(peerIdFromString(id));
@@ -148,8 +153,9 @@ export async function createFleetNode(options: FleetNodeOptions): Promise<FleetN
 export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
   const libp2p = await createLibp2p({
     ...nodeSettings(options, SITE_PING_MS),
+    // No identify: who speaks is known by its key, where it is by the gateway or multicast DNS, and both speak one protocol. It
+    // would cost each connection two streams and two signatures.
     services: {
-      identify: identify(IDENTIFY_LIMITS),
       discovery: discovery(options.isDiscovering ? SITE_SERVICE : undefined),
     },
   });

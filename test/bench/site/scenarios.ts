@@ -27,6 +27,17 @@ export const THIN_WAN: Shape = {
 };
 export const THIN_GATEWAY: Shape = { ...THIN_WAN, gatewayMbit: 100 };
 
+/**
+ * The same network, slower. All devices share this machine's cores, which at full rate bound the time (`CPU / limit` says so);
+ * here they don't, and what's left is what the protocol itself loses.
+ */
+const slowed = (shape: Shape, times: number): Shape => ({
+  ...shape,
+  wanMbit: shape.wanMbit / times,
+  gatewayMbit: shape.gatewayMbit / times,
+  deviceMbit: shape.deviceMbit / times,
+});
+
 /** What each is to reach. */
 interface Target {
   /** WAN bytes beyond what TCP sent again, in images. */
@@ -55,6 +66,19 @@ export const SCENARIOS: readonly Judged[] = [
     name: 'thin-gateway',
     what: 'thin gateway',
     shape: THIN_GATEWAY,
+    isWarm: true,
+    target: { gateway: MAX_LAN_COPIES, time: MAX_LAN_TIME },
+  },
+  {
+    ...thinWan(8),
+    name: 'thin-wan-8-slow',
+    what: 'thin WAN, a quarter of the rates',
+    shape: slowed(THIN_WAN, 4),
+  },
+  {
+    name: 'thin-gateway-slow',
+    what: 'thin gateway, an eighth of the rates',
+    shape: slowed(THIN_GATEWAY, 8),
     isWarm: true,
     target: { gateway: MAX_LAN_COPIES, time: MAX_LAN_TIME },
   },

@@ -19,7 +19,7 @@ const READMIT_AFTER_MS = 30_000;
 const READ_MS = 15_000;
 /** What has come is told together: the more listen, the more of it, so that a site's talk doesn't grow with its square. */
 const TELL_EVERY_MS = 50;
-const TELL_EVERY_MS_PER_LISTENER = 10;
+const TELL_EVERY_MS_PER_LISTENER = 20;
 
 /**
  * Whether a peer may be served: it has a current assignment to this site and isn't revoked.

@@ -14,6 +14,8 @@ const MAX_VAIN_TRIES = 4;
 const PLENTY = MAX_PEERS / 2;
 /** A peer that was steady for so long before it left is tried again soon. */
 const STEADY_MS = 30_000;
+/** Two that hear of each other at one time would both dial: the one with the higher id lets the other begin. */
+const YIELD_MS = 300;
 
 interface PeerLinksOptions {
   readonly node: SwarmNode;
@@ -72,7 +74,7 @@ export class PeerLinks {
       const beginMs = performance.now();
       try {
         vainTries += 1;
-        await dialOne(node, addresses, signal);
+        await connect(node, id, addresses, signal);
         vainTries = 0;
         await this.#stay(store);
       } catch (error) {
@@ -110,7 +112,19 @@ export class PeerLinks {
   }
 }
 
-async function dialOne(node: SwarmNode, addresses: readonly string[], signal: AbortSignal): Promise<void> {
+/**
+ * Connects to a peer, if it isn't connected.
+ * @param addresses multiaddresses of the peer, its id at their end
+ * @throws SITECAST_PEER_UNREACHABLE, SITECAST_PEER_ADDRESS
+ */
+export async function connect(
+  node: SwarmNode,
+  id: string,
+  addresses: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  if (!node.isConnected(id) && node.id > id) await sleep(YIELD_MS, undefined, { signal });
+  if (node.isConnected(id)) return;
   let last: unknown = new SitecastError(
     'unreachable',
     'SITECAST_PEER_UNREACHABLE',

@@ -1,0 +1,40 @@
+import { setMaxListeners } from 'node:events';
+import { SitecastError } from '../errors.ts';
+import type { SwarmNode } from './node.ts';
+import { connect } from './schedule/peer-links.ts';
+
+/** Connections that are kept while there's nothing to fetch: enough that a site hangs together, few enough to cost nothing. */
+export const MAX_NEIGHBOURS = 8;
+
+/**
+ * Keeps a node connected to a few machines of its site, so that an update doesn't begin with handshakes everywhere. Only
+ * those that somebody vouches for are to be handed in: a connection is made without being asked for.
+ */
+export class Neighbours {
+  readonly #node: SwarmNode;
+  readonly #connecting = new Map<string, Promise<void>>();
+  readonly #stop = new AbortController();
+
+  constructor(node: SwarmNode) {
+    this.#node = node;
+    setMaxListeners(4 * MAX_NEIGHBOURS, this.#stop.signal);
+  }
+
+  /** One that can't be reached is let be until it's named again. */
+  meet(id: string, addresses: readonly string[]): void {
+    const node = this.#node;
+    if (this.#stop.signal.aborted || id === node.id || this.#connecting.has(id)) return;
+    if (node.isConnected(id) || node.connected.length + this.#connecting.size >= MAX_NEIGHBOURS) return;
+    const attempt = connect(node, id, addresses, this.#stop.signal)
+      .catch((error: unknown) => {
+        if (!(error instanceof SitecastError) && !this.#stop.signal.aborted) throw error;
+      })
+      .finally(() => this.#connecting.delete(id));
+    this.#connecting.set(id, attempt);
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort(new Error('closed'));
+    await Promise.all(this.#connecting.values());
+  }
+}
