@@ -65,7 +65,10 @@ async function network(origin: FakeOrigin): Promise<Row[]> {
     const { connections } = carriedBy(fleet.ports);
     const idleBytes = await carriedDuring(fleet.ports, async () => {}, IDLE_MS);
     const perDay = perGateway(idleBytes) * (DAY_MS / IDLE_MS);
-    const pings = IDLE_MS === PING_PERIOD_MS ? '' : ' (NOT of whole periods of pings, which are its most)';
+    const pings =
+      IDLE_MS > 0 && IDLE_MS % PING_PERIOD_MS === 0
+        ? ''
+        : ' (NOT of whole periods of pings, which are its most)';
     return [
       row('connections of a gateway', perGateway(connections).toFixed(1)),
       ...described('renewed timestamp', renewal),
