@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import type { SitecastError } from '@sitecast/shared/errors';
-import { type FoundTarget, TufClient } from '@sitecast/shared/trust';
+import { type FoundTarget, rememberingVerifier, TufClient } from '@sitecast/shared/trust';
 import { ChunkCache } from './chunks/chunk-cache.ts';
 import { ChunkService, MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
 import { FrameMemory } from './chunks/frame-memory.ts';
@@ -164,7 +164,9 @@ function siteFollows(
 async function openMirror(parts: GatewayParts) {
   const { upstreams, trustStore, mirrorStore, token, settings, metrics, now, log } = parts;
   const switchable = new SwitchableFetcher();
-  const client = await TufClient.open({ store: trustStore, fetcher: switchable, now });
+  // What comes is read by the judge of gossip, by the client and once more as a set.
+  const verify = rememberingVerifier();
+  const client = await TufClient.open({ store: trustStore, fetcher: switchable, now, verify });
   const mirror = new Mirror();
   const onRefused = (url: string, error: SitecastError): void => metrics.refused(url, error.code);
   const targets = new TargetFiles({ store: mirrorStore, upstreams, log, onRefused });
@@ -183,6 +185,7 @@ async function openMirror(parts: GatewayParts) {
     store: mirrorStore,
     targets,
     roots,
+    verify,
     log,
     onRefused,
     beforeSwap: set => named.follow(set),
@@ -200,15 +203,15 @@ async function openMirror(parts: GatewayParts) {
     const { root, timestamp, snapshot } = client.trusted;
     return { root: root.bytes, timestamp: timestamp?.bytes, snapshot: snapshot?.bytes };
   };
-  return { mirror, targets, named, synchroniser, follower, fetchTarget, onServed, trusted };
+  return { mirror, targets, named, synchroniser, follower, fetchTarget, onServed, trusted, verify };
 }
 
 function followNews(
   { news, log }: GatewayParts,
-  { trusted, follower, onServed }: Awaited<ReturnType<typeof openMirror>>,
+  { trusted, verify, follower, onServed }: Awaited<ReturnType<typeof openMirror>>,
 ): void {
   if (!news) return;
-  news.listen({ trusted, onNews: () => follower.wake() });
+  news.listen({ trusted, verify, onNews: () => follower.wake() });
   onServed.push(tellOfSets(news, log));
 }
 

@@ -82,6 +82,8 @@ it('fetches no chunk in quiet hours, but follows the repository; afterwards what
   const [one = Buffer.alloc(32)] = first.ids;
   const refused = await gateway.get(pathOf(one));
   expect([refused.status, JSON.parse(refused.body.toString()).code]).toEqual([503, 'SITECAST_QUIET_HOURS']);
+  // They last for more than an hour yet.
+  expect(refused.headers.get('retry-after')).toBe('3600');
   await origin.publishRelease('camera', 2, noise(1, 2));
   const timestamp = origin.repository.bytesOf('timestamp');
   await until(

@@ -1,8 +1,6 @@
-import { subscribe, unsubscribe } from 'node:diagnostics_channel';
-import { writeFile } from 'node:fs/promises';
-import { Socket } from 'node:net';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import {
   type FakeOrigin,
   removeTemporaryDirectories,
@@ -10,95 +8,156 @@ import {
   TestWorld,
 } from '@sitecast/gateway/testing';
 import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
-import { Identity } from '@sitecast/shared/identity';
-import { KeyPair } from '@sitecast/shared/signing';
-import {
-  type Announcement,
-  announcementOf,
-  createFleetNode,
-  encodeAnnouncement,
-  type FleetNode,
-} from '@sitecast/shared/swarm';
+import { type Announcement, announcementOf, encodeAnnouncement } from '@sitecast/shared/swarm';
 import { type Benchmark, median, type Row } from './benchmark.ts';
+import { FleetOfNodes } from './gossip-fleet.ts';
+import { behind, carriedBy, carriedDuring, DelayedLine, portOf } from './gossip-net.ts';
 import { inScratch } from './scratch.ts';
 
 const GATEWAYS = 50;
-const PUBLICATIONS = 5;
-/** Others that a gateway knows at its start, besides the first node: those that began before it. */
-const KNOWN = 3;
-const HOUR_MS = 3_600_000;
+const ROUNDS = 5;
+/** Others that a gateway dials besides the origin: as many as `ENOUGH_CONNECTIONS` leaves room for. */
+const OTHERS = 3;
+const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
 const DAY_MS = 24 * HOUR_MS;
 const SETTLE_MS = 15_000;
-/** More than one ping (5 minutes) of each connection. Set to fewer for a first look. */
-const IDLE_MS = Number(process.env.SITECAST_BENCH_IDLE_MIN ?? 6) * 60_000;
+/** After a message, until nothing more comes of it. */
+const ECHO_MS = 6000;
+/** Connections are pinged every 5 minutes: in exactly so long each is once, whenever that is. */
+const PING_PERIOD_MS = 5 * MINUTE_MS;
+const IDLE_MS = Number(process.env.SITECAST_BENCH_IDLE_MIN ?? 5) * MINUTE_MS;
 
 export const gossipBenchmark: Benchmark = {
   name: 'gossip',
-  what: `${GATEWAYS} gateways in one process that hear of changes by gossip alone: from the announcement to the last one's verified set, bytes of each, and of a day without news (measured for ${IDLE_MS / 60_000} minutes)`,
+  what: `${GATEWAYS} gateways: copies and bytes of a message over late lines (headers of TCP/IP with them), bytes of a day without news (from ${IDLE_MS / MINUTE_MS} minutes; what goes over HTTP isn't in it), and the time to the last verified set`,
   run: () =>
     inScratch(async scratch => {
       const world = new TestWorld();
-      const traffic = new Traffic();
       try {
-        return await run(world, traffic, scratch);
+        const origin = await silentOrigin(world);
+        return [...(await network(origin)), ...(await gateways(world, origin, scratch))];
       } finally {
-        traffic.stop();
         await world.closeAll();
         await removeTemporaryDirectories();
       }
     }),
 };
 
-async function run(world: TestWorld, traffic: Traffic, scratch: string): Promise<Row[]> {
-  const fleetKey = generateFleetKey();
-  const fleetKeyFile = join(scratch, 'fleet.key');
-  await writeFile(fleetKeyFile, fleetKeyToText(fleetKey), { mode: 0o600 });
-  const origin = await silentOrigin(world);
-  const identity = new Identity(KeyPair.generate());
-  const first = await createFleetNode({ identity, listen: ['/ip4/127.0.0.1/tcp/0'], fleetKey });
-  first.gossip.onAnnouncement(() => 'accept');
-  for (const address of first.addresses) traffic.ports.add(portOf(address));
+const row = (what: string, figure: string): Row => ({ what, figure });
+const ms = (figures: readonly number[]) =>
+  `${Math.round(median(figures))} ms, the slowest ${Math.round(Math.max(...figures))} ms`;
+
+/** The fleet's network alone: nodes that take a moment for a verdict, and verify nothing. */
+async function network(origin: FakeOrigin): Promise<Row[]> {
+  const fleet = await FleetOfNodes.open(GATEWAYS, OTHERS);
   try {
-    const gateways = await startGateways(world, origin, { first, fleetKeyFile });
-    for (const gateway of gateways) traffic.ports.add(portOf(addressOf(gateway)));
     await sleep(SETTLE_MS);
-    const rounds: { tookMs: number; bytes: number }[] = [];
-    let announcedBytes = 0;
-    for (let round = 0; round < PUBLICATIONS; round += 1) {
+    const renewal = await rounds(fleet, async () => {
+      await origin.repository.publish('timestamp');
+      return newsOf(origin, []);
+    });
+    const publication = await rounds(fleet, async () => {
       await origin.startRollout('camera', 1);
-      const announcement = newsOf(origin);
-      announcedBytes = encodeAnnouncement(announcement).length;
-      const before = traffic.bytes;
-      const tookMs = await lastHearsAfter(gateways, origin, () => first.gossip.announce(announcement));
-      await sleep(2000);
-      rounds.push({ tookMs, bytes: traffic.bytes - before });
-    }
+      return newsOf(origin, ['snapshot', 'rollouts']);
+    });
     await sleep(SETTLE_MS);
-    const before = traffic.bytes;
-    await sleep(IDLE_MS);
-    const idle = ((traffic.bytes - before) / GATEWAYS) * (DAY_MS / IDLE_MS) * 2;
-    // What goes out of one comes into another: each pays for both.
-    const perGateway = (2 * median(rounds.map(({ bytes }) => bytes))) / GATEWAYS;
+    const { connections } = carriedBy(fleet.ports);
+    const idleBytes = await carriedDuring(fleet.ports, async () => {}, IDLE_MS);
+    const perDay = perGateway(idleBytes) * (DAY_MS / IDLE_MS);
+    const pings =
+      IDLE_MS > 0 && IDLE_MS % PING_PERIOD_MS === 0
+        ? ''
+        : ' (NOT of whole periods of pings, which are its most)';
     return [
-      row(
-        'from announcement to the last verified set, median',
-        `${Math.round(median(rounds.map(r => r.tookMs)))} ms`,
-      ),
-      row('… the slowest', `${Math.round(Math.max(...rounds.map(r => r.tookMs)))} ms`),
-      row('one announcement', `${announcedBytes} bytes`),
-      row(
-        'bytes of a gateway for it, in and out',
-        `${Math.round(perGateway)} (${(perGateway / announcedBytes).toFixed(1)} announcements)`,
-      ),
-      row('connections of a gateway', ((2 * traffic.connections) / GATEWAYS).toFixed(1)),
-      row('bytes of a gateway in a day without news, in and out', `${(idle / 1e6).toFixed(2)} MB`),
+      row('connections of a gateway', perGateway(connections).toFixed(1)),
+      ...described('renewed timestamp', renewal),
+      ...described('publication', publication),
+      row(`bytes of a gateway in a day: pings${pings}`, mb(perDay)),
+      row('… 24 renewals', mb(renewal.bytes * 24)),
     ];
   } finally {
-    await first.close();
+    await fleet.close();
   }
 }
 
-const row = (what: string, figure: string): Row => ({ what, figure });
+interface Figures {
+  announcedBytes: number;
+  copies: number;
+  /** Of one gateway, in and out. */
+  bytes: number;
+  tookMs: number[];
+}
+
+async function rounds(fleet: FleetOfNodes, next: () => Promise<Announcement>): Promise<Figures> {
+  const found = { copies: [] as number[], bytes: [] as number[], tookMs: [] as number[] };
+  let announcedBytes = 0;
+  for (let round = 0; round < ROUNDS; round += 1) {
+    const announcement = await next();
+    announcedBytes = encodeAnnouncement(announcement).length;
+    const bytes = await carriedDuring(
+      fleet.ports,
+      async () => found.tookMs.push(await fleet.announce(announcement)),
+      ECHO_MS,
+    );
+    found.bytes.push(perGateway(bytes));
+    found.copies.push(fleet.takeCopies() / GATEWAYS);
+  }
+  return { announcedBytes, tookMs: found.tookMs, copies: median(found.copies), bytes: median(found.bytes) };
+}
+
+function described(what: string, { announcedBytes, copies, bytes, tookMs }: Figures): Row[] {
+  return [
+    row(`${what} of ${announcedBytes} bytes: copies that come to a gateway`, copies.toFixed(1)),
+    row('… bytes of a gateway, in and out', String(Math.round(bytes))),
+    row('… until the last has it', ms(tookMs)),
+  ];
+}
+
+/** What goes out of one comes into another: each pays for both. */
+const perGateway = (sum: number): number => (2 * sum) / GATEWAYS;
+const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`;
+
+/** Gateways as they are, which hear of changes by gossip alone. */
+async function gateways(world: TestWorld, origin: FakeOrigin, scratch: string): Promise<Row[]> {
+  const fleetKey = generateFleetKey();
+  const fleetKeyFile = join(scratch, 'fleet.key');
+  await writeFile(fleetKeyFile, fleetKeyToText(fleetKey), { mode: 0o600 });
+  const fleet = await FleetOfNodes.open(0, 0, fleetKey);
+  const lines: DelayedLine[] = [];
+  try {
+    const all: TestGateway[] = [];
+    const addresses: string[] = [];
+    for (let at = 0; at < GATEWAYS; at += 1) {
+      const gossipPeer = [fleet.originAddress, ...addresses.slice(-OTHERS)];
+      const gossipListen = ['/ip4/127.0.0.1/tcp/0'];
+      const gateway = await world.gateway(origin, { poll: HOUR_MS, gossipListen, gossipPeer, fleetKeyFile });
+      const line = await DelayedLine.open(portOf(addressOf(gateway)));
+      lines.push(line);
+      addresses.push(behind(line, addressOf(gateway)));
+      all.push(gateway);
+    }
+    await sleep(SETTLE_MS);
+    const tookMs: number[] = [];
+    const cpuMs: number[] = [];
+    for (let round = 0; round < ROUNDS; round += 1) {
+      await origin.startRollout('camera', 1);
+      const heard = await listen(all, origin);
+      const before = process.cpuUsage();
+      tookMs.push(await heard(() => fleet.announce(newsOf(origin, ['snapshot', 'rollouts']))));
+      const { user, system } = process.cpuUsage(before);
+      cpuMs.push((user + system) / 1000 / GATEWAYS);
+      await sleep(2000);
+    }
+    return [
+      row('from announcement to the last verified set, all in one process', ms(tookMs)),
+      row('… CPU of a gateway for it', `${Math.round(median(cpuMs))} ms`),
+    ];
+  } finally {
+    for (const line of lines) line.close();
+    await fleet.close();
+  }
+}
 
 /** Whoever waits for its changes hears nothing. */
 async function silentOrigin(world: TestWorld): Promise<FakeOrigin> {
@@ -114,97 +173,44 @@ async function silentOrigin(world: TestWorld): Promise<FakeOrigin> {
   return origin;
 }
 
-async function startGateways(
-  world: TestWorld,
-  origin: FakeOrigin,
-  { first, fleetKeyFile }: { first: FleetNode; fleetKeyFile: string },
-): Promise<TestGateway[]> {
-  const gateways: TestGateway[] = [];
-  const addresses: string[] = [];
-  for (let at = 0; at < GATEWAYS; at += 1) {
-    const known = addresses.slice(-KNOWN);
-    const gateway = await world.gateway(origin, {
-      poll: HOUR_MS,
-      gossipListen: ['/ip4/127.0.0.1/tcp/0'],
-      gossipPeer: [...first.addresses, ...known],
-      fleetKeyFile,
-    });
-    addresses.push(addressOf(gateway));
-    gateways.push(gateway);
-  }
-  return gateways;
-}
-
 function addressOf({ log }: TestGateway): string {
   const found = /\/ip4\/[^"]+/.exec(JSON.stringify(log.lines.find(line => 'addresses' in line.fields)));
   if (!found) throw new Error('a gateway is not in the network');
   return found[0];
 }
 
-function newsOf({ repository }: FakeOrigin): Announcement {
-  const files = ['snapshot', 'rollouts'].map(
+/** In the bytes in which the origin announces it, and every gateway that had the set before. */
+function newsOf({ repository }: FakeOrigin, changed: readonly string[]): Announcement {
+  const files = changed.map(
     role => [repository.pathOf(role).slice('metadata/'.length), repository.bytesOf(role)] as const,
   );
   return announcementOf(repository.root.version, repository.bytesOf('timestamp'), new Map(files));
 }
 
-/** Every gateway is waited at as a device does. */
-async function lastHearsAfter(
-  gateways: readonly TestGateway[],
+/** Waits at every gateway as a device does. @returns what measures, in milliseconds, until the last has what was announced */
+async function listen(
+  all: readonly TestGateway[],
   { repository }: FakeOrigin,
-  announce: () => Promise<unknown>,
-): Promise<number> {
-  const waiting = gateways.map(async gateway => {
-    const path = `${gateway.url}/metadata/timestamp.json`;
-    const present = await fetch(path);
-    const etag = present.headers.get('etag') ?? '';
-    await present.arrayBuffer();
-    return async () => {
-      const answer = await fetch(path, { headers: { prefer: 'wait=55', 'if-none-match': etag } });
-      if (!Buffer.from(await answer.arrayBuffer()).equals(repository.bytesOf('timestamp')))
-        throw new Error('a gateway has something else');
-      return performance.now();
-    };
-  });
-  const hear = await Promise.all(waiting);
-  const heard = hear.map(wait => wait());
+): Promise<(announce: () => Promise<unknown>) => Promise<number>> {
+  const waits = await Promise.all(
+    all.map(async gateway => {
+      const path = `${gateway.url}/metadata/timestamp.json`;
+      const present = await fetch(path);
+      const etag = present.headers.get('etag') ?? '';
+      await present.arrayBuffer();
+      return async () => {
+        const answer = await fetch(path, { headers: { prefer: 'wait=55', 'if-none-match': etag } });
+        if (!Buffer.from(await answer.arrayBuffer()).equals(repository.bytesOf('timestamp')))
+          throw new Error('a gateway has something else');
+        return performance.now();
+      };
+    }),
+  );
+  const heard = Promise.all(waits.map(wait => wait()));
   await sleep(1000);
-  const beganMs = performance.now();
-  await announce();
-  return Math.max(...(await Promise.all(heard))) - beganMs;
-}
-
-/** What goes over the connections of the fleet's network, all of which have both ends in this process: HTTP isn't counted. */
-class Traffic {
-  /** Where nodes of that network listen. */
-  readonly ports = new Set<number>();
-  readonly #sockets: { socket: Socket; port: number }[] = [];
-  readonly #note = (message: unknown): void => {
-    const socket: unknown = Reflect.get(Object(message), 'socket');
-    if (!(socket instanceof Socket)) return;
-    socket.once('connect', () => this.#sockets.push({ socket, port: socket.remotePort ?? 0 }));
+  return async announce => {
+    const beganMs = performance.now();
+    await announce();
+    return Math.max(...(await heard)) - beganMs;
   };
-
-  constructor() {
-    subscribe('net.client.socket', this.#note);
-  }
-
-  get connections(): number {
-    return this.#ofGossip().filter(({ destroyed }) => !destroyed).length;
-  }
-
-  /** Payload of TCP, in both directions. */
-  get bytes(): number {
-    return this.#ofGossip().reduce((sum, { bytesRead, bytesWritten }) => sum + bytesRead + bytesWritten, 0);
-  }
-
-  stop(): void {
-    unsubscribe('net.client.socket', this.#note);
-  }
-
-  #ofGossip(): Socket[] {
-    return this.#sockets.filter(({ port }) => this.ports.has(port)).map(({ socket }) => socket);
-  }
 }
-
-const portOf = (address: string): number => Number(/\/tcp\/(\d+)/.exec(address)?.[1]);

@@ -1,5 +1,6 @@
 import { sealAssignment } from '@sitecast/shared/fleet';
 import type { Assignment } from '@sitecast/shared/fleet';
+import { assignmentFor } from '@sitecast/shared/fleet/testing';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { beforeEach, expect, it } from 'vitest';
@@ -10,39 +11,26 @@ const signers = { keys: { [origin.keyId]: origin.key }, keyids: [origin.keyId], 
 const self = new Identity(KeyPair.generate()).id;
 const other = new Identity(KeyPair.generate()).id;
 
-const about = (id: string, changes: Partial<Assignment> = {}): Assignment => ({
-  format: 'sitecast-assignment-1',
-  id,
-  kind: 'device',
-  product: 'camera',
-  hardware: 'rpi4',
-  site: 'north',
-  tags: {},
-  serial: 1,
-  enrolledAt: '2029-01-01T00:00:00Z',
-  issuedAt: '2029-01-01T00:00:00Z',
-  ...changes,
-});
 const signed = async (assignment: Assignment, by = origin): Promise<Buffer> =>
   Buffer.from(JSON.stringify(await sealAssignment(assignment, by)));
 
 let own: Assignment | undefined;
 let admission: Admission;
 beforeEach(() => {
-  own = about(self);
+  own = assignmentFor(self);
   admission = new Admission({ signers }, { stored: () => own });
 });
 
 it("serves devices and gateways of this device's site, of whatever product", async () => {
-  expect(admission.mayServe(other, await signed(about(other)))).toBe(true);
-  expect(admission.mayServe(other, await signed(about(other, { product: 'door' })))).toBe(true);
-  expect(admission.mayServe(other, await signed(about(other, { kind: 'gateway' })))).toBe(true);
+  expect(admission.mayServe(other, await signed(assignmentFor(other)))).toBe(true);
+  expect(admission.mayServe(other, await signed(assignmentFor(other, { product: 'door' })))).toBe(true);
+  expect(admission.mayServe(other, await signed(assignmentFor(other, { kind: 'gateway' })))).toBe(true);
 });
 
 it('serves nobody of another site, nobody with the assignment of somebody else, nobody with none', async () => {
-  expect(admission.mayServe(other, await signed(about(other, { site: 'south' })))).toBe(false);
-  expect(admission.mayServe(other, await signed(about(self)))).toBe(false);
-  expect(admission.mayServe(other, await signed(about(other), KeyPair.generate()))).toBe(false);
+  expect(admission.mayServe(other, await signed(assignmentFor(other, { site: 'south' })))).toBe(false);
+  expect(admission.mayServe(other, await signed(assignmentFor(self)))).toBe(false);
+  expect(admission.mayServe(other, await signed(assignmentFor(other), KeyPair.generate()))).toBe(false);
   for (const rubbish of ['', '{}', 'null', '{"payload":"', '[[[[']) {
     expect(admission.mayServe(other, Buffer.from(rubbish))).toBe(false);
   }
@@ -51,18 +39,18 @@ it('serves nobody of another site, nobody with the assignment of somebody else, 
 it('serves nobody who was revoked, and tells who has been since', async () => {
   expect(admission.follow([other])).toEqual([other]);
   expect(admission.follow([other])).toEqual([]);
-  expect(admission.mayServe(other, await signed(about(other)))).toBe(false);
+  expect(admission.mayServe(other, await signed(assignmentFor(other)))).toBe(false);
   admission.follow([]);
-  expect(admission.mayServe(other, await signed(about(other, { revoked: true })))).toBe(false);
+  expect(admission.mayServe(other, await signed(assignmentFor(other, { revoked: true })))).toBe(false);
 });
 
 it('serves nobody before it knows its own site, or once it was revoked itself', async () => {
-  const credential = await signed(about(other));
+  const credential = await signed(assignmentFor(other));
   own = undefined;
   expect(admission.mayServe(other, credential)).toBe(false);
-  own = about(self, { revoked: true });
+  own = assignmentFor(self, { revoked: true });
   expect(admission.mayServe(other, credential)).toBe(false);
   expect(
-    new Admission({ signers: undefined }, { stored: () => about(self) }).mayServe(other, credential),
+    new Admission({ signers: undefined }, { stored: () => assignmentFor(self) }).mayServe(other, credential),
   ).toBe(false);
 });

@@ -52,8 +52,8 @@ export async function openFleetNews(options: FleetNewsOptions): Promise<News | u
     get connections() {
       return node.connected.length;
     },
-    listen: ({ trusted, onNews }) => {
-      const verdictOn = judge({ trusted, now, onNewerRoot: onNews });
+    listen: ({ trusted, verify, onNews }) => {
+      const verdictOn = judge({ trusted, now, verify, onNewerRoot: onNews });
       node.gossip.onAnnouncement((announcement, from) => {
         const verdict = verdictOn(announcement);
         if (verdict === 'accept') onNews();

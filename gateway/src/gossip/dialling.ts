@@ -1,7 +1,10 @@
 import type { KnownGateway } from './gateway-book.ts';
 
-/** With so many connections nobody else is dialled: a mesh has 6 to 12 neighbours, and each connection costs pings. */
-export const ENOUGH_CONNECTIONS = 8;
+/**
+ * With so many connections nobody else is dialled: the origin and three others. As many again are dialled by others, on average,
+ * and that's enough for a mesh (4 neighbours); each connection costs pings.
+ */
+export const ENOUGH_CONNECTIONS = 4;
 
 interface Acquaintances {
   own: string;

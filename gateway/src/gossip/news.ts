@@ -1,4 +1,5 @@
 import type { TrustedNow } from '@sitecast/shared/swarm';
+import type { VerifySignature } from '@sitecast/shared/trust';
 import type { Log } from '../log.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 
@@ -6,7 +7,7 @@ import type { MirrorSet } from '../mirror/mirror-set.ts';
 interface Tidings {
   rootVersion: number;
   timestamp: Uint8Array;
-  /** All metadata of the set by its versioned name; what's too large is left out. */
+  /** The metadata that came with this timestamp, by its versioned name; what's too large is left out. */
   files: ReadonlyMap<string, Uint8Array>;
 }
 
@@ -17,23 +18,43 @@ export interface News {
   /** How many are connected there. */
   readonly connections: number;
   /**
-   * @param listener `onNews` is called when others tell of something newer that is rightly signed, or of a newer root
+   * @param listener `onNews` is called when others tell of something newer that is rightly signed, or of a newer root;
+   *   `verify` says whether a signature is right
    */
-  listen(listener: { trusted: () => TrustedNow; onNews: () => void }): void;
+  listen(listener: { trusted: () => TrustedNow; verify: VerifySignature; onNews: () => void }): void;
   tell(tidings: Tidings): Promise<void>;
   close(): Promise<void>;
 }
 
 /** Tells the others of each set that is served from now on. What they know already goes no further than them. */
 export function tellOfSets(news: News, log: Log): (set: MirrorSet) => void {
-  return ({ served, roles }) => {
-    const timestamp = served.get('timestamp.json');
-    const root = roles.find(({ role }) => role === 'root');
-    if (!timestamp || !root) return;
-    // The same for everybody who has this set, so that one who announces it too says nothing new.
-    const files = new Map([...served].filter(([name]) => name !== 'timestamp.json'));
-    news.tell({ rootVersion: root.version, timestamp, files }).catch((error: unknown) => {
+  let last: MirrorSet | undefined;
+  return set => {
+    const before = last;
+    last = set;
+    const timestamp = set.served.get('timestamp.json');
+    const rootVersion = versionOf(set, 'root');
+    if (!timestamp || rootVersion === undefined) return;
+    // Completed since, and otherwise as it was.
+    if (['root', 'timestamp'].every(role => before && versionOf(before, role) === versionOf(set, role)))
+      return;
+    const files = filesSince(before, set);
+    news.tell({ rootVersion, timestamp, files }).catch((error: unknown) => {
       log.warn({ err: error }, 'the other gateways could not be told of a new set');
     });
   };
+}
+
+/**
+ * What the timestamp has brought, the same for everybody who had the set before it, the origin among them: so one who announces
+ * it too says nothing new. Who had another one tells of the timestamp alone.
+ */
+function filesSince(before: MirrorSet | undefined, set: MirrorSet): Map<string, Uint8Array> {
+  const version = versionOf(set, 'timestamp');
+  if (!before || version === undefined || versionOf(before, 'timestamp') !== version - 1) return new Map();
+  return new Map([...set.served].filter(([name]) => name !== 'timestamp.json' && !before.served.has(name)));
+}
+
+function versionOf({ roles }: MirrorSet, role: string): number | undefined {
+  return roles.find(found => found.role === role)?.version;
 }

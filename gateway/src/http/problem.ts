@@ -16,7 +16,8 @@ export const problemSchema = z
   })
   .openapi('Problem');
 
-const RETRY_AFTER_S = '2';
+/** Where the error doesn't know better. */
+const RETRY_AFTER_S = 2;
 
 /** The error as Sitecast's: what isn't one becomes `SITECAST_INTERNAL`, whose text says nothing of the inside. */
 export function asSitecastError(error: unknown): SitecastError {
@@ -26,8 +27,9 @@ export function asSitecastError(error: unknown): SitecastError {
 /** An error as a response. */
 export function problemResponse(error: SitecastError, headers: Record<string, string> = {}): Response {
   const status = statusOf(error);
+  const { retryAfterS = RETRY_AFTER_S } = error.data;
   return plainProblem(error, {
-    ...(status === 503 || status === 429 ? { 'retry-after': RETRY_AFTER_S } : {}),
+    ...(status === 503 || status === 429 ? { 'retry-after': String(retryAfterS) } : {}),
     ...headers,
   });
 }

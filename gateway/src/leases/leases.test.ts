@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { rm } from 'node:fs/promises';
 import { afterAll, beforeEach, expect, it } from 'vitest';
-import type { Assignment, RolloutsFile } from '@sitecast/shared/fleet';
+import type { RolloutsFile } from '@sitecast/shared/fleet';
+import { assignmentFor } from '@sitecast/shared/fleet/testing';
 import { LevelState } from '../adapters/level-state.ts';
 import { removeTemporaryDirectories, temporaryDirectory } from '../testing/world.ts';
 import { Leases } from './leases.ts';
@@ -21,12 +22,12 @@ beforeEach(async () => {
   open.push(state);
   const devices = new SiteDevices();
   devices.site = 'north';
-  for (const id of ['one', 'two', 'three', 'four']) devices.note(assignment(id));
+  for (const id of ['one', 'two', 'three', 'four']) devices.note(assignmentFor(id));
   leases = new Leases({
     records: state.records('leases'),
     devices,
     site: async () => 'north',
-    assignmentOf: async id => assignment(id),
+    assignmentOf: async id => assignmentFor(id),
     rolloutsOf: () => rollouts,
     now: () => nowMs,
   });
@@ -34,19 +35,6 @@ beforeEach(async () => {
 afterAll(async () => {
   for (const state of open) await state.close();
   await removeTemporaryDirectories();
-});
-
-const assignment = (id: string): Assignment => ({
-  format: 'sitecast-assignment-1',
-  id,
-  kind: 'device',
-  product: 'camera',
-  hardware: 'rpi4',
-  site: 'north',
-  tags: {},
-  serial: 1,
-  enrolledAt: '2029-01-01T00:00:00Z',
-  issuedAt: '2029-01-01T00:00:00Z',
 });
 
 const rollouts: RolloutsFile = {

@@ -8,6 +8,7 @@ import {
   type RoleSigners,
   targetPath,
   TrustedSet,
+  type VerifySignature,
 } from '@sitecast/shared/trust';
 
 /** Delegated roles that are mirrored; Sitecast has two. */
@@ -53,11 +54,16 @@ export function mirroredRoles({
 /**
  * Verifies that files are signed, whole, and belong together, by a root that's trusted. Whether they've expired since the
  * timestamp was issued isn't asked: a site that is cut off goes on being served, and each device judges for itself.
+ * @param verify what says whether a signature is right
  * @throws the codes of docs/ERRORS.md under "Trust"; SITECAST_MIRROR_UNUSABLE (untrusted)
  */
-export function verifySet(root: Uint8Array, files: SetFiles): Omit<MirrorSet, 'rollouts'> {
+export function verifySet(
+  root: Uint8Array,
+  files: SetFiles,
+  verify?: VerifySignature,
+): Omit<MirrorSet, 'rollouts'> {
   // At time 0 the floor of `issued` alone counts.
-  const set = new TrustedSet(root, 0);
+  const set = new TrustedSet(root, 0, verify);
   if (set.root.signed.consistent_snapshot !== true)
     throw unusable('the repository has no consistent snapshots');
   set.restoreTimestamp(fileOf(files, 'timestamp'));

@@ -1,5 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import type { FoundTarget, MetadataFetcher, TufClient } from '@sitecast/shared/trust';
+import type { FoundTarget, MetadataFetcher, TufClient, VerifySignature } from '@sitecast/shared/trust';
 import type { Log } from '../log.ts';
 import type { Mirror } from './mirror.ts';
 import { type MirrorSet, mirroredRoles, verifySet } from './mirror-set.ts';
@@ -17,6 +17,8 @@ interface SynchroniserDeps {
   store: MirrorStore;
   targets: TargetFiles;
   roots: RootHistory;
+  /** The client's, which remembers what it has verified already. */
+  verify: VerifySignature;
   log: Log;
   onRefused: (url: string, error: SitecastError) => void;
   beforeSwap: (set: MirrorSet) => Promise<void>;
@@ -47,13 +49,13 @@ export class Synchroniser {
 
   /** Takes up the stored set, verified again; makes no request. Whatever is damaged is left to the next round. */
   async load(): Promise<void> {
-    const { client, store, mirror, roots, log } = this.#deps;
+    const { client, store, mirror, roots, verify, log } = this.#deps;
     const root = client.trusted.root;
     await roots.load({ version: root.signed.version, bytes: root.bytes });
     const files = await store.loadSet();
     if (!files) return;
     try {
-      await this.#swap(verifySet(root.bytes, files));
+      await this.#swap(verifySet(root.bytes, files, verify));
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       log.warn(
@@ -85,7 +87,7 @@ export class Synchroniser {
   }
 
   async #follow(fetcher: MetadataFetcher, signal: AbortSignal): Promise<boolean> {
-    const { client, switchable, store, mirror, targets, roots } = this.#deps;
+    const { client, switchable, store, mirror, targets, roots, verify } = this.#deps;
     switchable.current = fetcher;
     await client.refresh({ signal });
     const root = client.trusted.root;
@@ -99,7 +101,7 @@ export class Synchroniser {
       if (file) files.set(role, file.bytes);
     for (const role of mirroredRoles({ targets: topLevel, snapshot }))
       files.set(role, (await client.loadDelegated(role, { signal })).bytes);
-    const set = verifySet(root.bytes, files);
+    const set = verifySet(root.bytes, files, verify);
     // Everything that devices need is here before the first of them hears of it.
     await targets.ensure(firstNeeds(set.targets));
     const rollouts = await readRollouts(set.targets, target => targets.local(target));

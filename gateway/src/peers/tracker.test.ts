@@ -1,4 +1,5 @@
 import type { Assignment, SitePeer } from '@sitecast/shared/fleet';
+import { assignmentFor } from '@sitecast/shared/fleet/testing';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { beforeEach, expect, it } from 'vitest';
@@ -22,25 +23,11 @@ beforeEach(() => {
     site: async () => site,
     assignmentOf: async id => {
       const found = assignments.get(id);
-      return found && assignment(id, found);
+      return found && assignmentFor(id, found);
     },
     isRevoked: id => revoked.has(id),
     now: () => nowMs,
   });
-});
-
-const assignment = (id: string, changes: Partial<Assignment>): Assignment => ({
-  format: 'sitecast-assignment-1',
-  id,
-  kind: 'device',
-  product: 'camera',
-  hardware: 'rpi4',
-  site: 'north',
-  tags: {},
-  serial: 1,
-  enrolledAt: '2029-01-01T00:00:00Z',
-  issuedAt: '2029-01-01T00:00:00Z',
-  ...changes,
 });
 
 function member(changes: Partial<Assignment> = {}): string {

@@ -60,9 +60,16 @@ export class TestGateway {
     return (await fetch(`${this.url}/readyz`)).status === 200;
   }
 
-  async get(path: string, headers: Record<string, string> = {}): Promise<{ status: number; body: Buffer }> {
+  async get(
+    path: string,
+    headers: Record<string, string> = {},
+  ): Promise<{ status: number; headers: Headers; body: Buffer }> {
     const response = await fetch(`${this.url}/${path}`, { headers });
-    return { status: response.status, body: Buffer.from(await response.arrayBuffer()) };
+    return {
+      status: response.status,
+      headers: response.headers,
+      body: Buffer.from(await response.arrayBuffer()),
+    };
   }
 
   /** A value of /metrics; 0 if it isn't there. */

@@ -1,6 +1,7 @@
+import { SitecastError } from '@sitecast/shared/errors';
 import { expect, it } from 'vitest';
 import { parseWanRate } from '../settings.ts';
-import { MIN_WAN_BYTES_PER_S, WanLimits, type WanSettings } from './wan-limits.ts';
+import { MAX_RETRY_AFTER_S, MIN_WAN_BYTES_PER_S, WanLimits, type WanSettings } from './wan-limits.ts';
 
 /** Limits on a clock that jumps to whenever somebody has waited long enough. */
 function limitsAt(settings: WanSettings, begin = new Date(2030, 0, 7, 12, 0)) {
@@ -57,6 +58,22 @@ it('fetches nothing in the quiet hours, unless devices were given a rate; and no
   const open = limitsAt({ quietHours, wanRate: 1_000_000 }, MONDAY_EVENING).limits;
   open.demandOpen();
   expect(open.mayPrefetch).toBe(true);
+});
+
+it('says how long the quiet hours still last, an hour at most', () => {
+  const retryAfterS = (begin: Date, hours = quietHours): unknown => {
+    try {
+      limitsAt({ quietHours: hours }, begin).limits.demandOpen();
+      return 'open';
+    } catch (error) {
+      return error instanceof SitecastError ? error.data.retryAfterS : error;
+    }
+  };
+  expect(retryAfterS(new Date(2030, 0, 7, 17, 59, 30))).toBe(30);
+  expect(retryAfterS(new Date(2030, 0, 7, 17, 0))).toBe(3600);
+  expect(retryAfterS(new Date(2030, 0, 7, 17, 0, 1))).toBe(3599);
+  expect(retryAfterS(MONDAY_NOON)).toBe(MAX_RETRY_AFTER_S);
+  expect(retryAfterS(MONDAY_NOON, '00:00-24:00')).toBe(MAX_RETRY_AFTER_S);
 });
 
 it('begins and ends the quiet hours by the clock', () => {

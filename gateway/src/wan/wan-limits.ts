@@ -9,6 +9,9 @@ const AT_ONCE_S = 4;
 /** A chunk as most are, at the default sizes. */
 const TYPICAL_CHUNK_BYTES = 128 * 1024;
 const SECOND_MS = 1000;
+const MINUTE_MS = 60 * SECOND_MS;
+/** What a device is told to wait at most, in seconds: quiet hours may be changed before they end. */
+export const MAX_RETRY_AFTER_S = 3600;
 
 export interface WanSettings {
   /** Bytes in a second that chunks may take of the site's WAN; undefined: all there is. */
@@ -49,7 +52,7 @@ export class WanLimits {
   }
 
   get isQuiet(): boolean {
-    return this.#quiet !== undefined && isOpen(this.#quiet, localTimeOf(this.#now()));
+    return this.#isQuietAt(this.#now());
   }
 
   /** Whether there's a rate: then a chunk may take long though nothing is wrong. */
@@ -69,7 +72,7 @@ export class WanLimits {
     return Math.max(1, Math.min(most, Math.floor((leastRate * AT_ONCE_S) / TYPICAL_CHUNK_BYTES)));
   }
 
-  /** @throws SITECAST_QUIET_HOURS (unreachable) where nothing is fetched now, not even for a device that asks */
+  /** @throws SITECAST_QUIET_HOURS (unreachable) with {retryAfterS} where nothing is fetched now, not even for a device that asks */
   demandOpen(): void {
     if (!this.isQuiet || this.#settings.quietRate !== undefined) return;
     throw new SitecastError(
@@ -78,8 +81,23 @@ export class WanLimits {
       'this site fetches nothing in its quiet hours',
       {
         hint: 'It comes after them; `--quiet-rate` lets devices fetch slowly meanwhile.',
+        data: { retryAfterS: this.#quietForS() },
       },
     );
+  }
+
+  /** Seconds until the quiet hours end, or until it's asked again. */
+  #quietForS(): number {
+    const nowMs = this.#now();
+    for (let atMs = nowMs; atMs < nowMs + MAX_RETRY_AFTER_S * SECOND_MS; ) {
+      atMs = (Math.floor(atMs / MINUTE_MS) + 1) * MINUTE_MS;
+      if (!this.#isQuietAt(atMs)) return Math.min(MAX_RETRY_AFTER_S, Math.ceil((atMs - nowMs) / SECOND_MS));
+    }
+    return MAX_RETRY_AFTER_S;
+  }
+
+  #isQuietAt(atMs: number): boolean {
+    return this.#quiet !== undefined && isOpen(this.#quiet, localTimeOf(atMs));
   }
 
   /** To be awaited after so many bytes came, before more are read: the sender is slowed down by that. */

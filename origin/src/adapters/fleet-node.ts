@@ -63,6 +63,7 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
   });
 
   let cancel = (): void => {};
+  let [newest, before]: (Committed | undefined)[] = [repository.committed];
   const tell = async (): Promise<void> => {
     cancel();
     const { committed } = repository;
@@ -71,7 +72,7 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
       cancel = after(TELL_AGAIN_MS, tellLogged);
       return;
     }
-    const files = metadataOf(committed);
+    const files = filesSince(before, committed);
     await node.gossip.announce(
       announcementOf(committed.root.signed.version, committed.timestamp.bytes, files),
     );
@@ -79,7 +80,10 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
   const tellLogged = (): void => {
     tell().catch((error: unknown) => log.warn({ err: error }, 'a publication could not be announced'));
   };
-  const stopListening = repository.onCommit(tellLogged);
+  const stopListening = repository.onCommit(() => {
+    [newest, before] = [repository.committed, newest];
+    tellLogged();
+  });
   tellLogged();
   return {
     addresses: () => tellableAddresses(node.addresses),
@@ -91,7 +95,16 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
   };
 }
 
-/** In the same bytes as a gateway that serves the set: gossip counts equal messages as one. */
+/**
+ * What the timestamp has brought. In the same bytes as a gateway that serves the set and had the one before: gossip counts
+ * equal messages as one.
+ */
+function filesSince(before: Committed | undefined, committed: Committed): Map<string, Uint8Array> {
+  if (before?.timestamp.signed.version !== committed.timestamp.signed.version - 1) return new Map();
+  const known = metadataOf(before);
+  return new Map([...metadataOf(committed)].filter(([name]) => !known.has(name)));
+}
+
 function metadataOf({ targets, snapshot, rollouts, deltas }: Committed): Map<string, Uint8Array> {
   return new Map(
     Object.entries({ snapshot, targets, rollouts, deltas }).map(([role, { signed, bytes }]) => [

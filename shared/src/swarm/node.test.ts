@@ -38,6 +38,28 @@ describe('fifty gateways behind one address', () => {
   });
 });
 
+describe('gateways that are connected to one in the middle alone', () => {
+  it('all hear what one of them announces, though the mesh has no room for most of them', async () => {
+    const middle = await nodes.fleet();
+    const leaves = await Promise.all(Array.from({ length: 16 }, () => nodes.fleet()));
+    middle.gossip.onAnnouncement(() => 'accept');
+    const heard = new Set<string>();
+    for (const { id, gossip } of leaves)
+      gossip.onAnnouncement(() => {
+        heard.add(id);
+        return 'accept';
+      });
+    for (const leaf of leaves) await connect(leaf, middle);
+    await until(
+      () => [middle, ...leaves].every(({ gossip }) => gossip.neighbours.length > 0),
+      'everyone has neighbours',
+    );
+    const announcement = { rootVersion: 1, timestamp: Buffer.from('{}'), files: new Map() };
+    expect(await leaves[0]?.gossip.announce(announcement)).toBe(1);
+    await until(() => heard.size === leaves.length - 1, 'all others have heard of it');
+  });
+});
+
 describe('devices on one LAN', () => {
   it('find each other by multicast DNS, with nothing configured', async () => {
     const listen = ['/ip4/0.0.0.0/tcp/0'];

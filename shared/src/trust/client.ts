@@ -9,6 +9,7 @@ import type { Metadata, MetaFile, TargetFile } from './metadata.ts';
 import { metadataPath, targetPath } from './names.ts';
 import type { MetadataFetcher, MetadataStore } from './ports.ts';
 import { type CheckedAt, missing } from './refusals.ts';
+import type { VerifySignature } from './signature-memory.ts';
 import { delegatedSigners, type RoleSigners } from './signing.ts';
 import type { TrustedSet } from './trusted-set.ts';
 
@@ -21,6 +22,8 @@ export interface TufClientOptions {
   /** Milliseconds since 1970. */
   now: () => number;
   limits?: Partial<TrustLimits>;
+  /** What says whether a signature is right; one that remembers, for whoever reads the same metadata elsewhere, too. */
+  verify?: VerifySignature | undefined;
 }
 
 interface CallOptions {
@@ -84,7 +87,7 @@ export class TufClient {
    */
   static async open(options: TufClientOptions): Promise<TufClient> {
     const limits = { ...DEFAULT_TRUST_LIMITS, ...options.limits };
-    const local = new LocalTrust(options.store, limits);
+    const local = new LocalTrust(options.store, limits, options.verify);
     return new TufClient(options, limits, local, await local.load(options.now()));
   }
 

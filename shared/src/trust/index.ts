@@ -29,6 +29,7 @@ export {
 } from './metadata.ts';
 export { fileNameFor, metadataPath, targetPath } from './names.ts';
 export type { MetadataFetcher, MetadataStore } from './ports.ts';
+export { rememberingVerifier, type VerifySignature } from './signature-memory.ts';
 export {
   canonicalBytes,
   countSigners,

@@ -3,6 +3,7 @@ import type { TrustLimits } from './limits.ts';
 import type { TopLevelRole } from './metadata.ts';
 import { fileNameFor } from './names.ts';
 import type { MetadataStore } from './ports.ts';
+import type { VerifySignature } from './signature-memory.ts';
 import { TrustedSet } from './trusted-set.ts';
 
 // Names without `.json`: no role's file can be called so.
@@ -22,10 +23,13 @@ const MAX_RECOVERY_BYTES = 16;
 export class LocalTrust {
   readonly #store: MetadataStore;
   readonly #limits: TrustLimits;
+  readonly #verify: VerifySignature | undefined;
 
-  constructor(store: MetadataStore, limits: TrustLimits) {
+  /** @param verify what says whether a signature is right, here and in the set that is loaded */
+  constructor(store: MetadataStore, limits: TrustLimits, verify?: VerifySignature) {
     this.#store = store;
     this.#limits = limits;
+    this.#verify = verify;
   }
 
   /**
@@ -113,7 +117,7 @@ export class LocalTrust {
     let newest: TrustedSet | undefined;
     for (const name of ['root.json', ROOT_COPY, PINNED_ROOT]) {
       const bytes = await this.#store.read(name, this.#limits.maxRootBytes);
-      const set = bytes && usableRoot(bytes, nowMs);
+      const set = bytes && usableRoot(bytes, nowMs, this.#verify);
       if (set && set.root.signed.version > (newest?.root.signed.version ?? 0)) newest = set;
     }
     return newest;
@@ -153,9 +157,13 @@ function isSame(one: Uint8Array, other: Uint8Array): boolean {
   return Buffer.compare(one, other) === 0;
 }
 
-function usableRoot(bytes: Uint8Array, nowMs: number): TrustedSet | undefined {
+function usableRoot(
+  bytes: Uint8Array,
+  nowMs: number,
+  verify: VerifySignature | undefined,
+): TrustedSet | undefined {
   try {
-    return new TrustedSet(bytes, nowMs);
+    return new TrustedSet(bytes, nowMs, verify);
   } catch (error) {
     // A damaged copy; there are others.
     if (error instanceof SitecastError) return undefined;

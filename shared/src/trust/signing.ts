@@ -10,6 +10,7 @@ import type {
   SignedRoot,
   TopLevelRole,
 } from './metadata.ts';
+import type { VerifySignature } from './signature-memory.ts';
 
 /** Someone who can sign: a private key in memory, on a token, on another machine. */
 export interface Signer {
@@ -35,6 +36,7 @@ export interface RoleSigners extends RoleKeys {
 export function countSigners(
   { signed, signatures }: Pick<Metadata, 'signed' | 'signatures'>,
   { keys, keyids }: RoleSigners,
+  verify: VerifySignature = verifySignature,
 ): number {
   const message = canonicalBytes(signed);
   const listed = new Set(keyids);
@@ -43,7 +45,7 @@ export function countSigners(
     const key = listed.has(keyid) && Object.hasOwn(keys, keyid) ? keys[keyid] : undefined;
     const identity = key && keyIdentityOf(key);
     if (key === undefined || identity === undefined || signers.has(identity)) continue;
-    if (verifySignature(key, message, sig)) signers.add(identity);
+    if (verify(key, message, sig)) signers.add(identity);
   }
   return signers.size;
 }
@@ -51,15 +53,17 @@ export function countSigners(
 /**
  * @param role the name for the error
  * @param step the section of the specification that asks for this check
+ * @param verify what says whether a signature is right
  * @throws SITECAST_SIGNATURES_MISSING (untrusted) with {role, step, valid, threshold}
  */
 export function verifyThreshold(
   metadata: Pick<Metadata, 'signed' | 'signatures'>,
   signers: RoleSigners,
   { role, step }: { role: string; step?: string },
+  verify: VerifySignature = verifySignature,
 ): void {
   const { threshold } = signers;
-  const valid = countSigners(metadata, signers);
+  const valid = countSigners(metadata, signers, verify);
   if (valid >= threshold) return;
   throw new SitecastError(
     'untrusted',

@@ -10,8 +10,9 @@ import {
   toDateTime,
   type TopLevelRole,
 } from './metadata.ts';
-import { keyIdentityOf } from './keys.ts';
+import { keyIdentityOf, verifySignature } from './keys.ts';
 import { type CheckedAt, mismatch, refusal, rollback } from './refusals.ts';
+import type { VerifySignature } from './signature-memory.ts';
 import { type RoleSigners, topLevelSigners, verifyThreshold } from './signing.ts';
 
 /**
@@ -29,15 +30,18 @@ export class TrustedSet {
   #snapshot: Metadata<'snapshot'> | undefined;
   #targets: Metadata<'targets'> | undefined;
   #startMs: number;
+  readonly #verify: VerifySignature;
 
   /**
    * Section 5.2: the root that came out of band, or the one stored last. It must be signed as it says itself;
    * whether it has expired doesn't matter yet.
+   * @param verify what says whether a signature is right
    */
-  constructor(rootBytes: Uint8Array, nowMs: number) {
+  constructor(rootBytes: Uint8Array, nowMs: number, verify: VerifySignature = verifySignature) {
     const root = parseMetadata(rootBytes, 'root');
-    verifyThreshold(root, topLevelSigners(root.signed, 'root'), { role: 'root', step: '5.2' });
+    verifyThreshold(root, topLevelSigners(root.signed, 'root'), { role: 'root', step: '5.2' }, verify);
     this.#root = root;
+    this.#verify = verify;
     this.#startMs = nowMs;
   }
 
@@ -75,8 +79,8 @@ export class TrustedSet {
     const role = 'root';
     const next = parseMetadata(bytes, role);
     // 5.3.4: signed by a threshold of the trusted root's keys, and of its own.
-    verifyThreshold(next, topLevelSigners(this.#root.signed, role), { role, step: '5.3.4' });
-    verifyThreshold(next, topLevelSigners(next.signed, role), { role, step: '5.3.4' });
+    verifyThreshold(next, topLevelSigners(this.#root.signed, role), { role, step: '5.3.4' }, this.#verify);
+    verifyThreshold(next, topLevelSigners(next.signed, role), { role, step: '5.3.4' }, this.#verify);
     // 5.3.5: exactly the next version.
     const trusted = this.#root.signed.version;
     if (next.signed.version <= trusted) throw rollback({ role, step: '5.3.5' }, trusted, next.signed.version);
@@ -195,7 +199,7 @@ export class TrustedSet {
     if (!file) throw mismatch({ role, step: '5.6.4' }, 'the snapshot does not list it');
     checkFile(bytes, file, { role, step: '5.6.2' });
     const next = parseMetadata(bytes, 'targets');
-    verifyThreshold(next, signers, { role, step: '5.6.3' });
+    verifyThreshold(next, signers, { role, step: '5.6.3' }, this.#verify);
     checkVersion(next, file, { role, step: '5.6.4' });
     this.#checkExpiry(next, { role, step: '5.6.5' });
     return next;
@@ -217,7 +221,7 @@ export class TrustedSet {
 
   #verified<T extends TopLevelRole>(bytes: Uint8Array, role: T, step: string): Metadata<T> {
     const next = parseMetadata(bytes, role);
-    verifyThreshold(next, topLevelSigners(this.#root.signed, role), { role, step });
+    verifyThreshold(next, topLevelSigners(this.#root.signed, role), { role, step }, this.#verify);
     return next;
   }
 

@@ -1,4 +1,5 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { MemoryMetadataStore, rememberingVerifier, TufClient, verifySignature } from '../../trust/index.ts';
 import { newSigner, TestRepository } from '../../trust/testing/index.ts';
 import { type Announcement, announcementOf } from './announcement.ts';
 import { judge } from './judge.ts';
@@ -115,4 +116,25 @@ describe('an announcement that is wrong', () => {
     expect(verdictOn(news('snapshot'))).toBe('accept');
     expect(verdictOn(news('snapshot', 'rollouts'))).toBe('reject');
   });
+});
+
+it('spares a client to verify once more what was verified for an announcement', async () => {
+  const asked: string[] = [];
+  const verify = rememberingVerifier((key, message, signatureHex) => {
+    asked.push(signatureHex);
+    return verifySignature(key, message, signatureHex);
+  });
+  const store = new MemoryMetadataStore();
+  await TufClient.init(store, repository.bytesOf('root'), repository.nowMs);
+  const now = () => repository.nowMs;
+  const client = await TufClient.open({ store, fetcher: repository.metadata, now, verify });
+  await client.refresh();
+  // Root, timestamp, snapshot, targets.
+  expect(asked).toHaveLength(4);
+  await repository.publishWithSnapshot('targets');
+  const { root, timestamp, snapshot } = client.trusted;
+  trusted = { root: root.bytes, timestamp: timestamp?.bytes, snapshot: snapshot?.bytes };
+  expect(judge({ trusted: () => trusted, now, verify })(news('snapshot'))).toBe('accept');
+  await client.refresh();
+  expect(asked).toHaveLength(7);
 });

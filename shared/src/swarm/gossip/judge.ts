@@ -1,5 +1,5 @@
 import { SitecastError } from '../../errors.ts';
-import { findMismatch, TrustedSet } from '../../trust/index.ts';
+import { findMismatch, TrustedSet, type VerifySignature } from '../../trust/index.ts';
 import { type Announcement, readFileName } from './announcement.ts';
 
 /**
@@ -21,6 +21,8 @@ interface JudgeOptions {
   readonly trusted: () => TrustedNow;
   /** Milliseconds since 1970. */
   readonly now: () => number;
+  /** What says whether a signature is right; one that remembers, for most of what is read here is read again. */
+  readonly verify?: VerifySignature | undefined;
   /** Somebody speaks of a root that isn't known here: it should be looked for. */
   readonly onNewerRoot?: (version: number) => void;
 }
@@ -32,10 +34,15 @@ const HARMLESS = ['SITECAST_METADATA_ROLLBACK', 'SITECAST_METADATA_EXPIRED', 'SI
  * Judges announcements by signed metadata alone; who brought one doesn't matter. Nothing becomes trusted here: whoever
  * follows an accepted announcement verifies it once more, with his own client, in the order of the specification.
  */
-export function judge({ trusted, now, onNewerRoot }: JudgeOptions): (announcement: Announcement) => Verdict {
+export function judge({
+  trusted,
+  now,
+  verify,
+  onNewerRoot,
+}: JudgeOptions): (announcement: Announcement) => Verdict {
   return announcement => {
     const { root, timestamp, snapshot } = trusted();
-    const set = new TrustedSet(root, now());
+    const set = new TrustedSet(root, now(), verify);
     const ours = set.root.signed.version;
     if (announcement.rootVersion > ours) {
       onNewerRoot?.(announcement.rootVersion);
