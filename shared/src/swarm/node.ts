@@ -41,6 +41,8 @@ export interface NodeOptions {
   readonly announce?: readonly string[];
   /** Looks for others by multicast DNS, and is found. */
   readonly isDiscovering?: boolean;
+  /** While it looks for others by multicast DNS it isn't found itself. */
+  readonly isHidden?: boolean;
   readonly maxConnections?: number;
 }
 
@@ -150,7 +152,9 @@ export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
     ...nodeSettings(options, SITE_PING_MS),
     services: {
       identify: identify(IDENTIFY_LIMITS),
-      discovery: discovery(options.isDiscovering ? SITE_SERVICE : undefined),
+      discovery: discovery(options.isDiscovering ? SITE_SERVICE : undefined, {
+        isHidden: options.isHidden ?? false,
+      }),
     },
   });
   return new SwarmNode(libp2p, libp2p.services.discovery);
