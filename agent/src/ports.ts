@@ -136,6 +136,8 @@ export interface SiteImage {
 
 /** What this device holds of an image; others hear what's added. Chunks are meant by their numbers in the index. */
 export interface HeldImage {
+  /** How many it holds. */
+  readonly count: number;
   add(at: number): void;
   /** No more is fetched: all of it is here, or it's not wanted any more. */
   settle(): void;

@@ -1,8 +1,8 @@
-import { isIP } from 'node:net';
 import {
   parseBoundedInteger,
   parseBytes,
   parseDurationMs,
+  parsePeerListen,
   parseRate,
   type SettingsCommand,
 } from '@sitecast/shared/command';
@@ -172,16 +172,6 @@ function peerSettings(options: Record<string, unknown>, values: Values): PeerSet
     isDiscovering: options.mdns !== false,
     maxUploadBytesPerS: values.number('maxUpload'),
   };
-}
-
-/** `192.0.2.7:7403`, `[::]:7403`, `7403` → the multiaddress that says the same. */
-function parsePeerListen(text: string): string {
-  const match = /^(?:(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):)?(\d{1,5})$/.exec(text);
-  const port = Number(match?.[3]);
-  const host = match?.[1] ?? match?.[2] ?? '0.0.0.0';
-  if (!match || port > 65_535 || isIP(host) === 0)
-    throw new InvalidArgumentError('expected an address and a port such as 0.0.0.0:7403');
-  return `/ip${isIP(host)}/${host}/tcp/${port}`;
 }
 
 function bootSettings(values: Values): RunSettings['boot'] {

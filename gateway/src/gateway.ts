@@ -1,16 +1,11 @@
 import { createHash } from 'node:crypto';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, rememberingVerifier, TufClient } from '@sitecast/shared/trust';
-import { ChunkCache } from './chunks/chunk-cache.ts';
-import { ChunkService, MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
-import { FrameMemory } from './chunks/frame-memory.ts';
+import type { ChunkCache } from './chunks/chunk-cache.ts';
 import { NamedChunks } from './chunks/named-chunks.ts';
-import { wanStores } from './chunks/wan-store.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
 import { tellOfSets } from './gossip/news.ts';
 import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
-import type { SiteDevices } from './leases/site-devices.ts';
-import type { Log } from './log.ts';
 import { Follower } from './mirror/follower.ts';
 import { Mirror } from './mirror/mirror.ts';
 import type { MirrorSet } from './mirror/mirror-set.ts';
@@ -18,15 +13,10 @@ import { RootHistory } from './mirror/root-history.ts';
 import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
 import { TargetFiles } from './mirror/target-files.ts';
 import type { GatewayParts } from './parts.ts';
-import { parseUpstreamUrl } from './settings.ts';
-import { Siblings } from './siblings/siblings.ts';
-import { SiteStores } from './siblings/site-store.ts';
 import { countDevices, openSite } from './site.ts';
+import { openSupply } from './supply.ts';
 import { pause } from './upstream/backoff.ts';
-import { Prefetch } from './wan/prefetch.ts';
 
-/** How often the order of uses in the chunk cache is written down. */
-const FLUSH_EVERY_MS = 10_000;
 /** After a part of the gateway failed without a reason of Sitecast's, how soon it's started again. */
 const RESTART_AFTER_MS = 1000;
 
@@ -60,9 +50,8 @@ export class Gateway {
     const { mirror } = mirrored;
     const site = await openSite(parts, mirror);
     const isOwnRevoked = (): boolean => site.isRevoked(parts.identity.id);
-    const siblings = openSiblings(parts, site);
-    parts.wanLimits.sharers = () => 1 + siblings.liveCount;
-    const { cache, chunks, counts } = await openChunks(parts, mirrored.named, siblings);
+    const supply = await openSupply(parts, { mirrored, site });
+    const { siblings, cache, chunks } = supply;
     mirrored.onServed.push(siteFollows(parts, site, isOwnRevoked));
     await mirrored.synchroniser.load();
     followNews(parts, mirrored);
@@ -88,7 +77,7 @@ export class Gateway {
       log,
     });
     metrics.watch({
-      chunkCounts: counts,
+      chunkCounts: supply.counts,
       siteGateways: () => 1 + siblings.liveCount,
       gossipConnections: () => parts.news?.connections ?? 0,
       cache: () => cache,
@@ -99,6 +88,7 @@ export class Gateway {
       waiters: () => mirror.waiters,
       devices: () => site.devices.total,
       trackedPeers: () => site.tracker.size,
+      linkedDevices: () => supply.fromDevices?.linked ?? 0,
       lastContactMs: () => mirrored.follower.lastContactMs,
       isEnrolled: () => site.own.state === 'enrolled',
       now,
@@ -107,11 +97,9 @@ export class Gateway {
       follow: (signal: AbortSignal) => mirrored.follower.run(signal),
       enrol: (signal: AbortSignal) => site.own.run(signal),
       meet: (signal: AbortSignal) => site.introduction.run(signal),
-      knowSiblings: (signal: AbortSignal) => siblings.run(signal),
       sendReports: (signal: AbortSignal) => site.sender.run(signal),
       sendProgress: (signal: AbortSignal) => site.progress.run(signal),
-      ...prefetchTask(parts, { mirrored, devices: site.devices, cache, chunks }),
-      keepCache: (signal: AbortSignal) => keepCache(cache, log, signal),
+      ...supply.tasks,
     };
     return new Gateway(parts, { app, handleChunk, cache, tasks });
   }
@@ -143,14 +131,14 @@ export class Gateway {
 
 /** What a site learns of each set that is served: who is revoked, and, once it can be verified, which devices there are. */
 function siteFollows(
-  { identity, log }: GatewayParts,
+  { identity, siteNode, log }: GatewayParts,
   site: Awaited<ReturnType<typeof openSite>>,
   isOwnRevoked: () => boolean,
 ): (set: MirrorSet) => void {
   let isCounted = false;
   return ({ rollouts, rolloutsSigners }) => {
     const wasRevoked = isOwnRevoked();
-    site.revocations.follow(rollouts);
+    for (const id of site.revocations.follow(rollouts)) siteNode?.drop(id);
     if (isOwnRevoked() && !wasRevoked)
       log.error({ id: identity.id }, 'the operator has revoked this gateway: it takes nothing in');
     if (isCounted || !rolloutsSigners) return;
@@ -213,96 +201,4 @@ function followNews(
   if (!news) return;
   news.listen({ trusted, verify, onNews: () => follower.wake() });
   onServed.push(tellOfSets(news, log));
-}
-
-async function openChunks(
-  { identity, frames, records, settings, upstreams, wanLimits, metrics, now, log }: GatewayParts,
-  named: NamedChunks,
-  siblings: Siblings,
-) {
-  const cache = await ChunkCache.open({
-    files: frames,
-    records: records('chunks'),
-    isPinned: id => named.isPinned(id),
-    maxBytes: settings.cacheBytes,
-    reserveBytes: settings.reserve,
-    now,
-    log,
-  });
-  const onRefused = (url: string, error: SitecastError): void => {
-    metrics.refused(url, error.code);
-    log.warn({ upstream: url, code: error.code, ...error.data }, 'an upstream gave a wrong chunk');
-  };
-  const memory = new FrameMemory(settings.memoryBytes);
-  let wanFetches = 0;
-  const { wan, origin } = wanStores({
-    upstreams,
-    memory,
-    demandOpen: () => wanLimits.demandOpen(),
-    onRefused,
-    onFetched: lengthBytes => {
-      wanFetches += 1;
-      metrics.received('chunks', lengthBytes);
-    },
-  });
-  const stores = new SiteStores({ ownId: identity.id, siblings, wan, origin });
-  const chunks = new ChunkService({
-    named,
-    cache,
-    forDevices: stores.forDevices,
-    forGateways: stores.forGateways,
-    memory,
-    fetchesAtOnce: wanLimits.fetchesAtOnce(MAX_UPSTREAM_FETCHES),
-  });
-  const counts = () => ({ ...chunks.counts, ...stores.counts, wanFetches });
-  return { cache, chunks, counts };
-}
-
-function prefetchTask(
-  { settings, wanLimits, log }: GatewayParts,
-  {
-    mirrored: { mirror, targets },
-    devices,
-    cache,
-    chunks,
-  }: {
-    mirrored: Awaited<ReturnType<typeof openMirror>>;
-    devices: SiteDevices;
-    cache: ChunkCache;
-    chunks: ChunkService;
-  },
-): Record<string, (signal: AbortSignal) => Promise<void>> {
-  if (!settings.prefetch) return {};
-  const prefetch = new Prefetch({
-    set: () => mirror.current,
-    devicesOf: product => devices.of(product),
-    local: target => targets.local(target),
-    cache,
-    chunks,
-    mayPrefetch: () => wanLimits.mayPrefetch,
-    cacheBytes: settings.cacheBytes,
-    log,
-  });
-  return { prefetch: signal => prefetch.run(signal) };
-}
-
-function openSiblings(
-  { identity, settings, book, siblingPort, log }: GatewayParts,
-  { devices, isRevoked }: Awaited<ReturnType<typeof openSite>>,
-): Siblings {
-  return new Siblings({
-    ownId: identity.id,
-    site: () => devices.site,
-    book,
-    configured: (settings.siteGateway ?? []).map(parseUpstreamUrl),
-    isRevoked,
-    port: siblingPort,
-    log,
-  });
-}
-
-async function keepCache(cache: ChunkCache, log: Log, signal: AbortSignal): Promise<void> {
-  const adopted = await cache.adopt(signal);
-  if (adopted > 0) log.info({ adopted }, 'cached chunks without a record were taken in');
-  while (await pause(FLUSH_EVERY_MS, signal)) await cache.flush();
 }

@@ -15,6 +15,7 @@ import { openFleetNews } from './adapters/fleet-news.ts';
 import { HELD_ONLY, HttpUpstream, MAY_FETCH } from './adapters/http-upstream.ts';
 import { httpSiblings } from './adapters/http-sibling.ts';
 import { LevelState } from './adapters/level-state.ts';
+import { openSiteNode } from './adapters/site-exchange.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
 import { pinRoot } from './enrolment/pinned-root.ts';
 import { UpstreamMemory } from './adapters/upstream-memory.ts';
@@ -25,6 +26,7 @@ import { Metrics } from './http/metrics.ts';
 import { listen } from './http/server.ts';
 import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
+import type { SiteNode } from './peers/site-node.ts';
 import { lanUrls } from './siblings/lan-urls.ts';
 import type { SiblingPort } from './siblings/siblings.ts';
 import { WanLimits } from './wan/wan-limits.ts';
@@ -60,7 +62,7 @@ export async function startGateway(
   await makeDirectory(settings.data, 0o700);
   const state = await LevelState.open(join(settings.data, 'state'), settings.data);
   const stop = new AbortController();
-  let news: News | undefined;
+  let networks: Networks | undefined;
   const giveUp = (): void => stop.abort(signal?.reason);
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
@@ -74,10 +76,10 @@ export async function startGateway(
     await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), ...around });
     await memory.remember(originUrl);
     const book = await GatewayBook.open(new BookFile(settings.data));
-    news = await openFleetNews({ settings, identity, book, ...around });
+    networks = await joinNetworks({ settings, identity, book, ...around });
     let ownUrls: string[] | undefined;
     const gateway = await Gateway.open({
-      news,
+      ...networks,
       book,
       ownUrls: () => ownUrls,
       siblingPort: siblingPort(identity, metrics),
@@ -98,14 +100,14 @@ export async function startGateway(
     log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
     const close = async (): Promise<void> => {
       stop.abort();
-      await Promise.all([server.close(), news?.close(), running]);
+      await Promise.all([server.close(), networks?.leave(), running]);
       await gateway.flush();
       await state.close();
     };
     return { url: server.url, id: identity.id, close };
   } catch (error) {
     stop.abort();
-    await news?.close();
+    await networks?.leave();
     await state.close();
     throw error;
   } finally {
@@ -118,6 +120,27 @@ async function whomToFollow(settings: GatewaySettings, log: Log) {
   const token = await readToken(settings, memory, log);
   const originUrl = originOf(settings, token?.origin ?? (await memory.origin()));
   return { memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
+}
+
+/** Its places in the two networks of libp2p, as far as the settings want them. */
+interface Networks {
+  news: News | undefined;
+  siteNode: SiteNode | undefined;
+  leave(): Promise<void>;
+}
+
+async function joinNetworks(
+  options: Parameters<typeof openFleetNews>[0] & Parameters<typeof openSiteNode>[0],
+) {
+  const siteNode = await openSiteNode(options);
+  const news = await openFleetNews(options).catch(async (error: unknown) => {
+    await siteNode?.close();
+    throw error;
+  });
+  const leave = async (): Promise<void> => {
+    await Promise.all([news?.close(), siteNode?.close()]);
+  };
+  return { news, siteNode, leave };
 }
 
 const interfaces = () => Object.values(networkInterfaces()).flat();

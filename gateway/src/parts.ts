@@ -7,6 +7,7 @@ import type { News } from './gossip/news.ts';
 import type { Metrics } from './http/metrics.ts';
 import type { Log } from './log.ts';
 import type { MirrorStore } from './mirror/mirror-store.ts';
+import type { SiteNode } from './peers/site-node.ts';
 import type { GatewaySettings } from './settings.ts';
 import type { SiblingPort } from './siblings/siblings.ts';
 import type { Records } from './storage/records.ts';
@@ -30,6 +31,8 @@ export interface GatewayParts {
   metrics: Metrics;
   /** Undefined: this gateway isn't in the fleet's network. */
   news?: News | undefined;
+  /** Undefined: it exchanges no chunks with devices over libp2p. */
+  siteNode?: SiteNode | undefined;
   book: GatewayBook;
   /** URLs of its own HTTP side, for the other gateways of the site; undefined before it listens. */
   ownUrls: () => string[] | undefined;

@@ -40,11 +40,24 @@ it.each([
   ],
   ['a rate in bytes', ['serve', '--data', 'd', '--wan-rate', '10MB'], '10Mbit'],
   ['quiet hours that are none', ['serve', '--data', 'd', '--quiet-hours', 'always'], 'Mon-Fri 08:00-18:00'],
+  ['a place for peers that is none', ['serve', '--data', 'd', '--peer-listen', 'here'], '0.0.0.0:7403'],
   ['no data directory', ['serve'], '--data'],
 ])('refuses %s with exit code 2 and says what it wants', async (_what, args, message) => {
   const { exitCode, text } = await run(...args);
   expect(exitCode).toBe(2);
   expect(text).toContain(message);
+});
+
+it('exchanges chunks with devices unless told otherwise', async () => {
+  const [usual, off, elsewhere] = [
+    await run('serve', '--data', 'd'),
+    await run('serve', '--data', 'd', '--no-peers'),
+    await run('serve', '--data', 'd', '--peer-listen', '192.0.2.7:7000'),
+  ];
+  expect(usual.settings).toMatchObject({ peers: true, mdns: true });
+  expect(usual.settings?.peerListen).toBeUndefined();
+  expect(off.settings).toMatchObject({ peers: false });
+  expect(elsewhere.settings).toMatchObject({ peers: true, peerListen: '/ip4/192.0.2.7/tcp/7000' });
 });
 
 it('takes what it may use of the WAN, and fetches ahead unless told otherwise', async () => {

@@ -1,4 +1,4 @@
-import { parseBytes, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
+import { parseBytes, parseDurationMs, parsePeerListen, SettingsCommand } from '@sitecast/shared/command';
 import { Option } from 'commander';
 import {
   type GatewaySettings,
@@ -37,7 +37,7 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
   const program = new SettingsCommand('sitecast-gateway').description(
     "Caches and serves a site's updates: verified metadata and chunks, fetched over the WAN once.",
   );
-  wanOptions(fleetOptions(program.command('serve')))
+  wanOptions(peerOptions(fleetOptions(program.command('serve'))))
     .description('mirror an origin, serve the devices of this site, pass on what they report')
     .option(
       '--origin <url>',
@@ -96,7 +96,10 @@ function fleetOptions(serve: SettingsCommand): SettingsCommand {
       '--gossip-announce <address...>',
       'where others reach that, behind a NAT, such as /dns4/north.example.com/tcp/7402',
     )
-    .option('--no-mdns', "do not look for gateways of the fleet's network on the LAN by multicast DNS")
+    .option(
+      '--no-mdns',
+      "do not look for gateways of the fleet's network, and for devices, on the LAN by multicast DNS",
+    )
     .option(
       '--fleet-key-file <file>',
       "the key of the fleet's network, from `sitecast keys create fleet`; 0600",
@@ -108,6 +111,18 @@ function fleetOptions(serve: SettingsCommand): SettingsCommand {
     .option(
       '--site-gateway <url...>',
       'other gateways of this site, where the origin does not name them (it does once they are enrolled)',
+    );
+}
+
+/** How it exchanges chunks with devices besides HTTP. */
+function peerOptions(serve: SettingsCommand): SettingsCommand {
+  return serve
+    .option('--no-peers', 'ask no device for chunks that it holds and this gateway lacks, and load no libp2p')
+    .addOption(
+      new Option(
+        '--peer-listen <address>',
+        'where /sitecast/chunks/1 is spoken (default: the address of --listen, port 7404 or any free one)',
+      ).argParser(parsePeerListen),
     );
 }
 

@@ -21,8 +21,12 @@ export interface GatewaySettings extends WanSettings {
   gossipListen?: string[];
   gossipPeer?: string[];
   gossipAnnounce?: string[];
-  /** Whether gateways are looked for by multicast DNS. */
+  /** Whether gateways, and devices, are looked for by multicast DNS. */
   mdns?: boolean;
+  /** Whether chunks are exchanged with devices over libp2p. */
+  peers?: boolean;
+  /** A multiaddress. */
+  peerListen?: string;
   lanUrl?: string[];
   siteGateway?: string[];
   /** Whether chunks are fetched before devices ask for them. */

@@ -36,7 +36,15 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
   const revocations = new Revocations();
   const tracker = new Tracker({
     site: () => own.site(),
-    assignmentOf: id => assignments.known(id),
+    assignmentOf: async id => {
+      const known = await assignments.known(id);
+      // A gateway that was started anew knows no device yet. It isn't waited for: who isn't known comes again.
+      if (!known)
+        assignments
+          .get(id, { isForwarded: false })
+          .catch((error: unknown) => log.error({ err: error }, 'an assignment could not be kept'));
+      return known;
+    },
     isRevoked: id => revocations.has(id),
     now,
   });

@@ -76,16 +76,24 @@ it('a device that leaves in the middle leaves nothing undone', async () => {
   }
 });
 
-it('a gateway that comes back with an empty disk fetches no more than the site still lacks', async () => {
+it('a gateway that comes back with an empty disk fetches no more than the site still lacks: nothing, at last', async () => {
   const image = await openSite();
-  const id = await site.rollOut('1.0.0');
+  const inAnHour = new Date(Date.now() + 3_600_000).toISOString();
+  await site.rollOut('1.0.0', '--not-before', inAnHour);
   await site.untilSiteHas(image, IMAGE_BYTES / 2, ...THREE);
   await site.gateway.kill();
   const before = site.gateway.wan.receivedBytes;
   await site.gateway.restart({ isEmpty: true });
-  await site.untilCompleted(id, THREE.length);
-  for (const name of THREE) expect(await site.isRight(name, image)).toBe(true);
+  for (const name of THREE) await site.untilSiteHas(image, IMAGE_BYTES, name);
   expect(site.gateway.wan.receivedBytes - before).toBeLessThan(0.75 * IMAGE_BYTES);
+  // Once more, and nobody asks it for anything: what it fetches ahead comes from its devices.
+  await site.gateway.kill();
+  const whole = site.gateway.wan.receivedBytes;
+  await site.gateway.restart({ isEmpty: true, prefetch: true });
+  const { count } = ChunkIndex.decode(await indexOf());
+  await site.bed.until(async () => (await site.gateway.found('siteDevice')) === count);
+  expect(await site.gateway.found('upstream')).toBe(0);
+  expect(site.gateway.wan.receivedBytes - whole).toBeLessThan(0.1 * IMAGE_BYTES);
 });
 
 it('a device is served by the others until it is revoked', async () => {

@@ -112,6 +112,9 @@ export class SiteSwarm implements SitePeers {
     this.#held.set(name, chunks);
     this.#board.put(holdings);
     return {
+      get count() {
+        return holdings.bits.size;
+      },
       add: at => holdings.add(at),
       settle: () => {
         holdings.isFetching = false;

@@ -37,6 +37,8 @@ export class Daemon {
   #vainNews = 0;
   /** The cycle under way was begun because a gateway claimed to have news. */
   #isLedByNews = false;
+  /** The last long poll came to nothing. */
+  #isGatewayAway = false;
   #askers: ((rest: Rest) => void)[] = [];
 
   constructor(agent: UpdateAgent, parts: AgentParts, options: DaemonOptions) {
@@ -170,7 +172,7 @@ export class Daemon {
 
   /** Long polls. A gateway that doesn't know them answers at once: then there's just the poll. */
   async #changed(signal: AbortSignal): Promise<boolean> {
-    const { gateways, clock } = this.#parts;
+    const { gateways, clock, exchange } = this.#parts;
     let promptAnswers = 0;
     while (!signal.aborted) {
       const beganMs = performance.now();
@@ -178,10 +180,13 @@ export class Daemon {
         const gateway = gateways.liveliest;
         const found = await gateway.waitForChange(LONG_POLL_MS, signal);
         gateways.noteHeard(gateway);
+        this.#isGatewayAway = false;
         if (found === 'changed') return true;
         if (performance.now() - beganMs < PROMPT_MS) promptAnswers += 1;
       } catch (error) {
         if (!(error instanceof SitecastError) && !signal.aborted) throw error;
+        if (!this.#isGatewayAway && !signal.aborted) exchange?.lostGateway();
+        this.#isGatewayAway = true;
         await clock.sleep(GATEWAY_PAUSE_MS, signal);
       }
       if (promptAnswers > 1) await clock.sleep(Number.POSITIVE_INFINITY, signal);

@@ -1,7 +1,7 @@
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setTimeout as timer } from 'node:timers/promises';
 import { SitecastError } from '@sitecast/shared/errors';
 import { namedPeersSchema, type PeerNotice } from '@sitecast/shared/fleet';
-import type { FoundPeer } from '../ports.ts';
+import type { FoundPeer, Gateway } from '../ports.ts';
 import type { Gateways } from '../site/gateways.ts';
 
 // Who answers this: a gateway, or whoever is in its place. The worst answer: addresses of third parties. They're few, plain
@@ -11,6 +11,8 @@ const PATH = '/site/v1/peers';
 /** How soon gateways are told again, milliseconds: doubled each time, from each new image on. */
 const FIRST_PAUSE_MS = 1000;
 const MAX_PAUSE_MS = 60_000;
+/** One that doesn't listen, or doesn't know this device yet, is told again soon: it may have been started anew. */
+const MAX_PAUSE_UNHEARD_MS = 15_000;
 const JITTER = 0.2;
 
 interface PeerTrackerOptions {
@@ -18,55 +20,64 @@ interface PeerTrackerOptions {
   /** What to tell; undefined: nothing yet. */
   notice: () => PeerNotice | undefined;
   onPeers: (peers: readonly FoundPeer[]) => void;
+  /** Until so many milliseconds have passed, or the signal fires. */
+  sleep?: (ms: number, signal: AbortSignal) => Promise<void>;
 }
 
 /** Tells the gateways what this device holds and fetches, and hears from them who else does. */
 export class PeerTracker {
   readonly #options: PeerTrackerOptions;
-  #pauseMs = FIRST_PAUSE_MS;
   #nudged = new AbortController();
 
   constructor(options: PeerTrackerOptions) {
     this.#options = options;
   }
 
-  /** There's something new to tell. */
+  /** There's something new to tell, or somebody to tell it anew. */
   nudge(): void {
-    this.#pauseMs = FIRST_PAUSE_MS;
-    this.#nudged.abort();
+    const before = this.#nudged;
+    this.#nudged = new AbortController();
+    before.abort();
   }
 
   /** Until the signal fires. */
   async run(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      this.#nudged = new AbortController();
-      await this.#tell(signal);
-      const pauseMs = this.#pauseMs * (1 + JITTER * (2 * Math.random() - 1));
-      this.#pauseMs = Math.min(2 * this.#pauseMs, MAX_PAUSE_MS);
-      await sleep(pauseMs, undefined, { signal: AbortSignal.any([signal, this.#nudged.signal]) }).catch(
-        () => {
-          // Nudged, or at its end: the loop says which.
-        },
-      );
+    await Promise.all(this.#options.gateways.all.map(gateway => this.#keepTelling(gateway, signal)));
+  }
+
+  async #keepTelling(gateway: Gateway, signal: AbortSignal): Promise<void> {
+    const { sleep = sleepUntil } = this.#options;
+    for (let pauseMs = FIRST_PAUSE_MS; !signal.aborted; ) {
+      const nudged = this.#nudged.signal;
+      const isHeard = await this.#tell(gateway, signal);
+      const jitteredMs = pauseMs * (1 + JITTER * (2 * Math.random() - 1));
+      pauseMs = Math.min(2 * pauseMs, isHeard ? MAX_PAUSE_MS : MAX_PAUSE_UNHEARD_MS);
+      await sleep(jitteredMs, AbortSignal.any([signal, nudged]));
+      if (nudged.aborted) pauseMs = FIRST_PAUSE_MS;
     }
   }
 
-  async #tell(signal: AbortSignal): Promise<void> {
+  /** @returns whether it has taken note, as far as that can be known */
+  async #tell(gateway: Gateway, signal: AbortSignal): Promise<boolean> {
     const { gateways, notice, onPeers } = this.#options;
     const told = notice();
-    if (!told) return;
-    await Promise.all(
-      gateways.all.map(async gateway => {
-        try {
-          const { status, body } = await gateways.post(gateway, PATH, told, signal);
-          const named = namedPeersSchema.safeParse(body);
-          // An origin, and an earlier gateway, know nothing of it.
-          if (status === 200 && named.success) onPeers(named.data.peers);
-        } catch (error) {
-          // It's away: the others, and multicast DNS, name peers meanwhile.
-          if (!(error instanceof SitecastError) && !signal.aborted) throw error;
-        }
-      }),
-    );
+    if (!told) return true;
+    try {
+      const { status, body } = await gateways.post(gateway, PATH, told, signal);
+      const named = namedPeersSchema.safeParse(body);
+      if (status === 200 && named.success) onPeers(named.data.peers);
+      // An origin, and an earlier gateway, know nothing of it, and never will.
+      return status === 200 || status === 404;
+    } catch (error) {
+      // It's away: the others, and multicast DNS, name peers meanwhile.
+      if (!(error instanceof SitecastError) && !signal.aborted) throw error;
+      return false;
+    }
   }
+}
+
+async function sleepUntil(ms: number, signal: AbortSignal): Promise<void> {
+  await timer(ms, undefined, { signal }).catch(() => {
+    // Nudged, or at its end: the loop says which.
+  });
 }

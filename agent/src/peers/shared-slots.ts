@@ -64,9 +64,12 @@ export class SharedSlots {
     return held;
   }
 
-  /** SHA-256 of their chunk indices, in hex. */
-  get images(): string[] {
-    return [...this.#shared.values()].map(({ image }) => Buffer.from(image.id).toString('hex'));
+  /** SHA-256 of their chunk indices, in hex, and how many chunks of each are here. */
+  get holdings(): { image: string; count: number }[] {
+    return [...this.#shared.values()].map(({ image, held }) => ({
+      image: Buffer.from(image.id).toString('hex'),
+      count: held.count,
+    }));
   }
 
   /** The slot is right: its index is kept, for the next start. */

@@ -54,6 +54,11 @@ export class SiteExchange {
     this.#tracker.nudge();
   }
 
+  /** A gateway has hung up: where it was started anew it knows nothing of this device. */
+  lostGateway(): void {
+    this.#tracker.nudge();
+  }
+
   /** Before anything is written to a slot that held something else. */
   withdraw(slot: SlotName): Promise<void> {
     return this.#shared.end(slot);
@@ -91,6 +96,11 @@ export class SiteExchange {
     const { id, peers } = this.#options;
     const { addresses } = peers;
     if (!this.#isMember || addresses.length === 0) return undefined;
-    return { peer: { id, addresses: addresses.slice(0, 8) }, images: this.#shared.images };
+    const { holdings } = this.#shared;
+    return {
+      peer: { id, addresses: addresses.slice(0, 8) },
+      images: holdings.map(({ image }) => image),
+      held: holdings.map(({ count }) => count),
+    };
   }
 }

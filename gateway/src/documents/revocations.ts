@@ -4,8 +4,11 @@ import type { RolloutsFile } from '@sitecast/shared/fleet';
 export class Revocations {
   #ids = new Set<string>();
 
-  follow(rollouts: ReadonlyMap<string, RolloutsFile>): void {
+  /** @returns those that were not revoked before */
+  follow(rollouts: ReadonlyMap<string, RolloutsFile>): string[] {
+    const before = this.#ids;
     this.#ids = new Set([...rollouts.values()].flatMap(({ revoked }) => revoked));
+    return [...this.#ids].filter(id => !before.has(id));
   }
 
   has(id: string): boolean {

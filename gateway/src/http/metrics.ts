@@ -21,6 +21,8 @@ export interface MetricsSource {
   waiters: () => number;
   devices: () => number;
   trackedPeers: () => number;
+  /** That are asked for chunks just now. */
+  linkedDevices: () => number;
   /** When the upstreams were last reached, milliseconds since 1970. */
   lastContactMs: () => number | undefined;
   isEnrolled: () => boolean;
@@ -78,7 +80,8 @@ export class Metrics {
     this.#wanBytes.inc({ kind }, lengthBytes);
   }
 
-  sent(kind: UpstreamKind, lengthBytes: number): void {
+  /** @param kind `peers`: chunks that went out over libp2p */
+  sent(kind: UpstreamKind | 'peers', lengthBytes: number): void {
     this.#lanBytes.inc({ kind }, lengthBytes);
   }
 
@@ -117,6 +120,11 @@ export class Metrics {
       'Devices that told lately which chunks they hold.',
       source.trackedPeers,
     );
+    this.#gauge(
+      'sitecast_linked_devices',
+      'Devices that are asked just now for chunks that they hold and this gateway lacks.',
+      source.linkedDevices,
+    );
     this.#gauge('sitecast_devices', 'Devices that this gateway knows an assignment of.', source.devices);
     this.#gauge('sitecast_enrolled', '1 once this gateway is enrolled.', () => Number(source.isEnrolled()));
     this.#gauge(
@@ -136,11 +144,12 @@ export class Metrics {
       labelNames: ['where'],
       registers: [this.#registry],
       collect() {
-        const { memoryHits, diskHits, wanFetches, siblingFetched, siblingHeld } = chunkCounts();
+        const { memoryHits, diskHits, wanFetches, siblingFetched, siblingHeld, siteDevices } = chunkCounts();
         this.set({ where: 'memory' }, memoryHits);
         this.set({ where: 'disk' }, diskHits);
         this.set({ where: 'upstream' }, wanFetches);
         this.set({ where: 'siteGateway' }, siblingFetched + siblingHeld);
+        this.set({ where: 'siteDevice' }, siteDevices);
       },
     });
     hits.reset();

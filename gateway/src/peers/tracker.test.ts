@@ -61,6 +61,31 @@ it('names at most 64, not always the same', async () => {
   expect(one.map(({ id }) => id)).not.toEqual(two.map(({ id }) => id));
 });
 
+it('knows who says that it holds chunks of an image, those with the most first', async () => {
+  const [some, most, none, silent, bad] = [member(), member(), member(), member(), member()];
+  const hold = (id: string, ...held: number[]) =>
+    tracker.tell(id, { peer: peerOf(id), images: [IMAGE, 'b'.repeat(64)], held });
+  await hold(some, 3);
+  await hold(most, 7, 1);
+  await hold(none, 0, 0);
+  await hold(bad, 9);
+  await tell(silent, IMAGE);
+  revoked.add(bad);
+  expect(tracker.holders()).toEqual(
+    new Map([
+      [
+        IMAGE,
+        [
+          { peer: peerOf(most), chunks: 7 },
+          { peer: peerOf(some), chunks: 3 },
+        ],
+      ],
+      ['b'.repeat(64), [{ peer: peerOf(most), chunks: 1 }]],
+    ]),
+  );
+  expect([tracker.has(none), tracker.has(newId())]).toEqual([true, false]);
+});
+
 it('forgets who has said nothing for three minutes, and those who were revoked', async () => {
   const [silent, bad, asker] = [member(), member(), member()];
   await tell(silent, IMAGE);

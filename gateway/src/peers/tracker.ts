@@ -5,7 +5,7 @@ import { LRUCache } from 'lru-cache';
 import { notYours } from '../outbox/accept-reports.ts';
 
 // Who can send this: devices of the site, by their assignment. The worst notice: addresses of third parties, to which others
-// then make a connection that fails (eight a device, plain TCP); or images that it doesn't hold, which costs those who ask it.
+// then make a connection that fails (eight a device, plain TCP); or chunks that it doesn't hold, which costs those who ask it.
 
 /** Devices that are remembered; the longest unheard make room. */
 const MAX_TRACKED = 4096;
@@ -15,7 +15,14 @@ const TRACKED_FOR_MS = 3 * 60_000;
 interface Tracked {
   peer: SitePeer;
   product: string | undefined;
-  images: ReadonlySet<string>;
+  /** How many chunks it holds of each image. */
+  images: ReadonlyMap<string, number>;
+}
+
+/** A device that says that it holds some of an image. */
+export interface Holder {
+  peer: SitePeer;
+  chunks: number;
 }
 
 interface TrackerDeps {
@@ -52,11 +59,32 @@ export class Tracker {
    * @returns others: those with one of its images first, then those of its product, which may want the same soon
    * @throws SITECAST_NOT_YOURS, SITECAST_NO_ASSIGNMENT, SITECAST_OTHER_SITE (forbidden), SITECAST_NOT_ENROLLED (unreachable)
    */
-  async tell(sender: string, { peer, images }: PeerNotice): Promise<SitePeer[]> {
+  async tell(sender: string, { peer, images, held = [] }: PeerNotice): Promise<SitePeer[]> {
     if (peer.id !== sender) throw notYours(peer.id);
     const { product } = await this.#admit(sender);
-    this.#tracked.set(sender, { peer, product, images: new Set(images) });
+    const counts = new Map(images.map((image, at) => [image, held[at] ?? 0]));
+    this.#tracked.set(sender, { peer, product, images: counts });
     return this.#others(sender, images, product);
+  }
+
+  /** Who says that it holds some of an image, those with the most first; by image. */
+  holders(): Map<string, Holder[]> {
+    const byImage = new Map<string, Holder[]>();
+    for (const [id, { peer, images }] of this.#tracked.entries()) {
+      if (this.#deps.isRevoked(id)) continue;
+      for (const [image, chunks] of images) {
+        if (chunks === 0) continue;
+        const holders = byImage.get(image) ?? [];
+        holders.push({ peer, chunks });
+        byImage.set(image, holders);
+      }
+    }
+    for (const holders of byImage.values()) holders.sort((one, other) => other.chunks - one.chunks);
+    return byImage;
+  }
+
+  has(id: string): boolean {
+    return this.#tracked.has(id);
   }
 
   async #admit(id: string): Promise<Assignment> {

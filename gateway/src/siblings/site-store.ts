@@ -20,6 +20,8 @@ export interface SharingCounts {
   siblingFetched: number;
   /** Another one had it already. */
   siblingHeld: number;
+  /** Devices of the site held it. */
+  siteDevices: number;
   /** Fetched over the WAN in the place of a gateway that is away, or hasn't given it: it may be a second copy. */
   takeovers: number;
   /** Fetched for another gateway though it isn't this one's turn: the two don't agree. It may be a second copy. */
@@ -29,6 +31,8 @@ export interface SharingCounts {
 interface SiteStoresDeps {
   ownId: string;
   siblings: Pick<Siblings, 'able' | 'knownIds' | 'rest'>;
+  /** A chunk that a device of the site holds, verified; undefined where none gives it. */
+  fromDevices?: ((id: ChunkId, request: ChunkRequest) => Promise<Chunk | undefined>) | undefined;
   /** What this gateway fetches over its WAN for its devices: from the origin, or else from gateways of other sites. */
   wan: ChunkStore;
   /** The same for another gateway, which asks: from the origin alone. Undefined where there's none. */
@@ -40,7 +44,13 @@ interface SiteStoresDeps {
  * is asked in a circle: what another gateway asks for comes from here, from what others have, or from the origin.
  */
 export class SiteStores {
-  readonly counts: SharingCounts = { siblingFetched: 0, siblingHeld: 0, takeovers: 0, disagreements: 0 };
+  readonly counts: SharingCounts = {
+    siblingFetched: 0,
+    siblingHeld: 0,
+    siteDevices: 0,
+    takeovers: 0,
+    disagreements: 0,
+  };
   readonly #deps: SiteStoresDeps;
   /** For this gateway's own devices. */
   readonly forDevices: ChunkStore;
@@ -117,7 +127,7 @@ export class SiteStores {
     return undefined;
   }
 
-  /** Over the WAN, unless another gateway of the site has it by now. */
+  /** Over the WAN, unless another gateway of the site has it by now, or a device holds it. */
   async #fetchHere(
     id: ChunkId,
     request: ChunkRequest,
@@ -135,6 +145,11 @@ export class SiteStores {
         // It was a question; the WAN is there for the answer.
         if (!gone.aborted && !(error instanceof SitecastError)) throw error;
       }
+    }
+    const held = await this.#deps.fromDevices?.(id, request);
+    if (held) {
+      this.counts.siteDevices += 1;
+      return held;
     }
     const chunk = await store.get(id, request);
     if (outOfTurn) this.counts[outOfTurn] += 1;

@@ -3,7 +3,9 @@ import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import {
+  Chunk,
   type ChunkId,
+  type ChunkIndex,
   ChunkIndexBuilder,
   chunkIdOf,
   chunkPath,
@@ -24,7 +26,7 @@ import { NonceMemory, verifyRequest } from '@sitecast/shared/http-signature';
 import type { Envelope } from '@sitecast/shared/identity';
 import { type ReleaseManifest, serializeFile } from '@sitecast/shared/release';
 import { KeyPair } from '@sitecast/shared/signing';
-import type { Signer } from '@sitecast/shared/trust';
+import { delegatedSigners, type RoleSigners, type Signer } from '@sitecast/shared/trust';
 import { newSigner, TestRepository } from '@sitecast/shared/trust/testing';
 
 const CHUNK_BYTES = 16 * 1024;
@@ -35,6 +37,8 @@ export type Misbehaviour = (request: IncomingMessage, response: ServerResponse, 
 export interface PublishedImage {
   image: Buffer;
   ids: ChunkId[];
+  index: ChunkIndex;
+  chunks: Chunk[];
 }
 
 /** An origin for tests. `misbehave` takes requests over; everything else is answered as it should be. */
@@ -112,14 +116,17 @@ export class FakeOrigin {
   ): Promise<PublishedImage> {
     const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: chunkBytes, maxBytes: chunkBytes });
     const ids: ChunkId[] = [];
+    const chunks: Chunk[] = [];
     for (let at = 0; at < image.length; at += chunkBytes) {
       const plain = image.subarray(at, at + chunkBytes);
       const id = chunkIdOf(plain);
       ids.push(id);
+      chunks.push(Chunk.fromPlain(id, plain));
       this.chunks.set(`chunks/${chunkPath(id)}`, compressFrame(plain));
       builder.add(id, Math.min(at + chunkBytes, image.length));
     }
-    const index = builder.finish().encode();
+    const built = builder.finish();
+    const index = built.encode();
     const manifest: ReleaseManifest = {
       format: 'sitecast-release-1',
       product,
@@ -144,7 +151,7 @@ export class FakeOrigin {
       }),
     );
     await this.publish('targets');
-    return { image, ids };
+    return { image, ids, index: built, chunks };
   }
 
   /** Starts a rollout to everybody. */
@@ -212,6 +219,14 @@ export class FakeOrigin {
     const found = this.chunks.get(path) ?? this.repository.files.get(path);
     if (!(found instanceof Uint8Array)) throw new Error(`there is no ${path}`);
     return Buffer.from(found);
+  }
+
+  /** Who signs assignments. */
+  get rolloutsSigners(): RoleSigners {
+    const { delegations } = this.repository.targets;
+    const signers = delegatedSigners(delegations, 'rollouts');
+    if (!signers) throw new Error('nobody signs rollouts');
+    return signers;
   }
 
   /** How often a path was asked for. */

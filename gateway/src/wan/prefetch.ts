@@ -27,8 +27,20 @@ interface PrefetchDeps {
   cache: { has(id: ChunkId): Promise<boolean>; readonly isFull: boolean };
   chunks: { get(id: ChunkId, options: { reach: 'anywhere' }): Promise<unknown>; readonly isBusy: boolean };
   mayPrefetch: () => boolean;
+  /**
+   * Whether devices of the site may be about to say that they hold an image, which is then had from them.
+   * @param image SHA-256 of its chunk index, in hex; @param count its chunks
+   */
+  isTooEarly: (image: string, count: number) => boolean;
   cacheBytes: number;
   log: Log;
+}
+
+interface Wanted {
+  rollout: string;
+  product: string;
+  counter: number;
+  baseline: number | undefined;
 }
 
 /**
@@ -40,6 +52,8 @@ export class Prefetch {
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
   /** Indexes that were worked through, by hash. */
   #done = new Set<string>();
+  /** Rollouts that were under way when this gateway started: devices may hold what they bring. */
+  #older: ReadonlySet<string> | undefined;
 
   constructor(deps: PrefetchDeps) {
     this.#deps = deps;
@@ -64,19 +78,23 @@ export class Prefetch {
 
   async #round(signal: AbortSignal): Promise<void> {
     const set = this.#deps.set();
-    if (!set || !this.#deps.mayPrefetch()) return;
+    if (!set) return;
+    this.#older ??= new Set(
+      [...set.rollouts.values()].flatMap(({ rollouts }) => rollouts.map(({ id }) => id)),
+    );
+    if (!this.#deps.mayPrefetch()) return;
     const byName = new Map([...set.targets.values()].map(target => [target.name, target]));
     const listed = new Set([...byName.values()].map(hashOf));
     this.#done = new Set([...this.#done].filter(hash => listed.has(hash)));
     let leftBytes = this.#deps.cacheBytes * MAX_SHARE_OF_CACHE;
-    for (const { product, counter, baseline } of this.#wanted(set)) {
+    for (const { rollout, product, counter, baseline } of this.#wanted(set)) {
       const target = byName.get(indexTarget(product, counter));
       const index = target && (await this.#read(target));
       if (!target || !index) continue;
       leftBytes -= index.lengthBytes;
       // The newest first: what doesn't fit waits for a device to ask.
       if (leftBytes < 0) return;
-      if (this.#done.has(hashOf(target))) continue;
+      if (this.#done.has(hashOf(target)) || this.#mustWait(rollout, target, index)) continue;
       const before = baseline === undefined ? undefined : byName.get(indexTarget(product, baseline));
       const isWhole = await this.#fetchAll(index, before && (await this.#read(before)), signal);
       if (!isWhole) return;
@@ -85,14 +103,22 @@ export class Prefetch {
     }
   }
 
-  *#wanted({
-    rollouts,
-  }: MirrorSet): Generator<{ product: string; counter: number; baseline: number | undefined }> {
+  #mustWait(rollout: string, { file }: FoundTarget, index: ChunkIndex): boolean {
+    const { sha256 = '' } = file.hashes;
+    return this.#older?.has(rollout) === true && this.#deps.isTooEarly(sha256, index.count);
+  }
+
+  *#wanted({ rollouts }: MirrorSet): Generator<Wanted> {
     for (const file of rollouts.values()) {
       const devices = [...this.#deps.devicesOf(file.product)];
       for (const rollout of [...file.rollouts].reverse()) {
         if (rollout.state !== 'active' || !devices.some(device => isFor(rollout, device))) continue;
-        yield { product: file.product, counter: rollout.release.counter, baseline: baselineOf(file) };
+        yield {
+          rollout: rollout.id,
+          product: file.product,
+          counter: rollout.release.counter,
+          baseline: baselineOf(file),
+        };
       }
     }
   }

@@ -2,4 +2,11 @@ export { applyOptionsFile, limitSettings } from './config-file.ts';
 export { plainText } from './plain-text.ts';
 export { EXIT_CODES, describeError, exitCodeOf } from './outcome.ts';
 export { type OutputStreams, runProgram, SettingsCommand } from './program.ts';
-export { parseBoundedInteger, parseBytes, parseDurationMs, parsePercent, parseRate } from './values.ts';
+export {
+  parseBoundedInteger,
+  parseBytes,
+  parseDurationMs,
+  parsePeerListen,
+  parsePercent,
+  parseRate,
+} from './values.ts';

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { InvalidArgumentError } from 'commander';
 
 /** A parser for a whole number within bounds, both included. */
@@ -72,4 +73,14 @@ export function parsePercent(text: string): number {
   if (!(basisPoints >= 0 && basisPoints <= 10_000))
     throw new InvalidArgumentError('expected a percentage such as 5%');
   return basisPoints;
+}
+
+/** `192.0.2.7:7403`, `[::]:7403`, `7403` → the multiaddress that says the same. */
+export function parsePeerListen(text: string): string {
+  const match = /^(?:(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):)?(\d{1,5})$/.exec(text);
+  const port = Number(match?.[3]);
+  const host = match?.[1] ?? match?.[2] ?? '0.0.0.0';
+  if (!match || port > 65_535 || isIP(host) === 0)
+    throw new InvalidArgumentError('expected an address and a port such as 0.0.0.0:7403');
+  return `/ip${isIP(host)}/${host}/tcp/${port}`;
 }

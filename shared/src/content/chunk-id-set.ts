@@ -25,6 +25,12 @@ export class ChunkIdSet {
     return this.#slots[this.#slotOf(id)] !== 0;
   }
 
+  /** How many were added before it; undefined if it isn't there. */
+  positionOf(id: ChunkId): number | undefined {
+    const position = this.#slots[this.#slotOf(id)] ?? 0;
+    return position === 0 ? undefined : position - 1;
+  }
+
   /** Adds a copy of the id; false if it was there already. */
   add(id: ChunkId): boolean {
     let slot = this.#slotOf(id);

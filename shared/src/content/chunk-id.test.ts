@@ -55,6 +55,9 @@ it('keeps a set of ids as a Set of their hex would', () => {
       expect(set.size).toBe(model.size);
       expect([...eachId(set.bytes())].map(chunkIdToHex)).toEqual([...model]);
       expect(set.has(Buffer.alloc(32))).toBe(false);
+      expect(set.positionOf(Buffer.alloc(32))).toBeUndefined();
+      const order = [...model];
+      expect(ids.map(one => set.positionOf(one))).toEqual(ids.map(one => order.indexOf(one.toString('hex'))));
     }),
     { numRuns: 20 },
   );

@@ -5,6 +5,7 @@ import { afterAll, expect, it } from 'vitest';
 import { SitecastError } from '../errors.ts';
 import { chunkIdOf, sha256 } from './chunk-id.ts';
 import { ChunkIndex, ChunkIndexBuilder, MAX_INDEX_CHUNKS } from './chunk-index.ts';
+import { ChunkNumbers } from './chunk-numbers.ts';
 import {
   CASYNC_MAKE,
   needsProgram,
@@ -88,6 +89,15 @@ it('tells places, lengths and the chunk at an offset', () => {
   expect(index.startOf(2)).toBe(101);
   expect(index.lengthOf(2)).toBe(3899);
   expect(() => index.idAt(3)).toThrow(RangeError);
+});
+
+it('finds chunks by their ids, repeated ones at their first place', () => {
+  const builder = new ChunkIndexBuilder(SIZES);
+  const ids = ['a', 'b', 'a', 'c'].map(text => chunkIdOf(Buffer.from(text)));
+  for (const [at, id] of ids.entries()) builder.add(id, at + 1);
+  const numbers = new ChunkNumbers(builder.finish());
+  expect(ids.map(id => numbers.find(id))).toEqual([0, 1, 0, 3]);
+  expect(numbers.find(chunkIdOf(Buffer.from('d')))).toBeUndefined();
 });
 
 it('keeps offsets beyond 2^32', () => {

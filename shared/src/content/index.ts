@@ -13,7 +13,14 @@ export {
   sha256,
 } from './chunk-id.ts';
 export { ChunkIdSet } from './chunk-id-set.ts';
-export { ChunkIndex, ChunkIndexBuilder, type ChunkPlace, type ChunkSizes } from './chunk-index.ts';
+export {
+  ChunkIndex,
+  ChunkIndexBuilder,
+  type ChunkPlace,
+  type ChunkSizes,
+  MAX_INDEX_CHUNKS,
+} from './chunk-index.ts';
+export { ChunkNumbers } from './chunk-numbers.ts';
 export { ChunkCutter, checkChunkSizes, DEFAULT_CHUNK_SIZES } from './chunking/fastcdc.ts';
 export type { ImageSummary } from './image/image-reader.ts';
 export { type UploadImageOptions, uploadImage } from './image/upload-image.ts';

@@ -54,6 +54,7 @@ export {
   rolloutsTarget,
   serializeRollouts,
 } from './rollouts.ts';
+export { ShownAssignments } from './shown-assignments.ts';
 export {
   MAX_NAMED_PEERS,
   namedPeersSchema,

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { MAX_INDEX_CHUNKS } from '../content/index.ts';
 import { idSchema } from './fields.ts';
 
 /** Images that one device tells of: two slots, and room for what comes. */
@@ -31,6 +32,8 @@ export const peerNoticeSchema = z.object({
   peer: sitePeerSchema,
   /** SHA-256 of each image's chunk index, in hex. */
   images: z.array(z.string().regex(/^[0-9a-f]{64}$/)).max(MAX_IMAGES),
+  /** How many chunks of each of them it holds, in their order; earlier agents don't say. */
+  held: z.array(z.int().min(0).max(MAX_INDEX_CHUNKS)).max(MAX_IMAGES).optional(),
 });
 export type PeerNotice = z.infer<typeof peerNoticeSchema>;
 

@@ -22,13 +22,17 @@ export interface FoundPeer {
 /**
  * Multicast DNS without libp2p's own address book, which has no bound on peers that are merely announced.
  * @param serviceTag such as `_sitecast-site._udp.local`; undefined: nothing is looked for, or told
+ * @param isHidden looks for others, and isn't found itself
  */
-export function discovery(serviceTag: string | undefined): (components: MulticastDNSComponents) => Discovery {
+export function discovery(
+  serviceTag: string | undefined,
+  { isHidden = false } = {},
+): (components: MulticastDNSComponents) => Discovery {
   return components =>
     new Discovery(
       serviceTag === undefined
         ? undefined
-        : mdns({ serviceTag, interval: ASK_EVERY_MS, broadcast: true })(components),
+        : mdns({ serviceTag, interval: ASK_EVERY_MS, broadcast: !isHidden })(components),
     );
 }
 

@@ -18,16 +18,13 @@ const DATA_FRAME = 0;
  * packet of its own. As other implementations do, the sender is told when it has used half of its window; until then it
  * has enough. Before a stream is established updates carry its SYN and ACK, and go out as ever.
  */
-interface Windowed {
-  readonly state: StreamState;
-  /** Bytes: what the sender may send at most, and what of it is left. */
-  readonly recvWindow: number;
-  readonly recvWindowCapacity: number;
-}
+// oxlint-disable-next-line typescript/unbound-method -- it's called with its stream
 const updateWindow = YamuxStream.prototype.sendWindowUpdate;
 YamuxStream.prototype.sendWindowUpdate = function whenHalfUsed(this: YamuxStream): void {
-  const { state, recvWindow, recvWindowCapacity } = this as unknown as Windowed;
-  if (state === StreamState.Established && recvWindowCapacity > recvWindow / 2) return;
+  // Bytes: what the sender may send at most, and what of it is left.
+  const window = Number(Reflect.get(this, 'recvWindow'));
+  const leftBytes = Number(Reflect.get(this, 'recvWindowCapacity'));
+  if (this.state === StreamState.Established && leftBytes > window / 2) return;
   updateWindow.call(this);
 };
 

@@ -24,6 +24,7 @@ export { HoldingsBoard, ImageHoldings } from './chunks/holdings.ts';
 export { Pace } from './chunks/pace.ts';
 export { type PeerChunkRequest, PeerStore } from './chunks/peer-store.ts';
 export type { MayServe, ServingPorts } from './chunks/served-peer.ts';
+export { HolderStore } from './schedule/holder-store.ts';
 export { PeerLinks } from './schedule/peer-links.ts';
 export { type SwarmPeer, SwarmStore, type SwarmStoreOptions } from './schedule/swarm-store.ts';
 export type { FetchOptions } from './schedule/fetch-run.ts';

@@ -37,5 +37,6 @@ describe('a machine that has nothing to fetch', () => {
       return node.isConnected(other.id);
     }, 'it has met it');
     await neighbours.close();
+    expect(node.connected).toEqual([other.id]);
   });
 });

@@ -63,15 +63,18 @@ describe('gateways that are connected to one in the middle alone', () => {
 describe('devices on one LAN', () => {
   it('find each other by multicast DNS, with nothing configured', async () => {
     const listen = ['/ip4/0.0.0.0/tcp/0'];
-    const open = () => createSiteNode({ identity: newIdentity(), listen, isDiscovering: true });
-    const [one, two] = [await open(), await open()];
+    const open = (isHidden: boolean) =>
+      createSiteNode({ identity: newIdentity(), listen, isDiscovering: true, isHidden });
+    const [one, two, hidden] = [await open(false), await open(false), await open(true)];
     try {
       const hasFound = (node: typeof one, other: typeof one) => node.found.some(({ id }) => id === other.id);
       await until(() => hasFound(one, two) && hasFound(two, one), 'they have found each other');
+      await until(() => hasFound(hidden, one) && hasFound(hidden, two), 'one that hides has found them');
+      expect(hasFound(one, hidden) || hasFound(two, hidden)).toBe(false);
       const [address = ''] = one.found.find(({ id }) => id === two.id)?.addresses ?? [];
       expect(await one.dial(address)).toBe(two.id);
     } finally {
-      await Promise.all([one.close(), two.close()]);
+      await Promise.all([one.close(), two.close(), hidden.close()]);
     }
   });
 });

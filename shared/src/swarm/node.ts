@@ -41,6 +41,8 @@ export interface NodeOptions {
   readonly announce?: readonly string[];
   /** Looks for others by multicast DNS, and is found. */
   readonly isDiscovering?: boolean;
+  /** While it looks for others by multicast DNS it isn't found itself. */
+  readonly isHidden?: boolean;
   readonly maxConnections?: number;
 }
 
@@ -156,7 +158,9 @@ export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
     // No identify: who speaks is known by its key, where it is by the gateway or multicast DNS, and both speak one protocol. It
     // would cost each connection two streams and two signatures.
     services: {
-      discovery: discovery(options.isDiscovering ? SITE_SERVICE : undefined),
+      discovery: discovery(options.isDiscovering ? SITE_SERVICE : undefined, {
+        isHidden: options.isHidden ?? false,
+      }),
     },
   });
   return new SwarmNode(libp2p, libp2p.services.discovery);

@@ -173,7 +173,7 @@ export class FleetBed {
 
   #startGateway(name: string, port: string): Promise<Server> {
     const args = ['--data', `gateway-${name}`, '--token-file', `${name}.token`, '--poll', '1s'];
-    return this.bed.serve('sitecast-gateway', ['serve', ...args, ...quiet(port)]);
+    return this.bed.serve('sitecast-gateway', ['serve', ...args, '--no-peers', ...quiet(port)]);
   }
 }
 

@@ -68,10 +68,19 @@ export class SiteGateway {
     return this.#server.stop('SIGKILL');
   }
 
-  /** Where it was before. @param isEmpty with a new disk */
-  async restart({ isEmpty = false } = {}): Promise<void> {
+  /** Where it was before. @param isEmpty with a new disk; @param prefetch fetches ahead */
+  async restart({ isEmpty = false, prefetch = false } = {}): Promise<void> {
     if (isEmpty) await rm(this.#bed.path(this.name), { recursive: true });
-    this.#server = await serve(this.#bed, this.name, this.wan, new URL(this.#server.url).port);
+    const { port } = new URL(this.#server.url);
+    this.#server = await serve(this.#bed, this.name, this.wan, port, prefetch);
+  }
+
+  /** Chunks that it has found somewhere since its start. */
+  async found(where: 'upstream' | 'siteDevice'): Promise<number> {
+    const text = await (await fetch(`${this.url}/metrics`)).text();
+    const line = `sitecast_chunks_found_total{where="${where}"} `;
+    const found = text.split('\n').find(one => one.startsWith(line));
+    return Number(found?.slice(line.length) ?? 0);
   }
 
   close(): void {
@@ -80,13 +89,11 @@ export class SiteGateway {
   }
 }
 
-function serve(bed: Bed, name: string, wan: SlowLink, port: string): Promise<Server> {
-  return bed.serve('sitecast-gateway', [
-    ...`serve --origin ${wan.url} --data ${name} --token-file gateway.token --listen 127.0.0.1:${port} --no-prefetch`.split(
-      ' ',
-    ),
-    ...QUIET,
-  ]);
+function serve(bed: Bed, name: string, wan: SlowLink, port: string, prefetch = false): Promise<Server> {
+  const about = `serve --origin ${wan.url} --data ${name} --token-file gateway.token --listen 127.0.0.1:${port}`;
+  const peers = ['--peer-listen', '127.0.0.1:0', '--no-mdns'];
+  const ahead = prefetch ? [] : ['--no-prefetch'];
+  return bed.serve('sitecast-gateway', [...about.split(' '), ...peers, ...ahead, ...QUIET]);
 }
 
 /** An origin, and a site whose gateways and devices are real processes; each gateway's links can be thin, or cut. */
@@ -150,8 +157,8 @@ export class SwarmBed {
   }
 
   /** To all devices at once. @returns the rollout's id */
-  async rollOut(version: string): Promise<string> {
-    const atOnce = ['--all-at-once', '--max-down', '100%'];
+  async rollOut(version: string, ...more: string[]): Promise<string> {
+    const atOnce = ['--all-at-once', '--max-down', '100%', ...more];
     const { id } = await this.operate('rollout', 'start', PRODUCT, version, ...atOnce);
     return String(id);
   }

@@ -39,7 +39,7 @@ export interface WritableChunkStore extends ChunkStore {
 }
 
 /** The error for a chunk that a store lacks. */
-export function chunkNotFound(id: ChunkId, store: ChunkStore, cause?: unknown): SitecastError {
+export function chunkNotFound(id: ChunkId, store: Pick<ChunkStore, 'name'>, cause?: unknown): SitecastError {
   const hex = chunkIdToHex(id);
   return new SitecastError('notFound', 'SITECAST_CHUNK_NOT_FOUND', `${store.name} has no chunk ${hex}`, {
     data: { id: hex, store: store.name },

@@ -21,7 +21,8 @@ interface PeerLinksOptions {
   readonly node: SwarmNode;
   /** Shown to each peer: this machine's signed assignment. */
   readonly credential?: Uint8Array;
-  readonly swarm: SwarmStore;
+  /** Who asks the peers. */
+  readonly swarm: Pick<SwarmStore, 'addPeer' | 'removePeer' | 'hear'>;
   /** SHA-256 of the image's chunk index. */
   readonly image: ChunkId;
   /** Chunks of the image. */

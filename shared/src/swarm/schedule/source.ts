@@ -34,7 +34,12 @@ export class Source {
   }
 
   hasRoom(nowMs: number): boolean {
-    return !this.#isBanned && this.#underWay < this.#slots && nowMs >= this.#restsUntilMs;
+    return this.#underWay < this.#slots && this.mayBeAsked(nowMs);
+  }
+
+  /** It isn't banned, and doesn't rest. */
+  mayBeAsked(nowMs: number): boolean {
+    return !this.#isBanned && nowMs >= this.#restsUntilMs;
   }
 
   /** It failed so often in a row that asking it has no use. */

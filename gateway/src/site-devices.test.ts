@@ -1,0 +1,229 @@
+import { createHash } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Chunk, chunkPath, sha256 } from '@sitecast/shared/content';
+import { sealAssignment } from '@sitecast/shared/fleet';
+import type { EnvelopeSigner } from '@sitecast/shared/identity';
+import { KeyPair } from '@sitecast/shared/signing';
+import { afterAll, afterEach, expect, it } from 'vitest';
+import type { FakeOrigin, PublishedImage } from './testing/fake-origin.ts';
+import { type TestGateway, TestWorld } from './testing/gateways.ts';
+import { HoldingDevice } from './testing/holding-device.ts';
+import { removeTemporaryDirectories, until } from './testing/world.ts';
+
+const world = new TestWorld();
+const devices: HoldingDevice[] = [];
+afterEach(async () => {
+  await Promise.all(devices.splice(0).map(device => device.close()));
+  await world.closeAll();
+});
+afterAll(removeTemporaryDirectories);
+
+const CHUNKS = 40;
+const CHUNK_BYTES = 16_384;
+const PEERS = { peers: true, peerListen: '/ip4/127.0.0.1/tcp/0', prefetch: false };
+
+/** Bytes that don't compress. */
+function noise(seed: number): Buffer {
+  const parts: Buffer[] = [];
+  for (let at = 0; at * 32 < CHUNKS * CHUNK_BYTES; at += 1)
+    parts.push(createHash('sha256').update(`${seed} ${at}`).digest());
+  return Buffer.concat(parts);
+}
+
+async function opened(
+  more: Parameters<TestWorld['gateway']>[1] = {},
+): Promise<{ origin: FakeOrigin; published: PublishedImage; gateway: TestGateway }> {
+  const origin = await world.origin();
+  const published = await origin.publishRelease('camera', 1, noise(1));
+  await origin.startRollout('camera', 1);
+  const gateway = await world.gateway(origin, { ...PEERS, ...more });
+  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the gateway to be enrolled');
+  return { origin, published, gateway };
+}
+
+async function joined(gateway: TestGateway): Promise<HoldingDevice> {
+  const device = await HoldingDevice.join(gateway);
+  devices.push(device);
+  return device;
+}
+
+const fromWan = (origin: FakeOrigin): number => origin.count('GET chunks/');
+const found = (gateway: TestGateway, where: string): Promise<number> =>
+  gateway.metric(`sitecast_chunks_found_total{where="${where}"}`);
+
+async function getAll(gateway: TestGateway, { ids, chunks }: PublishedImage): Promise<void> {
+  const answers = await Promise.all(ids.map(id => gateway.get(`chunks/${chunkPath(id)}`)));
+  for (const [at, { status, body }] of answers.entries()) {
+    expect(status).toBe(200);
+    expect(Chunk.fromFrame(chunks[at]?.id ?? body, body).verify()).toBeDefined();
+  }
+}
+
+function addressOf(gateway: TestGateway): string {
+  for (const { fields } of gateway.log.lines)
+    if ('addresses' in fields && Array.isArray(fields.addresses)) return String(fields.addresses[0]);
+  throw new Error('it speaks to no device');
+}
+
+it('gets from its devices what they hold and it lacks, and nothing of that over the WAN', async () => {
+  const { origin, published, gateway } = await opened();
+  const [one, two] = [await joined(gateway), await joined(gateway)];
+  const at = [...published.ids.keys()];
+  await one.hold(origin, published, { at: at.filter(chunk => chunk < 30) });
+  await two.hold(origin, published, { at: at.filter(chunk => chunk >= 10) });
+  for (const device of [one, two]) expect(await device.tell(gateway)).toBe(200);
+  await getAll(gateway, published);
+  expect(fromWan(origin)).toBe(0);
+  expect(await found(gateway, 'siteDevice')).toBe(CHUNKS);
+  expect(one.asked.length + two.asked.length).toBe(CHUNKS);
+  expect(Math.min(one.asked.length, two.asked.length)).toBeGreaterThanOrEqual(10);
+  // It shows what it is.
+  expect(one.guests[0]).toMatchObject({ id: gateway.id, kind: 'gateway', site: 'lisbon' });
+});
+
+it('gets over the WAN what no device holds, and asks nobody for that', async () => {
+  const { origin, published, gateway } = await opened();
+  const device = await joined(gateway);
+  await device.hold(origin, published, { at: [...published.ids.keys()].filter(at => at % 2 === 0) });
+  await device.tell(gateway);
+  await getAll(gateway, published);
+  expect(fromWan(origin)).toBe(CHUNKS / 2);
+  expect(device.asked).toHaveLength(CHUNKS / 2);
+});
+
+it('connects to no device while an update comes in: none holds more than came through the gateway', async () => {
+  const { origin, published, gateway } = await opened();
+  const device = await joined(gateway);
+  await device.hold(origin, published, { at: [] });
+  await device.tell(gateway);
+  const { ids } = published;
+  for (const id of ids.slice(0, 20)) await gateway.get(`chunks/${chunkPath(id)}`);
+  await device.tell(gateway, 20);
+  // The next look.
+  await sleep(2100);
+  for (const id of ids.slice(20)) await gateway.get(`chunks/${chunkPath(id)}`);
+  expect(fromWan(origin)).toBe(CHUNKS);
+  expect(device.node.connected).toEqual([]);
+  expect(device.guests).toEqual([]);
+});
+
+it('believes no wrong bytes: it leaves that device, counts it, and gets the chunk elsewhere', async () => {
+  const { origin, published, gateway } = await opened();
+  const [liar, good] = [await joined(gateway), await joined(gateway)];
+  await liar.hold(origin, published, { give: id => Chunk.fromPlain(id, Buffer.alloc(CHUNK_BYTES)) });
+  await good.hold(origin, published);
+  for (const device of [liar, good]) await device.tell(gateway);
+  await getAll(gateway, published);
+  expect(fromWan(origin)).toBeLessThanOrEqual(CHUNKS / 4);
+  const refused =
+    'sitecast_upstream_refused_total{upstream="a device of the site",code="SITECAST_CHUNK_MISMATCH"}';
+  expect(await gateway.metric(refused)).toBe(1);
+  const warnings = gateway.log.lines.filter(({ fields }) => 'device' in fields);
+  expect(warnings.map(({ fields }) => fields)).toEqual([
+    { device: liar.device.id, code: 'SITECAST_CHUNK_MISMATCH' },
+  ]);
+});
+
+it('waits a few seconds for a device that hangs, and then goes over the WAN', async () => {
+  const { origin, published, gateway } = await opened();
+  const hanging = await joined(gateway);
+  await hanging.hold(origin, published, { give: () => new Promise(() => {}) });
+  await hanging.tell(gateway);
+  await getAll(gateway, published);
+  expect(fromWan(origin)).toBe(CHUNKS);
+  // It isn't asked again for each of them.
+  expect(hanging.asked.length).toBeLessThan(CHUNKS);
+});
+
+it('fetches ahead what was rolled out before its start once a device says that it has it all, what is new at once', async () => {
+  const { origin, published, gateway } = await opened({ prefetch: true });
+  const device = await joined(gateway);
+  await device.hold(origin, published);
+  await device.tell(gateway, CHUNKS - 1);
+  // Two looks of whoever fetches ahead.
+  await sleep(4500);
+  expect([fromWan(origin), device.asked.length]).toEqual([0, 0]);
+  await device.tell(gateway);
+  await until(async () => (await found(gateway, 'siteDevice')) === CHUNKS, 'all of it');
+  expect(fromWan(origin)).toBe(0);
+  const next = await origin.publishRelease('camera', 2, noise(2));
+  await origin.startRollout('camera', 2);
+  await until(() => fromWan(origin) === next.ids.length, 'what is new');
+});
+
+it('serves over libp2p what lies here, to devices of its site, and never fetches for that', async () => {
+  const { origin, published, gateway } = await opened();
+  const device = await joined(gateway);
+  const [first, second] = published.ids;
+  if (!first || !second) throw new Error('no chunks');
+  await gateway.get(`chunks/${chunkPath(first)}`);
+  const store = await device.asker(addressOf(gateway));
+  expect((await store.get(first)).verify().id).toEqual(Buffer.from(first));
+  expect([await store.has(first), await store.has(second)]).toEqual([true, false]);
+  await expect(store.get(second)).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
+  expect(fromWan(origin)).toBe(1);
+  expect(await gateway.metric('sitecast_lan_sent_bytes_total{kind="peers"}')).toBeGreaterThan(
+    CHUNK_BYTES / 2,
+  );
+  // What it holds it doesn't tell: devices ask it over HTTP for what none of them has.
+  const heard: number[] = [];
+  const image = sha256(published.index.encode());
+  await store.follow(image, CHUNKS, added => heard.push(...added));
+  await sleep(300);
+  expect(heard).toEqual([]);
+});
+
+it('refuses strangers, devices of another site, those that show what is not theirs, and who was revoked', async () => {
+  const { origin, published, gateway } = await opened();
+  const [device, other] = [await joined(gateway), await joined(gateway)];
+  const [chunk] = published.ids;
+  if (!chunk) throw new Error('no chunks');
+  await gateway.get(`chunks/${chunkPath(chunk)}`);
+  const address = addressOf(gateway);
+  const sealed = async (changes: object, by: EnvelopeSigner = origin.rolloutsSigner) =>
+    Buffer.from(
+      JSON.stringify(
+        await sealAssignment(
+          {
+            format: 'sitecast-assignment-1',
+            id: device.device.id,
+            kind: 'device',
+            product: 'camera',
+            hardware: 'board',
+            site: 'lisbon',
+            tags: {},
+            serial: 9,
+            enrolledAt: new Date().toISOString(),
+            issuedAt: new Date().toISOString(),
+            ...changes,
+          },
+          by,
+        ),
+      ),
+    );
+  const answerTo = async (credential?: Buffer): Promise<'chunk' | 'refused' | 'nothing'> => {
+    const store = await device.asker(address, credential);
+    try {
+      await store.get(chunk);
+      return 'chunk';
+    } catch {
+      // The one before may still be ending: so many streams of one device, and no more.
+      return store.isRefusing ? 'refused' : 'nothing';
+    } finally {
+      store.close();
+    }
+  };
+  const expectAnswer = async (answer: 'chunk' | 'refused', credential?: Buffer): Promise<void> => {
+    let last = 'nothing';
+    await until(async () => (last = await answerTo(credential)) !== 'nothing', 'an answer');
+    expect(last).toBe(answer);
+  };
+  await expectAnswer('chunk');
+  await expectAnswer('chunk', await sealed({}));
+  await expectAnswer('refused', Buffer.alloc(0));
+  await expectAnswer('refused', await sealed({ site: 'porto' }));
+  await expectAnswer('refused', await sealed({ id: other.device.id }));
+  await expectAnswer('refused', await sealed({}, KeyPair.generate()));
+  await origin.publishRollouts('camera', [device.device.id]);
+  await until(async () => (await answerTo()) === 'refused', 'the gateway to hear of the revocation');
+});

@@ -1,0 +1,178 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, expect, it } from 'vitest';
+import { Chunk, type ChunkId, sameChunkId, sha256 } from '../../content/index.ts';
+import { chunkNotFound } from '../../content/store/chunk-store.ts';
+import { SitecastError } from '../../errors.ts';
+import { ChunkServer } from '../chunks/chunk-server.ts';
+import { HoldingsBoard, ImageHoldings } from '../chunks/holdings.ts';
+import type { PeerChunkRequest } from '../chunks/peer-store.ts';
+import { numbers, testImage } from '../testing/images.ts';
+import { MemoryStore } from '../testing/memory-store.ts';
+import { Nodes, until } from '../testing/nodes.ts';
+import { HolderStore } from './holder-store.ts';
+import { PeerLinks } from './peer-links.ts';
+import type { SwarmPeer } from './swarm-store.ts';
+
+const COUNT = 12;
+const { index, chunks } = testImage(COUNT, 16_384);
+const ALL = numbers(COUNT);
+const idOf = (at: number): ChunkId => index.idAt(at);
+
+type Answer = (chunk: Chunk, request: PeerChunkRequest) => Promise<Chunk> | Chunk;
+
+class Scripted implements SwarmPeer {
+  readonly name: string;
+  readonly peer: string;
+  asked = 0;
+  readonly #answer: Answer;
+
+  constructor(name: string, answer: Answer = chunk => chunk) {
+    this.name = name;
+    this.peer = name;
+    this.#answer = answer;
+  }
+
+  async get(id: ChunkId, request: PeerChunkRequest = {}): Promise<Chunk> {
+    this.asked += 1;
+    const chunk = chunks.find(one => sameChunkId(one.id, id));
+    if (!chunk) throw chunkNotFound(id, { name: this.name });
+    return this.#answer(chunk, request);
+  }
+}
+
+const unreachable = () => new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', 'gone');
+const lie: Answer = ({ id }) => Chunk.fromPlain(id, Buffer.from('wrong')).verify();
+const hang: Answer = (_, { signal }) =>
+  sleep(60_000, undefined, signal && { signal }).then(() => {
+    throw unreachable();
+  });
+
+/** All of them say that they hold everything. */
+function storeOf(...peers: Scripted[]) {
+  const bans: string[] = [];
+  const store = new HolderStore({
+    index,
+    maxPeers: 3,
+    deadlineMs: 200,
+    onBan: (peer, { code }) => bans.push(`${peer} ${code}`),
+  });
+  for (const peer of peers) {
+    expect(store.addPeer(peer)).toBe(true);
+    store.hear(peer.peer, ALL);
+  }
+  return { store, bans };
+}
+
+const nodes = new Nodes();
+afterEach(() => nodes.close());
+
+it('asks nobody for what nobody says that he holds', async () => {
+  const peer = new Scripted('peer');
+  const { store } = storeOf();
+  store.addPeer(peer);
+  expect(store.told).toBe(0);
+  store.hear('peer', [3]);
+  expect([store.told, store.linked]).toEqual([1, 1]);
+  expect(await Promise.all([3, 4].map(at => store.has(idOf(at))))).toEqual([true, false]);
+  await expect(store.get(idOf(4))).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
+  await expect(store.get(Buffer.alloc(32))).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
+  expect([store.isOfImage(idOf(4)), store.isOfImage(Buffer.alloc(32))]).toEqual([true, false]);
+  expect(peer.asked).toBe(0);
+  store.removePeer('peer');
+  expect(await store.has(idOf(3))).toBe(false);
+});
+
+it('spreads what is asked at one time over those that hold it', async () => {
+  const slow: Answer = async chunk => {
+    await sleep(20);
+    return chunk;
+  };
+  const peers = [new Scripted('one', slow), new Scripted('two', slow), new Scripted('three', slow)];
+  const { store } = storeOf(...peers);
+  const got = await Promise.all(ALL.map(at => store.get(idOf(at))));
+  expect(got.map(({ id }) => Buffer.from(id))).toEqual(ALL.map(at => Buffer.from(idOf(at))));
+  expect(peers.map(({ asked }) => asked)).toEqual([4, 4, 4]);
+});
+
+it('has no more peers than it may', () => {
+  const { store } = storeOf(new Scripted('one'), new Scripted('two'), new Scripted('three'));
+  expect(store.addPeer(new Scripted('four'))).toBe(false);
+  store.removePeer('one');
+  expect(store.addPeer(new Scripted('four'))).toBe(true);
+});
+
+it('leaves a liar for good, and says so once', async () => {
+  const [liar, good] = [new Scripted('a liar', lie), new Scripted('good')];
+  const { store, bans } = storeOf(liar, good);
+  for (const at of ALL) await store.get(idOf(at));
+  expect([liar.asked, bans, store.linked]).toEqual([1, ['a liar SITECAST_CHUNK_MISMATCH'], 1]);
+  expect(store.addPeer(liar)).toBe(false);
+});
+
+it('asks another holder when one has not got it after all, hangs or fails, and no more than two', async () => {
+  const boasts: Answer = ({ id }) => {
+    throw chunkNotFound(id, { name: 'a boaster' });
+  };
+  const fails: Answer = () => {
+    throw unreachable();
+  };
+  for (const bad of [boasts, hang, fails]) {
+    const good = new Scripted('good');
+    const { store, bans } = storeOf(new Scripted('bad', bad), good);
+    expect((await store.get(idOf(0))).id).toEqual(idOf(0));
+    expect([good.asked, bans]).toEqual([1, []]);
+    const third = new Scripted('third');
+    const { store: worse } = storeOf(new Scripted('bad', bad), new Scripted('bad too', bad), third);
+    await expect(worse.get(idOf(0))).rejects.toBeInstanceOf(SitecastError);
+    expect(third.asked).toBe(0);
+  }
+});
+
+it('leaves one that gives nothing three times in a row, and passes it over before', async () => {
+  let nowMs = 0;
+  const dead = new Scripted('dead', () => {
+    throw unreachable();
+  });
+  const store = new HolderStore({ index, maxPeers: 1, now: () => nowMs });
+  store.addPeer(dead);
+  store.hear('dead', ALL);
+  for (let round = 1; round <= 3; round += 1) {
+    await expect(store.get(idOf(0))).rejects.toMatchObject({ code: 'SITECAST_STORE_UNREACHABLE' });
+    await expect(store.get(idOf(0))).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
+    expect(dead.asked).toBe(round);
+    nowMs += 60_000;
+  }
+  expect(store.linked).toBe(0);
+  expect(store.addPeer(dead)).toBe(false);
+});
+
+it('ends with the reason of whoever gives up', async () => {
+  const { store } = storeOf(new Scripted('hangs', hang), new Scripted('hangs too', hang));
+  const stop = new AbortController();
+  const getting = store.get(idOf(0), { signal: stop.signal });
+  stop.abort(new Error('enough'));
+  await expect(getting).rejects.toThrow('enough');
+});
+
+it('follows what real peers hold, as it grows, and gets that from them', async () => {
+  const [self, other] = [await nodes.site(), await nodes.site()];
+  const image = sha256(index.encode());
+  const board = new HoldingsBoard();
+  const holdings = new ImageHoldings(image, COUNT, true);
+  for (const at of ALL.slice(0, 6)) holdings.add(at);
+  board.put(holdings);
+  const held = new MemoryStore();
+  held.put(...chunks);
+  await new ChunkServer({ node: other, store: held, board, mayServe: () => true }).start();
+  const store = new HolderStore({ index, maxPeers: 1 });
+  const links = new PeerLinks({ node: self, swarm: store, image, count: COUNT });
+  links.meet(other.id, other.addresses);
+  await until(() => store.told === 1, 'it has told');
+  expect(await Promise.all(ALL.map(at => store.has(idOf(at))))).toEqual(ALL.map(at => at < 6));
+  holdings.add(9);
+  const first = Date.now();
+  while (!(await store.has(idOf(9))) && Date.now() - first < 10_000) await sleep(10);
+  expect(Buffer.from((await store.get(idOf(9))).plain())).toEqual(Buffer.from(chunks[9]?.plain() ?? []));
+  await links.close();
+  expect([store.linked, store.told]).toEqual([0, 1]);
+});

@@ -1,0 +1,172 @@
+import {
+  type Chunk,
+  type ChunkId,
+  type ChunkIndex,
+  ChunkNumbers,
+  type ChunkRequest,
+  type ChunkStore,
+} from '../../content/index.ts';
+import { chunkNotFound } from '../../content/store/chunk-store.ts';
+import { SitecastError } from '../../errors.ts';
+import { ChunkBits } from '../chunks/holdings.ts';
+import { Source } from './source.ts';
+import { PEER_SLOTS, type SwarmPeer } from './swarm-store.ts';
+
+/** Holders asked for one chunk, one after the other. */
+const MAX_ASKED = 2;
+/** What each of them has for it. */
+const DEFAULT_DEADLINE_MS = 4000;
+
+interface HolderStoreOptions {
+  readonly index: ChunkIndex;
+  /** Peers at one time; each costs a bit a chunk. */
+  readonly maxPeers: number;
+  /** For one chunk of one peer, from the question to its last byte. */
+  readonly deadlineMs?: number;
+  /** It sent wrong bytes; it isn't asked again for as long as this store is in use. */
+  readonly onBan?: (peer: string, error: SitecastError) => void;
+  /** Milliseconds on a clock that never goes back. */
+  readonly now?: () => number;
+}
+
+interface Holder {
+  readonly source: Source;
+  readonly bits: ChunkBits;
+}
+
+/**
+ * The chunks of one image that peers say they hold, one at a time and in no order of its own: for a machine that has other ways
+ * to a chunk. Nobody is asked for what he hasn't said that he holds, so where nobody does the answer takes no time.
+ */
+export class HolderStore implements ChunkStore {
+  readonly name = 'the peers that hold it';
+  readonly #options: HolderStoreOptions;
+  readonly #now: () => number;
+  readonly #numbers: ChunkNumbers;
+  readonly #holders = new Map<string, Holder>();
+  readonly #told = new Set<string>();
+  /** Liars, and those that gave nothing three times in a row. */
+  readonly #left = new Set<string>();
+
+  constructor(options: HolderStoreOptions) {
+    this.#options = options;
+    this.#now = options.now ?? (() => performance.now());
+    this.#numbers = new ChunkNumbers(options.index);
+  }
+
+  /** How many have said what they hold, those that have left since included. */
+  get told(): number {
+    return this.#told.size;
+  }
+
+  /** How many can be asked. */
+  get linked(): number {
+    return this.#holders.size;
+  }
+
+  /** @returns false for one that was left, or one too many */
+  addPeer(peer: SwarmPeer): boolean {
+    if (this.#holders.has(peer.peer)) return true;
+    if (this.#left.has(peer.peer) || this.#holders.size >= this.#options.maxPeers) return false;
+    const bits = new ChunkBits(this.#options.index.count);
+    this.#holders.set(peer.peer, { source: new Source(peer.peer, PEER_SLOTS, peer), bits });
+    return true;
+  }
+
+  removePeer(id: string): void {
+    this.#holders.delete(id);
+  }
+
+  /** A peer says that it holds these as well. */
+  hear(id: string, added: readonly number[]): void {
+    const holder = this.#holders.get(id);
+    if (!holder) return;
+    this.#told.add(id);
+    for (const at of added) holder.bits.add(at);
+  }
+
+  /** Whether the image has the chunk. */
+  isOfImage(id: ChunkId): boolean {
+    return this.#numbers.find(id) !== undefined;
+  }
+
+  /** Whether one that can be asked says that it holds it: no peer is asked for that. */
+  async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
+    signal?.throwIfAborted();
+    const at = this.#numbers.find(id);
+    return at !== undefined && this.#leastBusy(at, new Set()) !== undefined;
+  }
+
+  /**
+   * The chunk, verified.
+   * @throws SITECAST_CHUNK_NOT_FOUND where nobody holds it; else what the last one that was asked has failed with
+   */
+  async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
+    signal?.throwIfAborted();
+    const at = this.#numbers.find(id);
+    const asked = new Set<string>();
+    let last: unknown = chunkNotFound(id, this);
+    if (at === undefined) throw last;
+    while (asked.size < MAX_ASKED) {
+      const holder = this.#leastBusy(at, asked);
+      if (!holder) break;
+      asked.add(holder.source.name);
+      try {
+        return await this.#ask(holder.source, at, signal);
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (!(error instanceof SitecastError)) throw error;
+        this.#failed(holder, at, error);
+        last = error;
+      }
+    }
+    throw last;
+  }
+
+  #leastBusy(at: number, but: ReadonlySet<string>): Holder | undefined {
+    const nowMs = this.#now();
+    let best: Holder | undefined;
+    for (const [id, holder] of this.#holders) {
+      const { source, bits } = holder;
+      if (but.has(id) || !bits.has(at) || !source.mayBeAsked(nowMs)) continue;
+      if (!best || source.underWay < best.source.underWay) best = holder;
+    }
+    return best;
+  }
+
+  async #ask(source: Source, at: number, signal: AbortSignal | undefined): Promise<Chunk> {
+    const { index, deadlineMs = DEFAULT_DEADLINE_MS } = this.#options;
+    const deadline = AbortSignal.timeout(deadlineMs);
+    const either = signal ? AbortSignal.any([signal, deadline]) : deadline;
+    const beginMs = this.#now();
+    try {
+      const chunk = await source.get(index.idAt(at), { signal: either, lengthBytes: index.lengthOf(at) });
+      source.gave(this.#now() - beginMs);
+      return chunk;
+    } catch (cause) {
+      if (!deadline.aborted || cause instanceof SitecastError) throw cause;
+      throw new SitecastError(
+        'unreachable',
+        'SITECAST_STORE_UNREACHABLE',
+        `peer ${source.name} gave no chunk in ${deadlineMs} ms`,
+        { data: { store: source.name }, cause },
+      );
+    }
+  }
+
+  #failed({ source, bits }: Holder, at: number, error: SitecastError): void {
+    if (error.kind === 'untrusted' || error.kind === 'tooLarge') {
+      this.#leave(source.name);
+      this.#options.onBan?.(source.name, error);
+    } else if (error.code === 'SITECAST_CHUNK_NOT_FOUND') bits.remove(at);
+    else {
+      source.failed(this.#now());
+      if (source.isGone) this.#leave(source.name);
+    }
+  }
+
+  #leave(id: string): void {
+    this.#left.add(id);
+    this.#holders.delete(id);
+  }
+}
