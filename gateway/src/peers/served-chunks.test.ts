@@ -1,4 +1,5 @@
 import { type Assignment, sealAssignment } from '@sitecast/shared/fleet';
+import { assignmentFor } from '@sitecast/shared/fleet/testing';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { beforeEach, expect, it } from 'vitest';
@@ -8,19 +9,7 @@ const origin = KeyPair.generate();
 const signers = { keys: { [origin.keyId]: origin.key }, keyids: [origin.keyId], threshold: 1 };
 const { id } = new Identity(KeyPair.generate());
 
-const about = (changes: Partial<Assignment>): Assignment => ({
-  format: 'sitecast-assignment-1',
-  id,
-  kind: 'device',
-  product: 'camera',
-  hardware: 'rpi4',
-  site: 'north',
-  tags: {},
-  serial: 2,
-  enrolledAt: '2029-01-01T00:00:00Z',
-  issuedAt: '2029-01-01T00:00:00Z',
-  ...changes,
-});
+const about = (changes: Partial<Assignment>): Assignment => assignmentFor(id, { serial: 2, ...changes });
 const signed = async (changes: Partial<Assignment> = {}): Promise<Buffer> =>
   Buffer.from(JSON.stringify(await sealAssignment(about(changes), origin)));
 

@@ -3,12 +3,15 @@ import { SitecastError } from '../errors.ts';
 import type { SwarmNode } from './node.ts';
 import { connect } from './schedule/peer-links.ts';
 
+// Who can send this: whoever answers as a gateway names machines, and where they are. The worst answer: addresses of third parties.
+// They're tried at most eight at a time, each time that they're named, and nothing but a handshake goes there.
+
 /** Connections that are kept while there's nothing to fetch: enough that a site hangs together, few enough to cost nothing. */
 export const MAX_NEIGHBOURS = 8;
 
 /**
- * Keeps a node connected to a few machines of its site, so that an update doesn't begin with handshakes everywhere. Only
- * those that somebody vouches for are to be handed in: a connection is made without being asked for.
+ * Keeps a node connected to a few machines of its site, so that an update doesn't begin with handshakes everywhere. Not for
+ * those that multicast DNS alone has found: a connection is made without being asked for.
  */
 export class Neighbours {
   readonly #node: SwarmNode;
