@@ -35,6 +35,8 @@ interface RunOptions {
   env?: Record<string, string>;
   /** A program with its arguments that starts the command and becomes it, such as `ip netns exec NAME`. */
   within?: readonly string[];
+  /** The directory of the bin stubs, where another build than this checkout's is to run. */
+  bin?: string;
 }
 
 /** Real processes in a directory of their own, all of them gone after `close`. */
@@ -143,9 +145,10 @@ export class Bed {
   #spawn(
     name: CommandName,
     args: readonly string[],
-    { cwd = this.directory, env = {}, within = [] }: RunOptions,
+    { cwd = this.directory, env = {}, within = [], bin }: RunOptions,
   ): ChildProcess {
-    const [program = process.execPath, ...rest] = [...within, process.execPath, binPath(name), ...args];
+    const stub = bin === undefined ? binPath(name) : join(bin, `${name}.js`);
+    const [program = process.execPath, ...rest] = [...within, process.execPath, stub, ...args];
     const child = spawn(program, rest, {
       cwd,
       env: { ...withoutSettings(process.env), ...env },

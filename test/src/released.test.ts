@@ -1,0 +1,109 @@
+import { randomBytes } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { Bed, type Server } from './bed/processes.ts';
+import { unpackReleased } from './bed/released.ts';
+
+/** Where a command comes from: `released` is commit 51397eb's, `current` is this checkout's. */
+type Build = 'released' | 'current';
+type Side = 'origin' | 'gateway' | 'agent';
+
+const IMAGE_BYTES = 300_000;
+
+let bed: Bed;
+let releasedBin: string;
+let origin: Server;
+const running: Partial<Record<Side, Server>> = {};
+const ports: Partial<Record<Side, string>> = {};
+const images = new Map<string, Buffer>();
+
+beforeAll(async () => {
+  bed = await Bed.open();
+  releasedBin = await unpackReleased(bed.path('released'));
+});
+afterAll(() => bed.close());
+
+const of = (build: Build): { bin?: string } => (build === 'released' ? { bin: releasedBin } : {});
+
+/** Ends one side, if it runs, and starts it from another build on the same data and address. */
+async function start(side: Side, build: Build): Promise<void> {
+  expect(await running[side]?.stop()).not.toBe(1);
+  if (side === 'agent') running.agent = bed.start('sitecast-agent', agentFlags(), of(build));
+  else {
+    const about =
+      side === 'origin'
+        ? ['serve', '--data', 'origin']
+        : 'serve --data gateway --token-file gateway.token --poll 1s'.split(' ');
+    const listen = ['--listen', `127.0.0.1:${ports[side] ?? 0}`, '--log-level', 'warn'];
+    const name = side === 'origin' ? 'sitecast-origin' : 'sitecast-gateway';
+    const server = await bed.serve(name, [...about, ...listen], of(build));
+    ports[side] = new URL(server.url).port;
+    running[side] = server;
+    if (side === 'origin') origin = server;
+  }
+}
+
+function agentFlags(): string[] {
+  const about =
+    'run --data agent --token-file device.token --product camera --hardware rpi4 --slot-a a.img --slot-b b.img --poll 1s --log-level warn --no-mdns';
+  return [...about.split(' '), '--gateway', `http://127.0.0.1:${ports.gateway}`];
+}
+
+/** Publishes a new image and rolls it out, until the origin has the device's word that it runs. */
+async function update(version: string, operator: Build): Promise<void> {
+  const image = randomBytes(IMAGE_BYTES);
+  images.set(version, image);
+  await writeFile(bed.path(version), image);
+  const operate = (...args: string[]) => bed.json('sitecast', args, of(operator));
+  const about = ['--product', 'camera', '--version', version, '--hardware', 'rpi4'];
+  await operate('release', 'publish', version, ...about);
+  const { id } = await operate('rollout', 'start', 'camera', version, '--all-at-once');
+  await bed.until(async () => {
+    const { counts } = await operate('rollout', 'status', String(id));
+    return JSON.stringify(counts).includes('"completed":1');
+  });
+}
+
+/** Which slot holds an image. */
+async function slotOf(version: string): Promise<string | undefined> {
+  for (const slot of ['a', 'b'])
+    if (images.get(version)?.equals(await readFile(bed.path(`${slot}.img`)))) return slot;
+  return undefined;
+}
+
+it('updates a device across all mixtures of the released build and this one, on the same data', async () => {
+  await start('origin', 'released');
+  for (const role of ['root', 'release'])
+    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase'], of('released'));
+  await bed.json(
+    'sitecast',
+    ['init', '--origin', origin.url, '--token-file', 'origin/admin.token'],
+    of('released'),
+  );
+  const token = ['token', 'create', '--join', '--site', 'north', '--kind'];
+  await bed.json('sitecast', [...token, 'gateway', '--out', 'gateway.token'], of('released'));
+  await bed.json('sitecast', [...token, 'device', '--uses', '2', '--out', 'device.token'], of('released'));
+  await start('gateway', 'released');
+  await start('agent', 'released');
+  await update('1.0.0', 'released');
+
+  // The origin is the first to be renewed: gateways, devices and operators come later.
+  await start('origin', 'current');
+  await update('2.0.0', 'released');
+  await update('3.0.0', 'current');
+
+  // A renewed device behind a gateway that isn't.
+  await start('agent', 'current');
+  await update('4.0.0', 'current');
+
+  await start('gateway', 'current');
+  await update('5.0.0', 'current');
+
+  // The new release fell back: the agent of the old one goes on with what the new one wrote.
+  await start('agent', 'released');
+  await update('6.0.0', 'current');
+  await start('agent', 'current');
+  await update('7.0.0', 'current');
+  expect(await slotOf('6.0.0')).toBeDefined();
+  expect(await slotOf('7.0.0')).toBeDefined();
+});
