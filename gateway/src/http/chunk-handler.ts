@@ -1,14 +1,14 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { SitecastError } from '@sitecast/shared/errors';
+import { FairMemory, senderOf } from '@sitecast/shared/http-guards';
 import { statusOf } from '@sitecast/shared/http-problem';
 import type { ChunkService, Reach } from '../chunks/chunk-service.ts';
 import type { Log } from '../log.ts';
-import { MemoryBudget } from './budget.ts';
 import { FORWARDED_HEADER, MAY_FETCH_VALUE } from './context.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
 import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';
 
-/** Frames that are on their way to slow readers; who comes beyond that is asked to come again. */
+/** Frames that are on their way to slow readers. Beyond it, the address that holds the most loses its oldest. */
 const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
 const PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 
@@ -27,7 +27,7 @@ export type ChunkHandler = (request: IncomingMessage, response: ServerResponse) 
  * objects, each frame from the buffer that all its readers share. All other paths go the usual way.
  */
 export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
-  const memory = new MemoryBudget(deps.maxMemoryBytes ?? MAX_RESPONSE_MEMORY_BYTES);
+  const memory = new FairMemory(deps.maxMemoryBytes ?? MAX_RESPONSE_MEMORY_BYTES);
   return (request, response) => {
     const hex = PATH.exec(request.url ?? '')?.[2];
     if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
@@ -56,7 +56,7 @@ function reachOf({ headers }: IncomingMessage): Reach {
 
 function send(
   deps: ChunkHandlerDeps,
-  memory: MemoryBudget,
+  memory: FairMemory,
   request: IncomingMessage,
   response: ServerResponse,
   frame: Buffer,
@@ -81,8 +81,9 @@ function send(
     return;
   }
   const body = range ? frame.subarray(range.start, range.end + 1) : frame;
-  const heldBytes = isHead ? 0 : body.length;
-  if (!memory.take(heldBytes)) {
+  const sentBytes = isHead ? 0 : body.length;
+  const lease = memory.lease(readerOf(request), sentBytes, () => response.destroy());
+  if (!lease) {
     refuse(
       deps,
       response,
@@ -90,7 +91,7 @@ function send(
     );
     return;
   }
-  response.once('close', () => memory.giveBack(heldBytes));
+  response.once('close', () => lease.release());
   const fields = [
     'content-type',
     'application/octet-stream',
@@ -109,8 +110,10 @@ function send(
   response.writeHead(range ? 206 : 200, fields);
   if (isHead) response.end();
   else response.end(body);
-  deps.onAnswer(range ? 206 : 200, isHead ? 0 : body.length);
+  deps.onAnswer(range ? 206 : 200, sentBytes);
 }
+
+const readerOf = ({ socket }: IncomingMessage): string => senderOf(socket.remoteAddress) ?? 'loopback';
 
 /** One chunk may be compressed in several ways: length and last bytes tell frames apart, without hashing them. */
 function etagOfFrame(frame: Buffer): string {

@@ -1,4 +1,5 @@
-import { connect } from 'node:net';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { FakeOrigin } from '../testing/fake-origin.ts';
@@ -140,6 +141,34 @@ it('ends a body that never ends, and a request that is none', async () => {
   expect(await say('NONSENSE\r\n\r\n', false)).toContain(' 400 ');
   expect(await say(`GET /healthz HTTP/1.1\r\nx: ${'a'.repeat(40_000)}\r\n\r\n`, false)).toContain(' 431 ');
   expect((await gateway.get('healthz')).status).toBe(200);
+});
+
+it('takes what a device sends, however many strangers hold their bodies back', async () => {
+  const url = `${gateway.url}/site/v1/reports`;
+  const endless = Buffer.alloc(MAX_BODY_BYTES, ' ');
+  const { port } = new URL(gateway.url);
+  const sockets: Socket[] = [];
+  const closed: Promise<unknown>[] = [];
+  for (let count = 0; count < 9; count += 1) {
+    const signed = await signRequest(
+      { method: 'POST', url, body: endless },
+      new TestDevice().identity,
+      Date.now(),
+    );
+    const fields = { host: `127.0.0.1:${port}`, 'content-type': 'application/json', ...signed };
+    const head = Object.entries({ ...fields, 'content-length': endless.length })
+      .map(([name, value]) => `${name}: ${value}\r\n`)
+      .join('');
+    const socket = connect({ port: Number(port), host: '127.0.0.1' });
+    socket.on('error', () => undefined);
+    closed.push(once(socket, 'close'));
+    socket.write(`POST /site/v1/reports HTTP/1.1\r\n${head}\r\n   `);
+    sockets.push(socket);
+  }
+  const device = new TestDevice();
+  expect((await device.post(url, { reports: [await device.report()] })).status).toBe(202);
+  await Promise.any(closed);
+  for (const socket of sockets) socket.destroy();
 });
 
 it('refuses a signed request that comes a second time', async () => {

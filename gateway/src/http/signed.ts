@@ -1,16 +1,19 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { senderOf } from '@sitecast/shared/http-guards';
+import type { Assignment } from '@sitecast/shared/fleet';
+import { FairMemory, type MemoryLease, senderOf } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context, MiddlewareHandler } from 'hono';
+import type { RelayedDocuments } from '../documents/relayed-documents.ts';
 import { TokenBuckets } from '../storage/token-bucket.ts';
-import { MemoryBudget } from './budget.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 
 /** The longest body of a request. */
 export const MAX_BODY_BYTES = 1024 * 1024;
-/** All bodies that are in memory at one time. */
+/** All bodies of devices that are known here that are in memory at one time. */
 const MAX_BODY_MEMORY_BYTES = 32 * 1024 * 1024;
-/** Bodies that one address may be sending at one time. */
+/** The same of all senders whose assignment isn't known here. */
+const MAX_STRANGERS_BODY_MEMORY_BYTES = 8 * 1024 * 1024;
+/** Bodies that one address may be sending at one time, for keys that are not known here. */
 const MAX_BODIES_PER_ADDRESS = 16;
 /**
  * Signatures that are checked for one address in a second: a request's own, and those of the reports in it. Devices may
@@ -20,6 +23,7 @@ const PER_ADDRESS = { perS: 50, burst: 400 };
 
 interface SignedDeps {
   now: () => number;
+  assignments: Pick<RelayedDocuments<Assignment>, 'known'>;
   /** Ids that nobody is to serve any more. */
   isRevoked: (id: string) => boolean;
   /** This gateway itself. */
@@ -27,7 +31,13 @@ interface SignedDeps {
 }
 
 /** Lets signed requests pass, with who signed them as `sender`; takes the JSON body, bounded. */
-export function signedJson({ now, isRevoked, isOwnRevoked }: SignedDeps): MiddlewareHandler<GatewayEnv> {
+export function signedJson({
+  now,
+  assignments,
+  isRevoked,
+  isOwnRevoked,
+}: SignedDeps): MiddlewareHandler<GatewayEnv> {
+  const isKnown = async (id: string): Promise<boolean> => (await assignments.known(id)) !== undefined;
   const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
   const addresses = new TokenBuckets({ ...PER_ADDRESS, now });
   const hold = bodyMemory();
@@ -46,13 +56,17 @@ export function signedJson({ now, isRevoked, isOwnRevoked }: SignedDeps): Middle
     const { url, method, headers } = c.req.raw;
     const { id: sender, checkBody } = await verifyHead(
       { method, url, headers: Object.fromEntries(headers.entries()) },
-      { nowMs: now(), nonces, isWelcome: () => true },
+      { nowMs: now(), nonces, isWelcome: () => true, isKnown },
     );
     if (isRevoked(sender))
       throw new SitecastError('forbidden', 'SITECAST_REVOKED', 'this device was revoked');
-    const held = hold(address, lengthOf(c));
+    const lengthBytes = lengthOf(c);
+    const held = hold({ id: sender, address, isKnown: await isKnown(sender) }, lengthBytes, () =>
+      c.env?.incoming?.destroy(),
+    );
     try {
-      const body = await readBody(c, held.lengthBytes);
+      const body = await readBody(c, lengthBytes);
+      held.keep();
       checkBody(body);
       c.set('sender', sender);
       // What it costs to check what is in the body.
@@ -84,26 +98,37 @@ export function ownRevoked(): SitecastError {
   );
 }
 
-/** Room for bodies: of all senders, and of each address, so that one can't take what all others need. */
-function bodyMemory(): (
-  address: string,
-  lengthBytes: number,
-) => { lengthBytes: number; release: () => void } {
-  const memory = new MemoryBudget(MAX_BODY_MEMORY_BYTES);
+interface BodySender {
+  id: string;
+  address: string;
+  isKnown: boolean;
+}
+
+/** Room for bodies: those that are known have one of their own, and in each nobody is refused for what others hold. */
+function bodyMemory(): (sender: BodySender, lengthBytes: number, end: () => void) => MemoryLease {
+  const known = new FairMemory(MAX_BODY_MEMORY_BYTES);
+  const strangers = new FairMemory(MAX_STRANGERS_BODY_MEMORY_BYTES);
   const perAddress = new Map<string, number>();
-  return (address, lengthBytes) => {
+  return ({ id, address, isKnown }, lengthBytes, end) => {
     const own = perAddress.get(address) ?? 0;
-    if (own >= MAX_BODIES_PER_ADDRESS || !memory.take(lengthBytes))
+    // Anybody can make many keys: strangers are told apart by their addresses.
+    const lease = isKnown
+      ? known.lease(id, lengthBytes, end)
+      : own < MAX_BODIES_PER_ADDRESS
+        ? strangers.lease(address, lengthBytes, end)
+        : undefined;
+    if (!lease)
       throw new SitecastError(
         'unreachable',
         'SITECAST_BUSY',
         'the gateway is receiving as much as it can hold',
       );
+    if (isKnown) return lease;
     perAddress.set(address, own + 1);
     return {
-      lengthBytes,
+      keep: () => lease.keep(),
       release: () => {
-        memory.giveBack(lengthBytes);
+        lease.release();
         const left = (perAddress.get(address) ?? 1) - 1;
         if (left > 0) perAddress.set(address, left);
         else perAddress.delete(address);

@@ -6,7 +6,12 @@ import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { TLSSocket } from 'node:tls';
 import { MAX_BATCH_BYTES } from '@sitecast/shared/content';
+import { signRequest } from '@sitecast/shared/http-signature';
+import { Identity } from '@sitecast/shared/identity';
+import { KeyPair } from '@sitecast/shared/signing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { MAX_STRANGERS_BODY_MEMORY_BYTES } from '../http/memory.ts';
+import { MAX_SITE_BODY_BYTES } from '../http/routes/site.ts';
 import { batchOf, hexOf, TestOperator } from '../testing/operator.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import { randomChunks, temporaryDirectory } from '../testing/setup.ts';
@@ -170,6 +175,28 @@ describe('a body', () => {
     await expect.poll(upload).toEqual([503, '1', 'SITECAST_BUSY']);
     waiting[0]?.socket.destroy();
     await expect.poll(upload).toEqual([200, null, undefined]);
+  });
+
+  it('of a newcomer is taken, however many strangers hold theirs back', async () => {
+    await serve();
+    const path = '/site/v1/enrolments';
+    const signed = async (body: Buffer) => {
+      const request = { method: 'POST', url: `http://origin${path}`, body };
+      const signature = await signRequest(request, new Identity(KeyPair.generate()), Date.now());
+      return { ...signature, 'content-type': 'application/json', 'content-length': body.length };
+    };
+    const endless = Buffer.alloc(MAX_SITE_BODY_BYTES, ' ');
+    const slow = [];
+    for (let count = 0; count < MAX_STRANGERS_BODY_MEMORY_BYTES / endless.length; count += 1) {
+      slow.push(dial());
+      slow.at(-1)?.socket.write(`${head('POST', path, await signed(endless))}   `);
+    }
+    const newcomer = dial();
+    const body = Buffer.from('{}');
+    newcomer.socket.write(head('POST', path, await signed(body)) + body.toString());
+    expect(await newcomer.until('SITECAST_REQUEST_INVALID')).toContain('HTTP/1.1 400 ');
+    // Whoever has held it longest has had to go.
+    await Promise.any(slow.map(({ ended }) => ended));
   });
 
   it('is not asked for before the token was found good', async () => {

@@ -3,7 +3,7 @@ import { MAX_BATCH_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Context } from 'hono';
 import type { OriginEnv } from './context.ts';
-import type { BatchMemory, MemoryBudget } from './memory.ts';
+import type { BatchMemory, BodyMemory } from './memory.ts';
 
 /** How slowly a body may come. */
 export interface BodyPace {
@@ -54,7 +54,7 @@ export interface HeldBody {
  */
 export async function holdBody(
   c: Context<OriginEnv>,
-  { memory, pace }: { memory: MemoryBudget; pace: BodyPace },
+  { memory, pace }: { memory: BodyMemory; pace: BodyPace },
   maxBytes: number,
 ): Promise<HeldBody> {
   refuseAnnounced(c, maxBytes);

@@ -1,13 +1,54 @@
 import { MAX_BATCH_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
+import type { FairMemory, MemoryLease } from '@sitecast/shared/http-guards';
 
-/** All request bodies that are in memory at one time, whoever sends them. */
+/** All bodies of operators' requests that are in memory at one time. */
 export const MAX_BODY_MEMORY_BYTES = 64 * 1024 * 1024;
+/** All bodies of devices' and gateways' requests that are in memory at one time. */
+export const MAX_MEMBERS_BODY_MEMORY_BYTES = 64 * 1024 * 1024;
+/** The same of all senders who aren't members. */
+export const MAX_STRANGERS_BODY_MEMORY_BYTES = 4 * 1024 * 1024;
 /** All file contents that wait in memory for slow readers; beyond it, files are streamed in small pieces. */
 export const MAX_RESPONSE_MEMORY_BYTES = 64 * 1024 * 1024;
 
+/** Where bodies are held. */
+export interface BodyMemory {
+  /**
+   * @returns the function that gives the memory back
+   * @throws SITECAST_BUSY (unreachable)
+   */
+  lease(lengthBytes: number): () => void;
+}
+
+/** The part of one sender's request in memory that is shared fairly. */
+export class SenderMemory implements BodyMemory {
+  readonly #memory: FairMemory;
+  readonly #sender: string;
+  readonly #end: () => void;
+  readonly #leases: MemoryLease[] = [];
+
+  /** @param end ends the request, where the memory is needed for others that hold less */
+  constructor(memory: FairMemory, sender: string, end: () => void) {
+    this.#memory = memory;
+    this.#sender = sender;
+    this.#end = end;
+  }
+
+  lease(lengthBytes: number): () => void {
+    const lease = this.#memory.lease(this.#sender, lengthBytes, this.#end);
+    if (!lease) throw busy();
+    this.#leases.push(lease);
+    return () => lease.release();
+  }
+
+  /** The body is complete: it stays until the request has been answered. */
+  keep(): void {
+    for (const lease of this.#leases) lease.keep();
+  }
+}
+
 /** Memory that many requests share. */
-export class MemoryBudget {
+export class MemoryBudget implements BodyMemory {
   readonly #maxBytes: number;
   #usedBytes = 0;
 
@@ -30,19 +71,17 @@ export class MemoryBudget {
     };
   }
 
-  /** @throws SITECAST_BUSY (unreachable) */
   lease(lengthBytes: number): () => void {
     const release = this.tryLease(lengthBytes);
     if (release) return release;
-    throw new SitecastError(
-      'unreachable',
-      'SITECAST_BUSY',
-      'the origin is receiving as much as it can hold',
-      {
-        hint: 'Try again in a moment.',
-      },
-    );
+    throw busy();
   }
+}
+
+function busy(): SitecastError {
+  return new SitecastError('unreachable', 'SITECAST_BUSY', 'the origin is receiving as much as it can hold', {
+    hint: 'Try again in a moment.',
+  });
 }
 
 /** Uploads shorter than this get memory of their own length: not worth keeping. */

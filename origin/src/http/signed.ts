@@ -1,3 +1,4 @@
+import { FairMemory } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { MiddlewareHandler } from 'hono';
@@ -5,15 +6,12 @@ import { revoked } from '../fleet/enrolment.ts';
 import type { Registry } from '../fleet/registry.ts';
 import { type BodyPace, holdBody } from './body.ts';
 import type { OriginEnv } from './context.ts';
-import { MemoryBudget } from './memory.ts';
-
-/** Bodies that are in memory at one time, of all senders who aren't members. */
-const MAX_STRANGERS_BODY_MEMORY_BYTES = 4 * 1024 * 1024;
+import { MAX_MEMBERS_BODY_MEMORY_BYTES, MAX_STRANGERS_BODY_MEMORY_BYTES, SenderMemory } from './memory.ts';
 
 interface SignedRequestDeps {
   registry: Registry;
   verifyById: VerifySignature;
-  bodies: { memory: MemoryBudget; pace: BodyPace };
+  bodies: { pace: BodyPace };
   now: () => number;
 }
 
@@ -21,7 +19,8 @@ interface SignedRequestDeps {
 export class SignedRequests {
   readonly #deps: SignedRequestDeps;
   readonly #nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
-  readonly #strangersMemory = new MemoryBudget(MAX_STRANGERS_BODY_MEMORY_BYTES);
+  readonly #membersMemory = new FairMemory(MAX_MEMBERS_BODY_MEMORY_BYTES);
+  readonly #strangersMemory = new FairMemory(MAX_STRANGERS_BODY_MEMORY_BYTES);
 
   constructor(deps: SignedRequestDeps) {
     this.#deps = deps;
@@ -43,13 +42,21 @@ export class SignedRequests {
       const { url, method } = c.req.raw;
       const { id: sender, checkBody } = await verifyHead(
         { method, url, headers: c.req.header() },
-        { nowMs: now(), nonces: this.#nonces, isWelcome, verifySignature: verifyById },
+        {
+          nowMs: now(),
+          nonces: this.#nonces,
+          isWelcome,
+          isKnown: id => registry.activeMember(id) !== undefined,
+          verifySignature: verifyById,
+        },
       );
       const member = registry.member(sender);
       if (member?.revokedAt !== undefined) throw revoked(member);
       // Anybody can make a key: those who aren't members can't take the memory of those who are.
-      const memory = member ? bodies.memory : this.#strangersMemory;
+      const shared = member ? this.#membersMemory : this.#strangersMemory;
+      const memory = new SenderMemory(shared, sender, () => c.env?.incoming?.destroy());
       const { bytes, release } = await holdBody(c, { memory, pace: bodies.pace }, maxBytes);
+      memory.keep();
       try {
         checkBody(bytes);
         if (member) registry.saw(sender, now());

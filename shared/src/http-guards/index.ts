@@ -3,6 +3,7 @@
  * the sender; the worst they send are thousands of connections, and on each as many requests as fit before the first
  * answer is read.
  */
+export { FairMemory, type MemoryLease } from './fair-memory.ts';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { isIPv6, type Socket } from 'node:net';
 

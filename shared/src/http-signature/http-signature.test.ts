@@ -44,6 +44,12 @@ it('accepts no request twice, however the memory turns', async () => {
   await expect(verify(request, nonces)).rejects.toMatchObject({ code: 'SITECAST_REQUEST_REPLAYED' });
 });
 
+it('asks a sender that sends too much to wait', async () => {
+  const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS, { perSender: 1 });
+  await verify(await signed(), nonces);
+  await expect(verify(await signed(), nonces)).rejects.toMatchObject({ code: 'SITECAST_RATE_LIMITED' });
+});
+
 describe('refuses', () => {
   const wrong = { code: 'SITECAST_REQUEST_SIGNATURE', kind: 'unauthenticated' };
 
@@ -117,16 +123,55 @@ describe('refuses', () => {
 });
 
 describe('the memory of nonces', () => {
+  const known = (nowMs: number) => ({ nowMs, isKnown: true });
+  const stranger = (nowMs: number) => ({ nowMs, isKnown: false });
+  const nonce = (number: number): string => number.toString(16).padStart(13, '0').padEnd(32, '0');
+
   it('keeps each for its span at least, and forgets it in the end', () => {
     const memory = new NonceMemory(1000);
-    expect(memory.add('a', 5000)).toBe(true);
-    expect(memory.add('b', 5999)).toBe(true);
-    expect(memory.add('b', 6998)).toBe(false);
-    expect(memory.add('a', 9000)).toBe(true);
+    expect(memory.add('a', nonce(1), known(5000))).toBe('fresh');
+    expect(memory.add('a', nonce(2), known(5999))).toBe('fresh');
+    expect(memory.add('a', nonce(2), known(6998))).toBe('seen');
+    expect(memory.add('a', nonce(1), known(9000))).toBe('fresh');
+    expect(memory.add('x', nonce(1), stranger(9000))).toBe('fresh');
+    expect(memory.add('x', nonce(1), stranger(9999))).toBe('seen');
   });
 
-  it('takes no more than its bound', () => {
-    const memory = new NonceMemory(1000, 2);
-    expect([memory.add('a', 0), memory.add('b', 0), memory.add('c', 0)]).toEqual([true, true, false]);
+  it('tells senders apart', () => {
+    const memory = new NonceMemory(1000);
+    expect(memory.add('a', nonce(1), known(0))).toBe('fresh');
+    expect(memory.add('b', nonce(1), known(0))).toBe('fresh');
+    expect(memory.add('x', nonce(1), stranger(0))).toBe('fresh');
+  });
+
+  it('takes no request twice of one that was let in meanwhile, or is no longer known', () => {
+    const memory = new NonceMemory(1000);
+    expect(memory.add('a', nonce(1), stranger(0))).toBe('fresh');
+    expect(memory.add('a', nonce(1), known(0))).toBe('seen');
+    expect(memory.add('b', nonce(1), known(0))).toBe('fresh');
+    expect(memory.add('b', nonce(1), stranger(0))).toBe('seen');
+  });
+
+  it('refuses a sender that fills its own memory, and nobody else', () => {
+    const memory = new NonceMemory(1000, { perSender: 2 });
+    const verdicts = [1, 2, 3].map(number => memory.add('a', nonce(number), known(0)));
+    expect(verdicts).toEqual(['fresh', 'fresh', 'tooMany']);
+    expect(memory.add('b', nonce(1), known(0))).toBe('fresh');
+  });
+
+  it('shuts nobody out for what strangers send: it forgets their oldest', () => {
+    const memory = new NonceMemory(1000, { strangers: 2 });
+    for (const number of [1, 2, 3]) expect(memory.add('x', nonce(number), stranger(0))).toBe('fresh');
+    expect(memory.add('x', nonce(3), stranger(0))).toBe('seen');
+    expect(memory.add('a', nonce(1), known(0))).toBe('fresh');
+  });
+
+  it('refuses those with more than their share once all together are too many', () => {
+    const memory = new NonceMemory(1000, { total: 6, leastPerSender: 2 });
+    for (let number = 0; number < 6; number += 1)
+      expect(memory.add('greedy', nonce(number), known(0))).toBe('fresh');
+    expect(memory.add('modest', nonce(1), known(0))).toBe('fresh');
+    expect(memory.add('modest', nonce(2), known(0))).toBe('fresh');
+    expect(memory.add('greedy', nonce(9), known(0))).toBe('tooMany');
   });
 });

@@ -2,7 +2,7 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { httpbis, type SignatureParameters } from 'http-message-signatures';
 import { SitecastError } from '../errors.ts';
 import { type Identity, isId, type VerifySignature, verifyById } from '../identity/index.ts';
-import type { NonceMemory } from './nonce-memory.ts';
+import type { NonceMemory, NonceVerdict } from './nonce-memory.ts';
 
 /** How far the clocks of both sides may be apart: a request is good for twice as long, and its nonce remembered so. */
 export const MAX_CLOCK_SKEW_MS = 5 * 60_000;
@@ -52,6 +52,8 @@ export interface VerifyOptions {
   nonces: NonceMemory;
   /** Asked before any arithmetic is done for a stranger. */
   isWelcome: (id: string) => boolean | Promise<boolean>;
+  /** Whether a sender is one of the receiver's own: it has a memory of nonces to itself. Everybody who is welcome, if not given. */
+  isKnown?: (id: string) => boolean | Promise<boolean>;
   /** `verifyById` if not given; a server with many senders takes `fastVerifyById`. */
   verifySignature?: VerifySignature | undefined;
 }
@@ -59,7 +61,8 @@ export interface VerifyOptions {
 /**
  * Who sent this request.
  * @throws SITECAST_REQUEST_UNSIGNED, SITECAST_REQUEST_SIGNATURE (wrong, altered, of a stranger),
- *   SITECAST_REQUEST_CLOCK (created too long ago or ahead), SITECAST_REQUEST_REPLAYED; all of kind unauthenticated
+ *   SITECAST_REQUEST_CLOCK (created too long ago or ahead), SITECAST_REQUEST_REPLAYED; all of kind unauthenticated.
+ *   SITECAST_RATE_LIMITED (unreachable) for a sender that sends more than can be told from replays
  */
 export async function verifyRequest(request: ReceivedRequest, options: VerifyOptions): Promise<string> {
   const { id, checkBody } = await verifyHead(request, options);
@@ -80,7 +83,7 @@ interface VerifiedHead {
  */
 export async function verifyHead(
   { method, url, headers }: Omit<ReceivedRequest, 'body'>,
-  { nowMs, nonces, isWelcome, verifySignature = verifyById }: VerifyOptions,
+  { nowMs, nonces, isWelcome, isKnown = () => true, verifySignature = verifyById }: VerifyOptions,
 ): Promise<VerifiedHead> {
   if (headers.signature === undefined || headers['signature-input'] === undefined) {
     throw refused('SITECAST_REQUEST_UNSIGNED', 'the request carries no signature');
@@ -122,8 +125,7 @@ export async function verifyHead(
       `the request was signed at ${new Date(claim.createdMs).toISOString()}, here it is ${new Date(nowMs).toISOString()}`,
     );
   }
-  if (!nonces.add(`${claim.id} ${claim.nonce}`, nowMs))
-    throw refused('SITECAST_REQUEST_REPLAYED', 'the request was here before');
+  refuseReplay(nonces.add(claim.id, claim.nonce, { nowMs, isKnown: await isKnown(claim.id) }));
   return {
     id: claim.id,
     checkBody: body => {
@@ -131,6 +133,12 @@ export async function verifyHead(
       throw refused('SITECAST_REQUEST_SIGNATURE', "the content digest isn't that of the body");
     },
   };
+}
+
+function refuseReplay(verdict: NonceVerdict): void {
+  if (verdict === 'seen') throw refused('SITECAST_REQUEST_REPLAYED', 'the request was here before');
+  if (verdict === 'tooMany')
+    throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many requests of this sender');
 }
 
 interface Claim {

@@ -1,28 +1,103 @@
-/** Remembers what was seen within a span of time, in two generations: bounded, and nothing is swept. */
+/** Nonces of one known sender in one span: 50 requests a second for ten minutes. Beyond it that sender alone is refused. */
+const MAX_NONCES_PER_SENDER = 30_000;
+/** Nonces of all known senders in one span, about 45 bytes each. Beyond it those with more than their share are refused. */
+const MAX_NONCES = 2_000_000;
+/** A known sender with fewer than that in one span is never refused, whatever others do. */
+const MIN_NONCES_PER_SENDER = 100;
+/** Nonces of all strangers together. Beyond it the oldest are forgotten. */
+const MAX_STRANGERS_NONCES = 100_000;
+/** Hex digits of a nonce that a known sender's memory keeps: as many as a number holds exactly. */
+const KEPT_HEX_DIGITS = 13;
+
+export interface NonceLimits {
+  perSender: number;
+  total: number;
+  leastPerSender: number;
+  strangers: number;
+}
+
+const LIMITS: NonceLimits = {
+  perSender: MAX_NONCES_PER_SENDER,
+  total: MAX_NONCES,
+  leastPerSender: MIN_NONCES_PER_SENDER,
+  strangers: MAX_STRANGERS_NONCES,
+};
+
+/**
+ * - `fresh`: not seen within the span; it is remembered now.
+ * - `seen`: a replay.
+ * - `tooMany`: this sender has used up its own memory. It is not remembered, so the request must be refused.
+ */
+export type NonceVerdict = 'fresh' | 'seen' | 'tooMany';
+
+/**
+ * Remembers which nonces came within a span of time, so that no signed request is taken twice (RFC 9421, section 7.2.2).
+ *
+ * Each known sender has a memory of its own, in two generations that turn: nothing is swept. Anybody can make a key, so
+ * strangers share one memory that forgets its oldest entries: a flood of them shuts nobody out, and at the worst lets a
+ * stranger's own request be replayed.
+ */
 export class NonceMemory {
   readonly #spanMs: number;
-  readonly #maxNonces: number;
-  #current = new Set<string>();
-  #previous = new Set<string>();
+  readonly #limits: NonceLimits;
+  /** In order of arrival. */
+  readonly #strangers = new Map<string, number>();
+  #current = new Map<string, Set<number>>();
+  #previous = new Map<string, Set<number>>();
+  #currentCount = 0;
   #turnedMs = 0;
 
-  /** @param spanMs how long a nonce is remembered at least */
-  constructor(spanMs: number, maxNonces = 500_000) {
+  /** @param spanMs how long a known sender's nonce is remembered at least */
+  constructor(spanMs: number, limits: Partial<NonceLimits> = {}) {
     this.#spanMs = spanMs;
-    this.#maxNonces = maxNonces;
+    this.#limits = { ...LIMITS, ...limits };
   }
 
-  /** False if it was seen already, or if more came within the span than can be remembered. */
-  add(nonce: string, nowMs: number): boolean {
-    if (Math.abs(nowMs - this.#turnedMs) >= this.#spanMs) {
-      const isLongAgo = Math.abs(nowMs - this.#turnedMs) >= 2 * this.#spanMs;
-      this.#previous = isLongAgo ? new Set() : this.#current;
-      this.#current = new Set();
-      this.#turnedMs = nowMs;
+  /**
+   * @param sender whose signature was verified
+   * @param nonce 32 hex digits that the sender chose
+   * @param isKnown whether the receiver knows the sender as one of its own
+   */
+  add(sender: string, nonce: string, { nowMs, isKnown }: { nowMs: number; isKnown: boolean }): NonceVerdict {
+    this.#turn(nowMs);
+    const key = `${sender} ${nonce}`;
+    const kept = Number.parseInt(nonce.slice(0, KEPT_HEX_DIGITS), 16);
+    // A stranger may have become known since, and the other way round.
+    if (this.#strangers.has(key)) return 'seen';
+    if (this.#current.get(sender)?.has(kept) || this.#previous.get(sender)?.has(kept)) return 'seen';
+    return isKnown ? this.#addKnown(sender, kept) : this.#addStranger(key, nowMs);
+  }
+
+  #addKnown(sender: string, kept: number): NonceVerdict {
+    const own = this.#current.get(sender) ?? new Set<number>();
+    if (own.size >= this.#roomOf()) return 'tooMany';
+    own.add(kept);
+    this.#current.set(sender, own);
+    this.#currentCount += 1;
+    return 'fresh';
+  }
+
+  #roomOf(): number {
+    const { perSender, total, leastPerSender } = this.#limits;
+    if (this.#currentCount < total) return perSender;
+    return Math.max(leastPerSender, Math.floor(total / this.#current.size));
+  }
+
+  #addStranger(key: string, nowMs: number): NonceVerdict {
+    this.#strangers.set(key, nowMs);
+    for (const [oldest, atMs] of this.#strangers) {
+      if (this.#strangers.size <= this.#limits.strangers && nowMs - atMs < this.#spanMs) break;
+      this.#strangers.delete(oldest);
     }
-    if (this.#current.has(nonce) || this.#previous.has(nonce)) return false;
-    if (this.#current.size >= this.#maxNonces) return false;
-    this.#current.add(nonce);
-    return true;
+    return 'fresh';
+  }
+
+  #turn(nowMs: number): void {
+    const sinceMs = Math.abs(nowMs - this.#turnedMs);
+    if (sinceMs < this.#spanMs) return;
+    this.#previous = sinceMs >= 2 * this.#spanMs ? new Map() : this.#current;
+    this.#current = new Map();
+    this.#currentCount = 0;
+    this.#turnedMs = nowMs;
   }
 }
