@@ -88,6 +88,7 @@ export class Gateway {
       waiters: () => mirror.waiters,
       devices: () => site.devices.total,
       trackedPeers: () => site.tracker.size,
+      heldLeases: () => site.leases.held(),
       linkedDevices: () => supply.fromDevices?.linked ?? 0,
       lastContactMs: () => mirrored.follower.lastContactMs,
       isEnrolled: () => site.own.state === 'enrolled',

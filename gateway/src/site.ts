@@ -25,15 +25,16 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
   const { assignments, acknowledgements } = documents;
   const outbox = await Outbox.open(records('outbox'), now);
   const own = openOwnEnrolment(parts, mirror, site, assignments, devices);
+  const revocations = new Revocations();
   const leases = new Leases({
     records: records('leases'),
     devices,
     site: () => own.site(),
     assignmentOf: id => assignments.known(id),
     rolloutsOf: product => mirror.current?.rollouts.get(product),
+    isRevoked: id => revocations.has(id),
     now,
   });
-  const revocations = new Revocations();
   const tracker = new Tracker({
     site: () => own.site(),
     assignmentOf: async id => {

@@ -2,6 +2,7 @@ import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client';
 import type { ChunkCounts } from '../chunks/chunk-service.ts';
+import type { HeldLease } from '../leases/leases.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 import type { SharingCounts } from '../siblings/site-store.ts';
 import type { GatewayEnv } from './context.ts';
@@ -21,6 +22,8 @@ export interface MetricsSource {
   waiters: () => number;
   devices: () => number;
   trackedPeers: () => number;
+  /** Devices that may be down now. */
+  heldLeases: () => Promise<HeldLease[]>;
   /** That are asked for chunks just now. */
   linkedDevices: () => number;
   /** When the upstreams were last reached, milliseconds since 1970. */
@@ -125,6 +128,19 @@ export class Metrics {
       'Devices that are asked just now for chunks that they hold and this gateway lacks.',
       source.linkedDevices,
     );
+    this.#gauge(
+      'sitecast_leases',
+      'Devices that hold the leave to be down for an update.',
+      async () => (await source.heldLeases()).length,
+    );
+    this.#gauge(
+      'sitecast_lease_longest_seconds',
+      'How long one of them has held it without a break.',
+      async () => {
+        const since = (await source.heldLeases()).map(({ sinceMs }) => sinceMs ?? source.now());
+        return since.length === 0 ? 0 : (source.now() - Math.min(...since)) / 1000;
+      },
+    );
     this.#gauge('sitecast_devices', 'Devices that this gateway knows an assignment of.', source.devices);
     this.#gauge('sitecast_enrolled', '1 once this gateway is enrolled.', () => Number(source.isEnrolled()));
     this.#gauge(
@@ -218,13 +234,13 @@ export class Metrics {
     expiry.reset();
   }
 
-  #gauge(name: string, help: string, value: () => number): void {
+  #gauge(name: string, help: string, value: () => number | Promise<number>): void {
     const gauge = new Gauge({
       name,
       help,
       registers: [this.#registry],
-      collect() {
-        this.set(value());
+      async collect() {
+        this.set(await value());
       },
     });
     gauge.set(0);

@@ -13,9 +13,13 @@ const ROLLOUT = 'a'.repeat(16);
 const open: LevelState[] = [];
 let leases: Leases;
 let nowMs: number;
+const revoked = new Set<string>();
+let movedAway: string | undefined;
 
 beforeEach(async () => {
   nowMs = Date.parse('2030-01-01T00:00:00Z');
+  revoked.clear();
+  movedAway = undefined;
   const directory = await temporaryDirectory();
   await rm(directory, { recursive: true });
   const state = await LevelState.open(join(directory, 'state'), directory);
@@ -27,7 +31,8 @@ beforeEach(async () => {
     records: state.records('leases'),
     devices,
     site: async () => 'north',
-    assignmentOf: async id => assignmentFor(id),
+    assignmentOf: async id => ({ ...assignmentFor(id), ...(id === movedAway && { site: 'south' }) }),
+    isRevoked: id => revoked.has(id),
     rolloutsOf: () => rollouts,
     now: () => nowMs,
   });
@@ -71,7 +76,7 @@ it('lets a quarter of four devices be down, until they give it back or it runs o
 
 it('does not let one device hold the others up for ever, however it renews, returns and takes again', async () => {
   let othersTurns = 0;
-  for (let at = 0; at < 30 * 24 * 12; at += 1) {
+  for (let at = 0; at < 5 * 24 * 12; at += 1) {
     nowMs += 5 * MINUTE_MS;
     if (at % 7 === 0) await leases.handle('one', ROLLOUT, 'return');
     await leases.handle('one', ROLLOUT, at % 2 === 0 ? 'take' : 'renew');
@@ -80,8 +85,32 @@ it('does not let one device hold the others up for ever, however it renews, retu
       await leases.handle('two', ROLLOUT, 'return');
     }
   }
-  // A month; about half of the time is others'.
-  expect(othersTurns).toBeGreaterThan(2000);
+  // Five days; about half of the time is others'.
+  expect(othersTurns).toBeGreaterThan(340);
+});
+
+it('names who is waited for, and who holds what', async () => {
+  await leases.handle('one', ROLLOUT, 'take');
+  const untilMs = nowMs + 15 * MINUTE_MS;
+  expect(await leases.handle('two', ROLLOUT, 'take')).toEqual({
+    granted: false,
+    retryAfterMs: 5000,
+    heldBy: [{ id: 'one', untilMs }],
+  });
+  expect(await leases.held()).toEqual([
+    { id: 'one', product: 'camera', rollout: ROLLOUT, untilMs, sinceMs: nowMs },
+  ]);
+});
+
+it('waits for no device that was revoked, or moved to another site', async () => {
+  expect(await isGranted('one')).toBe(true);
+  expect(await isGranted('two')).toBe(false);
+  revoked.add('one');
+  expect(await leases.held()).toEqual([]);
+  expect(await isGranted('two')).toBe(true);
+  expect(await isGranted('three')).toBe(false);
+  movedAway = 'two';
+  expect(await isGranted('three')).toBe(true);
 });
 
 it('lets a device that ended in time begin anew soon', async () => {

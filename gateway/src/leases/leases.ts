@@ -28,7 +28,25 @@ export interface LeaseAnswer {
   granted: boolean;
   untilMs?: number;
   retryAfterMs?: number;
+  /** Who is waited for, where it isn't granted; not more than `MAX_NAMED_HOLDERS`. */
+  heldBy?: Holder[];
 }
+
+/** A device that may be down now. */
+export interface Holder {
+  id: string;
+  untilMs: number;
+}
+
+/** A lease that is held now. */
+export interface HeldLease extends Holder {
+  product: string;
+  rollout: string;
+  /** Since when without a break; undefined for one that an earlier version wrote. */
+  sinceMs: number | undefined;
+}
+
+const MAX_NAMED_HOLDERS = 4;
 
 interface LeasesDeps {
   records: Records;
@@ -37,6 +55,8 @@ interface LeasesDeps {
   site: () => Promise<string | undefined>;
   assignmentOf: (id: string) => Promise<Assignment | undefined>;
   rolloutsOf: (product: string) => RolloutsFile | undefined;
+  /** By the signed list of revocations, which is there before the changed assignment. */
+  isRevoked: (id: string) => boolean;
   now: () => number;
 }
 
@@ -73,15 +93,52 @@ export class Leases {
       const sinceMs = own?.sinceMs ?? nowMs;
       if (own && nowMs - sinceMs >= MAX_HELD_MS)
         return { granted: false, retryAfterMs: sinceMs + MAX_HELD_MS + COOL_DOWN_MS - nowMs };
-      const others = [...leases].filter(([holder, { untilMs }]) => holder !== id && untilMs > nowMs);
+      const others = await this.#holders(leases, id);
       const isHolding = own !== undefined && own.untilMs > nowMs;
       if (!isHolding && others.length >= this.#maxDown(product, rollout))
-        return { granted: false, retryAfterMs: RETRY_AFTER_MS };
+        return {
+          granted: false,
+          retryAfterMs: RETRY_AFTER_MS,
+          heldBy: others.slice(0, MAX_NAMED_HOLDERS),
+        };
       const untilMs = Math.min(nowMs + LEASE_MS, sinceMs + MAX_HELD_MS);
       const lease: Lease = { rollout: rollout.id, untilMs, sinceMs };
       await this.#deps.records.write([{ key, value: lease }], true);
       return { granted: true, untilMs };
     });
+  }
+
+  /** Every lease that is held now, of devices that still belong to this site. */
+  async held(): Promise<HeldLease[]> {
+    const nowMs = this.#deps.now();
+    const found: HeldLease[] = [];
+    for await (const [key, value] of this.#deps.records.entries(startingWith(''))) {
+      const lease = leaseSchema.safeParse(value);
+      if (!lease.success || lease.data.untilMs <= nowMs) continue;
+      const at = key.lastIndexOf(':');
+      const id = key.slice(at + 1);
+      const { untilMs, rollout, sinceMs } = lease.data;
+      if (await this.#isOurs(id)) found.push({ id, product: key.slice(0, at), rollout, untilMs, sinceMs });
+    }
+    return found;
+  }
+
+  /** Those who may be down now, besides this device. */
+  async #holders(leases: Map<string, Lease>, besides: string): Promise<Holder[]> {
+    const nowMs = this.#deps.now();
+    const found: Holder[] = [];
+    for (const [id, { untilMs }] of leases)
+      if (id !== besides && untilMs > nowMs && (await this.#isOurs(id))) found.push({ id, untilMs });
+    return found;
+  }
+
+  /** A device that was revoked, or moved to another site, isn't waited for. */
+  async #isOurs(id: string): Promise<boolean> {
+    const { site, assignmentOf, isRevoked } = this.#deps;
+    if (isRevoked(id)) return false;
+    const [own, assignment] = await Promise.all([site(), assignmentOf(id)]);
+    // What can't be read at present is no reason to let another device go down as well.
+    return assignment === undefined || (!assignment.revoked && assignment.site === own);
   }
 
   /** How long it was held stays known until the cool-down is over: giving it back in between makes no new beginning. */

@@ -127,6 +127,7 @@ function leaseRoute(app: OpenAPIHono<GatewayEnv>, { leases }: AppDeps, middlewar
           granted: z.boolean(),
           until: z.iso.datetime().optional(),
           retryAfterMs: z.int().optional(),
+          heldBy: z.array(z.object({ id: z.string(), until: z.iso.datetime() })).optional(),
         }),
       ),
     }),
@@ -134,13 +135,19 @@ function leaseRoute(app: OpenAPIHono<GatewayEnv>, { leases }: AppDeps, middlewar
   app.openapi(route, async c => {
     const { id, rollout, action } = c.req.valid('json');
     if (id !== c.get('sender')) throw notYours(id);
-    const { untilMs, ...answer } = await leases.handle(id, rollout, action);
+    const { untilMs, heldBy, ...answer } = await leases.handle(id, rollout, action);
     return c.json(
-      untilMs === undefined ? answer : { ...answer, until: new Date(untilMs).toISOString() },
+      {
+        ...answer,
+        ...(untilMs !== undefined && { until: iso(untilMs) }),
+        ...(heldBy && { heldBy: heldBy.map(holder => ({ id: holder.id, until: iso(holder.untilMs) })) }),
+      },
       200,
     );
   });
 }
+
+const iso = (ms: number): string => new Date(ms).toISOString();
 
 function peerRoute(app: OpenAPIHono<GatewayEnv>, { tracker }: AppDeps, middleware: Middleware): void {
   const route = createRoute({
