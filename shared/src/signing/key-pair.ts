@@ -1,7 +1,11 @@
-import { createPrivateKey, generateKeyPairSync, type KeyObject, sign } from 'node:crypto';
+import { createPrivateKey, type KeyObject, randomBytes, sign } from 'node:crypto';
 import { signAsync } from '@noble/ed25519';
 import { SitecastError } from '../errors.ts';
 import { ed25519Key, keyIdOf, type Signer, type TufKey } from '../trust/index.ts';
+
+const SEED_BYTES = 32;
+/** What stands before the seed of an Ed25519 key in PKCS#8 (RFC 8410, 7). */
+const PKCS8_PREFIX = Buffer.from('302e020100300506032b657004220420', 'hex');
 
 /** An Ed25519 key pair. The private half leaves it as PKCS#8 (RFC 8410) alone. */
 export class KeyPair implements Signer {
@@ -19,8 +23,12 @@ export class KeyPair implements Signer {
     this.keyId = keyIdOf(this.key);
   }
 
+  /**
+   * Any 32 bytes are a private key (RFC 8032, 5.1.5). Not `generateKeyPairSync`: the export of a key that it has made can stop
+   * the whole process for ever, in Node 20, where the garbage collector runs within it and takes the same lock.
+   */
   static generate(): KeyPair {
-    return new KeyPair(generateKeyPairSync('ed25519').privateKey);
+    return KeyPair.fromPkcs8(Buffer.concat([PKCS8_PREFIX, randomBytes(SEED_BYTES)]));
   }
 
   /** @throws SITECAST_KEY_INVALID for anything that isn't an Ed25519 private key */

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { Operators } from './operators.ts';
 
 const START_TIMEOUT_MS = 20_000;
 const UNTIL_TIMEOUT_MS = 60_000;
@@ -16,11 +17,16 @@ const BINS = {
 };
 export type CommandName = keyof typeof BINS;
 
+const HERE = fileURLToPath(import.meta.url);
+const TOP = HERE.slice(0, HERE.lastIndexOf('/test/'));
+const operators = new Operators(
+  join(TOP, 'test/dist/src/bed/operator-process.js'),
+  withoutSettings(process.env),
+);
+
 /** The commands as installed: compiled, started by their bin stubs. Works from sources and from dist. */
 function binPath(name: CommandName): string {
-  const here = fileURLToPath(import.meta.url);
-  const top = here.slice(0, here.lastIndexOf('/test/'));
-  return join(top, BINS[name]);
+  return join(TOP, BINS[name]);
 }
 
 export interface Finished {
@@ -60,8 +66,12 @@ export class Bed {
     return binPath(name);
   }
 
-  /** Runs a command to its end. */
+  /** Runs a command to its end; what an operator types in a process that did so before, unless it's to be within another. */
   async run(name: CommandName, args: readonly string[], options: RunOptions = {}): Promise<Finished> {
+    if (name === 'sitecast' && !options.within) {
+      const { cwd = this.directory, env = {} } = options;
+      return { ...(await operators.run({ cwd, args, env })), signal: null };
+    }
     const child = this.#spawn(name, args, options);
     let stdout = '';
     let stderr = '';

@@ -1,0 +1,13 @@
+import { createPublicKey, verify } from 'node:crypto';
+import { expect, it } from 'vitest';
+import { KeyPair } from './key-pair.ts';
+
+it('makes a key whose signature its public half verifies, each time another', async () => {
+  const [one, other] = [KeyPair.generate(), KeyPair.generate()];
+  expect(one.keyId).not.toBe(other.keyId);
+  const message = Buffer.from('message');
+  const publicKey = createPublicKey({ key: one.toPkcs8Der(), format: 'der', type: 'pkcs8' });
+  expect(verify(null, message, publicKey, await one.sign(message))).toBe(true);
+  expect(verify(null, message, publicKey, one.fastSign(message))).toBe(true);
+  expect(KeyPair.fromPkcs8(one.toPkcs8Pem()).keyId).toBe(one.keyId);
+});
