@@ -12,6 +12,7 @@ import { FileBootControl } from './adapters/file-boot.ts';
 import { FileSlot } from './adapters/file-slot.ts';
 import { HttpGateway } from './adapters/http-gateway.ts';
 import { runCommand } from './adapters/run-command.ts';
+import { checkSlots } from './adapters/slot-checks.ts';
 import { systemClock } from './adapters/system-clock.ts';
 import type { UpdateAgent } from './cycle/agent.ts';
 import { Daemon } from './cycle/daemon.ts';
@@ -20,7 +21,7 @@ import { killPoints } from './faults.ts';
 import type { BootControl, Gateway, Log, PassPoint } from './ports.ts';
 import { type AgentCommands, agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
-import { checkSlots, openAgent, type Surroundings } from './start.ts';
+import { openAgent, type Surroundings } from './start.ts';
 import { checkResultSchema, restSchema, STATUS_FILE, type Status, statusSchema } from './state/status.ts';
 
 const CONFIG_FILES = ['/etc/sitecast/agent.yaml'];
@@ -38,7 +39,7 @@ async function openAgentIn(
   settings: RunSettings,
   { hasPeers, signal }: { hasPeers: boolean; signal?: AbortSignal },
 ): Promise<OpenAgent> {
-  checkSlots(settings);
+  await checkSlots(settings);
   const data = resolve(settings.data);
   await makeDirectory(data, 0o700);
   const lock = await DirectoryLock.take(data);
@@ -46,10 +47,7 @@ async function openAgentIn(
   const log = logTo(settings.logLevel);
   const passPoint = testPoints();
   const clock = systemClock(settings.timeSync);
-  const slots = {
-    A: new FileSlot(resolve(settings.slots.A), settings.slotBytes),
-    B: new FileSlot(resolve(settings.slots.B), settings.slotBytes),
-  };
+  const slots = slotsOf(settings, data);
   const boot = bootControl(settings, data, passPoint, log);
   const toGateway = (url: string): Gateway =>
     new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
@@ -84,6 +82,12 @@ async function openAgentIn(
     await lock.release();
   };
   return { agent, parts, close };
+}
+
+function slotsOf({ slots, slotBytes }: RunSettings, data: string): Surroundings['slots'] {
+  const [a, b] = [resolve(slots.A), resolve(slots.B)];
+  const common = { maxBytes: slotBytes, data };
+  return { A: new FileSlot(a, { ...common, other: b }), B: new FileSlot(b, { ...common, other: a }) };
 }
 
 /** libp2p is loaded here, and nowhere else: where there are no peers, it never is. */

@@ -1,5 +1,6 @@
 import type { ChunkIndex, ChunkStore } from '@sitecast/shared/content';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
+import type { SlotPlace } from './decision/memory.ts';
 
 /** The two places for an image. */
 export const SLOT_NAMES = ['A', 'B'] as const;
@@ -20,12 +21,23 @@ export interface AgentClock {
 /** A place for an image: a file, a block device, a volume. Errors are SITECAST_SLOT_…, each naming the path. */
 export interface Slot {
   readonly path: string;
+  /**
+   * Looks where it lies, without opening it.
+   * @param remembered where it was found before
+   * @throws SITECAST_SLOT_MISSING where nothing is and nothing may be made: it has to be waited for
+   */
+  locate(remembered: SlotPlace | undefined): Promise<SlotPlace>;
   /** Bytes that it can hold; undefined where nothing but the file system bounds it. */
   capacityBytes(): Promise<number | undefined>;
   /** For looking only. Undefined if nothing is there yet. */
   openForReading(): Promise<SlotReader | undefined>;
   /** Past the page cache where the system allows it: what the medium holds. */
   openForReadBack(): Promise<SlotReader>;
+  /**
+   * For this agent alone, as far as the system can grant that; makes a file where none is yet. All that could make it
+   * overwrite something else is checked at the opened slot itself, not at its path.
+   * @throws SITECAST_SLOT_MISSING, SITECAST_SLOT_BUSY, SITECAST_SLOT_OVERLAP: it has to be waited for; nothing was written
+   */
   openForWriting(): Promise<SlotWriter>;
 }
 

@@ -200,9 +200,3 @@ async function trustStart(
   }
   return token && { kind: 'hash', rootSha256: token.rootSha256 };
 }
-
-/** Refuses two slots that are one, before anything is written. */
-export function checkSlots({ slots }: RunSettings): void {
-  if (slots.A !== slots.B) return;
-  throw new SitecastError('badInput', 'SITECAST_SETTING_INVALID', '--slot-a and --slot-b are the same path');
-}

@@ -1,3 +1,5 @@
+import { constants } from 'node:os';
+
 /** What went wrong, as a caller may want to treat it: it decides an exit code and an HTTP status. */
 export type ErrorKind =
   | 'badInput'
@@ -42,7 +44,21 @@ export class SitecastError extends Error {
 /** True for a system error (`fs`, `net`) with one of these codes, such as `ENOENT`; without codes, for any. */
 export function isSystemError(error: unknown, ...codes: string[]): error is NodeJS.ErrnoException {
   if (!(error instanceof Error) || !('code' in error)) return false;
-  return codes.length === 0 ? 'syscall' in error : codes.includes(String(error.code));
+  return codes.length === 0 ? 'syscall' in error : codes.includes(systemCodeOf(error));
+}
+
+/** Linux's names that Node doesn't know: it calls them `Unknown system error -122`. */
+const UNNAMED: ReadonlyMap<unknown, string> = new Map([
+  [-constants.errno.EDQUOT, 'EDQUOT'],
+  [-constants.errno.ESTALE, 'ESTALE'],
+  [-123, 'ENOMEDIUM'],
+]);
+
+/** Such as `ENOENT`; empty for an error that has no code. */
+export function systemCodeOf(error: unknown): string {
+  if (!(error instanceof Error) || !('code' in error)) return '';
+  const unnamed = 'errno' in error ? UNNAMED.get(error.errno) : undefined;
+  return unnamed ?? String(error.code);
 }
 
 /**

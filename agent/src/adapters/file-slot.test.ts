@@ -1,11 +1,13 @@
 import { execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdtemp, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { LoopDevices, whyNoLoopDevices } from '../testing/loop-devices.ts';
 import { FileSlot } from './file-slot.ts';
 
+const MIB = 1024 * 1024;
 let directory: string;
 
 beforeEach(async () => {
@@ -59,38 +61,89 @@ it('there is nothing to read where there is no file, and nothing to write where 
   });
 });
 
-function loopDevice(path: string): string | undefined {
-  try {
-    return execFileSync('losetup', ['--find', '--show', path], { stdio: 'pipe' }).toString().trim();
-  } catch (error) {
-    console.log(`skipped: no loop device (${String(error)})`);
-    return undefined;
-  }
-}
+describe.skipIf(whyNoLoopDevices() !== undefined)('a block device', () => {
+  const devices = new LoopDevices();
+  afterEach(() => devices.release());
 
-it('a block device has a size, keeps its length and is read past the page cache', async ({ skip }) => {
-  const backing = join(directory, 'backing');
-  await writeFile(backing, '');
-  await truncate(backing, 4 * 1024 * 1024);
-  const path = loopDevice(backing);
-  if (path === undefined) {
-    skip();
-    return;
-  }
-  try {
-    const slot = new FileSlot(path);
-    expect(await slot.capacityBytes()).toBe(4 * 1024 * 1024);
+  it('has a size, keeps its length and is read past the page cache', async () => {
+    const slot = new FileSlot(devices.create(join(directory, 'backing'), 4 * MIB));
+    expect(await slot.capacityBytes()).toBe(4 * MIB);
     const image = randomBytes(1_500_000);
     await written(slot, image);
     const { bytes, isDirect } = await readBack(slot, 0, image.length);
     expect(sha256(bytes)).toBe(sha256(image));
     expect(isDirect).toBe(true);
     const writer = await slot.openForWriting();
-    await expect(writer.write(Buffer.alloc(8192), 4 * 1024 * 1024 - 4096)).rejects.toMatchObject({
+    await expect(writer.write(Buffer.alloc(8192), 4 * MIB - 4096)).rejects.toMatchObject({
       code: 'SITECAST_SLOT_FULL',
     });
     await writer.close();
-  } finally {
-    execFileSync('losetup', ['--detach', path]);
-  }
+  });
+
+  it('without a medium, or without a driver, is missing: not too small, and no failure', async () => {
+    const empty = new FileSlot(devices.create(join(directory, 'backing'), 0));
+    await expect(empty.capacityBytes()).rejects.toMatchObject({ code: 'SITECAST_SLOT_MISSING' });
+    const slot = new FileSlot(join(directory, 'node'));
+    // Of the numbers that no driver has: "local and experimental use".
+    execFileSync('mknod', [slot.path, 'b', '240', '0']);
+    for (const open of [
+      () => slot.capacityBytes(),
+      () => slot.openForWriting(),
+      () => slot.openForReadBack(),
+    ])
+      await expect(open()).rejects.toMatchObject({ code: 'SITECAST_SLOT_MISSING' });
+  });
+
+  it('whose medium fails says so when what was written is to be durable', async () => {
+    const small = await mkdtemp(join(directory, 'small-'));
+    devices.mount('-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', small);
+    const slot = new FileSlot(devices.create(join(small, 'backing'), MIB));
+    const writer = await slot.openForWriting();
+    await writer.write(randomBytes(MIB), 0);
+    await expect(writer.finish(MIB)).rejects.toMatchObject({
+      code: 'SITECAST_SLOT_UNRELIABLE',
+      data: { operation: 'fsync', system: 'EIO' },
+    });
+    await writer.close();
+  });
+
+  it.each([['rw'], ['ro']])('that is mounted (%s) is not opened for writing', async how => {
+    const device = devices.create(join(directory, 'backing'), MIB);
+    devices.format(device);
+    const point = await mkdtemp(join(directory, 'mnt-'));
+    devices.mount('-o', how, device, point);
+    const slot = new FileSlot(device);
+    await expect(slot.openForWriting()).rejects.toMatchObject({ code: 'SITECAST_SLOT_BUSY' });
+    devices.unmount(point);
+    await (await slot.openForWriting()).close();
+  });
+
+  it('whose partition is mounted is not opened for writing, nor a partition of one that is', async () => {
+    const disk = devices.create(join(directory, 'backing'), 8 * MIB);
+    const [first, second] = devices.partition(disk, 8 * MIB);
+    devices.format(first);
+    const point = await mkdtemp(join(directory, 'mnt-'));
+    devices.mount(first, point);
+    await expect(new FileSlot(disk).openForWriting()).rejects.toMatchObject({ code: 'SITECAST_SLOT_BUSY' });
+    await (await new FileSlot(second).openForWriting()).close();
+  });
+
+  it('that is mounted keeps its file from being written; one that is just attached does not', async () => {
+    const slot = new FileSlot(join(directory, 'slot.img'));
+    const device = devices.create(slot.path, MIB);
+    devices.format(device);
+    await (await slot.openForWriting()).close();
+    const point = await mkdtemp(join(directory, 'mnt-'));
+    devices.mount('-o', 'ro', device, point);
+    await expect(slot.openForWriting()).rejects.toMatchObject({
+      code: 'SITECAST_SLOT_BUSY',
+      message: expect.stringContaining(device),
+    });
+    // The same by way of a device over the device.
+    const over = devices.attach(device);
+    devices.unmount(point);
+    devices.mount('-o', 'ro', over, point);
+    for (const path of [slot.path, device])
+      await expect(new FileSlot(path).openForWriting()).rejects.toMatchObject({ code: 'SITECAST_SLOT_BUSY' });
+  });
 });

@@ -1,7 +1,12 @@
-import { constants, type Stats } from 'node:fs';
-import { type FileHandle, open, stat } from 'node:fs/promises';
-import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { constants } from 'node:fs';
+import { type FileHandle, open } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import { syncDirectory } from '@sitecast/shared/durable';
+import { isSystemError } from '@sitecast/shared/errors';
+import type { SlotPlace } from '../decision/memory.ts';
 import type { Slot, SlotReader, SlotWriter } from '../ports.ts';
+import { missingSlot, slotError } from './slot-errors.ts';
+import { findSlot, locateSlot, refuseUnsafe } from './slot-checks.ts';
 
 /** How much is read at once, in bytes; a multiple of every sector size. */
 const BLOCK_BYTES = 1024 * 1024;
@@ -9,36 +14,54 @@ const BLOCK_BYTES = 1024 * 1024;
 const MAX_ALIGNMENT_BYTES = 4096;
 const ALIGNMENT_STEP_BYTES = 16;
 
+export interface FileSlotOptions {
+  /** Of a slot that is a file. */
+  maxBytes?: number | undefined;
+  /** Path of the slot that this one must not touch. */
+  other?: string | undefined;
+  /** The agent's own directory. */
+  data?: string | undefined;
+}
+
 /**
  * A slot that is a file or a block device. A file takes what is written and ends with the image; `maxBytes` makes it
  * as small as a partition would be. A new file may be executed: a slot's image may be a program.
  */
 export class FileSlot implements Slot {
   readonly path: string;
-  readonly #maxBytes: number | undefined;
+  readonly #options: FileSlotOptions;
 
-  constructor(path: string, maxBytes?: number) {
+  constructor(path: string, options: FileSlotOptions = {}) {
     this.path = path;
-    this.#maxBytes = maxBytes;
+    this.#options = options;
+  }
+
+  async locate(remembered: SlotPlace | undefined): Promise<SlotPlace> {
+    return locateSlot(this.path, remembered, this.#options.data);
   }
 
   async capacityBytes(): Promise<number | undefined> {
-    const found = await this.#stat();
-    if (!found?.isBlockDevice()) return this.#maxBytes;
-    const handle = await this.#open('r');
+    const found = await findSlot(this.path);
+    if (!found?.isBlockDevice()) return this.#options.maxBytes;
+    const handle = await this.#open(constants.O_RDONLY);
     try {
-      return await deviceBytes(handle);
+      const lengthBytes = await deviceBytes(handle);
+      if (lengthBytes > 0) return lengthBytes;
+      throw missingSlot(this.path, 'is a device without a medium, or one that is not attached');
+    } catch (error) {
+      throw slotError(this.path, 'read', error);
     } finally {
       await handle.close();
     }
   }
 
   async openForReading(): Promise<SlotReader | undefined> {
-    if (!(await this.#stat())) return undefined;
-    return new BlockReader(this.path, await this.#open('r'), false);
+    if (!(await findSlot(this.path))) return undefined;
+    return new BlockReader(this.path, await this.#open(constants.O_RDONLY), false);
   }
 
   async openForReadBack(): Promise<SlotReader> {
+    if (!(await findSlot(this.path))) throw missingSlot(this.path, 'is not there');
     try {
       // tmpfs and some others know no direct reading.
       const handle = await open(this.path, constants.O_RDONLY | constants.O_DIRECT);
@@ -46,39 +69,32 @@ export class FileSlot implements Slot {
     } catch (error) {
       if (!isSystemError(error, 'EINVAL')) throw slotError(this.path, 'open', error);
     }
-    return new BlockReader(this.path, await this.#open('r'), false);
+    return new BlockReader(this.path, await this.#open(constants.O_RDONLY), false);
   }
 
   async openForWriting(): Promise<SlotWriter> {
-    const found = await this.#stat();
-    const flags = found ? constants.O_RDWR : constants.O_RDWR | constants.O_CREAT;
-    const handle = await this.#open(flags);
-    return new FileWriter(this.path, handle, found?.isBlockDevice() ?? false);
+    const { isThere } = await this.locate(undefined);
+    // On a block device O_EXCL fails while anything has mounted or claimed it; for files that are there it means nothing.
+    const create = isThere ? 0 : constants.O_CREAT;
+    const handle = await this.#open(constants.O_RDWR | constants.O_EXCL | create);
+    try {
+      if (!isThere) await syncDirectory(dirname(this.path));
+      // Of what was opened: meanwhile the path may lead elsewhere.
+      const found = await handle.stat({ bigint: true });
+      await refuseUnsafe(this.path, found, this.#options.other);
+      return new FileWriter(this.path, handle, found.isBlockDevice());
+    } catch (error) {
+      await handle.close();
+      throw slotError(this.path, 'open', error);
+    }
   }
 
-  async #open(flags: string | number): Promise<FileHandle> {
+  async #open(flags: number): Promise<FileHandle> {
     try {
       return await open(this.path, flags, 0o755);
     } catch (error) {
       throw slotError(this.path, 'open', error);
     }
-  }
-
-  async #stat(): Promise<Stats | undefined> {
-    let found: Stats;
-    try {
-      found = await stat(this.path);
-    } catch (error) {
-      if (isSystemError(error, 'ENOENT')) return undefined;
-      throw slotError(this.path, 'stat', error);
-    }
-    if (found.isFile() || found.isBlockDevice()) return found;
-    throw new SitecastError(
-      'badInput',
-      'SITECAST_SLOT_UNUSABLE',
-      `${this.path} is neither a file nor a block device`,
-      { data: { path: this.path } },
-    );
   }
 }
 
@@ -220,33 +236,4 @@ async function deviceBytes(handle: FileHandle): Promise<number> {
     else high = middle;
   }
   return low;
-}
-
-const CAUSES: Record<string, { code: `SITECAST_SLOT_${string}`; what: string; kind: 'noSpace' | 'failed' }> =
-  {
-    ENOSPC: { code: 'SITECAST_SLOT_FULL', what: 'has no space left', kind: 'noSpace' },
-    EDQUOT: { code: 'SITECAST_SLOT_FULL', what: 'has no space left', kind: 'noSpace' },
-    EROFS: { code: 'SITECAST_SLOT_READ_ONLY', what: 'is read-only', kind: 'failed' },
-    EACCES: {
-      code: 'SITECAST_SLOT_READ_ONLY',
-      what: "may not be opened by this agent's user",
-      kind: 'failed',
-    },
-    EPERM: { code: 'SITECAST_SLOT_READ_ONLY', what: 'is read-only', kind: 'failed' },
-    ETXTBSY: { code: 'SITECAST_SLOT_BUSY', what: 'is being executed', kind: 'failed' },
-    ENOENT: { code: 'SITECAST_SLOT_MISSING', what: 'is not there', kind: 'failed' },
-  };
-
-function slotError(path: string, operation: string, cause: unknown): SitecastError {
-  if (cause instanceof SitecastError) return cause;
-  const system = isSystemError(cause) ? (cause.code ?? '') : '';
-  const { code, what, kind } = CAUSES[system] ?? {
-    code: 'SITECAST_SLOT_FAILED' as const,
-    what: `fails to ${operation} (${system === '' ? String(cause) : system})`,
-    kind: 'failed' as const,
-  };
-  return new SitecastError(kind, code, `the slot ${path} ${what}`, {
-    data: { path, operation, system },
-    cause,
-  });
 }

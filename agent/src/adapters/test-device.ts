@@ -105,9 +105,11 @@ export class TestDevice {
       afterBoot: async () => {},
       passPoint,
     });
+    const { A, B } = settings.slots;
+    const common = { maxBytes: settings.slotBytes, data: settings.data };
     const slots = {
-      A: changes.slots?.A ?? new FileSlot(settings.slots.A, settings.slotBytes),
-      B: changes.slots?.B ?? new FileSlot(settings.slots.B, settings.slotBytes),
+      A: changes.slots?.A ?? new FileSlot(A, { ...common, other: B }),
+      B: changes.slots?.B ?? new FileSlot(B, { ...common, other: A }),
     };
     const { agent, parts } = await openAgent(settings, {
       identity,

@@ -151,7 +151,7 @@ export class Activator {
   }
 
   async #prove(update: Update): Promise<Rest> {
-    const stopRenewing = this.#keepLease(update);
+    const stopRenewing = this.keepLease(update);
     try {
       return await this.#proveOnLease(update);
     } finally {
@@ -159,8 +159,8 @@ export class Activator {
     }
   }
 
-  /** Health checks and an operator's word may take longer than a lease: meanwhile it's renewed. */
-  #keepLease({ rollout }: Update): () => void {
+  /** Health checks, an operator's word or reading a slot back may take longer than a lease: meanwhile it's renewed. */
+  keepLease({ rollout }: Activated): () => void {
     const { clock, log } = this.#parts;
     const stop = new AbortController();
     const { signal } = stop;

@@ -1,19 +1,20 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
-import { activationWait, downloadWait, type Wait } from '../decision/activation.ts';
 import { lateFallBack } from '../decision/boot-verdict.ts';
 import { type Choice, type Facts, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from '../decision/choose.ts';
 import { isSameUpdate, type Memory, type Reason, type SlotRecord, type Update } from '../decision/memory.ts';
-import type { BootState, SlotName } from '../ports.ts';
+import type { BootState, SlotName, SlotReader } from '../ports.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
+import { ActivationChecks, noLongerWanted } from './activation-checks.ts';
 import { Activator } from './activator.ts';
 import { settleLateFallBack } from './late-fall-back.ts';
 import { Installer, type Release } from './installer.ts';
 import type { AgentParts } from './parts.ts';
 import { Lookout, type Situation } from './lookout.ts';
-import { Failed, failureOf, outcomeOf, Postponed, restOf, Superseded } from './rest.ts';
+import { Failed, failureOf, outcomeOf, restOf, SlotAltered, Superseded } from './rest.ts';
+import { locateSlot, locateSlots } from './slot-places.ts';
 
-const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
+/** A slot that was verified, read back wrong, filled anew and is wrong again: something keeps writing there. */
+const MAX_REFILLS = 1;
 
 /** Keeps one device up to date: each `cycle` brings it as far as it gets, and says where it came to rest. */
 export class UpdateAgent {
@@ -21,6 +22,7 @@ export class UpdateAgent {
   readonly #installer: Installer;
   readonly #activator: Activator;
   readonly #lookout: Lookout;
+  readonly #checks: ActivationChecks;
   /** The update whose slot was read back whole since this process started. */
   #verified: Update | undefined;
   #boot: BootState | undefined;
@@ -30,6 +32,11 @@ export class UpdateAgent {
     this.#installer = new Installer(parts);
     this.#activator = new Activator(parts);
     this.#lookout = new Lookout(parts);
+    this.#checks = new ActivationChecks(parts, {
+      installer: this.#installer,
+      activator: this.#activator,
+      lookout: this.#lookout,
+    });
   }
 
   /** Called once, before the first cycle: what does the boot that brought us here mean? */
@@ -37,7 +44,8 @@ export class UpdateAgent {
     const { boot, memory, status } = this.#parts;
     this.#boot = await boot.start();
     const { booted } = this.#boot;
-    if (memory.current.booted === undefined) await this.#firstSight(booted);
+    await locateSlots(this.#parts);
+    await this.#firstSight(booted);
     status.set({ booted });
     const left = lateFallBack(memory.current, this.#boot);
     const rest = left
@@ -46,10 +54,21 @@ export class UpdateAgent {
     if (rest) this.#show(rest);
   }
 
-  /** What the factory left: it's known to run, and perhaps which release it is. */
-  async #firstSight(booted: SlotName): Promise<void> {
+  /**
+   * What the factory left: it's known to run, and perhaps which release it is.
+   * @returns why that can't be seen yet: a device that comes late isn't an empty slot
+   */
+  async #firstSight(booted: SlotName): Promise<SitecastError | undefined> {
     const { memory, slots, settings } = this.#parts;
-    const reader = await slots[booted].openForReading();
+    if (memory.current.booted !== undefined) return undefined;
+    let reader: SlotReader | undefined;
+    try {
+      await locateSlot(this.#parts, booted);
+      reader = await slots[booted].openForReading();
+    } catch (error) {
+      if (error instanceof SitecastError && error.code === 'SITECAST_SLOT_MISSING') return error;
+      throw error;
+    }
     await reader?.close();
     const { factoryRelease } = settings;
     const record: SlotRecord =
@@ -57,6 +76,7 @@ export class UpdateAgent {
         ? { state: 'empty' }
         : { state: 'altered', isConfirmed: true, ...(factoryRelease ? { release: factoryRelease } : {}) };
     await memory.change({ booted, slots: { ...memory.current.slots, [booted]: record } });
+    return undefined;
   }
 
   /** Refreshes, chooses, and does what's to be done. Throws only for programming errors and the signal's reason. */
@@ -65,8 +85,10 @@ export class UpdateAgent {
       this.#boot = await this.#parts.boot.read();
       const pending = await this.#activator.resume(this.#boot);
       if (pending) return pending;
+      const unseen = await this.#firstSight(this.#boot.booted);
       const situation = await this.#lookout.look(signal);
-      return 'choice' in situation ? this.#follow(situation, signal) : situation;
+      if (!('choice' in situation)) return situation;
+      return unseen ? this.#waitForSlot(unseen) : this.#follow(situation, signal);
     });
     this.#show(rest);
     await this.#deliver(signal);
@@ -108,7 +130,8 @@ export class UpdateAgent {
   async #follow({ facts, choice, isRefreshed }: Situation, signal: AbortSignal): Promise<Rest> {
     const { memory } = this.#parts;
     const { update } = memory.current;
-    if (update && !choice.orders.some(order => isSameUpdate(order, update))) await this.#abandon(update);
+    if (update && !choice.orders.some(order => isSameUpdate(order, update)))
+      await this.#abandon(update, noLongerWanted(update));
     let objection: Reason | undefined;
     for (const order of choice.orders) {
       const manifest = await this.#installer.manifestOf(order, signal).catch(failedWith);
@@ -122,6 +145,12 @@ export class UpdateAgent {
     }
     if (objection) return this.#blocked(objection, choice.orders[0]);
     return this.#unordered(choice.reason);
+  }
+
+  async #waitForSlot(error: SitecastError): Promise<Rest> {
+    const { reporter } = this.#parts;
+    await reporter.report('waiting', { reason: { code: error.code, message: error.message } });
+    throw error;
   }
 
   async #unordered(why: Choice['reason']): Promise<Rest> {
@@ -141,16 +170,11 @@ export class UpdateAgent {
   }
 
   async #attempt(release: Release, facts: Facts, isRefreshed: boolean, signal: AbortSignal): Promise<Rest> {
-    const { memory, reporter, narrator } = this.#parts;
+    const { reporter, narrator } = this.#parts;
     const { order } = release;
     narrator.order(order);
     try {
-      if (!this.#verified || memory.current.update === null || !isSameUpdate(this.#verified, order)) {
-        await this.#checkDownload(facts.rollouts, order);
-        await this.#installer.install(release, facts.booted, signal);
-        this.#verified = memory.current.update ?? undefined;
-      }
-      return await this.#activate(release, facts, isRefreshed, signal);
+      return await this.#installAndActivate(release, facts, isRefreshed, signal);
     } catch (error) {
       const outcome = outcomeOf(error, signal);
       if (outcome instanceof Failed) return this.#failed(order, outcome.reason);
@@ -159,71 +183,61 @@ export class UpdateAgent {
     }
   }
 
-  async #activate(
-    { order }: Release,
+  async #installAndActivate(
+    release: Release,
     facts: Facts,
     isRefreshed: boolean,
     signal: AbortSignal,
   ): Promise<Rest> {
-    const { memory } = this.#parts;
-    const { update } = memory.current;
+    const { memory, clock, log } = this.#parts;
+    const { order } = release;
+    for (let refills = 0; ; refills += 1) {
+      let verifiedAtMs: number | undefined;
+      if (!this.#verified || memory.current.update === null || !isSameUpdate(this.#verified, order)) {
+        await this.#checks.checkDownload(facts.rollouts, order);
+        await this.#installer.install(release, facts.booted, signal);
+        this.#verified = memory.current.update ?? undefined;
+        verifiedAtMs = clock.now();
+      }
+      try {
+        return await this.#activate(release, facts, { isRefreshed, verifiedAtMs }, signal);
+      } catch (error) {
+        if (!(error instanceof SlotAltered)) throw error;
+        this.#verified = undefined;
+        log('warn', error.message);
+        if (refills >= MAX_REFILLS)
+          throw new Failed({ code: 'SITECAST_SLOT_UNRELIABLE', message: error.message });
+      }
+    }
+  }
+
+  async #activate(
+    release: Release,
+    facts: Facts,
+    check: { isRefreshed: boolean; verifiedAtMs: number | undefined },
+    signal: AbortSignal,
+  ): Promise<Rest> {
+    const { update } = this.#parts.memory.current;
     if (!update || !this.#boot) throw new TypeError('there is a verified update by now');
-    await this.#checkSchedule(facts.rollouts, order, isRefreshed);
-    await this.#activator.takeLease(update, signal);
     try {
-      await this.#activator.preInstall(update, signal);
-      // Once more, right before the point of no return: a pause or abort that has come by now still holds.
-      const again = await this.#lookout.look(signal);
-      if (!('choice' in again)) throw new Postponed('gateway', again.reason ?? unknownReason);
-      if (!again.choice.orders.some(candidate => isSameUpdate(candidate, update)))
-        throw new Superseded(order.release.version);
-      await this.#checkSchedule(again.facts.rollouts, order, again.isRefreshed);
+      await this.#checks.pass({ ...check, release, rollouts: facts.rollouts, update }, signal);
     } catch (error) {
-      await this.#activator.returnLease(update);
-      if (error instanceof Superseded) return this.#superseded(update);
+      if (error instanceof Superseded) return this.#superseded(update, error.message);
       throw error;
     }
     this.#verified = undefined;
     return this.#activator.activate(update, this.#boot);
   }
 
-  async #checkDownload(rollouts: RolloutsFile, order: Order): Promise<void> {
-    const rollout = rollouts.rollouts.find(({ id }) => id === order.rollout.id);
-    if (!rollout || order.kind === 'rollBack') return;
-    const { clock, trust } = this.#parts;
-    const isSynchronised = await clock.isSynchronised();
-    postpone(downloadWait({ nowMs: clock.now(), clock: trust.clock(), isSynchronised, rollout }));
-  }
-
-  async #checkSchedule(rollouts: RolloutsFile, order: Order, isRefreshed: boolean): Promise<void> {
-    const { clock, trust, settings, memory } = this.#parts;
-    const rollout: Pick<Rollout, 'notBefore' | 'window' | 'offlineForMs'> = rollouts.rollouts.find(
-      ({ id }) => id === order.rollout.id,
-    ) ?? { offlineForMs: DEFAULT_OFFLINE_FOR_MS };
-    const { lastActivationAt } = memory.current;
-    const wait = activationWait({
-      nowMs: clock.now(),
-      clock: trust.clock(),
-      isSynchronised: await clock.isSynchronised(),
-      isRefreshed,
-      isUrgent: order.kind === 'rollBack',
-      rollout,
-      minIntervalMs: settings.minActivationIntervalMs,
-      lastActivationMs: lastActivationAt === undefined ? undefined : Date.parse(lastActivationAt),
-    });
-    postpone(wait);
-  }
-
-  async #superseded(update: Update): Promise<Rest> {
-    await this.#abandon(update);
+  async #superseded(update: Update, message: string): Promise<Rest> {
+    await this.#abandon(update, message);
     // What holds instead, the next cycle finds out at once.
     return { state: 'idle', retryMs: 0 };
   }
 
-  async #abandon(update: Update): Promise<void> {
+  async #abandon(update: Update, message: string): Promise<void> {
     const { memory, reporter } = this.#parts;
     this.#verified = undefined;
-    const message = `the rollout of ${update.release.version} no longer wants it`;
     await reporter.report('idle', { ...update, reason: { code: 'SITECAST_ROLLOUT_STOPPED', message } });
     await memory.change({ update: null });
     this.#parts.status.set({ progress: undefined, plan: undefined });
@@ -300,18 +314,6 @@ export function slotsOf(
   slots: AgentParts['slots'],
 ): AgentParts['status']['current']['slots'] {
   return { A: { ...records.A, path: slots.A.path }, B: { ...records.B, path: slots.B.path } };
-}
-
-const unknownReason: Reason = {
-  code: 'SITECAST_METADATA_UNKNOWN',
-  message: 'nothing is known of the repository',
-};
-
-/** @throws Postponed, if there is something to wait for */
-function postpone(wait: Wait | undefined): void {
-  if (!wait) return;
-  const code = `SITECAST_WAITING_${wait.for.toUpperCase()}`;
-  throw new Postponed(wait.for, { code, message: wait.message }, wait.retryMs);
 }
 
 function failedWith(error: unknown): Failed {

@@ -225,6 +225,7 @@ describe('a slot that is no good', () => {
     const real = new FileSlot(join(device.directory, 'b.img'));
     const failing: Slot = {
       path: real.path,
+      locate: remembered => real.locate(remembered),
       capacityBytes: () => real.capacityBytes(),
       openForReading: () => real.openForReading(),
       openForReadBack: () => real.openForReadBack(),

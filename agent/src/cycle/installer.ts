@@ -19,6 +19,7 @@ import { runHook } from './hooks.ts';
 import type { AgentParts } from './parts.ts';
 import { SOURCE_BANNED } from './reporter.ts';
 import { Failed, Postponed } from './rest.ts';
+import { locateSlot } from './slot-places.ts';
 
 /** A chunk that reads back wrong is fetched again; a slot that still isn't right then isn't reliable. */
 const MAX_FILLS = 2;
@@ -38,6 +39,7 @@ interface Filling {
   release: Release;
   target: SlotName;
   missing: MissingChunks;
+  writer: SlotWriter;
   signal: AbortSignal;
   onBan: PeerFetch['onBan'];
 }
@@ -83,26 +85,57 @@ export class Installer {
   async install(release: Release, booted: SlotName, signal: AbortSignal): Promise<void> {
     const target = otherSlot(booted);
     const slot = this.#parts.slots[target];
+    // Before anything is asked of hooks or told to anybody: a slot that isn't there is waited for.
+    await locateSlot(this.#parts, target);
     await checkCapacity(slot, release);
     if (await this.#isReadyToReturn(release, target, signal)) return;
     const missing = await this.#plan(release, target, signal);
-    await this.#begin(release, target);
-    await this.#fillUntilRight(release, target, missing, signal);
+    const writer = await this.#open(target);
+    try {
+      await this.#begin(release, target, missing);
+      await this.#fill(release, { target, missing, writer, signal });
+    } finally {
+      await writer.close();
+    }
+    await this.#verifyOrRefill(release, target, signal);
     await this.#finish(release, target);
   }
 
-  /** An order to go back needs no byte where the slot still holds what once ran. */
+  /** Whether a slot that was verified still holds the image: what the medium says, not the page cache. */
+  async isStillRight({ index }: Release, target: SlotName, signal: AbortSignal): Promise<boolean> {
+    const { slots, status } = this.#parts;
+    status.set({ state: 'verifying', message: `reading slot ${target} back before it is activated` });
+    return (await this.#readBack(index, slots[target], signal)).count === 0;
+  }
+
+  /**
+   * Nothing is told to the boot loader before the slot is this agent's to write: one that is mounted, say, keeps what
+   * it holds, and stays bootable.
+   */
+  async #open(target: SlotName): Promise<SlotWriter> {
+    await locateSlot(this.#parts, target);
+    const writer = await this.#parts.slots[target].openForWriting();
+    try {
+      // A file that was made just now is missed from here on.
+      await locateSlot(this.#parts, target);
+    } catch (error) {
+      await writer.close();
+      throw error;
+    }
+    return writer;
+  }
+
+  /** An order to go back needs no byte where the slot still holds what once ran. What of it has changed is fetched again. */
   async #isReadyToReturn(release: Release, target: SlotName, signal: AbortSignal): Promise<boolean> {
     const { order, index } = release;
     if (!order.isInOtherSlot) return false;
     const { memory, slots } = this.#parts;
     const record = memory.current.slots[target];
     if (record.indexSha256 !== sha256(release.indexBytes)) return false;
-    const missing = await this.#compare(index, slots[target], signal);
-    if (missing.count > 0 && record.isConfirmed !== true) return false;
-    const state = missing.count > 0 ? 'altered' : 'verified';
+    const missing = await this.#readBack(index, slots[target], signal);
+    if (missing.count > 0) return false;
     await memory.change({
-      slots: { ...memory.current.slots, [target]: { ...record, state } },
+      slots: { ...memory.current.slots, [target]: { ...record, state: 'verified' } },
       update: { ...this.#updateOf(release, target), phase: 'verified' },
     });
     return true;
@@ -110,7 +143,7 @@ export class Installer {
 
   async #plan(release: Release, target: SlotName, signal: AbortSignal): Promise<MissingChunks> {
     const { index, order } = release;
-    const { status, settings, slots, reporter, narrator } = this.#parts;
+    const { status, settings, slots } = this.#parts;
     status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
     const missing = await this.#compare(index, slots[target], signal);
     const imageBytes = index.lengthBytes;
@@ -126,14 +159,15 @@ export class Installer {
     if (hook.kind === 'failed') throw new Failed({ code: 'SITECAST_HOOK_FAILED', message: hook.message });
     if (hook.kind === 'notNow')
       throw new Postponed('hook', { code: 'SITECAST_HOOK_NOT_NOW', message: hook.message });
-    // Once an attempt: a download that was cut off and goes on is the same one.
-    await reporter.report('downloading', order, true);
-    narrator.downloading(order, { fetchBytes: missing.lengthBytes, imageBytes });
     return missing;
   }
 
-  async #begin(release: Release, target: SlotName): Promise<void> {
-    const { memory, boot, passPoint } = this.#parts;
+  async #begin(release: Release, target: SlotName, missing: MissingChunks): Promise<void> {
+    const { memory, boot, reporter, narrator, passPoint } = this.#parts;
+    const { order, index } = release;
+    // Once an attempt: a download that was cut off and goes on is the same one.
+    await reporter.report('downloading', order, true);
+    narrator.downloading(order, { fetchBytes: missing.lengthBytes, imageBytes: index.lengthBytes });
     const update = this.#updateOf(release, target);
     if (memory.current.update?.phase === 'downloading' && isSameUpdate(memory.current.update, update)) return;
     await this.#parts.exchange?.withdraw(target);
@@ -146,37 +180,32 @@ export class Installer {
     });
   }
 
-  async #fillUntilRight(
-    release: Release,
-    target: SlotName,
-    firstMissing: MissingChunks,
-    signal: AbortSignal,
-  ): Promise<void> {
+  /** After the first fill. */
+  async #verifyOrRefill(release: Release, target: SlotName, signal: AbortSignal): Promise<void> {
     const { index, order } = release;
-    let missing = firstMissing;
-    for (let fills = 0; ; fills += 1) {
-      await this.#fill(release, target, missing, signal);
-      this.#parts.status.set({
-        state: 'verifying',
-        message: `verifying slot ${target}`,
-        progress: undefined,
-      });
-      await this.#parts.reporter.report('verifying', order, true);
-      missing = await this.#readBack(index, this.#parts.slots[target], signal);
+    const { status, reporter, slots } = this.#parts;
+    for (let fills = 1; ; fills += 1) {
+      status.set({ state: 'verifying', message: `verifying slot ${target}`, progress: undefined });
+      await reporter.report('verifying', order, true);
+      const missing = await this.#readBack(index, slots[target], signal);
       if (missing.count === 0) return;
-      if (fills + 1 >= MAX_FILLS)
+      if (fills >= MAX_FILLS)
         throw new Failed({
           code: 'SITECAST_SLOT_UNRELIABLE',
           message: `${missing.count} chunks of slot ${target} read back wrong, again`,
         });
+      const writer = await this.#open(target);
+      try {
+        await this.#fill(release, { target, missing, writer, signal });
+      } finally {
+        await writer.close();
+      }
     }
   }
 
   async #fill(
     release: Release,
-    target: SlotName,
-    missing: MissingChunks,
-    signal: AbortSignal,
+    filling: Pick<Filling, 'target' | 'missing' | 'writer' | 'signal'>,
   ): Promise<void> {
     const bans = new Map<string, Promise<void>>();
     const onBan = (source: string, code: string): void => {
@@ -184,19 +213,16 @@ export class Installer {
       const reason = { code: SOURCE_BANNED, message: `${source} sent wrong bytes (${code})` };
       bans.set(source, this.#parts.reporter.report('downloading', { ...release.order, reason }, true));
     };
-    const { slots, passPoint } = this.#parts;
-    const writer = await slots[target].openForWriting();
     try {
-      await this.#fetchInto(writer, { release, target, missing, signal, onBan });
-      await writer.finish(release.index.lengthBytes);
-      passPoint('slot synced');
+      await this.#fetchInto({ ...filling, release, onBan });
+      await filling.writer.finish(release.index.lengthBytes);
+      this.#parts.passPoint('slot synced');
     } finally {
-      await writer.close();
       await Promise.all(bans.values());
     }
   }
 
-  async #fetchInto(writer: SlotWriter, { release, target, missing, signal, onBan }: Filling): Promise<void> {
+  async #fetchInto({ release, target, missing, writer, signal, onBan }: Filling): Promise<void> {
     const { gateways, exchange, settings, clock, passPoint } = this.#parts;
     const { index, indexBytes, order } = release;
     const sources = new ChunkSources(

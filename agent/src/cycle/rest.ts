@@ -1,4 +1,4 @@
-import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { isSystemError, SitecastError, systemCodeOf } from '@sitecast/shared/errors';
 import type { Reason } from '../decision/memory.ts';
 import type { Rest } from '../state/status.ts';
 
@@ -29,7 +29,19 @@ export class Superseded extends Error {
   override readonly name = 'Superseded';
 }
 
+/** Thrown where a slot that was verified no longer holds its image: what is wrong is to be fetched again. */
+export class SlotAltered extends Error {
+  override readonly name = 'SlotAltered';
+}
+
 const SPACE_RETRY_MS = 60_000;
+const SLOT_RETRY_MS = 60_000;
+/** A device that comes late, something that is still mounted, a link that leads astray: no matter of the release. */
+const SLOT_WAITS: ReadonlySet<string> = new Set([
+  'SITECAST_SLOT_MISSING',
+  'SITECAST_SLOT_BUSY',
+  'SITECAST_SLOT_OVERLAP',
+]);
 
 /** Does this end the attempt, or just this try? */
 export function outcomeOf(error: unknown, signal: AbortSignal): Failed | Postponed {
@@ -57,12 +69,14 @@ export function restOf(error: unknown): Rest | undefined {
     return {
       state: 'waiting',
       waitingFor: 'space',
-      reason: { code: `SITECAST_SYSTEM_${error.code}`, message },
+      reason: { code: `SITECAST_SYSTEM_${systemCodeOf(error)}`, message },
       retryMs: SPACE_RETRY_MS,
     };
   }
   if (!(error instanceof SitecastError)) return undefined;
   const reason = { code: error.code, message: error.message };
+  if (SLOT_WAITS.has(error.code))
+    return { state: 'waiting', waitingFor: 'slot', reason, retryMs: SLOT_RETRY_MS };
   if (error.kind === 'unreachable') return { state: 'waiting', waitingFor: 'source', reason };
   if (error.kind === 'noSpace')
     return { state: 'waiting', waitingFor: 'space', reason, retryMs: SPACE_RETRY_MS };

@@ -181,7 +181,7 @@ function considerReturn(walk: Walk, rollout: Rollout, remembered: RolloutMemory)
   const returnTo = rollout.rollbackTo ?? remembered.cameFrom;
   const blocked = hasReturned
     ? reason('SITECAST_ROLLBACK_FAILED', 'going back was tried and failed')
-    : impossible(facts, returnTo, rollout.rollbackTo !== undefined);
+    : impossible(facts, returnTo, rollout.rollbackTo !== undefined || isReturning(facts, rollout));
   if (blocked || !returnTo) {
     if (blocked) walk.reason ??= { state: 'blocked', ...blocked, rollout: orderOf(rollout) };
     return 'stop';
@@ -195,13 +195,19 @@ function considerReturn(walk: Walk, rollout: Rollout, remembered: RolloutMemory)
   return 'stop';
 }
 
-function impossible(facts: Facts, returnTo: KnownRelease | undefined, isNamed: boolean): Reason | undefined {
+/** The way back has begun: what had changed in the other slot is being fetched, so that it no longer holds a release. */
+function isReturning({ memory: { update } }: Facts, { id, attempt }: Rollout): boolean {
+  return update?.kind === 'rollBack' && update.rollout.id === id && update.rollout.attempt === attempt;
+}
+
+/** @param mayFetch whether it may be brought from elsewhere where the other slot doesn't hold it */
+function impossible(facts: Facts, returnTo: KnownRelease | undefined, mayFetch: boolean): Reason | undefined {
   const code = ROLLBACK_IMPOSSIBLE;
   if (!returnTo) return reason(code, "it isn't known which release this device came from");
   const { floor } = facts.productFile;
   if (returnTo.counter < floor.counter)
     return reason(code, `${returnTo.version} is below the security floor ${floor.version ?? floor.counter}`);
-  if (!isNamed && !isInOtherSlot(facts, returnTo))
+  if (!mayFetch && !isInOtherSlot(facts, returnTo))
     return reason(code, `the other slot no longer holds ${returnTo.version}`);
   return undefined;
 }

@@ -25,6 +25,17 @@ export const slotRecordSchema = z.looseObject({
 });
 export type SlotRecord = z.infer<typeof slotRecordSchema>;
 
+/** Where a slot was found, to notice when that has gone missing: a slot that vanished isn't a new one. */
+const slotPlaceSchema = z.looseObject({
+  /** Of the settings, absolute. Another path is another place, of which nothing is known. */
+  path: z.string(),
+  /** False: nothing is there yet; a file is to be made. */
+  isThere: z.boolean(),
+  /** Where the file system is mounted that a file slot lies in; undefined for that of `/` and that of the agent's own data. */
+  mountPoint: z.string().optional(),
+});
+export type SlotPlace = z.infer<typeof slotPlaceSchema>;
+
 /** What is remembered of a rollout that has reached this device. */
 const rolloutMemorySchema = z.looseObject({
   id: z.string().max(64),
@@ -116,6 +127,7 @@ export const memorySchema = z.looseObject({
   enrolmentNonce: z.string().max(64).optional(),
   /** Booted slot, when last seen. */
   booted: z.enum(['A', 'B']).optional(),
+  slotPlaces: z.looseObject({ A: slotPlaceSchema.optional(), B: slotPlaceSchema.optional() }).optional(),
 });
 export type Memory = z.infer<typeof memorySchema>;
 

@@ -55,8 +55,7 @@ export class SharedSlots {
     isHere: (at: number) => boolean,
   ): Promise<HeldImage | undefined> {
     await this.end(name);
-    const slot = this.#slots[name];
-    const reader = await slot.openForReading();
+    const reader = await readerOf(this.#slots[name]);
     if (!reader) return undefined;
     const held = this.#peers.hold(image, new SlotChunks(`slot ${name}`, image.index, reader));
     for (let at = 0; at < image.index.count; at += 1) if (isHere(at)) held.add(at);
@@ -94,5 +93,15 @@ export class SharedSlots {
 
   async close(): Promise<void> {
     for (const name of SLOT_NAMES) await this.end(name);
+  }
+}
+
+async function readerOf(slot: Slot): Promise<SlotReader | undefined> {
+  try {
+    return await slot.openForReading();
+  } catch (error) {
+    // A device that comes late, say: the update meets it, too, and says so.
+    if (error instanceof SitecastError) return undefined;
+    throw error;
   }
 }

@@ -1,0 +1,75 @@
+import { readFile } from 'node:fs/promises';
+
+/** A line of /proc/self/mountinfo (proc_pid_mountinfo(5)). */
+export interface Mount {
+  /** `MAJOR:MINOR` of the file system. */
+  device: string;
+  /** Absolute. */
+  mountPoint: string;
+  /** What was mounted, as the file system names it: a device's path, or anything else. */
+  source: string;
+}
+
+/** What is mounted where, as this process sees it, in the order of mounting; empty where the system doesn't tell. */
+export async function readMounts(): Promise<Mount[]> {
+  return mountsOf(await textOf('/proc/self/mountinfo'));
+}
+
+/** Where something is to be mounted, by /etc/fstab. */
+export async function readMountPointsOfFstab(): Promise<string[]> {
+  return mountPointsOf(await textOf('/etc/fstab'));
+}
+
+export function mountsOf(mountinfo: string): Mount[] {
+  return mountinfo.split('\n').flatMap(line => {
+    const [before = '', after = ''] = line.split(' - ');
+    const [, , device, , mountPoint] = before.split(' ');
+    const [, source] = after.split(' ');
+    if (device === undefined || mountPoint === undefined || source === undefined) return [];
+    return [{ device, mountPoint: unescaped(mountPoint), source: unescaped(source) }];
+  });
+}
+
+export function mountPointsOf(fstab: string): string[] {
+  return fstab.split('\n').flatMap(line => {
+    const [source = '', mountPoint = ''] = line.trim().split(/\s+/);
+    const isEntry = source !== '' && !source.startsWith('#') && mountPoint.startsWith('/');
+    return isEntry ? [trimmed(unescaped(mountPoint))] : [];
+  });
+}
+
+/** Which mount a path lies in. @param path absolute, without symbolic links */
+export function mountOf(path: string, mounts: readonly Mount[]): Mount | undefined {
+  let found: Mount | undefined;
+  for (const mount of mounts) {
+    // Of two at one place the later one hides the other.
+    const isDeeper = mount.mountPoint.length >= (found?.mountPoint.length ?? 0);
+    if (isDeeper && isWithin(path, mount.mountPoint)) found = mount;
+  }
+  return found;
+}
+
+/** Absolute paths. A directory is within itself. */
+export function isWithin(path: string, directory: string): boolean {
+  return directory === '/' || path === directory || path.startsWith(`${directory}/`);
+}
+
+/** Both files write blanks and backslashes as \040 and so on. */
+function unescaped(text: string): string {
+  return text.replaceAll(/\\([0-7]{3})/g, (_, octal: string) =>
+    String.fromCodePoint(Number.parseInt(octal, 8)),
+  );
+}
+
+function trimmed(path: string): string {
+  return path.length > 1 && path.endsWith('/') ? path.slice(0, -1) : path;
+}
+
+async function textOf(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8');
+  } catch {
+    // Not every system has it; then nothing follows from it.
+    return '';
+  }
+}

@@ -1,0 +1,254 @@
+import { execFileSync } from 'node:child_process';
+import { link, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join, relative } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { LoopDevices, whyNoLoopDevices } from '../testing/loop-devices.ts';
+import { FileSlot } from './file-slot.ts';
+import { mountPointsOf, mountsOf } from './mounts.ts';
+import { absentMount, checkSlots, ownMountPoint, refuseUnsafe } from './slot-checks.ts';
+
+const MIB = 1024 * 1024;
+const hasNoLoopDevices = whyNoLoopDevices() !== undefined;
+const devices = new LoopDevices();
+let directory: string;
+let a: string;
+let b: string;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-slots-'));
+  a = join(directory, 'a.img');
+  b = join(directory, 'b.img');
+});
+afterEach(async () => {
+  devices.release();
+  await rm(directory, { recursive: true, force: true });
+});
+
+const data = () => join(directory, 'data', 'not', 'there', 'yet');
+const check = (A: string, B: string, where = data()) => checkSlots({ slots: { A, B }, data: where });
+const refused = (said: string) =>
+  expect.objectContaining({ code: 'SITECAST_SETTING_INVALID', message: expect.stringContaining(said) });
+
+describe('at the start', () => {
+  it('two files are two slots, there or not, and data beside them is fine', async () => {
+    await expect(check(a, b, directory)).resolves.toBeUndefined();
+    await writeFile(a, 'a');
+    await expect(check(a, b, directory)).resolves.toBeUndefined();
+    await writeFile(b, 'b');
+    await expect(check(a, b, directory)).resolves.toBeUndefined();
+  });
+
+  it.each(['is there', 'is not there yet'])('one file by two paths is refused where it %s', async how => {
+    if (how === 'is there') await writeFile(a, 'a');
+    await symlink(directory, join(directory, 'here'));
+    const other = relative(process.cwd(), a);
+    for (const path of [a, `${directory}/./a.img`, other, join(directory, 'here', 'a.img')])
+      await expect(check(a, path)).rejects.toEqual(refused('--slot-a and --slot-b'));
+  });
+
+  it('one file by a symbolic link or a hard link is refused', async () => {
+    await writeFile(a, 'a');
+    await link(a, b);
+    await expect(check(a, b)).rejects.toEqual(refused(b));
+    await rm(b);
+    await symlink(a, b);
+    await expect(check(a, b)).rejects.toEqual(refused(b));
+  });
+
+  it('what can be no slot is refused: a directory, a pipe, a character device', async () => {
+    execFileSync('mkfifo', [b]);
+    for (const path of [b, directory, '/dev/null'])
+      await expect(check(a, path)).rejects.toMatchObject({ code: 'SITECAST_SLOT_UNUSABLE' });
+  });
+});
+
+describe('a slot that is not there', () => {
+  const missing = expect.objectContaining({ code: 'SITECAST_SLOT_MISSING' });
+
+  it('is made where it means a file, once; the entry is there before a byte is written', async () => {
+    const slot = new FileSlot(b);
+    expect(await slot.locate(undefined)).toEqual({ path: b, isThere: false });
+    const writer = await slot.openForWriting();
+    expect(await readdir(directory)).toEqual(['b.img']);
+    expect((await stat(b)).mode & 0o700).toBe(0o700);
+    await writer.close();
+    expect(await slot.locate(undefined)).toEqual({ path: b, isThere: true });
+  });
+
+  it.each([
+    ['below /dev', '/dev/sitecast-nosuch'],
+    ['below a directory of /dev that is not there', '/dev/disk/by-partlabel/sitecast-nosuch'],
+  ])('is not made %s', async (_where, path) => {
+    const slot = new FileSlot(path);
+    await expect(slot.locate(undefined)).rejects.toEqual(missing);
+    await expect(slot.openForWriting()).rejects.toEqual(missing);
+    await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
+  });
+
+  it('is not made by way of a link, to wherever it leads, nor in a directory that is not there', async () => {
+    await symlink('/dev/sitecast-nosuch', a);
+    await symlink(join(directory, 'elsewhere'), b);
+    await symlink('/dev', join(directory, 'dev'));
+    for (const path of [a, b, join(directory, 'dev', 'sitecast-nosuch'), join(directory, 'none', 'b.img')])
+      await expect(new FileSlot(path).openForWriting()).rejects.toEqual(missing);
+    expect((await readdir(directory)).toSorted()).toEqual(['a.img', 'b.img', 'dev']);
+  });
+
+  it('but was there before is not made anew', async () => {
+    const slot = new FileSlot(b);
+    await expect(slot.locate({ path: b, isThere: true })).rejects.toEqual(missing);
+    expect(await slot.locate({ path: a, isThere: true })).toMatchObject({ isThere: false });
+  });
+
+  it('keeps the other one from being written where that may be the device that runs', async () => {
+    await writeFile(b, 'b');
+    const late = new FileSlot(b, { other: '/dev/sitecast-nosuch' });
+    await expect(late.openForWriting()).rejects.toEqual(
+      expect.objectContaining({
+        code: 'SITECAST_SLOT_MISSING',
+        message: expect.stringContaining('/dev/sitecast-nosuch'),
+      }),
+    );
+    // A file that isn't there is no other one.
+    await (await new FileSlot(b, { other: a }).openForWriting()).close();
+  });
+});
+
+describe('before each writing', () => {
+  it('a link that leads to the other slot by now is noticed, at what was opened', async () => {
+    await writeFile(a, 'a');
+    await writeFile(b, 'b');
+    const path = join(directory, 'link');
+    await symlink(b, path);
+    const slot = new FileSlot(path, { other: a });
+    await (await slot.openForWriting()).close();
+    await rm(path);
+    await symlink(a, path);
+    await expect(slot.openForWriting()).rejects.toMatchObject({ code: 'SITECAST_SLOT_OVERLAP' });
+    expect(await readFile(a, 'utf8')).toBe('a');
+    // As if the link had been turned after the opening: what counts is the file that was opened.
+    const opened = await stat(a, { bigint: true });
+    await rm(path);
+    await symlink(b, path);
+    await expect(refuseUnsafe(path, opened, a)).rejects.toMatchObject({ code: 'SITECAST_SLOT_OVERLAP' });
+  });
+
+  it('a pipe does not block it, nor is a directory opened', async () => {
+    execFileSync('mkfifo', [b]);
+    for (const path of [b, directory]) {
+      const slot = new FileSlot(path);
+      for (const open of [
+        () => slot.openForWriting(),
+        () => slot.openForReading(),
+        () => slot.openForReadBack(),
+      ])
+        await expect(open()).rejects.toMatchObject({ code: 'SITECAST_SLOT_UNUSABLE' });
+    }
+  });
+});
+
+describe.skipIf(hasNoLoopDevices)('block devices', () => {
+  it('are one by their number, whatever they are called', async () => {
+    const device = devices.create(join(directory, 'backing'), MIB);
+    const node = join(directory, 'node');
+    const [major, minor] = (await readFile(`/sys/block/${device.slice(5)}/dev`, 'utf8')).trim().split(':');
+    execFileSync('mknod', [node, 'b', major ?? '', minor ?? '']);
+    await symlink(device, a);
+    await expect(check(device, node)).rejects.toEqual(refused(node));
+    await expect(check(a, node)).rejects.toEqual(refused(node));
+    const other = devices.create(join(directory, 'other'), MIB);
+    await check(device, other);
+  });
+
+  it('are refused where one is the file behind the other, or a disk and its partition; two partitions are two', async () => {
+    const disk = devices.create(a, 8 * MIB);
+    const [first, second] = devices.partition(disk, 8 * MIB);
+    for (const [one, other] of [
+      [disk, a],
+      [disk, second],
+      [a, second],
+      [devices.attach(second), second],
+      [devices.attach(second), disk],
+    ] as const) {
+      await expect(check(one, other)).rejects.toEqual(refused(one));
+      await expect(check(other, one)).rejects.toEqual(refused(other));
+      await expect(new FileSlot(one, { other }).openForWriting()).rejects.toMatchObject({
+        code: 'SITECAST_SLOT_OVERLAP',
+      });
+    }
+    await check(first, second);
+    await (await new FileSlot(first, { other: second }).openForWriting()).close();
+  });
+
+  it('hold neither the other slot nor the data: both lie in what is mounted there', async () => {
+    const device = devices.create(a, MIB);
+    devices.format(device);
+    const point = join(directory, 'mnt');
+    await mkdir(point);
+    devices.mount(device, point);
+    for (const isThere of [false, true]) {
+      if (isThere) await writeFile(join(point, 'b.img'), 'b');
+      for (const slot of [device, a])
+        await expect(check(slot, join(point, 'b.img'))).rejects.toEqual(refused(slot));
+    }
+    for (const slot of [device, a])
+      await expect(check(slot, b, join(point, 'data'))).rejects.toEqual(refused('--data lies in slot A'));
+  });
+});
+
+describe.skipIf(hasNoLoopDevices)('a file below a mount point', () => {
+  it('is missing where nothing is mounted any more, there or not; mounted again it goes on', async () => {
+    const disk = join(directory, 'disk');
+    const slots = join(directory, 'slots');
+    for (const path of [disk, slots]) await mkdir(path);
+    devices.mount('-t', 'tmpfs', 'tmpfs', disk);
+    devices.mount('--bind', disk, slots);
+    const slot = new FileSlot(join(slots, 'b.img'));
+    const place = await slot.locate(undefined);
+    expect(place).toEqual({ path: slot.path, isThere: false, mountPoint: slots });
+    devices.unmount(slots);
+    const missing = expect.objectContaining({
+      code: 'SITECAST_SLOT_MISSING',
+      message: expect.stringContaining('nothing is mounted'),
+    });
+    await expect(slot.locate(place)).rejects.toEqual(missing);
+    await writeFile(slot.path, 'somebody made it');
+    await expect(slot.locate(place)).rejects.toEqual(missing);
+    devices.mount('--bind', disk, slots);
+    expect(await slot.locate(place)).toEqual(place);
+    // The agent's own data lies there, too: that it's found says that it's mounted.
+    const vouched = new FileSlot(slot.path, { data: join(slots, 'data') });
+    expect(await vouched.locate(undefined)).toEqual({ path: slot.path, isThere: false });
+  });
+});
+
+describe('what is mounted where', () => {
+  const mounts = mountsOf(
+    [
+      '22 1 254:0 / / rw,relatime - ext4 /dev/root rw',
+      '30 22 0:25 / /srv\\040files rw shared:1 master:2 - tmpfs none rw',
+      '31 22 254:0 /var/lib/agent /var/lib/agent rw - ext4 /dev/root rw',
+      '32 31 259:3 / /var/lib/agent/slots rw - ext4 /dev/nvme0n1p3 rw',
+      'a line of another kind',
+    ].join('\n'),
+  );
+
+  it('is read with its escapes; a directory that is mounted over itself is no mount of its own', () => {
+    expect(ownMountPoint('/srv files/x', mounts)).toBe('/srv files');
+    expect(ownMountPoint('/srv filesystems', mounts)).toBeUndefined();
+    expect(ownMountPoint('/var/lib/agent', mounts)).toBeUndefined();
+    expect(ownMountPoint('/var/lib/agent/slots/b', mounts)).toBe('/var/lib/agent/slots');
+  });
+
+  it('is compared with what /etc/fstab wants', () => {
+    const wanted = mountPointsOf(
+      '# <file system>\n/dev/sda2 / ext4\nLABEL=slots\t/mnt/slots/  ext4 nofail\n/dev/sda3 none swap\nx /srv\\040files tmpfs\n',
+    );
+    expect(wanted).toEqual(['/', '/mnt/slots', '/srv files']);
+    expect(absentMount('/mnt/slots/deep', wanted, mounts)).toBe('/mnt/slots');
+    expect(absentMount('/srv files', wanted, mounts)).toBeUndefined();
+    expect(absentMount('/mnt', wanted, mounts)).toBeUndefined();
+    expect(absentMount('/mnt/slots', wanted, [])).toBeUndefined();
+  });
+});

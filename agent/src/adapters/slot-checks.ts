@@ -1,0 +1,192 @@
+import { constants, type BigIntStats } from 'node:fs';
+import { lstat, open, realpath, stat } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import type { SlotPlace } from '../decision/memory.ts';
+import { SLOT_NAMES, type SlotName } from '../ports.ts';
+import { isWithin, type Mount, mountOf, readMountPointsOfFstab, readMounts } from './mounts.ts';
+import { busySlot, missingSlot, overlappingSlot, slotError, unusableSlot } from './slot-errors.ts';
+import { isOverlapping, layersOfDirectory, loopDevicesOn, type Storage, storageOf } from './storage-stack.ts';
+
+const DEVICES = '/dev';
+
+/**
+ * What a slot's path leads to; undefined where nothing is. A file below /dev lies in memory: somebody took a missing
+ * device's name for a file's, and it's no slot.
+ * @throws SITECAST_SLOT_UNUSABLE for a directory, a pipe and the like
+ */
+export async function findSlot(path: string): Promise<BigIntStats | undefined> {
+  let found: BigIntStats;
+  try {
+    found = await stat(path, { bigint: true });
+    if (found.isBlockDevice()) return found;
+    if (found.isFile()) return isWithin(await realpath(path), DEVICES) ? undefined : found;
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return undefined;
+    throw slotError(path, 'stat', error);
+  }
+  throw unusableSlot(path);
+}
+
+/**
+ * As `Slot.locate`. A file is made only where a path means one: not below /dev, not by way of a link, where the file
+ * system is mounted that it's to lie in, and where there was none before.
+ * @param data the agent's own directory: what it lies in is mounted, or this agent wouldn't remember anything
+ */
+export async function locateSlot(
+  path: string,
+  remembered: SlotPlace | undefined,
+  data: string | undefined,
+): Promise<SlotPlace> {
+  const found = await findSlot(path);
+  if (found?.isBlockDevice() === true) return { path, isThere: true };
+  const known = remembered?.path === path ? remembered : undefined;
+  const directory = await directoryOfFile(path, found !== undefined);
+  const mounts = await readMounts();
+  const absent = absentMount(directory, [known?.mountPoint, ...(await readMountPointsOfFstab())], mounts);
+  if (absent !== undefined)
+    throw missingSlot(path, `is a file below ${absent}, where nothing is mounted at present`);
+  if (!found && known?.isThere === true)
+    throw missingSlot(path, 'was there and is gone; an empty file there is filled anew');
+  const mountPoint = ownMountPoint(directory, mounts);
+  const isVouchedFor = mountPoint === undefined || (data !== undefined && isWithin(data, mountPoint));
+  return { path, isThere: found !== undefined, ...(isVouchedFor ? {} : { mountPoint }) };
+}
+
+/** @returns the directory that the file lies in, or would; without links */
+async function directoryOfFile(path: string, isThere: boolean): Promise<string> {
+  try {
+    if (isThere) return dirname(await realpath(path));
+    const directory = await realpath(dirname(path));
+    if (isWithin(join(directory, basename(path)), DEVICES))
+      throw missingSlot(path, 'is the name of a device that is not there');
+    if (await isLink(path)) throw missingSlot(path, 'is a symbolic link to what is not there');
+    return directory;
+  } catch (error) {
+    throw slotError(path, 'stat', error);
+  }
+}
+
+async function isLink(path: string): Promise<boolean> {
+  try {
+    return (await lstat(path)).isSymbolicLink();
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return false;
+    throw error;
+  }
+}
+
+/** Pure: of the places where something is expected to be mounted, one that the directory lies below and where nothing is. */
+export function absentMount(
+  directory: string,
+  expected: readonly (string | undefined)[],
+  mounts: readonly Mount[],
+): string | undefined {
+  // Where the system doesn't tell what is mounted, nothing follows.
+  if (mounts.length === 0) return undefined;
+  return expected.find(
+    place =>
+      place !== undefined &&
+      isWithin(directory, place) &&
+      !mounts.some(({ mountPoint }) => mountPoint === place),
+  );
+}
+
+/**
+ * Pure: where the file system of a directory is mounted; undefined for that of `/`. A service's sandbox mounts
+ * directories over themselves: those are of the file system that they lie in.
+ */
+export function ownMountPoint(directory: string, mounts: readonly Mount[]): string | undefined {
+  const mount = mountOf(directory, mounts);
+  if (!mount || mount.mountPoint === '/') return undefined;
+  const parent = dirname(mount.mountPoint);
+  return mountOf(parent, mounts)?.device === mount.device ? ownMountPoint(parent, mounts) : mount.mountPoint;
+}
+
+/**
+ * The last look before something is written, at what was opened.
+ * @throws SITECAST_SLOT_OVERLAP, SITECAST_SLOT_BUSY, SITECAST_SLOT_MISSING where the other slot can't be compared with
+ */
+export async function refuseUnsafe(
+  path: string,
+  opened: BigIntStats,
+  other: string | undefined,
+): Promise<void> {
+  if (!opened.isFile() && !opened.isBlockDevice()) throw unusableSlot(path);
+  const storage = await storageOf(opened, path);
+  if (other !== undefined) {
+    const found = await findSlot(other);
+    if (found && isOverlapping(storage, await storageOf(found, other))) throw overlappingSlot(path, other);
+    // What runs may be the very device that was opened: nothing shows that it isn't.
+    if (!found) await directoryOfFile(other, false);
+  }
+  for (const device of await loopDevicesOn(storage)) {
+    if (await isClaimed(device)) throw busySlot(path, `is in use by way of ${device}`);
+  }
+}
+
+/** Mounted, or part of something bigger. */
+async function isClaimed(device: string): Promise<boolean> {
+  try {
+    await (await open(device, constants.O_RDONLY | constants.O_EXCL)).close();
+    return false;
+  } catch (error) {
+    // It was detached just now. Whatever can't be opened for another reason may well be in use.
+    return !isSystemError(error, 'ENXIO');
+  }
+}
+
+/**
+ * Refuses, before anything is written, two slots of which one is the other or lies in it, slots that can be none, and
+ * a data directory in a slot. What isn't there yet is looked at before it is written.
+ */
+export async function checkSlots(settings: {
+  slots: Readonly<Record<SlotName, string>>;
+  data: string;
+}): Promise<void> {
+  const slots = { A: resolve(settings.slots.A), B: resolve(settings.slots.B) };
+  const isOnePath = (await whereTo(slots.A)) === (await whereTo(slots.B));
+  const storage = { A: await storageAt(slots.A), B: await storageAt(slots.B) };
+  if (isOnePath || isOverlapping(storage.A, storage.B))
+    throw invalid(`--slot-a and --slot-b: ${slots.A} is ${slots.B}, or one lies in the other`);
+  const layers = await layersOfDirectory(await nearest(resolve(settings.data)));
+  for (const name of SLOT_NAMES) {
+    if (layers.has(storage[name].id))
+      throw invalid(`--data lies in slot ${name} (${slots[name]}): it has to be there whichever slot runs`);
+  }
+}
+
+/** What isn't there yet lies in its directory. */
+async function storageAt(path: string): Promise<Storage> {
+  const found = await findSlot(path);
+  if (found) return storageOf(found, path);
+  const layers = await layersOfDirectory(await nearest(dirname(path)));
+  return { id: `nothing at ${path}`, layers, extent: undefined };
+}
+
+/** A path without links, as far as it leads somewhere. */
+async function whereTo(path: string): Promise<string> {
+  try {
+    return await realpath(path);
+  } catch {
+    // Not there yet.
+    const above = dirname(path);
+    return above === path ? path : join(await whereTo(above), basename(path));
+  }
+}
+
+/** The directory itself, or the one that it's going to be made in. */
+async function nearest(directory: string): Promise<string> {
+  try {
+    return await realpath(directory);
+  } catch {
+    const above = dirname(directory);
+    return above === directory ? directory : nearest(above);
+  }
+}
+
+function invalid(message: string): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_SETTING_INVALID', message, {
+    hint: 'see "Slots" in docs/OPERATIONS.md',
+  });
+}

@@ -1,0 +1,155 @@
+import type { BigIntStats } from 'node:fs';
+import { readdir, readFile, realpath, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { mountOf, readMounts } from './mounts.ts';
+
+const SYSFS = '/sys/dev/block';
+
+/**
+ * Which storage a file or block device is, by the system's own numbers: paths don't tell (two links, a hard link, a second
+ * device node). Ids are `device MAJOR:MINOR` and `file MAJOR:MINOR/INODE`.
+ */
+export interface Storage {
+  id: string;
+  /** Its own id, and all that it lies on: a partition's disk, a loop device's file, that file's file system's device. */
+  layers: ReadonlySet<string>;
+  /** Of a partition: where it lies on its disk, in sectors; the end is the first beyond it. */
+  extent: Extent | undefined;
+}
+
+interface Extent {
+  disk: string;
+  startSector: number;
+  endSector: number;
+}
+
+/** @param found of a regular file or a block device @param path where it was found */
+export async function storageOf(found: BigIntStats, path: string): Promise<Storage> {
+  const layers = new Set<string>();
+  if (!found.isBlockDevice()) {
+    await addFile(layers, found, path);
+    return { id: fileId(found), layers, extent: undefined };
+  }
+  const device = deviceNumber(found.rdev);
+  await addDevice(layers, device);
+  return { id: deviceId(device), layers, extent: await extentOf(device) };
+}
+
+/** What the file system of a directory lies on. */
+export async function layersOfDirectory(path: string): Promise<ReadonlySet<string>> {
+  const layers = new Set<string>();
+  await addFileSystem(layers, await stat(path, { bigint: true }), path);
+  return layers;
+}
+
+/** True if a byte written to one may change the other. */
+export function isOverlapping(one: Storage, other: Storage): boolean {
+  if (one.layers.has(other.id) || other.layers.has(one.id)) return true;
+  const [a, b] = [one.extent, other.extent];
+  return (
+    a !== undefined &&
+    b !== undefined &&
+    a.disk === b.disk &&
+    a.startSector < b.endSector &&
+    b.startSector < a.endSector
+  );
+}
+
+/** Loop devices whose bytes lie in this storage, as paths of their device nodes. */
+export async function loopDevicesOn({ id }: Storage): Promise<string[]> {
+  const found: string[] = [];
+  for (const name of await namesIn('/sys/block')) {
+    if (!name.startsWith('loop')) continue;
+    const device = await textOf(join('/sys/block', name, 'dev'));
+    const backing = await textOf(join('/sys/block', name, 'loop/backing_file'));
+    if (device === undefined || backing === undefined || deviceId(device) === id) continue;
+    const layers = new Set<string>();
+    await addDevice(layers, device);
+    if (layers.has(id)) found.push(join('/dev', name));
+  }
+  return found;
+}
+
+async function addDevice(layers: Set<string>, device: string): Promise<void> {
+  if (layers.has(deviceId(device))) return;
+  layers.add(deviceId(device));
+  const directory = join(SYSFS, device);
+  const disk = await diskOf(device);
+  if (disk !== undefined) await addDevice(layers, disk);
+  for (const name of await namesIn(join(directory, 'slaves'))) {
+    const below = await textOf(join(directory, 'slaves', name, 'dev'));
+    if (below !== undefined) await addDevice(layers, below);
+  }
+  const backing = await textOf(join(directory, 'loop/backing_file'));
+  if (backing !== undefined) await addPath(layers, backing);
+}
+
+async function addPath(layers: Set<string>, path: string): Promise<void> {
+  try {
+    const found = await stat(path, { bigint: true });
+    if (found.isBlockDevice()) await addDevice(layers, deviceNumber(found.rdev));
+    else await addFile(layers, found, path);
+  } catch {
+    // Deleted, or out of this process's sight: nothing can be said of it.
+  }
+}
+
+async function addFile(layers: Set<string>, found: BigIntStats, path: string): Promise<void> {
+  if (layers.has(fileId(found))) return;
+  layers.add(fileId(found));
+  await addFileSystem(layers, found, path);
+}
+
+async function addFileSystem(layers: Set<string>, found: BigIntStats, path: string): Promise<void> {
+  const device = deviceNumber(found.dev);
+  if ((await textOf(join(SYSFS, device, 'dev'))) !== undefined) {
+    await addDevice(layers, device);
+    return;
+  }
+  // Some (btrfs, say) have a number of their own; their mount names the device.
+  const source = mountOf(await realpath(path), await readMounts())?.source;
+  if (source?.startsWith('/') === true) await addPath(layers, source);
+}
+
+async function extentOf(device: string): Promise<Extent | undefined> {
+  const disk = await diskOf(device);
+  const start = await textOf(join(SYSFS, device, 'start'));
+  const size = await textOf(join(SYSFS, device, 'size'));
+  if (disk === undefined || start === undefined || size === undefined) return undefined;
+  return { disk, startSector: Number(start), endSector: Number(start) + Number(size) };
+}
+
+/** The disk of a partition; undefined for whatever is none. */
+async function diskOf(device: string): Promise<string | undefined> {
+  const directory = join(SYSFS, device);
+  if ((await textOf(join(directory, 'partition'))) === undefined) return undefined;
+  return textOf(join(dirname(await realpath(directory)), 'dev'));
+}
+
+const deviceId = (device: string): string => `device ${device}`;
+const fileId = ({ dev, ino }: BigIntStats): string => `file ${deviceNumber(dev)}/${ino}`;
+
+/** `MAJOR:MINOR`, as sysfs writes it, of what stat gives (makedev(3)). */
+function deviceNumber(dev: bigint): string {
+  const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xffff_f000n);
+  const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffff_ff00n);
+  return `${major}:${minor}`;
+}
+
+async function textOf(path: string): Promise<string | undefined> {
+  try {
+    return (await readFile(path, 'utf8')).replace(/\n$/, '');
+  } catch {
+    // Each file is there for some kinds of device only.
+    return undefined;
+  }
+}
+
+async function namesIn(directory: string): Promise<string[]> {
+  try {
+    return await readdir(directory);
+  } catch {
+    // As above.
+    return [];
+  }
+}

@@ -1,0 +1,29 @@
+import { constants } from 'node:os';
+import { expect, it } from 'vitest';
+import { isSystemError, systemCodeOf } from './errors.ts';
+
+/** As Node makes them for what libuv has no name for. */
+function unknownSystemError(errno: number): Error {
+  const code = `Unknown system error ${errno}`;
+  return Object.assign(new Error(`${code}: ${code}, write`), { errno, code, syscall: 'write' });
+}
+
+it.each([
+  ['EDQUOT', -constants.errno.EDQUOT],
+  ['ESTALE', -constants.errno.ESTALE],
+  ['ENOMEDIUM', -123],
+])('knows %s, which Node has no name for', (code, errno) => {
+  const error = unknownSystemError(errno);
+  expect(systemCodeOf(error)).toBe(code);
+  expect(isSystemError(error, 'ENOSPC', code)).toBe(true);
+  expect(isSystemError(error, 'ENOSPC')).toBe(false);
+});
+
+it('takes every other error for what Node calls it', () => {
+  expect(systemCodeOf(Object.assign(new Error('x'), { code: 'ENOENT', errno: -2, syscall: 'open' }))).toBe(
+    'ENOENT',
+  );
+  expect(systemCodeOf(unknownSystemError(-1234))).toBe('Unknown system error -1234');
+  expect(systemCodeOf(new Error('x'))).toBe('');
+  expect(isSystemError('ENOENT', 'ENOENT')).toBe(false);
+});
