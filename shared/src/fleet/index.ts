@@ -10,6 +10,13 @@ export {
   tagsSchema,
 } from './fields.ts';
 export {
+  fittingEvent,
+  isPlainEvent,
+  isReportPayload,
+  plainEvent,
+  type ReportEvent,
+} from './fitting-report.ts';
+export {
   createFleetKeyFile,
   type FleetKey,
   fleetKeyToText,
@@ -35,6 +42,8 @@ export {
   type Acknowledgement,
   DEVICE_STATES,
   type DeviceState,
+  MAX_CODE_CHARS,
+  MAX_MESSAGE_CHARS,
   openAcknowledgement,
   type Report,
   readReport,
