@@ -57,7 +57,11 @@ const anyText = oneof(
   array(integer({ min: 0, max: 0xffff }), { maxLength: 1500 }).map(units => String.fromCharCode(...units)),
   constantFrom('', '__proto__', '😀'.repeat(700), `x${'😀'.repeat(700)}`, '\ud83d', '\0'.repeat(2000)),
 );
-const anyNumber = oneof(maxSafeInteger(), double(), constantFrom(-0, 1.5, Number.NaN, Number.POSITIVE_INFINITY));
+const anyNumber = oneof(
+  maxSafeInteger(),
+  double(),
+  constantFrom(-0, 1.5, Number.NaN, Number.POSITIVE_INFINITY),
+);
 const anyEvent = record<ReportEvent>({
   at: oneof(
     integer({ min: -8_640_000_000_000, max: 8_640_000_000_000 }).map(s => new Date(s * 1000).toISOString()),
@@ -144,12 +148,17 @@ describe('what an agent of the first release has signed', () => {
     ['half of a pair in a name', { inventory: { '\ud83d': 1 } }],
   ])('with %s is refused as before', async (_what, said) => {
     const envelope = await sealUnchecked(reportOf({ ...event, ...said }), identity);
-    expect(() => readReport(envelope)).toThrow(expect.objectContaining({ code: 'SITECAST_DOCUMENT_MALFORMED' }));
+    expect(() => readReport(envelope)).toThrow(
+      expect.objectContaining({ code: 'SITECAST_DOCUMENT_MALFORMED' }),
+    );
   });
 });
 
 it('a signed document never holds half of a surrogate pair', async () => {
-  const envelope = await sealReport(reportOf({ ...event, reason: { code: 'x', message: 'y\ud83d' } }), identity);
+  const envelope = await sealReport(
+    reportOf({ ...event, reason: { code: 'x', message: 'y\ud83d' } }),
+    identity,
+  );
   expect(readReport(envelope).document.reason?.message).toBe('y\ufffd');
   expect(isReportPayload(Buffer.from(envelope.payload, 'base64'))).toBe(true);
 });

@@ -1,10 +1,13 @@
 import { z } from 'zod';
 import { SitecastError } from '../errors.ts';
+import { cutText } from '../text/index.ts';
 import { parseStrictJson } from '../trust/index.ts';
 
 export const MAX_PAYLOAD_BYTES = 64 * 1024;
 const MAX_PAYLOAD_CHARS = Math.ceil(MAX_PAYLOAD_BYTES / 3) * 4;
 const MAX_SIGNATURES = 4;
+/** Of what is wrong with a document: a hostile one may have any number of faults. */
+const MAX_REASON_CHARS = 1000;
 
 /**
  * The kinds of signed documents. The kind is a part of what's signed, so none can pass for another
@@ -119,11 +122,7 @@ function untrusted(kind: DocumentKind, keyIds: readonly string[]): SitecastError
   return new SitecastError('untrusted', 'SITECAST_DOCUMENT_UNTRUSTED', message, { data: { kind, keyIds } });
 }
 
-function parsePayload(
-  payload: Buffer,
-  kind: DocumentKind,
-  loneSurrogates: 'refuse' | 'replace',
-): unknown {
+function parsePayload(payload: Buffer, kind: DocumentKind, loneSurrogates: 'refuse' | 'replace'): unknown {
   try {
     return parseStrictJson(payload, undefined, loneSurrogates);
   } catch (error) {
@@ -141,7 +140,6 @@ function preAuthentication(kind: DocumentKind, payload: Uint8Array): Buffer {
 }
 
 function malformed(kind: DocumentKind, reason: string): SitecastError {
-  return new SitecastError('badInput', 'SITECAST_DOCUMENT_MALFORMED', `this is no ${kind}: ${reason}`, {
-    data: { kind },
-  });
+  const message = `this is no ${kind}: ${cutText(reason, MAX_REASON_CHARS)}`;
+  return new SitecastError('badInput', 'SITECAST_DOCUMENT_MALFORMED', message, { data: { kind } });
 }
