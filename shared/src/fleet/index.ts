@@ -2,6 +2,7 @@ export { type Assignment, openAssignment, sealAssignment } from './assignment.ts
 export { type DeviceFacts, type Eligibility, eligibilityOf } from './eligibility.ts';
 export { type Enrolment, readEnrolment, sealEnrolment } from './enrolment.ts';
 export {
+  givenTagsSchema,
   idSchema,
   instantSchema,
   type ReleaseRef,
