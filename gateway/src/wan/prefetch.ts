@@ -86,8 +86,7 @@ export class Prefetch {
     );
     if (!this.#deps.mayPrefetch()) return;
     const byName = new Map([...set.targets.values()].map(target => [target.name, target]));
-    const listed = new Set([...byName.values()].map(hashOf));
-    this.#done = new Set([...this.#done].filter(hash => listed.has(hash)));
+    this.#forgetUnlisted(byName.values());
     let leftBytes = this.#deps.cacheBytes * MAX_SHARE_OF_CACHE;
     let failure: SitecastError | undefined;
     for (const { rollout, product, counter, baseline } of this.#wanted(set)) {
@@ -97,21 +96,30 @@ export class Prefetch {
       leftBytes -= index.lengthBytes;
       // The newest first: what doesn't fit waits for a device to ask.
       if (leftBytes < 0) break;
-      if (this.#done.has(hashOf(target)) || this.#mustWait(rollout, target, index)) continue;
+      if (this.#isDoneOrMustWait(rollout, target, index)) continue;
       const before = await this.#before(byName, product, baseline);
       const found = await this.#fetchAll(this.#lacking(index, before), signal);
       if (!found.isWhole) return;
       // A chunk that nobody has keeps back neither the others nor the next release.
       failure ??= found.failure;
-      if (found.failure) continue;
-      this.#done.add(hashOf(target));
-      this.#deps.log.info({ product, counter }, 'a release was fetched ahead');
+      if (!found.failure) this.#noteDone(target, product, counter);
     }
     if (failure) throw failure;
   }
 
-  #mustWait(rollout: string, { file }: FoundTarget, index: ChunkIndex): boolean {
-    const { sha256 = '' } = file.hashes;
+  #noteDone(target: FoundTarget, product: string, counter: number): void {
+    this.#done.add(hashOf(target));
+    this.#deps.log.info({ product, counter }, 'a release was fetched ahead');
+  }
+
+  #forgetUnlisted(targets: Iterable<FoundTarget>): void {
+    const listed = new Set([...targets].map(hashOf));
+    this.#done = new Set([...this.#done].filter(hash => listed.has(hash)));
+  }
+
+  #isDoneOrMustWait(rollout: string, target: FoundTarget, index: ChunkIndex): boolean {
+    const { sha256 = '' } = target.file.hashes;
+    if (this.#done.has(hashOf(target))) return true;
     return this.#older?.has(rollout) === true && this.#deps.isTooEarly(sha256, index.count);
   }
 
