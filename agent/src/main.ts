@@ -3,6 +3,7 @@ import { runProgram } from '@sitecast/shared/command';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { Identity } from '@sitecast/shared/identity';
+import { cutTextStart } from '@sitecast/shared/text';
 import { pino } from 'pino';
 import type { z } from 'zod';
 import { CommandBootControl } from './adapters/command-boot.ts';
@@ -25,6 +26,8 @@ import { openAgent, type Surroundings } from './start.ts';
 import { checkResultSchema, restSchema, STATUS_FILE, type Status, statusSchema } from './state/status.ts';
 
 const CONFIG_FILES = ['/etc/sitecast/agent.yaml'];
+/** Of what the payload command printed. */
+const MAX_TOLD_CHARS = 300;
 const MAX_STATUS_BYTES = 1024 * 1024;
 const FIRST_START_RETRY_MS = 1000;
 const MAX_START_RETRY_MS = 60_000;
@@ -109,7 +112,8 @@ function bootControl(settings: RunSettings, data: string, passPoint: PassPoint, 
       const env = { SITECAST_SLOT: resolve(slots[booted]), SITECAST_SLOT_NAME: booted };
       const { exitCode, output } = await runCommand(payloadCommand, { env, timeoutMs: hookTimeoutMs });
       // Whether the slot is any good, the health command says.
-      if (exitCode !== 0) log('warn', `the payload command ended with ${exitCode}: ${output.slice(-300)}`);
+      if (exitCode !== 0)
+        log('warn', `the payload command ended with ${exitCode}: ${cutTextStart(output, MAX_TOLD_CHARS)}`);
     },
   });
 }

@@ -75,12 +75,17 @@ export async function openAgent(
   const trust = await Trust.open(settings.data, gateways, { start, now, ...(signal ? { signal } : {}) });
   const memory = await MemoryFile.open(settings.data, passPoint);
   const outbox = await Outbox.open(settings.data, identity, passPoint);
+  if (outbox.foundWrong) {
+    const { events, unreadable } = outbox.foundWrong;
+    const data = { reports: events.length, unreadable };
+    surroundings.log('warn', 'what was reported is told again in a new chain: its file was not right', data);
+  }
   const { product, hardware } = settings;
   const membership = new Membership({ gateways, identity, memory, product, hardware, token: token?.pair });
   const status = openStatus(settings, surroundings, { trust, memory, outbox });
   const narrator = new Narrator(surroundings.log);
   const reporter = new Reporter(outbox, clock, narrator, () => reportFacts(trust, memory, status));
-  const delivery = new Delivery({ outbox, gateways, id: identity.id, now });
+  const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log: surroundings.log });
   const exchange = await openExchange(settings, surroundings, {
     gateways,
     trust,

@@ -55,6 +55,20 @@ it('fetches ahead what devices of the site are to install: once, and not what th
   expect(timesAsked(origin, camera.ids)).toEqual(camera.ids.map(() => 1));
 });
 
+it('fetches the rest ahead where nobody has one of the chunks', async () => {
+  const origin = await world.origin();
+  const older = await origin.publishRelease('camera', 1, noise(3, 1));
+  const newer = await origin.publishRelease('camera', 2, noise(6, 2));
+  await origin.startRollout('camera', 1);
+  await origin.startRollout('camera', 2);
+  const [lost = Buffer.alloc(32)] = newer.ids;
+  origin.chunks.delete(pathOf(lost));
+  const gateway = await world.gateway(origin, { prefetch: true });
+  await enrolDevice(gateway);
+  await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 8, 'the other chunks');
+  expect(timesAsked(origin, older.ids)).toEqual([1, 1, 1]);
+});
+
 it('fetches nothing ahead that would fill more than half of the cache, nor where that is off', async () => {
   const origin = await world.origin();
   const { ids } = await origin.publishRelease('camera', 1, noise(8, 1));

@@ -1,9 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import { SitecastError } from '@sitecast/shared/errors';
+import { cutText, cutTextStart } from '@sitecast/shared/text';
 import { z } from 'zod';
 import type { BootControl, BootState, RunCommand, SlotName } from '../ports.ts';
 
 const VERB_TIMEOUT_MS = 30_000;
+/** Of what the program printed. */
+const MAX_TOLD_CHARS = 200;
 const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
 
 const answerSchema = z.looseObject({
@@ -45,7 +48,7 @@ export class CommandBootControl implements BootControl {
     try {
       answer = answerSchema.parse(JSON.parse(output));
     } catch (cause) {
-      throw failed('get', `it printed ${JSON.stringify(output.slice(0, 200))}`, cause);
+      throw failed('get', `it printed ${JSON.stringify(cutText(output, MAX_TOLD_CHARS))}`, cause);
     }
     const bootId = answer.bootId ?? (await readFile(BOOT_ID_FILE, 'utf8')).trim();
     return { booted: answer.booted, next: answer.next ?? answer.booted, bootId };
@@ -76,7 +79,8 @@ export class CommandBootControl implements BootControl {
       timeoutMs: VERB_TIMEOUT_MS,
     });
     if (isTimedOut) throw failed(words.join(' '), `it took more than ${VERB_TIMEOUT_MS} ms`);
-    if (exitCode !== 0) throw failed(words.join(' '), `exit code ${exitCode}: ${output.slice(-200).trim()}`);
+    if (exitCode !== 0)
+      throw failed(words.join(' '), `exit code ${exitCode}: ${cutTextStart(output, MAX_TOLD_CHARS).trim()}`);
     return output;
   }
 }

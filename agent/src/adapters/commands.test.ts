@@ -82,3 +82,9 @@ it('of a command that says too much, the end is kept', async () => {
   expect(output.length).toBeLessThanOrEqual(8192);
   expect(output.endsWith('last\n')).toBe(true);
 });
+
+it('of a command that says too much, no half of a character is kept', async () => {
+  const { output } = await runCommand('yes äöü | head -n 1301; printf xxx', { env: {}, timeoutMs: 20_000 });
+  expect(output.startsWith('öü\näöü\n')).toBe(true);
+  expect(output).not.toContain('\ufffd');
+});

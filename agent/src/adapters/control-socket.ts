@@ -117,8 +117,10 @@ function socketPath(directory: string): string {
 function readLine(socket: Socket, maxBytes: number): Promise<string> {
   return new Promise<string>((resolve, reject) => {
     let text = '';
+    // Characters of several bytes may come in two parts.
+    socket.setEncoding('utf8');
     socket.on('data', part => {
-      text += part.toString('utf8');
+      text += String(part);
       if (text.endsWith('\n')) resolve(text);
       else if (text.length > maxBytes) reject(new RangeError('too long a line'));
     });

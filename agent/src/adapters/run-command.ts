@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { decodeTail } from '@sitecast/shared/text';
 import type { CommandOutcome, RunCommand } from '../ports.ts';
 
 /** The last of a command's output that is kept, in bytes. */
@@ -20,9 +21,12 @@ export const runCommand: RunCommand = (command, { env, timeoutMs, signal }) =>
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     let output = Buffer.alloc(0);
+    let isCut = false;
     let isTimedOut = false;
     const collect = (piece: Buffer) => {
-      output = Buffer.concat([output, piece]).subarray(-MAX_OUTPUT_BYTES);
+      const whole = Buffer.concat([output, piece]);
+      isCut ||= whole.length > MAX_OUTPUT_BYTES;
+      output = whole.subarray(-MAX_OUTPUT_BYTES);
     };
     child.stdout.on('data', collect);
     child.stderr.on('data', collect);
@@ -54,7 +58,7 @@ export const runCommand: RunCommand = (command, { env, timeoutMs, signal }) =>
       if (isDone) return;
       isDone = true;
       cleanUp();
-      resolve({ exitCode, isTimedOut, output: output.toString('utf8') });
+      resolve({ exitCode, isTimedOut, output: decodeTail(output, isCut) });
     };
     child.once('exit', code => {
       exitCode = code;

@@ -1,3 +1,4 @@
+import { cutTextStart } from '@sitecast/shared/text';
 import type { SlotName } from '../ports.ts';
 import type { AgentParts, HookName } from './parts.ts';
 
@@ -35,7 +36,7 @@ export async function runHook(
   signal?.throwIfAborted();
   if (exitCode === 0 && !isTimedOut) return { kind: 'done' };
   const how = isTimedOut ? `not done after ${timeoutMs / 1000} s` : `exit code ${exitCode ?? 'none'}`;
-  const message = `${name}: ${how}: ${output.trim().slice(-MAX_TOLD_CHARS)}`;
+  const message = `${name}: ${how}: ${cutTextStart(output.trim(), MAX_TOLD_CHARS)}`;
   log('warn', message, { hook: name, exitCode, isTimedOut });
   return { kind: exitCode === EXIT_NOT_NOW && name !== 'health' ? 'notNow' : 'failed', message };
 }

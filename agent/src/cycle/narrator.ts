@@ -1,3 +1,4 @@
+import type { SitecastError } from '@sitecast/shared/errors';
 import type { DeviceState } from '@sitecast/shared/fleet';
 import type { Order } from '../decision/choose.ts';
 import { isSameUpdate, type Reason } from '../decision/memory.ts';
@@ -66,6 +67,11 @@ export class Narrator {
 
   verified({ release }: Order, slot: string): void {
     this.#log('info', `slot ${slot} holds ${release.version}, verified`);
+  }
+
+  /** A report that can't be made, whatever is left out of it. */
+  untold(state: DeviceState, { code, message }: SitecastError): void {
+    this.#log('error', `the origin isn't told of the state ${state}: ${message}`, { code });
   }
 
   /** Where a cycle came to rest; told when that's another place, or for another reason, than the last time. */

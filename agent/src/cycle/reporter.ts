@@ -1,16 +1,13 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import type { DeviceState, Report } from '@sitecast/shared/fleet';
-import type { Reason } from '../decision/memory.ts';
+import { type DeviceState, fittingEvent, type Report } from '@sitecast/shared/fleet';
 import type { AgentClock } from '../ports.ts';
 import type { Event, Outbox } from '../state/outbox.ts';
 import type { Narrator, Subject } from './narrator.ts';
 
-/** Reports that a full disk keeps from being recorded; they wait in memory. */
 /** Code of the report that names a source which sent wrong bytes. */
 export const SOURCE_BANNED = 'SITECAST_SOURCE_BANNED';
+/** Reports that a full disk keeps from being recorded; they wait in memory. */
 const MAX_WAITING = 64;
-const MAX_MESSAGE_CHARS = 1024;
-const MAX_CODE_CHARS = 64;
 
 /** Says in the chain what happened, once each, whenever the agent is ended and started again. */
 export class Reporter {
@@ -19,6 +16,7 @@ export class Reporter {
   readonly #narrator: Narrator;
   readonly #facts: () => Pick<Event, 'timestampVersion' | 'booted' | 'inventory'>;
   #waiting: Event[] = [];
+  #turn: Promise<void> = Promise.resolve();
   /** Why nothing can be recorded at present. */
   problem: string | undefined;
 
@@ -47,16 +45,26 @@ export class Reporter {
     await this.flush();
   }
 
-  /** Records what couldn't be until now. */
-  async flush(): Promise<void> {
+  /** Records what couldn't be until now. One at a time: two would record one event twice, and drop another. */
+  flush(): Promise<void> {
+    const done = this.#turn.then(() => this.#flush());
+    this.#turn = done.catch(() => {
+      // The caller has got the error.
+    });
+    return done;
+  }
+
+  async #flush(): Promise<void> {
     for (let event = this.#waiting[0]; event; event = this.#waiting[0]) {
       try {
         await this.#outbox.append(event);
       } catch (error) {
         const isFull = isSystemError(error) || (error instanceof SitecastError && error.kind === 'noSpace');
-        if (!isFull) throw error;
+        if (!isFull && !(error instanceof SitecastError)) throw error;
         this.problem = error.message;
-        return;
+        if (isFull) return;
+        // It never will be recorded: what comes after it mustn't wait for that.
+        this.#narrator.untold(event.state, error);
       }
       this.#waiting.shift();
     }
@@ -64,7 +72,8 @@ export class Reporter {
   }
 
   #eventOf(state: DeviceState, { rollout, release, reason }: Subject): Event {
-    return {
+    // As it will be recorded: what was said already is found by that.
+    return fittingEvent({
       ...this.#facts(),
       at: new Date(this.#clock.now()).toISOString(),
       state,
@@ -72,8 +81,8 @@ export class Reporter {
       ...(release && release.counter > 0
         ? { release: { counter: release.counter, version: release.version } }
         : {}),
-      ...(reason ? { reason: bounded(reason) } : {}),
-    };
+      ...(reason ? { reason } : {}),
+    });
   }
 
   #isSaid(event: Event, isOnce: boolean): boolean {
@@ -97,8 +106,4 @@ function keyOf({
 }: Pick<Event, 'state' | 'rollout' | 'release' | 'reason'>): string {
   const subject = reason?.code === SOURCE_BANNED ? reason.message : undefined;
   return [state, rollout?.id, rollout?.attempt, release?.counter, reason?.code, subject].join(' ');
-}
-
-function bounded({ code, message }: Reason): Reason {
-  return { code: code.slice(0, MAX_CODE_CHARS), message: message.slice(0, MAX_MESSAGE_CHARS) };
 }

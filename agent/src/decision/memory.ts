@@ -1,9 +1,17 @@
+import { MAX_CODE_CHARS, MAX_MESSAGE_CHARS } from '@sitecast/shared/fleet';
+import { cutText } from '@sitecast/shared/text';
 import { z } from 'zod';
 
 export const releaseRefSchema = z.looseObject({ counter: z.int().min(0), version: z.string().max(64) });
 export type KnownRelease = z.infer<typeof releaseRefSchema>;
 
-export const reasonSchema = z.looseObject({ code: z.string().max(64), message: z.string().max(1024) });
+/** A text that is too long is cut, not refused: an agent that can't read its own state doesn't start. */
+const text = (maxChars: number) => z.string().transform(found => cutText(found, maxChars));
+
+export const reasonSchema = z.looseObject({
+  code: text(MAX_CODE_CHARS),
+  message: text(MAX_MESSAGE_CHARS),
+});
 export type Reason = z.infer<typeof reasonSchema>;
 
 const rolloutRefSchema = z.looseObject({ id: z.string().max(64), attempt: z.int().min(1) });

@@ -1,9 +1,12 @@
 import { type ChunkId, type ChunkStore, chunkIdToHex, verifyFrame } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
+import { cutText } from '@sitecast/shared/text';
 
 /** Rounds over all sources before a chunk counts as not to be had, unless it's said otherwise. */
 const MAX_ROUNDS = 4;
 const FIRST_PAUSE_MS = 250;
+/** Of what all sources said. */
+const MAX_SAID_CHARS = 600;
 
 /** A source that hasn't answered by then isn't waited for alone. */
 const HEDGE_AFTER_MS = 2000;
@@ -155,7 +158,7 @@ export class ChunkSources {
       isTampered ? 'SITECAST_SOURCES_BANNED' : 'SITECAST_NO_SOURCE',
       isTampered
         ? 'every source sent wrong bytes'
-        : `nobody hands out chunk ${chunkIdToHex(id)}: ${said.join('; ')}`.slice(0, 600),
+        : cutText(`nobody hands out chunk ${chunkIdToHex(id)}: ${said.join('; ')}`, MAX_SAID_CHARS),
       { data: { id: chunkIdToHex(id), banned: this.banned } },
     );
   }

@@ -1,14 +1,17 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { openAcknowledgement } from '@sitecast/shared/fleet';
 import type { RoleSigners } from '@sitecast/shared/trust';
-import type { Gateway } from '../ports.ts';
+import type { Gateway, Log } from '../ports.ts';
 import type { Outbox } from '../state/outbox.ts';
 import type { Gateways } from './gateways.ts';
 import { fieldOf, textOf } from './membership.ts';
+import { blamesReports, Refusals, type Verdicts } from './refusals.ts';
 
 const MAX_BATCH_REPORTS = 200;
 const MAX_BATCH_BYTES = 900 * 1024;
 const MAX_ACKNOWLEDGEMENTS = 16;
+/** Of one gateway, in one run: what it refuses is found out by halves. */
+const MAX_REQUESTS = 100;
 /** A report that a gateway took is sent to it again when no acknowledgement came for so long, milliseconds. */
 const RESEND_AFTER_MS = 5 * 60_000;
 
@@ -18,9 +21,18 @@ interface Sent {
   atMs: number;
 }
 
+interface DeliveryOptions {
+  outbox: Outbox;
+  gateways: Gateways;
+  id: string;
+  now: () => number;
+  log: Log;
+}
+
 /**
  * Brings the outbox to the origin. A gateway's "taken" isn't delivery: a report leaves the outbox when the origin's
- * own signature says that it has it, through whichever gateway that comes.
+ * own signature says that it has it, through whichever gateway that comes. A gateway's "refused" is no proof either: it
+ * makes the rest go on without that report, and at the most has it told again (see Refusals).
  */
 export class Delivery {
   readonly #outbox: Outbox;
@@ -28,15 +40,17 @@ export class Delivery {
   readonly #id: string;
   readonly #now: () => number;
   readonly #sent = new Map<string, Sent>();
+  readonly #refusals: Refusals;
   #running: Promise<void> = Promise.resolve();
-  /** What the origin refuses, if it said so; for the status. */
+  /** What is refused, by whom; for the status. */
   refusal: string | undefined;
 
-  constructor(options: { outbox: Outbox; gateways: Gateways; id: string; now: () => number }) {
-    this.#outbox = options.outbox;
-    this.#gateways = options.gateways;
-    this.#id = options.id;
-    this.#now = options.now;
+  constructor({ outbox, gateways, id, now, log }: DeliveryOptions) {
+    this.#outbox = outbox;
+    this.#gateways = gateways;
+    this.#id = id;
+    this.#now = now;
+    this.#refusals = new Refusals({ outbox, now, log });
   }
 
   /** Sends what's due and takes acknowledgements. Failing is no news: it's tried again. One run at a time. */
@@ -51,60 +65,117 @@ export class Delivery {
 
   async #run(signers: RoleSigners | undefined, signal: AbortSignal | undefined): Promise<void> {
     if (this.#outbox.pendingCount === 0) return;
+    this.#refusals.begin();
     try {
+      await this.#outbox.settle();
       await this.#gateways.each(gateway => this.#deliver(gateway, signers, signal), signal);
     } catch (error) {
       // Whatever it is, the reports stay where they are, and an update doesn't depend on them.
       if (!(error instanceof SitecastError) && !isSystemError(error) && !signal?.aborted) throw error;
     }
+    await this.#tellRefusedAgain();
   }
 
+  async #tellRefusedAgain(): Promise<void> {
+    try {
+      await this.#refusals.settle();
+    } catch (error) {
+      // A full disk: the chain stays as it is, and the next run tries it.
+      if (!isSystemError(error)) throw error;
+    }
+  }
+
+  /** @throws SITECAST_REPORTS_REFUSED where this gateway refuses some: another one may take them */
   async #deliver(
     gateway: Gateway,
     signers: RoleSigners | undefined,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    await this.#send(gateway, signers, signal);
-    if (this.#outbox.pendingCount === 0 || !signers) return;
-    const path = `/site/v1/acknowledgements/${this.#id}`;
-    const { status, body } = await this.#gateways.get(gateway, path, signal);
-    if (status === 200) await this.#take(fieldOf(body, 'acknowledgement'), signers);
+    const verdicts = await this.#send(gateway, signers, signal);
+    if (this.#outbox.pendingCount > 0 && signers) {
+      const path = `/site/v1/acknowledgements/${this.#id}`;
+      const { status, body } = await this.#gateways.get(gateway, path, signal);
+      if (status === 200) await this.#take(fieldOf(body, 'acknowledgement'), signers);
+    }
+    const [first] = verdicts.refused;
+    const refused = first ? `${first.seq}: ${first.code}` : verdicts.otherRefusal;
+    this.refusal = refused === undefined ? undefined : `${gateway.url} refuses report ${refused}`;
+    if (first) throw new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal ?? first.code);
   }
 
+  /** Sends past what this gateway refuses. @returns what it said */
   async #send(
     gateway: Gateway,
     signers: RoleSigners | undefined,
     signal: AbortSignal | undefined,
-  ): Promise<void> {
+  ): Promise<Verdicts> {
     const { epoch } = this.#outbox;
-    const sent = this.#sent.get(gateway.url);
-    const isRecent = sent?.epoch === epoch && this.#now() - sent.atMs < RESEND_AFTER_MS;
-    let after = isRecent ? sent.seq : 0;
-    for (;;) {
-      const batch = this.#batchAfter(after);
+    const verdicts = this.#refusals.of(gateway.url);
+    let after = this.#sentTo(gateway);
+    let most = MAX_BATCH_REPORTS;
+    for (let requests = 0; requests < MAX_REQUESTS && this.#outbox.epoch === epoch; requests += 1) {
+      const batch = this.#batchAfter(after, most, verdicts);
       const last = batch.at(-1);
-      if (!last) return;
-      const reports = batch.map(({ envelope }) => envelope);
-      const { status, body } = await this.#gateways.post(gateway, '/site/v1/reports', { reports }, signal);
-      if (status !== 200 && status !== 202) {
-        this.refusal = `${gateway.url} refuses reports: status ${status} ${textOf(body, 'code') ?? ''}`;
-        throw new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal);
+      if (!last) break;
+      if (!(await this.#post(gateway, batch, { verdicts, signers, signal }))) {
+        most = Math.ceil(batch.length / 2);
+        continue;
       }
-      this.#noteRejections(body);
-      this.#sent.set(gateway.url, { epoch, seq: last.seq, atMs: this.#now() });
       after = last.seq;
-      if (signers) await this.#takeAll(body, signers);
-      if (this.#outbox.epoch !== epoch) return;
+      // Where nothing was taken yet, the next one alone shows whether it's about the reports at all.
+      if (!verdicts.hasTaken) continue;
+      most = MAX_BATCH_REPORTS;
+      this.#sent.set(gateway.url, { epoch, seq: after, atMs: this.#now() });
     }
+    this.#refusals.heard(gateway.url, verdicts);
+    return verdicts;
   }
 
-  #batchAfter(seq: number): ReturnType<Outbox['pending']> {
+  #sentTo({ url }: Gateway): number {
+    const sent = this.#sent.get(url);
+    const isRecent = sent?.epoch === this.#outbox.epoch && this.#now() - sent.atMs < RESEND_AFTER_MS;
+    return isRecent ? sent.seq : 0;
+  }
+
+  /**
+   * @returns false where it's refused as a whole, and may be told apart
+   * @throws SITECAST_REPORTS_REFUSED where it isn't about these reports
+   */
+  async #post(
+    gateway: Gateway,
+    batch: ReturnType<Outbox['pending']>,
+    {
+      verdicts,
+      signers,
+      signal,
+    }: { verdicts: Verdicts; signers: RoleSigners | undefined; signal: AbortSignal | undefined },
+  ): Promise<boolean> {
+    const reports = batch.map(({ envelope }) => envelope);
+    const { status, body } = await this.#gateways.post(gateway, '/site/v1/reports', { reports }, signal);
+    if (status === 200 || status === 202) {
+      verdicts.noteAnswer(batch, this.#outbox.pending(), body);
+      if (signers) await this.#takeAll(body, signers);
+      return true;
+    }
+    if (!blamesReports(status) || !verdicts.mayGoOn) throw this.#refusesAll(gateway, status, body);
+    const [only] = batch;
+    if (!only || batch.length > 1) return false;
+    verdicts.noteAlone(only, textOf(body, 'code') ?? `status ${status}`);
+    return true;
+  }
+
+  #refusesAll(gateway: Gateway, status: number, body: unknown): SitecastError {
+    this.refusal = `${gateway.url} refuses reports: status ${status} ${textOf(body, 'code') ?? ''}`;
+    return new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal);
+  }
+
+  #batchAfter(seq: number, mostReports: number, verdicts: Verdicts): ReturnType<Outbox['pending']> {
     const batch = [];
     let lengthBytes = 0;
     for (const entry of this.#outbox.pending()) {
-      if (entry.seq <= seq) continue;
+      if (entry.seq <= seq || verdicts.hasRefused(entry.seq)) continue;
       lengthBytes += entry.lengthBytes;
-      if (batch.length === MAX_BATCH_REPORTS || (batch.length > 0 && lengthBytes > MAX_BATCH_BYTES)) break;
+      if (batch.length === mostReports || (batch.length > 0 && lengthBytes > MAX_BATCH_BYTES)) break;
       batch.push(entry);
     }
     return batch;
@@ -127,14 +198,5 @@ export class Delivery {
       // Not the origin's word.
       if (!(error instanceof SitecastError)) throw error;
     }
-  }
-
-  #noteRejections(body: unknown): void {
-    const rejected = fieldOf(body, 'rejected');
-    const [first] = Array.isArray(rejected) ? rejected : [];
-    this.refusal =
-      first === undefined
-        ? undefined
-        : `the origin refuses report ${Number(fieldOf(first, 'seq'))}: ${textOf(first, 'code') ?? ''}`;
   }
 }

@@ -3,6 +3,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, openAssignment, sealEnrolment } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { KeyPair } from '@sitecast/shared/signing';
+import { cutText } from '@sitecast/shared/text';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import type { MemoryFile } from '../state/memory-file.ts';
 import type { Gateways } from './gateways.ts';
@@ -104,7 +105,7 @@ function readAssignment(envelope: unknown, id: string, signers: RoleSigners): As
 /** A text in an answer that nobody vouches for, shortened. */
 export function textOf(body: unknown, name: string): string | undefined {
   const text = fieldOf(body, name);
-  return typeof text === 'string' ? text.slice(0, MAX_TEXT_CHARS) : undefined;
+  return typeof text === 'string' ? cutText(text, MAX_TEXT_CHARS) : undefined;
 }
 
 /** A field of an answer that nobody vouches for. */

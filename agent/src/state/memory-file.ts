@@ -47,7 +47,8 @@ export class MemoryFile {
 
   async #change(changes: Partial<Memory> | ((memory: Memory) => Partial<Memory>)): Promise<void> {
     const changed = typeof changes === 'function' ? changes(this.#memory) : changes;
-    const next = bounded({ ...this.#memory, ...changed });
+    // What is written is what the next start, of the release before too, can read.
+    const next = memorySchema.parse(bounded({ ...this.#memory, ...changed }));
     this.#passPoint('state before');
     await writeFileDurably(this.#path, `${JSON.stringify(next, null, 1)}\n`, 0o600);
     this.#memory = next;

@@ -1,10 +1,13 @@
 import { appendFile, mkdtemp, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { readReport } from '@sitecast/shared/fleet';
-import { Identity } from '@sitecast/shared/identity';
+import { isReportPayload, readReport } from '@sitecast/shared/fleet';
+import { sealUnchecked } from '@sitecast/shared/fleet/testing';
+import { type Envelope, Identity } from '@sitecast/shared/identity';
+import { array, assert, asyncProperty, integer } from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Event, Outbox } from './outbox.ts';
+import { payloadSha256 } from './outbox-file.ts';
 
 let directory: string;
 let identity: Identity;
@@ -73,9 +76,15 @@ it('begins a new chain where a whole line was damaged, and says again what it ca
   await writeFile(path, bytes);
   const outbox = await open();
   expect(outbox.epoch).not.toBe(epoch);
-  expect(messages(outbox)).toEqual(['one']);
-  expect(outbox.newest?.seq).toBe(1);
+  expect(messages(outbox)).toEqual(['one', 'three']);
+  expect(outbox.newest?.seq).toBe(2);
+  expect(await readFile(`${path}.unreadable`)).toEqual(bytes);
+  await outbox.append(event('four'));
   await outbox.close();
+  const reopened = await open();
+  expect(reopened.epoch).toBe(outbox.epoch);
+  expect(messages(reopened)).toEqual(['one', 'three', 'four']);
+  await reopened.close();
 });
 
 it('forgets what was acknowledged, but goes on from it', async () => {
@@ -177,4 +186,156 @@ it('takes a report that just fits, refuses the next, and takes it once there is 
   const larger = await open();
   expect(await larger.append(event('six'))).toMatchObject({ seq: 3 });
   await larger.close();
+});
+
+/** The last 400 characters of 200 emoji and a letter: it begins with half a surrogate pair. */
+const unlucky = `${'😀'.repeat(200)}x`.slice(-400);
+const mended = `\ufffd${unlucky.slice(1)}`;
+const isTakenByAll = ({ payload }: Envelope): boolean => isReportPayload(Buffer.from(payload, 'base64'));
+
+/** What version 0.1 wrote. */
+async function writtenByFirstRelease(name: string, ...texts: string[]): Promise<void> {
+  let lines = '';
+  let previous: string | null = null;
+  for (const [index, text] of texts.entries()) {
+    const place = { format: 'sitecast-report-1' as const, id: identity.id, epoch: 'e'.repeat(16) };
+    const envelope = await sealUnchecked(
+      {
+        ...event(text),
+        ...place,
+        seq: index + 1,
+        previous,
+        at: `2030-01-01T00:00:0${text.length % 10 || 3}Z`,
+      },
+      identity,
+    );
+    previous = payloadSha256(envelope);
+    lines += `${JSON.stringify(envelope)}\n`;
+  }
+  await writeFile(join(directory, name), lines);
+}
+
+it('records nothing that a reader would refuse, whatever is to be told', async () => {
+  const outbox = await open();
+  const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
+  await assert(
+    asyncProperty(anyText, async units => {
+      const text = String.fromCharCode(...units);
+      await outbox.append({ ...event(text), inventory: { [text]: text, product: 1.5 } });
+    }),
+    { numRuns: 30 },
+  );
+  expect(outbox.pending().every(({ envelope }) => isTakenByAll(envelope))).toBe(true);
+  const told = messages(outbox);
+  await outbox.close();
+  const reopened = await open();
+  expect(reopened.epoch).toBe(outbox.epoch);
+  expect(messages(reopened)).toEqual(told);
+  await reopened.close();
+});
+
+describe('a report of the first release that no reader takes', () => {
+  const all = ['a', 'bb', mended, 'cccc'];
+
+  it('is told again in a new chain, repaired, with all the others', async () => {
+    await writtenByFirstRelease('reports.jsonl', 'a', 'bb', unlucky, 'cccc');
+    const outbox = await open();
+    expect(outbox.epoch).not.toBe('e'.repeat(16));
+    expect(messages(outbox)).toEqual(all);
+    expect(outbox.pending().every(({ envelope }) => isTakenByAll(envelope))).toBe(true);
+    expect(outbox.newest).toMatchObject({ seq: 4 });
+    await outbox.close();
+    const reopened = await open();
+    expect(reopened.epoch).toBe(outbox.epoch);
+    await reopened.close();
+  });
+
+  it('is told, with what came after it, where that release had put the file aside', async () => {
+    await writtenByFirstRelease('reports.jsonl.damaged', 'a', 'bb', unlucky, 'ccc');
+    await writtenByFirstRelease('reports.jsonl', 'a', 'bb', 'dddddd');
+    const outbox = await open();
+    expect(messages(outbox)).toEqual(['a', 'bb', mended, 'ccc', 'dddddd']);
+    await outbox.close();
+    const reopened = await open();
+    expect(reopened.epoch).toBe(outbox.epoch);
+    expect(reopened.pendingCount).toBe(5);
+    await reopened.close();
+  });
+
+  it('is not told once more where that release put the file aside for real damage', async () => {
+    await writtenByFirstRelease('reports.jsonl.damaged', 'a', 'bb');
+    await appendFile(`${path}.damaged`, 'x\n');
+    const epoch = await written('one');
+    const outbox = await open();
+    expect(outbox.epoch).toBe(epoch);
+    expect(messages(outbox)).toEqual(['one']);
+    await outbox.close();
+  });
+
+  it.each(['outbox before', 'outbox after'])('is lost by no cut (%s)', async cutAt => {
+    await writtenByFirstRelease('reports.jsonl', 'a', 'bb', unlucky, 'cccc');
+    const cut = new Error('cut');
+    const opening = Outbox.open(directory, identity, point => {
+      if (point === cutAt) throw cut;
+    });
+    await expect(opening).rejects.toBe(cut);
+    const outbox = await open();
+    expect(messages(outbox)).toEqual(all);
+    await outbox.close();
+  });
+
+  it('waits where the disk is full, with all the others, and so does what comes then', async () => {
+    await writtenByFirstRelease('reports.jsonl', 'a', 'bb', unlucky, 'cccc');
+    const before = await readFile(path);
+    let isFull = true;
+    const outbox = await Outbox.open(directory, identity, point => {
+      if (isFull && point === 'outbox before')
+        throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC', syscall: 'write' });
+    });
+    await expect(outbox.append(event('dddddd'))).rejects.toMatchObject({ code: 'ENOSPC' });
+    expect([outbox.pending(), outbox.pendingCount]).toEqual([[], 4]);
+    expect(outbox.recent().map(({ reason }) => reason?.message)).toEqual(all);
+    expect(await readFile(path)).toEqual(before);
+    isFull = false;
+    await outbox.append(event('dddddd'));
+    expect(messages(outbox)).toEqual([...all, 'dddddd']);
+    await outbox.close();
+  });
+});
+
+describe('a chain of which reports are refused on their way', () => {
+  const note = { at: '2031-01-01T00:00:00.000Z', message: 'report 2 is refused' };
+
+  it('is told again, with a note before it and without the texts that were refused', async () => {
+    const outbox = await open();
+    for (const text of ['one', 'two', 'three']) await outbox.append(event(text));
+    const { epoch } = outbox;
+    expect([1, 2, 4].map(seq => outbox.canShorten(seq))).toEqual([true, true, false]);
+    await outbox.tellAgain(note, new Map([[2, 'of CODE']]));
+    expect(outbox.epoch).not.toBe(epoch);
+    expect(messages(outbox)).toEqual([
+      'report 2 is refused',
+      'one',
+      'what was told here is left out: of CODE',
+      'three',
+    ]);
+    expect(outbox.recent()[2]).toMatchObject({ state: 'idle', reason: { code: 'x' } });
+    // There's nothing more to leave out of the note and of that one.
+    expect([1, 2, 3, 4].map(seq => outbox.canShorten(seq))).toEqual([false, true, false, true]);
+    await outbox.tellAgain(note, new Map());
+    expect(outbox.pendingCount).toBe(4);
+    await outbox.close();
+    const reopened = await open();
+    expect(reopened.epoch).toBe(outbox.epoch);
+    await reopened.close();
+  });
+
+  it('keeps the newest that were acknowledged: they say what needn’t be said again', async () => {
+    const outbox = await open();
+    for (let seq = 1; seq <= 30; seq += 1) await outbox.append(event(String(seq)));
+    await outbox.acknowledge(outbox.epoch, 30, 1000);
+    await outbox.tellAgain(note, new Map());
+    expect(messages(outbox).slice(1)).toEqual(Array.from({ length: 16 }, (_, at) => String(at + 15)));
+    await outbox.close();
+  });
 });

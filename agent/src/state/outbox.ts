@@ -2,20 +2,24 @@ import { randomBytes } from 'node:crypto';
 import { type FileHandle, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { syncDirectory, writeFileDurably } from '@sitecast/shared/durable';
-import { SitecastError } from '@sitecast/shared/errors';
-import { type Report, sealReport } from '@sitecast/shared/fleet';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { isPlainEvent, plainEvent, type Report, type ReportEvent } from '@sitecast/shared/fleet';
 import type { Envelope, Identity } from '@sitecast/shared/identity';
 import type { PassPoint } from '../ports.ts';
 import {
   type Entry,
+  eventOf,
+  FILE_NAME,
+  findReports,
   forgottenAtMs,
+  keepUnreadable,
+  linesOf,
   noteForgotten,
-  payloadSha256,
-  readEntries,
-  readIfThere,
+  sealEntry,
+  settlePutAside,
+  type TellAgain,
 } from './outbox-file.ts';
 
-const FILE_NAME = 'reports.jsonl';
 /** The file grows to this at most, in bytes; what comes then isn't recorded until the origin has acknowledged. */
 const MAX_OUTBOX_BYTES = 16 * 1024 * 1024;
 /** What is read of one that an earlier version may have written. */
@@ -24,20 +28,19 @@ const MAX_FILE_BYTES = MAX_OUTBOX_BYTES + 1024 * 1024;
 const MAX_ACKNOWLEDGED = 64;
 /** The newest ones stay, acknowledged or not: they tell what has been reported of the update in progress. */
 const KEPT_REPORTS = 16;
+/** Code of the report that a chain begins with where reports of the one before were refused. */
+const TOLD_AGAIN = 'SITECAST_REPORTS_TOLD_AGAIN';
 /** What an envelope holds besides its payload, at most, in bytes. */
 const ENVELOPE_BYTES = 512;
 
-/** A report without its place in the chain. */
-export type Event = Pick<
-  Report,
-  'at' | 'timestampVersion' | 'state' | 'rollout' | 'release' | 'booted' | 'reason' | 'inventory'
->;
+export type Event = ReportEvent;
 
 /** `takenBack`: the origin has lost some, which are to be sent again. */
 type Acknowledged = 'ignored' | 'taken' | 'takenBack' | 'newChain';
 
 export interface PendingReport {
   seq: number;
+  payloadSha256: string;
   /** Of its JSON, about. */
   lengthBytes: number;
   envelope: Envelope;
@@ -48,9 +51,12 @@ export interface PendingReport {
  * be sent. The newest line stays for good: the next report's number and hash follow from it.
  *
  * A line that the power cut short was never sent, so its number is free again. A whole line that doesn't fit the
- * chain may have been: then the chain can't be continued honestly, and a new one, with a new epoch, begins.
+ * chain may have been: then the chain can't be continued honestly, and a new one, with a new epoch, begins. So it does
+ * where the file holds a report that no reader takes. What this device has signed is told again in the new chain.
  */
 export class Outbox {
+  /** What was found that couldn't go on as it was; undefined for a right chain. */
+  readonly foundWrong: TellAgain | undefined;
   readonly #path: string;
   readonly #identity: Identity;
   readonly #passPoint: PassPoint;
@@ -67,6 +73,8 @@ export class Outbox {
   #isTailSuspect = false;
   /** The handle is that of the file before the last rewriting: nothing that goes there is kept. */
   #isReplaced = false;
+  /** To be told in a new chain before anything else. Until that is done the file stays as it was found, and nothing of it is sent. */
+  #due: TellAgain | undefined;
   #turn: Promise<unknown> = Promise.resolve();
 
   private constructor(init: {
@@ -78,6 +86,7 @@ export class Outbox {
     lengthBytes: number;
     maxBytes: number;
     forgottenAtMs: number;
+    due: TellAgain | undefined;
   }) {
     this.#path = init.path;
     this.#forgottenAtMs = init.forgottenAtMs;
@@ -87,6 +96,8 @@ export class Outbox {
     this.#handle = init.handle;
     this.#lengthBytes = init.lengthBytes;
     this.#maxBytes = init.maxBytes;
+    this.foundWrong = init.due;
+    this.#due = init.due;
     this.#epoch = init.entries.at(-1)?.report.epoch ?? newEpoch();
     this.#acknowledgedSeq = (init.entries[0]?.report.seq ?? 1) - 1;
   }
@@ -98,14 +109,10 @@ export class Outbox {
     maxBytes = MAX_OUTBOX_BYTES,
   ): Promise<Outbox> {
     const path = join(directory, FILE_NAME);
-    const { entries, lengthBytes, isDamaged } = readEntries(
-      await readIfThere(path, MAX_FILE_BYTES),
-      identity.id,
-    );
-    if (isDamaged) await writeFileDurably(`${path}.damaged`, await readIfThere(path, MAX_FILE_BYTES), 0o600);
+    const { entries, lengthBytes, toTellAgain } = await findReports(directory, identity.id, MAX_FILE_BYTES);
     const handle = await open(path, 'a', 0o600);
     try {
-      await handle.truncate(isDamaged ? 0 : lengthBytes);
+      if (!toTellAgain) await handle.truncate(lengthBytes);
       await handle.sync();
       await syncDirectory(directory);
     } catch (error) {
@@ -116,14 +123,21 @@ export class Outbox {
       path,
       identity,
       passPoint,
-      entries: isDamaged ? [] : entries,
+      entries,
       handle,
-      lengthBytes: isDamaged ? 0 : lengthBytes,
+      lengthBytes,
       maxBytes,
       forgottenAtMs: await forgottenAtMs(directory, entries[0]),
+      due: toTellAgain,
     });
-    // What could still be read is said again, in the new chain.
-    if (isDamaged) for (const { report } of entries) await outbox.append(eventOf(report));
+    try {
+      await outbox.settle();
+    } catch (error) {
+      // A full disk: what was found stays where it is, and this is tried again before anything else is told.
+      if (isSystemError(error)) return outbox;
+      await outbox.close();
+      throw error;
+    }
     return outbox;
   }
 
@@ -143,25 +157,36 @@ export class Outbox {
 
   /** Those that the origin hasn't acknowledged, oldest first. */
   pending(): PendingReport[] {
+    if (this.#due) return [];
     return this.#entries
       .filter(({ report }) => report.seq > this.#acknowledgedSeq)
-      .map(({ report, envelope }) => ({
+      .map(({ report, envelope, payloadSha256 }) => ({
         seq: report.seq,
+        payloadSha256,
         lengthBytes: envelope.payload.length + ENVELOPE_BYTES,
         envelope,
       }));
   }
 
   get pendingCount(): number {
-    return (this.newest?.seq ?? 0) - this.#acknowledgedSeq;
+    return this.#due ? this.#due.events.length : (this.newest?.seq ?? 0) - this.#acknowledgedSeq;
   }
 
   /**
    * Durable, and in the chain, once it returns.
-   * @throws SITECAST_OUTBOX_FULL; the system's error (ENOSPC …): then it isn't recorded, and may be tried again
+   * @throws SITECAST_OUTBOX_FULL; the system's error (ENOSPC …): then it isn't recorded, and may be tried again;
+   *   SITECAST_REPORT_UNTELLABLE: then it never will be
    */
   append(event: Event): Promise<Report> {
-    return this.#inTurn(() => this.#append(event));
+    return this.#inTurn(async () => {
+      await this.#settle();
+      return this.#append(event);
+    });
+  }
+
+  /** Tells again what was found and couldn't go on as it was, if that isn't done yet. @throws the system's error */
+  settle(): Promise<void> {
+    return this.#inTurn(() => this.#settle());
   }
 
   /**
@@ -172,9 +197,9 @@ export class Outbox {
    */
   acknowledge(epoch: string, seq: number, atMs: number): Promise<Acknowledged> {
     return this.#inTurn(async () => {
-      if (epoch !== this.#epoch) return 'ignored';
+      if (epoch !== this.#epoch || this.#due) return 'ignored';
       if (this.#isOffThisChain(seq, atMs)) {
-        await this.#beginAnew();
+        await this.#beginAnew(this.#entries.slice(-1).map(({ report }) => eventOf(report)));
         return 'newChain';
       }
       const isLoss =
@@ -186,6 +211,44 @@ export class Outbox {
       const count = this.#entries.filter(({ report }) => report.seq <= seq).length;
       if (count > MAX_ACKNOWLEDGED) await this.#forget(count - KEPT_REPORTS, atMs);
       return 'taken';
+    });
+  }
+
+  /** Whether there's such a report, which the origin hasn't acknowledged. */
+  isPending(seq: number): boolean {
+    return seq > this.#acknowledgedSeq && this.#entries.some(({ report }) => report.seq === seq);
+  }
+
+  /** Whether something can be left out of it besides. */
+  canShorten(seq: number): boolean {
+    const report = this.#entries.find(entry => entry.report.seq === seq)?.report;
+    return report !== undefined && this.isPending(seq) && !isPlainEvent(report) && !isNote(report);
+  }
+
+  /**
+   * Begins a new chain because reports of this one are refused on their way, and so hold up those behind them. It begins
+   * with a note; then all is told again that the origin hasn't acknowledged, and at least the newest 16. (A chain whose first
+   * report is as new as that is no sign of a clone, whatever of the old one is still on its way.)
+   * @param note when, and why
+   * @param refused why, by number: these are told without their texts
+   */
+  tellAgain(
+    { at, message }: { at: string; message: string },
+    refused: ReadonlyMap<number, string>,
+  ): Promise<void> {
+    return this.#inTurn(async () => {
+      const { newest } = this;
+      if (!newest || this.#due) return;
+      const { timestampVersion, state, booted } = newest;
+      const first = Math.min(this.#acknowledgedSeq, newest.seq - KEPT_REPORTS);
+      const events = this.#entries
+        .filter(({ report }) => report.seq > first && !isNote(report))
+        .map(({ report }) => {
+          const why = refused.get(report.seq);
+          return why === undefined ? eventOf(report) : plainEvent(eventOf(report), why);
+        });
+      const note = { at, timestampVersion, state, booted, reason: { code: TOLD_AGAIN, message } };
+      await this.#beginAnew([note, ...events]);
     });
   }
 
@@ -204,26 +267,18 @@ export class Outbox {
   }
 
   async #append(event: Event): Promise<Report> {
-    const last = this.#entries.at(-1);
-    const report: Report = {
-      ...event,
-      format: 'sitecast-report-1',
-      id: this.#identity.id,
-      epoch: this.#epoch,
-      seq: (last?.report.seq ?? 0) + 1,
-      previous: last?.payloadSha256 ?? null,
-    };
-    const envelope = await sealReport(report, this.#identity);
-    const line = Buffer.from(`${JSON.stringify(envelope)}\n`);
+    const before = this.#entries.at(-1);
+    const entry = await sealEntry(event, { identity: this.#identity, epoch: this.#epoch, before });
+    const line = linesOf([entry]);
     if (this.#lengthBytes + line.length > this.#maxBytes)
       throw new SitecastError('noSpace', 'SITECAST_OUTBOX_FULL', 'no more reports can be kept', {
         hint: 'they are waiting for the origin to acknowledge them',
       });
     this.#passPoint('report before');
     await this.#appendLine(line);
-    this.#entries.push({ report, envelope, payloadSha256: payloadSha256(envelope) });
+    this.#entries.push(entry);
     this.#passPoint('report after');
-    return report;
+    return entry.report;
   }
 
   async #appendLine(line: Buffer): Promise<void> {
@@ -237,20 +292,45 @@ export class Outbox {
     this.#lengthBytes += line.length;
   }
 
+  async #settle(): Promise<void> {
+    if (!this.#due) return;
+    const { events, unreadable, hasPutAside } = this.#due;
+    const directory = dirname(this.#path);
+    if (unreadable > 0) await keepUnreadable(directory);
+    await this.#beginAnew(events);
+    if (hasPutAside) await settlePutAside(directory);
+  }
+
   async #forget(count: number, atMs: number): Promise<void> {
     await noteForgotten(dirname(this.#path), this.#epoch, atMs);
     this.#forgottenAtMs = atMs;
     await this.#rewrite(this.#entries.slice(count));
   }
 
-  async #rewrite(entries: Entry[]): Promise<void> {
-    const bytes = Buffer.from(entries.map(({ envelope }) => `${JSON.stringify(envelope)}\n`).join(''));
+  /** A new chain, which is there as a whole or not at all: nothing of the old one is lost in between. */
+  async #beginAnew(events: readonly Event[]): Promise<void> {
+    const epoch = newEpoch();
+    const entries: Entry[] = [];
+    for (const event of events)
+      entries.push(await sealEntry(event, { identity: this.#identity, epoch, before: entries.at(-1) }));
+    await this.#rewrite(entries, () => {
+      this.#epoch = epoch;
+      this.#acknowledgedSeq = 0;
+      this.#acknowledgedAtMs = Number.NEGATIVE_INFINITY;
+      this.#forgottenAtMs = Number.POSITIVE_INFINITY;
+      this.#due = undefined;
+    });
+  }
+
+  async #rewrite(entries: Entry[], onReplaced: () => void = () => {}): Promise<void> {
+    const bytes = linesOf(entries);
     this.#passPoint('outbox before');
     await writeFileDurably(this.#path, bytes, 0o600);
     this.#lengthBytes = bytes.length;
     this.#isTailSuspect = false;
     this.#entries = entries;
     this.#isReplaced = true;
+    onReplaced();
     this.#passPoint('outbox after');
     await this.#reopen();
   }
@@ -262,16 +342,6 @@ export class Outbox {
     this.#isReplaced = false;
   }
 
-  async #beginAnew(): Promise<void> {
-    const events = this.#entries.slice(-1).map(({ report }) => eventOf(report));
-    await this.#rewrite([]);
-    this.#epoch = newEpoch();
-    this.#acknowledgedSeq = 0;
-    this.#acknowledgedAtMs = Number.NEGATIVE_INFINITY;
-    this.#forgottenAtMs = Number.POSITIVE_INFINITY;
-    for (const event of events) await this.#append(event);
-  }
-
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const done = this.#turn.then(work);
     this.#turn = done.catch(() => {
@@ -281,9 +351,5 @@ export class Outbox {
   }
 }
 
+const isNote = ({ reason }: Report): boolean => reason?.code === TOLD_AGAIN;
 const newEpoch = (): string => randomBytes(8).toString('hex');
-
-function eventOf(report: Report): Event {
-  const { at, timestampVersion, state, rollout, release, booted, reason, inventory } = report;
-  return { at, timestampVersion, state, rollout, release, booted, reason, inventory };
-}

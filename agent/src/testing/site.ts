@@ -72,7 +72,11 @@ export class TestOrigin {
     const before = chain.at(-1);
     const previous = before ? this.#payloads.get(`${key} ${before.seq}`) : null;
     if (report.seq !== chain.length + 1 || report.previous !== previous)
-      throw new Error(`report ${report.seq} doesn't continue a chain of ${chain.length}`);
+      throw new SitecastError(
+        'conflict',
+        'SITECAST_REPORT_GAP',
+        `report ${report.seq} doesn't continue a chain of ${chain.length}`,
+      );
     chain.push(report);
     this.#payloads.set(`${key} ${report.seq}`, sha256(unverified.payload));
   }
@@ -96,6 +100,12 @@ export class TestSite {
   lease: (() => { granted: boolean; retryAfterMs?: number }) | undefined;
   /** Claims at each wait that something has changed. */
   alwaysChanged = false;
+  /** Why a report is refused for what it is; undefined: it's taken. */
+  judge: (report: Report) => string | undefined = () => undefined;
+  /** How: each for itself; or, as gateways of the first release do, with it the whole request that brings it. */
+  refuses: 'each' | 'whole' = 'each';
+  /** What else it says of reports that were refused, whenever some come. */
+  rejectedEarlier: object[] = [];
   /** What this site takes for the time, where it isn't the fleet's. */
   clockOffsetMs = 0;
   readonly requests: string[] = [];
@@ -229,6 +239,29 @@ export class TestSite {
     else sendOr404(response, 'acknowledgement', await this.origin.acknowledgementOf(id));
   }
 
+  /** @returns those that were refused */
+  #takeReports(envelopes: readonly unknown[]): object[] {
+    const rejected: object[] = [];
+    const codes = envelopes.map(envelope => this.judge(readReport(envelope).document));
+    const whole = this.refuses === 'whole' ? codes.find(code => code !== undefined) : undefined;
+    if (whole !== undefined)
+      throw new SitecastError('badInput', `SITECAST_${whole}`, 'the request is refused');
+    for (const [index, envelope] of envelopes.entries()) {
+      const code = codes[index];
+      if (code !== undefined) rejected.push({ index, code: `SITECAST_${code}` });
+      else this.#take(envelope);
+    }
+    return [...rejected, ...this.rejectedEarlier];
+  }
+
+  #take(envelope: unknown): void {
+    try {
+      this.origin.take(envelope);
+    } catch (error) {
+      if (!isGap(error)) throw error;
+    }
+  }
+
   async #post(path: string, request: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = await readBody(request);
     const headers = Object.fromEntries(
@@ -248,8 +281,8 @@ export class TestSite {
       }
       case '/site/v1/reports': {
         const reports = fieldOf(json, 'reports');
-        for (const envelope of Array.isArray(reports) ? reports : []) this.origin.take(envelope);
-        sendJson(response, 202, {});
+        const rejected = this.#takeReports(Array.isArray(reports) ? reports : []);
+        sendJson(response, 202, rejected.length > 0 ? { rejected } : {});
         return;
       }
       case '/site/v1/progress':
@@ -264,6 +297,11 @@ export class TestSite {
         sendJson(response, 404, {});
     }
   }
+}
+
+/** What comes after a gap the origin refuses: no news for this test. */
+function isGap(error: unknown): boolean {
+  return error instanceof SitecastError && error.code === 'SITECAST_REPORT_GAP';
 }
 
 function etagOf(bytes: Buffer): string {

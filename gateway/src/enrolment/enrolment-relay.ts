@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, readEnrolment } from '@sitecast/shared/fleet';
 import { type Envelope, envelopeSchema, verifyById } from '@sitecast/shared/identity';
+import { cutText } from '@sitecast/shared/text';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
 import { notYours } from '../outbox/accept-reports.ts';
 import { TokenBucket, TokenBuckets } from '../storage/token-bucket.ts';
@@ -77,7 +78,7 @@ function problemOf(json: unknown): { code: string; detail: string } {
     code:
       typeof code === 'string' && /^SITECAST_[A-Z_]{1,60}$/.test(code) ? code : 'SITECAST_UPSTREAM_ANSWER',
     detail:
-      typeof detail === 'string' ? detail.slice(0, 1000) : 'the upstream refused this without saying why',
+      typeof detail === 'string' ? cutText(detail, 1000) : 'the upstream refused this without saying why',
   };
 }
 

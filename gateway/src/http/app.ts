@@ -1,6 +1,7 @@
 import { OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http-problem';
+import { cutText } from '@sitecast/shared/text';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { MiddlewareHandler } from 'hono';
 import type { Log } from '../log.ts';
@@ -22,7 +23,7 @@ export function createApp(deps: AppDeps): GatewayApp {
       throw new SitecastError(
         'badInput',
         'SITECAST_REQUEST_INVALID',
-        `the request is invalid: ${z.prettifyError(result.error).slice(0, 2000)}`,
+        `the request is invalid: ${cutText(z.prettifyError(result.error), 2000)}`,
       );
     },
   });
@@ -37,13 +38,13 @@ export function createApp(deps: AppDeps): GatewayApp {
   refuseOtherMethods(app);
 
   app.notFound(c => {
-    const path = JSON.stringify(c.req.path.slice(0, 200));
+    const path = JSON.stringify(cutText(c.req.path, 200));
     return problemResponse(new SitecastError('notFound', 'SITECAST_NOT_FOUND', `there is no ${path}`));
   });
   app.onError((thrown, c) => {
     const error = asSitecastError(thrown);
     const status = statusOf(error);
-    const fields = { method: c.req.method, path: c.req.path.slice(0, 300), code: error.code };
+    const fields = { method: c.req.method, path: cutText(c.req.path, 300), code: error.code };
     if (status === 500) deps.log.error({ ...fields, err: thrown }, 'a request failed');
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
     // What was left of the body isn't waited for.
@@ -68,7 +69,7 @@ function requestLog(log: Log): MiddlewareHandler<GatewayEnv> {
     const { method, path } = c.req;
     const ms = Math.round(performance.now() - begin);
     log.debug(
-      { method, path: path.slice(0, 300), status: c.res.status, ms, sender: c.get('sender') },
+      { method, path: cutText(path, 300), status: c.res.status, ms, sender: c.get('sender') },
       'request',
     );
   };

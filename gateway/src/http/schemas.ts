@@ -34,7 +34,16 @@ export const idParams = z.object({
 });
 
 export const enrolmentBody = z.object({ envelope: envelopeBody });
-export const reportsBody = z.object({ reports: z.array(envelopeBody).min(1).max(MAX_REPORTS) });
+/** Each report is read for itself: one that is none mustn't keep the others back. */
+export const reportsBody = z.object({ reports: z.array(z.unknown()).min(1).max(MAX_REPORTS) });
+/** `index`: in this request; `epoch`, `seq` and the first digits of its SHA-256: one that the origin refused. */
+export const rejectedBody = z.object({
+  index: z.int().optional(),
+  epoch: z.string().optional(),
+  seq: z.int().optional(),
+  digest: z.string().optional(),
+  code: z.string(),
+});
 export const progressBody = z.object({
   progress: z
     .array(

@@ -16,10 +16,26 @@ const STRANGERS_BYTES = { perS: 2 * 1024, burst: 256 * 1024 };
 const MAX_PARSED_KEYS = 10_000;
 
 interface AcceptReportsDeps {
-  outbox: Pick<Outbox, 'add'>;
+  outbox: Pick<Outbox, 'add' | 'refusedOf'>;
   assignments: Pick<RelayedDocuments<Assignment>, 'known'>;
   acknowledgements: Pick<RelayedDocuments<Acknowledgement>, 'get'>;
   now: () => number;
+}
+
+/** A report that isn't taken, or that the origin refused. */
+interface RejectedReport {
+  /** Its place in the request, from 0; not there for one that came earlier. */
+  index?: number;
+  epoch?: string;
+  seq?: number;
+  /** The first 16 hexadecimal digits of the SHA-256 of its payload. */
+  digest?: string;
+  code: string;
+}
+
+interface AcceptedReports {
+  acknowledgement: Envelope | undefined;
+  rejected: RejectedReport[];
 }
 
 /** Takes reports from the device that made them. */
@@ -35,25 +51,53 @@ export class ReportDesk {
   }
 
   /**
+   * Takes those that can be read, whatever the others are.
    * @param sender who signed the request: a device may bring just its own reports
-   * @returns what the origin has acknowledged to that device so far, as far as this gateway knows
-   * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_NOT_YOURS, SITECAST_REVOKED (forbidden),
-   *   SITECAST_RATE_LIMITED (unreachable), and what the outbox throws
+   * @returns what the origin has acknowledged to that device so far, as far as this gateway knows; and which reports are
+   *   refused, here or by the origin
+   * @throws SITECAST_REVOKED (forbidden), SITECAST_RATE_LIMITED (unreachable), what the outbox throws; where none is taken, what
+   *   is wrong with the first: SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_NOT_YOURS
    */
-  async accept(sender: string, reports: readonly unknown[]): Promise<Envelope | undefined> {
+  async accept(sender: string, reports: readonly unknown[]): Promise<AcceptedReports> {
     const assignment = await this.#deps.assignments.known(sender);
     if (assignment?.revoked)
       throw new SitecastError('forbidden', 'SITECAST_REVOKED', 'this device was revoked');
     if (!assignment) this.#checkStranger(reports);
-    const entries = reports.map(value => this.#check(sender, value, assignment !== undefined));
-    await this.#deps.outbox.add(entries);
-    return this.#deps.acknowledgements.get(sender, { isForwarded: true });
+    const { entries, rejected } = this.#sort(sender, reports, assignment !== undefined);
+    const { outbox, acknowledgements } = this.#deps;
+    await outbox.add(entries);
+    const epochs = new Set(entries.map(({ epoch }) => epoch));
+    const refused = [...epochs].flatMap(epoch => outbox.refusedOf(sender, epoch));
+    return {
+      acknowledgement: await acknowledgements.get(sender, { isForwarded: true }),
+      rejected: [...rejected, ...refused],
+    };
+  }
+
+  #sort(
+    sender: string,
+    reports: readonly unknown[],
+    isKnown: boolean,
+  ): { entries: OutboxEntry[]; rejected: RejectedReport[] } {
+    const entries: OutboxEntry[] = [];
+    const errors: [index: number, error: SitecastError][] = [];
+    for (const [index, value] of reports.entries()) {
+      try {
+        entries.push(this.#check(sender, value, isKnown));
+      } catch (error) {
+        if (!(error instanceof SitecastError)) throw error;
+        errors.push([index, error]);
+      }
+    }
+    const [first] = errors;
+    if (first && entries.length === 0) throw first[1];
+    return { entries, rejected: errors.map(([index, { code }]) => ({ index, code })) };
   }
 
   /** Anybody on the LAN can be many of them. */
   #checkStranger(reports: readonly unknown[]): void {
     const isTooMuch = reports.length > MAX_STRANGERS_REPORTS_A_REQUEST;
-    if (!isTooMuch && this.#strangersBytes.take(Buffer.byteLength(JSON.stringify(reports)))) return;
+    if (!isTooMuch && this.#strangersBytes.take(bytesOf(reports))) return;
     throw new SitecastError(
       'unreachable',
       'SITECAST_RATE_LIMITED',
@@ -70,6 +114,16 @@ export class ReportDesk {
     const digest = createHash('sha256').update(unverified.payload).digest('hex').slice(0, 16);
     return { id, epoch, seq, digest, isKnown, envelope: envelopeSchema.parse(value) };
   }
+}
+
+/** What is to be sent on. The rest is refused when it's read. */
+function bytesOf(reports: readonly unknown[]): number {
+  let lengthBytes = 0;
+  for (const value of reports) {
+    const { data } = envelopeSchema.safeParse(value);
+    if (data) lengthBytes += Buffer.byteLength(JSON.stringify(data));
+  }
+  return lengthBytes;
 }
 
 /** The error for whoever speaks about another than itself. */

@@ -111,6 +111,33 @@ it('keeps the last of the reports that the origin refused', async () => {
   expect([outbox.deadLetters, outbox.length]).toEqual([MAX_DEAD_LETTERS, 0]);
 });
 
+it('sends what was in a damaged database, and takes anew what is no longer in it', async () => {
+  await outbox.add([entry(1), entry(2), entry(3)]);
+  const records = state.records('outbox');
+  const keys: string[] = [];
+  for await (const [key] of records.entries({ from: '', below: '~' })) keys.push(key);
+  const [reports, index] = [
+    keys.filter(key => key.startsWith('r:')),
+    keys.filter(key => key.startsWith('x:')),
+  ];
+  // Of the first report its index is lost, of the second the report itself; the third is unreadable.
+  await records.write(
+    [
+      { key: index[0] ?? '', remove: true },
+      { key: reports[1] ?? '', remove: true },
+      { key: reports[2] ?? '', value: { id: 1 } },
+    ],
+    true,
+  );
+  const again = await Outbox.open(records, Date.now);
+  expect(again.length).toBe(1);
+  await again.add([entry(1), entry(2), entry(3)]);
+  const waiting = await again.next(undefined, { maxReports: 10, maxBytes: 10_000 });
+  expect(waiting.map(({ seq }) => seq)).toEqual([1, 2, 3]);
+  expect(await again.acknowledge({ id: 'device', epoch: 'e', seq: 3 })).toBe(3);
+  expect(again.length).toBe(0);
+});
+
 it('keeps a second process off its database, and says which directory it is', async () => {
   const directory = await temporaryDirectory();
   open.push(await LevelState.open(join(directory, 'state'), directory));

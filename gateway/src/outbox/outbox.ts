@@ -16,6 +16,8 @@ export const MAX_STRANGERS_REPORTS = 2000;
 const MAX_STRANGERS_BYTES = 4 * 1024 * 1024;
 /** Reports that the origin refused, kept for whoever looks into it. */
 export const MAX_DEAD_LETTERS = 1000;
+/** Of those, what a device is told of its own in one answer. */
+const MAX_TOLD_LETTERS = 100;
 /** Reports that have just left: a device that sends them again needn't cross the WAN. */
 const MAX_REMEMBERED = 20_000;
 const REMEMBERED_FOR_MS = 10 * 60_000;
@@ -31,6 +33,12 @@ const entrySchema = z.object({
   envelope: envelopeSchema,
 });
 export type OutboxEntry = z.infer<typeof entrySchema>;
+
+/** A report that the origin refused, and why. */
+const letterSchema = entrySchema.pick({ id: true, epoch: true, seq: true, digest: true }).extend({
+  code: z.string(),
+});
+type Letter = z.infer<typeof letterSchema>;
 
 export interface WaitingReport extends OutboxEntry {
   /** Its place in the queue. */
@@ -62,8 +70,9 @@ export class Outbox {
   readonly #strangers = new Tally();
   readonly #devices = new Map<string, Tally>();
   readonly #left: LRUCache<string, true>;
+  /** Those that are kept, oldest first; undefined for one that can't be read any more. */
+  readonly #letters = new Map<string, Letter | undefined>();
   #arrivals = 0;
-  #deadLetters = 0;
   /** Called when there's something to send. */
   onAdded: () => void = () => undefined;
 
@@ -75,16 +84,37 @@ export class Outbox {
 
   static async open(records: Records, now: () => number): Promise<Outbox> {
     const outbox = new Outbox(records, now);
+    await outbox.#putRight();
     for await (const [key, value] of records.entries(startingWith('r:'))) {
       const entry = entrySchema.parse(value);
       outbox.#count(entry, 1);
       outbox.#arrivals = numberOf(key) + 1;
     }
-    for await (const [key] of records.entries(startingWith('d:'))) {
-      outbox.#deadLetters += 1;
+    for await (const [key, value] of records.entries(startingWith('d:'))) {
+      outbox.#letters.set(key, letterSchema.safeParse(value).data);
       outbox.#arrivals = Math.max(outbox.#arrivals, numberOf(key) + 1);
     }
     return outbox;
+  }
+
+  /**
+   * A database that was damaged may have one of a report's two records. With the second alone the report would count as waiting, and never
+   * be sent; with the first alone it would never leave.
+   */
+  async #putRight(): Promise<void> {
+    const changes: RecordChange[] = [];
+    const keys = new Map<number, string>();
+    for await (const [key, value] of this.#records.entries(startingWith('r:'))) {
+      const entry = entrySchema.safeParse(value).data;
+      if (entry) keys.set(numberOf(key), indexKey(entry));
+      else changes.push({ key, remove: true });
+    }
+    for await (const [key, arrival] of this.#records.entries(startingWith('x:'))) {
+      if (keys.get(Number(arrival)) === key) keys.delete(Number(arrival));
+      else changes.push({ key, remove: true });
+    }
+    for (const [arrival, key] of keys) changes.push({ key, value: arrival });
+    if (changes.length > 0) await this.#records.write(changes, true);
   }
 
   get length(): number {
@@ -94,7 +124,18 @@ export class Outbox {
     return this.#total.bytes;
   }
   get deadLetters(): number {
-    return this.#deadLetters;
+    return this.#letters.size;
+  }
+
+  /** What the origin refused of a chain, as far as that is kept: the newest. */
+  refusedOf(id: string, epoch: string): Omit<Letter, 'id'>[] {
+    const found: Omit<Letter, 'id'>[] = [];
+    for (const letter of this.#letters.values()) {
+      if (letter?.id !== id || letter.epoch !== epoch) continue;
+      const { seq, digest, code } = letter;
+      found.push({ epoch, seq, digest, code });
+    }
+    return found.slice(-MAX_TOLD_LETTERS);
   }
 
   /**
@@ -131,11 +172,12 @@ export class Outbox {
   ): Promise<WaitingReport[]> {
     const found: WaitingReport[] = [];
     let bytes = 0;
-    const range = { ...startingWith('r:'), limit: maxReports, ...(after ? { from: `${after}\u0000` } : {}) };
+    const range = { ...startingWith('r:'), ...(after ? { from: `${after}\u0000` } : {}) };
     for await (const [key, value] of this.#records.entries(range)) {
-      const entry = entrySchema.parse(value);
+      const { data: entry } = entrySchema.safeParse(value);
+      if (!entry) continue;
       bytes += bytesOf(entry.envelope);
-      if (found.length > 0 && bytes > maxBytes) break;
+      if (found.length === maxReports || (found.length > 0 && bytes > maxBytes)) break;
       found.push({ ...entry, key });
     }
     return found;
@@ -170,8 +212,9 @@ export class Outbox {
         return;
       }
       const letter = { ...entry.data, code, atMs: this.#now() };
-      await this.#take([key], [{ key: arrivalKey('d', numberOf(key)), value: letter }]);
-      this.#deadLetters += 1;
+      const letterKey = arrivalKey('d', numberOf(key));
+      await this.#take([key], [{ key: letterKey, value: letter }]);
+      this.#letters.set(letterKey, letterSchema.parse(letter));
       await this.#dropOldLetters();
     });
   }
@@ -193,13 +236,14 @@ export class Outbox {
   }
 
   async #dropOldLetters(): Promise<void> {
-    const excess = this.#deadLetters - MAX_DEAD_LETTERS;
+    const excess = this.#letters.size - MAX_DEAD_LETTERS;
     if (excess <= 0) return;
-    const changes: RecordChange[] = [];
-    for await (const [key] of this.#records.entries({ ...startingWith('d:'), limit: excess }))
-      changes.push({ key, remove: true });
-    await this.#records.write(changes, false);
-    this.#deadLetters -= changes.length;
+    const keys = [...this.#letters.keys()].slice(0, excess);
+    await this.#records.write(
+      keys.map(key => ({ key, remove: true as const })),
+      false,
+    );
+    for (const key of keys) this.#letters.delete(key);
   }
 
   #checkRoom(fresh: readonly OutboxEntry[]): void {

@@ -54,6 +54,10 @@ export class FakeOrigin {
   readonly assignments = new Map<string, Assignment>();
   readonly rollouts = new Map<string, Rollout[]>();
   readonly rejects = new Map<number, string>();
+  /** The status of the whole answer where a request brings this report; undefined: each is answered for itself. */
+  refusesWhole: (report: Report) => number | undefined = () => undefined;
+  /** Refuses these by their place in the request, as the origin does what it can't read. */
+  cannotRead: (report: Report) => boolean = () => false;
   misbehave: Misbehaviour | undefined;
   acceptsEnrolments: 'yes' | 'pending' | 'no' = 'yes';
   acknowledges = true;
@@ -301,8 +305,11 @@ export class FakeOrigin {
     );
     const json: Record<string, unknown> = JSON.parse(body.toString());
     if (kind === 'enrolments') await this.#enrol(json.envelope, send);
-    else if (kind === 'reports') send(200, await this.#takeReports(json.reports));
-    else if (kind === 'progress') send(202, {});
+    else if (kind === 'reports') {
+      const status = refusalOf(json.reports, this.refusesWhole);
+      if (status === undefined) send(200, await this.#takeReports(json.reports));
+      else send(status, { code: 'SITECAST_REQUEST_INVALID' });
+    } else if (kind === 'progress') send(202, {});
     else send(404, { code: 'SITECAST_NOT_FOUND' });
   }
 
@@ -318,8 +325,12 @@ export class FakeOrigin {
     if (!Array.isArray(envelopes)) throw new TypeError('no reports');
     const acknowledgements = new Map<string, Envelope>();
     const rejected: object[] = [];
-    for (const envelope of envelopes) {
+    for (const [index, envelope] of envelopes.entries()) {
       const report = readReport(envelope).document;
+      if (this.cannotRead(report)) {
+        rejected.push({ index, code: 'SITECAST_DOCUMENT_MALFORMED' });
+        continue;
+      }
       const { id, epoch, seq } = report;
       const code = this.rejects.get(seq);
       if (code !== undefined) rejected.push({ id, epoch, seq, code });
@@ -341,6 +352,11 @@ export class FakeOrigin {
       this.rolloutsSigner,
     );
   }
+}
+
+function refusalOf(envelopes: unknown, statusOf: (report: Report) => number | undefined): number | undefined {
+  const statuses = (Array.isArray(envelopes) ? envelopes : []).map(one => statusOf(readReport(one).document));
+  return statuses.find(status => status !== undefined);
 }
 
 async function readAll(request: IncomingMessage): Promise<Buffer> {

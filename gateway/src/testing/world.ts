@@ -80,22 +80,20 @@ export class TestDevice {
   }
 
   /** The next report of its chain. */
-  async report(more: Partial<Report> = {}): Promise<Envelope> {
+  async report(more: Partial<Report> = {}, seal = sealReport): Promise<Envelope> {
     this.#seq += 1;
-    return sealReport(
-      {
-        format: 'sitecast-report-1',
-        id: this.id,
-        epoch: this.epoch,
-        seq: this.#seq,
-        previous: this.#seq === 1 ? null : 'a'.repeat(64),
-        at: new Date().toISOString(),
-        timestampVersion: 1,
-        state: 'idle',
-        ...more,
-      },
-      this.identity,
-    );
+    const report: Report = {
+      format: 'sitecast-report-1',
+      id: this.id,
+      epoch: this.epoch,
+      seq: this.#seq,
+      previous: this.#seq === 1 ? null : 'a'.repeat(64),
+      at: new Date().toISOString(),
+      timestampVersion: 1,
+      state: 'idle',
+      ...more,
+    };
+    return seal(report, this.identity);
   }
 
   enrolment(more: object = {}): Promise<Envelope> {

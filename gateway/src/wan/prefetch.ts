@@ -15,6 +15,8 @@ const AT_ONCE = 4;
 const DEVICES_FIRST_MS = 5;
 /** How often it's looked again what is wanted: devices come, quiet hours end. */
 const LOOK_EVERY_MS = 2000;
+/** Of a release of which so many chunks aren't to be had, no more are asked for in this round. */
+const MAX_UNHAD = 16;
 const MIN_BACKOFF_MS = 5000;
 const MAX_BACKOFF_MS = 10 * 60_000;
 
@@ -84,27 +86,40 @@ export class Prefetch {
     );
     if (!this.#deps.mayPrefetch()) return;
     const byName = new Map([...set.targets.values()].map(target => [target.name, target]));
-    const listed = new Set([...byName.values()].map(hashOf));
-    this.#done = new Set([...this.#done].filter(hash => listed.has(hash)));
+    this.#forgetUnlisted(byName.values());
     let leftBytes = this.#deps.cacheBytes * MAX_SHARE_OF_CACHE;
+    let failure: SitecastError | undefined;
     for (const { rollout, product, counter, baseline } of this.#wanted(set)) {
       const target = byName.get(indexTarget(product, counter));
       const index = target && (await this.#read(target));
       if (!target || !index) continue;
       leftBytes -= index.lengthBytes;
       // The newest first: what doesn't fit waits for a device to ask.
-      if (leftBytes < 0) return;
-      if (this.#done.has(hashOf(target)) || this.#mustWait(rollout, target, index)) continue;
-      const before = baseline === undefined ? undefined : byName.get(indexTarget(product, baseline));
-      const isWhole = await this.#fetchAll(index, before && (await this.#read(before)), signal);
-      if (!isWhole) return;
-      this.#done.add(hashOf(target));
-      this.#deps.log.info({ product, counter }, 'a release was fetched ahead');
+      if (leftBytes < 0) break;
+      if (this.#isDoneOrMustWait(rollout, target, index)) continue;
+      const before = await this.#before(byName, product, baseline);
+      const found = await this.#fetchAll(this.#lacking(index, before), signal);
+      if (!found.isWhole) return;
+      // A chunk that nobody has keeps back neither the others nor the next release.
+      failure ??= found.failure;
+      if (!found.failure) this.#noteDone(target, product, counter);
     }
+    if (failure) throw failure;
   }
 
-  #mustWait(rollout: string, { file }: FoundTarget, index: ChunkIndex): boolean {
-    const { sha256 = '' } = file.hashes;
+  #noteDone(target: FoundTarget, product: string, counter: number): void {
+    this.#done.add(hashOf(target));
+    this.#deps.log.info({ product, counter }, 'a release was fetched ahead');
+  }
+
+  #forgetUnlisted(targets: Iterable<FoundTarget>): void {
+    const listed = new Set([...targets].map(hashOf));
+    this.#done = new Set([...this.#done].filter(hash => listed.has(hash)));
+  }
+
+  #isDoneOrMustWait(rollout: string, target: FoundTarget, index: ChunkIndex): boolean {
+    const { sha256 = '' } = target.file.hashes;
+    if (this.#done.has(hashOf(target))) return true;
     return this.#older?.has(rollout) === true && this.#deps.isTooEarly(sha256, index.count);
   }
 
@@ -123,14 +138,22 @@ export class Prefetch {
     }
   }
 
-  /** @returns whether nothing is left to be fetched */
-  async #fetchAll(index: ChunkIndex, before: ChunkIndex | undefined, signal: AbortSignal): Promise<boolean> {
-    const lacking = this.#lacking(index, before);
-    const ends = await Promise.all(Array.from({ length: AT_ONCE }, () => this.#fetchSome(lacking, signal)));
-    return ends.every(Boolean);
+  /** @returns whether all was asked for; why a chunk isn't to be had */
+  async #fetchAll(
+    lacking: AsyncGenerator<ChunkId, void>,
+    signal: AbortSignal,
+  ): Promise<{ isWhole: boolean; failure: SitecastError | undefined }> {
+    const unhad: SitecastError[] = [];
+    const fetching = Array.from({ length: AT_ONCE }, () => this.#fetchSome(lacking, unhad, signal));
+    const ends = await Promise.all(fetching);
+    return { isWhole: ends.every(Boolean), failure: unhad[0] };
   }
 
-  async #fetchSome(lacking: AsyncGenerator<ChunkId, void>, signal: AbortSignal): Promise<boolean> {
+  async #fetchSome(
+    lacking: AsyncGenerator<ChunkId, void>,
+    unhad: SitecastError[],
+    signal: AbortSignal,
+  ): Promise<boolean> {
     const { cache, chunks, mayPrefetch } = this.#deps;
     try {
       for (;;) {
@@ -138,7 +161,13 @@ export class Prefetch {
         if (id === undefined) return true;
         while (chunks.isBusy && !signal.aborted) await pause(DEVICES_FIRST_MS, signal);
         if (signal.aborted || !mayPrefetch() || cache.isFull) return false;
-        await chunks.get(id, { reach: 'anywhere' });
+        try {
+          await chunks.get(id, { reach: 'anywhere' });
+        } catch (error) {
+          if (!isAboutChunk(error)) throw error;
+          unhad.push(error);
+          if (unhad.length >= MAX_UNHAD) return true;
+        }
       }
     } finally {
       // If one fails, the others end, too.
@@ -154,6 +183,16 @@ export class Prefetch {
       if (!had.has(id) && !(await this.#deps.cache.has(id))) yield Uint8Array.from(id);
   }
 
+  /** What devices have already. */
+  async #before(
+    byName: ReadonlyMap<string, FoundTarget>,
+    product: string,
+    counter: number | undefined,
+  ): Promise<ChunkIndex | undefined> {
+    const target = counter === undefined ? undefined : byName.get(indexTarget(product, counter));
+    return target && (await this.#read(target));
+  }
+
   async #read(target: FoundTarget): Promise<ChunkIndex | undefined> {
     const bytes = await this.#deps.local(target);
     try {
@@ -164,6 +203,11 @@ export class Prefetch {
       throw error;
     }
   }
+}
+
+/** It isn't there, or it isn't right: others may be all the same. */
+function isAboutChunk(error: unknown): error is SitecastError {
+  return error instanceof SitecastError && (error.kind === 'notFound' || error.kind === 'untrusted');
 }
 
 /** Whether the rollout is for a device, now or at a later stage. Which release it runs isn't known here. */

@@ -1,5 +1,6 @@
 import { AuditChainCheck, type AuditEntry, auditEntrySchema, type AuditHead } from '@sitecast/shared/audit';
 import { SettingsCommand } from '@sitecast/shared/command';
+import { cutText } from '@sitecast/shared/text';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import type { OriginClient } from './origin-client.ts';
@@ -105,7 +106,7 @@ const entriesText = (count: number): string =>
 function detailsText(details: AuditEntry['details']): string {
   if (!details) return '';
   const text = JSON.stringify(details);
-  return text.length > MAX_SHOWN_DETAILS_CHARS ? `${text.slice(0, MAX_SHOWN_DETAILS_CHARS - 1)}…` : text;
+  return text.length > MAX_SHOWN_DETAILS_CHARS ? `${cutText(text, MAX_SHOWN_DETAILS_CHARS - 1)}…` : text;
 }
 
 /** `SEQ:HASH`, as `audit --verify` shows it. For commander. */

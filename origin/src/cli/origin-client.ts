@@ -1,6 +1,7 @@
 import { Agent, type IncomingMessage, request, type RequestOptions } from 'node:http';
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
 import { bottomOf, type ErrorCode, type ErrorKind, SitecastError } from '@sitecast/shared/errors';
+import { MAX_DETAIL_CHARS, MAX_HINT_CHARS } from '@sitecast/shared/http-problem';
 import { z } from 'zod';
 
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
@@ -26,8 +27,8 @@ const KIND_OF_STATUS = new Map<number, ErrorKind>([
 /** RFC 9457, as far as we read it: an answer may come from a proxy in between, so nothing in it is taken for granted. */
 const problemSchema = z.object({
   code: z.string().regex(/^SITECAST_[A-Z0-9_]{1,64}$/),
-  detail: z.string().max(8192),
-  hint: z.string().max(1024).optional(),
+  detail: z.string().max(MAX_DETAIL_CHARS),
+  hint: z.string().max(MAX_HINT_CHARS).optional(),
 });
 
 export interface OriginRequest {

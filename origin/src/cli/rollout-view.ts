@@ -1,3 +1,4 @@
+import { cutText } from '@sitecast/shared/text';
 import type { DryRun, FailureGroup, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
 import { formatBytes, plural, table } from './output.ts';
 
@@ -152,7 +153,7 @@ export function describeFailures(failures: readonly FailureGroup[]): string[] {
     hardware,
     String(count),
     String(sites),
-    message.split('\n')[0]?.slice(0, 80) ?? '',
+    cutText(message.split('\n')[0] ?? '', 80),
     devices.slice(0, 2).join(' '),
   ]);
   return ['', table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'ONE OF THEM SAID', 'SUCH AS'], rows)];

@@ -1,4 +1,4 @@
-import type { ErrorCode } from '@sitecast/shared/errors';
+import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import type { Report } from '@sitecast/shared/fleet';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import { z } from 'zod';
@@ -7,7 +7,7 @@ import { type Outcome, outcomeAfter, outcomeSchema } from './outcome.ts';
 import type { ProgressBoard } from './progress.ts';
 import { readStored, type Registry } from './registry.ts';
 import type { Chain, Status } from './status.ts';
-import { keyOf, type Write } from './store.ts';
+import { keyOf, type Table, type Write } from './store.ts';
 
 /** Reports of one chain that are kept to be looked at; older ones make way. */
 export const MAX_KEPT_REPORTS = 200;
@@ -150,17 +150,14 @@ export class Round {
     const { outcomesOf, registry } = this.#deps;
     const known = outcomesOf(rolloutId);
     if (known) return known.get(deviceId);
-    const key = keyOf(rolloutId, deviceId);
-    const stored = await registry.store.get('outcome', key);
-    return stored === undefined ? undefined : readStored('outcome', key, outcomeSchema, stored);
+    return await readIfReadable(registry, 'outcome', keyOf(rolloutId, deviceId), outcomeSchema);
   }
 
   async #hashOf({ id, epoch, seq }: Report): Promise<string | undefined> {
     const key = reportKey(id, epoch, seq);
     const pending = this.#hashes.get(key);
     if (pending !== undefined) return pending;
-    const stored = await this.#deps.registry.store.get('report', key);
-    return stored === undefined ? undefined : readStored('report', key, storedReportSchema, stored).sha256;
+    return (await readIfReadable(this.#deps.registry, 'report', key, storedReportSchema))?.sha256;
   }
 
   async #forget(id: string, epoch: string): Promise<void> {
@@ -180,6 +177,25 @@ export class Round {
 
   #write(write: Write): void {
     this.#writes.set(keyOf(write.table, write.key), write);
+  }
+}
+
+/**
+ * Undefined for what isn't there, and for what can't be read any more: one damaged record of one device mustn't keep the reports
+ * of all others out, and the next report says it anew.
+ */
+async function readIfReadable<T>(
+  { store }: Registry,
+  table: Table,
+  key: string,
+  schema: z.ZodType<T>,
+): Promise<T | undefined> {
+  const stored = await store.get(table, key);
+  try {
+    return stored === undefined ? undefined : readStored(table, key, schema, stored);
+  } catch (error) {
+    if (error instanceof SitecastError && error.code === 'SITECAST_STATE_DAMAGED') return undefined;
+    throw error;
   }
 }
 

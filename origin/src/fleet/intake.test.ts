@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
-import { DEVICE_STATES } from '@sitecast/shared/fleet';
+import { DEVICE_STATES, fittingEvent } from '@sitecast/shared/fleet';
+import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import { array, assert, asyncProperty, boolean, integer, nat, tuple } from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
@@ -281,6 +282,60 @@ describe('reports', () => {
     expect(await device.sendReports(many)).toMatchObject({ status: 400 });
     expect((await device.sendReports(many.slice(1))).body.rejected).toEqual([]);
     expect(await device.sendReports([])).toMatchObject({ status: 400 });
+  });
+
+  it('of agents of the first release are taken where they were cut inside of a character', async () => {
+    const device = await bed.device();
+    const message = `${'😀'.repeat(200)}x`.slice(-400);
+    const said = { state: 'failed' as const, reason: { code: 'healthFailed', message } };
+    const all = [
+      await device.next(),
+      await device.next(said, sealUnchecked),
+      await device.next({ at: '+010000-01-01T00:00:00.000Z' }, sealUnchecked),
+    ];
+    const answer = await device.sendReports(all);
+    expect(answer.body.rejected).toEqual([]);
+    expect(ends(answer)).toMatchObject([{ seq: 3 }]);
+    const reason = { code: 'healthFailed', message: `\ufffd${message.slice(1)}` };
+    expect(await show(device)).toMatchObject({
+      reports: [{ report: { at: '9999-12-31T23:59:59.999Z' } }, { report: { reason } }, {}],
+    });
+    // Also after a restart, and for everybody else.
+    await bed.restart();
+    expect((await device.report()).body.rejected).toEqual([]);
+  });
+
+  it('that an agent makes of any text are taken', async () => {
+    const device = await bed.device();
+    const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
+    await assert(
+      asyncProperty(anyText, async units => {
+        const text = String.fromCharCode(...units);
+        const event = { at: '2030-01-01T00:00:00Z', timestampVersion: 1, state: 'failed' as const };
+        const reason = { code: text, message: text };
+        const fitting = fittingEvent({ ...event, reason, inventory: { [text]: text } });
+        expect((await device.report(fitting)).body.rejected).toEqual([]);
+        expect(await show(device)).toMatchObject({ last: { reason: fitting.reason } });
+      }),
+      { numRuns: 15 },
+    );
+  });
+
+  it('of others are taken where what was kept of one device can no longer be read', async () => {
+    const gateway = await bed.gateway();
+    const { id: rollout } = await bed.startRollout();
+    const [one, other] = [await bed.device(), await bed.device()];
+    const said = { state: 'failed' as const, rollout: { id: String(rollout), attempt: 1 } };
+    const first = await one.next(said);
+    await one.sendReports([first]);
+    await bed.call('POST', `/api/v1/rollouts/${String(rollout)}/abort`, {});
+    for (const table of ['report', 'outcome'] as const)
+      for await (const [key] of bed.store.entries(table))
+        if (key.includes(one.id)) await bed.store.commit([{ table, key, value: { at: 7 } }]);
+    const answer = await gateway.sendReports([first, await one.next(said), await other.next(said)]);
+    expect(answer.status).toBe(200);
+    expect(answer.body.rejected).toEqual([]);
+    expect(ends(answer)).toMatchObject([{ seq: 2 }, { seq: 1 }]);
   });
 
   it.each(DEVICE_STATES)('can say %s', async state => {

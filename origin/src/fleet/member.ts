@@ -12,7 +12,8 @@ export const memberSchema = z.object({
   product: nameSchema.exactOptional(),
   hardware: nameSchema.exactOptional(),
   site: siteSchema,
-  tags: tagsSchema,
+  // An earlier version let text in that no assignment can carry.
+  tags: tagsSchema.transform(wellFormed),
   /** Rises with each change of what the assignment says. */
   serial: z.int().min(1),
   enrolledAt: z.iso.datetime(),
@@ -23,6 +24,10 @@ export const memberSchema = z.object({
   letInBy: z.union([z.object({ joinToken: z.string() }), z.object({ operator: z.string() })]),
 });
 export type Member = z.infer<typeof memberSchema>;
+
+function wellFormed(tags: Record<string, string>): Record<string, string> {
+  return Object.fromEntries(Object.entries(tags).map(([name, value]) => [name, value.toWellFormed()]));
+}
 
 /** What the origin signs of a member. The same for the same serial. */
 export function assignmentOf(member: Member): Assignment {

@@ -4,7 +4,7 @@ import { type Database, openDatabase } from '../adapters/level-database.ts';
 import { LevelFleet } from '../adapters/level-fleet.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
 import { MAX_PAGE } from '../http/routes/members.ts';
-import type { TestMember } from '../testing/device.ts';
+import { assignmentIn, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
 import { temporaryDirectory } from '../testing/setup.ts';
@@ -12,6 +12,23 @@ import { JoinTokens, MAX_JOIN_TOKENS } from './join-tokens.ts';
 import { MAX_PROGRESS_ENTRIES, PROGRESS_TTL_MS, ProgressBoard } from './progress.ts';
 import { Registry } from './registry.ts';
 import type { FleetStore } from './store.ts';
+
+it('takes no tag that an assignment could not carry, and reads one that an earlier version took', async () => {
+  const bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  const device = await bed.device();
+  const path = `/api/v1/devices/${device.id}`;
+  expect(await bed.call('PATCH', path, { tags: { ring: 'x\ud83d' } })).toMatchObject({ httpStatus: 400 });
+  const { registry } = bed.origin.fleet;
+  await registry.putAll(
+    [{ ...registry.require('device', device.id), serial: 2, tags: { ring: 'x\ud83d' } }],
+    [],
+  );
+  await bed.restart();
+  expect(bed.origin.fleet.registry.member(device.id)?.tags).toEqual({ ring: 'x\ufffd' });
+  const answer = await device.get(`/site/v1/assignments/${device.id}`);
+  expect(assignmentIn(answer, bed.signers)).toMatchObject({ serial: 2, tags: { ring: 'x\ufffd' } });
+  await bed.close();
+});
 
 describe('a list of devices', () => {
   let bed: FleetBed;

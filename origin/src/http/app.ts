@@ -1,6 +1,7 @@
 import { OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http-problem';
+import { cutText } from '@sitecast/shared/text';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { MiddlewareHandler } from 'hono';
 import type { Log } from '../log.ts';
@@ -28,7 +29,7 @@ export function createApp(deps: AppDeps): OriginApp {
       throw new SitecastError(
         'badInput',
         'SITECAST_REQUEST_INVALID',
-        `the request is invalid: ${z.prettifyError(result.error)}`,
+        `the request is invalid: ${cutText(z.prettifyError(result.error), 2000)}`,
       );
     },
   });
@@ -58,7 +59,7 @@ export function createApp(deps: AppDeps): OriginApp {
   refuseOtherMethods(app);
 
   app.notFound(c => {
-    const path = JSON.stringify(c.req.path.slice(0, 200));
+    const path = JSON.stringify(cutText(c.req.path, 200));
     return problemResponse(new SitecastError('notFound', 'SITECAST_NOT_FOUND', `there is no ${path}`));
   });
   app.onError((thrown, c) => {
@@ -89,7 +90,7 @@ function requestLog(log: Log): MiddlewareHandler<OriginEnv> {
     const { method, path } = c.req;
     const fields = {
       method,
-      path: path.slice(0, 300),
+      path: cutText(path, 300),
       status: c.res.status,
       ms: Math.round(performance.now() - begin),
       token: c.get('token')?.id,

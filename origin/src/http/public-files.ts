@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
+import { cutText } from '@sitecast/shared/text';
 import fresh from 'fresh';
 import type { Context } from 'hono';
 import parseRange from 'range-parser';
@@ -165,7 +166,7 @@ function notFound(c: Context<OriginEnv>): Response {
     new SitecastError(
       'notFound',
       'SITECAST_NOT_FOUND',
-      `there is no ${JSON.stringify(c.req.path.slice(0, 200))}`,
+      `there is no ${JSON.stringify(cutText(c.req.path, 200))}`,
     ),
   );
 }

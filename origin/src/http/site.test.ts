@@ -178,6 +178,14 @@ describe('progress', () => {
     }
   });
 
+  it('that cannot be read keeps out none of what comes with it', async () => {
+    const gateway = await bed.gateway('north');
+    const later = { ...said(device.id, 5), state: 'aStateOfALaterVersion' };
+    const answer = await gateway.post('/site/v1/progress', { progress: [later, 7, said(device.id, 4)] });
+    expect(answer.status).toBe(202);
+    expect(bed.origin.fleet.progress.get(device.id, bed.clock.nowMs)?.doneBytes).toBe(4);
+  });
+
   it('comes at most so much at a time', async () => {
     const many = (count: number) => ({ progress: Array.from({ length: count }, () => said(device.id, 1)) });
     expect((await device.post('/site/v1/progress', many(MAX_PROGRESS_PER_REQUEST))).status).toBe(202);

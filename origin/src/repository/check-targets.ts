@@ -1,5 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
+import { cutText } from '@sitecast/shared/text';
 import {
   delegatedSigners,
   type Metadata,
@@ -126,7 +127,7 @@ function nameRefused(target: string): SitecastError {
   return new SitecastError(
     'badInput',
     'SITECAST_TARGET_NAME_REFUSED',
-    `${JSON.stringify(target.slice(0, 200))} is no name of a release manifest, an index or a product file`,
+    `${JSON.stringify(cutText(target, 200))} is no name of a release manifest, an index or a product file`,
   );
 }
 

@@ -16,12 +16,15 @@ let timers: { atMs: number; act: () => void }[];
 let audited: (AuditEvent & { rolloutsVersion: number })[];
 let events: FleetEvent[];
 let tags: number;
+/** What can't be recorded. */
+let unrecordable: string | undefined;
 
 beforeEach(async () => {
   timers = [];
   audited = [];
   events = [];
   tags = 0;
+  unrecordable = undefined;
   bed = await FleetBed.open(path => ({
     files: new DiskFiles(path),
     syncFiles: new SyncDisk(path),
@@ -32,6 +35,7 @@ beforeEach(async () => {
     },
     audit: {
       record: async event => {
+        if (event.subject === unrecordable) throw new Error('disk full');
         if (!event.action.startsWith('rollout.')) return;
         audited.push({ ...event, rolloutsVersion: bed.origin.repository.versions()?.rollouts ?? 0 });
       },
@@ -103,6 +107,26 @@ const stopped = async (id: unknown, state: string): Promise<void> => {
 };
 
 describe('a rollout in stages', () => {
+  it('grows where another one, which is judged before it, cannot be decided upon', async () => {
+    const fleet = await fleetOf(6, 6);
+    const { id } = await inStages({ match: { sites: ['north'] } });
+    bed.clock.passHours(1);
+    const { id: other } = await inStages({ match: { sites: ['south'] } });
+    for (const rollout of [id, other])
+      for (const member of await letIn(rollout)) {
+        const device = fleet.get(member);
+        if (device) await say(rollout, device, 'completed');
+      }
+    await bed.origin.rollouts.checkCompletion();
+    unrecordable = `rollout:${String(other)}`;
+    await expect(pass(5)).rejects.toThrow('disk full');
+    const stages = async () => [(await status(id)).stage, (await status(other)).stage];
+    expect(await stages()).toEqual([1, 0]);
+    unrecordable = undefined;
+    await bed.origin.rollouts.reconcile();
+    expect(await stages()).toEqual([1, 1]);
+  });
+
   it('reaches exactly its share, soaks, grows, and completes', async () => {
     const fleet = await fleetOf(6, 6);
     const { id } = await inStages();

@@ -189,8 +189,8 @@ export class Rollouts {
       for (const record of this.list()) {
         this.standings.refresh(record.rollout);
         this.standings.lookForOverdue(record, this.#deps.now());
-        await this.#judge(record.rollout.id);
       }
+      await this.#judgeAll();
     });
   }
 
@@ -204,9 +204,7 @@ export class Rollouts {
 
   /** Decides on everything that has been reported. @returns when that is published */
   checkCompletion(): Promise<void> {
-    return this.#serial.run(async () => {
-      for (const { rollout } of this.list()) await this.#judge(rollout.id);
-    });
+    return this.#serial.run(() => this.#judgeAll());
   }
 
   async stop(): Promise<void> {
@@ -227,6 +225,14 @@ export class Rollouts {
     if (!figures) return undefined;
     const decided = decide(record.controller, { type: 'reported', figures }, this.#deps.now());
     return { ...decided, isChange: decided.state !== record.controller };
+  }
+
+  /** One that can't be decided upon keeps back no other. @throws what the first of them threw */
+  async #judgeAll(): Promise<void> {
+    const failures: unknown[] = [];
+    for (const { rollout } of this.list())
+      await this.#judge(rollout.id).catch((error: unknown) => failures.push(error));
+    if (failures.length > 0) throw failures[0];
   }
 
   /** Decides and acts until there's nothing more to decide: a stage that brings nobody in may end at once. */

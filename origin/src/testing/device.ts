@@ -116,7 +116,7 @@ export class TestMember {
   }
 
   /** The next report of its chain. */
-  async next(said: Said = {}): Promise<Envelope> {
+  async next(said: Said = {}, seal = sealReport): Promise<Envelope> {
     this.seq += 1;
     const report: Report = {
       format: 'sitecast-report-1',
@@ -129,7 +129,7 @@ export class TestMember {
       state: 'idle',
       ...said,
     };
-    const envelope = await sealReport(report, this.identity);
+    const envelope = await seal(report, this.identity);
     this.#previous = createHash('sha256').update(Buffer.from(envelope.payload, 'base64')).digest('hex');
     return envelope;
   }

@@ -21,6 +21,12 @@ export const tagsSchema = z
   .record(z.string().regex(/^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$/), z.string().max(MAX_TAG_CHARS))
   .refine(tags => Object.keys(tags).length <= MAX_TAGS, `at most ${MAX_TAGS} tags`);
 
+/** Tags that somebody gives: they'll be signed, and half of a surrogate pair is something that no reader takes. */
+export const givenTagsSchema = tagsSchema.refine(
+  tags => Object.values(tags).every(value => value.isWellFormed()),
+  'text that is Unicode',
+);
+
 export const releaseRefSchema = z.strictObject({ counter: counterSchema, version: versionSchema });
 export type ReleaseRef = z.infer<typeof releaseRefSchema>;
 

@@ -2,6 +2,7 @@ export { type Assignment, openAssignment, sealAssignment } from './assignment.ts
 export { type DeviceFacts, type Eligibility, eligibilityOf } from './eligibility.ts';
 export { type Enrolment, readEnrolment, sealEnrolment } from './enrolment.ts';
 export {
+  givenTagsSchema,
   idSchema,
   instantSchema,
   type ReleaseRef,
@@ -9,6 +10,13 @@ export {
   siteSchema,
   tagsSchema,
 } from './fields.ts';
+export {
+  fittingEvent,
+  isPlainEvent,
+  isReportPayload,
+  plainEvent,
+  type ReportEvent,
+} from './fitting-report.ts';
 export {
   createFleetKeyFile,
   type FleetKey,
@@ -35,6 +43,8 @@ export {
   type Acknowledgement,
   DEVICE_STATES,
   type DeviceState,
+  MAX_CODE_CHARS,
+  MAX_MESSAGE_CHARS,
   openAcknowledgement,
   type Report,
   readReport,

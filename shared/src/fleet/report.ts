@@ -30,16 +30,20 @@ export const DEVICE_STATES = [
 export type DeviceState = (typeof DEVICE_STATES)[number];
 
 const epochSchema = z.string().regex(/^[0-9a-f]{16}$/);
-const MAX_MESSAGE_CHARS = 1024;
-const MAX_INVENTORY = 64;
+export const MAX_CODE_CHARS = 64;
+export const MAX_MESSAGE_CHARS = 1024;
+export const MAX_INVENTORY = 64;
+export const MAX_INVENTORY_NAME_CHARS = 64;
+export const MAX_INVENTORY_VALUE_CHARS = 256;
 
 const reasonSchema = z.looseObject({
   /** `SITECAST_…`, or one of the design's words such as healthFailed, bootCountExhausted, powerLoss. */
-  code: z.string().max(64),
+  code: z.string().max(MAX_CODE_CHARS),
   message: z.string().max(MAX_MESSAGE_CHARS),
 });
 
-const reportSchema = z.looseObject({
+/** What every reader takes, those of earlier releases too. */
+export const reportSchema = z.looseObject({
   format: z.literal('sitecast-report-1'),
   id: idSchema,
   /** Random, made with the chain: a device that lost its data begins a new one. */
@@ -60,7 +64,10 @@ const reportSchema = z.looseObject({
   booted: z.looseObject({ slot: z.enum(['A', 'B']), release: releaseRefSchema.optional() }).optional(),
   reason: reasonSchema.optional(),
   inventory: z
-    .record(z.string().max(64), z.union([z.string().max(256), z.number(), z.boolean()]))
+    .record(
+      z.string().max(MAX_INVENTORY_NAME_CHARS),
+      z.union([z.string().max(MAX_INVENTORY_VALUE_CHARS), z.number(), z.boolean()]),
+    )
     .refine(entries => Object.keys(entries).length <= MAX_INVENTORY)
     .optional(),
 });
@@ -70,9 +77,24 @@ export function sealReport(report: Report, identity: Identity): Promise<Envelope
   return sealEnvelope('report', report, [{ keyId: identity.id, sign: bytes => identity.sign(bytes) }]);
 }
 
-/** Its signature is `document.id`'s to have made. @throws SITECAST_DOCUMENT_MALFORMED */
+/** Agents of the first release sign what their clock says, beyond the year 9999 too. */
+const signedReportSchema = reportSchema.extend({
+  at: z.string().transform(plainInstant).pipe(instantSchema),
+});
+
+/**
+ * Its signature is `document.id`'s to have made. What agents of the first release have signed can be read: halves of surrogate
+ * pairs where they cut a text are replaced.
+ * @throws SITECAST_DOCUMENT_MALFORMED
+ */
 export function readReport(envelope: unknown): UnverifiedDocument<Report> {
-  return readEnvelope(envelope, 'report', reportSchema);
+  return readEnvelope(envelope, 'report', signedReportSchema, 'replace');
+}
+
+/** An instant as `Date` writes it, brought into the years 0 to 9999, which are all that RFC 3339 has. */
+export function plainInstant(at: string): string {
+  if (/^\+\d{6}-/.test(at)) return '9999-12-31T23:59:59.999Z';
+  return /^-\d{6}-/.test(at) ? '0000-01-01T00:00:00.000Z' : at;
 }
 
 /** The origin's word that it has every report of a chain up to `seq`, durably. Signed with the `rollouts` role's key. */

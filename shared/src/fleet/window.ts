@@ -1,4 +1,5 @@
 import { SitecastError } from '../errors.ts';
+import { cutText } from '../text/index.ts';
 
 const DAYS = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat'] as const;
 const DAY_MINUTES = 24 * 60;
@@ -73,7 +74,7 @@ function invalid(text: string): SitecastError {
   return new SitecastError(
     'badInput',
     'SITECAST_WINDOW_INVALID',
-    `${JSON.stringify(text.slice(0, 128))} is no activation window`,
+    `${JSON.stringify(cutText(text, MAX_WINDOW_CHARS))} is no activation window`,
     { hint: 'such as `Mon-Fri 01:00-05:00, Sat 00:00-24:00`' },
   );
 }

@@ -1,5 +1,10 @@
 import { STATUS_CODES } from 'node:http';
 import { type ErrorCode, type ErrorKind, isSystemError, SitecastError } from '../errors.ts';
+import { cutText } from '../text/index.ts';
+
+/** What readers of an answer take of its texts. */
+export const MAX_DETAIL_CHARS = 8192;
+export const MAX_HINT_CHARS = 1024;
 
 const STATUS_OF_KIND: Record<ErrorKind, number> = {
   badInput: 400,
@@ -62,9 +67,9 @@ export function problemResponse(error: SitecastError, headers: Record<string, st
     type: 'about:blank',
     title: STATUS_CODES[status] ?? 'Error',
     status,
-    detail: message,
+    detail: cutText(message, MAX_DETAIL_CHARS),
     code,
-    ...(hint ? { hint } : {}),
+    ...(hint ? { hint: cutText(hint, MAX_HINT_CHARS) } : {}),
     ...(Object.keys(data).length > 0 ? { data } : {}),
   };
   return new Response(JSON.stringify(body), {

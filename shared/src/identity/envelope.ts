@@ -1,10 +1,13 @@
 import { z } from 'zod';
 import { SitecastError } from '../errors.ts';
+import { cutText } from '../text/index.ts';
 import { parseStrictJson } from '../trust/index.ts';
 
 export const MAX_PAYLOAD_BYTES = 64 * 1024;
 const MAX_PAYLOAD_CHARS = Math.ceil(MAX_PAYLOAD_BYTES / 3) * 4;
 const MAX_SIGNATURES = 4;
+/** Of what is wrong with a document: a hostile one may have any number of faults. */
+const MAX_REASON_CHARS = 1000;
 
 /**
  * The kinds of signed documents. The kind is a part of what's signed, so none can pass for another
@@ -36,12 +39,21 @@ export interface EnvelopeSigner {
 /** True if `signature` is one of `message` by the key that goes by `keyId`. */
 export type VerifySignature = (keyId: string, message: Uint8Array, signature: Uint8Array) => boolean;
 
+/** The bytes of a document. Its texts are made well-formed: half a surrogate pair is something that no reader takes. */
+export function payloadOf(document: object): Buffer {
+  return Buffer.from(
+    JSON.stringify(document, (_name, value: unknown) =>
+      typeof value === 'string' ? value.toWellFormed() : value,
+    ),
+  );
+}
+
 export async function sealEnvelope(
   kind: DocumentKind,
   document: object,
   signers: readonly EnvelopeSigner[],
 ): Promise<Envelope> {
-  const payload = Buffer.from(JSON.stringify(document));
+  const payload = payloadOf(document);
   if (payload.length > MAX_PAYLOAD_BYTES) {
     throw new SitecastError(
       'tooLarge',
@@ -69,19 +81,21 @@ export interface UnverifiedDocument<T> {
 
 /**
  * Reads an envelope of one kind.
+ * @param loneSurrogates as for `parseStrictJson`
  * @throws SITECAST_DOCUMENT_MALFORMED for another kind, a payload that isn't strict JSON or doesn't fit the schema
  */
 export function readEnvelope<T>(
   value: unknown,
   kind: DocumentKind,
   schema: z.ZodType<T>,
+  loneSurrogates: 'refuse' | 'replace' = 'refuse',
 ): UnverifiedDocument<T> {
   const parsed = envelopeSchema.safeParse(value);
   if (!parsed.success) throw malformed(kind, z.prettifyError(parsed.error));
   const envelope = parsed.data;
   if (envelope.payloadType !== typeOf(kind)) throw malformed(kind, 'it is of another kind');
   const payload = Buffer.from(envelope.payload, 'base64');
-  const document = schema.safeParse(parsePayload(payload, kind));
+  const document = schema.safeParse(parsePayload(payload, kind, loneSurrogates));
   if (!document.success) throw malformed(kind, z.prettifyError(document.error));
   const message = preAuthentication(kind, payload);
   const isSignedBy = (keyId: string, verifySignature: VerifySignature): boolean => {
@@ -108,9 +122,9 @@ function untrusted(kind: DocumentKind, keyIds: readonly string[]): SitecastError
   return new SitecastError('untrusted', 'SITECAST_DOCUMENT_UNTRUSTED', message, { data: { kind, keyIds } });
 }
 
-function parsePayload(payload: Buffer, kind: DocumentKind): unknown {
+function parsePayload(payload: Buffer, kind: DocumentKind, loneSurrogates: 'refuse' | 'replace'): unknown {
   try {
-    return parseStrictJson(payload);
+    return parseStrictJson(payload, undefined, loneSurrogates);
   } catch (error) {
     throw malformed(kind, error instanceof Error ? error.message : String(error));
   }
@@ -126,7 +140,6 @@ function preAuthentication(kind: DocumentKind, payload: Uint8Array): Buffer {
 }
 
 function malformed(kind: DocumentKind, reason: string): SitecastError {
-  return new SitecastError('badInput', 'SITECAST_DOCUMENT_MALFORMED', `this is no ${kind}: ${reason}`, {
-    data: { kind },
-  });
+  const message = `this is no ${kind}: ${cutText(reason, MAX_REASON_CHARS)}`;
+  return new SitecastError('badInput', 'SITECAST_DOCUMENT_MALFORMED', message, { data: { kind } });
 }

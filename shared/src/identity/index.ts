@@ -5,6 +5,7 @@ export {
   type EnvelopeSigner,
   envelopeSchema,
   MAX_PAYLOAD_BYTES,
+  payloadOf,
   readEnvelope,
   sealEnvelope,
   type UnverifiedDocument,

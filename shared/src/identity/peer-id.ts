@@ -1,5 +1,6 @@
 import { base58btc } from 'multiformats/bases/base58';
 import { SitecastError } from '../errors.ts';
+import { cutText } from '../text/index.ts';
 
 const PUBLIC_KEY_BYTES = 32;
 // libp2p's PeerId of an Ed25519 key: an identity multihash (0x00, 36 bytes) of the key's protobuf
@@ -27,7 +28,7 @@ export function publicKeyOfId(id: string): Buffer {
     throw new SitecastError(
       'badInput',
       'SITECAST_ID_INVALID',
-      `${JSON.stringify(id.slice(0, MAX_ID_CHARS))} is no id of a device or gateway`,
+      `${JSON.stringify(cutText(id, MAX_ID_CHARS))} is no id of a device or gateway`,
     );
   }
   return bytes.subarray(PREFIX.length);

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { SitecastError } from '../errors.ts';
+import { cutText } from '../text/index.ts';
 import type { TufKey } from './keys.ts';
 import { type JsonValue, parseStrictJson } from './strict-json.ts';
 
@@ -250,7 +251,7 @@ function demand(holds: boolean, value: unknown, schema: z.ZodType): asserts hold
   const issue = schema.safeParse(value).error?.issues[0];
   // The names on the path are a stranger's: quoted, so that they can't write control characters to a terminal.
   const path = issue?.path.map(part => JSON.stringify(part)).join('.');
-  throw new Error(`${issue?.message ?? 'invalid'}${path ? ` (at ${path.slice(0, MAX_NAME_CHARS)})` : ''}`);
+  throw new Error(`${issue?.message ?? 'invalid'}${path ? ` (at ${cutText(path, MAX_NAME_CHARS)})` : ''}`);
 }
 
 export function isTopLevelRole(role: string): role is TopLevelRole {

@@ -52,6 +52,15 @@ describe('strict JSON', () => {
     );
   });
 
+  it('replaces half a surrogate pair where that was asked for, but in a name', () => {
+    const replaced = (text: string) => parseStrictJson(bytes(text), undefined, 'replace');
+    expect(replaced('{"a":["x\\ud83d","\\ud83d\\ude00",{"b":"\\ude00"}]}')).toEqual({
+      a: ['x\ufffd', '😀', { b: '\ufffd' }],
+    });
+    for (const text of ['{"\\udc00":1}', '{"a":1,"a":1}', '{"__proto__":"\\ud800"}', '1.5'])
+      expect(() => replaced(text)).toThrow(expect.objectContaining({ code: 'SITECAST_JSON_REFUSED' }));
+  });
+
   it('bounds the depth', () => {
     const nested = (depth: number) => '['.repeat(depth) + ']'.repeat(depth);
     expect(() => parse(nested(MAX_JSON_DEPTH))).not.toThrow();

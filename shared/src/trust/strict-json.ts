@@ -18,9 +18,15 @@ const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
  * Refused: invalid UTF-8, a byte order mark, duplicate names, numbers that aren't whole, aren't plainly written
  * (`1.0`, `1e3`, `-0`) or lie beyond 2^53 − 1, lone surrogates, the name `__proto__`, nesting deeper than
  * `MAX_JSON_DEPTH`, anything after the value.
+ * @param loneSurrogates `replace`: in values, not in names, each becomes U+FFFD. For documents that are signed as bytes, not
+ *   as canonical JSON, so that nothing hangs on it
  * @throws SITECAST_JSON_REFUSED (badInput), SITECAST_JSON_TOO_LARGE (tooLarge)
  */
-export function parseStrictJson(bytes: Uint8Array, maxBytes = MAX_JSON_BYTES): JsonValue {
+export function parseStrictJson(
+  bytes: Uint8Array,
+  maxBytes = MAX_JSON_BYTES,
+  loneSurrogates: 'refuse' | 'replace' = 'refuse',
+): JsonValue {
   if (bytes.length > maxBytes) {
     throw new SitecastError('tooLarge', 'SITECAST_JSON_TOO_LARGE', `more than ${maxBytes} bytes of JSON`, {
       data: { maxBytes, lengthBytes: bytes.length },
@@ -30,21 +36,24 @@ export function parseStrictJson(bytes: Uint8Array, maxBytes = MAX_JSON_BYTES): J
   let value: JsonValue;
   try {
     text = UTF8.decode(bytes);
-    value = JSON.parse(text);
+    value = loneSurrogates === 'replace' ? JSON.parse(text, wellFormed) : JSON.parse(text);
   } catch (cause) {
     throw refused('it is not valid UTF-8 JSON', cause);
   }
-  refuseHiddenDifferences(text);
+  refuseHiddenDifferences(text, loneSurrogates);
   return value;
+}
+
+function wellFormed(_name: string, value: unknown): unknown {
+  return typeof value === 'string' ? value.toWellFormed() : value;
 }
 
 // On text that JSON.parse has accepted, these tokens are all that matters: strings, numbers, structure.
 const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*|[{}[\]:]/g;
 const PLAIN_INTEGER = /^(?:0|-?[1-9]\d*)$/;
-const LONE_SURROGATE = /\p{Surrogate}/u;
 
 /** @param text valid JSON */
-function refuseHiddenDifferences(text: string): void {
+function refuseHiddenDifferences(text: string, loneSurrogates: 'refuse' | 'replace'): void {
   // For each open object the names seen in it; undefined for an array.
   const open: (Set<string> | undefined)[] = [];
   let lastString = '';
@@ -60,9 +69,11 @@ function refuseHiddenDifferences(text: string): void {
         open.pop();
         break;
       case '"':
-        lastString = decodeString(token);
+        lastString = String(JSON.parse(token));
+        if (loneSurrogates === 'refuse') refuseLoneSurrogates(lastString);
         break;
       case ':':
+        refuseLoneSurrogates(lastString);
         addName(open.at(-1), lastString);
         break;
       default:
@@ -71,10 +82,8 @@ function refuseHiddenDifferences(text: string): void {
   }
 }
 
-function decodeString(token: string): string {
-  const text = String(JSON.parse(token));
-  if (LONE_SURROGATE.test(text)) throw refused('a string holds half of a surrogate pair');
-  return text;
+function refuseLoneSurrogates(text: string): void {
+  if (!text.isWellFormed()) throw refused('a string holds half of a surrogate pair');
 }
 
 function addName(names: Set<string> | undefined, name: string): void {

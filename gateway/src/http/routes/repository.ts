@@ -1,5 +1,6 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
+import { cutText } from '@sitecast/shared/text';
 import type { Context } from 'hono';
 import type { AppDeps } from '../deps.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
@@ -95,7 +96,7 @@ async function waitForChange(c: Context<GatewayEnv>, { mirror }: AppDeps): Promi
 }
 
 function notFound(c: Context<GatewayEnv>): SitecastError {
-  const path = JSON.stringify(c.req.path.slice(0, 200));
+  const path = JSON.stringify(cutText(c.req.path, 200));
   return new SitecastError('notFound', 'SITECAST_NOT_FOUND', `there is no ${path}`);
 }
 

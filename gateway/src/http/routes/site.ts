@@ -12,6 +12,7 @@ import {
   JSON_TYPE,
   leaseBody,
   progressBody,
+  rejectedBody,
   reportsBody,
   withProblems,
 } from '../schemas.ts';
@@ -83,16 +84,17 @@ function reportRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps, middleware: M
     request: body(reportsBody),
     responses: withProblems({
       202: json(
-        'Taken in; with what the origin has acknowledged so far, if anything.',
-        z.object({ acknowledgement: envelopeBody.optional() }),
+        'Taken in, but for those that are refused; with what the origin has acknowledged so far, if anything.',
+        z.object({ acknowledgement: envelopeBody.optional(), rejected: z.array(rejectedBody).optional() }),
       ),
     }),
   });
   app.openapi(reports, async c => {
     const { reports: envelopes } = c.req.valid('json');
     c.get('charge')(envelopes.length);
-    const acknowledgement = await deps.reports.accept(c.get('sender'), envelopes);
-    return c.json(acknowledgement ? { acknowledgement } : {}, 202);
+    const { acknowledgement, rejected } = await deps.reports.accept(c.get('sender'), envelopes);
+    const answer = { ...(acknowledgement && { acknowledgement }), ...(rejected.length > 0 && { rejected }) };
+    return c.json(answer, 202);
   });
 
   const progress = createRoute({

@@ -1,6 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { DEVICE_STATES, idSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
+import { DEVICE_STATES, givenTagsSchema, idSchema, readReport, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
 import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
@@ -98,7 +98,7 @@ const idParam = z.object({ id: idSchema });
 const acceptSchema = z.strictObject({ site: siteSchema.optional() }).openapi('Accept');
 const changeSchema = z
   .strictObject({
-    tags: tagsSchema.optional(),
+    tags: givenTagsSchema.optional(),
     site: siteSchema.optional(),
     quarantined: z.literal(false).optional(),
   })
@@ -309,22 +309,19 @@ async function newestReports(fleet: AppDeps['fleet'], id: string, status: Status
   return stored.map(({ envelope, receivedAt, via }) => ({
     receivedAt,
     ...(via !== undefined && { via }),
-    report: payloadOf(envelope),
+    report: reportIn(envelope),
   }));
 }
 
-/** It was read strictly before it was stored. */
-function payloadOf(envelope: unknown): Record<string, unknown> {
-  if (!isRecord(envelope) || typeof envelope.payload !== 'string') throw unreadable();
-  const value: unknown = JSON.parse(Buffer.from(envelope.payload, 'base64').toString('utf8'));
-  if (!isRecord(value)) throw unreadable();
-  return value;
+/** As it was read before it was stored. */
+function reportIn(envelope: unknown): Record<string, unknown> {
+  try {
+    return readReport(envelope).document;
+  } catch (cause) {
+    throw new SitecastError('failed', 'SITECAST_STATE_DAMAGED', 'a stored report is unreadable', { cause });
+  }
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function unreadable(): SitecastError {
-  return new SitecastError('failed', 'SITECAST_STATE_DAMAGED', 'a stored report is unreadable');
 }

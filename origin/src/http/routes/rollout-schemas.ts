@@ -7,7 +7,7 @@ import {
   MAX_WINDOW_CHARS,
   rolloutIdSchema,
   siteSchema,
-  tagsSchema,
+  givenTagsSchema,
 } from '@sitecast/shared/fleet';
 import { counterSchema, MAX_HARDWARE, nameSchema, versionSchema } from '@sitecast/shared/release';
 import { OPERATOR_ACTS } from '../../rollouts/controller/operate.ts';
@@ -118,7 +118,7 @@ export const newRolloutSchema = z
       .strictObject({
         hardware: z.array(nameSchema).min(1).max(MAX_HARDWARE).optional(),
         sites: z.array(siteSchema).min(1).max(MAX_SITES).optional(),
-        tags: tagsSchema.optional(),
+        tags: givenTagsSchema.optional(),
         fromVersion: z
           .strictObject({ min: versionSchema.optional(), max: versionSchema.optional() })
           .optional(),

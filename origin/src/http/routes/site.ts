@@ -36,6 +36,9 @@ const progressSchema = z.object({
   at: z.iso.datetime(),
 });
 
+/** Each is read for itself: what one device says mustn't keep out what a gateway brings of all others. */
+const progressBody = z.object({ progress: z.array(z.unknown()).max(MAX_PROGRESS_PER_REQUEST) });
+
 /** What progress can be about. */
 const RUNNING_STATES: ReadonlySet<DeviceState> = new Set([
   'checking',
@@ -182,9 +185,7 @@ function progressRoute(app: OriginApp, { fleet, signedRequests, now }: AppDeps):
         body: {
           required: true,
           content: {
-            [JSON_TYPE]: {
-              schema: z.object({ progress: z.array(progressSchema).max(MAX_PROGRESS_PER_REQUEST) }),
-            },
+            [JSON_TYPE]: { schema: progressBody },
           },
         },
       },
@@ -194,7 +195,9 @@ function progressRoute(app: OriginApp, { fleet, signedRequests, now }: AppDeps):
     }),
     c => {
       const sender = requireSender(fleet.registry.activeMember(c.get('sender')));
-      for (const progress of c.req.valid('json').progress) {
+      for (const value of c.req.valid('json').progress) {
+        const { data: progress } = progressSchema.safeParse(value);
+        if (!progress) continue;
         const device = fleet.registry.activeMember(progress.id);
         const isOwn = device?.id === sender.id;
         const isItsToSay = isOwn || (sender.kind === 'gateway' && device?.site === sender.site);

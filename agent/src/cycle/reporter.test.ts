@@ -1,0 +1,57 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { isReportPayload } from '@sitecast/shared/fleet';
+import { Identity } from '@sitecast/shared/identity';
+import { array, assert, asyncProperty, integer } from 'fast-check';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { systemClock } from '../adapters/system-clock.ts';
+import { Outbox } from '../state/outbox.ts';
+import { Narrator } from './narrator.ts';
+import { Reporter } from './reporter.ts';
+
+let directory: string;
+let outbox: Outbox;
+let reporter: Reporter;
+
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-reporter-'));
+  outbox = await Outbox.open(directory, await Identity.open(directory), () => {});
+  const inventory = { product: 'camera' };
+  reporter = new Reporter(outbox, systemClock('yes'), new Narrator(() => {}), () => ({
+    timestampVersion: 1,
+    inventory,
+  }));
+});
+afterEach(async () => {
+  await outbox.close();
+  await rm(directory, { recursive: true, force: true });
+});
+
+it('says each thing once, whatever text it comes with, and nothing that a reader would refuse', async () => {
+  const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
+  let attempt = 0;
+  await assert(
+    asyncProperty(anyText, async units => {
+      attempt += 1;
+      const reason = { code: String.fromCharCode(...units), message: String.fromCharCode(...units) };
+      const subject = { rollout: { id: '0123456789abcdef', attempt }, reason };
+      await reporter.report('failed', subject, true);
+      await reporter.report('failed', subject);
+      await reporter.report('rolledBack', subject, true);
+      await reporter.report('failed', subject, true);
+    }),
+    { numRuns: 20 },
+  );
+  expect(outbox.recent().map(({ state, rollout }) => `${state} ${rollout?.attempt}`)).toEqual(
+    Array.from({ length: attempt }, (_, at) => [`failed ${at + 1}`, `rolledBack ${at + 1}`]).flat(),
+  );
+  for (const { envelope } of outbox.pending())
+    expect(isReportPayload(Buffer.from(envelope.payload, 'base64'))).toBe(true);
+});
+
+it('records what comes at one time in its order, each once', async () => {
+  const states = ['downloading', 'verifying', 'installing', 'rebooting', 'confirming'] as const;
+  await Promise.all(states.map(state => reporter.report(state)));
+  expect(outbox.recent().map(({ state }) => state)).toEqual(states);
+});

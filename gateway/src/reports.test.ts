@@ -1,0 +1,157 @@
+import { fittingEvent, type Report } from '@sitecast/shared/fleet';
+import { sealUnchecked } from '@sitecast/shared/fleet/testing';
+import type { Envelope } from '@sitecast/shared/identity';
+import { array, assert, asyncProperty, integer } from 'fast-check';
+import { afterAll, afterEach, expect, it } from 'vitest';
+import type { FakeOrigin } from './testing/fake-origin.ts';
+import { type TestGateway, TestWorld } from './testing/gateways.ts';
+import { removeTemporaryDirectories, TestDevice, until } from './testing/world.ts';
+
+// One bad report holds up nobody else's.
+
+const world = new TestWorld();
+afterEach(() => world.closeAll());
+afterAll(removeTemporaryDirectories);
+
+async function start(): Promise<{ origin: FakeOrigin; gateway: TestGateway }> {
+  const origin = await world.origin();
+  return { origin, gateway: await world.gateway(origin) };
+}
+
+/** One that the gateway knows. */
+async function assigned(origin: FakeOrigin, gateway: TestGateway): Promise<TestDevice> {
+  const device = new TestDevice();
+  await origin.assign({ id: device.id });
+  expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
+  return device;
+}
+
+const send = (device: TestDevice, { url }: TestGateway, reports: readonly unknown[]) =>
+  device.post(`${url}/site/v1/reports`, { reports });
+const saying = (message: string) => ({ reason: { code: 'healthFailed', message } });
+const isSaying =
+  (...messages: string[]) =>
+  ({ reason }: Report) =>
+    messages.includes(reason?.message ?? '');
+const arrived = (origin: FakeOrigin) =>
+  origin.reports.map(({ reason }) => reason?.message).filter(message => message !== undefined);
+const waiting = (gateway: TestGateway) => gateway.metric('sitecast_outbox_reports');
+const putAside = (gateway: TestGateway) => gateway.metric('sitecast_outbox_rejected');
+
+it('takes the good reports of a request whatever the others are, and says which it refuses', async () => {
+  const { origin, gateway } = await start();
+  const device = await assigned(origin, gateway);
+  const altered = { ...(await device.report()), signatures: (await device.report()).signatures };
+  const answer = await send(device, gateway, [
+    7,
+    await device.report(saying('one')),
+    altered,
+    await new TestDevice().report(),
+    { payload: 1 },
+    await device.report(saying('two')),
+    await device.report({ ...saying('x'.repeat(2000)) }, sealUnchecked),
+  ]);
+  expect(answer).toMatchObject({
+    status: 202,
+    json: {
+      rejected: [
+        { index: 0, code: 'SITECAST_DOCUMENT_MALFORMED' },
+        { index: 2, code: 'SITECAST_DOCUMENT_UNTRUSTED' },
+        { index: 3, code: 'SITECAST_NOT_YOURS' },
+        { index: 4, code: 'SITECAST_DOCUMENT_MALFORMED' },
+        { index: 6, code: 'SITECAST_DOCUMENT_MALFORMED' },
+      ],
+    },
+  });
+  await until(() => origin.reports.length === 2, 'the reports');
+  expect(arrived(origin)).toEqual(['one', 'two']);
+});
+
+it('takes what an agent of the first release has cut inside of a character', async () => {
+  const { origin, gateway } = await start();
+  const device = new TestDevice();
+  const unlucky = `${'😀'.repeat(200)}x`.slice(-400);
+  const reports = [
+    await device.report(saying('one')),
+    await device.report(saying(unlucky), sealUnchecked),
+    await device.report({ at: '+010000-01-01T00:00:00.000Z', ...saying('three') }, sealUnchecked),
+  ];
+  expect(await send(device, gateway, reports)).toEqual({ status: 202, json: {} });
+  await until(async () => (await waiting(gateway)) === 0, 'the acknowledgement');
+  expect(arrived(origin)).toEqual(['one', `\ufffd${unlucky.slice(1)}`, 'three']);
+});
+
+it('takes whatever an agent makes of any text', async () => {
+  const { origin, gateway } = await start();
+  const device = await assigned(origin, gateway);
+  const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
+  await assert(
+    asyncProperty(anyText, async units => {
+      const text = String.fromCharCode(...units);
+      const event = { at: '2030-01-01T00:00:00Z', timestampVersion: 1, state: 'failed' as const };
+      const fitting = fittingEvent({ ...event, ...saying(text), inventory: { [text]: text } });
+      expect((await send(device, gateway, [await device.report(fitting)])).status).toBe(202);
+    }),
+    { numRuns: 15 },
+  );
+});
+
+it('holds up nobody for a report that makes the origin refuse the request, and tells its device', async () => {
+  const { origin, gateway } = await start();
+  const [one, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
+  origin.refusesWhole = report => (isSaying('two')(report) ? 400 : undefined);
+  await send(one, gateway, [
+    await one.report(saying('one')),
+    await one.report(saying('two')),
+    await one.report(saying('three')),
+  ]);
+  await send(other, gateway, [await other.report(saying('four')), await other.report(saying('five'))]);
+  await until(async () => (await putAside(gateway)) === 1, 'the refusal');
+  await until(() => origin.reports.length === 4, 'the others');
+  expect(arrived(origin).sort()).toEqual(['five', 'four', 'one', 'three']);
+  const { json } = await send(one, gateway, [await one.report()]);
+  expect(json.rejected).toEqual([
+    { epoch: one.epoch, seq: 2, digest: expect.any(String), code: 'SITECAST_REQUEST_INVALID' },
+  ]);
+  expect((await send(other, gateway, [await other.report()])).json).not.toHaveProperty('rejected');
+  await gateway.close();
+  const again = await world.gateway(origin, { data: gateway.settings.data });
+  expect((await send(one, again, [await one.report()])).json).toHaveProperty('rejected');
+});
+
+it('puts aside what the origin cannot read, which it names by its place alone', async () => {
+  const { origin, gateway } = await start();
+  const device = await assigned(origin, gateway);
+  origin.cannotRead = isSaying('two');
+  await send(device, gateway, [await device.report(saying('one')), await device.report(saying('two'))]);
+  await until(async () => (await putAside(gateway)) === 1, 'the refusal');
+  expect(await waiting(gateway)).toBe(0);
+  expect(arrived(origin)).toEqual(['one']);
+});
+
+it('passes over a report at which the origin fails, and keeps it', async () => {
+  const { origin, gateway } = await start();
+  const [one, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
+  origin.refusesWhole = report => (isSaying('two')(report) ? 500 : undefined);
+  await send(one, gateway, [await one.report(saying('one')), await one.report(saying('two'))]);
+  await send(other, gateway, [await other.report(saying('three'))]);
+  await until(() => origin.reports.length === 2, 'the others');
+  expect(arrived(origin).sort()).toEqual(['one', 'three']);
+  expect([await waiting(gateway), await putAside(gateway)]).toEqual([1, 0]);
+});
+
+it('keeps all where everything is refused: that says nothing about any of them', async () => {
+  const { origin, gateway } = await start();
+  const device = await assigned(origin, gateway);
+  origin.refusesWhole = () => 400;
+  const reports: Envelope[] = [];
+  for (let at = 0; at < 30; at += 1) reports.push(await device.report());
+  await send(device, gateway, reports);
+  await until(() => origin.count('POST site/v1/reports') > 20, 'some tries');
+  expect([await waiting(gateway), await putAside(gateway)]).toEqual([30, 0]);
+  origin.refusesWhole = () => undefined;
+  await gateway.close();
+  const again = await world.gateway(origin, { data: gateway.settings.data });
+  await until(async () => (await waiting(again)) === 0, 'the acknowledgements');
+  expect(origin.reports.length).toBe(30);
+});

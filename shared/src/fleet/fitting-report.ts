@@ -1,0 +1,115 @@
+import { MAX_PAYLOAD_BYTES, payloadOf } from '../identity/index.ts';
+import { cutText } from '../text/index.ts';
+import { parseStrictJson } from '../trust/index.ts';
+import {
+  MAX_CODE_CHARS,
+  MAX_INVENTORY,
+  MAX_INVENTORY_NAME_CHARS,
+  MAX_INVENTORY_VALUE_CHARS,
+  MAX_MESSAGE_CHARS,
+  plainInstant,
+  type Report,
+  reportSchema,
+} from './report.ts';
+
+const eventSchema = reportSchema.pick({
+  at: true,
+  timestampVersion: true,
+  state: true,
+  rollout: true,
+  release: true,
+  booted: true,
+  reason: true,
+  inventory: true,
+});
+/** What a report says, without its place in a chain. */
+export type ReportEvent = Pick<Report, keyof typeof eventSchema.shape>;
+
+/** What a report holds besides, at most, in bytes. */
+const PLACE_BYTES = 512;
+/** Begins the message in place of a text that was left out. */
+const LEFT_OUT = 'what was told here is left out: ';
+/** Codes as this program makes them: nobody's text. */
+const PLAIN_CODE = /^[A-Za-z][A-Za-z0-9_]{0,63}$/;
+const CODE_LEFT_OUT = 'SITECAST_REPORT_SHORTENED';
+
+/**
+ * An event that every reader takes: texts are cut and well-formed; where that isn't enough, what no report can carry is left out.
+ * What it gives fits as it is.
+ */
+export function fittingEvent(event: ReportEvent): ReportEvent {
+  const { reason, inventory, ...rest } = event;
+  const lean = { ...rest, at: plainInstant(event.at), ...(reason && { reason: fittingReason(reason) }) };
+  const whole = { ...lean, ...(inventory && { inventory: fittingInventory(inventory) }) };
+  return [whole, lean].find(isFitting) ?? plainEvent(lean, 'no report can carry it');
+}
+
+/**
+ * An event without its texts. State, rollout, release and the reason's code stay: it still counts.
+ * @param why in a few words
+ */
+export function plainEvent(event: ReportEvent, why: string): ReportEvent {
+  const { shape } = eventSchema;
+  const { state, reason } = event;
+  const rollout = shape.rollout.safeParse(event.rollout).data;
+  const release = shape.release.safeParse(event.release).data;
+  const booted = shape.booted.safeParse(event.booted).data;
+  const code = PLAIN_CODE.test(reason?.code ?? '') ? reason?.code : CODE_LEFT_OUT;
+  return {
+    at: shape.at.safeParse(event.at).data ?? new Date(0).toISOString(),
+    timestampVersion: shape.timestampVersion.safeParse(event.timestampVersion).data ?? 0,
+    state,
+    ...(rollout && { rollout: { id: rollout.id, attempt: rollout.attempt } }),
+    ...(release && { release }),
+    ...(booted && { booted: { slot: booted.slot, ...(booted.release && { release: booted.release }) } }),
+    ...(reason && code && { reason: { code, message: cutText(`${LEFT_OUT}${why}`, MAX_MESSAGE_CHARS) } }),
+  };
+}
+
+/** Whether `plainEvent` has nothing to leave out. */
+export function isPlainEvent({ reason, inventory }: ReportEvent): boolean {
+  return inventory === undefined && (reason === undefined || reason.message.startsWith(LEFT_OUT));
+}
+
+/**
+ * Whether every reader takes a report with these bytes, those of earlier releases too: by the schema, strict JSON and the bound
+ * of a document.
+ */
+export function isReportPayload(payload: Uint8Array): boolean {
+  return isReadable(payload, reportSchema, MAX_PAYLOAD_BYTES);
+}
+
+function isFitting(event: ReportEvent): boolean {
+  return isReadable(payloadOf(event), eventSchema, MAX_PAYLOAD_BYTES - PLACE_BYTES);
+}
+
+function isReadable(
+  payload: Uint8Array,
+  schema: typeof eventSchema | typeof reportSchema,
+  maxBytes: number,
+): boolean {
+  if (payload.length > maxBytes) return false;
+  try {
+    return schema.safeParse(parseStrictJson(payload)).success;
+  } catch {
+    // Not strict JSON: a reader would refuse it.
+    return false;
+  }
+}
+
+function fittingReason({ code, message, ...rest }: NonNullable<Report['reason']>): Report['reason'] {
+  return { ...rest, code: cutText(code, MAX_CODE_CHARS), message: cutText(message, MAX_MESSAGE_CHARS) };
+}
+
+function fittingInventory(inventory: NonNullable<Report['inventory']>): Report['inventory'] {
+  const entries = Object.entries(inventory).slice(0, MAX_INVENTORY);
+  return Object.fromEntries(
+    entries.map(([name, value]) => [cutText(name, MAX_INVENTORY_NAME_CHARS), fittingValue(value)]),
+  );
+}
+
+function fittingValue(value: string | number | boolean): string | number | boolean {
+  if (typeof value === 'string') return cutText(value, MAX_INVENTORY_VALUE_CHARS);
+  // Strict JSON has whole numbers alone.
+  return typeof value === 'number' && !Number.isSafeInteger(value) ? String(value) : value;
+}

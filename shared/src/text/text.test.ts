@@ -1,0 +1,61 @@
+import { array, assert, constantFrom, integer, nat, oneof, property, string, uint8Array } from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { cutText, cutTextStart, decodeTail } from './index.ts';
+
+/** Any UTF-16, halves of pairs among it. */
+const anyText = oneof(
+  string({ unit: 'binary', maxLength: 40 }),
+  array(constantFrom('\ud83d', '\ude00', '😀', 'a', '\0', 'ä', '\u2028'), { maxLength: 40 }).map(parts =>
+    parts.join(''),
+  ),
+  array(integer({ min: 0, max: 0xffff }), { maxLength: 40 }).map(units => String.fromCharCode(...units)),
+);
+const emoji = '😀'.repeat(200);
+
+describe.each([
+  ['cutText', cutText],
+  ['cutTextStart', cutTextStart],
+])('%s', (_name, cut) => {
+  it('gives well-formed text of at most that length, and well-formed text that fits as it is', () => {
+    assert(
+      property(anyText, nat(45), (text, maxChars) => {
+        const kept = cut(text, maxChars);
+        expect(kept.isWellFormed()).toBe(true);
+        expect(kept.length).toBeLessThanOrEqual(maxChars);
+        // At most half of a pair is given up.
+        expect(kept.length).toBeGreaterThanOrEqual(Math.min(text.length, maxChars) - 1);
+        expect(cut(text, Math.max(maxChars, text.length))).toBe(text.toWellFormed());
+        expect(cut(kept, maxChars)).toBe(kept);
+      }),
+    );
+  });
+});
+
+it('never leaves half a pair at the cut', () => {
+  expect(cutText(`x${emoji}`, 400)).toBe(`x${'😀'.repeat(199)}`);
+  expect(cutTextStart(`${emoji}x`, 400)).toBe(`${'😀'.repeat(199)}x`);
+  expect(cutText(emoji, 400)).toBe(emoji);
+  expect(cutTextStart(emoji, 400)).toBe(emoji);
+  expect([cutText('😀', 1), cutText('😀', 0), cutTextStart('😀', 1), cutTextStart('😀', 0)]).toEqual([
+    '',
+    '',
+    '',
+    '',
+  ]);
+  expect([cutText('a\ud83d', 2), cutTextStart('\ude00a', 2)]).toEqual(['a\ufffd', '\ufffda']);
+});
+
+describe('the last bytes of an output', () => {
+  it('lose the rest of a character whose beginning is gone, and nothing else', () => {
+    const bytes = Buffer.from('ä😀x');
+    for (const [at, text] of ['ä😀x', '😀x', '😀x', 'x', 'x', 'x', 'x', ''].entries())
+      expect(decodeTail(bytes.subarray(at), true)).toBe(text);
+    expect(decodeTail(bytes, false)).toBe('ä😀x');
+  });
+
+  it('are well-formed text whatever was written', () => {
+    expect(decodeTail(Buffer.from('Gerät', 'latin1'), false)).toBe('Ger\ufffdt');
+    expect(decodeTail(Buffer.from('a\0b'), false)).toBe('a\0b');
+    assert(property(uint8Array(), bytes => decodeTail(bytes, true).isWellFormed()));
+  });
+});
