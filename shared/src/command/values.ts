@@ -29,6 +29,21 @@ export function parseDurationMs(text: string): number {
   return Number(match[1]) * unitMs;
 }
 
+/** The same the other way, as people want it: the largest unit and the next, rounded. `15s`, `1h 30m`, `14d`. */
+export function formatDurationMs(ms: number): string {
+  const units = [...UNIT_MS].reverse();
+  const largest = units.findIndex(([, unitMs]) => ms >= unitMs);
+  const [, finestMs = 1] =
+    units[largest < 0 ? units.length - 1 : Math.min(largest + 1, units.length - 1)] ?? [];
+  let restMs = Math.round(ms / finestMs) * finestMs;
+  const parts = units.map(([unit, unitMs]) => {
+    const count = Math.floor(restMs / unitMs);
+    restMs -= count * unitMs;
+    return count > 0 ? `${count}${unit}` : '';
+  });
+  return parts.filter(part => part !== '').join(' ') || '0s';
+}
+
 const UNIT_BYTES = new Map([
   ['', 1],
   ['B', 1],
