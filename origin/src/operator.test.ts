@@ -196,3 +196,48 @@ describe('what a device says', () => {
     expect(JSON.parse(stdout).last.reason).toEqual(reason);
   });
 });
+
+it('sitecast audit shows what was asked for, by whom, what, of what and when, and says where that is nothing', async () => {
+  const [device] = await devices(1);
+  bed.clock.passHours(48);
+  await bed.call('POST', `/api/v1/devices/${device?.id ?? ''}/revoke`);
+  const found = async (...args: string[]) => {
+    const { exitCode, stdout } = await sitecast('audit', ...args, '--json');
+    expect(exitCode).toBe(0);
+    const { entries }: { entries: { action: string }[] } = JSON.parse(stdout);
+    return entries.map(({ action }) => action);
+  };
+  expect(await found('--by', 'origin', '--action', 'device')).toEqual(['device.enrol']);
+  expect(await found('--of', device?.id.slice(-8) ?? '')).toEqual(['device.enrol', 'device.revoke']);
+  expect(await found('--of', 'device', '--until', '2030-01-01')).toEqual(['device.enrol']);
+  expect(await found('--since', '2030-01-02', '--until', '2030-01-03')).toEqual(['device.revoke']);
+  expect(await found('--since', '2030-01-02', '--until', '2030-01-02')).toEqual([]);
+  // The whole chain is checked, whatever of it is shown.
+  const checked = await sitecast('audit', '--verify', '--action', 'device.revoke');
+  expect(checked.stdout.trimEnd().split('\n')).toHaveLength(2);
+  expect(checked.stderr).toContain(`the chain holds: ${bed.origin.audit.head.seq} entries`);
+  const none = await sitecast('audit', '--by', 'nobody');
+  expect(none).toMatchObject({ exitCode: 0, stdout: expect.stringContaining('no entry fits, of ') });
+});
+
+it('sitecast rollout start says what a slip of a name was meant to be, how many of how many it reaches, and how long it soaks', async () => {
+  await devices(5);
+  const of = ['rollout', 'start', 'camera', '1.0.0'];
+  const slip = await sitecast(...of, '--all-at-once', '--site', 'nroth');
+  expect(slip).toMatchObject({ exitCode: 3, stdout: '' });
+  expect(slip.stderr).toMatch(
+    /the site nroth \(is it north\?\) \(SITECAST_MATCH_UNKNOWN\)\n {2}.*--allow-unknown/,
+  );
+  const dry = await sitecast(...of, '--stages', '1,20,100', '--soak', '15s', '--dry-run');
+  expect(dry.stdout).toContain('stage 1, 1 %: 1 device more, then it soaks 15s\n');
+  expect(dry.stdout).toContain('stage 2, 20 %: 0 devices more, so the next begins at once\n');
+  const started = await sitecast(...of, '--stages', '20,60,100');
+  expect(started.stdout).toContain('camera 1.0.0 to 1 of 5 devices, in the first of 3 stages');
+  const again = await sitecast(...of, '--all-at-once', '--dry-run');
+  expect(again).toMatchObject({
+    exitCode: 0,
+    stdout: expect.stringContaining("it can't be started yet: rollout "),
+  });
+  const moon = await sitecast(...of, '--all-at-once', '--site', 'moon', '--allow-unknown');
+  expect(moon).toMatchObject({ exitCode: 3, stderr: expect.stringContaining('SITECAST_ROLLOUT_OVERLAPS') });
+});

@@ -1,7 +1,7 @@
+import { ORIGIN } from '../../audit/audit.ts';
 import type { ControllerState, Figures, Phase } from './state.ts';
 
-/** Who decides what nobody was asked about. */
-export const ORIGIN = 'origin';
+export { ORIGIN };
 
 export type Effect =
   /** The signed rollout is to say this, and the state's `rollbackTo`. With `beginStage` the stage's membership is frozen, and becomes part of it. */
