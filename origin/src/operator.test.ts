@@ -229,7 +229,7 @@ it('sitecast rollout start says what a slip of a name was meant to be, how many 
     /the site nroth \(is it north\?\) \(SITECAST_MATCH_UNKNOWN\)\n {2}.*--allow-unknown/,
   );
   const dry = await sitecast(...of, '--stages', '1,20,100', '--soak', '15s', '--dry-run');
-  expect(dry.stdout).toContain('stage 1, 1 %: 1 device more, then it soaks 15s\n');
+  expect(dry.stdout).toContain('stage 1, 1 %: 1 device more, then it soaks 15 s\n');
   expect(dry.stdout).toContain('stage 2, 20 %: 0 devices more, so the next begins at once\n');
   const started = await sitecast(...of, '--stages', '20,60,100');
   expect(started.stdout).toContain('camera 1.0.0 to 1 of 5 devices, in the first of 3 stages');

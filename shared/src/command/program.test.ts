@@ -165,16 +165,17 @@ it('takes from the environment what is a setting, and nothing that one act is ab
 });
 
 it.each([
-  ['15s', '15s'],
-  ['0s', '0s'],
-  ['4h', '4h'],
-  ['90s', '1m 30s'],
-  ['90m', '1h 30m'],
-  ['1500ms', '1s 500ms'],
-  ['3599999ms', '1h'],
-  ['86461s', '1d'],
-  ['100h', '4d 4h'],
-  ['14d', '14d'],
+  ['15s', '15 s'],
+  ['0s', '0 s'],
+  ['4h', '4 h'],
+  ['90s', '1 min 30 s'],
+  ['90m', '1 h 30 min'],
+  ['1500ms', '1 s 500 ms'],
+  ['7ms', '7 ms'],
+  ['3599999ms', '1 h'],
+  ['86461s', '1 d'],
+  ['100h', '4 d 4 h'],
+  ['14d', '14 d'],
 ])('shows the duration %s as %s', (given, shown) => {
   expect(formatDurationMs(parseDurationMs(given))).toBe(shown);
 });

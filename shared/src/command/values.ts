@@ -29,19 +29,25 @@ export function parseDurationMs(text: string): number {
   return Number(match[1]) * unitMs;
 }
 
-/** The same the other way, as people want it: the largest unit and the next, rounded. `15s`, `1h 30m`, `14d`. */
+const SHOWN_UNIT_MS = [
+  ['d', 86_400_000],
+  ['h', 3_600_000],
+  ['min', 60_000],
+  ['s', 1000],
+  ['ms', 1],
+] as const;
+
+/** A duration for people: the largest unit and the next, rounded. `15 s`, `1 h 30 min`, `14 d`. */
 export function formatDurationMs(ms: number): string {
-  const units = [...UNIT_MS].reverse();
-  const largest = units.findIndex(([, unitMs]) => ms >= unitMs);
-  const [, finestMs = 1] =
-    units[largest < 0 ? units.length - 1 : Math.min(largest + 1, units.length - 1)] ?? [];
-  let restMs = Math.round(ms / finestMs) * finestMs;
-  const parts = units.map(([unit, unitMs]) => {
+  const largest = SHOWN_UNIT_MS.findIndex(([, unitMs]) => ms >= unitMs);
+  const [, finestMs] = SHOWN_UNIT_MS[largest + 1] ?? ['ms', 1];
+  let restMs = largest < 0 ? 0 : Math.round(ms / finestMs) * finestMs;
+  const parts = SHOWN_UNIT_MS.map(([unit, unitMs]) => {
     const count = Math.floor(restMs / unitMs);
     restMs -= count * unitMs;
-    return count > 0 ? `${count}${unit}` : '';
+    return count > 0 ? `${count} ${unit}` : '';
   });
-  return parts.filter(part => part !== '').join(' ') || '0s';
+  return parts.filter(part => part !== '').join(' ') || '0 s';
 }
 
 const UNIT_BYTES = new Map([
