@@ -1,5 +1,5 @@
 import { join, resolve } from 'node:path';
-import { runProgram } from '@sitecast/shared/command';
+import { plainJson, runProgram } from '@sitecast/shared/command';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { Identity } from '@sitecast/shared/identity';
@@ -126,7 +126,10 @@ function testPoints(): PassPoint {
 }
 
 function logTo(level: string): Log {
-  const logger = pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, pino.destination(2));
+  const logger = pino(
+    { level, base: null, timestamp: pino.stdTimeFunctions.isoTime, hooks: { streamWrite: plainJson } },
+    pino.destination(2),
+  );
   return (severity, message, data = {}) => logger[severity](data, message);
 }
 

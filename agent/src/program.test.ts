@@ -90,3 +90,47 @@ it.each([
   expect(exitCode).toBe(2);
   expect(text).toContain(said);
 });
+
+it('lets no line of what a gateway or a hook has said pass for one of its own', async () => {
+  const evil = 'no\nenrolment  enrolled\u001b[2J\u200b';
+  const reason = { code: 'SITECAST_X', message: evil };
+  const slot = { state: 'empty' as const, path: '/dev/a' };
+  const status = {
+    format: 'sitecast-status-1' as const,
+    at: new Date().toISOString(),
+    pid: 1,
+    id: 'd',
+    product: 'camera',
+    hardware: 'rpi4',
+    enrolment: 'refused' as const,
+    state: 'failed' as const,
+    message: evil,
+    slots: { A: slot, B: slot },
+    update: null,
+    barred: [],
+    gateways: [],
+    metadata: { timestampVersion: 1, clock: 'ok', problem: reason },
+    reports: { pending: 0, problem: evil },
+  };
+  const rest = { state: 'waiting' as const, reason };
+  const shown = async (...args: string[]) => {
+    let text = '';
+    const write = (chunk: string) => void (text += chunk);
+    const commands = {
+      run: async () => {},
+      check: async () => ({ rest }),
+      update: async () => rest,
+      confirm: async () => rest,
+      status: async () => ({ status, isAlive: true }),
+    };
+    const streams = { out: write, err: write };
+    await runProgram(agentProgram(commands, write), [...args, '--data', 'x'], { streams });
+    return text;
+  };
+  for (const command of ['status', 'check', 'update', 'confirm']) {
+    const text = await shown(command);
+    expect(text.match(/^enrolment/gm)?.length ?? 0).toBe(command === 'status' ? 1 : 0);
+    expect(text).toContain('no ↵ enrolment  enrolled\ufffd[2J\ufffd');
+    expect(await shown(command, '--json')).not.toMatch(/(?!\n)[\p{Cc}\p{Cf}]/u);
+  }
+});

@@ -1,4 +1,4 @@
-import { type OutputStreams, SettingsCommand } from '@sitecast/shared/command';
+import { type OutputStreams, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { addRunOptions, type RunSettings, runSettings } from './settings.ts';
 import type { CheckResult, Rest, Status } from './state/status.ts';
@@ -58,7 +58,7 @@ function addCheck(program: SettingsCommand, commands: AgentCommands, out: Output
     .addHelpText('after', '\nExample:\n  sitecast-agent check --data /var/lib/sitecast-agent --json')
     .action(async (options: Record<string, unknown>) => {
       const result = await commands.check(dataOf(options), () => runSettings(options));
-      out(options.json === true ? `${JSON.stringify(result)}\n` : checkText(result));
+      out(options.json === true ? jsonLine(result) : `${plainLine(checkText(result))}\n`);
       refuseUnreachable(result.rest);
     });
 }
@@ -93,16 +93,18 @@ function addStatus(program: SettingsCommand, commands: AgentCommands, out: Outpu
     .action(async (options: Record<string, unknown>) => {
       const { status, isAlive } = await commands.status(dataOf(options));
       const text = statusText(status, { isAlive, nowMs: Date.now() });
-      out(options.json === true ? `${JSON.stringify({ ...status, isAlive })}\n` : text);
+      out(options.json === true ? jsonLine({ ...status, isAlive }) : text);
     });
 }
+
+const jsonLine = (value: unknown): string => `${plainJson(JSON.stringify(value))}\n`;
 
 function print(rest: Rest, options: Record<string, unknown>, out: OutputStreams['out']): void {
   const { state, reason, waitingFor } = rest;
   out(
     options.json === true
-      ? `${JSON.stringify({ state, reason, waitingFor })}\n`
-      : `${state}${waitingFor === undefined ? '' : ` (for ${waitingFor})`}${reason ? `: ${reason.message} (${reason.code})` : ''}\n`,
+      ? jsonLine({ state, reason, waitingFor })
+      : `${plainLine(`${state}${waitingFor === undefined ? '' : ` (for ${waitingFor})`}${reason ? `: ${reason.message} (${reason.code})` : ''}`)}\n`,
   );
   refuseUnreachable(rest);
   if (state === 'failed' || state === 'rolledBack')
@@ -123,9 +125,9 @@ function refuseUnreachable({ waitingFor, reason }: Rest): void {
 function checkText({ rest, booted, available }: CheckResult): string {
   const running = booted ? `release ${booted.version} runs` : 'no known release runs';
   if (available)
-    return `${running}; ${available.kind === 'rollBack' ? 'to go back to' : 'to be installed'}: ${available.release.version}\n`;
-  if (!rest.reason) return `${running}; nothing to do\n`;
-  return `${running}; ${rest.state}: ${rest.reason.message} (${rest.reason.code})\n`;
+    return `${running}; ${available.kind === 'rollBack' ? 'to go back to' : 'to be installed'}: ${available.release.version}`;
+  if (!rest.reason) return `${running}; nothing to do`;
+  return `${running}; ${rest.state}: ${rest.reason.message} (${rest.reason.code})`;
 }
 
 function dataOf({ data }: Record<string, unknown>): string {

@@ -1,4 +1,4 @@
-import { plainText } from '@sitecast/shared/command';
+import { plainLine } from '@sitecast/shared/command';
 import type { Status } from './state/status.ts';
 import type { SlotName } from './ports.ts';
 import { SLOT_NAMES } from './ports.ts';
@@ -28,7 +28,7 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
     ['reports', reportsLine(status)],
     ...(status.storageProblem === undefined ? [] : [['storage', status.storageProblem]]),
   ];
-  return `${lines.map(([label = '', text = '']) => `${label.padEnd(11)}${plainText(text)}`.trimEnd()).join('\n')}\n`;
+  return `${lines.map(([label = '', text = '']) => `${label.padEnd(11)}${plainLine(text)}`.trimEnd()).join('\n')}\n`;
 }
 
 function slotLine({ slots, booted }: Status, name: SlotName): string {

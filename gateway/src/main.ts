@@ -1,6 +1,6 @@
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
-import { runProgram } from '@sitecast/shared/command';
+import { plainJson, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -225,7 +225,7 @@ function readToken(
 
 async function serve(settings: GatewaySettings): Promise<void> {
   const log = pino(
-    { level: settings.logLevel, name: 'sitecast-gateway' },
+    { level: settings.logLevel, name: 'sitecast-gateway', hooks: { streamWrite: plainJson } },
     pino.destination({ fd: 2, sync: true }),
   );
   const stop = new AbortController();

@@ -1,6 +1,6 @@
 import { access, readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { runProgram } from '@sitecast/shared/command';
+import { plainJson, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -166,7 +166,10 @@ async function recoverFrom(dataDirectory: string, from: readonly string[]): Prom
       },
     );
   });
-  const log = pino({ level: 'warn', base: { service: 'sitecast-origin' } }, pino.destination(2));
+  const log = pino(
+    { level: 'warn', base: { service: 'sitecast-origin' }, hooks: { streamWrite: plainJson } },
+    pino.destination(2),
+  );
   const database = await openState(directory);
   const endings: (() => Promise<void>)[] = [() => database.close()];
   try {
@@ -222,7 +225,10 @@ async function reloadTls(server: RunningServer, settings: OriginSettings): Promi
 
 /** `sitecast-origin serve`: runs until a signal asks it to stop. */
 async function serve(settings: OriginSettings, logLevel: Level | 'silent'): Promise<void> {
-  const log = pino({ level: logLevel, base: { service: 'sitecast-origin' } }, pino.destination(2));
+  const log = pino(
+    { level: logLevel, base: { service: 'sitecast-origin' }, hooks: { streamWrite: plainJson } },
+    pino.destination(2),
+  );
   const origin = await startOrigin(settings, { log });
   if (origin.adminTokenPath !== undefined)
     process.stdout.write(`The admin's API token is in ${origin.adminTokenPath}\n`);

@@ -1,8 +1,12 @@
 import { execFile } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { isAbsolute } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import { expect, it } from 'vitest';
+import { Bed } from './bed/processes.ts';
+import { invitation } from './demo/narrator.ts';
 
 const run = promisify(execFile);
 const commands = {
@@ -37,4 +41,30 @@ it('says in one line, and by its exit code, that its output could not be written
   const bin = fileURLToPath(new URL(commands.sitecast, import.meta.url));
   const { stderr } = await run('bash', ['-c', '"$0" --help > /dev/full; echo "code $?" >&2', bin]);
   expect(stderr).toMatch(/^the output can't be written: .*\ncode 1\n$/);
+});
+
+it('the demo’s lines run the checkout’s own commands, wherever they are typed', async () => {
+  const bed = await Bed.open();
+  try {
+    const lines = invitation({ bed, devices: [], originUrl: 'http://127.0.0.1:1' });
+    expect(lines.filter(line => !/^(cd|curl) /.test(line))).toHaveLength(4);
+    for (const line of lines.filter(each => !/^(cd|curl) /.test(each))) {
+      const [, program = '', words = ''] = /^('.*?'|\S+) (.*)$/.exec(line) ?? [];
+      expect(isAbsolute(program.replaceAll("'", ''))).toBe(true);
+      const { stdout } = await run('bash', ['-c', `cd / && ${program} ${words} --help`]);
+      expect(stdout).toMatch(/^Usage: sitecast/);
+    }
+  } finally {
+    await bed.close();
+  }
+});
+
+it('nothing that is printed or read has anybody fetch a command by a name that is not ours', () => {
+  const top = new URL('../../', import.meta.url);
+  for (const name of ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'docs/OPERATIONS.md'])
+    expect(readFileSync(new URL(name, top), 'utf8')).not.toMatch(/npx\b(?!`)|npm exec/);
+  for (const name of ['.', 'shared', 'origin', 'gateway', 'agent', 'test']) {
+    const described = JSON.parse(readFileSync(new URL(`${name}/package.json`, top), 'utf8'));
+    expect(described).toMatchObject({ name: expect.stringMatching(/^@sitecast\//), private: true });
+  }
 });

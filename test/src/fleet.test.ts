@@ -236,7 +236,7 @@ describe('sitecast', () => {
     for (const device of devices) expect((await device.enrol(token)).status).toBe(200);
     await writeFile(
       bed.path('rollout.yaml'),
-      'product: camera\nversion: 1.0.0\nstages: [10, 50, 100]\nsoak: [1h, 2h, 0s]\nsite: [mast, hut]\non-failure: pause\n',
+      'product: camera\nversion: 1.0.0\nstages: [10, 50, 100]\nsoak: [1h, 2h, 0s]\nsite: [mast, hut]\nallow-unknown: true\non-failure: pause\n',
     );
     const start = [
       'rollout',

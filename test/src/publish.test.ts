@@ -171,7 +171,7 @@ describe('publishing', () => {
 });
 
 describe('is refused, with a code and nothing published:', () => {
-  it('a version that exists with other bytes or for other hardware', async () => {
+  it('a version that exists with other bytes, for other hardware or with other notes', async () => {
     await found();
     await image('one');
     await image('two');
@@ -180,6 +180,11 @@ describe('is refused, with a code and nothing published:', () => {
     expect(await refused('one', '1.0.0', '--hardware', 'rpi5')).toMatchObject({
       exitCode: 3,
       code: 'SITECAST_VERSION_EXISTS',
+    });
+    // Nothing is called unchanged that isn't what was asked for.
+    expect(await refused('one', '1.0.0', '--notes', 'first')).toMatchObject({
+      code: 'SITECAST_VERSION_EXISTS',
+      message: expect.stringContaining('with other notes'),
     });
     expect(await refused('two', '2.0.0', '--counter', '1')).toMatchObject({
       exitCode: 3,

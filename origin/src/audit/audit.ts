@@ -1,8 +1,11 @@
+/** Who did what no operator did. */
+export const ORIGIN = 'origin';
+
 /** Something that an operator or the controller did. */
 export interface AuditEvent {
   /** Name of the API token, or `origin`. */
   by: string;
-  /** `rollout.start`, `rollout.pause`, `device.revoke`, `release.publish`, … */
+  /** `rollout.start`, `rollout.pause`, `device.enrol`, `device.revoke`, `release.publish`, … */
   action: string;
   /** `rollout:ID`, `device:ID`, `release:PRODUCT/VERSION`, `token:NAME`, `product:P`. */
   subject: string;

@@ -1,4 +1,5 @@
 import { AuditChainCheck, auditEntrySchema, hashOfEntry } from '@sitecast/shared/audit';
+import { parseJoinToken } from '@sitecast/shared/fleet';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { DiskFiles } from '../adapters/disk-files.ts';
@@ -7,7 +8,7 @@ import type { Write } from '../fleet/store.ts';
 import { MAX_AUDIT_PAGE } from '../http/routes/audit.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
-import { AuditLog, MAX_DETAILS_BYTES } from './log.ts';
+import { AuditLog, MAX_DETAILS_BYTES, MAX_SCANNED_ENTRIES } from './log.ts';
 
 const pageSchema = z.object({
   entries: z.array(auditEntrySchema),
@@ -50,7 +51,7 @@ describe('the audit log', () => {
     const next = await AuditLog.open(store, now);
     expect(next.head).toEqual(log.head);
     await next.record(event('device:last', { share: 0.5, absent: undefined }));
-    const entries = await next.entries(0, 1000);
+    const { entries } = await next.find(0, 1000);
     expect(entries.map(({ subject }) => subject)).toEqual([
       ...Array.from({ length: 100 }, (_, at) => `device:${at}`),
       'device:last',
@@ -59,7 +60,7 @@ describe('the audit log', () => {
       expect(entry).toMatchObject({ seq: at + 1, previous: entries[at - 1]?.hash ?? null });
       expect(hashOfEntry(entry)).toBe(entry.hash);
     }
-    expect(await next.entries(99, 1)).toEqual([entries[99]]);
+    expect(await next.find(99, 1)).toEqual({ entries: [entries[99]], after: 100 });
   });
 
   it('goes on after a write that failed, without a hole', async () => {
@@ -70,7 +71,7 @@ describe('the audit log', () => {
     await expect(log.record(event('device:2'))).rejects.toThrow('disk full');
     store.isFull = false;
     await log.record(event('device:3'));
-    expect(await log.entries(0, 10)).toMatchObject([
+    expect((await log.find(0, 10)).entries).toMatchObject([
       { seq: 1, subject: 'device:1' },
       { seq: 2, subject: 'device:3' },
     ]);
@@ -81,9 +82,62 @@ describe('the audit log', () => {
     const fits = { text: 'x'.repeat(MAX_DETAILS_BYTES - '{"text":""}'.length) };
     await log.record(event('device:1', fits));
     await log.record(event('device:2', { text: `${fits.text}x` }));
-    const [first, second] = await log.entries(0, 2);
+    const [first, second] = (await log.find(0, 2)).entries;
     expect(first?.details).toEqual(fits);
     expect(second?.details).toEqual({ omittedBytes: MAX_DETAILS_BYTES + 1, sha256: expect.any(String) });
+  });
+});
+
+describe('what is wanted of the audit log', () => {
+  const EVENTS = [
+    { by: 'ann', action: 'rollout.start', subject: 'rollout:00112233445566aa' },
+    { by: 'origin', action: 'rollout.pause', subject: 'rollout:00112233445566aa' },
+    { by: 'bob', action: 'device.revoke', subject: 'device:12D3KooWLongEnoughToBeAnId' },
+    { by: 'bob', action: 'release.publish', subject: 'release:camera/1.0.0' },
+    { by: 'ann', action: 'token.create', subject: 'token:bobby' },
+  ];
+  let log: AuditLog;
+  beforeAll(async () => {
+    let hour = 0;
+    log = await AuditLog.open(new MemoryFleet(), () => now() + hour * 3_600_000);
+    for (const event of EVENTS) {
+      await log.record(event);
+      hour += 1;
+    }
+  });
+
+  it.each([
+    [{}, [1, 2, 3, 4, 5]],
+    [{ by: 'bob' }, [3, 4]],
+    [{ by: 'bo' }, []],
+    [{ action: 'rollout' }, [1, 2]],
+    [{ action: 'rollout.start' }, [1]],
+    [{ action: 'roll' }, []],
+    [{ subject: 'rollout:00112233445566aa' }, [1, 2]],
+    [{ subject: '0011' }, [1, 2]],
+    [{ subject: 'device' }, [3]],
+    [{ subject: 'AnId' }, [3]],
+    [{ subject: 'camera' }, [4]],
+    [{ subject: 'bob' }, []],
+    [{ subject: 'token:bobby' }, [5]],
+    [{ sinceMs: now() + 3_600_000, untilMs: now() + 7_200_000 }, [2, 3]],
+    [{ by: 'ann', untilMs: now() }, [1]],
+  ])('by %j is %j', async (filter, seqs) => {
+    const { entries, after } = await log.find(0, 10, filter);
+    expect(entries.map(({ seq }) => seq)).toEqual(seqs);
+    expect(after).toBe(5);
+  });
+
+  it('is found page by page, and so many entries are looked at for one question', async () => {
+    expect(await log.find(0, 1, { by: 'bob' })).toMatchObject({ entries: [{ seq: 3 }], after: 3 });
+    expect(await log.find(3, 1, { by: 'bob' })).toMatchObject({ entries: [{ seq: 4 }], after: 4 });
+    expect(await log.find(5, 1, { by: 'bob' })).toEqual({ entries: [], after: 5 });
+    const long = await AuditLog.open(new MemoryFleet(), now);
+    await Promise.all(
+      Array.from({ length: MAX_SCANNED_ENTRIES + 1 }, (_, at) => long.record(event(`device:${at}`))),
+    );
+    expect(await long.find(0, 1, { by: 'bob' })).toEqual({ entries: [], after: MAX_SCANNED_ENTRIES });
+    expect(await long.find(MAX_SCANNED_ENTRIES, 1)).toMatchObject({ after: MAX_SCANNED_ENTRIES + 1 });
   });
 });
 
@@ -97,7 +151,7 @@ describe('what operators do', () => {
   async function recorded(act: () => Promise<unknown>) {
     const { seq } = bed.origin.audit.head;
     await act();
-    const entries = await bed.origin.audit.entries(seq, 100);
+    const { entries } = await bed.origin.audit.find(seq, 100);
     return entries.map(({ by, action, subject }) => `${by} ${action} ${subject}`);
   }
 
@@ -136,6 +190,41 @@ describe('what operators do', () => {
       expect.stringMatching(/^test joinToken\.create joinToken:/),
       expect.stringMatching(/^test joinToken\.revoke joinToken:/),
     ]);
+  });
+
+  it('and who came in with a join token is recorded: which, who made it, and through whom it came', async () => {
+    const [device, gateway] = [bed.member(), await bed.gateway('north')];
+    const token = await bed.joinToken({ uses: 2 });
+    const { seq } = bed.origin.audit.head;
+    expect(await recorded(() => device.enrol(token, {}, gateway))).toEqual([
+      `origin device.enrol device:${device.id}`,
+    ]);
+    const [entry] = (await bed.origin.audit.find(seq, 1)).entries;
+    expect(entry?.details).toEqual({
+      joinToken: parseJoinToken(token).pair.keyId,
+      tokenBy: 'test',
+      product: 'camera',
+      hardware: 'rpi4',
+      site: 'north',
+      via: gateway.id,
+    });
+    // Whoever is in already, is refused or waits, has not come in.
+    expect(await recorded(() => device.enrol(token))).toEqual([]);
+    expect(await recorded(() => bed.member().enrol(token, { product: 'toaster' }, gateway))).toHaveLength(1);
+    expect(await recorded(() => bed.member().enrol(token, {}, gateway))).toEqual([]);
+    expect(await recorded(() => bed.member().enrol())).toEqual([]);
+  });
+
+  it('lets nobody in whose coming can’t be recorded, and keeps the use of the token', async () => {
+    const token = await bed.joinToken({ site: 'north' });
+    const device = bed.member();
+    const commit = bed.store.commit.bind(bed.store);
+    bed.store.commit = writes =>
+      writes.some(({ table }) => table === 'audit') ? Promise.reject(new Error('disk full')) : commit(writes);
+    expect(await device.enrol(token)).toMatchObject({ status: 500 });
+    bed.store.commit = commit;
+    expect(bed.origin.fleet.registry.member(device.id)).toBeUndefined();
+    expect(await device.enrol(token)).toMatchObject({ status: 200 });
   });
 
   it('isn’t recorded where nothing was done', async () => {
@@ -188,7 +277,18 @@ describe('what operators do', () => {
     const { head } = bed.origin.audit;
     const page = await bed.call('GET', `/api/v1/audit?after=${head.seq - 2}&limit=1`);
     expect(page).toMatchObject({ entries: [{ seq: head.seq - 1 }], head });
-    for (const query of ['limit=0', `limit=${MAX_AUDIT_PAGE + 1}`, 'after=-1', 'after=x'])
+    const wanted = await bed.call('GET', '/api/v1/audit?by=origin&action=device&since=2030-01-01T00:00:00Z');
+    expect(wanted).toMatchObject({ after: head.seq, head });
+    expect(wanted.entries).not.toEqual([]);
+    expect(wanted.entries).toEqual(expect.not.arrayContaining([expect.objectContaining({ by: 'test' })]));
+    for (const query of [
+      'since=yesterday',
+      `by=${'x'.repeat(257)}`,
+      'limit=0',
+      `limit=${MAX_AUDIT_PAGE + 1}`,
+      'after=-1',
+      'after=x',
+    ])
       expect(await bed.call('GET', `/api/v1/audit?${query}`)).toMatchObject({ httpStatus: 400 });
   });
 });

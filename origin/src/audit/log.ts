@@ -2,9 +2,11 @@ import { createHash } from 'node:crypto';
 import {
   type AuditEntry,
   auditEntrySchema,
+  type AuditFilter,
   type AuditHead,
   EMPTY_HEAD,
   hashOfEntry,
+  isWanted,
 } from '@sitecast/shared/audit';
 import { readStored } from '../fleet/registry.ts';
 import type { FleetStore } from '../fleet/store.ts';
@@ -12,6 +14,8 @@ import type { Audit, AuditEvent } from './audit.ts';
 
 /** Details of one entry, as JSON; of longer ones the log keeps their length and hash. */
 export const MAX_DETAILS_BYTES = 4 * 1024;
+/** Entries that one question looks at: whoever wants more asks again from there. */
+export const MAX_SCANNED_ENTRIES = 10_000;
 /** Entries that one write to the disk takes. */
 const MAX_ENTRIES_PER_COMMIT = 500;
 const SEQ_DIGITS = 16;
@@ -64,14 +68,24 @@ export class AuditLog implements Audit {
   }
 
   /**
-   * Entries after the one with this number, in order. They are handed out as they are stored: whether the chain holds is
-   * for the reader to check.
+   * Of the entries after the one with this number those that are wanted, in order. They are handed out as they are stored:
+   * whether the chain holds is for the reader to check.
+   * @returns the number of the last that was looked at, too: whoever wants more goes on from there
    */
-  async entries(after: number, limit: number): Promise<AuditEntry[]> {
+  async find(
+    after: number,
+    limit: number,
+    filter: AuditFilter = {},
+  ): Promise<{ entries: AuditEntry[]; after: number }> {
     const found: AuditEntry[] = [];
-    for await (const [key, value] of this.#store.entries('audit', { after: keyOfSeq(after), limit }))
-      found.push(readStored('audit', key, auditEntrySchema, value));
-    return found;
+    let last = after;
+    const range = { after: keyOfSeq(after), limit: MAX_SCANNED_ENTRIES };
+    for await (const [key, value] of this.#store.entries('audit', range)) {
+      const entry = readStored('audit', key, auditEntrySchema, value);
+      last = entry.seq;
+      if (isWanted(entry, filter) && found.push(entry) >= limit) break;
+    }
+    return { entries: found, after: last };
   }
 
   /** Resolves when nothing is being recorded any more. */

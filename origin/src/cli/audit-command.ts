@@ -1,4 +1,11 @@
-import { AuditChainCheck, type AuditEntry, auditEntrySchema, type AuditHead } from '@sitecast/shared/audit';
+import {
+  AuditChainCheck,
+  type AuditEntry,
+  auditEntrySchema,
+  type AuditFilter,
+  type AuditHead,
+  isWanted,
+} from '@sitecast/shared/audit';
 import { SettingsCommand } from '@sitecast/shared/command';
 import { cutText } from '@sitecast/shared/text';
 import { InvalidArgumentError } from 'commander';
@@ -9,16 +16,23 @@ import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
 const PAGE = 1000;
 const MAX_SHOWN_DETAILS_CHARS = 120;
+const DAY_MS = 86_400_000;
 
 const pageSchema = z.object({
   entries: z.array(auditEntrySchema),
+  /** The last that was looked at; not told by an origin of 0.1.0, which knows no filters. */
+  after: z.number().optional(),
   head: z.object({ seq: z.number(), hash: z.string().nullable() }),
 });
 
 interface AuditOptions extends OriginOptions {
   verify?: boolean;
   expect?: AuditHead;
+  by?: string;
+  action?: string;
+  of?: string;
   since?: number;
+  until?: number;
   json?: boolean;
 }
 
@@ -31,11 +45,18 @@ export function auditCommand(): SettingsCommand {
       'with --verify: an end that was shown earlier; it must still be in the log',
       parseHead,
     )
+    .option('--by <name>', 'just what was done by the owner of this API token; origin: by nobody')
+    .option('--action <action>', 'just this, as in rollout.start; rollout: all that was done to rollouts')
+    .option(
+      '--of <what>',
+      'just what was done to this: device:ID, the id or an end of it, device for all of them, a product, …',
+    )
     .option(
       '--since <time>',
       'just what was done since then, as in 2030-01-31 or 2030-01-31T08:00Z',
       parseTime,
     )
+    .option('--until <time>', 'just what was done until then; a date: until its end', parseEnd)
     .option('--json', 'print one JSON object');
   return addOriginOptions(command)
     .addHelpText(
@@ -45,7 +66,8 @@ Each entry holds the hash of the one before. --verify finds entries that were al
 controls the origin could still write the whole log anew: note its end elsewhere, and give it to --expect next time.
 
 Examples:
-  sitecast audit --since 2030-01-31
+  sitecast audit --since 2030-01-31 --by ann --action rollout
+  sitecast audit --of device --action device.enrol
   sitecast audit --verify
   sitecast audit --verify --expect 1042:9f2c…`,
     )
@@ -53,30 +75,47 @@ Examples:
       const origin = await connect(options);
       const isChecked = options.verify === true || options.expect !== undefined;
       const check = isChecked ? new AuditChainCheck(options.expect) : undefined;
-      const { since = Number.NEGATIVE_INFINITY } = options;
+      const { by, action, of: subject, since: sinceMs, until: untilMs } = options;
+      const filter = { by, action, subject, sinceMs, untilMs };
       const entries: AuditEntry[] = [];
-      const head = await readLog(origin, entry => {
+      // A chain is checked from its first entry, whatever is to be shown.
+      const { head, after } = await readLog(origin, isChecked ? {} : filter, entry => {
         check?.take(entry);
-        if (Date.parse(entry.at) >= since) entries.push(entry);
+        if (isWanted(entry, filter)) entries.push(entry);
       });
       check?.end(head);
+      if (after < head.seq)
+        note(`the log ends with entry ${after}, and the origin says ${head.seq}: sitecast audit --verify`);
       show(entries, head, isChecked, options.json === true);
     });
 }
 
-/** Every entry, in order. @returns where the log ended when the last page was read */
-async function readLog(origin: OriginClient, take: (entry: AuditEntry) => void): Promise<AuditHead> {
+/**
+ * The entries that are wanted, in order; from an origin that knows no filters all.
+ * @returns where the log ended when the last page was read, and the last entry that was looked at
+ */
+async function readLog(
+  origin: OriginClient,
+  { sinceMs, untilMs, ...named }: AuditFilter,
+  take: (entry: AuditEntry) => void,
+): Promise<{ head: AuditHead; after: number }> {
+  const query = new URLSearchParams({ limit: String(PAGE) });
+  for (const [name, value] of Object.entries(named)) if (value !== undefined) query.set(name, value);
+  if (sinceMs !== undefined) query.set('since', new Date(sinceMs).toISOString());
+  if (untilMs !== undefined) query.set('until', new Date(untilMs).toISOString());
   let after = 0;
   for (;;) {
-    const query = new URLSearchParams({ after: String(after), limit: String(PAGE) });
-    const { entries, head } = await origin.json(`/api/v1/audit?${query.toString()}`, pageSchema);
+    query.set('after', String(after));
+    const page = await origin.json(`/api/v1/audit?${query.toString()}`, pageSchema);
+    const { entries, head } = page;
     for (const entry of entries) {
       // Added after the head was read: the next look is soon enough.
-      if (entry.seq > head.seq) return head;
+      if (entry.seq > head.seq) return { head, after: head.seq };
       take(entry);
-      after = entry.seq;
     }
-    if (after >= head.seq || entries.length === 0) return head;
+    const last = Math.min(head.seq, page.after ?? entries.at(-1)?.seq ?? after);
+    if (last >= head.seq || last === after) return { head, after: last };
+    after = last;
   }
 }
 
@@ -97,7 +136,8 @@ function show(entries: readonly AuditEntry[], head: AuditHead, isChecked: boolea
     print(table(['NO', 'WHEN', 'WHO', 'WHAT', 'OF', ''], rows));
   }
   if (isChecked) note(`the chain holds: ${entriesText(head.seq)}, end ${head.seq}:${head.hash ?? '-'}`);
-  else if (entries.length === 0) print('nothing was recorded');
+  if (entries.length === 0)
+    print(head.seq === 0 ? 'nothing was recorded yet' : `no entry fits, of ${entriesText(head.seq)}`);
 }
 
 const entriesText = (count: number): string =>
@@ -123,4 +163,10 @@ function parseTime(text: string): number {
   if (Number.isNaN(ms))
     throw new InvalidArgumentError('expected a time such as 2030-01-31 or 2030-01-31T08:00Z');
   return ms;
+}
+
+/** The same; a date stands for its last moment. For commander. */
+function parseEnd(text: string): number {
+  const ms = parseTime(text);
+  return /^\d{4}-\d{2}-\d{2}$/.test(text) ? ms + DAY_MS - 1 : ms;
 }

@@ -7,13 +7,11 @@ import { note } from './output.ts';
  * @throws SITECAST_NOT_CONFIRMED
  */
 export async function confirm(question: string, isYes: boolean): Promise<void> {
-  if (isYes || !process.stdin.isTTY || !process.stderr.isTTY) {
-    note(question);
-    return;
-  }
+  note(question);
+  if (isYes || !process.stdin.isTTY || !process.stderr.isTTY) return;
   const terminal = createInterface({ input: process.stdin, output: process.stderr });
   try {
-    const answer = await terminal.question(`${question}\nGo on? [y/N] `);
+    const answer = await terminal.question('Go on? [y/N] ');
     if (/^y(es)?$/i.test(answer.trim())) return;
   } finally {
     terminal.close();

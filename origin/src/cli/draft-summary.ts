@@ -15,7 +15,9 @@ import {
   type TufKey,
 } from '@sitecast/shared/trust';
 import type { Draft } from './draft.ts';
-import { formatBytes } from './output.ts';
+import { formatBytes, plural } from './output.ts';
+
+const MAX_SHOWN_NOTES_LINES = 40;
 
 /**
  * What a draft would change, said for whoever is asked to sign it: read from what would be signed, not from
@@ -90,9 +92,8 @@ function fileChanges(
   for (const [target, { hashes }] of Object.entries(next)) {
     const old = Object.hasOwn(before, target) ? before[target] : undefined;
     if (old?.hashes.sha256 === hashes.sha256) continue;
-    lines.push(
-      `  ${old ? 'changes' : 'adds'} ${describeFile(target, namedFile(target, hashes.sha256, files))}`,
-    );
+    const bytes = namedFile(target, hashes.sha256, files);
+    lines.push(`  ${old ? 'changes' : 'adds'} ${describeFile(target, bytes)}`, ...notesIn(target, bytes));
   }
   const gone = Object.keys(before).filter(target => !Object.hasOwn(next, target));
   return [...lines, ...gone.flatMap(target => describeGone(target, gone, next, files))];
@@ -134,6 +135,20 @@ function invalidDraft(message: string): SitecastError {
   return new SitecastError('untrusted', 'SITECAST_DRAFT_INVALID', message, {
     hint: "don't sign it; ask for a new draft",
   });
+}
+
+/** What a release says to people is signed, too; its lines can't be taken for the summary's. */
+function notesIn(target: string, bytes: Buffer): string[] {
+  if (parseTargetName(target)?.kind !== 'manifest') return [];
+  const { notes = '' } = parseReleaseManifest(bytes);
+  if (notes.trim() === '') return [];
+  const lines = notes.trimEnd().split(/\r?\n/);
+  const rest = lines.length - MAX_SHOWN_NOTES_LINES;
+  return [
+    '    its notes:',
+    ...lines.slice(0, MAX_SHOWN_NOTES_LINES).map(line => `    | ${line}`),
+    ...(rest > 0 ? [`    … and ${plural(rest, 'line')} more`] : []),
+  ];
 }
 
 function describeFile(target: string, bytes: Buffer): string {

@@ -1,7 +1,7 @@
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { serializeFile } from '@sitecast/shared/release';
+import { parseReleaseManifest, serializeFile } from '@sitecast/shared/release';
 import {
   firstRoot,
   firstTargets,
@@ -23,6 +23,7 @@ import {
   writeDraft,
 } from './draft.ts';
 import { summarizeDraft } from './draft-summary.ts';
+import { textOf as textOfLines } from './output.ts';
 
 const [alice, bob, carol, dave, release, release2, ...originKeys] = Array.from({ length: 10 }, () =>
   KeyPair.generate(),
@@ -173,6 +174,23 @@ describe('the summary that a signer sees', () => {
     const text = summarizeDraft(draft, { root, targets }).join('\n');
     expect(text).toContain('adds release camera 2.0.0 (counter 2) for rpi4: 2.0 KiB, SHA-256 aaaa');
     expect(text).not.toContain('rollouts');
+  });
+
+  it('shows the notes that are signed with a release, and none of their lines passes for its own', () => {
+    const notes = `fixes\n  withdraws release camera 1.0.0 (counter 1)\u200b\r\n\u001b[2J\u2028done${'\nx'.repeat(50)}`;
+    const noted = serializeFile({ ...parseReleaseManifest(manifest), notes });
+    const after = nextVersion(targets, now);
+    after.targets['releases/camera-2.json'] = targetFileOf(noted);
+    const draft = newDraft('x', { targets: after }, [['releases/camera-2.json', noted]]);
+    const shown = textOfLines(summarizeDraft(draft, { root, targets })).split('\n');
+    expect(shown.slice(2, 6)).toEqual([
+      '    its notes:',
+      '    | fixes',
+      '    |   withdraws release camera 1.0.0 (counter 1)\ufffd',
+      '    | \ufffd[2J ↵ done',
+    ]);
+    expect(shown.at(-2)).toBe('    … and 13 lines more');
+    expect(shown.filter(line => line.startsWith('  withdraws'))).toEqual([]);
   });
 
   it('names what is withdrawn as people know it, once', () => {

@@ -72,6 +72,8 @@ const memberPageSchema = z.object({
 const figuresSchema = z.object({
   members: z.number(),
   sites: z.number(),
+  joined: z.number(),
+  wellJoined: z.number(),
   well: z.number(),
   failed: z.number(),
   failedSites: z.number(),
@@ -139,6 +141,8 @@ export type FailureGroup = z.infer<typeof failureGroupSchema>;
 export const rolloutStatusSchema = rolloutSchema.extend({
   counts: z.record(z.string(), z.number()),
   total: z.number(),
+  /** Not told by an origin of 0.1.0 or before. */
+  matching: z.number().optional(),
   figures: figuresSchema.optional(),
   failures: z.array(failureGroupSchema),
   devices: z.array(
@@ -161,6 +165,8 @@ export const dryRunSchema = z.object({
   total: z.number(),
   plan: planSchema,
   stages: z.array(z.object({ basisPoints: z.number(), count: z.number(), devices: z.array(z.string()) })),
+  /** A rollout under way that could reach the same devices: until it has ended, this one can't be started. */
+  blockedBy: z.object({ rollout: z.string(), version: z.string(), state: z.string() }).optional(),
 });
 export type DryRun = z.infer<typeof dryRunSchema>;
 

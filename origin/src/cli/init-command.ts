@@ -1,5 +1,5 @@
 import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
-import { createFileDurably } from '@sitecast/shared/durable';
+import { createFileDurably, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import {
   firstRoot,
@@ -17,6 +17,7 @@ import { addKeyOptions, addOriginOptions, connect, type KeyOptions, type OriginO
 import { signAndSubmit } from './sign-and-submit.ts';
 
 const MAX_KEYS = 64;
+const MAX_ROOT_FILE_BYTES = 512 * 1024;
 
 interface InitOptions extends OriginOptions, KeyOptions {
   root: string;
@@ -55,13 +56,18 @@ export function initCommand(): SettingsCommand {
       `
 All public keys (*.pub) in the --keys folder become the repository's keys.
 
-Examples:
+Example, with all keys in one folder:
   sitecast init --keys keys/ --origin http://127.0.0.1:7400 --token-file origin-data/admin.token
-  sitecast init --origin https://updates.example.com --token-file admin.token --draft first.draft.json
-      ... then, at each key holder: sitecast release sign first.draft.json
-      ... and at last:              sitecast release submit first.draft.json
 
-Writes root.json and, where there's none yet, sitecast.yaml with these settings for the commands that follow.`,
+Example, with key holders on machines of their own; of three root keys two have to sign:
+  sitecast keys create root --name alice            at each holder: bob's, carol's, and the release keys
+  (then their *.pub files are copied into keys/ here, never the *.key files)
+  sitecast init --origin https://updates.example.com --token-file admin.token --draft first.draft.json
+  sitecast release sign first.draft.json            at each holder in turn, until it says that the draft is complete
+  sitecast release submit first.draft.json          here again: founds the repository, and writes root.json
+
+Writes root.json (with --draft: \`release submit\` does) and, where there's none yet, sitecast.yaml with these settings for
+the commands that follow in this folder.`,
     )
     .action(init);
 }
@@ -85,9 +91,14 @@ async function init(options: InitOptions): Promise<void> {
   }
   const draft = foundingDraft(publicKeys, status, options);
   const result = await signAndSubmit(draft, undefined, origin, options);
-  if (result === undefined) return;
-  await writeRoot(options.root, draft);
+  if (result) await writeRoot(options.root, draft);
+  // With a draft, too: the command that submits it finds the origin there.
   const config = await writeConfig(options);
+  if (result === undefined) {
+    if (config !== undefined)
+      note(`wrote ${config}: the settings for the commands that follow in this folder`);
+    return;
+  }
   if (options.json) printJson({ ...result, root: options.root, config });
   else {
     print(`founded ${origin.url.href}`);
@@ -121,11 +132,14 @@ function foundingDraft(
   });
 }
 
-/** Puts the first root where devices' and gateways' `--root` will find it. */
+/** Puts the first root where devices' and gateways' `--root` will find it. What is there already may stay if it's that. */
 export async function writeRoot(path: string, draft: Draft): Promise<void> {
   if (draft.root === undefined) return;
-  await createFileDurably(path, textOf(draft.root)).catch((error: unknown) => {
+  const text = textOf(draft.root);
+  await createFileDurably(path, text).catch(async (error: unknown) => {
     if (!isSystemError(error, 'EEXIST')) throw error;
+    const there = await readFileBounded(path, MAX_ROOT_FILE_BYTES).catch(() => undefined);
+    if (there?.toString('utf8') === text) return;
     throw new SitecastError(
       'conflict',
       'SITECAST_ROOT_EXISTS',

@@ -82,9 +82,10 @@ async function createFleetKey({ out, name, passphraseFile, json }: CreateOptions
   await createFleetKeyFile(path);
   if (json) printJson({ role: FLEET, key: path });
   else
-    print(
-      `fleet's key: ${path}\nCopy it to the origin and to each gateway, 0600, and give it as --fleet-key-file.`,
-    );
+    print([
+      `fleet's key: ${path}`,
+      'Copy it to the origin and to each gateway, 0600, and give it as --fleet-key-file.',
+    ]);
 }
 
 export function keysListCommand(): SettingsCommand {

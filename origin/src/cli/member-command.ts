@@ -83,7 +83,7 @@ Examples:
     });
 }
 
-function deviceTable(members: readonly Member[]): string {
+function deviceTable(members: readonly Member[]): string[] {
   const rows = members.map(member => {
     const { id, product, hardware, site, tags, last } = member;
     const booted = last?.booted?.release?.version ?? '-';
@@ -102,7 +102,7 @@ function deviceTable(members: readonly Member[]): string {
   return table(['ID', 'PRODUCT', 'HARDWARE', 'SITE', 'STATE', 'RUNS', 'LAST HEARD', 'TAGS', 'ODD'], rows);
 }
 
-function gatewayTable(members: readonly Member[]): string {
+function gatewayTable(members: readonly Member[]): string[] {
   const rows = members.map(member => [
     member.id,
     member.site ?? '-',

@@ -1,20 +1,22 @@
 import type { MemberDetail } from './fleet-api.ts';
-import { table } from './output.ts';
+import { facts, field, table } from './output.ts';
+import { reasonText } from './rollout-view.ts';
 
 const SHORT_EPOCH_CHARS = 8;
 
 export function formatTags(tags: Record<string, string>): string {
   return Object.entries(tags)
-    .map(([name, value]) => `${name}=${value}`)
+    .map(([name, value]) => `${name}=${field(value)}`)
     .join(' ');
 }
 
 /** One device or gateway on one screen. */
-export function describeMember(member: MemberDetail): string {
-  return [facts(member), oddities(member), history(member)].filter(part => part !== '').join('\n\n');
+export function describeMember(member: MemberDetail): string[] {
+  const parts = [known(member), inventory(member), oddities(member), history(member)];
+  return parts.filter(lines => lines.length > 0).flatMap((lines, at) => (at === 0 ? lines : ['', ...lines]));
 }
 
-function facts(member: MemberDetail): string {
+function known(member: MemberDetail): string[] {
   const { id, kind, product, hardware, site, tags, state, last } = member;
   const lines: Line[] = [
     [kind, id],
@@ -27,11 +29,14 @@ function facts(member: MemberDetail): string {
     ['enrolled', member.enrolledAt],
     ['revoked', member.revokedAt],
     ['quarantined', member.quarantinedAt && `${member.quarantinedAt}: several machines seem to have its key`],
-    ...Object.entries(member.inventory ?? {}).map(([name, value]): Line => [name, String(value)]),
   ];
-  const shown = lines.filter((line): line is [string, string] => line[1] !== undefined);
-  const width = Math.max(...shown.map(([name]) => name.length));
-  return shown.map(([name, value]) => `${name.padEnd(width)}  ${value}`).join('\n');
+  return facts(lines.filter((line): line is [string, string] => line[1] !== undefined));
+}
+
+/** Names and values are the device's own: they stand apart from what the origin knows. */
+function inventory(member: MemberDetail): string[] {
+  const rows = Object.entries(member.inventory ?? {}).map(([name, value]) => [name, String(value)]);
+  return rows.length === 0 ? [] : table(['INVENTORY', `AS THE ${member.kind.toUpperCase()} SAYS`], rows);
 }
 
 /** A name, and what stands beside it; undefined leaves the line out. */
@@ -40,7 +45,7 @@ type Line = [string, string | undefined];
 function reportLines(last: NonNullable<MemberDetail['last']>): Line[] {
   const { reason, booted, rollout, receivedAt, at, via, timestampVersion } = last;
   return [
-    ['why', reason && `${reason.message} (${reason.code})`],
+    ['why', reason && reasonText(reason)],
     ['runs', booted && `${releaseText(booted.release)} in slot ${booted.slot}`],
     ['rollout', rollout && `${rollout.id}, attempt ${rollout.attempt}`],
     ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${via}`}`],
@@ -48,15 +53,15 @@ function reportLines(last: NonNullable<MemberDetail['last']>): Line[] {
   ];
 }
 
-function oddities({ anomalies, chains }: MemberDetail): string {
-  if (anomalies.length === 0) return '';
+function oddities({ anomalies, chains }: MemberDetail): string[] {
+  if (anomalies.length === 0) return [];
   const rows = anomalies.map(({ kind, at, epoch, seq }) => [
     at,
     ANOMALIES[kind] ?? kind,
     `${short(epoch)}/${seq}`,
   ]);
   const known = chains.map(({ epoch, seq }) => `${short(epoch)} (${seq} reports)`).join(', ');
-  return `${table(['ODD', 'WHAT', 'REPORT'], rows)}\nreport chains, oldest first: ${known}`;
+  return [...table(['ODD', 'WHAT', 'REPORT'], rows), `report chains, oldest first: ${known}`];
 }
 
 const ANOMALIES: Record<string, string> = {
@@ -66,15 +71,15 @@ const ANOMALIES: Record<string, string> = {
   interleaved: 'an older chain went on beside a newer one',
 };
 
-function history({ reports }: MemberDetail): string {
-  if (reports.length === 0) return 'no report yet';
+function history({ reports }: MemberDetail): string[] {
+  if (reports.length === 0) return ['no report yet'];
   const rows = reports.map(({ report, receivedAt }) => [
     receivedAt,
     String(report.seq),
     report.state,
     releaseText(report.release),
     report.rollout?.id ?? '-',
-    report.reason ? `${report.reason.message} (${report.reason.code})` : '',
+    report.reason ? reasonText(report.reason) : '',
   ]);
   return table(['RECEIVED', 'REPORT', 'STATE', 'RELEASE', 'ROLLOUT', ''], rows);
 }

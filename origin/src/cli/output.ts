@@ -1,19 +1,51 @@
-import { plainText } from '@sitecast/shared/command';
+import { plainJson, plainLine } from '@sitecast/shared/command';
+import stringWidth from 'string-width';
 
-/** What a command prints: results to standard output, everything a person may want to know besides to standard error. */
+/**
+ * What a command prints: results to standard output, everything a person may want to know besides to standard error. Each text
+ * that is handed in becomes one line, whatever others have put into it; a table lays out what has been cleaned.
+ */
 
-export function print(line: string): void {
-  process.stdout.write(`${plainText(line)}\n`);
+export function print(lines: string | readonly string[]): void {
+  process.stdout.write(textOf(lines));
 }
 
 export function printJson(value: unknown): void {
-  print(JSON.stringify(value));
+  process.stdout.write(`${plainJson(JSON.stringify(value))}\n`);
 }
 
 /** For a person, not for a pipe. */
-export function note(line: string): void {
-  process.stderr.write(`${plainText(line)}\n`);
+export function note(lines: string | readonly string[]): void {
+  process.stderr.write(textOf(lines));
 }
+
+/** The lines as they are printed. */
+export function textOf(lines: string | readonly string[]): string {
+  return [lines]
+    .flat()
+    .map(line => `${plainLine(line)}\n`)
+    .join('');
+}
+
+/** Free text within a line: it can't imitate the gap before the next column. */
+export function field(text: string): string {
+  if (PLAIN_WORD.test(text)) return text;
+  return plainLine(text).replace(BLANKS, ' ').trim();
+}
+
+/** Most fields are ids, names and numbers: a list of a whole fleet is mostly these. */
+const PLAIN_WORD = /^[!-~]*$/;
+
+/** U+2800 is Braille without a dot. */
+const BLANKS = /[\s\u2800]+/gu;
+
+/** Columns that a line takes on a terminal: letters of East Asia and emoji take two, marks on letters none. */
+export function widthOf(line: string): number {
+  return PLAIN_LINE.test(line) ? line.length : stringWidth(line.replace(MARKS, ''));
+}
+
+const PLAIN_LINE = /^[ -~]*$/;
+const MARKS = /[\p{Mn}\p{Me}]/gu;
 
 const UNITS = ['KiB', 'MiB', 'GiB', 'TiB'];
 
@@ -33,15 +65,24 @@ export function plural(count: number, noun: string): string {
   return `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
 }
 
-/** Left-aligned columns under their headings. */
-export function table(headings: readonly string[], rows: readonly (readonly string[])[]): string {
-  const widths = headings.map((heading, column) =>
-    Math.max(heading.length, ...rows.map(row => row[column]?.length ?? 0)),
+/** Left-aligned columns under their headings, a line each. */
+export function table(headings: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const lines = [headings, ...rows].map(cells => cells.map(field));
+  const widths = headings.map((_, column) =>
+    lines.reduce((width, cells) => Math.max(width, widthOf(cells[column] ?? '')), 0),
   );
-  const line = (cells: readonly string[]): string =>
+  return lines.map(cells =>
     cells
-      .map((cell, column) => cell.padEnd(widths[column] ?? 0))
+      .map((cell, column) => padded(cell, widths[column] ?? 0))
       .join('  ')
-      .trimEnd();
-  return [line(headings), ...rows.map(line)].join('\n');
+      .trimEnd(),
+  );
 }
+
+/** A name and what stands beside it, a line each. */
+export function facts(lines: readonly (readonly [string, string])[]): string[] {
+  const width = Math.max(...lines.map(([name]) => widthOf(field(name))));
+  return lines.map(([name, text]) => `${padded(field(name), width)}  ${field(text)}`);
+}
+
+const padded = (text: string, width: number): string => text + ' '.repeat(Math.max(0, width - widthOf(text)));

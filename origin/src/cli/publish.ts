@@ -189,9 +189,8 @@ async function unchangedOrRefused(
 ): Promise<PublishOutcome> {
   const { description, image } = request;
   const { lengthBytes, sha256 } = await hashImage(image);
-  const sameHardware = [...existing.hardware].sort().join() === [...description.hardware].sort().join();
-  if (sha256 !== existing.image.sha256 || !sameHardware)
-    throw versionExists(description, sha256 === existing.image.sha256);
+  const differs = differenceOf(existing, description, sha256);
+  if (differs !== undefined) throw versionExists(description, differs);
   const { product, version, counter } = existing;
   const sent = await mend(existing, request, view);
   const upload = { lengthBytes, chunks: existing.image.chunks, newChunks: 0, sentBytes: 0, ...sent };
@@ -224,8 +223,22 @@ async function mend(
   );
 }
 
-function versionExists({ product, version }: ReleaseDescription, sameBytes = false): SitecastError {
-  const what = sameBytes ? 'for other hardware' : 'with other bytes';
+/** What is asked for and isn't what was published: "unchanged" would be said of something else. */
+function differenceOf(
+  { image, hardware, counter, minimum, notes }: ReleaseManifest,
+  wanted: ReleaseDescription,
+  sha256: string,
+): string | undefined {
+  if (sha256 !== image.sha256) return 'with other bytes';
+  if ([...hardware].sort().join() !== [...wanted.hardware].sort().join()) return 'for other hardware';
+  if (wanted.counter !== undefined && wanted.counter !== counter) return `with the counter ${counter}`;
+  if (wanted.minVersion !== undefined && wanted.minVersion !== minimum?.version)
+    return minimum ? `from ${minimum.version} on` : 'without a release to start from';
+  if (wanted.notes !== undefined && wanted.notes !== (notes ?? '')) return 'with other notes';
+  return undefined;
+}
+
+function versionExists({ product, version }: ReleaseDescription, what = 'with other bytes'): SitecastError {
   return new SitecastError(
     'conflict',
     'SITECAST_VERSION_EXISTS',

@@ -9,7 +9,7 @@ import {
 } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import type { ChangeResult } from './repository-api.ts';
-import { newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
+import { isComplete, newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
 import { summarizeDraft } from './draft-summary.ts';
 import { writeRoot } from './init-command.ts';
 import { KeyRing } from './key-ring.ts';
@@ -50,7 +50,8 @@ export function releaseSignCommand(): SettingsCommand {
       'after',
       `
 It compares with the newest metadata of the origin where --origin is given, with what --state holds otherwise
-(so that a machine without a network can sign), and signs with every key in --keys that the draft needs.
+(so that a machine without a network can sign), and signs with every key in --keys that the draft needs. But for the first
+draft of all it needs the root.json that the founding has written (--root).
 
 Example:
   sitecast release sign camera-2.draft.json --keys /media/usb/keys`,
@@ -64,32 +65,35 @@ Example:
           ? await storedRepository(options)
           : await openRepository(options, await connect(options), { forRenewal: true });
       for (const line of summarizeDraft(draft, trusted)) note(line);
-      const signedBy = await signWithKeys(draft, trusted?.root, new KeyRing(options));
+      const { signedBy, hadSigned } = await signWithKeys(draft, trusted?.root, new KeyRing(options));
       if (signedBy.length > 0) await writeDraft(path, draft);
       const needed = neededSignatures(draft, trusted?.root);
+      const complete = isComplete(needed);
       if (options.json)
         printJson({
           draft: path,
           signedBy,
+          complete,
           needed: listNeeded(needed),
         });
       else {
-        print(
-          signedBy.length > 0
-            ? `signed with ${signedBy.map(id => id.slice(0, 16)).join(', ')}`
-            : `no key in ${options.keys} could add a signature`,
-        );
-        for (const line of describeNeeded(needed)) print(`  ${line}`);
+        if (signedBy.length > 0) print(`signed with ${shortIds(signedBy)}`);
+        else if (hadSigned.length > 0) print(`${shortIds(hadSigned)} had signed it already`);
+        print(describeNeeded(needed).map(line => `  ${line}`));
+        if (complete) print(`it is complete; submit it with: sitecast release submit ${path}`);
+        else print('it is not complete: other key holders have to sign it, too');
       }
-      if (signedBy.length === 0 && needed.some(({ have, signers }) => have < signers.threshold)) {
+      if (signedBy.length + hadSigned.length === 0 && !complete) {
         throw new SitecastError(
           'forbidden',
           'SITECAST_KEYS_MISSING',
-          `no key in ${options.keys} can sign this draft`,
+          `no key in ${options.keys} can add a signature that is still needed`,
         );
       }
     });
 }
+
+const shortIds = (keyIds: readonly string[]): string => keyIds.map(id => id.slice(0, 16)).join(', ');
 
 export function releaseSubmitCommand(): SettingsCommand {
   const command = new SettingsCommand('submit')
@@ -106,9 +110,12 @@ export function releaseSubmitCommand(): SettingsCommand {
       const trusted = founding ? undefined : await openRepository(options, origin, { forRenewal: true });
       requireComplete(neededSignatures(draft, trusted?.root), `${path} isn't signed by enough keys`);
       const result = await submitDraft(origin, draft);
-      if (founding && !result.alreadyDone) await writeRoot(options.root, draft);
+      if (founding) await writeRoot(options.root, draft);
       if (options.json) printJson(result);
-      else for (const line of describeResult(result)) print(line);
+      else {
+        print(describeResult(result));
+        if (founding) print(`${options.root}: start devices and gateways with --root and this file`);
+      }
     });
 }
 

@@ -1,15 +1,24 @@
-import { SettingsCommand } from '@sitecast/shared/command';
+import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { findRollout } from './find-rollout.ts';
 import { fetchRollouts, fetchRolloutStatus } from './fleet-api.ts';
-import { print, printJson, table } from './output.ts';
-import { describeMatch, describeStatus, endOf } from './rollout-view.ts';
+import { note, print, printJson, table } from './output.ts';
+import { stageText } from './rollout-ending.ts';
+import { describeMatch, describeStatus } from './rollout-view.ts';
 import { watchRollout } from './rollout-watch.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
 interface JsonOptions extends OriginOptions {
   json?: boolean;
 }
+
+interface StatusOptions extends JsonOptions {
+  watch?: boolean;
+  untilStage?: number;
+}
+
+/** As many as the origin lets one have. */
+const MAX_STAGES = 20;
 
 const asJson = (command: SettingsCommand): SettingsCommand =>
   addOriginOptions(command).option('--json', 'print one JSON object');
@@ -18,38 +27,50 @@ export function rolloutStatusCommand(): SettingsCommand {
   const command = new SettingsCommand('status')
     .description('show how far a rollout has got, device by device')
     .argument('[id]', 'default: the newest one')
-    .option('--watch', 'go on showing it until nothing more is going on');
+    .option('--watch', 'go on showing it until it has ended, or goes on no more by itself')
+    .option(
+      '--until-stage <n>',
+      'watch until this stage is over: its devices are well, or a later one has begun',
+      parseBoundedInteger(1, MAX_STAGES),
+    );
   return asJson(command)
     .addHelpText(
       'after',
       `
-With --watch the exit code tells how it ended: 0 if all devices completed, 1 if some failed or it was aborted.
-With --watch --json there is one object a line, one for each change.
+It tells the stage, what is left of its soak, and how many of the rollout's devices it has reached. Without --watch the exit
+code is 0, however the rollout stands. With --watch it tells how the rollout ended:
+  0  it is completed; with --until-stage also: that stage is over, and the rollout goes on
+  1  it was aborted or sent back; the origin has paused it; or devices failed, so that it never completes by itself
+An operator's pause is waited through. With --watch --json there is one object a line, one for each change.
 
 Examples:
   sitecast rollout status
-  sitecast rollout status 1f0c9a5be6d27788 --watch`,
+  sitecast rollout status 1f0c9a5be6d27788 --watch
+  sitecast rollout status 1f0c9a5be6d27788 --until-stage 1 && ./my-acceptance-test`,
     )
-    .action(async (text: string | undefined, options: JsonOptions & { watch?: boolean }) => {
+    .action(async (text: string | undefined, options: StatusOptions) => {
       const origin = await connect(options);
-      const { id } = await findRollout(origin, text);
-      if (!options.watch) {
+      const { id, plan } = await findRollout(origin, text);
+      const { watch = false, untilStage, json = false } = options;
+      if (!watch && untilStage === undefined) {
         const status = await fetchRolloutStatus(origin, id);
-        if (options.json) printJson(status);
-        else print(describeStatus(status));
+        if (json) printJson(status);
+        else print(describeStatus(status, Date.now()));
         return;
       }
-      const last = await watchRollout(() => fetchRolloutStatus(origin, id), options.json === true);
-      if (endOf(last) === 'bad') {
+      if (untilStage !== undefined && untilStage > plan.stages.length)
         throw new SitecastError(
-          'failed',
-          'SITECAST_ROLLOUT_FAILED',
-          last.state === 'aborted'
-            ? `rollout ${id} was aborted`
-            : `rollout ${id} did not succeed on every device`,
-          { hint: '`sitecast device show ID` tells why one failed.' },
+          'badInput',
+          'SITECAST_OPTION_CONFLICT',
+          `rollout ${id} has ${plan.stages.length} stages: there is no stage ${untilStage} to wait for`,
         );
+      const ending = await watchRollout(() => fetchRolloutStatus(origin, id), { asJson: json, untilStage });
+      if (ending.isGood) {
+        note(ending.text);
+        return;
       }
+      const hint = ending.hint === undefined ? {} : { hint: ending.hint };
+      throw new SitecastError('failed', 'SITECAST_ROLLOUT_FAILED', ending.text, hint);
     });
 }
 
@@ -65,14 +86,18 @@ export function rolloutListCommand(): SettingsCommand {
       return;
     }
     if (rollouts.length === 0) {
-      print('no rollout yet: `sitecast rollout start` makes the first');
+      print(
+        product === undefined
+          ? 'no rollout yet: `sitecast rollout start` makes the first'
+          : `no rollout of the product ${product}`,
+      );
       return;
     }
     const rows = rollouts.map(rollout => [
       rollout.id,
       rollout.product,
       `${rollout.release.version} (${rollout.release.counter})`,
-      rollout.state,
+      rollout.plan.stages.length > 1 ? `${rollout.state}, ${stageText(rollout)}` : rollout.state,
       rollout.createdAt,
       rollout.startedBy,
       describeMatch(rollout),

@@ -37,6 +37,7 @@ interface StartOptions extends OriginOptions {
   maxDown?: number;
   allAtOnce?: boolean;
   allowDowngrade?: boolean;
+  allowUnknown?: boolean;
   id?: string;
   file?: string;
   dryRun?: boolean;
@@ -93,7 +94,7 @@ function addStageOptions(command: SettingsCommand): void {
     )
     .option('--canary-device <id>', 'in the first stage, before all shares; may be repeated', collect)
     .option('--canary-per-site', 'one device of each site in the first stage')
-    .option('--all-at-once', 'without stages, or with a first one of more than 10 %');
+    .option('--all-at-once', 'without stages, or with a first one of more devices than 10 % are');
 }
 
 function addFailureOptions(command: SettingsCommand): void {
@@ -139,7 +140,11 @@ function addMatchOptions(command: SettingsCommand): void {
         'just devices that run this release; A..B, A.. and ..B are ranges',
       ).argParser(parseVersionRange),
     )
-    .option('--allow-downgrade', 'even where devices run a newer release');
+    .option('--allow-downgrade', 'even where devices run a newer release')
+    .option(
+      '--allow-unknown',
+      'even where nobody has a site, hardware or tag that is named: they are to come',
+    );
 }
 
 function addTermOptions(command: SettingsCommand): void {
@@ -194,10 +199,15 @@ async function start(
     printJson(started);
     return;
   }
-  const { id, total, plan } = started;
-  const stage = plan.stages.length > 1 ? `, the first of ${plan.stages.length} stages` : '';
-  print(`rollout ${id}: ${json.product} ${json.version} to ${plural(total, 'device')}${stage}`);
-  if (total === 0) note('no enrolled device matches yet: it waits for those that come');
+  const { id, total, matching = total, plan } = started;
+  const stage = plan.stages.length > 1 ? `, in the first of ${plan.stages.length} stages` : '';
+  print(
+    `rollout ${id}: ${json.product} ${json.version} to ${total} of ${plural(matching, 'device')}${stage}`,
+  );
+  if (total === 0)
+    note(
+      `no enrolled device matches yet: it waits for those that come, and no other rollout to the same can begin until \`sitecast rollout abort ${id}\``,
+    );
   note(`watch it with: sitecast rollout status ${id} --watch`);
 }
 
@@ -220,6 +230,8 @@ function bodyOf(options: StartOptions): Record<string, unknown> {
     maxDownBasisPoints: options.maxDown,
     allAtOnce: options.allAtOnce === true,
     allowDowngrade: options.allowDowngrade === true,
+    // An origin of 0.1.0 doesn't know it, and knows no names that are refused.
+    allowUnknown: options.allowUnknown === true ? true : undefined,
     dryRun: options.dryRun === true,
   });
 }

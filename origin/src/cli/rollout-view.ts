@@ -1,10 +1,11 @@
+import { formatDurationMs } from '@sitecast/shared/command';
 import { cutText } from '@sitecast/shared/text';
 import type { DryRun, FailureGroup, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
-import { formatBytes, plural, table } from './output.ts';
+import { field, formatBytes, plural, table } from './output.ts';
+import { stageText } from './rollout-ending.ts';
 
-/** States in which nothing more happens on a device. */
-const ENDED = new Set(['completed', 'failed', 'rolledBack', 'blocked']);
 const MAX_SHOWN_DEVICES = 200;
+const MAX_SHOWN_MESSAGE_CHARS = 80;
 
 export function describeMatch({ match }: Rollout): string {
   const parts = [
@@ -24,27 +25,26 @@ function rangeText({ min, max }: { min: number; max: number }): string {
   return `releases (${min}) to ${max === Number.MAX_SAFE_INTEGER ? 'the newest' : `(${max})`}`;
 }
 
-/** `good`: every device completed it. `bad`: it ended, or every device has, otherwise. */
-export function endOf({ state, counts, total }: RolloutStatus): 'good' | 'bad' | undefined {
-  const completed = counts.completed ?? 0;
-  if (state === 'completed' || (total > 0 && completed === total)) return 'good';
-  if (state === 'aborted') return 'bad';
-  const ended = Object.entries(counts).reduce((sum, [name, count]) => sum + (ENDED.has(name) ? count : 0), 0);
-  return total > 0 && ended === total ? 'bad' : undefined;
-}
-
-export function headline(status: RolloutStatus): string {
-  const { id, product, release, state, counts, total } = status;
+/** What it is, how far it has got, and of how many. @param nowMs to tell what is left of a soak; without it just its end */
+export function headline(status: RolloutStatus, nowMs?: number): string {
+  const { id, product, release, state, counts, total, matching = total, plan } = status;
   const done = counts.completed ?? 0;
   const others = Object.entries(counts)
     .filter(([name]) => name !== 'completed')
     .map(([name, count]) => `, ${count} ${name}`)
     .join('');
-  return `rollout ${id}  ${product} ${release.version} (${release.counter})  ${state}  ${done} of ${total} completed${others}`;
+  const parts = [
+    `rollout ${id}`,
+    `${product} ${release.version} (${release.counter})`,
+    `${state}${plan.stages.length > 1 ? `, ${stageText(status)}` : ''}${soakText(status, nowMs)}`,
+    `${total} of ${plural(matching, 'device')} reached`,
+    `${done} of ${total} completed${others}`,
+  ];
+  return parts.join('  ');
 }
 
 /** A whole rollout: what it is, and its devices; those that are done are named last. */
-export function describeStatus(status: RolloutStatus): string {
+export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   const { devices } = status;
   const order = [...devices].sort(
     (one, other) => Number(one.state === 'completed') - Number(other.state === 'completed'),
@@ -57,21 +57,27 @@ export function describeStatus(status: RolloutStatus): string {
       overdue ? `${state}, ${overdue}` : state,
       progress ? progressText(progress) : '',
       at ?? '-',
-      reason ? `${reason.message} (${reason.code})` : '',
+      reason ? reasonText(reason) : '',
     ]);
   const lines = [
-    headline(status),
-    `for ${describeMatch(status)}; started ${status.createdAt} by ${status.startedBy}`,
+    headline(status, nowMs),
+    `for ${describeMatch(status)}; started ${status.createdAt} by ${field(status.startedBy)}`,
     describeStages(status),
     describeTerms(status),
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
     ...describeFailures(status.failures),
   ];
-  if (rows.length > 0) lines.push('', table(['DEVICE', 'SITE', 'STATE', 'PROGRESS', 'ITS CLOCK', ''], rows));
+  if (rows.length > 0)
+    lines.push('', ...table(['DEVICE', 'SITE', 'STATE', 'PROGRESS', 'ITS CLOCK', ''], rows));
   if (order.length > MAX_SHOWN_DEVICES)
     lines.push(`… and ${order.length - MAX_SHOWN_DEVICES} more: --json has them all`);
-  return lines.join('\n');
+  return lines;
+}
+
+/** A device's own words, and the code. */
+export function reasonText({ message, code }: { message: string; code: string }): string {
+  return `${field(message)} (${field(code)})`;
 }
 
 export function progressText({ doneBytes, totalBytes }: { doneBytes: number; totalBytes: number }): string {
@@ -79,21 +85,27 @@ export function progressText({ doneBytes, totalBytes }: { doneBytes: number; tot
   return `${percent}% of ${formatBytes(totalBytes)}`;
 }
 
-/** `done 1 % · now 10 %, soaks until … · then 50 %, 100 %` */
-function describeStages({ plan, stage, settledAt, state, stageStartedAt }: Rollout): string {
+/** `done 1 %; now 10 % since …; then 50 %, 100 %` */
+function describeStages({ plan, stage, state, stageStartedAt }: Rollout): string {
   const names = plan.stages.map(({ basisPoints }) => shareText(basisPoints));
-  const soakMs = plan.stages[stage]?.soakMs ?? 0;
   const isGoingOn = state === 'active' || state === 'paused';
-  const soak =
-    settledAt === undefined || !isGoingOn
-      ? ''
-      : `, soaks until ${new Date(Date.parse(settledAt) + soakMs).toISOString()}`;
+  const soakMs = plan.stages[stage]?.soakMs ?? 0;
+  const isLast = stage + 1 >= names.length;
   const parts = [
     stage > 0 ? `done ${names.slice(0, stage).join(', ')}` : '',
-    `${isGoingOn ? 'now' : 'last'} ${names[stage] ?? ''} since ${stageStartedAt}${soak}`,
-    stage + 1 < names.length ? `${isGoingOn ? 'then' : 'not'} ${names.slice(stage + 1).join(', ')}` : '',
+    `${isGoingOn ? 'now' : 'last'} ${names[stage] ?? ''} since ${stageStartedAt}`,
+    isGoingOn && !isLast ? `once its devices are well it soaks ${formatDurationMs(soakMs)}` : '',
+    isLast ? '' : `${isGoingOn ? 'then' : 'not'} ${names.slice(stage + 1).join(', ')}`,
   ];
   return `stages: ${parts.filter(part => part !== '').join('; ')}`;
+}
+
+/** Of a stage whose devices are well. */
+function soakText({ plan, stage, settledAt, state }: Rollout, nowMs: number | undefined): string {
+  if (settledAt === undefined || state !== 'active') return '';
+  const endMs = Date.parse(settledAt) + (plan.stages[stage]?.soakMs ?? 0);
+  const left = nowMs === undefined ? '' : ` (${formatDurationMs(Math.max(0, endMs - nowMs))} left)`;
+  return `, soaks until ${new Date(endMs).toISOString()}${left}`;
 }
 
 /** When and how many at once. */
@@ -102,7 +114,7 @@ function describeTerms({ window, download, notBefore, offlineForMs, maxDownBasis
     window === undefined ? '' : `activates ${window}${download === 'window' ? ', downloads then, too' : ''}`,
     notBefore === undefined ? '' : `not before ${notBefore}`,
     `at most ${maxDownBasisPoints / 100} % of a site down at once`,
-    `obeyed ${offlineForMs / 3_600_000} h offline`,
+    `obeyed ${formatDurationMs(offlineForMs)} offline`,
   ];
   return `terms: ${parts.filter(part => part !== '').join('; ')}`;
 }
@@ -141,7 +153,7 @@ function describeStop({ stop, state, rollbackTo }: Rollout): string[] {
       : `: of ${members} devices ${failed} failed at ${plural(failedSites, 'site')}, ${silent} silent`;
   const goal = rollbackTo ? ` to ${rollbackTo.version} (${rollbackTo.counter})` : '';
   return [
-    `${state === 'paused' ? 'paused' : `sent back${goal}`} by ${stop.by} at ${stop.at} (${stop.why})${figures}`,
+    `${state === 'paused' ? 'paused' : `sent back${goal}`} by ${field(stop.by)} at ${stop.at} (${stop.why})${figures}`,
   ];
 }
 
@@ -153,25 +165,31 @@ export function describeFailures(failures: readonly FailureGroup[]): string[] {
     hardware,
     String(count),
     String(sites),
-    cutText(message.split('\n')[0] ?? '', 80),
+    cutText(message.split('\n')[0] ?? '', MAX_SHOWN_MESSAGE_CHARS),
     devices.slice(0, 2).join(' '),
   ]);
-  return ['', table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'ONE OF THEM SAID', 'SUCH AS'], rows)];
+  return ['', ...table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'ONE OF THEM SAID', 'SUCH AS'], rows)];
 }
 
 const SHOWN_OF_A_STAGE = 20;
 
 /** Which devices each stage would reach. */
-export function describeDryRun({ id, total, stages, plan }: DryRun): string {
+export function describeDryRun({ id, total, stages, plan, blockedBy }: DryRun): string[] {
   const lines = [`this would reach ${plural(total, 'device')}; nothing was started`];
   for (const [at, { basisPoints, count, devices }] of stages.entries()) {
     const soakMs = plan.stages[at]?.soakMs ?? 0;
     const isLast = at === stages.length - 1;
-    const soak = isLast ? '' : `, then it soaks ${soakMs / 3_600_000} h`;
-    lines.push(`stage ${at + 1}, ${shareText(basisPoints)}: ${plural(count, 'device')} more${soak}`);
+    const soak = count > 0 ? `, then it soaks ${formatDurationMs(soakMs)}` : ', so the next begins at once';
+    lines.push(
+      `stage ${at + 1}, ${shareText(basisPoints)}: ${plural(count, 'device')} more${isLast ? '' : soak}`,
+    );
     for (const device of devices.slice(0, SHOWN_OF_A_STAGE)) lines.push(`  ${device}`);
     if (count > SHOWN_OF_A_STAGE) lines.push(`  … and ${count - SHOWN_OF_A_STAGE} more: --json has them`);
   }
   lines.push(`with --id ${id} just these come first`);
-  return lines.join('\n');
+  if (blockedBy)
+    lines.push(
+      `it can't be started yet: rollout ${blockedBy.rollout} of ${blockedBy.version} is ${blockedBy.state} and could reach the same devices`,
+    );
+  return lines;
 }

@@ -1,26 +1,27 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { plainText } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { RolloutStatus } from './fleet-api.ts';
-import { note, print, printJson } from './output.ts';
-import { describeStatus, endOf, headline, progressText } from './rollout-view.ts';
+import { note, print, printJson, textOf, widthOf } from './output.ts';
+import { type Ending, endingOf } from './rollout-ending.ts';
+import { describeStatus, headline, progressText, reasonText } from './rollout-view.ts';
 
 const POLL_MS = 1000;
 const CLEAR_BELOW = '\u001b[0J';
 
 /**
- * Shows a rollout until nothing more is going on: on a terminal in place, else a line for each device that changed its
- * state. An origin that can't be reached for a while is waited for.
+ * Shows a rollout until it has ended, goes on no more by itself, or a stage is over: on a terminal in place, else a line for
+ * each device that changed its state. An origin that can't be reached for a while is waited for.
  */
 export async function watchRollout(
   fetch: () => Promise<RolloutStatus>,
-  asJson: boolean,
-): Promise<RolloutStatus> {
+  { asJson, untilStage }: { asJson: boolean; untilStage: number | undefined },
+): Promise<Ending> {
   const show = asJson ? jsonLines() : process.stdout.isTTY ? screen() : changes();
   for (;;) {
     const status = await fetchPatiently(fetch);
     show(status);
-    if (endOf(status) !== undefined) return status;
+    const ending = endingOf(status, untilStage);
+    if (ending) return ending;
     await sleep(POLL_MS);
   }
 }
@@ -53,8 +54,8 @@ function jsonLines(): Show {
 function screen(): Show {
   let height = 0;
   return status => {
-    const text = plainText(describeStatus(status));
-    process.stdout.write(`${height > 0 ? `\u001b[${height}F` : ''}${CLEAR_BELOW}${text}\n`);
+    const text = textOf(describeStatus(status, Date.now()));
+    process.stdout.write(`${height > 0 ? `\u001b[${height}F` : ''}${CLEAR_BELOW}${text}`);
     height = rowsOf(text);
   };
 }
@@ -62,7 +63,8 @@ function screen(): Show {
 /** On a terminal long lines take several rows. */
 function rowsOf(text: string): number {
   const { columns } = process.stdout;
-  return text.split('\n').reduce((sum, line) => sum + Math.max(1, Math.ceil(line.length / columns)), 0);
+  const lines = text.split('\n').slice(0, -1);
+  return lines.reduce((sum, line) => sum + Math.max(1, Math.ceil(widthOf(line) / columns)), 0);
 }
 
 function changes(): Show {
@@ -73,10 +75,10 @@ function changes(): Show {
       const text = `${state}${progress ? ` ${progressText(progress)}` : ''}`;
       if (states.get(id) === text) continue;
       states.set(id, text);
-      print(`${id}  ${site}  ${text}${reason ? `  ${reason.message} (${reason.code})` : ''}`);
+      print(`${id}  ${site}  ${text}${reason ? `  ${reasonText(reason)}` : ''}`);
     }
     const line = headline(status);
-    if (line !== lastHeadline) print(line);
+    if (line !== lastHeadline) print(headline(status, Date.now()));
     lastHeadline = line;
   };
 }

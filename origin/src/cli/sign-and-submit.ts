@@ -16,20 +16,25 @@ import { note, printJson } from './output.ts';
 import { type ChangeResult, submitDraft } from './repository-api.ts';
 import type { KeyOptions } from './settings.ts';
 
-/** Signs a draft with every private key at hand that it still needs; returns the key ids that signed. */
+/** Signs a draft with every private key at hand that it still needs; returns the key ids that signed, now and before. */
 export async function signWithKeys(
   draft: Draft,
   trustedRoot: SignedRoot | undefined,
   keys: KeyRing,
-): Promise<string[]> {
-  const signedBy: string[] = [];
+): Promise<{ signedBy: string[]; hadSigned: string[] }> {
+  const [signedBy, hadSigned]: [string[], string[]] = [[], []];
+  const signatures = (): number =>
+    neededSignatures(draft, trustedRoot).reduce((sum, { have }) => sum + have, 0);
   for (const wanted of wantedKeyIds(neededSignatures(draft, trustedRoot))) {
     // The signatures before may have been enough.
     if (!wantedKeyIds(neededSignatures(draft, trustedRoot)).has(wanted)) continue;
-    for (const pair of await keys.open([wanted]))
-      if ((await addSignatures(draft, pair, trustedRoot)) > 0) signedBy.push(wanted);
+    for (const pair of await keys.open([wanted])) {
+      const before = signatures();
+      await addSignatures(draft, pair, trustedRoot);
+      (signatures() > before ? signedBy : hadSigned).push(wanted);
+    }
   }
-  return signedBy;
+  return { signedBy, hadSigned };
 }
 
 /**

@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Enrolment, readEnrolment } from '@sitecast/shared/fleet';
 import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
-import type { Audit } from '../audit/audit.ts';
+import { type Audit, ORIGIN } from '../audit/audit.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { AdmittedBy, JoinTokens } from './join-tokens.ts';
 import type { Member, MemberKind } from './member.ts';
@@ -34,6 +34,8 @@ interface Newcomer {
 interface Admitted {
   member: Member;
   by: AdmittedBy;
+  /** The gateway that brought it. */
+  via: string | undefined;
 }
 
 /** Lets devices and gateways in, and changes what they are. One change at a time. */
@@ -91,6 +93,8 @@ export class Enrolments {
     const members = admitted.map(({ member }) => member);
     const writes = admitted.map(({ by }) => by.write);
     try {
+      // They are one write for the log, too.
+      await Promise.all(admitted.map(newcomer => this.#recordEnrolment(newcomer)));
       if (members.length > 0) await registry.putAll(members, writes);
     } catch (error) {
       for (const { by } of admitted.reverse()) joinTokens.giveBack(by);
@@ -141,7 +145,7 @@ export class Enrolments {
     try {
       const site = by.before.site ?? asked;
       if (site === undefined) throw siteMissing(kind);
-      return { member: this.#newMember(wanted, site, { joinToken: token }), by };
+      return { member: this.#newMember(wanted, site, { joinToken: token }), by, via: relay?.id };
     } catch (error) {
       joinTokens.giveBack(by);
       throw error;
@@ -206,6 +210,13 @@ export class Enrolments {
       await registry.put(changed);
       return changed;
     });
+  }
+
+  /** No operator did it; but one made the token. */
+  #recordEnrolment({ member, by: { before }, via }: Admitted): Promise<void> {
+    const { product, hardware, site } = member;
+    const details = { joinToken: before.id, tokenBy: before.createdBy, product, hardware, site, via };
+    return this.#record(ORIGIN, 'enrol', member, details);
   }
 
   #record(by: string, what: string, { kind, id }: Member, details?: Record<string, unknown>): Promise<void> {

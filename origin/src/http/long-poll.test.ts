@@ -32,7 +32,7 @@ it('tells all that wait as soon as something is published', async () => {
   const tag = await newest();
   const polls = Array.from({ length: 20 }, () => poll('respond-async, wait=50', tag));
   await waiting(20);
-  await bed.startRollout({ match: { sites: ['wake'] } });
+  await bed.startRollout({ match: { sites: ['wake'] }, allowUnknown: true });
   for (const answer of await Promise.all(polls)) {
     expect(answer.status).toBe(200);
     expect(answer.headers.get('preference-applied')).toBe('wait=50');
@@ -54,7 +54,7 @@ it('waits no longer than it may, and takes nonsense for no wait', async () => {
     const applied = (await poll(prefer, tag)).headers.get('preference-applied');
     expect({ prefer, applied }).toEqual({ prefer, applied: null });
   }
-  await bed.startRollout({ match: { sites: ['wake2'] } });
+  await bed.startRollout({ match: { sites: ['wake2'] }, allowUnknown: true });
   expect((await long).headers.get('preference-applied')).toBe(`wait=${MAX_WAIT_S}`);
 });
 

@@ -9,10 +9,10 @@ export interface LogEnd {
 }
 
 /** What a recovery writes into the audit log that the backup brought. */
-export type RecoveryLog = Pick<AuditLog, 'record' | 'head' | 'entries'>;
+export type RecoveryLog = Pick<AuditLog, 'record' | 'head' | 'find'>;
 
 export async function endOf(log: RecoveryLog): Promise<LogEnd | undefined> {
-  const [last] = await log.entries(log.head.seq - 1, 1);
+  const [last] = (await log.find(log.head.seq - 1, 1)).entries;
   return last && { seq: last.seq, hash: last.hash, at: last.at };
 }
 

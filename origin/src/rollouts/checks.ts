@@ -3,6 +3,7 @@ import { MAX_REVOKED, MAX_ROLLOUTS, type Rollout, type RolloutsFile } from '@sit
 import type { Member } from '../fleet/member.ts';
 import type { Registry } from '../fleet/registry.ts';
 import { bootedCounter, couldMeet, type Match, reachedBy } from './match.ts';
+import { nearestOf } from './nearest.ts';
 import type { RolloutRecord } from './record.ts';
 import type { WantedRollout } from './wanted.ts';
 
@@ -45,7 +46,7 @@ export function matchFor({ match }: WantedRollout, hardware: readonly string[]):
       'badInput',
       'SITECAST_HARDWARE_UNFIT',
       `the release isn't for the hardware ${unfit.join(', ')}: it is for ${hardware.join(', ')}`,
-      { data: { unfit, hardware } },
+      { data: { unfit, hardware, ...nearestIn(unfit[0], hardware) } },
     );
   }
   const { sites, tags } = match;
@@ -56,12 +57,13 @@ export function matchFor({ match }: WantedRollout, hardware: readonly string[]):
   };
 }
 
-export function refuseOverlap(product: string, match: Match, file: RolloutsFile): void {
-  const other = file.rollouts.find(
-    rollout => IS_GOING_ON.has(rollout.state) && couldMeet(rollout.match, match),
-  );
-  if (!other) return;
-  throw new SitecastError(
+/** One that goes on and could reach the same devices: as long as it does, the next one can't be started. */
+export function overlapping(match: Match, file: RolloutsFile): Rollout | undefined {
+  return file.rollouts.find(rollout => IS_GOING_ON.has(rollout.state) && couldMeet(rollout.match, match));
+}
+
+export function overlaps(product: string, other: Rollout): SitecastError {
+  return new SitecastError(
     'conflict',
     'SITECAST_ROLLOUT_OVERLAPS',
     `rollout ${other.id} of ${product} ${other.release.version} is ${other.state} and could reach the same devices`,
@@ -70,6 +72,11 @@ export function refuseOverlap(product: string, match: Match, file: RolloutsFile)
       data: { rollout: other.id, release: other.release, state: other.state },
     },
   );
+}
+
+function nearestIn(name: string | undefined, known: readonly string[]): { nearest?: string } {
+  const nearest = name === undefined ? undefined : nearestOf(name, known);
+  return nearest === undefined ? {} : { nearest };
 }
 
 export function refuseDowngrade(

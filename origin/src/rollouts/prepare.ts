@@ -5,12 +5,13 @@ import type { Member } from '../fleet/member.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Files } from '../storage/files.ts';
-import { belowFloor, matchFor, refuseDowngrade, refuseOverlap } from './checks.ts';
+import { belowFloor, matchFor, overlapping, overlaps, refuseDowngrade } from './checks.ts';
 import { freeze, NOBODY } from './controller/cohort.ts';
 import { type ControllerState, newControllerState } from './controller/state.ts';
 import { type Match, reachedBy } from './match.ts';
 import { findRelease } from './releases.ts';
-import { invalid, planFor, termsFor, type WantedRollout } from './wanted.ts';
+import { refuseUnknownNames } from './unknown-names.ts';
+import { invalid, planFor, refuseLargeStart, termsFor, type WantedRollout } from './wanted.ts';
 
 interface PrepareDeps {
   repository: Repository;
@@ -26,17 +27,21 @@ export interface PreparedRollout {
   /** Ids of those in the first stage, and of all that it's for now. */
   members: string[];
   candidates: string[];
+  /** Of a dry run: a rollout that has to end before this one can be started. */
+  blockedBy?: Rollout;
 }
 
 /**
  * Everything about a rollout that can be known before it is published.
  * @param file what is signed of the product so far
+ * @param isDryRun a rollout that is under way is told then, and refuses nothing
  * @throws the codes of docs/ERRORS.md under "Rollouts"
  */
 export async function prepareRollout(
   deps: PrepareDeps,
   wanted: WantedRollout,
   file: RolloutsFile,
+  { isDryRun }: { isDryRun: boolean },
 ): Promise<PreparedRollout> {
   const { registry } = deps;
   const nowMs = deps.now();
@@ -46,7 +51,9 @@ export async function prepareRollout(
   const { manifest, manifestSha256, product: signed } = await findRelease(deps, product, wanted.release);
   if (manifest.counter < signed.floor.counter) throw belowFloor(signed, manifest);
   const match = await withOrigins(deps, wanted, matchFor(wanted, manifest.hardware));
-  refuseOverlap(product, match, file);
+  if (!wanted.mayBeUnknown) refuseUnknownNames(wanted, registry);
+  const blockedBy = overlapping(match, file);
+  if (blockedBy && !isDryRun) throw overlaps(product, blockedBy);
   const everybody: Rollout = {
     id: wanted.id ?? randomBytes(8).toString('hex'),
     release: { counter: manifest.counter, version: manifest.version, manifestSha256 },
@@ -59,6 +66,7 @@ export async function prepareRollout(
   };
   if (!wanted.mayDowngrade) refuseDowngrade(product, everybody, file, registry);
   const reached = [...reachedBy(everybody, product, registry)];
+  refuseLargeStart(wanted, plan, reached.length);
   const isStaged = plan.stages.length > 1;
   if (isStaged && reached.length === 0) throw nobodyMatches();
   const canaries = canariesFor(wanted, everybody.id, reached);
@@ -76,6 +84,7 @@ export async function prepareRollout(
     controller: newControllerState(plan, nowMs),
     members,
     candidates,
+    ...(blockedBy && { blockedBy }),
   };
 }
 

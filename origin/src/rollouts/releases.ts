@@ -11,6 +11,7 @@ import { type ListedFile, readListing, targetFilePath } from '../repository/chec
 import { damaged, sha256Hex, TARGETS } from '../repository/committed.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Files } from '../storage/files.ts';
+import { nearestOf } from './nearest.ts';
 
 /** A release, by its label or its counter. */
 export type ReleaseName = { version: string } | { counter: number };
@@ -33,11 +34,7 @@ export async function findRelease(
   const { committed } = repository;
   const listing = committed && readListing(committed.targets.signed);
   const productFile = listing?.products.get(product);
-  if (!listing || !productFile) {
-    throw new SitecastError('notFound', 'SITECAST_PRODUCT_UNKNOWN', `no product ${product} is published`, {
-      hint: '`sitecast product list` shows those that are.',
-    });
-  }
+  if (!listing || !productFile) throw unknownProduct(product, listing);
   const parsed = parseProductFile(await read(files, productFile, MAX_PRODUCT_BYTES));
   // Newest first: what is rolled out is mostly the newest.
   const releases = [...(listing.releases.get(product)?.values() ?? [])].sort(
@@ -56,6 +53,15 @@ export async function findRelease(
     `${product} has no published release ${name}`,
     { hint: `\`sitecast release list ${product}\` shows those it has.` },
   );
+}
+
+function unknownProduct(product: string, listing: ReturnType<typeof readListing> | undefined): SitecastError {
+  const nearest = nearestOf(product, listing?.products.keys() ?? []);
+  const meant = nearest === undefined ? '' : `Is ${nearest} meant? `;
+  return new SitecastError('notFound', 'SITECAST_PRODUCT_UNKNOWN', `no product ${product} is published`, {
+    hint: `${meant}\`sitecast product list\` shows those that are.`,
+    ...(nearest !== undefined && { data: { nearest } }),
+  });
 }
 
 /** Names of all published products. */

@@ -158,6 +158,72 @@ describe('starting', () => {
     expect(await bed.startRollout({ allowDowngrade: true })).toMatchObject({ httpStatus: 201, total: 1 });
   });
 
+  it('of a name that nobody has is refused, with the nearest one, until it is said to be meant', async () => {
+    const device = await bed.device('north');
+    await bed.gateway('south');
+    await bed.call('PATCH', `/api/v1/devices/${device.id}`, { tags: { ring: 'early' } });
+    expect(await bed.startRollout({ match: { sites: ['nroth'] } })).toMatchObject({
+      httpStatus: 404,
+      code: 'SITECAST_MATCH_UNKNOWN',
+      detail: 'nobody in the fleet has the site nroth (is it north?)',
+      hint: expect.stringContaining('--allow-unknown'),
+      data: { nearest: 'north', unknown: [{ what: 'site', name: 'nroth', nearest: 'north' }] },
+    });
+    const slips = { sites: ['north', 'moon'], tags: { ring: 'erly' } };
+    expect(await bed.startRollout({ match: slips, dryRun: true })).toMatchObject({
+      code: 'SITECAST_MATCH_UNKNOWN',
+      data: { unknown: [{ name: 'moon' }, { what: 'tag', name: 'ring=erly', nearest: 'ring=early' }] },
+    });
+    expect(await bed.startRollout({ match: { hardware: ['rpi'] } })).toMatchObject({
+      code: 'SITECAST_HARDWARE_UNFIT',
+      data: { nearest: 'rpi4' },
+    });
+    expect(await bed.startRollout({ product: 'camrea' })).toMatchObject({ data: { nearest: 'camera' } });
+    expect(await bed.call('GET', '/api/v1/rollouts')).toMatchObject({ rollouts: [] });
+    // A gateway's site is known, though no device is there yet.
+    expect(await bed.startRollout({ match: { sites: ['south'] } })).toMatchObject({
+      httpStatus: 201,
+      total: 0,
+    });
+    expect(await bed.startRollout({ match: { sites: ['moon'] }, allowUnknown: true })).toMatchObject({
+      httpStatus: 201,
+    });
+  });
+
+  it('with a first stage of more devices than a tenth has to be meant; one device of five is a tenth', async () => {
+    for (let at = 0; at < 5; at += 1) await bed.device();
+    const of = (...shares: number[]) => ({
+      allAtOnce: false,
+      stages: shares.map(basisPoints => ({ basisPoints })),
+    });
+    expect(await bed.startRollout(of(2100, 10_000))).toMatchObject({
+      httpStatus: 400,
+      code: 'SITECAST_ALL_AT_ONCE_NEEDED',
+      data: { reach: 2, devices: 5 },
+    });
+    expect(await bed.startRollout(of(10_000))).toMatchObject({ code: 'SITECAST_ALL_AT_ONCE_NEEDED' });
+    expect(await bed.startRollout(of(2000, 6000, 10_000))).toMatchObject({
+      httpStatus: 201,
+      total: 1,
+      matching: 5,
+    });
+  });
+
+  it('can be tried while another one is under way: what it waits for is told', async () => {
+    await bed.device();
+    const { id } = await bed.startRollout();
+    const dry = await bed.startRollout({ dryRun: true });
+    expect(dry).toMatchObject({
+      httpStatus: 200,
+      total: 1,
+      blockedBy: { rollout: id, version: '1.0.0', state: 'active' },
+    });
+    expect(await bed.startRollout({ id: dry.id })).toMatchObject({ code: 'SITECAST_ROLLOUT_OVERLAPS' });
+    await end(id, 'abort');
+    expect(await bed.startRollout({ dryRun: true })).not.toHaveProperty('blockedBy');
+    expect(await bed.startRollout({ id: dry.id })).toMatchObject({ httpStatus: 201, id: dry.id });
+  });
+
   it('needs an operator', async () => {
     const { token } = await bed.origin.tokens.create({ name: 'looker', role: 'viewer' });
     const response = await bed.ask('/api/v1/rollouts', {

@@ -113,9 +113,9 @@ export class Rollouts {
     return previewOf(record, act, figures, joining, goal);
   }
 
-  /** What would begin, without beginning it. @throws as `start` */
+  /** What would begin, without beginning it. @throws as `start`, but not for a rollout that is under way */
   async dryRun(wanted: WantedRollout): Promise<PreparedRollout> {
-    return await this.#prepare(wanted);
+    return await this.#prepare(wanted, true);
   }
 
   /**
@@ -212,8 +212,9 @@ export class Rollouts {
     await this.#serial.idle();
   }
 
-  async #prepare(wanted: WantedRollout): Promise<PreparedRollout> {
-    const prepared = await prepareRollout(this.#deps, wanted, await this.#signed.file(wanted.product));
+  async #prepare(wanted: WantedRollout, isDryRun = false): Promise<PreparedRollout> {
+    const file = await this.#signed.file(wanted.product);
+    const prepared = await prepareRollout(this.#deps, wanted, file, { isDryRun });
     const { id } = prepared.rollout;
     if (!this.#records.get(id)) return prepared;
     throw new SitecastError('conflict', 'SITECAST_ROLLOUT_EXISTS', `there is a rollout ${id} already`);

@@ -31,7 +31,10 @@ interface RolloutDevice {
 
 export interface RolloutStatus {
   counts: Partial<Record<RolloutDeviceState, number>>;
+  /** Devices that it has reached so far. */
   total: number;
+  /** Devices that it is for, whether a stage has reached them or not. */
+  matching: number;
   /** Of the cohort, as the controller counts it; only while the rollout goes on. */
   figures?: Figures;
   /** By what they failed with and their hardware, most first. */
@@ -66,11 +69,16 @@ export function statusOf(
   const counts: RolloutStatus['counts'] = {};
   const page = new Page(limit, device => isAfter(device, after) && (!state || device.state === state));
   const failures = new FailureGroups();
+  const everybody = { ...rollout, cohort: { below: null } };
   let total = 0;
+  let matching = 0;
   for (const member of registry.from(undefined)) {
     const outcome = outcomes.get(member.id);
     const status = registry.status(member.id);
-    if (!outcome && !isInCohort(ledger, member) && !isOpenTo(rollout, product, member, status)) continue;
+    if (!outcome && !isInCohort(ledger, member) && !isOpenTo(rollout, product, member, status)) {
+      if (isReached(everybody, product, member, status)) matching += 1;
+      continue;
+    }
     if (outcome?.failure && outcome.attempt === rollout.attempt) failures.add(member, outcome.failure);
     const running = progress.get(member.id, nowMs);
     const overdue = ledger?.overdue(member.id);
@@ -81,12 +89,14 @@ export function statusOf(
       ...(overdue && { overdue }),
     };
     total += 1;
+    matching += 1;
     counts[device.state] = (counts[device.state] ?? 0) + 1;
     page.add(device);
   }
   return {
     counts,
     total,
+    matching,
     ...(ledger && { figures: ledger.figures(controller.stage) }),
     failures: failures.list(),
     devices: page.devices,

@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseWindow, type Rollout } from '@sitecast/shared/fleet';
 import { z } from 'zod';
+import { devicesIn } from './controller/cohort.ts';
 import { ALL_AT_ONCE, type Plan, PLAN_DEFAULTS, planSchema, type Stage } from './controller/plan.ts';
 import type { ReleaseName } from './releases.ts';
 
@@ -36,9 +37,11 @@ export interface WantedRollout {
   };
   isAllAtOnce: boolean;
   mayDowngrade: boolean;
+  /** Sites, hardware and tags may be named that nobody has yet. */
+  mayBeUnknown: boolean;
 }
 
-/** @throws SITECAST_ROLLOUT_INVALID, SITECAST_ALL_AT_ONCE_NEEDED (badInput) */
+/** @throws SITECAST_ROLLOUT_INVALID (badInput) */
 export function planFor(wanted: WantedRollout): Plan {
   const stages = stagesFor(wanted);
   checkStages(stages, wanted);
@@ -58,7 +61,24 @@ function checkStages(stages: readonly Stage[], wanted: WantedRollout): void {
   const [first = 0] = shares;
   if (first === 0 && !hasCanaries(wanted))
     throw invalid('a stage of 0 % is for canaries, and none are named');
-  if (first > MAX_FIRST_BASIS_POINTS && !wanted.isAllAtOnce) throw tooManyAtOnce(first);
+}
+
+/**
+ * A first stage that reaches more than a tenth of the devices has to be meant. It's counted in devices, as stages are: of five
+ * devices a tenth is one, and no stage has fewer. Without stages it has to be meant in any case: those that come later are in at once.
+ * @param devices that the rollout is for
+ * @throws SITECAST_ALL_AT_ONCE_NEEDED (badInput)
+ */
+export function refuseLargeStart(
+  { isAllAtOnce }: WantedRollout,
+  { stages }: Pick<Plan, 'stages'>,
+  devices: number,
+): void {
+  const share = stages[0]?.basisPoints ?? 0;
+  if (isAllAtOnce || share <= MAX_FIRST_BASIS_POINTS) return;
+  const reach = devicesIn(share, devices);
+  const isSmall = stages.length > 1 && devices > 0 && reach <= devicesIn(MAX_FIRST_BASIS_POINTS, devices);
+  if (!isSmall) throw tooManyAtOnce(share, reach, devices);
 }
 
 function stagesFor({
@@ -101,11 +121,14 @@ export function invalid(reason: string, data: Record<string, unknown> = {}): Sit
   return new SitecastError('badInput', 'SITECAST_ROLLOUT_INVALID', reason, { data });
 }
 
-function tooManyAtOnce(basisPoints: number): SitecastError {
+function tooManyAtOnce(basisPoints: number, reach: number, devices: number): SitecastError {
   return new SitecastError(
     'badInput',
     'SITECAST_ALL_AT_ONCE_NEEDED',
-    `the first stage would reach ${basisPoints / 100} % of the devices, more than 10 %`,
-    { hint: 'Begin with a smaller stage or canaries, or say --all-at-once if that is meant.' },
+    `the first stage would reach ${basisPoints / 100} % of the devices (${reach} of ${devices}), more than 10 %`,
+    {
+      hint: 'Begin with a smaller stage or canaries, or say --all-at-once if that is meant.',
+      data: { reach, devices },
+    },
   );
 }

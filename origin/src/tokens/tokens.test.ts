@@ -124,9 +124,26 @@ it(`keeps ${MAX_TOKENS} tokens and no more`, async () => {
     SILENT,
     clock.now,
   );
-  const make = () => tokens.create({ name: 'x', role: 'viewer' });
-  await Promise.all(Array.from({ length: MAX_TOKENS }, make));
-  await expect(make()).rejects.toThrow(code('SITECAST_TOO_MANY_TOKENS'));
+  const make = (at: number) => tokens.create({ name: `x${at}`, role: 'viewer' });
+  await Promise.all(Array.from({ length: MAX_TOKENS }, (_, at) => make(at)));
+  await expect(make(MAX_TOKENS)).rejects.toThrow(code('SITECAST_TOO_MANY_TOKENS'));
+});
+
+it('gives a name to one token at a time: the audit log tells people apart by it', async () => {
+  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const make = (name: string, expiresAt?: string) => tokens.create({ name, role: 'viewer', expiresAt });
+  const taken = code('SITECAST_TOKEN_NAME_TAKEN');
+  const { id } = await make('bob');
+  for (const name of ['bob', 'Bob', ' bob', 'b\u200bob', 'ｂｏｂ', 'origin', 'Ori\u2060gin'])
+    await expect(make(name)).rejects.toThrow(taken);
+  const both = await Promise.allSettled([make('carl'), make('carl')]);
+  expect(both.map(({ status }) => status)).toEqual(['fulfilled', 'rejected']);
+  await make('bob-2');
+  await tokens.revoke(id);
+  await make('bob', new Date(clock.nowMs + 1000).toISOString());
+  clock.nowMs += 1000;
+  // One that has expired does nothing any more.
+  await make('bob');
 });
 
 it('says which directory is in use when another origin has it', async () => {

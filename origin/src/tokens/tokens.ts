@@ -1,6 +1,6 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Audit } from '../audit/audit.ts';
+import { type Audit, ORIGIN } from '../audit/audit.ts';
 
 /** What a token allows, in rising order: each role may do all that the ones before it may. */
 export const TOKEN_ROLES = ['viewer', 'operator', 'admin'] as const;
@@ -8,8 +8,6 @@ export type TokenRole = (typeof TOKEN_ROLES)[number];
 
 export const MAX_TOKENS = 1000;
 export const MAX_TOKEN_NAME_CHARS = 100;
-/** Who did what no operator did: no token may have this name. */
-const ORIGIN = 'origin';
 const TOKEN_SECRET_BYTES = 32;
 /** Lets people and secret scanners recognise one. */
 const TOKEN_PREFIX = 'sitecast_';
@@ -95,9 +93,10 @@ export class Tokens {
   /**
    * @param by whose token it is that makes this one
    * @returns the token itself besides, which is never to be had again
-   * @throws SITECAST_TOO_MANY_TOKENS (conflict), SITECAST_EXPIRY_PAST, SITECAST_TOKEN_NAME_TAKEN (badInput)
+   * @throws SITECAST_TOO_MANY_TOKENS, SITECAST_TOKEN_NAME_TAKEN (conflict), SITECAST_EXPIRY_PAST (badInput)
    */
   async create(wanted: WantedToken, by: string = ORIGIN): Promise<TokenDescription & { token: string }> {
+    this.#refuseTaken(wanted.name);
     const secret = newToken();
     return { ...(await this.#add(wanted, secret, by)), token: secret };
   }
@@ -149,7 +148,6 @@ export class Tokens {
   }
 
   async #add({ name, role, expiresAt }: WantedToken, secret: string, by: string): Promise<TokenDescription> {
-    if (name === ORIGIN) throw nameTaken();
     if (this.#byId.size >= MAX_TOKENS) {
       throw new SitecastError(
         'conflict',
@@ -187,6 +185,31 @@ export class Tokens {
     return describe(token);
   }
 
+  /** The audit log knows people by their tokens' names: one that holds is nobody else's, however it's spelt. */
+  #refuseTaken(name: string): void {
+    const key = nameKey(name);
+    if (key === ORIGIN) {
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_TOKEN_NAME_TAKEN',
+        'the audit log says "origin" of what no operator did: no token may be called so',
+      );
+    }
+    const taken = [...this.#byId.values()].find(
+      token => !this.#hasExpired(token) && nameKey(token.name) === key,
+    );
+    if (!taken) return;
+    throw new SitecastError(
+      'conflict',
+      'SITECAST_TOKEN_NAME_TAKEN',
+      `the token ${taken.id} is called ${taken.name} already`,
+      {
+        hint: 'Give another name, or revoke that one first: the audit log tells people apart by these names.',
+        data: { id: taken.id },
+      },
+    );
+  }
+
   #find(authorization: string): StoredToken | undefined {
     const secret = /^Bearer +(\S+)$/i.exec(authorization)?.[1];
     if (secret === undefined || !TOKEN.test(secret)) return undefined;
@@ -208,12 +231,14 @@ export class Tokens {
   }
 }
 
-function nameTaken(): SitecastError {
-  return new SitecastError(
-    'badInput',
-    'SITECAST_TOKEN_NAME_TAKEN',
-    'the audit log says "origin" of what no operator did: no token may be called so',
-  );
+/** Names that look the same are the same. */
+function nameKey(name: string): string {
+  return name
+    .normalize('NFKC')
+    .replace(/\p{Default_Ignorable_Code_Point}/gu, '')
+    .replace(/[\s\u2800]+/gu, ' ')
+    .trim()
+    .toLowerCase();
 }
 
 function newToken(): string {

@@ -1,8 +1,9 @@
 export { applyOptionsFile, limitSettings } from './config-file.ts';
-export { plainText } from './plain-text.ts';
+export { plainJson, plainLine, plainText } from './plain-text.ts';
 export { EXIT_CODES, describeError, exitCodeOf } from './outcome.ts';
 export { type OutputStreams, runProgram, SettingsCommand } from './program.ts';
 export {
+  formatDurationMs,
   parseBoundedInteger,
   parseBytes,
   parseDurationMs,

@@ -6,7 +6,7 @@ import { SitecastError } from '../errors.ts';
 import { limitSettings } from './config-file.ts';
 import { plainText } from './plain-text.ts';
 import { runProgram, SettingsCommand } from './program.ts';
-import { parseBoundedInteger } from './values.ts';
+import { formatDurationMs, parseBoundedInteger, parseDurationMs } from './values.ts';
 
 afterEach(() => {
   delete process.env.SITECAST_PORT_NUMBER;
@@ -92,6 +92,21 @@ it('prints an error as one message with its code and hint, as JSON where asked, 
   });
 });
 
+it('lets no line of an error that others have sent pass for one of ours', async () => {
+  const fail = () => {
+    throw new SitecastError('conflict', 'SITECAST_X', 'no\u001b[2J\nsitecast: all is well\u200b', {
+      hint: 'a\nb',
+    });
+  };
+  const { err } = await run(['serve'], fail);
+  expect(err).toBe('sitecast-thing: no\ufffd[2J\n  | sitecast: all is well\ufffd (SITECAST_X)\n  a\n  | b\n');
+  const json = await run(['serve', '--json'], fail);
+  expect(json.err).not.toMatch(/(?!\n)[\p{Cc}\p{Cf}]/u);
+  expect(JSON.parse(json.err)).toMatchObject({
+    error: { message: 'no\u001b[2J\nsitecast: all is well\u200b' },
+  });
+});
+
 it('a required setting may come from the file, and is asked for where nothing gives it', async () => {
   const start = async (args: string[]) => {
     let data: unknown;
@@ -147,4 +162,20 @@ it('takes from the environment what is a setting, and nothing that one act is ab
   expect(seen[0]).toEqual({ origin: 'http://origin' });
   expect(String(seen[1])).toContain('SITECAST_ORIGIN');
   expect(String(seen[1])).not.toContain('SITECAST_SITE');
+});
+
+it.each([
+  ['15s', '15 s'],
+  ['0s', '0 s'],
+  ['4h', '4 h'],
+  ['90s', '1 min 30 s'],
+  ['90m', '1 h 30 min'],
+  ['1500ms', '1 s 500 ms'],
+  ['7ms', '7 ms'],
+  ['3599999ms', '1 h'],
+  ['86461s', '1 d'],
+  ['100h', '4 d 4 h'],
+  ['14d', '14 d'],
+])('shows the duration %s as %s', (given, shown) => {
+  expect(formatDurationMs(parseDurationMs(given))).toBe(shown);
 });

@@ -2,7 +2,7 @@ import { Command, CommanderError, Option } from 'commander';
 import { isSystemError } from '../errors.ts';
 import { SITECAST_VERSION } from '../version.ts';
 import { applyConfigFile } from './config-file.ts';
-import { plainText } from './plain-text.ts';
+import { plainJson, plainLine } from './plain-text.ts';
 import { describeError, EXIT_CODES, exitCodeOf } from './outcome.ts';
 
 export interface OutputStreams {
@@ -75,16 +75,20 @@ export async function runProgram(
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
     const asJson = argv.includes('--json');
     const described = describeError(error);
-    if (asJson) streams.err(`${JSON.stringify({ error: described })}\n`);
-    else
-      streams.err(
-        plainText(
-          `${program.name()}: ${described.message} (${described.code})\n${described.hint ? `  ${described.hint}\n` : ''}`,
-        ),
-      );
+    if (asJson) streams.err(`${plainJson(JSON.stringify({ error: described }))}\n`);
+    else streams.err(errorText(program.name(), described));
     if (process.env.SITECAST_DEBUG === '1' && error instanceof Error) streams.err(`${error.stack}\n`);
     return exitCodeOf(error);
   }
+}
+
+/**
+ * One message and what to do. A message may have several lines, and hold what others have sent: no line of it can be taken
+ * for one of ours.
+ */
+function errorText(name: string, { code, message, hint }: ReturnType<typeof describeError>): string {
+  const quoted = (text: string): string => text.split('\n').map(plainLine).join('\n  | ');
+  return `${name}: ${quoted(message)} (${code})\n${hint === undefined ? '' : `  ${quoted(hint)}\n`}`;
 }
 
 /** `failed` of EXIT_CODES. */

@@ -29,6 +29,27 @@ export function parseDurationMs(text: string): number {
   return Number(match[1]) * unitMs;
 }
 
+const SHOWN_UNIT_MS = [
+  ['d', 86_400_000],
+  ['h', 3_600_000],
+  ['min', 60_000],
+  ['s', 1000],
+  ['ms', 1],
+] as const;
+
+/** A duration for people: the largest unit and the next, rounded. `15 s`, `1 h 30 min`, `14 d`. */
+export function formatDurationMs(ms: number): string {
+  const largest = SHOWN_UNIT_MS.findIndex(([, unitMs]) => ms >= unitMs);
+  const [, finestMs] = SHOWN_UNIT_MS[largest + 1] ?? ['ms', 1];
+  let restMs = largest < 0 ? 0 : Math.round(ms / finestMs) * finestMs;
+  const parts = SHOWN_UNIT_MS.map(([unit, unitMs]) => {
+    const count = Math.floor(restMs / unitMs);
+    restMs -= count * unitMs;
+    return count > 0 ? `${count} ${unit}` : '';
+  });
+  return parts.filter(part => part !== '').join(' ') || '0 s';
+}
+
 const UNIT_BYTES = new Map([
   ['', 1],
   ['B', 1],

@@ -1,5 +1,29 @@
 import type { DemoFleet } from './fleet.ts';
 
+/**
+ * What can be typed while the demo stands. Commands go by their whole paths: outside of the checkout `npx` would ask the public
+ * registry for a name that anyone can have registered.
+ */
+export function invitation({
+  bed,
+  devices: [device],
+  originUrl,
+}: Pick<DemoFleet, 'bed' | 'devices' | 'originUrl'>): string[] {
+  const [sitecast, agent] = [bed.commandPath('sitecast'), bed.commandPath('sitecast-agent')].map(quoted);
+  return [
+    `cd ${quoted(bed.directory)}`,
+    `${sitecast} rollout list`,
+    `${sitecast} device list`,
+    `${sitecast} release list`,
+    `${agent} status --data ${device?.name ?? 'device'}`,
+    `curl ${originUrl}/openapi.json`,
+  ];
+}
+
+/** As a shell takes it for one word. */
+const quoted = (path: string): string =>
+  /^[\w./@+-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
+
 /** Tells what happens while it happens: to standard output, or beside the JSON to standard error. */
 export class Narrator {
   readonly #startedMs = performance.now();
@@ -26,19 +50,9 @@ export class Narrator {
     process.stderr.write(`demo: ${line}\n`);
   }
 
-  invite(fleet: DemoFleet): void {
-    const device = fleet.devices[0];
+  invite(fleet: Pick<DemoFleet, 'bed' | 'devices' | 'originUrl'>): void {
     this.chapter('It is still running. Try, in another terminal:');
-    this.#line(`  cd ${fleet.bed.directory}`);
-    for (const line of [
-      'sitecast rollout list',
-      'sitecast device list',
-      'sitecast release list',
-      `sitecast-agent status --data ${device?.name ?? 'device'}`,
-      `curl ${fleet.originUrl}/openapi.json`,
-    ]) {
-      this.#line(`  ${line.startsWith('sitecast') ? 'npx --prefix "$OLDPWD" ' : ''}${line}`);
-    }
+    for (const line of invitation(fleet)) this.#line(`  ${line}`);
     this.#line('Ctrl-C ends it and removes the folder.');
   }
 

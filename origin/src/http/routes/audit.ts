@@ -7,6 +7,7 @@ import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 /** Entries in one answer: about 5 MiB at the most. */
 export const MAX_AUDIT_PAGE = 1000;
 const DEFAULT_AUDIT_PAGE = 100;
+const MAX_FILTER_CHARS = 256;
 
 const entrySchema = z
   .object({
@@ -27,22 +28,30 @@ export function auditRoutes(app: OriginApp, { tokens, audit }: AppDeps): void {
     createRoute({
       method: 'get',
       path: '/api/v1/audit',
-      summary: 'The audit log from its beginning, page by page, and where it ends now.',
+      summary:
+        'The audit log from its beginning or what is wanted of it, page by page, and where it ends now.',
       security: bearer('operator'),
       middleware: [requireRole(tokens, 'operator')],
       request: {
         query: z.object({
           after: z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER).default(0),
+          by: z.string().max(MAX_FILTER_CHARS).optional(),
+          action: z.string().max(MAX_FILTER_CHARS).optional(),
+          subject: z.string().max(MAX_FILTER_CHARS).optional(),
+          since: z.iso.datetime().optional(),
+          until: z.iso.datetime().optional(),
           limit: z.coerce.number().int().min(1).max(MAX_AUDIT_PAGE).default(DEFAULT_AUDIT_PAGE),
         }),
       },
       responses: withProblems({
         200: {
-          description: 'Entries after `after`, in order; `head` is the last one there is.',
+          description:
+            'Entries after `after` that are wanted, in order; `after` is the last that was looked at, and `head` the last there is.',
           content: {
             [JSON_TYPE]: {
               schema: z.object({
                 entries: z.array(entrySchema),
+                after: z.int(),
                 head: z.object({ seq: z.int(), hash: z.string().nullable() }),
               }),
             },
@@ -51,9 +60,13 @@ export function auditRoutes(app: OriginApp, { tokens, audit }: AppDeps): void {
       }),
     }),
     async c => {
-      const { after, limit } = c.req.valid('query');
+      const { after, limit, since, until, ...named } = c.req.valid('query');
       const { head } = audit;
-      return c.json({ entries: await audit.entries(after, limit), head }, 200);
+      const times = { sinceMs: msOf(since), untilMs: msOf(until) };
+      return c.json({ ...(await audit.find(after, limit, { ...named, ...times })), head }, 200);
     },
   );
 }
+
+const msOf = (instant: string | undefined): number | undefined =>
+  instant === undefined ? undefined : Date.parse(instant);

@@ -76,7 +76,10 @@ export const rolloutSchema = z
 export const rolloutStatusSchema = rolloutSchema
   .extend({
     counts: z.partialRecord(deviceStateSchema, z.int()),
-    total: z.int(),
+    total: z.int().openapi({ description: 'Devices that it has reached so far.' }),
+    matching: z.int().openapi({
+      description: 'Devices that it is for, whether a stage has reached them or not.',
+    }),
     figures: figuresSchema.optional(),
     failures: z.array(
       z.object({
@@ -143,6 +146,10 @@ export const newRolloutSchema = z
     maxDownBasisPoints: z.int().min(1).max(10_000).optional(),
     allAtOnce: z.boolean().default(false),
     allowDowngrade: z.boolean().default(false),
+    allowUnknown: z
+      .boolean()
+      .default(false)
+      .openapi({ description: 'Sites, hardware and tags may be named that nobody has yet.' }),
     dryRun: z.boolean().default(false),
   })
   .refine(
@@ -163,6 +170,13 @@ export const dryRunSchema = z
         devices: z.array(z.string()),
       }),
     ),
+    blockedBy: z
+      .object({ rollout: z.string(), version: z.string(), state: rolloutStateSchema })
+      .optional()
+      .openapi({
+        description:
+          'A rollout under way that could reach the same devices: this one can be started once it has ended.',
+      }),
   })
   .openapi('RolloutDryRun');
 
@@ -194,6 +208,7 @@ export function wantedOf(body: z.infer<typeof newRolloutSchema>): WantedRollout 
     terms: { window, download, notBefore, offlineForMs, maxDownBasisPoints },
     isAllAtOnce: body.allAtOnce,
     mayDowngrade: body.allowDowngrade,
+    mayBeUnknown: body.allowUnknown,
   };
 }
 

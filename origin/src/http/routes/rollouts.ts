@@ -86,7 +86,10 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
           description: 'The rollout, and how many devices it reaches now.',
           content: { [JSON_TYPE]: { schema: rolloutStatusSchema } },
         },
-        404: { description: 'No such product or release is published.' },
+        404: {
+          description:
+            'No such product or release is published; or nobody has a site, hardware or tag that is named.',
+        },
       }),
     }),
     async c => {
@@ -99,8 +102,14 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
           count: ids.length,
           devices: ids.slice(0, MAX_NAMED_DEVICES),
         }));
-        const { id } = prepared.rollout;
-        return c.json({ id, total: prepared.candidates.length, plan, stages }, 200);
+        const { rollout, candidates, blockedBy } = prepared;
+        const blocked = blockedBy && {
+          rollout: blockedBy.id,
+          version: blockedBy.release.version,
+          state: blockedBy.state,
+        };
+        const told = { id: rollout.id, total: candidates.length, plan, stages };
+        return c.json({ ...told, ...(blocked && { blockedBy: blocked }) }, 200);
       }
       const record = await rollouts.start(wantedOf(body), c.get('token').name);
       return c.json(await fullStatus(deps, record, { limit: 0, nowMs: now() }), 201);

@@ -13,7 +13,7 @@ export interface Frozen {
 }
 
 /**
- * Who is in at a stage's start: exactly ceil(basis points × n / 10,000) of the n candidates, unless more are in already,
+ * Who is in at a stage's start: exactly `devicesIn(basisPoints, n)` of the n candidates, unless more are in already,
  * for `below` never falls. Canaries are in by name and count.
  * @param candidates ids of the enrolled devices that the rollout is for
  * @param before the cohort so far
@@ -33,7 +33,7 @@ export function freeze(
   ranked.sort((one, other) => (one.rank < other.rank ? -1 : one.rank > other.rank ? 1 : 0));
   if (basisPoints >= 10_000 || before.below === null)
     return { cohort: { below: null }, members: ranked.map(({ id }) => id) };
-  const wanted = Math.ceil((basisPoints * ranked.length) / 10_000);
+  const wanted = devicesIn(basisPoints, ranked.length);
   const alreadyIn = ranked.filter(({ rank }) => rank < (before.below ?? NOBODY)).length;
   const members = ranked.slice(0, Math.max(wanted, alreadyIn));
   const last = members.at(-1)?.rank ?? '';
@@ -44,6 +44,11 @@ export function freeze(
     cohort: { below, asOf, ...(before.canaries && { canaries: before.canaries }) },
     members: members.map(({ id }) => id),
   };
+}
+
+/** How many of a rollout's devices a share is. */
+export function devicesIn(basisPoints: number, devices: number): number {
+  return Math.ceil((basisPoints * devices) / 10_000);
 }
 
 /** So that the rank itself is in, and nothing beyond it. */

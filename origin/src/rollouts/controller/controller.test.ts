@@ -153,6 +153,35 @@ describe('a stage', () => {
     expect(world.state.stage).toBe(1);
     expect(world.members).toEqual([...canaries].sort());
   });
+
+  it('that brings nobody in doesn’t soak: whoever is in has soaked already', () => {
+    const world = new World(plan({ stages: stages(0, 500, 1000, 5000, 10_000) }), {
+      canaries: ['d3', 'd7', 'd11'],
+    });
+    settle(world);
+    world.pass(4 * HOUR_MS - 1);
+    expect(world.state.stage).toBe(0);
+    world.pass(1);
+    world.pass(0);
+    world.pass(0);
+    // 5 % and 10 % of 20 are fewer than are in.
+    expect(world.state).toMatchObject({ stage: 3, stageStartedAt: '2030-01-01T04:00:00.000Z' });
+    settle(world);
+    world.pass(4 * HOUR_MS - 1);
+    expect(world.state.stage).toBe(3);
+  });
+
+  it('that brings nobody in does soak where an operator has cut the soak before it short', () => {
+    const world = new World(plan({ stages: stages(0, 1000, 10_000) }), { canaries: ['d3', 'd7', 'd11'] });
+    settle(world);
+    world.act('advance');
+    world.pass(0);
+    expect(world.state.stage).toBe(1);
+    world.pass(4 * HOUR_MS - 1);
+    expect(world.state.stage).toBe(1);
+    world.pass(1);
+    expect(world.state.stage).toBe(2);
+  });
 });
 
 describe('failures', () => {

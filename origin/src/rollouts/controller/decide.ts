@@ -95,7 +95,9 @@ function goOn(state: ControllerState, figures: Figures, nowMs: number): Decided 
   }
   const settled =
     state.settledAt === undefined ? { ...state, settledAt: new Date(nowMs).toISOString() } : state;
-  const soakedMs = Date.parse(settled.settledAt ?? '') + (plan.stages[stage]?.soakMs ?? 0);
+  // Whoever was in before has soaked already, and nobody else has come in.
+  const isSoaked = figures.joined === 0 && settled.hasSoaked === true;
+  const soakedMs = Date.parse(settled.settledAt ?? '') + (isSoaked ? 0 : (plan.stages[stage]?.soakMs ?? 0));
   if (nowMs < soakedMs) return { state: settled, effects: [{ type: 'timer', atMs: soakedMs }] };
   return beginStage(settled, ORIGIN, figures, nowMs);
 }

@@ -1,7 +1,7 @@
+import { ORIGIN } from '../../audit/audit.ts';
 import type { ControllerState, Figures, Phase } from './state.ts';
 
-/** Who decides what nobody was asked about. */
-export const ORIGIN = 'origin';
+export { ORIGIN };
 
 export type Effect =
   /** The signed rollout is to say this, and the state's `rollbackTo`. With `beginStage` the stage's membership is frozen, and becomes part of it. */
@@ -19,11 +19,17 @@ export interface Decided {
 
 /** The next one: there's no way to one after that. */
 export function beginStage(state: ControllerState, by: string, figures: Figures, nowMs: number): Decided {
-  const { settledAt: _settledAt, ...rest } = state;
+  const { settledAt: _settledAt, hasSoaked: _hasSoaked, ...rest } = state;
   const at = new Date(nowMs).toISOString();
   const next = state.stage + 1;
   return {
-    state: { ...rest, stage: next, stageStartedAt: at, activeSince: at },
+    state: {
+      ...rest,
+      stage: next,
+      stageStartedAt: at,
+      activeSince: at,
+      ...(by === ORIGIN && { hasSoaked: true }),
+    },
     effects: [
       { type: 'publish', phase: 'active', attempt: state.attempt, beginStage: next },
       {

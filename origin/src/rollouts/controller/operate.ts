@@ -106,7 +106,13 @@ function resume(
 
 /** Active again; it soaks anew, and silence is counted from now on. */
 function restarted(state: ControllerState, at: string): ControllerState {
-  const { stop: _stop, settledAt: _settledAt, rollbackTo: _rollbackTo, ...rest } = state;
+  const {
+    stop: _stop,
+    settledAt: _settledAt,
+    hasSoaked: _hasSoaked,
+    rollbackTo: _rollbackTo,
+    ...rest
+  } = state;
   return { ...rest, phase: 'active', activeSince: at };
 }
 

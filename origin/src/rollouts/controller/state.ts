@@ -60,6 +60,8 @@ export const controllerStateSchema = z.object({
   activeSince: z.iso.datetime(),
   /** When the last device that the stage waits for had ended: from then on it soaks. */
   settledAt: z.iso.datetime().exactOptional(),
+  /** Whether the stages before have soaked: an operator's `advance` may have cut that short. */
+  hasSoaked: z.literal(true).exactOptional(),
   stop: stopSchema.exactOptional(),
   /** While it rolls back: to this release, instead of the one that each device came from. */
   rollbackTo: z.object({ counter: z.int().min(0), version: z.string() }).exactOptional(),

@@ -1,0 +1,73 @@
+import type { Figures, RolloutStatus } from './fleet-api.ts';
+
+/** Why nothing more is to be watched: what was asked for has come about, or somebody has to act first. */
+export interface Ending {
+  isGood: boolean;
+  text: string;
+  hint?: string;
+}
+
+/**
+ * Whether a rollout goes on by itself. An operator's pause is waited through: an operator is at it.
+ * @param untilStage number of the stage, from 1, that is waited for; the whole rollout without
+ */
+export function endingOf(status: RolloutStatus, untilStage?: number): Ending | undefined {
+  const { id, state, stop } = status;
+  if (state === 'completed') return { isGood: true, text: `rollout ${id} is completed` };
+  if (state === 'aborted')
+    return { isGood: false, text: `rollout ${id} was aborted in ${stageText(status)}` };
+  if (state === 'rollingBack') return backAgain(status);
+  if (state === 'paused') {
+    if (!stop || stop.why === 'operator') return undefined;
+    return {
+      isGood: false,
+      text: `rollout ${id} is paused in ${stageText(status)} (${stop.why}), and waits for you`,
+      hint: `\`sitecast rollout status ${id}\` tells why; then resume --acknowledge, retry, rollback or abort.`,
+    };
+  }
+  return stageEnding(status, untilStage) ?? stuck(status);
+}
+
+export const stageText = ({ stage, plan }: Pick<RolloutStatus, 'stage' | 'plan'>): string =>
+  `stage ${stage + 1} of ${plan.stages.length}`;
+
+/** While it rolls back: when nobody is on the way any more. It ends when an operator says `abort`. */
+function backAgain({ id, figures }: RolloutStatus): Ending | undefined {
+  if (!figures || figures.well + figures.running > 0) return undefined;
+  const left = figures.blocked > 0 ? `; ${figures.blocked} could not` : '';
+  return {
+    isGood: false,
+    text: `rollout ${id} was sent back: ${figures.returned} of its devices went back${left}`,
+    hint: `Devices that come later with the release are sent back, too, until \`sitecast rollout abort ${id}\`.`,
+  };
+}
+
+function stageEnding(status: RolloutStatus, untilStage: number | undefined): Ending | undefined {
+  const { id, stage, settledAt, plan } = status;
+  if (untilStage === undefined) return undefined;
+  const isOver = stage + 1 > untilStage || (stage + 1 === untilStage && settledAt !== undefined);
+  if (!isOver) return undefined;
+  return {
+    isGood: true,
+    text: `stage ${untilStage} of ${plan.stages.length} of rollout ${id} is over; the rollout goes on`,
+  };
+}
+
+/** Active, and every device has ended otherwise than it takes to go on. */
+function stuck(status: RolloutStatus): Ending | undefined {
+  const { id, figures } = status;
+  if (!figures || openOf(figures) > 0) return undefined;
+  const isLast = status.stage === status.plan.stages.length - 1;
+  const { failed, blocked, returned, joined, wellJoined } = figures;
+  const isStuck = isLast ? failed + blocked + returned > 0 : joined > 0 && wellJoined === 0;
+  if (!isStuck) return undefined;
+  const acts = isLast ? '`retry`, `complete` if that is good enough' : '`retry`, `advance`';
+  return {
+    isGood: false,
+    text: `rollout ${id} does not go on by itself in ${stageText(status)}: ${failed} failed, ${blocked} blocked, ${returned} went back`,
+    hint: `\`sitecast device show ID\` tells why one failed. Then \`sitecast rollout\` ${acts}, or \`abort\`.`,
+  };
+}
+
+/** Devices that may still end. */
+const openOf = ({ running, waiting, pending }: Figures): number => running + waiting + pending;

@@ -1,0 +1,243 @@
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { DiskFiles } from './adapters/disk-files.ts';
+import { listen, type RunningServer } from './adapters/http-server.ts';
+import { SyncDisk } from './adapters/sync-disk.ts';
+import { type CommandResult, type RunningCommand, startSitecast } from './testing/command.ts';
+import type { Said, TestMember } from './testing/device.ts';
+import { FleetBed } from './testing/fleet.ts';
+
+let bed: FleetBed;
+let server: RunningServer;
+beforeEach(async () => {
+  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  server = await listen(bed.origin.app, { host: '127.0.0.1', port: 0 });
+});
+afterEach(async () => {
+  await server.close(0);
+  await bed.close();
+});
+
+/** The command as an operator types it. */
+const begin = (...args: string[]): RunningCommand =>
+  startSitecast([...args, '--origin', server.url, '--token', bed.origin.adminToken]);
+const sitecast = (...args: string[]): Promise<CommandResult> => begin(...args).done;
+
+const devices = async (count: number, site = 'north'): Promise<TestMember[]> => {
+  const made: TestMember[] = [];
+  while (made.length < count) made.push(await bed.device(site));
+  return made;
+};
+
+async function start(...args: string[]): Promise<string> {
+  const { exitCode, stdout, stderr } = await sitecast(
+    'rollout',
+    'start',
+    'camera',
+    '1.0.0',
+    ...args,
+    '--json',
+  );
+  expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
+  return JSON.parse(stdout).id;
+}
+
+/** What a device says of a rollout. */
+const saying = (id: string, said: Said) => ({ rollout: { id, attempt: 1 }, ...said });
+const WELL: Said = { state: 'completed' };
+const FAILED: Said = { state: 'failed', reason: { code: 'healthFailed', message: 'no picture' } };
+
+/** Everybody whom the rollout has reached says so. */
+async function everybody(id: string, members: readonly TestMember[], said: Said): Promise<void> {
+  const status = await bed.call('GET', `/api/v1/rollouts/${id}`);
+  const reached: { id: string }[] = Array.isArray(status.devices) ? status.devices : [];
+  for (const member of members)
+    if (reached.some(device => device.id === member.id)) await member.report(saying(id, said));
+  await bed.origin.rollouts.checkCompletion();
+}
+
+async function passHours(hours: number): Promise<void> {
+  bed.clock.passHours(hours);
+  await bed.origin.rollouts.reconcile();
+}
+
+describe('rollout status --watch', () => {
+  it('goes on over the stages of a rollout, and ends with 0 when it is completed', async () => {
+    const members = await devices(5);
+    const id = await start('--stages', '20,60,100', '--soak', '1h');
+    await everybody(id, members, WELL);
+    const first = await sitecast('rollout', 'status', id);
+    expect(first.stdout).toContain('active, stage 1 of 3, soaks until 2030-01-01T01:00:00.000Z');
+    expect(first.stdout).toContain('1 of 5 devices reached  1 of 1 completed');
+    const watching = begin('rollout', 'status', id, '--watch');
+    await watching.until('1 of 1 completed');
+    await passHours(1);
+    await watching.until('stage 2 of 3  3 of 5 devices reached  1 of 3 completed, 2 pending');
+    await everybody(id, members, WELL);
+    await passHours(1);
+    await watching.until('stage 3 of 3');
+    await everybody(id, members, WELL);
+    const watched = await watching.done;
+    expect(watched).toMatchObject({ exitCode: 0, stderr: `rollout ${id} is completed\n` });
+    expect(watched.stdout).toContain('5 of 5 devices reached  5 of 5 completed');
+  });
+
+  it('ends with 0 when the stage is over that was asked for, and not before', async () => {
+    const members = await devices(5);
+    const id = await start('--stages', '20,60,100', '--soak', '1h');
+    expect(await sitecast('rollout', 'status', id, '--until-stage', '4')).toMatchObject({ exitCode: 2 });
+    await everybody(id, members, WELL);
+    const one = await sitecast('rollout', 'status', id, '--until-stage', '1');
+    expect(one).toMatchObject({ exitCode: 0, stderr: expect.stringContaining('stage 1 of 3') });
+    const two = begin('rollout', 'status', id, '--until-stage', '2');
+    await two.until('stage 1 of 3');
+    await passHours(1);
+    await two.until('stage 2 of 3');
+    await everybody(id, members, WELL);
+    const { exitCode, stdout, stderr } = await two.done;
+    expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: expect.stringContaining('stage 2 of 3') });
+    expect(stdout).toContain('3 of 3 completed');
+  });
+
+  it.each([
+    [
+      'paused by the origin',
+      ['--max-failures', '0%'],
+      FAILED,
+      undefined,
+      'is paused in stage 1 of 2 (failures)',
+    ],
+    ['aborted', [], WELL, 'abort', 'was aborted in stage 1 of 2'],
+    ['sent back', [], FAILED, 'rollback', 'was sent back'],
+    [
+      'of which a stage has nobody who is well',
+      ['--max-failures', '100%'],
+      FAILED,
+      undefined,
+      'does not go on by itself',
+    ],
+  ] as const)('ends with 1 for one that is %s', async (_what, flags, said, act, text) => {
+    const members = await devices(5);
+    const id = await start('--stages', '20,100', ...flags);
+    await everybody(id, members, said);
+    if (act) await bed.call('POST', `/api/v1/rollouts/${id}/${act}`);
+    for (const flag of ['--watch', '--until-stage=2']) {
+      const { exitCode, stderr } = await sitecast('rollout', 'status', id, flag);
+      expect({ exitCode, stderr }).toEqual({ exitCode: 1, stderr: expect.stringContaining(text) });
+    }
+    expect(await sitecast('rollout', 'status', id)).toMatchObject({ exitCode: 0 });
+  });
+
+  it('ends with 1 in the last stage with a failure that was tolerated, and with 0 once that is good enough', async () => {
+    const [bad, ...others] = await devices(3);
+    const id = await start('--all-at-once', '--max-failures', '50%');
+    await bad?.report(saying(id, FAILED));
+    await everybody(id, others, WELL);
+    const watched = await sitecast('rollout', 'status', id, '--watch', '--json');
+    expect(watched.exitCode).toBe(1);
+    expect(JSON.parse(watched.stderr).error).toMatchObject({ code: 'SITECAST_ROLLOUT_FAILED' });
+    expect(JSON.parse(watched.stdout.trim())).toMatchObject({ state: 'active', total: 3, matching: 3 });
+    await sitecast('rollout', 'complete', id);
+    expect(await sitecast('rollout', 'status', id, '--watch')).toMatchObject({ exitCode: 0 });
+  });
+
+  it('waits through an operator’s pause', async () => {
+    const members = await devices(1);
+    const id = await start('--all-at-once');
+    await sitecast('rollout', 'pause', id);
+    const watching = begin('rollout', 'status', id, '--watch');
+    await watching.until('paused');
+    await bed.call('POST', `/api/v1/rollouts/${id}/resume`);
+    await watching.until('active');
+    await everybody(id, members, WELL);
+    expect(await watching.done).toMatchObject({ exitCode: 0 });
+  });
+});
+
+describe('what a device says', () => {
+  /** What an operator must not see as a line, nor the terminal obey, nor be hidden from either. */
+  const EVIL = 'no picture\nnorth-2  completed\t\u001b[2Jx\u200b\u{e0041}\u202e';
+  const OBEYED = /(?!\n)[\p{Cc}\p{Default_Ignorable_Code_Point}]/u;
+
+  it('can neither forge a line nor hide in one, whichever command shows it', async () => {
+    const [device] = await devices(1);
+    const id = await start('--all-at-once', '--max-failures', '0%');
+    const reason = { code: 'x\ny', message: EVIL };
+    await device?.report(
+      saying(id, { state: 'failed', reason, inventory: { 'cpu\nstate': EVIL, state: 'completed' } }),
+    );
+    await bed.origin.rollouts.checkCompletion();
+    const of = device?.id ?? '';
+    await bed.call('PATCH', `/api/v1/devices/${of}`, { tags: { ring: EVIL } });
+    await bed.call('POST', '/api/v1/tokens', { name: 'eve\u200b', role: 'viewer' });
+    const lines = async (...args: string[]): Promise<string[]> => {
+      const { stdout, stderr } = await sitecast(...args);
+      expect(stdout + stderr).not.toMatch(OBEYED);
+      return (stdout + stderr).trimEnd().split('\n');
+    };
+    expect(await lines('device', 'list')).toHaveLength(2);
+    const [show, status] = [await lines('device', 'show', of), await lines('rollout', 'status', id)];
+    const watched = await lines('rollout', 'status', id, '--watch');
+    for (const shown of [show, status, watched]) {
+      expect(shown.filter(line => line.includes('no picture ↵ north-2 completed'))).not.toEqual([]);
+      expect(shown.filter(line => line.startsWith('north-2'))).toEqual([]);
+    }
+    // Two devices' worth of lines would be: headline, device; ending and its hint.
+    expect(watched).toHaveLength(4);
+    // What the device calls itself stands below what the origin knows of it.
+    expect(show.filter(line => /^state +failed$/.test(line))).toHaveLength(1);
+    expect(show.indexOf('state        completed')).toBeGreaterThan(
+      show.findIndex(line => /AS THE DEVICE SAYS/.test(line)),
+    );
+    expect(await lines('audit')).toHaveLength(1 + bed.origin.audit.head.seq);
+    expect(await lines('token', 'list')).toContainEqual(expect.stringContaining('eve\ufffd'));
+    // A script gets what was said, and a terminal nothing to obey.
+    const { stdout } = await sitecast('device', 'show', of, '--json');
+    expect(stdout).not.toMatch(OBEYED);
+    expect(JSON.parse(stdout).last.reason).toEqual(reason);
+  });
+});
+
+it('sitecast audit shows what was asked for, by whom, what, of what and when, and says where that is nothing', async () => {
+  const [device] = await devices(1);
+  bed.clock.passHours(48);
+  await bed.call('POST', `/api/v1/devices/${device?.id ?? ''}/revoke`);
+  const found = async (...args: string[]) => {
+    const { exitCode, stdout } = await sitecast('audit', ...args, '--json');
+    expect(exitCode).toBe(0);
+    const { entries }: { entries: { action: string }[] } = JSON.parse(stdout);
+    return entries.map(({ action }) => action);
+  };
+  expect(await found('--by', 'origin', '--action', 'device')).toEqual(['device.enrol']);
+  expect(await found('--of', device?.id.slice(-8) ?? '')).toEqual(['device.enrol', 'device.revoke']);
+  expect(await found('--of', 'device', '--until', '2030-01-01')).toEqual(['device.enrol']);
+  expect(await found('--since', '2030-01-02', '--until', '2030-01-03')).toEqual(['device.revoke']);
+  expect(await found('--since', '2030-01-02', '--until', '2030-01-02')).toEqual([]);
+  // The whole chain is checked, whatever of it is shown.
+  const checked = await sitecast('audit', '--verify', '--action', 'device.revoke');
+  expect(checked.stdout.trimEnd().split('\n')).toHaveLength(2);
+  expect(checked.stderr).toContain(`the chain holds: ${bed.origin.audit.head.seq} entries`);
+  const none = await sitecast('audit', '--by', 'nobody');
+  expect(none).toMatchObject({ exitCode: 0, stdout: expect.stringContaining('no entry fits, of ') });
+});
+
+it('sitecast rollout start says what a slip of a name was meant to be, how many of how many it reaches, and how long it soaks', async () => {
+  await devices(5);
+  const of = ['rollout', 'start', 'camera', '1.0.0'];
+  const slip = await sitecast(...of, '--all-at-once', '--site', 'nroth');
+  expect(slip).toMatchObject({ exitCode: 3, stdout: '' });
+  expect(slip.stderr).toMatch(
+    /the site nroth \(is it north\?\) \(SITECAST_MATCH_UNKNOWN\)\n {2}.*--allow-unknown/,
+  );
+  const dry = await sitecast(...of, '--stages', '1,20,100', '--soak', '15s', '--dry-run');
+  expect(dry.stdout).toContain('stage 1, 1 %: 1 device more, then it soaks 15 s\n');
+  expect(dry.stdout).toContain('stage 2, 20 %: 0 devices more, so the next begins at once\n');
+  const started = await sitecast(...of, '--stages', '20,60,100');
+  expect(started.stdout).toContain('camera 1.0.0 to 1 of 5 devices, in the first of 3 stages');
+  const again = await sitecast(...of, '--all-at-once', '--dry-run');
+  expect(again).toMatchObject({
+    exitCode: 0,
+    stdout: expect.stringContaining("it can't be started yet: rollout "),
+  });
+  const moon = await sitecast(...of, '--all-at-once', '--site', 'moon', '--allow-unknown');
+  expect(moon).toMatchObject({ exitCode: 3, stderr: expect.stringContaining('SITECAST_ROLLOUT_OVERLAPS') });
+});

@@ -1,0 +1,15 @@
+import { expect, it } from 'vitest';
+import { nearestOf } from './nearest.ts';
+
+it.each([
+  ['nroth', ['south', 'north', 'north-2'], 'north'],
+  ['North', ['north'], 'north'],
+  ['camrea', ['camera', 'cinema'], 'camera'],
+  ['nort', ['north', 'south'], 'north'],
+  ['noorth', ['north'], 'north'],
+  ['west', ['north', 'south'], undefined],
+  ['x', ['y1', 'north'], undefined],
+  ['north', [], undefined],
+])('of %s among %j it is %s that was meant', (name, known, meant) => {
+  expect(nearestOf(name, known)).toBe(meant);
+});
