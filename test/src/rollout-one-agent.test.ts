@@ -1,4 +1,8 @@
-import { readFile, writeFile } from 'node:fs/promises';
+import { createHash } from 'node:crypto';
+import { appendFile, readFile, writeFile } from 'node:fs/promises';
+import { readReport } from '@sitecast/shared/fleet';
+import { sealUnchecked } from '@sitecast/shared/fleet/testing';
+import { Identity } from '@sitecast/shared/identity';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { Filter } from './bed/filter.ts';
 import { FleetBed } from './bed/fleet-bed.ts';
@@ -12,6 +16,9 @@ let agent: Server;
 let isHeld: boolean;
 let letGo: () => void;
 
+/** Cut to the 400 characters that are told, it would begin with half of a surrogate pair. */
+const unlucky = `${'😀'.repeat(200)}x`;
+
 beforeEach(async () => {
   fleet = await FleetBed.open(['north']);
   await fleet.publish('camera');
@@ -20,6 +27,7 @@ beforeEach(async () => {
   letGo = () => {};
   await writeFile(fleet.bed.path('device.token'), await fleet.joinToken('device', 'north'));
   for (const slot of ['a', 'b']) await writeFile(fleet.bed.path(`${slot}.img`), '');
+  await writeFile(fleet.bed.path('says'), unlucky);
   startAgent();
 });
 afterEach(async () => {
@@ -30,7 +38,7 @@ afterEach(async () => {
 });
 
 function startAgent(): void {
-  const health = 'while ! test -e verdict; do sleep 0.05; done; exit $(cat verdict)';
+  const health = 'while ! test -e verdict; do sleep 0.05; done; cat says; exit $(cat verdict)';
   agent = fleet.bed.start('sitecast-agent', [
     'run',
     ...`--data device --gateway ${filter.url} --token-file device.token --product camera --hardware rpi4 --slot-a a.img --slot-b b.img --poll 1s --log-level error`.split(
@@ -65,7 +73,7 @@ interface ShownReport {
   state: string;
   rollout?: { id: string };
   release?: { version: string };
-  reason?: { code: string };
+  reason?: { code: string; message: string };
   booted?: { slot: string; release?: { version: string } };
 }
 
@@ -88,6 +96,17 @@ async function agentStatus(): Promise<Record<string, unknown>> {
   return await fleet.bed.json('sitecast-agent', ['status', '--data', 'device']);
 }
 
+/** Adds to the chain what version 0.1 made of a text that it cut inside of a character. */
+async function tellAsFirstRelease(message: string): Promise<void> {
+  const path = fleet.bed.path('device/reports.jsonl');
+  const newest = readReport(JSON.parse((await readFile(path, 'utf8')).trim().split('\n').at(-1) ?? ''));
+  const { epoch, seq, ...rest } = newest.document;
+  const previous = createHash('sha256').update(newest.payload).digest('hex');
+  const report = { ...rest, epoch, seq: seq + 1, previous, reason: { code: 'healthFailed', message } };
+  const envelope = await sealUnchecked(report, await Identity.open(fleet.bed.path('device')));
+  await appendFile(path, `${JSON.stringify(envelope)}\n`);
+}
+
 const imageIn = async (slot: 'a' | 'b', version = '2.0.0'): Promise<boolean> =>
   (await readFile(fleet.bed.path(`${slot}.img`))).equals(await readFile(fleet.bed.path(`camera-${version}`)));
 
@@ -108,10 +127,22 @@ it('an abort during the download: nothing is installed, and the device says that
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted', failures: [] });
 });
 
+/** What the health command said arrived, and is counted; and so does what version 0.1 has left in the device's file. */
+async function toldAll(id: string): Promise<void> {
+  const message = `health: exit code 1: ${'😀'.repeat(199)}x`;
+  expect(await fleet.status(id)).toMatchObject({ failures: [{ code: 'healthFailed', count: 1, message }] });
+  await agent.stop('SIGKILL');
+  await tellAsFirstRelease(`${unlucky} from the first release`.slice(-421));
+  startAgent();
+  await fleet.bed.until(async () => (await last())?.reason?.message.endsWith('first release') === true);
+  expect((await last())?.reason?.message).toBe(`\ufffd${'😀'.repeat(198)}x from the first release`);
+  await fleet.bed.until(async () => Reflect.get(Object((await agentStatus()).reports), 'pending') === 0);
+}
+
 it.each([
-  ['completes it', '0', 'completed', 'B'],
-  ['falls back', '1', 'rolledBack', 'A'],
-])('an abort during the reboot: the device %s and says so', async (_how, verdict, state, booted) => {
+  ['completes it', '0', 'completed', 'B', async () => {}],
+  ['falls back', '1', 'rolledBack', 'A', toldAll],
+])('an abort during the reboot: the device %s and says so', async (_how, verdict, state, booted, also) => {
   await fleet.bed.until(async () => (await last()) !== undefined);
   const id = await fleet.rollOut('camera', '--all-at-once');
   await untilLast('confirming', id);
@@ -125,6 +156,7 @@ it.each([
   await fleet.bed.json('sitecast-agent', ['update', '--data', 'device']);
   expect(await agentStatus()).toMatchObject({ booted, update: null });
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted' });
+  await also(id);
 });
 
 it('a boot loader that gives up a release long after its success stops the rollout', async () => {
