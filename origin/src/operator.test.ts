@@ -241,3 +241,40 @@ it('sitecast rollout start says what a slip of a name was meant to be, how many 
   const moon = await sitecast(...of, '--all-at-once', '--site', 'moon', '--allow-unknown');
   expect(moon).toMatchObject({ exitCode: 3, stderr: expect.stringContaining('SITECAST_ROLLOUT_OVERLAPS') });
 });
+
+describe('an empty list says what it is empty of', () => {
+  it('nobody at all, nobody of these, or a name that nobody has', async () => {
+    const said = async (...args: string[]) => (await sitecast('device', 'list', ...args)).stdout;
+    expect(await said()).toContain('no device is enrolled yet');
+    await devices(1);
+    expect(await said('--state', 'failed')).toBe('no device fits\n');
+    expect(await said('--site', 'nroth')).toBe(
+      'no device fits: nobody in the fleet has the site nroth (is it north?)\n',
+    );
+    expect(await said('--pending')).toBe('no device waits to be accepted\n');
+    const waiting = [bed.member(), bed.member(), bed.member()];
+    for (const member of waiting) await member.enrol();
+    expect(await said('--pending', '--tag', 'ring=early')).toBe('no device of these waits to be accepted\n');
+    const two = await sitecast('device', 'list', '--pending', '--limit', '2');
+    expect(two.stdout.trimEnd().split('\n')).toHaveLength(3);
+    expect(two.stderr).toContain('there are more than these 2');
+    expect(await said('--pending', '--silent-for', '1h')).toContain('no device of these waits');
+    bed.clock.passHours(1);
+    expect((await said('--pending', '--silent-for', '1h')).trimEnd().split('\n')).toHaveLength(4);
+  });
+
+  it('and a site that comes to be by a slip is told', async () => {
+    const [device] = await devices(1);
+    const accepted = bed.member();
+    await accepted.enrol();
+    const slip = 'new in the fleet: the site nroth (is it north?)\n';
+    expect((await sitecast('device', 'accept', accepted.id, '--site', 'nroth')).stderr).toBe(slip);
+    expect((await sitecast('device', 'tag', device?.id ?? '', '--site', 'suoth')).stderr).toMatch(
+      /the site suoth/,
+    );
+    expect((await sitecast('device', 'tag', device?.id ?? '', '--site', 'nroth')).stderr).toBe('');
+    const token = ['token', 'create', '--join', '--kind', 'gateway', '--expires', '9999d', '--site'];
+    expect((await sitecast(...token, 'nroht')).stderr).toContain('the site nroht (is it nroth?)');
+    expect((await sitecast(...token, 'nroth')).stderr).not.toContain('new in');
+  });
+});

@@ -63,10 +63,19 @@ export const memberDetailSchema = memberSchema.extend({
 });
 export type MemberDetail = z.infer<typeof memberDetailSchema>;
 
+/** Names that nobody in the fleet has, or had before: a slip, perhaps. */
+export const unknownNamesSchema = z
+  .array(z.object({ what: z.string(), name: z.string(), nearest: z.string().optional() }))
+  .default([]);
+type UnknownNames = z.infer<typeof unknownNamesSchema>;
+
+export const changedMemberSchema = memberSchema.extend({ unknown: unknownNamesSchema });
+
 const memberPageSchema = z.object({
   members: z.array(memberSchema),
   nextCursor: z.string().optional(),
   pending: z.number(),
+  unknown: unknownNamesSchema,
 });
 
 const figuresSchema = z.object({
@@ -199,7 +208,7 @@ export async function fetchMembers(
   kind: Member['kind'],
   filter: MemberFilter,
   limit = Number.POSITIVE_INFINITY,
-): Promise<{ members: Member[]; pending: number; hasMore: boolean }> {
+): Promise<{ members: Member[]; pending: number; hasMore: boolean; unknown: UnknownNames }> {
   const members: Member[] = [];
   const query = new URLSearchParams();
   for (const name of ['product', 'site', 'state', 'version', 'silentForMs', 'idPart'] as const) {
@@ -212,8 +221,16 @@ export async function fetchMembers(
     const page = await origin.json(`/api/v1/${kind}s?${query.toString()}`, memberPageSchema);
     members.push(...page.members);
     const hasMore = page.nextCursor !== undefined;
-    if (page.nextCursor === undefined || members.length >= limit)
-      return { members, pending: page.pending, hasMore };
+    if (page.nextCursor === undefined || members.length >= limit) {
+      const { pending, unknown } = page;
+      // Those that wait come on one page, however many are asked for.
+      return {
+        members: members.slice(0, limit),
+        pending,
+        hasMore: hasMore || members.length > limit,
+        unknown,
+      };
+    }
     query.set('cursor', page.nextCursor);
   }
 }

@@ -1,5 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
+import { unknownNamesSchema } from './fleet-api.ts';
+import { namesText } from './member-view.ts';
 import { createNewFile } from './new-file.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, plural, print, printJson, table } from './output.ts';
@@ -18,7 +20,7 @@ const joinTokenSchema = z.object({
   createdBy: z.string(),
   expiresAt: z.string(),
 });
-const createdSchema = joinTokenSchema.extend({ token: z.string() });
+const createdSchema = joinTokenSchema.extend({ token: z.string(), unknown: unknownNamesSchema });
 const listSchema = z.object({ joinTokens: z.array(joinTokenSchema) });
 
 export interface JoinTokenOptions {
@@ -53,7 +55,7 @@ export async function createJoinToken(origin: OriginClient, options: JoinTokenOp
     expiresAt: new Date(Date.now() + expires).toISOString(),
     origin: address,
   };
-  const { token, ...created } = await origin.json('/api/v1/join-tokens', createdSchema, {
+  const { token, unknown, ...created } = await origin.json('/api/v1/join-tokens', createdSchema, {
     method: 'POST',
     json: request,
   });
@@ -72,6 +74,7 @@ export async function createJoinToken(origin: OriginClient, options: JoinTokenOp
   note(
     `lets ${plural(uses, kind)} in${boundsOf(created)}, until ${created.expiresAt}; they find the origin at ${address}`,
   );
+  if (unknown.length > 0) note(`new in the fleet: ${namesText(unknown)}`);
 }
 
 /** `token list --join` */
@@ -79,6 +82,10 @@ export async function listJoinTokens(origin: OriginClient, json: boolean | undef
   const { joinTokens } = await origin.json('/api/v1/join-tokens', listSchema);
   if (json) {
     printJson({ joinTokens });
+    return;
+  }
+  if (joinTokens.length === 0) {
+    print('no join token: `sitecast token create --join` makes one');
     return;
   }
   const rows = joinTokens.map(token => [

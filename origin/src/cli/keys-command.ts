@@ -102,6 +102,7 @@ export function keysListCommand(): SettingsCommand {
         privateKey: privatePaths.get(keyId),
       }));
       if (json) printJson({ keys: rows });
+      else if (rows.length === 0) print(`no public key in ${keys}: \`sitecast keys create ROLE\` makes one`);
       else
         print(
           table(

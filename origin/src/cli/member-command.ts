@@ -1,16 +1,19 @@
 import { parseBoundedInteger, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Command } from 'commander';
+import type { z } from 'zod';
 import {
+  changedMemberSchema,
   collectTag,
   fetchMembers,
   type Member,
+  type MemberFilter,
   memberDetailSchema,
   memberSchema,
   resolveMember,
   tagsOf,
 } from './fleet-api.ts';
-import { describeMember, formatTags } from './member-view.ts';
+import { describeMember, formatTags, namesText } from './member-view.ts';
 import { note, plural, print, printJson, table } from './output.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
@@ -70,17 +73,35 @@ Examples:
       } = options;
       const filter = { product, site, tag, version, silentForMs, state: isPending ? 'pending' : state };
       const origin = await connect(options);
-      const { members, pending, hasMore } = await fetchMembers(origin, kind, filter, limit);
+      const { members, pending, hasMore, unknown } = await fetchMembers(origin, kind, filter, limit);
       if (json) {
-        printJson({ [`${kind}s`]: members, pending, ...(hasMore && { hasMore }) });
+        printJson({
+          [`${kind}s`]: members,
+          pending,
+          ...(hasMore && { hasMore }),
+          ...(unknown.length > 0 && { unknown }),
+        });
         return;
       }
-      if (members.length === 0) print(`no ${kind}${filter.state === 'pending' ? ' waits' : ''}`);
+      if (members.length === 0) print(nobodyText(kind, filter, unknown));
       else print(kind === 'device' ? deviceTable(members) : gatewayTable(members));
       if (hasMore) note(`there are more than these ${members.length}`);
       if (pending > 0 && filter.state !== 'pending')
         note(`${plural(pending, kind)} waiting to be accepted: sitecast ${kind} list --pending`);
     });
+}
+
+/** Nobody at all is something else than nobody of those that were asked for. */
+function nobodyText(
+  kind: Kind,
+  { state, ...filter }: MemberFilter,
+  unknown: Parameters<typeof namesText>[0],
+): string {
+  const isNarrow = Object.values(filter).some(value => value !== undefined);
+  const why = unknown.length > 0 ? `: nobody in the fleet has ${namesText(unknown)}` : '';
+  if (state === 'pending') return `no ${kind}${isNarrow ? ' of these' : ''} waits to be accepted`;
+  if (isNarrow || state !== undefined) return `no ${kind} fits${why}`;
+  return `no ${kind} is enrolled yet: \`sitecast token create --join --kind ${kind}\` lets the first in`;
 }
 
 function deviceTable(members: readonly Member[]): string[] {
@@ -164,12 +185,13 @@ Example:
       const id = await resolveMember(origin, kind, text, { isPending: true });
       const { site } = options;
       const json = site === undefined ? {} : { site };
-      const member = await origin.json(`/api/v1/${kind}s/${id}/accept`, memberSchema, {
+      const member = await origin.json(`/api/v1/${kind}s/${id}/accept`, changedMemberSchema, {
         method: 'POST',
         json,
       });
       if (options.json) printJson(member);
       else print(`${id} is in, at the site ${member.site}`);
+      noteNew(member);
     });
 }
 
@@ -202,11 +224,18 @@ export function memberTagCommand(kind: Kind): SettingsCommand {
           ...(site !== undefined && { site }),
           ...(options.liftQuarantine && { quarantined: false }),
         };
-        const member = await origin.json(`/api/v1/${kind}s/${id}`, memberSchema, { method: 'PATCH', json });
+        const path = `/api/v1/${kind}s/${id}`;
+        const member = await origin.json(path, changedMemberSchema, { method: 'PATCH', json });
         if (options.json) printJson(member);
         else print(`${id}  site ${member.site}  ${formatTags(member.tags)}`);
+        noteNew(member);
       },
     );
+}
+
+/** A site comes to be by being named: a slip would, too. */
+function noteNew({ unknown }: z.infer<typeof changedMemberSchema>): void {
+  if (unknown.length > 0) note(`new in the fleet: ${namesText(unknown)}`);
 }
 
 function changedTags(before: Record<string, string>, changes: readonly string[]): Record<string, string> {

@@ -10,6 +10,18 @@ export function formatTags(tags: Record<string, string>): string {
     .join(' ');
 }
 
+/** `the site nroth (is it north?)` */
+export function namesText(
+  names: readonly { what: string; name: string; nearest?: string | undefined }[],
+): string {
+  return names
+    .map(
+      ({ what, name, nearest }) =>
+        `the ${what} ${name}${nearest === undefined ? '' : ` (is it ${nearest}?)`}`,
+    )
+    .join(', ');
+}
+
 /** One device or gateway on one screen. */
 export function describeMember(member: MemberDetail): string[] {
   const parts = [known(member), inventory(member), oddities(member), history(member)];

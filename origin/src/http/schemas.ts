@@ -25,6 +25,14 @@ export const tufKeySchema = z
   })
   .openapi('TufKey');
 
+/** Names in a request that nobody in the fleet has, or had before it: a slip, perhaps. */
+export const unknownNamesSchema = z
+  .array(
+    z.object({ what: z.enum(['site', 'hardware', 'tag']), name: z.string(), nearest: z.string().optional() }),
+  )
+  .optional()
+  .openapi({ description: 'Names in the request that nobody in the fleet has, and the nearest known ones.' });
+
 /** The responses that any route behind a token can give. */
 export function withProblems<T extends Record<number, object>>(responses: T) {
   const problem = (description: string) => ({

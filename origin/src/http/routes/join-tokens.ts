@@ -6,10 +6,11 @@ import { nameSchema } from '@sitecast/shared/release';
 import { MAX_JOIN_TOKEN_USES } from '../../fleet/join-tokens.ts';
 import { MEMBER_KINDS } from '../../fleet/member.ts';
 import { maxBytesOf, metadataFile } from '../../repository/committed.ts';
+import { unknownNames } from '../../rollouts/unknown-names.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, unknownNamesSchema, withProblems } from '../schemas.ts';
 
 const MAX_JOIN_TOKEN_BODY_BYTES = 4 * 1024;
 
@@ -63,7 +64,11 @@ function createTokenRoute(app: OriginApp, { tokens, fleet, files, bodies }: AppD
       responses: withProblems({
         201: {
           description: 'The token.',
-          content: { [JSON_TYPE]: { schema: joinTokenSchema.extend({ token: z.string() }) } },
+          content: {
+            [JSON_TYPE]: {
+              schema: joinTokenSchema.extend({ token: z.string(), unknown: unknownNamesSchema }),
+            },
+          },
         },
       }),
     }),
@@ -72,7 +77,11 @@ function createTokenRoute(app: OriginApp, { tokens, fleet, files, bodies }: AppD
       if (!root) throw notInitialised();
       const rootSha256 = createHash('sha256').update(root).digest('hex');
       const by = c.get('token').name;
-      return c.json(await fleet.joinTokens.create(c.req.valid('json'), rootSha256, by), 201);
+      const wanted = c.req.valid('json');
+      const names = wanted.site === undefined ? {} : { site: [wanted.site] };
+      const unknown = unknownNames(names, fleet.registry);
+      const made = await fleet.joinTokens.create(wanted, rootSha256, by);
+      return c.json({ ...made, ...(unknown.length > 0 && { unknown }) }, 201);
     },
   );
 }

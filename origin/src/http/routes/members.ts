@@ -3,12 +3,14 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { DEVICE_STATES, givenTagsSchema, idSchema, readReport, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
+import type { PendingMember } from '../../fleet/pending.ts';
 import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
 import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { tagTexts, unknownNames } from '../../rollouts/unknown-names.ts';
+import { bearer, JSON_TYPE, unknownNamesSchema, withProblems } from '../schemas.ts';
 
 const MAX_MEMBER_BODY_BYTES = 64 * 1024;
 export const MAX_PAGE = 1000;
@@ -133,6 +135,7 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
                 members: z.array(summarySchema),
                 nextCursor: z.string().optional(),
                 pending: z.int(),
+                unknown: unknownNamesSchema,
               }),
             },
           },
@@ -144,14 +147,8 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
       const waiting = fleet.enrolments.pending.list(kind, now());
       const pending = waiting.length;
       if (state === 'pending') {
-        const members = waiting
-          .filter(
-            ({ product, site }) =>
-              (query.product === undefined || query.product === product) &&
-              (query.site === undefined || query.site === site),
-          )
-          .map(pendingSummary);
-        return c.json({ members, pending }, 200);
+        const members = waiting.filter(member => fitsPending(member, { ...query, tag }, now()));
+        return c.json({ members: members.map(pendingSummary), pending }, 200);
       }
       const tags = tagsOf(tag);
       const page = listMembers(fleet.registry, {
@@ -162,7 +159,10 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
         nowMs: now(),
         after: cursor,
       });
-      return c.json({ ...page, pending }, 200);
+      const isNothing = cursor === undefined && page.members.length === 0;
+      const names = { site: listOf(query.site), tag: tagTexts(tags) };
+      const unknown = isNothing ? unknownNames(names, fleet.registry, query.product) : [];
+      return c.json({ ...page, pending, ...(unknown.length > 0 && { unknown }) }, 200);
     },
   );
 }
@@ -199,9 +199,11 @@ function detailRoute(app: OriginApp, { tokens, fleet }: AppDeps, kind: MemberKin
   );
 }
 
+const changedSchema = summarySchema.extend({ unknown: unknownNamesSchema });
+
 const answersOf = (kind: MemberKind) =>
   withProblems({
-    200: { description: `The ${kind} as it is now.`, content: { [JSON_TYPE]: { schema: summarySchema } } },
+    200: { description: `The ${kind} as it is now.`, content: { [JSON_TYPE]: { schema: changedSchema } } },
     404: { description: 'There is no such one.' },
   });
 
@@ -225,11 +227,10 @@ function acceptRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: M
     }),
     async c => {
       const { id } = c.req.valid('param');
-      const by = c.get('token').name;
-      return c.json(
-        summaryOf(await fleet.enrolments.accept(kind, id, c.req.valid('json').site, by), fleet.registry),
-        200,
-      );
+      const { site } = c.req.valid('json');
+      const unknown = unknownNames({ site: listOf(site) }, fleet.registry);
+      const member = await fleet.enrolments.accept(kind, id, site, c.get('token').name);
+      return c.json({ ...summaryOf(member, fleet.registry), ...(unknown.length > 0 && { unknown }) }, 200);
     },
   );
 }
@@ -256,12 +257,13 @@ function changeRoute(app: OriginApp, { tokens, fleet, audit, bodies }: AppDeps, 
       const { id } = c.req.valid('param');
       const { quarantined, ...change } = c.req.valid('json');
       const by = c.get('token').name;
+      const unknown = unknownNames({ site: listOf(change.site) }, fleet.registry);
       const member = await fleet.enrolments.change(kind, id, change, by);
       if (quarantined === false && fleet.registry.status(id)?.quarantinedAt !== undefined) {
         await audit.record({ by, action: `${kind}.liftQuarantine`, subject: `${kind}:${id}` });
         await fleet.intake.liftQuarantine(id);
       }
-      return c.json(summaryOf(member, fleet.registry), 200);
+      return c.json({ ...summaryOf(member, fleet.registry), ...(unknown.length > 0 && { unknown }) }, 200);
     },
   );
 }
@@ -282,6 +284,25 @@ function revokeRoute(app: OriginApp, { tokens, fleet, rollouts }: AppDeps, kind:
       await rollouts.publishRevocations();
       return c.json(summaryOf(member, fleet.registry), 200);
     },
+  );
+}
+
+const listOf = (name: string | undefined): string[] => (name === undefined ? [] : [name]);
+
+/** One that waits has no tags and no release yet. */
+function fitsPending(
+  { id, product, site, lastAskedMs }: PendingMember,
+  query: Pick<z.infer<typeof querySchema>, 'product' | 'site' | 'tag' | 'version' | 'idPart' | 'silentForMs'>,
+  nowMs: number,
+): boolean {
+  const { idPart, silentForMs = 0 } = query;
+  return (
+    (query.product === undefined || query.product === product) &&
+    (query.site === undefined || query.site === site) &&
+    (idPart === undefined || id.startsWith(idPart) || id.endsWith(idPart)) &&
+    nowMs - lastAskedMs >= silentForMs &&
+    query.tag === undefined &&
+    query.version === undefined
   );
 }
 
