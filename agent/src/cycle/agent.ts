@@ -8,6 +8,7 @@ import type { BootState, SlotName } from '../ports.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
 import { Activator } from './activator.ts';
 import { settleLateFallBack } from './late-fall-back.ts';
+import { recoverNotes, slotsRemembered } from './recover-notes.ts';
 import { Installer, type Release } from './installer.ts';
 import type { AgentParts } from './parts.ts';
 import { Lookout, type Situation } from './lookout.ts';
@@ -32,18 +33,17 @@ export class UpdateAgent {
     this.#lookout = new Lookout(parts);
   }
 
-  /** Called once, before the first cycle: what does the boot that brought us here mean? */
+  /** Before the first cycle, and again where that failed: what does the boot that brought us here mean? */
   async start(): Promise<void> {
-    const { boot, memory, status } = this.#parts;
-    this.#boot = await boot.start();
-    const { booted } = this.#boot;
-    if (memory.current.booted === undefined) await this.#firstSight(booted);
-    status.set({ booted });
-    const left = lateFallBack(memory.current, this.#boot);
-    const rest = left
-      ? await settleLateFallBack(this.#parts, left)
-      : await this.#activator.resume(this.#boot);
-    if (rest) this.#show(rest);
+    const { boot, memory, status, outbox } = this.#parts;
+    const state = await boot.start(slotsRemembered(memory, outbox.newest));
+    this.#boot = state;
+    status.set({ booted: state.booted });
+    await recoverNotes(this.#parts, state);
+    if (memory.current.booted === undefined) await this.#firstSight(state.booted);
+    const left = lateFallBack(memory.current, state);
+    const rest = left ? await settleLateFallBack(this.#parts, left) : await this.#activator.resume(state);
+    if (rest) this.show(rest);
   }
 
   /** What the factory left: it's known to run, and perhaps which release it is. */
@@ -68,7 +68,7 @@ export class UpdateAgent {
       const situation = await this.#lookout.look(signal);
       return 'choice' in situation ? this.#follow(situation, signal) : situation;
     });
-    this.#show(rest);
+    this.show(rest);
     await this.#deliver(signal);
     return rest;
   }
@@ -200,7 +200,7 @@ export class UpdateAgent {
     const rollout: Pick<Rollout, 'notBefore' | 'window' | 'offlineForMs'> = rollouts.rollouts.find(
       ({ id }) => id === order.rollout.id,
     ) ?? { offlineForMs: DEFAULT_OFFLINE_FOR_MS };
-    const { lastActivationAt } = memory.current;
+    const lastActivationMs = Date.parse(memory.current.lastActivationAt ?? '');
     const wait = activationWait({
       nowMs: clock.now(),
       clock: trust.clock(),
@@ -209,7 +209,7 @@ export class UpdateAgent {
       isUrgent: order.kind === 'rollBack',
       rollout,
       minIntervalMs: settings.minActivationIntervalMs,
-      lastActivationMs: lastActivationAt === undefined ? undefined : Date.parse(lastActivationAt),
+      lastActivationMs: Number.isNaN(lastActivationMs) ? undefined : lastActivationMs,
     });
     postpone(wait);
   }
@@ -274,7 +274,8 @@ export class UpdateAgent {
     });
   }
 
-  #show(rest: Rest): void {
+  /** In the log and in the status. */
+  show(rest: Rest): void {
     const { state, reason, waitingFor } = rest;
     const { status, memory, slots, narrator } = this.#parts;
     narrator.rest(rest);

@@ -55,13 +55,22 @@ export class SharedSlots {
     isHere: (at: number) => boolean,
   ): Promise<HeldImage | undefined> {
     await this.end(name);
-    const slot = this.#slots[name];
-    const reader = await slot.openForReading();
+    const reader = await this.#readerOf(name);
     if (!reader) return undefined;
     const held = this.#peers.hold(image, new SlotChunks(`slot ${name}`, image.index, reader));
     for (let at = 0; at < image.index.count; at += 1) if (isHere(at)) held.add(at);
     this.#shared.set(name, { image, held, reader });
     return held;
+  }
+
+  /** What can't be read isn't handed out; an update says what is wrong with the slot. */
+  async #readerOf(name: SlotName): Promise<SlotReader | undefined> {
+    try {
+      return await this.#slots[name].openForReading();
+    } catch (error) {
+      if (error instanceof SitecastError) return undefined;
+      throw error;
+    }
   }
 
   /** SHA-256 of their chunk indices, in hex, and how many chunks of each are here. */

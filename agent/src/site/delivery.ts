@@ -3,7 +3,7 @@ import { openAcknowledgement } from '@sitecast/shared/fleet';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import type { Gateway } from '../ports.ts';
 import type { Outbox } from '../state/outbox.ts';
-import type { Gateways } from './gateways.ts';
+import { type Gateways, noGateway } from './gateways.ts';
 import { fieldOf, textOf } from './membership.ts';
 
 const MAX_BATCH_REPORTS = 200;
@@ -28,6 +28,8 @@ export class Delivery {
   readonly #id: string;
   readonly #now: () => number;
   readonly #sent = new Map<string, Sent>();
+  /** Gateways that were asked, since the start, what the origin has of this device. */
+  readonly #asked = new Set<string>();
   #running: Promise<void> = Promise.resolve();
   /** What the origin refuses, if it said so; for the status. */
   refusal: string | undefined;
@@ -64,11 +66,22 @@ export class Delivery {
     signers: RoleSigners | undefined,
     signal: AbortSignal | undefined,
   ): Promise<void> {
+    // First of all: where the outbox's file has lost its end, the numbers of what it lost mustn't be given once more.
+    if (signers && !this.#asked.has(gateway.url)) {
+      await this.#askFor(gateway, signers, signal);
+      this.#asked.add(gateway.url);
+    }
     await this.#send(gateway, signers, signal);
-    if (this.#outbox.pendingCount === 0 || !signers) return;
+    if (this.#outbox.pendingCount > 0 && signers) await this.#askFor(gateway, signers, signal);
+  }
+
+  async #askFor(gateway: Gateway, signers: RoleSigners, signal: AbortSignal | undefined): Promise<void> {
     const path = `/site/v1/acknowledgements/${this.#id}`;
     const { status, body } = await this.#gateways.get(gateway, path, signal);
-    if (status === 200) await this.#take(fieldOf(body, 'acknowledgement'), signers);
+    if (status !== 200) return;
+    const acknowledgement = fieldOf(body, 'acknowledgement');
+    if (acknowledgement === undefined) throw noGateway(gateway.url, 'its acknowledgement is none');
+    await this.#take(acknowledgement, signers);
   }
 
   async #send(

@@ -15,7 +15,7 @@ import {
   readIfThere,
 } from './outbox-file.ts';
 
-const FILE_NAME = 'reports.jsonl';
+export const OUTBOX_FILE = 'reports.jsonl';
 /** The file grows to this at most, in bytes; what comes then isn't recorded until the origin has acknowledged. */
 const MAX_OUTBOX_BYTES = 16 * 1024 * 1024;
 /** What is read of one that an earlier version may have written. */
@@ -97,7 +97,7 @@ export class Outbox {
     passPoint: PassPoint,
     maxBytes = MAX_OUTBOX_BYTES,
   ): Promise<Outbox> {
-    const path = join(directory, FILE_NAME);
+    const path = join(directory, OUTBOX_FILE);
     const { entries, lengthBytes, isDamaged } = readEntries(
       await readIfThere(path, MAX_FILE_BYTES),
       identity.id,
