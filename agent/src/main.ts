@@ -1,8 +1,9 @@
 import { join, resolve } from 'node:path';
-import { plainJson, runProgram } from '@sitecast/shared/command';
+import { setTimeout as delay } from 'node:timers/promises';
+import { describeError, plainJson, runProgram } from '@sitecast/shared/command';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { Identity } from '@sitecast/shared/identity';
+import type { Identity } from '@sitecast/shared/identity';
 import { cutTextStart } from '@sitecast/shared/text';
 import { pino } from 'pino';
 import type { z } from 'zod';
@@ -19,10 +20,11 @@ import type { UpdateAgent } from './cycle/agent.ts';
 import { Daemon } from './cycle/daemon.ts';
 import type { AgentParts } from './cycle/parts.ts';
 import { killPoints } from './faults.ts';
-import type { BootControl, Gateway, Log, PassPoint } from './ports.ts';
+import type { AgentClock, BootControl, Gateway, Log, PassPoint } from './ports.ts';
 import { type AgentCommands, agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
 import { openAgent, type Surroundings } from './start.ts';
+import { openOwnIdentity } from './state/own-identity.ts';
 import { checkResultSchema, restSchema, STATUS_FILE, type Status, statusSchema } from './state/status.ts';
 
 const CONFIG_FILES = ['/etc/sitecast/agent.yaml'];
@@ -31,6 +33,11 @@ const MAX_TOLD_CHARS = 300;
 const MAX_STATUS_BYTES = 1024 * 1024;
 const FIRST_START_RETRY_MS = 1000;
 const MAX_START_RETRY_MS = 60_000;
+/** What other devices may take to be left in order. */
+const CLOSE_PEERS_MS = 5000;
+/** A service manager kills what hasn't ended by itself within about half a minute (TimeoutStopSec): that's a power cut to us. */
+const STOP_WITHIN_MS = 20_000;
+const LINGER_MS = 1000;
 
 interface OpenAgent {
   agent: UpdateAgent;
@@ -40,24 +47,38 @@ interface OpenAgent {
 
 async function openAgentIn(
   settings: RunSettings,
-  { hasPeers, signal }: { hasPeers: boolean; signal?: AbortSignal },
+  { hasPeers, stop }: { hasPeers: boolean; stop: AbortSignal },
 ): Promise<OpenAgent> {
   await checkSlots(settings);
   const data = resolve(settings.data);
   await makeDirectory(data, 0o700);
   const lock = await DirectoryLock.take(data);
-  const identity = await Identity.open(data);
+  try {
+    return await openLocked({ ...settings, data }, lock, { hasPeers, stop });
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
+}
+
+async function openLocked(
+  settings: RunSettings,
+  lock: DirectoryLock,
+  { hasPeers, stop }: { hasPeers: boolean; stop: AbortSignal },
+): Promise<OpenAgent> {
+  const { data } = settings;
   const log = logTo(settings.logLevel);
+  const identity = await openOwnIdentity(data, log);
   const passPoint = testPoints();
   const clock = systemClock(settings.timeSync);
   const slots = slotsOf(settings, data);
-  const boot = bootControl(settings, data, passPoint, log);
+  const boot = bootControl(settings, { clock, passPoint, log, stop });
   const toGateway = (url: string): Gateway =>
     new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
   const [first, ...others] = settings.gateways;
   const gateways: [Gateway, ...Gateway[]] = [toGateway(first), ...others.map(toGateway)];
   const startPeers = hasPeers ? peersOf(identity) : undefined;
-  const surroundings = {
+  const { agent, parts } = await openAgent(settings, {
     identity,
     clock,
     slots,
@@ -66,25 +87,41 @@ async function openAgentIn(
     gateways,
     passPoint,
     log,
+    stop,
     startPeers,
-  };
-  let opened: Awaited<ReturnType<typeof openAgent>>;
-  try {
-    opened = await openAgent({ ...settings, data }, surroundings, signal);
-  } catch (error) {
-    await boot.stop();
-    await lock.release();
-    throw error;
+  });
+  return { agent, parts, close: () => closeAll(parts, lock) };
+}
+
+/** Each ending is tried, whatever becomes of those before it. */
+async function closeAll(
+  { boot, status, outbox, exchange, log }: AgentParts,
+  lock: DirectoryLock,
+): Promise<void> {
+  const endings = [
+    // First: what is noted here tells a stop from a power cut.
+    () => boot.stop(),
+    () => status.flush(),
+    () => outbox.close(),
+    () => exchange && within(CLOSE_PEERS_MS, exchange.close()),
+    () => lock.release(),
+  ];
+  for (const end of endings) {
+    try {
+      await end();
+    } catch (error) {
+      log('error', `while stopping: ${describeError(error).message}`);
+    }
   }
-  const { agent, parts } = opened;
-  const close = async () => {
-    await parts.exchange?.close();
-    await boot.stop();
-    await parts.status.flush();
-    await parts.outbox.close();
-    await lock.release();
-  };
-  return { agent, parts, close };
+}
+
+/** As long as it takes, but not longer than that. */
+async function within(ms: number, work: Promise<void>): Promise<void> {
+  const over = new AbortController();
+  const timer = delay(ms, undefined, { signal: over.signal }).catch(() => {
+    // The work was done in time.
+  });
+  await Promise.race([work, timer]).finally(() => over.abort());
 }
 
 function slotsOf({ slots, slotBytes }: RunSettings, data: string): Surroundings['slots'] {
@@ -101,19 +138,32 @@ function peersOf(identity: Identity): Surroundings['startPeers'] {
   };
 }
 
-function bootControl(settings: RunSettings, data: string, passPoint: PassPoint, log: Log): BootControl {
-  const { boot, payloadCommand, hookTimeoutMs, slots } = settings;
-  if (boot.kind === 'command') return new CommandBootControl(boot.command, runCommand);
+function bootControl(
+  settings: RunSettings,
+  { clock, passPoint, log, stop }: { clock: AgentClock; passPoint: PassPoint; log: Log; stop: AbortSignal },
+): BootControl {
+  const { data, boot, payloadCommand, hookTimeoutMs, slots } = settings;
+  if (boot.kind === 'command')
+    return new CommandBootControl(boot.command, { run: runCommand, clock, log, stop });
   return new FileBootControl(boot.path ?? join(data, 'boot.json'), {
     firstSlot: boot.firstSlot,
     passPoint,
+    // Whether the slot is any good, the health command says.
     afterBoot: async booted => {
       if (payloadCommand === undefined) return;
       const env = { SITECAST_SLOT: resolve(slots[booted]), SITECAST_SLOT_NAME: booted };
-      const { exitCode, output } = await runCommand(payloadCommand, { env, timeoutMs: hookTimeoutMs });
-      // Whether the slot is any good, the health command says.
-      if (exitCode !== 0)
-        log('warn', `the payload command ended with ${exitCode}: ${cutTextStart(output, MAX_TOLD_CHARS)}`);
+      try {
+        const { exitCode, output } = await runCommand(payloadCommand, {
+          env,
+          timeoutMs: hookTimeoutMs,
+          signal: stop,
+        });
+        if (exitCode !== 0)
+          log('warn', `the payload command ended with ${exitCode}: ${cutTextStart(output, MAX_TOLD_CHARS)}`);
+      } catch (error) {
+        stop.throwIfAborted();
+        log('warn', `the payload command can't be run: ${String(error)}`);
+      }
     },
   });
 }
@@ -134,52 +184,96 @@ function logTo(level: string): Log {
 }
 
 async function run(settings: RunSettings): Promise<void> {
-  const stop = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort());
-  const opened = await openPatiently(settings, stop.signal);
+  const log = logTo(settings.logLevel);
+  const stop = stopSignal();
+  // A stray failure of something that nobody waits for, as in a library, mustn't take the device out of reach.
+  process.on('unhandledRejection', error => log('error', `unforeseen: ${String(error)}`));
+  const opened = await openPatiently(settings, log, stop);
   if (!opened) return;
+  endInTime(opened, stop);
   const { agent, parts } = opened;
   const daemon = new Daemon(agent, parts, settings);
-  const control = await ControlServer.listen(resolve(settings.data), command =>
-    answer(command, daemon, parts, stop.signal),
-  );
-  parts.log('info', `device ${parts.identity.id}`, { gateways: settings.gateways });
+  const control = await listenForCommands(settings, daemon, parts);
+  log('info', `device ${parts.identity.id}`, { gateways: settings.gateways });
+  await daemon.run(stop);
+  await control?.close();
+  await opened.close();
+  // What still holds the process, nobody needs.
+  setTimeout(() => process.exit(), LINGER_MS).unref();
+}
+
+/** Fires with the first SIGINT or SIGTERM; the second one ends the process as ever. */
+function stopSignal(): AbortSignal {
+  const stop = new AbortController();
+  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort());
+  return stop.signal;
+}
+
+/** Every wait ends by itself when it's to stop. This is for a disk, or a library, that doesn't answer any more. */
+function endInTime({ parts }: OpenAgent, stop: AbortSignal): void {
+  const giveUp = () => {
+    parts.log('error', `it has not stopped in ${STOP_WITHIN_MS / 1000} s, and is ended`);
+    void parts.boot.stop().finally(() => process.exit(1));
+  };
+  stop.addEventListener('abort', () => setTimeout(giveUp, STOP_WITHIN_MS).unref(), { once: true });
+}
+
+/** Without the socket an agent works all the same: a full disk may keep it from being made. */
+async function listenForCommands(
+  settings: RunSettings,
+  daemon: Daemon,
+  parts: AgentParts,
+): Promise<ControlServer | undefined> {
   try {
-    await daemon.run(stop.signal);
-  } finally {
-    await control.close();
-    await opened.close();
+    return await ControlServer.listen(resolve(settings.data), command => answer(command, daemon, parts));
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    parts.log('error', `no commands can be taken: ${describeError(error).message}`);
+    return undefined;
   }
 }
 
-/** Before its very first contact a device can't begin; a daemon waits for that. @returns undefined when asked to stop */
-async function openPatiently(settings: RunSettings, signal: AbortSignal): Promise<OpenAgent | undefined> {
-  const log = logTo(settings.logLevel);
+/**
+ * What may pass is waited for: a gateway, before the very first contact; room on the disk. Only wrong settings end it.
+ * @returns undefined when asked to stop
+ */
+async function openPatiently(
+  settings: RunSettings,
+  log: Log,
+  stop: AbortSignal,
+): Promise<OpenAgent | undefined> {
   const clock = systemClock(settings.timeSync);
   for (let waitMs = FIRST_START_RETRY_MS; ; waitMs = Math.min(2 * waitMs, MAX_START_RETRY_MS)) {
     try {
-      return await openAgentIn(settings, { hasPeers: true, signal });
+      return await openAgentIn(settings, { hasPeers: true, stop });
     } catch (error) {
-      if (signal.aborted) return undefined;
-      if (!(error instanceof SitecastError) || error.kind !== 'unreachable') throw error;
-      log('warn', `no gateway to begin with yet: ${error.message}`, { code: error.code, waitMs });
-      await clock.sleep(waitMs, signal);
-      if (signal.aborted) return undefined;
+      if (stop.aborted) return undefined;
+      if (!mayPass(error)) throw error;
+      const { code, message } = describeError(error);
+      const isAway = error instanceof SitecastError && error.kind === 'unreachable';
+      log('warn', `${isAway ? 'no gateway to begin with yet' : 'it can not begin yet'}: ${message}`, {
+        code,
+        waitMs,
+      });
+      await clock.sleep(waitMs, stop);
+      if (stop.aborted) return undefined;
     }
   }
 }
 
-async function answer(
-  command: ControlCommand,
-  daemon: Daemon,
-  parts: AgentParts,
-  signal: AbortSignal,
-): Promise<unknown> {
+const PASSING = ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO', 'EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN'];
+
+function mayPass(error: unknown): boolean {
+  if (isSystemError(error, ...PASSING)) return true;
+  return error instanceof SitecastError && (error.kind === 'unreachable' || error.kind === 'noSpace');
+}
+
+async function answer(command: ControlCommand, daemon: Daemon, parts: AgentParts): Promise<unknown> {
   switch (command) {
     case 'status':
       return parts.status.current;
     case 'check':
-      return daemon.check(signal);
+      return daemon.check(parts.stop);
     case 'update':
       return daemon.update();
     default:
@@ -202,14 +296,27 @@ async function through<T>(
 ): Promise<T> {
   const told = await askDaemon(resolve(data), ask.command);
   if (told) return ask.schema.parse(told.result);
-  const stop = new AbortController();
   const { hasPeers = false } = ask;
-  const opened = await openAgentIn(ask.settings(), { hasPeers, signal: stop.signal });
+  const done = new AbortController();
+  const asked = stopSignal();
+  const stop = AbortSignal.any([asked, done.signal]);
+  const opened = await openAgentIn(ask.settings(), { hasPeers, stop });
   try {
-    return await act(opened, stop.signal);
+    return await act(opened, stop);
+  } catch (error) {
+    if (asked.aborted) throw interrupted();
+    throw error;
   } finally {
+    // What still waits for later is of no use here.
+    done.abort();
     await opened.close();
   }
+}
+
+function interrupted(): SitecastError {
+  return new SitecastError('failed', 'SITECAST_INTERRUPTED', 'it was asked to stop', {
+    hint: 'what was begun goes on with the next run',
+  });
 }
 
 const commands: AgentCommands = {

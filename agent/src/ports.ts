@@ -72,6 +72,8 @@ export interface BootState {
   next: SlotName;
   /** Another with each boot: tells an agent that was restarted from a machine that was. */
   bootId: string;
+  /** The control's own notes were lost, and are made up from its copy or from what the agent remembers: what was wrong. */
+  lost?: string;
 }
 
 /**
@@ -79,8 +81,12 @@ export interface BootState {
  * slots, tries left for the first of them, and which are good.
  */
 export interface BootControl {
-  /** Called once when the agent starts. */
-  start(): Promise<BootState>;
+  /**
+   * Called when the agent starts, and again where that failed: the same start is never counted twice.
+   * @param remembered the slots that may run by what the agent itself remembers, the surest first: for a control whose own notes
+   *   were lost
+   */
+  start(remembered?: readonly SlotName[]): Promise<BootState>;
   read(): Promise<BootState>;
   /** No boot may choose this slot from now on; it isn't the booted one. */
   markBad(slot: SlotName): Promise<void>;
@@ -100,15 +106,27 @@ export interface CommandOutcome {
   /** Null if a signal ended it. */
   exitCode: number | null;
   isTimedOut: boolean;
-  /** The last of what it wrote, both streams. */
+  /** The last of what it wrote, both streams: for people to read. */
   output: string;
+  /** The last of what it wrote to its standard output alone: where a program's answer is read from. */
+  stdout: string;
+  /** The last of what it wrote to its standard error: warnings, if it ended well. */
+  stderr: string;
 }
 
-/** Runs a user's command line in a shell, in a process group of its own that is ended as a whole. */
-export type RunCommand = (
-  command: string,
-  options: { env: Record<string, string>; timeoutMs: number; signal?: AbortSignal | undefined },
-) => Promise<CommandOutcome>;
+interface CommandOptions {
+  env: Record<string, string>;
+  timeoutMs: number;
+  signal?: AbortSignal | undefined;
+  /** What it starts goes on after it has ended with 0, and when the signal fires. */
+  mayLeave?: boolean;
+}
+
+/**
+ * Runs a user's command line in a shell, in a process group of its own that is ended as a whole.
+ * @throws the signal's reason, once the group has ended; the system's error where no shell can be started
+ */
+export type RunCommand = (command: string, options: CommandOptions) => Promise<CommandOutcome>;
 
 export interface JsonAnswer {
   status: number;

@@ -1,10 +1,12 @@
 import { randomBytes } from 'node:crypto';
-import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { formatJoinToken } from '@sitecast/shared/fleet';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { BootProgram } from './testing/boot-program.ts';
 import { TestFleet } from './testing/fleet.ts';
 import { AgentProcess, until } from './testing/process.ts';
 import { TestOrigin, TestSite } from './testing/site.ts';
@@ -173,6 +175,74 @@ it('waits for the confirm command where that is asked for, and falls back withou
   expect(late.exitCode).toBe(1);
   expect(late.stdout).toContain('confirmTimedOut');
 });
+
+it('takes a captive portal for an unreachable gateway: check says so with exit code 4, and a daemon waits', async () => {
+  const token = formatJoinToken('http://origin.example', fleet.rootSha256, KeyPair.generate());
+  const common = [...settings().filter(setting => !setting.startsWith('--root')), `--token=${token}`];
+  site.mischief = () => 'portal';
+  const checked = await AgentProcess.run(['check', ...common]);
+  expect(checked).toMatchObject({ exitCode: 4, stderr: expect.stringContaining('is it a gateway?') });
+  const agent = new AgentProcess(['run', ...common, '--poll=1s']);
+  running.push(agent);
+  await until('it waits', () => agent.stderr.includes('no gateway to begin with yet'));
+  site.mischief = () => undefined;
+  await until('it has enrolled', () => told().length > 0);
+  expect((await agent.stop()).exitCode).toBe(0);
+});
+
+it('is stopped together with its health check, as a service manager does it: the check is made again after the next start', async () => {
+  const program = await BootProgram.create(directory);
+  await program.reboots('late');
+  const boot = ['--boot=command', `--boot-command=${program.command}`];
+  fleet.rollOut(1);
+  await fleet.publish();
+  const pidFile = join(directory, 'health.pid');
+  const first = daemon(
+    ...boot,
+    '--health-command',
+    `echo $$ > ${pidFile}; exec sleep 600`,
+    '--health-timeout=30m',
+  );
+  await until('the health check runs', async () => (await readFile(pidFile, 'utf8').catch(() => '')) !== '');
+  process.kill(Number(await readFile(pidFile, 'utf8')), 'SIGTERM');
+  process.kill(first.pid, 'SIGTERM');
+  expect(await first.ended).toMatchObject({ exitCode: 0, signal: null });
+  expect(await status()).toMatchObject({ isAlive: false, update: { phase: 'confirming' }, barred: [] });
+  daemon(...boot, '--health-command', 'true');
+  await until('it is completed', isTold('completed', 1));
+  expect(told().filter(({ state, reason }) => state === 'failed' || reason?.code === 'powerLoss')).toEqual(
+    [],
+  );
+  expect((await program.calls()).filter(call => call === 'reboot')).toHaveLength(1);
+});
+
+it.skipIf(process.getuid?.() !== 0)(
+  'starts on a full disk and waits for room (needs root for a tmpfs)',
+  async ({ skip }) => {
+    const small = join(directory, 'small');
+    await mkdir(small);
+    try {
+      execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=512k', 'tmpfs', small], { stdio: 'pipe' });
+    } catch (error) {
+      if (process.env.CI) throw error;
+      console.log(`skipped: no tmpfs can be mounted here (${String(error)})`);
+      skip();
+    }
+    try {
+      await writeFile(join(small, 'filler'), Buffer.alloc(600_000)).catch(() => {
+        // Full: as it should be.
+      });
+      const agent = daemon(`--data=${join(small, 'data')}`);
+      await until('it waits for room', () => agent.stderr.includes('no space left'));
+      await rm(join(small, 'filler'));
+      await until('it has enrolled', () => told().length > 0);
+      expect((await agent.stop()).exitCode).toBe(0);
+    } finally {
+      for (const agent of running.splice(0)) await agent.stop('SIGKILL');
+      execFileSync('umount', [small], { stdio: 'pipe' });
+    }
+  },
+);
 
 it('starts from a join token alone, and with nothing to trust it does not start', async () => {
   const pair = KeyPair.generate();

@@ -72,7 +72,7 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .option('--slot-bytes <size>', 'what a file slot holds at most, such as 512MiB', parseBytes)
     .addOption(choice('--boot <kind>', 'how slots are switched', ['file', 'command'], 'file'))
     .option('--boot-file <file>', 'state of boot control `file` (default: boot.json in --data)')
-    .option('--boot-command <command>', 'program of boot control `command`; gets a verb')
+    .option('--boot-command <command>', 'program of boot control `command`; gets a verb (docs/OPERATIONS.md)')
     .addOption(
       choice('--first-slot <slot>', 'what runs before the first update, with `file`', ['A', 'B'], 'A'),
     )

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
-import { readFileBounded } from '@sitecast/shared/durable';
-import { SitecastError } from '@sitecast/shared/errors';
+import { readFileBounded, setAside } from '@sitecast/shared/durable';
+import { describeError } from '@sitecast/shared/command';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
@@ -31,6 +32,7 @@ import { Trust, type TrustStart } from './site/trust.ts';
 import { STATUS_FILE } from './state/status.ts';
 import { MemoryFile } from './state/memory-file.ts';
 import { Outbox } from './state/outbox.ts';
+import { FILE_NAME as OUTBOX_FILE } from './state/outbox-file.ts';
 
 /** While the machine boots or proves itself, nobody is to be served. */
 const BUSY_STATES: ReadonlySet<string> = new Set(['rebooting', 'confirming']);
@@ -45,6 +47,8 @@ export interface Surroundings {
   gateways: [Gateway, ...Gateway[]];
   passPoint: PassPoint;
   log: Log;
+  /** Fires when this process is asked to end. */
+  stop: AbortSignal;
   /** Opens this device to its peers; undefined: it has none. */
   startPeers: ((settings: PeerSettings, ports: PeerPorts) => Promise<SitePeers>) | undefined;
 }
@@ -61,9 +65,8 @@ interface PeerPorts {
 export async function openAgent(
   settings: RunSettings,
   surroundings: Surroundings,
-  signal?: AbortSignal,
 ): Promise<{ agent: UpdateAgent; parts: AgentParts }> {
-  const { identity, clock, passPoint } = surroundings;
+  const { identity, clock, passPoint, stop } = surroundings;
   const now = () => clock.now();
   const gateways = new Gateways(surroundings.gateways, now);
   const token = await readJoinToken(settings, {
@@ -72,9 +75,9 @@ export async function openAgent(
     warn: message => surroundings.log('warn', message),
   });
   const start = await trustStart(settings, token);
-  const trust = await Trust.open(settings.data, gateways, { start, now, ...(signal ? { signal } : {}) });
+  const trust = await Trust.open(settings.data, gateways, { start, now, signal: stop });
   const memory = await MemoryFile.open(settings.data, passPoint);
-  const outbox = await Outbox.open(settings.data, identity, passPoint);
+  const outbox = await openOutbox(settings.data, surroundings);
   if (outbox.foundWrong) {
     const { events, unreadable } = outbox.foundWrong;
     const data = { reports: events.length, unreadable };
@@ -112,6 +115,21 @@ export async function openAgent(
   return { agent: new UpdateAgent(parts), parts };
 }
 
+/** A file of reports that the medium doesn't give back is set aside: a new chain begins. */
+async function openOutbox(directory: string, { identity, passPoint, log }: Surroundings): Promise<Outbox> {
+  try {
+    return await Outbox.open(directory, identity, passPoint);
+  } catch (error) {
+    const isLost =
+      isSystemError(error, 'EIO') ||
+      (error instanceof SitecastError && error.code === 'SITECAST_FILE_TOO_LARGE');
+    if (!isLost) throw error;
+    const aside = await setAside(join(directory, OUTBOX_FILE));
+    log('error', `the reports can't be read, and are now ${aside}: ${error.message}`, { code: error.code });
+    return Outbox.open(directory, identity, passPoint);
+  }
+}
+
 function openStatus(
   settings: RunSettings,
   { identity, clock, slots }: Surroundings,
@@ -139,7 +157,7 @@ function openStatus(
 /** Without peers an update comes all the same: whatever is wrong with them is said, and the agent goes on. */
 async function openExchange(
   settings: RunSettings,
-  { identity, slots, run, startPeers, log }: Surroundings,
+  { identity, slots, run, startPeers, log, stop }: Surroundings,
   {
     gateways,
     trust,
@@ -150,7 +168,7 @@ async function openExchange(
 ): Promise<SiteExchange | undefined> {
   if (!settings.peers || !startPeers) return undefined;
   const admission = new Admission(trust, membership);
-  const hook = serveHook(settings, run);
+  const hook = serveHook(settings, run, stop);
   let peers: SitePeers;
   try {
     peers = await startPeers(settings.peers, {
@@ -162,11 +180,8 @@ async function openExchange(
       isBusy: () => BUSY_STATES.has(status.current.state) || !hook.isWelcome,
     });
   } catch (error) {
-    if (!(error instanceof SitecastError)) throw error;
-    log('error', `no chunks from or to other devices: ${error.message}`, {
-      code: error.code,
-      hint: error.hint,
-    });
+    const { code, message, hint } = describeError(error);
+    log('error', `no chunks from or to other devices: ${message}`, { code, hint });
     return undefined;
   }
   const exchange = new SiteExchange({

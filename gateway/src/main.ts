@@ -66,7 +66,7 @@ export async function startGateway(
   const giveUp = (): void => stop.abort(signal?.reason);
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
-    const identity = await Identity.open(settings.data);
+    const identity = await Identity.open(settings.data, { warn: message => log.warn({}, message) });
     const metrics = new Metrics();
     const around = { now, log, signal: stop.signal };
     const wanLimits = new WanLimits(settings, around);

@@ -2,9 +2,24 @@ import { readFile } from 'node:fs/promises';
 import { SitecastError } from '@sitecast/shared/errors';
 import { cutText, cutTextStart } from '@sitecast/shared/text';
 import { z } from 'zod';
-import type { BootControl, BootState, RunCommand, SlotName } from '../ports.ts';
+import type {
+  AgentClock,
+  BootControl,
+  BootState,
+  CommandOutcome,
+  Log,
+  RunCommand,
+  SlotName,
+} from '../ports.ts';
 
 const VERB_TIMEOUT_MS = 30_000;
+/** A `reboot` may last as long as the machine takes to end what it runs. */
+const REBOOT_TIMEOUT_MS = 60_000;
+/** Loaders' variables are locked, flash is busy: a verb that fails is tried again, for each does the same twice as once. */
+const MAX_TRIES = 3;
+const TRY_AGAIN_MS = 1000;
+/** Somebody who stops the agent waits so long for a verb that is changing the loader's variables. */
+const STOP_GRACE_MS = 5000;
 /** Of what the program printed. */
 const MAX_TOLD_CHARS = 200;
 const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
@@ -15,84 +30,157 @@ const answerSchema = z.looseObject({
   bootId: z.string().min(1).max(128).optional(),
 });
 
+export interface CommandBootOptions {
+  run: RunCommand;
+  clock: Pick<AgentClock, 'sleep'>;
+  log: Log;
+  /** The agent is asked to end. */
+  stop: AbortSignal;
+}
+
 /**
  * Boot control by a program of the device's maker, called with a verb:
  *
  * | verb | does |
  * | --- | --- |
- * | `get` | prints `{"booted":"A","next":"A"}`, and `bootId` where the kernel's doesn't say |
+ * | `get` | prints `{"booted":"A","next":"A"}`, and `bootId` where the kernel's doesn't say, to its standard output |
  * | `mark-bad SLOT` | no boot chooses it |
  * | `set-trial SLOT TRIES` | the next boots run it, at most so many unless confirmed |
  * | `confirm SLOT` | it's good |
  * | `set-next SLOT` | all boots run it |
- * | `reboot` | boots; it may return before that |
+ * | `reboot` | boots; it may return before that, and leave something running that boots later |
  *
- * Exit code 0 says that it's done, and durable.
+ * Exit code 0 says that it's done, and durable. What any verb but `reboot` leaves running is ended. Standard error is for people: it goes to the log.
  */
 export class CommandBootControl implements BootControl {
   readonly #command: string;
-  readonly #run: RunCommand;
+  readonly #options: CommandBootOptions;
+  /** The last warning of each verb: `get` is called often. */
+  readonly #told = new Map<string, string>();
 
-  constructor(command: string, run: RunCommand) {
+  constructor(command: string, options: CommandBootOptions) {
     this.#command = command;
-    this.#run = run;
+    this.#options = options;
   }
 
   start(): Promise<BootState> {
     return this.read();
   }
 
-  async read(): Promise<BootState> {
-    const output = await this.#verb('get');
-    let answer: z.infer<typeof answerSchema>;
-    try {
-      answer = answerSchema.parse(JSON.parse(output));
-    } catch (cause) {
-      throw failed('get', `it printed ${JSON.stringify(cutText(output, MAX_TOLD_CHARS))}`, cause);
-    }
-    const bootId = answer.bootId ?? (await readFile(BOOT_ID_FILE, 'utf8')).trim();
-    return { booted: answer.booted, next: answer.next ?? answer.booted, bootId };
+  read(): Promise<BootState> {
+    return this.#patiently(async () => {
+      const { stdout } = await this.#verb(['get'], { signal: this.#options.stop });
+      let answer: z.infer<typeof answerSchema>;
+      try {
+        answer = answerSchema.parse(JSON.parse(stdout));
+      } catch (cause) {
+        throw failed('get', `it printed ${JSON.stringify(cutText(stdout, MAX_TOLD_CHARS))}`, cause);
+      }
+      const bootId = answer.bootId ?? (await readFile(BOOT_ID_FILE, 'utf8')).trim();
+      return { booted: answer.booted, next: answer.next ?? answer.booted, bootId };
+    });
   }
 
   async markBad(slot: SlotName): Promise<void> {
-    await this.#verb('mark-bad', slot);
+    await this.#change('mark-bad', slot);
   }
   async setTrial(slot: SlotName, tries: number): Promise<void> {
-    await this.#verb('set-trial', slot, String(tries));
+    await this.#change('set-trial', slot, String(tries));
   }
   async confirm(slot: SlotName): Promise<void> {
-    await this.#verb('confirm', slot);
+    await this.#change('confirm', slot);
   }
   async setNext(slot: SlotName): Promise<void> {
-    await this.#verb('set-next', slot);
+    await this.#change('set-next', slot);
   }
+  /** Once only: whoever asks for the boot sees whether it comes. */
   async reboot(): Promise<void> {
-    await this.#verb('reboot');
+    await this.#verb(['reboot'], {
+      signal: this.#options.stop,
+      timeoutMs: REBOOT_TIMEOUT_MS,
+      mayLeave: true,
+    });
   }
   async stop(): Promise<void> {
     // The boot loader counts boots, not starts of the agent.
   }
 
-  async #verb(...words: string[]): Promise<string> {
-    const { exitCode, isTimedOut, output } = await this.#run([this.#command, ...words].join(' '), {
-      env: {},
-      timeoutMs: VERB_TIMEOUT_MS,
+  async #change(...words: string[]): Promise<void> {
+    await this.#patiently(async () => {
+      const grace = graceAfter(this.#options.stop);
+      try {
+        await this.#verb(words, { signal: grace.signal });
+      } finally {
+        grace.end();
+      }
     });
-    if (isTimedOut) throw failed(words.join(' '), `it took more than ${VERB_TIMEOUT_MS} ms`);
+  }
+
+  async #patiently<T>(ask: () => Promise<T>): Promise<T> {
+    const { stop, log, clock } = this.#options;
+    for (let tries = 1; ; tries += 1) {
+      stop.throwIfAborted();
+      try {
+        return await ask();
+      } catch (error) {
+        stop.throwIfAborted();
+        const mayPass = error instanceof SitecastError && error.data.isTimedOut !== true;
+        if (!mayPass || tries >= MAX_TRIES) throw error;
+        log('warn', `${error.message}; it is asked again`, { code: error.code });
+        // Whoever stops the agent may have ended the verb first.
+        await clock.sleep(TRY_AGAIN_MS, stop);
+      }
+    }
+  }
+
+  async #verb(
+    words: string[],
+    options: { signal: AbortSignal; timeoutMs?: number; mayLeave?: boolean },
+  ): Promise<CommandOutcome> {
+    const said = words.join(' ');
+    const timeoutMs = options.timeoutMs ?? VERB_TIMEOUT_MS;
+    let outcome: CommandOutcome;
+    try {
+      outcome = await this.#options.run(`${this.#command} ${said}`, { env: {}, ...options, timeoutMs });
+    } catch (cause) {
+      this.#options.stop.throwIfAborted();
+      throw failed(said, `it can't be run: ${String(cause)}`, cause);
+    }
+    const { exitCode, isTimedOut, output, stderr } = outcome;
+    if (isTimedOut) throw failed(said, `it took more than ${timeoutMs / 1000} s`, undefined, isTimedOut);
     if (exitCode !== 0)
-      throw failed(words.join(' '), `exit code ${exitCode}: ${cutTextStart(output, MAX_TOLD_CHARS).trim()}`);
-    return output;
+      throw failed(said, `exit code ${exitCode ?? 'none'}: ${cutTextStart(output.trim(), MAX_TOLD_CHARS)}`);
+    this.#tell(said, cutTextStart(stderr.trim(), MAX_TOLD_CHARS));
+    return outcome;
+  }
+
+  #tell(verb: string, warning: string): void {
+    if (warning !== '' && this.#told.get(verb) !== warning)
+      this.#options.log('warn', `boot control '${verb}' says: ${warning}`);
+    this.#told.set(verb, warning);
   }
 }
 
-function failed(verb: string, why: string, cause?: unknown): SitecastError {
+/** Fires a while after `stop`. */
+function graceAfter(stop: AbortSignal): { signal: AbortSignal; end: () => void } {
+  const over = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  const begin = () => {
+    timer = setTimeout(() => over.abort(stop.reason), STOP_GRACE_MS);
+  };
+  stop.addEventListener('abort', begin, { once: true });
+  const end = () => {
+    clearTimeout(timer);
+    stop.removeEventListener('abort', begin);
+  };
+  return { signal: over.signal, end };
+}
+
+function failed(verb: string, why: string, cause?: unknown, isTimedOut = false): SitecastError {
   return new SitecastError(
     'failed',
     'SITECAST_BOOT_COMMAND_FAILED',
     `boot control '${verb}' failed: ${why}`,
-    {
-      data: { verb },
-      cause,
-    },
+    { data: { verb, isTimedOut }, cause },
   );
 }

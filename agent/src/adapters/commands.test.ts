@@ -1,19 +1,38 @@
-import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
-import { until } from '../testing/process.ts';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { BootProgram } from '../testing/boot-program.ts';
+import { isAlive, until } from '../testing/process.ts';
 import { CommandBootControl } from './command-boot.ts';
 import { runCommand } from './run-command.ts';
+import { systemClock } from './system-clock.ts';
 
 let directory: string;
+let stop: AbortController;
+const logged: string[] = [];
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'sitecast-commands-'));
+  stop = new AbortController();
+  logged.length = 0;
 });
 afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
+
+const system = systemClock('auto');
+/** Between two tries a second passes in a millisecond. */
+const clock = { sleep: (ms: number, signal?: AbortSignal) => system.sleep(ms / 1000, signal) };
+const bootBy = (command: string) =>
+  new CommandBootControl(command, {
+    run: runCommand,
+    clock,
+    log: (_level, message) => logged.push(message),
+    stop: stop.signal,
+  });
+const run = (command: string, options: Partial<Parameters<typeof runCommand>[1]> = {}) =>
+  runCommand(command, { env: {}, timeoutMs: 60_000, ...options });
 
 async function script(text: string): Promise<string> {
   const path = join(directory, 'boot-slots');
@@ -25,7 +44,7 @@ async function script(text: string): Promise<string> {
 it('boot control by a program speaks its verbs, and takes the boot id from the kernel or from it', async () => {
   const log = join(directory, 'log');
   const path = await script(`echo "$*" >> ${log}\n[ "$1" = get ] && echo '{"booted":"B"}'\nexit 0`);
-  const boot = new CommandBootControl(path, runCommand);
+  const boot = bootBy(path);
   const kernel = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
   expect(await boot.start()).toEqual({ booted: 'B', next: 'B', bootId: kernel });
   await boot.markBad('A');
@@ -49,38 +68,109 @@ it.each([
   ['prints nonsense', 'echo hello', 'hello'],
   ['names a third slot', `echo '{"booted":"C"}'`, 'booted'],
 ])('boot control by a program that %s is an error that says so', async (_name, text, said) => {
-  const boot = new CommandBootControl(await script(text), runCommand);
+  const boot = bootBy(await script(text));
   await expect(boot.read()).rejects.toMatchObject({
     code: 'SITECAST_BOOT_COMMAND_FAILED',
     message: expect.stringContaining(said),
   });
 });
 
-const isAlive = (pid: number) => {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-};
+const isThere = (name: string) =>
+  stat(join(directory, name)).then(
+    () => true,
+    () => false,
+  );
+const pidIn = async (name: string) => Number(await readFile(join(directory, name), 'utf8'));
 
-it('a command out of time is ended with all that it started', async () => {
-  const pidFile = join(directory, 'pid');
-  const outcome = await runCommand(`sleep 300 & echo $! > ${pidFile}; wait`, { env: {}, timeoutMs: 300 });
-  expect(outcome).toMatchObject({ isTimedOut: true });
-  const pid = Number(await readFile(pidFile, 'utf8'));
-  await until('the grandchild is gone', () => !isAlive(pid));
+describe('boot control by a program', () => {
+  it('goes by its standard output alone; what it warns of is logged, once', async () => {
+    const boot = bootBy((await BootProgram.create(directory)).command);
+    expect(await boot.start()).toEqual({ booted: 'A', next: 'A', bootId: 'boot-1' });
+    await boot.read();
+    expect(logged).toEqual(["boot control 'get' says: a warning, for people"]);
+  });
+
+  it('asks again what has failed, and gives up what fails three times', async () => {
+    const program = await BootProgram.create(directory);
+    const boot = bootBy(program.command);
+    await program.fail('set-trial', 2);
+    await boot.setTrial('B', 2);
+    expect((await boot.read()).next).toBe('B');
+    expect(logged.filter(line => line.includes('set-trial is broken'))).toHaveLength(2);
+    await program.fail('set-trial', 3);
+    await expect(boot.setTrial('B', 2)).rejects.toMatchObject({ code: 'SITECAST_BOOT_COMMAND_FAILED' });
+  });
+
+  it('lets live what the reboot verb leaves behind, which may still write; of other verbs nothing stays', async () => {
+    const late = '(sleep 1; echo going down; echo really >&2; touch came) &';
+    const left = 'sleep 300 & echo $! > left';
+    const path = await script(
+      `cd ${directory}; case $1 in reboot) ${late} ;; confirm) ${left} ;; esac; exit 0`,
+    );
+    const boot = bootBy(path);
+    await boot.confirm('A');
+    const pid = await pidIn('left');
+    await until('what the other verb left is gone', () => !isAlive(pid));
+    await boot.reboot();
+    await until('the boot has come', () => isThere('came'));
+    expect(isAlive(pid)).toBe(false);
+  });
+
+  it('that is stopped lets a verb end that changes something, and waits for no answer and no boot', async () => {
+    const slow = 'touch began; sleep 1; touch done';
+    const path = await script(
+      `cd ${directory}; case $1 in get) touch asked; sleep 300 ;; reboot) touch rebooting; sleep 1; touch came ;; confirm) ${slow} ;; esac`,
+    );
+    const boot = bootBy(path);
+    const confirming = boot.confirm('A');
+    const reading = boot.read();
+    const rebooting = boot.reboot();
+    await until('all are under way', async () =>
+      (await Promise.all(['began', 'asked', 'rebooting'].map(isThere))).every(Boolean),
+    );
+    const reason = new Error('stopped');
+    stop.abort(reason);
+    expect(await Promise.allSettled([reading, rebooting, confirming])).toMatchObject([
+      { status: 'rejected', reason },
+      { status: 'rejected', reason },
+      { status: 'fulfilled' },
+    ]);
+    expect(await isThere('done')).toBe(true);
+    await until('the boot has come all the same', () => isThere('came'));
+    await expect(boot.setNext('B')).rejects.toThrow('stopped');
+  });
 });
 
-it('of a command that says too much, the end is kept', async () => {
-  const { output, exitCode } = await runCommand('yes | head -c 1000000; echo last; exit 3', {
-    env: {},
-    timeoutMs: 20_000,
+describe('a command', () => {
+  it('out of time is ended with all that it started', async () => {
+    const outcome = await run(`sleep 300 & echo $! > ${directory}/pid; wait`, { timeoutMs: 300 });
+    expect(outcome).toMatchObject({ isTimedOut: true });
+    const pid = await pidIn('pid');
+    await until('the grandchild is gone', () => !isAlive(pid));
   });
-  expect(exitCode).toBe(3);
-  expect(output.length).toBeLessThanOrEqual(8192);
-  expect(output.endsWith('last\n')).toBe(true);
+
+  it('is ended with all that it started when it is to stop, also one that does not want to', async () => {
+    const stubborn = `trap '' TERM; echo $$ > ${directory}/pid; while :; do sleep 1; done`;
+    const running = run(stubborn, { signal: stop.signal });
+    await until('it runs', async () => (await isThere('pid')) && (await pidIn('pid')) > 0);
+    stop.abort(new Error('stopped'));
+    await expect(running).rejects.toThrow('stopped');
+    expect(isAlive(await pidIn('pid'))).toBe(false);
+    await expect(run(`touch ${directory}/late`, { signal: stop.signal })).rejects.toThrow('stopped');
+    expect(await isThere('late')).toBe(false);
+  });
+
+  it('that says too much is heard to the end, each stream for itself', async () => {
+    const { output, stdout, stderr, exitCode } = await run(
+      'echo warned >&2; yes | head -c 1000000; echo last; exit 3',
+    );
+    expect(exitCode).toBe(3);
+    expect(output.length).toBeLessThanOrEqual(8192);
+    expect(output.endsWith('last\n')).toBe(true);
+    expect(stdout.endsWith('last\n')).toBe(true);
+    expect(stdout).not.toContain('warned');
+    expect(stderr).toBe('warned\n');
+  });
 });
 
 it('of a command that says too much, no half of a character is kept', async () => {

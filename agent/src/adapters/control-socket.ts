@@ -48,6 +48,8 @@ export class ControlServer {
     } finally {
       process.umask(mask);
     }
+    // No more file descriptors, say: who asked has to ask again.
+    server.on('error', () => {});
     await chmod(path, 0o600);
     return control;
   }

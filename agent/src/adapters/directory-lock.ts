@@ -2,11 +2,12 @@ import { randomBytes } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { join } from 'node:path';
-import { createFileDurably, readFileBounded } from '@sitecast/shared/durable';
+import { createFileDurably, readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 
 const FILE_NAME = 'lock';
 const MAX_LOCK_BYTES = 64;
+const SECRET = /^[0-9a-f]{32}$/;
 
 /**
  * One process owns a data directory. The lock is a socket in Linux's abstract namespace: the kernel gives its name to
@@ -43,6 +44,9 @@ export class DirectoryLock {
         },
       );
     }
+    server.on('error', () => {
+      // Whoever connects gets nothing here anyway.
+    });
     server.unref();
     return new DirectoryLock(server);
   }
@@ -56,10 +60,30 @@ export class DirectoryLock {
 
 async function secretOf(directory: string): Promise<string> {
   const path = join(directory, FILE_NAME);
+  const found = await read(path);
+  if (found !== undefined && SECRET.test(found)) return found;
+  const secret = randomBytes(16).toString('hex');
+  if (found !== undefined) {
+    // Damaged: nobody else can be there by the name that it made.
+    await writeFileDurably(path, secret, 0o600);
+    return secret;
+  }
   try {
-    await createFileDurably(path, randomBytes(16).toString('hex'), 0o600);
+    await createFileDurably(path, secret, 0o600);
+    return secret;
   } catch (error) {
     if (!isSystemError(error, 'EEXIST')) throw error;
+    // Another agent that starts at this moment was faster.
+    return (await read(path)) ?? secret;
   }
-  return (await readFileBounded(path, MAX_LOCK_BYTES)).toString('utf8').trim();
+}
+
+async function read(path: string): Promise<string | undefined> {
+  try {
+    return (await readFileBounded(path, MAX_LOCK_BYTES)).toString('utf8').trim();
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return undefined;
+    if (isSystemError(error, 'EIO') || error instanceof SitecastError) return '';
+    throw error;
+  }
 }

@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { readCopy, readFileBounded, setAside, writeCopy, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
 import { type BootControl, type BootState, otherSlot, type PassPoint, type SlotName } from '../ports.ts';
@@ -21,7 +21,13 @@ const bootFileSchema = z.looseObject({
 type BootFile = z.infer<typeof bootFileSchema>;
 
 /** What follows a boot: the payload is started anew from the slot that runs now. */
-export type AfterBoot = (booted: SlotName) => Promise<void>;
+type AfterBoot = (booted: SlotName) => Promise<void>;
+
+interface FileBootOptions {
+  firstSlot: SlotName;
+  afterBoot: AfterBoot;
+  passPoint: PassPoint;
+}
 
 /**
  * Boot control for devices whose image is a program or a tree rather than a system: one state file, and a "boot" is
@@ -30,23 +36,22 @@ export type AfterBoot = (booted: SlotName) => Promise<void>;
  */
 export class FileBootControl implements BootControl {
   readonly #path: string;
-  readonly #firstSlot: SlotName;
-  readonly #afterBoot: AfterBoot;
-  readonly #passPoint: PassPoint;
+  readonly #options: FileBootOptions;
+  /** As the file has it: after a start nobody else writes there, and a damaged file is written anew with the next change. */
+  #state: BootFile | undefined;
+  #lost: string | undefined;
+  #isUp = false;
 
-  constructor(path: string, options: { firstSlot: SlotName; afterBoot: AfterBoot; passPoint: PassPoint }) {
+  constructor(path: string, options: FileBootOptions) {
     this.#path = path;
-    this.#firstSlot = options.firstSlot;
-    this.#afterBoot = options.afterBoot;
-    this.#passPoint = options.passPoint;
+    this.#options = options;
   }
 
-  async start(): Promise<BootState> {
-    const found = await this.#load();
-    const started = found.isStopped ? { ...found, isStopped: false } : booted(found);
-    await this.#save(started);
-    await this.#afterBoot(started.booted);
-    return stateOf(started);
+  async start(remembered: readonly SlotName[] = []): Promise<BootState> {
+    const state = this.#state ?? (await this.#begin(remembered));
+    if (!this.#isUp) await this.#options.afterBoot(state.booted);
+    this.#isUp = true;
+    return { ...stateOf(state), ...(this.#lost === undefined ? {} : { lost: this.#lost }) };
   }
 
   async read(): Promise<BootState> {
@@ -84,35 +89,76 @@ export class FileBootControl implements BootControl {
   async reboot(): Promise<void> {
     const next = booted(await this.#load());
     await this.#save(next);
-    await this.#afterBoot(next.booted);
+    await this.#options.afterBoot(next.booted);
   }
 
   async stop(): Promise<void> {
-    await this.#save({ ...(await this.#load()), isStopped: true });
+    // Before it has begun there's nothing to note: whether the last run had stopped by itself is still to be found out.
+    if (this.#state) await this.#save({ ...this.#state, isStopped: true });
+  }
+
+  /** Counts the start, once, unless the agent had stopped by itself. */
+  async #begin(remembered: readonly SlotName[]): Promise<BootFile> {
+    const found = await this.#find(remembered);
+    return this.#save(found.isStopped ? { ...found, isStopped: false } : booted(found));
   }
 
   async #load(): Promise<BootFile> {
-    let text: string;
-    try {
-      text = (await readFileBounded(this.#path, MAX_BOOT_BYTES)).toString('utf8');
-    } catch (error) {
-      if (isSystemError(error, 'ENOENT')) return firstState(this.#firstSlot);
-      throw error;
-    }
-    try {
-      return bootFileSchema.parse(JSON.parse(text));
-    } catch (cause) {
-      throw new SitecastError('failed', 'SITECAST_BOOT_STATE_INVALID', `${this.#path} is no boot state`, {
-        hint: 'restore it; or delete it, if slot A is to run',
-        cause,
-      });
-    }
+    return this.#state ?? this.#find([]);
   }
 
-  async #save(state: BootFile): Promise<void> {
-    this.#passPoint('boot before');
-    await writeFileDurably(this.#path, `${JSON.stringify(state, null, 1)}\n`, 0o600);
-    this.#passPoint('boot after');
+  async #find(remembered: readonly SlotName[]): Promise<BootFile> {
+    const found = await readBootFile(this.#path);
+    if (typeof found === 'object') return found;
+    const copy = await readBootCopy(this.#path);
+    const isNew = found === 'missing' && remembered.length === 0 && copy === undefined;
+    if (isNew) return firstState(this.#options.firstSlot);
+    this.#lost = `${this.#path} was ${found}`;
+    if (found === 'damaged') await setAside(this.#path);
+    // A release that knew no copies may have run since the copy was made: then what the agent remembers counts.
+    if (copy && (remembered.length === 0 || remembered.includes(copy.booted))) return copy;
+    return firstState(remembered[0] ?? this.#options.firstSlot);
+  }
+
+  async #save(state: BootFile): Promise<BootFile> {
+    const { passPoint } = this.#options;
+    const text = `${JSON.stringify(state, null, 1)}\n`;
+    passPoint('boot before');
+    await writeFileDurably(this.#path, text, 0o600);
+    this.#state = state;
+    passPoint('boot after');
+    await writeCopy(this.#path, text).catch((error: unknown) => {
+      // On a full disk, say. The file itself is written.
+      if (!isSystemError(error)) throw error;
+    });
+    return state;
+  }
+}
+
+/** @returns `damaged` too for one that the medium doesn't give back */
+async function readBootFile(path: string): Promise<BootFile | 'missing' | 'damaged'> {
+  let bytes: Buffer;
+  try {
+    bytes = await readFileBounded(path, MAX_BOOT_BYTES);
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return 'missing';
+    if (isSystemError(error, 'EIO') || error instanceof SitecastError) return 'damaged';
+    throw error;
+  }
+  return parseBootFile(bytes) ?? 'damaged';
+}
+
+async function readBootCopy(path: string): Promise<BootFile | undefined> {
+  const bytes = await readCopy(path, MAX_BOOT_BYTES);
+  return bytes && parseBootFile(bytes);
+}
+
+function parseBootFile(bytes: Buffer): BootFile | undefined {
+  try {
+    return bootFileSchema.parse(JSON.parse(bytes.toString('utf8')));
+  } catch {
+    // Whatever it is, it's no boot state.
+    return undefined;
   }
 }
 

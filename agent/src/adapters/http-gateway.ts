@@ -42,7 +42,7 @@ export class HttpGateway implements Gateway {
   }
 
   async getJson(path: string, signal?: AbortSignal): Promise<JsonAnswer> {
-    const { status, body } = await this.#exchange(path, {}, signal);
+    const { status, body } = this.#checked(path, await this.#exchange(path, {}, signal));
     return { status, body };
   }
 
@@ -59,12 +59,11 @@ export class HttpGateway implements Gateway {
   async waitForChange(waitMs: number, signal?: AbortSignal): Promise<'changed' | 'same'> {
     const headers: Record<string, string> = { prefer: `wait=${Math.round(waitMs / 1000)}` };
     if (this.#etag !== undefined) headers['if-none-match'] = this.#etag;
-    const { status, headers: answered } = await this.#exchange(
-      '/metadata/timestamp.json',
-      { headers },
-      signal,
-      waitMs + WAIT_GRACE_MS,
-    );
+    const path = '/metadata/timestamp.json';
+    const exchanged = await this.#exchange(path, { headers }, signal, waitMs + WAIT_GRACE_MS);
+    const { status, headers: answered } = this.#checked(path, exchanged);
+    if (status !== 200 && status !== 304)
+      throw unreachable(this.url + path, `it answered with status ${status}`);
     const etag = answered.get('etag') ?? undefined;
     const isNew = status === 200 && etag !== undefined && etag !== this.#etag;
     const isFirst = this.#etag === undefined;
@@ -77,7 +76,21 @@ export class HttpGateway implements Gateway {
     const nowMs = this.#options.now() + this.#clockOffsetMs;
     const signature = await signRequest({ method: 'POST', url, body }, this.#options.identity, nowMs);
     const headers = { 'content-type': 'application/json', ...signature };
-    return this.#exchange(path, { method: 'POST', body: new Uint8Array(body), headers }, signal);
+    const init = { method: 'POST', body: new Uint8Array(body), headers };
+    return this.#checked(path, await this.#exchange(path, init, signal));
+  }
+
+  /**
+   * Gateways and origins answer with a JSON object, or with nothing. Whatever else comes, with whatever status, is somebody else's:
+   * a captive portal's page, a proxy's.
+   */
+  #checked(path: string, exchanged: Exchanged): Exchanged {
+    if (exchanged.isEmpty || (typeof exchanged.body === 'object' && exchanged.body !== null))
+      return exchanged;
+    throw unreachable(
+      this.url + path,
+      `what answers, with status ${exchanged.status}, is no gateway: a captive portal, or a proxy`,
+    );
   }
 
   async #exchange(
@@ -91,7 +104,7 @@ export class HttpGateway implements Gateway {
     try {
       const response = await fetch(url, { ...init, redirect: 'error', signal: AbortSignal.any(signals) });
       const text = await readBounded(response, url);
-      return { status: response.status, headers: response.headers, body: parse(text) };
+      return { status: response.status, headers: response.headers, body: parse(text), isEmpty: text === '' };
     } catch (cause) {
       if (cause instanceof SitecastError) throw cause;
       signal?.throwIfAborted();
@@ -102,6 +115,7 @@ export class HttpGateway implements Gateway {
 
 interface Exchanged extends JsonAnswer {
   headers: Headers;
+  isEmpty: boolean;
 }
 
 async function readBounded(response: Response, url: string): Promise<string> {
@@ -120,7 +134,7 @@ function parse(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
-    // An error page of some proxy: the status says enough.
+    // A page, of some proxy or portal.
     return undefined;
   }
 }

@@ -1,72 +1,137 @@
-import { spawn } from 'node:child_process';
+import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_process';
+import type { Readable } from 'node:stream';
 import { decodeTail } from '@sitecast/shared/text';
 import type { CommandOutcome, RunCommand } from '../ports.ts';
 
-/** The last of a command's output that is kept, in bytes. */
+/** The last of a command's output that is kept, of each stream and of both together, in bytes. */
 const MAX_OUTPUT_BYTES = 8 * 1024;
 /** Between asking a command to end and ending it. */
 const GRACE_MS = 5000;
+/** A process that SIGKILL doesn't end hangs in the kernel, on a dead disk for example. It isn't waited for any longer. */
+const UNKILLABLE_MS = 2000;
 /** How long a command's last output may be on its way after its end. */
 const LAST_OUTPUT_MS = 250;
 
+type Child = ChildProcessByStdio<null, Readable, Readable>;
+
 /**
- * Runs a command line by `sh -c`, in a process group of its own; at the end, or out of time, the whole group is ended,
- * so that nothing it started stays behind.
+ * Runs a command line by `sh -c`, in a process group of its own. At its end, out of time, or when the signal fires, the
+ * whole group is ended, so that nothing it started stays behind. A command that `mayLeave` something is different: what it
+ * started goes on when it ends with 0 or the signal fires.
  */
-export const runCommand: RunCommand = (command, { env, timeoutMs, signal }) =>
-  new Promise<CommandOutcome>((resolve, reject) => {
-    const child = spawn('sh', ['-c', command], {
-      detached: true,
-      env: { ...process.env, ...env },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
-    let output = Buffer.alloc(0);
-    let isCut = false;
-    let isTimedOut = false;
-    const collect = (piece: Buffer) => {
-      const whole = Buffer.concat([output, piece]);
-      isCut ||= whole.length > MAX_OUTPUT_BYTES;
-      output = whole.subarray(-MAX_OUTPUT_BYTES);
-    };
-    child.stdout.on('data', collect);
-    child.stderr.on('data', collect);
-    let killing: NodeJS.Timeout | undefined;
-    const end = () => {
-      endGroup(child.pid, 'SIGTERM');
-      killing ??= setTimeout(() => endGroup(child.pid, 'SIGKILL'), GRACE_MS);
-    };
-    const timer = setTimeout(() => {
-      isTimedOut = true;
-      end();
-    }, timeoutMs);
-    signal?.addEventListener('abort', end, { once: true });
-    const cleanUp = () => {
-      clearTimeout(timer);
-      clearTimeout(killing);
-      signal?.removeEventListener('abort', end);
-      endGroup(child.pid, 'SIGKILL');
-      child.stdout.destroy();
-      child.stderr.destroy();
-    };
-    child.once('error', error => {
-      cleanUp();
-      reject(error);
-    });
-    let exitCode: number | null = null;
-    let isDone = false;
-    const done = () => {
-      if (isDone) return;
-      isDone = true;
-      cleanUp();
-      resolve({ exitCode, isTimedOut, output: decodeTail(output, isCut) });
-    };
-    child.once('exit', code => {
-      exitCode = code;
-      // What a child of its own keeps open isn't waited for.
-      setTimeout(done, LAST_OUTPUT_MS);
-    });
-    child.once('close', done);
+export const runCommand: RunCommand = async (command, { env, timeoutMs, signal, mayLeave = false }) => {
+  signal?.throwIfAborted();
+  const child: Child = spawn('sh', ['-c', command], {
+    detached: true,
+    env: { ...process.env, ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
   });
+  const kept = keepOutput(child);
+  const ending = new Ending(child);
+  let isTimedOut = false;
+  const timer = setTimeout(() => {
+    isTimedOut = true;
+    ending.begin();
+  }, timeoutMs);
+  const onAbort = () => (mayLeave ? ending.giveUp() : ending.begin());
+  signal?.addEventListener('abort', onAbort, { once: true });
+  let isLeft = false;
+  try {
+    await Promise.race([untilEnd(child), ending.isGivenUp]);
+    isLeft = mayLeave && !isTimedOut && (child.exitCode === 0 || signal?.aborted === true);
+    signal?.throwIfAborted();
+    return { exitCode: child.exitCode, isTimedOut, ...kept() };
+  } finally {
+    clearTimeout(timer);
+    ending.clear();
+    signal?.removeEventListener('abort', onAbort);
+    if (isLeft) letGo(child);
+    else endAll(child);
+  }
+};
+
+/** Asks the group to end, then ends it, then gives it up. */
+class Ending {
+  readonly #child: ChildProcess;
+  readonly #timers: NodeJS.Timeout[] = [];
+  readonly isGivenUp: Promise<void>;
+  giveUp: () => void = () => {};
+
+  constructor(child: ChildProcess) {
+    this.#child = child;
+    this.isGivenUp = new Promise(resolve => {
+      this.giveUp = resolve;
+    });
+  }
+
+  begin(): void {
+    if (this.#timers.length > 0) return;
+    endGroup(this.#child.pid, 'SIGTERM');
+    this.#timers.push(
+      setTimeout(() => endGroup(this.#child.pid, 'SIGKILL'), GRACE_MS),
+      setTimeout(this.giveUp, GRACE_MS + UNKILLABLE_MS),
+    );
+  }
+
+  clear(): void {
+    for (const timer of this.#timers) clearTimeout(timer);
+  }
+}
+
+function untilEnd(child: ChildProcess): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once('error', reject);
+    child.once('close', () => resolve());
+    // What a child of its own keeps open isn't waited for.
+    child.once('exit', () => setTimeout(resolve, LAST_OUTPUT_MS));
+  });
+}
+
+function keepOutput({ stdout, stderr }: Child): () => Pick<CommandOutcome, 'output' | 'stdout' | 'stderr'> {
+  const last = { output: new Tail(), stdout: new Tail(), stderr: new Tail() };
+  for (const [name, stream] of Object.entries({ stdout, stderr } as const)) {
+    stream.on('data', (piece: Buffer) => {
+      last[name === 'stdout' ? 'stdout' : 'stderr'].add(piece);
+      last.output.add(piece);
+    });
+  }
+  return () => ({ output: last.output.text, stdout: last.stdout.text, stderr: last.stderr.text });
+}
+
+/** The last bytes of what was written. */
+class Tail {
+  #bytes = Buffer.alloc(0);
+  #isCut = false;
+
+  add(piece: Buffer): void {
+    const whole = Buffer.concat([this.#bytes, piece]);
+    this.#isCut ||= whole.length > MAX_OUTPUT_BYTES;
+    this.#bytes = whole.subarray(-MAX_OUTPUT_BYTES);
+  }
+
+  get text(): string {
+    return decodeTail(this.#bytes, this.#isCut);
+  }
+}
+
+function endAll({ pid, stdout, stderr }: Child): void {
+  endGroup(pid, 'SIGKILL');
+  stdout.destroy();
+  stderr.destroy();
+}
+
+/** What goes on may still write: to a pipe that nobody reads from any more it would die. */
+function letGo(child: Child): void {
+  child.unref();
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.removeAllListeners('data');
+    stream.on('error', () => {
+      // Whoever wrote there is gone.
+    });
+    stream.resume();
+    if ('unref' in stream && typeof stream.unref === 'function') stream.unref();
+  }
+}
 
 function endGroup(pid: number | undefined, signal: NodeJS.Signals): void {
   if (pid === undefined) return;

@@ -1,12 +1,12 @@
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Identity } from '@sitecast/shared/identity';
 import type { UpdateAgent } from '../cycle/agent.ts';
 import type { AgentParts } from '../cycle/parts.ts';
-import type { AgentClock, Gateway, PassPoint, Slot, SlotName } from '../ports.ts';
+import type { AgentClock, BootControl, Gateway, Log, PassPoint, Slot, SlotName } from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
 import { openAgent } from '../start.ts';
+import { openOwnIdentity } from '../state/own-identity.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
 import { FileBootControl } from './file-boot.ts';
 import { FileSlot } from './file-slot.ts';
@@ -22,6 +22,11 @@ export interface DeviceChanges {
   isSynchronised?: boolean | undefined;
   slots?: Partial<Record<SlotName, Slot>>;
   passPoint?: PassPoint;
+  /** Instead of the file adapter. */
+  boot?: BootControl;
+  /** Asks the process to end. */
+  stop?: AbortSignal;
+  log?: Log;
   /** False: whoever gets the agent starts it. */
   isStarted?: boolean;
 }
@@ -30,7 +35,7 @@ export interface DeviceChanges {
 export class TestDevice {
   readonly directory: string;
   readonly #settings: RunSettings;
-  #opened: { agent: UpdateAgent; parts: AgentParts; boot: FileBootControl } | undefined;
+  #opened: { agent: UpdateAgent; parts: AgentParts; boot: BootControl } | undefined;
 
   private constructor(directory: string, settings: RunSettings) {
     this.directory = directory;
@@ -71,6 +76,13 @@ export class TestDevice {
     });
   }
 
+  /** The same device, as it lies on the disk, in a directory of its own and with other gateways. */
+  static async copyOf(device: TestDevice, urls: readonly string[]): Promise<TestDevice> {
+    const copy = await TestDevice.create(urls, await readFile(join(device.directory, 'root.json')));
+    await cp(device.directory, copy.directory, { recursive: true });
+    return copy;
+  }
+
   get parts(): AgentParts {
     if (!this.#opened) throw new Error('not open');
     return this.#opened.parts;
@@ -88,7 +100,8 @@ export class TestDevice {
   /** Starts the agent, as a process would: the boot is looked at, nothing else. */
   async open(changes: DeviceChanges = {}): Promise<void> {
     const settings = { ...this.#settings, ...changes.settings };
-    const identity = await Identity.open(settings.data);
+    const log: Log = changes.log ?? (() => {});
+    const identity = await openOwnIdentity(settings.data, log);
     const passPoint = changes.passPoint ?? (() => {});
     const system = systemClock('auto');
     const clock: AgentClock = {
@@ -100,11 +113,13 @@ export class TestDevice {
     const toGateway = (url: string): Gateway =>
       new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
     const [first, ...others] = settings.gateways;
-    const boot = new FileBootControl(join(settings.data, 'boot.json'), {
-      firstSlot: 'A',
-      afterBoot: async () => {},
-      passPoint,
-    });
+    const boot =
+      changes.boot ??
+      new FileBootControl(join(settings.data, 'boot.json'), {
+        firstSlot: 'A',
+        afterBoot: async () => {},
+        passPoint,
+      });
     const { A, B } = settings.slots;
     const common = { maxBytes: settings.slotBytes, data: settings.data };
     const slots = {
@@ -119,7 +134,8 @@ export class TestDevice {
       run: runCommand,
       gateways: [toGateway(first), ...others.map(toGateway)],
       passPoint,
-      log: () => {},
+      log,
+      stop: changes.stop ?? new AbortController().signal,
       startPeers: undefined,
     });
     this.#opened = { agent, parts, boot };

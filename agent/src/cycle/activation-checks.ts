@@ -115,7 +115,7 @@ export class ActivationChecks {
     const rollout: Pick<Rollout, 'notBefore' | 'window' | 'offlineForMs'> = rollouts.rollouts.find(
       ({ id }) => id === order.rollout.id,
     ) ?? { offlineForMs: DEFAULT_OFFLINE_FOR_MS };
-    const { lastActivationAt } = memory.current;
+    const lastActivationMs = Date.parse(memory.current.lastActivationAt ?? '');
     const wait = activationWait({
       nowMs: clock.now(),
       clock: trust.clock(),
@@ -124,7 +124,7 @@ export class ActivationChecks {
       isUrgent: order.kind === 'rollBack',
       rollout,
       minIntervalMs: settings.minActivationIntervalMs,
-      lastActivationMs: lastActivationAt === undefined ? undefined : Date.parse(lastActivationAt),
+      lastActivationMs: Number.isNaN(lastActivationMs) ? undefined : lastActivationMs,
     });
     postpone(wait);
   }

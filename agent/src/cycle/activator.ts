@@ -1,52 +1,43 @@
-import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { isSystemError } from '@sitecast/shared/errors';
 import { bootVerdict } from '../decision/boot-verdict.ts';
 import type { BarredRelease, Memory, Reason, RolloutMemory, Update } from '../decision/memory.ts';
 import { type BootState, otherSlot, type SlotName } from '../ports.ts';
-import { fieldOf } from '../site/membership.ts';
 import type { Rest } from '../state/status.ts';
 import { runHook } from './hooks.ts';
+import { Leases } from './leases.ts';
 import type { AgentParts } from './parts.ts';
+import { askedOnceMore, Reboots } from './reboots.ts';
 import { Failed, Postponed } from './rest.ts';
 
 /** The first boot, and one more for a power cut. */
 const TRIAL_BOOTS = 2;
-/** How long a reboot that was asked for may take to begin, milliseconds. */
-const REBOOT_PATIENCE_MS = 60_000;
-const REBOOT_LOOK_EVERY_MS = 250;
-/** A third of what a gateway grants. */
-const LEASE_RENEWAL_MS = 5 * 60_000;
-const DEFAULT_LEASE_RETRY_MS = 10_000;
-const MAX_LEASE_RETRY_MS = 10 * 60_000;
 
 type Activated = Pick<Update, 'rollout' | 'release'>;
 
 /** Makes a verified slot the one that runs, proves it, and confirms it or falls back. */
 export class Activator {
   readonly #parts: AgentParts;
+  readonly #leases: Leases;
+  readonly #reboots: Reboots;
 
   constructor(parts: AgentParts) {
     this.#parts = parts;
+    this.#leases = new Leases(parts);
+    this.#reboots = new Reboots(parts);
   }
 
   /** @throws Postponed while the site has too many devices down */
-  async takeLease({ rollout }: Activated, signal: AbortSignal): Promise<void> {
-    const granted = await this.#lease('take', rollout.id, signal);
-    if (granted === true) return;
-    const jitter = 0.5 + Math.random();
-    throw new Postponed(
-      'lease',
-      { code: 'SITECAST_LEASE_DENIED', message: 'other devices of this site are being updated' },
-      Math.min(granted * jitter, MAX_LEASE_RETRY_MS),
-    );
+  takeLease({ rollout }: Activated, signal: AbortSignal): Promise<void> {
+    return this.#leases.take(rollout.id, signal);
   }
 
-  async returnLease({ rollout }: Activated): Promise<void> {
-    try {
-      await this.#lease('return', rollout.id);
-    } catch (error) {
-      // It runs out by itself.
-      if (!(error instanceof SitecastError) && !(error instanceof Postponed)) throw error;
-    }
+  /** Health checks, an operator's word or reading a slot back may take longer than a lease: meanwhile it's renewed. */
+  keepLease({ rollout }: Activated): () => void {
+    return this.#leases.keep(rollout.id);
+  }
+
+  returnLease({ rollout }: Activated): Promise<void> {
+    return this.#leases.giveBack(rollout.id);
   }
 
   async preInstall(update: Update, signal: AbortSignal): Promise<void> {
@@ -59,7 +50,13 @@ export class Activator {
     const { target } = update;
     status.set({ state: 'installing', message: `telling the boot loader to try slot ${target}` });
     await reporter.report('installing', update, true);
-    const activating: Update = { ...update, phase: 'activating', bootId: booted.bootId, powerLosses: 0 };
+    const activating: Update = {
+      ...update,
+      phase: 'activating',
+      bootId: booted.bootId,
+      powerLosses: 0,
+      rebootsAsked: undefined,
+    };
     await memory.change({
       update: activating,
       lastActivationAt: new Date(clock.now()).toISOString(),
@@ -69,16 +66,15 @@ export class Activator {
     passPoint('trial set');
     const rebooting: Update = { ...activating, phase: 'rebooting' };
     await memory.change({ update: rebooting });
-    for (const name of ['post-install', 'pre-reboot'] as const) await this.#lateHook(name, rebooting);
     return this.#reboot(rebooting);
   }
 
   async #tellLoader(target: SlotName): Promise<void> {
-    const { boot, log } = this.#parts;
+    const { boot, log, stop } = this.#parts;
     try {
       await boot.setTrial(target, TRIAL_BOOTS);
     } catch (error) {
-      if (isSystemError(error)) throw error;
+      if (isSystemError(error) || stop.aborted) throw error;
       // It may have taken note all the same; nobody would watch over that boot.
       await boot.markBad(target).catch((also: unknown) => log('error', String(also)));
       throw error;
@@ -100,7 +96,7 @@ export class Activator {
         await this.#parts.reporter.report('rebooting', update, true);
         return this.#prove(await this.#change(update, { phase: 'confirming', bootId: boot.bootId }));
       case 'sameBoot':
-        return this.#prove(await this.#change(update, { phase: 'confirming', bootId: boot.bootId }));
+        return this.#prove(update);
       case 'powerLoss':
         return this.#proveAgain(update, boot);
       case 'confirmed':
@@ -114,28 +110,46 @@ export class Activator {
 
   async #reboot(update: Update): Promise<Rest> {
     const { boot, reporter, status, passPoint } = this.#parts;
+    const resting = this.#reboots.restingIn(update);
+    if (resting) return resting;
+    if (this.#reboots.isInVain(update)) {
+      const { booted } = await boot.read();
+      if (booted !== update.target) return this.#neverRebooted(update, booted);
+    }
+    if (update.rebootsAsked === undefined)
+      for (const name of ['post-install', 'pre-reboot'] as const) await this.#lateHook(name, update);
     status.set({ state: 'rebooting', message: `booting slot ${update.target}` });
     await reporter.report('rebooting', update, true);
+    const asking = await this.#change(update, askedOnceMore(update));
     passPoint('reboot');
-    await boot.reboot();
-    return this.#afterReboot(update.bootId);
+    return this.#afterReboot(asking, update.bootId);
   }
 
   /** Most machines are gone before this ends; others just restarted what they run. */
-  async #afterReboot(bootId: string | undefined): Promise<Rest> {
-    const { boot, clock } = this.#parts;
-    for (let waitedMs = 0; waitedMs < REBOOT_PATIENCE_MS; waitedMs += REBOOT_LOOK_EVERY_MS) {
-      const state = await boot.read();
-      if (state.bootId !== bootId) {
-        this.#parts.status.set({ booted: state.booted });
-        return (await this.resume(state)) ?? { state: 'idle' };
-      }
-      await clock.sleep(REBOOT_LOOK_EVERY_MS);
-    }
-    return {
-      state: 'rebooting',
-      reason: { code: 'SITECAST_REBOOT_PENDING', message: 'the reboot has not begun' },
-    };
+  async #afterReboot(update: Update, bootId: string | undefined): Promise<Rest> {
+    const found = await this.#reboots.ask(update, bootId);
+    if (!('bootId' in found)) return found;
+    this.#parts.status.set({ booted: found.booted });
+    return (await this.resume(found)) ?? { state: 'idle' };
+  }
+
+  /** The machine doesn't boot, however often it's asked to: what runs goes on running, and the attempt is over. */
+  async #neverRebooted(update: Update, booted: SlotName): Promise<Rest> {
+    const { boot, memory, reporter, clock } = this.#parts;
+    const reason = this.#reboots.neverCame(update);
+    await boot.setNext(booted);
+    await boot.markBad(update.target);
+    await reporter.report('failed', { ...update, reason }, true);
+    const at = new Date(clock.now()).toISOString();
+    const { current } = memory;
+    await memory.change({
+      update: null,
+      slots: { ...current.slots, [update.target]: { ...current.slots[update.target], state: 'bad' } },
+      rollouts: noteEnd(current, update, 'failed'),
+      lastFailure: { at, reason, release: update.release },
+    });
+    await this.returnLease(update);
+    return { state: 'failed', reason };
   }
 
   async #proveAgain(update: Update, boot: BootState): Promise<Rest> {
@@ -159,30 +173,12 @@ export class Activator {
     }
   }
 
-  /** Health checks, an operator's word or reading a slot back may take longer than a lease: meanwhile it's renewed. */
-  keepLease({ rollout }: Activated): () => void {
-    const { clock, log } = this.#parts;
-    const stop = new AbortController();
-    const { signal } = stop;
-    const renew = async (): Promise<void> => {
-      for (;;) {
-        await clock.sleep(LEASE_RENEWAL_MS, signal);
-        if (signal.aborted) return;
-        // What doesn't come through changes nothing: this device is down already.
-        await this.#lease('renew', rollout.id, signal).catch((error: unknown) =>
-          log('warn', `the lease isn't renewed: ${String(error)}`),
-        );
-      }
-    };
-    void renew();
-    return () => stop.abort();
-  }
-
   async #proveOnLease(update: Update): Promise<Rest> {
-    const { reporter, status } = this.#parts;
+    const { reporter, status, stop } = this.#parts;
     status.set({ state: 'confirming', message: `health checks of slot ${update.target}` });
     await reporter.report('confirming', update, true);
-    const health = await runHook(this.#parts, 'health', { slot: update.target, release: update.release });
+    const subject = { slot: update.target, release: update.release };
+    const health = await runHook(this.#parts, 'health', subject, stop);
     if (health.kind !== 'done')
       return this.#fallBack(update, { code: 'healthFailed', message: health.message });
     if (await this.#isConfirmedInTime(update))
@@ -191,11 +187,16 @@ export class Activator {
   }
 
   async #isConfirmedInTime({ target }: Update): Promise<boolean> {
-    const { settings, confirmation, clock, status } = this.#parts;
+    const { settings, confirmation, clock, status, stop } = this.#parts;
     const { confirmWithinMs } = settings;
     if (confirmWithinMs === undefined) return true;
     status.set({ waitingFor: 'confirm', message: `slot ${target} waits for \`sitecast-agent confirm\`` });
-    return confirmation.wait(signal => clock.sleep(confirmWithinMs, signal));
+    const isConfirmed = await confirmation.wait(given =>
+      clock.sleep(confirmWithinMs, AbortSignal.any([given, stop])),
+    );
+    // Whoever stops the agent has not said that the time is up.
+    if (!isConfirmed) stop.throwIfAborted();
+    return isConfirmed;
   }
 
   async #confirm(update: Update): Promise<Rest> {
@@ -225,12 +226,14 @@ export class Activator {
   }
 
   async #giveUp(update: Update, reason: Reason): Promise<Update> {
-    return this.#change(update, { phase: 'fallingBack', failure: reason });
+    return this.#change(update, { phase: 'fallingBack', failure: reason, rebootsAsked: 0 });
   }
 
   /** Back to the other slot, by a boot. */
   async #leave(update: Update): Promise<Rest> {
     const { boot, reporter, status, passPoint } = this.#parts;
+    const resting = this.#reboots.restingIn(update);
+    if (resting) return resting;
     const { failure } = update;
     status.set({
       state: 'rebooting',
@@ -240,8 +243,7 @@ export class Activator {
     const { bootId } = await boot.read();
     await boot.setNext(otherSlot(update.target));
     passPoint('fall-back set');
-    await boot.reboot();
-    return this.#afterReboot(bootId);
+    return this.#afterReboot(await this.#change(update, askedOnceMore(update)), bootId);
   }
 
   async #fallenBack(update: Update): Promise<Rest> {
@@ -276,6 +278,7 @@ export class Activator {
   async #change(update: Update, changes: Partial<Update>): Promise<Update> {
     const changed = { ...update, ...changes };
     await this.#parts.memory.change({ update: changed });
+    this.#parts.status.set({ update: changed });
     return changed;
   }
 
@@ -286,37 +289,10 @@ export class Activator {
       throw new Postponed('hook', { code: 'SITECAST_HOOK_NOT_NOW', message: result.message });
   }
 
-  /** The loader has been told: these can warn, but not stop it any more. */
+  /** The loader has been told: these can warn, but not stop it any more. Cut off, they run again, before the first asking. */
   async #lateHook(name: 'post-install' | 'pre-reboot', update: Update): Promise<void> {
-    await runHook(this.#parts, name, { slot: update.target, release: update.release });
-  }
-
-  /** @returns true, or how long to wait before asking again, milliseconds */
-  async #lease(
-    action: 'take' | 'renew' | 'return',
-    rollout: string,
-    signal?: AbortSignal,
-  ): Promise<true | number> {
-    const { gateways, identity } = this.#parts;
-    const request = { id: identity.id, rollout, action };
-    try {
-      return await gateways.each(async gateway => {
-        const { status, body } = await gateways.post(gateway, '/site/v1/leases', request, signal);
-        // An origin hands out none.
-        if (status === 404 || status === 405) return true;
-        const retryMs = Number(fieldOf(body, 'retryAfterMs') ?? DEFAULT_LEASE_RETRY_MS);
-        if (status !== 200) return DEFAULT_LEASE_RETRY_MS;
-        return fieldOf(body, 'granted') === true || (retryMs > 0 ? retryMs : DEFAULT_LEASE_RETRY_MS);
-      }, signal);
-    } catch (error) {
-      if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
-      // Nobody counts who is down: without that word it isn't safe to go down.
-      const reason = {
-        code: 'SITECAST_LEASE_UNREACHABLE',
-        message: `nobody hands out leases: ${error.message}`,
-      };
-      throw new Postponed('lease', reason, DEFAULT_LEASE_RETRY_MS);
-    }
+    const subject = { slot: update.target, release: update.release };
+    await runHook(this.#parts, name, subject, this.#parts.stop);
   }
 }
 

@@ -7,6 +7,7 @@ import type { CheckResult, Rest } from '../state/status.ts';
 import { ActivationChecks, noLongerWanted } from './activation-checks.ts';
 import { Activator } from './activator.ts';
 import { settleLateFallBack } from './late-fall-back.ts';
+import { recoverNotes, slotsRemembered } from './recover-notes.ts';
 import { Installer, type Release } from './installer.ts';
 import type { AgentParts } from './parts.ts';
 import { Lookout, type Situation } from './lookout.ts';
@@ -39,19 +40,18 @@ export class UpdateAgent {
     });
   }
 
-  /** Called once, before the first cycle: what does the boot that brought us here mean? */
+  /** Before the first cycle, and again where that failed: what does the boot that brought us here mean? */
   async start(): Promise<void> {
-    const { boot, memory, status } = this.#parts;
-    this.#boot = await boot.start();
-    const { booted } = this.#boot;
+    const { boot, memory, status, outbox } = this.#parts;
+    const state = await boot.start(slotsRemembered(memory, outbox.newest));
+    this.#boot = state;
+    status.set({ booted: state.booted });
+    await recoverNotes(this.#parts, state);
     await locateSlots(this.#parts);
-    await this.#firstSight(booted);
-    status.set({ booted });
-    const left = lateFallBack(memory.current, this.#boot);
-    const rest = left
-      ? await settleLateFallBack(this.#parts, left)
-      : await this.#activator.resume(this.#boot);
-    if (rest) this.#show(rest);
+    await this.#firstSight(state.booted);
+    const left = lateFallBack(memory.current, state);
+    const rest = left ? await settleLateFallBack(this.#parts, left) : await this.#activator.resume(state);
+    if (rest) this.show(rest);
   }
 
   /**
@@ -90,7 +90,7 @@ export class UpdateAgent {
       if (!('choice' in situation)) return situation;
       return unseen ? this.#waitForSlot(unseen) : this.#follow(situation, signal);
     });
-    this.#show(rest);
+    this.show(rest);
     await this.#deliver(signal);
     return rest;
   }
@@ -288,7 +288,8 @@ export class UpdateAgent {
     });
   }
 
-  #show(rest: Rest): void {
+  /** In the log and in the status. */
+  show(rest: Rest): void {
     const { state, reason, waitingFor } = rest;
     const { status, memory, slots, narrator } = this.#parts;
     narrator.rest(rest);

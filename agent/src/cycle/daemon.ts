@@ -1,3 +1,4 @@
+import { describeError } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { CheckResult, Rest } from '../state/status.ts';
 import type { UpdateAgent } from './agent.ts';
@@ -13,10 +14,15 @@ const GATEWAY_PAUSE_MS = 5000;
 const FIRST_DELIVERY_MS = 1000;
 const MAX_DELIVERY_MS = 5 * 60_000;
 const JITTER = 0.1;
+const MAX_REASON_CHARS = 1024;
 /** News that turns out to be none: a gateway may always claim to have some. The pause after it doubles, milliseconds. */
 const FREE_VAIN_NEWS = 2;
 const FIRST_VAIN_PAUSE_MS = 500;
 const MAX_VAIN_PAUSE_MS = 60_000;
+
+/** After what nobody foresaw it's tried again; the pause doubles while it goes on, milliseconds. */
+const FIRST_TROUBLE_PAUSE_MS = 5000;
+const MAX_TROUBLE_PAUSE_MS = 5 * 60_000;
 
 export interface DaemonOptions {
   pollMs: number;
@@ -24,7 +30,10 @@ export interface DaemonOptions {
   startJitterMs: number;
 }
 
-/** Runs cycle after cycle, each as soon as there's a reason for it. One at a time. */
+/**
+ * Runs cycle after cycle, each as soon as there's a reason for it. One at a time. Whatever goes wrong in one of them is logged and
+ * shown, and tried again after a pause: a device whose agent has ended is out of everybody's reach.
+ */
 export class Daemon {
   readonly #agent: UpdateAgent;
   readonly #parts: AgentParts;
@@ -40,6 +49,9 @@ export class Daemon {
   /** The last long poll came to nothing. */
   #isGatewayAway = false;
   #askers: ((rest: Rest) => void)[] = [];
+  #isStarted = false;
+  /** Cycles in a row that ended in an error. */
+  #troubles = 0;
 
   constructor(agent: UpdateAgent, parts: AgentParts, options: DaemonOptions) {
     this.#agent = agent;
@@ -47,30 +59,63 @@ export class Daemon {
     this.#options = options;
   }
 
-  /** Until the signal fires. */
+  /** Until the signal fires. Never throws. */
   async run(signal: AbortSignal): Promise<void> {
-    await this.#agent.start();
-    await this.#parts.clock.sleep(Math.random() * this.#options.startJitterMs, this.#wakeOr(signal));
     const delivering = this.#keepDelivering(signal);
     try {
-      await this.#cycles(signal);
+      while (!signal.aborted) await this.#round(signal);
     } finally {
       await delivering;
     }
   }
 
-  async #cycles(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      this.#wake = new AbortController();
-      this.#hasNews = false;
-      const askers = this.#askers.splice(0);
+  async #round(signal: AbortSignal): Promise<void> {
+    this.#wake = new AbortController();
+    this.#hasNews = false;
+    const askers = this.#askers.splice(0);
+    const rest = await this.#turn(signal);
+    if (signal.aborted) return;
+    if (this.#isLedByNews) this.#judgeNews();
+    this.#isLedByNews = false;
+    for (const answer of askers) answer(rest);
+    if (this.#troubles === 0) await this.#pause(rest, signal);
+    else await this.#parts.clock.sleep(rest.retryMs ?? MAX_TROUBLE_PAUSE_MS, this.#wakeOr(signal));
+  }
+
+  /** The start, if that hasn't succeeded yet, and a cycle. */
+  async #turn(signal: AbortSignal): Promise<Rest> {
+    try {
+      await this.#start(signal);
       const rest = await this.#cycle(signal);
-      if (signal.aborted) return;
-      if (this.#isLedByNews) this.#judgeNews();
-      this.#isLedByNews = false;
-      for (const answer of askers) answer(rest);
-      await this.#pause(rest, signal);
+      this.#troubles = 0;
+      return rest;
+    } catch (error) {
+      return signal.aborted ? { state: 'idle' } : this.#trouble(error);
     }
+  }
+
+  async #start(signal: AbortSignal): Promise<void> {
+    if (this.#isStarted) return;
+    await this.#agent.start();
+    this.#isStarted = true;
+    await this.#parts.clock.sleep(Math.random() * this.#options.startJitterMs, this.#wakeOr(signal));
+    signal.throwIfAborted();
+  }
+
+  #trouble(error: unknown): Rest {
+    const { code, message } = describeError(error);
+    const retryMs = Math.min(FIRST_TROUBLE_PAUSE_MS * 2 ** this.#troubles, MAX_TROUBLE_PAUSE_MS);
+    this.#troubles += 1;
+    const stack =
+      process.env.SITECAST_DEBUG !== undefined && error instanceof Error ? { stack: error.stack } : {};
+    this.#parts.log('error', `it is tried again in ${retryMs / 1000} s: ${message}`, { code, ...stack });
+    const rest: Rest = {
+      state: 'failed',
+      reason: { code, message: message.slice(0, MAX_REASON_CHARS) },
+      retryMs,
+    };
+    this.#agent.show(rest);
+    return rest;
   }
 
   /** A whole cycle, beginning now or when the one under way is over. */
@@ -92,7 +137,7 @@ export class Daemon {
     try {
       return await this.#agent.cycle(AbortSignal.any([signal, stop.signal]));
     } catch (error) {
-      if (signal.aborted || error instanceof Superseded) return { state: 'idle', retryMs: 0 };
+      if (error instanceof Superseded) return { state: 'idle', retryMs: 0 };
       throw error;
     } finally {
       done.abort();
@@ -103,18 +148,20 @@ export class Daemon {
   /** A pause or abort stops a download at once, not at its end. */
   async #watch(stop: AbortController, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      // The cycle may have looked before it: it's followed by another one.
-      // Awaited each time round: `||=` would skip the wait once there is news, and spin.
-      const hasChanged = await this.#untilChange(this.#options.pollMs, signal);
-      this.#hasNews ||= hasChanged;
-      if (signal.aborted) return;
       try {
+        // The cycle may have looked before it: it's followed by another one.
+        // Awaited each time round: `||=` would skip the wait once there is news, and spin.
+        const hasChanged = await this.#untilChange(this.#options.pollMs, signal);
+        this.#hasNews ||= hasChanged;
+        if (signal.aborted) return;
         if (!(await this.#agent.stillWants(signal))) stop.abort(new Superseded('no longer wanted'));
         this.#judgeNews();
         await this.#pauseIfVain(signal);
       } catch (error) {
+        if (signal.aborted) return;
         // The cycle itself will meet whatever it is.
         this.#parts.log('warn', `while watching for changes: ${String(error)}`);
+        await this.#parts.clock.sleep(GATEWAY_PAUSE_MS, signal);
       }
     }
   }
@@ -155,7 +202,7 @@ export class Daemon {
       try {
         await this.#agent.deliver(signal);
       } catch (error) {
-        log('warn', `reports aren't delivered: ${String(error)}`);
+        if (!signal.aborted) log('warn', `reports aren't delivered: ${String(error)}`);
       }
     }
   }
@@ -184,7 +231,8 @@ export class Daemon {
         if (found === 'changed') return true;
         if (performance.now() - beganMs < PROMPT_MS) promptAnswers += 1;
       } catch (error) {
-        if (!(error instanceof SitecastError) && !signal.aborted) throw error;
+        if (!(error instanceof SitecastError) && !signal.aborted)
+          this.#parts.log('error', `while waiting for changes: ${String(error)}`);
         if (!this.#isGatewayAway && !signal.aborted) exchange?.lostGateway();
         this.#isGatewayAway = true;
         await clock.sleep(GATEWAY_PAUSE_MS, signal);

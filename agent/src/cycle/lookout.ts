@@ -90,7 +90,7 @@ export class Lookout {
         narrator.enrolment('refused', { reason: error.message });
       }
       const reason = { code: error.code, message: error.message };
-      return { state: 'waiting', waitingFor: 'enrolment', reason };
+      return { state: 'waiting', waitingFor: isUnreachable(reason) ? 'gateway' : 'enrolment', reason };
     }
   }
 

@@ -23,6 +23,8 @@ export const HOOK_NAMES = [
 export type HookName = (typeof HOOK_NAMES)[number];
 
 interface AgentSettings {
+  /** The agent's own directory. */
+  data: string;
   product: string;
   hardware: string;
   hooks: Partial<Record<HookName, string>>;
@@ -80,6 +82,8 @@ export interface AgentParts {
   narrator: Narrator;
   status: StatusBoard;
   passPoint: PassPoint;
+  /** Fires when this process is asked to end. What is being judged stays open then, and is judged after the next start. */
+  stop: AbortSignal;
   /** Somebody's word, by the `confirm` command, that the slot on trial is good. */
   confirmation: Confirmation;
   log: Log;

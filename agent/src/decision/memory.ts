@@ -91,6 +91,8 @@ export const updateSchema = z.looseObject({
   /** The boot in which the loader was told to try the slot, or to leave it. */
   bootId: z.string().max(128).optional(),
   powerLosses: z.int().min(0).optional(),
+  /** How often a boot was asked for: into the slot, or, falling back, out of it. */
+  rebootsAsked: z.int().min(0).optional(),
   failure: reasonSchema.optional(),
 });
 export type Update = z.infer<typeof updateSchema>;

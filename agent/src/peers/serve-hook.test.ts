@@ -3,7 +3,11 @@ import { runCommand } from '../adapters/run-command.ts';
 import { ServeHook, serveHook } from './serve-hook.ts';
 
 it('without a command, it is always a good time to hand out chunks', () => {
-  const hook = serveHook({ hooks: {}, hookTimeoutMs: 1000, product: 'camera' }, runCommand);
+  const hook = serveHook(
+    { hooks: {}, hookTimeoutMs: 1000, product: 'camera' },
+    runCommand,
+    new AbortController().signal,
+  );
   expect(hook.isWelcome).toBe(true);
 });
 
@@ -16,7 +20,8 @@ it("goes by the command's exit code; before the first answer nothing is handed o
       runs.push(running);
       return running;
     };
-    const hook = serveHook({ hooks: { serve: command }, hookTimeoutMs: 300, product: 'camera' }, run);
+    const settings = { hooks: { serve: command }, hookTimeoutMs: 300, product: 'camera' };
+    const hook = serveHook(settings, run, new AbortController().signal);
     expect(hook.isWelcome).toBe(false);
     await Promise.all(runs);
     await new Promise(resolve => setImmediate(resolve));

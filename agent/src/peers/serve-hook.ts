@@ -40,12 +40,13 @@ export class ServeHook {
 export function serveHook(
   { hooks, hookTimeoutMs, product }: { hooks: { serve?: string }; hookTimeoutMs: number; product: string },
   run: RunCommand,
+  signal: AbortSignal,
 ): ServeHook {
   const { serve } = hooks;
   if (serve === undefined) return new ServeHook(undefined);
   const env = { SITECAST_HOOK: 'serve', SITECAST_PRODUCT: product };
   return new ServeHook(() =>
-    run(serve, { env, timeoutMs: hookTimeoutMs }).then(
+    run(serve, { env, timeoutMs: hookTimeoutMs, signal }).then(
       ({ exitCode, isTimedOut }) => exitCode === 0 && !isTimedOut,
       // A command that can't be run says nothing that would allow it.
       () => false,

@@ -3,7 +3,7 @@ import { openAcknowledgement } from '@sitecast/shared/fleet';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import type { Gateway, Log } from '../ports.ts';
 import type { Outbox } from '../state/outbox.ts';
-import type { Gateways } from './gateways.ts';
+import { type Gateways, noGateway } from './gateways.ts';
 import { fieldOf, textOf } from './membership.ts';
 import { blamesReports, Refusals, type Verdicts } from './refusals.ts';
 
@@ -41,6 +41,8 @@ export class Delivery {
   readonly #now: () => number;
   readonly #sent = new Map<string, Sent>();
   readonly #refusals: Refusals;
+  /** Gateways that were asked, since the start, what the origin has of this device. */
+  readonly #asked = new Set<string>();
   #running: Promise<void> = Promise.resolve();
   /** What is refused, by whom; for the status. */
   refusal: string | undefined;
@@ -91,16 +93,26 @@ export class Delivery {
     signers: RoleSigners | undefined,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    const verdicts = await this.#send(gateway, signers, signal);
-    if (this.#outbox.pendingCount > 0 && signers) {
-      const path = `/site/v1/acknowledgements/${this.#id}`;
-      const { status, body } = await this.#gateways.get(gateway, path, signal);
-      if (status === 200) await this.#take(fieldOf(body, 'acknowledgement'), signers);
+    // First of all: where the outbox's file has lost its end, the numbers of what it lost mustn't be given once more.
+    if (signers && !this.#asked.has(gateway.url)) {
+      await this.#askFor(gateway, signers, signal);
+      this.#asked.add(gateway.url);
     }
+    const verdicts = await this.#send(gateway, signers, signal);
+    if (this.#outbox.pendingCount > 0 && signers) await this.#askFor(gateway, signers, signal);
     const [first] = verdicts.refused;
     const refused = first ? `${first.seq}: ${first.code}` : verdicts.otherRefusal;
     this.refusal = refused === undefined ? undefined : `${gateway.url} refuses report ${refused}`;
     if (first) throw new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal ?? first.code);
+  }
+
+  async #askFor(gateway: Gateway, signers: RoleSigners, signal: AbortSignal | undefined): Promise<void> {
+    const path = `/site/v1/acknowledgements/${this.#id}`;
+    const { status, body } = await this.#gateways.get(gateway, path, signal);
+    if (status !== 200) return;
+    const acknowledgement = fieldOf(body, 'acknowledgement');
+    if (acknowledgement === undefined) throw noGateway(gateway.url, 'its acknowledgement is none');
+    await this.#take(acknowledgement, signers);
   }
 
   /** Sends past what this gateway refuses. @returns what it said */

@@ -2,6 +2,8 @@ import { SitecastError } from '@sitecast/shared/errors';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
 import type { Gateway, JsonAnswer } from '../ports.ts';
 
+const OPENING_BRACE = 0x7b;
+
 /** When a gateway last answered. */
 export interface Heard {
   url: string;
@@ -74,37 +76,40 @@ export class Gateways {
     return this.#answered(gateway, path, await gateway.getJson(path, signal));
   }
 
-  /** Metadata from the gateway that is being asked. */
+  /** Metadata from the gateway that is being asked. What isn't even JSON, such as a captive portal's page, is nobody's answer. */
   readonly metadata: MetadataFetcher = {
-    fetch: (path, options) => this.#fetch(this.#current, this.#current.metadata, path, options),
+    fetch: async (path, options) => {
+      const gateway = this.#current;
+      const bytes = await gateway.metadata.fetch(path, options);
+      if (bytes && bytes[0] !== OPENING_BRACE)
+        throw noGateway(gateway.url, `what it answers for ${path} is no metadata; is it a gateway?`);
+      this.noteHeard(gateway);
+      return bytes;
+    },
   };
   readonly targets: MetadataFetcher = {
-    fetch: (path, options) => this.#fetch(this.#current, this.#current.targets, path, options),
+    fetch: async (path, options) => {
+      const gateway = this.#current;
+      const bytes = await gateway.targets.fetch(path, options);
+      this.noteHeard(gateway);
+      return bytes;
+    },
   };
 
-  async #fetch(
-    gateway: Gateway,
-    fetcher: MetadataFetcher,
-    path: string,
-    options: Parameters<MetadataFetcher['fetch']>[1],
-  ): Promise<Uint8Array | undefined> {
-    const bytes = await fetcher.fetch(path, options);
-    this.noteHeard(gateway);
-    return bytes;
-  }
-
   #answered(gateway: Gateway, path: string, answer: JsonAnswer): JsonAnswer {
-    if (answer.status >= 500) {
-      throw new SitecastError(
-        'unreachable',
-        'SITECAST_GATEWAY_UNREACHABLE',
-        `${gateway.url}${path}: it answered with status ${answer.status}`,
-        { data: { url: gateway.url, status: answer.status } },
-      );
-    }
+    if (answer.status >= 500)
+      throw noGateway(gateway.url, `${path}: it answered with status ${answer.status}`);
     this.noteHeard(gateway);
     return answer;
   }
+}
+
+/** What answers is none, or not able to. */
+export function noGateway(url: string, why: string, cause?: unknown): SitecastError {
+  return new SitecastError('unreachable', 'SITECAST_GATEWAY_UNREACHABLE', `${url}: ${why}`, {
+    data: { url },
+    cause,
+  });
 }
 
 function isUnreachable(error: unknown): boolean {

@@ -6,7 +6,7 @@ import type { KeyPair } from '@sitecast/shared/signing';
 import { cutText } from '@sitecast/shared/text';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import type { MemoryFile } from '../state/memory-file.ts';
-import type { Gateways } from './gateways.ts';
+import { type Gateways, noGateway } from './gateways.ts';
 
 const MAX_TEXT_CHARS = 300;
 
@@ -48,7 +48,7 @@ export class Membership {
     const { gateways, identity } = this.#options;
     const envelope = await gateways.each(async gateway => {
       const { status, body } = await gateways.get(gateway, `/site/v1/assignments/${identity.id}`, signal);
-      return status === 200 ? fieldOf(body, 'assignment') : undefined;
+      return status === 200 ? assignmentIn(gateway.url, body) : undefined;
     }, signal);
     return (await this.#keepNewest(envelope, signers)) ?? this.#enrol(signers, signal);
   }
@@ -73,11 +73,12 @@ export class Membership {
     );
     const answer = await gateways.each(async gateway => {
       const { status, body } = await gateways.post(gateway, '/site/v1/enrolments', { envelope }, signal);
-      if (status === 200 || status === 202) return { status, body };
+      if (status === 202 && fieldOf(body, 'state') === 'pending') return 'pending';
+      if (status === 200) return { assignment: assignmentIn(gateway.url, body) };
       throw refused(gateway.url, status, body);
     }, signal);
-    if (answer.status === 202) return 'pending';
-    return (await this.#keepNewest(fieldOf(answer.body, 'assignment'), signers)) ?? 'pending';
+    if (answer === 'pending') return 'pending';
+    return (await this.#keepNewest(answer.assignment, signers)) ?? 'pending';
   }
 
   async #keepNewest(envelope: unknown, signers: RoleSigners): Promise<Assignment | undefined> {
@@ -102,6 +103,12 @@ function readAssignment(envelope: unknown, id: string, signers: RoleSigners): As
   }
 }
 
+function assignmentIn(url: string, body: unknown): unknown {
+  const assignment = fieldOf(body, 'assignment');
+  if (assignment === undefined) throw noGateway(url, 'its answer about this device holds no assignment');
+  return assignment;
+}
+
 /** A text in an answer that nobody vouches for, shortened. */
 export function textOf(body: unknown, name: string): string | undefined {
   const text = fieldOf(body, name);
@@ -113,8 +120,10 @@ export function fieldOf(body: unknown, name: string): unknown {
   return typeof body === 'object' && body !== null ? Reflect.get(body, name) : undefined;
 }
 
-/** What a problem answer says. */
+/** What a problem answer says. One without a code isn't a site's. */
 function refused(url: string, status: number, body: unknown): SitecastError {
+  if (textOf(body, 'code') === undefined)
+    return noGateway(url, `it answers to an enrolment as no gateway does, with status ${status}`);
   const detail = textOf(body, 'detail') ?? textOf(body, 'title') ?? `status ${status}`;
   return new SitecastError(
     status === 404 ? 'unreachable' : 'forbidden',

@@ -11,10 +11,12 @@ import {
   DirectoryMetadataStore,
   type FoundTarget,
   type RoleSigners,
+  TrustedSet,
   TufClient,
 } from '@sitecast/shared/trust';
 import pLimit from 'p-limit';
-import type { Gateways } from './gateways.ts';
+import type { Gateway } from '../ports.ts';
+import { type Gateways, noGateway } from './gateways.ts';
 
 /** How old a timestamp may look before another gateway is asked as well, milliseconds: the origin renews it hourly. */
 const STALE_MS = 2 * 3_600_000;
@@ -47,10 +49,16 @@ export class Trust {
     this.#now = now;
   }
 
-  /** Whether this directory has a root that it trusts. */
+  /** Whether this directory has a root that it trusts, in whichever of the files that keep it. */
   static async hasBegun(directory: string): Promise<boolean> {
     const store = new DirectoryMetadataStore(join(directory, 'trust'));
-    return (await store.read('root.json', DEFAULT_TRUST_LIMITS.maxRootBytes)) !== undefined;
+    try {
+      await TufClient.open({ store, fetcher: { fetch: async () => undefined }, now: () => 0 });
+      return true;
+    } catch (error) {
+      if (error instanceof SitecastError && error.code === 'SITECAST_TRUST_UNINITIALISED') return false;
+      throw error;
+    }
   }
 
   /**
@@ -60,7 +68,7 @@ export class Trust {
   static async open(
     directory: string,
     gateways: Gateways,
-    { start, now, signal }: { start: TrustStart | undefined; now: () => number; signal?: AbortSignal },
+    { start, now, signal }: { start: TrustStart | undefined; now: () => number; signal: AbortSignal },
   ): Promise<Trust> {
     const metadata = join(directory, 'trust');
     const documents = join(directory, 'documents');
@@ -198,11 +206,13 @@ async function begin(store: DirectoryMetadataStore, bytes: Uint8Array, nowMs: nu
   );
 }
 
-function fetchRoot(gateways: Gateways, rootSha256: string, signal?: AbortSignal): Promise<Uint8Array> {
+// Who can answer this: whoever is in a gateway's place, a captive portal for example. The worst answer: a page, an endless one, another
+// fleet's root. Only the last one says that token and gateway don't belong together; all others are nobody's answer.
+
+function fetchRoot(gateways: Gateways, rootSha256: string, signal: AbortSignal): Promise<Uint8Array> {
   return gateways.eachRepository(async gateway => {
-    const maxBytes = DEFAULT_TRUST_LIMITS.maxRootBytes;
-    const bytes = await gateway.metadata.fetch('1.root.json', { maxBytes, signal });
-    if (bytes && createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;
+    const bytes = await firstRoot(gateway, signal);
+    if (createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;
     throw new SitecastError(
       'untrusted',
       'SITECAST_ROOT_MISMATCH',
@@ -210,6 +220,20 @@ function fetchRoot(gateways: Gateways, rootSha256: string, signal?: AbortSignal)
       { hint: 'either the token is of another fleet, or the gateway is', data: { url: gateway.url } },
     );
   }, signal);
+}
+
+/** @throws SITECAST_GATEWAY_UNREACHABLE for what isn't even a root */
+async function firstRoot(gateway: Gateway, signal: AbortSignal): Promise<Uint8Array> {
+  try {
+    const maxBytes = DEFAULT_TRUST_LIMITS.maxRootBytes;
+    const bytes = await gateway.metadata.fetch('1.root.json', { maxBytes, signal });
+    if (bytes === undefined) throw noGateway(gateway.url, 'it has no root');
+    // Signed as it says itself: whether it's the right one, its hash says.
+    return new TrustedSet(bytes, 0).root.bytes;
+  } catch (cause) {
+    if (!(cause instanceof SitecastError) || cause.kind === 'unreachable') throw cause;
+    throw noGateway(gateway.url, 'what it answers is no root; is it a gateway?', cause);
+  }
 }
 
 function nothingToTrust(cause: unknown): SitecastError {

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { readCopy, readFileBounded, setAside, writeCopy, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import {
   MAX_BARRED,
@@ -8,32 +8,58 @@ import {
   memorySchema,
   newMemory,
 } from '../decision/memory.ts';
+import { withKept } from '../decision/rebuild.ts';
 import type { PassPoint } from '../ports.ts';
 
 const MAX_MEMORY_BYTES = 1024 * 1024;
 const FILE_NAME = 'state.json';
 
-/** The agent's memory, in one atomically replaced file. One process at a time owns it. */
+/** What became of a memory that can't be read. */
+export interface MemoryLoss {
+  /** What was wrong, and where the file is now. */
+  what: string;
+  /** What its copy says. */
+  kept: Memory | undefined;
+}
+
+/**
+ * The agent's memory, in one atomically replaced file; a copy of all but the update in progress lies beside it. One process at a
+ * time owns it.
+ */
 export class MemoryFile {
   readonly #path: string;
   readonly #passPoint: PassPoint;
   #memory: Memory;
+  #loss: MemoryLoss | undefined;
+  #isNew: boolean;
   #turn: Promise<void> = Promise.resolve();
 
-  private constructor(path: string, passPoint: PassPoint, memory: Memory) {
+  private constructor(path: string, passPoint: PassPoint, found: Found) {
     this.#path = path;
     this.#passPoint = passPoint;
-    this.#memory = memory;
+    this.#memory = found.memory ?? newMemory();
+    this.#loss = found.loss;
+    this.#isNew = found.memory === undefined;
   }
 
-  /** @throws SITECAST_STATE_INVALID: it's never replaced by itself, for it says which releases failed here */
+  /** A damaged file is set aside: what it said is to be made up anew, see `loss`. */
   static async open(directory: string, passPoint: PassPoint): Promise<MemoryFile> {
     const path = join(directory, FILE_NAME);
-    return new MemoryFile(path, passPoint, (await read(path)) ?? newMemory());
+    return new MemoryFile(path, passPoint, await find(path));
   }
 
   get current(): Memory {
     return this.#memory;
+  }
+
+  /** Until the first change: a memory was here, and is lost. */
+  get loss(): MemoryLoss | undefined {
+    return this.#loss;
+  }
+
+  /** Until the first change: nothing was here, as far as can be seen from here. */
+  get isNew(): boolean {
+    return this.#isNew;
   }
 
   /** Durable once it returns; what's remembered changes only then. Changes wait for each other. */
@@ -49,30 +75,59 @@ export class MemoryFile {
     const changed = typeof changes === 'function' ? changes(this.#memory) : changes;
     // What is written is what the next start, of the release before too, can read.
     const next = memorySchema.parse(bounded({ ...this.#memory, ...changed }));
+    const text = `${JSON.stringify(next, null, 1)}\n`;
     this.#passPoint('state before');
-    await writeFileDurably(this.#path, `${JSON.stringify(next, null, 1)}\n`, 0o600);
+    await writeFileDurably(this.#path, text, 0o600);
     this.#memory = next;
+    this.#loss = undefined;
+    this.#isNew = false;
     this.#passPoint('state after');
+    if (Object.keys(changed).some(name => name !== 'update')) await this.#keep(text);
+  }
+
+  async #keep(text: string): Promise<void> {
+    try {
+      await writeCopy(this.#path, text);
+    } catch (error) {
+      // On a full disk, say. The file itself is written, and the next change is kept again.
+      if (!isSystemError(error)) throw error;
+    }
   }
 }
 
-async function read(path: string): Promise<Memory | undefined> {
-  let bytes: Buffer;
+interface Found {
+  memory?: Memory;
+  loss?: MemoryLoss;
+}
+
+async function find(path: string): Promise<Found> {
+  const found = await read(path);
+  const copy = await readCopy(path, MAX_MEMORY_BYTES);
+  const kept = copy && parse(copy);
+  if (typeof found === 'object') return { memory: withKept(found, kept) };
+  if (found === 'damaged')
+    return { loss: { what: `${path} was damaged, and is now ${await setAside(path)}`, kept } };
+  return kept ? { loss: { what: `${path} was missing`, kept } } : {};
+}
+
+async function read(path: string): Promise<Memory | 'damaged' | 'missing'> {
   try {
-    bytes = await readFileBounded(path, MAX_MEMORY_BYTES);
+    return parse(await readFileBounded(path, MAX_MEMORY_BYTES)) ?? 'damaged';
   } catch (error) {
-    if (isSystemError(error, 'ENOENT')) return undefined;
+    if (isSystemError(error, 'ENOENT')) return 'missing';
+    // A block that the medium doesn't give back, or what can't be this file.
+    if (isSystemError(error, 'EIO') || error instanceof SitecastError) return 'damaged';
     throw error;
   }
-  let value: unknown;
+}
+
+function parse(bytes: Buffer): Memory | undefined {
   try {
-    value = JSON.parse(bytes.toString('utf8'));
-  } catch (cause) {
-    throw invalid(path, 'is not JSON', cause);
+    return memorySchema.parse(JSON.parse(bytes.toString('utf8')));
+  } catch {
+    // Whatever it is, it's no memory of an agent.
+    return undefined;
   }
-  const parsed = memorySchema.safeParse(value);
-  if (!parsed.success) throw invalid(path, 'is not the state of an agent', parsed.error);
-  return parsed.data;
 }
 
 /** The newest of each, so that the file can't grow for ever. */
@@ -82,11 +137,4 @@ function bounded(memory: Memory): Memory {
     rollouts: memory.rollouts.slice(-MAX_REMEMBERED_ROLLOUTS),
     barred: memory.barred.slice(-MAX_BARRED),
   };
-}
-
-function invalid(path: string, what: string, cause: unknown): SitecastError {
-  return new SitecastError('failed', 'SITECAST_STATE_INVALID', `${path} ${what}`, {
-    hint: 'restore it from a backup; or move the data directory away to enrol this device anew',
-    cause,
-  });
 }

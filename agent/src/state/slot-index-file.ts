@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { ChunkIndex, MAX_INDEX_BYTES } from '@sitecast/shared/content';
 import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
-import { isSystemError } from '@sitecast/shared/errors';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { SlotName } from '../ports.ts';
 
 /** The chunk index of what a slot holds: without it nobody could be given a chunk of it when no gateway answers. */
@@ -25,8 +25,8 @@ export class SlotIndexFile {
       if (createHash('sha256').update(bytes).digest('hex') !== sha256) return undefined;
       return ChunkIndex.decode(bytes);
     } catch (error) {
-      // Not kept, as by an earlier version; it's kept with the next update.
-      if (isSystemError(error)) return undefined;
+      // Not kept, as by an earlier version, or damaged; it's kept with the next update.
+      if (isSystemError(error) || error instanceof SitecastError) return undefined;
       throw error;
     }
   }

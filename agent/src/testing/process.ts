@@ -56,6 +56,16 @@ export class AgentProcess {
   }
 }
 
+/** Whether a process of this id is there, and not just its remains. */
+export function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Waits until something holds. */
 export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
   for (let waitedMs = 0; waitedMs < 40_000; waitedMs += 50) {

@@ -17,8 +17,32 @@ export type Mischief =
   | 'drop'
   | 'missing'
   | 'broken'
+  /** Answers to everything with a page of its own, and that all is well: a captive portal. */
+  | 'portal'
+  /** The same in JSON. */
+  | 'otherJson'
+  /** Leads elsewhere. */
+  | 'redirect'
   /** Bytes to send in place of the right ones. */
   | Buffer;
+
+const PAGE = '<!DOCTYPE html><title>Welcome</title><a href="/login">Please log in</a>';
+const ANSWERS_TO_ALL = new Map<
+  Mischief | undefined,
+  { status: number; headers: Record<string, string>; body: string }
+>([
+  ['broken', { status: 500, headers: {}, body: 'broken' }],
+  ['portal', { status: 200, headers: { 'content-type': 'text/html', etag: '"portal"' }, body: PAGE }],
+  [
+    'otherJson',
+    {
+      status: 200,
+      headers: { 'content-type': 'application/json' },
+      body: '{"login":"https://portal.example"}',
+    },
+  ],
+  ['redirect', { status: 302, headers: { location: 'http://127.0.0.1:9/login' }, body: '' }],
+]);
 
 const MAX_BODY_BYTES = 1024 * 1024;
 const POLL_STEP_MS = 20;
@@ -40,6 +64,15 @@ export class TestOrigin {
 
   constructor(fleet: TestFleet) {
     this.fleet = fleet;
+  }
+
+  /** Another one that has the same. */
+  clone(): TestOrigin {
+    const clone = new TestOrigin(this.fleet);
+    for (const [id, assignment] of this.assignments) clone.assignments.set(id, assignment);
+    for (const [chain, reports] of this.reports) clone.reports.set(chain, [...reports]);
+    for (const [key, payload] of this.#payloads) clone.#payloads.set(key, payload);
+    return clone;
   }
 
   /** Everything that a device has told, in its order, over all epochs. */
@@ -168,8 +201,9 @@ export class TestSite {
       response.destroy();
       return;
     }
-    if (mischief === 'broken') {
-      response.writeHead(500).end('broken');
+    const answer = ANSWERS_TO_ALL.get(mischief);
+    if (answer) {
+      response.writeHead(answer.status, answer.headers).end(answer.body);
       return;
     }
     if (request.method === 'POST') await this.#post(path, request, response);
@@ -186,7 +220,7 @@ export class TestSite {
     }: {
       request: IncomingMessage;
       response: ServerResponse;
-      mischief: Exclude<Mischief, 'hang' | 'drop' | 'broken'> | undefined;
+      mischief: Mischief | undefined;
     },
   ): Promise<void> {
     const files = () => this.frozen ?? this.origin.fleet.files;

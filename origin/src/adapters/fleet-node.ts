@@ -38,7 +38,7 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
   if (gossip.listen.length === 0) return undefined;
   const fleetKey = await requireFleetKey(gossip.fleetKeyFile);
   const { announcementOf, createFleetNode, judge } = await import('@sitecast/shared/swarm');
-  const identity = await Identity.open(join(directory, 'fleet'));
+  const identity = await Identity.open(join(directory, 'fleet'), { warn: message => log.warn({}, message) });
   const { listen, announce } = gossip;
   const node = await createFleetNode({
     identity,

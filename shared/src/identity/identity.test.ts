@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { z } from 'zod';
+import { KeyPair } from '../signing/index.ts';
 import {
   fastVerifyById,
   Identity,
@@ -57,6 +58,67 @@ describe('an identity', () => {
     await writeFile(join(directory, 'identity.key'), 'damaged');
     await expect(Identity.open(directory)).rejects.toMatchObject({ code: 'SITECAST_KEY_INVALID' });
     expect(await readFile(join(directory, 'identity.key'), 'utf8')).toBe('damaged');
+  });
+});
+
+describe('the key of an identity is kept twice', () => {
+  const path = () => join(directory, 'identity.key');
+  const warnings: string[] = [];
+  const open = (...knownIds: string[]) =>
+    Identity.open(directory, { knownIds, warn: message => warnings.push(message) });
+  const other = () => KeyPair.generate();
+  const idOf = (pair: KeyPair) => new Identity(pair).id;
+
+  beforeEach(() => {
+    warnings.length = 0;
+  });
+
+  it('and is back where the file is damaged, another, or gone; what was there is set aside', async () => {
+    const { id } = await open();
+    const key = await readFile(path(), 'utf8');
+    expect((await stat(`${path()}.copy`)).mode & 0o777).toBe(0o600);
+    for (const damaged of ['', key.slice(0, 50), other().toPkcs8Pem()]) {
+      await writeFile(path(), damaged);
+      expect((await open()).id).toBe(id);
+      expect(await readFile(path(), 'utf8')).toBe(key);
+      expect(warnings.pop()).toContain(`${path()}.damaged`);
+    }
+    expect(await readFile(`${path()}.damaged`, 'utf8')).toBe('');
+    await rm(path());
+    expect((await open(id)).id).toBe(id);
+    expect((await stat(path())).mode & 0o777).toBe(0o600);
+  });
+
+  it('and its copy is made anew where that is damaged or gone', async () => {
+    const { id } = await open();
+    for (const damaged of ['', 'x']) {
+      await writeFile(`${path()}.copy`, damaged);
+      expect((await open()).id).toBe(id);
+      await writeFile(path(), 'damaged');
+      expect((await open()).id).toBe(id);
+    }
+  });
+
+  it('unless an earlier release has begun anew beside the copy, as the rest of the directory says', async () => {
+    await open();
+    const pair = other();
+    await writeFile(path(), pair.toPkcs8Pem());
+    expect((await open(idOf(pair))).id).toBe(idOf(pair));
+    expect((await open()).id).toBe(idOf(pair));
+  });
+
+  it('and without a copy it is refused, and left, where the rest of the directory is of somebody else', async () => {
+    const pair = other();
+    await writeFile(path(), pair.toPkcs8Pem(), { mode: 0o600 });
+    const stranger = idOf(other());
+    const refused = { code: 'SITECAST_IDENTITY_DAMAGED', message: expect.stringContaining(stranger) };
+    await expect(open(stranger)).rejects.toMatchObject(refused);
+    expect(await readFile(path(), 'utf8')).toBe(pair.toPkcs8Pem());
+    expect((await open(stranger, idOf(pair))).id).toBe(idOf(pair));
+    await rm(path());
+    await rm(`${path()}.copy`);
+    await expect(open(stranger)).rejects.toMatchObject(refused);
+    await expect(stat(path())).rejects.toMatchObject({ code: 'ENOENT' });
   });
 });
 

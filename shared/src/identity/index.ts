@@ -11,6 +11,6 @@ export {
   type UnverifiedDocument,
   type VerifySignature,
 } from './envelope.ts';
-export { Identity } from './identity.ts';
+export { Identity, type OpenIdentityOptions } from './identity.ts';
 export { idOfPublicKey, isId, publicKeyOfId } from './peer-id.ts';
 export { fastVerifyById, verifyById, verifyByKeys } from './verify.ts';

@@ -243,6 +243,26 @@ describe('what a client stores', () => {
       expect(await filesOf()).toEqual(intact);
     });
 
+    it.each(['is damaged', 'is missing'])(
+      'from a pinned root that %s after a rotation: who gives it again is believed, who gives a strange one is not',
+      async how => {
+        await repository.publish('root');
+        await update();
+        const path = join(directory, 'root.pinned');
+        const lose = () => (how === 'is damaged' ? writeFile(path, '{"signed":') : rm(path, { force: true }));
+        const init = (bytes: Uint8Array) =>
+          TufClient.init(new DirectoryMetadataStore(directory), bytes, repository.nowMs);
+        await lose();
+        const stranger = await TestRepository.create();
+        await stranger.publish('root');
+        expect(await init(stranger.bytesOf('root', 2))).toBe('other');
+        expect(await init(Buffer.from('{}'))).toBe('other');
+        expect(await init(repository.bytesOf('root', 1))).toBe('kept');
+        expect(await readFile(path)).toEqual(Buffer.from(repository.bytesOf('root', 1)));
+        expect(await init(stranger.bytesOf('root', 1))).toBe('other');
+      },
+    );
+
     it('from a role of which another file was put in its place', async () => {
       await update();
       await writeFile(join(directory, 'timestamp.json'), repository.bytesOf('snapshot'));

@@ -39,10 +39,17 @@ export class LocalTrust {
    */
   async initialise(rootBytes: Uint8Array, nowMs: number): Promise<'created' | 'kept' | 'other'> {
     const { maxRootBytes } = this.#limits;
-    const pinned = await this.#store.read(PINNED_ROOT, maxRootBytes);
-    const newest = (await this.#newestRoot(nowMs))?.root.bytes;
-    const begun = [pinned, newest].filter(bytes => bytes !== undefined);
-    if (begun.length > 0) return begun.some(bytes => isSame(bytes, rootBytes)) ? 'kept' : 'other';
+    const pinned = await this.#pinned(nowMs);
+    const newest = await this.#newestRoot(nowMs);
+    const begun = [pinned, newest?.root.bytes].filter(bytes => bytes !== undefined);
+    if (begun.some(bytes => isSame(bytes, rootBytes))) return 'kept';
+    if (newest) {
+      const version = usableRoot(rootBytes, nowMs, this.#verify)?.root.signed.version;
+      if (pinned || version === undefined || version >= newest.root.signed.version) return 'other';
+      // With which root it was begun is lost. Who gives an older one than is trusted now is taken at his word.
+      await this.#store.write(PINNED_ROOT, rootBytes);
+      return 'kept';
+    }
     if (rootBytes.length > maxRootBytes) {
       throw new SitecastError(
         'tooLarge',
@@ -93,11 +100,13 @@ export class LocalTrust {
   /** Puts back root files that were lost or damaged. */
   async repairRoot(set: TrustedSet): Promise<void> {
     const { bytes } = set.root;
-    for (const name of [ROOT_COPY, 'root.json', PINNED_ROOT]) {
+    for (const name of [ROOT_COPY, 'root.json']) {
       const found = await this.#store.read(name, this.#limits.maxRootBytes);
-      const isDamaged = found === undefined || (name !== PINNED_ROOT && !isSame(found, bytes));
-      if (isDamaged) await this.#store.write(name, bytes);
+      if (found === undefined || !isSame(found, bytes)) await this.#store.write(name, bytes);
     }
+    const pinned = await this.#store.read(PINNED_ROOT, this.#limits.maxRootBytes);
+    const isLost = pinned === undefined || (!isSame(pinned, bytes) && !usableRoot(pinned, 0, this.#verify));
+    if (isLost) await this.#store.write(PINNED_ROOT, bytes);
   }
 
   /** Sections 5.4.5, 5.5.7, 5.6.6. */
@@ -111,6 +120,12 @@ export class LocalTrust {
 
   async saveDelegated(role: string, bytes: Uint8Array): Promise<void> {
     await this.#store.write(`${fileNameFor(role)}.json`, bytes);
+  }
+
+  /** Undefined where it's damaged, too. */
+  async #pinned(nowMs: number): Promise<Uint8Array | undefined> {
+    const bytes = await this.#store.read(PINNED_ROOT, this.#limits.maxRootBytes);
+    return bytes && usableRoot(bytes, nowMs, this.#verify)?.root.bytes;
   }
 
   async #newestRoot(nowMs: number): Promise<TrustedSet | undefined> {

@@ -1,0 +1,26 @@
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { DirectoryLock } from './directory-lock.ts';
+
+let directory: string;
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-lock-'));
+});
+afterEach(async () => {
+  await rm(directory, { recursive: true });
+});
+
+it.each([undefined, '', 'x'.repeat(31), 'x'.repeat(32), 'x'.repeat(500)])(
+  'is taken by one alone, whatever its file holds (%j)',
+  async text => {
+    const path = join(directory, 'lock');
+    if (text !== undefined) await writeFile(path, text);
+    const lock = await DirectoryLock.take(directory);
+    expect(await readFile(path, 'utf8')).toMatch(/^[0-9a-f]{32}$/);
+    await expect(DirectoryLock.take(directory)).rejects.toMatchObject({ code: 'SITECAST_DATA_IN_USE' });
+    await lock.release();
+    await (await DirectoryLock.take(directory)).release();
+  },
+);

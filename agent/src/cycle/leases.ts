@@ -1,0 +1,90 @@
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { noGateway } from '../site/gateways.ts';
+import { fieldOf } from '../site/membership.ts';
+import type { AgentParts } from './parts.ts';
+import { Postponed } from './rest.ts';
+
+/** A third of what a gateway grants. */
+const RENEWAL_MS = 5 * 60_000;
+const DEFAULT_RETRY_MS = 10_000;
+const MAX_RETRY_MS = 10 * 60_000;
+
+/** A device's leave to go down, of which its site has so many: asked of the gateways. */
+export class Leases {
+  readonly #parts: Pick<AgentParts, 'gateways' | 'identity' | 'clock' | 'log' | 'stop'>;
+
+  constructor(parts: Pick<AgentParts, 'gateways' | 'identity' | 'clock' | 'log' | 'stop'>) {
+    this.#parts = parts;
+  }
+
+  /** @throws Postponed while the site has too many devices down, or nobody counts them; the signal's reason */
+  async take(rollout: string, signal: AbortSignal): Promise<void> {
+    const granted = await this.#ask('take', rollout, signal);
+    if (granted === true) return;
+    const jitter = 0.5 + Math.random();
+    throw new Postponed(
+      'lease',
+      { code: 'SITECAST_LEASE_DENIED', message: 'other devices of this site are being updated' },
+      Math.min(granted * jitter, MAX_RETRY_MS),
+    );
+  }
+
+  /** Failing changes nothing: it runs out by itself. */
+  async giveBack(rollout: string): Promise<void> {
+    const { stop } = this.#parts;
+    try {
+      await this.#ask('return', rollout, stop);
+    } catch (error) {
+      if (!(error instanceof SitecastError) && !(error instanceof Postponed) && !stop.aborted) throw error;
+    }
+  }
+
+  /** Renews it until it's told to end. @returns what ends it */
+  keep(rollout: string): () => void {
+    const { clock, log, stop } = this.#parts;
+    const done = new AbortController();
+    const signal = AbortSignal.any([done.signal, stop]);
+    const renew = async (): Promise<void> => {
+      for (;;) {
+        await clock.sleep(RENEWAL_MS, signal);
+        if (signal.aborted) return;
+        // What doesn't come through changes nothing: this device is down already.
+        await this.#ask('renew', rollout, signal).catch((error: unknown) => {
+          if (!signal.aborted) log('warn', `the lease isn't renewed: ${String(error)}`);
+        });
+      }
+    };
+    void renew();
+    return () => done.abort();
+  }
+
+  /** @returns true, or how long to wait before asking again, milliseconds */
+  async #ask(
+    action: 'take' | 'renew' | 'return',
+    rollout: string,
+    signal: AbortSignal,
+  ): Promise<true | number> {
+    const { gateways, identity } = this.#parts;
+    const request = { id: identity.id, rollout, action };
+    try {
+      return await gateways.each(async gateway => {
+        const { status, body } = await gateways.post(gateway, '/site/v1/leases', request, signal);
+        // An origin hands out none.
+        if (status === 404 || status === 405) return true;
+        if (status !== 200) return DEFAULT_RETRY_MS;
+        const isGranted = fieldOf(body, 'granted');
+        if (typeof isGranted !== 'boolean') throw noGateway(gateway.url, 'its answer about a lease is none');
+        const retryMs = Number(fieldOf(body, 'retryAfterMs') ?? DEFAULT_RETRY_MS);
+        return isGranted || (retryMs > 0 ? retryMs : DEFAULT_RETRY_MS);
+      }, signal);
+    } catch (error) {
+      if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
+      // Nobody counts who is down: without that word it isn't safe to go down.
+      const reason = {
+        code: 'SITECAST_LEASE_UNREACHABLE',
+        message: `nobody hands out leases: ${error.message}`,
+      };
+      throw new Postponed('lease', reason, DEFAULT_RETRY_MS);
+    }
+  }
+}

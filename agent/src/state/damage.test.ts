@@ -1,0 +1,263 @@
+import { randomBytes } from 'node:crypto';
+import { readdirSync } from 'node:fs';
+import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Identity } from '@sitecast/shared/identity';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { type DeviceChanges, TestDevice } from '../adapters/test-device.ts';
+import { FileBootControl } from '../adapters/file-boot.ts';
+import { TestFleet } from '../testing/fleet.ts';
+import { TestOrigin, TestSite } from '../testing/site.ts';
+import { MemoryFile } from './memory-file.ts';
+import { noteForgotten } from './outbox-file.ts';
+import { SlotIndexFile } from './slot-index-file.ts';
+
+// A medium loses bits, blocks, whole files. For every file of a data directory: the device starts, is who it was, knows which release
+// failed on it, and goes on to the next update.
+
+const images = [randomBytes(20_000), randomBytes(20_000), randomBytes(20_000)] as const;
+const logged: string[] = [];
+const log: DeviceChanges['log'] = (_level, message) => void logged.push(message);
+
+let fleet: TestFleet;
+let origin: TestOrigin;
+/** What the origin had heard when the damage came. */
+let before: TestOrigin;
+/** Release 1 runs in slot B; release 2 has failed and is barred; release 3 is ordered. */
+let template: TestDevice;
+let id: string;
+let device: TestDevice;
+let site: TestSite;
+
+async function order(counter: 1 | 2 | 3): Promise<void> {
+  fleet.addRelease({ counter, image: images[counter - 1] ?? images[0] });
+  fleet.rollOut(counter);
+  await fleet.publish();
+}
+
+beforeAll(async () => {
+  fleet = await TestFleet.create();
+  before = new TestOrigin(fleet);
+  const first = await TestSite.open(before);
+  template = await TestDevice.create([first.url], fleet.rootBytes);
+  await order(1);
+  await template.open();
+  await template.cycle();
+  await template.close();
+  await order(2);
+  await template.open({ settings: { hooks: { health: 'exit 1' } } });
+  await template.cycle();
+  const { memory, outbox, identity } = template.parts;
+  id = identity.id;
+  await noteForgotten(dataOf(template), outbox.epoch, 0);
+  const { indexSha256 = '' } = memory.current.slots.B;
+  const index = await readFile(join(dataOf(template), 'documents', indexSha256));
+  await new SlotIndexFile(dataOf(template), 'B').write(index);
+  await template.close();
+  await first.close();
+  await order(3);
+});
+afterAll(async () => {
+  await template.remove();
+});
+
+beforeEach(async () => {
+  logged.length = 0;
+  origin = before.clone();
+  site = await TestSite.open(origin);
+  device = await TestDevice.copyOf(template, [site.url]);
+});
+afterEach(async () => {
+  await device.remove();
+  await site.close();
+});
+
+const dataOf = ({ directory }: TestDevice) => join(directory, 'data');
+const path = (name: string) => join(dataOf(device), name);
+
+type Damage = 'has a turned bit' | 'is empty' | 'is cut in half' | 'is missing';
+const DAMAGES: Damage[] = ['has a turned bit', 'is empty', 'is cut in half', 'is missing'];
+
+async function damage(name: string, how: Damage): Promise<void> {
+  const { size } = await stat(path(name));
+  if (how === 'is missing') return rm(path(name));
+  if (how === 'is empty') return truncate(path(name), 0);
+  if (how === 'is cut in half') return truncate(path(name), Math.floor(size / 2));
+  const bytes = await readFile(path(name));
+  const at = Math.floor(size / 2);
+  bytes[at] = (bytes[at] ?? 0) ^ 1;
+  await writeFile(path(name), bytes);
+}
+
+const FILES = [
+  'boot.json',
+  'boot.json.copy',
+  'documents/',
+  'identity.key',
+  'identity.key.copy',
+  'reports-forgotten.json',
+  'reports.jsonl',
+  'slot-b.caibx',
+  'state.json',
+  'state.json.copy',
+  'status.json',
+  'trust/root.copy',
+  'trust/root.json',
+  'trust/root.pinned',
+  'trust/rollouts.json',
+  'trust/snapshot.json',
+  'trust/targets.json',
+  'trust/timestamp.json',
+];
+
+/** Of those in a directory, the first. */
+const nameOf = (file: string) =>
+  file.endsWith('/') ? join(file, readdirSync(path(file)).sort()[0] ?? '') : file;
+
+it('begins with a device on which a release has failed', async () => {
+  await device.open();
+  expect(device.parts.memory.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
+});
+
+it('has no other files than those that are damaged here', async () => {
+  const found = await readdir(dataOf(device), { recursive: true, withFileTypes: true });
+  const names = found
+    .filter(entry => entry.isFile())
+    .map(entry => join(entry.parentPath, entry.name).slice(dataOf(device).length + 1));
+  const shown = names.map(name => name.replace(/^documents\/.*/, 'documents/'));
+  expect(new Set(shown)).toEqual(new Set(FILES));
+});
+
+/** Those that say who the device is, what runs, and what was told. */
+const OWN = FILES.filter(name => /^(boot|identity|state|reports\.)/.test(name));
+
+async function expectToBeItself(): Promise<void> {
+  const { memory, outbox } = device.parts;
+  expect(device.id).toBe(id);
+  expect(memory.current.barred).toMatchObject([{ counter: 2, attempt: 1 }]);
+  expect(outbox.pendingCount).toBe(0);
+  expect(origin.conflicts).toEqual([]);
+}
+
+describe.each(OWN)('a device whose %s', file => {
+  it.each(DAMAGES)(
+    '%s is who it was, keeps what failed barred, and goes on to the next update',
+    async how => {
+      await damage(file, how);
+      await device.open({ log });
+      expect(await device.cycle()).toMatchObject({ state: 'completed' });
+      expect(await device.slot('A')).toEqual(images[2]);
+      expect(await device.parts.boot.read()).toMatchObject({ booted: 'A', next: 'A' });
+      await expectToBeItself();
+    },
+  );
+});
+
+describe.each(FILES.filter(name => !OWN.includes(name)))('a device whose %s', file => {
+  it.each(DAMAGES)('%s is who it was, keeps what failed barred, and finds what is ordered', async how => {
+    await damage(nameOf(file), how);
+    // Nor does the operator's file have to be there any more.
+    await device.open({ log, settings: { rootFile: undefined } });
+    expect(await device.check()).toMatchObject({ available: { release: { counter: 3 } } });
+    await expectToBeItself();
+  });
+});
+
+it('notices or outlives each turned bit of its memory, its boot state and its key', async () => {
+  const each = async (name: string, check: () => Promise<unknown>) => {
+    const whole = await readFile(path(name));
+    for (let at = 0; at < whole.length; at += 5) {
+      const turned = Buffer.from(whole);
+      turned[at] = (turned[at] ?? 0) ^ 1;
+      await writeFile(path(name), turned);
+      await check();
+      await rm(`${path(name)}.damaged`, { force: true });
+    }
+    await writeFile(path(name), whole);
+  };
+  await each('state.json', async () => {
+    const { current, loss } = await MemoryFile.open(dataOf(device), () => {});
+    const { barred } = loss?.kept ?? current;
+    expect(barred).toContainEqual(expect.objectContaining({ counter: 2, attempt: 1 }));
+  });
+  await each('identity.key', async () => {
+    expect((await Identity.open(dataOf(device))).id).toBe(id);
+  });
+  const options = { firstSlot: 'A', afterBoot: async () => {}, passPoint: () => {} } as const;
+  await each('boot.json', async () => {
+    const copy = await readFile(path('boot.json.copy'));
+    const boot = new FileBootControl(path('boot.json'), options);
+    expect(await boot.start(['B'])).toMatchObject({ booted: 'B', next: 'B' });
+    await writeFile(path('boot.json.copy'), copy);
+  });
+});
+
+describe('a device that has lost a file with its copy', () => {
+  it('makes its memory up anew from its reports and its slots, sets the rest aside, and tells of it', async () => {
+    await damage('state.json', 'is cut in half');
+    await damage('state.json.copy', 'is empty');
+    await device.open({ log });
+    expect(device.parts.memory.current).toMatchObject({
+      booted: 'B',
+      update: null,
+      slots: { A: { state: 'bad' }, B: { release: { counter: 1 }, isConfirmed: true } },
+      barred: [{ counter: 2, reason: { code: 'healthFailed' } }],
+    });
+    expect(await readdir(dataOf(device))).toContain('state.json.damaged');
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    const told = origin.told(id).filter(({ reason }) => reason?.code === 'SITECAST_STATE_INVALID');
+    expect(told).toHaveLength(1);
+    expect(logged.join()).toContain('state.json.damaged');
+    await device.close();
+    await device.open();
+    expect(device.parts.memory.loss).toBeUndefined();
+  });
+
+  it('takes the slot that it remembers for the one that runs', async () => {
+    await damage('boot.json', 'has a turned bit');
+    await writeFile(path('boot.json'), '{"format":"sitecast-boot-1"');
+    await damage('boot.json.copy', 'is missing');
+    await device.open({ log });
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
+    expect(device.parts.memory.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
+    await device.cycle();
+    const codes = origin.told(id).map(({ reason }) => reason?.code);
+    expect(codes).toContain('SITECAST_BOOT_STATE_INVALID');
+    expect(codes.filter(code => code === 'bootCountExhausted')).toEqual([]);
+  });
+
+  it('goes by its reports where both memories are lost, and by the copy of an old one of neither', async () => {
+    for (const name of ['state.json', 'state.json.copy', 'boot.json']) await damage(name, 'is missing');
+    const copy = await readFile(join(dataOf(template), 'boot.json.copy'));
+    await writeFile(path('boot.json.copy'), copy.subarray(1));
+    await device.open({ log });
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  });
+
+  it('does not become somebody else, and says what can be done', async () => {
+    await damage('identity.key.copy', 'is missing');
+    const key = (await readFile(path('identity.key'), 'utf8')).split('\n');
+    // A turned bit of the secret half makes another, usable key.
+    const body = Buffer.from(key[1] ?? '', 'base64');
+    body[40] = (body[40] ?? 0) ^ 1;
+    key[1] = body.toString('base64');
+    await writeFile(path('identity.key'), key.join('\n'));
+    const refused = { code: 'SITECAST_IDENTITY_DAMAGED', hint: expect.stringContaining('restore') };
+    await expect(device.open()).rejects.toMatchObject({ ...refused, message: expect.stringContaining(id) });
+    expect(await readFile(path('identity.key'), 'utf8')).toBe(key.join('\n'));
+    await rm(path('identity.key'));
+    await expect(device.open()).rejects.toMatchObject(refused);
+    await writeFile(path('identity.key'), 'no key');
+    await expect(device.open()).rejects.toMatchObject({ code: 'SITECAST_KEY_INVALID' });
+  });
+
+  it('needs a root given where it has lost all of its own, and goes on with one', async () => {
+    for (const name of ['root.json', 'root.copy', 'root.pinned']) await damage(`trust/${name}`, 'is empty');
+    await expect(device.open({ settings: { rootFile: undefined } })).rejects.toMatchObject({
+      code: 'SITECAST_ROOT_MISSING',
+    });
+    await device.open();
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  });
+});

@@ -1,0 +1,47 @@
+import { join } from 'node:path';
+import { readCopy, readFileBounded } from '@sitecast/shared/durable';
+import { Identity, isId } from '@sitecast/shared/identity';
+import type { Log } from '../ports.ts';
+import { fieldOf } from '../site/membership.ts';
+import { STATUS_FILE } from './status.ts';
+
+const MAX_READ_BYTES = 1024 * 1024;
+
+/**
+ * This device's identity, in its data directory. What else lies there says which one that is, should the key have no copy to
+ * vouch for it: that of an earlier release.
+ * @throws as `Identity.open`
+ */
+export async function openOwnIdentity(directory: string, log: Log): Promise<Identity> {
+  const state = join(directory, 'state.json');
+  const found = await Promise.all([
+    idInState(() => readFileBounded(state, MAX_READ_BYTES)),
+    idInState(() => readCopy(state, MAX_READ_BYTES)),
+    read(async () => fieldOf(await readJson(join(directory, STATUS_FILE)), 'id')),
+  ]);
+  const knownIds = [...new Set(found.filter((id): id is string => typeof id === 'string' && isId(id)))];
+  return Identity.open(directory, { knownIds, warn: message => log('warn', message) });
+}
+
+/** The assignment in it was checked to be this device's before it was kept. */
+function idInState(bytes: () => Promise<Buffer | undefined>): Promise<unknown> {
+  return read(async () => {
+    const payload = fieldOf(fieldOf(parse(await bytes()), 'assignment'), 'payload');
+    return typeof payload === 'string' ? fieldOf(parse(Buffer.from(payload, 'base64')), 'id') : undefined;
+  });
+}
+
+async function readJson(path: string): Promise<unknown> {
+  return parse(await readFileBounded(path, MAX_READ_BYTES));
+}
+
+/** A file that isn't there, or is damaged, knows nothing. */
+async function read(what: () => Promise<unknown>): Promise<unknown> {
+  try {
+    return await what();
+  } catch {
+    return undefined;
+  }
+}
+
+const parse = (bytes: Buffer | undefined): unknown => bytes && JSON.parse(bytes.toString('utf8'));

@@ -1,0 +1,129 @@
+import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/** What the program does when it's told to boot. */
+export type RebootManner =
+  /** At once, as a container does. */
+  | 'now'
+  /** In the background, a moment after the verb has returned. */
+  | 'late'
+  | 'never'
+  | 'fails'
+  | 'hangs';
+
+/**
+ * A device maker's boot program, for tests: a real one, in sh, with a machine of files. It "boots" as a boot loader does: what is
+ * on trial, as long as it has tries left; else what is next.
+ */
+export class BootProgram {
+  readonly #directory: string;
+  /** For `--boot-command`. */
+  readonly command: string;
+
+  private constructor(directory: string) {
+    this.#directory = directory;
+    this.command = join(directory, 'boot-slots');
+  }
+
+  static async create(parent: string): Promise<BootProgram> {
+    const directory = join(parent, 'machine');
+    await mkdir(directory, { recursive: true });
+    const program = new BootProgram(directory);
+    await writeFile(program.command, `#!/bin/sh\ncd '${directory}' || exit 1\n${SCRIPT}`);
+    await chmod(program.command, 0o755);
+    await program.set('booted', 'A');
+    await program.set('next', 'A');
+    await program.set('boots', '1');
+    await program.reboots('now');
+    return program;
+  }
+
+  async reboots(manner: RebootManner): Promise<void> {
+    await this.set('manner', manner);
+  }
+
+  /** These verbs don't return any more, with their arguments left out; an empty list lets all return. */
+  async hang(...verbs: string[]): Promise<void> {
+    await this.set('hang', verbs.join(' '));
+  }
+
+  /** These verbs fail, until it's called again. */
+  async break(...verbs: string[]): Promise<void> {
+    await this.set('broken', verbs.join(' '));
+  }
+
+  /** So many calls of the verb fail from now on. */
+  async fail(verb: string, times: number): Promise<void> {
+    await this.set(`fail-${verb}`, String(times));
+  }
+
+  /** All calls, a line each. */
+  async calls(): Promise<string[]> {
+    return (await this.get('calls')).split('\n').filter(Boolean);
+  }
+
+  /** Whoever else boots the machine. */
+  async boot(): Promise<void> {
+    const [booted, tries] = [await this.get('trial'), Number(await this.get('tries'))];
+    await this.set('boots', String(Number(await this.get('boots')) + 1));
+    await this.set('booted', booted !== '' && tries > 0 ? booted : await this.get('next'));
+    await this.set('tries', String(Math.max(0, tries - 1)));
+  }
+
+  async get(name: string): Promise<string> {
+    return readFile(join(this.#directory, name), 'utf8').then(
+      text => text.trim(),
+      () => '',
+    );
+  }
+
+  async set(name: string, value: string): Promise<void> {
+    await writeFile(join(this.#directory, name), `${value}\n`);
+  }
+}
+
+const SCRIPT = `echo "$*" >> calls
+boot() {
+  echo $(($(cat boots) + 1)) > boots
+  if [ -s trial ] && [ "$(cat tries)" -gt 0 ]; then
+    cat trial > booted
+    echo $(($(cat tries) - 1)) > tries
+  else
+    cat next > booted
+  fi
+}
+if [ -s hang ]; then
+  case " $(cat hang) " in
+    *" $1 "*) echo $$ > hanging; exec sleep 300 ;;
+  esac
+fi
+if [ -s broken ]; then
+  case " $(cat broken) " in
+    *" $1 "*) echo "$1 is broken" >&2; exit 4 ;;
+  esac
+fi
+if [ -s "fail-$1" ] && [ "$(cat "fail-$1")" -gt 0 ]; then
+  echo $(($(cat "fail-$1") - 1)) > "fail-$1"
+  echo "$1 is broken" >&2
+  exit 4
+fi
+case $1 in
+  get)
+    echo 'a warning, for people' >&2
+    next=$(cat next)
+    [ -s trial ] && [ "$(cat tries)" -gt 0 ] && next=$(cat trial)
+    echo "{\\"booted\\":\\"$(cat booted)\\",\\"next\\":\\"$next\\",\\"bootId\\":\\"boot-$(cat boots)\\"}" ;;
+  mark-bad) echo "$2" > bad ;;
+  set-trial) echo "$2" > trial; echo "$3" > tries ;;
+  confirm|set-next) echo "$2" > next; : > trial; echo 0 > tries ;;
+  reboot)
+    case $(cat manner) in
+      now) boot ;;
+      late) (sleep 1; echo 'going down'; boot; : > came) & ;;
+      never) ;;
+      fails) exit 1 ;;
+      hangs) echo $$ > hanging; exec sleep 300 ;;
+    esac ;;
+esac
+exit 0
+`;
