@@ -1,9 +1,10 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
+import { startingWith } from '@sitecast/shared/key-value';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import { z } from 'zod';
-import { type RecordChange, type Records, startingWith } from '../storage/records.ts';
+import type { RecordChange, Records } from '../storage/records.ts';
 
 /** What one device may have waiting. An agent writes some ten reports an update. */
 export const MAX_DEVICE_REPORTS = 2000;
@@ -75,6 +76,7 @@ export class Outbox {
 
   static async open(records: Records, now: () => number): Promise<Outbox> {
     const outbox = new Outbox(records, now);
+    await outbox.#putRight();
     for await (const [key, value] of records.entries(startingWith('r:'))) {
       const entry = entrySchema.parse(value);
       outbox.#count(entry, 1);
@@ -85,6 +87,26 @@ export class Outbox {
       outbox.#arrivals = Math.max(outbox.#arrivals, numberOf(key) + 1);
     }
     return outbox;
+  }
+
+  /**
+   * A database that was damaged may have one of a report's two records. With the second alone the report would count as waiting, and never
+   * be sent; with the first alone it would never leave.
+   */
+  async #putRight(): Promise<void> {
+    const changes: RecordChange[] = [];
+    const keys = new Map<number, string>();
+    for await (const [key, value] of this.#records.entries(startingWith('r:'))) {
+      const entry = entrySchema.safeParse(value).data;
+      if (entry) keys.set(numberOf(key), indexKey(entry));
+      else changes.push({ key, remove: true });
+    }
+    for await (const [key, arrival] of this.#records.entries(startingWith('x:'))) {
+      if (keys.get(Number(arrival)) === key) keys.delete(Number(arrival));
+      else changes.push({ key, remove: true });
+    }
+    for (const [arrival, key] of keys) changes.push({ key, value: arrival });
+    if (changes.length > 0) await this.#records.write(changes, true);
   }
 
   get length(): number {

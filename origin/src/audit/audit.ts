@@ -1,3 +1,5 @@
+import type { Write } from '../fleet/store.ts';
+
 /** Something that an operator or the controller did. */
 export interface AuditEvent {
   /** Name of the API token, or `origin`. */
@@ -11,6 +13,9 @@ export interface AuditEvent {
 }
 
 export interface Audit {
-  /** Durable when it resolves. It's recorded before what it tells becomes visible: nothing is ever done and not told. */
-  record(event: AuditEvent): Promise<void>;
+  /**
+   * Durable when it resolves. It's recorded before what it tells becomes visible: nothing is ever done and not told.
+   * @param besides committed with it: both are there, or neither
+   */
+  record(event: AuditEvent, besides?: readonly Write[]): Promise<void>;
 }
