@@ -56,7 +56,7 @@ export class Gateway {
     await mirrored.synchroniser.load();
     followNews(parts, mirrored);
 
-    const { metrics, now, log } = parts;
+    const { metrics, database, freeBytes, now, log } = parts;
     const app = createApp({
       ...site,
       self: () => ({ id: parts.identity.id, ...(site.devices.site && { site: site.devices.site }) }),
@@ -68,6 +68,7 @@ export class Gateway {
       targets: mirrored.targets,
       fetchTarget: mirrored.fetchTarget,
       metrics,
+      database,
       now,
       log,
     });
@@ -92,6 +93,8 @@ export class Gateway {
       linkedDevices: () => supply.fromDevices?.linked ?? 0,
       lastContactMs: () => mirrored.follower.lastContactMs,
       isEnrolled: () => site.own.state === 'enrolled',
+      freeBytes,
+      database: () => database,
       now,
     });
     const tasks = {

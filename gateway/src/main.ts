@@ -1,11 +1,12 @@
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
-import { plainJson, runProgram } from '@sitecast/shared/command';
+import { endProcessSoon, Endings, plainJson, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
+import { freeBytesAt, type LevelStore } from '@sitecast/shared/key-value';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
 import { pino } from 'pino';
 import { BookFile } from './adapters/book-file.ts';
@@ -14,19 +15,18 @@ import { DiskMirror } from './adapters/disk-mirror.ts';
 import { openFleetNews } from './adapters/fleet-news.ts';
 import { HELD_ONLY, HttpUpstream, MAY_FETCH } from './adapters/http-upstream.ts';
 import { httpSiblings } from './adapters/http-sibling.ts';
-import { LevelState } from './adapters/level-state.ts';
 import { openSiteNode } from './adapters/site-exchange.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
+import { openDatabase } from './database.ts';
 import { pinRoot } from './enrolment/pinned-root.ts';
 import { UpstreamMemory } from './adapters/upstream-memory.ts';
 import { Gateway } from './gateway.ts';
 import { GatewayBook } from './gossip/gateway-book.ts';
-import type { News } from './gossip/news.ts';
 import { Metrics } from './http/metrics.ts';
 import { listen } from './http/server.ts';
 import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
-import type { SiteNode } from './peers/site-node.ts';
+import { recordsOf } from './storage/records.ts';
 import { lanUrls } from './siblings/lan-urls.ts';
 import type { SiblingPort } from './siblings/siblings.ts';
 import { WanLimits } from './wan/wan-limits.ts';
@@ -60,9 +60,15 @@ export async function startGateway(
 ): Promise<RunningGateway> {
   const { memory, token, originUrl, urls } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
-  const state = await LevelState.open(join(settings.data, 'state'), settings.data);
+  const database = await openDatabase(settings.data, { now, log });
+  // When the gateway is closed as well as when a later step of its start fails.
+  const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
+  endings.add('the database', () => database.close());
   const stop = new AbortController();
-  let networks: Networks | undefined;
+  const end = async (): Promise<void> => {
+    stop.abort();
+    await endings.endAll();
+  };
   const giveUp = (): void => stop.abort(signal?.reason);
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
@@ -72,11 +78,12 @@ export async function startGateway(
     const wanLimits = new WanLimits(settings, around);
     const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, metrics, ...around });
     const { trustStore, ...disk } = await openStores(settings.data);
-    const rootFile = await readRoot(settings);
-    await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), ...around });
+    const trust = { store: trustStore, rootFile: await readRoot(settings), token };
+    await pinRoot({ ...trust, upstreams, nowMs: now(), ...around });
     await memory.remember(originUrl);
     const book = await GatewayBook.open(new BookFile(settings.data));
-    networks = await joinNetworks({ settings, identity, book, ...around });
+    const networks = await joinNetworks({ settings, identity, book, ...around });
+    endings.add('the networks', () => networks.leave());
     let ownUrls: string[] | undefined;
     const gateway = await Gateway.open({
       ...networks,
@@ -90,30 +97,36 @@ export async function startGateway(
       upstreams,
       trustStore,
       ...disk,
-      records: room => state.records(room),
+      ...databaseParts(database, settings),
       metrics,
       ...around,
     });
     const server = await listen(gateway.app, gateway.handleChunk, settings.listen);
     ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
-    const running = gateway.run(stop.signal);
     log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
-    const close = async (): Promise<void> => {
-      stop.abort();
-      await Promise.all([server.close(), networks?.leave(), running]);
-      await gateway.flush();
-      await state.close();
-    };
-    return { url: server.url, id: identity.id, close };
+    runGateway(gateway, stop.signal, endings);
+    endings.add('the server', () => server.close());
+    return { url: server.url, id: identity.id, close: end };
   } catch (error) {
-    stop.abort();
-    await networks?.leave();
-    await state.close();
+    // What keeps it from starting says more.
+    await end().catch(() => undefined);
     throw error;
   } finally {
     signal?.removeEventListener('abort', giveUp);
   }
 }
+
+function runGateway(gateway: Gateway, signal: AbortSignal, endings: Endings): void {
+  const running = gateway.run(signal);
+  endings.add('which chunks were used', () => gateway.flush());
+  endings.add('what is under way', () => running);
+}
+
+const databaseParts = (database: LevelStore, { data }: GatewaySettings) => ({
+  database,
+  records: (room: string) => recordsOf(database, room),
+  freeBytes: () => freeBytesAt(data),
+});
 
 async function whomToFollow(settings: GatewaySettings, log: Log) {
   const memory = new UpstreamMemory(settings.data);
@@ -123,12 +136,6 @@ async function whomToFollow(settings: GatewaySettings, log: Log) {
 }
 
 /** Its places in the two networks of libp2p, as far as the settings want them. */
-interface Networks {
-  news: News | undefined;
-  siteNode: SiteNode | undefined;
-  leave(): Promise<void>;
-}
-
 async function joinNetworks(
   options: Parameters<typeof openFleetNews>[0] & Parameters<typeof openSiteNode>[0],
 ) {
@@ -247,7 +254,11 @@ async function serve(settings: GatewaySettings): Promise<void> {
   process.stdout.write(`sitecast-gateway ${gateway.id} listens on ${gateway.url}\n`);
   const signal = await stopped;
   log.info({ signal }, 'stopping');
-  await gateway.close();
+  try {
+    await gateway.close();
+  } finally {
+    endProcessSoon();
+  }
 }
 
 /** The command; `bin/sitecast-gateway.js` calls it. @returns the exit code */

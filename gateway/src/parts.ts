@@ -1,5 +1,6 @@
 import type { JoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
+import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { MetadataStore } from '@sitecast/shared/trust';
 import type { FrameFiles } from './chunks/frame-files.ts';
 import type { GatewayBook } from './gossip/gateway-book.ts';
@@ -28,6 +29,9 @@ export interface GatewayParts {
   frames: FrameFiles;
   /** A room's own part of the database. */
   records: (room: string) => Records;
+  database: DatabaseState;
+  /** On the data directory's file system. */
+  freeBytes: () => Promise<number>;
   metrics: Metrics;
   /** Undefined: this gateway isn't in the fleet's network. */
   news?: News | undefined;

@@ -9,6 +9,7 @@ import type { Repository } from './repository/repository.ts';
 import { goingOnWith } from './rollouts/checks.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
 import type { Files } from './storage/files.ts';
+import type { Room } from './storage/room.ts';
 import type { After } from './upkeep.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */
@@ -20,6 +21,7 @@ interface FleetServicesDeps {
   store: FleetStore;
   audit: Audit;
   events: Events;
+  room: Room;
   now: () => number;
   after: After;
   log: Log;
@@ -35,7 +37,7 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, files, store, audit, events, now, after, log } = deps;
+  const { repository, files, store, audit, events, room, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
@@ -52,6 +54,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       rollouts.countOutcomes(changes);
       tellOutcomes(events, changes);
     },
+    room,
     now,
   });
   const { registry, progress } = fleet;

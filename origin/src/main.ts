@@ -1,19 +1,19 @@
-import { access, readFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
-import { plainJson, runProgram } from '@sitecast/shared/command';
+import { endProcessSoon, Endings, plainJson, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
-import { makeDirectory, writeFileDurably } from '@sitecast/shared/durable';
+import { writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import { type Level, pino } from 'pino';
 import { AuditLog } from './audit/log.ts';
 import { DiskFiles } from './adapters/disk-files.ts';
+import { diskRoom } from './adapters/disk-room.ts';
 import { openFleetNode } from './adapters/fleet-node.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
-import { openDatabase } from './adapters/level-database.ts';
-import { LevelFleet } from './adapters/level-fleet.ts';
-import { LevelTokens } from './adapters/level-tokens.ts';
+import { emptied, hasData, isPublished, type Known, mendDatabase, openDatabase } from './database.ts';
 import { type FleetServices, openFleetServices } from './fleet-services.ts';
+import { FleetTables } from './fleet/tables.ts';
 import { ThreadedChunks } from './adapters/threaded-chunks.ts';
 import { EventLog } from './events/event-log.ts';
 import { createApp } from './http/app.ts';
@@ -34,6 +34,8 @@ import type { OriginSettings } from './settings.ts';
 import { StagedFiles } from './staging/staged-files.ts';
 import { prepareDataDirectory } from './storage/layout.ts';
 import { Tokens } from './tokens/tokens.ts';
+import { Registry } from './fleet/registry.ts';
+import { removeUnreadable } from './recovery/unreadable.ts';
 import { type After, Upkeep } from './upkeep.ts';
 
 /** How long a stopping origin waits for requests under way. */
@@ -70,55 +72,76 @@ export async function startOrigin(
 ): Promise<RunningOrigin> {
   const directory = resolve(settings.dataDirectory);
   const tls = await readTls(settings);
-  const database = await openState(directory);
-  // Ended in the reverse order, when the origin is closed as well as when a later step of its start fails.
-  const endings: (() => Promise<void>)[] = [() => database.close()];
+  let known: Known = () => ({});
+  const state = await openDatabase(directory, () => known(), log);
+  // When the origin is closed as well as when a later step of its start fails.
+  const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
+  endings.add('the database', () => state.close());
   try {
-    const store = new LevelFleet(database);
+    const store = new FleetTables(state);
     const audit = await AuditLog.open(store, now);
-    endings.push(() => audit.idle());
-    const tokens = await Tokens.open(new LevelTokens(database), audit, now);
+    endings.add('the audit log', () => audit.idle());
+    const tokens = await Tokens.open(store, audit, now);
+    if (!tokens.hasAdmin && (await isPublished(directory))) throw emptied(directory);
     const adminTokenPath = await keepFirstAdmin(tokens, directory);
     const files = new DiskFiles(directory);
+    const room = diskRoom(directory, settings.reserveBytes);
     await prepareDataDirectory(files);
     const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes: settings.maxStagedBytes });
-    endings.push(() => chunks.close());
+    endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, now);
     const repository = await Repository.open({ files, chunks, staged, now, log });
-    endings.push(() => repository.idle());
+    endings.add('the repository', () => repository.idle());
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
-    endings.push(() => upkeep.stop());
+    endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
     const events = new EventLog(now);
-    const services = await openFleetServices({ repository, files, store, audit, events, now, after, log });
-    endings.push(() => services.close());
+    const around = { events, room, now, after, log };
+    const services = await openFleetServices({ repository, files, store, audit, ...around });
+    endings.add('the fleet', () => services.close());
+    known = () => countsOf({ ...services, audit, tokens });
     const { gossip = NO_GOSSIP } = settings;
     const fleetNode = await openFleetNode({ gossip, directory, repository, now, after, log });
     if (fleetNode) {
-      endings.push(() => fleetNode.close());
+      endings.add('gossip', () => fleetNode.close());
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
-    const parts = { ...services, audit, events, repository, chunks, staged, tokens, files, now, after, log };
+    const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state };
     const { app, wakeAll } = openApp(parts);
     const server = await listen(app, { ...settings.listen, tls });
+    endings.add('the server', () => server.close(SHUTDOWN_GRACE_MS));
     // Whoever waits for something is answered first: the server closes once nobody does.
-    endings.push(() => server.close(SHUTDOWN_GRACE_MS), wakeAll);
+    endings.add('those that wait', wakeAll);
     return {
       url: server.url,
       adminTokenPath,
       reloadTls: () => reloadTls(server, settings),
-      close: () => endAll(endings),
+      close: () => endings.endAll(),
     };
   } catch (error) {
-    await endAll(endings);
+    // What keeps it from starting says more.
+    await endings.endAll().catch(() => undefined);
     throw error;
   }
+}
+
+/** For people, who may one day miss some of them. */
+function countsOf({
+  fleet,
+  audit,
+  tokens,
+}: Pick<AppParts, 'fleet' | 'audit' | 'tokens'>): Record<string, number> {
+  return {
+    'devices and gateways': fleet.registry.size,
+    'API tokens': tokens.size,
+    'entries of the audit log': audit.head.seq,
+  };
 }
 
 interface AppParts
   extends FleetServices,
     Surroundings,
-    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files'> {
+    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room' | 'state'> {
   events: EventLog;
 }
 
@@ -151,43 +174,63 @@ async function keepFirstAdmin(tokens: Tokens, directory: string): Promise<string
 }
 
 /** `sitecast-origin recover`. */
-async function recoverFrom(dataDirectory: string, from: readonly string[]): Promise<Recovered> {
+export async function recoverFrom(dataDirectory: string, from: readonly string[]): Promise<Recovered> {
   const directory = resolve(dataDirectory);
   const mirrors = from.map(toMirror);
   // The database would be made where there's none.
-  await access(join(directory, 'state')).catch((cause: unknown) => {
-    throw new SitecastError(
-      'notFound',
-      'SITECAST_NOT_INITIALISED',
-      `there is no origin's data in ${directory}`,
-      {
-        hint: 'Put the backup in place first.',
-        cause,
-      },
-    );
-  });
+  if (!(await hasData(directory))) throw noData(directory);
   const log = pino(
     { level: 'warn', base: { service: 'sitecast-origin' }, hooks: { streamWrite: plainJson } },
     pino.destination(2),
   );
-  const database = await openState(directory);
-  const endings: (() => Promise<void>)[] = [() => database.close()];
+  let known: Known = () => ({});
+  const mended = await mendDatabase(directory, () => known());
+  const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
+  endings.add('the database', () => mended.store.close());
   try {
+    const store = new FleetTables(mended.store);
+    const unreadable = await removeUnreadable(store);
+    const audit = await AuditLog.open(store, Date.now);
+    endings.add('the audit log', () => audit.idle());
+    const tokens = await Tokens.open(store, audit, Date.now);
+    const registry = await Registry.open(store);
     const files = new DiskFiles(directory);
     await prepareDataDirectory(files);
     const chunks = await ThreadedChunks.open({
       root: directory,
       maxStagedBytes: Number.MAX_SAFE_INTEGER,
     });
-    endings.push(() => chunks.close());
+    endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
     const repository = await Repository.open({ files, chunks, staged, now: Date.now, log });
-    const audit = await AuditLog.open(new LevelFleet(database), Date.now);
-    endings.push(() => audit.idle());
-    return await recover({ repository, files, staged, chunks, audit, log }, mirrors);
-  } finally {
-    await endAll(endings);
+    known = () => ({ 'entries of the audit log': audit.head.seq });
+    const { lost, damagedFiles, undecodable, putAside } = mended;
+    const database = {
+      lost,
+      damagedFiles,
+      unreadable: { ...unreadable, ...(undecodable > 0 && { undecodable }) },
+      putAside,
+    };
+    const parts = { repository, files, staged, chunks, audit, registry, database, now: Date.now, log };
+    const recovered = await recover(parts, mirrors);
+    // The first admin's may be among what was lost.
+    const adminTokenPath = await keepFirstAdmin(tokens, directory);
+    await endings.endAll();
+    return { ...recovered, ...(adminTokenPath !== undefined && { adminTokenPath }) };
+  } catch (error) {
+    // What went wrong first says more.
+    await endings.endAll().catch(() => undefined);
+    throw error;
   }
+}
+
+function noData(directory: string): SitecastError {
+  return new SitecastError(
+    'notFound',
+    'SITECAST_NOT_INITIALISED',
+    `there is no origin's data in ${directory}`,
+    { hint: 'Put the backup in place first.' },
+  );
 }
 
 /** @throws SITECAST_STORE_URL */
@@ -200,18 +243,6 @@ function toMirror(url: string): Mirror {
     targets: new HttpFetcher(`${base}/targets`),
     chunks,
   };
-}
-
-/** The database, first of all: it is the lock on the directory, too. */
-async function openState(directory: string) {
-  const state = join(directory, 'state');
-  await makeDirectory(directory);
-  await makeDirectory(state, 0o700);
-  return await openDatabase(state, directory);
-}
-
-async function endAll(endings: readonly (() => Promise<void>)[]): Promise<void> {
-  for (const end of [...endings].reverse()) await end();
 }
 
 async function readTls({ tls }: OriginSettings): Promise<{ cert: Buffer; key: Buffer } | undefined> {
@@ -243,7 +274,11 @@ async function serve(settings: OriginSettings, logLevel: Level | 'silent'): Prom
   });
   await firstSignal();
   log.info({}, 'stopping');
-  await origin.close();
+  try {
+    await origin.close();
+  } finally {
+    endProcessSoon();
+  }
 }
 
 function firstSignal(): Promise<void> {

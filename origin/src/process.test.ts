@@ -1,22 +1,11 @@
-import { execFileSync } from 'node:child_process';
-import {
-  closeSync,
-  mkdirSync,
-  openSync,
-  readdirSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { chunkIdOf } from '@sitecast/shared/content';
-import { isSystemError } from '@sitecast/shared/errors';
 import { HttpFetcher, MemoryMetadataStore, TufClient } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { imageOf, type TestOperator } from './testing/operator.ts';
 import { randomChunks, temporaryDirectory } from './testing/setup.ts';
+import { fillDisk, mountSmallDisk, unmount } from './testing/small-disk.ts';
 import { spawnOrigin, type SpawnedOrigin } from './testing/spawned.ts';
 
 // Each start of a process takes a second or two of a busy machine's time.
@@ -172,32 +161,19 @@ describe('a killed process', () => {
   });
 });
 
-function mountSmall(path: string): boolean {
-  mkdirSync(path);
-  try {
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=16m', 'tmpfs', path], { stdio: 'ignore' });
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 describe('a full disk', () => {
   it('is told as 507 with its own code, leaves nothing half-done, and is no matter once there is room again', async context => {
-    if (!mountSmall(data)) {
-      if (process.env.CI !== undefined) throw new Error('a small tmpfs could not be mounted');
-      context.skip('a small tmpfs could not be mounted: that takes root');
-    }
+    if (!mountSmallDisk(data, 16)) context.skip('a small tmpfs could not be mounted: that takes root');
     try {
       await expectRoomToMatter();
     } finally {
       for (const origin of running.splice(0)) await origin.stop('SIGKILL');
-      execFileSync('umount', [data]);
+      unmount(data);
     }
   });
 
   async function expectRoomToMatter(): Promise<void> {
-    const { operator, url } = await start();
+    const { operator, url } = await start(['--reserve', '0']);
     await operator.initialise();
     const image = imageOf(...randomChunks(10, 1000));
     operator.next();
@@ -216,7 +192,7 @@ describe('a full disk', () => {
     );
     expect(new Set(staged.map(size => (size > 2000 ? 50_000 : 1000) < size)).size).toBe(1);
 
-    fill(join(data, 'filler'));
+    fillDisk(join(data, 'filler'));
     const file = Buffer.alloc(100_000, 'x');
     expect(await (await operator.uploadFile(file)).json()).toMatchObject({
       status: 507,
@@ -230,21 +206,5 @@ describe('a full disk', () => {
     rmSync(join(data, 'filler'));
     expect(await operator.submit()).toMatchObject({ httpStatus: 200, versions: { targets: 2 } });
     expect((await fetch(`${url}/readyz`)).status).toBe(200);
-  }
-
-  function fill(path: string): void {
-    const file = openSync(path, 'w');
-    try {
-      for (const piece of [65_536, 4096, 1]) {
-        const bytes = Buffer.alloc(piece);
-        try {
-          for (;;) writeSync(file, bytes);
-        } catch (error) {
-          if (!isSystemError(error, 'ENOSPC')) throw error;
-        }
-      }
-    } finally {
-      closeSync(file);
-    }
   }
 });

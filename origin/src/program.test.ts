@@ -23,6 +23,14 @@ async function run(...args: string[]) {
       lacking: [{ product: 'camera', counter: 2, version: '2.0.0', chunks: 5 }],
       paused: ['1f0c9a5be6d27788'],
       logRestoredTo: { seq: 12, hash: 'a'.repeat(64), at: '2030-01-01T00:00:00.000Z' },
+      database: {
+        lost: 'the database in d has lost what it had: 2 are missing',
+        damagedFiles: ['000005.ldb'],
+        unreadable: { member: 1 },
+        putAside: undefined,
+      },
+      revokedAgain: ['12D3KooWx'],
+      adminTokenPath: 'd/admin.token',
     }),
   };
   const program = originProgram(commands, write);
@@ -58,6 +66,7 @@ it('listens on loopback alone unless told otherwise', async () => {
     tls: undefined,
     stagingTtlMs: 30 * 86_400_000,
     maxStagedBytes: 64 * 2 ** 30,
+    reserveBytes: 256 * 2 ** 20,
   });
   expect(level).toBe('info');
 });
@@ -72,12 +81,15 @@ it('takes what it is told', async () => {
     '500MiB',
     '--log-level',
     'debug',
+    '--reserve',
+    '0',
   ];
   const { served, level } = await run('serve', '--data', 'd', ...args);
   expect(served).toMatchObject({
     listen: { host: '::1', port: 0 },
     stagingTtlMs: 2 * 86_400_000,
     maxStagedBytes: 500 * 2 ** 20,
+    reserveBytes: 0,
   });
   expect(level).toBe('debug');
 });
@@ -123,4 +135,11 @@ it('tells after a recovery what came back, what is lost, and which rollouts wait
   expect(text).toContain('caught up with http://gateway:7401');
   expect(text).toContain('5 chunks of camera 2.0.0 are lost');
   expect(text).toContain('sitecast rollout resume 1f0c9a5be6d27788');
+  expect(text.split('\n').slice(0, 4)).toEqual([
+    'the database in d has lost what it had: 2 are missing',
+    'unreadable, in whole or in part: 000005.ldb',
+    'deleted, for they could not be read: 1 of member',
+    'revoked again: 12D3KooWx',
+  ]);
+  expect(text).toContain("no admin's API token was left: a new one is in d/admin.token");
 });

@@ -1,4 +1,4 @@
-import { parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
+import { parseBytes, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
 import {
@@ -15,6 +15,7 @@ type LogLevel = (typeof LOG_LEVELS)[number];
 
 const DEFAULT_STAGING_TTL_MS = 30 * 86_400_000;
 const DEFAULT_MAX_STAGED_BYTES = 64 * 2 ** 30;
+const DEFAULT_RESERVE_BYTES = 256 * 2 ** 20;
 
 interface ServeOptions {
   data: string;
@@ -25,6 +26,7 @@ interface ServeOptions {
   logLevel: LogLevel;
   stagingTtl: number;
   maxStagedBytes: number;
+  reserve: number;
   gossipListen?: string[];
   gossipAnnounce?: string[];
   fleetKeyFile?: string;
@@ -45,11 +47,14 @@ export interface OriginCommands {
 }
 
 const RECOVER_HELP = `
-To be run after the data directory was brought back from a backup, before the origin is started. Gateways and devices refuse
-what is older than they have seen: so the newest metadata is read back from gateways (it's signed: none can make anything
-up), releases that the backup lacks are fetched from them, and the origin goes on above all version numbers that were
-ever handed out. All rollouts are paused: \`sitecast rollout resume ID\` once you have looked at them. Devices and gateways
-that were let in after the backup must enrol again. What the audit log has lost since the backup, an entry in it says.
+To be run before the origin is started, after the data directory was brought back from a backup; or where a damaged database keeps
+the origin from starting and there's no backup to go back to: then what can be read of it is kept, and what is lost is told.
+
+Gateways and devices refuse what is older than they have seen: so the newest metadata is read back from gateways (it's signed:
+none can make anything up), releases that are lacking here are fetched from them, and the origin goes on above all version
+numbers that were ever handed out. All rollouts are paused: \`sitecast rollout resume ID\` once you have looked at them. Devices
+and gateways that the database no longer knows must enrol again; those that were revoked stay revoked, as far as the signed rollout
+files or the audit log tell. What the audit log has lost, an entry in it says.
 
 Example:
   sitecast-origin recover --data /var/lib/sitecast --from http://gateway-north:7401 --from http://gateway-south:7401`;
@@ -82,7 +87,7 @@ export function originProgram(
   const program = new SettingsCommand('sitecast-origin').description(
     'The origin: release repository, rollout controller, device registry, report sink.',
   );
-  gossipOptions(program.command('serve'))
+  diskOptions(gossipOptions(program.command('serve')))
     .description('Serve the releases of a data directory, and take new ones from operators.')
     .requiredOption('--data <dir>', 'where everything is kept; created if it is not there')
     .addOption(
@@ -96,6 +101,46 @@ export function originProgram(
     .addOption(
       new Option('--log-level <level>', 'of the JSON lines on stderr').choices(LOG_LEVELS).default('info'),
     )
+    .addHelpText('after', EXAMPLES)
+    .action(async (options: ServeOptions) => {
+      const settings = {
+        dataDirectory: options.data,
+        listen: options.listen,
+        tls: checkTls(options),
+        stagingTtlMs: options.stagingTtl,
+        maxStagedBytes: options.maxStagedBytes,
+        reserveBytes: options.reserve,
+        gossip: gossipOf(options),
+      };
+      await serve(settings, options.logLevel);
+    });
+  recoverCommand(program, recover, out);
+  return program;
+}
+
+function recoverCommand(
+  program: SettingsCommand,
+  recover: OriginCommands['recover'],
+  out: (text: string) => void,
+): void {
+  program
+    .command('recover')
+    .description(
+      'Go on after a restore from a backup, or with a damaged database: catch up with the gateways, pause all rollouts.',
+    )
+    .requiredOption('--data <dir>', "the origin's data directory; no origin may be running on it")
+    .option('--from <url...>', 'gateways to read the newest metadata back from')
+    .option('--json', 'print the result as JSON')
+    .addHelpText('after', RECOVER_HELP)
+    .action(async ({ data, from = [], json }: RecoverOptions) => {
+      const recovered = await recover(data, from);
+      out(json === true ? `${JSON.stringify(recovered)}\n` : recoveredText(recovered));
+    });
+}
+
+/** How much of the disk is taken by what. */
+function diskOptions(serve: SettingsCommand): SettingsCommand {
+  return serve
     .addOption(
       new Option('--staging-ttl <duration>', 'how long uploads are kept that no release refers to')
         .argParser(parseDurationMs)
@@ -106,30 +151,14 @@ export function originProgram(
         .argParser(parseSizeBytes)
         .default(DEFAULT_MAX_STAGED_BYTES, '64GiB'),
     )
-    .addHelpText('after', EXAMPLES)
-    .action(async (options: ServeOptions) => {
-      const settings = {
-        dataDirectory: options.data,
-        listen: options.listen,
-        tls: checkTls(options),
-        stagingTtlMs: options.stagingTtl,
-        maxStagedBytes: options.maxStagedBytes,
-        gossip: gossipOf(options),
-      };
-      await serve(settings, options.logLevel);
-    });
-  program
-    .command('recover')
-    .description('Catch up with the gateways after a restore from a backup, and pause all rollouts.')
-    .requiredOption('--data <dir>', 'the directory that was restored; no origin may be running on it')
-    .option('--from <url...>', 'gateways to read the newest metadata back from')
-    .option('--json', 'print the result as JSON')
-    .addHelpText('after', RECOVER_HELP)
-    .action(async ({ data, from = [], json }: RecoverOptions) => {
-      const recovered = await recover(data, from);
-      out(json === true ? `${JSON.stringify(recovered)}\n` : recoveredText(recovered));
-    });
-  return program;
+    .addOption(
+      new Option(
+        '--reserve <size>',
+        'disk space that uploads, enrolments and reports leave free, for what operators do and what is signed',
+      )
+        .argParser(parseBytes)
+        .default(DEFAULT_RESERVE_BYTES, '256MiB'),
+    );
 }
 
 function gossipOptions(serve: SettingsCommand): SettingsCommand {
@@ -150,8 +179,9 @@ function gossipOf({ gossipListen = [], gossipAnnounce = [], fleetKeyFile }: Serv
 }
 
 function recoveredText(recovered: Recovered): string {
-  const { from, unread, versions, releases, lacking, paused, logRestoredTo } = recovered;
+  const { from, unread, versions, releases, lacking, paused, logRestoredTo, adminTokenPath } = recovered;
   const lines = [
+    ...databaseLines(recovered),
     from === undefined ? 'nothing newer was found: the repository stays as it was' : `caught up with ${from}`,
     ...releases.map(({ product, counter }) => `  brought back: release ${counter} of ${product}`),
     ...lacking.map(
@@ -159,13 +189,30 @@ function recoveredText(recovered: Recovered): string {
         `  ${chunks} chunks of ${product} ${version} are lost: publish it again, with the same image, once the origin runs`,
     ),
     ...unread.map(({ mirror, message }) => `  not read: ${mirror}: ${message}`),
-    `goes on with timestamp ${versions.timestamp}, targets ${versions.targets}, root ${versions.root}`,
+    versions.timestamp === undefined
+      ? 'no repository is published yet'
+      : `goes on with timestamp ${versions.timestamp}, targets ${versions.targets}, root ${versions.root}`,
     logRestoredTo
       ? `the audit log goes on from entry ${logRestoredTo.seq} of ${logRestoredTo.at}: what was recorded after that is lost`
       : 'the audit log begins anew: what was recorded before is lost',
     ...paused.map(
       id => `paused: rollout ${id}; look at it, then \`sitecast rollout resume ${id}\` or \`abort\``,
     ),
+    ...(adminTokenPath === undefined
+      ? []
+      : [`no admin's API token was left: a new one is in ${adminTokenPath}`]),
   ];
   return `${lines.join('\n')}\n`;
+}
+
+function databaseLines({ database, revokedAgain }: Recovered): string[] {
+  const { lost, damagedFiles, unreadable, putAside } = database;
+  const counts = Object.entries(unreadable).map(([table, count]) => `${count} of ${table}`);
+  return [
+    ...(lost === undefined ? [] : [lost]),
+    ...(damagedFiles.length === 0 ? [] : [`unreadable, in whole or in part: ${damagedFiles.join(', ')}`]),
+    ...(counts.length === 0 ? [] : [`deleted, for they could not be read: ${counts.join(', ')}`]),
+    ...(putAside === undefined ? [] : [`nothing could be made of the database: it lies in ${putAside} now`]),
+    ...revokedAgain.map(id => `revoked again: ${id}`),
+  ];
 }

@@ -25,6 +25,8 @@ export interface OriginSettings {
   tls?: { certPath: string; keyPath: string } | undefined;
   stagingTtlMs: number;
   maxStagedBytes: number;
+  /** What uploads, enrolments and reports leave free of the disk. */
+  reserveBytes: number;
   gossip?: GossipSettings;
 }
 

@@ -12,6 +12,8 @@ const SEEDED = {
   'test/walls/as-agent/breach.ts': 'agent-stands-alone',
   'test/walls/as-shared/breach.ts': 'shared-knows-nobody',
   'test/walls/as-cli/breach.ts': 'cli-speaks-http-only',
+  'test/walls/as-origin/database.ts': 'key-value-alone-knows-the-database',
+  'test/walls/as-agent/database.ts': 'agent-has-no-database',
 };
 
 const config = await extractConfig('./.dependency-cruiser.cjs');

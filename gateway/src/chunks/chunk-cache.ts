@@ -6,10 +6,11 @@ import {
   verifyFrame,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
+import { startingWith } from '@sitecast/shared/key-value';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { Log } from '../log.ts';
-import { type RecordChange, type Records, startingWith } from '../storage/records.ts';
+import type { RecordChange, Records } from '../storage/records.ts';
 import type { FrameFiles } from './frame-files.ts';
 
 /** Files whose content was checked by this process and that haven't changed since; others are checked when read. */

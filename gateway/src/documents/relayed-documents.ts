@@ -1,10 +1,11 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
+import { startingWith } from '@sitecast/shared/key-value';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import type { Log } from '../log.ts';
-import { type Records, startingWith } from '../storage/records.ts';
+import type { Records } from '../storage/records.ts';
 import { TokenBucket } from '../storage/token-bucket.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 

@@ -1,4 +1,5 @@
 import type { Acknowledgement, Assignment } from '@sitecast/shared/fleet';
+import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
 import type { EnrolmentRelay } from '../enrolment/enrolment-relay.ts';
@@ -32,6 +33,7 @@ export interface AppDeps {
   /** This gateway itself: what it takes in would reach nobody. */
   isOwnRevoked: () => boolean;
   metrics: Metrics;
+  database: DatabaseState;
   now: () => number;
   log: Log;
 }

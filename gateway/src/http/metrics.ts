@@ -2,6 +2,7 @@ import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client';
 import type { ChunkCounts } from '../chunks/chunk-service.ts';
+import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { HeldLease } from '../leases/leases.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 import type { SharingCounts } from '../siblings/site-store.ts';
@@ -29,6 +30,9 @@ export interface MetricsSource {
   /** When the upstreams were last reached, milliseconds since 1970. */
   lastContactMs: () => number | undefined;
   isEnrolled: () => boolean;
+  /** On the data directory's file system. */
+  freeBytes: () => Promise<number>;
+  database: () => DatabaseState;
   now: () => number;
 }
 
@@ -111,6 +115,7 @@ export class Metrics {
     this.#watchChunks(source);
     this.#watchSharing(source);
     this.#watchMirror(source);
+    this.#watchDisk(source);
     this.#gauge('sitecast_outbox_reports', 'Reports that wait for the origin.', () => source.outbox().length);
     this.#gauge('sitecast_outbox_bytes', 'Their weight, about.', () => source.outbox().bytes);
     this.#gauge(
@@ -232,6 +237,23 @@ export class Metrics {
     });
     versions.reset();
     expiry.reset();
+  }
+
+  #watchDisk({ freeBytes, database }: MetricsSource): void {
+    this.#gauge('sitecast_disk_free_bytes', "Free on the data directory's file system.", freeBytes);
+    this.#gauge(
+      'sitecast_database_writable',
+      '0 while the database takes nothing, for a write has failed.',
+      () => Number(database().trouble === undefined),
+    );
+    this.#gauge('sitecast_database_damaged', '1 once the database was found damaged while in use.', () =>
+      Number(database().damage !== undefined),
+    );
+    this.#gauge(
+      'sitecast_database_reopened_total',
+      'Times that the database was opened anew, after a write that failed.',
+      () => database().mendedCount,
+    );
   }
 
   #gauge(name: string, help: string, value: () => number | Promise<number>): void {

@@ -1,16 +1,15 @@
-import { join } from 'node:path';
-import { rm } from 'node:fs/promises';
-import { afterAll, beforeEach, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import type { RolloutsFile } from '@sitecast/shared/fleet';
 import { assignmentFor } from '@sitecast/shared/fleet/testing';
-import { LevelState } from '../adapters/level-state.ts';
-import { removeTemporaryDirectories, temporaryDirectory } from '../testing/world.ts';
-import { Leases } from './leases.ts';
+import type { Records } from '../storage/records.ts';
+import { openTestDatabase, removeTemporaryDirectories, type TestDatabase } from '../testing/world.ts';
+import { LEASE_MS, LEASES_CLOSED_KEY, Leases } from './leases.ts';
 import { SiteDevices } from './site-devices.ts';
 
 const MINUTE_MS = 60_000;
 const ROLLOUT = 'a'.repeat(16);
-const open: LevelState[] = [];
+let database: TestDatabase;
+let records: Records;
 let leases: Leases;
 let nowMs: number;
 const revoked = new Set<string>();
@@ -20,15 +19,13 @@ beforeEach(async () => {
   nowMs = Date.parse('2030-01-01T00:00:00Z');
   revoked.clear();
   movedAway = undefined;
-  const directory = await temporaryDirectory();
-  await rm(directory, { recursive: true });
-  const state = await LevelState.open(join(directory, 'state'), directory);
-  open.push(state);
+  database = await openTestDatabase();
+  records = database.records('leases');
   const devices = new SiteDevices();
   devices.site = 'north';
   for (const id of ['one', 'two', 'three', 'four']) devices.note(assignmentFor(id));
   leases = new Leases({
-    records: state.records('leases'),
+    records,
     devices,
     site: async () => 'north',
     assignmentOf: async id => ({ ...assignmentFor(id), ...(id === movedAway && { site: 'south' }) }),
@@ -37,10 +34,8 @@ beforeEach(async () => {
     now: () => nowMs,
   });
 });
-afterAll(async () => {
-  for (const state of open) await state.close();
-  await removeTemporaryDirectories();
-});
+afterEach(() => database.close());
+afterAll(removeTemporaryDirectories);
 
 const rollouts: RolloutsFile = {
   format: 'sitecast-rollouts-1',
@@ -120,4 +115,14 @@ it('lets a device that ended in time begin anew soon', async () => {
     await leases.handle('one', ROLLOUT, 'return');
     nowMs += 10 * MINUTE_MS;
   }
+});
+
+it('gives none while leases may be out that were lost, and no longer than one lasts', async () => {
+  await records.write([{ key: LEASES_CLOSED_KEY, value: nowMs + LEASE_MS }], true);
+  expect(await leases.handle('one', ROLLOUT, 'take')).toEqual({ granted: false, retryAfterMs: LEASE_MS });
+  nowMs += LEASE_MS;
+  expect(await isGranted('one')).toBe(true);
+  // Set back by a day.
+  nowMs -= 24 * 60 * MINUTE_MS;
+  expect(await isGranted('one')).toBe(true);
 });

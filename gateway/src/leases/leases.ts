@@ -1,12 +1,15 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Assignment, Rollout, RolloutsFile } from '@sitecast/shared/fleet';
+import { startingWith } from '@sitecast/shared/key-value';
 import pLimit from 'p-limit';
 import { z } from 'zod';
 import type { SiteDevices } from './site-devices.ts';
-import { type Records, startingWith } from '../storage/records.ts';
+import type { Records } from '../storage/records.ts';
 
 /** How long a device may be down before it asks again: its reboot and health checks, with time to spare. */
-const LEASE_MS = 15 * 60_000;
+export const LEASE_MS = 15 * 60_000;
+/** Until when nobody gets one: leases that are out may have been lost. */
+export const LEASES_CLOSED_KEY = 'closedUntilMs';
 /** When a device that was refused is to ask again. */
 const RETRY_AFTER_MS = 5000;
 
@@ -88,6 +91,8 @@ export class Leases {
       }
       const rollout = this.#rolloutOf(product, rolloutId);
       const nowMs = this.#deps.now();
+      const closedMs = await this.#closedForMs(nowMs);
+      if (closedMs > 0) return { granted: false, retryAfterMs: closedMs };
       const leases = await this.#leases(product);
       const own = leases.get(id);
       const sinceMs = own?.sinceMs ?? nowMs;
@@ -139,6 +144,13 @@ export class Leases {
     const [own, assignment] = await Promise.all([site(), assignmentOf(id)]);
     // What can't be read at present is no reason to let another device go down as well.
     return assignment === undefined || (!assignment.revoked && assignment.site === own);
+  }
+
+  async #closedForMs(nowMs: number): Promise<number> {
+    const untilMs = await this.#deps.records.get(LEASES_CLOSED_KEY);
+    const closedMs = typeof untilMs === 'number' ? untilMs - nowMs : 0;
+    // Longer than it can be: the clock was set back.
+    return closedMs > LEASE_MS ? 0 : closedMs;
   }
 
   /** How long it was held stays known until the cool-down is over: giving it back in between makes no new beginning. */

@@ -1,8 +1,6 @@
-import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { afterAll, beforeEach, expect, it } from 'vitest';
-import { LevelState } from '../adapters/level-state.ts';
-import { removeTemporaryDirectories, temporaryDirectory } from '../testing/world.ts';
+import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
+import type { Records } from '../storage/records.ts';
+import { type TestDatabase, openTestDatabase, removeTemporaryDirectories } from '../testing/world.ts';
 import {
   MAX_DEAD_LETTERS,
   MAX_DEVICE_REPORTS,
@@ -11,21 +9,17 @@ import {
   type OutboxEntry,
 } from './outbox.ts';
 
-const open: LevelState[] = [];
-afterAll(async () => {
-  for (const state of open) await state.close();
-  await removeTemporaryDirectories();
-});
+afterAll(removeTemporaryDirectories);
 
-let state: LevelState;
+let database: TestDatabase;
+let records: Records;
 let outbox: Outbox;
 beforeEach(async () => {
-  const directory = await temporaryDirectory();
-  await rm(directory, { recursive: true });
-  state = await LevelState.open(join(directory, 'state'), directory);
-  open.push(state);
-  outbox = await Outbox.open(state.records('outbox'), Date.now);
+  database = await openTestDatabase();
+  records = database.records('outbox');
+  outbox = await Outbox.open(records, Date.now);
 });
+afterEach(() => database.close());
 
 const envelope = { payload: 'AAAA', payloadType: 't', signatures: [{ keyid: 'k', sig: 'AAAA' }] };
 
@@ -56,7 +50,7 @@ it('gives all strangers together one small share, and known devices the rest', a
     code: 'SITECAST_OUTBOX_FULL',
   });
   await outbox.add([entry(1)]);
-  const again = await Outbox.open(state.records('outbox'), Date.now);
+  const again = await Outbox.open(records, Date.now);
   await expect(again.add([entry(2, { id: 'one-more', isKnown: false })])).rejects.toMatchObject({
     code: 'SITECAST_OUTBOX_FULL',
   });
@@ -113,7 +107,6 @@ it('keeps the last of the reports that the origin refused', async () => {
 
 it('sends what was in a damaged database, and takes anew what is no longer in it', async () => {
   await outbox.add([entry(1), entry(2), entry(3)]);
-  const records = state.records('outbox');
   const keys: string[] = [];
   for await (const [key] of records.entries({ from: '', below: '~' })) keys.push(key);
   const [reports, index] = [
@@ -136,12 +129,4 @@ it('sends what was in a damaged database, and takes anew what is no longer in it
   expect(waiting.map(({ seq }) => seq)).toEqual([1, 2, 3]);
   expect(await again.acknowledge({ id: 'device', epoch: 'e', seq: 3 })).toBe(3);
   expect(again.length).toBe(0);
-});
-
-it('keeps a second process off its database, and says which directory it is', async () => {
-  const directory = await temporaryDirectory();
-  open.push(await LevelState.open(join(directory, 'state'), directory));
-  await expect(LevelState.open(join(directory, 'state'), directory)).rejects.toMatchObject({
-    code: 'SITECAST_DATA_IN_USE',
-  });
 });

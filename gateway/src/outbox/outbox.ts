@@ -1,9 +1,10 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
+import { startingWith } from '@sitecast/shared/key-value';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import { z } from 'zod';
-import { type RecordChange, type Records, startingWith } from '../storage/records.ts';
+import type { RecordChange, Records } from '../storage/records.ts';
 
 /** What one device may have waiting. An agent writes some ten reports an update. */
 export const MAX_DEVICE_REPORTS = 2000;

@@ -1,7 +1,9 @@
+import type { KeyValueStore } from '@sitecast/shared/key-value';
+
 /** One change of a write; a write is made as a whole or not at all. */
 export type RecordChange = { key: string; value: unknown } | { key: string; remove: true };
 
-export interface RecordRange {
+interface RecordRange {
   /** Keys from this one on, itself included. */
   from: string;
   /** Keys below this one. */
@@ -15,13 +17,28 @@ export interface Records {
   get(key: string): Promise<unknown>;
   /**
    * @param isDurable whether the write survives a power cut once this returns
-   * @throws SITECAST_NO_SPACE (noSpace): then nothing was written
+   * @throws SITECAST_NO_SPACE (noSpace), SITECAST_STATE_UNWRITABLE (unreachable): then nothing was written
    */
   write(changes: readonly RecordChange[], isDurable: boolean): Promise<void>;
   entries(range: RecordRange): AsyncIterable<[key: string, value: unknown]>;
 }
 
-/** The range of all keys that begin so. */
-export function startingWith(prefix: string): { from: string; below: string } {
-  return { from: prefix, below: `${prefix}\u{10ffff}` };
+/** A room's own part of a database; the name holds no `!`. */
+export function recordsOf(store: KeyValueStore, room: string): Records {
+  const prefix = `${room}!`;
+  return {
+    get: key => store.get(prefix + key),
+    write: (changes, isDurable) =>
+      store.commit(
+        changes.map(change => ({
+          key: prefix + change.key,
+          value: 'remove' in change ? undefined : change.value,
+        })),
+        { isDurable },
+      ),
+    async *entries({ from, below, limit }) {
+      const range = { from: prefix + from, below: prefix + below, ...(limit !== undefined && { limit }) };
+      for await (const [key, value] of store.entries(range)) yield [key.slice(prefix.length), value];
+    },
+  };
 }

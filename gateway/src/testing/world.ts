@@ -1,5 +1,6 @@
 // For tests only: gateways and devices in temporary directories.
 import { randomBytes } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,14 +8,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type Report, sealEnrolment, sealReport } from '@sitecast/shared/fleet';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { type Envelope, Identity } from '@sitecast/shared/identity';
+import { openLevelStore } from '@sitecast/shared/key-value';
 import { KeyPair } from '@sitecast/shared/signing';
 import type { GatewaySettings } from '../settings.ts';
+import { type Records, recordsOf } from '../storage/records.ts';
 import type { FakeOrigin } from './fake-origin.ts';
 
 const directories: string[] = [];
 
-export async function temporaryDirectory(): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), 'sitecast-gateway-'));
+export async function temporaryDirectory(parent = tmpdir()): Promise<string> {
+  const directory = await mkdtemp(join(parent, 'sitecast-gateway-'));
   directories.push(directory);
   return directory;
 }
@@ -22,6 +25,22 @@ export async function temporaryDirectory(): Promise<string> {
 /** To be called in an `afterAll`. */
 export async function removeTemporaryDirectories(): Promise<void> {
   for (const directory of directories.splice(0)) await rm(directory, { recursive: true, force: true });
+}
+
+/** Where memory can serve as a disk: hundreds of syncs would be what takes the time. */
+const MEMORY_DISK = '/dev/shm';
+
+/** A database of its own, as rooms see it. */
+export interface TestDatabase {
+  records: (room: string) => Records;
+  close(): Promise<void>;
+}
+
+export async function openTestDatabase(): Promise<TestDatabase> {
+  const path = join(await temporaryDirectory(existsSync(MEMORY_DISK) ? MEMORY_DISK : tmpdir()), 'state');
+  const owner = { name: 'gateway', dataDirectory: path, cure: '' };
+  const store = await openLevelStore({ path, witnessPath: `${path}.witness`, owner });
+  return { records: room => recordsOf(store, room), close: () => store.close() };
 }
 
 /** Settings of a gateway that follows an origin; it trusts the first root, or, with a token, what that says. */

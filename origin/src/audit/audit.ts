@@ -1,3 +1,5 @@
+import type { Write } from '../fleet/store.ts';
+
 /** Who did what no operator did. */
 export const ORIGIN = 'origin';
 
@@ -14,6 +16,9 @@ export interface AuditEvent {
 }
 
 export interface Audit {
-  /** Durable when it resolves. It's recorded before what it tells becomes visible: nothing is ever done and not told. */
-  record(event: AuditEvent): Promise<void>;
+  /**
+   * Durable when it resolves. It's recorded before what it tells becomes visible: nothing is ever done and not told.
+   * @param besides committed with it: both are there, or neither
+   */
+  record(event: AuditEvent, besides?: readonly Write[]): Promise<void>;
 }

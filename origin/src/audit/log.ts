@@ -9,7 +9,7 @@ import {
   isWanted,
 } from '@sitecast/shared/audit';
 import { readStored } from '../fleet/registry.ts';
-import type { FleetStore } from '../fleet/store.ts';
+import type { FleetStore, Write } from '../fleet/store.ts';
 import type { Audit, AuditEvent } from './audit.ts';
 
 /** Details of one entry, as JSON; of longer ones the log keeps their length and hash. */
@@ -22,6 +22,7 @@ const SEQ_DIGITS = 16;
 
 interface Waiting {
   event: AuditEvent;
+  besides: readonly Write[];
   resolve: () => void;
   reject: (error: unknown) => void;
 }
@@ -60,9 +61,9 @@ export class AuditLog implements Audit {
   }
 
   /** @throws the store's error: nothing was recorded then, and what it tells mustn't be done */
-  record(event: AuditEvent): Promise<void> {
+  record(event: AuditEvent, besides: readonly Write[] = []): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ event, resolve, reject });
+      this.#waiting.push({ event, besides, resolve, reject });
       if (!this.#isBusy) this.#work = this.#writeAll();
     });
   }
@@ -98,7 +99,7 @@ export class AuditLog implements Audit {
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.splice(0, MAX_ENTRIES_PER_COMMIT);
       try {
-        await this.#append(batch.map(({ event }) => event));
+        await this.#append(batch);
         for (const { resolve } of batch) resolve();
       } catch (error) {
         for (const { reject } of batch) reject(error);
@@ -107,20 +108,22 @@ export class AuditLog implements Audit {
     this.#isBusy = false;
   }
 
-  async #append(events: readonly AuditEvent[]): Promise<void> {
+  async #append(batch: readonly Waiting[]): Promise<void> {
     const at = new Date(this.#now()).toISOString();
     const entries: AuditEntry[] = [];
     let { seq, hash } = this.#head;
-    for (const { by, action, subject, details } of events) {
+    for (const { event } of batch) {
+      const { by, action, subject, details } = event;
       seq += 1;
       const kept = details && boundedDetails(details);
       const entry = { seq, at, by, action, subject, ...(kept && { details: kept }), previous: hash };
       hash = hashOfEntry(entry);
       entries.push({ ...entry, hash });
     }
-    await this.#store.commit(
-      entries.map(entry => ({ table: 'audit' as const, key: keyOfSeq(entry.seq), value: entry })),
-    );
+    await this.#store.commit([
+      ...entries.map(entry => ({ table: 'audit' as const, key: keyOfSeq(entry.seq), value: entry })),
+      ...batch.flatMap(({ besides }) => besides),
+    ]);
     this.#head = { seq, hash };
   }
 }

@@ -55,9 +55,7 @@ afterEach(() => bed.close());
 function copy(): { path: string; store: MemoryFleet } {
   const path = mkdtempSync(join(root, 'run-'));
   cpSync(bed.path, path, { recursive: true });
-  const store = new MemoryFleet();
-  for (const [table, rows] of before.tables) store.tables.set(table, new Map(rows));
-  return { path, store };
+  return { path, store: before.copy() };
 }
 
 type Act = (origin: TestOrigin, member: (original: TestMember) => TestMember) => Promise<unknown>;

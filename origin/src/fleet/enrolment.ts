@@ -3,10 +3,12 @@ import { type Enrolment, readEnrolment } from '@sitecast/shared/fleet';
 import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
 import { type Audit, ORIGIN } from '../audit/audit.ts';
 import { Serial } from '../storage/concurrency.ts';
+import { demandRoom, type Room } from '../storage/room.ts';
 import type { AdmittedBy, JoinTokens } from './join-tokens.ts';
 import type { Member, MemberKind } from './member.ts';
 import type { PendingMembers } from './pending.ts';
 import { MAX_MEMBERS, type Registry } from './registry.ts';
+import type { Write } from './store.ts';
 
 interface EnrolmentDeps {
   registry: Registry;
@@ -14,6 +16,8 @@ interface EnrolmentDeps {
   pending: PendingMembers;
   audit: Audit;
   verifyById: VerifySignature;
+  /** Newcomers leave the reserve alone: they ask again. */
+  room: Room;
   now: () => number;
 }
 
@@ -91,11 +95,11 @@ export class Enrolments {
     const { registry, joinTokens, pending } = this.#deps;
     const { admitted, waiting } = this.#judge(newcomers);
     const members = admitted.map(({ member }) => member);
-    const writes = admitted.map(({ by }) => by.write);
     try {
-      // They are one write for the log, too.
-      await Promise.all(admitted.map(newcomer => this.#recordEnrolment(newcomer)));
-      if (members.length > 0) await registry.putAll(members, writes);
+      if (members.length > 0) {
+        await demandRoom(this.#deps.room);
+        await registry.putAll(members, writes => this.#recordEnrolments([...admitted], writes));
+      }
     } catch (error) {
       for (const { by } of admitted.reverse()) joinTokens.giveBack(by);
       for (const { newcomer } of waiting) newcomer.reject(error);
@@ -175,8 +179,7 @@ export class Enrolments {
         ...(hardware !== undefined && { hardware }),
       };
       const member = this.#newMember(wanted, where, { operator });
-      await this.#record(operator, 'accept', member, { ...wanted, site: where });
-      await registry.put(member);
+      await registry.put(member, this.#recorded(operator, 'accept', member, { ...wanted, site: where }));
       pending.remove(id);
       return member;
     });
@@ -192,8 +195,8 @@ export class Enrolments {
       if (isSameAssignment(member, next)) return member;
       const changed = { ...next, serial: member.serial + 1, changedAt: new Date(now()).toISOString() };
       const before = { tags: member.tags, site: member.site };
-      await this.#record(operator, 'change', changed, { before, tags: changed.tags, site: changed.site });
-      await registry.put(changed);
+      const details = { before, tags: changed.tags, site: changed.site };
+      await registry.put(changed, this.#recorded(operator, 'change', changed, details));
       return changed;
     });
   }
@@ -206,26 +209,25 @@ export class Enrolments {
       if (member.revokedAt !== undefined) return member;
       const at = new Date(now()).toISOString();
       const changed = { ...member, serial: member.serial + 1, changedAt: at, revokedAt: at };
-      await this.#record(operator, 'revoke', changed);
-      await registry.put(changed);
+      await registry.put(changed, this.#recorded(operator, 'revoke', changed));
       return changed;
     });
   }
 
-  /** No operator did it; but one made the token. */
-  #recordEnrolment({ member, by: { before }, via }: Admitted): Promise<void> {
-    const { product, hardware, site } = member;
-    const details = { joinToken: before.id, tokenBy: before.createdBy, product, hardware, site, via };
-    return this.#record(ORIGIN, 'enrol', member, details);
+  /** Each newcomer, its use of a join token, and the entry that tells of it, in one write. No operator did it; but one made the token. */
+  async #recordEnrolments(admitted: readonly Admitted[], members: readonly Write[]): Promise<void> {
+    const recorded = admitted.map(({ member, by: { before, write }, via }, at) => {
+      const { product, hardware, site } = member;
+      const details = { joinToken: before.id, tokenBy: before.createdBy, product, hardware, site, via };
+      return this.#recorded(ORIGIN, 'enrol', member, details)([...members.slice(at, at + 1), write]);
+    });
+    await Promise.all(recorded);
   }
 
-  #record(by: string, what: string, { kind, id }: Member, details?: Record<string, unknown>): Promise<void> {
-    return this.#deps.audit.record({
-      by,
-      action: `${kind}.${what}`,
-      subject: `${kind}:${id}`,
-      ...(details && { details }),
-    });
+  /** What is told and done, in one write. */
+  #recorded(by: string, what: string, { kind, id }: Member, details?: Record<string, unknown>) {
+    const event = { by, action: `${kind}.${what}`, subject: `${kind}:${id}`, ...(details && { details }) };
+    return (writes: readonly Write[]) => this.#deps.audit.record(event, writes);
   }
 
   #newMember(

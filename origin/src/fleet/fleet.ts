@@ -1,5 +1,6 @@
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { Audit } from '../audit/audit.ts';
+import type { Room } from '../storage/room.ts';
 import { Enrolments } from './enrolment.ts';
 import { GatewayBoard } from './gateway-board.ts';
 import type { Outcome } from './outcome.ts';
@@ -21,6 +22,7 @@ interface FleetDeps {
   isRolloutOf: (rolloutId: string, product: string) => boolean;
   rolloutOf: (product: string, counter: number) => string | undefined;
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
+  room: Room;
   now: () => number;
 }
 
@@ -44,6 +46,7 @@ export async function openFleet({
   isRolloutOf,
   rolloutOf,
   onOutcomes,
+  room,
   now,
 }: FleetDeps): Promise<Fleet> {
   const registry = await Registry.open(store);
@@ -58,6 +61,7 @@ export async function openFleet({
       pending: new PendingMembers(),
       audit,
       verifyById,
+      room,
       now,
     }),
     statements: new OriginStatements(registry, signer, now),
@@ -69,6 +73,7 @@ export async function openFleet({
       isRolloutOf,
       rolloutOf,
       onOutcomes,
+      room,
       now,
     }),
     progress,

@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { forked, judge, type SignedReport } from './chain.ts';
 import { type Outcome, outcomeAfter, outcomeSchema } from './outcome.ts';
 import type { ProgressBoard } from './progress.ts';
+import type { Room } from '../storage/room.ts';
 import { readStored, type Registry } from './registry.ts';
 import type { Chain, Status } from './status.ts';
 import { keyOf, type Table, type Write } from './store.ts';
@@ -33,6 +34,8 @@ export interface IntakeDeps {
   rolloutOf: (product: string, counter: number) => string | undefined;
   /** Told after the change is durable. */
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
+  /** Reports leave the reserve alone: whoever sent them keeps them, and sends them again. */
+  room: Room;
   now: () => number;
 }
 

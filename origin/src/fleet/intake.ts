@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { readReport } from '@sitecast/shared/fleet';
+import { demandRoom } from '../storage/room.ts';
 import type { SignedReport } from './chain.ts';
 import { type IntakeDeps, Round, type StoredReport, storedReportSchema } from './intake-round.ts';
 import type { Member } from './member.ts';
@@ -130,7 +131,7 @@ export class ReportIntake {
     if (this.#isBusy) return;
     this.#isBusy = true;
     while (this.#waiting.length > 0) {
-      const jobs = this.#nextJobs();
+      const jobs = await this.#affordable(this.#nextJobs());
       try {
         const taken = await this.#commit(jobs);
         for (const [at, job] of jobs.entries()) job.resolve(taken[at] ?? { chains: [], rejected: [] });
@@ -139,6 +140,17 @@ export class ReportIntake {
       }
     }
     this.#isBusy = false;
+  }
+
+  /** Refuses reports where there's no room for them. What an operator wants has the reserve. */
+  async #affordable(jobs: Job[]): Promise<Job[]> {
+    try {
+      if (jobs.some(({ lift }) => lift === undefined)) await demandRoom(this.#deps.room);
+      return jobs;
+    } catch (error) {
+      for (const { lift, reject } of jobs) if (lift === undefined) reject(error);
+      return jobs.filter(({ lift }) => lift !== undefined);
+    }
   }
 
   #nextJobs(): Job[] {

@@ -11,7 +11,7 @@ import type { FleetStore, Write } from './store.ts';
 export const MAX_JOIN_TOKENS = 10_000;
 export const MAX_JOIN_TOKEN_USES = 1_000_000;
 
-const joinTokenSchema = z.object({
+export const joinTokenSchema = z.object({
   /** Key id of its public half. */
   id: z.string(),
   /** In hex. */
@@ -48,19 +48,17 @@ export interface AdmittedBy {
 
 /** Lets newcomers in, as many as was said. The origin keeps the public half of each token. */
 export class JoinTokens {
-  readonly #store: FleetStore;
   readonly #audit: Audit;
   readonly #now: () => number;
   readonly #byId = new Map<string, StoredJoinToken>();
 
-  private constructor(store: FleetStore, audit: Audit, now: () => number) {
-    this.#store = store;
+  private constructor(audit: Audit, now: () => number) {
     this.#audit = audit;
     this.#now = now;
   }
 
   static async open(store: FleetStore, audit: Audit, now: () => number): Promise<JoinTokens> {
-    const tokens = new JoinTokens(store, audit, now);
+    const tokens = new JoinTokens(audit, now);
     for await (const [key, value] of store.entries('joinToken'))
       tokens.#byId.set(key, readStored('joinToken', key, joinTokenSchema, value));
     return tokens;
@@ -110,13 +108,13 @@ export class JoinTokens {
     const stored = { ...description, publicKey: pair.key.keyval.public ?? '' };
     this.#byId.set(stored.id, stored);
     try {
-      await this.#audit.record({
+      const event = {
         by: createdBy,
         action: 'joinToken.create',
         subject: `joinToken:${stored.id}`,
         details: { kind, site, product, hardware, uses, expiresAt },
-      });
-      await this.#store.commit([writeOf(stored)]);
+      };
+      await this.#audit.record(event, [writeOf(stored)]);
     } catch (error) {
       this.#byId.delete(stored.id);
       throw error;
@@ -132,13 +130,13 @@ export class JoinTokens {
     this.#byId.delete(id);
     try {
       const { uses, used } = token;
-      await this.#audit.record({
+      const event = {
         by: operator,
         action: 'joinToken.revoke',
         subject: `joinToken:${id}`,
         details: { uses, used },
-      });
-      await this.#store.commit([{ table: 'joinToken', key: id, value: undefined }]);
+      };
+      await this.#audit.record(event, [{ table: 'joinToken', key: id, value: undefined }]);
     } catch (error) {
       this.#byId.set(id, token);
       throw error;

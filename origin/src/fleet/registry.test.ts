@@ -1,7 +1,8 @@
+import { join } from 'node:path';
+import { openLevelStore } from '@sitecast/shared/key-value';
+import { ClassicLevel } from 'classic-level';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
-import { type Database, openDatabase } from '../adapters/level-database.ts';
-import { LevelFleet } from '../adapters/level-fleet.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
 import { MAX_PAGE } from '../http/routes/members.ts';
 import { assignmentIn, type TestMember } from '../testing/device.ts';
@@ -11,7 +12,7 @@ import { temporaryDirectory } from '../testing/setup.ts';
 import { JoinTokens, MAX_JOIN_TOKENS } from './join-tokens.ts';
 import { MAX_PROGRESS_ENTRIES, PROGRESS_TTL_MS, ProgressBoard } from './progress.ts';
 import { Registry } from './registry.ts';
-import type { FleetStore } from './store.ts';
+import { FleetTables } from './tables.ts';
 
 it('takes no tag that an assignment could not carry, and reads one that an earlier version took', async () => {
   const bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
@@ -21,7 +22,7 @@ it('takes no tag that an assignment could not carry, and reads one that an earli
   const { registry } = bed.origin.fleet;
   await registry.putAll(
     [{ ...registry.require('device', device.id), serial: 2, tags: { ring: 'x\ud83d' } }],
-    [],
+    writes => bed.store.commit(writes),
   );
   await bed.restart();
   expect(bed.origin.fleet.registry.member(device.id)?.tags).toEqual({ ring: 'x\ufffd' });
@@ -130,18 +131,8 @@ describe('a list of devices', () => {
   });
 });
 
-describe.each(['memory', 'LevelDB'])('the store of a fleet in %s', kind => {
-  const directory = temporaryDirectory();
-  let database: Database | undefined;
-  let store: FleetStore;
-  beforeAll(async () => {
-    if (kind === 'LevelDB') database = await openDatabase(directory.path, directory.path);
-    store = database ? new LevelFleet(database) : new MemoryFleet();
-  });
-  afterAll(async () => {
-    await database?.close();
-    await directory.remove();
-  });
+describe('the tables of a fleet', () => {
+  const store = new MemoryFleet();
 
   const keys = async (range: object) => {
     const found = [];
@@ -161,6 +152,23 @@ describe.each(['memory', 'LevelDB'])('the store of a fleet in %s', kind => {
     expect(await keys({ prefix: 'a!', after: 'a!1' })).toEqual(['a!3', 'a!4']);
     expect(await keys({ prefix: 'a!', isReversed: true, limit: 2 })).toEqual(['a!4', 'a!3']);
     expect(await keys({ prefix: 'a!', after: 'a!4', isReversed: true })).toEqual(['a!3', 'a!1']);
+  });
+
+  it('are those that earlier versions wrote', async () => {
+    const { path, remove } = temporaryDirectory();
+    const earlier = new ClassicLevel<string, unknown>(join(path, 'state'), { valueEncoding: 'json' });
+    for (const name of ['report', 'reporter'])
+      await earlier.sublevel<string, unknown>(name, { valueEncoding: 'json' }).put('a!1', { in: name });
+    await earlier.close();
+    const owner = { name: 'origin', dataDirectory: path, cure: '' };
+    const opened = await openLevelStore({ path: join(path, 'state'), witnessPath: join(path, 'w'), owner });
+    const tables = new FleetTables(opened);
+    expect(await tables.get('report', 'a!1')).toEqual({ in: 'report' });
+    const entries = [];
+    for await (const entry of tables.entries('report')) entries.push(entry);
+    expect(entries).toEqual([['a!1', { in: 'report' }]]);
+    await opened.close();
+    await remove();
   });
 
   it('tells of what can’t be read rather than going on without it', async () => {

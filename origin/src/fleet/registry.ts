@@ -80,15 +80,24 @@ export class Registry {
     }
   }
 
-  /** Makes a member's new state durable, then known. */
-  put(member: Member): Promise<void> {
-    return this.putAll([member], []);
+  /**
+   * Makes a member's new state durable, then known.
+   * @param commit makes it durable, together with what it's told by
+   */
+  put(member: Member, commit: (writes: readonly Write[]) => Promise<void>): Promise<void> {
+    return this.#put([member], commit);
   }
 
-  /** The same for several, in one write to the disk. */
-  async putAll(members: readonly Member[], besides: readonly Write[]): Promise<void> {
-    const writes = members.map(member => ({ table: 'member' as const, key: member.id, value: member }));
-    await this.store.commit([...writes, ...besides]);
+  /**
+   * The same for several.
+   * @param commit makes the write of each member durable, in their order
+   */
+  putAll(members: readonly Member[], commit: (writes: readonly Write[]) => Promise<void>): Promise<void> {
+    return this.#put(members, commit);
+  }
+
+  async #put(members: readonly Member[], commit: (writes: readonly Write[]) => Promise<void>): Promise<void> {
+    await commit(members.map(member => ({ table: 'member', key: member.id, value: member })));
     for (const member of members) {
       if (!this.#members.has(member.id)) this.#ids = undefined;
       this.#members.set(member.id, member);
@@ -121,7 +130,12 @@ export class Registry {
     }));
     if (writes.length === 0) return;
     this.#unsaved.clear();
-    await this.store.commit(writes);
+    try {
+      await this.store.commit(writes);
+    } catch (error) {
+      for (const { key } of writes) this.#unsaved.add(key);
+      throw error;
+    }
   }
 }
 
@@ -145,7 +159,7 @@ export function readStored<T>(table: Table, key: string, schema: z.ZodType<T>, v
     'SITECAST_STATE_DAMAGED',
     `the database holds something unreadable at ${keyOf(table, key)}`,
     {
-      hint: 'Look for a failing disk, then bring the data directory back from a backup.',
+      hint: 'Look for a failing disk. Bring the whole data directory back from a backup, or run `sitecast-origin recover`.',
       cause: parsed.error,
     },
   );

@@ -1,15 +1,18 @@
-/** What the fleet's half of the database holds, by table. */
-export type Table =
-  | 'member'
-  | 'status'
-  | 'inventory'
-  | 'report'
-  | 'outcome'
-  | 'joinToken'
-  | 'rollout'
-  | 'cohort'
-  | 'seen'
-  | 'audit';
+/** What the database holds, by table. */
+export const TABLES = [
+  'member',
+  'status',
+  'inventory',
+  'report',
+  'outcome',
+  'joinToken',
+  'token',
+  'rollout',
+  'cohort',
+  'seen',
+  'audit',
+] as const;
+export type Table = (typeof TABLES)[number];
 
 /** One change; a value of undefined deletes. */
 export interface Write {
@@ -27,12 +30,13 @@ export interface Range {
   limit?: number;
 }
 
-/**
- * Where registry, reports and rollouts are kept. Values are JSON; whoever reads them checks their form.
- * Errors are the database's own; after one nothing of a commit is there, or all of it.
- */
+/** Where registry, tokens, reports, rollouts and the audit log are kept. Values are JSON; whoever reads them checks their form. */
 export interface FleetStore {
-  /** All of the writes or none; they have reached the disk when it returns. */
+  /**
+   * All of the writes or none; they have reached the disk when it returns. When it throws, none of them is there, nor comes back
+   * later: what's in memory beside it agrees with it, where that is changed afterwards.
+   * @throws SITECAST_NO_SPACE, SITECAST_STATE_UNWRITABLE
+   */
   commit(writes: readonly Write[]): Promise<void>;
   get(table: Table, key: string): Promise<unknown>;
   /** In the order of keys. */

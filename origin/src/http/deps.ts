@@ -1,3 +1,4 @@
+import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { AuditLog } from '../audit/log.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
@@ -6,6 +7,7 @@ import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files, ReadableFiles } from '../storage/files.ts';
+import type { Room } from '../storage/room.ts';
 import type { Tokens } from '../tokens/tokens.ts';
 import type { BodyPace } from './body.ts';
 import type { EventStreams } from './event-streams.ts';
@@ -27,6 +29,8 @@ export interface AppDeps {
   waiters: TimestampWaiters;
   eventStreams: EventStreams;
   files: ReadableFiles & Files;
+  room: Room;
+  state: DatabaseState;
   metrics: Metrics;
   /** Memory shared by all request bodies, and how slowly they may come. */
   bodies: { memory: MemoryBudget; pace: BodyPace };

@@ -1,5 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MiddlewareHandler } from 'hono';
+import { demandRoom, type Room } from '../storage/room.ts';
 import type { TokenRole, Tokens } from '../tokens/tokens.ts';
 import { type BodyPace, holdBody } from './body.ts';
 import type { OriginEnv } from './context.ts';
@@ -25,6 +26,14 @@ export function requireMediaType(mediaType: string): MiddlewareHandler<OriginEnv
         { data: { expected: mediaType } },
       );
     }
+    await next();
+  };
+}
+
+/** Demands that there's more room than the reserve. */
+export function requireRoom(room: Room): MiddlewareHandler<OriginEnv> {
+  return async (_c, next) => {
+    await demandRoom(room);
     await next();
   };
 }

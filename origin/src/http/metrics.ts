@@ -1,8 +1,10 @@
+import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { secondsLeft } from '../repository/description.ts';
 import type { Repository } from '../repository/repository.ts';
+import type { Room } from '../storage/room.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { OriginEnv } from './context.ts';
 
@@ -11,6 +13,8 @@ const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
 interface MetricsDeps {
   repository: Repository;
   chunks: Chunks;
+  state: DatabaseState;
+  room: Room;
   now: () => number;
 }
 
@@ -42,7 +46,7 @@ export class Metrics {
       help: 'Bytes of chunk uploads received.',
       registers,
     });
-    for (const gauge of gaugesOf(deps)) this.#registry.registerMetric(gauge);
+    for (const gauge of [...gaugesOf(deps), ...diskGaugesOf(deps)]) this.#registry.registerMetric(gauge);
   }
 
   get contentType(): string {
@@ -107,6 +111,37 @@ function gaugesOf({ repository, chunks, now }: MetricsDeps): Gauge[] {
         for (const [role, version] of Object.entries(repository.versions())) this.set({ role }, version);
       },
     }),
+  ];
+}
+
+function diskGaugesOf({ state, room }: MetricsDeps): Gauge[] {
+  const gauge = (name: string, help: string, value: () => number | Promise<number>): Gauge =>
+    new Gauge({
+      name,
+      help,
+      registers: [],
+      async collect() {
+        this.set(await value());
+      },
+    });
+  return [
+    gauge('sitecast_disk_free_bytes', "Free on the data directory's file system.", () => room.freeBytes()),
+    gauge(
+      'sitecast_disk_reserve_bytes',
+      'Of these, what uploads and reports leave alone.',
+      () => room.reserveBytes,
+    ),
+    gauge('sitecast_database_writable', '0 while the database takes nothing, for a write has failed.', () =>
+      Number(state.trouble === undefined),
+    ),
+    gauge('sitecast_database_damaged', '1 once the database was found damaged while in use.', () =>
+      Number(state.damage !== undefined),
+    ),
+    gauge(
+      'sitecast_database_reopened_total',
+      'Times that the database was opened anew, after a write that failed.',
+      () => state.mendedCount,
+    ),
   ];
 }
 

@@ -1,5 +1,6 @@
 import type { AuditLog } from '../audit/log.ts';
 import { ORIGIN } from '../rollouts/controller/effects.ts';
+import type { RestoredRevocations } from './revocations.ts';
 
 /** Where the restored audit log ends; undefined where it's empty. */
 export interface LogEnd {
@@ -16,9 +17,24 @@ export async function endOf(log: RecoveryLog): Promise<LogEnd | undefined> {
   return last && { seq: last.seq, hash: last.hash, at: last.at };
 }
 
+/** What the database had lost, and what was done about it. */
+export interface MendedState {
+  /** In words; undefined where it was whole. */
+  lost: string | undefined;
+  /** Of which a part, or all, could not be read. */
+  damagedFiles: string[];
+  /** Values that could not be read, by table; they are deleted. */
+  unreadable: Record<string, number>;
+  /** Where the database was put of which nothing could be made. */
+  putAside: string | undefined;
+}
+
+/** Names in one entry: its details are bounded. */
+const MAX_NAMED = 20;
+
 /**
- * That this log isn't the one that the origin was writing when it was lost: it goes on from the backup's end, and what came
- * after that is missing. The numbers of the missing entries are given again.
+ * That this log isn't the one that the origin was writing when it was lost: it goes on from the backup's end, or from what is left, and
+ * what came after that is missing. The numbers of the missing entries are given again.
  */
 export async function recordRecovery(
   log: RecoveryLog,
@@ -28,16 +44,28 @@ export async function recordRecovery(
     from: string | undefined;
     /** By role: those of the backup, and of the copy. */
     versions: { restored: Record<string, number>; seen: Record<string, number> | undefined };
+    database: MendedState;
+    revocations: RestoredRevocations;
   },
 ): Promise<void> {
-  const { end, from, versions } = about;
+  const { end, from, versions, database, revocations } = about;
+  const { lost, damagedFiles, unreadable, putAside } = database;
   const details = {
     logRestoredTo: end ?? null,
     laterEntries: 'lost: what was recorded after that entry, and before this one, is not in this log',
     from: from ?? null,
     versions,
+    ...(lost !== undefined && { lost }),
+    ...(damagedFiles.length > 0 && { damagedFiles: damagedFiles.slice(0, MAX_NAMED) }),
+    ...(Object.keys(unreadable).length > 0 && { unreadable }),
+    ...(putAside !== undefined && { putAside }),
+    ...(revocations.members.length > 0 && {
+      revokedAgain: revocations.members.length,
+      amongThem: revocations.members.slice(0, MAX_NAMED),
+    }),
   };
-  await log.record({ by: ORIGIN, action: 'origin.recover', subject: 'origin:data', details });
+  const event = { by: ORIGIN, action: 'origin.recover', subject: 'origin:data', details };
+  await log.record(event, revocations.writes);
 }
 
 export async function recordPause(log: RecoveryLog, rollouts: readonly string[]): Promise<void> {

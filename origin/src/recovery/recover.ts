@@ -12,6 +12,7 @@ import {
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseRollouts, type RolloutsFile, rolloutsTarget, serializeRollouts } from '@sitecast/shared/fleet';
 import pLimit from 'p-limit';
+import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
 import type { LackingRelease } from '../repository/check-releases.ts';
 import { readListing } from '../repository/check-targets.ts';
@@ -21,9 +22,11 @@ import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
+import { restoreRevocations } from './revocations.ts';
 import {
   endOf,
   type LogEnd,
+  type MendedState,
   recordPause,
   recordRecovery,
   recordReleases,
@@ -40,6 +43,10 @@ interface RecoverDeps {
   chunks: Chunks;
   /** The restored one. */
   audit: RecoveryLog;
+  registry: Pick<Registry, 'member'>;
+  /** What was the matter with the database. */
+  database: MendedState;
+  now: () => number;
   log: Log;
 }
 
@@ -57,60 +64,80 @@ export interface Recovered {
   lacking: LackingRelease[];
   /** Rollouts that are paused now. */
   paused: string[];
-  /** Where the audit log ended that the backup held: what was recorded later is lost. */
+  /** Where the audit log ended that was there: what was recorded later is lost. */
   logRestoredTo: LogEnd | undefined;
+  database: MendedState;
+  /** Devices and gateways that the database no longer knew as revoked. */
+  revokedAgain: string[];
+  /** Where a new first admin's token lies, if none was left. */
+  adminTokenPath?: string;
 }
 
 /**
- * What an origin does first that was restored from a backup, before it serves anybody: takes over what its mirrors have
- * seen since (all of it signed: roots and targets by the operators, the rest by its own keys), goes on above every version number
- * that was ever handed out, and pauses all rollouts. It may be interrupted and run again.
+ * What an origin does first that was restored from a backup, or goes on with what is left of its database, before it serves anybody:
+ * takes over what its mirrors have seen since (all of it signed: roots and targets by the operators, the rest by its own keys), goes
+ * on above every version number that was ever handed out, pauses all rollouts, and sees to it that what was revoked stays so. It may be
+ * interrupted and run again.
  * @param mirrors asked one after the other; the newest copy counts
  * @throws SITECAST_NOT_INITIALISED, SITECAST_MIRRORS_UNREAD, and those of `Repository.adopt`
  */
 export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Promise<Recovered> {
-  const { repository, audit } = deps;
-  const { committed } = repository;
-  if (!committed) throw notInitialised();
+  const { repository, files, audit, database } = deps;
   const unread: Recovered['unread'] = [];
-  const newest = await newestCopy(repository, mirrors, unread);
+  const newest = repository.committed && (await newestCopy(repository, mirrors, unread));
   const copy = newest && isNewer(newest, repository) ? newest : undefined;
-  const releases: Recovered['releases'] = [];
   const logRestoredTo = await endOf(audit);
+  const published = await new PublishedRollouts(repository, files).all();
+  const rollouts = copy ? await rolloutsOf(copy) : published;
+  const revocations = await restoreRevocations(deps, new Map([...published, ...rollouts]));
   const versions = { restored: repository.versions(), seen: copy?.versions };
-  await recordRecovery(audit, { end: logRestoredTo, from: copy?.mirror.name, versions });
-  if (copy) {
-    await repository.raiseFloor(copy.versions);
-    // Paused before anything else: however this ends, no rollout goes on by itself.
-    const paused = await pauseAll(deps, await rolloutsOf(copy));
-    const before = readListing(committed.targets.signed);
-    for (const [product, ofProduct] of readListing(copy.targets.signed).releases) {
-      for (const counter of ofProduct.keys())
-        if (!before.releases.get(product)?.has(counter)) releases.push({ product, counter });
-    }
-    await stageFiles(deps, copy, mirrors);
-    await recordReleases(audit, releases);
-    const lacking = await repository.adopt({ roots: copy.roots, targets: copy.targets });
-    return {
-      from: copy.mirror.name,
-      unread,
-      versions: repository.versions(),
-      releases,
-      lacking,
-      paused,
-      logRestoredTo,
-    };
-  }
-  const paused = await pauseAll(deps, await new PublishedRollouts(repository, deps.files).all());
+  const about = { end: logRestoredTo, from: copy?.mirror.name, versions, database, revocations };
+  if (repository.committed || isMended(database)) await recordRecovery(audit, about);
+  else throw notInitialised();
+  const caughtUp = await catchUp(deps, { copy, mirrors, rollouts });
   return {
-    from: undefined,
+    from: copy?.mirror.name,
     unread,
     versions: repository.versions(),
-    releases,
-    lacking: [],
-    paused,
+    ...caughtUp,
     logRestoredTo,
+    database,
+    revokedAgain: revocations.members,
   };
+}
+
+const isMended = ({ lost, damagedFiles, unreadable }: MendedState): boolean =>
+  lost !== undefined || damagedFiles.length > 0 || Object.keys(unreadable).length > 0;
+
+async function catchUp(
+  deps: RecoverDeps,
+  {
+    copy,
+    mirrors,
+    rollouts,
+  }: {
+    copy: MirrorCopy | undefined;
+    mirrors: readonly Mirror[];
+    rollouts: ReadonlyMap<string, RolloutsFile>;
+  },
+): Promise<Pick<Recovered, 'releases' | 'lacking' | 'paused'>> {
+  const { repository, audit } = deps;
+  const { committed } = repository;
+  if (!committed) return { releases: [], lacking: [], paused: [] };
+  if (copy) await repository.raiseFloor(copy.versions);
+  // Paused before anything else: however this ends, no rollout goes on by itself.
+  const paused = await pauseAll(deps, rollouts);
+  if (!copy) return { releases: [], lacking: [], paused };
+  const releases: Recovered['releases'] = [];
+  const before = readListing(committed.targets.signed);
+  for (const [product, ofProduct] of readListing(copy.targets.signed).releases) {
+    for (const counter of ofProduct.keys())
+      if (!before.releases.get(product)?.has(counter)) releases.push({ product, counter });
+  }
+  await stageFiles(deps, copy, mirrors);
+  await recordReleases(audit, releases);
+  const lacking = await repository.adopt({ roots: copy.roots, targets: copy.targets });
+  return { releases, lacking, paused };
 }
 
 async function newestCopy(

@@ -33,8 +33,10 @@ export async function reconcileRecords(parts: Reconciled): Promise<void> {
       const record = known ? mendedBy(known, rollout) : unknownRecord(product, rollout);
       if (known && isDeepStrictEqual(record, known)) continue;
       mended.push(record);
-      if (known?.next && !isDeepStrictEqual(known.next.rollout, rollout))
-        besides.push(...(await undone(parts, known.next, record)));
+      if (!known?.next) continue;
+      // It got there, and was then not written down: whom its stage let in is in the store, and not counted yet.
+      if (isDeepStrictEqual(known.next.rollout, rollout)) standings.forget(rollout.id);
+      else besides.push(...(await undone(parts, known.next, record)));
     }
   }
   // Begun and never published.

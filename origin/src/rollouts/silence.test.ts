@@ -1,8 +1,9 @@
+import { join } from 'node:path';
+import { openLevelStore } from '@sitecast/shared/key-value';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
-import { openDatabase } from '../adapters/level-database.ts';
-import { LevelFleet } from '../adapters/level-fleet.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
+import { FleetTables } from '../fleet/tables.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { temporaryDirectory, type TestClock } from '../testing/setup.ts';
 
@@ -42,11 +43,16 @@ let close: () => Promise<void>;
 
 beforeEach(async () => {
   const { path, remove } = temporaryDirectory();
-  const database = await openDatabase(path, path);
+  const owner = { name: 'origin', dataDirectory: path, cure: '' };
+  const database = await openLevelStore({
+    path: join(path, 'state'),
+    witnessPath: join(path, 'witness'),
+    owner,
+  });
   timers = new Timers();
   bed = await FleetBed.open(
     at => ({ files: new DiskFiles(at), syncFiles: new SyncDisk(at), after: timers.after }),
-    new LevelFleet(database),
+    new FleetTables(database),
   );
   timers.clock = bed.clock;
   // The minute's tick is set anew, by this clock.

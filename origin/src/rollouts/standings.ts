@@ -15,7 +15,7 @@ import type { Tallies } from './tallies.ts';
 
 /** Ids in one row of a frozen cohort. */
 const IDS_A_ROW = 10_000;
-const rowSchema = z.object({ stage: z.int().min(0), ids: z.array(z.string()).max(IDS_A_ROW) });
+export const cohortRowSchema = z.object({ stage: z.int().min(0), ids: z.array(z.string()).max(IDS_A_ROW) });
 
 interface StandingsDeps {
   registry: Registry;
@@ -39,10 +39,10 @@ export class Standings {
   async follow({ rollout, product }: RolloutRecord): Promise<void> {
     if (this.#ledgers.has(rollout.id)) return;
     const { registry } = this.#deps;
-    const rows: z.infer<typeof rowSchema>[] = [];
+    const rows: z.infer<typeof cohortRowSchema>[] = [];
     const prefix = `${rollout.id}!`;
     for await (const [key, value] of registry.store.entries('cohort', { prefix }))
-      rows.push(readStored('cohort', key, rowSchema, value));
+      rows.push(readStored('cohort', key, cohortRowSchema, value));
     // One that nobody has frozen: its order was restored without its cohort.
     if (rows.length === 0)
       rows.push({ stage: 0, ids: [...reachedBy(rollout, product, registry)].map(({ id }) => id) });

@@ -95,6 +95,15 @@ export class TestOperator {
     return { ...body, httpStatus: response.status };
   }
 
+  /** A request with a JSON body, if there's a value. */
+  async call(method: string, path: string, value?: unknown): Promise<Record<string, unknown>> {
+    const headers = { 'content-type': 'application/json' };
+    return await this.json(path, {
+      method,
+      ...(value !== undefined && { body: JSON.stringify(value), headers }),
+    });
+  }
+
   async onlineKeys(): Promise<OnlineKeys> {
     const response = await this.ask('/api/v1/repository');
     const { onlineKeys }: { onlineKeys: OnlineKeys } = JSON.parse(await response.text());

@@ -1,3 +1,4 @@
+import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { Audit } from '../audit/audit.ts';
 import { AuditLog } from '../audit/log.ts';
 import type { Events } from '../events/events.ts';
@@ -19,9 +20,10 @@ import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import { StagedFiles } from '../staging/staged-files.ts';
 import type { Files, ReadableFiles } from '../storage/files.ts';
+import type { Room } from '../storage/room.ts';
 import { prepareDataDirectory } from '../storage/layout.ts';
 import type { SyncFiles } from '../storage/sync-files.ts';
-import { type StoredToken, Tokens } from '../tokens/tokens.ts';
+import { Tokens } from '../tokens/tokens.ts';
 import type { After } from '../upkeep.ts';
 import { MemoryFleet } from './memory-fleet.ts';
 import { localChunks } from './local-chunks.ts';
@@ -32,7 +34,7 @@ export interface TestOriginOptions {
   files: Files & ReadableFiles;
   syncFiles: SyncFiles;
   now: () => number;
-  /** Registry, reports and rollouts; in memory if not given. */
+  /** The database; in memory if not given. */
   store?: FleetStore;
   after?: After;
   audit?: Audit;
@@ -42,9 +44,11 @@ export interface TestOriginOptions {
   pace?: BodyPace;
   /** What was logged, as `level message`. */
   logged?: string[];
+  room?: Room;
+  state?: DatabaseState;
 }
 
-/** An origin without a socket and with tokens in memory. Opening a second one on the same files is a restart. */
+/** An origin without a socket. Opening a second one on the same files is a restart. */
 export interface TestOrigin {
   app: OriginApp;
   repository: Repository;
@@ -70,20 +74,22 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
     pace = BODY_PACE,
     logged,
+    room = AMPLE_ROOM,
+    state = { trouble: undefined, damage: undefined, mendedCount: 0 },
     store = new MemoryFleet(),
     after = realAfter,
   } = options;
   const log = testLog(logged);
   await prepareDataDirectory(files);
   const audit = await AuditLog.open(store, now);
-  const tokens = await memoryTokens(audit, now);
+  const tokens = await Tokens.open(store, audit, now);
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
   const repository = await Repository.open({ files, chunks, staged, now, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };
-  const services = await openFleetServices({ repository, files, store, ...heard, now, after, log });
+  const services = await openFleetServices({ repository, files, store, ...heard, room, now, after, log });
   const waiters = new TimestampWaiters(repository, after);
   const eventStreams = new EventStreams(events, after);
   const app = createApp({
@@ -97,7 +103,9 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     staged,
     tokens,
     files,
-    metrics: new Metrics({ repository, chunks, now }),
+    metrics: new Metrics({ repository, chunks, state, room, now }),
+    state,
+    room,
     bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
     now,
@@ -107,6 +115,8 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const parts = { app, repository, chunks, staged, tokens, adminToken, waiters, audit, events, eventStreams };
   return { ...parts, ...services };
 }
+
+const AMPLE_ROOM: Room = { freeBytes: async () => Number.POSITIVE_INFINITY, reserveBytes: 0 };
 
 const realAfter: After = (delayMs, act) => {
   const timer = setTimeout(act, delayMs).unref();
@@ -119,21 +129,4 @@ export function testLog(logged: string[] = []): Log {
     logged.push(`${level} ${message}`);
   };
   return { debug: at('debug'), info: at('info'), warn: at('warn'), error: at('error') };
-}
-
-async function memoryTokens(audit: Audit, now: () => number): Promise<Tokens> {
-  const stored = new Map<string, StoredToken>();
-  return await Tokens.open(
-    {
-      all: async () => [...stored.values()],
-      put: async token => {
-        stored.set(token.id, token);
-      },
-      remove: async id => {
-        stored.delete(id);
-      },
-    },
-    audit,
-    now,
-  );
 }

@@ -1,28 +1,23 @@
-import { afterEach, beforeEach, expect, it } from 'vitest';
-import { type Database, openDatabase } from '../adapters/level-database.ts';
-import { LevelTokens } from '../adapters/level-tokens.ts';
-import { TestClock, temporaryDirectory } from '../testing/setup.ts';
-import { MAX_TOKENS, Tokens, type TokenStore } from './tokens.ts';
+import { beforeEach, expect, it } from 'vitest';
+import type { Audit } from '../audit/audit.ts';
+import { AuditLog } from '../audit/log.ts';
+import type { FleetStore, Write } from '../fleet/store.ts';
+import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { TestClock } from '../testing/setup.ts';
+import { MAX_TOKENS, Tokens } from './tokens.ts';
 
-let directory: ReturnType<typeof temporaryDirectory>;
-let database: Database;
-let store: LevelTokens;
+let store: MemoryFleet;
+let audit: AuditLog;
 const clock = new TestClock();
 beforeEach(async () => {
-  directory = temporaryDirectory();
-  database = await openDatabase(directory.path, directory.path);
-  store = new LevelTokens(database);
-});
-afterEach(async () => {
-  await database.close();
-  await directory.remove();
+  store = new MemoryFleet();
+  audit = await AuditLog.open(store, clock.now);
 });
 
-const SILENT = { record: async () => {} };
 const code = (expected: string) => expect.objectContaining({ code: expected });
 
 it('lets each role do what is its own and what the ones below it may', async () => {
-  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const tokens = await Tokens.open(store, audit, clock.now);
   const { token } = await tokens.create({ name: 'ci', role: 'operator' });
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').role).toBe('operator');
   expect(tokens.authorise(`bearer ${token}`, 'operator').name).toBe('ci');
@@ -36,24 +31,21 @@ it.each([
   ['one that was never made', `Bearer sitecast_${'A'.repeat(43)}`, 'SITECAST_TOKEN_INVALID'],
   ['a very long one', `Bearer ${'A'.repeat(100_000)}`, 'SITECAST_TOKEN_INVALID'],
 ])('refuses %s', async (_what, header, expected) => {
-  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const tokens = await Tokens.open(store, audit, clock.now);
   await tokens.create({ name: 'a', role: 'admin' });
   expect(() => tokens.authorise(header, 'viewer')).toThrow(code(expected));
 });
 
 it('keeps the hash of a token alone, and knows it after a restart', async () => {
-  const { token } = await (await Tokens.open(store, SILENT, clock.now)).create({ name: 'a', role: 'viewer' });
-  expect(JSON.stringify(await store.all())).not.toContain(token.slice('sitecast_'.length));
-  await database.close();
-  database = await openDatabase(directory.path, directory.path);
-  store = new LevelTokens(database);
-  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const { token } = await (await Tokens.open(store, audit, clock.now)).create({ name: 'a', role: 'viewer' });
+  expect(JSON.stringify([...store.memory.values])).not.toContain(token.slice('sitecast_'.length));
+  const tokens = await Tokens.open(store, audit, clock.now);
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').name).toBe('a');
   expect(JSON.stringify(tokens.list())).not.toContain('hash');
 });
 
 it('stops taking a token at its expiry, and makes none that has expired', async () => {
-  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const tokens = await Tokens.open(store, audit, clock.now);
   const expiresAt = new Date(clock.nowMs + 1000).toISOString();
   const { token } = await tokens.create({ name: 'a', role: 'viewer', expiresAt });
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').expiresAt).toBe(expiresAt);
@@ -65,7 +57,7 @@ it('stops taking a token at its expiry, and makes none that has expired', async 
 });
 
 it('revokes at once and for good, but never the last admin that lasts', async () => {
-  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const tokens = await Tokens.open(store, audit, clock.now);
   const first = await tokens.create({ name: 'first', role: 'admin' });
   const soon = new Date(clock.nowMs + 60_000).toISOString();
   await tokens.create({ name: 'for a minute', role: 'admin', expiresAt: soon });
@@ -74,13 +66,13 @@ it('revokes at once and for good, but never the last admin that lasts', async ()
   await tokens.revoke(first.id);
   expect(() => tokens.authorise(`Bearer ${first.token}`, 'viewer')).toThrow(code('SITECAST_TOKEN_INVALID'));
   await expect(tokens.revoke(first.id)).rejects.toThrow(code('SITECAST_TOKEN_UNKNOWN'));
-  const again = await Tokens.open(store, SILENT, clock.now);
+  const again = await Tokens.open(store, audit, clock.now);
   expect(again.list().map(({ id }) => id)).not.toContain(first.id);
   expect(again.authorise(`Bearer ${second.token}`, 'admin').name).toBe('second');
 });
 
 it("doesn't let two revocations at once take the last two admins", async () => {
-  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const tokens = await Tokens.open(store, audit, clock.now);
   const ids = [
     await tokens.create({ name: 'a', role: 'admin' }),
     await tokens.create({ name: 'b', role: 'admin' }),
@@ -94,43 +86,35 @@ it('makes an admin where none works: at first, and when all have expired', async
   const keep = async (token: string) => {
     kept.push(token);
   };
-  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const tokens = await Tokens.open(store, audit, clock.now);
   expect(await tokens.createAdminIfNone(keep)).toMatchObject({ role: 'admin' });
   expect(await tokens.createAdminIfNone(keep)).toBeUndefined();
   expect(tokens.authorise(`Bearer ${kept[0]}`, 'admin').role).toBe('admin');
 });
 
 it('leaves an admin that works when the process dies between keeping the first token and storing it', async () => {
-  const dying: TokenStore = {
-    all: async () => [],
-    put: () => Promise.reject(new Error('killed')),
-    remove: async () => {},
-  };
+  const dying: Audit = { record: () => Promise.reject(new Error('killed')) };
   const kept: string[] = [];
   const keep = async (token: string) => {
     kept.push(token);
   };
-  await expect((await Tokens.open(dying, SILENT, clock.now)).createAdminIfNone(keep)).rejects.toThrow(
+  await expect((await Tokens.open(store, dying, clock.now)).createAdminIfNone(keep)).rejects.toThrow(
     'killed',
   );
-  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const tokens = await Tokens.open(store, audit, clock.now);
   await tokens.createAdminIfNone(keep);
   expect(tokens.authorise(`Bearer ${kept.at(-1)}`, 'admin').role).toBe('admin');
 });
 
 it(`keeps ${MAX_TOKENS} tokens and no more`, async () => {
-  const tokens = await Tokens.open(
-    { all: async () => [], put: async () => {}, remove: async () => {} },
-    SILENT,
-    clock.now,
-  );
+  const tokens = await Tokens.open(store, audit, clock.now);
   const make = (at: number) => tokens.create({ name: `x${at}`, role: 'viewer' });
   await Promise.all(Array.from({ length: MAX_TOKENS }, (_, at) => make(at)));
   await expect(make(MAX_TOKENS)).rejects.toThrow(code('SITECAST_TOO_MANY_TOKENS'));
 });
 
 it('gives a name to one token at a time: the audit log tells people apart by it', async () => {
-  const tokens = await Tokens.open(store, SILENT, clock.now);
+  const tokens = await Tokens.open(store, audit, clock.now);
   const make = (name: string, expiresAt?: string) => tokens.create({ name, role: 'viewer', expiresAt });
   const taken = code('SITECAST_TOKEN_NAME_TAKEN');
   const { id } = await make('bob');
@@ -146,9 +130,21 @@ it('gives a name to one token at a time: the audit log tells people apart by it'
   await make('bob');
 });
 
-it('says which directory is in use when another origin has it', async () => {
-  await expect(openDatabase(directory.path, '/the/data')).rejects.toMatchObject({
-    code: 'SITECAST_DATA_IN_USE',
-    message: expect.stringContaining('/the/data'),
-  });
+it('has a token and the entry that tells of it both, or neither', async () => {
+  const commits: (readonly Write[])[] = [];
+  const watched: FleetStore = {
+    get: (table, key) => store.get(table, key),
+    entries: (table, range) => store.entries(table, range),
+    commit: writes => {
+      commits.push(writes);
+      return store.commit(writes);
+    },
+  };
+  const tokens = await Tokens.open(watched, await AuditLog.open(watched, clock.now), clock.now);
+  const { id } = await tokens.create({ name: 'ci', role: 'viewer' });
+  await tokens.revoke(id);
+  expect(commits.map(writes => writes.map(({ table }) => table))).toEqual([
+    ['audit', 'token'],
+    ['audit', 'token'],
+  ]);
 });

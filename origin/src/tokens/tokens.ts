@@ -1,6 +1,9 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
+import { z } from 'zod';
 import { type Audit, ORIGIN } from '../audit/audit.ts';
+import { readStored } from '../fleet/registry.ts';
+import type { FleetStore, Write } from '../fleet/store.ts';
 
 /** What a token allows, in rising order: each role may do all that the ones before it may. */
 export const TOKEN_ROLES = ['viewer', 'operator', 'admin'] as const;
@@ -14,16 +17,17 @@ const TOKEN_PREFIX = 'sitecast_';
 const TOKEN = /^sitecast_[A-Za-z0-9_-]{43}$/;
 
 /** What is kept of a token: never the token itself. */
-export interface StoredToken {
-  id: string;
-  name: string;
-  role: TokenRole;
+export const storedTokenSchema = z.object({
+  id: z.string(),
+  name: z.string(),
+  role: z.enum(TOKEN_ROLES),
   /** SHA-256 of the whole token, hex. A hash without stretching is enough for 256 random bits. */
-  hash: string;
+  hash: z.string().regex(/^[0-9a-f]{64}$/),
   /** RFC 3339, as is `expiresAt`. */
-  createdAt: string;
-  expiresAt?: string;
-}
+  createdAt: z.string(),
+  expiresAt: z.string().exactOptional(),
+});
+type StoredToken = z.infer<typeof storedTokenSchema>;
 
 export type TokenDescription = Omit<StoredToken, 'hash'>;
 
@@ -33,30 +37,32 @@ interface WantedToken {
   expiresAt?: string | undefined;
 }
 
-/** Where tokens are kept; `put` and `remove` have reached the disk when they return. */
-export interface TokenStore {
-  all(): Promise<StoredToken[]>;
-  put(token: StoredToken): Promise<void>;
-  remove(id: string): Promise<void>;
-}
-
 /** API tokens: who may do what. They are all in memory, so that a check touches no disk. */
 export class Tokens {
-  readonly #store: TokenStore;
   readonly #audit: Audit;
   readonly #now: () => number;
   readonly #byId = new Map<string, StoredToken>();
 
-  private constructor(store: TokenStore, audit: Audit, now: () => number) {
-    this.#store = store;
+  private constructor(audit: Audit, now: () => number) {
     this.#audit = audit;
     this.#now = now;
   }
 
-  static async open(store: TokenStore, audit: Audit, now: () => number): Promise<Tokens> {
-    const tokens = new Tokens(store, audit, now);
-    for (const token of await store.all()) tokens.#byId.set(token.id, token);
+  /** @throws SITECAST_STATE_DAMAGED */
+  static async open(store: FleetStore, audit: Audit, now: () => number): Promise<Tokens> {
+    const tokens = new Tokens(audit, now);
+    for await (const [key, value] of store.entries('token'))
+      tokens.#byId.set(key, readStored('token', key, storedTokenSchema, value));
     return tokens;
+  }
+
+  get size(): number {
+    return this.#byId.size;
+  }
+
+  /** Whether there's an admin's, be it expired: once there was one, there always is. */
+  get hasAdmin(): boolean {
+    return [...this.#byId.values()].some(({ role }) => role === 'admin');
   }
 
   /**
@@ -134,13 +140,8 @@ export class Tokens {
     // Out of memory first: two calls at once mustn't revoke the last two admins, each relying on the other.
     this.#byId.delete(id);
     try {
-      await this.#audit.record({
-        by,
-        action: 'token.revoke',
-        subject: `token:${token.name}`,
-        details: { id },
-      });
-      await this.#store.remove(id);
+      const event = { by, action: 'token.revoke', subject: `token:${token.name}`, details: { id } };
+      await this.#audit.record(event, [{ table: 'token', key: id, value: undefined }]);
     } catch (error) {
       this.#byId.set(id, token);
       throw error;
@@ -176,8 +177,8 @@ export class Tokens {
     this.#byId.set(token.id, token);
     try {
       const details = { id: token.id, role, expiresAt };
-      await this.#audit.record({ by, action: 'token.create', subject: `token:${name}`, details });
-      await this.#store.put(token);
+      const event = { by, action: 'token.create', subject: `token:${name}`, details };
+      await this.#audit.record(event, [writeOf(token)]);
     } catch (error) {
       this.#byId.delete(token.id);
       throw error;
@@ -229,6 +230,10 @@ export class Tokens {
   #hasExpired({ expiresAt }: StoredToken): boolean {
     return expiresAt !== undefined && Date.parse(expiresAt) <= this.#now();
   }
+}
+
+function writeOf(token: StoredToken): Write {
+  return { table: 'token', key: token.id, value: token };
 }
 
 /** Names that look the same are the same. */

@@ -1,3 +1,4 @@
+export { endProcessSoon, Endings } from './endings.ts';
 export { applyOptionsFile, limitSettings } from './config-file.ts';
 export { plainJson, plainLine, plainText } from './plain-text.ts';
 export { EXIT_CODES, describeError, exitCodeOf } from './outcome.ts';

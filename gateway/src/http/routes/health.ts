@@ -6,7 +6,10 @@ import { ownRevoked } from '../signed.ts';
 import { JSON_TYPE, problem } from '../schemas.ts';
 
 /** For load balancers and Prometheus. */
-export function healthRoutes(app: OpenAPIHono<GatewayEnv>, { mirror, metrics, isOwnRevoked }: AppDeps): void {
+export function healthRoutes(
+  app: OpenAPIHono<GatewayEnv>,
+  { mirror, metrics, isOwnRevoked, database }: AppDeps,
+): void {
   const alive = createRoute({
     method: 'get',
     path: '/healthz',
@@ -23,7 +26,7 @@ export function healthRoutes(app: OpenAPIHono<GatewayEnv>, { mirror, metrics, is
   const ready = createRoute({
     method: 'get',
     path: '/readyz',
-    summary: 'Whether a complete, verified set of the repository is served.',
+    summary: 'Whether a complete, verified set of the repository is served, and reports are taken.',
     responses: {
       200: {
         description: 'Ready.',
@@ -34,6 +37,8 @@ export function healthRoutes(app: OpenAPIHono<GatewayEnv>, { mirror, metrics, is
   });
   app.openapi(ready, c => {
     if (isOwnRevoked()) throw ownRevoked();
+    const wrong = database.trouble ?? database.damage;
+    if (wrong) throw new SitecastError('unreachable', 'SITECAST_NOT_READY', wrong.message);
     if (mirror.isComplete) return c.json({ status: 'ready' as const }, 200);
     const why = mirror.current
       ? 'files of the mirrored repository are missing, and fetched again'

@@ -7,7 +7,7 @@ import type { OriginApp, OriginEnv } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { holdBatch, holdBody, receiveBody } from '../body.ts';
 import { BatchMemory } from '../memory.ts';
-import { requireMediaType, requireRole } from '../guards.ts';
+import { requireMediaType, requireRole, requireRoom } from '../guards.ts';
 import { bearer, BYTES_TYPE, bytesSchema, JSON_TYPE, withProblems } from '../schemas.ts';
 
 const bytesBody = {
@@ -18,8 +18,9 @@ const bytesBody = {
 export function contentRoutes(app: OriginApp, deps: AppDeps): void {
   const middleware = [requireRole(deps.tokens, 'operator'), requireMediaType(BYTES_TYPE)];
   missingRoute(app, deps, middleware);
-  stageRoute(app, deps, middleware);
-  fileRoute(app, deps, middleware);
+  const uploading = [...middleware, requireRoom(deps.room)];
+  stageRoute(app, deps, uploading);
+  fileRoute(app, deps, uploading);
 }
 
 type Middleware = MiddlewareHandler<OriginEnv>[];

@@ -1,13 +1,14 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { warningsOf } from '../../repository/description.ts';
+import { demandRoom } from '../../storage/room.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
 import { JSON_TYPE } from '../schemas.ts';
 
 /** For load balancers and Prometheus. */
-export function healthRoutes(app: OriginApp, { repository, metrics, now }: AppDeps): void {
+export function healthRoutes(app: OriginApp, { repository, state, room, metrics, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -41,12 +42,17 @@ export function healthRoutes(app: OriginApp, { repository, metrics, now }: AppDe
         },
       },
     }),
-    c => {
+    async c => {
       const expired = warningsOf(repository, now()).find(({ code }) => code === 'SITECAST_ROLE_EXPIRED');
-      if (expired || !repository.isSettled) {
-        const why = expired?.message ?? 'the end of a change could not be written to the disk yet';
-        throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why);
-      }
+      const why =
+        expired?.message ??
+        state.trouble?.message ??
+        state.damage?.message ??
+        (repository.isSettled ? undefined : 'the end of a change could not be written to the disk yet');
+      if (why !== undefined) throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why);
+      await demandRoom(room).catch(({ message }: SitecastError) => {
+        throw new SitecastError('unreachable', 'SITECAST_NOT_READY', message);
+      });
       return c.json({ status: 'ready' as const, initialised: repository.committed !== undefined }, 200);
     },
   );

@@ -1,0 +1,93 @@
+import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, afterEach, expect, it } from 'vitest';
+import { TestWorld } from './testing/gateways.ts';
+import {
+  memoryLog,
+  removeTemporaryDirectories,
+  TestDevice,
+  temporaryDirectory,
+  until,
+} from './testing/world.ts';
+import { openDatabase } from './database.ts';
+import { LEASES_CLOSED_KEY } from './leases/leases.ts';
+import { recordsOf } from './storage/records.ts';
+
+const world = new TestWorld();
+afterEach(() => world.closeAll());
+afterAll(removeTemporaryDirectories);
+
+const now = () => 1_000_000;
+
+async function filled(data: string): Promise<void> {
+  const store = await openDatabase(data, { now, log: memoryLog() });
+  const records = recordsOf(store, 'room');
+  for (let at = 0; at < 50; at += 1) await records.write([{ key: `k${at}`, value: at }], at % 2 === 0);
+  await store.close();
+}
+
+function fileOf(data: string, kind: RegExp): string {
+  const name = readdirSync(join(data, 'state')).find(candidate => kind.test(candidate));
+  if (name === undefined) throw new Error(`there is no ${kind.source}`);
+  return join(data, 'state', name);
+}
+
+it.each<[string, (data: string) => void]>([
+  ['its log is cut', data => truncateSync(fileOf(data, /\.log$/), 900)],
+  ['its log is altered', data => writeFileSync(fileOf(data, /\.log$/), Buffer.alloc(1000, 'x'))],
+  ['CURRENT is gone', data => rmSync(fileOf(data, /^CURRENT$/))],
+  ['MANIFEST is damaged', data => truncateSync(fileOf(data, /^MANIFEST/), 10)],
+  ['the whole of it is gone', data => rmSync(join(data, 'state'), { recursive: true })],
+  ['its witness is gone', data => rmSync(join(data, 'state.witness'))],
+])('goes on, says so, and gives no lease for a while, where %s', async (_what, damage) => {
+  const data = await temporaryDirectory();
+  await filled(data);
+  damage(data);
+  const log = memoryLog();
+  const store = await openDatabase(data, { now, log });
+  expect(log.lines).toMatchObject([
+    {
+      level: 'error',
+      fields: { code: expect.stringMatching(/^SITECAST_STATE_/), detail: expect.any(String) },
+      message: 'the database is damaged: the gateway goes on with what is left of it',
+    },
+  ]);
+  expect(await recordsOf(store, 'leases').get(LEASES_CLOSED_KEY)).toBe(now() + 15 * 60_000);
+  await store.close();
+  const healthy = memoryLog();
+  await (await openDatabase(data, { now, log: healthy })).close();
+  expect(healthy.lines).toEqual([]);
+});
+
+it('keeps a second process off its database, and says which directory it is', async () => {
+  const data = await temporaryDirectory();
+  const store = await openDatabase(data, { now, log: memoryLog() });
+  await expect(openDatabase(data, { now, log: memoryLog() })).rejects.toMatchObject({
+    code: 'SITECAST_DATA_IN_USE',
+    message: expect.stringContaining(data),
+  });
+  await store.close();
+});
+
+it('passes on every report whose database was lost before the origin had it, once its device says it again', async () => {
+  const origin = await world.origin();
+  await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'x'));
+  await origin.startRollout('camera', 1);
+  const first = await world.gateway(origin);
+  const device = new TestDevice();
+  const reports = await Promise.all(Array.from({ length: 5 }, () => device.report()));
+  await origin.close();
+  expect(await device.post(`${first.url}/site/v1/reports`, { reports })).toMatchObject({ status: 202 });
+  await first.close();
+  const log = fileOf(first.settings.data, /\.log$/);
+  writeFileSync(log, readFileSync(log).subarray(0, 200));
+
+  const second = await world.gateway(origin, { data: first.settings.data }, { isReadyFirst: false });
+  expect(second.log.lines.map(({ message }) => message)).toContain(
+    'the database is damaged: the gateway goes on with what is left of it',
+  );
+  expect(await device.post(`${second.url}/site/v1/reports`, { reports })).toMatchObject({ status: 202 });
+  await origin.listen();
+  await until(() => origin.reports.length >= 5, 'the reports to arrive');
+  expect(new Set(origin.reports.map(({ seq }) => seq))).toEqual(new Set([1, 2, 3, 4, 5]));
+});

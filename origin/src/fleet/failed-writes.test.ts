@@ -1,0 +1,169 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type LevelStore, openLevelStore } from '@sitecast/shared/key-value';
+import { replaceLog } from '@sitecast/shared/key-value/testing';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import { FleetBed } from '../testing/fleet.ts';
+import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
+import type { TestMember } from '../testing/device.ts';
+import type { FleetStore, Range, Table, Write } from './store.ts';
+import { FleetTables } from './tables.ts';
+
+/** A store on LevelDB whose disk is full for one commit of those to come. */
+class FillingStore implements FleetStore {
+  readonly #tables: FleetTables;
+  readonly #path: string;
+  #left = Number.POSITIVE_INFINITY;
+
+  constructor(store: LevelStore, path: string) {
+    this.#tables = new FleetTables(store);
+    this.#path = path;
+  }
+
+  /** @param at number of the commit that fails, from 1 */
+  failAt(at: number): void {
+    this.#left = at;
+  }
+
+  get hasFailed(): boolean {
+    return this.#left <= 0;
+  }
+
+  async commit(writes: readonly Write[]): Promise<void> {
+    this.#left -= 1;
+    if (this.#left === 0) replaceLog(this.#path, '/dev/full');
+    await this.#tables.commit(writes);
+  }
+
+  get(table: Table, key: string): Promise<unknown> {
+    return this.#tables.get(table, key);
+  }
+
+  entries(table: Table, range?: Range): AsyncIterable<[string, unknown]> {
+    return this.#tables.entries(table, range);
+  }
+}
+
+let directory: string;
+let level: LevelStore;
+let store: FillingStore;
+let bed: FleetBed;
+beforeEach(async () => {
+  directory = mkdtempSync(join(tmpdir(), 'sitecast-failed-writes-'));
+  const path = join(directory, 'state');
+  const owner = { name: 'origin', dataDirectory: directory, cure: '' };
+  level = await openLevelStore({ path, witnessPath: `${path}.witness`, owner });
+  store = new FillingStore(level, path);
+  bed = await FleetBed.open(at => ({ files: new DiskFiles(at), syncFiles: new SyncDisk(at) }), store);
+});
+afterEach(async () => {
+  store.failAt(Number.POSITIVE_INFINITY);
+  await bed.close();
+  await level.close();
+  rmSync(directory, { recursive: true });
+});
+
+/** All that is in memory and on the disk, too. */
+function memoryOf({ fleet, tokens, audit, rollouts }: TestOrigin): Record<string, unknown> {
+  const { registry } = fleet;
+  const members = [...registry.members()].sort((one, other) => one.id.localeCompare(other.id));
+  return {
+    members,
+    statuses: members.map(({ id }) => registry.status(id)),
+    joinTokens: fleet.joinTokens.list(),
+    tokens: tokens.list(),
+    audited: audit.head,
+    rollouts: rollouts.list(),
+    figures: rollouts.list().map(record => rollouts.standings.figures(record)),
+    tallies: rollouts.list().map(({ rollout }) => [...(rollouts.tallies.current(rollout.id) ?? [])]),
+  };
+}
+
+/** What a process that starts now would have in memory. */
+async function memoryOfNext(): Promise<Record<string, unknown>> {
+  const next = await openTestOrigin({
+    files: new DiskFiles(bed.path),
+    syncFiles: new SyncDisk(bed.path),
+    store,
+    now: bed.clock.now,
+  });
+  // Its own first token besides.
+  const memory = memoryOf(next);
+  await next.close();
+  return memory;
+}
+
+type Act = (at: number) => Promise<{ status: number } | Record<string, unknown>>;
+
+/** Lets the disk be full at each of an operation's commits in turn, and looks whether memory and disk agree then. */
+async function expectAgreement(act: Act): Promise<number> {
+  for (let at = 1; ; at += 1) {
+    store.failAt(at);
+    await act(at);
+    const hasFailed = store.hasFailed;
+    store.failAt(Number.POSITIVE_INFINITY);
+    if (!hasFailed) return at - 1;
+    // As the minute's tick would.
+    await bed.origin.rollouts.reconcile();
+    const memory = memoryOf(bed.origin);
+    const { tokens, audited: _audited, ...rest } = await memoryOfNext();
+    const { tokens: known, audited: _head, ...own } = memory;
+    expect(rest).toEqual(own);
+    expect(tokens).toEqual(expect.arrayContaining(Object(known)));
+  }
+}
+
+it('agrees with the disk after each write that fails of enrolling and reporting', async () => {
+  const device = await bed.device();
+  const { id } = await bed.startRollout();
+  const rollout = { id: String(id), attempt: 1 };
+  const token = await bed.joinToken({ site: 'north', uses: 9 });
+  expect(await expectAgreement(() => bed.member().enrol(token))).toBe(1);
+  const reason = { code: 'healthFailed', message: '' };
+  const reports = [
+    await device.next({ state: 'downloading', rollout }),
+    await device.next({ state: 'failed', rollout, reason }),
+  ];
+  expect(await expectAgreement(() => device.sendReports(reports))).toBeGreaterThanOrEqual(1);
+  expect(await device.report()).toMatchObject({ status: 200 });
+});
+
+it('agrees with the disk after each write that fails of what operators do', async () => {
+  const devices: TestMember[] = [];
+  for (let count = 0; count < 6; count += 1) devices.push(await bed.device());
+  const path = (at: number, rest = '') => `/api/v1/devices/${devices[at]?.id}${rest}`;
+  const waiting = Array.from({ length: 4 }, () => bed.member());
+  for (const member of waiting) await member.enrol();
+  const acts: Act[] = [
+    at => bed.call('POST', '/api/v1/tokens', { name: `token ${at}`, role: 'viewer' }),
+    async () => {
+      const { id } = await bed.call('POST', '/api/v1/tokens', { name: 'ci', role: 'viewer' });
+      return await bed.call('DELETE', `/api/v1/tokens/${String(id)}`);
+    },
+    async () => {
+      await bed.joinToken().catch(() => undefined);
+      const [first] = bed.origin.fleet.joinTokens.list();
+      return await bed.call('DELETE', `/api/v1/join-tokens/${first?.id}`);
+    },
+    at => bed.call('POST', `/api/v1/devices/${waiting[at]?.id}/accept`, { site: 'south' }),
+    at => bed.call('PATCH', path(at), { tags: { ring: 'early' } }),
+    at => bed.call('POST', path(at, '/revoke')),
+  ];
+  for (const act of acts) expect(await expectAgreement(act)).toBeGreaterThanOrEqual(1);
+});
+
+it('agrees with the disk after each write that fails of starting and stopping a rollout', async () => {
+  for (let count = 0; count < 10; count += 1) await bed.device();
+  const stages = [{ basisPoints: 1000 }, { basisPoints: 10_000 }];
+  const started = await expectAgreement(() => bed.startRollout({ allAtOnce: false, stages }));
+  expect(started).toBeGreaterThanOrEqual(2);
+  const [record] = bed.origin.rollouts.list();
+  const path = `/api/v1/rollouts/${record?.rollout.id}`;
+  expect(
+    await expectAgreement(() => bed.call('POST', `${path}/advance`, { target: 1 })),
+  ).toBeGreaterThanOrEqual(2);
+  expect(await expectAgreement(() => bed.call('POST', `${path}/abort`))).toBeGreaterThanOrEqual(2);
+});

@@ -1,0 +1,99 @@
+import type { RolloutsFile } from '@sitecast/shared/fleet';
+import type { Member, MemberKind } from '../fleet/member.ts';
+import type { Registry } from '../fleet/registry.ts';
+import type { Write } from '../fleet/store.ts';
+import type { AuditLog } from '../audit/log.ts';
+
+const PAGE = 1000;
+/** Above every serial that was ever given: of two assignments gateways hold the one with the higher. */
+const SERIAL_STEP = 1_000_000;
+/** Of one that is known to be revoked, and of whom nothing else is. */
+const UNKNOWN_SITE = 'unknown';
+
+/** What must not come back, wherever it is told. */
+interface Told {
+  /** By id; the kind where that is told, too. */
+  members: Map<string, MemberKind | undefined>;
+  tokens: Set<string>;
+  joinTokens: Set<string>;
+}
+
+/** What is written so that what was revoked stays so. */
+export interface RestoredRevocations {
+  writes: Write[];
+  /** Devices and gateways that the database no longer knew as revoked. */
+  members: string[];
+}
+
+/**
+ * Looks for revocations that the database has lost: in the signed rollout files, which name whom nobody is to serve, and in
+ * the audit log, which tells of each.
+ * @param files by product
+ */
+export async function restoreRevocations(
+  {
+    audit,
+    registry,
+    now,
+  }: { audit: Pick<AuditLog, 'find'>; registry: Pick<Registry, 'member'>; now: () => number },
+  files: ReadonlyMap<string, RolloutsFile>,
+): Promise<RestoredRevocations> {
+  const told = await toldIn(audit);
+  for (const { revoked } of files.values())
+    for (const id of revoked) if (!told.members.has(id)) told.members.set(id, undefined);
+  const at = new Date(now()).toISOString();
+  const writes: Write[] = [];
+  const members: string[] = [];
+  for (const [id, kind] of told.members) {
+    const member = registry.member(id);
+    if (member?.revokedAt !== undefined) continue;
+    members.push(id);
+    const product = [...files].find(([, { revoked }]) => revoked.includes(id))?.[0];
+    const value = member ? revokedAgain(member, at) : revokedStranger(id, { kind, product }, at);
+    writes.push({ table: 'member', key: id, value });
+  }
+  for (const key of told.tokens) writes.push({ table: 'token', key, value: undefined });
+  for (const key of told.joinTokens) writes.push({ table: 'joinToken', key, value: undefined });
+  return { writes, members };
+}
+
+async function toldIn(audit: Pick<AuditLog, 'find'>): Promise<Told> {
+  const told: Told = { members: new Map(), tokens: new Set(), joinTokens: new Set() };
+  for (let after = 0; ; ) {
+    const { entries } = await audit.find(after, PAGE);
+    const last = entries.at(-1);
+    if (!last) return told;
+    after = last.seq;
+    for (const { action, subject, details } of entries) {
+      const id = subject.slice(subject.indexOf(':') + 1);
+      if (action === 'device.revoke') told.members.set(id, 'device');
+      if (action === 'gateway.revoke') told.members.set(id, 'gateway');
+      if (action === 'joinToken.revoke') told.joinTokens.add(id);
+      if (action === 'token.revoke' && typeof details?.id === 'string') told.tokens.add(details.id);
+    }
+  }
+}
+
+function revokedAgain(member: Member, at: string): Member {
+  return { ...member, serial: member.serial + SERIAL_STEP, changedAt: at, revokedAt: at };
+}
+
+/** A gateway is named in every product's file: where it isn't known which it is, that is the safe side. */
+function revokedStranger(
+  id: string,
+  { kind, product }: { kind: MemberKind | undefined; product: string | undefined },
+  at: string,
+): Member {
+  const isDevice = kind === 'device' && product !== undefined;
+  return {
+    id,
+    ...(isDevice ? { kind: 'device' as const, product } : { kind: 'gateway' as const }),
+    site: UNKNOWN_SITE,
+    tags: {},
+    serial: SERIAL_STEP,
+    enrolledAt: at,
+    changedAt: at,
+    revokedAt: at,
+    letInBy: { operator: 'origin' },
+  };
+}

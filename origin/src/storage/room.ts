@@ -1,0 +1,23 @@
+import { SitecastError } from '@sitecast/shared/errors';
+
+/** How much room the data directory's file system has. */
+export interface Room {
+  freeBytes(): Promise<number>;
+  /** What uploads, enrolments and reports leave free, for what operators do and what the origin signs. */
+  readonly reserveBytes: number;
+}
+
+/**
+ * For what isn't to use the reserve: it comes again by itself, or can be sent again.
+ * @throws SITECAST_NO_SPACE (noSpace)
+ */
+export async function demandRoom(room: Room): Promise<void> {
+  const { reserveBytes } = room;
+  if ((await room.freeBytes()) >= reserveBytes) return;
+  throw new SitecastError(
+    'noSpace',
+    'SITECAST_NO_SPACE',
+    `the disk of the origin is full, but for the ${Math.ceil(reserveBytes / 2 ** 20)} MiB that are kept for operators`,
+    { hint: "Make room below the origin's --data directory, then try again.", data: { reserveBytes } },
+  );
+}

@@ -1,0 +1,115 @@
+import { bottomOf, SitecastError } from '../errors.ts';
+
+/** Whose database it is, for messages. */
+export interface Owner {
+  /** As in `origin`. */
+  name: string;
+  /** The directory that is given as `--data`. */
+  dataDirectory: string;
+  /** What is to be done about a database that is damaged, or has lost something; a sentence. */
+  cure: string;
+}
+
+/** LevelDB tells most of it in words alone: those of the system. */
+const FULL = /no space left on device|quota exceeded/i;
+const NOT_ALLOWED = /permission denied|operation not permitted|read-only file system|too many open files/i;
+
+/** @returns an error of ours for one with which the database didn't open */
+export function openingError(error: unknown, owner: Owner): SitecastError {
+  if (error instanceof SitecastError) return error;
+  if (hasCode(error, 'LEVEL_LOCKED')) return inUse(owner, error);
+  const said = bottomOf(error);
+  if (FULL.test(said)) return noSpace(owner, error);
+  if (NOT_ALLOWED.test(said)) {
+    return new SitecastError(
+      'failed',
+      'SITECAST_STATE_UNREADABLE',
+      `the database in ${owner.dataDirectory} can't be opened: ${said}`,
+      {
+        hint: 'Everything below --data must belong to the user under whom this runs.',
+        cause: error,
+      },
+    );
+  }
+  return damaged(owner, said, {}, error);
+}
+
+/** @returns an error of ours for a write that failed */
+export function writingError(error: unknown, owner: Owner): SitecastError {
+  if (error instanceof SitecastError) return error;
+  const said = bottomOf(error);
+  if (FULL.test(said)) return noSpace(owner, error);
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_STATE_UNWRITABLE',
+    `the ${owner.name}'s database can't be written: ${said}`,
+    {
+      hint: 'Look for a failing disk. It is tried again by itself; until then nothing is taken.',
+      cause: error,
+    },
+  );
+}
+
+/** @returns an error of ours for a read that failed */
+export function readingError(error: unknown, owner: Owner): unknown {
+  if (
+    error instanceof SitecastError ||
+    !hasCode(error, 'LEVEL_CORRUPTION', 'LEVEL_DECODE_ERROR', 'LEVEL_IO_ERROR')
+  )
+    return error;
+  return damaged(owner, bottomOf(error), {}, error);
+}
+
+export function inUse({ name, dataDirectory }: Owner, cause?: unknown): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_DATA_IN_USE',
+    `another process is using the data directory ${dataDirectory}`,
+    { hint: `One ${name} owns a data directory: stop the other one, or give another --data.`, cause },
+  );
+}
+
+function noSpace({ name }: Owner, cause?: unknown): SitecastError {
+  return new SitecastError('noSpace', 'SITECAST_NO_SPACE', `the disk of the ${name} is full`, {
+    hint: `Make room below the ${name}'s --data directory, then try again.`,
+    cause,
+  });
+}
+
+export function damaged(
+  { dataDirectory, cure }: Owner,
+  what: string,
+  data: Record<string, unknown> = {},
+  cause?: unknown,
+): SitecastError {
+  return new SitecastError(
+    'failed',
+    'SITECAST_STATE_DAMAGED',
+    `the database in ${dataDirectory} is damaged: ${what}`,
+    { hint: cure, data, cause },
+  );
+}
+
+export function lost(
+  { dataDirectory, cure }: Owner,
+  what: string,
+  data: Record<string, unknown>,
+): SitecastError {
+  return new SitecastError(
+    'failed',
+    'SITECAST_STATE_LOST',
+    `the database in ${dataDirectory} has lost what it had: ${what}`,
+    { hint: cure, data },
+  );
+}
+
+/** Whether a database's handle was closed beneath a reader. */
+export const isClosed = (error: unknown): boolean =>
+  hasCode(error, 'LEVEL_DATABASE_NOT_OPEN', 'LEVEL_ITERATOR_NOT_OPEN');
+
+export function hasCode(error: unknown, ...codes: string[]): boolean {
+  return (
+    error instanceof Error &&
+    (('code' in error && codes.includes(String(error.code))) || hasCode(error.cause, ...codes))
+  );
+}

@@ -1,0 +1,124 @@
+import { open, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { readFileBounded } from '../durable/index.ts';
+import { isSystemError, SitecastError } from '../errors.ts';
+import { checkTable, type TableDamage } from './table-check.ts';
+
+const TABLE = /\.(?:ldb|sst)$/;
+const LOG = /\.log$/;
+/** LevelDB's have 2 MiB, and more only where one commit was as large. */
+const MAX_TABLE_BYTES = 1024 * 1024 * 1024;
+/** How fast tables are checked while others want the disk. */
+const UNHURRIED_BYTES_PER_S = 32 * 1024 * 1024;
+
+/** A LevelDB directory as it lies there. */
+export interface FoundFiles {
+  hasCurrent: boolean;
+  /** Newest first. */
+  tables: { name: string; lengthBytes: number }[];
+  logs: { name: string; lengthBytes: number }[];
+}
+
+export interface DamagedTable extends TableDamage {
+  name: string;
+}
+
+export async function listFiles(path: string): Promise<FoundFiles> {
+  const found: FoundFiles = { hasCurrent: false, tables: [], logs: [] };
+  for (const name of (await namesIn(path)).sort().reverse()) {
+    const lengthBytes = await lengthOf(join(path, name));
+    if (lengthBytes === undefined) continue;
+    if (name === 'CURRENT') found.hasCurrent = true;
+    else if (TABLE.test(name)) found.tables.push({ name, lengthBytes });
+    else if (LOG.test(name)) found.logs.push({ name, lengthBytes });
+  }
+  return found;
+}
+
+/**
+ * Checks tables, the newest first, up to so many bytes.
+ * @returns those that are damaged, and the names of those that were not looked into
+ */
+export async function checkTables(
+  path: string,
+  { tables }: Pick<FoundFiles, 'tables'>,
+  maxBytes: number,
+): Promise<{ damaged: DamagedTable[]; unchecked: string[] }> {
+  const damaged: DamagedTable[] = [];
+  const unchecked: string[] = [];
+  let leftBytes = maxBytes;
+  for (const { name, lengthBytes } of tables) {
+    leftBytes -= lengthBytes;
+    if (leftBytes < 0) unchecked.push(name);
+    else {
+      const damage = await checkFile(path, name);
+      if (damage) damaged.push(damage);
+    }
+  }
+  return { damaged, unchecked };
+}
+
+/** Checks one table after the other, slowly. @returns at the first that is damaged */
+export async function checkUnhurried(
+  path: string,
+  names: readonly string[],
+  signal: AbortSignal,
+): Promise<DamagedTable | undefined> {
+  for (const name of names) {
+    if (signal.aborted) return undefined;
+    const damage = await checkFile(path, name);
+    if (damage) return damage;
+    const lengthBytes = (await lengthOf(join(path, name))) ?? 0;
+    await sleep((lengthBytes / UNHURRIED_BYTES_PER_S) * 1000, undefined, { ref: false });
+  }
+  return undefined;
+}
+
+async function checkFile(path: string, name: string): Promise<DamagedTable | undefined> {
+  try {
+    const damage = checkTable(await readFileBounded(join(path, name), MAX_TABLE_BYTES));
+    return damage && { name, ...damage };
+  } catch (error) {
+    // Compacted away meanwhile.
+    if (isSystemError(error, 'ENOENT')) return undefined;
+    if (error instanceof SitecastError) return undefined;
+    if (isSystemError(error, 'EIO'))
+      return { name, trailers: [], unreadable: 'the disk does not give it back' };
+    throw error;
+  }
+}
+
+async function namesIn(path: string): Promise<string[]> {
+  try {
+    return await readdir(path);
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return [];
+    throw error;
+  }
+}
+
+/** Of a regular file; undefined where there's none. */
+async function lengthOf(path: string): Promise<number | undefined> {
+  try {
+    const found = await stat(path);
+    return found.isFile() ? found.size : undefined;
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return undefined;
+    throw error;
+  }
+}
+
+/** Overwrites pieces of a file, durably. */
+export async function overwrite(
+  path: string,
+  pieces: readonly { at: number; bytes: Buffer }[],
+): Promise<void> {
+  const file = await open(path, 'r+');
+  try {
+    for (const { at, bytes } of pieces) await file.write(bytes, 0, bytes.length, at);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}

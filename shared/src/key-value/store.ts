@@ -1,0 +1,45 @@
+import type { SitecastError } from '../errors.ts';
+
+/** One change of a commit; a value of undefined deletes the key. */
+export interface Change {
+  key: string;
+  value: unknown;
+}
+
+/** Keys from `from` on, itself included, and below `below`; in the order of their UTF-8 bytes. */
+export interface KeyRange {
+  from: string;
+  below: string;
+  isReversed?: boolean;
+  limit?: number;
+}
+
+/** JSON values by key. Whoever reads one checks its form. */
+export interface KeyValueStore {
+  /** Undefined if there's none. @throws SITECAST_STATE_DAMAGED */
+  get(key: string): Promise<unknown>;
+  /**
+   * All of the changes or none. When it returns, they have reached the disk, unless `isDurable` is false: then a power cut may
+   * take them. When it throws, none of them is there, nor comes back later; only if the process ends before the next
+   * commit that succeeds may a later process find all of them.
+   * @throws SITECAST_NO_SPACE (noSpace), SITECAST_STATE_UNWRITABLE (unreachable)
+   */
+  commit(changes: readonly Change[], options?: { isDurable?: boolean }): Promise<void>;
+  /** @throws SITECAST_STATE_DAMAGED */
+  entries(range: KeyRange): AsyncIterable<[key: string, value: unknown]>;
+}
+
+/** How a database is, for whoever watches. */
+export interface DatabaseState {
+  /** Why nothing can be written now; undefined while all is well. */
+  readonly trouble: SitecastError | undefined;
+  /** What was found damaged while it was in use; what can be read is read, and commits are taken. */
+  readonly damage: SitecastError | undefined;
+  /** How often it was opened anew after a write that failed. */
+  readonly mendedCount: number;
+}
+
+/** The range of all keys that begin so. */
+export function startingWith(prefix: string): { from: string; below: string } {
+  return { from: prefix, below: `${prefix}\u{10ffff}` };
+}

@@ -1,0 +1,34 @@
+import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs';
+
+/**
+ * Puts another file in the place of the one that LevelDB writes its log to, within this process: what the kernel then says to a write is
+ * real (`/dev/full`: no space left), without a disk that's full.
+ * @param path the database's directory
+ * @returns the log's path
+ */
+export function replaceLog(path: string, by: string, flags = 'r+'): string {
+  for (const name of readdirSync('/proc/self/fd')) {
+    const log = targetOf(name);
+    if (log === undefined || !log.startsWith(`${path}/`) || !log.endsWith('.log')) continue;
+    replaceDescriptor(Number(name), by, flags);
+    return log;
+  }
+  throw new Error(`no log of ${path} is open`);
+}
+
+function replaceDescriptor(wanted: number, by: string, flags: string): void {
+  closeSync(wanted);
+  const others: number[] = [];
+  // The kernel gives the lowest number that is free.
+  for (let given = openSync(by, flags); given !== wanted; given = openSync(by, flags)) others.push(given);
+  for (const other of others) closeSync(other);
+}
+
+function targetOf(name: string): string | undefined {
+  try {
+    return readlinkSync(`/proc/self/fd/${name}`);
+  } catch {
+    // The descriptor with which the folder was read.
+    return undefined;
+  }
+}

@@ -1,0 +1,2 @@
+export { replaceLog } from './failing-log.ts';
+export { MemoryStore } from './memory-store.ts';

@@ -1,0 +1,129 @@
+import { closeSync, fdatasync, openSync, writeSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { crc32 } from 'node:zlib';
+import { z } from 'zod';
+import { writeFileDurably } from '../durable/index.ts';
+import { isSystemError } from '../errors.ts';
+
+/** Two slots, written in turn, each in a sector of its own: a power cut spoils one at the most. */
+const SLOT_BYTES = 512;
+const SLOTS = 2;
+/** How long after a note it has reached the disk, too. */
+const SYNC_AFTER_MS = 1000;
+
+const notedSchema = z.object({
+  /** Of the database that it's about. */
+  id: z.string().regex(/^[0-9a-f]{32}$/),
+  /** Number of the last commit that was acknowledged. */
+  commit: z.int().min(0),
+  /** What the database's owner knew then, for people: counts. */
+  known: z.record(z.string(), z.int()),
+});
+export type Noted = z.infer<typeof notedSchema>;
+
+/**
+ * A file beside the database that tells which commit was the last one. LevelDB drops the end of a damaged log without a word, just as it
+ * drops what a power cut left half-written; by this file the two are told apart. A note is in the page cache before a commit is acknowledged,
+ * so it survives the end of the process, and it's on the disk a second later. It never says more than the database has.
+ */
+export class Witness {
+  readonly #path: string;
+  readonly #known: () => Record<string, number>;
+  #file: number | undefined;
+  #last: Noted | undefined;
+  #syncing: NodeJS.Timeout | undefined;
+
+  /** @param known asked with each note */
+  constructor(path: string, known: () => Record<string, number>) {
+    this.#path = path;
+    this.#known = known;
+  }
+
+  /** What was noted; undefined where there's no file; `unreadable` where it holds no note that is whole. */
+  async read(): Promise<Noted | 'unreadable' | undefined> {
+    let bytes: Buffer;
+    try {
+      bytes = await readFile(this.#path);
+    } catch (error) {
+      if (isSystemError(error, 'ENOENT')) return undefined;
+      throw error;
+    }
+    let newest: Noted | undefined;
+    for (let slot = 0; slot < SLOTS; slot += 1) {
+      const noted = parseSlot(bytes.subarray(slot * SLOT_BYTES, (slot + 1) * SLOT_BYTES));
+      if (noted && noted.commit >= (newest?.commit ?? 0)) newest = noted;
+    }
+    return newest ?? 'unreadable';
+  }
+
+  /** Makes the file anew, durably. */
+  async begin(id: string, commit: number): Promise<void> {
+    this.#close();
+    const noted = { id, commit, known: this.#known() };
+    await writeFileDurably(this.#path, Buffer.concat([slotOf(noted), slotOf(noted)]), 0o600);
+    this.#last = noted;
+  }
+
+  /** There's one, and it's about this database. */
+  goOn(noted: Noted): void {
+    this.#last = noted;
+  }
+
+  get hasBegun(): boolean {
+    return this.#last !== undefined;
+  }
+
+  /** @throws the system's error: then what follows mustn't be acknowledged */
+  note(commit: number): void {
+    if (!this.#last) throw new Error('the witness has not begun');
+    this.#file ??= openSync(this.#path, 'r+');
+    this.#last = { ...this.#last, commit, known: this.#known() };
+    writeSync(this.#file, slotOf(this.#last), 0, SLOT_BYTES, (commit % SLOTS) * SLOT_BYTES);
+    this.#syncing ??= setTimeout(() => {
+      this.#syncing = undefined;
+      this.#sync().catch(() => undefined);
+    }, SYNC_AFTER_MS).unref();
+  }
+
+  async close(): Promise<void> {
+    clearTimeout(this.#syncing);
+    try {
+      await this.#sync();
+    } finally {
+      this.#close();
+    }
+  }
+
+  /** The counts are those after the last commit, as its caller has them in memory by now. */
+  async #sync(): Promise<void> {
+    if (this.#file === undefined || !this.#last) return;
+    this.note(this.#last.commit);
+    clearTimeout(this.#syncing);
+    this.#syncing = undefined;
+    await promisify(fdatasync)(this.#file);
+  }
+
+  #close(): void {
+    if (this.#file !== undefined) closeSync(this.#file);
+    this.#file = undefined;
+  }
+}
+
+function slotOf(noted: Noted): Buffer {
+  const text = JSON.stringify(noted);
+  const line = `${crc32(text).toString(16).padStart(8, '0')} ${text}`;
+  if (line.length >= SLOT_BYTES) return slotOf({ ...noted, known: {} });
+  return Buffer.from(`${line.padEnd(SLOT_BYTES - 1)}\n`);
+}
+
+function parseSlot(slot: Buffer): Noted | undefined {
+  const line = slot.toString('utf8').trimEnd();
+  const text = line.slice(9);
+  if (line.slice(0, 8) !== crc32(text).toString(16).padStart(8, '0')) return undefined;
+  try {
+    return notedSchema.safeParse(JSON.parse(text)).data;
+  } catch {
+    return undefined;
+  }
+}

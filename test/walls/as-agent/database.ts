@@ -1,0 +1,2 @@
+// A seeded breach: see check.mjs.
+export * from '@sitecast/shared/key-value';

@@ -1,0 +1,2 @@
+// A seeded breach: see check.mjs.
+export { ClassicLevel } from 'classic-level';
