@@ -1,2 +1,2 @@
-export { openBounded, readFileBounded, readFromHandle } from './bounded.ts';
+export { openBounded, readFileBounded, readFromHandle, readSecretBounded } from './bounded.ts';
 export { createFileDurably, makeDirectory, removeDurably, syncDirectory, writeFileDurably } from './files.ts';
