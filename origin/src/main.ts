@@ -1,8 +1,8 @@
-import { access, readFile } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
-import { makeDirectory, writeFileDurably } from '@sitecast/shared/durable';
+import { makeDirectory, readSecretBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import { type Level, pino } from 'pino';
@@ -26,9 +26,10 @@ import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '
 import { Metrics } from './http/metrics.ts';
 import { SignedRequests } from './http/signed.ts';
 import type { Log } from './log.ts';
-import { originProgram } from './program.ts';
+import { originProgram, type RecoverSettings } from './program.ts';
 import type { Mirror } from './recovery/mirror-copy.ts';
 import { recover, type Recovered } from './recovery/recover.ts';
+import { whyNotReady } from './repository/description.ts';
 import { Repository } from './repository/repository.ts';
 import type { OriginSettings } from './settings.ts';
 import { StagedFiles } from './staging/staged-files.ts';
@@ -39,6 +40,9 @@ import { type After, Upkeep } from './upkeep.ts';
 /** How long a stopping origin waits for requests under way. */
 const SHUTDOWN_GRACE_MS = 15_000;
 
+/** A certificate with its chain, or a private key. */
+const MAX_PEM_BYTES = 1024 * 1024;
+
 const NO_GOSSIP = { listen: [], announce: [] };
 
 /** An origin that runs. */
@@ -46,6 +50,8 @@ export interface RunningOrigin {
   url: string;
   /** Where the first admin's token lies, if this start made one. */
   adminTokenPath: string | undefined;
+  /** Why it isn't ready, though it serves. */
+  notReady: string | undefined;
   reloadTls(): Promise<void>;
   /** Ends requests under way, bounded, and lets go of the data directory. */
   close(): Promise<void>;
@@ -84,7 +90,8 @@ export async function startOrigin(
     const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes: settings.maxStagedBytes });
     endings.push(() => chunks.close());
     const staged = await StagedFiles.open(files, now);
-    const repository = await Repository.open({ files, chunks, staged, now, log });
+    const { acceptedDay } = settings;
+    const repository = await Repository.open({ files, chunks, staged, now, acceptedDay, log });
     endings.push(() => repository.idle());
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.push(() => upkeep.stop());
@@ -106,6 +113,7 @@ export async function startOrigin(
     return {
       url: server.url,
       adminTokenPath,
+      notReady: whyNotReady(repository, now())?.message,
       reloadTls: () => reloadTls(server, settings),
       close: () => endAll(endings),
     };
@@ -151,7 +159,7 @@ async function keepFirstAdmin(tokens: Tokens, directory: string): Promise<string
 }
 
 /** `sitecast-origin recover`. */
-async function recoverFrom(dataDirectory: string, from: readonly string[]): Promise<Recovered> {
+async function recoverFrom({ dataDirectory, from, acceptedDay }: RecoverSettings): Promise<Recovered> {
   const directory = resolve(dataDirectory);
   const mirrors = from.map(toMirror);
   // The database would be made where there's none.
@@ -178,7 +186,7 @@ async function recoverFrom(dataDirectory: string, from: readonly string[]): Prom
     });
     endings.push(() => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
-    const repository = await Repository.open({ files, chunks, staged, now: Date.now, log });
+    const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
     const audit = await AuditLog.open(new LevelFleet(database), Date.now);
     endings.push(() => audit.idle());
     return await recover({ repository, files, staged, chunks, audit, log }, mirrors);
@@ -212,7 +220,11 @@ async function endAll(endings: readonly (() => Promise<void>)[]): Promise<void> 
 }
 
 async function readTls({ tls }: OriginSettings): Promise<{ cert: Buffer; key: Buffer } | undefined> {
-  return tls && { cert: await readFile(tls.certPath), key: await readFile(tls.keyPath) };
+  if (!tls) return undefined;
+  return {
+    cert: await readSecretBounded(tls.certPath, MAX_PEM_BYTES),
+    key: await readSecretBounded(tls.keyPath, MAX_PEM_BYTES),
+  };
 }
 
 async function reloadTls(server: RunningServer, settings: OriginSettings): Promise<void> {
@@ -229,6 +241,8 @@ async function serve(settings: OriginSettings, logLevel: Level | 'silent'): Prom
   process.stdout.write(
     `sitecast-origin listens on ${origin.url}, data in ${resolve(settings.dataDirectory)}\n`,
   );
+  if (origin.notReady !== undefined)
+    process.stdout.write(`sitecast-origin is not ready: ${origin.notReady}\n`);
   process.on('SIGHUP', () => {
     origin.reloadTls().then(
       () => log.info({}, 'the TLS certificate was read anew'),

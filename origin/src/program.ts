@@ -6,6 +6,7 @@ import {
   type GossipSettings,
   type ListenAddress,
   type OriginSettings,
+  parseDay,
   parseListenAddress,
   parseSizeBytes,
 } from './settings.ts';
@@ -25,6 +26,7 @@ interface ServeOptions {
   logLevel: LogLevel;
   stagingTtl: number;
   maxStagedBytes: number;
+  acceptClock?: string;
   gossipListen?: string[];
   gossipAnnounce?: string[];
   fleetKeyFile?: string;
@@ -33,15 +35,23 @@ interface ServeOptions {
 interface RecoverOptions {
   data: string;
   from?: string[];
+  acceptClock?: string;
   json?: boolean;
+}
+
+/** What `sitecast-origin recover` was told. */
+export interface RecoverSettings {
+  dataDirectory: string;
+  /** Addresses of gateways. */
+  from: readonly string[];
+  acceptedDay: string | undefined;
 }
 
 /** What the commands do. */
 export interface OriginCommands {
   /** Runs an origin until it's told to stop. */
   serve: (settings: OriginSettings, logLevel: LogLevel) => Promise<void>;
-  /** @param from addresses of gateways */
-  recover: (dataDirectory: string, from: readonly string[]) => Promise<Recovered>;
+  recover: (settings: RecoverSettings) => Promise<Recovered>;
 }
 
 const RECOVER_HELP = `
@@ -106,6 +116,7 @@ export function originProgram(
         .argParser(parseSizeBytes)
         .default(DEFAULT_MAX_STAGED_BYTES, '64GiB'),
     )
+    .addOption(acceptClockOption())
     .addHelpText('after', EXAMPLES)
     .action(async (options: ServeOptions) => {
       const settings = {
@@ -114,6 +125,7 @@ export function originProgram(
         tls: checkTls(options),
         stagingTtlMs: options.stagingTtl,
         maxStagedBytes: options.maxStagedBytes,
+        acceptedDay: options.acceptClock,
         gossip: gossipOf(options),
       };
       await serve(settings, options.logLevel);
@@ -123,13 +135,22 @@ export function originProgram(
     .description('Catch up with the gateways after a restore from a backup, and pause all rollouts.')
     .requiredOption('--data <dir>', 'the directory that was restored; no origin may be running on it')
     .option('--from <url...>', 'gateways to read the newest metadata back from')
+    .addOption(acceptClockOption())
     .option('--json', 'print the result as JSON')
     .addHelpText('after', RECOVER_HELP)
-    .action(async ({ data, from = [], json }: RecoverOptions) => {
-      const recovered = await recover(data, from);
+    .action(async ({ data, from = [], acceptClock, json }: RecoverOptions) => {
+      const recovered = await recover({ dataDirectory: data, from, acceptedDay: acceptClock });
       out(json === true ? `${JSON.stringify(recovered)}\n` : recoveredText(recovered));
     });
   return program;
+}
+
+/** A day, not a switch: left in a unit file it vouches for no other leap. */
+function acceptClockOption(): Option {
+  return new Option(
+    '--accept-clock <day>',
+    'sign by the clock on this day (such as 2026-11-30), though it is more than 30 days after what was signed last',
+  ).argParser(parseDay);
 }
 
 function gossipOptions(serve: SettingsCommand): SettingsCommand {

@@ -80,7 +80,7 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
   const versions = { restored: repository.versions(), seen: copy?.versions };
   await recordRecovery(audit, { end: logRestoredTo, from: copy?.mirror.name, versions });
   if (copy) {
-    await repository.raiseFloor(copy.versions);
+    await repository.raiseFloor(copy.versions, copy.issuedMs);
     // Paused before anything else: however this ends, no rollout goes on by itself.
     const paused = await pauseAll(deps, await rolloutsOf(copy));
     const before = readListing(committed.targets.signed);

@@ -32,6 +32,7 @@ export interface TestOriginOptions {
   files: Files & ReadableFiles;
   syncFiles: SyncFiles;
   now: () => number;
+  acceptedDay?: string;
   /** Registry, reports and rollouts; in memory if not given. */
   store?: FleetStore;
   after?: After;
@@ -79,7 +80,14 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const tokens = await memoryTokens(audit, now);
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
-  const repository = await Repository.open({ files, chunks, staged, now, log });
+  const repository = await Repository.open({
+    files,
+    chunks,
+    staged,
+    now,
+    acceptedDay: options.acceptedDay,
+    log,
+  });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };

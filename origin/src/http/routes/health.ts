@@ -1,6 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { warningsOf } from '../../repository/description.ts';
+import { whyNotReady } from '../../repository/description.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
@@ -42,10 +42,10 @@ export function healthRoutes(app: OriginApp, { repository, metrics, now }: AppDe
       },
     }),
     c => {
-      const expired = warningsOf(repository, now()).find(({ code }) => code === 'SITECAST_ROLE_EXPIRED');
-      if (expired || !repository.isSettled) {
-        const why = expired?.message ?? 'the end of a change could not be written to the disk yet';
-        throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why);
+      const why = whyNotReady(repository, now());
+      if (why) {
+        const data = { code: why.code };
+        throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why.message, { data });
       }
       return c.json({ status: 'ready' as const, initialised: repository.committed !== undefined }, 200);
     },
