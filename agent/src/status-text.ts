@@ -31,6 +31,13 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
   return `${lines.map(([label = '', text = '']) => `${label.padEnd(11)}${plainLine(text)}`.trimEnd()).join('\n')}\n`;
 }
 
+/** What is said of the clock, by the word of the status. */
+const DOUBTS: Record<string, string> = {
+  behind: "this clock is behind, or the origin's was ahead when it signed",
+  originAhead:
+    "this clock is synchronised: the origin's was ahead when it signed, and its operator can take that back (`sitecast keys rotate timestamp`)",
+};
+
 function slotLine({ slots, booted }: Status, name: SlotName): string {
   const { state, release, path } = slots[name];
   const what = release ? `${release.version} (${release.counter})` : 'no known release';
@@ -80,7 +87,7 @@ function peersLines({ peers }: Status): string[][] {
 function metadataLine({ metadata }: Status, nowMs: number): string {
   const { timestampVersion, issued, clock, problem } = metadata;
   const age = issued === undefined ? '' : `, signed ${ago(issued, nowMs)}`;
-  const doubt = clock === 'ok' || clock === 'unknown' ? '' : `; clock ${clock}`;
+  const doubt = clock === 'ok' || clock === 'unknown' ? '' : `; ${DOUBTS[clock] ?? `clock ${clock}`}`;
   return `version ${timestampVersion}${age}${doubt}${problem ? `; ${problem.message}` : ''}`;
 }
 

@@ -170,7 +170,11 @@ it.each<[string, string, () => void]>([
     code,
     hint: expect.stringContaining(`sitecast-origin recover --data ${data}`),
   });
-  const { revokedAgain, adminTokenPath } = await recoverFrom(data, []);
+  const { revokedAgain, adminTokenPath } = await recoverFrom({
+    dataDirectory: data,
+    from: [],
+    acceptedDay: undefined,
+  });
   expect([[], [devices[0]?.id]]).toContainEqual(revokedAgain);
   const running = await startOrigin(settings(), { log });
   const token = readFileSync(adminTokenPath ?? join(data, 'admin.token'), 'utf8').trim();

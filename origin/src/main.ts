@@ -1,8 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { endProcessSoon, Endings, plainJson, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
-import { writeFileDurably } from '@sitecast/shared/durable';
+import { readSecretBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import { type Level, pino } from 'pino';
@@ -26,9 +25,10 @@ import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '
 import { Metrics } from './http/metrics.ts';
 import { SignedRequests } from './http/signed.ts';
 import type { Log } from './log.ts';
-import { originProgram } from './program.ts';
+import { originProgram, type RecoverSettings } from './program.ts';
 import type { Mirror } from './recovery/mirror-copy.ts';
 import { recover, type Recovered } from './recovery/recover.ts';
+import { whyNotReady } from './repository/description.ts';
 import { Repository } from './repository/repository.ts';
 import type { OriginSettings } from './settings.ts';
 import { StagedFiles } from './staging/staged-files.ts';
@@ -41,6 +41,9 @@ import { type After, Upkeep } from './upkeep.ts';
 /** How long a stopping origin waits for requests under way. */
 const SHUTDOWN_GRACE_MS = 15_000;
 
+/** A certificate with its chain, or a private key. */
+const MAX_PEM_BYTES = 1024 * 1024;
+
 const NO_GOSSIP = { listen: [], announce: [] };
 
 /** An origin that runs. */
@@ -48,6 +51,8 @@ export interface RunningOrigin {
   url: string;
   /** Where the first admin's token lies, if this start made one. */
   adminTokenPath: string | undefined;
+  /** Why it isn't ready, though it serves. */
+  notReady: string | undefined;
   reloadTls(): Promise<void>;
   /** Ends requests under way, bounded, and lets go of the data directory. */
   close(): Promise<void>;
@@ -90,7 +95,8 @@ export async function startOrigin(
     const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes: settings.maxStagedBytes });
     endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, now);
-    const repository = await Repository.open({ files, chunks, staged, now, log });
+    const { acceptedDay } = settings;
+    const repository = await Repository.open({ files, chunks, staged, now, acceptedDay, log });
     endings.add('the repository', () => repository.idle());
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.add('upkeep', () => upkeep.stop());
@@ -115,6 +121,7 @@ export async function startOrigin(
     return {
       url: server.url,
       adminTokenPath,
+      notReady: whyNotReady(repository, now())?.message,
       reloadTls: () => reloadTls(server, settings),
       close: () => endings.endAll(),
     };
@@ -174,7 +181,7 @@ async function keepFirstAdmin(tokens: Tokens, directory: string): Promise<string
 }
 
 /** `sitecast-origin recover`. */
-export async function recoverFrom(dataDirectory: string, from: readonly string[]): Promise<Recovered> {
+export async function recoverFrom({ dataDirectory, from, acceptedDay }: RecoverSettings): Promise<Recovered> {
   const directory = resolve(dataDirectory);
   const mirrors = from.map(toMirror);
   // The database would be made where there's none.
@@ -202,7 +209,7 @@ export async function recoverFrom(dataDirectory: string, from: readonly string[]
     });
     endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
-    const repository = await Repository.open({ files, chunks, staged, now: Date.now, log });
+    const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
     known = () => ({ 'entries of the audit log': audit.head.seq });
     const { lost, damagedFiles, undecodable, putAside } = mended;
     const database = {
@@ -246,7 +253,11 @@ function toMirror(url: string): Mirror {
 }
 
 async function readTls({ tls }: OriginSettings): Promise<{ cert: Buffer; key: Buffer } | undefined> {
-  return tls && { cert: await readFile(tls.certPath), key: await readFile(tls.keyPath) };
+  if (!tls) return undefined;
+  return {
+    cert: await readSecretBounded(tls.certPath, MAX_PEM_BYTES),
+    key: await readSecretBounded(tls.keyPath, MAX_PEM_BYTES),
+  };
 }
 
 async function reloadTls(server: RunningServer, settings: OriginSettings): Promise<void> {
@@ -266,6 +277,8 @@ async function serve(settings: OriginSettings, logLevel: Level | 'silent'): Prom
   process.stdout.write(
     `sitecast-origin listens on ${origin.url}, data in ${resolve(settings.dataDirectory)}\n`,
   );
+  if (origin.notReady !== undefined)
+    process.stdout.write(`sitecast-origin is not ready: ${origin.notReady}\n`);
   process.on('SIGHUP', () => {
     origin.reloadTls().then(
       () => log.info({}, 'the TLS certificate was read anew'),

@@ -6,6 +6,7 @@ import {
   type GossipSettings,
   type ListenAddress,
   type OriginSettings,
+  parseDay,
   parseListenAddress,
   parseSizeBytes,
 } from './settings.ts';
@@ -27,6 +28,7 @@ interface ServeOptions {
   stagingTtl: number;
   maxStagedBytes: number;
   reserve: number;
+  acceptClock?: string;
   gossipListen?: string[];
   gossipAnnounce?: string[];
   fleetKeyFile?: string;
@@ -35,15 +37,23 @@ interface ServeOptions {
 interface RecoverOptions {
   data: string;
   from?: string[];
+  acceptClock?: string;
   json?: boolean;
+}
+
+/** What `sitecast-origin recover` was told. */
+export interface RecoverSettings {
+  dataDirectory: string;
+  /** Addresses of gateways. */
+  from: readonly string[];
+  acceptedDay: string | undefined;
 }
 
 /** What the commands do. */
 export interface OriginCommands {
   /** Runs an origin until it's told to stop. */
   serve: (settings: OriginSettings, logLevel: LogLevel) => Promise<void>;
-  /** @param from addresses of gateways */
-  recover: (dataDirectory: string, from: readonly string[]) => Promise<Recovered>;
+  recover: (settings: RecoverSettings) => Promise<Recovered>;
 }
 
 const RECOVER_HELP = `
@@ -101,6 +111,7 @@ export function originProgram(
     .addOption(
       new Option('--log-level <level>', 'of the JSON lines on stderr').choices(LOG_LEVELS).default('info'),
     )
+    .addOption(acceptClockOption())
     .addHelpText('after', EXAMPLES)
     .action(async (options: ServeOptions) => {
       const settings = {
@@ -110,6 +121,7 @@ export function originProgram(
         stagingTtlMs: options.stagingTtl,
         maxStagedBytes: options.maxStagedBytes,
         reserveBytes: options.reserve,
+        acceptedDay: options.acceptClock,
         gossip: gossipOf(options),
       };
       await serve(settings, options.logLevel);
@@ -130,10 +142,11 @@ function recoverCommand(
     )
     .requiredOption('--data <dir>', "the origin's data directory; no origin may be running on it")
     .option('--from <url...>', 'gateways to read the newest metadata back from')
+    .addOption(acceptClockOption())
     .option('--json', 'print the result as JSON')
     .addHelpText('after', RECOVER_HELP)
-    .action(async ({ data, from = [], json }: RecoverOptions) => {
-      const recovered = await recover(data, from);
+    .action(async ({ data, from = [], acceptClock, json }: RecoverOptions) => {
+      const recovered = await recover({ dataDirectory: data, from, acceptedDay: acceptClock });
       out(json === true ? `${JSON.stringify(recovered)}\n` : recoveredText(recovered));
     });
 }
@@ -159,6 +172,14 @@ function diskOptions(serve: SettingsCommand): SettingsCommand {
         .argParser(parseBytes)
         .default(DEFAULT_RESERVE_BYTES, '256MiB'),
     );
+}
+
+/** A day, not a switch: left in a unit file it vouches for no other leap. */
+function acceptClockOption(): Option {
+  return new Option(
+    '--accept-clock <day>',
+    'sign by the clock on this day (such as 2026-11-30), though it is more than 30 days after what was signed last',
+  ).argParser(parseDay);
 }
 
 function gossipOptions(serve: SettingsCommand): SettingsCommand {

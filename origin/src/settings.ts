@@ -27,6 +27,8 @@ export interface OriginSettings {
   maxStagedBytes: number;
   /** What uploads, enrolments and reports leave free of the disk. */
   reserveBytes: number;
+  /** The day for which an operator vouches that the clock is right, as `2026-11-30`. */
+  acceptedDay?: string | undefined;
   gossip?: GossipSettings;
 }
 
@@ -41,6 +43,14 @@ export function parseListenAddress(text: string): ListenAddress {
     throw new InvalidArgumentError('expected HOST:PORT, such as 127.0.0.1:7400 or [::1]:7400');
   }
   return { host, port };
+}
+
+/** A day of the calendar. For commander. */
+export function parseDay(text: string): string {
+  const ms = /^\d{4}-\d\d-\d\d$/.test(text) ? Date.parse(text) : Number.NaN;
+  if (Number.isNaN(ms) || new Date(ms).toISOString().slice(0, 10) !== text)
+    throw new InvalidArgumentError('expected a day such as 2026-11-30');
+  return text;
 }
 
 const UNIT_BYTES = new Map([

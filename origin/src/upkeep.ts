@@ -1,5 +1,5 @@
 import type { Log } from './log.ts';
-import { warningsOf } from './repository/description.ts';
+import { isUrgent, warningsOf } from './repository/description.ts';
 import type { Repository } from './repository/repository.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */
@@ -70,8 +70,11 @@ export class Upkeep {
   #warn(nowMs: number): void {
     if (Math.abs(nowMs - this.#warnedMs) < WARN_INTERVAL_MS) return;
     this.#warnedMs = nowMs;
-    for (const { message, ...fields } of warningsOf(this.#deps.repository, nowMs)) {
-      this.#deps.log.warn(fields, message);
+    const { repository, log } = this.#deps;
+    for (const warning of warningsOf(repository, nowMs)) {
+      const { message, ...fields } = warning;
+      if (isUrgent(warning, repository)) log.error(fields, message);
+      else log.warn(fields, message);
     }
   }
 

@@ -200,6 +200,10 @@ describe('is refused, with a code and nothing published:', () => {
     expect(await refused('nowhere', '1.0.0')).toMatchObject({ code: 'SITECAST_SYSTEM_ENOENT' });
     await mkdir(bed.path('folder'));
     expect(await refused('folder', '1.0.0')).toMatchObject({ exitCode: 2, code: 'SITECAST_NOT_A_FILE' });
+    await execute('mkfifo', [bed.path('pipe')]);
+    const piped = ['release', 'publish', '--caibx', 'pipe', '--store', 'folder', ...about('1.0.0')];
+    const caibx = await bed.run('sitecast', piped);
+    expect(caibx).toMatchObject({ exitCode: 2, stderr: expect.stringContaining('SITECAST_NOT_A_FILE') });
     await image('moving', randomBytes(64_000_000));
     const pending = refused('moving', '1.0.0');
     await bed.until(async () => (await countFiles(bed.path('origin/staging'))) > 20);
@@ -352,6 +356,18 @@ describe('several key holders', { timeout: 180_000 }, () => {
     const again = await bed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
     expect(again).toMatchObject({ exitCode: 0 });
     expect(again.stdout).toContain('nothing to do');
+    // Made for the state before this one: nobody signs it any more.
+    const stale = await readFile(bed.path('release.json'), 'utf8');
+    await writeFile(bed.path('stale.json'), stale.replace(/(expires\S+ \\"20)\d\d/g, '$199'));
+    const late = await bed.run('sitecast', [
+      'release',
+      'sign',
+      'stale.json',
+      '--keys',
+      'dave',
+      ...connection,
+    ]);
+    expect(late).toMatchObject({ exitCode: 3, stderr: expect.stringContaining('SITECAST_VERSION_CONFLICT') });
     expect((await bed.json('sitecast', ['release', 'list', ...connection])).releases).toHaveLength(1);
   });
 

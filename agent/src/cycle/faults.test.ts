@@ -9,6 +9,7 @@ import { TestDevice } from '../adapters/test-device.ts';
 import type { Slot } from '../ports.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { type Mischief, TestOrigin, TestSite } from '../testing/site.ts';
+import { statusText } from '../status-text.ts';
 
 const YEAR_MS = 365 * 86_400_000;
 const image1 = randomBytes(100_000);
@@ -139,11 +140,23 @@ describe('a clock that is wrong by years', () => {
     await fleet.publish();
     await device.open({ clockOffsetMs: -10 * YEAR_MS });
     expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'time' });
+    expect(screen()).toContain("this clock is behind, or the origin's was ahead when it signed");
     if (rollout) delete rollout.window;
     await fleet.publish();
     expect(await device.cycle()).toMatchObject({ state: 'completed' });
   });
 });
+
+it("a clock that the system keeps right isn't blamed for a timestamp from the future", async () => {
+  await device.open({ clockOffsetMs: -YEAR_MS, isSynchronised: true });
+  await device.cycle();
+  expect(screen()).toMatch(/this clock is synchronised: the origin's was ahead .* keys rotate timestamp/);
+  expect(screen()).not.toContain('this clock is behind');
+});
+
+function screen(): string {
+  return statusText(device.parts.status.current, { isAlive: true, nowMs: Date.now() });
+}
 
 describe('a site without its origin', () => {
   it('activates while the order is fresh enough by its own terms, and not after that', async () => {

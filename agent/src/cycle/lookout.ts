@@ -60,7 +60,7 @@ export class Lookout {
     const clock = trust.clock();
     const issued = clock.issuedMs === undefined ? undefined : new Date(clock.issuedMs).toISOString();
     status.set({
-      metadata: { timestampVersion: trust.timestampVersion, issued, clock: clock.state, problem },
+      metadata: { timestampVersion: trust.timestampVersion, issued, clock: await this.#clockWord(), problem },
     });
     if (!problem) return undefined;
     if (clock.state === 'suspect') {
@@ -68,6 +68,13 @@ export class Lookout {
       return { state: 'clockSuspect', reason: { code: 'SITECAST_CLOCK_SUSPECT', message } };
     }
     return { state: 'waiting', waitingFor: isUnreachable(problem) ? 'gateway' : 'metadata', reason: problem };
+  }
+
+  /** A clock that the system keeps right isn't the one that is behind. */
+  async #clockWord(): Promise<string> {
+    const { trust, clock } = this.#parts;
+    const { state } = trust.clock();
+    return state === 'behind' && (await clock.isSynchronised()) === true ? 'originAhead' : state;
   }
 
   async #membership(signal: AbortSignal, isOnline: boolean): Promise<Assignment | Rest> {

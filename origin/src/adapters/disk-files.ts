@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import {
   close,
   closeSync,
+  constants,
   createReadStream,
   fstatSync,
   fsync,
@@ -63,7 +64,7 @@ export class DiskFiles implements Files, ReadableFiles {
   async open(path: string): Promise<OpenFile | undefined> {
     let fd: number;
     try {
-      fd = await openFile(this.#at(path), 'r');
+      fd = await openFile(this.#at(path), constants.O_RDONLY | constants.O_NONBLOCK);
     } catch (error) {
       if (isSystemError(error, 'ENOENT', 'ENOTDIR')) return undefined;
       throw error;

@@ -1,5 +1,6 @@
 import {
   closeSync,
+  constants,
   fstatSync,
   mkdirSync,
   openSync,
@@ -96,7 +97,7 @@ export class SyncDisk implements SyncFiles {
 
   #open(path: string): number | undefined {
     try {
-      return openSync(this.#at(path), 'r');
+      return openSync(this.#at(path), constants.O_RDONLY | constants.O_NONBLOCK);
     } catch (error) {
       if (isSystemError(error, 'ENOENT', 'ENOTDIR')) return undefined;
       throw error;

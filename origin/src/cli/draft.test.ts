@@ -22,6 +22,7 @@ import {
   wantedKeyIds,
   writeDraft,
 } from './draft.ts';
+import { requireFirst, requireNext } from './draft-base.ts';
 import { summarizeDraft } from './draft-summary.ts';
 import { textOf as textOfLines } from './output.ts';
 
@@ -115,6 +116,55 @@ describe('a draft that goes from one key holder to the next', () => {
     const draft = newDraft('x', { targets: nextVersion(targets, now) });
     expect(await addSignatures(draft, keyOf(alice), root)).toBe(0);
     expect(draft.targets?.signatures).toEqual([]);
+  });
+});
+
+describe('a draft that is not the next one', () => {
+  const published = { root: nextVersion(root, now), targets: nextVersion(nextVersion(targets, now), now) };
+  const draftOf = (versions: { root?: number; targets?: number }): Draft =>
+    newDraft('x', {
+      root:
+        versions.root === undefined
+          ? undefined
+          : { ...published.root, version: versions.root, expires: later },
+      targets:
+        versions.targets === undefined
+          ? undefined
+          : { ...published.targets, version: versions.targets, expires: later },
+    });
+  const later = '2032-01-01T00:00:00Z';
+  const conflict = expect.objectContaining({ code: 'SITECAST_VERSION_CONFLICT', kind: 'conflict' });
+
+  it.each([
+    [{ targets: 1 }, true],
+    [{ targets: 3 }, true],
+    [{ targets: 3 }, false],
+    [{ targets: 5 }, true],
+    [{ root: 1 }, true],
+    [{ root: 2 }, false],
+    [{ root: 4 }, false],
+    [{ root: 3, targets: 3 }, true],
+  ])('%j, with the newest at hand: %j, is refused', (versions, isNewest) => {
+    expect(() => requireNext(draftOf(versions), published, { isNewest })).toThrow(conflict);
+  });
+
+  it.each([
+    [{ targets: 4 }, true],
+    [{ targets: 4 }, false],
+    [{ targets: 9 }, false],
+    [{ root: 3 }, true],
+    [{ root: 3, targets: 4 }, false],
+  ])('but %j is, with the newest at hand: %j', (versions, isNewest) => {
+    expect(requireNext(draftOf(versions), published, { isNewest })).toBe(true);
+  });
+
+  it('is known as what is published already', () => {
+    expect(requireNext(newDraft('x', published), published, { isNewest: true })).toBe(false);
+  });
+
+  it('founds no repository with targets that could follow those of another', () => {
+    expect(() => requireFirst(newDraft('x', { root, targets: nextVersion(targets, now) }))).toThrow(conflict);
+    expect(() => requireFirst(newDraft('x', { root, targets }))).not.toThrow();
   });
 });
 

@@ -1,6 +1,4 @@
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { pipeline } from 'node:stream/promises';
 import {
   CHUNK_ID_BYTES,
   ChunkIndex,
@@ -11,6 +9,7 @@ import {
   type ImageSummary,
   MAX_INDEX_BYTES,
   MAX_MISSING_IDS,
+  openImage,
   type UploadCounts,
   type UploadOptions,
   uploadImage,
@@ -20,6 +19,8 @@ import { readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { OriginClient } from './origin-client.ts';
 import { uploadProgress } from './progress.ts';
+
+const HASH_PIECE_BYTES = 1024 * 1024;
 
 /** Where the image comes from: a file or block device, or what casync made of one. */
 export interface ImageOptions {
@@ -99,9 +100,12 @@ export async function hashImage(options: ImageOptions): Promise<{ lengthBytes: n
     hash.update(bytes);
   };
   if ('path' in source) {
-    await pipeline(createReadStream(source.path, { highWaterMark: 1024 * 1024 }), async parts => {
-      for await (const part of parts) count(part);
-    });
+    const { handle, found } = await openImage(source.path);
+    // One that grows while it is read would never end.
+    const end = found.isFile() ? { end: Number(found.size) - 1 } : {};
+    // The stream closes the handle.
+    for await (const part of handle.createReadStream({ highWaterMark: HASH_PIECE_BYTES, ...end }))
+      count(part);
   } else {
     const store = await openStore(source.store);
     for (const { id, lengthBytes: length } of (await readIndex(source.caibx)).places()) {

@@ -10,6 +10,7 @@ import {
   type PublicKeyFile,
 } from '@sitecast/shared/signing';
 import { keyIdOf } from '@sitecast/shared/trust';
+import { requireSameTime } from './clocks.ts';
 import { type Draft, newDraft, textOf } from './draft.ts';
 import { note, print, printJson } from './output.ts';
 import { type RepositoryStatus, repositoryStatus } from './repository-api.ts';
@@ -89,6 +90,7 @@ async function init(options: InitOptions): Promise<void> {
       },
     );
   }
+  await requireSameTime(origin);
   const draft = foundingDraft(publicKeys, status, options);
   const result = await signAndSubmit(draft, undefined, origin, options);
   if (result) await writeRoot(options.root, draft);

@@ -24,6 +24,13 @@ const KIND_OF_STATUS = new Map<number, ErrorKind>([
   [507, 'noSpace'],
 ]);
 
+/** What passes by itself has no other status, but waiting is of no use here. */
+const KIND_OF_CODE = new Map<string, ErrorKind>([
+  ['SITECAST_ONLINE_KEY_MISSING', 'failed'],
+  ['SITECAST_CLOCK_AHEAD', 'failed'],
+  ['SITECAST_CLOCK_NEVER_SET', 'failed'],
+]);
+
 /** RFC 9457, as far as we read it: an answer may come from a proxy in between, so nothing in it is taken for granted. */
 const problemSchema = z.object({
   code: z.string().regex(/^SITECAST_[A-Z0-9_]{1,64}$/),
@@ -40,6 +47,8 @@ export interface OriginRequest {
 
 interface Answer {
   status: number;
+  /** The origin's clock; undefined where it doesn't say. */
+  dateMs: number | undefined;
   body: Buffer;
 }
 
@@ -76,11 +85,23 @@ export class OriginClient {
    * @throws SITECAST_ORIGIN_UNREACHABLE, or what the origin answered
    */
   async bytes(path: string, options: OriginRequest = {}): Promise<Buffer> {
+    const { status, body } = await this.#answer(path, options);
+    // Redirects aren't followed: one would hand the token to whoever it names.
+    if (status >= 200 && status < 300) return body;
+    throw this.#refusal(path, status, body);
+  }
+
+  /**
+   * What the origin's clock says, milliseconds since 1970; undefined where its answer doesn't tell.
+   * @throws SITECAST_ORIGIN_UNREACHABLE
+   */
+  async clockMs(): Promise<number | undefined> {
+    return (await this.#answer('/healthz', {})).dateMs;
+  }
+
+  async #answer(path: string, options: OriginRequest): Promise<Answer> {
     try {
-      const { status, body } = await this.#exchange(new URL(path.slice(1), this.url), options);
-      // Redirects aren't followed: one would hand the token to whoever it names.
-      if (status >= 200 && status < 300) return body;
-      throw this.#refusal(path, status, body);
+      return await this.#exchange(new URL(path.slice(1), this.url), options);
     } catch (error) {
       if (error instanceof SitecastError || options.signal?.aborted) throw error;
       throw new SitecastError(
@@ -131,7 +152,7 @@ export class OriginClient {
       sending.once('timeout', () => sending.destroy(new Error(`silence for ${SILENCE_TIMEOUT_MS} ms`)));
       sending.once('response', response => {
         readBounded(response, MAX_ANSWER_BYTES).then(
-          read => resolve({ status: response.statusCode ?? 0, body: read }),
+          read => resolve({ status: response.statusCode ?? 0, dateMs: dateOf(response), body: read }),
           reject,
         );
       });
@@ -162,7 +183,12 @@ export class OriginClient {
     const { code, detail, hint } = parsed.data;
     // The schema's pattern has just shown that it is one.
     const errorCode: ErrorCode = `SITECAST_${code.slice('SITECAST_'.length)}`;
-    return new SitecastError(kind, errorCode, detail, hint === undefined ? {} : { hint });
+    return new SitecastError(
+      KIND_OF_CODE.get(code) ?? kind,
+      errorCode,
+      detail,
+      hint === undefined ? {} : { hint },
+    );
   }
 
   #notAnOrigin(path: string, cause: unknown): SitecastError {
@@ -176,6 +202,11 @@ export class OriginClient {
       },
     );
   }
+}
+
+function dateOf({ headers }: IncomingMessage): number | undefined {
+  const ms = Date.parse(headers.date ?? '');
+  return Number.isNaN(ms) ? undefined : ms;
 }
 
 function parseOriginUrl(text: string): URL {

@@ -1,4 +1,4 @@
-import { readFileBounded } from '@sitecast/shared/durable';
+import { readSecretBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { AskPassphrase } from '@sitecast/shared/signing';
 
@@ -32,7 +32,7 @@ export async function newPassphrase(file: string | undefined): Promise<string> {
 
 async function givenPassphrase(file: string | undefined): Promise<string | undefined> {
   if (file !== undefined) {
-    const text = (await readFileBounded(file, MAX_PASSPHRASE_BYTES)).toString('utf8');
+    const text = (await readSecretBounded(file, MAX_PASSPHRASE_BYTES)).toString('utf8');
     return text.replace(/\r?\n$/, '');
   }
   return process.env.SITECAST_PASSPHRASE;

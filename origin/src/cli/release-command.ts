@@ -9,14 +9,16 @@ import {
 } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import type { ChangeResult } from './repository-api.ts';
-import { isComplete, newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
+import { requireSameTime } from './clocks.ts';
+import { type Draft, isComplete, newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
+import { requireFirst, requireNext } from './draft-base.ts';
 import { summarizeDraft } from './draft-summary.ts';
 import { writeRoot } from './init-command.ts';
 import { KeyRing } from './key-ring.ts';
 import { formatBytes, note, print, printJson, table } from './output.ts';
 import { findRelease, productNames, readKnownProduct } from './releases.ts';
 import { submitDraft } from './repository-api.ts';
-import { openRepository, storedRepository } from './repository-view.ts';
+import { hasRoot, openRepository, type RepositoryView, storedRepository } from './repository-view.ts';
 import {
   addKeyOptions,
   addOriginOptions,
@@ -58,12 +60,7 @@ Example:
     )
     .action(async (path: string, options: SignOptions) => {
       const draft = await readDraft(path);
-      const founding = draft.root?.signed.version === 1;
-      const trusted = founding
-        ? undefined
-        : options.origin === undefined
-          ? await storedRepository(options)
-          : await openRepository(options, await connect(options), { forRenewal: true });
+      const trusted = await baseOf(draft, options);
       for (const line of summarizeDraft(draft, trusted)) note(line);
       const { signedBy, hadSigned } = await signWithKeys(draft, trusted?.root, new KeyRing(options));
       if (signedBy.length > 0) await writeDraft(path, draft);
@@ -95,6 +92,24 @@ Example:
 
 const shortIds = (keyIds: readonly string[]): string => keyIds.map(id => id.slice(0, 16)).join(', ');
 
+/**
+ * What the draft changes; undefined for one that founds a repository.
+ * @throws SITECAST_VERSION_CONFLICT for a draft that doesn't come next
+ */
+async function baseOf(draft: Draft, options: SignOptions): Promise<RepositoryView | undefined> {
+  const isFounding = draft.root?.signed.version === 1;
+  if (isFounding) requireFirst(draft);
+  // Whoever follows a repository already is asked to sign another one's beginning by mistake, or by somebody who means ill.
+  if (isFounding && !(await hasRoot(options))) return undefined;
+  const isNewest = options.origin !== undefined;
+  const trusted = isNewest
+    ? await openRepository(options, await connect(options), { forRenewal: true })
+    : await storedRepository(options);
+  if (!requireNext(draft, trusted, { isNewest }))
+    note('the draft is published already: nothing is left to sign');
+  return trusted;
+}
+
 export function releaseSubmitCommand(): SettingsCommand {
   const command = new SettingsCommand('submit')
     .description('hand a signed draft to the origin, which checks and publishes it')
@@ -108,6 +123,8 @@ export function releaseSubmitCommand(): SettingsCommand {
       const origin = await connect(options);
       const founding = draft.root?.signed.version === 1;
       const trusted = founding ? undefined : await openRepository(options, origin, { forRenewal: true });
+      if (trusted) requireNext(draft, trusted, { isNewest: true });
+      else await requireSameTime(origin);
       requireComplete(neededSignatures(draft, trusted?.root), `${path} isn't signed by enough keys`);
       const result = await submitDraft(origin, draft);
       if (founding) await writeRoot(options.root, draft);

@@ -7,10 +7,14 @@ import {
   type SignedTargets,
   TufClient,
 } from '@sitecast/shared/trust';
+import { blameForFuture } from './clocks.ts';
 import type { OriginClient } from './origin-client.ts';
+import { note } from './output.ts';
 import type { TrustOptions } from './settings.ts';
 
 const MAX_ROOT_FILE_BYTES = 512 * 1024;
+/** Roles that somebody signs anew, or whose key can be rotated, once they have expired. */
+const RENEWABLE = ['root', 'timestamp', 'snapshot', 'targets'];
 
 /** The repository as this operator's own root vouches for it. */
 export interface RepositoryView {
@@ -23,7 +27,7 @@ export interface RepositoryView {
 /**
  * Follows the origin's repository from the operator's root: what comes back is signed by those whom the root
  * names, and no older than what was seen before.
- * @param forRenewal accept an expired root: those who can renew it must be able to read it
+ * @param forRenewal accept what has expired: those who can renew it, or the key that signs it, must be able to read it
  */
 export async function openRepository(
   options: TrustOptions,
@@ -35,7 +39,13 @@ export async function openRepository(
     await client.refresh();
   } catch (error) {
     // Expired targets are what the next version, which every change makes, renews.
-    if (!isExpired(error, 'targets') && !(forRenewal && isExpired(error, 'root'))) throw error;
+    const bearable = forRenewal ? RENEWABLE : ['targets'];
+    if (!isExpired(error, bearable)) throw await explained(error, origin);
+  }
+  const { state, issuedMs } = client.clock();
+  if (state === 'behind' && issuedMs !== undefined) {
+    const { message, hint } = await blameForFuture(issuedMs, origin);
+    note(`warning: ${message}; ${hint}`);
   }
   return viewOf(client);
 }
@@ -45,10 +55,24 @@ export async function storedRepository(options: TrustOptions): Promise<Repositor
   return viewOf(await openClient(options, undefined));
 }
 
-function isExpired(error: unknown, role: 'root' | 'targets'): boolean {
+function isExpired(error: unknown, roles: readonly string[]): error is SitecastError {
   return (
-    error instanceof SitecastError && error.code === 'SITECAST_METADATA_EXPIRED' && error.data.role === role
+    error instanceof SitecastError &&
+    error.code === 'SITECAST_METADATA_EXPIRED' &&
+    roles.includes(String(error.data.role))
   );
+}
+
+/** What has expired only by the word of a timestamp from the future is nobody's to renew. */
+async function explained(error: unknown, origin: OriginClient): Promise<unknown> {
+  if (!isExpired(error, RENEWABLE) || error.data.clock !== 'behind') return error;
+  const { message, hint } = await blameForFuture(Date.parse(String(error.data.time)), origin);
+  const { kind, code, data } = error;
+  return new SitecastError(kind, code, `${String(data.role)} has expired by that: ${message}`, {
+    hint,
+    data,
+    cause: error,
+  });
 }
 
 async function openClient(
@@ -75,6 +99,17 @@ async function openClient(
     targetFetcher: origin ? new HttpFetcher(new URL('targets/', origin.url)) : offline,
     now: Date.now,
   });
+}
+
+/** Whether there's a root here that trust starts from. */
+export async function hasRoot({ root }: TrustOptions): Promise<boolean> {
+  try {
+    await readRoot(root);
+    return true;
+  } catch (error) {
+    if (error instanceof SitecastError && error.code === 'SITECAST_ROOT_MISSING') return false;
+    throw error;
+  }
 }
 
 async function readRoot(path: string): Promise<Buffer> {

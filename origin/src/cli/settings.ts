@@ -1,5 +1,5 @@
 import type { SettingsCommand } from '@sitecast/shared/command';
-import { readFileBounded } from '@sitecast/shared/durable';
+import { readSecretBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { OriginClient } from './origin-client.ts';
 
@@ -60,5 +60,5 @@ async function readToken({ token, tokenFile }: OriginOptions): Promise<string | 
   if (token !== undefined) return token;
   return tokenFile === undefined
     ? undefined
-    : (await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8').trim();
+    : (await readSecretBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8').trim();
 }

@@ -1,4 +1,5 @@
 import { SettingsCommand } from '@sitecast/shared/command';
+import { clockWarning } from './clocks.ts';
 import { note, print, printJson, table } from './output.ts';
 import { repositoryStatus } from './repository-api.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
@@ -13,12 +14,15 @@ export function statusCommand(): SettingsCommand {
     .action(async (options: OriginOptions & { json?: boolean }) => {
       const origin = await connect(options);
       const status = await repositoryStatus(origin);
+      const clocks = await clockWarning(origin);
+      if (clocks !== undefined) note(`warning: ${clocks}`);
       if (options.json) {
         printJson(status);
         return;
       }
       if (!status.initialised) {
         print(`${origin.url.href} has no repository yet: found one with \`sitecast init\``);
+        for (const { message } of status.warnings) note(`warning: ${message}`);
         return;
       }
       const roles = Object.keys(status.versions);

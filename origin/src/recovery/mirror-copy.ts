@@ -9,6 +9,7 @@ import {
   parseMetadata,
   TufClient,
 } from '@sitecast/shared/trust';
+import { issuedMsOf } from '../repository/clock.ts';
 import type { VersionFloor } from '../repository/online-roles.ts';
 
 /** Somebody who mirrors the repository: a gateway. Nothing that it says is believed without a signature. */
@@ -28,6 +29,8 @@ export interface MirrorCopy {
   readonly targets: Metadata<'targets'>;
   readonly rollouts: Metadata<'targets'>;
   readonly versions: VersionFloor;
+  /** When its timestamp was issued. */
+  readonly issuedMs: number;
   /**
    * A file that `targets` or `rollouts` lists.
    * @throws SITECAST_TARGET_MISMATCH, SITECAST_TARGET_MISSING, SITECAST_UPSTREAM_UNREACHABLE
@@ -49,7 +52,7 @@ export async function readMirror(mirror: Mirror, root: Metadata<'root'>): Promis
       return bytes;
     },
   };
-  const nowMs = await issuedMsOf(mirror);
+  const nowMs = await timeOf(mirror);
   const store = new MemoryMetadataStore();
   await TufClient.init(store, root.bytes, nowMs);
   const client = await TufClient.open({ store, fetcher, targetFetcher: mirror.targets, now: () => nowMs });
@@ -69,6 +72,7 @@ export async function readMirror(mirror: Mirror, root: Metadata<'root'>): Promis
       rollouts: rollouts.signed.version,
       deltas: deltas.signed.version,
     },
+    issuedMs: issuedMsOf(timestamp),
     file: async (role, name) => {
       const { signed } = role === 'targets' ? targets : rollouts;
       const file = Object.hasOwn(signed.targets, name) ? signed.targets[name] : undefined;
@@ -79,7 +83,7 @@ export async function readMirror(mirror: Mirror, root: Metadata<'root'>): Promis
 }
 
 /** When its timestamp was issued, if that's in the past; its signature is checked later, with everything else. */
-async function issuedMsOf({ metadata, name }: Mirror): Promise<number> {
+async function timeOf({ metadata, name }: Mirror): Promise<number> {
   const path = metadataPath('timestamp', undefined);
   const bytes = await metadata.fetch(path, { maxBytes: DEFAULT_TRUST_LIMITS.maxTimestampBytes });
   if (bytes === undefined) {

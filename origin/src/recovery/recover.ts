@@ -124,7 +124,7 @@ async function catchUp(
   const { repository, audit } = deps;
   const { committed } = repository;
   if (!committed) return { releases: [], lacking: [], paused: [] };
-  if (copy) await repository.raiseFloor(copy.versions);
+  if (copy) await repository.raiseFloor(copy.versions, copy.issuedMs);
   // Paused before anything else: however this ends, no rollout goes on by itself.
   const paused = await pauseAll(deps, rollouts);
   if (!copy) return { releases: [], lacking: [], paused };

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from 'node:util';
 import { SitecastError } from '@sitecast/shared/errors';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import {
@@ -6,6 +7,7 @@ import {
   type Metadata,
   type RoleSigners,
   TOP_LEVEL_ROLES,
+  toDateTime,
   topLevelSigners,
   verifyThreshold,
 } from '@sitecast/shared/trust';
@@ -40,7 +42,8 @@ export function checkRoot(
   }
   for (const role of TOP_LEVEL_ROLES) checkRoleKeys(role, topLevelSigners(root.signed, role));
   for (const role of ['timestamp', 'snapshot'] as const) {
-    checkNamesOnlineKey(role, topLevelSigners(root.signed, role), keys);
+    const before = current && topLevelSigners(current.signed, role);
+    checkNamesOnlineKey(role, topLevelSigners(root.signed, role), before, keys);
   }
   for (const role of ['root', 'targets'] as const) {
     refuseOnlineKeys(role, topLevelSigners(root.signed, role), keys);
@@ -68,16 +71,21 @@ export function checkExpiry(role: string, { signed }: Metadata, nowMs: number): 
   const expiresMs = Date.parse(signed.expires);
   const data = { role, expires: signed.expires };
   if (expiresMs <= nowMs) {
-    throw new SitecastError('badInput', 'SITECAST_EXPIRY_PAST', `the ${role} metadata has expired already`, {
-      hint: 'Sign it anew; if it was signed just now, compare the clocks of this machine and the origin.',
-      data,
-    });
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_EXPIRY_PAST',
+      `the ${role} metadata expired at ${signed.expires}; the origin's clock says ${toDateTime(nowMs)}`,
+      {
+        hint: "Sign it anew; if it was signed just now, one of the clocks is wrong: the signing machine's or the origin's.",
+        data,
+      },
+    );
   }
   if (expiresMs > nowMs + MAX_OFFLINE_LIFETIME_MS) {
     throw new SitecastError(
       'badInput',
       'SITECAST_EXPIRY_FAR',
-      `the ${role} metadata would hold for more than ten years`,
+      `the ${role} metadata would hold until ${signed.expires}; the origin's clock says ${toDateTime(nowMs)}, and more than ten years are refused`,
       { data },
     );
   }
@@ -111,12 +119,19 @@ function checkRoleKeys(role: string, { keys, keyids, threshold }: RoleSigners): 
   );
 }
 
-/** The role must be signed by exactly one key, and that must be the origin's own: its active or its pending one. */
+/**
+ * The role must be signed by exactly one key, and that must be the origin's own: its active or its pending one. What is in
+ * force already may stay, also where the origin has lost the key: else no other change could be made, and of two keys that
+ * are lost neither could be rotated.
+ * @param before who signs for it now
+ */
 export function checkNamesOnlineKey(
   role: OnlineRole,
   { keys, keyids, threshold }: RoleSigners,
+  before: RoleSigners | undefined,
   online: OnlineKeys,
 ): void {
+  if (before && before.threshold === threshold && isDeepStrictEqual(before.keyids, keyids)) return;
   const [keyid] = keyids;
   const own = keyid === undefined ? undefined : online.withId(role, keyid);
   const listed = keyid === undefined ? undefined : keys[keyid];

@@ -49,11 +49,13 @@ export interface Listing {
 
 /**
  * Checks signatures and delegations of top-level targets under a root; not their version and expiry.
+ * @param current those in force
  * @throws SITECAST_SIGNATURES_MISSING, SITECAST_DELEGATIONS_WRONG, SITECAST_ONLINE_KEY_WRONG
  */
 export function checkTargetsMetadata(
   targets: Metadata<'targets'>,
   root: Metadata<'root'>,
+  current: Metadata<'targets'> | undefined,
   keys: OnlineKeys,
 ): void {
   verifyThreshold(targets, topLevelSigners(root.signed, 'targets'), { role: 'targets', step: '5.6.3' });
@@ -64,7 +66,7 @@ export function checkTargetsMetadata(
     if (!signers || found?.paths?.length !== 1 || found.paths[0] !== DELEGATED_PATHS[role]) {
       throw delegationsWrong(`targets must delegate exactly ${DELEGATED_PATHS[role]} to ${role}`);
     }
-    checkNamesOnlineKey(role, signers, keys);
+    checkNamesOnlineKey(role, signers, delegatedSigners(current?.signed.delegations, role), keys);
   }
   if (delegations?.roles?.length !== 2) {
     throw delegationsWrong('targets may delegate to the roles rollouts and deltas alone');

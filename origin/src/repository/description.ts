@@ -1,8 +1,7 @@
 import type { ErrorCode } from '@sitecast/shared/errors';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import type { TufKey } from '@sitecast/shared/trust';
-import { ROLES, type Role, signersOf } from './committed.ts';
-import { clockBehindMs } from './online-roles.ts';
+import { ROLES, type Role } from './committed.ts';
 import type { Repository } from './repository.ts';
 
 const DAY_MS = 86_400_000;
@@ -55,9 +54,30 @@ export function secondsLeft(repository: Repository, nowMs: number): Partial<Reco
   );
 }
 
+/** Why clients don't get what they need from this origin, or soon won't; undefined where they do. */
+export function whyNotReady(
+  repository: Repository,
+  nowMs: number,
+): Pick<Warning, 'code' | 'message'> | undefined {
+  const warning = warningsOf(repository, nowMs).find(found => isUrgent(found, repository));
+  if (warning || repository.isSettled) return warning;
+  return { code: 'SITECAST_NOT_READY', message: 'the end of a change could not be written to the disk yet' };
+}
+
+/** What can't wait until somebody looks. */
+export function isUrgent({ code }: Warning, { clockDoubt }: Repository): boolean {
+  if (code === clockDoubt?.code) return clockDoubt.isFelt;
+  return code === 'SITECAST_ROLE_EXPIRED' || code === 'SITECAST_ONLINE_KEY_MISSING';
+}
+
 /** What will stop clients from accepting the repository, soon or already. */
-export function warningsOf({ committed, keys }: Repository, nowMs: number): Warning[] {
-  if (!committed) return [];
+export function warningsOf(repository: Repository, nowMs: number): Warning[] {
+  return [...signingWarnings(repository), ...expiryWarnings(repository, nowMs)];
+}
+
+function expiryWarnings({ committed, clockDoubt }: Repository, nowMs: number): Warning[] {
+  // By a clock that isn't believed nothing has expired.
+  if (!committed || clockDoubt?.isRefused === true) return [];
   const warnings: Warning[] = [];
   for (const role of ROLES) {
     const { expires } = committed[role].signed;
@@ -74,21 +94,20 @@ export function warningsOf({ committed, keys }: Repository, nowMs: number): Warn
       });
     }
   }
-  for (const role of ONLINE_ROLES) {
-    const [keyId] = signersOf(role, committed.root.signed, committed.targets.signed).keyids;
-    if (keyId !== undefined && keys.withId(role, keyId)) continue;
+  return warnings;
+}
+
+/** Why the origin signs nothing, or what it signs does harm. */
+function signingWarnings(repository: Repository): Warning[] {
+  const warnings: Warning[] = [];
+  const doubt = repository.clockDoubt;
+  if (doubt)
+    warnings.push({ role: 'timestamp', code: doubt.code, message: `${doubt.message}. ${doubt.hint}` });
+  for (const { role, problem } of repository.missingKeys) {
     warnings.push({
       role,
       code: 'SITECAST_ONLINE_KEY_MISSING',
-      message: `the origin doesn't have the key that signs ${role}: rotate it, or bring keys/${role}.pem back`,
-    });
-  }
-  const behindMs = clockBehindMs(committed, nowMs);
-  if (behindMs > 0) {
-    warnings.push({
-      role: 'timestamp',
-      code: 'SITECAST_CLOCK_BEHIND',
-      message: `the origin's clock is ${Math.ceil(behindMs / 1000)} s behind the last timestamp it signed`,
+      message: `the origin can't sign ${role}: ${problem}; bring it back from a backup and restart, or run sitecast keys rotate ${role}`,
     });
   }
   return warnings;

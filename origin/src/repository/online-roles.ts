@@ -11,6 +11,7 @@ import {
   type TargetFile,
   toDateTime,
 } from '@sitecast/shared/trust';
+import { issuedMsOf } from './clock.ts';
 import { type Committed, maxBytesOf, metaFileOf, type Role, signersOf } from './committed.ts';
 
 const SPEC_VERSION = '1.0.31';
@@ -32,8 +33,10 @@ interface SigningInput {
   previous: Committed | undefined;
   /** What the rollouts role is to list; without it, what it lists already. */
   rolloutsTargets?: Record<string, TargetFile> | undefined;
-  /** The key that signs for the role: the one that root or targets name. */
-  signerOf: (role: OnlineRole) => Signer;
+  /** The key that signs for the role: the one that root or targets name; undefined where the origin doesn't have it. */
+  signerOf: (role: OnlineRole) => Signer | undefined;
+  /** What to throw where it doesn't. */
+  keyMissing: (role: OnlineRole) => SitecastError;
   floor: VersionFloor;
   nowMs: number;
 }
@@ -41,7 +44,9 @@ interface SigningInput {
 /**
  * The next whole state: what root and targets say, and of the origin's roles each one signed anew where it must be:
  * because what it describes or its key has changed, or less than half of its life is left. The others stay as they
- * are, as does the timestamp when nothing else changed and it's less than an hour old.
+ * are, as does the timestamp when nothing else changed and it's less than an hour old. One that is just due and whose key is
+ * missing stays as well: it mustn't keep the others from being signed, nor its own key from being rotated.
+ * @throws SITECAST_ONLINE_KEY_MISSING, SITECAST_METADATA_TOO_LARGE
  */
 export async function signOnlineRoles(input: SigningInput): Promise<Committed> {
   const rollouts = await delegated('rollouts', input);
@@ -49,6 +54,18 @@ export async function signOnlineRoles(input: SigningInput): Promise<Committed> {
   const snapshot = await nextSnapshot(input, { targets: input.targets, rollouts, deltas });
   const timestamp = await nextTimestamp(input, snapshot);
   return { root: input.root, targets: input.targets, rollouts, deltas, snapshot, timestamp };
+}
+
+/** The roles of `next` that are due and stayed as they were, for want of their keys. */
+export function unsignedRoles(
+  next: Committed,
+  input: Pick<SigningInput, 'signerOf' | 'nowMs' | 'floor' | 'previous'>,
+): OnlineRole[] {
+  return ONLINE_ROLES.filter(role => {
+    if (input.previous?.[role] !== next[role] || input.signerOf(role)) return false;
+    if (role === 'timestamp') return input.nowMs - issuedMsOf(next.timestamp) >= TIMESTAMP_INTERVAL_MS;
+    return !isFresh(role, next[role], input);
+  });
 }
 
 /** The files of `next` that are not those of `previous`. */
@@ -60,7 +77,7 @@ export function changedRoles(previous: Committed | undefined, next: Committed): 
 async function delegated(role: 'rollouts' | 'deltas', input: SigningInput): Promise<Metadata<'targets'>> {
   const previous = input.previous?.[role];
   const newTargets = role === 'rollouts' ? input.rolloutsTargets : undefined;
-  if (previous && !newTargets && isStillGood(role, previous, input)) return previous;
+  if (previous && !newTargets && mayStay(role, previous, input)) return previous;
   return await sign(role, 'targets', input, {
     _type: 'targets',
     ...common(role, input),
@@ -77,7 +94,7 @@ async function nextSnapshot(
     input.previous?.targets.bytes === listed.targets.bytes &&
     input.previous.rollouts === listed.rollouts &&
     input.previous.deltas === listed.deltas;
-  if (previous && isSame && isStillGood('snapshot', previous, input)) return previous;
+  if (previous && isSame && mayStay('snapshot', previous, input)) return previous;
   return await sign('snapshot', 'snapshot', input, {
     _type: 'snapshot',
     ...common('snapshot', input),
@@ -97,9 +114,10 @@ async function nextTimestamp(
     previous &&
     input.previous?.snapshot === snapshot &&
     input.previous.root.bytes === input.root.bytes &&
-    previous.signed.version >= input.floor.timestamp &&
     isSignedByCurrentKey('timestamp', previous, input) &&
-    issuedMs - issuedMsOf(previous) < TIMESTAMP_INTERVAL_MS
+    (!input.signerOf('timestamp') ||
+      (previous.signed.version >= input.floor.timestamp &&
+        issuedMs - issuedMsOf(previous) < TIMESTAMP_INTERVAL_MS))
   ) {
     return previous;
   }
@@ -122,15 +140,6 @@ function issuedMsFor(input: SigningInput): number {
   return Math.max(input.nowMs, issuedMsOf(previous));
 }
 
-/** How far the clock is behind the last timestamp; 0 where it isn't. */
-export function clockBehindMs(previous: Committed | undefined, nowMs: number): number {
-  return previous ? Math.max(0, issuedMsOf(previous.timestamp) - nowMs) : 0;
-}
-
-function issuedMsOf({ signed }: Metadata<'timestamp'>): number {
-  return signed.issued === undefined ? 0 : Date.parse(signed.issued);
-}
-
 function common(role: OnlineRole, input: SigningInput) {
   const version = Math.max(input.previous?.[role].signed.version ?? 0, input.floor[role]) + 1;
   return {
@@ -140,15 +149,19 @@ function common(role: OnlineRole, input: SigningInput) {
   };
 }
 
+/** By the key that is named now, and not due; or there's nobody to sign it anew. */
+function mayStay(role: OnlineRole, metadata: Metadata, input: SigningInput): boolean {
+  if (!isSignedByCurrentKey(role, metadata, input)) return false;
+  return isFresh(role, metadata, input) || !input.signerOf(role);
+}
+
 /** Not due; nor behind a version that a client may have seen before the power cut that undid it. */
-function isStillGood(role: OnlineRole, metadata: Metadata, input: SigningInput): boolean {
-  const { version, expires } = metadata.signed;
-  const leftMs = Date.parse(expires) - input.nowMs;
-  return (
-    leftMs >= ONLINE_LIFETIME_MS / 2 &&
-    version >= input.floor[role] &&
-    isSignedByCurrentKey(role, metadata, input)
-  );
+function isFresh(
+  role: OnlineRole,
+  { signed: { version, expires } }: Metadata,
+  { nowMs, floor }: Pick<SigningInput, 'nowMs' | 'floor'>,
+): boolean {
+  return Date.parse(expires) - nowMs >= ONLINE_LIFETIME_MS / 2 && version >= floor[role];
 }
 
 function isSignedByCurrentKey(
@@ -163,10 +176,12 @@ function isSignedByCurrentKey(
 async function sign<T extends MetadataType>(
   role: OnlineRole,
   type: T,
-  { signerOf }: SigningInput,
+  { signerOf, keyMissing }: SigningInput,
   signed: SignedByType[T],
 ): Promise<Metadata<T>> {
-  const bytes = await signMetadata(signed, [signerOf(role)]);
+  const signer = signerOf(role);
+  if (!signer) throw keyMissing(role);
+  const bytes = await signMetadata(signed, [signer]);
   if (bytes.length > maxBytesOf(role)) {
     throw new SitecastError(
       'tooLarge',

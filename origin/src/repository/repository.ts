@@ -1,12 +1,13 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
-import { type Metadata, type TargetFile, targetPath, type TufKey } from '@sitecast/shared/trust';
+import { type Metadata, targetPath, type TufKey } from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
 import type { Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
+import { type ClockDoubt, demandClock } from './clock.ts';
 import { checkListing, type LackingRelease, type ListingChange } from './check-releases.ts';
 import { checkExpiry, checkNextVersion, checkRoot } from './check-root.ts';
 import { checkTargetsMetadata, type Listing, readListing, targetFilePath } from './check-targets.ts';
@@ -21,7 +22,8 @@ import { commit, type CommitPlan } from './commit.ts';
 import { mendChunks } from './mending.ts';
 import { type Committed, loadCommitted, type Role, sha256Hex, signersOf } from './committed.ts';
 import { CommitJournal } from './journal.ts';
-import { changedRoles, clockBehindMs, NO_FLOOR, signOnlineRoles, type VersionFloor } from './online-roles.ts';
+import { changedRoles, NO_FLOOR, type VersionFloor } from './online-roles.ts';
+import { OnlineSigner } from './online-signer.ts';
 import { Superseded } from './superseded.ts';
 import { targetSource } from './target-source.ts';
 
@@ -30,6 +32,8 @@ interface RepositoryDeps {
   chunks: Chunks;
   staged: StagedFiles;
   now: () => number;
+  /** The day that an operator has vouched for, as `2026-11-30`: see `clockDoubt`. */
+  acceptedDay?: string | undefined;
   log: Log;
 }
 
@@ -43,6 +47,7 @@ export class Repository {
   readonly #deps: RepositoryDeps;
   readonly #journal: CommitJournal;
   readonly #superseded: Superseded;
+  readonly #signer: OnlineSigner;
   readonly #serial = new Serial();
   readonly #listeners = new Set<() => void>();
   #committed: Committed | undefined;
@@ -54,6 +59,7 @@ export class Repository {
     this.#deps = deps;
     this.#journal = journal;
     this.#superseded = new Superseded(deps.files);
+    this.#signer = new OnlineSigner({ ...deps, keys });
     this.keys = keys;
   }
 
@@ -80,6 +86,16 @@ export class Repository {
     return this.#isSettled;
   }
 
+  /** Why the clock isn't believed; undefined where it is. */
+  get clockDoubt(): ClockDoubt | undefined {
+    return this.#signer.clockDoubt(this.#committed);
+  }
+
+  /** The roles that can't be signed for want of their keys, and what is wrong with each. */
+  get missingKeys(): { role: OnlineRole; problem: string }[] {
+    return this.#committed ? this.#signer.missingKeys(this.#committed) : [];
+  }
+
   /**
    * Checks a change and publishes it, all of it or nothing. Submitting the same bytes again does nothing and succeeds.
    * @throws the codes of docs/ERRORS.md under "Publishing"; nothing has changed then
@@ -91,17 +107,23 @@ export class Repository {
     });
   }
 
-  /** Signs anew what is due among the origin's own roles. */
+  /**
+   * Signs anew what is due among the origin's own roles, as far as their keys are there.
+   * @throws SITECAST_ONLINE_KEY_MISSING, once the others are signed; SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET
+   */
   renew(): Promise<void> {
     return this.#serial.run(async () => {
       await this.#ensureSettled();
       const previous = this.#committed;
       if (!previous) return;
-      const next = await this.#signed(previous.root, previous.targets);
+      const { root, targets } = previous;
+      const { next, unsigned } = await this.#signer.sign({ root, targets, previous, floor: this.#floor });
       const roles = changedRoles(previous, next);
-      if (roles.length === 0) return;
-      await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
-      this.#deps.log.info({ roles, versions: this.versions() }, 'signed anew');
+      if (roles.length > 0) {
+        await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
+        this.#deps.log.info({ roles, versions: this.versions() }, 'signed anew');
+      }
+      for (const role of unsigned) this.#signer.require(role, next);
     });
   }
 
@@ -122,7 +144,9 @@ export class Repository {
         targets[name] = { length: bytes.length, hashes: { sha256 } };
         targetFiles.push({ sha256, path: targetPath(name, sha256), bytes });
       }
-      const next = await this.#signed(previous.root, previous.targets, targets);
+      const { root, targets: topLevel } = previous;
+      const wanted = { root, targets: topLevel, previous, rolloutsTargets: targets, floor: this.#floor };
+      const { next } = await this.#signer.sign(wanted);
       await this.#commit({ previous, next, targetFiles, chunks: new Uint8Array(), floor: this.#floor });
     });
   }
@@ -130,10 +154,12 @@ export class Repository {
   /**
    * Never signs a version up to these again: somebody has seen them, though this data directory doesn't know of it.
    * It lasts once something is published after it.
+   * @param issuedMs when the timestamp among them was issued
    */
-  raiseFloor(versions: VersionFloor): Promise<void> {
+  raiseFloor(versions: VersionFloor, issuedMs: number): Promise<void> {
     return this.#serial.run(async () => {
       await this.#ensureSettled();
+      this.#signer.noteIssued(issuedMs);
       this.#floor = {
         timestamp: Math.max(this.#floor.timestamp, versions.timestamp),
         snapshot: Math.max(this.#floor.snapshot, versions.snapshot),
@@ -171,10 +197,18 @@ export class Repository {
     });
   }
 
-  /** Signs with the key that the published metadata names for a role. @throws SITECAST_NOT_INITIALISED, SITECAST_ONLINE_KEY_MISSING */
+  /**
+   * Signs with the key that the published metadata names for a role.
+   * @throws SITECAST_NOT_INITIALISED, SITECAST_ONLINE_KEY_MISSING, SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET
+   */
   signerOf(role: OnlineRole): KeyPair {
     if (!this.#committed) throw notInitialised();
-    return this.#signer(role, this.#committed.root, this.#committed.targets);
+    return this.#signer.require(role, this.#committed);
+  }
+
+  /** @throws what `publishRollouts` would throw before it has done anything */
+  demandRolloutsSigner(): void {
+    for (const role of ['rollouts', 'snapshot', 'timestamp'] as const) this.signerOf(role);
   }
 
   /** Calls after every commit; the function returned ends that. */
@@ -188,10 +222,14 @@ export class Repository {
     return this.#serial.run(async () => (await this.keys.prepare(role)).key);
   }
 
-  /** Deletes what was staged long ago, and files that the metadata stopped referring to. */
+  /**
+   * Deletes what was staged long ago, and files that the metadata stopped referring to.
+   * @throws SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET: by such a clock everything is old
+   */
   sweep(stagedBeforeMs: number): Promise<void> {
     return this.#serial.run(async () => {
       await this.#ensureSettled();
+      demandClock(this.clockDoubt);
       const { chunks, staged, now, log } = this.#deps;
       const removed = {
         chunks: await chunks.removeOlderThan(stagedBeforeMs),
@@ -223,6 +261,8 @@ export class Repository {
       );
     }
     await this.#ensureSettled();
+    // Before anything is compared with it: else what is right is blamed.
+    demandClock(this.clockDoubt);
     const previous = this.#committed;
     const given = {
       isAdopted,
@@ -262,7 +302,7 @@ export class Repository {
     return {
       change,
       previous,
-      next: await this.#signed(root, targets),
+      next: (await this.#signer.sign({ root, targets, previous, floor: this.#floor })).next,
       targetFiles: change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) })),
       chunks: change.chunks.bytes(),
       floor: this.#floor,
@@ -277,7 +317,7 @@ export class Repository {
       for (const role of ['root', 'targets'] as const)
         if (given[role]) checkExpiry(role, given[role], this.#deps.now());
     }
-    checkTargetsMetadata(targets, root, this.keys);
+    checkTargetsMetadata(targets, root, this.#committed?.targets, this.keys);
   }
 
   async #checkListing(
@@ -294,33 +334,6 @@ export class Repository {
       mayLackChunks: isAdopted,
       isAdopted,
     });
-  }
-
-  async #signed(
-    root: Metadata<'root'>,
-    targets: Metadata<'targets'>,
-    rolloutsTargets?: Record<string, TargetFile>,
-  ): Promise<Committed> {
-    const { now, log } = this.#deps;
-    const behindMs = clockBehindMs(this.#committed, now());
-    if (behindMs > 0)
-      log.warn({ behindMs }, 'the clock is behind the last timestamp: `issued` stays where it was');
-    return await signOnlineRoles({
-      root,
-      targets,
-      previous: this.#committed,
-      rolloutsTargets,
-      signerOf: role => this.#signer(role, root, targets),
-      floor: this.#floor,
-      nowMs: now(),
-    });
-  }
-
-  #signer(role: OnlineRole, root: Metadata<'root'>, targets: Metadata<'targets'>): KeyPair {
-    const [keyId] = signersOf(role, root.signed, targets.signed).keyids;
-    const signer = keyId === undefined ? undefined : this.keys.withId(role, keyId);
-    if (signer) return signer;
-    throw onlineKeyMissing(role);
   }
 
   async #commit(plan: CommitPlan): Promise<void> {
@@ -395,17 +408,5 @@ function notInitialised(): SitecastError {
     'SITECAST_NOT_INITIALISED',
     'the repository is empty: its first change must hold both root and targets',
     { hint: 'Run sitecast init.' },
-  );
-}
-
-function onlineKeyMissing(role: OnlineRole): SitecastError {
-  return new SitecastError(
-    'failed',
-    'SITECAST_ONLINE_KEY_MISSING',
-    `the origin doesn't have the private key that the published metadata names for ${role}`,
-    {
-      hint: `Bring keys/${role}.pem back from a backup, or rotate the key: sitecast keys rotate ${role}.`,
-      data: { role },
-    },
   );
 }

@@ -126,6 +126,7 @@ export class Rollouts {
     return this.#serial.run(async () => {
       const { product } = wanted;
       const { rollout, controller, members } = await this.#prepare(wanted);
+      this.#deps.repository.demandRolloutsSigner();
       const { id } = rollout;
       const file = await this.#signed.file(product);
       const pruned = prunable(file);
@@ -170,6 +171,7 @@ export class Rollouts {
       const event = { type: 'operator' as const, figures, ...wish, rollbackTo: goal?.release };
       const decided = decide(record.controller, event, this.#deps.now());
       if (decided.state === record.controller) return record;
+      this.#deps.repository.demandRolloutsSigner();
       await this.#apply(record, decided);
       await this.#judge(id);
       return this.require(id);
@@ -185,7 +187,8 @@ export class Rollouts {
   reconcile(): Promise<void> {
     return this.#serial.run(async () => {
       await this.#reconcile();
-      await this.#signed.publishRevocations();
+      // Where nothing can be signed it's done at a later turn.
+      if (this.#mayDecide()) await this.#signed.publishRevocations();
       for (const record of this.list()) {
         this.standings.refresh(record.rollout);
         this.standings.lookForOverdue(record, this.#deps.now());
@@ -220,6 +223,18 @@ export class Rollouts {
     throw new SitecastError('conflict', 'SITECAST_ROLLOUT_EXISTS', `there is a rollout ${id} already`);
   }
 
+  /** Whether a decision could be published now. One that can't isn't made: it would be told, and undone, again and again. */
+  #mayDecide(): boolean {
+    try {
+      this.#deps.repository.demandRolloutsSigner();
+      return true;
+    } catch (error) {
+      // `sitecast status` and /readyz say what is wrong with the keys, or with the clock.
+      if (error instanceof SitecastError) return false;
+      throw error;
+    }
+  }
+
   #decide(id: string): (Decided & { isChange: boolean }) | undefined {
     const record = this.#records.get(id);
     const figures = record && this.standings.figures(record);
@@ -243,7 +258,7 @@ export class Rollouts {
       if (!decided) return;
       for (const effect of decided.effects)
         if (effect.type === 'timer') this.#wakes.later(id, effect.atMs - this.#deps.now());
-      if (!decided.isChange) return;
+      if (!decided.isChange || !this.#mayDecide()) return;
       await this.#apply(this.require(id), decided);
     }
   }

@@ -34,6 +34,7 @@ export interface TestOriginOptions {
   files: Files & ReadableFiles;
   syncFiles: SyncFiles;
   now: () => number;
+  acceptedDay?: string;
   /** The database; in memory if not given. */
   store?: FleetStore;
   after?: After;
@@ -85,7 +86,14 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const tokens = await Tokens.open(store, audit, now);
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
-  const repository = await Repository.open({ files, chunks, staged, now, log });
+  const repository = await Repository.open({
+    files,
+    chunks,
+    staged,
+    now,
+    acceptedDay: options.acceptedDay,
+    log,
+  });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };

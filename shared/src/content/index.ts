@@ -22,7 +22,7 @@ export {
 } from './chunk-index.ts';
 export { ChunkNumbers } from './chunk-numbers.ts';
 export { ChunkCutter, checkChunkSizes, DEFAULT_CHUNK_SIZES } from './chunking/fastcdc.ts';
-export type { ImageSummary } from './image/image-reader.ts';
+export { type ImageSummary, openImage } from './image/image-reader.ts';
 export { type UploadImageOptions, uploadImage } from './image/upload-image.ts';
 export type { ChunkSink, UploadCounts, UploadOptions, UploadProgress } from './image/upload-run.ts';
 export { type UploadStoredOptions, uploadStored } from './image/upload-stored.ts';

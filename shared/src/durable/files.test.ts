@@ -1,8 +1,11 @@
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
+import { constants } from 'node:fs';
+import { chmod, mkdir, mkdtemp, open, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { readFileBounded } from './bounded.ts';
+import { readFileBounded, readPipe, readSecretBounded } from './bounded.ts';
 import { createFileDurably, makeDirectory, removeDurably, writeFileDurably } from './files.ts';
 
 let directory: string;
@@ -68,4 +71,41 @@ it('reads a file at the bound, refuses one byte more, and a directory', async ()
   await expect(readFileBounded(path, 99)).rejects.toMatchObject({ code: 'SITECAST_FILE_TOO_LARGE' });
   await expect(readFileBounded(directory, 99)).rejects.toMatchObject({ code: 'SITECAST_NOT_A_FILE' });
   await chmod(path, 0o600);
+});
+
+const run = promisify(execFile);
+
+it('refuses a pipe and a device at once, where a file is wanted', async () => {
+  const pipe = join(directory, 'pipe');
+  await run('mkfifo', [pipe]);
+  await expect(readFileBounded(pipe, 99)).rejects.toMatchObject({ code: 'SITECAST_NOT_A_FILE' });
+  await expect(readFileBounded('/dev/null', 99)).rejects.toMatchObject({ code: 'SITECAST_NOT_A_FILE' });
+});
+
+it('reads a secret from a file, or through a pipe to its end, within the bound', async () => {
+  const path = join(directory, 'secret');
+  await writeFile(path, 's3cret');
+  expect(String(await readSecretBounded(path, 6))).toBe('s3cret');
+  await expect(readSecretBounded(path, 5)).rejects.toMatchObject({ code: 'SITECAST_FILE_TOO_LARGE' });
+  await expect(readSecretBounded(directory, 5)).rejects.toMatchObject({ code: 'SITECAST_NOT_A_FILE' });
+  const pipe = join(directory, 'pipe');
+  await run('mkfifo', [pipe]);
+  // The reader is there first: it waits for the writer.
+  const through = async (text: string, maxBytes: number) => {
+    const read = readSecretBounded(pipe, maxBytes);
+    await Promise.all([read.catch(() => undefined), writeFile(pipe, text)]);
+    return read;
+  };
+  expect(String(await through('s3cret', 6))).toBe('s3cret');
+  await expect(through('s3cret', 5)).rejects.toMatchObject({ code: 'SITECAST_FILE_TOO_LARGE' });
+});
+
+it('gives a pipe up through which nothing comes, or no end', async () => {
+  const pipe = join(directory, 'pipe');
+  await run('mkfifo', [pipe]);
+  const handle = await open(pipe, constants.O_RDWR | constants.O_NONBLOCK);
+  await expect(readPipe(pipe, handle, 99, 50)).rejects.toMatchObject({ code: 'SITECAST_PIPE_SILENT' });
+  await handle.write('half');
+  await expect(readPipe(pipe, handle, 99, 50)).rejects.toThrow('its writer did not close it');
+  await handle.close();
 });

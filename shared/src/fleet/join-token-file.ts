@@ -1,4 +1,4 @@
-import { readFileBounded } from '../durable/index.ts';
+import { readSecretBounded } from '../durable/index.ts';
 import { isSystemError, SitecastError } from '../errors.ts';
 import { type JoinToken, parseJoinToken } from './join-token.ts';
 
@@ -29,7 +29,7 @@ export async function readJoinToken(
   if (token !== undefined) return parseJoinToken(token);
   if (tokenFile === undefined) return undefined;
   try {
-    return parseJoinToken((await readFileBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
+    return parseJoinToken((await readSecretBounded(tokenFile, MAX_TOKEN_BYTES)).toString('utf8'));
   } catch (cause) {
     if (!isSystemError(cause, 'ENOENT')) throw cause;
     if (!(await hasBegun())) throw missing(tokenFile, kind, cause);

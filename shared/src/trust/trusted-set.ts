@@ -237,11 +237,21 @@ export class TrustedSet {
     const clock = this.clockAt(this.#startMs);
     const timeMs = Math.max(this.#startMs, clock.issuedMs ?? 0, notBeforeMs);
     if (Date.parse(expires) > timeMs) return;
-    throw refusal('SITECAST_METADATA_EXPIRED', `The ${at.role} metadata expired at ${expires}`, at, {
-      expires,
-      time: toDateTime(timeMs),
-      clock: clock.state,
-    });
+    // The clock isn't what it has expired by, so it's said what is.
+    const byTimestamp =
+      clock.state === 'behind'
+        ? `: the newest timestamp was signed at ${toDateTime(timeMs)}, though this clock says ${toDateTime(this.#startMs)}; one of the two clocks is wrong, this one or the origin's`
+        : '';
+    throw refusal(
+      'SITECAST_METADATA_EXPIRED',
+      `The ${at.role} metadata expired at ${expires}${byTimestamp}`,
+      at,
+      {
+        expires,
+        time: toDateTime(timeMs),
+        clock: clock.state,
+      },
+    );
   }
 }
 

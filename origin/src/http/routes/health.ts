@@ -1,7 +1,7 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { warningsOf } from '../../repository/description.ts';
-import { demandRoom } from '../../storage/room.ts';
+import { whyNotReady } from '../../repository/description.ts';
+import { demandRoom, type Room } from '../../storage/room.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
@@ -43,16 +43,11 @@ export function healthRoutes(app: OriginApp, { repository, state, room, metrics,
       },
     }),
     async c => {
-      const expired = warningsOf(repository, now()).find(({ code }) => code === 'SITECAST_ROLE_EXPIRED');
-      const why =
-        expired?.message ??
-        state.trouble?.message ??
-        state.damage?.message ??
-        (repository.isSettled ? undefined : 'the end of a change could not be written to the disk yet');
-      if (why !== undefined) throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why);
-      await demandRoom(room).catch(({ message }: SitecastError) => {
-        throw new SitecastError('unreachable', 'SITECAST_NOT_READY', message);
-      });
+      const why = whyNotReady(repository, now()) ?? state.trouble ?? state.damage ?? (await fullness(room));
+      if (why) {
+        const data = { code: why.code };
+        throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why.message, { data });
+      }
       return c.json({ status: 'ready' as const, initialised: repository.committed !== undefined }, 200);
     },
   );
@@ -66,4 +61,14 @@ export function healthRoutes(app: OriginApp, { repository, state, room, metrics,
     }),
     async c => c.text(await metrics.text(), 200, { 'content-type': metrics.contentType }),
   );
+}
+
+async function fullness(room: Room): Promise<SitecastError | undefined> {
+  try {
+    await demandRoom(room);
+    return undefined;
+  } catch (error) {
+    if (error instanceof SitecastError) return error;
+    throw error;
+  }
 }

@@ -281,7 +281,9 @@ function revokeRoute(app: OriginApp, { tokens, fleet, rollouts }: AppDeps, kind:
     }),
     async c => {
       const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id, c.get('token').name);
-      await rollouts.publishRevocations();
+      await rollouts.publishRevocations().catch((error: unknown) => {
+        throw error instanceof SitecastError ? notToldYet(kind, error) : error;
+      });
       return c.json(summaryOf(member, fleet.registry), 200);
     },
   );
@@ -304,6 +306,15 @@ function fitsPending(
     query.tag === undefined &&
     query.version === undefined
   );
+}
+
+/** It's done here, and stays so: who asked mustn't take it for undone. */
+function notToldYet(
+  kind: MemberKind,
+  { kind: errorKind, code, message, hint, data }: SitecastError,
+): SitecastError {
+  const said = `the ${kind} is shut out here for good; gateways and devices don't hear of it yet: ${message}`;
+  return new SitecastError(errorKind, code, said, hint === undefined ? { data } : { data, hint });
 }
 
 function tagsOf(tag: string | string[] | undefined): Record<string, string> {

@@ -71,22 +71,8 @@ export class ImageReader {
     checkChunkSizes(sizes);
     if (readBytes < sizes.maxBytes || readBytes > MAX_READ_BYTES)
       throw new RangeError(`cannot read ${readBytes} bytes at once`);
-    // Without O_NONBLOCK a pipe nobody writes to would be waited for, before it could be refused.
-    const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
-    try {
-      const found = await handle.stat({ bigint: true });
-      if (!found.isFile() && !found.isBlockDevice())
-        throw new SitecastError(
-          'badInput',
-          'SITECAST_NOT_A_FILE',
-          `${path} is neither a file nor a block device`,
-        );
-      if (found.isFile() && found.size === 0n) throw emptyImage(path);
-      return new ImageReader(path, handle, found, sizes, readBytes);
-    } catch (error) {
-      await handle.close();
-      throw error;
-    }
+    const { handle, found } = await openImage(path);
+    return new ImageReader(path, handle, found, sizes, readBytes);
   }
 
   /** What the blocks of the pool given to `batches` hold, in bytes: a piece of the image behind room for a cut chunk. */
@@ -227,6 +213,29 @@ function cutAll(
 /** A chunk that doesn't end in this block is moved to before the next one's bytes. */
 function copyTail(block: ArrayBuffer, from: number, to: number, next: ArrayBuffer, room: number): void {
   new Uint8Array(next).set(new Uint8Array(block, from, to - from), room - (to - from));
+}
+
+/**
+ * Opens an image: a regular file or a block device. A pipe is none: an image is read more than once.
+ * @throws SITECAST_NOT_A_FILE, SITECAST_IMAGE_EMPTY; the system's error (ENOENT …) otherwise
+ */
+export async function openImage(path: string): Promise<{ handle: FileHandle; found: BigIntStats }> {
+  // Without O_NONBLOCK a pipe nobody writes to would be waited for, before it could be refused.
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    const found = await handle.stat({ bigint: true });
+    if (!found.isFile() && !found.isBlockDevice())
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_NOT_A_FILE',
+        `${path} is neither a file nor a block device`,
+      );
+    if (found.isFile() && found.size === 0n) throw emptyImage(path);
+    return { handle, found };
+  } catch (error) {
+    await handle.close();
+    throw error;
+  }
 }
 
 function emptyImage(path: string): SitecastError {

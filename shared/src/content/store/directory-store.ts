@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
   closeSync,
+  constants,
   mkdirSync,
   openSync,
   readdirSync,
@@ -174,7 +175,7 @@ export class DirectoryStore implements WritableChunkStore {
   readFrameNow(id: ChunkId, target: Uint8Array): number {
     let file: number;
     try {
-      file = openSync(this.pathOf(id), 'r');
+      file = openSync(this.pathOf(id), constants.O_RDONLY | constants.O_NONBLOCK);
     } catch (error) {
       throw isSystemError(error, 'ENOENT') ? chunkNotFound(id, this, error) : error;
     }

@@ -1,0 +1,149 @@
+import { withOnlineRootKey } from '@sitecast/shared/signing';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import { imageOf, TestOperator } from '../testing/operator.ts';
+import { openTestOrigin, type TestOrigin, type TestOriginOptions } from '../testing/origin.ts';
+import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
+
+const disks = (path: string) => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) });
+
+let origin: Awaited<ReturnType<typeof temporaryOrigin>>;
+beforeEach(async () => {
+  origin = await temporaryOrigin(disks);
+});
+afterEach(() => origin.remove());
+
+/** The next process on the same data. */
+async function nextProcess(options: Partial<TestOriginOptions> = {}): Promise<TestOrigin> {
+  const next = await openTestOrigin({ ...disks(origin.path), now: origin.clock.now, ...options });
+  origin.operator.connect((path, init) => next.app.request(path, init), next.adminToken);
+  return next;
+}
+
+const publish = () => origin.operator.publish('camera', imageOf(...randomChunks(1)));
+const issued = ({ repository }: Pick<TestOrigin, 'repository'>) =>
+  repository.committed?.timestamp.signed.issued;
+async function readiness({ app }: TestOrigin): Promise<{ status: number; detail?: string; code?: string }> {
+  const response = await app.request('/readyz');
+  const body: { detail?: string; data?: { code?: string } } = JSON.parse(await response.text());
+  return { status: response.status, detail: body.detail ?? '', code: body.data?.code ?? '' };
+}
+const warnings = async (): Promise<unknown> => (await origin.operator.json('/api/v1/repository')).warnings;
+
+describe('a clock that runs far ahead of what was signed last', () => {
+  it('signs nothing and deletes nothing; it is said, with the cure; and a clock that is right again goes on', async () => {
+    await origin.operator.upload(imageOf(...randomChunks(1)));
+    origin.clock.passDays(730);
+    const ahead = await nextProcess();
+    const refused = { code: 'SITECAST_CLOCK_AHEAD' };
+    await expect(ahead.repository.renew()).rejects.toMatchObject(refused);
+    await expect(ahead.repository.sweep(origin.clock.nowMs - 1)).rejects.toMatchObject(refused);
+    expect(() => ahead.repository.signerOf('rollouts')).toThrow(expect.objectContaining(refused));
+    // Not the release, whose signature is good.
+    expect(await publish()).toMatchObject({ httpStatus: 503, ...refused });
+    expect(await warnings()).toEqual([
+      {
+        role: 'timestamp',
+        ...refused,
+        message: expect.stringMatching(
+          /says 2032-01-01T00:00:00Z, 730 days after .* start the origin once with --accept-clock 2032-01-01\.$/,
+        ),
+      },
+    ]);
+    expect(await readiness(ahead)).toMatchObject({ status: 503, ...refused });
+    expect(issued(ahead)).toBe('2030-01-01T00:00:00Z');
+    expect(await ahead.chunks.totals()).toMatchObject({ chunks: 2 });
+
+    origin.clock.passDays(-730);
+    expect(await publish()).toMatchObject({ httpStatus: 409 });
+    await ahead.repository.renew();
+    expect(await readiness(ahead)).toMatchObject({ status: 200 });
+    expect(await warnings()).toEqual([]);
+  });
+
+  it.each([
+    ['30 days', 30, undefined, true],
+    ['30 days and an hour', 30 + 1 / 24, undefined, false],
+    ['60 days, for which somebody vouches', 60, '2030-03-02', true],
+    ['60 days, the day before', 60, '2030-03-01', true],
+    ['60 days, for another leap', 60, '2030-04-02', false],
+  ])('is taken for downtime, or not: %s', async (_what, days, acceptedDay, isTaken) => {
+    origin.clock.passDays(days);
+    const { repository } = await nextProcess({ ...(acceptedDay && { acceptedDay }) });
+    const signed = repository.renew().then(
+      () => true,
+      (error: unknown) => Reflect.get(Object(error), 'code'),
+    );
+    expect(await signed).toBe(isTaken || 'SITECAST_CLOCK_AHEAD');
+  });
+
+  it('decides nothing about rollouts, so that nothing is told and undone again and again', async () => {
+    const { operator, clock } = origin;
+    await operator.publishOk('camera', imageOf(...randomChunks(1)));
+    const start = await operator.json('/api/v1/rollouts', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ product: 'camera', version: '1.0.0', allAtOnce: true }),
+    });
+    clock.passDays(730);
+    await origin.rollouts.reconcile();
+    const act = await operator.json(`/api/v1/rollouts/${String(start.id)}/pause`, { method: 'POST' });
+    expect(act).toMatchObject({ httpStatus: 503, code: 'SITECAST_CLOCK_AHEAD' });
+    const told = await origin.audit.entries(0, 100);
+    expect(told.map(({ action }) => action)).not.toContain('rollout.undone');
+  });
+});
+
+describe('a clock that is behind what was signed last', () => {
+  it('is blamed, or the clock of then, and the cure is named; a new timestamp key is the way out', async () => {
+    const { operator, clock } = origin;
+    clock.passDays(730);
+    await (await nextProcess({ acceptedDay: '2031-12-31' })).repository.renew();
+    clock.passDays(-730);
+    const right = await nextProcess();
+    expect(await readiness(right)).toEqual({
+      status: 503,
+      code: 'SITECAST_CLOCK_BEHIND',
+      detail: expect.stringMatching(/730 days after what the origin's clock says .* keys rotate timestamp/),
+    });
+    const key = await right.repository.prepareKey('timestamp');
+    if (!operator.root) throw new Error();
+    operator.root = withOnlineRootKey(operator.root, 'timestamp', key, clock.nowMs);
+    expect(await operator.submit({ root: true, targets: false })).toMatchObject({ httpStatus: 200 });
+    expect(issued(right)).toBe('2030-01-01T00:00:00Z');
+    expect(await readiness(right)).toMatchObject({ status: 200 });
+  });
+
+  it('by what clients forgive is a warning, and no more', async () => {
+    const { clock } = origin;
+    clock.nowMs -= 5 * 60_000;
+    const next = await nextProcess();
+    expect(await warnings()).toMatchObject([{ code: 'SITECAST_CLOCK_BEHIND' }]);
+    expect(await readiness(next)).toMatchObject({ status: 200 });
+    clock.nowMs -= 1000;
+    expect(await readiness(next)).toMatchObject({ status: 503 });
+  });
+});
+
+it('signs nothing by a clock that was never set, at the founding as well as later', async () => {
+  const { operator, clock } = origin;
+  const rightMs = clock.nowMs;
+  clock.nowMs = 3_600_000;
+  const refused = { httpStatus: 503, code: 'SITECAST_CLOCK_NEVER_SET' };
+  expect(await publish()).toMatchObject(refused);
+  await origin.repository.idle();
+
+  const path = `${origin.path}/fresh`;
+  const fresh = await openTestOrigin({ ...disks(path), now: clock.now });
+  const founder = new TestOperator(
+    (at, init) => fresh.app.request(at, init),
+    fresh.adminToken,
+    () => rightMs,
+  );
+  expect(await founder.initialise()).toMatchObject(refused);
+  expect(await readiness(fresh)).toMatchObject({ status: 503, code: 'SITECAST_CLOCK_NEVER_SET' });
+  clock.nowMs = rightMs;
+  expect(await founder.submit({ root: true })).toMatchObject({ httpStatus: 200 });
+  expect(operator.prepared().version).toBeGreaterThan(1);
+});

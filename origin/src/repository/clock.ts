@@ -1,0 +1,106 @@
+import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
+import { type Metadata, toDateTime } from '@sitecast/shared/trust';
+import type { Committed } from './committed.ts';
+
+const DAY_MS = 86_400_000;
+/** How long after the last timestamp a clock is believed: beyond the origin's own signatures, which hold for 14 days. */
+const MAX_CLOCK_LEAP_MS = 30 * DAY_MS;
+/** A clock that shows an earlier time was never set: this software is younger. */
+const EARLIEST_MS = Date.parse('2026-01-01T00:00:00Z');
+/** From here on devices take their clocks for behind. */
+const CLIENTS_SKEW_MS = 5 * 60_000;
+
+/** Why the origin's clock isn't believed, and what to do about it. */
+export interface ClockDoubt {
+  code: ErrorCode;
+  message: string;
+  hint: string;
+  /** True where nothing may be signed by such a clock. */
+  isRefused: boolean;
+  /** True where clients are the worse for it. */
+  isFelt: boolean;
+}
+
+interface ClockFacts {
+  committed: Committed | undefined;
+  nowMs: number;
+  /** Issued by this origin, as others have seen: the data directory may be older. */
+  seenIssuedMs?: number | undefined;
+  /** The day that an operator has vouched for, as `2026-11-30`. */
+  acceptedDay?: string | undefined;
+}
+
+/**
+ * Compares the clock with what was signed last. What is signed is a floor for the clocks of all clients, so a clock that runs
+ * ahead does harm that stays: nothing is signed far ahead of the last timestamp before an operator has looked at it.
+ */
+export function clockDoubt({
+  committed,
+  nowMs,
+  seenIssuedMs = 0,
+  acceptedDay,
+}: ClockFacts): ClockDoubt | undefined {
+  if (nowMs < EARLIEST_MS) return neverSet(nowMs);
+  const issuedMs = committed && issuedMsOf(committed.timestamp);
+  const lastMs = Math.max(issuedMs ?? 0, seenIssuedMs);
+  if (lastMs === 0) return undefined;
+  if (issuedMs !== undefined && nowMs < issuedMs) return behind(nowMs, issuedMs);
+  if (nowMs - lastMs <= MAX_CLOCK_LEAP_MS || isDay(nowMs, acceptedDay)) return undefined;
+  return ahead(nowMs, lastMs);
+}
+
+/** @throws SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET (failed) */
+export function demandClock(doubt: ClockDoubt | undefined): void {
+  if (doubt?.isRefused !== true) return;
+  throw new SitecastError('failed', doubt.code, doubt.message, { hint: doubt.hint });
+}
+
+export function issuedMsOf({ signed }: Metadata<'timestamp'>): number {
+  return signed.issued === undefined ? 0 : Date.parse(signed.issued);
+}
+
+function neverSet(nowMs: number): ClockDoubt {
+  return {
+    code: 'SITECAST_CLOCK_NEVER_SET',
+    message: `the origin's clock says ${toDateTime(nowMs)}, before this software was written: nothing is signed by it`,
+    hint: "Set the origin's clock.",
+    isRefused: true,
+    isFelt: true,
+  };
+}
+
+function ahead(nowMs: number, lastMs: number): ClockDoubt {
+  const days = Math.floor((nowMs - lastMs) / DAY_MS);
+  return {
+    code: 'SITECAST_CLOCK_AHEAD',
+    message: `the origin's clock says ${toDateTime(nowMs)}, ${days} days after the last timestamp was signed (${toDateTime(lastMs)}): nothing is signed by it`,
+    hint: `Set the clock if it's wrong. If it's right, start the origin once with --accept-clock ${dayOf(nowMs)}.`,
+    isRefused: true,
+    isFelt: true,
+  };
+}
+
+function behind(nowMs: number, issuedMs: number): ClockDoubt {
+  return {
+    code: 'SITECAST_CLOCK_BEHIND',
+    message: `the last timestamp says that it was signed at ${toDateTime(issuedMs)}, ${lasting(issuedMs - nowMs)} after what the origin's clock says now (${toDateTime(nowMs)}): the clock is behind, or was ahead then`,
+    hint: "Set the origin's clock if it's wrong. If it's right, `sitecast keys rotate timestamp` takes the timestamp back.",
+    isRefused: false,
+    isFelt: issuedMs - nowMs > CLIENTS_SKEW_MS,
+  };
+}
+
+function lasting(ms: number): string {
+  if (ms < 2 * 60_000) return `${Math.ceil(ms / 1000)} s`;
+  if (ms < 2 * DAY_MS) return `${Math.round(ms / 60_000)} min`;
+  return `${Math.round(ms / DAY_MS)} days`;
+}
+
+/** A day either way: whoever vouches for it may be in another time zone, or see midnight pass. */
+function isDay(nowMs: number, acceptedDay: string | undefined): boolean {
+  return acceptedDay !== undefined && [-1, 0, 1].some(days => dayOf(nowMs + days * DAY_MS) === acceptedDay);
+}
+
+function dayOf(ms: number): string {
+  return toDateTime(ms).slice(0, 10);
+}
