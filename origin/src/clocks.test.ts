@@ -77,6 +77,7 @@ describe('an origin that signed with its clock ahead', () => {
     listen: { host: '127.0.0.1', port: 0 },
     stagingTtlMs: DAY_MS,
     maxStagedBytes: 2 ** 20,
+    reserveBytes: 0,
   });
 
   it('is named as the one that was wrong, and its cure', async () => {

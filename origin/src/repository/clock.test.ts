@@ -90,8 +90,8 @@ describe('a clock that runs far ahead of what was signed last', () => {
     await origin.rollouts.reconcile();
     const act = await operator.json(`/api/v1/rollouts/${String(start.id)}/pause`, { method: 'POST' });
     expect(act).toMatchObject({ httpStatus: 503, code: 'SITECAST_CLOCK_AHEAD' });
-    const told = await origin.audit.entries(0, 100);
-    expect(told.map(({ action }) => action)).not.toContain('rollout.undone');
+    const { entries } = await origin.audit.find(0, 100);
+    expect(entries.map(({ action }) => action)).not.toContain('rollout.undone');
   });
 });
 
