@@ -193,11 +193,15 @@ async function run(settings: RunSettings): Promise<void> {
   endInTime(opened, stop);
   const { agent, parts } = opened;
   const daemon = new Daemon(agent, parts, settings);
-  const control = await listenForCommands(settings, daemon, parts);
-  log('info', `device ${parts.identity.id}`, { gateways: settings.gateways });
-  await daemon.run(stop);
-  await control?.close();
-  await opened.close();
+  let control: ControlServer | undefined;
+  try {
+    control = await listenForCommands(settings, daemon, parts);
+    log('info', `device ${parts.identity.id}`, { gateways: settings.gateways });
+    await daemon.run(stop);
+  } finally {
+    await control?.close();
+    await opened.close();
+  }
   // What still holds the process, nobody needs.
   setTimeout(() => process.exit(), LINGER_MS).unref();
 }
@@ -300,8 +304,9 @@ async function through<T>(
   const done = new AbortController();
   const asked = stopSignal();
   const stop = AbortSignal.any([asked, done.signal]);
-  const opened = await openAgentIn(ask.settings(), { hasPeers, stop });
+  let opened: OpenAgent | undefined;
   try {
+    opened = await openAgentIn(ask.settings(), { hasPeers, stop });
     return await act(opened, stop);
   } catch (error) {
     if (asked.aborted) throw interrupted();
@@ -309,7 +314,7 @@ async function through<T>(
   } finally {
     // What still waits for later is of no use here.
     done.abort();
-    await opened.close();
+    await opened?.close();
   }
 }
 

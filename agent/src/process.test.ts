@@ -1,5 +1,5 @@
-import { randomBytes } from 'node:crypto';
 import { execFileSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { mkdir, mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -208,6 +208,23 @@ it('is stopped together with its health check, as a service manager does it: the
   process.kill(first.pid, 'SIGTERM');
   expect(await first.ended).toMatchObject({ exitCode: 0, signal: null });
   expect(await status()).toMatchObject({ isAlive: false, update: { phase: 'confirming' }, barred: [] });
+  // So is a command that does without a daemon.
+  const pid = await readFile(pidFile, 'utf8');
+  const update = new AgentProcess([
+    'update',
+    ...settings(),
+    ...boot,
+    '--health-command',
+    `echo $$ > ${pidFile}; exec sleep 600`,
+    '--health-timeout=30m',
+  ]);
+  running.push(update);
+  await until('it runs again', async () => !['', pid].includes(await readFile(pidFile, 'utf8')));
+  const interrupted = await update.stop();
+  expect(interrupted).toMatchObject({
+    exitCode: 1,
+    stderr: expect.stringContaining('SITECAST_INTERRUPTED'),
+  });
   daemon(...boot, '--health-command', 'true');
   await until('it is completed', isTold('completed', 1));
   expect(told().filter(({ state, reason }) => state === 'failed' || reason?.code === 'powerLoss')).toEqual(
