@@ -119,6 +119,18 @@ it('holds up nobody for a report that makes the origin refuse the request, and t
   expect((await send(one, again, [await one.report()])).json).toHaveProperty('rejected');
 });
 
+it('gets past more refusals in a row than it believes in at once', async () => {
+  const { origin, gateway } = await start();
+  const device = await assigned(origin, gateway);
+  origin.refusesWhole = report => (isSaying('bad')(report) ? 400 : undefined);
+  const reports: Envelope[] = [];
+  for (let at = 0; at < 12; at += 1) reports.push(await device.report(saying('bad')));
+  await send(device, gateway, [...reports, await device.report(saying('good'))]);
+  await until(() => origin.reports.length === 1, 'the one behind them');
+  expect(arrived(origin)).toEqual(['good']);
+  await until(async () => (await putAside(gateway)) === 12, 'the refusals');
+});
+
 it('puts aside what the origin cannot read, which it names by its place alone', async () => {
   const { origin, gateway } = await start();
   const device = await assigned(origin, gateway);
@@ -137,7 +149,8 @@ it('passes over a report at which the origin fails, and keeps it', async () => {
   await send(other, gateway, [await other.report(saying('three'))]);
   await until(() => origin.reports.length === 2, 'the others');
   expect(arrived(origin).sort()).toEqual(['one', 'three']);
-  expect([await waiting(gateway), await putAside(gateway)]).toEqual([1, 0]);
+  await until(async () => (await waiting(gateway)) === 1, 'the acknowledgements');
+  expect(await putAside(gateway)).toBe(0);
 });
 
 it('keeps all where everything is refused: that says nothing about any of them', async () => {

@@ -82,6 +82,18 @@ it.each(['whole', 'each'] as const)(
   },
 );
 
+it('gets past more refusals in a row than it believes in at once', async () => {
+  await start(site);
+  const bad = Array.from({ length: 9 }, (_, at) => `bad ${at}`);
+  Object.assign(site, { refuses: 'whole', judge: refusing(...bad) });
+  await tell(...bad, 'good');
+  for (let runs = 0; runs < 5; runs += 1) await deliver();
+  expect(told()).toHaveLength(10);
+  expect(told().at(-1)).toBe('10 good');
+  expect(epochs().size).toBe(2);
+  expect(device.parts.outbox.pendingCount).toBe(0);
+});
+
 it('leaves a report as it is that another gateway takes', async () => {
   await start(site, other);
   site.judge = refusing('two');

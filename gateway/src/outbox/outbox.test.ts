@@ -5,6 +5,7 @@ import {
   MAX_DEAD_LETTERS,
   MAX_DEVICE_REPORTS,
   MAX_STRANGERS_REPORTS,
+  MAX_TOLD_LETTERS,
   Outbox,
   type OutboxEntry,
 } from './outbox.ts';
@@ -103,6 +104,22 @@ it('keeps the last of the reports that the origin refused', async () => {
       await outbox.reject(waiting, 'SITECAST_REPORT_FORKED');
   }
   expect([outbox.deadLetters, outbox.length]).toEqual([MAX_DEAD_LETTERS, 0]);
+});
+
+it('knows what the origin refused of a chain, the newest of it, also after a restart', async () => {
+  await outbox.add(entries(MAX_TOLD_LETTERS + 1));
+  await outbox.add([entry(1, { epoch: 'f' }), entry(1, { id: 'another' })]);
+  for (const waiting of await outbox.next(undefined, { maxReports: 1000, maxBytes: 10 ** 9 }))
+    await outbox.reject(waiting, 'SITECAST_REPORT_GAP');
+  const again = await Outbox.open(state.records('outbox'), Date.now);
+  for (const one of [outbox, again]) {
+    const refused = one.refusedOf('device', 'e');
+    expect(refused.map(({ seq }) => seq)).toEqual(
+      Array.from({ length: MAX_TOLD_LETTERS }, (_, at) => at + 2),
+    );
+    expect(refused[0]).toEqual({ epoch: 'e', seq: 2, digest: 'd'.repeat(16), code: 'SITECAST_REPORT_GAP' });
+    expect([one.refusedOf('device', 'f').length, one.refusedOf('nobody', 'e')]).toEqual([1, []]);
+  }
 });
 
 it('sends what was in a damaged database, and takes anew what is no longer in it', async () => {

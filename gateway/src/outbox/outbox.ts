@@ -18,7 +18,7 @@ const MAX_STRANGERS_BYTES = 4 * 1024 * 1024;
 /** Reports that the origin refused, kept for whoever looks into it. */
 export const MAX_DEAD_LETTERS = 1000;
 /** Of those, what a device is told of its own in one answer. */
-const MAX_TOLD_LETTERS = 100;
+export const MAX_TOLD_LETTERS = 100;
 /** Reports that have just left: a device that sends them again needn't cross the WAN. */
 const MAX_REMEMBERED = 20_000;
 const REMEMBERED_FOR_MS = 10 * 60_000;
