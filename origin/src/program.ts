@@ -1,4 +1,4 @@
-import { parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
+import { parseDurationMs, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
 import {
@@ -127,7 +127,7 @@ export function originProgram(
     .addHelpText('after', RECOVER_HELP)
     .action(async ({ data, from = [], json }: RecoverOptions) => {
       const recovered = await recover(data, from);
-      out(json === true ? `${JSON.stringify(recovered)}\n` : recoveredText(recovered));
+      out(json === true ? `${plainJson(JSON.stringify(recovered))}\n` : recoveredText(recovered));
     });
   return program;
 }
@@ -167,5 +167,6 @@ function recoveredText(recovered: Recovered): string {
       id => `paused: rollout ${id}; look at it, then \`sitecast rollout resume ${id}\` or \`abort\``,
     ),
   ];
-  return `${lines.join('\n')}\n`;
+  // What gateways have answered is among it.
+  return `${lines.map(plainLine).join('\n')}\n`;
 }
