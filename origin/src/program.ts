@@ -1,4 +1,4 @@
-import { parseBytes, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
+import { parseBytes, parseDurationMs, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
 import {
@@ -147,7 +147,7 @@ function recoverCommand(
     .addHelpText('after', RECOVER_HELP)
     .action(async ({ data, from = [], acceptClock, json }: RecoverOptions) => {
       const recovered = await recover({ dataDirectory: data, from, acceptedDay: acceptClock });
-      out(json === true ? `${JSON.stringify(recovered)}\n` : recoveredText(recovered));
+      out(json === true ? `${plainJson(JSON.stringify(recovered))}\n` : recoveredText(recovered));
     });
 }
 
@@ -223,7 +223,8 @@ function recoveredText(recovered: Recovered): string {
       ? []
       : [`no admin's API token was left: a new one is in ${adminTokenPath}`]),
   ];
-  return `${lines.join('\n')}\n`;
+  // What gateways have answered is among it.
+  return `${lines.map(plainLine).join('\n')}\n`;
 }
 
 function databaseLines({ database, revokedAgain }: Recovered): string[] {

@@ -86,7 +86,7 @@ Examples:
       check?.end(head);
       if (after < head.seq)
         note(`the log ends with entry ${after}, and the origin says ${head.seq}: sitecast audit --verify`);
-      show(entries, head, isChecked, options.json === true);
+      show({ entries, head, ...(after < head.seq && { endsWith: after }) }, isChecked, options.json === true);
     });
 }
 
@@ -119,11 +119,19 @@ async function readLog(
   }
 }
 
-function show(entries: readonly AuditEntry[], head: AuditHead, isChecked: boolean, asJson: boolean): void {
+interface Found {
+  entries: readonly AuditEntry[];
+  head: AuditHead;
+  /** Where the log breaks off, if that isn't where the origin says that it ends. */
+  endsWith?: number;
+}
+
+function show(found: Found, isChecked: boolean, asJson: boolean): void {
   if (asJson) {
-    printJson({ entries, head, ...(isChecked && { verified: true }) });
+    printJson({ ...found, ...(isChecked && { verified: true }) });
     return;
   }
+  const { entries, head } = found;
   if (entries.length > 0) {
     const rows = entries.map(({ seq, at, by, action, subject, details }) => [
       String(seq),

@@ -1,6 +1,6 @@
 export { endProcessSoon, Endings } from './endings.ts';
 export { applyOptionsFile, limitSettings } from './config-file.ts';
-export { plainJson, plainLine, plainText } from './plain-text.ts';
+export { plainJson, plainLine } from './plain-text.ts';
 export { EXIT_CODES, describeError, exitCodeOf } from './outcome.ts';
 export { type OutputStreams, runProgram, SettingsCommand } from './program.ts';
 export {

@@ -5,7 +5,8 @@
  * renderer ignore (zero-width characters, marks that turn the direction of text, tags, variation selectors, blank letters).
  */
 const UNSAFE = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\ufff9-\ufffb]/gu;
-const UNSAFE_IN_LINES = /(?![\t\n])[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\ufff9-\ufffb]/gu;
+/** A log's JSON ends with a line feed of its own. */
+const UNSAFE_IN_JSON = /(?![\t\n])[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\ufff9-\ufffb]/gu;
 const LINE_BREAKS = /\r\n|[\n\v\f\r\u0085\u2028\u2029]/gu;
 const SHOWN_BREAK = ' ↵ ';
 /** It chooses how an emoji is drawn, and widens it on some terminals: the emoji alone says as much. */
@@ -17,25 +18,19 @@ const LEADING_MARK = /^\p{M}/u;
 const PRINTABLE_ASCII = /^[ -~]*$/;
 const REPLACEMENT = '\ufffd';
 
-/** Text of several lines for a terminal. What is unsafe becomes U+FFFD; tabs and line feeds stay. */
-export function plainText(text: string): string {
-  return withoutFloods(text.replace(EMOJI_STYLE, '').replace(UNSAFE_IN_LINES, REPLACEMENT));
-}
-
-/** One line, or one field of a line: the same, and no line break or tab gets through. */
+/** One line, or one field of a line, for a terminal. What is unsafe becomes U+FFFD, a line break `↵`, a tab a blank. */
 export function plainLine(text: string): string {
   if (PRINTABLE_ASCII.test(text)) return text;
   const oneLine = text.replace(LINE_BREAKS, SHOWN_BREAK).replaceAll('\t', ' ').replace(EMOJI_STYLE, '');
-  return withoutFloods(oneLine.replace(UNSAFE, REPLACEMENT)).replace(LEADING_MARK, REPLACEMENT);
+  return oneLine
+    .replace(UNSAFE, REPLACEMENT)
+    .replace(MARK_FLOOD, `$1${REPLACEMENT}`)
+    .replace(LEADING_MARK, REPLACEMENT);
 }
 
 /** JSON that says the same, with each unsafe character escaped: whoever reads it loses nothing, and a terminal is safe. */
 export function plainJson(json: string): string {
-  return json.replace(UNSAFE_IN_LINES, character => character.replace(/[^]/g, escapeUnit));
+  return json.replace(UNSAFE_IN_JSON, character => character.replace(/[^]/g, escapeUnit));
 }
 
 const escapeUnit = (unit: string): string => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`;
-
-function withoutFloods(text: string): string {
-  return text.replace(MARK_FLOOD, `$1${REPLACEMENT}`);
-}

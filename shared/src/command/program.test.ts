@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import { afterEach, expect, it } from 'vitest';
 import { SitecastError } from '../errors.ts';
 import { limitSettings } from './config-file.ts';
-import { plainText } from './plain-text.ts';
 import { runProgram, SettingsCommand } from './program.ts';
 import { formatDurationMs, parseBoundedInteger, parseDurationMs } from './values.ts';
 
@@ -129,12 +128,6 @@ it('a required setting may come from the file, and is asked for where nothing gi
     data: undefined,
     err: expect.stringContaining("required option '--data <dir>' not specified"),
   });
-});
-
-it('prints no character that a terminal would obey, whoever has sent it', () => {
-  const evil = 'a\u001b[2J\u001b]52;c;QQ==\u0007b\r\u009bc\u202ed\u007f';
-  expect(plainText(evil)).toBe('a\ufffd[2J\ufffd]52;c;QQ==\ufffdb\ufffd\ufffdc\ufffdd\ufffd');
-  expect(plainText('two\n\tlines, Zürich, 東京')).toBe('two\n\tlines, Zürich, 東京');
 });
 
 it('takes from the environment what is a setting, and nothing that one act is about', async () => {
