@@ -1,39 +1,56 @@
 import { readFile, writeFile } from 'node:fs/promises';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { Filter } from './bed/filter.ts';
 import { FleetBed } from './bed/fleet-bed.ts';
 import type { Server } from './bed/processes.ts';
 
 // One real agent, with slots in files and a health command that says when and how it ends.
 
+// One fleet of processes; each test has a product and an agent of its own.
+
 let fleet: FleetBed;
 let filter: Filter;
+beforeAll(async () => {
+  fleet = await FleetBed.open(['north']);
+  filter = await Filter.open(fleet.site('north').url);
+});
+afterAll(async () => {
+  filter.close();
+  await fleet.close();
+});
+
+/** What the agent of this test is for, and the name of its data directory. */
+let product: string;
+let tests = 0;
 let agent: Server;
 let isHeld: boolean;
 let letGo: () => void;
 
 beforeEach(async () => {
-  fleet = await FleetBed.open(['north']);
-  await fleet.publish('camera');
-  filter = await Filter.open(fleet.site('north').url);
+  tests += 1;
+  product = `camera-${tests}`;
   isHeld = false;
   letGo = () => {};
-  await writeFile(fleet.bed.path('device.token'), await fleet.joinToken('device', 'north'));
-  for (const slot of ['a', 'b']) await writeFile(fleet.bed.path(`${slot}.img`), '');
+  await fleet.publish(product);
+  await writeFile(at('token'), await fleet.joinToken('device', 'north'));
+  for (const slot of ['a', 'b']) await writeFile(at(`${slot}.img`), '');
   startAgent();
+  await fleet.bed.until(async () => (await last()) !== undefined, 'the agent to say something');
 });
 afterEach(async () => {
   letGo();
+  filter.rule = () => 'pass';
   await agent.stop('SIGKILL');
-  filter.close();
-  await fleet.close();
 });
 
+/** A file of this test. */
+const at = (name: string): string => fleet.bed.path(`${product}-${name}`);
+
 function startAgent(): void {
-  const health = 'while ! test -e verdict; do sleep 0.05; done; exit $(cat verdict)';
+  const health = `while ! test -e ${at('verdict')}; do sleep 0.05; done; exit $(cat ${at('verdict')})`;
   agent = fleet.bed.start('sitecast-agent', [
     'run',
-    ...`--data device --gateway ${filter.url} --token-file device.token --product camera --hardware rpi4 --slot-a a.img --slot-b b.img --poll 1s --log-level error`.split(
+    ...`--data ${product} --gateway ${filter.url} --token-file ${at('token')} --product ${product} --hardware rpi4 --slot-a ${at('a.img')} --slot-b ${at('b.img')} --poll 1s --log-level error --no-peers`.split(
       ' ',
     ),
     '--health-command',
@@ -44,7 +61,7 @@ function startAgent(): void {
 /** What a boot loader does that has given up a slot: the machine starts again, in the other one. */
 async function comeUpIn(slot: 'A' | 'B'): Promise<void> {
   await agent.stop('SIGKILL');
-  const path = fleet.bed.path('device/boot.json');
+  const path = fleet.bed.path(product, 'boot.json');
   const state: object = JSON.parse(await readFile(path, 'utf8'));
   await writeFile(path, JSON.stringify({ ...state, next: slot, trial: null }));
   startAgent();
@@ -70,7 +87,7 @@ interface ShownReport {
 }
 
 async function last(): Promise<ShownReport | undefined> {
-  const { devices } = await fleet.operate('device', 'list', '--product', 'camera');
+  const { devices } = await fleet.operate('device', 'list', '--product', product);
   const isLight = (id: string) => fleet.devices.some(device => device.id === id);
   return Array.isArray(devices) ? devices.find(({ id }) => !isLight(id))?.last : undefined;
 }
@@ -85,16 +102,15 @@ async function untilLast(state: string, id: string): Promise<ShownReport | undef
 }
 
 async function agentStatus(): Promise<Record<string, unknown>> {
-  return await fleet.bed.json('sitecast-agent', ['status', '--data', 'device']);
+  return await fleet.bed.json('sitecast-agent', ['status', '--data', product]);
 }
 
 const imageIn = async (slot: 'a' | 'b', version = '2.0.0'): Promise<boolean> =>
-  (await readFile(fleet.bed.path(`${slot}.img`))).equals(await readFile(fleet.bed.path(`camera-${version}`)));
+  (await readFile(at(`${slot}.img`))).equals(await readFile(at(version)));
 
 it('an abort during the download: nothing is installed, and the device says that it stopped', async () => {
-  await fleet.bed.until(async () => (await last()) !== undefined);
   holdChunks();
-  const id = await fleet.rollOut('camera', '--all-at-once');
+  const id = await fleet.rollOut(product, '--all-at-once');
   await fleet.bed.until(async () => isHeld);
   await untilLast('downloading', id);
   await fleet.operate('rollout', 'abort', id, '--yes');
@@ -102,7 +118,7 @@ it('an abort during the download: nothing is installed, and the device says that
   const stopped = await untilLast('idle', id);
   expect(stopped).toMatchObject({ reason: { code: 'SITECAST_ROLLOUT_STOPPED' } });
   letGo();
-  await fleet.bed.json('sitecast-agent', ['update', '--data', 'device']);
+  await fleet.bed.json('sitecast-agent', ['update', '--data', product]);
   expect(await agentStatus()).toMatchObject({ booted: 'A' });
   expect(await imageIn('b')).toBe(false);
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted', failures: [] });
@@ -112,27 +128,25 @@ it.each([
   ['completes it', '0', 'completed', 'B'],
   ['falls back', '1', 'rolledBack', 'A'],
 ])('an abort during the reboot: the device %s and says so', async (_how, verdict, state, booted) => {
-  await fleet.bed.until(async () => (await last()) !== undefined);
-  const id = await fleet.rollOut('camera', '--all-at-once');
+  const id = await fleet.rollOut(product, '--all-at-once');
   await untilLast('confirming', id);
   await fleet.operate('rollout', 'abort', id, '--yes');
-  await fleet.untilSigned('camera', id, 'aborted');
-  await writeFile(fleet.bed.path('verdict'), verdict);
+  await fleet.untilSigned(product, id, 'aborted');
+  await writeFile(at('verdict'), verdict);
   const ended = await untilLast(state, id);
   expect(ended).toMatchObject({ release: { version: '2.0.0' }, booted: { slot: booted } });
   expect(await imageIn('b')).toBe(true);
   // It stays where it is: nobody ordered more.
-  await fleet.bed.json('sitecast-agent', ['update', '--data', 'device']);
+  await fleet.bed.json('sitecast-agent', ['update', '--data', product]);
   expect(await agentStatus()).toMatchObject({ booted, update: null });
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted' });
 });
 
 it('a boot loader that gives up a release long after its success stops the rollout', async () => {
-  await fleet.bed.until(async () => (await last()) !== undefined);
-  await writeFile(fleet.bed.path('verdict'), '0');
+  await writeFile(at('verdict'), '0');
   // A second device that never comes keeps the rollout going.
-  await fleet.enrol('north', 'camera', 1);
-  const id = await fleet.rollOut('camera', '--all-at-once', '--on-failure', 'pause');
+  await fleet.enrol('north', product, 1);
+  const id = await fleet.rollOut(product, '--all-at-once', '--on-failure', 'pause');
   await untilLast('completed', id);
   await comeUpIn('A');
   const told = await untilLast('rolledBack', id);
@@ -148,16 +162,15 @@ it('a boot loader that gives up a release long after its success stops the rollo
     barred: [{ version: '2.0.0', reason: { code: 'bootCountExhausted' } }],
     lastFailure: { reason: { code: 'bootCountExhausted' } },
   });
-  const { stdout } = await fleet.bed.run('sitecast-agent', ['status', '--data', 'device']);
+  const { stdout } = await fleet.bed.run('sitecast-agent', ['status', '--data', product]);
   expect(stdout).toMatch(/barred +2\.0\.0: bootCountExhausted/);
 });
 
 it('a device that cannot go back to where it came from is shown, and goes to the release that is named then', async () => {
-  await fleet.bed.until(async () => (await last()) !== undefined);
-  await writeFile(fleet.bed.path('verdict'), '0');
+  await writeFile(at('verdict'), '0');
   // A second device that never comes keeps the rollout going.
-  await fleet.enrol('north', 'camera', 1);
-  const id = await fleet.rollOut('camera', '--all-at-once');
+  await fleet.enrol('north', product, 1);
+  const id = await fleet.rollOut(product, '--all-at-once');
   await untilLast('completed', id);
   await fleet.operate('rollout', 'rollback', id, '--yes');
   const stuck = await untilLast('blocked', id);
