@@ -251,7 +251,6 @@ it.each(misbehaviours)(
       async () =>
         (await gateway.get('metadata/timestamp.json')).body.equals(origin.repository.bytesOf('timestamp')),
       'the recovery',
-      30_000,
     );
   },
 );

@@ -4,13 +4,13 @@ import { createFleetKeyFile, requireFleetKey } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { type Announcement, createFleetNode, type FleetNode } from '@sitecast/shared/swarm';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { until } from '@sitecast/shared/testing';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { imageOf } from './testing/operator.ts';
 import { randomChunks, temporaryDirectory } from './testing/setup.ts';
 import { spawnOrigin, type SpawnedOrigin } from './testing/spawned.ts';
 
 // Each start of a process takes a second or two of a busy machine's time.
-vi.setConfig({ testTimeout: 120_000 });
 
 let directory: ReturnType<typeof temporaryDirectory>;
 let fleetKeyFile: string;
@@ -47,10 +47,10 @@ it('announces what is published at its start, and each publication from then on'
   });
   const address = /"(\/ip4\/127\.0\.0\.1\/tcp\/\d+\/p2p\/\w+)"/.exec(origin.log())?.[1] ?? '';
   await node.dial(address);
-  await vi.waitUntil(() => heard.length === 1, { timeout: 30_000 });
+  await until('the first announcement', () => heard.length === 1);
   expect(heard[0]?.files.size).toBe(0);
   await operator.publish('camera', imageOf(...randomChunks(1)));
-  await vi.waitUntil(() => heard.length === 2, { timeout: 30_000 });
+  await until('the second announcement', () => heard.length === 2);
   const timestamp = await (await fetch(`${origin.url}/metadata/timestamp.json`)).arrayBuffer();
   expect(Buffer.from(heard[1]?.timestamp ?? []).equals(Buffer.from(timestamp))).toBe(true);
   expect([...(heard[1]?.files.keys() ?? [])].map(name => name.replace(/^\d+\./, '')).sort()).toEqual([

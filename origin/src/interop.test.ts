@@ -5,7 +5,8 @@ import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { HttpFetcher, MemoryMetadataStore, TufClient } from '@sitecast/shared/trust';
-import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
+import { until } from '@sitecast/shared/testing';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
 import { SyncDisk } from './adapters/sync-disk.ts';
@@ -75,7 +76,12 @@ async function startNginx(): Promise<{ url: string; stop: () => Promise<void> }>
     await ended;
   };
   try {
-    await vi.waitFor(() => fetch(url), { timeout: 20_000 });
+    await until('nginx to listen', () =>
+      fetch(url).then(
+        () => true,
+        () => false,
+      ),
+    );
   } catch (error) {
     await stop();
     throw error;

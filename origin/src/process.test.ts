@@ -2,14 +2,11 @@ import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { chunkIdOf } from '@sitecast/shared/content';
 import { HttpFetcher, MemoryMetadataStore, TufClient } from '@sitecast/shared/trust';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { imageOf, type TestOperator } from './testing/operator.ts';
 import { randomChunks, temporaryDirectory } from './testing/setup.ts';
 import { fillDisk, mountSmallDisk, unmount } from './testing/small-disk.ts';
 import { spawnOrigin, type SpawnedOrigin } from './testing/spawned.ts';
-
-// Each start of a process takes a second or two of a busy machine's time.
-vi.setConfig({ testTimeout: 180_000 });
 
 let directory: ReturnType<typeof temporaryDirectory>;
 let data: string;

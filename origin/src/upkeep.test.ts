@@ -1,4 +1,5 @@
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { until } from '@sitecast/shared/testing';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { SyncDisk } from './adapters/sync-disk.ts';
 import { imageOf } from './testing/operator.ts';
@@ -42,7 +43,7 @@ async function passMinutes(minutes: number): Promise<void> {
     due = undefined;
     origin.clock.nowMs += waited.delayMs;
     waited.act();
-    await vi.waitUntil(() => due !== undefined, { interval: 1, timeout: 20_000 });
+    await until('the next turn', () => due !== undefined);
   }
 }
 

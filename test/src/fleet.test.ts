@@ -217,7 +217,8 @@ describe('sitecast', () => {
       await device.report({ rollout: { id: String(again), attempt: 1 }, state: 'completed' });
     const { exitCode } = await bed.run('sitecast', ['rollout', 'status', String(again), '--watch', '--json']);
     expect(exitCode).toBe(0);
-    expect(await said('rollout', 'list', 'camera')).toMatch(/completed[^]*aborted/);
+    // All devices are done; the rollout is a moment later.
+    await bed.until(async () => /completed[^]*aborted/.test(await said('rollout', 'list', 'camera')));
   });
 
   it('starts a rollout from a file, after a dry run, and steers it: all that is said twice is done once', async () => {

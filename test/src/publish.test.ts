@@ -317,7 +317,7 @@ describe('is refused, with a code and nothing published:', () => {
   }
 });
 
-describe('several key holders', { timeout: 180_000 }, () => {
+describe('several key holders', () => {
   it('found a repository and publish a release, each on a machine of their own', async () => {
     for (const name of ['alice', 'bob', 'carol']) await holder(name, 'root');
     for (const name of ['dave', 'erin']) await holder(name, 'release');
@@ -385,7 +385,7 @@ describe('several key holders', { timeout: 180_000 }, () => {
   }
 });
 
-describe('keys', { timeout: 180_000 }, () => {
+describe('keys', () => {
   it('of every role can be exchanged, and releases go on', async () => {
     await found();
     await image('one', 'first');

@@ -3,15 +3,29 @@ import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { readReport } from '@sitecast/shared/fleet';
 import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import { Identity } from '@sitecast/shared/identity';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { Filter } from './bed/filter.ts';
 import { FleetBed } from './bed/fleet-bed.ts';
 import type { Server } from './bed/processes.ts';
 
 // One real agent, with slots in files and a health command that says when and how it ends.
 
+// One fleet of processes; each test has a product and an agent of its own.
+
 let fleet: FleetBed;
 let filter: Filter;
+beforeAll(async () => {
+  fleet = await FleetBed.open(['north']);
+  filter = await Filter.open(fleet.site('north').url);
+});
+afterAll(async () => {
+  filter.close();
+  await fleet.close();
+});
+
+/** What the agent of this test is for, and the name of its data directory. */
+let product: string;
+let tests = 0;
 let agent: Server;
 let isHeld: boolean;
 let letGo: () => void;
@@ -20,28 +34,31 @@ let letGo: () => void;
 const unlucky = `${'😀'.repeat(200)}x`;
 
 beforeEach(async () => {
-  fleet = await FleetBed.open(['north']);
-  await fleet.publish('camera');
-  filter = await Filter.open(fleet.site('north').url);
+  tests += 1;
+  product = `camera-${tests}`;
   isHeld = false;
   letGo = () => {};
-  await writeFile(fleet.bed.path('device.token'), await fleet.joinToken('device', 'north'));
-  for (const slot of ['a', 'b']) await writeFile(fleet.bed.path(`${slot}.img`), '');
-  await writeFile(fleet.bed.path('says'), unlucky);
+  await fleet.publish(product);
+  await writeFile(at('token'), await fleet.joinToken('device', 'north'));
+  for (const slot of ['a', 'b']) await writeFile(at(`${slot}.img`), '');
+  await writeFile(at('says'), unlucky);
   startAgent();
+  await fleet.bed.until(async () => (await last()) !== undefined, 'the agent to say something');
 });
 afterEach(async () => {
   letGo();
+  filter.rule = () => 'pass';
   await agent.stop('SIGKILL');
-  filter.close();
-  await fleet.close();
 });
 
+/** A file of this test. */
+const at = (name: string): string => fleet.bed.path(`${product}-${name}`);
+
 function startAgent(): void {
-  const health = 'while ! test -e verdict; do sleep 0.05; done; cat says; exit $(cat verdict)';
+  const health = `while ! test -e ${at('verdict')}; do sleep 0.05; done; cat ${at('says')}; exit $(cat ${at('verdict')})`;
   agent = fleet.bed.start('sitecast-agent', [
     'run',
-    ...`--data device --gateway ${filter.url} --token-file device.token --product camera --hardware rpi4 --slot-a a.img --slot-b b.img --poll 1s --log-level error`.split(
+    ...`--data ${product} --gateway ${filter.url} --token-file ${at('token')} --product ${product} --hardware rpi4 --slot-a ${at('a.img')} --slot-b ${at('b.img')} --poll 1s --log-level error --no-peers`.split(
       ' ',
     ),
     '--health-command',
@@ -52,7 +69,7 @@ function startAgent(): void {
 /** What a boot loader does that has given up a slot: the machine starts again, in the other one. */
 async function comeUpIn(slot: 'A' | 'B'): Promise<void> {
   await agent.stop('SIGKILL');
-  const path = fleet.bed.path('device/boot.json');
+  const path = fleet.bed.path(product, 'boot.json');
   const state: object = JSON.parse(await readFile(path, 'utf8'));
   await writeFile(path, JSON.stringify({ ...state, next: slot, trial: null }));
   startAgent();
@@ -78,7 +95,7 @@ interface ShownReport {
 }
 
 async function last(): Promise<ShownReport | undefined> {
-  const { devices } = await fleet.operate('device', 'list', '--product', 'camera');
+  const { devices } = await fleet.operate('device', 'list', '--product', product);
   const isLight = (id: string) => fleet.devices.some(device => device.id === id);
   return Array.isArray(devices) ? devices.find(({ id }) => !isLight(id))?.last : undefined;
 }
@@ -93,27 +110,26 @@ async function untilLast(state: string, id: string): Promise<ShownReport | undef
 }
 
 async function agentStatus(): Promise<Record<string, unknown>> {
-  return await fleet.bed.json('sitecast-agent', ['status', '--data', 'device']);
+  return await fleet.bed.json('sitecast-agent', ['status', '--data', product]);
 }
 
 /** Adds to the chain what version 0.1 made of a text that it cut inside of a character. */
 async function tellAsFirstRelease(message: string): Promise<void> {
-  const path = fleet.bed.path('device/reports.jsonl');
+  const path = fleet.bed.path(product, 'reports.jsonl');
   const newest = readReport(JSON.parse((await readFile(path, 'utf8')).trim().split('\n').at(-1) ?? ''));
   const { epoch, seq, ...rest } = newest.document;
   const previous = createHash('sha256').update(newest.payload).digest('hex');
   const report = { ...rest, epoch, seq: seq + 1, previous, reason: { code: 'healthFailed', message } };
-  const envelope = await sealUnchecked(report, await Identity.open(fleet.bed.path('device')));
+  const envelope = await sealUnchecked(report, await Identity.open(fleet.bed.path(product)));
   await appendFile(path, `${JSON.stringify(envelope)}\n`);
 }
 
 const imageIn = async (slot: 'a' | 'b', version = '2.0.0'): Promise<boolean> =>
-  (await readFile(fleet.bed.path(`${slot}.img`))).equals(await readFile(fleet.bed.path(`camera-${version}`)));
+  (await readFile(at(`${slot}.img`))).equals(await readFile(at(version)));
 
 it('an abort during the download: nothing is installed, and the device says that it stopped', async () => {
-  await fleet.bed.until(async () => (await last()) !== undefined);
   holdChunks();
-  const id = await fleet.rollOut('camera', '--all-at-once');
+  const id = await fleet.rollOut(product, '--all-at-once');
   await fleet.bed.until(async () => isHeld);
   await untilLast('downloading', id);
   await fleet.operate('rollout', 'abort', id, '--yes');
@@ -121,7 +137,7 @@ it('an abort during the download: nothing is installed, and the device says that
   const stopped = await untilLast('idle', id);
   expect(stopped).toMatchObject({ reason: { code: 'SITECAST_ROLLOUT_STOPPED' } });
   letGo();
-  await fleet.bed.json('sitecast-agent', ['update', '--data', 'device']);
+  await fleet.bed.json('sitecast-agent', ['update', '--data', product]);
   expect(await agentStatus()).toMatchObject({ booted: 'A' });
   expect(await imageIn('b')).toBe(false);
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted', failures: [] });
@@ -143,28 +159,26 @@ it.each([
   ['completes it', '0', 'completed', 'B', async () => {}],
   ['falls back', '1', 'rolledBack', 'A', toldAll],
 ])('an abort during the reboot: the device %s and says so', async (_how, verdict, state, booted, also) => {
-  await fleet.bed.until(async () => (await last()) !== undefined);
-  const id = await fleet.rollOut('camera', '--all-at-once');
+  const id = await fleet.rollOut(product, '--all-at-once');
   await untilLast('confirming', id);
   await fleet.operate('rollout', 'abort', id, '--yes');
-  await fleet.untilSigned('camera', id, 'aborted');
-  await writeFile(fleet.bed.path('verdict'), verdict);
+  await fleet.untilSigned(product, id, 'aborted');
+  await writeFile(at('verdict'), verdict);
   const ended = await untilLast(state, id);
   expect(ended).toMatchObject({ release: { version: '2.0.0' }, booted: { slot: booted } });
   expect(await imageIn('b')).toBe(true);
   // It stays where it is: nobody ordered more.
-  await fleet.bed.json('sitecast-agent', ['update', '--data', 'device']);
+  await fleet.bed.json('sitecast-agent', ['update', '--data', product]);
   expect(await agentStatus()).toMatchObject({ booted, update: null });
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted' });
   await also(id);
 });
 
 it('a boot loader that gives up a release long after its success stops the rollout', async () => {
-  await fleet.bed.until(async () => (await last()) !== undefined);
-  await writeFile(fleet.bed.path('verdict'), '0');
+  await writeFile(at('verdict'), '0');
   // A second device that never comes keeps the rollout going.
-  await fleet.enrol('north', 'camera', 1);
-  const id = await fleet.rollOut('camera', '--all-at-once', '--on-failure', 'pause');
+  await fleet.enrol('north', product, 1);
+  const id = await fleet.rollOut(product, '--all-at-once', '--on-failure', 'pause');
   await untilLast('completed', id);
   await comeUpIn('A');
   const told = await untilLast('rolledBack', id);
@@ -180,16 +194,15 @@ it('a boot loader that gives up a release long after its success stops the rollo
     barred: [{ version: '2.0.0', reason: { code: 'bootCountExhausted' } }],
     lastFailure: { reason: { code: 'bootCountExhausted' } },
   });
-  const { stdout } = await fleet.bed.run('sitecast-agent', ['status', '--data', 'device']);
+  const { stdout } = await fleet.bed.run('sitecast-agent', ['status', '--data', product]);
   expect(stdout).toMatch(/barred +2\.0\.0: bootCountExhausted/);
 });
 
 it('a device that cannot go back to where it came from is shown, and goes to the release that is named then', async () => {
-  await fleet.bed.until(async () => (await last()) !== undefined);
-  await writeFile(fleet.bed.path('verdict'), '0');
+  await writeFile(at('verdict'), '0');
   // A second device that never comes keeps the rollout going.
-  await fleet.enrol('north', 'camera', 1);
-  const id = await fleet.rollOut('camera', '--all-at-once');
+  await fleet.enrol('north', product, 1);
+  const id = await fleet.rollOut(product, '--all-at-once');
   await untilLast('completed', id);
   await fleet.operate('rollout', 'rollback', id, '--yes');
   const stuck = await untilLast('blocked', id);

@@ -1,12 +1,9 @@
 import { randomBytes } from 'node:crypto';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { type ChunkId, ChunkIndex, chunkPath } from '@sitecast/shared/content';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { Filter } from './bed/filter.ts';
 import { Bed, type Server } from './bed/processes.ts';
-
-// Each start of a process takes a second or two of a busy machine's time.
-vi.setConfig({ testTimeout: 180_000, hookTimeout: 120_000 });
 
 const IMAGE_BYTES = 6 * 2 ** 20;
 /** Those that may be under way to the killed gateway, and are fetched once more by the one that is left. */

@@ -66,13 +66,4 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-/** Waits until something holds. */
-export async function until(what: string, holds: () => boolean | Promise<boolean>): Promise<void> {
-  for (let waitedMs = 0; waitedMs < 40_000; waitedMs += 50) {
-    if (await holds()) return;
-    await new Promise(resolve => {
-      setTimeout(resolve, 50);
-    });
-  }
-  throw new Error(`it never came to this: ${what}`);
-}
+export { until } from '@sitecast/shared/testing';

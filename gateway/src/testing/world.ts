@@ -4,12 +4,12 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type Report, sealEnrolment, sealReport } from '@sitecast/shared/fleet';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { type Envelope, Identity } from '@sitecast/shared/identity';
 import { openLevelStore } from '@sitecast/shared/key-value';
 import { KeyPair } from '@sitecast/shared/signing';
+import { until as untilSo } from '@sitecast/shared/testing';
 import type { GatewaySettings } from '../settings.ts';
 import { type Records, recordsOf } from '../storage/records.ts';
 import type { FakeOrigin } from './fake-origin.ts';
@@ -67,16 +67,8 @@ export async function settingsFor(
 }
 
 /** Tries until it's true. */
-export async function until(
-  isSo: () => boolean | Promise<boolean>,
-  what = 'the condition',
-  maxMs = 20_000,
-): Promise<void> {
-  const endMs = Date.now() + maxMs;
-  while (!(await isSo())) {
-    if (Date.now() > endMs) throw new Error(`waited too long for ${what}`);
-    await sleep(20);
-  }
+export function until(isSo: () => boolean | Promise<boolean>, what = 'the condition'): Promise<void> {
+  return untilSo(what, isSo);
 }
 
 /** A log that keeps what was said. */

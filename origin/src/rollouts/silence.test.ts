@@ -82,7 +82,7 @@ it('is found by the passing of time alone, within a minute', async () => {
   expect(await status(id)).toMatchObject({ state: 'active', figures: { silent: 0, unreachable: 0 } });
 
   timers.pass(bed.clock, MINUTE_MS);
-  await expect.poll(async () => (await status(id)).state, { timeout: 5000 }).toBe('paused');
+  await expect.poll(async () => (await status(id)).state).toBe('paused');
   expect(await status(id)).toMatchObject({
     stop: { why: 'silence', by: 'origin' },
     figures: { silent: 1, running: 2 },

@@ -1,7 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { SitecastError } from '../errors.ts';
 import type { SwarmNode } from './node.ts';
-import { connect } from './schedule/peer-links.ts';
+import { connect, YIELD_MS } from './schedule/peer-links.ts';
 
 // Who can send this: whoever answers as a gateway names machines, and where they are. The worst answer: addresses of third parties.
 // They're tried at most eight at a time, each time that they're named, and nothing but a handshake goes there.
@@ -15,11 +15,14 @@ export const MAX_NEIGHBOURS = 8;
  */
 export class Neighbours {
   readonly #node: SwarmNode;
+  readonly #yieldMs: number;
   readonly #connecting = new Map<string, Promise<void>>();
   readonly #stop = new AbortController();
 
-  constructor(node: SwarmNode) {
+  /** @param yieldMs how long the one with the higher id lets the other dial first */
+  constructor(node: SwarmNode, yieldMs = YIELD_MS) {
     this.#node = node;
+    this.#yieldMs = yieldMs;
     setMaxListeners(4 * MAX_NEIGHBOURS, this.#stop.signal);
   }
 
@@ -28,7 +31,7 @@ export class Neighbours {
     const node = this.#node;
     if (this.#stop.signal.aborted || id === node.id || this.#connecting.has(id)) return;
     if (node.isConnected(id) || node.connected.length + this.#connecting.size >= MAX_NEIGHBOURS) return;
-    const attempt = connect(node, id, addresses, this.#stop.signal)
+    const attempt = connect(node, id, addresses, this.#stop.signal, this.#yieldMs)
       .catch((error: unknown) => {
         if (!(error instanceof SitecastError) && !this.#stop.signal.aborted) throw error;
       })

@@ -16,11 +16,16 @@ export class Operators {
   readonly #path: string;
   readonly #env: NodeJS.ProcessEnv;
   readonly #idle: ChildProcess[] = [];
+  readonly #running = new Set<ChildProcess>();
 
   /** @param path of the compiled `operator-process` */
   constructor(path: string, env: NodeJS.ProcessEnv) {
     this.#path = path;
     this.#env = env;
+  }
+
+  get running(): Iterable<ChildProcess> {
+    return this.#running;
   }
 
   /** @throws if the process ends before it answers */
@@ -46,7 +51,14 @@ export class Operators {
 
   #start(): ChildProcess {
     // It ends with the channel, and so with this process.
-    return fork(this.#path, { env: this.#env, execArgv: [], stdio: ['ignore', 'ignore', 'inherit', 'ipc'] });
+    const child = fork(this.#path, {
+      env: this.#env,
+      execArgv: [],
+      stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    });
+    this.#running.add(child);
+    child.once('exit', () => this.#running.delete(child));
+    return child;
   }
 }
 

@@ -3,18 +3,18 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { until } from '@sitecast/shared/testing';
 import { Operators } from './operators.ts';
 
-const START_TIMEOUT_MS = 20_000;
-const UNTIL_TIMEOUT_MS = 60_000;
 const BINS = {
   sitecast: 'origin/bin/sitecast.js',
   'sitecast-origin': 'origin/bin/sitecast-origin.js',
   'sitecast-gateway': 'gateway/bin/sitecast-gateway.js',
   'sitecast-agent': 'agent/bin/sitecast-agent.js',
 };
+/** Of what a process has said, in the message of a wait that was in vain. */
+const MAX_SHOWN = 2000;
 export type CommandName = keyof typeof BINS;
 
 const HERE = fileURLToPath(import.meta.url);
@@ -49,6 +49,7 @@ interface RunOptions {
 export class Bed {
   readonly directory: string;
   readonly #running = new Set<ChildProcess>();
+  readonly #servers = new Set<Server>();
 
   private constructor(directory: string) {
     this.directory = directory;
@@ -105,45 +106,39 @@ export class Bed {
     await this.json('sitecast', ['init', '--origin', url, '--token-file', 'origin/admin.token']);
   }
 
-  /** Starts a server and waits for the address that it says it listens on. */
+  /** Starts a server and waits for the address that it says it listens on. @throws with what it said, if it ends before */
   async serve(name: CommandName, args: readonly string[], options: RunOptions = {}): Promise<Server> {
-    const child = this.#spawn(name, args, options);
-    const output: string[] = [];
-    const url = await new Promise<string>((resolve, reject) => {
-      const fail = (why: string): void => reject(new Error(`${name} ${why}\n${output.join('')}`));
-      const timer = setTimeout(() => fail('did not say that it listens'), START_TIMEOUT_MS);
-      child.once('exit', code => {
-        clearTimeout(timer);
-        fail(`exited ${code}`);
-      });
-      child.stderr?.setEncoding('utf8').on('data', (text: string) => output.push(text));
-      child.stdout?.setEncoding('utf8').on('data', (text: string) => {
-        output.push(text);
-        const found = /https?:\/\/[\w.:[\]-]+/.exec(output.join(''));
-        if (!found) return;
-        clearTimeout(timer);
-        resolve(found[0]);
-      });
-    });
-    return new Server(child, url, output);
+    const server = this.start(name, args, options);
+    await this.until(async () => server.url !== '', `${name} to say that it listens`);
+    return server;
   }
 
   /** Starts a command that is meant to be stopped. */
   start(name: CommandName, args: readonly string[], options: RunOptions = {}): Server {
-    const child = this.#spawn(name, args, options);
-    const output: string[] = [];
-    for (const stream of [child.stdout, child.stderr])
-      stream?.setEncoding('utf8').on('data', (text: string) => output.push(text));
-    return new Server(child, '', output);
+    const server = new Server(name, this.#spawn(name, args, options));
+    this.#servers.add(server);
+    return server;
   }
 
-  /** Waits until something comes true. @throws after 60 s */
-  async until(holds: () => Promise<boolean>): Promise<void> {
-    const endMs = Date.now() + UNTIL_TIMEOUT_MS;
-    while (!(await holds())) {
-      if (Date.now() > endMs) throw new Error('waited in vain');
-      await sleep(20);
-    }
+  /**
+   * Waits until something comes true, as long as anything goes on.
+   * @throws if nothing has for a minute, or a process has ended that nobody stopped
+   */
+  async until(holds: () => Promise<boolean>, what = 'it to come true'): Promise<void> {
+    const servers = [...this.#servers];
+    const check = (): Promise<boolean> => {
+      for (const server of servers) server.throwIfEnded();
+      return holds();
+    };
+    await until(what, check, {
+      pids: () => [...this.#running, ...operators.running].flatMap(({ pid }) => pid ?? []),
+      progress: () => servers.reduce((sum, { output }) => sum + output.length, 0),
+    }).catch((error: unknown) => {
+      const said = servers.map(({ name, output }) => `${name}: ${output.slice(-MAX_SHOWN)}`);
+      throw new Error(`${error instanceof Error ? error.message : String(error)}\n${said.join('\n')}`, {
+        cause: error,
+      });
+    });
   }
 
   async close(): Promise<void> {
@@ -171,25 +166,46 @@ export class Bed {
 }
 
 export class Server {
-  readonly url: string;
+  readonly name: string;
   readonly pid: number;
   readonly #child: ChildProcess;
-  readonly #output: string[];
+  #output = '';
+  #url = '';
+  #isStopped = false;
 
-  constructor(child: ChildProcess, url: string, output: string[]) {
+  constructor(name: string, child: ChildProcess) {
     if (child.pid === undefined) throw new Error('the process never started');
+    this.name = name;
     this.#child = child;
-    this.#output = output;
     this.pid = child.pid;
-    this.url = url;
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => (this.#output += text));
+    let results = '';
+    child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      this.#output += text;
+      results += text;
+      this.#url ||= /listens on (https?:[^\s,]+)[\s,]/.exec(results)?.[1] ?? '';
+    });
+  }
+
+  /** Where it listens, once it has said so. */
+  get url(): string {
+    return this.#url;
   }
 
   /** Everything it printed so far. */
   get output(): string {
-    return this.#output.join('');
+    return this.#output;
+  }
+
+  /** @throws if it has ended by itself */
+  throwIfEnded(): void {
+    const { exitCode, signalCode } = this.#child;
+    if (!this.#isStopped && (exitCode ?? signalCode) !== null)
+      throw new Error(`${this.name} ended by itself (${exitCode ?? signalCode})`);
   }
 
   async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
+    this.#isStopped = true;
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) return this.#child.exitCode;
     const exited = once(this.#child, 'exit');
     this.#child.kill(signal);

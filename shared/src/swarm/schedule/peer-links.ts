@@ -15,7 +15,7 @@ const PLENTY = MAX_PEERS / 2;
 /** A peer that was steady for so long before it left is tried again soon. */
 const STEADY_MS = 30_000;
 /** Two that hear of each other at one time would both dial: the one with the higher id lets the other begin. */
-const YIELD_MS = 300;
+export const YIELD_MS = 300;
 
 interface PeerLinksOptions {
   readonly node: SwarmNode;
@@ -123,8 +123,9 @@ export async function connect(
   id: string,
   addresses: readonly string[],
   signal: AbortSignal,
+  yieldMs = YIELD_MS,
 ): Promise<void> {
-  if (!node.isConnected(id) && node.id > id) await sleep(YIELD_MS, undefined, { signal });
+  if (!node.isConnected(id) && node.id > id) await sleep(yieldMs, undefined, { signal });
   if (node.isConnected(id)) return;
   let last: unknown = new SitecastError(
     'unreachable',

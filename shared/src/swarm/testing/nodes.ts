@@ -1,12 +1,11 @@
 // For tests only: nodes on one address, and waiting for what they do.
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Identity } from '../../identity/index.ts';
 import { KeyPair } from '../../signing/index.ts';
 import { type FleetKey, generateFleetKey } from '../../fleet/index.ts';
+import { until as untilSo } from '../../testing/index.ts';
 import { createFleetNode, createSiteNode, type FleetNode, type SwarmNode } from '../node.ts';
 
 const LISTEN = ['/ip4/127.0.0.1/tcp/0'];
-const PATIENCE_MS = 60_000;
 
 /** Nodes that are all closed at the end of a test. */
 export class Nodes {
@@ -39,9 +38,6 @@ export async function connect(from: SwarmNode, to: SwarmNode): Promise<string> {
   return from.dial(to.addresses[0] ?? '');
 }
 
-export async function until(isSo: () => boolean, what: string): Promise<void> {
-  for (let waitedMs = 0; !isSo(); waitedMs += 20) {
-    if (waitedMs > PATIENCE_MS) throw new Error(`waited in vain until ${what}`);
-    await sleep(20);
-  }
+export function until(isSo: () => boolean, what: string): Promise<void> {
+  return untilSo(what, isSo);
 }
