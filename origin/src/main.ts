@@ -28,9 +28,12 @@ import { SignedRequests } from './http/signed.ts';
 import type { Log } from './log.ts';
 import { originProgram, type RecoverSettings } from './program.ts';
 import type { Mirror } from './recovery/mirror-copy.ts';
+import { recordRestore } from './recovery/record.ts';
 import { recover, type Recovered } from './recovery/recover.ts';
+import { restoreContent, type Restored, restoreMetadata } from './recovery/restore.ts';
 import { whyNotReady } from './repository/description.ts';
 import { Repository } from './repository/repository.ts';
+import { Scrubber } from './repository/scrubber.ts';
 import type { OriginSettings } from './settings.ts';
 import { StagedFiles } from './staging/staged-files.ts';
 import { prepareDataDirectory } from './storage/layout.ts';
@@ -90,8 +93,7 @@ export async function startOrigin(
     const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes: settings.maxStagedBytes });
     endings.push(() => chunks.close());
     const staged = await StagedFiles.open(files, now);
-    const { acceptedDay } = settings;
-    const repository = await Repository.open({ files, chunks, staged, now, acceptedDay, log });
+    const repository = await openRepository({ files, chunks, staged, now, log }, settings);
     endings.push(() => repository.idle());
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.push(() => upkeep.stop());
@@ -106,10 +108,12 @@ export async function startOrigin(
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
     const parts = { ...services, audit, events, repository, chunks, staged, tokens, files, now, after, log };
-    const { app, wakeAll } = openApp(parts);
+    const { app, wakeAll, scrubber } = openApp(parts, settings);
+    endings.push(() => scrubber.stop());
     const server = await listen(app, { ...settings.listen, tls });
     // Whoever waits for something is answered first: the server closes once nobody does.
     endings.push(() => server.close(SHUTDOWN_GRACE_MS), wakeAll);
+    scrubber.start();
     return {
       url: server.url,
       adminTokenPath,
@@ -123,6 +127,13 @@ export async function startOrigin(
   }
 }
 
+function openRepository(
+  deps: Parameters<typeof Repository.open>[0],
+  { acceptedDay }: Pick<OriginSettings, 'acceptedDay'>,
+): Promise<Repository> {
+  return Repository.open({ ...deps, acceptedDay });
+}
+
 interface AppParts
   extends FleetServices,
     Surroundings,
@@ -130,17 +141,23 @@ interface AppParts
   events: EventLog;
 }
 
-/** @returns the app, and what answers all that wait, and lets nobody wait any more */
-function openApp({ events, after, ...parts }: AppParts): { app: OriginApp; wakeAll: () => Promise<void> } {
+/** @returns the app, what looks for damage, and what answers all that wait, and lets nobody wait any more */
+function openApp(
+  { events, after, ...parts }: AppParts,
+  { scrubBytesPerS = 0 }: OriginSettings,
+): { app: OriginApp; scrubber: Scrubber; wakeAll: () => Promise<void> } {
+  const republishRollouts = (product: string) => parts.rollouts.republish(product);
+  const scrubber = new Scrubber({ ...parts, after, bytesPerS: scrubBytesPerS, republishRollouts });
   const waiters = new TimestampWaiters(parts.repository, after);
   const eventStreams = new EventStreams(events, after);
   const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
   const app = createApp({
     ...parts,
+    scrubber,
     signedRequests: new SignedRequests({ ...parts.fleet, ...parts, bodies }),
     waiters,
     eventStreams,
-    metrics: new Metrics(parts),
+    metrics: new Metrics({ ...parts, scrubber }),
     bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
   });
@@ -148,7 +165,7 @@ function openApp({ events, after, ...parts }: AppParts): { app: OriginApp; wakeA
     waiters.close();
     eventStreams.close();
   };
-  return { app, wakeAll };
+  return { app, scrubber, wakeAll };
 }
 
 /** @returns where the first admin's token lies, if one was made now */
@@ -159,7 +176,12 @@ async function keepFirstAdmin(tokens: Tokens, directory: string): Promise<string
 }
 
 /** `sitecast-origin recover`. */
-async function recoverFrom({ dataDirectory, from, acceptedDay }: RecoverSettings): Promise<Recovered> {
+async function recoverFrom({
+  dataDirectory,
+  from,
+  acceptedDay,
+  damagedOnly,
+}: RecoverSettings): Promise<Recovered | Restored> {
   const directory = resolve(dataDirectory);
   const mirrors = from.map(toMirror);
   // The database would be made where there's none.
@@ -186,9 +208,14 @@ async function recoverFrom({ dataDirectory, from, acceptedDay }: RecoverSettings
     });
     endings.push(() => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
-    const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
     const audit = await AuditLog.open(new LevelFleet(database), Date.now);
     endings.push(() => audit.idle());
+    const metadata = await restoreMetadata(files, mirrors);
+    const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
+    if (damagedOnly) {
+      await recordRestore(audit, { from, metadata });
+      return { metadata, ...(await restoreContent({ repository, files, chunks, log }, mirrors)) };
+    }
     return await recover({ repository, files, staged, chunks, audit, log }, mirrors);
   } finally {
     await endAll(endings);

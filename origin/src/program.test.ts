@@ -58,6 +58,8 @@ it('listens on loopback alone unless told otherwise', async () => {
     tls: undefined,
     stagingTtlMs: 30 * 86_400_000,
     maxStagedBytes: 64 * 2 ** 30,
+    scrubBytesPerS: 4 * 2 ** 20,
+    acceptedDay: undefined,
   });
   expect(level).toBe('info');
 });
@@ -70,6 +72,10 @@ it('takes what it is told', async () => {
     '2d',
     '--max-staged-bytes',
     '500MiB',
+    '--scrub-rate',
+    '0',
+    '--accept-clock',
+    '2028-02-29',
     '--log-level',
     'debug',
   ];
@@ -78,6 +84,8 @@ it('takes what it is told', async () => {
     listen: { host: '::1', port: 0 },
     stagingTtlMs: 2 * 86_400_000,
     maxStagedBytes: 500 * 2 ** 20,
+    scrubBytesPerS: 0,
+    acceptedDay: '2028-02-29',
   });
   expect(level).toBe('debug');
 });
@@ -109,6 +117,8 @@ it.each([
   ['a certificate without its key', ['serve', '--data', 'd', '--tls-cert', 'c.pem']],
   ['a size that is none', ['serve', '--data', 'd', '--max-staged-bytes', '0']],
   ['a unit that is none', ['serve', '--data', 'd', '--max-staged-bytes', '5GB']],
+  ['a day that no month has', ['serve', '--data', 'd', '--accept-clock', '2027-02-29']],
+  ['a time for a day', ['serve', '--data', 'd', '--accept-clock', '2027-02-28T00:00:00Z']],
   ['an unknown log level', ['serve', '--data', 'd', '--log-level', 'loud']],
 ])('refuses %s with exit code 2', async (_what, args) => {
   const { exitCode, served } = await run(...args);

@@ -1,6 +1,8 @@
 import { parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
+import { SitecastError } from '@sitecast/shared/errors';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
+import type { Restored } from './recovery/restore.ts';
 import {
   checkTls,
   type GossipSettings,
@@ -8,6 +10,7 @@ import {
   type OriginSettings,
   parseDay,
   parseListenAddress,
+  parseRateBytes,
   parseSizeBytes,
 } from './settings.ts';
 
@@ -16,6 +19,7 @@ type LogLevel = (typeof LOG_LEVELS)[number];
 
 const DEFAULT_STAGING_TTL_MS = 30 * 86_400_000;
 const DEFAULT_MAX_STAGED_BYTES = 64 * 2 ** 30;
+const DEFAULT_SCRUB_BYTES_PER_S = 4 * 2 ** 20;
 
 interface ServeOptions {
   data: string;
@@ -26,6 +30,7 @@ interface ServeOptions {
   logLevel: LogLevel;
   stagingTtl: number;
   maxStagedBytes: number;
+  scrubRate: number;
   acceptClock?: string;
   gossipListen?: string[];
   gossipAnnounce?: string[];
@@ -35,6 +40,7 @@ interface ServeOptions {
 interface RecoverOptions {
   data: string;
   from?: string[];
+  damagedOnly?: boolean;
   acceptClock?: string;
   json?: boolean;
 }
@@ -45,13 +51,15 @@ export interface RecoverSettings {
   /** Addresses of gateways. */
   from: readonly string[];
   acceptedDay: string | undefined;
+  /** Brings back what is damaged or lost, and does nothing else. */
+  damagedOnly: boolean;
 }
 
 /** What the commands do. */
 export interface OriginCommands {
   /** Runs an origin until it's told to stop. */
   serve: (settings: OriginSettings, logLevel: LogLevel) => Promise<void>;
-  recover: (settings: RecoverSettings) => Promise<Recovered>;
+  recover: (settings: RecoverSettings) => Promise<Recovered | Restored>;
 }
 
 const RECOVER_HELP = `
@@ -61,8 +69,11 @@ up), releases that the backup lacks are fetched from them, and the origin goes o
 ever handed out. All rollouts are paused: \`sitecast rollout resume ID\` once you have looked at them. Devices and gateways
 that were let in after the backup must enrol again. What the audit log has lost since the backup, an entry in it says.
 
-Example:
-  sitecast-origin recover --data /var/lib/sitecast --from http://gateway-north:7401 --from http://gateway-south:7401`;
+With --damaged-only there was no backup: the disk has damaged files, and the very same ones are brought back from gateways.
+
+Examples:
+  sitecast-origin recover --data /var/lib/sitecast --from http://gateway-north:7401 --from http://gateway-south:7401
+  sitecast-origin recover --data /var/lib/sitecast --damaged-only --from http://gateway-north:7401`;
 
 const EXAMPLES = `
 Examples:
@@ -92,7 +103,30 @@ export function originProgram(
   const program = new SettingsCommand('sitecast-origin').description(
     'The origin: release repository, rollout controller, device registry, report sink.',
   );
-  gossipOptions(program.command('serve'))
+  serveCommand(program.command('serve'), serve);
+  program
+    .command('recover')
+    .description('Catch up with the gateways after a restore from a backup, and pause all rollouts.')
+    .requiredOption('--data <dir>', 'the directory that was restored; no origin may be running on it')
+    .option('--from <url...>', 'gateways to read the newest metadata back from')
+    .option(
+      '--damaged-only',
+      'just bring back what the disk has damaged or lost: read all of it, pause nothing',
+    )
+    .addOption(acceptClockOption())
+    .option('--json', 'print the result as JSON')
+    .addHelpText('after', RECOVER_HELP)
+    .action(async ({ data, from = [], damagedOnly = false, acceptClock, json }: RecoverOptions) => {
+      const recovered = await recover({ dataDirectory: data, from, damagedOnly, acceptedDay: acceptClock });
+      const text = 'lost' in recovered ? restoredText(recovered) : recoveredText(recovered);
+      out(json === true ? `${JSON.stringify(recovered)}\n` : text);
+      if ('lost' in recovered) demandWhole(recovered);
+    });
+  return program;
+}
+
+function serveCommand(command: SettingsCommand, serve: OriginCommands['serve']): void {
+  gossipOptions(command)
     .description('Serve the releases of a data directory, and take new ones from operators.')
     .requiredOption('--data <dir>', 'where everything is kept; created if it is not there')
     .addOption(
@@ -116,6 +150,14 @@ export function originProgram(
         .argParser(parseSizeBytes)
         .default(DEFAULT_MAX_STAGED_BYTES, '64GiB'),
     )
+    .addOption(
+      new Option(
+        '--scrub-rate <size>',
+        'how much of what is published is read back a second, once a week, to find what the disk has spoilt; 0: nothing',
+      )
+        .argParser(parseRateBytes)
+        .default(DEFAULT_SCRUB_BYTES_PER_S, '4MiB'),
+    )
     .addOption(acceptClockOption())
     .addHelpText('after', EXAMPLES)
     .action(async (options: ServeOptions) => {
@@ -125,24 +167,12 @@ export function originProgram(
         tls: checkTls(options),
         stagingTtlMs: options.stagingTtl,
         maxStagedBytes: options.maxStagedBytes,
+        scrubBytesPerS: options.scrubRate,
         acceptedDay: options.acceptClock,
         gossip: gossipOf(options),
       };
       await serve(settings, options.logLevel);
     });
-  program
-    .command('recover')
-    .description('Catch up with the gateways after a restore from a backup, and pause all rollouts.')
-    .requiredOption('--data <dir>', 'the directory that was restored; no origin may be running on it')
-    .option('--from <url...>', 'gateways to read the newest metadata back from')
-    .addOption(acceptClockOption())
-    .option('--json', 'print the result as JSON')
-    .addHelpText('after', RECOVER_HELP)
-    .action(async ({ data, from = [], acceptClock, json }: RecoverOptions) => {
-      const recovered = await recover({ dataDirectory: data, from, acceptedDay: acceptClock });
-      out(json === true ? `${JSON.stringify(recovered)}\n` : recoveredText(recovered));
-    });
-  return program;
 }
 
 /** A day, not a switch: left in a unit file it vouches for no other leap. */
@@ -168,6 +198,36 @@ function gossipOptions(serve: SettingsCommand): SettingsCommand {
 
 function gossipOf({ gossipListen = [], gossipAnnounce = [], fleetKeyFile }: ServeOptions): GossipSettings {
   return { listen: gossipListen, announce: gossipAnnounce, fleetKeyFile };
+}
+
+function restoredText({ metadata, files, chunks, lost }: Restored): string {
+  const lines = [
+    ...[...metadata, ...files].map(name => `brought back: ${name}`),
+    `brought back: ${chunks} chunks`,
+    ...lost.files.map(name => `lost: ${name}`),
+    ...lost.releases.map(
+      ({ product, counter, version, chunks: count }) =>
+        `lost: ${count} chunks of ${product} ${version ?? `(counter ${counter})`}`,
+    ),
+  ];
+  return `${lines.join('\n')}\n`;
+}
+
+/** @throws SITECAST_FILES_LOST, SITECAST_CHUNKS_LOST (failed) */
+function demandWhole({ lost: { files, releases } }: Restored): void {
+  if (files.length > 0)
+    throw new SitecastError(
+      'failed',
+      'SITECAST_FILES_LOST',
+      `nobody named with --from has ${files.join(', ')}`,
+      {
+        hint: 'Name other gateways; or publish with the same image for an index, or submit the draft again that brought the file.',
+      },
+    );
+  if (releases.length > 0)
+    throw new SitecastError('failed', 'SITECAST_CHUNKS_LOST', 'nobody named with --from has all chunks', {
+      hint: 'Name other gateways, or publish the releases again with the same images once the origin runs.',
+    });
 }
 
 function recoveredText(recovered: Recovered): string {
