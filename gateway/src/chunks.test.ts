@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
-import { readdir, rm, writeFile } from 'node:fs/promises';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { join } from 'node:path';
-import { chunkPath } from '@sitecast/shared/content';
+import { chunkPath, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin, Misbehaviour, PublishedImage } from './testing/fake-origin.ts';
 import { TestWorld } from './testing/gateways.ts';
@@ -204,20 +204,26 @@ it('serves what it has cached after a restart without the origin, and checks it 
   for (const id of ids) await gateway.get(pathOf(id));
   await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 6, 'the cache to be written');
   await gateway.close();
-  const [damaged = Buffer.alloc(32), lost = damaged, ...rest] = ids;
+  const [damaged = Buffer.alloc(32), lost = damaged, long = damaged, ...rest] = ids;
   const { data } = gateway.settings;
   await writeFile(join(data, chunkFile(damaged)), origin.fileAt(pathOf(lost)));
   await writeFile(join(data, chunkFile(lost)), '');
+  await writeFile(join(data, chunkFile(long)), Buffer.alloc(MAX_FRAME_BYTES + 1));
   await origin.close();
 
   const offline = await world.gateway(origin, { data });
   for (const id of rest) expect((await offline.get(pathOf(id))).body).toEqual(origin.fileAt(pathOf(id)));
   expect((await offline.get(pathOf(damaged))).status).toBe(503);
   expect((await offline.get(pathOf(lost))).status).toBe(503);
-  expect(await offline.metric('sitecast_cache_damaged_total')).toBe(2);
+  expect((await offline.get(pathOf(long))).status).toBe(503);
+  expect(await offline.metric('sitecast_cache_damaged_total')).toBe(3);
   await origin.listen();
   await until(async () => (await offline.get(pathOf(damaged))).status === 200, 'the origin');
-  expect((await offline.get(pathOf(lost))).body).toEqual(origin.fileAt(pathOf(lost)));
+  for (const id of [lost, long])
+    expect((await offline.get(pathOf(id))).body).toEqual(origin.fileAt(pathOf(id)));
+  // The right one is in its place again, whatever was there.
+  const cached = () => readFile(join(data, chunkFile(long))).catch(() => Buffer.alloc(0));
+  await until(async () => (await cached()).equals(origin.fileAt(pathOf(long))), 'the cache to be written');
 });
 
 const chunkFile = (id: Uint8Array): string => join('chunks', chunkPath(id));

@@ -170,11 +170,10 @@ it.each<[string, string, () => void]>([
     code,
     hint: expect.stringContaining(`sitecast-origin recover --data ${data}`),
   });
-  const { revokedAgain, adminTokenPath } = await recoverFrom({
-    dataDirectory: data,
-    from: [],
-    acceptedDay: undefined,
-  });
+  const asked = { dataDirectory: data, from: [], acceptedDay: undefined, damagedOnly: false };
+  const recovered = await recoverFrom(asked);
+  if (!('database' in recovered)) throw new Error('that brought back files alone');
+  const { revokedAgain, adminTokenPath } = recovered;
   expect([[], [devices[0]?.id]]).toContainEqual(revokedAgain);
   const running = await startOrigin(settings(), { log });
   const token = readFileSync(adminTokenPath ?? join(data, 'admin.token'), 'utf8').trim();

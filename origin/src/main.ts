@@ -27,9 +27,12 @@ import { SignedRequests } from './http/signed.ts';
 import type { Log } from './log.ts';
 import { originProgram, type RecoverSettings } from './program.ts';
 import type { Mirror } from './recovery/mirror-copy.ts';
-import { recover, type Recovered } from './recovery/recover.ts';
+import { recordRestore } from './recovery/record.ts';
+import { isMended, recover, type Recovered } from './recovery/recover.ts';
+import { restoreContent, type Restored, restoreMetadata } from './recovery/restore.ts';
 import { whyNotReady } from './repository/description.ts';
 import { Repository } from './repository/repository.ts';
+import { Scrubber } from './repository/scrubber.ts';
 import type { OriginSettings } from './settings.ts';
 import { StagedFiles } from './staging/staged-files.ts';
 import { prepareDataDirectory } from './storage/layout.ts';
@@ -95,8 +98,7 @@ export async function startOrigin(
     const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes: settings.maxStagedBytes });
     endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, now);
-    const { acceptedDay } = settings;
-    const repository = await Repository.open({ files, chunks, staged, now, acceptedDay, log });
+    const repository = await openRepository({ files, chunks, staged, now, log }, settings);
     endings.add('the repository', () => repository.idle());
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.add('upkeep', () => upkeep.stop());
@@ -113,11 +115,13 @@ export async function startOrigin(
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
     const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state };
-    const { app, wakeAll } = openApp(parts);
+    const { app, wakeAll, scrubber } = openApp(parts, settings);
+    endings.add('the reading back', () => scrubber.stop());
     const server = await listen(app, { ...settings.listen, tls });
     endings.add('the server', () => server.close(SHUTDOWN_GRACE_MS));
     // Whoever waits for something is answered first: the server closes once nobody does.
     endings.add('those that wait', wakeAll);
+    scrubber.start();
     return {
       url: server.url,
       adminTokenPath,
@@ -145,6 +149,13 @@ function countsOf({
   };
 }
 
+function openRepository(
+  deps: Parameters<typeof Repository.open>[0],
+  { acceptedDay }: Pick<OriginSettings, 'acceptedDay'>,
+): Promise<Repository> {
+  return Repository.open({ ...deps, acceptedDay });
+}
+
 interface AppParts
   extends FleetServices,
     Surroundings,
@@ -152,17 +163,23 @@ interface AppParts
   events: EventLog;
 }
 
-/** @returns the app, and what answers all that wait, and lets nobody wait any more */
-function openApp({ events, after, ...parts }: AppParts): { app: OriginApp; wakeAll: () => Promise<void> } {
+/** @returns the app, what looks for damage, and what answers all that wait, and lets nobody wait any more */
+function openApp(
+  { events, after, ...parts }: AppParts,
+  { scrubBytesPerS = 0 }: OriginSettings,
+): { app: OriginApp; scrubber: Scrubber; wakeAll: () => Promise<void> } {
+  const republishRollouts = (product: string) => parts.rollouts.republish(product);
+  const scrubber = new Scrubber({ ...parts, after, bytesPerS: scrubBytesPerS, republishRollouts });
   const waiters = new TimestampWaiters(parts.repository, after);
   const eventStreams = new EventStreams(events, after);
   const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
   const app = createApp({
     ...parts,
+    scrubber,
     signedRequests: new SignedRequests({ ...parts.fleet, ...parts, bodies }),
     waiters,
     eventStreams,
-    metrics: new Metrics(parts),
+    metrics: new Metrics({ ...parts, scrubber }),
     bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
   });
@@ -170,7 +187,7 @@ function openApp({ events, after, ...parts }: AppParts): { app: OriginApp; wakeA
     waiters.close();
     eventStreams.close();
   };
-  return { app, wakeAll };
+  return { app, scrubber, wakeAll };
 }
 
 /** @returns where the first admin's token lies, if one was made now */
@@ -181,7 +198,12 @@ async function keepFirstAdmin(tokens: Tokens, directory: string): Promise<string
 }
 
 /** `sitecast-origin recover`. */
-export async function recoverFrom({ dataDirectory, from, acceptedDay }: RecoverSettings): Promise<Recovered> {
+export async function recoverFrom({
+  dataDirectory,
+  from,
+  acceptedDay,
+  damagedOnly,
+}: RecoverSettings): Promise<Recovered | Restored> {
   const directory = resolve(dataDirectory);
   const mirrors = from.map(toMirror);
   // The database would be made where there's none.
@@ -209,6 +231,7 @@ export async function recoverFrom({ dataDirectory, from, acceptedDay }: RecoverS
     });
     endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
+    const metadata = await restoreMetadata(files, mirrors);
     const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
     known = () => ({ 'entries of the audit log': audit.head.seq });
     const { lost, damagedFiles, undecodable, putAside } = mended;
@@ -218,6 +241,13 @@ export async function recoverFrom({ dataDirectory, from, acceptedDay }: RecoverS
       unreadable: { ...unreadable, ...(undecodable > 0 && { undecodable }) },
       putAside,
     };
+    // What the database has lost is more than files can bring back: then all of the recovery is due.
+    if (damagedOnly && !isMended(database)) {
+      await recordRestore(audit, { from, metadata });
+      const restored = await restoreContent({ repository, files, chunks, log }, mirrors);
+      await endings.endAll();
+      return { metadata, ...restored };
+    }
     const parts = { repository, files, staged, chunks, audit, registry, database, now: Date.now, log };
     const recovered = await recover(parts, mirrors);
     // The first admin's may be among what was lost.

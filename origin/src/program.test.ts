@@ -67,6 +67,8 @@ it('listens on loopback alone unless told otherwise', async () => {
     stagingTtlMs: 30 * 86_400_000,
     maxStagedBytes: 64 * 2 ** 30,
     reserveBytes: 256 * 2 ** 20,
+    scrubBytesPerS: 4 * 2 ** 20,
+    acceptedDay: undefined,
   });
   expect(level).toBe('info');
 });
@@ -79,6 +81,10 @@ it('takes what it is told', async () => {
     '2d',
     '--max-staged-bytes',
     '500MiB',
+    '--scrub-rate',
+    '0',
+    '--accept-clock',
+    '2028-02-29',
     '--log-level',
     'debug',
     '--reserve',
@@ -90,6 +96,8 @@ it('takes what it is told', async () => {
     stagingTtlMs: 2 * 86_400_000,
     maxStagedBytes: 500 * 2 ** 20,
     reserveBytes: 0,
+    scrubBytesPerS: 0,
+    acceptedDay: '2028-02-29',
   });
   expect(level).toBe('debug');
 });
@@ -121,6 +129,8 @@ it.each([
   ['a certificate without its key', ['serve', '--data', 'd', '--tls-cert', 'c.pem']],
   ['a size that is none', ['serve', '--data', 'd', '--max-staged-bytes', '0']],
   ['a unit that is none', ['serve', '--data', 'd', '--max-staged-bytes', '5GB']],
+  ['a day that no month has', ['serve', '--data', 'd', '--accept-clock', '2027-02-29']],
+  ['a time for a day', ['serve', '--data', 'd', '--accept-clock', '2027-02-28T00:00:00Z']],
   ['an unknown log level', ['serve', '--data', 'd', '--log-level', 'loud']],
 ])('refuses %s with exit code 2', async (_what, args) => {
   const { exitCode, served } = await run(...args);

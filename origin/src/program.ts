@@ -1,6 +1,8 @@
 import { parseBytes, parseDurationMs, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
+import { SitecastError } from '@sitecast/shared/errors';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
+import type { Restored } from './recovery/restore.ts';
 import {
   checkTls,
   type GossipSettings,
@@ -8,6 +10,7 @@ import {
   type OriginSettings,
   parseDay,
   parseListenAddress,
+  parseRateBytes,
   parseSizeBytes,
 } from './settings.ts';
 
@@ -17,6 +20,7 @@ type LogLevel = (typeof LOG_LEVELS)[number];
 const DEFAULT_STAGING_TTL_MS = 30 * 86_400_000;
 const DEFAULT_MAX_STAGED_BYTES = 64 * 2 ** 30;
 const DEFAULT_RESERVE_BYTES = 256 * 2 ** 20;
+const DEFAULT_SCRUB_BYTES_PER_S = 4 * 2 ** 20;
 
 interface ServeOptions {
   data: string;
@@ -28,6 +32,7 @@ interface ServeOptions {
   stagingTtl: number;
   maxStagedBytes: number;
   reserve: number;
+  scrubRate: number;
   acceptClock?: string;
   gossipListen?: string[];
   gossipAnnounce?: string[];
@@ -37,6 +42,7 @@ interface ServeOptions {
 interface RecoverOptions {
   data: string;
   from?: string[];
+  damagedOnly?: boolean;
   acceptClock?: string;
   json?: boolean;
 }
@@ -47,13 +53,15 @@ export interface RecoverSettings {
   /** Addresses of gateways. */
   from: readonly string[];
   acceptedDay: string | undefined;
+  /** Brings back what is damaged or lost, and does nothing else. */
+  damagedOnly: boolean;
 }
 
 /** What the commands do. */
 export interface OriginCommands {
   /** Runs an origin until it's told to stop. */
   serve: (settings: OriginSettings, logLevel: LogLevel) => Promise<void>;
-  recover: (settings: RecoverSettings) => Promise<Recovered>;
+  recover: (settings: RecoverSettings) => Promise<Recovered | Restored>;
 }
 
 const RECOVER_HELP = `
@@ -66,8 +74,11 @@ numbers that were ever handed out. All rollouts are paused: \`sitecast rollout r
 and gateways that the database no longer knows must enrol again; those that were revoked stay revoked, as far as the signed rollout
 files or the audit log tell. What the audit log has lost, an entry in it says.
 
-Example:
-  sitecast-origin recover --data /var/lib/sitecast --from http://gateway-north:7401 --from http://gateway-south:7401`;
+With --damaged-only there was no backup: the disk has damaged files, and the very same ones are brought back from gateways.
+
+Examples:
+  sitecast-origin recover --data /var/lib/sitecast --from http://gateway-north:7401 --from http://gateway-south:7401
+  sitecast-origin recover --data /var/lib/sitecast --damaged-only --from http://gateway-north:7401`;
 
 const EXAMPLES = `
 Examples:
@@ -121,6 +132,7 @@ export function originProgram(
         stagingTtlMs: options.stagingTtl,
         maxStagedBytes: options.maxStagedBytes,
         reserveBytes: options.reserve,
+        scrubBytesPerS: options.scrubRate,
         acceptedDay: options.acceptClock,
         gossip: gossipOf(options),
       };
@@ -142,12 +154,18 @@ function recoverCommand(
     )
     .requiredOption('--data <dir>', "the origin's data directory; no origin may be running on it")
     .option('--from <url...>', 'gateways to read the newest metadata back from')
+    .option(
+      '--damaged-only',
+      'just bring back what the disk has damaged or lost: read all of it, pause nothing',
+    )
     .addOption(acceptClockOption())
     .option('--json', 'print the result as JSON')
     .addHelpText('after', RECOVER_HELP)
-    .action(async ({ data, from = [], acceptClock, json }: RecoverOptions) => {
-      const recovered = await recover({ dataDirectory: data, from, acceptedDay: acceptClock });
-      out(json === true ? `${plainJson(JSON.stringify(recovered))}\n` : recoveredText(recovered));
+    .action(async ({ data, from = [], damagedOnly = false, acceptClock, json }: RecoverOptions) => {
+      const recovered = await recover({ dataDirectory: data, from, damagedOnly, acceptedDay: acceptClock });
+      const text = 'lost' in recovered ? restoredText(recovered) : recoveredText(recovered);
+      out(json === true ? `${plainJson(JSON.stringify(recovered))}\n` : text);
+      if ('lost' in recovered) demandWhole(recovered);
     });
 }
 
@@ -171,6 +189,14 @@ function diskOptions(serve: SettingsCommand): SettingsCommand {
       )
         .argParser(parseBytes)
         .default(DEFAULT_RESERVE_BYTES, '256MiB'),
+    )
+    .addOption(
+      new Option(
+        '--scrub-rate <size>',
+        'how much of what is published is read back a second, once a week, to find what the disk has spoilt; 0: nothing',
+      )
+        .argParser(parseRateBytes)
+        .default(DEFAULT_SCRUB_BYTES_PER_S, '4MiB'),
     );
 }
 
@@ -197,6 +223,36 @@ function gossipOptions(serve: SettingsCommand): SettingsCommand {
 
 function gossipOf({ gossipListen = [], gossipAnnounce = [], fleetKeyFile }: ServeOptions): GossipSettings {
   return { listen: gossipListen, announce: gossipAnnounce, fleetKeyFile };
+}
+
+function restoredText({ metadata, files, chunks, lost }: Restored): string {
+  const lines = [
+    ...[...metadata, ...files].map(name => `brought back: ${name}`),
+    `brought back: ${chunks} chunks`,
+    ...lost.files.map(name => `lost: ${name}`),
+    ...lost.releases.map(
+      ({ product, counter, version, chunks: count }) =>
+        `lost: ${count} chunks of ${product} ${version ?? `(counter ${counter})`}`,
+    ),
+  ];
+  return `${lines.map(plainLine).join('\n')}\n`;
+}
+
+/** @throws SITECAST_FILES_LOST, SITECAST_CHUNKS_LOST (failed) */
+function demandWhole({ lost: { files, releases } }: Restored): void {
+  if (files.length > 0)
+    throw new SitecastError(
+      'failed',
+      'SITECAST_FILES_LOST',
+      `nobody named with --from has ${files.join(', ')}`,
+      {
+        hint: 'Name other gateways; or publish with the same image for an index, or submit the draft again that brought the file.',
+      },
+    );
+  if (releases.length > 0)
+    throw new SitecastError('failed', 'SITECAST_CHUNKS_LOST', 'nobody named with --from has all chunks', {
+      hint: 'Name other gateways, or publish the releases again with the same images once the origin runs.',
+    });
 }
 
 function recoveredText(recovered: Recovered): string {

@@ -27,6 +27,8 @@ export interface OriginSettings {
   maxStagedBytes: number;
   /** What uploads, enrolments and reports leave free of the disk. */
   reserveBytes: number;
+  /** How much of what is published is read back a second; 0, or not said: nothing. */
+  scrubBytesPerS?: number;
   /** The day for which an operator vouches that the clock is right, as `2026-11-30`. */
   acceptedDay?: string | undefined;
   gossip?: GossipSettings;
@@ -43,6 +45,11 @@ export function parseListenAddress(text: string): ListenAddress {
     throw new InvalidArgumentError('expected HOST:PORT, such as 127.0.0.1:7400 or [::1]:7400');
   }
   return { host, port };
+}
+
+/** As `parseSizeBytes`, or 0. For commander. */
+export function parseRateBytes(text: string): number {
+  return text === '0' ? 0 : parseSizeBytes(text);
 }
 
 /** A day of the calendar. For commander. */

@@ -85,7 +85,35 @@ describe('publishing', () => {
     const again = await published('two', '2.0.0');
     expect(again).toMatchObject({ state: 'unchanged', counter: 2, upload: { newChunks: 0, sentBytes: 0 } });
     expect(await versions()).toEqual(['1.0.0', '2.0.0']);
+
+    // What the disk has damaged since, publishing again brings back.
+    await flip(await someFile('origin/repository/chunks', /\.cacnk$/));
+    const index = await someFile('origin/repository/targets/releases', /\.camera-2\.caibx$/);
+    const right = await readFile(index);
+    await flip(index);
+    const mended = await published('two', '2.0.0');
+    expect(mended).toMatchObject({ state: 'mended', counter: 2, files: ['releases/camera-2.caibx'] });
+    expect(await readFile(index)).toEqual(right);
+    const one = await published('one', '1.0.0');
+    const newChunks = [mended, one].map(({ upload }) => JSON.parse(JSON.stringify(upload)).newChunks);
+    expect(newChunks.reduce((sum, count) => sum + count, 0)).toBe(1);
+    expect(await bed.json('sitecast', ['status'])).toMatchObject({
+      damage: { releases: [], files: [] },
+      warnings: [],
+    });
   });
+
+  async function someFile(folder: string, name: RegExp): Promise<string> {
+    const found = await readdir(bed.path(folder), { recursive: true });
+    return bed.path(folder, found.filter(path => name.test(path)).sort()[0] ?? '');
+  }
+
+  async function flip(path: string): Promise<void> {
+    const bytes = await readFile(path);
+    const middle = bytes.length >> 1;
+    bytes[middle] = (bytes[middle] ?? 0) ^ 1;
+    await writeFile(path, bytes);
+  }
 
   it('goes on where it was cut off: what the origin has is not sent again', async () => {
     await found();

@@ -6,6 +6,8 @@ import { isSystemError } from '@sitecast/shared/errors';
 import type { FrameFiles, StoredFrame } from '../chunks/frame-files.ts';
 
 const FILES_PER_TURN = 128;
+/** For whoever checks frames: the frame of no chunk. */
+const UNREADABLE: StoredFrame = { frame: Buffer.alloc(0), stamp: 'unreadable' };
 
 /** The chunk cache's files, in the layout of a casync store. */
 export class DiskFrames implements FrameFiles {
@@ -26,15 +28,15 @@ export class DiskFrames implements FrameFiles {
       const file = await open(this.#store.pathOf(id), 'r');
       try {
         const found = await file.stat({ bigint: true });
-        if (!found.isFile() || found.size > BigInt(MAX_FRAME_BYTES)) return undefined;
+        if (!found.isFile() || found.size > BigInt(MAX_FRAME_BYTES)) return UNREADABLE;
         const frame = Buffer.allocUnsafeSlow(Number(found.size));
         const { bytesRead } = await file.read(frame, 0, frame.length, 0);
-        return bytesRead === frame.length ? { frame, stamp: stampOf(found) } : undefined;
+        return bytesRead === frame.length ? { frame, stamp: stampOf(found) } : UNREADABLE;
       } finally {
         await file.close();
       }
     } catch (error) {
-      return absentOrThrow(error);
+      return absentOrUnreadable(error);
     }
   }
 
@@ -43,15 +45,15 @@ export class DiskFrames implements FrameFiles {
       const file = openSync(this.#store.pathOf(id), 'r');
       try {
         const found = fstatSync(file, { bigint: true });
-        if (!found.isFile() || found.size > BigInt(MAX_FRAME_BYTES)) return undefined;
+        if (!found.isFile() || found.size > BigInt(MAX_FRAME_BYTES)) return UNREADABLE;
         const frame = Buffer.allocUnsafeSlow(Number(found.size));
         const bytesRead = readSync(file, frame, 0, frame.length, 0);
-        return bytesRead === frame.length ? { frame, stamp: stampOf(found) } : undefined;
+        return bytesRead === frame.length ? { frame, stamp: stampOf(found) } : UNREADABLE;
       } finally {
         closeSync(file);
       }
     } catch (error) {
-      return absentOrThrow(error);
+      return absentOrUnreadable(error);
     }
   }
 
@@ -80,9 +82,10 @@ export class DiskFrames implements FrameFiles {
   }
 }
 
-// Not here, or the disk can't read it back: it's fetched again.
-function absentOrThrow(error: unknown): undefined {
-  if (isSystemError(error, 'ENOENT', 'EIO', 'EISDIR', 'ENOTDIR')) return;
+// One that the disk can't read back is there all the same: it must go, or the right one would never get into its place.
+function absentOrUnreadable(error: unknown): StoredFrame | undefined {
+  if (isSystemError(error, 'ENOENT', 'ENOTDIR')) return undefined;
+  if (isSystemError(error, 'EIO', 'EISDIR')) return UNREADABLE;
   throw error;
 }
 

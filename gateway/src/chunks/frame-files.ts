@@ -9,6 +9,7 @@ export interface StoredFrame {
 
 /** The files of the chunk cache. Nothing read from them is trusted. Errors: SITECAST_NO_SPACE for a full disk. */
 export interface FrameFiles {
+  /** Undefined if it isn't here; an empty frame for a file that can't be read, or is no frame's. */
   read(id: ChunkId): Promise<StoredFrame | undefined>;
   /** As `read`, without a turn of the event loop: for a file that was read before, so that its bytes are in memory. */
   readNow(id: ChunkId): StoredFrame | undefined;

@@ -111,7 +111,7 @@ it('knows what the origin refused of a chain, the newest of it, also after a res
   await outbox.add([entry(1, { epoch: 'f' }), entry(1, { id: 'another' })]);
   for (const waiting of await outbox.next(undefined, { maxReports: 1000, maxBytes: 10 ** 9 }))
     await outbox.reject(waiting, 'SITECAST_REPORT_GAP');
-  const again = await Outbox.open(state.records('outbox'), Date.now);
+  const again = await Outbox.open(records, Date.now);
   for (const one of [outbox, again]) {
     const refused = one.refusedOf('device', 'e');
     expect(refused.map(({ seq }) => seq)).toEqual(

@@ -1,5 +1,5 @@
 import type { ErrorCode, ErrorKind } from '@sitecast/shared/errors';
-import type { ChunkList, ChunkState, StagedTotals } from '../staging/chunks.ts';
+import type { ChunkList, ChunkState, Inspection, StagedTotals } from '../staging/chunks.ts';
 
 /** What the chunk thread gets at its start. */
 export interface ChunkThreadData {
@@ -10,7 +10,7 @@ export interface ChunkThreadData {
 
 /** A call of the chunk thread. */
 export type ChunkTask =
-  | { name: 'missing' | 'repairs' | 'publish' | 'unpublish'; ids: Uint8Array }
+  | { name: 'missing' | 'unpublished' | 'inspect' | 'repairs' | 'publish' | 'unpublish'; ids: Uint8Array }
   | { name: 'stage'; batch: ArrayBuffer; lengthBytes: number }
   | { name: 'check'; list: ChunkList }
   | { name: 'removeOlderThan'; beforeMs: number }
@@ -19,6 +19,8 @@ export type ChunkTask =
 /** What the calls return, by name. */
 export interface ChunkResults {
   missing: Uint8Array;
+  unpublished: Uint8Array;
+  inspect: Inspection;
   repairs: Uint8Array;
   publish: undefined;
   unpublish: undefined;

@@ -22,6 +22,10 @@ function carryOut(task: ChunkTask): ChunkResults[keyof ChunkResults] {
   switch (task.name) {
     case 'missing':
       return staging.missing(task.ids);
+    case 'unpublished':
+      return staging.unpublished(task.ids);
+    case 'inspect':
+      return staging.inspect(task.ids);
     case 'repairs':
       return staging.repairs(task.ids);
     case 'publish':

@@ -77,6 +77,7 @@ export class DiskFiles implements Files, ReadableFiles {
     return {
       lengthBytes: found.size,
       modifiedMs: found.mtimeMs,
+      stamp: `${found.ino}-${found.size}-${found.mtimeMs}-${found.ctimeMs}`,
       close: () => closeSync(fd),
       read: (start, lengthBytes) => readFd(fd, start, lengthBytes).finally(() => closeSync(fd)),
       stream: (start, lengthBytes) => streamFd(fd, start, lengthBytes),

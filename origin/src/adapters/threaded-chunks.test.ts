@@ -17,7 +17,7 @@ afterEach(async () => {
 });
 
 function makeFolders(): void {
-  for (const path of ['staging/chunks', 'repository/chunks'])
+  for (const path of ['staging/chunks', 'damaged/chunks', 'repository/chunks'])
     mkdirSync(join(directory.path, path), { recursive: true });
 }
 
@@ -50,8 +50,12 @@ it('does in its thread what it is asked, more than one message at a time takes, 
   await threaded.publish(ids);
   expect(new Set(await threaded.check({ ids, lengths }))).toEqual(new Set(['published']));
   expect(await threaded.repairs(ids)).toHaveLength(0);
+  const inspected = await threaded.inspect(ids);
+  expect(inspected).toMatchObject({ damaged: Buffer.alloc(0) });
+  expect(inspected.readBytes).toBe(plain.reduce((sum, chunk) => sum + compressFrame(chunk).length, 0));
   await threaded.unpublish(ids.subarray(0, 32 * 600));
   expect(await threaded.totals()).toMatchObject({ chunks: 600 });
+  expect(Buffer.from(await threaded.unpublished(ids))).toEqual(ids.subarray(0, 32 * 600));
   const unknown = idsOf(randomChunks(700));
   expect(Buffer.from(await threaded.missing(Buffer.concat([ids, unknown])))).toEqual(unknown);
   expect(await threaded.removeOlderThan(Date.now() + 60_000)).toBe(600);

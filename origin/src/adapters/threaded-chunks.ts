@@ -1,11 +1,20 @@
 import { Worker } from 'node:worker_threads';
 import { CHUNK_ID_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Chunks, ChunkList, ChunkState, StagedTotals, StageOutcome } from '../staging/chunks.ts';
+import type {
+  Chunks,
+  ChunkList,
+  ChunkState,
+  Inspection,
+  StagedTotals,
+  StageOutcome,
+} from '../staging/chunks.ts';
 import type { ChunkReply, ChunkResults, ChunkTask, ChunkThreadData, ThreadError } from './chunk-tasks.ts';
 
 /** Chunks in one message, so that uploads get their turn between the messages of a long check. */
 const MAX_CHUNKS_A_TASK = 512;
+/** The same where each is read from the disk: 16 MiB at the most. */
+const MAX_CHUNKS_AN_INSPECTION = 16;
 /** The thread makes little garbage besides the map of staged chunks. */
 const YOUNG_GENERATION_MB = 8;
 
@@ -49,6 +58,22 @@ export class ThreadedChunks implements Chunks {
     return states.flat();
   }
 
+  async unpublished(ids: Uint8Array): Promise<Uint8Array> {
+    return Buffer.concat(await this.#inParts(ids, part => this.#call({ name: 'unpublished', ids: part })));
+  }
+
+  async inspect(ids: Uint8Array): Promise<Inspection> {
+    const parts = await this.#inParts(
+      ids,
+      part => this.#call({ name: 'inspect', ids: part }),
+      MAX_CHUNKS_AN_INSPECTION,
+    );
+    return {
+      readBytes: parts.reduce((sum, { readBytes }) => sum + readBytes, 0),
+      damaged: Buffer.concat(parts.map(({ damaged }) => damaged)),
+    };
+  }
+
   async repairs(ids: Uint8Array): Promise<Uint8Array> {
     return Buffer.concat(await this.#inParts(ids, part => this.#call({ name: 'repairs', ids: part })));
   }
@@ -75,12 +100,16 @@ export class ThreadedChunks implements Chunks {
     await thread?.terminate();
   }
 
-  async #inParts<T>(ids: Uint8Array, act: (part: Uint8Array, from: number) => Promise<T>): Promise<T[]> {
+  async #inParts<T>(
+    ids: Uint8Array,
+    act: (part: Uint8Array, from: number) => Promise<T>,
+    maxChunks = MAX_CHUNKS_A_TASK,
+  ): Promise<T[]> {
     const results: T[] = [];
     const count = ids.length / CHUNK_ID_BYTES;
-    for (let from = 0; from < count; from += MAX_CHUNKS_A_TASK) {
+    for (let from = 0; from < count; from += maxChunks) {
       // A copy: a view would take the whole buffer behind it along to the thread.
-      const part = ids.slice(from * CHUNK_ID_BYTES, (from + MAX_CHUNKS_A_TASK) * CHUNK_ID_BYTES);
+      const part = ids.slice(from * CHUNK_ID_BYTES, (from + maxChunks) * CHUNK_ID_BYTES);
       results.push(await act(new Uint8Array(part), from));
     }
     return results;

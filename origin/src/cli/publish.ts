@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
   indexTarget,
@@ -10,16 +9,10 @@ import {
   serializeFile,
 } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
-import { z } from 'zod';
 import { newDraft, requireDraftPlace } from './draft.ts';
-import {
-  countLost,
-  hashImage,
-  type ImageOptions,
-  type UploadedImage,
-  uploadImageTo,
-} from './image-upload.ts';
+import { hashImage, type ImageOptions, type UploadedImage, uploadImageTo } from './image-upload.ts';
 import { KeyRing } from './key-ring.ts';
+import { mendRelease } from './mend-release.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note } from './output.ts';
 import { findRelease, type PublishedProduct, readProduct } from './releases.ts';
@@ -42,7 +35,7 @@ export interface ReleaseDescription {
 export interface PublishOutcome {
   /**
    * `draft`: written to a file, to be signed by others. `unchanged`: it was there with the same bytes. `mended`: it was, but
-   * the origin had lost chunks of it.
+   * the origin had lost some of it.
    */
   state: 'published' | 'draft' | 'unchanged' | 'mended';
   product: string;
@@ -50,6 +43,8 @@ export interface PublishOutcome {
   counter: number;
   sha256: string;
   upload: { lengthBytes: number; chunks: number; newChunks: number; sentBytes: number };
+  /** Target files that were brought back. */
+  files?: string[];
 }
 
 interface PublishRequest {
@@ -192,35 +187,11 @@ async function unchangedOrRefused(
   const differs = differenceOf(existing, description, sha256);
   if (differs !== undefined) throw versionExists(description, differs);
   const { product, version, counter } = existing;
-  const sent = await mend(existing, request, view);
-  const upload = { lengthBytes, chunks: existing.image.chunks, newChunks: 0, sentBytes: 0, ...sent };
-  return { state: sent ? 'mended' : 'unchanged', product, version, counter, sha256, upload };
-}
-
-/**
- * Brings chunks back that the origin has lost of a release: it was restored from a backup, say.
- * @returns undefined where none is lost
- */
-async function mend(
-  { product, version, counter }: ReleaseManifest,
-  { origin, image }: PublishRequest,
-  view: RepositoryView,
-): Promise<{ newChunks: number; sentBytes: number } | undefined> {
-  const bytes = await view.file(indexTarget(product, counter));
-  if (!bytes) return undefined;
-  const index = ChunkIndex.decode(bytes);
-  if ((await countLost(origin, index)) === 0) return undefined;
-  const cut = image.image === undefined ? image : { ...image, chunkSize: index.sizes };
-  const { newChunks, sentBytes } = await uploadImageTo(origin, cut, `${product} ${version}`);
-  await origin.json('/api/v1/repairs', z.object({ chunks: z.number() }), { method: 'POST' });
-  const lost = await countLost(origin, index);
-  if (lost === 0) return { newChunks, sentBytes };
-  throw new SitecastError(
-    'conflict',
-    'SITECAST_CHUNKS_MISSING',
-    `the origin lacks ${lost} chunks of ${product} ${version}, which was cut into chunks in another way`,
-    { hint: 'Give what it was published from: the image, or --caibx and --store.' },
-  );
+  const { newChunks = 0, sentBytes = 0, files = [] } = (await mendRelease(existing, request, view)) ?? {};
+  const isMended = newChunks > 0 || files.length > 0;
+  const upload = { lengthBytes, chunks: existing.image.chunks, newChunks, sentBytes };
+  const outcome = { product, version, counter, sha256, upload };
+  return isMended ? { state: 'mended', ...outcome, files } : { state: 'unchanged', ...outcome };
 }
 
 /** What is asked for and isn't what was published: "unchanged" would be said of something else. */

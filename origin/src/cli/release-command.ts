@@ -9,6 +9,7 @@ import {
 } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import type { ChangeResult } from './repository-api.ts';
+import { bringBack } from './bring-back.ts';
 import { requireSameTime } from './clocks.ts';
 import { type Draft, isComplete, newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
 import { requireFirst, requireNext } from './draft-base.ts';
@@ -117,12 +118,26 @@ export function releaseSubmitCommand(): SettingsCommand {
     .option('--json', 'print one JSON object');
   addTrustOptions(addOriginOptions(command));
   return command
-    .addHelpText('after', '\nExample:\n  sitecast release submit camera-2.draft.json')
+    .addHelpText(
+      'after',
+      `
+Where the origin has lost a file that this draft brought (\`sitecast status\` says so), submitting it again gives it back, and
+does nothing else.
+
+Example:
+  sitecast release submit camera-2.draft.json`,
+    )
     .action(async (path: string, options: OriginOptions & TrustOptions & { json?: boolean }) => {
       const draft = await readDraft(path);
       const origin = await connect(options);
       const founding = draft.root?.signed.version === 1;
       const trusted = founding ? undefined : await openRepository(options, origin, { forRenewal: true });
+      const broughtBack = trusted ? await bringBack(origin, draft, trusted.targets) : [];
+      if (broughtBack.length > 0) {
+        if (options.json) printJson({ broughtBack });
+        else print(`brought back what the origin had lost: ${broughtBack.join(', ')}`);
+        return;
+      }
       if (trusted) requireNext(draft, trusted, { isNewest: true });
       else await requireSameTime(origin);
       requireComplete(neededSignatures(draft, trusted?.root), `${path} isn't signed by enough keys`);

@@ -135,7 +135,7 @@ function report(outcome: PublishOutcome): void {
   }
   if (outcome.state === 'mended') {
     print(
-      `${product} ${version} (counter ${counter}) was published already; ${plural(upload.newChunks, 'lost chunk')} brought back`,
+      `${product} ${version} (counter ${counter}) was published already; brought back: ${[plural(upload.newChunks, 'lost chunk'), ...(outcome.files ?? [])].join(', ')}`,
     );
     return;
   }

@@ -1,3 +1,4 @@
+import { SitecastError } from '@sitecast/shared/errors';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import { z } from 'zod';
 import { type Draft, textOf } from './draft.ts';
@@ -16,6 +17,20 @@ const statusSchema = z.object({
   versions: z.record(z.string(), z.number()),
   expires: z.record(z.string(), z.string()),
   warnings: z.array(z.object({ role: z.string(), code: z.string(), message: z.string() })),
+  /** An origin of an earlier version doesn't look for damage. */
+  damage: z
+    .object({
+      releases: z.array(
+        z.object({
+          product: z.string(),
+          counter: z.number(),
+          version: z.string().optional(),
+          chunks: z.number(),
+        }),
+      ),
+      files: z.array(z.string()),
+    })
+    .optional(),
 });
 export type RepositoryStatus = z.infer<typeof statusSchema>;
 
@@ -48,6 +63,33 @@ export async function submitDraft(origin: OriginClient, draft: Draft): Promise<C
       ...(draft.targets && { targets: textOf(draft.targets) }),
     },
   });
+}
+
+const damageSchema = z.object({ chunks: z.number(), files: z.array(z.string()) });
+
+/**
+ * Has the origin read back all that is published of a release.
+ * @returns what it lacks; undefined where the origin is of a version that can't tell
+ */
+export async function checkRelease(
+  origin: OriginClient,
+  product: string,
+  counter: number,
+): Promise<z.infer<typeof damageSchema> | undefined> {
+  try {
+    return await origin.json(`/api/v1/releases/${product}/${counter}/check`, damageSchema, {
+      method: 'POST',
+    });
+  } catch (error) {
+    if (error instanceof SitecastError && error.code === 'SITECAST_NOT_FOUND') return undefined;
+    throw error;
+  }
+}
+
+/** Has the origin put what was uploaded in the place of what it has lost. */
+export function repair(origin: OriginClient): Promise<{ chunks: number; files: string[] }> {
+  const schema = z.object({ chunks: z.number(), files: z.array(z.string()).default([]) });
+  return origin.json('/api/v1/repairs', schema, { method: 'POST' });
 }
 
 /** Has the origin make a new key for one of its roles; it's used once signed metadata names it. */

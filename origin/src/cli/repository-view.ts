@@ -123,6 +123,23 @@ async function readRoot(path: string): Promise<Buffer> {
   }
 }
 
+function isLost(error: unknown): boolean {
+  return error instanceof SitecastError && error.code === 'SITECAST_TARGET_MISSING';
+}
+
+function lostTarget(target: string, cause: unknown): SitecastError {
+  return new SitecastError(
+    'notFound',
+    'SITECAST_TARGET_MISSING',
+    `the origin has lost ${target}, which it lists`,
+    {
+      hint: '`sitecast status` shows what else; submit the draft again that brought it, or stop the origin and run sitecast-origin recover --damaged-only --from GATEWAY',
+      data: { target },
+      cause,
+    },
+  );
+}
+
 function viewOf(client: TufClient): RepositoryView {
   const { root, targets } = client.trusted;
   const known = (): SignedTargets => {
@@ -143,7 +160,12 @@ function viewOf(client: TufClient): RepositoryView {
     },
     file: async target => {
       const file = Object.hasOwn(known().targets, target) ? known().targets[target] : undefined;
-      return file && Buffer.from(await client.fetchTarget({ name: target, role: 'targets', file }));
+      if (!file) return undefined;
+      try {
+        return Buffer.from(await client.fetchTarget({ name: target, role: 'targets', file }));
+      } catch (error) {
+        throw isLost(error) ? lostTarget(target, error) : error;
+      }
     },
   };
 }

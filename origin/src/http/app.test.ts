@@ -124,6 +124,7 @@ it('describes all of its routes, and lets nothing be changed without a token', (
     'POST /api/v1/gateways/{id}/revoke',
     'POST /api/v1/join-tokens',
     'POST /api/v1/keys/{role}/rotate',
+    'POST /api/v1/releases/{product}/{counter}/check',
     'POST /api/v1/repairs',
     'POST /api/v1/rollouts',
     'POST /api/v1/rollouts/{id}/abort',

@@ -3,6 +3,7 @@ import type { AuditLog } from '../audit/log.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
+import type { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
@@ -19,6 +20,7 @@ import type { SignedRequests } from './signed.ts';
 /** What the routes use. */
 export interface AppDeps {
   repository: Repository;
+  scrubber: Scrubber;
   chunks: Chunks;
   staged: StagedFiles;
   tokens: Tokens;

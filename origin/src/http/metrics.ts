@@ -4,6 +4,7 @@ import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { secondsLeft } from '../repository/description.ts';
 import type { Repository } from '../repository/repository.ts';
+import type { Scrubber } from '../repository/scrubber.ts';
 import type { Room } from '../storage/room.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { OriginEnv } from './context.ts';
@@ -12,6 +13,7 @@ const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
 
 interface MetricsDeps {
   repository: Repository;
+  scrubber: Scrubber;
   chunks: Chunks;
   state: DatabaseState;
   room: Room;
@@ -47,6 +49,7 @@ export class Metrics {
       registers,
     });
     for (const gauge of [...gaugesOf(deps), ...diskGaugesOf(deps)]) this.#registry.registerMetric(gauge);
+    for (const metric of damageMetrics(deps)) this.#registry.registerMetric(metric);
   }
 
   get contentType(): string {
@@ -141,6 +144,53 @@ function diskGaugesOf({ state, room }: MetricsDeps): Gauge[] {
       'sitecast_database_reopened_total',
       'Times that the database was opened anew, after a write that failed.',
       () => state.mendedCount,
+    ),
+  ];
+}
+
+/** What the disk has done to what is published. */
+function damageMetrics({ repository: { damage }, scrubber }: MetricsDeps): (Gauge | Counter)[] {
+  const gauge = (name: string, help: string, value: () => number): Gauge =>
+    new Gauge({
+      name,
+      help,
+      registers: [],
+      collect() {
+        this.set(value());
+      },
+    });
+  const counter = (name: string, help: string, value: () => number): Counter =>
+    new Counter({
+      name,
+      help,
+      registers: [],
+      collect() {
+        this.reset();
+        this.inc(value());
+      },
+    });
+  return [
+    gauge('sitecast_lost_chunks', 'Chunks that published releases lack.', () => damage.chunks),
+    gauge('sitecast_lost_files', 'Published files that are damaged or lost.', () => damage.files),
+    gauge(
+      'sitecast_scrub_completed_timestamp_seconds',
+      'When all published chunks had been read back; 0 before the first time.',
+      () => (scrubber.completedMs ?? 0) / 1000,
+    ),
+    counter(
+      'sitecast_damaged_chunks_total',
+      'Published chunks that were found damaged.',
+      () => damage.foundChunks,
+    ),
+    counter(
+      'sitecast_damaged_files_total',
+      'Published files that were found damaged or lost.',
+      () => damage.foundFiles,
+    ),
+    counter(
+      'sitecast_scrub_read_bytes_total',
+      'Bytes of published chunks read back.',
+      () => scrubber.readBytes,
     ),
   ];
 }

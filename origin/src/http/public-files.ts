@@ -46,6 +46,16 @@ interface PublicFilesDeps {
   memory: MemoryBudget;
 }
 
+/** Answers for metadata in force: from memory, whatever the disk has made of it. */
+export function serveMetadata(
+  c: Context<OriginEnv>,
+  name: string,
+  bytes: Uint8Array,
+): Promise<Response> | Response {
+  const headers = { ...commonHeaders(name), 'cache-control': IMMUTABLE, etag: timestampTag(bytes) };
+  return respond(c, headers, bytes.length, (start, end) => new Uint8Array(bytes.subarray(start, end + 1)));
+}
+
 export function timestampTag(bytes: Uint8Array): string {
   return `"${createHash('sha256').update(bytes).digest('base64url')}"`;
 }

@@ -68,6 +68,14 @@ export async function recordRecovery(
   await log.record(event, revocations.writes);
 }
 
+/** That files came from elsewhere: the very ones that were published. */
+export async function recordRestore(
+  log: Pick<RecoveryLog, 'record'>,
+  details: { from: readonly string[]; metadata: readonly string[] },
+): Promise<void> {
+  await log.record({ by: ORIGIN, action: 'origin.restore', subject: 'origin:data', details });
+}
+
 export async function recordPause(log: RecoveryLog, rollouts: readonly string[]): Promise<void> {
   await recordEach(
     log,

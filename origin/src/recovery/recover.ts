@@ -1,17 +1,7 @@
 import { createHash } from 'node:crypto';
-import {
-  BATCH_HEAD_BYTES,
-  CHUNK_ID_BYTES,
-  type ChunkId,
-  ChunkIndex,
-  type ChunkStore,
-  eachId,
-  MAX_MISSING_IDS,
-  writeBatchHead,
-} from '@sitecast/shared/content';
+import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseRollouts, type RolloutsFile, rolloutsTarget, serializeRollouts } from '@sitecast/shared/fleet';
-import pLimit from 'p-limit';
 import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
 import type { LackingRelease } from '../repository/check-releases.ts';
@@ -21,6 +11,7 @@ import { PublishedRollouts } from '../rollouts/published.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
+import { stageChunks } from './chunks-from-mirrors.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
 import { restoreRevocations } from './revocations.ts';
 import {
@@ -33,7 +24,6 @@ import {
   type RecoveryLog,
 } from './record.ts';
 
-const CHUNKS_AT_ONCE = 8;
 const GOING_ON: ReadonlySet<string> = new Set(['active', 'rollingBack']);
 
 interface RecoverDeps {
@@ -106,7 +96,7 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
   };
 }
 
-const isMended = ({ lost, damagedFiles, unreadable }: MendedState): boolean =>
+export const isMended = ({ lost, damagedFiles, unreadable }: MendedState): boolean =>
   lost !== undefined || damagedFiles.length > 0 || Object.keys(unreadable).length > 0;
 
 async function catchUp(
@@ -225,7 +215,10 @@ async function stageFiles(
     log.info({ file: name, lengthBytes: length }, 'fetching what the backup lacks');
     const bytes = await copy.file('targets', name);
     await stageFile(staged, bytes);
-    if (name.endsWith('.caibx')) await stageChunks(chunks, ChunkIndex.decode(bytes), copy.mirror, mirrors);
+    if (!name.endsWith('.caibx')) continue;
+    // What nobody has, `adopt` says.
+    const ids = Buffer.concat([...ChunkIndex.decode(bytes).places()].map(({ id }) => id));
+    await stageChunks(chunks, ids, [copy.mirror, ...mirrors.filter(mirror => mirror !== copy.mirror)]);
   }
 }
 
@@ -236,39 +229,6 @@ async function stageFile(staged: StagedFiles, bytes: Uint8Array): Promise<void> 
     await receiver.finish();
   } finally {
     await receiver.discard();
-  }
-}
-
-/** What nobody has, `adopt` says. */
-async function stageChunks(
-  chunks: Chunks,
-  index: ChunkIndex,
-  first: Mirror,
-  mirrors: readonly Mirror[],
-): Promise<void> {
-  const stores = [first, ...mirrors.filter(mirror => mirror !== first)].map(({ chunks: store }) => store);
-  const ids = Buffer.concat([...index.places()].map(({ id }) => id));
-  const limit = pLimit(CHUNKS_AT_ONCE);
-  for (let at = 0; at < ids.length; at += MAX_MISSING_IDS * CHUNK_ID_BYTES) {
-    const missing = await chunks.missing(ids.subarray(at, at + MAX_MISSING_IDS * CHUNK_ID_BYTES));
-    await Promise.all([...eachId(missing)].map(id => limit(() => stageChunk(chunks, id, stores))));
-  }
-}
-
-async function stageChunk(chunks: Chunks, id: ChunkId, stores: readonly ChunkStore[]): Promise<void> {
-  for (const store of stores) {
-    try {
-      const frame = (await store.get(id)).frame();
-      const memory = new ArrayBuffer(BATCH_HEAD_BYTES + frame.length);
-      const batch = Buffer.from(memory);
-      writeBatchHead(batch, 0, id, frame.length);
-      batch.set(frame, BATCH_HEAD_BYTES);
-      const { error } = await chunks.stage(memory, batch.length);
-      if (error === undefined) return;
-    } catch (error) {
-      // The next one may have it.
-      if (!(error instanceof SitecastError)) throw error;
-    }
   }
 }
 

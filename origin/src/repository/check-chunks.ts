@@ -1,5 +1,5 @@
 import { ChunkIdSet, ChunkIndex, chunkIdToHex } from '@sitecast/shared/content';
-import type { SitecastError } from '@sitecast/shared/errors';
+import { SitecastError } from '@sitecast/shared/errors';
 import type { Chunks } from '../staging/chunks.ts';
 import type { ListedRelease, Listing, TargetSource } from './check-targets.ts';
 import { MAX_CHANGE_CHUNKS } from './journal.ts';
@@ -40,8 +40,8 @@ export async function findChunks(
 }
 
 /**
- * The staged chunks that listed releases need: lost from their place, and uploaded again.
- * @throws SITECAST_REPOSITORY_DAMAGED where an index is lost as well
+ * The staged chunks that listed releases need: lost from their place, and uploaded again. A release whose index is lost as well
+ * is passed over.
  */
 export async function findReplacements(
   { releases }: Listing,
@@ -49,10 +49,24 @@ export async function findReplacements(
 ): Promise<ChunkIdSet> {
   const found = new ChunkIdSet();
   for (const ofProduct of releases.values()) {
-    for (const release of ofProduct.values())
-      await findChunks(release, ChunkIndex.decode(await source.read(release.index)), chunks, found);
+    for (const release of ofProduct.values()) {
+      const index = await readIndexOrUndefined(release, source);
+      if (index) await findChunks(release, index, chunks, found);
+    }
   }
   return found;
+}
+
+async function readIndexOrUndefined(
+  { index }: ListedRelease,
+  source: TargetSource,
+): Promise<ChunkIndex | undefined> {
+  try {
+    return ChunkIndex.decode(await source.read(index));
+  } catch (error) {
+    if (error instanceof SitecastError && error.code === 'SITECAST_REPOSITORY_DAMAGED') return undefined;
+    throw error;
+  }
 }
 
 export function indexMismatch({ index }: ListedRelease, what: string): SitecastError {

@@ -4,6 +4,7 @@ import { PUBLISHED_CHUNKS, publishedFolder, stagedPath } from '../staging/chunk-
 import type { Chunks } from '../staging/chunks.ts';
 import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
+import { readOrUndefined } from '../storage/unreadable.ts';
 import { type Committed, metadataFile, sha256Hex, TARGETS, TIMESTAMP } from './committed.ts';
 import type { CommitJournal } from './journal.ts';
 import { changedRoles, type VersionFloor } from './online-roles.ts';
@@ -86,7 +87,7 @@ async function filesToWrite(
 ): Promise<(NewTargetFile & { isNew: boolean })[]> {
   const missing = [];
   for (const file of wanted) {
-    const bytes = await files.read(`${TARGETS}/${file.path}`, MAX_TARGET_FILE_BYTES);
+    const bytes = await readOrUndefined(files, `${TARGETS}/${file.path}`, MAX_TARGET_FILE_BYTES);
     if (bytes !== undefined && sha256Hex(bytes) === file.sha256) continue;
     missing.push({ ...file, isNew: bytes === undefined });
   }

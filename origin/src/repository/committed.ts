@@ -15,6 +15,7 @@ import {
   verifyThreshold,
 } from '@sitecast/shared/trust';
 import type { Files } from '../storage/files.ts';
+import { readOrUndefined } from '../storage/unreadable.ts';
 
 export const METADATA = 'repository/metadata';
 export const TARGETS = 'repository/targets';
@@ -81,7 +82,7 @@ export function signersOf(
  * @throws SITECAST_REPOSITORY_DAMAGED (failed)
  */
 export async function loadCommitted(files: Files): Promise<Committed | undefined> {
-  const timestampBytes = await files.read(TIMESTAMP, maxBytesOf('timestamp'));
+  const timestampBytes = await readOrUndefined(files, TIMESTAMP, maxBytesOf('timestamp'));
   const rootVersion = await newestRootVersion(files);
   if (timestampBytes === undefined && rootVersion === 0) return undefined;
   if (timestampBytes === undefined) throw damaged('timestamp.json is missing');
@@ -126,8 +127,8 @@ async function readRole<T extends MetadataType>(
 ): Promise<Metadata<T>> {
   if (!listed) throw damaged(`the snapshot doesn't list ${role}`);
   const name = metadataPath(role, listed.version);
-  const bytes = await files.read(`${METADATA}/${name}`, maxBytesOf(role));
-  if (bytes === undefined) throw damaged(`${name} is missing`);
+  const bytes = await readOrUndefined(files, `${METADATA}/${name}`, maxBytesOf(role));
+  if (bytes === undefined) throw damaged(`${name} is missing, or can't be read`);
   const sha256 = listed.hashes?.sha256;
   if (sha256 !== undefined && sha256Hex(bytes) !== sha256) throw damaged(`${name} was altered`);
   const metadata = parse(bytes, type, name);
@@ -145,7 +146,7 @@ function parse<T extends MetadataType>(bytes: Uint8Array, type: T, name: string)
 
 export function damaged(what: string, cause?: unknown): SitecastError {
   return new SitecastError('failed', 'SITECAST_REPOSITORY_DAMAGED', `the repository is damaged: ${what}`, {
-    hint: 'Bring the data directory back from a backup, or copy the file from a mirror of the repository.',
+    hint: 'Bring the file back from a gateway (sitecast-origin recover --damaged-only --from URL), or the data directory from a backup.',
     cause,
   });
 }

@@ -2,6 +2,7 @@ import type { ErrorCode } from '@sitecast/shared/errors';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import type { TufKey } from '@sitecast/shared/trust';
 import { ROLES, type Role } from './committed.ts';
+import type { DamagedRelease } from './damage.ts';
 import type { Repository } from './repository.ts';
 
 const DAY_MS = 86_400_000;
@@ -22,6 +23,8 @@ export interface RepositoryDescription {
   /** RFC 3339 */
   expires: Partial<Record<Role, string>>;
   warnings: Warning[];
+  /** What is damaged or lost of what is published; the first hundred of each. */
+  damage: { releases: DamagedRelease[]; files: string[] };
 }
 
 /** What operators need to know of a repository. */
@@ -34,6 +37,7 @@ export function describeRepository(repository: Repository, nowMs: number): Repos
     versions: repository.versions(),
     expires: {},
     warnings: warningsOf(repository, nowMs),
+    damage: { releases: repository.damage.namedReleases(), files: repository.damage.namedFiles() },
   };
   for (const role of ONLINE_ROLES) {
     const active = keys.active(role);
@@ -72,7 +76,11 @@ export function isUrgent({ code }: Warning, { clockDoubt }: Repository): boolean
 
 /** What will stop clients from accepting the repository, soon or already. */
 export function warningsOf(repository: Repository, nowMs: number): Warning[] {
-  return [...signingWarnings(repository), ...expiryWarnings(repository, nowMs)];
+  return [
+    ...signingWarnings(repository),
+    ...expiryWarnings(repository, nowMs),
+    ...damageWarnings(repository),
+  ];
 }
 
 function expiryWarnings({ committed, clockDoubt }: Repository, nowMs: number): Warning[] {
@@ -93,6 +101,26 @@ function expiryWarnings({ committed, clockDoubt }: Repository, nowMs: number): W
         message: `${role} expires at ${expires}, in ${days} days: renew it with sitecast keys renew`,
       });
     }
+  }
+  return warnings;
+}
+
+/** The `targets` role is what names them. */
+function damageWarnings({ damage }: Repository): Warning[] {
+  const cure = `bring it back with sitecast-origin recover --damaged-only --from GATEWAY`;
+  const warnings: Warning[] = damage.namedReleases().map(({ product, counter, version, chunks }) => ({
+    role: 'targets',
+    code: 'SITECAST_CHUNKS_LOST',
+    message: `release ${version ?? counter} of ${product} lacks ${chunks} chunks, damaged or lost: publish it again with the same image, or ${cure}`,
+  }));
+  const files = damage.namedFiles();
+  if (files.length > 0) {
+    const more = damage.files > files.length ? ' …' : '';
+    warnings.push({
+      role: 'targets',
+      code: 'SITECAST_FILES_LOST',
+      message: `${damage.files} published files are damaged or lost (${files.join(', ')}${more}): publish the release again with the same image for an index, submit the draft again that brought it, or ${cure}`,
+    });
   }
   return warnings;
 }

@@ -3,8 +3,9 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
 import type { Chunks } from '../staging/chunks.ts';
 import type { Files } from '../storage/files.ts';
+import { readOrUndefined } from '../storage/unreadable.ts';
 import { maxBytesOf, METADATA, metadataFile, sha256Hex, TIMESTAMP } from './committed.ts';
-import { NO_FLOOR, type VersionFloor } from './online-roles.ts';
+import type { VersionFloor } from './online-roles.ts';
 
 const JOURNAL = 'staging/commit.json';
 /** The ids of the chunks that move, 32 bytes each. */
@@ -41,9 +42,9 @@ export interface Intent {
 
 /** How the last commit ended. */
 export interface Settled {
-  outcome: 'nothingUnderWay' | 'undone' | 'completed';
-  /** Version numbers that were signed once and must not be given again. */
-  floor: VersionFloor;
+  outcome: 'nothingUnderWay' | 'undone' | 'completed' | 'unknown';
+  /** Version numbers that were signed once and must not be given again; undefined where no journal says it any more. */
+  floor: VersionFloor | undefined;
 }
 
 /**
@@ -82,7 +83,7 @@ export class CommitJournal {
     const journal = await this.#read();
     if (journal?.state !== 'begun') {
       await this.#removeLeftovers();
-      return { outcome: 'nothingUnderWay', floor: journal?.versions ?? NO_FLOOR };
+      return { outcome: journal ? 'nothingUnderWay' : 'unknown', floor: journal?.versions };
     }
     const timestamp = await this.#files.read(TIMESTAMP, maxBytesOf('timestamp'));
     const isCommitted = timestamp !== undefined && sha256Hex(timestamp) === journal.timestamp;
@@ -113,11 +114,12 @@ export class CommitJournal {
   }
 
   async #read(): Promise<JournalFile | undefined> {
-    const bytes = await this.#files.read(JOURNAL, MAX_JOURNAL_BYTES);
-    if (bytes === undefined) return undefined;
+    const bytes = await readOrUndefined(this.#files, JOURNAL, MAX_JOURNAL_BYTES);
     try {
-      return journalSchema.parse(JSON.parse(bytes.toString('utf8')));
+      return bytes && journalSchema.parse(JSON.parse(bytes.toString('utf8')));
     } catch (cause) {
+      // Files of a change that was under way are of no harm; a root that still had to be moved would be missed.
+      if ((await this.#files.lengthOf(NEXT_ROOT)) === undefined) return undefined;
       throw new SitecastError('failed', 'SITECAST_REPOSITORY_DAMAGED', `${JOURNAL} can't be read`, {
         hint: 'It is written atomically: look for a failing disk, then bring the data directory back from a backup.',
         cause,

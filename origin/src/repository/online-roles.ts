@@ -17,7 +17,7 @@ import { type Committed, maxBytesOf, metaFileOf, type Role, signersOf } from './
 const SPEC_VERSION = '1.0.31';
 const DAY_MS = 86_400_000;
 /** How long the origin's own signatures hold. */
-const ONLINE_LIFETIME_MS = 14 * DAY_MS;
+export const ONLINE_LIFETIME_MS = 14 * DAY_MS;
 /** How often the timestamp is signed anew, so that clients see that the origin lives. */
 const TIMESTAMP_INTERVAL_MS = 3_600_000;
 
@@ -25,6 +25,20 @@ const TIMESTAMP_INTERVAL_MS = 3_600_000;
 export type VersionFloor = Readonly<Record<OnlineRole, number>>;
 
 export const NO_FLOOR: VersionFloor = { timestamp: 0, snapshot: 0, rollouts: 0, deltas: 0 };
+
+/** How far versions leap where nobody knows which are used up. */
+const LOST_VERSIONS = 1_000_000;
+
+/** Above all numbers that attempts may have used up of which nothing is known any more. */
+export function floorBeyond(found: Partial<Committed> | undefined): VersionFloor {
+  const beyond = (role: OnlineRole) => (found?.[role]?.signed.version ?? -LOST_VERSIONS) + LOST_VERSIONS;
+  return {
+    timestamp: beyond('timestamp'),
+    snapshot: beyond('snapshot'),
+    rollouts: beyond('rollouts'),
+    deltas: beyond('deltas'),
+  };
+}
 
 interface SigningInput {
   root: Metadata<'root'>;

@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { chunkIdOf, compressFrame } from '@sitecast/shared/content';
 import { indexTarget, manifestTarget } from '@sitecast/shared/release';
@@ -10,6 +10,7 @@ import {
   withOnlineRootKey,
   withOperatorKeys,
 } from '@sitecast/shared/signing';
+import { MemoryMetadataStore, type MetadataFetcher, TufClient } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
@@ -323,17 +324,95 @@ describe('rotating an online key', () => {
 });
 
 describe('a start', () => {
-  it.each(['1.root.json', '1.targets.json', '1.snapshot.json', '1.rollouts.json', 'timestamp.json'])(
+  const damages: ((path: string) => void)[] = [
+    path => writeFileSync(path, readFileSync(path, 'utf8').replace('"version": 1', '"version": 7')),
+    path => writeFileSync(path, readFileSync(path).subarray(0, 100)),
+    path => writeFileSync(path, ''),
+    path => rmSync(path),
+  ];
+
+  it.each(['1.root.json', '1.targets.json', '1.rollouts.json'])(
     'is refused when %s is damaged or missing, instead of serving less than is published',
     async name => {
-      const path = join(origin.path, 'repository/metadata', name);
-      const bytes = readFileSync(path);
-      writeFileSync(path, bytes.toString().replace('"version": 1', '"version": 7'));
-      await expect(restart()).rejects.toMatchObject({ code: 'SITECAST_REPOSITORY_DAMAGED', kind: 'failed' });
-      writeFileSync(path, bytes.subarray(0, 100));
+      for (const spoil of damages) {
+        spoil(join(origin.path, 'repository/metadata', name));
+        await expect(restart()).rejects.toMatchObject({
+          code: 'SITECAST_REPOSITORY_DAMAGED',
+          kind: 'failed',
+          hint: expect.stringContaining('recover --damaged-only'),
+        });
+      }
+    },
+  );
+
+  it.each(['1.snapshot.json', '1.deltas.json', 'timestamp.json'])(
+    'signs %s anew when it is damaged or missing, with versions that nobody has seen',
+    async name => {
+      const store = new MemoryMetadataStore();
+      await TufClient.init(store, origin.repository.committed?.root.bytes ?? Buffer.alloc(0), 0);
+      const fetcher: MetadataFetcher = {
+        fetch: async path => {
+          const file = join(origin.path, 'repository/metadata', path);
+          return existsSync(file) ? readFileSync(file) : undefined;
+        },
+      };
+      const client = await TufClient.open({ store, fetcher, now: origin.clock.now });
+      await client.refresh();
+      let seen = 1;
+      for (const spoil of damages) {
+        const version = name === 'timestamp.json' ? '' : `${seen}.`;
+        spoil(join(origin.path, 'repository/metadata', `${version}${name.replace(/^1\./, '')}`));
+        const logged: string[] = [];
+        const { repository } = await restart({ logged });
+        expect(logged).toContainEqual(expect.stringContaining('signed anew'));
+        seen += 1;
+        expect(repository.versions()).toMatchObject({ root: 1, targets: 1, timestamp: seen, snapshot: seen });
+        await client.refresh();
+        expect(client.trusted.timestamp?.signed.version).toBe(seen);
+      }
+      const { operator } = await nextProcess().then(() => origin);
+      expect(await operator.publish('camera', imageOf(...randomChunks(1)))).toMatchObject({
+        httpStatus: 200,
+      });
+    },
+  );
+
+  it.each(['damaged', 'missing'])(
+    'with a journal that is %s gives no version twice: they leap',
+    async what => {
+      const journal = join(origin.path, 'staging/commit.json');
+      if (what === 'missing') rmSync(journal);
+      else writeFileSync(journal, '{"half');
+      const logged: string[] = [];
+      const { repository } = await restart({ logged });
+      expect(logged).toContainEqual('error the journal is lost: versions leap');
+      await repository.renew();
+      expect(repository.versions()).toMatchObject({ root: 1, targets: 1, timestamp: 1_000_002 });
+      expect((await restart()).repository.versions()).toEqual(repository.versions());
+      // A root that had to be moved would be missed.
+      writeFileSync(journal, '{"half');
+      writeFileSync(join(origin.path, 'staging/commit.root.json'), 'x');
       await expect(restart()).rejects.toMatchObject({ code: 'SITECAST_REPOSITORY_DAMAGED' });
     },
   );
+
+  it('signs nothing anew without its keys, nor without knowing which versions are used up', async () => {
+    const timestamp = join(origin.path, 'repository/metadata/timestamp.json');
+    const bytes = readFileSync(timestamp);
+    writeFileSync(timestamp, '');
+    renameSync(join(origin.path, 'keys/deltas.pem'), join(origin.path, 'keys/away'));
+    await expect(restart()).rejects.toMatchObject({
+      code: 'SITECAST_REPOSITORY_DAMAGED',
+      message: expect.stringMatching(
+        /timestamp\.json can't be read.*can't be signed anew.*deltas\.pem is missing/,
+      ),
+    });
+    renameSync(join(origin.path, 'keys/away'), join(origin.path, 'keys/deltas.pem'));
+    rmSync(join(origin.path, 'staging/commit.json'));
+    await expect(restart()).rejects.toMatchObject({ code: 'SITECAST_REPOSITORY_DAMAGED' });
+    writeFileSync(timestamp, bytes);
+    await restart();
+  });
 
   it('without a private key still serves, warns, and signs again once the key was rotated', async () => {
     const { operator, clock } = origin;

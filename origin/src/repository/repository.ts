@@ -1,6 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
-import { type Metadata, targetPath, type TufKey } from '@sitecast/shared/trust';
+import { metadataPath, targetPath, type TufKey } from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
 import type { Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
@@ -8,9 +8,9 @@ import type { StagedFiles } from '../staging/staged-files.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
 import { type ClockDoubt, demandClock } from './clock.ts';
-import { checkListing, type LackingRelease, type ListingChange } from './check-releases.ts';
-import { checkExpiry, checkNextVersion, checkRoot } from './check-root.ts';
-import { checkTargetsMetadata, type Listing, readListing, targetFilePath } from './check-targets.ts';
+import { checkChange } from './check-change.ts';
+import type { LackingRelease, ListingChange } from './check-releases.ts';
+import { targetFilePath } from './check-targets.ts';
 import {
   type AdoptedMetadata,
   type Change,
@@ -19,13 +19,14 @@ import {
   readNew,
 } from './change.ts';
 import { commit, type CommitPlan } from './commit.ts';
-import { mendChunks } from './mending.ts';
-import { type Committed, loadCommitted, type Role, sha256Hex, signersOf } from './committed.ts';
+import { DamageBook } from './damage.ts';
+import { mendChunks, mendFiles, mendMetadata } from './mending.ts';
+import { type Committed, loadCommitted, ROLES, type Role, sha256Hex, signersOf } from './committed.ts';
 import { CommitJournal } from './journal.ts';
-import { changedRoles, NO_FLOOR, type VersionFloor } from './online-roles.ts';
+import { changedRoles, floorBeyond, NO_FLOOR, type VersionFloor } from './online-roles.ts';
 import { OnlineSigner } from './online-signer.ts';
 import { Superseded } from './superseded.ts';
-import { targetSource } from './target-source.ts';
+import { isDamage, readRemains, type Remains, stillDamaged, withoutOnlineRoles } from './rebuild.ts';
 
 interface RepositoryDeps {
   files: Files;
@@ -37,13 +38,13 @@ interface RepositoryDeps {
   log: Log;
 }
 
-const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map() };
-
 /**
  * The repository: what is published, and the only way to change it. Changes and renewals run one after the other.
  */
 export class Repository {
   readonly keys: OnlineKeys;
+  /** What isn't as it was published any more. */
+  readonly damage = new DamageBook();
   readonly #deps: RepositoryDeps;
   readonly #journal: CommitJournal;
   readonly #superseded: Superseded;
@@ -63,16 +64,28 @@ export class Repository {
     this.keys = keys;
   }
 
-  /** Ends what an earlier process left unfinished, and reads what is published. */
+  /**
+   * Ends what an earlier process left unfinished, and reads what is published. What of it is the origin's own to sign, and is
+   * damaged, it signs anew.
+   * @throws SITECAST_REPOSITORY_DAMAGED
+   */
   static async open(deps: RepositoryDeps): Promise<Repository> {
     const journal = new CommitJournal(deps.files, deps.chunks);
     const { outcome, floor } = await journal.settle();
-    if (outcome !== 'nothingUnderWay') deps.log.warn({ outcome }, 'an interrupted change was settled');
-    const committed = await loadCommitted(deps.files);
-    const keys = await OnlineKeys.open(deps.files, { mayCreate: committed === undefined });
+    if (outcome === 'undone' || outcome === 'completed')
+      deps.log.warn({ outcome }, 'an interrupted change was settled');
+    const found = await loadCommitted(deps.files).catch(async (error: unknown) => {
+      // Without the version numbers that are used up nothing can be signed.
+      const remains = isDamage(error) && floor ? await readRemains(deps.files) : undefined;
+      if (!remains) throw error;
+      return { ...remains, damage: error };
+    });
+    const keys = await OnlineKeys.open(deps.files, { mayCreate: found === undefined });
     const repository = new Repository(deps, journal, keys);
-    repository.#committed = committed;
-    repository.#floor = floor;
+    repository.#floor = floor ?? floorBeyond(found);
+    if (found && !floor) deps.log.error({ floor: repository.#floor }, 'the journal is lost: versions leap');
+    if (found && 'damage' in found) await repository.#rebuild(found);
+    else repository.#committed = found;
     await repository.#activateKeys();
     return repository;
   }
@@ -80,6 +93,13 @@ export class Repository {
   /** What is published; undefined before the first change. */
   get committed(): Committed | undefined {
     return this.#committed;
+  }
+
+  /** The metadata in force of this name, as in `3.targets.json`; undefined for the timestamp, and for what isn't in force. */
+  metadata(name: string): Uint8Array | undefined {
+    const committed = this.#committed;
+    const role = committed && ROLES.find(role => metadataPath(role, committed[role].signed.version) === name);
+    return role && role !== 'timestamp' ? committed[role].bytes : undefined;
   }
 
   get isSettled(): boolean {
@@ -185,15 +205,28 @@ export class Repository {
   }
 
   /**
-   * Puts staged chunks in the place of those that published releases have lost.
-   * @returns how many
+   * Puts staged chunks and files in the place of those that published releases have lost, files first: an index names chunks.
+   * @returns how many chunks, and the names of the files
    */
-  mend(): Promise<number> {
+  mend(): Promise<{ chunks: number; files: string[] }> {
     return this.#serial.run(async () => {
-      if (!this.#committed) return 0;
-      const count = await mendChunks(this.#deps, this.#committed);
-      if (count > 0) this.#deps.log.info({ chunks: count }, 'lost chunks are back');
-      return count;
+      if (!this.#committed) return { chunks: 0, files: [] };
+      const files = await mendFiles(this.#deps, this.#committed);
+      const mended = { files, chunks: await mendChunks(this.#deps, this.#committed) };
+      if (mended.chunks > 0 || files.length > 0)
+        this.#deps.log.info(mended, 'lost chunks and files are back');
+      return mended;
+    });
+  }
+
+  /**
+   * Writes the metadata in force anew where the disk has spoilt it.
+   * @returns the roles
+   */
+  mendMetadata(): Promise<Role[]> {
+    return this.#serial.run(async () => {
+      await this.#ensureSettled();
+      return this.#committed ? await mendMetadata(this.#deps.files, this.#committed) : [];
     });
   }
 
@@ -297,8 +330,8 @@ export class Repository {
     const root = given.root ?? previous?.root;
     const targets = given.targets ?? previous?.targets;
     if (!root || !targets) throw notInitialised();
-    this.#checkMetadata(given, root, targets);
-    const change = await this.#checkListing(previous, targets, given.isAdopted);
+    const deps = { ...this.#deps, keys: this.keys };
+    const change = await checkChange(deps, previous, { root, targets }, given);
     return {
       change,
       previous,
@@ -307,33 +340,6 @@ export class Repository {
       chunks: change.chunks.bytes(),
       floor: this.#floor,
     };
-  }
-
-  #checkMetadata(given: GivenMetadata, root: Metadata<'root'>, targets: Metadata<'targets'>): void {
-    if (given.root) checkRoot(given.root, this.#committed?.root, this.keys);
-    if (given.targets && !given.isAdopted)
-      checkNextVersion('targets', given.targets, this.#committed?.targets);
-    if (!given.isAdopted) {
-      for (const role of ['root', 'targets'] as const)
-        if (given[role]) checkExpiry(role, given[role], this.#deps.now());
-    }
-    checkTargetsMetadata(targets, root, this.#committed?.targets, this.keys);
-  }
-
-  async #checkListing(
-    previous: Committed | undefined,
-    targets: Metadata<'targets'>,
-    isAdopted: boolean,
-  ): Promise<ListingChange> {
-    const { files, chunks, staged } = this.#deps;
-    const before = previous ? readListing(previous.targets.signed) : NOTHING_LISTED;
-    const after = readListing(targets.signed);
-    return await checkListing(before, after, {
-      source: targetSource(files, staged, before),
-      chunks,
-      mayLackChunks: isAdopted,
-      isAdopted,
-    });
   }
 
   async #commit(plan: CommitPlan): Promise<void> {
@@ -360,6 +366,26 @@ export class Repository {
     log.error({ err: failure }, 'a change was completed in spite of an error');
   }
 
+  async #rebuild({
+    root,
+    targets,
+    rollouts,
+    issuedMs,
+    damage,
+  }: Remains & { damage: unknown }): Promise<void> {
+    const { log } = this.#deps;
+    const rolloutsTargets = rollouts.signed.targets;
+    this.#signer.noteIssued(issuedMs);
+    const wanted = { root, targets, previous: undefined, rolloutsTargets, floor: this.#floor };
+    const { next } = await this.#signer.sign(wanted).catch((error: unknown) => {
+      throw error instanceof SitecastError ? stillDamaged(damage, error) : error;
+    });
+    const previous = withoutOnlineRoles(next);
+    await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
+    this.damage.foundFiles += 1;
+    log.error({ err: damage, versions: this.versions() }, 'metadata was damaged: it was signed anew');
+  }
+
   #tell(): void {
     for (const listener of this.#listeners) listener();
   }
@@ -371,7 +397,7 @@ export class Repository {
   /** @param plan the change that this process is about to end; else what is published is read anew */
   async #settle(plan: CommitPlan | undefined): Promise<void> {
     const { outcome, floor } = await this.#journal.settle();
-    this.#floor = floor;
+    this.#floor = floor ?? this.#floor;
     if (outcome === 'completed') this.#committed = plan?.next ?? (await loadCommitted(this.#deps.files));
     if (outcome === 'completed' && !plan) this.#tell();
     await this.#activateKeys();

@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
+import { readOrUndefined } from '../storage/unreadable.ts';
 import { type ListedFile, type Listing, targetFilePath, type TargetSource } from './check-targets.ts';
 import { damaged, sha256Hex, TARGETS } from './committed.ts';
 
@@ -11,8 +12,10 @@ export function targetSource(files: Files, staged: StagedFiles, published: Listi
     async read(file) {
       const path = targetFilePath(file);
       const isKnown = known.has(path);
-      const bytes =
-        (isKnown ? undefined : await staged.read(file.sha256)) ?? (await inPlace(files, path, file));
+      // What is published is read from its place; where it's lost there, a copy may have been uploaded again.
+      const bytes = isKnown
+        ? ((await inPlace(files, path, file)) ?? (await staged.read(file.sha256)))
+        : ((await staged.read(file.sha256)) ?? (await inPlace(files, path, file)));
       if (bytes === undefined && isKnown) throw damaged(`${path} is missing or was altered`);
       if (bytes === undefined) throw filesMissing(file);
       if (bytes.length === file.lengthBytes) return bytes;
@@ -33,7 +36,7 @@ function listedFiles({ products, releases }: Listing): ListedFile[] {
 
 /** A file that an earlier change brought in, even if nothing refers to it at the moment. */
 async function inPlace(files: Files, path: string, { sha256 }: ListedFile): Promise<Buffer | undefined> {
-  const bytes = await files.read(`${TARGETS}/${path}`, MAX_TARGET_FILE_BYTES);
+  const bytes = await readOrUndefined(files, `${TARGETS}/${path}`, MAX_TARGET_FILE_BYTES);
   return bytes !== undefined && sha256Hex(bytes) === sha256 ? bytes : undefined;
 }
 

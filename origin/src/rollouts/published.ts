@@ -1,22 +1,32 @@
-import { MAX_ROLLOUTS_BYTES, parseRollouts, type RolloutsFile } from '@sitecast/shared/fleet';
+import {
+  MAX_ROLLOUTS_BYTES,
+  parseRollouts,
+  type RolloutsFile,
+  serializeRollouts,
+} from '@sitecast/shared/fleet';
 import { targetPath } from '@sitecast/shared/trust';
 import { damaged, sha256Hex, TARGETS } from '../repository/committed.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Files } from '../storage/files.ts';
+import { readOrUndefined } from '../storage/unreadable.ts';
 
 const TARGET = /^rollouts\/(.+)\.json$/;
 
+type Recall = (product: string) => Iterable<RolloutsFile>;
 type KnownFiles = Map<string, { sha256: string; file: RolloutsFile }>;
 
 /** The rollout manifests as they are published, read once for each version. */
 export class PublishedRollouts {
   readonly #repository: Repository;
   readonly #files: Files;
+  readonly #recall: Recall;
   #known: KnownFiles = new Map();
 
-  constructor(repository: Repository, files: Files) {
+  /** @param recall what a product's file may have held, for when the disk has spoilt it */
+  constructor(repository: Repository, files: Files, recall: Recall = () => []) {
     this.#repository = repository;
     this.#files = files;
+    this.#recall = recall;
   }
 
   /** By product. @throws SITECAST_REPOSITORY_DAMAGED */
@@ -30,18 +40,28 @@ export class PublishedRollouts {
       const before = this.#known.get(product);
       known.set(
         product,
-        before?.sha256 === sha256 ? before : { sha256, file: await this.#read(name, sha256) },
+        before?.sha256 === sha256 ? before : { sha256, file: await this.#read(name, product, sha256) },
       );
     }
     this.#known = known;
     return new Map([...known].map(([product, { file }]) => [product, file]));
   }
 
-  async #read(name: string, sha256: string): Promise<RolloutsFile> {
+  /** Remembers what has just been published, so that the disk may spoil it. */
+  note(file: RolloutsFile, bytes: Uint8Array): void {
+    this.#known.set(file.product, { sha256: sha256Hex(bytes), file });
+  }
+
+  async #read(name: string, product: string, sha256: string): Promise<RolloutsFile> {
     const path = targetPath(name, sha256);
-    const bytes = await this.#files.read(`${TARGETS}/${path}`, MAX_ROLLOUTS_BYTES);
-    if (bytes === undefined || sha256Hex(bytes) !== sha256)
-      throw damaged(`${path} is missing or was altered`);
-    return parseRollouts(bytes);
+    const bytes = await readOrUndefined(this.#files, `${TARGETS}/${path}`, MAX_ROLLOUTS_BYTES);
+    if (bytes && sha256Hex(bytes) === sha256) return parseRollouts(bytes);
+    for (const file of this.#recall(product)) {
+      const recalled = serializeRollouts(file);
+      if (sha256Hex(recalled) !== sha256) continue;
+      await this.#files.writeDurably(`${TARGETS}/${path}`, recalled);
+      return parseRollouts(recalled);
+    }
+    throw damaged(`${path} is missing or was altered`);
   }
 }

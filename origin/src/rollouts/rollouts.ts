@@ -68,7 +68,7 @@ export class Rollouts {
   private constructor(deps: RolloutsDeps, records: RolloutRecords) {
     this.#deps = deps;
     this.#records = records;
-    this.#signed = new SignedRollouts(deps);
+    this.#signed = new SignedRollouts({ ...deps, records });
     this.tallies = new Tallies(deps.registry);
     this.standings = new Standings({ ...deps, tallies: this.tallies });
     const { tallies, standings } = this;
@@ -181,6 +181,11 @@ export class Rollouts {
   /** Publishes who is revoked, in the files of the products that it concerns. */
   publishRevocations(): Promise<void> {
     return this.#serial.run(() => this.#signed.publishRevocations());
+  }
+
+  /** Publishes a product's rollouts anew, as they are: their file was damaged. */
+  republish(product: string): Promise<void> {
+    return this.#serial.run(async () => this.#signed.publish([await this.#signed.file(product)]));
   }
 
   /** Brings records, files and the registry in line, whatever was interrupted, and does what has become due. */

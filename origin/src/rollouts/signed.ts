@@ -10,7 +10,16 @@ import type { Repository } from '../repository/repository.ts';
 import type { Files } from '../storage/files.ts';
 import { revokedFor } from './checks.ts';
 import { PublishedRollouts } from './published.ts';
+import { recalled } from './recall.ts';
+import type { RolloutRecords } from './records.ts';
 import { publishedProducts } from './releases.ts';
+
+interface SignedRolloutsDeps {
+  repository: Repository;
+  registry: Registry;
+  files: Files;
+  records: RolloutRecords;
+}
 
 /** The signed rollout files: read as they are published, and published anew. */
 export class SignedRollouts {
@@ -18,10 +27,12 @@ export class SignedRollouts {
   readonly #registry: Registry;
   readonly #published: PublishedRollouts;
 
-  constructor({ repository, registry, files }: { repository: Repository; registry: Registry; files: Files }) {
+  constructor({ repository, registry, files, records }: SignedRolloutsDeps) {
     this.#repository = repository;
     this.#registry = registry;
-    this.#published = new PublishedRollouts(repository, files);
+    this.#published = new PublishedRollouts(repository, files, product =>
+      recalled(product, records, revokedFor(product, registry)),
+    );
   }
 
   /** By product. @throws SITECAST_REPOSITORY_DAMAGED */
@@ -36,13 +47,15 @@ export class SignedRollouts {
 
   async publish(files: readonly RolloutsFile[]): Promise<void> {
     const targets = new Map<string, Buffer>();
+    const published: [RolloutsFile, Buffer][] = [];
     for (const file of files) {
       const bytes = serializeRollouts({ ...file, revoked: revokedFor(file.product, this.#registry) });
       // What clients wouldn't take isn't published.
-      parseRollouts(bytes);
+      published.push([parseRollouts(bytes), bytes]);
       targets.set(rolloutsTarget(file.product), bytes);
     }
     await this.#repository.publishRollouts(targets);
+    for (const [file, bytes] of published) this.#published.note(file, bytes);
   }
 
   /** Puts a rollout in the place of what the file says of it. */

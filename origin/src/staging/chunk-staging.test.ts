@@ -1,4 +1,12 @@
-import { mkdirSync, readdirSync, readFileSync, truncateSync, utimesSync, writeFileSync } from 'node:fs';
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { chunkIdOf, chunkIdToHex, compressFrame, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { afterEach, beforeEach, expect, it } from 'vitest';
@@ -12,7 +20,7 @@ const clock = new TestClock();
 let directory: ReturnType<typeof temporaryDirectory>;
 beforeEach(() => {
   directory = temporaryDirectory();
-  for (const path of ['staging/chunks', 'repository/chunks'])
+  for (const path of ['staging/chunks', 'damaged/chunks', 'repository/chunks'])
     mkdirSync(join(directory.path, path), { recursive: true });
 });
 afterEach(() => directory.remove());
@@ -102,6 +110,54 @@ it('notices a published chunk that the disk has spoilt, takes it again, and call
   staging.publish(idsOf([bad]));
   expect(check(staging, chunks)).toEqual(['published', 'published']);
   expect(staging.repairs(idsOf(chunks)).length).toBe(0);
+});
+
+it('sets a damaged chunk aside when it reads it back, whatever it knew of it, also for the next process', () => {
+  const chunks = randomChunks(5);
+  const [good, flipped, short, empty, gone] = chunks;
+  if (!good || !flipped || !short || !empty || !gone) throw new Error();
+  const staging = open();
+  stage(staging, batchOf(chunks));
+  staging.publish(idsOf(chunks));
+  expect(check(staging, chunks)).toEqual(chunks.map(() => 'published'));
+  const bytes = readFileSync(publishedFile(flipped));
+  bytes[500] = (bytes[500] ?? 0) ^ 1;
+  writeFileSync(publishedFile(flipped), bytes);
+  truncateSync(publishedFile(short), 10);
+  truncateSync(publishedFile(empty), 0);
+  rmSync(publishedFile(gone));
+  const { damaged, readBytes } = staging.inspect(idsOf(chunks));
+  expect(Buffer.from(damaged)).toEqual(idsOf([flipped, short, empty]));
+  expect(readBytes).toBeGreaterThan(2000);
+  expect(readdirSync(join(directory.path, 'damaged/chunks'))).toHaveLength(3);
+  const lost = idsOf([flipped, short, empty, gone]);
+  for (const process of [staging, open()]) {
+    expect(Buffer.from(process.unpublished(idsOf(chunks)))).toEqual(lost);
+    expect(Buffer.from(process.missing(idsOf(chunks)))).toEqual(lost);
+    expect(process.inspect(idsOf(chunks)).damaged.length).toBe(0);
+  }
+  const next = open();
+  stage(next, batchOf(chunks));
+  expect(Buffer.from(next.unpublished(idsOf(chunks)))).toEqual(lost);
+  expect(Buffer.from(next.repairs(idsOf(chunks)))).toEqual(idsOf([flipped, short, empty]));
+  next.publish(lost);
+  expect(check(next, chunks)).toEqual(chunks.map(() => 'published'));
+  expect(readdirSync(join(directory.path, 'damaged/chunks'))).toEqual([]);
+});
+
+it('knows a damaged chunk on a disk that cannot be written to, and takes what it cannot read for damaged', () => {
+  const [chunk, other] = randomChunks(2);
+  if (!chunk || !other) throw new Error();
+  const disk = new SyncDisk(directory.path);
+  const staging = new ChunkStaging(disk, 2 ** 30, clock.now);
+  stage(staging, batchOf([chunk, other]));
+  staging.publish(idsOf([chunk, other]));
+  rmSync(publishedFile(chunk));
+  // A directory can't be read as a file can't that lies on bad sectors.
+  mkdirSync(publishedFile(chunk));
+  rmSync(join(directory.path, 'damaged'), { recursive: true });
+  expect(Buffer.from(staging.inspect(idsOf([chunk, other])).damaged)).toEqual(idsOf([chunk]));
+  expect(Buffer.from(staging.missing(idsOf([chunk, other])))).toEqual(idsOf([chunk]));
 });
 
 it('compares the length that an index gives a chunk, be it staged, published, or looked at before', () => {

@@ -2,6 +2,7 @@ import {
   type BatchEntry,
   CHUNK_ID_BYTES,
   type ChunkId,
+  chunkIdFromHex,
   ChunkIdSet,
   chunkIdToHex,
   decodeBatch,
@@ -10,16 +11,27 @@ import {
   MAX_FRAME_BYTES,
   verifyFrame,
 } from '@sitecast/shared/content';
-import { SitecastError } from '@sitecast/shared/errors';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { SyncFiles } from '../storage/sync-files.ts';
 import { StagingBudget, stagingFull } from './budget.ts';
-import { publishedFolder, publishedPath, STAGED_CHUNKS, stagedHex, stagedPath } from './chunk-paths.ts';
-import type { ChunkList, ChunkState, StagedTotals } from './chunks.ts';
+import {
+  DAMAGED_CHUNKS,
+  damagedPath,
+  publishedFolder,
+  publishedPath,
+  STAGED_CHUNKS,
+  stagedHex,
+  stagedPath,
+} from './chunk-paths.ts';
+import type { ChunkList, ChunkState, Inspection, StagedTotals } from './chunks.ts';
 
 /** Beyond it the map of staged chunks would take too much memory (about 250 bytes a chunk). */
 const MAX_STAGED_CHUNKS = 4 * 1024 * 1024;
 /** Published chunks that this process remembers as verified; when it has seen more, it forgets all of them. */
 const MAX_REMEMBERED_CHUNKS = 1024 * 1024;
+
+/** Beyond it the disk or the memory of this machine is failing, and moving on what it says would do more harm. */
+const MAX_DAMAGED_CHUNKS = 10_000;
 
 interface StagedChunk {
   frameBytes: number;
@@ -38,7 +50,7 @@ export class ChunkStaging {
   readonly #budget: StagingBudget;
   readonly #now: () => number;
   readonly #staged = new Map<string, StagedChunk>();
-  /** Published ones whose bytes turned out wrong (a bad disk): missing, until they are uploaded again. */
+  /** Published ones whose bytes turned out wrong (a bad disk): set aside, and missing until they are uploaded again. */
   readonly #damaged = new Set<string>();
   readonly #folders = new Set<string>();
   #verified = new ChunkIdSet();
@@ -53,6 +65,13 @@ export class ChunkStaging {
       if (hex === undefined) files.remove(`${STAGED_CHUNKS}/${name}`);
       else this.#addFound(hex, lengthBytes, modifiedMs);
     }
+    for (const { name } of files.list(DAMAGED_CHUNKS)) {
+      const hex = stagedHex(name);
+      if (hex === undefined) continue;
+      // The place of one that was brought back isn't empty: the process was killed before it could forget it.
+      if (files.lengthOf(publishedPath(chunkIdFromHex(hex))) === undefined) this.#damaged.add(hex);
+      else this.#forget(hex);
+    }
   }
 
   totals(): StagedTotals {
@@ -61,6 +80,23 @@ export class ChunkStaging {
 
   missing(ids: Uint8Array): Uint8Array {
     return Buffer.concat([...eachId(ids)].filter(id => !this.#isThere(id)));
+  }
+
+  unpublished(ids: Uint8Array): Uint8Array {
+    return Buffer.concat([...eachId(ids)].filter(id => !this.#isPublished(id, chunkIdToHex(id))));
+  }
+
+  inspect(ids: Uint8Array): Inspection {
+    const damaged: ChunkId[] = [];
+    let readBytes = 0;
+    for (const id of eachId(ids)) {
+      const hex = chunkIdToHex(id);
+      if (this.#damaged.has(hex)) continue;
+      const found = this.#readPublished(id, hex);
+      readBytes += found?.frameBytes ?? 0;
+      if (found?.plainBytes === 0) damaged.push(id);
+    }
+    return { readBytes, damaged: Buffer.concat(damaged) };
   }
 
   /**
@@ -90,7 +126,7 @@ export class ChunkStaging {
       const staged = this.#staged.get(hex);
       this.#makeFolder(publishedFolder(id));
       this.#files.move(stagedPath(hex), publishedPath(id));
-      this.#damaged.delete(hex);
+      if (this.#damaged.delete(hex)) this.#forget(hex);
       this.#drop(hex);
       if (staged && staged.plainBytes > 0) this.#remember(verifiedAs(id, staged.plainBytes));
     }
@@ -147,15 +183,46 @@ export class ChunkStaging {
     }
     if (this.#damaged.has(hex)) return 'missing';
     if (this.#verified.has(verifiedAs(id, lengthBytes))) return 'published';
-    const frame = this.#readBounded(publishedPath(id));
-    if (frame === undefined) return 'missing';
-    const plainBytes = this.#plainBytesOf(id, frame);
-    if (plainBytes === 0) {
-      this.#damaged.add(hex);
-      return 'missing';
+    const found = this.#readPublished(id, hex);
+    if (found === undefined || found.plainBytes === 0) return 'missing';
+    this.#remember(verifiedAs(id, found.plainBytes));
+    return found.plainBytes === lengthBytes ? 'published' : 'wrongLength';
+  }
+
+  /** @returns undefined where it isn't there; 0 plain bytes where it was wrong: then it's set aside */
+  #readPublished(id: ChunkId, hex: string): { frameBytes: number; plainBytes: number } | undefined {
+    const path = publishedPath(id);
+    // A second time before it's called damaged: what comes from the disk may have been spoilt on its way.
+    for (let isAgain = false; ; isAgain = true) {
+      const frame = this.#readBounded(path);
+      if (frame === undefined) return undefined;
+      const plainBytes = this.#plainBytesOf(id, frame);
+      if (plainBytes === 0 && !isAgain) continue;
+      if (plainBytes === 0) this.#setAside(path, hex);
+      return { frameBytes: frame.length, plainBytes };
     }
-    this.#remember(verifiedAs(id, plainBytes));
-    return plainBytes === lengthBytes ? 'published' : 'wrongLength';
+  }
+
+  #forget(hex: string): void {
+    try {
+      this.#files.remove(damagedPath(hex));
+    } catch (error) {
+      // It takes room, and no more.
+      if (!isSystemError(error)) throw error;
+    }
+  }
+
+  #setAside(path: string, hex: string): void {
+    if (this.#damaged.size >= MAX_DAMAGED_CHUNKS) throw tooMuchDamage();
+    // Its length isn't known, so all are forgotten: they are verified again when they're next asked for.
+    this.#verified = new ChunkIdSet();
+    this.#damaged.add(hex);
+    try {
+      this.#files.move(path, damagedPath(hex));
+    } catch (error) {
+      // A disk that can't be written to: it's known as damaged to this process all the same.
+      if (!isSystemError(error) && !(error instanceof SitecastError)) throw error;
+    }
   }
 
   #isThere(id: ChunkId): boolean {
@@ -183,8 +250,9 @@ export class ChunkStaging {
     try {
       return this.#files.read(path, MAX_FRAME_BYTES);
     } catch (error) {
-      // Nothing that this origin wrote is so large: as good as wrong bytes, which are `#plainBytesOf`'s matter.
+      // Nothing that this origin wrote is so large, or unreadable: as good as wrong bytes, which are `#plainBytesOf`'s matter.
       if (error instanceof SitecastError && error.code === 'SITECAST_FILE_TOO_LARGE') return Buffer.alloc(0);
+      if (isSystemError(error, 'EIO', 'EISDIR', 'EUCLEAN')) return Buffer.alloc(0);
       throw error;
     }
   }
@@ -226,6 +294,15 @@ export class ChunkStaging {
     if (this.#verified.size >= MAX_REMEMBERED_CHUNKS) this.#verified = new ChunkIdSet();
     this.#verified.add(id);
   }
+}
+
+function tooMuchDamage(): SitecastError {
+  return new SitecastError(
+    'failed',
+    'SITECAST_TOO_MUCH_DAMAGE',
+    `${MAX_DAMAGED_CHUNKS} published chunks are damaged: no more are set aside`,
+    { hint: 'Look for a failing disk or memory; then bring the data directory back from a backup.' },
+  );
 }
 
 /** What `#verified` remembers: that the chunk is right and of this length, folded into the 32 bytes of an id. */

@@ -17,6 +17,13 @@ export interface StageOutcome {
   error: Error | undefined;
 }
 
+/** What reading published chunks back has shown. */
+export interface Inspection {
+  readBytes: number;
+  /** Ids of those that were set aside, 32 bytes each. */
+  damaged: Uint8Array;
+}
+
 export interface StagedTotals {
   chunks: number;
   bytes: number;
@@ -35,6 +42,13 @@ export interface Chunks {
    * @param lengthBytes how much of it the upload fills
    */
   stage(batch: ArrayBuffer, lengthBytes: number): Promise<StageOutcome>;
+  /** Those of the ids that aren't published, staged or not, in their order. */
+  unpublished(ids: Uint8Array): Promise<Uint8Array>;
+  /**
+   * Reads published chunks back, whatever was read before, and sets those aside whose bytes are wrong: they are missing from
+   * then on. Ids that aren't published are passed over.
+   */
+  inspect(ids: Uint8Array): Promise<Inspection>;
   /** Looks for chunks that an index names and verifies those that this process hasn't verified yet. */
   check(list: ChunkList): Promise<ChunkState[]>;
   /** Those of the ids that are staged to replace a published chunk whose bytes are wrong. */

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Files } from '../storage/files.ts';
+import { readOrUndefined } from '../storage/unreadable.ts';
 import { StagingBudget, stagingFull } from './budget.ts';
 
 const STAGED = 'staging/files';
@@ -50,6 +51,11 @@ export class StagedFiles {
     return this.#staged.size;
   }
 
+  /** Whether a file of this hash was uploaded; `read` checks it. */
+  has(sha256: string): boolean {
+    return this.#staged.has(sha256);
+  }
+
   /**
    * @param sha256 64 lower-case hexadecimal digits
    * @throws SITECAST_STAGING_FULL
@@ -90,7 +96,7 @@ export class StagedFiles {
     const staged = this.#staged.get(sha256);
     if (!staged) return undefined;
     staged.seenAtMs = this.#now();
-    const bytes = await this.#files.read(path(sha256), MAX_TARGET_FILE_BYTES);
+    const bytes = await readOrUndefined(this.#files, path(sha256), MAX_TARGET_FILE_BYTES);
     if (bytes !== undefined && createHash('sha256').update(bytes).digest('hex') === sha256) return bytes;
     await this.remove(sha256);
     return undefined;

@@ -18,6 +18,8 @@ export interface FileWriter {
 export interface OpenFile {
   lengthBytes: number;
   modifiedMs: number;
+  /** Another one where the file is another, or was written to since. */
+  stamp: string;
   /** Bytes `[start, start + lengthBytes)`. Closes the file. */
   read(start: number, lengthBytes: number): Promise<Buffer<ArrayBuffer>>;
   /** The same in small pieces. Closes the file at its end, or when it's cancelled. */

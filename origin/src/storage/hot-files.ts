@@ -10,6 +10,7 @@ const HOT_MS = 10 * 60_000;
 interface HotFile {
   bytes: Buffer<ArrayBuffer>;
   modifiedMs: number;
+  stamp: string;
   readAtMs: number;
 }
 
@@ -43,15 +44,15 @@ export class HotFiles implements ReadableFiles {
       ...file,
       read: async (start, lengthBytes) => {
         const bytes = await file.read(start, lengthBytes);
-        if (bytes.length === file.lengthBytes) this.#keep(path, bytes, file.modifiedMs);
+        if (bytes.length === file.lengthBytes) this.#keep(path, bytes, file);
         return bytes;
       },
     };
   }
 
-  #keep(path: string, bytes: Buffer<ArrayBuffer>, modifiedMs: number): void {
+  #keep(path: string, bytes: Buffer<ArrayBuffer>, { modifiedMs, stamp }: OpenFile): void {
     this.#drop(path);
-    this.#hot.set(path, { bytes, modifiedMs, readAtMs: this.#now() });
+    this.#hot.set(path, { bytes, modifiedMs, stamp, readAtMs: this.#now() });
     this.#usedBytes += bytes.length;
     for (const oldest of this.#hot.keys()) {
       if (this.#usedBytes <= MAX_HOT_BYTES) break;
@@ -67,11 +68,12 @@ export class HotFiles implements ReadableFiles {
   }
 }
 
-function fromMemory({ bytes, modifiedMs }: HotFile): OpenFile {
+function fromMemory({ bytes, modifiedMs, stamp }: HotFile): OpenFile {
   const part = (start: number, lengthBytes: number) => bytes.subarray(start, start + lengthBytes);
   return {
     lengthBytes: bytes.length,
     modifiedMs,
+    stamp,
     close: () => {},
     read: async (start, lengthBytes) => part(start, lengthBytes),
     stream: (start, lengthBytes) =>

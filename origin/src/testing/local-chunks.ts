@@ -7,6 +7,8 @@ export function localChunks(files: SyncFiles, maxBytes: number, now: () => numbe
   const staging = new ChunkStaging(files, maxBytes, now);
   return {
     missing: async ids => staging.missing(ids),
+    unpublished: async ids => staging.unpublished(ids),
+    inspect: async ids => staging.inspect(ids),
     check: async (list: ChunkList) => staging.check(list),
     repairs: async ids => staging.repairs(ids),
     publish: async ids => staging.publish(ids),

@@ -16,6 +16,7 @@ import { Metrics } from '../http/metrics.ts';
 import { SignedRequests } from '../http/signed.ts';
 import type { Log } from '../log.ts';
 import { Repository } from '../repository/repository.ts';
+import { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import { StagedFiles } from '../staging/staged-files.ts';
@@ -35,6 +36,7 @@ export interface TestOriginOptions {
   syncFiles: SyncFiles;
   now: () => number;
   acceptedDay?: string;
+  scrubBytesPerS?: number;
   /** The database; in memory if not given. */
   store?: FleetStore;
   after?: After;
@@ -53,6 +55,8 @@ export interface TestOriginOptions {
 export interface TestOrigin {
   app: OriginApp;
   repository: Repository;
+  /** Not started. */
+  scrubber: Scrubber;
   chunks: Chunks;
   staged: StagedFiles;
   tokens: Tokens;
@@ -86,32 +90,23 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const tokens = await Tokens.open(store, audit, now);
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
-  const repository = await Repository.open({
-    files,
-    chunks,
-    staged,
-    now,
-    acceptedDay: options.acceptedDay,
-    log,
-  });
+  const { acceptedDay, scrubBytesPerS = 0 } = options;
+  const repository = await Repository.open({ files, chunks, staged, now, acceptedDay, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };
   const services = await openFleetServices({ repository, files, store, ...heard, room, now, after, log });
+  const scrubbed = { repository, files, chunks, now, after, log, bytesPerS: scrubBytesPerS };
+  const scrubber = new Scrubber({ ...scrubbed, republishRollouts: id => services.rollouts.republish(id) });
   const waiters = new TimestampWaiters(repository, after);
   const eventStreams = new EventStreams(events, after);
+  const parts = { repository, scrubber, chunks, staged, tokens, waiters, audit, eventStreams };
   const app = createApp({
     ...services,
-    audit,
+    ...parts,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
-    waiters,
-    eventStreams,
-    repository,
-    chunks,
-    staged,
-    tokens,
     files,
-    metrics: new Metrics({ repository, chunks, state, room, now }),
+    metrics: new Metrics({ repository, scrubber, chunks, state, room, now }),
     state,
     room,
     bodies,
@@ -120,8 +115,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     log,
   });
   const { token: adminToken } = await tokens.create({ name: 'test', role: 'admin' });
-  const parts = { app, repository, chunks, staged, tokens, adminToken, waiters, audit, events, eventStreams };
-  return { ...parts, ...services };
+  return { ...parts, ...services, app, adminToken, events };
 }
 
 const AMPLE_ROOM: Room = { freeBytes: async () => Number.POSITIVE_INFINITY, reserveBytes: 0 };

@@ -1,9 +1,10 @@
 import { createRoute, z } from '@hono/zod-openapi';
+import { VerifiedFiles } from '../../repository/verified-files.ts';
 import { HotFiles } from '../../storage/hot-files.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
-import { serveFile, served, serveTimestamp } from '../public-files.ts';
+import { serveFile, served, serveMetadata, serveTimestamp } from '../public-files.ts';
 import { BYTES_TYPE, bytesSchema, JSON_TYPE } from '../schemas.ts';
 
 const problem = (description: string) => ({
@@ -14,9 +15,10 @@ const problem = (description: string) => ({
 /** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
 export function publicRoutes(
   app: OriginApp,
-  { files, responseMemory, repository, waiters, now }: AppDeps,
+  { files, responseMemory, repository, scrubber, waiters, now }: AppDeps,
 ): void {
-  const deps = { files: new HotFiles(files, now), memory: responseMemory };
+  const verified = new VerifiedFiles({ inner: files, onDamaged: path => scrubber.suspect(path), now });
+  const deps = { files: new HotFiles(verified, now), memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
   const responses = {
@@ -41,6 +43,8 @@ export function publicRoutes(
     }),
     async c => {
       const { name } = c.req.valid('param');
+      const inForce = repository.metadata(name);
+      if (inForce) return await serveMetadata(c, name, inForce);
       if (name !== 'timestamp.json') return await serveFile(c, deps, served.metadata(name));
       const headers = await waiters.wait(c);
       return await serveTimestamp(c, repository.committed?.timestamp.bytes, headers);

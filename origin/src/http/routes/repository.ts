@@ -1,4 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { nameSchema } from '@sitecast/shared/release';
 import { ONLINE_ROLES } from '@sitecast/shared/signing';
 import { ROLES } from '../../repository/committed.ts';
 import { describeRepository } from '../../repository/description.ts';
@@ -23,6 +25,17 @@ const repositorySchema = z
     versions: z.partialRecord(roleSchema, z.int()),
     expires: z.partialRecord(roleSchema, z.string()),
     warnings: z.array(z.object({ role: roleSchema, code: z.string(), message: z.string() })),
+    damage: z.object({
+      releases: z.array(
+        z.object({
+          product: z.string(),
+          counter: z.int(),
+          version: z.string().optional(),
+          chunks: z.int(),
+        }),
+      ),
+      files: z.array(z.string()),
+    }),
   })
   .openapi('Repository');
 
@@ -49,6 +62,7 @@ export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
   describeRoute(app, deps);
   changeRoute(app, deps);
   repairRoute(app, deps);
+  checkRoute(app, deps);
   rotateRoute(app, deps);
 }
 
@@ -100,24 +114,55 @@ function changeRoute(app: OriginApp, { tokens, repository, audit, bodies }: AppD
   );
 }
 
-function repairRoute(app: OriginApp, { tokens, repository, audit }: AppDeps): void {
+function repairRoute(app: OriginApp, { tokens, repository, scrubber, audit }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
       path: '/api/v1/repairs',
-      summary: 'Puts uploaded chunks in the place of those that published releases have lost.',
+      summary: 'Puts uploaded chunks and files in the place of those that published releases have lost.',
       security: bearer('operator'),
       middleware: [requireRole(tokens, 'operator')],
       responses: withProblems({
         200: {
-          description: 'How many chunks were put back.',
-          content: { [JSON_TYPE]: { schema: z.object({ chunks: z.int() }) } },
+          description: 'How many chunks were put back, and which target files.',
+          content: { [JSON_TYPE]: { schema: z.object({ chunks: z.int(), files: z.array(z.string()) }) } },
         },
       }),
     }),
     async c => {
       await audit.record({ by: c.get('token').name, action: 'repository.repair', subject: 'repository' });
-      return c.json({ chunks: await repository.mend() }, 200);
+      const mended = await repository.mend();
+      await scrubber.recheck();
+      return c.json(mended, 200);
+    },
+  );
+}
+
+function checkRoute(app: OriginApp, { tokens, scrubber }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: '/api/v1/releases/{product}/{counter}/check',
+      summary: 'Reads back all that is published of a release, and sets aside what is damaged.',
+      security: bearer('operator'),
+      middleware: [requireRole(tokens, 'operator')],
+      request: { params: z.object({ product: nameSchema, counter: z.coerce.number().int().min(1) }) },
+      responses: withProblems({
+        200: {
+          description: 'How many chunks the release lacks, and which files.',
+          content: { [JSON_TYPE]: { schema: z.object({ chunks: z.int(), files: z.array(z.string()) }) } },
+        },
+      }),
+    }),
+    async c => {
+      const { product, counter } = c.req.valid('param');
+      const damage = await scrubber.checkRelease(product, counter);
+      if (damage) return c.json(damage, 200);
+      throw new SitecastError(
+        'notFound',
+        'SITECAST_RELEASE_UNKNOWN',
+        `no release ${counter} of ${product} is listed`,
+      );
     },
   );
 }

@@ -1,0 +1,68 @@
+/** A published release some of whose chunks are damaged or lost. */
+export interface DamagedRelease {
+  product: string;
+  counter: number;
+  /** Undefined where the manifest is lost as well. */
+  version: string | undefined;
+  chunks: number;
+}
+
+/** How much an answer names; it always says how many there are. */
+const MAX_NAMED = 100;
+
+/** What of the published repository isn't there any more, or not as it was published. */
+export class DamageBook {
+  readonly #releases = new Map<string, DamagedRelease>();
+  readonly #files = new Set<string>();
+  /** Since this process began: chunks and files that were found damaged. */
+  foundChunks = 0;
+  foundFiles = 0;
+
+  /** Chunks that releases lack; one that two of them share counts twice. */
+  get chunks(): number {
+    return [...this.#releases.values()].reduce((sum, { chunks }) => sum + chunks, 0);
+  }
+
+  get files(): number {
+    return this.#files.size;
+  }
+
+  /** @param chunks how many it lacks; 0 where it's whole */
+  noteRelease(release: DamagedRelease): void {
+    const key = keyOf(release);
+    if (release.chunks > 0) this.#releases.set(key, release);
+    else this.#releases.delete(key);
+  }
+
+  /** @param name as in `releases/camera-2.json`, or `3.root.json` */
+  noteFile(name: string, isThere: boolean): void {
+    if (isThere) this.#files.delete(name);
+    else this.#files.add(name);
+  }
+
+  /** Forgets what isn't published any more. */
+  keep(isListed: { release: (release: DamagedRelease) => boolean; file: (name: string) => boolean }): void {
+    for (const [key, release] of this.#releases) if (!isListed.release(release)) this.#releases.delete(key);
+    for (const name of this.#files) if (!isListed.file(name)) this.#files.delete(name);
+  }
+
+  namedReleases(): DamagedRelease[] {
+    return [...this.#releases.values()].slice(0, MAX_NAMED);
+  }
+
+  namedFiles(): string[] {
+    return [...this.#files].slice(0, MAX_NAMED);
+  }
+
+  hasRelease(release: { product: string; counter: number }): boolean {
+    return this.#releases.has(keyOf(release));
+  }
+
+  hasFile(name: string): boolean {
+    return this.#files.has(name);
+  }
+}
+
+function keyOf({ product, counter }: { product: string; counter: number }): string {
+  return `${product}-${counter}`;
+}

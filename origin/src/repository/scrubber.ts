@@ -1,0 +1,235 @@
+import { chunkIdFromHex } from '@sitecast/shared/content';
+import { parseTargetName } from '@sitecast/shared/release';
+import { PUBLISHED_CHUNKS, stagedHex } from '../staging/chunk-paths.ts';
+import { Serial } from '../storage/concurrency.ts';
+import type { After } from '../upkeep.ts';
+import { readListing } from './check-targets.ts';
+import { publishedFiles } from './published-files.ts';
+import { groupsOf, type ReleaseDamage, releasesOf, Survey, type SurveyDeps } from './survey.ts';
+
+/** How often it's looked whether everything is there, and how often each chunk is read back at the most. */
+const SURVEY_INTERVAL_MS = 24 * 3_600_000;
+const PASS_INTERVAL_MS = 7 * 24 * 3_600_000;
+/** What was found damaged is looked into soon; a failing disk isn't looked through all the time. */
+const MIN_SURVEY_PAUSE_MS = 1000;
+const SURVEY_SHARE = 0.05;
+const RETRY_MS = 60_000;
+/** Chunks read back in one go: 16 MiB at the most. */
+const CHUNKS_AT_ONCE = 16;
+
+interface ScrubberDeps extends SurveyDeps {
+  /** How much is read back a second; 0: no chunks are. */
+  bytesPerS: number;
+  now: () => number;
+  after: After;
+}
+
+class Stopped extends Error {}
+
+/**
+ * Looks for published files and chunks that are damaged or lost: slowly, all of them in turn; at once where somebody met one, or
+ * asks.
+ */
+export class Scrubber {
+  readonly #deps: ScrubberDeps;
+  readonly #survey: Survey;
+  /** What others ask for, one after the other. */
+  readonly #asked = new Serial();
+  #surveyedMs = Number.NEGATIVE_INFINITY;
+  #surveyPauseMs = MIN_SURVEY_PAUSE_MS;
+  #passDueMs = Number.NEGATIVE_INFINITY;
+  #hasNews = false;
+  #isStopped = false;
+  #wake: () => void = () => {};
+  #owedBytes = 0;
+  #underWay: Promise<void> = Promise.resolve();
+  readonly #unsubscribe: () => void;
+  /** When every chunk had been read back, milliseconds since 1970; undefined before the first time. */
+  completedMs: number | undefined;
+
+  constructor(deps: ScrubberDeps) {
+    this.#deps = deps;
+    this.#survey = new Survey(deps);
+    this.#unsubscribe = deps.repository.onCommit(() => {
+      const { damage } = deps.repository;
+      if (damage.files === 0 && damage.chunks === 0) return;
+      this.#survey.forgetUnlisted();
+      this.recheck().catch((error: unknown) => this.#say(error));
+    });
+  }
+
+  get readBytes(): number {
+    return this.#survey.readBytes;
+  }
+
+  /** From now on, until `stop`. */
+  start(): void {
+    this.#underWay = this.#run();
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    this.#unsubscribe();
+    this.#wake();
+    await this.#underWay;
+    await this.#asked.idle();
+  }
+
+  /**
+   * To be told of a file that isn't what its name says: it's read once more, and set aside.
+   * @param path within the data directory
+   */
+  suspect(path: string): void {
+    this.#asked
+      .run(async () => {
+        await this.#survey.lookAtPath(path);
+        this.#noteNews();
+      })
+      .catch((error: unknown) => this.#say(error));
+  }
+
+  /**
+   * Reads back all that is published of a release, whatever was read before.
+   * @returns undefined for one that isn't listed
+   */
+  checkRelease(product: string, counter: number): Promise<ReleaseDamage | undefined> {
+    return this.#asked.run(async () => {
+      const { committed } = this.#deps.repository;
+      const release = committed && readListing(committed.targets.signed).releases.get(product)?.get(counter);
+      if (!release) return undefined;
+      for (const ids of groupsOf(await this.#survey.chunksOf(release), CHUNKS_AT_ONCE)) {
+        this.#demandGoingOn();
+        await this.#survey.inspect(ids);
+      }
+      const { chunks, files } = await this.#survey.lookAtRelease(release);
+      return { chunks, files };
+    });
+  }
+
+  /** Looks again at what was damaged: it may have been brought back. */
+  recheck(): Promise<void> {
+    return this.#asked.run(async () => {
+      const { damage, committed } = this.#deps.repository;
+      if (!committed) return;
+      await this.#survey.lookAtRoots(committed);
+      for (const file of publishedFiles(committed))
+        if (damage.hasFile(file.name)) await this.#survey.lookAtFile(file);
+      for (const release of releasesOf(committed))
+        if (damage.hasRelease(release)) await this.#survey.lookAtRelease(release);
+    });
+  }
+
+  /** Looks whether everything is there that is published. It reads files back, but no chunks. */
+  async survey(): Promise<void> {
+    const begunMs = performance.now();
+    this.#surveyedMs = this.#deps.now();
+    this.#hasNews = false;
+    const { committed } = this.#deps.repository;
+    if (!committed) return;
+    await this.#survey.mendMetadata();
+    await this.#survey.lookAtRoots(committed);
+    for (const file of publishedFiles(committed)) {
+      this.#demandGoingOn();
+      if (!isOfRelease(file.name)) await this.#survey.lookAtFile(file);
+    }
+    for (const release of releasesOf(committed)) {
+      const { readBytes } = await this.#survey.lookAtRelease(release);
+      await this.#pace(readBytes);
+    }
+    this.#surveyPauseMs = Math.max(MIN_SURVEY_PAUSE_MS, (performance.now() - begunMs) / SURVEY_SHARE);
+  }
+
+  /** Reads all published chunks back, no faster than it was told. */
+  async pass(): Promise<void> {
+    const { files, log, now } = this.#deps;
+    for (const folder of await files.listDirectories(PUBLISHED_CHUNKS)) {
+      const ids: Uint8Array[] = [];
+      for await (const { name } of files.list(`${PUBLISHED_CHUNKS}/${folder}`)) {
+        const hex = stagedHex(name);
+        if (hex !== undefined) ids.push(chunkIdFromHex(hex));
+      }
+      for (const group of groupsOf(Buffer.concat(ids), CHUNKS_AT_ONCE)) {
+        const { readBytes, damaged } = await this.#survey.inspect(group);
+        if (damaged > 0) this.#noteNews();
+        await this.#pace(readBytes);
+        if (this.#isSurveyDue()) await this.survey();
+      }
+    }
+    this.completedMs = now();
+    log.info({ readBytes: this.readBytes }, 'all published chunks were read back');
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isStopped) {
+      let pauseMs = SURVEY_INTERVAL_MS;
+      try {
+        if (this.#isSurveyDue()) await this.survey();
+        await this.#passIfDue();
+        if (this.#hasNews) pauseMs = this.#surveyPauseMs;
+      } catch (error) {
+        if (error instanceof Stopped) return;
+        this.#say(error);
+        pauseMs = RETRY_MS;
+      }
+      await this.#wait(pauseMs);
+    }
+  }
+
+  async #passIfDue(): Promise<void> {
+    const { now, bytesPerS } = this.#deps;
+    const begunMs = now();
+    if (bytesPerS === 0 || begunMs < this.#passDueMs) return;
+    // One that fails is begun anew the next day.
+    this.#passDueMs = begunMs + SURVEY_INTERVAL_MS;
+    await this.pass();
+    this.#passDueMs = begunMs + PASS_INTERVAL_MS;
+  }
+
+  #isSurveyDue(): boolean {
+    const sinceMs = Math.abs(this.#deps.now() - this.#surveyedMs);
+    return sinceMs >= (this.#hasNews ? this.#surveyPauseMs : SURVEY_INTERVAL_MS);
+  }
+
+  #noteNews(): void {
+    this.#hasNews = true;
+    this.#wake();
+  }
+
+  #say(error: unknown): void {
+    if (error instanceof Stopped) return;
+    this.#deps.log.error({ err: error }, 'looking for damage failed');
+  }
+
+  /** Waits as long as what was read may take. */
+  async #pace(readBytes: number): Promise<void> {
+    const { bytesPerS } = this.#deps;
+    this.#demandGoingOn();
+    this.#owedBytes += readBytes;
+    if (bytesPerS === 0 || this.#owedBytes < bytesPerS) return;
+    const ms = (1000 * this.#owedBytes) / bytesPerS;
+    this.#owedBytes = 0;
+    await this.#wait(ms);
+    this.#demandGoingOn();
+  }
+
+  async #wait(ms: number): Promise<void> {
+    if (this.#isStopped) return;
+    await new Promise<void>(resolve => {
+      const cancel = this.#deps.after(ms, resolve);
+      this.#wake = () => {
+        cancel();
+        resolve();
+      };
+    });
+    this.#wake = () => {};
+  }
+
+  #demandGoingOn(): void {
+    if (this.#isStopped) throw new Stopped();
+  }
+}
+
+function isOfRelease(name: string): boolean {
+  const kind = parseTargetName(name)?.kind;
+  return kind === 'manifest' || kind === 'index';
+}

@@ -1,0 +1,199 @@
+import {
+  CHUNK_ID_BYTES,
+  chunkIdFromHex,
+  chunkIdToHex,
+  ChunkIdSet,
+  ChunkIndex,
+  countIds,
+  eachId,
+} from '@sitecast/shared/content';
+import { parseReleaseManifest } from '@sitecast/shared/release';
+import { metadataPath } from '@sitecast/shared/trust';
+import type { Log } from '../log.ts';
+import type { Chunks } from '../staging/chunks.ts';
+import type { Files } from '../storage/files.ts';
+import { type ListedFile, type ListedRelease, readListing, targetFilePath } from './check-targets.ts';
+import { type Committed, METADATA, TARGETS } from './committed.ts';
+import { type PublishedFile, publishedFiles, readRight, readRoot, setFileAside } from './published-files.ts';
+import type { Repository } from './repository.ts';
+
+/** Chunks whose presence is asked for in one go. */
+const LOOKUPS_AT_ONCE = 4096;
+
+const CHUNK_PATH = /([0-9a-f]{64})\.cacnk$/;
+const ROOT_PATH = /([1-9]\d{0,15})\.root\.json$/;
+
+export interface SurveyDeps {
+  repository: Repository;
+  files: Files;
+  chunks: Chunks;
+  /** Publishes the rollouts of a product anew, from what the origin knows of them. */
+  republishRollouts: (product: string) => Promise<void>;
+  log: Log;
+}
+
+/** What a release lacks. */
+export interface ReleaseDamage {
+  chunks: number;
+  files: string[];
+}
+
+/**
+ * Looks at what is published, piece by piece, and notes in `repository.damage` what is damaged or lost. What is damaged is set
+ * aside; what the origin can write anew by itself (metadata in force, rollouts), it does.
+ */
+export class Survey {
+  readonly #deps: SurveyDeps;
+  /** Bytes of chunks that were read back. */
+  readBytes = 0;
+
+  constructor(deps: SurveyDeps) {
+    this.#deps = deps;
+  }
+
+  /** Reads chunks back. @returns how many bytes that were, and how many chunks were damaged */
+  async inspect(ids: Uint8Array): Promise<{ readBytes: number; damaged: number }> {
+    const { chunks, repository, log } = this.#deps;
+    const { readBytes, damaged } = await chunks.inspect(ids);
+    this.readBytes += readBytes;
+    const named = [...eachId(damaged)].map(chunkIdToHex);
+    repository.damage.foundChunks += named.length;
+    if (named.length > 0) log.error({ chunks: named }, 'published chunks are damaged: they are set aside');
+    return { readBytes, damaged: named.length };
+  }
+
+  /**
+   * Looks at a file that somebody found to be wrong.
+   * @param path within the data directory
+   */
+  async lookAtPath(path: string): Promise<void> {
+    const { files, repository } = this.#deps;
+    const { committed } = repository;
+    const chunk = CHUNK_PATH.exec(path)?.[1];
+    const version = Number(ROOT_PATH.exec(path)?.[1] ?? 0);
+    const listed = committed && publishedFiles(committed).find(file => file.path === path);
+    if (chunk !== undefined) await this.inspect(chunkIdFromHex(chunk));
+    else if (version > 0 && version === committed?.root.signed.version) await this.mendMetadata();
+    else if (version > 0) await this.#lookAtRoot(version);
+    else if (listed) await this.lookAtFile(listed);
+    // Nothing refers to it any more; nobody needs it, and damaged nobody can use it.
+    else await setFileAside(files, path);
+  }
+
+  /** Writes metadata in force anew where the disk has damaged it. Whatever comes of that, the rest is looked at. */
+  async mendMetadata(): Promise<void> {
+    const { repository, log } = this.#deps;
+    try {
+      const roles = await repository.mendMetadata();
+      repository.damage.foundFiles += roles.length;
+      if (roles.length > 0) log.error({ roles }, 'metadata was damaged on the disk: it was written anew');
+    } catch (error) {
+      log.error({ err: error }, 'damaged metadata could not be written anew');
+    }
+  }
+
+  /** Roots that were in force before: clients follow all of them. */
+  async lookAtRoots({ root }: Committed): Promise<void> {
+    for (let version = 1; version < root.signed.version; version += 1) await this.#lookAtRoot(version);
+  }
+
+  /** @returns its bytes, if it's right */
+  async lookAtFile(file: PublishedFile): Promise<Buffer | undefined> {
+    const { files, repository } = this.#deps;
+    const bytes = await readRight(files, file);
+    if (bytes) repository.damage.noteFile(file.name, true);
+    else if (file.role !== 'rollouts' || !(await this.#republish(file)))
+      await this.#noteLost(file.name, file.path);
+    return bytes;
+  }
+
+  /** @returns also how many bytes its files have */
+  async lookAtRelease(release: ListedRelease): Promise<ReleaseDamage & { readBytes: number }> {
+    const { repository, chunks, log } = this.#deps;
+    const { product, counter } = release;
+    const files = [release.manifest, release.index];
+    const [manifest, indexBytes] = await Promise.all(files.map(file => this.lookAtFile(publishedFile(file))));
+    let lost = 0;
+    for (const ids of groupsOf(indexBytes ? distinctIds(indexBytes) : new Uint8Array(), LOOKUPS_AT_ONCE)) {
+      const unpublished = await chunks.unpublished(ids);
+      lost += countIds(unpublished);
+      // Something may be in its place that is no file, or an empty one: it would be in the way.
+      await this.inspect(unpublished);
+    }
+    const version = manifest && parseReleaseManifest(manifest).version;
+    if (lost > 0 && !repository.damage.hasRelease(release))
+      log.error({ product, version, counter, chunks: lost }, 'a published release lacks chunks');
+    repository.damage.noteRelease({ product, counter, version, chunks: lost });
+    const lostFiles = files.filter((_file, at) => (at === 0 ? manifest : indexBytes) === undefined);
+    const readBytes = (manifest?.length ?? 0) + (indexBytes?.length ?? 0);
+    return { chunks: lost, files: lostFiles.map(({ name }) => name), readBytes };
+  }
+
+  /** The chunks of a release; none where its index is lost. */
+  async chunksOf({ index }: ListedRelease): Promise<Uint8Array> {
+    const bytes = await this.lookAtFile(publishedFile(index));
+    return bytes ? distinctIds(bytes) : new Uint8Array();
+  }
+
+  /** Forgets damage of what isn't published any more. */
+  forgetUnlisted(): void {
+    const { damage, committed } = this.#deps.repository;
+    if (!committed) return;
+    const names = new Set(publishedFiles(committed).map(({ name }) => name));
+    const { releases } = readListing(committed.targets.signed);
+    damage.keep({
+      release: ({ product, counter }) => releases.get(product)?.has(counter) === true,
+      file: name => names.has(name) || ROOT_PATH.test(name),
+    });
+  }
+
+  async #lookAtRoot(version: number): Promise<void> {
+    const { files, repository } = this.#deps;
+    const name = metadataPath('root', version);
+    if (await readRoot(files, version)) repository.damage.noteFile(name, true);
+    else await this.#noteLost(name, `${METADATA}/${name}`);
+  }
+
+  async #republish({ name, path }: PublishedFile): Promise<boolean> {
+    const { republishRollouts, files, repository, log } = this.#deps;
+    await setFileAside(files, path);
+    try {
+      await republishRollouts(name.replace(/^rollouts\/|\.json$/g, ''));
+    } catch (error) {
+      log.error({ err: error, file: name }, 'a damaged rollouts file could not be published anew');
+      return false;
+    }
+    repository.damage.foundFiles += 1;
+    log.error({ file: name }, 'a rollouts file was damaged: it was published anew');
+    return true;
+  }
+
+  async #noteLost(name: string, path: string): Promise<void> {
+    const { files, repository, log } = this.#deps;
+    await setFileAside(files, path);
+    if (repository.damage.hasFile(name)) return;
+    repository.damage.noteFile(name, false);
+    repository.damage.foundFiles += 1;
+    log.error({ file: name }, 'a published file is damaged or lost');
+  }
+}
+
+export function releasesOf({ targets }: Committed): ListedRelease[] {
+  return [...readListing(targets.signed).releases.values()].flatMap(ofProduct => [...ofProduct.values()]);
+}
+
+export function* groupsOf(ids: Uint8Array, count: number): Generator<Uint8Array> {
+  for (let at = 0; at < ids.length; at += count * CHUNK_ID_BYTES)
+    yield ids.subarray(at, at + count * CHUNK_ID_BYTES);
+}
+
+function publishedFile(file: ListedFile): PublishedFile {
+  return { ...file, role: 'targets', path: `${TARGETS}/${targetFilePath(file)}` };
+}
+
+/** An index may name a chunk many times. */
+function distinctIds(index: Uint8Array): Uint8Array {
+  const ids = new ChunkIdSet();
+  for (const { id } of ChunkIndex.decode(index).places()) ids.add(id);
+  return ids.bytes();
+}
