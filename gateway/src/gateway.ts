@@ -97,15 +97,8 @@ export class Gateway {
       database: () => database,
       now,
     });
-    const tasks = {
-      follow: (signal: AbortSignal) => mirrored.follower.run(signal),
-      enrol: (signal: AbortSignal) => site.own.run(signal),
-      meet: (signal: AbortSignal) => site.introduction.run(signal),
-      sendReports: (signal: AbortSignal) => site.sender.run(signal),
-      sendProgress: (signal: AbortSignal) => site.progress.run(signal),
-      ...supply.tasks,
-    };
-    return new Gateway(parts, { app, handleChunk, cache, tasks });
+    const tasks = { follow: (signal: AbortSignal) => mirrored.follower.run(signal), ...supply.tasks };
+    return new Gateway(parts, { app, handleChunk, cache, tasks: { ...siteTasks(site), ...tasks } });
   }
 
   /** Works until the signal comes, and all of it has stopped. */
@@ -205,4 +198,14 @@ function followNews(
   if (!news) return;
   news.listen({ trusted, verify, onNews: () => follower.wake() });
   onServed.push(tellOfSets(news, log));
+}
+
+/** What goes on between the site and the origin for as long as the gateway runs. */
+function siteTasks(site: Awaited<ReturnType<typeof openSite>>) {
+  return {
+    enrol: (signal: AbortSignal) => site.own.run(signal),
+    meet: (signal: AbortSignal) => site.introduction.run(signal),
+    sendReports: (signal: AbortSignal) => site.sender.run(signal),
+    sendProgress: (signal: AbortSignal) => site.progress.run(signal),
+  };
 }
