@@ -3,10 +3,15 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { readFileBounded } from '../durable/index.ts';
 import { isSystemError, SitecastError } from '../errors.ts';
+import { liveTables } from './manifest.ts';
 import { checkTable, type TableDamage } from './table-check.ts';
 
 const TABLE = /\.(?:ldb|sst)$/;
 const LOG = /\.log$/;
+const MANIFEST = /^MANIFEST-\d+$/;
+const MAX_CURRENT_BYTES = 64;
+/** Of a database of 10 GiB it's some hundred kilobytes; it grows until it's opened. */
+const MAX_MANIFEST_BYTES = 64 * 1024 * 1024;
 /** LevelDB's have 2 MiB, and more only where one commit was as large. */
 const MAX_TABLE_BYTES = 1024 * 1024 * 1024;
 /** How fast tables are checked while others want the disk. */
@@ -16,8 +21,13 @@ const UNHURRIED_BYTES_PER_S = 32 * 1024 * 1024;
 export interface FoundFiles {
   hasCurrent: boolean;
   /** Newest first. */
-  tables: { name: string; lengthBytes: number }[];
-  logs: { name: string; lengthBytes: number }[];
+  tables: Table[];
+  logs: Table[];
+}
+
+interface Table {
+  name: string;
+  lengthBytes: number;
 }
 
 export interface DamagedTable extends TableDamage {
@@ -37,12 +47,38 @@ export async function listFiles(path: string): Promise<FoundFiles> {
 }
 
 /**
+ * Tells the tables of a database from those that a killed process had begun to write, or not deleted yet: these are of no use, and
+ * may end within.
+ * @returns undefined where its manifest can't be read
+ */
+export async function sortTables(
+  path: string,
+  { tables }: FoundFiles,
+): Promise<{ live: Table[]; others: Table[] } | undefined> {
+  const numbers = await readManifest(path);
+  if (!numbers) return undefined;
+  const isLive = ({ name }: Table): boolean => numbers.has(Number.parseInt(name, 10));
+  return { live: tables.filter(isLive), others: tables.filter(table => !isLive(table)) };
+}
+
+async function readManifest(path: string): Promise<Set<number> | undefined> {
+  try {
+    const name = (await readFileBounded(join(path, 'CURRENT'), MAX_CURRENT_BYTES)).toString().trim();
+    if (!MANIFEST.test(name)) return undefined;
+    return liveTables(await readFileBounded(join(path, name), MAX_MANIFEST_BYTES));
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT', 'EIO') || error instanceof SitecastError) return undefined;
+    throw error;
+  }
+}
+
+/**
  * Checks tables, the newest first, up to so many bytes.
  * @returns those that are damaged, and the names of those that were not looked into
  */
 export async function checkTables(
   path: string,
-  { tables }: Pick<FoundFiles, 'tables'>,
+  tables: readonly Table[],
   maxBytes: number,
 ): Promise<{ damaged: DamagedTable[]; unchecked: string[] }> {
   const damaged: DamagedTable[] = [];

@@ -3,31 +3,60 @@ import { crc32c, unmasked } from './crc32c.ts';
 const BLOCK_BYTES = 32 * 1024;
 /** Checksum, length, type. */
 const HEADER_BYTES = 7;
+const [FULL, FIRST, , LAST] = [1, 2, 3, 4];
+
+interface Piece {
+  start: number;
+  end: number;
+}
+
+/** A record's part that lies in one block. */
+interface Fragment extends Piece {
+  type: number;
+}
 
 /**
  * Finds what LevelDB would skip of a log (leveldb, doc/log_format.md): from a record whose checksum is wrong to the end of its block.
  * `RepairDB` doesn't look at these checksums.
  * @returns pieces of the file; a record that the file ends within isn't one: it was being written
  */
-export function damagedPieces(log: Buffer): { start: number; end: number }[] {
-  const pieces: { start: number; end: number }[] = [];
-  for (let start = 0; start < log.length; start += BLOCK_BYTES) {
-    const end = Math.min(start + BLOCK_BYTES, log.length);
-    const bad = firstBad(log, start, end);
-    if (bad !== undefined) pieces.push({ start: bad, end });
-  }
+export function damagedPieces(log: Buffer): Piece[] {
+  const pieces: Piece[] = [];
+  for (const piece of fragments(log)) if (!('type' in piece)) pieces.push(piece);
   return pieces;
 }
 
-function firstBad(log: Buffer, start: number, end: number): number | undefined {
-  for (let at = start; at + HEADER_BYTES <= end; ) {
-    const lengthBytes = log.readUInt16LE(at + 4);
-    const next = at + HEADER_BYTES + lengthBytes;
-    // Zeros, which nothing follows in this block.
-    if (lengthBytes === 0 && log.readUInt8(at + 6) === 0) return undefined;
-    if (next > end) return end === log.length ? undefined : at;
-    if (crc32c(log.subarray(at + 6, next)) !== unmasked(log.readUInt32LE(at))) return at;
-    at = next;
+/** The records of a log; undefined where one of them is damaged. One that the file ends within isn't among them. */
+export function recordsIn(log: Buffer): Buffer[] | undefined {
+  const records: Buffer[] = [];
+  let parts: Buffer[] = [];
+  for (const piece of fragments(log)) {
+    if (!('type' in piece)) return undefined;
+    const { type, start, end } = piece;
+    if (type === FULL || type === FIRST) parts = [];
+    parts.push(log.subarray(start, end));
+    if (type === FULL || type === LAST) records.push(Buffer.concat(parts));
   }
-  return undefined;
+  return records;
+}
+
+/** Fragments, and, without a type, what is damaged. */
+function* fragments(log: Buffer): Generator<Fragment | Piece> {
+  for (let start = 0; start < log.length; start += BLOCK_BYTES) {
+    const end = Math.min(start + BLOCK_BYTES, log.length);
+    for (let at = start; at + HEADER_BYTES <= end; ) {
+      const lengthBytes = log.readUInt16LE(at + 4);
+      const type = log.readUInt8(at + 6);
+      const next = at + HEADER_BYTES + lengthBytes;
+      // Zeros, which nothing follows in this block.
+      if (lengthBytes === 0 && type === 0) break;
+      if (next > end && end === log.length) break;
+      if (next > end || crc32c(log.subarray(at + 6, next)) !== unmasked(log.readUInt32LE(at))) {
+        yield { start: at, end };
+        break;
+      }
+      yield { type, start: at + HEADER_BYTES, end: next };
+      at = next;
+    }
+  }
 }

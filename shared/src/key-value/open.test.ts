@@ -16,6 +16,7 @@ import { ClassicLevel } from 'classic-level';
 import { afterAll, describe, expect, it } from 'vitest';
 import { SitecastError } from '../errors.ts';
 import type { LevelStore } from './level-store.ts';
+import { listFiles, sortTables } from './files-check.ts';
 import { openInSpiteOfLoss, openLevelStore, type OpenOptions } from './open.ts';
 import { repairLevel } from './repair.ts';
 import { startingWith } from './store.ts';
@@ -238,6 +239,42 @@ it('takes what a power cut left of a commit that nobody was told of for nothing'
     writeFileSync(fileOf(directory, LOG), tail, { flag: 'a' });
     expect(await startWith(directory)).toBe(IN_TABLES + IN_LOG);
   }
+});
+
+it('takes no table into account that a killed process had begun to write, or not deleted yet', async () => {
+  for (const left of [Buffer.alloc(0), readFileSync(fileOf(await copy(), TABLE)).subarray(0, 4000)]) {
+    const directory = await copy();
+    writeFileSync(join(directory, 'state', '000099.ldb'), left);
+    const damaged = await copy();
+    writeFileSync(join(damaged, 'state', '000099.ldb'), left);
+    rmSync(fileOf(damaged, LOG));
+    expect(await startWith(directory)).toBe(IN_TABLES + IN_LOG);
+    expect(await repairLevel(join(damaged, 'state'), owner)).toMatchObject({ damaged: [] });
+  }
+});
+
+it('knows the tables of a database that was compacted', async () => {
+  const directory = join(root, 'compacted');
+  const store = await openLevelStore(optionsFor(directory));
+  const text = 'x'.repeat(20_000);
+  for (let at = 0; at < 60; at += 1) {
+    const changes = Array.from({ length: 20 }, (_, step) => ({
+      key: `k${(at * 7 + step) % 100}`,
+      value: [at, text, Math.random()],
+    }));
+    await store.commit(changes);
+  }
+  await store.close();
+  const path = join(directory, 'state');
+  const opened = new ClassicLevel(path);
+  await opened.open();
+  await opened.compactRange('', '~');
+  await opened.close();
+  const files = await listFiles(path);
+  const sorted = await sortTables(path, files);
+  expect(sorted?.live.length).toBeGreaterThan(0);
+  expect(sorted?.others).toEqual([]);
+  expect(await startWith(directory)).toBe(100);
 });
 
 it('has one of the two notes of its witness where a power cut spoiled the other', async () => {

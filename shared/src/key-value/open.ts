@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import type { SitecastError } from '../errors.ts';
 import { baseOf, type Numbers, numberOf, OWN_KEYS, readNumbers } from './commit-numbers.ts';
 import { damaged, lost, type Owner, readingError } from './errors.ts';
-import { checkTables, checkUnhurried, type DamagedTable, listFiles } from './files-check.ts';
+import { checkTables, checkUnhurried, type DamagedTable, listFiles, sortTables } from './files-check.ts';
 import { LevelStore, type LevelStoreDeps } from './level-store.ts';
 import { type Database, demandUnlocked, iteratorRange, openLevel } from './level.ts';
 import { type Noted, Witness } from './witness.ts';
@@ -109,7 +109,9 @@ async function checkFiles({
   // LevelDB would take it for a new one, and delete its tables.
   if (!files.hasCurrent && files.tables.length + files.logs.length > 0)
     throw damaged(owner, 'its file CURRENT is missing');
-  const { damaged: found, unchecked } = await checkTables(path, files, maxCheckedFirstBytes);
+  // Where its manifest can't be read, it doesn't open, and says so.
+  const tables = (await sortTables(path, files))?.live ?? [];
+  const { damaged: found, unchecked } = await checkTables(path, tables, maxCheckedFirstBytes);
   if (found.length > 0) throw damagedTables(owner, found);
   return unchecked;
 }

@@ -1,9 +1,16 @@
-import { readFile, rename, stat } from 'node:fs/promises';
+import { mkdir, readFile, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ClassicLevel } from 'classic-level';
 import { isSystemError, SitecastError } from '../errors.ts';
 import type { Owner } from './errors.ts';
-import { checkTables, type DamagedTable, type FoundFiles, listFiles, overwrite } from './files-check.ts';
+import {
+  checkTables,
+  type DamagedTable,
+  type FoundFiles,
+  listFiles,
+  overwrite,
+  sortTables,
+} from './files-check.ts';
 import { demandUnlocked, openLevel } from './level.ts';
 import { damagedPieces } from './log-check.ts';
 
@@ -32,8 +39,11 @@ const SWEPT_AT_ONCE = 1000;
 export async function repairLevel(path: string, owner: Owner): Promise<Repaired> {
   await demandUnlocked(path, owner);
   const files = await listFiles(path);
-  const { damaged: tables } = await checkTables(path, files, Number.POSITIVE_INFINITY);
+  const sorted = await sortTables(path, files);
+  const { damaged: tables } = await checkTables(path, sorted?.live ?? files.tables, Number.POSITIVE_INFINITY);
   const isWhole = tables.length === 0 && (await canBeOpened(path, owner, files));
+  // LevelDB's repair would take them for tables of the database, with what was deleted since.
+  if (!isWhole) for (const { name } of sorted?.others ?? []) await moveAway(path, name);
   const damaged = isWhole ? [] : await rebuild(path, files, tables);
   const found = isWhole ? files : await listFiles(path);
   // None at all is a database that begins anew.
@@ -51,6 +61,12 @@ async function rebuild(path: string, files: FoundFiles, tables: readonly Damaged
   // Whether it went well is seen when it's opened.
   await ClassicLevel.repair(path).catch(() => undefined);
   return [...tables.map(({ name }) => name), ...logs];
+}
+
+/** To where LevelDB's repair puts what it has no use for. */
+async function moveAway(path: string, name: string): Promise<void> {
+  await mkdir(join(path, 'lost'), { recursive: true });
+  await rename(join(path, name), join(path, 'lost', name));
 }
 
 /** Where a wrong block was compacted before anybody looked, its checksum is right. */
