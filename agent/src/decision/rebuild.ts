@@ -41,18 +41,15 @@ export function rebuiltMemory({ boot, reports, kept, other }: Evidence): Memory 
   const running = runningRecord(booted, reports, kept, isOnTrial ? update : undefined);
   const records = { [booted]: running, [otherSlot(booted)]: other };
   const { A = other, B = other } = records;
-  const { assignment, enrolmentNonce, lastFailure } = kept ?? {};
   const lastActivationAt = lastActivationOf(reports) ?? kept?.lastActivationAt;
   return {
-    ...newMemory(),
+    // What vouches for itself, as the assignment does, or is about this machine rather than its releases.
+    ...(kept ?? newMemory()),
     slots: { A, B },
     update,
     rollouts,
     barred: barredOf(reports, kept),
     booted: isOnTrial ? otherSlot(booted) : booted,
-    ...(assignment === undefined ? {} : { assignment }),
-    ...(enrolmentNonce === undefined ? {} : { enrolmentNonce }),
-    ...(lastFailure === undefined ? {} : { lastFailure }),
     ...(lastActivationAt === undefined ? {} : { lastActivationAt }),
   };
 }
