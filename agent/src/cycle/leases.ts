@@ -1,4 +1,5 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { isId } from '@sitecast/shared/identity';
 import { noGateway } from '../site/gateways.ts';
 import { fieldOf } from '../site/membership.ts';
 import type { AgentParts } from './parts.ts';
@@ -8,6 +9,15 @@ import { Postponed } from './rest.ts';
 const RENEWAL_MS = 5 * 60_000;
 const DEFAULT_RETRY_MS = 10_000;
 const MAX_RETRY_MS = 10 * 60_000;
+
+const MAX_TOLD_HOLDERS = 4;
+
+interface Denied {
+  /** How long to wait before asking again. */
+  retryMs: number;
+  /** Who is waited for, as the gateway says; empty where it doesn't. */
+  heldBy: string;
+}
 
 /** A device's leave to go down, of which its site has so many: asked of the gateways. */
 export class Leases {
@@ -22,10 +32,11 @@ export class Leases {
     const granted = await this.#ask('take', rollout, signal);
     if (granted === true) return;
     const jitter = 0.5 + Math.random();
+    const who = granted.heldBy === '' ? '' : `: ${granted.heldBy}`;
     throw new Postponed(
       'lease',
-      { code: 'SITECAST_LEASE_DENIED', message: 'other devices of this site are being updated' },
-      Math.min(granted * jitter, MAX_RETRY_MS),
+      { code: 'SITECAST_LEASE_DENIED', message: `other devices of this site are being updated${who}` },
+      Math.min(granted.retryMs * jitter, MAX_RETRY_MS),
     );
   }
 
@@ -58,12 +69,11 @@ export class Leases {
     return () => done.abort();
   }
 
-  /** @returns true, or how long to wait before asking again, milliseconds */
   async #ask(
     action: 'take' | 'renew' | 'return',
     rollout: string,
     signal: AbortSignal,
-  ): Promise<true | number> {
+  ): Promise<true | Denied> {
     const { gateways, identity } = this.#parts;
     const request = { id: identity.id, rollout, action };
     try {
@@ -71,11 +81,12 @@ export class Leases {
         const { status, body } = await gateways.post(gateway, '/site/v1/leases', request, signal);
         // An origin hands out none.
         if (status === 404 || status === 405) return true;
-        if (status !== 200) return DEFAULT_RETRY_MS;
+        if (status !== 200) return { retryMs: DEFAULT_RETRY_MS, heldBy: '' };
         const isGranted = fieldOf(body, 'granted');
         if (typeof isGranted !== 'boolean') throw noGateway(gateway.url, 'its answer about a lease is none');
         const retryMs = Number(fieldOf(body, 'retryAfterMs') ?? DEFAULT_RETRY_MS);
-        return isGranted || (retryMs > 0 ? retryMs : DEFAULT_RETRY_MS);
+        if (isGranted) return true;
+        return { retryMs: retryMs > 0 ? retryMs : DEFAULT_RETRY_MS, heldBy: holdersIn(body) };
       }, signal);
     } catch (error) {
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
@@ -87,4 +98,16 @@ export class Leases {
       throw new Postponed('lease', reason, DEFAULT_RETRY_MS);
     }
   }
+}
+
+/** Nobody vouches for these names: ids and times alone are taken from them. */
+function holdersIn(body: unknown): string {
+  const heldBy = fieldOf(body, 'heldBy');
+  if (!Array.isArray(heldBy)) return '';
+  const holders: unknown[] = heldBy.slice(0, MAX_TOLD_HOLDERS);
+  return holders
+    .map(holder => ({ id: fieldOf(holder, 'id'), untilMs: Date.parse(String(fieldOf(holder, 'until'))) }))
+    .filter(({ id, untilMs }) => typeof id === 'string' && isId(id) && !Number.isNaN(untilMs))
+    .map(({ id, untilMs }) => `${String(id)} until ${new Date(untilMs).toISOString()}`)
+    .join(', ');
 }

@@ -282,12 +282,20 @@ describe('a device keeps to orders', () => {
     expect(device.parts.memory.current.slots.B.release).toMatchObject({ counter: 3 });
   });
 
-  it('waits for a lease of its gateway', async () => {
-    site.lease = () => ({ granted: false, retryAfterMs: 100 });
+  it('waits for a lease of its gateway, and says for whom, as far as that is an id and a time', async () => {
+    const until = '2030-01-01T00:15:00.000Z';
+    const heldBy = [
+      { id: device.id, until },
+      { id: 'x\u001b[2J', until },
+      { id: device.id, until: 'soon' },
+      7,
+    ];
+    site.lease = () => ({ granted: false, retryAfterMs: 100, heldBy });
     expect((await install(1, image1)).rest).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+    const message = `other devices of this site are being updated: ${device.id} until ${until}`;
     expect(origin.told(device.id).at(-1)).toMatchObject({
       state: 'waiting',
-      reason: { code: 'SITECAST_LEASE_DENIED' },
+      reason: { code: 'SITECAST_LEASE_DENIED', message },
     });
     site.lease = () => ({ granted: true });
     expect(await device.cycle()).toMatchObject({ state: 'completed' });

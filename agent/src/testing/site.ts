@@ -130,7 +130,7 @@ export class TestSite {
   /** Serves these instead of what the origin has: a site that has fallen behind. */
   frozen: Map<string, Buffer> | undefined;
   /** What it answers to whoever wants to go down. Undefined: it hands out no leases. */
-  lease: (() => { granted: boolean; retryAfterMs?: number }) | undefined;
+  lease: (() => { granted: boolean; retryAfterMs?: number; heldBy?: unknown }) | undefined;
   /** Claims at each wait that something has changed. */
   alwaysChanged = false;
   /** Why a report is refused for what it is; undefined: it's taken. */
