@@ -1,9 +1,10 @@
 import { createServer, type Server } from 'node:http';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { blameForFuture, clockWarning, requireSameTime } from './cli/clocks.ts';
 import { OriginClient } from './cli/origin-client.ts';
+import { repositoryStatus } from './cli/repository-api.ts';
 import { openRepository } from './cli/repository-view.ts';
 import { type RunningOrigin, startOrigin } from './main.ts';
 import { TestOperator } from './testing/operator.ts';
@@ -108,8 +109,19 @@ describe('an origin that signed with its clock ahead', () => {
       ),
       hint: expect.stringContaining('sitecast keys rotate timestamp'),
     });
+    // How things stand is shown, whatever is wrong with the origin.
+    await rm(join(directory.path, 'data/keys/deltas.pem'));
+    await running.close();
+    running = await startOrigin(settings(), { log: testLog() });
+    const { warnings, onlineKeys } = await repositoryStatus(new OriginClient(running.url, token));
+    expect(warnings.map(({ code }) => code)).toEqual([
+      'SITECAST_CLOCK_BEHIND',
+      'SITECAST_ONLINE_KEY_MISSING',
+    ]);
+    expect(Object.keys(onlineKeys)).toEqual(['timestamp', 'snapshot', 'rollouts']);
     // Who rotates the key must be able to read what is there.
-    expect((await openRepository(options, client, { forRenewal: true })).root.version).toBe(1);
+    const again = new OriginClient(running.url, token);
+    expect((await openRepository(options, again, { forRenewal: true })).root.version).toBe(1);
     expect(said).toHaveBeenCalledWith(expect.stringContaining('sitecast keys rotate timestamp'));
   });
 });

@@ -58,7 +58,9 @@ export class Upkeep {
     const { repository, now, stagingTtlMs } = this.#deps;
     await this.#attempt('signing the online roles anew failed', () => repository.renew());
     const nowMs = now();
-    if (Math.abs(nowMs - this.#sweptMs) >= SWEEP_INTERVAL_MS) {
+    // By a clock that isn't believed everything is old; what failed above has said so.
+    const isBelieved = repository.clockDoubt?.isRefused !== true;
+    if (isBelieved && Math.abs(nowMs - this.#sweptMs) >= SWEEP_INTERVAL_MS) {
       await this.#attempt('deleting leftovers failed', async () => {
         await repository.sweep(nowMs - stagingTtlMs);
         this.#sweptMs = nowMs;

@@ -5,6 +5,7 @@ import {
   firstRoot,
   firstTargets,
   listKeys,
+  type OnlineKeys,
   type OperatorKeys,
   type OperatorRole,
   type PublicKeyFile,
@@ -122,7 +123,7 @@ function foundingDraft(
   const rootKeys = keysOf('root', options.rootThreshold);
   const releaseKeys = keysOf('release', options.releaseThreshold);
   const now = Date.now();
-  const { onlineKeys } = status;
+  const onlineKeys = requireAll(status.onlineKeys);
   note(
     `root: ${rootKeys.threshold} of ${rootKeys.keys.length} keys must sign; release: ${releaseKeys.threshold} of ${releaseKeys.keys.length}`,
   );
@@ -131,6 +132,14 @@ function foundingDraft(
   return newDraft('the first root and targets', {
     root: firstRoot(rootKeys, releaseKeys, onlineKeys, now),
     targets: firstTargets(onlineKeys, now),
+  });
+}
+
+/** @throws SITECAST_ONLINE_KEY_MISSING for an origin that lacks a key: it makes all of them at its first start */
+function requireAll({ timestamp, snapshot, rollouts, deltas }: RepositoryStatus['onlineKeys']): OnlineKeys {
+  if (timestamp && snapshot && rollouts && deltas) return { timestamp, snapshot, rollouts, deltas };
+  throw new SitecastError('failed', 'SITECAST_ONLINE_KEY_MISSING', 'the origin lacks keys for its roles', {
+    hint: 'restart it: without a repository it makes those that are missing',
   });
 }
 

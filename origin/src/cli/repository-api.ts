@@ -12,7 +12,8 @@ const keySchema = z.looseObject({
 
 const statusSchema = z.object({
   initialised: z.boolean(),
-  onlineKeys: z.record(z.enum(ONLINE_ROLES), keySchema),
+  /** One that the origin has lost isn't among them. */
+  onlineKeys: z.partialRecord(z.enum(ONLINE_ROLES), keySchema),
   pendingKeys: z.partialRecord(z.enum(ONLINE_ROLES), keySchema),
   versions: z.record(z.string(), z.number()),
   expires: z.record(z.string(), z.string()),

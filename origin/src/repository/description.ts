@@ -111,7 +111,7 @@ function damageWarnings({ damage }: Repository): Warning[] {
   const warnings: Warning[] = damage.namedReleases().map(({ product, counter, version, chunks }) => ({
     role: 'targets',
     code: 'SITECAST_CHUNKS_LOST',
-    message: `release ${version ?? counter} of ${product} lacks ${chunks} chunks, damaged or lost: publish it again with the same image, or ${cure}`,
+    message: `release ${version ?? counter} of ${product} lacks ${chunks === 1 ? '1 chunk' : `${chunks} chunks`}, damaged or lost: publish it again with the same image, or ${cure}`,
   }));
   const files = damage.namedFiles();
   if (files.length > 0) {
@@ -119,7 +119,7 @@ function damageWarnings({ damage }: Repository): Warning[] {
     warnings.push({
       role: 'targets',
       code: 'SITECAST_FILES_LOST',
-      message: `${damage.files} published files are damaged or lost (${files.join(', ')}${more}): publish the release again with the same image for an index, submit the draft again that brought it, or ${cure}`,
+      message: `${damage.files === 1 ? '1 published file is' : `${damage.files} published files are`} damaged or lost (${files.join(', ')}${more}): publish the release again with the same image for an index, submit the draft again that brought it, or ${cure}`,
     });
   }
   return warnings;
