@@ -81,6 +81,22 @@ export async function sealEntry(
   return { report, envelope, payloadSha256: sha256(payload) };
 }
 
+/** A whole chain. Of events for which the file has no room the oldest are left out: it couldn't be read at the next start. */
+export async function sealChain(
+  events: readonly ReportEvent[],
+  place: { identity: Identity; epoch: string },
+  maxBytes: number,
+): Promise<Entry[]> {
+  const entries: Entry[] = [];
+  for (const event of events) entries.push(await sealEntry(event, { ...place, before: entries.at(-1) }));
+  let lengthBytes = 0;
+  const last = entries.findLastIndex(entry => {
+    lengthBytes += linesOf([entry]).length;
+    return lengthBytes > maxBytes;
+  });
+  return last === -1 ? entries : sealChain(events.slice(last + 1), place, maxBytes);
+}
+
 export function eventOf(report: Report): ReportEvent {
   const { at, timestampVersion, state, rollout, release, booted, reason, inventory } = report;
   return { at, timestampVersion, state, rollout, release, booted, reason, inventory };

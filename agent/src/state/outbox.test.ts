@@ -272,6 +272,16 @@ describe('a report of the first release that no reader takes', () => {
     await outbox.close();
   });
 
+  it('makes no file that is longer than one may be: then the oldest are left out', async () => {
+    await writtenByFirstRelease('reports.jsonl.damaged', unlucky, 'a', 'bb');
+    await writtenByFirstRelease('reports.jsonl', 'cccc', 'ddddd');
+    const { size } = await stat(path);
+    const outbox = await Outbox.open(directory, identity, () => {}, size + 100);
+    expect(messages(outbox)).toEqual(['cccc', 'ddddd']);
+    expect((await stat(path)).size).toBeLessThanOrEqual(size + 100);
+    await outbox.close();
+  });
+
   it.each(['outbox before', 'outbox after'])('is lost by no cut (%s)', async cutAt => {
     await writtenByFirstRelease('reports.jsonl', 'a', 'bb', unlucky, 'cccc');
     const cut = new Error('cut');
@@ -328,6 +338,16 @@ describe('a chain of which reports are refused on their way', () => {
     const reopened = await open();
     expect(reopened.epoch).toBe(outbox.epoch);
     await reopened.close();
+  });
+
+  it('goes on as it is where the file has no room for the note', async () => {
+    await written('one', 'two');
+    const { size } = await stat(path);
+    const outbox = await Outbox.open(directory, identity, () => {}, size + 100);
+    const { epoch } = outbox;
+    await outbox.tellAgain(note, new Map());
+    expect([outbox.epoch, messages(outbox)]).toEqual([epoch, ['one', 'two']]);
+    await outbox.close();
   });
 
   it('keeps the newest that were acknowledged: they say what needn’t be said again', async () => {

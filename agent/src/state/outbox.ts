@@ -15,6 +15,7 @@ import {
   keepUnreadable,
   linesOf,
   noteForgotten,
+  sealChain,
   sealEntry,
   settlePutAside,
   type TellAgain,
@@ -248,7 +249,8 @@ export class Outbox {
           return why === undefined ? eventOf(report) : plainEvent(eventOf(report), why);
         });
       const note = { at, timestampVersion, state, booted, reason: { code: TOLD_AGAIN, message } };
-      await this.#beginAnew([note, ...events]);
+      // Where there's no room for the note, nothing is left out for it.
+      await this.#beginAnew([note, ...events], { isWhole: true });
     });
   }
 
@@ -308,11 +310,11 @@ export class Outbox {
   }
 
   /** A new chain, which is there as a whole or not at all: nothing of the old one is lost in between. */
-  async #beginAnew(events: readonly Event[]): Promise<void> {
+  async #beginAnew(events: readonly Event[], { isWhole = false } = {}): Promise<void> {
     const epoch = newEpoch();
-    const entries: Entry[] = [];
-    for (const event of events)
-      entries.push(await sealEntry(event, { identity: this.#identity, epoch, before: entries.at(-1) }));
+    const place = { identity: this.#identity, epoch };
+    const entries = await sealChain(events, place, this.#maxBytes);
+    if (isWhole && entries.length < events.length) return;
     await this.#rewrite(entries, () => {
       this.#epoch = epoch;
       this.#acknowledgedSeq = 0;
