@@ -38,6 +38,8 @@ export interface GatewayParts {
   ownUrls: () => string[] | undefined;
   siblingPort: SiblingPort;
   wanLimits: WanLimits;
+  /** How many times longer than usual devices are waited for. */
+  patience: number;
   now: () => number;
   log: Log;
 }
