@@ -56,7 +56,12 @@ export interface RunningGateway {
  */
 export async function startGateway(
   settings: GatewaySettings,
-  { log, now = Date.now, signal }: { log: Log; now?: () => number; signal?: AbortSignal },
+  {
+    log,
+    now = Date.now,
+    signal,
+    patience = 1,
+  }: { log: Log; now?: () => number; signal?: AbortSignal; patience?: number },
 ): Promise<RunningGateway> {
   const { memory, token, originUrl, urls } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
@@ -91,6 +96,7 @@ export async function startGateway(
       ownUrls: () => ownUrls,
       siblingPort: siblingPort(identity, metrics),
       wanLimits,
+      patience,
       settings,
       identity,
       token,
@@ -245,7 +251,9 @@ async function serve(settings: GatewaySettings): Promise<void> {
   });
   let gateway: RunningGateway;
   try {
-    gateway = await startGateway(settings, { log, signal: stop.signal });
+    // For tests on busy machines alone.
+    const patience = Number(process.env.SITECAST_TEST_PATIENCE ?? 1);
+    gateway = await startGateway(settings, { log, signal: stop.signal, patience });
   } catch (error) {
     // Asked to stop while it still waited for its origin.
     if (stop.signal.aborted) return;

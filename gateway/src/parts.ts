@@ -42,6 +42,8 @@ export interface GatewayParts {
   ownUrls: () => string[] | undefined;
   siblingPort: SiblingPort;
   wanLimits: WanLimits;
+  /** How many times longer than usual devices are waited for. */
+  patience: number;
   now: () => number;
   log: Log;
 }

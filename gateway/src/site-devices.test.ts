@@ -20,6 +20,8 @@ afterAll(removeTemporaryDirectories);
 
 const CHUNKS = 40;
 const CHUNK_BYTES = 16_384;
+/** Devices that are slow because the machine is are none that hang. */
+const FOR_A_BUSY_MACHINE = 100;
 const PEERS = { peers: true, peerListen: '/ip4/127.0.0.1/tcp/0', prefetch: false };
 
 /** Bytes that don't compress. */
@@ -32,11 +34,12 @@ function noise(seed: number): Buffer {
 
 async function opened(
   more: Parameters<TestWorld['gateway']>[1] = {},
+  patience = FOR_A_BUSY_MACHINE,
 ): Promise<{ origin: FakeOrigin; published: PublishedImage; gateway: TestGateway }> {
   const origin = await world.origin();
   const published = await origin.publishRelease('camera', 1, noise(1));
   await origin.startRollout('camera', 1);
-  const gateway = await world.gateway(origin, { ...PEERS, ...more });
+  const gateway = await world.gateway(origin, { ...PEERS, ...more }, { patience });
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the gateway to be enrolled');
   return { origin, published, gateway };
 }
@@ -111,10 +114,13 @@ it('believes no wrong bytes: it leaves that device, counts it, and gets the chun
   const { origin, published, gateway } = await opened();
   const [liar, good] = [await joined(gateway), await joined(gateway)];
   await liar.hold(origin, published, { give: id => Chunk.fromPlain(id, Buffer.alloc(CHUNK_BYTES)) });
-  await good.hold(origin, published);
+  // The liar is the first to say what it holds.
+  await good.hold(origin, published, {
+    sayAfter: until(() => liar.asked.length > 0, 'the liar to be asked'),
+  });
   for (const device of [liar, good]) await device.tell(gateway);
   await getAll(gateway, published);
-  expect(fromWan(origin)).toBeLessThanOrEqual(CHUNKS / 4);
+  expect(fromWan(origin)).toBe(0);
   const refused =
     'sitecast_upstream_refused_total{upstream="a device of the site",code="SITECAST_CHUNK_MISMATCH"}';
   expect(await gateway.metric(refused)).toBe(1);
@@ -125,7 +131,7 @@ it('believes no wrong bytes: it leaves that device, counts it, and gets the chun
 });
 
 it('waits a few seconds for a device that hangs, and then goes over the WAN', async () => {
-  const { origin, published, gateway } = await opened();
+  const { origin, published, gateway } = await opened({}, 1);
   const hanging = await joined(gateway);
   await hanging.hold(origin, published, { give: () => new Promise(() => {}) });
   await hanging.tell(gateway);

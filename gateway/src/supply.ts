@@ -113,7 +113,7 @@ function openChunks(
 }
 
 function openDeviceChunks(
-  { identity, metrics, log }: GatewayParts,
+  { identity, metrics, patience, log }: GatewayParts,
   { mirrored: { mirror, targets }, site }: Rooms,
   at: { siteNode: NonNullable<GatewayParts['siteNode']>; cache: ChunkCache; siblings: Siblings },
 ): DeviceChunks {
@@ -132,6 +132,7 @@ function openDeviceChunks(
     },
     siteGateways: () => 1 + at.siblings.liveCount,
     onRefused: code => metrics.refused('a device of the site', code),
+    patience,
     log,
   });
 }

@@ -105,8 +105,8 @@ class SiteExchange implements SiteNode {
     this.#server?.drop(id);
   }
 
-  follow({ id, index, credential, maxLinked, onBan }: WantedImage): FollowedImage {
-    const chunks = new this.#swarm.HolderStore({ index, maxPeers: maxLinked, onBan });
+  follow({ id, index, credential, maxLinked, deadlineMs, onBan }: WantedImage): FollowedImage {
+    const chunks = new this.#swarm.HolderStore({ index, maxPeers: maxLinked, deadlineMs, onBan });
     const links = new this.#swarm.PeerLinks({
       node: this.#node,
       swarm: chunks,

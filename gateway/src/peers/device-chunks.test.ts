@@ -243,6 +243,24 @@ it('waits no longer than until one says that it holds the chunk, or all have sai
   }
 });
 
+it('waits for those who say it later when the first to say that it holds it is a liar', async () => {
+  const image = site.add(imageOf('a'), 2, COUNT);
+  site.told = 1;
+  const asked: string[] = [];
+  site.give = async id => {
+    asked.push(site.told === 1 ? 'liar' : 'good');
+    if (site.told === 2) return site.chunkOf(id);
+    site.isSaid = false;
+    throw new SitecastError('untrusted', 'SITECAST_CHUNK_MISMATCH', 'wrong bytes');
+  };
+  const getting = site.chunks.get(lastOf(image));
+  await until(() => asked.length === 1, 'the liar to be asked');
+  site.told = 2;
+  site.isSaid = true;
+  expect((await getting)?.id).toEqual(lastOf(image));
+  expect(asked).toEqual(['liar', 'good']);
+});
+
 it('has eight chunks asked for at one time, and goes elsewhere when none gives it', async () => {
   const image = site.add(imageOf('a'), 3, COUNT);
   let [now, most] = [0, 0];

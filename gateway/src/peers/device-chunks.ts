@@ -38,6 +38,8 @@ const SAMPLES = 256;
 /** How long chunks wait for devices that were just met to say what they hold. */
 const TOLD_WITHIN_MS = 2000;
 const LOOK_AGAIN_MS = 20;
+/** What a device has for one chunk. */
+const DEVICE_WITHIN_MS = 4000;
 /** For one chunk, waiting for its turn included: then it's fetched elsewhere. */
 const CHUNK_WITHIN_MS = 8000;
 const MAX_ASKED_AT_ONCE = 8;
@@ -59,6 +61,8 @@ interface DeviceChunksDeps {
   /** Gateways of the site that live, this one included. */
   siteGateways: () => number;
   onRefused: (code: string) => void;
+  /** How many times longer than usual devices are waited for: only tests on busy machines need that. */
+  patience?: number;
   /** Milliseconds on a clock that never goes back. */
   now?: () => number;
   log: Log;
@@ -82,6 +86,7 @@ interface Followed {
 export class DeviceChunks {
   readonly #deps: DeviceChunksDeps;
   readonly #now: () => number;
+  readonly #patience: number;
   readonly #followed = new Map<string, Followed>();
   readonly #indexes = new LRUCache<string, ChunkIndex>({ max: MAX_CANDIDATES });
   readonly #banned = new LRUCache<string, true>({ max: MAX_BANNED, ttl: BANNED_FOR_MS });
@@ -93,6 +98,7 @@ export class DeviceChunks {
   constructor(deps: DeviceChunksDeps) {
     this.#deps = deps;
     this.#now = deps.now ?? (() => performance.now());
+    this.#patience = deps.patience ?? 1;
   }
 
   /** Devices that are linked now. */
@@ -106,7 +112,7 @@ export class DeviceChunks {
    */
   isTooEarly(image: string, chunks: number): boolean {
     this.#beganMs ??= this.#now();
-    if (this.#now() - this.#beganMs >= HEAR_FIRST_MS) return false;
+    if (this.#now() - this.#beganMs >= HEAR_FIRST_MS * this.#patience) return false;
     const [most] = this.#deps.tracker.holders().get(image) ?? [];
     return most === undefined || most.chunks < chunks;
   }
@@ -133,12 +139,10 @@ export class DeviceChunks {
   }
 
   async #ask(followed: Followed, id: ChunkId, signal: AbortSignal | undefined): Promise<Chunk | undefined> {
-    const late = AbortSignal.timeout(CHUNK_WITHIN_MS);
+    const late = AbortSignal.timeout(CHUNK_WITHIN_MS * this.#patience);
     const either = signal ? AbortSignal.any([signal, late]) : late;
-    await this.#untilTold(followed, id, either);
     const { chunks } = followed.image;
-    if (!(await chunks.has(id))) return undefined;
-    return this.#turn(async () => {
+    const ask = async (): Promise<Chunk | undefined> => {
       try {
         return await chunks.get(id, { signal: either });
       } catch (error) {
@@ -147,13 +151,26 @@ export class DeviceChunks {
         if (late.aborted || error instanceof SitecastError) return undefined;
         throw error;
       }
-    });
+    };
+    for (;;) {
+      await this.#untilTold(followed, id, either);
+      if (!(await chunks.has(id))) return undefined;
+      const chunk = await this.#turn(ask);
+      // The first to say what it holds may be a liar: others that were met with it may say so only now.
+      if (chunk || late.aborted || !this.#isTelling(followed)) return chunk;
+      if (!(await pause(LOOK_AGAIN_MS, either))) return undefined;
+    }
   }
 
-  async #untilTold({ image, openedMs, met }: Followed, id: ChunkId, signal: AbortSignal): Promise<void> {
-    while (this.#now() - openedMs < TOLD_WITHIN_MS && image.told < met.size) {
-      if ((await image.chunks.has(id)) || !(await pause(LOOK_AGAIN_MS, signal))) return;
+  async #untilTold(followed: Followed, id: ChunkId, signal: AbortSignal): Promise<void> {
+    while (this.#isTelling(followed)) {
+      if ((await followed.image.chunks.has(id)) || !(await pause(LOOK_AGAIN_MS, signal))) return;
     }
+  }
+
+  /** Whether devices that were just met may be about to say what they hold. */
+  #isTelling({ image, openedMs, met }: Followed): boolean {
+    return this.#now() - openedMs < TOLD_WITHIN_MS * this.#patience && image.told < met.size;
   }
 
   /** Sees to it that devices are linked that are worth asking for the chunk; many who ask look once. */
@@ -188,7 +205,14 @@ export class DeviceChunks {
     const credential = await this.#deps.credential();
     if (!credential) return undefined;
     const id = chunkIdFromHex(image);
-    const wanted = { id, index, credential, maxLinked: MAX_LINKED, onBan: this.#ban };
+    const wanted = {
+      id,
+      index,
+      credential,
+      maxLinked: MAX_LINKED,
+      deadlineMs: DEVICE_WITHIN_MS * this.#patience,
+      onBan: this.#ban,
+    };
     const nowMs = this.#now();
     const followed: Followed = {
       image: this.#deps.node.follow(wanted),

@@ -17,6 +17,8 @@ export interface WantedImage {
   index: ChunkIndex;
   /** Shown to the devices: this gateway's own assignment, as the origin signed it. */
   credential: Uint8Array;
+  /** What a device has for one chunk. */
+  deadlineMs: number;
   /** Devices that are asked at one time. */
   maxLinked: number;
   /** A device sent what it must not, wrong bytes above all: it isn't asked for this image any more. */

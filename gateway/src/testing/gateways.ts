@@ -22,11 +22,15 @@ export class TestWorld {
   async gateway(
     origin: FakeOrigin,
     more: Partial<GatewaySettings> = {},
-    { isReadyFirst = true, now = Date.now }: { isReadyFirst?: boolean; now?: () => number } = {},
+    {
+      isReadyFirst = true,
+      now = Date.now,
+      patience = 1,
+    }: { isReadyFirst?: boolean; now?: () => number; patience?: number } = {},
   ): Promise<TestGateway> {
     const settings = await settingsFor(origin, more);
     const log = memoryLog();
-    const running = await startGateway(settings, { log, now });
+    const running = await startGateway(settings, { log, now, patience });
     const gateway = new TestGateway(running, settings, log);
     this.#open.push(gateway);
     if (isReadyFirst) await until(() => gateway.isReady(), 'a complete set');

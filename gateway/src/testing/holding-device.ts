@@ -53,17 +53,23 @@ export class HoldingDevice {
   /**
    * From now on it holds, and hands out, some chunks of an image.
    * @param at numbers of the chunks that it says it holds
+   * @param sayAfter until then it says nothing of it to those that ask
    */
   async hold(
     origin: FakeOrigin,
     { index, chunks }: PublishedImage,
-    { at = [...chunks.keys()], give = (_, right) => right }: { at?: number[]; give?: Giving } = {},
+    {
+      at = [...chunks.keys()],
+      give = (_, right) => right,
+      sayAfter,
+    }: { at?: number[]; give?: Giving; sayAfter?: Promise<void> } = {},
   ): Promise<void> {
     const image = sha256(index.encode());
     const holdings = new ImageHoldings(image, index.count, false);
     for (const one of at) holdings.add(one);
     const board = new HoldingsBoard();
-    board.put(holdings);
+    if (sayAfter) void sayAfter.then(() => board.put(holdings));
+    else board.put(holdings);
     const shown = new ShownAssignments();
     const byId = new Map(chunks.map(chunk => [chunkIdToHex(chunk.id), chunk]));
     const store: ChunkStore = {

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { readFile, rm, writeFile } from 'node:fs/promises';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { z } from 'zod';
 import { Bed, type Server } from './processes.ts';
 import { SlowLink } from './slow-link.ts';
@@ -9,9 +9,10 @@ const MIB = 2 ** 20;
 const PRODUCT = 'camera';
 const QUIET = ['--log-level', 'error'];
 const BLOCK_BYTES = 4096;
-const LOOK_EVERY_MS = 100;
+const SLOTS = ['a', 'b'] as const;
 const statusSchema = z.looseObject({
   id: z.string(),
+  pid: z.number(),
   state: z.string(),
   enrolment: z.string(),
   waitingFor: z.string().optional(),
@@ -20,16 +21,26 @@ const statusSchema = z.looseObject({
 type AgentStatus = z.infer<typeof statusSchema>;
 const countsSchema = z.looseObject({ counts: z.record(z.string(), z.number()) });
 
-export const IMAGE_BYTES = 6 * MIB;
-const LAN_BYTES_PER_S = 2 * MIB;
+export const IMAGE_BYTES = 2 * MIB;
+/** Small, for many of them in a small image. */
+const CHUNK_SIZES = '4:16:64';
+/** Of a gateway's link to its devices, unless a test says otherwise. */
+export const LAN_BYTES_PER_S = MIB;
 export const THREE = ['one', 'two', 'three'] as const;
+
+/** Devices that are slow because the machine is are none that hang. */
+const FOR_A_BUSY_MACHINE = { SITECAST_TEST_PATIENCE: '100' };
+
+interface Release {
+  version: string;
+  image: Buffer;
+  index: Buffer;
+}
 
 interface SwarmBedOptions {
   gateways?: number;
   /** Of each gateway's link to its devices. */
   lanBytesPerS: number;
-  /** Of each gateway's link to the origin. */
-  wanBytesPerS?: number;
 }
 
 /** One gateway of the site, behind a link to the devices and one to the origin. */
@@ -49,7 +60,7 @@ export class SiteGateway {
   }
 
   static async start(bed: Bed, name: string, origin: string, options: SwarmBedOptions): Promise<SiteGateway> {
-    const wan = await SlowLink.open(origin, options.wanBytesPerS ?? Number.POSITIVE_INFINITY);
+    const wan = await SlowLink.open(origin, Number.POSITIVE_INFINITY);
     const server = await serve(bed, name, wan, '0');
     const lan = await SlowLink.open(server.url, options.lanBytesPerS);
     return new SiteGateway(name, bed, { lan, wan }, server);
@@ -93,7 +104,8 @@ function serve(bed: Bed, name: string, wan: SlowLink, port: string, prefetch = f
   const about = `serve --origin ${wan.url} --data ${name} --token-file gateway.token --listen 127.0.0.1:${port}`;
   const peers = ['--peer-listen', '127.0.0.1:0', '--no-mdns'];
   const ahead = prefetch ? [] : ['--no-prefetch'];
-  return bed.serve('sitecast-gateway', [...about.split(' '), ...peers, ...ahead, ...QUIET]);
+  const args = [...about.split(' '), ...peers, ...ahead, ...QUIET];
+  return bed.serve('sitecast-gateway', args, { env: FOR_A_BUSY_MACHINE });
 }
 
 /** An origin, and a site whose gateways and devices are real processes; each gateway's links can be thin, or cut. */
@@ -101,6 +113,9 @@ export class SwarmBed {
   readonly bed: Bed;
   readonly gateways: readonly SiteGateway[];
   readonly #agents = new Map<string, Server>();
+  readonly #options = new Map<string, readonly string[]>();
+  #releases = 0;
+  #rollout: string | undefined;
 
   readonly #origin: { url: string; token: string };
 
@@ -127,14 +142,14 @@ export class SwarmBed {
     return new SwarmBed(bed, gateways, { url: origin.url, token: adminToken });
   }
 
-  /** A site of three devices that know of a release, before it's rolled out. */
+  /** A site of three devices. @param more of each device's options */
   static async openWithThree(
+    more: (name: string, site: SwarmBed) => readonly string[] = () => [],
     options: Partial<SwarmBedOptions> = {},
-  ): Promise<{ site: SwarmBed; image: Buffer }> {
+  ): Promise<SwarmBed> {
     const site = await SwarmBed.open({ lanBytesPerS: LAN_BYTES_PER_S, ...options });
-    const image = await site.publish('1.0.0', IMAGE_BYTES);
-    await site.startDevices(...THREE);
-    return { site, image };
+    await Promise.all(THREE.map(name => site.startDevice(name, ...more(name, site))));
+    return site;
   }
 
   /** The first gateway; most sites have one. */
@@ -148,37 +163,60 @@ export class SwarmBed {
     return this.bed.json('sitecast', args);
   }
 
-  async publish(version: string, lengthBytes: number): Promise<Buffer> {
+  async publish(version: string, lengthBytes: number, ...more: string[]): Promise<Buffer> {
     const bytes = randomBytes(lengthBytes);
     await writeFile(this.bed.path(version), bytes);
     const about = ['--product', PRODUCT, '--version', version, '--hardware', 'rpi4'];
-    await this.operate('release', 'publish', version, ...about);
+    await this.operate('release', 'publish', version, ...about, ...more);
     return bytes;
   }
 
-  /** To all devices at once. @returns the rollout's id */
-  async rollOut(version: string, ...more: string[]): Promise<string> {
-    const atOnce = ['--all-at-once', '--max-down', '100%', ...more];
-    const { id } = await this.operate('rollout', 'start', PRODUCT, version, ...atOnce);
-    return String(id);
+  /** Publishes another release, of an image that nobody has a chunk of. */
+  async release(): Promise<Release> {
+    this.#releases += 1;
+    const version = `${this.#releases}.0.0`;
+    const image = await this.publish(version, IMAGE_BYTES, '--chunk-size', CHUNK_SIZES);
+    const folder = this.bed.path('origin', 'repository', 'targets', 'releases');
+    const found = (await readdir(folder)).find(name => name.endsWith(`.${PRODUCT}-${this.#releases}.caibx`));
+    return { version, image, index: await readFile(join(folder, found ?? '')) };
   }
 
-  /** An agent, enrolled. A second time, with the same slots and data. @returns its id */
+  /** To all devices at once; what was rolled out before is called off. @returns the rollout's id */
+  async rollOut(version: string, ...more: string[]): Promise<string> {
+    if (this.#rollout) await this.operate('rollout', 'abort', this.#rollout, '--yes');
+    const atOnce = ['--all-at-once', '--max-down', '100%', ...more];
+    const { id } = await this.operate('rollout', 'start', PRODUCT, version, ...atOnce);
+    this.#rollout = String(id);
+    return this.#rollout;
+  }
+
+  /** An agent, enrolled. A second time, with the same slots, data and options. @returns its id */
   async startDevice(name: string, ...more: string[]): Promise<string> {
-    for (const slot of ['a', 'b']) await writeFile(this.bed.path(`${name}-${slot}.img`), '', { flag: 'a' });
-    const flags = `run --data ${name} --token-file device.token --product ${PRODUCT} --hardware rpi4 --slot-a ${name}-a.img --slot-b ${name}-b.img --poll 1s --log-level warn --peer-listen 127.0.0.1:0 --no-mdns`;
+    const options = this.#options.get(name) ?? more;
+    this.#options.set(name, options);
+    for (const slot of SLOTS) await writeFile(this.bed.path(`${name}-${slot}.img`), '', { flag: 'a' });
+    const flags = `run --data ${name} --token-file device.token --product ${PRODUCT} --hardware rpi4 --slot-a ${name}-a.img --slot-b ${name}-b.img --poll 1s --log-level warn --no-mdns`;
+    const listen = options.includes('--peer-listen') ? [] : ['--peer-listen', '127.0.0.1:0'];
     const gateways = this.gateways.flatMap(({ lan }) => ['--gateway', lan.url]);
-    this.#agents.set(name, this.bed.start('sitecast-agent', [...flags.split(' '), ...gateways, ...more]));
+    const all = [...flags.split(' '), ...listen, ...gateways, ...options];
+    this.#agents.set(name, this.bed.start('sitecast-agent', all));
     let status: AgentStatus | undefined;
     await this.bed.until(async () => {
       status = await this.statusOf(name);
-      return status?.enrolment === 'enrolled';
-    });
+      return status?.enrolment === 'enrolled' && status.pid === this.pidOf(name);
+    }, `${name} to be enrolled`);
     return status?.id ?? '';
   }
 
-  async startDevices(...names: string[]): Promise<void> {
-    await Promise.all(names.map(name => this.startDevice(name)));
+  /** Links as they were at first, and every device that a test has stopped. */
+  async restore(): Promise<void> {
+    for (const { lan, wan } of this.gateways) {
+      lan.mend();
+      wan.mend();
+      lan.pace(LAN_BYTES_PER_S);
+      wan.pace(Number.POSITIVE_INFINITY);
+    }
+    for (const name of THREE) if (!this.#agents.has(name)) await this.startDevice(name);
   }
 
   async killDevice(name: string): Promise<void> {
@@ -202,12 +240,8 @@ export class SwarmBed {
     }
   }
 
-  slot(name: string, letter: 'a' | 'b'): Promise<Buffer> {
-    return readFile(this.bed.path(`${name}-${letter}.img`));
-  }
-
   async isRight(name: string, image: Buffer): Promise<boolean> {
-    return (await this.slot(name, 'b')).equals(image);
+    return (await this.#slotsOf(name)).some(slot => slot.equals(image));
   }
 
   /** Until so many devices report that they're done. */
@@ -217,24 +251,28 @@ export class SwarmBed {
         headers: { authorization: `Bearer ${this.#origin.token}` },
       });
       const { counts } = countsSchema.parse(await answer.json());
-      await sleep(LOOK_EVERY_MS);
       return counts.completed === devices;
-    });
+    }, `${devices} devices to complete`);
   }
 
-  /** Until slots B of these devices hold so much of an image, counted together: what two hold counts once. */
+  /** Until these devices hold so much of an image, counted together: what two hold counts once. */
   async untilSiteHas(image: Buffer, lengthBytes: number, ...names: string[]): Promise<void> {
-    await this.bed.until(async () => {
-      const slots = await Promise.all(names.map(name => this.slot(name, 'b')));
-      const isHeld = bytesHeld(slots, image) >= lengthBytes;
-      if (!isHeld) await sleep(LOOK_EVERY_MS);
-      return isHeld;
-    });
+    await this.bed.until(
+      async () => {
+        const slots = await Promise.all(names.map(name => this.#slotsOf(name)));
+        return bytesHeld(slots.flat(), image) >= lengthBytes;
+      },
+      `${lengthBytes} bytes at ${names.join(', ')}`,
+    );
   }
 
   async close(): Promise<void> {
     for (const gateway of this.gateways) gateway.close();
     await this.bed.close();
+  }
+
+  #slotsOf(name: string): Promise<Buffer[]> {
+    return Promise.all(SLOTS.map(slot => readFile(this.bed.path(`${name}-${slot}.img`))));
   }
 }
 

@@ -47,6 +47,8 @@ const hang: Answer = (_, { signal }) =>
     throw unreachable();
   });
 
+const FAR_TOO_LONG_MS = 600_000;
+
 /** All of them say that they hold everything. */
 function storeOf(...peers: Scripted[]) {
   const bans: string[] = [];
@@ -133,7 +135,7 @@ it('leaves one that gives nothing three times in a row, and passes it over befor
   const dead = new Scripted('dead', () => {
     throw unreachable();
   });
-  const store = new HolderStore({ index, maxPeers: 1, now: () => nowMs });
+  const store = new HolderStore({ index, maxPeers: 1, deadlineMs: FAR_TOO_LONG_MS, now: () => nowMs });
   store.addPeer(dead);
   store.hear('dead', ALL);
   for (let round = 1; round <= 3; round += 1) {
@@ -164,7 +166,7 @@ it('follows what real peers hold, as it grows, and gets that from them', async (
   const held = new MemoryStore();
   held.put(...chunks);
   await new ChunkServer({ node: other, store: held, board, mayServe: () => true }).start();
-  const store = new HolderStore({ index, maxPeers: 1 });
+  const store = new HolderStore({ index, maxPeers: 1, deadlineMs: FAR_TOO_LONG_MS });
   const links = new PeerLinks({ node: self, swarm: store, image, count: COUNT });
   links.meet(other.id, other.addresses);
   await until(() => store.told === 1, 'it has told');

@@ -14,15 +14,13 @@ import { PEER_SLOTS, type SwarmPeer } from './swarm-store.ts';
 
 /** Holders asked for one chunk, one after the other. */
 const MAX_ASKED = 2;
-/** What each of them has for it. */
-const DEFAULT_DEADLINE_MS = 4000;
 
 interface HolderStoreOptions {
   readonly index: ChunkIndex;
   /** Peers at one time; each costs a bit a chunk. */
   readonly maxPeers: number;
   /** For one chunk of one peer, from the question to its last byte. */
-  readonly deadlineMs?: number;
+  readonly deadlineMs: number;
   /** It sent wrong bytes; it isn't asked again for as long as this store is in use. */
   readonly onBan?: (peer: string, error: SitecastError) => void;
   /** Milliseconds on a clock that never goes back. */
@@ -135,7 +133,7 @@ export class HolderStore implements ChunkStore {
   }
 
   async #ask(source: Source, at: number, signal: AbortSignal | undefined): Promise<Chunk> {
-    const { index, deadlineMs = DEFAULT_DEADLINE_MS } = this.#options;
+    const { index, deadlineMs } = this.#options;
     const deadline = AbortSignal.timeout(deadlineMs);
     const either = signal ? AbortSignal.any([signal, deadline]) : deadline;
     const beginMs = this.#now();

@@ -1,0 +1,22 @@
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { IMAGE_BYTES, SwarmBed, THREE } from './bed/swarm-bed.ts';
+
+let site: SwarmBed;
+beforeAll(async () => {
+  site = await SwarmBed.openWithThree(() => [], { gateways: 2 });
+});
+afterAll(() => site.close());
+
+it('a gateway that is killed in the middle is missed by nobody who has another, and is found again', async () => {
+  const { version, image } = await site.release();
+  const [first, second] = site.gateways;
+  const id = await site.rollOut(version);
+  await site.untilSiteHas(image, IMAGE_BYTES / 4, ...THREE);
+  await first?.kill();
+  await site.untilCompleted(id, THREE.length);
+  for (const name of THREE) expect(await site.isRight(name, image)).toBe(true);
+  await first?.restart();
+  second?.lan.cut();
+  const next = await site.release();
+  await site.untilCompleted(await site.rollOut(next.version), THREE.length);
+});
