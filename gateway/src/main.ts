@@ -50,18 +50,21 @@ export interface RunningGateway {
   close(): Promise<void>;
 }
 
+interface StartOptions {
+  log: Log;
+  now?: () => number;
+  signal?: AbortSignal;
+  /** How many times longer than usual devices are waited for. */
+  patience?: number;
+}
+
 /**
  * Starts a gateway: everything is put together here, and nowhere else.
  * @throws whatever keeps it from starting: SITECAST_DATA_IN_USE, SITECAST_ROOT_MISSING, EADDRINUSE …
  */
 export async function startGateway(
   settings: GatewaySettings,
-  {
-    log,
-    now = Date.now,
-    signal,
-    patience = 1,
-  }: { log: Log; now?: () => number; signal?: AbortSignal; patience?: number },
+  { log, now = Date.now, signal, patience = 1 }: StartOptions,
 ): Promise<RunningGateway> {
   const { memory, token, originUrl, urls } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
@@ -79,7 +82,7 @@ export async function startGateway(
   try {
     const identity = await Identity.open(settings.data, { warn: message => log.warn({}, message) });
     const metrics = new Metrics();
-    const around = { now, log, signal: stop.signal };
+    const around = { now, log, signal: stop.signal, patience };
     const wanLimits = new WanLimits(settings, around);
     const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, metrics, ...around });
     const { trustStore, ...disk } = await openStores(settings.data);
@@ -96,7 +99,6 @@ export async function startGateway(
       ownUrls: () => ownUrls,
       siblingPort: siblingPort(identity, metrics),
       wanLimits,
-      patience,
       settings,
       identity,
       token,

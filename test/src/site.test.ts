@@ -1,54 +1,80 @@
 import { randomBytes } from 'node:crypto';
 import { cp, readFile, rm, writeFile } from 'node:fs/promises';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { Bed, type Server } from './bed/processes.ts';
 
 let bed: Bed;
 let origin: Server;
 let gateway: Server;
 
-beforeEach(async () => {
+/** What the devices of this test are for, and what the names of its files begin with. */
+let product: string;
+let tests = 0;
+
+// One site for all tests; each has a product and devices of its own.
+beforeAll(async () => {
   bed = await Bed.open();
   origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet('0')]);
   await bed.foundRepository(origin);
-  await publish('1.0.0');
-  await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'gw.token');
-  await operate('token', 'create', '--join', '--kind', 'device', '--uses', '9', '--out', 'device.token');
+  for (const out of ['gw.token', 'other.token'])
+    await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', out);
   gateway = await startGateway('0');
-  await bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+  await untilReady();
 });
-afterEach(() => bed.close());
+beforeEach(async () => {
+  tests += 1;
+  product = `camera-${tests}`;
+  await publish('1.0.0');
+  const uses = ['--uses', '9', '--out', at('token')];
+  await operate('token', 'create', '--join', '--kind', 'device', ...uses);
+});
+afterAll(() => bed.close());
 
+/** A file of this test. */
+const at = (name: string): string => bed.path(`${product}-${name}`);
 const quiet = (port: string) => ['--listen', `127.0.0.1:${port}`, '--log-level', 'error'];
 const operate = (...args: string[]) => bed.json('sitecast', args);
 const startGateway = (port: string) =>
   bed.serve('sitecast-gateway', ['serve', '--data', 'gw', '--token-file', 'gw.token', ...quiet(port)]);
+const untilReady = () => bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
 
 async function publish(version: string): Promise<Buffer> {
   const bytes = randomBytes(300_000);
-  await writeFile(bed.path(version), bytes);
-  const about = ['--product', 'camera', '--version', version, '--hardware', 'rpi4'];
-  await operate('release', 'publish', version, ...about);
+  await writeFile(at(version), bytes);
+  const about = ['--product', product, '--version', version, '--hardware', 'rpi4'];
+  await operate('release', 'publish', at(version), ...about);
   return bytes;
 }
 
 async function rollOut(version: string): Promise<string> {
-  const { id } = await operate('rollout', 'start', 'camera', version, '--all-at-once');
+  const { id } = await operate('rollout', 'start', product, version, '--all-at-once');
+  const newest = await timestampOf(origin);
+  await bed.until(async () => (await timestampOf(gateway)).equals(newest), 'the gateway to hear of it');
   return String(id);
 }
 
-/** Its data and slots are `NAME`, `NAME-a.img` and `NAME-b.img`. */
-const flagsOf = (name: string): string[] =>
-  `--data ${name} --gateway ${gateway.url} --token-file device.token --product camera --hardware rpi4 --slot-a ${name}-a.img --slot-b ${name}-b.img --poll 1s --log-level error`.split(
-    ' ',
-  );
-
-async function makeSlots(name: string): Promise<void> {
-  for (const slot of ['a', 'b']) await writeFile(bed.path(`${name}-${slot}.img`), '');
+async function timestampOf({ url }: Server): Promise<Buffer> {
+  return Buffer.from(await (await fetch(`${url}/metadata/timestamp.json`)).arrayBuffer());
 }
 
-const update = (name: string) => bed.json('sitecast-agent', ['update', ...flagsOf(name)]);
-const slot = (name: string, letter: 'a' | 'b') => readFile(bed.path(`${name}-${letter}.img`));
+/** Its data and slots are `PRODUCT-NAME`, `PRODUCT-NAME-a.img` and `PRODUCT-NAME-b.img`. */
+const flagsOf = (name: string): string[] => [
+  ...`--data ${at(name)} --gateway ${gateway.url} --token-file ${at('token')} --product ${product}`.split(
+    ' ',
+  ),
+  ...`--hardware rpi4 --slot-a ${at(name)}-a.img --slot-b ${at(name)}-b.img --poll 1s --log-level error`.split(
+    ' ',
+  ),
+];
+/** For those that get nothing from each other. */
+const aloneFlagsOf = (name: string): string[] => [...flagsOf(name), '--no-peers'];
+
+async function makeSlots(name: string): Promise<void> {
+  for (const slot of ['a', 'b']) await writeFile(at(`${name}-${slot}.img`), '');
+}
+
+const update = (name: string) => bed.json('sitecast-agent', ['update', ...aloneFlagsOf(name)]);
+const slot = (name: string, letter: 'a' | 'b') => readFile(at(`${name}-${letter}.img`));
 
 async function stateInRollout(id: string): Promise<unknown> {
   const { counts } = await operate('rollout', 'status', id);
@@ -60,14 +86,14 @@ it('a device that was cloned with its key is shown, and put in quarantine', asyn
   await makeSlots('one');
   expect(await update('one')).toMatchObject({ state: 'completed' });
   for (const part of ['', '-a.img', '-b.img'])
-    await cp(bed.path(`one${part}`), bed.path(`two${part}`), { recursive: true });
+    await cp(at(`one${part}`), at(`two${part}`), { recursive: true });
   const image = await publish('2.0.0');
   await rollOut('2.0.0');
   // Each goes on with the same chain, and neither knows of the other.
   await Promise.all([update('one'), update('two')]);
   expect((await slot('one', 'a')).equals(image) && (await slot('two', 'a')).equals(image)).toBe(true);
   await bed.until(async () => {
-    const { devices } = await operate('device', 'list');
+    const { devices } = await operate('device', 'list', '--product', product);
     return Array.isArray(devices) && devices.length === 1 && devices[0].quarantinedAt !== undefined;
   });
   const { stdout } = await bed.run('sitecast', ['device', 'list']);
@@ -77,13 +103,14 @@ it('a device that was cloned with its key is shown, and put in quarantine', asyn
 it('a gateway killed in the midst of a download is asked again once it is back, for no chunk that lies right', async () => {
   const id = await rollOut('1.0.0');
   await makeSlots('one');
-  const agent = bed.start('sitecast-agent', ['run', ...flagsOf('one')]);
+  const before = await chunkBytesSent();
+  const agent = bed.start('sitecast-agent', ['run', ...aloneFlagsOf('one')]);
   const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
-  await bed.until(async () => (await chunkBytesSent()) > 0);
+  await bed.until(async () => (await chunkBytesSent()) > before);
   await gateway.stop('SIGKILL');
   gateway = await startGateway(port);
   await bed.until(async () => JSON.stringify(await stateInRollout(id)) === '{"completed":1}');
-  expect((await slot('one', 'b')).equals(await readFile(bed.path('1.0.0')))).toBe(true);
+  expect((await slot('one', 'b')).equals(await readFile(at('1.0.0')))).toBe(true);
   await agent.stop();
 });
 
@@ -92,12 +119,43 @@ async function chunkBytesSent(): Promise<number> {
   return Number(/^sitecast_lan_sent_bytes_total\{kind="chunks"\} (\d+)/m.exec(text)?.[1] ?? 0);
 }
 
+it('join tokens that were used up and deleted are missed by nobody', async () => {
+  const id = await rollOut('1.0.0');
+  await makeSlots('one');
+  expect(await update('one')).toMatchObject({ state: 'completed' });
+  for (const token of [bed.path('gw.token'), at('token')]) await rm(token);
+  const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
+  await gateway.stop();
+  gateway = await startGateway(port);
+  await untilReady();
+  expect(await update('one')).toMatchObject({ state: 'idle' });
+  expect(await stateInRollout(id)).toEqual({ completed: 1 });
+  await makeSlots('two');
+  const newcomer = await bed.run('sitecast-agent', ['update', ...aloneFlagsOf('two')]);
+  expect(newcomer).toMatchObject({ exitCode: 2 });
+  expect(newcomer.stderr).toContain('SITECAST_JOIN_TOKEN_MISSING');
+});
+
+it('a device waits for its first gateway, too', async () => {
+  await rollOut('1.0.0');
+  await makeSlots('one');
+  const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
+  await gateway.stop();
+  const once = await bed.run('sitecast-agent', ['check', ...aloneFlagsOf('one')]);
+  expect(once).toMatchObject({ exitCode: 4 });
+  const agent = bed.start('sitecast-agent', ['run', ...flagsOf('one'), '--log-level', 'warn']);
+  await bed.until(async () => agent.output.includes('no gateway to begin with yet'));
+  gateway = await startGateway(port);
+  await bed.until(async () => (await slot('one', 'b')).length > 0);
+  expect(await agent.stop()).toBe(0);
+});
+
 it('an origin that is away keeps no device from an update that its gateway has, and hears of it afterwards', async () => {
   const id = await rollOut('1.0.0');
   for (const name of ['one', 'two']) await makeSlots(name);
   // So the gateway has the chunks.
   expect(await update('one')).toMatchObject({ state: 'completed' });
-  await bed.run('sitecast-agent', ['check', ...flagsOf('two')]);
+  await bed.run('sitecast-agent', ['check', ...aloneFlagsOf('two')]);
   const [, port = ''] = /:(\d+)$/.exec(origin.url) ?? [];
   await origin.stop('SIGKILL');
   expect(await update('two')).toMatchObject({ state: 'completed' });
@@ -108,7 +166,7 @@ it('an origin that is away keeps no device from an update that its gateway has, 
 it('a gateway waits for an origin that is away at its first start, then serves; SIGTERM ends the waiting', async () => {
   const [, port = ''] = /:(\d+)$/.exec(origin.url) ?? [];
   await origin.stop();
-  const args = ['serve', '--token-file', 'gw.token', '--listen', '127.0.0.1:0'];
+  const args = ['serve', '--token-file', 'other.token', '--listen', '127.0.0.1:0'];
   const idle = bed.start('sitecast-gateway', [...args, '--data', 'idle']);
   await bed.until(async () => idle.output.includes('waiting for an upstream'));
   expect(await idle.stop()).toBe(0);
@@ -117,35 +175,4 @@ it('a gateway waits for an origin that is away at its first start, then serves; 
   origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
   await bed.until(async () => patient.output.includes('listens on'));
   expect(await patient.stop()).toBe(0);
-});
-
-it('join tokens that were used up and deleted are missed by nobody', async () => {
-  const id = await rollOut('1.0.0');
-  await makeSlots('one');
-  expect(await update('one')).toMatchObject({ state: 'completed' });
-  for (const token of ['gw.token', 'device.token']) await rm(bed.path(token));
-  const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
-  await gateway.stop();
-  gateway = await startGateway(port);
-  await bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
-  expect(await update('one')).toMatchObject({ state: 'idle' });
-  expect(await stateInRollout(id)).toEqual({ completed: 1 });
-  await makeSlots('two');
-  const newcomer = await bed.run('sitecast-agent', ['update', ...flagsOf('two')]);
-  expect(newcomer).toMatchObject({ exitCode: 2 });
-  expect(newcomer.stderr).toContain('SITECAST_JOIN_TOKEN_MISSING');
-});
-
-it('a device waits for its first gateway, too', async () => {
-  await rollOut('1.0.0');
-  await makeSlots('one');
-  const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
-  await gateway.stop();
-  const once = await bed.run('sitecast-agent', ['check', ...flagsOf('one')]);
-  expect(once).toMatchObject({ exitCode: 4 });
-  const agent = bed.start('sitecast-agent', ['run', ...flagsOf('one'), '--log-level', 'warn']);
-  await bed.until(async () => agent.output.includes('no gateway to begin with yet'));
-  gateway = await startGateway(port);
-  await bed.until(async () => (await slot('one', 'b')).length > 0);
-  expect(await agent.stop()).toBe(0);
 });
