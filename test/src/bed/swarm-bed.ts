@@ -25,7 +25,7 @@ export const IMAGE_BYTES = 2 * MIB;
 /** Small, for many of them in a small image. */
 const CHUNK_SIZES = '4:16:64';
 /** Of a gateway's link to its devices, unless a test says otherwise. */
-export const LAN_BYTES_PER_S = MIB;
+const LAN_BYTES_PER_S = MIB;
 export const THREE = ['one', 'two', 'three'] as const;
 
 /** Devices that are slow because the machine is are none that hang. */
