@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { AuditChainCheck, auditEntrySchema } from '@sitecast/shared/audit';
+import type { Envelope } from '@sitecast/shared/identity';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { z } from 'zod';
 import { type Answer, TestMember } from './testing/device.ts';
@@ -89,8 +90,11 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
   const [device, revoked] = await enrolDevices(2);
   if (!device || !revoked) throw new Error('no devices');
   fillDisk(filler);
-  const refused = await device.next();
-  expect(await device.sendReports([refused])).toMatchObject(FULL);
+  // More than the last page of the log has room for.
+  const reason = { code: 'healthFailed', message: 'x'.repeat(1000) };
+  const refused: Envelope[] = [];
+  while (refused.length < 5) refused.push(await device.next({ state: 'failed', reason }));
+  expect(await device.sendReports(refused)).toMatchObject(FULL);
   expect(await makeToken('refused')).toMatchObject({ httpStatus: 507, code: 'SITECAST_NO_SPACE' });
   expect(await revoke(revoked)).toMatchObject({ httpStatus: 507 });
   expect([await statusOf('/healthz'), await statusOf('/readyz')]).toEqual([200, 503]);
@@ -100,7 +104,7 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
 
   rmSync(filler);
   await expect.poll(() => statusOf('/readyz'), { timeout: 30_000 }).toBe(200);
-  expect(await device.sendReports([refused])).toMatchObject({ status: 200 });
+  expect(await device.sendReports(refused)).toMatchObject({ status: 200 });
   for (let count = 0; count < 9; count += 1) expect(await device.report()).toMatchObject({ status: 200 });
   for (const name of ['a', 'b', 'c']) expect(await makeToken(name)).toMatchObject({ httpStatus: 201 });
   expect(await revoke(revoked)).toMatchObject({ httpStatus: 200 });
@@ -111,7 +115,7 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
 
   await start('0');
   expect(await call('GET', `/api/v1/devices/${device.id}`)).toMatchObject({
-    chains: [{ seq: 10 }],
+    chains: [{ seq: 14 }],
     anomalies: [],
   });
   const { tokens } = z

@@ -112,7 +112,7 @@ it('counts a join token once and lets its holder in, wherever enrolment is cut o
     },
   );
   // Before and after the entry in the audit log, and the member with the token's use.
-  expect(died).toBe(4);
+  expect(died).toBe(2);
 });
 
 it('takes reports exactly once and acknowledges none that it doesn’t have, wherever it is cut off', async () => {
@@ -151,7 +151,7 @@ it('starts a rollout all or nothing, wherever it is cut off', async () => {
       expect(known).toHaveLength(published ? 1 : 0);
       ends[published ? 'begun' : 'not'] += 1;
       const remembered = known.map(({ rollout, startedBy }) => `${rollout.state} by ${startedBy}`);
-      expect(remembered).toEqual(published ? ['active by test'] : []);
+      expect(remembered).toEqual(published ? [expect.stringMatching(/^active by test/)] : []);
       const again = await start(origin);
       expect(again.status).toBe(published ? 409 : 201);
       expect(rollouts.list()).toHaveLength(1);
