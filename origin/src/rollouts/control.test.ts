@@ -5,8 +5,10 @@ import { SyncDisk } from '../adapters/sync-disk.ts';
 import type { AuditEvent } from '../audit/audit.ts';
 import type { FleetEvent } from '../events/events.ts';
 import { assignmentOf } from '../fleet/member.ts';
+import type { Write } from '../fleet/store.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
+import { MemoryFleet } from '../testing/memory-fleet.ts';
 
 const HOUR_MS = 3_600_000;
 
@@ -24,23 +26,26 @@ beforeEach(async () => {
   events = [];
   tags = 0;
   unrecordable = undefined;
-  bed = await FleetBed.open(path => ({
+  const store = new MemoryFleet();
+  const disks = (path: string) => ({
     files: new DiskFiles(path),
     syncFiles: new SyncDisk(path),
-    after: (delayMs, act) => {
+    after: (delayMs: number, act: () => void) => {
       const timer = { atMs: bed ? bed.clock.nowMs + delayMs : 0, act };
       timers.push(timer);
       return () => timers.splice(timers.indexOf(timer), 1);
     },
     audit: {
-      record: async event => {
+      record: async (event: AuditEvent, besides: readonly Write[] = []) => {
         if (event.subject === unrecordable) throw new Error('disk full');
+        await store.commit(besides);
         if (!event.action.startsWith('rollout.')) return;
         audited.push({ ...event, rolloutsVersion: bed.origin.repository.versions()?.rollouts ?? 0 });
       },
     },
-    events: { emit: event => void (event.type.startsWith('rollout.') && events.push(event)) },
-  }));
+    events: { emit: (event: FleetEvent) => void (event.type.startsWith('rollout.') && events.push(event)) },
+  });
+  bed = await FleetBed.open(disks, store);
 });
 afterEach(() => bed.close());
 

@@ -2,19 +2,24 @@ import { parseRollouts, type Rollout } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
-import type { AuditEvent } from '../audit/audit.ts';
+import type { Audit, AuditEvent } from '../audit/audit.ts';
 import { FleetBed } from '../testing/fleet.ts';
+import { MemoryFleet } from '../testing/memory-fleet.ts';
 
 let bed: FleetBed;
 let audited: AuditEvent[];
 
 beforeEach(async () => {
   audited = [];
-  bed = await FleetBed.open(path => ({
-    files: new DiskFiles(path),
-    syncFiles: new SyncDisk(path),
-    audit: { record: async event => void audited.push(event) },
-  }));
+  const store = new MemoryFleet();
+  const audit: Audit = {
+    record: async (event, besides = []) => {
+      await store.commit(besides);
+      audited.push(event);
+    },
+  };
+  const disks = (path: string) => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path), audit });
+  bed = await FleetBed.open(disks, store);
   for (let releases = 1; releases < 3; releases += 1) await bed.publishNext();
 });
 afterEach(() => bed.close());
@@ -67,7 +72,9 @@ describe('an operator', () => {
     expect(await status(id)).toMatchObject({ state: 'rollingBack', rollbackTo: back });
     // One that could not go there is told another one.
     const reason = { code: 'SITECAST_HARDWARE_MISMATCH', message: 'not for this board' };
-    await device.report({ state: 'blocked', rollout, release: back, reason });
+    expect(await device.report({ state: 'blocked', rollout, release: back, reason })).toMatchObject({
+      status: 200,
+    });
     expect(await status(id)).toMatchObject({ figures: { blocked: 1 } });
     expect(await bed.call('GET', path(id, '/preview?act=rollback&to=2.0.0'))).toMatchObject({ touches: 1 });
     expect(await act(id, 'rollback', { to: '2.0.0' })).toMatchObject({ rollbackTo: { counter: 2 } });

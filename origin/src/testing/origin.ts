@@ -114,7 +114,10 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     now,
     log,
   });
-  const { token: adminToken } = await tokens.create({ name: `test ${tokens.size + 1}`, role: 'admin' });
+  const { token: adminToken } = await tokens.create({
+    name: tokens.size === 0 ? 'test' : `test ${tokens.size + 1}`,
+    role: 'admin',
+  });
   return { ...parts, ...services, app, adminToken, events };
 }
 
