@@ -12,6 +12,9 @@ it.each([
   ['EDQUOT', -constants.errno.EDQUOT],
   ['ESTALE', -constants.errno.ESTALE],
   ['ENOMEDIUM', -123],
+  // EBADMSG and EUCLEAN: what ext4 and XFS say of a damaged block.
+  ['EIO', -constants.errno.EBADMSG],
+  ['EIO', -117],
 ])('knows %s, which Node has no name for', (code, errno) => {
   const error = unknownSystemError(errno);
   expect(systemCodeOf(error)).toBe(code);

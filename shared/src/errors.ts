@@ -52,6 +52,9 @@ const UNNAMED: ReadonlyMap<unknown, string> = new Map([
   [-constants.errno.EDQUOT, 'EDQUOT'],
   [-constants.errno.ESTALE, 'ESTALE'],
   [-123, 'ENOMEDIUM'],
+  // How ext4 and XFS say that a block of theirs is damaged: EBADMSG, EUCLEAN.
+  [-constants.errno.EBADMSG, 'EIO'],
+  [-117, 'EIO'],
 ]);
 
 /** Such as `ENOENT`; empty for an error that has no code. */

@@ -181,6 +181,24 @@ describe.skipIf(hasNoLoopDevices)('block devices', () => {
     await (await new FileSlot(first, { other: second }).openForWriting()).close();
   });
 
+  it('are refused where both lie in one file and share bytes of it; two parts of a file are two', async () => {
+    const whole = devices.create(a, 8 * MIB);
+    const half = String(4 * MIB);
+    const [again, end] = [devices.attach(a), devices.attach(a, '--offset', half)];
+    const [first] = devices.partition(whole, 8 * MIB);
+    for (const [one, other] of [
+      [whole, again],
+      [whole, end],
+      [first, again],
+    ] as const) {
+      await expect(check(one, other)).rejects.toEqual(refused(one));
+      await expect(new FileSlot(one, { other }).openForWriting()).rejects.toMatchObject({
+        code: 'SITECAST_SLOT_OVERLAP',
+      });
+    }
+    await check(devices.attach(a, '--sizelimit', half), end);
+  });
+
   it('hold neither the other slot nor the data: both lie in what is mounted there', async () => {
     const device = devices.create(a, MIB);
     devices.format(device);

@@ -161,7 +161,7 @@ async function storageAt(path: string): Promise<Storage> {
   const found = await findSlot(path);
   if (found) return storageOf(found, path);
   const layers = await layersOfDirectory(await nearest(dirname(path)));
-  return { id: `nothing at ${path}`, layers, extent: undefined };
+  return { id: `nothing at ${path}`, layers, extents: [] };
 }
 
 /** A path without links, as far as it leads somewhere. */

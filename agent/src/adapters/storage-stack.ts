@@ -13,26 +13,30 @@ export interface Storage {
   id: string;
   /** Its own id, and all that it lies on: a partition's disk, a loop device's file, that file's file system's device. */
   layers: ReadonlySet<string>;
-  /** Of a partition: where it lies on its disk, in sectors; the end is the first beyond it. */
-  extent: Extent | undefined;
+  /** Where a partition lies on its disk, a loop device in its file, and so on downwards. */
+  extents: readonly Extent[];
 }
 
+/** A range of what is below, in bytes; the end is the first beyond it. */
 interface Extent {
-  disk: string;
-  startSector: number;
-  endSector: number;
+  /** Id of what is below. */
+  on: string;
+  start: number;
+  end: number;
 }
+
+const SECTOR_BYTES = 512;
 
 /** @param found of a regular file or a block device @param path where it was found */
 export async function storageOf(found: BigIntStats, path: string): Promise<Storage> {
   const layers = new Set<string>();
   if (!found.isBlockDevice()) {
     await addFile(layers, found, path);
-    return { id: fileId(found), layers, extent: undefined };
+    return { id: fileId(found), layers, extents: [] };
   }
   const device = deviceNumber(found.rdev);
   await addDevice(layers, device);
-  return { id: deviceId(device), layers, extent: await extentOf(device) };
+  return { id: deviceId(device), layers, extents: await extentsOf(device) };
 }
 
 /** What the file system of a directory lies on. */
@@ -45,14 +49,7 @@ export async function layersOfDirectory(path: string): Promise<ReadonlySet<strin
 /** True if a byte written to one may change the other. */
 export function isOverlapping(one: Storage, other: Storage): boolean {
   if (one.layers.has(other.id) || other.layers.has(one.id)) return true;
-  const [a, b] = [one.extent, other.extent];
-  return (
-    a !== undefined &&
-    b !== undefined &&
-    a.disk === b.disk &&
-    a.startSector < b.endSector &&
-    b.startSector < a.endSector
-  );
+  return one.extents.some(a => other.extents.some(b => a.on === b.on && a.start < b.end && b.start < a.end));
 }
 
 /** Loop devices whose bytes lie in this storage, as paths of their device nodes. */
@@ -111,12 +108,38 @@ async function addFileSystem(layers: Set<string>, found: BigIntStats, path: stri
   if (source?.startsWith('/') === true) await addPath(layers, source);
 }
 
-async function extentOf(device: string): Promise<Extent | undefined> {
+async function extentsOf(device: string): Promise<Extent[]> {
   const disk = await diskOf(device);
-  const start = await textOf(join(SYSFS, device, 'start'));
-  const size = await textOf(join(SYSFS, device, 'size'));
-  if (disk === undefined || start === undefined || size === undefined) return undefined;
-  return { disk, startSector: Number(start), endSector: Number(start) + Number(size) };
+  if (disk === undefined) return loopExtentsOf(join(SYSFS, device, 'loop'));
+  const start = Number(await textOf(join(SYSFS, device, 'start'))) * SECTOR_BYTES;
+  const end = start + Number(await textOf(join(SYSFS, device, 'size'))) * SECTOR_BYTES;
+  if (Number.isNaN(end)) return [];
+  const below = await extentsOf(disk);
+  return [
+    { on: deviceId(disk), start, end },
+    ...below.map(extent => ({
+      on: extent.on,
+      start: extent.start + start,
+      end: Math.min(extent.end, extent.start + end),
+    })),
+  ];
+}
+
+/** @param directory of sysfs; it isn't there for what is no loop device */
+async function loopExtentsOf(directory: string): Promise<Extent[]> {
+  const backing = await textOf(join(directory, 'backing_file'));
+  if (backing === undefined) return [];
+  const start = Number(await textOf(join(directory, 'offset')));
+  const limit = Number(await textOf(join(directory, 'sizelimit')));
+  const end = limit > 0 ? start + limit : Number.POSITIVE_INFINITY;
+  try {
+    const found = await stat(backing, { bigint: true });
+    const on = found.isBlockDevice() ? deviceId(deviceNumber(found.rdev)) : fileId(found);
+    return [{ on, start, end }];
+  } catch {
+    // Deleted, or out of this process's sight: nothing can be said of it.
+    return [];
+  }
 }
 
 /** The disk of a partition; undefined for whatever is none. */

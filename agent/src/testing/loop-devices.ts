@@ -41,8 +41,8 @@ export class LoopDevices {
   readonly #undo: (() => void)[] = [];
 
   /** @param backing a file (or device) that is there already @returns the device's path */
-  attach(backing: string): string {
-    const device = system('losetup', '--find', '--show', backing);
+  attach(backing: string, ...part: string[]): string {
+    const device = system('losetup', '--find', '--show', ...part, backing);
     this.#undo.push(() => system('losetup', '--detach', device));
     return device;
   }

@@ -252,7 +252,7 @@ export class ChunkStaging {
     } catch (error) {
       // Nothing that this origin wrote is so large, or unreadable: as good as wrong bytes, which are `#plainBytesOf`'s matter.
       if (error instanceof SitecastError && error.code === 'SITECAST_FILE_TOO_LARGE') return Buffer.alloc(0);
-      if (isSystemError(error, 'EIO', 'EISDIR', 'EUCLEAN')) return Buffer.alloc(0);
+      if (isSystemError(error, 'EIO', 'EISDIR')) return Buffer.alloc(0);
       throw error;
     }
   }

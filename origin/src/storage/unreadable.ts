@@ -5,7 +5,7 @@ import type { Files } from './files.ts';
 export function isUnreadable(error: unknown): boolean {
   if (error instanceof SitecastError)
     return error.code === 'SITECAST_FILE_TOO_LARGE' || error.code === 'SITECAST_NOT_A_FILE';
-  return isSystemError(error, 'EIO', 'EISDIR', 'EUCLEAN');
+  return isSystemError(error, 'EIO', 'EISDIR');
 }
 
 /** As `Files.read`; what can't be read back counts as lost. */
