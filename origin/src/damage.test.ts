@@ -182,3 +182,21 @@ it.each<[string, string, () => void]>([
   await expectGoesOn();
   await running.close();
 });
+
+it('does not start as if nothing had been lost after a recovery that did not end, and the next one still tells it', async () => {
+  truncateSync(fileOf(/\.log$/), statSync(fileOf(/\.log$/)).size >> 1);
+  const log = testLog();
+  const asked = { dataDirectory: data, acceptedDay: undefined, damagedOnly: false };
+  // Nobody listens there.
+  await expect(recoverFrom({ ...asked, from: ['http://127.0.0.1:1'] })).rejects.toMatchObject({
+    code: 'SITECAST_MIRRORS_UNREAD',
+  });
+  await expect(startOrigin(settings(), { log })).rejects.toMatchObject({
+    code: 'SITECAST_RECOVERY_UNFINISHED',
+    message: expect.stringContaining('are missing'),
+  });
+  const recovered = await recoverFrom({ ...asked, from: [] });
+  if (!('database' in recovered)) throw new Error('that brought back files alone');
+  expect(recovered.database.lost).toContain('are missing');
+  await (await startOrigin(settings(), { log })).close();
+});

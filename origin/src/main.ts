@@ -38,6 +38,7 @@ import { StagedFiles } from './staging/staged-files.ts';
 import { prepareDataDirectory } from './storage/layout.ts';
 import { Tokens } from './tokens/tokens.ts';
 import { Registry } from './fleet/registry.ts';
+import { UnfinishedRecovery } from './recovery/unfinished.ts';
 import { removeUnreadable } from './recovery/unreadable.ts';
 import { type After, Upkeep } from './upkeep.ts';
 
@@ -80,6 +81,7 @@ export async function startOrigin(
 ): Promise<RunningOrigin> {
   const directory = resolve(settings.dataDirectory);
   const tls = await readTls(settings);
+  await new UnfinishedRecovery(directory).refuse();
   let known: Known = () => ({});
   const state = await openDatabase(directory, () => known(), log);
   // When the origin is closed as well as when a later step of its start fails.
@@ -213,7 +215,15 @@ export async function recoverFrom({
     pino.destination(2),
   );
   let known: Known = () => ({});
-  const mended = await mendDatabase(directory, () => known());
+  const unfinished = new UnfinishedRecovery(directory);
+  const earlier = await unfinished.begin();
+  const mended = await mendDatabase(directory, () => known()).catch(async (error: unknown) => {
+    // An origin runs on it: nothing was touched.
+    const isInUse = error instanceof SitecastError && error.code === 'SITECAST_DATA_IN_USE';
+    if (isInUse && !earlier.begun) await unfinished.end();
+    throw error;
+  });
+  if (mended.lost !== undefined) await unfinished.note(mended.lost);
   const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
   endings.add('the database', () => mended.store.close());
   try {
@@ -234,15 +244,17 @@ export async function recoverFrom({
     const metadata = await restoreMetadata(files, mirrors);
     const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
     known = () => ({ 'entries of the audit log': audit.head.seq });
-    const { lost, damagedFiles, undecodable, putAside } = mended;
+    const { damagedFiles, undecodable, putAside } = mended;
     const database = {
-      lost,
+      lost: mended.lost ?? earlier.lost,
       damagedFiles,
       unreadable: { ...unreadable, ...(undecodable > 0 && { undecodable }) },
       putAside,
     };
+    const isWhole = !earlier.begun && !isMended(database);
+    if (isWhole) await unfinished.end();
     // What the database has lost is more than files can bring back: then all of the recovery is due.
-    if (damagedOnly && !isMended(database)) {
+    if (damagedOnly && isWhole) {
       await recordRestore(audit, { from, metadata });
       const restored = await restoreContent({ repository, files, chunks, log }, mirrors);
       await endings.endAll();
@@ -250,6 +262,7 @@ export async function recoverFrom({
     }
     const parts = { repository, files, staged, chunks, audit, registry, database, now: Date.now, log };
     const recovered = await recover(parts, mirrors);
+    await unfinished.end();
     // The first admin's may be among what was lost.
     const adminTokenPath = await keepFirstAdmin(tokens, directory);
     await endings.endAll();
