@@ -39,6 +39,7 @@ import { prepareDataDirectory } from './storage/layout.ts';
 import { Tokens } from './tokens/tokens.ts';
 import { Registry } from './fleet/registry.ts';
 import { UnfinishedRecovery } from './recovery/unfinished.ts';
+import type { MendedState } from './recovery/record.ts';
 import { removeUnreadable } from './recovery/unreadable.ts';
 import { type After, Upkeep } from './upkeep.ts';
 
@@ -215,15 +216,7 @@ export async function recoverFrom({
     pino.destination(2),
   );
   let known: Known = () => ({});
-  const unfinished = new UnfinishedRecovery(directory);
-  const earlier = await unfinished.begin();
-  const mended = await mendDatabase(directory, () => known()).catch(async (error: unknown) => {
-    // An origin runs on it: nothing was touched.
-    const isInUse = error instanceof SitecastError && error.code === 'SITECAST_DATA_IN_USE';
-    if (isInUse && !earlier.begun) await unfinished.end();
-    throw error;
-  });
-  if (mended.lost !== undefined) await unfinished.note(mended.lost);
+  const { unfinished, earlier, mended } = await beginRecovery(directory, () => known());
   const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
   endings.add('the database', () => mended.store.close());
   try {
@@ -244,13 +237,7 @@ export async function recoverFrom({
     const metadata = await restoreMetadata(files, mirrors);
     const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
     known = () => ({ 'entries of the audit log': audit.head.seq });
-    const { damagedFiles, undecodable, putAside } = mended;
-    const database = {
-      lost: mended.lost ?? earlier.lost,
-      damagedFiles,
-      unreadable: { ...unreadable, ...(undecodable > 0 && { undecodable }) },
-      putAside,
-    };
+    const database = foundIn(mended, { earlier: earlier.lost, unreadable });
     const isWhole = !earlier.begun && !isMended(database);
     if (isWhole) await unfinished.end();
     // What the database has lost is more than files can bring back: then all of the recovery is due.
@@ -272,6 +259,32 @@ export async function recoverFrom({
     await endings.endAll().catch(() => undefined);
     throw error;
   }
+}
+
+async function beginRecovery(directory: string, known: Known) {
+  const unfinished = new UnfinishedRecovery(directory);
+  const earlier = await unfinished.begin();
+  const mended = await mendDatabase(directory, known).catch(async (error: unknown) => {
+    // An origin runs on it: nothing was touched.
+    const isInUse = error instanceof SitecastError && error.code === 'SITECAST_DATA_IN_USE';
+    if (isInUse && !earlier.begun) await unfinished.end();
+    throw error;
+  });
+  if (mended.lost !== undefined) await unfinished.note(mended.lost);
+  return { unfinished, earlier, mended };
+}
+
+/** What the database has lost, by what was found now or by an earlier recovery that did not end. */
+function foundIn(
+  { lost, damagedFiles, undecodable, putAside }: Awaited<ReturnType<typeof mendDatabase>>,
+  { earlier, unreadable }: { earlier: string | undefined; unreadable: Record<string, number> },
+): MendedState {
+  return {
+    lost: lost ?? earlier,
+    damagedFiles,
+    unreadable: { ...unreadable, ...(undecodable > 0 && { undecodable }) },
+    putAside,
+  };
 }
 
 function noData(directory: string): SitecastError {

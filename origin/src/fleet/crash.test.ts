@@ -150,8 +150,10 @@ it('starts a rollout all or nothing, wherever it is cut off', async () => {
       const published = origin.repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
       expect(known).toHaveLength(published ? 1 : 0);
       ends[published ? 'begun' : 'not'] += 1;
-      const remembered = known.map(({ rollout, startedBy }) => `${rollout.state} by ${startedBy}`);
-      expect(remembered).toEqual(published ? [expect.stringMatching(/^active by test/)] : []);
+      const remembered = known.map(
+        ({ rollout, startedBy }) => `${rollout.state} by ${startedBy.replace(/ \d+$/, '')}`,
+      );
+      expect(remembered).toEqual(published ? ['active by test'] : []);
       const again = await start(origin);
       expect(again.status).toBe(published ? 409 : 201);
       expect(rollouts.list()).toHaveLength(1);
