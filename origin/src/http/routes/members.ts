@@ -1,6 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { DEVICE_STATES, givenTagsSchema, idSchema, readReport, siteSchema } from '@sitecast/shared/fleet';
+import { DEVICE_STATES, givenTagsSchema, idSchema, memberNameSchema, readReport, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
 import type { PendingMember } from '../../fleet/pending.ts';
@@ -42,6 +42,7 @@ const summarySchema = z
   .object({
     id: z.string(),
     kind: z.enum(['device', 'gateway']),
+    name: z.string().optional(),
     product: z.string().optional(),
     hardware: z.string().optional(),
     site: z.string().optional(),
@@ -55,6 +56,14 @@ const summarySchema = z
     lastSeenAt: z.string().optional(),
     last: lastReportSchema.optional(),
     via: z.string().optional(),
+    wish: z
+      .string()
+      .optional()
+      .openapi({ description: "Of one that waits: what it wants to be called. Its own word, or its token's." }),
+    wishBearer: z
+      .object({ id: z.string(), kind: z.enum(['device', 'gateway']), lastHeardAt: z.string() })
+      .optional()
+      .openapi({ description: 'Who bears that name now.' }),
   })
   .openapi('Member');
 
@@ -97,11 +106,21 @@ const querySchema = z.object({
 });
 
 const idParam = z.object({ id: idSchema });
-const acceptSchema = z.strictObject({ site: siteSchema.optional() }).openapi('Accept');
+const acceptSchema = z
+  .strictObject({
+    site: siteSchema.optional(),
+    name: memberNameSchema.optional().openapi({ description: 'Without it none, whatever is wished.' }),
+    replace: idSchema.optional().openapi({
+      description: 'Who bears the name: it is revoked, and its site and tags go over with the name.',
+    }),
+  })
+  .refine(({ name, replace }) => replace === undefined || name !== undefined, 'replace needs the name')
+  .openapi('Accept');
 const changeSchema = z
   .strictObject({
     tags: givenTagsSchema.optional(),
     site: siteSchema.optional(),
+    name: memberNameSchema.nullable().optional(),
     quarantined: z.literal(false).optional(),
   })
   .openapi('MemberChange');
@@ -148,7 +167,7 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
       const pending = waiting.length;
       if (state === 'pending') {
         const members = waiting.filter(member => fitsPending(member, { ...query, tag }, now()));
-        return c.json({ members: members.map(pendingSummary), pending }, 200);
+        return c.json({ members: members.map(one => pendingSummary(one, fleet.registry)), pending }, 200);
       }
       const tags = tagsOf(tag);
       const page = listMembers(fleet.registry, {
@@ -207,7 +226,7 @@ const answersOf = (kind: MemberKind) =>
     404: { description: 'There is no such one.' },
   });
 
-function acceptRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: MemberKind): void {
+function acceptRoute(app: OriginApp, { tokens, fleet, rollouts, bodies }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -227,9 +246,10 @@ function acceptRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: M
     }),
     async c => {
       const { id } = c.req.valid('param');
-      const { site } = c.req.valid('json');
+      const { site, name, replace: replaces } = c.req.valid('json');
       const unknown = unknownNames({ site: listOf(site) }, fleet.registry);
-      const member = await fleet.enrolments.accept(kind, id, site, c.get('token').name);
+      const member = await fleet.enrolments.accept(kind, id, { site, name, replaces }, c.get('token').name);
+      if (replaces !== undefined) await publishRevocations(kind, rollouts);
       return c.json({ ...summaryOf(member, fleet.registry), ...(unknown.length > 0 && { unknown }) }, 200);
     },
   );
@@ -240,7 +260,7 @@ function changeRoute(app: OriginApp, { tokens, fleet, audit, bodies }: AppDeps, 
     createRoute({
       method: 'patch',
       path: `/api/v1/${kind}s/{id}`,
-      summary: `Changes a ${kind}'s tags (all of them) or site, or lifts its quarantine.`,
+      summary: `Changes a ${kind}'s name, tags (all of them) or site, or lifts its quarantine.`,
       security: bearer('operator'),
       middleware: [
         requireRole(tokens, 'operator'),
@@ -281,12 +301,16 @@ function revokeRoute(app: OriginApp, { tokens, fleet, rollouts }: AppDeps, kind:
     }),
     async c => {
       const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id, c.get('token').name);
-      await rollouts.publishRevocations().catch((error: unknown) => {
-        throw error instanceof SitecastError ? notToldYet(kind, error) : error;
-      });
+      await publishRevocations(kind, rollouts);
       return c.json(summaryOf(member, fleet.registry), 200);
     },
   );
+}
+
+async function publishRevocations(kind: MemberKind, rollouts: AppDeps['rollouts']): Promise<void> {
+  await rollouts.publishRevocations().catch((error: unknown) => {
+    throw error instanceof SitecastError ? notToldYet(kind, error) : error;
+  });
 }
 
 const listOf = (name: string | undefined): string[] => (name === undefined ? [] : [name]);
