@@ -44,7 +44,9 @@ export async function findPending(
   );
   if (id !== undefined) return { id, waiting: members.find(member => member.id === id) };
   const wishing = members.filter(({ wish }) => wish !== undefined && nameKey(wish) === nameKey(text));
-  const told = wishing.slice(0, MAX_TOLD).map(member => `${text} is what ${describe(member)} wants to be called`);
+  const told = wishing
+    .slice(0, MAX_TOLD)
+    .map(member => `${text} is what ${describe(member)} wants to be called`);
   return missing(kind, text, 'waits', `${kind} list --pending`, told);
 }
 
@@ -58,7 +60,10 @@ function only(found: readonly Member[], kind: Kind, text: string): string | unde
     'badInput',
     'SITECAST_ID_AMBIGUOUS',
     [`${text} could be any of ${found.length} ${kind}s:`, ...told, ...others].join('\n'),
-    { hint: 'Give the whole id, or more of it.', data: { ids: found.slice(0, MAX_TOLD).map(({ id }) => id) } },
+    {
+      hint: 'Give the whole id, or more of it.',
+      data: { ids: found.slice(0, MAX_TOLD).map(({ id }) => id) },
+    },
   );
 }
 
@@ -72,6 +77,8 @@ function missing(kind: Kind, text: string, what: string, list: string, told: rea
     'notFound',
     kind === 'device' ? 'SITECAST_DEVICE_UNKNOWN' : 'SITECAST_GATEWAY_UNKNOWN',
     message.join('\n'),
-    { hint: `\`sitecast ${list}\` shows them${told.length > 0 ? '; one that waits is named by its id' : ''}.` },
+    {
+      hint: `\`sitecast ${list}\` shows them${told.length > 0 ? '; one that waits is named by its id' : ''}.`,
+    },
   );
 }

@@ -7,6 +7,9 @@ const PAGE = 1000;
 const releaseSchema = z.object({ counter: z.number(), version: z.string() });
 const reasonSchema = z.object({ code: z.string(), message: z.string() });
 
+/** Names by id; not told by an origin of before. */
+export const namesSchema = z.record(z.string(), z.string()).default({});
+
 const lastSchema = z.object({
   state: z.string(),
   at: z.string(),
@@ -49,6 +52,8 @@ export const memberDetailSchema = memberSchema.extend({
   ),
   anomalies: z.array(z.object({ kind: z.string(), at: z.string(), epoch: z.string(), seq: z.number() })),
   inventory: z.record(z.string(), z.unknown()).optional(),
+  /** Of the gateways that reports came through. */
+  names: namesSchema,
   reports: z.array(
     z.object({
       receivedAt: z.string(),
@@ -139,9 +144,6 @@ export const rolloutSchema = z.object({
   ),
 });
 export type Rollout = z.infer<typeof rolloutSchema>;
-
-/** Names by id; not told by an origin of before. */
-export const namesSchema = z.record(z.string(), z.string()).default({});
 
 const failureGroupSchema = z.object({
   code: z.string(),

@@ -11,6 +11,12 @@ export function tellOutcomes(
     const { attempt, state, reason } = after;
     if (before?.attempt === attempt && before.state === state) continue;
     const data = { attempt, state, ...(reason && { reason }) };
-    events.emit({ type: 'device.outcome', rollout: rolloutId, device: deviceId, name: nameOf(deviceId), data });
+    events.emit({
+      type: 'device.outcome',
+      rollout: rolloutId,
+      device: deviceId,
+      name: nameOf(deviceId),
+      data,
+    });
   }
 }

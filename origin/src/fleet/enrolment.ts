@@ -126,7 +126,8 @@ export class Enrolments {
   #judge(newcomers: readonly Newcomer[]) {
     const admitted = new Map<string, Admitted>();
     const names = new Set<string>();
-    const isTaken = (name: string) => names.has(nameKey(name)) || this.#deps.registry.named(name) !== undefined;
+    const isTaken = (name: string) =>
+      names.has(nameKey(name)) || this.#deps.registry.named(name) !== undefined;
     const waiting: { newcomer: Newcomer; member: Member | undefined }[] = [];
     for (const newcomer of newcomers) {
       const { enrolment, relay, reject } = newcomer;
@@ -252,7 +253,12 @@ export class Enrolments {
   }
 
   /** @throws SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN, SITECAST_DEVICE_REVOKED, SITECAST_NAME_TAKEN */
-  change(kind: MemberKind, id: string, { tags, site, name }: MemberChange, operator: string): Promise<Member> {
+  change(
+    kind: MemberKind,
+    id: string,
+    { tags, site, name }: MemberChange,
+    operator: string,
+  ): Promise<Member> {
     return this.#serial.run(async () => {
       const { registry, now } = this.#deps;
       const member = registry.require(kind, id);

@@ -53,9 +53,11 @@ describe('a name', () => {
     const device = bed.member();
     const token = await bed.joinToken({ site: 'north', name: 'lab-7' });
     expect(assignmentIn(await device.enrol(token, { name: 'cam-lab' }), bed.signers).name).toBe('lab-7');
-    expect(await bed.call('POST', '/api/v1/join-tokens', { ...NEW_TOKEN, name: 'x', uses: 2 })).toMatchObject({
-      httpStatus: 400,
-    });
+    expect(await bed.call('POST', '/api/v1/join-tokens', { ...NEW_TOKEN, name: 'x', uses: 2 })).toMatchObject(
+      {
+        httpStatus: 400,
+      },
+    );
   });
 
   it.each([

@@ -7,10 +7,15 @@ export function withName({ name: _before, ...member }: Member, name: string | un
 }
 
 export function nameTaken(name: string, { kind, id }: Member): SitecastError {
-  return new SitecastError('conflict', 'SITECAST_NAME_TAKEN', `${name} is already the name of ${kind} ${id}`, {
-    hint: `Give another name. A ${kind} that was set up anew replaces the old one: accept it with --replace.`,
-    data: { name, bearer: id },
-  });
+  return new SitecastError(
+    'conflict',
+    'SITECAST_NAME_TAKEN',
+    `${name} is already the name of ${kind} ${id}`,
+    {
+      hint: `Give another name. A ${kind} that was set up anew replaces the old one: accept it with --replace.`,
+      data: { name, bearer: id },
+    },
+  );
 }
 
 /** Who is to be replaced isn't what an operator took it for: a decision about one is none about another. */

@@ -1,6 +1,13 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { DEVICE_STATES, givenTagsSchema, idSchema, memberNameSchema, readReport, siteSchema } from '@sitecast/shared/fleet';
+import {
+  DEVICE_STATES,
+  givenTagsSchema,
+  idSchema,
+  memberNameSchema,
+  readReport,
+  siteSchema,
+} from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
 import type { PendingMember } from '../../fleet/pending.ts';
@@ -56,10 +63,9 @@ const summarySchema = z
     lastSeenAt: z.string().optional(),
     last: lastReportSchema.optional(),
     via: z.string().optional(),
-    wish: z
-      .string()
-      .optional()
-      .openapi({ description: "Of one that waits: what it wants to be called. Its own word, or its token's." }),
+    wish: z.string().optional().openapi({
+      description: "Of one that waits: what it wants to be called. Its own word, or its token's.",
+    }),
     wishBearer: z
       .object({ id: z.string(), kind: z.enum(['device', 'gateway']), lastHeardAt: z.string() })
       .optional()
@@ -81,6 +87,9 @@ const detailSchema = summarySchema
       z.object({ kind: z.enum(ANOMALY_KINDS), at: z.string(), epoch: z.string(), seq: z.int() }),
     ),
     inventory: z.record(z.string(), z.unknown()).optional(),
+    names: z
+      .record(z.string(), z.string())
+      .openapi({ description: 'Names of the gateways that reports came through, by id.' }),
     reports: z.array(
       z.object({
         receivedAt: z.string(),
@@ -205,12 +214,15 @@ function detailRoute(app: OriginApp, { tokens, fleet }: AppDeps, kind: MemberKin
       const member = fleet.registry.require(kind, id);
       const status = fleet.registry.status(id);
       const inventory = await fleet.registry.store.get('inventory', id);
+      const reports = await newestReports(fleet, id, status);
+      const gateways = [...reports, ...(status ? [status.last] : [])].map(({ via }) => via ?? '');
       return c.json(
         {
           ...summaryOf(member, fleet.registry),
           ...chainsOf(status),
           ...(isRecord(inventory) && { inventory }),
-          reports: await newestReports(fleet, id, status),
+          names: fleet.registry.namesOf(gateways),
+          reports,
         },
         200,
       );
