@@ -27,6 +27,9 @@ export interface RunSettings {
   rootFile: string | undefined;
   product: string;
   hardware: string;
+  /** What it wants to be called; `{}` in it stands for what the file holds. */
+  name: string | undefined;
+  nameFile: string | undefined;
   slots: Record<SlotName, string>;
   slotBytes: number | undefined;
   boot:
@@ -67,6 +70,14 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it")
     .option('--product <name>', 'what this device is')
     .option('--hardware <name>', 'the board it runs on')
+    .option(
+      '--name <name>',
+      'what it wants to be called, such as cam-0042; {} stands for what --name-file holds, as in cam-{}',
+    )
+    .option(
+      '--name-file <file>',
+      'holds that, or a part of it, such as /sys/firmware/devicetree/base/serial-number',
+    )
     .option('--slot-a <path>', 'slot A: a block device (by partuuid or partlabel, not by label) or a file')
     .option('--slot-b <path>', 'slot B; whichever of them does not run must not be mounted')
     .option('--slot-bytes <size>', 'what a file slot holds at most, such as 512MiB', parseBytes)
@@ -145,6 +156,8 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     rootFile: values.text('root'),
     product: checkName('product', values.needed('product')),
     hardware: checkName('hardware', values.needed('hardware')),
+    name: values.text('name') || undefined,
+    nameFile: values.text('nameFile') || undefined,
     slots: { A: values.needed('slotA'), B: values.needed('slotB') },
     slotBytes: values.number('slotBytes'),
     boot: bootSettings(values),
