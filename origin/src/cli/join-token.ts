@@ -39,33 +39,9 @@ export interface JoinTokenOptions {
 
 /** `token create --join` */
 export async function createJoinToken(origin: OriginClient, options: JoinTokenOptions): Promise<void> {
-  const { kind, name, site, product, hardware, uses = 1, expires = DEFAULT_LIFETIME_MS, out, json } = options;
-  if (kind === undefined) {
-    throw new SitecastError(
-      'badInput',
-      'SITECAST_OPTION_MISSING',
-      '--join needs --kind device or --kind gateway',
-    );
-  }
-  if (name !== undefined && uses > 1) {
-    throw new SitecastError(
-      'badInput',
-      'SITECAST_OPTION_CONFLICT',
-      `--name is one ${kind}'s: it doesn't go with --uses ${uses}`,
-      { hint: 'Devices that start with `sitecast-agent run --name` each bring a name of their own.' },
-    );
-  }
-  const address = options.originUrl ?? origin.url.href.replace(/\/$/, '');
-  const request = {
-    kind,
-    ...(name !== undefined && { name }),
-    ...(site !== undefined && { site }),
-    ...(product !== undefined && { product }),
-    ...(hardware !== undefined && { hardware }),
-    uses,
-    expiresAt: new Date(Date.now() + expires).toISOString(),
-    origin: address,
-  };
+  const { uses = 1, out, json } = options;
+  const request = requestOf(options, origin);
+  const { kind, origin: address } = request;
   const { token, unknown, ...created } = await origin.json('/api/v1/join-tokens', createdSchema, {
     method: 'POST',
     json: request,
@@ -86,6 +62,38 @@ export async function createJoinToken(origin: OriginClient, options: JoinTokenOp
     `lets ${plural(uses, kind)} in${boundsOf(created)}, until ${created.expiresAt}; they find the origin at ${address}`,
   );
   if (unknown.length > 0) note(`new in the fleet: ${namesText(unknown)}`);
+}
+
+function requestOf(
+  { uses = 1, expires = DEFAULT_LIFETIME_MS, ...options }: JoinTokenOptions,
+  origin: OriginClient,
+) {
+  const { kind, name, site, product, hardware, originUrl } = options;
+  if (kind === undefined) {
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_OPTION_MISSING',
+      '--join needs --kind device or --kind gateway',
+    );
+  }
+  if (name !== undefined && uses > 1) {
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_OPTION_CONFLICT',
+      `--name is one ${kind}'s: it doesn't go with --uses ${uses}`,
+      { hint: 'Devices that start with `sitecast-agent run --name` each bring a name of their own.' },
+    );
+  }
+  return {
+    kind,
+    ...(name !== undefined && { name }),
+    ...(site !== undefined && { site }),
+    ...(product !== undefined && { product }),
+    ...(hardware !== undefined && { hardware }),
+    uses,
+    expiresAt: new Date(Date.now() + expires).toISOString(),
+    origin: originUrl ?? origin.url.href.replace(/\/$/, ''),
+  };
 }
 
 /** `token list --join` */

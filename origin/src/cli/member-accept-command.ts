@@ -2,11 +2,12 @@ import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { nameKey } from '@sitecast/shared/fleet';
 import type { Command } from 'commander';
+import { idText } from './called.ts';
 import { confirm } from './confirm.ts';
 import { findPending } from './find-member.ts';
 import { changedMemberSchema, fetchMembers, type Member } from './fleet-api.ts';
 import { asJson, EXAMPLE_NAMES, type JsonOptions, type Kind, noteNew } from './member-options.ts';
-import { idText, takenText } from './member-view.ts';
+import { takenText } from './member-view.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, print, printJson } from './output.ts';
 import { connect } from './settings.ts';
@@ -70,6 +71,13 @@ Examples:
         );
       noteNew(member);
     });
+}
+
+/** It has taken over a site, and isn't there: the gateways of another site take nothing from it. */
+function elsewhere({ kind, id, site }: Member, waiting: Member | undefined): string[] {
+  const seenAt = waiting?.site;
+  if (seenAt === undefined || seenAt === site) return [];
+  return [`it was seen at ${seenAt}: sitecast ${kind} tag ${id} --site ${seenAt} moves it there`];
 }
 
 /** Who has this name, and isn't the one that is let in. */

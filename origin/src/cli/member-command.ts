@@ -13,7 +13,8 @@ import {
 } from './fleet-api.ts';
 import { findMember } from './find-member.ts';
 import { asJson, EXAMPLE_NAMES, type JsonOptions, type Kind, noteNew, WHICH } from './member-options.ts';
-import { calledText, describeMember, formatTags, idText, namesText, takenText } from './member-view.ts';
+import { calledText, idText } from './called.ts';
+import { describeMember, formatTags, namesText, takenText } from './member-view.ts';
 import { note, plural, print, printJson, table } from './output.ts';
 import { connect } from './settings.ts';
 
@@ -76,15 +77,21 @@ Examples:
         });
         return;
       }
-      if (members.length === 0) print(nobodyText(kind, filter, unknown));
-      else if (isPending) print(pendingTable(members));
-      else print(kind === 'device' ? deviceTable(members) : gatewayTable(members));
-      for (const { wish: name, wishBearer: bearer } of members)
-        if (name !== undefined && bearer) note(takenText({ name, bearer }));
+      print(members.length === 0 ? nobodyText(kind, filter, unknown) : tableOf(kind, members, isPending));
+      note(members.flatMap(wishText));
       if (hasMore) note(`there are more than these ${members.length}`);
       if (pending > 0 && filter.state !== 'pending')
         note(`${plural(pending, kind)} waiting to be accepted: sitecast ${kind} list --pending`);
     });
+}
+
+/** What an operator is to know before one that waits is let in. */
+const wishText = ({ wish: name, wishBearer: bearer }: Member): string[] =>
+  name !== undefined && bearer ? [takenText({ name, bearer })] : [];
+
+function tableOf(kind: Kind, members: readonly Member[], isPending = false): string[] {
+  if (isPending) return pendingTable(members);
+  return kind === 'device' ? deviceTable(members) : gatewayTable(members);
 }
 
 /** Nobody at all is something else than nobody of those that were asked for. */

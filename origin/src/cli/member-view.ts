@@ -1,16 +1,9 @@
 import type { Member, MemberDetail } from './fleet-api.ts';
+import { calledText } from './called.ts';
 import { facts, field, table } from './output.ts';
 import { reasonText } from './rollout-view.ts';
 
 const SHORT_EPOCH_CHARS = 8;
-
-/** What people read: its name where it has one. */
-export const calledText = ({ id, name }: Pick<Member, 'id'> & { name?: string | undefined }): string =>
-  name ?? id;
-
-/** Both, where it's about which of two. */
-export const idText = ({ id, name }: Pick<Member, 'id' | 'name'>): string =>
-  name === undefined ? id : `${name} (${id})`;
 
 /** A board that was set up anew looks just like one that wants another's place. */
 export function takenText({

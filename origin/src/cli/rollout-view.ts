@@ -1,7 +1,7 @@
 import { formatDurationMs } from '@sitecast/shared/command';
 import { cutText } from '@sitecast/shared/text';
 import type { DryRun, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
-import { calledText } from './member-view.ts';
+import { calledText } from './called.ts';
 import { field, formatBytes, plural, table } from './output.ts';
 import { stageText } from './rollout-ending.ts';
 

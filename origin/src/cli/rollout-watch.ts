@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { RolloutStatus } from './fleet-api.ts';
-import { calledText } from './member-view.ts';
+import { calledText } from './called.ts';
 import { note, print, printJson, textOf, widthOf } from './output.ts';
 import { type Ending, endingOf } from './rollout-ending.ts';
 import { describeStatus, headline, progressText, reasonText } from './rollout-view.ts';

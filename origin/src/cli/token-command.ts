@@ -40,21 +40,9 @@ export function tokenCreateCommand(): SettingsCommand {
       new Option('--role <role>', 'viewer: look; operator: publish and roll out; admin: tokens and keys too')
         .choices(ROLES)
         .default('viewer'),
-    )
-    .option('--join', 'make a join token instead')
-    .addOption(new Option('--kind <kind>', 'with --join: what it lets in').choices(['device', 'gateway']))
-    .option(
-      '--site <site>',
-      "with --join: the site of those it lets in (default for devices: their gateway's)",
-    )
-    .option('--product <product>', 'with --join: devices of this product alone')
-    .option('--hardware <hardware>', 'with --join: this hardware alone')
-    .option(
-      '--uses <n>',
-      'with --join: how many it lets in (default: 1)',
-      parseBoundedInteger(1, MAX_JOIN_USES),
-    )
-    .option('--origin-url <url>', 'with --join: where they find the origin (default: --origin)')
+    );
+  addJoinOptions(command);
+  command
     .option(
       '--expires <duration>',
       'how long it holds, such as 90d (default: until revoked; with --join 30d)',
@@ -93,6 +81,24 @@ Examples:
         await createJoinToken(origin, { ...options, name: isNamed ? options.name : undefined });
       else await createApiToken(origin, options);
     });
+}
+
+function addJoinOptions(command: SettingsCommand): void {
+  command
+    .option('--join', 'make a join token instead')
+    .addOption(new Option('--kind <kind>', 'with --join: what it lets in').choices(['device', 'gateway']))
+    .option(
+      '--site <site>',
+      "with --join: the site of those it lets in (default for devices: their gateway's)",
+    )
+    .option('--product <product>', 'with --join: devices of this product alone')
+    .option('--hardware <hardware>', 'with --join: this hardware alone')
+    .option(
+      '--uses <n>',
+      'with --join: how many it lets in (default: 1)',
+      parseBoundedInteger(1, MAX_JOIN_USES),
+    )
+    .option('--origin-url <url>', 'with --join: where they find the origin (default: --origin)');
 }
 
 async function createApiToken(

@@ -4,6 +4,7 @@ import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
 import { type Audit, type AuditEvent, ORIGIN } from '../audit/audit.ts';
 import { Serial } from '../storage/concurrency.ts';
 import { demandRoom, type Room } from '../storage/room.ts';
+import { alreadyIn, checkComplete, foreign, notPending, revoked, siteMissing } from './enrolment-errors.ts';
 import type { AdmittedBy, JoinTokens } from './join-tokens.ts';
 import type { Member, MemberKind } from './member.ts';
 import { nameTaken, notBearer, withName } from './naming.ts';
@@ -202,7 +203,7 @@ export class Enrolments {
   accept(kind: MemberKind, id: string, acceptance: Acceptance, operator: string): Promise<Member> {
     const { site, name, replaces } = acceptance;
     return this.#serial.run(async () => {
-      const { registry, joinTokens, pending, now } = this.#deps;
+      const { registry, pending, now } = this.#deps;
       const known = registry.member(id);
       if (known?.revokedAt !== undefined) throw revoked(known);
       if (known?.kind === kind && isAsSaid(known, acceptance)) return known;
@@ -213,22 +214,31 @@ export class Enrolments {
       if (where === undefined) throw siteMissing(kind);
       const { tags } = replaced ?? {};
       const member = this.#newMember(waiting, { site: where, name, tags, letInBy: { operator } });
-      const details = { ...identityOf(waiting), site: where, name, replaces };
-      const events = [eventOf(operator, 'accept', member, details)];
-      if (replaced) events.push(eventOf(operator, 'revoke', replaced, { name, replacedBy: id }));
-      const members = replaced ? [member, this.#revokedNow(replaced)] : [member];
-      const by = this.#useOf(waiting);
-      try {
-        await registry.putAll(members, writes =>
-          this.#deps.audit.record(events, by ? [...writes, by.write] : writes),
-        );
-      } catch (error) {
-        if (by) joinTokens.giveBack(by);
-        throw error;
-      }
+      await this.#letInFor(waiting, { member, replaced }, operator);
       pending.remove(id);
       return member;
     });
+  }
+
+  /** The newcomer, the one that it replaces, its use of a token, and what tells of it all: one write. */
+  async #letInFor(
+    waiting: PendingMember,
+    { member, replaced }: { member: Member; replaced: Member | undefined },
+    operator: string,
+  ): Promise<void> {
+    const { registry, joinTokens, audit } = this.#deps;
+    const { id, name, site } = member;
+    const details = { ...identityOf(waiting), site, name, replaces: replaced?.id };
+    const events = [eventOf(operator, 'accept', member, details)];
+    if (replaced) events.push(eventOf(operator, 'revoke', replaced, { name, replacedBy: id }));
+    const members = replaced ? [member, this.#revokedNow(replaced)] : [member];
+    const by = this.#useOf(waiting);
+    try {
+      await registry.putAll(members, writes => audit.record(events, by ? [...writes, by.write] : writes));
+    } catch (error) {
+      if (by) joinTokens.giveBack(by);
+      throw error;
+    }
   }
 
   /** The one to be replaced; undefined where nobody is, and the name is free. */
@@ -363,43 +373,6 @@ function isAsSaid(known: Member, { site, name }: Acceptance): boolean {
   return (site === undefined || site === known.site) && (name === undefined || name === known.name);
 }
 
-/** One that is in already: the answer to its first request may have got lost. A token isn't used again. */
-function alreadyIn(member: Member, { kind, product, hardware }: Enrolment): Member {
-  if (member.revokedAt !== undefined) throw revoked(member);
-  if (kind === member.kind && product === member.product && hardware === member.hardware) return member;
-  throw new SitecastError(
-    'conflict',
-    'SITECAST_ENROLMENT_CONFLICT',
-    `${member.id} is enrolled as a ${describe(member)}, and asks to be a ${describe({ kind, product, hardware })}`,
-    { hint: 'A machine that became another one needs another identity: give it an empty --data directory.' },
-  );
-}
-
-function foreign(id: string): SitecastError {
-  return new SitecastError(
-    'forbidden',
-    'SITECAST_ENROLMENT_FOREIGN',
-    `the enrolment is ${id}'s: only itself or an enrolled gateway may bring it`,
-  );
-}
-
-function describe(what: {
-  kind: MemberKind;
-  product?: string | undefined;
-  hardware?: string | undefined;
-}): string {
-  return [what.kind, what.product, what.hardware].filter(part => part !== undefined).join(' ');
-}
-
-function checkComplete({ kind, product, hardware }: Enrolment): void {
-  if (kind === 'gateway' || (product !== undefined && hardware !== undefined)) return;
-  throw new SitecastError(
-    'badInput',
-    'SITECAST_ENROLMENT_INCOMPLETE',
-    'a device must say its product and its hardware',
-  );
-}
-
 function isSameAssignment(one: Member, other: Member): boolean {
   const names = Object.keys(one.tags);
   return (
@@ -408,25 +381,4 @@ function isSameAssignment(one: Member, other: Member): boolean {
     names.length === Object.keys(other.tags).length &&
     names.every(name => one.tags[name] === other.tags[name])
   );
-}
-
-export function revoked({ id, revokedAt }: Member): SitecastError {
-  return new SitecastError('forbidden', 'SITECAST_DEVICE_REVOKED', `${id} was revoked at ${revokedAt}`, {
-    hint: 'A revoked identity never comes back: begin with an empty --data directory, which makes a new one.',
-  });
-}
-
-function notPending(kind: MemberKind, id: string): SitecastError {
-  return new SitecastError('notFound', 'SITECAST_NOT_PENDING', `no ${kind} with the id ${id} is waiting`, {
-    hint: `sitecast ${kind} list --pending shows who is; one that stopped asking is forgotten after a day.`,
-  });
-}
-
-function siteMissing(kind: MemberKind): SitecastError {
-  return new SitecastError('badInput', 'SITECAST_SITE_MISSING', `nobody says at which site this ${kind} is`, {
-    hint:
-      kind === 'device'
-        ? 'Let it come through a gateway, or make a token with --site.'
-        : 'Start the gateway with --site NAME, or make a token with --site.',
-  });
 }

@@ -101,7 +101,9 @@ describe('a name', () => {
     const token = await bed.joinToken({ site: 'north', uses: 9 });
     const devices = Array.from({ length: 4 }, () => bed.member());
     const answers = await Promise.all(devices.map(device => device.enrol(token, { name: 'rush' })));
-    expect(answers.map(({ status }) => status).sort()).toEqual([200, 202, 202, 202]);
+    expect(answers.map(({ status }) => status).sort((one, other) => one - other)).toEqual([
+      200, 202, 202, 202,
+    ]);
     expect(await found('idPart=RUSH')).toHaveLength(1);
   });
 

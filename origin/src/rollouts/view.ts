@@ -87,7 +87,7 @@ export function statusOf(
     const overdue = ledger?.overdue(member.id);
     const device: RolloutDevice = {
       id: member.id,
-      ...(member.name !== undefined && { name: member.name }),
+      ...nameOf(member),
       site: member.site,
       ...deviceState(rollout, outcome, bootedCounter(status), running),
       ...(overdue && { overdue }),
@@ -128,6 +128,8 @@ class Page {
     else this.nextCursor ??= this.devices.at(-1)?.id;
   }
 }
+
+const nameOf = ({ name }: Member): { name?: string } => (name === undefined ? {} : { name });
 
 const isAfter = ({ id }: RolloutDevice, after: string | undefined): boolean =>
   after === undefined || id > after;
