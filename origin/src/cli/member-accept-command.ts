@@ -64,11 +64,7 @@ Examples:
       const member = await origin.json(path, changedMemberSchema, { method: 'POST', json });
       if (isJson) printJson(member);
       else print(`${idText(member)} is in, at the site ${member.site}`);
-      if (bearer) note(`${bearer.id} is revoked`);
-      if (bearer && waiting?.site !== undefined && waiting.site !== member.site)
-        note(
-          `it was seen at ${waiting.site}: sitecast ${kind} tag ${id} --site ${waiting.site} moves it there`,
-        );
+      if (bearer) note([`${bearer.id} is revoked`, ...elsewhere(member, waiting)]);
       noteNew(member);
     });
 }
