@@ -153,7 +153,6 @@ const failureGroupSchema = z.object({
   sites: z.number(),
   devices: z.array(z.string()),
 });
-export type FailureGroup = z.infer<typeof failureGroupSchema>;
 
 export const rolloutStatusSchema = rolloutSchema.extend({
   counts: z.record(z.string(), z.number()),
