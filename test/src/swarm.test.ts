@@ -55,7 +55,7 @@ it('once the site has all of it, devices finish without their gateway, and wait 
   const { version, image } = await site.release();
   // Who is quick may have a turn before the cut, and keeps it; the others wait for theirs.
   await writeFile(site.bed.path('hold'), '');
-  const id = await site.rollOut(version, '--max-down', '2');
+  const id = await site.rollOut(version, '--max-down', '50%');
   await site.untilSiteHas(image, IMAGE_BYTES, ...THREE);
   site.gateway.lan.cut();
   const waitingFor: unknown[] = [];
