@@ -83,16 +83,19 @@ function endingHint({ id, state }: Rollout): string {
   return `End it first: \`sitecast rollout abort ${id}\`${orComplete}.`;
 }
 
-/**
- * What devices obey is the newest rollout that reaches them: one that came before it can't lead them back.
- * @throws SITECAST_ROLLOUT_SUPERSEDED
- */
-export function refuseSuperseded({ product, rollout }: RolloutRecord, { rollouts }: RolloutsFile): void {
+/** What devices obey is the newest rollout that reaches them: one that came before it can't lead them back. */
+export function supersedingOf({ rollout }: RolloutRecord, { rollouts }: RolloutsFile): Rollout | undefined {
   const at = rollouts.findIndex(({ id }) => id === rollout.id);
-  const newer = rollouts.findLast(
+  return rollouts.findLast(
     (other, place) => place > at && other.state !== 'aborted' && couldMeet(other.match, rollout.match),
   );
+}
+
+/** @throws SITECAST_ROLLOUT_SUPERSEDED */
+export function refuseSuperseded(record: RolloutRecord, file: RolloutsFile): void {
+  const newer = supersedingOf(record, file);
   if (!newer) return;
+  const { product } = record;
   const { id, state, release } = newer;
   const back = `\`sitecast rollout rollback ${id}\` leads devices back from ${release.version}, with --to VERSION also further than one release`;
   const end = `\`sitecast rollout abort ${id}\``;
@@ -170,7 +173,10 @@ export function belowFloor(
     'conflict',
     'SITECAST_RELEASE_BELOW_FLOOR',
     `${product} ${version} (counter ${counter}) lies below the product's floor, ${floor.counter}: no device would take it`,
-    { data: { product, counter, floor: floor.counter } },
+    {
+      hint: `\`sitecast release list ${product}\` shows its releases: take one with the counter ${floor.counter} or above.`,
+      data: { product, counter, floor: floor.counter },
+    },
   );
 }
 

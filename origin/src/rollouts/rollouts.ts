@@ -13,7 +13,7 @@ import type { After } from '../upkeep.ts';
 import { IS_GOING_ON, prunable, refuseUnlisted } from './checks.ts';
 import { decide, isSoakingLast } from './controller/decide.ts';
 import { type Decided, type Effect, ORIGIN } from './controller/effects.ts';
-import type { OperatorWish } from './controller/operate.ts';
+import type { OperatorAct, OperatorWish } from './controller/operate.ts';
 import { MAX_STAGES } from './controller/plan.ts';
 import type { ControllerState } from './controller/state.ts';
 import { type Decision, tell } from './decisions.ts';
@@ -30,7 +30,7 @@ import { endingOf, succeeded } from './succession.ts';
 import { Tallies } from './tallies.ts';
 import { Wakes } from './wakes.ts';
 import type { WantedRollout } from './wanted.ts';
-import { considerWish, NO_FIGURES } from './wishes.ts';
+import { considerWish, NO_FIGURES, possibleActs } from './wishes.ts';
 
 interface RolloutsDeps {
   repository: Repository;
@@ -107,6 +107,11 @@ export class Rollouts {
   /** Whether there is such a rollout, of this product. */
   isOf(id: string, product: string): boolean {
     return this.#records.get(id)?.product === product;
+  }
+
+  /** What an operator can do with a rollout now. */
+  acts(record: RolloutRecord): Promise<OperatorAct[]> {
+    return possibleActs(this.#parts, record);
   }
 
   /**

@@ -1,10 +1,11 @@
 import type { Repository } from '../repository/repository.ts';
 import type { Files } from '../storage/files.ts';
-import { IS_GOING_ON, refuseSuperseded, refuseUnlisted } from './checks.ts';
+import { refuseSuperseded, refuseUnlisted, supersedingOf } from './checks.ts';
 import { decide } from './controller/decide.ts';
 import type { Decided } from './controller/effects.ts';
 import { Ledger } from './controller/ledger.ts';
-import type { OperatorWish } from './controller/operate.ts';
+import { actsFrom, isEnded, type OperatorAct, type OperatorWish } from './controller/operate.ts';
+import { isLastStage } from './controller/plan.ts';
 import type { Figures } from './controller/state.ts';
 import type { RolloutRecord } from './record.ts';
 import { findReturnTarget, type ReturnTarget } from './return-target.ts';
@@ -45,9 +46,9 @@ export async function considerWish(
   to?: string,
 ): Promise<ConsideredWish> {
   const { standings, tallies, signed, repository } = deps;
-  const { id, state } = record.rollout;
+  const { id } = record.rollout;
   const goal = to === undefined ? undefined : await findReturnTarget(deps, record, to);
-  const isReopening = wish.act === 'rollback' && !IS_GOING_ON.has(state);
+  const isReopening = wish.act === 'rollback' && isEnded(record.controller.phase);
   const recount = isReopening ? standings.recount(record, await tallies.outcomes(id)) : undefined;
   const figures = recount?.figures ?? standings.figures(record) ?? NO_FIGURES;
   const event = { type: 'operator' as const, figures, ...wish, rollbackTo: goal?.release };
@@ -59,4 +60,19 @@ export async function considerWish(
     repository.demandRolloutsSigner();
   }
   return { decided, figures, goal, reopenedFor: recount?.ids };
+}
+
+/** What an operator can do with a rollout now; what just says once more where it is isn't among it. */
+export async function possibleActs(
+  { signed }: Pick<WishDeps, 'signed'>,
+  record: RolloutRecord,
+): Promise<OperatorAct[]> {
+  const { plan, stage, phase } = record.controller;
+  const file = await signed.file(record.product);
+  const isListed = file.rollouts.some(({ id }) => id === record.rollout.id);
+  if (!isListed) return [];
+  const canReturn = !isEnded(phase) || supersedingOf(record, file) === undefined;
+  return actsFrom(phase).filter(
+    act => !(act === 'advance' && isLastStage(plan, stage)) && (act !== 'rollback' || canReturn),
+  );
 }

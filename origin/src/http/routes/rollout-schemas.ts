@@ -80,6 +80,7 @@ export const rolloutStatusSchema = rolloutSchema
     matching: z.int().openapi({
       description: 'Devices that it is for, whether a stage has reached them or not.',
     }),
+    acts: z.array(z.enum(OPERATOR_ACTS)).openapi({ description: 'What can be done with it now.' }),
     figures: figuresSchema.optional(),
     failures: z.array(
       z.object({

@@ -67,7 +67,7 @@ async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, p
   const outcomes = await rollouts.tallies.outcomes(record.rollout.id);
   const ledger = rollouts.standings.ledger(record.rollout.id);
   const status: RolloutStatus = statusOf(record, outcomes, { ...fleet, ledger }, page);
-  return { ...describeRollout(record), ...status };
+  return { ...describeRollout(record), ...status, acts: await rollouts.acts(record) };
 }
 
 function startRoute(app: OriginApp, deps: AppDeps): void {

@@ -133,8 +133,13 @@ function published(state: ControllerState): Decided {
   return { state, effects: [{ type: 'publish', phase: state.phase, attempt: state.attempt }] };
 }
 
+/** What may lead on from a phase. */
+export function actsFrom(phase: Phase): OperatorAct[] {
+  return OPERATOR_ACTS.filter(act => ALLOWED[act].from.includes(phase) && ALLOWED[act].to !== phase);
+}
+
 function refusal(act: OperatorAct, phase: Phase): SitecastError {
-  const others = OPERATOR_ACTS.filter(other => ALLOWED[other].from.includes(phase));
+  const others = actsFrom(phase);
   return new SitecastError(
     'conflict',
     isEnded(phase) ? 'SITECAST_ROLLOUT_ENDED' : 'SITECAST_ROLLOUT_STATE',
