@@ -259,6 +259,11 @@ it('sitecast rollout start says what a slip of a name was meant to be, how many 
   const dry = await sitecast(...of, '--stages', '1,20,100', '--soak', '15s', '--dry-run');
   expect(dry.stdout).toContain('stage 1, 1 %: 1 device more, then it soaks 15 s\n');
   expect(dry.stdout).toContain('stage 2, 20 %: 0 devices more, so the next begins at once\n');
+  expect(dry.stdout).toContain('stage 3, 100 %: 4 devices more, then it soaks 15 s and is completed\n');
+  const twice = await sitecast(...of, '--stages', '1,100', '--soak', '1h,2h', '--last-soak', '3h');
+  expect(twice).toMatchObject({ exitCode: 2, stderr: expect.stringContaining('SITECAST_OPTION_CONFLICT') });
+  const short = await sitecast(...of, '--stages', '1,100', '--last-soak', '0s', '--dry-run');
+  expect(short.stdout).toContain('stage 2, 100 %: 4 devices more, then it is completed\n');
   const started = await sitecast(...of, '--stages', '20,60,100');
   expect(started.stdout).toContain('camera 1.0.0 to 1 of 5 devices, in the first of 3 stages');
   const again = await sitecast(...of, '--all-at-once', '--dry-run');

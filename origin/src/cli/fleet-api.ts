@@ -156,7 +156,7 @@ const failureGroupSchema = z.object({
   devices: z.array(z.string()),
 });
 
-export const rolloutStatusSchema = rolloutSchema.extend({
+const rolloutStatusSchema = rolloutSchema.extend({
   counts: z.record(z.string(), z.number()),
   total: z.number(),
   /** Not told by an origin of 0.1.0 or before. */

@@ -268,13 +268,17 @@ function stagesOf(
       'SITECAST_OPTION_CONFLICT',
       `--soak names ${soak?.length ?? 0} durations for ${all.length} stages${hasCanaries ? ", the canaries' among them" : ''}`,
     );
-  if (lastSoak !== undefined && lastSoak !== soak.at(-1))
-    throw new SitecastError(
-      'badInput',
-      'SITECAST_OPTION_CONFLICT',
-      '--soak and --last-soak name different durations for the last stage',
-    );
+  refuseTwoLastSoaks(soak, lastSoak);
   return { stages: all.map((basisPoints, at) => ({ basisPoints, soakMs: soak[at] })) };
+}
+
+function refuseTwoLastSoaks(soak: readonly number[], lastSoak: number | undefined): void {
+  if (lastSoak === undefined || lastSoak === soak.at(-1)) return;
+  throw new SitecastError(
+    'badInput',
+    'SITECAST_OPTION_CONFLICT',
+    '--soak and --last-soak name different durations for the last stage',
+  );
 }
 
 function withoutUndefined(values: Record<string, unknown>): Record<string, unknown> {

@@ -29,7 +29,7 @@ function rangeText({ min, max }: { min: number; max: number }): string {
 
 /** What it is, how far it has got, and of how many. @param nowMs to tell what is left of a soak; without it just its end */
 export function headline(status: RolloutStatus, nowMs?: number): string {
-  const { id, product, release, state, counts, total, matching = total, plan } = status;
+  const { id, product, release, counts, total, matching = total } = status;
   const done = counts.completed ?? 0;
   const others = Object.entries(counts)
     .filter(([name]) => name !== 'completed')
@@ -38,11 +38,17 @@ export function headline(status: RolloutStatus, nowMs?: number): string {
   const parts = [
     `rollout ${id}`,
     `${product} ${release.version} (${release.counter})`,
-    `${state}${plan.stages.length > 1 ? `, ${stageText(status)}` : ''}${soakText(status, nowMs)}`,
+    stateText(status, nowMs),
     `${total} of ${plural(matching, 'device')} reached`,
     `${done} of ${total} completed${others}`,
   ];
   return parts.join('  ');
+}
+
+/** `active, stage 2 of 4, soaks until …` @param nowMs as of `headline` */
+export function stateText(rollout: Rollout, nowMs?: number): string {
+  const { state, plan } = rollout;
+  return `${state}${plan.stages.length > 1 ? `, ${stageText(rollout)}` : ''}${soakText(rollout, nowMs)}`;
 }
 
 /** A whole rollout: what it is, and its devices; those that are done are named last. */
@@ -109,7 +115,8 @@ function describeStages({ plan, stage, state, stageStartedAt }: Rollout): string
 function soakText({ plan, stage, settledAt, state }: Rollout, nowMs: number | undefined): string {
   if (settledAt === undefined || state !== 'active') return '';
   const endMs = Date.parse(settledAt) + soakMsOf(plan, stage);
-  const left = nowMs === undefined ? '' : ` (${formatDurationMs(Math.max(0, endMs - nowMs))} left)`;
+  const left =
+    nowMs === undefined ? '' : nowMs < endMs ? ` (${formatDurationMs(endMs - nowMs)} left)` : ' (over)';
   return `, soaks until ${new Date(endMs).toISOString()}${left}`;
 }
 

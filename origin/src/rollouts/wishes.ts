@@ -1,3 +1,4 @@
+import { SitecastError } from '@sitecast/shared/errors';
 import type { Repository } from '../repository/repository.ts';
 import type { Files } from '../storage/files.ts';
 import { refuseSuperseded, refuseUnlisted, supersedingOf } from './checks.ts';
@@ -68,11 +69,16 @@ export async function possibleActs(
   record: RolloutRecord,
 ): Promise<OperatorAct[]> {
   const { plan, stage, phase } = record.controller;
-  const file = await signed.file(record.product);
-  const isListed = file.rollouts.some(({ id }) => id === record.rollout.id);
-  if (!isListed) return [];
+  // While the signed file is damaged nothing can be done, but looked.
+  const file = await signed.file(record.product).catch(undefinedIfKnown);
+  const isListed = file?.rollouts.some(({ id }) => id === record.rollout.id);
+  if (!file || !isListed) return [];
   const canReturn = !isEnded(phase) || supersedingOf(record, file) === undefined;
   return actsFrom(phase).filter(
     act => !(act === 'advance' && isLastStage(plan, stage)) && (act !== 'rollback' || canReturn),
   );
+}
+
+function undefinedIfKnown(error: unknown): undefined {
+  if (!(error instanceof SitecastError)) throw error;
 }

@@ -97,7 +97,7 @@ function isLastSettled({ settledAt }: ControllerState, figures: Figures): boolea
 }
 
 /** When the current stage has soaked; undefined while its devices aren't well yet. */
-export function soakEndMs(
+function soakEndMs(
   { plan, stage, settledAt, hasSoaked }: ControllerState,
   { joined }: Figures,
 ): number | undefined {
