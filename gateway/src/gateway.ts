@@ -89,6 +89,7 @@ export class Gateway {
       waiters: () => mirror.waiters,
       devices: () => site.devices.total,
       trackedPeers: () => site.tracker.size,
+      heardDevices: () => site.heard.now().size,
       heldLeases: () => site.leases.held(),
       linkedDevices: () => supply.fromDevices?.linked ?? 0,
       lastContactMs: () => mirrored.follower.lastContactMs,
@@ -207,5 +208,6 @@ function siteTasks(site: Awaited<ReturnType<typeof openSite>>) {
     meet: (signal: AbortSignal) => site.introduction.run(signal),
     sendReports: (signal: AbortSignal) => site.sender.run(signal),
     sendProgress: (signal: AbortSignal) => site.progress.run(signal),
+    tellPresence: (signal: AbortSignal) => site.presence.run(signal),
   };
 }
