@@ -2,6 +2,7 @@ import { fastVerifyById, type VerifySignature } from '@sitecast/shared/identity'
 import type { Audit } from './audit/audit.ts';
 import type { Events } from './events/events.ts';
 import { tellOutcomes } from './events/outcomes.ts';
+import { tellSilence } from './events/silence.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
 import type { FleetStore } from './fleet/store.ts';
 import type { Log } from './log.ts';
@@ -14,6 +15,10 @@ import type { After } from './upkeep.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */
 const TEND_INTERVAL_MS = 60_000;
+/** How often it's looked which gateways fell silent: together with `SILENT_AFTER_MS` it's less than two minutes. */
+const LOOK_INTERVAL_MS = 10_000;
+/** How often it's written down when members were last seen. */
+const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
 interface FleetServicesDeps {
   repository: Repository;
@@ -57,7 +62,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     room,
     now,
   });
-  const { registry, progress } = fleet;
+  const { registry, progress, presence } = fleet;
   const rollouts: Rollouts = await Rollouts.open({
     repository,
     registry,
@@ -69,21 +74,34 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     after,
     log,
   });
+  let savedMs = now();
   const tend = async (): Promise<void> => {
     await rollouts.reconcile();
+    await presence.save();
+    // Every gateway speaks every minute.
+    if (Math.abs(now() - savedMs) < SAVE_SEEN_INTERVAL_MS) return;
     await registry.saveSeen();
+    savedMs = now();
   };
   const stopTending = again(after, TEND_INTERVAL_MS, tend, error =>
     log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed'),
+  );
+  const stopLooking = again(
+    after,
+    LOOK_INTERVAL_MS,
+    async () => tellSilence(presence.look(), { events, registry, log }),
+    error => log.error({ err: error }, 'looking for silent gateways failed'),
   );
   return {
     fleet,
     rollouts,
     verifyById,
     async close() {
+      await stopLooking();
       await stopTending();
       await fleet.intake.idle();
       await rollouts.stop();
+      await presence.save({ isLast: true });
       await registry.saveSeen();
     },
   };

@@ -317,8 +317,7 @@ export class FakeOrigin {
     else if (kind === 'presence' && this.presence) {
       this.presence.push(presenceSchema.parse(json));
       send(200, { next: 'changes' });
-    }
-    else send(404, { code: 'SITECAST_NOT_FOUND' });
+    } else send(404, { code: 'SITECAST_NOT_FOUND' });
   }
 
   async #enrol(envelope: unknown, send: (status: number, json: object) => void): Promise<void> {

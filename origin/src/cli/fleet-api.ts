@@ -3,6 +3,7 @@ import { idSchema } from '@sitecast/shared/fleet';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import type { OriginClient } from './origin-client.ts';
+import { presenceSchema, turnSchema } from './presence-view.ts';
 
 const PAGE = 1000;
 
@@ -35,6 +36,7 @@ export const memberSchema = z.object({
   quarantinedAt: z.string().optional(),
   odd: z.array(z.string()).default([]),
   lastSeenAt: z.string().optional(),
+  presence: presenceSchema,
   last: lastSchema.optional(),
   via: z.string().optional(),
 });
@@ -45,6 +47,8 @@ export const memberDetailSchema = memberSchema.extend({
     z.object({ epoch: z.string(), seq: z.number(), begunAt: z.string(), receivedAt: z.string() }),
   ),
   anomalies: z.array(z.object({ kind: z.string(), at: z.string(), epoch: z.string(), seq: z.number() })),
+  heardBy: z.array(z.string()).optional(),
+  hears: z.object({ devices: z.number(), turns: z.array(turnSchema) }).optional(),
   inventory: z.record(z.string(), z.unknown()).optional(),
   reports: z.array(
     z.object({
@@ -165,6 +169,7 @@ export const rolloutStatusSchema = rolloutSchema.extend({
       overdue: z.string().optional(),
     }),
   ),
+  turns: z.array(turnSchema).default([]),
   nextCursor: z.string().optional(),
 });
 export type RolloutStatus = z.infer<typeof rolloutStatusSchema>;

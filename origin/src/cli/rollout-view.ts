@@ -2,6 +2,7 @@ import { formatDurationMs } from '@sitecast/shared/command';
 import { cutText } from '@sitecast/shared/text';
 import type { DryRun, FailureGroup, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
 import { field, formatBytes, plural, table } from './output.ts';
+import { turnLines } from './presence-view.ts';
 import { stageText } from './rollout-ending.ts';
 
 const MAX_SHOWN_DEVICES = 200;
@@ -66,6 +67,7 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
     describeTerms(status),
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
+    ...turnLines(status.turns),
     ...describeFailures(status.failures),
   ];
   if (rows.length > 0)

@@ -15,6 +15,7 @@ import { gatewayRoutes } from './routes/gateways.ts';
 import { healthRoutes } from './routes/health.ts';
 import { joinTokenRoutes } from './routes/join-tokens.ts';
 import { memberRoutes } from './routes/members.ts';
+import { presenceRoutes } from './routes/presence.ts';
 import { publicRoutes } from './routes/public.ts';
 import { repositoryRoutes } from './routes/repository.ts';
 import { rolloutRoutes } from './routes/rollouts.ts';
@@ -42,6 +43,7 @@ export function createApp(deps: AppDeps): OriginApp {
   tokenRoutes(app, deps);
   siteRoutes(app, deps);
   gatewayRoutes(app, deps);
+  presenceRoutes(app, deps);
   memberRoutes(app, deps);
   joinTokenRoutes(app, deps);
   rolloutRoutes(app, deps);

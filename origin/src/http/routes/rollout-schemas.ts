@@ -15,6 +15,7 @@ import { MAX_PLAN_MS, MAX_STAGES, planSchema } from '../../rollouts/controller/p
 import { controllerStateSchema, figuresSchema, PHASES } from '../../rollouts/controller/state.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
 import type { WantedRollout } from '../../rollouts/wanted.ts';
+import { shownTurnSchema } from './presence.ts';
 
 const MAX_SITES = 10_000;
 
@@ -102,6 +103,10 @@ export const rolloutStatusSchema = rolloutSchema
         overdue: z.enum(['silent', 'unreachable']).optional(),
       }),
     ),
+    turns: z
+      .array(shownTurnSchema)
+      .optional()
+      .openapi({ description: 'Of its product, held now; those held longest.' }),
     nextCursor: z.string().optional(),
   })
   .openapi('RolloutStatus');

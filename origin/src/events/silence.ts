@@ -1,0 +1,27 @@
+import type { Member } from '../fleet/member.ts';
+import type { Registry } from '../fleet/registry.ts';
+import type { Log } from '../log.ts';
+import type { Events } from './events.ts';
+
+interface Surroundings {
+  events: Events;
+  registry: Pick<Registry, 'seenMs'>;
+  log: Log;
+}
+
+/** Tells of gateways that fell silent, and of those that are heard again. */
+export function tellSilence(
+  { silent, back }: { silent: readonly Member[]; back: readonly Member[] },
+  { events, registry, log }: Surroundings,
+): void {
+  for (const { id, site } of silent) {
+    const seenMs = registry.seenMs(id);
+    const data = { gateway: id, site, ...(seenMs && { lastHeardAt: new Date(seenMs).toISOString() }) };
+    events.emit({ type: 'gateway.silent', data });
+    log.warn(data, 'a gateway is silent');
+  }
+  for (const { id, site } of back) {
+    events.emit({ type: 'gateway.heard', data: { gateway: id, site } });
+    log.info({ gateway: id, site }, 'a gateway is heard again');
+  }
+}
