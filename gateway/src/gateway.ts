@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, rememberingVerifier, TufClient } from '@sitecast/shared/trust';
 import type { ChunkCache } from './chunks/chunk-cache.ts';
@@ -104,6 +105,8 @@ export class Gateway {
 
   /** Works until the signal comes, and all of it has stopped. */
   async run(signal: AbortSignal): Promise<void> {
+    // Each of them waits for it in a few places.
+    setMaxListeners(4 * Object.keys(this.#tasks).length, signal);
     await Promise.all(
       Object.entries(this.#tasks).map(async ([name, run]) => {
         while (!signal.aborted) {

@@ -13,6 +13,8 @@ export class HeardDevices {
   readonly #clockMs: () => number;
   readonly #heardMs = new Map<string, number>();
   readonly #begunMs: number;
+  /** Called when a device is heard that wasn't. */
+  onCame: () => void = () => {};
 
   constructor({ isHere, clockMs = () => performance.now() }: HeardDevicesDeps) {
     this.#isHere = isHere;
@@ -22,7 +24,11 @@ export class HeardDevices {
 
   /** Something of it was verified just now. */
   note(id: string): void {
-    if (this.#isHere(id)) this.#heardMs.set(id, this.#clockMs());
+    if (!this.#isHere(id)) return;
+    const heardMs = this.#heardMs.get(id);
+    const nowMs = this.#clockMs();
+    this.#heardMs.set(id, nowMs);
+    if (heardMs === undefined || nowMs - heardMs > HEARD_FOR_MS) this.onCame();
   }
 
   /** Those that count as heard. */

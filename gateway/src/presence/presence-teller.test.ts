@@ -10,7 +10,7 @@ import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { beforeEach, expect, it } from 'vitest';
 import type { HeldLease } from '../leases/leases.ts';
-import { memoryLog } from '../testing/world.ts';
+import { memoryLog, until } from '../testing/world.ts';
 import type { UpstreamAnswer } from '../upstream/upstream.ts';
 import { HeardDevices } from './heard-devices.ts';
 import { PresenceTeller } from './presence-teller.ts';
@@ -80,6 +80,19 @@ it('speaks every minute, and as soon as there is more to say than fits', async (
   const told = said.flatMap(message => message.heard);
   expect(said.map(message => message.heard.length)).toEqual([0, MAX_PRESENCE_IDS, 1]);
   expect(new Set(told)).toEqual(new Set(many));
+});
+
+it('tells at once who came, and those with it that come soon after', async () => {
+  const end = new AbortController();
+  const running = teller.run(end.signal, 20);
+  await until(() => said.length === 1);
+  for (const id of [one, two]) heard.note(id);
+  await until(() => said.length === 2);
+  expect(new Set(said[1]?.heard)).toEqual(new Set([one, two]));
+  heard.note(one);
+  end.abort();
+  await running;
+  expect(said).toHaveLength(2);
 });
 
 it('names everybody again of whom an unanswered message spoke, for that may have arrived', async () => {

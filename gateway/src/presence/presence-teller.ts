@@ -18,6 +18,8 @@ import type { HeardDevices } from './heard-devices.ts';
 const JITTER_MS = 6000;
 const MIN_BACKOFF_MS = 2000;
 const MAX_BACKOFF_MS = 30_000;
+/** After a message, and after a device came, others are waited for, to go in one message. */
+const GATHER_MS = 5000;
 /** How often it's looked whether this gateway is enrolled. */
 const READY_CHECK_MS = 500;
 /** An origin of an earlier version doesn't listen: it may be renewed one day. */
@@ -47,19 +49,42 @@ export class PresenceTeller {
   /** Named in messages that weren't answered: the origin may have read them. */
   readonly #unsure = new Set<string>();
 
+  /** The origin listens: it's told at once who came. */
+  #isListening = false;
+  #hasNews = false;
+  #wake: AbortController | undefined;
+
   constructor(deps: PresenceTellerDeps) {
     this.#deps = deps;
+    deps.heard.onCame = () => {
+      this.#hasNews = true;
+      this.#wake?.abort();
+    };
   }
 
   /** Returns when the signal comes. */
-  async run(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) await pause(await this.step(), signal);
+  async run(signal: AbortSignal, gatherMs = GATHER_MS): Promise<void> {
+    while (!signal.aborted) {
+      const waitMs = await this.step();
+      if (this.#isListening) await this.#rest(waitMs, gatherMs, signal);
+      else await pause(waitMs, signal);
+    }
+  }
+
+  async #rest(waitMs: number, gatherMs: number, signal: AbortSignal): Promise<void> {
+    if (!this.#hasNews) {
+      this.#wake = new AbortController();
+      await pause(waitMs, AbortSignal.any([signal, this.#wake.signal]));
+      this.#wake = undefined;
+    }
+    if (this.#hasNews) await pause(Math.min(waitMs, gatherMs), signal);
   }
 
   /** @returns how long to wait until the next step */
   async step(): Promise<number> {
     const { isEnrolled, upstreams, log } = this.#deps;
     if (!isEnrolled()) return READY_CHECK_MS;
+    this.#isListening = this.#hasNews = false;
     const { message, isAll } = await this.#compose();
     for (const id of idsOf(message)) this.#unsure.add(id);
     try {
@@ -71,7 +96,8 @@ export class PresenceTeller {
       }
       if (status === 200 && answer.success && answer.data.next === 'changes') {
         this.#settle(message);
-        return isAll ? TELL_EVERY_MS - Math.random() * JITTER_MS : 0;
+        this.#isListening = true;
+        return isAll ? TELL_EVERY_MS - GATHER_MS - Math.random() * JITTER_MS : 0;
       }
       if (status === 200 && answer.success) this.#beginAnew();
       log.debug({ status, code: codeOf(json) }, 'the origin is to hear again whom this gateway hears');
