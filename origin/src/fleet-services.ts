@@ -74,15 +74,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     after,
     log,
   });
-  let savedMs = now();
-  const tend = async (): Promise<void> => {
-    await rollouts.reconcile();
-    await presence.save();
-    // Every gateway speaks every minute.
-    if (Math.abs(now() - savedMs) < SAVE_SEEN_INTERVAL_MS) return;
-    await registry.saveSeen();
-    savedMs = now();
-  };
+  const tend = tending(fleet, rollouts, now);
   const stopTending = again(after, TEND_INTERVAL_MS, tend, error =>
     log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed'),
   );
@@ -104,6 +96,19 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       await presence.save({ isLast: true });
       await registry.saveSeen();
     },
+  };
+}
+
+/** What is due every minute. */
+function tending({ registry, presence }: Fleet, rollouts: Rollouts, now: () => number): () => Promise<void> {
+  let savedMs = now();
+  return async () => {
+    await rollouts.reconcile();
+    await presence.save();
+    // Every gateway speaks every minute.
+    if (Math.abs(now() - savedMs) < SAVE_SEEN_INTERVAL_MS) return;
+    await registry.saveSeen();
+    savedMs = now();
   };
 }
 

@@ -43,7 +43,7 @@ export async function fetchPresence(origin: Pick<OriginClient, 'json'>): Promise
 }
 
 /** `site north: its turn is held by 12D3… for 12 min, not heard since …` */
-export function turnText({ id, site, heldMs, presence, lastHeardAt }: Turn): string {
+function turnText({ id, site, heldMs, presence, lastHeardAt }: Turn): string {
   const long = heldMs === undefined ? '' : ` for ${formatDurationMs(heldMs)}`;
   const isAway = presence === 'silent' && lastHeardAt !== undefined;
   return `site ${site}: its turn is held by ${id}${long}${isAway ? `, not heard since ${lastHeardAt}` : ''}`;

@@ -8,7 +8,7 @@ interface Sources {
 }
 
 /** A turn as it's shown, and how its holder is heard. */
-interface ShownTurn extends Omit<Turn, 'sinceMs' | 'untilMs'> {
+export interface ShownTurn extends Omit<Turn, 'sinceMs' | 'untilMs'> {
   heldMs?: number;
   leftMs: number;
   presence: PresenceState;

@@ -174,7 +174,7 @@ export class PresenceBoard {
   look(): { silent: Member[]; back: Member[] } {
     const { registry } = this.#deps;
     const [silent, back]: [Member[], Member[]] = [[], []];
-    for (const id of [...this.#spokeMs.keys()]) {
+    for (const id of Array.from(this.#spokeMs.keys())) {
       const member = registry.activeMember(id);
       const state = member && this.#gatewayState(id);
       if (!member || this.#isQuiet(id)) {

@@ -2,10 +2,9 @@ import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { DEVICE_STATES, givenTagsSchema, idSchema, readReport, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
-import type { Member, MemberKind } from '../../fleet/member.ts';
+import type { MemberKind } from '../../fleet/member.ts';
 import type { PendingMember } from '../../fleet/pending.ts';
 import { PRESENCES } from '../../fleet/presence.ts';
-import { shownTurn } from '../../fleet/presence-view.ts';
 import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
 import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
 import type { OriginApp } from '../context.ts';
@@ -13,7 +12,7 @@ import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
 import { tagTexts, unknownNames } from '../../rollouts/unknown-names.ts';
 import { bearer, JSON_TYPE, unknownNamesSchema, withProblems } from '../schemas.ts';
-import { shownTurnSchema } from './presence.ts';
+import { hearingOf, hearingShape } from './presence.ts';
 
 const MAX_MEMBER_BODY_BYTES = 64 * 1024;
 export const MAX_PAGE = 1000;
@@ -75,11 +74,7 @@ const detailSchema = summarySchema
     anomalies: z.array(
       z.object({ kind: z.enum(ANOMALY_KINDS), at: z.string(), epoch: z.string(), seq: z.int() }),
     ),
-    heardBy: z.array(z.string()).optional().openapi({ description: 'Gateways that hear this device now.' }),
-    hears: z
-      .object({ devices: z.int(), turns: z.array(shownTurnSchema) })
-      .optional()
-      .openapi({ description: 'What this gateway says: how many devices it hears, and who holds a turn.' }),
+    ...hearingShape,
     inventory: z.record(z.string(), z.unknown()).optional(),
     reports: z.array(
       z.object({
@@ -332,20 +327,6 @@ function tagsOf(tag: string | string[] | undefined): Record<string, string> {
   return Object.fromEntries(
     tags.map(text => [text.slice(0, text.indexOf('=')), text.slice(text.indexOf('=') + 1)]),
   );
-}
-
-/** Of a device who hears it, of a gateway whom it hears. */
-function hearingOf(fleet: AppDeps['fleet'], member: Member, nowMs: number) {
-  const { presence } = fleet;
-  if (member.kind === 'device') {
-    const heardBy = presence.heardBy(member);
-    return heardBy.length > 0 && { heardBy };
-  }
-  const devices = presence.countOf(member);
-  const turns = presence
-    .turns(({ gateway }) => gateway === member.id)
-    .map(turn => shownTurn(turn, fleet, nowMs));
-  return devices !== undefined && { hears: { devices, turns } };
 }
 
 function chainsOf(status: Status | undefined) {

@@ -1,8 +1,9 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { PRESENCE_PATH, presenceAnswerSchema, presenceSchema } from '@sitecast/shared/fleet';
+import type { Member } from '../../fleet/member.ts';
 import { PRESENCES } from '../../fleet/presence.ts';
-import { shownTurn } from '../../fleet/presence-view.ts';
+import { type ShownTurn, shownTurn } from '../../fleet/presence-view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireMediaType, requireRole } from '../guards.ts';
@@ -56,6 +57,33 @@ export const shownTurnSchema = z
     lastHeardAt: z.string().optional(),
   })
   .openapi('Turn');
+
+/** What the view of one device or gateway says of hearing. */
+export const hearingShape = {
+  heardBy: z.array(z.string()).optional().openapi({ description: 'Gateways that hear this device now.' }),
+  hears: z
+    .object({ devices: z.int(), turns: z.array(shownTurnSchema) })
+    .optional()
+    .openapi({ description: 'What this gateway says: how many devices it hears, and who holds a turn.' }),
+};
+
+/** Of a device who hears it, of a gateway whom it hears. */
+export function hearingOf(
+  fleet: AppDeps['fleet'],
+  member: Member,
+  nowMs: number,
+): { heardBy?: string[]; hears?: { devices: number; turns: ShownTurn[] } } {
+  const { presence } = fleet;
+  if (member.kind === 'device') {
+    const heardBy = presence.heardBy(member);
+    return heardBy.length > 0 ? { heardBy } : {};
+  }
+  const devices = presence.countOf(member);
+  const turns = presence
+    .turns(({ gateway }) => gateway === member.id)
+    .map(turn => shownTurn(turn, fleet, nowMs));
+  return devices === undefined ? {} : { hears: { devices, turns } };
+}
 
 const shownSchema = z.object({
   gateways: z.object({ heard: z.int(), silent: z.int(), untold: z.int() }),

@@ -1,13 +1,13 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Presence } from '@sitecast/shared/fleet';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { listen, type RunningServer } from '../adapters/http-server.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
-import { startSitecast } from '../testing/command.ts';
-import type { TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
-import { fetchPresence } from './presence-view.ts';
+import { DiskFiles } from './adapters/disk-files.ts';
+import { listen, type RunningServer } from './adapters/http-server.ts';
+import { SyncDisk } from './adapters/sync-disk.ts';
+import { startSitecast } from './testing/command.ts';
+import type { TestMember } from './testing/device.ts';
+import { FleetBed } from './testing/fleet.ts';
+import { fetchPresence } from './cli/presence-view.ts';
 
 let bed: FleetBed;
 let server: RunningServer;
