@@ -4,6 +4,7 @@ import type { Events } from './events/events.ts';
 import { tellOutcomes } from './events/outcomes.ts';
 import { tellSilence } from './events/silence.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
+import { LOOK_EVERY_MS } from './fleet/presence.ts';
 import type { FleetStore } from './fleet/store.ts';
 import type { Log } from './log.ts';
 import type { Repository } from './repository/repository.ts';
@@ -15,8 +16,6 @@ import type { After } from './upkeep.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */
 const TEND_INTERVAL_MS = 60_000;
-/** How often it's looked which gateways fell silent: together with `SILENT_AFTER_MS` it's less than two minutes. */
-const LOOK_INTERVAL_MS = 10_000;
 /** How often it's written down when members were last seen. */
 const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
@@ -80,7 +79,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
   );
   const stopLooking = again(
     after,
-    LOOK_INTERVAL_MS,
+    LOOK_EVERY_MS,
     async () => tellSilence(presence.look(), { events, registry, log }),
     error => log.error({ err: error }, 'looking for silent gateways failed'),
   );

@@ -167,6 +167,7 @@ export const rolloutStatusSchema = rolloutSchema.extend({
       reason: reasonSchema.optional(),
       progress: z.object({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
       overdue: z.string().optional(),
+      heard: z.boolean().optional(),
     }),
   ),
   turns: z.array(turnSchema).default([]),

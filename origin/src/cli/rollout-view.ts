@@ -52,10 +52,10 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   );
   const rows = order
     .slice(0, MAX_SHOWN_DEVICES)
-    .map(({ id, site, state, at, reason, progress, overdue }) => [
+    .map(({ id, site, state, at, reason, progress, overdue, heard }) => [
       id,
       site,
-      overdue ? `${state}, ${overdue}` : state,
+      overdue ? `${state}, ${overdue}${heard ? ' (its gateway hears it)' : ''}` : state,
       progress ? progressText(progress) : '',
       at ?? '-',
       reason ? reasonText(reason) : '',

@@ -4,6 +4,10 @@ import type { Registry } from './registry.ts';
 
 /** A gateway that speaks of whom it hears and has said nothing for so long is silent: one message may get lost before. */
 export const SILENT_AFTER_MS = 105_000;
+/** How often it's to be looked who fell silent: together it's less than two minutes. */
+export const LOOK_EVERY_MS = 10_000;
+/** After a longer break this process, or its clock, stood still: gateways get the time to speak, as after a start. */
+const MISSED_MS = 4 * LOOK_EVERY_MS;
 /** One that says other things for so long, but not whom it hears, is of an earlier version by now. */
 const QUIET_AFTER_MS = 5 * TELL_EVERY_MS;
 /** Devices of one gateway. */
@@ -55,7 +59,8 @@ interface PresenceDeps {
  */
 export class PresenceBoard {
   readonly #deps: PresenceDeps;
-  readonly #startedMs: number;
+  #startedMs: number;
+  #lookedMs: number;
   readonly #told = new Map<string, Told>();
   /** When each gateway spoke that does so at all; after a restart, when it was last seen. */
   readonly #spokeMs = new Map<string, number>();
@@ -67,7 +72,7 @@ export class PresenceBoard {
 
   private constructor(deps: PresenceDeps) {
     this.#deps = deps;
-    this.#startedMs = this.#keptMs = deps.now();
+    this.#startedMs = this.#lookedMs = this.#keptMs = deps.now();
   }
 
   static async open(deps: PresenceDeps): Promise<PresenceBoard> {
@@ -174,6 +179,9 @@ export class PresenceBoard {
   look(): { silent: Member[]; back: Member[] } {
     const { registry } = this.#deps;
     const [silent, back]: [Member[], Member[]] = [[], []];
+    const nowMs = this.#deps.now();
+    if (Math.abs(nowMs - this.#lookedMs) > MISSED_MS) this.#startedMs = nowMs;
+    this.#lookedMs = nowMs;
     for (const id of Array.from(this.#spokeMs.keys())) {
       const member = registry.activeMember(id);
       const state = member && this.#gatewayState(id);
@@ -275,7 +283,7 @@ export class PresenceBoard {
     const nowMs = this.#deps.now();
     const seenMs = Math.max(spokeMs, this.#deps.registry.seenMs(id) ?? 0);
     if (nowMs - seenMs <= SILENT_AFTER_MS) return 'heard';
-    // After a restart of the origin it must have had the time to speak.
+    // After a start of the origin it must have had the time to speak.
     return nowMs - this.#startedMs <= SILENT_AFTER_MS ? 'untold' : 'silent';
   }
 

@@ -3,14 +3,13 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
 import type { FleetEvent } from '../events/events.ts';
-import { SILENT_AFTER_MS } from '../fleet/presence.ts';
+import { LOOK_EVERY_MS, SILENT_AFTER_MS } from '../fleet/presence.ts';
 import type { Write } from '../fleet/store.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 
 const PATH = '/site/v1/presence';
-const LOOK_MS = 10_000;
 const MINUTE_MS = 60_000;
 
 /** Counts what is written. */
@@ -148,7 +147,7 @@ it('finds a gateway that died within two minutes, tells of it once, and when it 
   // What it said last of its devices stays.
   expect(await show(device)).toMatchObject({ lastSeenAt: lastHeardAt });
   await talker.say();
-  await pass(LOOK_MS);
+  await pass(LOOK_EVERY_MS);
   expect(told().slice(1)).toEqual([{ type: 'gateway.heard', data: about }]);
   expect(await metrics()).toContain('sitecast_heard_devices 1\n');
 });
@@ -169,8 +168,18 @@ it('claims nothing after a restart before everybody has had the time to tell, an
   expect((await talker.say()).body).toEqual({ next: 'whole' });
   Object.assign(talker, { session: 'b'.repeat(16), seq: 0 });
   expect((await talker.say({ heard: [device.id] })).body).toEqual({ next: 'changes' });
-  await pass(MINUTE_MS + LOOK_MS);
+  await pass(MINUTE_MS + LOOK_EVERY_MS);
   expect([await presenceOf(device), await presenceOf(dead.gateway)]).toEqual(['heard', 'silent']);
+});
+
+it('gives gateways time to speak after it stood still itself, or its clock was set', async () => {
+  const talker = new Talker(await bed.gateway());
+  await talker.say();
+  bed.clock.nowMs += 60 * MINUTE_MS;
+  await pass(SILENT_AFTER_MS);
+  expect([await presenceOf(talker.gateway), events]).toEqual(['untold', []]);
+  await pass(LOOK_EVERY_MS);
+  expect(events).toMatchObject([{ type: 'gateway.silent' }]);
 });
 
 it('writes nothing for a heartbeat, and little for what changes', async () => {
@@ -250,7 +259,7 @@ it('no longer counts on a gateway that went back to an earlier version: it says 
   await pass(6 * MINUTE_MS);
   expect(await presenceOf(talker.gateway)).toBe('silent');
   await talker.gateway.post('/site/v1/progress', { progress: [] });
-  await pass(LOOK_MS);
+  await pass(LOOK_EVERY_MS);
   await pass(5 * MINUTE_MS);
   expect(await presenceOf(talker.gateway)).toBe('untold');
   expect(events.map(({ type }) => type).filter(type => type.startsWith('gateway.'))).toEqual([
@@ -277,5 +286,8 @@ it('judges a device that was silent in the middle of an update by its own word, 
     state: 'paused',
     stop: { why: 'silence' },
     figures: { silent: 1 },
+    devices: expect.arrayContaining([
+      expect.objectContaining({ id: stuck.id, overdue: 'silent', heard: true }),
+    ]),
   });
 });

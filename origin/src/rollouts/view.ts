@@ -27,6 +27,8 @@ interface RolloutDevice {
   progress?: { doneBytes: number; totalBytes: number };
   /** Nothing came from it past the deadline: it alone, or nothing from its site either. */
   overdue?: 'silent' | 'unreachable';
+  /** Of one that is overdue: a gateway says all the same that it hears it. It decides nothing, and tells a person where to look. */
+  heard?: true;
 }
 
 export interface RolloutStatus {
@@ -87,6 +89,7 @@ export function statusOf(
       site: member.site,
       ...deviceState(rollout, outcome, bootedCounter(status), running),
       ...(overdue && { overdue }),
+      ...(overdue && registry.presence?.stateOf(member) === 'heard' && { heard: true }),
     };
     total += 1;
     matching += 1;

@@ -101,6 +101,10 @@ export const rolloutStatusSchema = rolloutSchema
         reason: z.object({ code: z.string(), message: z.string() }).optional(),
         progress: z.object({ doneBytes: z.int(), totalBytes: z.int() }).optional(),
         overdue: z.enum(['silent', 'unreachable']).optional(),
+        heard: z
+          .literal(true)
+          .optional()
+          .openapi({ description: 'It is overdue, though its gateway hears it.' }),
       }),
     ),
     turns: z
