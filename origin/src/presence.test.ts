@@ -64,24 +64,26 @@ it('shows who lives, who is silent, where nobody tells, and who holds up a site'
   expect(await sitecast('device', 'show', well.id)).toContain(`now, by ${north.id}`);
   expect(await sitecast('device', 'show', far.id)).toContain('its last report counts');
   expect(await sitecast('gateway', 'show', released.id)).toContain('it does not tell whom it hears');
-  const turn = `site north: its turn is held by ${holder.id} for 12 min 30 s`;
+  await bed.call('PATCH', `/api/v1/devices/${holder.id}`, { name: 'door-7' });
+  await bed.call('PATCH', `/api/v1/gateways/${south.id}`, { name: 'gate-2' });
+  const turn = 'site north: its turn is held by door-7 for 12 min 30 s';
   expect((await sitecast('gateway', 'show', north.id)).split('\n')).toContain(turn);
   expect((await sitecast('rollout', 'status', rollout)).split('\n')).toContain(turn);
   let status = await sitecast('status');
   expect(status).toContain('gateways: 2 heard, 0 silent, 1 that do not tell');
   // It's heard, and may well be busy.
-  expect(status).not.toContain(holder.id);
+  expect(status).not.toContain('door-7');
 
   await say(north, 2, { gone: [{ id: holder.id, ageS: 300 }], turns });
   bed.clock.nowMs += 80_000;
   status = await sitecast('status');
   const heldAt = new Date(bed.clock.nowMs - 380_000).toISOString();
-  const stuck = `site north: its turn is held by ${holder.id} for 13 min 20 s, not heard since ${heldAt}`;
+  const stuck = `site north: its turn is held by door-7 for 13 min 20 s, not heard since ${heldAt}`;
   expect(status).toContain(`warning: ${stuck}\n`);
   const saidAt = new Date(bed.clock.nowMs - 110_000).toISOString();
-  expect(status).toContain(`warning: site south: gateway ${south.id} is silent since ${saidAt}`);
+  expect(status).toContain(`warning: site south: gateway gate-2 is silent since ${saidAt}`);
   list = await sitecast('gateway', 'list');
-  expect(lineOf(list, south.id)).toContain(`enrolled, silent  ${saidAt}`);
+  expect(lineOf(list, 'gate-2')).toContain(`enrolled, silent  ${saidAt}`);
   expect(lineOf(list, north.id)).toContain('enrolled          now');
 });
 

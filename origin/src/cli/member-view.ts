@@ -1,9 +1,22 @@
-import type { MemberDetail } from './fleet-api.ts';
+import type { Member, MemberDetail } from './fleet-api.ts';
+import { calledText } from './called.ts';
 import { facts, field, plural, table } from './output.ts';
 import { turnLines } from './presence-view.ts';
 import { reasonText } from './rollout-view.ts';
 
 const SHORT_EPOCH_CHARS = 8;
+
+/** A board that was set up anew looks just like one that wants another's place. */
+export function takenText({
+  name,
+  bearer,
+}: {
+  name: string;
+  bearer: NonNullable<Member['wishBearer']>;
+}): string {
+  const { kind, id, lastHeardAt } = bearer;
+  return `${name} is already the name of ${kind} ${id} (last heard ${lastHeardAt}); accepting replaces it: it is revoked for good`;
+}
 
 export function formatTags(tags: Record<string, string>): string {
   return Object.entries(tags)
@@ -33,12 +46,13 @@ export function describeMember(member: MemberDetail): string[] {
 function known(member: MemberDetail): string[] {
   const { id, kind, product, hardware, site, tags, state, last } = member;
   const lines: Line[] = [
-    [kind, id],
+    [kind, calledText(member)],
+    ['id', member.name === undefined ? undefined : id],
     ['product', product === undefined ? undefined : `${product}, hardware ${hardware ?? 'unknown'}`],
     ['site', site],
     ['tags', formatTags(tags) || undefined],
     ['state', state],
-    ...(last ? reportLines(last) : []),
+    ...(last ? reportLines(last, member.names) : []),
     ['seen', member.lastSeenAt],
     ['heard', hearingText(member)],
     ['enrolled', member.enrolledAt],
@@ -57,23 +71,25 @@ function inventory(member: MemberDetail): string[] {
 /** A name, and what stands beside it; undefined leaves the line out. */
 type Line = [string, string | undefined];
 
-function reportLines(last: NonNullable<MemberDetail['last']>): Line[] {
+function reportLines(last: NonNullable<MemberDetail['last']>, names: MemberDetail['names']): Line[] {
   const { reason, booted, rollout, receivedAt, at, via, timestampVersion } = last;
   return [
     ['why', reason && reasonText(reason)],
     ['runs', booted && `${releaseText(booted.release)} in slot ${booted.slot}`],
     ['rollout', rollout && `${rollout.id}, attempt ${rollout.attempt}`],
-    ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${via}`}`],
+    ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${names[via] ?? via}`}`],
     ['metadata', `trusts version ${timestampVersion} of the timestamp`],
   ];
 }
 
 /** Undefined for one that waits, is revoked, or was told of by an origin of an earlier version. */
-function hearingText({ kind, presence, heardBy = [], hears }: MemberDetail): string | undefined {
+function hearingText({ kind, presence, heardBy = [], hears, names }: MemberDetail): string | undefined {
   if (presence === undefined) return undefined;
   if (kind === 'gateway')
     return GATEWAY_PRESENCE[presence] + (hears ? `: ${plural(hears.devices, 'device')}` : '');
-  return presence === 'heard' ? `now, by ${heardBy.join(', ')}` : DEVICE_PRESENCE[presence];
+  return presence === 'heard'
+    ? `now, by ${heardBy.map(id => names[id] ?? id).join(', ')}`
+    : DEVICE_PRESENCE[presence];
 }
 
 const GATEWAY_PRESENCE = {

@@ -1,6 +1,7 @@
 import { formatDurationMs } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
+import { calledText } from './called.ts';
 import type { OriginClient } from './origin-client.ts';
 import { plural } from './output.ts';
 
@@ -18,12 +19,20 @@ export const turnSchema = z.object({
   leftMs: z.number(),
   presence: presenceSchema,
   lastHeardAt: z.string().optional(),
+  name: z.string().optional(),
 });
 type Turn = z.infer<typeof turnSchema>;
 
 const fleetPresenceSchema = z.object({
   gateways: z.object({ heard: z.number(), silent: z.number(), untold: z.number() }),
-  silent: z.array(z.object({ id: z.string(), site: z.string(), lastHeardAt: z.string().optional() })),
+  silent: z.array(
+    z.object({
+      id: z.string(),
+      name: z.string().optional(),
+      site: z.string(),
+      lastHeardAt: z.string().optional(),
+    }),
+  ),
   turns: z.array(turnSchema),
 });
 type FleetPresence = z.infer<typeof fleetPresenceSchema>;
@@ -43,10 +52,10 @@ export async function fetchPresence(origin: Pick<OriginClient, 'json'>): Promise
 }
 
 /** `site north: its turn is held by 12D3… for 12 min, not heard since …` */
-function turnText({ id, site, heldMs, presence, lastHeardAt }: Turn): string {
+function turnText({ id, name, site, heldMs, presence, lastHeardAt }: Turn): string {
   const long = heldMs === undefined ? '' : ` for ${formatDurationMs(heldMs)}`;
   const isAway = presence === 'silent' && lastHeardAt !== undefined;
-  return `site ${site}: its turn is held by ${id}${long}${isAway ? `, not heard since ${lastHeardAt}` : ''}`;
+  return `site ${site}: its turn is held by ${calledText({ id, name })}${long}${isAway ? `, not heard since ${lastHeardAt}` : ''}`;
 }
 
 /** A line each, and one for those that don't fit. */
@@ -57,8 +66,8 @@ export function turnLines(turns: readonly Turn[]): string[] {
 /** What somebody is to look at: gateways that are silent, turns that others wait for in vain. */
 export function presenceWarnings({ gateways, silent, turns }: FleetPresence): string[] {
   const dead = silent.map(
-    ({ id, site, lastHeardAt = 'the origin was started' }) =>
-      `site ${site}: gateway ${id} is silent since ${lastHeardAt}`,
+    ({ id, name, site, lastHeardAt = 'the origin was started' }) =>
+      `site ${site}: gateway ${calledText({ id, name })} is silent since ${lastHeardAt}`,
   );
   const stuck = turns.filter(({ presence, heldMs = 0 }) => presence === 'silent' || heldMs >= LONG_MS);
   return [...atMost(dead, 'silent gateway', gateways.silent), ...turnLines(stuck)];

@@ -14,14 +14,20 @@ export function tellSilence(
   { silent, back }: { silent: readonly Member[]; back: readonly Member[] },
   { events, registry, log }: Surroundings,
 ): void {
-  for (const { id, site } of silent) {
+  for (const { id, name, site } of silent) {
     const seenMs = registry.seenMs(id);
-    const data = { gateway: id, site, ...(seenMs && { lastHeardAt: new Date(seenMs).toISOString() }) };
+    const data = {
+      gateway: id,
+      ...(name !== undefined && { name }),
+      site,
+      ...(seenMs && { lastHeardAt: new Date(seenMs).toISOString() }),
+    };
     events.emit({ type: 'gateway.silent', data });
     log.warn(data, 'a gateway is silent');
   }
-  for (const { id, site } of back) {
-    events.emit({ type: 'gateway.heard', data: { gateway: id, site } });
-    log.info({ gateway: id, site }, 'a gateway is heard again');
+  for (const { id, name, site } of back) {
+    const data = { gateway: id, ...(name !== undefined && { name }), site };
+    events.emit({ type: 'gateway.heard', data });
+    log.info(data, 'a gateway is heard again');
   }
 }

@@ -13,6 +13,8 @@ export interface ShownTurn extends Omit<Turn, 'sinceMs' | 'untilMs'> {
   leftMs: number;
   presence: PresenceState;
   lastHeardAt?: string;
+  /** The holder's. */
+  name?: string;
 }
 
 export function shownTurn(
@@ -26,6 +28,7 @@ export function shownTurn(
     ...turn,
     ...(sinceMs !== undefined && { heldMs: Math.max(0, nowMs - sinceMs) }),
     leftMs: Math.max(0, untilMs - nowMs),
+    ...(holder?.name !== undefined && { name: holder.name }),
     presence: holder ? presence.stateOf(holder) : 'untold',
     ...(heardMs !== undefined && { lastHeardAt: new Date(heardMs).toISOString() }),
   };

@@ -14,6 +14,7 @@ import { eventRoutes } from './routes/events.ts';
 import { gatewayRoutes } from './routes/gateways.ts';
 import { healthRoutes } from './routes/health.ts';
 import { joinTokenRoutes } from './routes/join-tokens.ts';
+import { memberChangeRoutes } from './routes/member-changes.ts';
 import { memberRoutes } from './routes/members.ts';
 import { presenceRoutes } from './routes/presence.ts';
 import { publicRoutes } from './routes/public.ts';
@@ -45,6 +46,7 @@ export function createApp(deps: AppDeps): OriginApp {
   gatewayRoutes(app, deps);
   presenceRoutes(app, deps);
   memberRoutes(app, deps);
+  memberChangeRoutes(app, deps);
   joinTokenRoutes(app, deps);
   rolloutRoutes(app, deps);
   auditRoutes(app, deps);

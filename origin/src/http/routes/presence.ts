@@ -55,6 +55,7 @@ export const shownTurnSchema = z
     leftMs: z.number().openapi({ description: 'Until it ends, unless the device takes it anew.' }),
     presence: z.enum(PRESENCES),
     lastHeardAt: z.string().optional(),
+    name: z.string().optional().openapi({ description: "The device's." }),
   })
   .openapi('Turn');
 
@@ -87,7 +88,14 @@ export function hearingOf(
 
 const shownSchema = z.object({
   gateways: z.object({ heard: z.int(), silent: z.int(), untold: z.int() }),
-  silent: z.array(z.object({ id: z.string(), site: z.string(), lastHeardAt: z.string().optional() })),
+  silent: z.array(
+    z.object({
+      id: z.string(),
+      name: z.string().optional(),
+      site: z.string(),
+      lastHeardAt: z.string().optional(),
+    }),
+  ),
   turns: z.array(shownTurnSchema),
 });
 
@@ -109,9 +117,14 @@ function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
       return c.json(
         {
           gateways: counts,
-          silent: silent.slice(0, MAX_SHOWN).map(({ id, site }) => {
+          silent: silent.slice(0, MAX_SHOWN).map(({ id, name, site }) => {
             const seenMs = fleet.registry.seenMs(id);
-            return { id, site, ...(seenMs && { lastHeardAt: new Date(seenMs).toISOString() }) };
+            return {
+              id,
+              ...(name !== undefined && { name }),
+              site,
+              ...(seenMs && { lastHeardAt: new Date(seenMs).toISOString() }),
+            };
           }),
           turns: turns.map(turn => shownTurn(turn, fleet, now())),
         },
