@@ -92,8 +92,7 @@ export function statusOf(
       ...nameOf(member),
       site: member.site,
       ...deviceState(rollout, outcome, bootedCounter(status), running),
-      ...(overdue && { overdue }),
-      ...(overdue && registry.presence?.stateOf(member) === 'heard' && { heard: true }),
+      ...lateness(member, overdue, registry),
     };
     total += 1;
     matching += 1;
@@ -133,6 +132,15 @@ class Page {
 }
 
 const nameOf = ({ name }: Member): { name?: string } => (name === undefined ? {} : { name });
+
+function lateness(
+  member: Member,
+  overdue: RolloutDevice['overdue'],
+  { presence }: Registry,
+): Pick<RolloutDevice, 'overdue' | 'heard'> {
+  if (!overdue) return {};
+  return { overdue, ...(presence?.stateOf(member) === 'heard' && { heard: true }) };
+}
 
 const isAfter = ({ id }: RolloutDevice, after: string | undefined): boolean =>
   after === undefined || id > after;
