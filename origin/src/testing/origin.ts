@@ -106,7 +106,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     ...parts,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     files,
-    metrics: new Metrics({ repository, scrubber, chunks, state, room, now }),
+    metrics: new Metrics({ repository, scrubber, chunks, state, room, ...services, now }),
     state,
     room,
     bodies,
