@@ -48,6 +48,11 @@ export async function setAside(path: string): Promise<string | undefined> {
   return aside;
 }
 
+/** The same with a file's copy, which is of something else than the file. */
+export function setCopyAside(path: string): Promise<string | undefined> {
+  return setAside(copyOf(path));
+}
+
 async function freeName(path: string): Promise<string> {
   for (let number = 1; ; number += 1) {
     const name = number === 1 ? `${path}.damaged` : `${path}.damaged.${number}`;
