@@ -2,12 +2,13 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { lateFallBack } from '../decision/boot-verdict.ts';
 import { type Choice, type Facts, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from '../decision/choose.ts';
 import { isSameUpdate, type Memory, type Reason, type SlotRecord, type Update } from '../decision/memory.ts';
+import { rememberedBoot } from '../decision/remembered-boot.ts';
 import type { BootState, SlotName, SlotReader } from '../ports.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
 import { ActivationChecks, noLongerWanted } from './activation-checks.ts';
 import { Activator } from './activator.ts';
 import { settleLateFallBack } from './late-fall-back.ts';
-import { recoverNotes, slotsRemembered } from './recover-notes.ts';
+import { recoverNotes } from './recover-notes.ts';
 import { Installer, type Release } from './installer.ts';
 import type { AgentParts } from './parts.ts';
 import { Lookout, type Situation } from './lookout.ts';
@@ -43,7 +44,9 @@ export class UpdateAgent {
   /** Before the first cycle, and again where that failed: what does the boot that brought us here mean? */
   async start(): Promise<void> {
     const { boot, memory, status, outbox } = this.#parts;
-    const state = await boot.start(slotsRemembered(memory, outbox.newest));
+    const { loss, current } = memory;
+    const remembered = rememberedBoot(loss?.kept ?? current, loss !== undefined, outbox.newest);
+    const state = await boot.start(remembered);
     this.#boot = state;
     status.set({ booted: state.booted });
     await recoverNotes(this.#parts, state);

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { readdirSync } from 'node:fs';
 import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { writeCopy } from '@sitecast/shared/durable';
 import { Identity } from '@sitecast/shared/identity';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type DeviceChanges, TestDevice } from '../adapters/test-device.ts';
@@ -187,7 +188,7 @@ it('notices or outlives each turned bit of its memory, its boot state and its ke
   await each('boot.json', async () => {
     const copy = await readFile(path('boot.json.copy'));
     const boot = new FileBootControl(path('boot.json'), options);
-    expect(await boot.start(['B'])).toMatchObject({ booted: 'B', next: 'B' });
+    expect(await boot.start({ slots: ['B'], onTrial: undefined })).toMatchObject({ booted: 'B', next: 'B' });
     await writeFile(path('boot.json.copy'), copy);
   });
 });
@@ -224,6 +225,18 @@ describe('a device that has lost a file with its copy', () => {
     const codes = origin.told(id).map(({ reason }) => reason?.code);
     expect(codes).toContain('SITECAST_BOOT_STATE_INVALID');
     expect(codes.filter(code => code === 'bootCountExhausted')).toEqual([]);
+  });
+
+  it('does not try the release again that has failed, whatever copy an earlier release has left', async () => {
+    // As it was when release 2 was to be tried; a release that keeps no copies has seen the end of that.
+    const { format, bootId } = JSON.parse(await readFile(path('boot.json'), 'utf8'));
+    const then = { booted: 'B', next: 'B', trial: { slot: 'A', triesLeft: 2 }, bad: [], isStopped: false };
+    await writeCopy(path('boot.json'), JSON.stringify({ format, bootId, ...then }));
+    await damage('boot.json', 'is cut in half');
+    await device.open({ log });
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    await expectToBeItself();
   });
 
   it('goes by its reports where both memories are lost, and by the copy of an old one of neither', async () => {

@@ -40,11 +40,14 @@ it('is the one that an earlier release has begun anew, whatever its copies say',
   expect(await open()).toBe(second);
 });
 
-it.each(['status.json', 'state.json'])('is the one that %s goes by, where the other says nothing', async name => {
-  await writeFile(path('state.json'), '{}');
-  await writeFile(path(name), name === 'state.json' ? stateOf(second) : JSON.stringify({ id: second }));
-  expect(await open()).toBe(second);
-});
+it.each(['status.json', 'state.json'])(
+  'is the one that %s goes by, where the other says nothing',
+  async name => {
+    await writeFile(path('state.json'), '{}');
+    await writeFile(path(name), name === 'state.json' ? stateOf(second) : JSON.stringify({ id: second }));
+    expect(await open()).toBe(second);
+  },
+);
 
 it('is the new one while its assignment is still the old one', async () => {
   await writeFile(path('state.json'), stateOf(first));
