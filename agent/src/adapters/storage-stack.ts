@@ -153,7 +153,7 @@ const deviceId = (device: string): string => `device ${device}`;
 const fileId = ({ dev, ino }: BigIntStats): string => `file ${deviceNumber(dev)}/${ino}`;
 
 /** `MAJOR:MINOR`, as sysfs writes it, of what stat gives (makedev(3)). */
-function deviceNumber(dev: bigint): string {
+export function deviceNumber(dev: bigint): string {
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xffff_f000n);
   const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffff_ff00n);
   return `${major}:${minor}`;
