@@ -40,8 +40,8 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-const settings = (a: string, b: string) => [
-  `--data=${join(directory, 'data')}`,
+const settings = (a: string, b: string, data = 'data') => [
+  `--data=${join(directory, data)}`,
   `--gateway=${site.url}`,
   `--root=${join(directory, 'root.json')}`,
   '--product=camera',
@@ -52,8 +52,8 @@ const settings = (a: string, b: string) => [
   `--slot-b=${b}`,
 ];
 
-function daemon(a: string, b: string): AgentProcess {
-  const agent = new AgentProcess(['run', ...settings(a, b), '--poll=1s']);
+function daemon(a: string, b: string, data?: string): AgentProcess {
+  const agent = new AgentProcess(['run', ...settings(a, b, data), '--poll=1s']);
   running.push(agent);
   return agent;
 }
@@ -91,6 +91,27 @@ it('one file under two names is refused at the start, and not written', async ()
   expect(refused).toMatchObject({ exitCode: 2, stdout: '' });
   expect(refused.stderr).toContain('SITECAST_SETTING_INVALID');
   expect(await readFile(a, 'utf8')).toBe('what runs');
+});
+
+it('two agents with different data do not write one slot: the second waits until the first has ended, however', async () => {
+  const [a, b] = [join(directory, 'a.img'), join(directory, 'b.img')];
+  await writeFile(a, 'what runs');
+  const first = daemon(a, b);
+  await until('the first has enrolled', () => told().length > 0);
+  // To it, what runs is the slot that doesn't.
+  const second = daemon(b, a, 'other');
+  fleet.rollOut(1);
+  await fleet.publish();
+  await until('the first has updated', isTold('completed'));
+  await until('the second waits', isTold('waiting', 'SITECAST_SLOT_BUSY'));
+  const messages = told().map(({ reason }) => reason?.message);
+  expect(messages).toContain(`the slot ${a} is the slot of another sitecast-agent, process ${first.pid}`);
+  expect(await readFile(a, 'utf8')).toBe('what runs');
+  expect(await readFile(b)).toEqual(image);
+  await first.stop('SIGKILL');
+  await until('the second has updated', () => told().filter(({ state }) => state === 'completed').length === 2);
+  expect(await readFile(a)).toEqual(image);
+  await second.stop('SIGKILL');
 });
 
 const whySkipped = whyNoLoopDevices();

@@ -6,7 +6,8 @@ import { isSystemError } from '@sitecast/shared/errors';
 import type { SlotPlace } from '../decision/memory.ts';
 import type { Slot, SlotReader, SlotWriter } from '../ports.ts';
 import { missingSlot, slotError } from './slot-errors.ts';
-import { findSlot, locateSlot, refuseUnsafe } from './slot-checks.ts';
+import type { SlotLocks } from './slot-locks.ts';
+import { findSlot, findSlots, locateSlot, refuseUnsafe } from './slot-checks.ts';
 
 /** How much is read at once, in bytes; a multiple of every sector size. */
 const BLOCK_BYTES = 1024 * 1024;
@@ -21,6 +22,8 @@ export interface FileSlotOptions {
   other?: string | undefined;
   /** The agent's own directory. */
   data?: string | undefined;
+  /** Those of this agent's process; undefined: nobody else is there. */
+  locks?: SlotLocks | undefined;
 }
 
 /**
@@ -73,15 +76,18 @@ export class FileSlot implements Slot {
   }
 
   async openForWriting(): Promise<SlotWriter> {
+    const { other, locks } = this.#options;
     const { isThere } = await this.locate(undefined);
+    // Before a file is made, and again at what was opened: meanwhile the path may lead elsewhere.
+    await locks?.take(await findSlots([this.path, ...(other === undefined ? [] : [other])]));
     // On a block device O_EXCL fails while anything has mounted or claimed it; for files that are there it means nothing.
     const create = isThere ? 0 : constants.O_CREAT;
     const handle = await this.#open(constants.O_RDWR | constants.O_EXCL | create);
     try {
       if (!isThere) await syncDirectory(dirname(this.path));
-      // Of what was opened: meanwhile the path may lead elsewhere.
       const found = await handle.stat({ bigint: true });
-      await refuseUnsafe(this.path, found, this.#options.other);
+      await refuseUnsafe(this.path, found, other);
+      await locks?.take([{ path: this.path, found }]);
       return new FileWriter(this.path, handle, found.isBlockDevice());
     } catch (error) {
       await handle.close();

@@ -37,6 +37,18 @@ export async function findSlot(path: string): Promise<BigIntStats | undefined> {
   throw unusableSlot(path);
 }
 
+/** What a slot's path leads to. */
+export interface FoundSlot {
+  path: string;
+  found: BigIntStats;
+}
+
+/** Of several, those that are there. @throws as `findSlot` */
+export async function findSlots(paths: readonly string[]): Promise<FoundSlot[]> {
+  const found = await Promise.all(paths.map(async path => ({ path, found: await findSlot(path) })));
+  return found.filter((slot): slot is FoundSlot => slot.found !== undefined);
+}
+
 /**
  * Below /dev, or in its file system wherever else that is mounted: in a container, or in a root that is being prepared.
  * @param path without symbolic links

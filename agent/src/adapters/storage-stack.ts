@@ -27,16 +27,20 @@ interface Extent {
 
 const SECTOR_BYTES = 512;
 
+/** @param found of a regular file or a block device */
+export const storageId = (found: BigIntStats): string =>
+  found.isBlockDevice() ? deviceId(deviceNumber(found.rdev)) : fileId(found);
+
 /** @param found of a regular file or a block device @param path where it was found */
 export async function storageOf(found: BigIntStats, path: string): Promise<Storage> {
   const layers = new Set<string>();
   if (!found.isBlockDevice()) {
     await addFile(layers, found, path);
-    return { id: fileId(found), layers, extents: [] };
+    return { id: storageId(found), layers, extents: [] };
   }
   const device = deviceNumber(found.rdev);
   await addDevice(layers, device);
-  return { id: deviceId(device), layers, extents: await extentsOf(device) };
+  return { id: storageId(found), layers, extents: await extentsOf(device) };
 }
 
 /** What the file system of a directory lies on. */
@@ -134,8 +138,7 @@ async function loopExtentsOf(directory: string): Promise<Extent[]> {
   const end = limit > 0 ? start + limit : Number.POSITIVE_INFINITY;
   try {
     const found = await stat(backing, { bigint: true });
-    const on = found.isBlockDevice() ? deviceId(deviceNumber(found.rdev)) : fileId(found);
-    return [{ on, start, end }];
+    return [{ on: storageId(found), start, end }];
   } catch {
     // Deleted, or out of this process's sight: nothing can be said of it.
     return [];
