@@ -295,6 +295,7 @@ function mayPass(error: unknown): boolean {
 async function answer(command: ControlCommand, daemon: Daemon, parts: AgentParts): Promise<unknown> {
   switch (command) {
     case 'status':
+      await daemon.lookAtSlots();
       return parts.status.current;
     case 'check':
       return daemon.check(parts.stop);

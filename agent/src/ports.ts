@@ -27,6 +27,11 @@ export interface Slot {
    * @throws SITECAST_SLOT_MISSING where nothing is and nothing may be made: it has to be waited for
    */
   locate(remembered: SlotPlace | undefined): Promise<SlotPlace>;
+  /**
+   * Looks whether it's there, whether somebody else uses it, and whether its first bytes can be read. One that runs is in use.
+   * @throws SITECAST_SLOT_MISSING, SITECAST_SLOT_BUSY, and what else reading throws
+   */
+  look(remembered: SlotPlace | undefined, options: { isBooted: boolean }): Promise<void>;
   /** Bytes that it can hold; undefined where nothing but the file system bounds it. */
   capacityBytes(): Promise<number | undefined>;
   /** For looking only. Undefined if nothing is there yet. */

@@ -58,6 +58,7 @@ function daemon(a: string, b: string, data?: string): AgentProcess {
   return agent;
 }
 
+const status = async () => (await AgentProcess.run(['status', `--data=${join(directory, 'data')}`])).stdout;
 const told = () => [...origin.reports.values()].flat();
 const isTold = (state: string, code?: string) => () =>
   told().some(report => report.state === state && report.reason?.code === code);
@@ -109,7 +110,10 @@ it('two agents with different data do not write one slot: the second waits until
   expect(await readFile(a, 'utf8')).toBe('what runs');
   expect(await readFile(b)).toEqual(image);
   await first.stop('SIGKILL');
-  await until('the second has updated', () => told().filter(({ state }) => state === 'completed').length === 2);
+  await until(
+    'the second has updated',
+    () => told().filter(({ state }) => state === 'completed').length === 2,
+  );
   expect(await readFile(a)).toEqual(image);
   await second.stop('SIGKILL');
 });
@@ -130,13 +134,18 @@ describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${wh
 
     const agent = daemon(a, link);
     await until('the slot is missing', isTold('waiting', 'SITECAST_SLOT_MISSING'));
+    expect(await status()).toMatch(new RegExp(`^slot B +other +missing .*\\n +the slot ${link} is `, 'm'));
     await expect(stat(link)).rejects.toMatchObject({ code: 'ENOENT' });
 
     await symlink(b, link);
     await until('the slot is busy', isTold('waiting', 'SITECAST_SLOT_BUSY'));
+    expect(await status()).toMatch(
+      new RegExp(`^slot B +other +in use .*\\n +the slot ${link} is mounted at ${point}$`, 'm'),
+    );
     expect(await readFile(join(point, 'kept'), 'utf8')).toBe('kept');
     expect(site.count('/chunks/')).toBe(0);
     devices.unmount(point);
+    expect(await status()).not.toMatch(/^slot B +other +in use/m);
 
     await until('it waits for its window', isTold('waiting', 'SITECAST_WAITING_WINDOW'));
     expect(await readFirst(b, image.length)).toEqual(image);

@@ -5,10 +5,11 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
-import { slotsOf, UpdateAgent } from './cycle/agent.ts';
+import { UpdateAgent } from './cycle/agent.ts';
 import { type AgentParts, Confirmation } from './cycle/parts.ts';
 import { Narrator } from './cycle/narrator.ts';
 import { Reporter } from './cycle/reporter.ts';
+import { SlotWatch } from './cycle/slot-watch.ts';
 import { StatusBoard } from './cycle/status-board.ts';
 import { Admission } from './peers/admission.ts';
 import { serveHook } from './peers/serve-hook.ts';
@@ -85,7 +86,8 @@ export async function openAgent(
   }
   const { product, hardware } = settings;
   const membership = new Membership({ gateways, identity, memory, product, hardware, token: token?.pair });
-  const status = openStatus(settings, surroundings, { trust, memory, outbox });
+  const slotWatch = new SlotWatch({ slots: surroundings.slots, memory });
+  const status = openStatus(settings, surroundings, { trust, memory, outbox, slotWatch });
   const narrator = new Narrator(surroundings.log);
   const reporter = new Reporter(outbox, clock, narrator, () => reportFacts(trust, memory, status));
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log: surroundings.log });
@@ -110,6 +112,7 @@ export async function openAgent(
     reporter,
     narrator,
     status,
+    slotWatch,
     confirmation: new Confirmation(),
   };
   return { agent: new UpdateAgent(parts), parts };
@@ -132,8 +135,8 @@ async function openOutbox(directory: string, { identity, passPoint, log }: Surro
 
 function openStatus(
   settings: RunSettings,
-  { identity, clock, slots }: Surroundings,
-  { trust, memory, outbox }: Pick<AgentParts, 'trust' | 'memory' | 'outbox'>,
+  { identity, clock }: Surroundings,
+  { trust, memory, outbox, slotWatch }: Pick<AgentParts, 'trust' | 'memory' | 'outbox' | 'slotWatch'>,
 ): StatusBoard {
   return new StatusBoard(join(settings.data, STATUS_FILE), {
     format: 'sitecast-status-1',
@@ -144,7 +147,7 @@ function openStatus(
     hardware: settings.hardware,
     enrolment: 'unknown',
     state: 'checking',
-    slots: slotsOf(memory.current.slots, slots),
+    slots: slotWatch.shown,
     update: memory.current.update,
     lastFailure: memory.current.lastFailure,
     barred: memory.current.barred,

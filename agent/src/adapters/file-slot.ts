@@ -5,12 +5,14 @@ import { syncDirectory } from '@sitecast/shared/durable';
 import { isSystemError } from '@sitecast/shared/errors';
 import type { SlotPlace } from '../decision/memory.ts';
 import type { Slot, SlotReader, SlotWriter } from '../ports.ts';
-import { missingSlot, slotError } from './slot-errors.ts';
+import { busySlot, missingSlot, slotError } from './slot-errors.ts';
 import type { SlotLocks } from './slot-locks.ts';
+import { useOf } from './slot-use.ts';
 import { findSlot, findSlots, locateSlot, refuseUnsafe } from './slot-checks.ts';
 
 /** How much is read at once, in bytes; a multiple of every sector size. */
 const BLOCK_BYTES = 1024 * 1024;
+const LOOK_BYTES = 512;
 /** No file system or device asks for a coarser place in memory. */
 const MAX_ALIGNMENT_BYTES = 4096;
 const ALIGNMENT_STEP_BYTES = 16;
@@ -41,6 +43,23 @@ export class FileSlot implements Slot {
 
   async locate(remembered: SlotPlace | undefined): Promise<SlotPlace> {
     return locateSlot(this.path, remembered, this.#options.data);
+  }
+
+  async look(remembered: SlotPlace | undefined, { isBooted }: { isBooted: boolean }): Promise<void> {
+    await this.locate(remembered);
+    const found = await findSlot(this.path);
+    if (!found) return;
+    await this.#options.locks?.take([{ path: this.path, found }]);
+    const use = isBooted ? undefined : await useOf(this.path, found);
+    if (use !== undefined) throw busySlot(this.path, use);
+    const handle = await this.#open(constants.O_RDONLY);
+    try {
+      await handle.read(Buffer.alloc(LOOK_BYTES), 0, LOOK_BYTES, 0);
+    } catch (error) {
+      throw slotError(this.path, 'read', error);
+    } finally {
+      await handle.close();
+    }
   }
 
   async capacityBytes(): Promise<number | undefined> {
@@ -99,8 +118,14 @@ export class FileSlot implements Slot {
     try {
       return await open(this.path, flags, 0o755);
     } catch (error) {
-      throw slotError(this.path, 'open', error);
+      const use = isSystemError(error, 'EBUSY') ? await this.#use() : undefined;
+      throw use === undefined ? slotError(this.path, 'open', error) : busySlot(this.path, use);
     }
+  }
+
+  async #use(): Promise<string | undefined> {
+    const found = await findSlot(this.path);
+    return found && useOf(this.path, found);
   }
 }
 

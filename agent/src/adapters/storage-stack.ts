@@ -71,6 +71,11 @@ export async function loopDevicesOn({ id }: Storage): Promise<string[]> {
   return found;
 }
 
+/** Names of the block devices that a device is part of. @param device `MAJOR:MINOR` */
+export function holdersOf(device: string): Promise<string[]> {
+  return namesIn(join(SYSFS, device, 'holders'));
+}
+
 async function addDevice(layers: Set<string>, device: string): Promise<void> {
   if (layers.has(deviceId(device))) return;
   layers.add(deviceId(device));

@@ -32,7 +32,7 @@ export async function locateSlots(parts: Parts & Pick<AgentParts, 'log'>): Promi
 }
 
 /** A version that didn't remember places still remembers what it had put there. */
-function placeIn({ slotPlaces, slots }: Memory, name: SlotName, path: string): SlotPlace | undefined {
+export function placeIn({ slotPlaces, slots }: Memory, name: SlotName, path: string): SlotPlace | undefined {
   const { state } = slots[name];
   const hasHeld = state === 'verified' || state === 'altered';
   return slotPlaces?.[name] ?? (hasHeld ? { path, isThere: true } : undefined);
