@@ -4,7 +4,7 @@ import { describeError, plainJson, runProgram } from '@sitecast/shared/command';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Identity } from '@sitecast/shared/identity';
-import { cutTextStart } from '@sitecast/shared/text';
+import { outputText } from '@sitecast/shared/text';
 import { pino } from 'pino';
 import type { z } from 'zod';
 import { CommandBootControl } from './adapters/command-boot.ts';
@@ -179,7 +179,7 @@ function bootControl(
           signal: stop,
         });
         if (exitCode !== 0)
-          log('warn', `the payload command ended with ${exitCode}: ${cutTextStart(output, MAX_TOLD_CHARS)}`);
+          log('warn', `the payload command ended with ${exitCode}: ${outputText(output, MAX_TOLD_CHARS)}`);
       } catch (error) {
         stop.throwIfAborted();
         log('warn', `the payload command can't be run: ${String(error)}`);

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { SitecastError } from '@sitecast/shared/errors';
-import { cutText, cutTextStart } from '@sitecast/shared/text';
+import { cutText, cutTextStart, outputText } from '@sitecast/shared/text';
 import { z } from 'zod';
 import type {
   AgentClock,
@@ -152,7 +152,7 @@ export class CommandBootControl implements BootControl {
     const { exitCode, isTimedOut, output, stderr } = outcome;
     if (isTimedOut) throw failed(said, `it took more than ${timeoutMs / 1000} s`, undefined, isTimedOut);
     if (exitCode !== 0)
-      throw failed(said, `exit code ${exitCode ?? 'none'}: ${cutTextStart(output.trim(), MAX_TOLD_CHARS)}`);
+      throw failed(said, `exit code ${exitCode ?? 'none'}: ${outputText(output, MAX_TOLD_CHARS)}`);
     this.#tell(said, cutTextStart(stderr.trim(), MAX_TOLD_CHARS));
     return outcome;
   }

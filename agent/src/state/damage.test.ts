@@ -117,7 +117,10 @@ const nameOf = (file: string) =>
 
 it('begins with a device on which a release has failed', async () => {
   await device.open();
-  expect(device.parts.memory.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
+  expect(device.parts.memory.current).toMatchObject({
+    booted: 'B',
+    barred: [{ counter: 2, reason: { message: 'health: exit code 1: no output' } }],
+  });
 });
 
 it('has no other files than those that are damaged here', async () => {
