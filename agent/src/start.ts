@@ -30,6 +30,7 @@ import { Delivery } from './site/delivery.ts';
 import { Gateways } from './site/gateways.ts';
 import { Membership } from './site/membership.ts';
 import { Trust, type TrustStart } from './site/trust.ts';
+import { clearDataDirectory } from './state/data-directory.ts';
 import { STATUS_FILE } from './state/status.ts';
 import { MemoryFile } from './state/memory-file.ts';
 import { Outbox } from './state/outbox.ts';
@@ -68,6 +69,7 @@ export async function openAgent(
   surroundings: Surroundings,
 ): Promise<{ agent: UpdateAgent; parts: AgentParts }> {
   const { identity, clock, passPoint, stop } = surroundings;
+  await clearDataDirectory(settings.data, surroundings.log);
   const now = () => clock.now();
   const gateways = new Gateways(surroundings.gateways, now);
   const token = await readJoinToken(settings, {
@@ -118,14 +120,16 @@ export async function openAgent(
   return { agent: new UpdateAgent(parts), parts };
 }
 
+/** What lies in the place of the reports can't be read as such. */
+const NO_REPORTS: ReadonlySet<string> = new Set(['SITECAST_FILE_TOO_LARGE', 'SITECAST_NOT_A_FILE']);
+
 /** A file of reports that the medium doesn't give back is set aside: a new chain begins. */
 async function openOutbox(directory: string, { identity, passPoint, log }: Surroundings): Promise<Outbox> {
   try {
     return await Outbox.open(directory, identity, passPoint);
   } catch (error) {
     const isLost =
-      isSystemError(error, 'EIO') ||
-      (error instanceof SitecastError && error.code === 'SITECAST_FILE_TOO_LARGE');
+      isSystemError(error, 'EIO') || (error instanceof SitecastError && NO_REPORTS.has(error.code));
     if (!isLost) throw error;
     const aside = await setAside(join(directory, OUTBOX_FILE));
     log('error', `the reports can't be read, and are now ${aside}: ${error.message}`, { code: error.code });

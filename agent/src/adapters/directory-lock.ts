@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createFileDurably, readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { createFileDurably, readFileBounded, setAside } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { AbstractLock } from './abstract-lock.ts';
 
@@ -29,11 +29,8 @@ async function secretOf(directory: string): Promise<string> {
   const found = await read(path);
   if (found !== undefined && SECRET.test(found)) return found;
   const secret = randomBytes(16).toString('hex');
-  if (found !== undefined) {
-    // Damaged: nobody else can be there by the name that it made.
-    await writeFileDurably(path, secret, 0o600);
-    return secret;
-  }
+  // Damaged: nobody else can be there by the name that it made.
+  if (found !== undefined) await setAside(path);
   try {
     await createFileDurably(path, secret, 0o600);
     return secret;

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
+import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
-import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { writeCopy } from '@sitecast/shared/durable';
 import { Identity } from '@sitecast/shared/identity';
@@ -9,6 +10,8 @@ import { type DeviceChanges, TestDevice } from '../adapters/test-device.ts';
 import { FileBootControl } from '../adapters/file-boot.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { TestOrigin, TestSite } from '../testing/site.ts';
+import { ControlServer } from '../adapters/control-socket.ts';
+import { lockDirectory } from '../adapters/directory-lock.ts';
 import { MemoryFile } from './memory-file.ts';
 import { noteForgotten } from './outbox-file.ts';
 import { SlotIndexFile } from './slot-index-file.ts';
@@ -163,6 +166,49 @@ describe.each(FILES.filter(name => !OWN.includes(name)))('a device whose %s', fi
     // Nor does the operator's file have to be there any more.
     await device.open({ log, settings: { rootFile: undefined } });
     expect(await device.check()).toMatchObject({ available: { release: { counter: 3 } } });
+    await expectToBeItself();
+  });
+});
+
+/** Also with something in it: what is empty, a rename replaces. */
+const put: Record<string, (path: string) => Promise<unknown>> = {
+  'a directory': async path => mkdir(join(path, 'inside'), { recursive: true }),
+  'a pipe': async path => execFileSync('mkfifo', [path]),
+};
+
+it('a device that has other things in the place of all that it did not begin with goes on all the same', async () => {
+  for (const name of ['lock', 'control.sock', 'slot-a.caibx', 'reports.jsonl.unreadable'])
+    await put['a directory']?.(path(name));
+  for (const name of ['trust', 'documents']) {
+    await rm(path(name), { recursive: true });
+    await put['a pipe']?.(path(name));
+  }
+  await put['a directory']?.(path('slots'));
+  await device.open({ log });
+  await (await lockDirectory(dataOf(device))).release();
+  await (await ControlServer.listen(dataOf(device), async () => {})).close();
+  expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  await expectToBeItself();
+  expect(logged.join()).toContain(`${path('trust')}.damaged`);
+  // Not this agent's: it isn't touched.
+  expect(await readdir(path('slots'))).toEqual(['inside']);
+});
+
+/** Either of them is enough to go on. */
+const COPIES = FILES.filter(name => /copy|pinned|reports\.jsonl/.test(name));
+const ORIGINALS = FILES.filter(name => !COPIES.includes(name));
+
+describe.each(Object.keys(put))('a device that has %s in the place', what => {
+  it.each([
+    ['each copy and the reports', COPIES],
+    ['each other file', ORIGINALS],
+  ])('of %s goes on all the same', async (_which, files) => {
+    for (const name of files.map(nameOf)) {
+      await rm(path(name));
+      await put[what]?.(path(name));
+    }
+    await device.open({ log });
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
     await expectToBeItself();
   });
 });
