@@ -41,7 +41,7 @@ export class SlotLocks {
   }
 
   async release(): Promise<void> {
-    for (const name of [...this.#held.keys()]) await this.#release(name);
+    for (const name of this.#held.keys()) await this.#release(name);
   }
 
   async #judgeHolder(name: string, { path, found }: FoundSlot): Promise<void> {

@@ -1,23 +1,27 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Reason } from '../decision/memory.ts';
-import { SLOT_NAMES, type SlotName } from '../ports.ts';
+import { placeIn, type Reason } from '../decision/memory.ts';
+import { SLOT_NAMES, type Slot, type SlotName } from '../ports.ts';
+import type { MemoryFile } from '../state/memory-file.ts';
 import type { Status } from '../state/status.ts';
-import type { AgentParts } from './parts.ts';
-import { placeIn } from './slot-places.ts';
+
+interface Watched {
+  slots: Readonly<Record<SlotName, Slot>>;
+  memory: Pick<MemoryFile, 'current'>;
+}
 
 /** A medium that hangs in the kernel answers nobody. */
 const MAX_LOOK_MS = 2000;
 
 /** What is wrong with the slots at present, beside what is remembered of them: for whoever looks at the status. */
 export class SlotWatch {
-  readonly #parts: Pick<AgentParts, 'slots' | 'memory'>;
+  readonly #parts: Watched;
   readonly #maxLookMs: number;
   readonly #problems = new Map<SlotName, Reason | undefined>();
   /** Under way: one that hangs is waited for by the next ones, too. */
   readonly #looks = new Map<SlotName, Promise<Reason | undefined>>();
 
-  constructor(parts: Pick<AgentParts, 'slots' | 'memory'>, maxLookMs = MAX_LOOK_MS) {
+  constructor(parts: Watched, maxLookMs = MAX_LOOK_MS) {
     this.#parts = parts;
     this.#maxLookMs = maxLookMs;
   }
