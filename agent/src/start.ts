@@ -30,6 +30,7 @@ import { Delivery } from './site/delivery.ts';
 import { Gateways } from './site/gateways.ts';
 import { Membership } from './site/membership.ts';
 import { Trust, type TrustStart } from './site/trust.ts';
+import { wishedName } from './site/wished-name.ts';
 import { clearDataDirectory } from './state/data-directory.ts';
 import { STATUS_FILE } from './state/status.ts';
 import { MemoryFile } from './state/memory-file.ts';
@@ -87,9 +88,11 @@ export async function openAgent(
     surroundings.log('warn', 'what was reported is told again in a new chain: its file was not right', data);
   }
   const { product, hardware } = settings;
-  const membership = new Membership({ gateways, identity, memory, product, hardware, token: token?.pair });
+  const wish = await wishedName(settings, message => surroundings.log('warn', message));
+  const about = { product, hardware, wish, token: token?.pair };
+  const membership = new Membership({ gateways, identity, memory, ...about });
   const slotWatch = new SlotWatch({ slots: surroundings.slots, memory });
-  const status = openStatus(settings, surroundings, { trust, memory, outbox, slotWatch });
+  const status = openStatus(settings, surroundings, { trust, memory, outbox, slotWatch, wish });
   const narrator = new Narrator(surroundings.log);
   const reporter = new Reporter(outbox, clock, narrator, () => reportFacts(trust, memory, status));
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log: surroundings.log });
@@ -140,7 +143,13 @@ async function openOutbox(directory: string, { identity, passPoint, log }: Surro
 function openStatus(
   settings: RunSettings,
   { identity, clock }: Surroundings,
-  { trust, memory, outbox, slotWatch }: Pick<AgentParts, 'trust' | 'memory' | 'outbox' | 'slotWatch'>,
+  {
+    trust,
+    memory,
+    outbox,
+    slotWatch,
+    wish,
+  }: Pick<AgentParts, 'trust' | 'memory' | 'outbox' | 'slotWatch'> & { wish: string | undefined },
 ): StatusBoard {
   return new StatusBoard(join(settings.data, STATUS_FILE), {
     format: 'sitecast-status-1',
@@ -149,6 +158,7 @@ function openStatus(
     id: identity.id,
     product: settings.product,
     hardware: settings.hardware,
+    ...(wish !== undefined && { wish }),
     enrolment: 'unknown',
     state: 'checking',
     slots: slotWatch.shown,

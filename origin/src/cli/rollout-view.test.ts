@@ -8,28 +8,31 @@ const group = {
   message: 'health: exit code 1: no camera\nand more',
   count: 3,
   sites: 2,
-  devices: ['cam-1', 'cam-2', 'cam-3'],
+  devices: ['id-1', 'id-2', 'id-3'],
 };
 
 it("marks one device's words in a group as that device's", () => {
-  const [, head = '', one = '', other = '', old = ''] = describeFailures([
-    group,
-    {
-      ...group,
-      detail: 'exit code 7',
-      count: 1,
-      sites: 1,
-      message: 'health: exit code 7: ',
-      devices: ['cam-9'],
-    },
-    // Of an origin that doesn't tell more than the code.
-    { ...group, detail: undefined },
-  ]);
+  const [, head = '', one = '', other = '', old = ''] = describeFailures({
+    names: { 'id-1': 'cam-1', 'id-3': 'cam-3' },
+    failures: [
+      group,
+      {
+        ...group,
+        detail: 'exit code 7',
+        count: 1,
+        sites: 1,
+        message: 'health: exit code 7: ',
+        devices: ['id-9'],
+      },
+      // Of an origin that doesn't tell more than the code.
+      { ...group, detail: undefined },
+    ],
+  });
   expect(head).toMatch(/^FAILED WITH +HARDWARE +DEVICES +SITES +WHAT ONE SAID +ALSO ON$/);
   expect(one).toMatch(
-    /^healthFailed, exit code 1 +rpi4 +3 +2 +e\.g\. on cam-1: health: exit code 1: no camera +cam-2 cam-3$/,
+    /^healthFailed, exit code 1 +rpi4 +3 +2 +e\.g\. on cam-1: health: exit code 1: no camera +id-2 cam-3$/,
   );
-  expect(other).toMatch(/^healthFailed, exit code 7 +rpi4 +1 +1 +on cam-9: health: exit code 7$/);
+  expect(other).toMatch(/^healthFailed, exit code 7 +rpi4 +1 +1 +on id-9: health: exit code 7$/);
   expect(old).toMatch(/^healthFailed +rpi4 /);
 });
 

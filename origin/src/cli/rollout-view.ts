@@ -1,6 +1,7 @@
 import { formatDurationMs } from '@sitecast/shared/command';
 import { cutText } from '@sitecast/shared/text';
-import type { DryRun, FailureGroup, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
+import type { DryRun, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
+import { calledText } from './called.ts';
 import { field, formatBytes, plural, table } from './output.ts';
 import { stageText } from './rollout-ending.ts';
 
@@ -53,8 +54,8 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   );
   const rows = order
     .slice(0, MAX_SHOWN_DEVICES)
-    .map(({ id, site, state, at, reason, progress, overdue }) => [
-      id,
+    .map(({ id, name, site, state, at, reason, progress, overdue }) => [
+      calledText({ id, name }),
       site,
       overdue ? `${state}, ${overdue}` : state,
       progress ? progressText(progress) : '',
@@ -68,7 +69,7 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
     describeTerms(status),
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
-    ...describeFailures(status.failures),
+    ...describeFailures(status),
   ];
   if (rows.length > 0)
     lines.push('', ...table(['DEVICE', 'SITE', 'STATE', 'PROGRESS', 'ITS CLOCK', ''], rows));
@@ -164,22 +165,29 @@ function describeStop({ stop, state, rollbackTo }: Rollout): string[] {
 }
 
 /** Failures by what they are and on which hardware. */
-export function describeFailures(failures: readonly FailureGroup[]): string[] {
+export function describeFailures({ failures, names }: Pick<RolloutStatus, 'failures' | 'names'>): string[] {
   if (failures.length === 0) return [];
   const rows = failures.map(group => [
     group.detail === undefined ? group.code : `${group.code}, ${group.detail}`,
     group.hardware,
     String(group.count),
     String(group.sites),
-    exampleText(group),
-    group.devices.slice(1, MAX_NAMED).join(' '),
+    exampleText(group, names),
+    group.devices
+      .slice(1, MAX_NAMED)
+      .map(id => names[id] ?? id)
+      .join(' '),
   ]);
   return ['', ...table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'WHAT ONE SAID', 'ALSO ON'], rows)];
 }
 
 /** One device's words aren't those of the others. */
-function exampleText({ count, message, devices }: FailureGroup): string {
-  const [device = 'one of them'] = devices;
+function exampleText(
+  { count, message, devices }: RolloutStatus['failures'][number],
+  names: RolloutStatus['names'],
+): string {
+  const [id] = devices;
+  const device = id === undefined ? 'one of them' : (names[id] ?? id);
   const said = cutText(saidText(message.trim().split('\n')[0] ?? ''), MAX_SHOWN_MESSAGE_CHARS);
   return `${count > 1 ? 'e.g. ' : ''}on ${device}: ${said === '' ? 'nothing' : said}`;
 }
@@ -187,7 +195,7 @@ function exampleText({ count, message, devices }: FailureGroup): string {
 const SHOWN_OF_A_STAGE = 20;
 
 /** Which devices each stage would reach. */
-export function describeDryRun({ id, total, stages, plan, blockedBy }: DryRun): string[] {
+export function describeDryRun({ id, total, stages, plan, names, blockedBy }: DryRun): string[] {
   const lines = [`this would reach ${plural(total, 'device')}; nothing was started`];
   for (const [at, { basisPoints, count, devices }] of stages.entries()) {
     const soakMs = plan.stages[at]?.soakMs ?? 0;
@@ -196,7 +204,7 @@ export function describeDryRun({ id, total, stages, plan, blockedBy }: DryRun): 
     lines.push(
       `stage ${at + 1}, ${shareText(basisPoints)}: ${plural(count, 'device')} more${isLast ? '' : soak}`,
     );
-    for (const device of devices.slice(0, SHOWN_OF_A_STAGE)) lines.push(`  ${device}`);
+    for (const device of devices.slice(0, SHOWN_OF_A_STAGE)) lines.push(`  ${names[device] ?? device}`);
     if (count > SHOWN_OF_A_STAGE) lines.push(`  … and ${count - SHOWN_OF_A_STAGE} more: --json has them`);
   }
   lines.push(`with --id ${id} just these come first`);
