@@ -151,7 +151,10 @@ export type Rollout = z.infer<typeof rolloutSchema>;
 
 const failureGroupSchema = z.object({
   code: z.string(),
+  /** Not told by an origin of 0.1.0. */
+  detail: z.string().optional(),
   hardware: z.string(),
+  /** Of the first of `devices`. */
   message: z.string(),
   count: z.number(),
   sites: z.number(),

@@ -85,8 +85,11 @@ export const rolloutStatusSchema = rolloutSchema
     failures: z.array(
       z.object({
         code: z.string(),
+        detail: z.string().optional().openapi({
+          description: 'How the command that failed ended, such as "exit code 1".',
+        }),
         hardware: z.string(),
-        message: z.string(),
+        message: z.string().openapi({ description: 'What the first of `devices` said.' }),
         count: z.int(),
         sites: z.int(),
         devices: z.array(z.string()),
