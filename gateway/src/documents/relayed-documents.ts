@@ -6,7 +6,7 @@ import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import type { Log } from '../log.ts';
 import type { Records } from '../storage/records.ts';
-import { TokenBucket } from '../storage/token-bucket.ts';
+import { TokenBucket } from '@sitecast/shared/http-guards';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Documents of one kind that are kept; further ones are handed through. */

@@ -1,10 +1,9 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Assignment } from '@sitecast/shared/fleet';
-import { FairMemory, type MemoryLease, senderOf } from '@sitecast/shared/http-guards';
+import { FairMemory, type MemoryLease, senderOf, TokenBuckets } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context, MiddlewareHandler } from 'hono';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
-import { TokenBuckets } from '../storage/token-bucket.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 
 /** The longest body of a request. */

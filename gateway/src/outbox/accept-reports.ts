@@ -3,7 +3,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Acknowledgement, type Assignment, readReport } from '@sitecast/shared/fleet';
 import { type Envelope, envelopeSchema, fastVerifyById } from '@sitecast/shared/identity';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
-import { TokenBucket } from '../storage/token-bucket.ts';
+import { TokenBucket } from '@sitecast/shared/http-guards';
 import type { Outbox, OutboxEntry } from './outbox.ts';
 
 /** Reports in one request. */

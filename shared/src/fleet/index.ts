@@ -14,6 +14,7 @@ export {
   fittingEvent,
   isPlainEvent,
   isReportPayload,
+  MAX_NEW_REPORT_BYTES,
   plainEvent,
   type ReportEvent,
 } from './fitting-report.ts';
@@ -39,6 +40,14 @@ export {
 } from './gateway-addresses.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
+export {
+  MAX_REPORT_WAIT_S,
+  OVER_BUDGET,
+  REPORT_RATE,
+  reportBytes,
+  reportsOverBudget,
+  reportsRetryAfterS,
+} from './report-budget.ts';
 export {
   type Acknowledgement,
   DEVICE_STATES,
