@@ -62,7 +62,7 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
     reports: new ReportDesk({ outbox, assignments, acknowledgements, now }),
     enrolments: new EnrolmentRelay({ upstreams: site, assignments, now }),
     progress: new ProgressRelay(site),
-    sender: new OutboxSender({ outbox, acknowledgements, upstreams: site, log }),
+    sender: new OutboxSender({ outbox, acknowledgements, upstreams: site, limits: parts.wanLimits, log }),
   };
 }
 

@@ -48,7 +48,7 @@ export function signedJson({
         'a gateway passes on what comes from devices, not from other gateways',
       );
     if (isOwnRevoked()) throw ownRevoked();
-    const address = senderOf(c.env?.incoming?.socket.remoteAddress) ?? 'loopback';
+    const address = addressOf(c) ?? 'loopback';
     if (!addresses.take(address))
       throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many requests from this address');
     demandJson(c);
@@ -83,6 +83,11 @@ export function signedJson({
       held.release();
     }
   };
+}
+
+/** For whom a request counts that nobody has vouched for; undefined for a proxy on this machine, which speaks for many. */
+export function addressOf(c: Context<GatewayEnv>): string | undefined {
+  return senderOf(c.env?.incoming?.socket.remoteAddress);
 }
 
 /** Devices are to go to another gateway: the origin takes nothing from this one any more. */

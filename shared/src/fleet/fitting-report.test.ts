@@ -122,7 +122,10 @@ describe('an event that is made to fit', () => {
       ['漢', 767],
       ['\0', 383],
     ] as const) {
-      const said = fittingEvent({ ...event, reason: { code: 'healthFailed', message: character.repeat(2000) } });
+      const said = fittingEvent({
+        ...event,
+        reason: { code: 'healthFailed', message: character.repeat(2000) },
+      });
       expect(said).toMatchObject({ rollout: event.rollout, inventory: event.inventory });
       expect(said.reason?.message).toBe(character.repeat(kept));
       expect(await lengthOf(said)).toBeLessThanOrEqual(MAX_NEW_REPORT_BYTES);

@@ -26,7 +26,10 @@ export function reportBytes(envelope: Envelope): number {
 export function reportsRetryAfterS(waits: readonly number[], waitS: (bytes: number) => number): number {
   const [first = 0] = waits;
   const all = waits.reduce((sum, bytes) => sum + bytes, 0);
-  return Math.min(MAX_REPORT_WAIT_S, Math.ceil(waitS(Math.max(first, Math.min(all, WORTH_SENDING_BYTES)))) + 1);
+  return Math.min(
+    MAX_REPORT_WAIT_S,
+    Math.ceil(waitS(Math.max(first, Math.min(all, WORTH_SENDING_BYTES)))) + 1,
+  );
 }
 
 /** For a sender of whose reports none is taken now. */
