@@ -22,6 +22,8 @@ interface FleetServicesDeps {
   audit: Audit;
   events: Events;
   room: Room;
+  /** What is kept of all reports together, about. */
+  maxReportBytes: number;
   now: () => number;
   after: After;
   log: Log;
@@ -37,7 +39,7 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, files, store, audit, events, room, now, after, log } = deps;
+  const { repository, files, store, audit, events, room, maxReportBytes, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
@@ -55,6 +57,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       tellOutcomes(events, changes);
     },
     room,
+    maxReportBytes,
     now,
   });
   const { registry, progress } = fleet;
@@ -73,15 +76,17 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     await rollouts.reconcile();
     await registry.saveSeen();
   };
-  const stopTending = again(after, TEND_INTERVAL_MS, tend, error =>
-    log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed'),
-  );
+  const failed = (error: unknown): void =>
+    log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed');
+  const stopTending = again(after, TEND_INTERVAL_MS, tend, failed);
+  const stopTidying = again(after, TEND_INTERVAL_MS, () => fleet.intake.tidy(), failed);
   return {
     fleet,
     rollouts,
     verifyById,
     async close() {
       await stopTending();
+      await stopTidying();
       await fleet.intake.idle();
       await rollouts.stop();
       await registry.saveSeen();

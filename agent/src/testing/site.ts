@@ -382,17 +382,15 @@ function sendProblem(response: ServerResponse, error: unknown): void {
   const isOurs = error instanceof SitecastError;
   const status = isOurs ? statusOf(error) : 400;
   const code = isOurs ? error.code : 'SITECAST_INTERNAL';
-  response
-    .writeHead(status, { 'content-type': 'application/problem+json' })
-    .end(
-      JSON.stringify({
-        title: 'refused',
-        status,
-        code,
-        detail: String(error),
-        data: isOurs ? error.data : {},
-      }),
-    );
+  response.writeHead(status, { 'content-type': 'application/problem+json' }).end(
+    JSON.stringify({
+      title: 'refused',
+      status,
+      code,
+      detail: String(error),
+      data: isOurs ? error.data : {},
+    }),
+  );
 }
 
 async function readBody(request: IncomingMessage): Promise<Buffer> {

@@ -46,6 +46,8 @@ export const memberDetailSchema = memberSchema.extend({
   ),
   anomalies: z.array(z.object({ kind: z.string(), at: z.string(), epoch: z.string(), seq: z.number() })),
   inventory: z.record(z.string(), z.unknown()).optional(),
+  /** An origin of an earlier version doesn't say. */
+  kept: z.object({ reports: z.number(), bytes: z.number(), dropped: z.number() }).optional(),
   reports: z.array(
     z.object({
       receivedAt: z.string(),

@@ -1,7 +1,7 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { clockWarning } from './clocks.ts';
-import { note, print, printJson, table } from './output.ts';
-import { repositoryStatus } from './repository-api.ts';
+import { formatBytes, note, print, printJson, table } from './output.ts';
+import { type RepositoryStatus, repositoryStatus } from './repository-api.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
 export function statusCommand(): SettingsCommand {
@@ -32,6 +32,12 @@ export function statusCommand(): SettingsCommand {
           roles.map(role => [role, String(status.versions[role] ?? '-'), status.expires[role] ?? '-']),
         ),
       );
+      if (status.reports) print(`\n${reportsText(status.reports)}`);
       for (const { message } of status.warnings) note(`warning: ${message}`);
     });
+}
+
+function reportsText({ keptBytes, maxKeptBytes, dropped }: NonNullable<RepositoryStatus['reports']>): string {
+  const older = dropped === 0 ? '' : `; ${dropped} older ones made way`;
+  return `devices' reports: ${formatBytes(keptBytes)} kept, of ${formatBytes(maxKeptBytes)}${older}`;
 }

@@ -10,6 +10,7 @@ import { JoinTokens } from './join-tokens.ts';
 import { PendingMembers } from './pending.ts';
 import { ProgressBoard } from './progress.ts';
 import { Registry } from './registry.ts';
+import { ReportBudgets } from './report-budgets.ts';
 import { type OriginSigner, OriginStatements } from './signing.ts';
 import type { FleetStore } from './store.ts';
 
@@ -23,6 +24,8 @@ interface FleetDeps {
   rolloutOf: (product: string, counter: number) => string | undefined;
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   room: Room;
+  /** What is kept of all reports together, about. */
+  maxReportBytes: number;
   now: () => number;
 }
 
@@ -47,6 +50,7 @@ export async function openFleet({
   rolloutOf,
   onOutcomes,
   room,
+  maxReportBytes,
   now,
 }: FleetDeps): Promise<Fleet> {
   const registry = await Registry.open(store);
@@ -73,6 +77,8 @@ export async function openFleet({
       isRolloutOf,
       rolloutOf,
       onOutcomes,
+      budgets: new ReportBudgets(now),
+      maxKeptBytes: maxReportBytes,
       room,
       now,
     }),

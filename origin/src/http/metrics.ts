@@ -3,6 +3,7 @@ import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
 import { secondsLeft } from '../repository/description.ts';
+import type { Fleet } from '../fleet/fleet.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
 import type { Room } from '../storage/room.ts';
@@ -12,6 +13,7 @@ import type { OriginEnv } from './context.ts';
 const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
 
 interface MetricsDeps {
+  fleet: Pick<Fleet, 'intake'>;
   repository: Repository;
   scrubber: Scrubber;
   chunks: Chunks;
@@ -49,7 +51,8 @@ export class Metrics {
       registers,
     });
     for (const gauge of [...gaugesOf(deps), ...diskGaugesOf(deps)]) this.#registry.registerMetric(gauge);
-    for (const metric of damageMetrics(deps)) this.#registry.registerMetric(metric);
+    for (const metric of [...damageMetrics(deps), ...reportMetrics(deps)])
+      this.#registry.registerMetric(metric);
   }
 
   get contentType(): string {
@@ -148,27 +151,50 @@ function diskGaugesOf({ state, room }: MetricsDeps): Gauge[] {
   ];
 }
 
+const gauge = (name: string, help: string, value: () => number): Gauge =>
+  new Gauge({
+    name,
+    help,
+    registers: [],
+    collect() {
+      this.set(value());
+    },
+  });
+const counter = (name: string, help: string, value: () => number): Counter =>
+  new Counter({
+    name,
+    help,
+    registers: [],
+    collect() {
+      this.reset();
+      this.inc(value());
+    },
+  });
+
+/** What is kept of reports, and what comes later. */
+function reportMetrics({ fleet: { intake } }: MetricsDeps): (Gauge | Counter)[] {
+  return [
+    gauge(
+      'sitecast_kept_report_bytes',
+      "Bytes of devices' reports that are kept.",
+      () => intake.totals.keptBytes,
+    ),
+    gauge(
+      'sitecast_kept_report_bytes_max',
+      'Of how many at most: beyond it the oldest of those who have the most make way.',
+      () => intake.totals.maxKeptBytes,
+    ),
+    counter('sitecast_dropped_reports_total', 'Older reports that made way.', () => intake.totals.dropped),
+    counter(
+      'sitecast_reports_over_budget_total',
+      'Reports that were put off: their device has sent as much as it may for now.',
+      () => intake.totals.putOffs,
+    ),
+  ];
+}
+
 /** What the disk has done to what is published. */
 function damageMetrics({ repository: { damage }, scrubber }: MetricsDeps): (Gauge | Counter)[] {
-  const gauge = (name: string, help: string, value: () => number): Gauge =>
-    new Gauge({
-      name,
-      help,
-      registers: [],
-      collect() {
-        this.set(value());
-      },
-    });
-  const counter = (name: string, help: string, value: () => number): Counter =>
-    new Counter({
-      name,
-      help,
-      registers: [],
-      collect() {
-        this.reset();
-        this.inc(value());
-      },
-    });
   return [
     gauge('sitecast_lost_chunks', 'Chunks that published releases lack.', () => damage.chunks),
     gauge('sitecast_lost_files', 'Published files that are damaged or lost.', () => damage.files),

@@ -43,6 +43,7 @@ export interface TestOriginOptions {
   audit?: Audit;
   events?: Events;
   maxStagedBytes?: number;
+  maxReportBytes?: number;
   maxBodyMemoryBytes?: number;
   pace?: BodyPace;
   /** What was logged, as `level message`. */
@@ -76,6 +77,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     syncFiles,
     now,
     maxStagedBytes = 2 ** 30,
+    maxReportBytes = 2 ** 30,
     maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
     pace = BODY_PACE,
     logged,
@@ -95,7 +97,17 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };
-  const services = await openFleetServices({ repository, files, store, ...heard, room, now, after, log });
+  const services = await openFleetServices({
+    repository,
+    files,
+    store,
+    ...heard,
+    room,
+    maxReportBytes,
+    now,
+    after,
+    log,
+  });
   const scrubbed = { repository, files, chunks, now, after, log, bytesPerS: scrubBytesPerS };
   const scrubber = new Scrubber({ ...scrubbed, republishRollouts: id => services.rollouts.republish(id) });
   const waiters = new TimestampWaiters(repository, after);
@@ -106,7 +118,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     ...parts,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     files,
-    metrics: new Metrics({ repository, scrubber, chunks, state, room, now }),
+    metrics: new Metrics({ ...services, repository, scrubber, chunks, state, room, now }),
     state,
     room,
     bodies,

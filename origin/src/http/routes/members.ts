@@ -72,6 +72,8 @@ const detailSchema = summarySchema
       z.object({ kind: z.enum(ANOMALY_KINDS), at: z.string(), epoch: z.string(), seq: z.int() }),
     ),
     inventory: z.record(z.string(), z.unknown()).optional(),
+    /** Of its reports: how many are kept, in how many bytes, and how many older ones made way. */
+    kept: z.object({ reports: z.int(), bytes: z.int(), dropped: z.int() }).optional(),
     reports: z.array(
       z.object({
         receivedAt: z.string(),
@@ -191,6 +193,7 @@ function detailRoute(app: OriginApp, { tokens, fleet }: AppDeps, kind: MemberKin
           ...summaryOf(member, fleet.registry),
           ...chainsOf(status),
           ...(isRecord(inventory) && { inventory }),
+          ...(status?.kept && { kept: status.kept }),
           reports: await newestReports(fleet, id, status),
         },
         200,
