@@ -172,7 +172,7 @@ it('keeps all where everything is refused: that says nothing about any of them',
 describe('a device that sends more than it may', () => {
   const BIG_BYTES = 40_000;
   const big = (device: TestDevice) =>
-    device.report({ ...saying('flood'), more: 'x'.repeat(BIG_BYTES) } as Partial<Report>, sealUnchecked);
+    device.report({ ...saying('flood'), more: 'x'.repeat(BIG_BYTES) }, sealUnchecked);
   const bigs = (device: TestDevice, count: number) =>
     Promise.all(Array.from({ length: count }, () => big(device)));
 

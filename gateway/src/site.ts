@@ -37,12 +37,12 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
   });
   const tracker = new Tracker({
     site: () => own.site(),
-    assignmentOf: async id => {
+    assignmentOf: async (id, address) => {
       const known = await assignments.known(id);
       // A gateway that was started anew knows no device yet. It isn't waited for: who isn't known comes again.
       if (!known)
         assignments
-          .get(id, { isForwarded: false })
+          .get(id, { isForwarded: false, address })
           .catch((error: unknown) => log.error({ err: error }, 'an assignment could not be kept'));
       return known;
     },

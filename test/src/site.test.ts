@@ -187,12 +187,12 @@ it('an enrolled device that floods takes little of the WAN and the disk, and hol
   expect(await flooder.enrol(token, { product })).toMatchObject({ status: 200 });
   const sentBefore = await metric(gateway, 'sitecast_wan_sent_bytes_total');
   const statuses: number[] = [];
-  let isOver = false;
+  const end = new AbortController();
   const flood = async (): Promise<void> => {
-    while (!isOver) {
+    while (!end.signal.aborted) {
       const reports: unknown[] = [];
       for (let made = 0; made < 10; made += 1)
-        reports.push(await flooder.next({ more: 'x'.repeat(60_000) } as object, sealUnchecked));
+        reports.push(await flooder.next({ more: 'x'.repeat(60_000) }, sealUnchecked));
       statuses.push((await flooder.sendReports(reports)).status);
     }
   };
@@ -201,7 +201,7 @@ it('an enrolled device that floods takes little of the WAN and the disk, and hol
   expect(await update('honest')).toMatchObject({ state: 'completed' });
   // The flooder is of the rollout, too, and says nothing of it.
   await bed.until(async () => JSON.stringify(await stateInRollout(id)).includes('"completed":1'));
-  isOver = true;
+  end.abort();
   await flooding;
   // Of megabytes so much: what fits into 256 KiB at once, and what the honest one has to say.
   expect(statuses.length).toBeGreaterThan(3);

@@ -184,24 +184,30 @@ export class Delivery {
     }: { verdicts: Verdicts; signers: RoleSigners | undefined; signal: AbortSignal | undefined },
   ): Promise<number | undefined> {
     const reports = batch.map(({ envelope }) => envelope);
-    const last = batch.at(-1)?.seq ?? 0;
     const { status, body } = await this.#gateways.post(gateway, '/site/v1/reports', { reports }, signal);
     if (status === 200 || status === 202) {
       const putOff = verdicts.noteAnswer(batch, this.#outbox.pending(), body);
       if (putOff) this.#putOffFor(gateway, putOff.forS);
       if (signers) await this.#takeAll(body, signers);
-      return putOff ? putOff.seq - 1 : last;
+      return putOff ? putOff.seq - 1 : batch.at(-1)?.seq;
     }
     const forS = putOffForS(body);
-    if (forS !== undefined) {
-      this.#putOffFor(gateway, forS);
-      return (batch[0]?.seq ?? 1) - 1;
-    }
+    if (forS === undefined) return this.#refusedWhole(gateway, batch, { verdicts, status, body });
+    this.#putOffFor(gateway, forS);
+    return (batch[0]?.seq ?? 1) - 1;
+  }
+
+  /** @returns, and throws, as `#post` */
+  #refusedWhole(
+    gateway: Gateway,
+    batch: ReturnType<Outbox['pending']>,
+    { verdicts, status, body }: { verdicts: Verdicts; status: number; body: unknown },
+  ): number | undefined {
     if (!blamesReports(status) || !verdicts.mayGoOn) throw this.#refusesAll(gateway, status, body);
     const [only] = batch;
     if (!only || batch.length > 1) return undefined;
     verdicts.noteAlone(only, textOf(body, 'code') ?? `status ${status}`);
-    return last;
+    return only.seq;
   }
 
   #refusesAll(gateway: Gateway, status: number, body: unknown): SitecastError {

@@ -32,7 +32,7 @@ const show = (device: TestMember) => bed.call('GET', `/api/v1/devices/${device.i
 async function bigs(device: TestMember, count: number, said: Partial<Report> = {}): Promise<Envelope[]> {
   const found: Envelope[] = [];
   for (let at = 0; at < count; at += 1)
-    found.push(await device.next({ ...said, more: 'x'.repeat(40_000) } as Partial<Report>, sealUnchecked));
+    found.push(await device.next({ ...said, more: 'x'.repeat(40_000) }, sealUnchecked));
   return found;
 }
 

@@ -240,7 +240,7 @@ export class Round {
     const prefix = `${keyOf(id, epoch)}!`;
     for await (const [key, value] of this.#deps.registry.store.entries('report', { prefix }))
       if (!this.#writes.has(keyOf('report', key))) yield [key, keptBytesOf(key, value)];
-    for (const { table, key, value } of [...this.#writes.values()])
+    for (const { table, key, value } of this.#writes.values())
       if (table === 'report' && value !== undefined && key.startsWith(prefix))
         yield [key, keptBytesOf(key, value)];
   }

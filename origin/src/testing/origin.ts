@@ -112,18 +112,16 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const scrubber = new Scrubber({ ...scrubbed, republishRollouts: id => services.rollouts.republish(id) });
   const waiters = new TimestampWaiters(repository, after);
   const eventStreams = new EventStreams(events, after);
-  const parts = { repository, scrubber, chunks, staged, tokens, waiters, audit, eventStreams };
+  const shown = { repository, scrubber, chunks, room, state, now };
+  const parts = { ...shown, staged, tokens, waiters, audit, eventStreams };
   const app = createApp({
     ...services,
     ...parts,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     files,
-    metrics: new Metrics({ ...services, repository, scrubber, chunks, state, room, now }),
-    state,
-    room,
+    metrics: new Metrics({ ...services, ...shown }),
     bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
-    now,
     log,
   });
   const { token: adminToken } = await tokens.create({

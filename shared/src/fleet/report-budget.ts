@@ -2,8 +2,8 @@ import { SitecastError } from '../errors.ts';
 import type { Envelope } from '../identity/index.ts';
 
 /**
- * What one device may send in reports, in bytes of their envelopes, at a gateway: at once, and then on average. An update tells
- * about ten reports of 1.2 KiB, failing or not: so it's 20 updates at once, and five an hour. One flood keeps nobody's WAN busy.
+ * What one device may send in reports, in bytes of their envelopes, at a gateway: at once, and then on average. An update tells seven
+ * reports, 5.7 KB together, 7.5 KB where it fails: so it's 35 failing updates at once, and nine an hour.
  */
 export const REPORT_RATE = { burst: 256 * 1024, perS: (64 * 1024) / 3600 };
 /** Code of the refusal of reports beyond it: the device keeps them, and sends them later. */

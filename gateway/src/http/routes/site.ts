@@ -161,7 +161,7 @@ function peerRoute(app: OpenAPIHono<GatewayEnv>, { tracker }: AppDeps, middlewar
     responses: withProblems({ 200: json('Others that may have chunks for it.', namedPeersSchema) }),
   });
   app.openapi(route, async c =>
-    c.json({ peers: await tracker.tell(c.get('sender'), c.req.valid('json')) }, 200),
+    c.json({ peers: await tracker.tell(c.get('sender'), c.req.valid('json'), addressOf(c)) }, 200),
   );
 }
 

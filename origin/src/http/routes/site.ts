@@ -67,7 +67,8 @@ const problem = (description: string) => ({
 /** The site API: what devices and gateways speak, signed by their own keys. Gateways relay it. */
 export function siteRoutes(app: OriginApp, deps: AppDeps): void {
   enrolmentRoutes(app, deps);
-  reportRoutes(app, deps);
+  reportRoute(app, deps);
+  acknowledgementRoute(app, deps);
   progressRoute(app, deps);
 }
 
@@ -122,7 +123,7 @@ function enrolmentRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): vo
   );
 }
 
-function reportRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
+function reportRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -165,7 +166,9 @@ function reportRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): void 
       return c.json({ acknowledgements, rejected }, 200);
     },
   );
+}
 
+function acknowledgementRoute(app: OriginApp, { fleet }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
