@@ -13,6 +13,8 @@ import type { Round } from './waiting-queues.ts';
 
 /** Reports of one request, by weight, where no rate says less: on a thin line whoever comes next waits for its end. */
 const MAX_BATCH_BYTES = 256 * 1024;
+/** Down to so much, where larger ones get no answer: a line may be too slow for them. */
+const LEAST_BATCH_BYTES = 8 * 1024;
 const MIN_BACKOFF_MS = 1000;
 const MAX_BACKOFF_MS = 5 * 60_000;
 /** After reports come in, others are waited for, to go in one request. */
@@ -83,6 +85,8 @@ export class OutboxSender {
   readonly #refused = new Map<string, RefusedAlone>();
   /** Of those, how many since one was taken. */
   #refusedInARow = 0;
+  /** What a request may weigh now. */
+  #maxBytes = MAX_BATCH_BYTES;
   #wake: AbortController | undefined;
   #hasNews = false;
 
@@ -126,7 +130,7 @@ export class OutboxSender {
     const { outbox, limits } = this.#deps;
     const nowMs = performance.now();
     for (const [id, untilMs] of this.#heldUntilMs) if (untilMs <= nowMs) this.#heldUntilMs.delete(id);
-    const max = { maxReports: MAX_REPORTS, maxBytes: limits.bytesAtOnce(MAX_BATCH_BYTES) };
+    const max = { maxReports: MAX_REPORTS, maxBytes: limits.bytesAtOnce(this.#maxBytes) };
     return outbox.next(round, max, id => this.#heldUntilMs.has(id));
   }
 
@@ -178,10 +182,14 @@ export class OutboxSender {
     const { upstreams, log } = this.#deps;
     const reports = batch.map(({ envelope }) => envelope);
     try {
-      return await upstreams.ask('/site/v1/reports', { reports });
+      const answer = await upstreams.ask('/site/v1/reports', { reports });
+      this.#maxBytes = Math.min(MAX_BATCH_BYTES, 2 * this.#maxBytes);
+      return answer;
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       if (error.data.hasFailed === true) return { status: FAILED };
+      const bytes = batch.reduce((sum, { waiting }) => sum + waiting.bytes, 0);
+      this.#maxBytes = Math.max(LEAST_BATCH_BYTES, Math.min(this.#maxBytes, bytes) / 2);
       log.info({ code: error.code, reports: batch.length }, 'reports wait: they could not be sent');
       return {};
     }

@@ -19,7 +19,7 @@ import {
 /** What one device may have waiting. An agent writes some ten reports an update. */
 export const MAX_DEVICE = { reports: 2000, bytes: 2 * 1024 * 1024 };
 /** What all devices together may have waiting. */
-export const MAX_OUTBOX = { reports: 200_000, bytes: 256 * 1024 * 1024 };
+const MAX_OUTBOX = { reports: 200_000, bytes: 256 * 1024 * 1024 };
 /** What all senders together may that this gateway knows no assignment of: anybody on the LAN can be many of them. */
 export const MAX_STRANGERS = { reports: 2000, bytes: 4 * 1024 * 1024 };
 /** Reports that the origin refused, kept for whoever looks into it. */

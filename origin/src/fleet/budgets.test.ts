@@ -126,6 +126,16 @@ it('the oldest make way for newer ones, in bytes; rollouts and the chain lose no
   expect(counted).toMatchObject(await stored(device));
 });
 
+it('what a damaged database has lost is noticed where it is cut, and costs no other report', async () => {
+  const device = await bed.device();
+  await sendAll(device, await bigs(device, 4));
+  const lost: string[] = [];
+  for await (const [key] of bed.store.entries('report', { prefix: `${device.id}!` })) lost.push(key);
+  await bed.store.commit(lost.slice(0, 3).map(key => ({ table: 'report', key, value: undefined })));
+  await sendAll(device, await bigs(device, 1));
+  expect(await show(device)).toMatchObject({ kept: { ...(await stored(device)), reports: 2, dropped: 0 } });
+});
+
 it('what an earlier version kept is counted, and cut, before anything comes and when something does', async () => {
   const [device, silent] = [await bed.device(), await bed.device()];
   for (const one of [device, silent]) {

@@ -222,15 +222,20 @@ export class Round {
     return { ...status, kept };
   }
 
-  /** The oldest make way, but for the newest of all. What rollouts judge by is kept apart, and so is where chains end. */
+  /**
+   * The oldest make way, but for the newest of all. What rollouts judge by is kept apart, and so is where chains end. They are counted
+   * anew by that: a database that was repaired may lack some.
+   */
   async #cut(status: Status, maxBytes: number): Promise<void> {
-    let kept = status.kept ?? NONE_KEPT;
-    for (const { epoch } of status.chains) {
-      for await (const [key, lengthBytes] of this.#keptOf(status.id, epoch)) {
-        if (kept.bytes <= maxBytes || kept.reports <= 1) break;
-        this.#write({ table: 'report', key, value: undefined });
-        kept = withoutReport(kept, lengthBytes);
-      }
+    const found: [key: string, lengthBytes: number][] = [];
+    for (const { epoch } of status.chains)
+      for await (const report of this.#keptOf(status.id, epoch)) found.push(report);
+    let kept: KeptReports = { ...NONE_KEPT, dropped: status.kept?.dropped ?? 0 };
+    for (const [, lengthBytes] of found) kept = withReport(kept, lengthBytes);
+    for (const [key, lengthBytes] of found) {
+      if (kept.bytes <= maxBytes || kept.reports <= 1) break;
+      this.#write({ table: 'report', key, value: undefined });
+      kept = withoutReport(kept, lengthBytes);
     }
     this.#setStatus({ ...status, kept });
   }
