@@ -201,6 +201,7 @@ describe('a device that sends more than it may', () => {
     // What is there already costs nothing.
     expect((await send(device, gateway, reports.slice(0, 4))).json).not.toHaveProperty('rejected');
     expect(await gateway.metric('sitecast_wan_sent_bytes_total')).toBeLessThan(6 * 60_000);
+    await until(async () => (await waiting(gateway)) === 0, 'the acknowledgements');
     offsetMs += 3_600_000;
     const next = await device.post(
       `${gateway.url}/site/v1/reports`,
