@@ -29,6 +29,7 @@ import { Delivery } from './site/delivery.ts';
 import { Gateways } from './site/gateways.ts';
 import { Membership } from './site/membership.ts';
 import { Trust, type TrustStart } from './site/trust.ts';
+import { wishedName } from './site/wished-name.ts';
 import { STATUS_FILE } from './state/status.ts';
 import { MemoryFile } from './state/memory-file.ts';
 import { Outbox } from './state/outbox.ts';
@@ -84,8 +85,10 @@ export async function openAgent(
     surroundings.log('warn', 'what was reported is told again in a new chain: its file was not right', data);
   }
   const { product, hardware } = settings;
-  const membership = new Membership({ gateways, identity, memory, product, hardware, token: token?.pair });
-  const status = openStatus(settings, surroundings, { trust, memory, outbox });
+  const wish = await wishedName(settings, message => surroundings.log('warn', message));
+  const about = { product, hardware, wish, token: token?.pair };
+  const membership = new Membership({ gateways, identity, memory, ...about });
+  const status = openStatus(settings, surroundings, { trust, memory, outbox, wish });
   const narrator = new Narrator(surroundings.log);
   const reporter = new Reporter(outbox, clock, narrator, () => reportFacts(trust, memory, status));
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log: surroundings.log });
@@ -133,7 +136,12 @@ async function openOutbox(directory: string, { identity, passPoint, log }: Surro
 function openStatus(
   settings: RunSettings,
   { identity, clock, slots }: Surroundings,
-  { trust, memory, outbox }: Pick<AgentParts, 'trust' | 'memory' | 'outbox'>,
+  {
+    trust,
+    memory,
+    outbox,
+    wish,
+  }: Pick<AgentParts, 'trust' | 'memory' | 'outbox'> & { wish: string | undefined },
 ): StatusBoard {
   return new StatusBoard(join(settings.data, STATUS_FILE), {
     format: 'sitecast-status-1',
@@ -142,6 +150,7 @@ function openStatus(
     id: identity.id,
     product: settings.product,
     hardware: settings.hardware,
+    ...(wish !== undefined && { wish }),
     enrolment: 'unknown',
     state: 'checking',
     slots: slotsOf(memory.current.slots, slots),

@@ -6,7 +6,8 @@ import { SLOT_NAMES } from './ports.ts';
 /** One screen for a technician who stands in front of the device. */
 export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolean; nowMs: number }): string {
   const lines = [
-    ['device', status.id],
+    ['device', status.name ?? status.id],
+    ...(status.name === undefined ? [] : [['id', status.id]]),
     [
       '',
       `${status.product} on ${status.hardware}${status.site === undefined ? '' : `, site ${status.site}`}`,
@@ -24,7 +25,7 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
     ],
     ...peersLines(status),
     ['metadata', metadataLine(status, nowMs)],
-    ['enrolment', status.enrolment],
+    ['enrolment', enrolmentLine(status)],
     ['reports', reportsLine(status)],
     ...(status.storageProblem === undefined ? [] : [['storage', status.storageProblem]]),
   ];
@@ -37,6 +38,12 @@ const DOUBTS: Record<string, string> = {
   originAhead:
     "this clock is synchronised: the origin's was ahead when it signed, and its operator can take that back (`sitecast keys rotate timestamp`)",
 };
+
+/** A wish is this device's own word: the name above is the origin's. */
+function enrolmentLine({ enrolment, wish }: Status): string {
+  if (wish === undefined || (enrolment !== 'pending' && enrolment !== 'unknown')) return enrolment;
+  return `${enrolment}; it wants to be called ${wish}`;
+}
 
 function slotLine({ slots, booted }: Status, name: SlotName): string {
   const { state, release, path } = slots[name];

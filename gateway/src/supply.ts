@@ -131,6 +131,7 @@ function openDeviceChunks(
       return envelope && Buffer.from(JSON.stringify(envelope));
     },
     siteGateways: () => 1 + at.siblings.liveCount,
+    nameOf: id => site.devices.nameOf(id),
     onRefused: code => metrics.refused('a device of the site', code),
     patience,
     log,

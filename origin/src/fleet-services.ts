@@ -54,7 +54,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     rolloutOf: (product, counter) => goingOnWith(rollouts.list(), product, counter),
     onOutcomes: changes => {
       rollouts.countOutcomes(changes);
-      tellOutcomes(events, changes);
+      tellOutcomes(events, changes, id => fleet.registry.member(id)?.name);
     },
     room,
     maxReportBytes,

@@ -125,6 +125,18 @@ it('ignores acknowledgements of another epoch', async () => {
   await outbox.close();
 });
 
+it('takes no acknowledgement of a report that another made in its place', async () => {
+  const outbox = await open();
+  await outbox.append(event('one'));
+  await outbox.append(event('two'));
+  expect(await outbox.acknowledge(outbox.epoch, 2, 1000, 'f'.repeat(64))).toBe('ignored');
+  expect(outbox.pendingCount).toBe(2);
+  const own = outbox.pending().at(-1)?.payloadSha256;
+  expect(await outbox.acknowledge(outbox.epoch, 2, 1000, own)).toBe('taken');
+  expect(outbox.pendingCount).toBe(0);
+  await outbox.close();
+});
+
 it('begins a new chain when the origin has more of this one than it: its directory was restored', async () => {
   const outbox = await open();
   await outbox.append(event('one'));

@@ -24,6 +24,10 @@ export const statusSchema = z.looseObject({
   product: z.string(),
   hardware: z.string(),
   /** By the origin's assignment. */
+  name: z.string().optional(),
+  /** What it wants to be called. */
+  wish: z.string().optional(),
+  /** By the origin's assignment. */
   site: z.string().optional(),
   enrolment: z.enum(['unknown', 'pending', 'enrolled', 'refused', 'revoked']),
   state: z.enum(DEVICE_STATES),

@@ -19,6 +19,11 @@ export class SiteDevices {
       if (device.product === product && device.site === this.site) yield device;
   }
 
+  /** What it's called, where it has a name and is known here. */
+  nameOf(id: string): string | undefined {
+    return this.#devices.get(id)?.name;
+  }
+
   countOf(product: string): number {
     return [...this.of(product)].length;
   }

@@ -1,5 +1,3 @@
-import { SitecastError } from '@sitecast/shared/errors';
-import { idSchema } from '@sitecast/shared/fleet';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import type { OriginClient } from './origin-client.ts';
@@ -8,6 +6,9 @@ const PAGE = 1000;
 
 const releaseSchema = z.object({ counter: z.number(), version: z.string() });
 const reasonSchema = z.object({ code: z.string(), message: z.string() });
+
+/** Names by id; not told by an origin of before. */
+export const namesSchema = z.record(z.string(), z.string()).default({});
 
 const lastSchema = z.object({
   state: z.string(),
@@ -24,6 +25,7 @@ const lastSchema = z.object({
 export const memberSchema = z.object({
   id: z.string(),
   kind: z.enum(['device', 'gateway']),
+  name: z.string().optional(),
   product: z.string().optional(),
   hardware: z.string().optional(),
   site: z.string().optional(),
@@ -37,6 +39,10 @@ export const memberSchema = z.object({
   lastSeenAt: z.string().optional(),
   last: lastSchema.optional(),
   via: z.string().optional(),
+  wish: z.string().optional(),
+  wishBearer: z
+    .object({ id: z.string(), kind: z.enum(['device', 'gateway']), lastHeardAt: z.string() })
+    .optional(),
 });
 export type Member = z.infer<typeof memberSchema>;
 
@@ -48,6 +54,8 @@ export const memberDetailSchema = memberSchema.extend({
   inventory: z.record(z.string(), z.unknown()).optional(),
   /** An origin of an earlier version doesn't say. */
   kept: z.object({ reports: z.number(), bytes: z.number(), dropped: z.number() }).optional(),
+  /** Of the gateways that reports came through. */
+  names: namesSchema,
   reports: z.array(
     z.object({
       receivedAt: z.string(),
@@ -147,7 +155,6 @@ const failureGroupSchema = z.object({
   sites: z.number(),
   devices: z.array(z.string()),
 });
-export type FailureGroup = z.infer<typeof failureGroupSchema>;
 
 export const rolloutStatusSchema = rolloutSchema.extend({
   counts: z.record(z.string(), z.number()),
@@ -156,9 +163,11 @@ export const rolloutStatusSchema = rolloutSchema.extend({
   matching: z.number().optional(),
   figures: figuresSchema.optional(),
   failures: z.array(failureGroupSchema),
+  names: namesSchema,
   devices: z.array(
     z.object({
       id: z.string(),
+      name: z.string().optional(),
       site: z.string(),
       state: z.string(),
       at: z.string().optional(),
@@ -176,6 +185,7 @@ export const dryRunSchema = z.object({
   total: z.number(),
   plan: planSchema,
   stages: z.array(z.object({ basisPoints: z.number(), count: z.number(), devices: z.array(z.string()) })),
+  names: namesSchema,
   /** A rollout under way that could reach the same devices: until it has ended, this one can't be started. */
   blockedBy: z.object({ rollout: z.string(), version: z.string(), state: z.string() }).optional(),
 });
@@ -261,37 +271,6 @@ export async function fetchRollouts(origin: OriginClient, product?: string): Pro
     z.object({ rollouts: z.array(rolloutSchema) }),
   );
   return rollouts;
-}
-
-/**
- * The id that a person meant: ids are long, and their first or last few characters are enough.
- * @throws SITECAST_ID_AMBIGUOUS, SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN
- */
-export async function resolveMember(
-  origin: OriginClient,
-  kind: Member['kind'],
-  text: string,
-  { isPending = false }: { isPending?: boolean } = {},
-): Promise<string> {
-  if (idSchema.safeParse(text).success) return text;
-  const { members } = await fetchMembers(origin, kind, isPending ? { state: 'pending' } : { idPart: text });
-  const found = members.filter(({ id }) => id.startsWith(text) || id.endsWith(text));
-  const [only] = found;
-  if (only && found.length === 1) return only.id;
-  if (found.length > 1) {
-    throw new SitecastError(
-      'badInput',
-      'SITECAST_ID_AMBIGUOUS',
-      `${found.length} ${kind}s have an id that begins or ends with ${text}`,
-      { hint: 'Give more of it.' },
-    );
-  }
-  throw new SitecastError(
-    'notFound',
-    kind === 'device' ? 'SITECAST_DEVICE_UNKNOWN' : 'SITECAST_GATEWAY_UNKNOWN',
-    `no ${kind} ${isPending ? 'waits' : 'is enrolled'} whose id begins or ends with ${text}`,
-    { hint: `\`sitecast ${kind} list${isPending ? ' --pending' : ''}\` shows them.` },
-  );
 }
 
 /** `NAME=VALUE`, collected over repeated flags. For commander. */

@@ -1,8 +1,21 @@
-import type { MemberDetail } from './fleet-api.ts';
+import type { Member, MemberDetail } from './fleet-api.ts';
+import { calledText } from './called.ts';
 import { facts, field, table } from './output.ts';
 import { reasonText } from './rollout-view.ts';
 
 const SHORT_EPOCH_CHARS = 8;
+
+/** A board that was set up anew looks just like one that wants another's place. */
+export function takenText({
+  name,
+  bearer,
+}: {
+  name: string;
+  bearer: NonNullable<Member['wishBearer']>;
+}): string {
+  const { kind, id, lastHeardAt } = bearer;
+  return `${name} is already the name of ${kind} ${id} (last heard ${lastHeardAt}); accepting replaces it: it is revoked for good`;
+}
 
 export function formatTags(tags: Record<string, string>): string {
   return Object.entries(tags)
@@ -31,12 +44,13 @@ export function describeMember(member: MemberDetail): string[] {
 function known(member: MemberDetail): string[] {
   const { id, kind, product, hardware, site, tags, state, last } = member;
   const lines: Line[] = [
-    [kind, id],
+    [kind, calledText(member)],
+    ['id', member.name === undefined ? undefined : id],
     ['product', product === undefined ? undefined : `${product}, hardware ${hardware ?? 'unknown'}`],
     ['site', site],
     ['tags', formatTags(tags) || undefined],
     ['state', state],
-    ...(last ? reportLines(last) : []),
+    ...(last ? reportLines(last, member.names) : []),
     ['seen', member.lastSeenAt],
     ['enrolled', member.enrolledAt],
     ['revoked', member.revokedAt],
@@ -54,13 +68,13 @@ function inventory(member: MemberDetail): string[] {
 /** A name, and what stands beside it; undefined leaves the line out. */
 type Line = [string, string | undefined];
 
-function reportLines(last: NonNullable<MemberDetail['last']>): Line[] {
+function reportLines(last: NonNullable<MemberDetail['last']>, names: MemberDetail['names']): Line[] {
   const { reason, booted, rollout, receivedAt, at, via, timestampVersion } = last;
   return [
     ['why', reason && reasonText(reason)],
     ['runs', booted && `${releaseText(booted.release)} in slot ${booted.slot}`],
     ['rollout', rollout && `${rollout.id}, attempt ${rollout.attempt}`],
-    ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${via}`}`],
+    ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${names[via] ?? via}`}`],
     ['metadata', `trusts version ${timestampVersion} of the timestamp`],
   ];
 }

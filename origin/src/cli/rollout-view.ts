@@ -1,6 +1,7 @@
 import { formatDurationMs } from '@sitecast/shared/command';
 import { cutText } from '@sitecast/shared/text';
-import type { DryRun, FailureGroup, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
+import type { DryRun, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
+import { calledText } from './called.ts';
 import { field, formatBytes, plural, table } from './output.ts';
 import { stageText } from './rollout-ending.ts';
 
@@ -51,8 +52,8 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   );
   const rows = order
     .slice(0, MAX_SHOWN_DEVICES)
-    .map(({ id, site, state, at, reason, progress, overdue }) => [
-      id,
+    .map(({ id, name, site, state, at, reason, progress, overdue }) => [
+      calledText({ id, name }),
       site,
       overdue ? `${state}, ${overdue}` : state,
       progress ? progressText(progress) : '',
@@ -66,7 +67,7 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
     describeTerms(status),
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
-    ...describeFailures(status.failures),
+    ...describeFailures(status),
   ];
   if (rows.length > 0)
     lines.push('', ...table(['DEVICE', 'SITE', 'STATE', 'PROGRESS', 'ITS CLOCK', ''], rows));
@@ -158,7 +159,7 @@ function describeStop({ stop, state, rollbackTo }: Rollout): string[] {
 }
 
 /** Failures by what they are and on which hardware. */
-export function describeFailures(failures: readonly FailureGroup[]): string[] {
+export function describeFailures({ failures, names }: Pick<RolloutStatus, 'failures' | 'names'>): string[] {
   if (failures.length === 0) return [];
   const rows = failures.map(({ code, hardware, count, sites, message, devices }) => [
     code,
@@ -166,7 +167,10 @@ export function describeFailures(failures: readonly FailureGroup[]): string[] {
     String(count),
     String(sites),
     cutText(message.split('\n')[0] ?? '', MAX_SHOWN_MESSAGE_CHARS),
-    devices.slice(0, 2).join(' '),
+    devices
+      .slice(0, 2)
+      .map(id => names[id] ?? id)
+      .join(' '),
   ]);
   return ['', ...table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'ONE OF THEM SAID', 'SUCH AS'], rows)];
 }
@@ -174,7 +178,7 @@ export function describeFailures(failures: readonly FailureGroup[]): string[] {
 const SHOWN_OF_A_STAGE = 20;
 
 /** Which devices each stage would reach. */
-export function describeDryRun({ id, total, stages, plan, blockedBy }: DryRun): string[] {
+export function describeDryRun({ id, total, stages, plan, names, blockedBy }: DryRun): string[] {
   const lines = [`this would reach ${plural(total, 'device')}; nothing was started`];
   for (const [at, { basisPoints, count, devices }] of stages.entries()) {
     const soakMs = plan.stages[at]?.soakMs ?? 0;
@@ -183,7 +187,7 @@ export function describeDryRun({ id, total, stages, plan, blockedBy }: DryRun): 
     lines.push(
       `stage ${at + 1}, ${shareText(basisPoints)}: ${plural(count, 'device')} more${isLast ? '' : soak}`,
     );
-    for (const device of devices.slice(0, SHOWN_OF_A_STAGE)) lines.push(`  ${device}`);
+    for (const device of devices.slice(0, SHOWN_OF_A_STAGE)) lines.push(`  ${names[device] ?? device}`);
     if (count > SHOWN_OF_A_STAGE) lines.push(`  … and ${count - SHOWN_OF_A_STAGE} more: --json has them`);
   }
   lines.push(`with --id ${id} just these come first`);

@@ -7,6 +7,8 @@ export interface FleetEvent {
   type: string;
   rollout?: string;
   device?: string;
+  /** The device's, where it has one. */
+  name?: string | undefined;
   data: Record<string, unknown>;
 }
 

@@ -1,4 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
+import { nameKey } from '@sitecast/shared/fleet';
 import type { z } from 'zod';
 import { type Member, type MemberKind, memberSchema } from './member.ts';
 import { type Status, statusSchema } from './status.ts';
@@ -13,6 +14,8 @@ export const MAX_MEMBERS = 1_000_000;
 export class Registry {
   readonly store: FleetStore;
   readonly #members = new Map<string, Member>();
+  /** Ids by name, of those that aren't revoked: who is revoked leaves its name to others. */
+  readonly #idsByName = new Map<string, string>();
   readonly #statuses = new Map<string, Status>();
   readonly #kept = { bytes: 0, dropped: 0, devices: 0 };
   readonly #seenMs = new Map<string, number>();
@@ -27,7 +30,7 @@ export class Registry {
   static async open(store: FleetStore): Promise<Registry> {
     const registry = new Registry(store);
     for await (const [key, value] of store.entries('member'))
-      registry.#members.set(key, readStored('member', key, memberSchema, value));
+      registry.#set(readStored('member', key, memberSchema, value));
     for await (const [key, value] of store.entries('status'))
       registry.#setStatus(readStored('status', key, statusSchema, value), key);
     for await (const [key, value] of store.entries('seen')) registry.#seenMs.set(key, Number(value));
@@ -51,6 +54,22 @@ export class Registry {
   activeMember(id: string): Member | undefined {
     const member = this.#members.get(id);
     return member?.revokedAt === undefined ? member : undefined;
+  }
+
+  /** Who bears this name now, whatever its case; none that is revoked. */
+  named(name: string): Member | undefined {
+    const id = this.#idsByName.get(nameKey(name));
+    return id === undefined ? undefined : this.#members.get(id);
+  }
+
+  /** Names of those that have one, by id. */
+  namesOf(ids: Iterable<string>): Record<string, string> {
+    const names: Record<string, string> = {};
+    for (const id of ids) {
+      const name = this.#members.get(id)?.name;
+      if (name !== undefined) names[id] = name;
+    }
+    return names;
   }
 
   status(id: string): Status | undefined {
@@ -101,9 +120,18 @@ export class Registry {
     await commit(members.map(member => ({ table: 'member', key: member.id, value: member })));
     for (const member of members) {
       if (!this.#members.has(member.id)) this.#ids = undefined;
-      this.#members.set(member.id, member);
+      this.#set(member);
       this.#version += 1;
     }
+  }
+
+  #set(member: Member): void {
+    const { id, name, revokedAt } = member;
+    const before = this.#members.get(id)?.name;
+    if (before !== undefined && this.#idsByName.get(nameKey(before)) === id)
+      this.#idsByName.delete(nameKey(before));
+    if (name !== undefined && revokedAt === undefined) this.#idsByName.set(nameKey(name), id);
+    this.#members.set(id, member);
   }
 
   /** Takes over statuses that are durable already. */

@@ -1,3 +1,4 @@
+import { nameKey } from '@sitecast/shared/fleet';
 import { assignmentOf, type Member, type MemberKind } from './member.ts';
 import type { PendingMember } from './pending.ts';
 import type { Registry } from './registry.ts';
@@ -7,6 +8,7 @@ import type { Anomaly, Status } from './status.ts';
 export interface MemberSummary {
   id: string;
   kind: MemberKind;
+  name?: string;
   product?: string;
   hardware?: string;
   site?: string;
@@ -23,6 +25,10 @@ export interface MemberSummary {
   last?: Status['last'];
   /** Of one that waits: the gateway through which it asks. */
   via?: string;
+  /** Of one that waits: what it wants to be called. Nothing but its own word, or its token's. */
+  wish?: string;
+  /** Who bears that name now. */
+  wishBearer?: { id: string; kind: MemberKind; lastHeardAt: string };
 }
 
 export interface MemberQuery {
@@ -31,7 +37,7 @@ export interface MemberQuery {
   site?: string | undefined;
   tags?: Record<string, string> | undefined;
   state?: string | undefined;
-  /** How an id begins or ends. */
+  /** How an id begins or ends, or a whole name. */
   idPart?: string | undefined;
   /** Label of the release that runs, by the last report. */
   version?: string | undefined;
@@ -69,7 +75,7 @@ function fits(member: Member, status: Status | undefined, query: MemberQuery): b
     isAsked(query.site, member.site) &&
     isAsked(query.state, stateOf(member, status)) &&
     isAsked(query.version, status?.last.booted?.release?.version) &&
-    hasPart(member.id, query.idPart) &&
+    isMeant(member, query.idPart) &&
     Object.entries(query.tags ?? {}).every(
       ([name, value]) => Object.hasOwn(member.tags, name) && member.tags[name] === value,
     )
@@ -80,8 +86,9 @@ function isAsked(wanted: string | undefined, found: string | undefined): boolean
   return wanted === undefined || wanted === found;
 }
 
-function hasPart(id: string, part: string | undefined): boolean {
-  return part === undefined || id.startsWith(part) || id.endsWith(part);
+function isMeant({ id, name }: Member, part: string | undefined): boolean {
+  if (part === undefined || id.startsWith(part) || id.endsWith(part)) return true;
+  return name !== undefined && nameKey(name) === nameKey(part);
 }
 
 function isSilent(member: Member, registry: Registry, { silentForMs, nowMs }: MemberQuery): boolean {
@@ -99,10 +106,11 @@ export function summaryOf(member: Member, registry: Registry): MemberSummary {
   const status = registry.status(member.id);
   const seenMs = registry.seenMs(member.id);
   const { format: _format, revoked: _revoked, issuedAt: _issuedAt, ...assignment } = assignmentOf(member);
-  const { id, kind, product, hardware, site, tags, serial, enrolledAt } = assignment;
+  const { id, kind, name, product, hardware, site, tags, serial, enrolledAt } = assignment;
   return {
     id,
     kind,
+    ...(name !== undefined && { name }),
     ...(product !== undefined && { product }),
     ...(hardware !== undefined && { hardware }),
     site,
@@ -118,8 +126,9 @@ export function summaryOf(member: Member, registry: Registry): MemberSummary {
   };
 }
 
-export function pendingSummary(pending: PendingMember): MemberSummary {
-  const { id, kind, product, hardware, site, via, lastAskedMs } = pending;
+export function pendingSummary(pending: PendingMember, registry: Registry): MemberSummary {
+  const { id, kind, product, hardware, site, via, wish, lastAskedMs } = pending;
+  const bearer = wish === undefined ? undefined : registry.named(wish);
   return {
     id,
     kind,
@@ -131,5 +140,13 @@ export function pendingSummary(pending: PendingMember): MemberSummary {
     odd: [],
     lastSeenAt: new Date(lastAskedMs).toISOString(),
     ...(via !== undefined && { via }),
+    ...(wish !== undefined && { wish }),
+    ...(bearer && {
+      wishBearer: {
+        id: bearer.id,
+        kind: bearer.kind,
+        lastHeardAt: new Date(heardMs(bearer, registry)).toISOString(),
+      },
+    }),
   };
 }

@@ -14,6 +14,7 @@ import { eventRoutes } from './routes/events.ts';
 import { gatewayRoutes } from './routes/gateways.ts';
 import { healthRoutes } from './routes/health.ts';
 import { joinTokenRoutes } from './routes/join-tokens.ts';
+import { memberChangeRoutes } from './routes/member-changes.ts';
 import { memberRoutes } from './routes/members.ts';
 import { publicRoutes } from './routes/public.ts';
 import { repositoryRoutes } from './routes/repository.ts';
@@ -43,6 +44,7 @@ export function createApp(deps: AppDeps): OriginApp {
   siteRoutes(app, deps);
   gatewayRoutes(app, deps);
   memberRoutes(app, deps);
+  memberChangeRoutes(app, deps);
   joinTokenRoutes(app, deps);
   rolloutRoutes(app, deps);
   auditRoutes(app, deps);

@@ -18,6 +18,7 @@ const ENDS: ReadonlySet<RolloutDeviceState> = new Set(['completed', 'failed', 'r
 
 interface RolloutDevice {
   id: string;
+  name?: string;
   site: string;
   state: RolloutDeviceState;
   /** The device's clock; not there for those that are pending. */
@@ -39,6 +40,8 @@ export interface RolloutStatus {
   figures?: Figures;
   /** By what they failed with and their hardware, most first. */
   failures: FailureGroup[];
+  /** Of those that are named in `failures` and have one, by id. */
+  names: Record<string, string>;
   /** In the order of their ids. */
   devices: RolloutDevice[];
   /** The last one's id, where there are more. */
@@ -84,6 +87,7 @@ export function statusOf(
     const overdue = ledger?.overdue(member.id);
     const device: RolloutDevice = {
       id: member.id,
+      ...nameOf(member),
       site: member.site,
       ...deviceState(rollout, outcome, bootedCounter(status), running),
       ...(overdue && { overdue }),
@@ -93,12 +97,14 @@ export function statusOf(
     counts[device.state] = (counts[device.state] ?? 0) + 1;
     page.add(device);
   }
+  const groups = failures.list();
   return {
     counts,
     total,
     matching,
     ...(ledger && { figures: ledger.figures(controller.stage) }),
-    failures: failures.list(),
+    failures: groups,
+    names: registry.namesOf(groups.flatMap(({ devices }) => devices)),
     devices: page.devices,
     ...(page.nextCursor !== undefined && { nextCursor: page.nextCursor }),
   };
@@ -122,6 +128,8 @@ class Page {
     else this.nextCursor ??= this.devices.at(-1)?.id;
   }
 }
+
+const nameOf = ({ name }: Member): { name?: string } => (name === undefined ? {} : { name });
 
 const isAfter = ({ id }: RolloutDevice, after: string | undefined): boolean =>
   after === undefined || id > after;

@@ -5,6 +5,8 @@ export {
   givenTagsSchema,
   idSchema,
   instantSchema,
+  memberNameSchema,
+  nameKey,
   type ReleaseRef,
   rolloutIdSchema,
   siteSchema,

@@ -91,9 +91,13 @@ export const rolloutStatusSchema = rolloutSchema
         devices: z.array(z.string()),
       }),
     ),
+    names: z
+      .record(z.string(), z.string())
+      .openapi({ description: 'Names of the devices in `failures` that have one, by id.' }),
     devices: z.array(
       z.object({
         id: z.string(),
+        name: z.string().optional(),
         site: z.string(),
         state: deviceStateSchema,
         at: z.string().optional(),
@@ -170,6 +174,9 @@ export const dryRunSchema = z
         devices: z.array(z.string()),
       }),
     ),
+    names: z
+      .record(z.string(), z.string())
+      .openapi({ description: 'Names of these devices that have one, by id.' }),
     blockedBy: z
       .object({ rollout: z.string(), version: z.string(), state: rolloutStateSchema })
       .optional()

@@ -63,7 +63,7 @@ async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, p
 }
 
 function startRoute(app: OriginApp, deps: AppDeps): void {
-  const { tokens, rollouts, bodies, now } = deps;
+  const { tokens, rollouts, fleet, bodies, now } = deps;
   app.openapi(
     createRoute({
       method: 'post',
@@ -108,7 +108,8 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
           version: blockedBy.release.version,
           state: blockedBy.state,
         };
-        const told = { id: rollout.id, total: candidates.length, plan, stages };
+        const names = fleet.registry.namesOf(stages.flatMap(({ devices }) => devices));
+        const told = { id: rollout.id, total: candidates.length, plan, stages, names };
         return c.json({ ...told, ...(blocked && { blockedBy: blocked }) }, 200);
       }
       const record = await rollouts.start(wantedOf(body), c.get('token').name);
