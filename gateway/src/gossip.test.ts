@@ -1,7 +1,6 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';

@@ -2,7 +2,9 @@ import { fastVerifyById, type VerifySignature } from '@sitecast/shared/identity'
 import type { Audit } from './audit/audit.ts';
 import type { Events } from './events/events.ts';
 import { tellOutcomes } from './events/outcomes.ts';
+import { tellSilence } from './events/silence.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
+import { LOOK_EVERY_MS } from './fleet/presence.ts';
 import type { FleetStore } from './fleet/store.ts';
 import type { Log } from './log.ts';
 import type { Repository } from './repository/repository.ts';
@@ -14,6 +16,8 @@ import type { After } from './upkeep.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */
 const TEND_INTERVAL_MS = 60_000;
+/** How often it's written down when members were last seen. */
+const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
 interface FleetServicesDeps {
   repository: Repository;
@@ -60,7 +64,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     maxReportBytes,
     now,
   });
-  const { registry, progress } = fleet;
+  const { registry, progress, presence } = fleet;
   const rollouts: Rollouts = await Rollouts.open({
     repository,
     registry,
@@ -72,25 +76,43 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     after,
     log,
   });
-  const tend = async (): Promise<void> => {
-    await rollouts.reconcile();
-    await registry.saveSeen();
-  };
+  const tend = tending(fleet, rollouts, now);
   const failed = (error: unknown): void =>
     log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed');
   const stopTending = again(after, TEND_INTERVAL_MS, tend, failed);
   const stopTidying = again(after, TEND_INTERVAL_MS, () => fleet.intake.tidy(), failed);
+  const stopLooking = again(
+    after,
+    LOOK_EVERY_MS,
+    async () => tellSilence(presence.look(), { events, registry, log }),
+    error => log.error({ err: error }, 'looking for silent gateways failed'),
+  );
   return {
     fleet,
     rollouts,
     verifyById,
     async close() {
+      await stopLooking();
       await stopTending();
       await stopTidying();
       await fleet.intake.idle();
       await rollouts.stop();
+      await presence.save({ isLast: true });
       await registry.saveSeen();
     },
+  };
+}
+
+/** What is due every minute. */
+function tending({ registry, presence }: Fleet, rollouts: Rollouts, now: () => number): () => Promise<void> {
+  let savedMs = now();
+  return async () => {
+    await rollouts.reconcile();
+    await presence.save();
+    // Every gateway speaks every minute.
+    if (Math.abs(now() - savedMs) < SAVE_SEEN_INTERVAL_MS) return;
+    await registry.saveSeen();
+    savedMs = now();
   };
 }
 

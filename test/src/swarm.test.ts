@@ -13,7 +13,8 @@ beforeAll(async () => {
   // Where the first one is stays the same over its restarts; the others wait where a test says so.
   const port = await freePort();
   site = await SwarmBed.openWithThree((name, { bed }) => [
-    ...['--health-command', `while test -e ${bed.path('hold')}; do sleep 0.1; done`],
+    '--health-command',
+    `while test -e ${bed.path('hold')}; do sleep 0.1; done`,
     ...(name === 'one'
       ? ['--peer-listen', `127.0.0.1:${port}`]
       : ['--hook-pre-download', `test ! -e ${bed.path('wait')} || exit 75`]),

@@ -3,6 +3,7 @@ import { cutText } from '@sitecast/shared/text';
 import type { DryRun, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
 import { calledText } from './called.ts';
 import { field, formatBytes, plural, table } from './output.ts';
+import { turnLines } from './presence-view.ts';
 import { stageText } from './rollout-ending.ts';
 
 const MAX_SHOWN_DEVICES = 200;
@@ -52,10 +53,10 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   );
   const rows = order
     .slice(0, MAX_SHOWN_DEVICES)
-    .map(({ id, name, site, state, at, reason, progress, overdue }) => [
+    .map(({ id, name, site, state, at, reason, progress, overdue, heard }) => [
       calledText({ id, name }),
       site,
-      overdue ? `${state}, ${overdue}` : state,
+      overdue ? `${state}, ${overdue}${heard ? ' (its gateway hears it)' : ''}` : state,
       progress ? progressText(progress) : '',
       at ?? '-',
       reason ? reasonText(reason) : '',
@@ -67,6 +68,7 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
     describeTerms(status),
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
+    ...turnLines(status.turns),
     ...describeFailures(status),
   ];
   if (rows.length > 0)

@@ -8,6 +8,7 @@ import { ReportIntake } from './intake.ts';
 import type { OutcomeChange } from './intake-round.ts';
 import { JoinTokens } from './join-tokens.ts';
 import { PendingMembers } from './pending.ts';
+import { PresenceBoard } from './presence.ts';
 import { ProgressBoard } from './progress.ts';
 import { Registry } from './registry.ts';
 import { ReportBudgets } from './report-budgets.ts';
@@ -38,6 +39,7 @@ export interface Fleet {
   intake: ReportIntake;
   progress: ProgressBoard;
   gateways: GatewayBoard;
+  presence: PresenceBoard;
 }
 
 export async function openFleet({
@@ -56,6 +58,8 @@ export async function openFleet({
   const registry = await Registry.open(store);
   const joinTokens = await JoinTokens.open(store, audit, now);
   const progress = new ProgressBoard();
+  const presence = await PresenceBoard.open({ registry, now });
+  registry.presence = presence;
   return {
     registry,
     joinTokens,
@@ -84,5 +88,6 @@ export async function openFleet({
     }),
     progress,
     gateways: new GatewayBoard(registry),
+    presence,
   };
 }

@@ -7,6 +7,13 @@ import { type FleetStore, keyOf, type Table, type Write } from './store.ts';
 
 export const MAX_MEMBERS = 1_000_000;
 
+/** What gateways say of whom they hear. */
+interface HearsMembers {
+  /** Milliseconds since 1970. */
+  heardMs(member: Member): number | undefined;
+  stateOf(member: Member): 'heard' | 'silent' | 'untold';
+}
+
 /**
  * Who belongs to the fleet and what is known of each. All of it is in memory, so that a check for a request and a
  * query touch no disk; the store is what lasts. Whoever changes something commits it to the store first.
@@ -22,6 +29,8 @@ export class Registry {
   /** Ids in order, for listing; made anew after somebody joined. */
   #ids: string[] | undefined;
   #version = 0;
+  /** Who hears members besides; nobody in a process that serves none. */
+  presence: HearsMembers | undefined;
 
   private constructor(store: FleetStore) {
     this.store = store;
@@ -177,13 +186,24 @@ export class Registry {
     this.#unsaved.add(id);
   }
 
+  /** Somebody else heard it then; what is known of a later moment stays. */
+  wasHeard(id: string, atMs: number): void {
+    if ((this.#seenMs.get(id) ?? 0) < atMs) this.saw(id, atMs);
+  }
+
   seenMs(id: string): number | undefined {
     return this.#seenMs.get(id);
   }
 
+  /** The same, or when a gateway last said that it hears it. */
+  lastSeenMs(member: Member): number | undefined {
+    const heardMs = this.presence?.heardMs(member) ?? 0;
+    return Math.max(heardMs, this.seenMs(member.id) ?? 0) || undefined;
+  }
+
   readonly #unsaved = new Set<string>();
 
-  /** Keeps when members were last seen. Told now and then: after a crash a minute of it may be missing. */
+  /** Keeps when members were last heard of. Told now and then: after a crash the minutes since are missing. */
   async saveSeen(): Promise<void> {
     const writes = [...this.#unsaved].map(id => ({
       table: 'seen' as const,

@@ -16,6 +16,7 @@ import { healthRoutes } from './routes/health.ts';
 import { joinTokenRoutes } from './routes/join-tokens.ts';
 import { memberChangeRoutes } from './routes/member-changes.ts';
 import { memberRoutes } from './routes/members.ts';
+import { presenceRoutes } from './routes/presence.ts';
 import { publicRoutes } from './routes/public.ts';
 import { repositoryRoutes } from './routes/repository.ts';
 import { rolloutRoutes } from './routes/rollouts.ts';
@@ -43,6 +44,7 @@ export function createApp(deps: AppDeps): OriginApp {
   tokenRoutes(app, deps);
   siteRoutes(app, deps);
   gatewayRoutes(app, deps);
+  presenceRoutes(app, deps);
   memberRoutes(app, deps);
   memberChangeRoutes(app, deps);
   joinTokenRoutes(app, deps);

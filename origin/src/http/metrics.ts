@@ -2,8 +2,9 @@ import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import type { ReportIntake } from '../fleet/intake.ts';
+import type { PresenceBoard } from '../fleet/presence.ts';
 import { secondsLeft } from '../repository/description.ts';
-import type { Fleet } from '../fleet/fleet.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
 import type { Room } from '../storage/room.ts';
@@ -13,12 +14,12 @@ import type { OriginEnv } from './context.ts';
 const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
 
 interface MetricsDeps {
-  fleet: Pick<Fleet, 'intake'>;
   repository: Repository;
   scrubber: Scrubber;
   chunks: Chunks;
   state: DatabaseState;
   room: Room;
+  fleet: { intake: Pick<ReportIntake, 'totals'>; presence: Pick<PresenceBoard, 'gateways' | 'heardCount'> };
   now: () => number;
 }
 
@@ -50,7 +51,8 @@ export class Metrics {
       help: 'Bytes of chunk uploads received.',
       registers,
     });
-    for (const gauge of [...gaugesOf(deps), ...diskGaugesOf(deps)]) this.#registry.registerMetric(gauge);
+    for (const gauge of [...gaugesOf(deps), ...diskGaugesOf(deps), ...presenceGaugesOf(deps)])
+      this.#registry.registerMetric(gauge);
     for (const metric of [...damageMetrics(deps), ...reportMetrics(deps)])
       this.#registry.registerMetric(metric);
   }
@@ -190,6 +192,30 @@ function reportMetrics({ fleet: { intake } }: MetricsDeps): (Gauge | Counter)[] 
       'Reports that were put off: their device has sent as much as it may for now.',
       () => intake.totals.putOffs,
     ),
+  ];
+}
+
+/** Who lives, by what gateways say. */
+function presenceGaugesOf({ fleet: { presence } }: MetricsDeps): Gauge[] {
+  return [
+    new Gauge({
+      name: 'sitecast_gateways',
+      help: 'Gateways that are heard, silent, or never said whom they hear.',
+      labelNames: ['presence'],
+      registers: [],
+      collect() {
+        for (const [state, count] of Object.entries(presence.gateways().counts))
+          this.set({ presence: state }, count);
+      },
+    }),
+    new Gauge({
+      name: 'sitecast_heard_devices',
+      help: 'Devices that live gateways hear.',
+      registers: [],
+      collect() {
+        this.set(presence.heardCount);
+      },
+    }),
   ];
 }
 

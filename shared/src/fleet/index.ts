@@ -43,6 +43,17 @@ export {
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
 export {
+  HEARD_FOR_MS,
+  MAX_PRESENCE_IDS,
+  MAX_TOLD_TURNS,
+  type Presence,
+  type PresenceAnswer,
+  PRESENCE_PATH,
+  presenceAnswerSchema,
+  presenceSchema,
+  TELL_EVERY_MS,
+} from './presence.ts';
+export {
   MAX_REPORT_WAIT_S,
   OVER_BUDGET,
   REPORT_RATE,
