@@ -26,6 +26,8 @@ interface FleetServicesDeps {
   audit: Audit;
   events: Events;
   room: Room;
+  /** What is kept of all reports together, about. */
+  maxReportBytes: number;
   now: () => number;
   after: After;
   log: Log;
@@ -41,7 +43,7 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, files, store, audit, events, room, now, after, log } = deps;
+  const { repository, files, store, audit, events, room, maxReportBytes, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
@@ -59,6 +61,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       tellOutcomes(events, changes, id => fleet.registry.member(id)?.name);
     },
     room,
+    maxReportBytes,
     now,
   });
   const { registry, progress, presence } = fleet;
@@ -74,9 +77,10 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     log,
   });
   const tend = tending(fleet, rollouts, now);
-  const stopTending = again(after, TEND_INTERVAL_MS, tend, error =>
-    log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed'),
-  );
+  const failed = (error: unknown): void =>
+    log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed');
+  const stopTending = again(after, TEND_INTERVAL_MS, tend, failed);
+  const stopTidying = again(after, TEND_INTERVAL_MS, () => fleet.intake.tidy(), failed);
   const stopLooking = again(
     after,
     LOOK_EVERY_MS,
@@ -90,6 +94,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     async close() {
       await stopLooking();
       await stopTending();
+      await stopTidying();
       await fleet.intake.idle();
       await rollouts.stop();
       await presence.save({ isLast: true });

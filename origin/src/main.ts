@@ -108,7 +108,8 @@ export async function startOrigin(
     await upkeep.start();
     const events = new EventLog(now);
     const around = { events, room, now, after, log };
-    const services = await openFleetServices({ repository, files, store, audit, ...around });
+    const { maxReportBytes } = settings;
+    const services = await openFleetServices({ repository, files, store, audit, maxReportBytes, ...around });
     endings.add('the fleet', () => services.close());
     known = () => countsOf({ ...services, audit, tokens });
     const { gossip = NO_GOSSIP } = settings;

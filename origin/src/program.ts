@@ -19,6 +19,7 @@ type LogLevel = (typeof LOG_LEVELS)[number];
 
 const DEFAULT_STAGING_TTL_MS = 30 * 86_400_000;
 const DEFAULT_MAX_STAGED_BYTES = 64 * 2 ** 30;
+const DEFAULT_MAX_REPORT_BYTES = 8 * 2 ** 30;
 const DEFAULT_RESERVE_BYTES = 256 * 2 ** 20;
 const DEFAULT_SCRUB_BYTES_PER_S = 4 * 2 ** 20;
 
@@ -31,6 +32,7 @@ interface ServeOptions {
   logLevel: LogLevel;
   stagingTtl: number;
   maxStagedBytes: number;
+  maxReportBytes: number;
   reserve: number;
   scrubRate: number;
   acceptClock?: string;
@@ -131,6 +133,7 @@ export function originProgram(
         tls: checkTls(options),
         stagingTtlMs: options.stagingTtl,
         maxStagedBytes: options.maxStagedBytes,
+        maxReportBytes: options.maxReportBytes,
         reserveBytes: options.reserve,
         scrubBytesPerS: options.scrubRate,
         acceptedDay: options.acceptClock,
@@ -181,6 +184,11 @@ function diskOptions(serve: SettingsCommand): SettingsCommand {
       new Option('--max-staged-bytes <size>', 'how much of such uploads is taken')
         .argParser(parseSizeBytes)
         .default(DEFAULT_MAX_STAGED_BYTES, '64GiB'),
+    )
+    .addOption(
+      new Option('--max-report-bytes <size>', "how much is kept of devices' reports; older ones make way")
+        .argParser(parseSizeBytes)
+        .default(DEFAULT_MAX_REPORT_BYTES, '8GiB'),
     )
     .addOption(
       new Option(

@@ -77,3 +77,24 @@ it('records what comes at one time in its order, each once', async () => {
   await Promise.all(states.map(state => reporter.report(state)));
   expect(outbox.recent().map(({ state }) => state)).toEqual(states);
 });
+
+it('records what it waits for once while much waits for the origin, and everything else as ever', async () => {
+  const waitFor = (code: string) =>
+    reporter.report('waiting', { reason: { code, message: 'x'.repeat(1000) } });
+  const flap = async (times: number) => {
+    for (let at = 0; at < times; at += 1) await waitFor(at % 2 === 0 ? 'ONE' : 'OTHER');
+  };
+  await flap(100);
+  const { length } = outbox.pending();
+  expect(outbox.pendingBytes).toBeGreaterThan(64 * 1024);
+  expect(outbox.pendingBytes).toBeLessThan(70 * 1024);
+  expect(length).toBeLessThan(50);
+  const rollout = { id: '0123456789abcdef', attempt: 1 };
+  await reporter.report('failed', { rollout });
+  await waitFor('A THIRD');
+  await reporter.report('completed', { rollout });
+  expect(outbox.pending()).toHaveLength(length + 3);
+  await outbox.acknowledge(outbox.epoch, outbox.newest?.seq ?? 0, Date.now());
+  await flap(4);
+  expect(outbox.pending()).toHaveLength(4);
+});

@@ -56,6 +56,8 @@ export const memberDetailSchema = memberSchema.extend({
   heardBy: z.array(z.string()).optional(),
   hears: z.object({ devices: z.number(), turns: z.array(turnSchema) }).optional(),
   inventory: z.record(z.string(), z.unknown()).optional(),
+  /** An origin of an earlier version doesn't say. */
+  kept: z.object({ reports: z.number(), bytes: z.number(), dropped: z.number() }).optional(),
   /** Of the gateways that reports came through. */
   names: namesSchema,
   reports: z.array(

@@ -159,6 +159,7 @@ it('is a command of its own: it pauses nothing, and fails where something stays 
     listen: { host: '127.0.0.1', port: 0 },
     stagingTtlMs: 1e9,
     maxStagedBytes: 1e9,
+    maxReportBytes: 2 ** 30,
     reserveBytes: 0,
   });
   const first = await startOrigin(settings('data'), { log: testLog() });

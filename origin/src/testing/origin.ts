@@ -43,6 +43,7 @@ export interface TestOriginOptions {
   audit?: Audit;
   events?: Events;
   maxStagedBytes?: number;
+  maxReportBytes?: number;
   maxBodyMemoryBytes?: number;
   pace?: BodyPace;
   /** What was logged, as `level message`. */
@@ -76,6 +77,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     syncFiles,
     now,
     maxStagedBytes = 2 ** 30,
+    maxReportBytes = 2 ** 30,
     maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
     pace = BODY_PACE,
     logged,
@@ -95,23 +97,31 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };
-  const services = await openFleetServices({ repository, files, store, ...heard, room, now, after, log });
+  const services = await openFleetServices({
+    repository,
+    files,
+    store,
+    ...heard,
+    room,
+    maxReportBytes,
+    now,
+    after,
+    log,
+  });
   const scrubbed = { repository, files, chunks, now, after, log, bytesPerS: scrubBytesPerS };
   const scrubber = new Scrubber({ ...scrubbed, republishRollouts: id => services.rollouts.republish(id) });
   const waiters = new TimestampWaiters(repository, after);
   const eventStreams = new EventStreams(events, after);
-  const parts = { repository, scrubber, chunks, staged, tokens, waiters, audit, eventStreams };
+  const shown = { repository, scrubber, chunks, room, state, now };
+  const parts = { ...shown, staged, tokens, waiters, audit, eventStreams };
   const app = createApp({
     ...services,
     ...parts,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     files,
-    metrics: new Metrics({ repository, scrubber, chunks, state, room, ...services, now }),
-    state,
-    room,
+    metrics: new Metrics({ ...services, ...shown }),
     bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
-    now,
     log,
   });
   const { token: adminToken } = await tokens.create({
