@@ -234,7 +234,7 @@ export async function recoverFrom({
     });
     endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
-    const metadata = await restoreMetadata(files, mirrors);
+    const metadata = await restoreMetadata(files, mirrors, { mayBeNewer: damagedOnly });
     const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
     known = () => ({ 'entries of the audit log': audit.head.seq });
     const database = foundIn(mended, { earlier: earlier.lost, unreadable });

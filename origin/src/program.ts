@@ -256,7 +256,8 @@ function demandWhole({ lost: { files, releases } }: Restored): void {
 }
 
 function recoveredText(recovered: Recovered): string {
-  const { from, unread, versions, releases, lacking, paused, logRestoredTo, adminTokenPath } = recovered;
+  const { from, unread, versions, releases, lacking, paused, missingKeys, logRestoredTo, adminTokenPath } =
+    recovered;
   const lines = [
     ...databaseLines(recovered),
     from === undefined ? 'nothing newer was found: the repository stays as it was' : `caught up with ${from}`,
@@ -272,6 +273,15 @@ function recoveredText(recovered: Recovered): string {
     logRestoredTo
       ? `the audit log goes on from entry ${logRestoredTo.seq} of ${logRestoredTo.at}: what was recorded after that is lost`
       : 'the audit log begins anew: what was recorded before is lost',
+    ...missingKeys.map(
+      ({ role, problem }) =>
+        `this origin can't sign ${role}: ${problem}; start it, then run \`sitecast keys rotate ${role}\``,
+    ),
+    ...(missingKeys.length > 0 && paused.length > 0
+      ? [
+          'until then gateways go on with the rollouts as they have seen them: nobody can be told of the pause',
+        ]
+      : []),
     ...paused.map(
       id => `paused: rollout ${id}; look at it, then \`sitecast rollout resume ${id}\` or \`abort\``,
     ),

@@ -6,6 +6,7 @@ import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
 import type { LackingRelease } from '../repository/check-releases.ts';
 import { readListing } from '../repository/check-targets.ts';
+import type { OnlineRole } from '@sitecast/shared/signing';
 import type { Repository } from '../repository/repository.ts';
 import { PublishedRollouts } from '../rollouts/published.ts';
 import type { Chunks } from '../staging/chunks.ts';
@@ -54,6 +55,11 @@ export interface Recovered {
   lacking: LackingRelease[];
   /** Rollouts that are paused now. */
   paused: string[];
+  /**
+   * Roles that this origin can't sign, and why: their keys were rotated after the backup, as a rule. It serves what gateways have, and
+   * publishes nothing (not that rollouts are paused either) before each is rotated once more.
+   */
+  missingKeys: { role: OnlineRole; problem: string }[];
   /** Where the audit log ended that was there: what was recorded later is lost. */
   logRestoredTo: LogEnd | undefined;
   database: MendedState;
@@ -90,6 +96,7 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
     unread,
     versions: repository.versions(),
     ...caughtUp,
+    missingKeys: repository.missingKeys,
     logRestoredTo,
     database,
     revokedAgain: revocations.members,
@@ -117,7 +124,10 @@ async function catchUp(
   if (copy) await repository.raiseFloor(copy.versions, copy.issuedMs);
   // Paused before anything else: however this ends, no rollout goes on by itself.
   const paused = await pauseAll(deps, rollouts);
-  if (!copy) return { releases: [], lacking: [], paused };
+  if (!copy) {
+    await publishPauses(repository);
+    return { releases: [], lacking: [], paused };
+  }
   const releases: Recovered['releases'] = [];
   const before = readListing(committed.targets.signed);
   for (const [product, ofProduct] of readListing(copy.targets.signed).releases) {
@@ -126,7 +136,8 @@ async function catchUp(
   }
   await stageFiles(deps, copy, mirrors);
   await recordReleases(audit, releases);
-  const lacking = await repository.adopt({ roots: copy.roots, targets: copy.targets });
+  const lacking = await repository.adopt({ ...copy, rolloutFiles: await rolloutFilesOf(copy) });
+  await publishPauses(repository);
   return { releases, lacking, paused };
 }
 
@@ -174,12 +185,22 @@ function isNewer({ versions, targets, roots }: MirrorCopy, repository: Repositor
 
 /** By product. */
 async function rolloutsOf(copy: MirrorCopy): Promise<Map<string, RolloutsFile>> {
-  const files = new Map<string, RolloutsFile>();
-  for (const name of Object.keys(copy.rollouts.signed.targets)) {
-    const file = parseRollouts(await copy.file('rollouts', name));
-    files.set(file.product, file);
-  }
+  const files = [...(await rolloutFilesOf(copy)).values()].map(bytes => parseRollouts(bytes));
+  return new Map(files.map(file => [file.product, file]));
+}
+
+/** By target name. */
+async function rolloutFilesOf(copy: MirrorCopy): Promise<Map<string, Buffer>> {
+  const files = new Map<string, Buffer>();
+  for (const name of Object.keys(copy.rollouts.signed.targets))
+    files.set(name, Buffer.from(await copy.file('rollouts', name)));
   return files;
+}
+
+/** Where a key is lacking, they wait: whoever starts the origin and rotates the key publishes them. */
+async function publishPauses(repository: Repository): Promise<void> {
+  const canSign = repository.missingKeys.every(({ role }) => role === 'deltas');
+  if (canSign && repository.deferredRollouts.size > 0) await repository.publishRollouts(new Map());
 }
 
 /** @returns ids of the rollouts that were going on */
@@ -198,7 +219,7 @@ async function pauseAll(
     written.set(rolloutsTarget(product), serializeRollouts({ ...file, rollouts }));
   }
   await recordPause(audit, paused);
-  await repository.publishRollouts(written);
+  await repository.deferRollouts(written);
   return paused;
 }
 

@@ -44,11 +44,17 @@ export interface Restored {
  * Brings back metadata files that are damaged or lost, so that the repository can be opened. Each is taken only if it's the very
  * file: by the hash that its referrer names, or by version and signatures where the referrer is lost as well. (A timestamp and a
  * snapshot aren't fetched: the origin signs them anew.)
+ * @param mayBeNewer whether a root after the newest may be taken as well. With what a backup holds it doesn't fit: that is caught
+ *   up with as a whole.
  * @returns the names of those that came back
  */
-export async function restoreMetadata(files: Files, mirrors: readonly Mirror[]): Promise<string[]> {
+export async function restoreMetadata(
+  files: Files,
+  mirrors: readonly Mirror[],
+  { mayBeNewer = true } = {},
+): Promise<string[]> {
   const newest = await newestVersions(files);
-  const restored = await restoreRoots(files, newest.get('root') ?? 0, mirrors);
+  const restored = await restoreRoots(files, newest.get('root') ?? 0, { mirrors, mayBeNewer });
   const root = await readRoot(files, (await newestVersions(files)).get('root') ?? 0);
   if (!root) return restored;
   const keep = async <T extends MetadataType>(
@@ -134,11 +140,15 @@ async function notHere(): Promise<void> {
  * one more comes back. The newest may be lost by its name, too: so it's asked for one more than is known of. The first root of all
  * has nothing before it: it's whoever started the fleet who has it, as `root.json`.
  */
-async function restoreRoots(files: Files, newest: number, mirrors: readonly Mirror[]): Promise<string[]> {
+async function restoreRoots(
+  files: Files,
+  newest: number,
+  { mirrors, mayBeNewer }: { mirrors: readonly Mirror[]; mayBeNewer: boolean },
+): Promise<string[]> {
   const restored: string[] = [];
   for (let before = -1; before < restored.length; ) {
     before = restored.length;
-    for (let version = 1; version <= newest + restored.length + 1; version += 1) {
+    for (let version = 1; version <= (mayBeNewer ? newest + restored.length + 1 : newest); version += 1) {
       if (await readRoot(files, version)) continue;
       const beside = {
         before: await readRoot(files, version - 1),

@@ -6,7 +6,7 @@ import type { Files } from '../storage/files.ts';
 import type { GivenMetadata } from './change.ts';
 import { checkListing, type ListingChange } from './check-releases.ts';
 import { checkExpiry, checkNextVersion, checkRoot } from './check-root.ts';
-import { checkTargetsMetadata, type Listing, readListing } from './check-targets.ts';
+import { checkTargetsMetadata, type ListedFile, type Listing, readListing } from './check-targets.ts';
 import type { Committed } from './committed.ts';
 import { targetSource } from './target-source.ts';
 
@@ -15,6 +15,8 @@ interface ChangeDeps {
   chunks: Chunks;
   staged: StagedFiles;
   keys: OnlineKeys;
+  /** Told of a published file that isn't there, or not right. */
+  onLost: (file: ListedFile) => void;
   now: () => number;
 }
 
@@ -31,22 +33,18 @@ const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map() };
  * @throws the codes of docs/ERRORS.md under "Publishing"
  */
 export async function checkChange(
-  { files, chunks, staged, keys, now }: ChangeDeps,
+  { files, chunks, staged, keys, onLost, now }: ChangeDeps,
   previous: Committed | undefined,
   { root, targets }: WantedState,
   given: GivenMetadata,
 ): Promise<ListingChange> {
   if (given.root) checkRoot(given.root, previous?.root, keys);
-  if (given.targets && !given.isAdopted) checkNextVersion('targets', given.targets, previous?.targets);
-  if (!given.isAdopted) {
-    for (const role of ['root', 'targets'] as const) if (given[role]) checkExpiry(role, given[role], now());
-  }
+  if (given.targets) checkNextVersion('targets', given.targets, previous?.targets);
+  for (const role of ['root', 'targets'] as const) if (given[role]) checkExpiry(role, given[role], now());
   checkTargetsMetadata(targets, root, previous?.targets, keys);
   const before = previous ? readListing(previous.targets.signed) : NOTHING_LISTED;
   return await checkListing(before, readListing(targets.signed), {
-    source: targetSource(files, staged, before),
+    source: targetSource({ files, staged, published: before, onLost }),
     chunks,
-    mayLackChunks: given.isAdopted,
-    isAdopted: given.isAdopted,
   });
 }

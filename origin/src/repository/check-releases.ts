@@ -46,9 +46,7 @@ export interface LackingRelease {
 interface ReleaseCheckDeps {
   source: TargetSource;
   chunks: Chunks;
-  /** True where chunks that are lost must not stand in the way. */
-  mayLackChunks?: boolean;
-  /** True for a listing that was checked when it was published: it may be several changes later. */
+  /** True for a listing that was checked when it was published: it may be several changes later, and chunks may be lost. */
   isAdopted?: boolean;
 }
 
@@ -120,7 +118,7 @@ async function checkProduct(
 
 async function checkAdded(
   release: ListedRelease,
-  { source, chunks, mayLackChunks = false }: ReleaseCheckDeps,
+  { source, chunks, isAdopted = false }: ReleaseCheckDeps,
   change: ListingChange,
 ): Promise<void> {
   const manifest = await readManifest(release, source);
@@ -128,7 +126,7 @@ async function checkAdded(
   const missing = await findChunks(release, index, chunks, change.chunks);
   const { product, counter } = release;
   const named = { product, counter, version: manifest.version };
-  if (missing.size > 0 && !mayLackChunks) throw chunksMissing(release, missing);
+  if (missing.size > 0 && !isAdopted) throw chunksMissing(release, missing);
   if (missing.size > 0) change.lacking.push({ ...named, chunks: missing.size });
   change.added.push(named);
   change.newFiles.push(release.manifest, release.index);

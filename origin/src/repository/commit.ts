@@ -1,5 +1,6 @@
 import { ChunkIdSet, chunkIdToHex, eachId } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
+import type { Metadata } from '@sitecast/shared/trust';
 import { PUBLISHED_CHUNKS, publishedFolder, stagedPath } from '../staging/chunk-paths.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
@@ -10,7 +11,7 @@ import type { CommitJournal } from './journal.ts';
 import { changedRoles, type VersionFloor } from './online-roles.ts';
 
 /** A target file on its way from staging to its place in the repository. */
-interface NewTargetFile {
+export interface NewTargetFile {
   sha256: string;
   /** Below the targets folder. */
   path: string;
@@ -22,7 +23,11 @@ interface NewTargetFile {
 export interface CommitPlan {
   previous: Committed | undefined;
   next: Committed;
+  /** Roots between the previous one and the next, in order. */
+  rootsBetween?: readonly Metadata<'root'>[];
   targetFiles: readonly NewTargetFile[];
+  /** Whether rollout files that waited for a key are among them. */
+  publishesDeferred?: boolean;
   /** Ids of the staged chunks that the new releases need, 32 bytes each, none twice. */
   chunks: Uint8Array;
   floor: VersionFloor;
@@ -45,7 +50,7 @@ export async function commit(
   { files, chunks, staged, journal }: CommitDeps,
   plan: CommitPlan,
 ): Promise<void> {
-  const { previous, next } = plan;
+  const { previous, next, rootsBetween = [] } = plan;
   const changed = changedRoles(previous, next);
   const metadata = changed.filter(role => role !== 'root' && role !== 'timestamp');
   const targetFiles = await filesToWrite(files, plan.targetFiles);
@@ -62,6 +67,7 @@ export async function commit(
       ? { version: next.root.signed.version, bytes: next.root.bytes }
       : undefined,
     created: [
+      ...rootsBetween.map(({ signed }) => metadataFile('root', signed.version)),
       ...metadata.map(role => metadataFile(role, next[role].signed.version)),
       ...targetFiles.filter(({ isNew }) => isNew).map(({ path }) => `${TARGETS}/${path}`),
     ],
@@ -74,6 +80,8 @@ export async function commit(
     if (bytes === undefined) throw stagedFileLost(sha256);
     await files.writeDurably(`${TARGETS}/${path}`, bytes);
   }
+  for (const { signed, bytes } of rootsBetween)
+    await files.writeDurably(metadataFile('root', signed.version), bytes);
   for (const role of metadata) {
     await files.writeDurably(metadataFile(role, next[role].signed.version), next[role].bytes);
   }

@@ -28,7 +28,7 @@ export async function mendChunks(
   const { chunks: stagedCount } = await chunks.totals();
   if (stagedCount === 0) return 0;
   const listing = readListing(committed.targets.signed);
-  const source = targetSource(files, staged, listing);
+  const source = targetSource({ files, staged, published: listing });
   const found = (await findReplacements(listing, { source, chunks })).bytes();
   await syncStaged(files, found);
   await publishChunks(files, chunks, found);

@@ -46,7 +46,10 @@ export class OnlineSigner {
   }
 
   /** The roles whose keys the origin can't sign with, and what is wrong with each. */
-  missingKeys({ root, targets }: Committed): { role: OnlineRole; problem: string }[] {
+  missingKeys({
+    root,
+    targets,
+  }: Pick<Committed, 'root' | 'targets'>): { role: OnlineRole; problem: string }[] {
     return ONLINE_ROLES.flatMap(role => {
       if (this.#find(role, root, targets)) return [];
       return [{ role, problem: this.#deps.keys.problemOf(role) }];

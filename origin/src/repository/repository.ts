@@ -1,6 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
-import { metadataPath, targetPath, type TufKey } from '@sitecast/shared/trust';
+import { metadataPath, type TargetFile, type TufKey } from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
 import type { Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
@@ -10,18 +10,14 @@ import type { Files } from '../storage/files.ts';
 import { type ClockDoubt, demandClock } from './clock.ts';
 import { checkChange } from './check-change.ts';
 import type { LackingRelease, ListingChange } from './check-releases.ts';
-import { targetFilePath } from './check-targets.ts';
-import {
-  type AdoptedMetadata,
-  type Change,
-  type ChangeResult,
-  type GivenMetadata,
-  readNew,
-} from './change.ts';
+import { type ListedFile, targetFilePath } from './check-targets.ts';
+import { type AdoptedState, checkAdopted, targetFilesOf } from './adopt.ts';
+import { type Change, type ChangeResult, type GivenMetadata, readNew } from './change.ts';
 import { commit, type CommitPlan } from './commit.ts';
+import { DeferredRollouts } from './deferred-rollouts.ts';
 import { DamageBook } from './damage.ts';
 import { mendChunks, mendFiles, mendMetadata } from './mending.ts';
-import { type Committed, loadCommitted, ROLES, type Role, sha256Hex, signersOf } from './committed.ts';
+import { type Committed, loadCommitted, ROLES, type Role, signersOf } from './committed.ts';
 import { CommitJournal } from './journal.ts';
 import { changedRoles, floorBeyond, NO_FLOOR, type VersionFloor } from './online-roles.ts';
 import { OnlineSigner } from './online-signer.ts';
@@ -49,6 +45,7 @@ export class Repository {
   readonly #journal: CommitJournal;
   readonly #superseded: Superseded;
   readonly #signer: OnlineSigner;
+  readonly #deferred: DeferredRollouts;
   readonly #serial = new Serial();
   readonly #listeners = new Set<() => void>();
   #committed: Committed | undefined;
@@ -56,7 +53,13 @@ export class Repository {
   /** False while a commit's end couldn't be written down: then nothing may begin before that is mended. */
   #isSettled = true;
 
-  private constructor(deps: RepositoryDeps, journal: CommitJournal, keys: OnlineKeys) {
+  private constructor(
+    deps: RepositoryDeps,
+    journal: CommitJournal,
+    keys: OnlineKeys,
+    deferred: DeferredRollouts,
+  ) {
+    this.#deferred = deferred;
     this.#deps = deps;
     this.#journal = journal;
     this.#superseded = new Superseded(deps.files);
@@ -81,7 +84,8 @@ export class Repository {
       return { ...remains, damage: error };
     });
     const keys = await OnlineKeys.open(deps.files, { mayCreate: found === undefined });
-    const repository = new Repository(deps, journal, keys);
+    const deferred = await DeferredRollouts.open(deps.files, deps.log);
+    const repository = new Repository(deps, journal, keys, deferred);
     repository.#floor = floor ?? floorBeyond(found);
     if (found && !floor) deps.log.error({ floor: repository.#floor }, 'the journal is lost: versions leap');
     if (found && 'damage' in found) await repository.#rebuild(found);
@@ -137,10 +141,10 @@ export class Repository {
       const previous = this.#committed;
       if (!previous) return;
       const { root, targets } = previous;
-      const { next, unsigned } = await this.#signer.sign({ root, targets, previous, floor: this.#floor });
+      const { next, unsigned, ...signed } = await this.#sign({ root, targets, previous });
       const roles = changedRoles(previous, next);
       if (roles.length > 0) {
-        await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
+        await this.#commit({ previous, next, ...signed, chunks: new Uint8Array(), floor: this.#floor });
         this.#deps.log.info({ roles, versions: this.versions() }, 'signed anew');
       }
       for (const role of unsigned) this.#signer.require(role, next);
@@ -157,17 +161,9 @@ export class Repository {
       await this.#ensureSettled();
       const previous = this.#committed;
       if (!previous) throw notInitialised();
-      const targets = { ...previous.rollouts.signed.targets };
-      const targetFiles = [];
-      for (const [name, bytes] of filesByTarget) {
-        const sha256 = sha256Hex(bytes);
-        targets[name] = { length: bytes.length, hashes: { sha256 } };
-        targetFiles.push({ sha256, path: targetPath(name, sha256), bytes });
-      }
-      const { root, targets: topLevel } = previous;
-      const wanted = { root, targets: topLevel, previous, rolloutsTargets: targets, floor: this.#floor };
-      const { next } = await this.#signer.sign(wanted);
-      await this.#commit({ previous, next, targetFiles, chunks: new Uint8Array(), floor: this.#floor });
+      const { root, targets } = previous;
+      const { next, ...signed } = await this.#sign({ root, targets, previous }, filesByTarget);
+      await this.#commit({ previous, next, ...signed, chunks: new Uint8Array(), floor: this.#floor });
     });
   }
 
@@ -190,18 +186,49 @@ export class Repository {
   }
 
   /**
-   * Publishes what was published before, and is lost here: each root in its turn, and the newest targets, which may be any
-   * number of versions ahead. Expired or not: it was good when it was submitted. Target files must lie in staging, and chunks
-   * as far as there are any left.
+   * Publishes what was published before, and is lost here, together with the rollouts that wait for it: signed by the origin's
+   * keys; or, where root or targets name keys that it doesn't have, just as others have seen it. Target files must lie in staging,
+   * and chunks as far as there are any left.
    * @returns releases that lack chunks
-   * @throws as `submit`; roots before the one that is refused are published then
+   * @throws as `submit`
    */
-  adopt({ roots, targets }: AdoptedMetadata): Promise<LackingRelease[]> {
+  adopt(state: AdoptedState): Promise<LackingRelease[]> {
     return this.#serial.run(async () => {
-      for (const root of roots.slice(0, -1)) await this.#submit({ root: root.bytes }, true);
-      const last = { root: roots.at(-1)?.bytes, targets: targets.bytes };
-      return (await this.#submit(last, true)).lacking;
+      await this.#ensureSettled();
+      const previous = this.#committed;
+      if (!previous) throw notInitialised();
+      const { seen, rootsBetween, change, rolloutFiles } = await checkAdopted(this.#deps, previous, state);
+      const canSign = this.#signer.missingKeys(seen).length === 0;
+      const { next, targetFiles, publishesDeferred } = canSign
+        ? await this.#sign({ root: seen.root, targets: seen.targets, previous })
+        : { next: seen, targetFiles: rolloutFiles, publishesDeferred: false };
+      const newFiles = change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) }));
+      await this.#commit({
+        previous,
+        next,
+        rootsBetween,
+        targetFiles: [...newFiles, ...targetFiles],
+        publishesDeferred,
+        chunks: change.chunks.bytes(),
+        floor: this.#floor,
+      });
+      await this.#forgetStaged(newFiles);
+      this.#deps.log.info({ versions: this.versions(), canSign }, 'caught up with what others have seen');
+      return change.lacking;
     });
+  }
+
+  /**
+   * Publishes rollout files as `publishRollouts`, or keeps them until all keys are there that it takes: then they go out with whatever
+   * is signed next. Until then they count as what is published.
+   */
+  deferRollouts(filesByTarget: ReadonlyMap<string, Buffer>): Promise<void> {
+    return this.#serial.run(() => this.#deferred.keep(filesByTarget));
+  }
+
+  /** Those that are decided and not published yet, by target name. */
+  get deferredRollouts(): ReadonlyMap<string, Buffer> {
+    return this.#deferred.byName;
   }
 
   /**
@@ -282,10 +309,12 @@ export class Repository {
     await this.#serial.idle();
   }
 
-  async #submit(
-    { root, targets, isDryRun, beforeCommit }: Change,
-    isAdopted = false,
-  ): Promise<ChangeResult & { lacking: LackingRelease[] }> {
+  async #submit({
+    root,
+    targets,
+    isDryRun,
+    beforeCommit,
+  }: Change): Promise<ChangeResult & { lacking: LackingRelease[] }> {
     if (root === undefined && targets === undefined) {
       throw new SitecastError(
         'badInput',
@@ -298,7 +327,6 @@ export class Repository {
     demandClock(this.clockDoubt);
     const previous = this.#committed;
     const given = {
-      isAdopted,
       root: readNew('root', root, previous?.root),
       targets: readNew('targets', targets, previous?.targets),
     };
@@ -314,14 +342,44 @@ export class Repository {
 
     await beforeCommit?.(result);
     await this.#commit(plan);
-    for (const { sha256 } of newFiles) {
-      // Published by now: a copy that stays in staging goes with its age.
+    await this.#forgetStaged(newFiles);
+    this.#deps.log.info(result, 'published');
+    return result;
+  }
+
+  /** Published by now: a copy that stays in staging goes with its age. */
+  async #forgetStaged(files: readonly { sha256: string }[]): Promise<void> {
+    for (const { sha256 } of files) {
       await this.#deps.staged
         .remove(sha256)
         .catch((error: unknown) => this.#deps.log.warn({ err: error }, 'left in staging'));
     }
-    this.#deps.log.info(result, 'published');
-    return result;
+  }
+
+  /**
+   * The next whole state, with rollout files that are to go out, and those that wait for it.
+   * @returns also the files' bytes, for a commit
+   * @throws as `OnlineSigner.sign`
+   */
+  async #sign(
+    wanted: Pick<Parameters<OnlineSigner['sign']>[0], 'root' | 'targets' | 'previous'>,
+    rollouts: ReadonlyMap<string, Buffer> = new Map(),
+  ) {
+    const canSignAll = this.#signer.missingKeys(wanted).every(({ role }) => role === 'deltas');
+    const publishesDeferred = canSignAll && this.#deferred.byName.size > 0;
+    const targetFiles = targetFilesOf(
+      publishesDeferred ? new Map([...this.#deferred.byName, ...rollouts]) : rollouts,
+    );
+    const listed = targetFiles.map(({ name, sha256, bytes }): [string, TargetFile] => [
+      name,
+      { length: bytes.length, hashes: { sha256 } },
+    ]);
+    const rolloutsTargets =
+      listed.length === 0
+        ? undefined
+        : { ...wanted.previous?.rollouts.signed.targets, ...Object.fromEntries(listed) };
+    const signed = await this.#signer.sign({ ...wanted, rolloutsTargets, floor: this.#floor });
+    return { ...signed, targetFiles, publishesDeferred };
   }
 
   /** All checks of a change, and what comes out of it. */
@@ -330,13 +388,17 @@ export class Repository {
     const root = given.root ?? previous?.root;
     const targets = given.targets ?? previous?.targets;
     if (!root || !targets) throw notInitialised();
-    const deps = { ...this.#deps, keys: this.keys };
+    const onLost = ({ name }: ListedFile) => this.#noteLost(name);
+    const deps = { ...this.#deps, keys: this.keys, onLost };
     const change = await checkChange(deps, previous, { root, targets }, given);
+    const { next, targetFiles, publishesDeferred } = await this.#sign({ root, targets, previous });
+    const newFiles = change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) }));
     return {
       change,
       previous,
-      next: (await this.#signer.sign({ root, targets, previous, floor: this.#floor })).next,
-      targetFiles: change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) })),
+      next,
+      targetFiles: [...newFiles, ...targetFiles],
+      publishesDeferred,
       chunks: change.chunks.bytes(),
       floor: this.#floor,
     };
@@ -360,7 +422,7 @@ export class Repository {
         "a change's end can't be written down: it is tried again before the next one",
       );
     }
-    if (this.#committed === plan.next) this.#tell();
+    if (this.#committed === plan.next) await this.#committedNow(plan);
     if (failure === undefined) return;
     if (this.#committed !== plan.next) throw failure;
     log.error({ err: failure }, 'a change was completed in spite of an error');
@@ -384,6 +446,27 @@ export class Repository {
     await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
     this.damage.foundFiles += 1;
     log.error({ err: damage, versions: this.versions() }, 'metadata was damaged: it was signed anew');
+  }
+
+  /** What follows a commit, and can't undo it any more. */
+  async #committedNow({ publishesDeferred = false }: CommitPlan): Promise<void> {
+    try {
+      if (publishesDeferred) await this.#deferred.clear();
+    } catch (error) {
+      this.#deps.log.warn(
+        { err: error },
+        'rollouts that are published may be published again at the next start',
+      );
+    }
+    this.#tell();
+  }
+
+  /** A published file that somebody needed isn't there, or not right. */
+  #noteLost(name: string): void {
+    if (this.damage.hasFile(name)) return;
+    this.damage.noteFile(name, false);
+    this.damage.foundFiles += 1;
+    this.#deps.log.error({ file: name }, 'a published file is damaged or lost');
   }
 
   #tell(): void {

@@ -5,8 +5,21 @@ import { readOrUndefined } from '../storage/unreadable.ts';
 import { type ListedFile, type Listing, targetFilePath, type TargetSource } from './check-targets.ts';
 import { damaged, sha256Hex, TARGETS } from './committed.ts';
 
+interface TargetSourceDeps {
+  files: Files;
+  staged: StagedFiles;
+  published: Listing;
+  /** Told of a published file that isn't there, or not right. */
+  onLost?: (file: ListedFile) => void;
+}
+
 /** Reads target files of a change: what is published from the repository, what is new from staging. */
-export function targetSource(files: Files, staged: StagedFiles, published: Listing): TargetSource {
+export function targetSource({
+  files,
+  staged,
+  published,
+  onLost = () => {},
+}: TargetSourceDeps): TargetSource {
   const known = new Set(listedFiles(published).map(targetFilePath));
   return {
     async read(file) {
@@ -16,7 +29,10 @@ export function targetSource(files: Files, staged: StagedFiles, published: Listi
       const bytes = isKnown
         ? ((await inPlace(files, path, file)) ?? (await staged.read(file.sha256)))
         : ((await staged.read(file.sha256)) ?? (await inPlace(files, path, file)));
-      if (bytes === undefined && isKnown) throw damaged(`${path} is missing or was altered`);
+      if (bytes === undefined && isKnown) {
+        onLost(file);
+        throw damaged(`${path} is missing or was altered`);
+      }
       if (bytes === undefined) throw filesMissing(file);
       if (bytes.length === file.lengthBytes) return bytes;
       throw new SitecastError(
