@@ -29,8 +29,10 @@ import { originProgram, type RecoverSettings } from './program.ts';
 import type { Mirror } from './recovery/mirror-copy.ts';
 import { recordRestore } from './recovery/record.ts';
 import { isMended, recover, type Recovered } from './recovery/recover.ts';
-import { restoreContent, type Restored, restoreMetadata } from './recovery/restore.ts';
+import { restoreContent, type RestoredFrom, restoreMetadata } from './recovery/restore.ts';
+import { type UnreadMirror, unreadText, watchMirrors } from './recovery/watched-mirrors.ts';
 import { whyNotReady } from './repository/description.ts';
+import { isDamage } from './repository/rebuild.ts';
 import { Repository } from './repository/repository.ts';
 import { Scrubber } from './repository/scrubber.ts';
 import type { OriginSettings } from './settings.ts';
@@ -206,9 +208,9 @@ export async function recoverFrom({
   from,
   acceptedDay,
   damagedOnly,
-}: RecoverSettings): Promise<Recovered | Restored> {
+}: RecoverSettings): Promise<Recovered | RestoredFrom> {
   const directory = resolve(dataDirectory);
-  const mirrors = from.map(toMirror);
+  const { mirrors, unread } = watchMirrors(from.map(toMirror));
   // The database would be made where there's none.
   if (!(await hasData(directory))) throw noData(directory);
   const log = pino(
@@ -235,7 +237,10 @@ export async function recoverFrom({
     endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
     const metadata = await restoreMetadata(files, mirrors, { mayBeNewer: damagedOnly });
-    const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
+    const opening = Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
+    const repository = await opening.catch((error: unknown) => {
+      throw stillDamagedFor(error, unread());
+    });
     known = () => ({ 'entries of the audit log': audit.head.seq });
     const database = foundIn(mended, { earlier: earlier.lost, unreadable });
     const isWhole = !earlier.begun && !isMended(database);
@@ -245,7 +250,7 @@ export async function recoverFrom({
       await recordRestore(audit, { from, metadata });
       const restored = await restoreContent({ repository, files, chunks, log }, mirrors);
       await endings.endAll();
-      return { metadata, ...restored };
+      return { metadata, ...restored, asked: from, unread: unread() };
     }
     const parts = { repository, files, staged, chunks, audit, registry, database, now: Date.now, log };
     const recovered = await recover(parts, mirrors);
@@ -285,6 +290,17 @@ function foundIn(
     unreadable: { ...unreadable, ...(undecodable > 0 && { undecodable }) },
     putAside,
   };
+}
+
+/** A mirror that could not be asked may have what keeps the repository from being opened. */
+function stillDamagedFor(error: unknown, unread: readonly UnreadMirror[]): unknown {
+  if (!isDamage(error) || !(error instanceof SitecastError) || unread.length === 0) return error;
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_MIRRORS_UNREAD',
+    `${error.message}; and gateways could not be asked for it: ${unreadText(unread)}`,
+    { hint: 'Run this again once they answer, or name others with --from.', cause: error, data: { unread } },
+  );
 }
 
 function noData(directory: string): SitecastError {

@@ -15,8 +15,11 @@ import type { Files } from '../storage/files.ts';
 import { stageChunks } from './chunks-from-mirrors.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
 import { restoreRevocations } from './revocations.ts';
+import { type UnreadMirror, unreadText } from './watched-mirrors.ts';
 import {
   endOf,
+  type LaterEntries,
+  laterEntries,
   type LogEnd,
   type MendedState,
   recordPause,
@@ -46,7 +49,7 @@ export interface Recovered {
   /** The mirror whose copy was the newest; undefined where none was newer than what is here. */
   from: string | undefined;
   /** Mirrors that could not be read, and why. */
-  unread: { mirror: string; code: string; message: string }[];
+  unread: UnreadMirror[];
   /** Versions afterwards, by role. */
   versions: Record<string, number>;
   /** Releases that the backup hadn't had. */
@@ -60,8 +63,9 @@ export interface Recovered {
    * publishes nothing (not that rollouts are paused either) before each is rotated once more.
    */
   missingKeys: { role: OnlineRole; problem: string }[];
-  /** Where the audit log ended that was there: what was recorded later is lost. */
+  /** Where the audit log ended that was there, and whether anything was recorded later. */
   logRestoredTo: LogEnd | undefined;
+  laterEntries: LaterEntries;
   database: MendedState;
   /** Devices and gateways that the database no longer knew as revoked. */
   revokedAgain: string[];
@@ -87,7 +91,8 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
   const rollouts = copy ? await rolloutsOf(copy) : published;
   const revocations = await restoreRevocations(deps, new Map([...published, ...rollouts]));
   const versions = { restored: repository.versions(), seen: copy?.versions };
-  const about = { end: logRestoredTo, from: copy?.mirror.name, versions, database, revocations };
+  const later = await laterEntries(audit, copy !== undefined || isMended(database));
+  const about = { end: logRestoredTo, later, from: copy?.mirror.name, versions, database, revocations };
   if (repository.committed || isMended(database)) await recordRecovery(audit, about);
   else throw notInitialised();
   const caughtUp = await catchUp(deps, { copy, mirrors, rollouts });
@@ -98,6 +103,7 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
     ...caughtUp,
     missingKeys: repository.missingKeys,
     logRestoredTo,
+    laterEntries: later,
     database,
     revokedAgain: revocations.members,
   };
@@ -162,7 +168,7 @@ async function newestCopy(
   throw new SitecastError(
     'unreachable',
     'SITECAST_MIRRORS_UNREAD',
-    `none of the mirrors could be read: ${unread.map(({ mirror, message }) => `${mirror}: ${message}`).join('; ')}`,
+    `none of the mirrors could be read: ${unreadText(unread)}`,
     {
       hint: 'Nothing was changed. Name other gateways with --from; without any, rollouts are just paused.',
       data: { unread },
@@ -173,8 +179,11 @@ async function newestCopy(
 const rankOf = ({ versions }: MirrorCopy): number => versions.timestamp;
 
 /** By its version number; one with the same number and other bytes was signed after the backup, too. */
-function isNewer({ versions, targets, roots }: MirrorCopy, repository: Repository): boolean {
+function isNewer({ versions, timestamp, targets, roots }: MirrorCopy, repository: Repository): boolean {
   const own = repository.versions();
+  const { committed } = repository;
+  const isSame = committed && Buffer.compare(committed.timestamp.bytes, timestamp.bytes) === 0;
+  if (isSame && roots.length === 0) return false;
   return (
     versions.timestamp >= (own.timestamp ?? 0) ||
     versions.rollouts > (own.rollouts ?? 0) ||

@@ -15,13 +15,7 @@ import {
 } from '@sitecast/shared/trust';
 import type { DamagedRelease } from '../repository/damage.ts';
 import { maxBytesOf, METADATA, type Role, sha256Hex, TIMESTAMP } from '../repository/committed.ts';
-import {
-  parsedRoot,
-  publishedFiles,
-  readRight,
-  readRoot,
-  setFileAside,
-} from '../repository/published-files.ts';
+import { parsedRoot, publishedFiles, readRoot, setFileAside } from '../repository/published-files.ts';
 import { newestVersions } from '../repository/rebuild.ts';
 import type { Repository } from '../repository/repository.ts';
 import { releasesOf, Survey } from '../repository/survey.ts';
@@ -31,6 +25,7 @@ import { readOrUndefined } from '../storage/unreadable.ts';
 import type { Log } from '../log.ts';
 import { stageChunks } from './chunks-from-mirrors.ts';
 import type { Mirror } from './mirror-copy.ts';
+import type { UnreadMirror } from './watched-mirrors.ts';
 
 /** What was brought back, and what nobody has. */
 export interface Restored {
@@ -38,6 +33,14 @@ export interface Restored {
   files: string[];
   chunks: number;
   lost: { releases: DamagedRelease[]; files: string[] };
+}
+
+/** What a whole restoration found and did. */
+export interface RestoredFrom extends Restored {
+  /** Mirrors that were named. */
+  asked: readonly string[];
+  /** Those of them that could not be asked. */
+  unread: UnreadMirror[];
 }
 
 /**
@@ -110,7 +113,7 @@ export async function restoreContent(
   if (!committed) return { files: [], chunks: 0, lost: { releases: [], files: [] } };
   const restored: string[] = [];
   for (const file of publishedFiles(committed)) {
-    if (await readRight(files, file)) continue;
+    if (await repository.readPublished(file)) continue;
     const path = targetPath(file.name, file.sha256);
     const bytes = await fetchTarget(mirrors, path, file);
     if (!bytes) continue;

@@ -8,7 +8,7 @@ import { checkRoot } from './check-root.ts';
 import { checkTargetsMetadata, readListing } from './check-targets.ts';
 import type { NewTargetFile } from './commit.ts';
 import { type Committed, ROLES, sha256Hex, signersOf } from './committed.ts';
-import { targetSource } from './target-source.ts';
+import { targetSource, type TargetSourceDeps } from './target-source.ts';
 
 /** The repository as others have seen it, while this data directory hasn't. */
 export interface AdoptedState extends Omit<Committed, 'root'> {
@@ -18,7 +18,7 @@ export interface AdoptedState extends Omit<Committed, 'root'> {
   rolloutFiles: ReadonlyMap<string, Buffer>;
 }
 
-interface AdoptionDeps {
+interface AdoptionDeps extends Pick<TargetSourceDeps, 'readPublished'> {
   files: Files;
   chunks: Chunks;
   staged: StagedFiles;
@@ -40,7 +40,7 @@ export interface Adoption {
  * @throws the codes of docs/ERRORS.md under "Publishing"
  */
 export async function checkAdopted(
-  { files, chunks, staged }: AdoptionDeps,
+  { files, chunks, staged, readPublished }: AdoptionDeps,
   previous: Committed,
   { roots, rolloutFiles, ...rest }: AdoptedState,
 ): Promise<Adoption> {
@@ -56,7 +56,7 @@ export async function checkAdopted(
   for (const role of ONLINE_ROLES)
     verifyThreshold(seen[role], signersOf(role, root.signed, seen.targets.signed), { role });
   const before = readListing(previous.targets.signed);
-  const source = targetSource({ files, staged, published: before });
+  const source = targetSource({ files, staged, published: before, readPublished });
   const change = await checkListing(before, readListing(seen.targets.signed), {
     source,
     chunks,

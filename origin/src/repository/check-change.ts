@@ -6,17 +6,15 @@ import type { Files } from '../storage/files.ts';
 import type { GivenMetadata } from './change.ts';
 import { checkListing, type ListingChange } from './check-releases.ts';
 import { checkExpiry, checkNextVersion, checkRoot } from './check-root.ts';
-import { checkTargetsMetadata, type ListedFile, type Listing, readListing } from './check-targets.ts';
+import { checkTargetsMetadata, type Listing, readListing } from './check-targets.ts';
 import type { Committed } from './committed.ts';
-import { targetSource } from './target-source.ts';
+import { targetSource, type TargetSourceDeps } from './target-source.ts';
 
-interface ChangeDeps {
+interface ChangeDeps extends Pick<TargetSourceDeps, 'readPublished'> {
   files: Files;
   chunks: Chunks;
   staged: StagedFiles;
   keys: OnlineKeys;
-  /** Told of a published file that isn't there, or not right. */
-  onLost: (file: ListedFile) => void;
   now: () => number;
 }
 
@@ -33,7 +31,7 @@ const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map() };
  * @throws the codes of docs/ERRORS.md under "Publishing"
  */
 export async function checkChange(
-  { files, chunks, staged, keys, onLost, now }: ChangeDeps,
+  { files, chunks, staged, keys, readPublished, now }: ChangeDeps,
   previous: Committed | undefined,
   { root, targets }: WantedState,
   given: GivenMetadata,
@@ -44,7 +42,7 @@ export async function checkChange(
   checkTargetsMetadata(targets, root, previous?.targets, keys);
   const before = previous ? readListing(previous.targets.signed) : NOTHING_LISTED;
   return await checkListing(before, readListing(targets.signed), {
-    source: targetSource({ files, staged, published: before, onLost }),
+    source: targetSource({ files, staged, published: before, readPublished }),
     chunks,
   });
 }

@@ -14,6 +14,7 @@ import type { Chunks } from '../staging/chunks.ts';
 import { chunksMissing, findChunks, indexMismatch } from './check-chunks.ts';
 import type { ListedFile, ListedRelease, Listing, TargetSource } from './check-targets.ts';
 import { refused } from './refusal.ts';
+import { isLost } from './target-source.ts';
 
 /** A release as people know it. */
 export interface ReleaseName {
@@ -109,7 +110,8 @@ async function checkProduct(
   }
   const versions = new Map(next.withdrawn?.map(({ version, counter }) => [version, counter]));
   for (const release of releases.values()) {
-    const manifest = await readManifest(release, source);
+    const manifest = await readManifestUnlessLost(release, source, { mayBeLost: added.length === 0 });
+    if (!manifest) continue;
     refuseVersionTwice(versions, manifest);
     refuseUnknownHardware(next, manifest);
   }
@@ -191,7 +193,9 @@ async function checkWithdrawn(
   removed: readonly ListedRelease[],
   source: TargetSource,
 ): Promise<void> {
-  const manifests = await Promise.all(removed.map(release => readManifest(release, source)));
+  const manifests = await Promise.all(
+    removed.map(async release => (await readManifestUnlessLost(release, source)) ?? toldIn(next, release)),
+  );
   const expected = withdrawnAfter(previous ?? {}, manifests);
   if (isDeepStrictEqual(next.withdrawn ?? [], expected)) return;
   const { product } = next;
@@ -231,6 +235,31 @@ async function readManifest(release: ListedRelease, source: TargetSource): Promi
     throw manifestMismatch(release, 'asks for a minimum release that does not come before it');
   }
   return manifest;
+}
+
+/**
+ * Lost manifests don't keep releases from being withdrawn. A new release could have the version of a lost one, so one that is added
+ * needs all of them.
+ */
+async function readManifestUnlessLost(
+  release: ListedRelease,
+  source: TargetSource,
+  { mayBeLost = true } = {},
+): Promise<ReleaseManifest | undefined> {
+  try {
+    return await readManifest(release, source);
+  } catch (error) {
+    if (mayBeLost && isLost(error)) return undefined;
+    throw error;
+  }
+}
+
+/** Which version a lost release had, the operators' word for it counts: nobody else knows it. */
+function toldIn(
+  { withdrawn }: ProductFile,
+  { counter }: ListedRelease,
+): { counter: number; version: string } {
+  return { counter, version: withdrawn?.find(known => known.counter === counter)?.version ?? '' };
 }
 
 async function readIndex(

@@ -147,24 +147,30 @@ describe('a published target file with', () => {
   const placeOf = (name: string) =>
     `repository/targets/${targetPath(name, hexOf(origin.operator.files.get(name) ?? Buffer.alloc(0)))}`;
 
-  it.each(spoilt)('%s is sent to nobody, named, and replaced', async (_what, spoil) => {
-    const { operator, scrubber } = origin;
-    for (const name of names) spoil(placeOf(name));
-    for (const name of names) expect((await get(placeOf(name))).status).toBe(404);
-    await scrubber.survey();
-    expect(await damage()).toMatchObject({ files: expect.arrayContaining(names) });
-    expect((await status()).warnings).toMatchObject([
-      { code: 'SITECAST_FILES_LOST', message: expect.stringContaining(names[0] ?? '') },
-    ]);
-    expect(await metric('sitecast_lost_files')).toBe(3);
-    await operator.uploadFiles();
-    expect(await repair()).toMatchObject({ files: expect.arrayContaining(names), chunks: 0 });
-    expect(await damage()).toEqual({ releases: [], files: [] });
-    for (const name of names)
-      expect(Buffer.from(await (await get(placeOf(name))).arrayBuffer())).toEqual(operator.files.get(name));
-    // A release after it needs all of them.
-    expect(await operator.publish('camera', imageOf(...randomChunks(1)))).toMatchObject({ httpStatus: 200 });
-  });
+  it.each(spoilt)(
+    '%s is sent to nobody, named, and replaced, where its copy is lost, too',
+    async (_what, spoil) => {
+      const { operator, scrubber } = origin;
+      for (const name of names) spoil(placeOf(name));
+      for (const name of readdirSync(at('spare'))) rmSync(at(`spare/${name}`));
+      for (const name of names) expect((await get(placeOf(name))).status).toBe(404);
+      await scrubber.survey();
+      expect(await damage()).toMatchObject({ files: expect.arrayContaining(names) });
+      expect((await status()).warnings).toMatchObject([
+        { code: 'SITECAST_FILES_LOST', message: expect.stringContaining(names[0] ?? '') },
+      ]);
+      expect(await metric('sitecast_lost_files')).toBe(3);
+      await operator.uploadFiles();
+      expect(await repair()).toMatchObject({ files: expect.arrayContaining(names), chunks: 0 });
+      expect(await damage()).toEqual({ releases: [], files: [] });
+      for (const name of names)
+        expect(Buffer.from(await (await get(placeOf(name))).arrayBuffer())).toEqual(operator.files.get(name));
+      // A release after it needs all of them.
+      expect(await operator.publish('camera', imageOf(...randomChunks(1)))).toMatchObject({
+        httpStatus: 200,
+      });
+    },
+  );
 });
 
 describe('metadata', () => {

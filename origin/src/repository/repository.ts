@@ -2,7 +2,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import { metadataPath, type TargetFile, type TufKey } from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import { Serial } from '../storage/concurrency.ts';
@@ -10,7 +10,7 @@ import type { Files } from '../storage/files.ts';
 import { type ClockDoubt, demandClock } from './clock.ts';
 import { checkChange } from './check-change.ts';
 import type { LackingRelease, ListingChange } from './check-releases.ts';
-import { type ListedFile, targetFilePath } from './check-targets.ts';
+import { targetFilePath } from './check-targets.ts';
 import { type AdoptedState, checkAdopted, targetFilesOf } from './adopt.ts';
 import { type Change, type ChangeResult, type GivenMetadata, readNew } from './change.ts';
 import { commit, type CommitPlan } from './commit.ts';
@@ -21,6 +21,8 @@ import { type Committed, loadCommitted, ROLES, type Role, signersOf } from './co
 import { CommitJournal } from './journal.ts';
 import { changedRoles, floorBeyond, NO_FLOOR, type VersionFloor } from './online-roles.ts';
 import { OnlineSigner } from './online-signer.ts';
+import { type PublishedFile, publishedFiles, readRight, setFileAside } from './published-files.ts';
+import { Spares } from './spares.ts';
 import { Superseded } from './superseded.ts';
 import { isDamage, readRemains, type Remains, stillDamaged, withoutOnlineRoles } from './rebuild.ts';
 
@@ -46,9 +48,13 @@ export class Repository {
   readonly #superseded: Superseded;
   readonly #signer: OnlineSigner;
   readonly #deferred: DeferredRollouts;
+  readonly #spares: Spares;
+  readonly #restoring = new Map<string, Promise<Buffer | undefined>>();
   readonly #serial = new Serial();
   readonly #listeners = new Set<() => void>();
   #committed: Committed | undefined;
+  /** Target files by their paths. */
+  #listed: { of: Committed; files: ReadonlyMap<string, PublishedFile> } | undefined;
   #floor: VersionFloor = NO_FLOOR;
   /** False while a commit's end couldn't be written down: then nothing may begin before that is mended. */
   #isSettled = true;
@@ -63,6 +69,7 @@ export class Repository {
     this.#deps = deps;
     this.#journal = journal;
     this.#superseded = new Superseded(deps.files);
+    this.#spares = new Spares(deps.files, deps.log);
     this.#signer = new OnlineSigner({ ...deps, keys });
     this.keys = keys;
   }
@@ -197,7 +204,11 @@ export class Repository {
       await this.#ensureSettled();
       const previous = this.#committed;
       if (!previous) throw notInitialised();
-      const { seen, rootsBetween, change, rolloutFiles } = await checkAdopted(this.#deps, previous, state);
+      const { seen, rootsBetween, change, rolloutFiles } = await checkAdopted(
+        { ...this.#deps, readPublished: file => this.readPublished(file) },
+        previous,
+        state,
+      );
       const canSign = this.#signer.missingKeys(seen).length === 0;
       const { next, targetFiles, publishesDeferred } = canSign
         ? await this.#sign({ root: seen.root, targets: seen.targets, previous })
@@ -238,8 +249,9 @@ export class Repository {
   mend(): Promise<{ chunks: number; files: string[] }> {
     return this.#serial.run(async () => {
       if (!this.#committed) return { chunks: 0, files: [] };
-      const files = await mendFiles(this.#deps, this.#committed);
-      const mended = { files, chunks: await mendChunks(this.#deps, this.#committed) };
+      const deps = { ...this.#deps, readPublished: (file: PublishedFile) => this.readPublished(file) };
+      const files = await mendFiles(deps, this.#committed);
+      const mended = { files, chunks: await mendChunks(deps, this.#committed) };
       if (mended.chunks > 0 || files.length > 0)
         this.#deps.log.info(mended, 'lost chunks and files are back');
       return mended;
@@ -296,6 +308,7 @@ export class Repository {
         files: await staged.removeOlderThan(stagedBeforeMs),
         superseded: this.#committed ? await this.#superseded.sweep(this.#committed, now()) : 0,
       };
+      if (this.#committed) await this.#spares.sweep(this.#committed);
       if (Object.values(removed).some(count => count > 0)) log.info({ removed }, 'leftovers removed');
     });
   }
@@ -388,8 +401,8 @@ export class Repository {
     const root = given.root ?? previous?.root;
     const targets = given.targets ?? previous?.targets;
     if (!root || !targets) throw notInitialised();
-    const onLost = ({ name }: ListedFile) => this.#noteLost(name);
-    const deps = { ...this.#deps, keys: this.keys, onLost };
+    const readPublished = (file: PublishedFile) => this.readPublished(file);
+    const deps = { ...this.#deps, keys: this.keys, readPublished };
     const change = await checkChange(deps, previous, { root, targets }, given);
     const { next, targetFiles, publishesDeferred } = await this.#sign({ root, targets, previous });
     const newFiles = change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) }));
@@ -448,25 +461,69 @@ export class Repository {
     log.error({ err: damage, versions: this.versions() }, 'metadata was damaged: it was signed anew');
   }
 
-  /** What follows a commit, and can't undo it any more. */
-  async #committedNow({ publishesDeferred = false }: CommitPlan): Promise<void> {
-    try {
-      if (publishesDeferred) await this.#deferred.clear();
-    } catch (error) {
-      this.#deps.log.warn(
-        { err: error },
-        'rollouts that are published may be published again at the next start',
-      );
-    }
-    this.#tell();
+  /**
+   * A file that is published: from its place, or from its copy, which is put in its place. What is damaged is set aside, and noted.
+   * @returns undefined where it's lost
+   */
+  async readPublished(file: PublishedFile): Promise<Buffer | undefined> {
+    const { files, log } = this.#deps;
+    const found = await readRight(files, file);
+    // A disk that is full, or read-only, doesn't keep it from being read.
+    const notKept = (error: unknown) =>
+      log.warn({ ...errorFields(error), file: file.name }, 'no copy could be kept');
+    if (found) await this.#spares.keep(file, found).catch(notKept);
+    const bytes = found ?? (await this.#restore(file));
+    if (bytes) this.damage.noteFile(file.name, true);
+    else if (file.role === 'targets') await this.noteLost(file.name, file.path);
+    return bytes;
   }
 
-  /** A published file that somebody needed isn't there, or not right. */
-  #noteLost(name: string): void {
+  /** Once, however many ask for it at one time. */
+  async #restore(file: PublishedFile): Promise<Buffer | undefined> {
+    const underWay = this.#restoring.get(file.path);
+    if (underWay) return await underWay;
+    const restoring = this.#spares.restore(file).finally(() => this.#restoring.delete(file.path));
+    this.#restoring.set(file.path, restoring);
+    const bytes = await restoring;
+    if (bytes) this.damage.foundFiles += 1;
+    return bytes;
+  }
+
+  /** @param path within the data directory; what is there is set aside */
+  async noteLost(name: string, path: string): Promise<void> {
+    await setFileAside(this.#deps.files, path);
     if (this.damage.hasFile(name)) return;
     this.damage.noteFile(name, false);
     this.damage.foundFiles += 1;
     this.#deps.log.error({ file: name }, 'a published file is damaged or lost');
+  }
+
+  /** A target file that the metadata in force lists, by its path within the data directory. */
+  publishedFile(path: string): PublishedFile | undefined {
+    const committed = this.#committed;
+    if (!committed) return undefined;
+    if (this.#listed?.of !== committed)
+      this.#listed = {
+        of: committed,
+        files: new Map(publishedFiles(committed).map(file => [file.path, file])),
+      };
+    return this.#listed.files.get(path);
+  }
+
+  /** What follows a commit, and can't undo it any more. */
+  async #committedNow({ previous, next, publishesDeferred = false }: CommitPlan): Promise<void> {
+    const { log } = this.#deps;
+    try {
+      if (publishesDeferred) await this.#deferred.clear();
+    } catch (error) {
+      log.warn(errorFields(error), 'rollouts that are published may be published again at the next start');
+    }
+    try {
+      if (previous?.targets !== next.targets) await this.#spares.keepAll(next);
+    } catch (error) {
+      log.warn(errorFields(error), 'published files have no copies yet: it is tried again within a day');
+    }
+    this.#tell();
   }
 
   #tell(): void {

@@ -4,7 +4,7 @@ import { PUBLISHED_CHUNKS, stagedHex } from '../staging/chunk-paths.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { After } from '../upkeep.ts';
 import { readListing } from './check-targets.ts';
-import { publishedFiles } from './published-files.ts';
+import { type PublishedFile, publishedFiles } from './published-files.ts';
 import { groupsOf, type ReleaseDamage, releasesOf, Survey, type SurveyDeps } from './survey.ts';
 
 /** How often it's looked whether everything is there, and how often each chunk is read back at the most. */
@@ -35,6 +35,7 @@ export class Scrubber {
   readonly #survey: Survey;
   /** What others ask for, one after the other. */
   readonly #asked = new Serial();
+  readonly #missing = new Map<string, Promise<boolean>>();
   #surveyedMs = Number.NEGATIVE_INFINITY;
   #surveyPauseMs = MIN_SURVEY_PAUSE_MS;
   #passDueMs = Number.NEGATIVE_INFINITY;
@@ -86,6 +87,32 @@ export class Scrubber {
         this.#noteNews();
       })
       .catch((error: unknown) => this.#say(error));
+  }
+
+  /**
+   * To be told of a file that isn't there, whether it should be or not: a stranger may ask for anything. What is published and lost is
+   * noted, and brought back where the origin has it a second time.
+   * @param path within the data directory
+   * @returns whether it's there now
+   */
+  async lookForMissing(path: string): Promise<boolean> {
+    const { repository } = this.#deps;
+    const file = repository.publishedFile(path);
+    if (!file || repository.damage.hasFile(file.name)) return false;
+    const looking = this.#missing.get(path) ?? this.#lookAtMissing(file);
+    this.#missing.set(path, looking);
+    return await looking;
+  }
+
+  async #lookAtMissing(file: PublishedFile): Promise<boolean> {
+    try {
+      return (await this.#survey.lookAtFile(file)) !== undefined;
+    } catch (error) {
+      this.#say(error);
+      return false;
+    } finally {
+      this.#missing.delete(file.path);
+    }
   }
 
   /**

@@ -7,6 +7,13 @@ import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
 import { JSON_TYPE } from '../schemas.ts';
 
+const readySchema = z.object({
+  status: z.literal('ready'),
+  initialised: z.boolean(),
+  /** What of it is damaged or lost: the rest is served. */
+  damage: z.object({ chunks: z.int(), files: z.int() }),
+});
+
 /** For load balancers and Prometheus. */
 export function healthRoutes(app: OriginApp, { repository, state, room, metrics, now }: AppDeps): void {
   app.openapi(
@@ -33,7 +40,7 @@ export function healthRoutes(app: OriginApp, { repository, state, room, metrics,
         200: {
           description: 'Ready.',
           content: {
-            [JSON_TYPE]: { schema: z.object({ status: z.literal('ready'), initialised: z.boolean() }) },
+            [JSON_TYPE]: { schema: readySchema },
           },
         },
         503: {
@@ -48,7 +55,12 @@ export function healthRoutes(app: OriginApp, { repository, state, room, metrics,
         const data = { code: why.code };
         throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why.message, { data });
       }
-      return c.json({ status: 'ready' as const, initialised: repository.committed !== undefined }, 200);
+      const { chunks, files } = repository.damage;
+      const damage = { chunks, files };
+      return c.json(
+        { status: 'ready' as const, initialised: repository.committed !== undefined, damage },
+        200,
+      );
     },
   );
 

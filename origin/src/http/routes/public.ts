@@ -17,7 +17,12 @@ export function publicRoutes(
   app: OriginApp,
   { files, responseMemory, repository, scrubber, waiters, now }: AppDeps,
 ): void {
-  const verified = new VerifiedFiles({ inner: files, onDamaged: path => scrubber.suspect(path), now });
+  const verified = new VerifiedFiles({
+    inner: files,
+    onDamaged: path => scrubber.suspect(path),
+    onMissing: path => scrubber.lookForMissing(path),
+    now,
+  });
   const deps = { files: new HotFiles(verified, now), memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
