@@ -4,7 +4,7 @@ import type { Events } from './events/events.ts';
 import { tellOutcomes } from './events/outcomes.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
 import type { FleetStore } from './fleet/store.ts';
-import type { Log } from './log.ts';
+import { type Log, RecurringErrors } from './log.ts';
 import type { Repository } from './repository/repository.ts';
 import { goingOnWith } from './rollouts/checks.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
@@ -69,12 +69,14 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     after,
     log,
   });
+  const errors = new RecurringErrors(log);
   const tend = async (): Promise<void> => {
     await rollouts.reconcile();
     await registry.saveSeen();
+    errors.succeeded('tend');
   };
   const stopTending = again(after, TEND_INTERVAL_MS, tend, error =>
-    log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed'),
+    errors.failed('tend', error, 'tending the fleet failed', { retryMs: TEND_INTERVAL_MS }),
   );
   return {
     fleet,

@@ -32,7 +32,7 @@ afterEach(async () => {
 });
 
 async function start(reserve: string): Promise<void> {
-  origin = await spawnOrigin(data, ['--reserve', reserve, '--log-level', 'error']);
+  origin = await spawnOrigin(data, ['--reserve', reserve, '--log-level', 'warn']);
 }
 
 const call = (method: string, path: string, value?: unknown) => origin.operator.call(method, path, value);
@@ -72,6 +72,15 @@ async function metric(name: string): Promise<number> {
   return Number(new RegExp(`^${name} (.*)$`, 'm').exec(text)?.[1]);
 }
 
+/** What was logged, by its sentence. */
+const linesAbout = (message: RegExp): object[] =>
+  origin
+    .log()
+    .split('\n')
+    .filter(line => line !== '')
+    .map((line): { msg: string } => JSON.parse(line))
+    .filter(({ msg }) => message.test(msg));
+
 /** Sends reports, so many at a time, for as long as they are taken. */
 async function untilRefused(device: TestMember, count: number): Promise<Answer> {
   const reason = { code: 'healthFailed', message: 'x'.repeat(1000) };
@@ -99,6 +108,9 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
   expect(await revoke(revoked)).toMatchObject({ httpStatus: 507 });
   expect([await statusOf('/healthz'), await statusOf('/readyz')]).toEqual([200, 503]);
   expect(await metric('sitecast_database_writable')).toBe(0);
+  expect(await call('GET', '/api/v1/repository')).toMatchObject({
+    warnings: [{ code: 'SITECAST_NO_SPACE', message: expect.stringContaining('Make room') }],
+  });
   // What is there is read.
   expect(await call('GET', `/api/v1/devices/${device.id}`)).toMatchObject({ httpStatus: 200, chains: [] });
 
@@ -111,6 +123,12 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
   expect(await revoked.report()).toMatchObject({ status: 403 });
   const audited = await auditedTo();
   expect(await metric('sitecast_database_reopened_total')).toBe(1);
+  // What an operator can cure is a line with a code, not a stack trace; a change of readiness is one line, however often it's asked for.
+  expect(origin.log()).not.toContain('stack');
+  expect(linesAbout(/^not ready: /)).toEqual([expect.objectContaining({ code: 'SITECAST_NO_SPACE' })]);
+  expect(linesAbout(/^a request was refused/)).toContainEqual(
+    expect.objectContaining({ path: '/api/v1/tokens', code: 'SITECAST_NO_SPACE' }),
+  );
   await origin.stop('SIGKILL');
 
   await start('0');

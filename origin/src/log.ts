@@ -18,3 +18,25 @@ export function errorFields(error: unknown): object {
   const bottom = error.cause === undefined ? undefined : bottomOf(error.cause);
   return { code, detail: message, ...(hint && { hint }), ...(bottom !== undefined && { cause: bottom }) };
 }
+
+/** Logs what goes wrong again and again once, until it's something else or has gone well. */
+export class RecurringErrors {
+  readonly #log: Log;
+  /** The last one's code or message, by what failed. */
+  readonly #last = new Map<string, string>();
+
+  constructor(log: Log) {
+    this.#log = log;
+  }
+
+  failed(what: string, error: unknown, message: string, fields: object = {}): void {
+    const name = error instanceof SitecastError ? `${error.code} ${JSON.stringify(error.data)}` : bottomOf(error);
+    if (this.#last.get(what) === name) return;
+    this.#last.set(what, name);
+    this.#log.error({ ...fields, ...errorFields(error) }, message);
+  }
+
+  succeeded(what: string): void {
+    this.#last.delete(what);
+  }
+}

@@ -3,6 +3,7 @@ import { endProcessSoon, Endings, plainJson, runProgram } from '@sitecast/shared
 import { HttpStore } from '@sitecast/shared/content';
 import { readSecretBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
+import type { DatabaseState } from '@sitecast/shared/key-value';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import { type Level, pino } from 'pino';
 import { AuditLog } from './audit/log.ts';
@@ -24,14 +25,14 @@ import { BODY_PACE } from './http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
 import { Metrics } from './http/metrics.ts';
 import { SignedRequests } from './http/signed.ts';
-import type { Log } from './log.ts';
+import { errorFields, type Log } from './log.ts';
+import { Readiness } from './readiness.ts';
 import { originProgram, type RecoverSettings } from './program.ts';
 import type { Mirror } from './recovery/mirror-copy.ts';
 import { recordRestore } from './recovery/record.ts';
 import { isMended, recover, type Recovered } from './recovery/recover.ts';
 import { restoreContent, type RestoredFrom, restoreMetadata } from './recovery/restore.ts';
 import { type UnreadMirror, unreadText, watchMirrors } from './recovery/watched-mirrors.ts';
-import { whyNotReady } from './repository/description.ts';
 import { isDamage } from './repository/rebuild.ts';
 import { Repository } from './repository/repository.ts';
 import { Scrubber } from './repository/scrubber.ts';
@@ -88,7 +89,7 @@ export async function startOrigin(
   let known: Known = () => ({});
   const state = await openDatabase(directory, () => known(), log);
   // When the origin is closed as well as when a later step of its start fails.
-  const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
+  const endings = new Endings((what, error) => log.error({ ...errorFields(error), what }, 'stopping went wrong'));
   endings.add('the database', () => state.close());
   try {
     const store = new FleetTables(state);
@@ -108,6 +109,8 @@ export async function startOrigin(
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
+    const readiness = new Readiness({ repository, state, room, now, after, log });
+    endings.add('looking whether it is ready', () => readiness.stop());
     const events = new EventLog(now);
     const around = { events, room, now, after, log };
     const services = await openFleetServices({ repository, files, store, audit, ...around });
@@ -119,7 +122,7 @@ export async function startOrigin(
       endings.add('gossip', () => fleetNode.close());
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
-    const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state };
+    const parts = { ...services, ...around, audit, repository, readiness, chunks, staged, tokens, files, state };
     const { app, wakeAll, scrubber } = openApp(parts, settings);
     endings.add('the reading back', () => scrubber.stop());
     const server = await listen(app, { ...settings.listen, tls });
@@ -127,10 +130,11 @@ export async function startOrigin(
     // Whoever waits for something is answered first: the server closes once nobody does.
     endings.add('those that wait', wakeAll);
     scrubber.start();
+    readiness.start();
     return {
       url: server.url,
       adminTokenPath,
-      notReady: whyNotReady(repository, now())?.message,
+      notReady: (await readiness.check())?.message,
       reloadTls: () => reloadTls(server, settings),
       close: () => endings.endAll(),
     };
@@ -164,7 +168,8 @@ function openRepository(
 interface AppParts
   extends FleetServices,
     Surroundings,
-    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room' | 'state'> {
+    Pick<AppDeps, 'audit' | 'repository' | 'readiness' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room'> {
+  state: DatabaseState;
   events: EventLog;
 }
 
@@ -219,7 +224,7 @@ export async function recoverFrom({
   );
   let known: Known = () => ({});
   const { unfinished, earlier, mended } = await beginRecovery(directory, () => known());
-  const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
+  const endings = new Endings((what, error) => log.error({ ...errorFields(error), what }, 'stopping went wrong'));
   endings.add('the database', () => mended.store.close());
   try {
     const store = new FleetTables(mended.store);
@@ -354,7 +359,7 @@ async function serve(settings: OriginSettings, logLevel: Level | 'silent'): Prom
   process.on('SIGHUP', () => {
     origin.reloadTls().then(
       () => log.info({}, 'the TLS certificate was read anew'),
-      (error: unknown) => log.error({ err: error }, 'the TLS certificate could not be read anew'),
+      (error: unknown) => log.error(errorFields(error), 'the TLS certificate could not be read anew'),
     );
   });
   await firstSignal();

@@ -365,7 +365,7 @@ export class Repository {
     for (const { sha256 } of files) {
       await this.#deps.staged
         .remove(sha256)
-        .catch((error: unknown) => this.#deps.log.warn({ err: error }, 'left in staging'));
+        .catch((error: unknown) => this.#deps.log.warn(errorFields(error), 'left in staging'));
     }
   }
 
@@ -431,14 +431,14 @@ export class Repository {
       await this.#settle(plan);
     } catch (error) {
       log.error(
-        { err: error },
+        errorFields(error),
         "a change's end can't be written down: it is tried again before the next one",
       );
     }
     if (this.#committed === plan.next) await this.#committedNow(plan);
     if (failure === undefined) return;
     if (this.#committed !== plan.next) throw failure;
-    log.error({ err: failure }, 'a change was completed in spite of an error');
+    log.error(errorFields(failure), 'a change was completed in spite of an error');
   }
 
   async #rebuild({
@@ -458,7 +458,7 @@ export class Repository {
     const previous = withoutOnlineRoles(next);
     await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
     this.damage.foundFiles += 1;
-    log.error({ err: damage, versions: this.versions() }, 'metadata was damaged: it was signed anew');
+    log.error({ ...errorFields(damage), versions: this.versions() }, 'metadata was damaged: it was signed anew');
   }
 
   /**

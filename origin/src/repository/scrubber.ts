@@ -1,5 +1,6 @@
 import { chunkIdFromHex } from '@sitecast/shared/content';
 import { parseTargetName } from '@sitecast/shared/release';
+import { errorFields } from '../log.ts';
 import { PUBLISHED_CHUNKS, stagedHex } from '../staging/chunk-paths.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { After } from '../upkeep.ts';
@@ -224,7 +225,7 @@ export class Scrubber {
 
   #say(error: unknown): void {
     if (error instanceof Stopped) return;
-    this.#deps.log.error({ err: error }, 'looking for damage failed');
+    this.#deps.log.error(errorFields(error), 'looking for damage failed');
   }
 
   /** Waits as long as what was read may take. */

@@ -9,7 +9,7 @@ import {
 } from '@sitecast/shared/content';
 import { parseReleaseManifest } from '@sitecast/shared/release';
 import { metadataPath } from '@sitecast/shared/trust';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { Files } from '../storage/files.ts';
 import { type ListedRelease, readListing } from './check-targets.ts';
@@ -89,7 +89,7 @@ export class Survey {
       repository.damage.foundFiles += roles.length;
       if (roles.length > 0) log.error({ roles }, 'metadata was damaged on the disk: it was written anew');
     } catch (error) {
-      log.error({ err: error }, 'damaged metadata could not be written anew');
+      log.error(errorFields(error), 'damaged metadata could not be written anew');
     }
   }
 
@@ -162,7 +162,7 @@ export class Survey {
     try {
       await republishRollouts(name.replace(/^rollouts\/|\.json$/g, ''));
     } catch (error) {
-      log.error({ err: error, file: name }, 'a damaged rollouts file could not be published anew');
+      log.error({ ...errorFields(error), file: name }, 'a damaged rollouts file could not be published anew');
       return false;
     }
     repository.damage.foundFiles += 1;

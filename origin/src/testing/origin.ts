@@ -15,6 +15,7 @@ import { TimestampWaiters } from '../http/long-poll.ts';
 import { Metrics } from '../http/metrics.ts';
 import { SignedRequests } from '../http/signed.ts';
 import type { Log } from '../log.ts';
+import { Readiness } from '../readiness.ts';
 import { Repository } from '../repository/repository.ts';
 import { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
@@ -100,14 +101,14 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const scrubber = new Scrubber({ ...scrubbed, republishRollouts: id => services.rollouts.republish(id) });
   const waiters = new TimestampWaiters(repository, after);
   const eventStreams = new EventStreams(events, after);
-  const parts = { repository, scrubber, chunks, staged, tokens, waiters, audit, eventStreams };
+  const readiness = new Readiness({ repository, state, room, now, after, log });
+  const parts = { repository, readiness, scrubber, chunks, staged, tokens, waiters, audit, eventStreams };
   const app = createApp({
     ...services,
     ...parts,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     files,
     metrics: new Metrics({ repository, scrubber, chunks, state, room, now }),
-    state,
     room,
     bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),

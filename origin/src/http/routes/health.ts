@@ -1,7 +1,5 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { whyNotReady } from '../../repository/description.ts';
-import { demandRoom, type Room } from '../../storage/room.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
@@ -15,7 +13,7 @@ const readySchema = z.object({
 });
 
 /** For load balancers and Prometheus. */
-export function healthRoutes(app: OriginApp, { repository, state, room, metrics, now }: AppDeps): void {
+export function healthRoutes(app: OriginApp, { repository, readiness, metrics }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -50,7 +48,7 @@ export function healthRoutes(app: OriginApp, { repository, state, room, metrics,
       },
     }),
     async c => {
-      const why = whyNotReady(repository, now()) ?? state.trouble ?? state.damage ?? (await fullness(room));
+      const why = await readiness.check();
       if (why) {
         const data = { code: why.code };
         throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why.message, { data });
@@ -75,12 +73,3 @@ export function healthRoutes(app: OriginApp, { repository, state, room, metrics,
   );
 }
 
-async function fullness(room: Room): Promise<SitecastError | undefined> {
-  try {
-    await demandRoom(room);
-    return undefined;
-  } catch (error) {
-    if (error instanceof SitecastError) return error;
-    throw error;
-  }
-}

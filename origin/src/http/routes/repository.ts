@@ -66,7 +66,7 @@ export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
   rotateRoute(app, deps);
 }
 
-function describeRoute(app: OriginApp, { tokens, repository, now }: AppDeps): void {
+function describeRoute(app: OriginApp, { tokens, repository, readiness, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -78,7 +78,10 @@ function describeRoute(app: OriginApp, { tokens, repository, now }: AppDeps): vo
         200: { description: 'The repository.', content: { [JSON_TYPE]: { schema: repositorySchema } } },
       }),
     }),
-    c => c.json(describeRepository(repository, now()), 200),
+    async c => {
+      const { warnings, ...description } = describeRepository(repository, now());
+      return c.json({ ...description, warnings: [...(await readiness.warnings()), ...warnings] }, 200);
+    },
   );
 }
 
