@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs';
+import { rmSync, statSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { AuditChainCheck, auditEntrySchema } from '@sitecast/shared/audit';
 import type { Envelope } from '@sitecast/shared/identity';
@@ -81,13 +81,17 @@ const linesAbout = (message: RegExp): object[] =>
     .map((line): { msg: string } => JSON.parse(line))
     .filter(({ msg }) => message.test(msg));
 
+async function longReports(device: TestMember, count: number): Promise<Envelope[]> {
+  const reason = { code: 'healthFailed', message: 'x'.repeat(1000) };
+  const reports = [];
+  while (reports.length < count) reports.push(await device.next({ state: 'failed', reason }));
+  return reports;
+}
+
 /** Sends reports, so many at a time, for as long as they are taken. */
 async function untilRefused(device: TestMember, count: number): Promise<Answer> {
-  const reason = { code: 'healthFailed', message: 'x'.repeat(1000) };
   for (;;) {
-    const reports = [];
-    while (reports.length < count) reports.push(await device.next({ state: 'failed', reason }));
-    const answer = await device.sendReports(reports);
+    const answer = await device.sendReports(await longReports(device, count));
     if (answer.status !== 200) return answer;
   }
 }
@@ -169,4 +173,21 @@ it('lets no device fill the disk: reports leave a reserve, with which operators 
   expect(await greedy.report()).toMatchObject({ status: 403 });
   expect(await other.report()).toMatchObject(FULL);
   expect(await origin.stop('SIGTERM')).toBe(0);
+});
+
+it('says how much room it needs, and where, if it was killed while the disk was full; with that it starts', async () => {
+  await start('0');
+  const [device] = await enrolDevices(1);
+  if (!device) throw new Error('no device');
+  for (let count = 0; count < 2000; count += 200) await device.sendReports(await longReports(device, 200));
+  fillDisk(filler);
+  await untilRefused(device, 1);
+  await origin.stop('SIGKILL');
+  const refused = await start('0').catch((error: unknown) => String(error));
+  expect(refused).toContain(`MiB in ${data}/state, and 0 MiB are free there (SITECAST_NO_SPACE)`);
+  const needed = Number(/opening the database takes about (\d+) MiB/.exec(String(refused))?.[1]);
+  expect(needed).toBeGreaterThan(1);
+  truncateSync(filler, statSync(filler).size - needed * 2 ** 20);
+  await start('0');
+  expect(await call('GET', `/api/v1/devices/${device.id}`)).toMatchObject({ httpStatus: 200 });
 });

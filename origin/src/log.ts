@@ -30,7 +30,8 @@ export class RecurringErrors {
   }
 
   failed(what: string, error: unknown, message: string, fields: object = {}): void {
-    const name = error instanceof SitecastError ? `${error.code} ${JSON.stringify(error.data)}` : bottomOf(error);
+    const name =
+      error instanceof SitecastError ? `${error.code} ${JSON.stringify(error.data)}` : bottomOf(error);
     if (this.#last.get(what) === name) return;
     this.#last.set(what, name);
     this.#log.error({ ...fields, ...errorFields(error) }, message);

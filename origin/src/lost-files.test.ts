@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
 import { SyncDisk } from './adapters/sync-disk.ts';
-import { startSitecast } from './testing/command.ts';
+import { type CommandResult, startSitecast } from './testing/command.ts';
 import { hexOf } from './testing/operator.ts';
 import { openTestOrigin, type TestOrigin } from './testing/origin.ts';
 import { temporaryDirectory } from './testing/setup.ts';
@@ -46,18 +46,19 @@ async function publish(product: string, version: string) {
   return await sitecast('release', 'publish', image, ...about, '--json');
 }
 
+function demand({ exitCode, stderr }: CommandResult): void {
+  if (exitCode !== 0) throw new Error(stderr);
+}
+
 beforeAll(async () => {
   directory = temporaryDirectory();
   const disks = { files: new DiskFiles(at('data')), syncFiles: new SyncDisk(at('data')) };
   origin = await openTestOrigin({ ...disks, now: () => Date.now() + passedMs, logged });
   server = await listen(origin.app, { host: '127.0.0.1', port: 0 });
   for (const role of ['root', 'release'])
-    expect(await sitecast('keys', 'create', role, '--out', at('keys'), '--no-passphrase')).toMatchObject({
-      exitCode: 0,
-    });
-  expect(await sitecast('init')).toMatchObject({ exitCode: 0 });
-  for (const version of ['1.0.0', '2.0.0'])
-    expect(await publish('camera', version)).toMatchObject({ exitCode: 0 });
+    demand(await sitecast('keys', 'create', role, '--out', at('keys'), '--no-passphrase'));
+  demand(await sitecast('init'));
+  for (const version of ['1.0.0', '2.0.0']) demand(await publish('camera', version));
 });
 afterAll(async () => {
   await server.close(0);

@@ -32,8 +32,7 @@ import type { Mirror } from './recovery/mirror-copy.ts';
 import { recordRestore } from './recovery/record.ts';
 import { isMended, recover, type Recovered } from './recovery/recover.ts';
 import { restoreContent, type RestoredFrom, restoreMetadata } from './recovery/restore.ts';
-import { type UnreadMirror, unreadText, watchMirrors } from './recovery/watched-mirrors.ts';
-import { isDamage } from './repository/rebuild.ts';
+import { stillDamagedFor, watchMirrors } from './recovery/watched-mirrors.ts';
 import { Repository } from './repository/repository.ts';
 import { Scrubber } from './repository/scrubber.ts';
 import type { OriginSettings } from './settings.ts';
@@ -89,7 +88,7 @@ export async function startOrigin(
   let known: Known = () => ({});
   const state = await openDatabase(directory, () => known(), log);
   // When the origin is closed as well as when a later step of its start fails.
-  const endings = new Endings((what, error) => log.error({ ...errorFields(error), what }, 'stopping went wrong'));
+  const endings = loggingEndings(log);
   endings.add('the database', () => state.close());
   try {
     const store = new FleetTables(state);
@@ -109,8 +108,6 @@ export async function startOrigin(
     const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
     endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
-    const readiness = new Readiness({ repository, state, room, now, after, log });
-    endings.add('looking whether it is ready', () => readiness.stop());
     const events = new EventLog(now);
     const around = { events, room, now, after, log };
     const services = await openFleetServices({ repository, files, store, audit, ...around });
@@ -122,15 +119,14 @@ export async function startOrigin(
       endings.add('gossip', () => fleetNode.close());
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
-    const parts = { ...services, ...around, audit, repository, readiness, chunks, staged, tokens, files, state };
-    const { app, wakeAll, scrubber } = openApp(parts, settings);
-    endings.add('the reading back', () => scrubber.stop());
+    const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state };
+    const { app, wakeAll, readiness, lookout } = openApp(parts, settings);
+    endings.add('looking for damage', () => lookout.stop());
     const server = await listen(app, { ...settings.listen, tls });
     endings.add('the server', () => server.close(SHUTDOWN_GRACE_MS));
     // Whoever waits for something is answered first: the server closes once nobody does.
     endings.add('those that wait', wakeAll);
-    scrubber.start();
-    readiness.start();
+    lookout.start();
     return {
       url: server.url,
       adminTokenPath,
@@ -143,6 +139,10 @@ export async function startOrigin(
     await endings.endAll().catch(() => undefined);
     throw error;
   }
+}
+
+function loggingEndings(log: Log): Endings {
+  return new Endings((what, error) => log.error({ ...errorFields(error), what }, 'stopping went wrong'));
 }
 
 /** For people, who may one day miss some of them. */
@@ -168,24 +168,30 @@ function openRepository(
 interface AppParts
   extends FleetServices,
     Surroundings,
-    Pick<AppDeps, 'audit' | 'repository' | 'readiness' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room'> {
+    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room'> {
   state: DatabaseState;
   events: EventLog;
 }
 
-/** @returns the app, what looks for damage, and what answers all that wait, and lets nobody wait any more */
-function openApp(
-  { events, after, ...parts }: AppParts,
-  { scrubBytesPerS = 0 }: OriginSettings,
-): { app: OriginApp; scrubber: Scrubber; wakeAll: () => Promise<void> } {
+interface OpenedApp {
+  app: OriginApp;
+  readiness: Readiness;
+  lookout: { start: () => void; stop: () => Promise<void> };
+  wakeAll: () => Promise<void>;
+}
+
+/** @returns the app, what looks for damage and for whether it's ready, and what answers all that wait, and lets nobody wait any more */
+function openApp({ events, after, ...parts }: AppParts, { scrubBytesPerS = 0 }: OriginSettings): OpenedApp {
   const republishRollouts = (product: string) => parts.rollouts.republish(product);
   const scrubber = new Scrubber({ ...parts, after, bytesPerS: scrubBytesPerS, republishRollouts });
+  const readiness = new Readiness({ ...parts, after });
   const waiters = new TimestampWaiters(parts.repository, after);
   const eventStreams = new EventStreams(events, after);
   const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
   const app = createApp({
     ...parts,
     scrubber,
+    readiness,
     signedRequests: new SignedRequests({ ...parts.fleet, ...parts, bodies }),
     waiters,
     eventStreams,
@@ -197,7 +203,15 @@ function openApp(
     waiters.close();
     eventStreams.close();
   };
-  return { app, scrubber, wakeAll };
+  const start = (): void => {
+    scrubber.start();
+    readiness.start();
+  };
+  const stop = async (): Promise<void> => {
+    await readiness.stop();
+    await scrubber.stop();
+  };
+  return { app, readiness, lookout: { start, stop }, wakeAll };
 }
 
 /** @returns where the first admin's token lies, if one was made now */
@@ -224,7 +238,7 @@ export async function recoverFrom({
   );
   let known: Known = () => ({});
   const { unfinished, earlier, mended } = await beginRecovery(directory, () => known());
-  const endings = new Endings((what, error) => log.error({ ...errorFields(error), what }, 'stopping went wrong'));
+  const endings = loggingEndings(log);
   endings.add('the database', () => mended.store.close());
   try {
     const store = new FleetTables(mended.store);
@@ -295,17 +309,6 @@ function foundIn(
     unreadable: { ...unreadable, ...(undecodable > 0 && { undecodable }) },
     putAside,
   };
-}
-
-/** A mirror that could not be asked may have what keeps the repository from being opened. */
-function stillDamagedFor(error: unknown, unread: readonly UnreadMirror[]): unknown {
-  if (!isDamage(error) || !(error instanceof SitecastError) || unread.length === 0) return error;
-  return new SitecastError(
-    'unreachable',
-    'SITECAST_MIRRORS_UNREAD',
-    `${error.message}; and gateways could not be asked for it: ${unreadText(unread)}`,
-    { hint: 'Run this again once they answer, or name others with --from.', cause: error, data: { unread } },
-  );
 }
 
 function noData(directory: string): SitecastError {

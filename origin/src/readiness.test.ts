@@ -41,7 +41,9 @@ it('logs by itself that it becomes ready or not, once each time, and tells opera
   await pass();
   expect(logged).toEqual([expect.stringMatching(/^error not ready: the disk of the origin is full/)]);
   expect(await readiness.warnings()).toMatchObject([{ code: 'SITECAST_NO_SPACE' }]);
-  state.trouble = new SitecastError('unreachable', 'SITECAST_STATE_UNWRITABLE', 'it fails', { hint: 'Look.' });
+  state.trouble = new SitecastError('unreachable', 'SITECAST_STATE_UNWRITABLE', 'it fails', {
+    hint: 'Look.',
+  });
   await pass();
   expect(await readiness.warnings()).toMatchObject([{ message: 'it fails. Look.' }]);
   free = 2 ** 30;

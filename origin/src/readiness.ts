@@ -43,7 +43,9 @@ export class Readiness {
     if (this.#isStopped) return;
     this.#cancel = this.#deps.after(CHECK_INTERVAL_MS, () => {
       this.#underWay = this.check()
-        .catch((error: unknown) => this.#deps.log.error(errorFields(error), 'looking whether it is ready failed'))
+        .catch((error: unknown) =>
+          this.#deps.log.error(errorFields(error), 'looking whether it is ready failed'),
+        )
         .finally(() => this.start());
     });
   }

@@ -218,6 +218,11 @@ export function releaseWithdrawCommand(): SettingsCommand {
     });
 }
 
+function lostRow({ product, counter }: { product: string; counter: number }): string[] {
+  const unknown = ['?', '?', '?'];
+  return [product, '?', String(counter), ...unknown, 'the origin has lost its manifest: `sitecast status`'];
+}
+
 export function releaseListCommand(): SettingsCommand {
   const command = new SettingsCommand('list')
     .description('list releases, as signed: newest last')
@@ -268,16 +273,7 @@ export function releaseListCommand(): SettingsCommand {
           .filter(Boolean)
           .join(', '),
       ]);
-      for (const { product: name, counter } of lost)
-        rows.push([
-          name,
-          '?',
-          String(counter),
-          '?',
-          '?',
-          '?',
-          'the origin has lost its manifest: `sitecast status`',
-        ]);
+      rows.push(...lost.map(lostRow));
       print(table(['PRODUCT', 'VERSION', 'COUNTER', 'SIZE', 'HARDWARE', 'CREATED', ''], rows));
     },
   );

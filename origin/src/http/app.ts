@@ -85,7 +85,10 @@ function refuseOtherMethods(app: OriginApp): void {
 
 /** What may be expected is one line; whoever is to see to it has a code. What isn't, is a defect of ours. */
 function logFailure(log: Log, fields: object, error: SitecastError): void {
-  const told = { ...fields, ...errorFields(error.code === 'SITECAST_INTERNAL' ? (error.cause ?? error) : error) };
+  const told = {
+    ...fields,
+    ...errorFields(error.code === 'SITECAST_INTERNAL' ? (error.cause ?? error) : error),
+  };
   if (error.kind === 'failed') log.error(told, 'a request failed');
   else log.warn(told, 'a request was refused');
 }

@@ -113,7 +113,7 @@ export async function restoreContent(
   if (!committed) return { files: [], chunks: 0, lost: { releases: [], files: [] } };
   const restored: string[] = [];
   for (const file of publishedFiles(committed)) {
-    if (await repository.readPublished(file)) continue;
+    if (await repository.content.read(file)) continue;
     const path = targetPath(file.name, file.sha256);
     const bytes = await fetchTarget(mirrors, path, file);
     if (!bytes) continue;

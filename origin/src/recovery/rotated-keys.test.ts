@@ -73,8 +73,8 @@ async function rotate(role: OnlineRole): Promise<void> {
   const { key } = await operator.call('POST', `/api/v1/keys/${role}/rotate`);
   const tufKey: TufKey = JSON.parse(JSON.stringify(key));
   const isInRoot = role === 'timestamp' || role === 'snapshot';
-  if (isInRoot && operator.root) operator.root = withOnlineRootKey(operator.root, role, tufKey, Date.now());
-  else operator.targets = withOnlineDelegatedKey(operator.prepared(), role as 'rollouts', tufKey, Date.now());
+  if (!isInRoot) operator.targets = withOnlineDelegatedKey(operator.prepared(), role, tufKey, Date.now());
+  else if (operator.root) operator.root = withOnlineRootKey(operator.root, role, tufKey, Date.now());
   expect(await operator.submit({ root: isInRoot, targets: !isInRoot })).toMatchObject({ httpStatus: 200 });
 }
 

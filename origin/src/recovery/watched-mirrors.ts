@@ -1,5 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
+import { isDamage } from '../repository/rebuild.ts';
 import type { Mirror } from './mirror-copy.ts';
 
 /** A mirror that could not be read, and why. */
@@ -47,4 +48,15 @@ export function watchMirrors(mirrors: readonly Mirror[]): {
 /** In words, for an error's message. */
 export function unreadText(unread: readonly UnreadMirror[]): string {
   return unread.map(({ mirror, message }) => `${mirror}: ${message}`).join('; ');
+}
+
+/** A mirror that could not be asked may have what keeps the repository from being opened. */
+export function stillDamagedFor(error: unknown, unread: readonly UnreadMirror[]): unknown {
+  if (!isDamage(error) || !(error instanceof SitecastError) || unread.length === 0) return error;
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_MIRRORS_UNREAD',
+    `${error.message}; and gateways could not be asked for it: ${unreadText(unread)}`,
+    { hint: 'Run this again once they answer, or name others with --from.', cause: error, data: { unread } },
+  );
 }

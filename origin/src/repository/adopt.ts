@@ -1,13 +1,15 @@
 import { ONLINE_ROLES } from '@sitecast/shared/signing';
-import { type Metadata, targetPath, verifyThreshold } from '@sitecast/shared/trust';
+import { type Metadata, verifyThreshold } from '@sitecast/shared/trust';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
 import { checkListing, type ListingChange } from './check-releases.ts';
 import { checkRoot } from './check-root.ts';
 import { checkTargetsMetadata, readListing } from './check-targets.ts';
-import type { NewTargetFile } from './commit.ts';
-import { type Committed, ROLES, sha256Hex, signersOf } from './committed.ts';
+import { type CommitPlan, newTargetFile, targetFilesOf } from './commit.ts';
+import { type Committed, signersOf } from './committed.ts';
+import type { VersionFloor } from './online-roles.ts';
+import type { OnlineSigner } from './online-signer.ts';
 import { targetSource, type TargetSourceDeps } from './target-source.ts';
 
 /** The repository as others have seen it, while this data directory hasn't. */
@@ -22,25 +24,27 @@ interface AdoptionDeps extends Pick<TargetSourceDeps, 'readPublished'> {
   files: Files;
   chunks: Chunks;
   staged: StagedFiles;
+  signer: Pick<OnlineSigner, 'missingKeys' | 'sign'>;
+  /** Above which versions are signed. */
+  floor: VersionFloor;
 }
 
-/** What is published here once a state is taken over. */
-export interface Adoption {
-  /** As others have seen it, with the very signatures: those of the origin's roles may be by keys that are lost here. */
-  seen: Committed;
-  /** Roots between the one in force and the newest. */
-  rootsBetween: readonly Metadata<'root'>[];
+/** How a state is taken over. */
+interface Adoption {
+  plan: CommitPlan;
   change: ListingChange;
-  rolloutFiles: NewTargetFile[];
+  /** False where it's taken as others have seen it, for want of a key. */
+  isSignedHere: boolean;
 }
 
 /**
  * Checks a state that was published before and is lost here: it may be any number of versions ahead, it may have expired (it was good
- * when it was submitted), and it may name keys that this origin doesn't have.
- * @throws the codes of docs/ERRORS.md under "Publishing"
+ * when it was submitted), and it may name keys that this origin doesn't have. With all keys at hand it's signed anew, above all versions
+ * that anybody has seen; else it's taken with the very signatures.
+ * @throws the codes of docs/ERRORS.md under "Publishing"; as `OnlineSigner.sign`
  */
-export async function checkAdopted(
-  { files, chunks, staged, readPublished }: AdoptionDeps,
+export async function planAdoption(
+  { files, chunks, staged, readPublished, signer, floor }: AdoptionDeps,
   previous: Committed,
   { roots, rolloutFiles, ...rest }: AdoptedState,
 ): Promise<Adoption> {
@@ -49,37 +53,41 @@ export async function checkAdopted(
     checkRoot(next, root, undefined);
     root = next;
   }
-  // What is here already keeps its identity: it isn't written again.
-  const seen = { ...rest, root };
-  for (const role of ROLES) keepSame(seen, previous, role);
+  const seen = { ...keepingSame(rest, previous), root };
   checkTargetsMetadata(seen.targets, root, undefined, undefined);
   for (const role of ONLINE_ROLES)
     verifyThreshold(seen[role], signersOf(role, root.signed, seen.targets.signed), { role });
   const before = readListing(previous.targets.signed);
   const source = targetSource({ files, staged, published: before, readPublished });
-  const change = await checkListing(before, readListing(seen.targets.signed), {
-    source,
-    chunks,
-    isAdopted: true,
-  });
-  return {
-    seen,
+  const after = readListing(seen.targets.signed);
+  const change = await checkListing(before, after, { source, chunks, isAdopted: true });
+  const isSignedHere = signer.missingKeys(seen).length === 0;
+  const { next, targetFiles, ...signed } = isSignedHere
+    ? await signer.sign({ root, targets: seen.targets, previous, floor })
+    : { next: seen, targetFiles: targetFilesOf(rolloutFiles) };
+  const plan = {
+    previous,
+    next,
+    ...signed,
     rootsBetween: roots.slice(0, -1),
-    change,
-    rolloutFiles: targetFilesOf(rolloutFiles),
+    targetFiles: [...change.newFiles.map(newTargetFile), ...targetFiles],
+    chunks: change.chunks.bytes(),
+    floor,
+  };
+  return { plan, change, isSignedHere };
+}
+
+/** What is here already keeps its identity: it isn't written again, and an undone commit doesn't delete it. */
+function keepingSame(seen: Omit<Committed, 'root'>, here: Committed): Omit<Committed, 'root'> {
+  return {
+    targets: sameOr(seen.targets, here.targets),
+    rollouts: sameOr(seen.rollouts, here.rollouts),
+    deltas: sameOr(seen.deltas, here.deltas),
+    snapshot: sameOr(seen.snapshot, here.snapshot),
+    timestamp: sameOr(seen.timestamp, here.timestamp),
   };
 }
 
-/** @param byName as in `rollouts/camera.json` */
-export function targetFilesOf(
-  byName: ReadonlyMap<string, Buffer>,
-): (NewTargetFile & { name: string; bytes: Buffer })[] {
-  return [...byName].map(([name, bytes]) => {
-    const sha256 = sha256Hex(bytes);
-    return { name, sha256, path: targetPath(name, sha256), bytes };
-  });
-}
-
-function keepSame<R extends keyof Committed>(seen: Committed, previous: Committed, role: R): void {
-  if (Buffer.compare(seen[role].bytes, previous[role].bytes) === 0) seen[role] = previous[role];
+function sameOr<M extends Metadata>(seen: M, here: M): M {
+  return Buffer.compare(seen.bytes, here.bytes) === 0 ? here : seen;
 }

@@ -108,14 +108,23 @@ async function checkProduct(
     change.products.push(product);
     change.newFiles.push(file);
   }
+  await checkManifests(next, [...releases.values()], source, { mayBeLost: added.length === 0 });
+  for (const release of added) await checkAdded(release, deps, change);
+}
+
+async function checkManifests(
+  next: ProductFile,
+  releases: readonly ListedRelease[],
+  source: TargetSource,
+  mayBe: { mayBeLost: boolean },
+): Promise<void> {
   const versions = new Map(next.withdrawn?.map(({ version, counter }) => [version, counter]));
-  for (const release of releases.values()) {
-    const manifest = await readManifestUnlessLost(release, source, { mayBeLost: added.length === 0 });
+  for (const release of releases) {
+    const manifest = await readManifestUnlessLost(release, source, mayBe);
     if (!manifest) continue;
     refuseVersionTwice(versions, manifest);
     refuseUnknownHardware(next, manifest);
   }
-  for (const release of added) await checkAdded(release, deps, change);
 }
 
 async function checkAdded(

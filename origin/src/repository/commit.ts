@@ -1,14 +1,16 @@
 import { ChunkIdSet, chunkIdToHex, eachId } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Metadata } from '@sitecast/shared/trust';
+import { type Metadata, targetPath } from '@sitecast/shared/trust';
 import { PUBLISHED_CHUNKS, publishedFolder, stagedPath } from '../staging/chunk-paths.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
 import { readOrUndefined } from '../storage/unreadable.ts';
+import { type ListedFile, targetFilePath } from './check-targets.ts';
+import type { LeapNote } from './clock.ts';
 import { type Committed, metadataFile, sha256Hex, TARGETS, TIMESTAMP } from './committed.ts';
 import type { CommitJournal } from './journal.ts';
-import { changedRoles, type VersionFloor } from './online-roles.ts';
+import { changedRoles, higherOf, onlineVersions, type VersionFloor } from './online-roles.ts';
 
 /** A target file on its way from staging to its place in the repository. */
 export interface NewTargetFile {
@@ -17,6 +19,21 @@ export interface NewTargetFile {
   path: string;
   /** There where the origin made the file itself; else it lies in staging. */
   bytes?: Buffer;
+}
+
+/** One that lies in staging. */
+export function newTargetFile(file: ListedFile): NewTargetFile {
+  return { sha256: file.sha256, path: targetFilePath(file) };
+}
+
+/** @param byName as in `rollouts/camera.json` */
+export function targetFilesOf(
+  byName: ReadonlyMap<string, Buffer>,
+): (NewTargetFile & { name: string; bytes: Buffer })[] {
+  return [...byName].map(([name, bytes]) => {
+    const sha256 = sha256Hex(bytes);
+    return { name, sha256, path: targetPath(name, sha256), bytes };
+  });
 }
 
 /** All that one commit changes. */
@@ -31,6 +48,8 @@ export interface CommitPlan {
   /** Ids of the staged chunks that the new releases need, 32 bytes each, none twice. */
   chunks: Uint8Array;
   floor: VersionFloor;
+  /** By how much the clock had leapt when the next timestamp was signed; undefined where others had signed it. */
+  leap?: LeapNote | undefined;
 }
 
 export interface CommitDeps {
@@ -72,7 +91,8 @@ export async function commit(
       ...targetFiles.filter(({ isNew }) => isNew).map(({ path }) => `${TARGETS}/${path}`),
     ],
     chunks: moving,
-    versions: versionsAfter(next, plan.floor),
+    versions: higherOf(onlineVersions(next), plan.floor),
+    leap: plan.leap,
   });
   await publishChunks(files, chunks, moving);
   for (const { sha256, path, bytes: given } of targetFiles) {
@@ -120,18 +140,6 @@ function without(ids: Uint8Array, others: Uint8Array): Uint8Array {
   const left = new ChunkIdSet();
   for (const id of eachId(others)) left.add(id);
   return Buffer.concat([...eachId(ids)].filter(id => !left.has(id)));
-}
-
-function versionsAfter(
-  { timestamp, snapshot, rollouts, deltas }: Committed,
-  floor: VersionFloor,
-): VersionFloor {
-  return {
-    timestamp: Math.max(timestamp.signed.version, floor.timestamp),
-    snapshot: Math.max(snapshot.signed.version, floor.snapshot),
-    rollouts: Math.max(rollouts.signed.version, floor.rollouts),
-    deltas: Math.max(deltas.signed.version, floor.deltas),
-  };
 }
 
 function stagedFileLost(sha256: string): SitecastError {

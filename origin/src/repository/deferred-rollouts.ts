@@ -46,6 +46,7 @@ export class DeferredRollouts {
 
   /** Keeps them, durably. */
   async keep(byName: ReadonlyMap<string, Buffer>): Promise<void> {
+    if (byName.size === 0) return await this.clear();
     const files = Object.fromEntries([...byName].map(([name, bytes]) => [name, bytes.toString('utf8')]));
     const text = JSON.stringify({ format: 'sitecast-rollouts-to-publish-1', files });
     await this.#files.writeDurably(PATH, Buffer.from(text));

@@ -1,28 +1,28 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
-import { metadataPath, type TargetFile, type TufKey } from '@sitecast/shared/trust';
+import { metadataPath, type TufKey } from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
 import { errorFields, type Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
-import { type ClockDoubt, demandClock } from './clock.ts';
+import { type ClockDoubt, ClockLeaps, demandClock, issuedMsOf } from './clock.ts';
 import { checkChange } from './check-change.ts';
 import type { LackingRelease, ListingChange } from './check-releases.ts';
-import { targetFilePath } from './check-targets.ts';
-import { type AdoptedState, checkAdopted, targetFilesOf } from './adopt.ts';
+import { type AdoptedState, planAdoption } from './adopt.ts';
 import { type Change, type ChangeResult, type GivenMetadata, readNew } from './change.ts';
-import { commit, type CommitPlan } from './commit.ts';
+import { commit, type CommitPlan, newTargetFile } from './commit.ts';
 import { DeferredRollouts } from './deferred-rollouts.ts';
-import { DamageBook } from './damage.ts';
-import { mendChunks, mendFiles, mendMetadata } from './mending.ts';
-import { type Committed, loadCommitted, ROLES, type Role, signersOf } from './committed.ts';
+import type { DamageBook } from './damage.ts';
+import { mendMetadata } from './mending.ts';
+import { type Committed, loadCommitted, ROLES, type Role, signersOf, versionsOf } from './committed.ts';
 import { CommitJournal } from './journal.ts';
-import { changedRoles, floorBeyond, NO_FLOOR, type VersionFloor } from './online-roles.ts';
+import { changedRoles, floorBeyond, higherOf, NO_FLOOR, type VersionFloor } from './online-roles.ts';
 import { OnlineSigner } from './online-signer.ts';
-import { type PublishedFile, publishedFiles, readRight, setFileAside } from './published-files.ts';
-import { Spares } from './spares.ts';
+import { PublishedContent } from './published-content.ts';
+import type { PublishedFile } from './published-files.ts';
+import { changeEmpty, notInitialised } from './refusal.ts';
 import { Superseded } from './superseded.ts';
 import { isDamage, readRemains, type Remains, stillDamaged, withoutOnlineRoles } from './rebuild.ts';
 
@@ -31,6 +31,8 @@ interface RepositoryDeps {
   chunks: Chunks;
   staged: StagedFiles;
   now: () => number;
+  /** A clock that nobody sets; milliseconds. */
+  elapsedMs?: () => number;
   /** The day that an operator has vouched for, as `2026-11-30`: see `clockDoubt`. */
   acceptedDay?: string | undefined;
   log: Log;
@@ -41,20 +43,15 @@ interface RepositoryDeps {
  */
 export class Repository {
   readonly keys: OnlineKeys;
-  /** What isn't as it was published any more. */
-  readonly damage = new DamageBook();
+  readonly content: PublishedContent;
   readonly #deps: RepositoryDeps;
   readonly #journal: CommitJournal;
   readonly #superseded: Superseded;
   readonly #signer: OnlineSigner;
-  readonly #deferred: DeferredRollouts;
-  readonly #spares: Spares;
-  readonly #restoring = new Map<string, Promise<Buffer | undefined>>();
+  readonly #read = (file: PublishedFile) => this.content.read(file);
   readonly #serial = new Serial();
   readonly #listeners = new Set<() => void>();
   #committed: Committed | undefined;
-  /** Target files by their paths. */
-  #listed: { of: Committed; files: ReadonlyMap<string, PublishedFile> } | undefined;
   #floor: VersionFloor = NO_FLOOR;
   /** False while a commit's end couldn't be written down: then nothing may begin before that is mended. */
   #isSettled = true;
@@ -63,14 +60,13 @@ export class Repository {
     deps: RepositoryDeps,
     journal: CommitJournal,
     keys: OnlineKeys,
-    deferred: DeferredRollouts,
+    kept: { deferred: DeferredRollouts; leaps: ClockLeaps },
   ) {
-    this.#deferred = deferred;
     this.#deps = deps;
     this.#journal = journal;
     this.#superseded = new Superseded(deps.files);
-    this.#spares = new Spares(deps.files, deps.log);
-    this.#signer = new OnlineSigner({ ...deps, keys });
+    this.content = new PublishedContent(deps, () => this.#committed);
+    this.#signer = new OnlineSigner({ ...deps, ...kept, keys });
     this.keys = keys;
   }
 
@@ -81,7 +77,7 @@ export class Repository {
    */
   static async open(deps: RepositoryDeps): Promise<Repository> {
     const journal = new CommitJournal(deps.files, deps.chunks);
-    const { outcome, floor } = await journal.settle();
+    const { outcome, floor, leap } = await journal.settle();
     if (outcome === 'undone' || outcome === 'completed')
       deps.log.warn({ outcome }, 'an interrupted change was settled');
     const found = await loadCommitted(deps.files).catch(async (error: unknown) => {
@@ -92,7 +88,9 @@ export class Repository {
     });
     const keys = await OnlineKeys.open(deps.files, { mayCreate: found === undefined });
     const deferred = await DeferredRollouts.open(deps.files, deps.log);
-    const repository = new Repository(deps, journal, keys, deferred);
+    const issuedMs = found && 'timestamp' in found ? issuedMsOf(found.timestamp) : (leap?.issuedMs ?? 0);
+    const leaps = new ClockLeaps(deps.elapsedMs ?? (() => performance.now()), leap, issuedMs);
+    const repository = new Repository(deps, journal, keys, { deferred, leaps });
     repository.#floor = floor ?? floorBeyond(found);
     if (found && !floor) deps.log.error({ floor: repository.#floor }, 'the journal is lost: versions leap');
     if (found && 'damage' in found) await repository.#rebuild(found);
@@ -111,6 +109,11 @@ export class Repository {
     const committed = this.#committed;
     const role = committed && ROLES.find(role => metadataPath(role, committed[role].signed.version) === name);
     return role && role !== 'timestamp' ? committed[role].bytes : undefined;
+  }
+
+  /** What isn't as it was published any more. */
+  get damage(): DamageBook {
+    return this.content.damage;
   }
 
   get isSettled(): boolean {
@@ -148,7 +151,8 @@ export class Repository {
       const previous = this.#committed;
       if (!previous) return;
       const { root, targets } = previous;
-      const { next, unsigned, ...signed } = await this.#sign({ root, targets, previous });
+      const wanted = { root, targets, previous, floor: this.#floor };
+      const { next, unsigned, ...signed } = await this.#signer.sign(wanted);
       const roles = changedRoles(previous, next);
       if (roles.length > 0) {
         await this.#commit({ previous, next, ...signed, chunks: new Uint8Array(), floor: this.#floor });
@@ -169,7 +173,8 @@ export class Repository {
       const previous = this.#committed;
       if (!previous) throw notInitialised();
       const { root, targets } = previous;
-      const { next, ...signed } = await this.#sign({ root, targets, previous }, filesByTarget);
+      const wanted = { root, targets, previous, floor: this.#floor, rollouts: filesByTarget };
+      const { next, ...signed } = await this.#signer.sign(wanted);
       await this.#commit({ previous, next, ...signed, chunks: new Uint8Array(), floor: this.#floor });
     });
   }
@@ -183,12 +188,7 @@ export class Repository {
     return this.#serial.run(async () => {
       await this.#ensureSettled();
       this.#signer.noteIssued(issuedMs);
-      this.#floor = {
-        timestamp: Math.max(this.#floor.timestamp, versions.timestamp),
-        snapshot: Math.max(this.#floor.snapshot, versions.snapshot),
-        rollouts: Math.max(this.#floor.rollouts, versions.rollouts),
-        deltas: Math.max(this.#floor.deltas, versions.deltas),
-      };
+      this.#floor = higherOf(this.#floor, versions);
     });
   }
 
@@ -204,27 +204,14 @@ export class Repository {
       await this.#ensureSettled();
       const previous = this.#committed;
       if (!previous) throw notInitialised();
-      const { seen, rootsBetween, change, rolloutFiles } = await checkAdopted(
-        { ...this.#deps, readPublished: file => this.readPublished(file) },
-        previous,
-        state,
+      const deps = { ...this.#deps, readPublished: this.#read, signer: this.#signer, floor: this.#floor };
+      const { plan, change, isSignedHere } = await planAdoption(deps, previous, state);
+      await this.#commit(plan);
+      await this.#forgetStaged(change.newFiles);
+      this.#deps.log.info(
+        { versions: this.versions(), isSignedHere },
+        'caught up with what others have seen',
       );
-      const canSign = this.#signer.missingKeys(seen).length === 0;
-      const { next, targetFiles, publishesDeferred } = canSign
-        ? await this.#sign({ root: seen.root, targets: seen.targets, previous })
-        : { next: seen, targetFiles: rolloutFiles, publishesDeferred: false };
-      const newFiles = change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) }));
-      await this.#commit({
-        previous,
-        next,
-        rootsBetween,
-        targetFiles: [...newFiles, ...targetFiles],
-        publishesDeferred,
-        chunks: change.chunks.bytes(),
-        floor: this.#floor,
-      });
-      await this.#forgetStaged(newFiles);
-      this.#deps.log.info({ versions: this.versions(), canSign }, 'caught up with what others have seen');
       return change.lacking;
     });
   }
@@ -234,12 +221,12 @@ export class Repository {
    * is signed next. Until then they count as what is published.
    */
   deferRollouts(filesByTarget: ReadonlyMap<string, Buffer>): Promise<void> {
-    return this.#serial.run(() => this.#deferred.keep(filesByTarget));
+    return this.#serial.run(() => this.#signer.defer(filesByTarget));
   }
 
   /** Those that are decided and not published yet, by target name. */
   get deferredRollouts(): ReadonlyMap<string, Buffer> {
-    return this.#deferred.byName;
+    return this.#signer.deferred;
   }
 
   /**
@@ -248,13 +235,7 @@ export class Repository {
    */
   mend(): Promise<{ chunks: number; files: string[] }> {
     return this.#serial.run(async () => {
-      if (!this.#committed) return { chunks: 0, files: [] };
-      const deps = { ...this.#deps, readPublished: (file: PublishedFile) => this.readPublished(file) };
-      const files = await mendFiles(deps, this.#committed);
-      const mended = { files, chunks: await mendChunks(deps, this.#committed) };
-      if (mended.chunks > 0 || files.length > 0)
-        this.#deps.log.info(mended, 'lost chunks and files are back');
-      return mended;
+      return this.#committed ? await this.content.mend(this.#committed) : { chunks: 0, files: [] };
     });
   }
 
@@ -308,7 +289,7 @@ export class Repository {
         files: await staged.removeOlderThan(stagedBeforeMs),
         superseded: this.#committed ? await this.#superseded.sweep(this.#committed, now()) : 0,
       };
-      if (this.#committed) await this.#spares.sweep(this.#committed);
+      if (this.#committed) await this.content.sweepCopies(this.#committed);
       if (Object.values(removed).some(count => count > 0)) log.info({ removed }, 'leftovers removed');
     });
   }
@@ -328,13 +309,7 @@ export class Repository {
     isDryRun,
     beforeCommit,
   }: Change): Promise<ChangeResult & { lacking: LackingRelease[] }> {
-    if (root === undefined && targets === undefined) {
-      throw new SitecastError(
-        'badInput',
-        'SITECAST_CHANGE_EMPTY',
-        'the change holds neither root nor targets',
-      );
-    }
+    if (root === undefined && targets === undefined) throw changeEmpty();
     await this.#ensureSettled();
     // Before anything is compared with it: else what is right is blamed.
     demandClock(this.clockDoubt);
@@ -369,49 +344,26 @@ export class Repository {
     }
   }
 
-  /**
-   * The next whole state, with rollout files that are to go out, and those that wait for it.
-   * @returns also the files' bytes, for a commit
-   * @throws as `OnlineSigner.sign`
-   */
-  async #sign(
-    wanted: Pick<Parameters<OnlineSigner['sign']>[0], 'root' | 'targets' | 'previous'>,
-    rollouts: ReadonlyMap<string, Buffer> = new Map(),
-  ) {
-    const canSignAll = this.#signer.missingKeys(wanted).every(({ role }) => role === 'deltas');
-    const publishesDeferred = canSignAll && this.#deferred.byName.size > 0;
-    const targetFiles = targetFilesOf(
-      publishesDeferred ? new Map([...this.#deferred.byName, ...rollouts]) : rollouts,
-    );
-    const listed = targetFiles.map(({ name, sha256, bytes }): [string, TargetFile] => [
-      name,
-      { length: bytes.length, hashes: { sha256 } },
-    ]);
-    const rolloutsTargets =
-      listed.length === 0
-        ? undefined
-        : { ...wanted.previous?.rollouts.signed.targets, ...Object.fromEntries(listed) };
-    const signed = await this.#signer.sign({ ...wanted, rolloutsTargets, floor: this.#floor });
-    return { ...signed, targetFiles, publishesDeferred };
-  }
-
   /** All checks of a change, and what comes out of it. */
   async #plan(given: GivenMetadata): Promise<CommitPlan & { change: ListingChange }> {
     const previous = this.#committed;
     const root = given.root ?? previous?.root;
     const targets = given.targets ?? previous?.targets;
     if (!root || !targets) throw notInitialised();
-    const readPublished = (file: PublishedFile) => this.readPublished(file);
-    const deps = { ...this.#deps, keys: this.keys, readPublished };
+    const deps = { ...this.#deps, keys: this.keys, readPublished: this.#read };
     const change = await checkChange(deps, previous, { root, targets }, given);
-    const { next, targetFiles, publishesDeferred } = await this.#sign({ root, targets, previous });
-    const newFiles = change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) }));
+    const { next, targetFiles, ...signed } = await this.#signer.sign({
+      root,
+      targets,
+      previous,
+      floor: this.#floor,
+    });
     return {
       change,
       previous,
       next,
-      targetFiles: [...newFiles, ...targetFiles],
-      publishesDeferred,
+      targetFiles: [...change.newFiles.map(newTargetFile), ...targetFiles],
+      ...signed,
       chunks: change.chunks.bytes(),
       floor: this.#floor,
     };
@@ -452,77 +404,27 @@ export class Repository {
     const rolloutsTargets = rollouts.signed.targets;
     this.#signer.noteIssued(issuedMs);
     const wanted = { root, targets, previous: undefined, rolloutsTargets, floor: this.#floor };
-    const { next } = await this.#signer.sign(wanted).catch((error: unknown) => {
+    const { next, leap } = await this.#signer.sign(wanted).catch((error: unknown) => {
       throw error instanceof SitecastError ? stillDamaged(damage, error) : error;
     });
     const previous = withoutOnlineRoles(next);
-    await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
+    await this.#commit({
+      previous,
+      next,
+      targetFiles: [],
+      leap,
+      chunks: new Uint8Array(),
+      floor: this.#floor,
+    });
     this.damage.foundFiles += 1;
-    log.error({ ...errorFields(damage), versions: this.versions() }, 'metadata was damaged: it was signed anew');
-  }
-
-  /**
-   * A file that is published: from its place, or from its copy, which is put in its place. What is damaged is set aside, and noted.
-   * @returns undefined where it's lost
-   */
-  async readPublished(file: PublishedFile): Promise<Buffer | undefined> {
-    const { files, log } = this.#deps;
-    const found = await readRight(files, file);
-    // A disk that is full, or read-only, doesn't keep it from being read.
-    const notKept = (error: unknown) =>
-      log.warn({ ...errorFields(error), file: file.name }, 'no copy could be kept');
-    if (found) await this.#spares.keep(file, found).catch(notKept);
-    const bytes = found ?? (await this.#restore(file));
-    if (bytes) this.damage.noteFile(file.name, true);
-    else if (file.role === 'targets') await this.noteLost(file.name, file.path);
-    return bytes;
-  }
-
-  /** Once, however many ask for it at one time. */
-  async #restore(file: PublishedFile): Promise<Buffer | undefined> {
-    const underWay = this.#restoring.get(file.path);
-    if (underWay) return await underWay;
-    const restoring = this.#spares.restore(file).finally(() => this.#restoring.delete(file.path));
-    this.#restoring.set(file.path, restoring);
-    const bytes = await restoring;
-    if (bytes) this.damage.foundFiles += 1;
-    return bytes;
-  }
-
-  /** @param path within the data directory; what is there is set aside */
-  async noteLost(name: string, path: string): Promise<void> {
-    await setFileAside(this.#deps.files, path);
-    if (this.damage.hasFile(name)) return;
-    this.damage.noteFile(name, false);
-    this.damage.foundFiles += 1;
-    this.#deps.log.error({ file: name }, 'a published file is damaged or lost');
-  }
-
-  /** A target file that the metadata in force lists, by its path within the data directory. */
-  publishedFile(path: string): PublishedFile | undefined {
-    const committed = this.#committed;
-    if (!committed) return undefined;
-    if (this.#listed?.of !== committed)
-      this.#listed = {
-        of: committed,
-        files: new Map(publishedFiles(committed).map(file => [file.path, file])),
-      };
-    return this.#listed.files.get(path);
+    const fields = { ...errorFields(damage), versions: this.versions() };
+    log.error(fields, 'metadata was damaged: it was signed anew');
   }
 
   /** What follows a commit, and can't undo it any more. */
-  async #committedNow({ previous, next, publishesDeferred = false }: CommitPlan): Promise<void> {
-    const { log } = this.#deps;
-    try {
-      if (publishesDeferred) await this.#deferred.clear();
-    } catch (error) {
-      log.warn(errorFields(error), 'rollouts that are published may be published again at the next start');
-    }
-    try {
-      if (previous?.targets !== next.targets) await this.#spares.keepAll(next);
-    } catch (error) {
-      log.warn(errorFields(error), 'published files have no copies yet: it is tried again within a day');
-    }
+  async #committedNow(plan: CommitPlan): Promise<void> {
+    await this.#signer.committed(plan);
+    if (plan.previous?.targets !== plan.next.targets) await this.content.keepCopies(plan.next);
     this.#tell();
   }
 
@@ -554,25 +456,4 @@ export class Repository {
       }
     }
   }
-}
-
-function versionsOf(committed: Committed): Record<Role, number> {
-  const { root, targets, timestamp, snapshot, rollouts, deltas } = committed;
-  return {
-    root: root.signed.version,
-    targets: targets.signed.version,
-    timestamp: timestamp.signed.version,
-    snapshot: snapshot.signed.version,
-    rollouts: rollouts.signed.version,
-    deltas: deltas.signed.version,
-  };
-}
-
-function notInitialised(): SitecastError {
-  return new SitecastError(
-    'conflict',
-    'SITECAST_NOT_INITIALISED',
-    'the repository is empty: its first change must hold both root and targets',
-    { hint: 'Run sitecast init.' },
-  );
 }

@@ -98,7 +98,7 @@ export class Scrubber {
    */
   async lookForMissing(path: string): Promise<boolean> {
     const { repository } = this.#deps;
-    const file = repository.publishedFile(path);
+    const file = repository.content.listed(path);
     if (!file || repository.damage.hasFile(file.name)) return false;
     const looking = this.#missing.get(path) ?? this.#lookAtMissing(file);
     this.#missing.set(path, looking);

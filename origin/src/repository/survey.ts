@@ -72,7 +72,7 @@ export class Survey {
     const { committed } = repository;
     const chunk = CHUNK_PATH.exec(path)?.[1];
     const version = Number(ROOT_PATH.exec(path)?.[1] ?? 0);
-    const listed = repository.publishedFile(path);
+    const listed = repository.content.listed(path);
     if (chunk !== undefined) await this.inspect(chunkIdFromHex(chunk));
     else if (version > 0 && version === committed?.root.signed.version) await this.mendMetadata();
     else if (version > 0) await this.#lookAtRoot(version);
@@ -101,9 +101,9 @@ export class Survey {
   /** @returns its bytes, if it's right */
   async lookAtFile(file: PublishedFile): Promise<Buffer | undefined> {
     const { repository } = this.#deps;
-    const bytes = await repository.readPublished(file);
+    const bytes = await repository.content.read(file);
     if (!bytes && (file.role !== 'rollouts' || !(await this.#republish(file))))
-      await repository.noteLost(file.name, file.path);
+      await repository.content.noteLost(file.name, file.path);
     return bytes;
   }
 
@@ -153,7 +153,7 @@ export class Survey {
     const { files, repository } = this.#deps;
     const name = metadataPath('root', version);
     if (await readRoot(files, version)) repository.damage.noteFile(name, true);
-    else await repository.noteLost(name, `${METADATA}/${name}`);
+    else await repository.content.noteLost(name, `${METADATA}/${name}`);
   }
 
   async #republish({ name, path }: PublishedFile): Promise<boolean> {

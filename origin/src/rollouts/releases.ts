@@ -5,7 +5,7 @@ import {
   parseReleaseManifest,
   type ReleaseManifest,
 } from '@sitecast/shared/release';
-import { type ListedFile, readListing } from '../repository/check-targets.ts';
+import { type ListedFile, type ListedRelease, readListing } from '../repository/check-targets.ts';
 import type { Repository } from '../repository/repository.ts';
 import { fileLost, publishedFileOf } from '../repository/target-source.ts';
 import { nearestOf } from './nearest.ts';
@@ -33,22 +33,11 @@ export async function findRelease(
   const productFile = listing?.products.get(product);
   if (!listing || !productFile) throw unknownProduct(product, listing);
   const parsed = parseProductFile(await read(repository, productFile));
-  let lost: SitecastError | undefined;
-  // Newest first: what is rolled out is mostly the newest.
-  const releases = [...(listing.releases.get(product)?.values() ?? [])].sort(
-    (one, other) => other.counter - one.counter,
-  );
-  for (const release of releases) {
-    if ('counter' in wanted && release.counter !== wanted.counter) continue;
-    const bytes = await repository.readPublished(publishedFileOf(release.manifest));
-    // Others of the product can be rolled out nevertheless.
-    if (!bytes) lost ??= fileLost(release.manifest);
-    if (!bytes) continue;
-    const manifest = parseReleaseManifest(bytes);
-    if ('version' in wanted && manifest.version !== wanted.version) continue;
-    return { product: parsed, manifest, manifestSha256: release.manifest.sha256 };
-  }
-  if (lost) throw lost;
+  const releases = [...(listing.releases.get(product)?.values() ?? [])];
+  const candidates = 'counter' in wanted ? releases.filter(one => one.counter === wanted.counter) : releases;
+  const { found, lost } = await findManifest(repository, candidates, wanted);
+  if (found) return { product: parsed, ...found };
+  if (lost) throw fileLost(lost);
   const name = 'version' in wanted ? wanted.version : `with the counter ${wanted.counter}`;
   throw new SitecastError(
     'notFound',
@@ -56,6 +45,24 @@ export async function findRelease(
     `${product} has no published release ${name}`,
     { hint: `\`sitecast release list ${product}\` shows those it has.` },
   );
+}
+
+/** @returns also a manifest that is lost, and may be the one: others of the product can be rolled out nevertheless */
+async function findManifest(
+  repository: Repository,
+  releases: readonly ListedRelease[],
+  wanted: ReleaseName,
+): Promise<{ found?: Omit<FoundRelease, 'product'>; lost?: ListedFile }> {
+  let lost: ListedFile | undefined;
+  // Newest first: what is rolled out is mostly the newest.
+  for (const release of [...releases].sort((one, other) => other.counter - one.counter)) {
+    const bytes = await repository.content.read(publishedFileOf(release.manifest));
+    if (!bytes) lost ??= release.manifest;
+    const manifest = bytes && parseReleaseManifest(bytes);
+    if (!manifest || ('version' in wanted && manifest.version !== wanted.version)) continue;
+    return { found: { manifest, manifestSha256: release.manifest.sha256 } };
+  }
+  return lost ? { lost } : {};
 }
 
 function unknownProduct(product: string, listing: ReturnType<typeof readListing> | undefined): SitecastError {
@@ -73,7 +80,7 @@ export function publishedProducts({ committed }: Repository): string[] {
 }
 
 async function read(repository: Repository, file: ListedFile): Promise<Buffer> {
-  const bytes = await repository.readPublished(publishedFileOf(file));
+  const bytes = await repository.content.read(publishedFileOf(file));
   if (bytes) return bytes;
   throw fileLost(file);
 }

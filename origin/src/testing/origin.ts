@@ -37,6 +37,7 @@ export interface TestOriginOptions {
   syncFiles: SyncFiles;
   now: () => number;
   acceptedDay?: string;
+  elapsedMs?: () => number;
   scrubBytesPerS?: number;
   /** The database; in memory if not given. */
   store?: FleetStore;
@@ -91,8 +92,9 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const tokens = await Tokens.open(store, audit, now);
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
-  const { acceptedDay, scrubBytesPerS = 0 } = options;
-  const repository = await Repository.open({ files, chunks, staged, now, acceptedDay, log });
+  // A test's clock that passes is time that the origin runs.
+  const { acceptedDay, scrubBytesPerS = 0, elapsedMs = now } = options;
+  const repository = await Repository.open({ files, chunks, staged, now, elapsedMs, acceptedDay, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };

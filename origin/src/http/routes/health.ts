@@ -72,4 +72,3 @@ export function healthRoutes(app: OriginApp, { repository, readiness, metrics }:
     async c => c.text(await metrics.text(), 200, { 'content-type': metrics.contentType }),
   );
 }
-
