@@ -249,10 +249,8 @@ export async function recoverFrom({
     const registry = await Registry.open(store);
     const files = new DiskFiles(directory);
     await prepareDataDirectory(files);
-    const chunks = await ThreadedChunks.open({
-      root: directory,
-      maxStagedBytes: Number.MAX_SAFE_INTEGER,
-    });
+    const maxStagedBytes = Number.MAX_SAFE_INTEGER;
+    const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes });
     endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
     const metadata = await restoreMetadata(files, mirrors, { mayBeNewer: damagedOnly });
@@ -271,7 +269,9 @@ export async function recoverFrom({
       await endings.endAll();
       return { metadata, ...restored, asked: from, unread: unread() };
     }
-    const parts = { repository, files, staged, chunks, audit, registry, database, now: Date.now, log };
+    const begins = () => unfinished.note(database.lost);
+    const around = { database, begins, now: Date.now, log };
+    const parts = { repository, files, staged, chunks, audit, registry, ...around };
     const recovered = await recover(parts, mirrors);
     await unfinished.end();
     // The first admin's may be among what was lost.

@@ -164,9 +164,9 @@ function recoverCommand(
     .addHelpText('after', RECOVER_HELP)
     .action(async ({ data, from = [], damagedOnly = false, acceptClock, json }: RecoverOptions) => {
       const recovered = await recover({ dataDirectory: data, from, damagedOnly, acceptedDay: acceptClock });
-      const text = 'lost' in recovered ? restoredText(recovered) : recoveredText(recovered);
+      const text = 'asked' in recovered ? restoredText(recovered) : recoveredText(recovered);
       out(json === true ? `${plainJson(JSON.stringify(recovered))}\n` : text);
-      if ('lost' in recovered) demandWhole(recovered);
+      if ('asked' in recovered) demandWhole(recovered);
     });
 }
 
@@ -269,11 +269,15 @@ function demandWhole({ lost: { files, releases }, asked, unread }: RestoredFrom)
 }
 
 function recoveredText(recovered: Recovered): string {
-  const { from, unread, versions, releases, lacking, paused, missingKeys, adminTokenPath } = recovered;
+  const { from, unread, versions, releases, lacking, lost, paused, missingKeys, adminTokenPath } = recovered;
   const lines = [
     ...databaseLines(recovered),
     from === undefined ? 'nothing newer was found: the repository stays as it was' : `caught up with ${from}`,
     ...releases.map(({ product, counter }) => `  brought back: release ${counter} of ${product}`),
+    ...lost.map(
+      name =>
+        `  nobody has ${name}: once the origin runs, publish the release again for an index, submit its draft again, or withdraw it with --counter`,
+    ),
     ...lacking.map(
       ({ product, version, chunks }) =>
         `  ${chunks} chunks of ${product} ${version} are lost: publish it again, with the same image, once the origin runs`,

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseRollouts, type RolloutsFile, rolloutsTarget, serializeRollouts } from '@sitecast/shared/fleet';
+import { targetPath } from '@sitecast/shared/trust';
 import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
 import type { LackingRelease } from '../repository/check-releases.ts';
@@ -14,6 +15,7 @@ import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
 import { stageChunks } from './chunks-from-mirrors.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
+import { fetchTarget } from './restore.ts';
 import { restoreRevocations } from './revocations.ts';
 import { type UnreadMirror, unreadText } from './watched-mirrors.ts';
 import {
@@ -40,6 +42,8 @@ interface RecoverDeps {
   registry: Pick<Registry, 'member'>;
   /** What was the matter with the database. */
   database: MendedState;
+  /** Called before anything is changed: from then on it has to be run to its end. */
+  begins: () => Promise<void>;
   now: () => number;
   log: Log;
 }
@@ -56,6 +60,8 @@ export interface Recovered {
   releases: { product: string; counter: number }[];
   /** Those of them of which nobody had all chunks: they are to be published again, with the same bytes. */
   lacking: LackingRelease[];
+  /** Target files that nobody has: their releases can't be installed before these are back. */
+  lost: string[];
   /** Rollouts that are paused now. */
   paused: string[];
   /**
@@ -92,6 +98,7 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
   const revocations = await restoreRevocations(deps, new Map([...published, ...rollouts]));
   const versions = { restored: repository.versions(), seen: copy?.versions };
   const later = await laterEntries(audit, copy !== undefined || isMended(database));
+  if (copy) await deps.begins();
   const about = { end: logRestoredTo, later, from: copy?.mirror.name, versions, database, revocations };
   if (repository.committed || isMended(database)) await recordRecovery(audit, about);
   else throw notInitialised();
@@ -123,16 +130,16 @@ async function catchUp(
     mirrors: readonly Mirror[];
     rollouts: ReadonlyMap<string, RolloutsFile>;
   },
-): Promise<Pick<Recovered, 'releases' | 'lacking' | 'paused'>> {
+): Promise<Pick<Recovered, 'releases' | 'lacking' | 'lost' | 'paused'>> {
   const { repository, audit } = deps;
   const { committed } = repository;
-  if (!committed) return { releases: [], lacking: [], paused: [] };
+  if (!committed) return { releases: [], lacking: [], lost: [], paused: [] };
   if (copy) await repository.raiseFloor(copy.versions, copy.issuedMs);
   // Paused before anything else: however this ends, no rollout goes on by itself.
   const paused = await pauseAll(deps, rollouts);
   if (!copy) {
     await publishPauses(repository);
-    return { releases: [], lacking: [], paused };
+    return { releases: [], lacking: [], lost: [], paused };
   }
   const releases: Recovered['releases'] = [];
   const before = readListing(committed.targets.signed);
@@ -142,9 +149,9 @@ async function catchUp(
   }
   await stageFiles(deps, copy, mirrors);
   await recordReleases(audit, releases);
-  const lacking = await repository.adopt({ ...copy, rolloutFiles: await rolloutFilesOf(copy) });
+  const { lacking, lost } = await repository.adopt({ ...copy, rolloutFiles: await rolloutFilesOf(copy) });
   await publishPauses(repository);
-  return { releases, lacking, paused };
+  return { releases, lacking, lost, paused };
 }
 
 async function newestCopy(
@@ -239,16 +246,18 @@ async function stageFiles(
   mirrors: readonly Mirror[],
 ): Promise<void> {
   const own = repository.committed?.targets.signed.targets ?? {};
+  const all = [copy.mirror, ...mirrors.filter(mirror => mirror !== copy.mirror)];
   for (const [name, { hashes, length }] of Object.entries(copy.targets.signed.targets)) {
     const { sha256 = '' } = hashes;
     if (own[name]?.hashes.sha256 === sha256) continue;
     log.info({ file: name, lengthBytes: length }, 'fetching what the backup lacks');
-    const bytes = await copy.file('targets', name);
+    const bytes = await fetchTarget(all, targetPath(name, sha256), { sha256, lengthBytes: length });
+    // What nobody has, `adopt` says.
+    if (!bytes) continue;
     await stageFile(staged, bytes);
     if (!name.endsWith('.caibx')) continue;
-    // What nobody has, `adopt` says.
     const ids = Buffer.concat([...ChunkIndex.decode(bytes).places()].map(({ id }) => id));
-    await stageChunks(chunks, ids, [copy.mirror, ...mirrors.filter(mirror => mirror !== copy.mirror)]);
+    await stageChunks(chunks, ids, all);
   }
 }
 

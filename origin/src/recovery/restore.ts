@@ -222,7 +222,8 @@ async function fetchRight<T>(
   return undefined;
 }
 
-async function fetchTarget(
+/** From the first that has the very file. */
+export async function fetchTarget(
   mirrors: readonly Mirror[],
   path: string,
   { sha256, lengthBytes }: { sha256: string; lengthBytes: number },

@@ -1,4 +1,4 @@
-import { cpSync, existsSync, readFileSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   ONLINE_ROLES,
@@ -85,6 +85,11 @@ async function restoreBackup(): Promise<RunningOrigin> {
   cpSync(at('data'), at('seen'), { recursive: true });
   rmSync(at('data'), { recursive: true });
   cpSync(at('backup'), at('data'), { recursive: true });
+  // No device has asked for it: a gateway has the metadata alone.
+  const releases = at('seen/repository/targets/releases');
+  const manifest = readdirSync(releases).find(name => name.endsWith('.door-1.json')) ?? '';
+  rmSync(join(releases, manifest));
+  rmSync(at(`seen/spare/${manifest.slice(0, 64)}`));
   return await start('seen');
 }
 
@@ -120,6 +125,7 @@ it.each<OnlineRole[]>([['rollouts'], [...ONLINE_ROLES]])(
     await rotate('timestamp');
     await rotate(roles[0] ?? 'timestamp');
     await operator.publishOk('camera', imageOf(...randomChunks(2)));
+    await operator.publishOk('door', imageOf(...randomChunks(2)));
     const gateway = await restoreBackup();
     const follower = new Follower();
     await follower.begin();
@@ -135,8 +141,12 @@ it.each<OnlineRole[]>([['rollouts'], [...ONLINE_ROLES]])(
     const recovered = await recoverFrom(asked);
     expect(recovered).toMatchObject({
       from: gateway.url,
-      releases: [{ product: 'camera', counter: 2 }],
+      releases: [
+        { product: 'camera', counter: 2 },
+        { product: 'door', counter: 1 },
+      ],
       lacking: [],
+      lost: ['releases/door-1.json'],
       paused: [rolloutId],
       missingKeys: lost.map(role => ({ role, problem: expect.stringContaining('is another key') })),
     });

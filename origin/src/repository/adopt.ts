@@ -1,16 +1,27 @@
+import { ChunkIdSet, ChunkIndex } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { parseReleaseManifest } from '@sitecast/shared/release';
 import { ONLINE_ROLES } from '@sitecast/shared/signing';
 import { type Metadata, verifyThreshold } from '@sitecast/shared/trust';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
-import { checkListing, type ListingChange } from './check-releases.ts';
+import { findChunks } from './check-chunks.ts';
+import type { LackingRelease } from './check-releases.ts';
 import { checkRoot } from './check-root.ts';
-import { checkTargetsMetadata, readListing } from './check-targets.ts';
+import {
+  checkTargetsMetadata,
+  type ListedFile,
+  type Listing,
+  readListing,
+  targetFilePath,
+  type TargetSource,
+} from './check-targets.ts';
 import { type CommitPlan, newTargetFile, targetFilesOf } from './commit.ts';
 import { type Committed, signersOf } from './committed.ts';
 import type { VersionFloor } from './online-roles.ts';
 import type { OnlineSigner } from './online-signer.ts';
-import { targetSource, type TargetSourceDeps } from './target-source.ts';
+import { isLost, listedFiles, releasesIn, targetSource, type TargetSourceDeps } from './target-source.ts';
 
 /** The repository as others have seen it, while this data directory hasn't. */
 export interface AdoptedState extends Omit<Committed, 'root'> {
@@ -29,10 +40,22 @@ interface AdoptionDeps extends Pick<TargetSourceDeps, 'readPublished'> {
   floor: VersionFloor;
 }
 
+/** What an adopted listing brings in: all of it was checked when it was published. */
+interface AdoptedFiles {
+  /** Those of its new files that are at hand. */
+  newFiles: ListedFile[];
+  /** Those that nobody has. */
+  lost: ListedFile[];
+  /** Staged chunks of new releases. */
+  chunks: ChunkIdSet;
+  /** Releases whose chunks nobody has. */
+  lacking: LackingRelease[];
+}
+
 /** How a state is taken over. */
 interface Adoption {
   plan: CommitPlan;
-  change: ListingChange;
+  change: AdoptedFiles;
   /** False where it's taken as others have seen it, for want of a key. */
   isSignedHere: boolean;
 }
@@ -59,8 +82,7 @@ export async function planAdoption(
     verifyThreshold(seen[role], signersOf(role, root.signed, seen.targets.signed), { role });
   const before = readListing(previous.targets.signed);
   const source = targetSource({ files, staged, published: before, readPublished });
-  const after = readListing(seen.targets.signed);
-  const change = await checkListing(before, after, { source, chunks, isAdopted: true });
+  const change = await adoptedFiles(before, readListing(seen.targets.signed), { source, chunks });
   const isSignedHere = signer.missingKeys(seen).length === 0;
   const { next, targetFiles, ...signed } = isSignedHere
     ? await signer.sign({ root, targets: seen.targets, previous, floor })
@@ -75,6 +97,42 @@ export async function planAdoption(
     floor,
   };
   return { plan, change, isSignedHere };
+}
+
+async function adoptedFiles(
+  before: Listing,
+  after: Listing,
+  { source, chunks }: { source: TargetSource; chunks: Chunks },
+): Promise<AdoptedFiles> {
+  const adopted: AdoptedFiles = { newFiles: [], lost: [], chunks: new ChunkIdSet(), lacking: [] };
+  const known = new Set(listedFiles(before).map(targetFilePath));
+  for (const file of listedFiles(after)) {
+    if (known.has(targetFilePath(file))) continue;
+    ((await readUnlessLost(source, file)) ? adopted.newFiles : adopted.lost).push(file);
+  }
+  for (const release of releasesIn(after)) {
+    const { product, counter } = release;
+    if (before.releases.get(product)?.has(counter)) continue;
+    const [manifest, index] = [
+      await readUnlessLost(source, release.manifest),
+      await readUnlessLost(source, release.index),
+    ];
+    const missing = index && (await findChunks(release, ChunkIndex.decode(index), chunks, adopted.chunks));
+    if (!manifest || !missing || missing.size === 0) continue;
+    const { version } = parseReleaseManifest(manifest);
+    adopted.lacking.push({ product, counter, version, chunks: missing.size });
+  }
+  return adopted;
+}
+
+async function readUnlessLost(source: TargetSource, file: ListedFile): Promise<Buffer | undefined> {
+  try {
+    return await source.read(file);
+  } catch (error) {
+    if (isLost(error) || (error instanceof SitecastError && error.code === 'SITECAST_FILES_MISSING'))
+      return undefined;
+    throw error;
+  }
 }
 
 /** What is here already keeps its identity: it isn't written again, and an undone commit doesn't delete it. */

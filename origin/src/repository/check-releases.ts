@@ -32,8 +32,6 @@ export interface ListingChange {
   newFiles: ListedFile[];
   /** The staged chunks among those of the added releases. */
   chunks: ChunkIdSet;
-  /** Added releases that lack chunks, and how many; none unless that is allowed. */
-  lacking: LackingRelease[];
 }
 
 /** A release that is listed, though chunks of it aren't there. */
@@ -47,8 +45,6 @@ export interface LackingRelease {
 interface ReleaseCheckDeps {
   source: TargetSource;
   chunks: Chunks;
-  /** True for a listing that was checked when it was published: it may be several changes later, and chunks may be lost. */
-  isAdopted?: boolean;
 }
 
 /**
@@ -66,7 +62,6 @@ export async function checkListing(
     products: [],
     newFiles: [],
     chunks: new ChunkIdSet(),
-    lacking: [],
   };
   for (const [product, releases] of before.releases) {
     for (const counter of releases.keys()) {
@@ -103,7 +98,7 @@ async function checkProduct(
   const next = await readProduct(product, file, source);
   const previous = oldFile && (await readProduct(product, oldFile, source));
   checkProductFile(next, previous, added);
-  if (!deps.isAdopted) await checkWithdrawn(next, previous, removed, source);
+  await checkWithdrawn(next, previous, removed, source);
   if (isNewFile) {
     change.products.push(product);
     change.newFiles.push(file);
@@ -129,7 +124,7 @@ async function checkManifests(
 
 async function checkAdded(
   release: ListedRelease,
-  { source, chunks, isAdopted = false }: ReleaseCheckDeps,
+  { source, chunks }: ReleaseCheckDeps,
   change: ListingChange,
 ): Promise<void> {
   const manifest = await readManifest(release, source);
@@ -137,8 +132,7 @@ async function checkAdded(
   const missing = await findChunks(release, index, chunks, change.chunks);
   const { product, counter } = release;
   const named = { product, counter, version: manifest.version };
-  if (missing.size > 0 && !isAdopted) throw chunksMissing(release, missing);
-  if (missing.size > 0) change.lacking.push({ ...named, chunks: missing.size });
+  if (missing.size > 0) throw chunksMissing(release, missing);
   change.added.push(named);
   change.newFiles.push(release.manifest, release.index);
 }

@@ -135,10 +135,7 @@ export class Repository {
    * @throws the codes of docs/ERRORS.md under "Publishing"; nothing has changed then
    */
   submit(change: Change): Promise<ChangeResult> {
-    return this.#serial.run(async () => {
-      const { lacking: _none, ...result } = await this.#submit(change);
-      return result;
-    });
+    return this.#serial.run(() => this.#submit(change));
   }
 
   /**
@@ -194,12 +191,12 @@ export class Repository {
 
   /**
    * Publishes what was published before, and is lost here, together with the rollouts that wait for it: signed by the origin's
-   * keys; or, where root or targets name keys that it doesn't have, just as others have seen it. Target files must lie in staging,
-   * and chunks as far as there are any left.
-   * @returns releases that lack chunks
+   * keys; or, where root or targets name keys that it doesn't have, just as others have seen it. Target files and chunks
+   * lie in staging, as far as there are any left.
+   * @returns releases that lack chunks, and names of files that nobody has
    * @throws as `submit`
    */
-  adopt(state: AdoptedState): Promise<LackingRelease[]> {
+  adopt(state: AdoptedState): Promise<{ lacking: LackingRelease[]; lost: string[] }> {
     return this.#serial.run(async () => {
       await this.#ensureSettled();
       const previous = this.#committed;
@@ -212,7 +209,8 @@ export class Repository {
         { versions: this.versions(), isSignedHere },
         'caught up with what others have seen',
       );
-      return change.lacking;
+      const { lacking, lost } = change;
+      return { lacking, lost: lost.map(({ name }) => name) };
     });
   }
 
@@ -303,12 +301,7 @@ export class Repository {
     await this.#serial.idle();
   }
 
-  async #submit({
-    root,
-    targets,
-    isDryRun,
-    beforeCommit,
-  }: Change): Promise<ChangeResult & { lacking: LackingRelease[] }> {
+  async #submit({ root, targets, isDryRun, beforeCommit }: Change): Promise<ChangeResult> {
     if (root === undefined && targets === undefined) throw changeEmpty();
     await this.#ensureSettled();
     // Before anything is compared with it: else what is right is blamed.
@@ -319,13 +312,13 @@ export class Repository {
       targets: readNew('targets', targets, previous?.targets),
     };
     if (previous && !given.root && !given.targets) {
-      const nothing = { added: [], removed: [], products: [], lacking: [] };
+      const nothing = { added: [], removed: [], products: [] };
       return { versions: versionsOf(previous), ...nothing, isAlreadyDone: true };
     }
     const plan = await this.#plan(given);
-    const { added, removed, products, lacking, newFiles } = plan.change;
+    const { added, removed, products, newFiles } = plan.change;
     const versions = versionsOf(plan.next);
-    const result = { versions, added, removed, products, lacking, isAlreadyDone: false };
+    const result = { versions, added, removed, products, isAlreadyDone: false };
     if (isDryRun === true) return result;
 
     await beforeCommit?.(result);

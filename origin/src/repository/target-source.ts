@@ -3,7 +3,13 @@ import { parseTargetName } from '@sitecast/shared/release';
 import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
 import { readOrUndefined } from '../storage/unreadable.ts';
-import { type ListedFile, type Listing, targetFilePath, type TargetSource } from './check-targets.ts';
+import {
+  type ListedFile,
+  type ListedRelease,
+  type Listing,
+  targetFilePath,
+  type TargetSource,
+} from './check-targets.ts';
 import { sha256Hex, TARGETS } from './committed.ts';
 import type { PublishedFile } from './published-files.ts';
 
@@ -64,9 +70,13 @@ export function fileLost({ name }: ListedFile): SitecastError {
   );
 }
 
-function listedFiles({ products, releases }: Listing): ListedFile[] {
-  const ofReleases = [...releases.values()].flatMap(ofProduct => [...ofProduct.values()]);
-  return [...products.values(), ...ofReleases.flatMap(({ manifest, index }) => [manifest, index])];
+export function releasesIn({ releases }: Listing): ListedRelease[] {
+  return [...releases.values()].flatMap(ofProduct => [...ofProduct.values()]);
+}
+
+export function listedFiles(listing: Listing): ListedFile[] {
+  const ofReleases = releasesIn(listing).flatMap(({ manifest, index }) => [manifest, index]);
+  return [...listing.products.values(), ...ofReleases];
 }
 
 /** A file that an earlier change brought in, even if nothing refers to it at the moment. */
