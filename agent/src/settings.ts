@@ -27,6 +27,9 @@ export interface RunSettings {
   rootFile: string | undefined;
   product: string;
   hardware: string;
+  /** What it wants to be called; `{}` in it stands for what the file holds. */
+  name: string | undefined;
+  nameFile: string | undefined;
   slots: Record<SlotName, string>;
   slotBytes: number | undefined;
   boot:
@@ -57,6 +60,21 @@ export interface PeerSettings {
   maxUploadBytesPerS: number | undefined;
 }
 
+/** What the device is, and wants to be called. */
+function addIdentityOptions(command: SettingsCommand): void {
+  command
+    .option('--product <name>', 'what this device is')
+    .option('--hardware <name>', 'the board it runs on')
+    .option(
+      '--name <name>',
+      'what it wants to be called, such as cam-0042; {} stands for what --name-file holds, as in cam-{}',
+    )
+    .option(
+      '--name-file <file>',
+      'holds that, or a part of it, such as /sys/firmware/devicetree/base/serial-number',
+    );
+}
+
 /** The options of all commands that can act on the device. */
 export function addRunOptions(command: SettingsCommand): SettingsCommand {
   command
@@ -64,9 +82,9 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .option('--gateway <url...>', 'gateways (or the origin), in order of preference')
     .option('--token <token>', 'join token')
     .option('--token-file <file>', 'file that holds the join token')
-    .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it")
-    .option('--product <name>', 'what this device is')
-    .option('--hardware <name>', 'the board it runs on')
+    .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it");
+  addIdentityOptions(command);
+  command
     .option('--slot-a <path>', 'slot A: a block device (by partuuid or partlabel, not by label) or a file')
     .option('--slot-b <path>', 'slot B; whichever of them does not run must not be mounted')
     .option('--slot-bytes <size>', 'what a file slot holds at most, such as 512MiB', parseBytes)
@@ -145,6 +163,8 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     rootFile: values.text('root'),
     product: checkName('product', values.needed('product')),
     hardware: checkName('hardware', values.needed('hardware')),
+    name: values.filled('name'),
+    nameFile: values.filled('nameFile'),
     slots: { A: values.needed('slotA'), B: values.needed('slotB') },
     slotBytes: values.number('slotBytes'),
     boot: bootSettings(values),
@@ -200,9 +220,15 @@ class Values {
     return typeof value === 'string' ? value : undefined;
   }
 
-  needed(name: string): string {
+  /** A variable of the environment that is set to nothing is as good as none. */
+  filled(name: string): string | undefined {
     const value = this.text(name);
-    if (value === undefined || value === '') throw missing(name);
+    return value === '' ? undefined : value;
+  }
+
+  needed(name: string): string {
+    const value = this.filled(name);
+    if (value === undefined) throw missing(name);
     return value;
   }
 

@@ -6,14 +6,15 @@ import { SLOT_NAMES } from './ports.ts';
 /** One screen for a technician who stands in front of the device. */
 export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolean; nowMs: number }): string {
   const lines = [
-    ['device', status.id],
+    ['device', status.name ?? status.id],
+    ...(status.name === undefined ? [] : [['id', status.id]]),
     [
       '',
       `${status.product} on ${status.hardware}${status.site === undefined ? '' : `, site ${status.site}`}`,
     ],
     ['agent', isAlive ? `runs (process ${status.pid})` : 'does not run: this is what it knew last'],
     ['as of', ago(status.at, nowMs)],
-    ...SLOT_NAMES.map(name => [`slot ${name}`, slotLine(status, name)]),
+    ...SLOT_NAMES.flatMap(name => slotLines(status, name)),
     ['state', stateLine(status)],
     ...progressLines(status),
     ...failureLines(status, nowMs),
@@ -24,7 +25,7 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
     ],
     ...peersLines(status),
     ['metadata', metadataLine(status, nowMs)],
-    ['enrolment', status.enrolment],
+    ['enrolment', enrolmentLine(status)],
     ['reports', reportsLine(status)],
     ...(status.storageProblem === undefined ? [] : [['storage', status.storageProblem]]),
   ];
@@ -38,11 +39,26 @@ const DOUBTS: Record<string, string> = {
     "this clock is synchronised: the origin's was ahead when it signed, and its operator can take that back (`sitecast keys rotate timestamp`)",
 };
 
-function slotLine({ slots, booted }: Status, name: SlotName): string {
-  const { state, release, path } = slots[name];
+/** A wish is this device's own word: the name above is the origin's. */
+function enrolmentLine({ enrolment, wish }: Status): string {
+  if (wish === undefined || (enrolment !== 'pending' && enrolment !== 'unknown')) return enrolment;
+  return `${enrolment}; it wants to be called ${wish}`;
+}
+
+/** What a problem with a slot is in a word, by its code. */
+const SLOT_PROBLEMS: Record<string, string> = {
+  SITECAST_SLOT_MISSING: 'missing',
+  SITECAST_SLOT_BUSY: 'in use',
+  SITECAST_SLOT_UNUSABLE: 'unusable',
+};
+
+function slotLines({ slots, booted }: Status, name: SlotName): string[][] {
+  const { state, release, path, problem } = slots[name];
   const what = release ? `${release.version} (${release.counter})` : 'no known release';
   const mark = booted === name ? '* booted' : '  other ';
-  return `${mark}  ${state.padEnd(9)} ${what.padEnd(24)} ${path}`;
+  const how = problem ? (SLOT_PROBLEMS[problem.code] ?? 'unreadable') : state;
+  const lines = [[`slot ${name}`, `${mark}  ${how.padEnd(10)} ${what.padEnd(24)} ${path}`]];
+  return problem ? [...lines, ['', problem.message]] : lines;
 }
 
 function stateLine({ state, waitingFor, message }: Status): string {

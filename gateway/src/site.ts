@@ -13,6 +13,8 @@ import { ReportDesk } from './outbox/accept-reports.ts';
 import { Outbox } from './outbox/outbox.ts';
 import { OutboxSender } from './outbox/outbox-sender.ts';
 import { Tracker } from './peers/tracker.ts';
+import { HeardDevices } from './presence/heard-devices.ts';
+import { PresenceTeller } from './presence/presence-teller.ts';
 import { ProgressRelay } from './progress/progress-relay.ts';
 import { SiteUpstreams } from './upstream/site-upstreams.ts';
 
@@ -49,9 +51,14 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
     isRevoked: id => revocations.has(id),
     now,
   });
+  const isHere = (id: string): boolean => devices.isHere(id) && !revocations.has(id);
+  const heard = new HeardDevices({ isHere });
   return {
     ...documents,
     devices,
+    isHere,
+    heard,
+    presence: openPresence(parts, { own, heard, leases }),
     outbox,
     own,
     leases,
@@ -105,6 +112,21 @@ function openOwnEnrolment(
     onSite: site => {
       devices.site = site;
     },
+    log,
+  });
+}
+
+/** The origin alone is told: another gateway, in its place, would know nothing of it. */
+function openPresence(
+  { upstreams, now, log }: GatewayParts,
+  { own, ...about }: { own: OwnEnrolment; heard: HeardDevices; leases: Leases },
+): PresenceTeller {
+  const origins = upstreams.filter(({ isOrigin }) => isOrigin);
+  return new PresenceTeller({
+    ...about,
+    upstreams: new SiteUpstreams(origins.length > 0 ? origins : upstreams),
+    isEnrolled: () => own.state === 'enrolled',
+    now,
     log,
   });
 }

@@ -2,7 +2,9 @@ import { fastVerifyById, type VerifySignature } from '@sitecast/shared/identity'
 import type { Audit } from './audit/audit.ts';
 import type { Events } from './events/events.ts';
 import { tellOutcomes } from './events/outcomes.ts';
+import { tellSilence } from './events/silence.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
+import { LOOK_EVERY_MS } from './fleet/presence.ts';
 import type { FleetStore } from './fleet/store.ts';
 import { type Log, RecurringErrors } from './log.ts';
 import type { Repository } from './repository/repository.ts';
@@ -14,6 +16,8 @@ import type { After } from './upkeep.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */
 const TEND_INTERVAL_MS = 60_000;
+/** How often it's written down when members were last seen. */
+const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
 interface FleetServicesDeps {
   repository: Repository;
@@ -52,12 +56,12 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     rolloutOf: (product, counter) => goingOnWith(rollouts.list(), product, counter),
     onOutcomes: changes => {
       rollouts.countOutcomes(changes);
-      tellOutcomes(events, changes);
+      tellOutcomes(events, changes, id => fleet.registry.member(id)?.name);
     },
     room,
     now,
   });
-  const { registry, progress } = fleet;
+  const { registry, progress, presence } = fleet;
   const rollouts: Rollouts = await Rollouts.open({
     repository,
     registry,
@@ -69,48 +73,63 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     after,
     log,
   });
-  const errors = new RecurringErrors(log);
-  const tend = async (): Promise<void> => {
-    await rollouts.reconcile();
-    await registry.saveSeen();
-    errors.succeeded('tend');
-  };
-  const stopTending = again(after, TEND_INTERVAL_MS, tend, error =>
-    errors.failed('tend', error, 'tending the fleet failed', { retryMs: TEND_INTERVAL_MS }),
-  );
+  const every = again(after, new RecurringErrors(log));
+  const stopTending = every(TEND_INTERVAL_MS, tending(fleet, rollouts, now), 'tending the fleet failed');
+  const look = async (): Promise<void> => tellSilence(presence.look(), { events, registry, log });
+  const stopLooking = every(LOOK_EVERY_MS, look, 'looking for silent gateways failed');
   return {
     fleet,
     rollouts,
     verifyById,
     async close() {
+      await stopLooking();
       await stopTending();
       await fleet.intake.idle();
       await rollouts.stop();
+      await presence.save({ isLast: true });
       await registry.saveSeen();
     },
   };
 }
 
-/** @returns ends it, once what is under way has ended */
-function again(
-  after: After,
-  everyMs: number,
-  act: () => Promise<void>,
-  failed: (error: unknown) => void,
-): () => Promise<void> {
-  let isStopped = false;
-  let underWay = Promise.resolve();
-  let cancel = (): void => {};
-  const schedule = (): void => {
-    if (isStopped) return;
-    cancel = after(everyMs, () => {
-      underWay = act().catch(failed).finally(schedule);
-    });
-  };
-  schedule();
+/** What is due every minute. */
+function tending({ registry, presence }: Fleet, rollouts: Rollouts, now: () => number): () => Promise<void> {
+  let savedMs = now();
   return async () => {
-    isStopped = true;
-    cancel();
-    await underWay;
+    await rollouts.reconcile();
+    await presence.save();
+    // Every gateway speaks every minute.
+    if (Math.abs(now() - savedMs) < SAVE_SEEN_INTERVAL_MS) return;
+    await registry.saveSeen();
+    savedMs = now();
+  };
+}
+
+/** @returns begins something that is done again and again; what that returns ends it, once what is under way has ended */
+function again(after: After, errors: RecurringErrors) {
+  return (everyMs: number, act: () => Promise<void>, failure: string): (() => Promise<void>) => {
+    let isStopped = false;
+    let underWay = Promise.resolve();
+    let cancel = (): void => {};
+    const attempt = async (): Promise<void> => {
+      try {
+        await act();
+        errors.succeeded(failure);
+      } catch (error) {
+        errors.failed(failure, error, failure, { retryMs: everyMs });
+      }
+    };
+    const schedule = (): void => {
+      if (isStopped) return;
+      cancel = after(everyMs, () => {
+        underWay = attempt().finally(schedule);
+      });
+    };
+    schedule();
+    return async () => {
+      isStopped = true;
+      cancel();
+      await underWay;
+    };
   };
 }

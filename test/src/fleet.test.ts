@@ -53,7 +53,8 @@ class Speaker {
     return { status: response.status, body: answer };
   }
 
-  async enrol(token?: string) {
+  /** @param name what it wants to be called */
+  async enrol(token?: string, name?: string) {
     const pair = token === undefined ? undefined : parseJoinToken(token).pair;
     const enrolment = {
       format: 'sitecast-enrolment-1' as const,
@@ -62,6 +63,7 @@ class Speaker {
       kind: 'device' as const,
       product: 'camera',
       hardware: 'rpi4',
+      ...(name !== undefined && { name }),
       ...(pair && { token: pair.keyId }),
     };
     return await this.post('/site/v1/enrolments', {
@@ -140,7 +142,12 @@ describe('sitecast', () => {
   it.each([
     [['token', 'create', '--join'], 'SITECAST_OPTION_MISSING'],
     [['token', 'create'], 'SITECAST_OPTION_MISSING'],
-    [['token', 'create', '--join', '--kind', 'device', '--name', 'x'], 'SITECAST_OPTION_CONFLICT'],
+    [['token', 'create', '--join', '--kind', 'device', '--role', 'viewer'], 'SITECAST_OPTION_CONFLICT'],
+    [
+      ['token', 'create', '--join', '--kind', 'device', '--name', 'x', '--uses', '2'],
+      'SITECAST_OPTION_CONFLICT',
+    ],
+    [['device', 'name', 'x'], 'SITECAST_OPTION_CONFLICT'],
     [['token', 'create', '--name', 'x', '--uses', '2'], 'SITECAST_OPTION_CONFLICT'],
   ])('%j is refused', async (args, code) => {
     expect(await refused(...args)).toEqual({ exitCode: 2, code });
@@ -177,6 +184,70 @@ describe('sitecast', () => {
     expect(await refused('device', 'show', 'nobody')).toEqual({
       exitCode: 3,
       code: 'SITECAST_DEVICE_UNKNOWN',
+    });
+  });
+
+  it('calls devices by their names, takes these for ids, and asks before one takes the place of another', async () => {
+    const token = await said(
+      'token',
+      'create',
+      '--join',
+      '--kind',
+      'device',
+      '--site',
+      'quay',
+      '--uses',
+      '9',
+    );
+    const [old, other, anew] = [new Speaker(), new Speaker(), new Speaker()];
+    const [oldId, newId] = [old.identity.id, anew.identity.id];
+    await old.enrol(token, 'quay-10');
+    await other.enrol(token, 'quay-9');
+    expect(await said('device', 'list', '--site', 'quay')).toMatch(/^DEVICE .*\nquay-9 .*\nquay-10 /);
+    expect(await said('device', 'show', 'QUAY-10')).toMatch(new RegExp(`^device +quay-10\nid +${oldId}\n`));
+    expect(await said('device', 'tag', 'quay-10', 'ring=early')).toMatch(/^quay-10 /);
+    expect(await said('device', 'name', 'quay-9', 'quay-8')).toContain(`${other.identity.id} is quay-8`);
+    expect(await refused('device', 'name', 'quay-8', 'quay-10')).toEqual({
+      exitCode: 3,
+      code: 'SITECAST_NAME_TAKEN',
+    });
+    expect(await said('audit', '--of', 'device:quay-8', '--action', 'device.change')).toContain(
+      'device:quay-8',
+    );
+
+    expect((await anew.enrol(token, 'quay-10')).status).toBe(202);
+    const waiting = await bed.run('sitecast', ['device', 'list', '--pending']);
+    expect(waiting.stdout).toMatch(new RegExp(`\n${newId} +quay-10 `));
+    expect(waiting.stderr).toContain(`quay-10 is already the name of device ${oldId} (last heard `);
+    // A wish names nobody.
+    expect(await refused('device', 'accept', 'quay-10')).toMatchObject({ code: 'SITECAST_DEVICE_UNKNOWN' });
+    expect(await refused('device', 'accept', newId)).toEqual({ exitCode: 3, code: 'SITECAST_NAME_TAKEN' });
+    const accepted = await said('device', 'accept', newId.slice(-12), '--replace');
+    expect(accepted).toBe(`quay-10 (${newId}) is in, at the site quay\n`);
+    expect(await bed.json('sitecast', ['device', 'show', 'quay-10'])).toMatchObject({
+      id: newId,
+      tags: { ring: 'early' },
+    });
+    expect(await bed.json('sitecast', ['device', 'show', oldId])).toMatchObject({ state: 'revoked' });
+
+    const single = await said(
+      'token',
+      'create',
+      '--join',
+      '--kind',
+      'device',
+      '--site',
+      'quay',
+      '--name',
+      'kept',
+    );
+    await new Speaker().enrol(single, 'wished');
+    expect(await said('device', 'revoke', 'kept')).toMatch(/^kept \(12D3\w+\) is revoked/);
+    // Somebody's name that ends another's id: which of the two is meant, nobody knows.
+    await new Speaker().enrol(token, oldId.slice(-9));
+    expect(await refused('device', 'show', oldId.slice(-9))).toEqual({
+      exitCode: 2,
+      code: 'SITECAST_ID_AMBIGUOUS',
     });
   });
 
@@ -234,24 +305,18 @@ describe('sitecast', () => {
       '9',
     );
     const devices = Array.from({ length: 4 }, () => new Speaker());
-    for (const device of devices) expect((await device.enrol(token)).status).toBe(200);
+    for (const [at, device] of devices.entries())
+      expect((await device.enrol(token, `mast-${at}`)).status).toBe(200);
     await writeFile(
       bed.path('rollout.yaml'),
       'product: camera\nversion: 1.0.0\nstages: [10, 50, 100]\nsoak: [1h, 2h, 0s]\nsite: [mast, hut]\nallow-unknown: true\non-failure: pause\n',
     );
-    const start = [
-      'rollout',
-      'start',
-      '--file',
-      'rollout.yaml',
-      '--canary-device',
-      devices[0]?.identity.id ?? '',
-    ];
+    const start = ['rollout', 'start', '--file', 'rollout.yaml', '--canary-device', 'mast-0'];
     expect(await refused(...start)).toEqual({ exitCode: 2, code: 'SITECAST_OPTION_CONFLICT' });
     start.push('--soak', '1h');
     const dry = await bed.json('sitecast', [...start, '--dry-run']);
     expect(dry).toMatchObject({ total: 4, stages: [{ count: 1 }, { count: 0 }, { count: 1 }, { count: 2 }] });
-    expect(await said(...start, '--dry-run')).toContain('stage 1, canaries: 1 device more');
+    expect(await said(...start, '--dry-run')).toMatch(/stage 1, canaries: 1 device more[^\n]*\n {2}mast-0\n/);
     const { id } = await bed.json('sitecast', [...start, '--id', String(dry.id)]);
     expect(id).toBe(dry.id);
     const steered = async (act: string, ...more: string[]) => {
@@ -271,6 +336,8 @@ describe('sitecast', () => {
     const status = await said('rollout', 'status', String(id));
     for (const part of ['now canaries', 'healthFailed  rpi4      1', '1 failed', 'no picture'])
       expect(status).toContain(part);
+    expect(status).toMatch(/no picture +mast-0\n[^]*\nmast-0 +mast +failed/);
+    for (const { identity } of devices) expect(status).not.toContain(identity.id);
     expect(await refused('rollout', 'resume', String(id))).toMatchObject({
       code: 'SITECAST_ACKNOWLEDGE_NEEDED',
     });

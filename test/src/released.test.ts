@@ -43,9 +43,8 @@ async function start(side: Side, build: Build): Promise<void> {
   }
 }
 
-function agentFlags(): string[] {
-  const about =
-    'run --data agent --token-file device.token --product camera --hardware rpi4 --slot-a a.img --slot-b b.img --poll 1s --log-level warn --no-mdns';
+function agentFlags(data = 'agent', product = 'camera'): string[] {
+  const about = `run --data ${data} --token-file device.token --product ${product} --hardware rpi4 --slot-a a.img --slot-b b.img --poll 1s --log-level warn --no-mdns`;
   return [...about.split(' '), '--gateway', `http://127.0.0.1:${ports.gateway}`];
 }
 
@@ -62,6 +61,34 @@ async function update(version: string, operator: Build): Promise<void> {
     const { counts } = await operate('rollout', 'status', String(id));
     return JSON.stringify(counts).includes('"completed":1');
   });
+}
+
+/**
+ * A device brings its wish through whatever gateway there is, and has that name then. The released agent reads past it, in the
+ * signed assignment.
+ */
+async function nameOne(): Promise<void> {
+  const flags = [...agentFlags('other', 'doorbell'), ...'--slot-a c.img --slot-b d.img'.split(' ')];
+  const isSo = (said: object) =>
+    bed.until(async () => {
+      const text = await readFile(bed.path('other', 'status.json'), 'utf8').catch(() => '{}');
+      const { enrolment, name }: Record<string, unknown> = JSON.parse(text);
+      return JSON.stringify({ enrolment, name }) === JSON.stringify(said);
+    });
+  const named = bed.start('sitecast-agent', [...flags, '--name', 'door-1']);
+  await isSo({ enrolment: 'enrolled', name: 'door-1' });
+  await named.stop();
+  const released = bed.start('sitecast-agent', flags, of('released'));
+  await isSo({ enrolment: 'enrolled' });
+  await released.stop();
+  const found = await bed.json('sitecast', ['device', 'list', '--product', 'doorbell']);
+  expect(found).toMatchObject({ devices: [{ name: 'door-1', state: 'idle' }] });
+}
+
+/** What the origin knows of the device, by the word of its gateway. */
+async function presence(): Promise<unknown> {
+  const { devices } = await bed.json('sitecast', ['device', 'list', '--product', 'camera']);
+  return Array.isArray(devices) ? devices[0]?.presence : undefined;
 }
 
 /** Which slot holds an image. */
@@ -95,9 +122,12 @@ it('updates a device across all mixtures of the released build and this one, on 
   // A renewed device behind a gateway that isn't.
   await start('agent', 'current');
   await update('4.0.0', 'current');
+  expect(await presence()).toBe('untold');
+  await nameOne();
 
   await start('gateway', 'current');
   await update('5.0.0', 'current');
+  await bed.until(async () => (await presence()) === 'heard', 'the gateway to tell that it hears the device');
 
   // The new release fell back: the agent of the old one goes on with what the new one wrote.
   await start('agent', 'released');

@@ -56,6 +56,8 @@ export class TestDevice {
       rootFile,
       product: 'camera',
       hardware: 'rpi4',
+      name: undefined,
+      nameFile: undefined,
       slots: { A: join(directory, 'a.img'), B: join(directory, 'b.img') },
       slotBytes: undefined,
       boot: { kind: 'file', path: undefined, firstSlot: 'A' },

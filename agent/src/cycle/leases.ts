@@ -1,4 +1,5 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { memberNameSchema } from '@sitecast/shared/fleet';
 import { isId } from '@sitecast/shared/identity';
 import { noGateway } from '../site/gateways.ts';
 import { fieldOf } from '../site/membership.ts';
@@ -100,14 +101,18 @@ export class Leases {
   }
 }
 
-/** Nobody vouches for these names: ids and times alone are taken from them. */
+/** Nobody vouches for what these are: ids, names and times alone are taken from them. */
 function holdersIn(body: unknown): string {
   const heldBy = fieldOf(body, 'heldBy');
   if (!Array.isArray(heldBy)) return '';
   const holders: unknown[] = heldBy.slice(0, MAX_TOLD_HOLDERS);
   return holders
-    .map(holder => ({ id: fieldOf(holder, 'id'), untilMs: Date.parse(String(fieldOf(holder, 'until'))) }))
+    .map(holder => ({
+      id: fieldOf(holder, 'id'),
+      name: memberNameSchema.safeParse(fieldOf(holder, 'name')).data,
+      untilMs: Date.parse(String(fieldOf(holder, 'until'))),
+    }))
     .filter(({ id, untilMs }) => typeof id === 'string' && isId(id) && !Number.isNaN(untilMs))
-    .map(({ id, untilMs }) => `${String(id)} until ${new Date(untilMs).toISOString()}`)
+    .map(({ id, name, untilMs }) => `${name ?? String(id)} until ${new Date(untilMs).toISOString()}`)
     .join(', ');
 }

@@ -87,7 +87,7 @@ export class Lookout {
       const found = await membership.update(signers, signal);
       if (found !== 'pending') return this.#enrolled(found);
       status.set({ enrolment: 'pending' });
-      narrator.enrolment('pending', {});
+      narrator.enrolment('pending', { wish: status.current.wish });
       return { state: 'waiting', waitingFor: 'acceptance', reason: waitsForOperator };
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
@@ -103,10 +103,10 @@ export class Lookout {
 
   async #enrolled(assignment: Assignment): Promise<Assignment> {
     const { status, reporter, outbox, narrator } = this.#parts;
-    const { site } = assignment;
+    const { name, site } = assignment;
     const enrolment = assignment.revoked === true ? 'revoked' : 'enrolled';
-    status.set({ enrolment, site });
-    narrator.enrolment(enrolment, { site });
+    status.set({ enrolment, name, site });
+    narrator.enrolment(enrolment, { name, site });
     if (!outbox.newest) await reporter.report('idle');
     return assignment;
   }

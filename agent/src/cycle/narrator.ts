@@ -31,8 +31,11 @@ export class Narrator {
     this.#log = log;
   }
 
-  enrolment(enrolment: Status['enrolment'], data: { site?: string | undefined; reason?: string }): void {
-    const key = [enrolment, data.site, data.reason].join(' ');
+  enrolment(
+    enrolment: Status['enrolment'],
+    data: Partial<Record<'name' | 'site' | 'wish', string | undefined>> & { reason?: string },
+  ): void {
+    const key = [enrolment, data.name, data.site, data.reason].join(' ');
     if (this.#enrolment === key) return;
     this.#enrolment = key;
     this.#log(

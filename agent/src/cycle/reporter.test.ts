@@ -6,6 +6,7 @@ import { Identity } from '@sitecast/shared/identity';
 import { array, assert, asyncProperty, integer } from 'fast-check';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { systemClock } from '../adapters/system-clock.ts';
+import type { Log } from '../ports.ts';
 import { Outbox } from '../state/outbox.ts';
 import { Narrator } from './narrator.ts';
 import { Reporter } from './reporter.ts';
@@ -13,12 +14,15 @@ import { Reporter } from './reporter.ts';
 let directory: string;
 let outbox: Outbox;
 let reporter: Reporter;
+const logged: object[] = [];
+const log: Log = (level, message, data) => void (level === 'error' && logged.push({ message, ...data }));
 
 beforeEach(async () => {
+  logged.length = 0;
   directory = await mkdtemp(join(tmpdir(), 'sitecast-reporter-'));
   outbox = await Outbox.open(directory, await Identity.open(directory), () => {});
   const inventory = { product: 'camera' };
-  reporter = new Reporter(outbox, systemClock('yes'), new Narrator(() => {}), () => ({
+  reporter = new Reporter(outbox, systemClock('yes'), new Narrator(log), () => ({
     timestampVersion: 1,
     inventory,
   }));
@@ -48,6 +52,24 @@ it('says each thing once, whatever text it comes with, and nothing that a reader
   );
   for (const { envelope } of outbox.pending())
     expect(isReportPayload(Buffer.from(envelope.payload, 'base64'))).toBe(true);
+});
+
+it('says in the log what can never be told, and goes on with what comes after it', async () => {
+  const unknown = { state: 'idle' as const };
+  Object.assign(unknown, { state: 'no state of a device' });
+  await Promise.all([
+    reporter.report('downloading'),
+    reporter.report(unknown.state),
+    reporter.report('verifying'),
+  ]);
+  expect(outbox.recent().map(({ state }) => state)).toEqual(['downloading', 'verifying']);
+  expect(logged).toEqual([
+    {
+      message: expect.stringMatching(/^the origin isn't told of the state no state of a device: /),
+      code: 'SITECAST_REPORT_UNTELLABLE',
+    },
+  ]);
+  expect(reporter.problem).toBeUndefined();
 });
 
 it('records what comes at one time in its order, each once', async () => {

@@ -287,10 +287,15 @@ describe('a device keeps to orders', () => {
   it('waits for a lease of its gateway, and says for whom, as far as that is an id and a time', async () => {
     const { id } = new Identity(KeyPair.generate());
     const until = '2030-01-01T00:15:00.000Z';
-    const heldBy = [{ id, until }, { id: 'x\u001b[2J', until }, { id, until: 'soon' }, 7];
+    const heldBy = [
+      { id, name: 'x\u001b[2J', until },
+      { id, name: 'cam-2', until },
+      { id: 'x\u001b[2J', until },
+      { id, until: 'soon' },
+    ];
     site.lease = () => ({ granted: false, retryAfterMs: 100, heldBy });
     expect((await install(1, image1)).rest).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
-    const message = `other devices of this site are being updated: ${id} until ${until}`;
+    const message = `other devices of this site are being updated: ${id} until ${until}, cam-2 until ${until}`;
     expect(origin.told(device.id).at(-1)).toMatchObject({
       state: 'waiting',
       reason: { code: 'SITECAST_LEASE_DENIED', message },

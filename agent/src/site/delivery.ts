@@ -202,9 +202,9 @@ export class Delivery {
 
   async #take(envelope: unknown, signers: RoleSigners): Promise<void> {
     try {
-      const { id, epoch, seq, at } = openAcknowledgement(envelope, signers);
+      const { id, epoch, seq, reportSha256, at } = openAcknowledgement(envelope, signers);
       if (id !== this.#id) return;
-      const taken = await this.#outbox.acknowledge(epoch, seq, Date.parse(at));
+      const taken = await this.#outbox.acknowledge(epoch, seq, Date.parse(at), reportSha256);
       if (taken === 'takenBack') this.#sent.clear();
     } catch (error) {
       // Not the origin's word.

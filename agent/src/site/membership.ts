@@ -16,6 +16,8 @@ export interface MembershipOptions {
   memory: MemoryFile;
   product: string;
   hardware: string;
+  /** What it wants to be called. */
+  wish: string | undefined;
   /** The join token's key, where there's a token. */
   token: KeyPair | undefined;
 }
@@ -54,7 +56,7 @@ export class Membership {
   }
 
   async #enrol(signers: RoleSigners, signal: AbortSignal | undefined): Promise<Assignment | 'pending'> {
-    const { gateways, identity, product, hardware, token, memory } = this.#options;
+    const { gateways, identity, product, hardware, wish, token, memory } = this.#options;
     const nonce = memory.current.enrolmentNonce ?? randomBytes(16).toString('hex');
     // Kept first: asking again, after whatever came between, is the same request and uses the token once.
     if (memory.current.enrolmentNonce === undefined) await memory.change({ enrolmentNonce: nonce });
@@ -66,6 +68,8 @@ export class Membership {
         kind: 'device',
         product,
         hardware,
+        // Whoever passes it on, or lets it in, may be of a release that knows no names: it reads past it.
+        ...(wish === undefined ? {} : { name: wish }),
         ...(token ? { token: token.keyId } : {}),
       },
       identity,

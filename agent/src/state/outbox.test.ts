@@ -48,6 +48,22 @@ it('goes on with the chain after a restart', async () => {
   await outbox.close();
 });
 
+it('refuses an event of which no report can be made, whatever is left out of it; the chain goes on without it', async () => {
+  const outbox = await open();
+  await outbox.append(event('one'));
+  const untellable = Object.assign(event('two'), { state: 'no state of a device' });
+  await expect(outbox.append(untellable)).rejects.toMatchObject({
+    code: 'SITECAST_REPORT_UNTELLABLE',
+    message: expect.stringContaining('no state of a device'),
+  });
+  expect(await outbox.append(event('three'))).toMatchObject({ seq: 2 });
+  await outbox.close();
+  const reopened = await open();
+  expect(reopened.foundWrong).toBeUndefined();
+  expect(messages(reopened)).toEqual(['one', 'three']);
+  await reopened.close();
+});
+
 it.each([1, 40, 200])('drops a line that the power cut %i bytes short: it was never sent', async cutBytes => {
   const epoch = await written('one', 'two');
   await truncate(path, (await stat(path)).size - cutBytes);
@@ -122,6 +138,18 @@ it('ignores acknowledgements of another epoch', async () => {
   await outbox.append(event('one'));
   expect(await outbox.acknowledge('0'.repeat(16), 1, 1000)).toBe('ignored');
   expect(outbox.pendingCount).toBe(1);
+  await outbox.close();
+});
+
+it('takes no acknowledgement of a report that another made in its place', async () => {
+  const outbox = await open();
+  await outbox.append(event('one'));
+  await outbox.append(event('two'));
+  expect(await outbox.acknowledge(outbox.epoch, 2, 1000, 'f'.repeat(64))).toBe('ignored');
+  expect(outbox.pendingCount).toBe(2);
+  const own = outbox.pending().at(-1)?.payloadSha256;
+  expect(await outbox.acknowledge(outbox.epoch, 2, 1000, own)).toBe('taken');
+  expect(outbox.pendingCount).toBe(0);
   await outbox.close();
 });
 

@@ -195,10 +195,14 @@ export class Outbox {
    * says that this directory is older than what was sent from it (restored from a backup): the chain goes on as a new one.
    * A newer word that knows less than an older one did says the same of the origin: what is still here is sent again;
    * where that no longer reaches back far enough, a new chain begins. (An older word is just late, or replayed.)
+   * @param reportSha256 of the payload of report `seq`. Where this file has another in its place, somebody else has reported
+   *   with this key: then nothing of this file is acknowledged by it, and what is sent shows the origin that there are two
    */
-  acknowledge(epoch: string, seq: number, atMs: number): Promise<Acknowledged> {
+  acknowledge(epoch: string, seq: number, atMs: number, reportSha256?: string): Promise<Acknowledged> {
     return this.#inTurn(async () => {
       if (epoch !== this.#epoch || this.#due) return 'ignored';
+      const own = this.#entries.find(({ report }) => report.seq === seq);
+      if (own && reportSha256 !== undefined && own.payloadSha256 !== reportSha256) return 'ignored';
       if (this.#isOffThisChain(seq, atMs)) {
         await this.#beginAnew(this.#entries.slice(-1).map(({ report }) => eventOf(report)));
         return 'newChain';

@@ -12,7 +12,11 @@ import { SLOT_NAMES } from '../ports.ts';
 
 export const STATUS_FILE = 'status.json';
 
-const shownSlotSchema = slotRecordSchema.extend({ path: z.string() });
+const shownSlotSchema = slotRecordSchema.extend({
+  path: z.string(),
+  /** What is wrong with it at present: missing, used by something else, unreadable. The rest is what was there. */
+  problem: reasonSchema.optional(),
+});
 
 /** What `sitecast-agent status` shows; the daemon keeps it in `status.json`. */
 export const statusSchema = z.looseObject({
@@ -23,6 +27,10 @@ export const statusSchema = z.looseObject({
   id: z.string(),
   product: z.string(),
   hardware: z.string(),
+  /** By the origin's assignment. */
+  name: z.string().optional(),
+  /** What it wants to be called. */
+  wish: z.string().optional(),
   /** By the origin's assignment. */
   site: z.string().optional(),
   enrolment: z.enum(['unknown', 'pending', 'enrolled', 'refused', 'revoked']),

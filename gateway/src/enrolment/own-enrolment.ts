@@ -82,7 +82,7 @@ export class OwnEnrolment {
     const state = own?.revoked ? 'revoked' : 'enrolled';
     if (own && state !== this.state)
       log[own.revoked ? 'warn' : 'info'](
-        { id: own.id, site: own.site, serial: own.serial },
+        { id: own.id, name: own.name, site: own.site, serial: own.serial },
         `gateway ${state}`,
       );
     this.state = state;

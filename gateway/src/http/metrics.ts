@@ -23,6 +23,8 @@ export interface MetricsSource {
   waiters: () => number;
   devices: () => number;
   trackedPeers: () => number;
+  /** By what they signed or showed lately. */
+  heardDevices: () => number;
   /** Devices that may be down now. */
   heldLeases: () => Promise<HeldLease[]>;
   /** That are asked for chunks just now. */
@@ -127,6 +129,11 @@ export class Metrics {
       'sitecast_tracked_peers',
       'Devices that told lately which chunks they hold.',
       source.trackedPeers,
+    );
+    this.#gauge(
+      'sitecast_heard_devices',
+      'Devices of the site that have signed something in the last three minutes.',
+      source.heardDevices,
     );
     this.#gauge(
       'sitecast_linked_devices',

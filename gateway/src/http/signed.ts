@@ -23,6 +23,8 @@ const PER_ADDRESS = { perS: 50, burst: 400 };
 
 interface SignedDeps {
   now: () => number;
+  /** Called with whose request it is. */
+  heard: { note(id: string): void };
   assignments: Pick<RelayedDocuments<Assignment>, 'known'>;
   /** Ids that nobody is to serve any more. */
   isRevoked: (id: string) => boolean;
@@ -33,6 +35,7 @@ interface SignedDeps {
 /** Lets signed requests pass, with who signed them as `sender`; takes the JSON body, bounded. */
 export function signedJson({
   now,
+  heard,
   assignments,
   isRevoked,
   isOwnRevoked,
@@ -68,6 +71,7 @@ export function signedJson({
       const body = await readBody(c, lengthBytes);
       held.keep();
       checkBody(body);
+      heard.note(sender);
       c.set('sender', sender);
       // What it costs to check what is in the body.
       c.set('charge', count => {

@@ -23,7 +23,8 @@ beforeEach(async () => {
   records = database.records('leases');
   const devices = new SiteDevices();
   devices.site = 'north';
-  for (const id of ['one', 'two', 'three', 'four']) devices.note(assignmentFor(id));
+  for (const id of ['one', 'two', 'three', 'four'])
+    devices.note({ ...assignmentFor(id), ...(id === 'one' && { name: 'cam-1' }) });
   leases = new Leases({
     records,
     devices,
@@ -90,7 +91,7 @@ it('names who is waited for, and who holds what', async () => {
   expect(await leases.handle('two', ROLLOUT, 'take')).toEqual({
     granted: false,
     retryAfterMs: 5000,
-    heldBy: [{ id: 'one', untilMs }],
+    heldBy: [{ id: 'one', name: 'cam-1', untilMs }],
   });
   expect(await leases.held()).toEqual([
     { id: 'one', product: 'camera', rollout: ROLLOUT, untilMs, sinceMs: nowMs },

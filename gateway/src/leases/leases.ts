@@ -38,6 +38,8 @@ export interface LeaseAnswer {
 /** A device that may be down now. */
 export interface Holder {
   id: string;
+  /** Where it has one, and its assignment is known. */
+  name?: string | undefined;
   untilMs: number;
 }
 
@@ -104,7 +106,9 @@ export class Leases {
         return {
           granted: false,
           retryAfterMs: RETRY_AFTER_MS,
-          heldBy: others.slice(0, MAX_NAMED_HOLDERS),
+          heldBy: others
+            .slice(0, MAX_NAMED_HOLDERS)
+            .map(holder => ({ ...holder, name: this.#deps.devices.nameOf(holder.id) })),
         };
       const untilMs = Math.min(nowMs + LEASE_MS, sinceMs + MAX_HELD_MS);
       const lease: Lease = { rollout: rollout.id, untilMs, sinceMs };

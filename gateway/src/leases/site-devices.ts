@@ -13,10 +13,20 @@ export class SiteDevices {
     else this.#devices.delete(id);
   }
 
+  /** Whether it's one of this site. */
+  isHere(id: string): boolean {
+    return this.site !== undefined && this.#devices.get(id)?.site === this.site;
+  }
+
   /** Those of this site that have the product. */
   *of(product: string): Generator<Assignment> {
     for (const device of this.#devices.values())
       if (device.product === product && device.site === this.site) yield device;
+  }
+
+  /** What it's called, where it has a name and is known here. */
+  nameOf(id: string): string | undefined {
+    return this.#devices.get(id)?.name;
   }
 
   countOf(product: string): number {

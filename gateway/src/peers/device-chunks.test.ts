@@ -64,6 +64,7 @@ class Site {
     cache: { has: async id => this.here.has(chunkIdToHex(id)) },
     credential: async () => this.credential,
     siteGateways: () => this.gateways,
+    nameOf: () => undefined,
     onRefused: code => this.refused.push(code),
     now: () => this.nowMs,
     log: this.log,

@@ -60,6 +60,8 @@ interface DeviceChunksDeps {
   credential: () => Promise<Uint8Array | undefined>;
   /** Gateways of the site that live, this one included. */
   siteGateways: () => number;
+  /** What a device is called. */
+  nameOf: (id: string) => string | undefined;
   onRefused: (code: string) => void;
   /** How many times longer than usual devices are waited for: only tests on busy machines need that. */
   patience?: number;
@@ -276,7 +278,10 @@ export class DeviceChunks {
     if (this.#banned.has(id)) return;
     this.#banned.set(id, true);
     this.#deps.onRefused(code);
-    this.#deps.log.warn({ device: id, code }, 'a device of this site gave a wrong chunk');
+    this.#deps.log.warn(
+      { device: id, name: this.#deps.nameOf(id), code },
+      'a device of this site gave a wrong chunk',
+    );
   };
 
   async #close(image: string): Promise<void> {

@@ -14,6 +14,8 @@ import {
 import {
   type Assignment,
   formatJoinToken,
+  type Presence,
+  presenceSchema,
   type Report,
   type Rollout,
   readEnrolment,
@@ -61,6 +63,8 @@ export class FakeOrigin {
   misbehave: Misbehaviour | undefined;
   acceptsEnrolments: 'yes' | 'pending' | 'no' = 'yes';
   acknowledges = true;
+  /** What gateways said of whom they hear; undefined: an origin of an earlier version, which doesn't listen. */
+  presence: Presence[] | undefined = [];
   url = '';
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
@@ -310,7 +314,10 @@ export class FakeOrigin {
       if (status === undefined) send(200, await this.#takeReports(json.reports));
       else send(status, { code: 'SITECAST_REQUEST_INVALID' });
     } else if (kind === 'progress') send(202, {});
-    else send(404, { code: 'SITECAST_NOT_FOUND' });
+    else if (kind === 'presence' && this.presence) {
+      this.presence.push(presenceSchema.parse(json));
+      send(200, { next: 'changes' });
+    } else send(404, { code: 'SITECAST_NOT_FOUND' });
   }
 
   async #enrol(envelope: unknown, send: (status: number, json: object) => void): Promise<void> {

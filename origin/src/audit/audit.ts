@@ -18,7 +18,8 @@ export interface AuditEvent {
 export interface Audit {
   /**
    * Durable when it resolves. It's recorded before what it tells becomes visible: nothing is ever done and not told.
-   * @param besides committed with it: both are there, or neither
+   * @param events one, or several that are there together or not at all
+   * @param besides committed with them: all are there, or none
    */
-  record(event: AuditEvent, besides?: readonly Write[]): Promise<void>;
+  record(events: AuditEvent | readonly AuditEvent[], besides?: readonly Write[]): Promise<void>;
 }

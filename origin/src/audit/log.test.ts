@@ -50,10 +50,13 @@ describe('the audit log', () => {
     expect(store.commits).toBeLessThan(5);
     const next = await AuditLog.open(store, now);
     expect(next.head).toEqual(log.head);
-    await next.record(event('device:last', { share: 0.5, absent: undefined }));
+    const { commits } = store;
+    await next.record([event('device:new'), event('device:last', { share: 0.5, absent: undefined })]);
+    expect(store.commits).toBe(commits + 1);
     const { entries } = await next.find(0, 1000);
     expect(entries.map(({ subject }) => subject)).toEqual([
       ...Array.from({ length: 100 }, (_, at) => `device:${at}`),
+      'device:new',
       'device:last',
     ]);
     for (const [at, entry] of entries.entries()) {

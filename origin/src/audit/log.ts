@@ -16,12 +16,12 @@ import type { Audit, AuditEvent } from './audit.ts';
 export const MAX_DETAILS_BYTES = 4 * 1024;
 /** Entries that one question looks at: whoever wants more asks again from there. */
 export const MAX_SCANNED_ENTRIES = 10_000;
-/** Entries that one write to the disk takes. */
-const MAX_ENTRIES_PER_COMMIT = 500;
+/** Records that one write to the disk takes: of an entry each, seldom two. */
+const MAX_RECORDS_PER_COMMIT = 500;
 const SEQ_DIGITS = 16;
 
 interface Waiting {
-  event: AuditEvent;
+  events: readonly AuditEvent[];
   besides: readonly Write[];
   resolve: () => void;
   reject: (error: unknown) => void;
@@ -61,9 +61,9 @@ export class AuditLog implements Audit {
   }
 
   /** @throws the store's error: nothing was recorded then, and what it tells mustn't be done */
-  record(event: AuditEvent, besides: readonly Write[] = []): Promise<void> {
+  record(events: AuditEvent | readonly AuditEvent[], besides: readonly Write[] = []): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ event, besides, resolve, reject });
+      this.#waiting.push({ events: [events].flat(), besides, resolve, reject });
       if (!this.#isBusy) this.#work = this.#writeAll();
     });
   }
@@ -97,7 +97,7 @@ export class AuditLog implements Audit {
   async #writeAll(): Promise<void> {
     this.#isBusy = true;
     while (this.#waiting.length > 0) {
-      const batch = this.#waiting.splice(0, MAX_ENTRIES_PER_COMMIT);
+      const batch = this.#waiting.splice(0, MAX_RECORDS_PER_COMMIT);
       try {
         await this.#append(batch);
         for (const { resolve } of batch) resolve();
@@ -112,8 +112,7 @@ export class AuditLog implements Audit {
     const at = new Date(this.#now()).toISOString();
     const entries: AuditEntry[] = [];
     let { seq, hash } = this.#head;
-    for (const { event } of batch) {
-      const { by, action, subject, details } = event;
+    for (const { by, action, subject, details } of batch.flatMap(({ events }) => events)) {
       seq += 1;
       const kept = details && boundedDetails(details);
       const entry = { seq, at, by, action, subject, ...(kept && { details: kept }), previous: hash };

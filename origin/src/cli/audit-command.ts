@@ -7,9 +7,12 @@ import {
   isWanted,
 } from '@sitecast/shared/audit';
 import { SettingsCommand } from '@sitecast/shared/command';
+import { SitecastError } from '@sitecast/shared/errors';
 import { cutText } from '@sitecast/shared/text';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
+import { findMember } from './find-member.ts';
+import { namesSchema } from './fleet-api.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, print, printJson, table } from './output.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
@@ -22,6 +25,7 @@ const pageSchema = z.object({
   entries: z.array(auditEntrySchema),
   /** The last that was looked at; not told by an origin of 0.1.0, which knows no filters. */
   after: z.number().optional(),
+  names: namesSchema,
   head: z.object({ seq: z.number(), hash: z.string().nullable() }),
 });
 
@@ -49,7 +53,7 @@ export function auditCommand(): SettingsCommand {
     .option('--action <action>', 'just this, as in rollout.start; rollout: all that was done to rollouts')
     .option(
       '--of <what>',
-      'just what was done to this: device:ID, the id or an end of it, device for all of them, a product, …',
+      'just what was done to this: device:NAME, device:ID, the id or an end of it, device for all of them, a product, …',
     )
     .option(
       '--since <time>',
@@ -68,6 +72,7 @@ controls the origin could still write the whole log anew: note its end elsewhere
 Examples:
   sitecast audit --since 2030-01-31 --by ann --action rollout
   sitecast audit --of device --action device.enrol
+  sitecast audit --of device:cam-0042
   sitecast audit --verify
   sitecast audit --verify --expect 1042:9f2c…`,
     )
@@ -75,19 +80,36 @@ Examples:
       const origin = await connect(options);
       const isChecked = options.verify === true || options.expect !== undefined;
       const check = isChecked ? new AuditChainCheck(options.expect) : undefined;
-      const { by, action, of: subject, since: sinceMs, until: untilMs } = options;
+      const { by, action, since: sinceMs, until: untilMs } = options;
+      const subject = options.of && (await subjectOf(origin, options.of));
       const filter = { by, action, subject, sinceMs, untilMs };
       const entries: AuditEntry[] = [];
       // A chain is checked from its first entry, whatever is to be shown.
-      const { head, after } = await readLog(origin, isChecked ? {} : filter, entry => {
+      const { head, after, names } = await readLog(origin, isChecked ? {} : filter, entry => {
         check?.take(entry);
         if (isWanted(entry, filter)) entries.push(entry);
       });
       check?.end(head);
       if (after < head.seq)
         note(`the log ends with entry ${after}, and the origin says ${head.seq}: sitecast audit --verify`);
-      show({ entries, head, ...(after < head.seq && { endsWith: after }) }, isChecked, options.json === true);
+      show(
+        { entries, head, names, ...(after < head.seq && { endsWith: after }) },
+        isChecked,
+        options.json === true,
+      );
     });
+}
+
+/** `device:cam-0042` is that device's id; what nobody is called stays as it is. */
+async function subjectOf(origin: OriginClient, text: string): Promise<string> {
+  const [, kind, name] = /^(device|gateway):(.+)$/.exec(text) ?? [];
+  if ((kind !== 'device' && kind !== 'gateway') || name === undefined) return text;
+  try {
+    return `${kind}:${await findMember(origin, kind, name)}`;
+  } catch (error) {
+    if (error instanceof SitecastError && error.kind === 'notFound') return text;
+    throw error;
+  }
 }
 
 /**
@@ -98,30 +120,36 @@ async function readLog(
   origin: OriginClient,
   { sinceMs, untilMs, ...named }: AuditFilter,
   take: (entry: AuditEntry) => void,
-): Promise<{ head: AuditHead; after: number }> {
+): Promise<{ head: AuditHead; after: number; names: Names }> {
   const query = new URLSearchParams({ limit: String(PAGE) });
   for (const [name, value] of Object.entries(named)) if (value !== undefined) query.set(name, value);
   if (sinceMs !== undefined) query.set('since', new Date(sinceMs).toISOString());
   if (untilMs !== undefined) query.set('until', new Date(untilMs).toISOString());
   let after = 0;
+  const names: Names = {};
   for (;;) {
     query.set('after', String(after));
     const page = await origin.json(`/api/v1/audit?${query.toString()}`, pageSchema);
     const { entries, head } = page;
+    Object.assign(names, page.names);
     for (const entry of entries) {
       // Added after the head was read: the next look is soon enough.
-      if (entry.seq > head.seq) return { head, after: head.seq };
+      if (entry.seq > head.seq) return { head, after: head.seq, names };
       take(entry);
     }
     const last = Math.min(head.seq, page.after ?? entries.at(-1)?.seq ?? after);
-    if (last >= head.seq || last === after) return { head, after: last };
+    if (last >= head.seq || last === after) return { head, after: last, names };
     after = last;
   }
 }
 
+type Names = Record<string, string>;
+
 interface Found {
   entries: readonly AuditEntry[];
   head: AuditHead;
+  /** What devices and gateways in it are called now, by id. */
+  names: Names;
   /** Where the log breaks off, if that isn't where the origin says that it ends. */
   endsWith?: number;
 }
@@ -131,14 +159,14 @@ function show(found: Found, isChecked: boolean, asJson: boolean): void {
     printJson({ ...found, ...(isChecked && { verified: true }) });
     return;
   }
-  const { entries, head } = found;
+  const { entries, head, names } = found;
   if (entries.length > 0) {
     const rows = entries.map(({ seq, at, by, action, subject, details }) => [
       String(seq),
       at,
       by,
       action,
-      subject,
+      calledSubject(subject, names),
       detailsText(details),
     ]);
     print(table(['NO', 'WHEN', 'WHO', 'WHAT', 'OF', ''], rows));
@@ -146,6 +174,13 @@ function show(found: Found, isChecked: boolean, asJson: boolean): void {
   if (isChecked) note(`the chain holds: ${entriesText(head.seq)}, end ${head.seq}:${head.hash ?? '-'}`);
   if (entries.length === 0)
     print(head.seq === 0 ? 'nothing was recorded yet' : `no entry fits, of ${entriesText(head.seq)}`);
+}
+
+/** `device:cam-0042`; the id is in the JSON. */
+function calledSubject(subject: string, names: Names): string {
+  const at = subject.indexOf(':') + 1;
+  const name = names[subject.slice(at)];
+  return name === undefined ? subject : `${subject.slice(0, at)}${name}`;
 }
 
 const entriesText = (count: number): string =>

@@ -1,13 +1,15 @@
-import { SitecastError } from '@sitecast/shared/errors';
-import { idSchema } from '@sitecast/shared/fleet';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import type { OriginClient } from './origin-client.ts';
+import { presenceSchema, turnSchema } from './presence-view.ts';
 
 const PAGE = 1000;
 
 const releaseSchema = z.object({ counter: z.number(), version: z.string() });
 const reasonSchema = z.object({ code: z.string(), message: z.string() });
+
+/** Names by id; not told by an origin of before. */
+export const namesSchema = z.record(z.string(), z.string()).default({});
 
 const lastSchema = z.object({
   state: z.string(),
@@ -24,6 +26,7 @@ const lastSchema = z.object({
 export const memberSchema = z.object({
   id: z.string(),
   kind: z.enum(['device', 'gateway']),
+  name: z.string().optional(),
   product: z.string().optional(),
   hardware: z.string().optional(),
   site: z.string().optional(),
@@ -35,8 +38,13 @@ export const memberSchema = z.object({
   quarantinedAt: z.string().optional(),
   odd: z.array(z.string()).default([]),
   lastSeenAt: z.string().optional(),
+  presence: presenceSchema,
   last: lastSchema.optional(),
   via: z.string().optional(),
+  wish: z.string().optional(),
+  wishBearer: z
+    .object({ id: z.string(), kind: z.enum(['device', 'gateway']), lastHeardAt: z.string() })
+    .optional(),
 });
 export type Member = z.infer<typeof memberSchema>;
 
@@ -45,7 +53,11 @@ export const memberDetailSchema = memberSchema.extend({
     z.object({ epoch: z.string(), seq: z.number(), begunAt: z.string(), receivedAt: z.string() }),
   ),
   anomalies: z.array(z.object({ kind: z.string(), at: z.string(), epoch: z.string(), seq: z.number() })),
+  heardBy: z.array(z.string()).optional(),
+  hears: z.object({ devices: z.number(), turns: z.array(turnSchema) }).optional(),
   inventory: z.record(z.string(), z.unknown()).optional(),
+  /** Of the gateways that reports came through. */
+  names: namesSchema,
   reports: z.array(
     z.object({
       receivedAt: z.string(),
@@ -139,13 +151,15 @@ export type Rollout = z.infer<typeof rolloutSchema>;
 
 const failureGroupSchema = z.object({
   code: z.string(),
+  /** Not told by an origin of 0.1.0. */
+  detail: z.string().optional(),
   hardware: z.string(),
+  /** Of the first of `devices`. */
   message: z.string(),
   count: z.number(),
   sites: z.number(),
   devices: z.array(z.string()),
 });
-export type FailureGroup = z.infer<typeof failureGroupSchema>;
 
 export const rolloutStatusSchema = rolloutSchema.extend({
   counts: z.record(z.string(), z.number()),
@@ -154,17 +168,21 @@ export const rolloutStatusSchema = rolloutSchema.extend({
   matching: z.number().optional(),
   figures: figuresSchema.optional(),
   failures: z.array(failureGroupSchema),
+  names: namesSchema,
   devices: z.array(
     z.object({
       id: z.string(),
+      name: z.string().optional(),
       site: z.string(),
       state: z.string(),
       at: z.string().optional(),
       reason: reasonSchema.optional(),
       progress: z.object({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
       overdue: z.string().optional(),
+      heard: z.boolean().optional(),
     }),
   ),
+  turns: z.array(turnSchema).default([]),
   nextCursor: z.string().optional(),
 });
 export type RolloutStatus = z.infer<typeof rolloutStatusSchema>;
@@ -174,6 +192,7 @@ export const dryRunSchema = z.object({
   total: z.number(),
   plan: planSchema,
   stages: z.array(z.object({ basisPoints: z.number(), count: z.number(), devices: z.array(z.string()) })),
+  names: namesSchema,
   /** A rollout under way that could reach the same devices: until it has ended, this one can't be started. */
   blockedBy: z.object({ rollout: z.string(), version: z.string(), state: z.string() }).optional(),
 });
@@ -259,37 +278,6 @@ export async function fetchRollouts(origin: OriginClient, product?: string): Pro
     z.object({ rollouts: z.array(rolloutSchema) }),
   );
   return rollouts;
-}
-
-/**
- * The id that a person meant: ids are long, and their first or last few characters are enough.
- * @throws SITECAST_ID_AMBIGUOUS, SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN
- */
-export async function resolveMember(
-  origin: OriginClient,
-  kind: Member['kind'],
-  text: string,
-  { isPending = false }: { isPending?: boolean } = {},
-): Promise<string> {
-  if (idSchema.safeParse(text).success) return text;
-  const { members } = await fetchMembers(origin, kind, isPending ? { state: 'pending' } : { idPart: text });
-  const found = members.filter(({ id }) => id.startsWith(text) || id.endsWith(text));
-  const [only] = found;
-  if (only && found.length === 1) return only.id;
-  if (found.length > 1) {
-    throw new SitecastError(
-      'badInput',
-      'SITECAST_ID_AMBIGUOUS',
-      `${found.length} ${kind}s have an id that begins or ends with ${text}`,
-      { hint: 'Give more of it.' },
-    );
-  }
-  throw new SitecastError(
-    'notFound',
-    kind === 'device' ? 'SITECAST_DEVICE_UNKNOWN' : 'SITECAST_GATEWAY_UNKNOWN',
-    `no ${kind} ${isPending ? 'waits' : 'is enrolled'} whose id begins or ends with ${text}`,
-    { hint: `\`sitecast ${kind} list${isPending ? ' --pending' : ''}\` shows them.` },
-  );
 }
 
 /** `NAME=VALUE`, collected over repeated flags. For commander. */

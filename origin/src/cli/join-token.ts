@@ -12,6 +12,7 @@ const SHORT_ID_CHARS = 16;
 const joinTokenSchema = z.object({
   id: z.string(),
   kind: z.enum(['device', 'gateway']),
+  name: z.string().optional(),
   site: z.string().optional(),
   product: z.string().optional(),
   hardware: z.string().optional(),
@@ -25,6 +26,7 @@ const listSchema = z.object({ joinTokens: z.array(joinTokenSchema) });
 
 export interface JoinTokenOptions {
   kind?: 'device' | 'gateway';
+  name?: string | undefined;
   site?: string;
   product?: string;
   hardware?: string;
@@ -37,24 +39,9 @@ export interface JoinTokenOptions {
 
 /** `token create --join` */
 export async function createJoinToken(origin: OriginClient, options: JoinTokenOptions): Promise<void> {
-  const { kind, site, product, hardware, uses = 1, expires = DEFAULT_LIFETIME_MS, out, json } = options;
-  if (kind === undefined) {
-    throw new SitecastError(
-      'badInput',
-      'SITECAST_OPTION_MISSING',
-      '--join needs --kind device or --kind gateway',
-    );
-  }
-  const address = options.originUrl ?? origin.url.href.replace(/\/$/, '');
-  const request = {
-    kind,
-    ...(site !== undefined && { site }),
-    ...(product !== undefined && { product }),
-    ...(hardware !== undefined && { hardware }),
-    uses,
-    expiresAt: new Date(Date.now() + expires).toISOString(),
-    origin: address,
-  };
+  const { uses = 1, out, json } = options;
+  const request = requestOf(options, origin);
+  const { kind, origin: address } = request;
   const { token, unknown, ...created } = await origin.json('/api/v1/join-tokens', createdSchema, {
     method: 'POST',
     json: request,
@@ -77,6 +64,38 @@ export async function createJoinToken(origin: OriginClient, options: JoinTokenOp
   if (unknown.length > 0) note(`new in the fleet: ${namesText(unknown)}`);
 }
 
+function requestOf(
+  { uses = 1, expires = DEFAULT_LIFETIME_MS, ...options }: JoinTokenOptions,
+  origin: OriginClient,
+) {
+  const { kind, name, site, product, hardware, originUrl } = options;
+  if (kind === undefined) {
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_OPTION_MISSING',
+      '--join needs --kind device or --kind gateway',
+    );
+  }
+  if (name !== undefined && uses > 1) {
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_OPTION_CONFLICT',
+      `--name is one ${kind}'s: it doesn't go with --uses ${uses}`,
+      { hint: 'Devices that start with `sitecast-agent run --name` each bring a name of their own.' },
+    );
+  }
+  return {
+    kind,
+    ...(name !== undefined && { name }),
+    ...(site !== undefined && { site }),
+    ...(product !== undefined && { product }),
+    ...(hardware !== undefined && { hardware }),
+    uses,
+    expiresAt: new Date(Date.now() + expires).toISOString(),
+    origin: originUrl ?? origin.url.href.replace(/\/$/, ''),
+  };
+}
+
 /** `token list --join` */
 export async function listJoinTokens(origin: OriginClient, json: boolean | undefined): Promise<void> {
   const { joinTokens } = await origin.json('/api/v1/join-tokens', listSchema);
@@ -91,6 +110,7 @@ export async function listJoinTokens(origin: OriginClient, json: boolean | undef
   const rows = joinTokens.map(token => [
     token.id.slice(0, SHORT_ID_CHARS),
     token.kind,
+    token.name ?? '-',
     token.site ?? '-',
     token.product ?? '-',
     token.hardware ?? '-',
@@ -98,7 +118,7 @@ export async function listJoinTokens(origin: OriginClient, json: boolean | undef
     token.expiresAt,
     token.createdBy,
   ]);
-  print(table(['ID', 'KIND', 'SITE', 'PRODUCT', 'HARDWARE', 'USED', 'EXPIRES', 'MADE BY'], rows));
+  print(table(['ID', 'KIND', 'NAME', 'SITE', 'PRODUCT', 'HARDWARE', 'USED', 'EXPIRES', 'MADE BY'], rows));
 }
 
 /** `token revoke --join`: a join token's id may be cut short, as `token list --join` shows it. */
@@ -119,15 +139,18 @@ export async function revokeJoinToken(origin: OriginClient, text: string): Promi
 }
 
 function boundsOf({
+  name,
   site,
   product,
   hardware,
 }: {
+  name?: string | undefined;
   site?: string | undefined;
   product?: string | undefined;
   hardware?: string | undefined;
 }): string {
   const bounds = [
+    name === undefined ? '' : ` as ${name}`,
     product === undefined ? '' : ` of product ${product}`,
     hardware === undefined ? '' : ` on ${hardware}`,
     site === undefined ? '' : ` at site ${site}`,

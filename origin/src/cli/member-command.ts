@@ -1,7 +1,6 @@
 import { parseBoundedInteger, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Command } from 'commander';
-import type { z } from 'zod';
 import {
   changedMemberSchema,
   collectTag,
@@ -10,17 +9,17 @@ import {
   type MemberFilter,
   memberDetailSchema,
   memberSchema,
-  resolveMember,
   tagsOf,
 } from './fleet-api.ts';
-import { describeMember, formatTags, namesText } from './member-view.ts';
+import { findMember } from './find-member.ts';
+import { asJson, EXAMPLE_NAMES, type JsonOptions, type Kind, noteNew, WHICH } from './member-options.ts';
+import { calledText, idText } from './called.ts';
+import { describeMember, formatTags, namesText, takenText } from './member-view.ts';
 import { note, plural, print, printJson, table } from './output.ts';
-import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
+import { connect } from './settings.ts';
 
-type Kind = Member['kind'];
-interface JsonOptions extends OriginOptions {
-  json?: boolean;
-}
+const MAX_LIMIT = 1_000_000;
+
 interface ListOptions extends JsonOptions {
   product?: string;
   site?: string;
@@ -31,11 +30,6 @@ interface ListOptions extends JsonOptions {
   limit?: number;
   pending?: boolean;
 }
-
-const MAX_LIMIT = 1_000_000;
-
-const asJson = (command: SettingsCommand): SettingsCommand =>
-  addOriginOptions(command).option('--json', 'print one JSON object');
 
 export function memberListCommand(kind: Kind): SettingsCommand {
   const command = new SettingsCommand('list').description(`list the ${kind}s, and what they are doing`);
@@ -52,6 +46,8 @@ export function memberListCommand(kind: Kind): SettingsCommand {
     .addHelpText(
       'after',
       `
+A ${kind} is silent when ${kind === 'device' ? 'all gateways of its site live and none hears it' : 'it has said nothing for two minutes, though it used to'}. Where no gateway tells
+whom it hears (one of version 0.1 doesn't, and none for three minutes after its start) the last report counts.
 Under ODD stands what was found in a ${kind}'s chain of reports: \`sitecast ${kind} show ID\` tells what it means.
 
 Examples:
@@ -83,12 +79,21 @@ Examples:
         });
         return;
       }
-      if (members.length === 0) print(nobodyText(kind, filter, unknown));
-      else print(kind === 'device' ? deviceTable(members) : gatewayTable(members));
+      print(members.length === 0 ? nobodyText(kind, filter, unknown) : tableOf(kind, members, isPending));
+      note(members.flatMap(wishText));
       if (hasMore) note(`there are more than these ${members.length}`);
       if (pending > 0 && filter.state !== 'pending')
         note(`${plural(pending, kind)} waiting to be accepted: sitecast ${kind} list --pending`);
     });
+}
+
+/** What an operator is to know before one that waits is let in. */
+const wishText = ({ wish: name, wishBearer: bearer }: Member): string[] =>
+  name !== undefined && bearer ? [takenText({ name, bearer })] : [];
+
+function tableOf(kind: Kind, members: readonly Member[], isPending = false): string[] {
+  if (isPending) return pendingTable(members);
+  return kind === 'device' ? deviceTable(members) : gatewayTable(members);
 }
 
 /** Nobody at all is something else than nobody of those that were asked for. */
@@ -104,12 +109,20 @@ function nobodyText(
   return `no ${kind} is enrolled yet: \`sitecast token create --join --kind ${kind}\` lets the first in`;
 }
 
+/** Those with a name first, as people count: cam-2 before cam-10. */
+const inOrder = (members: readonly Member[]): Member[] =>
+  [...members].sort(
+    (one, other) =>
+      Number(one.name === undefined) - Number(other.name === undefined) ||
+      (one.name ?? '').localeCompare(other.name ?? '', 'en', { numeric: true }),
+  );
+
 function deviceTable(members: readonly Member[]): string[] {
-  const rows = members.map(member => {
-    const { id, product, hardware, site, tags, last } = member;
+  const rows = inOrder(members).map(member => {
+    const { product, hardware, site, tags, last } = member;
     const booted = last?.booted?.release?.version ?? '-';
     return [
-      id,
+      calledText(member),
       product ?? '-',
       hardware ?? '-',
       site ?? '-',
@@ -120,78 +133,65 @@ function deviceTable(members: readonly Member[]): string[] {
       member.odd.join(', '),
     ];
   });
-  return table(['ID', 'PRODUCT', 'HARDWARE', 'SITE', 'STATE', 'RUNS', 'LAST HEARD', 'TAGS', 'ODD'], rows);
+  return table(['DEVICE', 'PRODUCT', 'HARDWARE', 'SITE', 'STATE', 'RUNS', 'LAST HEARD', 'TAGS', 'ODD'], rows);
 }
 
 function gatewayTable(members: readonly Member[]): string[] {
-  const rows = members.map(member => [
-    member.id,
+  const rows = inOrder(members).map(member => [
+    calledText(member),
     member.site ?? '-',
     stateText(member),
     seenText(member),
     formatTags(member.tags),
     member.odd.join(', '),
   ]);
-  return table(['ID', 'SITE', 'STATE', 'LAST HEARD', 'TAGS', 'ODD'], rows);
+  return table(['GATEWAY', 'SITE', 'STATE', 'LAST HEARD', 'TAGS', 'ODD'], rows);
 }
 
-const stateText = ({ state, quarantinedAt }: Member): string =>
-  quarantinedAt === undefined ? state : `${state}, quarantined`;
+/** Whom an operator is about to let in goes by its id: a wish is anybody's. */
+function pendingTable(members: readonly Member[]): string[] {
+  const rows = members.map(({ id, product, hardware, site, wish, lastSeenAt }) => [
+    id,
+    wish ?? '',
+    product ?? '-',
+    hardware ?? '-',
+    site ?? '-',
+    lastSeenAt ?? '-',
+  ]);
+  return table(['ID', 'WANTS TO BE', 'PRODUCT', 'HARDWARE', 'SITE', 'LAST ASKED'], rows);
+}
 
-/** The later of its last report and its last own request: whichever way it came. */
-function seenText({ lastSeenAt, last }: Member): string {
-  const times = [lastSeenAt, last?.receivedAt].filter(time => time !== undefined).sort();
-  return times.at(-1) ?? '-';
+const stateText = ({ state, quarantinedAt, presence }: Member): string =>
+  [
+    state,
+    ...(presence === 'silent' ? ['silent'] : []),
+    ...(quarantinedAt === undefined ? [] : ['quarantined']),
+  ].join(', ');
+
+/** The last that came of it, whichever way; it's said where nothing but reports could tell. */
+function seenText({ kind, lastSeenAt, last, presence }: Member): string {
+  if (presence === 'heard') return 'now';
+  const [time] = [lastSeenAt, last?.receivedAt]
+    .filter(each => each !== undefined)
+    .sort()
+    .reverse();
+  if (time === undefined) return '-';
+  return kind === 'device' && presence === 'untold' && time === last?.receivedAt
+    ? `${time} (its last report)`
+    : time;
 }
 
 export function memberShowCommand(kind: Kind): SettingsCommand {
   return asJson(
-    new SettingsCommand('show')
-      .description(`show all that is known of one ${kind}`)
-      .argument('<id>', 'its id, or the beginning or end of it'),
+    new SettingsCommand('show').description(`show all that is known of one ${kind}`).argument('<id>', WHICH),
   )
-    .addHelpText('after', `\nExample:\n  sitecast ${kind} show 12D3KooWB1…`)
+    .addHelpText('after', `\nExample:\n  sitecast ${kind} show ${EXAMPLE_NAMES[kind]}`)
     .action(async (text: string, options: JsonOptions) => {
       const origin = await connect(options);
-      const id = await resolveMember(origin, kind, text);
+      const id = await findMember(origin, kind, text);
       const member = await origin.json(`/api/v1/${kind}s/${id}`, memberDetailSchema);
       if (options.json) printJson(member);
       else print(describeMember(member));
-    });
-}
-
-export function memberAcceptCommand(kind: Kind): SettingsCommand {
-  return asJson(
-    new SettingsCommand('accept')
-      .description(`let a ${kind} in that came without a join token`)
-      .argument('<id>', 'its id, or the beginning or end of it')
-      .option(
-        '--site <site>',
-        kind === 'device'
-          ? 'where it is (default: the site of the gateway it came through)'
-          : 'the site that it serves (default: the one it asked for)',
-      ),
-  )
-    .addHelpText(
-      'after',
-      `
-Compare the id with the one that the ${kind} itself shows: whoever asks can call itself anything but that.
-
-Example:
-  sitecast ${kind} accept 12D3KooWB1… --site north`,
-    )
-    .action(async (text: string, options: JsonOptions & { site?: string }) => {
-      const origin = await connect(options);
-      const id = await resolveMember(origin, kind, text, { isPending: true });
-      const { site } = options;
-      const json = site === undefined ? {} : { site };
-      const member = await origin.json(`/api/v1/${kind}s/${id}/accept`, changedMemberSchema, {
-        method: 'POST',
-        json,
-      });
-      if (options.json) printJson(member);
-      else print(`${id} is in, at the site ${member.site}`);
-      noteNew(member);
     });
 }
 
@@ -199,14 +199,14 @@ export function memberTagCommand(kind: Kind): SettingsCommand {
   return asJson(
     new SettingsCommand('tag')
       .description(`change the tags of a ${kind}, or the site that it belongs to`)
-      .argument('<id>', 'its id, or the beginning or end of it')
+      .argument('<id>', WHICH)
       .argument('[tags...]', 'NAME=VALUE to set one, NAME- to remove it')
       .option('--site <site>', 'move it to this site')
       .option('--lift-quarantine', 'it was looked at: there is one machine with its key, and no more'),
   )
     .addHelpText(
       'after',
-      `\nExamples:\n  sitecast ${kind} tag 12D3KooWB1… ring=early floor=2\n  sitecast ${kind} tag 12D3KooWB1… ring-`,
+      `\nExamples:\n  sitecast ${kind} tag ${EXAMPLE_NAMES[kind]} ring=early floor=2\n  sitecast ${kind} tag 12D3KooWB1… ring-`,
     )
     .action(
       async (
@@ -216,7 +216,7 @@ export function memberTagCommand(kind: Kind): SettingsCommand {
         command: Command,
       ) => {
         const origin = await connect(options);
-        const id = await resolveMember(origin, kind, text);
+        const id = await findMember(origin, kind, text);
         const before = await origin.json(`/api/v1/${kind}s/${id}`, memberSchema);
         const site = command.getOptionValueSource('site') === 'cli' ? options.site : undefined;
         const json = {
@@ -227,15 +227,10 @@ export function memberTagCommand(kind: Kind): SettingsCommand {
         const path = `/api/v1/${kind}s/${id}`;
         const member = await origin.json(path, changedMemberSchema, { method: 'PATCH', json });
         if (options.json) printJson(member);
-        else print(`${id}  site ${member.site}  ${formatTags(member.tags)}`);
+        else print(`${calledText(member)}  site ${member.site}  ${formatTags(member.tags)}`);
         noteNew(member);
       },
     );
-}
-
-/** A site comes to be by being named: a slip would, too. */
-function noteNew({ unknown }: z.infer<typeof changedMemberSchema>): void {
-  if (unknown.length > 0) note(`new in the fleet: ${namesText(unknown)}`);
 }
 
 function changedTags(before: Record<string, string>, changes: readonly string[]): Record<string, string> {
@@ -258,7 +253,7 @@ export function memberRevokeCommand(kind: Kind): SettingsCommand {
   return asJson(
     new SettingsCommand('revoke')
       .description(`shut a ${kind} out for good: its key may be in other hands`)
-      .argument('<id>', 'its id, or the beginning or end of it'),
+      .argument('<id>', WHICH),
   )
     .addHelpText(
       'after',
@@ -267,13 +262,42 @@ The origin refuses it at once; gateways do when they see the next metadata. Ther
 comes in again under a new identity, with an empty --data directory.
 
 Example:
-  sitecast ${kind} revoke 12D3KooWB1…`,
+  sitecast ${kind} revoke ${EXAMPLE_NAMES[kind]}`,
     )
     .action(async (text: string, options: JsonOptions) => {
       const origin = await connect(options);
-      const id = await resolveMember(origin, kind, text);
+      const id = await findMember(origin, kind, text);
       const member = await origin.json(`/api/v1/${kind}s/${id}/revoke`, memberSchema, { method: 'POST' });
       if (options.json) printJson(member);
-      else print(`${id} is revoked`);
+      else print(`${idText(member)} is revoked`);
+    });
+}
+
+export function memberNameCommand(kind: Kind): SettingsCommand {
+  return asJson(
+    new SettingsCommand('name')
+      .description(`give a ${kind} a name, or take it away: what people read instead of its id`)
+      .argument('<id>', WHICH)
+      .argument('[name]', 'letters, digits, and . _ - between them; at most 63')
+      .option('--remove', 'it has no name any more'),
+  )
+    .addHelpText(
+      'after',
+      `
+A name is one ${kind}'s at a time, whatever its case. One that is revoked leaves it free.
+
+Example:
+  sitecast ${kind} name 12D3KooWB1… ${EXAMPLE_NAMES[kind]}`,
+    )
+    .action(async (text: string, name: string | undefined, options: JsonOptions & { remove?: boolean }) => {
+      if ((name === undefined) !== (options.remove === true))
+        throw new SitecastError('badInput', 'SITECAST_OPTION_CONFLICT', 'either a name or --remove');
+      const origin = await connect(options);
+      const id = await findMember(origin, kind, text);
+      const json = { name: name ?? null };
+      const path = `/api/v1/${kind}s/${id}`;
+      const member = await origin.json(path, changedMemberSchema, { method: 'PATCH', json });
+      if (options.json) printJson(member);
+      else print(member.name === undefined ? `${id} has no name` : `${id} is ${member.name}`);
     });
 }

@@ -1,8 +1,22 @@
-import type { MemberDetail } from './fleet-api.ts';
-import { facts, field, table } from './output.ts';
+import type { Member, MemberDetail } from './fleet-api.ts';
+import { calledText } from './called.ts';
+import { facts, field, plural, table } from './output.ts';
+import { turnLines } from './presence-view.ts';
 import { reasonText } from './rollout-view.ts';
 
 const SHORT_EPOCH_CHARS = 8;
+
+/** A board that was set up anew looks just like one that wants another's place. */
+export function takenText({
+  name,
+  bearer,
+}: {
+  name: string;
+  bearer: NonNullable<Member['wishBearer']>;
+}): string {
+  const { kind, id, lastHeardAt } = bearer;
+  return `${name} is already the name of ${kind} ${id} (last heard ${lastHeardAt}); accepting replaces it: it is revoked for good`;
+}
 
 export function formatTags(tags: Record<string, string>): string {
   return Object.entries(tags)
@@ -24,20 +38,23 @@ export function namesText(
 
 /** One device or gateway on one screen. */
 export function describeMember(member: MemberDetail): string[] {
-  const parts = [known(member), inventory(member), oddities(member), history(member)];
+  const turns = turnLines(member.hears?.turns ?? []);
+  const parts = [known(member), turns, inventory(member), oddities(member), history(member)];
   return parts.filter(lines => lines.length > 0).flatMap((lines, at) => (at === 0 ? lines : ['', ...lines]));
 }
 
 function known(member: MemberDetail): string[] {
   const { id, kind, product, hardware, site, tags, state, last } = member;
   const lines: Line[] = [
-    [kind, id],
+    [kind, calledText(member)],
+    ['id', member.name === undefined ? undefined : id],
     ['product', product === undefined ? undefined : `${product}, hardware ${hardware ?? 'unknown'}`],
     ['site', site],
     ['tags', formatTags(tags) || undefined],
     ['state', state],
-    ...(last ? reportLines(last) : []),
+    ...(last ? reportLines(last, member.names) : []),
     ['seen', member.lastSeenAt],
+    ['heard', hearingText(member)],
     ['enrolled', member.enrolledAt],
     ['revoked', member.revokedAt],
     ['quarantined', member.quarantinedAt && `${member.quarantinedAt}: several machines seem to have its key`],
@@ -54,16 +71,36 @@ function inventory(member: MemberDetail): string[] {
 /** A name, and what stands beside it; undefined leaves the line out. */
 type Line = [string, string | undefined];
 
-function reportLines(last: NonNullable<MemberDetail['last']>): Line[] {
+function reportLines(last: NonNullable<MemberDetail['last']>, names: MemberDetail['names']): Line[] {
   const { reason, booted, rollout, receivedAt, at, via, timestampVersion } = last;
   return [
     ['why', reason && reasonText(reason)],
     ['runs', booted && `${releaseText(booted.release)} in slot ${booted.slot}`],
     ['rollout', rollout && `${rollout.id}, attempt ${rollout.attempt}`],
-    ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${via}`}`],
+    ['reported', `${receivedAt} (its clock: ${at})${via === undefined ? '' : ` via ${names[via] ?? via}`}`],
     ['metadata', `trusts version ${timestampVersion} of the timestamp`],
   ];
 }
+
+/** Undefined for one that waits, is revoked, or was told of by an origin of an earlier version. */
+function hearingText({ kind, presence, heardBy = [], hears, names }: MemberDetail): string | undefined {
+  if (presence === undefined) return undefined;
+  if (kind === 'gateway')
+    return GATEWAY_PRESENCE[presence] + (hears ? `: ${plural(hears.devices, 'device')}` : '');
+  return presence === 'heard'
+    ? `now, by ${heardBy.map(id => names[id] ?? id).join(', ')}`
+    : DEVICE_PRESENCE[presence];
+}
+
+const GATEWAY_PRESENCE = {
+  heard: 'it lives, and tells whom it hears',
+  silent: 'no: it is silent',
+  untold: 'it does not tell whom it hears (yet)',
+};
+const DEVICE_PRESENCE = {
+  silent: 'no: the gateways of its site live, and none hears it',
+  untold: 'unknown: no gateway of its site tells; its last report counts',
+};
 
 function oddities({ anomalies, chains }: MemberDetail): string[] {
   if (anomalies.length === 0) return [];

@@ -3,9 +3,10 @@ import { auditCommand } from './audit-command.ts';
 import { initCommand } from './init-command.ts';
 import { keysRenewCommand, keysRotateCommand } from './keys-change-command.ts';
 import { keysCreateCommand, keysListCommand } from './keys-command.ts';
+import { memberAcceptCommand } from './member-accept-command.ts';
 import {
-  memberAcceptCommand,
   memberListCommand,
+  memberNameCommand,
   memberRevokeCommand,
   memberShowCommand,
   memberTagCommand,
@@ -116,6 +117,7 @@ function memberGroup(kind: 'device' | 'gateway', description: string): SettingsC
     memberListCommand(kind),
     memberShowCommand(kind),
     memberAcceptCommand(kind),
+    memberNameCommand(kind),
     memberTagCommand(kind),
     memberRevokeCommand(kind),
   );

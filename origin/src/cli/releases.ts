@@ -23,7 +23,7 @@ export interface PublishedProduct {
   lost: number[];
 }
 
-export function productNames(view: RepositoryView): string[] {
+function productNames(view: RepositoryView): string[] {
   const names = Object.keys(view.targets.targets).map(parseTargetName);
   return names.flatMap(name => (name?.kind === 'product' ? [name.product] : [])).sort();
 }

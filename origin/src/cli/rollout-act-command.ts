@@ -92,8 +92,9 @@ async function perform(
 }
 
 async function showFailures(origin: OriginClient, id: string): Promise<void> {
-  const { failures, figures } = await fetchRolloutStatus(origin, id);
-  for (const line of describeFailures(failures)) note(line);
+  const status = await fetchRolloutStatus(origin, id);
+  const { figures } = status;
+  for (const line of describeFailures(status)) note(line);
   if (figures && figures.silent > 0) note(`${plural(figures.silent, 'device')} fell silent`);
 }
 

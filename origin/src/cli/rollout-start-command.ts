@@ -7,6 +7,7 @@ import {
 } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { InvalidArgumentError, Option } from 'commander';
+import { findMember } from './find-member.ts';
 import { collect, collectTag, dryRunSchema, rolloutStatusSchema, tagsOf } from './fleet-api.ts';
 import { note, plural, print, printJson } from './output.ts';
 import { describeDryRun } from './rollout-view.ts';
@@ -92,7 +93,11 @@ function addStageOptions(command: SettingsCommand): void {
         'how long a stage must have been well before the next; one for each, with commas, or one for all (default: 4h)',
       ).argParser(listOf(parseDurationMs)),
     )
-    .option('--canary-device <id>', 'in the first stage, before all shares; may be repeated', collect)
+    .option(
+      '--canary-device <device>',
+      'a name or an id: in the first stage, before all shares; may be repeated',
+      collect,
+    )
     .option('--canary-per-site', 'one device of each site in the first stage')
     .option('--all-at-once', 'without stages, or with a first one of more devices than 10 % are');
 }
@@ -181,12 +186,14 @@ async function start(
       ? new Map<string, string>()
       : await applyOptionsFile(command, given.file, ['product', 'version'], LISTS);
   const options: StartOptions = command.opts();
-  const json = {
+  const wanted = {
     product: needed('product', product ?? named.get('product')),
     version: needed('version', version ?? named.get('version')),
-    ...bodyOf(options),
   };
   const origin = await connect(options);
+  const canaries: string[] = [];
+  for (const text of options.canaryDevice ?? []) canaries.push(await findMember(origin, 'device', text));
+  const json = { ...wanted, ...bodyOf(options, canaries) };
   const request = { method: 'POST', json } as const;
   if (options.dryRun) {
     const dry = await origin.json('/api/v1/rollouts', dryRunSchema, request);
@@ -211,14 +218,15 @@ async function start(
   note(`watch it with: sitecast rollout status ${id} --watch`);
 }
 
-function bodyOf(options: StartOptions): Record<string, unknown> {
-  const { hardware, site, tag, fromVersion, canaryDevice, canaryPerSite } = options;
-  const hasCanaries = canaryDevice !== undefined || canaryPerSite === true;
+/** @param canaries ids of the named ones */
+function bodyOf(options: StartOptions, canaries: readonly string[]): Record<string, unknown> {
+  const { hardware, site, tag, fromVersion, canaryPerSite } = options;
+  const hasCanaries = canaries.length > 0 || canaryPerSite === true;
   return withoutUndefined({
     id: options.id,
     match: withoutUndefined({ hardware, sites: site, tags: tag && tagsOf(tag), fromVersion }),
     ...stagesOf(options, hasCanaries),
-    canaries: hasCanaries ? { ids: canaryDevice ?? [], perSite: canaryPerSite === true } : undefined,
+    canaries: hasCanaries ? { ids: canaries, perSite: canaryPerSite === true } : undefined,
     maxFailuresBasisPoints: options.maxFailures,
     minFailures: options.minFailures,
     onFailure: options.onFailure,

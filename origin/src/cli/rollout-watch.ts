@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { RolloutStatus } from './fleet-api.ts';
+import { calledText } from './called.ts';
 import { note, print, printJson, textOf, widthOf } from './output.ts';
 import { type Ending, endingOf } from './rollout-ending.ts';
 import { describeStatus, headline, progressText, reasonText } from './rollout-view.ts';
@@ -71,11 +72,11 @@ function changes(): Show {
   const states = new Map<string, string>();
   let lastHeadline = '';
   return status => {
-    for (const { id, site, state, reason, progress } of status.devices) {
+    for (const { id, name, site, state, reason, progress } of status.devices) {
       const text = `${state}${progress ? ` ${progressText(progress)}` : ''}`;
       if (states.get(id) === text) continue;
       states.set(id, text);
-      print(`${id}  ${site}  ${text}${reason ? `  ${reasonText(reason)}` : ''}`);
+      print(`${calledText({ id, name })}  ${site}  ${text}${reason ? `  ${reasonText(reason)}` : ''}`);
     }
     const line = headline(status);
     if (line !== lastHeadline) print(headline(status, Date.now()));

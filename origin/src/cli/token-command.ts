@@ -21,7 +21,7 @@ const listSchema = z.object({ tokens: z.array(tokenSchema) });
 
 const MAX_JOIN_USES = 1_000_000;
 /** Options that make sense for one sort of token alone. */
-const API_ONLY = ['name', 'role'];
+const API_ONLY = ['role'];
 const JOIN_ONLY = ['kind', 'site', 'product', 'hardware', 'uses', 'originUrl'];
 
 interface CreateOptions extends OriginOptions, JoinTokenOptions {
@@ -35,26 +35,14 @@ export function tokenCreateCommand(): SettingsCommand {
     .description(
       'make an API token for a person or script, or with --join a token that lets devices or gateways in',
     )
-    .option('--name <name>', 'whose API token it is')
+    .option('--name <name>', 'whose API token it is; with --join: what the one that it lets in is called')
     .addOption(
       new Option('--role <role>', 'viewer: look; operator: publish and roll out; admin: tokens and keys too')
         .choices(ROLES)
         .default('viewer'),
-    )
-    .option('--join', 'make a join token instead')
-    .addOption(new Option('--kind <kind>', 'with --join: what it lets in').choices(['device', 'gateway']))
-    .option(
-      '--site <site>',
-      "with --join: the site of those it lets in (default for devices: their gateway's)",
-    )
-    .option('--product <product>', 'with --join: devices of this product alone')
-    .option('--hardware <hardware>', 'with --join: this hardware alone')
-    .option(
-      '--uses <n>',
-      'with --join: how many it lets in (default: 1)',
-      parseBoundedInteger(1, MAX_JOIN_USES),
-    )
-    .option('--origin-url <url>', 'with --join: where they find the origin (default: --origin)')
+    );
+  addJoinOptions(command);
+  command
     .option(
       '--expires <duration>',
       'how long it holds, such as 90d (default: until revoked; with --join 30d)',
@@ -71,7 +59,8 @@ A token is shown once. The origin keeps a hash of an API token, and the public h
 Examples:
   sitecast token create --name ci --role operator --expires 90d --out ci.token
   sitecast token create --join --kind gateway --site north --out north.token
-  sitecast token create --join --kind device --product camera --uses 20 --expires 7d`,
+  sitecast token create --join --kind device --product camera --uses 20 --expires 7d
+  sitecast token create --join --kind device --product camera --name cam-0042`,
     )
     .action(async (options: CreateOptions, command: Command) => {
       const foreign = (options.join ? API_ONLY : JOIN_ONLY).find(
@@ -86,9 +75,30 @@ Examples:
       }
       if (options.out !== undefined) await requireAbsent(options.out);
       const origin = await connect(options);
-      if (options.join) await createJoinToken(origin, options);
+      // A name in a settings file or the environment is a person's.
+      const isNamed = command.getOptionValueSource('name') === 'cli';
+      if (options.join)
+        await createJoinToken(origin, { ...options, name: isNamed ? options.name : undefined });
       else await createApiToken(origin, options);
     });
+}
+
+function addJoinOptions(command: SettingsCommand): void {
+  command
+    .option('--join', 'make a join token instead')
+    .addOption(new Option('--kind <kind>', 'with --join: what it lets in').choices(['device', 'gateway']))
+    .option(
+      '--site <site>',
+      "with --join: the site of those it lets in (default for devices: their gateway's)",
+    )
+    .option('--product <product>', 'with --join: devices of this product alone')
+    .option('--hardware <hardware>', 'with --join: this hardware alone')
+    .option(
+      '--uses <n>',
+      'with --join: how many it lets in (default: 1)',
+      parseBoundedInteger(1, MAX_JOIN_USES),
+    )
+    .option('--origin-url <url>', 'with --join: where they find the origin (default: --origin)');
 }
 
 async function createApiToken(

@@ -38,8 +38,8 @@ export class EventLog implements Events {
     return this.#newest;
   }
 
-  emit({ type, rollout, device, data }: FleetEvent): void {
-    const about = { at: new Date(this.#now()).toISOString(), rollout, device };
+  emit({ type, rollout, device, name, data }: FleetEvent): void {
+    const about = { at: new Date(this.#now()).toISOString(), rollout, device, name };
     let text = JSON.stringify({ ...about, data });
     const lengthBytes = Buffer.byteLength(text);
     if (lengthBytes > MAX_EVENT_BYTES)

@@ -1,12 +1,14 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { type Enrolment, readEnrolment } from '@sitecast/shared/fleet';
+import { type Enrolment, nameKey, readEnrolment } from '@sitecast/shared/fleet';
 import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
-import { type Audit, ORIGIN } from '../audit/audit.ts';
+import { type Audit, type AuditEvent, ORIGIN } from '../audit/audit.ts';
 import { Serial } from '../storage/concurrency.ts';
 import { demandRoom, type Room } from '../storage/room.ts';
+import { alreadyIn, checkComplete, foreign, notPending, revoked, siteMissing } from './enrolment-errors.ts';
 import type { AdmittedBy, JoinTokens } from './join-tokens.ts';
 import type { Member, MemberKind } from './member.ts';
-import type { PendingMembers } from './pending.ts';
+import { nameTaken, notBearer, withName } from './naming.ts';
+import type { PendingMember, PendingMembers } from './pending.ts';
 import { MAX_MEMBERS, type Registry } from './registry.ts';
 import type { Write } from './store.ts';
 
@@ -25,6 +27,18 @@ interface EnrolmentDeps {
 export interface MemberChange {
   tags?: Record<string, string> | undefined;
   site?: string | undefined;
+  /** Null: none any more. */
+  name?: string | null | undefined;
+}
+
+/** What an operator says of one that is to be let in. */
+export interface Acceptance {
+  /** Where it is; without it, where the replaced one is, or where it was seen. */
+  site?: string | undefined;
+  /** What it wishes isn't what it gets: only what is said here. */
+  name?: string | undefined;
+  /** Id of the one that bears the name now: its site and tags go over with the name, and it's revoked. */
+  replaces?: string | undefined;
 }
 
 interface Newcomer {
@@ -112,14 +126,18 @@ export class Enrolments {
   /** Refuses whom it must. @returns who comes in, and all others' answers: to be given once those are durable */
   #judge(newcomers: readonly Newcomer[]) {
     const admitted = new Map<string, Admitted>();
+    const names = new Set<string>();
+    const isTaken = (name: string) =>
+      names.has(nameKey(name)) || this.#deps.registry.named(name) !== undefined;
     const waiting: { newcomer: Newcomer; member: Member | undefined }[] = [];
     for (const newcomer of newcomers) {
       const { enrolment, relay, reject } = newcomer;
       const { id } = enrolment;
       try {
         const known = this.#deps.registry.member(id) ?? admitted.get(id)?.member;
-        const found = known ? undefined : this.#admit(enrolment, relay);
+        const found = known ? undefined : this.#admit(enrolment, relay, isTaken);
         if (found) admitted.set(id, found);
+        if (found?.member.name !== undefined) names.add(nameKey(found.member.name));
         waiting.push({ newcomer, member: known ? alreadyIn(known, enrolment) : found?.member });
       } catch (error) {
         reject(error);
@@ -128,74 +146,141 @@ export class Enrolments {
     return { admitted: [...admitted.values()], waiting };
   }
 
-  /** @returns undefined for one that has no token: it waits */
-  #admit(enrolment: Enrolment, relay: Member | undefined): Admitted | undefined {
-    const { joinTokens, pending, now } = this.#deps;
+  /** @returns undefined for one that waits: it has no token, or its name is another's */
+  #admit(
+    enrolment: Enrolment,
+    relay: Member | undefined,
+    isTaken: (name: string) => boolean,
+  ): Admitted | undefined {
+    const { joinTokens } = this.#deps;
     checkComplete(enrolment);
-    const { id, kind, product, hardware, token } = enrolment;
-    const wanted = {
-      id,
-      kind,
-      ...(product !== undefined && { product }),
-      ...(hardware !== undefined && { hardware }),
-    };
+    const { kind, token } = enrolment;
     const asked = kind === 'device' ? relay?.site : enrolment.site;
     if (token === undefined) {
-      const site = asked !== undefined && { site: asked };
-      pending.add({ ...wanted, ...site, ...(relay && { via: relay.id }) }, now());
+      this.#addPending(enrolment, relay, { site: asked, wish: enrolment.name });
       return undefined;
     }
     const by = joinTokens.admit(token, enrolment);
     try {
       const site = by.before.site ?? asked;
       if (site === undefined) throw siteMissing(kind);
-      return { member: this.#newMember(wanted, site, { joinToken: token }), by, via: relay?.id };
+      const name = by.before.name ?? enrolment.name;
+      if (name !== undefined && isTaken(name)) {
+        // A token lets nobody take another's place.
+        joinTokens.giveBack(by);
+        this.#addPending(enrolment, relay, { site, wish: name, joinToken: token });
+        return undefined;
+      }
+      const member = this.#newMember(enrolment, { site, name, letInBy: { joinToken: token } });
+      return { member, by, via: relay?.id };
     } catch (error) {
       joinTokens.giveBack(by);
       throw error;
     }
   }
 
+  #addPending(
+    enrolment: Enrolment,
+    relay: Member | undefined,
+    { site, wish, joinToken }: Record<'site' | 'wish', string | undefined> & { joinToken?: string },
+  ): void {
+    const { pending, now } = this.#deps;
+    const asking = {
+      ...identityOf(enrolment),
+      ...(site !== undefined && { site }),
+      ...(wish !== undefined && { wish }),
+      ...(joinToken !== undefined && { joinToken }),
+      ...(relay && { via: relay.id }),
+    };
+    pending.add(asking, now());
+  }
+
   /**
-   * An operator lets one in that waits.
-   * @param site where it is; without it, where it was seen
-   * @throws SITECAST_NOT_PENDING (notFound), SITECAST_SITE_MISSING, SITECAST_DEVICE_REVOKED
+   * An operator lets one in that waits. Whom it replaces is revoked in the same write.
+   * @throws SITECAST_NOT_PENDING (notFound), SITECAST_SITE_MISSING, SITECAST_DEVICE_REVOKED, SITECAST_NAME_TAKEN,
+   *   SITECAST_NOT_NAMED_SO (conflict)
    */
-  accept(kind: MemberKind, id: string, site: string | undefined, operator: string): Promise<Member> {
+  accept(kind: MemberKind, id: string, acceptance: Acceptance, operator: string): Promise<Member> {
+    const { site, name, replaces } = acceptance;
     return this.#serial.run(async () => {
       const { registry, pending, now } = this.#deps;
       const known = registry.member(id);
       if (known?.revokedAt !== undefined) throw revoked(known);
-      if (known?.kind === kind && (site === undefined || site === known.site)) return known;
+      if (known?.kind === kind && isAsSaid(known, acceptance)) return known;
       const waiting = pending.get(id, now());
       if (waiting?.kind !== kind || known) throw notPending(kind, id);
-      const where = site ?? waiting.site;
+      const replaced = this.#bearerOf(kind, name, replaces);
+      const where = site ?? replaced?.site ?? waiting.site;
       if (where === undefined) throw siteMissing(kind);
-      const { product, hardware } = waiting;
-      const wanted = {
-        id,
-        kind,
-        ...(product !== undefined && { product }),
-        ...(hardware !== undefined && { hardware }),
-      };
-      const member = this.#newMember(wanted, where, { operator });
-      await registry.put(member, this.#recorded(operator, 'accept', member, { ...wanted, site: where }));
+      const { tags } = replaced ?? {};
+      const member = this.#newMember(waiting, { site: where, name, tags, letInBy: { operator } });
+      await this.#letInFor(waiting, { member, replaced }, operator);
       pending.remove(id);
       return member;
     });
   }
 
-  /** @throws SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN, SITECAST_DEVICE_REVOKED */
-  change(kind: MemberKind, id: string, { tags, site }: MemberChange, operator: string): Promise<Member> {
+  /** The newcomer, the one that it replaces, its use of a token, and what tells of it all: one write. */
+  async #letInFor(
+    waiting: PendingMember,
+    { member, replaced }: { member: Member; replaced: Member | undefined },
+    operator: string,
+  ): Promise<void> {
+    const { registry, joinTokens, audit } = this.#deps;
+    const { id, name, site } = member;
+    const details = { ...identityOf(waiting), site, name, replaces: replaced?.id };
+    const events = [eventOf(operator, 'accept', member, details)];
+    if (replaced) events.push(eventOf(operator, 'revoke', replaced, { name, replacedBy: id }));
+    const members = replaced ? [member, this.#revokedNow(replaced)] : [member];
+    const by = this.#useOf(waiting);
+    try {
+      await registry.putAll(members, writes => audit.record(events, by ? [...writes, by.write] : writes));
+    } catch (error) {
+      if (by) joinTokens.giveBack(by);
+      throw error;
+    }
+  }
+
+  /** The one to be replaced; undefined where nobody is, and the name is free. */
+  #bearerOf(kind: MemberKind, name: string | undefined, replaces: string | undefined): Member | undefined {
+    if (name === undefined) return undefined;
+    const bearer = this.#deps.registry.named(name);
+    if (replaces === undefined && bearer) throw nameTaken(name, bearer);
+    if (replaces !== undefined && (bearer?.id !== replaces || bearer.kind !== kind))
+      throw notBearer(name, replaces, bearer);
+    return bearer;
+  }
+
+  /** A token that would have let it in is used by that. One that is used up by now isn't missed: an operator says so. */
+  #useOf({ joinToken, ...asking }: PendingMember): AdmittedBy | undefined {
+    if (joinToken === undefined) return undefined;
+    try {
+      return this.#deps.joinTokens.admit(joinToken, asking);
+    } catch (error) {
+      if (error instanceof SitecastError) return undefined;
+      throw error;
+    }
+  }
+
+  /** @throws SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN, SITECAST_DEVICE_REVOKED, SITECAST_NAME_TAKEN */
+  change(
+    kind: MemberKind,
+    id: string,
+    { tags, site, name }: MemberChange,
+    operator: string,
+  ): Promise<Member> {
     return this.#serial.run(async () => {
       const { registry, now } = this.#deps;
       const member = registry.require(kind, id);
       if (member.revokedAt !== undefined) throw revoked(member);
-      const next = { ...member, tags: tags ?? member.tags, site: site ?? member.site };
+      const named = name === undefined ? member : withName(member, name ?? undefined);
+      const next = { ...named, tags: tags ?? member.tags, site: site ?? member.site };
+      const bearer = next.name === undefined ? undefined : registry.named(next.name);
+      if (next.name !== undefined && bearer && bearer.id !== id) throw nameTaken(next.name, bearer);
       if (isSameAssignment(member, next)) return member;
       const changed = { ...next, serial: member.serial + 1, changedAt: new Date(now()).toISOString() };
-      const before = { tags: member.tags, site: member.site };
-      const details = { before, tags: changed.tags, site: changed.site };
+      const before = { tags: member.tags, site: member.site, name: member.name };
+      const details = { before, tags: changed.tags, site: changed.site, name: changed.name };
       await registry.put(changed, this.#recorded(operator, 'change', changed, details));
       return changed;
     });
@@ -204,36 +289,40 @@ export class Enrolments {
   /** For good: its key may be in other hands. Does nothing for one that is revoked already. */
   revoke(kind: MemberKind, id: string, operator: string): Promise<Member> {
     return this.#serial.run(async () => {
-      const { registry, now } = this.#deps;
+      const { registry } = this.#deps;
       const member = registry.require(kind, id);
       if (member.revokedAt !== undefined) return member;
-      const at = new Date(now()).toISOString();
-      const changed = { ...member, serial: member.serial + 1, changedAt: at, revokedAt: at };
+      const changed = this.#revokedNow(member);
       await registry.put(changed, this.#recorded(operator, 'revoke', changed));
       return changed;
     });
   }
 
+  /** It keeps its name, for those who look for it later; others may have it. */
+  #revokedNow(member: Member): Member {
+    const at = new Date(this.#deps.now()).toISOString();
+    return { ...member, serial: member.serial + 1, changedAt: at, revokedAt: at };
+  }
+
   /** Each newcomer, its use of a join token, and the entry that tells of it, in one write. No operator did it; but one made the token. */
   async #recordEnrolments(admitted: readonly Admitted[], members: readonly Write[]): Promise<void> {
     const recorded = admitted.map(({ member, by: { before, write }, via }, at) => {
-      const { product, hardware, site } = member;
-      const details = { joinToken: before.id, tokenBy: before.createdBy, product, hardware, site, via };
+      const { name, product, hardware, site } = member;
+      const details = { joinToken: before.id, tokenBy: before.createdBy, name, product, hardware, site, via };
       return this.#recorded(ORIGIN, 'enrol', member, details)([...members.slice(at, at + 1), write]);
     });
     await Promise.all(recorded);
   }
 
   /** What is told and done, in one write. */
-  #recorded(by: string, what: string, { kind, id }: Member, details?: Record<string, unknown>) {
-    const event = { by, action: `${kind}.${what}`, subject: `${kind}:${id}`, ...(details && { details }) };
+  #recorded(by: string, what: string, member: Member, details?: Record<string, unknown>) {
+    const event = eventOf(by, what, member, details);
     return (writes: readonly Write[]) => this.#deps.audit.record(event, writes);
   }
 
   #newMember(
-    wanted: Pick<Member, 'id' | 'kind' | 'product' | 'hardware'>,
-    site: string,
-    letInBy: Member['letInBy'],
+    asking: Asking,
+    { site, name, tags = {}, letInBy }: Pick<Member, 'site' | 'letInBy'> & Given,
   ): Member {
     if (this.#deps.registry.size >= MAX_MEMBERS) {
       throw new SitecastError(
@@ -243,73 +332,53 @@ export class Enrolments {
       );
     }
     const at = new Date(this.#deps.now()).toISOString();
-    return { ...wanted, site, tags: {}, serial: 1, enrolledAt: at, changedAt: at, letInBy };
+    const known = { ...identityOf(asking), site, tags, serial: 1, enrolledAt: at, changedAt: at, letInBy };
+    return withName(known, name);
   }
 }
 
-/** One that is in already: the answer to its first request may have got lost. A token isn't used again. */
-function alreadyIn(member: Member, { kind, product, hardware }: Enrolment): Member {
-  if (member.revokedAt !== undefined) throw revoked(member);
-  if (kind === member.kind && product === member.product && hardware === member.hardware) return member;
-  throw new SitecastError(
-    'conflict',
-    'SITECAST_ENROLMENT_CONFLICT',
-    `${member.id} is enrolled as a ${describe(member)}, and asks to be a ${describe({ kind, product, hardware })}`,
-    { hint: 'A machine that became another one needs another identity: give it an empty --data directory.' },
-  );
+/** What a newcomer says that it is. */
+type Asking = Pick<Enrolment, 'id' | 'kind' | 'product' | 'hardware'>;
+
+interface Given {
+  name: string | undefined;
+  tags?: Member['tags'] | undefined;
 }
 
-function foreign(id: string): SitecastError {
-  return new SitecastError(
-    'forbidden',
-    'SITECAST_ENROLMENT_FOREIGN',
-    `the enrolment is ${id}'s: only itself or an enrolled gateway may bring it`,
-  );
+function identityOf({
+  id,
+  kind,
+  product,
+  hardware,
+}: Asking): Pick<Member, 'id' | 'kind' | 'product' | 'hardware'> {
+  return {
+    id,
+    kind,
+    ...(product !== undefined && { product }),
+    ...(hardware !== undefined && { hardware }),
+  };
 }
 
-function describe(what: {
-  kind: MemberKind;
-  product?: string | undefined;
-  hardware?: string | undefined;
-}): string {
-  return [what.kind, what.product, what.hardware].filter(part => part !== undefined).join(' ');
+function eventOf(
+  by: string,
+  what: string,
+  { kind, id }: Member,
+  details?: Record<string, unknown>,
+): AuditEvent {
+  return { by, action: `${kind}.${what}`, subject: `${kind}:${id}`, ...(details && { details }) };
 }
 
-function checkComplete({ kind, product, hardware }: Enrolment): void {
-  if (kind === 'gateway' || (product !== undefined && hardware !== undefined)) return;
-  throw new SitecastError(
-    'badInput',
-    'SITECAST_ENROLMENT_INCOMPLETE',
-    'a device must say its product and its hardware',
-  );
+/** An acceptance that was carried out already: its answer may have got lost. */
+function isAsSaid(known: Member, { site, name }: Acceptance): boolean {
+  return (site === undefined || site === known.site) && (name === undefined || name === known.name);
 }
 
 function isSameAssignment(one: Member, other: Member): boolean {
   const names = Object.keys(one.tags);
   return (
     one.site === other.site &&
+    one.name === other.name &&
     names.length === Object.keys(other.tags).length &&
     names.every(name => one.tags[name] === other.tags[name])
   );
-}
-
-export function revoked({ id, revokedAt }: Member): SitecastError {
-  return new SitecastError('forbidden', 'SITECAST_DEVICE_REVOKED', `${id} was revoked at ${revokedAt}`, {
-    hint: 'A revoked identity never comes back: begin with an empty --data directory, which makes a new one.',
-  });
-}
-
-function notPending(kind: MemberKind, id: string): SitecastError {
-  return new SitecastError('notFound', 'SITECAST_NOT_PENDING', `no ${kind} with the id ${id} is waiting`, {
-    hint: `sitecast ${kind} list --pending shows who is; one that stopped asking is forgotten after a day.`,
-  });
-}
-
-function siteMissing(kind: MemberKind): SitecastError {
-  return new SitecastError('badInput', 'SITECAST_SITE_MISSING', `nobody says at which site this ${kind} is`, {
-    hint:
-      kind === 'device'
-        ? 'Let it come through a gateway, or make a token with --site.'
-        : 'Start the gateway with --site NAME, or make a token with --site.',
-  });
 }

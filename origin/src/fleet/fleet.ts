@@ -8,6 +8,7 @@ import { ReportIntake } from './intake.ts';
 import type { OutcomeChange } from './intake-round.ts';
 import { JoinTokens } from './join-tokens.ts';
 import { PendingMembers } from './pending.ts';
+import { PresenceBoard } from './presence.ts';
 import { ProgressBoard } from './progress.ts';
 import { Registry } from './registry.ts';
 import { type OriginSigner, OriginStatements } from './signing.ts';
@@ -35,6 +36,7 @@ export interface Fleet {
   intake: ReportIntake;
   progress: ProgressBoard;
   gateways: GatewayBoard;
+  presence: PresenceBoard;
 }
 
 export async function openFleet({
@@ -52,6 +54,8 @@ export async function openFleet({
   const registry = await Registry.open(store);
   const joinTokens = await JoinTokens.open(store, audit, now);
   const progress = new ProgressBoard();
+  const presence = await PresenceBoard.open({ registry, now });
+  registry.presence = presence;
   return {
     registry,
     joinTokens,
@@ -78,5 +82,6 @@ export async function openFleet({
     }),
     progress,
     gateways: new GatewayBoard(registry),
+    presence,
   };
 }

@@ -1,5 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { type Enrolment, formatJoinToken, siteSchema } from '@sitecast/shared/fleet';
+import { type Enrolment, formatJoinToken, memberNameSchema, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import { KeyPair } from '@sitecast/shared/signing';
 import { z } from 'zod';
@@ -17,6 +17,8 @@ export const joinTokenSchema = z.object({
   /** In hex. */
   publicKey: z.string().regex(/^[0-9a-f]{64}$/),
   kind: z.enum(MEMBER_KINDS),
+  /** What the one that it lets in is called. */
+  name: memberNameSchema.exactOptional(),
   site: siteSchema.exactOptional(),
   product: nameSchema.exactOptional(),
   hardware: nameSchema.exactOptional(),
@@ -31,6 +33,8 @@ export type JoinTokenDescription = Omit<StoredJoinToken, 'publicKey'>;
 
 export interface WantedJoinToken {
   kind: StoredJoinToken['kind'];
+  /** For one use alone: a name is one's. */
+  name?: string | undefined;
   site?: string | undefined;
   product?: string | undefined;
   hardware?: string | undefined;
@@ -92,10 +96,11 @@ export class JoinTokens {
       );
     }
     const pair = KeyPair.generate();
-    const { kind, site, product, hardware, uses, expiresAt } = wanted;
+    const { kind, name, site, product, hardware, uses, expiresAt } = wanted;
     const description = {
       id: pair.keyId,
       kind,
+      ...(name !== undefined && { name }),
       ...(site !== undefined && { site }),
       ...(product !== undefined && { product }),
       ...(hardware !== undefined && { hardware }),
@@ -112,7 +117,7 @@ export class JoinTokens {
         by: createdBy,
         action: 'joinToken.create',
         subject: `joinToken:${stored.id}`,
-        details: { kind, site, product, hardware, uses, expiresAt },
+        details: { kind, name, site, product, hardware, uses, expiresAt },
       };
       await this.#audit.record(event, [writeOf(stored)]);
     } catch (error) {
@@ -156,7 +161,10 @@ export class JoinTokens {
    * @throws SITECAST_JOIN_TOKEN_UNKNOWN, SITECAST_JOIN_TOKEN_EXPIRED, SITECAST_JOIN_TOKEN_USED_UP,
    *   SITECAST_JOIN_TOKEN_MISMATCH (forbidden)
    */
-  admit(id: string, { kind, product, hardware, site }: Enrolment): AdmittedBy {
+  admit(
+    id: string,
+    { kind, product, hardware, site }: Pick<Enrolment, 'kind' | 'product' | 'hardware' | 'site'>,
+  ): AdmittedBy {
     const token = this.#byId.get(id);
     if (!token) throw unknown('forbidden');
     if (Date.parse(token.expiresAt) <= this.#now()) {

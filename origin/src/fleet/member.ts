@@ -1,4 +1,4 @@
-import { type Assignment, idSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
+import { type Assignment, idSchema, memberNameSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import { z } from 'zod';
 
@@ -9,6 +9,8 @@ export type MemberKind = (typeof MEMBER_KINDS)[number];
 export const memberSchema = z.object({
   id: idSchema,
   kind: z.enum(MEMBER_KINDS),
+  /** Given by an operator, a join token, or as it wished; unique among those that aren't revoked. */
+  name: memberNameSchema.exactOptional(),
   product: nameSchema.exactOptional(),
   hardware: nameSchema.exactOptional(),
   site: siteSchema,
@@ -31,11 +33,12 @@ function wellFormed(tags: Record<string, string>): Record<string, string> {
 
 /** What the origin signs of a member. The same for the same serial. */
 export function assignmentOf(member: Member): Assignment {
-  const { id, kind, product, hardware, site, tags, serial, enrolledAt, changedAt, revokedAt } = member;
+  const { id, kind, name, product, hardware, site, tags, serial, enrolledAt, changedAt, revokedAt } = member;
   return {
     format: 'sitecast-assignment-1',
     id,
     kind,
+    ...(name !== undefined && { name }),
     ...(product !== undefined && { product }),
     ...(hardware !== undefined && { hardware }),
     site,

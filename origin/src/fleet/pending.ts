@@ -15,6 +15,10 @@ export interface PendingMember {
   /** Of the gateway that relays, or what a gateway asks for. */
   site?: string;
   via?: string;
+  /** What it wants to be called, by its own word or its token's. */
+  wish?: string;
+  /** Id of a join token that would have let it in, were its name free. */
+  joinToken?: string;
   firstAskedMs: number;
   lastAskedMs: number;
 }

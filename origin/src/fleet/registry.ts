@@ -1,10 +1,18 @@
 import { SitecastError } from '@sitecast/shared/errors';
+import { nameKey } from '@sitecast/shared/fleet';
 import type { z } from 'zod';
 import { type Member, type MemberKind, memberSchema } from './member.ts';
 import { type Status, statusSchema } from './status.ts';
 import { type FleetStore, keyOf, type Table, type Write } from './store.ts';
 
 export const MAX_MEMBERS = 1_000_000;
+
+/** What gateways say of whom they hear. */
+interface HearsMembers {
+  /** Milliseconds since 1970. */
+  heardMs(member: Member): number | undefined;
+  stateOf(member: Member): 'heard' | 'silent' | 'untold';
+}
 
 /**
  * Who belongs to the fleet and what is known of each. All of it is in memory, so that a check for a request and a
@@ -13,11 +21,15 @@ export const MAX_MEMBERS = 1_000_000;
 export class Registry {
   readonly store: FleetStore;
   readonly #members = new Map<string, Member>();
+  /** Ids by name, of those that aren't revoked: who is revoked leaves its name to others. */
+  readonly #idsByName = new Map<string, string>();
   readonly #statuses = new Map<string, Status>();
   readonly #seenMs = new Map<string, number>();
   /** Ids in order, for listing; made anew after somebody joined. */
   #ids: string[] | undefined;
   #version = 0;
+  /** Who hears members besides; nobody in a process that serves none. */
+  presence: HearsMembers | undefined;
 
   private constructor(store: FleetStore) {
     this.store = store;
@@ -26,7 +38,7 @@ export class Registry {
   static async open(store: FleetStore): Promise<Registry> {
     const registry = new Registry(store);
     for await (const [key, value] of store.entries('member'))
-      registry.#members.set(key, readStored('member', key, memberSchema, value));
+      registry.#set(readStored('member', key, memberSchema, value));
     for await (const [key, value] of store.entries('status'))
       registry.#statuses.set(key, readStored('status', key, statusSchema, value));
     for await (const [key, value] of store.entries('seen')) registry.#seenMs.set(key, Number(value));
@@ -50,6 +62,22 @@ export class Registry {
   activeMember(id: string): Member | undefined {
     const member = this.#members.get(id);
     return member?.revokedAt === undefined ? member : undefined;
+  }
+
+  /** Who bears this name now, whatever its case; none that is revoked. */
+  named(name: string): Member | undefined {
+    const id = this.#idsByName.get(nameKey(name));
+    return id === undefined ? undefined : this.#members.get(id);
+  }
+
+  /** Names of those that have one, by id. */
+  namesOf(ids: Iterable<string>): Record<string, string> {
+    const names: Record<string, string> = {};
+    for (const id of ids) {
+      const name = this.#members.get(id)?.name;
+      if (name !== undefined) names[id] = name;
+    }
+    return names;
   }
 
   status(id: string): Status | undefined {
@@ -100,9 +128,18 @@ export class Registry {
     await commit(members.map(member => ({ table: 'member', key: member.id, value: member })));
     for (const member of members) {
       if (!this.#members.has(member.id)) this.#ids = undefined;
-      this.#members.set(member.id, member);
+      this.#set(member);
       this.#version += 1;
     }
+  }
+
+  #set(member: Member): void {
+    const { id, name, revokedAt } = member;
+    const before = this.#members.get(id)?.name;
+    if (before !== undefined && this.#idsByName.get(nameKey(before)) === id)
+      this.#idsByName.delete(nameKey(before));
+    if (name !== undefined && revokedAt === undefined) this.#idsByName.set(nameKey(name), id);
+    this.#members.set(id, member);
   }
 
   /** Takes over statuses that are durable already. */
@@ -115,13 +152,24 @@ export class Registry {
     this.#unsaved.add(id);
   }
 
+  /** Somebody else heard it then; what is known of a later moment stays. */
+  wasHeard(id: string, atMs: number): void {
+    if ((this.#seenMs.get(id) ?? 0) < atMs) this.saw(id, atMs);
+  }
+
   seenMs(id: string): number | undefined {
     return this.#seenMs.get(id);
   }
 
+  /** The same, or when a gateway last said that it hears it. */
+  lastSeenMs(member: Member): number | undefined {
+    const heardMs = this.presence?.heardMs(member) ?? 0;
+    return Math.max(heardMs, this.seenMs(member.id) ?? 0) || undefined;
+  }
+
   readonly #unsaved = new Set<string>();
 
-  /** Keeps when members were last seen. Told now and then: after a crash a minute of it may be missing. */
+  /** Keeps when members were last heard of. Told now and then: after a crash the minutes since are missing. */
   async saveSeen(): Promise<void> {
     const writes = [...this.#unsaved].map(id => ({
       table: 'seen' as const,

@@ -49,13 +49,15 @@ export class OriginStatements {
   /** @param seq the highest contiguous one that is durable; 0 where there's none */
   acknowledgement(id: string, epoch: string, seq: number): Promise<Envelope> {
     const signer = this.#signer();
-    return this.#keep(`${signer.keyId} ${id} ${epoch} ${seq}`, () =>
+    const chain = this.#registry.status(id)?.chains.find(known => known.epoch === epoch && known.seq === seq);
+    return this.#keep(`${signer.keyId} ${id} ${epoch} ${seq} ${chain?.head ?? ''}`, () =>
       sealAcknowledgement(
         {
           format: 'sitecast-acknowledgement-1',
           id,
           epoch,
           seq,
+          ...(chain && { reportSha256: chain.head }),
           at: new Date(this.#now()).toISOString(),
         },
         signer,

@@ -1,5 +1,8 @@
+import { nameKey } from '@sitecast/shared/fleet';
 import { assignmentOf, type Member, type MemberKind } from './member.ts';
 import type { PendingMember } from './pending.ts';
+import type { PresenceState } from './presence.ts';
+import { lastHeardMs } from './presence-view.ts';
 import type { Registry } from './registry.ts';
 import type { Anomaly, Status } from './status.ts';
 
@@ -7,6 +10,7 @@ import type { Anomaly, Status } from './status.ts';
 export interface MemberSummary {
   id: string;
   kind: MemberKind;
+  name?: string;
   product?: string;
   hardware?: string;
   site?: string;
@@ -20,9 +24,15 @@ export interface MemberSummary {
   /** What was found odd in its chains of reports, each sort once. */
   odd: Anomaly['kind'][];
   lastSeenAt?: string;
+  /** Of one that isn't revoked: what gateways say now, the silence of a gateway itself included. */
+  presence?: PresenceState;
   last?: Status['last'];
   /** Of one that waits: the gateway through which it asks. */
   via?: string;
+  /** Of one that waits: what it wants to be called. Nothing but its own word, or its token's. */
+  wish?: string;
+  /** Who bears that name now. */
+  wishBearer?: { id: string; kind: MemberKind; lastHeardAt: string };
 }
 
 export interface MemberQuery {
@@ -31,7 +41,7 @@ export interface MemberQuery {
   site?: string | undefined;
   tags?: Record<string, string> | undefined;
   state?: string | undefined;
-  /** How an id begins or ends. */
+  /** How an id begins or ends, or a whole name. */
   idPart?: string | undefined;
   /** Label of the release that runs, by the last report. */
   version?: string | undefined;
@@ -69,7 +79,7 @@ function fits(member: Member, status: Status | undefined, query: MemberQuery): b
     isAsked(query.site, member.site) &&
     isAsked(query.state, stateOf(member, status)) &&
     isAsked(query.version, status?.last.booted?.release?.version) &&
-    hasPart(member.id, query.idPart) &&
+    isMeant(member, query.idPart) &&
     Object.entries(query.tags ?? {}).every(
       ([name, value]) => Object.hasOwn(member.tags, name) && member.tags[name] === value,
     )
@@ -80,29 +90,33 @@ function isAsked(wanted: string | undefined, found: string | undefined): boolean
   return wanted === undefined || wanted === found;
 }
 
-function hasPart(id: string, part: string | undefined): boolean {
-  return part === undefined || id.startsWith(part) || id.endsWith(part);
+function isMeant({ id, name }: Member, part: string | undefined): boolean {
+  if (part === undefined || id.startsWith(part) || id.endsWith(part)) return true;
+  return name !== undefined && nameKey(name) === nameKey(part);
 }
 
 function isSilent(member: Member, registry: Registry, { silentForMs, nowMs }: MemberQuery): boolean {
   if (silentForMs === undefined) return true;
+  // Its gateway speaks once a minute: meanwhile it's heard all the same.
+  if (registry.presence?.stateOf(member) === 'heard') return silentForMs === 0;
   return member.revokedAt === undefined && nowMs - heardMs(member, registry) >= silentForMs;
 }
 
 /** When something last came of it, by whichever way; its enrolment at the least. */
-function heardMs({ id, enrolledAt }: Member, registry: Registry): number {
-  const reportedAt = registry.status(id)?.last.receivedAt ?? enrolledAt;
-  return Math.max(registry.seenMs(id) ?? 0, Date.parse(reportedAt));
+function heardMs(member: Member, registry: Registry): number {
+  return lastHeardMs(member, registry) ?? Date.parse(member.enrolledAt);
 }
 
 export function summaryOf(member: Member, registry: Registry): MemberSummary {
   const status = registry.status(member.id);
-  const seenMs = registry.seenMs(member.id);
+  const seenMs = registry.lastSeenMs(member);
+  const presence = member.revokedAt === undefined ? registry.presence?.stateOf(member) : undefined;
   const { format: _format, revoked: _revoked, issuedAt: _issuedAt, ...assignment } = assignmentOf(member);
-  const { id, kind, product, hardware, site, tags, serial, enrolledAt } = assignment;
+  const { id, kind, name, product, hardware, site, tags, serial, enrolledAt } = assignment;
   return {
     id,
     kind,
+    ...(name !== undefined && { name }),
     ...(product !== undefined && { product }),
     ...(hardware !== undefined && { hardware }),
     site,
@@ -114,12 +128,14 @@ export function summaryOf(member: Member, registry: Registry): MemberSummary {
     ...(status?.quarantinedAt !== undefined && { quarantinedAt: status.quarantinedAt }),
     odd: [...new Set(status?.anomalies.map(({ kind }) => kind))],
     ...(seenMs !== undefined && { lastSeenAt: new Date(seenMs).toISOString() }),
+    ...(presence && { presence }),
     ...(status && { last: status.last }),
   };
 }
 
-export function pendingSummary(pending: PendingMember): MemberSummary {
-  const { id, kind, product, hardware, site, via, lastAskedMs } = pending;
+export function pendingSummary(pending: PendingMember, registry: Registry): MemberSummary {
+  const { id, kind, product, hardware, site, via, wish, lastAskedMs } = pending;
+  const bearer = wish === undefined ? undefined : registry.named(wish);
   return {
     id,
     kind,
@@ -131,5 +147,13 @@ export function pendingSummary(pending: PendingMember): MemberSummary {
     odd: [],
     lastSeenAt: new Date(lastAskedMs).toISOString(),
     ...(via !== undefined && { via }),
+    ...(wish !== undefined && { wish }),
+    ...(bearer && {
+      wishBearer: {
+        id: bearer.id,
+        kind: bearer.kind,
+        lastHeardAt: new Date(heardMs(bearer, registry)).toISOString(),
+      },
+    }),
   };
 }

@@ -200,6 +200,7 @@ describe('the origin', () => {
 
   it('tells of each device that comes to another state', async () => {
     const device = await bed.device();
+    await bed.call('PATCH', `/api/v1/devices/${device.id}`, { name: 'cam-1' });
     const { id } = await bed.startRollout();
     const rollout = { id: String(id), attempt: 1 };
     const headers = { authorization: `Bearer ${bed.origin.adminToken}` };
@@ -209,7 +210,7 @@ describe('the origin', () => {
     for (const said of [{ state: 'downloading' as const }, { state: 'downloading' as const }])
       await device.report({ rollout, ...said });
     await device.report({ rollout, state: 'failed', reason });
-    const about = { rollout: rollout.id, device: device.id };
+    const about = { rollout: rollout.id, device: device.id, name: 'cam-1' };
     expect([await reader.next(), await reader.next()]).toMatchObject([
       { event: 'device.outcome', data: { ...about, data: { state: 'downloading' } } },
       { event: 'device.outcome', data: { ...about, data: { attempt: 1, state: 'failed', reason } } },

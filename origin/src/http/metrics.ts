@@ -2,6 +2,7 @@ import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import type { PresenceBoard } from '../fleet/presence.ts';
 import { secondsLeft } from '../repository/description.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
@@ -17,6 +18,7 @@ interface MetricsDeps {
   chunks: Chunks;
   state: DatabaseState;
   room: Room;
+  fleet: { presence: Pick<PresenceBoard, 'gateways' | 'heardCount'> };
   now: () => number;
 }
 
@@ -48,7 +50,8 @@ export class Metrics {
       help: 'Bytes of chunk uploads received.',
       registers,
     });
-    for (const gauge of [...gaugesOf(deps), ...diskGaugesOf(deps)]) this.#registry.registerMetric(gauge);
+    for (const gauge of [...gaugesOf(deps), ...diskGaugesOf(deps), ...presenceGaugesOf(deps)])
+      this.#registry.registerMetric(gauge);
     for (const metric of damageMetrics(deps)) this.#registry.registerMetric(metric);
   }
 
@@ -145,6 +148,30 @@ function diskGaugesOf({ state, room }: MetricsDeps): Gauge[] {
       'Times that the database was opened anew, after a write that failed.',
       () => state.mendedCount,
     ),
+  ];
+}
+
+/** Who lives, by what gateways say. */
+function presenceGaugesOf({ fleet: { presence } }: MetricsDeps): Gauge[] {
+  return [
+    new Gauge({
+      name: 'sitecast_gateways',
+      help: 'Gateways that are heard, silent, or never said whom they hear.',
+      labelNames: ['presence'],
+      registers: [],
+      collect() {
+        for (const [state, count] of Object.entries(presence.gateways().counts))
+          this.set({ presence: state }, count);
+      },
+    }),
+    new Gauge({
+      name: 'sitecast_heard_devices',
+      help: 'Devices that live gateways hear.',
+      registers: [],
+      collect() {
+        this.set(presence.heardCount);
+      },
+    }),
   ];
 }
 

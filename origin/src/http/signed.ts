@@ -2,7 +2,7 @@ import { FairMemory } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { MiddlewareHandler } from 'hono';
-import { revoked } from '../fleet/enrolment.ts';
+import { revoked } from '../fleet/enrolment-errors.ts';
 import type { Registry } from '../fleet/registry.ts';
 import { type BodyPace, holdBody } from './body.ts';
 import type { OriginEnv } from './context.ts';

@@ -13,9 +13,9 @@ beforeEach(async () => {
   audited = [];
   const store = new MemoryFleet();
   const audit: Audit = {
-    record: async (event, besides = []) => {
+    record: async (events, besides = []) => {
       await store.commit(besides);
-      audited.push(event);
+      audited.push(...[events].flat());
     },
   };
   const disks = (path: string) => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path), audit });

@@ -18,6 +18,7 @@ const ENDS: ReadonlySet<RolloutDeviceState> = new Set(['completed', 'failed', 'r
 
 interface RolloutDevice {
   id: string;
+  name?: string;
   site: string;
   state: RolloutDeviceState;
   /** The device's clock; not there for those that are pending. */
@@ -27,6 +28,8 @@ interface RolloutDevice {
   progress?: { doneBytes: number; totalBytes: number };
   /** Nothing came from it past the deadline: it alone, or nothing from its site either. */
   overdue?: 'silent' | 'unreachable';
+  /** Of one that is overdue: a gateway says all the same that it hears it. It decides nothing, and tells a person where to look. */
+  heard?: true;
 }
 
 export interface RolloutStatus {
@@ -39,6 +42,8 @@ export interface RolloutStatus {
   figures?: Figures;
   /** By what they failed with and their hardware, most first. */
   failures: FailureGroup[];
+  /** Of those that are named in `failures` and have one, by id. */
+  names: Record<string, string>;
   /** In the order of their ids. */
   devices: RolloutDevice[];
   /** The last one's id, where there are more. */
@@ -84,21 +89,24 @@ export function statusOf(
     const overdue = ledger?.overdue(member.id);
     const device: RolloutDevice = {
       id: member.id,
+      ...nameOf(member),
       site: member.site,
       ...deviceState(rollout, outcome, bootedCounter(status), running),
-      ...(overdue && { overdue }),
+      ...lateness(member, overdue, registry),
     };
     total += 1;
     matching += 1;
     counts[device.state] = (counts[device.state] ?? 0) + 1;
     page.add(device);
   }
+  const groups = failures.list();
   return {
     counts,
     total,
     matching,
     ...(ledger && { figures: ledger.figures(controller.stage) }),
-    failures: failures.list(),
+    failures: groups,
+    names: registry.namesOf(groups.flatMap(({ devices }) => devices)),
     devices: page.devices,
     ...(page.nextCursor !== undefined && { nextCursor: page.nextCursor }),
   };
@@ -121,6 +129,17 @@ class Page {
     if (this.devices.length < this.#limit) this.devices.push(device);
     else this.nextCursor ??= this.devices.at(-1)?.id;
   }
+}
+
+const nameOf = ({ name }: Member): { name?: string } => (name === undefined ? {} : { name });
+
+function lateness(
+  member: Member,
+  overdue: RolloutDevice['overdue'],
+  { presence }: Registry,
+): Pick<RolloutDevice, 'overdue' | 'heard'> {
+  if (!overdue) return {};
+  return { overdue, ...(presence?.stateOf(member) === 'heard' && { heard: true }) };
 }
 
 const isAfter = ({ id }: RolloutDevice, after: string | undefined): boolean =>

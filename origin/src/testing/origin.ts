@@ -110,7 +110,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     ...parts,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     files,
-    metrics: new Metrics({ repository, scrubber, chunks, state, room, now }),
+    metrics: new Metrics({ repository, scrubber, chunks, state, room, ...services, now }),
     room,
     bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),

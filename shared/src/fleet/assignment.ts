@@ -8,13 +8,15 @@ import {
 } from '../identity/index.ts';
 import { nameSchema } from '../release/index.ts';
 import type { RoleSigners } from '../trust/index.ts';
-import { idSchema, instantSchema, siteSchema, tagsSchema } from './fields.ts';
+import { idSchema, instantSchema, memberNameSchema, siteSchema, tagsSchema } from './fields.ts';
 
 /** The origin's statement what a device or gateway is, signed with the `rollouts` role's key. */
 const assignmentSchema = z.looseObject({
   format: z.literal('sitecast-assignment-1'),
   id: idSchema,
   kind: z.enum(['device', 'gateway']),
+  /** What people call it. One that a later origin gives and this reader can't take is as good as none. */
+  name: memberNameSchema.optional().catch(undefined),
   product: nameSchema.optional(),
   hardware: nameSchema.optional(),
   site: siteSchema,

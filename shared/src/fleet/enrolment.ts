@@ -8,7 +8,7 @@ import {
 } from '../identity/index.ts';
 import { nameSchema } from '../release/index.ts';
 import type { KeyPair } from '../signing/index.ts';
-import { idSchema, siteSchema } from './fields.ts';
+import { idSchema, memberNameSchema, siteSchema } from './fields.ts';
 
 /**
  * A newcomer's request to be known. Signed by its own key always, and by the join token's key where it has one:
@@ -20,6 +20,8 @@ const enrolmentSchema = z.looseObject({
   /** Random, 32 hexadecimal digits: a token that is good for several newcomers counts each request once. */
   nonce: z.string().regex(/^[0-9a-f]{32}$/),
   kind: z.enum(['device', 'gateway']),
+  /** What it wants to be called. A wish: one that can't be a name costs nobody the enrolment. */
+  name: memberNameSchema.optional().catch(undefined),
   /** A device's. */
   product: nameSchema.optional(),
   hardware: nameSchema.optional(),

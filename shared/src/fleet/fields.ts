@@ -17,6 +17,20 @@ export const siteSchema = z
     'letters, digits, and . _ - between them (at most 64)',
   );
 
+/**
+ * A device's or gateway's name, as people give and read it: unique in a fleet whatever its case. Nothing but ASCII, so that no
+ * two look alike but for letters and digits that do; none can be taken for an id, or for the beginning of one.
+ */
+export const memberNameSchema = z
+  .string()
+  .regex(
+    /^(?!12d3koow)[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$/i,
+    'letters, digits, and . _ - between them (at most 63), and not the beginning of an id',
+  );
+
+/** What a name is compared by. */
+export const nameKey = (name: string): string => name.toLowerCase();
+
 export const tagsSchema = z
   .record(z.string().regex(/^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$/), z.string().max(MAX_TAG_CHARS))
   .refine(tags => Object.keys(tags).length <= MAX_TAGS, `at most ${MAX_TAGS} tags`);

@@ -5,6 +5,8 @@ export {
   givenTagsSchema,
   idSchema,
   instantSchema,
+  memberNameSchema,
+  nameKey,
   type ReleaseRef,
   rolloutIdSchema,
   siteSchema,
@@ -39,6 +41,17 @@ export {
 } from './gateway-addresses.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
+export {
+  HEARD_FOR_MS,
+  MAX_PRESENCE_IDS,
+  MAX_TOLD_TURNS,
+  type Presence,
+  type PresenceAnswer,
+  PRESENCE_PATH,
+  presenceAnswerSchema,
+  presenceSchema,
+  TELL_EVERY_MS,
+} from './presence.ts';
 export {
   type Acknowledgement,
   DEVICE_STATES,

@@ -103,6 +103,8 @@ const acknowledgementSchema = z.looseObject({
   id: idSchema,
   epoch: epochSchema,
   seq: z.int().min(0),
+  /** Of the payload of report `seq`: a clone that said something else in its place learns it. Absent: 0 reports, or an origin of 0.1. */
+  reportSha256: sha256Schema.optional(),
   at: instantSchema,
 });
 export type Acknowledgement = z.infer<typeof acknowledgementSchema>;

@@ -21,6 +21,7 @@ export interface DemoDevice {
 
 const statusSchema = z.looseObject({
   id: z.string(),
+  name: z.string().optional(),
   state: z.string(),
   booted: z.enum(['A', 'B']).optional(),
   slots: z.record(
@@ -118,7 +119,7 @@ export class DemoFleet {
       }
       const [a = '', b = ''] = slots;
       const gateway = this.#gateways.get(site)?.url ?? '';
-      const args = `run --data ${name} --gateway ${gateway} --token-file ${token} --product ${PRODUCT} --hardware ${HARDWARE} --slot-a ${a} --slot-b ${b} --poll 1s --log-level warn`;
+      const args = `run --data ${name} --name ${name} --gateway ${gateway} --token-file ${token} --product ${PRODUCT} --hardware ${HARDWARE} --slot-a ${a} --slot-b ${b} --poll 1s --log-level warn`;
       this.bed.start('sitecast-agent', [...args.split(' '), '--health-command', HEALTH_COMMAND]);
       this.devices.push({ name, site });
     }

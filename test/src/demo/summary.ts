@@ -46,12 +46,15 @@ export async function summarize(fleet: DemoFleet): Promise<Summary> {
     });
   }
   const devices = [];
-  for (const device of fleet.devices)
-    devices.push(describe(device.name, device.site, await fleet.status(device)));
+  for (const device of fleet.devices) devices.push(describe(device.site, await fleet.status(device)));
   return { sites, devices };
 }
 
-function describe(device: string, site: Site, { booted, slots, state, barred }: AgentStatus): DeviceSummary {
+/** By the name that the origin has given it. */
+function describe(
+  site: Site,
+  { id, name: device = id, booted, slots, state, barred }: AgentStatus,
+): DeviceSummary {
   const version = booted === undefined ? undefined : slots[booted]?.release?.version;
   return { device, site, version, slot: booted, state, barredReleases: barred.length };
 }

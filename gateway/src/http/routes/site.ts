@@ -129,7 +129,9 @@ function leaseRoute(app: OpenAPIHono<GatewayEnv>, { leases }: AppDeps, middlewar
           granted: z.boolean(),
           until: z.iso.datetime().optional(),
           retryAfterMs: z.int().optional(),
-          heldBy: z.array(z.object({ id: z.string(), until: z.iso.datetime() })).optional(),
+          heldBy: z
+            .array(z.object({ id: z.string(), name: z.string().optional(), until: z.iso.datetime() }))
+            .optional(),
         }),
       ),
     }),
@@ -142,7 +144,13 @@ function leaseRoute(app: OpenAPIHono<GatewayEnv>, { leases }: AppDeps, middlewar
       {
         ...answer,
         ...(untilMs !== undefined && { until: iso(untilMs) }),
-        ...(heldBy && { heldBy: heldBy.map(holder => ({ id: holder.id, until: iso(holder.untilMs) })) }),
+        ...(heldBy && {
+          heldBy: heldBy.map(({ id: holder, name, untilMs: heldMs }) => ({
+            id: holder,
+            ...(name !== undefined && { name }),
+            until: iso(heldMs),
+          })),
+        }),
       },
       200,
     );

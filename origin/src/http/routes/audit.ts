@@ -23,7 +23,7 @@ const entrySchema = z
   .openapi('AuditEntry');
 
 /** Who did what when, for operators: what a viewer sees elsewhere doesn't hold names and reasons. */
-export function auditRoutes(app: OriginApp, { tokens, audit }: AppDeps): void {
+export function auditRoutes(app: OriginApp, { tokens, audit, fleet }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -52,6 +52,9 @@ export function auditRoutes(app: OriginApp, { tokens, audit }: AppDeps): void {
               schema: z.object({
                 entries: z.array(entrySchema),
                 after: z.int(),
+                names: z.record(z.string(), z.string()).openapi({
+                  description: 'What devices and gateways that these entries are of are called now, by id.',
+                }),
                 head: z.object({ seq: z.int(), hash: z.string().nullable() }),
               }),
             },
@@ -63,7 +66,9 @@ export function auditRoutes(app: OriginApp, { tokens, audit }: AppDeps): void {
       const { after, limit, since, until, ...named } = c.req.valid('query');
       const { head } = audit;
       const times = { sinceMs: msOf(since), untilMs: msOf(until) };
-      return c.json({ ...(await audit.find(after, limit, { ...named, ...times })), head }, 200);
+      const found = await audit.find(after, limit, { ...named, ...times });
+      const ids = found.entries.map(({ subject }) => subject.slice(subject.indexOf(':') + 1));
+      return c.json({ ...found, names: fleet.registry.namesOf(ids), head }, 200);
     },
   );
 }

@@ -25,7 +25,7 @@ export function eventRoutes(app: OriginApp, { tokens, eventStreams }: AppDeps): 
       responses: withProblems({
         200: {
           description:
-            'The stream. Ids are EPOCH-NUMBER; data is JSON with `at`, `rollout`, `device`, `data`.',
+            'The stream. Ids are EPOCH-NUMBER; data is JSON with `at`, `rollout`, `device`, its `name`, `data`.',
           content: { 'text/event-stream': { schema: z.string() } },
         },
       }),

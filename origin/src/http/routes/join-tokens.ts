@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { siteSchema } from '@sitecast/shared/fleet';
+import { memberNameSchema, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import { MAX_JOIN_TOKEN_USES } from '../../fleet/join-tokens.ts';
 import { MEMBER_KINDS } from '../../fleet/member.ts';
@@ -18,6 +18,7 @@ const joinTokenSchema = z
   .object({
     id: z.string(),
     kind: z.enum(MEMBER_KINDS),
+    name: z.string().optional(),
     site: z.string().optional(),
     product: z.string().optional(),
     hardware: z.string().optional(),
@@ -32,6 +33,7 @@ const joinTokenSchema = z
 const newJoinTokenSchema = z
   .strictObject({
     kind: z.enum(MEMBER_KINDS),
+    name: memberNameSchema.optional().openapi({ description: 'Of the one that it lets in.' }),
     site: siteSchema.optional(),
     product: nameSchema.optional(),
     hardware: nameSchema.optional(),
@@ -40,6 +42,7 @@ const newJoinTokenSchema = z
     /** The origin's address, as newcomers reach it. */
     origin: z.url({ protocol: /^https?$/ }).max(512),
   })
+  .refine(({ name, uses }) => name === undefined || uses === 1, 'a name is for one use')
   .openapi('NewJoinToken');
 
 /** Join tokens: what lets devices and gateways in without an operator's hand. */

@@ -1,18 +1,19 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { DEVICE_STATES, givenTagsSchema, idSchema, readReport, siteSchema } from '@sitecast/shared/fleet';
+import { DEVICE_STATES, idSchema, readReport, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
 import type { PendingMember } from '../../fleet/pending.ts';
+import { PRESENCES } from '../../fleet/presence.ts';
 import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
 import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
+import { requireRole } from '../guards.ts';
 import { tagTexts, unknownNames } from '../../rollouts/unknown-names.ts';
 import { bearer, JSON_TYPE, unknownNamesSchema, withProblems } from '../schemas.ts';
+import { hearingOf, hearingShape } from './presence.ts';
 
-const MAX_MEMBER_BODY_BYTES = 64 * 1024;
 export const MAX_PAGE = 1000;
 const DEFAULT_PAGE = 100;
 /** Reports that the view of one device shows, newest first. */
@@ -38,10 +39,11 @@ const lastReportSchema = z.object({
   via: z.string().optional(),
 });
 
-const summarySchema = z
+export const summarySchema = z
   .object({
     id: z.string(),
     kind: z.enum(['device', 'gateway']),
+    name: z.string().optional(),
     product: z.string().optional(),
     hardware: z.string().optional(),
     site: z.string().optional(),
@@ -53,8 +55,16 @@ const summarySchema = z
     quarantinedAt: z.string().optional(),
     odd: z.array(z.enum(ANOMALY_KINDS)),
     lastSeenAt: z.string().optional(),
+    presence: z.enum(PRESENCES).optional(),
     last: lastReportSchema.optional(),
     via: z.string().optional(),
+    wish: z.string().optional().openapi({
+      description: "Of one that waits: what it wants to be called. Its own word, or its token's.",
+    }),
+    wishBearer: z
+      .object({ id: z.string(), kind: z.enum(['device', 'gateway']), lastHeardAt: z.string() })
+      .optional()
+      .openapi({ description: 'Who bears that name now.' }),
   })
   .openapi('Member');
 
@@ -71,7 +81,11 @@ const detailSchema = summarySchema
     anomalies: z.array(
       z.object({ kind: z.enum(ANOMALY_KINDS), at: z.string(), epoch: z.string(), seq: z.int() }),
     ),
+    ...hearingShape,
     inventory: z.record(z.string(), z.unknown()).optional(),
+    names: z
+      .record(z.string(), z.string())
+      .openapi({ description: 'Names of the gateways that reports came through, by id.' }),
     reports: z.array(
       z.object({
         receivedAt: z.string(),
@@ -96,24 +110,12 @@ const querySchema = z.object({
   limit: z.coerce.number().int().min(1).max(MAX_PAGE).default(DEFAULT_PAGE),
 });
 
-const idParam = z.object({ id: idSchema });
-const acceptSchema = z.strictObject({ site: siteSchema.optional() }).openapi('Accept');
-const changeSchema = z
-  .strictObject({
-    tags: givenTagsSchema.optional(),
-    site: siteSchema.optional(),
-    quarantined: z.literal(false).optional(),
-  })
-  .openapi('MemberChange');
-
+export const idParam = z.object({ id: idSchema });
 /** Devices and gateways, for operators: the same routes for both. */
 export function memberRoutes(app: OriginApp, deps: AppDeps): void {
   for (const kind of ['device', 'gateway'] as const) {
     listRoute(app, deps, kind);
     detailRoute(app, deps, kind);
-    acceptRoute(app, deps, kind);
-    changeRoute(app, deps, kind);
-    revokeRoute(app, deps, kind);
   }
 }
 
@@ -148,7 +150,7 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
       const pending = waiting.length;
       if (state === 'pending') {
         const members = waiting.filter(member => fitsPending(member, { ...query, tag }, now()));
-        return c.json({ members: members.map(pendingSummary), pending }, 200);
+        return c.json({ members: members.map(one => pendingSummary(one, fleet.registry)), pending }, 200);
       }
       const tags = tagsOf(tag);
       const page = listMembers(fleet.registry, {
@@ -167,7 +169,7 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
   );
 }
 
-function detailRoute(app: OriginApp, { tokens, fleet }: AppDeps, kind: MemberKind): void {
+function detailRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -186,12 +188,18 @@ function detailRoute(app: OriginApp, { tokens, fleet }: AppDeps, kind: MemberKin
       const member = fleet.registry.require(kind, id);
       const status = fleet.registry.status(id);
       const inventory = await fleet.registry.store.get('inventory', id);
+      const reports = await newestReports(fleet, id, status);
+      const hearing = hearingOf(fleet, member, now());
+      const brought = [...reports, ...(status ? [status.last] : [])].map(({ via }) => via ?? '');
+      const gateways = [...brought, ...(hearing.heardBy ?? [])];
       return c.json(
         {
           ...summaryOf(member, fleet.registry),
           ...chainsOf(status),
+          ...hearing,
           ...(isRecord(inventory) && { inventory }),
-          reports: await newestReports(fleet, id, status),
+          names: fleet.registry.namesOf(gateways),
+          reports,
         },
         200,
       );
@@ -199,97 +207,7 @@ function detailRoute(app: OriginApp, { tokens, fleet }: AppDeps, kind: MemberKin
   );
 }
 
-const changedSchema = summarySchema.extend({ unknown: unknownNamesSchema });
-
-const answersOf = (kind: MemberKind) =>
-  withProblems({
-    200: { description: `The ${kind} as it is now.`, content: { [JSON_TYPE]: { schema: changedSchema } } },
-    404: { description: 'There is no such one.' },
-  });
-
-function acceptRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: MemberKind): void {
-  app.openapi(
-    createRoute({
-      method: 'post',
-      path: `/api/v1/${kind}s/{id}/accept`,
-      summary: `Lets a ${kind} in that waits.`,
-      security: bearer('operator'),
-      middleware: [
-        requireRole(tokens, 'operator'),
-        requireMediaType(JSON_TYPE),
-        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
-      ],
-      request: {
-        params: idParam,
-        body: { required: true, content: { [JSON_TYPE]: { schema: acceptSchema } } },
-      },
-      responses: answersOf(kind),
-    }),
-    async c => {
-      const { id } = c.req.valid('param');
-      const { site } = c.req.valid('json');
-      const unknown = unknownNames({ site: listOf(site) }, fleet.registry);
-      const member = await fleet.enrolments.accept(kind, id, site, c.get('token').name);
-      return c.json({ ...summaryOf(member, fleet.registry), ...(unknown.length > 0 && { unknown }) }, 200);
-    },
-  );
-}
-
-function changeRoute(app: OriginApp, { tokens, fleet, audit, bodies }: AppDeps, kind: MemberKind): void {
-  app.openapi(
-    createRoute({
-      method: 'patch',
-      path: `/api/v1/${kind}s/{id}`,
-      summary: `Changes a ${kind}'s tags (all of them) or site, or lifts its quarantine.`,
-      security: bearer('operator'),
-      middleware: [
-        requireRole(tokens, 'operator'),
-        requireMediaType(JSON_TYPE),
-        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
-      ],
-      request: {
-        params: idParam,
-        body: { required: true, content: { [JSON_TYPE]: { schema: changeSchema } } },
-      },
-      responses: answersOf(kind),
-    }),
-    async c => {
-      const { id } = c.req.valid('param');
-      const { quarantined, ...change } = c.req.valid('json');
-      const by = c.get('token').name;
-      const unknown = unknownNames({ site: listOf(change.site) }, fleet.registry);
-      const member = await fleet.enrolments.change(kind, id, change, by);
-      if (quarantined === false && fleet.registry.status(id)?.quarantinedAt !== undefined) {
-        await audit.record({ by, action: `${kind}.liftQuarantine`, subject: `${kind}:${id}` });
-        await fleet.intake.liftQuarantine(id);
-      }
-      return c.json({ ...summaryOf(member, fleet.registry), ...(unknown.length > 0 && { unknown }) }, 200);
-    },
-  );
-}
-
-function revokeRoute(app: OriginApp, { tokens, fleet, rollouts }: AppDeps, kind: MemberKind): void {
-  app.openapi(
-    createRoute({
-      method: 'post',
-      path: `/api/v1/${kind}s/{id}/revoke`,
-      summary: `Shuts a ${kind} out for good: here at once, everywhere else with the next metadata.`,
-      security: bearer('operator'),
-      middleware: [requireRole(tokens, 'operator')],
-      request: { params: idParam },
-      responses: answersOf(kind),
-    }),
-    async c => {
-      const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id, c.get('token').name);
-      await rollouts.publishRevocations().catch((error: unknown) => {
-        throw error instanceof SitecastError ? notToldYet(kind, error) : error;
-      });
-      return c.json(summaryOf(member, fleet.registry), 200);
-    },
-  );
-}
-
-const listOf = (name: string | undefined): string[] => (name === undefined ? [] : [name]);
+export const listOf = (name: string | undefined): string[] => (name === undefined ? [] : [name]);
 
 /** One that waits has no tags and no release yet. */
 function fitsPending(
@@ -306,15 +224,6 @@ function fitsPending(
     query.tag === undefined &&
     query.version === undefined
   );
-}
-
-/** It's done here, and stays so: who asked mustn't take it for undone. */
-function notToldYet(
-  kind: MemberKind,
-  { kind: errorKind, code, message, hint, data }: SitecastError,
-): SitecastError {
-  const said = `the ${kind} is shut out here for good; gateways and devices don't hear of it yet: ${message}`;
-  return new SitecastError(errorKind, code, said, hint === undefined ? { data } : { data, hint });
 }
 
 function tagsOf(tag: string | string[] | undefined): Record<string, string> {

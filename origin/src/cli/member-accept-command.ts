@@ -1,0 +1,127 @@
+import { SettingsCommand } from '@sitecast/shared/command';
+import { SitecastError } from '@sitecast/shared/errors';
+import { nameKey } from '@sitecast/shared/fleet';
+import type { Command } from 'commander';
+import { idText } from './called.ts';
+import { confirm } from './confirm.ts';
+import { findPending } from './find-member.ts';
+import { changedMemberSchema, fetchMembers, type Member } from './fleet-api.ts';
+import { asJson, EXAMPLE_NAMES, type JsonOptions, type Kind, noteNew } from './member-options.ts';
+import { takenText } from './member-view.ts';
+import type { OriginClient } from './origin-client.ts';
+import { note, print, printJson } from './output.ts';
+import { connect } from './settings.ts';
+
+type Bearer = NonNullable<Member['wishBearer']>;
+
+interface AcceptOptions extends JsonOptions {
+  site?: string;
+  name?: string;
+  replace?: boolean;
+}
+
+export function memberAcceptCommand(kind: Kind): SettingsCommand {
+  return asJson(
+    new SettingsCommand('accept')
+      .description(`let a ${kind} in that waits: it came without a join token, or wants a name that is taken`)
+      .argument('<id>', 'its id, or the beginning or end of it')
+      .option(
+        '--site <site>',
+        kind === 'device'
+          ? 'where it is (default: the site of the gateway it came through)'
+          : 'the site that it serves (default: the one it asked for)',
+      )
+      .option('--name <name>', 'what it is called (default: what it wants to be called)')
+      .option(
+        '--replace',
+        `the ${kind} that has this name is revoked; its site and tags go over, but for a site that is given`,
+      ),
+  )
+    .addHelpText(
+      'after',
+      `
+Compare the id with the one that the ${kind} itself shows: whoever asks can call itself anything but that.
+
+Examples:
+  sitecast ${kind} accept 12D3KooWB1… --site north --name ${EXAMPLE_NAMES[kind]}
+  sitecast ${kind} accept 12D3KooWB1… --replace`,
+    )
+    .action(async (text: string, options: AcceptOptions, command: Command) => {
+      const { site, replace = false, json: isJson } = options;
+      const origin = await connect(options);
+      const { id, waiting } = await findPending(origin, kind, text);
+      // One in the environment or a settings file is a token's, or a machine's.
+      const given = command.getOptionValueSource('name') === 'cli' ? options.name : undefined;
+      const name = given ?? waiting?.wish;
+      const bearer = name === undefined ? undefined : await bearerOf(origin, kind, name, waiting);
+      await demandDecision(kind, { id, name, bearer }, replace);
+      const json = {
+        ...(site !== undefined && { site }),
+        ...(name !== undefined && { name }),
+        ...(bearer && { replace: bearer.id }),
+      };
+      const path = `/api/v1/${kind}s/${id}/accept`;
+      const member = await origin.json(path, changedMemberSchema, { method: 'POST', json });
+      if (isJson) printJson(member);
+      else print(`${idText(member)} is in, at the site ${member.site}`);
+      if (bearer) note([`${bearer.id} is revoked`, ...elsewhere(member, waiting)]);
+      noteNew(member);
+    });
+}
+
+/** It has taken over a site, and isn't there: the gateways of another site take nothing from it. */
+function elsewhere({ kind, id, site }: Member, waiting: Member | undefined): string[] {
+  const seenAt = waiting?.site;
+  if (seenAt === undefined || seenAt === site) return [];
+  return [`it was seen at ${seenAt}: sitecast ${kind} tag ${id} --site ${seenAt} moves it there`];
+}
+
+/** Who has this name, and isn't the one that is let in. */
+async function bearerOf(
+  origin: OriginClient,
+  kind: Kind,
+  name: string,
+  waiting: Member | undefined,
+): Promise<Bearer | undefined> {
+  if (waiting?.wish === name) return waiting.wishBearer;
+  const { members } = await fetchMembers(origin, kind, { idPart: name });
+  const found = members.find(
+    member =>
+      member.name !== undefined && nameKey(member.name) === nameKey(name) && member.revokedAt === undefined,
+  );
+  if (!found) return undefined;
+  const { id, lastSeenAt, last, enrolledAt = '' } = found;
+  return {
+    id,
+    kind,
+    lastHeardAt: [enrolledAt, lastSeenAt ?? '', last?.receivedAt ?? ''].sort().at(-1) ?? '',
+  };
+}
+
+/**
+ * Revoking another is never done unasked.
+ * @throws SITECAST_NAME_TAKEN, SITECAST_NOT_CONFIRMED, SITECAST_NOT_NAMED_SO
+ */
+async function demandDecision(
+  kind: Kind,
+  { id, name, bearer }: { id: string; name: string | undefined; bearer: Bearer | undefined },
+  isReplacing: boolean,
+): Promise<void> {
+  if (name === undefined || !bearer) {
+    if (!isReplacing) return;
+    const what =
+      name === undefined ? `${id} wants no name, and none is given` : `no ${kind} is called ${name}`;
+    throw new SitecastError('conflict', 'SITECAST_NOT_NAMED_SO', `there is nobody to replace: ${what}`);
+  }
+  const text = takenText({ name, bearer });
+  const canReplace = bearer.kind === kind;
+  if (isReplacing && canReplace) {
+    note(text);
+    return;
+  }
+  if (canReplace && process.stdin.isTTY && process.stderr.isTTY) return await confirm(text, false);
+  throw new SitecastError('conflict', 'SITECAST_NAME_TAKEN', text, {
+    hint: `${canReplace ? '--replace, if it is the same machine set up anew; else another' : 'Give another'} --name.`,
+    data: { name, bearer: bearer.id },
+  });
+}

@@ -1,0 +1,61 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Enrolment } from '@sitecast/shared/fleet';
+import type { Member, MemberKind } from './member.ts';
+
+/** One that is in already: the answer to its first request may have got lost. A token isn't used again. */
+export function alreadyIn(member: Member, { kind, product, hardware }: Enrolment): Member {
+  if (member.revokedAt !== undefined) throw revoked(member);
+  if (kind === member.kind && product === member.product && hardware === member.hardware) return member;
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_ENROLMENT_CONFLICT',
+    `${member.id} is enrolled as a ${describe(member)}, and asks to be a ${describe({ kind, product, hardware })}`,
+    { hint: 'A machine that became another one needs another identity: give it an empty --data directory.' },
+  );
+}
+
+export function foreign(id: string): SitecastError {
+  return new SitecastError(
+    'forbidden',
+    'SITECAST_ENROLMENT_FOREIGN',
+    `the enrolment is ${id}'s: only itself or an enrolled gateway may bring it`,
+  );
+}
+
+function describe(what: {
+  kind: MemberKind;
+  product?: string | undefined;
+  hardware?: string | undefined;
+}): string {
+  return [what.kind, what.product, what.hardware].filter(part => part !== undefined).join(' ');
+}
+
+export function checkComplete({ kind, product, hardware }: Enrolment): void {
+  if (kind === 'gateway' || (product !== undefined && hardware !== undefined)) return;
+  throw new SitecastError(
+    'badInput',
+    'SITECAST_ENROLMENT_INCOMPLETE',
+    'a device must say its product and its hardware',
+  );
+}
+
+export function revoked({ id, revokedAt }: Member): SitecastError {
+  return new SitecastError('forbidden', 'SITECAST_DEVICE_REVOKED', `${id} was revoked at ${revokedAt}`, {
+    hint: 'A revoked identity never comes back: begin with an empty --data directory, which makes a new one.',
+  });
+}
+
+export function notPending(kind: MemberKind, id: string): SitecastError {
+  return new SitecastError('notFound', 'SITECAST_NOT_PENDING', `no ${kind} with the id ${id} is waiting`, {
+    hint: `sitecast ${kind} list --pending shows who is; one that stopped asking is forgotten after a day.`,
+  });
+}
+
+export function siteMissing(kind: MemberKind): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_SITE_MISSING', `nobody says at which site this ${kind} is`, {
+    hint:
+      kind === 'device'
+        ? 'Let it come through a gateway, or make a token with --site.'
+        : 'Start the gateway with --site NAME, or make a token with --site.',
+  });
+}

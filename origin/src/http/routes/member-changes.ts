@@ -1,0 +1,145 @@
+import { createRoute, z } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { givenTagsSchema, idSchema, memberNameSchema, siteSchema } from '@sitecast/shared/fleet';
+import type { MemberKind } from '../../fleet/member.ts';
+import { summaryOf } from '../../fleet/view.ts';
+import { unknownNames } from '../../rollouts/unknown-names.ts';
+import type { OriginApp } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
+import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
+import { bearer, JSON_TYPE, unknownNamesSchema, withProblems } from '../schemas.ts';
+import { idParam, listOf, summarySchema } from './members.ts';
+
+const MAX_MEMBER_BODY_BYTES = 64 * 1024;
+
+const acceptSchema = z
+  .strictObject({
+    site: siteSchema.optional(),
+    name: memberNameSchema.optional().openapi({ description: 'Without it none, whatever is wished.' }),
+    replace: idSchema.optional().openapi({
+      description: 'Who bears the name: it is revoked, and its site and tags go over with the name.',
+    }),
+  })
+  .refine(({ name, replace }) => replace === undefined || name !== undefined, 'replace needs the name')
+  .openapi('Accept');
+const changeSchema = z
+  .strictObject({
+    tags: givenTagsSchema.optional(),
+    site: siteSchema.optional(),
+    name: memberNameSchema.nullable().optional(),
+    quarantined: z.literal(false).optional(),
+  })
+  .openapi('MemberChange');
+
+/** What operators do to devices and gateways: the same routes for both. */
+export function memberChangeRoutes(app: OriginApp, deps: AppDeps): void {
+  for (const kind of ['device', 'gateway'] as const) {
+    acceptRoute(app, deps, kind);
+    changeRoute(app, deps, kind);
+    revokeRoute(app, deps, kind);
+  }
+}
+
+const changedSchema = summarySchema.extend({ unknown: unknownNamesSchema });
+
+const answersOf = (kind: MemberKind) =>
+  withProblems({
+    200: { description: `The ${kind} as it is now.`, content: { [JSON_TYPE]: { schema: changedSchema } } },
+    404: { description: 'There is no such one.' },
+  });
+
+function acceptRoute(app: OriginApp, { tokens, fleet, rollouts, bodies }: AppDeps, kind: MemberKind): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: `/api/v1/${kind}s/{id}/accept`,
+      summary: `Lets a ${kind} in that waits.`,
+      security: bearer('operator'),
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
+      ],
+      request: {
+        params: idParam,
+        body: { required: true, content: { [JSON_TYPE]: { schema: acceptSchema } } },
+      },
+      responses: answersOf(kind),
+    }),
+    async c => {
+      const { id } = c.req.valid('param');
+      const { site, name, replace: replaces } = c.req.valid('json');
+      const unknown = unknownNames({ site: listOf(site) }, fleet.registry);
+      const member = await fleet.enrolments.accept(kind, id, { site, name, replaces }, c.get('token').name);
+      if (replaces !== undefined) await publishRevocations(kind, rollouts);
+      return c.json({ ...summaryOf(member, fleet.registry), ...(unknown.length > 0 && { unknown }) }, 200);
+    },
+  );
+}
+
+function changeRoute(app: OriginApp, { tokens, fleet, audit, bodies }: AppDeps, kind: MemberKind): void {
+  app.openapi(
+    createRoute({
+      method: 'patch',
+      path: `/api/v1/${kind}s/{id}`,
+      summary: `Changes a ${kind}'s name, tags (all of them) or site, or lifts its quarantine.`,
+      security: bearer('operator'),
+      middleware: [
+        requireRole(tokens, 'operator'),
+        requireMediaType(JSON_TYPE),
+        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
+      ],
+      request: {
+        params: idParam,
+        body: { required: true, content: { [JSON_TYPE]: { schema: changeSchema } } },
+      },
+      responses: answersOf(kind),
+    }),
+    async c => {
+      const { id } = c.req.valid('param');
+      const { quarantined, ...change } = c.req.valid('json');
+      const by = c.get('token').name;
+      const unknown = unknownNames({ site: listOf(change.site) }, fleet.registry);
+      const member = await fleet.enrolments.change(kind, id, change, by);
+      if (quarantined === false && fleet.registry.status(id)?.quarantinedAt !== undefined) {
+        await audit.record({ by, action: `${kind}.liftQuarantine`, subject: `${kind}:${id}` });
+        await fleet.intake.liftQuarantine(id);
+      }
+      return c.json({ ...summaryOf(member, fleet.registry), ...(unknown.length > 0 && { unknown }) }, 200);
+    },
+  );
+}
+
+function revokeRoute(app: OriginApp, { tokens, fleet, rollouts }: AppDeps, kind: MemberKind): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: `/api/v1/${kind}s/{id}/revoke`,
+      summary: `Shuts a ${kind} out for good: here at once, everywhere else with the next metadata.`,
+      security: bearer('operator'),
+      middleware: [requireRole(tokens, 'operator')],
+      request: { params: idParam },
+      responses: answersOf(kind),
+    }),
+    async c => {
+      const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id, c.get('token').name);
+      await publishRevocations(kind, rollouts);
+      return c.json(summaryOf(member, fleet.registry), 200);
+    },
+  );
+}
+
+async function publishRevocations(kind: MemberKind, rollouts: AppDeps['rollouts']): Promise<void> {
+  await rollouts.publishRevocations().catch((error: unknown) => {
+    throw error instanceof SitecastError ? notToldYet(kind, error) : error;
+  });
+}
+
+/** It's done here, and stays so: who asked mustn't take it for undone. */
+function notToldYet(
+  kind: MemberKind,
+  { kind: errorKind, code, message, hint, data }: SitecastError,
+): SitecastError {
+  const said = `the ${kind} is shut out here for good; gateways and devices don't hear of it yet: ${message}`;
+  return new SitecastError(errorKind, code, said, hint === undefined ? { data } : { data, hint });
+}
