@@ -7,6 +7,7 @@ import { targetPath } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
+import { LOOK_EVERY_MS } from '../fleet/presence.ts';
 import { publishedPath } from '../staging/chunk-paths.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
 import { hexOf, imageOf } from '../testing/operator.ts';
@@ -266,7 +267,9 @@ it('reads back no faster than it was told, begins again after a week, and stops 
       sum + (listed[kind === 'index' ? indexTarget('camera', 1) : manifestTarget('camera', 1)]?.length ?? 0),
     0,
   );
-  const waited = waits.filter(ms => ms < 3_600_000 && ms !== 60_000).reduce((sum, ms) => sum + ms, 0);
+  // Those of the fleet's services are none of its business.
+  const others = new Set([60_000, LOOK_EVERY_MS]);
+  const waited = waits.filter(ms => ms < 3_600_000 && !others.has(ms)).reduce((sum, ms) => sum + ms, 0);
   // What is owed for the last thousand bytes is waited for the next time.
   expect(waited).toBeGreaterThan(readBytes + fileBytes - 1000);
   expect(waited).toBeLessThanOrEqual(readBytes + fileBytes);
