@@ -68,7 +68,7 @@ export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
   rotateRoute(app, deps);
 }
 
-function describeRoute(app: OriginApp, { tokens, repository, fleet, now }: AppDeps): void {
+function describeRoute(app: OriginApp, { tokens, repository, readiness, fleet, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -80,9 +80,11 @@ function describeRoute(app: OriginApp, { tokens, repository, fleet, now }: AppDe
         200: { description: 'The repository.', content: { [JSON_TYPE]: { schema: repositorySchema } } },
       }),
     }),
-    c => {
+    async c => {
       const { putOffs: _putOffs, ...reports } = fleet.intake.totals;
-      return c.json({ ...describeRepository(repository, now()), reports }, 200);
+      const { warnings, ...description } = describeRepository(repository, now());
+      const all = [...(await readiness.warnings()), ...warnings];
+      return c.json({ ...description, warnings: all, reports }, 200);
     },
   );
 }
