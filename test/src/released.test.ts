@@ -99,6 +99,12 @@ async function nameOne(): Promise<void> {
   expect(found).toMatchObject({ devices: [{ name: 'door-1', state: 'idle' }] });
 }
 
+/** What the origin knows of the device, by the word of its gateway. */
+async function presence(): Promise<unknown> {
+  const { devices } = await bed.json('sitecast', ['device', 'list', '--product', 'camera']);
+  return Array.isArray(devices) ? devices[0]?.presence : undefined;
+}
+
 /** Which slot holds an image. */
 async function slotOf(version: string): Promise<string | undefined> {
   for (const slot of ['a', 'b'])
@@ -132,10 +138,12 @@ it('updates a device across all mixtures of the released build and this one, on 
   // A renewed device behind a gateway that isn't.
   await start('agent', 'current');
   await update('4.0.0', 'current');
+  expect(await presence()).toBe('untold');
   await nameOne();
 
   await start('gateway', 'current');
   await update('5.0.0', 'current');
+  await bed.until(async () => (await presence()) === 'heard', 'the gateway to tell that it hears the device');
 
   // The new release fell back: the agent of the old one goes on with what the new one wrote.
   await start('agent', 'released');

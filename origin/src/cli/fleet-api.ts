@@ -1,6 +1,7 @@
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import type { OriginClient } from './origin-client.ts';
+import { presenceSchema, turnSchema } from './presence-view.ts';
 
 const PAGE = 1000;
 
@@ -37,6 +38,7 @@ export const memberSchema = z.object({
   quarantinedAt: z.string().optional(),
   odd: z.array(z.string()).default([]),
   lastSeenAt: z.string().optional(),
+  presence: presenceSchema,
   last: lastSchema.optional(),
   via: z.string().optional(),
   wish: z.string().optional(),
@@ -51,7 +53,11 @@ export const memberDetailSchema = memberSchema.extend({
     z.object({ epoch: z.string(), seq: z.number(), begunAt: z.string(), receivedAt: z.string() }),
   ),
   anomalies: z.array(z.object({ kind: z.string(), at: z.string(), epoch: z.string(), seq: z.number() })),
+  heardBy: z.array(z.string()).optional(),
+  hears: z.object({ devices: z.number(), turns: z.array(turnSchema) }).optional(),
   inventory: z.record(z.string(), z.unknown()).optional(),
+  /** An origin of an earlier version doesn't say. */
+  kept: z.object({ reports: z.number(), bytes: z.number(), dropped: z.number() }).optional(),
   /** Of the gateways that reports came through. */
   names: namesSchema,
   reports: z.array(
@@ -149,7 +155,10 @@ export type Rollout = z.infer<typeof rolloutSchema>;
 
 const failureGroupSchema = z.object({
   code: z.string(),
+  /** Not told by an origin of 0.1.0. */
+  detail: z.string().optional(),
   hardware: z.string(),
+  /** Of the first of `devices`. */
   message: z.string(),
   count: z.number(),
   sites: z.number(),
@@ -176,8 +185,10 @@ const rolloutStatusSchema = rolloutSchema.extend({
       reason: reasonSchema.optional(),
       progress: z.object({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
       overdue: z.string().optional(),
+      heard: z.boolean().optional(),
     }),
   ),
+  turns: z.array(turnSchema).default([]),
   nextCursor: z.string().optional(),
 });
 export type RolloutStatus = z.infer<typeof rolloutStatusSchema>;

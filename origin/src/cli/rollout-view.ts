@@ -3,11 +3,14 @@ import { cutText } from '@sitecast/shared/text';
 import type { DryRun, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
 import { calledText } from './called.ts';
 import { field, formatBytes, plural, table } from './output.ts';
+import { turnLines } from './presence-view.ts';
 import { soakMsOf, stageText } from './rollout-ending.ts';
 import { describeNext } from './rollout-next.ts';
 
 const MAX_SHOWN_DEVICES = 200;
 const MAX_SHOWN_MESSAGE_CHARS = 80;
+/** Devices of a group of failures. */
+const MAX_NAMED = 3;
 
 export function describeMatch({ match }: Rollout): string {
   const parts = [
@@ -59,10 +62,10 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   );
   const rows = order
     .slice(0, MAX_SHOWN_DEVICES)
-    .map(({ id, name, site, state, at, reason, progress, overdue }) => [
+    .map(({ id, name, site, state, at, reason, progress, overdue, heard }) => [
       calledText({ id, name }),
       site,
-      overdue ? `${state}, ${overdue}` : state,
+      overdue ? `${state}, ${overdue}${heard ? ' (its gateway hears it)' : ''}` : state,
       progress ? progressText(progress) : '',
       at ?? '-',
       reason ? reasonText(reason) : '',
@@ -75,6 +78,7 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
     ...describeNext(status),
+    ...turnLines(status.turns),
     ...describeFailures(status),
   ];
   if (rows.length > 0)
@@ -84,9 +88,13 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   return lines;
 }
 
+/** Agents of 0.1.0 end with a colon where a command has said nothing. */
+const saidText = (message: string): string => field(message.trim().replace(/:$/, ''));
+
 /** A device's own words, and the code. */
 export function reasonText({ message, code }: { message: string; code: string }): string {
-  return `${field(message)} (${field(code)})`;
+  const said = saidText(message);
+  return said === '' ? field(code) : `${said} (${field(code)})`;
 }
 
 export function progressText({ doneBytes, totalBytes }: { doneBytes: number; totalBytes: number }): string {
@@ -172,18 +180,29 @@ function describeStop({ stop, state, rollbackTo }: Rollout): string[] {
 /** Failures by what they are and on which hardware. */
 export function describeFailures({ failures, names }: Pick<RolloutStatus, 'failures' | 'names'>): string[] {
   if (failures.length === 0) return [];
-  const rows = failures.map(({ code, hardware, count, sites, message, devices }) => [
-    code,
-    hardware,
-    String(count),
-    String(sites),
-    cutText(message.split('\n')[0] ?? '', MAX_SHOWN_MESSAGE_CHARS),
-    devices
-      .slice(0, 2)
+  const rows = failures.map(group => [
+    group.detail === undefined ? group.code : `${group.code}, ${group.detail}`,
+    group.hardware,
+    String(group.count),
+    String(group.sites),
+    exampleText(group, names),
+    group.devices
+      .slice(1, MAX_NAMED)
       .map(id => names[id] ?? id)
       .join(' '),
   ]);
-  return ['', ...table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'ONE OF THEM SAID', 'SUCH AS'], rows)];
+  return ['', ...table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'WHAT ONE SAID', 'ALSO ON'], rows)];
+}
+
+/** One device's words aren't those of the others. */
+function exampleText(
+  { count, message, devices }: RolloutStatus['failures'][number],
+  names: RolloutStatus['names'],
+): string {
+  const [id] = devices;
+  const device = id === undefined ? 'one of them' : (names[id] ?? id);
+  const said = cutText(saidText(message.trim().split('\n')[0] ?? ''), MAX_SHOWN_MESSAGE_CHARS);
+  return `${count > 1 ? 'e.g. ' : ''}on ${device}: ${said === '' ? 'nothing' : said}`;
 }
 
 /** What follows on a stage that brings so many in. */

@@ -5,7 +5,7 @@ import type { Events } from '../events/events.ts';
 import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
@@ -387,7 +387,7 @@ export class Rollouts {
       await publish();
     } catch (error) {
       await this.#reconcile().catch((again: unknown) =>
-        this.#deps.log.error({ err: again }, 'a rollout that could not be published is tidied up later'),
+        this.#deps.log.error(errorFields(again), 'a rollout that could not be published is tidied up later'),
       );
       throw error;
     }

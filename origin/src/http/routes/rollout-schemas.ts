@@ -15,6 +15,7 @@ import { MAX_PLAN_MS, MAX_STAGES, planSchema } from '../../rollouts/controller/p
 import { controllerStateSchema, figuresSchema, PHASES } from '../../rollouts/controller/state.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
 import type { WantedRollout } from '../../rollouts/wanted.ts';
+import { shownTurnSchema } from './presence.ts';
 
 const MAX_SITES = 10_000;
 
@@ -85,8 +86,11 @@ export const rolloutStatusSchema = rolloutSchema
     failures: z.array(
       z.object({
         code: z.string(),
+        detail: z.string().optional().openapi({
+          description: 'How the command that failed ended, such as "exit code 1".',
+        }),
         hardware: z.string(),
-        message: z.string(),
+        message: z.string().openapi({ description: 'What the first of `devices` said.' }),
         count: z.int(),
         sites: z.int(),
         devices: z.array(z.string()),
@@ -105,8 +109,16 @@ export const rolloutStatusSchema = rolloutSchema
         reason: z.object({ code: z.string(), message: z.string() }).optional(),
         progress: z.object({ doneBytes: z.int(), totalBytes: z.int() }).optional(),
         overdue: z.enum(['silent', 'unreachable']).optional(),
+        heard: z
+          .literal(true)
+          .optional()
+          .openapi({ description: 'It is overdue, though its gateway hears it.' }),
       }),
     ),
+    turns: z
+      .array(shownTurnSchema)
+      .optional()
+      .openapi({ description: 'Of its product, held now; those held longest.' }),
     nextCursor: z.string().optional(),
   })
   .openapi('RolloutStatus');

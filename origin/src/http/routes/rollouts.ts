@@ -1,6 +1,7 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { idSchema, type Rollout, rolloutIdSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
+import { shownTurn } from '../../fleet/presence-view.ts';
 import { OPERATOR_ACTS, type OperatorAct } from '../../rollouts/controller/operate.ts';
 import { stagesAhead } from '../../rollouts/prepare.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
@@ -27,6 +28,9 @@ const MAX_ACT_BODY_BYTES = 4096;
 const MAX_PAGE = 1000;
 /** Devices that a dry run names of each stage. */
 const MAX_NAMED_DEVICES = 1000;
+
+/** Turns that a rollout's status names. */
+const MAX_SHOWN_TURNS = 20;
 
 const pageQuery = z.object({
   cursor: idSchema.optional(),
@@ -67,7 +71,17 @@ async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, p
   const outcomes = await rollouts.tallies.outcomes(record.rollout.id);
   const ledger = rollouts.standings.ledger(record.rollout.id);
   const status: RolloutStatus = statusOf(record, outcomes, { ...fleet, ledger }, page);
-  return { ...describeRollout(record), ...status, acts: await rollouts.acts(record) };
+  const turns = fleet.presence
+    .turns(({ product }) => product === record.product)
+    .slice(0, MAX_SHOWN_TURNS)
+    .map(turn => shownTurn(turn, fleet, page.nowMs));
+  const isGoingOn = ledger !== undefined;
+  return {
+    ...describeRollout(record),
+    ...status,
+    acts: await rollouts.acts(record),
+    ...(isGoingOn && turns.length > 0 && { turns }),
+  };
 }
 
 function startRoute(app: OriginApp, deps: AppDeps): void {
