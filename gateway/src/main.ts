@@ -23,7 +23,7 @@ import { UpstreamMemory } from './adapters/upstream-memory.ts';
 import { Gateway } from './gateway.ts';
 import { GatewayBook } from './gossip/gateway-book.ts';
 import { Metrics } from './http/metrics.ts';
-import { listen } from './http/server.ts';
+import { listen, sharedConnections } from './http/server.ts';
 import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
 import { recordsOf } from './storage/records.ts';
@@ -81,10 +81,9 @@ export async function startGateway(
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
     const identity = await Identity.open(settings.data, { warn: message => log.warn({}, message) });
-    const metrics = new Metrics();
-    const around = { now, log, signal: stop.signal, patience };
+    const around = { metrics: new Metrics(), now, log, signal: stop.signal, patience };
     const wanLimits = new WanLimits(settings, around);
-    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, metrics, ...around });
+    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, ...around });
     const { trustStore, ...disk } = await openStores(settings.data);
     const trust = { store: trustStore, rootFile: await readRoot(settings), token };
     await pinRoot({ ...trust, upstreams, nowMs: now(), ...around });
@@ -93,11 +92,12 @@ export async function startGateway(
     const networks = await joinNetworks({ settings, identity, book, ...around });
     endings.add('the networks', () => networks.leave());
     let ownUrls: string[] | undefined;
+    const connections = sharedConnections();
     const gateway = await Gateway.open({
       ...networks,
       book,
       ownUrls: () => ownUrls,
-      siblingPort: siblingPort(identity, metrics),
+      siblingPort: siblingPort(identity, around.metrics),
       wanLimits,
       settings,
       identity,
@@ -106,10 +106,10 @@ export async function startGateway(
       trustStore,
       ...disk,
       ...databaseParts(database, settings),
-      metrics,
+      connections,
       ...around,
     });
-    const server = await listen(gateway.app, gateway.handleChunk, settings.listen);
+    const server = await listen(gateway.app, gateway.handleChunk, { ...settings.listen, connections });
     ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
     log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
     runGateway(gateway, stop.signal, endings);
