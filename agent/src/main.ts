@@ -4,6 +4,7 @@ import { describeError, plainJson, runProgram } from '@sitecast/shared/command';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Identity } from '@sitecast/shared/identity';
+import { Connections } from '@sitecast/shared/outbound';
 import { cutTextStart } from '@sitecast/shared/text';
 import { pino } from 'pino';
 import type { z } from 'zod';
@@ -50,11 +51,12 @@ async function openAgentIn(
   { hasPeers, stop }: { hasPeers: boolean; stop: AbortSignal },
 ): Promise<OpenAgent> {
   await checkSlots(settings);
+  const connections = await Connections.open({ ca: settings.ca, variables: process.env });
   const data = resolve(settings.data);
   await makeDirectory(data, 0o700);
   const lock = await DirectoryLock.take(data);
   try {
-    return await openLocked({ ...settings, data }, lock, { hasPeers, stop });
+    return await openLocked({ ...settings, data }, lock, { hasPeers, stop, connections });
   } catch (error) {
     await lock.release();
     throw error;
@@ -64,7 +66,7 @@ async function openAgentIn(
 async function openLocked(
   settings: RunSettings,
   lock: DirectoryLock,
-  { hasPeers, stop }: { hasPeers: boolean; stop: AbortSignal },
+  { hasPeers, stop, connections }: { hasPeers: boolean; stop: AbortSignal; connections: Connections },
 ): Promise<OpenAgent> {
   const { data } = settings;
   const log = logTo(settings.logLevel);
@@ -74,7 +76,12 @@ async function openLocked(
   const slots = slotsOf(settings, data);
   const boot = bootControl(settings, { clock, passPoint, log, stop });
   const toGateway = (url: string): Gateway =>
-    new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
+    new HttpGateway(url, {
+      identity,
+      now: () => clock.now(),
+      maxConnections: settings.concurrency,
+      connections,
+    });
   const [first, ...others] = settings.gateways;
   const gateways: [Gateway, ...Gateway[]] = [toGateway(first), ...others.map(toGateway)];
   const startPeers = hasPeers ? peersOf(identity) : undefined;

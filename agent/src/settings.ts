@@ -1,4 +1,5 @@
 import {
+  CA_OPTION,
   parseBoundedInteger,
   parseBytes,
   parseDurationMs,
@@ -25,6 +26,8 @@ export interface RunSettings {
   token: string | undefined;
   tokenFile: string | undefined;
   rootFile: string | undefined;
+  /** PEM of authorities to trust besides. */
+  ca: string | undefined;
   product: string;
   hardware: string;
   /** What it wants to be called; `{}` in it stands for what the file holds. */
@@ -82,7 +85,8 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     .option('--gateway <url...>', 'gateways (or the origin), in order of preference')
     .option('--token <token>', 'join token')
     .option('--token-file <file>', 'file that holds the join token')
-    .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it");
+    .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it")
+    .option(...CA_OPTION);
   addIdentityOptions(command);
   command
     .option('--slot-a <path>', 'slot A: a block device (by partuuid or partlabel, not by label) or a file')
@@ -161,6 +165,7 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     token: values.text('token'),
     tokenFile: values.text('tokenFile'),
     rootFile: values.text('root'),
+    ca: values.filled('ca'),
     product: checkName('product', values.needed('product')),
     hardware: checkName('hardware', values.needed('hardware')),
     name: values.filled('name'),

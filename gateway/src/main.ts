@@ -7,6 +7,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { freeBytesAt, type LevelStore } from '@sitecast/shared/key-value';
+import { Connections } from '@sitecast/shared/outbound';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
 import { pino } from 'pino';
 import { BookFile } from './adapters/book-file.ts';
@@ -66,6 +67,7 @@ export async function startGateway(
   settings: GatewaySettings,
   { log, now = Date.now, signal, patience = 1 }: StartOptions,
 ): Promise<RunningGateway> {
+  const connections = await Connections.open({ ca: settings.ca, variables: process.env });
   const { memory, token, originUrl, urls } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
   const database = await openDatabase(settings.data, { now, log });
@@ -84,7 +86,14 @@ export async function startGateway(
     const metrics = new Metrics();
     const around = { now, log, signal: stop.signal, patience };
     const wanLimits = new WanLimits(settings, around);
-    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, metrics, ...around });
+    const upstreams = openUpstreams(urls, {
+      originUrl,
+      wanLimits,
+      identity,
+      metrics,
+      connections,
+      ...around,
+    });
     const { trustStore, ...disk } = await openStores(settings.data);
     const trust = { store: trustStore, rootFile: await readRoot(settings), token };
     await pinRoot({ ...trust, upstreams, nowMs: now(), ...around });
@@ -97,7 +106,7 @@ export async function startGateway(
       ...networks,
       book,
       ownUrls: () => ownUrls,
-      siblingPort: siblingPort(identity, metrics),
+      siblingPort: siblingPort(identity, metrics, connections),
       wanLimits,
       settings,
       identity,
@@ -160,9 +169,9 @@ async function joinNetworks(
 
 const interfaces = () => Object.values(networkInterfaces()).flat();
 
-function siblingPort({ id }: Identity, metrics: Metrics): SiblingPort {
+function siblingPort({ id }: Identity, metrics: Metrics, connections: Connections): SiblingPort {
   const onRefused = (url: string, error: SitecastError): void => metrics.refused(url, error.code);
-  return httpSiblings({ ownId: id, chunks: SIBLING_STORE, onRefused });
+  return httpSiblings({ ownId: id, chunks: SIBLING_STORE, connections, onRefused });
 }
 
 function openUpstreams(
@@ -177,6 +186,7 @@ function openUpstreams(
     wanLimits: WanLimits;
     identity: Identity;
     metrics: Metrics;
+    connections: Connections;
     now: () => number;
     signal: AbortSignal;
   },
@@ -190,6 +200,7 @@ function openUpstreams(
         // The origin doesn't mind; a gateway in its place fetches nothing, so that none can be asked in a circle.
         chunks: new HttpStore(`${url}/chunks`, {
           ...CHUNK_STORE,
+          via: common.connections,
           ...(wanLimits.isPaced && { deadlineMs: PACED_DEADLINE_MS }),
           pace: (lengthBytes, stop) => wanLimits.took(lengthBytes, stop),
           headers: url === originUrl ? HELD_ONLY : MAY_FETCH,

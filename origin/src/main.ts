@@ -3,6 +3,7 @@ import { endProcessSoon, Endings, plainJson, runProgram } from '@sitecast/shared
 import { HttpStore } from '@sitecast/shared/content';
 import { readSecretBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
+import { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import { type Level, pino } from 'pino';
 import { AuditLog } from './audit/log.ts';
@@ -206,9 +207,11 @@ export async function recoverFrom({
   from,
   acceptedDay,
   damagedOnly,
+  ca,
 }: RecoverSettings): Promise<Recovered | Restored> {
   const directory = resolve(dataDirectory);
-  const mirrors = from.map(toMirror);
+  const connections = await Connections.open({ ca, variables: process.env });
+  const mirrors = from.map(url => toMirror(url, connections));
   // The database would be made where there's none.
   if (!(await hasData(directory))) throw noData(directory);
   const log = pino(
@@ -297,13 +300,13 @@ function noData(directory: string): SitecastError {
 }
 
 /** @throws SITECAST_STORE_URL */
-function toMirror(url: string): Mirror {
+function toMirror(url: string, connections: Connections): Mirror {
   const base = url.replace(/\/*$/, '');
-  const chunks = new HttpStore(`${base}/chunks`);
+  const chunks = new HttpStore(`${base}/chunks`, { via: connections });
   return {
     name: url,
-    metadata: new HttpFetcher(`${base}/metadata`),
-    targets: new HttpFetcher(`${base}/targets`),
+    metadata: new HttpFetcher(`${base}/metadata`, { connections }),
+    targets: new HttpFetcher(`${base}/targets`, { connections }),
     chunks,
   };
 }

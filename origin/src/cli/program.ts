@@ -1,4 +1,4 @@
-import { limitSettings, SettingsCommand } from '@sitecast/shared/command';
+import { CA_OPTION, limitSettings, SettingsCommand } from '@sitecast/shared/command';
 import { auditCommand } from './audit-command.ts';
 import { initCommand } from './init-command.ts';
 import { keysRenewCommand, keysRotateCommand } from './keys-change-command.ts';
@@ -30,6 +30,7 @@ const SETTINGS: ReadonlySet<string> = new Set([
   '--origin <url>',
   '--token <token>',
   '--token-file <file>',
+  CA_OPTION[0],
   '--root <file>',
   '--state <dir>',
   '--keys <dir>',

@@ -1,6 +1,12 @@
 import { isIP } from 'node:net';
 import { InvalidArgumentError } from 'commander';
 
+/** What every command takes that speaks to a server: flags and description. */
+export const CA_OPTION = [
+  '--ca <file>',
+  'certificates of authorities to trust for TLS besides those that are trusted anyhow, PEM',
+] as const;
+
 /** A parser for a whole number within bounds, both included. */
 export function parseBoundedInteger(min: number, max: number): (text: string) => number {
   return text => {
