@@ -1,7 +1,7 @@
 import { join, resolve } from 'node:path';
 import { endProcessSoon, Endings, plainJson, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
-import { readSecretBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher } from '@sitecast/shared/trust';
@@ -34,6 +34,7 @@ import { restoreContent, type Restored, restoreMetadata } from './recovery/resto
 import { whyNotReady } from './repository/description.ts';
 import { Repository } from './repository/repository.ts';
 import { Scrubber } from './repository/scrubber.ts';
+import { OwnCertificate } from './own-certificate.ts';
 import type { OriginSettings } from './settings.ts';
 import { StagedFiles } from './staging/staged-files.ts';
 import { prepareDataDirectory } from './storage/layout.ts';
@@ -46,9 +47,6 @@ import { type After, Upkeep } from './upkeep.ts';
 
 /** How long a stopping origin waits for requests under way. */
 const SHUTDOWN_GRACE_MS = 15_000;
-
-/** A certificate with its chain, or a private key. */
-const MAX_PEM_BYTES = 1024 * 1024;
 
 const NO_GOSSIP = { listen: [], announce: [] };
 
@@ -82,7 +80,7 @@ export async function startOrigin(
   { now = Date.now, after = systemAfter, log }: Partial<Surroundings> & { log: Log },
 ): Promise<RunningOrigin> {
   const directory = resolve(settings.dataDirectory);
-  const tls = await readTls(settings);
+  const ownCertificate = settings.tls && (await OwnCertificate.read(settings.tls));
   await new UnfinishedRecovery(directory).refuse();
   let known: Known = () => ({});
   const state = await openDatabase(directory, () => known(), log);
@@ -104,7 +102,7 @@ export async function startOrigin(
     const staged = await StagedFiles.open(files, now);
     const repository = await openRepository({ files, chunks, staged, now, log }, settings);
     endings.add('the repository', () => repository.idle());
-    const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
+    const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, ownCertificate, now, after, log });
     endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
     const events = new EventLog(now);
@@ -118,10 +116,10 @@ export async function startOrigin(
       endings.add('gossip', () => fleetNode.close());
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
-    const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state };
+    const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state, ownCertificate };
     const { app, wakeAll, scrubber } = openApp(parts, settings);
     endings.add('the reading back', () => scrubber.stop());
-    const server = await listen(app, { ...settings.listen, tls });
+    const server = await listen(app, { ...settings.listen, tls: ownCertificate?.pair });
     endings.add('the server', () => server.close(SHUTDOWN_GRACE_MS));
     // Whoever waits for something is answered first: the server closes once nobody does.
     endings.add('those that wait', wakeAll);
@@ -130,7 +128,7 @@ export async function startOrigin(
       url: server.url,
       adminTokenPath,
       notReady: whyNotReady(repository, now())?.message,
-      reloadTls: () => reloadTls(server, settings),
+      reloadTls: () => reloadTls(server, ownCertificate),
       close: () => endings.endAll(),
     };
   } catch (error) {
@@ -163,7 +161,7 @@ function openRepository(
 interface AppParts
   extends FleetServices,
     Surroundings,
-    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room' | 'state'> {
+    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room' | 'state' | 'ownCertificate'> {
   events: EventLog;
 }
 
@@ -311,17 +309,10 @@ function toMirror(url: string, connections: Connections): Mirror {
   };
 }
 
-async function readTls({ tls }: OriginSettings): Promise<{ cert: Buffer; key: Buffer } | undefined> {
-  if (!tls) return undefined;
-  return {
-    cert: await readSecretBounded(tls.certPath, MAX_PEM_BYTES),
-    key: await readSecretBounded(tls.keyPath, MAX_PEM_BYTES),
-  };
-}
-
-async function reloadTls(server: RunningServer, settings: OriginSettings): Promise<void> {
-  const tls = await readTls(settings);
-  if (tls) server.renewTls(tls);
+async function reloadTls(server: RunningServer, certificate: OwnCertificate | undefined): Promise<void> {
+  if (!certificate) return;
+  await certificate.renew();
+  server.renewTls(certificate.pair);
 }
 
 /** `sitecast-origin serve`: runs until a signal asks it to stop. */
@@ -341,7 +332,8 @@ async function serve(settings: OriginSettings, logLevel: Level | 'silent'): Prom
   process.on('SIGHUP', () => {
     origin.reloadTls().then(
       () => log.info({}, 'the TLS certificate was read anew'),
-      (error: unknown) => log.error({ err: error }, 'the TLS certificate could not be read anew'),
+      (error: unknown) =>
+        log.error({ err: error }, 'the TLS certificate could not be read anew: the one of before stays in use'),
     );
   });
   await firstSignal();

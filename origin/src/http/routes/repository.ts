@@ -24,7 +24,7 @@ const repositorySchema = z
     pendingKeys: keysSchema,
     versions: z.partialRecord(roleSchema, z.int()),
     expires: z.partialRecord(roleSchema, z.string()),
-    warnings: z.array(z.object({ role: roleSchema, code: z.string(), message: z.string() })),
+    warnings: z.array(z.object({ role: z.enum([...ROLES, 'tls']), code: z.string(), message: z.string() })),
     damage: z.object({
       releases: z.array(
         z.object({
@@ -66,7 +66,7 @@ export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
   rotateRoute(app, deps);
 }
 
-function describeRoute(app: OriginApp, { tokens, repository, now }: AppDeps): void {
+function describeRoute(app: OriginApp, { tokens, repository, ownCertificate, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -78,7 +78,11 @@ function describeRoute(app: OriginApp, { tokens, repository, now }: AppDeps): vo
         200: { description: 'The repository.', content: { [JSON_TYPE]: { schema: repositorySchema } } },
       }),
     }),
-    c => c.json(describeRepository(repository, now()), 200),
+    c => {
+      const described = describeRepository(repository, now());
+      const warnings = [...described.warnings, ...(ownCertificate?.warnings(now()) ?? [])];
+      return c.json({ ...described, warnings }, 200);
+    },
   );
 }
 
