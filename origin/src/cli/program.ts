@@ -18,6 +18,7 @@ import {
   releaseSubmitCommand,
   releaseWithdrawCommand,
 } from './release-command.ts';
+import { releaseShowCommand } from './release-show-command.ts';
 import { releaseDraftCommand, releasePublishCommand } from './release-publish-command.ts';
 import { rolloutActCommands } from './rollout-act-command.ts';
 import { rolloutListCommand, rolloutStatusCommand } from './rollout-command.ts';
@@ -59,6 +60,7 @@ export function operatorProgram(): SettingsCommand {
         'signed releases of a product',
         releasePublishCommand(),
         releaseListCommand(),
+        releaseShowCommand(),
         releaseWithdrawCommand(),
         releaseDraftCommand(),
         releaseSignCommand(),

@@ -17,6 +17,7 @@ import { summarizeDraft } from './draft-summary.ts';
 import { writeRoot } from './init-command.ts';
 import { KeyRing } from './key-ring.ts';
 import { formatBytes, note, print, printJson, table } from './output.ts';
+import { gistOf } from './release-notes.ts';
 import { findRelease, productNames, readKnownProduct } from './releases.ts';
 import { submitDraft } from './repository-api.ts';
 import { hasRoot, openRepository, type RepositoryView, storedRepository } from './repository-view.ts';
@@ -246,8 +247,9 @@ export function releaseListCommand(): SettingsCommand {
         [belowFloor ? 'below the floor' : '', release.minimum ? `from ${release.minimum.version} on` : '']
           .filter(Boolean)
           .join(', '),
+        gistOf(release.notes),
       ]);
-      print(table(['PRODUCT', 'VERSION', 'COUNTER', 'SIZE', 'HARDWARE', 'CREATED', ''], rows));
+      print(table(['PRODUCT', 'VERSION', 'COUNTER', 'SIZE', 'HARDWARE', 'CREATED', '', 'NOTES'], rows));
     },
   );
 }

@@ -1,6 +1,6 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { confirm } from './confirm.ts';
-import { findRollout } from './find-rollout.ts';
+import { findRolloutUnderWay } from './find-rollout.ts';
 import { fetchRolloutStatus, previewSchema, type Rollout, rolloutSchema } from './fleet-api.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, plural, print, printJson } from './output.ts';
@@ -38,7 +38,7 @@ function actCommand(act: Act): SettingsCommand {
   const [, description] = ACTS[act];
   const command = new SettingsCommand(act)
     .description(description)
-    .argument('<id>', 'or the beginning of it');
+    .argument('[id]', 'or the beginning of it; default: the only rollout that is under way');
   if (act === 'resume')
     command.option('--acknowledge', 'the failures were looked at: they stop the rollout no more');
   if (act === 'rollback')
@@ -54,9 +54,9 @@ It says how many devices it touches, and asks at a terminal. Said twice it does 
 Example:
   sitecast rollout ${act} 1f0c9a5be6d27788${EXAMPLE_OPTIONS[act] ?? ''}`,
     )
-    .action(async (text: string, options: ActOptions) => {
+    .action(async (text: string | undefined, options: ActOptions) => {
       const origin = await connect(options);
-      const rollout = await findRollout(origin, text);
+      const rollout = await findRolloutUnderWay(origin, text);
       const done = await perform(origin, rollout, act, options);
       const { id, product, release, state } = done;
       if (options.json) printJson(done);
