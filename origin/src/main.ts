@@ -102,7 +102,14 @@ export async function startOrigin(
     const staged = await StagedFiles.open(files, now);
     const repository = await openRepository({ files, chunks, staged, now, log }, settings);
     endings.add('the repository', () => repository.idle());
-    const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, ownCertificate, now, after, log });
+    const upkeep = new Upkeep({
+      repository,
+      stagingTtlMs: settings.stagingTtlMs,
+      ownCertificate,
+      now,
+      after,
+      log,
+    });
     endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
     const events = new EventLog(now);
@@ -116,7 +123,18 @@ export async function startOrigin(
       endings.add('gossip', () => fleetNode.close());
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
-    const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state, ownCertificate };
+    const parts = {
+      ...services,
+      ...around,
+      audit,
+      repository,
+      chunks,
+      staged,
+      tokens,
+      files,
+      state,
+      ownCertificate,
+    };
     const { app, wakeAll, scrubber } = openApp(parts, settings);
     endings.add('the reading back', () => scrubber.stop());
     const server = await listen(app, { ...settings.listen, tls: ownCertificate?.pair });
@@ -128,7 +146,7 @@ export async function startOrigin(
       url: server.url,
       adminTokenPath,
       notReady: whyNotReady(repository, now())?.message,
-      reloadTls: () => reloadTls(server, ownCertificate),
+      reloadTls: () => reloadTls(server, ownCertificate, log),
       close: () => endings.endAll(),
     };
   } catch (error) {
@@ -161,7 +179,10 @@ function openRepository(
 interface AppParts
   extends FleetServices,
     Surroundings,
-    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room' | 'state' | 'ownCertificate'> {
+    Pick<
+      AppDeps,
+      'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room' | 'state' | 'ownCertificate'
+    > {
   events: EventLog;
 }
 
@@ -309,10 +330,15 @@ function toMirror(url: string, connections: Connections): Mirror {
   };
 }
 
-async function reloadTls(server: RunningServer, certificate: OwnCertificate | undefined): Promise<void> {
+async function reloadTls(
+  server: RunningServer,
+  certificate: OwnCertificate | undefined,
+  log: Log,
+): Promise<void> {
   if (!certificate) return;
   await certificate.renew();
   server.renewTls(certificate.pair);
+  for (const { message, ...fields } of certificate.warnings(Date.now())) log.warn(fields, message);
 }
 
 /** `sitecast-origin serve`: runs until a signal asks it to stop. */
@@ -333,7 +359,10 @@ async function serve(settings: OriginSettings, logLevel: Level | 'silent'): Prom
     origin.reloadTls().then(
       () => log.info({}, 'the TLS certificate was read anew'),
       (error: unknown) =>
-        log.error({ err: error }, 'the TLS certificate could not be read anew: the one of before stays in use'),
+        log.error(
+          { err: error },
+          'the TLS certificate could not be read anew: the one of before stays in use',
+        ),
     );
   });
   await firstSignal();

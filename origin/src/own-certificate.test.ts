@@ -51,9 +51,7 @@ it('is renewed without a restart, refused where its key is another’s, and warn
   const warning = expect.stringMatching(/own TLS certificate expires at 2099-12-31.*in 20 days/);
   expect(logged).toContainEqual(warning);
   const { warnings } = await repositoryStatus(await client(origin.url));
-  expect(warnings).toEqual([
-    { role: 'tls', code: 'SITECAST_CERTIFICATE_EXPIRES_SOON', message: warning },
-  ]);
+  expect(warnings).toEqual([{ role: 'tls', code: 'SITECAST_CERTIFICATE_EXPIRES_SOON', message: warning }]);
 
   await give({ cert: ELSEWHERE.cert, key: VALID.key });
   await expect(origin.reloadTls()).rejects.toMatchObject({ code: 'SITECAST_TLS_KEY_MISMATCH' });
@@ -78,7 +76,12 @@ it('is told to have expired', async () => {
 });
 
 it.each([
-  ['a key that is not its own', { cert: VALID.cert, key: ELSEWHERE.key }, 'SITECAST_TLS_KEY_MISMATCH', 'key.pem'],
+  [
+    'a key that is not its own',
+    { cert: VALID.cert, key: ELSEWHERE.key },
+    'SITECAST_TLS_KEY_MISMATCH',
+    'key.pem',
+  ],
   ['no certificate', { cert: VALID.key, key: VALID.key }, 'SITECAST_TLS_CERTIFICATE_INVALID', 'cert.pem'],
   ['no key', { cert: VALID.cert, key: VALID.cert }, 'SITECAST_TLS_KEY_INVALID', 'key.pem'],
   [

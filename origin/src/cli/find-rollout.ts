@@ -28,7 +28,9 @@ export async function findRolloutUnderWay(origin: OriginClient, text: string | u
       hint: '`sitecast rollout list` shows those that have ended.',
     });
   if (found.length === 1) return only;
-  const named = found.map(({ id, product, release, state }) => `${id} (${product} ${release.version}, ${state})`);
+  const named = found.map(
+    ({ id, product, release, state }) => `${id} (${product} ${release.version}, ${state})`,
+  );
   const shown = named.slice(0, MAX_SHOWN).join(', ');
   const message = `${found.length} rollouts are under way: ${shown}${named.length > MAX_SHOWN ? ', …' : ''}`;
   throw new SitecastError('badInput', 'SITECAST_ROLLOUT_AMBIGUOUS', message, {

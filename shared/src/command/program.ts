@@ -187,6 +187,8 @@ function pathOf(command: Command): string {
 
 const exitCodeHelp = `
 Settings come from a YAML file (--config), the environment (SITECAST_ORIGIN for --origin, …) and flags, in rising order.
+Files of secrets and certificates may be pipes (/dev/stdin, <(…)): what doesn't come within a minute is given up.
+Servers are reached through the proxies of HTTP_PROXY and HTTPS_PROXY, but for the hosts of NO_PROXY.
 
 Exit codes:
 ${Object.entries(EXIT_CODES)

@@ -15,7 +15,8 @@ const USAGE_CODES: ReadonlyMap<string, ErrorCode> = new Map([
 ]);
 
 /** Help or a version was asked for, and was printed. */
-export const isAnswered = (error: unknown): boolean => error instanceof CommanderError && error.exitCode === 0;
+export const isAnswered = (error: unknown): boolean =>
+  error instanceof CommanderError && error.exitCode === 0;
 
 /** @param command what was wrongly used, as it's typed */
 export function usageError({ code, message }: CommanderError, command: string): SitecastError {
@@ -28,7 +29,17 @@ export function usageError({ code, message }: CommanderError, command: string): 
 }
 
 /** What keeps a file, or a folder, that somebody named from being read or made there. */
-const INPUT_CODES = ['ENOENT', 'ENOTDIR', 'EISDIR', 'EACCES', 'EPERM', 'ELOOP', 'ENAMETOOLONG', 'ENXIO', 'EEXIST'];
+const INPUT_CODES = [
+  'ENOENT',
+  'ENOTDIR',
+  'EISDIR',
+  'EACCES',
+  'EPERM',
+  'ELOOP',
+  'ENAMETOOLONG',
+  'ENXIO',
+  'EEXIST',
+];
 
 /**
  * Whether the system refused something that the user named: wrong input, and no failure of the command.
@@ -43,4 +54,6 @@ export function isWrongInput(error: unknown, action: Command | undefined, files:
 
 /** The named path itself, something in it, or the file beside it that becomes it. */
 const isAbout = (path: string, named: string): boolean =>
-  path === named || path.startsWith(named.endsWith(sep) ? named : named + sep) || resolve(path, '..') === resolve(named, '..');
+  path === named ||
+  path.startsWith(named.endsWith(sep) ? named : named + sep) ||
+  resolve(path, '..') === resolve(named, '..');
