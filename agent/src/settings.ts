@@ -63,6 +63,14 @@ export interface PeerSettings {
   maxUploadBytesPerS: number | undefined;
 }
 
+/** Whom to trust, and what lets this device in. */
+function addTrustOptions(command: SettingsCommand): void {
+  command
+    .option('--token <token>', 'join token')
+    .option('--token-file <file>', 'file that holds the join token')
+    .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it");
+}
+
 /** What the device is, and wants to be called. */
 function addIdentityOptions(command: SettingsCommand): void {
   command
@@ -83,10 +91,8 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
   command
     .option('--data <dir>', "the agent's own directory, outside of both slots")
     .option('--gateway <url...>', 'gateways (or the origin), in order of preference')
-    .option('--token <token>', 'join token')
-    .option('--token-file <file>', 'file that holds the join token')
-    .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it")
     .option(...CA_OPTION);
+  addTrustOptions(command);
   addIdentityOptions(command);
   command
     .option('--slot-a <path>', 'slot A: a block device (by partuuid or partlabel, not by label) or a file')

@@ -67,8 +67,7 @@ export async function startGateway(
   settings: GatewaySettings,
   { log, now = Date.now, signal, patience = 1 }: StartOptions,
 ): Promise<RunningGateway> {
-  const connections = await Connections.open({ ca: settings.ca, variables: process.env });
-  const { memory, token, originUrl, urls } = await whomToFollow(settings, log);
+  const { memory, token, originUrl, urls, connections } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
   const database = await openDatabase(settings.data, { now, log });
   // When the gateway is closed as well as when a later step of its start fails.
@@ -84,16 +83,9 @@ export async function startGateway(
   try {
     const identity = await Identity.open(settings.data, { warn: message => log.warn({}, message) });
     const metrics = new Metrics();
-    const around = { now, log, signal: stop.signal, patience };
+    const around = { now, log, signal: stop.signal, patience, connections };
     const wanLimits = new WanLimits(settings, around);
-    const upstreams = openUpstreams(urls, {
-      originUrl,
-      wanLimits,
-      identity,
-      metrics,
-      connections,
-      ...around,
-    });
+    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, metrics, ...around });
     const { trustStore, ...disk } = await openStores(settings.data);
     const trust = { store: trustStore, rootFile: await readRoot(settings), token };
     await pinRoot({ ...trust, upstreams, nowMs: now(), ...around });
@@ -146,10 +138,11 @@ const databaseParts = (database: LevelStore, { data }: GatewaySettings) => ({
 });
 
 async function whomToFollow(settings: GatewaySettings, log: Log) {
+  const connections = await Connections.open({ ca: settings.ca, variables: process.env });
   const memory = new UpstreamMemory(settings.data);
   const token = await readToken(settings, memory, log);
   const originUrl = originOf(settings, token?.origin ?? (await memory.origin()));
-  return { memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
+  return { connections, memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
 }
 
 /** Its places in the two networks of libp2p, as far as the settings want them. */

@@ -102,18 +102,12 @@ export async function startOrigin(
     const staged = await StagedFiles.open(files, now);
     const repository = await openRepository({ files, chunks, staged, now, log }, settings);
     endings.add('the repository', () => repository.idle());
-    const upkeep = new Upkeep({
-      repository,
-      stagingTtlMs: settings.stagingTtlMs,
-      ownCertificate,
-      now,
-      after,
-      log,
-    });
+    const { stagingTtlMs } = settings;
+    const upkeep = new Upkeep({ repository, stagingTtlMs, ownCertificate, now, after, log });
     endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
     const events = new EventLog(now);
-    const around = { events, room, now, after, log };
+    const around = { events, room, ownCertificate, now, after, log };
     const services = await openFleetServices({ repository, files, store, audit, ...around });
     endings.add('the fleet', () => services.close());
     known = () => countsOf({ ...services, audit, tokens });
@@ -123,18 +117,7 @@ export async function startOrigin(
       endings.add('gossip', () => fleetNode.close());
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
-    const parts = {
-      ...services,
-      ...around,
-      audit,
-      repository,
-      chunks,
-      staged,
-      tokens,
-      files,
-      state,
-      ownCertificate,
-    };
+    const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state };
     const { app, wakeAll, scrubber } = openApp(parts, settings);
     endings.add('the reading back', () => scrubber.stop());
     const server = await listen(app, { ...settings.listen, tls: ownCertificate?.pair });

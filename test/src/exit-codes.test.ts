@@ -39,7 +39,15 @@ let newcomers = 0;
 const ownData = (): string[] => ['--data', `newcomer-${++newcomers}`];
 const gateway = (...more: string[]) => ['serve', ...ownData(), '--origin', NOBODY, ...more];
 const agent = (...more: string[]) => [
-  ...['check', ...ownData(), '--gateway', NOBODY, ...CAMERA, '--slot-a', 'a.img', '--slot-b', 'b.img'],
+  'check',
+  ...ownData(),
+  '--gateway',
+  NOBODY,
+  ...CAMERA,
+  '--slot-a',
+  'a.img',
+  '--slot-b',
+  'b.img',
   ...more,
 ];
 const serve = (...more: string[]) => ['serve', ...ownData(), '--listen', '127.0.0.1:0', ...more];

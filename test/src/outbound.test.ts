@@ -26,8 +26,15 @@ beforeAll(async () => {
   }))
     await writeFile(bed.path(name), text);
   origin = await bed.serve('sitecast-origin', [
-    ...['serve', '--data', 'origin', '--listen', '127.0.0.1:0'],
-    ...['--tls-cert', 'cert.pem', '--tls-key', 'key.pem'],
+    'serve',
+    '--data',
+    'origin',
+    '--listen',
+    '127.0.0.1:0',
+    '--tls-cert',
+    'cert.pem',
+    '--tls-key',
+    'key.pem',
   ]);
   originUrl = `https://server.test:${portOf(origin)}`;
 });
@@ -42,18 +49,23 @@ const agent = (url: string, more: string[], vars = env): Promise<Finished> =>
   bed.run(
     'sitecast-agent',
     [
-      ...[
-        'check',
-        '--data',
-        `agent-${++agents}`,
-        '--gateway',
-        url,
-        '--root',
-        'root.json',
-        '--product',
-        'camera',
-      ],
-      ...['--hardware', 'rpi4', '--slot-a', 'a.img', '--slot-b', 'b.img', '--json', ...more],
+      'check',
+      '--data',
+      `agent-${++agents}`,
+      '--gateway',
+      url,
+      '--root',
+      'root.json',
+      '--product',
+      'camera',
+      '--hardware',
+      'rpi4',
+      '--slot-a',
+      'a.img',
+      '--slot-b',
+      'b.img',
+      '--json',
+      ...more,
     ],
     { env: vars },
   );
@@ -72,8 +84,19 @@ it('a gateway hears through the proxy of a release as soon as it is published', 
   gateway = await bed.serve(
     'sitecast-gateway',
     [
-      ...['serve', '--data', 'gateway', '--listen', '127.0.0.1:0', '--token-file', 'north.token'],
-      ...['--ca', 'ca.pem', '--poll', '1h', '--no-mdns', '--no-peers'],
+      'serve',
+      '--data',
+      'gateway',
+      '--listen',
+      '127.0.0.1:0',
+      '--token-file',
+      'north.token',
+      '--ca',
+      'ca.pem',
+      '--poll',
+      '1h',
+      '--no-mdns',
+      '--no-peers',
     ],
     { env },
   );

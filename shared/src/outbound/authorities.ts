@@ -4,7 +4,7 @@ import { readSecretBounded } from '../durable/index.ts';
 import { SitecastError } from '../errors.ts';
 
 /** All that a Linux distribution trusts takes a quarter of that. */
-export const MAX_CA_BYTES = 1024 * 1024;
+const MAX_CA_BYTES = 1024 * 1024;
 
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 

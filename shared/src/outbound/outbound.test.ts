@@ -2,17 +2,16 @@ import { once } from 'node:events';
 import { mkdtemp, writeFile } from 'node:fs/promises';
 import * as http from 'node:http';
 import * as https from 'node:https';
-import { createServer, type AddressInfo } from 'node:net';
-import type { Server } from 'node:net';
+import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
-import { HttpStore } from '../content/index.ts';
+import { chunkIdOf, HttpStore } from '../content/index.ts';
 import { HttpFetcher } from '../trust/index.ts';
 import { Connections } from './connections.ts';
 import { noAnswer } from './failure.ts';
 import { send } from './send.ts';
-import { ELSEWHERE, EXPIRED, SELF_SIGNED, TEST_CA, TestProxy, VALID } from './testing/index.ts';
+import { ELSEWHERE, EXPIRED, portOf, SELF_SIGNED, TEST_CA, TestProxy, VALID } from './testing/index.ts';
 import { timedOut, TunnelAgent } from './tunnel.ts';
 
 let directory: string;
@@ -43,7 +42,7 @@ async function listening(server: Server): Promise<number> {
   servers.push(server);
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
-  return (server.address() as AddressInfo).port;
+  return portOf(server);
 }
 
 const secure = (certificate: { cert: string; key: string }, answer = answering): Promise<number> =>
@@ -118,7 +117,7 @@ describe('TLS', () => {
       expected,
     );
     await expect(
-      new HttpStore(base, { via: connections }).has(new Uint8Array(32) as never),
+      new HttpStore(base, { via: connections }).has(chunkIdOf(Buffer.alloc(1))),
     ).rejects.toMatchObject(expected);
   });
 
@@ -236,7 +235,7 @@ describe('through a proxy', () => {
       { trusted: undefined, timeoutMs: 50 },
     );
     const request = https.get('https://server.test/', { agent: silent });
-    const [error] = (await once(request, 'error')) as [Error];
+    const [error]: unknown[] = await once(request, 'error');
     const connections = await open({ HTTPS_PROXY: url, HTTP_PROXY: url });
     const options = { code: 'SITECAST_ORIGIN_UNREACHABLE', connections } as const;
     expect(noAnswer(error, new URL('https://server.test'), options)).toMatchObject({

@@ -1,7 +1,7 @@
 import * as http from 'node:http';
 import * as https from 'node:https';
 import { isIP, type Socket } from 'node:net';
-import type { Duplex } from 'node:stream';
+import { Duplex } from 'node:stream';
 import { connect as connectTls, type SecureContext } from 'node:tls';
 import type { Proxy } from './proxies.ts';
 
@@ -19,8 +19,6 @@ export class TunnelError extends Error {
     this.status = status;
   }
 }
-
-type Done = (error: Error | null, socket?: Duplex) => void;
 
 /**
  * TLS connections through a proxy (CONNECT, RFC 9110 section 9.3.6). An agent of Node's in all else: it keeps connections, and
@@ -50,25 +48,24 @@ export class TunnelAgent extends https.Agent {
     { path: _, ...options }: https.RequestOptions,
     callback?: (error: Error | null, socket: Duplex) => void,
   ): undefined {
-    // Node hands one in, and reads no socket beside an error.
-    const done = callback as Done;
+    // The type wants a socket beside an error; Node reads none.
+    const fail = (error: TunnelError): void => callback?.(error, new Duplex());
     const host = options.host ?? '';
     const target = `${isIP(host) === 6 ? `[${host}]` : host}:${options.port}`;
     const asking = this.#ask(target);
     const deadline = setTimeout(() => asking.destroy(timedOut(this.#timeoutMs)), this.#timeoutMs);
-    asking.once('error', cause => done(new TunnelError(cause.message, { cause })));
+    asking.on('error', cause => fail(new TunnelError(cause.message, { cause })));
     asking.once('close', () => clearTimeout(deadline));
     // A refusal that has a body ends with the connection.
     asking.once('response', response => asking.destroy(new Error(`status ${response.statusCode}`)));
     asking.once('connect', ({ statusCode: status }, socket: Socket) => {
       clearTimeout(deadline);
-      asking.removeAllListeners('error');
-      if (status === 200) {
-        done(null, connectTls({ ...options, host, port: Number(options.port), socket }));
+      if (status !== undefined && status >= 200 && status < 300) {
+        callback?.(null, connectTls({ ...options, host, port: Number(options.port), socket }));
         return;
       }
       socket.destroy();
-      done(new TunnelError(`the proxy answered ${status} to CONNECT ${target}`, { status }));
+      fail(new TunnelError(`the proxy answered ${status} to CONNECT ${target}`, { status }));
     });
     asking.end();
     return undefined;

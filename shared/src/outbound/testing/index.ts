@@ -1,2 +1,2 @@
 export { ELSEWHERE, EXPIRED, SELF_SIGNED, TEST_CA, VALID } from './certificates.ts';
-export { TestProxy } from './proxy.ts';
+export { portOf, TestProxy } from './proxy.ts';

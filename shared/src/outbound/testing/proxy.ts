@@ -1,5 +1,5 @@
 import { createServer, type IncomingMessage, request, type Server, type ServerResponse } from 'node:http';
-import { type AddressInfo, connect, type Socket } from 'node:net';
+import { connect, type Server as NetServer, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 
 /** An HTTP proxy on loopback: names that end in `.test` lead to 127.0.0.1. */
@@ -88,4 +88,8 @@ export class TestProxy {
 
 const resolved = (host: string): string => (host.endsWith('.test') ? '127.0.0.1' : host);
 
-const portOf = (server: Server): number => (server.address() as AddressInfo).port;
+/** The port that a server of the test listens on. */
+export function portOf(server: NetServer): number {
+  const address = server.address();
+  return typeof address === 'object' && address !== null ? address.port : 0;
+}
