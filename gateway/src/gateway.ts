@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, rememberingVerifier, TufClient } from '@sitecast/shared/trust';
 import type { ChunkCache } from './chunks/chunk-cache.ts';
@@ -84,11 +85,13 @@ export class Gateway {
       cache: () => cache,
       namedChunks: () => mirrored.named.size,
       outbox: () => site.outbox,
+      reportsOverBudget: () => site.reports.overBudget,
       mirrorSet: () => mirror.current,
       isMirrorComplete: () => mirror.isComplete,
       waiters: () => mirror.waiters,
       devices: () => site.devices.total,
       trackedPeers: () => site.tracker.size,
+      heardDevices: () => site.heard.now().size,
       heldLeases: () => site.leases.held(),
       linkedDevices: () => supply.fromDevices?.linked ?? 0,
       lastContactMs: () => mirrored.follower.lastContactMs,
@@ -103,6 +106,8 @@ export class Gateway {
 
   /** Works until the signal comes, and all of it has stopped. */
   async run(signal: AbortSignal): Promise<void> {
+    // Each of them waits for it in a few places.
+    setMaxListeners(4 * Object.keys(this.#tasks).length, signal);
     await Promise.all(
       Object.entries(this.#tasks).map(async ([name, run]) => {
         while (!signal.aborted) {
@@ -207,5 +212,6 @@ function siteTasks(site: Awaited<ReturnType<typeof openSite>>) {
     meet: (signal: AbortSignal) => site.introduction.run(signal),
     sendReports: (signal: AbortSignal) => site.sender.run(signal),
     sendProgress: (signal: AbortSignal) => site.progress.run(signal),
+    tellPresence: (signal: AbortSignal) => site.presence.run(signal),
   };
 }

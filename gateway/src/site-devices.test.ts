@@ -163,8 +163,11 @@ it('serves over libp2p what lies here, to devices of its site, and never fetches
   const [first, second] = published.ids;
   if (!first || !second) throw new Error('no chunks');
   await gateway.get(`chunks/${chunkPath(first)}`);
+  expect(await gateway.metric('sitecast_heard_devices')).toBe(0);
   const store = await device.asker(addressOf(gateway));
   expect((await store.get(first)).verify().id).toEqual(Buffer.from(first));
+  // What it showed makes it one that is heard.
+  expect(await gateway.metric('sitecast_heard_devices')).toBe(1);
   expect([await store.has(first), await store.has(second)]).toEqual([true, false]);
   await expect(store.get(second)).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
   expect(fromWan(origin)).toBe(1);

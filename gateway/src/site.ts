@@ -13,6 +13,8 @@ import { ReportDesk } from './outbox/accept-reports.ts';
 import { Outbox } from './outbox/outbox.ts';
 import { OutboxSender } from './outbox/outbox-sender.ts';
 import { Tracker } from './peers/tracker.ts';
+import { HeardDevices } from './presence/heard-devices.ts';
+import { PresenceTeller } from './presence/presence-teller.ts';
 import { ProgressRelay } from './progress/progress-relay.ts';
 import { SiteUpstreams } from './upstream/site-upstreams.ts';
 
@@ -37,21 +39,26 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
   });
   const tracker = new Tracker({
     site: () => own.site(),
-    assignmentOf: async id => {
+    assignmentOf: async (id, address) => {
       const known = await assignments.known(id);
       // A gateway that was started anew knows no device yet. It isn't waited for: who isn't known comes again.
       if (!known)
         assignments
-          .get(id, { isForwarded: false })
+          .get(id, { isForwarded: false, address })
           .catch((error: unknown) => log.error({ err: error }, 'an assignment could not be kept'));
       return known;
     },
     isRevoked: id => revocations.has(id),
     now,
   });
+  const isHere = (id: string): boolean => devices.isHere(id) && !revocations.has(id);
+  const heard = new HeardDevices({ isHere });
   return {
     ...documents,
     devices,
+    isHere,
+    heard,
+    presence: openPresence(parts, { own, heard, leases }),
     outbox,
     own,
     leases,
@@ -62,7 +69,7 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
     reports: new ReportDesk({ outbox, assignments, acknowledgements, now }),
     enrolments: new EnrolmentRelay({ upstreams: site, assignments, now }),
     progress: new ProgressRelay(site),
-    sender: new OutboxSender({ outbox, acknowledgements, upstreams: site, log }),
+    sender: new OutboxSender({ outbox, acknowledgements, upstreams: site, limits: parts.wanLimits, log }),
   };
 }
 
@@ -105,6 +112,21 @@ function openOwnEnrolment(
     onSite: site => {
       devices.site = site;
     },
+    log,
+  });
+}
+
+/** The origin alone is told: another gateway, in its place, would know nothing of it. */
+function openPresence(
+  { upstreams, now, log }: GatewayParts,
+  { own, ...about }: { own: OwnEnrolment; heard: HeardDevices; leases: Leases },
+): PresenceTeller {
+  const origins = upstreams.filter(({ isOrigin }) => isOrigin);
+  return new PresenceTeller({
+    ...about,
+    upstreams: new SiteUpstreams(origins.length > 0 ? origins : upstreams),
+    isEnrolled: () => own.state === 'enrolled',
+    now,
     log,
   });
 }

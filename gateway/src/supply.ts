@@ -36,15 +36,20 @@ export async function openSupply(parts: GatewayParts, { mirrored, site }: Rooms)
   const cache = await openCache(parts, mirrored.named);
   const fromDevices = siteNode && openDeviceChunks(parts, { mirrored, site }, { siteNode, cache, siblings });
   const { chunks, counts } = openChunks(parts, mirrored.named, { cache, siblings, fromDevices });
+  const mayServe = admission({
+    site: () => site.own.site(),
+    signers: () => mirrored.mirror.current?.rolloutsSigners,
+    assignmentOf: id => site.assignments.known(id),
+    isRevoked: site.isRevoked,
+    isOwnRevoked: () => site.isRevoked(parts.identity.id),
+  });
   await siteNode?.serve({
     store: chunksHere({ chunks, cache }),
-    mayServe: admission({
-      site: () => site.own.site(),
-      signers: () => mirrored.mirror.current?.rolloutsSigners,
-      assignmentOf: id => site.assignments.known(id),
-      isRevoked: site.isRevoked,
-      isOwnRevoked: () => site.isRevoked(parts.identity.id),
-    }),
+    mayServe: async (id, credential) => {
+      const isAdmitted = await mayServe(id, credential);
+      if (isAdmitted) site.heard.note(id);
+      return isAdmitted;
+    },
     onServed: lengthBytes => metrics.sent('peers', lengthBytes),
   });
   const tasks: Record<string, Task> = {

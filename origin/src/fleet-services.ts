@@ -2,9 +2,11 @@ import { fastVerifyById, type VerifySignature } from '@sitecast/shared/identity'
 import type { Audit } from './audit/audit.ts';
 import type { Events } from './events/events.ts';
 import { tellOutcomes } from './events/outcomes.ts';
+import { tellSilence } from './events/silence.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
+import { LOOK_EVERY_MS } from './fleet/presence.ts';
 import type { FleetStore } from './fleet/store.ts';
-import type { Log } from './log.ts';
+import { type Log, RecurringErrors } from './log.ts';
 import type { Repository } from './repository/repository.ts';
 import { goingOnWith } from './rollouts/checks.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
@@ -14,6 +16,8 @@ import type { After } from './upkeep.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */
 const TEND_INTERVAL_MS = 60_000;
+/** How often it's written down when members were last seen. */
+const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
 interface FleetServicesDeps {
   repository: Repository;
@@ -22,6 +26,8 @@ interface FleetServicesDeps {
   audit: Audit;
   events: Events;
   room: Room;
+  /** What is kept of all reports together, about. */
+  maxReportBytes: number;
   now: () => number;
   after: After;
   log: Log;
@@ -37,7 +43,7 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, files, store, audit, events, room, now, after, log } = deps;
+  const { repository, files, store, audit, events, room, maxReportBytes, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
@@ -55,9 +61,10 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       tellOutcomes(events, changes, id => fleet.registry.member(id)?.name);
     },
     room,
+    maxReportBytes,
     now,
   });
-  const { registry, progress } = fleet;
+  const { registry, progress, presence } = fleet;
   const rollouts: Rollouts = await Rollouts.open({
     repository,
     registry,
@@ -69,46 +76,65 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     after,
     log,
   });
-  const tend = async (): Promise<void> => {
-    await rollouts.reconcile();
-    await registry.saveSeen();
-  };
-  const stopTending = again(after, TEND_INTERVAL_MS, tend, error =>
-    log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed'),
-  );
+  const every = again(after, new RecurringErrors(log));
+  const stopTending = every(TEND_INTERVAL_MS, tending(fleet, rollouts, now), 'tending the fleet failed');
+  const stopTidying = every(TEND_INTERVAL_MS, () => fleet.intake.tidy(), 'tidying reports failed');
+  const look = async (): Promise<void> => tellSilence(presence.look(), { events, registry, log });
+  const stopLooking = every(LOOK_EVERY_MS, look, 'looking for silent gateways failed');
   return {
     fleet,
     rollouts,
     verifyById,
     async close() {
+      await stopLooking();
       await stopTending();
+      await stopTidying();
       await fleet.intake.idle();
       await rollouts.stop();
+      await presence.save({ isLast: true });
       await registry.saveSeen();
     },
   };
 }
 
-/** @returns ends it, once what is under way has ended */
-function again(
-  after: After,
-  everyMs: number,
-  act: () => Promise<void>,
-  failed: (error: unknown) => void,
-): () => Promise<void> {
-  let isStopped = false;
-  let underWay = Promise.resolve();
-  let cancel = (): void => {};
-  const schedule = (): void => {
-    if (isStopped) return;
-    cancel = after(everyMs, () => {
-      underWay = act().catch(failed).finally(schedule);
-    });
-  };
-  schedule();
+/** What is due every minute. */
+function tending({ registry, presence }: Fleet, rollouts: Rollouts, now: () => number): () => Promise<void> {
+  let savedMs = now();
   return async () => {
-    isStopped = true;
-    cancel();
-    await underWay;
+    await rollouts.reconcile();
+    await presence.save();
+    // Every gateway speaks every minute.
+    if (Math.abs(now() - savedMs) < SAVE_SEEN_INTERVAL_MS) return;
+    await registry.saveSeen();
+    savedMs = now();
+  };
+}
+
+/** @returns begins something that is done again and again; what that returns ends it, once what is under way has ended */
+function again(after: After, errors: RecurringErrors) {
+  return (everyMs: number, act: () => Promise<void>, failure: string): (() => Promise<void>) => {
+    let isStopped = false;
+    let underWay = Promise.resolve();
+    let cancel = (): void => {};
+    const attempt = async (): Promise<void> => {
+      try {
+        await act();
+        errors.succeeded(failure);
+      } catch (error) {
+        errors.failed(failure, error, failure, { retryMs: everyMs });
+      }
+    };
+    const schedule = (): void => {
+      if (isStopped) return;
+      cancel = after(everyMs, () => {
+        underWay = attempt().finally(schedule);
+      });
+    };
+    schedule();
+    return async () => {
+      isStopped = true;
+      cancel();
+      await underWay;
+    };
   };
 }

@@ -45,6 +45,7 @@ it('is renewed without a restart, refused where its key is another’s, and warn
       stagingTtlMs: 1e9,
       maxStagedBytes: 1e9,
       reserveBytes: 0,
+      maxReportBytes: 1e9,
     },
     { log: testLog(logged), now: () => Date.parse('2099-12-10T12:00Z') },
   );

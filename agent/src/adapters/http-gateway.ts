@@ -6,6 +6,7 @@ import { type Answer, Connections, noAnswer, send, type Sending } from '@sitecas
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
 import type { Gateway, JsonAnswer } from '../ports.ts';
 
+const NO_BODY = new Uint8Array(0);
 const MAX_ANSWER_BYTES = 1024 * 1024;
 const TIMEOUT_MS = 30_000;
 /** A gateway that says nothing for so long makes room for the next one. */
@@ -64,9 +65,13 @@ export class HttpGateway implements Gateway {
   }
 
   async waitForChange(waitMs: number, signal?: AbortSignal): Promise<'changed' | 'same'> {
-    const headers: Record<string, string> = { prefer: `wait=${Math.round(waitMs / 1000)}` };
-    if (this.#etag !== undefined) headers['if-none-match'] = this.#etag;
     const path = '/metadata/timestamp.json';
+    const headers: Record<string, string> = {
+      prefer: `wait=${Math.round(waitMs / 1000)}`,
+      // Nobody demands it: so the gateway knows who lives.
+      ...(await this.#signed('GET', path, NO_BODY)),
+    };
+    if (this.#etag !== undefined) headers['if-none-match'] = this.#etag;
     const exchanged = await this.#exchange(path, { headers }, signal, waitMs + WAIT_GRACE_MS);
     const { status, headers: answered } = this.#checked(path, exchanged);
     if (status !== 200 && status !== 304)
@@ -79,12 +84,14 @@ export class HttpGateway implements Gateway {
   }
 
   async #post(path: string, body: Buffer, signal?: AbortSignal): Promise<Exchanged> {
-    const url = this.url + path;
-    const nowMs = this.#options.now() + this.#clockOffsetMs;
-    const signature = await signRequest({ method: 'POST', url, body }, this.#options.identity, nowMs);
-    const headers = { 'content-type': 'application/json', ...signature };
+    const headers = { 'content-type': 'application/json', ...(await this.#signed('POST', path, body)) };
     const init = { method: 'POST', body, headers };
     return this.#checked(path, await this.#exchange(path, init, signal));
+  }
+
+  #signed(method: 'GET' | 'POST', path: string, body: Uint8Array): Promise<Record<string, string>> {
+    const { identity, now } = this.#options;
+    return signRequest({ method, url: this.url + path, body }, identity, now() + this.#clockOffsetMs);
   }
 
   /**

@@ -9,6 +9,7 @@ import type { Mirror } from '../mirror/mirror.ts';
 import type { TargetFiles } from '../mirror/target-files.ts';
 import type { ReportDesk } from '../outbox/accept-reports.ts';
 import type { Tracker } from '../peers/tracker.ts';
+import type { HeardDevices } from '../presence/heard-devices.ts';
 import type { ProgressRelay } from '../progress/progress-relay.ts';
 import type { Metrics } from './metrics.ts';
 
@@ -25,6 +26,9 @@ export interface AppDeps {
   progress: ProgressRelay;
   leases: Leases;
   tracker: Tracker;
+  heard: HeardDevices;
+  /** Whether it's a device of this site that isn't revoked. */
+  isHere: (id: string) => boolean;
   /** Who this gateway is, for the others of its site. */
   self: () => { id: string; site?: string };
   /** Another gateway asks who lives here; nobody has checked its id. */

@@ -18,11 +18,15 @@ export interface MetricsSource {
   cache: () => { usedBytes: number; count: number; isFull: boolean; damaged: number };
   namedChunks: () => number;
   outbox: () => { length: number; bytes: number; deadLetters: number };
+  /** Reports that were put off since the start: their device has sent as much as it may. */
+  reportsOverBudget: () => number;
   mirrorSet: () => MirrorSet | undefined;
   isMirrorComplete: () => boolean;
   waiters: () => number;
   devices: () => number;
   trackedPeers: () => number;
+  /** By what they signed or showed lately. */
+  heardDevices: () => number;
   /** Devices that may be down now. */
   heldLeases: () => Promise<HeldLease[]>;
   /** That are asked for chunks just now. */
@@ -43,6 +47,7 @@ export class Metrics {
   readonly #registry = new Registry();
   readonly #requests: Counter<'method' | 'route' | 'status'>;
   readonly #wanBytes: Counter<'kind'>;
+  readonly #wanSentBytes: Counter;
   readonly #lanBytes: Counter<'kind'>;
   readonly #refused: Counter<'upstream' | 'code'>;
 
@@ -59,6 +64,11 @@ export class Metrics {
       name: 'sitecast_wan_received_bytes_total',
       help: 'Bytes of files and answers that came from upstream, without protocol overhead.',
       labelNames: ['kind'],
+      registers,
+    });
+    this.#wanSentBytes = new Counter({
+      name: 'sitecast_wan_sent_bytes_total',
+      help: 'Bytes of reports, progress and enrolments that went upstream, without protocol overhead.',
       registers,
     });
     this.#lanBytes = new Counter({
@@ -85,6 +95,10 @@ export class Metrics {
 
   received(kind: UpstreamKind, lengthBytes: number): void {
     this.#wanBytes.inc({ kind }, lengthBytes);
+  }
+
+  sentUpstream(lengthBytes: number): void {
+    this.#wanSentBytes.inc(lengthBytes);
   }
 
   /** @param kind `peers`: chunks that went out over libp2p */
@@ -124,9 +138,19 @@ export class Metrics {
       () => source.outbox().deadLetters,
     );
     this.#gauge(
+      'sitecast_reports_over_budget_total',
+      'Reports that were put off: their device has sent as much as it may for now.',
+      source.reportsOverBudget,
+    );
+    this.#gauge(
       'sitecast_tracked_peers',
       'Devices that told lately which chunks they hold.',
       source.trackedPeers,
+    );
+    this.#gauge(
+      'sitecast_heard_devices',
+      'Devices of the site that have signed something in the last three minutes.',
+      source.heardDevices,
     );
     this.#gauge(
       'sitecast_linked_devices',

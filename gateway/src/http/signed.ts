@@ -1,10 +1,9 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Assignment } from '@sitecast/shared/fleet';
-import { FairMemory, type MemoryLease, senderOf } from '@sitecast/shared/http-guards';
+import { FairMemory, type MemoryLease, senderOf, TokenBuckets } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context, MiddlewareHandler } from 'hono';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
-import { TokenBuckets } from '../storage/token-bucket.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 
 /** The longest body of a request. */
@@ -23,6 +22,8 @@ const PER_ADDRESS = { perS: 50, burst: 400 };
 
 interface SignedDeps {
   now: () => number;
+  /** Called with whose request it is. */
+  heard: { note(id: string): void };
   assignments: Pick<RelayedDocuments<Assignment>, 'known'>;
   /** Ids that nobody is to serve any more. */
   isRevoked: (id: string) => boolean;
@@ -33,6 +34,7 @@ interface SignedDeps {
 /** Lets signed requests pass, with who signed them as `sender`; takes the JSON body, bounded. */
 export function signedJson({
   now,
+  heard,
   assignments,
   isRevoked,
   isOwnRevoked,
@@ -49,7 +51,7 @@ export function signedJson({
         'a gateway passes on what comes from devices, not from other gateways',
       );
     if (isOwnRevoked()) throw ownRevoked();
-    const address = senderOf(c.env?.incoming?.socket.remoteAddress) ?? 'loopback';
+    const address = addressOf(c) ?? 'loopback';
     if (!addresses.take(address))
       throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many requests from this address');
     demandJson(c);
@@ -68,6 +70,7 @@ export function signedJson({
       const body = await readBody(c, lengthBytes);
       held.keep();
       checkBody(body);
+      heard.note(sender);
       c.set('sender', sender);
       // What it costs to check what is in the body.
       c.set('charge', count => {
@@ -84,6 +87,11 @@ export function signedJson({
       held.release();
     }
   };
+}
+
+/** For whom a request counts that nobody has vouched for; undefined for a proxy on this machine, which speaks for many. */
+export function addressOf(c: Context<GatewayEnv>): string | undefined {
+  return senderOf(c.env?.incoming?.socket.remoteAddress);
 }
 
 /** Devices are to go to another gateway: the origin takes nothing from this one any more. */

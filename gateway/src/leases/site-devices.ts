@@ -13,6 +13,11 @@ export class SiteDevices {
     else this.#devices.delete(id);
   }
 
+  /** Whether it's one of this site. */
+  isHere(id: string): boolean {
+    return this.site !== undefined && this.#devices.get(id)?.site === this.site;
+  }
+
   /** Those of this site that have the product. */
   *of(product: string): Generator<Assignment> {
     for (const device of this.#devices.values())

@@ -14,6 +14,8 @@ import {
 import {
   type Assignment,
   formatJoinToken,
+  type Presence,
+  presenceSchema,
   type Report,
   type Rollout,
   readEnrolment,
@@ -58,9 +60,13 @@ export class FakeOrigin {
   refusesWhole: (report: Report) => number | undefined = () => undefined;
   /** Refuses these by their place in the request, as the origin does what it can't read. */
   cannotRead: (report: Report) => boolean = () => false;
+  /** In how many seconds this report is to come again: its device has sent as much as it may. */
+  putsOff: (report: Report) => number | undefined = () => undefined;
   misbehave: Misbehaviour | undefined;
   acceptsEnrolments: 'yes' | 'pending' | 'no' = 'yes';
   acknowledges = true;
+  /** What gateways said of whom they hear; undefined: an origin of an earlier version, which doesn't listen. */
+  presence: Presence[] | undefined = [];
   url = '';
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
@@ -310,7 +316,10 @@ export class FakeOrigin {
       if (status === undefined) send(200, await this.#takeReports(json.reports));
       else send(status, { code: 'SITECAST_REQUEST_INVALID' });
     } else if (kind === 'progress') send(202, {});
-    else send(404, { code: 'SITECAST_NOT_FOUND' });
+    else if (kind === 'presence' && this.presence) {
+      this.presence.push(presenceSchema.parse(json));
+      send(200, { next: 'changes' });
+    } else send(404, { code: 'SITECAST_NOT_FOUND' });
   }
 
   async #enrol(envelope: unknown, send: (status: number, json: object) => void): Promise<void> {
@@ -332,6 +341,11 @@ export class FakeOrigin {
         continue;
       }
       const { id, epoch, seq } = report;
+      const retryAfterS = this.putsOff(report);
+      if (retryAfterS !== undefined) {
+        rejected.push({ index, id, epoch, seq, code: 'SITECAST_REPORTS_OVER_BUDGET', retryAfterS });
+        continue;
+      }
       const code = this.rejects.get(seq);
       if (code !== undefined) rejected.push({ id, epoch, seq, code });
       const isNew = !this.reports.some(old => old.id === id && old.epoch === epoch && old.seq === seq);

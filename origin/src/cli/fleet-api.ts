@@ -1,6 +1,7 @@
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import type { OriginClient } from './origin-client.ts';
+import { presenceSchema, turnSchema } from './presence-view.ts';
 
 const PAGE = 1000;
 
@@ -37,6 +38,7 @@ export const memberSchema = z.object({
   quarantinedAt: z.string().optional(),
   odd: z.array(z.string()).default([]),
   lastSeenAt: z.string().optional(),
+  presence: presenceSchema,
   last: lastSchema.optional(),
   via: z.string().optional(),
   wish: z.string().optional(),
@@ -51,7 +53,11 @@ export const memberDetailSchema = memberSchema.extend({
     z.object({ epoch: z.string(), seq: z.number(), begunAt: z.string(), receivedAt: z.string() }),
   ),
   anomalies: z.array(z.object({ kind: z.string(), at: z.string(), epoch: z.string(), seq: z.number() })),
+  heardBy: z.array(z.string()).optional(),
+  hears: z.object({ devices: z.number(), turns: z.array(turnSchema) }).optional(),
   inventory: z.record(z.string(), z.unknown()).optional(),
+  /** An origin of an earlier version doesn't say. */
+  kept: z.object({ reports: z.number(), bytes: z.number(), dropped: z.number() }).optional(),
   /** Of the gateways that reports came through. */
   names: namesSchema,
   reports: z.array(
@@ -112,6 +118,8 @@ const planSchema = z.object({
   minFailures: z.number(),
   onFailure: z.string(),
   silentAfterMs: z.number(),
+  /** Not told by an origin of 0.1.0, which completes a rollout once its last device is well. */
+  lastStageSoaks: z.boolean().default(false),
 });
 
 export const rolloutSchema = z.object({
@@ -147,18 +155,23 @@ export type Rollout = z.infer<typeof rolloutSchema>;
 
 const failureGroupSchema = z.object({
   code: z.string(),
+  /** Not told by an origin of 0.1.0. */
+  detail: z.string().optional(),
   hardware: z.string(),
+  /** Of the first of `devices`. */
   message: z.string(),
   count: z.number(),
   sites: z.number(),
   devices: z.array(z.string()),
 });
 
-export const rolloutStatusSchema = rolloutSchema.extend({
+const rolloutStatusSchema = rolloutSchema.extend({
   counts: z.record(z.string(), z.number()),
   total: z.number(),
   /** Not told by an origin of 0.1.0 or before. */
   matching: z.number().optional(),
+  /** What an operator can do with it now. */
+  acts: z.array(z.string()).default([]),
   figures: figuresSchema.optional(),
   failures: z.array(failureGroupSchema),
   names: namesSchema,
@@ -172,11 +185,18 @@ export const rolloutStatusSchema = rolloutSchema.extend({
       reason: reasonSchema.optional(),
       progress: z.object({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
       overdue: z.string().optional(),
+      heard: z.boolean().optional(),
     }),
   ),
+  turns: z.array(turnSchema).default([]),
   nextCursor: z.string().optional(),
 });
 export type RolloutStatus = z.infer<typeof rolloutStatusSchema>;
+
+/** Rollouts that just soaked, and are completed by the start of the next. */
+const supersedesSchema = z.array(z.object({ rollout: z.string(), version: z.string() })).default([]);
+
+export const startedRolloutSchema = rolloutStatusSchema.extend({ supersedes: supersedesSchema });
 
 export const dryRunSchema = z.object({
   id: z.string(),
@@ -184,6 +204,7 @@ export const dryRunSchema = z.object({
   plan: planSchema,
   stages: z.array(z.object({ basisPoints: z.number(), count: z.number(), devices: z.array(z.string()) })),
   names: namesSchema,
+  supersedes: supersedesSchema,
   /** A rollout under way that could reach the same devices: until it has ended, this one can't be started. */
   blockedBy: z.object({ rollout: z.string(), version: z.string(), state: z.string() }).optional(),
 });
@@ -194,8 +215,6 @@ export const previewSchema = z.object({
   touches: z.number(),
   what: z.string(),
   target: z.number().optional(),
-  failed: z.number(),
-  silent: z.number(),
 });
 
 /** Which members a list is to show. */

@@ -46,6 +46,8 @@ export function memberListCommand(kind: Kind): SettingsCommand {
     .addHelpText(
       'after',
       `
+A ${kind} is silent when ${kind === 'device' ? 'all gateways of its site live and none hears it' : 'it has said nothing for two minutes, though it used to'}. Where no gateway tells
+whom it hears (one of version 0.1 doesn't, and none for three minutes after its start) the last report counts.
 Under ODD stands what was found in a ${kind}'s chain of reports: \`sitecast ${kind} show ID\` tells what it means.
 
 Examples:
@@ -159,13 +161,24 @@ function pendingTable(members: readonly Member[]): string[] {
   return table(['ID', 'WANTS TO BE', 'PRODUCT', 'HARDWARE', 'SITE', 'LAST ASKED'], rows);
 }
 
-const stateText = ({ state, quarantinedAt }: Member): string =>
-  quarantinedAt === undefined ? state : `${state}, quarantined`;
+const stateText = ({ state, quarantinedAt, presence }: Member): string =>
+  [
+    state,
+    ...(presence === 'silent' ? ['silent'] : []),
+    ...(quarantinedAt === undefined ? [] : ['quarantined']),
+  ].join(', ');
 
-/** The later of its last report and its last own request: whichever way it came. */
-function seenText({ lastSeenAt, last }: Member): string {
-  const times = [lastSeenAt, last?.receivedAt].filter(time => time !== undefined).sort();
-  return times.at(-1) ?? '-';
+/** The last that came of it, whichever way; it's said where nothing but reports could tell. */
+function seenText({ kind, lastSeenAt, last, presence }: Member): string {
+  if (presence === 'heard') return 'now';
+  const [time] = [lastSeenAt, last?.receivedAt]
+    .filter(each => each !== undefined)
+    .sort()
+    .reverse();
+  if (time === undefined) return '-';
+  return kind === 'device' && presence === 'untold' && time === last?.receivedAt
+    ? `${time} (its last report)`
+    : time;
 }
 
 export function memberShowCommand(kind: Kind): SettingsCommand {

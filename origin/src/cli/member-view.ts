@@ -1,6 +1,7 @@
 import type { Member, MemberDetail } from './fleet-api.ts';
 import { calledText } from './called.ts';
-import { facts, field, table } from './output.ts';
+import { facts, field, plural, table } from './output.ts';
+import { turnLines } from './presence-view.ts';
 import { reasonText } from './rollout-view.ts';
 
 const SHORT_EPOCH_CHARS = 8;
@@ -37,7 +38,8 @@ export function namesText(
 
 /** One device or gateway on one screen. */
 export function describeMember(member: MemberDetail): string[] {
-  const parts = [known(member), inventory(member), oddities(member), history(member)];
+  const turns = turnLines(member.hears?.turns ?? []);
+  const parts = [known(member), turns, inventory(member), oddities(member), history(member)];
   return parts.filter(lines => lines.length > 0).flatMap((lines, at) => (at === 0 ? lines : ['', ...lines]));
 }
 
@@ -52,6 +54,7 @@ function known(member: MemberDetail): string[] {
     ['state', state],
     ...(last ? reportLines(last, member.names) : []),
     ['seen', member.lastSeenAt],
+    ['heard', hearingText(member)],
     ['enrolled', member.enrolledAt],
     ['revoked', member.revokedAt],
     ['quarantined', member.quarantinedAt && `${member.quarantinedAt}: several machines seem to have its key`],
@@ -79,6 +82,26 @@ function reportLines(last: NonNullable<MemberDetail['last']>, names: MemberDetai
   ];
 }
 
+/** Undefined for one that waits, is revoked, or was told of by an origin of an earlier version. */
+function hearingText({ kind, presence, heardBy = [], hears, names }: MemberDetail): string | undefined {
+  if (presence === undefined) return undefined;
+  if (kind === 'gateway')
+    return GATEWAY_PRESENCE[presence] + (hears ? `: ${plural(hears.devices, 'device')}` : '');
+  return presence === 'heard'
+    ? `now, by ${heardBy.map(id => names[id] ?? id).join(', ')}`
+    : DEVICE_PRESENCE[presence];
+}
+
+const GATEWAY_PRESENCE = {
+  heard: 'it lives, and tells whom it hears',
+  silent: 'no: it is silent',
+  untold: 'it does not tell whom it hears (yet)',
+};
+const DEVICE_PRESENCE = {
+  silent: 'no: the gateways of its site live, and none hears it',
+  untold: 'unknown: no gateway of its site tells; its last report counts',
+};
+
 function oddities({ anomalies, chains }: MemberDetail): string[] {
   if (anomalies.length === 0) return [];
   const rows = anomalies.map(({ kind, at, epoch, seq }) => [
@@ -97,8 +120,11 @@ const ANOMALIES: Record<string, string> = {
   interleaved: 'an older chain went on beside a newer one',
 };
 
-function history({ reports }: MemberDetail): string[] {
+function history({ reports, kept }: MemberDetail): string[] {
   if (reports.length === 0) return ['no report yet'];
+  const dropped = kept?.dropped ?? 0;
+  const older =
+    dropped === 0 ? [] : [`${dropped} older reports are no longer kept; the newest ${kept?.reports} are`];
   const rows = reports.map(({ report, receivedAt }) => [
     receivedAt,
     String(report.seq),
@@ -107,7 +133,7 @@ function history({ reports }: MemberDetail): string[] {
     report.rollout?.id ?? '-',
     report.reason ? reasonText(report.reason) : '',
   ]);
-  return table(['RECEIVED', 'REPORT', 'STATE', 'RELEASE', 'ROLLOUT', ''], rows);
+  return [...table(['RECEIVED', 'REPORT', 'STATE', 'RELEASE', 'ROLLOUT', ''], rows), ...older];
 }
 
 function releaseText(release: { counter: number; version: string } | undefined): string {

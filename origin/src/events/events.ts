@@ -2,7 +2,7 @@
 export interface FleetEvent {
   /**
    * `rollout.started` `rollout.stage` `rollout.paused` `rollout.resumed` `rollout.rollingBack` `rollout.aborted`
-   * `rollout.completed` `rollout.retried` `device.outcome` …
+   * `rollout.completed` `rollout.retried` `device.outcome` `gateway.silent` `gateway.heard` …
    */
   type: string;
   rollout?: string;

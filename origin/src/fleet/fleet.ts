@@ -8,8 +8,10 @@ import { ReportIntake } from './intake.ts';
 import type { OutcomeChange } from './intake-round.ts';
 import { JoinTokens } from './join-tokens.ts';
 import { PendingMembers } from './pending.ts';
+import { PresenceBoard } from './presence.ts';
 import { ProgressBoard } from './progress.ts';
 import { Registry } from './registry.ts';
+import { ReportBudgets } from './report-budgets.ts';
 import { type OriginSigner, OriginStatements } from './signing.ts';
 import type { FleetStore } from './store.ts';
 
@@ -23,6 +25,8 @@ interface FleetDeps {
   rolloutOf: (product: string, counter: number) => string | undefined;
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   room: Room;
+  /** What is kept of all reports together, about. */
+  maxReportBytes: number;
   now: () => number;
 }
 
@@ -35,6 +39,7 @@ export interface Fleet {
   intake: ReportIntake;
   progress: ProgressBoard;
   gateways: GatewayBoard;
+  presence: PresenceBoard;
 }
 
 export async function openFleet({
@@ -47,11 +52,14 @@ export async function openFleet({
   rolloutOf,
   onOutcomes,
   room,
+  maxReportBytes,
   now,
 }: FleetDeps): Promise<Fleet> {
   const registry = await Registry.open(store);
   const joinTokens = await JoinTokens.open(store, audit, now);
   const progress = new ProgressBoard();
+  const presence = await PresenceBoard.open({ registry, now });
+  registry.presence = presence;
   return {
     registry,
     joinTokens,
@@ -73,10 +81,13 @@ export async function openFleet({
       isRolloutOf,
       rolloutOf,
       onOutcomes,
+      budgets: new ReportBudgets(now),
+      maxKeptBytes: maxReportBytes,
       room,
       now,
     }),
     progress,
     gateways: new GatewayBoard(registry),
+    presence,
   };
 }

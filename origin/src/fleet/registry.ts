@@ -7,6 +7,13 @@ import { type FleetStore, keyOf, type Table, type Write } from './store.ts';
 
 export const MAX_MEMBERS = 1_000_000;
 
+/** What gateways say of whom they hear. */
+interface HearsMembers {
+  /** Milliseconds since 1970. */
+  heardMs(member: Member): number | undefined;
+  stateOf(member: Member): 'heard' | 'silent' | 'untold';
+}
+
 /**
  * Who belongs to the fleet and what is known of each. All of it is in memory, so that a check for a request and a
  * query touch no disk; the store is what lasts. Whoever changes something commits it to the store first.
@@ -17,10 +24,13 @@ export class Registry {
   /** Ids by name, of those that aren't revoked: who is revoked leaves its name to others. */
   readonly #idsByName = new Map<string, string>();
   readonly #statuses = new Map<string, Status>();
+  readonly #kept = { bytes: 0, dropped: 0, devices: 0 };
   readonly #seenMs = new Map<string, number>();
   /** Ids in order, for listing; made anew after somebody joined. */
   #ids: string[] | undefined;
   #version = 0;
+  /** Who hears members besides; nobody in a process that serves none. */
+  presence: HearsMembers | undefined;
 
   private constructor(store: FleetStore) {
     this.store = store;
@@ -31,7 +41,7 @@ export class Registry {
     for await (const [key, value] of store.entries('member'))
       registry.#set(readStored('member', key, memberSchema, value));
     for await (const [key, value] of store.entries('status'))
-      registry.#statuses.set(key, readStored('status', key, statusSchema, value));
+      registry.#setStatus(readStored('status', key, statusSchema, value), key);
     for await (const [key, value] of store.entries('seen')) registry.#seenMs.set(key, Number(value));
     return registry;
   }
@@ -135,7 +145,40 @@ export class Registry {
 
   /** Takes over statuses that are durable already. */
   setStatuses(statuses: Iterable<Status>): void {
-    for (const status of statuses) this.#statuses.set(status.id, status);
+    for (const status of statuses) this.#setStatus(status, status.id);
+  }
+
+  #setStatus(status: Status, id: string): void {
+    const before = this.#statuses.get(id)?.kept;
+    const { kept } = status;
+    this.#kept.bytes += (kept?.bytes ?? 0) - (before?.bytes ?? 0);
+    this.#kept.dropped += (kept?.dropped ?? 0) - (before?.dropped ?? 0);
+    this.#kept.devices += Number(kept !== undefined) - Number(before !== undefined);
+    this.#statuses.set(id, status);
+  }
+
+  /** Of all reports that are kept, as far as they are counted. */
+  get kept(): Readonly<{ bytes: number; dropped: number; devices: number }> {
+    return this.#kept;
+  }
+
+  /** Some of those whose kept reports nobody has counted yet. */
+  uncounted(limit: number): string[] {
+    const found: string[] = [];
+    if (this.#kept.devices === this.#statuses.size) return found;
+    for (const [id, { kept }] of this.#statuses) {
+      if (kept === undefined) found.push(id);
+      if (found.length === limit) break;
+    }
+    return found;
+  }
+
+  /** Those of whom more bytes of reports are kept, the most first. */
+  keepingMoreThan(bytes: number): string[] {
+    return [...this.#statuses.values()]
+      .filter(({ kept }) => (kept?.bytes ?? 0) > bytes)
+      .sort((one, other) => (other.kept?.bytes ?? 0) - (one.kept?.bytes ?? 0))
+      .map(({ id }) => id);
   }
 
   saw(id: string, nowMs: number): void {
@@ -143,13 +186,24 @@ export class Registry {
     this.#unsaved.add(id);
   }
 
+  /** Somebody else heard it then; what is known of a later moment stays. */
+  wasHeard(id: string, atMs: number): void {
+    if ((this.#seenMs.get(id) ?? 0) < atMs) this.saw(id, atMs);
+  }
+
   seenMs(id: string): number | undefined {
     return this.#seenMs.get(id);
   }
 
+  /** The same, or when a gateway last said that it hears it. */
+  lastSeenMs(member: Member): number | undefined {
+    const heardMs = this.presence?.heardMs(member) ?? 0;
+    return Math.max(heardMs, this.seenMs(member.id) ?? 0) || undefined;
+  }
+
   readonly #unsaved = new Set<string>();
 
-  /** Keeps when members were last seen. Told now and then: after a crash a minute of it may be missing. */
+  /** Keeps when members were last heard of. Told now and then: after a crash the minutes since are missing. */
   async saveSeen(): Promise<void> {
     const writes = [...this.#unsaved].map(id => ({
       table: 'seen' as const,

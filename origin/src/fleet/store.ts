@@ -10,6 +10,7 @@ export const TABLES = [
   'rollout',
   'cohort',
   'seen',
+  'presence',
   'audit',
 ] as const;
 export type Table = (typeof TABLES)[number];

@@ -1,6 +1,8 @@
 import { nameKey } from '@sitecast/shared/fleet';
 import { assignmentOf, type Member, type MemberKind } from './member.ts';
 import type { PendingMember } from './pending.ts';
+import type { PresenceState } from './presence.ts';
+import { lastHeardMs } from './presence-view.ts';
 import type { Registry } from './registry.ts';
 import type { Anomaly, Status } from './status.ts';
 
@@ -22,6 +24,8 @@ export interface MemberSummary {
   /** What was found odd in its chains of reports, each sort once. */
   odd: Anomaly['kind'][];
   lastSeenAt?: string;
+  /** Of one that isn't revoked: what gateways say now, the silence of a gateway itself included. */
+  presence?: PresenceState;
   last?: Status['last'];
   /** Of one that waits: the gateway through which it asks. */
   via?: string;
@@ -93,18 +97,20 @@ function isMeant({ id, name }: Member, part: string | undefined): boolean {
 
 function isSilent(member: Member, registry: Registry, { silentForMs, nowMs }: MemberQuery): boolean {
   if (silentForMs === undefined) return true;
+  // Its gateway speaks once a minute: meanwhile it's heard all the same.
+  if (registry.presence?.stateOf(member) === 'heard') return silentForMs === 0;
   return member.revokedAt === undefined && nowMs - heardMs(member, registry) >= silentForMs;
 }
 
 /** When something last came of it, by whichever way; its enrolment at the least. */
-function heardMs({ id, enrolledAt }: Member, registry: Registry): number {
-  const reportedAt = registry.status(id)?.last.receivedAt ?? enrolledAt;
-  return Math.max(registry.seenMs(id) ?? 0, Date.parse(reportedAt));
+function heardMs(member: Member, registry: Registry): number {
+  return lastHeardMs(member, registry) ?? Date.parse(member.enrolledAt);
 }
 
 export function summaryOf(member: Member, registry: Registry): MemberSummary {
   const status = registry.status(member.id);
-  const seenMs = registry.seenMs(member.id);
+  const seenMs = registry.lastSeenMs(member);
+  const presence = member.revokedAt === undefined ? registry.presence?.stateOf(member) : undefined;
   const { format: _format, revoked: _revoked, issuedAt: _issuedAt, ...assignment } = assignmentOf(member);
   const { id, kind, name, product, hardware, site, tags, serial, enrolledAt } = assignment;
   return {
@@ -122,6 +128,7 @@ export function summaryOf(member: Member, registry: Registry): MemberSummary {
     ...(status?.quarantinedAt !== undefined && { quarantinedAt: status.quarantinedAt }),
     odd: [...new Set(status?.anomalies.map(({ kind }) => kind))],
     ...(seenMs !== undefined && { lastSeenAt: new Date(seenMs).toISOString() }),
+    ...(presence && { presence }),
     ...(status && { last: status.last }),
   };
 }

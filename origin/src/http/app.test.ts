@@ -100,6 +100,7 @@ it('describes all of its routes, and lets nothing be changed without a token', (
     'GET /api/v1/gateways',
     'GET /api/v1/gateways/{id}',
     'GET /api/v1/join-tokens',
+    'GET /api/v1/presence',
     'GET /api/v1/repository',
     'GET /api/v1/rollouts',
     'GET /api/v1/rollouts/{id}',
@@ -137,6 +138,7 @@ it('describes all of its routes, and lets nothing be changed without a token', (
     'POST /api/v1/tokens',
     'POST /site/v1/enrolments',
     'POST /site/v1/gateways',
+    'POST /site/v1/presence',
     'POST /site/v1/progress',
     'POST /site/v1/reports',
     'PUT /api/v1/files/{sha256}',
@@ -320,6 +322,7 @@ describe('health', () => {
     expect(await (await origin.app.request('/readyz')).json()).toEqual({
       status: 'ready',
       initialised: true,
+      damage: { chunks: 0, files: 0 },
     });
     origin.clock.passDays(15);
     const response = await origin.app.request('/readyz');

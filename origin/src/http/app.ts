@@ -4,7 +4,7 @@ import { methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http
 import { cutText } from '@sitecast/shared/text';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { MiddlewareHandler } from 'hono';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { OriginApp, OriginEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
@@ -16,6 +16,7 @@ import { healthRoutes } from './routes/health.ts';
 import { joinTokenRoutes } from './routes/join-tokens.ts';
 import { memberChangeRoutes } from './routes/member-changes.ts';
 import { memberRoutes } from './routes/members.ts';
+import { presenceRoutes } from './routes/presence.ts';
 import { publicRoutes } from './routes/public.ts';
 import { repositoryRoutes } from './routes/repository.ts';
 import { rolloutRoutes } from './routes/rollouts.ts';
@@ -43,6 +44,7 @@ export function createApp(deps: AppDeps): OriginApp {
   tokenRoutes(app, deps);
   siteRoutes(app, deps);
   gatewayRoutes(app, deps);
+  presenceRoutes(app, deps);
   memberRoutes(app, deps);
   memberChangeRoutes(app, deps);
   joinTokenRoutes(app, deps);
@@ -67,7 +69,7 @@ export function createApp(deps: AppDeps): OriginApp {
   app.onError((thrown, c) => {
     const error = asSitecastError(thrown);
     const fields = { method: c.req.method, path: c.req.path, code: error.code };
-    if (statusOf(error) >= 500) deps.log.error({ ...fields, err: thrown }, 'a request failed');
+    if (statusOf(error) >= 500 && error.code !== 'SITECAST_NOT_READY') logFailure(deps.log, fields, error);
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
     // What a sender with a wrong clock needs to sign again.
     const date = error.code === 'SITECAST_REQUEST_CLOCK' && { date: new Date(deps.now()).toUTCString() };
@@ -83,6 +85,16 @@ function refuseOtherMethods(app: OriginApp): void {
       problemResponse(methodNotAllowed(c.req.method, methods), { allow: methods.join(', ') }),
     );
   }
+}
+
+/** What may be expected is one line; whoever is to see to it has a code. What isn't, is a defect of ours. */
+function logFailure(log: Log, fields: object, error: SitecastError): void {
+  const told = {
+    ...fields,
+    ...errorFields(error.code === 'SITECAST_INTERNAL' ? (error.cause ?? error) : error),
+  };
+  if (error.kind === 'failed') log.error(told, 'a request failed');
+  else log.warn(told, 'a request was refused');
 }
 
 function requestLog(log: Log): MiddlewareHandler<OriginEnv> {

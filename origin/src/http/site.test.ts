@@ -28,7 +28,7 @@ async function signedPaths(): Promise<[path: string, by: string][]> {
     const by = methods.post?.security?.[0]?.signature?.[0];
     return by === undefined ? [] : [[path, by]];
   });
-  expect(found).toHaveLength(4);
+  expect(found).toHaveLength(5);
   return found;
 }
 

@@ -21,6 +21,7 @@ const SCHEMAS: Record<Table, z.ZodType> = {
   rollout: rolloutRecordSchema,
   cohort: cohortRowSchema,
   seen: z.number(),
+  presence: z.literal(true),
   audit: auditEntrySchema,
 };
 /** Deletions of one write. */

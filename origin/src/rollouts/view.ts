@@ -28,6 +28,8 @@ interface RolloutDevice {
   progress?: { doneBytes: number; totalBytes: number };
   /** Nothing came from it past the deadline: it alone, or nothing from its site either. */
   overdue?: 'silent' | 'unreachable';
+  /** Of one that is overdue: a gateway says all the same that it hears it. It decides nothing, and tells a person where to look. */
+  heard?: true;
 }
 
 export interface RolloutStatus {
@@ -90,7 +92,7 @@ export function statusOf(
       ...nameOf(member),
       site: member.site,
       ...deviceState(rollout, outcome, bootedCounter(status), running),
-      ...(overdue && { overdue }),
+      ...lateness(member, overdue, registry),
     };
     total += 1;
     matching += 1;
@@ -130,6 +132,15 @@ class Page {
 }
 
 const nameOf = ({ name }: Member): { name?: string } => (name === undefined ? {} : { name });
+
+function lateness(
+  member: Member,
+  overdue: RolloutDevice['overdue'],
+  { presence }: Registry,
+): Pick<RolloutDevice, 'overdue' | 'heard'> {
+  if (!overdue) return {};
+  return { overdue, ...(presence?.stateOf(member) === 'heard' && { heard: true }) };
+}
 
 const isAfter = ({ id }: RolloutDevice, after: string | undefined): boolean =>
   after === undefined || id > after;

@@ -16,6 +16,7 @@ export {
   fittingEvent,
   isPlainEvent,
   isReportPayload,
+  MAX_NEW_REPORT_BYTES,
   plainEvent,
   type ReportEvent,
 } from './fitting-report.ts';
@@ -41,6 +42,25 @@ export {
 } from './gateway-addresses.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
+export {
+  HEARD_FOR_MS,
+  MAX_PRESENCE_IDS,
+  MAX_TOLD_TURNS,
+  type Presence,
+  type PresenceAnswer,
+  PRESENCE_PATH,
+  presenceAnswerSchema,
+  presenceSchema,
+  TELL_EVERY_MS,
+} from './presence.ts';
+export {
+  MAX_REPORT_WAIT_S,
+  OVER_BUDGET,
+  REPORT_RATE,
+  reportBytes,
+  reportsOverBudget,
+  reportsRetryAfterS,
+} from './report-budget.ts';
 export {
   type Acknowledgement,
   DEVICE_STATES,

@@ -4,6 +4,7 @@ import { cutText } from '@sitecast/shared/text';
 import type { Context } from 'hono';
 import type { AppDeps } from '../deps.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
+import { pollingDevice } from '../../presence/polling-device.ts';
 import { BYTES_TYPE, bytesSchema, JSON_TYPE, problem } from '../schemas.ts';
 import { etagOf, serveBytes } from '../serve-bytes.ts';
 
@@ -51,10 +52,15 @@ const chunkRoute = createRoute({
 
 /** What devices and other gateways read. Anybody may; everything in it is signed, or named by something signed. */
 export function repositoryRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): void {
+  const pollingId = pollingDevice(deps);
   app.openapi(metadataRoute, async c => {
     const { name } = c.req.valid('param');
     if (!METADATA_NAME.test(name)) throw notFound(c);
-    if (name === 'timestamp.json') await waitForChange(c, deps);
+    if (name === 'timestamp.json') {
+      const id = await pollingId(c);
+      if (id !== undefined) deps.heard.note(id);
+      await waitForChange(c, deps);
+    }
     const file = deps.mirror.metadata(name);
     if (file === undefined) throw name === 'timestamp.json' ? notReady() : notFound(c);
     return serveBytes(c, {

@@ -4,6 +4,7 @@ import { DEVICE_STATES, idSchema, readReport, siteSchema } from '@sitecast/share
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
 import type { PendingMember } from '../../fleet/pending.ts';
+import { PRESENCES } from '../../fleet/presence.ts';
 import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
 import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
 import type { OriginApp } from '../context.ts';
@@ -11,6 +12,7 @@ import type { AppDeps } from '../deps.ts';
 import { requireRole } from '../guards.ts';
 import { tagTexts, unknownNames } from '../../rollouts/unknown-names.ts';
 import { bearer, JSON_TYPE, unknownNamesSchema, withProblems } from '../schemas.ts';
+import { hearingOf, hearingShape } from './presence.ts';
 
 export const MAX_PAGE = 1000;
 const DEFAULT_PAGE = 100;
@@ -53,6 +55,7 @@ export const summarySchema = z
     quarantinedAt: z.string().optional(),
     odd: z.array(z.enum(ANOMALY_KINDS)),
     lastSeenAt: z.string().optional(),
+    presence: z.enum(PRESENCES).optional(),
     last: lastReportSchema.optional(),
     via: z.string().optional(),
     wish: z.string().optional().openapi({
@@ -78,7 +81,10 @@ const detailSchema = summarySchema
     anomalies: z.array(
       z.object({ kind: z.enum(ANOMALY_KINDS), at: z.string(), epoch: z.string(), seq: z.int() }),
     ),
+    ...hearingShape,
     inventory: z.record(z.string(), z.unknown()).optional(),
+    /** Of its reports: how many are kept, in how many bytes, and how many older ones made way. */
+    kept: z.object({ reports: z.int(), bytes: z.int(), dropped: z.int() }).optional(),
     names: z
       .record(z.string(), z.string())
       .openapi({ description: 'Names of the gateways that reports came through, by id.' }),
@@ -165,7 +171,7 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
   );
 }
 
-function detailRoute(app: OriginApp, { tokens, fleet }: AppDeps, kind: MemberKind): void {
+function detailRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -185,12 +191,16 @@ function detailRoute(app: OriginApp, { tokens, fleet }: AppDeps, kind: MemberKin
       const status = fleet.registry.status(id);
       const inventory = await fleet.registry.store.get('inventory', id);
       const reports = await newestReports(fleet, id, status);
-      const gateways = [...reports, ...(status ? [status.last] : [])].map(({ via }) => via ?? '');
+      const hearing = hearingOf(fleet, member, now());
+      const brought = [...reports, ...(status ? [status.last] : [])].map(({ via }) => via ?? '');
+      const gateways = [...brought, ...(hearing.heardBy ?? [])];
       return c.json(
         {
           ...summaryOf(member, fleet.registry),
           ...chainsOf(status),
+          ...hearing,
           ...(isRecord(inventory) && { inventory }),
+          ...(status?.kept && { kept: status.kept }),
           names: fleet.registry.namesOf(gateways),
           reports,
         },

@@ -36,6 +36,8 @@ const repositorySchema = z
       ),
       files: z.array(z.string()),
     }),
+    /** Of all devices: what is kept, how much that may be, and how many older ones made way. */
+    reports: z.object({ keptBytes: z.int(), maxKeptBytes: z.int(), dropped: z.int() }),
   })
   .openapi('Repository');
 
@@ -66,7 +68,10 @@ export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
   rotateRoute(app, deps);
 }
 
-function describeRoute(app: OriginApp, { tokens, repository, ownCertificate, now }: AppDeps): void {
+function describeRoute(
+  app: OriginApp,
+  { tokens, repository, readiness, ownCertificate, fleet, now }: AppDeps,
+): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -78,10 +83,12 @@ function describeRoute(app: OriginApp, { tokens, repository, ownCertificate, now
         200: { description: 'The repository.', content: { [JSON_TYPE]: { schema: repositorySchema } } },
       }),
     }),
-    c => {
-      const described = describeRepository(repository, now());
-      const warnings = [...described.warnings, ...(ownCertificate?.warnings(now()) ?? [])];
-      return c.json({ ...described, warnings }, 200);
+    async c => {
+      const { putOffs: _putOffs, ...reports } = fleet.intake.totals;
+      const { warnings, ...description } = describeRepository(repository, now());
+      const own = ownCertificate?.warnings(now()) ?? [];
+      const all = [...(await readiness.warnings()), ...warnings, ...own];
+      return c.json({ ...description, warnings: all, reports }, 200);
     },
   );
 }

@@ -1,0 +1,57 @@
+import { HEARD_FOR_MS } from '@sitecast/shared/fleet';
+
+interface HeardDevicesDeps {
+  /** Whether it's a device of this site, by its assignment, and not revoked. Nobody else is remembered. */
+  isHere: (id: string) => boolean;
+  /** A clock that never goes back nor jumps, milliseconds. */
+  clockMs?: () => number;
+}
+
+/** Which devices of the site this gateway has heard of lately, by what they signed or showed. Kept in memory alone. */
+export class HeardDevices {
+  readonly #isHere: (id: string) => boolean;
+  readonly #clockMs: () => number;
+  readonly #heardMs = new Map<string, number>();
+  readonly #begunMs: number;
+  /** Called when a device is heard that wasn't. */
+  onCame: () => void = () => {};
+
+  constructor({ isHere, clockMs = () => performance.now() }: HeardDevicesDeps) {
+    this.#isHere = isHere;
+    this.#clockMs = clockMs;
+    this.#begunMs = clockMs();
+  }
+
+  /** Something of it was verified just now. */
+  note(id: string): void {
+    if (!this.#isHere(id)) return;
+    const heardMs = this.#heardMs.get(id);
+    const nowMs = this.#clockMs();
+    this.#heardMs.set(id, nowMs);
+    if (heardMs === undefined || nowMs - heardMs > HEARD_FOR_MS) this.onCame();
+  }
+
+  /** Those that count as heard. */
+  now(): Set<string> {
+    const found = new Set<string>();
+    for (const [id, heardMs] of this.#heardMs)
+      if (this.#clockMs() - heardMs <= HEARD_FOR_MS && this.#isHere(id)) found.add(id);
+    return found;
+  }
+
+  /** How long ago a device was heard for the last time, milliseconds; as long as it counts as heard, where that was forgotten. */
+  ageMs(id: string): number {
+    const heardMs = this.#heardMs.get(id);
+    return heardMs === undefined ? HEARD_FOR_MS : this.#clockMs() - heardMs;
+  }
+
+  /** It has been told that this one went. */
+  forget(id: string): void {
+    if (this.ageMs(id) > HEARD_FOR_MS || !this.#isHere(id)) this.#heardMs.delete(id);
+  }
+
+  /** Whether every device that lives has had the time to be heard since the start. */
+  get isSettled(): boolean {
+    return this.#clockMs() - this.#begunMs >= HEARD_FOR_MS;
+  }
+}

@@ -1,0 +1,293 @@
+import { HEARD_FOR_MS, MAX_PRESENCE_IDS, type Presence, TELL_EVERY_MS } from '@sitecast/shared/fleet';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import type { FleetEvent } from '../events/events.ts';
+import { LOOK_EVERY_MS, SILENT_AFTER_MS } from '../fleet/presence.ts';
+import type { Write } from '../fleet/store.ts';
+import { MemoryFleet } from '../testing/memory-fleet.ts';
+import type { TestMember } from '../testing/device.ts';
+import { FleetBed } from '../testing/fleet.ts';
+
+const PATH = '/site/v1/presence';
+const MINUTE_MS = 60_000;
+
+/** Counts what is written. */
+class CountingFleet extends MemoryFleet {
+  readonly writes: Write[] = [];
+
+  override commit(writes: readonly Write[]): Promise<void> {
+    this.writes.push(...writes);
+    return super.commit(writes);
+  }
+
+  count(table: string): number {
+    return this.writes.filter(write => write.table === table).length;
+  }
+}
+
+let bed: FleetBed;
+let store: CountingFleet;
+let events: FleetEvent[];
+let due: { atMs: number; act: () => void }[];
+beforeEach(async () => {
+  store = new CountingFleet();
+  [events, due] = [[], []];
+  const after = (delayMs: number, act: () => void) => {
+    const timer = { atMs: (bed?.clock.nowMs ?? 0) + delayMs, act };
+    due.push(timer);
+    return () => {
+      due = due.filter(one => one !== timer);
+    };
+  };
+  bed = await FleetBed.open(
+    path => ({
+      files: new DiskFiles(path),
+      syncFiles: new SyncDisk(path),
+      events: { emit: event => events.push(event) },
+      after,
+    }),
+    store,
+  );
+  // Timers set anew, by this clock.
+  await bed.restart();
+});
+afterEach(() => bed.close());
+
+/** Time passes, and what is due by then is done. */
+async function pass(ms: number): Promise<void> {
+  const endMs = bed.clock.nowMs + ms;
+  for (;;) {
+    const [next] = due.filter(({ atMs }) => atMs <= endMs).sort((one, other) => one.atMs - other.atMs);
+    if (!next) break;
+    due = due.filter(one => one !== next);
+    bed.clock.nowMs = Math.max(bed.clock.nowMs, next.atMs);
+    next.act();
+    // What it does is followed by the next timer.
+    await new Promise(resolve => setImmediate(resolve));
+  }
+  bed.clock.nowMs = endMs;
+}
+
+/** A gateway's side of the conversation. */
+class Talker {
+  readonly gateway: TestMember;
+  session = 'a'.repeat(16);
+  seq = 0;
+
+  constructor(gateway: TestMember) {
+    this.gateway = gateway;
+  }
+
+  async say(said: Partial<Presence> = {}) {
+    const message = { session: this.session, seq: this.seq + 1, heard: [], gone: [], turns: [] };
+    const answer = await this.gateway.post(PATH, { isWhole: true, ...message, ...said });
+    if (answer.body.next === 'changes') this.seq += 1;
+    return answer;
+  }
+}
+
+const show = ({ id, kind }: TestMember) => bed.call('GET', `/api/v1/${kind}s/${id}`);
+const presenceOf = async (member: TestMember): Promise<unknown> => (await show(member)).presence;
+const idsIn = ({ members }: Record<string, unknown>): string[] =>
+  Array.isArray(members) ? members.map(({ id }: { id: string }) => id) : [];
+const silentFor = async (ms: number): Promise<string[]> =>
+  idsIn(await bed.call('GET', `/api/v1/devices?silentForMs=${ms}`));
+
+it('counts a device as heard that its gateway hears, and as silent where no gateway of its site does', async () => {
+  const talker = new Talker(await bed.gateway());
+  const [heard, lost] = [await bed.device(), await bed.device()];
+  expect(await presenceOf(heard)).toBe('untold');
+  await pass(3 * MINUTE_MS);
+  const { id } = heard;
+  expect(await talker.say({ heard: [id], isWhole: false })).toMatchObject({ status: 200 });
+  expect([await presenceOf(heard), await presenceOf(lost)]).toEqual(['heard', 'untold']);
+  expect(await show(heard)).toMatchObject({ heardBy: [talker.gateway.id] });
+  await talker.say();
+  await pass(TELL_EVERY_MS);
+  expect([await presenceOf(heard), await presenceOf(lost)]).toEqual(['heard', 'silent']);
+  expect(await show(talker.gateway)).toMatchObject({ presence: 'heard', hears: { devices: 1, turns: [] } });
+  expect(await silentFor(MINUTE_MS / 2)).toEqual([lost.id]);
+  // It went: it was heard for the last time when the gateway says, not when it says so.
+  await talker.say({ gone: [{ id, ageS: HEARD_FOR_MS / 1000 }] });
+  expect(await show(heard)).toMatchObject({ presence: 'silent' });
+  await pass(TELL_EVERY_MS);
+  expect(await silentFor(HEARD_FOR_MS + MINUTE_MS)).toEqual([heard.id, lost.id].sort());
+});
+
+it('says of nobody that it is silent where one gateway of its site does not tell, or is silent itself', async () => {
+  const [talker, other] = [new Talker(await bed.gateway()), await bed.gateway()];
+  const device = await bed.device();
+  await talker.say();
+  expect(await presenceOf(device)).toBe('untold');
+  await bed.call('POST', `/api/v1/gateways/${other.id}/revoke`);
+  expect(await presenceOf(device)).toBe('silent');
+  await pass(SILENT_AFTER_MS + 1);
+  expect(await presenceOf(device)).toBe('untold');
+});
+
+it('finds a gateway that died within two minutes, tells of it once, and when it is back', async () => {
+  const [talker, released] = [new Talker(await bed.gateway()), await bed.gateway('south')];
+  const device = await bed.device();
+  await talker.say({ heard: [device.id] });
+  const saidMs = bed.clock.nowMs;
+  await pass(2 * MINUTE_MS - 1);
+  const about = { gateway: talker.gateway.id, site: 'north' };
+  const told = () => events.filter(({ type }) => type.startsWith('gateway.'));
+  const lastHeardAt = new Date(saidMs).toISOString();
+  expect(told()).toEqual([{ type: 'gateway.silent', data: { ...about, lastHeardAt } }]);
+  expect([await presenceOf(talker.gateway), await presenceOf(released)]).toEqual(['silent', 'untold']);
+  expect(await bed.call('GET', '/api/v1/presence')).toMatchObject({
+    gateways: { heard: 0, silent: 1, untold: 1 },
+    silent: [{ id: talker.gateway.id, site: 'north', lastHeardAt }],
+  });
+  const metrics = async (): Promise<string> => (await bed.ask('/metrics')).text();
+  expect(await metrics()).toContain('sitecast_gateways{presence="silent"} 1\n');
+  expect(await metrics()).toContain('sitecast_heard_devices 0\n');
+  // What it said last of its devices stays.
+  expect(await show(device)).toMatchObject({ lastSeenAt: lastHeardAt });
+  await talker.say();
+  await pass(LOOK_EVERY_MS);
+  expect(told().slice(1)).toEqual([{ type: 'gateway.heard', data: about }]);
+  expect(await metrics()).toContain('sitecast_heard_devices 1\n');
+});
+
+it('claims nothing after a restart before everybody has had the time to tell, and everything again then', async () => {
+  const [talker, dead] = [new Talker(await bed.gateway()), new Talker(await bed.gateway('south'))];
+  const [device, other] = [await bed.device(), await bed.device('south')];
+  await talker.say({ heard: [device.id] });
+  await dead.say({ heard: [other.id] });
+  const saidAt = new Date(bed.clock.nowMs).toISOString();
+  await pass(MINUTE_MS);
+  await bed.restart();
+  await pass(SILENT_AFTER_MS - MINUTE_MS);
+  for (const one of [dead.gateway, device, other]) expect(await presenceOf(one)).not.toBe('silent');
+  // When both were heard of was written down at the end.
+  expect((await show(other)).lastSeenAt).toBe(saidAt);
+  // Its place is lost: it is asked for everything, and then knows.
+  expect((await talker.say()).body).toEqual({ next: 'whole' });
+  Object.assign(talker, { session: 'b'.repeat(16), seq: 0 });
+  expect((await talker.say({ heard: [device.id] })).body).toEqual({ next: 'changes' });
+  await pass(MINUTE_MS + LOOK_EVERY_MS);
+  expect([await presenceOf(device), await presenceOf(dead.gateway)]).toEqual(['heard', 'silent']);
+});
+
+it('gives gateways time to speak after it stood still itself, or its clock was set', async () => {
+  const talker = new Talker(await bed.gateway());
+  await talker.say();
+  bed.clock.nowMs += 60 * MINUTE_MS;
+  await pass(SILENT_AFTER_MS);
+  expect([await presenceOf(talker.gateway), events]).toEqual(['untold', []]);
+  await pass(LOOK_EVERY_MS);
+  expect(events).toMatchObject([{ type: 'gateway.silent' }]);
+});
+
+it('writes nothing for a heartbeat, and little for what changes', async () => {
+  const talker = new Talker(await bed.gateway());
+  const devices = [await bed.device(), await bed.device()];
+  await pass(10 * MINUTE_MS);
+  store.writes.length = 0;
+  for (let minute = 0; minute < 30; minute += 1) {
+    await talker.say({ heard: minute === 0 ? devices.map(({ id }) => id) : [] });
+    await pass(MINUTE_MS);
+  }
+  expect(store.count('presence')).toBe(1);
+  expect(store.count('seen')).toBeLessThanOrEqual(6);
+  expect(store.writes.length).toBe(store.count('presence') + store.count('seen'));
+});
+
+it('loses nobody where an answer got lost, and goes on from nowhere else', async () => {
+  const talker = new Talker(await bed.gateway());
+  const [one, two] = [await bed.device(), await bed.device()];
+  await talker.say();
+  // Its answer did not arrive: what follows has the same number, and names everybody of it.
+  await talker.say({ heard: [one.id] });
+  talker.seq -= 1;
+  const gone = [{ id: one.id, ageS: 1 }];
+  expect((await talker.say({ heard: [two.id], gone })).body).toEqual({ next: 'changes' });
+  expect([await presenceOf(one), await presenceOf(two)]).toEqual(['silent', 'heard']);
+  talker.seq += 1;
+  expect((await talker.say()).body).toEqual({ next: 'whole' });
+});
+
+it('lets a gateway speak of the devices of its site alone, and nobody else speak at all', async () => {
+  const [talker, south] = [new Talker(await bed.gateway()), new Talker(await bed.gateway('south'))];
+  const [own, foreign] = [await bed.device(), await bed.device('south')];
+  await south.say({ heard: [foreign.id] });
+  const turn = { product: 'camera', rollout: 'a'.repeat(16), heldS: 1, leftS: 60 };
+  const turns = [own, foreign].map(({ id }) => ({ id, ...turn }));
+  const ids = [own.id, foreign.id, bed.member().id, south.gateway.id];
+  expect(await talker.say({ heard: ids, turns })).toMatchObject({ status: 200 });
+  expect(await show(talker.gateway)).toMatchObject({ hears: { devices: 1, turns: [{ id: own.id }] } });
+  await talker.say({ gone: [{ id: foreign.id, ageS: 1 }] });
+  expect(await presenceOf(foreign)).toBe('heard');
+  expect((await show(foreign)).heardBy).toEqual([south.gateway.id]);
+
+  expect(await new Talker(own).say()).toMatchObject({
+    status: 403,
+    body: { code: 'SITECAST_GATEWAYS_ONLY' },
+  });
+  const tooMany = Array.from({ length: MAX_PRESENCE_IDS + 1 }, () => own.id);
+  for (const wrong of [
+    { heard: tooMany },
+    { heard: ['somebody'] },
+    { gone: [{ id: own.id, ageS: -1 }] },
+    { seq: 0 },
+    { session: 'x' },
+    { turns: Array.from({ length: 65 }, () => ({ id: own.id, ...turn })) },
+  ])
+    expect(await talker.say(wrong as Partial<Presence>)).toMatchObject({
+      status: 400,
+      body: { code: 'SITECAST_REQUEST_INVALID' },
+    });
+});
+
+it('takes back what a gateway said once it or the device has moved, and asks it for all again', async () => {
+  const talker = new Talker(await bed.gateway());
+  const device = await bed.device();
+  await talker.say({ heard: [device.id] });
+  await bed.call('PATCH', `/api/v1/devices/${device.id}`, { site: 'south' });
+  expect(await presenceOf(device)).toBe('untold');
+  await bed.call('PATCH', `/api/v1/gateways/${talker.gateway.id}`, { site: 'south' });
+  expect(await presenceOf(device)).toBe('untold');
+  expect((await talker.say()).body).toEqual({ next: 'whole' });
+});
+
+it('no longer counts on a gateway that went back to an earlier version: it says everything but that', async () => {
+  const talker = new Talker(await bed.gateway());
+  await talker.say();
+  await pass(6 * MINUTE_MS);
+  expect(await presenceOf(talker.gateway)).toBe('silent');
+  await talker.gateway.post('/site/v1/progress', { progress: [] });
+  await pass(LOOK_EVERY_MS);
+  await pass(5 * MINUTE_MS);
+  expect(await presenceOf(talker.gateway)).toBe('untold');
+  expect(events.map(({ type }) => type).filter(type => type.startsWith('gateway.'))).toEqual([
+    'gateway.silent',
+    'gateway.heard',
+  ]);
+});
+
+it('judges a device that was silent in the middle of an update by its own word, whoever hears it', async () => {
+  const talker = new Talker(await bed.gateway());
+  const [stuck, other] = [await bed.device(), await bed.device()];
+  const { id } = await bed.startRollout({ silentAfterMs: MINUTE_MS, maxFailuresBasisPoints: 0 });
+  const rollout = { id: String(id), attempt: 1 };
+  const report = async (device: TestMember, state: 'downloading' | 'verifying') =>
+    device.sendReports([await device.next({ state, rollout })], talker.gateway);
+  for (const device of [stuck, other]) await report(device, 'downloading');
+  bed.clock.nowMs += MINUTE_MS + 1;
+  await report(other, 'verifying');
+  await talker.say({ heard: [stuck.id, other.id] });
+  expect(await presenceOf(stuck)).toBe('heard');
+  await bed.origin.fleet.intake.idle();
+  await bed.origin.rollouts.reconcile();
+  expect(await bed.call('GET', `/api/v1/rollouts/${String(id)}`)).toMatchObject({
+    state: 'paused',
+    stop: { why: 'silence' },
+    figures: { silent: 1 },
+    devices: expect.arrayContaining([
+      expect.objectContaining({ id: stuck.id, overdue: 'silent', heard: true }),
+    ]),
+  });
+});

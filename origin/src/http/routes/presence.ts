@@ -1,0 +1,135 @@
+import { createRoute, z } from '@hono/zod-openapi';
+import { SitecastError } from '@sitecast/shared/errors';
+import { PRESENCE_PATH, presenceAnswerSchema, presenceSchema } from '@sitecast/shared/fleet';
+import type { Member } from '../../fleet/member.ts';
+import { PRESENCES } from '../../fleet/presence.ts';
+import { type ShownTurn, shownTurn } from '../../fleet/presence-view.ts';
+import type { OriginApp } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
+import { requireMediaType, requireRole } from '../guards.ts';
+import { bearer, JSON_TYPE, signature, withProblems } from '../schemas.ts';
+import { MAX_SITE_BODY_BYTES } from './site.ts';
+
+/** Silent gateways, and turns, in one answer. */
+const MAX_SHOWN = 100;
+
+/** Whom gateways hear: told by them, shown to operators. */
+export function presenceRoutes(app: OriginApp, deps: AppDeps): void {
+  tellRoute(app, deps);
+  showRoute(app, deps);
+}
+
+function tellRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: PRESENCE_PATH,
+      summary: 'A gateway says which devices of its site came and went, and who holds a turn.',
+      security: signature('member'),
+      middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
+      request: { body: { required: true, content: { [JSON_TYPE]: { schema: presenceSchema } } } },
+      responses: withProblems({
+        200: {
+          description: 'Whether changes are to follow, or everything from the beginning.',
+          content: { [JSON_TYPE]: { schema: presenceAnswerSchema } },
+        },
+      }),
+    }),
+    c => {
+      const sender = fleet.registry.activeMember(c.get('sender'));
+      if (sender?.kind !== 'gateway')
+        throw new SitecastError('forbidden', 'SITECAST_GATEWAYS_ONLY', 'this is for gateways alone');
+      return c.json(fleet.presence.take(sender, c.req.valid('json')), 200);
+    },
+  );
+}
+
+export const shownTurnSchema = z
+  .object({
+    id: z.string().openapi({ description: 'The device that may be down: others of its product wait.' }),
+    site: z.string(),
+    gateway: z.string(),
+    product: z.string(),
+    rollout: z.string(),
+    heldMs: z.number().optional().openapi({ description: 'For how long without a break.' }),
+    leftMs: z.number().openapi({ description: 'Until it ends, unless the device takes it anew.' }),
+    presence: z.enum(PRESENCES),
+    lastHeardAt: z.string().optional(),
+    name: z.string().optional().openapi({ description: "The device's." }),
+  })
+  .openapi('Turn');
+
+/** What the view of one device or gateway says of hearing. */
+export const hearingShape = {
+  heardBy: z.array(z.string()).optional().openapi({ description: 'Gateways that hear this device now.' }),
+  hears: z
+    .object({ devices: z.int(), turns: z.array(shownTurnSchema) })
+    .optional()
+    .openapi({ description: 'What this gateway says: how many devices it hears, and who holds a turn.' }),
+};
+
+/** Of a device who hears it, of a gateway whom it hears. */
+export function hearingOf(
+  fleet: AppDeps['fleet'],
+  member: Member,
+  nowMs: number,
+): { heardBy?: string[]; hears?: { devices: number; turns: ShownTurn[] } } {
+  const { presence } = fleet;
+  if (member.kind === 'device') {
+    const heardBy = presence.heardBy(member);
+    return heardBy.length > 0 ? { heardBy } : {};
+  }
+  const devices = presence.countOf(member);
+  const turns = presence
+    .turns(({ gateway }) => gateway === member.id)
+    .map(turn => shownTurn(turn, fleet, nowMs));
+  return devices === undefined ? {} : { hears: { devices, turns } };
+}
+
+const shownSchema = z.object({
+  gateways: z.object({ heard: z.int(), silent: z.int(), untold: z.int() }),
+  silent: z.array(
+    z.object({
+      id: z.string(),
+      name: z.string().optional(),
+      site: z.string(),
+      lastHeardAt: z.string().optional(),
+    }),
+  ),
+  turns: z.array(shownTurnSchema),
+});
+
+function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: '/api/v1/presence',
+      summary: `Gateways that are silent, and the turns held longest: at most ${MAX_SHOWN} of each.`,
+      security: bearer('viewer'),
+      middleware: [requireRole(tokens, 'viewer')],
+      responses: withProblems({
+        200: { description: 'As it is now.', content: { [JSON_TYPE]: { schema: shownSchema } } },
+      }),
+    }),
+    c => {
+      const { counts, silent } = fleet.presence.gateways();
+      const turns = fleet.presence.turns().slice(0, MAX_SHOWN);
+      return c.json(
+        {
+          gateways: counts,
+          silent: silent.slice(0, MAX_SHOWN).map(({ id, name, site }) => {
+            const seenMs = fleet.registry.seenMs(id);
+            return {
+              id,
+              ...(name !== undefined && { name }),
+              site,
+              ...(seenMs && { lastHeardAt: new Date(seenMs).toISOString() }),
+            };
+          }),
+          turns: turns.map(turn => shownTurn(turn, fleet, now())),
+        },
+        200,
+      );
+    },
+  );
+}

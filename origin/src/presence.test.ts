@@ -1,0 +1,93 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Presence } from '@sitecast/shared/fleet';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { DiskFiles } from './adapters/disk-files.ts';
+import { listen, type RunningServer } from './adapters/http-server.ts';
+import { SyncDisk } from './adapters/sync-disk.ts';
+import { startSitecast } from './testing/command.ts';
+import type { TestMember } from './testing/device.ts';
+import { FleetBed } from './testing/fleet.ts';
+import { fetchPresence } from './cli/presence-view.ts';
+
+let bed: FleetBed;
+let server: RunningServer;
+let north: TestMember;
+let south: TestMember;
+let released: TestMember;
+beforeAll(async () => {
+  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  server = await listen(bed.origin.app, { host: '127.0.0.1', port: 0 });
+  north = await bed.gateway('north');
+  south = await bed.gateway('south');
+  released = await bed.gateway('west');
+});
+afterAll(async () => {
+  await server.close(0);
+  await bed.close();
+});
+
+async function sitecast(...args: string[]): Promise<string> {
+  const flags = ['--origin', server.url, '--token', bed.origin.adminToken];
+  const { exitCode, stdout, stderr } = await startSitecast([...args, ...flags]).done;
+  expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
+  return stdout + stderr;
+}
+
+const lineOf = (text: string, id: string): string =>
+  text.split('\n').find(line => line.includes(id)) ?? `no line with ${id} in ${text}`;
+
+async function say(gateway: TestMember, seq: number, said: Partial<Presence>): Promise<void> {
+  const message = { session: 'a'.repeat(16), seq, heard: [], gone: [], turns: [], isWhole: true };
+  expect((await gateway.post('/site/v1/presence', { ...message, ...said })).body.next).toBe('changes');
+}
+
+it('shows who lives, who is silent, where nobody tells, and who holds up a site', async () => {
+  const [well, holder, waiter] = [await bed.device(), await bed.device(), await bed.device()];
+  const [far, quiet] = [await bed.device('west'), await bed.device('south')];
+  const { id } = await bed.startRollout();
+  const rollout = String(id);
+  await waiter.sendReports(
+    [await waiter.next({ state: 'waiting', rollout: { id: rollout, attempt: 1 } })],
+    north,
+  );
+  await far.sendReports([await far.next()], released);
+  const turns = [{ id: holder.id, product: 'camera', rollout, heldS: 12 * 60, leftS: 600 }];
+  await say(north, 1, { heard: [well.id, holder.id, waiter.id], turns });
+  await say(south, 1, {});
+  bed.clock.nowMs += 30_000;
+
+  let list = await sitecast('device', 'list');
+  expect(lineOf(list, well.id)).toMatch(/ enrolled +- +now$/);
+  expect(lineOf(list, quiet.id)).toContain('  enrolled, silent  ');
+  expect(lineOf(list, far.id)).toContain('Z (its last report)');
+  expect(await sitecast('device', 'show', quiet.id)).toContain('no: the gateways of its site live');
+  expect(await sitecast('device', 'show', well.id)).toContain(`now, by ${north.id}`);
+  expect(await sitecast('device', 'show', far.id)).toContain('its last report counts');
+  expect(await sitecast('gateway', 'show', released.id)).toContain('it does not tell whom it hears');
+  await bed.call('PATCH', `/api/v1/devices/${holder.id}`, { name: 'door-7' });
+  await bed.call('PATCH', `/api/v1/gateways/${south.id}`, { name: 'gate-2' });
+  const turn = 'site north: its turn is held by door-7 for 12 min 30 s';
+  expect((await sitecast('gateway', 'show', north.id)).split('\n')).toContain(turn);
+  expect((await sitecast('rollout', 'status', rollout)).split('\n')).toContain(turn);
+  let status = await sitecast('status');
+  expect(status).toContain('gateways: 2 heard, 0 silent, 1 that do not tell');
+  // It's heard, and may well be busy.
+  expect(status).not.toContain('door-7');
+
+  await say(north, 2, { gone: [{ id: holder.id, ageS: 300 }], turns });
+  bed.clock.nowMs += 80_000;
+  status = await sitecast('status');
+  const heldAt = new Date(bed.clock.nowMs - 380_000).toISOString();
+  const stuck = `site north: its turn is held by door-7 for 13 min 20 s, not heard since ${heldAt}`;
+  expect(status).toContain(`warning: ${stuck}\n`);
+  const saidAt = new Date(bed.clock.nowMs - 110_000).toISOString();
+  expect(status).toContain(`warning: site south: gateway gate-2 is silent since ${saidAt}`);
+  list = await sitecast('gateway', 'list');
+  expect(lineOf(list, 'gate-2')).toContain(`enrolled, silent  ${saidAt}`);
+  expect(lineOf(list, north.id)).toContain('enrolled          now');
+});
+
+it('shows what an origin of an earlier version can tell', async () => {
+  const none = new SitecastError('notFound', 'SITECAST_NOT_FOUND', 'there is no "/api/v1/presence"');
+  expect(await fetchPresence({ json: () => Promise.reject(none) })).toBeUndefined();
+});

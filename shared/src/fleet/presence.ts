@@ -1,0 +1,54 @@
+import { z } from 'zod';
+import { nameSchema } from '../release/index.ts';
+import { idSchema, rolloutIdSchema } from './fields.ts';
+
+// Who can send this: an enrolled gateway, a stolen one among them. The worst message: devices of its own site that live where they
+// don't, or don't where they do, and turns that nobody holds. It's for people to look at: nothing is decided by it.
+
+export const PRESENCE_PATH = '/site/v1/presence';
+/** How long a device counts as heard after a signed request, a long poll or an admitted connection: three polls, and more. */
+export const HEARD_FOR_MS = 3 * 60_000;
+/** A gateway speaks that often at least, whether anything has changed or not. */
+export const TELL_EVERY_MS = 60_000;
+/** Ids in one message, those that came and those that went counted together by the sender. */
+export const MAX_PRESENCE_IDS = 1000;
+/** Turns in one message, those that have been held the longest. */
+export const MAX_TOLD_TURNS = 64;
+const MAX_AGE_S = 10 * 365 * 86_400;
+
+const secondsSchema = z.int().min(0).max(MAX_AGE_S);
+
+/** A device that may be down for an update: others of its product wait for it. */
+const turnSchema = z.object({
+  id: idSchema,
+  product: nameSchema,
+  rollout: rolloutIdSchema,
+  /** Without a break; not there where a gateway of an earlier version handed it out. */
+  heldS: secondsSchema.exactOptional(),
+  /** When it ends unless the device takes it anew. */
+  leftS: secondsSchema,
+});
+
+/**
+ * Whom a gateway hears: what has changed since the last message that was answered. Said twice it's the same: a message
+ * that wasn't answered is followed by one with its number, which names every id of it again.
+ */
+export const presenceSchema = z.object({
+  /** Of one count from an empty list on: 16 hexadecimal digits, chosen by chance. */
+  session: z.string().regex(/^[0-9a-f]{16}$/),
+  /** From 1 in each session: one more than that of the last answered message. */
+  seq: z.int().min(1),
+  /** Devices that are heard now, and weren't. */
+  heard: z.array(idSchema).max(MAX_PRESENCE_IDS),
+  /** Devices that were heard and aren't any more, and how long ago they were for the last time. */
+  gone: z.array(z.object({ id: idSchema, ageS: secondsSchema })).max(MAX_PRESENCE_IDS),
+  /** With this message the list is whole, and whoever isn't in it has had the time to be heard. */
+  isWhole: z.boolean(),
+  /** All of them, each time. */
+  turns: z.array(turnSchema).max(MAX_TOLD_TURNS),
+});
+export type Presence = z.infer<typeof presenceSchema>;
+
+/** What is to come next: the changes from here on, or everything from the beginning, for the origin has lost its place. */
+export const presenceAnswerSchema = z.object({ next: z.enum(['changes', 'whole']) });
+export type PresenceAnswer = z.infer<typeof presenceAnswerSchema>;
