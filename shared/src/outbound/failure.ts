@@ -8,7 +8,7 @@ interface FailureOptions {
   /** For what has no code of its own: nobody listens there, a broken connection. */
   code: ErrorCode;
   connections: Connections;
-  /** What to do about that. */
+  /** What to do about that; default: a question. */
   hint?: string;
   /** Goes on with what can't be trusted now as with what can't be reached: it's asked again. Default: for people, `untrusted`. */
   isTriedAgain?: boolean;
@@ -17,19 +17,27 @@ interface FailureOptions {
   data?: Record<string, unknown>;
 }
 
+const NOT_THERE_HINT = 'Is it running, and is the address right?';
+
 /** The error of a request that got no answer: what kept it from one has a code and a hint of its own, as far as that is known. */
 export function noAnswer(
   error: unknown,
   url: URL,
-  { code, connections, hint, isTriedAgain = false, subject = url.href, data }: FailureOptions,
+  {
+    code,
+    connections,
+    hint = NOT_THERE_HINT,
+    isTriedAgain = false,
+    subject = url.href,
+    data,
+  }: FailureOptions,
 ): SitecastError {
   if (error instanceof SitecastError) return error;
   const proxy = connections.proxies.for(url);
   const found = proxy ? throughProxy(error, url, proxy) : explain(error, url);
   const kind = isTriedAgain ? 'unreachable' : (found.kind ?? 'unreachable');
-  const advice = found.hint ?? hint;
   return new SitecastError(kind, found.code ?? code, `${subject}: ${found.why}`, {
-    ...(advice !== undefined && { hint: advice }),
+    hint: found.hint ?? hint,
     data: { url: url.href, ...data, ...(proxy && { proxy: proxyName(proxy) }), ...reasonOf(error) },
     cause: error,
   });
