@@ -24,7 +24,7 @@ import { UpstreamMemory } from './adapters/upstream-memory.ts';
 import { Gateway } from './gateway.ts';
 import { GatewayBook } from './gossip/gateway-book.ts';
 import { Metrics } from './http/metrics.ts';
-import { listen } from './http/server.ts';
+import { listen, sharedConnections } from './http/server.ts';
 import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
 import { recordsOf } from './storage/records.ts';
@@ -67,7 +67,7 @@ export async function startGateway(
   settings: GatewaySettings,
   { log, now = Date.now, signal, patience = 1 }: StartOptions,
 ): Promise<RunningGateway> {
-  const { memory, token, originUrl, urls, connections } = await whomToFollow(settings, log);
+  const { memory, token, originUrl, urls, via } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
   const database = await openDatabase(settings.data, { now, log });
   // When the gateway is closed as well as when a later step of its start fails.
@@ -82,10 +82,9 @@ export async function startGateway(
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
     const identity = await Identity.open(settings.data, { warn: message => log.warn({}, message) });
-    const metrics = new Metrics();
-    const around = { now, log, signal: stop.signal, patience, connections };
+    const around = { metrics: new Metrics(), via, now, log, signal: stop.signal, patience };
     const wanLimits = new WanLimits(settings, around);
-    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, metrics, ...around });
+    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, ...around });
     const { trustStore, ...disk } = await openStores(settings.data);
     const trust = { store: trustStore, rootFile: await readRoot(settings), token };
     await pinRoot({ ...trust, upstreams, nowMs: now(), ...around });
@@ -94,11 +93,12 @@ export async function startGateway(
     const networks = await joinNetworks({ settings, identity, book, ...around });
     endings.add('the networks', () => networks.leave());
     let ownUrls: string[] | undefined;
+    const connections = sharedConnections();
     const gateway = await Gateway.open({
       ...networks,
       book,
       ownUrls: () => ownUrls,
-      siblingPort: siblingPort(identity, metrics, connections),
+      siblingPort: siblingPort(identity, around.metrics, via),
       wanLimits,
       settings,
       identity,
@@ -107,10 +107,10 @@ export async function startGateway(
       trustStore,
       ...disk,
       ...databaseParts(database, settings),
-      metrics,
+      connections,
       ...around,
     });
-    const server = await listen(gateway.app, gateway.handleChunk, settings.listen);
+    const server = await listen(gateway.app, gateway.handleChunk, { ...settings.listen, connections });
     ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
     log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
     runGateway(gateway, stop.signal, endings);
@@ -138,11 +138,11 @@ const databaseParts = (database: LevelStore, { data }: GatewaySettings) => ({
 });
 
 async function whomToFollow(settings: GatewaySettings, log: Log) {
-  const connections = await Connections.open({ ca: settings.ca, variables: process.env });
+  const via = await Connections.open({ ca: settings.ca, variables: process.env });
   const memory = new UpstreamMemory(settings.data);
   const token = await readToken(settings, memory, log);
   const originUrl = originOf(settings, token?.origin ?? (await memory.origin()));
-  return { connections, memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
+  return { via, memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
 }
 
 /** Its places in the two networks of libp2p, as far as the settings want them. */
@@ -173,13 +173,14 @@ function openUpstreams(
     originUrl,
     wanLimits,
     metrics,
+    via,
     ...common
   }: {
     originUrl: string | undefined;
     wanLimits: WanLimits;
     identity: Identity;
     metrics: Metrics;
-    connections: Connections;
+    via: Connections;
     now: () => number;
     signal: AbortSignal;
   },
@@ -188,12 +189,13 @@ function openUpstreams(
     url =>
       new HttpUpstream({
         ...common,
+        connections: via,
         url,
         isOrigin: url === originUrl,
         // The origin doesn't mind; a gateway in its place fetches nothing, so that none can be asked in a circle.
         chunks: new HttpStore(`${url}/chunks`, {
           ...CHUNK_STORE,
-          via: common.connections,
+          via,
           ...(wanLimits.isPaced && { deadlineMs: PACED_DEADLINE_MS }),
           pace: (lengthBytes, stop) => wanLimits.took(lengthBytes, stop),
           headers: url === originUrl ? HELD_ONLY : MAY_FETCH,

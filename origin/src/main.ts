@@ -113,7 +113,7 @@ export async function startOrigin(
     const services = await openFleetServices({ repository, files, store, audit, maxReportBytes, ...around });
     endings.add('the fleet', () => services.close());
     known = () => countsOf({ ...services, audit, tokens });
-    const fleetNode = await openFleetNode({ gossip, directory, repository, now, after, log });
+    const fleetNode = await openFleetNode({ ...around, ...services.fleet, gossip, directory, repository });
     if (fleetNode) {
       endings.add('gossip', () => fleetNode.close());
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
