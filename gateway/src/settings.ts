@@ -13,6 +13,8 @@ export interface GatewaySettings extends WanSettings {
   token?: string;
   tokenFile?: string;
   root?: string;
+  /** PEM of authorities to trust besides. */
+  ca?: string;
   site?: string;
   cacheBytes: number;
   memoryBytes: number;
