@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { Report } from '@sitecast/shared/fleet';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type DeviceChanges, TestDevice } from '../adapters/test-device.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { TestOrigin, TestSite } from '../testing/site.ts';
@@ -208,3 +208,86 @@ it.each([undefined, 600])(
     expect([posts(), epochs().size]).toEqual([before, 1]);
   },
 );
+
+it.each(['REPORT_GAP', 'ANYTHING'])('asks the next gateway where one refuses all, with %s', async code => {
+  await start(site, other);
+  site.judge = () => code;
+  await tell('one', 'two');
+  await deliver();
+  expect(told()).toEqual(['1 one', '2 two']);
+});
+
+describe('a gateway that takes reports, where the origin acknowledges none of them', () => {
+  const changes: DeviceChanges = {};
+  const postsTo = (at: TestSite) => at.requests.filter(path => path === '/site/v1/reports').length;
+  const counts = () => [postsTo(site), postsTo(other)];
+  async function startWithClock(...sites: TestSite[]): Promise<void> {
+    await start(...sites);
+    await device.close();
+    changes.clockOffsetMs = 0;
+    await device.open(changes);
+    site.requests.length = 0;
+    other.requests.length = 0;
+  }
+  async function deliverAfter(minutes: number): Promise<void> {
+    changes.clockOffsetMs = (changes.clockOffsetMs ?? 0) + minutes * 60_000 + 1000;
+    Object.assign(site, { clockOffsetMs: changes.clockOffsetMs });
+    Object.assign(other, { clockOffsetMs: changes.clockOffsetMs });
+    for (let runs = 0; runs < 3; runs += 1) await deliver();
+  }
+
+  it('makes room for the next one, which stays the first to get what comes then', async () => {
+    await startWithClock(site, other);
+    site.swallowsReports = true;
+    await tell('one');
+    await deliverAfter(0);
+    await deliverAfter(4);
+    expect([told(), counts()]).toEqual([[], [1, 0]]);
+    // What was told meanwhile doesn't give the first one more time.
+    await tell('one', 'two');
+    await deliverAfter(0);
+    await deliverAfter(1);
+    expect(told()).toEqual(['1 one', '2 two']);
+    expect(device.parts.outbox.pendingCount).toBe(0);
+    const before = postsTo(site);
+    await tell('one', 'two', 'three');
+    await deliver();
+    expect(told()).toEqual(['1 one', '2 two', '1 one', '2 two', '3 three']);
+    expect(postsTo(site)).toBe(before);
+    // It isn't given up: it's asked where the other one fails.
+    other.mischief = () => 'drop';
+    site.swallowsReports = false;
+    await tell('four');
+    await deliver();
+    expect(told().at(-1)).toBe('1 four');
+  });
+
+  it('is one of them in each period where it is the origin that is away', async () => {
+    await startWithClock(site, other);
+    origin.acknowledges = false;
+    await tell('one', 'two');
+    await deliverAfter(0);
+    expect(counts()).toEqual([1, 0]);
+    await deliverAfter(5);
+    expect(counts()).toEqual([1, 1]);
+    await deliverAfter(5);
+    expect(counts()).toEqual([2, 1]);
+    await deliverAfter(5);
+    expect(counts()).toEqual([2, 2]);
+    origin.acknowledges = true;
+    await deliver();
+    expect([told(), device.parts.outbox.pendingCount]).toEqual([['1 one', '2 two'], 0]);
+  });
+
+  it('gets them again where there is no other', async () => {
+    await startWithClock(site);
+    site.swallowsReports = true;
+    await tell('one');
+    await deliverAfter(0);
+    site.swallowsReports = false;
+    await deliverAfter(4);
+    expect(told()).toEqual([]);
+    await deliverAfter(1);
+    expect(told()).toEqual(['1 one']);
+  });
+});

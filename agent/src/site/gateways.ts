@@ -50,11 +50,16 @@ export class Gateways {
   /**
    * Asks one after the other until one answers.
    * @param work throws for an answer that's of no use, whatever the reason
+   * @param order default: as they're preferred
    * @throws the first error that isn't mere unreachability; else the first one
    */
-  async each<T>(work: (gateway: Gateway) => Promise<T>, signal?: AbortSignal): Promise<T> {
+  async each<T>(
+    work: (gateway: Gateway) => Promise<T>,
+    signal?: AbortSignal,
+    order: readonly Gateway[] = this.all,
+  ): Promise<T> {
     let telling: unknown;
-    for (const gateway of this.all) {
+    for (const gateway of order) {
       signal?.throwIfAborted();
       try {
         return await work(gateway);

@@ -140,6 +140,8 @@ export class TestSite {
   refuses: 'each' | 'whole' = 'each';
   /** In how many seconds it takes what it refuses, as it says. */
   retryAfterS: number | undefined;
+  /** Says that it has taken reports, and passes none on; nor does it pass acknowledgements on. */
+  swallowsReports = false;
   /** What else it says of reports that were refused, whenever some come. */
   rejectedEarlier: object[] = [];
   /** What this site takes for the time, where it isn't the fleet's. */
@@ -273,6 +275,7 @@ export class TestSite {
   async #get(path: string, response: ServerResponse): Promise<void> {
     const [, , , kind, id = ''] = path.split('/');
     if (kind === 'assignments') sendOr404(response, 'assignment', this.origin.assignments.get(id));
+    else if (this.swallowsReports) sendOr404(response, 'acknowledgement', undefined);
     else sendOr404(response, 'acknowledgement', await this.origin.acknowledgementOf(id));
   }
 
@@ -321,7 +324,8 @@ export class TestSite {
       }
       case '/site/v1/reports': {
         const reports = fieldOf(json, 'reports');
-        const rejected = this.#takeReports(Array.isArray(reports) ? reports : []);
+        const envelopes: unknown[] = Array.isArray(reports) ? reports : [];
+        const rejected = this.swallowsReports ? [] : this.#takeReports(envelopes);
         sendJson(response, 202, rejected.length > 0 ? { rejected } : {});
         return;
       }
