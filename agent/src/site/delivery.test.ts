@@ -209,6 +209,22 @@ it.each([undefined, 600])(
   },
 );
 
+it.each([
+  ['whole', 0],
+  ['each', 0],
+  ['each', 0.001],
+] as const)(
+  'does not ask again at once where a gateway refuses (%s) all until in %s seconds',
+  async (refuses, retryAfterS) => {
+    await start(site);
+    Object.assign(site, { refuses, judge: () => 'REPORTS_OVER_BUDGET', retryAfterS });
+    await tell('one', 'two');
+    const before = posts();
+    for (let runs = 0; runs < 3; runs += 1) await deliver();
+    expect(posts() - before).toBe(1);
+  },
+);
+
 it.each(['REPORT_GAP', 'ANYTHING'])('asks the next gateway where one refuses all, with %s', async code => {
   await start(site, other);
   site.judge = () => code;

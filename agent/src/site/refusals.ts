@@ -13,6 +13,8 @@ const MAX_REJECTED = 400;
 const MIN_BETWEEN_CHAINS_MS = 3_600_000;
 /** For how long reports are kept back where a gateway doesn't say, seconds. */
 const DEFAULT_PUT_OFF_S = 60;
+/** Whatever a gateway says, it isn't asked again sooner, seconds. */
+const MIN_PUT_OFF_S = 5;
 /** Hexadecimal digits of a payload's SHA-256 by which a gateway says which report it means. */
 const DIGEST_CHARS = 16;
 
@@ -33,7 +35,7 @@ export function putOffForS(refusal: unknown): number | undefined {
   if (textOf(refusal, 'code') !== OVER_BUDGET) return undefined;
   const told = fieldOf(refusal, 'retryAfterS') ?? fieldOf(fieldOf(refusal, 'data'), 'retryAfterS');
   const isUsable = typeof told === 'number' && told >= 0;
-  return isUsable ? Math.min(told, MAX_REPORT_WAIT_S) : DEFAULT_PUT_OFF_S;
+  return isUsable ? Math.max(MIN_PUT_OFF_S, Math.min(told, MAX_REPORT_WAIT_S)) : DEFAULT_PUT_OFF_S;
 }
 
 export function blamesReports(status: number): boolean {
