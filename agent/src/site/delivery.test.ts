@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { Report } from '@sitecast/shared/fleet';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type DeviceChanges, TestDevice } from '../adapters/test-device.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { TestOrigin, TestSite } from '../testing/site.ts';
@@ -159,6 +159,41 @@ it('begins a new chain, with every text, where the origin has another report in 
   await deliver();
   expect(device.parts.outbox.epoch).not.toBe(epoch);
   expect(told()).toEqual(['1 one']);
+});
+
+it('begins no other chain because of refusals in the first hour after a start, whatever its clock says', async () => {
+  await start(site);
+  const refuseFork = () => {
+    const [{ seq, payloadSha256 } = { seq: 0, payloadSha256: '' }] = device.parts.outbox.pending();
+    const digest = payloadSha256.slice(0, 16);
+    site.rejectedEarlier = [{ epoch: device.parts.outbox.epoch, seq, digest, code: 'SITECAST_REPORT_FORK' }];
+  };
+  origin.acknowledges = false;
+  const first = device.parts.outbox.epoch;
+  await tell('one', 'two');
+  refuseFork();
+  await deliver();
+  const { epoch } = device.parts.outbox;
+  expect(epoch).not.toBe(first);
+  for (const clockOffsetMs of [0, 7_200_000, -7_200_000]) {
+    await device.close();
+    Object.assign(site, { clockOffsetMs });
+    await device.open({ clockOffsetMs });
+    refuseFork();
+    await deliver();
+    expect(device.parts.outbox.epoch).toBe(epoch);
+  }
+  const nowMs = performance.now();
+  const later = vi.spyOn(performance, 'now').mockReturnValue(nowMs + 3_700_000);
+  try {
+    await deliver();
+    // Taken and refused: sent again after 5 minutes.
+    await tell('three');
+    await deliver();
+  } finally {
+    later.mockRestore();
+  }
+  expect(device.parts.outbox.epoch).not.toBe(epoch);
 });
 
 it('waits with what a gateway takes later, sends it in order when the time comes, and goes on with an update meanwhile', async () => {
