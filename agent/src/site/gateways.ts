@@ -71,6 +71,30 @@ export class Gateways {
     throw telling;
   }
 
+  /**
+   * Asks one after the other until one has it: a gateway that says that there's nothing may not know, or not want to.
+   * @param work undefined: it has nothing; throws as in `each`
+   * @returns undefined where at least one answered, and none has it
+   * @throws as `each`, where none answered
+   */
+  async find<T>(
+    work: (gateway: Gateway) => Promise<T | undefined>,
+    signal?: AbortSignal,
+  ): Promise<T | undefined> {
+    let hasAnswered = false;
+    try {
+      return await this.each(async gateway => {
+        const found = await work(gateway);
+        if (found !== undefined) return found;
+        hasAnswered = true;
+        throw noGateway(gateway.url, 'it has nothing');
+      }, signal);
+    } catch (error) {
+      if (hasAnswered && error instanceof SitecastError) return undefined;
+      throw error;
+    }
+  }
+
   /** A signed POST to one gateway. @throws SITECAST_GATEWAY_UNREACHABLE, for status 5xx as well */
   async post(gateway: Gateway, path: string, body: unknown, signal?: AbortSignal): Promise<JsonAnswer> {
     return this.#answered(gateway, path, await gateway.postJson(path, body, signal));

@@ -45,6 +45,7 @@ const ANSWERS_TO_ALL = new Map<
   ['redirect', { status: 302, headers: { location: 'http://127.0.0.1:9/login' }, body: '' }],
 ]);
 
+const FORGED = { assignment: { payloadType: 'x', payload: '', signatures: [] } };
 const MAX_BODY_BYTES = 1024 * 1024;
 const POLL_STEP_MS = 20;
 
@@ -142,6 +143,8 @@ export class TestSite {
   retryAfterS: number | undefined;
   /** Says that it has taken reports, and passes none on; nor does it pass acknowledgements on. */
   swallowsReports = false;
+  /** What it says of every device, whatever the origin does. */
+  ofDevices: 'pending' | 'forged' | undefined;
   /** What else it says of reports that were refused, whenever some come. */
   rejectedEarlier: object[] = [];
   /** What this site takes for the time, where it isn't the fleet's. */
@@ -274,7 +277,9 @@ export class TestSite {
 
   async #get(path: string, response: ServerResponse): Promise<void> {
     const [, , , kind, id = ''] = path.split('/');
-    if (kind === 'assignments') sendOr404(response, 'assignment', this.origin.assignments.get(id));
+    if (kind === 'assignments' && this.ofDevices === 'forged') sendJson(response, 200, FORGED);
+    else if (kind === 'assignments' && this.ofDevices) sendOr404(response, 'assignment', undefined);
+    else if (kind === 'assignments') sendOr404(response, 'assignment', this.origin.assignments.get(id));
     else if (this.swallowsReports) sendOr404(response, 'acknowledgement', undefined);
     else sendOr404(response, 'acknowledgement', await this.origin.acknowledgementOf(id));
   }
@@ -317,7 +322,11 @@ export class TestSite {
     const json: unknown = JSON.parse(body.toString('utf8'));
     switch (path) {
       case '/site/v1/enrolments': {
-        const assignment = await this.origin.enrol(fieldOf(json, 'envelope'));
+        if (this.ofDevices === 'forged') {
+          sendJson(response, 200, FORGED);
+          return;
+        }
+        const assignment = this.ofDevices ? undefined : await this.origin.enrol(fieldOf(json, 'envelope'));
         if (assignment) sendJson(response, 200, { assignment });
         else sendJson(response, 202, { state: 'pending' });
         return;
