@@ -5,8 +5,8 @@ import { readEnrolment, readReport, type Report } from '@sitecast/shared/fleet';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '@sitecast/shared/http-signature';
 import { type Envelope, fastVerifyById } from '@sitecast/shared/identity';
 import { SitecastError } from '@sitecast/shared/errors';
-import { statusOf } from '@sitecast/shared/http-problem';
 import { fieldOf } from '../site/membership.ts';
+import { readBody, sendEndless, sendJson, sendOr404, sendProblem, tampered } from './answers.ts';
 import type { TestFleet } from './fleet.ts';
 
 /** What a site does to a request instead of answering it. */
@@ -46,7 +46,6 @@ const ANSWERS_TO_ALL = new Map<
 ]);
 
 const FORGED = { assignment: { payloadType: 'x', payload: '', signatures: [] } };
-const MAX_BODY_BYTES = 1024 * 1024;
 const POLL_STEP_MS = 20;
 
 /** What the origin keeps, shared by the sites of a test. */
@@ -363,57 +362,4 @@ function etagOf(bytes: Buffer): string {
 
 function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
-}
-
-function tampered(bytes: Buffer): Buffer {
-  const copy = Buffer.from(bytes);
-  const at = Math.floor(copy.length / 2);
-  copy[at] = (copy[at] ?? 0) ^ 0x55;
-  return copy;
-}
-
-function sendEndless(response: ServerResponse): void {
-  const piece = Buffer.alloc(256 * 1024, 7);
-  const more = () => {
-    if (response.destroyed) return;
-    if (response.write(piece)) setImmediate(more);
-    else response.once('drain', more);
-  };
-  more();
-}
-
-function sendJson(response: ServerResponse, status: number, body: object): void {
-  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
-}
-
-function sendOr404(response: ServerResponse, name: string, found: Envelope | undefined): void {
-  if (found) sendJson(response, 200, { [name]: found });
-  else sendJson(response, 404, { code: 'SITECAST_NOT_FOUND' });
-}
-
-function sendProblem(response: ServerResponse, error: unknown): void {
-  const isOurs = error instanceof SitecastError;
-  const status = isOurs ? statusOf(error) : 400;
-  const code = isOurs ? error.code : 'SITECAST_INTERNAL';
-  response.writeHead(status, { 'content-type': 'application/problem+json' }).end(
-    JSON.stringify({
-      title: 'refused',
-      status,
-      code,
-      detail: String(error),
-      data: isOurs ? error.data : {},
-    }),
-  );
-}
-
-async function readBody(request: IncomingMessage): Promise<Buffer> {
-  const parts: Buffer[] = [];
-  let lengthBytes = 0;
-  for await (const part of request) {
-    const bytes = Buffer.from(part);
-    lengthBytes += bytes.length;
-    if (lengthBytes > MAX_BODY_BYTES) throw new Error('too large');
-    parts.push(bytes);
-  }
-  return Buffer.concat(parts);
 }
