@@ -8,6 +8,8 @@ import type { RoleSigners } from '@sitecast/shared/trust';
 import type { MemoryFile } from '../state/memory-file.ts';
 import { type Gateways, noGateway } from './gateways.ts';
 
+/** What a code of ours looks like. */
+const CODE = /^[A-Z][A-Z0-9_]{2,63}$/;
 const MAX_TEXT_CHARS = 300;
 
 export interface MembershipOptions {
@@ -117,6 +119,14 @@ function assignmentIn(url: string, body: unknown): unknown {
 export function textOf(body: unknown, name: string): string | undefined {
   const text = fieldOf(body, name);
   return typeof text === 'string' ? cutText(text, MAX_TEXT_CHARS) : undefined;
+}
+
+/** What an answer says is wrong (RFC 9457), shortened; undefined where it doesn't say. */
+export function problemIn(body: unknown): string | undefined {
+  const code = textOf(body, 'code');
+  if (code === undefined || !CODE.test(code)) return undefined;
+  const detail = textOf(body, 'detail');
+  return detail === undefined ? code : `${code}, ${detail}`;
 }
 
 /** A field of an answer that nobody vouches for. */
