@@ -1,11 +1,11 @@
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { describeError, plainJson, runProgram } from '@sitecast/shared/command';
+import { describeError, runProgram } from '@sitecast/shared/command';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Identity } from '@sitecast/shared/identity';
+import { type DaemonLog, openLog } from '@sitecast/shared/log';
 import { cutTextStart } from '@sitecast/shared/text';
-import { pino } from 'pino';
 import type { z } from 'zod';
 import { CommandBootControl } from './adapters/command-boot.ts';
 import { askDaemon, type ControlCommand, ControlServer } from './adapters/control-socket.ts';
@@ -45,16 +45,22 @@ interface OpenAgent {
   close(): Promise<void>;
 }
 
+interface OpenContext {
+  hasPeers: boolean;
+  stop: AbortSignal;
+  daemonLog: DaemonLog;
+}
+
 async function openAgentIn(
   settings: RunSettings,
-  { hasPeers, stop }: { hasPeers: boolean; stop: AbortSignal },
+  context: OpenContext,
 ): Promise<OpenAgent> {
   await checkSlots(settings);
   const data = resolve(settings.data);
   await makeDirectory(data, 0o700);
   const lock = await DirectoryLock.take(data);
   try {
-    return await openLocked({ ...settings, data }, lock, { hasPeers, stop });
+    return await openLocked({ ...settings, data }, lock, context);
   } catch (error) {
     await lock.release();
     throw error;
@@ -64,11 +70,12 @@ async function openAgentIn(
 async function openLocked(
   settings: RunSettings,
   lock: DirectoryLock,
-  { hasPeers, stop }: { hasPeers: boolean; stop: AbortSignal },
+  { hasPeers, stop, daemonLog }: OpenContext,
 ): Promise<OpenAgent> {
   const { data } = settings;
-  const log = logTo(settings.logLevel);
+  const log = logTo(daemonLog);
   const identity = await openOwnIdentity(data, log);
+  daemonLog.identify(() => ({ id: identity.id }));
   const passPoint = testPoints();
   const clock = systemClock(settings.timeSync);
   const slots = slotsOf(settings, data);
@@ -90,6 +97,7 @@ async function openLocked(
     stop,
     startPeers,
   });
+  daemonLog.identify(() => ({ id: identity.id, ownName: parts.status.current.name }));
   return { agent, parts, close: () => closeAll(parts, lock) };
 }
 
@@ -175,20 +183,19 @@ function testPoints(): PassPoint {
   return killPoints(() => process.kill(process.pid, 'SIGKILL'), Number(at));
 }
 
-function logTo(level: string): Log {
-  const logger = pino(
-    { level, base: null, timestamp: pino.stdTimeFunctions.isoTime, hooks: { streamWrite: plainJson } },
-    pino.destination(2),
-  );
-  return (severity, message, data = {}) => logger[severity](data, message);
+function logTo(daemonLog: DaemonLog): Log {
+  return (severity, message, data = {}) => daemonLog[severity](data, message);
 }
 
+const openDaemonLog = (settings: RunSettings): DaemonLog => openLog({ role: 'agent', ...settings.log });
+
 async function run(settings: RunSettings): Promise<void> {
-  const log = logTo(settings.logLevel);
+  const daemonLog = openDaemonLog(settings);
+  const log = logTo(daemonLog);
   const stop = stopSignal();
   // A stray failure of something that nobody waits for, as in a library, mustn't take the device out of reach.
-  process.on('unhandledRejection', error => log('error', `unforeseen: ${String(error)}`));
-  const opened = await openPatiently(settings, log, stop);
+  process.on('unhandledRejection', error => log('error', 'something unforeseen went wrong', { err: error }));
+  const opened = await openPatiently(settings, { hasPeers: true, stop, daemonLog });
   if (!opened) return;
   endInTime(opened, stop);
   const { agent, parts } = opened;
@@ -243,22 +250,20 @@ async function listenForCommands(
  */
 async function openPatiently(
   settings: RunSettings,
-  log: Log,
-  stop: AbortSignal,
+  context: OpenContext,
 ): Promise<OpenAgent | undefined> {
+  const { stop, daemonLog } = context;
   const clock = systemClock(settings.timeSync);
   for (let waitMs = FIRST_START_RETRY_MS; ; waitMs = Math.min(2 * waitMs, MAX_START_RETRY_MS)) {
     try {
-      return await openAgentIn(settings, { hasPeers: true, stop });
+      return await openAgentIn(settings, context);
     } catch (error) {
       if (stop.aborted) return undefined;
       if (!mayPass(error)) throw error;
-      const { code, message } = describeError(error);
+      const { code, message, hint } = describeError(error);
       const isAway = error instanceof SitecastError && error.kind === 'unreachable';
-      log('warn', `${isAway ? 'no gateway to begin with yet' : 'it can not begin yet'}: ${message}`, {
-        code,
-        waitMs,
-      });
+      const what = isAway ? 'no gateway to begin with yet' : 'it can not begin yet';
+      daemonLog.warn({ code, hint, waitMs }, `${what}: ${message}`);
       await clock.sleep(waitMs, stop);
       if (stop.aborted) return undefined;
     }
@@ -306,7 +311,8 @@ async function through<T>(
   const stop = AbortSignal.any([asked, done.signal]);
   let opened: OpenAgent | undefined;
   try {
-    opened = await openAgentIn(ask.settings(), { hasPeers, stop });
+    const settings = ask.settings();
+    opened = await openAgentIn(settings, { hasPeers, stop, daemonLog: openDaemonLog(settings) });
     return await act(opened, stop);
   } catch (error) {
     if (asked.aborted) throw interrupted();

@@ -132,7 +132,7 @@ export class Gateway {
 
 /** What a site learns of each set that is served: who is revoked, and, once it can be verified, which devices there are. */
 function siteFollows(
-  { identity, siteNode, log }: GatewayParts,
+  { siteNode, log }: GatewayParts,
   site: Awaited<ReturnType<typeof openSite>>,
   isOwnRevoked: () => boolean,
 ): (set: MirrorSet) => void {
@@ -141,7 +141,7 @@ function siteFollows(
     const wasRevoked = isOwnRevoked();
     for (const id of site.revocations.follow(rollouts)) siteNode?.drop(id);
     if (isOwnRevoked() && !wasRevoked)
-      log.error({ id: identity.id }, 'the operator has revoked this gateway: it takes nothing in');
+      log.error({}, 'the operator has revoked this gateway: it takes nothing in');
     if (isCounted || !rolloutsSigners) return;
     isCounted = true;
     countDevices(site).catch((error: unknown) =>

@@ -1,14 +1,14 @@
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
-import { endProcessSoon, Endings, plainJson, runProgram } from '@sitecast/shared/command';
+import { endProcessSoon, Endings, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { freeBytesAt, type LevelStore } from '@sitecast/shared/key-value';
+import { logSettingsOf, openLog } from '@sitecast/shared/log';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
-import { pino } from 'pino';
 import { BookFile } from './adapters/book-file.ts';
 import { DiskFrames } from './adapters/disk-frames.ts';
 import { DiskMirror } from './adapters/disk-mirror.ts';
@@ -56,6 +56,8 @@ interface StartOptions {
   signal?: AbortSignal;
   /** How many times longer than usual devices are waited for. */
   patience?: number;
+  /** Told the gateway's id as soon as it's known, and later the name that people gave to it. */
+  onIdentity?: (who: { id: string; ownName?: string | undefined }) => void;
 }
 
 /**
@@ -64,7 +66,7 @@ interface StartOptions {
  */
 export async function startGateway(
   settings: GatewaySettings,
-  { log, now = Date.now, signal, patience = 1 }: StartOptions,
+  { log, now = Date.now, signal, patience = 1, onIdentity }: StartOptions,
 ): Promise<RunningGateway> {
   const { memory, token, originUrl, urls } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
@@ -81,6 +83,8 @@ export async function startGateway(
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
     const identity = await Identity.open(settings.data, { warn: message => log.warn({}, message) });
+    const { id } = identity;
+    onIdentity?.({ id });
     const metrics = new Metrics();
     const around = { now, log, signal: stop.signal, patience };
     const wanLimits = new WanLimits(settings, around);
@@ -107,14 +111,15 @@ export async function startGateway(
       ...disk,
       ...databaseParts(database, settings),
       metrics,
+      onName: ownName => onIdentity?.({ id, ownName }),
       ...around,
     });
     const server = await listen(gateway.app, gateway.handleChunk, settings.listen);
     ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
-    log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
+    log.info({ url: server.url, upstreams: urls }, 'listening');
     runGateway(gateway, stop.signal, endings);
     endings.add('the server', () => server.close());
-    return { url: server.url, id: identity.id, close: end };
+    return { url: server.url, id, close: end };
   } catch (error) {
     // What keeps it from starting says more.
     await end().catch(() => undefined);
@@ -239,10 +244,7 @@ function readToken(
 }
 
 async function serve(settings: GatewaySettings): Promise<void> {
-  const log = pino(
-    { level: settings.logLevel, name: 'sitecast-gateway', hooks: { streamWrite: plainJson } },
-    pino.destination({ fd: 2, sync: true }),
-  );
+  const log = openLog({ role: 'gateway', ...logSettingsOf(settings) });
   const stop = new AbortController();
   const stopped = new Promise<NodeJS.Signals>(resolve => {
     const end = (signal: NodeJS.Signals): void => {
@@ -255,7 +257,12 @@ async function serve(settings: GatewaySettings): Promise<void> {
   try {
     // For tests on busy machines alone.
     const patience = Number(process.env.SITECAST_TEST_PATIENCE ?? 1);
-    gateway = await startGateway(settings, { log, signal: stop.signal, patience });
+    gateway = await startGateway(settings, {
+      log,
+      signal: stop.signal,
+      patience,
+      onIdentity: who => log.identify(() => who),
+    });
   } catch (error) {
     // Asked to stop while it still waited for its origin.
     if (stop.signal.aborted) return;

@@ -1,5 +1,6 @@
 import { parseBytes, parseDurationMs, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
+import { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
 import type { Restored } from './recovery/restore.ts';
@@ -14,21 +15,17 @@ import {
   parseSizeBytes,
 } from './settings.ts';
 
-const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
-type LogLevel = (typeof LOG_LEVELS)[number];
-
 const DEFAULT_STAGING_TTL_MS = 30 * 86_400_000;
 const DEFAULT_MAX_STAGED_BYTES = 64 * 2 ** 30;
 const DEFAULT_RESERVE_BYTES = 256 * 2 ** 20;
 const DEFAULT_SCRUB_BYTES_PER_S = 4 * 2 ** 20;
 
-interface ServeOptions {
+interface ServeOptions extends LogOptions {
   data: string;
   listen: ListenAddress;
   tlsCert?: string;
   tlsKey?: string;
   behindTlsProxy?: boolean;
-  logLevel: LogLevel;
   stagingTtl: number;
   maxStagedBytes: number;
   reserve: number;
@@ -60,7 +57,7 @@ export interface RecoverSettings {
 /** What the commands do. */
 export interface OriginCommands {
   /** Runs an origin until it's told to stop. */
-  serve: (settings: OriginSettings, logLevel: LogLevel) => Promise<void>;
+  serve: (settings: OriginSettings, log: LogSettings) => Promise<void>;
   recover: (settings: RecoverSettings) => Promise<Recovered | Restored>;
 }
 
@@ -108,7 +105,7 @@ export function originProgram(
   const program = new SettingsCommand('sitecast-origin').description(
     'The origin: release repository, rollout controller, device registry, report sink.',
   );
-  diskOptions(gossipOptions(program.command('serve')))
+  addLogOptions(diskOptions(gossipOptions(program.command('serve'))))
     .description('Serve the releases of a data directory, and take new ones from operators.')
     .requiredOption('--data <dir>', 'where everything is kept; created if it is not there')
     .addOption(
@@ -119,9 +116,6 @@ export function originProgram(
     .option('--tls-cert <file>', 'certificate chain, PEM')
     .option('--tls-key <file>', 'private key of the certificate, PEM')
     .option('--behind-tls-proxy', 'a proxy in front of this origin does TLS')
-    .addOption(
-      new Option('--log-level <level>', 'of the JSON lines on stderr').choices(LOG_LEVELS).default('info'),
-    )
     .addOption(acceptClockOption())
     .addHelpText('after', EXAMPLES)
     .action(async (options: ServeOptions) => {
@@ -136,7 +130,7 @@ export function originProgram(
         acceptedDay: options.acceptClock,
         gossip: gossipOf(options),
       };
-      await serve(settings, options.logLevel);
+      await serve(settings, logSettingsOf(options));
     });
   recoverCommand(program, recover, out);
   return program;

@@ -74,7 +74,8 @@ export class Upkeep {
     this.#warnedMs = nowMs;
     const { repository, log } = this.#deps;
     for (const warning of warningsOf(repository, nowMs)) {
-      const { message, ...fields } = warning;
+      const { message, role, ...others } = warning;
+      const fields = { metadataRole: role, ...others };
       if (isUrgent(warning, repository)) log.error(fields, message);
       else log.warn(fields, message);
     }

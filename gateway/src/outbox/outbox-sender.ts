@@ -186,7 +186,7 @@ export class OutboxSender {
   async #reject(report: Pick<WaitingReport, 'key' | 'id' | 'epoch' | 'seq'>, code: string): Promise<void> {
     const { id, epoch, seq } = report;
     await this.#deps.outbox.reject(report, code);
-    this.#deps.log.warn({ id, epoch, seq, code }, 'the origin refused a report');
+    this.#deps.log.warn({ device: id, epoch, seq, code }, 'the origin refused a report');
   }
 
   async #settle(batch: readonly WaitingReport[], json: unknown): Promise<boolean> {

@@ -1,0 +1,111 @@
+import { plainJson, plainLine } from '../command/plain-text.ts';
+import { cutText } from '../text/index.ts';
+
+/**
+ * How a line of a daemon's log looks. What devices, gateways and strangers have said may be in any message and any field: a line stays
+ * one line, and none of its fields can be made up by what is in another.
+ */
+
+/** The levels, each with its priority in the journal: sd-daemon(3). */
+export const PRIORITIES = { debug: 7, info: 6, warn: 4, error: 3 } as const;
+export type LogLevel = keyof typeof PRIORITIES;
+
+/** One line, as it was logged. Beside these, any fields that JSON knows. */
+export interface LogRecord {
+  level: LogLevel;
+  /** RFC 3339, in UTC, with milliseconds. */
+  time: string;
+  role: string;
+  id?: string;
+  ownName?: string;
+  msg: string;
+  [field: string]: unknown;
+}
+
+/**
+ * UTF-16 code units of a line. The journal cuts lines of more than 48 KiB (LineMax= of journald.conf(5)): what comes after the cut
+ * would be a line of its own.
+ */
+export const MAX_LINE_CHARS = 12 * 1024;
+/** Of the message, and of each field, in a line that would be longer than that. */
+const MAX_PART_CHARS = 512;
+const MAX_FIELDS = 12;
+
+/** Of an id: enough to tell daemons apart; `sitecast` takes it for the whole. */
+const SHOWN_ID_CHARS = 8;
+/** These stand at the beginning of a text line. */
+const NOT_SHOWN = new Set(['level', 'time', 'role', 'id', 'ownName', 'msg']);
+const BARE = /^[^\s"'=(){}[\]]+$/u;
+
+/** One line of JSON, without its line feed. */
+export function jsonLine(json: string): string {
+  const line = plainJson(json);
+  return line.length <= MAX_LINE_CHARS ? line : plainJson(JSON.stringify(shortened(parseRecord(json))));
+}
+
+/**
+ * One line for people: `TIME LEVEL ROLE NAME: MESSAGE field=value …`, for the journal with its priority in place of the time. A `=` that
+ * isn't within quotes always follows a field's name.
+ * @param json the record
+ */
+export function textLine(json: string, { isJournal }: { isJournal: boolean }): string {
+  const record = parseRecord(json);
+  const line = textOf(record, isJournal);
+  return line.length <= MAX_LINE_CHARS ? line : textOf(shortened(record), isJournal);
+}
+
+function textOf(record: LogRecord, isJournal: boolean): string {
+  const { level, time, role, id, ownName, msg } = record;
+  const who = ownName ?? id?.slice(-SHOWN_ID_CHARS);
+  const begin = isJournal ? `<${PRIORITIES[level]}>${level}` : `${time} ${level.padEnd(5)}`;
+  const fields = Object.entries(record).flatMap(([name, value]) =>
+    NOT_SHOWN.has(name) ? [] : shownField(name, value),
+  );
+  return [`${begin} ${role}${who === undefined ? '' : ` ${plainLine(who)}`}: ${message(msg)}`, ...fields].join(' ');
+}
+
+/** As it is where it can't be taken for a field. */
+const message = (text: string): string => (/[="]/.test(text) ? quoted(text) : plainLine(text));
+
+function shownField(name: string, value: unknown): string[] {
+  if (name === 'err' && isRecord(value)) {
+    const { message: text, stack } = value;
+    return [...shownField('error', text), ...(stack === undefined ? [] : shownField('stack', stack))];
+  }
+  if (value === undefined || value === null) return [];
+  if (typeof value !== 'string') return [`${plainName(name)}=${plainJson(JSON.stringify(value))}`];
+  const isBare = BARE.test(value) && plainLine(value) === value;
+  return [`${plainName(name)}=${isBare ? value : quoted(value)}`];
+}
+
+const quoted = (text: string): string => plainJson(JSON.stringify(text));
+
+/** Field names are ours, but for those within what others sent. */
+const plainName = (name: string): string => name.replaceAll(/[^\w.-]/g, '_');
+
+/** What says the most of a line that is too long. */
+function shortened(record: LogRecord): LogRecord {
+  const { level, time, role, id, ownName, msg, ...fields } = record;
+  const kept = Object.entries(fields).slice(0, MAX_FIELDS);
+  return {
+    level,
+    time,
+    role,
+    ...(id !== undefined && { id }),
+    ...(ownName !== undefined && { ownName }),
+    ...Object.fromEntries(kept.map(([name, value]) => [cutText(name, 64), shortenedValue(value)])),
+    isCut: true,
+    msg: cutText(msg, MAX_PART_CHARS),
+  };
+}
+
+function shortenedValue(value: unknown): unknown {
+  if (typeof value === 'string') return cutText(value, MAX_PART_CHARS);
+  const json = JSON.stringify(value);
+  return json.length <= MAX_PART_CHARS ? value : cutText(json, MAX_PART_CHARS);
+}
+
+const parseRecord = (json: string): LogRecord => JSON.parse(json);
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value);
