@@ -51,10 +51,7 @@ interface OpenContext {
   daemonLog: DaemonLog;
 }
 
-async function openAgentIn(
-  settings: RunSettings,
-  context: OpenContext,
-): Promise<OpenAgent> {
+async function openAgentIn(settings: RunSettings, context: OpenContext): Promise<OpenAgent> {
   await checkSlots(settings);
   const data = resolve(settings.data);
   await makeDirectory(data, 0o700);
@@ -118,7 +115,7 @@ async function closeAll(
     try {
       await end();
     } catch (error) {
-      log('error', `while stopping: ${describeError(error).message}`);
+      log('error', 'stopping went wrong', { err: error });
     }
   }
 }
@@ -170,7 +167,7 @@ function bootControl(
           log('warn', `the payload command ended with ${exitCode}: ${cutTextStart(output, MAX_TOLD_CHARS)}`);
       } catch (error) {
         stop.throwIfAborted();
-        log('warn', `the payload command can't be run: ${String(error)}`);
+        log('warn', "the payload command can't be run", { err: error });
       }
     },
   });
@@ -239,7 +236,7 @@ async function listenForCommands(
     return await ControlServer.listen(resolve(settings.data), command => answer(command, daemon, parts));
   } catch (error) {
     if (!isSystemError(error)) throw error;
-    parts.log('error', `no commands can be taken: ${describeError(error).message}`);
+    parts.log('error', 'no commands can be taken', { err: error });
     return undefined;
   }
 }
@@ -248,10 +245,7 @@ async function listenForCommands(
  * What may pass is waited for: a gateway, before the very first contact; room on the disk. Only wrong settings end it.
  * @returns undefined when asked to stop
  */
-async function openPatiently(
-  settings: RunSettings,
-  context: OpenContext,
-): Promise<OpenAgent | undefined> {
+async function openPatiently(settings: RunSettings, context: OpenContext): Promise<OpenAgent | undefined> {
   const { stop, daemonLog } = context;
   const clock = systemClock(settings.timeSync);
   for (let waitMs = FIRST_START_RETRY_MS; ; waitMs = Math.min(2 * waitMs, MAX_START_RETRY_MS)) {

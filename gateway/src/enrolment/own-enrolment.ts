@@ -6,6 +6,7 @@ import type { RelayedDocuments } from '../documents/relayed-documents.ts';
 import type { Log } from '../log.ts';
 import type { Records } from '../storage/records.ts';
 import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
+import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import { fieldOf } from './enrolment-relay.ts';
 
@@ -121,8 +122,8 @@ export class OwnEnrolment {
     }
     this.state = 'refused';
     const waitMs = this.#backoff.next();
-    const code = fieldOf(json, 'code');
-    log.warn({ status, code, waitMs: Math.round(waitMs) }, 'the origin did not let this gateway in');
+    const about = { status, code: fieldOf(json, 'code'), ...problemIn(json) };
+    log.warn({ ...about, waitMs: Math.round(waitMs) }, 'the origin did not let this gateway in');
     return waitMs;
   }
 

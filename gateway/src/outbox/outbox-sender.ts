@@ -5,6 +5,7 @@ import { z } from 'zod';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
 import type { Log } from '../log.ts';
 import { Backoff, pause } from '../upstream/backoff.ts';
+import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import { MAX_REPORTS } from './accept-reports.ts';
 import type { Outbox, WaitingReport } from './outbox.ts';
@@ -74,6 +75,8 @@ export class OutboxSender {
   #refusedInARow = 0;
   #wake: AbortController | undefined;
   #hasNews = false;
+  /** As the log has it. */
+  #isCutOff = false;
 
   constructor(deps: OutboxSenderDeps) {
     this.#deps = deps;
@@ -128,7 +131,7 @@ export class OutboxSender {
     } catch (error) {
       // A full disk: what the origin has answered can't be written down.
       if (!(error instanceof SitecastError)) throw error;
-      this.#deps.log.warn({ code: error.code }, 'what became of reports could not be kept');
+      this.#deps.log.warn({ err: error }, 'what became of reports could not be kept; they are sent again');
       return false;
     }
   }
@@ -141,7 +144,11 @@ export class OutboxSender {
     if (status === undefined) return false;
     if (status === 200) return this.#settle(batch, json);
     const code = codeOf(json);
-    this.#deps.log.warn({ status, code, reports: batch.length }, 'the origin did not take reports');
+    const { detail, hint } = problemIn(json);
+    this.#deps.log.warn(
+      { status, code, detail, hint, reports: batch.length },
+      'the origin did not take reports; they wait here',
+    );
     const isItsFault = BLAMES_REPORTS.has(status);
     if (!isItsFault && status !== FAILED) return false;
     const { key, id, epoch, seq } = first;
@@ -156,11 +163,18 @@ export class OutboxSender {
     const { upstreams, log } = this.#deps;
     const reports = batch.map(({ envelope }) => envelope);
     try {
-      return await upstreams.ask('/site/v1/reports', { reports });
+      const answer = await upstreams.ask('/site/v1/reports', { reports });
+      this.#isCutOff = false;
+      return answer;
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       if (error.data.hasFailed === true) return { status: FAILED };
-      log.info({ code: error.code, reports: batch.length }, 'reports wait: they could not be sent');
+      const { code, message: detail } = error;
+      log[this.#isCutOff ? 'debug' : 'info'](
+        { code, detail, reports: batch.length },
+        'reports wait: they could not be sent',
+      );
+      this.#isCutOff = true;
       return {};
     }
   }
@@ -186,14 +200,20 @@ export class OutboxSender {
   async #reject(report: Pick<WaitingReport, 'key' | 'id' | 'epoch' | 'seq'>, code: string): Promise<void> {
     const { id, epoch, seq } = report;
     await this.#deps.outbox.reject(report, code);
-    this.#deps.log.warn({ device: id, epoch, seq, code }, 'the origin refused a report');
+    this.#deps.log.warn(
+      { device: id, epoch, seq, code, hint: '`sitecast device show` has what its device has told since.' },
+      'the origin refused a report',
+    );
   }
 
   async #settle(batch: readonly WaitingReport[], json: unknown): Promise<boolean> {
     const { log } = this.#deps;
     const answer = answerSchema.safeParse(json);
     if (!answer.success) {
-      log.warn({}, 'an upstream answered reports with something else than acknowledgements');
+      log.warn(
+        {},
+        'an upstream answered reports with something else than acknowledgements: is --origin right?',
+      );
       return false;
     }
     const rejected = new Map<WaitingReport, string>();
@@ -217,7 +237,10 @@ export class OutboxSender {
       return await outbox.acknowledge(await acknowledgements.accept(value));
     } catch (error) {
       if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
-      log.warn({ code: error.code }, 'an acknowledgement is not signed by the origin');
+      log.warn(
+        { err: error },
+        'an acknowledgement is not signed by the origin: something between here and there alters it',
+      );
       return 0;
     }
   }

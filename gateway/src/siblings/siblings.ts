@@ -178,7 +178,10 @@ export class Siblings {
     }
     candidate.failures += 1;
     if (open && candidate.failures >= FAILURES_TO_BE_GONE) {
-      this.#deps.log.warn({ gateway: open.sibling.id, url: open.sibling.url }, 'a gateway of this site is gone');
+      this.#deps.log.warn(
+        { gateway: open.sibling.id, url: open.sibling.url },
+        'a gateway of this site is gone',
+      );
       this.#end(candidate);
     }
   }

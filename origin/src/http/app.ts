@@ -3,7 +3,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http-problem';
 import { cutText } from '@sitecast/shared/text';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
-import type { MiddlewareHandler } from 'hono';
+import type { Context, MiddlewareHandler } from 'hono';
 import type { Log } from '../log.ts';
 import type { OriginApp, OriginEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
@@ -68,7 +68,11 @@ export function createApp(deps: AppDeps): OriginApp {
   });
   app.onError((thrown, c) => {
     const error = asSitecastError(thrown);
-    const fields = { method: c.req.method, path: c.req.path, code: error.code };
+    const fields = {
+      method: c.req.method,
+      path: cutText(c.req.path, MAX_LOGGED_PATH_CHARS),
+      code: error.code,
+    };
     if (statusOf(error) >= 500) deps.log.error({ ...fields, err: thrown }, 'a request failed');
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
     // What a sender with a wrong clock needs to sign again.
@@ -87,6 +91,15 @@ function refuseOtherMethods(app: OriginApp): void {
   }
 }
 
+/** Who is no operator could fill the log, and an upload of an image is thousands of requests: `published` says what became of it. */
+function isOperatorsAct(c: Context<OriginEnv>): boolean {
+  const { method, path } = c.req;
+  const isChange = path.startsWith('/api/') && method !== 'GET' && method !== 'HEAD';
+  return isChange && c.get('token') !== undefined && !/^\/api\/v1\/(chunks|files)(\/|$)/.test(path);
+}
+
+const MAX_LOGGED_PATH_CHARS = 300;
+
 function requestLog(log: Log): MiddlewareHandler<OriginEnv> {
   return async (c, next) => {
     const begin = performance.now();
@@ -94,12 +107,12 @@ function requestLog(log: Log): MiddlewareHandler<OriginEnv> {
     const { method, path } = c.req;
     const fields = {
       method,
-      path: cutText(path, 300),
+      path: cutText(path, MAX_LOGGED_PATH_CHARS),
       status: c.res.status,
       ms: Math.round(performance.now() - begin),
       token: c.get('token')?.id,
     };
-    if (path.startsWith('/api/') && method !== 'GET' && method !== 'HEAD') log.info(fields, 'request');
+    if (isOperatorsAct(c)) log.info(fields, 'request');
     else log.debug(fields, 'request');
   };
 }

@@ -1,5 +1,6 @@
 import { pino } from 'pino';
 import { describeError } from '../command/outcome.ts';
+import { bottomOf } from '../errors.ts';
 
 /** What a log line says of an error. */
 export interface ErrorFields {
@@ -19,13 +20,20 @@ export function errorFields(error: unknown, withStack = false): ErrorFields {
   const { code, message, hint } = describeError(error);
   const isExpected = code !== UNFORESEEN;
   const err: Record<string, unknown> =
-    error instanceof Error ? { ...pino.stdSerializers.err(error) } : { type: typeof error, message };
+    error instanceof Error ? serialised(error) : { type: typeof error, message };
   if (isExpected && !withStack) {
     delete err.stack;
     delete err.aggregateErrors;
   }
-  return { code, ...(hint !== undefined && { hint }), err };
+  return { err, code, ...(hint !== undefined && { hint }) };
 }
 
 /** Of `describeError`, for whatever it doesn't know. */
 const UNFORESEEN = 'SITECAST_INTERNAL';
+
+function serialised(error: Error): Record<string, unknown> {
+  const fields: Record<string, unknown> = { ...pino.stdSerializers.err(error) };
+  // It adds the messages of all causes; many of ours say the last one's already.
+  if (error.message.includes(bottomOf(error))) fields.message = error.message;
+  return fields;
+}

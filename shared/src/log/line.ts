@@ -37,10 +37,9 @@ const SHOWN_ID_CHARS = 8;
 const NOT_SHOWN = new Set(['level', 'time', 'role', 'id', 'ownName', 'msg']);
 const BARE = /^[^\s"'=(){}[\]]+$/u;
 
-/** One line of JSON, without its line feed. */
+/** One line of JSON, without its line feed. @param json the record */
 export function jsonLine(json: string): string {
-  const line = plainJson(json);
-  return line.length <= MAX_LINE_CHARS ? line : plainJson(JSON.stringify(shortened(parseRecord(json))));
+  return fitting(json, plainJson, record => plainJson(JSON.stringify(record)));
 }
 
 /**
@@ -49,38 +48,54 @@ export function jsonLine(json: string): string {
  * @param json the record
  */
 export function textLine(json: string, { isJournal }: { isJournal: boolean }): string {
-  const record = parseRecord(json);
-  const line = textOf(record, isJournal);
-  return line.length <= MAX_LINE_CHARS ? line : textOf(shortened(record), isJournal);
+  return fitting(
+    json,
+    text => textOf(parseRecord(text), isJournal),
+    record => textOf(record, isJournal),
+  );
+}
+
+/** Escaping makes a line longer, so it's looked at once more. */
+function fitting(
+  json: string,
+  whole: (json: string) => string,
+  shown: (record: LogRecord) => string,
+): string {
+  const line = json.length <= MAX_LINE_CHARS ? whole(json) : undefined;
+  return line !== undefined && line.length <= MAX_LINE_CHARS ? line : shown(shortened(parseRecord(json)));
 }
 
 function textOf(record: LogRecord, isJournal: boolean): string {
   const { level, time, role, id, ownName, msg } = record;
   const who = ownName ?? id?.slice(-SHOWN_ID_CHARS);
   const begin = isJournal ? `<${PRIORITIES[level]}>${level}` : `${time} ${level.padEnd(5)}`;
-  const fields = Object.entries(record).flatMap(([name, value]) =>
-    NOT_SHOWN.has(name) ? [] : shownField(name, value),
-  );
-  return [`${begin} ${role}${who === undefined ? '' : ` ${plainLine(who)}`}: ${message(msg)}`, ...fields].join(' ');
+  const fields = Object.entries(record).flatMap(([name, value]) => {
+    if (NOT_SHOWN.has(name)) return [];
+    return name === 'err' && isRecord(value) ? shownError(value, msg) : shownField(name, value);
+  });
+  const stack = isRecord(record.err) ? shownField('stack', record.err.stack) : [];
+  const head = `${begin} ${role}${who === undefined ? '' : ` ${plainName(who)}`}: ${message(msg)}`;
+  return [head, ...fields, ...stack].join(' ');
 }
 
 /** As it is where it can't be taken for a field. */
 const message = (text: string): string => (/[="]/.test(text) ? quoted(text) : plainLine(text));
 
 function shownField(name: string, value: unknown): string[] {
-  if (name === 'err' && isRecord(value)) {
-    const { message: text, stack } = value;
-    return [...shownField('error', text), ...(stack === undefined ? [] : shownField('stack', stack))];
-  }
   if (value === undefined || value === null) return [];
   if (typeof value !== 'string') return [`${plainName(name)}=${plainJson(JSON.stringify(value))}`];
   const isBare = BARE.test(value) && plainLine(value) === value;
   return [`${plainName(name)}=${isBare ? value : quoted(value)}`];
 }
 
+/** What the message has said already isn't said again. */
+function shownError({ message: said }: Record<string, unknown>, msg: string): string[] {
+  return typeof said === 'string' && msg.includes(said) ? [] : shownField('error', said);
+}
+
 const quoted = (text: string): string => plainJson(JSON.stringify(text));
 
-/** Field names are ours, but for those within what others sent. */
+/** Names of fields are ours, and those of daemons have no other characters; that isn't relied upon. */
 const plainName = (name: string): string => name.replaceAll(/[^\w.-]/g, '_');
 
 /** What says the most of a line that is too long. */

@@ -12,7 +12,9 @@ const RESERVED = ['level', 'time', 'role', 'id', 'ownName', 'msg', 'again'] as c
 const IS_RESERVED: ReadonlySet<string> = new Set(RESERVED);
 
 /** An error belongs into `err`; what it's about into a field of its own, such as `device`, `gateway` or `chunk`. */
-export type LogFields = { readonly [name: string]: unknown } & { [name in (typeof RESERVED)[number]]?: never };
+export type LogFields = { readonly [name: string]: unknown } & {
+  [name in (typeof RESERVED)[number]]?: never;
+};
 
 /**
  * What is logged: structured fields first, then one plain sentence. Never a token or a private key.
@@ -72,8 +74,10 @@ export function openLog(
       base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: label => ({ level: label }) },
+      // `errorFields` has done that.
+      serializers: { err: (error: unknown) => error },
     },
-    { write: json => target.write(`${toLine(json)}\n`) },
+    { write: json => target.write(`${toLine(json.trimEnd())}\n`) },
   );
   const repeats = new Repeats(now);
   const at = (severity: LogLevel) => (fields: LogFields, message: string) => {
@@ -101,7 +105,10 @@ function defaultFormat({ isTerminal }: LogTarget): LogFormat {
 }
 
 function lineFields(fields: LogFields, severity: LogLevel): Record<string, unknown> {
-  const named = Object.entries(fields).map(([name, value]) => [IS_RESERVED.has(name) ? `${name}_` : name, value]);
+  const named = Object.entries(fields).map(([name, value]) => [
+    IS_RESERVED.has(name) ? `${name}_` : name,
+    value,
+  ]);
   const { err, ...others }: Record<string, unknown> = Object.fromEntries(named);
   // What the caller says of the error says more.
   return err === undefined ? others : { ...errorFields(err, severity === 'debug'), ...others };

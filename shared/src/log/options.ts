@@ -25,9 +25,10 @@ export function addLogOptions<T extends Command>(command: T): T {
         .default('info'),
     )
     .addOption(
-      new Option('--log-format <format>', 'of the lines on stderr (default: text on a terminal, else json)').choices(
-        FORMATS,
-      ),
+      new Option(
+        '--log-format <format>',
+        'of the lines on stderr (default: text on a terminal, else json)',
+      ).choices(FORMATS),
     );
 }
 
