@@ -254,8 +254,8 @@ async function openPatiently(settings: RunSettings, context: OpenContext): Promi
     } catch (error) {
       if (stop.aborted) return undefined;
       if (!mayPass(error)) throw error;
-      const { code, message, hint } = describeError(error);
       const isAway = error instanceof SitecastError && error.kind === 'unreachable';
+      const { code, message, hint = isAway ? AWAY_HINT : undefined } = describeError(error);
       const what = isAway ? 'no gateway to begin with yet' : 'it can not begin yet';
       daemonLog.warn({ code, hint, waitMs }, `${what}: ${message}`);
       await clock.sleep(waitMs, stop);
@@ -263,6 +263,8 @@ async function openPatiently(settings: RunSettings, context: OpenContext): Promi
     }
   }
 }
+
+const AWAY_HINT = 'Is --gateway right, and does the gateway run?';
 
 const PASSING = ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO', 'EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN'];
 

@@ -103,7 +103,7 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     if (name !== 'health' && name !== 'serve')
       command.option(`--hook-${name} <command>`, `runs at ${name}; exit code 75: not now`);
   }
-  return command
+  command
     .addOption(duration('--hook-timeout <duration>', 'what a hook may take', '60s'))
     .option(
       '--confirm-within <duration>',

@@ -1,5 +1,7 @@
 import { Command, CommanderError, Option } from 'commander';
 import { isSystemError } from '../errors.ts';
+import { isStderrJournal } from '../log/journal.ts';
+import { PRIORITIES } from '../log/line.ts';
 import { SITECAST_VERSION } from '../version.ts';
 import { applyConfigFile } from './config-file.ts';
 import { plainJson, plainLine } from './plain-text.ts';
@@ -76,7 +78,7 @@ export async function runProgram(
     const asJson = argv.includes('--json');
     const described = describeError(error);
     if (asJson) streams.err(`${plainJson(JSON.stringify({ error: described }))}\n`);
-    else streams.err(errorText(program.name(), described));
+    else streams.err(prioritised(errorText(program.name(), described)));
     if (process.env.SITECAST_DEBUG === '1' && error instanceof Error) streams.err(`${error.stack}\n`);
     return exitCodeOf(error);
   }
@@ -89,6 +91,11 @@ export async function runProgram(
 function errorText(name: string, { code, message, hint }: ReturnType<typeof describeError>): string {
   const quoted = (text: string): string => text.split('\n').map(plainLine).join('\n  | ');
   return `${name}: ${quoted(message)} (${code})\n${hint === undefined ? '' : `  ${quoted(hint)}\n`}`;
+}
+
+/** Each line with the priority of an error, where the journal reads it: `journalctl -p err` says why a daemon doesn't start. */
+function prioritised(text: string): string {
+  return isStderrJournal() ? text.replace(/^(?=.)/gm, `<${PRIORITIES.error}>`) : text;
 }
 
 /** `failed` of EXIT_CODES. */

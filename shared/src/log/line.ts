@@ -11,7 +11,7 @@ export const PRIORITIES = { debug: 7, info: 6, warn: 4, error: 3 } as const;
 export type LogLevel = keyof typeof PRIORITIES;
 
 /** One line, as it was logged. Beside these, any fields that JSON knows. */
-export interface LogRecord {
+interface LogRecord {
   level: LogLevel;
   /** RFC 3339, in UTC, with milliseconds. */
   time: string;
@@ -26,7 +26,7 @@ export interface LogRecord {
  * UTF-16 code units of a line. The journal cuts lines of more than 48 KiB (LineMax= of journald.conf(5)): what comes after the cut
  * would be a line of its own.
  */
-export const MAX_LINE_CHARS = 12 * 1024;
+const MAX_LINE_CHARS = 12 * 1024;
 /** Of the message, and of each field, in a line that would be longer than that. */
 const MAX_PART_CHARS = 512;
 const MAX_FIELDS = 12;

@@ -1,8 +1,8 @@
-import { fstatSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { isatty } from 'node:tty';
 import { pino } from 'pino';
 import { errorFields } from './error-fields.ts';
+import { isStderrJournal } from './journal.ts';
 import { jsonLine, type LogLevel, textLine } from './line.ts';
 import type { LogFormat, LogSettings } from './options.ts';
 import { Repeats } from './repeats.ts';
@@ -140,18 +140,6 @@ function standardError(): LogTarget {
   return {
     write: line => destination.write(line),
     isTerminal: isatty(STDERR),
-    isJournal: isJournal(process.env.JOURNAL_STREAM),
+    isJournal: isStderrJournal(),
   };
-}
-
-/** Whether the service manager has connected standard error to the journal: systemd.exec(5), `$JOURNAL_STREAM`. */
-function isJournal(stream: string | undefined): boolean {
-  if (stream === undefined) return false;
-  try {
-    const { dev, ino } = fstatSync(STDERR, { bigint: true });
-    return stream === `${dev}:${ino}`;
-  } catch {
-    // It's closed.
-    return false;
-  }
 }

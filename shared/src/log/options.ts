@@ -3,7 +3,10 @@ import type { LogLevel } from './line.ts';
 
 const LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
 /** Names that the origin of version 0.1.0 took besides. */
-const FORMER_LEVELS: Readonly<Record<string, Level>> = { trace: 'debug', fatal: 'silent' };
+const FORMER_LEVELS: ReadonlyMap<string, Level> = new Map([
+  ['trace', 'debug'],
+  ['fatal', 'silent'],
+]);
 const FORMATS = ['text', 'json'] as const;
 
 type Level = LogLevel | 'silent';
@@ -46,7 +49,7 @@ export function logSettingsOf({ logLevel, logFormat }: LogOptions): LogSettings 
 }
 
 function parseLevel(text: string): Level {
-  const level = LEVELS.find(name => name === text) ?? FORMER_LEVELS[text];
+  const level = LEVELS.find(name => name === text) ?? FORMER_LEVELS.get(text);
   if (level === undefined) throw new InvalidArgumentError(`Allowed choices are ${LEVELS.join(', ')}.`);
   return level;
 }
