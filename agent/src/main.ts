@@ -5,16 +5,17 @@ import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Identity } from '@sitecast/shared/identity';
 import { type DaemonLog, openLog } from '@sitecast/shared/log';
-import { cutTextStart } from '@sitecast/shared/text';
+import { outputText } from '@sitecast/shared/text';
 import type { z } from 'zod';
 import { CommandBootControl } from './adapters/command-boot.ts';
 import { askDaemon, type ControlCommand, ControlServer } from './adapters/control-socket.ts';
-import { DirectoryLock } from './adapters/directory-lock.ts';
+import { lockDirectory } from './adapters/directory-lock.ts';
 import { FileBootControl } from './adapters/file-boot.ts';
 import { FileSlot } from './adapters/file-slot.ts';
 import { HttpGateway } from './adapters/http-gateway.ts';
 import { runCommand } from './adapters/run-command.ts';
-import { checkSlots } from './adapters/slot-checks.ts';
+import { checkSlots, findSlots } from './adapters/slot-checks.ts';
+import { SlotLocks } from './adapters/slot-locks.ts';
 import { systemClock } from './adapters/system-clock.ts';
 import type { UpdateAgent } from './cycle/agent.ts';
 import { Daemon } from './cycle/daemon.ts';
@@ -55,27 +56,39 @@ async function openAgentIn(settings: RunSettings, context: OpenContext): Promise
   await checkSlots(settings);
   const data = resolve(settings.data);
   await makeDirectory(data, 0o700);
-  const lock = await DirectoryLock.take(data);
-  try {
-    return await openLocked({ ...settings, data }, lock, context);
-  } catch (error) {
+  const lock = await lockDirectory(data);
+  const slotLocks = new SlotLocks(logTo(context.daemonLog));
+  const release = async (): Promise<void> => {
+    await slotLocks.release();
     await lock.release();
+  };
+  try {
+    return await openLocked({ ...settings, data }, { slotLocks, release }, context);
+  } catch (error) {
+    await release();
     throw error;
   }
 }
 
+interface Locks {
+  slotLocks: SlotLocks;
+  /** Of the slots and of the data directory. */
+  release(): Promise<void>;
+}
+
 async function openLocked(
   settings: RunSettings,
-  lock: DirectoryLock,
+  locks: Locks,
   { hasPeers, stop, daemonLog }: OpenContext,
 ): Promise<OpenAgent> {
   const { data } = settings;
   const log = logTo(daemonLog);
+  await claimSlots(settings, locks, log);
   const identity = await openOwnIdentity(data, log);
   daemonLog.identify(() => ({ id: identity.id }));
   const passPoint = testPoints();
   const clock = systemClock(settings.timeSync);
-  const slots = slotsOf(settings, data);
+  const slots = slotsOf(settings, locks);
   const boot = bootControl(settings, { clock, passPoint, log, stop });
   const toGateway = (url: string): Gateway =>
     new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
@@ -95,21 +108,18 @@ async function openLocked(
     startPeers,
   });
   daemonLog.identify(() => ({ id: identity.id, ownName: parts.status.current.name }));
-  return { agent, parts, close: () => closeAll(parts, lock) };
+  return { agent, parts, close: () => closeAll(parts, locks) };
 }
 
 /** Each ending is tried, whatever becomes of those before it. */
-async function closeAll(
-  { boot, status, outbox, exchange, log }: AgentParts,
-  lock: DirectoryLock,
-): Promise<void> {
+async function closeAll({ boot, status, outbox, exchange, log }: AgentParts, locks: Locks): Promise<void> {
   const endings = [
     // First: what is noted here tells a stop from a power cut.
     () => boot.stop(),
     () => status.flush(),
     () => outbox.close(),
     () => exchange && within(CLOSE_PEERS_MS, exchange.close()),
-    () => lock.release(),
+    () => locks.release(),
   ];
   for (const end of endings) {
     try {
@@ -129,9 +139,19 @@ async function within(ms: number, work: Promise<void>): Promise<void> {
   await Promise.race([work, timer]).finally(() => over.abort());
 }
 
-function slotsOf({ slots, slotBytes }: RunSettings, data: string): Surroundings['slots'] {
+/** Another agent may have them: then this one goes on, and waits where it would write. What isn't there yet is taken then, too. */
+async function claimSlots({ slots }: RunSettings, { slotLocks }: Locks, log: Log): Promise<void> {
+  try {
+    await slotLocks.take(await findSlots([resolve(slots.A), resolve(slots.B)]));
+  } catch (error) {
+    if (!(error instanceof SitecastError)) throw error;
+    log('warn', error.message, { code: error.code });
+  }
+}
+
+function slotsOf({ slots, slotBytes, data }: RunSettings, { slotLocks }: Locks): Surroundings['slots'] {
   const [a, b] = [resolve(slots.A), resolve(slots.B)];
-  const common = { maxBytes: slotBytes, data };
+  const common = { maxBytes: slotBytes, data, locks: slotLocks };
   return { A: new FileSlot(a, { ...common, other: b }), B: new FileSlot(b, { ...common, other: a }) };
 }
 
@@ -164,7 +184,7 @@ function bootControl(
           signal: stop,
         });
         if (exitCode !== 0)
-          log('warn', `the payload command ended with ${exitCode}: ${cutTextStart(output, MAX_TOLD_CHARS)}`);
+          log('warn', `the payload command ended with ${exitCode}: ${outputText(output, MAX_TOLD_CHARS)}`);
       } catch (error) {
         stop.throwIfAborted();
         log('warn', "the payload command can't be run", { err: error });
@@ -276,6 +296,7 @@ function mayPass(error: unknown): boolean {
 async function answer(command: ControlCommand, daemon: Daemon, parts: AgentParts): Promise<unknown> {
   switch (command) {
     case 'status':
+      await daemon.lookAtSlots();
       return parts.status.current;
     case 'check':
       return daemon.check(parts.stop);

@@ -28,6 +28,11 @@ export interface Slot {
    * @throws SITECAST_SLOT_MISSING where nothing is and nothing may be made: it has to be waited for
    */
   locate(remembered: SlotPlace | undefined): Promise<SlotPlace>;
+  /**
+   * Looks whether it's there, whether somebody else uses it, and whether its first bytes can be read. One that runs is in use.
+   * @throws SITECAST_SLOT_MISSING, SITECAST_SLOT_BUSY, and what else reading throws
+   */
+  look(remembered: SlotPlace | undefined, options: { isBooted: boolean }): Promise<void>;
   /** Bytes that it can hold; undefined where nothing but the file system bounds it. */
   capacityBytes(): Promise<number | undefined>;
   /** For looking only. Undefined if nothing is there yet. */
@@ -77,6 +82,14 @@ export interface BootState {
   lost?: string;
 }
 
+/** What the agent itself remembers of the boot: for a control whose own notes were lost. */
+export interface RememberedBoot {
+  /** The slots that may run, the surest first; none where nothing is remembered. */
+  slots: readonly SlotName[];
+  /** The slot that the loader was told to try, or is being told; undefined where no trial is under way. */
+  onTrial: SlotName | undefined;
+}
+
 /**
  * The boot loader, behind the few verbs that grub's and U-Boot's variables can express, too: an order of two
  * slots, tries left for the first of them, and which are good.
@@ -84,10 +97,8 @@ export interface BootState {
 export interface BootControl {
   /**
    * Called when the agent starts, and again where that failed: the same start is never counted twice.
-   * @param remembered the slots that may run by what the agent itself remembers, the surest first: for a control whose own notes
-   *   were lost
    */
-  start(remembered?: readonly SlotName[]): Promise<BootState>;
+  start(remembered?: RememberedBoot): Promise<BootState>;
   read(): Promise<BootState>;
   /** No boot may choose this slot from now on; it isn't the booted one. */
   markBad(slot: SlotName): Promise<void>;

@@ -2,6 +2,8 @@ import { runProgram } from '@sitecast/shared/command';
 import { expect, it } from 'vitest';
 import { agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
+import type { Status } from './state/status.ts';
+import { statusText } from './status-text.ts';
 
 async function run(...args: string[]) {
   let text = '';
@@ -24,6 +26,27 @@ async function run(...args: string[]) {
   });
   return { exitCode, text, settings: seen[0] };
 }
+
+const statusWith = (changes: Partial<Status>): Status => {
+  const slot = { state: 'empty' as const, path: '/dev/a' };
+  return {
+    format: 'sitecast-status-1',
+    at: new Date().toISOString(),
+    pid: 1,
+    id: 'd',
+    product: 'camera',
+    hardware: 'rpi4',
+    enrolment: 'refused',
+    state: 'failed',
+    slots: { A: slot, B: slot },
+    update: null,
+    barred: [],
+    gateways: [],
+    metadata: { timestampVersion: 1, clock: 'ok' },
+    reports: { pending: 0 },
+    ...changes,
+  };
+};
 
 const needed = [
   '--data=/tmp/data',
@@ -91,27 +114,37 @@ it.each([
   expect(text).toContain(said);
 });
 
+it('shows of a slot what is wrong with it, in a word and as it was said', () => {
+  const problem = (code: string) => ({ problem: { code, message: `the slot says ${code}` } });
+  const shown = (code: string) => {
+    const slots = {
+      A: { state: 'altered' as const, path: '/dev/a' },
+      B: { state: 'empty' as const, path: '/dev/b', ...problem(code) },
+    };
+    return statusText(statusWith({ slots, booted: 'A' }), { isAlive: true, nowMs: Date.now() });
+  };
+  for (const [code, word] of [
+    ['SITECAST_SLOT_MISSING', 'missing'],
+    ['SITECAST_SLOT_BUSY', 'in use'],
+    ['SITECAST_SLOT_UNRELIABLE', 'unreadable'],
+  ] as const) {
+    expect(shown(code)).toMatch(/^slot A +\* booted +altered /m);
+    expect(shown(code)).toMatch(
+      new RegExp(`^slot B +other +${word} .*/dev/b\n +the slot says ${code}$`, 'm'),
+    );
+  }
+});
+
 it('lets no line of what a gateway or a hook has said pass for one of its own', async () => {
   const evil = 'no\nenrolment  enrolled\u001b[2J\u200b';
   const reason = { code: 'SITECAST_X', message: evil };
-  const slot = { state: 'empty' as const, path: '/dev/a' };
-  const status = {
-    format: 'sitecast-status-1' as const,
-    at: new Date().toISOString(),
-    pid: 1,
-    id: 'd',
-    product: 'camera',
-    hardware: 'rpi4',
-    enrolment: 'refused' as const,
-    state: 'failed' as const,
+  const slot = { state: 'empty' as const, path: '/dev/a', problem: reason };
+  const status = statusWith({
     message: evil,
     slots: { A: slot, B: slot },
-    update: null,
-    barred: [],
-    gateways: [],
     metadata: { timestampVersion: 1, clock: 'ok', problem: reason },
     reports: { pending: 0, problem: evil },
-  };
+  });
   const rest = { state: 'waiting' as const, reason };
   const shown = async (...args: string[]) => {
     let text = '';

@@ -40,8 +40,8 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-const settings = (a: string, b: string) => [
-  `--data=${join(directory, 'data')}`,
+const settings = (a: string, b: string, data = 'data') => [
+  `--data=${join(directory, data)}`,
   `--gateway=${site.url}`,
   `--root=${join(directory, 'root.json')}`,
   '--product=camera',
@@ -52,12 +52,13 @@ const settings = (a: string, b: string) => [
   `--slot-b=${b}`,
 ];
 
-function daemon(a: string, b: string): AgentProcess {
-  const agent = new AgentProcess(['run', ...settings(a, b), '--poll=1s']);
+function daemon(a: string, b: string, data?: string): AgentProcess {
+  const agent = new AgentProcess(['run', ...settings(a, b, data), '--poll=1s']);
   running.push(agent);
   return agent;
 }
 
+const status = async () => (await AgentProcess.run(['status', `--data=${join(directory, 'data')}`])).stdout;
 const told = () => [...origin.reports.values()].flat();
 const isTold = (state: string, code?: string) => () =>
   told().some(report => report.state === state && report.reason?.code === code);
@@ -93,6 +94,30 @@ it('one file under two names is refused at the start, and not written', async ()
   expect(await readFile(a, 'utf8')).toBe('what runs');
 });
 
+it('two agents with different data do not write one slot: the second waits until the first has ended, however', async () => {
+  const [a, b] = [join(directory, 'a.img'), join(directory, 'b.img')];
+  await writeFile(a, 'what runs');
+  const first = daemon(a, b);
+  await until('the first has enrolled', () => told().length > 0);
+  // To it, what runs is the slot that doesn't.
+  const second = daemon(b, a, 'other');
+  fleet.rollOut(1);
+  await fleet.publish();
+  await until('the first has updated', isTold('completed'));
+  await until('the second waits', isTold('waiting', 'SITECAST_SLOT_BUSY'));
+  const messages = told().map(({ reason }) => reason?.message);
+  expect(messages).toContain(`the slot ${a} is the slot of another sitecast-agent, process ${first.pid}`);
+  expect(await readFile(a, 'utf8')).toBe('what runs');
+  expect(await readFile(b)).toEqual(image);
+  await first.stop('SIGKILL');
+  await until(
+    'the second has updated',
+    () => told().filter(({ state }) => state === 'completed').length === 2,
+  );
+  expect(await readFile(a)).toEqual(image);
+  await second.stop('SIGKILL');
+});
+
 const whySkipped = whyNoLoopDevices();
 
 describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${whySkipped})` : ''}`, () => {
@@ -109,13 +134,18 @@ describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${wh
 
     const agent = daemon(a, link);
     await until('the slot is missing', isTold('waiting', 'SITECAST_SLOT_MISSING'));
+    expect(await status()).toMatch(new RegExp(`^slot B +other +missing .*\\n +the slot ${link} is `, 'm'));
     await expect(stat(link)).rejects.toMatchObject({ code: 'ENOENT' });
 
     await symlink(b, link);
     await until('the slot is busy', isTold('waiting', 'SITECAST_SLOT_BUSY'));
+    expect(await status()).toMatch(
+      new RegExp(`^slot B +other +in use .*\\n +the slot ${link} is mounted at ${point}$`, 'm'),
+    );
     expect(await readFile(join(point, 'kept'), 'utf8')).toBe('kept');
     expect(site.count('/chunks/')).toBe(0);
     devices.unmount(point);
+    expect(await status()).not.toMatch(/^slot B +other +in use/m);
 
     await until('it waits for its window', isTold('waiting', 'SITECAST_WAITING_WINDOW'));
     expect(await readFirst(b, image.length)).toEqual(image);

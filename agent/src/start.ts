@@ -5,10 +5,11 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
-import { slotsOf, UpdateAgent } from './cycle/agent.ts';
+import { UpdateAgent } from './cycle/agent.ts';
 import { type AgentParts, Confirmation } from './cycle/parts.ts';
 import { Narrator } from './cycle/narrator.ts';
 import { Reporter } from './cycle/reporter.ts';
+import { SlotWatch } from './cycle/slot-watch.ts';
 import { StatusBoard } from './cycle/status-board.ts';
 import { Admission } from './peers/admission.ts';
 import { serveHook } from './peers/serve-hook.ts';
@@ -30,6 +31,7 @@ import { Gateways } from './site/gateways.ts';
 import { Membership } from './site/membership.ts';
 import { Trust, type TrustStart } from './site/trust.ts';
 import { wishedName } from './site/wished-name.ts';
+import { clearDataDirectory } from './state/data-directory.ts';
 import { STATUS_FILE } from './state/status.ts';
 import { MemoryFile } from './state/memory-file.ts';
 import { Outbox } from './state/outbox.ts';
@@ -68,6 +70,7 @@ export async function openAgent(
   surroundings: Surroundings,
 ): Promise<{ agent: UpdateAgent; parts: AgentParts }> {
   const { identity, clock, passPoint, stop } = surroundings;
+  await clearDataDirectory(settings.data, surroundings.log);
   const now = () => clock.now();
   const gateways = new Gateways(surroundings.gateways, now);
   const token = await readJoinToken(settings, {
@@ -88,7 +91,8 @@ export async function openAgent(
   const wish = await wishedName(settings, message => surroundings.log('warn', message));
   const about = { product, hardware, wish, token: token?.pair };
   const membership = new Membership({ gateways, identity, memory, ...about });
-  const status = openStatus(settings, surroundings, { trust, memory, outbox, wish });
+  const slotWatch = new SlotWatch({ slots: surroundings.slots, memory });
+  const status = openStatus(settings, surroundings, { trust, memory, outbox, slotWatch, wish });
   const narrator = new Narrator(surroundings.log);
   const reporter = new Reporter(outbox, clock, narrator, () => reportFacts(trust, memory, status));
   const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log: surroundings.log });
@@ -113,10 +117,14 @@ export async function openAgent(
     reporter,
     narrator,
     status,
+    slotWatch,
     confirmation: new Confirmation(),
   };
   return { agent: new UpdateAgent(parts), parts };
 }
+
+/** What lies in the place of the reports can't be read as such. */
+const NO_REPORTS: ReadonlySet<string> = new Set(['SITECAST_FILE_TOO_LARGE', 'SITECAST_NOT_A_FILE']);
 
 /** A file of reports that the medium doesn't give back is set aside: a new chain begins. */
 async function openOutbox(directory: string, { identity, passPoint, log }: Surroundings): Promise<Outbox> {
@@ -124,8 +132,7 @@ async function openOutbox(directory: string, { identity, passPoint, log }: Surro
     return await Outbox.open(directory, identity, passPoint);
   } catch (error) {
     const isLost =
-      isSystemError(error, 'EIO') ||
-      (error instanceof SitecastError && error.code === 'SITECAST_FILE_TOO_LARGE');
+      isSystemError(error, 'EIO') || (error instanceof SitecastError && NO_REPORTS.has(error.code));
     if (!isLost) throw error;
     const aside = await setAside(join(directory, OUTBOX_FILE));
     log('error', `the reports can't be read, and are now ${aside}: ${error.message}`, { code: error.code });
@@ -135,13 +142,14 @@ async function openOutbox(directory: string, { identity, passPoint, log }: Surro
 
 function openStatus(
   settings: RunSettings,
-  { identity, clock, slots }: Surroundings,
+  { identity, clock }: Surroundings,
   {
     trust,
     memory,
     outbox,
+    slotWatch,
     wish,
-  }: Pick<AgentParts, 'trust' | 'memory' | 'outbox'> & { wish: string | undefined },
+  }: Pick<AgentParts, 'trust' | 'memory' | 'outbox' | 'slotWatch'> & { wish: string | undefined },
 ): StatusBoard {
   return new StatusBoard(join(settings.data, STATUS_FILE), {
     format: 'sitecast-status-1',
@@ -153,7 +161,7 @@ function openStatus(
     ...(wish !== undefined && { wish }),
     enrolment: 'unknown',
     state: 'checking',
-    slots: slotsOf(memory.current.slots, slots),
+    slots: slotWatch.shown,
     update: memory.current.update,
     lastFailure: memory.current.lastFailure,
     barred: memory.current.barred,

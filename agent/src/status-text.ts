@@ -14,7 +14,7 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
     ],
     ['agent', isAlive ? `runs (process ${status.pid})` : 'does not run: this is what it knew last'],
     ['as of', ago(status.at, nowMs)],
-    ...SLOT_NAMES.map(name => [`slot ${name}`, slotLine(status, name)]),
+    ...SLOT_NAMES.flatMap(name => slotLines(status, name)),
     ['state', stateLine(status)],
     ...progressLines(status),
     ...failureLines(status, nowMs),
@@ -45,11 +45,20 @@ function enrolmentLine({ enrolment, wish }: Status): string {
   return `${enrolment}; it wants to be called ${wish}`;
 }
 
-function slotLine({ slots, booted }: Status, name: SlotName): string {
-  const { state, release, path } = slots[name];
+/** What a problem with a slot is in a word, by its code. */
+const SLOT_PROBLEMS: Record<string, string> = {
+  SITECAST_SLOT_MISSING: 'missing',
+  SITECAST_SLOT_BUSY: 'in use',
+  SITECAST_SLOT_UNUSABLE: 'unusable',
+};
+
+function slotLines({ slots, booted }: Status, name: SlotName): string[][] {
+  const { state, release, path, problem } = slots[name];
   const what = release ? `${release.version} (${release.counter})` : 'no known release';
   const mark = booted === name ? '* booted' : '  other ';
-  return `${mark}  ${state.padEnd(9)} ${what.padEnd(24)} ${path}`;
+  const how = problem ? (SLOT_PROBLEMS[problem.code] ?? 'unreadable') : state;
+  const lines = [[`slot ${name}`, `${mark}  ${how.padEnd(10)} ${what.padEnd(24)} ${path}`]];
+  return problem ? [...lines, ['', problem.message]] : lines;
 }
 
 function stateLine({ state, waitingFor, message }: Status): string {

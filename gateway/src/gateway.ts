@@ -85,6 +85,7 @@ export class Gateway {
       cache: () => cache,
       namedChunks: () => mirrored.named.size,
       outbox: () => site.outbox,
+      reportsOverBudget: () => site.reports.overBudget,
       mirrorSet: () => mirror.current,
       isMirrorComplete: () => mirror.isComplete,
       waiters: () => mirror.waiters,

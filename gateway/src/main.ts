@@ -200,6 +200,10 @@ function openUpstreams(
           headers: url === originUrl ? HELD_ONLY : MAY_FETCH,
         }),
         onBytes: (kind, lengthBytes) => metrics.received(kind, lengthBytes),
+        onSent: lengthBytes => {
+          metrics.sentUpstream(lengthBytes);
+          wanLimits.sent(lengthBytes);
+        },
       }),
   );
 }

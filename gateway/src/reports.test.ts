@@ -2,7 +2,7 @@ import { fittingEvent, type Report } from '@sitecast/shared/fleet';
 import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import type { Envelope } from '@sitecast/shared/identity';
 import { array, assert, asyncProperty, integer } from 'fast-check';
-import { afterAll, afterEach, expect, it } from 'vitest';
+import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { FakeOrigin } from './testing/fake-origin.ts';
 import { type TestGateway, TestWorld } from './testing/gateways.ts';
 import { removeTemporaryDirectories, TestDevice, until } from './testing/world.ts';
@@ -167,4 +167,67 @@ it('keeps all where everything is refused: that says nothing about any of them',
   const again = await world.gateway(origin, { data: gateway.settings.data });
   await until(async () => (await waiting(again)) === 0, 'the acknowledgements');
   expect(origin.reports.length).toBe(30);
+});
+
+describe('a device that sends more than it may', () => {
+  const BIG_BYTES = 40_000;
+  const big = (device: TestDevice) =>
+    device.report({ ...saying('flood'), more: 'x'.repeat(BIG_BYTES) }, sealUnchecked);
+  const bigs = (device: TestDevice, count: number) =>
+    Promise.all(Array.from({ length: count }, () => big(device)));
+
+  it('is told which are for later, and when; no other is slowed, and it goes on when its time comes', async () => {
+    let offsetMs = 0;
+    const origin = await world.origin();
+    const gateway = await world.gateway(origin, {}, { now: () => Date.now() + offsetMs });
+    const [device, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
+    const reports = await bigs(device, 12);
+    const later = (index: number) => ({
+      index,
+      code: 'SITECAST_REPORTS_OVER_BUDGET',
+      retryAfterS: expect.any(Number),
+    });
+    // Released agents send up to 900 KB in a request: what fits of it is taken.
+    const answer = await send(device, gateway, reports);
+    expect(answer).toMatchObject({ status: 202, json: { rejected: [4, 5, 6, 7, 8, 9, 10, 11].map(later) } });
+    const refused = await send(device, gateway, reports.slice(4));
+    expect(refused).toMatchObject({
+      status: 429,
+      json: { code: 'SITECAST_REPORTS_OVER_BUDGET', data: { retryAfterS: expect.any(Number) } },
+    });
+    await send(other, gateway, [await other.report(saying('other'))]);
+    await until(() => arrived(origin).includes('other'), 'the report of the other');
+    await until(() => origin.reports.length === 5, 'what was taken');
+    // What is there already costs nothing.
+    expect((await send(device, gateway, reports.slice(0, 4))).json).not.toHaveProperty('rejected');
+    expect(await gateway.metric('sitecast_wan_sent_bytes_total')).toBeLessThan(6 * 60_000);
+    await until(async () => (await waiting(gateway)) === 0, 'the acknowledgements');
+    offsetMs += 3_600_000;
+    const next = await device.post(
+      `${gateway.url}/site/v1/reports`,
+      { reports: reports.slice(4) },
+      Date.now() + offsetMs,
+    );
+    expect(next.json.rejected).toMatchObject([2, 3, 4, 5, 6, 7].map(later));
+    // The origin's clock doesn't agree: they wait.
+    expect(await waiting(gateway)).toBe(2);
+    expect(await gateway.metric('sitecast_reports_over_budget_total')).toBe(8 + 8 + 6);
+  });
+
+  it('is held back where the origin says so, by itself, and nothing of it is put aside', async () => {
+    const { origin, gateway } = await start();
+    const [device, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
+    origin.putsOff = ({ id, seq }) => (id === device.id && seq > 1 ? 2 : undefined);
+    await send(device, gateway, [await device.report(), await device.report(), await device.report()]);
+    await until(() => origin.reports.length === 1, 'the first');
+    const before = origin.count('POST site/v1/reports');
+    await send(device, gateway, [await device.report()]);
+    await send(other, gateway, [await other.report(saying('other'))]);
+    await until(() => arrived(origin).includes('other'), 'the report of the other');
+    expect(origin.count('POST site/v1/reports') - before).toBeLessThan(3);
+    origin.putsOff = () => undefined;
+    await until(() => origin.reports.length === 5, 'the rest');
+    expect(origin.reports.filter(({ id }) => id === device.id).map(({ seq }) => seq)).toEqual([1, 2, 3, 4]);
+    expect(await putAside(gateway)).toBe(0);
+  });
 });

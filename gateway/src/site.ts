@@ -39,12 +39,12 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
   });
   const tracker = new Tracker({
     site: () => own.site(),
-    assignmentOf: async id => {
+    assignmentOf: async (id, address) => {
       const known = await assignments.known(id);
       // A gateway that was started anew knows no device yet. It isn't waited for: who isn't known comes again.
       if (!known)
         assignments
-          .get(id, { isForwarded: false })
+          .get(id, { isForwarded: false, address })
           .catch((error: unknown) => log.error({ err: error }, 'an assignment could not be kept'));
       return known;
     },
@@ -69,7 +69,7 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
     reports: new ReportDesk({ outbox, assignments, acknowledgements, now }),
     enrolments: new EnrolmentRelay({ upstreams: site, assignments, now }),
     progress: new ProgressRelay(site),
-    sender: new OutboxSender({ outbox, acknowledgements, upstreams: site, log }),
+    sender: new OutboxSender({ outbox, acknowledgements, upstreams: site, limits: parts.wanLimits, log }),
   };
 }
 

@@ -78,6 +78,7 @@ describe('an origin that signed with its clock ahead', () => {
     listen: { host: '127.0.0.1', port: 0 },
     stagingTtlMs: DAY_MS,
     maxStagedBytes: 2 ** 20,
+    maxReportBytes: 2 ** 30,
     reserveBytes: 0,
   });
 

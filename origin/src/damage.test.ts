@@ -150,6 +150,7 @@ const settings = () => ({
   listen: { host: '127.0.0.1', port: 0 },
   stagingTtlMs: 3_600_000,
   maxStagedBytes: 2 ** 30,
+  maxReportBytes: 2 ** 30,
   reserveBytes: 0,
 });
 

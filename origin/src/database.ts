@@ -12,7 +12,7 @@ import {
   repairLevel,
 } from '@sitecast/shared/key-value';
 import { isEmpty } from './fleet/tables.ts';
-import type { Log } from './log.ts';
+import { errorFields, type Log } from './log.ts';
 import { TIMESTAMP } from './repository/committed.ts';
 
 /** What is known just now, by what it's called: the database's witness tells of it, should the database lose it. */
@@ -30,7 +30,7 @@ export async function openDatabase(directory: string, known: Known, log: Log): P
   const options = optionsFor(directory, known);
   const store = await openLevelStore({
     ...options,
-    onTrouble: error => log.error({ err: error, code: error.code }, 'the database takes nothing'),
+    onTrouble: error => log.error(errorFields(error), 'the database takes nothing'),
     onMended: () => log.info({}, 'the database was opened anew, and takes what comes'),
   });
   if (!(await isPublished(directory)) || !(await isEmpty(store))) return store;

@@ -6,7 +6,7 @@ import { tellSilence } from './events/silence.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
 import { LOOK_EVERY_MS } from './fleet/presence.ts';
 import type { FleetStore } from './fleet/store.ts';
-import type { Log } from './log.ts';
+import { type Log, RecurringErrors } from './log.ts';
 import type { Repository } from './repository/repository.ts';
 import { goingOnWith } from './rollouts/checks.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
@@ -26,6 +26,8 @@ interface FleetServicesDeps {
   audit: Audit;
   events: Events;
   room: Room;
+  /** What is kept of all reports together, about. */
+  maxReportBytes: number;
   now: () => number;
   after: After;
   log: Log;
@@ -41,7 +43,7 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, files, store, audit, events, room, now, after, log } = deps;
+  const { repository, files, store, audit, events, room, maxReportBytes, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
@@ -59,6 +61,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       tellOutcomes(events, changes, id => fleet.registry.member(id)?.name);
     },
     room,
+    maxReportBytes,
     now,
   });
   const { registry, progress, presence } = fleet;
@@ -73,16 +76,11 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     after,
     log,
   });
-  const tend = tending(fleet, rollouts, now);
-  const stopTending = again(after, TEND_INTERVAL_MS, tend, error =>
-    log.error({ err: error, retryMs: TEND_INTERVAL_MS }, 'tending the fleet failed'),
-  );
-  const stopLooking = again(
-    after,
-    LOOK_EVERY_MS,
-    async () => tellSilence(presence.look(), { events, registry, log }),
-    error => log.error({ err: error }, 'looking for silent gateways failed'),
-  );
+  const every = again(after, new RecurringErrors(log));
+  const stopTending = every(TEND_INTERVAL_MS, tending(fleet, rollouts, now), 'tending the fleet failed');
+  const stopTidying = every(TEND_INTERVAL_MS, () => fleet.intake.tidy(), 'tidying reports failed');
+  const look = async (): Promise<void> => tellSilence(presence.look(), { events, registry, log });
+  const stopLooking = every(LOOK_EVERY_MS, look, 'looking for silent gateways failed');
   return {
     fleet,
     rollouts,
@@ -90,6 +88,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     async close() {
       await stopLooking();
       await stopTending();
+      await stopTidying();
       await fleet.intake.idle();
       await rollouts.stop();
       await presence.save({ isLast: true });
@@ -111,26 +110,31 @@ function tending({ registry, presence }: Fleet, rollouts: Rollouts, now: () => n
   };
 }
 
-/** @returns ends it, once what is under way has ended */
-function again(
-  after: After,
-  everyMs: number,
-  act: () => Promise<void>,
-  failed: (error: unknown) => void,
-): () => Promise<void> {
-  let isStopped = false;
-  let underWay = Promise.resolve();
-  let cancel = (): void => {};
-  const schedule = (): void => {
-    if (isStopped) return;
-    cancel = after(everyMs, () => {
-      underWay = act().catch(failed).finally(schedule);
-    });
-  };
-  schedule();
-  return async () => {
-    isStopped = true;
-    cancel();
-    await underWay;
+/** @returns begins something that is done again and again; what that returns ends it, once what is under way has ended */
+function again(after: After, errors: RecurringErrors) {
+  return (everyMs: number, act: () => Promise<void>, failure: string): (() => Promise<void>) => {
+    let isStopped = false;
+    let underWay = Promise.resolve();
+    let cancel = (): void => {};
+    const attempt = async (): Promise<void> => {
+      try {
+        await act();
+        errors.succeeded(failure);
+      } catch (error) {
+        errors.failed(failure, error, failure, { retryMs: everyMs });
+      }
+    };
+    const schedule = (): void => {
+      if (isStopped) return;
+      cancel = after(everyMs, () => {
+        underWay = attempt().finally(schedule);
+      });
+    };
+    schedule();
+    return async () => {
+      isStopped = true;
+      cancel();
+      await underWay;
+    };
   };
 }

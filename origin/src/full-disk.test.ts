@@ -1,4 +1,4 @@
-import { rmSync } from 'node:fs';
+import { rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AuditChainCheck, auditEntrySchema } from '@sitecast/shared/audit';
 import type { Envelope } from '@sitecast/shared/identity';
@@ -32,7 +32,7 @@ afterEach(async () => {
 });
 
 async function start(reserve: string): Promise<void> {
-  origin = await spawnOrigin(data, ['--reserve', reserve, '--log-level', 'error']);
+  origin = await spawnOrigin(data, ['--reserve', reserve, '--log-level', 'warn']);
 }
 
 const call = (method: string, path: string, value?: unknown) => origin.operator.call(method, path, value);
@@ -72,13 +72,26 @@ async function metric(name: string): Promise<number> {
   return Number(new RegExp(`^${name} (.*)$`, 'm').exec(text)?.[1]);
 }
 
+/** What was logged, by its sentence. */
+const linesAbout = (message: RegExp): object[] =>
+  origin
+    .log()
+    .split('\n')
+    .filter(line => line !== '')
+    .map((line): { msg: string } => JSON.parse(line))
+    .filter(({ msg }) => message.test(msg));
+
+async function longReports(device: TestMember, count: number): Promise<Envelope[]> {
+  const reason = { code: 'healthFailed', message: 'x'.repeat(1000) };
+  const reports = [];
+  while (reports.length < count) reports.push(await device.next({ state: 'failed', reason }));
+  return reports;
+}
+
 /** Sends reports, so many at a time, for as long as they are taken. */
 async function untilRefused(device: TestMember, count: number): Promise<Answer> {
-  const reason = { code: 'healthFailed', message: 'x'.repeat(1000) };
   for (;;) {
-    const reports = [];
-    while (reports.length < count) reports.push(await device.next({ state: 'failed', reason }));
-    const answer = await device.sendReports(reports);
+    const answer = await device.sendReports(await longReports(device, count));
     if (answer.status !== 200) return answer;
   }
 }
@@ -99,6 +112,9 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
   expect(await revoke(revoked)).toMatchObject({ httpStatus: 507 });
   expect([await statusOf('/healthz'), await statusOf('/readyz')]).toEqual([200, 503]);
   expect(await metric('sitecast_database_writable')).toBe(0);
+  expect(await call('GET', '/api/v1/repository')).toMatchObject({
+    warnings: [{ code: 'SITECAST_NO_SPACE', message: expect.stringContaining('Make room') }],
+  });
   // What is there is read.
   expect(await call('GET', `/api/v1/devices/${device.id}`)).toMatchObject({ httpStatus: 200, chains: [] });
 
@@ -111,6 +127,12 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
   expect(await revoked.report()).toMatchObject({ status: 403 });
   const audited = await auditedTo();
   expect(await metric('sitecast_database_reopened_total')).toBe(1);
+  // What an operator can cure is a line with a code, not a stack trace; a change of readiness is one line, however often it's asked for.
+  expect(origin.log()).not.toContain('stack');
+  expect(linesAbout(/^not ready: /)).toEqual([expect.objectContaining({ code: 'SITECAST_NO_SPACE' })]);
+  expect(linesAbout(/^a request was refused/)).toContainEqual(
+    expect.objectContaining({ path: '/api/v1/tokens', code: 'SITECAST_NO_SPACE' }),
+  );
   await origin.stop('SIGKILL');
 
   await start('0');
@@ -140,7 +162,10 @@ it('lets no device fill the disk: reports leave a reserve, with which operators 
   await start('21MiB');
   const [greedy, other] = await enrolDevices(2);
   if (!greedy || !other) throw new Error('no devices');
-  expect(await untilRefused(greedy, 200)).toMatchObject(FULL);
+  // A device may say so much in an hour; less than that is left.
+  const left = (await metric('sitecast_disk_free_bytes')) - (await metric('sitecast_disk_reserve_bytes'));
+  writeFileSync(filler, Buffer.alloc(left - 256 * 1024));
+  expect(await untilRefused(greedy, 50)).toMatchObject(FULL);
   expect(await origin.operator.uploadFile(Buffer.from('x'))).toMatchObject({ status: 507 });
   expect(await statusOf('/readyz')).toBe(503);
   expect(await metric('sitecast_database_writable')).toBe(1);
@@ -151,4 +176,21 @@ it('lets no device fill the disk: reports leave a reserve, with which operators 
   expect(await greedy.report()).toMatchObject({ status: 403 });
   expect(await other.report()).toMatchObject(FULL);
   expect(await origin.stop('SIGTERM')).toBe(0);
+});
+
+it('says how much room it needs, and where, if it was killed while the disk was full; with that it starts', async () => {
+  await start('0');
+  const [device] = await enrolDevices(1);
+  if (!device) throw new Error('no device');
+  for (let count = 0; count < 2000; count += 200) await device.sendReports(await longReports(device, 200));
+  fillDisk(filler);
+  await untilRefused(device, 1);
+  await origin.stop('SIGKILL');
+  const refused = await start('0').catch((error: unknown) => String(error));
+  expect(refused).toContain(`MiB in ${data}/state, and 0 MiB are free there (SITECAST_NO_SPACE)`);
+  const needed = Number(/opening the database takes about (\d+) MiB/.exec(String(refused))?.[1]);
+  expect(needed).toBeGreaterThan(1);
+  truncateSync(filler, statSync(filler).size - needed * 2 ** 20);
+  await start('0');
+  expect(await call('GET', `/api/v1/devices/${device.id}`)).toMatchObject({ httpStatus: 200 });
 });

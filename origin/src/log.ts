@@ -1,1 +1,38 @@
-export type { Log } from '@sitecast/shared/log';
+import { bottomOf, SitecastError } from '@sitecast/shared/errors';
+import type { Log, LogFields } from '@sitecast/shared/log';
+
+export type { Log };
+
+/**
+ * What is logged of an error. What may be expected (a full disk, a missing key, a damaged file) has a code, and is one line; anything else
+ * is a defect, and its stack is wanted.
+ */
+export function errorFields(error: unknown): LogFields {
+  if (!(error instanceof SitecastError) || error.code === 'SITECAST_INTERNAL') return { err: error };
+  const { code, message, hint } = error;
+  const bottom = error.cause === undefined ? undefined : bottomOf(error.cause);
+  return { code, detail: message, ...(hint && { hint }), ...(bottom !== undefined && { cause: bottom }) };
+}
+
+/** Logs what goes wrong again and again once, until it's something else or has gone well. */
+export class RecurringErrors {
+  readonly #log: Log;
+  /** The last one's code or message, by what failed. */
+  readonly #last = new Map<string, string>();
+
+  constructor(log: Log) {
+    this.#log = log;
+  }
+
+  failed(what: string, error: unknown, message: string, fields: LogFields = {}): void {
+    const name =
+      error instanceof SitecastError ? `${error.code} ${JSON.stringify(error.data)}` : bottomOf(error);
+    if (this.#last.get(what) === name) return;
+    this.#last.set(what, name);
+    this.#log.error({ ...fields, ...errorFields(error) }, message);
+  }
+
+  succeeded(what: string): void {
+    this.#last.delete(what);
+  }
+}

@@ -3,6 +3,7 @@ import { endProcessSoon, Endings, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { readSecretBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
+import type { DatabaseState } from '@sitecast/shared/key-value';
 import { type LogSettings, openLog } from '@sitecast/shared/log';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import { AuditLog } from './audit/log.ts';
@@ -24,13 +25,14 @@ import { BODY_PACE } from './http/body.ts';
 import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
 import { Metrics } from './http/metrics.ts';
 import { SignedRequests } from './http/signed.ts';
-import type { Log } from './log.ts';
+import { errorFields, type Log } from './log.ts';
+import { Readiness } from './readiness.ts';
 import { originProgram, type RecoverSettings } from './program.ts';
 import type { Mirror } from './recovery/mirror-copy.ts';
 import { recordRestore } from './recovery/record.ts';
 import { isMended, recover, type Recovered } from './recovery/recover.ts';
-import { restoreContent, type Restored, restoreMetadata } from './recovery/restore.ts';
-import { whyNotReady } from './repository/description.ts';
+import { restoreContent, type RestoredFrom, restoreMetadata } from './recovery/restore.ts';
+import { stillDamagedFor, watchMirrors } from './recovery/watched-mirrors.ts';
 import { Repository } from './repository/repository.ts';
 import { Scrubber } from './repository/scrubber.ts';
 import type { OriginSettings } from './settings.ts';
@@ -86,7 +88,7 @@ export async function startOrigin(
   let known: Known = () => ({});
   const state = await openDatabase(directory, () => known(), log);
   // When the origin is closed as well as when a later step of its start fails.
-  const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
+  const endings = loggingEndings(log);
   endings.add('the database', () => state.close());
   try {
     const store = new FleetTables(state);
@@ -108,7 +110,8 @@ export async function startOrigin(
     await upkeep.start();
     const events = new EventLog(now);
     const around = { events, room, now, after, log };
-    const services = await openFleetServices({ repository, files, store, audit, ...around });
+    const { maxReportBytes } = settings;
+    const services = await openFleetServices({ repository, files, store, audit, maxReportBytes, ...around });
     endings.add('the fleet', () => services.close());
     known = () => countsOf({ ...services, audit, tokens });
     const { gossip = NO_GOSSIP } = settings;
@@ -118,17 +121,17 @@ export async function startOrigin(
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
     const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state };
-    const { app, wakeAll, scrubber } = openApp(parts, settings);
-    endings.add('the reading back', () => scrubber.stop());
+    const { app, wakeAll, readiness, lookout } = openApp(parts, settings);
+    endings.add('looking for damage', () => lookout.stop());
     const server = await listen(app, { ...settings.listen, tls });
     endings.add('the server', () => server.close(SHUTDOWN_GRACE_MS));
     // Whoever waits for something is answered first: the server closes once nobody does.
     endings.add('those that wait', wakeAll);
-    scrubber.start();
+    lookout.start();
     return {
       url: server.url,
       adminTokenPath,
-      notReady: whyNotReady(repository, now())?.message,
+      notReady: (await readiness.check())?.message,
       reloadTls: () => reloadTls(server, settings),
       close: () => endings.endAll(),
     };
@@ -137,6 +140,10 @@ export async function startOrigin(
     await endings.endAll().catch(() => undefined);
     throw error;
   }
+}
+
+function loggingEndings(log: Log): Endings {
+  return new Endings((what, error) => log.error({ ...errorFields(error), what }, 'stopping went wrong'));
 }
 
 /** For people, who may one day miss some of them. */
@@ -162,23 +169,30 @@ function openRepository(
 interface AppParts
   extends FleetServices,
     Surroundings,
-    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room' | 'state'> {
+    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room'> {
+  state: DatabaseState;
   events: EventLog;
 }
 
-/** @returns the app, what looks for damage, and what answers all that wait, and lets nobody wait any more */
-function openApp(
-  { events, after, ...parts }: AppParts,
-  { scrubBytesPerS = 0 }: OriginSettings,
-): { app: OriginApp; scrubber: Scrubber; wakeAll: () => Promise<void> } {
+interface OpenedApp {
+  app: OriginApp;
+  readiness: Readiness;
+  lookout: { start: () => void; stop: () => Promise<void> };
+  wakeAll: () => Promise<void>;
+}
+
+/** @returns the app, what looks for damage and for whether it's ready, and what answers all that wait, and lets nobody wait any more */
+function openApp({ events, after, ...parts }: AppParts, { scrubBytesPerS = 0 }: OriginSettings): OpenedApp {
   const republishRollouts = (product: string) => parts.rollouts.republish(product);
   const scrubber = new Scrubber({ ...parts, after, bytesPerS: scrubBytesPerS, republishRollouts });
+  const readiness = new Readiness({ ...parts, after });
   const waiters = new TimestampWaiters(parts.repository, after);
   const eventStreams = new EventStreams(events, after);
   const bodies = { memory: new MemoryBudget(MAX_BODY_MEMORY_BYTES), pace: BODY_PACE };
   const app = createApp({
     ...parts,
     scrubber,
+    readiness,
     signedRequests: new SignedRequests({ ...parts.fleet, ...parts, bodies }),
     waiters,
     eventStreams,
@@ -190,7 +204,15 @@ function openApp(
     waiters.close();
     eventStreams.close();
   };
-  return { app, scrubber, wakeAll };
+  const start = (): void => {
+    scrubber.start();
+    readiness.start();
+  };
+  const stop = async (): Promise<void> => {
+    await readiness.stop();
+    await scrubber.stop();
+  };
+  return { app, readiness, lookout: { start, stop }, wakeAll };
 }
 
 /** @returns where the first admin's token lies, if one was made now */
@@ -206,15 +228,15 @@ export async function recoverFrom({
   from,
   acceptedDay,
   damagedOnly,
-}: RecoverSettings): Promise<Recovered | Restored> {
+}: RecoverSettings): Promise<Recovered | RestoredFrom> {
   const directory = resolve(dataDirectory);
-  const mirrors = from.map(toMirror);
+  const { mirrors, unread } = watchMirrors(from.map(toMirror));
   // The database would be made where there's none.
   if (!(await hasData(directory))) throw noData(directory);
   const log = openLog({ role: 'origin', level: 'warn' });
   let known: Known = () => ({});
   const { unfinished, earlier, mended } = await beginRecovery(directory, () => known());
-  const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
+  const endings = loggingEndings(log);
   endings.add('the database', () => mended.store.close());
   try {
     const store = new FleetTables(mended.store);
@@ -225,14 +247,15 @@ export async function recoverFrom({
     const registry = await Registry.open(store);
     const files = new DiskFiles(directory);
     await prepareDataDirectory(files);
-    const chunks = await ThreadedChunks.open({
-      root: directory,
-      maxStagedBytes: Number.MAX_SAFE_INTEGER,
-    });
+    const maxStagedBytes = Number.MAX_SAFE_INTEGER;
+    const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes });
     endings.add('the thread for chunks', () => chunks.close());
     const staged = await StagedFiles.open(files, Date.now);
-    const metadata = await restoreMetadata(files, mirrors);
-    const repository = await Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
+    const metadata = await restoreMetadata(files, mirrors, { mayBeNewer: damagedOnly });
+    const opening = Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
+    const repository = await opening.catch((error: unknown) => {
+      throw stillDamagedFor(error, unread());
+    });
     known = () => ({ 'entries of the audit log': audit.head.seq });
     const database = foundIn(mended, { earlier: earlier.lost, unreadable });
     const isWhole = !earlier.begun && !isMended(database);
@@ -242,9 +265,11 @@ export async function recoverFrom({
       await recordRestore(audit, { from, metadata });
       const restored = await restoreContent({ repository, files, chunks, log }, mirrors);
       await endings.endAll();
-      return { metadata, ...restored };
+      return { metadata, ...restored, asked: from, unread: unread() };
     }
-    const parts = { repository, files, staged, chunks, audit, registry, database, now: Date.now, log };
+    const begins = () => unfinished.note(database.lost);
+    const around = { database, begins, now: Date.now, log };
+    const parts = { repository, files, staged, chunks, audit, registry, ...around };
     const recovered = await recover(parts, mirrors);
     await unfinished.end();
     // The first admin's may be among what was lost.
@@ -332,7 +357,7 @@ async function serve(settings: OriginSettings, logSettings: LogSettings): Promis
   process.on('SIGHUP', () => {
     origin.reloadTls().then(
       () => log.info({}, 'the TLS certificate was read anew'),
-      (error: unknown) => log.error({ err: error }, 'the TLS certificate could not be read anew'),
+      (error: unknown) => log.error(errorFields(error), 'the TLS certificate could not be read anew'),
     );
   });
   await firstSignal();

@@ -76,6 +76,12 @@ describe('rollout status --watch', () => {
     await passHours(1);
     await watching.until('stage 3 of 3');
     await everybody(id, members, WELL);
+    const { stdout } = await sitecast('rollout', 'status', id);
+    expect(stdout).toContain('stage 3 of 3, soaks until 2030-01-01T03:00:00.000Z');
+    expect(stdout).toMatch(
+      /next: it's completed when it has soaked; .*`sitecast rollout rollback [0-9a-f]{16}`/,
+    );
+    await passHours(1);
     const watched = await watching.done;
     expect(watched).toMatchObject({ exitCode: 0, stderr: `rollout ${id} is completed\n` });
     expect(watched.stdout).toContain('5 of 5 devices reached  5 of 5 completed');
@@ -138,6 +144,28 @@ describe('rollout status --watch', () => {
     expect(JSON.parse(watched.stdout.trim())).toMatchObject({ state: 'active', total: 3, matching: 3 });
     await sitecast('rollout', 'complete', id);
     expect(await sitecast('rollout', 'status', id, '--watch')).toMatchObject({ exitCode: 0 });
+  });
+
+  it('of one that soaks in its last stage ends at its completion; then it can be sent back, and says what that waits for', async () => {
+    const members = await devices(2);
+    const id = await start('--all-at-once', '--last-soak', '1h');
+    const release = { counter: 1, version: '1.0.0' };
+    await everybody(id, members, { state: 'completed', booted: { slot: 'B', release } });
+    const until = await sitecast('rollout', 'status', id, '--until-stage', '1');
+    expect(until).toMatchObject({ exitCode: 0, stderr: expect.stringContaining('stage 1 of 1') });
+    await passHours(1);
+    const watched = await sitecast('rollout', 'status', id, '--watch');
+    expect(watched).toMatchObject({ exitCode: 0, stderr: `rollout ${id} is completed\n` });
+    expect((await sitecast('rollout', 'status', id)).stdout).toContain(`\`sitecast rollout rollback ${id}\``);
+    const back = await sitecast('rollout', 'rollback', id);
+    expect(back).toMatchObject({
+      exitCode: 0,
+      stdout: `rollout ${id} of camera 1.0.0 is rollingBack\n`,
+      stderr: expect.stringContaining('touches 2 devices'),
+    });
+    const shown = (await sitecast('rollout', 'status', id)).stdout;
+    expect(shown).toContain(`next: 2 devices still to go back; those that come later`);
+    expect(shown).toContain(`until \`sitecast rollout abort ${id}\``);
   });
 
   it('waits through an operator’s pause', async () => {
@@ -231,6 +259,11 @@ it('sitecast rollout start says what a slip of a name was meant to be, how many 
   const dry = await sitecast(...of, '--stages', '1,20,100', '--soak', '15s', '--dry-run');
   expect(dry.stdout).toContain('stage 1, 1 %: 1 device more, then it soaks 15 s\n');
   expect(dry.stdout).toContain('stage 2, 20 %: 0 devices more, so the next begins at once\n');
+  expect(dry.stdout).toContain('stage 3, 100 %: 4 devices more, then it soaks 15 s and is completed\n');
+  const twice = await sitecast(...of, '--stages', '1,100', '--soak', '1h,2h', '--last-soak', '3h');
+  expect(twice).toMatchObject({ exitCode: 2, stderr: expect.stringContaining('SITECAST_OPTION_CONFLICT') });
+  const short = await sitecast(...of, '--stages', '1,100', '--last-soak', '0s', '--dry-run');
+  expect(short.stdout).toContain('stage 2, 100 %: 4 devices more, then it is completed\n');
   const started = await sitecast(...of, '--stages', '20,60,100');
   expect(started.stdout).toContain('camera 1.0.0 to 1 of 5 devices, in the first of 3 stages');
   const again = await sitecast(...of, '--all-at-once', '--dry-run');
@@ -276,5 +309,22 @@ describe('an empty list says what it is empty of', () => {
     const token = ['token', 'create', '--join', '--kind', 'gateway', '--expires', '9999d', '--site'];
     expect((await sitecast(...token, 'nroht')).stderr).toContain('the site nroht (is it nroth?)');
     expect((await sitecast(...token, 'nroth')).stderr).not.toContain('new in');
+  });
+});
+
+describe('what cannot be done', () => {
+  it('is refused before it is asked about', async () => {
+    const [one] = await devices(3);
+    const id = await start('--all-at-once', '--on-failure', 'pause');
+    const late = await sitecast('rollout', 'advance', id);
+    expect(late).toMatchObject({ exitCode: 3 });
+    expect(late.stderr).not.toContain('touches');
+    await one?.report(saying(id, FAILED));
+    await bed.origin.rollouts.checkCompletion();
+    const { exitCode, stderr } = await sitecast('rollout', 'resume', id);
+    expect(exitCode).toBe(3);
+    expect(stderr).toMatch(/FAILED WITH[^]*SITECAST_ACKNOWLEDGE_NEEDED/);
+    expect(stderr).not.toContain('touches');
+    expect(await sitecast('rollout', 'resume', id, '--acknowledge')).toMatchObject({ exitCode: 0 });
   });
 });

@@ -3,7 +3,8 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
-import type { Restored } from './recovery/restore.ts';
+import type { RestoredFrom } from './recovery/restore.ts';
+import { unreadText } from './recovery/watched-mirrors.ts';
 import {
   checkTls,
   type GossipSettings,
@@ -17,6 +18,7 @@ import {
 
 const DEFAULT_STAGING_TTL_MS = 30 * 86_400_000;
 const DEFAULT_MAX_STAGED_BYTES = 64 * 2 ** 30;
+const DEFAULT_MAX_REPORT_BYTES = 8 * 2 ** 30;
 const DEFAULT_RESERVE_BYTES = 256 * 2 ** 20;
 const DEFAULT_SCRUB_BYTES_PER_S = 4 * 2 ** 20;
 
@@ -28,6 +30,7 @@ interface ServeOptions extends LogOptions {
   behindTlsProxy?: boolean;
   stagingTtl: number;
   maxStagedBytes: number;
+  maxReportBytes: number;
   reserve: number;
   scrubRate: number;
   acceptClock?: string;
@@ -58,7 +61,7 @@ export interface RecoverSettings {
 export interface OriginCommands {
   /** Runs an origin until it's told to stop. */
   serve: (settings: OriginSettings, log: LogSettings) => Promise<void>;
-  recover: (settings: RecoverSettings) => Promise<Recovered | Restored>;
+  recover: (settings: RecoverSettings) => Promise<Recovered | RestoredFrom>;
 }
 
 const RECOVER_HELP = `
@@ -125,6 +128,7 @@ export function originProgram(
         tls: checkTls(options),
         stagingTtlMs: options.stagingTtl,
         maxStagedBytes: options.maxStagedBytes,
+        maxReportBytes: options.maxReportBytes,
         reserveBytes: options.reserve,
         scrubBytesPerS: options.scrubRate,
         acceptedDay: options.acceptClock,
@@ -157,9 +161,9 @@ function recoverCommand(
     .addHelpText('after', RECOVER_HELP)
     .action(async ({ data, from = [], damagedOnly = false, acceptClock, json }: RecoverOptions) => {
       const recovered = await recover({ dataDirectory: data, from, damagedOnly, acceptedDay: acceptClock });
-      const text = 'lost' in recovered ? restoredText(recovered) : recoveredText(recovered);
+      const text = 'asked' in recovered ? restoredText(recovered) : recoveredText(recovered);
       out(json === true ? `${plainJson(JSON.stringify(recovered))}\n` : text);
-      if ('lost' in recovered) demandWhole(recovered);
+      if ('asked' in recovered) demandWhole(recovered);
     });
 }
 
@@ -175,6 +179,11 @@ function diskOptions(serve: SettingsCommand): SettingsCommand {
       new Option('--max-staged-bytes <size>', 'how much of such uploads is taken')
         .argParser(parseSizeBytes)
         .default(DEFAULT_MAX_STAGED_BYTES, '64GiB'),
+    )
+    .addOption(
+      new Option('--max-report-bytes <size>', "how much is kept of devices' reports; older ones make way")
+        .argParser(parseSizeBytes)
+        .default(DEFAULT_MAX_REPORT_BYTES, '8GiB'),
     )
     .addOption(
       new Option(
@@ -219,10 +228,11 @@ function gossipOf({ gossipListen = [], gossipAnnounce = [], fleetKeyFile }: Serv
   return { listen: gossipListen, announce: gossipAnnounce, fleetKeyFile };
 }
 
-function restoredText({ metadata, files, chunks, lost }: Restored): string {
+function restoredText({ metadata, files, chunks, lost, unread }: RestoredFrom): string {
   const lines = [
     ...[...metadata, ...files].map(name => `brought back: ${name}`),
     `brought back: ${chunks} chunks`,
+    ...unread.map(({ mirror, message }) => `not read: ${mirror}: ${message}`),
     ...lost.files.map(name => `lost: ${name}`),
     ...lost.releases.map(
       ({ product, counter, version, chunks: count }) =>
@@ -232,29 +242,44 @@ function restoredText({ metadata, files, chunks, lost }: Restored): string {
   return `${lines.map(plainLine).join('\n')}\n`;
 }
 
-/** @throws SITECAST_FILES_LOST, SITECAST_CHUNKS_LOST (failed) */
-function demandWhole({ lost: { files, releases } }: Restored): void {
-  if (files.length > 0)
+/** @throws SITECAST_MIRRORS_UNREAD (unreachable); SITECAST_FILES_LOST, SITECAST_CHUNKS_LOST (failed) */
+function demandWhole({ lost: { files, releases }, asked, unread }: RestoredFrom): void {
+  if (files.length + releases.length === 0) return;
+  const what =
+    files.length > 0
+      ? files.join(', ')
+      : `chunks of ${releases.map(({ product, counter }) => `${product} ${counter}`).join(', ')}`;
+  if (unread.length > 0)
     throw new SitecastError(
-      'failed',
-      'SITECAST_FILES_LOST',
-      `nobody named with --from has ${files.join(', ')}`,
-      {
-        hint: 'Name other gateways; or publish with the same image for an index, or submit the draft again that brought the file.',
-      },
+      'unreachable',
+      'SITECAST_MIRRORS_UNREAD',
+      `lost: ${what}; not all gateways could be asked: ${unreadText(unread)}`,
+      { hint: 'Run this again once they answer, or name others with --from.', data: { unread } },
     );
-  if (releases.length > 0)
-    throw new SitecastError('failed', 'SITECAST_CHUNKS_LOST', 'nobody named with --from has all chunks', {
-      hint: 'Name other gateways, or publish the releases again with the same images once the origin runs.',
-    });
+  const who = asked.length > 0 ? 'and nobody named with --from has it' : 'and no gateway was asked';
+  const others = asked.length > 0 ? 'Name other gateways' : 'Name gateways with --from';
+  const [code, cure] =
+    files.length > 0
+      ? ([
+          'SITECAST_FILES_LOST',
+          'publish with the same image for an index, or withdraw the release',
+        ] as const)
+      : (['SITECAST_CHUNKS_LOST', 'publish the releases again with the same images'] as const);
+  throw new SitecastError('failed', code, `lost: ${what}; ${who}`, {
+    hint: `${others}; or ${cure} once the origin runs.`,
+  });
 }
 
 function recoveredText(recovered: Recovered): string {
-  const { from, unread, versions, releases, lacking, paused, logRestoredTo, adminTokenPath } = recovered;
+  const { from, unread, versions, releases, lacking, lost, paused, missingKeys, adminTokenPath } = recovered;
   const lines = [
     ...databaseLines(recovered),
     from === undefined ? 'nothing newer was found: the repository stays as it was' : `caught up with ${from}`,
     ...releases.map(({ product, counter }) => `  brought back: release ${counter} of ${product}`),
+    ...lost.map(
+      name =>
+        `  nobody has ${name}: once the origin runs, publish the release again for an index, submit its draft again, or withdraw it with --counter`,
+    ),
     ...lacking.map(
       ({ product, version, chunks }) =>
         `  ${chunks} chunks of ${product} ${version} are lost: publish it again, with the same image, once the origin runs`,
@@ -263,9 +288,16 @@ function recoveredText(recovered: Recovered): string {
     versions.timestamp === undefined
       ? 'no repository is published yet'
       : `goes on with timestamp ${versions.timestamp}, targets ${versions.targets}, root ${versions.root}`,
-    logRestoredTo
-      ? `the audit log goes on from entry ${logRestoredTo.seq} of ${logRestoredTo.at}: what was recorded after that is lost`
-      : 'the audit log begins anew: what was recorded before is lost',
+    logLine(recovered),
+    ...missingKeys.map(
+      ({ role, problem }) =>
+        `this origin can't sign ${role}: ${problem}; start it, then run \`sitecast keys rotate ${role}\``,
+    ),
+    ...(missingKeys.length > 0 && paused.length > 0
+      ? [
+          'until then gateways go on with the rollouts as they have seen them: nobody can be told of the pause',
+        ]
+      : []),
     ...paused.map(
       id => `paused: rollout ${id}; look at it, then \`sitecast rollout resume ${id}\` or \`abort\``,
     ),
@@ -275,6 +307,19 @@ function recoveredText(recovered: Recovered): string {
   ];
   // What gateways have answered is among it.
   return `${lines.map(plainLine).join('\n')}\n`;
+}
+
+function logLine({ logRestoredTo, laterEntries }: Recovered): string {
+  if (!logRestoredTo) return 'the audit log begins anew: what was recorded before is lost';
+  const goesOn = `the audit log goes on from entry ${logRestoredTo.seq} of ${logRestoredTo.at}`;
+  switch (laterEntries) {
+    case 'none':
+      return `${goesOn}: that was the last recovery's, nothing was lost since`;
+    case 'unknown':
+      return `${goesOn}: if this directory is a backup, what was recorded after that is lost; nothing else tells of a loss`;
+    default:
+      return `${goesOn}: what was recorded after that is lost`;
+  }
 }
 
 function databaseLines({ database, revokedAgain }: Recovered): string[] {

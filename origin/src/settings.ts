@@ -25,6 +25,8 @@ export interface OriginSettings {
   tls?: { certPath: string; keyPath: string } | undefined;
   stagingTtlMs: number;
   maxStagedBytes: number;
+  /** What is kept of all devices' reports together, about. */
+  maxReportBytes: number;
   /** What uploads, enrolments and reports leave free of the disk. */
   reserveBytes: number;
   /** How much of what is published is read back a second; 0, or not said: nothing. */

@@ -1,4 +1,4 @@
-import type { Log } from './log.ts';
+import { type Log, RecurringErrors } from './log.ts';
 import { isUrgent, warningsOf } from './repository/description.ts';
 import type { Repository } from './repository/repository.ts';
 
@@ -25,6 +25,7 @@ interface UpkeepDeps {
  */
 export class Upkeep {
   readonly #deps: UpkeepDeps;
+  readonly #errors: RecurringErrors;
   #sweptMs = Number.NEGATIVE_INFINITY;
   #warnedMs = Number.NEGATIVE_INFINITY;
   #cancel: () => void = () => {};
@@ -33,6 +34,7 @@ export class Upkeep {
 
   constructor(deps: UpkeepDeps) {
     this.#deps = deps;
+    this.#errors = new RecurringErrors(deps.log);
   }
 
   /** Does what is due, and from then on again and again. Failures are logged and tried again. */
@@ -84,8 +86,9 @@ export class Upkeep {
   async #attempt(failure: string, act: () => Promise<void>): Promise<void> {
     try {
       await act();
+      this.#errors.succeeded(failure);
     } catch (error) {
-      this.#deps.log.error({ err: error, retryMs: CHECK_INTERVAL_MS }, failure);
+      this.#errors.failed(failure, error, failure, { retryMs: CHECK_INTERVAL_MS });
     }
   }
 }

@@ -336,7 +336,7 @@ describe('sitecast', () => {
     const status = await said('rollout', 'status', String(id));
     for (const part of ['now canaries', 'healthFailed  rpi4      1', '1 failed', 'no picture'])
       expect(status).toContain(part);
-    expect(status).toMatch(/no picture +mast-0\n[^]*\nmast-0 +mast +failed/);
+    expect(status).toMatch(/on mast-0: no picture[^]*\nmast-0 +mast +failed/);
     for (const { identity } of devices) expect(status).not.toContain(identity.id);
     expect(await refused('rollout', 'resume', String(id))).toMatchObject({
       code: 'SITECAST_ACKNOWLEDGE_NEEDED',

@@ -49,18 +49,32 @@ function agentFlags(data = 'agent', product = 'camera'): string[] {
 }
 
 /** Publishes a new image and rolls it out, until the origin has the device's word that it runs. */
-async function update(version: string, operator: Build): Promise<void> {
+async function update(version: string, operator: Build, ...more: string[]): Promise<string> {
   const image = randomBytes(IMAGE_BYTES);
   images.set(version, image);
   await writeFile(bed.path(version), image);
   const operate = (...args: string[]) => bed.json('sitecast', args, of(operator));
   const about = ['--product', 'camera', '--version', version, '--hardware', 'rpi4'];
   await operate('release', 'publish', version, ...about);
-  const { id } = await operate('rollout', 'start', 'camera', version, '--all-at-once');
+  const { id } = await operate('rollout', 'start', 'camera', version, '--all-at-once', ...more);
+  await untilCounted(String(id), 'completed', operator);
+  return String(id);
+}
+
+async function untilCounted(id: string, state: string, operator: Build): Promise<void> {
   await bed.until(async () => {
-    const { counts } = await operate('rollout', 'status', String(id));
-    return JSON.stringify(counts).includes('"completed":1');
+    const { counts } = await bed.json('sitecast', ['rollout', 'status', id], of(operator));
+    return JSON.stringify(counts).includes(`"${state}":1`);
   });
+}
+
+/** The released command sends a rollout back that this build's origin has completed, and the released agent goes. */
+async function sendBack(id: string): Promise<void> {
+  const operate = (...args: string[]) => bed.json('sitecast', args, of('released'));
+  await bed.until(async () => (await operate('rollout', 'status', id)).state === 'completed');
+  expect(await operate('rollout', 'rollback', id, '--yes')).toMatchObject({ state: 'rollingBack' });
+  await untilCounted(id, 'rolledBack', 'released');
+  await operate('rollout', 'abort', id, '--yes');
 }
 
 /**
@@ -116,7 +130,9 @@ it('updates a device across all mixtures of the released build and this one, on 
 
   // The origin is the first to be renewed: gateways, devices and operators come later.
   await start('origin', 'current');
-  await update('2.0.0', 'released');
+  // It soaks then, which the released command doesn't know: the next one may be started nevertheless.
+  const soaking = await update('2.0.0', 'released', '--soak', '1h');
+  expect(await bed.json('sitecast', ['rollout', 'status', soaking])).toMatchObject({ state: 'active' });
   await update('3.0.0', 'current');
 
   // A renewed device behind a gateway that isn't.
@@ -131,9 +147,10 @@ it('updates a device across all mixtures of the released build and this one, on 
 
   // The new release fell back: the agent of the old one goes on with what the new one wrote.
   await start('agent', 'released');
-  await update('6.0.0', 'current');
+  await sendBack(await update('6.0.0', 'current'));
   await start('agent', 'current');
   await update('7.0.0', 'current');
-  expect(await slotOf('6.0.0')).toBeDefined();
+  // What the device went back to, and what it has gone on to.
+  expect(await slotOf('5.0.0')).toBeDefined();
   expect(await slotOf('7.0.0')).toBeDefined();
 });

@@ -121,10 +121,11 @@ describe('a bad release', () => {
     expect(running(devices, '2.0.0')).toHaveLength(5);
   });
 
-  it('is tried again by those that it failed on after a retry', async () => {
+  it('is tried again by those that it failed on after a retry; and what was completed can be sent back', async () => {
     const product = 'again';
     const devices = await enrolEverywhere(product, 4);
-    const id = await fleet.rollOut(product, '--all-at-once', '--on-failure', 'pause');
+    const plan = ['--all-at-once', '--on-failure', 'pause', '--last-soak', '1h'];
+    const id = await fleet.rollOut(product, ...plan);
     // Of the site whose turn comes last: all others have taken the order before it is paused.
     const unlucky = new Set(devices.slice(-2));
     const fate = (device: LightDevice) => (unlucky.has(device) ? sick : 'well');
@@ -139,8 +140,16 @@ describe('a bad release', () => {
     await fleet.turn(product);
     expect(running(devices, '2.0.0')).toHaveLength(10);
     expect(await fleet.operate('rollout', 'retry', id, '--yes')).toMatchObject({ attempt: 2 });
-    await fleet.turnUntil(product, id, ({ state }) => state === 'completed');
+    const soaking = await fleet.turnUntil(product, id, ({ settledAt }) => settledAt !== undefined);
+    expect(soaking).toMatchObject({ state: 'active', figures: { well: 12 } });
     expect(running(devices, '2.0.0')).toHaveLength(12);
+    await fleet.operate('rollout', 'complete', id, '--yes');
+    await fleet.untilSigned(product, id, 'completed');
+    await fleet.turn(product);
+    await fleet.operate('rollout', 'rollback', id, '--yes');
+    await fleet.untilSigned(product, id, 'rollingBack');
+    await fleet.turnUntil(product, id, status => figuresOf(status).returned === 12);
+    expect(running(devices, '1.0.0')).toHaveLength(12);
   });
 });
 

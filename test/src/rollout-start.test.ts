@@ -36,6 +36,7 @@ it('sitecast rollout start: what each flag says is in the rollout', async () => 
       minFailures: 3,
       onFailure: 'pause',
       silentAfterMs: 7_200_000,
+      lastStageSoaks: true,
     },
     offlineForMs: 21_600_000,
     maxDownBasisPoints: 1000,

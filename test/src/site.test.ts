@@ -1,5 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { cp, readFile, rm, writeFile } from 'node:fs/promises';
+import { TestMember } from '@sitecast/origin/testing';
+import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
 import { Bed, type Server } from './bed/processes.ts';
 
@@ -177,3 +179,40 @@ it('a gateway waits for an origin that is away at its first start, then serves; 
   await bed.until(async () => patient.output.includes('listens on'));
   expect(await patient.stop()).toBe(0);
 });
+
+it('an enrolled device that floods takes little of the WAN and the disk, and holds up nobody', async () => {
+  const id = await rollOut('1.0.0');
+  await makeSlots('honest');
+  const flooder = new TestMember((path, init) => fetch(gateway.url + path, init), Date.now);
+  const token = (await readFile(at('token'), 'utf8')).trim();
+  expect(await flooder.enrol(token, { product })).toMatchObject({ status: 200 });
+  const sentBefore = await metric(gateway, 'sitecast_wan_sent_bytes_total');
+  const statuses: number[] = [];
+  const end = new AbortController();
+  const flood = async (): Promise<void> => {
+    while (!end.signal.aborted) {
+      const reports: unknown[] = [];
+      for (let made = 0; made < 10; made += 1)
+        reports.push(await flooder.next({ more: 'x'.repeat(60_000) }, sealUnchecked));
+      statuses.push((await flooder.sendReports(reports)).status);
+    }
+  };
+  const flooding = flood();
+  await bed.until(async () => statuses.includes(429), 'the flood to be refused');
+  expect(await update('honest')).toMatchObject({ state: 'completed' });
+  // The flooder is of the rollout, too, and says nothing of it.
+  await bed.until(async () => JSON.stringify(await stateInRollout(id)).includes('"completed":1'));
+  end.abort();
+  await flooding;
+  // Of megabytes so much: what fits into 256 KiB at once, and what the honest one has to say.
+  expect(statuses.length).toBeGreaterThan(3);
+  expect((await metric(gateway, 'sitecast_wan_sent_bytes_total')) - sentBefore).toBeLessThan(400_000);
+  const { kept, anomalies } = await operate('device', 'show', flooder.id);
+  expect(Object(kept).bytes).toBeLessThanOrEqual(256 * 1024);
+  expect(anomalies).toEqual([]);
+});
+
+async function metric({ url }: Server, name: string): Promise<number> {
+  const text = await (await fetch(`${url}/metrics`)).text();
+  return Number(new RegExp(`^${name} (\\d+)`, 'm').exec(text)?.[1] ?? 0);
+}

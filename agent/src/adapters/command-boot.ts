@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { SitecastError } from '@sitecast/shared/errors';
-import { cutText, cutTextStart } from '@sitecast/shared/text';
+import { cutText, cutTextStart, outputText } from '@sitecast/shared/text';
 import { z } from 'zod';
 import type {
   AgentClock,
@@ -22,6 +22,9 @@ const TRY_AGAIN_MS = 1000;
 const STOP_GRACE_MS = 5000;
 /** Of what the program printed. */
 const MAX_TOLD_CHARS = 200;
+/** Warnings of one verb that are logged within an hour. `get` is called often, and a program may name the time in each. */
+const MAX_WARNINGS_AN_HOUR = 3;
+const HOUR_MS = 3_600_000;
 const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
 
 const answerSchema = z.looseObject({
@@ -32,7 +35,7 @@ const answerSchema = z.looseObject({
 
 export interface CommandBootOptions {
   run: RunCommand;
-  clock: Pick<AgentClock, 'sleep'>;
+  clock: Pick<AgentClock, 'sleep' | 'now'>;
   log: Log;
   /** The agent is asked to end. */
   stop: AbortSignal;
@@ -50,13 +53,13 @@ export interface CommandBootOptions {
  * | `set-next SLOT` | all boots run it |
  * | `reboot` | boots; it may return before that, and leave something running that boots later |
  *
- * Exit code 0 says that it's done, and durable. What any verb but `reboot` leaves running is ended. Standard error is for people: it goes to the log.
+ * Exit code 0 says that it's done, and durable. What any verb but `reboot` leaves running is ended. Standard error is for people: it goes to the log, a few lines an hour.
  */
 export class CommandBootControl implements BootControl {
   readonly #command: string;
   readonly #options: CommandBootOptions;
-  /** The last warning of each verb: `get` is called often. */
-  readonly #told = new Map<string, string>();
+  /** Of each verb. */
+  readonly #told = new Map<string, Told>();
 
   constructor(command: string, options: CommandBootOptions) {
     this.#command = command;
@@ -149,16 +152,38 @@ export class CommandBootControl implements BootControl {
     const { exitCode, isTimedOut, output, stderr } = outcome;
     if (isTimedOut) throw failed(said, `it took more than ${timeoutMs / 1000} s`, undefined, isTimedOut);
     if (exitCode !== 0)
-      throw failed(said, `exit code ${exitCode ?? 'none'}: ${cutTextStart(output.trim(), MAX_TOLD_CHARS)}`);
+      throw failed(said, `exit code ${exitCode ?? 'none'}: ${outputText(output, MAX_TOLD_CHARS)}`);
     this.#tell(said, cutTextStart(stderr.trim(), MAX_TOLD_CHARS));
     return outcome;
   }
 
+  /** What is said again isn't told again; what differs each time isn't told each time. */
   #tell(verb: string, warning: string): void {
-    if (warning !== '' && this.#told.get(verb) !== warning)
-      this.#options.log('warn', `boot control '${verb}' says: ${warning}`);
-    this.#told.set(verb, warning);
+    const { log, clock } = this.#options;
+    const before = this.#told.get(verb);
+    const nowMs = clock.now();
+    // A clock that is set is no reason to be silent for longer.
+    const isSameHour = before !== undefined && Math.abs(nowMs - before.sinceMs) < HOUR_MS;
+    const told = isSameHour ? before : { last: before?.last ?? '', sinceMs: nowMs, count: 0, leftOut: 0 };
+    const isNew = warning !== '' && warning !== told.last;
+    this.#told.set(verb, { ...told, last: warning, ...(isNew ? counted(told) : {}) });
+    if (!isNew || told.count >= MAX_WARNINGS_AN_HOUR) return;
+    const more = isSameHour ? 0 : (before?.leftOut ?? 0);
+    const others = more === 0 ? '' : ` (and ${more} times something else in the last hour)`;
+    log('warn', `boot control '${verb}' says: ${warning}${others}`);
   }
+}
+
+/** What a verb has warned of since the beginning of an hour. */
+interface Told {
+  last: string;
+  sinceMs: number;
+  count: number;
+  leftOut: number;
+}
+
+function counted({ count, leftOut }: Told): Pick<Told, 'count' | 'leftOut'> {
+  return count < MAX_WARNINGS_AN_HOUR ? { count: count + 1, leftOut } : { count, leftOut: leftOut + 1 };
 }
 
 /** Fires a while after `stop`. */

@@ -24,10 +24,10 @@ afterEach(async () => {
 const system = systemClock('auto');
 /** Between two tries a second passes in a millisecond. */
 const clock = { sleep: (ms: number, signal?: AbortSignal) => system.sleep(ms / 1000, signal) };
-const bootBy = (command: string) =>
+const bootBy = (command: string, now = () => Date.now()) =>
   new CommandBootControl(command, {
     run: runCommand,
-    clock,
+    clock: { ...clock, now },
     log: (_level, message) => logged.push(message),
     stop: stop.signal,
   });
@@ -88,6 +88,27 @@ describe('boot control by a program', () => {
     expect(await boot.start()).toEqual({ booted: 'A', next: 'A', bootId: 'boot-1' });
     await boot.read();
     expect(logged).toEqual(["boot control 'get' says: a warning, for people"]);
+  });
+
+  it('tells of warnings that differ each time a few an hour, and how many there were', async () => {
+    const path = await script(
+      `cd ${directory}; echo x >> n; echo "call $(wc -l < n)" >&2; echo '{"booted":"A"}'; exit 0`,
+    );
+    let nowMs = 0;
+    const boot = bootBy(path, () => nowMs);
+    for (let calls = 0; calls < 6; calls += 1) await boot.read();
+    const says = (what: string) => `boot control 'get' says: ${what}`;
+    expect(logged).toEqual([says('call 1'), says('call 2'), says('call 3')]);
+    nowMs = 3_599_999;
+    await boot.read();
+    // Of other verbs it's another matter.
+    await boot.confirm('A');
+    nowMs = 3_600_000;
+    await boot.read();
+    expect(logged.slice(3)).toEqual([
+      "boot control 'confirm A' says: call 8",
+      says('call 9 (and 4 times something else in the last hour)'),
+    ]);
   });
 
   it('asks again what has failed, and gives up what fails three times', async () => {

@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DirectoryLock } from './directory-lock.ts';
+import { lockDirectory } from './directory-lock.ts';
 
 let directory: string;
 beforeEach(async () => {
@@ -17,10 +17,10 @@ it.each([undefined, '', 'x'.repeat(31), 'x'.repeat(32), 'x'.repeat(500)])(
   async text => {
     const path = join(directory, 'lock');
     if (text !== undefined) await writeFile(path, text);
-    const lock = await DirectoryLock.take(directory);
+    const lock = await lockDirectory(directory);
     expect(await readFile(path, 'utf8')).toMatch(/^[0-9a-f]{32}$/);
-    await expect(DirectoryLock.take(directory)).rejects.toMatchObject({ code: 'SITECAST_DATA_IN_USE' });
+    await expect(lockDirectory(directory)).rejects.toMatchObject({ code: 'SITECAST_DATA_IN_USE' });
     await lock.release();
-    await (await DirectoryLock.take(directory)).release();
+    await (await lockDirectory(directory)).release();
   },
 );

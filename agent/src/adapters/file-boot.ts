@@ -2,7 +2,14 @@ import { randomBytes } from 'node:crypto';
 import { readCopy, readFileBounded, setAside, writeCopy, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
-import { type BootControl, type BootState, otherSlot, type PassPoint, type SlotName } from '../ports.ts';
+import {
+  type BootControl,
+  type BootState,
+  otherSlot,
+  type PassPoint,
+  type RememberedBoot,
+  type SlotName,
+} from '../ports.ts';
 
 const MAX_BOOT_BYTES = 16 * 1024;
 const slotName = z.enum(['A', 'B']);
@@ -19,6 +26,8 @@ const bootFileSchema = z.looseObject({
   isStopped: z.boolean(),
 });
 type BootFile = z.infer<typeof bootFileSchema>;
+
+const NOTHING: RememberedBoot = { slots: [], onTrial: undefined };
 
 /** What follows a boot: the payload is started anew from the slot that runs now. */
 type AfterBoot = (booted: SlotName) => Promise<void>;
@@ -47,7 +56,7 @@ export class FileBootControl implements BootControl {
     this.#options = options;
   }
 
-  async start(remembered: readonly SlotName[] = []): Promise<BootState> {
+  async start(remembered: RememberedBoot = NOTHING): Promise<BootState> {
     const state = this.#state ?? (await this.#begin(remembered));
     if (!this.#isUp) await this.#options.afterBoot(state.booted);
     this.#isUp = true;
@@ -98,26 +107,26 @@ export class FileBootControl implements BootControl {
   }
 
   /** Counts the start, once, unless the agent had stopped by itself. */
-  async #begin(remembered: readonly SlotName[]): Promise<BootFile> {
+  async #begin(remembered: RememberedBoot): Promise<BootFile> {
     const found = await this.#find(remembered);
     return this.#save(found.isStopped ? { ...found, isStopped: false } : booted(found));
   }
 
   async #load(): Promise<BootFile> {
-    return this.#state ?? this.#find([]);
+    return this.#state ?? this.#find(NOTHING);
   }
 
-  async #find(remembered: readonly SlotName[]): Promise<BootFile> {
+  async #find(remembered: RememberedBoot): Promise<BootFile> {
     const found = await readBootFile(this.#path);
     if (typeof found === 'object') return found;
     const copy = await readBootCopy(this.#path);
-    const isNew = found === 'missing' && remembered.length === 0 && copy === undefined;
+    const isNew = found === 'missing' && remembered.slots.length === 0 && copy === undefined;
     if (isNew) return firstState(this.#options.firstSlot);
     this.#lost = `${this.#path} was ${found}`;
     if (found === 'damaged') await setAside(this.#path);
-    // A release that knew no copies may have run since the copy was made: then what the agent remembers counts.
-    if (copy && (remembered.length === 0 || remembered.includes(copy.booted))) return copy;
-    return firstState(remembered[0] ?? this.#options.firstSlot);
+    return (
+      (copy && stillTrue(copy, remembered)) ?? firstState(remembered.slots[0] ?? this.#options.firstSlot)
+    );
   }
 
   async #save(state: BootFile): Promise<BootFile> {
@@ -160,6 +169,17 @@ function parseBootFile(bytes: Buffer): BootFile | undefined {
     // Whatever it is, it's no boot state.
     return undefined;
   }
+}
+
+/**
+ * What counts of a copy. A release that knows no copies may have run since it was made, so it's believed to be of now only where
+ * it tells of the trial that is under way; all else that matters, the agent remembers itself.
+ */
+function stillTrue(copy: BootFile, { slots, onTrial }: RememberedBoot): BootFile | undefined {
+  // With nothing to compare it with, it's the best there is: but no trial that may be over is begun again.
+  if (slots.length === 0) return { ...copy, trial: null, isStopped: copy.isStopped && !copy.trial };
+  const isOfTrial = copy.trial !== null && copy.trial.slot === onTrial && slots.includes(copy.booted);
+  return isOfTrial ? copy : undefined;
 }
 
 const newBootId = (): string => randomBytes(8).toString('hex');

@@ -5,11 +5,14 @@ import { syncDirectory } from '@sitecast/shared/durable';
 import { isSystemError } from '@sitecast/shared/errors';
 import type { SlotPlace } from '../decision/memory.ts';
 import type { Slot, SlotReader, SlotWriter } from '../ports.ts';
-import { missingSlot, slotError } from './slot-errors.ts';
-import { findSlot, locateSlot, refuseUnsafe } from './slot-checks.ts';
+import { busySlot, missingSlot, slotError } from './slot-errors.ts';
+import type { SlotLocks } from './slot-locks.ts';
+import { useOf } from './slot-use.ts';
+import { findSlot, findSlots, locateSlot, refuseUnsafe } from './slot-checks.ts';
 
 /** How much is read at once, in bytes; a multiple of every sector size. */
 const BLOCK_BYTES = 1024 * 1024;
+const LOOK_BYTES = 512;
 /** No file system or device asks for a coarser place in memory. */
 const MAX_ALIGNMENT_BYTES = 4096;
 const ALIGNMENT_STEP_BYTES = 16;
@@ -21,6 +24,8 @@ export interface FileSlotOptions {
   other?: string | undefined;
   /** The agent's own directory. */
   data?: string | undefined;
+  /** Those of this agent's process; undefined: nobody else is there. */
+  locks?: SlotLocks | undefined;
 }
 
 /**
@@ -38,6 +43,23 @@ export class FileSlot implements Slot {
 
   async locate(remembered: SlotPlace | undefined): Promise<SlotPlace> {
     return locateSlot(this.path, remembered, this.#options.data);
+  }
+
+  async look(remembered: SlotPlace | undefined, { isBooted }: { isBooted: boolean }): Promise<void> {
+    await this.locate(remembered);
+    const found = await findSlot(this.path);
+    if (!found) return;
+    await this.#options.locks?.take([{ path: this.path, found }]);
+    const use = isBooted ? undefined : await useOf(this.path, found);
+    if (use !== undefined) throw busySlot(this.path, use);
+    const handle = await this.#open(constants.O_RDONLY);
+    try {
+      await handle.read(Buffer.alloc(LOOK_BYTES), 0, LOOK_BYTES, 0);
+    } catch (error) {
+      throw slotError(this.path, 'read', error);
+    } finally {
+      await handle.close();
+    }
   }
 
   async capacityBytes(): Promise<number | undefined> {
@@ -73,15 +95,18 @@ export class FileSlot implements Slot {
   }
 
   async openForWriting(): Promise<SlotWriter> {
+    const { other, locks } = this.#options;
     const { isThere } = await this.locate(undefined);
+    // Before a file is made, and again at what was opened: meanwhile the path may lead elsewhere.
+    await locks?.take(await findSlots([this.path, ...(other === undefined ? [] : [other])]));
     // On a block device O_EXCL fails while anything has mounted or claimed it; for files that are there it means nothing.
     const create = isThere ? 0 : constants.O_CREAT;
     const handle = await this.#open(constants.O_RDWR | constants.O_EXCL | create);
     try {
       if (!isThere) await syncDirectory(dirname(this.path));
-      // Of what was opened: meanwhile the path may lead elsewhere.
       const found = await handle.stat({ bigint: true });
-      await refuseUnsafe(this.path, found, this.#options.other);
+      await refuseUnsafe(this.path, found, other);
+      await locks?.take([{ path: this.path, found }]);
       return new FileWriter(this.path, handle, found.isBlockDevice());
     } catch (error) {
       await handle.close();
@@ -93,8 +118,14 @@ export class FileSlot implements Slot {
     try {
       return await open(this.path, flags, 0o755);
     } catch (error) {
-      throw slotError(this.path, 'open', error);
+      const use = isSystemError(error, 'EBUSY') ? await this.#use() : undefined;
+      throw use === undefined ? slotError(this.path, 'open', error) : busySlot(this.path, use);
     }
+  }
+
+  async #use(): Promise<string | undefined> {
+    const found = await findSlot(this.path);
+    return found && useOf(this.path, found);
   }
 }
 

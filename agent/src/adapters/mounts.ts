@@ -6,6 +6,8 @@ export interface Mount {
   device: string;
   /** Absolute. */
   mountPoint: string;
+  /** Of file system: `ext4`, `tmpfs` … */
+  type: string;
   /** What was mounted, as the file system names it: a device's path, or anything else. */
   source: string;
 }
@@ -24,9 +26,9 @@ export function mountsOf(mountinfo: string): Mount[] {
   return mountinfo.split('\n').flatMap(line => {
     const [before = '', after = ''] = line.split(' - ');
     const [, , device, , mountPoint] = before.split(' ');
-    const [, source] = after.split(' ');
+    const [type = '', source] = after.split(' ');
     if (device === undefined || mountPoint === undefined || source === undefined) return [];
-    return [{ device, mountPoint: unescaped(mountPoint), source: unescaped(source) }];
+    return [{ device, mountPoint: unescaped(mountPoint), type, source: unescaped(source) }];
   });
 }
 

@@ -241,6 +241,43 @@ describe.skipIf(hasNoLoopDevices)('a file below a mount point', () => {
   });
 });
 
+describe.skipIf(hasNoLoopDevices)('a file in memory', () => {
+  const name = `sitecast-test-${process.pid}`;
+  const missing = (said: string) =>
+    expect.objectContaining({ code: 'SITECAST_SLOT_MISSING', message: expect.stringContaining(said) });
+
+  it.each(['bind', 'devtmpfs'])('is no slot below another mount of /dev (%s), there or not', async how => {
+    await mkdir(a);
+    devices.mount(...(how === 'bind' ? ['--bind', '/dev', a] : ['-t', 'devtmpfs', 'dev', a]));
+    const slot = new FileSlot(join(a, name));
+    try {
+      for (const isThere of [false, true]) {
+        if (isThere) await writeFile(slot.path, 'somebody took its name');
+        await expect(slot.locate(undefined)).rejects.toEqual(missing('is the name of a device'));
+        await expect(slot.openForWriting()).rejects.toEqual(missing('is the name of a device'));
+        expect(await slot.openForReading()).toBeUndefined();
+      }
+    } finally {
+      await rm(slot.path, { force: true });
+    }
+  });
+
+  it('is not made, unless the agent itself lives in memory; one that is there is a slot', async () => {
+    for (const path of [a, b]) {
+      await mkdir(path);
+      devices.mount('-t', 'tmpfs', 'tmpfs', path);
+    }
+    // What /tmp is here is not to matter.
+    const data = '/';
+    const slot = new FileSlot(join(a, 'slot'), { data });
+    await expect(slot.locate(undefined)).rejects.toEqual(missing('in memory (tmpfs)'));
+    await expect(slot.openForWriting()).rejects.toEqual(missing('in memory (tmpfs)'));
+    expect(await readdir(a)).toEqual([]);
+    await (await new FileSlot(slot.path, { data: join(b, 'data') }).openForWriting()).close();
+    await (await slot.openForWriting()).close();
+  });
+});
+
 describe('what is mounted where', () => {
   const mounts = mountsOf(
     [

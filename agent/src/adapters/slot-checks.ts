@@ -6,13 +6,22 @@ import type { SlotPlace } from '../decision/memory.ts';
 import { SLOT_NAMES, type SlotName } from '../ports.ts';
 import { isWithin, type Mount, mountOf, readMountPointsOfFstab, readMounts } from './mounts.ts';
 import { busySlot, missingSlot, overlappingSlot, slotError, unusableSlot } from './slot-errors.ts';
-import { isOverlapping, layersOfDirectory, loopDevicesOn, type Storage, storageOf } from './storage-stack.ts';
+import {
+  deviceNumber,
+  isOverlapping,
+  layersOfDirectory,
+  loopDevicesOn,
+  type Storage,
+  storageOf,
+} from './storage-stack.ts';
 
 const DEVICES = '/dev';
+/** File systems without a medium. */
+const IN_MEMORY: ReadonlySet<string> = new Set(['tmpfs', 'ramfs', 'rootfs']);
 
 /**
- * What a slot's path leads to; undefined where nothing is. A file below /dev lies in memory: somebody took a missing
- * device's name for a file's, and it's no slot.
+ * What a slot's path leads to; undefined where nothing is. A file among the device nodes lies in memory: somebody took a
+ * missing device's name for a file's, and it's no slot.
  * @throws SITECAST_SLOT_UNUSABLE for a directory, a pipe and the like
  */
 export async function findSlot(path: string): Promise<BigIntStats | undefined> {
@@ -20,7 +29,7 @@ export async function findSlot(path: string): Promise<BigIntStats | undefined> {
   try {
     found = await stat(path, { bigint: true });
     if (found.isBlockDevice()) return found;
-    if (found.isFile()) return isWithin(await realpath(path), DEVICES) ? undefined : found;
+    if (found.isFile()) return (await isAmongDevices(found, await realpath(path))) ? undefined : found;
   } catch (error) {
     if (isSystemError(error, 'ENOENT')) return undefined;
     throw slotError(path, 'stat', error);
@@ -28,9 +37,57 @@ export async function findSlot(path: string): Promise<BigIntStats | undefined> {
   throw unusableSlot(path);
 }
 
+/** What a slot's path leads to. */
+export interface FoundSlot {
+  path: string;
+  found: BigIntStats;
+}
+
+/** Of several, those that are there. @throws as `findSlot` */
+export async function findSlots(paths: readonly string[]): Promise<FoundSlot[]> {
+  const found = await Promise.all(paths.map(async path => ({ path, found: await findSlot(path) })));
+  return found.filter((slot): slot is FoundSlot => slot.found !== undefined);
+}
+
 /**
- * As `Slot.locate`. A file is made only where a path means one: not below /dev, not by way of a link, where the file
- * system is mounted that it's to lie in, and where there was none before.
+ * Below /dev, or in its file system wherever else that is mounted: in a container, or in a root that is being prepared.
+ * @param path without symbolic links
+ */
+async function isAmongDevices(found: BigIntStats, path: string): Promise<boolean> {
+  if (isWithin(path, DEVICES)) return true;
+  if (typeOfFileSystem(found, path, await readMounts()) === 'devtmpfs') return true;
+  const [devices, root] = [await deviceOf(DEVICES), await deviceOf('/')];
+  return found.dev === devices && devices !== root;
+}
+
+async function deviceOf(path: string): Promise<bigint | undefined> {
+  try {
+    return (await stat(path, { bigint: true })).dev;
+  } catch {
+    // A system without it.
+    return undefined;
+  }
+}
+
+/** @returns undefined where the system doesn't tell */
+function typeOfFileSystem(
+  found: Pick<BigIntStats, 'dev'>,
+  path: string,
+  mounts: readonly Mount[],
+): string | undefined {
+  const device = deviceNumber(found.dev);
+  return (mounts.find(mount => mount.device === device) ?? mountOf(path, mounts))?.type;
+}
+
+/** The type of a directory's file system if that lies in memory. */
+async function memoryTypeOf(directory: string, mounts: readonly Mount[]): Promise<string | undefined> {
+  const type = typeOfFileSystem(await stat(directory, { bigint: true }), directory, mounts);
+  return type !== undefined && IN_MEMORY.has(type) ? type : undefined;
+}
+
+/**
+ * As `Slot.locate`. A file is made only where a path means one: not among device nodes, not in memory, not by way of a link, where
+ * the file system is mounted that it's to lie in, and where there was none before.
  * @param data the agent's own directory: what it lies in is mounted, or this agent wouldn't remember anything
  */
 export async function locateSlot(
@@ -48,9 +105,23 @@ export async function locateSlot(
     throw missingSlot(path, `is a file below ${absent}, where nothing is mounted at present`);
   if (!found && known?.isThere === true)
     throw missingSlot(path, 'was there and is gone; an empty file there is filled anew');
+  if (!found) await refuseInMemory(path, directory, data, mounts);
   const mountPoint = ownMountPoint(directory, mounts);
   const isVouchedFor = mountPoint === undefined || (data !== undefined && isWithin(data, mountPoint));
   return { path, isThere: found !== undefined, ...(isVouchedFor ? {} : { mountPoint }) };
+}
+
+/** An image there would be gone at the very boot that is to try it. An agent that lives in memory itself, as in a demo, loses nothing more. */
+async function refuseInMemory(
+  path: string,
+  directory: string,
+  data: string | undefined,
+  mounts: readonly Mount[],
+): Promise<void> {
+  const type = await memoryTypeOf(directory, mounts);
+  if (type === undefined || data === undefined) return;
+  if ((await memoryTypeOf(await nearest(data), mounts)) !== undefined) return;
+  throw missingSlot(path, `is not there, and is not made in memory (${type}), where no boot would find it`);
 }
 
 /** @returns the directory that the file lies in, or would; without links */
@@ -58,7 +129,7 @@ async function directoryOfFile(path: string, isThere: boolean): Promise<string> 
   try {
     if (isThere) return dirname(await realpath(path));
     const directory = await realpath(dirname(path));
-    if (isWithin(join(directory, basename(path)), DEVICES))
+    if (await isAmongDevices(await stat(directory, { bigint: true }), join(directory, basename(path))))
       throw missingSlot(path, 'is the name of a device that is not there');
     if (await isLink(path)) throw missingSlot(path, 'is a symbolic link to what is not there');
     return directory;

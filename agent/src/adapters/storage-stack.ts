@@ -27,16 +27,20 @@ interface Extent {
 
 const SECTOR_BYTES = 512;
 
+/** @param found of a regular file or a block device */
+export const storageId = (found: BigIntStats): string =>
+  found.isBlockDevice() ? deviceId(deviceNumber(found.rdev)) : fileId(found);
+
 /** @param found of a regular file or a block device @param path where it was found */
 export async function storageOf(found: BigIntStats, path: string): Promise<Storage> {
   const layers = new Set<string>();
   if (!found.isBlockDevice()) {
     await addFile(layers, found, path);
-    return { id: fileId(found), layers, extents: [] };
+    return { id: storageId(found), layers, extents: [] };
   }
   const device = deviceNumber(found.rdev);
   await addDevice(layers, device);
-  return { id: deviceId(device), layers, extents: await extentsOf(device) };
+  return { id: storageId(found), layers, extents: await extentsOf(device) };
 }
 
 /** What the file system of a directory lies on. */
@@ -65,6 +69,11 @@ export async function loopDevicesOn({ id }: Storage): Promise<string[]> {
     if (layers.has(id)) found.push(join('/dev', name));
   }
   return found;
+}
+
+/** Names of the block devices that a device is part of. @param device `MAJOR:MINOR` */
+export function holdersOf(device: string): Promise<string[]> {
+  return namesIn(join(SYSFS, device, 'holders'));
 }
 
 async function addDevice(layers: Set<string>, device: string): Promise<void> {
@@ -134,8 +143,7 @@ async function loopExtentsOf(directory: string): Promise<Extent[]> {
   const end = limit > 0 ? start + limit : Number.POSITIVE_INFINITY;
   try {
     const found = await stat(backing, { bigint: true });
-    const on = found.isBlockDevice() ? deviceId(deviceNumber(found.rdev)) : fileId(found);
-    return [{ on, start, end }];
+    return [{ on: storageId(found), start, end }];
   } catch {
     // Deleted, or out of this process's sight: nothing can be said of it.
     return [];
@@ -153,7 +161,7 @@ const deviceId = (device: string): string => `device ${device}`;
 const fileId = ({ dev, ino }: BigIntStats): string => `file ${deviceNumber(dev)}/${ino}`;
 
 /** `MAJOR:MINOR`, as sysfs writes it, of what stat gives (makedev(3)). */
-function deviceNumber(dev: bigint): string {
+export function deviceNumber(dev: bigint): string {
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xffff_f000n);
   const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffff_ff00n);
   return `${major}:${minor}`;

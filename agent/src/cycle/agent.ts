@@ -1,13 +1,14 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { lateFallBack } from '../decision/boot-verdict.ts';
 import { type Choice, type Facts, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from '../decision/choose.ts';
-import { isSameUpdate, type Memory, type Reason, type SlotRecord, type Update } from '../decision/memory.ts';
+import { isSameUpdate, type Reason, type SlotRecord, type Update } from '../decision/memory.ts';
+import { rememberedBoot } from '../decision/remembered-boot.ts';
 import type { BootState, SlotName, SlotReader } from '../ports.ts';
 import type { CheckResult, Rest } from '../state/status.ts';
 import { ActivationChecks, noLongerWanted } from './activation-checks.ts';
 import { Activator } from './activator.ts';
 import { settleLateFallBack } from './late-fall-back.ts';
-import { recoverNotes, slotsRemembered } from './recover-notes.ts';
+import { recoverNotes } from './recover-notes.ts';
 import { Installer, type Release } from './installer.ts';
 import type { AgentParts } from './parts.ts';
 import { Lookout, type Situation } from './lookout.ts';
@@ -43,11 +44,14 @@ export class UpdateAgent {
   /** Before the first cycle, and again where that failed: what does the boot that brought us here mean? */
   async start(): Promise<void> {
     const { boot, memory, status, outbox } = this.#parts;
-    const state = await boot.start(slotsRemembered(memory, outbox.newest));
+    const { loss, current } = memory;
+    const remembered = rememberedBoot(loss?.kept ?? current, loss !== undefined, outbox.newest);
+    const state = await boot.start(remembered);
     this.#boot = state;
     status.set({ booted: state.booted });
     await recoverNotes(this.#parts, state);
     await locateSlots(this.#parts);
+    await this.lookAtSlots();
     await this.#firstSight(state.booted);
     const left = lateFallBack(memory.current, state);
     const rest = left ? await settleLateFallBack(this.#parts, left) : await this.#activator.resume(state);
@@ -90,6 +94,7 @@ export class UpdateAgent {
       if (!('choice' in situation)) return situation;
       return unseen ? this.#waitForSlot(unseen) : this.#follow(situation, signal);
     });
+    await this.lookAtSlots();
     this.show(rest);
     await this.#deliver(signal);
     return rest;
@@ -288,12 +293,18 @@ export class UpdateAgent {
     });
   }
 
+  /** For the status: a slot that is missing isn't an empty one. */
+  async lookAtSlots(): Promise<void> {
+    const { slotWatch, status } = this.#parts;
+    status.set({ slots: await slotWatch.look(status.current.booted) });
+  }
+
   /** In the log and in the status. */
   show(rest: Rest): void {
     const { state, reason, waitingFor } = rest;
-    const { status, memory, slots, narrator } = this.#parts;
+    const { status, memory, slotWatch, narrator } = this.#parts;
     narrator.rest(rest);
-    const { update, barred, lastFailure, slots: records } = memory.current;
+    const { update, barred, lastFailure } = memory.current;
     status.set({
       at: new Date(this.#parts.clock.now()).toISOString(),
       state,
@@ -304,17 +315,9 @@ export class UpdateAgent {
       update,
       barred,
       lastFailure,
-      slots: slotsOf(records, slots),
+      slots: slotWatch.shown,
     });
   }
-}
-
-/** What the status shows of the slots. */
-export function slotsOf(
-  records: Memory['slots'],
-  slots: AgentParts['slots'],
-): AgentParts['status']['current']['slots'] {
-  return { A: { ...records.A, path: slots.A.path }, B: { ...records.B, path: slots.B.path } };
 }
 
 function failedWith(error: unknown): Failed {

@@ -89,7 +89,7 @@ describe('a daemon goes on', () => {
     stop.controller = new AbortController();
     const boot = new CommandBootControl(program.command, {
       run: runCommand,
-      clock: { sleep: async () => {} },
+      clock: { sleep: async () => {}, now: () => Date.now() },
       log,
       stop: stop.controller.signal,
     });

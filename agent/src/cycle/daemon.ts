@@ -124,6 +124,10 @@ export class Daemon {
     });
   }
 
+  lookAtSlots(): Promise<void> {
+    return this.#agent.lookAtSlots();
+  }
+
   check(signal: AbortSignal): Promise<CheckResult> {
     return this.#agent.check(signal);
   }

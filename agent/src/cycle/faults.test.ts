@@ -239,6 +239,7 @@ describe('a slot that is no good', () => {
     const failing: Slot = {
       path: real.path,
       locate: remembered => real.locate(remembered),
+      look: (...how) => real.look(...how),
       capacityBytes: () => real.capacityBytes(),
       openForReading: () => real.openForReading(),
       openForReadBack: () => real.openForReadBack(),

@@ -1,5 +1,5 @@
 import { isSystemError } from '@sitecast/shared/errors';
-import { cutTextStart } from '@sitecast/shared/text';
+import { outputText } from '@sitecast/shared/text';
 import type { CommandOutcome, SlotName } from '../ports.ts';
 import type { AgentParts, HookName } from './parts.ts';
 
@@ -49,7 +49,7 @@ export async function runHook(
     signal.throwIfAborted();
   }
   const how = isTimedOut ? `not done after ${timeoutMs / 1000} s` : `exit code ${exitCode ?? 'none'}`;
-  const message = `${name}: ${how}: ${cutTextStart(output.trim(), MAX_TOLD_CHARS)}`;
+  const message = `${name}: ${how}: ${outputText(output, MAX_TOLD_CHARS)}`;
   // Where it says "not now", the device waits, and that is told once.
   if (!isNotNow) log('warn', message, { hook: name, exitCode, isTimedOut });
   return { kind: isNotNow ? 'notNow' : 'failed', message };

@@ -9,6 +9,7 @@ import type { MemoryFile } from '../state/memory-file.ts';
 import type { Outbox } from '../state/outbox.ts';
 import type { Narrator } from './narrator.ts';
 import type { Reporter } from './reporter.ts';
+import type { SlotWatch } from './slot-watch.ts';
 import type { StatusBoard } from './status-board.ts';
 
 /** Commands of the device's owner, each a shell command line. */
@@ -81,6 +82,7 @@ export interface AgentParts {
   reporter: Reporter;
   narrator: Narrator;
   status: StatusBoard;
+  slotWatch: SlotWatch;
   passPoint: PassPoint;
   /** Fires when this process is asked to end. What is being judged stays open then, and is judged after the next start. */
   stop: AbortSignal;

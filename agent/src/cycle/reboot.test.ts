@@ -42,7 +42,7 @@ async function open(haste: number, hooks: Record<string, string> = {}): Promise<
   const log = (_level: string, message: string) => void logged.push(message);
   const boot = new CommandBootControl(program.command, {
     run: runCommand,
-    clock: { sleep: (ms, signal) => system.sleep(ms / haste, signal) },
+    clock: { ...system, sleep: (ms, signal) => system.sleep(ms / haste, signal) },
     log,
     stop: new AbortController().signal,
   });

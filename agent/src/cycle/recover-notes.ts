@@ -1,5 +1,4 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Report } from '@sitecast/shared/fleet';
 import type { SlotRecord } from '../decision/memory.ts';
 import { rebuiltMemory } from '../decision/rebuild.ts';
 import { compareWithIndex } from '../install/compare.ts';
@@ -7,17 +6,6 @@ import { type BootState, otherSlot, type SlotName, type SlotReader } from '../po
 import type { MemoryLoss } from '../state/memory-file.ts';
 import { SlotIndexFile } from '../state/slot-index-file.ts';
 import type { AgentParts } from './parts.ts';
-
-/** The slots that may run by what is remembered, or else was reported; the one that is known to be good first. */
-export function slotsRemembered(
-  { current, loss }: AgentParts['memory'],
-  newest: Report | undefined,
-): SlotName[] {
-  const { booted, update } = loss?.kept ?? current;
-  const reported = newest?.booted?.slot;
-  const slots = loss || booted === undefined ? [reported, booted, update?.target] : [booted, update?.target];
-  return [...new Set(slots.filter(slot => slot !== undefined))];
-}
 
 /**
  * What the agent or its boot control had noted may be lost: a device goes on all the same, from what its reports, its boot

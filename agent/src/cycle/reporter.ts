@@ -6,6 +6,10 @@ import type { Narrator, Subject } from './narrator.ts';
 
 /** Code of the report that names a source which sent wrong bytes. */
 export const SOURCE_BANNED = 'SITECAST_SOURCE_BANNED';
+/** States that say that nothing goes on, and why. */
+const MERE_WAITING: ReadonlySet<DeviceState> = new Set(['waiting', 'clockSuspect']);
+/** Where so much waits for the origin, what a device waits for is recorded once: weeks of changing reasons would hold up what counts. */
+const MUCH_WAITING_BYTES = 64 * 1024;
 /** Reports that a full disk keeps from being recorded; they wait in memory. */
 const MAX_WAITING = 64;
 
@@ -33,7 +37,8 @@ export class Reporter {
   }
 
   /**
-   * Records a state, unless the newest report says the same; with `isOnce`, unless any of this attempt does.
+   * Records a state, unless the newest report says the same; with `isOnce`, unless any of this attempt does. What it waits for is
+   * recorded once while much waits for the origin.
    * Never throws for a full disk: an update mustn't fail because it can't be told.
    */
   async report(state: DeviceState, subject: Subject = {}, isOnce = false): Promise<void> {
@@ -93,7 +98,8 @@ export class Reporter {
     ];
     const newest = said.at(-1);
     if (newest && keyOf(newest) === key) return true;
-    return isOnce && said.some(report => keyOf(report) === key);
+    const isMuchWaiting = MERE_WAITING.has(event.state) && this.#outbox.pendingBytes > MUCH_WAITING_BYTES;
+    return (isOnce || isMuchWaiting) && said.some(report => keyOf(report) === key);
   }
 }
 

@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import type { Memory, SlotPlace } from '../decision/memory.ts';
+import { placeIn, type SlotPlace } from '../decision/memory.ts';
 import { SLOT_NAMES, type SlotName } from '../ports.ts';
 import type { AgentParts } from './parts.ts';
 
@@ -29,11 +29,4 @@ export async function locateSlots(parts: Parts & Pick<AgentParts, 'log'>): Promi
       parts.log('warn', error.message, { code: error.code });
     }
   }
-}
-
-/** A version that didn't remember places still remembers what it had put there. */
-function placeIn({ slotPlaces, slots }: Memory, name: SlotName, path: string): SlotPlace | undefined {
-  const { state } = slots[name];
-  const hasHeld = state === 'verified' || state === 'altered';
-  return slotPlaces?.[name] ?? (hasHeld ? { path, isThere: true } : undefined);
 }

@@ -172,6 +172,7 @@ function slowToReadBack(): Slot {
     path: real.path,
     capacityBytes: () => real.capacityBytes(),
     locate: known => real.locate(known),
+    look: (...how) => real.look(...how),
     openForReading: () => real.openForReading(),
     openForWriting: () => real.openForWriting(),
     openForReadBack: async () => {

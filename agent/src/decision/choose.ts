@@ -204,6 +204,8 @@ function isReturning({ memory: { update } }: Facts, { id, attempt }: Rollout): b
 function impossible(facts: Facts, returnTo: KnownRelease | undefined, mayFetch: boolean): Reason | undefined {
   const code = ROLLBACK_IMPOSSIBLE;
   if (!returnTo) return reason(code, "it isn't known which release this device came from");
+  if (returnTo.counter === bootedCounter(facts))
+    return reason(code, `this device came from ${returnTo.version} itself, in its other slot`);
   const { floor } = facts.productFile;
   if (returnTo.counter < floor.counter)
     return reason(code, `${returnTo.version} is below the security floor ${floor.version ?? floor.counter}`);

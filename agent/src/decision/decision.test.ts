@@ -191,6 +191,8 @@ describe('the choice', () => {
           }
         },
       ),
+      // Both slots hold one release, and it's to be left.
+      { examples: [[[{ counter: 1, state: 'rollingBack', attempt: 1, isLatched: true }], 0, 1, 1]] },
     );
   });
 });

@@ -141,6 +141,13 @@ export const memorySchema = z.looseObject({
 });
 export type Memory = z.infer<typeof memorySchema>;
 
+/** Where a slot was found before. A version that didn't remember places still remembers what it had put there. */
+export function placeIn({ slotPlaces, slots }: Memory, name: 'A' | 'B', path: string): SlotPlace | undefined {
+  const { state } = slots[name];
+  const hasHeld = state === 'verified' || state === 'altered';
+  return slotPlaces?.[name] ?? (hasHeld ? { path, isThere: true } : undefined);
+}
+
 export function newMemory(): Memory {
   return {
     format: 'sitecast-agent-state-1',

@@ -1,8 +1,9 @@
 import type { Report } from '@sitecast/shared/fleet';
 import { describe, expect, it } from 'vitest';
 import { lateFallBack, bootVerdict } from './boot-verdict.ts';
-import { type Memory, newMemory } from './memory.ts';
+import { type Memory, newMemory, type Update } from './memory.ts';
 import { rebuiltMemory, withKept } from './rebuild.ts';
+import { rememberedBoot } from './remembered-boot.ts';
 
 const rollout = { id: '00000000000000aa', attempt: 2 };
 const old = { counter: 1, version: '1.0.0' };
@@ -159,4 +160,46 @@ it('a memory that could be read is completed with what its copy has besides', ()
   });
   expect(withKept(memory, undefined)).toBe(memory);
   expect(withKept(kept, kept)).toBe(kept);
+});
+
+describe('what the agent itself remembers of the boot', () => {
+  const updating = (phase: Update['phase']): Memory => ({
+    ...newMemory(),
+    booted: 'A',
+    update: { kind: 'install', rollout, release, target: 'B', phase, startedAt: '2030-01-01T00:00:00Z' },
+  });
+  const saidIn = (state: Report['state'], slot: 'A' | 'B', counter: number) =>
+    about(state, { slot, release: { counter, version: 'v' } });
+
+  it('is the slot that ran, while nothing was told to the loader or it was given up', () => {
+    expect(rememberedBoot({ ...newMemory(), booted: 'A' }, false, undefined)).toEqual({ slots: ['A'] });
+    // Its bytes are being replaced: it must not run.
+    for (const phase of ['downloading', 'verified', 'fallingBack'] as const)
+      expect(rememberedBoot(updating(phase), false, saidIn('confirming', 'B', 2))).toEqual({ slots: ['A'] });
+  });
+
+  it('is the slot on trial, too, from when the loader is told of it; and before all once it was proved', () => {
+    for (const phase of ['activating', 'rebooting', 'confirming'] as const)
+      expect(rememberedBoot(updating(phase), false, undefined)).toEqual({ slots: ['A', 'B'], onTrial: 'B' });
+    expect(rememberedBoot(updating('confirmed'), false, undefined)).toEqual({
+      slots: ['B', 'A'],
+      onTrial: 'B',
+    });
+  });
+
+  it('goes by the newest report where the memory is lost: what its copy says of an update may be long over', () => {
+    const kept = updating('confirming');
+    expect(rememberedBoot(kept, true, saidIn('idle', 'A', 1))).toEqual({ slots: ['A'] });
+    expect(rememberedBoot(kept, true, saidIn('completed', 'B', 2))).toEqual({ slots: ['B', 'A'] });
+    expect(rememberedBoot(kept, true, saidIn('rebooting', 'A', 1))).toEqual({
+      slots: ['A', 'B'],
+      onTrial: 'B',
+    });
+    expect(rememberedBoot(kept, true, saidIn('confirming', 'B', 2))).toEqual({
+      slots: ['B', 'A'],
+      onTrial: 'B',
+    });
+    expect(rememberedBoot(kept, true, undefined)).toEqual({ slots: ['A'] });
+    expect(rememberedBoot(newMemory(), false, undefined)).toEqual({ slots: [] });
+  });
 });

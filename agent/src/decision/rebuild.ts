@@ -69,8 +69,14 @@ function updateOf(
   if (newest.state === 'failed' && reason && PROOF_FAILURES.has(reason.code))
     return { ...update, phase: 'fallingBack', failure: reason };
   // Elsewhere it didn't get to a trial, or that came to nothing: the order, if it still stands, is followed from its beginning.
-  const isOnTrial = ACTIVATION_STATES.has(newest.state) && booted === target;
+  const isOnTrial = trialIn(newest) === booted;
   return isOnTrial ? { ...update, phase: 'confirming', bootId } : null;
+}
+
+/** Pure: the slot that was to be tried, or was on trial, when it was reported; undefined: none. */
+export function trialIn({ state, rollout, release, booted }: Report): SlotName | undefined {
+  const isActivation = ACTIVATION_STATES.has(state) && rollout !== undefined;
+  return isActivation && release && booted ? targetOf(booted, release.counter) : undefined;
 }
 
 /** What ran when it was reported is the release itself, or what it was to take the place of. */

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { Report } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { TestDevice } from '../adapters/test-device.ts';
+import { type DeviceChanges, TestDevice } from '../adapters/test-device.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { TestOrigin, TestSite } from '../testing/site.ts';
 
@@ -160,3 +160,51 @@ it('begins a new chain, with every text, where the origin has another report in 
   expect(device.parts.outbox.epoch).not.toBe(epoch);
   expect(told()).toEqual(['1 one']);
 });
+
+it('waits with what a gateway takes later, sends it in order when the time comes, and goes on with an update meanwhile', async () => {
+  await start(site);
+  const changes: DeviceChanges = { clockOffsetMs: 0 };
+  await device.close();
+  await device.open(changes);
+  let taken = 2;
+  site.judge = ({ reason }) =>
+    reason?.code === 'healthFailed' && (taken -= 1) < 0 ? 'REPORTS_OVER_BUDGET' : undefined;
+  site.retryAfterS = 600;
+  await tell('one', 'two', 'three', 'four');
+  await deliver();
+  const before = posts();
+  for (let times = 0; times < 3; times += 1) await deliver();
+  // Not asked again, but heard: what was taken is acknowledged.
+  expect(posts()).toBe(before);
+  expect(device.parts.outbox.pendingCount).toBe(2);
+  expect(device.parts.delivery.refusal).toMatch(/takes the next reports in \d+ s/);
+  const { fleet } = origin;
+  fleet.addRelease({ counter: 2, image: randomBytes(10_000) });
+  fleet.rollOut(2);
+  await fleet.publish();
+  expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  expect(posts()).toBe(before);
+  site.judge = () => undefined;
+  changes.clockOffsetMs = 601_000;
+  await deliver();
+  await deliver();
+  expect(told()).toEqual(['1 one', '2 two', '3 three', '4 four']);
+  expect(origin.told(device.id).at(-1)).toMatchObject({ state: 'completed', release: { counter: 2 } });
+  expect([device.parts.outbox.pendingCount, epochs().size]).toEqual([0, 1]);
+});
+
+it.each([undefined, 600])(
+  'takes a refusal of all for now as such, whatever it says of the time (%s)',
+  async forS => {
+    await start(site, other);
+    Object.assign(site, { refuses: 'whole', judge: () => 'REPORTS_OVER_BUDGET', retryAfterS: forS });
+    await tell('one');
+    await deliver();
+    // The next gateway takes it.
+    expect(told()).toEqual(['1 one']);
+    const before = posts();
+    await tell('two');
+    await deliver();
+    expect([posts(), epochs().size]).toEqual([before, 1]);
+  },
+);

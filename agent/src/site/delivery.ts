@@ -1,11 +1,11 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { openAcknowledgement } from '@sitecast/shared/fleet';
+import { MAX_REPORT_WAIT_S, openAcknowledgement } from '@sitecast/shared/fleet';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import type { Gateway, Log } from '../ports.ts';
 import type { Outbox } from '../state/outbox.ts';
 import { type Gateways, noGateway } from './gateways.ts';
 import { fieldOf, textOf } from './membership.ts';
-import { blamesReports, Refusals, type Verdicts } from './refusals.ts';
+import { blamesReports, putOffForS, Refusals, type Verdicts } from './refusals.ts';
 
 const MAX_BATCH_REPORTS = 200;
 const MAX_BATCH_BYTES = 900 * 1024;
@@ -32,7 +32,8 @@ interface DeliveryOptions {
 /**
  * Brings the outbox to the origin. A gateway's "taken" isn't delivery: a report leaves the outbox when the origin's
  * own signature says that it has it, through whichever gateway that comes. A gateway's "refused" is no proof either: it
- * makes the rest go on without that report, and at the most has it told again (see Refusals).
+ * makes the rest go on without that report, and at the most has it told again (see Refusals). "Later" is waited for: the
+ * reports stay, and go on in their order.
  */
 export class Delivery {
   readonly #outbox: Outbox;
@@ -41,6 +42,8 @@ export class Delivery {
   readonly #now: () => number;
   readonly #sent = new Map<string, Sent>();
   readonly #refusals: Refusals;
+  /** By gateway: when it takes reports of this device again, milliseconds. */
+  readonly #putOff = new Map<string, number>();
   /** Gateways that were asked, since the start, what the origin has of this device. */
   readonly #asked = new Set<string>();
   #running: Promise<void> = Promise.resolve();
@@ -87,7 +90,7 @@ export class Delivery {
     }
   }
 
-  /** @throws SITECAST_REPORTS_REFUSED where this gateway refuses some: another one may take them */
+  /** @throws SITECAST_REPORTS_REFUSED where this gateway refuses some, or takes no more for now: another one may take them */
   async #deliver(
     gateway: Gateway,
     signers: RoleSigners | undefined,
@@ -103,7 +106,11 @@ export class Delivery {
     const [first] = verdicts.refused;
     const refused = first ? `${first.seq}: ${first.code}` : verdicts.otherRefusal;
     this.refusal = refused === undefined ? undefined : `${gateway.url} refuses report ${refused}`;
-    if (first) throw new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal ?? first.code);
+    const restS = this.#putOffS(gateway);
+    if (restS > 0)
+      this.refusal ??= `${gateway.url} takes the next reports in ${restS} s: it has all that it takes for now`;
+    if (this.refusal !== undefined && (first || restS > 0))
+      throw new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal);
   }
 
   async #askFor(gateway: Gateway, signers: RoleSigners, signal: AbortSignal | undefined): Promise<void> {
@@ -123,24 +130,38 @@ export class Delivery {
   ): Promise<Verdicts> {
     const { epoch } = this.#outbox;
     const verdicts = this.#refusals.of(gateway.url);
+    if (this.#putOffS(gateway) > 0) return verdicts;
     let after = this.#sentTo(gateway);
     let most = MAX_BATCH_REPORTS;
     for (let requests = 0; requests < MAX_REQUESTS && this.#outbox.epoch === epoch; requests += 1) {
       const batch = this.#batchAfter(after, most, verdicts);
-      const last = batch.at(-1);
-      if (!last) break;
-      if (!(await this.#post(gateway, batch, { verdicts, signers, signal }))) {
+      if (batch.length === 0) break;
+      const taken = await this.#post(gateway, batch, { verdicts, signers, signal });
+      if (taken === undefined) {
         most = Math.ceil(batch.length / 2);
         continue;
       }
-      after = last.seq;
+      after = taken;
+      if (verdicts.hasTaken) this.#sent.set(gateway.url, { epoch, seq: after, atMs: this.#now() });
       // Where nothing was taken yet, the next one alone shows whether it's about the reports at all.
-      if (!verdicts.hasTaken) continue;
-      most = MAX_BATCH_REPORTS;
-      this.#sent.set(gateway.url, { epoch, seq: after, atMs: this.#now() });
+      if (verdicts.hasTaken) most = MAX_BATCH_REPORTS;
+      if (this.#putOffS(gateway) > 0) break;
     }
     this.#refusals.heard(gateway.url, verdicts);
     return verdicts;
+  }
+
+  /** In how many seconds this gateway takes reports again; 0: now. */
+  #putOffS({ url }: Gateway): number {
+    const restS = Math.ceil(((this.#putOff.get(url) ?? Number.NEGATIVE_INFINITY) - this.#now()) / 1000);
+    // A clock that was set back doesn't make it longer than anybody says.
+    if (restS > 0 && restS <= MAX_REPORT_WAIT_S) return restS;
+    this.#putOff.delete(url);
+    return 0;
+  }
+
+  #putOffFor({ url }: Gateway, forS: number): void {
+    this.#putOff.set(url, this.#now() + forS * 1000);
   }
 
   #sentTo({ url }: Gateway): number {
@@ -150,7 +171,7 @@ export class Delivery {
   }
 
   /**
-   * @returns false where it's refused as a whole, and may be told apart
+   * @returns up to which report it has been dealt with; undefined where it's refused as a whole, and may be told apart
    * @throws SITECAST_REPORTS_REFUSED where it isn't about these reports
    */
   async #post(
@@ -161,19 +182,32 @@ export class Delivery {
       signers,
       signal,
     }: { verdicts: Verdicts; signers: RoleSigners | undefined; signal: AbortSignal | undefined },
-  ): Promise<boolean> {
+  ): Promise<number | undefined> {
     const reports = batch.map(({ envelope }) => envelope);
     const { status, body } = await this.#gateways.post(gateway, '/site/v1/reports', { reports }, signal);
     if (status === 200 || status === 202) {
-      verdicts.noteAnswer(batch, this.#outbox.pending(), body);
+      const putOff = verdicts.noteAnswer(batch, this.#outbox.pending(), body);
+      if (putOff) this.#putOffFor(gateway, putOff.forS);
       if (signers) await this.#takeAll(body, signers);
-      return true;
+      return putOff ? putOff.seq - 1 : batch.at(-1)?.seq;
     }
+    const forS = putOffForS(body);
+    if (forS === undefined) return this.#refusedWhole(gateway, batch, { verdicts, status, body });
+    this.#putOffFor(gateway, forS);
+    return (batch[0]?.seq ?? 1) - 1;
+  }
+
+  /** @returns, and throws, as `#post` */
+  #refusedWhole(
+    gateway: Gateway,
+    batch: ReturnType<Outbox['pending']>,
+    { verdicts, status, body }: { verdicts: Verdicts; status: number; body: unknown },
+  ): number | undefined {
     if (!blamesReports(status) || !verdicts.mayGoOn) throw this.#refusesAll(gateway, status, body);
     const [only] = batch;
-    if (!only || batch.length > 1) return false;
+    if (!only || batch.length > 1) return undefined;
     verdicts.noteAlone(only, textOf(body, 'code') ?? `status ${status}`);
-    return true;
+    return only.seq;
   }
 
   #refusesAll(gateway: Gateway, status: number, body: unknown): SitecastError {

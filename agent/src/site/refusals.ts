@@ -1,3 +1,4 @@
+import { MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
 import type { Log } from '../ports.ts';
 import type { Outbox, PendingReport } from '../state/outbox.ts';
 import { fieldOf, textOf } from './membership.ts';
@@ -10,6 +11,8 @@ const MAX_REFUSED_ALONE = 4;
 const MAX_REJECTED = 400;
 /** Because of refusals a new chain begins that often at most, milliseconds. */
 const MIN_BETWEEN_CHAINS_MS = 3_600_000;
+/** For how long reports are kept back where a gateway doesn't say, seconds. */
+const DEFAULT_PUT_OFF_S = 60;
 /** Hexadecimal digits of a payload's SHA-256 by which a gateway says which report it means. */
 const DIGEST_CHARS = 16;
 
@@ -24,6 +27,14 @@ const UNREADABLE: ReadonlySet<string> = new Set([
 ]);
 /** The origin has another report in its place: this chain can't go on. */
 const FORKED = 'SITECAST_REPORT_FORK';
+
+/** Where a gateway takes no more reports of this device for now: in how many seconds it does; undefined for all else. */
+export function putOffForS(refusal: unknown): number | undefined {
+  if (textOf(refusal, 'code') !== OVER_BUDGET) return undefined;
+  const told = fieldOf(refusal, 'retryAfterS') ?? fieldOf(fieldOf(refusal, 'data'), 'retryAfterS');
+  const isUsable = typeof told === 'number' && told >= 0;
+  return isUsable ? Math.min(told, MAX_REPORT_WAIT_S) : DEFAULT_PUT_OFF_S;
+}
 
 export function blamesReports(status: number): boolean {
   return BLAMES_REPORTS.has(status);
@@ -80,8 +91,14 @@ export class Verdicts {
   /**
    * A request with some reports was answered.
    * @param pending all of the chain that wait: what was sent earlier may be refused by now
+   * @returns the first of the request that is to come later, where there's one, and in how many seconds
    */
-  noteAnswer(batch: readonly PendingReport[], pending: readonly PendingReport[], body: unknown): void {
+  noteAnswer(
+    batch: readonly PendingReport[],
+    pending: readonly PendingReport[],
+    body: unknown,
+  ): { seq: number; forS: number } | undefined {
+    let putOff: { seq: number; forS: number } | undefined;
     const rejected = fieldOf(body, 'rejected');
     const refused = new Set<PendingReport>();
     for (const one of Array.isArray(rejected) ? rejected.slice(0, MAX_REJECTED) : []) {
@@ -90,11 +107,15 @@ export class Verdicts {
       if (!report) continue;
       refused.add(report);
       const { seq } = report;
-      if (UNREADABLE.has(code)) this.#refused.set(seq, { seq, code, isText: true });
+      const forS = putOffForS(one);
+      if (forS !== undefined) {
+        if (batch.includes(report) && seq < (putOff?.seq ?? Number.POSITIVE_INFINITY)) putOff = { seq, forS };
+      } else if (UNREADABLE.has(code)) this.#refused.set(seq, { seq, code, isText: true });
       else if (code === FORKED) this.#refused.set(seq, { seq, code, isText: false });
       else this.otherRefusal ??= `${seq}: ${code}`;
     }
     this.hasTaken ||= batch.some(report => !refused.has(report));
+    return putOff;
   }
 
   /** By its place in the request; or, for one that was refused earlier and elsewhere, by what it is. */

@@ -1,13 +1,17 @@
 import { randomBytes } from 'node:crypto';
+import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
-import { readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { writeCopy } from '@sitecast/shared/durable';
 import { Identity } from '@sitecast/shared/identity';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type DeviceChanges, TestDevice } from '../adapters/test-device.ts';
 import { FileBootControl } from '../adapters/file-boot.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { TestOrigin, TestSite } from '../testing/site.ts';
+import { ControlServer } from '../adapters/control-socket.ts';
+import { lockDirectory } from '../adapters/directory-lock.ts';
 import { MemoryFile } from './memory-file.ts';
 import { noteForgotten } from './outbox-file.ts';
 import { SlotIndexFile } from './slot-index-file.ts';
@@ -116,7 +120,10 @@ const nameOf = (file: string) =>
 
 it('begins with a device on which a release has failed', async () => {
   await device.open();
-  expect(device.parts.memory.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
+  expect(device.parts.memory.current).toMatchObject({
+    booted: 'B',
+    barred: [{ counter: 2, reason: { message: 'health: exit code 1: no output' } }],
+  });
 });
 
 it('has no other files than those that are damaged here', async () => {
@@ -163,6 +170,49 @@ describe.each(FILES.filter(name => !OWN.includes(name)))('a device whose %s', fi
   });
 });
 
+/** Also with something in it: what is empty, a rename replaces. */
+const put: Record<string, (path: string) => Promise<unknown>> = {
+  'a directory': async path => mkdir(join(path, 'inside'), { recursive: true }),
+  'a pipe': async path => execFileSync('mkfifo', [path]),
+};
+
+it('a device that has other things in the place of all that it did not begin with goes on all the same', async () => {
+  for (const name of ['lock', 'control.sock', 'slot-a.caibx', 'reports.jsonl.unreadable'])
+    await put['a directory']?.(path(name));
+  for (const name of ['trust', 'documents']) {
+    await rm(path(name), { recursive: true });
+    await put['a pipe']?.(path(name));
+  }
+  await put['a directory']?.(path('slots'));
+  await device.open({ log });
+  await (await lockDirectory(dataOf(device))).release();
+  await (await ControlServer.listen(dataOf(device), async () => {})).close();
+  expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  await expectToBeItself();
+  expect(logged.join()).toContain(`${path('trust')}.damaged`);
+  // Not this agent's: it isn't touched.
+  expect(await readdir(path('slots'))).toEqual(['inside']);
+});
+
+/** Either of them is enough to go on. */
+const COPIES = FILES.filter(name => /copy|pinned|reports\.jsonl/.test(name));
+const ORIGINALS = FILES.filter(name => !COPIES.includes(name));
+
+describe.each(Object.keys(put))('a device that has %s in the place', what => {
+  it.each([
+    ['each copy and the reports', COPIES],
+    ['each other file', ORIGINALS],
+  ])('of %s goes on all the same', async (_which, files) => {
+    for (const name of files.map(nameOf)) {
+      await rm(path(name));
+      await put[what]?.(path(name));
+    }
+    await device.open({ log });
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    await expectToBeItself();
+  });
+});
+
 it('notices or outlives each turned bit of its memory, its boot state and its key', async () => {
   const each = async (name: string, check: () => Promise<unknown>) => {
     const whole = await readFile(path(name));
@@ -187,7 +237,7 @@ it('notices or outlives each turned bit of its memory, its boot state and its ke
   await each('boot.json', async () => {
     const copy = await readFile(path('boot.json.copy'));
     const boot = new FileBootControl(path('boot.json'), options);
-    expect(await boot.start(['B'])).toMatchObject({ booted: 'B', next: 'B' });
+    expect(await boot.start({ slots: ['B'], onTrial: undefined })).toMatchObject({ booted: 'B', next: 'B' });
     await writeFile(path('boot.json.copy'), copy);
   });
 });
@@ -224,6 +274,18 @@ describe('a device that has lost a file with its copy', () => {
     const codes = origin.told(id).map(({ reason }) => reason?.code);
     expect(codes).toContain('SITECAST_BOOT_STATE_INVALID');
     expect(codes.filter(code => code === 'bootCountExhausted')).toEqual([]);
+  });
+
+  it('does not try the release again that has failed, whatever copy an earlier release has left', async () => {
+    // As it was when release 2 was to be tried; a release that keeps no copies has seen the end of that.
+    const { format, bootId } = JSON.parse(await readFile(path('boot.json'), 'utf8'));
+    const then = { booted: 'B', next: 'B', trial: { slot: 'A', triesLeft: 2 }, bad: [], isStopped: false };
+    await writeCopy(path('boot.json'), JSON.stringify({ format, bootId, ...then }));
+    await damage('boot.json', 'is cut in half');
+    await device.open({ log });
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
+    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    await expectToBeItself();
   });
 
   it('goes by its reports where both memories are lost, and by the copy of an old one of neither', async () => {

@@ -37,8 +37,8 @@ export interface Entry {
 
 /** When the origin signed the acknowledgement that the oldest reports were forgotten for, milliseconds. Infinity where nothing says so: then nothing that the origin says makes up for what isn't there. */
 export async function forgottenAtMs(directory: string, oldest: Entry | undefined): Promise<number> {
-  const bytes = await readIfThere(join(directory, FORGOTTEN_FILE_NAME), MAX_FORGOTTEN_BYTES);
   try {
+    const bytes = await readFileBounded(join(directory, FORGOTTEN_FILE_NAME), MAX_FORGOTTEN_BYTES);
     const { epoch, at } = forgottenSchema.parse(JSON.parse(bytes.toString('utf8')));
     return epoch === oldest?.report.epoch ? Date.parse(at) : Number.POSITIVE_INFINITY;
   } catch {
@@ -124,6 +124,16 @@ async function readIfThere(path: string, maxBytes: number): Promise<Buffer> {
   }
 }
 
+/** Whatever this release has set aside under that name itself holds nothing to tell; nor may it keep the reports from being read. */
+async function readPutAside(directory: string, maxBytes: number): Promise<Buffer> {
+  try {
+    return await readIfThere(join(directory, PUT_ASIDE_NAME), maxBytes);
+  } catch (error) {
+    if (isSystemError(error, 'EIO') || error instanceof SitecastError) return Buffer.alloc(0);
+    throw error;
+  }
+}
+
 /** What a directory holds of reports. */
 export interface FoundReports {
   /** Those of the file that this device has signed. */
@@ -148,7 +158,7 @@ export interface TellAgain {
 export async function findReports(directory: string, id: string, maxBytes: number): Promise<FoundReports> {
   const found = readEntries(await readIfThere(join(directory, FILE_NAME), maxBytes), id);
   const { entries, lengthBytes, isBroken, unreadable } = found;
-  const left = leftOut(readEntries(await readIfThere(join(directory, PUT_ASIDE_NAME), maxBytes), id));
+  const left = leftOut(readEntries(await readPutAside(directory, maxBytes), id));
   if (!isBroken && left.length === 0 && entries.every(isTakenByAll))
     return { entries, lengthBytes, toTellAgain: undefined };
   const own = entries.map(({ report }) => eventOf(report));

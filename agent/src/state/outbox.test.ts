@@ -48,6 +48,22 @@ it('goes on with the chain after a restart', async () => {
   await outbox.close();
 });
 
+it('refuses an event of which no report can be made, whatever is left out of it; the chain goes on without it', async () => {
+  const outbox = await open();
+  await outbox.append(event('one'));
+  const untellable = Object.assign(event('two'), { state: 'no state of a device' });
+  await expect(outbox.append(untellable)).rejects.toMatchObject({
+    code: 'SITECAST_REPORT_UNTELLABLE',
+    message: expect.stringContaining('no state of a device'),
+  });
+  expect(await outbox.append(event('three'))).toMatchObject({ seq: 2 });
+  await outbox.close();
+  const reopened = await open();
+  expect(reopened.foundWrong).toBeUndefined();
+  expect(messages(reopened)).toEqual(['one', 'three']);
+  await reopened.close();
+});
+
 it.each([1, 40, 200])('drops a line that the power cut %i bytes short: it was never sent', async cutBytes => {
   const epoch = await written('one', 'two');
   await truncate(path, (await stat(path)).size - cutBytes);

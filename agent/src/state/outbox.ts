@@ -169,6 +169,14 @@ export class Outbox {
       }));
   }
 
+  /** Of those that the origin hasn't acknowledged, about. */
+  get pendingBytes(): number {
+    const isPending = ({ report }: Entry): boolean => report.seq > this.#acknowledgedSeq;
+    return this.#entries
+      .filter(isPending)
+      .reduce((sum, { envelope }) => sum + envelope.payload.length + ENVELOPE_BYTES, 0);
+  }
+
   get pendingCount(): number {
     return this.#due ? this.#due.events.length : (this.newest?.seq ?? 0) - this.#acknowledgedSeq;
   }

@@ -14,14 +14,19 @@ const MAX_READ_BYTES = 1024 * 1024;
  */
 export async function openOwnIdentity(directory: string, log: Log): Promise<Identity> {
   const state = join(directory, 'state.json');
-  const found = await Promise.all([
-    idInState(() => readFileBounded(state, MAX_READ_BYTES)),
-    idInState(() => readCopy(state, MAX_READ_BYTES)),
-    read(async () => fieldOf(await readJson(join(directory, STATUS_FILE)), 'id')),
+  const written = idsAmong([
+    await idInState(() => readFileBounded(state, MAX_READ_BYTES)),
+    await read(async () => fieldOf(await readJson(join(directory, STATUS_FILE)), 'id')),
   ]);
-  const knownIds = [...new Set(found.filter((id): id is string => typeof id === 'string' && isId(id)))];
+  // An earlier release writes no copy: it may be of who this was before.
+  const knownIds =
+    written.length > 0 ? written : idsAmong([await idInState(() => readCopy(state, MAX_READ_BYTES))]);
   return Identity.open(directory, { knownIds, warn: message => log('warn', message) });
 }
+
+const idsAmong = (found: readonly unknown[]): string[] => [
+  ...new Set(found.filter((id): id is string => typeof id === 'string' && isId(id))),
+];
 
 /** The assignment in it was checked to be this device's before it was kept. */
 function idInState(bytes: () => Promise<Buffer | undefined>): Promise<unknown> {

@@ -12,7 +12,11 @@ import { SLOT_NAMES } from '../ports.ts';
 
 export const STATUS_FILE = 'status.json';
 
-const shownSlotSchema = slotRecordSchema.extend({ path: z.string() });
+const shownSlotSchema = slotRecordSchema.extend({
+  path: z.string(),
+  /** What is wrong with it at present: missing, used by something else, unreadable. The rest is what was there. */
+  problem: reasonSchema.optional(),
+});
 
 /** What `sitecast-agent status` shows; the daemon keeps it in `status.json`. */
 export const statusSchema = z.looseObject({

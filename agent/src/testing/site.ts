@@ -5,6 +5,7 @@ import { readEnrolment, readReport, type Report } from '@sitecast/shared/fleet';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '@sitecast/shared/http-signature';
 import { type Envelope, fastVerifyById } from '@sitecast/shared/identity';
 import { SitecastError } from '@sitecast/shared/errors';
+import { statusOf } from '@sitecast/shared/http-problem';
 import { fieldOf } from '../site/membership.ts';
 import type { TestFleet } from './fleet.ts';
 
@@ -137,6 +138,8 @@ export class TestSite {
   judge: (report: Report) => string | undefined = () => undefined;
   /** How: each for itself; or, as gateways of the first release do, with it the whole request that brings it. */
   refuses: 'each' | 'whole' = 'each';
+  /** In how many seconds it takes what it refuses, as it says. */
+  retryAfterS: number | undefined;
   /** What else it says of reports that were refused, whenever some come. */
   rejectedEarlier: object[] = [];
   /** What this site takes for the time, where it isn't the fleet's. */
@@ -279,10 +282,13 @@ export class TestSite {
     const codes = envelopes.map(envelope => this.judge(readReport(envelope).document));
     const whole = this.refuses === 'whole' ? codes.find(code => code !== undefined) : undefined;
     if (whole !== undefined)
-      throw new SitecastError('badInput', `SITECAST_${whole}`, 'the request is refused');
+      throw new SitecastError('badInput', `SITECAST_${whole}`, 'the request is refused', {
+        data: { retryAfterS: this.retryAfterS },
+      });
     for (const [index, envelope] of envelopes.entries()) {
       const code = codes[index];
-      if (code !== undefined) rejected.push({ index, code: `SITECAST_${code}` });
+      if (code !== undefined)
+        rejected.push({ index, code: `SITECAST_${code}`, retryAfterS: this.retryAfterS });
       else this.#take(envelope);
     }
     return [...rejected, ...this.rejectedEarlier];
@@ -374,11 +380,17 @@ function sendOr404(response: ServerResponse, name: string, found: Envelope | und
 
 function sendProblem(response: ServerResponse, error: unknown): void {
   const isOurs = error instanceof SitecastError;
-  const status = isOurs && error.kind === 'unauthenticated' ? 401 : 400;
+  const status = isOurs ? statusOf(error) : 400;
   const code = isOurs ? error.code : 'SITECAST_INTERNAL';
-  response
-    .writeHead(status, { 'content-type': 'application/problem+json' })
-    .end(JSON.stringify({ title: 'refused', status, code, detail: String(error) }));
+  response.writeHead(status, { 'content-type': 'application/problem+json' }).end(
+    JSON.stringify({
+      title: 'refused',
+      status,
+      code,
+      detail: String(error),
+      data: isOurs ? error.data : {},
+    }),
+  );
 }
 
 async function readBody(request: IncomingMessage): Promise<Buffer> {

@@ -27,6 +27,8 @@ export interface HttpUpstreamOptions {
   signal: AbortSignal;
   /** Called with what came over the WAN. */
   onBytes: (kind: 'metadata' | 'targets' | 'site', lengthBytes: number) => void;
+  /** Called with what goes out over it. */
+  onSent?: (lengthBytes: number) => void;
   /** A whole file of metadata or targets may take that long. */
   timeoutMs?: number;
   idleTimeoutMs?: number;
@@ -81,8 +83,9 @@ export class HttpUpstream implements Upstream {
 
   async #ask(path: string, body: unknown): Promise<UpstreamAnswer & { dateMs: number }> {
     const bytes = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
-    const { identity, now, signal } = this.#options;
+    const { identity, now, signal, onSent } = this.#options;
     const url = this.url + path;
+    if (bytes) onSent?.(bytes.length);
     const response = await this.#send(path, {
       ...(bytes && {
         method: 'POST',

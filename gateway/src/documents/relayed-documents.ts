@@ -6,7 +6,7 @@ import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import type { Log } from '../log.ts';
 import type { Records } from '../storage/records.ts';
-import { TokenBucket } from '../storage/token-bucket.ts';
+import { TokenBucket, TokenBuckets } from '@sitecast/shared/http-guards';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Documents of one kind that are kept; further ones are handed through. */
@@ -17,8 +17,9 @@ const REFRESH_AFTER_MS = 60_000;
 const ABSENT_FOR_MS = 3000;
 const MAX_REMEMBERED = 20_000;
 /** Questions to the upstream, whoever causes them: anybody on the LAN can ask for any id. */
-const ASKS_PER_S = 20;
-const ASKS_BURST = 100;
+const ASKS = { perS: 20, burst: 100 };
+/** What one address may cause of them: no machine takes all. */
+const ASKS_AN_ADDRESS = { perS: 5, burst: 50 };
 
 const heldSchema = z.object({ envelope: envelopeSchema, askedMs: z.number() });
 
@@ -53,12 +54,14 @@ export class RelayedDocuments<T extends { id: string }> {
   readonly #asking = new Map<string, Promise<void>>();
   readonly #absent: LRUCache<string, true>;
   readonly #asks: TokenBucket;
+  readonly #addresses: TokenBuckets;
   #count = 0;
 
   private constructor(deps: RelayedDocumentsDeps<T>) {
     this.#deps = deps;
     this.#absent = new LRUCache({ max: MAX_REMEMBERED, ttl: ABSENT_FOR_MS, perf: { now: deps.now } });
-    this.#asks = new TokenBucket({ perS: ASKS_PER_S, burst: ASKS_BURST, now: deps.now });
+    this.#asks = new TokenBucket({ ...ASKS, now: deps.now });
+    this.#addresses = new TokenBuckets({ ...ASKS_AN_ADDRESS, now: deps.now });
   }
 
   static async open<T extends { id: string }>(deps: RelayedDocumentsDeps<T>): Promise<RelayedDocuments<T>> {
@@ -70,11 +73,15 @@ export class RelayedDocuments<T extends { id: string }> {
   /**
    * The newest document about an id, as the origin signed it.
    * @param isForwarded whether another gateway asks: then nobody else is asked
+   * @param address who asks, where nobody has vouched for them
    */
-  async get(id: string, { isForwarded }: { isForwarded: boolean }): Promise<Envelope | undefined> {
+  async get(
+    id: string,
+    { isForwarded, address }: { isForwarded: boolean; address?: string | undefined },
+  ): Promise<Envelope | undefined> {
     const held = await this.#held(id);
     const isOld = held === undefined || this.#deps.now() - held.askedMs > REFRESH_AFTER_MS;
-    if (!isForwarded && isOld && !this.#absent.has(id)) await this.#askOnce(id);
+    if (!isForwarded && isOld && !this.#absent.has(id)) await this.#askOnce(id, address);
     return (await this.#held(id))?.envelope;
   }
 
@@ -131,14 +138,15 @@ export class RelayedDocuments<T extends { id: string }> {
     }
   }
 
-  async #askOnce(id: string): Promise<void> {
-    const asking = this.#asking.get(id) ?? this.#ask(id).finally(() => this.#asking.delete(id));
+  async #askOnce(id: string, address: string | undefined): Promise<void> {
+    const asking = this.#asking.get(id) ?? this.#ask(id, address).finally(() => this.#asking.delete(id));
     this.#asking.set(id, asking);
     await asking;
   }
 
-  async #ask(id: string): Promise<void> {
+  async #ask(id: string, address: string | undefined): Promise<void> {
     const { kind, upstreams, log } = this.#deps;
+    if (address !== undefined && !this.#addresses.take(address)) return;
     if (!this.#asks.take()) return;
     // Whatever comes, it isn't asked for again at once.
     this.#absent.set(id, true);

@@ -4,7 +4,7 @@ import { type Envelope, envelopeSchema, verifyById } from '@sitecast/shared/iden
 import { cutText } from '@sitecast/shared/text';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
 import { notYours } from '../outbox/accept-reports.ts';
-import { TokenBucket, TokenBuckets } from '../storage/token-bucket.ts';
+import { TokenBucket, TokenBuckets } from '@sitecast/shared/http-guards';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Enrolments that go over the WAN: of one device, of all that bear a join token, and of all that bear none. */

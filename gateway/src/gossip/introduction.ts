@@ -2,7 +2,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type GatewayAddresses, type KnownGateways, knownGatewaysSchema } from '@sitecast/shared/fleet';
 import type { Log } from '../log.ts';
 import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
-import { TokenBucket } from '../storage/token-bucket.ts';
+import { TokenBucket } from '@sitecast/shared/http-guards';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { GatewayBook } from './gateway-book.ts';
 

@@ -18,6 +18,8 @@ export interface MetricsSource {
   cache: () => { usedBytes: number; count: number; isFull: boolean; damaged: number };
   namedChunks: () => number;
   outbox: () => { length: number; bytes: number; deadLetters: number };
+  /** Reports that were put off since the start: their device has sent as much as it may. */
+  reportsOverBudget: () => number;
   mirrorSet: () => MirrorSet | undefined;
   isMirrorComplete: () => boolean;
   waiters: () => number;
@@ -45,6 +47,7 @@ export class Metrics {
   readonly #registry = new Registry();
   readonly #requests: Counter<'method' | 'route' | 'status'>;
   readonly #wanBytes: Counter<'kind'>;
+  readonly #wanSentBytes: Counter;
   readonly #lanBytes: Counter<'kind'>;
   readonly #refused: Counter<'upstream' | 'code'>;
 
@@ -61,6 +64,11 @@ export class Metrics {
       name: 'sitecast_wan_received_bytes_total',
       help: 'Bytes of files and answers that came from upstream, without protocol overhead.',
       labelNames: ['kind'],
+      registers,
+    });
+    this.#wanSentBytes = new Counter({
+      name: 'sitecast_wan_sent_bytes_total',
+      help: 'Bytes of reports, progress and enrolments that went upstream, without protocol overhead.',
       registers,
     });
     this.#lanBytes = new Counter({
@@ -87,6 +95,10 @@ export class Metrics {
 
   received(kind: UpstreamKind, lengthBytes: number): void {
     this.#wanBytes.inc({ kind }, lengthBytes);
+  }
+
+  sentUpstream(lengthBytes: number): void {
+    this.#wanSentBytes.inc(lengthBytes);
   }
 
   /** @param kind `peers`: chunks that went out over libp2p */
@@ -124,6 +136,11 @@ export class Metrics {
       'sitecast_outbox_rejected',
       'Reports that the origin refused, kept.',
       () => source.outbox().deadLetters,
+    );
+    this.#gauge(
+      'sitecast_reports_over_budget_total',
+      'Reports that were put off: their device has sent as much as it may for now.',
+      source.reportsOverBudget,
     );
     this.#gauge(
       'sitecast_tracked_peers',

@@ -36,13 +36,17 @@ export const idParams = z.object({
 export const enrolmentBody = z.object({ envelope: envelopeBody });
 /** Each report is read for itself: one that is none mustn't keep the others back. */
 export const reportsBody = z.object({ reports: z.array(z.unknown()).min(1).max(MAX_REPORTS) });
-/** `index`: in this request; `epoch`, `seq` and the first digits of its SHA-256: one that the origin refused. */
+/**
+ * `index`: in this request; `epoch`, `seq` and the first digits of its SHA-256: one that the origin refused; `retryAfterS`: it's for
+ * later, in so many seconds.
+ */
 export const rejectedBody = z.object({
   index: z.int().optional(),
   epoch: z.string().optional(),
   seq: z.int().optional(),
   digest: z.string().optional(),
   code: z.string(),
+  retryAfterS: z.int().optional(),
 });
 export const progressBody = z.object({
   progress: z

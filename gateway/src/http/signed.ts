@@ -1,10 +1,9 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Assignment } from '@sitecast/shared/fleet';
-import { FairMemory, type MemoryLease, senderOf } from '@sitecast/shared/http-guards';
+import { FairMemory, type MemoryLease, senderOf, TokenBuckets } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context, MiddlewareHandler } from 'hono';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
-import { TokenBuckets } from '../storage/token-bucket.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 
 /** The longest body of a request. */
@@ -52,7 +51,7 @@ export function signedJson({
         'a gateway passes on what comes from devices, not from other gateways',
       );
     if (isOwnRevoked()) throw ownRevoked();
-    const address = senderOf(c.env?.incoming?.socket.remoteAddress) ?? 'loopback';
+    const address = addressOf(c) ?? 'loopback';
     if (!addresses.take(address))
       throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many requests from this address');
     demandJson(c);
@@ -88,6 +87,11 @@ export function signedJson({
       held.release();
     }
   };
+}
+
+/** For whom a request counts that nobody has vouched for; undefined for a proxy on this machine, which speaks for many. */
+export function addressOf(c: Context<GatewayEnv>): string | undefined {
+  return senderOf(c.env?.incoming?.socket.remoteAddress);
 }
 
 /** Devices are to go to another gateway: the origin takes nothing from this one any more. */

@@ -1,5 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Acknowledgement } from '@sitecast/shared/fleet';
+import { type Acknowledgement, MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
 import { cutText } from '@sitecast/shared/text';
 import { z } from 'zod';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
@@ -7,11 +7,15 @@ import type { Log } from '../log.ts';
 import { Backoff, pause } from '../upstream/backoff.ts';
 import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
+import type { WanLimits } from '../wan/wan-limits.ts';
 import { MAX_REPORTS } from './accept-reports.ts';
 import type { Outbox, WaitingReport } from './outbox.ts';
+import type { Round } from './waiting-queues.ts';
 
-/** Reports of one request, by weight: below the 1 MiB that the origin takes. */
-const MAX_BATCH_BYTES = 700 * 1024;
+/** Reports of one request, by weight, where no rate says less: on a thin line whoever comes next waits for its end. */
+const MAX_BATCH_BYTES = 256 * 1024;
+/** Down to so much, where larger ones get no answer: a line may be too slow for them. */
+const LEAST_BATCH_BYTES = 8 * 1024;
 const MIN_BACKOFF_MS = 1000;
 const MAX_BACKOFF_MS = 5 * 60_000;
 /** After reports come in, others are waited for, to go in one request. */
@@ -19,6 +23,8 @@ const GATHER_MS = 200;
 /** How soon what the origin has neither acknowledged nor refused is sent again. */
 const MIN_AGAIN_MS = 10_000;
 const MAX_AGAIN_MS = 10 * 60_000;
+/** For how long a device's reports are held back where the origin doesn't say, seconds. */
+const DEFAULT_HOLD_S = 60;
 
 const answerSchema = z.object({
   acknowledgements: z.array(z.unknown()).max(MAX_REPORTS).default([]),
@@ -31,6 +37,8 @@ const rejectedSchema = z.object({
   epoch: z.string().optional(),
   seq: z.number().optional(),
   code: z.string().transform(code => cutText(code, MAX_CODE_CHARS)),
+  /** It's for later: when. */
+  retryAfterS: z.number().min(0).max(MAX_REPORT_WAIT_S).optional().catch(undefined),
 });
 type Rejected = z.infer<typeof rejectedSchema>;
 
@@ -56,23 +64,30 @@ interface OutboxSenderDeps {
   outbox: Outbox;
   acknowledgements: Pick<RelayedDocuments<Acknowledgement>, 'accept'>;
   upstreams: Pick<SiteUpstreams, 'ask'>;
+  limits: Pick<WanLimits, 'bytesAtOnce' | 'untilSent'>;
   log: Log;
   gatherMs?: number;
 }
 
 /**
- * Sends reports on, in batches; a report leaves the outbox when the origin has signed for it, or refused it. One that is refused
+ * Sends reports on, in batches, one of each device by turns; a report leaves the outbox when the origin has signed for it, or refused it. One that is refused
  * alone is passed over, so that the others go on; it's put aside only by an origin that takes others. (What refuses everything is
- * a proxy, say: then all of them stay.)
+ * a proxy, say: then all of them stay.) A device that has sent the origin as much as it may is left out until it may again.
  */
 export class OutboxSender {
   readonly #deps: OutboxSenderDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
   readonly #again = new Backoff(MIN_AGAIN_MS, MAX_AGAIN_MS);
-  /** What was refused alone since the queue was begun at its head, by key. */
+  /** Devices that have sent the origin as much as they may, and until when, by a clock that never goes back, milliseconds. */
+  readonly #heldUntilMs = new Map<string, number>();
+  /** Those of the last batch that the origin takes later, by key. */
+  readonly #putOff = new Set<string>();
+  /** What was refused alone since the round began, by key. */
   readonly #refused = new Map<string, RefusedAlone>();
   /** Of those, how many since one was taken. */
   #refusedInARow = 0;
+  /** What a request may weigh now. */
+  #maxBytes = MAX_BATCH_BYTES;
   #wake: AbortController | undefined;
   #hasNews = false;
   /** As the log has it. */
@@ -88,40 +103,51 @@ export class OutboxSender {
 
   /** Returns when the signal comes. */
   async run(signal: AbortSignal): Promise<void> {
-    const { outbox, gatherMs = GATHER_MS } = this.#deps;
-    let after: string | undefined;
+    const { outbox, limits, gatherMs = GATHER_MS } = this.#deps;
+    let round = outbox.round();
     while (!signal.aborted) {
       this.#hasNews = false;
-      const batch = await outbox.next(after, { maxReports: MAX_REPORTS, maxBytes: MAX_BATCH_BYTES });
+      const batch = await this.#nextOf(round);
       if (batch.length === 0) {
-        // What is left was sent once: it waits for its time, or for news.
-        const isEmpty = after === undefined;
-        after = await this.#rest(isEmpty ? undefined : this.#again.next(), after, signal);
-        if (after === undefined) this.#refused.clear();
+        if (await this.#rest(signal)) {
+          // What is left was sent once: it's time to send it again.
+          round = outbox.round();
+          this.#refused.clear();
+        }
         await pause(gatherMs, signal);
         continue;
       }
       this.#refusedInARow = 0;
+      this.#putOff.clear();
       if (await this.#sendAll(batch.filter(({ key }) => !this.#refused.has(key)))) {
         this.#backoff.reset();
-        after = batch.at(-1)?.key;
+        round.pass(batch.filter(({ key }) => !this.#putOff.has(key)).map(({ waiting }) => waiting));
       } else await pause(this.#backoff.next(), signal);
+      await limits.untilSent(signal).catch((error: unknown) => {
+        if (!signal.aborted) throw error;
+      });
     }
   }
 
-  /** @returns where to go on: behind what was sent if something new came, at the head if the time is over */
-  async #rest(
-    lengthMs: number | undefined,
-    after: string | undefined,
-    signal: AbortSignal,
-  ): Promise<string | undefined> {
-    // It came after the queue was read.
-    if (this.#hasNews) return after;
+  #nextOf(round: Round): Promise<WaitingReport[]> {
+    const { outbox, limits } = this.#deps;
+    const nowMs = performance.now();
+    for (const [id, untilMs] of this.#heldUntilMs) if (untilMs <= nowMs) this.#heldUntilMs.delete(id);
+    const max = { maxReports: MAX_REPORTS, maxBytes: limits.bytesAtOnce(this.#maxBytes) };
+    return outbox.next(round, max, id => this.#heldUntilMs.has(id));
+  }
+
+  /** @returns true if the time is over, false if something new came */
+  async #rest(signal: AbortSignal): Promise<boolean> {
+    // It came after the queues were read.
+    if (this.#hasNews) return false;
+    const restMs = this.#deps.outbox.length === 0 ? MAX_AGAIN_MS : this.#again.next();
+    const heldMs = Math.min(...this.#heldUntilMs.values()) - performance.now();
     this.#wake = new AbortController();
     const either = AbortSignal.any([signal, this.#wake.signal]);
-    const isOver = await pause(lengthMs ?? MAX_AGAIN_MS, either);
+    const isOver = await pause(Math.max(0, Math.min(restMs, heldMs)), either);
     this.#wake = undefined;
-    return isOver ? undefined : after;
+    return isOver;
   }
 
   /** @returns false where what is left is to be sent again after a while */
@@ -165,10 +191,13 @@ export class OutboxSender {
     try {
       const answer = await upstreams.ask('/site/v1/reports', { reports });
       this.#isCutOff = false;
+      this.#maxBytes = Math.min(MAX_BATCH_BYTES, 2 * this.#maxBytes);
       return answer;
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       if (error.data.hasFailed === true) return { status: FAILED };
+      const bytes = batch.reduce((sum, { waiting }) => sum + waiting.bytes, 0);
+      this.#maxBytes = Math.max(LEAST_BATCH_BYTES, Math.min(this.#maxBytes, bytes) / 2);
       const { code, message: detail } = error;
       log[this.#isCutOff ? 'debug' : 'info'](
         { code, detail, reports: batch.length },
@@ -220,15 +249,29 @@ export class OutboxSender {
     for (const value of answer.data.rejected) {
       const one = rejectedSchema.safeParse(value).data;
       const report = one && meantBy(one, batch);
-      if (report) rejected.set(report, one.code);
+      if (!report) continue;
+      if (one.code === OVER_BUDGET) {
+        this.#hold(report.id, one.retryAfterS);
+        this.#putOff.add(report.key);
+      } else rejected.set(report, one.code);
     }
-    if (rejected.size < batch.length) await this.#putAside();
+    const putOff = batch.filter(({ key }) => this.#putOff.has(key)).length;
+    if (rejected.size + putOff < batch.length) await this.#putAside();
     let left = 0;
     for (const value of answer.data.acknowledgements) left += await this.#acknowledge(value);
     for (const [report, code] of rejected) await this.#reject(report, code);
     if (left > 0) this.#again.reset();
-    log.debug({ sent: batch.length, left }, 'reports were sent');
+    log.debug({ sent: batch.length, left, putOff }, 'reports were sent');
     return true;
+  }
+
+  #hold(id: string, retryAfterS = DEFAULT_HOLD_S): void {
+    if (!this.#heldUntilMs.has(id))
+      this.#deps.log.info(
+        { device: id, retryAfterS },
+        'the origin takes no more reports of a device for now',
+      );
+    this.#heldUntilMs.set(id, performance.now() + retryAfterS * 1000);
   }
 
   async #acknowledge(value: unknown): Promise<number> {

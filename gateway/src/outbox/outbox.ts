@@ -1,20 +1,27 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
+import { reportBytes } from '@sitecast/shared/fleet';
+import type { TokenBucket } from '@sitecast/shared/http-guards';
+import { envelopeSchema } from '@sitecast/shared/identity';
 import { startingWith } from '@sitecast/shared/key-value';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import { z } from 'zod';
 import type { RecordChange, Records } from '../storage/records.ts';
+import {
+  type Amount,
+  exceeds,
+  type Queued,
+  type Round,
+  type Waiting,
+  WaitingQueues,
+} from './waiting-queues.ts';
 
 /** What one device may have waiting. An agent writes some ten reports an update. */
-export const MAX_DEVICE_REPORTS = 2000;
-const MAX_DEVICE_BYTES = 2 * 1024 * 1024;
+export const MAX_DEVICE = { reports: 2000, bytes: 2 * 1024 * 1024 };
 /** What all devices together may have waiting. */
-const MAX_OUTBOX_REPORTS = 200_000;
-const MAX_OUTBOX_BYTES = 256 * 1024 * 1024;
+const MAX_OUTBOX = { reports: 200_000, bytes: 256 * 1024 * 1024 };
 /** What all senders together may that this gateway knows no assignment of: anybody on the LAN can be many of them. */
-export const MAX_STRANGERS_REPORTS = 2000;
-const MAX_STRANGERS_BYTES = 4 * 1024 * 1024;
+export const MAX_STRANGERS = { reports: 2000, bytes: 4 * 1024 * 1024 };
 /** Reports that the origin refused, kept for whoever looks into it. */
 export const MAX_DEAD_LETTERS = 1000;
 /** Of those, what a device is told of its own in one answer. */
@@ -42,23 +49,13 @@ const letterSchema = entrySchema.pick({ id: true, epoch: true, seq: true, digest
 type Letter = z.infer<typeof letterSchema>;
 
 export interface WaitingReport extends OutboxEntry {
-  /** Its place in the queue. */
   key: string;
-}
-
-/** How much waits, of one device or of all. */
-class Tally {
-  reports = 0;
-  bytes = 0;
-
-  add(reports: number, bytes: number): void {
-    this.reports += reports;
-    this.bytes += bytes;
-  }
+  /** Its place among those that wait. */
+  waiting: Queued;
 }
 
 /**
- * Reports on their way to the origin, in the order in which they came; what was added survives a power cut.
+ * Reports on their way to the origin, of each device in the order in which they came; what was added survives a power cut.
  *
  * Records: `r:ARRIVAL` → the report, `x:ID:EPOCH:SEQ:DIGEST` → its arrival, `d:ARRIVAL` → one that the origin refused.
  * Two different reports under one number are both sent on: it's the origin that is to see that a device was cloned.
@@ -67,9 +64,8 @@ export class Outbox {
   readonly #records: Records;
   readonly #now: () => number;
   readonly #turn = pLimit(1);
-  readonly #total = new Tally();
-  readonly #strangers = new Tally();
-  readonly #devices = new Map<string, Tally>();
+  readonly #queues = new WaitingQueues();
+  readonly #max: Amount;
   readonly #left: LRUCache<string, true>;
   /** Those that are kept, oldest first; undefined for one that can't be read any more. */
   readonly #letters = new Map<string, Letter | undefined>();
@@ -77,18 +73,20 @@ export class Outbox {
   /** Called when there's something to send. */
   onAdded: () => void = () => undefined;
 
-  private constructor(records: Records, now: () => number) {
+  private constructor(records: Records, now: () => number, max: Amount) {
     this.#records = records;
     this.#now = now;
+    this.#max = max;
     this.#left = new LRUCache({ max: MAX_REMEMBERED, ttl: REMEMBERED_FOR_MS, perf: { now } });
   }
 
-  static async open(records: Records, now: () => number): Promise<Outbox> {
-    const outbox = new Outbox(records, now);
+  /** @param max of all devices together */
+  static async open(records: Records, now: () => number, max: Amount = MAX_OUTBOX): Promise<Outbox> {
+    const outbox = new Outbox(records, now, max);
     await outbox.#putRight();
     for await (const [key, value] of records.entries(startingWith('r:'))) {
       const entry = entrySchema.parse(value);
-      outbox.#count(entry, 1);
+      outbox.#queues.add(waitingOf(entry, numberOf(key)), entry.isKnown);
       outbox.#arrivals = numberOf(key) + 1;
     }
     for await (const [key, value] of records.entries(startingWith('d:'))) {
@@ -119,10 +117,10 @@ export class Outbox {
   }
 
   get length(): number {
-    return this.#total.reports;
+    return this.#queues.total.reports;
   }
   get bytes(): number {
-    return this.#total.bytes;
+    return this.#queues.total.bytes;
   }
   get deadLetters(): number {
     return this.#letters.size;
@@ -140,48 +138,82 @@ export class Outbox {
   }
 
   /**
-   * Takes reports in, all or none; those that wait already count once. When it returns they survive a power cut.
-   * @throws SITECAST_OUTBOX_FULL, SITECAST_NO_SPACE (both noSpace): the device keeps them
+   * Takes reports of one sender in; those that wait already count once. When it returns they survive a power cut.
+   * @param budget what the sender may send yet, in bytes; what waits here already costs nothing
+   * @returns those that the budget isn't enough for, the last of them: the device keeps them
+   * @throws SITECAST_OUTBOX_FULL, SITECAST_NO_SPACE (both noSpace): none is taken, the device keeps them
    */
-  async add(entries: readonly OutboxEntry[]): Promise<void> {
-    const added = await this.#turn(async () => {
-      const fresh = new Map<string, OutboxEntry>();
-      for (const entry of entries) {
-        const key = indexKey(entry);
-        if (this.#left.has(key) || (await this.#records.get(key)) !== undefined) continue;
-        fresh.set(key, entry);
-      }
-      this.#checkRoom([...fresh.values()]);
-      const changes: RecordChange[] = [];
-      let arrival = this.#arrivals;
+  async add<T extends OutboxEntry>(entries: readonly T[], budget?: TokenBucket): Promise<T[]> {
+    const { added, over } = await this.#turn(async () => {
+      const sorted = await this.#sort(entries, budget?.tokens ?? Number.POSITIVE_INFINITY);
+      const { fresh, amount } = sorted;
+      const going = this.#roomFor([...fresh.values()], amount);
+      const changes: RecordChange[] = [...(await this.#removalsOf(going))];
+      const added: { waiting: Waiting; isKnown: boolean }[] = [];
       for (const [key, entry] of fresh) {
-        changes.push({ key: arrivalKey('r', arrival), value: entry }, { key, value: arrival });
-        arrival += 1;
+        const waiting = waitingOf(entry, this.#arrivals + added.length);
+        changes.push(
+          { key: arrivalKey('r', waiting.arrival), value: entry },
+          { key, value: waiting.arrival },
+        );
+        added.push({ waiting, isKnown: entry.isKnown });
       }
       if (changes.length > 0) await this.#records.write(changes, true);
-      this.#arrivals = arrival;
-      for (const entry of fresh.values()) this.#count(entry, 1);
-      return fresh.size;
+      budget?.take(amount.bytes);
+      this.#arrivals += added.length;
+      for (const waiting of going) this.#queues.remove(waiting);
+      for (const { waiting, isKnown } of added) this.#queues.add(waiting, isKnown);
+      return { added: added.length, over: sorted.over };
     });
     if (added > 0) this.onAdded();
+    return over;
   }
 
-  /** The next ones behind a place in the queue, or from its head. */
-  async next(
-    after: string | undefined,
-    { maxReports, maxBytes }: { maxReports: number; maxBytes: number },
-  ): Promise<WaitingReport[]> {
-    const found: WaitingReport[] = [];
-    let bytes = 0;
-    const range = { ...startingWith('r:'), ...(after ? { from: `${after}\u0000` } : {}) };
-    for await (const [key, value] of this.#records.entries(range)) {
-      const { data: entry } = entrySchema.safeParse(value);
-      if (!entry) continue;
-      bytes += bytesOf(entry.envelope);
-      if (found.length === maxReports || (found.length > 0 && bytes > maxBytes)) break;
-      found.push({ ...entry, key });
+  /** Which are new, as far as so many bytes reach; their order is kept. */
+  async #sort<T extends OutboxEntry>(entries: readonly T[], mostBytes: number) {
+    const fresh = new Map<string, OutboxEntry>();
+    const over: T[] = [];
+    const amount = { reports: 0, bytes: 0 };
+    for (const entry of entries) {
+      const key = indexKey(entry);
+      if (this.#left.has(key) || fresh.has(key) || (await this.#records.get(key)) !== undefined) continue;
+      const bytes = reportBytes(entry.envelope);
+      if (over.length > 0 || amount.bytes + bytes > mostBytes) {
+        over.push(entry);
+        continue;
+      }
+      fresh.set(key, entrySchema.parse(entry));
+      amount.reports += 1;
+      amount.bytes += bytes;
     }
-    return found;
+    return { fresh, over, amount };
+  }
+
+  round(): Round {
+    return this.#queues.round();
+  }
+
+  /**
+   * The next ones of a round: of each device that has some waiting one by turns.
+   * @param isHeld whose reports don't go now
+   */
+  async next(
+    round: Round,
+    max: { maxReports: number; maxBytes: number },
+    isHeld?: (id: string) => boolean,
+  ): Promise<WaitingReport[]> {
+    for (let items = round.next(max, isHeld); items.length > 0; items = round.next(max, isHeld)) {
+      const found: WaitingReport[] = [];
+      for (const waiting of items) {
+        const key = arrivalKey('r', waiting.arrival);
+        const { data: entry } = entrySchema.safeParse(await this.#records.get(key));
+        if (entry) found.push({ ...entry, key, waiting });
+        // Gone by now, or damaged: it isn't to be met again.
+        else this.#queues.remove(waiting);
+      }
+      if (found.length > 0) return found;
+    }
+    return [];
   }
 
   /** The origin has every report of this chain up to `seq`. @returns how many were waiting */
@@ -222,16 +254,16 @@ export class Outbox {
 
   async #take(keys: readonly string[], more: RecordChange[] = []): Promise<void> {
     const changes: RecordChange[] = [...more];
-    const taken: OutboxEntry[] = [];
+    const taken: [arrival: number, entry: OutboxEntry][] = [];
     for (const key of keys) {
       const entry = entrySchema.safeParse(await this.#records.get(key));
       if (!entry.success) continue;
-      taken.push(entry.data);
+      taken.push([numberOf(key), entry.data]);
       changes.push({ key, remove: true }, { key: indexKey(entry.data), remove: true });
     }
     if (changes.length > 0) await this.#records.write(changes, true);
-    for (const entry of taken) {
-      this.#count(entry, -1);
+    for (const [arrival, entry] of taken) {
+      this.#queues.remove({ arrival, id: entry.id });
       this.#left.set(indexKey(entry), true);
     }
   }
@@ -247,45 +279,37 @@ export class Outbox {
     for (const key of keys) this.#letters.delete(key);
   }
 
-  #checkRoom(fresh: readonly OutboxEntry[]): void {
-    const total = tallyOf(fresh);
-    const strangers = tallyOf(fresh.filter(({ isKnown }) => !isKnown));
-    const isFull =
-      exceeds(this.#total, total, MAX_OUTBOX_REPORTS, MAX_OUTBOX_BYTES) ||
-      (strangers.reports > 0 &&
-        exceeds(this.#strangers, strangers, MAX_STRANGERS_REPORTS, MAX_STRANGERS_BYTES));
-    if (isFull) throw full('the reports that wait here are as many as it can hold');
-    for (const id of new Set(fresh.map(entry => entry.id))) {
-      const own = tallyOf(fresh.filter(entry => entry.id === id));
-      if (exceeds(this.#devices.get(id), own, MAX_DEVICE_REPORTS, MAX_DEVICE_BYTES))
-        throw full('as many reports of this device wait here as it may have');
+  /**
+   * Nobody is refused for what others have waiting.
+   * @returns which reports make room
+   * @throws SITECAST_OUTBOX_FULL
+   */
+  #roomFor([first]: readonly OutboxEntry[], more: Amount): Waiting[] {
+    if (!first) return [];
+    if (!first.isKnown) return this.#queues.excessOfStrangers(more, MAX_STRANGERS);
+    const { reports, bytes } = this.#queues.of(first.id);
+    if (exceeds({ reports: reports + more.reports, bytes: bytes + more.bytes }, MAX_DEVICE))
+      throw full('as many reports of this device wait here as it may have');
+    const going = this.#queues.roomFor(first.id, more, this.#max);
+    if (!going)
+      throw full('the reports that wait here are as many as it can hold, and no device has more of them');
+    return going;
+  }
+
+  async #removalsOf(going: readonly Waiting[]): Promise<RecordChange[]> {
+    const changes: RecordChange[] = [];
+    for (const { arrival } of going) {
+      const key = arrivalKey('r', arrival);
+      const { data: entry } = entrySchema.safeParse(await this.#records.get(key));
+      changes.push({ key, remove: true });
+      if (entry) changes.push({ key: indexKey(entry), remove: true });
     }
-  }
-
-  #count(entry: OutboxEntry, sign: 1 | -1): void {
-    const bytes = sign * bytesOf(entry.envelope);
-    this.#total.add(sign, bytes);
-    if (!entry.isKnown) this.#strangers.add(sign, bytes);
-    const own = this.#devices.get(entry.id) ?? new Tally();
-    own.add(sign, bytes);
-    if (own.reports > 0) this.#devices.set(entry.id, own);
-    else this.#devices.delete(entry.id);
+    return changes;
   }
 }
 
-function exceeds(held: Tally | undefined, more: Tally, maxReports: number, maxBytes: number): boolean {
-  return (held?.reports ?? 0) + more.reports > maxReports || (held?.bytes ?? 0) + more.bytes > maxBytes;
-}
-
-function tallyOf(entries: readonly OutboxEntry[]): Tally {
-  const tally = new Tally();
-  for (const { envelope } of entries) tally.add(1, bytesOf(envelope));
-  return tally;
-}
-
-/** What a report weighs, about. */
-function bytesOf({ payload, signatures }: Envelope): number {
-  return payload.length + 200 * signatures.length;
+function waitingOf({ id, envelope }: OutboxEntry, arrival: number): Waiting {
+  return { arrival, id, bytes: reportBytes(envelope) };
 }
 
 function indexKey({ id, epoch, seq, digest }: OutboxEntry): string {

@@ -28,7 +28,8 @@ export interface Holder {
 interface TrackerDeps {
   /** The site that this gateway is assigned to; undefined before it is. */
   site: () => Promise<string | undefined>;
-  assignmentOf: (id: string) => Promise<Assignment | undefined>;
+  /** @param address who asks, where nobody has vouched for them */
+  assignmentOf: (id: string, address?: string) => Promise<Assignment | undefined>;
   isRevoked: (id: string) => boolean;
   now: () => number;
 }
@@ -56,12 +57,13 @@ export class Tracker {
   /**
    * Notes what a device tells of itself.
    * @param sender whose request it is
+   * @param address where it comes from
    * @returns others: those with one of its images first, then those of its product, which may want the same soon
    * @throws SITECAST_NOT_YOURS, SITECAST_NO_ASSIGNMENT, SITECAST_OTHER_SITE (forbidden), SITECAST_NOT_ENROLLED (unreachable)
    */
-  async tell(sender: string, { peer, images, held = [] }: PeerNotice): Promise<SitePeer[]> {
+  async tell(sender: string, { peer, images, held = [] }: PeerNotice, address?: string): Promise<SitePeer[]> {
     if (peer.id !== sender) throw notYours(peer.id);
-    const { product } = await this.#admit(sender);
+    const { product } = await this.#admit(sender, address);
     const counts = new Map(images.map((image, at) => [image, held[at] ?? 0]));
     this.#tracked.set(sender, { peer, product, images: counts });
     return this.#others(sender, images, product);
@@ -87,11 +89,11 @@ export class Tracker {
     return this.#tracked.has(id);
   }
 
-  async #admit(id: string): Promise<Assignment> {
+  async #admit(id: string, address: string | undefined): Promise<Assignment> {
     const site = await this.#deps.site();
     if (site === undefined)
       throw new SitecastError('unreachable', 'SITECAST_NOT_ENROLLED', 'this gateway serves no site yet');
-    const assignment = await this.#deps.assignmentOf(id);
+    const assignment = await this.#deps.assignmentOf(id, address);
     if (!assignment)
       throw new SitecastError(
         'forbidden',

@@ -1,9 +1,8 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { senderOf } from '@sitecast/shared/http-guards';
+import { senderOf, TokenBuckets } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context } from 'hono';
 import type { GatewayEnv } from '../http/context.ts';
-import { TokenBuckets } from '../storage/token-bucket.ts';
 
 /** Signatures of long polls that are checked for one address in a second: 2,000 devices behind one router poll 40 times. */
 const PER_ADDRESS = { perS: 50, burst: 400 };

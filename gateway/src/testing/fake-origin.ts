@@ -60,6 +60,8 @@ export class FakeOrigin {
   refusesWhole: (report: Report) => number | undefined = () => undefined;
   /** Refuses these by their place in the request, as the origin does what it can't read. */
   cannotRead: (report: Report) => boolean = () => false;
+  /** In how many seconds this report is to come again: its device has sent as much as it may. */
+  putsOff: (report: Report) => number | undefined = () => undefined;
   misbehave: Misbehaviour | undefined;
   acceptsEnrolments: 'yes' | 'pending' | 'no' = 'yes';
   acknowledges = true;
@@ -339,6 +341,11 @@ export class FakeOrigin {
         continue;
       }
       const { id, epoch, seq } = report;
+      const retryAfterS = this.putsOff(report);
+      if (retryAfterS !== undefined) {
+        rejected.push({ index, id, epoch, seq, code: 'SITECAST_REPORTS_OVER_BUDGET', retryAfterS });
+        continue;
+      }
       const code = this.rejects.get(seq);
       if (code !== undefined) rejected.push({ id, epoch, seq, code });
       const isNew = !this.reports.some(old => old.id === id && old.epoch === epoch && old.seq === seq);

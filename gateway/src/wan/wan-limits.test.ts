@@ -38,9 +38,29 @@ it('gives each gateway of the site its part of the rate', async () => {
   expect(clock()).toBeCloseTo(4000, 6);
 });
 
+it('counts what is sent: that goes first, with half of the rate at most, and chunks wait for it', async () => {
+  const { limits, clock } = limitsAt({ wanRate: 1_000_000 });
+  await limits.untilSent();
+  limits.sent(500_000);
+  expect(clock()).toBe(0);
+  // Its own half second, and that of what was sent.
+  await limits.took(500_000);
+  expect(clock()).toBeCloseTo(1000, 6);
+  await limits.untilSent();
+  expect(clock()).toBeCloseTo(1000, 6);
+  limits.sent(1_000_000);
+  limits.sent(500_000);
+  await limits.untilSent();
+  expect(clock()).toBeCloseTo(4000, 6);
+  expect([limits.bytesAtOnce(10 ** 9), limits.bytesAtOnce(1000)]).toEqual([2_000_000, 1000]);
+});
+
 it('holds nothing up where no rate was set', async () => {
   const { limits, clock } = limitsAt({ quietHours }, MONDAY_EVENING);
   await limits.took(1e9);
+  limits.sent(1e9);
+  await limits.untilSent();
+  expect(limits.bytesAtOnce(1e9)).toBe(1e9);
   expect(clock()).toBe(0);
 });
 

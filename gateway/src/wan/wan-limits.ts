@@ -6,6 +6,8 @@ import { isOpen, localTimeOf, parseWindow } from '@sitecast/shared/fleet';
 export const MIN_WAN_BYTES_PER_S = 32_000;
 /** What chunks that are fetched at one time may weigh together: so many seconds of the rate. */
 const AT_ONCE_S = 4;
+/** The part of the rate that may go out: a flood of reports leaves chunks the rest. */
+const SENT_PART = 0.5;
 /** A chunk as most are, at the default sizes. */
 const TYPICAL_CHUNK_BYTES = 128 * 1024;
 const SECOND_MS = 1000;
@@ -14,7 +16,7 @@ const MINUTE_MS = 60 * SECOND_MS;
 export const MAX_RETRY_AFTER_S = 3600;
 
 export interface WanSettings {
-  /** Bytes in a second that chunks may take of the site's WAN; undefined: all there is. */
+  /** Bytes in a second that may be taken of the site's WAN, both ways; undefined: all there is. */
   wanRate?: number | undefined;
   /** `Mon-Fri 08:00-18:00`, by this machine's time zone. */
   quietHours?: string | undefined;
@@ -30,7 +32,10 @@ interface Surroundings {
   wait?: (ms: number, signal: AbortSignal | undefined) => Promise<unknown>;
 }
 
-/** How much of the site's WAN chunks may take, and when. Metadata, reports and what gateways of the site give each other don't count. */
+/**
+ * How much of the site's WAN may be taken, and when: one rate for both directions together. What devices say goes first, with half
+ * of it at most; chunks have what is left. Metadata and what gateways of the site give each other don't count.
+ */
 export class WanLimits {
   readonly #settings: WanSettings;
   readonly #quiet: ReturnType<typeof parseWindow> | undefined;
@@ -39,6 +44,8 @@ export class WanLimits {
   readonly #wait: (ms: number, signal: AbortSignal | undefined) => Promise<unknown>;
   /** When what was taken so far will have come at the allowed rate. */
   #goneMs = Number.NEGATIVE_INFINITY;
+  /** When what was sent so far will have gone out with its part of the rate. */
+  #sentMs = Number.NEGATIVE_INFINITY;
   /** Gateways of the site that live, and take their part of the rate. */
   sharers: () => number = () => 1;
 
@@ -58,6 +65,12 @@ export class WanLimits {
   /** Whether there's a rate: then a chunk may take long though nothing is wrong. */
   get isPaced(): boolean {
     return this.#settings.wanRate !== undefined || this.#settings.quietRate !== undefined;
+  }
+
+  /** What may be sent at one time, of at most so many bytes: others wait meanwhile. */
+  bytesAtOnce(most: number): number {
+    const rate = this.#rate;
+    return rate === undefined ? most : Math.min(most, Math.ceil(rate * SENT_PART * AT_ONCE_S));
   }
 
   /** Whether chunks may be fetched that no device has asked for yet. */
@@ -102,13 +115,34 @@ export class WanLimits {
 
   /** To be awaited after so many bytes came, before more are read: the sender is slowed down by that. */
   async took(lengthBytes: number, signal?: AbortSignal): Promise<void> {
+    const rate = this.#rate;
+    if (rate === undefined) return;
+    const nowMs = this.#clock();
+    this.#goneMs = Math.max(nowMs, this.#goneMs) + (lengthBytes * SECOND_MS) / rate;
+    await this.#wait(this.#goneMs - nowMs, signal);
+  }
+
+  /** So many bytes go out. They don't wait for chunks; chunks wait for them. */
+  sent(lengthBytes: number): void {
+    const rate = this.#rate;
+    if (rate === undefined) return;
+    const nowMs = this.#clock();
+    const lengthMs = (lengthBytes * SECOND_MS) / rate;
+    this.#goneMs = Math.max(nowMs, this.#goneMs) + lengthMs;
+    this.#sentMs = Math.max(nowMs, this.#sentMs) + lengthMs / SENT_PART;
+  }
+
+  /** To be awaited before more is sent that can wait. */
+  async untilSent(signal?: AbortSignal): Promise<void> {
+    const restMs = this.#sentMs - this.#clock();
+    if (restMs > 0) await this.#wait(restMs, signal);
+  }
+
+  /** This gateway's part of what is allowed now, bytes a second. */
+  get #rate(): number | undefined {
     const { wanRate, quietRate } = this.#settings;
     // One that began before the quiet hours ends at the rate of the day.
     const rate = this.isQuiet ? (quietRate ?? wanRate) : wanRate;
-    if (rate === undefined) return;
-    const nowMs = this.#clock();
-    const ownRate = rate / Math.max(1, this.sharers());
-    this.#goneMs = Math.max(nowMs, this.#goneMs) + (lengthBytes * SECOND_MS) / ownRate;
-    await this.#wait(this.#goneMs - nowMs, signal);
+    return rate === undefined ? undefined : rate / Math.max(1, this.sharers());
   }
 }

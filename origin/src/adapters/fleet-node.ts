@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { requireFleetKey, tellableAddresses } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { metadataPath } from '@sitecast/shared/trust';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { Committed } from '../repository/committed.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { GossipSettings } from '../settings.ts';
@@ -78,7 +78,7 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
     );
   };
   const tellLogged = (): void => {
-    tell().catch((error: unknown) => log.warn({ err: error }, 'a publication could not be announced'));
+    tell().catch((error: unknown) => log.warn(errorFields(error), 'a publication could not be announced'));
   };
   const stopListening = repository.onCommit(() => {
     [newest, before] = [repository.committed, newest];

@@ -56,6 +56,8 @@ export const memberDetailSchema = memberSchema.extend({
   heardBy: z.array(z.string()).optional(),
   hears: z.object({ devices: z.number(), turns: z.array(turnSchema) }).optional(),
   inventory: z.record(z.string(), z.unknown()).optional(),
+  /** An origin of an earlier version doesn't say. */
+  kept: z.object({ reports: z.number(), bytes: z.number(), dropped: z.number() }).optional(),
   /** Of the gateways that reports came through. */
   names: namesSchema,
   reports: z.array(
@@ -116,6 +118,8 @@ const planSchema = z.object({
   minFailures: z.number(),
   onFailure: z.string(),
   silentAfterMs: z.number(),
+  /** Not told by an origin of 0.1.0, which completes a rollout once its last device is well. */
+  lastStageSoaks: z.boolean().default(false),
 });
 
 export const rolloutSchema = z.object({
@@ -151,18 +155,23 @@ export type Rollout = z.infer<typeof rolloutSchema>;
 
 const failureGroupSchema = z.object({
   code: z.string(),
+  /** Not told by an origin of 0.1.0. */
+  detail: z.string().optional(),
   hardware: z.string(),
+  /** Of the first of `devices`. */
   message: z.string(),
   count: z.number(),
   sites: z.number(),
   devices: z.array(z.string()),
 });
 
-export const rolloutStatusSchema = rolloutSchema.extend({
+const rolloutStatusSchema = rolloutSchema.extend({
   counts: z.record(z.string(), z.number()),
   total: z.number(),
   /** Not told by an origin of 0.1.0 or before. */
   matching: z.number().optional(),
+  /** What an operator can do with it now. */
+  acts: z.array(z.string()).default([]),
   figures: figuresSchema.optional(),
   failures: z.array(failureGroupSchema),
   names: namesSchema,
@@ -184,12 +193,18 @@ export const rolloutStatusSchema = rolloutSchema.extend({
 });
 export type RolloutStatus = z.infer<typeof rolloutStatusSchema>;
 
+/** Rollouts that just soaked, and are completed by the start of the next. */
+const supersedesSchema = z.array(z.object({ rollout: z.string(), version: z.string() })).default([]);
+
+export const startedRolloutSchema = rolloutStatusSchema.extend({ supersedes: supersedesSchema });
+
 export const dryRunSchema = z.object({
   id: z.string(),
   total: z.number(),
   plan: planSchema,
   stages: z.array(z.object({ basisPoints: z.number(), count: z.number(), devices: z.array(z.string()) })),
   names: namesSchema,
+  supersedes: supersedesSchema,
   /** A rollout under way that could reach the same devices: until it has ended, this one can't be started. */
   blockedBy: z.object({ rollout: z.string(), version: z.string(), state: z.string() }).optional(),
 });
@@ -200,8 +215,6 @@ export const previewSchema = z.object({
   touches: z.number(),
   what: z.string(),
   target: z.number().optional(),
-  failed: z.number(),
-  silent: z.number(),
 });
 
 /** Which members a list is to show. */

@@ -120,8 +120,11 @@ const ANOMALIES: Record<string, string> = {
   interleaved: 'an older chain went on beside a newer one',
 };
 
-function history({ reports }: MemberDetail): string[] {
+function history({ reports, kept }: MemberDetail): string[] {
   if (reports.length === 0) return ['no report yet'];
+  const dropped = kept?.dropped ?? 0;
+  const older =
+    dropped === 0 ? [] : [`${dropped} older reports are no longer kept; the newest ${kept?.reports} are`];
   const rows = reports.map(({ report, receivedAt }) => [
     receivedAt,
     String(report.seq),
@@ -130,7 +133,7 @@ function history({ reports }: MemberDetail): string[] {
     report.rollout?.id ?? '-',
     report.reason ? reasonText(report.reason) : '',
   ]);
-  return table(['RECEIVED', 'REPORT', 'STATE', 'RELEASE', 'ROLLOUT', ''], rows);
+  return [...table(['RECEIVED', 'REPORT', 'STATE', 'RELEASE', 'ROLLOUT', ''], rows), ...older];
 }
 
 function releaseText(release: { counter: number; version: string } | undefined): string {

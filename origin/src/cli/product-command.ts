@@ -4,7 +4,7 @@ import { type ProductFile, productTarget, serializeFile } from '@sitecast/shared
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import { newDraft } from './draft.ts';
 import { print, printJson, table } from './output.ts';
-import { findRelease, productNames, readKnownProduct } from './releases.ts';
+import { findRelease, readAllProducts, readKnownProduct } from './releases.ts';
 import { openRepository } from './repository-view.ts';
 import {
   addKeyOptions,
@@ -77,10 +77,9 @@ export function productListCommand(): SettingsCommand {
   return command.action(async (options: OriginOptions & TrustOptions & { json?: boolean }) => {
     const view = await openRepository(options, await connect(options));
     const products = [];
-    for (const name of productNames(view)) {
-      const { file, releases } = await readKnownProduct(view, name);
+    for (const { file, releases } of await readAllProducts(view)) {
       products.push({
-        product: name,
+        product: file.product,
         hardware: file.hardware,
         floor: file.floor,
         newest: releases.at(-1)?.version,

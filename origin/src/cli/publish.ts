@@ -15,7 +15,7 @@ import { KeyRing } from './key-ring.ts';
 import { mendRelease } from './mend-release.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note } from './output.ts';
-import { findRelease, type PublishedProduct, readProduct } from './releases.ts';
+import { demandNoneLost, findRelease, type PublishedProduct, readProduct } from './releases.ts';
 import { openRepository, type RepositoryView } from './repository-view.ts';
 import type { TrustOptions } from './settings.ts';
 import { type FinishOptions, openReleaseKeys, signAndSubmit } from './sign-and-submit.ts';
@@ -63,6 +63,7 @@ export async function publishRelease(request: PublishRequest): Promise<PublishOu
   const published = await readProduct(view, product);
   const existing = published?.releases.find(release => release.version === version);
   if (existing) return unchangedOrRefused(existing, request, view);
+  if (published) demandNoneLost(published);
   placeRelease(published, description);
   const keys = new KeyRing(options);
   await openReleaseKeys(keys, view.root, options);

@@ -1,4 +1,4 @@
-import { SettingsCommand } from '@sitecast/shared/command';
+import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
   indexTarget,
@@ -17,7 +17,7 @@ import { summarizeDraft } from './draft-summary.ts';
 import { writeRoot } from './init-command.ts';
 import { KeyRing } from './key-ring.ts';
 import { formatBytes, note, print, printJson, table } from './output.ts';
-import { findRelease, productNames, readKnownProduct } from './releases.ts';
+import { findRelease, type PublishedProduct, readAllProducts, readKnownProduct } from './releases.ts';
 import { submitDraft } from './repository-api.ts';
 import { hasRoot, openRepository, type RepositoryView, storedRepository } from './repository-view.ts';
 import {
@@ -166,7 +166,20 @@ function describeResult({ versions, added, removed, products, alreadyDone }: Cha
 }
 
 interface WithdrawOptions extends OriginOptions, TrustOptions, FinishOptions {
+  counter?: number;
   json?: boolean;
+}
+
+/** @throws SITECAST_RELEASE_UNKNOWN, SITECAST_FILES_LOST */
+function counterOf(published: PublishedProduct, version: string, counter: number | undefined): number {
+  if (counter !== undefined && published.lost.includes(counter)) return counter;
+  const found = findRelease(published, version);
+  if (counter === undefined || counter === found.counter) return found.counter;
+  throw new SitecastError(
+    'badInput',
+    'SITECAST_RELEASE_UNKNOWN',
+    `${found.product} ${version} has the counter ${found.counter}, not ${counter}`,
+  );
 }
 
 export function releaseWithdrawCommand(): SettingsCommand {
@@ -175,6 +188,11 @@ export function releaseWithdrawCommand(): SettingsCommand {
     .argument('<product>')
     .argument('<version>')
     .option('--draft <file>', 'write a draft for other key holders to sign instead of submitting')
+    .option(
+      '--counter <n>',
+      'its number, where the origin has lost its manifest: VERSION is taken at your word then',
+      parseBoundedInteger(1, Number.MAX_SAFE_INTEGER),
+    )
     .option('--json', 'print one JSON object');
   addKeyOptions(addTrustOptions(addOriginOptions(command)));
   return command
@@ -183,7 +201,7 @@ export function releaseWithdrawCommand(): SettingsCommand {
       const origin = await connect(options);
       const view = await openRepository(options, origin);
       const published = await readKnownProduct(view, product);
-      const { counter } = findRelease(published, version);
+      const counter = counterOf(published, version, options.counter);
       const withdrawn = withdrawnAfter(published.file, [{ counter, version }]);
       const bytes = serializeFile({ ...published.file, withdrawn });
       const targets = nextVersion(view.targets, Date.now());
@@ -200,6 +218,11 @@ export function releaseWithdrawCommand(): SettingsCommand {
     });
 }
 
+function lostRow({ product, counter }: { product: string; counter: number }): string[] {
+  const unknown = ['?', '?', '?'];
+  return [product, '?', String(counter), ...unknown, 'the origin has lost its manifest: `sitecast status`'];
+}
+
 export function releaseListCommand(): SettingsCommand {
   const command = new SettingsCommand('list')
     .description('list releases, as signed: newest last')
@@ -209,14 +232,16 @@ export function releaseListCommand(): SettingsCommand {
   return command.action(
     async (product: string | undefined, options: OriginOptions & TrustOptions & { json?: boolean }) => {
       const view = await openRepository(options, await connect(options));
-      const products = await Promise.all(
-        (product === undefined ? productNames(view) : [product]).map(name => readKnownProduct(view, name)),
-      );
+      const products =
+        product === undefined ? await readAllProducts(view) : [await readKnownProduct(view, product)];
       const releases = products.flatMap(published =>
         published.releases.map(release => ({
           release,
           belowFloor: release.counter < published.file.floor.counter,
         })),
+      );
+      const lost = products.flatMap(({ file, lost: counters }) =>
+        counters.map(counter => ({ product: file.product, counter })),
       );
       if (options.json) {
         printJson({
@@ -225,10 +250,11 @@ export function releaseListCommand(): SettingsCommand {
             belowFloor,
             manifest: manifestTarget(release.product, release.counter),
           })),
+          lost,
         });
         return;
       }
-      if (releases.length === 0) {
+      if (releases.length + lost.length === 0) {
         print(
           product === undefined
             ? 'no release yet: `sitecast release publish` makes the first'
@@ -247,6 +273,7 @@ export function releaseListCommand(): SettingsCommand {
           .filter(Boolean)
           .join(', '),
       ]);
+      rows.push(...lost.map(lostRow));
       print(table(['PRODUCT', 'VERSION', 'COUNTER', 'SIZE', 'HARDWARE', 'CREATED', ''], rows));
     },
   );

@@ -9,6 +9,7 @@ import {
   type ReleaseManifest,
 } from '@sitecast/shared/release';
 import pLimit from 'p-limit';
+import { note } from './output.ts';
 import type { RepositoryView } from './repository-view.ts';
 
 const PARALLEL_FETCHES = 8;
@@ -18,11 +19,22 @@ export interface PublishedProduct {
   file: ProductFile;
   /** In the order of their counters. */
   releases: ReleaseManifest[];
+  /** Counters of releases whose manifests the origin has lost. */
+  lost: number[];
 }
 
-export function productNames(view: RepositoryView): string[] {
+function productNames(view: RepositoryView): string[] {
   const names = Object.keys(view.targets.targets).map(parseTargetName);
   return names.flatMap(name => (name?.kind === 'product' ? [name.product] : [])).sort();
+}
+
+async function fileOrLost(view: RepositoryView, target: string): Promise<Buffer | 'lost' | undefined> {
+  try {
+    return await view.file(target);
+  } catch (error) {
+    if (isMissing(error)) return 'lost';
+    throw error;
+  }
 }
 
 /** Undefined for a product that nothing was ever published for. */
@@ -37,10 +49,30 @@ export async function readProduct(
     return name?.kind === 'manifest' && name.product === product ? [name.counter] : [];
   });
   const limit = pLimit(PARALLEL_FETCHES);
-  const releases = await Promise.all(
+  const found = await Promise.all(
     counters.sort((a, b) => a - b).map(counter => limit(() => readManifest(view, product, counter))),
   );
-  return { file: parseProductFile(bytes), releases };
+  const releases = found.filter(manifest => manifest !== undefined);
+  const lost = counters.filter((_counter, at) => found[at] === undefined);
+  return { file: parseProductFile(bytes), releases, lost };
+}
+
+/** All that the origin still has: of a product whose file it has lost it says so, and goes on. */
+export async function readAllProducts(view: RepositoryView): Promise<PublishedProduct[]> {
+  const products = [];
+  for (const name of productNames(view)) {
+    try {
+      products.push(await readKnownProduct(view, name));
+    } catch (error) {
+      if (!isMissing(error)) throw error;
+      note(`warning: ${error.message}; ${error.hint ?? ''}`);
+    }
+  }
+  return products;
+}
+
+function isMissing(error: unknown): error is SitecastError {
+  return error instanceof SitecastError && error.code === 'SITECAST_TARGET_MISSING';
 }
 
 /** @throws SITECAST_PRODUCT_UNKNOWN */
@@ -53,10 +85,12 @@ export async function readKnownProduct(view: RepositoryView, product: string): P
   });
 }
 
-/** @throws SITECAST_RELEASE_UNKNOWN */
-export function findRelease({ file, releases }: PublishedProduct, version: string): ReleaseManifest {
+/** @throws SITECAST_RELEASE_UNKNOWN; SITECAST_FILES_LOST where it may be one of those whose manifests are lost */
+export function findRelease(published: PublishedProduct, version: string): ReleaseManifest {
+  const { file, releases } = published;
   const found = releases.find(release => release.version === version);
   if (found) return found;
+  demandNoneLost(published);
   const listed = releases.map(release => release.version).slice(-10);
   throw new SitecastError(
     'notFound',
@@ -68,12 +102,30 @@ export function findRelease({ file, releases }: PublishedProduct, version: strin
   );
 }
 
+/** @throws SITECAST_FILES_LOST (conflict): what they were called isn't known */
+export function demandNoneLost({ file: { product }, lost }: PublishedProduct): void {
+  const [counter] = lost;
+  if (counter === undefined) return;
+  const names = lost.map(number => manifestTarget(product, number)).join(', ');
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_FILES_LOST',
+    `the origin has lost ${names}: which ${lost.length === 1 ? 'version that is' : 'versions those are'} isn't known`,
+    {
+      hint: `bring it back from a gateway (stop the origin; sitecast-origin recover --damaged-only --from GATEWAY), or withdraw it: sitecast release withdraw ${product} VERSION --counter ${counter}`,
+      data: { product, counters: lost },
+    },
+  );
+}
+
+/** @returns undefined where the origin has lost it */
 async function readManifest(
   view: RepositoryView,
   product: string,
   counter: number,
-): Promise<ReleaseManifest> {
-  const bytes = await view.file(manifestTarget(product, counter));
+): Promise<ReleaseManifest | undefined> {
+  const bytes = await fileOrLost(view, manifestTarget(product, counter));
+  if (bytes === 'lost') return undefined;
   // The name came out of the very metadata that is asked.
   if (bytes === undefined) throw new Error(`${manifestTarget(product, counter)} has gone`);
   return parseReleaseManifest(bytes);

@@ -32,6 +32,8 @@ const statusSchema = z.object({
       files: z.array(z.string()),
     })
     .optional(),
+  /** What is kept of devices' reports; an origin of an earlier version doesn't say. */
+  reports: z.object({ keptBytes: z.number(), maxKeptBytes: z.number(), dropped: z.number() }).optional(),
 });
 export type RepositoryStatus = z.infer<typeof statusSchema>;
 

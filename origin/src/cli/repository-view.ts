@@ -133,7 +133,7 @@ function lostTarget(target: string, cause: unknown): SitecastError {
     'SITECAST_TARGET_MISSING',
     `the origin has lost ${target}, which it lists`,
     {
-      hint: '`sitecast status` shows what else; submit the draft again that brought it, or stop the origin and run sitecast-origin recover --damaged-only --from GATEWAY',
+      hint: '`sitecast status` shows what else; stop the origin and run sitecast-origin recover --damaged-only --from GATEWAY, or submit the draft again, if one brought it',
       data: { target },
       cause,
     },

@@ -18,7 +18,10 @@ const ACTS = {
   pause: ['paused', 'let devices wait that have not activated it yet'],
   resume: ['active', 'go on with a paused rollout'],
   abort: ['aborted', 'stop a rollout: devices that have not activated it yet leave it alone'],
-  rollback: ['rollingBack', 'send devices back to the release that they came from'],
+  rollback: [
+    'rollingBack',
+    'send devices back to the release that they came from, also after the rollout has ended',
+  ],
   advance: [undefined, 'begin the next stage now, whether the present one has soaked or not'],
   retry: [undefined, 'raise the attempt number: devices on which it failed try again'],
   complete: ['completed', 'end a rollout as good: its release is what latecomers get'],
@@ -27,6 +30,16 @@ type Act = keyof typeof ACTS;
 const EXAMPLE_OPTIONS: Partial<Record<Act, string>> = {
   resume: ' --acknowledge',
   rollback: '\n  sitecast rollout rollback 1f0c9a5be6d27788 --to 1.4.2',
+};
+
+const MORE_HELP: Partial<Record<Act, string>> = {
+  rollback: `
+
+Devices go back at once where their other slot holds the release; with --to they fetch it where it doesn't. It stays so, also for
+devices that were away, until \`sitecast rollout abort\`. Of a rollout that has ended just the newest can be sent back.`,
+  complete: `
+
+Late failures stop it no more then; \`sitecast rollout rollback\` still leads its devices back.`,
 };
 
 /** The commands that steer a rollout: each says how many devices it touches before it does. */
@@ -49,7 +62,8 @@ function actCommand(act: Act): SettingsCommand {
     .addHelpText(
       'after',
       `
-It says how many devices it touches, and asks at a terminal. Said twice it does nothing the second time.
+It says how many devices it touches, and asks at a terminal. What can't be done is refused before it asks. Said twice it does
+nothing the second time.${MORE_HELP[act] ?? ''}
 
 Example:
   sitecast rollout ${act} 1f0c9a5be6d27788${EXAMPLE_OPTIONS[act] ?? ''}`,
@@ -71,13 +85,16 @@ async function perform(
   { yes = false, acknowledge = false, to }: ActOptions,
 ): Promise<Rollout> {
   const { id, product, release, state } = rollout;
+  // Shown first: what refuses to go on over them doesn't say which they are.
+  if (act === 'resume' && state === 'paused') await showFailures(origin, id);
+  const query = new URLSearchParams({
+    act,
+    ...(act === 'resume' && { acknowledge: String(acknowledge) }),
+    ...(to !== undefined && { to }),
+  });
   const path = `/api/v1/rollouts/${id}`;
-  const { touches, what, target, failed, silent } = await origin.json(
-    `${path}/preview?${new URLSearchParams({ act, ...(to !== undefined && { to }) }).toString()}`,
-    previewSchema,
-  );
+  const { touches, what, target } = await origin.json(`${path}/preview?${query.toString()}`, previewSchema);
   const [goal] = ACTS[act];
-  if (act === 'resume' && state === 'paused' && failed + silent > 0) await showFailures(origin, id);
   const isOtherGoal = to !== undefined && to !== rollout.rollbackTo?.version;
   if (goal !== state || isOtherGoal) {
     const which = `rollout ${id} of ${product} ${release.version}, now ${state}`;

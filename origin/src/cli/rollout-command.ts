@@ -3,8 +3,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { findRollout } from './find-rollout.ts';
 import { fetchRollouts, fetchRolloutStatus } from './fleet-api.ts';
 import { note, print, printJson, table } from './output.ts';
-import { stageText } from './rollout-ending.ts';
-import { describeMatch, describeStatus } from './rollout-view.ts';
+import { describeMatch, describeStatus, stateText } from './rollout-view.ts';
 import { watchRollout } from './rollout-watch.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
@@ -97,7 +96,7 @@ export function rolloutListCommand(): SettingsCommand {
       rollout.id,
       rollout.product,
       `${rollout.release.version} (${rollout.release.counter})`,
-      rollout.plan.stages.length > 1 ? `${rollout.state}, ${stageText(rollout)}` : rollout.state,
+      stateText(rollout, Date.now()),
       rollout.createdAt,
       rollout.startedBy,
       describeMatch(rollout),

@@ -31,6 +31,15 @@ export function endingOf(status: RolloutStatus, untilStage?: number): Ending | u
 export const stageText = ({ stage, plan }: Pick<RolloutStatus, 'stage' | 'plan'>): string =>
   `stage ${stage + 1} of ${plan.stages.length}`;
 
+export const isLastStage = ({ stage, plan }: Pick<RolloutStatus, 'stage' | 'plan'>): boolean =>
+  stage === plan.stages.length - 1;
+
+/** How long a stage soaks. An origin of 0.1.0 has a duration for the last one, too, and doesn't use it. */
+export function soakMsOf(plan: RolloutStatus['plan'], stage: number): number {
+  const isUnused = isLastStage({ stage, plan }) && !plan.lastStageSoaks;
+  return isUnused ? 0 : (plan.stages[stage]?.soakMs ?? 0);
+}
+
 /** While it rolls back: when nobody is on the way any more. It ends when an operator says `abort`. */
 function backAgain({ id, figures }: RolloutStatus): Ending | undefined {
   if (!figures || figures.well + figures.running > 0) return undefined;
@@ -57,7 +66,7 @@ function stageEnding(status: RolloutStatus, untilStage: number | undefined): End
 function stuck(status: RolloutStatus): Ending | undefined {
   const { id, figures } = status;
   if (!figures || openOf(figures) > 0) return undefined;
-  const isLast = status.stage === status.plan.stages.length - 1;
+  const isLast = isLastStage(status);
   const { failed, blocked, returned, joined, wellJoined } = figures;
   const isStuck = isLast ? failed + blocked + returned > 0 : joined > 0 && wellJoined === 0;
   if (!isStuck) return undefined;

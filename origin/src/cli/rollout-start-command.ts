@@ -8,9 +8,9 @@ import {
 import { SitecastError } from '@sitecast/shared/errors';
 import { InvalidArgumentError, Option } from 'commander';
 import { findMember } from './find-member.ts';
-import { collect, collectTag, dryRunSchema, rolloutStatusSchema, tagsOf } from './fleet-api.ts';
+import { collect, collectTag, dryRunSchema, startedRolloutSchema, tagsOf } from './fleet-api.ts';
 import { note, plural, print, printJson } from './output.ts';
-import { describeDryRun } from './rollout-view.ts';
+import { describeDryRun, describeSuperseded } from './rollout-view.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
 const MAX_MIN_FAILURES = 1_000_000;
@@ -21,6 +21,7 @@ const LISTS = { repeatable: ['hardware', 'site', 'tag', 'canary-device'], joined
 interface StartOptions extends OriginOptions {
   stages?: number[];
   soak?: number[];
+  lastSoak?: number;
   canaryDevice?: string[];
   canaryPerSite?: boolean;
   maxFailures?: number;
@@ -47,7 +48,9 @@ interface StartOptions extends OriginOptions {
 
 const EXAMPLES = `
 It grows stage by stage: each stage reaches exactly its share of the enrolled devices that match, waits until they are
-well, soaks, and begins the next. Failures are judged on every report. A device enrolled later gets it in the last stage.
+well, soaks, and begins the next; after the last it's completed. Failures are judged on every report, also while it soaks. A
+device enrolled later gets it in the last stage. Without stages (--all-at-once alone) it soaks only if --soak or --last-soak says so.
+While its last stage soaks the next rollout may be started: this one is completed then. \`sitecast rollout rollback\` works to the end, and after it.
 
 A rollout file names flags without their dashes, and product and version; flags given besides count more:
   product: camera
@@ -59,7 +62,7 @@ A rollout file names flags without their dashes, and product and version; flags 
 Examples:
   sitecast rollout start camera 2.0.0 --canary-per-site --soak 12h
   sitecast rollout start camera 2.0.0 --stages 5,25,100 --max-failures 2% --window 'Mon-Fri 01:00-05:00'
-  sitecast rollout start camera 2.0.0 --all-at-once --site north --tag ring=early
+  sitecast rollout start camera 2.0.0 --all-at-once --site north --tag ring=early --soak 2h
   sitecast rollout start --file rollout.yaml --dry-run`;
 
 export function rolloutStartCommand(): SettingsCommand {
@@ -90,8 +93,13 @@ function addStageOptions(command: SettingsCommand): void {
     .addOption(
       new Option(
         '--soak <duration>',
-        'how long a stage must have been well before the next; one for each, with commas, or one for all (default: 4h)',
+        'how long a stage must have been well before the next, and the last before it is completed; one for each, with commas, or one for all (default: 4h; of a single stage: 0s)',
       ).argParser(listOf(parseDurationMs)),
+    )
+    .addOption(
+      new Option('--last-soak <duration>', 'of the last stage, if it differs (0s: none)').argParser(
+        parseDurationMs,
+      ),
     )
     .option(
       '--canary-device <device>',
@@ -201,12 +209,13 @@ async function start(
     else print(describeDryRun(dry));
     return;
   }
-  const started = await origin.json('/api/v1/rollouts', rolloutStatusSchema, request);
+  const started = await origin.json('/api/v1/rollouts', startedRolloutSchema, request);
   if (options.json) {
     printJson(started);
     return;
   }
-  const { id, total, matching = total, plan } = started;
+  const { id, total, matching = total, plan, supersedes } = started;
+  for (const line of describeSuperseded(supersedes, 'is completed now')) note(line);
   const stage = plan.stages.length > 1 ? `, in the first of ${plan.stages.length} stages` : '';
   print(
     `rollout ${id}: ${json.product} ${json.version} to ${total} of ${plural(matching, 'device')}${stage}`,
@@ -245,11 +254,12 @@ function bodyOf(options: StartOptions, canaries: readonly string[]): Record<stri
 }
 
 function stagesOf(
-  { stages, soak, allAtOnce = false }: StartOptions,
+  { stages, soak, lastSoak, allAtOnce = false }: StartOptions,
   hasCanaries: boolean,
 ): Record<string, unknown> {
   const [first, second] = soak ?? [];
-  if (second === undefined) return { stages: stages?.map(basisPoints => ({ basisPoints })), soakMs: first };
+  if (second === undefined)
+    return { stages: stages?.map(basisPoints => ({ basisPoints })), soakMs: first, lastSoakMs: lastSoak };
   const shares = stages ?? (allAtOnce ? [10_000] : DEFAULT_SHARES);
   const all = hasCanaries && shares[0] !== 0 ? [0, ...shares] : shares;
   if (soak?.length !== all.length)
@@ -258,7 +268,17 @@ function stagesOf(
       'SITECAST_OPTION_CONFLICT',
       `--soak names ${soak?.length ?? 0} durations for ${all.length} stages${hasCanaries ? ", the canaries' among them" : ''}`,
     );
+  refuseTwoLastSoaks(soak, lastSoak);
   return { stages: all.map((basisPoints, at) => ({ basisPoints, soakMs: soak[at] })) };
+}
+
+function refuseTwoLastSoaks(soak: readonly number[], lastSoak: number | undefined): void {
+  if (lastSoak === undefined || lastSoak === soak.at(-1)) return;
+  throw new SitecastError(
+    'badInput',
+    'SITECAST_OPTION_CONFLICT',
+    '--soak and --last-soak name different durations for the last stage',
+  );
 }
 
 function withoutUndefined(values: Record<string, unknown>): Record<string, unknown> {

@@ -4,10 +4,13 @@ import type { DryRun, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
 import { calledText } from './called.ts';
 import { field, formatBytes, plural, table } from './output.ts';
 import { turnLines } from './presence-view.ts';
-import { stageText } from './rollout-ending.ts';
+import { soakMsOf, stageText } from './rollout-ending.ts';
+import { describeNext } from './rollout-next.ts';
 
 const MAX_SHOWN_DEVICES = 200;
 const MAX_SHOWN_MESSAGE_CHARS = 80;
+/** Devices of a group of failures. */
+const MAX_NAMED = 3;
 
 export function describeMatch({ match }: Rollout): string {
   const parts = [
@@ -29,7 +32,7 @@ function rangeText({ min, max }: { min: number; max: number }): string {
 
 /** What it is, how far it has got, and of how many. @param nowMs to tell what is left of a soak; without it just its end */
 export function headline(status: RolloutStatus, nowMs?: number): string {
-  const { id, product, release, state, counts, total, matching = total, plan } = status;
+  const { id, product, release, counts, total, matching = total } = status;
   const done = counts.completed ?? 0;
   const others = Object.entries(counts)
     .filter(([name]) => name !== 'completed')
@@ -38,11 +41,17 @@ export function headline(status: RolloutStatus, nowMs?: number): string {
   const parts = [
     `rollout ${id}`,
     `${product} ${release.version} (${release.counter})`,
-    `${state}${plan.stages.length > 1 ? `, ${stageText(status)}` : ''}${soakText(status, nowMs)}`,
+    stateText(status, nowMs),
     `${total} of ${plural(matching, 'device')} reached`,
     `${done} of ${total} completed${others}`,
   ];
   return parts.join('  ');
+}
+
+/** `active, stage 2 of 4, soaks until …` @param nowMs as of `headline` */
+export function stateText(rollout: Rollout, nowMs?: number): string {
+  const { state, plan } = rollout;
+  return `${state}${plan.stages.length > 1 ? `, ${stageText(rollout)}` : ''}${soakText(rollout, nowMs)}`;
 }
 
 /** A whole rollout: what it is, and its devices; those that are done are named last. */
@@ -68,6 +77,7 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
     describeTerms(status),
     ...(status.figures ? [describeFigures(status.figures, status)] : []),
     ...describeStop(status),
+    ...describeNext(status),
     ...turnLines(status.turns),
     ...describeFailures(status),
   ];
@@ -78,9 +88,13 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   return lines;
 }
 
+/** Agents of 0.1.0 end with a colon where a command has said nothing. */
+const saidText = (message: string): string => field(message.trim().replace(/:$/, ''));
+
 /** A device's own words, and the code. */
 export function reasonText({ message, code }: { message: string; code: string }): string {
-  return `${field(message)} (${field(code)})`;
+  const said = saidText(message);
+  return said === '' ? field(code) : `${said} (${field(code)})`;
 }
 
 export function progressText({ doneBytes, totalBytes }: { doneBytes: number; totalBytes: number }): string {
@@ -92,12 +106,14 @@ export function progressText({ doneBytes, totalBytes }: { doneBytes: number; tot
 function describeStages({ plan, stage, state, stageStartedAt }: Rollout): string {
   const names = plan.stages.map(({ basisPoints }) => shareText(basisPoints));
   const isGoingOn = state === 'active' || state === 'paused';
-  const soakMs = plan.stages[stage]?.soakMs ?? 0;
+  const soakMs = soakMsOf(plan, stage);
   const isLast = stage + 1 >= names.length;
   const parts = [
     stage > 0 ? `done ${names.slice(0, stage).join(', ')}` : '',
     `${isGoingOn ? 'now' : 'last'} ${names[stage] ?? ''} since ${stageStartedAt}`,
-    isGoingOn && !isLast ? `once its devices are well it soaks ${formatDurationMs(soakMs)}` : '',
+    isGoingOn && soakMs > 0
+      ? `once its devices are well it soaks ${formatDurationMs(soakMs)}${isLast ? ', then it is completed' : ''}`
+      : '',
     isLast ? '' : `${isGoingOn ? 'then' : 'not'} ${names.slice(stage + 1).join(', ')}`,
   ];
   return `stages: ${parts.filter(part => part !== '').join('; ')}`;
@@ -106,8 +122,9 @@ function describeStages({ plan, stage, state, stageStartedAt }: Rollout): string
 /** Of a stage whose devices are well. */
 function soakText({ plan, stage, settledAt, state }: Rollout, nowMs: number | undefined): string {
   if (settledAt === undefined || state !== 'active') return '';
-  const endMs = Date.parse(settledAt) + (plan.stages[stage]?.soakMs ?? 0);
-  const left = nowMs === undefined ? '' : ` (${formatDurationMs(Math.max(0, endMs - nowMs))} left)`;
+  const endMs = Date.parse(settledAt) + soakMsOf(plan, stage);
+  const left =
+    nowMs === undefined ? '' : nowMs < endMs ? ` (${formatDurationMs(endMs - nowMs)} left)` : ' (over)';
   return `, soaks until ${new Date(endMs).toISOString()}${left}`;
 }
 
@@ -163,39 +180,65 @@ function describeStop({ stop, state, rollbackTo }: Rollout): string[] {
 /** Failures by what they are and on which hardware. */
 export function describeFailures({ failures, names }: Pick<RolloutStatus, 'failures' | 'names'>): string[] {
   if (failures.length === 0) return [];
-  const rows = failures.map(({ code, hardware, count, sites, message, devices }) => [
-    code,
-    hardware,
-    String(count),
-    String(sites),
-    cutText(message.split('\n')[0] ?? '', MAX_SHOWN_MESSAGE_CHARS),
-    devices
-      .slice(0, 2)
+  const rows = failures.map(group => [
+    group.detail === undefined ? group.code : `${group.code}, ${group.detail}`,
+    group.hardware,
+    String(group.count),
+    String(group.sites),
+    exampleText(group, names),
+    group.devices
+      .slice(1, MAX_NAMED)
       .map(id => names[id] ?? id)
       .join(' '),
   ]);
-  return ['', ...table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'ONE OF THEM SAID', 'SUCH AS'], rows)];
+  return ['', ...table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'WHAT ONE SAID', 'ALSO ON'], rows)];
+}
+
+/** One device's words aren't those of the others. */
+function exampleText(
+  { count, message, devices }: RolloutStatus['failures'][number],
+  names: RolloutStatus['names'],
+): string {
+  const [id] = devices;
+  const device = id === undefined ? 'one of them' : (names[id] ?? id);
+  const said = cutText(saidText(message.trim().split('\n')[0] ?? ''), MAX_SHOWN_MESSAGE_CHARS);
+  return `${count > 1 ? 'e.g. ' : ''}on ${device}: ${said === '' ? 'nothing' : said}`;
+}
+
+/** What follows on a stage that brings so many in. */
+function afterStage(plan: DryRun['plan'], stage: number, count: number): string {
+  const soakMs = soakMsOf(plan, stage);
+  const isLast = stage === plan.stages.length - 1;
+  if (count === 0) return isLast ? '' : ', so the next begins at once';
+  if (soakMs === 0) return isLast ? ', then it is completed' : ', then the next begins at once';
+  return `, then it soaks ${formatDurationMs(soakMs)}${isLast ? ' and is completed' : ''}`;
 }
 
 const SHOWN_OF_A_STAGE = 20;
 
 /** Which devices each stage would reach. */
-export function describeDryRun({ id, total, stages, plan, names, blockedBy }: DryRun): string[] {
+export function describeDryRun({ id, total, stages, plan, names, blockedBy, supersedes }: DryRun): string[] {
   const lines = [`this would reach ${plural(total, 'device')}; nothing was started`];
   for (const [at, { basisPoints, count, devices }] of stages.entries()) {
-    const soakMs = plan.stages[at]?.soakMs ?? 0;
-    const isLast = at === stages.length - 1;
-    const soak = count > 0 ? `, then it soaks ${formatDurationMs(soakMs)}` : ', so the next begins at once';
     lines.push(
-      `stage ${at + 1}, ${shareText(basisPoints)}: ${plural(count, 'device')} more${isLast ? '' : soak}`,
+      `stage ${at + 1}, ${shareText(basisPoints)}: ${plural(count, 'device')} more${afterStage(plan, at, count)}`,
     );
     for (const device of devices.slice(0, SHOWN_OF_A_STAGE)) lines.push(`  ${names[device] ?? device}`);
     if (count > SHOWN_OF_A_STAGE) lines.push(`  … and ${count - SHOWN_OF_A_STAGE} more: --json has them`);
   }
+  lines.push(...describeSuperseded(supersedes, 'would be completed by it'));
   lines.push(`with --id ${id} just these come first`);
   if (blockedBy)
     lines.push(
       `it can't be started yet: rollout ${blockedBy.rollout} of ${blockedBy.version} is ${blockedBy.state} and could reach the same devices`,
     );
   return lines;
+}
+
+/** @param what becomes of them */
+export function describeSuperseded(supersedes: DryRun['supersedes'], what: string): string[] {
+  return supersedes.map(
+    ({ rollout, version }) =>
+      `rollout ${rollout} of ${version}, which was soaking, ${what}: its late failures stop nothing more`,
+  );
 }

@@ -1,8 +1,8 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { clockWarning } from './clocks.ts';
-import { note, print, printJson, table } from './output.ts';
+import { formatBytes, note, print, printJson, table } from './output.ts';
 import { fetchPresence, presenceWarnings } from './presence-view.ts';
-import { repositoryStatus } from './repository-api.ts';
+import { type RepositoryStatus, repositoryStatus } from './repository-api.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
 export function statusCommand(): SettingsCommand {
@@ -34,10 +34,16 @@ export function statusCommand(): SettingsCommand {
           roles.map(role => [role, String(status.versions[role] ?? '-'), status.expires[role] ?? '-']),
         ),
       );
+      if (status.reports) print(`\n${reportsText(status.reports)}`);
       for (const { message } of status.warnings) note(`warning: ${message}`);
       if (!presence) return;
       const { heard, silent, untold } = presence.gateways;
       print(`gateways: ${heard} heard, ${silent} silent, ${untold} that do not tell`);
       for (const message of presenceWarnings(presence)) note(`warning: ${message}`);
     });
+}
+
+function reportsText({ keptBytes, maxKeptBytes, dropped }: NonNullable<RepositoryStatus['reports']>): string {
+  const older = dropped === 0 ? '' : `; ${dropped} older ones made way`;
+  return `devices' reports: ${formatBytes(keptBytes)} kept, of ${formatBytes(maxKeptBytes)}${older}`;
 }

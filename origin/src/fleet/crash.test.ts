@@ -209,6 +209,41 @@ it('begins a stage with the whole of its cohort or not at all, wherever it is cu
   expect(ends).toEqual(new Set([0, 1]));
 });
 
+it('completes a rollout that makes way, or sends one back that has ended, together with its order or not at all', async () => {
+  const device = await bed.device();
+  const { id } = await bed.startRollout({ soakMs: 3_600_000 });
+  const release = { counter: 1, version: '1.0.0' };
+  const rollout = { id: String(id), attempt: 1 };
+  await device.report({ state: 'completed', release, booted: { slot: 'B', release }, rollout });
+  await bed.origin.rollouts.checkCompletion();
+  const died = await dieEverywhere(
+    origin => start(origin),
+    async origin => {
+      const isStarted = origin.rollouts.list().length === 2;
+      const before = origin.rollouts.require(String(id));
+      expect(before.rollout.state).toBe(isStarted ? 'completed' : 'active');
+      expect(before).not.toHaveProperty('next');
+      expect(before.controller).toMatchObject({
+        phase: before.rollout.state,
+        settledAt: expect.any(String),
+      });
+    },
+  );
+  expect(died).toBeGreaterThan(15);
+
+  await bed.call('POST', `/api/v1/rollouts/${String(id)}/complete`);
+  await dieEverywhere(
+    origin => post(origin, `/api/v1/rollouts/${String(id)}/rollback`),
+    async origin => {
+      const published = origin.repository.committed?.rollouts.signed.version;
+      const { state } = origin.rollouts.require(String(id)).rollout;
+      expect(state).toBe(published === 3 ? 'completed' : 'rollingBack');
+      const ledger = origin.rollouts.standings.ledger(String(id));
+      expect(ledger?.has(device.id)).toBe(published === 3 ? undefined : true);
+    },
+  );
+});
+
 it('stops a rollout that failed, if not before it died then at its next start', async () => {
   const [device] = [await bed.device(), await bed.device()];
   const rollout = await bed.startRollout();

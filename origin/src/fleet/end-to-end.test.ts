@@ -20,6 +20,7 @@ async function start(): Promise<void> {
     listen: { host: '127.0.0.1', port: 0 },
     stagingTtlMs: 86_400_000,
     maxStagedBytes: 2 ** 30,
+    maxReportBytes: 2 ** 30,
     reserveBytes: 0,
   };
   origin = await startOrigin(settings, { log: testLog() });

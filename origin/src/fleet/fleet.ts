@@ -11,6 +11,7 @@ import { PendingMembers } from './pending.ts';
 import { PresenceBoard } from './presence.ts';
 import { ProgressBoard } from './progress.ts';
 import { Registry } from './registry.ts';
+import { ReportBudgets } from './report-budgets.ts';
 import { type OriginSigner, OriginStatements } from './signing.ts';
 import type { FleetStore } from './store.ts';
 
@@ -24,6 +25,8 @@ interface FleetDeps {
   rolloutOf: (product: string, counter: number) => string | undefined;
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   room: Room;
+  /** What is kept of all reports together, about. */
+  maxReportBytes: number;
   now: () => number;
 }
 
@@ -49,6 +52,7 @@ export async function openFleet({
   rolloutOf,
   onOutcomes,
   room,
+  maxReportBytes,
   now,
 }: FleetDeps): Promise<Fleet> {
   const registry = await Registry.open(store);
@@ -77,6 +81,8 @@ export async function openFleet({
       isRolloutOf,
       rolloutOf,
       onOutcomes,
+      budgets: new ReportBudgets(now),
+      maxKeptBytes: maxReportBytes,
       room,
       now,
     }),

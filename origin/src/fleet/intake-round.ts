@@ -1,18 +1,24 @@
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
-import type { Report } from '@sitecast/shared/fleet';
+import { OVER_BUDGET, type Report } from '@sitecast/shared/fleet';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import { z } from 'zod';
 import { forked, judge, type SignedReport } from './chain.ts';
 import { type Outcome, outcomeAfter, outcomeSchema } from './outcome.ts';
 import type { ProgressBoard } from './progress.ts';
 import type { Room } from '../storage/room.ts';
+import {
+  CUT_TO_BYTES,
+  keptBytesOf,
+  MAX_KEPT_BYTES,
+  NONE_KEPT,
+  reportKey,
+  withoutReport,
+  withReport,
+} from './kept-reports.ts';
 import { readStored, type Registry } from './registry.ts';
-import type { Chain, Status } from './status.ts';
+import type { ReportBudgets } from './report-budgets.ts';
+import type { Chain, KeptReports, Status } from './status.ts';
 import { keyOf, type Table, type Write } from './store.ts';
-
-/** Reports of one chain that are kept to be looked at; older ones make way. */
-export const MAX_KEPT_REPORTS = 200;
-const SEQ_DIGITS = 16;
 
 /** What changed for a rollout. */
 export interface OutcomeChange {
@@ -34,6 +40,7 @@ export interface IntakeDeps {
   rolloutOf: (product: string, counter: number) => string | undefined;
   /** Told after the change is durable. */
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
+  budgets: ReportBudgets;
   /** Reports leave the reserve alone: whoever sent them keeps them, and sends them again. */
   room: Room;
   now: () => number;
@@ -47,6 +54,9 @@ export const storedReportSchema = z.object({
 });
 export type StoredReport = z.infer<typeof storedReportSchema>;
 
+/** A report to take in. */
+type TakenReport = SignedReport & { envelope: unknown; lengthBytes: number };
+
 /** What one write to the disk will hold: states as they will be, read through to what is. */
 export class Round {
   readonly #deps: IntakeDeps;
@@ -55,6 +65,8 @@ export class Round {
   readonly #outcomes = new Map<string, OutcomeChange>();
   readonly #hashes = new Map<string, string>();
   readonly #writes = new Map<string, Write>();
+  /** What devices have sent of their budgets, bytes. */
+  readonly #spent = new Map<string, number>();
 
   constructor(deps: IntakeDeps) {
     this.#deps = deps;
@@ -66,20 +78,47 @@ export class Round {
   }
 
   /** @returns the code of a refusal */
-  async take(signed: SignedReport & { envelope: unknown }): Promise<ErrorCode | undefined> {
+  async take(signed: TakenReport): Promise<ErrorCode | undefined> {
     const { report } = signed;
+    const { budgets } = this.#deps;
     const status = this.#status(report.id);
     let judged = judge(status, signed, this.#nowIso);
+    if (this.#isForLater(signed, judged.verdict)) {
+      budgets.putOff(report.id, report);
+      return OVER_BUDGET;
+    }
     if (judged.verdict === 'known' && status) {
       const kept = await this.#hashOf(report);
       if (kept !== undefined && kept !== signed.sha256) judged = forked(status, signed, this.#nowIso);
     }
-    if (judged.status) this.#setStatus(judged.status);
+    if (judged.status) this.#setStatus(await this.#counted(judged.status));
     for (const epoch of judged.forgotten) await this.#forget(report.id, epoch);
     if (judged.verdict === 'gap') return 'SITECAST_REPORT_GAP';
     if (judged.verdict === 'fork') return 'SITECAST_REPORT_FORK';
     if (judged.verdict === 'accepted') await this.#accept(signed);
     return undefined;
+  }
+
+  /** Whether its device has sent as much as it may for now; or whether nothing but such a report is missing before it. */
+  #isForLater({ report, lengthBytes }: TakenReport, verdict: 'accepted' | 'known' | 'gap' | 'fork'): boolean {
+    const { budgets } = this.#deps;
+    const { id } = report;
+    if (verdict === 'gap') return budgets.follows(id, report);
+    return verdict === 'accepted' && this.spentOf(id) + lengthBytes > budgets.left(id);
+  }
+
+  /** Of a device's budget in this round, bytes. */
+  spentOf(id: string): number {
+    return this.#spent.get(id) ?? 0;
+  }
+
+  /** Counts what is kept of a device, and lets the oldest go beyond so many bytes. */
+  async cut(id: string, maxBytes: number): Promise<void> {
+    const status = this.#status(id);
+    if (!status) return;
+    const counted = await this.#counted(status);
+    this.#setStatus(counted);
+    if ((counted.kept?.bytes ?? 0) > maxBytes) await this.#cut(counted, Math.min(maxBytes, CUT_TO_BYTES));
   }
 
   liftQuarantine(id: string): void {
@@ -91,23 +130,24 @@ export class Round {
 
   /** Makes it durable, and only then known. */
   async end(): Promise<void> {
-    const { registry, progress, onOutcomes } = this.#deps;
+    const { registry, progress, budgets, onOutcomes } = this.#deps;
     if (this.#writes.size === 0) return;
     await registry.store.commit([...this.#writes.values()]);
+    for (const [id, bytes] of this.#spent) budgets.spend(id, bytes);
     registry.setStatuses(this.#statuses.values());
     for (const id of this.#statuses.keys()) progress.clear(id);
     if (this.#outcomes.size > 0) onOutcomes([...this.#outcomes.values()]);
   }
 
-  async #accept({ report, sha256, via, envelope }: SignedReport & { envelope: unknown }): Promise<void> {
+  async #accept({ report, sha256, via, envelope, lengthBytes }: TakenReport): Promise<void> {
     const { id, epoch, seq } = report;
     const key = reportKey(id, epoch, seq);
     const stored = { envelope, sha256, receivedAt: this.#nowIso, ...(via !== undefined && { via }) };
     this.#hashes.set(key, sha256);
     this.#write({ table: 'report', key, value: stored });
-    if (seq > MAX_KEPT_REPORTS) {
-      this.#write({ table: 'report', key: reportKey(id, epoch, seq - MAX_KEPT_REPORTS), value: undefined });
-    }
+    this.#spent.set(id, this.spentOf(id) + lengthBytes);
+    this.#deps.budgets.came(id, report);
+    await this.#countKept(id, keptBytesOf(key, stored));
     if (report.inventory) this.#write({ table: 'inventory', key: id, value: report.inventory });
     if (!report.rollout) await this.#countLateFallBack(report);
     else if (this.#isItsRollout(id, report.rollout.id)) await this.#countOutcome(report, report.rollout.id);
@@ -163,10 +203,61 @@ export class Round {
     return (await readIfReadable(this.#deps.registry, 'report', key, storedReportSchema))?.sha256;
   }
 
-  async #forget(id: string, epoch: string): Promise<void> {
-    const range = { prefix: `${keyOf(id, epoch)}!`, limit: MAX_KEPT_REPORTS };
-    for await (const [key] of this.#deps.registry.store.entries('report', range))
+  /** One more is kept. */
+  async #countKept(id: string, lengthBytes: number): Promise<void> {
+    const status = this.#status(id);
+    if (!status) return;
+    const kept = withReport(status.kept ?? NONE_KEPT, lengthBytes);
+    const counted = { ...status, kept };
+    this.#setStatus(counted);
+    if (kept.bytes > MAX_KEPT_BYTES) await this.#cut(counted, CUT_TO_BYTES);
+  }
+
+  /** With what is kept of it, which an earlier version didn't count. */
+  async #counted(status: Status): Promise<Status> {
+    if (status.kept) return status;
+    let kept: KeptReports = NONE_KEPT;
+    for await (const [key, value] of this.#deps.registry.store.entries('report', { prefix: `${status.id}!` }))
+      kept = withReport(kept, keptBytesOf(key, value));
+    return { ...status, kept };
+  }
+
+  /**
+   * The oldest make way, but for the newest of all. What rollouts judge by is kept apart, and so is where chains end. They are counted
+   * anew by that: a database that was repaired may lack some.
+   */
+  async #cut(status: Status, maxBytes: number): Promise<void> {
+    const found: [key: string, lengthBytes: number][] = [];
+    for (const { epoch } of status.chains)
+      for await (const report of this.#keptOf(status.id, epoch)) found.push(report);
+    let kept: KeptReports = { ...NONE_KEPT, dropped: status.kept?.dropped ?? 0 };
+    for (const [, lengthBytes] of found) kept = withReport(kept, lengthBytes);
+    for (const [key, lengthBytes] of found) {
+      if (kept.bytes <= maxBytes || kept.reports <= 1) break;
       this.#write({ table: 'report', key, value: undefined });
+      kept = withoutReport(kept, lengthBytes);
+    }
+    this.#setStatus({ ...status, kept });
+  }
+
+  /** A chain's kept reports as they will be, oldest first. */
+  async *#keptOf(id: string, epoch: string): AsyncGenerator<[key: string, lengthBytes: number]> {
+    const prefix = `${keyOf(id, epoch)}!`;
+    for await (const [key, value] of this.#deps.registry.store.entries('report', { prefix }))
+      if (!this.#writes.has(keyOf('report', key))) yield [key, keptBytesOf(key, value)];
+    for (const { table, key, value } of this.#writes.values())
+      if (table === 'report' && value !== undefined && key.startsWith(prefix))
+        yield [key, keptBytesOf(key, value)];
+  }
+
+  async #forget(id: string, epoch: string): Promise<void> {
+    const status = this.#status(id);
+    let kept = status?.kept ?? NONE_KEPT;
+    for await (const [key, lengthBytes] of this.#keptOf(id, epoch)) {
+      this.#write({ table: 'report', key, value: undefined });
+      kept = withoutReport(kept, lengthBytes);
+    }
+    if (status) this.#setStatus({ ...status, kept });
   }
 
   #status(id: string): Status | undefined {
@@ -200,8 +291,4 @@ async function readIfReadable<T>(
     if (error instanceof SitecastError && error.code === 'SITECAST_STATE_DAMAGED') return undefined;
     throw error;
   }
-}
-
-function reportKey(id: string, epoch: string, seq: number): string {
-  return keyOf(id, epoch, String(seq).padStart(SEQ_DIGITS, '0'));
 }

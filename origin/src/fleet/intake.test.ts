@@ -8,7 +8,6 @@ import { SyncDisk } from '../adapters/sync-disk.ts';
 import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { MAX_REPORTS } from './intake.ts';
-import { MAX_KEPT_REPORTS } from './intake-round.ts';
 import { MAX_ANOMALIES, MAX_CHAINS } from './status.ts';
 
 let bed: FleetBed;
@@ -116,17 +115,6 @@ describe('a chain of reports', () => {
     expect(answer.body.rejected).toMatchObject([{ code: 'SITECAST_REPORT_GAP' }]);
     expect(ends(answer)).toMatchObject([{ seq: 0 }]);
     expect((await device.get(`/site/v1/acknowledgements/${device.id}`)).status).toBe(404);
-  });
-
-  it('keeps just so many reports to be looked at', async () => {
-    const device = await bed.device();
-    const all = await reports(device, MAX_KEPT_REPORTS + 5);
-    await device.sendReports(all.slice(0, MAX_REPORTS));
-    await device.sendReports(all.slice(MAX_REPORTS));
-    expect(await stored(device)).toBe(MAX_KEPT_REPORTS);
-    expect(await show(device)).toMatchObject({ reports: { length: 20 }, chains: [{ seq: all.length }] });
-    // Long forgotten ones are known by their number.
-    expect((await device.sendReports(all.slice(0, 3))).body.rejected).toEqual([]);
   });
 
   it('survives a restart, and its acknowledgement does', async () => {

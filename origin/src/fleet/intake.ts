@@ -1,15 +1,22 @@
 import { createHash } from 'node:crypto';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
-import { readReport } from '@sitecast/shared/fleet';
+import { OVER_BUDGET, readReport, reportsRetryAfterS } from '@sitecast/shared/fleet';
 import { demandRoom } from '../storage/room.ts';
 import type { SignedReport } from './chain.ts';
 import { type IntakeDeps, Round, type StoredReport, storedReportSchema } from './intake-round.ts';
+import { MAX_KEPT_BYTES } from './kept-reports.ts';
 import type { Member } from './member.ts';
 import { readStored } from './registry.ts';
 import { keyOf } from './store.ts';
 
 /** Reports in one request. */
 export const MAX_REPORTS = 200;
+/** Devices whose reports one write cuts. */
+const CUTS_A_COMMIT = 50;
+/** Devices whose reports are counted at one time that an earlier version has kept. */
+const MAX_COUNTED_AT_ONCE = 500;
+/** Down to which part of the total: not with every report anew. */
+const TIDY_TO = 0.9;
 /** Reports that one write to the disk takes at the most, when many requests wait for it. */
 const MAX_REPORTS_PER_COMMIT = 2000;
 
@@ -21,6 +28,8 @@ export interface RejectedReport {
   epoch?: string;
   seq?: number;
   code: ErrorCode;
+  /** Where it's for later: when. */
+  retryAfterS?: number;
 }
 
 /** A chain that a request touched, and how far it reaches. */
@@ -36,10 +45,12 @@ export interface TakenReports {
   rejected: RejectedReport[];
 }
 
+type SentReport = SignedReport & { index: number; envelope: unknown; lengthBytes: number };
+
 interface Job {
-  /** A member whose quarantine ends. */
-  lift?: string;
-  reports: (SignedReport & { index: number; envelope: unknown })[];
+  /** What is to be done besides reports: it has the reserve. */
+  act?: (round: Round) => void | Promise<void>;
+  reports: SentReport[];
   rejected: RejectedReport[];
   resolve: (taken: TakenReports) => void;
   reject: (error: unknown) => void;
@@ -50,11 +61,12 @@ interface Job {
  * come while the disk is busy share the next write.
  */
 export class ReportIntake {
-  readonly #deps: IntakeDeps;
+  readonly #deps: IntakeDeps & { maxKeptBytes: number };
   #waiting: Job[] = [];
   #isBusy = false;
 
-  constructor(deps: IntakeDeps) {
+  /** @param deps.maxKeptBytes what is kept of all reports together, about */
+  constructor(deps: IntakeDeps & { maxKeptBytes: number }) {
     this.#deps = deps;
   }
 
@@ -68,7 +80,8 @@ export class ReportIntake {
     for (const [index, envelope] of envelopes.entries()) {
       const read = this.#read(sender, envelope);
       if ('code' in read) rejected.push({ index, ...read });
-      else reports.push({ ...read, index, envelope });
+      else
+        reports.push({ ...read, index, envelope, lengthBytes: Buffer.byteLength(JSON.stringify(envelope)) });
     }
     return new Promise((resolve, reject) => {
       this.#waiting.push({ reports, rejected, resolve, reject });
@@ -78,10 +91,44 @@ export class ReportIntake {
 
   /** An operator has looked: it's one machine again. */
   liftQuarantine(id: string): Promise<void> {
+    return this.#act(round => round.liftQuarantine(id));
+  }
+
+  #act(act: (round: Round) => void | Promise<void>): Promise<void> {
     return new Promise((resolve, reject) => {
-      this.#waiting.push({ lift: id, reports: [], rejected: [], resolve: () => resolve(), reject });
+      this.#waiting.push({ act, reports: [], rejected: [], resolve: () => resolve(), reject });
       void this.#work();
     });
+  }
+
+  /** What is kept of all reports, how much that may be, and how many were put off since the start. */
+  get totals(): { keptBytes: number; maxKeptBytes: number; dropped: number; putOffs: number } {
+    const { registry, maxKeptBytes, budgets } = this.#deps;
+    const { bytes, dropped } = registry.kept;
+    return { keptBytes: bytes, maxKeptBytes, dropped, putOffs: budgets.putOffs };
+  }
+
+  /**
+   * Keeps to the total: where it's exceeded, those that have the most lose their oldest, down to equal parts. Counts, too, what an earlier
+   * version has kept, some devices at a time.
+   */
+  async tidy(): Promise<void> {
+    const { registry, maxKeptBytes } = this.#deps;
+    const uncounted = registry.uncounted(MAX_COUNTED_AT_ONCE);
+    await this.#cutEach(uncounted, MAX_KEPT_BYTES, () => false);
+    if (registry.kept.bytes <= maxKeptBytes) return;
+    const target = maxKeptBytes * TIDY_TO;
+    const share = Math.floor(target / Math.max(1, registry.kept.devices));
+    await this.#cutEach(registry.keepingMoreThan(share), share, () => registry.kept.bytes <= target);
+  }
+
+  async #cutEach(ids: readonly string[], maxBytes: number, isEnough: () => boolean): Promise<void> {
+    for (let at = 0; at < ids.length && !isEnough(); at += CUTS_A_COMMIT) {
+      const some = ids.slice(at, at + CUTS_A_COMMIT);
+      await this.#act(async round => {
+        for (const id of some) await round.cut(id, maxBytes);
+      });
+    }
   }
 
   /** A chain's reports as they are kept, newest first. */
@@ -145,11 +192,11 @@ export class ReportIntake {
   /** Refuses reports where there's no room for them. What an operator wants has the reserve. */
   async #affordable(jobs: Job[]): Promise<Job[]> {
     try {
-      if (jobs.some(({ lift }) => lift === undefined)) await demandRoom(this.#deps.room);
+      if (jobs.some(({ act }) => act === undefined)) await demandRoom(this.#deps.room);
       return jobs;
     } catch (error) {
-      for (const { lift, reject } of jobs) if (lift === undefined) reject(error);
-      return jobs.filter(({ lift }) => lift !== undefined);
+      for (const { act, reject } of jobs) if (act === undefined) reject(error);
+      return jobs.filter(({ act }) => act !== undefined);
     }
   }
 
@@ -167,21 +214,36 @@ export class ReportIntake {
   async #commit(jobs: readonly Job[]): Promise<TakenReports[]> {
     const round = new Round(this.#deps);
     const taken: TakenReports[] = [];
-    for (const { lift, reports, rejected } of jobs) {
-      if (lift !== undefined) round.liftQuarantine(lift);
+    for (const { act, reports, rejected } of jobs) {
+      await act?.(round);
       const refused = [...rejected];
+      const putOff: SentReport[] = [];
       const touched = new Map<string, ChainEnd>();
       for (const signed of reports) {
         const { id, epoch, seq } = signed.report;
         const code = await round.take(signed);
-        if (code !== undefined) refused.push({ index: signed.index, id, epoch, seq, code });
+        if (code === OVER_BUDGET) putOff.push(signed);
+        else if (code !== undefined) refused.push({ index: signed.index, id, epoch, seq, code });
         touched.set(keyOf(id, epoch), { id, epoch, seq: 0 });
       }
       for (const end of touched.values()) end.seq = round.chain(end.id, end.epoch)?.seq ?? 0;
+      refused.push(...this.#later(putOff, round));
       refused.sort((one, other) => one.index - other.index);
       taken.push({ chains: [...touched.values()], rejected: refused });
     }
     await round.end();
     return taken;
+  }
+
+  /** Each device is told when it's worth sending what was put off of it. */
+  #later(putOff: readonly SentReport[], round: Round): RejectedReport[] {
+    const bytesOf = new Map<string, number[]>();
+    for (const { report, lengthBytes } of putOff)
+      bytesOf.set(report.id, [...(bytesOf.get(report.id) ?? []), lengthBytes]);
+    return putOff.map(({ index, report: { id, epoch, seq } }) => {
+      const waitS = (bytes: number): number => this.#deps.budgets.waitS(id, bytes + round.spentOf(id));
+      const retryAfterS = reportsRetryAfterS(bytesOf.get(id) ?? [], waitS);
+      return { index, id, epoch, seq, code: OVER_BUDGET, retryAfterS };
+    });
   }
 }

@@ -24,6 +24,7 @@ export class Registry {
   /** Ids by name, of those that aren't revoked: who is revoked leaves its name to others. */
   readonly #idsByName = new Map<string, string>();
   readonly #statuses = new Map<string, Status>();
+  readonly #kept = { bytes: 0, dropped: 0, devices: 0 };
   readonly #seenMs = new Map<string, number>();
   /** Ids in order, for listing; made anew after somebody joined. */
   #ids: string[] | undefined;
@@ -40,7 +41,7 @@ export class Registry {
     for await (const [key, value] of store.entries('member'))
       registry.#set(readStored('member', key, memberSchema, value));
     for await (const [key, value] of store.entries('status'))
-      registry.#statuses.set(key, readStored('status', key, statusSchema, value));
+      registry.#setStatus(readStored('status', key, statusSchema, value), key);
     for await (const [key, value] of store.entries('seen')) registry.#seenMs.set(key, Number(value));
     return registry;
   }
@@ -144,7 +145,40 @@ export class Registry {
 
   /** Takes over statuses that are durable already. */
   setStatuses(statuses: Iterable<Status>): void {
-    for (const status of statuses) this.#statuses.set(status.id, status);
+    for (const status of statuses) this.#setStatus(status, status.id);
+  }
+
+  #setStatus(status: Status, id: string): void {
+    const before = this.#statuses.get(id)?.kept;
+    const { kept } = status;
+    this.#kept.bytes += (kept?.bytes ?? 0) - (before?.bytes ?? 0);
+    this.#kept.dropped += (kept?.dropped ?? 0) - (before?.dropped ?? 0);
+    this.#kept.devices += Number(kept !== undefined) - Number(before !== undefined);
+    this.#statuses.set(id, status);
+  }
+
+  /** Of all reports that are kept, as far as they are counted. */
+  get kept(): Readonly<{ bytes: number; dropped: number; devices: number }> {
+    return this.#kept;
+  }
+
+  /** Some of those whose kept reports nobody has counted yet. */
+  uncounted(limit: number): string[] {
+    const found: string[] = [];
+    if (this.#kept.devices === this.#statuses.size) return found;
+    for (const [id, { kept }] of this.#statuses) {
+      if (kept === undefined) found.push(id);
+      if (found.length === limit) break;
+    }
+    return found;
+  }
+
+  /** Those of whom more bytes of reports are kept, the most first. */
+  keepingMoreThan(bytes: number): string[] {
+    return [...this.#statuses.values()]
+      .filter(({ kept }) => (kept?.bytes ?? 0) > bytes)
+      .sort((one, other) => (other.kept?.bytes ?? 0) - (one.kept?.bytes ?? 0))
+      .map(({ id }) => id);
   }
 
   saw(id: string, nowMs: number): void {

@@ -49,6 +49,16 @@ const lastReportSchema = z.object({
 });
 export type LastReport = z.infer<typeof lastReportSchema>;
 
+/** Reports of one member that are kept to be looked at. */
+const keptReportsSchema = z.object({
+  reports: z.int(),
+  /** What they take in the database. */
+  bytes: z.int(),
+  /** Older ones that made way. */
+  dropped: z.int(),
+});
+export type KeptReports = z.infer<typeof keptReportsSchema>;
+
 /** What reports have told of one member. */
 export const statusSchema = z.object({
   id: z.string(),
@@ -60,5 +70,7 @@ export const statusSchema = z.object({
   returns: z.int(),
   /** When it was first suspected to be several machines with one key. */
   quarantinedAt: z.string().exactOptional(),
+  /** Not there until they have been counted: earlier versions didn't. */
+  kept: keptReportsSchema.exactOptional(),
 });
 export type Status = z.infer<typeof statusSchema>;

@@ -322,6 +322,7 @@ describe('health', () => {
     expect(await (await origin.app.request('/readyz')).json()).toEqual({
       status: 'ready',
       initialised: true,
+      damage: { chunks: 0, files: 0 },
     });
     origin.clock.passDays(15);
     const response = await origin.app.request('/readyz');

@@ -3,8 +3,9 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http-problem';
 import { cutText } from '@sitecast/shared/text';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
+import type { LogFields } from '@sitecast/shared/log';
 import type { Context, MiddlewareHandler } from 'hono';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { OriginApp, OriginEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
@@ -68,12 +69,9 @@ export function createApp(deps: AppDeps): OriginApp {
   });
   app.onError((thrown, c) => {
     const error = asSitecastError(thrown);
-    const fields = {
-      method: c.req.method,
-      path: cutText(c.req.path, MAX_LOGGED_PATH_CHARS),
-      code: error.code,
-    };
-    if (statusOf(error) >= 500) deps.log.error({ ...fields, err: thrown }, 'a request failed');
+    const path = cutText(c.req.path, MAX_LOGGED_PATH_CHARS);
+    const fields = { method: c.req.method, path, code: error.code };
+    if (statusOf(error) >= 500 && error.code !== 'SITECAST_NOT_READY') logFailure(deps.log, fields, error);
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
     // What a sender with a wrong clock needs to sign again.
     const date = error.code === 'SITECAST_REQUEST_CLOCK' && { date: new Date(deps.now()).toUTCString() };
@@ -99,6 +97,16 @@ function isOperatorsAct(c: Context<OriginEnv>): boolean {
 }
 
 const MAX_LOGGED_PATH_CHARS = 300;
+
+/** What may be expected is one line; whoever is to see to it has a code. What isn't, is a defect of ours. */
+function logFailure(log: Log, fields: LogFields, error: SitecastError): void {
+  const told = {
+    ...fields,
+    ...errorFields(error.code === 'SITECAST_INTERNAL' ? (error.cause ?? error) : error),
+  };
+  if (error.kind === 'failed') log.error(told, 'a request failed');
+  else log.warn(told, 'a request was refused');
+}
 
 function requestLog(log: Log): MiddlewareHandler<OriginEnv> {
   return async (c, next) => {

@@ -1,7 +1,7 @@
-import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { AuditLog } from '../audit/log.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
+import type { Readiness } from '../readiness.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
@@ -20,6 +20,7 @@ import type { SignedRequests } from './signed.ts';
 /** What the routes use. */
 export interface AppDeps {
   repository: Repository;
+  readiness: Readiness;
   scrubber: Scrubber;
   chunks: Chunks;
   staged: StagedFiles;
@@ -32,7 +33,6 @@ export interface AppDeps {
   eventStreams: EventStreams;
   files: ReadableFiles & Files;
   room: Room;
-  state: DatabaseState;
   metrics: Metrics;
   /** Memory shared by all request bodies, and how slowly they may come. */
   bodies: { memory: MemoryBudget; pace: BodyPace };

@@ -2,6 +2,7 @@ import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Histogram, Registry } from 'prom-client';
+import type { ReportIntake } from '../fleet/intake.ts';
 import type { PresenceBoard } from '../fleet/presence.ts';
 import { secondsLeft } from '../repository/description.ts';
 import type { Repository } from '../repository/repository.ts';
@@ -18,7 +19,7 @@ interface MetricsDeps {
   chunks: Chunks;
   state: DatabaseState;
   room: Room;
-  fleet: { presence: Pick<PresenceBoard, 'gateways' | 'heardCount'> };
+  fleet: { intake: Pick<ReportIntake, 'totals'>; presence: Pick<PresenceBoard, 'gateways' | 'heardCount'> };
   now: () => number;
 }
 
@@ -52,7 +53,8 @@ export class Metrics {
     });
     for (const gauge of [...gaugesOf(deps), ...diskGaugesOf(deps), ...presenceGaugesOf(deps)])
       this.#registry.registerMetric(gauge);
-    for (const metric of damageMetrics(deps)) this.#registry.registerMetric(metric);
+    for (const metric of [...damageMetrics(deps), ...reportMetrics(deps)])
+      this.#registry.registerMetric(metric);
   }
 
   get contentType(): string {
@@ -151,6 +153,48 @@ function diskGaugesOf({ state, room }: MetricsDeps): Gauge[] {
   ];
 }
 
+const gauge = (name: string, help: string, value: () => number): Gauge =>
+  new Gauge({
+    name,
+    help,
+    registers: [],
+    collect() {
+      this.set(value());
+    },
+  });
+const counter = (name: string, help: string, value: () => number): Counter =>
+  new Counter({
+    name,
+    help,
+    registers: [],
+    collect() {
+      this.reset();
+      this.inc(value());
+    },
+  });
+
+/** What is kept of reports, and what comes later. */
+function reportMetrics({ fleet: { intake } }: MetricsDeps): (Gauge | Counter)[] {
+  return [
+    gauge(
+      'sitecast_kept_report_bytes',
+      "Bytes of devices' reports that are kept.",
+      () => intake.totals.keptBytes,
+    ),
+    gauge(
+      'sitecast_kept_report_bytes_max',
+      'Of how many at most: beyond it the oldest of those who have the most make way.',
+      () => intake.totals.maxKeptBytes,
+    ),
+    counter('sitecast_dropped_reports_total', 'Older reports that made way.', () => intake.totals.dropped),
+    counter(
+      'sitecast_reports_over_budget_total',
+      'Reports that were put off: their device has sent as much as it may for now.',
+      () => intake.totals.putOffs,
+    ),
+  ];
+}
+
 /** Who lives, by what gateways say. */
 function presenceGaugesOf({ fleet: { presence } }: MetricsDeps): Gauge[] {
   return [
@@ -177,25 +221,6 @@ function presenceGaugesOf({ fleet: { presence } }: MetricsDeps): Gauge[] {
 
 /** What the disk has done to what is published. */
 function damageMetrics({ repository: { damage }, scrubber }: MetricsDeps): (Gauge | Counter)[] {
-  const gauge = (name: string, help: string, value: () => number): Gauge =>
-    new Gauge({
-      name,
-      help,
-      registers: [],
-      collect() {
-        this.set(value());
-      },
-    });
-  const counter = (name: string, help: string, value: () => number): Counter =>
-    new Counter({
-      name,
-      help,
-      registers: [],
-      collect() {
-        this.reset();
-        this.inc(value());
-      },
-    });
   return [
     gauge('sitecast_lost_chunks', 'Chunks that published releases lack.', () => damage.chunks),
     gauge('sitecast_lost_files', 'Published files that are damaged or lost.', () => damage.files),

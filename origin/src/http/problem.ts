@@ -16,7 +16,8 @@ export const problemSchema = z
   })
   .openapi('Problem');
 
-const RETRY_AFTER_S = '1';
+/** Where the error doesn't know better. */
+const RETRY_AFTER_S = 1;
 
 /** The error as Sitecast's: what isn't one becomes `SITECAST_INTERNAL`, whose text says nothing of the inside. */
 export function asSitecastError(error: unknown): SitecastError {
@@ -26,10 +27,11 @@ export function asSitecastError(error: unknown): SitecastError {
 /** An error as a response. */
 export function problemResponse(error: SitecastError, headers: Record<string, string> = {}): Response {
   const status = statusOf(error);
+  const { retryAfterS = RETRY_AFTER_S } = error.data;
   return plainProblem(error, {
     // What is signed wants a signature: naming bearer tokens there would mislead.
     ...(status === 401 && error.code.startsWith('SITECAST_TOKEN_') ? { 'www-authenticate': 'Bearer' } : {}),
-    ...(status === 503 ? { 'retry-after': RETRY_AFTER_S } : {}),
+    ...(status === 503 || status === 429 ? { 'retry-after': String(retryAfterS) } : {}),
     ...headers,
   });
 }

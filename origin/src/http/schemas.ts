@@ -48,6 +48,7 @@ export function withProblems<T extends Record<number, object>>(responses: T) {
     413: problem('Too large.'),
     422: problem('A signature, a hash or a chunk is wrong.'),
     500: problem('The origin failed.'),
+    429: problem('More than the sender may: later.'),
     503: problem('Busy: try again.'),
     507: problem('No space left.'),
   };

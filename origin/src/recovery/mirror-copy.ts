@@ -10,6 +10,7 @@ import {
   TufClient,
 } from '@sitecast/shared/trust';
 import { issuedMsOf } from '../repository/clock.ts';
+import type { Committed } from '../repository/committed.ts';
 import type { VersionFloor } from '../repository/online-roles.ts';
 
 /** Somebody who mirrors the repository: a gateway. Nothing that it says is believed without a signature. */
@@ -22,12 +23,10 @@ export interface Mirror {
 }
 
 /** The repository as a mirror has it, verified from a root on. */
-export interface MirrorCopy {
+export interface MirrorCopy extends Omit<Committed, 'root'> {
   readonly mirror: Mirror;
   /** Those after the root that it was verified from, in order. */
   readonly roots: readonly Metadata<'root'>[];
-  readonly targets: Metadata<'targets'>;
-  readonly rollouts: Metadata<'targets'>;
   readonly versions: VersionFloor;
   /** When its timestamp was issued. */
   readonly issuedMs: number;
@@ -66,6 +65,9 @@ export async function readMirror(mirror: Mirror, root: Metadata<'root'>): Promis
     roots: rootsAfter(root.signed.version, newest.signed.version, roots),
     targets,
     rollouts,
+    deltas,
+    snapshot,
+    timestamp,
     versions: {
       timestamp: timestamp.signed.version,
       snapshot: snapshot.signed.version,

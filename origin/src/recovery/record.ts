@@ -17,6 +17,28 @@ export async function endOf(log: RecoveryLog): Promise<LogEnd | undefined> {
   return last && { seq: last.seq, hash: last.hash, at: last.at };
 }
 
+/**
+ * What is known of entries after the log's end: `none` where the last one is a recovery's own, and nothing has changed since; `unknown`
+ * where just the restore of a backup, of which nothing tells, could have lost some.
+ */
+export type LaterEntries = 'lost' | 'none' | 'unknown';
+
+const LATER_ENTRIES: Record<LaterEntries, string> = {
+  lost: 'lost: what was recorded after that entry, and before this one, is not in this log',
+  none: "none: that entry is the last recovery's, and nothing was lost since",
+  unknown:
+    'unknown: if this is a backup, what was recorded after that entry is not in this log; nothing else tells of a loss',
+};
+
+/** @param hasLost whether the database, or what gateways have seen, tells of it */
+export async function laterEntries(log: RecoveryLog, hasLost: boolean): Promise<LaterEntries> {
+  if (hasLost) return 'lost';
+  const [last] = (await log.find(log.head.seq - 1, 1)).entries;
+  const isRecoverys =
+    last?.by === ORIGIN && (last.action === 'origin.recover' || last.details?.why === RECOVERY);
+  return isRecoverys ? 'none' : 'unknown';
+}
+
 /** What the database had lost, and what was done about it. */
 export interface MendedState {
   /** In words; undefined where it was whole. */
@@ -29,6 +51,8 @@ export interface MendedState {
   putAside: string | undefined;
 }
 
+/** Why rollouts are paused, and releases came. */
+const RECOVERY = 'recover';
 /** Names in one entry: its details are bounded. */
 const MAX_NAMED = 20;
 
@@ -40,6 +64,7 @@ export async function recordRecovery(
   log: RecoveryLog,
   about: {
     end: LogEnd | undefined;
+    later: LaterEntries;
     /** Mirror whose copy is taken over. */
     from: string | undefined;
     /** By role: those of the backup, and of the copy. */
@@ -48,11 +73,11 @@ export async function recordRecovery(
     revocations: RestoredRevocations;
   },
 ): Promise<void> {
-  const { end, from, versions, database, revocations } = about;
+  const { end, later, from, versions, database, revocations } = about;
   const { lost, damagedFiles, unreadable, putAside } = database;
   const details = {
     logRestoredTo: end ?? null,
-    laterEntries: 'lost: what was recorded after that entry, and before this one, is not in this log',
+    laterEntries: LATER_ENTRIES[later],
     from: from ?? null,
     versions,
     ...(lost !== undefined && { lost }),
@@ -96,6 +121,6 @@ export async function recordReleases(
 }
 
 async function recordEach(log: RecoveryLog, action: string, subjects: readonly string[]): Promise<void> {
-  const details = { why: 'recover' };
+  const details = { why: RECOVERY };
   await Promise.all(subjects.map(subject => log.record({ by: ORIGIN, action, subject, details })));
 }

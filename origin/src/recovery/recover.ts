@@ -2,10 +2,12 @@ import { createHash } from 'node:crypto';
 import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseRollouts, type RolloutsFile, rolloutsTarget, serializeRollouts } from '@sitecast/shared/fleet';
+import { targetPath } from '@sitecast/shared/trust';
 import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
 import type { LackingRelease } from '../repository/check-releases.ts';
 import { readListing } from '../repository/check-targets.ts';
+import type { OnlineRole } from '@sitecast/shared/signing';
 import type { Repository } from '../repository/repository.ts';
 import { PublishedRollouts } from '../rollouts/published.ts';
 import type { Chunks } from '../staging/chunks.ts';
@@ -13,9 +15,13 @@ import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
 import { stageChunks } from './chunks-from-mirrors.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
+import { fetchTarget } from './restore.ts';
 import { restoreRevocations } from './revocations.ts';
+import { type UnreadMirror, unreadText } from './watched-mirrors.ts';
 import {
   endOf,
+  type LaterEntries,
+  laterEntries,
   type LogEnd,
   type MendedState,
   recordPause,
@@ -36,6 +42,8 @@ interface RecoverDeps {
   registry: Pick<Registry, 'member'>;
   /** What was the matter with the database. */
   database: MendedState;
+  /** Called before anything is changed: from then on it has to be run to its end. */
+  begins: () => Promise<void>;
   now: () => number;
   log: Log;
 }
@@ -45,17 +53,25 @@ export interface Recovered {
   /** The mirror whose copy was the newest; undefined where none was newer than what is here. */
   from: string | undefined;
   /** Mirrors that could not be read, and why. */
-  unread: { mirror: string; code: string; message: string }[];
+  unread: UnreadMirror[];
   /** Versions afterwards, by role. */
   versions: Record<string, number>;
   /** Releases that the backup hadn't had. */
   releases: { product: string; counter: number }[];
   /** Those of them of which nobody had all chunks: they are to be published again, with the same bytes. */
   lacking: LackingRelease[];
+  /** Target files that nobody has: their releases can't be installed before these are back. */
+  lost: string[];
   /** Rollouts that are paused now. */
   paused: string[];
-  /** Where the audit log ended that was there: what was recorded later is lost. */
+  /**
+   * Roles that this origin can't sign, and why: their keys were rotated after the backup, as a rule. It serves what gateways have, and
+   * publishes nothing (not that rollouts are paused either) before each is rotated once more.
+   */
+  missingKeys: { role: OnlineRole; problem: string }[];
+  /** Where the audit log ended that was there, and whether anything was recorded later. */
   logRestoredTo: LogEnd | undefined;
+  laterEntries: LaterEntries;
   database: MendedState;
   /** Devices and gateways that the database no longer knew as revoked. */
   revokedAgain: string[];
@@ -81,7 +97,9 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
   const rollouts = copy ? await rolloutsOf(copy) : published;
   const revocations = await restoreRevocations(deps, new Map([...published, ...rollouts]));
   const versions = { restored: repository.versions(), seen: copy?.versions };
-  const about = { end: logRestoredTo, from: copy?.mirror.name, versions, database, revocations };
+  const later = await laterEntries(audit, copy !== undefined || isMended(database));
+  if (copy) await deps.begins();
+  const about = { end: logRestoredTo, later, from: copy?.mirror.name, versions, database, revocations };
   if (repository.committed || isMended(database)) await recordRecovery(audit, about);
   else throw notInitialised();
   const caughtUp = await catchUp(deps, { copy, mirrors, rollouts });
@@ -90,7 +108,9 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
     unread,
     versions: repository.versions(),
     ...caughtUp,
+    missingKeys: repository.missingKeys,
     logRestoredTo,
+    laterEntries: later,
     database,
     revokedAgain: revocations.members,
   };
@@ -110,14 +130,17 @@ async function catchUp(
     mirrors: readonly Mirror[];
     rollouts: ReadonlyMap<string, RolloutsFile>;
   },
-): Promise<Pick<Recovered, 'releases' | 'lacking' | 'paused'>> {
+): Promise<Pick<Recovered, 'releases' | 'lacking' | 'lost' | 'paused'>> {
   const { repository, audit } = deps;
   const { committed } = repository;
-  if (!committed) return { releases: [], lacking: [], paused: [] };
+  if (!committed) return { releases: [], lacking: [], lost: [], paused: [] };
   if (copy) await repository.raiseFloor(copy.versions, copy.issuedMs);
   // Paused before anything else: however this ends, no rollout goes on by itself.
   const paused = await pauseAll(deps, rollouts);
-  if (!copy) return { releases: [], lacking: [], paused };
+  if (!copy) {
+    await publishPauses(repository);
+    return { releases: [], lacking: [], lost: [], paused };
+  }
   const releases: Recovered['releases'] = [];
   const before = readListing(committed.targets.signed);
   for (const [product, ofProduct] of readListing(copy.targets.signed).releases) {
@@ -126,8 +149,9 @@ async function catchUp(
   }
   await stageFiles(deps, copy, mirrors);
   await recordReleases(audit, releases);
-  const lacking = await repository.adopt({ roots: copy.roots, targets: copy.targets });
-  return { releases, lacking, paused };
+  const { lacking, lost } = await repository.adopt({ ...copy, rolloutFiles: await rolloutFilesOf(copy) });
+  await publishPauses(repository);
+  return { releases, lacking, lost, paused };
 }
 
 async function newestCopy(
@@ -151,7 +175,7 @@ async function newestCopy(
   throw new SitecastError(
     'unreachable',
     'SITECAST_MIRRORS_UNREAD',
-    `none of the mirrors could be read: ${unread.map(({ mirror, message }) => `${mirror}: ${message}`).join('; ')}`,
+    `none of the mirrors could be read: ${unreadText(unread)}`,
     {
       hint: 'Nothing was changed. Name other gateways with --from; without any, rollouts are just paused.',
       data: { unread },
@@ -162,8 +186,11 @@ async function newestCopy(
 const rankOf = ({ versions }: MirrorCopy): number => versions.timestamp;
 
 /** By its version number; one with the same number and other bytes was signed after the backup, too. */
-function isNewer({ versions, targets, roots }: MirrorCopy, repository: Repository): boolean {
+function isNewer({ versions, timestamp, targets, roots }: MirrorCopy, repository: Repository): boolean {
   const own = repository.versions();
+  const { committed } = repository;
+  const isSame = committed && Buffer.compare(committed.timestamp.bytes, timestamp.bytes) === 0;
+  if (isSame && roots.length === 0) return false;
   return (
     versions.timestamp >= (own.timestamp ?? 0) ||
     versions.rollouts > (own.rollouts ?? 0) ||
@@ -174,12 +201,22 @@ function isNewer({ versions, targets, roots }: MirrorCopy, repository: Repositor
 
 /** By product. */
 async function rolloutsOf(copy: MirrorCopy): Promise<Map<string, RolloutsFile>> {
-  const files = new Map<string, RolloutsFile>();
-  for (const name of Object.keys(copy.rollouts.signed.targets)) {
-    const file = parseRollouts(await copy.file('rollouts', name));
-    files.set(file.product, file);
-  }
+  const files = [...(await rolloutFilesOf(copy)).values()].map(bytes => parseRollouts(bytes));
+  return new Map(files.map(file => [file.product, file]));
+}
+
+/** By target name. */
+async function rolloutFilesOf(copy: MirrorCopy): Promise<Map<string, Buffer>> {
+  const files = new Map<string, Buffer>();
+  for (const name of Object.keys(copy.rollouts.signed.targets))
+    files.set(name, Buffer.from(await copy.file('rollouts', name)));
   return files;
+}
+
+/** Where a key is lacking, they wait: whoever starts the origin and rotates the key publishes them. */
+async function publishPauses(repository: Repository): Promise<void> {
+  const canSign = repository.missingKeys.every(({ role }) => role === 'deltas');
+  if (canSign && repository.deferredRollouts.size > 0) await repository.publishRollouts(new Map());
 }
 
 /** @returns ids of the rollouts that were going on */
@@ -198,7 +235,7 @@ async function pauseAll(
     written.set(rolloutsTarget(product), serializeRollouts({ ...file, rollouts }));
   }
   await recordPause(audit, paused);
-  await repository.publishRollouts(written);
+  await repository.deferRollouts(written);
   return paused;
 }
 
@@ -209,16 +246,18 @@ async function stageFiles(
   mirrors: readonly Mirror[],
 ): Promise<void> {
   const own = repository.committed?.targets.signed.targets ?? {};
+  const all = [copy.mirror, ...mirrors.filter(mirror => mirror !== copy.mirror)];
   for (const [name, { hashes, length }] of Object.entries(copy.targets.signed.targets)) {
     const { sha256 = '' } = hashes;
     if (own[name]?.hashes.sha256 === sha256) continue;
     log.info({ file: name, lengthBytes: length }, 'fetching what the backup lacks');
-    const bytes = await copy.file('targets', name);
+    const bytes = await fetchTarget(all, targetPath(name, sha256), { sha256, lengthBytes: length });
+    // What nobody has, `adopt` says.
+    if (!bytes) continue;
     await stageFile(staged, bytes);
     if (!name.endsWith('.caibx')) continue;
-    // What nobody has, `adopt` says.
     const ids = Buffer.concat([...ChunkIndex.decode(bytes).places()].map(({ id }) => id));
-    await stageChunks(chunks, ids, [copy.mirror, ...mirrors.filter(mirror => mirror !== copy.mirror)]);
+    await stageChunks(chunks, ids, all);
   }
 }
 

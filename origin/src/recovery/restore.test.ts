@@ -60,7 +60,9 @@ async function mirror(): Promise<Mirror> {
   };
 }
 
+/** Files are lost with their second copies. */
 function damage(...paths: string[]): void {
+  for (const name of readdirSync(at('spare'))) rmSync(at(`spare/${name}`));
   for (const [number, path] of paths.entries()) {
     if (number % 2 === 0) writeFileSync(at(`repository/${path}`), 'damaged');
     else rmSync(at(`repository/${path}`));
@@ -140,7 +142,7 @@ it('takes nothing that is not the very file, and says what nobody has', async ()
     files: [],
     chunks: 0,
     lost: {
-      files: ['2.root.json', manifestTarget('camera', 1)],
+      files: [manifestTarget('camera', 1), '2.root.json'],
       releases: [{ product: 'camera', counter: 1, chunks: 1 }],
     },
   });
@@ -159,6 +161,7 @@ it('is a command of its own: it pauses nothing, and fails where something stays 
     listen: { host: '127.0.0.1', port: 0 },
     stagingTtlMs: 1e9,
     maxStagedBytes: 1e9,
+    maxReportBytes: 2 ** 30,
     reserveBytes: 0,
   });
   const first = await startOrigin(settings('data'), { log: testLog() });
@@ -175,23 +178,40 @@ it('is a command of its own: it pauses nothing, and fails where something stays 
   );
   writeFileSync(at('data/repository/metadata/2.targets.json'), 'damaged');
   writeFileSync(at(`data/repository/targets/releases/${manifest}`), 'damaged');
+  for (const name of readdirSync(at('data/spare'))) rmSync(at(`data/spare/${name}`));
   await expect(startOrigin(settings('data'), { log: testLog() })).rejects.toThrow(
     '2.targets.json was altered',
   );
 
   const printed: string[] = [];
   const write = vi.spyOn(process.stdout, 'write').mockImplementation(text => printed.push(String(text)) > 0);
-  const silent = vi.spyOn(process.stderr, 'write').mockReturnValue(true);
+  const errors: string[] = [];
+  const silent = vi.spyOn(process.stderr, 'write').mockImplementation(text => errors.push(String(text)) > 0);
   const command = ['recover', '--data', at('data'), '--damaged-only', '--json'];
   const codes = [await main([...command, '--from', gateway.url])];
   rmSync(at(`data/repository/targets/releases/${manifest}`));
+  for (const name of readdirSync(at('data/spare'))) rmSync(at(`data/spare/${name}`));
   codes.push(await main(command));
+  await gateway.close();
+  // It may be there: nobody could ask.
+  codes.push(await main([...command, '--from', gateway.url]));
+  writeFileSync(at('data/repository/metadata/2.targets.json'), 'damaged');
+  codes.push(await main([...command, '--from', gateway.url]));
   write.mockRestore();
   silent.mockRestore();
-  await gateway.close();
-  expect(codes).toEqual([0, 1]);
+  expect(codes).toEqual([0, 1, 4, 4]);
+  const said = errors.join('');
+  expect(said).toContain('lost: releases/camera-1.json; and no gateway was asked');
+  expect(said).toContain(`lost: releases/camera-1.json; not all gateways could be asked: ${gateway.url}: `);
+  expect(said).toMatch(
+    /SITECAST_MIRRORS_UNREAD.*2\.targets\.json was altered; and gateways could not be asked for it: /,
+  );
   expect(printed.map(text => JSON.parse(text))).toMatchObject([
     { metadata: ['2.targets.json'], files: ['releases/camera-1.json'], lost: { files: [], releases: [] } },
-    { metadata: [], files: [], lost: { files: ['releases/camera-1.json'] } },
+    { metadata: [], files: [], lost: { files: ['releases/camera-1.json'] }, asked: [], unread: [] },
+    {
+      lost: { files: ['releases/camera-1.json'] },
+      unread: [{ mirror: gateway.url, code: 'SITECAST_UPSTREAM_UNREACHABLE' }],
+    },
   ]);
 });

@@ -15,13 +15,7 @@ import {
 } from '@sitecast/shared/trust';
 import type { DamagedRelease } from '../repository/damage.ts';
 import { maxBytesOf, METADATA, type Role, sha256Hex, TIMESTAMP } from '../repository/committed.ts';
-import {
-  parsedRoot,
-  publishedFiles,
-  readRight,
-  readRoot,
-  setFileAside,
-} from '../repository/published-files.ts';
+import { parsedRoot, publishedFiles, readRoot, setFileAside } from '../repository/published-files.ts';
 import { newestVersions } from '../repository/rebuild.ts';
 import type { Repository } from '../repository/repository.ts';
 import { releasesOf, Survey } from '../repository/survey.ts';
@@ -31,6 +25,7 @@ import { readOrUndefined } from '../storage/unreadable.ts';
 import type { Log } from '../log.ts';
 import { stageChunks } from './chunks-from-mirrors.ts';
 import type { Mirror } from './mirror-copy.ts';
+import type { UnreadMirror } from './watched-mirrors.ts';
 
 /** What was brought back, and what nobody has. */
 export interface Restored {
@@ -40,15 +35,29 @@ export interface Restored {
   lost: { releases: DamagedRelease[]; files: string[] };
 }
 
+/** What a whole restoration found and did. */
+export interface RestoredFrom extends Restored {
+  /** Mirrors that were named. */
+  asked: readonly string[];
+  /** Those of them that could not be asked. */
+  unread: UnreadMirror[];
+}
+
 /**
  * Brings back metadata files that are damaged or lost, so that the repository can be opened. Each is taken only if it's the very
  * file: by the hash that its referrer names, or by version and signatures where the referrer is lost as well. (A timestamp and a
  * snapshot aren't fetched: the origin signs them anew.)
+ * @param mayBeNewer whether a root after the newest may be taken as well. With what a backup holds it doesn't fit: that is caught
+ *   up with as a whole.
  * @returns the names of those that came back
  */
-export async function restoreMetadata(files: Files, mirrors: readonly Mirror[]): Promise<string[]> {
+export async function restoreMetadata(
+  files: Files,
+  mirrors: readonly Mirror[],
+  { mayBeNewer = true } = {},
+): Promise<string[]> {
   const newest = await newestVersions(files);
-  const restored = await restoreRoots(files, newest.get('root') ?? 0, mirrors);
+  const restored = await restoreRoots(files, newest.get('root') ?? 0, { mirrors, mayBeNewer });
   const root = await readRoot(files, (await newestVersions(files)).get('root') ?? 0);
   if (!root) return restored;
   const keep = async <T extends MetadataType>(
@@ -104,7 +113,7 @@ export async function restoreContent(
   if (!committed) return { files: [], chunks: 0, lost: { releases: [], files: [] } };
   const restored: string[] = [];
   for (const file of publishedFiles(committed)) {
-    if (await readRight(files, file)) continue;
+    if (await repository.content.read(file)) continue;
     const path = targetPath(file.name, file.sha256);
     const bytes = await fetchTarget(mirrors, path, file);
     if (!bytes) continue;
@@ -134,11 +143,15 @@ async function notHere(): Promise<void> {
  * one more comes back. The newest may be lost by its name, too: so it's asked for one more than is known of. The first root of all
  * has nothing before it: it's whoever started the fleet who has it, as `root.json`.
  */
-async function restoreRoots(files: Files, newest: number, mirrors: readonly Mirror[]): Promise<string[]> {
+async function restoreRoots(
+  files: Files,
+  newest: number,
+  { mirrors, mayBeNewer }: { mirrors: readonly Mirror[]; mayBeNewer: boolean },
+): Promise<string[]> {
   const restored: string[] = [];
   for (let before = -1; before < restored.length; ) {
     before = restored.length;
-    for (let version = 1; version <= newest + restored.length + 1; version += 1) {
+    for (let version = 1; version <= (mayBeNewer ? newest + restored.length + 1 : newest); version += 1) {
       if (await readRoot(files, version)) continue;
       const beside = {
         before: await readRoot(files, version - 1),
@@ -209,7 +222,8 @@ async function fetchRight<T>(
   return undefined;
 }
 
-async function fetchTarget(
+/** From the first that has the very file. */
+export async function fetchTarget(
   mirrors: readonly Mirror[],
   path: string,
   { sha256, lengthBytes }: { sha256: string; lengthBytes: number },

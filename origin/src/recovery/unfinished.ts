@@ -43,7 +43,7 @@ export class UnfinishedRecovery {
       'conflict',
       'SITECAST_RECOVERY_UNFINISHED',
       `a recovery of ${this.#directory} was begun and has not ended${earlier.lost === undefined ? '' : `: ${earlier.lost}`}`,
-      { hint: `Run it to its end: sitecast-origin recover --data ${this.#directory}` },
+      { hint: `Run it to its end, with the same --from: sitecast-origin recover --data ${this.#directory}` },
     );
   }
 

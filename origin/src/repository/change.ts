@@ -23,16 +23,8 @@ export interface ChangeResult {
   isAlreadyDone: boolean;
 }
 
-/** What was published before, and is lost here. */
-export interface AdoptedMetadata {
-  roots: readonly Metadata<'root'>[];
-  targets: Metadata<'targets'>;
-}
-
 /** What of a change is new. */
 export interface GivenMetadata {
-  /** It was published before. */
-  isAdopted: boolean;
   root: Metadata<'root'> | undefined;
   targets: Metadata<'targets'> | undefined;
 }

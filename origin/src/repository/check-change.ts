@@ -8,9 +8,9 @@ import { checkListing, type ListingChange } from './check-releases.ts';
 import { checkExpiry, checkNextVersion, checkRoot } from './check-root.ts';
 import { checkTargetsMetadata, type Listing, readListing } from './check-targets.ts';
 import type { Committed } from './committed.ts';
-import { targetSource } from './target-source.ts';
+import { targetSource, type TargetSourceDeps } from './target-source.ts';
 
-interface ChangeDeps {
+interface ChangeDeps extends Pick<TargetSourceDeps, 'readPublished'> {
   files: Files;
   chunks: Chunks;
   staged: StagedFiles;
@@ -31,22 +31,18 @@ const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map() };
  * @throws the codes of docs/ERRORS.md under "Publishing"
  */
 export async function checkChange(
-  { files, chunks, staged, keys, now }: ChangeDeps,
+  { files, chunks, staged, keys, readPublished, now }: ChangeDeps,
   previous: Committed | undefined,
   { root, targets }: WantedState,
   given: GivenMetadata,
 ): Promise<ListingChange> {
   if (given.root) checkRoot(given.root, previous?.root, keys);
-  if (given.targets && !given.isAdopted) checkNextVersion('targets', given.targets, previous?.targets);
-  if (!given.isAdopted) {
-    for (const role of ['root', 'targets'] as const) if (given[role]) checkExpiry(role, given[role], now());
-  }
+  if (given.targets) checkNextVersion('targets', given.targets, previous?.targets);
+  for (const role of ['root', 'targets'] as const) if (given[role]) checkExpiry(role, given[role], now());
   checkTargetsMetadata(targets, root, previous?.targets, keys);
   const before = previous ? readListing(previous.targets.signed) : NOTHING_LISTED;
   return await checkListing(before, readListing(targets.signed), {
-    source: targetSource(files, staged, before),
+    source: targetSource({ files, staged, published: before, readPublished }),
     chunks,
-    mayLackChunks: given.isAdopted,
-    isAdopted: given.isAdopted,
   });
 }

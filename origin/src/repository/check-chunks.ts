@@ -1,9 +1,10 @@
 import { ChunkIdSet, ChunkIndex, chunkIdToHex } from '@sitecast/shared/content';
-import { SitecastError } from '@sitecast/shared/errors';
+import type { SitecastError } from '@sitecast/shared/errors';
 import type { Chunks } from '../staging/chunks.ts';
 import type { ListedRelease, Listing, TargetSource } from './check-targets.ts';
 import { MAX_CHANGE_CHUNKS } from './journal.ts';
 import { refused } from './refusal.ts';
+import { isLost } from './target-source.ts';
 
 /** Chunks looked at in one go. */
 const CHECK_CHUNKS = 4096;
@@ -64,7 +65,7 @@ async function readIndexOrUndefined(
   try {
     return ChunkIndex.decode(await source.read(index));
   } catch (error) {
-    if (error instanceof SitecastError && error.code === 'SITECAST_REPOSITORY_DAMAGED') return undefined;
+    if (isLost(error)) return undefined;
     throw error;
   }
 }

@@ -14,6 +14,7 @@ import type { Chunks } from '../staging/chunks.ts';
 import { chunksMissing, findChunks, indexMismatch } from './check-chunks.ts';
 import type { ListedFile, ListedRelease, Listing, TargetSource } from './check-targets.ts';
 import { refused } from './refusal.ts';
+import { isLost } from './target-source.ts';
 
 /** A release as people know it. */
 export interface ReleaseName {
@@ -31,8 +32,6 @@ export interface ListingChange {
   newFiles: ListedFile[];
   /** The staged chunks among those of the added releases. */
   chunks: ChunkIdSet;
-  /** Added releases that lack chunks, and how many; none unless that is allowed. */
-  lacking: LackingRelease[];
 }
 
 /** A release that is listed, though chunks of it aren't there. */
@@ -46,10 +45,6 @@ export interface LackingRelease {
 interface ReleaseCheckDeps {
   source: TargetSource;
   chunks: Chunks;
-  /** True where chunks that are lost must not stand in the way. */
-  mayLackChunks?: boolean;
-  /** True for a listing that was checked when it was published: it may be several changes later. */
-  isAdopted?: boolean;
 }
 
 /**
@@ -67,7 +62,6 @@ export async function checkListing(
     products: [],
     newFiles: [],
     chunks: new ChunkIdSet(),
-    lacking: [],
   };
   for (const [product, releases] of before.releases) {
     for (const counter of releases.keys()) {
@@ -104,23 +98,33 @@ async function checkProduct(
   const next = await readProduct(product, file, source);
   const previous = oldFile && (await readProduct(product, oldFile, source));
   checkProductFile(next, previous, added);
-  if (!deps.isAdopted) await checkWithdrawn(next, previous, removed, source);
+  await checkWithdrawn(next, previous, removed, source);
   if (isNewFile) {
     change.products.push(product);
     change.newFiles.push(file);
   }
+  await checkManifests(next, [...releases.values()], source, { mayBeLost: added.length === 0 });
+  for (const release of added) await checkAdded(release, deps, change);
+}
+
+async function checkManifests(
+  next: ProductFile,
+  releases: readonly ListedRelease[],
+  source: TargetSource,
+  mayBe: { mayBeLost: boolean },
+): Promise<void> {
   const versions = new Map(next.withdrawn?.map(({ version, counter }) => [version, counter]));
-  for (const release of releases.values()) {
-    const manifest = await readManifest(release, source);
+  for (const release of releases) {
+    const manifest = await readManifestUnlessLost(release, source, mayBe);
+    if (!manifest) continue;
     refuseVersionTwice(versions, manifest);
     refuseUnknownHardware(next, manifest);
   }
-  for (const release of added) await checkAdded(release, deps, change);
 }
 
 async function checkAdded(
   release: ListedRelease,
-  { source, chunks, mayLackChunks = false }: ReleaseCheckDeps,
+  { source, chunks }: ReleaseCheckDeps,
   change: ListingChange,
 ): Promise<void> {
   const manifest = await readManifest(release, source);
@@ -128,8 +132,7 @@ async function checkAdded(
   const missing = await findChunks(release, index, chunks, change.chunks);
   const { product, counter } = release;
   const named = { product, counter, version: manifest.version };
-  if (missing.size > 0 && !mayLackChunks) throw chunksMissing(release, missing);
-  if (missing.size > 0) change.lacking.push({ ...named, chunks: missing.size });
+  if (missing.size > 0) throw chunksMissing(release, missing);
   change.added.push(named);
   change.newFiles.push(release.manifest, release.index);
 }
@@ -193,7 +196,9 @@ async function checkWithdrawn(
   removed: readonly ListedRelease[],
   source: TargetSource,
 ): Promise<void> {
-  const manifests = await Promise.all(removed.map(release => readManifest(release, source)));
+  const manifests = await Promise.all(
+    removed.map(async release => (await readManifestUnlessLost(release, source)) ?? toldIn(next, release)),
+  );
   const expected = withdrawnAfter(previous ?? {}, manifests);
   if (isDeepStrictEqual(next.withdrawn ?? [], expected)) return;
   const { product } = next;
@@ -233,6 +238,31 @@ async function readManifest(release: ListedRelease, source: TargetSource): Promi
     throw manifestMismatch(release, 'asks for a minimum release that does not come before it');
   }
   return manifest;
+}
+
+/**
+ * Lost manifests don't keep releases from being withdrawn. A new release could have the version of a lost one, so one that is added
+ * needs all of them.
+ */
+async function readManifestUnlessLost(
+  release: ListedRelease,
+  source: TargetSource,
+  { mayBeLost = true } = {},
+): Promise<ReleaseManifest | undefined> {
+  try {
+    return await readManifest(release, source);
+  } catch (error) {
+    if (mayBeLost && isLost(error)) return undefined;
+    throw error;
+  }
+}
+
+/** Which version a lost release had, the operators' word for it counts: nobody else knows it. */
+function toldIn(
+  { withdrawn }: ProductFile,
+  { counter }: ListedRelease,
+): { counter: number; version: string } {
+  return { counter, version: withdrawn?.find(known => known.counter === counter)?.version ?? '' };
 }
 
 async function readIndex(

@@ -19,6 +19,7 @@ const MAX_OFFLINE_LIFETIME_MS = 10 * 366 * 86_400_000;
 /**
  * Checks the next root (TUF 1.0 sections 5.3.4 and 5.3.5, and what a client could never recover from), but for its expiry.
  * @param current undefined for the first root
+ * @param keys the origin's own; undefined for a root that was in force before: it may name others
  * @throws SITECAST_VERSION_CONFLICT, SITECAST_SIGNATURES_MISSING, SITECAST_KEY_ID_WRONG,
  *   SITECAST_THRESHOLD_UNREACHABLE, SITECAST_CONSISTENT_SNAPSHOT_OFF,
  *   SITECAST_ONLINE_KEY_WRONG, SITECAST_ONLINE_KEY_OFFLINE
@@ -26,7 +27,7 @@ const MAX_OFFLINE_LIFETIME_MS = 10 * 366 * 86_400_000;
 export function checkRoot(
   root: Metadata<'root'>,
   current: Metadata<'root'> | undefined,
-  keys: OnlineKeys,
+  keys: OnlineKeys | undefined,
 ): void {
   checkNextVersion('root', root, current);
   if (current) {
@@ -41,6 +42,7 @@ export function checkRoot(
     );
   }
   for (const role of TOP_LEVEL_ROLES) checkRoleKeys(role, topLevelSigners(root.signed, role));
+  if (!keys) return;
   for (const role of ['timestamp', 'snapshot'] as const) {
     const before = current && topLevelSigners(current.signed, role);
     checkNamesOnlineKey(role, topLevelSigners(root.signed, role), before, keys);

@@ -50,13 +50,14 @@ export interface Listing {
 /**
  * Checks signatures and delegations of top-level targets under a root; not their version and expiry.
  * @param current those in force
+ * @param keys the origin's own; undefined for targets that were in force before: they may name others
  * @throws SITECAST_SIGNATURES_MISSING, SITECAST_DELEGATIONS_WRONG, SITECAST_ONLINE_KEY_WRONG
  */
 export function checkTargetsMetadata(
   targets: Metadata<'targets'>,
   root: Metadata<'root'>,
   current: Metadata<'targets'> | undefined,
-  keys: OnlineKeys,
+  keys: OnlineKeys | undefined,
 ): void {
   verifyThreshold(targets, topLevelSigners(root.signed, 'targets'), { role: 'targets', step: '5.6.3' });
   const { delegations } = targets.signed;
@@ -66,7 +67,7 @@ export function checkTargetsMetadata(
     if (!signers || found?.paths?.length !== 1 || found.paths[0] !== DELEGATED_PATHS[role]) {
       throw delegationsWrong(`targets must delegate exactly ${DELEGATED_PATHS[role]} to ${role}`);
     }
-    checkNamesOnlineKey(role, signers, delegatedSigners(current?.signed.delegations, role), keys);
+    if (keys) checkNamesOnlineKey(role, signers, delegatedSigners(current?.signed.delegations, role), keys);
   }
   if (delegations?.roles?.length !== 2) {
     throw delegationsWrong('targets may delegate to the roles rollouts and deltas alone');

@@ -78,6 +78,37 @@ describe('a clock that runs far ahead of what was signed last', () => {
     expect(await signed).toBe(isTaken || 'SITECAST_CLOCK_AHEAD');
   });
 
+  it('is taken for downtime once, not again at each start, before the origin has run for a while', async () => {
+    const { clock } = origin;
+    const step = async (days: number) => {
+      clock.passDays(days);
+      const next = await nextProcess();
+      const signed = next.repository.renew().then(
+        () => 'signed',
+        (error: unknown) => String(Reflect.get(Object(error), 'code')),
+      );
+      return { next, signed: await signed };
+    };
+    expect(await step(29)).toMatchObject({ signed: 'signed' });
+    const refused = await step(20);
+    expect(refused.signed).toBe('SITECAST_CLOCK_AHEAD');
+    expect((await readiness(refused.next)).detail).toContain('leapt ahead by 49 days in several starts');
+    // Had that been the right time, somebody would have to say so, or wait.
+    clock.passDays(-20);
+    const { next: small, signed } = await step(0.5);
+    expect(signed).toBe('signed');
+    // It runs for a day, signing once an hour.
+    for (let hours = 0; hours < 24; hours += 1) {
+      clock.passHours(1);
+      await small.repository.renew();
+    }
+    expect(await step(29)).toMatchObject({ signed: 'signed' });
+    const day = new Date(clock.nowMs + 20 * 86_400_000).toISOString().slice(0, 10);
+    clock.passDays(20);
+    await (await nextProcess({ acceptedDay: day })).repository.renew();
+    expect(await step(29)).toMatchObject({ signed: 'signed' });
+  });
+
   it('decides nothing about rollouts, so that nothing is told and undone again and again', async () => {
     const { operator, clock } = origin;
     await operator.publishOk('camera', imageOf(...randomChunks(1)));

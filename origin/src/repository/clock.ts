@@ -26,6 +26,8 @@ interface ClockFacts {
   nowMs: number;
   /** Issued by this origin, as others have seen: the data directory may be older. */
   seenIssuedMs?: number | undefined;
+  /** By how much the clock has leapt in all, as `ClockLeaps` counts: this time and the times before. */
+  leaptMs?: number;
   /** The day that an operator has vouched for, as `2026-11-30`. */
   acceptedDay?: string | undefined;
 }
@@ -38,6 +40,7 @@ export function clockDoubt({
   committed,
   nowMs,
   seenIssuedMs = 0,
+  leaptMs = 0,
   acceptedDay,
 }: ClockFacts): ClockDoubt | undefined {
   if (nowMs < EARLIEST_MS) return neverSet(nowMs);
@@ -45,8 +48,9 @@ export function clockDoubt({
   const lastMs = Math.max(issuedMs ?? 0, seenIssuedMs);
   if (lastMs === 0) return undefined;
   if (issuedMs !== undefined && nowMs < issuedMs) return behind(nowMs, issuedMs);
-  if (nowMs - lastMs <= MAX_CLOCK_LEAP_MS || isDay(nowMs, acceptedDay)) return undefined;
-  return ahead(nowMs, lastMs);
+  if (isDay(nowMs, acceptedDay)) return undefined;
+  if (nowMs - lastMs > MAX_CLOCK_LEAP_MS) return ahead(nowMs, lastMs);
+  return leaptMs > MAX_CLOCK_LEAP_MS ? leapt(nowMs, leaptMs) : undefined;
 }
 
 /** @throws SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET (failed) */
@@ -80,6 +84,13 @@ function ahead(nowMs: number, lastMs: number): ClockDoubt {
   };
 }
 
+function leapt(nowMs: number, leaptMs: number): ClockDoubt {
+  const days = Math.floor(leaptMs / DAY_MS);
+  const { code, hint, isRefused, isFelt } = ahead(nowMs, nowMs);
+  const message = `the origin's clock says ${toDateTime(nowMs)}, and has leapt ahead by ${days} days in several starts, in which the origin hardly ran: nothing is signed by it`;
+  return { code, message, hint, isRefused, isFelt };
+}
+
 function behind(nowMs: number, issuedMs: number): ClockDoubt {
   return {
     code: 'SITECAST_CLOCK_BEHIND',
@@ -96,8 +107,52 @@ function lasting(ms: number): string {
   return `${Math.round(ms / DAY_MS)} days`;
 }
 
+/** Running for a day makes up for a leap of thirty: an origin that is off every night, or every weekend, is never refused. */
+const FORGIVEN_PER_MS = 30;
+
+/** What is remembered of leaps, with the timestamp that they led to. */
+export interface LeapNote {
+  leaptMs: number;
+  /** `issued` of that timestamp. */
+  issuedMs: number;
+}
+
+/**
+ * Adds up by how much the clock has leapt ahead: what lies between two timestamps, but for the time that the origin is known to
+ * have run between them. Else a clock that is wrong by less than is refused would do so again at each start.
+ */
+export class ClockLeaps {
+  readonly #elapsedMs: () => number;
+  #leaptMs: number;
+  /** By `elapsedMs`: when the last timestamp was signed, or this process began. */
+  #sinceMs: number;
+
+  /**
+   * @param elapsedMs a clock that nobody sets, such as `performance.now`
+   * @param issuedMs when the timestamp in force was issued: one that the note tells of may have been undone
+   */
+  constructor(elapsedMs: () => number, note: LeapNote | undefined, issuedMs: number) {
+    this.#elapsedMs = elapsedMs;
+    this.#sinceMs = elapsedMs();
+    this.#leaptMs = note ? Math.max(0, note.leaptMs - Math.max(0, note.issuedMs - issuedMs)) : 0;
+  }
+
+  /** In all, with the one that signing now would take. */
+  total(nowMs: number, lastIssuedMs: number): number {
+    const ranMs = Math.max(0, this.#elapsedMs() - this.#sinceMs);
+    const leapMs = lastIssuedMs === 0 ? 0 : Math.max(0, nowMs - lastIssuedMs - ranMs);
+    return Math.max(0, this.#leaptMs - ranMs * FORGIVEN_PER_MS) + leapMs;
+  }
+
+  /** A timestamp is in force that was signed just now. @param leaptMs by `total`, or 0 where somebody has vouched for the clock */
+  signed(leaptMs: number): void {
+    this.#leaptMs = leaptMs;
+    this.#sinceMs = this.#elapsedMs();
+  }
+}
+
 /** A day either way: whoever vouches for it may be in another time zone, or see midnight pass. */
-function isDay(nowMs: number, acceptedDay: string | undefined): boolean {
+export function isDay(nowMs: number, acceptedDay: string | undefined): boolean {
   return acceptedDay !== undefined && [-1, 0, 1].some(days => dayOf(nowMs + days * DAY_MS) === acceptedDay);
 }
 

@@ -1,16 +1,19 @@
 import { ChunkIdSet, chunkIdToHex, eachId } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
+import { type Metadata, targetPath } from '@sitecast/shared/trust';
 import { PUBLISHED_CHUNKS, publishedFolder, stagedPath } from '../staging/chunk-paths.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
 import { readOrUndefined } from '../storage/unreadable.ts';
+import { type ListedFile, targetFilePath } from './check-targets.ts';
+import type { LeapNote } from './clock.ts';
 import { type Committed, metadataFile, sha256Hex, TARGETS, TIMESTAMP } from './committed.ts';
 import type { CommitJournal } from './journal.ts';
-import { changedRoles, type VersionFloor } from './online-roles.ts';
+import { changedRoles, higherOf, onlineVersions, type VersionFloor } from './online-roles.ts';
 
 /** A target file on its way from staging to its place in the repository. */
-interface NewTargetFile {
+export interface NewTargetFile {
   sha256: string;
   /** Below the targets folder. */
   path: string;
@@ -18,14 +21,35 @@ interface NewTargetFile {
   bytes?: Buffer;
 }
 
+/** One that lies in staging. */
+export function newTargetFile(file: ListedFile): NewTargetFile {
+  return { sha256: file.sha256, path: targetFilePath(file) };
+}
+
+/** @param byName as in `rollouts/camera.json` */
+export function targetFilesOf(
+  byName: ReadonlyMap<string, Buffer>,
+): (NewTargetFile & { name: string; bytes: Buffer })[] {
+  return [...byName].map(([name, bytes]) => {
+    const sha256 = sha256Hex(bytes);
+    return { name, sha256, path: targetPath(name, sha256), bytes };
+  });
+}
+
 /** All that one commit changes. */
 export interface CommitPlan {
   previous: Committed | undefined;
   next: Committed;
+  /** Roots between the previous one and the next, in order. */
+  rootsBetween?: readonly Metadata<'root'>[];
   targetFiles: readonly NewTargetFile[];
+  /** Whether rollout files that waited for a key are among them. */
+  publishesDeferred?: boolean;
   /** Ids of the staged chunks that the new releases need, 32 bytes each, none twice. */
   chunks: Uint8Array;
   floor: VersionFloor;
+  /** By how much the clock had leapt when the next timestamp was signed; undefined where others had signed it. */
+  leap?: LeapNote | undefined;
 }
 
 export interface CommitDeps {
@@ -45,7 +69,7 @@ export async function commit(
   { files, chunks, staged, journal }: CommitDeps,
   plan: CommitPlan,
 ): Promise<void> {
-  const { previous, next } = plan;
+  const { previous, next, rootsBetween = [] } = plan;
   const changed = changedRoles(previous, next);
   const metadata = changed.filter(role => role !== 'root' && role !== 'timestamp');
   const targetFiles = await filesToWrite(files, plan.targetFiles);
@@ -62,11 +86,13 @@ export async function commit(
       ? { version: next.root.signed.version, bytes: next.root.bytes }
       : undefined,
     created: [
+      ...rootsBetween.map(({ signed }) => metadataFile('root', signed.version)),
       ...metadata.map(role => metadataFile(role, next[role].signed.version)),
       ...targetFiles.filter(({ isNew }) => isNew).map(({ path }) => `${TARGETS}/${path}`),
     ],
     chunks: moving,
-    versions: versionsAfter(next, plan.floor),
+    versions: higherOf(onlineVersions(next), plan.floor),
+    leap: plan.leap,
   });
   await publishChunks(files, chunks, moving);
   for (const { sha256, path, bytes: given } of targetFiles) {
@@ -74,6 +100,8 @@ export async function commit(
     if (bytes === undefined) throw stagedFileLost(sha256);
     await files.writeDurably(`${TARGETS}/${path}`, bytes);
   }
+  for (const { signed, bytes } of rootsBetween)
+    await files.writeDurably(metadataFile('root', signed.version), bytes);
   for (const role of metadata) {
     await files.writeDurably(metadataFile(role, next[role].signed.version), next[role].bytes);
   }
@@ -112,18 +140,6 @@ function without(ids: Uint8Array, others: Uint8Array): Uint8Array {
   const left = new ChunkIdSet();
   for (const id of eachId(others)) left.add(id);
   return Buffer.concat([...eachId(ids)].filter(id => !left.has(id)));
-}
-
-function versionsAfter(
-  { timestamp, snapshot, rollouts, deltas }: Committed,
-  floor: VersionFloor,
-): VersionFloor {
-  return {
-    timestamp: Math.max(timestamp.signed.version, floor.timestamp),
-    snapshot: Math.max(snapshot.signed.version, floor.snapshot),
-    rollouts: Math.max(rollouts.signed.version, floor.rollouts),
-    deltas: Math.max(deltas.signed.version, floor.deltas),
-  };
 }
 
 function stagedFileLost(sha256: string): SitecastError {

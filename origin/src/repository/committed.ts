@@ -150,3 +150,15 @@ export function damaged(what: string, cause?: unknown): SitecastError {
     cause,
   });
 }
+
+export function versionsOf(committed: Committed): Record<Role, number> {
+  const { root, targets, timestamp, snapshot, rollouts, deltas } = committed;
+  return {
+    root: root.signed.version,
+    targets: targets.signed.version,
+    timestamp: timestamp.signed.version,
+    snapshot: snapshot.signed.version,
+    rollouts: rollouts.signed.version,
+    deltas: deltas.signed.version,
+  };
+}

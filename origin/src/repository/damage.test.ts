@@ -7,6 +7,7 @@ import { targetPath } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
+import { LOOK_EVERY_MS } from '../fleet/presence.ts';
 import { publishedPath } from '../staging/chunk-paths.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
 import { hexOf, imageOf } from '../testing/operator.ts';
@@ -147,24 +148,30 @@ describe('a published target file with', () => {
   const placeOf = (name: string) =>
     `repository/targets/${targetPath(name, hexOf(origin.operator.files.get(name) ?? Buffer.alloc(0)))}`;
 
-  it.each(spoilt)('%s is sent to nobody, named, and replaced', async (_what, spoil) => {
-    const { operator, scrubber } = origin;
-    for (const name of names) spoil(placeOf(name));
-    for (const name of names) expect((await get(placeOf(name))).status).toBe(404);
-    await scrubber.survey();
-    expect(await damage()).toMatchObject({ files: expect.arrayContaining(names) });
-    expect((await status()).warnings).toMatchObject([
-      { code: 'SITECAST_FILES_LOST', message: expect.stringContaining(names[0] ?? '') },
-    ]);
-    expect(await metric('sitecast_lost_files')).toBe(3);
-    await operator.uploadFiles();
-    expect(await repair()).toMatchObject({ files: expect.arrayContaining(names), chunks: 0 });
-    expect(await damage()).toEqual({ releases: [], files: [] });
-    for (const name of names)
-      expect(Buffer.from(await (await get(placeOf(name))).arrayBuffer())).toEqual(operator.files.get(name));
-    // A release after it needs all of them.
-    expect(await operator.publish('camera', imageOf(...randomChunks(1)))).toMatchObject({ httpStatus: 200 });
-  });
+  it.each(spoilt)(
+    '%s is sent to nobody, named, and replaced, where its copy is lost, too',
+    async (_what, spoil) => {
+      const { operator, scrubber } = origin;
+      for (const name of names) spoil(placeOf(name));
+      for (const name of readdirSync(at('spare'))) rmSync(at(`spare/${name}`));
+      for (const name of names) expect((await get(placeOf(name))).status).toBe(404);
+      await scrubber.survey();
+      expect(await damage()).toMatchObject({ files: expect.arrayContaining(names) });
+      expect((await status()).warnings).toMatchObject([
+        { code: 'SITECAST_FILES_LOST', message: expect.stringContaining(names[0] ?? '') },
+      ]);
+      expect(await metric('sitecast_lost_files')).toBe(3);
+      await operator.uploadFiles();
+      expect(await repair()).toMatchObject({ files: expect.arrayContaining(names), chunks: 0 });
+      expect(await damage()).toEqual({ releases: [], files: [] });
+      for (const name of names)
+        expect(Buffer.from(await (await get(placeOf(name))).arrayBuffer())).toEqual(operator.files.get(name));
+      // A release after it needs all of them.
+      expect(await operator.publish('camera', imageOf(...randomChunks(1)))).toMatchObject({
+        httpStatus: 200,
+      });
+    },
+  );
 });
 
 describe('metadata', () => {
@@ -260,7 +267,9 @@ it('reads back no faster than it was told, begins again after a week, and stops 
       sum + (listed[kind === 'index' ? indexTarget('camera', 1) : manifestTarget('camera', 1)]?.length ?? 0),
     0,
   );
-  const waited = waits.filter(ms => ms < 3_600_000 && ms !== 60_000).reduce((sum, ms) => sum + ms, 0);
+  // Those of the fleet's services are none of its business.
+  const others = new Set([60_000, LOOK_EVERY_MS]);
+  const waited = waits.filter(ms => ms < 3_600_000 && !others.has(ms)).reduce((sum, ms) => sum + ms, 0);
   // What is owed for the last thousand bytes is waited for the next time.
   expect(waited).toBeGreaterThan(readBytes + fileBytes - 1000);
   expect(waited).toBeLessThanOrEqual(readBytes + fileBytes);

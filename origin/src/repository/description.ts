@@ -119,7 +119,7 @@ function damageWarnings({ damage }: Repository): Warning[] {
     warnings.push({
       role: 'targets',
       code: 'SITECAST_FILES_LOST',
-      message: `${damage.files === 1 ? '1 published file is' : `${damage.files} published files are`} damaged or lost (${files.join(', ')}${more}): publish the release again with the same image for an index, submit the draft again that brought it, or ${cure}`,
+      message: `${damage.files === 1 ? '1 published file is' : `${damage.files} published files are`} damaged or lost (${files.join(', ')}${more}): publish the release again with the same image for an index; ${cure}; submit the draft again, if one brought it; or withdraw the release with --counter`,
     });
   }
   return warnings;

@@ -4,6 +4,7 @@ import { z } from 'zod';
 import type { Chunks } from '../staging/chunks.ts';
 import type { Files } from '../storage/files.ts';
 import { readOrUndefined } from '../storage/unreadable.ts';
+import type { LeapNote } from './clock.ts';
 import { maxBytesOf, METADATA, metadataFile, sha256Hex, TIMESTAMP } from './committed.ts';
 import type { VersionFloor } from './online-roles.ts';
 
@@ -27,6 +28,8 @@ const journalSchema = z.object({
   created: z.array(z.string()),
   /** Highest versions ever signed, of each of the origin's roles. */
   versions: z.object({ timestamp: z.int(), snapshot: z.int(), rollouts: z.int(), deltas: z.int() }),
+  /** By how much the clock had leapt when that timestamp was signed; an earlier version doesn't say. */
+  leap: z.object({ leaptMs: z.number(), issuedMs: z.number() }).exactOptional(),
 });
 type JournalFile = z.infer<typeof journalSchema>;
 
@@ -38,6 +41,7 @@ export interface Intent {
   /** Ids of the chunks that move from staging to the repository, 32 bytes each. */
   chunks: Uint8Array;
   versions: VersionFloor;
+  leap: LeapNote | undefined;
 }
 
 /** How the last commit ended. */
@@ -45,6 +49,7 @@ export interface Settled {
   outcome: 'nothingUnderWay' | 'undone' | 'completed' | 'unknown';
   /** Version numbers that were signed once and must not be given again; undefined where no journal says it any more. */
   floor: VersionFloor | undefined;
+  leap: LeapNote | undefined;
 }
 
 /**
@@ -62,7 +67,7 @@ export class CommitJournal {
   }
 
   /** When it returns, whatever happens next can be undone or completed. */
-  async begin({ timestampSha256, newRoot, created, chunks, versions }: Intent): Promise<void> {
+  async begin({ timestampSha256, newRoot, created, chunks, versions, leap }: Intent): Promise<void> {
     if (chunks.length > 0) await this.#files.writeDurably(MOVED_CHUNKS, chunks);
     if (newRoot) await this.#files.writeDurably(NEXT_ROOT, newRoot.bytes);
     await this.#write({
@@ -72,6 +77,7 @@ export class CommitJournal {
       ...(newRoot ? { rootVersion: newRoot.version } : {}),
       created,
       versions,
+      ...(leap && { leap }),
     });
   }
 
@@ -83,7 +89,11 @@ export class CommitJournal {
     const journal = await this.#read();
     if (journal?.state !== 'begun') {
       await this.#removeLeftovers();
-      return { outcome: journal ? 'nothingUnderWay' : 'unknown', floor: journal?.versions };
+      return {
+        outcome: journal ? 'nothingUnderWay' : 'unknown',
+        floor: journal?.versions,
+        leap: journal?.leap,
+      };
     }
     const timestamp = await this.#files.read(TIMESTAMP, maxBytesOf('timestamp'));
     const isCommitted = timestamp !== undefined && sha256Hex(timestamp) === journal.timestamp;
@@ -91,7 +101,7 @@ export class CommitJournal {
     else await this.#undo(journal);
     await this.#write({ ...journal, state: 'ended', created: [] });
     await this.#removeLeftovers();
-    return { outcome: isCommitted ? 'completed' : 'undone', floor: journal.versions };
+    return { outcome: isCommitted ? 'completed' : 'undone', floor: journal.versions, leap: journal.leap };
   }
 
   async #complete({ rootVersion }: JournalFile): Promise<void> {

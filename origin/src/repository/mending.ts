@@ -8,9 +8,9 @@ import { readListing } from './check-targets.ts';
 import { publishChunks, syncStaged } from './commit.ts';
 import { type Committed, maxBytesOf, metadataFile, ROLES, type Role, TIMESTAMP } from './committed.ts';
 import { publishedFiles, readRight, setFileAside } from './published-files.ts';
-import { targetSource } from './target-source.ts';
+import { targetSource, type TargetSourceDeps } from './target-source.ts';
 
-interface MendingDeps {
+interface MendingDeps extends Pick<TargetSourceDeps, 'readPublished'> {
   files: Files;
   chunks: Chunks;
   staged: StagedFiles;
@@ -22,13 +22,13 @@ interface MendingDeps {
  * @returns how many
  */
 export async function mendChunks(
-  { files, chunks, staged }: MendingDeps,
+  { files, chunks, staged, readPublished }: MendingDeps,
   committed: Committed,
 ): Promise<number> {
   const { chunks: stagedCount } = await chunks.totals();
   if (stagedCount === 0) return 0;
   const listing = readListing(committed.targets.signed);
-  const source = targetSource(files, staged, listing);
+  const source = targetSource({ files, staged, published: listing, readPublished });
   const found = (await findReplacements(listing, { source, chunks })).bytes();
   await syncStaged(files, found);
   await publishChunks(files, chunks, found);

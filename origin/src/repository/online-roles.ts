@@ -26,6 +26,24 @@ export type VersionFloor = Readonly<Record<OnlineRole, number>>;
 
 export const NO_FLOOR: VersionFloor = { timestamp: 0, snapshot: 0, rollouts: 0, deltas: 0 };
 
+export function higherOf(one: VersionFloor, other: VersionFloor): VersionFloor {
+  return {
+    timestamp: Math.max(one.timestamp, other.timestamp),
+    snapshot: Math.max(one.snapshot, other.snapshot),
+    rollouts: Math.max(one.rollouts, other.rollouts),
+    deltas: Math.max(one.deltas, other.deltas),
+  };
+}
+
+export function onlineVersions({ timestamp, snapshot, rollouts, deltas }: Committed): VersionFloor {
+  return {
+    timestamp: timestamp.signed.version,
+    snapshot: snapshot.signed.version,
+    rollouts: rollouts.signed.version,
+    deltas: deltas.signed.version,
+  };
+}
+
 /** How far versions leap where nobody knows which are used up. */
 const LOST_VERSIONS = 1_000_000;
 

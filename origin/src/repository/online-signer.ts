@@ -2,14 +2,26 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import type { Metadata, TargetFile } from '@sitecast/shared/trust';
 import type { OnlineKeys } from '../keys/online-keys.ts';
-import type { Log } from '../log.ts';
-import { type ClockDoubt, clockDoubt, demandClock } from './clock.ts';
+import { errorFields, type Log } from '../log.ts';
+import {
+  type ClockDoubt,
+  clockDoubt,
+  type ClockLeaps,
+  demandClock,
+  isDay,
+  issuedMsOf,
+  type LeapNote,
+} from './clock.ts';
+import { type CommitPlan, type NewTargetFile, targetFilesOf } from './commit.ts';
 import { type Committed, signersOf } from './committed.ts';
+import type { DeferredRollouts } from './deferred-rollouts.ts';
 import { signOnlineRoles, unsignedRoles, type VersionFloor } from './online-roles.ts';
 
 interface OnlineSignerDeps {
   keys: OnlineKeys;
   now: () => number;
+  leaps: ClockLeaps;
+  deferred: DeferredRollouts;
   /** The day that an operator has vouched for, though it's long after what was signed last. */
   acceptedDay?: string | undefined;
   log: Log;
@@ -20,9 +32,21 @@ interface Wanted {
   root: Metadata<'root'>;
   targets: Metadata<'targets'>;
   previous: Committed | undefined;
-  /** What the rollouts role is to list; without it, what it lists already. */
+  /** What the rollouts role is to list; without it, what it lists already, and `rollouts`. */
   rolloutsTargets?: Record<string, TargetFile> | undefined;
+  /** Rollout files that are to go out, by target name. */
+  rollouts?: ReadonlyMap<string, Buffer>;
   floor: VersionFloor;
+}
+
+/** The next whole state, and what a commit of it needs besides. */
+interface SignedState extends Pick<CommitPlan, 'publishesDeferred'> {
+  next: Committed;
+  /** The roles that are due and could not be signed. */
+  unsigned: OnlineRole[];
+  /** Rollout files that go out with it: those that were wanted, and those that waited for a key. */
+  targetFiles: (NewTargetFile & { bytes: Buffer })[];
+  leap: LeapNote;
 }
 
 /** Signs for the origin, where its keys and its clock are fit for it. */
@@ -42,11 +66,16 @@ export class OnlineSigner {
   /** Why the clock isn't believed. */
   clockDoubt(committed: Committed | undefined): ClockDoubt | undefined {
     const { now, acceptedDay } = this.#deps;
-    return clockDoubt({ committed, nowMs: now(), seenIssuedMs: this.#seenIssuedMs, acceptedDay });
+    const nowMs = now();
+    const leaptMs = this.#leaptMs(nowMs, committed);
+    return clockDoubt({ committed, nowMs, seenIssuedMs: this.#seenIssuedMs, leaptMs, acceptedDay });
   }
 
   /** The roles whose keys the origin can't sign with, and what is wrong with each. */
-  missingKeys({ root, targets }: Committed): { role: OnlineRole; problem: string }[] {
+  missingKeys({
+    root,
+    targets,
+  }: Pick<Committed, 'root' | 'targets'>): { role: OnlineRole; problem: string }[] {
     return ONLINE_ROLES.flatMap(role => {
       if (this.#find(role, root, targets)) return [];
       return [{ role, problem: this.#deps.keys.problemOf(role) }];
@@ -61,21 +90,58 @@ export class OnlineSigner {
     throw this.#keyMissing(role);
   }
 
-  /**
-   * The next whole state.
-   * @returns also the roles that are due and could not be signed
-   * @throws as `require`; SITECAST_METADATA_TOO_LARGE
-   */
-  async sign(wanted: Wanted): Promise<{ next: Committed; unsigned: OnlineRole[] }> {
-    const { now, log } = this.#deps;
+  /** Keeps rollout files until all keys are there that it takes: then they go out with whatever is signed next. */
+  defer(byName: ReadonlyMap<string, Buffer>): Promise<void> {
+    return this.#deps.deferred.keep(byName);
+  }
+
+  /** Rollout files that wait, by target name. */
+  get deferred(): ReadonlyMap<string, Buffer> {
+    return this.#deps.deferred.byName;
+  }
+
+  /** A state is in force that was signed here, or taken over. */
+  async committed({ previous, next, leap, publishesDeferred = false }: CommitPlan): Promise<void> {
+    const { leaps, deferred, log } = this.#deps;
+    if (leap && previous?.timestamp !== next.timestamp) leaps.signed(leap.leaptMs);
+    try {
+      if (publishesDeferred) await deferred.clear();
+    } catch (error) {
+      log.warn(errorFields(error), 'rollouts that are published may be published again at the next start');
+    }
+  }
+
+  /** @throws as `require`; SITECAST_METADATA_TOO_LARGE */
+  async sign(wanted: Wanted): Promise<SignedState> {
+    const { now, acceptedDay, log } = this.#deps;
     const doubt = this.clockDoubt(wanted.previous);
     demandClock(doubt);
     if (doubt) log.warn({ code: doubt.code, detail: doubt.message }, 'the clock is behind: `issued` stays');
     const signerOf = (role: OnlineRole) => this.#find(role, wanted.root, wanted.targets);
     const keyMissing = (role: OnlineRole) => this.#keyMissing(role);
-    const input = { ...wanted, signerOf, keyMissing, nowMs: now() };
+    const nowMs = now();
+    const { rollouts, publishesDeferred } = this.#rolloutsOf(wanted);
+    const rolloutsTargets = wanted.rolloutsTargets ?? withFiles(wanted.previous, rollouts);
+    const input = { ...wanted, rolloutsTargets, signerOf, keyMissing, nowMs };
     const next = await signOnlineRoles(input);
-    return { next, unsigned: unsignedRoles(next, input) };
+    const leaptMs = isDay(nowMs, acceptedDay) ? 0 : this.#leaptMs(nowMs, wanted.previous);
+    const leap = { leaptMs, issuedMs: issuedMsOf(next.timestamp) };
+    const unsigned = unsignedRoles(next, input);
+    return { next, unsigned, targetFiles: rollouts, publishesDeferred, leap };
+  }
+
+  #rolloutsOf(wanted: Wanted) {
+    const { byName } = this.#deps.deferred;
+    const canSignAll = this.missingKeys(wanted).every(({ role }) => role === 'deltas');
+    const publishesDeferred = canSignAll && byName.size > 0;
+    const { rollouts = new Map<string, Buffer>() } = wanted;
+    const files = publishesDeferred ? new Map([...byName, ...rollouts]) : rollouts;
+    return { rollouts: targetFilesOf(files), publishesDeferred };
+  }
+
+  #leaptMs(nowMs: number, committed: Committed | undefined): number {
+    const issuedMs = committed ? issuedMsOf(committed.timestamp) : 0;
+    return this.#deps.leaps.total(nowMs, Math.max(issuedMs, this.#seenIssuedMs));
   }
 
   #keyMissing(role: OnlineRole): SitecastError {
@@ -86,6 +152,15 @@ export class OnlineSigner {
     const [keyId] = signersOf(role, root.signed, targets.signed).keyids;
     return keyId === undefined ? undefined : this.#deps.keys.withId(role, keyId);
   }
+}
+
+function withFiles(
+  previous: Committed | undefined,
+  files: ReturnType<typeof targetFilesOf>,
+): Record<string, TargetFile> | undefined {
+  if (files.length === 0) return undefined;
+  const listed = files.map(({ name, sha256, bytes }) => [name, { length: bytes.length, hashes: { sha256 } }]);
+  return { ...previous?.rollouts.signed.targets, ...Object.fromEntries(listed) };
 }
 
 function onlineKeyMissing(role: OnlineRole, problem: string): SitecastError {

@@ -1,30 +1,28 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
-import { metadataPath, targetPath, type TufKey } from '@sitecast/shared/trust';
+import { metadataPath, type TufKey } from '@sitecast/shared/trust';
 import { OnlineKeys } from '../keys/online-keys.ts';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
-import { type ClockDoubt, demandClock } from './clock.ts';
+import { type ClockDoubt, ClockLeaps, demandClock, issuedMsOf } from './clock.ts';
 import { checkChange } from './check-change.ts';
 import type { LackingRelease, ListingChange } from './check-releases.ts';
-import { targetFilePath } from './check-targets.ts';
-import {
-  type AdoptedMetadata,
-  type Change,
-  type ChangeResult,
-  type GivenMetadata,
-  readNew,
-} from './change.ts';
-import { commit, type CommitPlan } from './commit.ts';
-import { DamageBook } from './damage.ts';
-import { mendChunks, mendFiles, mendMetadata } from './mending.ts';
-import { type Committed, loadCommitted, ROLES, type Role, sha256Hex, signersOf } from './committed.ts';
+import { type AdoptedState, planAdoption } from './adopt.ts';
+import { type Change, type ChangeResult, type GivenMetadata, readNew } from './change.ts';
+import { commit, type CommitPlan, newTargetFile } from './commit.ts';
+import { DeferredRollouts } from './deferred-rollouts.ts';
+import type { DamageBook } from './damage.ts';
+import { mendMetadata } from './mending.ts';
+import { type Committed, loadCommitted, ROLES, type Role, signersOf, versionsOf } from './committed.ts';
 import { CommitJournal } from './journal.ts';
-import { changedRoles, floorBeyond, NO_FLOOR, type VersionFloor } from './online-roles.ts';
+import { changedRoles, floorBeyond, higherOf, NO_FLOOR, type VersionFloor } from './online-roles.ts';
 import { OnlineSigner } from './online-signer.ts';
+import { PublishedContent } from './published-content.ts';
+import type { PublishedFile } from './published-files.ts';
+import { changeEmpty, notInitialised } from './refusal.ts';
 import { Superseded } from './superseded.ts';
 import { isDamage, readRemains, type Remains, stillDamaged, withoutOnlineRoles } from './rebuild.ts';
 
@@ -33,6 +31,8 @@ interface RepositoryDeps {
   chunks: Chunks;
   staged: StagedFiles;
   now: () => number;
+  /** A clock that nobody sets; milliseconds. */
+  elapsedMs?: () => number;
   /** The day that an operator has vouched for, as `2026-11-30`: see `clockDoubt`. */
   acceptedDay?: string | undefined;
   log: Log;
@@ -43,12 +43,12 @@ interface RepositoryDeps {
  */
 export class Repository {
   readonly keys: OnlineKeys;
-  /** What isn't as it was published any more. */
-  readonly damage = new DamageBook();
+  readonly content: PublishedContent;
   readonly #deps: RepositoryDeps;
   readonly #journal: CommitJournal;
   readonly #superseded: Superseded;
   readonly #signer: OnlineSigner;
+  readonly #read = (file: PublishedFile) => this.content.read(file);
   readonly #serial = new Serial();
   readonly #listeners = new Set<() => void>();
   #committed: Committed | undefined;
@@ -56,11 +56,17 @@ export class Repository {
   /** False while a commit's end couldn't be written down: then nothing may begin before that is mended. */
   #isSettled = true;
 
-  private constructor(deps: RepositoryDeps, journal: CommitJournal, keys: OnlineKeys) {
+  private constructor(
+    deps: RepositoryDeps,
+    journal: CommitJournal,
+    keys: OnlineKeys,
+    kept: { deferred: DeferredRollouts; leaps: ClockLeaps },
+  ) {
     this.#deps = deps;
     this.#journal = journal;
     this.#superseded = new Superseded(deps.files);
-    this.#signer = new OnlineSigner({ ...deps, keys });
+    this.content = new PublishedContent(deps, () => this.#committed);
+    this.#signer = new OnlineSigner({ ...deps, ...kept, keys });
     this.keys = keys;
   }
 
@@ -71,7 +77,7 @@ export class Repository {
    */
   static async open(deps: RepositoryDeps): Promise<Repository> {
     const journal = new CommitJournal(deps.files, deps.chunks);
-    const { outcome, floor } = await journal.settle();
+    const { outcome, floor, leap } = await journal.settle();
     if (outcome === 'undone' || outcome === 'completed')
       deps.log.warn({ outcome }, 'an interrupted change was settled');
     const found = await loadCommitted(deps.files).catch(async (error: unknown) => {
@@ -81,7 +87,10 @@ export class Repository {
       return { ...remains, damage: error };
     });
     const keys = await OnlineKeys.open(deps.files, { mayCreate: found === undefined });
-    const repository = new Repository(deps, journal, keys);
+    const deferred = await DeferredRollouts.open(deps.files, deps.log);
+    const issuedMs = found && 'timestamp' in found ? issuedMsOf(found.timestamp) : (leap?.issuedMs ?? 0);
+    const leaps = new ClockLeaps(deps.elapsedMs ?? (() => performance.now()), leap, issuedMs);
+    const repository = new Repository(deps, journal, keys, { deferred, leaps });
     repository.#floor = floor ?? floorBeyond(found);
     if (found && !floor) deps.log.error({ floor: repository.#floor }, 'the journal is lost: versions leap');
     if (found && 'damage' in found) await repository.#rebuild(found);
@@ -100,6 +109,11 @@ export class Repository {
     const committed = this.#committed;
     const role = committed && ROLES.find(role => metadataPath(role, committed[role].signed.version) === name);
     return role && role !== 'timestamp' ? committed[role].bytes : undefined;
+  }
+
+  /** What isn't as it was published any more. */
+  get damage(): DamageBook {
+    return this.content.damage;
   }
 
   get isSettled(): boolean {
@@ -121,10 +135,7 @@ export class Repository {
    * @throws the codes of docs/ERRORS.md under "Publishing"; nothing has changed then
    */
   submit(change: Change): Promise<ChangeResult> {
-    return this.#serial.run(async () => {
-      const { lacking: _none, ...result } = await this.#submit(change);
-      return result;
-    });
+    return this.#serial.run(() => this.#submit(change));
   }
 
   /**
@@ -137,10 +148,11 @@ export class Repository {
       const previous = this.#committed;
       if (!previous) return;
       const { root, targets } = previous;
-      const { next, unsigned } = await this.#signer.sign({ root, targets, previous, floor: this.#floor });
+      const wanted = { root, targets, previous, floor: this.#floor };
+      const { next, unsigned, ...signed } = await this.#signer.sign(wanted);
       const roles = changedRoles(previous, next);
       if (roles.length > 0) {
-        await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
+        await this.#commit({ previous, next, ...signed, chunks: new Uint8Array(), floor: this.#floor });
         this.#deps.log.info({ roles, versions: this.versions() }, 'signed anew');
       }
       for (const role of unsigned) this.#signer.require(role, next);
@@ -157,17 +169,10 @@ export class Repository {
       await this.#ensureSettled();
       const previous = this.#committed;
       if (!previous) throw notInitialised();
-      const targets = { ...previous.rollouts.signed.targets };
-      const targetFiles = [];
-      for (const [name, bytes] of filesByTarget) {
-        const sha256 = sha256Hex(bytes);
-        targets[name] = { length: bytes.length, hashes: { sha256 } };
-        targetFiles.push({ sha256, path: targetPath(name, sha256), bytes });
-      }
-      const { root, targets: topLevel } = previous;
-      const wanted = { root, targets: topLevel, previous, rolloutsTargets: targets, floor: this.#floor };
-      const { next } = await this.#signer.sign(wanted);
-      await this.#commit({ previous, next, targetFiles, chunks: new Uint8Array(), floor: this.#floor });
+      const { root, targets } = previous;
+      const wanted = { root, targets, previous, floor: this.#floor, rollouts: filesByTarget };
+      const { next, ...signed } = await this.#signer.sign(wanted);
+      await this.#commit({ previous, next, ...signed, chunks: new Uint8Array(), floor: this.#floor });
     });
   }
 
@@ -180,28 +185,46 @@ export class Repository {
     return this.#serial.run(async () => {
       await this.#ensureSettled();
       this.#signer.noteIssued(issuedMs);
-      this.#floor = {
-        timestamp: Math.max(this.#floor.timestamp, versions.timestamp),
-        snapshot: Math.max(this.#floor.snapshot, versions.snapshot),
-        rollouts: Math.max(this.#floor.rollouts, versions.rollouts),
-        deltas: Math.max(this.#floor.deltas, versions.deltas),
-      };
+      this.#floor = higherOf(this.#floor, versions);
     });
   }
 
   /**
-   * Publishes what was published before, and is lost here: each root in its turn, and the newest targets, which may be any
-   * number of versions ahead. Expired or not: it was good when it was submitted. Target files must lie in staging, and chunks
-   * as far as there are any left.
-   * @returns releases that lack chunks
-   * @throws as `submit`; roots before the one that is refused are published then
+   * Publishes what was published before, and is lost here, together with the rollouts that wait for it: signed by the origin's
+   * keys; or, where root or targets name keys that it doesn't have, just as others have seen it. Target files and chunks
+   * lie in staging, as far as there are any left.
+   * @returns releases that lack chunks, and names of files that nobody has
+   * @throws as `submit`
    */
-  adopt({ roots, targets }: AdoptedMetadata): Promise<LackingRelease[]> {
+  adopt(state: AdoptedState): Promise<{ lacking: LackingRelease[]; lost: string[] }> {
     return this.#serial.run(async () => {
-      for (const root of roots.slice(0, -1)) await this.#submit({ root: root.bytes }, true);
-      const last = { root: roots.at(-1)?.bytes, targets: targets.bytes };
-      return (await this.#submit(last, true)).lacking;
+      await this.#ensureSettled();
+      const previous = this.#committed;
+      if (!previous) throw notInitialised();
+      const deps = { ...this.#deps, readPublished: this.#read, signer: this.#signer, floor: this.#floor };
+      const { plan, change, isSignedHere } = await planAdoption(deps, previous, state);
+      await this.#commit(plan);
+      await this.#forgetStaged(change.newFiles);
+      this.#deps.log.info(
+        { versions: this.versions(), isSignedHere },
+        'caught up with what others have seen',
+      );
+      const { lacking, lost } = change;
+      return { lacking, lost: lost.map(({ name }) => name) };
     });
+  }
+
+  /**
+   * Publishes rollout files as `publishRollouts`, or keeps them until all keys are there that it takes: then they go out with whatever
+   * is signed next. Until then they count as what is published.
+   */
+  deferRollouts(filesByTarget: ReadonlyMap<string, Buffer>): Promise<void> {
+    return this.#serial.run(() => this.#signer.defer(filesByTarget));
+  }
+
+  /** Those that are decided and not published yet, by target name. */
+  get deferredRollouts(): ReadonlyMap<string, Buffer> {
+    return this.#signer.deferred;
   }
 
   /**
@@ -210,12 +233,7 @@ export class Repository {
    */
   mend(): Promise<{ chunks: number; files: string[] }> {
     return this.#serial.run(async () => {
-      if (!this.#committed) return { chunks: 0, files: [] };
-      const files = await mendFiles(this.#deps, this.#committed);
-      const mended = { files, chunks: await mendChunks(this.#deps, this.#committed) };
-      if (mended.chunks > 0 || files.length > 0)
-        this.#deps.log.info(mended, 'lost chunks and files are back');
-      return mended;
+      return this.#committed ? await this.content.mend(this.#committed) : { chunks: 0, files: [] };
     });
   }
 
@@ -269,6 +287,7 @@ export class Repository {
         files: await staged.removeOlderThan(stagedBeforeMs),
         superseded: this.#committed ? await this.#superseded.sweep(this.#committed, now()) : 0,
       };
+      if (this.#committed) await this.content.sweepCopies(this.#committed);
       if (Object.values(removed).some(count => count > 0)) log.info({ removed }, 'leftovers removed');
     });
   }
@@ -282,46 +301,40 @@ export class Repository {
     await this.#serial.idle();
   }
 
-  async #submit(
-    { root, targets, isDryRun, beforeCommit }: Change,
-    isAdopted = false,
-  ): Promise<ChangeResult & { lacking: LackingRelease[] }> {
-    if (root === undefined && targets === undefined) {
-      throw new SitecastError(
-        'badInput',
-        'SITECAST_CHANGE_EMPTY',
-        'the change holds neither root nor targets',
-      );
-    }
+  async #submit({ root, targets, isDryRun, beforeCommit }: Change): Promise<ChangeResult> {
+    if (root === undefined && targets === undefined) throw changeEmpty();
     await this.#ensureSettled();
     // Before anything is compared with it: else what is right is blamed.
     demandClock(this.clockDoubt);
     const previous = this.#committed;
     const given = {
-      isAdopted,
       root: readNew('root', root, previous?.root),
       targets: readNew('targets', targets, previous?.targets),
     };
     if (previous && !given.root && !given.targets) {
-      const nothing = { added: [], removed: [], products: [], lacking: [] };
+      const nothing = { added: [], removed: [], products: [] };
       return { versions: versionsOf(previous), ...nothing, isAlreadyDone: true };
     }
     const plan = await this.#plan(given);
-    const { added, removed, products, lacking, newFiles } = plan.change;
+    const { added, removed, products, newFiles } = plan.change;
     const versions = versionsOf(plan.next);
-    const result = { versions, added, removed, products, lacking, isAlreadyDone: false };
+    const result = { versions, added, removed, products, isAlreadyDone: false };
     if (isDryRun === true) return result;
 
     await beforeCommit?.(result);
     await this.#commit(plan);
-    for (const { sha256 } of newFiles) {
-      // Published by now: a copy that stays in staging goes with its age.
-      await this.#deps.staged
-        .remove(sha256)
-        .catch((error: unknown) => this.#deps.log.warn({ err: error }, 'left in staging'));
-    }
+    await this.#forgetStaged(newFiles);
     this.#deps.log.info(result, 'published');
     return result;
+  }
+
+  /** Published by now: a copy that stays in staging goes with its age. */
+  async #forgetStaged(files: readonly { sha256: string }[]): Promise<void> {
+    for (const { sha256 } of files) {
+      await this.#deps.staged
+        .remove(sha256)
+        .catch((error: unknown) => this.#deps.log.warn(errorFields(error), 'left in staging'));
+    }
   }
 
   /** All checks of a change, and what comes out of it. */
@@ -330,13 +343,20 @@ export class Repository {
     const root = given.root ?? previous?.root;
     const targets = given.targets ?? previous?.targets;
     if (!root || !targets) throw notInitialised();
-    const deps = { ...this.#deps, keys: this.keys };
+    const deps = { ...this.#deps, keys: this.keys, readPublished: this.#read };
     const change = await checkChange(deps, previous, { root, targets }, given);
+    const { next, targetFiles, ...signed } = await this.#signer.sign({
+      root,
+      targets,
+      previous,
+      floor: this.#floor,
+    });
     return {
       change,
       previous,
-      next: (await this.#signer.sign({ root, targets, previous, floor: this.#floor })).next,
-      targetFiles: change.newFiles.map(file => ({ sha256: file.sha256, path: targetFilePath(file) })),
+      next,
+      targetFiles: [...change.newFiles.map(newTargetFile), ...targetFiles],
+      ...signed,
       chunks: change.chunks.bytes(),
       floor: this.#floor,
     };
@@ -356,14 +376,14 @@ export class Repository {
       await this.#settle(plan);
     } catch (error) {
       log.error(
-        { err: error },
+        errorFields(error),
         "a change's end can't be written down: it is tried again before the next one",
       );
     }
-    if (this.#committed === plan.next) this.#tell();
+    if (this.#committed === plan.next) await this.#committedNow(plan);
     if (failure === undefined) return;
     if (this.#committed !== plan.next) throw failure;
-    log.error({ err: failure }, 'a change was completed in spite of an error');
+    log.error(errorFields(failure), 'a change was completed in spite of an error');
   }
 
   async #rebuild({
@@ -377,13 +397,28 @@ export class Repository {
     const rolloutsTargets = rollouts.signed.targets;
     this.#signer.noteIssued(issuedMs);
     const wanted = { root, targets, previous: undefined, rolloutsTargets, floor: this.#floor };
-    const { next } = await this.#signer.sign(wanted).catch((error: unknown) => {
+    const { next, leap } = await this.#signer.sign(wanted).catch((error: unknown) => {
       throw error instanceof SitecastError ? stillDamaged(damage, error) : error;
     });
     const previous = withoutOnlineRoles(next);
-    await this.#commit({ previous, next, targetFiles: [], chunks: new Uint8Array(), floor: this.#floor });
+    await this.#commit({
+      previous,
+      next,
+      targetFiles: [],
+      leap,
+      chunks: new Uint8Array(),
+      floor: this.#floor,
+    });
     this.damage.foundFiles += 1;
-    log.error({ err: damage, versions: this.versions() }, 'metadata was damaged: it was signed anew');
+    const fields = { ...errorFields(damage), versions: this.versions() };
+    log.error(fields, 'metadata was damaged: it was signed anew');
+  }
+
+  /** What follows a commit, and can't undo it any more. */
+  async #committedNow(plan: CommitPlan): Promise<void> {
+    await this.#signer.committed(plan);
+    if (plan.previous?.targets !== plan.next.targets) await this.content.keepCopies(plan.next);
+    this.#tell();
   }
 
   #tell(): void {
@@ -414,25 +449,4 @@ export class Repository {
       }
     }
   }
-}
-
-function versionsOf(committed: Committed): Record<Role, number> {
-  const { root, targets, timestamp, snapshot, rollouts, deltas } = committed;
-  return {
-    root: root.signed.version,
-    targets: targets.signed.version,
-    timestamp: timestamp.signed.version,
-    snapshot: snapshot.signed.version,
-    rollouts: rollouts.signed.version,
-    deltas: deltas.signed.version,
-  };
-}
-
-function notInitialised(): SitecastError {
-  return new SitecastError(
-    'conflict',
-    'SITECAST_NOT_INITIALISED',
-    'the repository is empty: its first change must hold both root and targets',
-    { hint: 'Run sitecast init.' },
-  );
 }

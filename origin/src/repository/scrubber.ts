@@ -1,10 +1,11 @@
 import { chunkIdFromHex } from '@sitecast/shared/content';
 import { parseTargetName } from '@sitecast/shared/release';
+import { errorFields } from '../log.ts';
 import { PUBLISHED_CHUNKS, stagedHex } from '../staging/chunk-paths.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { After } from '../upkeep.ts';
 import { readListing } from './check-targets.ts';
-import { publishedFiles } from './published-files.ts';
+import { type PublishedFile, publishedFiles } from './published-files.ts';
 import { groupsOf, type ReleaseDamage, releasesOf, Survey, type SurveyDeps } from './survey.ts';
 
 /** How often it's looked whether everything is there, and how often each chunk is read back at the most. */
@@ -35,6 +36,7 @@ export class Scrubber {
   readonly #survey: Survey;
   /** What others ask for, one after the other. */
   readonly #asked = new Serial();
+  readonly #missing = new Map<string, Promise<boolean>>();
   #surveyedMs = Number.NEGATIVE_INFINITY;
   #surveyPauseMs = MIN_SURVEY_PAUSE_MS;
   #passDueMs = Number.NEGATIVE_INFINITY;
@@ -86,6 +88,32 @@ export class Scrubber {
         this.#noteNews();
       })
       .catch((error: unknown) => this.#say(error));
+  }
+
+  /**
+   * To be told of a file that isn't there, whether it should be or not: a stranger may ask for anything. What is published and lost is
+   * noted, and brought back where the origin has it a second time.
+   * @param path within the data directory
+   * @returns whether it's there now
+   */
+  async lookForMissing(path: string): Promise<boolean> {
+    const { repository } = this.#deps;
+    const file = repository.content.listed(path);
+    if (!file || repository.damage.hasFile(file.name)) return false;
+    const looking = this.#missing.get(path) ?? this.#lookAtMissing(file);
+    this.#missing.set(path, looking);
+    return await looking;
+  }
+
+  async #lookAtMissing(file: PublishedFile): Promise<boolean> {
+    try {
+      return (await this.#survey.lookAtFile(file)) !== undefined;
+    } catch (error) {
+      this.#say(error);
+      return false;
+    } finally {
+      this.#missing.delete(file.path);
+    }
   }
 
   /**
@@ -197,7 +225,7 @@ export class Scrubber {
 
   #say(error: unknown): void {
     if (error instanceof Stopped) return;
-    this.#deps.log.error({ err: error }, 'looking for damage failed');
+    this.#deps.log.error(errorFields(error), 'looking for damage failed');
   }
 
   /** Waits as long as what was read may take. */

@@ -9,13 +9,14 @@ import {
 } from '@sitecast/shared/content';
 import { parseReleaseManifest } from '@sitecast/shared/release';
 import { metadataPath } from '@sitecast/shared/trust';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { Files } from '../storage/files.ts';
-import { type ListedFile, type ListedRelease, readListing, targetFilePath } from './check-targets.ts';
-import { type Committed, METADATA, TARGETS } from './committed.ts';
-import { type PublishedFile, publishedFiles, readRight, readRoot, setFileAside } from './published-files.ts';
+import { type ListedRelease, readListing } from './check-targets.ts';
+import { type Committed, METADATA } from './committed.ts';
+import { type PublishedFile, publishedFiles, readRoot, setFileAside } from './published-files.ts';
 import type { Repository } from './repository.ts';
+import { publishedFileOf } from './target-source.ts';
 
 /** Chunks whose presence is asked for in one go. */
 const LOOKUPS_AT_ONCE = 4096;
@@ -71,7 +72,7 @@ export class Survey {
     const { committed } = repository;
     const chunk = CHUNK_PATH.exec(path)?.[1];
     const version = Number(ROOT_PATH.exec(path)?.[1] ?? 0);
-    const listed = committed && publishedFiles(committed).find(file => file.path === path);
+    const listed = repository.content.listed(path);
     if (chunk !== undefined) await this.inspect(chunkIdFromHex(chunk));
     else if (version > 0 && version === committed?.root.signed.version) await this.mendMetadata();
     else if (version > 0) await this.#lookAtRoot(version);
@@ -88,7 +89,7 @@ export class Survey {
       repository.damage.foundFiles += roles.length;
       if (roles.length > 0) log.error({ roles }, 'metadata was damaged on the disk: it was written anew');
     } catch (error) {
-      log.error({ err: error }, 'damaged metadata could not be written anew');
+      log.error(errorFields(error), 'damaged metadata could not be written anew');
     }
   }
 
@@ -99,11 +100,10 @@ export class Survey {
 
   /** @returns its bytes, if it's right */
   async lookAtFile(file: PublishedFile): Promise<Buffer | undefined> {
-    const { files, repository } = this.#deps;
-    const bytes = await readRight(files, file);
-    if (bytes) repository.damage.noteFile(file.name, true);
-    else if (file.role !== 'rollouts' || !(await this.#republish(file)))
-      await this.#noteLost(file.name, file.path);
+    const { repository } = this.#deps;
+    const bytes = await repository.content.read(file);
+    if (!bytes && (file.role !== 'rollouts' || !(await this.#republish(file))))
+      await repository.content.noteLost(file.name, file.path);
     return bytes;
   }
 
@@ -112,7 +112,9 @@ export class Survey {
     const { repository, chunks, log } = this.#deps;
     const { product, counter } = release;
     const files = [release.manifest, release.index];
-    const [manifest, indexBytes] = await Promise.all(files.map(file => this.lookAtFile(publishedFile(file))));
+    const [manifest, indexBytes] = await Promise.all(
+      files.map(file => this.lookAtFile(publishedFileOf(file))),
+    );
     let lost = 0;
     for (const ids of groupsOf(indexBytes ? distinctIds(indexBytes) : new Uint8Array(), LOOKUPS_AT_ONCE)) {
       const unpublished = await chunks.unpublished(ids);
@@ -131,7 +133,7 @@ export class Survey {
 
   /** The chunks of a release; none where its index is lost. */
   async chunksOf({ index }: ListedRelease): Promise<Uint8Array> {
-    const bytes = await this.lookAtFile(publishedFile(index));
+    const bytes = await this.lookAtFile(publishedFileOf(index));
     return bytes ? distinctIds(bytes) : new Uint8Array();
   }
 
@@ -151,7 +153,7 @@ export class Survey {
     const { files, repository } = this.#deps;
     const name = metadataPath('root', version);
     if (await readRoot(files, version)) repository.damage.noteFile(name, true);
-    else await this.#noteLost(name, `${METADATA}/${name}`);
+    else await repository.content.noteLost(name, `${METADATA}/${name}`);
   }
 
   async #republish({ name, path }: PublishedFile): Promise<boolean> {
@@ -160,21 +162,12 @@ export class Survey {
     try {
       await republishRollouts(name.replace(/^rollouts\/|\.json$/g, ''));
     } catch (error) {
-      log.error({ err: error, file: name }, 'a damaged rollouts file could not be published anew');
+      log.error({ ...errorFields(error), file: name }, 'a damaged rollouts file could not be published anew');
       return false;
     }
     repository.damage.foundFiles += 1;
     log.error({ file: name }, 'a rollouts file was damaged: it was published anew');
     return true;
-  }
-
-  async #noteLost(name: string, path: string): Promise<void> {
-    const { files, repository, log } = this.#deps;
-    await setFileAside(files, path);
-    if (repository.damage.hasFile(name)) return;
-    repository.damage.noteFile(name, false);
-    repository.damage.foundFiles += 1;
-    log.error({ file: name }, 'a published file is damaged or lost');
   }
 }
 
@@ -185,10 +178,6 @@ export function releasesOf({ targets }: Committed): ListedRelease[] {
 export function* groupsOf(ids: Uint8Array, count: number): Generator<Uint8Array> {
   for (let at = 0; at < ids.length; at += count * CHUNK_ID_BYTES)
     yield ids.subarray(at, at + count * CHUNK_ID_BYTES);
-}
-
-function publishedFile(file: ListedFile): PublishedFile {
-  return { ...file, role: 'targets', path: `${TARGETS}/${targetFilePath(file)}` };
 }
 
 /** An index may name a chunk many times. */

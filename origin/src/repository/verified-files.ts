@@ -13,8 +13,8 @@ const MAX_VERIFIED = 200_000;
 const BELIEVED_MS = 24 * 3_600_000;
 /** Checked at one time: a stranger may ask for anything that is published. */
 const MAX_CHECKS = 4;
-/** Tries where the file is replaced while it's read. */
-const MAX_TRIES = 3;
+/** Tries where the file is replaced while it's read, or brought back. */
+const MAX_TRIES = 5;
 
 const CHUNK = /^repository\/chunks\/[0-9a-f]{4}\/([0-9a-f]{64})\.cacnk$/;
 const TARGET = /^repository\/targets\/[a-z]+\/([0-9a-f]{64})\.[^/]+$/;
@@ -24,6 +24,8 @@ interface VerifiedFilesDeps {
   inner: ReadableFiles;
   /** Told of a file whose bytes aren't those that were published; it's to be looked at again, and set aside. */
   onDamaged: (path: string) => void;
+  /** Told of a file that isn't there, though its name could be a published one's. @returns whether it was brought back */
+  onMissing?: (path: string) => Promise<boolean>;
   now: () => number;
 }
 
@@ -51,19 +53,30 @@ export class VerifiedFiles implements ReadableFiles {
 
   async open(path: string): Promise<OpenFile | undefined> {
     const check = this.#checkOf(path);
+    let wasMissed = false;
     for (let tries = 0; tries < MAX_TRIES; tries += 1) {
       const file = await this.#deps.inner.open(path);
+      if (!file && check && !wasMissed) {
+        wasMissed = true;
+        if (await this.#isBack(path)) continue;
+      }
       if (!file || !check) return file;
       const known = this.#known.get(path);
       if (known?.stamp === file.stamp && Math.abs(this.#deps.now() - known.atMs) < BELIEVED_MS) {
         if (known.isRight) return file;
         file.close();
-        return undefined;
+        if (wasMissed || !(await this.#isBack(path))) return undefined;
+        wasMissed = true;
+        continue;
       }
       file.close();
       await this.#once(path, () => this.#turn(() => this.#verify(path, check)));
     }
     return undefined;
+  }
+
+  async #isBack(path: string): Promise<boolean> {
+    return (await this.#deps.onMissing?.(path)) === true;
   }
 
   async #verify(path: string, isRight: (file: OpenFile) => Promise<boolean>): Promise<void> {

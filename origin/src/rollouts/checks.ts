@@ -57,9 +57,9 @@ export function matchFor({ match }: WantedRollout, hardware: readonly string[]):
   };
 }
 
-/** One that goes on and could reach the same devices: as long as it does, the next one can't be started. */
-export function overlapping(match: Match, file: RolloutsFile): Rollout | undefined {
-  return file.rollouts.find(rollout => IS_GOING_ON.has(rollout.state) && couldMeet(rollout.match, match));
+/** Those that go on and could reach the same devices: as long as one does, the next can't be started. */
+export function overlapping(match: Match, file: RolloutsFile): Rollout[] {
+  return file.rollouts.filter(rollout => IS_GOING_ON.has(rollout.state) && couldMeet(rollout.match, match));
 }
 
 export function overlaps(product: string, other: Rollout): SitecastError {
@@ -68,9 +68,49 @@ export function overlaps(product: string, other: Rollout): SitecastError {
     'SITECAST_ROLLOUT_OVERLAPS',
     `rollout ${other.id} of ${product} ${other.release.version} is ${other.state} and could reach the same devices`,
     {
-      hint: `End it first: \`sitecast rollout abort ${other.id}\`, or \`sitecast rollout complete ${other.id}\` if what it reached is good enough.`,
+      hint: endingHint(other),
       data: { rollout: other.id, release: other.release, state: other.state },
     },
+  );
+}
+
+/** Going back can't be good enough: it just ends. */
+function endingHint({ id, state }: Rollout): string {
+  const orComplete =
+    state === 'rollingBack'
+      ? ''
+      : `, or \`sitecast rollout complete ${id}\` if what it reached is good enough`;
+  return `End it first: \`sitecast rollout abort ${id}\`${orComplete}.`;
+}
+
+/** What devices obey is the newest rollout that reaches them: one that came before it can't lead them back. */
+export function supersedingOf({ rollout }: RolloutRecord, { rollouts }: RolloutsFile): Rollout | undefined {
+  const at = rollouts.findIndex(({ id }) => id === rollout.id);
+  return rollouts.findLast(
+    (other, place) => place > at && other.state !== 'aborted' && couldMeet(other.match, rollout.match),
+  );
+}
+
+/** @throws SITECAST_ROLLOUT_SUPERSEDED */
+export function refuseSuperseded(record: RolloutRecord, file: RolloutsFile): void {
+  const newer = supersedingOf(record, file);
+  if (!newer) return;
+  const { product } = record;
+  const { id, state, release } = newer;
+  const back = `\`sitecast rollout rollback ${id}\` leads devices back from ${release.version}, with --to VERSION also further than one release`;
+  const end = `\`sitecast rollout abort ${id}\``;
+  const hints: Record<Rollout['state'], string> = {
+    completed: `${back}.`,
+    rollingBack: `End that first: ${end}.`,
+    active: `${back}; ${end} ends it first.`,
+    paused: `${back}; ${end} ends it first.`,
+    aborted: '',
+  };
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_ROLLOUT_SUPERSEDED',
+    `rollout ${id} of ${product} ${release.version} came after it, is ${state}, and could reach the same devices`,
+    { hint: hints[state], data: { rollout: id, release, state } },
   );
 }
 
@@ -82,7 +122,7 @@ function nearestIn(name: string | undefined, known: readonly string[]): { neares
 export function refuseDowngrade(
   product: string,
   rollout: Rollout,
-  file: RolloutsFile,
+  others: readonly Rollout[],
   registry: Registry,
 ): void {
   const { counter, version } = rollout.release;
@@ -93,7 +133,7 @@ export function refuseDowngrade(
     newest = Math.max(newest, booted);
     if (booted > counter) devices += 1;
   }
-  for (const other of file.rollouts) {
+  for (const other of others) {
     if (other.state === 'completed' && couldMeet(other.match, rollout.match))
       newest = Math.max(newest, other.release.counter);
   }
@@ -133,15 +173,24 @@ export function belowFloor(
     'conflict',
     'SITECAST_RELEASE_BELOW_FLOOR',
     `${product} ${version} (counter ${counter}) lies below the product's floor, ${floor.counter}: no device would take it`,
-    { data: { product, counter, floor: floor.counter } },
+    {
+      hint: `\`sitecast release list ${product}\` shows its releases: take one with the counter ${floor.counter} or above.`,
+      data: { product, counter, floor: floor.counter },
+    },
   );
 }
 
-export function ended({ rollout }: RolloutRecord): SitecastError {
-  return new SitecastError(
+/** Of one that has made way in the signed file nobody knows any more. @throws SITECAST_ROLLOUT_ENDED */
+export function refuseUnlisted({ product, rollout }: RolloutRecord, { rollouts }: RolloutsFile): void {
+  const { id, state } = rollout;
+  if (rollouts.some(listed => listed.id === id)) return;
+  throw new SitecastError(
     'conflict',
     'SITECAST_ROLLOUT_ENDED',
-    `rollout ${rollout.id} is ${rollout.state}: that's final`,
-    { data: { rollout: rollout.id, state: rollout.state } },
+    `rollout ${id} is ${state}, and so long ago that devices know it no more`,
+    {
+      hint: `A rollout of an older release leads back: \`sitecast rollout start ${product} VERSION --allow-downgrade\`.`,
+      data: { rollout: id, state },
+    },
   );
 }

@@ -147,6 +147,9 @@ describe('a rollout in stages', () => {
     for (const device of fleet.values()) await say(id, device, 'completed');
     await pass(0);
     await pass(4);
+    // The last stage has just begun, and its devices are well already.
+    expect(await status(id)).toMatchObject({ state: 'active', stage: 2, settledAt: expect.any(String) });
+    await pass(4);
     expect(await status(id)).toMatchObject({ state: 'completed' });
     expect(events.map(({ type }) => type)).toEqual([
       'rollout.started',

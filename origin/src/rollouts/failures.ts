@@ -4,11 +4,16 @@ import type { Member } from '../fleet/member.ts';
 const MAX_GROUPS = 50;
 const MAX_NAMED = 5;
 
+/** As agents of all releases begin what they say of a command. Nothing else of their text may name a group: each could have one of its own. */
+const HOW_IT_ENDED = /(?:^|: )(exit code (?:\d{1,3}|none)|not done after \d{1,6} s)(?::|$)/;
+
 /** Devices that failed with the same on the same hardware. */
 export interface FailureGroup {
   code: string;
+  /** How the command that failed ended, where its text says so: `exit code 1`. */
+  detail?: string;
   hardware: string;
-  /** What one of them said. */
+  /** What the first of `devices` said; others may have said something else. */
   message: string;
   count: number;
   sites: number;
@@ -21,9 +26,11 @@ export class FailureGroups {
   readonly #groups = new Map<string, Omit<FailureGroup, 'sites'> & { sites: Set<string> }>();
 
   add({ id, site, hardware = '' }: Member, { code, message }: { code: string; message: string }): void {
-    const key = `${code} ${hardware}`;
+    const detail = HOW_IT_ENDED.exec(message)?.[1];
+    const key = JSON.stringify([code, detail, hardware]);
     const group = this.#groups.get(key) ?? {
       code,
+      ...(detail === undefined ? {} : { detail }),
       hardware,
       message,
       count: 0,

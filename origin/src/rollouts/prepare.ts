@@ -27,6 +27,8 @@ export interface PreparedRollout {
   /** Ids of those in the first stage, and of all that it's for now. */
   members: string[];
   candidates: string[];
+  /** Those that just soak in their last stage, and could reach the same devices: they're completed when this one begins. */
+  superseded: Rollout[];
   /** Of a dry run: a rollout that has to end before this one can be started. */
   blockedBy?: Rollout;
 }
@@ -35,13 +37,14 @@ export interface PreparedRollout {
  * Everything about a rollout that can be known before it is published.
  * @param file what is signed of the product so far
  * @param isDryRun a rollout that is under way is told then, and refuses nothing
+ * @param makesWay whether a rollout that goes on has nothing left to do but to soak
  * @throws the codes of docs/ERRORS.md under "Rollouts"
  */
 export async function prepareRollout(
   deps: PrepareDeps,
   wanted: WantedRollout,
   file: RolloutsFile,
-  { isDryRun }: { isDryRun: boolean },
+  { isDryRun, makesWay }: { isDryRun: boolean; makesWay: (rolloutId: string) => boolean },
 ): Promise<PreparedRollout> {
   const { registry } = deps;
   const nowMs = deps.now();
@@ -52,8 +55,10 @@ export async function prepareRollout(
   if (manifest.counter < signed.floor.counter) throw belowFloor(signed, manifest);
   const match = await withOrigins(deps, wanted, matchFor(wanted, manifest.hardware));
   if (!wanted.mayBeUnknown) refuseUnknownNames(wanted, registry);
-  const blockedBy = overlapping(match, file);
+  const meeting = overlapping(match, file);
+  const blockedBy = meeting.find(({ id }) => !makesWay(id));
   if (blockedBy && !isDryRun) throw overlaps(product, blockedBy);
+  const superseded = meeting.filter(({ id }) => makesWay(id));
   const everybody: Rollout = {
     id: wanted.id ?? randomBytes(8).toString('hex'),
     release: { counter: manifest.counter, version: manifest.version, manifestSha256 },
@@ -64,7 +69,8 @@ export async function prepareRollout(
     attempt: 1,
     createdAt: new Date(nowMs).toISOString(),
   };
-  if (!wanted.mayDowngrade) refuseDowngrade(product, everybody, file, registry);
+  if (!wanted.mayDowngrade)
+    refuseDowngrade(product, everybody, [...file.rollouts, ...superseded.map(asCompleted)], registry);
   const reached = [...reachedBy(everybody, product, registry)];
   refuseLargeStart(wanted, plan, reached.length);
   const isStaged = plan.stages.length > 1;
@@ -84,9 +90,12 @@ export async function prepareRollout(
     controller: newControllerState(plan, nowMs),
     members,
     candidates,
+    superseded,
     ...(blockedBy && { blockedBy }),
   };
 }
+
+export const asCompleted = (rollout: Rollout): Rollout => ({ ...rollout, state: 'completed' });
 
 /** Versions are labels: what orders them are counters. */
 async function withOrigins(deps: PrepareDeps, wanted: WantedRollout, match: Match): Promise<Match> {

@@ -15,7 +15,7 @@ const TARGET = /^rollouts\/(.+)\.json$/;
 type Recall = (product: string) => Iterable<RolloutsFile>;
 type KnownFiles = Map<string, { sha256: string; file: RolloutsFile }>;
 
-/** The rollout manifests as they are published, read once for each version. */
+/** The rollout manifests as they are published, or are to be as soon as they can be signed; read once for each version. */
 export class PublishedRollouts {
   readonly #repository: Repository;
   readonly #files: Files;
@@ -32,11 +32,16 @@ export class PublishedRollouts {
   /** By product. @throws SITECAST_REPOSITORY_DAMAGED */
   async all(): Promise<Map<string, RolloutsFile>> {
     const known: KnownFiles = new Map();
+    const deferred = this.#repository.deferredRollouts;
+    for (const bytes of deferred.values()) {
+      const file = parseRollouts(bytes);
+      known.set(file.product, { sha256: sha256Hex(bytes), file });
+    }
     const targets = this.#repository.committed?.rollouts.signed.targets ?? {};
     for (const [name, { hashes }] of Object.entries(targets)) {
       const product = TARGET.exec(name)?.[1];
       const { sha256 } = hashes;
-      if (product === undefined || sha256 === undefined) continue;
+      if (product === undefined || sha256 === undefined || deferred.has(name)) continue;
       const before = this.#known.get(product);
       known.set(
         product,

@@ -1,16 +1,13 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import {
-  MAX_MANIFEST_BYTES,
-  MAX_PRODUCT_BYTES,
   type ProductFile,
   parseProductFile,
   parseReleaseManifest,
   type ReleaseManifest,
 } from '@sitecast/shared/release';
-import { type ListedFile, readListing, targetFilePath } from '../repository/check-targets.ts';
-import { damaged, sha256Hex, TARGETS } from '../repository/committed.ts';
+import { type ListedFile, type ListedRelease, readListing } from '../repository/check-targets.ts';
 import type { Repository } from '../repository/repository.ts';
-import type { Files } from '../storage/files.ts';
+import { fileLost, publishedFileOf } from '../repository/target-source.ts';
 import { nearestOf } from './nearest.ts';
 
 /** A release, by its label or its counter. */
@@ -24,10 +21,10 @@ export interface FoundRelease {
 
 /**
  * A published release and what is signed of its product.
- * @throws SITECAST_NOT_INITIALISED (conflict), SITECAST_PRODUCT_UNKNOWN, SITECAST_RELEASE_UNKNOWN (notFound)
+ * @throws SITECAST_NOT_INITIALISED, SITECAST_FILES_LOST (conflict), SITECAST_PRODUCT_UNKNOWN, SITECAST_RELEASE_UNKNOWN (notFound)
  */
 export async function findRelease(
-  { repository, files }: { repository: Repository; files: Files },
+  { repository }: { repository: Repository },
   product: string,
   wanted: ReleaseName,
 ): Promise<FoundRelease> {
@@ -35,17 +32,12 @@ export async function findRelease(
   const listing = committed && readListing(committed.targets.signed);
   const productFile = listing?.products.get(product);
   if (!listing || !productFile) throw unknownProduct(product, listing);
-  const parsed = parseProductFile(await read(files, productFile, MAX_PRODUCT_BYTES));
-  // Newest first: what is rolled out is mostly the newest.
-  const releases = [...(listing.releases.get(product)?.values() ?? [])].sort(
-    (one, other) => other.counter - one.counter,
-  );
-  for (const release of releases) {
-    if ('counter' in wanted && release.counter !== wanted.counter) continue;
-    const manifest = parseReleaseManifest(await read(files, release.manifest, MAX_MANIFEST_BYTES));
-    if ('version' in wanted && manifest.version !== wanted.version) continue;
-    return { product: parsed, manifest, manifestSha256: release.manifest.sha256 };
-  }
+  const parsed = parseProductFile(await read(repository, productFile));
+  const releases = [...(listing.releases.get(product)?.values() ?? [])];
+  const candidates = 'counter' in wanted ? releases.filter(one => one.counter === wanted.counter) : releases;
+  const { found, lost } = await findManifest(repository, candidates, wanted);
+  if (found) return { product: parsed, ...found };
+  if (lost) throw fileLost(lost);
   const name = 'version' in wanted ? wanted.version : `with the counter ${wanted.counter}`;
   throw new SitecastError(
     'notFound',
@@ -53,6 +45,24 @@ export async function findRelease(
     `${product} has no published release ${name}`,
     { hint: `\`sitecast release list ${product}\` shows those it has.` },
   );
+}
+
+/** @returns also a manifest that is lost, and may be the one: others of the product can be rolled out nevertheless */
+async function findManifest(
+  repository: Repository,
+  releases: readonly ListedRelease[],
+  wanted: ReleaseName,
+): Promise<{ found?: Omit<FoundRelease, 'product'>; lost?: ListedFile }> {
+  let lost: ListedFile | undefined;
+  // Newest first: what is rolled out is mostly the newest.
+  for (const release of [...releases].sort((one, other) => other.counter - one.counter)) {
+    const bytes = await repository.content.read(publishedFileOf(release.manifest));
+    if (!bytes) lost ??= release.manifest;
+    const manifest = bytes && parseReleaseManifest(bytes);
+    if (!manifest || ('version' in wanted && manifest.version !== wanted.version)) continue;
+    return { found: { manifest, manifestSha256: release.manifest.sha256 } };
+  }
+  return lost ? { lost } : {};
 }
 
 function unknownProduct(product: string, listing: ReturnType<typeof readListing> | undefined): SitecastError {
@@ -69,10 +79,8 @@ export function publishedProducts({ committed }: Repository): string[] {
   return committed ? [...readListing(committed.targets.signed).products.keys()] : [];
 }
 
-async function read(files: Files, file: ListedFile, maxBytes: number): Promise<Buffer> {
-  const path = targetFilePath(file);
-  const bytes = await files.read(`${TARGETS}/${path}`, maxBytes);
-  if (bytes === undefined || sha256Hex(bytes) !== file.sha256)
-    throw damaged(`${path} is missing or was altered`);
-  return bytes;
+async function read(repository: Repository, file: ListedFile): Promise<Buffer> {
+  const bytes = await repository.content.read(publishedFileOf(file));
+  if (bytes) return bytes;
+  throw fileLost(file);
 }

@@ -5,33 +5,32 @@ import type { Events } from '../events/events.ts';
 import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
-import type { Log } from '../log.ts';
+import { errorFields, type Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
 import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
 import type { After } from '../upkeep.ts';
-import { ended, IS_GOING_ON, prunable } from './checks.ts';
-import { freeze } from './controller/cohort.ts';
-import { decide } from './controller/decide.ts';
+import { IS_GOING_ON, prunable, refuseUnlisted } from './checks.ts';
+import { decide, isSoakingLast } from './controller/decide.ts';
 import { type Decided, type Effect, ORIGIN } from './controller/effects.ts';
-import { Ledger } from './controller/ledger.ts';
 import type { OperatorAct, OperatorWish } from './controller/operate.ts';
 import { MAX_STAGES } from './controller/plan.ts';
 import type { ControllerState } from './controller/state.ts';
 import { type Decision, tell } from './decisions.ts';
-import { reachedBy } from './match.ts';
+import { freezeStage } from './freezing.ts';
 import { recordOf } from './mending.ts';
 import { type Preview, previewOf } from './preview.ts';
 import { type PreparedRollout, prepareRollout } from './prepare.ts';
 import { type Change, type RolloutRecord, withChange } from './record.ts';
 import { type Reconciled, reconcileRecords, sweepCohorts } from './reconcile.ts';
 import { RolloutRecords } from './records.ts';
-import { findReturnTarget } from './return-target.ts';
 import { SignedRollouts } from './signed.ts';
 import { cohortDeletions, cohortRows, Standings } from './standings.ts';
+import { endingOf, succeeded } from './succession.ts';
 import { Tallies } from './tallies.ts';
 import { Wakes } from './wakes.ts';
 import type { WantedRollout } from './wanted.ts';
+import { considerWish, NO_FIGURES, possibleActs } from './wishes.ts';
 
 interface RolloutsDeps {
   repository: Repository;
@@ -45,11 +44,24 @@ interface RolloutsDeps {
   log: Log;
 }
 
-/** Of one that has ended nothing is counted any more. */
-const NO_FIGURES = new Ledger().figures(0);
 const STOPPED: ReadonlySet<Rollout['state']> = new Set(['paused', 'rollingBack']);
 
 type Order = Extract<Effect, { type: 'publish' }>;
+
+/** What is to be published of a rollout, and remembered. */
+interface NewState {
+  controller: ControllerState;
+  order: Order;
+  change: Change;
+  reopenedFor: readonly string[] | undefined;
+}
+
+interface StartedRollout {
+  record: RolloutRecord;
+  /** Those that soaked in their last stage, and are completed now. */
+  superseded: Rollout[];
+}
+
 /**
  * Rollouts: the signed files decide, and everything that changes them passes here, one after the other. What is to
  * change, the controller says; a record beside each file remembers where the controller stood and who did what. After a
@@ -63,7 +75,7 @@ export class Rollouts {
   readonly #signed: SignedRollouts;
   readonly #serial = new Serial();
   readonly #wakes: Wakes;
-  readonly #parts: Reconciled;
+  readonly #parts: RolloutsDeps & Reconciled;
 
   private constructor(deps: RolloutsDeps, records: RolloutRecords) {
     this.#deps = deps;
@@ -97,20 +109,28 @@ export class Rollouts {
     return this.#records.get(id)?.product === product;
   }
 
+  /** What an operator can do with a rollout now. */
+  acts(record: RolloutRecord): Promise<OperatorAct[]> {
+    return possibleActs(this.#parts, record);
+  }
+
   /**
    * What an act would do now.
    * @param to label of the release that a rollback is to lead to
-   * @throws SITECAST_ROLLOUT_UNKNOWN, and what `findReturnTarget` throws
+   * @throws as `operate`, so that nobody is asked about what would be refused then
    */
-  async preview(id: string, act: OperatorAct, to?: string): Promise<Preview> {
+  async preview(
+    id: string,
+    wish: Pick<OperatorWish, 'act' | 'isAcknowledged'>,
+    to?: string,
+  ): Promise<Preview> {
     const record = this.require(id);
-    const goal = to === undefined ? undefined : await findReturnTarget(this.#deps, record, to);
-    const figures = this.standings.figures(record);
+    const { goal, figures } = await considerWish(this.#parts, record, { ...wish, by: ORIGIN }, to);
     const next = record.controller.stage + 1;
     const { stages } = record.controller.plan;
     const joining = (): number =>
       next < stages.length ? this.#frozen(record, record.rollout, next).joined.length : 0;
-    return previewOf(record, act, figures, joining, goal);
+    return previewOf(record, wish.act, figures, joining, goal);
   }
 
   /** What would begin, without beginning it. @throws as `start`, but not for a rollout that is under way */
@@ -119,15 +139,20 @@ export class Rollouts {
   }
 
   /**
-   * Starts a rollout: signed and published when it returns.
+   * Starts a rollout: signed and published when it returns. Those that it supersedes are completed with it.
    * @throws the codes of docs/ERRORS.md under "Rollouts"; nothing has changed then
    */
-  start(wanted: WantedRollout, operator: string): Promise<RolloutRecord> {
+  start(wanted: WantedRollout, operator: string): Promise<StartedRollout> {
     return this.#serial.run(async () => {
       const { product } = wanted;
-      const { rollout, controller, members } = await this.#prepare(wanted);
+      const { rollout, controller, members, superseded } = await this.#prepare(wanted);
       this.#deps.repository.demandRolloutsSigner();
       const { id } = rollout;
+      const about = { by: operator, next: id, nowMs: this.#deps.now() };
+      const endings = superseded.map(({ id: before }) => {
+        const soaking = this.require(before);
+        return endingOf(soaking, this.standings.figures(soaking) ?? NO_FIGURES, about);
+      });
       const file = await this.#signed.file(product);
       const pruned = prunable(file);
       const record = recordOf(product, rollout, controller, operator);
@@ -142,18 +167,25 @@ export class Rollouts {
           members: members.length,
         },
       };
+      for (const { decision: ending, after } of endings)
+        await this.#deps.audit.record({ ...ending, subject: `rollout:${after.rollout.id}` });
       await this.#deps.audit.record({ ...decision, subject: `rollout:${id}` });
       await this.#records.remember(
-        [record, ...pruned.map(({ id }) => ({ ...this.require(id), isPruned: true }))],
+        [
+          record,
+          ...endings.map(({ pending }) => pending),
+          ...pruned.map(({ id }) => ({ ...this.require(id), isPruned: true })),
+        ],
         { besides: cohortRows(id, 0, members) },
       );
-      const rollouts = [...file.rollouts.filter(known => !pruned.includes(known)), rollout];
+      const rollouts = [...succeeded(file, endings, pruned), rollout];
       // Followed first: a device may report as soon as the file is out.
       await this.#follow(record);
       await this.#publish(() => this.#signed.publish([{ ...file, rollouts }]));
+      for (const ending of endings) await this.#remember(ending.after, ending.decision);
       tell(this.#deps, id, decision);
       await this.#judge(id);
-      return this.require(id);
+      return { record: this.require(id), superseded };
     });
   }
 
@@ -161,18 +193,14 @@ export class Rollouts {
    * Does what an operator wants; the same again changes nothing.
    * @param to label of the release that a rollback is to lead to
    * @throws SITECAST_ROLLOUT_UNKNOWN, and what `decide` and `findReturnTarget` throw; SITECAST_ROLLOUT_ENDED for one that is too old to be in
-   * the signed file
+   * the signed file; SITECAST_ROLLOUT_SUPERSEDED for a rollback that a newer rollout would not let devices obey
    */
   operate(id: string, wish: Omit<OperatorWish, 'rollbackTo'>, to?: string): Promise<RolloutRecord> {
     return this.#serial.run(async () => {
       const record = this.require(id);
-      const figures = this.standings.figures(record) ?? NO_FIGURES;
-      const goal = to === undefined ? undefined : await findReturnTarget(this.#deps, record, to);
-      const event = { type: 'operator' as const, figures, ...wish, rollbackTo: goal?.release };
-      const decided = decide(record.controller, event, this.#deps.now());
+      const { decided, reopenedFor } = await considerWish(this.#parts, record, wish, to);
       if (decided.state === record.controller) return record;
-      this.#deps.repository.demandRolloutsSigner();
-      await this.#apply(record, decided);
+      await this.#apply(record, decided, reopenedFor);
       await this.#judge(id);
       return this.require(id);
     });
@@ -222,10 +250,19 @@ export class Rollouts {
 
   async #prepare(wanted: WantedRollout, isDryRun = false): Promise<PreparedRollout> {
     const file = await this.#signed.file(wanted.product);
-    const prepared = await prepareRollout(this.#deps, wanted, file, { isDryRun });
+    const prepared = await prepareRollout(this.#deps, wanted, file, {
+      isDryRun,
+      makesWay: id => this.#isSoakingLast(id),
+    });
     const { id } = prepared.rollout;
     if (!this.#records.get(id)) return prepared;
     throw new SitecastError('conflict', 'SITECAST_ROLLOUT_EXISTS', `there is a rollout ${id} already`);
+  }
+
+  #isSoakingLast(id: string): boolean {
+    const record = this.#records.get(id);
+    const figures = record && this.standings.figures(record);
+    return record && figures ? isSoakingLast(record.controller, figures) : false;
   }
 
   /** Whether a decision could be published now. One that can't isn't made: it would be told, and undone, again and again. */
@@ -268,20 +305,34 @@ export class Rollouts {
     }
   }
 
-  /** Makes a decision true. Told first, then written beside, then published, then remembered. */
-  async #apply(record: RolloutRecord, { state: controller, effects }: Decided): Promise<void> {
+  /** Remembers what has been published. */
+  async #remember(record: RolloutRecord, decision: Decision): Promise<void> {
+    await this.#records.remember([record]);
+    await this.#follow(record);
+    tell(this.#deps, record.rollout.id, decision);
+  }
+
+  /**
+   * Makes a decision true. Told first, then written beside, then published, then remembered.
+   * @param reopenedFor whom one that had ended deals with from now on
+   */
+  async #apply(
+    record: RolloutRecord,
+    { state: controller, effects }: Decided,
+    reopenedFor?: readonly string[],
+  ): Promise<void> {
     const { id } = record.rollout;
     const decision = effects.find(effect => effect.type === 'decision');
     const order = effects.find(effect => effect.type === 'publish');
     const file = order && (await this.#signed.file(record.product));
-    if (file && !file.rollouts.some(rollout => rollout.id === id)) throw ended(record);
+    if (file) refuseUnlisted(record, file);
     if (decision) {
       const { action, by, details } = decision;
       await this.#deps.audit.record({ by, action, subject: `rollout:${id}`, details });
     }
     const change = this.#changeOf(controller, decision, order);
     if (order && file) {
-      await this.#publishOrder(record, controller, order, file, change);
+      await this.#publishOrder(record, { controller, order, change, reopenedFor }, file);
     } else {
       const next = { ...record, controller };
       await this.#records.remember([decision ? withChange(next, change) : next]);
@@ -303,19 +354,19 @@ export class Rollouts {
 
   async #publishOrder(
     record: RolloutRecord,
-    controller: ControllerState,
-    { phase, attempt, beginStage }: Order,
+    { controller, order, change, reopenedFor }: NewState,
     file: RolloutsFile,
-    change: Change,
   ): Promise<void> {
     const { id } = record.rollout;
+    const { phase, attempt, beginStage } = order;
     const { rollbackTo: _rollbackTo, ...known } =
       file.rollouts.find(rollout => rollout.id === id) ?? record.rollout;
     const { rollbackTo } = controller;
     const { cohort, joined } =
       beginStage === undefined ? { ...known, joined: [] } : this.#frozen(record, known, beginStage);
     const rollout = { ...known, cohort, state: phase, attempt, ...(rollbackTo && { rollbackTo }) };
-    const besides = beginStage === undefined ? [] : cohortRows(id, beginStage, joined);
+    const newcomers = reopenedFor ?? (beginStage === undefined ? undefined : joined);
+    const besides = newcomers === undefined ? [] : cohortRows(id, controller.stage, newcomers);
     await this.#records.remember([{ ...record, next: { rollout, controller, change } }], { besides });
     await this.#publish(() => this.#signed.replace(file, rollout));
     const { next: _next, ...rest } = record;
@@ -326,19 +377,9 @@ export class Rollouts {
     this.standings.refresh(rollout);
   }
 
-  /** The membership of a stage that begins now. */
-  #frozen(
-    { product, controller }: RolloutRecord,
-    known: Rollout,
-    stage: number,
-  ): { cohort: Rollout['cohort']; joined: string[] } {
+  #frozen(record: RolloutRecord, known: Rollout, stage: number) {
     const { registry, now } = this.#deps;
-    const everybody = { ...known, cohort: { below: null } };
-    const candidates = [...reachedBy(everybody, product, registry)].map(({ id }) => id);
-    const share = controller.plan.stages[stage]?.basisPoints ?? 0;
-    const { cohort, members } = freeze(known.id, candidates, share, known.cohort, now());
-    const ledger = this.standings.ledger(known.id);
-    return { cohort, joined: members.filter(id => ledger?.has(id) !== true) };
+    return freezeStage({ registry, nowMs: now() }, record, known, stage, this.standings.ledger(known.id));
   }
 
   async #publish(publish: () => Promise<void>): Promise<void> {
@@ -346,7 +387,7 @@ export class Rollouts {
       await publish();
     } catch (error) {
       await this.#reconcile().catch((again: unknown) =>
-        this.#deps.log.error({ err: again }, 'a rollout that could not be published is tidied up later'),
+        this.#deps.log.error(errorFields(again), 'a rollout that could not be published is tidied up later'),
       );
       throw error;
     }

@@ -11,7 +11,7 @@ import { standingOf } from './controller/standing.ts';
 import { type Figures, overdueMs } from './controller/state.ts';
 import { bootedCounter, reachedBy } from './match.ts';
 import type { RolloutRecord } from './record.ts';
-import type { Tallies } from './tallies.ts';
+import type { Outcomes, Tallies } from './tallies.ts';
 
 /** Ids in one row of a frozen cohort. */
 const IDS_A_ROW = 10_000;
@@ -21,6 +21,11 @@ interface StandingsDeps {
   registry: Registry;
   progress: ProgressBoard;
   tallies: Tallies;
+}
+
+export interface Recount {
+  ids: string[];
+  figures: Figures;
 }
 
 /**
@@ -61,6 +66,26 @@ export class Standings {
 
   figures({ rollout, controller }: RolloutRecord): Figures | undefined {
     return this.ledger(rollout.id)?.figures(controller.stage);
+  }
+
+  /**
+   * Whom a rollout that has ended would deal with if it went on, and how they stand. One that has gone on to another release since,
+   * or had this one from elsewhere, isn't among them: it neither goes back nor says so.
+   * @param outcomes all that devices have reported about it
+   */
+  recount({ rollout, product, controller }: RolloutRecord, outcomes: Outcomes): Recount {
+    const { registry } = this.#deps;
+    const ledger = new Ledger();
+    const reached = [...reachedBy(rollout, product, registry)].map(({ id }) => id);
+    for (const id of new Set([...reached, ...outcomes.keys()])) {
+      const member = registry.member(id);
+      const outcome = outcomes.get(id);
+      const standing = this.#standing(rollout, id, outcome);
+      const hasIt = outcome !== undefined && bootedCounter(registry.status(id)) === rollout.release.counter;
+      if (member && (standing !== 'well' || hasIt))
+        ledger.add({ id, site: member.site, stage: controller.stage }, standing);
+    }
+    return { ids: [...ledger.members()].map(({ id }) => id), figures: ledger.figures(controller.stage) };
   }
 
   /** Takes devices into the cohort; those that are in stay as they are. */

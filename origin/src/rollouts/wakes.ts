@@ -1,4 +1,4 @@
-import type { Log } from '../log.ts';
+import { type Log, RecurringErrors } from '../log.ts';
 import type { Serial } from '../storage/concurrency.ts';
 import type { After } from '../upkeep.ts';
 
@@ -18,11 +18,13 @@ interface WakesDeps {
 /** When which rollout is to be judged: soon, or at a time that was set. */
 export class Wakes {
   readonly #deps: WakesDeps;
+  readonly #errors: RecurringErrors;
   readonly #waiting = new Set<string>();
   readonly #timers = new Map<string, () => void>();
 
   constructor(deps: WakesDeps) {
     this.#deps = deps;
+    this.#errors = new RecurringErrors(deps.log);
   }
 
   /** Judges soon, once; if that fails, again a little later. */
@@ -39,6 +41,7 @@ export class Wakes {
   forget(id: string): void {
     this.#timers.get(id)?.();
     this.#timers.delete(id);
+    this.#errors.succeeded(id);
   }
 
   stop(): void {
@@ -48,18 +51,17 @@ export class Wakes {
   #wake(id: string, delayMs: number): void {
     if (this.#waiting.has(id)) return;
     this.#waiting.add(id);
-    const { serial, judge, log } = this.#deps;
+    const { serial, judge } = this.#deps;
     const act = (): void => {
       serial
         .run(async () => {
           this.#waiting.delete(id);
           await judge(id);
+          this.#errors.succeeded(id);
         })
         .catch((error: unknown) => {
-          log.error(
-            { err: error, rollout: id, retryMs: RETRY_MS },
-            'a decision about a rollout could not be published',
-          );
+          const fields = { rollout: id, retryMs: RETRY_MS };
+          this.#errors.failed(id, error, 'a decision about a rollout could not be published', fields);
           this.#wake(id, RETRY_MS);
         });
     };

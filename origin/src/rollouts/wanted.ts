@@ -26,8 +26,10 @@ export interface WantedRollout {
   /** With the canaries' among them if that is to soak differently: 0 basis points. */
   stages?: { basisPoints: number; soakMs?: number | undefined }[] | undefined;
   soakMs?: number | undefined;
+  /** Of the last stage, before the rollout is completed. */
+  lastSoakMs?: number | undefined;
   canaries?: { ids: string[]; isPerSite: boolean } | undefined;
-  limits: { [name in keyof Omit<Plan, 'stages'>]?: Plan[name] | undefined };
+  limits: { [name in keyof Omit<Plan, 'stages' | 'lastStageSoaks'>]?: Plan[name] | undefined };
   terms: {
     window?: string | undefined;
     download?: 'anytime' | 'window' | undefined;
@@ -81,19 +83,19 @@ export function refuseLargeStart(
   if (!isSmall) throw tooManyAtOnce(share, reach, devices);
 }
 
-function stagesFor({
-  stages,
-  soakMs = PLAN_DEFAULTS.soakMs,
-  isAllAtOnce,
-  ...wanted
-}: WantedRollout): Stage[] {
-  const chosen = stages ?? (isAllAtOnce ? [ALL_AT_ONCE] : PLAN_DEFAULTS.stages);
-  const soaking = chosen.map(stage => ({
-    basisPoints: stage.basisPoints,
-    soakMs: stages ? (stage.soakMs ?? soakMs) : soakMs,
+function stagesFor({ stages, isAllAtOnce, lastSoakMs, ...wanted }: WantedRollout): Stage[] {
+  const usual = (isAllAtOnce ? [ALL_AT_ONCE] : PLAN_DEFAULTS.stages).map(({ basisPoints }) => ({
+    basisPoints,
   }));
-  const isNamed = soaking[0]?.basisPoints === 0;
-  return hasCanaries(wanted) && !isNamed ? [{ basisPoints: 0, soakMs }, ...soaking] : soaking;
+  const chosen: NonNullable<WantedRollout['stages']> = stages ?? usual;
+  const isNamed = chosen[0]?.basisPoints === 0;
+  const all = hasCanaries(wanted) && !isNamed ? [{ basisPoints: 0 }, ...chosen] : chosen;
+  // Whoever divides nothing into stages wants it everywhere now: it soaks only if that is said.
+  const { soakMs = all.length > 1 ? PLAN_DEFAULTS.soakMs : ALL_AT_ONCE.soakMs } = wanted;
+  return all.map(({ basisPoints, soakMs: ownMs = soakMs }, at) => ({
+    basisPoints,
+    soakMs: at === all.length - 1 ? (lastSoakMs ?? ownMs) : ownMs,
+  }));
 }
 
 function hasCanaries({ canaries }: Pick<WantedRollout, 'canaries'>): boolean {

@@ -13,6 +13,7 @@ const DIRECTORIES: readonly [string, number][] = [
   ['damaged', PRIVATE],
   ['damaged/chunks', PRIVATE],
   ['damaged/files', PRIVATE],
+  ['spare', PRIVATE],
   ['repository', PUBLIC],
   ['repository/metadata', PUBLIC],
   ['repository/targets', PUBLIC],

@@ -15,6 +15,7 @@ import { TimestampWaiters } from '../http/long-poll.ts';
 import { Metrics } from '../http/metrics.ts';
 import { SignedRequests } from '../http/signed.ts';
 import type { Log } from '../log.ts';
+import { Readiness } from '../readiness.ts';
 import { Repository } from '../repository/repository.ts';
 import { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
@@ -36,6 +37,7 @@ export interface TestOriginOptions {
   syncFiles: SyncFiles;
   now: () => number;
   acceptedDay?: string;
+  elapsedMs?: () => number;
   scrubBytesPerS?: number;
   /** The database; in memory if not given. */
   store?: FleetStore;
@@ -43,6 +45,7 @@ export interface TestOriginOptions {
   audit?: Audit;
   events?: Events;
   maxStagedBytes?: number;
+  maxReportBytes?: number;
   maxBodyMemoryBytes?: number;
   pace?: BodyPace;
   /** What was logged, as `level message`. */
@@ -76,6 +79,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     syncFiles,
     now,
     maxStagedBytes = 2 ** 30,
+    maxReportBytes = 2 ** 30,
     maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
     pace = BODY_PACE,
     logged,
@@ -90,28 +94,38 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const tokens = await Tokens.open(store, audit, now);
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
-  const { acceptedDay, scrubBytesPerS = 0 } = options;
-  const repository = await Repository.open({ files, chunks, staged, now, acceptedDay, log });
+  // A test's clock that passes is time that the origin runs.
+  const { acceptedDay, scrubBytesPerS = 0, elapsedMs = now } = options;
+  const repository = await Repository.open({ files, chunks, staged, now, elapsedMs, acceptedDay, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };
-  const services = await openFleetServices({ repository, files, store, ...heard, room, now, after, log });
+  const services = await openFleetServices({
+    repository,
+    files,
+    store,
+    ...heard,
+    room,
+    maxReportBytes,
+    now,
+    after,
+    log,
+  });
   const scrubbed = { repository, files, chunks, now, after, log, bytesPerS: scrubBytesPerS };
   const scrubber = new Scrubber({ ...scrubbed, republishRollouts: id => services.rollouts.republish(id) });
   const waiters = new TimestampWaiters(repository, after);
   const eventStreams = new EventStreams(events, after);
-  const parts = { repository, scrubber, chunks, staged, tokens, waiters, audit, eventStreams };
+  const readiness = new Readiness({ repository, state, room, now, after, log });
+  const shown = { repository, scrubber, chunks, room, state, now };
+  const parts = { ...shown, readiness, staged, tokens, waiters, audit, eventStreams };
   const app = createApp({
     ...services,
     ...parts,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
     files,
-    metrics: new Metrics({ repository, scrubber, chunks, state, room, ...services, now }),
-    state,
-    room,
+    metrics: new Metrics({ ...services, ...shown }),
     bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
-    now,
     log,
   });
   const { token: adminToken } = await tokens.create({

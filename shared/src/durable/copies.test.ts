@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
@@ -32,6 +32,16 @@ it('gives back no copy that has changed in any byte, or lost some', async () => 
     await writeFile(`${path}.copy`, whole.subarray(0, at));
     expect(await readCopy(path, 1000)).toBeUndefined();
   }
+});
+
+it('sets a directory aside like a file, over whatever was set aside before', async () => {
+  for (let round = 1; round <= 13; round += 1) {
+    if (round % 3 === 0) await writeFile(path, String(round));
+    else await mkdir(join(path, 'inside'), { recursive: true });
+    await setAside(path);
+  }
+  expect(await readdir(directory)).toHaveLength(9);
+  expect(await readdir(`${path}.damaged.9`)).toEqual(['inside']);
 });
 
 it('sets a damaged file aside, the first nine under names of their own', async () => {

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { rename, stat } from 'node:fs/promises';
+import { rename, rm, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { isSystemError, SitecastError } from '../errors.ts';
 import { readFileBounded } from './bounded.ts';
@@ -33,19 +33,36 @@ export async function readCopy(path: string, maxBytes: number): Promise<Buffer |
 }
 
 /**
- * Renames a damaged file to `….damaged`, for people to look at. The first nine stay; the last name is used again then.
+ * Renames a damaged file, or what lies in its place, to `….damaged`, for people to look at. The first nine stay; the last name is
+ * used again then.
  * @returns the new path; undefined if there's no such file
  */
 export async function setAside(path: string): Promise<string | undefined> {
   const aside = await freeName(path);
   try {
-    await rename(path, aside);
+    await renameOver(path, aside);
   } catch (error) {
     if (isSystemError(error, 'ENOENT')) return undefined;
     throw error;
   }
   await syncDirectory(dirname(path));
   return aside;
+}
+
+/** A directory takes the place of nothing but an empty one, and a file that of none. */
+async function renameOver(path: string, aside: string): Promise<void> {
+  try {
+    await rename(path, aside);
+  } catch (error) {
+    if (!isSystemError(error, 'EISDIR', 'ENOTDIR', 'ENOTEMPTY', 'EEXIST')) throw error;
+    await rm(aside, { recursive: true, force: true });
+    await rename(path, aside);
+  }
+}
+
+/** The same with a file's copy, which is of something else than the file. */
+export function setCopyAside(path: string): Promise<string | undefined> {
+  return setAside(copyOf(path));
 }
 
 async function freeName(path: string): Promise<string> {

@@ -1,3 +1,3 @@
 export { openBounded, readFileBounded, readFromHandle, readSecretBounded } from './bounded.ts';
-export { readCopy, setAside, writeCopy } from './copies.ts';
+export { readCopy, setAside, setCopyAside, writeCopy } from './copies.ts';
 export { createFileDurably, makeDirectory, removeDurably, syncDirectory, writeFileDurably } from './files.ts';

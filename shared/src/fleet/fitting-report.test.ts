@@ -22,6 +22,7 @@ import {
   fittingEvent,
   isPlainEvent,
   isReportPayload,
+  MAX_NEW_REPORT_BYTES,
   plainEvent,
   type ReportEvent,
   readReport,
@@ -50,6 +51,9 @@ const reportOf = (said: ReportEvent) => ({
 });
 const isTaken = async (said: ReportEvent): Promise<boolean> =>
   isReportPayload(Buffer.from((await sealReport(reportOf(said), identity)).payload, 'base64'));
+
+const lengthOf = async (said: ReportEvent): Promise<number> =>
+  Buffer.from((await sealReport(reportOf(said), identity)).payload, 'base64').length;
 
 /** Any UTF-16, halves of pairs among it, and longer than a report may be. */
 const anyText = oneof(
@@ -86,6 +90,7 @@ describe('an event that is made to fit', () => {
       asyncProperty(anyEvent, async said => {
         const fitting = fittingEvent(said);
         expect(await isTaken(fitting)).toBe(true);
+        expect(await lengthOf(fitting)).toBeLessThanOrEqual(MAX_NEW_REPORT_BYTES);
         expect(fittingEvent(fitting)).toEqual(fitting);
         expect(fitting.state).toBe(said.state);
         const plain = plainEvent(fitting, 'a reason');
@@ -108,6 +113,23 @@ describe('an event that is made to fit', () => {
     const long = { code: 'c'.repeat(70), message: `x${'😀'.repeat(600)}` };
     const cut = fittingEvent({ ...event, reason: long }).reason;
     expect(cut).toEqual({ code: 'c'.repeat(64), message: `x${'😀'.repeat(511)}` });
+  });
+
+  it('is small, whatever its text is made of: as much of it stays as fits', async () => {
+    for (const [character, kept] of [
+      ['x', 1024],
+      ['ü', 1024],
+      ['漢', 767],
+      ['\0', 383],
+    ] as const) {
+      const said = fittingEvent({
+        ...event,
+        reason: { code: 'healthFailed', message: character.repeat(2000) },
+      });
+      expect(said).toMatchObject({ rollout: event.rollout, inventory: event.inventory });
+      expect(said.reason?.message).toBe(character.repeat(kept));
+      expect(await lengthOf(said)).toBeLessThanOrEqual(MAX_NEW_REPORT_BYTES);
+    }
   });
 
   it('loses its inventory before its reason, and never what it counts by', () => {

@@ -25,8 +25,12 @@ const eventSchema = reportSchema.pick({
 /** What a report says, without its place in a chain. */
 export type ReportEvent = Pick<Report, keyof typeof eventSchema.shape>;
 
-/** What a report holds besides, at most, in bytes. */
+/** A report that is made now has at most so many bytes: it crosses a thin WAN. What earlier ones may have, readers still take. */
+export const MAX_NEW_REPORT_BYTES = 4096;
+/** Of these, what says which report of which chain it is, at most. */
 const PLACE_BYTES = 512;
+/** A reason's message, as JSON, in bytes: 1,024 characters of most scripts, fewer where each takes more than two. */
+const MAX_MESSAGE_BYTES = 2304;
 /** Begins the message in place of a text that was left out. */
 const LEFT_OUT = 'what was told here is left out: ';
 /** Codes as this program makes them: nobody's text. */
@@ -34,7 +38,7 @@ const PLAIN_CODE = /^[A-Za-z][A-Za-z0-9_]{0,63}$/;
 const CODE_LEFT_OUT = 'SITECAST_REPORT_SHORTENED';
 
 /**
- * An event that every reader takes: texts are cut and well-formed; where that isn't enough, what no report can carry is left out.
+ * An event that every reader takes, and small: texts are cut and well-formed; where that isn't enough, what no report can carry is left out.
  * What it gives fits as it is.
  */
 export function fittingEvent(event: ReportEvent): ReportEvent {
@@ -80,7 +84,7 @@ export function isReportPayload(payload: Uint8Array): boolean {
 }
 
 function isFitting(event: ReportEvent): boolean {
-  return isReadable(payloadOf(event), eventSchema, MAX_PAYLOAD_BYTES - PLACE_BYTES);
+  return isReadable(payloadOf(event), eventSchema, MAX_NEW_REPORT_BYTES - PLACE_BYTES);
 }
 
 function isReadable(
@@ -98,8 +102,20 @@ function isReadable(
 }
 
 function fittingReason({ code, message, ...rest }: NonNullable<Report['reason']>): Report['reason'] {
-  return { ...rest, code: cutText(code, MAX_CODE_CHARS), message: cutText(message, MAX_MESSAGE_CHARS) };
+  return { ...rest, code: cutText(code, MAX_CODE_CHARS), message: fittingMessage(message) };
 }
+
+function fittingMessage(message: string): string {
+  let cut = cutText(message, MAX_MESSAGE_CHARS);
+  for (let excess = excessOf(cut); excess > 0; excess = excessOf(cut)) {
+    // A character has six bytes at most, as \u0000 does.
+    cut = cutText(cut, cut.length - Math.ceil(excess / MAX_CHAR_BYTES));
+  }
+  return cut;
+}
+
+const MAX_CHAR_BYTES = 6;
+const excessOf = (text: string): number => Buffer.byteLength(JSON.stringify(text)) - MAX_MESSAGE_BYTES;
 
 function fittingInventory(inventory: NonNullable<Report['inventory']>): Report['inventory'] {
   const entries = Object.entries(inventory).slice(0, MAX_INVENTORY);

@@ -16,6 +16,7 @@ export {
   fittingEvent,
   isPlainEvent,
   isReportPayload,
+  MAX_NEW_REPORT_BYTES,
   plainEvent,
   type ReportEvent,
 } from './fitting-report.ts';
@@ -52,6 +53,14 @@ export {
   presenceSchema,
   TELL_EVERY_MS,
 } from './presence.ts';
+export {
+  MAX_REPORT_WAIT_S,
+  OVER_BUDGET,
+  REPORT_RATE,
+  reportBytes,
+  reportsOverBudget,
+  reportsRetryAfterS,
+} from './report-budget.ts';
 export {
   type Acknowledgement,
   DEVICE_STATES,

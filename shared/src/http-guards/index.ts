@@ -4,6 +4,7 @@
  * answer is read.
  */
 export { FairMemory, type MemoryLease } from './fair-memory.ts';
+export { type Rate, TokenBucket, TokenBuckets } from './token-bucket.ts';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { isIPv6, type Socket } from 'node:net';
 

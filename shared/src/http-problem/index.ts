@@ -26,6 +26,7 @@ const STATUS_OF_CODE = new Map<ErrorCode, number>([
   ['SITECAST_MEDIA_TYPE_UNSUPPORTED', 415],
   ['SITECAST_RANGE_UNSATISFIABLE', 416],
   ['SITECAST_RATE_LIMITED', 429],
+  ['SITECAST_REPORTS_OVER_BUDGET', 429],
   // It passes once somebody has seen to it: whoever asks keeps what it has, and comes again.
   ['SITECAST_ONLINE_KEY_MISSING', 503],
   ['SITECAST_CLOCK_AHEAD', 503],

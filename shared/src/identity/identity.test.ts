@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -67,6 +67,13 @@ describe('the key of an identity is kept twice', () => {
   const open = (...knownIds: string[]) =>
     Identity.open(directory, { knownIds, warn: message => warnings.push(message) });
   const other = () => KeyPair.generate();
+  /** Of the secret half: it makes another, usable key. */
+  const withTurnedBit = (pem: string) => {
+    const [begin = '', body = '', ...rest] = pem.split('\n');
+    const bytes = Buffer.from(body, 'base64');
+    bytes[40] = (bytes[40] ?? 0) ^ 1;
+    return [begin, bytes.toString('base64'), ...rest].join('\n');
+  };
   const idOf = (pair: KeyPair) => new Identity(pair).id;
 
   beforeEach(() => {
@@ -77,7 +84,7 @@ describe('the key of an identity is kept twice', () => {
     const { id } = await open();
     const key = await readFile(path(), 'utf8');
     expect((await stat(`${path()}.copy`)).mode & 0o777).toBe(0o600);
-    for (const damaged of ['', key.slice(0, 50), other().toPkcs8Pem()]) {
+    for (const damaged of ['', key.slice(0, 50), withTurnedBit(key)]) {
       await writeFile(path(), damaged);
       expect((await open()).id).toBe(id);
       expect(await readFile(path(), 'utf8')).toBe(key);
@@ -99,12 +106,31 @@ describe('the key of an identity is kept twice', () => {
     }
   });
 
-  it('unless an earlier release has begun anew beside the copy, as the rest of the directory says', async () => {
-    await open();
+  it('unless an earlier release has begun anew beside the copy: as the rest of the directory says, or the keys themselves', async () => {
+    let { id } = await open();
+    for (const known of ['the new one', 'both', 'none'] as const) {
+      const pair = other();
+      const knownIds = { 'the new one': [idOf(pair)], both: [id, idOf(pair)], none: [] }[known];
+      await writeFile(path(), pair.toPkcs8Pem());
+      expect((await open(...knownIds)).id).toBe(idOf(pair));
+      expect(warnings.pop()).toMatch(`the key of ${idOf(pair)}, and its copy that of ${id}`);
+      // It goes by the new key from now on, should that be damaged.
+      await writeFile(path(), withTurnedBit(pair.toPkcs8Pem()));
+      expect((await open()).id).toBe(idOf(pair));
+      ({ id } = await open());
+    }
+    // No key is thrown away.
+    expect((await readdir(directory)).filter(name => name.startsWith('identity.key.copy.'))).toHaveLength(3);
+  });
+
+  it('and the copy counts where the rest of the directory goes by it, whatever key was put beside it', async () => {
+    const { id } = await open();
     const pair = other();
     await writeFile(path(), pair.toPkcs8Pem());
-    expect((await open(idOf(pair))).id).toBe(idOf(pair));
-    expect((await open()).id).toBe(idOf(pair));
+    expect((await open(id)).id).toBe(id);
+    expect(await readFile(`${path()}.damaged`, 'utf8')).toBe(pair.toPkcs8Pem());
+    await writeFile(path(), pair.toPkcs8Pem());
+    await expect(open(idOf(other()))).rejects.toMatchObject({ code: 'SITECAST_IDENTITY_DAMAGED' });
   });
 
   it('and without a copy it is refused, and left, where the rest of the directory is of somebody else', async () => {

@@ -5,6 +5,7 @@ import {
   readCopy,
   readFileBounded,
   setAside,
+  setCopyAside,
   writeCopy,
   writeFileDurably,
 } from '../durable/index.ts';
@@ -15,6 +16,8 @@ import { idOfPublicKey } from './peer-id.ts';
 const MAX_IDENTITY_BYTES = 4096;
 const FILE_NAME = 'identity.key';
 const KEY_MODE = 0o600;
+/** Two keys differ in 128 of their 256 bits; that a quarter or less differ, one pair in 10^15 has. */
+const MAX_DAMAGED_BITS = 64;
 
 export interface OpenIdentityOptions {
   /** Ids by which the rest of the directory goes: a key of none of them isn't the one that it was begun with. */
@@ -35,7 +38,7 @@ export class Identity {
   /**
    * The identity in a data directory; made, durably and 0600, at the first call. The key is kept twice (`identity.key.copy`): every
    * turned bit makes another, usable key of it, and whoever goes on with that is a stranger to the fleet. So the copy, which
-   * vouches for itself, counts, and a key that isn't it is set aside.
+   * vouches for itself, counts, and a key that isn't it is set aside; but where the key is another one altogether, the copy is.
    * @throws SITECAST_KEY_INVALID for a file that holds no key and has no copy, SITECAST_IDENTITY_DAMAGED for one that is missing
    *   or that of somebody else: it's never replaced by itself
    */
@@ -56,6 +59,7 @@ export class Identity {
 interface Found {
   identity: Identity;
   pem: string;
+  der: Uint8Array;
 }
 
 /** What is no key, or what the medium doesn't give back. */
@@ -70,14 +74,30 @@ async function withCopy(
   { knownIds = [], warn = () => {} }: OpenIdentityOptions,
 ): Promise<Identity> {
   if (isFound(found) && found.identity.id === copy.identity.id) return found.identity;
-  if (isFound(found) && knownIds.includes(found.identity.id) && !knownIds.includes(copy.identity.id)) {
-    // A release that kept no copy has begun anew here.
-    await keepCopy(path, found);
+  if (isFound(found) && isBegunAnew(found, copy, knownIds)) {
+    await replaceCopy(path, { found, copy }, warn);
     return found.identity;
   }
   if (!isKnown(copy, knownIds)) throw damaged(path, knownIds);
   await restore(path, copy, warn);
   return copy.identity;
+}
+
+/**
+ * Whether a release that kept no copies has made this key after the copy was written. The rest of the directory goes by it then,
+ * or by neither; and damage turns some bits of a key, where two keys differ in about half of them.
+ */
+function isBegunAnew(found: Found, copy: Found, knownIds: readonly string[]): boolean {
+  if (knownIds.length > 0) return knownIds.includes(found.identity.id);
+  return bitsApart(found.der, copy.der) > MAX_DAMAGED_BITS;
+}
+
+function bitsApart(one: Uint8Array, other: Uint8Array): number {
+  let count = 8 * Math.abs(one.length - other.length);
+  for (const [at, byte] of one.entries()) {
+    for (let left = byte ^ (other[at] ?? byte); left > 0; left &= left - 1) count += 1;
+  }
+  return count;
 }
 
 async function withoutCopy(
@@ -93,7 +113,7 @@ async function withoutCopy(
   if (found !== 'missing') throw unusable(path, found.cause);
   if (knownIds.length > 0) throw damaged(path, knownIds);
   const pair = KeyPair.generate();
-  const made = { identity: new Identity(pair), pem: pair.toPkcs8Pem() };
+  const made = foundFrom(pair, pair.toPkcs8Pem());
   await createFileDurably(path, made.pem, KEY_MODE);
   await keepCopy(path, made);
   return made.identity;
@@ -116,8 +136,14 @@ async function readKeyCopy(path: string): Promise<Found | undefined> {
 
 function keyOf(bytes: Buffer): Found {
   const pem = bytes.toString('utf8');
-  return { identity: new Identity(KeyPair.fromPkcs8(pem)), pem };
+  return foundFrom(KeyPair.fromPkcs8(pem), pem);
 }
+
+const foundFrom = (pair: KeyPair, pem: string): Found => ({
+  identity: new Identity(pair),
+  pem,
+  der: pair.toPkcs8Der(),
+});
 
 async function keepCopy(path: string, { pem }: Found): Promise<void> {
   try {
@@ -126,6 +152,25 @@ async function keepCopy(path: string, { pem }: Found): Promise<void> {
     // On a full disk, say: it's tried again at the next start.
     if (!isSystemError(error)) throw error;
   }
+}
+
+/** The other key's copy is set aside: no key is thrown away. */
+async function replaceCopy(
+  path: string,
+  { found, copy }: { found: Found; copy: Found },
+  warn: (message: string) => void,
+): Promise<void> {
+  warn(
+    `${path} is the key of ${found.identity.id}, and its copy that of ${copy.identity.id}: an earlier release has begun anew`,
+  );
+  try {
+    await setCopyAside(path);
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    // On a read-only disk, say: it's tried again at the next start.
+    return;
+  }
+  await keepCopy(path, found);
 }
 
 async function restore(

@@ -76,6 +76,26 @@ function noSpace({ name }: Owner, cause?: unknown): SitecastError {
   });
 }
 
+/** A database whose logs must become a table before it can be opened, on a disk without room for that. */
+export function noRoomToOpen(
+  { name, dataDirectory }: Owner,
+  { path, neededBytes, freeBytes }: { path: string; neededBytes: number; freeBytes: number },
+  cause: unknown,
+): SitecastError {
+  const needed = Math.ceil(neededBytes / 2 ** 20);
+  const free = Math.floor(freeBytes / 2 ** 20);
+  return new SitecastError(
+    'noSpace',
+    'SITECAST_NO_SPACE',
+    `the disk of the ${name} is full: opening the database takes about ${needed} MiB in ${path}, and ${free} MiB are free there`,
+    {
+      hint: `Make room on the file system of ${dataDirectory}, then start it again: what was acknowledged is there.`,
+      data: { path, neededBytes, freeBytes },
+      cause,
+    },
+  );
+}
+
 export function damaged(
   { dataDirectory, cure }: Owner,
   what: string,

@@ -61,6 +61,15 @@ export async function sortTables(
   return { live: tables.filter(isLive), others: tables.filter(table => !isLive(table)) };
 }
 
+/** Opening needs room for what the logs hold, as a table, and for a little besides. */
+const OPENING_BYTES = 1024 * 1024;
+
+/** How much room opening a database takes, about. */
+export async function openingBytes(path: string): Promise<number> {
+  const { logs } = await listFiles(path);
+  return logs.reduce((sum, { lengthBytes }) => sum + lengthBytes, OPENING_BYTES);
+}
+
 async function readManifest(path: string): Promise<Set<number> | undefined> {
   try {
     const name = (await readFileBounded(join(path, 'CURRENT'), MAX_CURRENT_BYTES)).toString().trim();

@@ -6,6 +6,7 @@ export {
   type OpenOptions,
 } from './open.ts';
 export type { Owner } from './errors.ts';
-export { freeBytesAt, LevelStore } from './level-store.ts';
+export { freeBytesAt } from './level.ts';
+export { LevelStore } from './level-store.ts';
 export { type Repaired, repairLevel } from './repair.ts';
 export { type Change, type DatabaseState, type KeyRange, type KeyValueStore, startingWith } from './store.ts';

@@ -1,9 +1,8 @@
-import { statfs } from 'node:fs/promises';
 import { SitecastError } from '../errors.ts';
 import { baseOf, type Numbers, numberOf, OWN_KEYS, readNumbers } from './commit-numbers.ts';
 import { isClosed, lost, type Owner, readingError, writingError } from './errors.ts';
-import { listFiles } from './files-check.ts';
-import { type Database, iteratorRange, openLevel } from './level.ts';
+import { openingBytes } from './files-check.ts';
+import { type Database, freeBytesAt, iteratorRange, openLevel } from './level.ts';
 import type { Change, DatabaseState, KeyRange, KeyValueStore } from './store.ts';
 import type { Witness } from './witness.ts';
 
@@ -11,8 +10,6 @@ import type { Witness } from './witness.ts';
 const MAX_SHARED_CHANGES = 5000;
 /** How soon after a failed try, and how often without anybody asking, a database that can't be written is opened anew. */
 const RETRY_MS = 1000;
-/** Opening needs room for what the logs hold, as a table, and for a little besides. */
-const OPENING_BYTES = 1024 * 1024;
 
 export interface LevelStoreDeps {
   path: string;
@@ -278,9 +275,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
 
   async #hasRoom(): Promise<boolean> {
     const { path, freeBytes = () => freeBytesAt(path) } = this.#deps;
-    const { logs } = await listFiles(path);
-    const neededBytes = logs.reduce((sum, { lengthBytes }) => sum + lengthBytes, OPENING_BYTES);
-    return (await freeBytes()) >= neededBytes;
+    return (await freeBytes()) >= (await openingBytes(path));
   }
 
   /** @throws SITECAST_STATE_LOST where a commit isn't there that was acknowledged */
@@ -322,10 +317,4 @@ export class LevelStore implements KeyValueStore, DatabaseState {
 
 function stopping(): SitecastError {
   return new SitecastError('unreachable', 'SITECAST_STOPPING', 'this process is being stopped');
-}
-
-/** What is free on the file system of a path, for whoever isn't root. */
-export async function freeBytesAt(path: string): Promise<number> {
-  const { bavail, bsize } = await statfs(path);
-  return bavail * bsize;
 }

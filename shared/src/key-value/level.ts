@@ -1,5 +1,7 @@
+import { statfs } from 'node:fs/promises';
 import { ClassicLevel } from 'classic-level';
-import { hasCode, inUse, openingError, type Owner } from './errors.ts';
+import { hasCode, inUse, noRoomToOpen, openingError, type Owner } from './errors.ts';
+import { openingBytes } from './files-check.ts';
 import type { KeyRange } from './store.ts';
 
 export type Database = ClassicLevel<string, unknown>;
@@ -11,8 +13,17 @@ export async function openLevel(path: string, owner: Owner): Promise<Database> {
     await database.open();
     return database;
   } catch (error) {
-    throw openingError(error, owner);
+    const told = openingError(error, owner);
+    if (told.code !== 'SITECAST_NO_SPACE') throw told;
+    const room = { path, neededBytes: await openingBytes(path), freeBytes: await freeBytesAt(path) };
+    throw noRoomToOpen(owner, room, error);
   }
+}
+
+/** What is free on the file system of a path, for whoever isn't root. */
+export async function freeBytesAt(path: string): Promise<number> {
+  const { bavail, bsize } = await statfs(path);
+  return bavail * bsize;
 }
 
 /**

@@ -8,8 +8,9 @@ import { type Database, demandUnlocked, iteratorRange, openLevel } from './level
 import { type Noted, Witness } from './witness.ts';
 
 const MAX_CHECKED_FIRST_BYTES = 512 * 1024 * 1024;
-/** Missing commits that an error names. */
-const MAX_NAMED_COMMITS = 20;
+/** Ranges of missing commits that an error names. */
+const MAX_NAMED_RANGES = 20;
+const MAX_NAMED_FILES = 20;
 
 export interface OpenOptions
   extends Pick<LevelStoreDeps, 'path' | 'owner' | 'freeBytes' | 'onTrouble' | 'onMended'> {
@@ -148,8 +149,9 @@ function lossOf(numbers: Numbers | undefined, noted: Noted | 'unreadable' | unde
     return { what: "the file that tells how far it had got is another database's", missing: 0, known };
   const missing = numbers.missing.length;
   if (missing === 0) return undefined;
-  const named = numbers.missing.slice(0, MAX_NAMED_COMMITS).join(', ');
-  const rest = missing > MAX_NAMED_COMMITS ? ', …' : '';
+  const ranges = rangesOf(numbers.missing);
+  const named = ranges.slice(0, MAX_NAMED_RANGES).join(', ');
+  const rest = ranges.length > MAX_NAMED_RANGES ? ', …' : '';
   const last = Math.max(numbers.newest, noted.commit);
   return {
     what: `of ${last} commits that were acknowledged, ${missing} are missing: ${named}${rest}`,
@@ -176,7 +178,18 @@ function counted(known: Record<string, number>): string {
 function damagedTables(owner: Owner, tables: readonly DamagedTable[]): SitecastError {
   const files = tables.map(({ name }) => name);
   const said = tables.map(({ name, unreadable }) => `${name}: ${unreadable ?? 'a checksum is wrong'}`);
-  return damaged(owner, said.slice(0, MAX_NAMED_COMMITS).join('; '), {
-    files: files.slice(0, MAX_NAMED_COMMITS),
+  return damaged(owner, said.slice(0, MAX_NAMED_FILES).join('; '), {
+    files: files.slice(0, MAX_NAMED_FILES),
   });
+}
+
+/** @param numbers lowest first. @returns as in `3`, `7–12` */
+function rangesOf(numbers: readonly number[]): string[] {
+  const ranges: { from: number; to: number }[] = [];
+  for (const number of numbers) {
+    const last = ranges.at(-1);
+    if (last && last.to === number - 1) last.to = number;
+    else ranges.push({ from: number, to: number });
+  }
+  return ranges.map(({ from, to }) => (from === to ? `${from}` : `${from}–${to}`));
 }

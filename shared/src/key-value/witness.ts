@@ -3,12 +3,16 @@ import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { crc32 } from 'node:zlib';
 import { z } from 'zod';
-import { writeFileDurably } from '../durable/index.ts';
+import { setAside, writeFileDurably } from '../durable/index.ts';
 import { isSystemError } from '../errors.ts';
 
-/** Two slots, written in turn, each in a sector of its own: a power cut spoils one at the most. */
+/**
+ * Two slots, written in turn, each in a sector of its own: a power cut spoils one at the most. Both are written a second time, in another
+ * block of the disk: one that goes bad doesn't take the last note with it, as it would if the older slot counted then.
+ */
 const SLOT_BYTES = 512;
 const SLOTS = 2;
+const COPIES_AT = 4096;
 /** How long after a note it has reached the disk, too. */
 const SYNC_AFTER_MS = 1000;
 
@@ -47,11 +51,13 @@ export class Witness {
       bytes = await readFile(this.#path);
     } catch (error) {
       if (isSystemError(error, 'ENOENT')) return undefined;
+      // Something else is in its place, or the disk doesn't give it back.
+      if (isSystemError(error, 'EISDIR', 'EIO')) return 'unreadable';
       throw error;
     }
     let newest: Noted | undefined;
-    for (let slot = 0; slot < SLOTS; slot += 1) {
-      const noted = parseSlot(bytes.subarray(slot * SLOT_BYTES, (slot + 1) * SLOT_BYTES));
+    for (const at of [0, SLOT_BYTES, COPIES_AT, COPIES_AT + SLOT_BYTES]) {
+      const noted = parseSlot(bytes.subarray(at, at + SLOT_BYTES));
       if (noted && noted.commit >= (newest?.commit ?? 0)) newest = noted;
     }
     return newest ?? 'unreadable';
@@ -61,7 +67,11 @@ export class Witness {
   async begin(id: string, commit: number): Promise<void> {
     this.#close();
     const noted = { id, commit, known: this.#known() };
-    await writeFileDurably(this.#path, Buffer.concat([slotOf(noted), slotOf(noted)]), 0o600);
+    const slots = Buffer.concat([slotOf(noted), slotOf(noted)]);
+    const bytes = Buffer.concat([slots, Buffer.alloc(COPIES_AT - slots.length), slots]);
+    // What can't be read may be what nothing can be renamed over: a directory.
+    if ((await this.read()) === 'unreadable') await setAside(this.#path);
+    await writeFileDurably(this.#path, bytes, 0o600);
     this.#last = noted;
   }
 
@@ -79,7 +89,9 @@ export class Witness {
     if (!this.#last) throw new Error('the witness has not begun');
     this.#file ??= openSync(this.#path, 'r+');
     this.#last = { ...this.#last, commit, known: this.#known() };
-    writeSync(this.#file, slotOf(this.#last), 0, SLOT_BYTES, (commit % SLOTS) * SLOT_BYTES);
+    const slot = slotOf(this.#last);
+    const at = (commit % SLOTS) * SLOT_BYTES;
+    for (const from of [0, COPIES_AT]) writeSync(this.#file, slot, 0, SLOT_BYTES, from + at);
     this.#syncing ??= setTimeout(() => {
       this.#syncing = undefined;
       this.#sync().catch(() => undefined);

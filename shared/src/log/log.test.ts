@@ -1,7 +1,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { SitecastError } from '../errors.ts';
-import { openLog, type LogFields } from './log.ts';
+import { openLog } from './log.ts';
 
 const OBEYED = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/u;
 const ID = '12D3KooWJNPFgSQM7njS86Q9ZSVwGGDGEVh8Wh2rjLYfbmRSJWxF';
@@ -74,7 +74,7 @@ describe('a line of JSON', () => {
     };
     log.identify(() => ({ id: ID }));
     // As where fields come out of a document.
-    log.info({ ...forged } as LogFields, 'right');
+    log.info(forged, 'right');
     expect(json()).toMatchObject({ id: ID, level: 'info', role: 'agent', msg: 'right', id_: 'another' });
     expect(last().match(/"id":/g)).toHaveLength(1);
   });
@@ -134,57 +134,44 @@ describe('a line of text', () => {
   });
 });
 
-it('takes nobody at his word: a line stays a line, and a field what it is, whatever others have said', () => {
-  const nasty = fc.constantFrom(
-    '\n',
-    '\r',
-    '\u001b[2J',
-    '\u2028',
-    '"',
-    '\\',
-    '=',
-    ' code=OK',
-    '<0>',
-    '\ud800',
-    '\u202e',
-    '{',
-    'é',
-  );
-  const text = fc.array(fc.oneof(nasty, fc.string({ maxLength: 4 }))).map(parts => parts.join(''));
-  fc.assert(
-    fc.property(text, text, text, (message, value, name) => {
-      for (const options of [
-        { format: 'json' },
-        { format: 'text' },
-        { format: 'text', isJournal: true },
-      ] as const) {
-        const { log, lines, last } = bed(options);
-        log.identify(() => ({ id: ID, ownName: name }));
-        const cause = new SitecastError('failed', 'SITECAST_X', value);
-        log.error({ site: value, nested: { text: value }, err: cause }, message);
-        expect(lines).toHaveLength(1);
-        expect(last()).not.toMatch(OBEYED);
-        if (options.format === 'json') {
-          expect(JSON.parse(last())).toMatchObject({
-            site: value,
-            msg: message,
-            code: 'SITECAST_X',
-            ownName: name,
-          });
-          continue;
-        }
-        const [head = ''] = last().split(': ');
-        expect(head).toMatch(/^(<3>error|\S+Z error) agent/);
-        const isSaid = message.includes(value);
-        expect(fieldsOf(last().slice(last().indexOf(': ')))).toEqual([
-          ...(isSaid ? [] : ['error']),
-          'code',
-          'site',
-          'nested',
-        ]);
-      }
-    }),
-  );
+describe('what others have said, whatever it is', () => {
+  const nasty = '\n|\r|\u001b[2J|\u2028|"|\\|=| code=OK|<0>|\ud800|\u202e|{|é|: '.split('|');
+  const text = fc
+    .array(fc.oneof(fc.constantFrom(...nasty), fc.string({ maxLength: 4 })))
+    .map(parts => parts.join(''));
+  const logged = (options: Options, [message, value, ownName]: readonly [string, string, string]): string => {
+    const { log, lines, last } = bed(options);
+    log.identify(() => ({ id: ID, ownName }));
+    const err = new SitecastError('failed', 'SITECAST_X', value);
+    log.error({ site: value, nested: { text: value }, err }, message);
+    expect(lines).toHaveLength(1);
+    expect(last()).not.toMatch(OBEYED);
+    return last();
+  };
+
+  it('is in one line of JSON, and comes out of it as it was', () => {
+    fc.assert(
+      fc.property(fc.tuple(text, text, text), said => {
+        const [msg, site, ownName] = said;
+        expect(JSON.parse(logged({ format: 'json' }, said))).toMatchObject({
+          role: 'agent',
+          code: 'SITECAST_X',
+          ...{ msg, site, ownName },
+        });
+      }),
+    );
+  });
+
+  it('is in one line of text, and makes up no field', () => {
+    fc.assert(
+      fc.property(fc.tuple(text, text, text), fc.boolean(), (said, isJournal) => {
+        const line = logged({ format: 'text', isJournal }, said);
+        expect(line).toMatch(/^(<3>error|[\d:.TZ-]+ error) agent( [\w.-]*)?: /);
+        const error = said[0].includes(said[1]) ? [] : ['error'];
+        expect(fieldsOf(line)).toEqual([...error, 'code', 'site', 'nested']);
+      }),
+    );
+  });
 });
 
 describe('an error', () => {

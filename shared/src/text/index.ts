@@ -17,6 +17,12 @@ export function cutTextStart(text: string, maxChars: number): string {
   return text.slice(isSplit ? start + 1 : start).toWellFormed();
 }
 
+/** The end of what a command has printed, for a sentence: `no output` where that is nothing. */
+export function outputText(output: string, maxChars: number): string {
+  const text = cutTextStart(output.trim(), maxChars).trim();
+  return text === '' ? 'no output' : text;
+}
+
 /**
  * The last bytes that a program wrote, as text. Where earlier bytes are gone, the rest of a character that lost its
  * beginning goes, too. What isn't UTF-8 becomes U+FFFD.

@@ -1,6 +1,6 @@
 import { array, assert, constantFrom, integer, nat, oneof, property, string, uint8Array } from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { cutText, cutTextStart, decodeTail } from './index.ts';
+import { cutText, cutTextStart, decodeTail, outputText } from './index.ts';
 
 /** Any UTF-16, halves of pairs among it. */
 const anyText = oneof(
@@ -43,6 +43,15 @@ it('never leaves half a pair at the cut', () => {
     '',
   ]);
   expect([cutText('a\ud83d', 2), cutTextStart('\ude00a', 2)]).toEqual(['a\ufffd', '\ufffda']);
+});
+
+it.each([
+  ['', 'no output'],
+  [' \n', 'no output'],
+  ['a\nb\n', 'a\nb'],
+  ['no camera', 'mera'],
+])('what a command printed (%j) is told as %j', (output, told) => {
+  expect(outputText(output, 4).slice(0, 9)).toBe(told);
 });
 
 describe('the last bytes of an output', () => {

@@ -16,7 +16,7 @@ import {
   reportsBody,
   withProblems,
 } from '../schemas.ts';
-import { signedJson } from '../signed.ts';
+import { addressOf, signedJson } from '../signed.ts';
 
 const json = <T extends z.ZodType>(description: string, schema: T) => ({
   description,
@@ -92,7 +92,7 @@ function reportRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps, middleware: M
   app.openapi(reports, async c => {
     const { reports: envelopes } = c.req.valid('json');
     c.get('charge')(envelopes.length);
-    const { acknowledgement, rejected } = await deps.reports.accept(c.get('sender'), envelopes);
+    const { acknowledgement, rejected } = await deps.reports.accept(c.get('sender'), envelopes, addressOf(c));
     const answer = { ...(acknowledgement && { acknowledgement }), ...(rejected.length > 0 && { rejected }) };
     return c.json(answer, 202);
   });
@@ -169,7 +169,7 @@ function peerRoute(app: OpenAPIHono<GatewayEnv>, { tracker }: AppDeps, middlewar
     responses: withProblems({ 200: json('Others that may have chunks for it.', namedPeersSchema) }),
   });
   app.openapi(route, async c =>
-    c.json({ peers: await tracker.tell(c.get('sender'), c.req.valid('json')) }, 200),
+    c.json({ peers: await tracker.tell(c.get('sender'), c.req.valid('json'), addressOf(c)) }, 200),
   );
 }
 
@@ -184,7 +184,7 @@ function documentRoutes(app: OpenAPIHono<GatewayEnv>, { assignments, acknowledge
   app.openapi(assignment, async c => {
     const { id } = c.req.valid('param');
     const isForwarded = c.req.header(FORWARDED_HEADER) !== undefined;
-    const found = isId(id) ? await assignments.get(id, { isForwarded }) : undefined;
+    const found = isId(id) ? await assignments.get(id, { isForwarded, address: addressOf(c) }) : undefined;
     if (found) return c.json({ assignment: found }, 200);
     throw new SitecastError('notFound', 'SITECAST_NO_ASSIGNMENT', 'nothing is assigned under this id');
   });
@@ -199,7 +199,9 @@ function documentRoutes(app: OpenAPIHono<GatewayEnv>, { assignments, acknowledge
   app.openapi(acknowledgement, async c => {
     const { id } = c.req.valid('param');
     const isForwarded = c.req.header(FORWARDED_HEADER) !== undefined;
-    const found = isId(id) ? await acknowledgements.get(id, { isForwarded }) : undefined;
+    const found = isId(id)
+      ? await acknowledgements.get(id, { isForwarded, address: addressOf(c) })
+      : undefined;
     if (found) return c.json({ acknowledgement: found }, 200);
     throw new SitecastError('notFound', 'SITECAST_NO_ACKNOWLEDGEMENT', 'nothing is acknowledged for this id');
   });

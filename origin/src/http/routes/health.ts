@@ -1,14 +1,19 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { whyNotReady } from '../../repository/description.ts';
-import { demandRoom, type Room } from '../../storage/room.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
 import { JSON_TYPE } from '../schemas.ts';
 
+const readySchema = z.object({
+  status: z.literal('ready'),
+  initialised: z.boolean(),
+  /** What of it is damaged or lost: the rest is served. */
+  damage: z.object({ chunks: z.int(), files: z.int() }),
+});
+
 /** For load balancers and Prometheus. */
-export function healthRoutes(app: OriginApp, { repository, state, room, metrics, now }: AppDeps): void {
+export function healthRoutes(app: OriginApp, { repository, readiness, metrics }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -33,7 +38,7 @@ export function healthRoutes(app: OriginApp, { repository, state, room, metrics,
         200: {
           description: 'Ready.',
           content: {
-            [JSON_TYPE]: { schema: z.object({ status: z.literal('ready'), initialised: z.boolean() }) },
+            [JSON_TYPE]: { schema: readySchema },
           },
         },
         503: {
@@ -43,12 +48,17 @@ export function healthRoutes(app: OriginApp, { repository, state, room, metrics,
       },
     }),
     async c => {
-      const why = whyNotReady(repository, now()) ?? state.trouble ?? state.damage ?? (await fullness(room));
+      const why = await readiness.check();
       if (why) {
         const data = { code: why.code };
         throw new SitecastError('unreachable', 'SITECAST_NOT_READY', why.message, { data });
       }
-      return c.json({ status: 'ready' as const, initialised: repository.committed !== undefined }, 200);
+      const { chunks, files } = repository.damage;
+      const damage = { chunks, files };
+      return c.json(
+        { status: 'ready' as const, initialised: repository.committed !== undefined, damage },
+        200,
+      );
     },
   );
 
@@ -61,14 +71,4 @@ export function healthRoutes(app: OriginApp, { repository, state, room, metrics,
     }),
     async c => c.text(await metrics.text(), 200, { 'content-type': metrics.contentType }),
   );
-}
-
-async function fullness(room: Room): Promise<SitecastError | undefined> {
-  try {
-    await demandRoom(room);
-    return undefined;
-  } catch (error) {
-    if (error instanceof SitecastError) return error;
-    throw error;
-  }
 }

@@ -83,6 +83,8 @@ const detailSchema = summarySchema
     ),
     ...hearingShape,
     inventory: z.record(z.string(), z.unknown()).optional(),
+    /** Of its reports: how many are kept, in how many bytes, and how many older ones made way. */
+    kept: z.object({ reports: z.int(), bytes: z.int(), dropped: z.int() }).optional(),
     names: z
       .record(z.string(), z.string())
       .openapi({ description: 'Names of the gateways that reports came through, by id.' }),
@@ -198,6 +200,7 @@ function detailRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Memb
           ...chainsOf(status),
           ...hearing,
           ...(isRecord(inventory) && { inventory }),
+          ...(status?.kept && { kept: status.kept }),
           names: fleet.registry.namesOf(gateways),
           reports,
         },

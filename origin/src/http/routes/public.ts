@@ -12,13 +12,18 @@ const problem = (description: string) => ({
   content: { 'application/problem+json': { schema: problemSchema } },
 });
 
+function verifiedFiles({ files, scrubber, now }: Pick<AppDeps, 'files' | 'scrubber' | 'now'>): VerifiedFiles {
+  const onDamaged = (path: string) => scrubber.suspect(path);
+  const onMissing = (path: string) => scrubber.lookForMissing(path);
+  return new VerifiedFiles({ inner: files, onDamaged, onMissing, now });
+}
+
 /** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
 export function publicRoutes(
   app: OriginApp,
   { files, responseMemory, repository, scrubber, waiters, now }: AppDeps,
 ): void {
-  const verified = new VerifiedFiles({ inner: files, onDamaged: path => scrubber.suspect(path), now });
-  const deps = { files: new HotFiles(verified, now), memory: responseMemory };
+  const deps = { files: new HotFiles(verifiedFiles({ files, scrubber, now }), now), memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
   const responses = {

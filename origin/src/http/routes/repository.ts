@@ -36,6 +36,8 @@ const repositorySchema = z
       ),
       files: z.array(z.string()),
     }),
+    /** Of all devices: what is kept, how much that may be, and how many older ones made way. */
+    reports: z.object({ keptBytes: z.int(), maxKeptBytes: z.int(), dropped: z.int() }),
   })
   .openapi('Repository');
 
@@ -66,7 +68,7 @@ export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
   rotateRoute(app, deps);
 }
 
-function describeRoute(app: OriginApp, { tokens, repository, now }: AppDeps): void {
+function describeRoute(app: OriginApp, { tokens, repository, readiness, fleet, now }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -78,7 +80,12 @@ function describeRoute(app: OriginApp, { tokens, repository, now }: AppDeps): vo
         200: { description: 'The repository.', content: { [JSON_TYPE]: { schema: repositorySchema } } },
       }),
     }),
-    c => c.json(describeRepository(repository, now()), 200),
+    async c => {
+      const { putOffs: _putOffs, ...reports } = fleet.intake.totals;
+      const { warnings, ...description } = describeRepository(repository, now());
+      const all = [...(await readiness.warnings()), ...warnings];
+      return c.json({ ...description, warnings: all, reports }, 200);
+    },
   );
 }
 

@@ -81,12 +81,16 @@ export const rolloutStatusSchema = rolloutSchema
     matching: z.int().openapi({
       description: 'Devices that it is for, whether a stage has reached them or not.',
     }),
+    acts: z.array(z.enum(OPERATOR_ACTS)).openapi({ description: 'What can be done with it now.' }),
     figures: figuresSchema.optional(),
     failures: z.array(
       z.object({
         code: z.string(),
+        detail: z.string().optional().openapi({
+          description: 'How the command that failed ended, such as "exit code 1".',
+        }),
         hardware: z.string(),
-        message: z.string(),
+        message: z.string().openapi({ description: 'What the first of `devices` said.' }),
         count: z.int(),
         sites: z.int(),
         devices: z.array(z.string()),
@@ -119,6 +123,12 @@ export const rolloutStatusSchema = rolloutSchema
   })
   .openapi('RolloutStatus');
 
+const supersedes = z
+  .array(z.object({ rollout: z.string(), version: z.string() }))
+  .openapi({ description: 'Rollouts that soaked in their last stage: they are completed with its start.' });
+
+export const startedRolloutSchema = rolloutStatusSchema.extend({ supersedes }).openapi('StartedRollout');
+
 const durationMs = z.int().min(0).max(MAX_PLAN_MS);
 const stageWish = z.strictObject({ basisPoints: z.int().min(0).max(10_000), soakMs: durationMs.optional() });
 
@@ -142,6 +152,10 @@ export const newRolloutSchema = z
       .default({}),
     stages: z.array(stageWish).min(1).max(MAX_STAGES).optional(),
     soakMs: durationMs.optional(),
+    lastSoakMs: durationMs.optional().openapi({
+      description:
+        'How long the last stage soaks before the rollout is completed; without it as the others do.',
+    }),
     canaries: z
       .strictObject({
         ids: z.array(idSchema).max(MAX_CANARIES).default([]),
@@ -186,6 +200,7 @@ export const dryRunSchema = z
     names: z
       .record(z.string(), z.string())
       .openapi({ description: 'Names of these devices that have one, by id.' }),
+    supersedes,
     blockedBy: z
       .object({ rollout: z.string(), version: z.string(), state: rolloutStateSchema })
       .optional()
@@ -209,7 +224,7 @@ export const previewSchema = z
   .openapi('RolloutPreview');
 
 export function wantedOf(body: z.infer<typeof newRolloutSchema>): WantedRollout {
-  const { product, version, counter, id, match, stages, soakMs, canaries } = body;
+  const { product, version, counter, id, match, stages, soakMs, lastSoakMs, canaries } = body;
   const { maxFailuresBasisPoints, minFailures, onFailure, silentAfterMs } = body;
   const { window, download, notBefore, offlineForMs, maxDownBasisPoints } = body;
   return {
@@ -219,6 +234,7 @@ export function wantedOf(body: z.infer<typeof newRolloutSchema>): WantedRollout 
     match,
     stages,
     soakMs,
+    lastSoakMs,
     canaries: canaries && { ids: canaries.ids, isPerSite: canaries.perSite },
     limits: { maxFailuresBasisPoints, minFailures, onFailure, silentAfterMs },
     terms: { window, download, notBefore, offlineForMs, maxDownBasisPoints },

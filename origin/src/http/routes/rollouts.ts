@@ -1,5 +1,5 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { idSchema, rolloutIdSchema } from '@sitecast/shared/fleet';
+import { idSchema, type Rollout, rolloutIdSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { shownTurn } from '../../fleet/presence-view.ts';
 import { OPERATOR_ACTS, type OperatorAct } from '../../rollouts/controller/operate.ts';
@@ -19,6 +19,7 @@ import {
   rolloutSchema,
   rolloutStateSchema,
   rolloutStatusSchema,
+  startedRolloutSchema,
   wantedOf,
 } from './rollout-schemas.ts';
 
@@ -40,7 +41,12 @@ const listQuery = z.object({ product: nameSchema.optional(), state: rolloutState
 const idParam = z.object({ id: rolloutIdSchema });
 const ONLY_ROLLBACK = 'only a rollback leads to a release';
 const previewQuery = z
-  .object({ act: z.enum(OPERATOR_ACTS), to: versionSchema.optional() })
+  .object({
+    act: z.enum(OPERATOR_ACTS),
+    to: versionSchema.optional(),
+    // The `sitecast` of 0.1.0 doesn't say: it asks first, and hears of the refusal then.
+    acknowledge: z.enum(['true', 'false']).default('true'),
+  })
   .refine(({ act, to }) => to === undefined || act === 'rollback', ONLY_ROLLBACK);
 const actSchema = z.strictObject({
   acknowledge: z.boolean().default(false),
@@ -57,6 +63,8 @@ export function rolloutRoutes(app: OriginApp, deps: AppDeps): void {
   actRoutes(app, deps);
 }
 
+const nameOf = ({ id, release }: Rollout) => ({ rollout: id, version: release.version });
+
 type Page = Parameters<typeof statusOf>[3];
 
 async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, page: Page) {
@@ -68,7 +76,12 @@ async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, p
     .slice(0, MAX_SHOWN_TURNS)
     .map(turn => shownTurn(turn, fleet, page.nowMs));
   const isGoingOn = ledger !== undefined;
-  return { ...describeRollout(record), ...status, ...(isGoingOn && turns.length > 0 && { turns }) };
+  return {
+    ...describeRollout(record),
+    ...status,
+    acts: await rollouts.acts(record),
+    ...(isGoingOn && turns.length > 0 && { turns }),
+  };
 }
 
 function startRoute(app: OriginApp, deps: AppDeps): void {
@@ -93,7 +106,7 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
         },
         201: {
           description: 'The rollout, and how many devices it reaches now.',
-          content: { [JSON_TYPE]: { schema: rolloutStatusSchema } },
+          content: { [JSON_TYPE]: { schema: startedRolloutSchema } },
         },
         404: {
           description:
@@ -111,18 +124,16 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
           count: ids.length,
           devices: ids.slice(0, MAX_NAMED_DEVICES),
         }));
-        const { rollout, candidates, blockedBy } = prepared;
-        const blocked = blockedBy && {
-          rollout: blockedBy.id,
-          version: blockedBy.release.version,
-          state: blockedBy.state,
-        };
+        const { rollout, candidates, blockedBy, superseded } = prepared;
+        const blocked = blockedBy && { ...nameOf(blockedBy), state: blockedBy.state };
         const names = fleet.registry.namesOf(stages.flatMap(({ devices }) => devices));
-        const told = { id: rollout.id, total: candidates.length, plan, stages, names };
+        const supersedes = superseded.map(nameOf);
+        const told = { id: rollout.id, total: candidates.length, plan, stages, names, supersedes };
         return c.json({ ...told, ...(blocked && { blockedBy: blocked }) }, 200);
       }
-      const record = await rollouts.start(wantedOf(body), c.get('token').name);
-      return c.json(await fullStatus(deps, record, { limit: 0, nowMs: now() }), 201);
+      const { record, superseded } = await rollouts.start(wantedOf(body), c.get('token').name);
+      const status = await fullStatus(deps, record, { limit: 0, nowMs: now() });
+      return c.json({ ...status, supersedes: superseded.map(nameOf) }, 201);
     },
   );
 }
@@ -185,7 +196,8 @@ function previewRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
     createRoute({
       method: 'get',
       path: '/api/v1/rollouts/{id}/preview',
-      summary: 'How many devices an act would touch, if it were done now.',
+      summary:
+        'How many devices an act would touch, if it were done now. What would be refused then is refused here.',
       security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       request: { params: idParam, query: previewQuery },
@@ -195,8 +207,9 @@ function previewRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
       }),
     }),
     async c => {
-      const { act, to } = c.req.valid('query');
-      return c.json(await rollouts.preview(c.req.valid('param').id, act, to), 200);
+      const { act, to, acknowledge } = c.req.valid('query');
+      const wish = { act, isAcknowledged: acknowledge === 'true' };
+      return c.json(await rollouts.preview(c.req.valid('param').id, wish, to), 200);
     },
   );
 }
@@ -205,7 +218,8 @@ const SUMMARIES: Record<OperatorAct, string> = {
   pause: 'Pauses a rollout: devices that have not activated it yet wait.',
   resume: 'Goes on with a paused rollout. After an automatic pause the failures are to be acknowledged.',
   abort: 'Ends a rollout: devices that have not activated it yet leave it alone.',
-  rollback: 'Sends devices back to the release they came from; with `to`, to that one.',
+  rollback:
+    'Sends devices back to the release they came from; with `to`, to that one. Also after the rollout has ended.',
   advance: 'Begins the next stage now. With `target`, that one and none after it, however often it is said.',
   retry: 'Raises the attempt number: devices that failed try again. With `target`, to that number.',
   complete: 'Ends a rollout as good: its release is what latecomers get.',

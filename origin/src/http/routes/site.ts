@@ -1,6 +1,13 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { DEVICE_STATES, type DeviceState, idSchema, rolloutIdSchema } from '@sitecast/shared/fleet';
+import {
+  DEVICE_STATES,
+  type DeviceState,
+  idSchema,
+  OVER_BUDGET,
+  reportsOverBudget,
+  rolloutIdSchema,
+} from '@sitecast/shared/fleet';
 import { envelopeSchema } from '@sitecast/shared/identity';
 import { MAX_REPORTS } from '../../fleet/intake.ts';
 import type { Member } from '../../fleet/member.ts';
@@ -25,6 +32,8 @@ const rejectedSchema = z.object({
   epoch: z.string().optional(),
   seq: z.int().optional(),
   code: z.string(),
+  /** It's for later, in so many seconds: its device has sent as much as it may for now. */
+  retryAfterS: z.int().optional(),
 });
 
 const progressSchema = z.object({
@@ -58,7 +67,8 @@ const problem = (description: string) => ({
 /** The site API: what devices and gateways speak, signed by their own keys. Gateways relay it. */
 export function siteRoutes(app: OriginApp, deps: AppDeps): void {
   enrolmentRoutes(app, deps);
-  reportRoutes(app, deps);
+  reportRoute(app, deps);
+  acknowledgementRoute(app, deps);
   progressRoute(app, deps);
 }
 
@@ -113,7 +123,7 @@ function enrolmentRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): vo
   );
 }
 
-function reportRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
+function reportRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -143,14 +153,22 @@ function reportRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): void 
     }),
     async c => {
       const sender = requireSender(fleet.registry.activeMember(c.get('sender')));
-      const { chains, rejected } = await fleet.intake.take(sender, c.req.valid('json').reports);
+      const { reports } = c.req.valid('json');
+      const { chains, rejected } = await fleet.intake.take(sender, reports);
+      const [first] = rejected;
+      // A gateway brings those of many, and its others aren't to wait.
+      const isAllLater =
+        rejected.length === reports.length && rejected.every(({ code }) => code === OVER_BUDGET);
+      if (sender.kind === 'device' && isAllLater) throw reportsOverBudget(first?.retryAfterS ?? 0);
       const acknowledgements = await Promise.all(
         chains.map(({ id, epoch, seq }) => fleet.statements.acknowledgement(id, epoch, seq)),
       );
       return c.json({ acknowledgements, rejected }, 200);
     },
   );
+}
 
+function acknowledgementRoute(app: OriginApp, { fleet }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'get',

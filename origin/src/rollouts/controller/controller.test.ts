@@ -106,7 +106,7 @@ const settle = (world: World): void => {
 };
 
 describe('a stage', () => {
-  it('ends when its devices are well and it has soaked; the last one when all devices are well', () => {
+  it('ends when its devices are well and it has soaked', () => {
     const world = new World(plan({ stages: stages(1000, 5000, 10_000) }));
     expect(world.members).toHaveLength(2);
     settle(world);
@@ -119,6 +119,9 @@ describe('a stage', () => {
     world.pass(4 * HOUR_MS);
     expect(world.cohort).toEqual({ below: null });
     settle(world);
+    world.pass(4 * HOUR_MS - 1);
+    expect(world.state).toMatchObject({ phase: 'active', settledAt: '2030-01-01T08:00:00.000Z' });
+    world.pass(1);
     expect(world.state.phase).toBe('completed');
     expect(world.published.map(({ beginStage, phase }) => beginStage ?? phase)).toEqual([1, 2, 'completed']);
   });
@@ -181,6 +184,74 @@ describe('a stage', () => {
     expect(world.state.stage).toBe(1);
     world.pass(1);
     expect(world.state.stage).toBe(2);
+  });
+});
+
+describe('the last stage', () => {
+  const lastStage = (change: Partial<Plan> = {}) => plan({ stages: stages(10_000), ...change });
+
+  it('while it soaks counts late failures, and may be paused, aborted or sent back', () => {
+    const world = new World(lastStage());
+    settle(world);
+    world.pass(3 * HOUR_MS);
+    world.report('d0', 'failed');
+    expect(world.state).toMatchObject({ phase: 'active' });
+    expect(world.state.settledAt).toBeUndefined();
+    world.report('d1', 'failed');
+    expect(world.state).toMatchObject({ phase: 'rollingBack', stop: { why: 'failures' } });
+    for (const [act, phase] of [
+      ['pause', 'paused'],
+      ['abort', 'aborted'],
+      ['rollback', 'rollingBack'],
+      ['complete', 'completed'],
+    ] as const) {
+      const other = new World(lastStage());
+      settle(other);
+      other.act(act);
+      expect(other.state.phase).toBe(phase);
+    }
+  });
+
+  it('soaks anew after a pause', () => {
+    const world = new World(lastStage());
+    settle(world);
+    world.pass(3 * HOUR_MS);
+    world.act('pause');
+    world.pass(3 * HOUR_MS);
+    world.act('resume');
+    world.pass(0);
+    world.pass(4 * HOUR_MS - 1);
+    expect(world.state.phase).toBe('active');
+    world.pass(1);
+    expect(world.state.phase).toBe('completed');
+  });
+
+  it('is not made to soak anew by a device that comes while it does, and waits for it in the end', () => {
+    const world = new World(lastStage());
+    settle(world);
+    world.pass(3 * HOUR_MS);
+    world.report('latecomer', 'running');
+    world.pass(HOUR_MS);
+    expect(world.state).toMatchObject({ phase: 'active', settledAt: '2030-01-01T00:00:00.000Z' });
+    world.report('latecomer', 'well');
+    expect(world.state.phase).toBe('completed');
+  });
+
+  it('that brings nobody in is over at once: whoever is in has soaked already', () => {
+    const world = new World(plan({ stages: stages(5000, 10_000) }), { devices: 1 });
+    settle(world);
+    world.pass(4 * HOUR_MS);
+    world.pass(0);
+    expect(world.state).toMatchObject({ phase: 'completed', stage: 1 });
+  });
+
+  it.each([
+    ['of a plan of 0.1.0', (({ lastStageSoaks: _lastStageSoaks, ...rest }) => rest)(lastStage())],
+    ['that is told not to', lastStage({ stages: [{ basisPoints: 10_000, soakMs: 0 }] })],
+  ])('%s doesn’t soak', (_which, chosen) => {
+    const world = new World(chosen);
+    settle(world);
+    expect(world.state.phase).toBe('completed');
   });
 });
 
@@ -333,8 +404,27 @@ describe('an operator', () => {
     world.act('rollback');
     expect(() => world.act('complete')).toThrow(expect.objectContaining({ code: 'SITECAST_ROLLOUT_STATE' }));
     world.act('abort');
-    expect(() => world.act('resume')).toThrow(expect.objectContaining({ code: 'SITECAST_ROLLOUT_ENDED' }));
+    expect(() => world.act('resume')).toThrow(
+      expect.objectContaining({
+        code: 'SITECAST_ROLLOUT_ENDED',
+        message: "a rollout that is aborted can't resume: it can rollback",
+      }),
+    );
   });
+
+  it.each(['complete', 'abort'] as const)(
+    'may send back what has ended by %s, to a chosen release, too',
+    act => {
+      const one = { counter: 1, version: '1.0.0' };
+      const world = new World(plan({ stages: stages(10_000) }));
+      settle(world);
+      world.act(act);
+      const { phase } = world.state;
+      world.act('rollback', { rollbackTo: one });
+      expect(world.state).toMatchObject({ phase: 'rollingBack', rollbackTo: one, stop: { why: 'operator' } });
+      expect(world.decisions.at(-1)).toMatchObject({ action: 'rollout.rollback', details: { from: phase } });
+    },
+  );
 
   it('who raises the attempt begins anew with what was acknowledged, not with the stage', () => {
     const world = new World(plan({ stages: stages(1000, 10_000), onFailure: 'pause' }));

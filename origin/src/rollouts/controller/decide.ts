@@ -1,8 +1,8 @@
 import { beginStage, type Decided, ORIGIN } from './effects.ts';
 import { operate, type OperatorEvent } from './operate.ts';
-import { isLastStage } from './plan.ts';
+import { isLastStage, soakMsOf } from './plan.ts';
 import type { ControllerState, Figures } from './state.ts';
-import { isDone, isSettled, verdictOf } from './verdict.ts';
+import { areMembersWell, isDone, isSettled, verdictOf } from './verdict.ts';
 
 export type ControllerEvent =
   /** Devices have reported: this is where they stand now. */
@@ -78,26 +78,47 @@ function stillStopped(state: ControllerState, why: StopReason, figures: Figures,
 }
 
 function goOn(state: ControllerState, figures: Figures, nowMs: number): Decided {
-  const { plan, stage, attempt } = state;
-  if (isLastStage(plan, stage)) {
-    if (!isDone(figures)) return { state, effects: [] };
-    return {
-      state: { ...state, phase: 'completed' },
-      effects: [
-        { type: 'publish', phase: 'completed', attempt },
-        { type: 'decision', action: 'rollout.complete', by: ORIGIN, details: { stage, figures } },
-      ],
-    };
-  }
-  if (!isSettled(figures)) {
+  const isLast = isLastStage(state.plan, state.stage);
+  if (!(isLast ? isLastSettled(state, figures) : isSettled(figures))) {
     const { settledAt, ...unsettled } = state;
     return { state: settledAt === undefined ? state : unsettled, effects: [] };
   }
   const settled =
     state.settledAt === undefined ? { ...state, settledAt: new Date(nowMs).toISOString() } : state;
-  // Whoever was in before has soaked already, and nobody else has come in.
-  const isSoaked = figures.joined === 0 && settled.hasSoaked === true;
-  const soakedMs = Date.parse(settled.settledAt ?? '') + (isSoaked ? 0 : (plan.stages[stage]?.soakMs ?? 0));
+  const soakedMs = soakEndMs(settled, figures) ?? nowMs;
   if (nowMs < soakedMs) return { state: settled, effects: [{ type: 'timer', atMs: soakedMs }] };
-  return beginStage(settled, ORIGIN, figures, nowMs);
+  if (!isLast) return beginStage(settled, ORIGIN, figures, nowMs);
+  return isDone(figures) ? complete(settled, figures) : { state: settled, effects: [] };
+}
+
+/** Devices that come while it soaks don't make it soak anew; to be completed it waits for them, too. */
+function isLastSettled({ settledAt }: ControllerState, figures: Figures): boolean {
+  return isDone(figures) || (settledAt !== undefined && areMembersWell(figures));
+}
+
+/** When the current stage has soaked; undefined while its devices aren't well yet. */
+function soakEndMs(
+  { plan, stage, settledAt, hasSoaked }: ControllerState,
+  { joined }: Figures,
+): number | undefined {
+  if (settledAt === undefined) return undefined;
+  // Whoever was in before has soaked already, and nobody else has come in.
+  const isSoaked = joined === 0 && hasSoaked === true;
+  return Date.parse(settledAt) + (isSoaked ? 0 : soakMsOf(plan, stage));
+}
+
+function complete(state: ControllerState, figures: Figures): Decided {
+  return {
+    state: { ...state, phase: 'completed' },
+    effects: [
+      { type: 'publish', phase: 'completed', attempt: state.attempt },
+      { type: 'decision', action: 'rollout.complete', by: ORIGIN, details: { stage: state.stage, figures } },
+    ],
+  };
+}
+
+/** All has been done, and it just soaks before it's completed. */
+export function isSoakingLast(state: ControllerState, figures: Figures): boolean {
+  const { phase, plan, stage, settledAt } = state;
+  return phase === 'active' && isLastStage(plan, stage) && settledAt !== undefined && areMembersWell(figures);
 }

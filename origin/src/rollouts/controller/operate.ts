@@ -36,25 +36,30 @@ const ALLOWED: Record<OperatorAct, { from: readonly Phase[]; to: Phase | undefin
   pause: { from: ['active'], to: 'paused' },
   resume: { from: ['paused'], to: 'active' },
   abort: { from: ['active', 'paused', 'rollingBack', 'completed'], to: 'aborted' },
-  rollback: { from: ['active', 'paused', 'rollingBack'], to: 'rollingBack' },
+  // What has ended can be sent back, as long as devices know of it: nothing else leads on from there.
+  rollback: { from: ['active', 'paused', 'rollingBack', 'completed', 'aborted'], to: 'rollingBack' },
   advance: { from: ['active'], to: undefined },
   retry: { from: ['active', 'paused', 'rollingBack'], to: undefined },
   complete: { from: ['active', 'paused'], to: 'completed' },
 };
 
+/** Nothing comes of it any more by itself. */
+export const isEnded = (phase: Phase): boolean => phase === 'completed' || phase === 'aborted';
+
 /** What an operator wants of a rollout. The same again does nothing. @throws as `decide` says */
 export function operate(state: ControllerState, event: OperatorEvent, nowMs: number): Decided {
-  const { act, target, rollbackTo } = event;
-  const { from, to } = ALLOWED[act];
-  const isThere =
-    (state.phase === to && (!rollbackTo || rollbackTo.counter === state.rollbackTo?.counter)) ||
-    (act === 'advance' && target !== undefined && state.stage >= target) ||
-    (act === 'retry' && target !== undefined && state.attempt >= target);
-  if (isThere) return { state, effects: [] };
-  if (!from.includes(state.phase)) throw refusal(act, state.phase);
+  const { act, rollbackTo } = event;
+  if (isThere(state, event)) return { state, effects: [] };
+  if (!ALLOWED[act].from.includes(state.phase)) throw refusal(act, state.phase);
   const decided = change(state, event, nowMs);
   const { stage, attempt } = decided.state;
-  const details = { stage, attempt, ...(rollbackTo && { rollbackTo }), figures: event.figures };
+  const details = {
+    stage,
+    attempt,
+    ...(isEnded(state.phase) && { from: state.phase }),
+    ...(rollbackTo && { rollbackTo }),
+    figures: event.figures,
+  };
   const isTold = decided.effects.some(({ type }) => type === 'decision');
   return isTold
     ? decided
@@ -62,6 +67,14 @@ export function operate(state: ControllerState, event: OperatorEvent, nowMs: num
         ...decided,
         effects: [...decided.effects, { type: 'decision', action: `rollout.${act}`, by: event.by, details }],
       };
+}
+
+function isThere(state: ControllerState, { act, target, rollbackTo }: OperatorEvent): boolean {
+  return (
+    (state.phase === ALLOWED[act].to && (!rollbackTo || rollbackTo.counter === state.rollbackTo?.counter)) ||
+    (act === 'advance' && target !== undefined && state.stage >= target) ||
+    (act === 'retry' && target !== undefined && state.attempt >= target)
+  );
 }
 
 function change(state: ControllerState, event: OperatorEvent, nowMs: number): Decided {
@@ -120,13 +133,18 @@ function published(state: ControllerState): Decided {
   return { state, effects: [{ type: 'publish', phase: state.phase, attempt: state.attempt }] };
 }
 
+/** What may lead on from a phase. */
+export function actsFrom(phase: Phase): OperatorAct[] {
+  return OPERATOR_ACTS.filter(act => ALLOWED[act].from.includes(phase) && ALLOWED[act].to !== phase);
+}
+
 function refusal(act: OperatorAct, phase: Phase): SitecastError {
-  const isFinal = phase === 'aborted' || phase === 'completed';
+  const others = actsFrom(phase);
   return new SitecastError(
     'conflict',
-    isFinal ? 'SITECAST_ROLLOUT_ENDED' : 'SITECAST_ROLLOUT_STATE',
-    isFinal ? `the rollout is ${phase}: that's final` : `a rollout that is ${phase} can't ${act}`,
-    { data: { act, state: phase } },
+    isEnded(phase) ? 'SITECAST_ROLLOUT_ENDED' : 'SITECAST_ROLLOUT_STATE',
+    `a rollout that is ${phase} can't ${act}: it can ${others.join(', ')}`,
+    { data: { act, state: phase, acts: others } },
   );
 }
 

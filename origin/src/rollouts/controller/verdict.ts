@@ -30,6 +30,11 @@ function waitedFor({ running, waiting, pending, silent, unreachable }: Figures):
 }
 
 /** Every device of the last stage is well, those that came later among them. */
-export function isDone({ members, well, gone, late, lateWell }: Figures): boolean {
-  return members - gone + late > 0 && well + gone === members && lateWell === late;
+export function isDone(figures: Figures): boolean {
+  return areMembersWell(figures) && figures.lateWell === figures.late;
+}
+
+/** Every device of the frozen cohort is, and there's one at all. */
+export function areMembersWell({ members, well, gone, late }: Figures): boolean {
+  return members - gone + late > 0 && well + gone === members;
 }

@@ -1,0 +1,39 @@
+import { createServer, type Server } from 'node:net';
+import { isSystemError } from '@sitecast/shared/errors';
+
+/**
+ * A name in Linux's abstract socket namespace. The kernel gives it to one process alone and takes it back however that process
+ * ends, so there's no stale lock to judge.
+ */
+export class AbstractLock {
+  readonly #server: Server;
+
+  private constructor(server: Server) {
+    this.#server = server;
+  }
+
+  /** @returns undefined where somebody has the name */
+  static async take(name: string): Promise<AbstractLock | undefined> {
+    const server = createServer(socket => socket.destroy());
+    try {
+      await new Promise<void>((resolve, reject) => {
+        server.once('error', reject);
+        server.listen(`\0${name}`, resolve);
+      });
+    } catch (error) {
+      if (isSystemError(error, 'EADDRINUSE')) return undefined;
+      throw error;
+    }
+    server.on('error', () => {
+      // Whoever connects gets nothing here anyway.
+    });
+    server.unref();
+    return new AbstractLock(server);
+  }
+
+  async release(): Promise<void> {
+    await new Promise<void>(resolve => {
+      this.#server.close(() => resolve());
+    });
+  }
+}

@@ -1,0 +1,94 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmod, link, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import type { Log } from '../ports.ts';
+import { FileSlot } from './file-slot.ts';
+import { SlotLocks } from './slot-locks.ts';
+
+let directory: string;
+let a: string;
+let b: string;
+const logged: string[] = [];
+const log: Log = (_level, message) => void logged.push(message);
+const open: SlotLocks[] = [];
+const children: ChildProcess[] = [];
+
+beforeEach(async () => {
+  logged.length = 0;
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-slot-locks-'));
+  [a, b] = [join(directory, 'a.img'), join(directory, 'b.img')];
+  await writeFile(a, 'what runs');
+});
+afterEach(async () => {
+  for (const locks of open.splice(0)) await locks.release();
+  for (const child of children.splice(0)) child.kill('SIGKILL');
+  await rm(directory, { recursive: true });
+});
+
+/** An agent of its own: the slots that run and don't run are its view of them. */
+function agent(): { locks: SlotLocks; slot: (path: string, other: string) => FileSlot } {
+  const locks = new SlotLocks(log);
+  open.push(locks);
+  return { locks, slot: (path, other) => new FileSlot(path, { other, locks }) };
+}
+
+const found = async (path: string) => ({ path, found: await stat(path, { bigint: true }) });
+const busy = (path: string) =>
+  expect.objectContaining({
+    code: 'SITECAST_SLOT_BUSY',
+    message: `the slot ${path} is the slot of another sitecast-agent, process ${process.pid}`,
+  });
+
+it('gives a slot to one agent, whatever it is called, and none of two where one is taken', async () => {
+  const [one, two] = [agent().locks, agent().locks];
+  await one.take([await found(a)]);
+  await one.take([await found(a)]);
+  await link(a, join(directory, 'link'));
+  await writeFile(b, '');
+  const both = [await found(b), await found(join(directory, 'link'))];
+  await expect(two.take(both)).rejects.toEqual(busy(join(directory, 'link')));
+  await one.take([await found(b)]);
+  await one.release();
+  await two.take(both);
+});
+
+it('keeps an agent from writing where another has either slot, and from making a file there', async () => {
+  const [one, two] = [agent(), agent()];
+  await one.locks.take([await found(a)]);
+  // To the second one, A is what doesn't run.
+  await expect(two.slot(a, b).openForWriting()).rejects.toEqual(busy(a));
+  await expect(two.slot(b, a).openForWriting()).rejects.toEqual(busy(a));
+  expect(await readdir(directory)).toEqual(['a.img']);
+  const writer = await one.slot(b, a).openForWriting();
+  await writer.close();
+  // A file that was made just now is the maker's.
+  await expect(two.locks.take([await found(b)])).rejects.toEqual(busy(b));
+  await one.locks.release();
+  await (await two.slot(b, a).openForWriting()).close();
+});
+
+const HOLD = `require('node:net').createServer().listen('\\0' + process.argv[1], () => console.log('held'))`;
+
+it.skipIf(process.getuid?.() !== 0)(
+  'is not kept off by whoever may not write the slot, and is by whoever may, until that ends',
+  async () => {
+    const { dev, ino } = await stat(a);
+    const name = `sitecast-slot-file-${dev >> 8}:${dev & 255}/${ino}`;
+    // `nobody` of most systems, and no group that owns anything here.
+    const child = spawn(process.execPath, ['-e', HOLD, name], { uid: 65_534, gid: 65_534, stdio: 'pipe' });
+    children.push(child);
+    await once(child.stdout, 'data');
+    const { locks } = agent();
+    await chmod(a, 0o600);
+    await locks.take([await found(a)]);
+    expect(logged).toEqual([expect.stringContaining(`process ${child.pid}, which may not write it`)]);
+    await chmod(a, 0o602);
+    await expect(locks.take([await found(a)])).rejects.toThrow(`process ${child.pid}`);
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    await locks.take([await found(a)]);
+  },
+);

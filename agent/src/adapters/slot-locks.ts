@@ -1,0 +1,67 @@
+import type { BigIntStats } from 'node:fs';
+import type { Log } from '../ports.ts';
+import { AbstractLock } from './abstract-lock.ts';
+import { holderOf, mayWrite } from './lock-holder.ts';
+import type { FoundSlot } from './slot-checks.ts';
+import { busySlot } from './slot-errors.ts';
+import { storageId } from './storage-stack.ts';
+
+/**
+ * Keeps agents with different data directories off each other's slots: a slot is one agent's, whichever it is that runs, from when
+ * it was first seen until that agent's process ends. The lock is on the storage, not on the path.
+ */
+export class SlotLocks {
+  readonly #held = new Map<string, AbstractLock>();
+  readonly #log: Log;
+
+  constructor(log: Log) {
+    this.#log = log;
+  }
+
+  /**
+   * Takes those that aren't held yet: all, or none of them.
+   * @throws SITECAST_SLOT_BUSY where another agent has one
+   */
+  async take(slots: readonly FoundSlot[]): Promise<void> {
+    const taken: string[] = [];
+    try {
+      for (const slot of slots) {
+        const name = nameOf(slot.found);
+        if (this.#held.has(name)) continue;
+        const lock = await AbstractLock.take(name);
+        if (lock) {
+          this.#held.set(name, lock);
+          taken.push(name);
+        } else await this.#judgeHolder(name, slot);
+      }
+    } catch (error) {
+      for (const name of taken) await this.#release(name);
+      throw error;
+    }
+  }
+
+  async release(): Promise<void> {
+    for (const name of this.#held.keys()) await this.#release(name);
+  }
+
+  async #judgeHolder(name: string, { path, found }: FoundSlot): Promise<void> {
+    const holder = await holderOf(name);
+    // Anybody on this machine can take a name. It keeps nobody off a slot that whoever took it couldn't write.
+    if (!holder || mayWrite(holder, found)) throw busySlot(path, heldBy(holder?.pid));
+    this.#log('warn', `the lock of slot ${path} was taken by process ${holder.pid}, which may not write it`, {
+      uid: holder.uid,
+    });
+  }
+
+  async #release(name: string): Promise<void> {
+    const lock = this.#held.get(name);
+    this.#held.delete(name);
+    await lock?.release();
+  }
+}
+
+function heldBy(pid: number | undefined): string {
+  return `is the slot of another sitecast-agent${pid === undefined ? '' : `, process ${pid}`}`;
+}
+
+const nameOf = (found: BigIntStats): string => `sitecast-slot-${storageId(found).replace(' ', '-')}`;

@@ -1,0 +1,45 @@
+import type { BigIntStats } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { type Mount, readMounts } from './mounts.ts';
+import { deviceNumber, holdersOf, loopDevicesOn, storageOf } from './storage-stack.ts';
+
+/**
+ * What uses a slot, as far as this process sees: a mount, or something bigger that it is part of, also by way of a loop device.
+ * @returns as in `the slot X is mounted at Y`; undefined where nothing is seen
+ */
+export async function useOf(path: string, found: BigIntStats): Promise<string | undefined> {
+  const mounts = await readMounts();
+  const own = found.isBlockDevice() ? await useOfDevice(found, mounts) : undefined;
+  if (own !== undefined) return own;
+  for (const loop of await loopDevicesOn(await storageOf(found, path))) {
+    const device = await statOf(loop);
+    const use = device && (await useOfDevice(device, mounts));
+    if (use !== undefined) return `${use} by way of ${loop}`;
+  }
+  return undefined;
+}
+
+async function useOfDevice(device: BigIntStats, mounts: readonly Mount[]): Promise<string | undefined> {
+  const number = deviceNumber(device.rdev);
+  for (const { device: mounted, source, mountPoint } of mounts) {
+    // Some (btrfs, say) have a number of their own: their source names the device.
+    const isIt = mounted === number || (source.startsWith('/') && (await isDevice(source, device)));
+    if (isIt) return `is mounted at ${mountPoint}`;
+  }
+  const [holder] = await holdersOf(number);
+  return holder === undefined ? undefined : `is part of /dev/${holder}`;
+}
+
+async function isDevice(path: string, { rdev }: BigIntStats): Promise<boolean> {
+  const found = await statOf(path);
+  return found?.isBlockDevice() === true && found.rdev === rdev;
+}
+
+async function statOf(path: string): Promise<BigIntStats | undefined> {
+  try {
+    return await stat(path, { bigint: true });
+  } catch {
+    // Gone, or out of this process's sight.
+    return undefined;
+  }
+}

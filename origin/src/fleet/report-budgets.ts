@@ -1,0 +1,63 @@
+import { REPORT_RATE } from '@sitecast/shared/fleet';
+import { TokenBuckets } from '@sitecast/shared/http-guards';
+
+/**
+ * What one device may send the origin. At once twice of what a gateway takes: a site has several, and one that was started anew doesn't
+ * know what it took before.
+ */
+const RATE = { ...REPORT_RATE, burst: 2 * REPORT_RATE.burst };
+/** Devices whose budgets are known. One that is forgotten begins anew, after as many others have sent something. */
+const MAX_BUDGETS = 200_000;
+
+interface Place {
+  epoch: string;
+  seq: number;
+}
+
+/** How much each device has sent lately, in memory: what counts is what becomes durable. */
+export class ReportBudgets {
+  readonly #buckets: TokenBuckets;
+  /** Of a device: the first report that was put off. What follows it lacks nothing but that. */
+  readonly #putOff = new Map<string, Place>();
+  /** Reports that were put off since the start. */
+  putOffs = 0;
+
+  constructor(now: () => number) {
+    this.#buckets = new TokenBuckets({ ...RATE, now, maxKeys: MAX_BUDGETS });
+  }
+
+  /** What a device may send now, bytes. */
+  left(id: string): number {
+    return this.#buckets.of(id).tokens;
+  }
+
+  /** Seconds until so many bytes may be sent. */
+  waitS(id: string, bytes: number): number {
+    return this.#buckets.of(id).waitS(bytes);
+  }
+
+  spend(id: string, bytes: number): void {
+    const bucket = this.#buckets.of(id);
+    bucket.take(Math.min(bytes, bucket.tokens));
+  }
+
+  putOff(id: string, { epoch, seq }: Place): void {
+    this.putOffs += 1;
+    if (this.follows(id, { epoch, seq })) return;
+    this.#putOff.set(id, { epoch, seq });
+    const [oldest] = this.#putOff.keys();
+    if (oldest !== undefined && this.#putOff.size > MAX_BUDGETS) this.#putOff.delete(oldest);
+  }
+
+  /** Whether a report comes after one of its chain that was put off: then there's no gap that anybody is to look into. */
+  follows(id: string, { epoch, seq }: Place): boolean {
+    const first = this.#putOff.get(id);
+    return first?.epoch === epoch && seq > first.seq;
+  }
+
+  /** What was put off has come. */
+  came(id: string, { epoch, seq }: Place): void {
+    const first = this.#putOff.get(id);
+    if (first?.epoch === epoch && seq >= first.seq) this.#putOff.delete(id);
+  }
+}

@@ -1,0 +1,89 @@
+import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
+import type { DatabaseState } from '@sitecast/shared/key-value';
+import { errorFields, type Log } from './log.ts';
+import { type Warning, whyNotReady } from './repository/description.ts';
+import type { Repository } from './repository/repository.ts';
+import { demandRoom, type Room } from './storage/room.ts';
+import type { After } from './upkeep.ts';
+
+/** How often it's looked whether it's ready, if nobody asks. */
+const CHECK_INTERVAL_MS = 5000;
+
+interface ReadinessDeps {
+  repository: Repository;
+  /** The database's. */
+  state: DatabaseState;
+  room: Room;
+  now: () => number;
+  after: After;
+  log: Log;
+}
+
+/** Why clients don't get what they need, or nothing is taken. */
+export interface NotReady {
+  code: ErrorCode;
+  message: string;
+}
+
+/** Whether the origin is ready; each change of that is logged, once. */
+export class Readiness {
+  readonly #deps: ReadinessDeps;
+  /** The code that was logged last; undefined while it's ready. */
+  #logged: ErrorCode | undefined;
+  #cancel: () => void = () => {};
+  #underWay: Promise<unknown> = Promise.resolve();
+  #isStopped = false;
+
+  constructor(deps: ReadinessDeps) {
+    this.#deps = deps;
+  }
+
+  /** From now on, until `stop`. */
+  start(): void {
+    if (this.#isStopped) return;
+    this.#cancel = this.#deps.after(CHECK_INTERVAL_MS, () => {
+      this.#underWay = this.check()
+        .catch((error: unknown) =>
+          this.#deps.log.error(errorFields(error), 'looking whether it is ready failed'),
+        )
+        .finally(() => this.start());
+    });
+  }
+
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    this.#cancel();
+    await this.#underWay;
+  }
+
+  /** @returns undefined where it's ready */
+  async check(): Promise<NotReady | undefined> {
+    const { repository, now, log } = this.#deps;
+    const why = whyNotReady(repository, now()) ?? (await this.#trouble());
+    if (why?.code === this.#logged) return why;
+    this.#logged = why?.code;
+    if (why) log.error({ code: why.code }, `not ready: ${why.message}`);
+    else log.info({}, 'ready again');
+    return why;
+  }
+
+  /** What is wrong with disk and database, for operators. They are of no role: `timestamp` stands for the origin. */
+  async warnings(): Promise<Warning[]> {
+    const trouble = await this.#trouble();
+    if (!trouble) return [];
+    const { code, message, hint } = trouble;
+    return [{ role: 'timestamp', code, message: hint === undefined ? message : `${message}. ${hint}` }];
+  }
+
+  async #trouble(): Promise<SitecastError | undefined> {
+    const { state, room } = this.#deps;
+    if (state.trouble ?? state.damage) return state.trouble ?? state.damage;
+    try {
+      await demandRoom(room);
+      return undefined;
+    } catch (error) {
+      if (error instanceof SitecastError) return error;
+      throw error;
+    }
+  }
+}
