@@ -205,6 +205,8 @@ export interface PeerCounts {
   known: number;
   receivedBytes: number;
   sentBytes: number;
+  /** Connections and streams ended or refused because others needed their places: many of them, and somebody floods this device. */
+  dropped: number;
 }
 
 /** The other devices of the site: chunks come from them and go to them. */

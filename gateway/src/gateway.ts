@@ -58,6 +58,7 @@ export class Gateway {
     followNews(parts, mirrored);
 
     const { metrics, database, freeBytes, now, log } = parts;
+    const { hosts } = parts.connections;
     const app = createApp({
       ...site,
       self: () => ({ id: parts.identity.id, ...(site.devices.site && { site: site.devices.site }) }),
@@ -68,6 +69,7 @@ export class Gateway {
       mirror,
       targets: mirrored.targets,
       fetchTarget: mirrored.fetchTarget,
+      hosts,
       metrics,
       database,
       now,
@@ -76,6 +78,7 @@ export class Gateway {
     const handleChunk = chunkHandler({
       chunks,
       onAnswer: (status, sentBytes) => metrics.chunkAnswered(status, sentBytes),
+      hosts,
       log,
     });
     metrics.watch({
@@ -94,6 +97,7 @@ export class Gateway {
       heardDevices: () => site.heard.now().size,
       heldLeases: () => site.leases.held(),
       linkedDevices: () => supply.fromDevices?.linked ?? 0,
+      dropped: () => dropped(parts, site, chunks),
       lastContactMs: () => mirrored.follower.lastContactMs,
       isEnrolled: () => site.own.state === 'enrolled',
       freeBytes,
@@ -129,6 +133,22 @@ export class Gateway {
   async flush(): Promise<void> {
     await this.#cache.flush();
   }
+}
+
+/** What made room for others, or found none, so far: by what it was. */
+function dropped(
+  { connections, siteNode, news }: GatewayParts,
+  { assignments, acknowledgements, enrolments }: Awaited<ReturnType<typeof openSite>>,
+  chunks: { givenUp: number },
+): Record<string, number> {
+  return {
+    http: connections.dropped,
+    peers: siteNode?.dropped ?? 0,
+    gossip: news?.dropped ?? 0,
+    chunks: chunks.givenUp,
+    documents: assignments.givenUp + acknowledgements.givenUp,
+    enrolments: enrolments.givenUp,
+  };
 }
 
 /** What a site learns of each set that is served: who is revoked, and, once it can be verified, which devices there are. */

@@ -1,10 +1,13 @@
+import { once } from 'node:events';
 import { readFile, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { announcementOf, createFleetNode, type FleetNode } from '@sitecast/shared/swarm';
+import { Strangers } from '@sitecast/shared/swarm/testing';
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import { startGateway } from './main.ts';
 import type { FakeOrigin } from './testing/fake-origin.ts';
@@ -58,7 +61,41 @@ function news({ repository }: FakeOrigin): Parameters<FleetNode['gossip']['annou
   return announcementOf(repository.root.version, repository.bytesOf('timestamp'), new Map(files));
 }
 
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  await new Promise(resolve => server.close(resolve));
+  return typeof address === 'object' && address !== null ? address.port : 0;
+}
+
 const HOUR_MS = 3_600_000;
+
+it('hears of a change while strangers without the key fill its gossip port with silent sockets', async () => {
+  const strangers = new Strangers();
+  try {
+    const origin = await silentOrigin();
+    const gossipListen = [`/ip4/127.0.0.1/tcp/${await freePort()}`];
+    const gateway = await world.gateway(origin, { poll: HOUR_MS, gossipListen, fleetKeyFile });
+    const port = Number(gossipListen[0]?.split('/').at(-1));
+    await strangers.beSilent(port, 200);
+    await node.dial(`${gossipListen[0]}/p2p/${gateway.id}`);
+    await strangers.beSilent(port, 200);
+    await until(() => node.gossip.neighbours.some(({ isInMesh }) => isInMesh), 'it is in the mesh');
+    await origin.publishRelease('camera', 2, image);
+    await origin.startRollout('camera', 2);
+    const timestamp = origin.repository.bytesOf('timestamp');
+    await node.gossip.announce(news(origin));
+    await until(
+      async () => (await gateway.get('metadata/timestamp.json')).body.equals(timestamp),
+      'the new set',
+    );
+    const metrics = (await gateway.get('metrics')).body.toString();
+    expect(metrics).toMatch(/sitecast_dropped_total\{what="gossip"\} [1-9]/);
+  } finally {
+    await strangers.close();
+  }
+});
 
 it('hears of a change from another gateway within a moment, and passes it on', async () => {
   const origin = await silentOrigin();

@@ -23,7 +23,7 @@ import { UpstreamMemory } from './adapters/upstream-memory.ts';
 import { Gateway } from './gateway.ts';
 import { GatewayBook } from './gossip/gateway-book.ts';
 import { Metrics } from './http/metrics.ts';
-import { listen } from './http/server.ts';
+import { listen, sharedConnections } from './http/server.ts';
 import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
 import { recordsOf } from './storage/records.ts';
@@ -82,13 +82,10 @@ export async function startGateway(
   const giveUp = (): void => stop.abort(signal?.reason);
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
-    const identity = await Identity.open(settings.data, { warn: message => log.warn({}, message) });
-    const { id } = identity;
-    onIdentity?.({ id });
-    const metrics = new Metrics();
-    const around = { now, log, signal: stop.signal, patience };
+    const identity = await openIdentity(settings, { log, onIdentity });
+    const around = { metrics: new Metrics(), now, log, signal: stop.signal, patience };
     const wanLimits = new WanLimits(settings, around);
-    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, metrics, ...around });
+    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, ...around });
     const { trustStore, ...disk } = await openStores(settings.data);
     const trust = { store: trustStore, rootFile: await readRoot(settings), token };
     await pinRoot({ ...trust, upstreams, nowMs: now(), ...around });
@@ -97,11 +94,12 @@ export async function startGateway(
     const networks = await joinNetworks({ settings, identity, book, ...around });
     endings.add('the networks', () => networks.leave());
     let ownUrls: string[] | undefined;
+    const connections = sharedConnections();
     const gateway = await Gateway.open({
       ...networks,
       book,
       ownUrls: () => ownUrls,
-      siblingPort: siblingPort(identity, metrics),
+      siblingPort: siblingPort(identity, around.metrics),
       wanLimits,
       settings,
       identity,
@@ -110,16 +108,16 @@ export async function startGateway(
       trustStore,
       ...disk,
       ...databaseParts(database, settings),
-      metrics,
-      onName: ownName => onIdentity?.({ id, ownName }),
+      connections,
+      onName: ownName => onIdentity?.({ id: identity.id, ownName }),
       ...around,
     });
-    const server = await listen(gateway.app, gateway.handleChunk, settings.listen);
+    const server = await listen(gateway.app, gateway.handleChunk, { ...settings.listen, connections });
     ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
     log.info({ url: server.url, upstreams: urls }, 'listening');
     runGateway(gateway, stop.signal, endings);
     endings.add('the server', () => server.close());
-    return { url: server.url, id, close: end };
+    return { url: server.url, id: identity.id, close: end };
   } catch (error) {
     // What keeps it from starting says more.
     await end().catch(() => undefined);
@@ -127,6 +125,15 @@ export async function startGateway(
   } finally {
     signal?.removeEventListener('abort', giveUp);
   }
+}
+
+async function openIdentity(
+  { data }: GatewaySettings,
+  { log, onIdentity }: Pick<StartOptions, 'log'> & { onIdentity: StartOptions['onIdentity'] | undefined },
+): Promise<Identity> {
+  const identity = await Identity.open(data, { warn: message => log.warn({}, message) });
+  onIdentity?.({ id: identity.id });
+  return identity;
 }
 
 function runGateway(gateway: Gateway, signal: AbortSignal, endings: Endings): void {

@@ -1,3 +1,4 @@
+import type { SharedConnections } from '@sitecast/shared/http-guards';
 import type { JoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { DatabaseState } from '@sitecast/shared/key-value';
@@ -35,6 +36,8 @@ export interface GatewayParts {
   /** On the data directory's file system. */
   freeBytes: () => Promise<number>;
   metrics: Metrics;
+  /** Of its HTTP side. */
+  connections: Pick<SharedConnections, 'hosts' | 'dropped'>;
   /** Undefined: this gateway isn't in the fleet's network. */
   news?: News | undefined;
   /** Undefined: it exchanges no chunks with devices over libp2p. */

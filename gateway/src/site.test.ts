@@ -1,3 +1,4 @@
+import { type ClientRequest, get } from 'node:http';
 import { MAX_STRANGERS_REPORTS_A_REQUEST } from './outbox/accept-reports.ts';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin } from './testing/fake-origin.ts';
@@ -189,6 +190,24 @@ it('takes little of strangers, who could be anybody on the LAN, so that they can
   await origin.assign({ id: known.id });
   expect((await gateway.get(`site/v1/assignments/${known.id}`)).status).toBe(200);
   expect((await send(known, MAX_STRANGERS_REPORTS_A_REQUEST + 1)).status).toBe(202);
+});
+
+it('asks the origin about a device, however many a stranger asks about', async () => {
+  const origin = await rolledOut();
+  const gateway = await world.gateway(origin);
+  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
+  const asks: ClientRequest[] = [];
+  for (let at = 0; at < 300; at += 1) {
+    const url = `${gateway.url}/site/v1/assignments/${new TestDevice().id}`;
+    const ask = get(url, { localAddress: '127.0.0.2', agent: false }, response => response.resume());
+    asks.push(ask.on('error', () => undefined));
+  }
+  const dropped = 'sitecast_dropped_total{what="documents"}';
+  await until(async () => (await gateway.metric(dropped)) > 0, 'more than may wait');
+  const device = new TestDevice();
+  await origin.assign({ id: device.id });
+  expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
+  for (const ask of asks) ask.destroy();
 });
 
 it('hands out leases for a share of the site, remembers them, and knows whom to refuse', async () => {

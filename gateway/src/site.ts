@@ -49,6 +49,7 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
       return known;
     },
     isRevoked: id => revocations.has(id),
+    onTold: peer => parts.siteNode?.name(peer),
     now,
   });
   const isHere = (id: string): boolean => devices.isHere(id) && !revocations.has(id);

@@ -115,7 +115,7 @@ export async function startOrigin(
     endings.add('the fleet', () => services.close());
     known = () => countsOf({ ...services, audit, tokens });
     const { gossip = NO_GOSSIP } = settings;
-    const fleetNode = await openFleetNode({ gossip, directory, repository, now, after, log });
+    const fleetNode = await openFleetNode({ ...around, ...services.fleet, gossip, directory, repository });
     if (fleetNode) {
       endings.add('gossip', () => fleetNode.close());
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();

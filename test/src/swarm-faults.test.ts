@@ -1,5 +1,8 @@
+import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
+import { get } from 'node:http';
 import { ChunkIndex } from '@sitecast/shared/content';
+import { Strangers } from '@sitecast/shared/swarm/testing';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { HostilePeer, type Manner } from './bed/hostile-peer.ts';
 import { IMAGE_BYTES, SwarmBed, THREE } from './bed/swarm-bed.ts';
@@ -19,6 +22,8 @@ afterEach(async () => {
   await site.restore();
 });
 afterAll(() => site.close());
+
+const inAnHour = (): string => new Date(Date.now() + 3_600_000).toISOString();
 
 async function join(): Promise<HostilePeer> {
   const token = (await readFile(site.bed.path('device.token'), 'utf8')).trim();
@@ -62,6 +67,40 @@ it('peers that lie, hang, boast, trickle, babble or flood keep nobody from an up
   expect(histories.join('\n')).toContain(`${liar?.id} sent wrong bytes`);
 });
 
+it('strangers that fill the ports of a device and of the gateway keep nobody from its chunks, nor from an update', async () => {
+  const strangers = new Strangers();
+  try {
+    const [scout, newcomer] = [await join(), await join()];
+    const { version, image, index } = await site.release();
+    await site.rollOut(version, '--not-before', inAnHour());
+    await site.untilSiteHas(image, IMAGE_BYTES, 'one');
+    const id = (await site.statusOf('one'))?.id;
+    const address = (await scout.others()).find(other => other.id === id)?.addresses[0] ?? '';
+    await strangers.connectWithKeys(address, 128);
+    await strangers.openStreams(address, 80);
+    await strangers.beSilent(Number(/\/tcp\/(\d+)\//.exec(address)?.[1]), 150);
+    // Nobody has named this one, and it has never been connected.
+    expect((await newcomer.ask(address, ChunkIndex.decode(index).idAt(0))).verify()).toBeDefined();
+    await strangers.beSilent(Number(new URL(site.gateway.url).port), 4200);
+    expect(await statusFrom('127.0.0.20', site.gateway.url)).toBe(200);
+    await site.untilCompleted(await site.rollOut(version), THREE.length);
+    for (const name of THREE) expect(await site.isRight(name, image)).toBe(true);
+    await site.bed.until(
+      async () => ((await site.statusOf('one'))?.peers?.dropped ?? 0) > 0,
+      'the device to say what it dropped',
+    );
+  } finally {
+    await strangers.close();
+  }
+});
+
+/** As a host of the LAN that nobody knows. */
+async function statusFrom(localAddress: string, url: string): Promise<number | undefined> {
+  const request = get(`${url}/healthz`, { localAddress, agent: false });
+  const [response] = await once(request, 'response');
+  return response.resume().statusCode;
+}
+
 it('a device is served by the others until it is revoked', async () => {
   const { version, index } = await site.release();
   await site.untilCompleted(await site.rollOut(version), THREE.length);
@@ -84,8 +123,7 @@ it('a device is served by the others until it is revoked', async () => {
 it('a gateway that comes back with an empty disk fetches no more than the site still lacks: nothing, at last', async () => {
   const { gateway } = site;
   const { version, image, index } = await site.release();
-  const inAnHour = new Date(Date.now() + 3_600_000).toISOString();
-  await site.rollOut(version, '--not-before', inAnHour);
+  await site.rollOut(version, '--not-before', inAnHour());
   await site.untilSiteHas(image, IMAGE_BYTES / 2, ...THREE);
   await gateway.kill();
   const before = gateway.wan.receivedBytes;

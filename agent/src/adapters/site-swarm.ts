@@ -103,7 +103,8 @@ export class SiteSwarm implements SitePeers {
 
   get counts(): PeerCounts {
     const known = new Set([...this.#named.keys(), ...this.#found.keys()]).size;
-    return { known, receivedBytes: this.#receivedBytes, sentBytes: this.#sentBytes };
+    const dropped = this.#node.gate.dropped + this.#server.dropped;
+    return { known, receivedBytes: this.#receivedBytes, sentBytes: this.#sentBytes, dropped };
   }
 
   hold({ id, index }: SiteImage, chunks: ChunkStore): HeldImage {
@@ -132,6 +133,7 @@ export class SiteSwarm implements SitePeers {
     for (const peer of peers) {
       if (peer.id === this.#node.id) continue;
       this.#named.set(peer.id, peer);
+      this.#node.gate.name(peer.id, peer.addresses);
       if (this.#links) this.#links.meet(peer.id, peer.addresses);
       else this.#neighbours.meet(peer.id, peer.addresses);
     }

@@ -3,7 +3,7 @@ import { requireFleetKey, tellableAddresses } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { FleetNode } from '@sitecast/shared/swarm';
 import pLimit from 'p-limit';
-import { peersToDial } from '../gossip/dialling.ts';
+import { idOf, peersToDial } from '../gossip/dialling.ts';
 import type { GatewayBook } from '../gossip/gateway-book.ts';
 import type { News } from '../gossip/news.ts';
 import type { Log } from '../log.ts';
@@ -46,11 +46,15 @@ export async function openFleetNews(options: FleetNewsOptions): Promise<News | u
       .learn([{ id, fleet: tellableAddresses(addresses) }])
       .catch((error: unknown) => log.error({ err: error }, 'a gateway that was found could not be noted'));
   });
+  nameKnown(node, gossipPeer, book);
   const dialling = keepDialled(node, gossipPeer, { book, log, signal });
   return {
     addresses: () => tellableAddresses(node.addresses),
     get connections() {
       return node.connected.length;
+    },
+    get dropped() {
+      return node.gate.dropped;
     },
     listen: ({ trusted, verify, onNews }) => {
       const verdictOn = judge({ trusted, now, verify, onNewerRoot: onNews });
@@ -69,6 +73,18 @@ export async function openFleetNews(options: FleetNewsOptions): Promise<News | u
       await dialling;
     },
   };
+}
+
+/** Those from the settings and from the origin have places of their own, whoever else connects. */
+function nameKnown(node: FleetNode, named: readonly string[], book: GatewayBook): void {
+  const nameAll = (): void => {
+    for (const { id, fleet } of book.all) node.gate.name(id, fleet);
+    for (const address of named) node.gate.name(idOf(address), [address]);
+  };
+  const ids = new Set(named.map(idOf));
+  node.gate.isKnown = id => ids.has(id) || book.has(id);
+  book.onChange(nameAll);
+  nameAll();
 }
 
 /** Until the signal comes: at once when somebody new is known, else now and then. */

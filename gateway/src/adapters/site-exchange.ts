@@ -101,6 +101,14 @@ class SiteExchange implements SiteNode {
     await this.#server.start();
   }
 
+  name({ id, addresses }: SitePeer): void {
+    this.#node.gate.name(id, addresses);
+  }
+
+  get dropped(): number {
+    return this.#node.gate.dropped + (this.#server?.dropped ?? 0);
+  }
+
   drop(id: string): void {
     this.#server?.drop(id);
   }

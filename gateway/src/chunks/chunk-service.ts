@@ -1,14 +1,13 @@
 import { type ChunkId, type ChunkStore, chunkIdToHex } from '@sitecast/shared/content';
-import { SitecastError } from '@sitecast/shared/errors';
-import pLimit, { type LimitFunction } from 'p-limit';
 import type { ChunkCache } from './chunk-cache.ts';
+import { FetchQueue } from './fetch-queue.ts';
 import type { FrameMemory } from './frame-memory.ts';
 
 /** Chunks that are fetched at one time: for devices, and as many for other gateways. */
 export const MAX_UPSTREAM_FETCHES = 16;
-/** Chunks that wait for their turn; who comes later is asked to come again. */
-const MAX_QUEUED_FETCHES = 2048;
 const FETCH_TIMEOUT_MS = 120_000;
+/** Who asks for what this gateway fetches ahead. */
+const ITSELF = 'this gateway';
 
 interface ChunkServiceDeps {
   named: { has(id: ChunkId): boolean };
@@ -43,22 +42,25 @@ export class ChunkService {
   readonly #deps: ChunkServiceDeps;
   readonly #memory: Pick<FrameMemory, 'get' | 'set'>;
   readonly #reading = new Map<string, Promise<Buffer | undefined>>();
-  readonly #fetching = new Map<string, Promise<Buffer>>();
-  readonly #turn: LimitFunction;
+  readonly #fetching: FetchQueue;
   // Of their own: what two gateways fetch for each other must not wait for what they have asked each other for.
-  readonly #fetchingForGateways = new Map<string, Promise<Buffer>>();
-  readonly #gatewaysTurn: LimitFunction;
+  readonly #fetchingForGateways: FetchQueue;
 
   constructor(deps: ChunkServiceDeps) {
     this.#deps = deps;
     this.#memory = deps.memory;
-    this.#turn = pLimit(deps.fetchesAtOnce);
-    this.#gatewaysTurn = pLimit(deps.fetchesAtOnce);
+    this.#fetching = new FetchQueue(deps.fetchesAtOnce);
+    this.#fetchingForGateways = new FetchQueue(deps.fetchesAtOnce);
   }
 
   /** Whether some wait for their turn to be fetched. */
   get isBusy(): boolean {
-    return this.#turn.pendingCount > 0 || this.#gatewaysTurn.pendingCount > 0;
+    return this.#fetching.waiting > 0 || this.#fetchingForGateways.waiting > 0;
+  }
+
+  /** Chunks that weren't fetched because others had asked for less, so far. */
+  get givenUp(): number {
+    return this.#fetching.givenUp + this.#fetchingForGateways.givenUp;
   }
 
   /** Whether a mirrored index names it: else there's no use in asking. */
@@ -76,21 +78,27 @@ export class ChunkService {
   }
 
   /**
+   * @param owner who asks, an address: each comes in its turn, however many chunks others want
    * @returns the frame, verified; undefined if there's no such chunk, or none within reach
    * @throws SITECAST_STORE_UNREACHABLE, SITECAST_CHUNK_NOT_FOUND, SITECAST_CHUNK_MISMATCH …: no upstream gave it;
    *   SITECAST_BUSY
    */
-  async get(id: ChunkId, { reach }: { reach: Reach }): Promise<Buffer | undefined> {
+  async get(
+    id: ChunkId,
+    { reach, owner = ITSELF }: { reach: Reach; owner?: string },
+  ): Promise<Buffer | undefined> {
     if (!this.isNamed(id)) return undefined;
     const hex = chunkIdToHex(id);
     const here = this.inMemory(hex) ?? (await this.#once(this.#reading, hex, () => this.#read(id, hex)));
     if (here || reach === 'here') return here;
     const { forDevices, forGateways } = this.#deps;
     if (reach === 'anywhere')
-      return this.#once(this.#fetching, hex, () => this.#fetchInTurn(this.#turn, id, hex, forDevices));
+      return this.#fetching.fetch(owner, hex, onFetched =>
+        this.#fetchAndKeep(id, hex, forDevices, onFetched),
+      );
     if (!forGateways) return undefined;
-    return this.#once(this.#fetchingForGateways, hex, () =>
-      this.#fetchInTurn(this.#gatewaysTurn, id, hex, forGateways),
+    return this.#fetchingForGateways.fetch(owner, hex, onFetched =>
+      this.#fetchAndKeep(id, hex, forGateways, onFetched),
     );
   }
 
@@ -100,14 +108,6 @@ export class ChunkService {
     this.counts.diskHits += 1;
     this.#memory.set(hex, frame);
     return frame;
-  }
-
-  async #fetchInTurn(turn: LimitFunction, id: ChunkId, hex: string, from: ChunkStore): Promise<Buffer> {
-    if (turn.pendingCount >= MAX_QUEUED_FETCHES)
-      throw new SitecastError('unreachable', 'SITECAST_BUSY', 'too many chunks are being fetched already');
-    return new Promise((resolve, reject) => {
-      void turn(() => this.#fetchAndKeep(id, hex, from, resolve).catch(reject));
-    });
   }
 
   // Devices needn't wait for the disk, but the next fetch does: else frames would pile up before a slow one.

@@ -1,4 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
+import { FairQueue } from '@sitecast/shared/fair-shares';
 import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
 import { startingWith } from '@sitecast/shared/key-value';
 import type { RoleSigners } from '@sitecast/shared/trust';
@@ -6,7 +7,7 @@ import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import type { Log } from '../log.ts';
 import type { Records } from '../storage/records.ts';
-import { TokenBucket, TokenBuckets } from '@sitecast/shared/http-guards';
+import { TokenBucket } from '@sitecast/shared/http-guards';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Documents of one kind that are kept; further ones are handed through. */
@@ -18,8 +19,10 @@ const ABSENT_FOR_MS = 3000;
 const MAX_REMEMBERED = 20_000;
 /** Questions to the upstream, whoever causes them: anybody on the LAN can ask for any id. */
 const ASKS = { perS: 20, burst: 100 };
-/** What one address may cause of them: no machine takes all. */
-const ASKS_AN_ADDRESS = { perS: 5, burst: 50 };
+/** That wait for their turn, for five seconds at most. */
+const MAX_WAITING_ASKS = 100;
+/** Who causes what nobody's request does. */
+const ITSELF = 'this gateway';
 
 const heldSchema = z.object({ envelope: envelopeSchema, askedMs: z.number() });
 
@@ -53,15 +56,18 @@ export class RelayedDocuments<T extends { id: string }> {
   });
   readonly #asking = new Map<string, Promise<void>>();
   readonly #absent: LRUCache<string, true>;
-  readonly #asks: TokenBucket;
-  readonly #addresses: TokenBuckets;
+  readonly #asks: FairQueue;
   #count = 0;
 
   private constructor(deps: RelayedDocumentsDeps<T>) {
     this.#deps = deps;
     this.#absent = new LRUCache({ max: MAX_REMEMBERED, ttl: ABSENT_FOR_MS, perf: { now: deps.now } });
-    this.#asks = new TokenBucket({ ...ASKS, now: deps.now });
-    this.#addresses = new TokenBuckets({ ...ASKS_AN_ADDRESS, now: deps.now });
+    const rate = new TokenBucket({ ...ASKS, now: () => performance.now() });
+    this.#asks = new FairQueue({
+      maxRunning: Number.POSITIVE_INFINITY,
+      maxWaiting: MAX_WAITING_ASKS,
+      mayBegin: () => rate.take(),
+    });
   }
 
   static async open<T extends { id: string }>(deps: RelayedDocumentsDeps<T>): Promise<RelayedDocuments<T>> {
@@ -73,16 +79,21 @@ export class RelayedDocuments<T extends { id: string }> {
   /**
    * The newest document about an id, as the origin signed it.
    * @param isForwarded whether another gateway asks: then nobody else is asked
-   * @param address who asks, where nobody has vouched for them
+   * @param address who causes the question, where nobody has vouched for them: each comes in its turn, however many others have
    */
   async get(
     id: string,
-    { isForwarded, address }: { isForwarded: boolean; address?: string | undefined },
+    { isForwarded, address = ITSELF }: { isForwarded: boolean; address?: string | undefined },
   ): Promise<Envelope | undefined> {
     const held = await this.#held(id);
     const isOld = held === undefined || this.#deps.now() - held.askedMs > REFRESH_AFTER_MS;
     if (!isForwarded && isOld && !this.#absent.has(id)) await this.#askOnce(id, address);
     return (await this.#held(id))?.envelope;
+  }
+
+  /** Questions that weren't asked because others had fewer, so far. */
+  get givenUp(): number {
+    return this.#asks.givenUp;
   }
 
   /** What is held about an id, asking nobody. */
@@ -138,16 +149,15 @@ export class RelayedDocuments<T extends { id: string }> {
     }
   }
 
-  async #askOnce(id: string, address: string | undefined): Promise<void> {
+  async #askOnce(id: string, address: string): Promise<void> {
     const asking = this.#asking.get(id) ?? this.#ask(id, address).finally(() => this.#asking.delete(id));
     this.#asking.set(id, asking);
     await asking;
   }
 
-  async #ask(id: string, address: string | undefined): Promise<void> {
+  async #ask(id: string, address: string): Promise<void> {
     const { kind, upstreams, log } = this.#deps;
-    if (address !== undefined && !this.#addresses.take(address)) return;
-    if (!this.#asks.take()) return;
+    if (!(await this.#asks.turn(address))) return;
     // Whatever comes, it isn't asked for again at once.
     this.#absent.set(id, true);
     try {

@@ -1,4 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
+import { FairQueue } from '@sitecast/shared/fair-shares';
 import { type Assignment, readEnrolment } from '@sitecast/shared/fleet';
 import { type Envelope, envelopeSchema, verifyById } from '@sitecast/shared/identity';
 import { cutText } from '@sitecast/shared/text';
@@ -11,6 +12,10 @@ import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 const PER_ID = { perS: 0.5, burst: 5 };
 const WITH_TOKEN = { perS: 5, burst: 50 };
 const WITHOUT_TOKEN = { perS: 1, burst: 20 };
+/** How long the last of those that wait for their turn waits. */
+const MAX_WAIT_S = 10;
+/** Who answers for what comes from this machine. */
+const LOOPBACK = 'loopback';
 
 interface EnrolmentRelayDeps {
   upstreams: Pick<SiteUpstreams, 'ask'>;
@@ -28,22 +33,28 @@ export type RelayedAnswer =
 export class EnrolmentRelay {
   readonly #deps: EnrolmentRelayDeps;
   readonly #perId: TokenBuckets;
-  readonly #withToken: TokenBucket;
-  readonly #withoutToken: TokenBucket;
+  readonly #withToken: FairQueue;
+  readonly #withoutToken: FairQueue;
 
   constructor(deps: EnrolmentRelayDeps) {
     this.#deps = deps;
     this.#perId = new TokenBuckets({ ...PER_ID, now: deps.now });
-    this.#withToken = new TokenBucket({ ...WITH_TOKEN, now: deps.now });
-    this.#withoutToken = new TokenBucket({ ...WITHOUT_TOKEN, now: deps.now });
+    this.#withToken = inTurn(WITH_TOKEN);
+    this.#withoutToken = inTurn(WITHOUT_TOKEN);
+  }
+
+  /** Enrolments that weren't passed on because others had sent fewer, so far. */
+  get givenUp(): number {
+    return this.#withToken.givenUp + this.#withoutToken.givenUp;
   }
 
   /**
    * @param sender who signed the request
+   * @param address from where; undefined for this machine. Each comes in its turn, however many keys others make up
    * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_NOT_YOURS, SITECAST_RATE_LIMITED,
    *   SITECAST_UPSTREAM_UNREACHABLE, SITECAST_UPSTREAM_ANSWER (unreachable)
    */
-  async relay(sender: string, value: unknown): Promise<RelayedAnswer> {
+  async relay(sender: string, value: unknown, address: string | undefined): Promise<RelayedAnswer> {
     const unverified = readEnrolment(value);
     const { id, kind, token } = unverified.document;
     if (id !== sender) throw notYours(id);
@@ -51,7 +62,7 @@ export class EnrolmentRelay {
       throw new SitecastError('badInput', 'SITECAST_NOT_A_DEVICE', 'a gateway passes on what devices send');
     // Whether it's a good token, only the origin knows; whoever invents none can't stand in the way of those who have one.
     const all = token === undefined ? this.#withoutToken : this.#withToken;
-    if (!this.#perId.take(id) || !all.take())
+    if (!this.#perId.take(id) || !(await all.turn(address ?? LOOPBACK)))
       throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many enrolments: try again later');
     unverified.verify([id], verifyById);
     const { status, json } = await this.#deps.upstreams.ask('/site/v1/enrolments', {
@@ -69,6 +80,15 @@ export class EnrolmentRelay {
     if (assignment.id !== id) throw wrongAnswer("it is another device's");
     return envelope.data;
   }
+}
+
+function inTurn({ perS, burst }: { perS: number; burst: number }): FairQueue {
+  const rate = new TokenBucket({ perS, burst, now: () => performance.now() });
+  return new FairQueue({
+    maxRunning: Number.POSITIVE_INFINITY,
+    maxWaiting: perS * MAX_WAIT_S,
+    mayBegin: () => rate.take(),
+  });
 }
 
 function problemOf(json: unknown): { code: string; detail: string } {

@@ -16,10 +16,14 @@ interface Acquaintances {
   known: readonly KnownGateway[];
 }
 
+/** Of a multiaddress with an id at its end. */
+export function idOf(address: string): string {
+  return address.slice(address.lastIndexOf('/') + 1);
+}
+
 /** @returns for each one to be dialled now, its addresses in the order in which they are tried */
 export function peersToDial({ own, named, connected, known }: Acquaintances): string[][] {
   const here = new Set([own, ...connected]);
-  const idOf = (address: string): string => address.slice(address.lastIndexOf('/') + 1);
   const wanted = named.filter(address => !here.has(idOf(address))).map(address => [address]);
   const places = Math.max(0, ENOUGH_CONNECTIONS - connected.length - wanted.length);
   const namedIds = new Set(named.map(idOf));

@@ -41,6 +41,10 @@ export class GatewayBook {
     return [...this.#gateways.values()];
   }
 
+  has(id: string): boolean {
+    return this.#gateways.has(id);
+  }
+
   /** Calls whenever something new was learned. */
   onChange(listener: () => void): void {
     this.#listeners.push(listener);

@@ -20,7 +20,14 @@ it('tells what a timestamp has brought: its own renewal alone, where nothing els
     expect(Buffer.from(timestamp).equals(repository.bytesOf('timestamp'))).toBe(true);
     told.push([...files.keys()].map(name => name.replace(/^\d+\./, '')).sort());
   };
-  const news = { tell, addresses: () => [], connections: 0, listen: () => {}, close: async () => {} };
+  const news = {
+    tell,
+    addresses: () => [],
+    connections: 0,
+    dropped: 0,
+    listen: () => {},
+    close: async () => {},
+  };
   const follow = tellOfSets(news, memoryLog());
   // At its start nobody needs to hear again what there is.
   follow(setOf(repository));

@@ -17,6 +17,8 @@ export interface News {
   addresses(): string[];
   /** How many are connected there. */
   readonly connections: number;
+  /** Connections ended or refused, so far, because others needed their places. */
+  readonly dropped: number;
   /**
    * @param listener `onNews` is called when others tell of something newer that is rightly signed, or of a newer root;
    *   `verify` says whether a signature is right

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { connect } from 'node:net';
+import { NamedHosts } from '@sitecast/shared/fair-shares';
 import { afterEach, expect, it } from 'vitest';
 import { chunkHandler } from './chunk-handler.ts';
 
@@ -22,6 +23,7 @@ it('answers a reader, however many others take their frames and never read them'
   const handle = chunkHandler({
     chunks: { isNamed: () => true, inMemory: () => frame, get: async () => frame },
     onAnswer: status => answered.push(status),
+    hosts: new NamedHosts(),
     log: silent,
     maxMemoryBytes: 4 * frame.length,
   });

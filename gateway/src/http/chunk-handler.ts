@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { SitecastError } from '@sitecast/shared/errors';
-import { FairMemory, senderOf } from '@sitecast/shared/http-guards';
+import { FairPool, type NamedHosts } from '@sitecast/shared/fair-shares';
 import { statusOf } from '@sitecast/shared/http-problem';
 import type { ChunkService, Reach } from '../chunks/chunk-service.ts';
 import type { Log } from '../log.ts';
@@ -10,12 +10,15 @@ import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';
 
 /** Frames that are on their way to slow readers. Beyond it, the address that holds the most loses its oldest. */
 const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
+/** What an answer counts at least. */
+const MIN_RESPONSE_BYTES = 4096;
 const PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 
 interface ChunkHandlerDeps {
   chunks: Pick<ChunkService, 'isNamed' | 'inMemory' | 'get'>;
   onAnswer: (status: number, sentBytes: number) => void;
   log: Log;
+  hosts: NamedHosts;
   maxMemoryBytes?: number;
 }
 
@@ -27,7 +30,10 @@ export type ChunkHandler = (request: IncomingMessage, response: ServerResponse) 
  * objects, each frame from the buffer that all its readers share. All other paths go the usual way.
  */
 export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
-  const memory = new FairMemory(deps.maxMemoryBytes ?? MAX_RESPONSE_MEMORY_BYTES);
+  const memory = new FairPool({
+    max: deps.maxMemoryBytes ?? MAX_RESPONSE_MEMORY_BYTES,
+    minUnits: MIN_RESPONSE_BYTES,
+  });
   return (request, response) => {
     const hex = PATH.exec(request.url ?? '')?.[2];
     if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
@@ -37,7 +43,7 @@ export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
       send(deps, memory, request, response, found);
       return true;
     }
-    deps.chunks.get(id, { reach: reachOf(request) }).then(
+    deps.chunks.get(id, { reach: reachOf(request), owner: ownerOf(deps, request) }).then(
       frame => {
         if (frame) send(deps, memory, request, response, frame);
         else refuse(deps, response, notFound(hex));
@@ -56,7 +62,7 @@ function reachOf({ headers }: IncomingMessage): Reach {
 
 function send(
   deps: ChunkHandlerDeps,
-  memory: FairMemory,
+  memory: FairPool,
   request: IncomingMessage,
   response: ServerResponse,
   frame: Buffer,
@@ -82,7 +88,7 @@ function send(
   }
   const body = range ? frame.subarray(range.start, range.end + 1) : frame;
   const sentBytes = isHead ? 0 : body.length;
-  const lease = memory.lease(readerOf(request), sentBytes, () => response.destroy());
+  const lease = memory.lease(ownerOf(deps, request), sentBytes, () => response.destroy());
   if (!lease) {
     refuse(
       deps,
@@ -113,7 +119,8 @@ function send(
   deps.onAnswer(range ? 206 : 200, sentBytes);
 }
 
-const readerOf = ({ socket }: IncomingMessage): string => senderOf(socket.remoteAddress) ?? 'loopback';
+const ownerOf = ({ hosts }: ChunkHandlerDeps, { socket }: IncomingMessage): string =>
+  hosts.ownerOf(socket.remoteAddress);
 
 /** One chunk may be compressed in several ways: length and last bytes tell frames apart, without hashing them. */
 function etagOfFrame(frame: Buffer): string {

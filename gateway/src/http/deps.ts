@@ -1,4 +1,5 @@
 import type { Acknowledgement, Assignment } from '@sitecast/shared/fleet';
+import type { NamedHosts } from '@sitecast/shared/fair-shares';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
@@ -36,6 +37,8 @@ export interface AppDeps {
   isRevoked: (id: string) => boolean;
   /** This gateway itself: what it takes in would reach nobody. */
   isOwnRevoked: () => boolean;
+  /** Addresses of known devices, which stand for themselves. */
+  hosts: NamedHosts;
   metrics: Metrics;
   database: DatabaseState;
   now: () => number;

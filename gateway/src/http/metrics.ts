@@ -31,6 +31,8 @@ export interface MetricsSource {
   heldLeases: () => Promise<HeldLease[]>;
   /** That are asked for chunks just now. */
   linkedDevices: () => number;
+  /** What had to make room for others, so far: connections, and what waited for its turn. */
+  dropped: () => Readonly<Record<string, number>>;
   /** When the upstreams were last reached, milliseconds since 1970. */
   lastContactMs: () => number | undefined;
   isEnrolled: () => boolean;
@@ -130,6 +132,7 @@ export class Metrics {
     this.#watchSharing(source);
     this.#watchMirror(source);
     this.#watchDisk(source);
+    this.#watchDropped(source);
     this.#gauge('sitecast_outbox_reports', 'Reports that wait for the origin.', () => source.outbox().length);
     this.#gauge('sitecast_outbox_bytes', 'Their weight, about.', () => source.outbox().bytes);
     this.#gauge(
@@ -261,6 +264,19 @@ export class Metrics {
     });
     versions.reset();
     expiry.reset();
+  }
+
+  #watchDropped({ dropped }: MetricsSource): void {
+    const gauge = new Gauge({
+      name: 'sitecast_dropped_total',
+      help: 'What made room for others, or found none: connections to a port, and what waited for its turn.',
+      labelNames: ['what'],
+      registers: [this.#registry],
+      collect() {
+        for (const [what, count] of Object.entries(dropped())) this.set({ what }, count);
+      },
+    });
+    gauge.reset();
   }
 
   #watchDisk({ freeBytes, database }: MetricsSource): void {

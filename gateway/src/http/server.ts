@@ -1,6 +1,6 @@
 import { createServer, type Server } from 'node:http';
 import { getRequestListener } from '@hono/node-server';
-import { limitConnections, oneAtATime } from '@sitecast/shared/http-guards';
+import { oneAtATime, SharedConnections } from '@sitecast/shared/http-guards';
 import type { GatewayApp } from './app.ts';
 import type { ChunkHandler } from './chunk-handler.ts';
 
@@ -21,11 +21,16 @@ export interface ListeningServer {
   close(): Promise<void>;
 }
 
+/** For `listen`. */
+export function sharedConnections(): SharedConnections {
+  return new SharedConnections({ max: MAX_CONNECTIONS, maxPerAddress: MAX_CONNECTIONS_PER_ADDRESS });
+}
+
 /** Starts to listen. @throws the system's EADDRINUSE, EACCES … */
 export async function listen(
   app: GatewayApp,
   handleChunk: ChunkHandler,
-  { host, port }: { host: string; port: number },
+  { host, port, connections }: { host: string; port: number; connections: SharedConnections },
 ): Promise<ListeningServer> {
   const listener = getRequestListener((request, env) => app.fetch(request, env), {
     overrideGlobalObjects: false,
@@ -43,8 +48,7 @@ export async function listen(
       if (!handleChunk(request, response)) void listener(request, response);
     }),
   );
-  server.maxConnections = MAX_CONNECTIONS;
-  limitConnections(server, MAX_CONNECTIONS_PER_ADDRESS);
+  connections.guard(server);
   server.timeout = IDLE_TIMEOUT_MS;
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);

@@ -1,17 +1,22 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Assignment } from '@sitecast/shared/fleet';
-import { FairMemory, type MemoryLease, senderOf, TokenBuckets } from '@sitecast/shared/http-guards';
+import { FairPool, type Lease, type NamedHosts, senderOf } from '@sitecast/shared/fair-shares';
+import { TokenBuckets } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context, MiddlewareHandler } from 'hono';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 
+/** Who answers for what comes from this machine. */
+const LOOPBACK = 'loopback';
 /** The longest body of a request. */
 export const MAX_BODY_BYTES = 1024 * 1024;
 /** All bodies of devices that are known here that are in memory at one time. */
 const MAX_BODY_MEMORY_BYTES = 32 * 1024 * 1024;
 /** The same of all senders whose assignment isn't known here. */
 const MAX_STRANGERS_BODY_MEMORY_BYTES = 8 * 1024 * 1024;
+/** What a body counts at least. */
+const MIN_BODY_BYTES = 4096;
 /** Bodies that one address may be sending at one time, for keys that are not known here. */
 const MAX_BODIES_PER_ADDRESS = 16;
 /**
@@ -29,6 +34,8 @@ interface SignedDeps {
   isRevoked: (id: string) => boolean;
   /** This gateway itself. */
   isOwnRevoked: () => boolean;
+  /** Where devices that are known here send from is noted there. */
+  hosts: NamedHosts;
 }
 
 /** Lets signed requests pass, with who signed them as `sender`; takes the JSON body, bounded. */
@@ -38,6 +45,7 @@ export function signedJson({
   assignments,
   isRevoked,
   isOwnRevoked,
+  hosts,
 }: SignedDeps): MiddlewareHandler<GatewayEnv> {
   const isKnown = async (id: string): Promise<boolean> => (await assignments.known(id)) !== undefined;
   const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
@@ -51,7 +59,8 @@ export function signedJson({
         'a gateway passes on what comes from devices, not from other gateways',
       );
     if (isOwnRevoked()) throw ownRevoked();
-    const address = addressOf(c) ?? 'loopback';
+    const from = c.env?.incoming?.socket.remoteAddress;
+    const address = addressOf(c, hosts) ?? LOOPBACK;
     if (!addresses.take(address))
       throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many requests from this address');
     demandJson(c);
@@ -63,7 +72,9 @@ export function signedJson({
     if (isRevoked(sender))
       throw new SitecastError('forbidden', 'SITECAST_REVOKED', 'this device was revoked');
     const lengthBytes = lengthOf(c);
-    const held = hold({ id: sender, address, isKnown: await isKnown(sender) }, lengthBytes, () =>
+    const isSenderKnown = await isKnown(sender);
+    if (isSenderKnown && from !== undefined) hosts.name(from);
+    const held = hold({ id: sender, address, isKnown: isSenderKnown }, lengthBytes, () =>
       c.env?.incoming?.destroy(),
     );
     try {
@@ -90,8 +101,9 @@ export function signedJson({
 }
 
 /** For whom a request counts that nobody has vouched for; undefined for a proxy on this machine, which speaks for many. */
-export function addressOf(c: Context<GatewayEnv>): string | undefined {
-  return senderOf(c.env?.incoming?.socket.remoteAddress);
+export function addressOf(c: Context<GatewayEnv>, hosts: NamedHosts): string | undefined {
+  const address = c.env?.incoming?.socket.remoteAddress;
+  return senderOf(address) === undefined ? undefined : hosts.ownerOf(address);
 }
 
 /** Devices are to go to another gateway: the origin takes nothing from this one any more. */
@@ -113,9 +125,9 @@ interface BodySender {
 }
 
 /** Room for bodies: those that are known have one of their own, and in each nobody is refused for what others hold. */
-function bodyMemory(): (sender: BodySender, lengthBytes: number, end: () => void) => MemoryLease {
-  const known = new FairMemory(MAX_BODY_MEMORY_BYTES);
-  const strangers = new FairMemory(MAX_STRANGERS_BODY_MEMORY_BYTES);
+function bodyMemory(): (sender: BodySender, lengthBytes: number, end: () => void) => Lease {
+  const known = new FairPool({ max: MAX_BODY_MEMORY_BYTES, minUnits: MIN_BODY_BYTES });
+  const strangers = new FairPool({ max: MAX_STRANGERS_BODY_MEMORY_BYTES, minUnits: MIN_BODY_BYTES });
   const perAddress = new Map<string, number>();
   return ({ id, address, isKnown }, lengthBytes, end) => {
     const own = perAddress.get(address) ?? 0;

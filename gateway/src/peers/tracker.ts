@@ -31,6 +31,8 @@ interface TrackerDeps {
   /** @param address who asks, where nobody has vouched for them */
   assignmentOf: (id: string, address?: string) => Promise<Assignment | undefined>;
   isRevoked: (id: string) => boolean;
+  /** A device of this site has told where it is. */
+  onTold?: (peer: SitePeer) => void;
   now: () => number;
 }
 
@@ -64,6 +66,7 @@ export class Tracker {
   async tell(sender: string, { peer, images, held = [] }: PeerNotice, address?: string): Promise<SitePeer[]> {
     if (peer.id !== sender) throw notYours(peer.id);
     const { product } = await this.#admit(sender, address);
+    this.#deps.onTold?.(peer);
     const counts = new Map(images.map((image, at) => [image, held[at] ?? 0]));
     this.#tracked.set(sender, { peer, product, images: counts });
     return this.#others(sender, images, product);

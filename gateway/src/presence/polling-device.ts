@@ -1,5 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { senderOf, TokenBuckets } from '@sitecast/shared/http-guards';
+import { senderOf } from '@sitecast/shared/fair-shares';
+import { TokenBuckets } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context } from 'hono';
 import type { GatewayEnv } from '../http/context.ts';

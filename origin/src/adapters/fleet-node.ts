@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { requireFleetKey, tellableAddresses } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { metadataPath } from '@sitecast/shared/trust';
+import type { Registry } from '../fleet/registry.ts';
 import { errorFields, type Log } from '../log.ts';
 import type { Committed } from '../repository/committed.ts';
 import type { Repository } from '../repository/repository.ts';
@@ -18,6 +19,8 @@ interface FleetNodeDeps {
   /** The origin's data directory. */
   directory: string;
   repository: Pick<Repository, 'committed' | 'onCommit'>;
+  /** A gateway that was let in, and isn't revoked, has a place whoever else connects. */
+  registry: Pick<Registry, 'activeMember'>;
   now: () => number;
   after: After;
   log: Log;
@@ -47,6 +50,7 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
     fleetKey,
     maxConnections: MAX_CONNECTIONS,
   });
+  node.gate.isKnown = id => deps.registry.activeMember(id)?.kind === 'gateway';
   log.info({ addresses: node.addresses }, "joined the fleet's network");
 
   node.gossip.onAnnouncement((announcement, from) => {

@@ -3,7 +3,7 @@ import { createServer as createTlsServer, Server as TlsServer } from 'node:https
 import type { Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import { SitecastError } from '@sitecast/shared/errors';
-import { limitConnections, oneAtATime } from '@sitecast/shared/http-guards';
+import { oneAtATime, SharedConnections } from '@sitecast/shared/http-guards';
 import type { OriginApp } from '../http/context.ts';
 import { BODY_PACE, maxBodyTimeMs } from '../http/body.ts';
 import { problemResponse } from '../http/problem.ts';
@@ -15,6 +15,7 @@ const MAX_HEADERS_TIME_MS = 10_000;
 const MAX_CONNECTIONS = 4096;
 /** Gateways of many sites may share an address behind a router. */
 const MAX_CONNECTIONS_PER_ADDRESS = 1024;
+const CONNECTIONS = { max: MAX_CONNECTIONS, maxPerAddress: MAX_CONNECTIONS_PER_ADDRESS };
 const KEEP_ALIVE_MS = 30_000;
 const TIMEOUT_CHECK_MS = 5_000;
 const IDLE_CHECK_MS = 50;
@@ -50,7 +51,7 @@ export async function listen(app: OriginApp, { host, port, tls }: ListenOptions)
   server.maxHeadersCount = MAX_HEADERS;
   server.maxConnections = MAX_CONNECTIONS;
   // Without TLS it's a proxy on whose address all connections come, or loopback.
-  if (tls) limitConnections(server, MAX_CONNECTIONS_PER_ADDRESS);
+  if (tls) new SharedConnections(CONNECTIONS).guard(server);
   const listener = getRequestListener(app.fetch, { errorHandler: () => malformedRequest() });
   const answer: typeof listener = (incoming, outgoing) => listener(incoming, outgoing);
   const inTurn = oneAtATime((incoming, outgoing) => void answer(incoming, outgoing));

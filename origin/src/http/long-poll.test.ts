@@ -58,12 +58,18 @@ it('waits no longer than it may, and takes nonsense for no wait', async () => {
   expect((await long).headers.get('preference-applied')).toBe(`wait=${MAX_WAIT_S}`);
 });
 
-it('lets just so many wait, and nobody once it is closed', async () => {
+it('lets just so many wait, nobody once it is closed, and a newcomer in the place of an address that has many', async () => {
   const tag = await newest();
   const polls = Array.from({ length: MAX_WAITERS }, () => poll('wait=50', tag));
   await waiting(MAX_WAITERS);
   expect((await poll('wait=50', tag)).status).toBe(304);
+  const headers = { prefer: 'wait=50', 'if-none-match': tag };
+  const other = { incoming: { socket: { remoteAddress: '192.0.2.7' } } };
+  const newcomer = bed.origin.app.request(PATH, { headers }, other);
+  expect((await Promise.race(polls)).headers.get('preference-applied')).toBeNull();
+  await waiting(MAX_WAITERS);
   bed.origin.waiters.close();
+  expect((await newcomer).headers.get('preference-applied')).toBe('wait=50');
   for (const answer of await Promise.all(polls)) expect(answer.status).toBe(304);
   expect((await poll('wait=50', tag)).status).toBe(304);
 });

@@ -1,3 +1,4 @@
+import { FairPool, senderOf } from '@sitecast/shared/fair-shares';
 import type { Context } from 'hono';
 import type { Repository } from '../repository/repository.ts';
 import type { After } from '../upkeep.ts';
@@ -6,7 +7,7 @@ import { timestampTag } from './public-files.ts';
 
 /** The longest wait that a client may ask for: below what proxies take for a dead connection. */
 export const MAX_WAIT_S = 55;
-/** Requests that wait at one time; others are answered at once. */
+/** Requests that wait at one time; beyond it the address that has most of them has its oldest answered. */
 export const MAX_WAITERS = 3000;
 
 /** Requests for the timestamp that wait for the next one (RFC 7240, `Prefer: wait`). */
@@ -14,6 +15,8 @@ export class TimestampWaiters {
   readonly #repository: Repository;
   readonly #after: After;
   readonly #waiting = new Set<() => void>();
+  /** Those of one address, a proxy's perhaps, don't push each other out: each would come again at once. */
+  readonly #places = new FairPool({ max: MAX_WAITERS, sparesEquals: true });
   readonly #stopListening: () => void;
   #isClosed = false;
 
@@ -37,8 +40,8 @@ export class TimestampWaiters {
     if (seconds === undefined || tag === undefined || c.req.method !== 'GET') return {};
     const current = this.#repository.committed?.timestamp.bytes;
     const isNewest = current !== undefined && tag.includes(timestampTag(current));
-    if (!isNewest || this.#isClosed || this.#waiting.size >= MAX_WAITERS) return {};
-    await this.#sleep(seconds * 1000, c);
+    if (!isNewest || this.#isClosed) return {};
+    if (!(await this.#sleep(seconds * 1000, c))) return {};
     return { 'preference-applied': `wait=${seconds}`, vary: 'prefer' };
   }
 
@@ -49,16 +52,26 @@ export class TimestampWaiters {
     this.#wakeAll();
   }
 
-  #sleep(ms: number, c: Context<OriginEnv>): Promise<void> {
+  /** @returns false where its place was needed for others, or there's none: then it didn't wait as long as it asked to */
+  #sleep(ms: number, c: Context<OriginEnv>): Promise<boolean> {
     return new Promise(resolve => {
       const outgoing = c.env?.outgoing;
-      const wake = (): void => {
+      let cancel = (): void => {};
+      const end = (hasWaited: boolean): void => {
         cancel();
         outgoing?.off('close', wake);
         this.#waiting.delete(wake);
-        resolve();
+        place?.release();
+        resolve(hasWaited);
       };
-      const cancel = this.#after(ms, wake);
+      const wake = (): void => end(true);
+      const owner = senderOf(c.env?.incoming?.socket.remoteAddress) ?? 'loopback';
+      const place = this.#places.lease(owner, 1, () => end(false));
+      if (!place) {
+        resolve(false);
+        return;
+      }
+      cancel = this.#after(ms, wake);
       this.#waiting.add(wake);
       // Its client has gone.
       outgoing?.once('close', wake);

@@ -1,6 +1,6 @@
 import { MAX_BATCH_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { FairMemory, MemoryLease } from '@sitecast/shared/http-guards';
+import type { FairPool, Lease } from '@sitecast/shared/fair-shares';
 
 /** All bodies of operators' requests that are in memory at one time. */
 export const MAX_BODY_MEMORY_BYTES = 64 * 1024 * 1024;
@@ -22,13 +22,13 @@ export interface BodyMemory {
 
 /** The part of one sender's request in memory that is shared fairly. */
 export class SenderMemory implements BodyMemory {
-  readonly #memory: FairMemory;
+  readonly #memory: FairPool;
   readonly #sender: string;
   readonly #end: () => void;
-  readonly #leases: MemoryLease[] = [];
+  readonly #leases: Lease[] = [];
 
   /** @param end ends the request, where the memory is needed for others that hold less */
-  constructor(memory: FairMemory, sender: string, end: () => void) {
+  constructor(memory: FairPool, sender: string, end: () => void) {
     this.#memory = memory;
     this.#sender = sender;
     this.#end = end;

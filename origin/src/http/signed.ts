@@ -1,4 +1,4 @@
-import { FairMemory } from '@sitecast/shared/http-guards';
+import { FairPool } from '@sitecast/shared/fair-shares';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { MiddlewareHandler } from 'hono';
@@ -15,12 +15,16 @@ interface SignedRequestDeps {
   now: () => number;
 }
 
+/** What a body counts at least. */
+const MIN_BODY_BYTES = 4096;
+const bodyPool = (max: number): FairPool => new FairPool({ max, minUnits: MIN_BODY_BYTES });
+
 /** Knows who sent a request of the site API (RFC 9421), and that it wasn't here before. */
 export class SignedRequests {
   readonly #deps: SignedRequestDeps;
   readonly #nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
-  readonly #membersMemory = new FairMemory(MAX_MEMBERS_BODY_MEMORY_BYTES);
-  readonly #strangersMemory = new FairMemory(MAX_STRANGERS_BODY_MEMORY_BYTES);
+  readonly #membersMemory = bodyPool(MAX_MEMBERS_BODY_MEMORY_BYTES);
+  readonly #strangersMemory = bodyPool(MAX_STRANGERS_BODY_MEMORY_BYTES);
 
   constructor(deps: SignedRequestDeps) {
     this.#deps = deps;

@@ -1,9 +1,8 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { connect, type Socket } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, it } from 'vitest';
-import { limitConnections, oneAtATime, senderOf } from './index.ts';
+import { oneAtATime, SharedConnections } from './index.ts';
 
 let server: Server | undefined;
 const sockets: Socket[] = [];
@@ -70,33 +69,42 @@ it('takes many requests one after the other on one connection', async () => {
   }
 });
 
-it('gives an address so many connections and no more, and takes new ones when some have ended', async () => {
-  const made = createServer((_, response) => response.end());
-  // The tests have loopback alone: its connections are made out to be another's.
+/** Connections are made out to be of the address that is said last: the tests have loopback alone. */
+async function shared(limits: { max: number; maxPerAddress: number }) {
+  const made = createServer((_, response) => response.end('ok'));
+  let address = '';
   made.on('connection', (socket: Socket) =>
-    Object.defineProperty(socket, 'remoteAddress', { value: '192.0.2.7' }),
+    Object.defineProperty(socket, 'remoteAddress', { value: address }),
   );
-  const held = limitConnections(made, 3);
+  const state = new SharedConnections(limits);
+  state.guard(made);
   const port = await listen(made);
-  const three = [await connected(port), await connected(port), await connected(port)];
-  const fourth = await connected(port);
-  await once(fourth, 'close');
-  expect(held('192.0.2.7')).toBe(3);
-  three[0]?.destroy();
-  await expect.poll(() => held('192.0.2.7')).toBe(2);
-  const fifth = await connected(port);
-  await sleep(50);
-  expect(fifth.destroyed).toBe(false);
+  const from = async (sender: string): Promise<Socket> => {
+    const before = state.held + state.dropped;
+    address = sender;
+    const socket = await connected(port);
+    await expect.poll(() => state.held + state.dropped).toBeGreaterThan(before);
+    return socket;
+  };
+  return { from, state };
+}
+
+it('lets a newcomer in when all connections are taken: the address that holds the most loses its oldest', async () => {
+  const { from, state } = await shared({ max: 6, maxPerAddress: 4 });
+  const [oldest] = [await from('192.0.2.1'), await from('192.0.2.1'), await from('192.0.2.1')];
+  const others = [await from('192.0.2.2'), await from('192.0.2.2'), await from('192.0.2.3')];
+  const newcomer = await from('192.0.2.4');
+  await once(oldest, 'close');
+  newcomer.write(get('/'));
+  await once(newcomer, 'data');
+  expect(others.some(({ destroyed }) => destroyed)).toBe(false);
+  expect([state.held, state.dropped]).toEqual([6, 1]);
 });
 
-it.each([
-  ['192.0.2.7', '192.0.2.7'],
-  ['::ffff:192.0.2.7', '192.0.2.7'],
-  ['127.0.0.1', undefined],
-  ['::1', undefined],
-  ['2001:db8:1:2:3:4:5:6', '2001:0db8:0001:0002'],
-  ['2001:db8::5', '2001:0db8:0000:0000'],
-  ['fe80::1%eth0', 'fe80:0000:0000:0000'],
-])('%s stands for %s', (address, sender) => {
-  expect(senderOf(address)).toBe(sender);
+it('gives an address so many connections and no more: its oldest ends when it wants another', async () => {
+  const { from, state } = await shared({ max: 100, maxPerAddress: 3 });
+  const first = await from('2001:db8::1');
+  for (const last of [2, 3, 4]) await from(`2001:db8::${last}`);
+  await once(first, 'close');
+  await expect.poll(() => state.held).toBe(3);
 });

@@ -3,10 +3,10 @@
  * the sender; the worst they send are thousands of connections, and on each as many requests as fit before the first
  * answer is read.
  */
-export { FairMemory, type MemoryLease } from './fair-memory.ts';
 export { type Rate, TokenBucket, TokenBuckets } from './token-bucket.ts';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
-import { isIPv6, type Socket } from 'node:net';
+import type { Socket } from 'node:net';
+import { FairPool, NamedHosts, senderOf } from '../fair-shares/index.ts';
 
 type Listener = (request: IncomingMessage, response: ServerResponse) => void;
 
@@ -36,49 +36,47 @@ export function oneAtATime(listener: Listener): Listener {
   };
 }
 
-/**
- * Refuses connections beyond `maxPerAddress` from one address, so that nobody takes all there are. Loopback is exempt: a proxy
- * on this machine speaks for many.
- * @returns how many connections an address holds now
- */
-export function limitConnections(server: Server, maxPerAddress: number): (address: string) => number {
-  const held = new Map<string, number>();
-  server.on('connection', (socket: Socket) => {
-    const key = senderOf(socket.remoteAddress);
-    if (key === undefined) return;
-    const count = (held.get(key) ?? 0) + 1;
-    if (count > maxPerAddress) {
-      socket.destroy();
-      return;
-    }
-    held.set(key, count);
-    socket.once('close', () => {
-      const left = (held.get(key) ?? 1) - 1;
-      if (left > 0) held.set(key, left);
-      else held.delete(key);
-    });
-  });
-  return address => held.get(senderOf(address) ?? '') ?? 0;
+export interface ConnectionLimits {
+  /** All connections, but for those of this machine: a proxy on it speaks for many. As many again may be its. */
+  max: number;
+  maxPerAddress: number;
 }
 
-const IPV6_GROUPS_OF_A_HOST = 4;
-
 /**
- * Whom an address stands for: of IPv6 the first 64 bits, for a host has all of the others to choose from (RFC 6177).
- * @returns undefined for loopback
+ * A server's connections. Whoever comes is let in: where there's no room, the address that holds the most connections loses its oldest,
+ * and so does one that wants more than its share.
  */
-export function senderOf(address: string | undefined): string | undefined {
-  if (address === undefined) return '';
-  const plain = address.startsWith('::ffff:') ? address.slice('::ffff:'.length) : address;
-  if (plain === '::1' || plain.startsWith('127.')) return undefined;
-  if (!isIPv6(plain)) return plain;
-  const [head = '', tail] = plain.split('%')[0]?.split('::') ?? [];
-  const groups = head === '' ? [] : head.split(':');
-  const rest = tail === undefined || tail === '' ? [] : tail.split(':');
-  const zeros = tail === undefined ? 0 : 8 - groups.length - rest.length;
-  const all = [...groups, ...Array.from({ length: zeros }, () => '0'), ...rest];
-  return all
-    .slice(0, IPV6_GROUPS_OF_A_HOST)
-    .map(group => group.padStart(4, '0'))
-    .join(':');
+export class SharedConnections {
+  /** Hosts that stand for themselves, whatever network they share with others. */
+  readonly hosts = new NamedHosts();
+  readonly #max: number;
+  readonly #pool: FairPool;
+
+  constructor({ max, maxPerAddress }: ConnectionLimits) {
+    this.#max = max;
+    this.#pool = new FairPool({ max, maxPerOwner: maxPerAddress });
+  }
+
+  /** Now, those of this machine left out. */
+  get held(): number {
+    return this.#pool.used;
+  }
+
+  /** Ended, so far, because others needed their places. */
+  get dropped(): number {
+    const { takenBack, refused } = this.#pool.counts;
+    return takenBack + refused;
+  }
+
+  guard(server: Server): void {
+    // Node itself drops the newest, whosever it is: it must never come to that.
+    server.maxConnections = 2 * this.#max;
+    server.on('connection', (socket: Socket) => {
+      if (senderOf(socket.remoteAddress) === undefined) return;
+      const owner = this.hosts.ownerOf(socket.remoteAddress);
+      const lease = this.#pool.lease(owner, 1, () => socket.destroy());
+      if (lease) socket.once('close', () => lease.release());
+      else socket.destroy();
+    });
+  }
 }

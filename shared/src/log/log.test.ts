@@ -156,7 +156,9 @@ describe('what others have said, whatever it is', () => {
         expect(JSON.parse(logged({ format: 'json' }, said))).toMatchObject({
           role: 'agent',
           code: 'SITECAST_X',
-          ...{ msg, site, ownName },
+          msg,
+          site,
+          ownName,
         });
       }),
     );

@@ -11,7 +11,10 @@ describe('a machine that has nothing to fetch', () => {
     const node = await nodes.site();
     const neighbours = new Neighbours(node);
     const others = await Promise.all(Array.from({ length: MAX_NEIGHBOURS + 2 }, () => nodes.site()));
-    for (const { id, addresses } of [node, ...others]) neighbours.meet(id, addresses);
+    for (const { id, addresses } of [node, ...others]) {
+      node.gate.name(id, addresses);
+      neighbours.meet(id, addresses);
+    }
     await until(() => node.connected.length === MAX_NEIGHBOURS, 'it has as many as it may');
     for (const { id, addresses } of others) neighbours.meet(id, addresses);
     await neighbours.close();

@@ -30,7 +30,9 @@ export class Neighbours {
   meet(id: string, addresses: readonly string[]): void {
     const node = this.#node;
     if (this.#stop.signal.aborted || id === node.id || this.#connecting.has(id)) return;
-    if (node.isConnected(id) || node.connected.length + this.#connecting.size >= MAX_NEIGHBOURS) return;
+    // Who has connected without being known to anybody doesn't count: it would keep the others away.
+    const connected = node.connected.filter(other => node.gate.isNamed(other)).length;
+    if (node.isConnected(id) || connected + this.#connecting.size >= MAX_NEIGHBOURS) return;
     const attempt = connect(node, id, addresses, this.#stop.signal, this.#yieldMs)
       .catch((error: unknown) => {
         if (!(error instanceof SitecastError) && !this.#stop.signal.aborted) throw error;

@@ -14,6 +14,7 @@ import type { Identity } from '../identity/index.ts';
 import { type Discovery, discovery, type FoundPeer } from './discovery.ts';
 import { swarmKeyFile } from './fleet-key.ts';
 import { FleetGossip, GOSSIP_TOPIC, MESSAGE_IDS } from './gossip/fleet-gossip.ts';
+import { InboundGate } from './inbound-gate.ts';
 import { joinedWrites } from './joined-writes.ts';
 import { guardedYamux } from './guarded-yamux.ts';
 import {
@@ -43,6 +44,7 @@ export interface NodeOptions {
   readonly isDiscovering?: boolean;
   /** While it looks for others by multicast DNS it isn't found itself. */
   readonly isHidden?: boolean;
+  /** Of peers that were named or admitted; strangers have places besides (`inbound-gate.ts`). */
   readonly maxConnections?: number;
 }
 
@@ -55,10 +57,13 @@ export interface FleetNodeOptions extends NodeOptions {
 export class SwarmNode {
   readonly id: string;
   readonly libp2p: Libp2p;
+  /** Who may be connected without having been dialled. */
+  readonly gate: InboundGate;
   readonly #discovery: Discovery;
 
-  constructor(libp2p: Libp2p, found: Discovery) {
+  constructor(libp2p: Libp2p, gate: InboundGate, found: Discovery) {
     this.libp2p = libp2p;
+    this.gate = gate;
     this.id = libp2p.peerId.toString();
     this.#discovery = found;
   }
@@ -121,8 +126,12 @@ export class SwarmNode {
 export class FleetNode extends SwarmNode {
   readonly gossip: FleetGossip;
 
-  constructor(libp2p: Libp2p, found: Discovery, gossip: FleetGossip) {
-    super(libp2p, found);
+  constructor(
+    libp2p: Libp2p,
+    gate: InboundGate,
+    { found, gossip }: { found: Discovery; gossip: FleetGossip },
+  ) {
+    super(libp2p, gate, found);
     this.gossip = gossip;
   }
 }
@@ -132,8 +141,15 @@ export class FleetNode extends SwarmNode {
  * @throws whatever keeps it from listening
  */
 export async function createFleetNode(options: FleetNodeOptions): Promise<FleetNode> {
+  const maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+  // Strangers have the fleet's key here.
+  const gate = new InboundGate({
+    members: maxConnections,
+    strangers: maxConnections,
+    strangersPerAddress: maxConnections,
+  });
   const libp2p = await createLibp2p({
-    ...nodeSettings(options, FLEET_PING_MS),
+    ...nodeSettings(options, { gate, maxInbound: 2 * maxConnections, pingMs: FLEET_PING_MS }),
     connectionProtector: preSharedKey({
       psk: swarmKeyFile(options.fleetKey),
       timeout: FLEET_KEY_TIMEOUT_MS,
@@ -145,7 +161,7 @@ export async function createFleetNode(options: FleetNodeOptions): Promise<FleetN
     },
   });
   const { pubsub, discovery: found } = libp2p.services;
-  return new FleetNode(libp2p, found, new FleetGossip(pubsub));
+  return new FleetNode(libp2p, gate, { found, gossip: new FleetGossip(pubsub) });
 }
 
 /**
@@ -153,8 +169,11 @@ export async function createFleetNode(options: FleetNodeOptions): Promise<FleetN
  * @throws whatever keeps it from listening
  */
 export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
+  const members = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+  const strangers = Math.ceil(members / 2);
+  const gate = new InboundGate({ members, strangers, strangersPerAddress: Math.ceil(strangers / 2) });
   const libp2p = await createLibp2p({
-    ...nodeSettings(options, SITE_PING_MS),
+    ...nodeSettings(options, { gate, maxInbound: members + strangers, pingMs: SITE_PING_MS }),
     // No identify: who speaks is known by its key, where it is by the gateway or multicast DNS, and both speak one protocol. It
     // would cost each connection two streams and two signatures.
     services: {
@@ -163,20 +182,23 @@ export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
       }),
     },
   });
-  return new SwarmNode(libp2p, libp2p.services.discovery);
+  return new SwarmNode(libp2p, gate, libp2p.services.discovery);
 }
 
-function nodeSettings({ identity, listen, announce, maxConnections }: NodeOptions, pingMs: number) {
-  const connections = maxConnections ?? DEFAULT_MAX_CONNECTIONS;
+function nodeSettings(
+  { identity, listen, announce }: NodeOptions,
+  { gate, maxInbound, pingMs }: { gate: InboundGate; maxInbound: number; pingMs: number },
+) {
   return {
     privateKey: privateKeyOf(identity),
     // What strangers are told: nothing that helps them to choose.
     nodeInfo: { name: 'sitecast', version: '1', userAgent: 'sitecast' },
     addresses: { listen: [...listen], announce: [...(announce ?? [])], maxObservedAddresses: 4 },
-    connectionManager: connectionLimits(connections),
+    connectionGater: gate.gater,
+    connectionManager: connectionLimits(maxInbound),
     connectionMonitor: pings(pingMs),
     peerStore: PEER_STORE_LIMITS,
-    transports: [tcp(tcpLimits(connections, pingMs))],
+    transports: [gate.guard(tcp(tcpLimits(maxInbound, pingMs)))],
     connectionEncrypters: [joinedWrites(noise())],
     streamMuxers: [guardedYamux()],
   };

@@ -12,11 +12,15 @@ const MINUTE_MS = 60 * SECOND_MS;
 const KIB = 1024;
 const MIB = 1024 * KIB;
 
-/** Connections of a node; the origin of a star asks for more. */
+/** Connections of a node with peers that it knows; the origin of a star asks for more. */
 export const DEFAULT_MAX_CONNECTIONS = 300;
 /** Connections from one address in a second. By default 5: a site behind one address, or a bed on one host, hits that. */
 const MAX_INBOUND_PER_S = 100;
-const MAX_PENDING_INBOUND = 64;
+/**
+ * What libp2p and node would refuse connections for, whosever they are: more than the gate (`inbound-gate.ts`) has places for, so that it
+ * decides. Connections that this node has dialled itself are within it, and sockets that the gate has ended just now.
+ */
+const BEYOND_THE_GATE = 1024;
 const MAX_PEER_ADDRESSES = 8;
 
 /**
@@ -51,9 +55,10 @@ const MAX_EARLY_STREAMS = 10;
 
 type ConnectionLimits = Required<Omit<ConnectionManagerInit, 'addressSorter' | 'resolvers'>>;
 
-export function connectionLimits(maxConnections: number) {
+/** @param maxInbound what the gate lets in */
+export function connectionLimits(maxInbound: number) {
   return {
-    maxConnections,
+    maxConnections: maxInbound + BEYOND_THE_GATE,
     maxParallelDials: 16,
     maxDialQueueLength: 500,
     maxPeerAddrsToDial: MAX_PEER_ADDRESSES,
@@ -66,7 +71,7 @@ export function connectionLimits(maxConnections: number) {
     allow: [],
     deny: [],
     inboundConnectionThreshold: MAX_INBOUND_PER_S,
-    maxIncomingPendingConnections: MAX_PENDING_INBOUND,
+    maxIncomingPendingConnections: BEYOND_THE_GATE,
     // Who is dialled again, and when, is ours to say: nothing is tagged "keep alive".
     reconnectRetries: 1,
     reconnectRetryInterval: SECOND_MS,
@@ -87,13 +92,13 @@ export function pings(intervalMs: number) {
 
 type TcpLimits = Required<Omit<TCPOptions, 'closeServerOnMaxConnections'>>;
 
-export function tcpLimits(maxConnections: number, pingMs: number) {
+export function tcpLimits(maxInbound: number, pingMs: number) {
   const silenceMs = pingMs * SILENCE_PER_PING;
   const socket = { noDelay: true, keepAlive: false, keepAliveInitialDelay: 0, allowHalfOpen: false };
   return {
     inboundSocketInactivityTimeout: silenceMs,
     outboundSocketInactivityTimeout: silenceMs,
-    maxConnections: maxConnections + MAX_PENDING_INBOUND,
+    maxConnections: maxInbound + BEYOND_THE_GATE,
     backlog: 256,
     dialOpts: socket,
     listenOpts: socket,

@@ -16,7 +16,7 @@ const statusSchema = z.looseObject({
   state: z.string(),
   enrolment: z.string(),
   waitingFor: z.string().optional(),
-  peers: z.looseObject({ receivedBytes: z.number(), sentBytes: z.number() }).optional(),
+  peers: z.looseObject({ receivedBytes: z.number(), sentBytes: z.number(), dropped: z.number() }).optional(),
 });
 type AgentStatus = z.infer<typeof statusSchema>;
 const countsSchema = z.looseObject({ counts: z.record(z.string(), z.number()) });

@@ -39,7 +39,11 @@ export function siteRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): void {
 
 type Middleware = ReturnType<typeof signedJson>[];
 
-function enrolmentRoute(app: OpenAPIHono<GatewayEnv>, { enrolments }: AppDeps, middleware: Middleware): void {
+function enrolmentRoute(
+  app: OpenAPIHono<GatewayEnv>,
+  { enrolments, hosts }: AppDeps,
+  middleware: Middleware,
+): void {
   const route = createRoute({
     method: 'post',
     path: '/site/v1/enrolments',
@@ -52,7 +56,8 @@ function enrolmentRoute(app: OpenAPIHono<GatewayEnv>, { enrolments }: AppDeps, m
     }),
   });
   app.openapi(route, async c => {
-    const answer = await enrolments.relay(c.get('sender'), c.req.valid('json').envelope);
+    const { envelope } = c.req.valid('json');
+    const answer = await enrolments.relay(c.get('sender'), envelope, addressOf(c, hosts));
     if ('assignment' in answer) return c.json({ assignment: answer.assignment }, 200);
     if ('problem' in answer) throw passedOn(answer.status, answer.problem);
     return c.json({ state: 'pending' as const }, 202);
@@ -92,7 +97,11 @@ function reportRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps, middleware: M
   app.openapi(reports, async c => {
     const { reports: envelopes } = c.req.valid('json');
     c.get('charge')(envelopes.length);
-    const { acknowledgement, rejected } = await deps.reports.accept(c.get('sender'), envelopes, addressOf(c));
+    const { acknowledgement, rejected } = await deps.reports.accept(
+      c.get('sender'),
+      envelopes,
+      addressOf(c, deps.hosts),
+    );
     const answer = { ...(acknowledgement && { acknowledgement }), ...(rejected.length > 0 && { rejected }) };
     return c.json(answer, 202);
   });
@@ -159,7 +168,7 @@ function leaseRoute(app: OpenAPIHono<GatewayEnv>, { leases }: AppDeps, middlewar
 
 const iso = (ms: number): string => new Date(ms).toISOString();
 
-function peerRoute(app: OpenAPIHono<GatewayEnv>, { tracker }: AppDeps, middleware: Middleware): void {
+function peerRoute(app: OpenAPIHono<GatewayEnv>, { tracker, hosts }: AppDeps, middleware: Middleware): void {
   const route = createRoute({
     method: 'post',
     path: '/site/v1/peers',
@@ -169,11 +178,14 @@ function peerRoute(app: OpenAPIHono<GatewayEnv>, { tracker }: AppDeps, middlewar
     responses: withProblems({ 200: json('Others that may have chunks for it.', namedPeersSchema) }),
   });
   app.openapi(route, async c =>
-    c.json({ peers: await tracker.tell(c.get('sender'), c.req.valid('json'), addressOf(c)) }, 200),
+    c.json({ peers: await tracker.tell(c.get('sender'), c.req.valid('json'), addressOf(c, hosts)) }, 200),
   );
 }
 
-function documentRoutes(app: OpenAPIHono<GatewayEnv>, { assignments, acknowledgements }: AppDeps): void {
+function documentRoutes(
+  app: OpenAPIHono<GatewayEnv>,
+  { assignments, acknowledgements, hosts }: AppDeps,
+): void {
   const assignment = createRoute({
     method: 'get',
     path: '/site/v1/assignments/{id}',
@@ -184,7 +196,8 @@ function documentRoutes(app: OpenAPIHono<GatewayEnv>, { assignments, acknowledge
   app.openapi(assignment, async c => {
     const { id } = c.req.valid('param');
     const isForwarded = c.req.header(FORWARDED_HEADER) !== undefined;
-    const found = isId(id) ? await assignments.get(id, { isForwarded, address: addressOf(c) }) : undefined;
+    const address = addressOf(c, hosts);
+    const found = isId(id) ? await assignments.get(id, { isForwarded, address }) : undefined;
     if (found) return c.json({ assignment: found }, 200);
     throw new SitecastError('notFound', 'SITECAST_NO_ASSIGNMENT', 'nothing is assigned under this id');
   });
@@ -199,9 +212,8 @@ function documentRoutes(app: OpenAPIHono<GatewayEnv>, { assignments, acknowledge
   app.openapi(acknowledgement, async c => {
     const { id } = c.req.valid('param');
     const isForwarded = c.req.header(FORWARDED_HEADER) !== undefined;
-    const found = isId(id)
-      ? await acknowledgements.get(id, { isForwarded, address: addressOf(c) })
-      : undefined;
+    const address = addressOf(c, hosts);
+    const found = isId(id) ? await acknowledgements.get(id, { isForwarded, address }) : undefined;
     if (found) return c.json({ acknowledgement: found }, 200);
     throw new SitecastError('notFound', 'SITECAST_NO_ACKNOWLEDGEMENT', 'nothing is acknowledged for this id');
   });

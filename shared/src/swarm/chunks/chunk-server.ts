@@ -1,16 +1,21 @@
 import type { Connection, Stream } from '@libp2p/interface';
+import { FairPool, type Lease } from '../../fair-shares/index.ts';
 import type { SwarmNode } from '../node.ts';
 import { MessageStream } from './message-stream.ts';
 import { ServedPeer, type ServingPorts } from './served-peer.ts';
 import { CHUNK_PROTOCOL, encodeAnswer, MAX_ASK_BYTES } from './wire.ts';
 
-// Who can send this: anybody on the LAN. The worst messages: streams without end (so many together, few of one peer; one
-// that nobody admits ends at once); requests without end (64 wait, more end the stream; two are worked at, so a stream
-// holds two chunks and what its write buffer takes); readers that don't read (a deadline for each message written). What
-// they can still do: take up the upload that the limits leave them, if they're admitted.
+// Who can send this: anybody on the LAN. The worst messages: streams without end (those not admitted yet have places of their
+// own, of which the address that holds the most loses its oldest; one that isn't admitted ends at once); requests without end (64
+// wait, more end the stream; two are worked at, so a stream holds two chunks and what its write buffer takes); readers that
+// don't read (a deadline for each message written). What they can still do: take up the upload that the limits leave them, if
+// they're admitted.
 
-/** Peers that are served at one time; who comes later is told to come again. */
+/** Admitted peers' streams that are served at one time; who comes later is told to come again. */
 const MAX_SERVED_STREAMS = 64;
+/** Streams whose peer hasn't been admitted yet. */
+const MAX_UNADMITTED_STREAMS = 32;
+const MAX_UNADMITTED_PER_ADDRESS = 16;
 /** Streams of one peer, over all its connections: the second while the first one ends. */
 export const MAX_STREAMS_PER_PEER = 2;
 
@@ -20,63 +25,113 @@ export interface ChunkServerOptions extends ServingPorts {
   readonly writeDeadlineMs?: number;
 }
 
+/** One stream, from its beginning on. */
+interface Served {
+  readonly id: string;
+  readonly peer: ServedPeer;
+  place: Lease;
+}
+
 /** Hands out chunks to the peers of a site. */
 export class ChunkServer {
   readonly #options: ChunkServerOptions;
-  readonly #served = new Map<ServedPeer, string>();
+  readonly #served = new Set<Served>();
+  readonly #admitted: FairPool;
+  readonly #unadmitted = new FairPool({
+    max: MAX_UNADMITTED_STREAMS,
+    maxPerOwner: MAX_UNADMITTED_PER_ADDRESS,
+  });
 
   constructor(options: ChunkServerOptions) {
     this.#options = options;
+    this.#admitted = new FairPool({
+      max: options.maxStreams ?? MAX_SERVED_STREAMS,
+      maxPerOwner: MAX_STREAMS_PER_PEER,
+      sparesEquals: true,
+    });
   }
 
   async start(): Promise<void> {
     await this.#options.node.libp2p.handle(
       CHUNK_PROTOCOL,
-      (stream: Stream, connection: Connection) => this.#serve(stream, connection.remotePeer.toString()),
+      (stream: Stream, connection: Connection) => this.#serve(stream, connection),
       { maxInboundStreams: MAX_STREAMS_PER_PEER, maxOutboundStreams: MAX_STREAMS_PER_PEER },
     );
   }
 
   async stop(): Promise<void> {
     await this.#options.node.libp2p.unhandle(CHUNK_PROTOCOL);
-    for (const peer of this.#served.keys()) peer.end(new Error('it stops'));
+    for (const { peer } of this.#served) peer.end(new Error('it stops'));
   }
 
   /** Ends what is served to a peer: it was revoked, or has left the site. */
   drop(id: string): void {
-    for (const [peer, peerId] of this.#served)
-      if (peerId === id) peer.end(new Error('it is not served any more'));
+    for (const served of this.#served)
+      if (served.id === id) served.peer.end(new Error('it is not served any more'));
   }
 
   get streams(): number {
     return this.#served.size;
   }
 
-  #serve(stream: Stream, id: string): void {
-    const { maxStreams = MAX_SERVED_STREAMS } = this.#options;
-    const ofThisPeer = [...this.#served.values()].filter(served => served === id).length;
-    if (this.#served.size >= maxStreams || ofThisPeer >= MAX_STREAMS_PER_PEER) {
-      stream.abort(new Error('too many streams'));
+  /** Streams ended, or refused, because there was no room for them, so far. */
+  get dropped(): number {
+    const counts = [this.#admitted.counts, this.#unadmitted.counts];
+    return counts.reduce((sum, { takenBack, refused }) => sum + takenBack + refused, 0);
+  }
+
+  #serve(stream: Stream, connection: Connection): void {
+    const id = connection.remotePeer.toString();
+    const ofThisPeer = [...this.#served].filter(served => served.id === id).length;
+    let served: Served | undefined;
+    const noRoom = (): void => stream.abort(new Error('too many streams'));
+    const owner = this.#options.node.gate.ownerOf(id, connection.remoteAddr.toString());
+    const place =
+      ofThisPeer < MAX_STREAMS_PER_PEER
+        ? this.#unadmitted.lease(owner, 1, () =>
+            served?.peer.end(new Error('its place was needed for others')),
+          )
+        : undefined;
+    if (!place) {
+      noRoom();
       return;
     }
-    let peer: ServedPeer | undefined;
     const messages = new MessageStream(stream, {
       maxMessageBytes: MAX_ASK_BYTES,
       ...(this.#options.writeDeadlineMs === undefined
         ? {}
         : { writeDeadlineMs: this.#options.writeDeadlineMs }),
-      onMessage: message => peer?.take(message),
+      onMessage: message => served?.peer.take(message),
       onEnd: () => {
-        if (!peer) return;
-        this.#served.delete(peer);
-        peer.ended();
+        if (!served) return;
+        this.#served.delete(served);
+        served.place.release();
+        served.peer.ended();
       },
     });
-    peer = new ServedPeer(id, this.#options, {
+    // It may have ended before it was looked at: then nobody says so again.
+    if (messages.isEnded) {
+      place.release();
+      return;
+    }
+    const peer = new ServedPeer(id, this.#options, {
       send: answer => messages.send(...encodeAnswer(answer)),
       close: () => void messages.close(),
       abort: error => messages.abort(error),
+      admitted: () => served !== undefined && this.#admit(served),
     });
-    this.#served.set(peer, id);
+    served = { id, peer, place };
+    this.#served.add(served);
+  }
+
+  /** @returns false where all places are taken by others that were admitted */
+  #admit(served: Served): boolean {
+    const { id, peer } = served;
+    this.#options.node.gate.admit(id);
+    const place = this.#admitted.lease(id, 1, () => peer.end(new Error('its place was needed for others')));
+    if (!place) return false;
+    served.place.release();
+    served.place = place;
+    return true;
   }
 }

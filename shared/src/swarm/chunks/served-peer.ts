@@ -43,6 +43,8 @@ interface Outlet {
   send(answer: Answer): Promise<void>;
   close(): void;
   abort(error: unknown): void;
+  /** Called once, when the peer is admitted for the first time. @returns whether there's room for it */
+  admitted(): boolean;
 }
 
 interface Request {
@@ -179,6 +181,8 @@ export class ServedPeer {
       timeout,
     ]);
     if (isAdmitted) {
+      const isFirst = this.#admittedMs === Number.NEGATIVE_INFINITY;
+      if (isFirst && !this.#outlet.admitted()) throw new Error('too many streams');
       this.#admittedMs = performance.now();
       return true;
     }

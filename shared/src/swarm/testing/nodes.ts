@@ -18,8 +18,12 @@ export class Nodes {
     return node;
   }
 
-  async site(): Promise<SwarmNode> {
-    const node = await createSiteNode({ identity: newIdentity(), listen: LISTEN });
+  async site(maxConnections?: number): Promise<SwarmNode> {
+    const node = await createSiteNode({
+      identity: newIdentity(),
+      listen: LISTEN,
+      ...(maxConnections !== undefined && { maxConnections }),
+    });
     this.#open.push(node);
     return node;
   }

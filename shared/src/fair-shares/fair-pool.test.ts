@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest';
-import { FairMemory } from './fair-memory.ts';
+import { FairPool } from './fair-pool.ts';
 
 const KIB = 1024;
 
 /** Leases whose ends are written down. */
 function bed(maxBytes: number) {
-  const memory = new FairMemory(maxBytes);
+  const memory = new FairPool({ max: maxBytes, minUnits: 4 * KIB });
   const takenBack: string[] = [];
   const lease = (sender: string, lengthBytes = 8 * KIB, name = sender) =>
     memory.lease(sender, lengthBytes, () => takenBack.push(name));
@@ -21,7 +21,7 @@ describe('memory that senders share', () => {
     lease('greedy', 8 * KIB, 'greedy 3');
     expect(lease('new')).toBeDefined();
     expect(takenBack).toEqual(['greedy 1']);
-    expect(memory.usedBytes).toBe(32 * KIB);
+    expect(memory.used).toBe(32 * KIB);
   });
 
   it('takes back the oldest of all where all hold the same, so that no flood keeps a newcomer out', () => {
@@ -55,13 +55,36 @@ describe('memory that senders share', () => {
     const other = lease('b');
     taken?.release();
     for (const one of [kept, kept, other, other]) one?.release();
-    expect(memory.usedBytes).toBe(0);
+    expect(memory.used).toBe(0);
   });
 
   it('refuses what is more than all of it, and counts small leases as 4 KiB', () => {
     const { lease, memory } = bed(16 * KIB);
     expect(lease('a', 17 * KIB)).toBeUndefined();
     lease('a', 1);
-    expect(memory.usedBytes).toBe(4 * KIB);
+    expect(memory.used).toBe(4 * KIB);
+  });
+
+  it('takes back the own oldest of whoever wants more than its share', () => {
+    const takenBack: string[] = [];
+    const pool = new FairPool({ max: 10, maxPerOwner: 2 });
+    for (const name of ['a1', 'a2', 'a3']) pool.lease('a', 1, () => takenBack.push(name));
+    expect(takenBack).toEqual(['a1']);
+    expect(pool).toMatchObject({ used: 2, counts: { takenBack: 1, refused: 0 } });
+  });
+
+  it('spares those who hold no more than a newcomer would, where they are to be spared', () => {
+    const takenBack: string[] = [];
+    const pool = new FairPool({ max: 3, sparesEquals: true });
+    const lease = (owner: string) => pool.lease(owner, 1, () => takenBack.push(owner));
+    for (const owner of ['a', 'b', 'b']) lease(owner);
+    expect(lease('b')).toBeUndefined();
+    expect(lease('c')).toBeDefined();
+    expect(takenBack).toEqual(['b']);
+    expect(lease('d')).toBeUndefined();
+    const alone = new FairPool({ max: 2, sparesEquals: true });
+    const leases = [1, 2, 3].map(() => alone.lease('a', 1, () => takenBack.push('alone')) !== undefined);
+    expect(leases).toEqual([true, true, false]);
+    expect(takenBack).toEqual(['b']);
   });
 });

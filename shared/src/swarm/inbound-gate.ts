@@ -1,0 +1,166 @@
+import type { ConnectionGater, MultiaddrConnection, PeerId, Transport, Upgrader } from '@libp2p/interface';
+import { LRUCache } from 'lru-cache';
+import { FairPool, type Lease, NamedHosts } from '../fair-shares/index.ts';
+
+// Who can connect: anybody on the LAN, with as many keys as it likes, from a few addresses. The worst: sockets that never say a word, and
+// connections of keys made up for it that never ask for anything. libp2p counts all of them together and refuses whoever comes when
+// there are enough, so it's never left to decide: each socket takes a place here before libp2p sees it.
+
+/** Sockets that are in their handshakes; as many more of hosts that were named. */
+const MAX_HANDSHAKES = 128;
+const MAX_HANDSHAKES_PER_ADDRESS = 64;
+/** Ids that were named; the longest unnamed are forgotten. */
+const MAX_NAMED_IDS = 4096;
+const NAMED_FOR_MS = 30 * 60_000;
+/** Connections that a peer has with this node, both having dialled at one time. */
+const MAX_CONNECTIONS_PER_MEMBER = 4;
+
+export interface InboundPlaces {
+  /** Connections of peers that were named or admitted. */
+  members: number;
+  /** All others that have proved a key. */
+  strangers: number;
+  strangersPerAddress: number;
+}
+
+interface Entry {
+  readonly maConn: MultiaddrConnection;
+  isMember: boolean;
+  lease: Lease;
+}
+
+const HOST = /^\/ip[46]\/([^/]+)\//;
+
+/** The IP address in a multiaddress; undefined where there's a name in its place, or none. */
+function hostOf(address: string): string | undefined {
+  return HOST.exec(address)?.[1];
+}
+
+/**
+ * Who may be connected to a node without having been dialled by it. In each of its pools the oldest of the address that holds
+ * the most makes room; those that were named, or have shown that they belong here, have places of their own.
+ */
+export class InboundGate {
+  readonly #handshakes = new FairPool({ max: MAX_HANDSHAKES, maxPerOwner: MAX_HANDSHAKES_PER_ADDRESS });
+  readonly #namedHandshakes = new FairPool({
+    max: MAX_HANDSHAKES,
+    maxPerOwner: MAX_HANDSHAKES_PER_ADDRESS,
+  });
+  readonly #members: FairPool;
+  readonly #strangers: FairPool;
+  readonly #hosts = new NamedHosts();
+  readonly #named = new LRUCache<string, true>({ max: MAX_NAMED_IDS, ttl: NAMED_FOR_MS });
+  readonly #entries = new Map<string, Set<Entry>>();
+  /** Besides those that `name` was called for. */
+  isKnown: (id: string) => boolean = () => false;
+
+  constructor({ members, strangers, strangersPerAddress }: InboundPlaces) {
+    this.#members = new FairPool({
+      max: members,
+      maxPerOwner: MAX_CONNECTIONS_PER_MEMBER,
+      sparesEquals: true,
+    });
+    this.#strangers = new FairPool({ max: strangers, maxPerOwner: strangersPerAddress });
+  }
+
+  /** Connections ended, so far, because others needed their places, or because there was none for them. */
+  get dropped(): number {
+    const pools = [this.#handshakes, this.#namedHandshakes, this.#members, this.#strangers];
+    const takenBack = pools.reduce((sum, { counts }) => sum + counts.takenBack, 0);
+    return takenBack + this.#handshakes.counts.refused + this.#strangers.counts.refused;
+  }
+
+  /** Somebody who is believed has said that this peer belongs here, and where it is. */
+  name(id: string, addresses: readonly string[]): void {
+    this.#named.set(id, true);
+    for (const address of addresses) {
+      const host = hostOf(address);
+      if (host !== undefined) this.#hosts.name(host);
+    }
+    this.admit(id);
+  }
+
+  isNamed(id: string): boolean {
+    return this.#named.has(id) || this.isKnown(id);
+  }
+
+  /** Who answers for what a peer does: itself if it was named, else its address. */
+  ownerOf(id: string, address: string): string {
+    return this.isNamed(id) ? id : this.#hosts.ownerOf(hostOf(address));
+  }
+
+  /** A peer has shown that it belongs here: its connections aren't a stranger's any more. */
+  admit(id: string): void {
+    for (const entry of this.#entries.get(id) ?? []) {
+      if (entry.isMember) continue;
+      const place = this.#members.lease(id, 1, () => end(entry.maConn));
+      if (!place) return;
+      entry.lease.release();
+      entry.lease = place;
+      entry.isMember = true;
+    }
+  }
+
+  /** For libp2p: asked when a handshake is done, and the key proved. */
+  get gater(): ConnectionGater {
+    return { denyInboundUpgradedConnection: (peer, maConn) => !this.#enter(peer, maConn) };
+  }
+
+  /** A transport whose listeners ask here before libp2p sees a socket. */
+  guard<Components>(transport: (components: Components) => Transport): (components: Components) => Transport {
+    return components => {
+      const guarded = transport(components);
+      const createListener = guarded.createListener.bind(guarded);
+      guarded.createListener = options =>
+        createListener({ ...options, upgrader: this.#guarded(options.upgrader) });
+      return guarded;
+    };
+  }
+
+  #guarded(upgrader: Upgrader): Upgrader {
+    const guarded: Upgrader = Object.create(upgrader);
+    const upgradeInbound: Upgrader['upgradeInbound'] = async (maConn, options) => {
+      const lease = this.#handshake(maConn);
+      if (!lease) throw new Error('no room for another handshake');
+      try {
+        await upgrader.upgradeInbound(maConn, options);
+      } finally {
+        lease.release();
+      }
+    };
+    guarded.upgradeInbound = upgradeInbound;
+    return guarded;
+  }
+
+  #handshake(maConn: MultiaddrConnection): Lease | undefined {
+    const host = hostOf(maConn.remoteAddr.toString());
+    const owner = this.#hosts.ownerOf(host);
+    const takeBack = (): void => end(maConn);
+    const named = this.#hosts.has(host) ? this.#namedHandshakes.lease(owner, 1, takeBack) : undefined;
+    return named ?? this.#handshakes.lease(owner, 1, takeBack);
+  }
+
+  #enter(peer: PeerId, maConn: MultiaddrConnection): boolean {
+    const id = peer.toString();
+    const takeBack = (): void => end(maConn);
+    const place = this.isNamed(id) ? this.#members.lease(id, 1, takeBack) : undefined;
+    const owner = this.#hosts.ownerOf(hostOf(maConn.remoteAddr.toString()));
+    const lease = place ?? this.#strangers.lease(owner, 1, takeBack);
+    if (!lease) return false;
+    const entry: Entry = { maConn, isMember: place !== undefined, lease };
+    const ofPeer = this.#entries.get(id) ?? new Set<Entry>();
+    this.#entries.set(id, ofPeer.add(entry));
+    const leave = (): void => {
+      entry.lease.release();
+      ofPeer.delete(entry);
+      if (ofPeer.size === 0 && this.#entries.get(id) === ofPeer) this.#entries.delete(id);
+    };
+    if (maConn.status === 'open') maConn.addEventListener('close', leave, { once: true });
+    else leave();
+    return true;
+  }
+}
+
+function end(maConn: MultiaddrConnection): void {
+  maConn.abort(new Error('its place was needed for others'));
+}

@@ -1,0 +1,2 @@
+// For tests only.
+export { EIGHT_ADDRESSES, Strangers } from './strangers.ts';
