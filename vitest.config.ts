@@ -9,6 +9,8 @@ export default defineConfig({
   resolve: { conditions: ['sitecast-source'] },
   ssr: { resolve: { conditions: ['sitecast-source'] } },
   test: {
+    // All that is spoken to lies on loopback, whatever proxy this machine has.
+    env: { NO_PROXY: '*', no_proxy: '*' },
     // Most tests wait for processes and sockets of their own.
     maxWorkers: 3,
     // A busy CI machine may starve a process for longer than a test waits; a second failure is a failure.

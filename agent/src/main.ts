@@ -5,6 +5,7 @@ import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Identity } from '@sitecast/shared/identity';
 import { type DaemonLog, openLog } from '@sitecast/shared/log';
+import { Connections } from '@sitecast/shared/outbound';
 import { outputText } from '@sitecast/shared/text';
 import type { z } from 'zod';
 import { CommandBootControl } from './adapters/command-boot.ts';
@@ -90,8 +91,9 @@ async function openLocked(
   const clock = systemClock(settings.timeSync);
   const slots = slotsOf(settings, locks);
   const boot = bootControl(settings, { clock, passPoint, log, stop });
-  const toGateway = (url: string): Gateway =>
-    new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
+  const connections = await Connections.open({ ca: settings.ca, variables: process.env });
+  const asking = { identity, now: () => clock.now(), maxConnections: settings.concurrency, connections };
+  const toGateway = (url: string): Gateway => new HttpGateway(url, asking);
   const [first, ...others] = settings.gateways;
   const gateways: [Gateway, ...Gateway[]] = [toGateway(first), ...others.map(toGateway)];
   const startPeers = hasPeers ? peersOf(identity) : undefined;

@@ -1,5 +1,5 @@
 import { type OutputStreams, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
-import { SitecastError } from '@sitecast/shared/errors';
+import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { addRunOptions, type RunSettings, runSettings } from './settings.ts';
 import type { CheckResult, Rest, Status } from './state/status.ts';
 import { statusText } from './status-text.ts';
@@ -111,15 +111,22 @@ function print(rest: Rest, options: Record<string, unknown>, out: OutputStreams[
     throw new SitecastError('failed', 'SITECAST_UPDATE_FAILED', reason?.message ?? 'the update failed');
 }
 
-/** @throws SITECAST_GATEWAY_UNREACHABLE: a script is to learn from the exit code that nobody answered */
+const PLAINLY_UNREACHABLE: ReadonlySet<string> = new Set([
+  'SITECAST_GATEWAY_UNREACHABLE',
+  'SITECAST_UPSTREAM_UNREACHABLE',
+]);
+const isErrorCode = (code: string): code is ErrorCode => code.startsWith('SITECAST_');
+
+/** @throws SITECAST_GATEWAY_UNREACHABLE, or what says more: a script is to learn from the exit code that nobody answered */
 function refuseUnreachable({ waitingFor, reason }: Rest): void {
   if (waitingFor !== 'gateway') return;
-  throw new SitecastError(
-    'unreachable',
-    'SITECAST_GATEWAY_UNREACHABLE',
-    reason?.message ?? 'no gateway answers',
-    { hint: 'is it running, and is --gateway right?' },
-  );
+  const message = reason?.message ?? 'no gateway answers';
+  // What keeps it from an answer may have a code of its own: a certificate, the name, a proxy.
+  if (reason && isErrorCode(reason.code) && !PLAINLY_UNREACHABLE.has(reason.code))
+    throw new SitecastError('unreachable', reason.code, message);
+  throw new SitecastError('unreachable', 'SITECAST_GATEWAY_UNREACHABLE', message, {
+    hint: 'is it running, and is --gateway right?',
+  });
 }
 
 function checkText({ rest, booted, available }: CheckResult): string {

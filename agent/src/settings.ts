@@ -1,4 +1,5 @@
 import {
+  CA_OPTION,
   parseBoundedInteger,
   parseBytes,
   parseDurationMs,
@@ -26,6 +27,8 @@ export interface RunSettings {
   token: string | undefined;
   tokenFile: string | undefined;
   rootFile: string | undefined;
+  /** PEM of authorities to trust besides. */
+  ca: string | undefined;
   product: string;
   hardware: string;
   /** What it wants to be called; `{}` in it stands for what the file holds. */
@@ -61,6 +64,14 @@ export interface PeerSettings {
   maxUploadBytesPerS: number | undefined;
 }
 
+/** Whom to trust, and what lets this device in. */
+function addTrustOptions(command: SettingsCommand): void {
+  command
+    .option('--token <token>', 'join token')
+    .option('--token-file <file>', 'file that holds the join token')
+    .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it");
+}
+
 /** What the device is, and wants to be called. */
 function addIdentityOptions(command: SettingsCommand): void {
   command
@@ -81,9 +92,8 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
   command
     .option('--data <dir>', "the agent's own directory, outside of both slots")
     .option('--gateway <url...>', 'gateways (or the origin), in order of preference')
-    .option('--token <token>', 'join token')
-    .option('--token-file <file>', 'file that holds the join token')
-    .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it");
+    .option(...CA_OPTION);
+  addTrustOptions(command);
   addIdentityOptions(command);
   command
     .option('--slot-a <path>', 'slot A: a block device (by partuuid or partlabel, not by label) or a file')
@@ -162,6 +172,7 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     token: values.text('token'),
     tokenFile: values.text('tokenFile'),
     rootFile: values.text('root'),
+    ca: values.filled('ca'),
     product: checkName('product', values.needed('product')),
     hardware: checkName('hardware', values.needed('hardware')),
     name: values.filled('name'),

@@ -122,6 +122,8 @@ it('asks nobody for anything when what is announced is not signed as it should b
   const gateway = await world.gateway(origin, { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile });
   await until(() => node.gossip.neighbours.some(({ isInMesh }) => isInMesh), 'it is in the mesh');
   const announcement = news(origin);
+  // What a start brings with it comes before that.
+  await until(() => origin.count('site/v1/gateways') > 1, 'it has told where it is, and asked for others');
   const before = origin.count('metadata/timestamp.json');
   await node.gossip.announce({ ...announcement, timestamp: Buffer.from('{"signed":{},"signatures":[]}') });
   await until(

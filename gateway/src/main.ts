@@ -8,6 +8,7 @@ import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { freeBytesAt, type LevelStore } from '@sitecast/shared/key-value';
 import { logSettingsOf, openLog } from '@sitecast/shared/log';
+import { Connections } from '@sitecast/shared/outbound';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
 import { BookFile } from './adapters/book-file.ts';
 import { DiskFrames } from './adapters/disk-frames.ts';
@@ -68,7 +69,7 @@ export async function startGateway(
   settings: GatewaySettings,
   { log, now = Date.now, signal, patience = 1, onIdentity }: StartOptions,
 ): Promise<RunningGateway> {
-  const { memory, token, originUrl, urls } = await whomToFollow(settings, log);
+  const { memory, token, originUrl, urls, via } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
   const database = await openDatabase(settings.data, { now, log });
   // When the gateway is closed as well as when a later step of its start fails.
@@ -83,7 +84,7 @@ export async function startGateway(
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
     const identity = await openIdentity(settings, { log, onIdentity });
-    const around = { metrics: new Metrics(), now, log, signal: stop.signal, patience };
+    const around = { metrics: new Metrics(), via, now, log, signal: stop.signal, patience };
     const wanLimits = new WanLimits(settings, around);
     const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, ...around });
     const { trustStore, ...disk } = await openStores(settings.data);
@@ -99,7 +100,7 @@ export async function startGateway(
       ...networks,
       book,
       ownUrls: () => ownUrls,
-      siblingPort: siblingPort(identity, around.metrics),
+      siblingPort: siblingPort(identity, around.metrics, via),
       wanLimits,
       settings,
       identity,
@@ -149,10 +150,11 @@ const databaseParts = (database: LevelStore, { data }: GatewaySettings) => ({
 });
 
 async function whomToFollow(settings: GatewaySettings, log: Log) {
+  const via = await Connections.open({ ca: settings.ca, variables: process.env });
   const memory = new UpstreamMemory(settings.data);
   const token = await readToken(settings, memory, log);
   const originUrl = originOf(settings, token?.origin ?? (await memory.origin()));
-  return { memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
+  return { via, memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
 }
 
 /** Its places in the two networks of libp2p, as far as the settings want them. */
@@ -172,9 +174,9 @@ async function joinNetworks(
 
 const interfaces = () => Object.values(networkInterfaces()).flat();
 
-function siblingPort({ id }: Identity, metrics: Metrics): SiblingPort {
+function siblingPort({ id }: Identity, metrics: Metrics, connections: Connections): SiblingPort {
   const onRefused = (url: string, error: SitecastError): void => metrics.refused(url, error.code);
-  return httpSiblings({ ownId: id, chunks: SIBLING_STORE, onRefused });
+  return httpSiblings({ ownId: id, chunks: SIBLING_STORE, connections, onRefused });
 }
 
 function openUpstreams(
@@ -183,12 +185,14 @@ function openUpstreams(
     originUrl,
     wanLimits,
     metrics,
+    via,
     ...common
   }: {
     originUrl: string | undefined;
     wanLimits: WanLimits;
     identity: Identity;
     metrics: Metrics;
+    via: Connections;
     now: () => number;
     signal: AbortSignal;
   },
@@ -197,11 +201,13 @@ function openUpstreams(
     url =>
       new HttpUpstream({
         ...common,
+        connections: via,
         url,
         isOrigin: url === originUrl,
         // The origin doesn't mind; a gateway in its place fetches nothing, so that none can be asked in a circle.
         chunks: new HttpStore(`${url}/chunks`, {
           ...CHUNK_STORE,
+          via,
           ...(wanLimits.isPaced && { deadlineMs: PACED_DEADLINE_MS }),
           pace: (lengthBytes, stop) => wanLimits.took(lengthBytes, stop),
           headers: url === originUrl ? HELD_ONLY : MAY_FETCH,

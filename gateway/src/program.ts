@@ -1,4 +1,10 @@
-import { parseBytes, parseDurationMs, parsePeerListen, SettingsCommand } from '@sitecast/shared/command';
+import {
+  CA_OPTION,
+  parseBytes,
+  parseDurationMs,
+  parsePeerListen,
+  SettingsCommand,
+} from '@sitecast/shared/command';
 import { addLogOptions } from '@sitecast/shared/log';
 import { Option } from 'commander';
 import {
@@ -55,6 +61,7 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
     .option('--token-file <file>', 'file that holds the join token')
     .option('--root <file>', 'root metadata to trust, as your operator gave it')
     .option('--site <name>', 'site to serve, if the token does not say')
+    .option(...CA_OPTION)
     .addOption(
       new Option('--cache-bytes <size>', 'disk space for cached chunks')
         .argParser(parseBytes)

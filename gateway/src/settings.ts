@@ -14,6 +14,8 @@ export interface GatewaySettings extends WanSettings, LogOptions {
   token?: string;
   tokenFile?: string;
   root?: string;
+  /** PEM of authorities to trust besides. */
+  ca?: string;
   site?: string;
   cacheBytes: number;
   memoryBytes: number;

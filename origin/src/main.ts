@@ -1,10 +1,11 @@
 import { join, resolve } from 'node:path';
 import { endProcessSoon, Endings, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
-import { readSecretBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import { type LogSettings, openLog } from '@sitecast/shared/log';
+import { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher } from '@sitecast/shared/trust';
 import { AuditLog } from './audit/log.ts';
 import { DiskFiles } from './adapters/disk-files.ts';
@@ -35,6 +36,7 @@ import { restoreContent, type RestoredFrom, restoreMetadata } from './recovery/r
 import { stillDamagedFor, watchMirrors } from './recovery/watched-mirrors.ts';
 import { Repository } from './repository/repository.ts';
 import { Scrubber } from './repository/scrubber.ts';
+import { OwnCertificate } from './own-certificate.ts';
 import type { OriginSettings } from './settings.ts';
 import { StagedFiles } from './staging/staged-files.ts';
 import { prepareDataDirectory } from './storage/layout.ts';
@@ -47,9 +49,6 @@ import { type After, Upkeep } from './upkeep.ts';
 
 /** How long a stopping origin waits for requests under way. */
 const SHUTDOWN_GRACE_MS = 15_000;
-
-/** A certificate with its chain, or a private key. */
-const MAX_PEM_BYTES = 1024 * 1024;
 
 const NO_GOSSIP = { listen: [], announce: [] };
 
@@ -83,7 +82,7 @@ export async function startOrigin(
   { now = Date.now, after = systemAfter, log }: Partial<Surroundings> & { log: Log },
 ): Promise<RunningOrigin> {
   const directory = resolve(settings.dataDirectory);
-  const tls = await readTls(settings);
+  const ownCertificate = settings.tls && (await OwnCertificate.read(settings.tls));
   await new UnfinishedRecovery(directory).refuse();
   let known: Known = () => ({});
   const state = await openDatabase(directory, () => known(), log);
@@ -105,16 +104,15 @@ export async function startOrigin(
     const staged = await StagedFiles.open(files, now);
     const repository = await openRepository({ files, chunks, staged, now, log }, settings);
     endings.add('the repository', () => repository.idle());
-    const upkeep = new Upkeep({ repository, stagingTtlMs: settings.stagingTtlMs, now, after, log });
+    const { stagingTtlMs, maxReportBytes, gossip = NO_GOSSIP } = settings;
+    const upkeep = new Upkeep({ repository, stagingTtlMs, ownCertificate, now, after, log });
     endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
     const events = new EventLog(now);
-    const around = { events, room, now, after, log };
-    const { maxReportBytes } = settings;
+    const around = { events, room, ownCertificate, now, after, log };
     const services = await openFleetServices({ repository, files, store, audit, maxReportBytes, ...around });
     endings.add('the fleet', () => services.close());
     known = () => countsOf({ ...services, audit, tokens });
-    const { gossip = NO_GOSSIP } = settings;
     const fleetNode = await openFleetNode({ ...around, ...services.fleet, gossip, directory, repository });
     if (fleetNode) {
       endings.add('gossip', () => fleetNode.close());
@@ -123,7 +121,7 @@ export async function startOrigin(
     const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state };
     const { app, wakeAll, readiness, lookout } = openApp(parts, settings);
     endings.add('looking for damage', () => lookout.stop());
-    const server = await listen(app, { ...settings.listen, tls });
+    const server = await listen(app, { ...settings.listen, tls: ownCertificate?.pair });
     endings.add('the server', () => server.close(SHUTDOWN_GRACE_MS));
     // Whoever waits for something is answered first: the server closes once nobody does.
     endings.add('those that wait', wakeAll);
@@ -132,7 +130,7 @@ export async function startOrigin(
       url: server.url,
       adminTokenPath,
       notReady: (await readiness.check())?.message,
-      reloadTls: () => reloadTls(server, settings),
+      reloadTls: () => reloadTls(server, ownCertificate, log),
       close: () => endings.endAll(),
     };
   } catch (error) {
@@ -169,7 +167,10 @@ function openRepository(
 interface AppParts
   extends FleetServices,
     Surroundings,
-    Pick<AppDeps, 'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room'> {
+    Pick<
+      AppDeps,
+      'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room' | 'ownCertificate'
+    > {
   state: DatabaseState;
   events: EventLog;
 }
@@ -228,9 +229,11 @@ export async function recoverFrom({
   from,
   acceptedDay,
   damagedOnly,
+  ca,
 }: RecoverSettings): Promise<Recovered | RestoredFrom> {
   const directory = resolve(dataDirectory);
-  const { mirrors, unread } = watchMirrors(from.map(toMirror));
+  const connections = await Connections.open({ ca, variables: process.env });
+  const { mirrors, unread } = watchMirrors(from.map(url => toMirror(url, connections)));
   // The database would be made where there's none.
   if (!(await hasData(directory))) throw noData(directory);
   const log = openLog({ role: 'origin', level: 'warn' });
@@ -319,28 +322,27 @@ function noData(directory: string): SitecastError {
 }
 
 /** @throws SITECAST_STORE_URL */
-function toMirror(url: string): Mirror {
+function toMirror(url: string, connections: Connections): Mirror {
   const base = url.replace(/\/*$/, '');
-  const chunks = new HttpStore(`${base}/chunks`);
+  const chunks = new HttpStore(`${base}/chunks`, { via: connections });
   return {
     name: url,
-    metadata: new HttpFetcher(`${base}/metadata`),
-    targets: new HttpFetcher(`${base}/targets`),
+    metadata: new HttpFetcher(`${base}/metadata`, { connections }),
+    targets: new HttpFetcher(`${base}/targets`, { connections }),
     chunks,
   };
 }
 
-async function readTls({ tls }: OriginSettings): Promise<{ cert: Buffer; key: Buffer } | undefined> {
-  if (!tls) return undefined;
-  return {
-    cert: await readSecretBounded(tls.certPath, MAX_PEM_BYTES),
-    key: await readSecretBounded(tls.keyPath, MAX_PEM_BYTES),
-  };
-}
-
-async function reloadTls(server: RunningServer, settings: OriginSettings): Promise<void> {
-  const tls = await readTls(settings);
-  if (tls) server.renewTls(tls);
+async function reloadTls(
+  server: RunningServer,
+  certificate: OwnCertificate | undefined,
+  log: Log,
+): Promise<void> {
+  if (!certificate) return;
+  await certificate.renew();
+  server.renewTls(certificate.pair);
+  for (const { message, role, ...fields } of certificate.warnings(Date.now()))
+    log.warn({ subject: role, ...fields }, message);
 }
 
 /** `sitecast-origin serve`: runs until a signal asks it to stop. */
@@ -357,7 +359,8 @@ async function serve(settings: OriginSettings, logSettings: LogSettings): Promis
   process.on('SIGHUP', () => {
     origin.reloadTls().then(
       () => log.info({}, 'the TLS certificate was read anew'),
-      (error: unknown) => log.error(errorFields(error), 'the TLS certificate could not be read anew'),
+      (error: unknown) =>
+        log.error(errorFields(error), 'the TLS certificate could not be read anew: the old one stays in use'),
     );
   });
   await firstSignal();

@@ -86,7 +86,7 @@ it('makes its data directory, says where it listens and where the token is, and 
 it('says what is wrong with TLS files that it cannot read', async () => {
   await expect(
     spawnOrigin(data, ['--tls-cert', '/nowhere.pem', '--tls-key', '/nowhere.pem']),
-  ).rejects.toThrow(/exit code 1: .*nowhere\.pem: no such file/);
+  ).rejects.toThrow(/exit code 2: .*nowhere\.pem: no such file/);
 });
 
 describe('a killed process', () => {

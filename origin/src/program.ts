@@ -1,4 +1,11 @@
-import { parseBytes, parseDurationMs, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
+import {
+  CA_OPTION,
+  parseBytes,
+  parseDurationMs,
+  plainJson,
+  plainLine,
+  SettingsCommand,
+} from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { Option } from 'commander';
@@ -42,6 +49,7 @@ interface ServeOptions extends LogOptions {
 interface RecoverOptions {
   data: string;
   from?: string[];
+  ca?: string;
   damagedOnly?: boolean;
   acceptClock?: string;
   json?: boolean;
@@ -55,6 +63,8 @@ export interface RecoverSettings {
   acceptedDay: string | undefined;
   /** Brings back what is damaged or lost, and does nothing else. */
   damagedOnly: boolean;
+  /** PEM of authorities to trust besides. */
+  ca?: string | undefined;
 }
 
 /** What the commands do. */
@@ -152,6 +162,7 @@ function recoverCommand(
     )
     .requiredOption('--data <dir>', "the origin's data directory; no origin may be running on it")
     .option('--from <url...>', 'gateways to read the newest metadata back from')
+    .option(...CA_OPTION)
     .option(
       '--damaged-only',
       'just bring back what the disk has damaged or lost: read all of it, pause nothing',
@@ -159,8 +170,9 @@ function recoverCommand(
     .addOption(acceptClockOption())
     .option('--json', 'print the result as JSON')
     .addHelpText('after', RECOVER_HELP)
-    .action(async ({ data, from = [], damagedOnly = false, acceptClock, json }: RecoverOptions) => {
-      const recovered = await recover({ dataDirectory: data, from, damagedOnly, acceptedDay: acceptClock });
+    .action(async ({ data, from = [], damagedOnly = false, acceptClock, ca, json }: RecoverOptions) => {
+      const told = { dataDirectory: data, from, damagedOnly, acceptedDay: acceptClock, ca };
+      const recovered = await recover(told);
       const text = 'asked' in recovered ? restoredText(recovered) : recoveredText(recovered);
       out(json === true ? `${plainJson(JSON.stringify(recovered))}\n` : text);
       if ('asked' in recovered) demandWhole(recovered);

@@ -1,5 +1,6 @@
 import { type Log, RecurringErrors } from './log.ts';
 import { isUrgent, warningsOf } from './repository/description.ts';
+import type { OwnCertificate } from './own-certificate.ts';
 import type { Repository } from './repository/repository.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */
@@ -14,6 +15,7 @@ interface UpkeepDeps {
   repository: Repository;
   /** How long uploads wait for a release that refers to them. */
   stagingTtlMs: number;
+  ownCertificate?: Pick<OwnCertificate, 'warnings'> | undefined;
   now: () => number;
   after: After;
   log: Log;
@@ -74,10 +76,10 @@ export class Upkeep {
   #warn(nowMs: number): void {
     if (Math.abs(nowMs - this.#warnedMs) < WARN_INTERVAL_MS) return;
     this.#warnedMs = nowMs;
-    const { repository, log } = this.#deps;
-    for (const warning of warningsOf(repository, nowMs)) {
-      const { message, role, ...others } = warning;
-      const fields = { metadataRole: role, ...others };
+    const { repository, ownCertificate, log } = this.#deps;
+    for (const warning of [...warningsOf(repository, nowMs), ...(ownCertificate?.warnings(nowMs) ?? [])]) {
+      const { message, role: subject, ...others } = warning;
+      const fields = { subject, ...others };
       if (isUrgent(warning, repository)) log.error(fields, message);
       else log.warn(fields, message);
     }

@@ -65,13 +65,19 @@ export function systemCodeOf(error: unknown): string {
 }
 
 /**
- * What lies at the bottom of a failed request, for a message: `connect ECONNREFUSED 127.0.0.1:7400` where `fetch`
- * says `fetch failed`.
+ * What lies at the bottom of a failed request, for a message: `connect ECONNREFUSED 127.0.0.1:7400` where the outermost
+ * error says less.
  */
 export function bottomOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
+  const bottom = bottomErrorOf(error);
+  if (!(bottom instanceof Error)) return String(bottom);
+  return bottom.message === '' && 'code' in bottom ? String(bottom.code) : bottom.message;
+}
+
+/** The innermost cause. */
+export function bottomErrorOf(error: unknown): unknown {
+  if (!(error instanceof Error)) return error;
   // An address that has several, such as `localhost`, fails once for each, without a message of its own.
   const inner: unknown = error instanceof AggregateError ? error.errors[0] : error.cause;
-  if (inner !== undefined) return bottomOf(inner);
-  return error.message === '' && 'code' in error ? String(error.code) : error.message;
+  return inner === undefined ? error : bottomErrorOf(inner);
 }

@@ -1,7 +1,8 @@
 import { type ChunkStore, HttpStore } from '@sitecast/shared/content';
-import { bottomOf, SitecastError } from '@sitecast/shared/errors';
+import { SitecastError } from '@sitecast/shared/errors';
 import { signRequest } from '@sitecast/shared/http-signature';
 import type { Identity } from '@sitecast/shared/identity';
+import { type Answer, Connections, noAnswer, send, type Sending } from '@sitecast/shared/outbound';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
 import type { Gateway, JsonAnswer } from '../ports.ts';
 
@@ -18,6 +19,8 @@ export interface HttpGatewayOptions {
   identity: Identity;
   now: () => number;
   maxConnections: number;
+  /** Default: without proxies. */
+  connections?: Connections;
 }
 
 /** A gateway over HTTP. */
@@ -27,6 +30,7 @@ export class HttpGateway implements Gateway {
   readonly targets: MetadataFetcher;
   readonly chunks: ChunkStore;
   readonly #options: HttpGatewayOptions;
+  readonly #connections: Connections;
   /** What's to be added to our clock to get the gateway's: for signatures of requests alone. */
   #clockOffsetMs = 0;
   #etag: string | undefined;
@@ -34,11 +38,14 @@ export class HttpGateway implements Gateway {
   constructor(url: string, options: HttpGatewayOptions) {
     this.url = url.replace(/\/*$/, '');
     this.#options = options;
-    this.metadata = new HttpFetcher(`${this.url}/metadata`, METADATA_TIMEOUTS);
-    this.targets = new HttpFetcher(`${this.url}/targets`, METADATA_TIMEOUTS);
+    this.#connections = options.connections ?? Connections.direct;
+    const fetching = { ...METADATA_TIMEOUTS, connections: this.#connections };
+    this.metadata = new HttpFetcher(`${this.url}/metadata`, fetching);
+    this.targets = new HttpFetcher(`${this.url}/targets`, fetching);
     this.chunks = new HttpStore(`${this.url}/chunks`, {
       silenceMs: CHUNK_SILENCE_MS,
       connections: options.maxConnections,
+      via: this.#connections,
     });
   }
 
@@ -51,7 +58,7 @@ export class HttpGateway implements Gateway {
     const bytes = Buffer.from(JSON.stringify(body));
     const first = await this.#post(path, bytes, signal);
     if (first.status !== 401 || codeOf(first.body) !== 'SITECAST_REQUEST_CLOCK') return first;
-    const theirsMs = Date.parse(first.headers.get('date') ?? '');
+    const theirsMs = Date.parse(first.headers.date ?? '');
     if (Number.isNaN(theirsMs)) return first;
     this.#clockOffsetMs = theirsMs - this.#options.now();
     return this.#post(path, bytes, signal);
@@ -69,7 +76,7 @@ export class HttpGateway implements Gateway {
     const { status, headers: answered } = this.#checked(path, exchanged);
     if (status !== 200 && status !== 304)
       throw unreachable(this.url + path, `it answered with status ${status}`);
-    const etag = answered.get('etag') ?? undefined;
+    const { etag } = answered;
     const isNew = status === 200 && etag !== undefined && etag !== this.#etag;
     const isFirst = this.#etag === undefined;
     if (etag !== undefined) this.#etag = etag;
@@ -78,7 +85,7 @@ export class HttpGateway implements Gateway {
 
   async #post(path: string, body: Buffer, signal?: AbortSignal): Promise<Exchanged> {
     const headers = { 'content-type': 'application/json', ...(await this.#signed('POST', path, body)) };
-    const init = { method: 'POST', body: new Uint8Array(body), headers };
+    const init = { method: 'POST', body, headers };
     return this.#checked(path, await this.#exchange(path, init, signal));
   }
 
@@ -102,33 +109,40 @@ export class HttpGateway implements Gateway {
 
   async #exchange(
     path: string,
-    init: RequestInit,
+    init: Omit<Sending, 'signal'>,
     signal: AbortSignal | undefined,
     timeoutMs = TIMEOUT_MS,
   ): Promise<Exchanged> {
     const url = this.url + path;
     const signals = [AbortSignal.timeout(timeoutMs), ...(signal ? [signal] : [])];
     try {
-      const response = await fetch(url, { ...init, redirect: 'error', signal: AbortSignal.any(signals) });
+      const response = await send(this.#connections.shared, url, {
+        ...init,
+        signal: AbortSignal.any(signals),
+      });
       const text = await readBounded(response, url);
       return { status: response.status, headers: response.headers, body: parse(text), isEmpty: text === '' };
     } catch (cause) {
       if (cause instanceof SitecastError) throw cause;
       signal?.throwIfAborted();
-      throw unreachable(url, bottomOf(cause), cause);
+      throw noAnswer(cause, new URL(url), {
+        code: 'SITECAST_GATEWAY_UNREACHABLE',
+        connections: this.#connections,
+        isTriedAgain: true,
+      });
     }
   }
 }
 
 interface Exchanged extends JsonAnswer {
-  headers: Headers;
+  headers: Answer['headers'];
   isEmpty: boolean;
 }
 
-async function readBounded(response: Response, url: string): Promise<string> {
+async function readBounded({ body }: Answer, url: string): Promise<string> {
   const parts: Uint8Array[] = [];
   let lengthBytes = 0;
-  for await (const part of response.body ?? []) {
+  for await (const part of body) {
     lengthBytes += part.length;
     if (lengthBytes > MAX_ANSWER_BYTES)
       throw unreachable(url, `it sends more than ${MAX_ANSWER_BYTES} bytes`);
@@ -150,9 +164,8 @@ function codeOf(body: unknown): unknown {
   return typeof body === 'object' && body !== null && 'code' in body ? body.code : undefined;
 }
 
-function unreachable(url: string, why: string, cause?: unknown): SitecastError {
+function unreachable(url: string, why: string): SitecastError {
   return new SitecastError('unreachable', 'SITECAST_GATEWAY_UNREACHABLE', `${url}: ${why}`, {
     data: { url },
-    cause,
   });
 }

@@ -54,6 +54,7 @@ export class TestDevice {
       token: undefined,
       tokenFile: undefined,
       rootFile,
+      ca: undefined,
       product: 'camera',
       hardware: 'rpi4',
       name: undefined,

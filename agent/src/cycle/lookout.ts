@@ -51,11 +51,13 @@ export class Lookout {
   async #refresh(signal: AbortSignal): Promise<Rest | undefined> {
     const { trust, status } = this.#parts;
     let problem: Reason | undefined;
+    let isAway = false;
     try {
       await trust.refresh(signal);
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       problem = { code: error.code, message: error.message };
+      isAway = error.kind === 'unreachable';
     }
     const clock = trust.clock();
     const issued = clock.issuedMs === undefined ? undefined : new Date(clock.issuedMs).toISOString();
@@ -67,7 +69,7 @@ export class Lookout {
       const message = `the clock says ${new Date(this.#parts.clock.now()).toISOString()}, the newest metadata is from ${issued}`;
       return { state: 'clockSuspect', reason: { code: 'SITECAST_CLOCK_SUSPECT', message } };
     }
-    return { state: 'waiting', waitingFor: isUnreachable(problem) ? 'gateway' : 'metadata', reason: problem };
+    return { state: 'waiting', waitingFor: isAway ? 'gateway' : 'metadata', reason: problem };
   }
 
   /** A clock that the system keeps right isn't the one that is behind. */
@@ -97,7 +99,7 @@ export class Lookout {
         narrator.enrolment('refused', { reason: error.message });
       }
       const reason = { code: error.code, message: error.message };
-      return { state: 'waiting', waitingFor: isUnreachable(reason) ? 'gateway' : 'enrolment', reason };
+      return { state: 'waiting', waitingFor: error.kind === 'unreachable' ? 'gateway' : 'enrolment', reason };
     }
   }
 
@@ -135,7 +137,3 @@ const waitsForOperator: Reason = {
   code: 'SITECAST_ENROLMENT_PENDING',
   message: 'waits for an operator to accept this device',
 };
-
-function isUnreachable({ code }: Reason): boolean {
-  return code === 'SITECAST_UPSTREAM_UNREACHABLE' || code === 'SITECAST_GATEWAY_UNREACHABLE';
-}

@@ -1,6 +1,7 @@
 import { HttpStore, type HttpStoreOptions } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { idSchema, siteSchema } from '@sitecast/shared/fleet';
+import { type Answer, type Connections, send } from '@sitecast/shared/outbound';
 import { z } from 'zod';
 import { restingLiar } from '../chunks/resting-liar.ts';
 import { ASKER_HEADER } from '../http/context.ts';
@@ -15,17 +16,17 @@ const answerSchema = z.object({ id: idSchema, site: siteSchema.optional() });
 interface HttpSiblingOptions {
   ownId: string;
   chunks: HttpStoreOptions;
+  connections: Connections;
   onRefused: (url: string, error: SitecastError) => void;
 }
 
 /** The other gateways of a site, over HTTP. */
-export function httpSiblings({ ownId, chunks, onRefused }: HttpSiblingOptions): SiblingPort {
+export function httpSiblings({ ownId, chunks, connections, onRefused }: HttpSiblingOptions): SiblingPort {
   return {
     ask: async (url, signal) => {
       try {
-        const response = await fetch(`${url}/site/v1/gateway`, {
+        const response = await send(connections.shared, `${url}/site/v1/gateway`, {
           headers: { [ASKER_HEADER]: ownId },
-          redirect: 'error',
           signal: AbortSignal.any([signal, AbortSignal.timeout(ASK_TIMEOUT_MS)]),
         });
         const text = await readBounded(response);
@@ -36,8 +37,8 @@ export function httpSiblings({ ownId, chunks, onRefused }: HttpSiblingOptions): 
       }
     },
     open: url => {
-      const fetched = new HttpStore(`${url}/chunks`, { ...chunks, headers: MAY_FETCH });
-      const held = new HttpStore(`${url}/chunks`, { ...chunks, headers: HELD_ONLY });
+      const fetched = new HttpStore(`${url}/chunks`, { ...chunks, via: connections, headers: MAY_FETCH });
+      const held = new HttpStore(`${url}/chunks`, { ...chunks, via: connections, headers: HELD_ONLY });
       return {
         fetched: restingLiar(fetched, onRefused),
         held: restingLiar(held, onRefused),
@@ -50,10 +51,10 @@ export function httpSiblings({ ownId, chunks, onRefused }: HttpSiblingOptions): 
   };
 }
 
-async function readBounded(response: Response): Promise<string> {
+async function readBounded({ body }: Answer): Promise<string> {
   const parts: Uint8Array[] = [];
   let lengthBytes = 0;
-  for await (const part of response.body ?? []) {
+  for await (const part of body) {
     lengthBytes += part.length;
     if (lengthBytes > MAX_SIBLING_ANSWER_BYTES) throw new Error('too long an answer');
     parts.push(part);

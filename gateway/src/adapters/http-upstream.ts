@@ -1,7 +1,8 @@
 import type { ChunkStore } from '@sitecast/shared/content';
-import { bottomOf, SitecastError } from '@sitecast/shared/errors';
+import { SitecastError } from '@sitecast/shared/errors';
 import { signRequest } from '@sitecast/shared/http-signature';
 import type { Identity } from '@sitecast/shared/identity';
+import { type Answer, Connections, noAnswer, send } from '@sitecast/shared/outbound';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
 import type { Upstream, UpstreamAnswer } from '../upstream/upstream.ts';
 
@@ -23,6 +24,8 @@ export interface HttpUpstreamOptions {
   identity: Identity;
   now: () => number;
   chunks: ChunkStore;
+  /** Default: without proxies. */
+  connections?: Connections;
   /** Ends every request of the site API. */
   signal: AbortSignal;
   /** Called with what came over the WAN. */
@@ -42,11 +45,13 @@ export class HttpUpstream implements Upstream {
   readonly targets: MetadataFetcher;
   readonly chunks: ChunkStore;
   readonly #options: HttpUpstreamOptions;
+  readonly #connections: Connections;
   /** The upstream's clock less ours, as it said itself: for signing requests to it, and nothing else. */
   #clockOffsetMs = 0;
 
   constructor(options: HttpUpstreamOptions) {
     this.#options = options;
+    this.#connections = options.connections ?? Connections.direct;
     this.url = options.url.replace(/\/*$/, '');
     this.isOrigin = options.isOrigin;
     this.chunks = options.chunks;
@@ -65,11 +70,11 @@ export class HttpUpstream implements Upstream {
       },
       signal: AbortSignal.any([signal, AbortSignal.timeout(waitS * 1000 + WAIT_GRACE_MS)]),
     });
-    const body = await readBounded(response, MAX_TIMESTAMP_BYTES);
+    const body = await this.#readBounded(response, MAX_TIMESTAMP_BYTES);
     this.#options.onBytes('metadata', body.length);
     if (response.status === 304) return { etag, isChanged: false };
     if (response.status !== 200) throw unreachable(this.url, `it answered with status ${response.status}`);
-    return { etag: response.headers.get('etag') ?? undefined, isChanged: true };
+    return { etag: response.headers.etag, isChanged: true };
   }
 
   async ask(path: string, body?: unknown): Promise<UpstreamAnswer> {
@@ -97,32 +102,53 @@ export class HttpUpstream implements Upstream {
       }),
       signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_TIMEOUT_MS)]),
     });
-    const received = await readBounded(response, MAX_ANSWER_BYTES);
+    const received = await this.#readBounded(response, MAX_ANSWER_BYTES);
     this.#options.onBytes('site', received.length);
-    const dateMs = Date.parse(response.headers.get('date') ?? '') || 0;
+    const dateMs = Date.parse(response.headers.date ?? '') || 0;
     return { status: response.status, json: parseJson(received), dateMs };
   }
 
   async #send(
     path: string,
     init: { method?: string; body?: Uint8Array; headers?: Record<string, string>; signal: AbortSignal },
-  ): Promise<Response> {
+  ): Promise<Answer> {
+    const headers = { ...init.headers, ...MAY_FETCH };
     try {
-      return await fetch(this.url + path, {
-        ...init,
-        headers: { ...init.headers, ...MAY_FETCH },
-        // It would lead to a host that nobody configured.
-        redirect: 'error',
-      });
+      return await send(this.#connections.shared, this.url + path, { ...init, headers });
     } catch (cause) {
-      throw unreachable(this.url, bottomOf(cause), cause);
+      throw this.#noAnswer(cause);
     }
+  }
+
+  async #readBounded({ body }: Answer, maxBytes: number): Promise<Buffer> {
+    const parts: Buffer[] = [];
+    let lengthBytes = 0;
+    try {
+      for await (const part of body) {
+        lengthBytes += part.length;
+        if (lengthBytes > maxBytes) throw unreachable(this.url, `it sends more than ${maxBytes} bytes`);
+        parts.push(part);
+      }
+    } catch (cause) {
+      throw this.#noAnswer(cause);
+    }
+    return Buffer.concat(parts, lengthBytes);
+  }
+
+  #noAnswer(cause: unknown): SitecastError {
+    return noAnswer(cause, new URL(this.url), {
+      code: 'SITECAST_UPSTREAM_UNREACHABLE',
+      connections: this.#connections,
+      isTriedAgain: true,
+      subject: this.url,
+    });
   }
 
   #fetcher(kind: 'metadata' | 'targets'): MetadataFetcher {
     const { timeoutMs, idleTimeoutMs, onBytes } = this.#options;
     const fetcher = new HttpFetcher(`${this.url}/${kind}`, {
       headers: MAY_FETCH,
+      connections: this.#connections,
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
       ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
     });
@@ -134,22 +160,6 @@ export class HttpUpstream implements Upstream {
       },
     };
   }
-}
-
-async function readBounded(response: Response, maxBytes: number): Promise<Buffer> {
-  const parts: Uint8Array[] = [];
-  let lengthBytes = 0;
-  try {
-    for await (const part of response.body ?? []) {
-      lengthBytes += part.length;
-      if (lengthBytes > maxBytes) throw unreachable(response.url, `it sends more than ${maxBytes} bytes`);
-      parts.push(part);
-    }
-  } catch (cause) {
-    if (cause instanceof SitecastError) throw cause;
-    throw unreachable(response.url, 'the answer broke off', cause);
-  }
-  return Buffer.concat(parts, lengthBytes);
 }
 
 function parseJson(bytes: Buffer): unknown {
@@ -165,9 +175,8 @@ function problemCodeOf(json: unknown): string | undefined {
   return typeof json === 'object' && json !== null && 'code' in json ? String(json.code) : undefined;
 }
 
-function unreachable(url: string, why: string, cause?: unknown): SitecastError {
+function unreachable(url: string, why: string): SitecastError {
   return new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', `${url}: ${why}`, {
     data: { url },
-    cause,
   });
 }

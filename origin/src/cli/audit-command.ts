@@ -43,7 +43,7 @@ interface AuditOptions extends OriginOptions {
 export function auditCommand(): SettingsCommand {
   const command = new SettingsCommand('audit')
     .description('show who did what when: operators, and the origin by itself')
-    .option('--verify', 'check the whole chain of entries, and show its end')
+    .option('--verify', 'check the whole chain of entries, and show its end instead of the entries')
     .option(
       '--expect <seq:hash>',
       'with --verify: an end that was shown earlier; it must still be in the log',
@@ -66,7 +66,8 @@ export function auditCommand(): SettingsCommand {
     .addHelpText(
       'after',
       `
-Each entry holds the hash of the one before. --verify finds entries that were altered, taken out or put in. Whoever
+Each entry holds the hash of the one before. --verify finds entries that were altered, taken out or put in, and prints its
+verdict alone (with --json the entries, too). Whoever
 controls the origin could still write the whole log anew: note its end elsewhere, and give it to --expect next time.
 
 Examples:
@@ -160,6 +161,10 @@ function show(found: Found, isChecked: boolean, asJson: boolean): void {
     return;
   }
   const { entries, head, names } = found;
+  if (isChecked) {
+    print(`the chain holds: ${entriesText(head.seq)}, end ${head.seq}:${head.hash ?? '-'}`);
+    return;
+  }
   if (entries.length > 0) {
     const rows = entries.map(({ seq, at, by, action, subject, details }) => [
       String(seq),
@@ -171,7 +176,6 @@ function show(found: Found, isChecked: boolean, asJson: boolean): void {
     ]);
     print(table(['NO', 'WHEN', 'WHO', 'WHAT', 'OF', ''], rows));
   }
-  if (isChecked) note(`the chain holds: ${entriesText(head.seq)}, end ${head.seq}:${head.hash ?? '-'}`);
   if (entries.length === 0)
     print(head.seq === 0 ? 'nothing was recorded yet' : `no entry fits, of ${entriesText(head.seq)}`);
 }

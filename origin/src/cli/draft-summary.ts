@@ -16,6 +16,7 @@ import {
 } from '@sitecast/shared/trust';
 import type { Draft } from './draft.ts';
 import { formatBytes, plural } from './output.ts';
+import { notesLines } from './release-notes.ts';
 
 const MAX_SHOWN_NOTES_LINES = 40;
 
@@ -137,16 +138,15 @@ function invalidDraft(message: string): SitecastError {
   });
 }
 
-/** What a release says to people is signed, too; its lines can't be taken for the summary's. */
+/** What a release says to people is signed, too. */
 function notesIn(target: string, bytes: Buffer): string[] {
   if (parseTargetName(target)?.kind !== 'manifest') return [];
-  const { notes = '' } = parseReleaseManifest(bytes);
-  if (notes.trim() === '') return [];
-  const lines = notes.trimEnd().split(/\r?\n/);
+  const lines = notesLines(parseReleaseManifest(bytes).notes);
+  if (lines.length === 0) return [];
   const rest = lines.length - MAX_SHOWN_NOTES_LINES;
   return [
     '    its notes:',
-    ...lines.slice(0, MAX_SHOWN_NOTES_LINES).map(line => `    | ${line}`),
+    ...lines.slice(0, MAX_SHOWN_NOTES_LINES).map(line => `    ${line}`),
     ...(rest > 0 ? [`    … and ${plural(rest, 'line')} more`] : []),
   ];
 }

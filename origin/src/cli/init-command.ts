@@ -168,6 +168,7 @@ async function writeConfig(options: InitOptions): Promise<string | undefined> {
   const settings = {
     origin: options.origin,
     ...(options.tokenFile !== undefined && { 'token-file': options.tokenFile }),
+    ...(options.ca !== undefined && { ca: options.ca }),
     keys: options.keys,
     root: options.root,
   };

@@ -1,13 +1,12 @@
-import { Agent, type IncomingMessage, request, type RequestOptions } from 'node:http';
-import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
-import { bottomOf, type ErrorCode, type ErrorKind, SitecastError } from '@sitecast/shared/errors';
+import type { IncomingMessage } from 'node:http';
+import { type ErrorCode, type ErrorKind, SitecastError } from '@sitecast/shared/errors';
 import { MAX_DETAIL_CHARS, MAX_HINT_CHARS } from '@sitecast/shared/http-problem';
+import { Connections, noAnswer, type Pool } from '@sitecast/shared/outbound';
 import { z } from 'zod';
 
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
 /** Checking every chunk of a large release takes the origin a while before it answers. */
 const SILENCE_TIMEOUT_MS = 15 * 60_000;
-const CONNECT_TIMEOUT_MS = 10_000;
 /** Uploads run side by side; each has a connection of its own. */
 const MAX_CONNECTIONS = 8;
 
@@ -36,6 +35,7 @@ const problemSchema = z.object({
   code: z.string().regex(/^SITECAST_[A-Z0-9_]{1,64}$/),
   detail: z.string().max(MAX_DETAIL_CHARS),
   hint: z.string().max(MAX_HINT_CHARS).optional(),
+  data: z.record(z.string(), z.unknown()).optional().catch(undefined),
 });
 
 export interface OriginRequest {
@@ -57,14 +57,15 @@ class StaleConnectionError extends Error {}
 /** Speaks to an origin's `/api/v1` with an operator's token. Every failure is a SitecastError that says what to do. */
 export class OriginClient {
   readonly url: URL;
+  readonly connections: Connections;
   readonly #token: string | undefined;
-  readonly #connections: Agent;
+  readonly #pool: Pool;
 
-  constructor(origin: string, token: string | undefined) {
+  constructor(origin: string, token: string | undefined, connections = Connections.direct) {
     this.url = parseOriginUrl(origin);
     this.#token = token;
-    const options = { keepAlive: true, maxSockets: MAX_CONNECTIONS };
-    this.#connections = this.url.protocol === 'https:' ? new TlsAgent(options) : new Agent(options);
+    this.connections = connections;
+    this.#pool = connections.pool({ maxSockets: MAX_CONNECTIONS });
   }
 
   async json<T>(path: string, schema: z.ZodType<T>, request: OriginRequest = {}): Promise<T> {
@@ -104,12 +105,12 @@ export class OriginClient {
       return await this.#exchange(new URL(path.slice(1), this.url), options);
     } catch (error) {
       if (error instanceof SitecastError || options.signal?.aborted) throw error;
-      throw new SitecastError(
-        'unreachable',
-        'SITECAST_ORIGIN_UNREACHABLE',
-        `no answer from ${this.url.href}: ${bottomOf(error)}`,
-        { hint: 'is the origin running, and is --origin right?', cause: error },
-      );
+      throw noAnswer(error, this.url, {
+        code: 'SITECAST_ORIGIN_UNREACHABLE',
+        connections: this.connections,
+        hint: 'is the origin running, and is --origin right?',
+        subject: `no answer from ${this.url.href}`,
+      });
     }
   }
 
@@ -132,31 +133,17 @@ export class OriginClient {
     if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`;
     if (json !== undefined) headers['content-type'] = 'application/json';
     else if (bytes !== undefined) headers['content-type'] = 'application/octet-stream';
-    const agent = this.#connections;
-    const options: RequestOptions = {
-      method,
-      headers,
-      agent,
-      timeout: SILENCE_TIMEOUT_MS,
-      ...(signal && { signal }),
-    };
     return new Promise((resolve, reject) => {
-      const sending = (url.protocol === 'https:' ? tlsRequest : request)(url, options);
-      const connecting = setTimeout(() => {
-        sending.destroy(new Error(`no connection within ${CONNECT_TIMEOUT_MS} ms`));
-      }, CONNECT_TIMEOUT_MS);
-      sending.once('socket', socket => {
-        if (socket.connecting) socket.once('connect', () => clearTimeout(connecting));
-        else clearTimeout(connecting);
+      const sending = this.#pool.request(url, { method, headers, ...(signal && { signal }) });
+      sending.setTimeout(SILENCE_TIMEOUT_MS, () => {
+        sending.destroy(new Error(`silence for ${SILENCE_TIMEOUT_MS / 60_000} minutes`));
       });
-      sending.once('timeout', () => sending.destroy(new Error(`silence for ${SILENCE_TIMEOUT_MS} ms`)));
       sending.once('response', response => {
         readBounded(response, MAX_ANSWER_BYTES).then(
           read => resolve({ status: response.statusCode ?? 0, dateMs: dateOf(response), body: read }),
           reject,
         );
       });
-      sending.once('close', () => clearTimeout(connecting));
       sending.once('error', (error: NodeJS.ErrnoException) => {
         const isStale = sending.reusedSocket && error.code === 'ECONNRESET';
         reject(isStale ? new StaleConnectionError(error.message, { cause: error }) : error);
@@ -180,15 +167,13 @@ export class OriginClient {
         hint: 'is --origin the address of a Sitecast origin?',
       });
     }
-    const { code, detail, hint } = parsed.data;
+    const { code, detail, hint, data } = parsed.data;
     // The schema's pattern has just shown that it is one.
     const errorCode: ErrorCode = `SITECAST_${code.slice('SITECAST_'.length)}`;
-    return new SitecastError(
-      KIND_OF_CODE.get(code) ?? kind,
-      errorCode,
-      detail,
-      hint === undefined ? {} : { hint },
-    );
+    return new SitecastError(KIND_OF_CODE.get(code) ?? kind, errorCode, detail, {
+      ...(hint !== undefined && { hint }),
+      ...(data !== undefined && { data }),
+    });
   }
 
   #notAnOrigin(path: string, cause: unknown): SitecastError {

@@ -1,4 +1,4 @@
-import { limitSettings, SettingsCommand } from '@sitecast/shared/command';
+import { CA_OPTION, limitSettings, SettingsCommand } from '@sitecast/shared/command';
 import { auditCommand } from './audit-command.ts';
 import { initCommand } from './init-command.ts';
 import { keysRenewCommand, keysRotateCommand } from './keys-change-command.ts';
@@ -18,6 +18,7 @@ import {
   releaseSubmitCommand,
   releaseWithdrawCommand,
 } from './release-command.ts';
+import { releaseShowCommand } from './release-show-command.ts';
 import { releaseDraftCommand, releasePublishCommand } from './release-publish-command.ts';
 import { rolloutActCommands } from './rollout-act-command.ts';
 import { rolloutListCommand, rolloutStatusCommand } from './rollout-command.ts';
@@ -30,6 +31,7 @@ const SETTINGS: ReadonlySet<string> = new Set([
   '--origin <url>',
   '--token <token>',
   '--token-file <file>',
+  CA_OPTION[0],
   '--root <file>',
   '--state <dir>',
   '--keys <dir>',
@@ -58,6 +60,7 @@ export function operatorProgram(): SettingsCommand {
         'signed releases of a product',
         releasePublishCommand(),
         releaseListCommand(),
+        releaseShowCommand(),
         releaseWithdrawCommand(),
         releaseDraftCommand(),
         releaseSignCommand(),

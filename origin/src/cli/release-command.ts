@@ -17,6 +17,7 @@ import { summarizeDraft } from './draft-summary.ts';
 import { writeRoot } from './init-command.ts';
 import { KeyRing } from './key-ring.ts';
 import { formatBytes, note, print, printJson, table } from './output.ts';
+import { gistOf } from './release-notes.ts';
 import { findRelease, type PublishedProduct, readAllProducts, readKnownProduct } from './releases.ts';
 import { submitDraft } from './repository-api.ts';
 import { hasRoot, openRepository, type RepositoryView, storedRepository } from './repository-view.ts';
@@ -272,9 +273,10 @@ export function releaseListCommand(): SettingsCommand {
         [belowFloor ? 'below the floor' : '', release.minimum ? `from ${release.minimum.version} on` : '']
           .filter(Boolean)
           .join(', '),
+        gistOf(release.notes),
       ]);
       rows.push(...lost.map(lostRow));
-      print(table(['PRODUCT', 'VERSION', 'COUNTER', 'SIZE', 'HARDWARE', 'CREATED', ''], rows));
+      print(table(['PRODUCT', 'VERSION', 'COUNTER', 'SIZE', 'HARDWARE', 'CREATED', '', 'NOTES'], rows));
     },
   );
 }

@@ -95,8 +95,8 @@ async function openClient(
   const offline = { fetch: () => Promise.reject(new Error('no origin to ask')) };
   return TufClient.open({
     store,
-    fetcher: origin ? new HttpFetcher(new URL('metadata/', origin.url)) : offline,
-    targetFetcher: origin ? new HttpFetcher(new URL('targets/', origin.url)) : offline,
+    fetcher: origin ? new HttpFetcher(new URL('metadata/', origin.url), origin) : offline,
+    targetFetcher: origin ? new HttpFetcher(new URL('targets/', origin.url), origin) : offline,
     now: Date.now,
   });
 }

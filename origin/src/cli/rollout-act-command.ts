@@ -1,6 +1,6 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { confirm } from './confirm.ts';
-import { findRollout } from './find-rollout.ts';
+import { findRolloutUnderWay } from './find-rollout.ts';
 import { fetchRolloutStatus, previewSchema, type Rollout, rolloutSchema } from './fleet-api.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, plural, print, printJson } from './output.ts';
@@ -51,7 +51,7 @@ function actCommand(act: Act): SettingsCommand {
   const [, description] = ACTS[act];
   const command = new SettingsCommand(act)
     .description(description)
-    .argument('<id>', 'or the beginning of it');
+    .argument('[id]', 'or the beginning of it; default: the only rollout that is under way');
   if (act === 'resume')
     command.option('--acknowledge', 'the failures were looked at: they stop the rollout no more');
   if (act === 'rollback')
@@ -68,9 +68,9 @@ nothing the second time.${MORE_HELP[act] ?? ''}
 Example:
   sitecast rollout ${act} 1f0c9a5be6d27788${EXAMPLE_OPTIONS[act] ?? ''}`,
     )
-    .action(async (text: string, options: ActOptions) => {
+    .action(async (text: string | undefined, options: ActOptions) => {
       const origin = await connect(options);
-      const rollout = await findRollout(origin, text);
+      const rollout = await findRolloutUnderWay(origin, text);
       const done = await perform(origin, rollout, act, options);
       const { id, product, release, state } = done;
       if (options.json) printJson(done);

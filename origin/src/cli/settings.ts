@@ -1,6 +1,7 @@
-import type { SettingsCommand } from '@sitecast/shared/command';
+import { CA_OPTION, type SettingsCommand } from '@sitecast/shared/command';
 import { readSecretBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
+import { Connections } from '@sitecast/shared/outbound';
 import { OriginClient } from './origin-client.ts';
 
 const MAX_TOKEN_BYTES = 4096;
@@ -9,6 +10,7 @@ export interface OriginOptions {
   origin?: string;
   token?: string;
   tokenFile?: string;
+  ca?: string;
 }
 
 export interface TrustOptions {
@@ -28,7 +30,8 @@ export function addOriginOptions(command: SettingsCommand): SettingsCommand {
       '--token <token>',
       'an API token; better by environment or --token-file, for command lines can be read by others',
     )
-    .option('--token-file <file>', 'a file that holds the API token');
+    .option('--token-file <file>', 'a file that holds the API token; or a pipe, waited for a minute')
+    .option(...CA_OPTION);
 }
 
 export function addTrustOptions(command: SettingsCommand): SettingsCommand {
@@ -46,14 +49,15 @@ export function addKeyOptions(command: SettingsCommand): SettingsCommand {
     );
 }
 
-/** @throws SITECAST_ORIGIN_MISSING where no origin was named; ENOENT for a token file that isn't there */
+/** @throws SITECAST_ORIGIN_MISSING where no origin was named; SITECAST_CA_INVALID; ENOENT for a file that isn't there */
 export async function connect(options: OriginOptions): Promise<OriginClient> {
   if (options.origin === undefined) {
     throw new SitecastError('badInput', 'SITECAST_ORIGIN_MISSING', 'no origin was named', {
       hint: 'give --origin URL, set SITECAST_ORIGIN, or run this where `sitecast init` wrote sitecast.yaml',
     });
   }
-  return new OriginClient(options.origin, await readToken(options));
+  const connections = await Connections.open({ ca: options.ca, variables: process.env });
+  return new OriginClient(options.origin, await readToken(options), connections);
 }
 
 async function readToken({ token, tokenFile }: OriginOptions): Promise<string | undefined> {

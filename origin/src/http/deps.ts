@@ -1,6 +1,7 @@
 import type { AuditLog } from '../audit/log.ts';
 import type { Fleet } from '../fleet/fleet.ts';
 import type { Log } from '../log.ts';
+import type { OwnCertificate } from '../own-certificate.ts';
 import type { Readiness } from '../readiness.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
@@ -38,6 +39,8 @@ export interface AppDeps {
   bodies: { memory: MemoryBudget; pace: BodyPace };
   /** Shared by all files that are sent. */
   responseMemory: MemoryBudget;
+  /** Undefined: somebody else does TLS, or nobody. */
+  ownCertificate?: Pick<OwnCertificate, 'warnings'> | undefined;
   now: () => number;
   log: Log;
 }

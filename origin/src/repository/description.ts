@@ -10,7 +10,8 @@ const DAY_MS = 86_400_000;
 const WARN_BEFORE_MS = 30 * DAY_MS;
 
 export interface Warning {
-  role: Role;
+  /** `tls`: the origin's own certificate. */
+  role: Role | 'tls';
   code: ErrorCode;
   message: string;
 }
@@ -68,10 +69,16 @@ export function whyNotReady(
   return { code: 'SITECAST_NOT_READY', message: 'the end of a change could not be written to the disk yet' };
 }
 
+const URGENT: ReadonlySet<ErrorCode> = new Set([
+  'SITECAST_ROLE_EXPIRED',
+  'SITECAST_ONLINE_KEY_MISSING',
+  'SITECAST_CERTIFICATE_EXPIRED',
+]);
+
 /** What can't wait until somebody looks. */
 export function isUrgent({ code }: Warning, { clockDoubt }: Repository): boolean {
   if (code === clockDoubt?.code) return clockDoubt.isFelt;
-  return code === 'SITECAST_ROLE_EXPIRED' || code === 'SITECAST_ONLINE_KEY_MISSING';
+  return URGENT.has(code);
 }
 
 /** What will stop clients from accepting the repository, soon or already. */

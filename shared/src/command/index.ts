@@ -4,6 +4,7 @@ export { plainJson, plainLine } from './plain-text.ts';
 export { EXIT_CODES, describeError, exitCodeOf } from './outcome.ts';
 export { type OutputStreams, runProgram, SettingsCommand } from './program.ts';
 export {
+  CA_OPTION,
   formatDurationMs,
   parseBoundedInteger,
   parseBytes,

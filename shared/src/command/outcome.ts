@@ -7,7 +7,7 @@ export const EXIT_CODES = {
   2: 'wrong usage, configuration or input',
   3: 'refused: not allowed, or in conflict with what is there',
   4: 'the other side cannot be reached or is busy: try again',
-  5: 'not trusted: a signature, hash or freshness check failed',
+  5: 'not trusted: a signature, hash, freshness or certificate check failed',
 } as const;
 
 export type ExitCode = keyof typeof EXIT_CODES;
@@ -24,6 +24,9 @@ const EXIT_OF_KIND: Record<ErrorKind, ExitCode> = {
   noSpace: 1,
   failed: 1,
 };
+
+/** Of a file that was named, and can't be used. */
+export const WRONG_INPUT = 2;
 
 export function exitCodeOf(error: unknown): ExitCode {
   return error instanceof SitecastError ? EXIT_OF_KIND[error.kind] : 1;

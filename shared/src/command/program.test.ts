@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { mkdtemp, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -70,7 +71,7 @@ it('lets a subcommand have its own --version', async () => {
 
 it('says in plain words what the system refused, and where', async () => {
   const { exitCode, err } = await run(['serve', '--config', '/nowhere/c.yaml'], () => {});
-  expect(exitCode).toBe(1);
+  expect(exitCode).toBe(2);
   expect(err).toBe('sitecast-thing: /nowhere/c.yaml: no such file or directory (SITECAST_SYSTEM_ENOENT)\n');
 });
 
@@ -89,6 +90,42 @@ it('prints an error as one message with its code and hint, as JSON where asked, 
   expect(JSON.parse(json.err)).toEqual({
     error: { code: 'SITECAST_ORIGIN_UNREACHABLE', message: 'no answer', hint: 'is it running?' },
   });
+});
+
+it.each<[string[], string, string]>([
+  [[], 'SITECAST_USAGE_COMMAND_MISSING', 'sitecast-thing takes a command'],
+  [['sreve'], 'SITECAST_USAGE_COMMAND_UNKNOWN', "unknown command 'sreve'"],
+  [['serve', '--prot-number', '1'], 'SITECAST_USAGE_OPTION_UNKNOWN', "unknown option '--prot-number'"],
+  [['serve', '--name'], 'SITECAST_USAGE_VALUE_MISSING', "option '--name <name>' argument missing"],
+  [['serve', '--port-number', 'x'], 'SITECAST_USAGE_VALUE_INVALID', 'a whole number from 1 to 65535'],
+  [['serve', 'x'], 'SITECAST_USAGE_ARGUMENT_EXCESS', 'too many arguments'],
+])('tells a wrong usage by a code, and what to look at: %j', async (args, code, message) => {
+  const plain = await run(args, () => {});
+  expect(plain).toMatchObject({ exitCode: 2, out: '' });
+  expect(plain.err).toContain(`(${code})`);
+  expect(plain.err).toContain(message);
+  expect(plain.err).toMatch(/ sitecast-thing( serve)? --help shows what it takes\n$/);
+  const [command, ...rest] = args;
+  if (command === undefined) return;
+  const json = await run([command, '--json', ...rest], () => {});
+  expect(json.exitCode).toBe(2);
+  expect(JSON.parse(json.err)).toMatchObject({
+    error: { code, message: expect.stringContaining(message), data: { command: expect.any(String) } },
+  });
+});
+
+it('tells with --json what the error is about, and calls a file that was named wrong input', async () => {
+  const fail = () => {
+    throw new SitecastError('conflict', 'SITECAST_X', 'no', { data: { rollout: 'r1' } });
+  };
+  expect(JSON.parse((await run(['serve', '--json'], fail)).err)).toEqual({
+    error: { code: 'SITECAST_X', message: 'no', data: { rollout: 'r1' } },
+  });
+  const read = (path: string) => () => {
+    readFileSync(path);
+  };
+  expect(await run(['serve', '--name', '/nowhere/a'], read('/nowhere/a'))).toMatchObject({ exitCode: 2 });
+  expect(await run(['serve', '--name', '/nowhere/a'], read('/elsewhere'))).toMatchObject({ exitCode: 1 });
 });
 
 it('lets no line of an error that others have sent pass for one of ours', async () => {
@@ -163,7 +200,10 @@ it.each([
   ['4h', '4 h'],
   ['90s', '1 min 30 s'],
   ['90m', '1 h 30 min'],
-  ['1500ms', '1 s 500 ms'],
+  ['1400ms', '1 s'],
+  ['18704ms', '19 s'],
+  ['59999ms', '1 min'],
+  ['119999ms', '2 min'],
   ['7ms', '7 ms'],
   ['3599999ms', '1 h'],
   ['86461s', '1 d'],

@@ -1,11 +1,12 @@
 import { Command, CommanderError, Option } from 'commander';
-import { isSystemError } from '../errors.ts';
+import { isSystemError, SitecastError } from '../errors.ts';
 import { isStderrJournal } from '../log/journal.ts';
 import { PRIORITIES } from '../log/line.ts';
 import { SITECAST_VERSION } from '../version.ts';
 import { applyConfigFile } from './config-file.ts';
 import { plainJson, plainLine } from './plain-text.ts';
-import { describeError, EXIT_CODES, exitCodeOf } from './outcome.ts';
+import { describeError, EXIT_CODES, exitCodeOf, WRONG_INPUT } from './outcome.ts';
+import { isAnswered, isWrongInput, usageError } from './usage.ts';
 
 export interface OutputStreams {
   out: (text: string) => void;
@@ -64,24 +65,38 @@ export async function runProgram(
   }: { configFiles?: string[]; streams?: OutputStreams; closedOutput?: ClosedOutput } = {},
 ): Promise<number> {
   if (streams === PROCESS_STREAMS) surviveClosedOutput(closedOutput);
-  prepare(program, streams);
+  const asJson = argv.includes('--json');
+  const used: Used = { failed: program.name(), action: undefined };
+  prepare(program, streams, { asJson, used });
   const needed = neededOptions(program);
   program.hook('preAction', async (_program, action) => {
+    used.action = action;
     await applyConfigFile(program, action, configFiles);
     requireOptions(action, needed);
   });
   try {
     await program.parseAsync([...argv], { from: 'user' });
     return Number(process.exitCode ?? 0);
-  } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    const asJson = argv.includes('--json');
+  } catch (thrown) {
+    if (isAnswered(thrown)) return 0;
+    const error = thrown instanceof CommanderError ? usageError(thrown, used.failed) : thrown;
     const described = describeError(error);
-    if (asJson) streams.err(`${plainJson(JSON.stringify({ error: described }))}\n`);
+    if (asJson) streams.err(`${plainJson(JSON.stringify({ error: { ...described, ...dataOf(error) } }))}\n`);
     else streams.err(prioritised(errorText(program.name(), described)));
     if (process.env.SITECAST_DEBUG === '1' && error instanceof Error) streams.err(`${error.stack}\n`);
-    return exitCodeOf(error);
+    return isWrongInput(error, used.action, configFiles) ? WRONG_INPUT : exitCodeOf(error);
   }
+}
+
+interface Used {
+  /** The command that was wrongly used, as it is typed. */
+  failed: string;
+  /** What runs. */
+  action: Command | undefined;
+}
+
+function dataOf(error: unknown): { data?: Record<string, unknown> } {
+  return error instanceof SitecastError && Object.keys(error.data).length > 0 ? { data: error.data } : {};
 }
 
 /**
@@ -116,7 +131,11 @@ function surviveClosedOutput(closedOutput: ClosedOutput): void {
   }
 }
 
-function prepare(program: Command, streams: OutputStreams): void {
+function prepare(
+  program: Command,
+  streams: OutputStreams,
+  { asJson, used }: { asJson: boolean; used: Used },
+): void {
   program
     .version(`${program.name()} ${SITECAST_VERSION}`, '-V, --version', 'print the version')
     .enablePositionalOptions()
@@ -124,8 +143,18 @@ function prepare(program: Command, streams: OutputStreams): void {
   for (const command of withSubcommands(program)) {
     command
       .exitOverride()
-      .configureOutput({ writeOut: streams.out, writeErr: streams.err })
-      .showHelpAfterError(`(${pathOf(command)} --help shows what it takes)`)
+      .configureOutput({
+        writeOut: streams.out,
+        // The help that a command without its subcommand prints.
+        writeErr: text => {
+          used.failed = pathOf(command);
+          if (!asJson) streams.err(text);
+        },
+        // It's told as every error is.
+        outputError: () => {
+          used.failed = pathOf(command);
+        },
+      })
       .helpOption('-h, --help', 'show this help')
       .configureHelp({ sortSubcommands: false, sortOptions: false });
     if (command.commands.length === 0) {
@@ -145,10 +174,13 @@ function neededOptions(program: Command): ReadonlySet<Option> {
   return new Set(needed);
 }
 
+/** As commander says it. */
+const OPTION_MISSING = 'commander.missingMandatoryOptionValue';
+
 function requireOptions(action: Command, needed: ReadonlySet<Option>): void {
   for (const option of action.options) {
     if (needed.has(option) && action.getOptionValue(option.attributeName()) === undefined)
-      action.error(`error: required option '${option.flags}' not specified`, { exitCode: 2 });
+      action.error(`error: required option '${option.flags}' not specified`, { code: OPTION_MISSING });
   }
 }
 
@@ -162,6 +194,8 @@ function pathOf(command: Command): string {
 
 const exitCodeHelp = `
 Settings come from a YAML file (--config), the environment (SITECAST_ORIGIN for --origin, …) and flags, in rising order.
+Files of secrets and certificates may be pipes (/dev/stdin, <(…)): what doesn't come within a minute is given up.
+Servers are reached through the proxies of HTTP_PROXY and HTTPS_PROXY, but for the hosts of NO_PROXY.
 
 Exit codes:
 ${Object.entries(EXIT_CODES)

@@ -1,6 +1,12 @@
 import { isIP } from 'node:net';
 import { InvalidArgumentError } from 'commander';
 
+/** What every command takes that speaks to a server: flags and description. */
+export const CA_OPTION = [
+  '--ca <file>',
+  'certificates of authorities to trust for TLS besides those that are trusted anyhow, PEM',
+] as const;
+
 /** A parser for a whole number within bounds, both included. */
 export function parseBoundedInteger(min: number, max: number): (text: string) => number {
   return text => {
@@ -37,10 +43,11 @@ const SHOWN_UNIT_MS = [
   ['ms', 1],
 ] as const;
 
-/** A duration for people: the largest unit and the next, rounded. `15 s`, `1 h 30 min`, `14 d`. */
+/** A duration for people: the largest unit and the next, rounded; above a second without milliseconds. `15 s`, `1 h 30 min`, `14 d`. */
 export function formatDurationMs(ms: number): string {
   const largest = SHOWN_UNIT_MS.findIndex(([, unitMs]) => ms >= unitMs);
-  const [, finestMs] = SHOWN_UNIT_MS[largest + 1] ?? ['ms', 1];
+  const [, nextMs] = SHOWN_UNIT_MS[largest + 1] ?? ['ms', 1];
+  const finestMs = ms >= 1000 ? Math.max(1000, nextMs) : nextMs;
   let restMs = largest < 0 ? 0 : Math.round(ms / finestMs) * finestMs;
   const parts = SHOWN_UNIT_MS.map(([unit, unitMs]) => {
     const count = Math.floor(restMs / unitMs);

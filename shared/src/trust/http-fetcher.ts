@@ -1,4 +1,5 @@
-import { bottomOf, SitecastError } from '../errors.ts';
+import { SitecastError } from '../errors.ts';
+import { type Answer, Connections, noAnswer, send } from '../outbound/index.ts';
 import type { MetadataFetcher } from './ports.ts';
 
 export interface HttpFetcherOptions {
@@ -7,6 +8,8 @@ export interface HttpFetcherOptions {
   /** No byte for that long ends the request. */
   idleTimeoutMs?: number;
   headers?: Record<string, string>;
+  /** Default: none of their proxies and authorities. */
+  connections?: Connections;
 }
 
 const DEFAULT_TIMEOUT_MS = 10 * 60_000;
@@ -23,12 +26,14 @@ export class HttpFetcher implements MetadataFetcher {
   readonly #timeoutMs: number;
   readonly #idleTimeoutMs: number;
   readonly #headers: Record<string, string>;
+  readonly #connections: Connections;
 
   /** @param baseUrl a folder: whether it ends in `/` doesn't matter */
   constructor(baseUrl: string | URL, options: HttpFetcherOptions = {}) {
     this.#baseUrl = new URL(String(baseUrl).replace(/\/*$/, '/'));
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
     this.#idleTimeoutMs = options.idleTimeoutMs ?? DEFAULT_IDLE_TIMEOUT_MS;
+    this.#connections = options.connections ?? Connections.direct;
     this.#headers = { ...options.headers, 'accept-encoding': 'identity', 'cache-control': 'no-cache' };
   }
 
@@ -44,16 +49,19 @@ export class HttpFetcher implements MetadataFetcher {
     );
     const signals = [idle.signal, AbortSignal.timeout(this.#timeoutMs), ...(signal ? [signal] : [])];
     try {
-      const response = await fetch(url, {
+      const response = await send(this.#connections.shared, url, {
         headers: this.#headers,
-        redirect: 'error',
         signal: AbortSignal.any(signals),
       });
       return await readResponse(response, { url, maxBytes, onBytes: () => timer.refresh() });
     } catch (cause) {
       if (cause instanceof SitecastError) throw cause;
       signal?.throwIfAborted();
-      throw unreachable(url, bottomOf(cause), cause);
+      throw noAnswer(cause, url, {
+        code: 'SITECAST_UPSTREAM_UNREACHABLE',
+        connections: this.#connections,
+        isTriedAgain: true,
+      });
     } finally {
       clearTimeout(timer);
       // Lets go of a response that was refused before its end.
@@ -68,24 +76,24 @@ interface Reading {
   onBytes: () => void;
 }
 
-async function readResponse(response: Response, reading: Reading): Promise<Uint8Array | undefined> {
+async function readResponse(response: Answer, reading: Reading): Promise<Uint8Array | undefined> {
   const { url, maxBytes } = reading;
   if (response.status === 404 || response.status === 403) {
     await readBody(response, { ...reading, maxBytes: MAX_REFUSAL_BYTES });
     return undefined;
   }
   if (response.status !== 200) throw unreachable(url, `it answered with status ${response.status}`);
-  const declared = Number(response.headers.get('content-length') ?? 0);
+  const declared = Number(response.headers['content-length'] ?? 0);
   const body = declared > maxBytes ? undefined : await readBody(response, reading);
   if (body === undefined) throw tooLarge(url, maxBytes);
   return body;
 }
 
 /** @returns undefined if it's longer than `maxBytes` */
-async function readBody(response: Response, { maxBytes, onBytes }: Reading): Promise<Uint8Array | undefined> {
+async function readBody({ body }: Answer, { maxBytes, onBytes }: Reading): Promise<Uint8Array | undefined> {
   const parts: Uint8Array[] = [];
   let lengthBytes = 0;
-  for await (const part of response.body ?? []) {
+  for await (const part of body) {
     onBytes();
     lengthBytes += part.length;
     if (lengthBytes > maxBytes) return undefined;
@@ -103,9 +111,8 @@ function tooLarge(url: URL, maxBytes: number): SitecastError {
   );
 }
 
-function unreachable(url: URL, why: string, cause?: unknown): SitecastError {
+function unreachable(url: URL, why: string): SitecastError {
   return new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', `${url.href}: ${why}`, {
     data: { url: url.href },
-    cause,
   });
 }

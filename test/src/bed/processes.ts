@@ -17,6 +17,7 @@ const BINS = {
 const MAX_SHOWN = 2000;
 export type CommandName = keyof typeof BINS;
 
+const SETTINGS = /^(?:SITECAST_.*|https?_proxy|no_proxy)$/i;
 const HERE = fileURLToPath(import.meta.url);
 const TOP = HERE.slice(0, HERE.lastIndexOf('/test/'));
 const operators = new Operators(
@@ -216,5 +217,5 @@ export class Server {
 
 /** What's set where the tests run must not steer the commands under test. */
 function withoutSettings(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(env).filter(([name]) => !name.startsWith('SITECAST_')));
+  return Object.fromEntries(Object.entries(env).filter(([name]) => !SETTINGS.test(name)));
 }

@@ -24,7 +24,7 @@ const repositorySchema = z
     pendingKeys: keysSchema,
     versions: z.partialRecord(roleSchema, z.int()),
     expires: z.partialRecord(roleSchema, z.string()),
-    warnings: z.array(z.object({ role: roleSchema, code: z.string(), message: z.string() })),
+    warnings: z.array(z.object({ role: z.enum([...ROLES, 'tls']), code: z.string(), message: z.string() })),
     damage: z.object({
       releases: z.array(
         z.object({
@@ -68,7 +68,10 @@ export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
   rotateRoute(app, deps);
 }
 
-function describeRoute(app: OriginApp, { tokens, repository, readiness, fleet, now }: AppDeps): void {
+function describeRoute(
+  app: OriginApp,
+  { tokens, repository, readiness, ownCertificate, fleet, now }: AppDeps,
+): void {
   app.openapi(
     createRoute({
       method: 'get',
@@ -83,7 +86,8 @@ function describeRoute(app: OriginApp, { tokens, repository, readiness, fleet, n
     async c => {
       const { putOffs: _putOffs, ...reports } = fleet.intake.totals;
       const { warnings, ...description } = describeRepository(repository, now());
-      const all = [...(await readiness.warnings()), ...warnings];
+      const own = ownCertificate?.warnings(now()) ?? [];
+      const all = [...(await readiness.warnings()), ...warnings, ...own];
       return c.json({ ...description, warnings: all, reports }, 200);
     },
   );

@@ -1,6 +1,6 @@
-import * as http from 'node:http';
-import * as https from 'node:https';
+import type * as http from 'node:http';
 import { isSystemError, SitecastError } from '../../errors.ts';
+import { Connections, noAnswer, type Pool } from '../../outbound/index.ts';
 import { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex, chunkPath } from '../chunk-id.ts';
 import { MAX_FRAME_BYTES } from '../limits.ts';
@@ -22,6 +22,8 @@ export interface HttpStoreOptions {
   /** Most connections at once; further requests wait. */
   readonly connections?: number;
   readonly headers?: Readonly<Record<string, string>>;
+  /** Through which proxies, and trusting whom; default: none. */
+  readonly via?: Connections;
   /** Awaited after each piece of a chunk, before the next is read: slows the sender down. */
   readonly pace?: (lengthBytes: number, signal?: AbortSignal) => Promise<void>;
 }
@@ -34,8 +36,8 @@ export class HttpStore implements ChunkStore {
   readonly name: string;
   readonly #base: URL;
   readonly #options: HttpStoreOptions;
-  readonly #agent: http.Agent;
-  readonly #client: typeof http | typeof https;
+  readonly #via: Connections;
+  readonly #pool: Pool;
 
   /**
    * @param base `http:` or `https:`, such as `http://gateway:7401/chunks`
@@ -45,11 +47,8 @@ export class HttpStore implements ChunkStore {
     this.#base = parseBase(base);
     this.name = `${this.#base.origin}${this.#base.pathname}`;
     this.#options = options;
-    this.#client = this.#base.protocol === 'https:' ? https : http;
-    this.#agent = new this.#client.Agent({
-      keepAlive: true,
-      maxSockets: options.connections ?? DEFAULT_CONNECTIONS,
-    });
+    this.#via = options.via ?? Connections.direct;
+    this.#pool = this.#via.pool({ maxSockets: options.connections ?? DEFAULT_CONNECTIONS });
   }
 
   async has(id: ChunkId, request: ChunkRequest = {}): Promise<boolean> {
@@ -75,16 +74,15 @@ export class HttpStore implements ChunkStore {
 
   /** Closes the connections that are kept open. */
   close(): void {
-    this.#agent.destroy();
+    this.#pool.close();
   }
 
   /** One request and its answer, under the silence limit, the deadline and the caller's signal. */
   async #exchange<T>(method: string, id: ChunkId, { signal }: ChunkRequest, read: Reader<T>): Promise<T> {
     for (let isRetry = false; ; isRetry = true) {
       signal?.throwIfAborted();
-      const request = this.#client.request(new URL(chunkPath(id), this.#base), {
+      const request = this.#pool.request(new URL(chunkPath(id), this.#base), {
         method,
-        agent: this.#agent,
         headers: { ...this.#options.headers },
       });
       try {
@@ -95,7 +93,13 @@ export class HttpStore implements ChunkStore {
         if (error instanceof SitecastError) throw error;
         // The server had closed a connection that was kept open, just as it was used again: that says nothing about it.
         if (!isRetry && request.reusedSocket && isSystemError(error, 'ECONNRESET', 'EPIPE')) continue;
-        throw this.#unreachable(id, 'gave no whole answer', { cause: error });
+        throw noAnswer(error, this.#base, {
+          code: 'SITECAST_STORE_UNREACHABLE',
+          connections: this.#via,
+          isTriedAgain: true,
+          subject: `${this.name} gave no whole answer`,
+          data: { store: this.name, id: chunkIdToHex(id) },
+        });
       }
     }
   }
@@ -122,17 +126,13 @@ export class HttpStore implements ChunkStore {
   }
 
   #demandOk(id: ChunkId, { statusCode }: http.IncomingMessage): void {
-    if (statusCode !== 200) throw this.#unreachable(id, `answered with status ${statusCode}`, { statusCode });
+    if (statusCode !== 200) throw this.#badStatus(id, statusCode);
   }
 
-  #unreachable(
-    id: ChunkId,
-    what: string,
-    detail: { statusCode?: number | undefined; cause?: unknown },
-  ): SitecastError {
-    return new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', `${this.name} ${what}`, {
-      data: { store: this.name, id: chunkIdToHex(id), statusCode: detail.statusCode },
-      cause: detail.cause,
+  #badStatus(id: ChunkId, statusCode: number | undefined): SitecastError {
+    const message = `${this.name} answered with status ${statusCode}`;
+    return new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', message, {
+      data: { store: this.name, id: chunkIdToHex(id), statusCode },
     });
   }
 }

@@ -1,0 +1,59 @@
+import { resolve, sep } from 'node:path';
+import { type Command, CommanderError } from 'commander';
+import { type ErrorCode, isSystemError, SitecastError } from '../errors.ts';
+
+/** What commander calls a wrong usage, and what it is called here. */
+const USAGE_CODES: ReadonlyMap<string, ErrorCode> = new Map([
+  ['commander.help', 'SITECAST_USAGE_COMMAND_MISSING'],
+  ['commander.unknownCommand', 'SITECAST_USAGE_COMMAND_UNKNOWN'],
+  ['commander.unknownOption', 'SITECAST_USAGE_OPTION_UNKNOWN'],
+  ['commander.missingMandatoryOptionValue', 'SITECAST_USAGE_OPTION_MISSING'],
+  ['commander.optionMissingArgument', 'SITECAST_USAGE_VALUE_MISSING'],
+  ['commander.invalidArgument', 'SITECAST_USAGE_VALUE_INVALID'],
+  ['commander.missingArgument', 'SITECAST_USAGE_ARGUMENT_MISSING'],
+  ['commander.excessArguments', 'SITECAST_USAGE_ARGUMENT_EXCESS'],
+]);
+
+/** Help or a version was asked for, and was printed. */
+export const isAnswered = (error: unknown): boolean =>
+  error instanceof CommanderError && error.exitCode === 0;
+
+/** @param command what was wrongly used, as it's typed */
+export function usageError({ code, message }: CommanderError, command: string): SitecastError {
+  const isBare = code === 'commander.help';
+  const said = isBare ? `${command} takes a command` : message.replace(/^error: /, '');
+  return new SitecastError('badInput', USAGE_CODES.get(code) ?? 'SITECAST_USAGE', said, {
+    hint: `${command} --help shows what it takes`,
+    data: { command },
+  });
+}
+
+/** What keeps a file, or a folder, that somebody named from being read or made there. */
+const INPUT_CODES = [
+  'ENOENT',
+  'ENOTDIR',
+  'EISDIR',
+  'EACCES',
+  'EPERM',
+  'ELOOP',
+  'ENAMETOOLONG',
+  'ENXIO',
+  'EEXIST',
+];
+
+/**
+ * Whether the system refused something that the user named: wrong input, and no failure of the command.
+ * @param files that are looked for without having been named
+ */
+export function isWrongInput(error: unknown, action: Command | undefined, files: readonly string[]): boolean {
+  if (!isSystemError(error, ...INPUT_CODES) || error.path === undefined) return false;
+  const path = resolve(error.path);
+  const named = [...files, ...(action ? [...action.args, ...Object.values(action.opts())] : [])].flat();
+  return named.some(name => typeof name === 'string' && name !== '' && isAbout(path, resolve(name)));
+}
+
+/** The named path itself, something in it, or the file beside it that becomes it. */
+const isAbout = (path: string, named: string): boolean =>
+  path === named ||
+  path.startsWith(named.endsWith(sep) ? named : named + sep) ||
+  resolve(path, '..') === resolve(named, '..');
