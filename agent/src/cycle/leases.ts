@@ -70,7 +70,7 @@ export class Leases {
         if (signal.aborted) return;
         // What doesn't come through changes nothing: this device is down already.
         await this.#ask('renew', rollout, signal).catch((error: unknown) => {
-          if (!signal.aborted) log('warn', `the lease isn't renewed: ${String(error)}`);
+          if (!signal.aborted) log('warn', "the lease isn't renewed; the update goes on", { err: error });
         });
       }
     };

@@ -173,10 +173,10 @@ export class RelayedDocuments<T extends { id: string }> {
       if (status !== 200 || typeof json !== 'object' || json === null) return;
       const document = await this.accept(Object.getOwnPropertyDescriptor(json, kind.field)?.value);
       if (document.id !== id)
-        log.warn({ id, kind: kind.field }, 'an upstream gave a document about another id');
+        log.warn({ subject: id, kind: kind.field }, 'an upstream gave a document about another id');
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
-      log.debug({ id, kind: kind.field, code: error.code }, 'an upstream gave no document');
+      log.debug({ subject: id, kind: kind.field, code: error.code }, 'an upstream gave no document');
     }
   }
 
