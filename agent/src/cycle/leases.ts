@@ -2,7 +2,7 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { memberNameSchema } from '@sitecast/shared/fleet';
 import { isId } from '@sitecast/shared/identity';
 import { noGateway } from '../site/gateways.ts';
-import { fieldOf, problemIn } from '../site/membership.ts';
+import { fieldOf, problemIn } from '../site/answers.ts';
 import type { AgentParts } from './parts.ts';
 import { Postponed } from './rest.ts';
 

@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
 import type { Gateway, JsonAnswer } from '../ports.ts';
-import { problemIn } from './membership.ts';
+import { problemIn } from './answers.ts';
 
 const OPENING_BRACE = 0x7b;
 

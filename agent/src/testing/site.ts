@@ -6,7 +6,7 @@ import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '@sitecast/shared/
 import { type Envelope, fastVerifyById } from '@sitecast/shared/identity';
 import { SitecastError } from '@sitecast/shared/errors';
 import { statusOf } from '@sitecast/shared/http-problem';
-import { fieldOf } from '../site/membership.ts';
+import { fieldOf } from '../site/answers.ts';
 import type { TestFleet } from './fleet.ts';
 
 /** What a site does to a request instead of answering it. */
