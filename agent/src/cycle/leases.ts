@@ -9,6 +9,8 @@ import { Postponed } from './rest.ts';
 /** A third of what a gateway grants. */
 const RENEWAL_MS = 5 * 60_000;
 const DEFAULT_RETRY_MS = 10_000;
+/** Whatever a gateway says, it isn't asked again sooner. */
+const MIN_RETRY_MS = 2000;
 const MAX_RETRY_MS = 10 * 60_000;
 
 const MAX_TOLD_HOLDERS = 4;
@@ -98,7 +100,10 @@ export class Leases {
         if (typeof isGranted !== 'boolean') throw noGateway(gateway.url, 'its answer about a lease is none');
         const retryMs = Number(fieldOf(body, 'retryAfterMs') ?? DEFAULT_RETRY_MS);
         if (isGranted) return true;
-        return { retryMs: retryMs > 0 ? retryMs : DEFAULT_RETRY_MS, heldBy: holdersIn(body) };
+        return {
+          retryMs: retryMs > 0 ? Math.max(retryMs, MIN_RETRY_MS) : DEFAULT_RETRY_MS,
+          heldBy: holdersIn(body),
+        };
       }, signal);
     } catch (error) {
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;

@@ -72,6 +72,7 @@ export {
   readReport,
   sealAcknowledgement,
   sealReport,
+  TOLD_AGAIN,
 } from './report.ts';
 export {
   MAX_CANARIES,
