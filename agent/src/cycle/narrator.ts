@@ -1,7 +1,7 @@
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { DeviceState } from '@sitecast/shared/fleet';
 import type { Order } from '../decision/choose.ts';
-import { isSameUpdate, type Reason } from '../decision/memory.ts';
+import { isSameUpdate, ORDERED, type Reason } from '../decision/memory.ts';
 import type { Log } from '../ports.ts';
 import type { Rest, Status } from '../state/status.ts';
 
@@ -60,6 +60,8 @@ export class Narrator {
     const data = { ...(rollout && { rollout }), ...(reason && { code: reason.code }) };
     const why = reason ? `: ${reason.message}` : '';
     if (state === 'failed') this.#log('error', `${version} failed${why}`, data);
+    else if (state === 'rolledBack' && reason?.code === ORDERED)
+      this.#log('warn', `rolled back to ${version}${why}`, data);
     else if (state === 'rolledBack') this.#log('warn', `rolled back from ${version}${why}`, data);
     else if (STEPS[state] !== undefined) this.#log('info', `${STEPS[state]} ${version}${why}`, data);
   }
