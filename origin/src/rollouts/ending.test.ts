@@ -309,4 +309,18 @@ describe('a rollback', () => {
     await act(id, 'abort');
     expect(await status(id)).not.toHaveProperty('back');
   });
+
+  it('waits for no device that is revoked, and does not show it as waiting', async () => {
+    const { id } = await startOf(2);
+    await says(id, north, 'completed');
+    await says(id, south, 'completed');
+    await act(id, 'rollback');
+    await says(id, north, 'rolledBack', before, 'ordered');
+    await says(id, south, 'waiting');
+    for (const { id: device } of [north, south]) await bed.call('POST', `/api/v1/devices/${device}/revoke`);
+    await bed.origin.rollouts.reconcile();
+    expect(await status(id)).toMatchObject({ back: { left: 0 }, counts: { rolledBack: 1, revoked: 1 } });
+    const shown = await bed.call('GET', path(id, '?state=revoked'));
+    expect(shown).toMatchObject({ devices: [{ id: south.id, state: 'revoked', at: expect.any(String) }] });
+  });
 });

@@ -20,7 +20,7 @@ import { shownTurnSchema } from './presence.ts';
 
 const MAX_SITES = 10_000;
 
-export const deviceStateSchema = z.enum([...DEVICE_STATES, 'pending']);
+export const deviceStateSchema = z.enum([...DEVICE_STATES, 'pending', 'revoked']);
 export const rolloutStateSchema = z.enum(PHASES);
 
 const releaseSchema = z.object({ counter: z.int(), version: z.string(), manifestSha256: z.string() });
