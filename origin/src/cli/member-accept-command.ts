@@ -123,17 +123,16 @@ async function demandDecision(
   { isReplacing, isYes }: { isReplacing: boolean; isYes: boolean },
 ): Promise<void> {
   if (name === undefined || !bearer) {
-    if (!isReplacing) return;
-    const what =
-      name === undefined ? `${id} wants no name, and none is given` : `no ${kind} is called ${name}`;
-    throw new SitecastError('conflict', 'SITECAST_NOT_NAMED_SO', `there is nobody to replace: ${what}`);
+    if (isReplacing) throw nobodyToReplace(kind, id, name);
+    return;
   }
   const life = lifeOf(bearer, Date.now());
   const text = `${takenText({ name, bearer })}${life === undefined ? '' : `; ${life}`}`;
   const canReplace = bearer.kind === kind;
   const canAsk = process.stdin.isTTY && process.stderr.isTTY;
   if (isReplacing && canReplace) {
-    if (life === undefined || isYes || canAsk) return await confirm(text, isYes || life === undefined);
+    const isMeant = isYes || life === undefined;
+    if (isMeant || canAsk) return await confirm(text, isMeant);
     throw new SitecastError('conflict', 'SITECAST_BEARER_HEARD', text, {
       hint: '--replace --yes, if it is the same machine set up anew; else another --name.',
       data: { name, bearer: bearer.id },
@@ -144,6 +143,11 @@ async function demandDecision(
     hint: `${canReplace ? '--replace, if it is the same machine set up anew; else another' : 'Give another'} --name.`,
     data: { name, bearer: bearer.id },
   });
+}
+
+function nobodyToReplace(kind: Kind, id: string, name: string | undefined): SitecastError {
+  const what = name === undefined ? `${id} wants no name, and none is given` : `no ${kind} is called ${name}`;
+  return new SitecastError('conflict', 'SITECAST_NOT_NAMED_SO', `there is nobody to replace: ${what}`);
 }
 
 /** What speaks for a machine's being at work: presence as the origin tells it, else when it was heard last. */

@@ -4,6 +4,7 @@ import {
   indexTarget,
   manifestTarget,
   productTarget,
+  type ReleaseManifest,
   serializeFile,
   withdrawnAfter,
 } from '@sitecast/shared/release';
@@ -226,6 +227,18 @@ function lostRow({ product, counter }: { product: string; counter: number }): st
   return [product, '?', String(counter), ...unknown, MANIFEST_LOST];
 }
 
+function remarksOn(
+  { minimum }: ReleaseManifest,
+  { belowFloor, isDamaged }: { belowFloor: boolean; isDamaged: boolean },
+): string {
+  const remarks = [
+    isDamaged ? MANIFEST_LOST : '',
+    belowFloor ? 'below the floor' : '',
+    minimum ? `from ${minimum.version} on` : '',
+  ];
+  return remarks.filter(Boolean).join(', ');
+}
+
 /** What the origin may still serve, out of a file that it holds open, though its disk has lost it. */
 async function lostOnDisk(origin: OriginClient): Promise<(target: string) => boolean> {
   try {
@@ -289,13 +302,7 @@ export function releaseListCommand(): SettingsCommand {
         formatBytes(release.image.lengthBytes),
         release.hardware.join(','),
         release.createdAt,
-        [
-          isDamaged ? MANIFEST_LOST : '',
-          belowFloor ? 'below the floor' : '',
-          release.minimum ? `from ${release.minimum.version} on` : '',
-        ]
-          .filter(Boolean)
-          .join(', '),
+        remarksOn(release, { belowFloor, isDamaged }),
         gistOf(release.notes),
       ]);
       rows.push(...lost.map(lostRow));

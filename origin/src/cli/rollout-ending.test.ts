@@ -1,10 +1,57 @@
 import { expect, it } from 'vitest';
+import type { RolloutStatus } from './fleet-api.ts';
 import { endingOf } from './rollout-ending.ts';
 import { describeNext } from './rollout-next.ts';
 
-const figures = { well: 0, running: 0, blocked: 0, returned: 3, waiting: 6, pending: 1 };
-const sentBack = (back?: { left: number; lateLeft: number; stuck: number; returned: number }) =>
-  ({ id: '1f0c9a5be6d27788', state: 'rollingBack', figures, acts: [], ...(back && { back }) }) as never;
+const status: RolloutStatus = {
+  id: '1f0c9a5be6d27788',
+  product: 'camera',
+  release: { counter: 2, version: '2.0.0' },
+  state: 'rollingBack',
+  match: {},
+  attempt: 1,
+  createdAt: '',
+  startedBy: 'admin',
+  plan: {
+    stages: [{ basisPoints: 10_000, soakMs: 0 }],
+    maxFailuresBasisPoints: 0,
+    minFailures: 1,
+    onFailure: 'pause',
+    silentAfterMs: 0,
+    lastStageSoaks: false,
+  },
+  stage: 0,
+  stageStartedAt: '',
+  offlineForMs: 0,
+  maxDownBasisPoints: 2500,
+  changes: [],
+  counts: {},
+  total: 10,
+  acts: [],
+  figures: {
+    members: 10,
+    sites: 1,
+    joined: 10,
+    wellJoined: 0,
+    well: 0,
+    failed: 0,
+    failedSites: 0,
+    blocked: 0,
+    returned: 3,
+    running: 0,
+    waiting: 6,
+    pending: 1,
+    gone: 0,
+    silent: 0,
+    unreachable: 0,
+    late: 0,
+  },
+  failures: [],
+  names: {},
+  devices: [],
+  turns: [],
+};
+const sentBack = (back: NonNullable<RolloutStatus['back']>): RolloutStatus => ({ ...status, back });
 
 it('watches a rollback until nobody is left who can go back', () => {
   const waiting = sentBack({ left: 7, lateLeft: 3, stuck: 0, returned: 3 });
@@ -22,5 +69,5 @@ it('watches a rollback until nobody is left who can go back', () => {
 });
 
 it('takes what an origin of 0.1.0 tells', () => {
-  expect(endingOf(sentBack())).toMatchObject({ text: expect.stringContaining('3 of its devices went back') });
+  expect(endingOf(status)).toMatchObject({ text: expect.stringContaining('3 of its devices went back') });
 });

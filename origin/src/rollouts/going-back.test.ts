@@ -1,15 +1,7 @@
 import { expect, it } from 'vitest';
-import type { Standing } from './controller/ledger.ts';
 import { returnOf } from './going-back.ts';
 
 const release = { counter: 3, version: '3.0.0', manifestSha256: '' };
-
-/** @param about counter of the release that its last report is about */
-function where(standing: Standing, state: string, booted: number, about = 3) {
-  const outcome = { state } as never;
-  const status = { last: { release: { counter: about }, booted: { release: { counter: booted } } } } as never;
-  return returnOf({ release }, { standing, outcome, status });
-}
 
 it.each([
   ['runs it', 'well', 'completed', 3, 3, 'left'],
@@ -28,5 +20,5 @@ it.each([
   ['fell back to it from the release before', 'failed', 'rolledBack', 3, 2, 'stuck'],
   ['is revoked', 'gone', 'completed', 3, 3, undefined],
 ] as const)('of one that %s', (_who, standing, state, booted, about, expected) => {
-  expect(where(standing, state, booted, about)).toBe(expected);
+  expect(returnOf({ release }, { standing, state, booted, about })).toBe(expected);
 });

@@ -79,7 +79,13 @@ export class Standings {
     const cohort = [...ledger.members()].map(({ id }) => id);
     for (const id of new Set([...cohort, ...(outcomes?.keys() ?? [])])) {
       const outcome = outcomes?.get(id);
-      const facts = { standing: this.#standing(rollout, id, outcome), outcome, status: registry.status(id) };
+      const status = registry.status(id);
+      const facts = {
+        standing: this.#standing(rollout, id, outcome),
+        state: outcome?.state,
+        booted: bootedCounter(status),
+        about: status?.last.release?.counter,
+      };
       const where = returnOf(rollout, facts);
       if (!where) continue;
       counts[where] += 1;
