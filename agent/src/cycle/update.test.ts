@@ -300,6 +300,14 @@ describe('a device keeps to orders', () => {
       state: 'waiting',
       reason: { code: 'SITECAST_LEASE_DENIED', message },
     });
+    // A device that this gateway has nothing to do with waits for nobody.
+    site.leaseProblem = { code: 'SITECAST_OTHER_SITE', detail: 'this device belongs to another site' };
+    expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+    expect(origin.told(device.id).at(-1)?.reason).toMatchObject({
+      code: 'SITECAST_LEASE_REFUSED',
+      message: expect.stringContaining('SITECAST_OTHER_SITE, this device belongs to another site'),
+    });
+    site.leaseProblem = undefined;
     site.lease = () => ({ granted: true });
     expect(await device.cycle()).toMatchObject({ state: 'completed' });
   });

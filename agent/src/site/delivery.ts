@@ -4,7 +4,7 @@ import type { RoleSigners } from '@sitecast/shared/trust';
 import type { Gateway, Log } from '../ports.ts';
 import type { Outbox } from '../state/outbox.ts';
 import { type Gateways, noGateway } from './gateways.ts';
-import { fieldOf, textOf } from './membership.ts';
+import { fieldOf, textOf } from './answers.ts';
 import { blamesReports, putOffForS, Refusals, type Verdicts } from './refusals.ts';
 
 const MAX_BATCH_REPORTS = 200;

@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
 import type { Gateway, JsonAnswer } from '../ports.ts';
+import { problemIn } from './answers.ts';
 
 const OPENING_BRACE = 0x7b;
 
@@ -97,8 +98,12 @@ export class Gateways {
   };
 
   #answered(gateway: Gateway, path: string, answer: JsonAnswer): JsonAnswer {
+    const why = problemIn(answer.body);
     if (answer.status >= 500)
-      throw noGateway(gateway.url, `${path}: it answered with status ${answer.status}`);
+      throw noGateway(
+        gateway.url,
+        `${path}: it answered with status ${answer.status}${why === undefined ? '' : ` (${why})`}`,
+      );
     this.noteHeard(gateway);
     return answer;
   }

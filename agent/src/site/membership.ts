@@ -3,12 +3,10 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, openAssignment, sealEnrolment } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { KeyPair } from '@sitecast/shared/signing';
-import { cutText } from '@sitecast/shared/text';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import type { MemoryFile } from '../state/memory-file.ts';
+import { fieldOf, textOf } from './answers.ts';
 import { type Gateways, noGateway } from './gateways.ts';
-
-const MAX_TEXT_CHARS = 300;
 
 export interface MembershipOptions {
   gateways: Gateways;
@@ -111,17 +109,6 @@ function assignmentIn(url: string, body: unknown): unknown {
   const assignment = fieldOf(body, 'assignment');
   if (assignment === undefined) throw noGateway(url, 'its answer about this device holds no assignment');
   return assignment;
-}
-
-/** A text in an answer that nobody vouches for, shortened. */
-export function textOf(body: unknown, name: string): string | undefined {
-  const text = fieldOf(body, name);
-  return typeof text === 'string' ? cutText(text, MAX_TEXT_CHARS) : undefined;
-}
-
-/** A field of an answer that nobody vouches for. */
-export function fieldOf(body: unknown, name: string): unknown {
-  return typeof body === 'object' && body !== null ? Reflect.get(body, name) : undefined;
 }
 
 /** What a problem answer says. One without a code isn't a site's. */

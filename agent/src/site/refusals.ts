@@ -1,7 +1,7 @@
 import { MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
 import type { Log } from '../ports.ts';
 import type { Outbox, PendingReport } from '../state/outbox.ts';
-import { fieldOf, textOf } from './membership.ts';
+import { fieldOf, textOf } from './answers.ts';
 
 /** A gateway's refusal is remembered, and what it refused isn't sent to it, for so long, milliseconds. */
 const REMEMBERED_MS = 5 * 60_000;

@@ -6,7 +6,7 @@ import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '@sitecast/shared/
 import { type Envelope, fastVerifyById } from '@sitecast/shared/identity';
 import { SitecastError } from '@sitecast/shared/errors';
 import { statusOf } from '@sitecast/shared/http-problem';
-import { fieldOf } from '../site/membership.ts';
+import { fieldOf } from '../site/answers.ts';
 import type { TestFleet } from './fleet.ts';
 
 /** What a site does to a request instead of answering it. */
@@ -132,6 +132,8 @@ export class TestSite {
   frozen: Map<string, Buffer> | undefined;
   /** What it answers to whoever wants to go down. Undefined: it hands out no leases. */
   lease: (() => { granted: boolean; retryAfterMs?: number; heldBy?: unknown }) | undefined;
+  /** What is wrong with whoever asks for one (RFC 9457), instead of an answer. */
+  leaseProblem: { code: string; detail: string } | undefined;
   /** Claims at each wait that something has changed. */
   alwaysChanged = false;
   /** Why a report is refused for what it is; undefined: it's taken. */
@@ -330,7 +332,8 @@ export class TestSite {
         sendJson(response, 202, {});
         return;
       case '/site/v1/leases':
-        if (this.lease) sendJson(response, 200, this.lease());
+        if (this.leaseProblem) sendJson(response, 403, this.leaseProblem);
+        else if (this.lease) sendJson(response, 200, this.lease());
         else sendJson(response, 404, {});
         return;
       default:
