@@ -98,6 +98,25 @@ it('a manifest or product file that is deleted or damaged is put back from its c
   expect(readFileSync(join(folder(), manifest))).toEqual(right);
 });
 
+it('one that is served although the disk has lost it is listed as lost, and publishing the same again gives it back', async () => {
+  const manifest = manifestOf('camera', 2);
+  const right = readFileSync(join(folder(), manifest));
+  expect((await sitecast('release', 'list')).stdout).not.toContain('lost');
+  rmSync(join(folder(), manifest));
+  rmSync(at('data/spare', manifest.slice(0, 64)));
+  await origin.scrubber.survey();
+  const list = await sitecast('release', 'list');
+  expect(list.stdout).toMatch(/camera +2\.0\.0 .*the origin has lost its manifest/);
+  const { stderr } = await sitecast('status');
+  expect(stderr).toMatch(/\(releases\/camera-2\.json\): bring it back .* --counter 2\n/);
+  expect(stderr).not.toContain('the same image');
+  const again = await publish('camera', '2.0.0');
+  expect(again.exitCode).toBe(0);
+  expect(JSON.parse(again.stdout)).toMatchObject({ state: 'mended', files: ['releases/camera-2.json'] });
+  expect(readFileSync(join(folder(), manifest))).toEqual(right);
+  expect((await sitecast('status')).stderr).not.toContain('lost');
+});
+
 it('one that is lost with its copy is named once it was asked for, and does not keep others from anything', async () => {
   const manifest = manifestOf('camera', 2);
   rmSync(join(folder(), manifest));

@@ -66,7 +66,7 @@ it('shows who lives, who is silent, where nobody tells, and who holds up a site'
   expect(await sitecast('gateway', 'show', released.id)).toContain('it does not tell whom it hears');
   await bed.call('PATCH', `/api/v1/devices/${holder.id}`, { name: 'door-7' });
   await bed.call('PATCH', `/api/v1/gateways/${south.id}`, { name: 'gate-2' });
-  const turn = 'site north: its turn is held by door-7 for 12 min 30 s';
+  const turn = 'site north: its turn is held by door-7 for 12 min 30 s; it ends in 9 min 30 s unless renewed';
   expect((await sitecast('gateway', 'show', north.id)).split('\n')).toContain(turn);
   expect((await sitecast('rollout', 'status', rollout)).split('\n')).toContain(turn);
   let status = await sitecast('status');
@@ -78,7 +78,7 @@ it('shows who lives, who is silent, where nobody tells, and who holds up a site'
   bed.clock.nowMs += 80_000;
   status = await sitecast('status');
   const heldAt = new Date(bed.clock.nowMs - 380_000).toISOString();
-  const stuck = `site north: its turn is held by door-7 for 13 min 20 s, not heard since ${heldAt}`;
+  const stuck = `site north: its turn is held by door-7 for 13 min 20 s, not heard since ${heldAt}; it ends in 8 min 40 s unless renewed, or, where it is gone for good, with \`sitecast device revoke door-7\``;
   expect(status).toContain(`warning: ${stuck}\n`);
   const saidAt = new Date(bed.clock.nowMs - 110_000).toISOString();
   expect(status).toContain(`warning: site south: gateway gate-2 is silent since ${saidAt}`);

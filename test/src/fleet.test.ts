@@ -222,7 +222,12 @@ describe('sitecast', () => {
     // A wish names nobody.
     expect(await refused('device', 'accept', 'quay-10')).toMatchObject({ code: 'SITECAST_DEVICE_UNKNOWN' });
     expect(await refused('device', 'accept', newId)).toEqual({ exitCode: 3, code: 'SITECAST_NAME_TAKEN' });
-    const accepted = await said('device', 'accept', newId.slice(-12), '--replace');
+    // It enrolled a moment ago: it may be at work.
+    expect(await refused('device', 'accept', newId, '--replace')).toEqual({
+      exitCode: 3,
+      code: 'SITECAST_BEARER_HEARD',
+    });
+    const accepted = await said('device', 'accept', newId.slice(-12), '--replace', '--yes');
     expect(accepted).toBe(`quay-10 (${newId}) is in, at the site quay\n`);
     expect(await bed.json('sitecast', ['device', 'show', 'quay-10'])).toMatchObject({
       id: newId,

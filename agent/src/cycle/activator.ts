@@ -1,6 +1,13 @@
 import { isSystemError } from '@sitecast/shared/errors';
 import { bootVerdict } from '../decision/boot-verdict.ts';
-import type { BarredRelease, Memory, Reason, RolloutMemory, Update } from '../decision/memory.ts';
+import {
+  type BarredRelease,
+  type Memory,
+  ORDERED,
+  type Reason,
+  type RolloutMemory,
+  type Update,
+} from '../decision/memory.ts';
 import { type BootState, otherSlot, type SlotName } from '../ports.ts';
 import type { Rest } from '../state/status.ts';
 import { runHook } from './hooks.ts';
@@ -298,7 +305,8 @@ export class Activator {
   }
 }
 
-const ordered: Reason = { code: 'ordered', message: 'the operator rolled this rollout back' };
+/** An operator did it, or the origin by itself: the signed order doesn't say. */
+const ordered: Reason = { code: ORDERED, message: 'the rollout was rolled back' };
 
 function exhausted(update: Update): Reason {
   return {

@@ -1,7 +1,7 @@
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { DeviceState } from '@sitecast/shared/fleet';
 import type { Order } from '../decision/choose.ts';
-import { isSameUpdate, type Reason } from '../decision/memory.ts';
+import { isSameUpdate, ORDERED, type Reason } from '../decision/memory.ts';
 import type { Log } from '../ports.ts';
 import type { Rest, Status } from '../state/status.ts';
 
@@ -60,7 +60,8 @@ export class Narrator {
     const data = { ...(rollout && { rollout }), ...(reason && { code: reason.code }) };
     const why = reason ? `: ${reason.message}` : '';
     if (state === 'failed') this.#log('error', `${version} failed${why}`, data);
-    else if (state === 'rolledBack') this.#log('warn', `rolled back from ${version}${why}`, data);
+    else if (state === 'rolledBack')
+      this.#log('warn', `rolled back ${wayBack(reason)} ${version}${why}`, data);
     else if (STEPS[state] !== undefined) this.#log('info', `${STEPS[state]} ${version}${why}`, data);
   }
 
@@ -94,3 +95,6 @@ export class Narrator {
 function restKey({ state, waitingFor, reason }: Pick<Rest, 'state' | 'waitingFor' | 'reason'>): string {
   return [state, waitingFor, reason?.code].join(' ');
 }
+
+/** An ordered way back tells of the release that it led to; a fall back of the one that failed. */
+const wayBack = (reason: Reason | undefined): string => (reason?.code === ORDERED ? 'to' : 'from');

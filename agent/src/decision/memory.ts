@@ -14,6 +14,9 @@ export const reasonSchema = z.looseObject({
 });
 export type Reason = z.infer<typeof reasonSchema>;
 
+/** Code of a device that went back because its rollout goes back: what it tells of then is the release it went to. */
+export const ORDERED = 'ordered';
+
 const rolloutRefSchema = z.looseObject({ id: z.string().max(64), attempt: z.int().min(1) });
 
 const hexId = z.string().regex(/^[0-9a-f]{64}$/);

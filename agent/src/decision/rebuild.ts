@@ -1,6 +1,7 @@
 import type { Report } from '@sitecast/shared/fleet';
 import { type BootState, otherSlot, type SlotName } from '../ports.ts';
 import {
+  ORDERED,
   type BarredRelease,
   type Memory,
   newMemory,
@@ -128,7 +129,7 @@ function outcomeOf(
   code: string | undefined,
 ): 'completed' | 'failed' | 'rolledBack' | undefined {
   if (state === 'completed' || state === 'failed') return state;
-  if (state === 'rolledBack') return code === 'ordered' ? 'rolledBack' : 'failed';
+  if (state === 'rolledBack') return code === ORDERED ? 'rolledBack' : 'failed';
   return undefined;
 }
 

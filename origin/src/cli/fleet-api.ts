@@ -173,6 +173,10 @@ const rolloutStatusSchema = rolloutSchema.extend({
   /** What an operator can do with it now. */
   acts: z.array(z.string()).default([]),
   figures: figuresSchema.optional(),
+  /** Not told by an origin of 0.1.0. */
+  back: z
+    .object({ left: z.number(), lateLeft: z.number(), stuck: z.number(), returned: z.number() })
+    .optional(),
   failures: z.array(failureGroupSchema),
   names: namesSchema,
   devices: z.array(

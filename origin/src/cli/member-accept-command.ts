@@ -18,7 +18,14 @@ interface AcceptOptions extends JsonOptions {
   site?: string;
   name?: string;
   replace?: boolean;
+  yes?: boolean;
 }
+
+/** Who bears the name, and whether the machine seems to be at work. */
+type KnownBearer = Bearer & { presence?: Member['presence'] };
+
+/** One that was heard so lately is no machine that broke down and was set up anew; or it's worth a question. */
+const LIVES_MS = 5 * 60_000;
 
 export function memberAcceptCommand(kind: Kind): SettingsCommand {
   return asJson(
@@ -35,26 +42,28 @@ export function memberAcceptCommand(kind: Kind): SettingsCommand {
       .option(
         '--replace',
         `the ${kind} that has this name is revoked; its site and tags go over, but for a site that is given`,
-      ),
+      )
+      .option('--yes', `do not ask, though the ${kind} that --replace revokes is being heard`),
   )
     .addHelpText(
       'after',
       `
 Compare the id with the one that the ${kind} itself shows: whoever asks can call itself anything but that.
+With --replace, of a ${kind} that is being heard, or was within 5 minutes, it asks at a terminal, and else does nothing without --yes.
 
 Examples:
   sitecast ${kind} accept 12D3KooWB1… --site north --name ${EXAMPLE_NAMES[kind]}
   sitecast ${kind} accept 12D3KooWB1… --replace`,
     )
     .action(async (text: string, options: AcceptOptions, command: Command) => {
-      const { site, replace = false, json: isJson } = options;
+      const { site, replace = false, yes = false, json: isJson } = options;
       const origin = await connect(options);
       const { id, waiting } = await findPending(origin, kind, text);
       // One in the environment or a settings file is a token's, or a machine's.
       const given = command.getOptionValueSource('name') === 'cli' ? options.name : undefined;
       const name = given ?? waiting?.wish;
       const bearer = name === undefined ? undefined : await bearerOf(origin, kind, name, waiting);
-      await demandDecision(kind, { id, name, bearer }, replace);
+      await demandDecision(kind, { id, name, bearer }, { isReplacing: replace, isYes: yes });
       const json = {
         ...(site !== undefined && { site }),
         ...(name !== undefined && { name }),
@@ -82,8 +91,13 @@ async function bearerOf(
   kind: Kind,
   name: string,
   waiting: Member | undefined,
-): Promise<Bearer | undefined> {
-  if (waiting?.wish === name) return waiting.wishBearer;
+): Promise<KnownBearer | undefined> {
+  if (waiting?.wish === name) {
+    const { wishBearer: wished } = waiting;
+    if (wished?.kind !== kind) return wished;
+    const known = await fetchMembers(origin, kind, { idPart: wished.id });
+    return { ...wished, presence: known.members.find(({ id }) => id === wished.id)?.presence };
+  }
   const { members } = await fetchMembers(origin, kind, { idPart: name });
   const found = members.find(
     member =>
@@ -94,34 +108,52 @@ async function bearerOf(
   return {
     id,
     kind,
+    presence: found.presence,
     lastHeardAt: [enrolledAt, lastSeenAt ?? '', last?.receivedAt ?? ''].sort().at(-1) ?? '',
   };
 }
 
 /**
- * Revoking another is never done unasked.
- * @throws SITECAST_NAME_TAKEN, SITECAST_NOT_CONFIRMED, SITECAST_NOT_NAMED_SO
+ * Revoking another is never done unasked, and one that seems to be at work not unless that is said as well.
+ * @throws SITECAST_NAME_TAKEN, SITECAST_BEARER_HEARD, SITECAST_NOT_CONFIRMED, SITECAST_NOT_NAMED_SO
  */
 async function demandDecision(
   kind: Kind,
-  { id, name, bearer }: { id: string; name: string | undefined; bearer: Bearer | undefined },
-  isReplacing: boolean,
+  { id, name, bearer }: { id: string; name: string | undefined; bearer: KnownBearer | undefined },
+  { isReplacing, isYes }: { isReplacing: boolean; isYes: boolean },
 ): Promise<void> {
   if (name === undefined || !bearer) {
-    if (!isReplacing) return;
-    const what =
-      name === undefined ? `${id} wants no name, and none is given` : `no ${kind} is called ${name}`;
-    throw new SitecastError('conflict', 'SITECAST_NOT_NAMED_SO', `there is nobody to replace: ${what}`);
-  }
-  const text = takenText({ name, bearer });
-  const canReplace = bearer.kind === kind;
-  if (isReplacing && canReplace) {
-    note(text);
+    if (isReplacing) throw nobodyToReplace(kind, id, name);
     return;
   }
-  if (canReplace && process.stdin.isTTY && process.stderr.isTTY) return await confirm(text, false);
+  const life = lifeOf(bearer, Date.now());
+  const text = `${takenText({ name, bearer })}${life === undefined ? '' : `; ${life}`}`;
+  const canReplace = bearer.kind === kind;
+  const canAsk = process.stdin.isTTY && process.stderr.isTTY;
+  if (isReplacing && canReplace) {
+    const isMeant = isYes || life === undefined;
+    if (isMeant || canAsk) return await confirm(text, isMeant);
+    throw new SitecastError('conflict', 'SITECAST_BEARER_HEARD', text, {
+      hint: '--replace --yes, if it is the same machine set up anew; else another --name.',
+      data: { name, bearer: bearer.id },
+    });
+  }
+  if (canReplace && canAsk) return await confirm(text, false);
   throw new SitecastError('conflict', 'SITECAST_NAME_TAKEN', text, {
     hint: `${canReplace ? '--replace, if it is the same machine set up anew; else another' : 'Give another'} --name.`,
     data: { name, bearer: bearer.id },
   });
+}
+
+function nobodyToReplace(kind: Kind, id: string, name: string | undefined): SitecastError {
+  const what = name === undefined ? `${id} wants no name, and none is given` : `no ${kind} is called ${name}`;
+  return new SitecastError('conflict', 'SITECAST_NOT_NAMED_SO', `there is nobody to replace: ${what}`);
+}
+
+/** What speaks for a machine's being at work: presence as the origin tells it, else when it was heard last. */
+export function lifeOf({ presence, lastHeardAt }: KnownBearer, nowMs: number): string | undefined {
+  if (presence === 'heard') return 'it is being heard now';
+  // A clock that differs from the origin's doesn't make anybody dead.
+  const isLate = nowMs - Date.parse(lastHeardAt) >= LIVES_MS;
+  return isLate || lastHeardAt === '' ? undefined : 'it was heard within the last 5 minutes';
 }

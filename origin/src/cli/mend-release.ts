@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { indexTarget, type ReleaseManifest } from '@sitecast/shared/release';
+import { indexTarget, manifestTarget, type ReleaseManifest } from '@sitecast/shared/release';
 import { countLost, type ImageOptions, type UploadedImage, uploadImageTo } from './image-upload.ts';
 import type { OriginClient } from './origin-client.ts';
 import { checkRelease, repair } from './repository-api.ts';
@@ -21,7 +21,7 @@ export interface Mended {
 }
 
 /**
- * Brings back what the origin has lost of a release, or the disk has damaged: chunks, and the index. The origin reads all of the
+ * Brings back what the origin has lost of a release, or the disk has damaged: chunks, the index, and the manifest. The origin reads all of the
  * release back first.
  * @returns undefined where nothing is lost
  * @throws SITECAST_CHUNKS_MISSING, SITECAST_FILES_LOST where the image was cut into chunks in another way
@@ -34,15 +34,53 @@ export async function mendRelease(
   const { origin, image } = request;
   const { product, version, counter } = release;
   const damage = await checkRelease(origin, product, counter);
-  if (damage?.files.includes(indexTarget(product, counter))) return await mendIndex(release, request);
+  const files = await giveBack(
+    origin,
+    view,
+    (damage?.files ?? []).filter(name => name === manifestTarget(product, counter)),
+  );
+  if (damage?.files.includes(indexTarget(product, counter)))
+    return withFiles(files, await mendIndex(release, request));
   const bytes = await view.file(indexTarget(product, counter));
-  if (!bytes) return undefined;
-  const index = ChunkIndex.decode(bytes);
-  if ((damage?.chunks ?? 0) === 0 && (await countLost(origin, index)) === 0) return undefined;
+  const index = bytes && ChunkIndex.decode(bytes);
+  if (!index || ((damage?.chunks ?? 0) === 0 && (await countLost(origin, index)) === 0))
+    return files.length > 0 ? { newChunks: 0, sentBytes: 0, files } : undefined;
   const cut = image.image === undefined ? image : { ...image, chunkSize: index.sizes };
   const sent = await uploadImageTo(origin, cut, `${product} ${version}`);
-  return await finish(release, origin, index, sent);
+  return withFiles(files, await finish(release, origin, index, sent));
 }
+
+/**
+ * Gives back what the origin's disk has lost, and it still serves, out of a file that it holds open.
+ * @returns names of those that are back
+ * @throws SITECAST_TARGET_MISSING where the origin doesn't serve it any more
+ * @throws SITECAST_FILES_LOST where it's lost all the same
+ */
+async function giveBack(
+  origin: OriginClient,
+  view: RepositoryView,
+  names: readonly string[],
+): Promise<string[]> {
+  if (names.length === 0) return [];
+  for (const name of names) {
+    const bytes = await view.file(name);
+    if (!bytes) continue;
+    const sha256 = createHash('sha256').update(bytes).digest('hex');
+    await origin.bytes(`/api/v1/files/${sha256}`, { method: 'PUT', bytes });
+  }
+  const { files } = await repair(origin);
+  const lost = names.filter(name => !files.includes(name));
+  if (lost.length === 0) return files;
+  throw new SitecastError('conflict', 'SITECAST_FILES_LOST', `the origin has lost ${lost.join(', ')}`, {
+    hint: 'Stop the origin and run sitecast-origin recover --damaged-only --from GATEWAY.',
+    data: { files: lost },
+  });
+}
+
+const withFiles = (files: readonly string[], mended: Mended): Mended => ({
+  ...mended,
+  files: [...new Set([...files, ...mended.files])],
+});
 
 /** The index is what says how the image was cut: without it, it must be cut in the same way by luck or by what the caller says. */
 async function mendIndex(release: ReleaseManifest, { origin, image }: MendRequest): Promise<Mended> {

@@ -51,11 +51,22 @@ export async function fetchPresence(origin: Pick<OriginClient, 'json'>): Promise
   }
 }
 
-/** `site north: its turn is held by 12D3… for 12 min, not heard since …` */
-function turnText({ id, name, site, heldMs, presence, lastHeardAt }: Turn): string {
+/**
+ * `site north: its turn is held by cam-7 for 12 min, not heard since …; it ends in 3 min unless renewed, or with …`: a device that
+ * is revoked isn't waited for.
+ */
+function turnText({ id, name, site, heldMs, leftMs, presence, lastHeardAt }: Turn): string {
   const long = heldMs === undefined ? '' : ` for ${formatDurationMs(heldMs)}`;
   const isAway = presence === 'silent' && lastHeardAt !== undefined;
-  return `site ${site}: its turn is held by ${calledText({ id, name })}${long}${isAway ? `, not heard since ${lastHeardAt}` : ''}`;
+  const parts = [
+    `site ${site}: its turn is held by ${calledText({ id, name })}${long}`,
+    isAway ? `, not heard since ${lastHeardAt}` : '',
+    leftMs > 0 ? `; it ends in ${formatDurationMs(leftMs)} unless renewed` : '; it ends now unless renewed',
+    presence === 'silent'
+      ? `, or, where it is gone for good, with \`sitecast device revoke ${name ?? id}\``
+      : '',
+  ];
+  return parts.join('');
 }
 
 /** A line each, and one for those that don't fit. */

@@ -4,11 +4,11 @@ import {
   indexTarget,
   manifestTarget,
   productTarget,
+  type ReleaseManifest,
   serializeFile,
   withdrawnAfter,
 } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
-import type { ChangeResult } from './repository-api.ts';
 import { bringBack } from './bring-back.ts';
 import { requireSameTime } from './clocks.ts';
 import { type Draft, isComplete, newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
@@ -16,10 +16,11 @@ import { requireFirst, requireNext } from './draft-base.ts';
 import { summarizeDraft } from './draft-summary.ts';
 import { writeRoot } from './init-command.ts';
 import { KeyRing } from './key-ring.ts';
+import type { OriginClient } from './origin-client.ts';
 import { formatBytes, note, print, printJson, table } from './output.ts';
 import { gistOf } from './release-notes.ts';
 import { findRelease, type PublishedProduct, readAllProducts, readKnownProduct } from './releases.ts';
-import { submitDraft } from './repository-api.ts';
+import { type ChangeResult, repositoryStatus, submitDraft } from './repository-api.ts';
 import { hasRoot, openRepository, type RepositoryView, storedRepository } from './repository-view.ts';
 import {
   addKeyOptions,
@@ -219,9 +220,36 @@ export function releaseWithdrawCommand(): SettingsCommand {
     });
 }
 
+const MANIFEST_LOST = 'the origin has lost its manifest: `sitecast status`';
+
 function lostRow({ product, counter }: { product: string; counter: number }): string[] {
   const unknown = ['?', '?', '?'];
-  return [product, '?', String(counter), ...unknown, 'the origin has lost its manifest: `sitecast status`'];
+  return [product, '?', String(counter), ...unknown, MANIFEST_LOST];
+}
+
+function remarksOn(
+  { minimum }: ReleaseManifest,
+  { belowFloor, isDamaged }: { belowFloor: boolean; isDamaged: boolean },
+): string {
+  const remarks = [
+    isDamaged ? MANIFEST_LOST : '',
+    belowFloor ? 'below the floor' : '',
+    minimum ? `from ${minimum.version} on` : '',
+  ];
+  return remarks.filter(Boolean).join(', ');
+}
+
+/** What the origin may still serve, out of a file that it holds open, though its disk has lost it. */
+async function lostOnDisk(origin: OriginClient): Promise<(target: string) => boolean> {
+  try {
+    const { damage } = await repositoryStatus(origin);
+    const files = new Set(damage?.files);
+    return target => files.has(target);
+  } catch (error) {
+    // The list is public; how the repository is isn't.
+    if (error instanceof SitecastError) return () => false;
+    throw error;
+  }
 }
 
 export function releaseListCommand(): SettingsCommand {
@@ -232,13 +260,16 @@ export function releaseListCommand(): SettingsCommand {
   addTrustOptions(addOriginOptions(command));
   return command.action(
     async (product: string | undefined, options: OriginOptions & TrustOptions & { json?: boolean }) => {
-      const view = await openRepository(options, await connect(options));
+      const origin = await connect(options);
+      const view = await openRepository(options, origin);
+      const isLost = await lostOnDisk(origin);
       const products =
         product === undefined ? await readAllProducts(view) : [await readKnownProduct(view, product)];
       const releases = products.flatMap(published =>
         published.releases.map(release => ({
           release,
           belowFloor: release.counter < published.file.floor.counter,
+          isLost: isLost(manifestTarget(release.product, release.counter)),
         })),
       );
       const lost = products.flatMap(({ file, lost: counters }) =>
@@ -246,9 +277,10 @@ export function releaseListCommand(): SettingsCommand {
       );
       if (options.json) {
         printJson({
-          releases: releases.map(({ release, belowFloor }) => ({
+          releases: releases.map(({ release, belowFloor, isLost: isDamaged }) => ({
             ...release,
             belowFloor,
+            ...(isDamaged && { isLost: true }),
             manifest: manifestTarget(release.product, release.counter),
           })),
           lost,
@@ -263,16 +295,14 @@ export function releaseListCommand(): SettingsCommand {
         );
         return;
       }
-      const rows = releases.map(({ release, belowFloor }) => [
+      const rows = releases.map(({ release, belowFloor, isLost: isDamaged }) => [
         release.product,
         release.version,
         String(release.counter),
         formatBytes(release.image.lengthBytes),
         release.hardware.join(','),
         release.createdAt,
-        [belowFloor ? 'below the floor' : '', release.minimum ? `from ${release.minimum.version} on` : '']
-          .filter(Boolean)
-          .join(', '),
+        remarksOn(release, { belowFloor, isDamaged }),
         gistOf(release.notes),
       ]);
       rows.push(...lost.map(lostRow));

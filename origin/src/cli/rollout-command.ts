@@ -40,7 +40,7 @@ It tells the stage, what is left of its soak, and how many of the rollout's devi
 code is 0, however the rollout stands. With --watch it tells how the rollout ended:
   0  it is completed; with --until-stage also: that stage is over, and the rollout goes on
   1  it was aborted or sent back; the origin has paused it; or devices failed, so that it never completes by itself
-An operator's pause is waited through. With --watch --json there is one object a line, one for each change.
+An operator's pause is waited through, and a rollback until nobody is left who can go back. With --watch --json there is one object a line, one for each change.
 
 Examples:
   sitecast rollout status

@@ -40,13 +40,25 @@ export function soakMsOf(plan: RolloutStatus['plan'], stage: number): number {
   return isUnused ? 0 : (plan.stages[stage]?.soakMs ?? 0);
 }
 
+/** Of one that rolls back: where its devices are on the way. An origin of 0.1.0 tells the cohort alone, without those that wait. */
+export function goingBackOf({
+  back,
+  figures,
+}: Pick<RolloutStatus, 'back' | 'figures'>): RolloutStatus['back'] {
+  if (back || !figures) return back;
+  const { well, running, blocked, returned } = figures;
+  return { left: well + running, lateLeft: 0, stuck: blocked, returned };
+}
+
 /** While it rolls back: when nobody is on the way any more. It ends when an operator says `abort`. */
-function backAgain({ id, figures }: RolloutStatus): Ending | undefined {
-  if (!figures || figures.well + figures.running > 0) return undefined;
-  const left = figures.blocked > 0 ? `; ${figures.blocked} could not` : '';
+function backAgain(status: RolloutStatus): Ending | undefined {
+  const { id } = status;
+  const back = goingBackOf(status);
+  if (!back || back.left > 0) return undefined;
+  const stuck = back.stuck > 0 ? `; ${back.stuck} could not` : '';
   return {
     isGood: false,
-    text: `rollout ${id} was sent back: ${figures.returned} of its devices went back${left}`,
+    text: `rollout ${id} was sent back: ${back.returned} of its devices went back${stuck}`,
     hint: `Devices that come later with the release are sent back, too, until \`sitecast rollout abort ${id}\`.`,
   };
 }

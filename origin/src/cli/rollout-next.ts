@@ -1,6 +1,6 @@
 import type { RolloutStatus } from './fleet-api.ts';
 import { plural } from './output.ts';
-import { isLastStage, soakMsOf } from './rollout-ending.ts';
+import { goingBackOf, isLastStage, soakMsOf } from './rollout-ending.ts';
 
 /** What a rollout waits for, and what an operator can do about it: where neither goes without saying. */
 export function describeNext(status: RolloutStatus): string[] {
@@ -17,18 +17,21 @@ export function describeNext(status: RolloutStatus): string[] {
   ];
 }
 
-function goingBack({ id, figures, rollbackTo }: RolloutStatus): string[] {
-  const { well = 0, running = 0, blocked = 0 } = figures ?? {};
-  const left = well + running;
+function goingBack(status: RolloutStatus): string[] {
+  const { id, rollbackTo } = status;
+  const { left = 0, lateLeft = 0, stuck = 0 } = goingBackOf(status) ?? {};
+  const late = lateLeft > 0 ? `, ${lateLeft} of them ${lateLeft === 1 ? 'a latecomer' : 'latecomers'}` : '';
   const waits =
-    left > 0 ? `${plural(left, 'device')} still to go back` : 'no device known that is still to go back';
+    left > 0
+      ? `${plural(left, 'device')} still to go back${late}`
+      : 'no device known that is still to go back';
   const other = rollbackTo ? 'another release' : 'a release';
   const lines = [
     `next: ${waits}; those that come later with it are sent back, too, and no other rollout to the same can begin, until \`sitecast rollout abort ${id}\``,
   ];
-  if (blocked > 0)
+  if (stuck > 0)
     lines.push(
-      `${plural(blocked, 'device')} could not: \`sitecast rollout rollback ${id} --to VERSION\` leads to ${other} of your choice`,
+      `${plural(stuck, 'device')} could not: \`sitecast rollout rollback ${id} --to VERSION\` leads to ${other} of your choice`,
     );
   return lines;
 }

@@ -36,6 +36,11 @@ it("marks one device's words in a group as that device's", () => {
   expect(old).toMatch(/^healthFailed +rpi4 /);
 });
 
+it('does not say that an operator sent a device back where it may have been the origin', () => {
+  const old = { code: 'ordered', message: 'the operator rolled this rollout back' };
+  expect(reasonText(old)).toBe('the rollout was rolled back (ordered)');
+});
+
 it.each([
   ['health: exit code 1: no camera', 'health: exit code 1: no camera (healthFailed)'],
   // As an agent of 0.1.0 says it.

@@ -93,7 +93,8 @@ const saidText = (message: string): string => field(message.trim().replace(/:$/,
 
 /** A device's own words, and the code. */
 export function reasonText({ message, code }: { message: string; code: string }): string {
-  const said = saidText(message);
+  // Agents of 0.1.0 name the operator, also where the origin sent the rollout back by itself.
+  const said = code === 'ordered' ? 'the rollout was rolled back' : saidText(message);
   return said === '' ? field(code) : `${said} (${field(code)})`;
 }
 

@@ -1,4 +1,5 @@
 import type { ErrorCode } from '@sitecast/shared/errors';
+import { parseTargetName } from '@sitecast/shared/release';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import type { TufKey } from '@sitecast/shared/trust';
 import { ROLES, type Role } from './committed.ts';
@@ -112,23 +113,43 @@ function expiryWarnings({ committed, clockDoubt }: Repository, nowMs: number): W
   return warnings;
 }
 
+const RECOVER = 'bring it back with sitecast-origin recover --damaged-only --from GATEWAY';
+
+/** What brings a target file or an old root back. */
+function remedyFor(name: string): string {
+  const target = parseTargetName(name);
+  if (target?.kind === 'index') return 'publish the release again with the same image';
+  if (target?.kind !== 'manifest') return RECOVER;
+  const { product, counter } = target;
+  return `${RECOVER}; where no gateway has it, submit the draft that brought it, or give it up: sitecast release withdraw ${product} VERSION --counter ${counter}`;
+}
+
 /** The `targets` role is what names them. */
 function damageWarnings({ damage }: Repository): Warning[] {
-  const cure = `bring it back with sitecast-origin recover --damaged-only --from GATEWAY`;
   const warnings: Warning[] = damage.namedReleases().map(({ product, counter, version, chunks }) => ({
     role: 'targets',
     code: 'SITECAST_CHUNKS_LOST',
-    message: `release ${version ?? counter} of ${product} lacks ${chunks === 1 ? '1 chunk' : `${chunks} chunks`}, damaged or lost: publish it again with the same image, or ${cure}`,
+    message: `release ${version ?? counter} of ${product} lacks ${chunks === 1 ? '1 chunk' : `${chunks} chunks`}, damaged or lost: publish it again with the same image, or ${RECOVER}`,
   }));
-  const files = damage.namedFiles();
-  if (files.length > 0) {
-    const more = damage.files > files.length ? ' …' : '';
+  const named = damage.namedFiles();
+  const more = damage.files - named.length;
+  const byRemedy = new Map<string, string[]>();
+  for (const name of named) {
+    const remedy = remedyFor(name);
+    byRemedy.set(remedy, [...(byRemedy.get(remedy) ?? []), name]);
+  }
+  for (const [remedy, files] of byRemedy)
     warnings.push({
       role: 'targets',
       code: 'SITECAST_FILES_LOST',
-      message: `${damage.files === 1 ? '1 published file is' : `${damage.files} published files are`} damaged or lost (${files.join(', ')}${more}): publish the release again with the same image for an index; ${cure}; submit the draft again, if one brought it; or withdraw the release with --counter`,
+      message: `${files.length === 1 ? '1 published file is' : `${files.length} published files are`} damaged or lost (${files.join(', ')}): ${remedy}`,
     });
-  }
+  if (more > 0)
+    warnings.push({
+      role: 'targets',
+      code: 'SITECAST_FILES_LOST',
+      message: `${more} more published files are damaged or lost: ${RECOVER}`,
+    });
   return warnings;
 }
 

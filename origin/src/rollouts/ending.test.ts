@@ -1,4 +1,4 @@
-import { parseRollouts, type Rollout } from '@sitecast/shared/fleet';
+import { type DeviceState, parseRollouts, type Rollout } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
@@ -259,5 +259,68 @@ describe('what an act would do', () => {
     await act(id, 'abort');
     expect(await preview(id, 'retry')).toMatchObject({ code: 'SITECAST_ROLLOUT_ENDED' });
     expect(await preview(id, 'abort')).toMatchObject({ httpStatus: 200, touches: 0 });
+  });
+});
+
+describe('a rollback', () => {
+  const release = { counter: 2, version: '2.0.0' };
+  const before = { counter: 1, version: '1.0.0' };
+  const says = async (
+    id: unknown,
+    device: TestMember,
+    state: DeviceState,
+    booted = release,
+    code?: string,
+  ): Promise<void> => {
+    await device.report({
+      state,
+      release: booted,
+      booted: { slot: 'B', release: booted },
+      ...(code !== undefined && { reason: { code, message: '' } }),
+      rollout: { id: String(id), attempt: 1 },
+    });
+    await bed.origin.rollouts.checkCompletion();
+  };
+
+  it('counts those that wait for their turn, and latecomers, until each is back or said that it can not', async () => {
+    const { id } = await startOf(2);
+    await says(id, north, 'completed');
+    // It never got the release: nothing is to be undone.
+    await says(id, south, 'waiting', before);
+    const late = await bed.device('north');
+    await says(id, late, 'completed');
+    const other = await bed.device('north');
+    await says(id, other, 'completed');
+    expect(await preview(id, 'rollback')).toMatchObject({ touches: 3 });
+    await act(id, 'rollback');
+    expect(await status(id)).toMatchObject({ back: { left: 3, lateLeft: 2, stuck: 0, returned: 0 } });
+    await says(id, north, 'waiting');
+    await says(id, late, 'checking');
+    expect(await status(id)).toMatchObject({ back: { left: 3, lateLeft: 2 } });
+    expect(await preview(id, 'abort')).toMatchObject({ touches: 3 });
+    await bed.restart();
+    await says(id, other, 'blocked', release, 'SITECAST_ROLLBACK_IMPOSSIBLE');
+    await says(id, late, 'rolledBack', before, 'ordered');
+    expect(await status(id)).toMatchObject({ back: { left: 1, lateLeft: 0, stuck: 1, returned: 1 } });
+    await says(id, north, 'rolledBack', before, 'ordered');
+    expect(await status(id)).toMatchObject({ back: { left: 0, stuck: 1, returned: 2 } });
+    expect(await preview(id, 'abort')).toMatchObject({ touches: 0 });
+    expect(await preview(id, 'rollback&to=1.0.0')).toMatchObject({ touches: 1 });
+    await act(id, 'abort');
+    expect(await status(id)).not.toHaveProperty('back');
+  });
+
+  it('waits for no device that is revoked, and does not show it as waiting', async () => {
+    const { id } = await startOf(2);
+    await says(id, north, 'completed');
+    await says(id, south, 'completed');
+    await act(id, 'rollback');
+    await says(id, north, 'rolledBack', before, 'ordered');
+    await says(id, south, 'waiting');
+    for (const { id: device } of [north, south]) await bed.call('POST', `/api/v1/devices/${device}/revoke`);
+    await bed.origin.rollouts.reconcile();
+    expect(await status(id)).toMatchObject({ back: { left: 0 }, counts: { rolledBack: 1, revoked: 1 } });
+    const shown = await bed.call('GET', path(id, '?state=revoked'));
+    expect(shown).toMatchObject({ devices: [{ id: south.id, state: 'revoked', at: expect.any(String) }] });
   });
 });

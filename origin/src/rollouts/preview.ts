@@ -1,5 +1,6 @@
 import type { OperatorAct } from './controller/operate.ts';
 import type { Figures } from './controller/state.ts';
+import type { GoingBack } from './going-back.ts';
 import type { RolloutRecord } from './record.ts';
 import type { ReturnTarget } from './return-target.ts';
 
@@ -29,6 +30,13 @@ const NOTHING: Pick<Figures, 'failed' | 'silent' | 'well' | 'running' | 'waiting
   blocked: 0,
 };
 
+/** How they stand whom an act may touch. */
+interface Touchable {
+  figures: Figures | undefined;
+  /** Undefined where the rollout has ended: `figures` has everybody then. */
+  back: GoingBack | undefined;
+}
+
 /**
  * @param joining how many would come in with the next stage
  * @param goal of a rollback to a chosen release
@@ -36,12 +44,14 @@ const NOTHING: Pick<Figures, 'failed' | 'silent' | 'well' | 'running' | 'waiting
 export function previewOf(
   { rollout, controller }: RolloutRecord,
   act: OperatorAct,
-  figures: Figures | undefined,
+  { figures, back }: Touchable,
   joining: () => number,
   goal?: ReturnTarget,
 ): Preview {
   const { failed, silent, well, running, waiting, pending, blocked } = figures ?? NOTHING;
   const open = running + waiting + pending;
+  // Those that came outside of the cohort go back as well.
+  const having = well + running + (back?.lateLeft ?? 0);
   const isGoingBack = rollout.state === 'rollingBack';
   const touched: Record<OperatorAct, () => Pick<Preview, 'touches' | 'what' | 'target' | 'rollbackTo'>> = {
     pause: () => ({ touches: open, what: 'those that have not ended it yet wait' }),
@@ -49,11 +59,13 @@ export function previewOf(
     complete: () => ({ touches: open, what: 'those that have not ended it yet get it as latecomers do' }),
     abort: () =>
       isGoingBack
-        ? { touches: well + running, what: 'those that are not back yet stay with the release' }
+        ? { touches: back?.left ?? having, what: 'those that are not back yet stay with the release' }
         : { touches: open, what: 'those that have not activated it yet leave it alone' },
     rollback: () => ({
       // Those that couldn't go back to where they came from may be able to go there.
-      touches: well + running + (goal && isGoingBack ? blocked : 0),
+      touches:
+        (isGoingBack ? (back?.left ?? having) : having) +
+        (goal && isGoingBack ? (back?.stuck ?? blocked) : 0),
       what: `those that have it, or are on the way, go back${goal ? goalText(goal) : ''}`,
       ...(goal && { rollbackTo: goal.release }),
     }),

@@ -130,7 +130,8 @@ export class Rollouts {
     const { stages } = record.controller.plan;
     const joining = (): number =>
       next < stages.length ? this.#frozen(record, record.rollout, next).joined.length : 0;
-    return previewOf(record, wish.act, figures, joining, goal);
+    const back = this.standings.goingBack(record);
+    return previewOf(record, wish.act, { figures, back }, joining, goal);
   }
 
   /** What would begin, without beginning it. @throws as `start`, but not for a rollout that is under way */

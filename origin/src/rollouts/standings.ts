@@ -9,6 +9,7 @@ import { isOpen, Ledger, type Standing } from './controller/ledger.ts';
 import { GatewayVoices } from './controller/overdue.ts';
 import { standingOf } from './controller/standing.ts';
 import { type Figures, overdueMs } from './controller/state.ts';
+import { type GoingBack, returnOf } from './going-back.ts';
 import { bootedCounter, reachedBy } from './match.ts';
 import type { RolloutRecord } from './record.ts';
 import type { Outcomes, Tallies } from './tallies.ts';
@@ -66,6 +67,31 @@ export class Standings {
 
   figures({ rollout, controller }: RolloutRecord): Figures | undefined {
     return this.ledger(rollout.id)?.figures(controller.stage);
+  }
+
+  /** How many have still to go back if it's sent back: the cohort, and latecomers. Undefined for one that has ended. */
+  goingBack({ rollout }: RolloutRecord): GoingBack | undefined {
+    const ledger = this.ledger(rollout.id);
+    if (!ledger) return undefined;
+    const { registry, tallies } = this.#deps;
+    const outcomes = tallies.current(rollout.id);
+    const counts: GoingBack = { left: 0, lateLeft: 0, stuck: 0, returned: 0 };
+    const cohort = [...ledger.members()].map(({ id }) => id);
+    for (const id of new Set([...cohort, ...(outcomes?.keys() ?? [])])) {
+      const outcome = outcomes?.get(id);
+      const status = registry.status(id);
+      const facts = {
+        standing: this.#standing(rollout, id, outcome),
+        state: outcome?.state,
+        booted: bootedCounter(status),
+        about: status?.last.release?.counter,
+      };
+      const where = returnOf(rollout, facts);
+      if (!where) continue;
+      counts[where] += 1;
+      if (where === 'left' && !ledger.has(id)) counts.lateLeft += 1;
+    }
+    return counts;
   }
 
   /**

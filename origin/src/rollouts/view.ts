@@ -11,8 +11,8 @@ import { bootedCounter, isReached } from './match.ts';
 import type { RolloutRecord } from './record.ts';
 import { hasCompleted, type Outcomes } from './tallies.ts';
 
-/** What a device is doing about a rollout; `pending`: it hasn't said anything yet. */
-type RolloutDeviceState = DeviceState | 'pending';
+/** What a device is doing about a rollout; `pending`: it hasn't said anything yet; `revoked`: it will end nothing any more. */
+type RolloutDeviceState = DeviceState | 'pending' | 'revoked';
 
 const ENDS: ReadonlySet<RolloutDeviceState> = new Set(['completed', 'failed', 'rolledBack']);
 
@@ -21,7 +21,7 @@ interface RolloutDevice {
   name?: string;
   site: string;
   state: RolloutDeviceState;
-  /** The device's clock; not there for those that are pending. */
+  /** The device's clock, of one that is revoked the origin's; not there for those that are pending. */
   at?: string;
   reason?: { code: string; message: string };
   /** Of a download that is running. */
@@ -91,7 +91,7 @@ export function statusOf(
       id: member.id,
       ...nameOf(member),
       site: member.site,
-      ...deviceState(rollout, outcome, bootedCounter(status), running),
+      ...unlessRevoked(member, deviceState(rollout, outcome, bootedCounter(status), running)),
       ...lateness(member, overdue, registry),
     };
     total += 1;
@@ -152,6 +152,15 @@ function isInCohort(ledger: Ledger | undefined, { id, revokedAt }: Member): bool
 /** Whom nobody has counted in, and who decides to be in. */
 function isOpenTo(rollout: Rollout, product: string, member: Member, status: Status | undefined): boolean {
   return rollout.state !== 'aborted' && isReached(rollout, product, member, status);
+}
+
+/** How it ended stays so; whatever else it said, it isn't waited for. */
+function unlessRevoked(
+  { revokedAt }: Member,
+  said: ReturnType<typeof deviceState>,
+): ReturnType<typeof deviceState> {
+  if (revokedAt === undefined || ENDS.has(said.state)) return said;
+  return { state: 'revoked', at: revokedAt };
 }
 
 function deviceState(

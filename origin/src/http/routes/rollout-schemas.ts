@@ -12,6 +12,7 @@ import {
 import { counterSchema, MAX_HARDWARE, nameSchema, versionSchema } from '@sitecast/shared/release';
 import { OPERATOR_ACTS } from '../../rollouts/controller/operate.ts';
 import { MAX_PLAN_MS, MAX_STAGES, planSchema } from '../../rollouts/controller/plan.ts';
+import { goingBackSchema } from '../../rollouts/going-back.ts';
 import { controllerStateSchema, figuresSchema, PHASES } from '../../rollouts/controller/state.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
 import type { WantedRollout } from '../../rollouts/wanted.ts';
@@ -19,7 +20,7 @@ import { shownTurnSchema } from './presence.ts';
 
 const MAX_SITES = 10_000;
 
-export const deviceStateSchema = z.enum([...DEVICE_STATES, 'pending']);
+export const deviceStateSchema = z.enum([...DEVICE_STATES, 'pending', 'revoked']);
 export const rolloutStateSchema = z.enum(PHASES);
 
 const releaseSchema = z.object({ counter: z.int(), version: z.string(), manifestSha256: z.string() });
@@ -83,6 +84,9 @@ export const rolloutStatusSchema = rolloutSchema
     }),
     acts: z.array(z.enum(OPERATOR_ACTS)).openapi({ description: 'What can be done with it now.' }),
     figures: figuresSchema.optional(),
+    back: goingBackSchema
+      .optional()
+      .openapi({ description: 'While it is sent back, latecomers among them.' }),
     failures: z.array(
       z.object({
         code: z.string(),

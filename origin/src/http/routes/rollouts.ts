@@ -76,9 +76,12 @@ async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, p
     .slice(0, MAX_SHOWN_TURNS)
     .map(turn => shownTurn(turn, fleet, page.nowMs));
   const isGoingOn = ledger !== undefined;
+  const isReturning = record.rollout.state === 'rollingBack';
+  const back = isReturning ? rollouts.standings.goingBack(record) : undefined;
   return {
     ...describeRollout(record),
     ...status,
+    ...(back && { back }),
     acts: await rollouts.acts(record),
     ...(isGoingOn && turns.length > 0 && { turns }),
   };
