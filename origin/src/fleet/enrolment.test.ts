@@ -296,6 +296,22 @@ describe('those that wait', () => {
     expect(pending.get('id-9999', 7000)).toBeDefined();
   });
 
+  it('lose nobody to the flood of another gateway', () => {
+    const pending = new PendingMembers();
+    pending.add(asking(1, 'honest'), 0);
+    for (let id = 2; id < MAX_PENDING_RELAYED + 500; id += 1) pending.add(asking(id, 'stolen'), id);
+    expect(pending.get('id-1', 3000)).toMatchObject({ via: 'honest' });
+    expect(pending.list('device', 3000)).toHaveLength(MAX_PENDING_RELAYED);
+    // Who asks again isn't the one that has been silent the longest, and who is in leaves a place.
+    pending.add(asking(501, 'stolen'), 3000);
+    pending.add(asking(5000, 'honest'), 3001);
+    expect(pending.get('id-501', 3001)).toBeDefined();
+    expect(pending.get('id-502', 3001)).toBeUndefined();
+    pending.remove('id-503');
+    pending.add(asking(5001, 'stolen'), 3002);
+    expect(pending.get('id-504', 3002)).toBeDefined();
+  });
+
   it('are forgotten a day after they stopped asking, and keep what a gateway said of them', () => {
     const pending = new PendingMembers();
     pending.add({ ...asking(1, 'gateway'), site: 'north' }, 0);

@@ -1,3 +1,4 @@
+import { FairPool, type Lease } from '@sitecast/shared/fair-shares';
 import type { MemberKind } from './member.ts';
 
 /** Newcomers that ask without a token: through known gateways, and strangers that came themselves. */
@@ -23,51 +24,70 @@ export interface PendingMember {
   lastAskedMs: number;
 }
 
+type Asking = Omit<PendingMember, 'firstAskedMs' | 'lastAskedMs'>;
+
+interface Waiting {
+  member: PendingMember;
+  /** Its place. It's taken back where room is needed. */
+  place: Lease | undefined;
+}
+
+/** Strangers are one owner: whatever they call themselves by is made up. */
+const STRANGERS = '';
+
 /**
  * Those that wait. In memory: who still wants to come in asks again within a minute, and strangers shouldn't be able
- * to fill the disk. Strangers can't push those out whom a gateway vouches for: each sort has its own bound, beyond
- * which the one that has been silent the longest makes way.
+ * to fill the disk. Strangers can't push those out whom a gateway vouches for, nor one gateway those of another: each sort has its
+ * own bound, beyond which the gateway with the most waiting loses the one that has been silent the longest.
  */
 export class PendingMembers {
-  readonly #byId = new Map<string, PendingMember>();
+  readonly #byId = new Map<string, Waiting>();
+  readonly #relayed = new FairPool({ max: MAX_PENDING_RELAYED });
+  readonly #direct = new FairPool({ max: MAX_PENDING_DIRECT });
 
-  add(asking: Omit<PendingMember, 'firstAskedMs' | 'lastAskedMs'>, nowMs: number): void {
+  add(asking: Asking, nowMs: number): void {
     this.#expire(nowMs);
-    const known = this.#byId.get(asking.id);
-    // A stranger's request doesn't take away what a gateway said.
-    if (known?.via !== undefined && asking.via === undefined) {
-      this.#byId.set(asking.id, { ...known, lastAskedMs: nowMs });
-      return;
-    }
-    this.#byId.delete(asking.id);
-    this.#byId.set(asking.id, { ...asking, firstAskedMs: known?.firstAskedMs ?? nowMs, lastAskedMs: nowMs });
-    const isRelayed = asking.via !== undefined;
-    const alike = [...this.#byId.values()].filter(({ via }) => (via !== undefined) === isRelayed);
-    if (alike.length <= (isRelayed ? MAX_PENDING_RELAYED : MAX_PENDING_DIRECT)) return;
-    const silent = alike.reduce((one, other) => (other.lastAskedMs < one.lastAskedMs ? other : one));
-    this.#byId.delete(silent.id);
+    const known = this.#byId.get(asking.id)?.member;
+    const member = {
+      ...merged(known, asking),
+      firstAskedMs: known?.firstAskedMs ?? nowMs,
+      lastAskedMs: nowMs,
+    };
+    const { id, via } = member;
+    this.remove(id);
+    const waiting: Waiting = { member, place: undefined };
+    this.#byId.set(id, waiting);
+    const pool = via === undefined ? this.#direct : this.#relayed;
+    waiting.place = pool.lease(via ?? STRANGERS, 1, () => this.#byId.delete(id));
+    // No place is ever refused: they can all be taken back.
+    if (!waiting.place) this.#byId.delete(id);
   }
 
   get(id: string, nowMs: number): PendingMember | undefined {
     this.#expire(nowMs);
-    return this.#byId.get(id);
+    return this.#byId.get(id)?.member;
   }
 
   remove(id: string): void {
+    this.#byId.get(id)?.place?.release();
     this.#byId.delete(id);
   }
 
   /** In the order of their first requests. */
   list(kind: MemberKind, nowMs: number): PendingMember[] {
     this.#expire(nowMs);
-    return [...this.#byId.values()]
+    return Array.from(this.#byId.values(), ({ member }) => member)
       .filter(pending => pending.kind === kind)
       .sort((one, other) => one.firstAskedMs - other.firstAskedMs || one.id.localeCompare(other.id));
   }
 
   #expire(nowMs: number): void {
-    for (const { id, lastAskedMs } of this.#byId.values()) {
-      if (Math.abs(nowMs - lastAskedMs) >= PENDING_TTL_MS) this.#byId.delete(id);
-    }
+    for (const { id, lastAskedMs } of Array.from(this.#byId.values(), ({ member }) => member))
+      if (Math.abs(nowMs - lastAskedMs) >= PENDING_TTL_MS) this.remove(id);
   }
+}
+
+/** A stranger's request doesn't take away what a gateway said. */
+function merged(known: PendingMember | undefined, asking: Asking): Asking {
+  return known?.via !== undefined && asking.via === undefined ? known : asking;
 }
