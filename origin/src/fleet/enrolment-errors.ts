@@ -59,3 +59,19 @@ export function siteMissing(kind: MemberKind): SitecastError {
         : 'Start the gateway with --site NAME, or make a token with --site.',
   });
 }
+
+/** Several sites' gateways have shown it; one of them may have played what it saw elsewhere. */
+export function siteAmbiguous(
+  { id, kind }: { id: string; kind: MemberKind },
+  sites: readonly string[],
+): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_SITE_AMBIGUOUS',
+    `${id} was seen at several sites: ${sites.join(', ')}`,
+    {
+      hint: `Say where it is: sitecast ${kind} accept ${id} with ${sites.map(site => `--site ${site}`).join(' or ')}. A gateway of a site where it never was may be in other hands.`,
+      data: { sites },
+    },
+  );
+}

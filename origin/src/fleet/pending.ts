@@ -13,8 +13,10 @@ export interface PendingMember {
   kind: MemberKind;
   product?: string;
   hardware?: string;
-  /** Of the gateway that relays, or what a gateway asks for. */
+  /** Of the gateway that relays, or what a gateway asks for. Of a device that several sites have shown: of the first. */
   site?: string;
+  /** All sites that have shown a device, the first one first; where it's more than one, nobody but an operator can tell. */
+  sites?: string[];
   via?: string;
   /** What it wants to be called, by its own word or its token's. */
   wish?: string;
@@ -24,10 +26,15 @@ export interface PendingMember {
   lastAskedMs: number;
 }
 
+/** Sites that are remembered of one device. */
+const MAX_SITES = 8;
+
 type Asking = Omit<PendingMember, 'firstAskedMs' | 'lastAskedMs'>;
 
 interface Waiting {
   member: PendingMember;
+  /** Who answers for its place. */
+  owner: string;
   /** Its place. It's taken back where room is needed. */
   place: Lease | undefined;
 }
@@ -47,7 +54,7 @@ export class PendingMembers {
 
   add(asking: Asking, nowMs: number): void {
     this.#expire(nowMs);
-    const known = this.#byId.get(asking.id)?.member;
+    const { member: known, owner: before } = this.#byId.get(asking.id) ?? {};
     const member = {
       ...merged(known, asking),
       firstAskedMs: known?.firstAskedMs ?? nowMs,
@@ -55,12 +62,19 @@ export class PendingMembers {
     };
     const { id, via } = member;
     this.remove(id);
-    const waiting: Waiting = { member, place: undefined };
-    this.#byId.set(id, waiting);
     const pool = via === undefined ? this.#direct : this.#relayed;
-    waiting.place = pool.lease(via ?? STRANGERS, 1, () => this.#byId.delete(id));
+    const owner = via === undefined ? STRANGERS : this.#answering(before, asking.via ?? via);
+    const waiting: Waiting = { member, owner, place: undefined };
+    this.#byId.set(id, waiting);
+    waiting.place = pool.lease(owner, 1, () => this.#byId.delete(id));
     // No place is ever refused: they can all be taken back.
     if (!waiting.place) this.#byId.delete(id);
+  }
+
+  /** Of several gateways that show the same one, the one with fewer waiting: another's flood doesn't push it out. */
+  #answering(before: string | undefined, via: string): string {
+    if (before === undefined || before === STRANGERS) return via;
+    return this.#relayed.usedBy(via) < this.#relayed.usedBy(before) ? via : before;
   }
 
   get(id: string, nowMs: number): PendingMember | undefined {
@@ -87,7 +101,19 @@ export class PendingMembers {
   }
 }
 
-/** A stranger's request doesn't take away what a gateway said. */
+/**
+ * A stranger's request doesn't take away what a gateway said, nor one gateway's what another said before: who has seen a device's
+ * signed request can play it at another site. What a gateway asks for is its own signed word.
+ */
 function merged(known: PendingMember | undefined, asking: Asking): Asking {
-  return known?.via !== undefined && asking.via === undefined ? known : asking;
+  if (known?.via === undefined) return withSites(asking, []);
+  if (asking.via === undefined) return known;
+  if (asking.kind === 'gateway') return asking;
+  const { site = asking.site, via } = known;
+  return withSites({ ...asking, via, ...(site !== undefined && { site }) }, known.sites ?? [], asking.site);
+}
+
+function withSites(asking: Asking, known: readonly string[], seenAt = asking.site): Asking {
+  if (asking.via === undefined || asking.kind === 'gateway' || seenAt === undefined) return asking;
+  return { ...asking, sites: [...new Set([...known, seenAt])].slice(0, MAX_SITES) };
 }
