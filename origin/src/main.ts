@@ -281,7 +281,13 @@ export async function recoverFrom({
     // The first admin's may be among what was lost.
     const adminTokenPath = await keepFirstAdmin(tokens, directory);
     await endings.endAll();
-    return { ...recovered, ...(adminTokenPath !== undefined && { adminTokenPath }) };
+    const named = new Set(recovered.unread.map(({ mirror }) => mirror));
+    const silent = unread().filter(({ mirror }) => !named.has(mirror));
+    return {
+      ...recovered,
+      unread: [...recovered.unread, ...silent],
+      ...(adminTokenPath !== undefined && { adminTokenPath }),
+    };
   } catch (error) {
     // What went wrong first says more.
     await endings.endAll().catch(() => undefined);
