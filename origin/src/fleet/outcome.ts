@@ -13,10 +13,16 @@ export const outcomeSchema = z.object({
   /** When its first report about this attempt came. */
   startedAt: z.string(),
   reason: reasonSchema.exactOptional(),
+  /** It was `completed` once in this attempt: only a failure or a way back undoes that. */
+  hasCompleted: z.literal(true).exactOptional(),
   /** What it failed with in this attempt; whatever it says later, that has happened. */
   failure: reasonSchema.exactOptional(),
 });
 export type Outcome = z.infer<typeof outcomeSchema>;
+
+/** Whether it got to its good end in this attempt, whatever it says it does since. */
+export const hasCompletedOnce = ({ state, hasCompleted }: Outcome): boolean =>
+  state === 'completed' || hasCompleted === true;
 
 /** A device's state in a rollout after one more report; undefined where it's about an earlier attempt. */
 export function outcomeAfter(
@@ -31,6 +37,8 @@ export function outcomeAfter(
   if (current && state === 'blocked' && isFailure(current.state)) return undefined;
   const known: Partial<Outcome> = current ?? {};
   const { startedAt = nowIso, failure = failureIn(report) } = known;
+  const hadCompleted = current !== undefined && hasCompletedOnce(current);
+  const hasCompleted = state === 'completed' || (hadCompleted && !isFailure(state));
   return {
     attempt: rollout.attempt,
     state,
@@ -38,6 +46,7 @@ export function outcomeAfter(
     receivedAt: nowIso,
     startedAt,
     ...(reason && { reason: textOf(reason) }),
+    ...(hasCompleted && { hasCompleted }),
     ...(failure && { failure }),
   };
 }
