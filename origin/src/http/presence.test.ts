@@ -242,6 +242,28 @@ it('lets a gateway speak of the devices of its site alone, and nobody else speak
     });
 });
 
+it('believes no turn beyond what any gateway lends, and lets no gateway fill the list', async () => {
+  const [stolen, honest] = [new Talker(await bed.gateway()), new Talker(await bed.gateway('south'))];
+  const holders = await Promise.all(Array.from({ length: 7 }, () => bed.device()));
+  const waiter = await bed.device('south');
+  const turn = { product: 'camera', rollout: 'a'.repeat(16) };
+  const tenYearsS = 10 * 365 * 86_400;
+  const turns = holders.map(({ id }) => ({ id, ...turn, heldS: tenYearsS, leftS: tenYearsS }));
+  expect(await stolen.say({ turns })).toMatchObject({ status: 200 });
+  await honest.say({ turns: [{ id: waiter.id, ...turn, heldS: 600, leftS: 300 }] });
+  const shown: { turns?: { gateway: string; heldMs: number; leftMs: number }[] } = await bed.call(
+    'GET',
+    '/api/v1/presence',
+  );
+  expect(shown.turns?.map(({ gateway }) => gateway)).toEqual([
+    ...Array.from({ length: 5 }, () => stolen.gateway.id),
+    honest.gateway.id,
+  ]);
+  expect(shown.turns?.[0]).toMatchObject({ heldMs: 120 * MINUTE_MS, leftMs: 15 * MINUTE_MS });
+  await pass(16 * MINUTE_MS);
+  expect(await bed.call('GET', '/api/v1/presence')).toMatchObject({ turns: [] });
+});
+
 it('takes back what a gateway said once it or the device has moved, and asks it for all again', async () => {
   const talker = new Talker(await bed.gateway());
   const device = await bed.device();

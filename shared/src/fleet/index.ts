@@ -43,6 +43,8 @@ export {
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
 export {
+  LEASE_MS,
+  MAX_LEASES_HELD_MS,
   HEARD_FOR_MS,
   MAX_PRESENCE_IDS,
   MAX_TOLD_TURNS,

@@ -14,6 +14,10 @@ export const TELL_EVERY_MS = 60_000;
 export const MAX_PRESENCE_IDS = 1000;
 /** Turns in one message, those that have been held the longest. */
 export const MAX_TOLD_TURNS = 64;
+/** How long a device may be down before it asks again: its reboot and health checks, with time to spare. */
+export const LEASE_MS = 15 * 60_000;
+/** How long a device may hold leases of one rollout and attempt without a break, however often it renews. */
+export const MAX_LEASES_HELD_MS = 2 * 3_600_000;
 const MAX_AGE_S = 10 * 365 * 86_400;
 
 const secondsSchema = z.int().min(0).max(MAX_AGE_S);

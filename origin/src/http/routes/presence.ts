@@ -3,7 +3,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { PRESENCE_PATH, presenceAnswerSchema, presenceSchema } from '@sitecast/shared/fleet';
 import type { Member } from '../../fleet/member.ts';
 import { PRESENCES } from '../../fleet/presence.ts';
-import { type ShownTurn, shownTurn } from '../../fleet/presence-view.ts';
+import { firstOfEach, type ShownTurn, shownTurn } from '../../fleet/presence-view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireMediaType, requireRole } from '../guards.ts';
@@ -104,7 +104,7 @@ function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
     createRoute({
       method: 'get',
       path: '/api/v1/presence',
-      summary: `Gateways that are silent, and the turns held longest: at most ${MAX_SHOWN} of each.`,
+      summary: `Gateways that are silent, and the turns held longest: at most ${MAX_SHOWN} of each, and a few turns of one gateway.`,
       security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       responses: withProblems({
@@ -113,7 +113,7 @@ function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
     }),
     c => {
       const { counts, silent } = fleet.presence.gateways();
-      const turns = fleet.presence.turns().slice(0, MAX_SHOWN);
+      const turns = firstOfEach(fleet.presence.turns(), MAX_SHOWN);
       return c.json(
         {
           gateways: counts,
