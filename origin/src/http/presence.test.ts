@@ -1,4 +1,10 @@
-import { HEARD_FOR_MS, MAX_PRESENCE_IDS, type Presence, TELL_EVERY_MS } from '@sitecast/shared/fleet';
+import {
+  HEARD_FOR_MS,
+  MAX_PRESENCE_IDS,
+  MAX_TOLD_TURNS,
+  type Presence,
+  TELL_EVERY_MS,
+} from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
@@ -228,6 +234,17 @@ it('lets a gateway speak of the devices of its site alone, and nobody else speak
     body: { code: 'SITECAST_GATEWAYS_ONLY' },
   });
   const tooMany = Array.from({ length: MAX_PRESENCE_IDS + 1 }, () => own.id);
+  // The longest that there can be is taken; what is longer isn't even read.
+  const full = tooMany.slice(1);
+  const oldest = full.map(id => ({ id, ageS: 10 * 365 * 86_400 }));
+  const longest = { ...turn, id: own.id, product: 'p'.repeat(64), heldS: 315_360_000, leftS: 315_360_000 };
+  const most = { heard: full, gone: oldest, turns: Array.from({ length: MAX_TOLD_TURNS }, () => longest) };
+  expect(await talker.say({ ...most, isWhole: false })).toMatchObject({ status: 200 });
+  expect(await talker.say({ heard: Array.from({ length: 17_000 }, () => own.id) })).toMatchObject({
+    status: 413,
+    body: { code: 'SITECAST_BODY_TOO_LARGE' },
+  });
+  expect((await talker.say({ heard: tooMany.map(() => 'x') })).body.detail).not.toContain('12D3KooW');
   for (const wrong of [
     { heard: tooMany },
     { heard: ['somebody'] },
