@@ -11,10 +11,10 @@ export interface UnreadMirror {
 }
 
 /** How long a mirror may keep a recovery waiting for nothing, in all, before it gets less time for each chunk, and before it's given up. */
-export const PATIENCE_MS = 20_000;
+const PATIENCE_MS = 20_000;
 export const LAST_PATIENCE_MS = 60_000;
 /** What it gets then. A gateway has what it holds at hand: what takes it longer is what it lacks. */
-export const SHORT_WAIT_MS = 2_000;
+const SHORT_WAIT_MS = 2_000;
 
 interface WatchOptions {
   /** Milliseconds on a clock that never goes back. */
