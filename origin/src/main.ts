@@ -276,18 +276,12 @@ export async function recoverFrom({
     const begins = () => unfinished.note(database.lost);
     const around = { database, begins, now: Date.now, log };
     const parts = { repository, files, staged, chunks, audit, registry, ...around };
-    const recovered = await recover(parts, mirrors);
+    const recovered = await recover(parts, mirrors, unread);
     await unfinished.end();
     // The first admin's may be among what was lost.
     const adminTokenPath = await keepFirstAdmin(tokens, directory);
     await endings.endAll();
-    const named = new Set(recovered.unread.map(({ mirror }) => mirror));
-    const silent = unread().filter(({ mirror }) => !named.has(mirror));
-    return {
-      ...recovered,
-      unread: [...recovered.unread, ...silent],
-      ...(adminTokenPath !== undefined && { adminTokenPath }),
-    };
+    return { ...recovered, ...(adminTokenPath !== undefined && { adminTokenPath }) };
   } catch (error) {
     // What went wrong first says more.
     await endings.endAll().catch(() => undefined);

@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Enrolment } from '@sitecast/shared/fleet';
 import type { Member, MemberKind } from './member.ts';
+import type { PendingMember } from './pending.ts';
 
 /** One that is in already: the answer to its first request may have got lost. A token isn't used again. */
 export function alreadyIn(member: Member, { kind, product, hardware }: Enrolment): Member {
@@ -61,7 +62,7 @@ export function siteMissing(kind: MemberKind): SitecastError {
 }
 
 /** Several sites' gateways have shown it; one of them may have played what it saw elsewhere. */
-export function siteAmbiguous(
+function siteAmbiguous(
   { id, kind }: { id: string; kind: MemberKind },
   sites: readonly string[],
 ): SitecastError {
@@ -74,4 +75,13 @@ export function siteAmbiguous(
       data: { sites },
     },
   );
+}
+
+/** Where one that waits is let in. @param said by an operator @throws SITECAST_SITE_MISSING, SITECAST_SITE_AMBIGUOUS */
+export function siteOf(waiting: PendingMember, said: string | undefined): string {
+  const { kind, site, sites = [] } = waiting;
+  if (said !== undefined) return said;
+  if (sites.length > 1) throw siteAmbiguous(waiting, sites);
+  if (site === undefined) throw siteMissing(kind);
+  return site;
 }

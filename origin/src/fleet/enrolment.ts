@@ -10,8 +10,8 @@ import {
   foreign,
   notPending,
   revoked,
-  siteAmbiguous,
   siteMissing,
+  siteOf,
 } from './enrolment-errors.ts';
 import type { AdmittedBy, JoinTokens } from './join-tokens.ts';
 import type { Member, MemberKind } from './member.ts';
@@ -218,11 +218,7 @@ export class Enrolments {
       const waiting = pending.get(id, now());
       if (waiting?.kind !== kind || known) throw notPending(kind, id);
       const replaced = this.#bearerOf(kind, name, replaces);
-      const { sites = [] } = waiting;
-      const said = site ?? replaced?.site;
-      if (said === undefined && sites.length > 1) throw siteAmbiguous(waiting, sites);
-      const where = said ?? waiting.site;
-      if (where === undefined) throw siteMissing(kind);
+      const where = siteOf(waiting, site ?? replaced?.site);
       const { tags } = replaced ?? {};
       const member = this.#newMember(waiting, { site: where, name, tags, letInBy: { operator } });
       await this.#letInFor(waiting, { member, replaced }, operator);

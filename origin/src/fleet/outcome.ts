@@ -37,8 +37,6 @@ export function outcomeAfter(
   if (current && state === 'blocked' && isFailure(current.state)) return undefined;
   const known: Partial<Outcome> = current ?? {};
   const { startedAt = nowIso, failure = failureIn(report) } = known;
-  const hadCompleted = current !== undefined && hasCompletedOnce(current);
-  const hasCompleted = state === 'completed' || (hadCompleted && !isFailure(state));
   return {
     attempt: rollout.attempt,
     state,
@@ -46,9 +44,14 @@ export function outcomeAfter(
     receivedAt: nowIso,
     startedAt,
     ...(reason && { reason: textOf(reason) }),
-    ...(hasCompleted && { hasCompleted }),
+    ...stillCompleted(current, state),
     ...(failure && { failure }),
   };
+}
+
+function stillCompleted(before: Outcome | undefined, state: Outcome['state']): Pick<Outcome, 'hasCompleted'> {
+  const had = before !== undefined && hasCompletedOnce(before) && !isFailure(state);
+  return had || state === 'completed' ? { hasCompleted: true } : {};
 }
 
 const textOf = ({ code, message }: NonNullable<Report['reason']>) => ({ code, message });

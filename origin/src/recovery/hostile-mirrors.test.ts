@@ -25,15 +25,17 @@ async function start(dataDirectory: string) {
 
 /** Passes everything on to an honest one, but what it has a lie for. */
 async function hostile(honest: string, lie: (path: string) => string | undefined): Promise<string> {
-  const server: Server = createServer(async (request, response) => {
+  const server: Server = createServer((request, response) => {
     const { url = '' } = request;
     const told = lie(url);
     if (told !== undefined) {
       response.writeHead(told === '' ? 404 : 200).end(told);
       return;
     }
-    const answer = await fetch(honest + url);
-    response.writeHead(answer.status).end(Buffer.from(await answer.arrayBuffer()));
+    void fetch(honest + url).then(async answer => {
+      const body = Buffer.from(await answer.arrayBuffer());
+      response.writeHead(answer.status).end(body);
+    });
   });
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
   closing.push(() => server.close());

@@ -85,9 +85,14 @@ export interface Recovered {
  * on above every version number that was ever handed out, pauses all rollouts, and sees to it that what was revoked stays so. It may be
  * interrupted and run again.
  * @param mirrors asked one after the other; the newest copy counts
+ * @param unreached those that gave no answer so far
  * @throws SITECAST_NOT_INITIALISED, SITECAST_MIRRORS_UNREAD, and those of `Repository.adopt`
  */
-export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Promise<Recovered> {
+export async function recover(
+  deps: RecoverDeps,
+  mirrors: readonly Mirror[],
+  unreached: () => readonly UnreadMirror[],
+): Promise<Recovered> {
   const { repository, files, audit, database } = deps;
   const unread: Recovered['unread'] = [];
   const newest = repository.committed && (await newestCopy(repository, mirrors, unread));
@@ -106,7 +111,10 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
   const caughtUp = await catchUp(deps, { copy, mirrors, rollouts, rolloutFiles });
   return {
     from: copy?.mirror.name,
-    unread,
+    unread: [
+      ...unread,
+      ...unreached().filter(({ mirror }) => !unread.some(known => known.mirror === mirror)),
+    ],
     versions: repository.versions(),
     ...caughtUp,
     missingKeys: repository.missingKeys,
