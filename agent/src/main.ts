@@ -1,12 +1,12 @@
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { describeError, plainJson, runProgram } from '@sitecast/shared/command';
+import { describeError, runProgram } from '@sitecast/shared/command';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Identity } from '@sitecast/shared/identity';
+import { type DaemonLog, openLog } from '@sitecast/shared/log';
 import { Connections } from '@sitecast/shared/outbound';
 import { outputText } from '@sitecast/shared/text';
-import { pino } from 'pino';
 import type { z } from 'zod';
 import { CommandBootControl } from './adapters/command-boot.ts';
 import { askDaemon, type ControlCommand, ControlServer } from './adapters/control-socket.ts';
@@ -47,21 +47,24 @@ interface OpenAgent {
   close(): Promise<void>;
 }
 
-async function openAgentIn(
-  settings: RunSettings,
-  { hasPeers, stop }: { hasPeers: boolean; stop: AbortSignal },
-): Promise<OpenAgent> {
+interface OpenContext {
+  hasPeers: boolean;
+  stop: AbortSignal;
+  daemonLog: DaemonLog;
+}
+
+async function openAgentIn(settings: RunSettings, context: OpenContext): Promise<OpenAgent> {
   await checkSlots(settings);
   const data = resolve(settings.data);
   await makeDirectory(data, 0o700);
   const lock = await lockDirectory(data);
-  const slotLocks = new SlotLocks(logTo(settings.logLevel));
+  const slotLocks = new SlotLocks(logTo(context.daemonLog));
   const release = async (): Promise<void> => {
     await slotLocks.release();
     await lock.release();
   };
   try {
-    return await openLocked({ ...settings, data }, { slotLocks, release }, { hasPeers, stop });
+    return await openLocked({ ...settings, data }, { slotLocks, release }, context);
   } catch (error) {
     await release();
     throw error;
@@ -77,12 +80,13 @@ interface Locks {
 async function openLocked(
   settings: RunSettings,
   locks: Locks,
-  { hasPeers, stop }: { hasPeers: boolean; stop: AbortSignal },
+  { hasPeers, stop, daemonLog }: OpenContext,
 ): Promise<OpenAgent> {
   const { data } = settings;
-  const log = logTo(settings.logLevel);
+  const log = logTo(daemonLog);
   await claimSlots(settings, locks, log);
   const identity = await openOwnIdentity(data, log);
+  daemonLog.identify(() => ({ id: identity.id }));
   const passPoint = testPoints();
   const clock = systemClock(settings.timeSync);
   const slots = slotsOf(settings, locks);
@@ -105,6 +109,7 @@ async function openLocked(
     stop,
     startPeers,
   });
+  daemonLog.identify(() => ({ id: identity.id, ownName: parts.status.current.name }));
   return { agent, parts, close: () => closeAll(parts, locks) };
 }
 
@@ -122,7 +127,7 @@ async function closeAll({ boot, status, outbox, exchange, log }: AgentParts, loc
     try {
       await end();
     } catch (error) {
-      log('error', `while stopping: ${describeError(error).message}`);
+      log('error', 'stopping went wrong', { err: error });
     }
   }
 }
@@ -184,7 +189,7 @@ function bootControl(
           log('warn', `the payload command ended with ${exitCode}: ${outputText(output, MAX_TOLD_CHARS)}`);
       } catch (error) {
         stop.throwIfAborted();
-        log('warn', `the payload command can't be run: ${String(error)}`);
+        log('warn', "the payload command can't be run", { err: error });
       }
     },
   });
@@ -197,20 +202,19 @@ function testPoints(): PassPoint {
   return killPoints(() => process.kill(process.pid, 'SIGKILL'), Number(at));
 }
 
-function logTo(level: string): Log {
-  const logger = pino(
-    { level, base: null, timestamp: pino.stdTimeFunctions.isoTime, hooks: { streamWrite: plainJson } },
-    pino.destination(2),
-  );
-  return (severity, message, data = {}) => logger[severity](data, message);
+function logTo(daemonLog: DaemonLog): Log {
+  return (severity, message, data = {}) => daemonLog[severity](data, message);
 }
 
+const openDaemonLog = (settings: RunSettings): DaemonLog => openLog({ role: 'agent', ...settings.log });
+
 async function run(settings: RunSettings): Promise<void> {
-  const log = logTo(settings.logLevel);
+  const daemonLog = openDaemonLog(settings);
+  const log = logTo(daemonLog);
   const stop = stopSignal();
   // A stray failure of something that nobody waits for, as in a library, mustn't take the device out of reach.
-  process.on('unhandledRejection', error => log('error', `unforeseen: ${String(error)}`));
-  const opened = await openPatiently(settings, log, stop);
+  process.on('unhandledRejection', error => log('error', 'something unforeseen went wrong', { err: error }));
+  const opened = await openPatiently(settings, { hasPeers: true, stop, daemonLog });
   if (!opened) return;
   endInTime(opened, stop);
   const { agent, parts } = opened;
@@ -254,7 +258,7 @@ async function listenForCommands(
     return await ControlServer.listen(resolve(settings.data), command => answer(command, daemon, parts));
   } catch (error) {
     if (!isSystemError(error)) throw error;
-    parts.log('error', `no commands can be taken: ${describeError(error).message}`);
+    parts.log('error', 'no commands can be taken', { err: error });
     return undefined;
   }
 }
@@ -263,29 +267,26 @@ async function listenForCommands(
  * What may pass is waited for: a gateway, before the very first contact; room on the disk. Only wrong settings end it.
  * @returns undefined when asked to stop
  */
-async function openPatiently(
-  settings: RunSettings,
-  log: Log,
-  stop: AbortSignal,
-): Promise<OpenAgent | undefined> {
+async function openPatiently(settings: RunSettings, context: OpenContext): Promise<OpenAgent | undefined> {
+  const { stop, daemonLog } = context;
   const clock = systemClock(settings.timeSync);
   for (let waitMs = FIRST_START_RETRY_MS; ; waitMs = Math.min(2 * waitMs, MAX_START_RETRY_MS)) {
     try {
-      return await openAgentIn(settings, { hasPeers: true, stop });
+      return await openAgentIn(settings, context);
     } catch (error) {
       if (stop.aborted) return undefined;
       if (!mayPass(error)) throw error;
-      const { code, message } = describeError(error);
       const isAway = error instanceof SitecastError && error.kind === 'unreachable';
-      log('warn', `${isAway ? 'no gateway to begin with yet' : 'it can not begin yet'}: ${message}`, {
-        code,
-        waitMs,
-      });
+      const { code, message, hint = isAway ? AWAY_HINT : undefined } = describeError(error);
+      const what = isAway ? 'no gateway to begin with yet' : 'it can not begin yet';
+      daemonLog.warn({ code, hint, waitMs }, `${what}: ${message}`);
       await clock.sleep(waitMs, stop);
       if (stop.aborted) return undefined;
     }
   }
 }
+
+const AWAY_HINT = 'Is --gateway right, and does the gateway run?';
 
 const PASSING = ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO', 'EMFILE', 'ENFILE', 'ENOMEM', 'EAGAIN'];
 
@@ -329,7 +330,8 @@ async function through<T>(
   const stop = AbortSignal.any([asked, done.signal]);
   let opened: OpenAgent | undefined;
   try {
-    opened = await openAgentIn(ask.settings(), { hasPeers, stop });
+    const settings = ask.settings();
+    opened = await openAgentIn(settings, { hasPeers, stop, daemonLog: openDaemonLog(settings) });
     return await act(opened, stop);
   } catch (error) {
     if (asked.aborted) throw interrupted();

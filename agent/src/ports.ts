@@ -1,4 +1,5 @@
 import type { ChunkIndex, ChunkStore } from '@sitecast/shared/content';
+import type { LogFields } from '@sitecast/shared/log';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
 import type { SlotPlace } from './decision/memory.ts';
 
@@ -228,5 +229,5 @@ export interface SitePeers {
   close(): Promise<void>;
 }
 
-/** Lines in the device's journal. */
-export type Log = (level: 'info' | 'warn' | 'error', message: string, data?: object) => void;
+/** Lines in the device's journal. An error that isn't told in the message belongs into `data.err`. */
+export type Log = (level: 'info' | 'warn' | 'error', message: string, data?: LogFields) => void;

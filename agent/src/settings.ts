@@ -8,6 +8,7 @@ import {
   type SettingsCommand,
 } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
+import { addLogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { InvalidArgumentError, Option } from 'commander';
 import { HOOK_NAMES, type HookName } from './cycle/parts.ts';
@@ -50,7 +51,7 @@ export interface RunSettings {
   maxFetchBytes: number | undefined;
   concurrency: number;
   timeSync: 'auto' | 'yes' | 'no';
-  logLevel: string;
+  log: LogSettings;
   /** Undefined: no chunks from other devices, nor to them. */
   peers: PeerSettings | undefined;
 }
@@ -112,7 +113,7 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     if (name !== 'health' && name !== 'serve')
       command.option(`--hook-${name} <command>`, `runs at ${name}; exit code 75: not now`);
   }
-  return command
+  command
     .addOption(duration('--hook-timeout <duration>', 'what a hook may take', '60s'))
     .option(
       '--confirm-within <duration>',
@@ -143,8 +144,8 @@ export function addRunOptions(command: SettingsCommand): SettingsCommand {
     )
     .addOption(
       choice('--time-sync <how>', 'whether the clock may be relied upon', ['auto', 'yes', 'no'], 'auto'),
-    )
-    .addOption(choice('--log-level <level>', 'what is logged', ['debug', 'info', 'warn', 'error'], 'info'));
+    );
+  return addLogOptions(command);
 }
 
 function duration(flags: string, description: string, preset: string): Option {
@@ -191,7 +192,7 @@ export function runSettings(options: Record<string, unknown>): RunSettings {
     maxFetchBytes: values.number('maxFetchBytes'),
     concurrency: values.number('concurrency') ?? 8,
     timeSync: timeSyncOf(values.text('timeSync')),
-    logLevel: values.text('logLevel') ?? 'info',
+    log: logSettingsOf(options),
     peers: peerSettings(options, values),
   };
 }

@@ -153,7 +153,7 @@ function dropped(
 
 /** What a site learns of each set that is served: who is revoked, and, once it can be verified, which devices there are. */
 function siteFollows(
-  { identity, siteNode, log }: GatewayParts,
+  { siteNode, log }: GatewayParts,
   site: Awaited<ReturnType<typeof openSite>>,
   isOwnRevoked: () => boolean,
 ): (set: MirrorSet) => void {
@@ -162,7 +162,7 @@ function siteFollows(
     const wasRevoked = isOwnRevoked();
     for (const id of site.revocations.follow(rollouts)) siteNode?.drop(id);
     if (isOwnRevoked() && !wasRevoked)
-      log.error({ id: identity.id }, 'the operator has revoked this gateway: it takes nothing in');
+      log.error({}, 'the operator has revoked this gateway: it takes nothing in');
     if (isCounted || !rolloutsSigners) return;
     isCounted = true;
     countDevices(site).catch((error: unknown) =>

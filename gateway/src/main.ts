@@ -1,15 +1,15 @@
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
-import { endProcessSoon, Endings, plainJson, runProgram } from '@sitecast/shared/command';
+import { endProcessSoon, Endings, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { freeBytesAt, type LevelStore } from '@sitecast/shared/key-value';
+import { logSettingsOf, openLog } from '@sitecast/shared/log';
 import { Connections } from '@sitecast/shared/outbound';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
-import { pino } from 'pino';
 import { BookFile } from './adapters/book-file.ts';
 import { DiskFrames } from './adapters/disk-frames.ts';
 import { DiskMirror } from './adapters/disk-mirror.ts';
@@ -57,6 +57,8 @@ interface StartOptions {
   signal?: AbortSignal;
   /** How many times longer than usual devices are waited for. */
   patience?: number;
+  /** Told the gateway's id as soon as it's known, and later the name that people gave to it. */
+  onIdentity?: (who: { id: string; ownName?: string | undefined }) => void;
 }
 
 /**
@@ -65,7 +67,7 @@ interface StartOptions {
  */
 export async function startGateway(
   settings: GatewaySettings,
-  { log, now = Date.now, signal, patience = 1 }: StartOptions,
+  { log, now = Date.now, signal, patience = 1, onIdentity }: StartOptions,
 ): Promise<RunningGateway> {
   const { memory, token, originUrl, urls, via } = await whomToFollow(settings, log);
   await makeDirectory(settings.data, 0o700);
@@ -81,7 +83,7 @@ export async function startGateway(
   const giveUp = (): void => stop.abort(signal?.reason);
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
-    const identity = await Identity.open(settings.data, { warn: message => log.warn({}, message) });
+    const identity = await openIdentity(settings, { log, onIdentity });
     const around = { metrics: new Metrics(), via, now, log, signal: stop.signal, patience };
     const wanLimits = new WanLimits(settings, around);
     const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, ...around });
@@ -108,11 +110,12 @@ export async function startGateway(
       ...disk,
       ...databaseParts(database, settings),
       connections,
+      onName: ownName => onIdentity?.({ id: identity.id, ownName }),
       ...around,
     });
     const server = await listen(gateway.app, gateway.handleChunk, { ...settings.listen, connections });
     ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
-    log.info({ url: server.url, id: identity.id, upstreams: urls }, 'listening');
+    log.info({ url: server.url, upstreams: urls }, 'listening');
     runGateway(gateway, stop.signal, endings);
     endings.add('the server', () => server.close());
     return { url: server.url, id: identity.id, close: end };
@@ -123,6 +126,15 @@ export async function startGateway(
   } finally {
     signal?.removeEventListener('abort', giveUp);
   }
+}
+
+async function openIdentity(
+  { data }: GatewaySettings,
+  { log, onIdentity }: Pick<StartOptions, 'log'> & { onIdentity: StartOptions['onIdentity'] | undefined },
+): Promise<Identity> {
+  const identity = await Identity.open(data, { warn: message => log.warn({}, message) });
+  onIdentity?.({ id: identity.id });
+  return identity;
 }
 
 function runGateway(gateway: Gateway, signal: AbortSignal, endings: Endings): void {
@@ -249,10 +261,7 @@ function readToken(
 }
 
 async function serve(settings: GatewaySettings): Promise<void> {
-  const log = pino(
-    { level: settings.logLevel, name: 'sitecast-gateway', hooks: { streamWrite: plainJson } },
-    pino.destination({ fd: 2, sync: true }),
-  );
+  const log = openLog({ role: 'gateway', ...logSettingsOf(settings) });
   const stop = new AbortController();
   const stopped = new Promise<NodeJS.Signals>(resolve => {
     const end = (signal: NodeJS.Signals): void => {
@@ -265,7 +274,12 @@ async function serve(settings: GatewaySettings): Promise<void> {
   try {
     // For tests on busy machines alone.
     const patience = Number(process.env.SITECAST_TEST_PATIENCE ?? 1);
-    gateway = await startGateway(settings, { log, signal: stop.signal, patience });
+    gateway = await startGateway(settings, {
+      log,
+      signal: stop.signal,
+      patience,
+      onIdentity: who => log.identify(() => who),
+    });
   } catch (error) {
     // Asked to stop while it still waited for its origin.
     if (stop.signal.aborted) return;

@@ -23,6 +23,8 @@ export interface GatewayParts {
     'cacheBytes' | 'memoryBytes' | 'reserve' | 'poll' | 'site' | 'siteGateway' | 'prefetch'
   >;
   identity: Identity;
+  /** Told the name that people gave to this gateway, again whenever its assignment is read. */
+  onName?: (name: string | undefined) => void;
   token: JoinToken | undefined;
   upstreams: readonly Upstream[];
   trustStore: MetadataStore;

@@ -5,10 +5,10 @@ import {
   parsePeerListen,
   SettingsCommand,
 } from '@sitecast/shared/command';
+import { addLogOptions } from '@sitecast/shared/log';
 import { Option } from 'commander';
 import {
   type GatewaySettings,
-  LOG_LEVELS,
   parseListen,
   parseQuietHours,
   parseWanRate,
@@ -36,14 +36,14 @@ Examples:
 
 Devices speak to it over plain HTTP, on any address: everything it hands out is signed, or named by what is
 signed, and public on the LAN; what devices send is signed by them. --listen 0.0.0.0:7401 opens it to the LAN.
-It prints one line with its URL on standard output; logs (JSON) go to standard error; SIGTERM stops it.`;
+It prints one line with its URL on standard output; logs go to standard error; SIGTERM stops it.`;
 
 /** The `sitecast-gateway` command; `serve` runs until it's told to stop. */
 export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<void>): SettingsCommand {
   const program = new SettingsCommand('sitecast-gateway').description(
     "Caches and serves a site's updates: verified metadata and chunks, fetched over the WAN once.",
   );
-  wanOptions(peerOptions(fleetOptions(program.command('serve'))))
+  addLogOptions(wanOptions(peerOptions(fleetOptions(program.command('serve')))))
     .description('mirror an origin, serve the devices of this site, pass on what they report')
     .option(
       '--origin <url>',
@@ -82,7 +82,6 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
         .argParser(parseDurationMs)
         .default(DEFAULT_POLL_MS, '30s'),
     )
-    .addOption(new Option('--log-level <level>', 'what is logged').choices(LOG_LEVELS).default('info'))
     .addHelpText('after', EXAMPLES)
     .action((settings: GatewaySettings) => serve(settings));
   return program;

@@ -1,11 +1,12 @@
 import { parseRate } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseWindow } from '@sitecast/shared/fleet';
+import type { LogOptions } from '@sitecast/shared/log';
 import { InvalidArgumentError } from 'commander';
 import { MIN_WAN_BYTES_PER_S, type WanSettings } from './wan/wan-limits.ts';
 
 /** What `sitecast-gateway serve` was told. */
-export interface GatewaySettings extends WanSettings {
+export interface GatewaySettings extends WanSettings, LogOptions {
   origin?: string;
   upstream?: string[];
   data: string;
@@ -34,10 +35,7 @@ export interface GatewaySettings extends WanSettings {
   /** Whether chunks are fetched before devices ask for them. */
   prefetch?: boolean;
   fleetKeyFile?: string;
-  logLevel: string;
 }
-
-export const LOG_LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
 
 /** For `--wan-rate` and `--quiet-rate`. */
 export const parseWanRate = parseRate(MIN_WAN_BYTES_PER_S);

@@ -254,6 +254,29 @@ it('hands out leases for a share of the site, remembers them, and knows whom to 
   ).toBe(403);
 });
 
+it('goes on at once when the origin signs with another key', async () => {
+  const origin = await rolledOut();
+  const rollout = await origin.startRollout('camera', 1, { id: 'a'.repeat(16) });
+  const gateway = await world.gateway(origin);
+  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
+  const device = new TestDevice();
+  await origin.assign({ id: device.id });
+  expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
+  const take = async () =>
+    device.post(`${gateway.url}/site/v1/leases`, { id: device.id, rollout: rollout.id, action: 'take' });
+  const reports = [];
+  while (reports.length < 40) reports.push(await device.report());
+  expect((await take()).json).toMatchObject({ granted: true });
+  await origin.rotateRollouts();
+  const timestamp = origin.repository.bytesOf('timestamp');
+  await until(
+    async () => (await gateway.get('metadata/timestamp.json')).body.equals(timestamp),
+    'the new key to be known',
+  );
+  expect((await take()).json).toMatchObject({ granted: true });
+  expect((await device.post(`${gateway.url}/site/v1/reports`, { reports })).status).toBe(202);
+});
+
 it('serves nobody who was revoked', async () => {
   const origin = await rolledOut();
   const gateway = await world.gateway(origin);

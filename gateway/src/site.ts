@@ -96,7 +96,7 @@ async function openDocuments(
 }
 
 function openOwnEnrolment(
-  { identity, token, settings, records, log }: GatewayParts,
+  { identity, token, settings, records, onName, log }: GatewayParts,
   mirror: Mirror,
   upstreams: SiteUpstreams,
   assignments: RelayedDocuments<Assignment>,
@@ -113,6 +113,7 @@ function openOwnEnrolment(
     onSite: site => {
       devices.site = site;
     },
+    onName,
     log,
   });
 }

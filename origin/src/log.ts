@@ -1,18 +1,13 @@
 import { bottomOf, SitecastError } from '@sitecast/shared/errors';
+import type { Log, LogFields } from '@sitecast/shared/log';
 
-/** What is logged: structured fields first, then one plain sentence. Never a token or a private key. */
-export interface Log {
-  debug(fields: object, message: string): void;
-  info(fields: object, message: string): void;
-  warn(fields: object, message: string): void;
-  error(fields: object, message: string): void;
-}
+export type { Log };
 
 /**
  * What is logged of an error. What may be expected (a full disk, a missing key, a damaged file) has a code, and is one line; anything else
  * is a defect, and its stack is wanted.
  */
-export function errorFields(error: unknown): object {
+export function errorFields(error: unknown): LogFields {
   if (!(error instanceof SitecastError) || error.code === 'SITECAST_INTERNAL') return { err: error };
   const { code, message, hint } = error;
   const bottom = error.cause === undefined ? undefined : bottomOf(error.cause);
@@ -29,7 +24,7 @@ export class RecurringErrors {
     this.#log = log;
   }
 
-  failed(what: string, error: unknown, message: string, fields: object = {}): void {
+  failed(what: string, error: unknown, message: string, fields: LogFields = {}): void {
     const name =
       error instanceof SitecastError ? `${error.code} ${JSON.stringify(error.data)}` : bottomOf(error);
     if (this.#last.get(what) === name) return;

@@ -1,12 +1,12 @@
 import { join, resolve } from 'node:path';
-import { endProcessSoon, Endings, plainJson, runProgram } from '@sitecast/shared/command';
+import { endProcessSoon, Endings, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { writeFileDurably } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { DatabaseState } from '@sitecast/shared/key-value';
+import { type LogSettings, openLog } from '@sitecast/shared/log';
 import { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher } from '@sitecast/shared/trust';
-import { type Level, pino } from 'pino';
 import { AuditLog } from './audit/log.ts';
 import { DiskFiles } from './adapters/disk-files.ts';
 import { diskRoom } from './adapters/disk-room.ts';
@@ -236,10 +236,7 @@ export async function recoverFrom({
   const { mirrors, unread } = watchMirrors(from.map(url => toMirror(url, connections)));
   // The database would be made where there's none.
   if (!(await hasData(directory))) throw noData(directory);
-  const log = pino(
-    { level: 'warn', base: { service: 'sitecast-origin' }, hooks: { streamWrite: plainJson } },
-    pino.destination(2),
-  );
+  const log = openLog({ role: 'origin', level: 'warn' });
   let known: Known = () => ({});
   const { unfinished, earlier, mended } = await beginRecovery(directory, () => known());
   const endings = loggingEndings(log);
@@ -344,15 +341,13 @@ async function reloadTls(
   if (!certificate) return;
   await certificate.renew();
   server.renewTls(certificate.pair);
-  for (const { message, ...fields } of certificate.warnings(Date.now())) log.warn(fields, message);
+  for (const { message, role, ...fields } of certificate.warnings(Date.now()))
+    log.warn({ subject: role, ...fields }, message);
 }
 
 /** `sitecast-origin serve`: runs until a signal asks it to stop. */
-async function serve(settings: OriginSettings, logLevel: Level | 'silent'): Promise<void> {
-  const log = pino(
-    { level: logLevel, base: { service: 'sitecast-origin' }, hooks: { streamWrite: plainJson } },
-    pino.destination(2),
-  );
+async function serve(settings: OriginSettings, logSettings: LogSettings): Promise<void> {
+  const log = openLog({ role: 'origin', ...logSettings });
   const origin = await startOrigin(settings, { log });
   if (origin.adminTokenPath !== undefined)
     process.stdout.write(`The admin's API token is in ${origin.adminTokenPath}\n`);

@@ -11,9 +11,9 @@ async function run(...args: string[]) {
     text += chunk;
   };
   const commands = {
-    serve: async (settings: OriginSettings, logLevel: string) => {
+    serve: async (settings: OriginSettings, log: { level: string }) => {
       served = settings;
-      level = logLevel;
+      level = log.level;
     },
     recover: async () => ({
       from: 'http://gateway:7401',

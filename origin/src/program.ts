@@ -7,6 +7,7 @@ import {
   SettingsCommand,
 } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
+import { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
 import type { RestoredFrom } from './recovery/restore.ts';
@@ -22,22 +23,18 @@ import {
   parseSizeBytes,
 } from './settings.ts';
 
-const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
-type LogLevel = (typeof LOG_LEVELS)[number];
-
 const DEFAULT_STAGING_TTL_MS = 30 * 86_400_000;
 const DEFAULT_MAX_STAGED_BYTES = 64 * 2 ** 30;
 const DEFAULT_MAX_REPORT_BYTES = 8 * 2 ** 30;
 const DEFAULT_RESERVE_BYTES = 256 * 2 ** 20;
 const DEFAULT_SCRUB_BYTES_PER_S = 4 * 2 ** 20;
 
-interface ServeOptions {
+interface ServeOptions extends LogOptions {
   data: string;
   listen: ListenAddress;
   tlsCert?: string;
   tlsKey?: string;
   behindTlsProxy?: boolean;
-  logLevel: LogLevel;
   stagingTtl: number;
   maxStagedBytes: number;
   maxReportBytes: number;
@@ -73,7 +70,7 @@ export interface RecoverSettings {
 /** What the commands do. */
 export interface OriginCommands {
   /** Runs an origin until it's told to stop. */
-  serve: (settings: OriginSettings, logLevel: LogLevel) => Promise<void>;
+  serve: (settings: OriginSettings, log: LogSettings) => Promise<void>;
   recover: (settings: RecoverSettings) => Promise<Recovered | RestoredFrom>;
 }
 
@@ -121,7 +118,7 @@ export function originProgram(
   const program = new SettingsCommand('sitecast-origin').description(
     'The origin: release repository, rollout controller, device registry, report sink.',
   );
-  diskOptions(gossipOptions(program.command('serve')))
+  addLogOptions(diskOptions(gossipOptions(program.command('serve'))))
     .description('Serve the releases of a data directory, and take new ones from operators.')
     .requiredOption('--data <dir>', 'where everything is kept; created if it is not there')
     .addOption(
@@ -132,9 +129,6 @@ export function originProgram(
     .option('--tls-cert <file>', 'certificate chain, PEM')
     .option('--tls-key <file>', 'private key of the certificate, PEM')
     .option('--behind-tls-proxy', 'a proxy in front of this origin does TLS')
-    .addOption(
-      new Option('--log-level <level>', 'of the JSON lines on stderr').choices(LOG_LEVELS).default('info'),
-    )
     .addOption(acceptClockOption())
     .addHelpText('after', EXAMPLES)
     .action(async (options: ServeOptions) => {
@@ -150,7 +144,7 @@ export function originProgram(
         acceptedDay: options.acceptClock,
         gossip: gossipOf(options),
       };
-      await serve(settings, options.logLevel);
+      await serve(settings, logSettingsOf(options));
     });
   recoverCommand(program, recover, out);
   return program;

@@ -78,7 +78,8 @@ export class Upkeep {
     this.#warnedMs = nowMs;
     const { repository, ownCertificate, log } = this.#deps;
     for (const warning of [...warningsOf(repository, nowMs), ...(ownCertificate?.warnings(nowMs) ?? [])]) {
-      const { message, ...fields } = warning;
+      const { message, role: subject, ...others } = warning;
+      const fields = { subject, ...others };
       if (isUrgent(warning, repository)) log.error(fields, message);
       else log.warn(fields, message);
     }

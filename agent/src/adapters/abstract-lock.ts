@@ -1,6 +1,9 @@
 import { createServer, type Server } from 'node:net';
 import { isSystemError } from '@sitecast/shared/errors';
 
+/** Of `sun_path` behind its first zero byte (unix(7)). */
+const NAME_BYTES = 107;
+
 /**
  * A name in Linux's abstract socket namespace. The kernel gives it to one process alone and takes it back however that process
  * ends, so there's no stale lock to judge.
@@ -12,13 +15,14 @@ export class AbstractLock {
     this.#server = server;
   }
 
-  /** @returns undefined where somebody has the name */
+  /** @param name ASCII, 107 characters at the most @returns undefined where somebody has the name */
   static async take(name: string): Promise<AbstractLock | undefined> {
     const server = createServer(socket => socket.destroy());
     try {
       await new Promise<void>((resolve, reject) => {
         server.once('error', reject);
-        server.listen(`\0${name}`, resolve);
+        // Names of different lengths are different ones. One libuv fills them up with zero bytes, another one doesn't.
+        server.listen(`\0${name.padEnd(NAME_BYTES, '\0')}`, resolve);
       });
     } catch (error) {
       if (isSystemError(error, 'EADDRINUSE')) return undefined;

@@ -5,8 +5,9 @@ import { join } from 'node:path';
 /** Another process, as /proc tells of it (proc_pid_status(5)). */
 export interface Holder {
   pid: number;
+  /** The real one, of whoever started it: a set-uid program keeps what it was handed, whoever took it. */
   uid: number;
-  /** Its group and all supplementary ones. */
+  /** Its real group and all supplementary ones. */
   gids: readonly number[];
 }
 
@@ -58,8 +59,9 @@ async function readHolder(pid: number): Promise<Holder | undefined> {
   const numbers = (field: string) =>
     (new RegExp(`^${field}:\\s*(.*)$`, 'm').exec(status)?.[1] ?? '').split(/\s+/).filter(Boolean).map(Number);
   // The real, the effective one, and two more.
-  const [, uid] = numbers('Uid');
-  return uid === undefined ? undefined : { pid, uid, gids: [...numbers('Gid'), ...numbers('Groups')] };
+  const [[uid], [gid]] = [numbers('Uid'), numbers('Gid')];
+  if (uid === undefined || gid === undefined) return undefined;
+  return { pid, uid, gids: [gid, ...numbers('Groups')] };
 }
 
 async function namesIn(directory: string): Promise<string[]> {

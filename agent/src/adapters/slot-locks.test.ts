@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmod, link, mkdtemp, readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, copyFile, link, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
@@ -70,20 +71,56 @@ it('keeps an agent from writing where another has either slot, and from making a
   await (await two.slot(b, a).openForWriting()).close();
 });
 
+async function nameOf(path: string): Promise<string> {
+  const { dev, ino } = await stat(path);
+  return `sitecast-slot-file-${dev >> 8}:${dev & 255}/${ino}`;
+}
+
+it('has a name of one length, whichever libuv takes it', async () => {
+  await agent().locks.take([await found(a)]);
+  // Zero bytes are shown as @.
+  const name = `@${await nameOf(a)}`.padEnd(108, '@');
+  expect((await readFile('/proc/net/unix', 'utf8')).split('\n')).toContainEqual(
+    expect.stringMatching(new RegExp(` ${name}$`)),
+  );
+});
+
+it.skipIf(process.getuid?.() !== 0)(
+  'is not kept off by a set-uid program that somebody else started, who handed it the name',
+  async () => {
+    const server = createServer();
+    server.listen(`\0${(await nameOf(a)).padEnd(107, '\0')}`);
+    await once(server, 'listening');
+    const program = join(directory, 'sleep');
+    await copyFile('/bin/sleep', program);
+    await chmod(program, 0o4755);
+    await chmod(directory, 0o711);
+    await chmod(a, 0o600);
+    const fd: number = Reflect.get(Reflect.get(server, '_handle'), 'fd');
+    const child = spawn(program, ['600'], { uid: 65_534, gid: 65_534, stdio: [fd, 'ignore', 'ignore'] });
+    children.push(child);
+    await once(child, 'spawn');
+    server.close();
+    await once(server, 'close');
+    await agent().locks.take([await found(a)]);
+    expect(logged).toEqual([expect.stringContaining(`process ${child.pid}, which may not write it`)]);
+  },
+);
+
 const HOLD = `require('node:net').createServer().listen('\\0' + process.argv[1], () => console.log('held'))`;
 
 it.skipIf(process.getuid?.() !== 0)(
   'is not kept off by whoever may not write the slot, and is by whoever may, until that ends',
   async () => {
-    const { dev, ino } = await stat(a);
-    const name = `sitecast-slot-file-${dev >> 8}:${dev & 255}/${ino}`;
+    const name = await nameOf(a);
     // `nobody` of most systems, and no group that owns anything here.
     const child = spawn(process.execPath, ['-e', HOLD, name], { uid: 65_534, gid: 65_534, stdio: 'pipe' });
     children.push(child);
     await once(child.stdout, 'data');
     const { locks } = agent();
     await chmod(a, 0o600);
-    await locks.take([await found(a)]);
+    // Told once, however often it's looked at.
+    for (let looks = 0; looks < 3; looks += 1) await locks.take([await found(a)]);
     expect(logged).toEqual([expect.stringContaining(`process ${child.pid}, which may not write it`)]);
     await chmod(a, 0o602);
     await expect(locks.take([await found(a)])).rejects.toThrow(`process ${child.pid}`);

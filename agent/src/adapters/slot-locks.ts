@@ -12,6 +12,8 @@ import { storageId } from './storage-stack.ts';
  */
 export class SlotLocks {
   readonly #held = new Map<string, AbstractLock>();
+  /** By name: the process that has it, was passed over, and was told of. */
+  readonly #passedOver = new Map<string, number>();
   readonly #log: Log;
 
   constructor(log: Log) {
@@ -31,6 +33,7 @@ export class SlotLocks {
         const lock = await AbstractLock.take(name);
         if (lock) {
           this.#held.set(name, lock);
+          this.#passedOver.delete(name);
           taken.push(name);
         } else await this.#judgeHolder(name, slot);
       }
@@ -48,7 +51,10 @@ export class SlotLocks {
     const holder = await holderOf(name);
     // Anybody on this machine can take a name. It keeps nobody off a slot that whoever took it couldn't write.
     if (!holder || mayWrite(holder, found)) throw busySlot(path, heldBy(holder?.pid));
-    this.#log('warn', `the lock of slot ${path} was taken by process ${holder.pid}, which may not write it`, {
+    if (this.#passedOver.get(name) === holder.pid) return;
+    this.#passedOver.set(name, holder.pid);
+    const who = `process ${holder.pid}, which may not write it`;
+    this.#log('warn', `the lock of slot ${path} was taken by ${who}: meanwhile it keeps off no other agent`, {
       uid: holder.uid,
     });
   }

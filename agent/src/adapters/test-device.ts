@@ -75,7 +75,7 @@ export class TestDevice {
       concurrency: 4,
       timeSync: 'auto',
       peers: undefined,
-      logLevel: 'error',
+      log: { level: 'error' },
     });
   }
 

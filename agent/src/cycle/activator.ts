@@ -76,7 +76,9 @@ export class Activator {
     } catch (error) {
       if (isSystemError(error) || stop.aborted) throw error;
       // It may have taken note all the same; nobody would watch over that boot.
-      await boot.markBad(target).catch((also: unknown) => log('error', String(also)));
+      await boot
+        .markBad(target)
+        .catch((also: unknown) => log('error', 'a slot could not be marked as bad', { err: also }));
       throw error;
     }
   }

@@ -209,7 +209,7 @@ export class UpdateAgent {
       } catch (error) {
         if (!(error instanceof SlotAltered)) throw error;
         this.#verified = undefined;
-        log('warn', error.message);
+        log('warn', `${error.message}; it is filled again`);
         if (refills >= MAX_REFILLS)
           throw new Failed({ code: 'SITECAST_SLOT_UNRELIABLE', message: error.message });
       }

@@ -106,9 +106,7 @@ export class Daemon {
     const { code, message } = describeError(error);
     const retryMs = Math.min(FIRST_TROUBLE_PAUSE_MS * 2 ** this.#troubles, MAX_TROUBLE_PAUSE_MS);
     this.#troubles += 1;
-    const stack =
-      process.env.SITECAST_DEBUG !== undefined && error instanceof Error ? { stack: error.stack } : {};
-    this.#parts.log('error', `it is tried again in ${retryMs / 1000} s: ${message}`, { code, ...stack });
+    this.#parts.log('error', `it is tried again later: ${message}`, { err: error, waitMs: retryMs });
     const rest: Rest = {
       state: 'failed',
       reason: { code, message: message.slice(0, MAX_REASON_CHARS) },
@@ -164,7 +162,7 @@ export class Daemon {
       } catch (error) {
         if (signal.aborted) return;
         // The cycle itself will meet whatever it is.
-        this.#parts.log('warn', `while watching for changes: ${String(error)}`);
+        this.#parts.log('warn', 'watching for changes failed; it goes on', { err: error });
         await this.#parts.clock.sleep(GATEWAY_PAUSE_MS, signal);
       }
     }
@@ -206,7 +204,8 @@ export class Daemon {
       try {
         await this.#agent.deliver(signal);
       } catch (error) {
-        if (!signal.aborted) log('warn', `reports aren't delivered: ${String(error)}`);
+        if (!signal.aborted)
+          log('warn', "reports aren't delivered; they are kept, and sent later", { err: error });
       }
     }
   }
@@ -236,7 +235,7 @@ export class Daemon {
         if (performance.now() - beganMs < PROMPT_MS) promptAnswers += 1;
       } catch (error) {
         if (!(error instanceof SitecastError) && !signal.aborted)
-          this.#parts.log('error', `while waiting for changes: ${String(error)}`);
+          this.#parts.log('error', 'waiting for changes failed; it goes on', { err: error });
         if (!this.#isGatewayAway && !signal.aborted) exchange?.lostGateway();
         this.#isGatewayAway = true;
         await clock.sleep(GATEWAY_PAUSE_MS, signal);

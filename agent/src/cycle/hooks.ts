@@ -50,7 +50,8 @@ export async function runHook(
   }
   const how = isTimedOut ? `not done after ${timeoutMs / 1000} s` : `exit code ${exitCode ?? 'none'}`;
   const message = `${name}: ${how}: ${outputText(output, MAX_TOLD_CHARS)}`;
-  log('warn', message, { hook: name, exitCode, isTimedOut });
+  // Where it says "not now", the device waits, and that is told once.
+  if (!isNotNow) log('warn', message, { hook: name, exitCode, isTimedOut });
   return { kind: isNotNow ? 'notNow' : 'failed', message };
 }
 

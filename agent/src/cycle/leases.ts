@@ -2,13 +2,15 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { memberNameSchema } from '@sitecast/shared/fleet';
 import { isId } from '@sitecast/shared/identity';
 import { noGateway } from '../site/gateways.ts';
-import { fieldOf } from '../site/membership.ts';
+import { fieldOf, problemIn } from '../site/answers.ts';
 import type { AgentParts } from './parts.ts';
 import { Postponed } from './rest.ts';
 
 /** A third of what a gateway grants. */
 const RENEWAL_MS = 5 * 60_000;
 const DEFAULT_RETRY_MS = 10_000;
+/** Whatever a gateway says, it isn't asked again sooner. */
+const MIN_RETRY_MS = 2000;
 const MAX_RETRY_MS = 10 * 60_000;
 
 const MAX_TOLD_HOLDERS = 4;
@@ -18,6 +20,8 @@ interface Denied {
   retryMs: number;
   /** Who is waited for, as the gateway says; empty where it doesn't. */
   heldBy: string;
+  /** Why this device gets none at all, as the gateway says: it's not about others. */
+  refusal?: string;
 }
 
 /** A device's leave to go down, of which its site has so many: asked of the gateways. */
@@ -33,6 +37,12 @@ export class Leases {
     const granted = await this.#ask('take', rollout, signal);
     if (granted === true) return;
     const jitter = 0.5 + Math.random();
+    if (granted.refusal !== undefined)
+      throw new Postponed(
+        'lease',
+        { code: 'SITECAST_LEASE_REFUSED', message: `no lease for this device: ${granted.refusal}` },
+        Math.min(granted.retryMs * jitter, MAX_RETRY_MS),
+      );
     const who = granted.heldBy === '' ? '' : `: ${granted.heldBy}`;
     throw new Postponed(
       'lease',
@@ -62,7 +72,7 @@ export class Leases {
         if (signal.aborted) return;
         // What doesn't come through changes nothing: this device is down already.
         await this.#ask('renew', rollout, signal).catch((error: unknown) => {
-          if (!signal.aborted) log('warn', `the lease isn't renewed: ${String(error)}`);
+          if (!signal.aborted) log('warn', "the lease isn't renewed; the update goes on", { err: error });
         });
       }
     };
@@ -82,12 +92,18 @@ export class Leases {
         const { status, body } = await gateways.post(gateway, '/site/v1/leases', request, signal);
         // An origin hands out none.
         if (status === 404 || status === 405) return true;
-        if (status !== 200) return { retryMs: DEFAULT_RETRY_MS, heldBy: '' };
+        if (status !== 200) {
+          const why = problemIn(body) ?? `status ${status}`;
+          return { retryMs: DEFAULT_RETRY_MS, heldBy: '', refusal: `${gateway.url}: ${why}` };
+        }
         const isGranted = fieldOf(body, 'granted');
         if (typeof isGranted !== 'boolean') throw noGateway(gateway.url, 'its answer about a lease is none');
         const retryMs = Number(fieldOf(body, 'retryAfterMs') ?? DEFAULT_RETRY_MS);
         if (isGranted) return true;
-        return { retryMs: retryMs > 0 ? retryMs : DEFAULT_RETRY_MS, heldBy: holdersIn(body) };
+        return {
+          retryMs: retryMs > 0 ? Math.max(retryMs, MIN_RETRY_MS) : DEFAULT_RETRY_MS,
+          heldBy: holdersIn(body),
+        };
       }, signal);
     } catch (error) {
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;

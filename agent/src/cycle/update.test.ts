@@ -294,12 +294,23 @@ describe('a device keeps to orders', () => {
       { id, until: 'soon' },
     ];
     site.lease = () => ({ granted: false, retryAfterMs: 100, heldBy });
-    expect((await install(1, image1)).rest).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+    const { rest } = await install(1, image1);
+    expect(rest).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+    // Whatever a gateway says, it isn't asked all the time.
+    expect(rest.retryMs).toBeGreaterThanOrEqual(1000);
     const message = `other devices of this site are being updated: ${id} until ${until}, cam-2 until ${until}`;
     expect(origin.told(device.id).at(-1)).toMatchObject({
       state: 'waiting',
       reason: { code: 'SITECAST_LEASE_DENIED', message },
     });
+    // A device that this gateway has nothing to do with waits for nobody.
+    site.leaseProblem = { code: 'SITECAST_OTHER_SITE', detail: 'this device belongs to another site' };
+    expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+    expect(origin.told(device.id).at(-1)?.reason).toMatchObject({
+      code: 'SITECAST_LEASE_REFUSED',
+      message: expect.stringContaining('SITECAST_OTHER_SITE, this device belongs to another site'),
+    });
+    site.leaseProblem = undefined;
     site.lease = () => ({ granted: true });
     expect(await device.cycle()).toMatchObject({ state: 'completed' });
   });

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { Report } from '@sitecast/shared/fleet';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type DeviceChanges, TestDevice } from '../adapters/test-device.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { TestOrigin, TestSite } from '../testing/site.ts';
@@ -161,6 +161,41 @@ it('begins a new chain, with every text, where the origin has another report in 
   expect(told()).toEqual(['1 one']);
 });
 
+it('begins no other chain because of refusals in the first hour after a start, whatever its clock says', async () => {
+  await start(site);
+  const refuseFork = () => {
+    const [{ seq, payloadSha256 } = { seq: 0, payloadSha256: '' }] = device.parts.outbox.pending();
+    const digest = payloadSha256.slice(0, 16);
+    site.rejectedEarlier = [{ epoch: device.parts.outbox.epoch, seq, digest, code: 'SITECAST_REPORT_FORK' }];
+  };
+  origin.acknowledges = false;
+  const first = device.parts.outbox.epoch;
+  await tell('one', 'two');
+  refuseFork();
+  await deliver();
+  const { epoch } = device.parts.outbox;
+  expect(epoch).not.toBe(first);
+  for (const clockOffsetMs of [0, 7_200_000, -7_200_000]) {
+    await device.close();
+    Object.assign(site, { clockOffsetMs });
+    await device.open({ clockOffsetMs });
+    refuseFork();
+    await deliver();
+    expect(device.parts.outbox.epoch).toBe(epoch);
+  }
+  const nowMs = performance.now();
+  const later = vi.spyOn(performance, 'now').mockReturnValue(nowMs + 3_700_000);
+  try {
+    await deliver();
+    // Taken and refused: sent again after 5 minutes.
+    await tell('three');
+    await deliver();
+  } finally {
+    later.mockRestore();
+  }
+  expect(device.parts.outbox.epoch).not.toBe(epoch);
+});
+
 it('waits with what a gateway takes later, sends it in order when the time comes, and goes on with an update meanwhile', async () => {
   await start(site);
   const changes: DeviceChanges = { clockOffsetMs: 0 };
@@ -208,3 +243,102 @@ it.each([undefined, 600])(
     expect([posts(), epochs().size]).toEqual([before, 1]);
   },
 );
+
+it.each([
+  ['whole', 0],
+  ['each', 0],
+  ['each', 0.001],
+] as const)(
+  'does not ask again at once where a gateway refuses (%s) all until in %s seconds',
+  async (refuses, retryAfterS) => {
+    await start(site);
+    Object.assign(site, { refuses, judge: () => 'REPORTS_OVER_BUDGET', retryAfterS });
+    await tell('one', 'two');
+    const before = posts();
+    for (let runs = 0; runs < 3; runs += 1) await deliver();
+    expect(posts() - before).toBe(1);
+  },
+);
+
+it.each(['REPORT_GAP', 'ANYTHING'])('asks the next gateway where one refuses all, with %s', async code => {
+  await start(site, other);
+  site.judge = () => code;
+  await tell('one', 'two');
+  await deliver();
+  expect(told()).toEqual(['1 one', '2 two']);
+});
+
+describe('a gateway that takes reports, where the origin acknowledges none of them', () => {
+  const changes: DeviceChanges = {};
+  const postsTo = (at: TestSite) => at.requests.filter(path => path === '/site/v1/reports').length;
+  const counts = () => [postsTo(site), postsTo(other)];
+  async function startWithClock(...sites: TestSite[]): Promise<void> {
+    await start(...sites);
+    await device.close();
+    changes.clockOffsetMs = 0;
+    await device.open(changes);
+    site.requests.length = 0;
+    other.requests.length = 0;
+  }
+  async function deliverAfter(minutes: number): Promise<void> {
+    changes.clockOffsetMs = (changes.clockOffsetMs ?? 0) + minutes * 60_000 + 1000;
+    Object.assign(site, { clockOffsetMs: changes.clockOffsetMs });
+    Object.assign(other, { clockOffsetMs: changes.clockOffsetMs });
+    for (let runs = 0; runs < 3; runs += 1) await deliver();
+  }
+
+  it('makes room for the next one, which stays the first to get what comes then', async () => {
+    await startWithClock(site, other);
+    site.swallowsReports = true;
+    await tell('one');
+    await deliverAfter(0);
+    await deliverAfter(4);
+    expect([told(), counts()]).toEqual([[], [1, 0]]);
+    // What was told meanwhile doesn't give the first one more time.
+    await tell('one', 'two');
+    await deliverAfter(0);
+    await deliverAfter(1);
+    expect(told()).toEqual(['1 one', '2 two']);
+    expect(device.parts.outbox.pendingCount).toBe(0);
+    const before = postsTo(site);
+    await tell('one', 'two', 'three');
+    await deliver();
+    expect(told()).toEqual(['1 one', '2 two', '1 one', '2 two', '3 three']);
+    expect(postsTo(site)).toBe(before);
+    // It isn't given up: it's asked where the other one fails.
+    other.mischief = () => 'drop';
+    site.swallowsReports = false;
+    await tell('four');
+    await deliver();
+    expect(told().at(-1)).toBe('1 four');
+  });
+
+  it('is one of them in each period where it is the origin that is away', async () => {
+    await startWithClock(site, other);
+    origin.acknowledges = false;
+    await tell('one', 'two');
+    await deliverAfter(0);
+    expect(counts()).toEqual([1, 0]);
+    await deliverAfter(5);
+    expect(counts()).toEqual([1, 1]);
+    await deliverAfter(5);
+    expect(counts()).toEqual([2, 1]);
+    await deliverAfter(5);
+    expect(counts()).toEqual([2, 2]);
+    origin.acknowledges = true;
+    await deliver();
+    expect([told(), device.parts.outbox.pendingCount]).toEqual([['1 one', '2 two'], 0]);
+  });
+
+  it('gets them again where there is no other', async () => {
+    await startWithClock(site);
+    site.swallowsReports = true;
+    await tell('one');
+    await deliverAfter(0);
+    site.swallowsReports = false;
+    await deliverAfter(4);
+    expect(told()).toEqual([]);
+    await deliverAfter(1);
+    expect(told()).toEqual(['1 one']);
+  });
+});

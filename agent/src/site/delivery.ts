@@ -4,22 +4,15 @@ import type { RoleSigners } from '@sitecast/shared/trust';
 import type { Gateway, Log } from '../ports.ts';
 import type { Outbox } from '../state/outbox.ts';
 import { type Gateways, noGateway } from './gateways.ts';
-import { fieldOf, textOf } from './membership.ts';
+import { fieldOf, textOf } from './answers.ts';
 import { blamesReports, putOffForS, Refusals, type Verdicts } from './refusals.ts';
+import { TakenReports } from './taken-reports.ts';
 
 const MAX_BATCH_REPORTS = 200;
 const MAX_BATCH_BYTES = 900 * 1024;
 const MAX_ACKNOWLEDGEMENTS = 16;
 /** Of one gateway, in one run: what it refuses is found out by halves. */
 const MAX_REQUESTS = 100;
-/** A report that a gateway took is sent to it again when no acknowledgement came for so long, milliseconds. */
-const RESEND_AFTER_MS = 5 * 60_000;
-
-interface Sent {
-  epoch: string;
-  seq: number;
-  atMs: number;
-}
 
 interface DeliveryOptions {
   outbox: Outbox;
@@ -31,16 +24,16 @@ interface DeliveryOptions {
 
 /**
  * Brings the outbox to the origin. A gateway's "taken" isn't delivery: a report leaves the outbox when the origin's
- * own signature says that it has it, through whichever gateway that comes. A gateway's "refused" is no proof either: it
- * makes the rest go on without that report, and at the most has it told again (see Refusals). "Later" is waited for: the
- * reports stay, and go on in their order.
+ * own signature says that it has it, through whichever gateway that comes; until then it goes to one after the other (see
+ * TakenReports). A gateway's "refused" is no proof either: it makes the rest go on without that report, and at the most has
+ * it told again (see Refusals). "Later" is waited for: the reports stay, and go on in their order.
  */
 export class Delivery {
   readonly #outbox: Outbox;
   readonly #gateways: Gateways;
   readonly #id: string;
   readonly #now: () => number;
-  readonly #sent = new Map<string, Sent>();
+  readonly #taken: TakenReports;
   readonly #refusals: Refusals;
   /** By gateway: when it takes reports of this device again, milliseconds. */
   readonly #putOff = new Map<string, number>();
@@ -55,6 +48,7 @@ export class Delivery {
     this.#gateways = gateways;
     this.#id = id;
     this.#now = now;
+    this.#taken = new TakenReports(now);
     this.#refusals = new Refusals({ outbox, now, log });
   }
 
@@ -73,7 +67,9 @@ export class Delivery {
     this.#refusals.begin();
     try {
       await this.#outbox.settle();
-      await this.#gateways.each(gateway => this.#deliver(gateway, signers, signal), signal);
+      this.#taken.begin(this.#outbox.epoch, new Set(this.#outbox.pending().map(({ seq }) => seq)));
+      const order = this.#taken.inOrder(this.#gateways.all);
+      await this.#gateways.each(gateway => this.#deliver(gateway, signers, signal), signal, order);
     } catch (error) {
       // Whatever it is, the reports stay where they are, and an update doesn't depend on them.
       if (!(error instanceof SitecastError) && !isSystemError(error) && !signal?.aborted) throw error;
@@ -109,7 +105,7 @@ export class Delivery {
     const restS = this.#putOffS(gateway);
     if (restS > 0)
       this.refusal ??= `${gateway.url} takes the next reports in ${restS} s: it has all that it takes for now`;
-    if (this.refusal !== undefined && (first || restS > 0))
+    if (this.refusal !== undefined)
       throw new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal);
   }
 
@@ -131,10 +127,10 @@ export class Delivery {
     const { epoch } = this.#outbox;
     const verdicts = this.#refusals.of(gateway.url);
     if (this.#putOffS(gateway) > 0) return verdicts;
-    let after = this.#sentTo(gateway);
+    let after = 0;
     let most = MAX_BATCH_REPORTS;
     for (let requests = 0; requests < MAX_REQUESTS && this.#outbox.epoch === epoch; requests += 1) {
-      const batch = this.#batchAfter(after, most, verdicts);
+      const batch = this.#batchAfter(after, most, { gateway, verdicts });
       if (batch.length === 0) break;
       const taken = await this.#post(gateway, batch, { verdicts, signers, signal });
       if (taken === undefined) {
@@ -142,7 +138,8 @@ export class Delivery {
         continue;
       }
       after = taken;
-      if (verdicts.hasTaken) this.#sent.set(gateway.url, { epoch, seq: after, atMs: this.#now() });
+      const taking = batch.map(({ seq }) => seq).filter(seq => seq <= taken && !verdicts.hasRefused(seq));
+      if (verdicts.hasTaken && this.#outbox.epoch === epoch) this.#taken.note(gateway.url, taking);
       // Where nothing was taken yet, the next one alone shows whether it's about the reports at all.
       if (verdicts.hasTaken) most = MAX_BATCH_REPORTS;
       if (this.#putOffS(gateway) > 0) break;
@@ -162,12 +159,6 @@ export class Delivery {
 
   #putOffFor({ url }: Gateway, forS: number): void {
     this.#putOff.set(url, this.#now() + forS * 1000);
-  }
-
-  #sentTo({ url }: Gateway): number {
-    const sent = this.#sent.get(url);
-    const isRecent = sent?.epoch === this.#outbox.epoch && this.#now() - sent.atMs < RESEND_AFTER_MS;
-    return isRecent ? sent.seq : 0;
   }
 
   /**
@@ -215,11 +206,16 @@ export class Delivery {
     return new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal);
   }
 
-  #batchAfter(seq: number, mostReports: number, verdicts: Verdicts): ReturnType<Outbox['pending']> {
+  #batchAfter(
+    seq: number,
+    mostReports: number,
+    { gateway, verdicts }: { gateway: Gateway; verdicts: Verdicts },
+  ): ReturnType<Outbox['pending']> {
     const batch = [];
     let lengthBytes = 0;
     for (const entry of this.#outbox.pending()) {
       if (entry.seq <= seq || verdicts.hasRefused(entry.seq)) continue;
+      if (this.#taken.isRecent(gateway.url, entry.seq)) continue;
       lengthBytes += entry.lengthBytes;
       if (batch.length === mostReports || (batch.length > 0 && lengthBytes > MAX_BATCH_BYTES)) break;
       batch.push(entry);
@@ -239,7 +235,7 @@ export class Delivery {
       const { id, epoch, seq, reportSha256, at } = openAcknowledgement(envelope, signers);
       if (id !== this.#id) return;
       const taken = await this.#outbox.acknowledge(epoch, seq, Date.parse(at), reportSha256);
-      if (taken === 'takenBack') this.#sent.clear();
+      if (taken === 'takenBack') this.#taken.clear();
     } catch (error) {
       // Not the origin's word.
       if (!(error instanceof SitecastError)) throw error;

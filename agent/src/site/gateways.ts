@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
 import type { Gateway, JsonAnswer } from '../ports.ts';
+import { problemIn } from './answers.ts';
 
 const OPENING_BRACE = 0x7b;
 
@@ -50,11 +51,16 @@ export class Gateways {
   /**
    * Asks one after the other until one answers.
    * @param work throws for an answer that's of no use, whatever the reason
+   * @param order default: as they're preferred
    * @throws the first error that isn't mere unreachability; else the first one
    */
-  async each<T>(work: (gateway: Gateway) => Promise<T>, signal?: AbortSignal): Promise<T> {
+  async each<T>(
+    work: (gateway: Gateway) => Promise<T>,
+    signal?: AbortSignal,
+    order: readonly Gateway[] = this.all,
+  ): Promise<T> {
     let telling: unknown;
-    for (const gateway of this.all) {
+    for (const gateway of order) {
       signal?.throwIfAborted();
       try {
         return await work(gateway);
@@ -64,6 +70,30 @@ export class Gateways {
       }
     }
     throw telling;
+  }
+
+  /**
+   * Asks one after the other until one has it: a gateway that says that there's nothing may not know, or not want to.
+   * @param work undefined: it has nothing; throws as in `each`
+   * @returns undefined where at least one answered, and none has it
+   * @throws as `each`, where none answered
+   */
+  async find<T>(
+    work: (gateway: Gateway) => Promise<T | undefined>,
+    signal?: AbortSignal,
+  ): Promise<T | undefined> {
+    let hasAnswered = false;
+    try {
+      return await this.each(async gateway => {
+        const found = await work(gateway);
+        if (found !== undefined) return found;
+        hasAnswered = true;
+        throw noGateway(gateway.url, 'it has nothing');
+      }, signal);
+    } catch (error) {
+      if (hasAnswered && error instanceof SitecastError) return undefined;
+      throw error;
+    }
   }
 
   /** A signed POST to one gateway. @throws SITECAST_GATEWAY_UNREACHABLE, for status 5xx as well */
@@ -97,8 +127,12 @@ export class Gateways {
   };
 
   #answered(gateway: Gateway, path: string, answer: JsonAnswer): JsonAnswer {
+    const why = problemIn(answer.body);
     if (answer.status >= 500)
-      throw noGateway(gateway.url, `${path}: it answered with status ${answer.status}`);
+      throw noGateway(
+        gateway.url,
+        `${path}: it answered with status ${answer.status}${why === undefined ? '' : ` (${why})`}`,
+      );
     this.noteHeard(gateway);
     return answer;
   }

@@ -3,12 +3,10 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, openAssignment, sealEnrolment } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { KeyPair } from '@sitecast/shared/signing';
-import { cutText } from '@sitecast/shared/text';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import type { MemoryFile } from '../state/memory-file.ts';
+import { fieldOf, textOf } from './answers.ts';
 import { type Gateways, noGateway } from './gateways.ts';
-
-const MAX_TEXT_CHARS = 300;
 
 export interface MembershipOptions {
   gateways: Gateways;
@@ -42,15 +40,16 @@ export class Membership {
   }
 
   /**
-   * Fetches the assignment, or enrols. Keeps the one with the highest serial, whichever gateway says what.
+   * Fetches the assignment, or enrols. Keeps the one with the highest serial, whichever gateway says what. "Unknown" and "pending",
+   * and what the origin hasn't signed, are no last words: then each other gateway is asked once.
    * @returns `pending` while an operator has to accept this device
    * @throws SITECAST_ENROLMENT_REFUSED with what the site says; SITECAST_GATEWAY_UNREACHABLE
    */
   async update(signers: RoleSigners, signal?: AbortSignal): Promise<Assignment | 'pending'> {
     const { gateways, identity } = this.#options;
-    const envelope = await gateways.each(async gateway => {
+    const envelope = await gateways.find(async gateway => {
       const { status, body } = await gateways.get(gateway, `/site/v1/assignments/${identity.id}`, signal);
-      return status === 200 ? assignmentIn(gateway.url, body) : undefined;
+      return status === 200 ? this.#verified(assignmentIn(gateway.url, body), signers) : undefined;
     }, signal);
     return (await this.#keepNewest(envelope, signers)) ?? this.#enrol(signers, signal);
   }
@@ -75,14 +74,18 @@ export class Membership {
       identity,
       token,
     );
-    const answer = await gateways.each(async gateway => {
+    const assignment = await gateways.find(async gateway => {
       const { status, body } = await gateways.post(gateway, '/site/v1/enrolments', { envelope }, signal);
-      if (status === 202 && fieldOf(body, 'state') === 'pending') return 'pending';
-      if (status === 200) return { assignment: assignmentIn(gateway.url, body) };
+      if (status === 202 && fieldOf(body, 'state') === 'pending') return undefined;
+      if (status === 200) return this.#verified(assignmentIn(gateway.url, body), signers);
       throw refused(gateway.url, status, body);
     }, signal);
-    if (answer === 'pending') return 'pending';
-    return (await this.#keepNewest(answer.assignment, signers)) ?? 'pending';
+    return (await this.#keepNewest(assignment, signers)) ?? 'pending';
+  }
+
+  /** @returns the envelope; undefined where it isn't the origin's word about this device */
+  #verified(envelope: unknown, signers: RoleSigners): unknown {
+    return readAssignment(envelope, this.#options.identity.id, signers) && envelope;
   }
 
   async #keepNewest(envelope: unknown, signers: RoleSigners): Promise<Assignment | undefined> {
@@ -111,17 +114,6 @@ function assignmentIn(url: string, body: unknown): unknown {
   const assignment = fieldOf(body, 'assignment');
   if (assignment === undefined) throw noGateway(url, 'its answer about this device holds no assignment');
   return assignment;
-}
-
-/** A text in an answer that nobody vouches for, shortened. */
-export function textOf(body: unknown, name: string): string | undefined {
-  const text = fieldOf(body, name);
-  return typeof text === 'string' ? cutText(text, MAX_TEXT_CHARS) : undefined;
-}
-
-/** A field of an answer that nobody vouches for. */
-export function fieldOf(body: unknown, name: string): unknown {
-  return typeof body === 'object' && body !== null ? Reflect.get(body, name) : undefined;
 }
 
 /** What a problem answer says. One without a code isn't a site's. */

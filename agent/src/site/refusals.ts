@@ -1,7 +1,7 @@
 import { MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
 import type { Log } from '../ports.ts';
 import type { Outbox, PendingReport } from '../state/outbox.ts';
-import { fieldOf, textOf } from './membership.ts';
+import { fieldOf, textOf } from './answers.ts';
 
 /** A gateway's refusal is remembered, and what it refused isn't sent to it, for so long, milliseconds. */
 const REMEMBERED_MS = 5 * 60_000;
@@ -9,10 +9,12 @@ const REMEMBERED_MS = 5 * 60_000;
 const MAX_REFUSED_ALONE = 4;
 /** Refusals in one answer that are looked at. */
 const MAX_REJECTED = 400;
-/** Because of refusals a new chain begins that often at most, milliseconds. */
+/** Because of refusals a new chain begins that often at most, and not sooner after a start into such a one, milliseconds. */
 const MIN_BETWEEN_CHAINS_MS = 3_600_000;
 /** For how long reports are kept back where a gateway doesn't say, seconds. */
 const DEFAULT_PUT_OFF_S = 60;
+/** Whatever a gateway says, it isn't asked again sooner, seconds. */
+const MIN_PUT_OFF_S = 5;
 /** Hexadecimal digits of a payload's SHA-256 by which a gateway says which report it means. */
 const DIGEST_CHARS = 16;
 
@@ -33,7 +35,7 @@ export function putOffForS(refusal: unknown): number | undefined {
   if (textOf(refusal, 'code') !== OVER_BUDGET) return undefined;
   const told = fieldOf(refusal, 'retryAfterS') ?? fieldOf(fieldOf(refusal, 'data'), 'retryAfterS');
   const isUsable = typeof told === 'number' && told >= 0;
-  return isUsable ? Math.min(told, MAX_REPORT_WAIT_S) : DEFAULT_PUT_OFF_S;
+  return isUsable ? Math.max(MIN_PUT_OFF_S, Math.min(told, MAX_REPORT_WAIT_S)) : DEFAULT_PUT_OFF_S;
 }
 
 export function blamesReports(status: number): boolean {
@@ -139,7 +141,7 @@ export class Verdicts {
  * what it is would hold up all that come after it. So the chain begins anew, with that report told without its texts.
  *
  * Anybody on the way can refuse. Therefore: only what every gateway refuses that could be asked; only by a gateway that takes
- * other reports; each report once; and a new chain once an hour at most. Nothing is dropped: state, rollout, release and code
+ * other reports; each report once; and a new chain once an hour at most, whatever a restart forgets. Nothing is dropped: state, rollout, release and code
  * are told, and the text is in this device's own log.
  */
 export class Refusals {
@@ -148,12 +150,15 @@ export class Refusals {
   readonly #log: Log;
   readonly #byUrl = new Map<string, Verdicts>();
   #heard: { url: string; verdicts: Verdicts }[] = [];
-  #lastChainMs = Number.NEGATIVE_INFINITY;
+  /** By `performance.now`: a device whose clock begins anew at each boot would begin a chain at each. */
+  #lastChainMs: number;
 
   constructor({ outbox, now, log }: { outbox: Outbox; now: () => number; log: Log }) {
     this.#outbox = outbox;
     this.#now = now;
     this.#log = log;
+    // How long ago that was, nobody knows: the hour begins with the start.
+    this.#lastChainMs = outbox.isToldAgain ? performance.now() : Number.NEGATIVE_INFINITY;
   }
 
   /** A run over the gateways begins. */
@@ -182,16 +187,15 @@ export class Refusals {
   async settle(): Promise<void> {
     const refused = this.#refusedByAll();
     const [first] = refused;
-    const nowMs = this.#now();
-    if (!first || Math.abs(nowMs - this.#lastChainMs) < MIN_BETWEEN_CHAINS_MS) return;
+    if (!first || performance.now() - this.#lastChainMs < MIN_BETWEEN_CHAINS_MS) return;
     const message = `${first.url} refuses report ${first.seq} (${first.code}): what waits is told again in this chain`;
     this.#log('warn', message, { reports: refused.map(({ seq, code }) => ({ seq, code })) });
     const texts = refused.filter(({ isText }) => isText);
     await this.#outbox.tellAgain(
-      { at: new Date(nowMs).toISOString(), message },
+      { at: new Date(this.#now()).toISOString(), message },
       new Map(texts.map(({ seq, code }) => [seq, `it was refused with ${code}`])),
     );
-    this.#lastChainMs = nowMs;
+    this.#lastChainMs = performance.now();
   }
 
   #refusedByAll(): (Refused & { url: string })[] {

@@ -3,7 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { syncDirectory, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { isPlainEvent, plainEvent, type Report, type ReportEvent } from '@sitecast/shared/fleet';
+import { isPlainEvent, plainEvent, type Report, type ReportEvent, TOLD_AGAIN } from '@sitecast/shared/fleet';
 import type { Envelope, Identity } from '@sitecast/shared/identity';
 import type { PassPoint } from '../ports.ts';
 import {
@@ -29,8 +29,6 @@ const MAX_FILE_BYTES = MAX_OUTBOX_BYTES + 1024 * 1024;
 const MAX_ACKNOWLEDGED = 64;
 /** The newest ones stay, acknowledged or not: they tell what has been reported of the update in progress. */
 const KEPT_REPORTS = 16;
-/** Code of the report that a chain begins with where reports of the one before were refused. */
-const TOLD_AGAIN = 'SITECAST_REPORTS_TOLD_AGAIN';
 /** What an envelope holds besides its payload, at most, in bytes. */
 const ENVELOPE_BYTES = 512;
 
@@ -149,6 +147,12 @@ export class Outbox {
   /** The newest report; undefined before the first. */
   get newest(): Report | undefined {
     return this.#entries.at(-1)?.report;
+  }
+
+  /** Whether this chain began because reports of the one before were refused; forgotten once the origin has much of it. */
+  get isToldAgain(): boolean {
+    const first = this.#entries[0]?.report;
+    return first?.seq === 1 && isNote(first);
   }
 
   /** The newest reports, oldest first: at least the last 16. */

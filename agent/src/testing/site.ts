@@ -5,8 +5,8 @@ import { readEnrolment, readReport, type Report } from '@sitecast/shared/fleet';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '@sitecast/shared/http-signature';
 import { type Envelope, fastVerifyById } from '@sitecast/shared/identity';
 import { SitecastError } from '@sitecast/shared/errors';
-import { statusOf } from '@sitecast/shared/http-problem';
-import { fieldOf } from '../site/membership.ts';
+import { fieldOf } from '../site/answers.ts';
+import { readBody, sendEndless, sendJson, sendOr404, sendProblem, tampered } from './answers.ts';
 import type { TestFleet } from './fleet.ts';
 
 /** What a site does to a request instead of answering it. */
@@ -45,7 +45,7 @@ const ANSWERS_TO_ALL = new Map<
   ['redirect', { status: 302, headers: { location: 'http://127.0.0.1:9/login' }, body: '' }],
 ]);
 
-const MAX_BODY_BYTES = 1024 * 1024;
+const FORGED = { assignment: { payloadType: 'x', payload: '', signatures: [] } };
 const POLL_STEP_MS = 20;
 
 /** What the origin keeps, shared by the sites of a test. */
@@ -132,6 +132,8 @@ export class TestSite {
   frozen: Map<string, Buffer> | undefined;
   /** What it answers to whoever wants to go down. Undefined: it hands out no leases. */
   lease: (() => { granted: boolean; retryAfterMs?: number; heldBy?: unknown }) | undefined;
+  /** What is wrong with whoever asks for one (RFC 9457), instead of an answer. */
+  leaseProblem: { code: string; detail: string } | undefined;
   /** Claims at each wait that something has changed. */
   alwaysChanged = false;
   /** Why a report is refused for what it is; undefined: it's taken. */
@@ -140,6 +142,10 @@ export class TestSite {
   refuses: 'each' | 'whole' = 'each';
   /** In how many seconds it takes what it refuses, as it says. */
   retryAfterS: number | undefined;
+  /** Says that it has taken reports, and passes none on; nor does it pass acknowledgements on. */
+  swallowsReports = false;
+  /** What it says of every device, whatever the origin does. */
+  ofDevices: 'pending' | 'forged' | undefined;
   /** What else it says of reports that were refused, whenever some come. */
   rejectedEarlier: object[] = [];
   /** What this site takes for the time, where it isn't the fleet's. */
@@ -272,7 +278,10 @@ export class TestSite {
 
   async #get(path: string, response: ServerResponse): Promise<void> {
     const [, , , kind, id = ''] = path.split('/');
-    if (kind === 'assignments') sendOr404(response, 'assignment', this.origin.assignments.get(id));
+    if (kind === 'assignments' && this.ofDevices === 'forged') sendJson(response, 200, FORGED);
+    else if (kind === 'assignments' && this.ofDevices) sendOr404(response, 'assignment', undefined);
+    else if (kind === 'assignments') sendOr404(response, 'assignment', this.origin.assignments.get(id));
+    else if (this.swallowsReports) sendOr404(response, 'acknowledgement', undefined);
     else sendOr404(response, 'acknowledgement', await this.origin.acknowledgementOf(id));
   }
 
@@ -314,14 +323,19 @@ export class TestSite {
     const json: unknown = JSON.parse(body.toString('utf8'));
     switch (path) {
       case '/site/v1/enrolments': {
-        const assignment = await this.origin.enrol(fieldOf(json, 'envelope'));
+        if (this.ofDevices === 'forged') {
+          sendJson(response, 200, FORGED);
+          return;
+        }
+        const assignment = this.ofDevices ? undefined : await this.origin.enrol(fieldOf(json, 'envelope'));
         if (assignment) sendJson(response, 200, { assignment });
         else sendJson(response, 202, { state: 'pending' });
         return;
       }
       case '/site/v1/reports': {
         const reports = fieldOf(json, 'reports');
-        const rejected = this.#takeReports(Array.isArray(reports) ? reports : []);
+        const envelopes: unknown[] = Array.isArray(reports) ? reports : [];
+        const rejected = this.swallowsReports ? [] : this.#takeReports(envelopes);
         sendJson(response, 202, rejected.length > 0 ? { rejected } : {});
         return;
       }
@@ -330,7 +344,8 @@ export class TestSite {
         sendJson(response, 202, {});
         return;
       case '/site/v1/leases':
-        if (this.lease) sendJson(response, 200, this.lease());
+        if (this.leaseProblem) sendJson(response, 403, this.leaseProblem);
+        else if (this.lease) sendJson(response, 200, this.lease());
         else sendJson(response, 404, {});
         return;
       default:
@@ -350,57 +365,4 @@ function etagOf(bytes: Buffer): string {
 
 function sha256(bytes: Uint8Array): string {
   return createHash('sha256').update(bytes).digest('hex');
-}
-
-function tampered(bytes: Buffer): Buffer {
-  const copy = Buffer.from(bytes);
-  const at = Math.floor(copy.length / 2);
-  copy[at] = (copy[at] ?? 0) ^ 0x55;
-  return copy;
-}
-
-function sendEndless(response: ServerResponse): void {
-  const piece = Buffer.alloc(256 * 1024, 7);
-  const more = () => {
-    if (response.destroyed) return;
-    if (response.write(piece)) setImmediate(more);
-    else response.once('drain', more);
-  };
-  more();
-}
-
-function sendJson(response: ServerResponse, status: number, body: object): void {
-  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
-}
-
-function sendOr404(response: ServerResponse, name: string, found: Envelope | undefined): void {
-  if (found) sendJson(response, 200, { [name]: found });
-  else sendJson(response, 404, { code: 'SITECAST_NOT_FOUND' });
-}
-
-function sendProblem(response: ServerResponse, error: unknown): void {
-  const isOurs = error instanceof SitecastError;
-  const status = isOurs ? statusOf(error) : 400;
-  const code = isOurs ? error.code : 'SITECAST_INTERNAL';
-  response.writeHead(status, { 'content-type': 'application/problem+json' }).end(
-    JSON.stringify({
-      title: 'refused',
-      status,
-      code,
-      detail: String(error),
-      data: isOurs ? error.data : {},
-    }),
-  );
-}
-
-async function readBody(request: IncomingMessage): Promise<Buffer> {
-  const parts: Buffer[] = [];
-  let lengthBytes = 0;
-  for await (const part of request) {
-    const bytes = Buffer.from(part);
-    lengthBytes += bytes.length;
-    if (lengthBytes > MAX_BODY_BYTES) throw new Error('too large');
-    parts.push(bytes);
-  }
-  return Buffer.concat(parts);
 }

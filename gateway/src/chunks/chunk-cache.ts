@@ -94,7 +94,7 @@ export class ChunkCache {
     if (stamp !== found.stamp) {
       if (!this.#isRight(id, found.frame)) {
         this.damaged += 1;
-        this.#deps.log.warn({ id: hex }, 'a cached chunk is damaged; it is deleted');
+        this.#deps.log.warn({ chunk: hex }, 'a cached chunk is damaged; it is deleted');
         await this.#turn(() => this.#drop(id));
         return undefined;
       }

@@ -96,8 +96,15 @@ export class RelayedDocuments<T extends { id: string }> {
     return this.#asks.givenUp;
   }
 
-  /** What is held about an id, asking nobody. */
+  /**
+   * What is held about an id. The upstream is asked in one case alone: what is held was signed by a key that counts no
+   * longer. The origin changed its key, and signs it anew.
+   */
   async known(id: string): Promise<T | undefined> {
+    const held = await this.#held(id);
+    if (held || this.#absent.has(id) || !this.#deps.signers()) return held?.document;
+    if ((await this.#deps.records.get(id)) === undefined) return undefined;
+    await this.#askOnce(id, ITSELF);
     return (await this.#held(id))?.document;
   }
 
@@ -113,9 +120,10 @@ export class RelayedDocuments<T extends { id: string }> {
     const held = await this.#held(document.id);
     const isNewer = !held || kind.supersedes(document, held.document);
     const envelope = isNewer ? envelopeSchema.parse(value) : held.envelope;
-    if (held || this.#count < MAX_DOCUMENTS) {
+    const isStored = held !== undefined || (await records.get(document.id)) !== undefined;
+    if (isStored || this.#count < MAX_DOCUMENTS) {
       await records.write([{ key: document.id, value: { envelope, askedMs: now() } }], isNewer);
-      if (!held) this.#count += 1;
+      if (!isStored) this.#count += 1;
     }
     this.#absent.delete(document.id);
     if (isNewer) onAccepted?.(document);
@@ -165,10 +173,10 @@ export class RelayedDocuments<T extends { id: string }> {
       if (status !== 200 || typeof json !== 'object' || json === null) return;
       const document = await this.accept(Object.getOwnPropertyDescriptor(json, kind.field)?.value);
       if (document.id !== id)
-        log.warn({ id, kind: kind.field }, 'an upstream gave a document about another id');
+        log.warn({ subject: id, kind: kind.field }, 'an upstream gave a document about another id');
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
-      log.debug({ id, kind: kind.field, code: error.code }, 'an upstream gave no document');
+      log.debug({ subject: id, kind: kind.field, code: error.code }, 'an upstream gave no document');
     }
   }
 

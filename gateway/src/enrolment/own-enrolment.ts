@@ -6,6 +6,7 @@ import type { RelayedDocuments } from '../documents/relayed-documents.ts';
 import type { Log } from '../log.ts';
 import type { Records } from '../storage/records.ts';
 import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
+import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import { fieldOf } from './enrolment-relay.ts';
 
@@ -28,6 +29,8 @@ interface OwnEnrolmentDeps {
   /** Whether it's known who may sign assignments. */
   isReady: () => boolean;
   onSite: (site: string) => void;
+  /** Told the name that people gave to this gateway; undefined: it has none. */
+  onName?: ((name: string | undefined) => void) | undefined;
   log: Log;
 }
 
@@ -77,15 +80,16 @@ export class OwnEnrolment {
   }
 
   async #adopt(): Promise<number> {
-    const { assignments, identity, onSite, log } = this.#deps;
+    const { assignments, identity, onSite, onName, log } = this.#deps;
     const own = await assignments.known(identity.id);
     const state = own?.revoked ? 'revoked' : 'enrolled';
     if (own && state !== this.state)
       log[own.revoked ? 'warn' : 'info'](
-        { id: own.id, name: own.name, site: own.site, serial: own.serial },
+        { name: own.name, site: own.site, serial: own.serial },
         `gateway ${state}`,
       );
     this.state = state;
+    if (own) onName?.(own.name);
     if (own && !own.revoked) onSite(own.site);
     this.#backoff.reset();
     return withJitter(REFRESH_MS);
@@ -112,17 +116,14 @@ export class OwnEnrolment {
     }
     if (status === 202) {
       if (this.state !== 'pending')
-        log.info(
-          { id: identity.id },
-          'waiting until an operator accepts this gateway (sitecast gateway accept)',
-        );
+        log.info({}, 'waiting until an operator accepts this gateway (sitecast gateway accept)');
       this.state = 'pending';
       return withJitter(PENDING_MS);
     }
     this.state = 'refused';
     const waitMs = this.#backoff.next();
-    const code = fieldOf(json, 'code');
-    log.warn({ status, code, waitMs: Math.round(waitMs) }, 'the origin did not let this gateway in');
+    const about = { status, code: fieldOf(json, 'code'), ...problemIn(json) };
+    log.warn({ ...about, waitMs: Math.round(waitMs) }, 'the origin did not let this gateway in');
     return waitMs;
   }
 

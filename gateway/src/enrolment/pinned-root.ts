@@ -63,23 +63,24 @@ async function fetchFirstRoot(
   const backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
   for (;;) {
     signal.throwIfAborted();
+    const waitMs = Math.round(backoff.next());
     for (const { url, metadata } of upstreams) {
-      const bytes = await fetchRoot(metadata, url, log, signal);
+      const bytes = await fetchRoot(metadata, { url, waitMs, log, signal });
       if (bytes === undefined) continue;
       if (createHash('sha256').update(bytes).digest('hex') === rootSha256) return bytes;
-      log.warn({ upstream: url }, 'an upstream gave another first root than the join token names');
+      log.warn(
+        { upstream: url, waitMs, hint: 'Make a new join token at the origin that is meant.' },
+        'an upstream gave another first root than the join token names',
+      );
     }
-    const waitMs = backoff.next();
-    log.warn({ waitMs: Math.round(waitMs) }, 'waiting for an upstream that gives the first root');
+    log.debug({ waitMs }, 'waiting for an upstream that gives the first root');
     await pause(waitMs, signal, { isKeepingAlive: true });
   }
 }
 
 async function fetchRoot(
   metadata: MetadataFetcher,
-  url: string,
-  log: Log,
-  signal: AbortSignal,
+  { url, waitMs, log, signal }: { url: string; waitMs: number; log: Log; signal: AbortSignal },
 ): Promise<Uint8Array | undefined> {
   try {
     return await metadata.fetch('1.root.json', { maxBytes: DEFAULT_TRUST_LIMITS.maxRootBytes, signal });
@@ -88,7 +89,14 @@ async function fetchRoot(
     if (!(error instanceof SitecastError)) throw error;
     const cause = causeOf(error);
     log.warn(
-      { upstream: url, code: error.code, detail: error.message, ...(cause && { cause }) },
+      {
+        upstream: url,
+        code: error.code,
+        detail: error.message,
+        ...(cause && { cause }),
+        hint: error.hint ?? 'Is the address right, and does the origin run?',
+        waitMs,
+      },
       'an upstream did not give the first root',
     );
     return undefined;

@@ -18,6 +18,10 @@ const MAX_HASTE_PAUSE_MS = 30_000;
 /** How often an upstream that doesn't wait is asked, and how often a lower one is left for the first. */
 const POLL_MS = 30_000;
 
+/** Of errors that say nothing better. */
+const UNREACHED_HINT =
+  'Devices get what is here, and their reports wait. Look at the line to the origin, and whether it runs.';
+
 interface FollowerDeps {
   synchroniser: Pick<Synchroniser, 'round'>;
   upstreams: readonly Pick<Upstream, 'url' | 'waitForChange'>[];
@@ -36,6 +40,8 @@ export class Follower {
   readonly #haste = new Backoff(2 * MIN_BACKOFF_MS, MAX_HASTE_PAUSE_MS);
   readonly #etags = new Map<string, string | undefined>();
   #rounds = 0;
+  /** Rounds in a row that came to nothing. */
+  #failures = 0;
   #hasNews = false;
   #interrupt: AbortController | undefined;
   /** When a round last ended well, milliseconds since 1970; undefined before the first. */
@@ -58,6 +64,7 @@ export class Follower {
       try {
         const { at, isNew } = await this.#deps.synchroniser.round(signal);
         this.#backoff.reset();
+        this.#noteContact();
         this.#rounds += 1;
         this.lastContactMs = this.#deps.now();
         const beginMs = performance.now();
@@ -71,13 +78,21 @@ export class Follower {
     }
   }
 
+  #noteContact(): void {
+    if (this.#failures > 0)
+      this.#deps.log.info({ failures: this.#failures }, 'an upstream is followed again');
+    this.#failures = 0;
+  }
+
   async #afterFailure(error: unknown, signal: AbortSignal): Promise<void> {
     const waitMs = this.#backoff.next();
     const { log } = this.#deps;
     const fields = { waitMs: Math.round(waitMs) };
-    if (error instanceof SitecastError)
-      log.warn({ ...fields, code: error.code, detail: error.message }, 'no upstream could be followed');
-    else log.error({ ...fields, err: error }, 'following the upstreams failed');
+    this.#failures += 1;
+    if (error instanceof SitecastError) {
+      const { code, message: detail, hint = UNREACHED_HINT } = error;
+      log.warn({ ...fields, code, detail, hint }, 'no upstream could be followed');
+    } else log.error({ ...fields, err: error }, 'following the upstreams failed');
     await this.#unlessNews(signal, either => pause(waitMs, either));
   }
 

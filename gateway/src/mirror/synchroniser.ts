@@ -42,6 +42,8 @@ export class SwitchableFetcher implements MetadataFetcher {
 export class Synchroniser {
   readonly #deps: SynchroniserDeps;
   #hasAllRoots = false;
+  /** Why each upstream was passed over, as the log has it. */
+  readonly #told = new Map<string, string>();
 
   constructor(deps: SynchroniserDeps) {
     this.#deps = deps;
@@ -75,7 +77,9 @@ export class Synchroniser {
     let last: unknown;
     for (const [at, upstream] of this.#deps.upstreams.entries()) {
       try {
-        return { at, isNew: await this.#follow(upstream.metadata, signal) };
+        const isNew = await this.#follow(upstream.metadata, signal);
+        this.#told.delete(upstream.url);
+        return { at, isNew };
       } catch (error) {
         signal.throwIfAborted();
         if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
@@ -155,6 +159,10 @@ export class Synchroniser {
     if (isLie && error.code !== 'SITECAST_METADATA_ROLLBACK' && error.code !== 'SITECAST_METADATA_EXPIRED') {
       onRefused(url, error);
       log.warn(fields, 'an upstream gave metadata that is refused');
-    } else log.info(fields, 'an upstream has nothing newer that is whole; another is tried');
+    } else {
+      const level = this.#told.get(url) === error.code ? 'debug' : 'info';
+      log[level](fields, 'an upstream has nothing newer that is whole; another is tried');
+    }
+    this.#told.set(url, error.code);
   }
 }

@@ -115,7 +115,10 @@ export class TargetFiles {
       } catch (error) {
         if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
         if (error.kind === 'untrusted' || error.kind === 'tooLarge') onRefused(url, error);
-        log.warn({ upstream: url, target: target.name, code: error.code }, 'an upstream did not give a file');
+        log.warn(
+          { upstream: url, target: target.name, code: error.code, detail: error.message, hint: error.hint },
+          'an upstream did not give a file',
+        );
         last = error;
       }
     }

@@ -5,6 +5,7 @@ import { z } from 'zod';
 import type { RelayedDocuments } from '../documents/relayed-documents.ts';
 import type { Log } from '../log.ts';
 import { Backoff, pause } from '../upstream/backoff.ts';
+import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { WanLimits } from '../wan/wan-limits.ts';
 import { MAX_REPORTS } from './accept-reports.ts';
@@ -89,6 +90,8 @@ export class OutboxSender {
   #maxBytes = MAX_BATCH_BYTES;
   #wake: AbortController | undefined;
   #hasNews = false;
+  /** As the log has it. */
+  #isCutOff = false;
 
   constructor(deps: OutboxSenderDeps) {
     this.#deps = deps;
@@ -154,7 +157,7 @@ export class OutboxSender {
     } catch (error) {
       // A full disk: what the origin has answered can't be written down.
       if (!(error instanceof SitecastError)) throw error;
-      this.#deps.log.warn({ code: error.code }, 'what became of reports could not be kept');
+      this.#deps.log.warn({ err: error }, 'what became of reports could not be kept; they are sent again');
       return false;
     }
   }
@@ -167,7 +170,11 @@ export class OutboxSender {
     if (status === undefined) return false;
     if (status === 200) return this.#settle(batch, json);
     const code = codeOf(json);
-    this.#deps.log.warn({ status, code, reports: batch.length }, 'the origin did not take reports');
+    const { detail, hint } = problemIn(json);
+    this.#deps.log.warn(
+      { status, code, detail, hint, reports: batch.length },
+      'the origin did not take reports; they wait here',
+    );
     const isItsFault = BLAMES_REPORTS.has(status);
     if (!isItsFault && status !== FAILED) return false;
     const { key, id, epoch, seq } = first;
@@ -183,6 +190,7 @@ export class OutboxSender {
     const reports = batch.map(({ envelope }) => envelope);
     try {
       const answer = await upstreams.ask('/site/v1/reports', { reports });
+      this.#isCutOff = false;
       this.#maxBytes = Math.min(MAX_BATCH_BYTES, 2 * this.#maxBytes);
       return answer;
     } catch (error) {
@@ -190,7 +198,12 @@ export class OutboxSender {
       if (error.data.hasFailed === true) return { status: FAILED };
       const bytes = batch.reduce((sum, { waiting }) => sum + waiting.bytes, 0);
       this.#maxBytes = Math.max(LEAST_BATCH_BYTES, Math.min(this.#maxBytes, bytes) / 2);
-      log.info({ code: error.code, reports: batch.length }, 'reports wait: they could not be sent');
+      const { code, message: detail } = error;
+      log[this.#isCutOff ? 'debug' : 'info'](
+        { code, detail, reports: batch.length },
+        'reports wait: they could not be sent',
+      );
+      this.#isCutOff = true;
       return {};
     }
   }
@@ -216,14 +229,20 @@ export class OutboxSender {
   async #reject(report: Pick<WaitingReport, 'key' | 'id' | 'epoch' | 'seq'>, code: string): Promise<void> {
     const { id, epoch, seq } = report;
     await this.#deps.outbox.reject(report, code);
-    this.#deps.log.warn({ id, epoch, seq, code }, 'the origin refused a report');
+    this.#deps.log.warn(
+      { device: id, epoch, seq, code, hint: '`sitecast device show` has what its device has told since.' },
+      'the origin refused a report',
+    );
   }
 
   async #settle(batch: readonly WaitingReport[], json: unknown): Promise<boolean> {
     const { log } = this.#deps;
     const answer = answerSchema.safeParse(json);
     if (!answer.success) {
-      log.warn({}, 'an upstream answered reports with something else than acknowledgements');
+      log.warn(
+        {},
+        'an upstream answered reports with something else than acknowledgements: is --origin right?',
+      );
       return false;
     }
     const rejected = new Map<WaitingReport, string>();
@@ -248,7 +267,10 @@ export class OutboxSender {
 
   #hold(id: string, retryAfterS = DEFAULT_HOLD_S): void {
     if (!this.#heldUntilMs.has(id))
-      this.#deps.log.info({ id, retryAfterS }, 'the origin takes no more reports of a device for now');
+      this.#deps.log.info(
+        { device: id, retryAfterS },
+        'the origin takes no more reports of a device for now',
+      );
     this.#heldUntilMs.set(id, performance.now() + retryAfterS * 1000);
   }
 
@@ -258,7 +280,10 @@ export class OutboxSender {
       return await outbox.acknowledge(await acknowledgements.accept(value));
     } catch (error) {
       if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
-      log.warn({ code: error.code }, 'an acknowledgement is not signed by the origin');
+      log.warn(
+        { err: error },
+        'an acknowledgement is not signed by the origin: something between here and there alters it',
+      );
       return 0;
     }
   }

@@ -178,7 +178,10 @@ export class Siblings {
     }
     candidate.failures += 1;
     if (open && candidate.failures >= FAILURES_TO_BE_GONE) {
-      this.#deps.log.warn({ id: open.sibling.id, url: open.sibling.url }, 'a gateway of this site is gone');
+      this.#deps.log.warn(
+        { gateway: open.sibling.id, url: open.sibling.url },
+        'a gateway of this site is gone',
+      );
       this.#end(candidate);
     }
   }
@@ -210,7 +213,7 @@ export class Siblings {
         stores.close();
       },
     };
-    this.#deps.log.info({ id, url }, 'another gateway of this site is there');
+    this.#deps.log.info({ gateway: id, url }, 'another gateway of this site is there');
   }
 
   #end(candidate: Candidate): void {

@@ -46,7 +46,7 @@ export interface PublishedImage {
 /** An origin for tests. `misbehave` takes requests over; everything else is answered as it should be. */
 export class FakeOrigin {
   readonly repository: TestRepository;
-  readonly rolloutsSigner: Signer;
+  rolloutsSigner: Signer;
   /** By path below the repository: `chunks/…`. */
   readonly chunks = new Map<string, Buffer>();
   /** Method and path of every request, in order. */
@@ -203,6 +203,17 @@ export class FakeOrigin {
   async publish(role: string): Promise<void> {
     await this.repository.publishWithSnapshot(role);
     for (const wake of this.#waiting) wake();
+  }
+
+  /** Another key for rollouts, assignments and acknowledgements: what was signed by the one before counts no longer. */
+  async rotateRollouts(): Promise<void> {
+    const { delegations } = this.repository.targets;
+    if (delegations) delegations.roles = delegations.roles?.filter(({ name }) => name !== 'rollouts') ?? [];
+    this.repository.signers.delete('rollouts');
+    this.rolloutsSigner = newSigner();
+    this.repository.delegate('targets', 'rollouts', { paths: ['rollouts/*'] }, [this.rolloutsSigner]);
+    await this.repository.publish('rollouts');
+    await this.publish('targets');
   }
 
   /** What the origin says about a device or gateway. */

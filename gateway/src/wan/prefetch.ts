@@ -72,7 +72,10 @@ export class Prefetch {
         if (signal.aborted) return;
         if (!(error instanceof SitecastError)) throw error;
         waitMs = this.#backoff.next();
-        this.#deps.log.info({ code: error.code, waitMs: Math.round(waitMs) }, 'fetching ahead must wait');
+        this.#deps.log.info(
+          { code: error.code, detail: error.message, waitMs: Math.round(waitMs) },
+          'fetching ahead must wait',
+        );
       }
       await pause(waitMs, signal);
     }

@@ -1,4 +1,4 @@
-import type { Report } from '@sitecast/shared/fleet';
+import { type Report, TOLD_AGAIN } from '@sitecast/shared/fleet';
 import {
   type Anomaly,
   type Chain,
@@ -68,6 +68,7 @@ function begin(status: Status | undefined, signed: SignedReport, nowIso: string)
     lastAt: report.at,
     begunAt: nowIso,
     receivedAt: nowIso,
+    ...(report.reason?.code === TOLD_AGAIN && { toldAgainVersion: report.timestampVersion }),
   };
   const last = lastOf(signed, nowIso);
   if (!status) return accept({ id: report.id, chains: [chain], last, anomalies: [], returns: 0 });
@@ -85,7 +86,7 @@ function takenUpAgain(status: Status, signed: SignedReport, nowIso: string): Sta
   const { report } = signed;
   const current = status.chains.at(-1);
   const isLate = current === undefined || Date.parse(report.at) <= Date.parse(current.firstAt);
-  if (isLate) return status;
+  if (isLate || isToldAgain(status, report)) return status;
   // Judged by turns: several reports of the old chain in a row count once.
   const isNewTurn = status.last.epoch !== report.epoch;
   const returns = status.returns + (isNewTurn ? 1 : 0);
@@ -96,6 +97,16 @@ function takenUpAgain(status: Status, signed: SignedReport, nowIso: string): Sta
     anomalies: withAnomaly(status, 'interleaved', report, nowIso),
     ...(returns >= MIN_RETURNS_OF_CLONES && { quarantinedAt: status.quarantinedAt ?? nowIso }),
   };
+}
+
+/**
+ * Whether the chain after this one says that it tells again what of this one was refused on its way. Who refused it can bring it
+ * later, by turns, and a device without a clock of its own makes it look as if it had been made since. What knows a newer
+ * timestamp than that chain began with was made since.
+ */
+function isToldAgain({ chains }: Status, { epoch, timestampVersion }: Report): boolean {
+  const next = chains[chains.findIndex(chain => chain.epoch === epoch) + 1];
+  return next?.toldAgainVersion !== undefined && timestampVersion <= next.toldAgainVersion;
 }
 
 /** One return may come of a clock that was set back between two chains. */

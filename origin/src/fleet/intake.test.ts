@@ -213,6 +213,29 @@ describe('a cloned device', () => {
   });
 });
 
+it('a chain whose reports were refused on their way, and told again in a new one, is no clone where it comes late', async () => {
+  const device = await bed.device();
+  await device.report({ timestampVersion: 6 });
+  const again = device.clone();
+  again.beginChain();
+  const reason = { code: 'SITECAST_REPORTS_TOLD_AGAIN', message: 'refused' };
+  await again.report({ timestampVersion: 7, reason });
+  const byTurns = async (timestampVersion: number) => {
+    for (let turn = 0; turn < 2; turn += 1) {
+      // As if made since: its clock began anew.
+      bed.clock.nowMs += 60_000;
+      expect((await device.report({ timestampVersion })).body.rejected).toEqual([]);
+      expect((await again.report({ timestampVersion: 7 })).body.rejected).toEqual([]);
+    }
+    return show(device);
+  };
+  const found = await byTurns(7);
+  expect(found.quarantinedAt).toBeUndefined();
+  expect(found.anomalies).toMatchObject([{ kind: 'epochChange' }]);
+  // Two machines: one goes on in a chain that it has given up.
+  expect((await byTurns(8)).quarantinedAt).toEqual(expect.any(String));
+});
+
 describe('reports', () => {
   it('are taken from their device and from a gateway of its site, and from nobody else', async () => {
     const [north, south] = [await bed.gateway('north'), await bed.gateway('south')];

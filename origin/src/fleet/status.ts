@@ -17,6 +17,8 @@ const chainSchema = z.object({
   lastAt: z.string(),
   begunAt: z.string(),
   receivedAt: z.string(),
+  /** Timestamp version of its first report, where that says that reports of the chain before it were refused on their way. */
+  toldAgainVersion: z.int().exactOptional(),
 });
 export type Chain = z.infer<typeof chainSchema>;
 

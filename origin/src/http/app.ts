@@ -3,7 +3,8 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http-problem';
 import { cutText } from '@sitecast/shared/text';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
-import type { MiddlewareHandler } from 'hono';
+import type { LogFields } from '@sitecast/shared/log';
+import type { Context, MiddlewareHandler } from 'hono';
 import { errorFields, type Log } from '../log.ts';
 import type { OriginApp, OriginEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
@@ -68,7 +69,8 @@ export function createApp(deps: AppDeps): OriginApp {
   });
   app.onError((thrown, c) => {
     const error = asSitecastError(thrown);
-    const fields = { method: c.req.method, path: c.req.path, code: error.code };
+    const path = cutText(c.req.path, MAX_LOGGED_PATH_CHARS);
+    const fields = { method: c.req.method, path, code: error.code };
     if (statusOf(error) >= 500 && error.code !== 'SITECAST_NOT_READY') logFailure(deps.log, fields, error);
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
     // What a sender with a wrong clock needs to sign again.
@@ -87,8 +89,17 @@ function refuseOtherMethods(app: OriginApp): void {
   }
 }
 
+/** Who is no operator could fill the log, and an upload of an image is thousands of requests: `published` says what became of it. */
+function isOperatorsAct(c: Context<OriginEnv>): boolean {
+  const { method, path } = c.req;
+  const isChange = path.startsWith('/api/') && method !== 'GET' && method !== 'HEAD';
+  return isChange && c.get('token') !== undefined && !/^\/api\/v1\/(chunks|files)(\/|$)/.test(path);
+}
+
+const MAX_LOGGED_PATH_CHARS = 300;
+
 /** What may be expected is one line; whoever is to see to it has a code. What isn't, is a defect of ours. */
-function logFailure(log: Log, fields: object, error: SitecastError): void {
+function logFailure(log: Log, fields: LogFields, error: SitecastError): void {
   const told = {
     ...fields,
     ...errorFields(error.code === 'SITECAST_INTERNAL' ? (error.cause ?? error) : error),
@@ -104,12 +115,12 @@ function requestLog(log: Log): MiddlewareHandler<OriginEnv> {
     const { method, path } = c.req;
     const fields = {
       method,
-      path: cutText(path, 300),
+      path: cutText(path, MAX_LOGGED_PATH_CHARS),
       status: c.res.status,
       ms: Math.round(performance.now() - begin),
       token: c.get('token')?.id,
     };
-    if (path.startsWith('/api/') && method !== 'GET' && method !== 'HEAD') log.info(fields, 'request');
+    if (isOperatorsAct(c)) log.info(fields, 'request');
     else log.debug(fields, 'request');
   };
 }

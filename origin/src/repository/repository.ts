@@ -445,7 +445,7 @@ export class Repository {
     for (const role of ONLINE_ROLES) {
       const [keyId] = signersOf(role, committed.root.signed, committed.targets.signed).keyids;
       if (keyId !== undefined && (await this.keys.activate(role, keyId))) {
-        this.#deps.log.info({ role, keyId }, 'a rotated key is active, the old one is deleted');
+        this.#deps.log.info({ subject: role, keyId }, 'a rotated key is active, the old one is deleted');
       }
     }
   }

@@ -1,5 +1,7 @@
 import { Command, CommanderError, Option } from 'commander';
 import { isSystemError, SitecastError } from '../errors.ts';
+import { isStderrJournal } from '../log/journal.ts';
+import { PRIORITIES } from '../log/line.ts';
 import { SITECAST_VERSION } from '../version.ts';
 import { applyConfigFile } from './config-file.ts';
 import { plainJson, plainLine } from './plain-text.ts';
@@ -80,7 +82,7 @@ export async function runProgram(
     const error = thrown instanceof CommanderError ? usageError(thrown, used.failed) : thrown;
     const described = describeError(error);
     if (asJson) streams.err(`${plainJson(JSON.stringify({ error: { ...described, ...dataOf(error) } }))}\n`);
-    else streams.err(errorText(program.name(), described));
+    else streams.err(prioritised(errorText(program.name(), described)));
     if (process.env.SITECAST_DEBUG === '1' && error instanceof Error) streams.err(`${error.stack}\n`);
     return isWrongInput(error, used.action, configFiles) ? WRONG_INPUT : exitCodeOf(error);
   }
@@ -104,6 +106,11 @@ function dataOf(error: unknown): { data?: Record<string, unknown> } {
 function errorText(name: string, { code, message, hint }: ReturnType<typeof describeError>): string {
   const quoted = (text: string): string => text.split('\n').map(plainLine).join('\n  | ');
   return `${name}: ${quoted(message)} (${code})\n${hint === undefined ? '' : `  ${quoted(hint)}\n`}`;
+}
+
+/** Each line with the priority of an error, where the journal reads it: `journalctl -p err` says why a daemon doesn't start. */
+function prioritised(text: string): string {
+  return isStderrJournal() ? text.replace(/^(?=.)/gm, `<${PRIORITIES.error}>`) : text;
 }
 
 /** `failed` of EXIT_CODES. */

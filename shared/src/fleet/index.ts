@@ -75,6 +75,7 @@ export {
   readReport,
   sealAcknowledgement,
   sealReport,
+  TOLD_AGAIN,
 } from './report.ts';
 export {
   MAX_CANARIES,

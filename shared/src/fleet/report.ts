@@ -30,6 +30,9 @@ export const DEVICE_STATES = [
 export type DeviceState = (typeof DEVICE_STATES)[number];
 
 const epochSchema = z.string().regex(/^[0-9a-f]{16}$/);
+/** Code of the report that a chain begins with where reports of the one before were refused on their way. */
+export const TOLD_AGAIN = 'SITECAST_REPORTS_TOLD_AGAIN';
+
 export const MAX_CODE_CHARS = 64;
 export const MAX_MESSAGE_CHARS = 1024;
 export const MAX_INVENTORY = 64;

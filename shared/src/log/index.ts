@@ -1,0 +1,3 @@
+export { errorFields } from './error-fields.ts';
+export { type DaemonLog, type Log, type LogFields, openLog } from './log.ts';
+export { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from './options.ts';
