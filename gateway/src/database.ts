@@ -8,7 +8,8 @@ import {
   type OpenOptions,
   repairLevel,
 } from '@sitecast/shared/key-value';
-import { LEASE_MS, LEASES_CLOSED_KEY } from './leases/leases.ts';
+import { LEASE_MS } from '@sitecast/shared/fleet';
+import { LEASES_CLOSED_KEY } from './leases/leases.ts';
 import type { Log } from './log.ts';
 import { recordsOf } from './storage/records.ts';
 

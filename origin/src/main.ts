@@ -273,7 +273,7 @@ export async function recoverFrom({
     const begins = () => unfinished.note(database.lost);
     const around = { database, begins, now: Date.now, log };
     const parts = { repository, files, staged, chunks, audit, registry, ...around };
-    const recovered = await recover(parts, mirrors);
+    const recovered = await recover(parts, mirrors, unread);
     await unfinished.end();
     // The first admin's may be among what was lost.
     const adminTokenPath = await keepFirstAdmin(tokens, directory);

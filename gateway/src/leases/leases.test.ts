@@ -1,9 +1,9 @@
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
-import type { RolloutsFile } from '@sitecast/shared/fleet';
+import { LEASE_MS, type RolloutsFile } from '@sitecast/shared/fleet';
 import { assignmentFor } from '@sitecast/shared/fleet/testing';
 import type { Records } from '../storage/records.ts';
 import { openTestDatabase, removeTemporaryDirectories, type TestDatabase } from '../testing/world.ts';
-import { LEASE_MS, LEASES_CLOSED_KEY, Leases } from './leases.ts';
+import { LEASES_CLOSED_KEY, Leases } from './leases.ts';
 import { SiteDevices } from './site-devices.ts';
 
 const MINUTE_MS = 60_000;

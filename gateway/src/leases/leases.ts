@@ -1,20 +1,22 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Assignment, Rollout, RolloutsFile } from '@sitecast/shared/fleet';
+import {
+  type Assignment,
+  LEASE_MS,
+  MAX_LEASES_HELD_MS,
+  type Rollout,
+  type RolloutsFile,
+} from '@sitecast/shared/fleet';
 import { startingWith } from '@sitecast/shared/key-value';
 import pLimit from 'p-limit';
 import { z } from 'zod';
 import type { SiteDevices } from './site-devices.ts';
 import type { Records } from '../storage/records.ts';
 
-/** How long a device may be down before it asks again: its reboot and health checks, with time to spare. */
-export const LEASE_MS = 15 * 60_000;
 /** Until when nobody gets one: leases that are out may have been lost. */
 export const LEASES_CLOSED_KEY = 'closedUntilMs';
 /** When a device that was refused is to ask again. */
 const RETRY_AFTER_MS = 5000;
 
-/** How long a device may hold leases of one rollout and attempt without a break, however often it renews. */
-const MAX_HELD_MS = 2 * 3_600_000;
 /** After that it's others' turn for so long: a device that never ends must not stop its site. */
 const COOL_DOWN_MS = 2 * 3_600_000;
 
@@ -98,8 +100,8 @@ export class Leases {
       const leases = await this.#leases(product);
       const own = leases.get(id);
       const sinceMs = own?.sinceMs ?? nowMs;
-      if (own && nowMs - sinceMs >= MAX_HELD_MS)
-        return { granted: false, retryAfterMs: sinceMs + MAX_HELD_MS + COOL_DOWN_MS - nowMs };
+      if (own && nowMs - sinceMs >= MAX_LEASES_HELD_MS)
+        return { granted: false, retryAfterMs: sinceMs + MAX_LEASES_HELD_MS + COOL_DOWN_MS - nowMs };
       const others = await this.#holders(leases, id);
       const isHolding = own !== undefined && own.untilMs > nowMs;
       if (!isHolding && others.length >= this.#maxDown(product, rollout))
@@ -110,7 +112,7 @@ export class Leases {
             .slice(0, MAX_NAMED_HOLDERS)
             .map(holder => ({ ...holder, name: this.#deps.devices.nameOf(holder.id) })),
         };
-      const untilMs = Math.min(nowMs + LEASE_MS, sinceMs + MAX_HELD_MS);
+      const untilMs = Math.min(nowMs + LEASE_MS, sinceMs + MAX_LEASES_HELD_MS);
       const lease: Lease = { rollout: rollout.id, untilMs, sinceMs };
       await this.#deps.records.write([{ key, value: lease }], true);
       return { granted: true, untilMs };
@@ -228,6 +230,6 @@ export class Leases {
 function isForgotten({ untilMs, sinceMs }: Lease, nowMs: number): boolean {
   if (untilMs > nowMs) return false;
   // A break as long as a lease makes a new beginning, but not for one that used all its time.
-  const isSpent = sinceMs !== undefined && untilMs - sinceMs >= MAX_HELD_MS - LEASE_MS;
+  const isSpent = sinceMs !== undefined && untilMs - sinceMs >= MAX_LEASES_HELD_MS - LEASE_MS;
   return nowMs - untilMs >= (isSpent ? COOL_DOWN_MS : LEASE_MS);
 }

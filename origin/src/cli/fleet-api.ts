@@ -41,6 +41,7 @@ export const memberSchema = z.object({
   presence: presenceSchema,
   last: lastSchema.optional(),
   via: z.string().optional(),
+  sites: z.array(z.string()).optional(),
   wish: z.string().optional(),
   wishBearer: z
     .object({ id: z.string(), kind: z.enum(['device', 'gateway']), lastHeardAt: z.string() })

@@ -150,12 +150,12 @@ function gatewayTable(members: readonly Member[]): string[] {
 
 /** Whom an operator is about to let in goes by its id: a wish is anybody's. */
 function pendingTable(members: readonly Member[]): string[] {
-  const rows = members.map(({ id, product, hardware, site, wish, lastSeenAt }) => [
+  const rows = members.map(({ id, product, hardware, site, sites, wish, lastSeenAt }) => [
     id,
     wish ?? '',
     product ?? '-',
     hardware ?? '-',
-    site ?? '-',
+    sites?.join(' or ') ?? site ?? '-',
     lastSeenAt ?? '-',
   ]);
   return table(['ID', 'WANTS TO BE', 'PRODUCT', 'HARDWARE', 'SITE', 'LAST ASKED'], rows);

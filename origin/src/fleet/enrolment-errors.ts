@@ -1,6 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Enrolment } from '@sitecast/shared/fleet';
 import type { Member, MemberKind } from './member.ts';
+import type { PendingMember } from './pending.ts';
 
 /** One that is in already: the answer to its first request may have got lost. A token isn't used again. */
 export function alreadyIn(member: Member, { kind, product, hardware }: Enrolment): Member {
@@ -58,4 +59,29 @@ export function siteMissing(kind: MemberKind): SitecastError {
         ? 'Let it come through a gateway, or make a token with --site.'
         : 'Start the gateway with --site NAME, or make a token with --site.',
   });
+}
+
+/** Several sites' gateways have shown it; one of them may have played what it saw elsewhere. */
+function siteAmbiguous(
+  { id, kind }: { id: string; kind: MemberKind },
+  sites: readonly string[],
+): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_SITE_AMBIGUOUS',
+    `${id} was seen at several sites: ${sites.join(', ')}`,
+    {
+      hint: `Say where it is: sitecast ${kind} accept ${id} with ${sites.map(site => `--site ${site}`).join(' or ')}. A gateway of a site where it never was may be in other hands.`,
+      data: { sites },
+    },
+  );
+}
+
+/** Where one that waits is let in. @param said by an operator @throws SITECAST_SITE_MISSING, SITECAST_SITE_AMBIGUOUS */
+export function siteOf(waiting: PendingMember, said: string | undefined): string {
+  const { kind, site, sites = [] } = waiting;
+  if (said !== undefined) return said;
+  if (sites.length > 1) throw siteAmbiguous(waiting, sites);
+  if (site === undefined) throw siteMissing(kind);
+  return site;
 }

@@ -201,6 +201,28 @@ describe('a newcomer', () => {
     });
   });
 
+  it('is where its first gateway says; seen at another site as well, it needs to be said where it is', async () => {
+    const [south, north] = [await bed.gateway('south'), await bed.gateway('north')];
+    const device = bed.member();
+    const envelope = await device.sealEnrolment();
+    for (const gateway of [south, north, south])
+      expect(await gateway.post('/site/v1/enrolments', { envelope })).toMatchObject({ status: 202 });
+    for (const site of ['south', 'north'])
+      expect(await bed.call('GET', `/api/v1/devices?state=pending&site=${site}`)).toMatchObject({
+        members: [{ id: device.id, site: 'south', sites: ['south', 'north'], via: south.id }],
+      });
+    const path = `/api/v1/devices/${device.id}/accept`;
+    expect(await bed.call('POST', path, {})).toMatchObject({
+      httpStatus: 409,
+      code: 'SITECAST_SITE_AMBIGUOUS',
+      hint: expect.stringMatching(/--site south or --site north/),
+    });
+    expect(await bed.call('POST', path, { site: 'south' })).toMatchObject({
+      site: 'south',
+      state: 'enrolled',
+    });
+  });
+
   it('that came by itself needs a site, and a gateway may ask for one', async () => {
     const [device, gateway] = [bed.member(), bed.member('gateway')];
     await device.enrol();
@@ -294,6 +316,33 @@ describe('those that wait', () => {
     pending.add(asking(9999, 'gateway'), 7000);
     expect(pending.get('id-0', 7000)).toBeUndefined();
     expect(pending.get('id-9999', 7000)).toBeDefined();
+  });
+
+  it('lose nobody to the flood of another gateway', () => {
+    const pending = new PendingMembers();
+    pending.add(asking(1, 'honest'), 0);
+    for (let id = 2; id < MAX_PENDING_RELAYED + 500; id += 1) pending.add(asking(id, 'stolen'), id);
+    expect(pending.get('id-1', 3000)).toMatchObject({ via: 'honest' });
+    expect(pending.list('device', 3000)).toHaveLength(MAX_PENDING_RELAYED);
+    // Who asks again isn't the one that has been silent the longest, and who is in leaves a place.
+    pending.add(asking(501, 'stolen'), 3000);
+    pending.add(asking(5000, 'honest'), 3001);
+    expect(pending.get('id-501', 3001)).toBeDefined();
+    expect(pending.get('id-502', 3001)).toBeUndefined();
+    pending.remove('id-503');
+    pending.add(asking(5001, 'stolen'), 3002);
+    expect(pending.get('id-504', 3002)).toBeDefined();
+  });
+
+  it('keep their place where an honest gateway and one that floods have shown them', () => {
+    const pending = new PendingMembers();
+    for (let id = 0; id < MAX_PENDING_RELAYED; id += 1) pending.add(asking(id, 'stolen'), id);
+    pending.add({ ...asking(500, 'honest'), site: 'south' }, 2000);
+    for (let id = 0; id < MAX_PENDING_RELAYED; id += 1) pending.add(asking(10_000 + id, 'stolen'), 3000 + id);
+    expect(pending.get('id-500', 5000)).toMatchObject({ via: 'stolen', site: 'south' });
+    for (let at = 0; at < 20; at += 1)
+      pending.add({ ...asking(500, `gateway-${at}`), site: `site-${at}` }, 5000);
+    expect(pending.get('id-500', 5000)?.sites).toHaveLength(8);
   });
 
   it('are forgotten a day after they stopped asking, and keep what a gateway said of them', () => {

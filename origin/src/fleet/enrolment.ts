@@ -4,7 +4,15 @@ import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
 import { type Audit, type AuditEvent, ORIGIN } from '../audit/audit.ts';
 import { Serial } from '../storage/concurrency.ts';
 import { demandRoom, type Room } from '../storage/room.ts';
-import { alreadyIn, checkComplete, foreign, notPending, revoked, siteMissing } from './enrolment-errors.ts';
+import {
+  alreadyIn,
+  checkComplete,
+  foreign,
+  notPending,
+  revoked,
+  siteMissing,
+  siteOf,
+} from './enrolment-errors.ts';
 import type { AdmittedBy, JoinTokens } from './join-tokens.ts';
 import type { Member, MemberKind } from './member.ts';
 import { nameTaken, notBearer, withName } from './naming.ts';
@@ -197,8 +205,8 @@ export class Enrolments {
 
   /**
    * An operator lets one in that waits. Whom it replaces is revoked in the same write.
-   * @throws SITECAST_NOT_PENDING (notFound), SITECAST_SITE_MISSING, SITECAST_DEVICE_REVOKED, SITECAST_NAME_TAKEN,
-   *   SITECAST_NOT_NAMED_SO (conflict)
+   * @throws SITECAST_NOT_PENDING (notFound), SITECAST_SITE_MISSING, SITECAST_SITE_AMBIGUOUS, SITECAST_DEVICE_REVOKED,
+   *   SITECAST_NAME_TAKEN, SITECAST_NOT_NAMED_SO (conflict)
    */
   accept(kind: MemberKind, id: string, acceptance: Acceptance, operator: string): Promise<Member> {
     const { site, name, replaces } = acceptance;
@@ -210,8 +218,7 @@ export class Enrolments {
       const waiting = pending.get(id, now());
       if (waiting?.kind !== kind || known) throw notPending(kind, id);
       const replaced = this.#bearerOf(kind, name, replaces);
-      const where = site ?? replaced?.site ?? waiting.site;
-      if (where === undefined) throw siteMissing(kind);
+      const where = siteOf(waiting, site ?? replaced?.site);
       const { tags } = replaced ?? {};
       const member = this.#newMember(waiting, { site: where, name, tags, letInBy: { operator } });
       await this.#letInFor(waiting, { member, replaced }, operator);

@@ -3,7 +3,7 @@ import { OVER_BUDGET, type Report } from '@sitecast/shared/fleet';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import { z } from 'zod';
 import { forked, judge, type SignedReport } from './chain.ts';
-import { type Outcome, outcomeAfter, outcomeSchema } from './outcome.ts';
+import { hasCompletedOnce, type Outcome, outcomeAfter, outcomeSchema } from './outcome.ts';
 import type { ProgressBoard } from './progress.ts';
 import type { Room } from '../storage/room.ts';
 import {
@@ -162,8 +162,9 @@ export class Round {
     const rolloutId = product === undefined ? undefined : rolloutOf(product, release.counter);
     if (rolloutId === undefined) return;
     const pending = this.#outcomes.get(keyOf(rolloutId, id));
-    const { state: ended, attempt } = pending?.after ?? (await this.#outcomeOf(rolloutId, id)) ?? {};
-    if (ended !== 'completed' || attempt === undefined) return;
+    const outcome = pending?.after ?? (await this.#outcomeOf(rolloutId, id));
+    if (!outcome || !hasCompletedOnce(outcome)) return;
+    const { attempt } = outcome;
     await this.#countOutcome({ ...report, rollout: { id: rolloutId, attempt } }, rolloutId);
   }
 

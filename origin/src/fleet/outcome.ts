@@ -13,10 +13,16 @@ export const outcomeSchema = z.object({
   /** When its first report about this attempt came. */
   startedAt: z.string(),
   reason: reasonSchema.exactOptional(),
+  /** It was `completed` once in this attempt: only a failure or a way back undoes that. */
+  hasCompleted: z.literal(true).exactOptional(),
   /** What it failed with in this attempt; whatever it says later, that has happened. */
   failure: reasonSchema.exactOptional(),
 });
 export type Outcome = z.infer<typeof outcomeSchema>;
+
+/** Whether it got to its good end in this attempt, whatever it says it does since. */
+export const hasCompletedOnce = ({ state, hasCompleted }: Outcome): boolean =>
+  state === 'completed' || hasCompleted === true;
 
 /** A device's state in a rollout after one more report; undefined where it's about an earlier attempt. */
 export function outcomeAfter(
@@ -38,8 +44,14 @@ export function outcomeAfter(
     receivedAt: nowIso,
     startedAt,
     ...(reason && { reason: textOf(reason) }),
+    ...stillCompleted(current, state),
     ...(failure && { failure }),
   };
+}
+
+function stillCompleted(before: Outcome | undefined, state: Outcome['state']): Pick<Outcome, 'hasCompleted'> {
+  const had = before !== undefined && hasCompletedOnce(before) && !isFailure(state);
+  return had || state === 'completed' ? { hasCompleted: true } : {};
 }
 
 const textOf = ({ code, message }: NonNullable<Report['reason']>) => ({ code, message });

@@ -17,6 +17,20 @@ export interface ShownTurn extends Omit<Turn, 'sinceMs' | 'untilMs'> {
   name?: string;
 }
 
+/** Turns of one gateway in a list of many gateways': its claims alone don't fill it. */
+const MAX_SHOWN_OF_GATEWAY = 5;
+
+/** The first ones of a list, just a few of each gateway among them. */
+export function firstOfEach(turns: readonly Turn[], max: number): Turn[] {
+  const counts = new Map<string, number>();
+  const shown = turns.filter(({ gateway }) => {
+    const count = (counts.get(gateway) ?? 0) + 1;
+    counts.set(gateway, count);
+    return count <= MAX_SHOWN_OF_GATEWAY;
+  });
+  return shown.slice(0, max);
+}
+
 export function shownTurn(
   { sinceMs, untilMs, ...turn }: Turn,
   { registry, presence }: Sources,

@@ -1,4 +1,10 @@
-import { type Presence, type PresenceAnswer, TELL_EVERY_MS } from '@sitecast/shared/fleet';
+import {
+  LEASE_MS,
+  MAX_LEASES_HELD_MS,
+  type Presence,
+  type PresenceAnswer,
+  TELL_EVERY_MS,
+} from '@sitecast/shared/fleet';
 import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
 
@@ -263,6 +269,7 @@ export class PresenceBoard {
       if (this.#deviceAt(told.site, id)) this.#deps.registry.wasHeard(id, told.lastMs);
   }
 
+  /** Nobody holds one for longer than any gateway lends it: what is claimed beyond isn't believed. */
   #turnsIn({ id: gateway, site }: Member, { turns }: Presence, nowMs: number): Turn[] {
     return turns
       .filter(({ id }) => this.#deviceAt(site, id))
@@ -272,8 +279,8 @@ export class PresenceBoard {
         gateway,
         product,
         rollout,
-        ...(heldS !== undefined && { sinceMs: nowMs - heldS * 1000 }),
-        untilMs: nowMs + leftS * 1000,
+        ...(heldS !== undefined && { sinceMs: nowMs - Math.min(heldS * 1000, MAX_LEASES_HELD_MS) }),
+        untilMs: nowMs + Math.min(leftS * 1000, LEASE_MS),
       }));
   }
 

@@ -29,6 +29,8 @@ export interface MemberSummary {
   last?: Status['last'];
   /** Of one that waits: the gateway through which it asks. */
   via?: string;
+  /** Of one that waits and that several sites' gateways have shown: these sites. */
+  sites?: string[];
   /** Of one that waits: what it wants to be called. Nothing but its own word, or its token's. */
   wish?: string;
   /** Who bears that name now. */
@@ -134,7 +136,7 @@ export function summaryOf(member: Member, registry: Registry): MemberSummary {
 }
 
 export function pendingSummary(pending: PendingMember, registry: Registry): MemberSummary {
-  const { id, kind, product, hardware, site, via, wish, lastAskedMs } = pending;
+  const { id, kind, product, hardware, site, sites = [], via, wish, lastAskedMs } = pending;
   const bearer = wish === undefined ? undefined : registry.named(wish);
   return {
     id,
@@ -147,6 +149,7 @@ export function pendingSummary(pending: PendingMember, registry: Registry): Memb
     odd: [],
     lastSeenAt: new Date(lastAskedMs).toISOString(),
     ...(via !== undefined && { via }),
+    ...(sites.length > 1 && { sites }),
     ...(wish !== undefined && { wish }),
     ...(bearer && {
       wishBearer: {

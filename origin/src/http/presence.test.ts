@@ -1,4 +1,10 @@
-import { HEARD_FOR_MS, MAX_PRESENCE_IDS, type Presence, TELL_EVERY_MS } from '@sitecast/shared/fleet';
+import {
+  HEARD_FOR_MS,
+  MAX_PRESENCE_IDS,
+  MAX_TOLD_TURNS,
+  type Presence,
+  TELL_EVERY_MS,
+} from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
@@ -228,6 +234,17 @@ it('lets a gateway speak of the devices of its site alone, and nobody else speak
     body: { code: 'SITECAST_GATEWAYS_ONLY' },
   });
   const tooMany = Array.from({ length: MAX_PRESENCE_IDS + 1 }, () => own.id);
+  // The longest that there can be is taken; what is longer isn't even read.
+  const full = tooMany.slice(1);
+  const oldest = full.map(id => ({ id, ageS: 10 * 365 * 86_400 }));
+  const longest = { ...turn, id: own.id, product: 'p'.repeat(64), heldS: 315_360_000, leftS: 315_360_000 };
+  const most = { heard: full, gone: oldest, turns: Array.from({ length: MAX_TOLD_TURNS }, () => longest) };
+  expect(await talker.say({ ...most, isWhole: false })).toMatchObject({ status: 200 });
+  expect(await talker.say({ heard: Array.from({ length: 17_000 }, () => own.id) })).toMatchObject({
+    status: 413,
+    body: { code: 'SITECAST_BODY_TOO_LARGE' },
+  });
+  expect((await talker.say({ heard: tooMany.map(() => 'x') })).body.detail).not.toContain('12D3KooW');
   for (const wrong of [
     { heard: tooMany },
     { heard: ['somebody'] },
@@ -240,6 +257,28 @@ it('lets a gateway speak of the devices of its site alone, and nobody else speak
       status: 400,
       body: { code: 'SITECAST_REQUEST_INVALID' },
     });
+});
+
+it('believes no turn beyond what any gateway lends, and lets no gateway fill the list', async () => {
+  const [stolen, honest] = [new Talker(await bed.gateway()), new Talker(await bed.gateway('south'))];
+  const holders = await Promise.all(Array.from({ length: 7 }, () => bed.device()));
+  const waiter = await bed.device('south');
+  const turn = { product: 'camera', rollout: 'a'.repeat(16) };
+  const tenYearsS = 10 * 365 * 86_400;
+  const turns = holders.map(({ id }) => ({ id, ...turn, heldS: tenYearsS, leftS: tenYearsS }));
+  expect(await stolen.say({ turns })).toMatchObject({ status: 200 });
+  await honest.say({ turns: [{ id: waiter.id, ...turn, heldS: 600, leftS: 300 }] });
+  const shown: { turns?: { gateway: string; heldMs: number; leftMs: number }[] } = await bed.call(
+    'GET',
+    '/api/v1/presence',
+  );
+  expect(shown.turns?.map(({ gateway }) => gateway)).toEqual([
+    ...Array.from({ length: 5 }, () => stolen.gateway.id),
+    honest.gateway.id,
+  ]);
+  expect(shown.turns?.[0]).toMatchObject({ heldMs: 120 * MINUTE_MS, leftMs: 15 * MINUTE_MS });
+  await pass(16 * MINUTE_MS);
+  expect(await bed.call('GET', '/api/v1/presence')).toMatchObject({ turns: [] });
 });
 
 it('takes back what a gateway said once it or the device has moved, and asks it for all again', async () => {

@@ -4,7 +4,9 @@ import {
   type ChunkId,
   type ChunkStore,
   eachId,
+  failover,
   MAX_MISSING_IDS,
+  verifying,
   writeBatchHead,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -14,36 +16,36 @@ import type { Mirror } from './mirror-copy.ts';
 
 const CHUNKS_AT_ONCE = 8;
 
-/**
- * Stages those of the chunks that are neither published nor staged, as far as a mirror has them.
- * @param mirrors in the order in which they're asked
- */
-export async function stageChunks(
-  chunks: Chunks,
-  ids: Uint8Array,
-  mirrors: readonly Mirror[],
-): Promise<void> {
-  const stores = mirrors.map(({ chunks: store }) => store);
+/** One that could not be reached is asked last for so long. */
+const REST_MS = 10 * 60_000;
+
+/** What mirrors have of the chunks, asked in their order. It's to be made once for all that is fetched. */
+export function chunksOf(mirrors: readonly Mirror[]): ChunkStore {
+  return failover(
+    mirrors.map(({ chunks }) => verifying(chunks)),
+    { restMs: REST_MS },
+  );
+}
+
+/** Stages those of the chunks that are neither published nor staged, as far as a mirror has them. */
+export async function stageChunks(chunks: Chunks, ids: Uint8Array, store: ChunkStore): Promise<void> {
   const limit = pLimit(CHUNKS_AT_ONCE);
   for (let at = 0; at < ids.length; at += MAX_MISSING_IDS * CHUNK_ID_BYTES) {
     const missing = await chunks.missing(ids.subarray(at, at + MAX_MISSING_IDS * CHUNK_ID_BYTES));
-    await Promise.all([...eachId(missing)].map(id => limit(() => stageChunk(chunks, id, stores))));
+    await Promise.all([...eachId(missing)].map(id => limit(() => stageChunk(chunks, id, store))));
   }
 }
 
-async function stageChunk(chunks: Chunks, id: ChunkId, stores: readonly ChunkStore[]): Promise<void> {
-  for (const store of stores) {
-    try {
-      const frame = (await store.get(id)).frame();
-      const memory = new ArrayBuffer(BATCH_HEAD_BYTES + frame.length);
-      const batch = Buffer.from(memory);
-      writeBatchHead(batch, 0, id, frame.length);
-      batch.set(frame, BATCH_HEAD_BYTES);
-      const { error } = await chunks.stage(memory, batch.length);
-      if (error === undefined) return;
-    } catch (error) {
-      // The next one may have it.
-      if (!(error instanceof SitecastError)) throw error;
-    }
+async function stageChunk(chunks: Chunks, id: ChunkId, store: ChunkStore): Promise<void> {
+  try {
+    const frame = (await store.get(id)).frame();
+    const memory = new ArrayBuffer(BATCH_HEAD_BYTES + frame.length);
+    const batch = Buffer.from(memory);
+    writeBatchHead(batch, 0, id, frame.length);
+    batch.set(frame, BATCH_HEAD_BYTES);
+    await chunks.stage(memory, batch.length);
+  } catch (error) {
+    // What nobody has is found missing afterwards.
+    if (!(error instanceof SitecastError)) throw error;
   }
 }

@@ -30,11 +30,6 @@ export interface MirrorCopy extends Omit<Committed, 'root'> {
   readonly versions: VersionFloor;
   /** When its timestamp was issued. */
   readonly issuedMs: number;
-  /**
-   * A file that `targets` or `rollouts` lists.
-   * @throws SITECAST_TARGET_MISMATCH, SITECAST_TARGET_MISSING, SITECAST_UPSTREAM_UNREACHABLE
-   */
-  file(role: 'targets' | 'rollouts', name: string): Promise<Uint8Array>;
 }
 
 /**
@@ -54,7 +49,7 @@ export async function readMirror(mirror: Mirror, root: Metadata<'root'>): Promis
   const nowMs = await timeOf(mirror);
   const store = new MemoryMetadataStore();
   await TufClient.init(store, root.bytes, nowMs);
-  const client = await TufClient.open({ store, fetcher, targetFetcher: mirror.targets, now: () => nowMs });
+  const client = await TufClient.open({ store, fetcher, now: () => nowMs });
   await client.refresh();
   const rollouts = await client.loadDelegated('rollouts');
   const deltas = await client.loadDelegated('deltas');
@@ -75,12 +70,6 @@ export async function readMirror(mirror: Mirror, root: Metadata<'root'>): Promis
       deltas: deltas.signed.version,
     },
     issuedMs: issuedMsOf(timestamp),
-    file: async (role, name) => {
-      const { signed } = role === 'targets' ? targets : rollouts;
-      const file = Object.hasOwn(signed.targets, name) ? signed.targets[name] : undefined;
-      if (!file) throw incomplete(mirror);
-      return await client.fetchTarget({ name, role, file });
-    },
   };
 }
 

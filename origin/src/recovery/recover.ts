@@ -13,7 +13,7 @@ import { PublishedRollouts } from '../rollouts/published.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
-import { stageChunks } from './chunks-from-mirrors.ts';
+import { chunksOf, stageChunks } from './chunks-from-mirrors.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
 import { fetchTarget } from './restore.ts';
 import { restoreRevocations } from './revocations.ts';
@@ -85,16 +85,22 @@ export interface Recovered {
  * on above every version number that was ever handed out, pauses all rollouts, and sees to it that what was revoked stays so. It may be
  * interrupted and run again.
  * @param mirrors asked one after the other; the newest copy counts
+ * @param unreached those that gave no answer so far
  * @throws SITECAST_NOT_INITIALISED, SITECAST_MIRRORS_UNREAD, and those of `Repository.adopt`
  */
-export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Promise<Recovered> {
+export async function recover(
+  deps: RecoverDeps,
+  mirrors: readonly Mirror[],
+  unreached: () => readonly UnreadMirror[],
+): Promise<Recovered> {
   const { repository, files, audit, database } = deps;
   const unread: Recovered['unread'] = [];
   const newest = repository.committed && (await newestCopy(repository, mirrors, unread));
   const copy = newest && isNewer(newest, repository) ? newest : undefined;
   const logRestoredTo = await endOf(audit);
   const published = await new PublishedRollouts(repository, files).all();
-  const rollouts = copy ? await rolloutsOf(copy) : published;
+  const rolloutFiles = copy ? await rolloutFilesOf(copy, mirrors, unread) : new Map<string, Buffer>();
+  const rollouts = copy ? readRollouts(rolloutFiles) : published;
   const revocations = await restoreRevocations(deps, new Map([...published, ...rollouts]));
   const versions = { restored: repository.versions(), seen: copy?.versions };
   const later = await laterEntries(audit, copy !== undefined || isMended(database));
@@ -102,10 +108,13 @@ export async function recover(deps: RecoverDeps, mirrors: readonly Mirror[]): Pr
   const about = { end: logRestoredTo, later, from: copy?.mirror.name, versions, database, revocations };
   if (repository.committed || isMended(database)) await recordRecovery(audit, about);
   else throw notInitialised();
-  const caughtUp = await catchUp(deps, { copy, mirrors, rollouts });
+  const caughtUp = await catchUp(deps, { copy, mirrors, rollouts, rolloutFiles });
   return {
     from: copy?.mirror.name,
-    unread,
+    unread: [
+      ...unread,
+      ...unreached().filter(({ mirror }) => !unread.some(known => known.mirror === mirror)),
+    ],
     versions: repository.versions(),
     ...caughtUp,
     missingKeys: repository.missingKeys,
@@ -125,10 +134,12 @@ async function catchUp(
     copy,
     mirrors,
     rollouts,
+    rolloutFiles,
   }: {
     copy: MirrorCopy | undefined;
     mirrors: readonly Mirror[];
     rollouts: ReadonlyMap<string, RolloutsFile>;
+    rolloutFiles: ReadonlyMap<string, Buffer>;
   },
 ): Promise<Pick<Recovered, 'releases' | 'lacking' | 'lost' | 'paused'>> {
   const { repository, audit } = deps;
@@ -149,7 +160,7 @@ async function catchUp(
   }
   await stageFiles(deps, copy, mirrors);
   await recordReleases(audit, releases);
-  const { lacking, lost } = await repository.adopt({ ...copy, rolloutFiles: await rolloutFilesOf(copy) });
+  const { lacking, lost } = await repository.adopt({ ...copy, rolloutFiles });
   await publishPauses(repository);
   return { releases, lacking, lost, paused };
 }
@@ -200,18 +211,62 @@ function isNewer({ versions, timestamp, targets, roots }: MirrorCopy, repository
 }
 
 /** By product. */
-async function rolloutsOf(copy: MirrorCopy): Promise<Map<string, RolloutsFile>> {
-  const files = [...(await rolloutFilesOf(copy)).values()].map(bytes => parseRollouts(bytes));
-  return new Map(files.map(file => [file.product, file]));
+function readRollouts(files: ReadonlyMap<string, Buffer>): Map<string, RolloutsFile> {
+  const read = Array.from(files.values(), bytes => parseRollouts(bytes));
+  return new Map(read.map(file => [file.product, file]));
 }
 
-/** By target name. */
-async function rolloutFilesOf(copy: MirrorCopy): Promise<Map<string, Buffer>> {
+/**
+ * By target name. Whoever has the metadata needn't give the files: they're taken from whichever mirror has the very ones.
+ * @param unread gets those that showed what they don't give, or gave something else
+ * @throws SITECAST_MIRRORS_UNREAD
+ */
+async function rolloutFilesOf(
+  copy: MirrorCopy,
+  mirrors: readonly Mirror[],
+  unread: Recovered['unread'],
+): Promise<Map<string, Buffer>> {
   const files = new Map<string, Buffer>();
-  for (const name of Object.keys(copy.rollouts.signed.targets))
-    files.set(name, Buffer.from(await copy.file('rollouts', name)));
+  const all = inOrder(copy, mirrors);
+  for (const [name, { hashes, length }] of Object.entries(copy.rollouts.signed.targets)) {
+    const { sha256 = '' } = hashes;
+    const file = { sha256, lengthBytes: length };
+    const bytes = await fetchTarget(all, targetPath(name, sha256), file, (mirror, gaveWrong) => {
+      if (unread.some(known => known.mirror === mirror.name)) return;
+      if (gaveWrong) unread.push({ mirror: mirror.name, ...mismatch(name) });
+      else if (mirror === copy.mirror) unread.push({ mirror: mirror.name, ...missing(name) });
+    });
+    if (!bytes) throw withholding(copy, name, unread);
+    files.set(name, Buffer.from(bytes));
+  }
   return files;
 }
+
+const mismatch = (name: string) => ({
+  code: 'SITECAST_TARGET_MISMATCH',
+  message: `its ${name} is not the one that was signed`,
+});
+const missing = (name: string) => ({
+  code: 'SITECAST_TARGET_MISSING',
+  message: `it shows metadata that lists ${name}, and does not give that file`,
+});
+
+function withholding({ mirror }: MirrorCopy, name: string, unread: Recovered['unread']): SitecastError {
+  return new SitecastError(
+    'unreachable',
+    'SITECAST_MIRRORS_UNREAD',
+    `none of the mirrors gives ${name}, which the newest metadata lists: ${unreadText(unread)}`,
+    {
+      hint: `Nothing was changed. Name more gateways with --from, or leave out ${mirror.name}: then what it alone has seen is lost.`,
+      data: { unread },
+    },
+  );
+}
+
+const inOrder = ({ mirror }: MirrorCopy, mirrors: readonly Mirror[]): Mirror[] => [
+  mirror,
+  ...mirrors.filter(other => other !== mirror),
+];
 
 /** Where a key is lacking, they wait: whoever starts the origin and rotates the key publishes them. */
 async function publishPauses(repository: Repository): Promise<void> {
@@ -246,7 +301,8 @@ async function stageFiles(
   mirrors: readonly Mirror[],
 ): Promise<void> {
   const own = repository.committed?.targets.signed.targets ?? {};
-  const all = [copy.mirror, ...mirrors.filter(mirror => mirror !== copy.mirror)];
+  const all = inOrder(copy, mirrors);
+  const store = chunksOf(all);
   for (const [name, { hashes, length }] of Object.entries(copy.targets.signed.targets)) {
     const { sha256 = '' } = hashes;
     if (own[name]?.hashes.sha256 === sha256) continue;
@@ -257,7 +313,7 @@ async function stageFiles(
     await stageFile(staged, bytes);
     if (!name.endsWith('.caibx')) continue;
     const ids = Buffer.concat([...ChunkIndex.decode(bytes).places()].map(({ id }) => id));
-    await stageChunks(chunks, ids, all);
+    await stageChunks(chunks, ids, store);
   }
 }
 

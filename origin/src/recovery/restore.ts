@@ -23,7 +23,7 @@ import type { Chunks } from '../staging/chunks.ts';
 import type { Files } from '../storage/files.ts';
 import { readOrUndefined } from '../storage/unreadable.ts';
 import type { Log } from '../log.ts';
-import { stageChunks } from './chunks-from-mirrors.ts';
+import { chunksOf, stageChunks } from './chunks-from-mirrors.ts';
 import type { Mirror } from './mirror-copy.ts';
 import type { UnreadMirror } from './watched-mirrors.ts';
 
@@ -120,11 +120,12 @@ export async function restoreContent(
     await replace(files, file.path, bytes);
     restored.push(file.name);
   }
+  const store = chunksOf(mirrors);
   for (const release of releasesOf(committed)) {
     const ids = await survey.chunksOf(release);
     await survey.inspect(ids);
     const lost = await chunks.unpublished(ids);
-    if (countIds(lost) > 0) await stageChunks(chunks, lost, mirrors);
+    if (countIds(lost) > 0) await stageChunks(chunks, lost, store);
   }
   const mended = await repository.mend();
   await survey.lookAtRoots(committed);
@@ -222,26 +223,41 @@ async function fetchRight<T>(
   return undefined;
 }
 
-/** From the first that has the very file. */
+/**
+ * From the first that has the very file.
+ * @param onFailed told of each that was asked before and didn't give it; `gaveWrong` where it gave something else
+ */
 export async function fetchTarget(
   mirrors: readonly Mirror[],
   path: string,
   { sha256, lengthBytes }: { sha256: string; lengthBytes: number },
+  onFailed: (mirror: Mirror, gaveWrong: boolean) => void = () => undefined,
 ): Promise<Uint8Array | undefined> {
-  for (const { targets } of mirrors) {
-    const bytes = await tried(() => targets.fetch(path, { maxBytes: lengthBytes }));
+  for (const mirror of mirrors) {
+    let gaveWrong = false;
+    const bytes = await tried(
+      () => mirror.targets.fetch(path, { maxBytes: lengthBytes }),
+      error => {
+        gaveWrong = error.kind === 'tooLarge';
+      },
+    );
     if (bytes && sha256Hex(bytes) === sha256) return bytes;
+    onFailed(mirror, gaveWrong || bytes !== undefined);
   }
   return undefined;
 }
 
 /** A mirror that doesn't give it: the next one may. */
-async function tried<T>(act: () => Promise<T>): Promise<T | undefined> {
+async function tried<T>(
+  act: () => Promise<T>,
+  onError: (error: SitecastError) => void = () => undefined,
+): Promise<T | undefined> {
   try {
     return await act();
   } catch (error) {
-    if (error instanceof SitecastError) return undefined;
-    throw error;
+    if (!(error instanceof SitecastError)) throw error;
+    onError(error);
+    return undefined;
   }
 }
 

@@ -10,39 +10,118 @@ export interface UnreadMirror {
   message: string;
 }
 
+/** How long a mirror may keep a recovery waiting for nothing, in all, before it gets less time for each chunk, and before it's given up. */
+const PATIENCE_MS = 20_000;
+export const LAST_PATIENCE_MS = 60_000;
+/** What it gets then. A gateway has what it holds at hand: what takes it longer is what it lacks. */
+const SHORT_WAIT_MS = 2_000;
+
+interface WatchOptions {
+  /** Milliseconds on a clock that never goes back. */
+  now?: () => number;
+}
+
 /**
  * The same mirrors, of which it's noted which could not be asked: that one doesn't have something is said only of those that have
- * answered.
+ * answered. One that takes requests and never answers holds up nothing for longer than `LAST_PATIENCE_MS` in all.
  */
-export function watchMirrors(mirrors: readonly Mirror[]): {
+export function watchMirrors(
+  mirrors: readonly Mirror[],
+  { now = () => performance.now() }: WatchOptions = {},
+): {
   mirrors: Mirror[];
   unread: () => UnreadMirror[];
 } {
   const unread = new Map<string, UnreadMirror>();
-  const noting =
-    (name: string) =>
-    (error: unknown): never => {
-      // By its first error: what follows is more of the same.
-      if (error instanceof SitecastError && error.kind === 'unreachable' && !unread.has(name))
-        unread.set(name, { mirror: name, code: error.code, message: error.message });
-      throw error;
-    };
-  const fetching = (name: string, fetcher: MetadataFetcher): MetadataFetcher => ({
-    fetch: (path, options) => fetcher.fetch(path, options).catch(noting(name)),
-  });
+  const note = (name: string, { code, message }: SitecastError): void => {
+    // By its first error: what follows is more of the same.
+    if (!unread.has(name)) unread.set(name, { mirror: name, code, message });
+  };
   return {
-    mirrors: mirrors.map(({ name, metadata, targets, chunks }) => ({
-      name,
-      metadata: fetching(name, metadata),
-      targets: fetching(name, targets),
-      chunks: {
-        name: chunks.name,
-        has: (id, request) => chunks.has(id, request).catch(noting(name)),
-        get: (id, request) => chunks.get(id, request).catch(noting(name)),
-      },
-    })),
+    mirrors: mirrors.map(({ name, metadata, targets, chunks }) => {
+      const patience = new Patience(name, { now, note: error => note(name, error) });
+      const fetching = (fetcher: MetadataFetcher): MetadataFetcher => ({
+        fetch: (path, options) => patience.ask(() => fetcher.fetch(path, options), options.signal),
+      });
+      return {
+        name,
+        metadata: fetching(metadata),
+        targets: fetching(targets),
+        chunks: {
+          name: chunks.name,
+          has: (id, request) =>
+            patience.askSoon(signal => chunks.has(id, { ...request, signal }), request?.signal),
+          get: (id, request) =>
+            patience.askSoon(signal => chunks.get(id, { ...request, signal }), request?.signal),
+        },
+      };
+    }),
     unread: () => [...unread.values()],
   };
+}
+
+interface PatienceDeps {
+  now: () => number;
+  note: (error: SitecastError) => void;
+}
+
+/** What is left of it with one mirror. Waits that go on at the same time count once. */
+class Patience {
+  readonly #name: string;
+  readonly #deps: PatienceDeps;
+  #wastedMs = 0;
+  #countedToMs = Number.NEGATIVE_INFINITY;
+
+  constructor(name: string, deps: PatienceDeps) {
+    this.#name = name;
+    this.#deps = deps;
+  }
+
+  /** @throws what `act` throws; SITECAST_UPSTREAM_UNREACHABLE of one that was given up */
+  async ask<T>(act: () => Promise<T>, given: AbortSignal | undefined): Promise<T> {
+    const { now, note } = this.#deps;
+    if (this.#wastedMs >= LAST_PATIENCE_MS) throw this.#silent();
+    const startedMs = now();
+    try {
+      return await act();
+    } catch (error) {
+      given?.throwIfAborted();
+      if (error instanceof SitecastError && error.kind === 'unreachable') {
+        note(error);
+        const endMs = now();
+        this.#wastedMs += Math.max(0, endMs - Math.max(startedMs, this.#countedToMs));
+        this.#countedToMs = endMs;
+      }
+      throw error;
+    }
+  }
+
+  /** The same for a chunk, which is small. One that still gives some isn't given up. */
+  async askSoon<T>(
+    act: (signal: AbortSignal) => Promise<T>,
+    given = new AbortController().signal,
+  ): Promise<T> {
+    const short = this.#wastedMs >= PATIENCE_MS ? AbortSignal.timeout(SHORT_WAIT_MS) : undefined;
+    const asking = async (): Promise<T> => {
+      try {
+        return await act(short ? AbortSignal.any([short, given]) : given);
+      } catch (error) {
+        throw short?.aborted === true ? this.#silent(error) : error;
+      }
+    };
+    const answer = await this.ask(asking, given);
+    this.#wastedMs = Math.min(this.#wastedMs, PATIENCE_MS);
+    return answer;
+  }
+
+  #silent(cause?: unknown): SitecastError {
+    return new SitecastError(
+      'unreachable',
+      'SITECAST_UPSTREAM_UNREACHABLE',
+      `${this.#name} takes requests and does not answer them`,
+      { cause },
+    );
+  }
 }
 
 /** In words, for an error's message. */

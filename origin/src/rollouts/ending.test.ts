@@ -59,7 +59,7 @@ async function say(
   id: unknown,
   counter: number,
   device: TestMember,
-  state: 'completed' | 'failed' | 'rolledBack',
+  state: 'completed' | 'failed' | 'rolledBack' | 'confirming' | 'blocked',
   code = 'healthFailed',
 ): Promise<void> {
   const release = { counter, version: `${counter}.0.0` };
@@ -67,8 +67,8 @@ async function say(
   await device.report({
     state,
     release,
-    booted: { slot: 'B', release: state === 'completed' ? release : before },
-    ...(state !== 'completed' && { reason: { code, message: '' } }),
+    booted: { slot: 'B', release: state === 'completed' || state === 'confirming' ? release : before },
+    ...(state !== 'completed' && state !== 'confirming' && { reason: { code, message: '' } }),
     rollout: { id: String(id), attempt: 1 },
   });
   await bed.origin.rollouts.checkCompletion();
@@ -148,6 +148,32 @@ describe('the last soak', () => {
     expect(told.slice(-2)).toEqual([`rollout.completed ${id}`, `rollout.started ${String(next.id)}`]);
     await bed.restart();
     expect(await status(id)).toMatchObject({ state: 'completed' });
+  });
+
+  it.each(['confirming', 'blocked'] as const)(
+    'is neither held up nor begun anew by a device that takes its success back: %s',
+    async earlier => {
+      const id = await rolledOut(2, { soakMs: 7_200_000 });
+      const { settledAt } = await status(id);
+      await pass(1);
+      await say(id, 2, north, earlier);
+      expect(await status(id)).toMatchObject({ settledAt, figures: { well: 2 } });
+      await bed.restart();
+      expect(await startOf(3, { dryRun: true })).toMatchObject({ supersedes: [{ rollout: id }] });
+      await say(id, 2, north, 'completed');
+      await say(id, 2, north, earlier);
+      await pass(1);
+      expect(await status(id)).toMatchObject({ state: 'completed' });
+    },
+  );
+
+  it('begins anew for one whose power went: it has to succeed again', async () => {
+    const id = await rolledOut(2, { soakMs: 7_200_000, maxFailuresBasisPoints: 10_000 });
+    await say(id, 2, north, 'failed', 'powerLoss');
+    await say(id, 2, north, 'confirming');
+    expect(await status(id)).toMatchObject({ figures: { well: 1, running: 1 } });
+    await say(id, 2, north, 'completed');
+    expect(await status(id)).toMatchObject({ figures: { well: 2 } });
   });
 
   it('does not make way once a device fell back, nor while it is paused', async () => {

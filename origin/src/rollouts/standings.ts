@@ -171,7 +171,7 @@ export class Standings {
   }
 
   #standing(
-    { id, attempt, release }: Rollout,
+    { id, attempt, release, state }: Rollout,
     deviceId: string,
     outcome: Outcome | undefined = this.#deps.tallies.current(id)?.get(deviceId),
   ): Standing {
@@ -182,7 +182,7 @@ export class Standings {
         bootedCounter: bootedCounter(registry.status(deviceId)),
         isRevoked: registry.activeMember(deviceId) === undefined,
       },
-      { attempt, counter: release.counter },
+      { attempt, counter: release.counter, isGoingBack: state === 'rollingBack' },
     );
   }
 }

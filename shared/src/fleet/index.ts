@@ -43,6 +43,9 @@ export {
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
 export {
+  LEASE_MS,
+  MAX_LEASES_HELD_MS,
+  MAX_PRESENCE_BODY_BYTES,
   HEARD_FOR_MS,
   MAX_PRESENCE_IDS,
   MAX_TOLD_TURNS,

@@ -58,6 +58,10 @@ export const summarySchema = z
     presence: z.enum(PRESENCES).optional(),
     last: lastReportSchema.optional(),
     via: z.string().optional(),
+    sites: z.array(z.string()).optional().openapi({
+      description:
+        "Of one that waits and that several sites' gateways have shown: these sites, the first one first.",
+    }),
     wish: z.string().optional().openapi({
       description: "Of one that waits: what it wants to be called. Its own word, or its token's.",
     }),
@@ -214,14 +218,14 @@ export const listOf = (name: string | undefined): string[] => (name === undefine
 
 /** One that waits has no tags and no release yet. */
 function fitsPending(
-  { id, product, site, lastAskedMs }: PendingMember,
+  { id, product, site, sites = [], lastAskedMs }: PendingMember,
   query: Pick<z.infer<typeof querySchema>, 'product' | 'site' | 'tag' | 'version' | 'idPart' | 'silentForMs'>,
   nowMs: number,
 ): boolean {
   const { idPart, silentForMs = 0 } = query;
   return (
     (query.product === undefined || query.product === product) &&
-    (query.site === undefined || query.site === site) &&
+    (query.site === undefined || query.site === site || sites.includes(query.site)) &&
     (idPart === undefined || id.startsWith(idPart) || id.endsWith(idPart)) &&
     nowMs - lastAskedMs >= silentForMs &&
     query.tag === undefined &&

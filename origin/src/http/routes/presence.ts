@@ -1,14 +1,18 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import { PRESENCE_PATH, presenceAnswerSchema, presenceSchema } from '@sitecast/shared/fleet';
+import {
+  MAX_PRESENCE_BODY_BYTES,
+  PRESENCE_PATH,
+  presenceAnswerSchema,
+  presenceSchema,
+} from '@sitecast/shared/fleet';
 import type { Member } from '../../fleet/member.ts';
 import { PRESENCES } from '../../fleet/presence.ts';
-import { type ShownTurn, shownTurn } from '../../fleet/presence-view.ts';
+import { firstOfEach, type ShownTurn, shownTurn } from '../../fleet/presence-view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireMediaType, requireRole } from '../guards.ts';
 import { bearer, JSON_TYPE, signature, withProblems } from '../schemas.ts';
-import { MAX_SITE_BODY_BYTES } from './site.ts';
 
 /** Silent gateways, and turns, in one answer. */
 const MAX_SHOWN = 100;
@@ -26,7 +30,7 @@ function tellRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
       path: PRESENCE_PATH,
       summary: 'A gateway says which devices of its site came and went, and who holds a turn.',
       security: signature('member'),
-      middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
+      middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_PRESENCE_BODY_BYTES)],
       request: { body: { required: true, content: { [JSON_TYPE]: { schema: presenceSchema } } } },
       responses: withProblems({
         200: {
@@ -104,7 +108,7 @@ function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
     createRoute({
       method: 'get',
       path: '/api/v1/presence',
-      summary: `Gateways that are silent, and the turns held longest: at most ${MAX_SHOWN} of each.`,
+      summary: `Gateways that are silent, and the turns held longest: at most ${MAX_SHOWN} of each, and a few turns of one gateway.`,
       security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       responses: withProblems({
@@ -113,7 +117,7 @@ function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
     }),
     c => {
       const { counts, silent } = fleet.presence.gateways();
-      const turns = fleet.presence.turns().slice(0, MAX_SHOWN);
+      const turns = firstOfEach(fleet.presence.turns(), MAX_SHOWN);
       return c.json(
         {
           gateways: counts,

@@ -1,7 +1,7 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { idSchema, type Rollout, rolloutIdSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
-import { shownTurn } from '../../fleet/presence-view.ts';
+import { firstOfEach, shownTurn } from '../../fleet/presence-view.ts';
 import { OPERATOR_ACTS, type OperatorAct } from '../../rollouts/controller/operate.ts';
 import { stagesAhead } from '../../rollouts/prepare.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
@@ -71,10 +71,8 @@ async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, p
   const outcomes = await rollouts.tallies.outcomes(record.rollout.id);
   const ledger = rollouts.standings.ledger(record.rollout.id);
   const status: RolloutStatus = statusOf(record, outcomes, { ...fleet, ledger }, page);
-  const turns = fleet.presence
-    .turns(({ product }) => product === record.product)
-    .slice(0, MAX_SHOWN_TURNS)
-    .map(turn => shownTurn(turn, fleet, page.nowMs));
+  const held = fleet.presence.turns(({ product }) => product === record.product);
+  const turns = firstOfEach(held, MAX_SHOWN_TURNS).map(turn => shownTurn(turn, fleet, page.nowMs));
   const isGoingOn = ledger !== undefined;
   const isReturning = record.rollout.state === 'rollingBack';
   const back = isReturning ? rollouts.standings.goingBack(record) : undefined;

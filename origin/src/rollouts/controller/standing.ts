@@ -1,5 +1,5 @@
 import type { DeviceState } from '@sitecast/shared/fleet';
-import type { Outcome } from '../../fleet/outcome.ts';
+import { hasCompletedOnce, type Outcome } from '../../fleet/outcome.ts';
 import type { Standing } from './ledger.ts';
 
 export interface StandingFacts {
@@ -30,12 +30,14 @@ const STANDING_OF_STATE: Record<DeviceState, Standing> = {
 /** How a device stands in the present attempt at a release. */
 export function standingOf(
   { outcome, bootedCounter, isRevoked }: StandingFacts,
-  { attempt, counter }: { attempt: number; counter: number },
+  { attempt, counter, isGoingBack }: { attempt: number; counter: number; isGoingBack: boolean },
 ): Standing {
   const current = outcome?.attempt === attempt ? outcome : undefined;
   // Revoking a device doesn't unmake its failure.
   if (current?.failure) return 'failed';
   if (isRevoked) return 'gone';
   if (!current) return bootedCounter === counter ? 'well' : 'pending';
+  // It has shown that the release works. What else it says then, whoever has its key, holds up nobody, but that it failed.
+  if (!isGoingBack && hasCompletedOnce(current)) return 'well';
   return STANDING_OF_STATE[current.state];
 }

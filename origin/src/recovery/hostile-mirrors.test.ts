@@ -1,0 +1,146 @@
+import { cpSync, readFileSync, rmSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import { join } from 'node:path';
+import { chunkIdOf } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { afterEach, expect, it } from 'vitest';
+import { recoverFrom, startOrigin } from '../main.ts';
+import { imageOf, TestOperator } from '../testing/operator.ts';
+import { testLog } from '../testing/origin.ts';
+import { randomChunks, temporaryDirectory } from '../testing/setup.ts';
+import { chunksOf } from './chunks-from-mirrors.ts';
+import type { Mirror } from './mirror-copy.ts';
+import { LAST_PATIENCE_MS, watchMirrors } from './watched-mirrors.ts';
+
+const closing: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+async function start(dataDirectory: string) {
+  const bounds = { stagingTtlMs: 1e9, maxStagedBytes: 1e9, maxReportBytes: 1e9, reserveBytes: 0 };
+  const listen = { host: '127.0.0.1', port: 0 };
+  return await startOrigin({ dataDirectory, listen, ...bounds }, { log: testLog() });
+}
+
+/** Passes everything on to an honest one, but what it has a lie for. */
+async function hostile(honest: string, lie: (path: string) => string | undefined): Promise<string> {
+  const server: Server = createServer((request, response) => {
+    const { url = '' } = request;
+    const told = lie(url);
+    if (told !== undefined) {
+      response.writeHead(told === '' ? 404 : 200).end(told);
+      return;
+    }
+    void fetch(honest + url).then(async answer => {
+      const body = Buffer.from(await answer.arrayBuffer());
+      response.writeHead(answer.status).end(body);
+    });
+  });
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  closing.push(() => server.close());
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return `http://127.0.0.1:${address.port}`;
+}
+
+it('recovers from the next gateway what the first one withholds or forges, and names that one', async () => {
+  const place = temporaryDirectory();
+  closing.push(() => place.remove());
+  const at = (name: string) => join(place.path, name);
+  let origin = await start(at('seen'));
+  const operator = new TestOperator(
+    (path, init) => fetch(origin.url + path, init),
+    readFileSync(at('seen/admin.token'), 'utf8').trim(),
+  );
+  await operator.initialise();
+  await origin.close();
+  cpSync(at('seen'), at('backup'), { recursive: true });
+  origin = await start(at('seen'));
+  closing.push(() => origin.close());
+  await operator.publishOk('camera', imageOf(...randomChunks(2)));
+  const { id } = await operator.call('POST', '/api/v1/rollouts', {
+    product: 'camera',
+    version: '1.0.0',
+    allAtOnce: true,
+  });
+  const recover = async (from: string[]) => {
+    rmSync(at('data'), { recursive: true, force: true });
+    cpSync(at('backup'), at('data'), { recursive: true });
+    const dataDirectory = at('data');
+    return await recoverFrom({ dataDirectory, from, acceptedDay: undefined, damagedOnly: false });
+  };
+  for (const [lie, code] of [
+    ['', 'SITECAST_TARGET_MISSING'],
+    ['x'.repeat(100), 'SITECAST_TARGET_MISMATCH'],
+  ] as const) {
+    const liar = await hostile(origin.url, path => (path.startsWith('/targets/rollouts/') ? lie : undefined));
+    expect(await recover([liar, origin.url])).toMatchObject({
+      from: liar,
+      unread: [{ mirror: liar, code, message: expect.stringContaining('rollouts/camera.json') }],
+      releases: [{ product: 'camera', counter: 1 }],
+      lost: [],
+      lacking: [],
+      paused: [id],
+    });
+    await expect(recover([liar])).rejects.toThrow(
+      expect.objectContaining({ code: 'SITECAST_MIRRORS_UNREAD', message: expect.stringContaining(liar) }),
+    );
+  }
+});
+
+it('gives up one that takes requests and never answers, after a minute in all', async () => {
+  let [nowMs, asked] = [0, 0];
+  const silentFor = (ms: number) => async (): Promise<never> => {
+    asked += 1;
+    await Promise.resolve();
+    nowMs += ms;
+    throw new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', 'nothing came');
+  };
+  const nothing = { fetch: async () => undefined };
+  const silent: Mirror = {
+    name: 'silent',
+    metadata: nothing,
+    targets: { fetch: silentFor(10_000) },
+    chunks: { name: 'silent', has: silentFor(30_000), get: silentFor(30_000) },
+  };
+  const { mirrors, unread } = watchMirrors([silent], { now: () => nowMs });
+  const store = chunksOf(mirrors);
+  for (let at = 0; at < 100; at += 1)
+    await expect(store.get(chunkIdOf(Buffer.from([at])))).rejects.toThrow(
+      /nobody gave|not answer|nothing came/,
+    );
+  await expect(mirrors[0]?.targets.fetch('a', { maxBytes: 1 })).rejects.toThrow(/does not answer/);
+  expect(nowMs).toBeLessThanOrEqual(LAST_PATIENCE_MS + 30_000);
+  expect(asked).toBe(2);
+  expect(unread()).toMatchObject([{ mirror: 'silent', code: 'SITECAST_STORE_UNREACHABLE' }]);
+});
+
+it('waits for a chunk of one that was silent before for two seconds', async () => {
+  let nowMs = 0;
+  const mirror: Mirror = {
+    name: 'slow',
+    metadata: {
+      fetch: async () => {
+        nowMs += 30_000;
+        throw new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', 'nothing came');
+      },
+    },
+    targets: { fetch: async () => Buffer.from('here') },
+    chunks: {
+      name: 'slow',
+      has: async () => true,
+      get: async (_id, { signal } = {}) => {
+        // A real wait, of two seconds: it ends because it's told to.
+        await new Promise<void>(resolve => signal?.addEventListener('abort', () => resolve()));
+        throw signal?.reason;
+      },
+    },
+  };
+  const [watched] = watchMirrors([mirror], { now: () => nowMs }).mirrors;
+  await expect(watched?.metadata.fetch('x', { maxBytes: 1 })).rejects.toThrow('nothing came');
+  expect(String(await watched?.targets.fetch('x', { maxBytes: 4 }))).toBe('here');
+  await expect(watched?.chunks.get(chunkIdOf(Buffer.from('x')))).rejects.toThrow(
+    expect.objectContaining({ kind: 'unreachable', message: 'slow takes requests and does not answer them' }),
+  );
+});
