@@ -1,4 +1,5 @@
 import { createServer } from 'node:http';
+import { MAX_PRESENCE_BODY_BYTES } from '@sitecast/shared/fleet';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
@@ -123,8 +124,9 @@ describe('a request of the site API', () => {
   });
 
   it('of another media type or beyond its bound is refused on every route', async () => {
-    const longest = Buffer.alloc(MAX_SITE_BODY_BYTES, ' ');
     for (const [path] of await signedPaths()) {
+      const maxBytes = path === '/site/v1/presence' ? MAX_PRESENCE_BODY_BYTES : MAX_SITE_BODY_BYTES;
+      const longest = Buffer.alloc(maxBytes, ' ');
       const typed = await device.postBytes(path, body({}), { 'content-type': 'text/plain' });
       expect(typed).toMatchObject(refusal(415, 'SITECAST_MEDIA_TYPE_UNSUPPORTED'));
       const tooLong = await device.postBytes(path, Buffer.concat([longest, body(1)]));
