@@ -18,7 +18,11 @@ beforeAll(async () => {
   const token = await joinToken('gateway', '--site', 'north');
   const args = ['serve', '--data', 'gateway', '--listen', '127.0.0.1:0', '--token', token];
   gateway = await bed.serve('sitecast-gateway', args);
-  await bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+  // It's ready before it's let in.
+  await bed.until(async () => {
+    const metrics = await (await fetch(`${gateway.url}/metrics`)).text();
+    return metrics.includes('\nsitecast_enrolled 1');
+  });
 });
 afterAll(() => bed.close());
 
