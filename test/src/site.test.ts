@@ -171,7 +171,7 @@ it('a gateway waits for an origin that is away at its first start, then serves; 
   await origin.stop();
   const args = ['serve', '--token-file', 'other.token', '--listen', '127.0.0.1:0'];
   const idle = bed.start('sitecast-gateway', [...args, '--data', 'idle']);
-  await bed.until(async () => idle.output.includes('waiting for an upstream'));
+  await bed.until(async () => idle.output.includes('did not give the first root'));
   expect(await idle.stop()).toBe(0);
   const patient = bed.start('sitecast-gateway', [...args, '--data', 'patient']);
   await bed.until(async () => patient.output.includes('nothing listens there'));
