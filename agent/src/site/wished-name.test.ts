@@ -39,7 +39,7 @@ it.each([
   const { name: found, said } = await wish(name, content);
   expect(found).toBeUndefined();
   expect(said).toHaveLength(1);
-  // oxlint-disable-next-line no-control-regex
+  // oxlint-disable-next-line no-control-regex -- control characters are what mustn't be there
   expect(said[0]).not.toMatch(/[\u0000-\u001f]/);
 });
 

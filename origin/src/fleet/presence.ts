@@ -10,6 +10,8 @@ import type { Registry } from './registry.ts';
 
 /** A gateway that speaks of whom it hears and has said nothing for so long is silent: one message may get lost before. */
 export const SILENT_AFTER_MS = 105_000;
+/** A device that enrolled so recently isn't silent yet: its gateway tells within a quarter of that. */
+export const COMING_MS = 20_000;
 /** How often it's to be looked who fell silent: together it's less than two minutes. */
 export const LOOK_EVERY_MS = 10_000;
 /** After a longer break this process, or its clock, stood still: gateways get the time to speak, as after a start. */
@@ -135,6 +137,8 @@ export class PresenceBoard {
     if (member.revokedAt !== undefined) return 'untold';
     if (member.kind === 'gateway') return this.#gatewayState(member.id);
     if (this.heardBy(member).length > 0) return 'heard';
+    // Its gateways tell of a newcomer some seconds after it came.
+    if (this.#deps.now() - Date.parse(member.enrolledAt) < COMING_MS) return 'untold';
     const gateways = this.#gatewaysAt(member.site);
     // As long as one of them may hear it unsaid, nobody knows.
     const areAllSure = gateways.every(id => this.#fresh(id)?.isWhole === true);

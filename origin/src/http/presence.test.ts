@@ -9,7 +9,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { DiskFiles } from '../adapters/disk-files.ts';
 import { SyncDisk } from '../adapters/sync-disk.ts';
 import type { FleetEvent } from '../events/events.ts';
-import { LOOK_EVERY_MS, SILENT_AFTER_MS } from '../fleet/presence.ts';
+import { LOOK_EVERY_MS, COMING_MS, SILENT_AFTER_MS } from '../fleet/presence.ts';
 import type { Write } from '../fleet/store.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
 import type { TestMember } from '../testing/device.ts';
@@ -127,6 +127,9 @@ it('says of nobody that it is silent where one gateway of its site does not tell
   await talker.say();
   expect(await presenceOf(device)).toBe('untold');
   await bed.call('POST', `/api/v1/gateways/${other.id}/revoke`);
+  // It has only just come: its gateway tells of it in a moment.
+  expect(await presenceOf(device)).toBe('untold');
+  bed.clock.nowMs += COMING_MS;
   expect(await presenceOf(device)).toBe('silent');
   await pass(SILENT_AFTER_MS + 1);
   expect(await presenceOf(device)).toBe('untold');
@@ -205,6 +208,7 @@ it('writes nothing for a heartbeat, and little for what changes', async () => {
 it('loses nobody where an answer got lost, and goes on from nowhere else', async () => {
   const talker = new Talker(await bed.gateway());
   const [one, two] = [await bed.device(), await bed.device()];
+  bed.clock.nowMs += COMING_MS;
   await talker.say();
   // Its answer did not arrive: what follows has the same number, and names everybody of it.
   await talker.say({ heard: [one.id] });
