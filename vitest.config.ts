@@ -12,7 +12,9 @@ export default defineConfig({
     // All that is spoken to lies on loopback, whatever proxy this machine has.
     env: { NO_PROXY: '*', no_proxy: '*' },
     // Most tests wait for processes and sockets of their own.
-    maxWorkers: 3,
+    maxWorkers: 4,
+    // A worker loads libp2p and the rest once, not once for each of its files: no module of ours keeps state that a test changes.
+    isolate: false,
     // A busy CI machine may starve a process for longer than a test waits; a second failure is a failure.
     retry: process.env.CI ? 1 : 0,
     projects: packages.map(name => ({
