@@ -1,0 +1,22 @@
+import { expect, it } from 'vitest';
+import { DiskFiles } from '../adapters/disk-files.ts';
+import { SyncDisk } from '../adapters/sync-disk.ts';
+import { temporaryOrigin } from '../testing/setup.ts';
+
+/** The same characters with a line break before each operation and each schema, so that a difference shows where it is. */
+const inLines = (document: string): string =>
+  document.replaceAll(/("\/[^"]*":\{"(?:get|put|post|patch|delete)":|"[A-Z]\w+":\{)/g, '\n$1');
+
+// `npx vitest run -u origin/src/http/openapi.test.ts` records the document anew.
+it('serves the recorded OpenAPI document, byte for byte', async () => {
+  const origin = await temporaryOrigin(path => ({
+    files: new DiskFiles(path),
+    syncFiles: new SyncDisk(path),
+  }));
+  try {
+    const served = await (await origin.app.request('/openapi.json')).text();
+    await expect(`${inLines(served)}\n`).toMatchFileSnapshot('openapi.recorded.txt');
+  } finally {
+    await origin.remove();
+  }
+});
