@@ -5,11 +5,10 @@ import { join } from 'node:path';
 import { chunkPath, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin, Misbehaviour, PublishedImage } from './testing/fake-origin.ts';
-import { TestWorld } from './testing/gateways.ts';
-import { removeTemporaryDirectories, until } from './testing/world.ts';
+import { removeTemporaryDirectories, GatewayHarness, until } from './testing/harness.ts';
 
-const world = new TestWorld();
-afterEach(() => world.closeAll());
+const harness = new GatewayHarness();
+afterEach(() => harness.closeAll());
 afterAll(removeTemporaryDirectories);
 
 /** Bytes that don't compress, the same for the same seed. */
@@ -21,7 +20,7 @@ function noise(lengthBytes: number, seed: number): Buffer {
 }
 
 async function published(chunks = 8, seed = 1): Promise<{ origin: FakeOrigin } & PublishedImage> {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const image = await origin.publishRelease('camera', 1, noise(chunks * 16_384, seed));
   await origin.startRollout('camera', 1);
   return { origin, ...image };
@@ -44,7 +43,7 @@ function askAndLeave(url: string): Promise<void> {
 
 it('fetches a chunk once however many devices ask for it at the same time, though some of them leave', async () => {
   const { origin, ids } = await published(3);
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   origin.misbehave = (_request, response, path) => {
     if (!path.startsWith('chunks/')) return false;
     setTimeout(() => response.end(origin.fileAt(path)), 200);
@@ -65,7 +64,7 @@ it('fetches a chunk once however many devices ask for it at the same time, thoug
 
 it('asks nobody for chunks that no mirrored index names, nor for paths that are no chunk', async () => {
   const { origin } = await published();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const before = origin.requests.length;
   const stranger = createHash('sha256').update('of another product').digest();
   const hex = stranger.toString('hex');
@@ -140,14 +139,14 @@ it.each(badChunks)(
   'serves no chunk when its upstream gives %s, and asks the next upstream',
   async (_what, bad) => {
     const { origin, ids } = await published(2);
-    const second = await world.origin();
+    const second = await harness.origin();
     for (const [path, bytes] of origin.chunks) second.chunks.set(path, bytes);
     const onlyChunks: Misbehaviour = (asked, response, path) =>
       path.startsWith('chunks/') && bad(asked, response, path);
     origin.misbehave = onlyChunks;
     const [first = Buffer.alloc(32), other = first] = ids;
 
-    const alone = await world.gateway(origin);
+    const alone = await harness.gateway(origin);
     const { status, body } = await alone.get(pathOf(first));
     expect(status).toBe(503);
     expect(JSON.parse(body.toString())).toMatchObject({ status: 503, code: 'SITECAST_CHUNK_UNAVAILABLE' });
@@ -155,7 +154,7 @@ it.each(badChunks)(
     expect((await alone.get(pathOf(first))).status).toBe(200);
 
     origin.misbehave = onlyChunks;
-    const backed = await world.gateway(origin, { upstream: [second.url] });
+    const backed = await harness.gateway(origin, { upstream: [second.url] });
     for (const id of [first, other]) {
       const answer = await backed.get(pathOf(id));
       expect([answer.status, answer.body.equals(second.fileAt(pathOf(id)))]).toEqual([200, true]);
@@ -165,8 +164,8 @@ it.each(badChunks)(
 
 it('fetches from the origin alone what another gateway asks for, and nothing if that asks what is here', async () => {
   const { origin, ids } = await published(3);
-  const neighbour = await world.gateway(origin);
-  const gateway = await world.gateway(origin, { upstream: [neighbour.url] });
+  const neighbour = await harness.gateway(origin);
+  const gateway = await harness.gateway(origin, { upstream: [neighbour.url] });
   const [first = Buffer.alloc(32), second = Buffer.alloc(32)] = ids;
   const [mayFetch, heldOnly] = [{ 'sitecast-forwarded': '1' }, { 'sitecast-forwarded': '2' }];
   expect((await gateway.get(pathOf(first), heldOnly)).status).toBe(404);
@@ -188,19 +187,19 @@ it('fetches from the origin alone what another gateway asks for, and nothing if 
 it('asks in no circle when two gateways were told that the other is the origin', async () => {
   const { origin, ids } = await published(1);
   const [id = Buffer.alloc(32)] = ids;
-  const one = await world.gateway(origin);
+  const one = await harness.gateway(origin);
   const port = Number(new URL(one.url).port);
   const { data } = one.settings;
-  const two = await world.gateway(origin, { origin: one.url });
+  const two = await harness.gateway(origin, { origin: one.url });
   await one.close();
-  const again = await world.gateway(origin, { data, listen: { host: '127.0.0.1', port }, origin: two.url });
+  const again = await harness.gateway(origin, { data, listen: { host: '127.0.0.1', port }, origin: two.url });
   expect((await again.get(pathOf(id))).status).toBe(503);
   expect(origin.count('GET chunks/')).toBe(0);
 });
 
 it('serves what it has cached after a restart without the origin, and checks it first', async () => {
   const { origin, ids } = await published(6);
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   for (const id of ids) await gateway.get(pathOf(id));
   await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 6, 'the cache to be written');
   await gateway.close();
@@ -211,7 +210,7 @@ it('serves what it has cached after a restart without the origin, and checks it 
   await writeFile(join(data, chunkFile(long)), Buffer.alloc(MAX_FRAME_BYTES + 1));
   await origin.close();
 
-  const offline = await world.gateway(origin, { data });
+  const offline = await harness.gateway(origin, { data });
   for (const id of rest) expect((await offline.get(pathOf(id))).body).toEqual(origin.fileAt(pathOf(id)));
   expect((await offline.get(pathOf(damaged))).status).toBe(503);
   expect((await offline.get(pathOf(lost))).status).toBe(503);
@@ -229,12 +228,12 @@ it('serves what it has cached after a restart without the origin, and checks it 
 const chunkFile = (id: Uint8Array): string => join('chunks', chunkPath(id));
 
 it('keeps its cache below the bound: the least recently used go first, what a rollout needs never', async () => {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const old = await origin.publishRelease('camera', 1, noise(10 * 16_384, 1));
   const needed = await origin.publishRelease('camera', 2, noise(4 * 16_384, 2));
   await origin.startRollout('camera', 2);
   // Room for ten chunks.
-  const gateway = await world.gateway(origin, { cacheBytes: 10 * 16_500, memoryBytes: 1 });
+  const gateway = await harness.gateway(origin, { cacheBytes: 10 * 16_500, memoryBytes: 1 });
   await gateway.get(`targets/${targetPath(origin, 'releases/camera-1.caibx')}`);
   for (const id of [...needed.ids, ...old.ids]) expect((await gateway.get(pathOf(id))).status).toBe(200);
   const holds = (files: string[], id: Uint8Array | undefined) =>
@@ -262,12 +261,12 @@ function targetPath({ repository }: FakeOrigin, name: string): string {
 
 it('takes in chunks whose record was lost with a kill', async () => {
   const { origin, ids } = await published(3);
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   for (const id of ids) await gateway.get(pathOf(id));
   await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 3, 'the cache to be written');
   await gateway.close();
   await rm(join(gateway.settings.data, 'state'), { recursive: true });
-  const again = await world.gateway(origin, { data: gateway.settings.data });
+  const again = await harness.gateway(origin, { data: gateway.settings.data });
   await until(async () => (await again.metric('sitecast_cache_chunks')) === 3, 'the records');
   for (const id of ids) await again.get(pathOf(id));
   expect(origin.count('GET chunks/')).toBe(3);

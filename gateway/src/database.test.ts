@@ -1,20 +1,20 @@
 import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, afterEach, expect, it } from 'vitest';
-import { TestWorld } from './testing/gateways.ts';
 import {
   memoryLog,
   removeTemporaryDirectories,
-  TestDevice,
   temporaryDirectory,
+  TestDevice,
+  GatewayHarness,
   until,
-} from './testing/world.ts';
+} from './testing/harness.ts';
 import { openDatabase } from './database.ts';
-import { LEASES_CLOSED_KEY } from './leases/leases.ts';
+import { LEASES_CLOSED_KEY } from './devices/leases.ts';
 import { recordsOf } from './storage/records.ts';
 
-const world = new TestWorld();
-afterEach(() => world.closeAll());
+const harness = new GatewayHarness();
+afterEach(() => harness.closeAll());
 afterAll(removeTemporaryDirectories);
 
 const now = () => 1_000_000;
@@ -70,10 +70,10 @@ it('keeps a second process off its database, and says which directory it is', as
 });
 
 it('passes on every report whose database was lost before the origin had it, once its device says it again', async () => {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'x'));
   await origin.startRollout('camera', 1);
-  const first = await world.gateway(origin);
+  const first = await harness.gateway(origin);
   const device = new TestDevice();
   const reports = await Promise.all(Array.from({ length: 5 }, () => device.report()));
   await origin.close();
@@ -82,7 +82,7 @@ it('passes on every report whose database was lost before the origin had it, onc
   const log = fileOf(first.settings.data, /\.log$/);
   writeFileSync(log, readFileSync(log).subarray(0, 200));
 
-  const second = await world.gateway(origin, { data: first.settings.data }, { isReadyFirst: false });
+  const second = await harness.gateway(origin, { data: first.settings.data }, { isReadyFirst: false });
   expect(second.log.lines.map(({ message }) => message)).toContain(
     'the database is damaged: the gateway goes on with what is left of it',
   );

@@ -9,7 +9,7 @@ import {
   repairLevel,
 } from '@sitecast/shared/key-value';
 import { LEASE_MS } from '@sitecast/shared/fleet';
-import { LEASES_CLOSED_KEY } from './leases/leases.ts';
+import { LEASES_CLOSED_KEY } from './devices/leases.ts';
 import type { Log } from './log.ts';
 import { recordsOf } from './storage/records.ts';
 

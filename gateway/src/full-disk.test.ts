@@ -4,13 +4,18 @@ import { rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
-import { TestWorld } from './testing/gateways.ts';
-import { removeTemporaryDirectories, TestDevice, temporaryDirectory, until } from './testing/world.ts';
+import {
+  removeTemporaryDirectories,
+  temporaryDirectory,
+  TestDevice,
+  GatewayHarness,
+  until,
+} from './testing/harness.ts';
 
-const world = new TestWorld();
+const harness = new GatewayHarness();
 const mounted: string[] = [];
 afterEach(async () => {
-  await world.closeAll();
+  await harness.closeAll();
   for (const directory of mounted.splice(0)) execFileSync('umount', [directory]);
 });
 afterAll(removeTemporaryDirectories);
@@ -40,11 +45,11 @@ async function fill(disk: string, freeBytes: number): Promise<string> {
 
 it('serves through, without caching, when the disk is full, and caches again when it is not', async context => {
   const disk = await smallDisk(context, 24);
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const { ids } = await origin.publishRelease('camera', 1, randomBytes(40 * 16_384));
   await origin.startRollout('camera', 1);
   let nowMs = Date.now();
-  const gateway = await world.gateway(
+  const gateway = await harness.gateway(
     origin,
     { data: join(disk, 'data'), memoryBytes: 0 },
     { now: () => nowMs },
@@ -69,10 +74,10 @@ it('serves through, without caching, when the disk is full, and caches again whe
 
 it('refuses reports that it cannot keep, loses none of those it has, and takes more when there is room', async context => {
   const disk = await smallDisk(context, 24);
-  const origin = await world.origin();
+  const origin = await harness.origin();
   await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'x'));
   await origin.startRollout('camera', 1);
-  const gateway = await world.gateway(origin, { data: join(disk, 'data') });
+  const gateway = await harness.gateway(origin, { data: join(disk, 'data') });
   await origin.close();
   const device = new TestDevice();
   const url = `${gateway.url}/site/v1/reports`;

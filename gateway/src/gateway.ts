@@ -2,10 +2,10 @@ import { createHash } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, rememberingVerifier, TufClient } from '@sitecast/shared/trust';
-import type { ChunkCache } from './chunks/chunk-cache.ts';
-import { NamedChunks } from './chunks/named-chunks.ts';
+import type { ChunkCache } from './chunks/disk-cache.ts';
+import { ChunkAllowlist } from './chunks/allowlist.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
-import { tellOfSets } from './gossip/news.ts';
+import { announceSets } from './peer-gateways/announcements.ts';
 import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
 import { Follower } from './mirror/follower.ts';
 import { Mirror } from './mirror/mirror.ts';
@@ -52,7 +52,7 @@ export class Gateway {
     const site = await openSite(parts, mirror);
     const isOwnRevoked = (): boolean => site.isRevoked(parts.identity.id);
     const supply = await openSupply(parts, { mirrored, site });
-    const { siblings, cache, chunks } = supply;
+    const { peerGateways, cache, chunks } = supply;
     mirrored.onServed.push(siteFollows(parts, site, isOwnRevoked));
     await mirrored.synchroniser.load();
     followNews(parts, mirrored);
@@ -62,8 +62,8 @@ export class Gateway {
     const app = createApp({
       ...site,
       self: () => ({ id: parts.identity.id, ...(site.devices.site && { site: site.devices.site }) }),
-      onGatewayMet: id => {
-        if (!siblings.met(id)) site.introduction.metStranger();
+      onGatewaySeen: id => {
+        if (!peerGateways.met(id)) site.introduction.onUnknownGateway();
       },
       isOwnRevoked,
       mirror,
@@ -83,11 +83,11 @@ export class Gateway {
     });
     metrics.watch({
       chunkCounts: supply.counts,
-      siteGateways: () => 1 + siblings.liveCount,
-      gossipConnections: () => parts.news?.connections ?? 0,
+      siteGateways: () => 1 + peerGateways.liveCount,
+      gossipConnections: () => parts.announcements?.connections ?? 0,
       cache: () => cache,
-      namedChunks: () => mirrored.named.size,
-      outbox: () => site.outbox,
+      allowedChunks: () => mirrored.named.size,
+      queue: () => site.queue,
       reportsOverBudget: () => site.reports.overBudget,
       mirrorSet: () => mirror.current,
       isMirrorComplete: () => mirror.isComplete,
@@ -137,14 +137,14 @@ export class Gateway {
 
 /** What made room for others, or found none, so far: by what it was. */
 function dropped(
-  { connections, siteNode, news }: GatewayParts,
+  { connections, siteNode, announcements }: GatewayParts,
   { assignments, acknowledgements, enrolments }: Awaited<ReturnType<typeof openSite>>,
   chunks: { givenUp: number },
 ): Record<string, number> {
   return {
     http: connections.dropped,
     peers: siteNode?.dropped ?? 0,
-    gossip: news?.dropped ?? 0,
+    gossip: announcements?.dropped ?? 0,
     chunks: chunks.givenUp,
     documents: assignments.givenUp + acknowledgements.givenUp,
     enrolments: enrolments.givenUp,
@@ -180,7 +180,7 @@ async function openMirror(parts: GatewayParts) {
   const mirror = new Mirror();
   const onRefused = (url: string, error: SitecastError): void => metrics.refused(url, error.code);
   const targets = new TargetFiles({ store: mirrorStore, upstreams, log, onRefused });
-  const named = new NamedChunks({ local: target => targets.local(target), log });
+  const named = new ChunkAllowlist({ local: target => targets.local(target), log });
   const roots = new RootHistory({
     mirror,
     store: mirrorStore,
@@ -217,12 +217,12 @@ async function openMirror(parts: GatewayParts) {
 }
 
 function followNews(
-  { news, log }: GatewayParts,
+  { announcements, log }: GatewayParts,
   { trusted, verify, follower, onServed }: Awaited<ReturnType<typeof openMirror>>,
 ): void {
-  if (!news) return;
-  news.listen({ trusted, verify, onNews: () => follower.wake() });
-  onServed.push(tellOfSets(news, log));
+  if (!announcements) return;
+  announcements.listen({ trusted, verify, onNewer: () => follower.wake() });
+  onServed.push(announceSets(announcements, log));
 }
 
 /** What goes on between the site and the origin for as long as the gateway runs. */

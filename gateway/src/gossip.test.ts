@@ -11,16 +11,16 @@ import { Strangers } from '@sitecast/shared/swarm/testing';
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import { startGateway } from './main.ts';
 import type { FakeOrigin } from './testing/fake-origin.ts';
-import { TestWorld } from './testing/gateways.ts';
 import {
   memoryLog,
   removeTemporaryDirectories,
   settingsFor,
   temporaryDirectory,
+  GatewayHarness,
   until,
-} from './testing/world.ts';
+} from './testing/harness.ts';
 
-const world = new TestWorld();
+const harness = new GatewayHarness();
 const fleetKey = generateFleetKey();
 const image = Buffer.alloc(50_000, 'a release ');
 let node: FleetNode;
@@ -34,14 +34,14 @@ beforeEach(async () => {
   await writeFile(fleetKeyFile, fleetKeyToText(fleetKey), { mode: 0o600 });
 });
 afterEach(async () => {
-  await world.closeAll();
+  await harness.closeAll();
   await node.close();
 });
 afterAll(removeTemporaryDirectories);
 
 /** An origin whose changes nobody hears of by waiting. */
 async function silentOrigin(): Promise<FakeOrigin> {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   // As the real one does: only so can be told whether metadata that came along is the right one.
   origin.repository.listsHashes = true;
   await origin.publishRelease('camera', 1, image);
@@ -54,7 +54,7 @@ async function silentOrigin(): Promise<FakeOrigin> {
   return origin;
 }
 
-function news({ repository }: FakeOrigin): Parameters<FleetNode['gossip']['announce']>[0] {
+function newestSet({ repository }: FakeOrigin): Parameters<FleetNode['gossip']['announce']>[0] {
   const files = ['snapshot', 'rollouts'].map(
     role => [repository.pathOf(role).slice('metadata/'.length), repository.bytesOf(role)] as const,
   );
@@ -76,7 +76,7 @@ it('hears of a change while strangers without the key fill its gossip port with 
   try {
     const origin = await silentOrigin();
     const gossipListen = [`/ip4/127.0.0.1/tcp/${await freePort()}`];
-    const gateway = await world.gateway(origin, { poll: HOUR_MS, gossipListen, fleetKeyFile });
+    const gateway = await harness.gateway(origin, { poll: HOUR_MS, gossipListen, fleetKeyFile });
     const port = Number(gossipListen[0]?.split('/').at(-1));
     await strangers.beSilent(port, 200);
     await node.dial(`${gossipListen[0]}/p2p/${gateway.id}`);
@@ -85,7 +85,7 @@ it('hears of a change while strangers without the key fill its gossip port with 
     await origin.publishRelease('camera', 2, image);
     await origin.startRollout('camera', 2);
     const timestamp = origin.repository.bytesOf('timestamp');
-    await node.gossip.announce(news(origin));
+    await node.gossip.announce(newestSet(origin));
     await until(
       async () => (await gateway.get('metadata/timestamp.json')).body.equals(timestamp),
       'the new set',
@@ -100,7 +100,7 @@ it('hears of a change while strangers without the key fill its gossip port with 
 it('hears of a change from another gateway within a moment, and passes it on', async () => {
   const origin = await silentOrigin();
   const gossip = { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile };
-  const [near, far] = [await world.gateway(origin, gossip), await world.gateway(origin, gossip)];
+  const [near, far] = [await harness.gateway(origin, gossip), await harness.gateway(origin, gossip)];
   await until(
     () => node.gossip.neighbours.filter(({ isInMesh }) => isInMesh).length === 2,
     'both are in the mesh',
@@ -109,7 +109,7 @@ it('hears of a change from another gateway within a moment, and passes it on', a
   await origin.startRollout('camera', 2);
   const timestamp = origin.repository.bytesOf('timestamp');
   expect((await far.get('metadata/timestamp.json')).body.equals(timestamp)).toBe(false);
-  await node.gossip.announce(news(origin));
+  await node.gossip.announce(newestSet(origin));
   for (const gateway of [near, far])
     await until(
       async () => (await gateway.get('metadata/timestamp.json')).body.equals(timestamp),
@@ -119,9 +119,9 @@ it('hears of a change from another gateway within a moment, and passes it on', a
 
 it('asks nobody for anything when what is announced is not signed as it should be', async () => {
   const origin = await silentOrigin();
-  const gateway = await world.gateway(origin, { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile });
+  const gateway = await harness.gateway(origin, { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile });
   await until(() => node.gossip.neighbours.some(({ isInMesh }) => isInMesh), 'it is in the mesh');
-  const announcement = news(origin);
+  const announcement = newestSet(origin);
   // What a start brings with it comes before that.
   await until(() => origin.count('site/v1/gateways') > 1, 'it has told where it is, and asked for others');
   const before = origin.count('metadata/timestamp.json');
@@ -133,7 +133,7 @@ it('asks nobody for anything when what is announced is not signed as it should b
   expect(origin.count('metadata/timestamp.json')).toBe(before);
   // What is right is asked for, once: nothing was still to come of the other.
   await origin.publishRelease('camera', 2, image);
-  await node.gossip.announce(news(origin));
+  await node.gossip.announce(newestSet(origin));
   await until(() => origin.count('metadata/timestamp.json') > before, 'the origin is asked');
   expect(origin.count('metadata/timestamp.json')).toBe(before + 1);
 });
@@ -144,7 +144,7 @@ it("does not start without the fleet's key, and needs none where gossip is off",
   await expect(startGateway(settings, { log: memoryLog() })).rejects.toMatchObject({
     code: 'SITECAST_FLEET_KEY_MISSING',
   });
-  await world.gateway(origin);
+  await harness.gateway(origin);
 });
 
 const hasLan = Object.values(networkInterfaces()).some(found => found?.some(({ internal }) => !internal));
@@ -154,7 +154,7 @@ it.skipIf(!hasLan)(
   async () => {
     const origin = await silentOrigin();
     const gossip = { gossipListen: ['/ip4/0.0.0.0/tcp/0'], mdns: true, fleetKeyFile };
-    const [one, two] = [await world.gateway(origin, gossip), await world.gateway(origin, gossip)];
+    const [one, two] = [await harness.gateway(origin, gossip), await harness.gateway(origin, gossip)];
     for (const gateway of [one, two])
       await until(async () => (await gateway.metric('sitecast_gossip_connections')) >= 1, 'the other');
     const book = join(two.settings.data, 'gateways.json');

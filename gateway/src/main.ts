@@ -10,26 +10,26 @@ import { freeBytesAt, type LevelStore } from '@sitecast/shared/key-value';
 import { logSettingsOf, openLog } from '@sitecast/shared/log';
 import { Connections } from '@sitecast/shared/outbound';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
-import { BookFile } from './adapters/book-file.ts';
+import { PeerBookFile } from './adapters/peer-book-file.ts';
 import { DiskFrames } from './adapters/disk-frames.ts';
 import { DiskMirror } from './adapters/disk-mirror.ts';
-import { openFleetNews } from './adapters/fleet-news.ts';
+import { joinFleetNetwork } from './adapters/fleet-network.ts';
 import { HELD_ONLY, HttpUpstream, MAY_FETCH } from './adapters/http-upstream.ts';
 import { httpSiblings } from './adapters/http-sibling.ts';
-import { openSiteNode } from './adapters/site-exchange.ts';
+import { openSiteNode } from './adapters/site-node.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
 import { openDatabase } from './database.ts';
 import { pinRoot } from './enrolment/pinned-root.ts';
-import { UpstreamMemory } from './adapters/upstream-memory.ts';
+import { OriginFile } from './adapters/origin-file.ts';
 import { Gateway } from './gateway.ts';
-import { GatewayBook } from './gossip/gateway-book.ts';
+import { PeerBook } from './peer-gateways/peer-book.ts';
 import { Metrics } from './http/metrics.ts';
 import { listen, sharedConnections } from './http/server.ts';
 import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
 import { recordsOf } from './storage/records.ts';
-import { lanUrls } from './siblings/lan-urls.ts';
-import type { SiblingPort } from './siblings/siblings.ts';
+import { lanUrls } from './peer-gateways/lan-urls.ts';
+import type { PeerGatewayClient } from './peer-gateways/peer-gateways.ts';
 import { WanLimits } from './wan/wan-limits.ts';
 import { type GatewaySettings, originOf, parseUpstreamUrl, upstreamUrls } from './settings.ts';
 
@@ -43,7 +43,7 @@ const CHUNK_STORE = {
 /** A chunk of 1 MiB at the least rate, shared by two gateways and what they fetch for each other. */
 const PACED_DEADLINE_MS = 110_000;
 /** Another gateway may wait for its own WAN before it answers; whether it lives is found out otherwise. */
-const SIBLING_STORE = { connections: MAX_UPSTREAM_FETCHES, silenceMs: 110_000, deadlineMs: 110_000 };
+const PEER_GATEWAY_STORE = { connections: MAX_UPSTREAM_FETCHES, silenceMs: 110_000, deadlineMs: 110_000 };
 
 export interface RunningGateway {
   url: string;
@@ -91,7 +91,7 @@ export async function startGateway(
     const trust = { store: trustStore, rootFile: await readRoot(settings), token };
     await pinRoot({ ...trust, upstreams, nowMs: now(), ...around });
     await memory.remember(originUrl);
-    const book = await GatewayBook.open(new BookFile(settings.data));
+    const book = await PeerBook.open(new PeerBookFile(settings.data));
     const networks = await joinNetworks({ settings, identity, book, ...around });
     endings.add('the networks', () => networks.leave());
     let ownUrls: string[] | undefined;
@@ -100,7 +100,7 @@ export async function startGateway(
       ...networks,
       book,
       ownUrls: () => ownUrls,
-      siblingPort: siblingPort(identity, around.metrics, via),
+      peerGatewayClient: peerGatewayClient(identity, around.metrics, via),
       wanLimits,
       settings,
       identity,
@@ -151,7 +151,7 @@ const databaseParts = (database: LevelStore, { data }: GatewaySettings) => ({
 
 async function whomToFollow(settings: GatewaySettings, log: Log) {
   const via = await Connections.open({ ca: settings.ca, variables: process.env });
-  const memory = new UpstreamMemory(settings.data);
+  const memory = new OriginFile(settings.data);
   const token = await readToken(settings, memory, log);
   const originUrl = originOf(settings, token?.origin ?? (await memory.origin()));
   return { via, memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
@@ -159,24 +159,24 @@ async function whomToFollow(settings: GatewaySettings, log: Log) {
 
 /** Its places in the two networks of libp2p, as far as the settings want them. */
 async function joinNetworks(
-  options: Parameters<typeof openFleetNews>[0] & Parameters<typeof openSiteNode>[0],
+  options: Parameters<typeof joinFleetNetwork>[0] & Parameters<typeof openSiteNode>[0],
 ) {
   const siteNode = await openSiteNode(options);
-  const news = await openFleetNews(options).catch(async (error: unknown) => {
+  const announcements = await joinFleetNetwork(options).catch(async (error: unknown) => {
     await siteNode?.close();
     throw error;
   });
   const leave = async (): Promise<void> => {
-    await Promise.all([news?.close(), siteNode?.close()]);
+    await Promise.all([announcements?.close(), siteNode?.close()]);
   };
-  return { news, siteNode, leave };
+  return { announcements, siteNode, leave };
 }
 
 const interfaces = () => Object.values(networkInterfaces()).flat();
 
-function siblingPort({ id }: Identity, metrics: Metrics, connections: Connections): SiblingPort {
+function peerGatewayClient({ id }: Identity, metrics: Metrics, connections: Connections): PeerGatewayClient {
   const onRefused = (url: string, error: SitecastError): void => metrics.refused(url, error.code);
-  return httpSiblings({ ownId: id, chunks: SIBLING_STORE, connections, onRefused });
+  return httpSiblings({ ownId: id, chunks: PEER_GATEWAY_STORE, connections, onRefused });
 }
 
 function openUpstreams(
@@ -241,7 +241,7 @@ async function readRoot({ root }: GatewaySettings): Promise<Uint8Array | undefin
 
 function readToken(
   { token, tokenFile }: GatewaySettings,
-  memory: UpstreamMemory,
+  memory: OriginFile,
   log: Log,
 ): Promise<JoinToken | undefined> {
   if (token !== undefined && tokenFile !== undefined)

@@ -3,17 +3,16 @@ import { join } from 'node:path';
 import { ENDLESS } from '@sitecast/shared/trust/testing';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin, Misbehaviour } from './testing/fake-origin.ts';
-import { TestWorld } from './testing/gateways.ts';
-import { removeTemporaryDirectories, until } from './testing/world.ts';
+import { removeTemporaryDirectories, GatewayHarness, until } from './testing/harness.ts';
 
-const world = new TestWorld();
-afterEach(() => world.closeAll());
+const harness = new GatewayHarness();
+afterEach(() => harness.closeAll());
 afterAll(removeTemporaryDirectories);
 
 const image = Buffer.alloc(100_000, 'a release ');
 
 async function originWithRollout(): Promise<FakeOrigin> {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   await origin.publishRelease('camera', 1, image);
   await origin.startRollout('camera', 1);
   return origin;
@@ -34,7 +33,7 @@ function currentPaths({ repository }: FakeOrigin): string[] {
 it('mirrors a repository and serves it as it is, with the headers of the origin', async () => {
   const origin = await originWithRollout();
   await origin.publishRelease('camera', 2, image);
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   await until(
     async () =>
       (await gateway.get('metadata/timestamp.json')).body.equals(origin.repository.bytesOf('timestamp')),
@@ -72,7 +71,7 @@ it('mirrors a repository and serves it as it is, with the headers of the origin'
 
 it('hears of a new release at once, tells a device that waits, and never serves a half of it', async () => {
   const origin = await originWithRollout();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const before = await fetch(`${gateway.url}/metadata/timestamp.json`);
   const waiting = fetch(`${gateway.url}/metadata/timestamp.json`, {
     headers: { prefer: 'wait=50', 'if-none-match': before.headers.get('etag') ?? '' },
@@ -104,7 +103,7 @@ it('hears of a new release at once, tells a device that waits, and never serves 
 });
 
 it('answers 304 at the end of a wait without news', async () => {
-  const gateway = await world.gateway(await originWithRollout());
+  const gateway = await harness.gateway(await originWithRollout());
   const first = await fetch(`${gateway.url}/metadata/timestamp.json`);
   const again = await fetch(`${gateway.url}/metadata/timestamp.json`, {
     headers: { prefer: 'wait=1', 'if-none-match': first.headers.get('etag') ?? '' },
@@ -114,11 +113,11 @@ it('answers 304 at the end of a wait without news', async () => {
 
 it('serves after a restart while the origin is away, and repairs what was damaged once it is back', async () => {
   const origin = await originWithRollout();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const { data } = gateway.settings;
   await gateway.close();
   await origin.close();
-  const offline = await world.gateway(origin, { data });
+  const offline = await harness.gateway(origin, { data });
   for (const path of currentPaths(origin))
     expect([path, (await offline.get(path)).status]).toEqual([path, 200]);
   await offline.close();
@@ -126,7 +125,7 @@ it('serves after a restart while the origin is away, and repairs what was damage
   const releases = join(data, 'mirror', 'targets', 'releases');
   const manifest = (await readdir(releases)).find(name => name.endsWith('.json')) ?? '';
   await writeFile(join(releases, manifest), 'damaged');
-  const damaged = await world.gateway(origin, { data }, { isReadyFirst: false });
+  const damaged = await harness.gateway(origin, { data }, { isReadyFirst: false });
   expect(await damaged.isReady()).toBe(false);
   expect((await damaged.get(`targets/releases/${manifest}`)).status).toBe(503);
   expect((await damaged.get('metadata/timestamp.json')).status).toBe(200);
@@ -139,7 +138,7 @@ it('serves after a restart while the origin is away, and repairs what was damage
     await writeFile(join(data, 'mirror', 'metadata', name), '{}');
   for (const name of ['timestamp.json', 'snapshot.json', 'targets.json'])
     await writeFile(join(data, 'trust', name), 'damaged');
-  const again = await world.gateway(origin, { data });
+  const again = await harness.gateway(origin, { data });
   for (const path of currentPaths(origin))
     expect([path, (await again.get(path)).status]).toEqual([path, 200]);
 });
@@ -147,7 +146,7 @@ it('serves after a restart while the origin is away, and repairs what was damage
 it('follows new roots and serves every one that devices may have to follow', async () => {
   const origin = await originWithRollout();
   await origin.repository.publish('root');
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   await origin.repository.publish('root');
   await origin.publish('targets');
   await until(async () => (await gateway.get('metadata/3.root.json')).status === 200, 'the newest root');
@@ -234,7 +233,7 @@ it.each(misbehaviours)(
   'keeps to what it has, or asks another, when an upstream %s',
   async (_what, make, isLie) => {
     const origin = await originWithRollout();
-    const gateway = await world.gateway(origin);
+    const gateway = await harness.gateway(origin);
     const good = (await gateway.get('metadata/timestamp.json')).body;
     origin.misbehave = make(origin);
     await origin.publishRelease('camera', 2, image);
@@ -257,7 +256,7 @@ it.each(misbehaviours)(
 
 it('takes older metadata for a reason to ask another upstream, not for a lie', async () => {
   const origin = await originWithRollout();
-  const second = await world.origin();
+  const second = await harness.origin();
   const old = origin.repository.snapshotOfFiles();
   await origin.publishRelease('camera', 2, image);
   await origin.startRollout('camera', 2);
@@ -268,7 +267,7 @@ it('takes older metadata for a reason to ask another upstream, not for a lie', a
     else response.writeHead(404).end();
     return true;
   };
-  const gateway = await world.gateway(origin, { upstream: [second.url] });
+  const gateway = await harness.gateway(origin, { upstream: [second.url] });
   origin.misbehave = (_request, response, path) => {
     const bytes = old.get(path);
     if (bytes === undefined || bytes === ENDLESS) response.writeHead(404).end();

@@ -4,14 +4,14 @@ import type { Identity } from '@sitecast/shared/identity';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { MetadataStore } from '@sitecast/shared/trust';
 import type { FrameFiles } from './chunks/frame-files.ts';
-import type { GatewayBook } from './gossip/gateway-book.ts';
-import type { News } from './gossip/news.ts';
+import type { PeerBook } from './peer-gateways/peer-book.ts';
+import type { Announcements } from './peer-gateways/announcements.ts';
 import type { Metrics } from './http/metrics.ts';
 import type { Log } from './log.ts';
 import type { MirrorStore } from './mirror/mirror-store.ts';
-import type { SiteNode } from './peers/site-node.ts';
+import type { SiteNode } from './devices/site-node.ts';
 import type { GatewaySettings } from './settings.ts';
-import type { SiblingPort } from './siblings/siblings.ts';
+import type { PeerGatewayClient } from './peer-gateways/peer-gateways.ts';
 import type { Records } from './storage/records.ts';
 import type { WanLimits } from './wan/wan-limits.ts';
 import type { Upstream } from './upstream/upstream.ts';
@@ -39,13 +39,13 @@ export interface GatewayParts {
   /** Of its HTTP side. */
   connections: Pick<SharedConnections, 'hosts' | 'dropped'>;
   /** Undefined: this gateway isn't in the fleet's network. */
-  news?: News | undefined;
+  announcements?: Announcements | undefined;
   /** Undefined: it exchanges no chunks with devices over libp2p. */
   siteNode?: SiteNode | undefined;
-  book: GatewayBook;
+  book: PeerBook;
   /** URLs of its own HTTP side, for the other gateways of the site; undefined before it listens. */
   ownUrls: () => string[] | undefined;
-  siblingPort: SiblingPort;
+  peerGatewayClient: PeerGatewayClient;
   wanLimits: WanLimits;
   /** How many times longer than usual devices are waited for. */
   patience: number;

@@ -8,21 +8,21 @@ import { fileURLToPath } from 'node:url';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin } from './testing/fake-origin.ts';
-import { TestWorld } from './testing/gateways.ts';
 import {
   readJson,
   removeTemporaryDirectories,
-  TestDevice,
   temporaryDirectory,
+  TestDevice,
+  GatewayHarness,
   until,
-} from './testing/world.ts';
+} from './testing/harness.ts';
 
 const BIN = fileURLToPath(new URL('../bin/sitecast-gateway.js', import.meta.url));
-const world = new TestWorld();
+const harness = new GatewayHarness();
 const children: ChildProcess[] = [];
 afterEach(async () => {
   for (const child of children.splice(0)) await kill(child, 'SIGKILL');
-  await world.closeAll();
+  await harness.closeAll();
 });
 afterAll(removeTemporaryDirectories);
 
@@ -37,7 +37,7 @@ async function kill(child: ChildProcess, signal: NodeJS.Signals): Promise<number
 async function rolledOut(
   chunks = 40,
 ): Promise<{ origin: FakeOrigin; paths: string[]; args: string[]; data: string }> {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const image = Buffer.alloc(chunks * 16_384);
   for (let at = 0; at < chunks; at += 1) image.fill(at + 1, at * 16_384);
   const { ids } = await origin.publishRelease('camera', 1, image);

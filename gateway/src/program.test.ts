@@ -4,7 +4,7 @@ import { runProgram } from '@sitecast/shared/command';
 import { afterAll, expect, it } from 'vitest';
 import { gatewayProgram } from './program.ts';
 import type { GatewaySettings } from './settings.ts';
-import { removeTemporaryDirectories, temporaryDirectory } from './testing/world.ts';
+import { removeTemporaryDirectories, temporaryDirectory } from './testing/harness.ts';
 
 afterAll(removeTemporaryDirectories);
 

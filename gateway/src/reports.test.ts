@@ -4,18 +4,23 @@ import type { Envelope } from '@sitecast/shared/identity';
 import { array, assert, asyncProperty, integer } from 'fast-check';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import type { FakeOrigin } from './testing/fake-origin.ts';
-import { type TestGateway, TestWorld } from './testing/gateways.ts';
-import { removeTemporaryDirectories, TestDevice, until } from './testing/world.ts';
+import {
+  removeTemporaryDirectories,
+  TestDevice,
+  type TestGateway,
+  GatewayHarness,
+  until,
+} from './testing/harness.ts';
 
 // One bad report holds up nobody else's.
 
-const world = new TestWorld();
-afterEach(() => world.closeAll());
+const harness = new GatewayHarness();
+afterEach(() => harness.closeAll());
 afterAll(removeTemporaryDirectories);
 
 async function start(): Promise<{ origin: FakeOrigin; gateway: TestGateway }> {
-  const origin = await world.origin();
-  return { origin, gateway: await world.gateway(origin) };
+  const origin = await harness.origin();
+  return { origin, gateway: await harness.gateway(origin) };
 }
 
 /** One that the gateway knows. */
@@ -115,7 +120,7 @@ it('holds up nobody for a report that makes the origin refuse the request, and t
   ]);
   expect((await send(other, gateway, [await other.report()])).json).not.toHaveProperty('rejected');
   await gateway.close();
-  const again = await world.gateway(origin, { data: gateway.settings.data });
+  const again = await harness.gateway(origin, { data: gateway.settings.data });
   expect((await send(one, again, [await one.report()])).json).toHaveProperty('rejected');
 });
 
@@ -164,7 +169,7 @@ it('keeps all where everything is refused: that says nothing about any of them',
   expect([await waiting(gateway), await putAside(gateway)]).toEqual([30, 0]);
   origin.refusesWhole = () => undefined;
   await gateway.close();
-  const again = await world.gateway(origin, { data: gateway.settings.data });
+  const again = await harness.gateway(origin, { data: gateway.settings.data });
   await until(async () => (await waiting(again)) === 0, 'the acknowledgements');
   expect(origin.reports.length).toBe(30);
 });
@@ -178,8 +183,8 @@ describe('a device that sends more than it may', () => {
 
   it('is told which are for later, and when; no other is slowed, and it goes on when its time comes', async () => {
     let offsetMs = 0;
-    const origin = await world.origin();
-    const gateway = await world.gateway(origin, {}, { now: () => Date.now() + offsetMs });
+    const origin = await harness.origin();
+    const gateway = await harness.gateway(origin, {}, { now: () => Date.now() + offsetMs });
     const [device, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
     const reports = await bigs(device, 12);
     const later = (index: number) => ({

@@ -6,15 +6,14 @@ import type { EnvelopeSigner } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin, PublishedImage } from './testing/fake-origin.ts';
-import { type TestGateway, TestWorld } from './testing/gateways.ts';
 import { HoldingDevice } from './testing/holding-device.ts';
-import { removeTemporaryDirectories, until } from './testing/world.ts';
+import { removeTemporaryDirectories, type TestGateway, GatewayHarness, until } from './testing/harness.ts';
 
-const world = new TestWorld();
+const harness = new GatewayHarness();
 const devices: HoldingDevice[] = [];
 afterEach(async () => {
   await Promise.all(devices.splice(0).map(device => device.close()));
-  await world.closeAll();
+  await harness.closeAll();
 });
 afterAll(removeTemporaryDirectories);
 
@@ -33,13 +32,13 @@ function noise(seed: number): Buffer {
 }
 
 async function opened(
-  more: Parameters<TestWorld['gateway']>[1] = {},
+  more: Parameters<GatewayHarness['gateway']>[1] = {},
   patience = FOR_A_BUSY_MACHINE,
 ): Promise<{ origin: FakeOrigin; published: PublishedImage; gateway: TestGateway }> {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const published = await origin.publishRelease('camera', 1, noise(1));
   await origin.startRollout('camera', 1);
-  const gateway = await world.gateway(origin, { ...PEERS, ...more }, { patience });
+  const gateway = await harness.gateway(origin, { ...PEERS, ...more }, { patience });
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the gateway to be enrolled');
   return { origin, published, gateway };
 }

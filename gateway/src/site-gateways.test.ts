@@ -4,15 +4,14 @@ import type { AddressInfo } from 'node:net';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import { MAX_SIBLING_ANSWER_BYTES } from './adapters/http-sibling.ts';
-import { ownerOf } from './siblings/rendezvous.ts';
+import { ownerOf } from './peer-gateways/rendezvous.ts';
 import type { FakeOrigin, PublishedImage } from './testing/fake-origin.ts';
-import { type TestGateway, TestWorld } from './testing/gateways.ts';
-import { removeTemporaryDirectories, until } from './testing/world.ts';
+import { removeTemporaryDirectories, type TestGateway, GatewayHarness, until } from './testing/harness.ts';
 
-const world = new TestWorld();
+const harness = new GatewayHarness();
 const servers: Server[] = [];
 afterEach(async () => {
-  await world.closeAll();
+  await harness.closeAll();
   for (const server of servers.splice(0)) {
     server.closeAllConnections();
     server.close();
@@ -32,7 +31,7 @@ function noise(lengthBytes: number): Buffer {
 }
 
 async function published(): Promise<{ origin: FakeOrigin } & PublishedImage> {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const image = await origin.publishRelease('camera', 1, noise(CHUNKS * 16_384));
   await origin.startRollout('camera', 1);
   return { origin, ...image };
@@ -41,11 +40,11 @@ async function published(): Promise<{ origin: FakeOrigin } & PublishedImage> {
 /** Two gateways of one site that know each other by the settings. */
 async function pair(origin: FakeOrigin): Promise<[TestGateway, TestGateway]> {
   const [port] = await freePorts(1);
-  const one = await world.gateway(origin, {
+  const one = await harness.gateway(origin, {
     siteGateway: [`http://127.0.0.1:${port}`],
     prefetch: false,
   });
-  const two = await world.gateway(origin, {
+  const two = await harness.gateway(origin, {
     listen: { host: '127.0.0.1', port: port ?? 0 },
     siteGateway: [one.url],
     prefetch: false,
@@ -127,7 +126,7 @@ it('gets from another gateway what that one has, when its own disk is empty agai
   for (const id of ids) await two.get(pathOf(id));
   const { port } = new URL(one.url);
   await one.close();
-  const fresh = await world.gateway(origin, {
+  const fresh = await harness.gateway(origin, {
     listen: { host: '127.0.0.1', port: Number(port) },
     siteGateway: [two.url],
     prefetch: false,
@@ -145,7 +144,7 @@ it('gets chunks from another gateway of its site when its own way to the origin 
   await two.close();
   // A port where nobody is.
   const [nobody] = await freePorts(1);
-  const cut = await world.gateway(origin, {
+  const cut = await harness.gateway(origin, {
     data,
     origin: `http://127.0.0.1:${nobody}`,
     listen: { host: '127.0.0.1', port },
@@ -167,7 +166,7 @@ it('waits for no gateway that hangs, and takes garbage from none', async () => {
     else response.end(JSON.stringify({ id, site: 'lisbon' }));
   });
   servers.push(await listening(strange));
-  const gateway = await world.gateway(origin, {
+  const gateway = await harness.gateway(origin, {
     siteGateway: [`http://127.0.0.1:${portOf(strange)}`],
     prefetch: false,
   });
@@ -203,7 +202,7 @@ it('counts nobody as a gateway of its site who says another site, too much, or n
     urls.push(`http://127.0.0.1:${portOf(server)}`);
   }
   // With the site known; the same id twice is one gateway.
-  const gateway = await world.gateway(origin, { siteGateway: urls });
+  const gateway = await harness.gateway(origin, { siteGateway: urls });
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'to be enrolled');
   await until(() => asked.size === says.length, 'all to be asked');
   const found = () => gateway.log.lines.filter(({ message }) => message.startsWith('another gateway'));

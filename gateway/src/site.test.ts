@@ -1,18 +1,23 @@
 import { type ClientRequest, get } from 'node:http';
-import { MAX_STRANGERS_REPORTS_A_REQUEST } from './outbox/accept-reports.ts';
+import { MAX_STRANGERS_REPORTS_A_REQUEST } from './reports/report-receiver.ts';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin } from './testing/fake-origin.ts';
-import { TestWorld } from './testing/gateways.ts';
-import { readJson, removeTemporaryDirectories, TestDevice, until } from './testing/world.ts';
+import {
+  readJson,
+  removeTemporaryDirectories,
+  TestDevice,
+  GatewayHarness,
+  until,
+} from './testing/harness.ts';
 
-const world = new TestWorld();
-afterEach(() => world.closeAll());
+const harness = new GatewayHarness();
+afterEach(() => harness.closeAll());
 afterAll(removeTemporaryDirectories);
 
 const image = Buffer.alloc(20_000, 'a release ');
 
 async function rolledOut(): Promise<FakeOrigin> {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   await origin.publishRelease('camera', 1, image);
   await origin.startRollout('camera', 1);
   return origin;
@@ -21,7 +26,7 @@ async function rolledOut(): Promise<FakeOrigin> {
 it('enrols itself, waits until it is accepted, and says so', async () => {
   const origin = await rolledOut();
   origin.acceptsEnrolments = 'pending';
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   await until(() => origin.count('POST site/v1/enrolments') > 0, 'the enrolment');
   expect(await gateway.metric('sitecast_enrolled')).toBe(0);
   await origin.assign({ id: gateway.id, kind: 'gateway', site: 'porto' });
@@ -31,16 +36,16 @@ it('enrols itself, waits until it is accepted, and says so', async () => {
 
 it('begins with the root that a join token names, and with no other', async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin, { token: origin.joinToken() });
+  const gateway = await harness.gateway(origin, { token: origin.joinToken() });
   expect((await gateway.get('metadata/1.root.json')).body).toEqual(Buffer.from(origin.firstRoot));
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
 
-  const other = await world.origin();
+  const other = await harness.origin();
   other.misbehave = (_request, response, path) => {
     if (path === 'metadata/1.root.json') response.end(origin.firstRoot);
     return path === 'metadata/1.root.json';
   };
-  const starting = world.gateway(other, { token: other.joinToken() }, { isReadyFirst: false });
+  const starting = harness.gateway(other, { token: other.joinToken() }, { isReadyFirst: false });
   await until(() => other.count('1.root.json') > 1, 'the second try');
   other.misbehave = undefined;
   await starting;
@@ -48,7 +53,7 @@ it('begins with the root that a join token names, and with no other', async () =
 
 it("relays a device's enrolment, keeps its assignment, and passes refusals on", async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const device = new TestDevice();
   const url = `${gateway.url}/site/v1/enrolments`;
   const accepted = await device.post(url, { envelope: await device.enrolment() });
@@ -75,7 +80,7 @@ it("relays a device's enrolment, keeps its assignment, and passes refusals on", 
 
 it('refuses what is signed by another, altered, replayed, too old or not signed at all', async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const device = new TestDevice();
   const thief = new TestDevice();
   const reports = `${gateway.url}/site/v1/reports`;
@@ -110,7 +115,7 @@ it('refuses what is signed by another, altered, replayed, too old or not signed 
 
 it('keeps reports through a restart until the origin has signed for them, and hands them on once', async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   await origin.close();
   const device = new TestDevice();
   const reports = [await device.report(), await device.report(), await device.report()];
@@ -121,7 +126,7 @@ it('keeps reports through a restart until the origin has signed for them, and ha
   expect(await gateway.metric('sitecast_outbox_reports')).toBe(3);
   await gateway.close();
 
-  current = await world.gateway(origin, { data: gateway.settings.data });
+  current = await harness.gateway(origin, { data: gateway.settings.data });
   expect(await current.metric('sitecast_outbox_reports')).toBe(3);
   // A 200 alone isn't delivery.
   origin.acknowledges = false;
@@ -141,7 +146,7 @@ it('keeps reports through a restart until the origin has signed for them, and ha
 
 it('puts aside what the origin refuses for good, and sends on what came with it', async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const device = new TestDevice();
   await origin.assign({ id: device.id });
   expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
@@ -155,8 +160,8 @@ it('puts aside what the origin refuses for good, and sends on what came with it'
 
 it('believes no acknowledgement or assignment that the origin has not signed', async () => {
   const origin = await rolledOut();
-  const liar = await world.origin();
-  const gateway = await world.gateway(origin);
+  const liar = await harness.origin();
+  const gateway = await harness.gateway(origin);
   const device = new TestDevice();
   origin.misbehave = (_request, response, path) => {
     if (!path.startsWith('site/v1/')) return false;
@@ -175,7 +180,7 @@ it('believes no acknowledgement or assignment that the origin has not signed', a
 
 it('takes little of strangers, who could be anybody on the LAN, so that they cannot use the WAN up', async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const send = async (device: TestDevice, count: number) => {
     const reports = [];
     for (let at = 0; at < count; at += 1) reports.push(await device.report());
@@ -194,7 +199,7 @@ it('takes little of strangers, who could be anybody on the LAN, so that they can
 
 it('asks the origin about a device, however many a stranger asks about', async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
   const asks: ClientRequest[] = [];
   for (let at = 0; at < 300; at += 1) {
@@ -213,7 +218,7 @@ it('asks the origin about a device, however many a stranger asks about', async (
 it('hands out leases for a share of the site, remembers them, and knows whom to refuse', async () => {
   const origin = await rolledOut();
   const rollout = await origin.startRollout('camera', 1, { id: 'a'.repeat(16), maxDownBasisPoints: 5000 });
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
   const devices = [1, 2, 3, 4].map(() => new TestDevice());
   for (const device of devices) {
@@ -230,7 +235,7 @@ it('hands out leases for a share of the site, remembers them, and knows whom to 
   expect((await ask(one, 'renew')).json).toMatchObject({ granted: true });
 
   await gateway.close();
-  const again = await world.gateway(origin, { data: gateway.settings.data });
+  const again = await harness.gateway(origin, { data: gateway.settings.data });
   await until(async () => (await again.metric('sitecast_devices')) === 4, 'the devices to be counted');
   expect((await ask(three, 'take', again.url)).json).toMatchObject({ granted: false });
   expect((await ask(one, 'return', again.url)).json).toEqual({ granted: false });
@@ -257,7 +262,7 @@ it('hands out leases for a share of the site, remembers them, and knows whom to 
 it('goes on at once when the origin signs with another key', async () => {
   const origin = await rolledOut();
   const rollout = await origin.startRollout('camera', 1, { id: 'a'.repeat(16) });
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
   const device = new TestDevice();
   await origin.assign({ id: device.id });
@@ -279,7 +284,7 @@ it('goes on at once when the origin signs with another key', async () => {
 
 it('serves nobody who was revoked', async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const device = new TestDevice();
   const send = async () =>
     device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] });
@@ -291,7 +296,7 @@ it('serves nobody who was revoked', async () => {
 
 it('says so and sends devices elsewhere once it was revoked itself', async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const device = new TestDevice();
   await origin.publishRollouts('camera', [gateway.id]);
   await until(async () => (await gateway.get('readyz')).status === 503, 'the revocation');
@@ -304,7 +309,7 @@ it('says so and sends devices elsewhere once it was revoked itself', async () =>
 
 it('passes progress on, and forgets it when it cannot', async () => {
   const origin = await rolledOut();
-  const gateway = await world.gateway(origin);
+  const gateway = await harness.gateway(origin);
   const device = new TestDevice();
   const progress = {
     id: device.id,

@@ -1,21 +1,21 @@
 import type { Acknowledgement, Assignment } from '@sitecast/shared/fleet';
-import { ACKNOWLEDGEMENTS, ASSIGNMENTS } from './documents/kinds.ts';
-import { RelayedDocuments } from './documents/relayed-documents.ts';
-import { Revocations } from './documents/revocations.ts';
+import { ACKNOWLEDGEMENTS, ASSIGNMENTS } from './devices/document-kinds.ts';
+import { RelayedDocuments } from './devices/relayed-documents.ts';
+import { Revocations } from './devices/revocations.ts';
 import { EnrolmentRelay } from './enrolment/enrolment-relay.ts';
 import { OwnEnrolment } from './enrolment/own-enrolment.ts';
-import { Introduction } from './gossip/introduction.ts';
+import { GatewayRegistration } from './peer-gateways/gateway-registration.ts';
 import type { GatewayParts } from './parts.ts';
-import { Leases } from './leases/leases.ts';
-import { SiteDevices } from './leases/site-devices.ts';
+import { Leases } from './devices/leases.ts';
+import { SiteDevices } from './devices/site-devices.ts';
 import type { Mirror } from './mirror/mirror.ts';
-import { ReportDesk } from './outbox/accept-reports.ts';
-import { Outbox } from './outbox/outbox.ts';
-import { OutboxSender } from './outbox/outbox-sender.ts';
-import { Tracker } from './peers/tracker.ts';
-import { HeardDevices } from './presence/heard-devices.ts';
-import { PresenceTeller } from './presence/presence-teller.ts';
-import { ProgressRelay } from './progress/progress-relay.ts';
+import { ReportReceiver } from './reports/report-receiver.ts';
+import { ReportQueue } from './reports/report-queue.ts';
+import { ReportSender } from './reports/report-sender.ts';
+import { Tracker } from './devices/tracker.ts';
+import { HeardDevices } from './devices/heard-devices.ts';
+import { PresenceReporter } from './devices/presence-reporter.ts';
+import { ProgressRelay } from './reports/progress-relay.ts';
 import { SiteUpstreams } from './upstream/site-upstreams.ts';
 
 /** Everything that devices and the origin have to say to each other. */
@@ -25,7 +25,7 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
   const devices = new SiteDevices();
   const documents = await openDocuments(parts, mirror, site, devices);
   const { assignments, acknowledgements } = documents;
-  const outbox = await Outbox.open(records('outbox'), now);
+  const queue = await ReportQueue.open(records('outbox'), now);
   const own = openOwnEnrolment(parts, mirror, site, assignments, devices);
   const revocations = new Revocations();
   const leases = new Leases({
@@ -60,17 +60,17 @@ export async function openSite(parts: GatewayParts, mirror: Mirror) {
     isHere,
     heard,
     presence: openPresence(parts, { own, heard, leases }),
-    outbox,
+    queue,
     own,
     leases,
     revocations,
     isRevoked: (id: string) => revocations.has(id),
     tracker,
-    introduction: openIntroduction(parts, site, own),
-    reports: new ReportDesk({ outbox, assignments, acknowledgements, now }),
+    introduction: openRegistration(parts, site, own),
+    reports: new ReportReceiver({ queue, assignments, acknowledgements, now }),
     enrolments: new EnrolmentRelay({ upstreams: site, assignments, now }),
     progress: new ProgressRelay(site),
-    sender: new OutboxSender({ outbox, acknowledgements, upstreams: site, limits: parts.wanLimits, log }),
+    sender: new ReportSender({ queue, acknowledgements, upstreams: site, limits: parts.wanLimits, log }),
   };
 }
 
@@ -122,9 +122,9 @@ function openOwnEnrolment(
 function openPresence(
   { upstreams, now, log }: GatewayParts,
   { own, ...about }: { own: OwnEnrolment; heard: HeardDevices; leases: Leases },
-): PresenceTeller {
+): PresenceReporter {
   const origins = upstreams.filter(({ isOrigin }) => isOrigin);
-  return new PresenceTeller({
+  return new PresenceReporter({
     ...about,
     upstreams: new SiteUpstreams(origins.length > 0 ? origins : upstreams),
     isEnrolled: () => own.state === 'enrolled',
@@ -133,17 +133,17 @@ function openPresence(
   });
 }
 
-function openIntroduction(
-  { news, book, ownUrls, now, log }: GatewayParts,
+function openRegistration(
+  { announcements, book, ownUrls, now, log }: GatewayParts,
   upstreams: SiteUpstreams,
   own: OwnEnrolment,
-): Introduction {
-  return new Introduction({
+): GatewayRegistration {
+  return new GatewayRegistration({
     upstreams,
     isEnrolled: () => own.state === 'enrolled',
     ownAddresses: () => {
       const urls = ownUrls();
-      return urls && { fleet: news?.addresses() ?? [], urls };
+      return urls && { fleet: announcements?.addresses() ?? [], urls };
     },
     book,
     now,

@@ -1,19 +1,19 @@
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { FoundTarget } from '@sitecast/shared/trust';
-import { ChunkCache } from './chunks/chunk-cache.ts';
+import { ChunkCache } from './chunks/disk-cache.ts';
 import { ChunkService, MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
-import { FrameMemory } from './chunks/frame-memory.ts';
-import type { NamedChunks } from './chunks/named-chunks.ts';
+import { FrameMemory } from './chunks/memory-cache.ts';
+import type { ChunkAllowlist } from './chunks/allowlist.ts';
 import { wanStores } from './chunks/wan-store.ts';
 import type { Log } from './log.ts';
 import type { Mirror } from './mirror/mirror.ts';
 import type { TargetFiles } from './mirror/target-files.ts';
 import type { GatewayParts } from './parts.ts';
-import { DeviceChunks } from './peers/device-chunks.ts';
-import { admission, chunksHere } from './peers/served-chunks.ts';
+import { DeviceChunks } from './devices/device-chunks.ts';
+import { admission, chunksHere } from './devices/served-chunks.ts';
 import { parseUpstreamUrl } from './settings.ts';
-import { Siblings } from './siblings/siblings.ts';
-import { SiteStores } from './siblings/site-store.ts';
+import { PeerGateways } from './peer-gateways/peer-gateways.ts';
+import { SiteStores } from './peer-gateways/shared-fetching.ts';
 import type { openSite } from './site.ts';
 import { pause } from './upstream/backoff.ts';
 import { Prefetch } from './wan/prefetch.ts';
@@ -24,18 +24,19 @@ const FLUSH_EVERY_MS = 10_000;
 type Task = (signal: AbortSignal) => Promise<void>;
 
 interface Rooms {
-  mirrored: { mirror: Mirror; targets: TargetFiles; named: NamedChunks };
+  mirrored: { mirror: Mirror; targets: TargetFiles; named: ChunkAllowlist };
   site: Awaited<ReturnType<typeof openSite>>;
 }
 
 /** Where chunks come from, and how they go out: disk, the site's other gateways and devices, the WAN. */
 export async function openSupply(parts: GatewayParts, { mirrored, site }: Rooms) {
   const { siteNode, wanLimits, metrics, log } = parts;
-  const siblings = openSiblings(parts, site);
-  wanLimits.sharers = () => 1 + siblings.liveCount;
+  const peerGateways = openPeerGateways(parts, site);
+  wanLimits.sharers = () => 1 + peerGateways.liveCount;
   const cache = await openCache(parts, mirrored.named);
-  const fromDevices = siteNode && openDeviceChunks(parts, { mirrored, site }, { siteNode, cache, siblings });
-  const { chunks, counts } = openChunks(parts, mirrored.named, { cache, siblings, fromDevices });
+  const fromDevices =
+    siteNode && openDeviceChunks(parts, { mirrored, site }, { siteNode, cache, peerGateways });
+  const { chunks, counts } = openChunks(parts, mirrored.named, { cache, peerGateways, fromDevices });
   const mayServe = admission({
     site: () => site.own.site(),
     signers: () => mirrored.mirror.current?.rolloutsSigners,
@@ -53,17 +54,17 @@ export async function openSupply(parts: GatewayParts, { mirrored, site }: Rooms)
     onServed: lengthBytes => metrics.sent('peers', lengthBytes),
   });
   const tasks: Record<string, Task> = {
-    knowSiblings: signal => siblings.run(signal),
+    knowSiblings: signal => peerGateways.run(signal),
     ...prefetchTask(parts, { mirrored, site }, { cache, chunks, fromDevices }),
     ...(fromDevices && { askDevices: (signal: AbortSignal) => fromDevices.run(signal) }),
     keepCache: signal => keepCache(cache, log, signal),
   };
-  return { siblings, cache, chunks, counts, fromDevices, tasks };
+  return { peerGateways, cache, chunks, counts, fromDevices, tasks };
 }
 
 function openCache(
   { frames, records, settings, now, log }: GatewayParts,
-  named: NamedChunks,
+  named: ChunkAllowlist,
 ): Promise<ChunkCache> {
   return ChunkCache.open({
     files: frames,
@@ -78,10 +79,10 @@ function openCache(
 
 function openChunks(
   { identity, settings, upstreams, wanLimits, metrics, log }: GatewayParts,
-  named: NamedChunks,
-  from: { cache: ChunkCache; siblings: Siblings; fromDevices: DeviceChunks | undefined },
+  named: ChunkAllowlist,
+  from: { cache: ChunkCache; peerGateways: PeerGateways; fromDevices: DeviceChunks | undefined },
 ) {
-  const { cache, siblings, fromDevices } = from;
+  const { cache, peerGateways, fromDevices } = from;
   const onRefused = (url: string, error: SitecastError): void => {
     metrics.refused(url, error.code);
     log.warn({ upstream: url, code: error.code, ...error.data }, 'an upstream gave a wrong chunk');
@@ -100,7 +101,7 @@ function openChunks(
   });
   const stores = new SiteStores({
     ownId: identity.id,
-    siblings,
+    peerGateways,
     fromDevices: fromDevices && ((id, request) => fromDevices.get(id, request)),
     wan,
     origin,
@@ -120,7 +121,7 @@ function openChunks(
 function openDeviceChunks(
   { identity, metrics, patience, log }: GatewayParts,
   { mirrored: { mirror, targets }, site }: Rooms,
-  at: { siteNode: NonNullable<GatewayParts['siteNode']>; cache: ChunkCache; siblings: Siblings },
+  at: { siteNode: NonNullable<GatewayParts['siteNode']>; cache: ChunkCache; peerGateways: PeerGateways },
 ): DeviceChunks {
   return new DeviceChunks({
     node: at.siteNode,
@@ -135,7 +136,7 @@ function openDeviceChunks(
       const envelope = await site.assignments.get(identity.id, { isForwarded: true });
       return envelope && Buffer.from(JSON.stringify(envelope));
     },
-    siteGateways: () => 1 + at.siblings.liveCount,
+    siteGateways: () => 1 + at.peerGateways.liveCount,
     nameOf: id => site.devices.nameOf(id),
     onRefused: code => metrics.refused('a device of the site', code),
     patience,
@@ -169,17 +170,17 @@ function prefetchTask(
   return { prefetch: signal => prefetch.run(signal) };
 }
 
-function openSiblings(
-  { identity, settings, book, siblingPort, log }: GatewayParts,
+function openPeerGateways(
+  { identity, settings, book, peerGatewayClient, log }: GatewayParts,
   { devices, isRevoked }: Rooms['site'],
-): Siblings {
-  return new Siblings({
+): PeerGateways {
+  return new PeerGateways({
     ownId: identity.id,
     site: () => devices.site,
     book,
     configured: (settings.siteGateway ?? []).map(parseUpstreamUrl),
     isRevoked,
-    port: siblingPort,
+    port: peerGatewayClient,
     log,
   });
 }

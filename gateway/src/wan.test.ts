@@ -3,11 +3,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import type { FakeOrigin } from './testing/fake-origin.ts';
-import { type TestGateway, TestWorld } from './testing/gateways.ts';
-import { removeTemporaryDirectories, TestDevice, until } from './testing/world.ts';
+import {
+  removeTemporaryDirectories,
+  TestDevice,
+  type TestGateway,
+  GatewayHarness,
+  until,
+} from './testing/harness.ts';
 
-const world = new TestWorld();
-afterEach(() => world.closeAll());
+const harness = new GatewayHarness();
+afterEach(() => harness.closeAll());
 afterAll(removeTemporaryDirectories);
 
 const CHUNK_BYTES = 16_384;
@@ -34,7 +39,7 @@ async function enrolDevice(gateway: TestGateway): Promise<void> {
 }
 
 it('fetches ahead what devices of the site are to install: once, and not what they have already', async () => {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const old = noise(4, 1);
   await origin.publishRelease('camera', 1, old);
   await origin.startRollout('camera', 1, { state: 'completed' });
@@ -44,7 +49,7 @@ it('fetches ahead what devices of the site are to install: once, and not what th
   await origin.startRollout('camera', 2);
   await origin.startRollout('sensor', 1);
   await origin.startRollout('camera', 3, { match: { sites: ['porto'] } });
-  const gateway = await world.gateway(origin, { prefetch: true });
+  const gateway = await harness.gateway(origin, { prefetch: true });
   await enrolDevice(gateway);
   await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 6, 'the chunks');
   // As many rounds as would show that it goes on.
@@ -56,42 +61,42 @@ it('fetches ahead what devices of the site are to install: once, and not what th
 });
 
 it('fetches the rest ahead where nobody has one of the chunks', async () => {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const older = await origin.publishRelease('camera', 1, noise(3, 1));
   const newer = await origin.publishRelease('camera', 2, noise(6, 2));
   await origin.startRollout('camera', 1);
   await origin.startRollout('camera', 2);
   const [lost = Buffer.alloc(32)] = newer.ids;
   origin.chunks.delete(pathOf(lost));
-  const gateway = await world.gateway(origin, { prefetch: true });
+  const gateway = await harness.gateway(origin, { prefetch: true });
   await enrolDevice(gateway);
   await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 8, 'the other chunks');
   expect(timesAsked(origin, older.ids)).toEqual([1, 1, 1]);
 });
 
 it('fetches nothing ahead that would fill more than half of the cache, nor where that is off', async () => {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const { ids } = await origin.publishRelease('camera', 1, noise(8, 1));
   await origin.startRollout('camera', 1);
-  const small = await world.gateway(origin, { prefetch: true, cacheBytes: 16 * CHUNK_BYTES - 1 });
-  const off = await world.gateway(origin, { prefetch: false });
+  const small = await harness.gateway(origin, { prefetch: true, cacheBytes: 16 * CHUNK_BYTES - 1 });
+  const off = await harness.gateway(origin, { prefetch: false });
   for (const gateway of [small, off]) await enrolDevice(gateway);
   await sleep(2500);
   expect(origin.count('GET chunks/')).toBe(0);
-  const large = await world.gateway(origin, { prefetch: true, cacheBytes: 16 * CHUNK_BYTES });
+  const large = await harness.gateway(origin, { prefetch: true, cacheBytes: 16 * CHUNK_BYTES });
   await enrolDevice(large);
   await until(() => origin.count('GET chunks/') === ids.length, 'all of it');
 });
 
 it('fetches no chunk in quiet hours, but follows the repository; afterwards what waited', async () => {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const first = await origin.publishRelease('camera', 1, noise(2, 1));
   await origin.startRollout('camera', 1);
   let offsetMs = 0;
   const now = () => Date.now() + offsetMs;
   const hour = (at: number) => `${String((new Date().getHours() + 24 + at) % 24).padStart(2, '0')}:00`;
   const quietHours = `${hour(-1)}-${hour(2)}`;
-  const gateway = await world.gateway(origin, { prefetch: true, quietHours }, { now });
+  const gateway = await harness.gateway(origin, { prefetch: true, quietHours }, { now });
   await enrolDevice(gateway);
   const [one = Buffer.alloc(32)] = first.ids;
   const refused = await gateway.get(pathOf(one));
@@ -112,11 +117,11 @@ it('fetches no chunk in quiet hours, but follows the repository; afterwards what
 });
 
 it('keeps to its rate over a real socket, and holds no metadata up behind it', async () => {
-  const origin = await world.origin();
+  const origin = await harness.origin();
   const chunkBytes = 256 * 1024;
   const { ids } = await origin.publishRelease('camera', 1, noise(6, 1, chunkBytes), chunkBytes);
   await origin.startRollout('camera', 1);
-  const gateway = await world.gateway(origin, { wanRate: 1_000_000 });
+  const gateway = await harness.gateway(origin, { wanRate: 1_000_000 });
   const beginMs = performance.now();
   const chunks = Promise.all(ids.map(id => gateway.get(pathOf(id))));
   await sleep(200);

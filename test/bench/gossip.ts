@@ -5,7 +5,7 @@ import {
   type FakeOrigin,
   removeTemporaryDirectories,
   type TestGateway,
-  TestWorld,
+  GatewayHarness,
 } from '@sitecast/gateway/testing';
 import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
 import { type Announcement, announcementOf, encodeAnnouncement } from '@sitecast/shared/swarm';
@@ -33,7 +33,7 @@ export const gossipBenchmark: Benchmark = {
   what: `${GATEWAYS} gateways: copies and bytes of a message over late lines (headers of TCP/IP with them), bytes of a day without news (from ${IDLE_MS / MINUTE_MS} minutes; what goes over HTTP isn't in it), and the time to the last verified set`,
   run: () =>
     inScratch(async scratch => {
-      const world = new TestWorld();
+      const world = new GatewayHarness();
       try {
         const origin = await silentOrigin(world);
         return [...(await network(origin)), ...(await gateways(world, origin, scratch))];
@@ -119,7 +119,7 @@ const perGateway = (sum: number): number => (2 * sum) / GATEWAYS;
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`;
 
 /** Gateways as they are, which hear of changes by gossip alone. */
-async function gateways(world: TestWorld, origin: FakeOrigin, scratch: string): Promise<Row[]> {
+async function gateways(world: GatewayHarness, origin: FakeOrigin, scratch: string): Promise<Row[]> {
   const fleetKey = generateFleetKey();
   const fleetKeyFile = join(scratch, 'fleet.key');
   await writeFile(fleetKeyFile, fleetKeyToText(fleetKey), { mode: 0o600 });
@@ -160,7 +160,7 @@ async function gateways(world: TestWorld, origin: FakeOrigin, scratch: string): 
 }
 
 /** Whoever waits for its changes hears nothing. */
-async function silentOrigin(world: TestWorld): Promise<FakeOrigin> {
+async function silentOrigin(world: GatewayHarness): Promise<FakeOrigin> {
   const origin = await world.origin();
   origin.repository.listsHashes = true;
   await origin.publishRelease('camera', 1, Buffer.alloc(50_000, 'a release '));

@@ -3,9 +3,9 @@ import type { SitecastError } from '@sitecast/shared/errors';
 import { idSchema, siteSchema } from '@sitecast/shared/fleet';
 import { type Answer, type Connections, send } from '@sitecast/shared/outbound';
 import { z } from 'zod';
-import { restingLiar } from '../chunks/resting-liar.ts';
+import { verifyOrUnavailable } from '../chunks/verify-or-unavailable.ts';
 import { ASKER_HEADER } from '../http/context.ts';
-import type { SiblingPort } from '../siblings/siblings.ts';
+import type { PeerGatewayClient } from '../peer-gateways/peer-gateways.ts';
 import { HELD_ONLY, MAY_FETCH } from './http-upstream.ts';
 
 /** On a LAN. Whether one lives is asked often, and asked in vain if it's gone. */
@@ -21,7 +21,12 @@ interface HttpSiblingOptions {
 }
 
 /** The other gateways of a site, over HTTP. */
-export function httpSiblings({ ownId, chunks, connections, onRefused }: HttpSiblingOptions): SiblingPort {
+export function httpSiblings({
+  ownId,
+  chunks,
+  connections,
+  onRefused,
+}: HttpSiblingOptions): PeerGatewayClient {
   return {
     ask: async (url, signal) => {
       try {
@@ -40,8 +45,8 @@ export function httpSiblings({ ownId, chunks, connections, onRefused }: HttpSibl
       const fetched = new HttpStore(`${url}/chunks`, { ...chunks, via: connections, headers: MAY_FETCH });
       const held = new HttpStore(`${url}/chunks`, { ...chunks, via: connections, headers: HELD_ONLY });
       return {
-        fetched: restingLiar(fetched, onRefused),
-        held: restingLiar(held, onRefused),
+        fetched: verifyOrUnavailable(fetched, onRefused),
+        held: verifyOrUnavailable(held, onRefused),
         close: () => {
           fetched.close();
           held.close();

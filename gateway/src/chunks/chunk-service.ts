@@ -1,7 +1,7 @@
 import { type ChunkId, type ChunkStore, chunkIdToHex } from '@sitecast/shared/content';
-import type { ChunkCache } from './chunk-cache.ts';
+import type { ChunkCache } from './disk-cache.ts';
 import { FetchQueue } from './fetch-queue.ts';
-import type { FrameMemory } from './frame-memory.ts';
+import type { FrameMemory } from './memory-cache.ts';
 
 /** Chunks that are fetched at one time: for devices, and as many for other gateways. */
 export const MAX_UPSTREAM_FETCHES = 16;
@@ -64,7 +64,7 @@ export class ChunkService {
   }
 
   /** Whether a mirrored index names it: else there's no use in asking. */
-  isNamed(id: ChunkId): boolean {
+  isAllowed(id: ChunkId): boolean {
     return this.#deps.named.has(id);
   }
 
@@ -87,7 +87,7 @@ export class ChunkService {
     id: ChunkId,
     { reach, owner = ITSELF }: { reach: Reach; owner?: string },
   ): Promise<Buffer | undefined> {
-    if (!this.isNamed(id)) return undefined;
+    if (!this.isAllowed(id)) return undefined;
     const hex = chunkIdToHex(id);
     const here = this.inMemory(hex) ?? (await this.#once(this.#reading, hex, () => this.#read(id, hex)));
     if (here || reach === 'here') return here;

@@ -1,7 +1,7 @@
 import { Chunk, type ChunkStore, chunkIdToHex, coalescing, failover } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
-import type { FrameMemory } from './frame-memory.ts';
-import { restingLiar } from './resting-liar.ts';
+import type { FrameMemory } from './memory-cache.ts';
+import { verifyOrUnavailable } from './verify-or-unavailable.ts';
 
 interface WanStoreDeps {
   upstreams: readonly { url: string; isOrigin: boolean; chunks: ChunkStore }[];
@@ -22,7 +22,7 @@ export function wanStores({ upstreams, memory, demandOpen, onRefused, onFetched 
 } {
   const stores = upstreams.map(({ chunks, isOrigin }) => ({
     isOrigin,
-    store: coalescing(remembering(restingLiar(chunks, onRefused), { memory, onFetched })),
+    store: coalescing(remembering(verifyOrUnavailable(chunks, onRefused), { memory, onFetched })),
   }));
   const origin = stores.find(({ isOrigin }) => isOrigin)?.store;
   return {

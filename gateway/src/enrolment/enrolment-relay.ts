@@ -3,8 +3,8 @@ import { FairQueue } from '@sitecast/shared/fair-shares';
 import { type Assignment, readEnrolment } from '@sitecast/shared/fleet';
 import { type Envelope, envelopeSchema, verifyById } from '@sitecast/shared/identity';
 import { cutText } from '@sitecast/shared/text';
-import type { RelayedDocuments } from '../documents/relayed-documents.ts';
-import { notYours } from '../outbox/accept-reports.ts';
+import type { RelayedDocuments } from '../devices/relayed-documents.ts';
+import { notYours } from '../reports/report-receiver.ts';
 import { TokenBucket, TokenBuckets } from '@sitecast/shared/http-guards';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 

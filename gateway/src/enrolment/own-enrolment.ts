@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, type JoinToken, sealEnrolment } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
-import type { RelayedDocuments } from '../documents/relayed-documents.ts';
+import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { Log } from '../log.ts';
 import type { Records } from '../storage/records.ts';
 import { Backoff, pause, withJitter } from '../upstream/backoff.ts';

@@ -21,7 +21,7 @@ it('answers a reader, however many others take their frames and never read them'
   const frame = Buffer.alloc(16 * MIB, 'x');
   const answered: number[] = [];
   const handle = chunkHandler({
-    chunks: { isNamed: () => true, inMemory: () => frame, get: async () => frame },
+    chunks: { isAllowed: () => true, inMemory: () => frame, get: async () => frame },
     onAnswer: status => answered.push(status),
     hosts: new NamedHosts(),
     log: silent,

@@ -15,7 +15,7 @@ const MIN_RESPONSE_BYTES = 4096;
 const PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 
 interface ChunkHandlerDeps {
-  chunks: Pick<ChunkService, 'isNamed' | 'inMemory' | 'get'>;
+  chunks: Pick<ChunkService, 'isAllowed' | 'inMemory' | 'get'>;
   onAnswer: (status: number, sentBytes: number) => void;
   log: Log;
   hosts: NamedHosts;
@@ -38,7 +38,7 @@ export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
     const hex = PATH.exec(request.url ?? '')?.[2];
     if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
     const id = Buffer.from(hex, 'hex');
-    const found = deps.chunks.isNamed(id) ? deps.chunks.inMemory(hex) : undefined;
+    const found = deps.chunks.isAllowed(id) ? deps.chunks.inMemory(hex) : undefined;
     if (found) {
       send(deps, memory, request, response, found);
       return true;

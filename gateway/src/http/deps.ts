@@ -2,16 +2,16 @@ import type { Acknowledgement, Assignment } from '@sitecast/shared/fleet';
 import type { NamedHosts } from '@sitecast/shared/fair-shares';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { FoundTarget } from '@sitecast/shared/trust';
-import type { RelayedDocuments } from '../documents/relayed-documents.ts';
+import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { EnrolmentRelay } from '../enrolment/enrolment-relay.ts';
-import type { Leases } from '../leases/leases.ts';
+import type { Leases } from '../devices/leases.ts';
 import type { Log } from '../log.ts';
 import type { Mirror } from '../mirror/mirror.ts';
 import type { TargetFiles } from '../mirror/target-files.ts';
-import type { ReportDesk } from '../outbox/accept-reports.ts';
-import type { Tracker } from '../peers/tracker.ts';
-import type { HeardDevices } from '../presence/heard-devices.ts';
-import type { ProgressRelay } from '../progress/progress-relay.ts';
+import type { ReportReceiver } from '../reports/report-receiver.ts';
+import type { Tracker } from '../devices/tracker.ts';
+import type { HeardDevices } from '../devices/heard-devices.ts';
+import type { ProgressRelay } from '../reports/progress-relay.ts';
 import type { Metrics } from './metrics.ts';
 
 /** What the routes call. */
@@ -23,7 +23,7 @@ export interface AppDeps {
   assignments: RelayedDocuments<Assignment>;
   acknowledgements: RelayedDocuments<Acknowledgement>;
   enrolments: EnrolmentRelay;
-  reports: ReportDesk;
+  reports: ReportReceiver;
   progress: ProgressRelay;
   leases: Leases;
   tracker: Tracker;
@@ -33,7 +33,7 @@ export interface AppDeps {
   /** Who this gateway is, for the others of its site. */
   self: () => { id: string; site?: string };
   /** Another gateway asks who lives here; nobody has checked its id. */
-  onGatewayMet: (id: string) => void;
+  onGatewaySeen: (id: string) => void;
   isRevoked: (id: string) => boolean;
   /** This gateway itself: what it takes in would reach nobody. */
   isOwnRevoked: () => boolean;

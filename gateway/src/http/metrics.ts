@@ -3,9 +3,9 @@ import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client';
 import type { ChunkCounts } from '../chunks/chunk-service.ts';
 import type { DatabaseState } from '@sitecast/shared/key-value';
-import type { HeldLease } from '../leases/leases.ts';
+import type { HeldLease } from '../devices/leases.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
-import type { SharingCounts } from '../siblings/site-store.ts';
+import type { SharingCounts } from '../peer-gateways/shared-fetching.ts';
 import type { GatewayEnv } from './context.ts';
 
 /** What is asked at each scrape. */
@@ -16,8 +16,8 @@ export interface MetricsSource {
   /** In the fleet's network. */
   gossipConnections: () => number;
   cache: () => { usedBytes: number; count: number; isFull: boolean; damaged: number };
-  namedChunks: () => number;
-  outbox: () => { length: number; bytes: number; deadLetters: number };
+  allowedChunks: () => number;
+  queue: () => { length: number; bytes: number; deadLetters: number };
   /** Reports that were put off since the start: their device has sent as much as it may. */
   reportsOverBudget: () => number;
   mirrorSet: () => MirrorSet | undefined;
@@ -133,12 +133,12 @@ export class Metrics {
     this.#watchMirror(source);
     this.#watchDisk(source);
     this.#watchDropped(source);
-    this.#gauge('sitecast_outbox_reports', 'Reports that wait for the origin.', () => source.outbox().length);
-    this.#gauge('sitecast_outbox_bytes', 'Their weight, about.', () => source.outbox().bytes);
+    this.#gauge('sitecast_outbox_reports', 'Reports that wait for the origin.', () => source.queue().length);
+    this.#gauge('sitecast_outbox_bytes', 'Their weight, about.', () => source.queue().bytes);
     this.#gauge(
       'sitecast_outbox_rejected',
       'Reports that the origin refused, kept.',
-      () => source.outbox().deadLetters,
+      () => source.queue().deadLetters,
     );
     this.#gauge(
       'sitecast_reports_over_budget_total',
@@ -185,18 +185,18 @@ export class Metrics {
     );
   }
 
-  #watchChunks({ chunkCounts, cache, namedChunks }: MetricsSource): void {
+  #watchChunks({ chunkCounts, cache, allowedChunks }: MetricsSource): void {
     const hits = new Gauge({
       name: 'sitecast_chunks_found_total',
       help: 'Chunks asked for, by where they were found.',
       labelNames: ['where'],
       registers: [this.#registry],
       collect() {
-        const { memoryHits, diskHits, wanFetches, siblingFetched, siblingHeld, siteDevices } = chunkCounts();
+        const { memoryHits, diskHits, wanFetches, peerFetched, peerHeld, siteDevices } = chunkCounts();
         this.set({ where: 'memory' }, memoryHits);
         this.set({ where: 'disk' }, diskHits);
         this.set({ where: 'upstream' }, wanFetches);
-        this.set({ where: 'siteGateway' }, siblingFetched + siblingHeld);
+        this.set({ where: 'siteGateway' }, peerFetched + peerHeld);
         this.set({ where: 'siteDevice' }, siteDevices);
       },
     });
@@ -211,7 +211,7 @@ export class Metrics {
       'Cached chunks found damaged, and deleted.',
       () => cache().damaged,
     );
-    this.#gauge('sitecast_named_chunks', 'Chunks that mirrored indexes name.', namedChunks);
+    this.#gauge('sitecast_named_chunks', 'Chunks that mirrored indexes name.', allowedChunks);
   }
 
   #watchSharing({ chunkCounts, siteGateways, gossipConnections }: MetricsSource): void {

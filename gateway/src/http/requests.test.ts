@@ -3,21 +3,25 @@ import { connect, type Socket } from 'node:net';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { FakeOrigin } from '../testing/fake-origin.ts';
-import { type TestGateway, TestWorld } from '../testing/gateways.ts';
-import { removeTemporaryDirectories, TestDevice } from '../testing/world.ts';
+import {
+  removeTemporaryDirectories,
+  TestDevice,
+  type TestGateway,
+  GatewayHarness,
+} from '../testing/harness.ts';
 import { MAX_BODY_BYTES } from './signed.ts';
 
-const world = new TestWorld();
+const harness = new GatewayHarness();
 let origin: FakeOrigin;
 let gateway: TestGateway;
 beforeAll(async () => {
-  origin = await world.origin();
+  origin = await harness.origin();
   await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'a release '));
   await origin.startRollout('camera', 1);
-  gateway = await world.gateway(origin);
+  gateway = await harness.gateway(origin);
 });
 afterAll(async () => {
-  await world.closeAll();
+  await harness.closeAll();
   await removeTemporaryDirectories();
 });
 

@@ -1,7 +1,7 @@
 import { z } from '@hono/zod-openapi';
 import { DEVICE_STATES } from '@sitecast/shared/fleet';
-import { MAX_REPORTS } from '../outbox/accept-reports.ts';
-import { MAX_PROGRESS } from '../progress/progress-relay.ts';
+import { MAX_REPORTS } from '../reports/report-receiver.ts';
+import { MAX_PROGRESS } from '../reports/progress-relay.ts';
 import { problemSchema } from './problem.ts';
 
 export const JSON_TYPE = 'application/json';

@@ -4,7 +4,7 @@ import { FairPool, type Lease, type NamedHosts, senderOf } from '@sitecast/share
 import { TokenBuckets } from '@sitecast/shared/http-guards';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context, MiddlewareHandler } from 'hono';
-import type { RelayedDocuments } from '../documents/relayed-documents.ts';
+import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 
 /** Who answers for what comes from this machine. */

@@ -17,8 +17,7 @@ import {
   type SwarmNode,
 } from '@sitecast/shared/swarm';
 import type { FakeOrigin, PublishedImage } from './fake-origin.ts';
-import type { TestGateway } from './gateways.ts';
-import { TestDevice } from './world.ts';
+import { TestDevice, type TestGateway } from './harness.ts';
 
 const LISTEN = ['/ip4/127.0.0.1/tcp/0'];
 

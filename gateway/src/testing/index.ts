@@ -1,3 +1,2 @@
 export { FakeOrigin } from './fake-origin.ts';
-export { type TestGateway, TestWorld } from './gateways.ts';
-export { removeTemporaryDirectories } from './world.ts';
+export { GatewayHarness, removeTemporaryDirectories, type TestGateway } from './harness.ts';

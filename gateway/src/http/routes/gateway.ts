@@ -6,7 +6,7 @@ import type { AppDeps } from '../deps.ts';
 import { JSON_TYPE } from '../schemas.ts';
 
 /** How the gateways of a site know that each other live. */
-export function gatewayRoutes(app: OpenAPIHono<GatewayEnv>, { self, onGatewayMet }: AppDeps): void {
+export function gatewayRoutes(app: OpenAPIHono<GatewayEnv>, { self, onGatewaySeen }: AppDeps): void {
   const who = createRoute({
     method: 'get',
     path: '/site/v1/gateway',
@@ -20,7 +20,7 @@ export function gatewayRoutes(app: OpenAPIHono<GatewayEnv>, { self, onGatewayMet
   });
   app.openapi(who, c => {
     const asker = c.req.header(ASKER_HEADER) ?? '';
-    if (isId(asker)) onGatewayMet(asker);
+    if (isId(asker)) onGatewaySeen(asker);
     return c.json(self(), 200);
   });
 }

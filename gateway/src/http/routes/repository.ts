@@ -4,7 +4,7 @@ import { cutText } from '@sitecast/shared/text';
 import type { Context } from 'hono';
 import type { AppDeps } from '../deps.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
-import { pollingDevice } from '../../presence/polling-device.ts';
+import { pollingDevice } from '../polling-device.ts';
 import { BYTES_TYPE, bytesSchema, JSON_TYPE, problem } from '../schemas.ts';
 import { etagOf, serveBytes } from '../serve-bytes.ts';
 

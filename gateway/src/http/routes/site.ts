@@ -4,7 +4,7 @@ import { namedPeersSchema, peerNoticeSchema } from '@sitecast/shared/fleet';
 import { isId } from '@sitecast/shared/identity';
 import type { AppDeps } from '../deps.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
-import { notYours } from '../../outbox/accept-reports.ts';
+import { notYours } from '../../reports/report-receiver.ts';
 import {
   enrolmentBody,
   envelopeBody,

@@ -1,0 +1,128 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { requireFleetKey, tellableAddresses } from '@sitecast/shared/fleet';
+import type { Identity } from '@sitecast/shared/identity';
+import type { FleetNode } from '@sitecast/shared/swarm';
+import pLimit from 'p-limit';
+import { idOf, peersToDial } from '../peer-gateways/dialling.ts';
+import type { PeerBook } from '../peer-gateways/peer-book.ts';
+import type { Announcements } from '../peer-gateways/announcements.ts';
+import type { Log } from '../log.ts';
+import type { GatewaySettings } from '../settings.ts';
+import { pause, withJitter } from '../upstream/backoff.ts';
+
+/** How often it's looked whether there are connections enough. */
+const DIAL_EVERY_MS = 30_000;
+
+interface FleetNetworkOptions {
+  settings: Pick<GatewaySettings, 'gossipListen' | 'gossipPeer' | 'gossipAnnounce' | 'mdns' | 'fleetKeyFile'>;
+  identity: Identity;
+  /** Whom it may dial besides those that were named, and where those go that multicast DNS finds. */
+  book: PeerBook;
+  now: () => number;
+  log: Log;
+  signal: AbortSignal;
+}
+
+/**
+ * Joins the fleet's network, if the settings say so. libp2p isn't loaded otherwise.
+ * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, SITECAST_KEY_PERMISSIONS, and whatever keeps it from listening
+ */
+export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Announcements | undefined> {
+  const { settings, identity, book, now, log, signal } = options;
+  const { gossipListen = [], gossipPeer = [], gossipAnnounce = [], mdns = false, fleetKeyFile } = settings;
+  if (gossipListen.length === 0 && gossipPeer.length === 0) return undefined;
+  const fleetKey = await requireFleetKey(fleetKeyFile);
+  const { announcementOf, createFleetNode, judge } = await import('@sitecast/shared/swarm');
+  const node = await createFleetNode({
+    identity,
+    listen: gossipListen,
+    announce: gossipAnnounce,
+    isDiscovering: mdns,
+    fleetKey,
+  });
+  log.info({ addresses: node.addresses }, "joined the fleet's network");
+  node.onFound(({ id, addresses }) => {
+    book
+      .learn([{ id, fleet: tellableAddresses(addresses) }])
+      .catch((error: unknown) => log.error({ err: error }, 'a gateway that was found could not be noted'));
+  });
+  nameKnown(node, gossipPeer, book);
+  const dialling = keepDialled(node, gossipPeer, { book, log, signal });
+  return {
+    addresses: () => tellableAddresses(node.addresses),
+    get connections() {
+      return node.connected.length;
+    },
+    get dropped() {
+      return node.gate.dropped;
+    },
+    listen: ({ trusted, verify, onNewer }) => {
+      const verdictOn = judge({ trusted, now, verify, onNewerRoot: onNewer });
+      node.gossip.onAnnouncement((announcement, from) => {
+        const verdict = verdictOn(announcement);
+        if (verdict === 'accept') onNewer();
+        if (verdict === 'reject') log.warn({ peer: from }, 'a neighbour announced what is refused');
+        return verdict;
+      });
+    },
+    announce: async ({ rootVersion, timestamp, files }) => {
+      await node.gossip.announce(announcementOf(rootVersion, timestamp, files));
+    },
+    close: async () => {
+      await node.close();
+      await dialling;
+    },
+  };
+}
+
+/** Those from the settings and from the origin have places of their own, whoever else connects. */
+function nameKnown(node: FleetNode, named: readonly string[], book: PeerBook): void {
+  const nameAll = (): void => {
+    for (const { id, fleet } of book.all) node.gate.name(id, fleet);
+    for (const address of named) node.gate.name(idOf(address), [address]);
+  };
+  const ids = new Set(named.map(idOf));
+  node.gate.isKnown = id => ids.has(id) || book.has(id);
+  book.onChange(nameAll);
+  nameAll();
+}
+
+/** Until the signal comes: at once when somebody new is known, else now and then. */
+async function keepDialled(
+  node: FleetNode,
+  named: readonly string[],
+  { book, log, signal }: Pick<FleetNetworkOptions, 'book' | 'log' | 'signal'>,
+): Promise<void> {
+  const turn = pLimit(1);
+  const round = (): Promise<void> => turn(() => dialAll(node, named, { book, log, signal }));
+  book.onChange(() => {
+    // One that waits for its turn will see whoever came meanwhile.
+    if (turn.pendingCount === 0)
+      round().catch((error: unknown) => log.error({ err: error }, 'dialling failed'));
+  });
+  do {
+    await round();
+  } while (await pause(withJitter(DIAL_EVERY_MS), signal));
+}
+
+async function dialAll(
+  node: FleetNode,
+  named: readonly string[],
+  { book, log, signal }: Pick<FleetNetworkOptions, 'book' | 'log' | 'signal'>,
+): Promise<void> {
+  const { id: own, connected } = node;
+  for (const addresses of peersToDial({ own, named, connected, known: book.all })) {
+    for (const address of addresses) {
+      if (signal.aborted) return;
+      try {
+        await node.dial(address, signal);
+        break;
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!(error instanceof SitecastError)) throw error;
+        const level = named.includes(address) ? 'info' : 'debug';
+        log[level]({ peer: address, code: error.code }, 'a gossip peer is out of reach; it is tried again');
+      }
+    }
+  }
+}

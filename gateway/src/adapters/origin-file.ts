@@ -1,0 +1,38 @@
+import { join } from 'node:path';
+import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { isSystemError } from '@sitecast/shared/errors';
+import { z } from 'zod';
+
+const MAX_BYTES = 4096;
+const schema = z.object({ format: z.literal('sitecast-gateway-origin-1'), origin: z.url() });
+
+/** Which origin a gateway began with, in its data directory: so that it needs its join token just once. */
+export class OriginFile {
+  readonly #path: string;
+
+  constructor(dataDirectory: string) {
+    this.#path = join(dataDirectory, 'origin.json');
+  }
+
+  /** @returns undefined where it hasn't begun yet */
+  async origin(): Promise<string | undefined> {
+    try {
+      const bytes = await readFileBounded(this.#path, MAX_BYTES);
+      return schema.parse(JSON.parse(bytes.toString('utf8'))).origin;
+    } catch (error) {
+      // It's a convenience: whatever else is there is as good as nothing.
+      if (isSystemError(error, 'ENOENT') || error instanceof SyntaxError || error instanceof z.ZodError)
+        return undefined;
+      throw error;
+    }
+  }
+
+  async remember(origin: string | undefined): Promise<void> {
+    if (origin === undefined || origin === (await this.origin())) return;
+    await writeFileDurably(
+      this.#path,
+      `${JSON.stringify({ format: 'sitecast-gateway-origin-1', origin })}\n`,
+      0o600,
+    );
+  }
+}

@@ -1,0 +1,170 @@
+import { lookup } from 'node:dns/promises';
+import { isIPv6 } from 'node:net';
+import type { SitePeer } from '@sitecast/shared/fleet';
+import type { Identity } from '@sitecast/shared/identity';
+import type * as swarmRoom from '@sitecast/shared/swarm';
+import type { ChunkServer, PeerLinks, SwarmNode } from '@sitecast/shared/swarm';
+import type { Log } from '../log.ts';
+import type { SubscribedImage, ServingPorts, SiteNode, WantedImage } from '../devices/site-node.ts';
+import type { GatewaySettings } from '../settings.ts';
+
+/** Beside the gateway's own agent, which takes the one before. */
+const USUAL_PORT = 7404;
+const MAX_CONNECTIONS = 128;
+/** Devices served at one time: each holds two chunks in memory, and a quarter of a MiB. */
+const MAX_SERVED_STREAMS = 32;
+
+type Swarm = typeof swarmRoom;
+
+interface SiteNodeOptions {
+  settings: Pick<GatewaySettings, 'peers' | 'peerListen' | 'mdns' | 'listen'>;
+  identity: Identity;
+  log: Log;
+}
+
+/**
+ * Takes this gateway's place among the devices of its site, if the settings say so. libp2p isn't loaded otherwise. Where it can't
+ * listen, that is said, and the gateway goes on without.
+ */
+export async function openSiteNode({
+  settings,
+  identity,
+  log,
+}: SiteNodeOptions): Promise<SiteNode | undefined> {
+  if (settings.peers !== true) return undefined;
+  const swarm = await import('@sitecast/shared/swarm');
+  let last: unknown;
+  const places = await placesOf(settings);
+  for (const place of places) {
+    try {
+      const node = await swarm.createSiteNode({
+        identity,
+        listen: [place],
+        isDiscovering: settings.mdns ?? false,
+        // Devices ask it over HTTP: they have no use for it here.
+        isHidden: true,
+        maxConnections: MAX_CONNECTIONS,
+      });
+      log.info({ addresses: node.addresses }, 'takes part in the chunk exchange of the site');
+      return new Libp2pSiteNode(swarm, node);
+    } catch (error) {
+      last = error;
+    }
+  }
+  log.error(
+    { code: 'SITECAST_PEER_LISTEN', places, err: last },
+    'no chunks from devices: none of these places can be listened on (--peer-listen, or --no-peers)',
+  );
+  return undefined;
+}
+
+/** The one that was given; else where HTTP listens, with the usual port or any. */
+async function placesOf({
+  peerListen,
+  listen,
+}: Pick<GatewaySettings, 'peerListen' | 'listen'>): Promise<string[]> {
+  if (peerListen !== undefined) return [peerListen];
+  const { address } = await lookup(listen.host);
+  return [USUAL_PORT, 0].map(port => `/ip${isIPv6(address) ? 6 : 4}/${address}/tcp/${port}`);
+}
+
+class Libp2pSiteNode implements SiteNode {
+  readonly #swarm: Swarm;
+  readonly #node: SwarmNode;
+  readonly #links = new Set<PeerLinks>();
+  /** For how many images a device is linked. */
+  readonly #uses = new Map<string, number>();
+  #server: ChunkServer | undefined;
+
+  constructor(swarm: Swarm, node: SwarmNode) {
+    this.#swarm = swarm;
+    this.#node = node;
+  }
+
+  get addresses(): readonly string[] {
+    return this.#node.addresses;
+  }
+
+  get found(): readonly SitePeer[] {
+    return this.#node.found;
+  }
+
+  async serve({ onServed, ...ports }: ServingPorts): Promise<void> {
+    this.#server = new this.#swarm.ChunkServer({
+      ...ports,
+      node: this.#node,
+      // Nothing is ever put there: who asks doesn't learn what lies here, and goes by HTTP for what no device has.
+      board: new this.#swarm.HoldingsBoard(),
+      maxStreams: MAX_SERVED_STREAMS,
+      onServed: (_, lengthBytes) => onServed(lengthBytes),
+    });
+    await this.#server.start();
+  }
+
+  name({ id, addresses }: SitePeer): void {
+    this.#node.gate.name(id, addresses);
+  }
+
+  get dropped(): number {
+    return this.#node.gate.dropped + (this.#server?.dropped ?? 0);
+  }
+
+  drop(id: string): void {
+    this.#server?.drop(id);
+  }
+
+  follow({ id, index, credential, maxLinked, deadlineMs, onBan }: WantedImage): SubscribedImage {
+    const chunks = new this.#swarm.HolderStore({ index, maxPeers: maxLinked, deadlineMs, onBan });
+    const links = new this.#swarm.PeerLinks({
+      node: this.#node,
+      swarm: chunks,
+      image: id,
+      count: index.count,
+      credential,
+      onLie: onBan,
+    });
+    this.#links.add(links);
+    const met = new Set<string>();
+    return {
+      chunks,
+      get linked() {
+        return chunks.linked;
+      },
+      get told() {
+        return chunks.told;
+      },
+      isOfImage: chunk => chunks.isOfImage(chunk),
+      meet: peer => {
+        if (!met.has(peer.id)) this.#uses.set(peer.id, (this.#uses.get(peer.id) ?? 0) + 1);
+        met.add(peer.id);
+        links.meet(peer.id, peer.addresses);
+      },
+      close: async () => {
+        await links.close();
+        this.#links.delete(links);
+        for (const peer of met) await this.#release(peer);
+      },
+    };
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([...this.#links].map(links => links.close()));
+    await this.#server?.stop();
+    await this.#node.close();
+  }
+
+  /** No image needs it any more: the connection is ended, too. */
+  async #release(peer: string): Promise<void> {
+    const uses = (this.#uses.get(peer) ?? 1) - 1;
+    if (uses > 0) {
+      this.#uses.set(peer, uses);
+      return;
+    }
+    this.#uses.delete(peer);
+    try {
+      await this.#node.hangUp(peer);
+    } catch {
+      // It has gone by itself.
+    }
+  }
+}

@@ -1,0 +1,106 @@
+import { type ChunkId, ChunkIdSet, ChunkIndex } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { parseTargetName } from '@sitecast/shared/release';
+import type { FoundTarget } from '@sitecast/shared/trust';
+import type { Log } from '../log.ts';
+import { pinnedIndexes } from '../mirror/needs.ts';
+import type { MirrorSet } from '../mirror/mirror-set.ts';
+
+/** Ids that all mirrored indexes name together: about 90 MB of memory, 120 GiB of images at the default chunk size. */
+const MAX_ALLOWED_CHUNKS = 2_000_000;
+
+interface ChunkAllowlistDeps {
+  /** A mirrored file that is here, or undefined. */
+  local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
+  log: Log;
+  maxChunks?: number;
+}
+
+/** Which chunks there are, as far as signed indexes that lie here say it. Nothing else is fetched or served. */
+export class ChunkAllowlist {
+  readonly #deps: ChunkAllowlistDeps;
+  readonly #maxChunks: number;
+  #ids = new ChunkIdSet();
+  #indexes = new Set<string>();
+  #pinned = new ChunkIdSet();
+  #pinnedNames = '';
+
+  constructor(deps: ChunkAllowlistDeps) {
+    this.#deps = deps;
+    this.#maxChunks = deps.maxChunks ?? MAX_ALLOWED_CHUNKS;
+  }
+
+  get size(): number {
+    return this.#ids.size;
+  }
+
+  has(id: ChunkId): boolean {
+    return this.#ids.has(id);
+  }
+
+  /** Whether a rollout that is under way needs the chunk. */
+  isPinned(id: ChunkId): boolean {
+    return this.#pinned.has(id);
+  }
+
+  /** Follows a new set: indexes that it doesn't list any more are forgotten. */
+  async follow(set: Pick<MirrorSet, 'targets' | 'rollouts'>): Promise<void> {
+    const here = new Map<string, FoundTarget>();
+    for (const target of set.targets.values()) {
+      if (parseTargetName(target.name)?.kind === 'index') here.set(keyOf(target), target);
+    }
+    if ([...this.#indexes].some(key => !here.has(key))) {
+      const ids = new ChunkIdSet();
+      const indexes = new Set<string>();
+      for (const [key, target] of here) if (await this.#addIds(target, ids)) indexes.add(key);
+      this.#ids = ids;
+      this.#indexes = indexes;
+    } else {
+      for (const target of here.values()) await this.add(target);
+    }
+    await this.#pin(set);
+  }
+
+  /** Takes one more index in, if it's here. */
+  async add(target: FoundTarget): Promise<void> {
+    if (this.#indexes.has(keyOf(target))) return;
+    if (await this.#addIds(target, this.#ids)) this.#indexes.add(keyOf(target));
+  }
+
+  async #pin(set: Pick<MirrorSet, 'targets' | 'rollouts'>): Promise<void> {
+    const targets = pinnedIndexes(set.targets, set.rollouts);
+    const names = targets.map(keyOf).sort().join(' ');
+    if (names === this.#pinnedNames) return;
+    const pinned = new ChunkIdSet();
+    let isWhole = true;
+    for (const target of targets) isWhole = (await this.#addIds(target, pinned)) && isWhole;
+    this.#pinned = pinned;
+    this.#pinnedNames = isWhole ? names : '';
+  }
+
+  async #addIds(target: FoundTarget, ids: ChunkIdSet): Promise<boolean> {
+    const { local, log } = this.#deps;
+    const bytes = await local(target);
+    if (bytes === undefined) return false;
+    try {
+      const index = ChunkIndex.decode(bytes);
+      if (ids.size + index.count > this.#maxChunks) {
+        log.warn(
+          { target: target.name, maxChunks: this.#maxChunks },
+          'too many chunks; an index is left out',
+        );
+        return false;
+      }
+      for (let at = 0; at < index.count; at += 1) ids.add(index.idAt(at));
+      return true;
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      log.warn({ target: target.name, code: error.code }, 'a signed index cannot be read; it is left out');
+      return false;
+    }
+  }
+}
+
+function keyOf({ name, file }: FoundTarget): string {
+  return `${name} ${file.hashes.sha256}`;
+}

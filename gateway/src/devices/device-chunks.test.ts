@@ -1,0 +1,334 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import {
+  Chunk,
+  type ChunkId,
+  type ChunkIndex,
+  ChunkIndexBuilder,
+  ChunkNumbers,
+  chunkIdOf,
+  chunkIdToHex,
+  chunkNotFound,
+  sha256,
+} from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { beforeEach, expect, it } from 'vitest';
+import { memoryLog, until } from '../testing/harness.ts';
+import { DeviceChunks, MAX_FOLLOWED_CHUNKS } from './device-chunks.ts';
+import type { SubscribedImage, WantedImage } from './site-node.ts';
+import type { Holder } from './tracker.ts';
+
+const COUNT = 40;
+
+interface Image {
+  index: ChunkIndex;
+  hex: string;
+  chunks: Chunk[];
+}
+
+function imageOf(seed: string, count = COUNT): Image {
+  const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: 16, maxBytes: 64 });
+  const chunks: Chunk[] = [];
+  let end = 0;
+  for (let at = 0; at < count; at += 1) {
+    const plain = Buffer.from(`${seed} ${at}`);
+    chunks.push(Chunk.fromPlain(chunkIdOf(plain), plain));
+    builder.add(chunkIdOf(plain), (end += plain.length));
+  }
+  const index = builder.finish();
+  return { index, hex: Buffer.from(sha256(index.encode())).toString('hex'), chunks };
+}
+
+/** A site of devices; what they do when they're asked is the test's. */
+class Site {
+  readonly log = memoryLog();
+  readonly here = new Set<string>();
+  readonly images = new Map<string, Image>();
+  readonly holders = new Map<string, Holder[]>();
+  readonly found: Holder['peer'][] = [];
+  readonly followed: WantedImage[] = [];
+  readonly closed: string[] = [];
+  readonly met: string[] = [];
+  readonly refused: string[] = [];
+  nowMs = 0;
+  gateways = 1;
+  linked = 0;
+  told = Number.POSITIVE_INFINITY;
+  /** Whether a device says that it holds the chunk. */
+  isSaid = true;
+  credential: Buffer | undefined = Buffer.from('who we are');
+  give: (id: ChunkId, signal: AbortSignal | undefined) => Promise<Chunk> = async id => this.chunkOf(id);
+  readonly chunks = new DeviceChunks({
+    node: { found: this.found, follow: wanted => this.#follow(wanted) },
+    tracker: { holders: () => this.holders, has: id => id.startsWith('device') },
+    indexBytes: async hex => this.images.get(hex)?.index.encode(),
+    cache: { has: async id => this.here.has(chunkIdToHex(id)) },
+    credential: async () => this.credential,
+    siteGateways: () => this.gateways,
+    nameOf: () => undefined,
+    onRefused: code => this.refused.push(code),
+    now: () => this.nowMs,
+    log: this.log,
+  });
+
+  /** @param devices so many, each with so many chunks */
+  add(image: Image, devices: number, chunks: number): Image {
+    this.images.set(image.hex, image);
+    const of = (at: number): Holder => ({
+      peer: { id: `device ${at}`, addresses: ['/ip4/192.0.2.7/tcp/7403'] },
+      chunks,
+    });
+    this.holders.set(
+      image.hex,
+      Array.from({ length: devices }, (_, at) => of(at)),
+    );
+    return image;
+  }
+
+  hold(image: Image, count: number): void {
+    for (const { id } of image.chunks.slice(0, count)) this.here.add(chunkIdToHex(id));
+  }
+
+  chunkOf(id: ChunkId): Chunk {
+    for (const { chunks } of this.images.values())
+      for (const chunk of chunks) if (Buffer.compare(chunk.id, id) === 0) return chunk;
+    throw chunkNotFound(id, { name: 'devices' });
+  }
+
+  #follow(wanted: WantedImage): SubscribedImage {
+    this.followed.push(wanted);
+    const numbers = new ChunkNumbers(wanted.index);
+    const [linked, told] = [() => this.linked, () => this.told];
+    return {
+      chunks: {
+        name: 'devices',
+        has: async () => this.isSaid,
+        get: (id, { signal } = {}) => this.give(id, signal),
+      },
+      get linked() {
+        return linked();
+      },
+      get told() {
+        return told();
+      },
+      isOfImage: id => numbers.find(id) !== undefined,
+      meet: ({ id }) => this.met.push(id),
+      close: async () => {
+        this.closed.push(Buffer.from(wanted.id).toString('hex'));
+      },
+    };
+  }
+}
+
+let site: Site;
+beforeEach(() => {
+  site = new Site();
+});
+const lastOf = ({ chunks }: Image): ChunkId => chunks.at(-1)?.id ?? Buffer.alloc(32);
+/** The next look at who holds what. */
+const later = (): void => {
+  site.nowMs += 2000;
+};
+
+it('asks devices that hold clearly more of the image than lies here', async () => {
+  const image = site.add(imageOf('a'), 1, 24);
+  site.hold(image, 20);
+  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+  expect(site.followed).toEqual([]);
+  site.add(image, 1, 25);
+  // Not yet looked again.
+  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+  later();
+  expect((await site.chunks.get(lastOf(image)))?.id).toEqual(lastOf(image));
+  expect(site.followed.map(({ credential }) => Buffer.from(credential).toString())).toEqual(['who we are']);
+});
+
+it('counts what the other gateways of the site may have', async () => {
+  const image = site.add(imageOf('a'), 1, COUNT);
+  site.hold(image, 20);
+  site.gateways = 2;
+  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+  site.here.clear();
+  site.hold(image, 12);
+  later();
+  expect(await site.chunks.get(lastOf(image))).toBeDefined();
+});
+
+it('asks nobody for a chunk that no held image has, without an assignment, or of an image that is not mirrored', async () => {
+  const image = site.add(imageOf('a'), 3, COUNT);
+  expect(await site.chunks.get(Buffer.alloc(32))).toBeUndefined();
+  later();
+  site.credential = undefined;
+  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+  later();
+  site.credential = Buffer.from('who we are');
+  const unknown = site.add(imageOf('b'), 3, COUNT);
+  site.images.delete(unknown.hex);
+  expect(await site.chunks.get(lastOf(unknown))).toBeUndefined();
+  expect(site.followed).toEqual([]);
+});
+
+it('follows images of so many chunks, and no larger ones', async () => {
+  const isFollowed = async (count: number) => {
+    const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: 16, maxBytes: 64 });
+    for (let at = 0; at < count; at += 1) {
+      const id = Buffer.alloc(32);
+      id.writeUInt32BE(at);
+      builder.add(id, at + 1);
+    }
+    const index = builder.finish();
+    site = new Site();
+    site.add({ index, hex: 'a'.repeat(64), chunks: [] }, 1, index.count);
+    site.give = async id => Chunk.fromPlain(id, Buffer.from('its bytes'));
+    await site.chunks.get(index.idAt(7));
+    return site.followed.length === 1;
+  };
+  expect(await isFollowed(MAX_FOLLOWED_CHUNKS)).toBe(true);
+  expect(await isFollowed(MAX_FOLLOWED_CHUNKS + 1)).toBe(false);
+});
+
+it('links eight devices for an image, of two images; tries sixteen, four of them found by multicast DNS alone', async () => {
+  const [one, two, three] = ['a', 'b', 'c'].map(seed => site.add(imageOf(seed), 10, COUNT));
+  if (!one || !two || !three) throw new Error('three images');
+  for (let at = 0; at < 6; at += 1) site.found.push({ id: `found ${at}`, addresses: [] });
+  await site.chunks.get(lastOf(one));
+  expect(site.met).toHaveLength(8);
+  later();
+  await site.chunks.get(lastOf(one));
+  // None is linked: the others, and some that only multicast DNS has found.
+  expect(site.met).toHaveLength(14);
+  expect(site.met.filter(id => id.startsWith('found'))).toHaveLength(4);
+  site.add(one, 30, COUNT);
+  later();
+  await site.chunks.get(lastOf(one));
+  expect(new Set(site.met).size).toBe(site.met.length);
+  expect(site.met.filter(id => id.startsWith('device'))).toHaveLength(16);
+  for (const image of [two, three]) {
+    later();
+    await site.chunks.get(lastOf(image));
+  }
+  expect(site.followed).toHaveLength(2);
+  site.met.length = 0;
+  site.linked = 8;
+  later();
+  await site.chunks.get(lastOf(one));
+  expect(site.met).toEqual([]);
+});
+
+it('waits two seconds at most for devices to say what they hold, right after they were met', async () => {
+  const image = site.add(imageOf('a'), 3, COUNT);
+  site.told = 2;
+  site.isSaid = false;
+  let isOver = false;
+  const getting = site.chunks.get(lastOf(image)).finally(() => (isOver = true));
+  await until(() => site.met.length === 3, 'devices to be met');
+  site.nowMs += 1999;
+  await sleep(100);
+  expect(isOver).toBe(false);
+  site.nowMs += 1;
+  expect(await getting).toBeUndefined();
+  // Once, and not for each chunk.
+  site.nowMs += 1;
+  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+});
+
+it('waits no longer than until one says that it holds the chunk, or all have said what they hold', async () => {
+  for (const change of [() => (site.isSaid = true), () => (site.told = 3)]) {
+    site = new Site();
+    const image = site.add(imageOf('a'), 3, COUNT);
+    site.told = 0;
+    site.isSaid = false;
+    const getting = site.chunks.get(lastOf(image));
+    await sleep(60);
+    change();
+    expect(Boolean(await getting)).toBe(site.isSaid);
+  }
+});
+
+it('waits for those who say it later when the first to say that it holds it is a liar', async () => {
+  const image = site.add(imageOf('a'), 2, COUNT);
+  site.told = 1;
+  const asked: string[] = [];
+  site.give = async id => {
+    asked.push(site.told === 1 ? 'liar' : 'good');
+    if (site.told === 2) return site.chunkOf(id);
+    site.isSaid = false;
+    throw new SitecastError('untrusted', 'SITECAST_CHUNK_MISMATCH', 'wrong bytes');
+  };
+  const getting = site.chunks.get(lastOf(image));
+  await until(() => asked.length === 1, 'the liar to be asked');
+  site.told = 2;
+  site.isSaid = true;
+  expect((await getting)?.id).toEqual(lastOf(image));
+  expect(asked).toEqual(['liar', 'good']);
+});
+
+it('has eight chunks asked for at one time, and goes elsewhere when none gives it', async () => {
+  const image = site.add(imageOf('a'), 3, COUNT);
+  let [now, most] = [0, 0];
+  site.give = async id => {
+    most = Math.max(most, (now += 1));
+    await sleep(5);
+    now -= 1;
+    if (Buffer.compare(id, lastOf(image)) === 0)
+      throw new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', 'gone');
+    return site.chunkOf(id);
+  };
+  const got = await Promise.all(image.chunks.map(({ id }) => site.chunks.get(id)));
+  expect(most).toBe(8);
+  expect(got.filter(Boolean)).toHaveLength(COUNT - 1);
+});
+
+it('ends with the reason of whoever gives up', async () => {
+  const image = site.add(imageOf('a'), 3, COUNT);
+  const stop = new AbortController();
+  site.give = async (_, signal) => {
+    await sleep(60_000, undefined, signal && { signal });
+    throw new Error('never');
+  };
+  const getting = site.chunks.get(lastOf(image), { signal: stop.signal });
+  await sleep(20);
+  stop.abort(new Error('enough'));
+  await expect(getting).rejects.toThrow('enough');
+});
+
+it('meets no liar for an hour, and counts and names it once', async () => {
+  const image = site.add(imageOf('a'), 1, COUNT);
+  await site.chunks.get(lastOf(image));
+  const lie = new SitecastError('untrusted', 'SITECAST_CHUNK_MISMATCH', 'wrong bytes');
+  for (let times = 0; times < 2; times += 1) site.followed[0]?.onBan('device 0', lie);
+  expect(site.refused).toEqual(['SITECAST_CHUNK_MISMATCH']);
+  const other = site.add(imageOf('b'), 1, COUNT);
+  later();
+  await site.chunks.get(lastOf(other));
+  expect([site.followed.length, site.met]).toEqual([2, ['device 0']]);
+});
+
+it('ends its links when nothing was missing for a minute, and all at the end', async () => {
+  const [one, two] = [site.add(imageOf('a'), 1, COUNT), site.add(imageOf('b'), 1, COUNT)];
+  await site.chunks.get(lastOf(one));
+  const stop = new AbortController();
+  const running = site.chunks.run(stop.signal);
+  site.nowMs += 59_000;
+  await site.chunks.get(lastOf(two));
+  site.nowMs += 2000;
+  await sleep(2200);
+  expect(site.closed).toEqual([one.hex]);
+  stop.abort();
+  await running;
+  expect(site.closed).toEqual([one.hex, two.hex]);
+});
+
+it('lets who can wait do so for twenty seconds at first, unless a device holds all of it', () => {
+  const image = imageOf('a');
+  expect(site.chunks.isTooEarly(image.hex, COUNT)).toBe(true);
+  site.nowMs += 10_000;
+  site.add(image, 1, COUNT - 1);
+  expect(site.chunks.isTooEarly(image.hex, COUNT)).toBe(true);
+  site.add(image, 1, COUNT);
+  expect(site.chunks.isTooEarly(image.hex, COUNT)).toBe(false);
+  site.holders.clear();
+  site.nowMs += 9999;
+  expect(site.chunks.isTooEarly(image.hex, COUNT)).toBe(true);
+  site.nowMs += 1;
+  expect(site.chunks.isTooEarly(image.hex, COUNT)).toBe(false);
+});

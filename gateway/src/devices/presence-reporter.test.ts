@@ -1,0 +1,149 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  HEARD_FOR_MS,
+  MAX_PRESENCE_IDS,
+  type Presence,
+  presenceSchema,
+  TELL_EVERY_MS,
+} from '@sitecast/shared/fleet';
+import { Identity } from '@sitecast/shared/identity';
+import { KeyPair } from '@sitecast/shared/signing';
+import { beforeEach, expect, it } from 'vitest';
+import type { HeldLease } from './leases.ts';
+import { memoryLog, until } from '../testing/harness.ts';
+import type { UpstreamAnswer } from '../upstream/upstream.ts';
+import { HeardDevices } from './heard-devices.ts';
+import { PresenceReporter } from './presence-reporter.ts';
+
+const newId = (): string => new Identity(KeyPair.generate()).id;
+const [one, two] = [newId(), newId()];
+const CHANGES = { status: 200, json: { next: 'changes' } };
+const WHOLE = { status: 200, json: { next: 'whole' } };
+
+let nowMs: number;
+let strangers: Set<string>;
+let said: Presence[];
+let answers: (UpstreamAnswer | Error)[];
+let held: HeldLease[];
+let heard: HeardDevices;
+let log: ReturnType<typeof memoryLog>;
+let teller: PresenceReporter;
+beforeEach(() => {
+  [nowMs, strangers, said, answers, held] = [1_000_000, new Set(), [], [], []];
+  log = memoryLog();
+  heard = new HeardDevices({ isHere: id => !strangers.has(id), clockMs: () => nowMs });
+  teller = new PresenceReporter({
+    heard,
+    leases: { held: async () => held },
+    upstreams: {
+      ask: async (_path, body) => {
+        said.push(presenceSchema.parse(body));
+        const answer = answers.shift() ?? CHANGES;
+        if (answer instanceof Error) throw answer;
+        return answer;
+      },
+    },
+    isEnrolled: () => true,
+    now: () => nowMs,
+    log,
+  });
+});
+
+async function tell(answer: UpstreamAnswer | Error = CHANGES): Promise<Presence> {
+  answers = [answer];
+  await teller.step();
+  const last = said.at(-1);
+  if (!last) throw new Error('nothing was said');
+  return last;
+}
+
+it('tells who came and who went since the last answered message, nothing else, and that it lives', async () => {
+  heard.note(one);
+  expect(await tell()).toMatchObject({ seq: 1, heard: [one], gone: [], isWhole: false });
+  heard.note(two);
+  expect(await tell()).toMatchObject({ seq: 2, heard: [two], gone: [] });
+  nowMs += HEARD_FOR_MS;
+  heard.note(two);
+  expect(await tell()).toMatchObject({ seq: 3, heard: [], gone: [], isWhole: true });
+  nowMs += 7000;
+  const ageS = (HEARD_FOR_MS + 7000) / 1000;
+  expect(await tell()).toMatchObject({ seq: 4, heard: [], gone: [{ id: one, ageS }], isWhole: true });
+  expect(new Set(said.map(({ session }) => session)).size).toBe(1);
+});
+
+it('speaks every minute, and as soon as there is more to say than fits', async () => {
+  expect(await teller.step()).toBeGreaterThan(0.8 * TELL_EVERY_MS);
+  const many = Array.from({ length: MAX_PRESENCE_IDS + 1 }, newId);
+  for (const id of many) heard.note(id);
+  expect(await teller.step()).toBe(0);
+  expect(await teller.step()).toBeGreaterThan(0.8 * TELL_EVERY_MS);
+  const told = said.flatMap(message => message.heard);
+  expect(said.map(message => message.heard.length)).toEqual([0, MAX_PRESENCE_IDS, 1]);
+  expect(new Set(told)).toEqual(new Set(many));
+});
+
+it('tells at once who came, and those with it that come soon after', async () => {
+  const end = new AbortController();
+  const running = teller.run(end.signal, 20);
+  await until(() => said.length === 1);
+  for (const id of [one, two]) heard.note(id);
+  await until(() => said.length === 2);
+  expect(new Set(said[1]?.heard)).toEqual(new Set([one, two]));
+  heard.note(one);
+  end.abort();
+  await running;
+  expect(said).toHaveLength(2);
+});
+
+it('names everybody again of whom an unanswered message spoke, for that may have arrived', async () => {
+  await tell();
+  heard.note(one);
+  const lost = new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', 'no answer');
+  expect(await tell(lost)).toMatchObject({ seq: 2, heard: [one] });
+  nowMs += HEARD_FOR_MS + 1;
+  heard.note(two);
+  expect(await tell()).toMatchObject({ seq: 2, heard: [two], gone: [{ id: one }] });
+  expect(await tell()).toMatchObject({ seq: 3, heard: [], gone: [] });
+});
+
+it('begins from the beginning where the origin lost its place, though not without a pause', async () => {
+  heard.note(one);
+  const { session } = await tell();
+  answers = [WHOLE];
+  expect(await teller.step()).toBeGreaterThan(500);
+  const again = await tell();
+  expect(again).toMatchObject({ seq: 1, heard: [one] });
+  expect(again.session).not.toBe(session);
+});
+
+it('leaves an origin of an earlier version alone for minutes, without a word', async () => {
+  heard.note(one);
+  answers = [{ status: 404, json: { code: 'SITECAST_NOT_FOUND' } }];
+  expect(await teller.step()).toBeGreaterThan(5 * 60_000);
+  expect(log.lines).toEqual([]);
+  // What else answers so, a portal or a proxy, is tried again soon.
+  answers = [{ status: 404, json: undefined }];
+  expect(await teller.step()).toBeLessThan(60_000);
+  expect(log.lines.filter(({ level }) => level !== 'debug')).toEqual([]);
+});
+
+it('names nobody who is not of the site any more, and remembers nobody who never was', async () => {
+  strangers.add(two);
+  heard.note(one);
+  heard.note(two);
+  expect(await tell()).toMatchObject({ heard: [one] });
+  strangers.add(one);
+  expect(await tell()).toMatchObject({ heard: [], gone: [{ id: one }] });
+});
+
+it('names who holds a turn, since when, and until when', async () => {
+  const rollout = 'a'.repeat(16);
+  held = [
+    { id: one, product: 'camera', rollout, untilMs: nowMs + 60_000, sinceMs: undefined },
+    { id: two, product: 'camera', rollout, untilMs: nowMs + 60_000, sinceMs: nowMs - 30_000 },
+  ];
+  expect((await tell()).turns).toEqual([
+    { id: one, product: 'camera', rollout, leftS: 60 },
+    { id: two, product: 'camera', rollout, heldS: 30, leftS: 60 },
+  ]);
+});

@@ -1,0 +1,168 @@
+import { randomBytes } from 'node:crypto';
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  MAX_PRESENCE_IDS,
+  MAX_TOLD_TURNS,
+  type Presence,
+  PRESENCE_PATH,
+  presenceAnswerSchema,
+  TELL_EVERY_MS,
+} from '@sitecast/shared/fleet';
+import type { HeldLease } from './leases.ts';
+import type { Log } from '../log.ts';
+import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
+import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
+import type { HeardDevices } from './heard-devices.ts';
+
+/** At most so much sooner than due, so that a thousand gateways don't speak at one moment. */
+const JITTER_MS = 6000;
+const MIN_BACKOFF_MS = 2000;
+const MAX_BACKOFF_MS = 30_000;
+/** After a message, and after a device came, others are waited for, to go in one message. */
+const GATHER_MS = 5000;
+/** How often it's looked whether this gateway is enrolled. */
+const READY_CHECK_MS = 500;
+/** An origin of an earlier version doesn't listen: it may be renewed one day. */
+const OLD_ORIGIN_MS = 15 * 60_000;
+
+interface PresenceReporterDeps {
+  heard: HeardDevices;
+  leases: { held(): Promise<HeldLease[]> };
+  upstreams: Pick<SiteUpstreams, 'ask'>;
+  isEnrolled: () => boolean;
+  now: () => number;
+  log: Log;
+}
+
+/**
+ * Tells the origin whom this gateway hears: what has changed since the last message that was answered, and, without a change, that
+ * it lives. Everything is told at the start, and where the origin has lost its place.
+ */
+export class PresenceReporter {
+  readonly #deps: PresenceReporterDeps;
+  readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
+  #session = newSession();
+  /** Of the last message that was answered. */
+  #seq = 0;
+  /** Devices that the origin counts as heard here. */
+  readonly #told = new Set<string>();
+  /** Named in messages that weren't answered: the origin may have read them. */
+  readonly #unsure = new Set<string>();
+
+  /** The origin listens: it's told at once who came. */
+  #isListening = false;
+  #hasNews = false;
+  #wake: AbortController | undefined;
+
+  constructor(deps: PresenceReporterDeps) {
+    this.#deps = deps;
+    deps.heard.onCame = () => {
+      this.#hasNews = true;
+      this.#wake?.abort();
+    };
+  }
+
+  /** Returns when the signal comes. */
+  async run(signal: AbortSignal, gatherMs = GATHER_MS): Promise<void> {
+    while (!signal.aborted) {
+      const waitMs = await this.step();
+      if (this.#isListening) await this.#rest(waitMs, gatherMs, signal);
+      else await pause(waitMs, signal);
+    }
+  }
+
+  async #rest(waitMs: number, gatherMs: number, signal: AbortSignal): Promise<void> {
+    if (!this.#hasNews) {
+      this.#wake = new AbortController();
+      await pause(waitMs, AbortSignal.any([signal, this.#wake.signal]));
+      this.#wake = undefined;
+    }
+    if (this.#hasNews) await pause(Math.min(waitMs, gatherMs), signal);
+  }
+
+  /** @returns how long to wait until the next step */
+  async step(): Promise<number> {
+    const { isEnrolled, upstreams, log } = this.#deps;
+    if (!isEnrolled()) return READY_CHECK_MS;
+    this.#isListening = this.#hasNews = false;
+    const { message, isAll } = await this.#compose();
+    for (const id of idsOf(message)) this.#unsure.add(id);
+    try {
+      const { status, json } = await upstreams.ask(PRESENCE_PATH, message);
+      const answer = presenceAnswerSchema.safeParse(json);
+      if (status === 404 && codeOf(json) === 'SITECAST_NOT_FOUND') {
+        this.#beginAnew();
+        return withJitter(OLD_ORIGIN_MS);
+      }
+      if (status === 200 && answer.success && answer.data.next === 'changes') {
+        this.#settle(message);
+        this.#isListening = true;
+        return isAll ? TELL_EVERY_MS - GATHER_MS - Math.random() * JITTER_MS : 0;
+      }
+      if (status === 200 && answer.success) this.#beginAnew();
+      log.debug({ status, code: codeOf(json) }, 'the origin is to hear again whom this gateway hears');
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      log.debug({ code: error.code }, 'the origin could not be told whom this gateway hears');
+    }
+    return this.#backoff.next();
+  }
+
+  async #compose(): Promise<{ message: Presence; isAll: boolean }> {
+    const { heard, now } = this.#deps;
+    const here = heard.now();
+    const named = new Set(this.#unsure);
+    for (const id of here) if (!this.#told.has(id)) named.add(id);
+    for (const id of this.#told) if (!here.has(id)) named.add(id);
+    const ids = [...named].slice(0, MAX_PRESENCE_IDS);
+    const isAll = ids.length === named.size;
+    const held = await this.#deps.leases.held();
+    held.sort((one, other) => (one.sinceMs ?? 0) - (other.sinceMs ?? 0));
+    const message = {
+      session: this.#session,
+      seq: this.#seq + 1,
+      heard: ids.filter(id => here.has(id)),
+      gone: ids.filter(id => !here.has(id)).map(id => ({ id, ageS: secondsOf(heard.ageMs(id)) })),
+      isWhole: isAll && heard.isSettled,
+      turns: held.slice(0, MAX_TOLD_TURNS).map(({ id, product, rollout, sinceMs, untilMs }) => ({
+        id,
+        product,
+        rollout,
+        ...(sinceMs !== undefined && { heldS: secondsOf(now() - sinceMs) }),
+        leftS: secondsOf(untilMs - now()),
+      })),
+    };
+    return { message, isAll };
+  }
+
+  #settle({ seq, heard, gone }: Presence): void {
+    this.#backoff.reset();
+    this.#seq = seq;
+    for (const id of heard) {
+      this.#told.add(id);
+      this.#unsure.delete(id);
+    }
+    for (const { id } of gone) {
+      this.#told.delete(id);
+      this.#unsure.delete(id);
+      this.#deps.heard.forget(id);
+    }
+  }
+
+  #beginAnew(): void {
+    this.#session = newSession();
+    this.#seq = 0;
+    this.#told.clear();
+    this.#unsure.clear();
+  }
+}
+
+const newSession = (): string => randomBytes(8).toString('hex');
+
+const idsOf = ({ heard, gone }: Presence): string[] => [...heard, ...gone.map(({ id }) => id)];
+
+const secondsOf = (ms: number): number => Math.max(0, Math.round(ms / 1000));
+
+function codeOf(json: unknown): unknown {
+  return typeof json === 'object' && json !== null && 'code' in json ? json.code : undefined;
+}

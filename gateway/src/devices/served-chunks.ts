@@ -1,0 +1,52 @@
+import { type Assignment, ShownAssignments } from '@sitecast/shared/fleet';
+import { Chunk, type ChunkId, type ChunkStore, chunkNotFound } from '@sitecast/shared/content';
+import type { RoleSigners } from '@sitecast/shared/trust';
+import type { ChunkService } from '../chunks/chunk-service.ts';
+
+interface HereDeps {
+  chunks: Pick<ChunkService, 'get' | 'isAllowed'>;
+  cache: { has(id: ChunkId): Promise<boolean> };
+}
+
+/** What lies here, verified, and nothing that would have to be fetched: over libp2p nobody makes this gateway use its WAN. */
+export function chunksHere({ chunks, cache }: HereDeps): ChunkStore {
+  const here: ChunkStore = {
+    name: 'this gateway',
+    has: async (id, { signal } = {}) => {
+      signal?.throwIfAborted();
+      return chunks.isAllowed(id) && (await cache.has(id));
+    },
+    get: async (id, { signal } = {}) => {
+      signal?.throwIfAborted();
+      const frame = await chunks.get(id, { reach: 'here' });
+      if (!frame) throw chunkNotFound(id, here);
+      return Chunk.fromFrame(id, frame);
+    },
+  };
+  return here;
+}
+
+interface AdmissionDeps {
+  /** The site that this gateway is assigned to; undefined before it is. */
+  site: () => Promise<string | undefined>;
+  /** Who signs assignments now. */
+  signers: () => RoleSigners | undefined;
+  /** The newest that is known of a device. */
+  assignmentOf: (id: string) => Promise<Assignment | undefined>;
+  isRevoked: (id: string) => boolean;
+  isOwnRevoked: () => boolean;
+}
+
+/** Whom this gateway serves over libp2p: by the rules of a device (its assignment to this site, signed by the origin, not revoked). */
+export function admission(deps: AdmissionDeps): (id: string, credential: Uint8Array) => Promise<boolean> {
+  const shown = new ShownAssignments();
+  return async (id, credential) => {
+    if (deps.isOwnRevoked() || deps.isRevoked(id)) return false;
+    const [site, signers] = [await deps.site(), deps.signers()];
+    const its = site !== undefined && signers && shown.memberOf(site, { id, credential }, signers);
+    if (!its) return false;
+    // It may have been moved, or revoked, since the origin signed what it shows.
+    const known = await deps.assignmentOf(id);
+    return !known || known.serial <= its.serial || (known.site === site && known.revoked !== true);
+  };
+}

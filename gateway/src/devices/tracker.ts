@@ -1,0 +1,131 @@
+import { randomInt } from 'node:crypto';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Assignment, MAX_NAMED_PEERS, type PeerNotice, type SitePeer } from '@sitecast/shared/fleet';
+import { LRUCache } from 'lru-cache';
+import { notYours } from '../reports/report-receiver.ts';
+
+// Who can send this: devices of the site, by their assignment. The worst notice: addresses of third parties, to which others
+// then make a connection that fails (eight a device, plain TCP); or chunks that it doesn't hold, which costs those who ask it.
+
+/** Devices that are remembered; the longest unheard make room. */
+const MAX_TRACKED = 4096;
+/** A device tells every minute at least. */
+const TRACKED_FOR_MS = 3 * 60_000;
+
+interface Tracked {
+  peer: SitePeer;
+  product: string | undefined;
+  /** How many chunks it holds of each image. */
+  images: ReadonlyMap<string, number>;
+}
+
+/** A device that says that it holds some of an image. */
+export interface Holder {
+  peer: SitePeer;
+  chunks: number;
+}
+
+interface TrackerDeps {
+  /** The site that this gateway is assigned to; undefined before it is. */
+  site: () => Promise<string | undefined>;
+  /** @param address who asks, where nobody has vouched for them */
+  assignmentOf: (id: string, address?: string) => Promise<Assignment | undefined>;
+  isRevoked: (id: string) => boolean;
+  /** A device of this site has told where it is. */
+  onTold?: (peer: SitePeer) => void;
+  now: () => number;
+}
+
+/** Who at the site holds or fetches what: told by the devices, named to the others. Kept in memory alone: it's told again. */
+export class Tracker {
+  readonly #deps: TrackerDeps;
+  readonly #tracked: LRUCache<string, Tracked>;
+
+  constructor(deps: TrackerDeps) {
+    this.#deps = deps;
+    this.#tracked = new LRUCache({
+      max: MAX_TRACKED,
+      ttl: TRACKED_FOR_MS,
+      ttlResolution: 0,
+      perf: { now: deps.now },
+    });
+  }
+
+  get size(): number {
+    this.#tracked.purgeStale();
+    return this.#tracked.size;
+  }
+
+  /**
+   * Notes what a device tells of itself.
+   * @param sender whose request it is
+   * @param address where it comes from
+   * @returns others: those with one of its images first, then those of its product, which may want the same soon
+   * @throws SITECAST_NOT_YOURS, SITECAST_NO_ASSIGNMENT, SITECAST_OTHER_SITE (forbidden), SITECAST_NOT_ENROLLED (unreachable)
+   */
+  async tell(sender: string, { peer, images, held = [] }: PeerNotice, address?: string): Promise<SitePeer[]> {
+    if (peer.id !== sender) throw notYours(peer.id);
+    const { product } = await this.#admit(sender, address);
+    this.#deps.onTold?.(peer);
+    const counts = new Map(images.map((image, at) => [image, held[at] ?? 0]));
+    this.#tracked.set(sender, { peer, product, images: counts });
+    return this.#others(sender, images, product);
+  }
+
+  /** Who says that it holds some of an image, those with the most first; by image. */
+  holders(): Map<string, Holder[]> {
+    const byImage = new Map<string, Holder[]>();
+    for (const [id, { peer, images }] of this.#tracked.entries()) {
+      if (this.#deps.isRevoked(id)) continue;
+      for (const [image, chunks] of images) {
+        if (chunks === 0) continue;
+        const holders = byImage.get(image) ?? [];
+        holders.push({ peer, chunks });
+        byImage.set(image, holders);
+      }
+    }
+    for (const holders of byImage.values()) holders.sort((one, other) => other.chunks - one.chunks);
+    return byImage;
+  }
+
+  has(id: string): boolean {
+    return this.#tracked.has(id);
+  }
+
+  async #admit(id: string, address: string | undefined): Promise<Assignment> {
+    const site = await this.#deps.site();
+    if (site === undefined)
+      throw new SitecastError('unreachable', 'SITECAST_NOT_ENROLLED', 'this gateway serves no site yet');
+    const assignment = await this.#deps.assignmentOf(id, address);
+    if (!assignment)
+      throw new SitecastError(
+        'forbidden',
+        'SITECAST_NO_ASSIGNMENT',
+        'nothing is assigned to this device yet',
+      );
+    if (assignment.site !== site)
+      throw new SitecastError('forbidden', 'SITECAST_OTHER_SITE', 'this device belongs to another site');
+    return assignment;
+  }
+
+  #others(sender: string, images: readonly string[], product: string | undefined): SitePeer[] {
+    const [sharing, alike]: [SitePeer[], SitePeer[]] = [[], []];
+    for (const [id, tracked] of this.#tracked.entries()) {
+      if (id === sender || this.#deps.isRevoked(id)) continue;
+      if (images.some(image => tracked.images.has(image))) sharing.push(tracked.peer);
+      else if (product !== undefined && tracked.product === product) alike.push(tracked.peer);
+    }
+    const first = anyOf(sharing, MAX_NAMED_PEERS);
+    return [...first, ...anyOf(alike, MAX_NAMED_PEERS - first.length)];
+  }
+}
+
+/** Each time others, where there are more: so that not everybody asks the same few. */
+function anyOf<T>(all: T[], count: number): T[] {
+  for (let at = 0; at < Math.min(count, all.length); at += 1) {
+    const other = randomInt(at, all.length);
+    const [one, two] = [all[at], all[other]];
+    if (one !== undefined && two !== undefined) [all[at], all[other]] = [two, one];
+  }
+  return all.slice(0, count);
+}

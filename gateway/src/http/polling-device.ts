@@ -1,0 +1,41 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { senderOf } from '@sitecast/shared/fair-shares';
+import { TokenBuckets } from '@sitecast/shared/http-guards';
+import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
+import type { Context } from 'hono';
+import type { GatewayEnv } from './context.ts';
+
+/** Signatures of long polls that are checked for one address in a second: 2,000 devices behind one router poll 40 times. */
+const PER_ADDRESS = { perS: 50, burst: 400 };
+
+interface PollingDeviceDeps {
+  /** Asked before any arithmetic is done. */
+  isHere: (id: string) => boolean;
+  now: () => number;
+}
+
+/**
+ * Tells which device of the site waits for news, where it has signed its poll. It may leave that away, as agents of earlier versions
+ * do: what it waits for is public, and nobody is refused.
+ * @returns undefined for everybody else
+ */
+export function pollingDevice({
+  isHere,
+  now,
+}: PollingDeviceDeps): (c: Context<GatewayEnv>) => Promise<string | undefined> {
+  const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
+  const addresses = new TokenBuckets({ ...PER_ADDRESS, now });
+  return async c => {
+    const { url, method, headers } = c.req.raw;
+    if (!headers.has('signature')) return undefined;
+    if (!addresses.take(senderOf(c.env?.incoming?.socket.remoteAddress) ?? 'loopback')) return undefined;
+    try {
+      const request = { method, url, headers: Object.fromEntries(headers.entries()) };
+      return (await verifyHead(request, { nowMs: now(), nonces, isWelcome: isHere })).id;
+    } catch (error) {
+      // Wrong, too old, or seen before: it says nothing about anybody, and gets what everybody gets.
+      if (error instanceof SitecastError) return undefined;
+      throw error;
+    }
+  };
+}

@@ -1,0 +1,45 @@
+import { TestRepository } from '@sitecast/shared/trust/testing';
+import { expect, it } from 'vitest';
+import { type MirrorSet, verifySet } from '../mirror/mirror-set.ts';
+import { memoryLog } from '../testing/harness.ts';
+import { type Announcements, announceSets } from './announcements.ts';
+
+function setOf(repository: TestRepository): MirrorSet {
+  const roles = ['timestamp', 'snapshot', 'targets', 'rollouts'];
+  const files = new Map(roles.map(role => [role, repository.bytesOf(role)]));
+  return { ...verifySet(repository.bytesOf('root'), files), rollouts: new Map() };
+}
+
+it('tells what a timestamp has brought: its own renewal alone, where nothing else has changed', async () => {
+  const repository = await TestRepository.create();
+  repository.delegate('targets', 'rollouts', { paths: ['rollouts/*'] });
+  await repository.publish('rollouts');
+  await repository.publishWithSnapshot('targets');
+  const announced: string[][] = [];
+  const announce: Announcements['announce'] = async ({ timestamp, files }) => {
+    expect(Buffer.from(timestamp).equals(repository.bytesOf('timestamp'))).toBe(true);
+    announced.push([...files.keys()].map(name => name.replace(/^\d+\./, '')).sort());
+  };
+  const announcements = {
+    announce,
+    addresses: () => [],
+    connections: 0,
+    dropped: 0,
+    listen: () => {},
+    close: async () => {},
+  };
+  const follow = announceSets(announcements, memoryLog());
+  // At its start nobody needs to hear again what there is.
+  follow(setOf(repository));
+  await repository.publishWithSnapshot('rollouts');
+  const changed = setOf(repository);
+  follow(changed);
+  follow(changed);
+  await repository.publish('timestamp');
+  follow(setOf(repository));
+  // One that this gateway hasn't seen: others would tell it in other bytes.
+  await repository.publishWithSnapshot('rollouts');
+  await repository.publish('timestamp');
+  follow(setOf(repository));
+  expect(announced).toEqual([[], ['rollouts.json', 'snapshot.json'], [], []]);
+});

@@ -1,0 +1,88 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { type GatewayAddresses, type KnownGateways, knownGatewaysSchema } from '@sitecast/shared/fleet';
+import type { Log } from '../log.ts';
+import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
+import { TokenBucket } from '@sitecast/shared/http-guards';
+import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
+import type { PeerBook } from './peer-book.ts';
+
+/** How often the origin is told where this gateway is: a metered link pays for it. It forgets after 35 minutes. */
+const TELL_EVERY_MS = 10 * 60_000;
+const MIN_BACKOFF_MS = 2000;
+const MAX_BACKOFF_MS = TELL_EVERY_MS;
+/** How often it's looked whether this gateway is enrolled, and has addresses. */
+const READY_CHECK_MS = 500;
+/**
+ * A gateway that isn't known may knock as often as it likes, and anybody may say that he's one: the origin is asked so often at
+ * once for it, then as often again as it's asked anyway.
+ */
+export const STRANGERS = { burst: 6, perS: 1000 / TELL_EVERY_MS };
+
+interface GatewayRegistrationDeps {
+  upstreams: Pick<SiteUpstreams, 'ask'>;
+  isEnrolled: () => boolean;
+  /** Undefined while it isn't known yet. */
+  ownAddresses: () => GatewayAddresses | undefined;
+  book: PeerBook;
+  now: () => number;
+  log: Log;
+}
+
+/** Tells the origin where this gateway is, and learns from it where others are. */
+export class GatewayRegistration {
+  readonly #deps: GatewayRegistrationDeps;
+  readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
+  readonly #strangers: TokenBucket;
+  #interrupt: AbortController | undefined;
+
+  constructor(deps: GatewayRegistrationDeps) {
+    this.#deps = deps;
+    this.#strangers = new TokenBucket({ ...STRANGERS, now: deps.now });
+  }
+
+  /** Somebody was met whom this gateway doesn't know: it may ask the origin before it's due. */
+  onUnknownGateway(): void {
+    if (!this.#interrupt || this.#interrupt.signal.aborted || !this.#strangers.take()) return;
+    this.#interrupt.abort(new Error('a stranger'));
+  }
+
+  /** Returns when the signal comes. */
+  async run(signal: AbortSignal): Promise<void> {
+    while (!signal.aborted) {
+      const waitMs = await this.#step();
+      const interrupt = new AbortController();
+      this.#interrupt = interrupt;
+      await pause(waitMs, AbortSignal.any([signal, interrupt.signal]));
+      this.#interrupt = undefined;
+    }
+  }
+
+  /** @returns how long to wait until the next step */
+  async #step(): Promise<number> {
+    const { isEnrolled, ownAddresses, upstreams, book, log } = this.#deps;
+    const own = ownAddresses();
+    if (!isEnrolled() || !own) return READY_CHECK_MS;
+    try {
+      const { status, json } = await upstreams.ask('/site/v1/gateways', own);
+      const parsed = knownGatewaysSchema.safeParse(json);
+      if (status !== 200 || !parsed.success) {
+        log.info({ status }, 'the origin names no other gateways');
+        return this.#backoff.next();
+      }
+      await book.learn(entriesOf(parsed.data));
+      this.#backoff.reset();
+      return withJitter(TELL_EVERY_MS);
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      log.debug({ code: error.code }, 'the origin could not be asked for other gateways');
+      return this.#backoff.next();
+    }
+  }
+}
+
+function entriesOf({ origin, gateways }: KnownGateways) {
+  const [first] = origin;
+  const id = first === undefined ? undefined : first.slice(first.lastIndexOf('/') + 1);
+  // The origin last: it's the one that must not be forgotten.
+  return id === undefined ? gateways : [...gateways, { id, fleet: origin }];
+}

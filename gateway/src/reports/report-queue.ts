@@ -1,0 +1,328 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { reportBytes } from '@sitecast/shared/fleet';
+import type { TokenBucket } from '@sitecast/shared/http-guards';
+import { envelopeSchema } from '@sitecast/shared/identity';
+import { startingWith } from '@sitecast/shared/key-value';
+import { LRUCache } from 'lru-cache';
+import pLimit from 'p-limit';
+import { z } from 'zod';
+import type { RecordChange, Records } from '../storage/records.ts';
+import { type Amount, exceeds, type Queued, type Round, type Waiting, ReportTurns } from './report-turns.ts';
+
+/** What one device may have waiting. An agent writes some ten reports an update. */
+export const MAX_DEVICE = { reports: 2000, bytes: 2 * 1024 * 1024 };
+/** What all devices together may have waiting. */
+const MAX_ALL = { reports: 200_000, bytes: 256 * 1024 * 1024 };
+/** What all senders together may that this gateway knows no assignment of: anybody on the LAN can be many of them. */
+export const MAX_STRANGERS = { reports: 2000, bytes: 4 * 1024 * 1024 };
+/** Reports that the origin refused, kept for whoever looks into it. */
+export const MAX_DEAD_LETTERS = 1000;
+/** Of those, what a device is told of its own in one answer. */
+export const MAX_TOLD_LETTERS = 100;
+/** Reports that have just left: a device that sends them again needn't cross the WAN. */
+const MAX_REMEMBERED = 20_000;
+const REMEMBERED_FOR_MS = 10 * 60_000;
+
+/** A report that waits. */
+const entrySchema = z.object({
+  id: z.string(),
+  epoch: z.string(),
+  seq: z.number(),
+  /** The first 16 hexadecimal digits of the SHA-256 of its payload. */
+  digest: z.string(),
+  isKnown: z.boolean(),
+  envelope: envelopeSchema,
+});
+export type QueuedReport = z.infer<typeof entrySchema>;
+
+/** A report that the origin refused, and why. */
+const letterSchema = entrySchema.pick({ id: true, epoch: true, seq: true, digest: true }).extend({
+  code: z.string(),
+});
+type Letter = z.infer<typeof letterSchema>;
+
+export interface WaitingReport extends QueuedReport {
+  key: string;
+  /** Its place among those that wait. */
+  waiting: Queued;
+}
+
+/**
+ * Reports on their way to the origin, of each device in the order in which they came; what was added survives a power cut.
+ *
+ * Records: `r:ARRIVAL` → the report, `x:ID:EPOCH:SEQ:DIGEST` → its arrival, `d:ARRIVAL` → one that the origin refused.
+ * Two different reports under one number are both sent on: it's the origin that is to see that a device was cloned.
+ */
+export class ReportQueue {
+  readonly #records: Records;
+  readonly #now: () => number;
+  readonly #turn = pLimit(1);
+  readonly #queues = new ReportTurns();
+  readonly #max: Amount;
+  readonly #left: LRUCache<string, true>;
+  /** Those that are kept, oldest first; undefined for one that can't be read any more. */
+  readonly #letters = new Map<string, Letter | undefined>();
+  #arrivals = 0;
+  /** Called when there's something to send. */
+  onAdded: () => void = () => undefined;
+
+  private constructor(records: Records, now: () => number, max: Amount) {
+    this.#records = records;
+    this.#now = now;
+    this.#max = max;
+    this.#left = new LRUCache({ max: MAX_REMEMBERED, ttl: REMEMBERED_FOR_MS, perf: { now } });
+  }
+
+  /** @param max of all devices together */
+  static async open(records: Records, now: () => number, max: Amount = MAX_ALL): Promise<ReportQueue> {
+    const queue = new ReportQueue(records, now, max);
+    await queue.#putRight();
+    for await (const [key, value] of records.entries(startingWith('r:'))) {
+      const entry = entrySchema.parse(value);
+      queue.#queues.add(waitingOf(entry, numberOf(key)), entry.isKnown);
+      queue.#arrivals = numberOf(key) + 1;
+    }
+    for await (const [key, value] of records.entries(startingWith('d:'))) {
+      queue.#letters.set(key, letterSchema.safeParse(value).data);
+      queue.#arrivals = Math.max(queue.#arrivals, numberOf(key) + 1);
+    }
+    return queue;
+  }
+
+  /**
+   * A database that was damaged may have one of a report's two records. With the second alone the report would count as waiting, and never
+   * be sent; with the first alone it would never leave.
+   */
+  async #putRight(): Promise<void> {
+    const changes: RecordChange[] = [];
+    const keys = new Map<number, string>();
+    for await (const [key, value] of this.#records.entries(startingWith('r:'))) {
+      const entry = entrySchema.safeParse(value).data;
+      if (entry) keys.set(numberOf(key), indexKey(entry));
+      else changes.push({ key, remove: true });
+    }
+    for await (const [key, arrival] of this.#records.entries(startingWith('x:'))) {
+      if (keys.get(Number(arrival)) === key) keys.delete(Number(arrival));
+      else changes.push({ key, remove: true });
+    }
+    for (const [arrival, key] of keys) changes.push({ key, value: arrival });
+    if (changes.length > 0) await this.#records.write(changes, true);
+  }
+
+  get length(): number {
+    return this.#queues.total.reports;
+  }
+  get bytes(): number {
+    return this.#queues.total.bytes;
+  }
+  get deadLetters(): number {
+    return this.#letters.size;
+  }
+
+  /** What the origin refused of a chain, as far as that is kept: the newest. */
+  refusedOf(id: string, epoch: string): Omit<Letter, 'id'>[] {
+    const found: Omit<Letter, 'id'>[] = [];
+    for (const letter of this.#letters.values()) {
+      if (letter?.id !== id || letter.epoch !== epoch) continue;
+      const { seq, digest, code } = letter;
+      found.push({ epoch, seq, digest, code });
+    }
+    return found.slice(-MAX_TOLD_LETTERS);
+  }
+
+  /**
+   * Takes reports of one sender in; those that wait already count once. When it returns they survive a power cut.
+   * @param budget what the sender may send yet, in bytes; what waits here already costs nothing
+   * @returns those that the budget isn't enough for, the last of them: the device keeps them
+   * @throws SITECAST_OUTBOX_FULL, SITECAST_NO_SPACE (both noSpace): none is taken, the device keeps them
+   */
+  async add<T extends QueuedReport>(entries: readonly T[], budget?: TokenBucket): Promise<T[]> {
+    const { added, over } = await this.#turn(async () => {
+      const sorted = await this.#sort(entries, budget?.tokens ?? Number.POSITIVE_INFINITY);
+      const { fresh, amount } = sorted;
+      const going = this.#roomFor([...fresh.values()], amount);
+      const changes: RecordChange[] = [...(await this.#removalsOf(going))];
+      const added: { waiting: Waiting; isKnown: boolean }[] = [];
+      for (const [key, entry] of fresh) {
+        const waiting = waitingOf(entry, this.#arrivals + added.length);
+        changes.push(
+          { key: arrivalKey('r', waiting.arrival), value: entry },
+          { key, value: waiting.arrival },
+        );
+        added.push({ waiting, isKnown: entry.isKnown });
+      }
+      if (changes.length > 0) await this.#records.write(changes, true);
+      budget?.take(amount.bytes);
+      this.#arrivals += added.length;
+      for (const waiting of going) this.#queues.remove(waiting);
+      for (const { waiting, isKnown } of added) this.#queues.add(waiting, isKnown);
+      return { added: added.length, over: sorted.over };
+    });
+    if (added > 0) this.onAdded();
+    return over;
+  }
+
+  /** Which are new, as far as so many bytes reach; their order is kept. */
+  async #sort<T extends QueuedReport>(entries: readonly T[], mostBytes: number) {
+    const fresh = new Map<string, QueuedReport>();
+    const over: T[] = [];
+    const amount = { reports: 0, bytes: 0 };
+    for (const entry of entries) {
+      const key = indexKey(entry);
+      if (this.#left.has(key) || fresh.has(key) || (await this.#records.get(key)) !== undefined) continue;
+      const bytes = reportBytes(entry.envelope);
+      if (over.length > 0 || amount.bytes + bytes > mostBytes) {
+        over.push(entry);
+        continue;
+      }
+      fresh.set(key, entrySchema.parse(entry));
+      amount.reports += 1;
+      amount.bytes += bytes;
+    }
+    return { fresh, over, amount };
+  }
+
+  round(): Round {
+    return this.#queues.round();
+  }
+
+  /**
+   * The next ones of a round: of each device that has some waiting one by turns.
+   * @param isHeld whose reports don't go now
+   */
+  async next(
+    round: Round,
+    max: { maxReports: number; maxBytes: number },
+    isHeld?: (id: string) => boolean,
+  ): Promise<WaitingReport[]> {
+    for (let items = round.next(max, isHeld); items.length > 0; items = round.next(max, isHeld)) {
+      const found: WaitingReport[] = [];
+      for (const waiting of items) {
+        const key = arrivalKey('r', waiting.arrival);
+        const { data: entry } = entrySchema.safeParse(await this.#records.get(key));
+        if (entry) found.push({ ...entry, key, waiting });
+        // Gone by now, or damaged: it isn't to be met again.
+        else this.#queues.remove(waiting);
+      }
+      if (found.length > 0) return found;
+    }
+    return [];
+  }
+
+  /** The origin has every report of this chain up to `seq`. @returns how many were waiting */
+  async acknowledge({ id, epoch, seq }: { id: string; epoch: string; seq: number }): Promise<number> {
+    return this.#turn(async () => {
+      // What lies beyond has left once, and is lost at the origin if the device sends it again.
+      for (const key of this.#left.keys()) {
+        if (key.startsWith(`x:${id}:${epoch}:`) && key > `x:${id}:${epoch}:${padded(seq)}:\u{10ffff}`)
+          this.#left.delete(key);
+      }
+      const from = `x:${id}:${epoch}:`;
+      const keys: string[] = [];
+      const below = `${from}${padded(seq)}:\u{10ffff}`;
+      for await (const [, arrival] of this.#records.entries({ from, below }))
+        keys.push(arrivalKey('r', Number(arrival)));
+      await this.#take(keys);
+      return keys.length;
+    });
+  }
+
+  /** The origin doesn't want this report, ever: it's put aside. */
+  async reject({ key }: { key: string }, code: string): Promise<void> {
+    await this.#turn(async () => {
+      const entry = entrySchema.safeParse(await this.#records.get(key));
+      if (!entry.success) return;
+      // What strangers send would push out the letters that matter.
+      if (!entry.data.isKnown) {
+        await this.#take([key]);
+        return;
+      }
+      const letter = { ...entry.data, code, atMs: this.#now() };
+      const letterKey = arrivalKey('d', numberOf(key));
+      await this.#take([key], [{ key: letterKey, value: letter }]);
+      this.#letters.set(letterKey, letterSchema.parse(letter));
+      await this.#dropOldLetters();
+    });
+  }
+
+  async #take(keys: readonly string[], more: RecordChange[] = []): Promise<void> {
+    const changes: RecordChange[] = [...more];
+    const taken: [arrival: number, entry: QueuedReport][] = [];
+    for (const key of keys) {
+      const entry = entrySchema.safeParse(await this.#records.get(key));
+      if (!entry.success) continue;
+      taken.push([numberOf(key), entry.data]);
+      changes.push({ key, remove: true }, { key: indexKey(entry.data), remove: true });
+    }
+    if (changes.length > 0) await this.#records.write(changes, true);
+    for (const [arrival, entry] of taken) {
+      this.#queues.remove({ arrival, id: entry.id });
+      this.#left.set(indexKey(entry), true);
+    }
+  }
+
+  async #dropOldLetters(): Promise<void> {
+    const excess = this.#letters.size - MAX_DEAD_LETTERS;
+    if (excess <= 0) return;
+    const keys = [...this.#letters.keys()].slice(0, excess);
+    await this.#records.write(
+      keys.map(key => ({ key, remove: true as const })),
+      false,
+    );
+    for (const key of keys) this.#letters.delete(key);
+  }
+
+  /**
+   * Nobody is refused for what others have waiting.
+   * @returns which reports make room
+   * @throws SITECAST_OUTBOX_FULL
+   */
+  #roomFor([first]: readonly QueuedReport[], more: Amount): Waiting[] {
+    if (!first) return [];
+    if (!first.isKnown) return this.#queues.excessOfStrangers(more, MAX_STRANGERS);
+    const { reports, bytes } = this.#queues.of(first.id);
+    if (exceeds({ reports: reports + more.reports, bytes: bytes + more.bytes }, MAX_DEVICE))
+      throw full('as many reports of this device wait here as it may have');
+    const going = this.#queues.roomFor(first.id, more, this.#max);
+    if (!going)
+      throw full('the reports that wait here are as many as it can hold, and no device has more of them');
+    return going;
+  }
+
+  async #removalsOf(going: readonly Waiting[]): Promise<RecordChange[]> {
+    const changes: RecordChange[] = [];
+    for (const { arrival } of going) {
+      const key = arrivalKey('r', arrival);
+      const { data: entry } = entrySchema.safeParse(await this.#records.get(key));
+      changes.push({ key, remove: true });
+      if (entry) changes.push({ key: indexKey(entry), remove: true });
+    }
+    return changes;
+  }
+}
+
+function waitingOf({ id, envelope }: QueuedReport, arrival: number): Waiting {
+  return { arrival, id, bytes: reportBytes(envelope) };
+}
+
+function indexKey({ id, epoch, seq, digest }: QueuedReport): string {
+  return `x:${id}:${epoch}:${padded(seq)}:${digest}`;
+}
+
+function arrivalKey(kind: 'r' | 'd', arrival: number): string {
+  return `${kind}:${padded(arrival)}`;
+}
+
+function padded(value: number): string {
+  return String(value).padStart(16, '0');
+}
+
+function numberOf(key: string): number {
+  return Number(key.slice(2));
+}
+
+function full(why: string): SitecastError {
+  return new SitecastError('noSpace', 'SITECAST_OUTBOX_FULL', why, {
+    hint: 'Keep the reports, and try again when the gateway has reached the origin.',
+  });
+}

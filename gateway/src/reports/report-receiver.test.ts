@@ -1,0 +1,28 @@
+import { expect, it } from 'vitest';
+import { TestDevice } from '../testing/harness.ts';
+import { ReportReceiver } from './report-receiver.ts';
+
+// Whoever isn't known yet has little; but no machine on the LAN takes all of that.
+
+const RATE_LIMITED = expect.objectContaining({ code: 'SITECAST_RATE_LIMITED' });
+
+it('takes no more reports of unknown devices from one address than leaves room for those of others', async () => {
+  const desk = new ReportReceiver({
+    queue: { add: async () => [], refusedOf: () => [] },
+    assignments: { known: async () => undefined },
+    acknowledgements: { get: async () => undefined },
+    now: () => 0,
+  });
+  const send = async (address: string): Promise<void> => {
+    const device = new TestDevice();
+    const reports = await Promise.all(Array.from({ length: 10 }, () => device.report()));
+    await desk.accept(device.id, reports, address);
+  };
+  const flood = async (address: string): Promise<void> => {
+    for (let at = 0; at < 30; at += 1) await send(address);
+  };
+  await expect(flood('192.0.2.1')).rejects.toEqual(RATE_LIMITED);
+  await send('192.0.2.2');
+  await expect(flood('192.0.2.3')).rejects.toEqual(RATE_LIMITED);
+  await send('192.0.2.4');
+});

@@ -1,0 +1,308 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Acknowledgement, MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
+import { cutText } from '@sitecast/shared/text';
+import { z } from 'zod';
+import type { RelayedDocuments } from '../devices/relayed-documents.ts';
+import type { Log } from '../log.ts';
+import { Backoff, pause } from '../upstream/backoff.ts';
+import { problemIn } from '../upstream/problem.ts';
+import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
+import type { WanLimits } from '../wan/wan-limits.ts';
+import { MAX_REPORTS } from './report-receiver.ts';
+import type { ReportQueue, WaitingReport } from './report-queue.ts';
+import type { Round } from './report-turns.ts';
+
+/** Reports of one request, by weight, where no rate says less: on a thin line whoever comes next waits for its end. */
+const MAX_BATCH_BYTES = 256 * 1024;
+/** Down to so much, where larger ones get no answer: a line may be too slow for them. */
+const LEAST_BATCH_BYTES = 8 * 1024;
+const MIN_BACKOFF_MS = 1000;
+const MAX_BACKOFF_MS = 5 * 60_000;
+/** After reports come in, others are waited for, to go in one request. */
+const GATHER_MS = 200;
+/** How soon what the origin has neither acknowledged nor refused is sent again. */
+const MIN_AGAIN_MS = 10_000;
+const MAX_AGAIN_MS = 10 * 60_000;
+/** For how long a device's reports are held back where the origin doesn't say, seconds. */
+const DEFAULT_HOLD_S = 60;
+
+const answerSchema = z.object({
+  acknowledgements: z.array(z.unknown()).max(MAX_REPORTS).default([]),
+  rejected: z.array(z.unknown()).max(MAX_REPORTS).default([]),
+});
+/** Of a report that couldn't be read there's just its place in the request. */
+const rejectedSchema = z.object({
+  index: z.int().min(0).optional(),
+  id: z.string().optional(),
+  epoch: z.string().optional(),
+  seq: z.number().optional(),
+  code: z.string().transform(code => cutText(code, MAX_CODE_CHARS)),
+  /** It's for later: when. */
+  retryAfterS: z.number().min(0).max(MAX_REPORT_WAIT_S).optional().catch(undefined),
+});
+type Rejected = z.infer<typeof rejectedSchema>;
+
+/** Statuses that say something about the reports, not about the gateway or the moment. */
+const BLAMES_REPORTS = new Set([400, 413, 422]);
+/** It was reached and failed at this: it may be what one report leads to. */
+const FAILED = 500;
+const MAX_CODE_CHARS = 64;
+/** Reports that are refused one by one, and none is taken, before it's no longer believed that it's about them. */
+const MAX_REFUSED_ALONE = 8;
+/** An origin that takes some now would have refused for what they were those that were refused so shortly before. */
+const SHORTLY_MS = 60_000;
+
+interface RefusedAlone extends Pick<WaitingReport, 'key' | 'id' | 'epoch' | 'seq'> {
+  code: string;
+  /** By the status; else the origin failed at it, and may not the next time. */
+  isItsFault: boolean;
+  /** By a clock that never goes back, milliseconds. */
+  atMs: number;
+}
+
+interface ReportSenderDeps {
+  queue: ReportQueue;
+  acknowledgements: Pick<RelayedDocuments<Acknowledgement>, 'accept'>;
+  upstreams: Pick<SiteUpstreams, 'ask'>;
+  limits: Pick<WanLimits, 'bytesAtOnce' | 'untilSent'>;
+  log: Log;
+  gatherMs?: number;
+}
+
+/**
+ * Sends reports on, in batches, one of each device by turns; a report leaves the queue when the origin has signed for it, or refused it. One that is refused
+ * alone is passed over, so that the others go on; it's put aside only by an origin that takes others. (What refuses everything is
+ * a proxy, say: then all of them stay.) A device that has sent the origin as much as it may is left out until it may again.
+ */
+export class ReportSender {
+  readonly #deps: ReportSenderDeps;
+  readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
+  readonly #again = new Backoff(MIN_AGAIN_MS, MAX_AGAIN_MS);
+  /** Devices that have sent the origin as much as they may, and until when, by a clock that never goes back, milliseconds. */
+  readonly #heldUntilMs = new Map<string, number>();
+  /** Those of the last batch that the origin takes later, by key. */
+  readonly #putOff = new Set<string>();
+  /** What was refused alone since the round began, by key. */
+  readonly #refused = new Map<string, RefusedAlone>();
+  /** Of those, how many since one was taken. */
+  #refusedInARow = 0;
+  /** What a request may weigh now. */
+  #maxBytes = MAX_BATCH_BYTES;
+  #wake: AbortController | undefined;
+  #hasNews = false;
+  /** As the log has it. */
+  #isCutOff = false;
+
+  constructor(deps: ReportSenderDeps) {
+    this.#deps = deps;
+    deps.queue.onAdded = () => {
+      this.#hasNews = true;
+      this.#wake?.abort();
+    };
+  }
+
+  /** Returns when the signal comes. */
+  async run(signal: AbortSignal): Promise<void> {
+    const { queue, limits, gatherMs = GATHER_MS } = this.#deps;
+    let round = queue.round();
+    while (!signal.aborted) {
+      this.#hasNews = false;
+      const batch = await this.#nextOf(round);
+      if (batch.length === 0) {
+        if (await this.#rest(signal)) {
+          // What is left was sent once: it's time to send it again.
+          round = queue.round();
+          this.#refused.clear();
+        }
+        await pause(gatherMs, signal);
+        continue;
+      }
+      this.#refusedInARow = 0;
+      this.#putOff.clear();
+      if (await this.#sendAll(batch.filter(({ key }) => !this.#refused.has(key)))) {
+        this.#backoff.reset();
+        round.pass(batch.filter(({ key }) => !this.#putOff.has(key)).map(({ waiting }) => waiting));
+      } else await pause(this.#backoff.next(), signal);
+      await limits.untilSent(signal).catch((error: unknown) => {
+        if (!signal.aborted) throw error;
+      });
+    }
+  }
+
+  #nextOf(round: Round): Promise<WaitingReport[]> {
+    const { queue, limits } = this.#deps;
+    const nowMs = performance.now();
+    for (const [id, untilMs] of this.#heldUntilMs) if (untilMs <= nowMs) this.#heldUntilMs.delete(id);
+    const max = { maxReports: MAX_REPORTS, maxBytes: limits.bytesAtOnce(this.#maxBytes) };
+    return queue.next(round, max, id => this.#heldUntilMs.has(id));
+  }
+
+  /** @returns true if the time is over, false if something new came */
+  async #rest(signal: AbortSignal): Promise<boolean> {
+    // It came after the queues were read.
+    if (this.#hasNews) return false;
+    const restMs = this.#deps.queue.length === 0 ? MAX_AGAIN_MS : this.#again.next();
+    const heldMs = Math.min(...this.#heldUntilMs.values()) - performance.now();
+    this.#wake = new AbortController();
+    const either = AbortSignal.any([signal, this.#wake.signal]);
+    const isOver = await pause(Math.max(0, Math.min(restMs, heldMs)), either);
+    this.#wake = undefined;
+    return isOver;
+  }
+
+  /** @returns false where what is left is to be sent again after a while */
+  async #sendAll(batch: readonly WaitingReport[]): Promise<boolean> {
+    try {
+      return await this.#send(batch);
+    } catch (error) {
+      // A full disk: what the origin has answered can't be written down.
+      if (!(error instanceof SitecastError)) throw error;
+      this.#deps.log.warn({ err: error }, 'what became of reports could not be kept; they are sent again');
+      return false;
+    }
+  }
+
+  /** @returns false if nobody could be asked, or all is refused */
+  async #send(batch: readonly WaitingReport[]): Promise<boolean> {
+    const [first] = batch;
+    if (!first) return true;
+    const { status, json } = await this.#ask(batch);
+    if (status === undefined) return false;
+    if (status === 200) return this.#settle(batch, json);
+    const code = codeOf(json);
+    const { detail, hint } = problemIn(json);
+    this.#deps.log.warn(
+      { status, code, detail, hint, reports: batch.length },
+      'the origin did not take reports; they wait here',
+    );
+    const isItsFault = BLAMES_REPORTS.has(status);
+    if (!isItsFault && status !== FAILED) return false;
+    const { key, id, epoch, seq } = first;
+    if (batch.length === 1)
+      return this.#passOver({ key, id, epoch, seq, code, isItsFault, atMs: performance.now() });
+    const half = Math.ceil(batch.length / 2);
+    return (await this.#send(batch.slice(0, half))) && (await this.#send(batch.slice(half)));
+  }
+
+  /** @returns the status; undefined where nobody answered */
+  async #ask(batch: readonly WaitingReport[]): Promise<{ status?: number; json?: unknown }> {
+    const { upstreams, log } = this.#deps;
+    const reports = batch.map(({ envelope }) => envelope);
+    try {
+      const answer = await upstreams.ask('/site/v1/reports', { reports });
+      this.#isCutOff = false;
+      this.#maxBytes = Math.min(MAX_BATCH_BYTES, 2 * this.#maxBytes);
+      return answer;
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      if (error.data.hasFailed === true) return { status: FAILED };
+      const bytes = batch.reduce((sum, { waiting }) => sum + waiting.bytes, 0);
+      this.#maxBytes = Math.max(LEAST_BATCH_BYTES, Math.min(this.#maxBytes, bytes) / 2);
+      const { code, message: detail } = error;
+      log[this.#isCutOff ? 'debug' : 'info'](
+        { code, detail, reports: batch.length },
+        'reports wait: they could not be sent',
+      );
+      this.#isCutOff = true;
+      return {};
+    }
+  }
+
+  /** @returns false where it's no longer likely that it's about the reports */
+  #passOver(refused: RefusedAlone): boolean {
+    this.#refused.set(refused.key, refused);
+    this.#refusedInARow += 1;
+    return this.#refusedInARow < MAX_REFUSED_ALONE;
+  }
+
+  /** The origin takes reports: those that it has just refused as such it won't take later. Others are tried again. */
+  async #putAside(): Promise<void> {
+    this.#refusedInARow = 0;
+    const sinceMs = performance.now() - SHORTLY_MS;
+    for (const refused of this.#refused.values()) {
+      if (!refused.isItsFault) continue;
+      if (refused.atMs > sinceMs) await this.#reject(refused, refused.code);
+      this.#refused.delete(refused.key);
+    }
+  }
+
+  async #reject(report: Pick<WaitingReport, 'key' | 'id' | 'epoch' | 'seq'>, code: string): Promise<void> {
+    const { id, epoch, seq } = report;
+    await this.#deps.queue.reject(report, code);
+    this.#deps.log.warn(
+      { device: id, epoch, seq, code, hint: '`sitecast device show` has what its device has told since.' },
+      'the origin refused a report',
+    );
+  }
+
+  async #settle(batch: readonly WaitingReport[], json: unknown): Promise<boolean> {
+    const { log } = this.#deps;
+    const answer = answerSchema.safeParse(json);
+    if (!answer.success) {
+      log.warn(
+        {},
+        'an upstream answered reports with something else than acknowledgements: is --origin right?',
+      );
+      return false;
+    }
+    const rejected = new Map<WaitingReport, string>();
+    for (const value of answer.data.rejected) {
+      const one = rejectedSchema.safeParse(value).data;
+      const report = one && meantBy(one, batch);
+      if (!report) continue;
+      if (one.code === OVER_BUDGET) {
+        this.#hold(report.id, one.retryAfterS);
+        this.#putOff.add(report.key);
+      } else rejected.set(report, one.code);
+    }
+    const putOff = batch.filter(({ key }) => this.#putOff.has(key)).length;
+    if (rejected.size + putOff < batch.length) await this.#putAside();
+    let left = 0;
+    for (const value of answer.data.acknowledgements) left += await this.#acknowledge(value);
+    for (const [report, code] of rejected) await this.#reject(report, code);
+    if (left > 0) this.#again.reset();
+    log.debug({ sent: batch.length, left, putOff }, 'reports were sent');
+    return true;
+  }
+
+  #hold(id: string, retryAfterS = DEFAULT_HOLD_S): void {
+    if (!this.#heldUntilMs.has(id))
+      this.#deps.log.info(
+        { device: id, retryAfterS },
+        'the origin takes no more reports of a device for now',
+      );
+    this.#heldUntilMs.set(id, performance.now() + retryAfterS * 1000);
+  }
+
+  async #acknowledge(value: unknown): Promise<number> {
+    const { queue, acknowledgements, log } = this.#deps;
+    try {
+      return await queue.acknowledge(await acknowledgements.accept(value));
+    } catch (error) {
+      if (!(error instanceof SitecastError) || error.kind === 'noSpace') throw error;
+      log.warn(
+        { err: error },
+        'an acknowledgement is not signed by the origin: something between here and there alters it',
+      );
+      return 0;
+    }
+  }
+}
+
+/** By its place in the request; an origin that doesn't say that names the report. */
+function meantBy(
+  { index, id, epoch, seq }: Rejected,
+  batch: readonly WaitingReport[],
+): WaitingReport | undefined {
+  const isAllowed = (report: WaitingReport): boolean =>
+    (id ?? report.id) === report.id &&
+    (epoch ?? report.epoch) === report.epoch &&
+    (seq ?? report.seq) === report.seq;
+  if (index === undefined && (id === undefined || epoch === undefined || seq === undefined)) return undefined;
+  return (index === undefined ? batch : batch.slice(index, index + 1)).find(isAllowed);
+}
+
+function codeOf(json: unknown): string {
+  const code = typeof json === 'object' && json !== null && 'code' in json ? json.code : undefined;
+  return typeof code === 'string' ? cutText(code, MAX_CODE_CHARS) : 'SITECAST_REPORT_REFUSED';
+}
