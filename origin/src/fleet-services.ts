@@ -10,7 +10,6 @@ import { type Log, RecurringErrors } from './log.ts';
 import type { Repository } from './repository/repository.ts';
 import { goingOnWith } from './rollouts/checks.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
-import type { Files } from './storage/files.ts';
 import type { Room } from './storage/room.ts';
 import type { After } from './upkeep.ts';
 
@@ -21,7 +20,6 @@ const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
 interface FleetServicesDeps {
   repository: Repository;
-  files: Files;
   store: FleetStore;
   audit: Audit;
   events: Events;
@@ -43,7 +41,7 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, files, store, audit, events, room, maxReportBytes, now, after, log } = deps;
+  const { repository, store, audit, events, room, maxReportBytes, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
     store,
@@ -69,7 +67,6 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     repository,
     registry,
     progress,
-    files,
     audit,
     events,
     now,

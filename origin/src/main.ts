@@ -110,7 +110,7 @@ export async function startOrigin(
     await upkeep.start();
     const events = new EventLog(now);
     const around = { events, room, ownCertificate, now, after, log };
-    const services = await openFleetServices({ repository, files, store, audit, maxReportBytes, ...around });
+    const services = await openFleetServices({ repository, store, audit, maxReportBytes, ...around });
     endings.add('the fleet', () => services.close());
     known = () => countsOf({ ...services, audit, tokens });
     const fleetNode = await openFleetNode({ ...around, ...services.fleet, gossip, directory, repository });
@@ -272,7 +272,7 @@ export async function recoverFrom({
     }
     const begins = () => unfinished.note(database.lost);
     const around = { database, begins, now: Date.now, log };
-    const parts = { repository, files, staged, chunks, audit, registry, ...around };
+    const parts = { repository, staged, chunks, audit, registry, ...around };
     const recovered = await recover(parts, mirrors, unread);
     await unfinished.end();
     // The first admin's may be among what was lost.

@@ -12,7 +12,6 @@ import type { Repository } from '../repository/repository.ts';
 import { PublishedRollouts } from '../rollouts/published.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
-import type { Files } from '../storage/files.ts';
 import { chunksOf, stageChunks } from './chunks-from-mirrors.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
 import { fetchTarget } from './restore.ts';
@@ -34,7 +33,6 @@ const GOING_ON: ReadonlySet<string> = new Set(['active', 'rollingBack']);
 
 interface RecoverDeps {
   repository: Repository;
-  files: Files;
   staged: StagedFiles;
   chunks: Chunks;
   /** The restored one. */
@@ -93,12 +91,12 @@ export async function recover(
   mirrors: readonly Mirror[],
   unreached: () => readonly UnreadMirror[],
 ): Promise<Recovered> {
-  const { repository, files, audit, database } = deps;
+  const { repository, audit, database } = deps;
   const unread: Recovered['unread'] = [];
   const newest = repository.committed && (await newestCopy(repository, mirrors, unread));
   const copy = newest && isNewer(newest, repository) ? newest : undefined;
   const logRestoredTo = await endOf(audit);
-  const published = await new PublishedRollouts(repository, files).all();
+  const published = await new PublishedRollouts(repository).all();
   const rolloutFiles = copy ? await rolloutFilesOf(copy, mirrors, unread) : new Map<string, Buffer>();
   const rollouts = copy ? readRollouts(rolloutFiles) : published;
   const revocations = await restoreRevocations(deps, new Map([...published, ...rollouts]));

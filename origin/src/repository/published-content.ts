@@ -2,7 +2,10 @@ import { errorFields, type Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
 import type { Files } from '../storage/files.ts';
-import type { Committed } from './committed.ts';
+import { MAX_ROLLOUTS_BYTES } from '@sitecast/shared/fleet';
+import { targetPath } from '@sitecast/shared/trust';
+import { readOrUndefined } from '../storage/unreadable.ts';
+import { type Committed, damaged, sha256Hex, TARGETS } from './committed.ts';
 import { DamageBook } from './damage.ts';
 import { mendChunks, mendFiles } from './mending.ts';
 import { type PublishedFile, publishedFiles, readRight, setFileAside } from './published-files.ts';
@@ -60,6 +63,26 @@ export class PublishedContent {
     // Rollouts the origin writes anew: whether that goes well is seen there.
     else if (file.role === 'targets') await this.noteLost(file.name, file.path);
     return bytes;
+  }
+
+  /**
+   * Reads a published file of rollouts. If the disk has lost it, it is written again from the candidate that has its hash.
+   * @throws SITECAST_REPOSITORY_DAMAGED (failed) if no candidate has it
+   */
+  async readRollouts(
+    { name, sha256 }: Pick<PublishedFile, 'name' | 'sha256'>,
+    candidates: () => Iterable<Buffer>,
+  ): Promise<Buffer> {
+    const { files } = this.#deps;
+    const path = targetPath(name, sha256);
+    const bytes = await readOrUndefined(files, `${TARGETS}/${path}`, MAX_ROLLOUTS_BYTES);
+    if (bytes && sha256Hex(bytes) === sha256) return bytes;
+    for (const candidate of candidates()) {
+      if (sha256Hex(candidate) !== sha256) continue;
+      await files.writeDurably(`${TARGETS}/${path}`, candidate);
+      return candidate;
+    }
+    throw damaged(`${path} is missing or was altered`);
   }
 
   /** @param path within the data directory; what is there is set aside */

@@ -4,7 +4,6 @@ import { MAX_CANARIES, type Rollout, type RolloutsFile, rankOf } from '@sitecast
 import type { Member } from '../fleet/member.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Repository } from '../repository/repository.ts';
-import type { Files } from '../storage/files.ts';
 import { belowFloor, matchFor, overlapping, overlaps, refuseDowngrade } from './checks.ts';
 import { freeze, NOBODY } from './controller/cohort.ts';
 import { type ControllerState, newControllerState } from './controller/state.ts';
@@ -16,7 +15,6 @@ import { invalid, planFor, refuseLargeStart, termsFor, type WantedRollout } from
 interface PrepareDeps {
   repository: Repository;
   registry: Registry;
-  files: Files;
   now: () => number;
 }
 

@@ -1,14 +1,6 @@
-import {
-  MAX_ROLLOUTS_BYTES,
-  parseRollouts,
-  type RolloutsFile,
-  serializeRollouts,
-} from '@sitecast/shared/fleet';
-import { targetPath } from '@sitecast/shared/trust';
-import { damaged, sha256Hex, TARGETS } from '../repository/committed.ts';
+import { parseRollouts, type RolloutsFile, serializeRollouts } from '@sitecast/shared/fleet';
+import { sha256Hex } from '../repository/committed.ts';
 import type { Repository } from '../repository/repository.ts';
-import type { Files } from '../storage/files.ts';
-import { readOrUndefined } from '../storage/unreadable.ts';
 
 const TARGET = /^rollouts\/(.+)\.json$/;
 
@@ -18,14 +10,12 @@ type KnownFiles = Map<string, { sha256: string; file: RolloutsFile }>;
 /** The rollout manifests as they are published, or are to be as soon as they can be signed; read once for each version. */
 export class PublishedRollouts {
   readonly #repository: Repository;
-  readonly #files: Files;
   readonly #recall: Recall;
   #known: KnownFiles = new Map();
 
   /** @param recall what a product's file may have held, for when the disk has spoilt it */
-  constructor(repository: Repository, files: Files, recall: Recall = () => []) {
+  constructor(repository: Repository, recall: Recall = () => []) {
     this.#repository = repository;
-    this.#files = files;
     this.#recall = recall;
   }
 
@@ -58,15 +48,7 @@ export class PublishedRollouts {
   }
 
   async #read(name: string, product: string, sha256: string): Promise<RolloutsFile> {
-    const path = targetPath(name, sha256);
-    const bytes = await readOrUndefined(this.#files, `${TARGETS}/${path}`, MAX_ROLLOUTS_BYTES);
-    if (bytes && sha256Hex(bytes) === sha256) return parseRollouts(bytes);
-    for (const file of this.#recall(product)) {
-      const recalled = serializeRollouts(file);
-      if (sha256Hex(recalled) !== sha256) continue;
-      await this.#files.writeDurably(`${TARGETS}/${path}`, recalled);
-      return parseRollouts(recalled);
-    }
-    throw damaged(`${path} is missing or was altered`);
+    const recalled = () => Array.from(this.#recall(product), file => serializeRollouts(file));
+    return parseRollouts(await this.#repository.content.readRollouts({ name, sha256 }, recalled));
   }
 }

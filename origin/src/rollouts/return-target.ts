@@ -1,6 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Repository } from '../repository/repository.ts';
-import type { Files } from '../storage/files.ts';
 import { belowFloor } from './checks.ts';
 import type { RolloutRecord } from './record.ts';
 import { findRelease } from './releases.ts';
@@ -18,7 +17,7 @@ export interface ReturnTarget {
  * SITECAST_RELEASE_BELOW_FLOOR (conflict)
  */
 export async function findReturnTarget(
-  deps: { repository: Repository; files: Files },
+  deps: { repository: Repository },
   { product, rollout }: RolloutRecord,
   version: string,
 ): Promise<ReturnTarget> {

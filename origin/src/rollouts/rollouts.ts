@@ -8,7 +8,6 @@ import type { Registry } from '../fleet/registry.ts';
 import { errorFields, type Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
 import { Serial } from '../storage/concurrency.ts';
-import type { Files } from '../storage/files.ts';
 import type { After } from '../upkeep.ts';
 import { IS_GOING_ON, prunable, refuseUnlisted } from './checks.ts';
 import { decide, isSoakingLast } from './controller/decide.ts';
@@ -36,7 +35,6 @@ interface RolloutsDeps {
   repository: Repository;
   registry: Registry;
   progress: ProgressBoard;
-  files: Files;
   audit: Audit;
   events: Events;
   now: () => number;

@@ -7,7 +7,6 @@ import {
 } from '@sitecast/shared/fleet';
 import type { Registry } from '../fleet/registry.ts';
 import type { Repository } from '../repository/repository.ts';
-import type { Files } from '../storage/files.ts';
 import { revokedFor } from './checks.ts';
 import { PublishedRollouts } from './published.ts';
 import { recalled } from './recall.ts';
@@ -17,7 +16,6 @@ import { publishedProducts } from './releases.ts';
 interface SignedRolloutsDeps {
   repository: Repository;
   registry: Registry;
-  files: Files;
   records: RolloutRecords;
 }
 
@@ -27,10 +25,10 @@ export class SignedRollouts {
   readonly #registry: Registry;
   readonly #published: PublishedRollouts;
 
-  constructor({ repository, registry, files, records }: SignedRolloutsDeps) {
+  constructor({ repository, registry, records }: SignedRolloutsDeps) {
     this.#repository = repository;
     this.#registry = registry;
-    this.#published = new PublishedRollouts(repository, files, product =>
+    this.#published = new PublishedRollouts(repository, product =>
       recalled(product, records, revokedFor(product, registry)),
     );
   }

@@ -1,6 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Repository } from '../repository/repository.ts';
-import type { Files } from '../storage/files.ts';
 import { refuseSuperseded, refuseUnlisted, supersedingOf } from './checks.ts';
 import { decide } from './controller/decide.ts';
 import type { Decided } from './controller/effects.ts';
@@ -19,7 +18,6 @@ export const NO_FIGURES = new Ledger().figures(0);
 
 interface WishDeps {
   repository: Repository;
-  files: Files;
   signed: SignedRollouts;
   standings: Standings;
   tallies: Tallies;

@@ -102,7 +102,6 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };
   const services = await openFleetServices({
     repository,
-    files,
     store,
     ...heard,
     room,
