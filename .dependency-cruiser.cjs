@@ -52,7 +52,10 @@ module.exports = {
     {
       name: 'only-main-knows-adapters',
       severity: 'error',
-      from: { path: '^(origin|gateway|agent)/src/', pathNot: '(/main\\.ts$|/adapters/|\\.test\\.ts$)' },
+      from: {
+        path: '^(origin|gateway|agent)/src/',
+        pathNot: '(/main\\.ts$|/adapters/|/testing/|\\.test\\.ts$)',
+      },
       to: { path: '^(origin|gateway|agent)/src/adapters/' },
     },
     { name: 'no-circular', severity: 'error', from: {}, to: { circular: true } },

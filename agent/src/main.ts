@@ -18,16 +18,22 @@ import { runCommand } from './adapters/run-command.ts';
 import { checkSlots, findSlots } from './adapters/slot-checks.ts';
 import { SlotLocks } from './adapters/slot-locks.ts';
 import { systemClock } from './adapters/system-clock.ts';
-import type { UpdateAgent } from './cycle/agent.ts';
-import { Daemon } from './cycle/daemon.ts';
-import type { AgentParts } from './cycle/parts.ts';
+import type { UpdateAgent } from './update/agent.ts';
+import { Daemon } from './daemon.ts';
+import type { AgentParts } from './update/parts.ts';
 import { killPoints } from './faults.ts';
 import type { AgentClock, BootControl, Gateway, Log, PassPoint } from './ports.ts';
 import { type AgentCommands, agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
-import { openAgent, type Surroundings } from './start.ts';
+import { openAgent, type AgentPorts } from './composition.ts';
 import { openOwnIdentity } from './state/own-identity.ts';
-import { checkResultSchema, restSchema, STATUS_FILE, type Status, statusSchema } from './state/status.ts';
+import {
+  checkResultSchema,
+  cycleResultSchema,
+  STATUS_FILE,
+  type Status,
+  statusSchema,
+} from './state/status.ts';
 
 const CONFIG_FILES = ['/etc/sitecast/agent.yaml'];
 /** Of what the payload command printed. */
@@ -151,14 +157,14 @@ async function claimSlots({ slots }: RunSettings, { slotLocks }: Locks, log: Log
   }
 }
 
-function slotsOf({ slots, slotBytes, data }: RunSettings, { slotLocks }: Locks): Surroundings['slots'] {
+function slotsOf({ slots, slotBytes, data }: RunSettings, { slotLocks }: Locks): AgentPorts['slots'] {
   const [a, b] = [resolve(slots.A), resolve(slots.B)];
   const common = { maxBytes: slotBytes, data, locks: slotLocks };
   return { A: new FileSlot(a, { ...common, other: b }), B: new FileSlot(b, { ...common, other: a }) };
 }
 
 /** libp2p is loaded here, and nowhere else: where there are no peers, it never is. */
-function peersOf(identity: Identity): Surroundings['startPeers'] {
+function peersOf(identity: Identity): AgentPorts['startPeers'] {
   return async (settings, ports) => {
     const { SiteSwarm } = await import('./adapters/site-swarm.ts');
     return SiteSwarm.start({ identity, ...settings, ...ports });
@@ -359,19 +365,23 @@ const commands: AgentCommands = {
   update: (data, settings) =>
     through(
       data,
-      { command: 'update', schema: restSchema, settings, hasPeers: true },
+      { command: 'update', schema: cycleResultSchema, settings, hasPeers: true },
       async ({ agent }, signal) => {
         await agent.start();
         return agent.cycle(signal);
       },
     ),
   confirm: (data, settings) =>
-    through(data, { command: 'confirm', schema: restSchema, settings }, async ({ agent, parts }, signal) => {
-      parts.confirmation.give();
-      await agent.start();
-      await agent.deliver(signal);
-      return { state: parts.status.current.state };
-    }),
+    through(
+      data,
+      { command: 'confirm', schema: cycleResultSchema, settings },
+      async ({ agent, parts }, signal) => {
+        parts.confirmation.give();
+        await agent.start();
+        await agent.deliver(signal);
+        return { state: parts.status.current.state };
+      },
+    ),
   status: readStatus,
 };
 

@@ -1,7 +1,7 @@
 import type { ChunkIndex, ChunkStore } from '@sitecast/shared/content';
 import type { LogFields } from '@sitecast/shared/log';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
-import type { SlotPlace } from './decision/memory.ts';
+import type { SlotPlace } from './state/agent-state.ts';
 
 /** The two places for an image. */
 export const SLOT_NAMES = ['A', 'B'] as const;

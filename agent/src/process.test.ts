@@ -9,14 +9,14 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { BootProgram } from './testing/boot-program.ts';
 import { TestFleet } from './testing/fleet.ts';
 import { AgentProcess, until } from './testing/process.ts';
-import { TestOrigin, TestSite } from './testing/site.ts';
+import { FakeOrigin, FakeGateway } from './testing/gateway.ts';
 
 // The real command, in processes of its own, against a site over real HTTP.
 
 let directory: string;
 let fleet: TestFleet;
-let origin: TestOrigin;
-let site: TestSite;
+let origin: FakeOrigin;
+let site: FakeGateway;
 const running: AgentProcess[] = [];
 const image1 = randomBytes(120_000);
 const image2 = randomBytes(110_000);
@@ -24,8 +24,8 @@ const image2 = randomBytes(110_000);
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'sitecast-agent-'));
   fleet = await TestFleet.create();
-  origin = new TestOrigin(fleet);
-  site = await TestSite.open(origin);
+  origin = new FakeOrigin(fleet);
+  site = await FakeGateway.open(origin);
   await writeFile(join(directory, 'root.json'), fleet.rootBytes);
   fleet.addRelease({ counter: 1, image: image1 });
   fleet.addRelease({ counter: 2, image: image2 });
@@ -301,7 +301,7 @@ it('says at its first start with exit code 4 that no gateway answers; a daemon w
   const agent = new AgentProcess(['run', ...common, '--poll=1s']);
   running.push(agent);
   await until('it waits', () => agent.stderr.includes('no gateway to begin with yet'));
-  site = await TestSite.open(origin, Number(new URL(url).port));
+  site = await FakeGateway.open(origin, Number(new URL(url).port));
   await until('it has enrolled', () => told().length > 0);
   await agent.stop();
   await rm(token);

@@ -1,7 +1,7 @@
 import { type OutputStreams, plainJson, plainLine, SettingsCommand } from '@sitecast/shared/command';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { addRunOptions, type RunSettings, runSettings } from './settings.ts';
-import type { CheckResult, Rest, Status } from './state/status.ts';
+import type { CheckResult, CycleResult, Status } from './state/status.ts';
 import { statusText } from './status-text.ts';
 
 /** A daemon to talk to, or else this process acting itself. */
@@ -9,8 +9,8 @@ export interface AgentCommands {
   /** Until a signal ends it. */
   run(settings: RunSettings): Promise<void>;
   check(data: string, settings: () => RunSettings): Promise<CheckResult>;
-  update(data: string, settings: () => RunSettings): Promise<Rest>;
-  confirm(data: string, settings: () => RunSettings): Promise<Rest>;
+  update(data: string, settings: () => RunSettings): Promise<CycleResult>;
+  confirm(data: string, settings: () => RunSettings): Promise<CycleResult>;
   /** @throws SITECAST_STATUS_MISSING */
   status(data: string): Promise<{ status: Status; isAlive: boolean }>;
 }
@@ -99,7 +99,7 @@ function addStatus(program: SettingsCommand, commands: AgentCommands, out: Outpu
 
 const jsonLine = (value: unknown): string => `${plainJson(JSON.stringify(value))}\n`;
 
-function print(rest: Rest, options: Record<string, unknown>, out: OutputStreams['out']): void {
+function print(rest: CycleResult, options: Record<string, unknown>, out: OutputStreams['out']): void {
   const { state, reason, waitingFor } = rest;
   out(
     options.json === true
@@ -118,7 +118,7 @@ const PLAINLY_UNREACHABLE: ReadonlySet<string> = new Set([
 const isErrorCode = (code: string): code is ErrorCode => code.startsWith('SITECAST_');
 
 /** @throws SITECAST_GATEWAY_UNREACHABLE, or what says more: a script is to learn from the exit code that nobody answered */
-function refuseUnreachable({ waitingFor, reason }: Rest): void {
+function refuseUnreachable({ waitingFor, reason }: CycleResult): void {
   if (waitingFor !== 'gateway') return;
   const message = reason?.message ?? 'no gateway answers';
   // What keeps it from an answer may have a code of its own: a certificate, the name, a proxy.

@@ -6,7 +6,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { TestFleet } from './testing/fleet.ts';
 import { LoopDevices, whyNoLoopDevices } from './testing/loop-devices.ts';
 import { AgentProcess, until } from './testing/process.ts';
-import { TestOrigin, TestSite } from './testing/site.ts';
+import { FakeOrigin, FakeGateway } from './testing/gateway.ts';
 
 // The real command on real block devices.
 
@@ -17,8 +17,8 @@ const devices = new LoopDevices();
 const running: AgentProcess[] = [];
 let directory: string;
 let fleet: TestFleet;
-let origin: TestOrigin;
-let site: TestSite;
+let origin: FakeOrigin;
+let site: FakeGateway;
 /** Below /dev, as udev makes one for a label. */
 let link: string;
 
@@ -26,8 +26,8 @@ beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'sitecast-slots-'));
   link = `/dev/sitecast-test-${randomBytes(6).toString('hex')}`;
   fleet = await TestFleet.create();
-  origin = new TestOrigin(fleet);
-  site = await TestSite.open(origin);
+  origin = new FakeOrigin(fleet);
+  site = await FakeGateway.open(origin);
   await writeFile(join(directory, 'root.json'), fleet.rootBytes);
   fleet.addRelease({ counter: 1, image });
   await fleet.publish();

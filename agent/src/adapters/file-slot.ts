@@ -3,7 +3,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { syncDirectory } from '@sitecast/shared/durable';
 import { isSystemError } from '@sitecast/shared/errors';
-import type { SlotPlace } from '../decision/memory.ts';
+import type { SlotPlace } from '../state/agent-state.ts';
 import type { Slot, SlotReader, SlotWriter } from '../ports.ts';
 import { busySlot, missingSlot, slotError } from './slot-errors.ts';
 import type { SlotLocks } from './slot-locks.ts';
@@ -242,9 +242,9 @@ async function fill(handle: FileHandle, block: Buffer, offset: number): Promise<
  * asked, with a read at each possible place, until it doesn't refuse.
  */
 async function alignedBlock(handle: FileHandle): Promise<Buffer> {
-  const memory = Buffer.allocUnsafeSlow(BLOCK_BYTES + MAX_ALIGNMENT_BYTES);
+  const stateFile = Buffer.allocUnsafeSlow(BLOCK_BYTES + MAX_ALIGNMENT_BYTES);
   for (let start = 0; start < MAX_ALIGNMENT_BYTES; start += ALIGNMENT_STEP_BYTES) {
-    const block = memory.subarray(start, start + BLOCK_BYTES);
+    const block = stateFile.subarray(start, start + BLOCK_BYTES);
     try {
       await handle.read(block, 0, block.length, 0);
       return block;

@@ -2,7 +2,7 @@ import { constants, type BigIntStats } from 'node:fs';
 import { lstat, open, realpath, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import type { SlotPlace } from '../decision/memory.ts';
+import type { SlotPlace } from '../state/agent-state.ts';
 import { SLOT_NAMES, type SlotName } from '../ports.ts';
 import { isWithin, type Mount, mountOf, readMountPointsOfFstab, readMounts } from './mounts.ts';
 import { busySlot, missingSlot, overlappingSlot, slotError, unusableSlot } from './slot-errors.ts';

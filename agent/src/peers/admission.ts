@@ -1,6 +1,6 @@
 import { ShownAssignments } from '@sitecast/shared/fleet';
-import type { Membership } from '../site/membership.ts';
-import type { Trust } from '../site/trust.ts';
+import type { Membership } from '../upstream/membership.ts';
+import type { Trust } from '../upstream/trust.ts';
 
 /** Whom this device hands chunks to: devices and gateways of its site that weren't revoked. */
 export class Admission {

@@ -2,7 +2,7 @@ import { setTimeout as timer } from 'node:timers/promises';
 import { SitecastError } from '@sitecast/shared/errors';
 import { namedPeersSchema, type PeerNotice } from '@sitecast/shared/fleet';
 import type { FoundPeer, Gateway } from '../ports.ts';
-import type { Gateways } from '../site/gateways.ts';
+import type { Gateways } from '../upstream/gateways.ts';
 
 // Who answers this: a gateway, or whoever is in its place. The worst answer: addresses of third parties. They're few, plain
 // TCP, and nothing but a handshake goes there.

@@ -1,5 +1,5 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import type { SlotRecord } from '../decision/memory.ts';
+import type { SlotRecord } from '../state/agent-state.ts';
 import {
   type HeldImage,
   type SiteImage,

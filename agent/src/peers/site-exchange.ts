@@ -1,7 +1,7 @@
 import type { PeerNotice } from '@sitecast/shared/fleet';
-import type { SlotRecord } from '../decision/memory.ts';
+import type { SlotRecord } from '../state/agent-state.ts';
 import type { HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers, Slot, SlotName } from '../ports.ts';
-import type { Gateways } from '../site/gateways.ts';
+import type { Gateways } from '../upstream/gateways.ts';
 import type { Admission } from './admission.ts';
 import { PeerTracker } from './peer-tracker.ts';
 import { SharedSlots } from './shared-slots.ts';

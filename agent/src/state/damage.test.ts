@@ -6,14 +6,14 @@ import { join } from 'node:path';
 import { writeCopy } from '@sitecast/shared/durable';
 import { Identity } from '@sitecast/shared/identity';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { type DeviceChanges, TestDevice } from '../adapters/test-device.ts';
+import { type DeviceChanges, TestDevice } from '../testing/device.ts';
 import { FileBootControl } from '../adapters/file-boot.ts';
 import { TestFleet } from '../testing/fleet.ts';
-import { TestOrigin, TestSite } from '../testing/site.ts';
+import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
 import { ControlServer } from '../adapters/control-socket.ts';
 import { lockDirectory } from '../adapters/directory-lock.ts';
-import { MemoryFile } from './memory-file.ts';
-import { noteForgotten } from './outbox-file.ts';
+import { StateFile } from './state-file.ts';
+import { noteForgotten } from '../reports/outbox-file.ts';
 import { SlotIndexFile } from './slot-index-file.ts';
 
 // A medium loses bits, blocks, whole files. For every file of a data directory: the device starts, is who it was, knows which release
@@ -24,14 +24,14 @@ const logged: string[] = [];
 const log: DeviceChanges['log'] = (_level, message) => void logged.push(message);
 
 let fleet: TestFleet;
-let origin: TestOrigin;
+let origin: FakeOrigin;
 /** What the origin had heard when the damage came. */
-let before: TestOrigin;
+let before: FakeOrigin;
 /** Release 1 runs in slot B; release 2 has failed and is barred; release 3 is ordered. */
 let template: TestDevice;
 let id: string;
 let device: TestDevice;
-let site: TestSite;
+let site: FakeGateway;
 
 async function order(counter: 1 | 2 | 3): Promise<void> {
   fleet.addRelease({ counter, image: images[counter - 1] ?? images[0] });
@@ -41,8 +41,8 @@ async function order(counter: 1 | 2 | 3): Promise<void> {
 
 beforeAll(async () => {
   fleet = await TestFleet.create();
-  before = new TestOrigin(fleet);
-  const first = await TestSite.open(before);
+  before = new FakeOrigin(fleet);
+  const first = await FakeGateway.open(before);
   template = await TestDevice.create([first.url], fleet.rootBytes);
   await order(1);
   await template.open();
@@ -51,10 +51,10 @@ beforeAll(async () => {
   await order(2);
   await template.open({ settings: { hooks: { health: 'exit 1' } } });
   await template.cycle();
-  const { memory, outbox, identity } = template.parts;
+  const { stateFile, outbox, identity } = template.parts;
   id = identity.id;
   await noteForgotten(dataOf(template), outbox.epoch, 0);
-  const { indexSha256 = '' } = memory.current.slots.B;
+  const { indexSha256 = '' } = stateFile.current.slots.B;
   const index = await readFile(join(dataOf(template), 'documents', indexSha256));
   await new SlotIndexFile(dataOf(template), 'B').write(index);
   await template.close();
@@ -68,7 +68,7 @@ afterAll(async () => {
 beforeEach(async () => {
   logged.length = 0;
   origin = before.clone();
-  site = await TestSite.open(origin);
+  site = await FakeGateway.open(origin);
   device = await TestDevice.copyOf(template, [site.url]);
 });
 afterEach(async () => {
@@ -120,7 +120,7 @@ const nameOf = (file: string) =>
 
 it('begins with a device on which a release has failed', async () => {
   await device.open();
-  expect(device.parts.memory.current).toMatchObject({
+  expect(device.parts.stateFile.current).toMatchObject({
     booted: 'B',
     barred: [{ counter: 2, reason: { message: 'health: exit code 1: no output' } }],
   });
@@ -139,9 +139,9 @@ it('has no other files than those that are damaged here', async () => {
 const OWN = FILES.filter(name => /^(boot|identity|state|reports\.)/.test(name));
 
 async function expectToBeItself(): Promise<void> {
-  const { memory, outbox } = device.parts;
+  const { stateFile, outbox } = device.parts;
   expect(device.id).toBe(id);
-  expect(memory.current.barred).toMatchObject([{ counter: 2, attempt: 1 }]);
+  expect(stateFile.current.barred).toMatchObject([{ counter: 2, attempt: 1 }]);
   expect(outbox.pendingCount).toBe(0);
   expect(origin.conflicts).toEqual([]);
 }
@@ -226,7 +226,7 @@ it('notices or outlives each turned bit of its memory, its boot state and its ke
     await writeFile(path(name), whole);
   };
   await each('state.json', async () => {
-    const { current, loss } = await MemoryFile.open(dataOf(device), () => {});
+    const { current, loss } = await StateFile.open(dataOf(device), () => {});
     const { barred } = loss?.kept ?? current;
     expect(barred).toContainEqual(expect.objectContaining({ counter: 2, attempt: 1 }));
   });
@@ -247,7 +247,7 @@ describe('a device that has lost a file with its copy', () => {
     await damage('state.json', 'is cut in half');
     await damage('state.json.copy', 'is empty');
     await device.open({ log });
-    expect(device.parts.memory.current).toMatchObject({
+    expect(device.parts.stateFile.current).toMatchObject({
       booted: 'B',
       update: null,
       slots: { A: { state: 'bad' }, B: { release: { counter: 1 }, isConfirmed: true } },
@@ -260,7 +260,7 @@ describe('a device that has lost a file with its copy', () => {
     expect(logged.join()).toContain('state.json.damaged');
     await device.close();
     await device.open();
-    expect(device.parts.memory.loss).toBeUndefined();
+    expect(device.parts.stateFile.loss).toBeUndefined();
   });
 
   it('takes the slot that it remembers for the one that runs', async () => {
@@ -269,7 +269,7 @@ describe('a device that has lost a file with its copy', () => {
     await damage('boot.json.copy', 'is missing');
     await device.open({ log });
     expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
-    expect(device.parts.memory.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
+    expect(device.parts.stateFile.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
     await device.cycle();
     const codes = origin.told(id).map(({ reason }) => reason?.code);
     expect(codes).toContain('SITECAST_BOOT_STATE_INVALID');

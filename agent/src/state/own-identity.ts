@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { readCopy, readFileBounded } from '@sitecast/shared/durable';
 import { Identity, isId } from '@sitecast/shared/identity';
 import type { Log } from '../ports.ts';
-import { fieldOf } from '../site/answers.ts';
+import { fieldOf } from '../upstream/answers.ts';
 import { STATUS_FILE } from './status.ts';
 
 const MAX_READ_BYTES = 1024 * 1024;

@@ -7,7 +7,7 @@ import {
   releaseRefSchema,
   slotRecordSchema,
   updateSchema,
-} from '../decision/memory.ts';
+} from './agent-state.ts';
 import { SLOT_NAMES } from '../ports.ts';
 
 export const STATUS_FILE = 'status.json';
@@ -63,18 +63,18 @@ export const statusSchema = z.looseObject({
 export type Status = z.infer<typeof statusSchema>;
 
 /** Where a cycle came to rest, and when it's worth another look. */
-export const restSchema = z.object({
+export const cycleResultSchema = z.object({
   state: z.enum(DEVICE_STATES),
   reason: reasonSchema.optional(),
   waitingFor: z.string().optional(),
   /** Undefined: at the next poll. */
   retryMs: z.number().optional(),
 });
-export type Rest = z.infer<typeof restSchema>;
+export type CycleResult = z.infer<typeof cycleResultSchema>;
 
 /** What `sitecast-agent check` found. */
 export const checkResultSchema = z.object({
-  rest: restSchema,
+  rest: cycleResultSchema,
   booted: releaseRefSchema.optional(),
   /** What the next cycle would bring, unless its manifest objects. */
   available: z.looseObject({ kind: z.enum(['install', 'rollBack']), release: releaseRefSchema }).optional(),

@@ -1,2 +1,2 @@
-export { choose } from '../decision/choose.ts';
-export { type Memory, newMemory, type Reason } from '../decision/memory.ts';
+export { choose } from '../update/choose.ts';
+export { type AgentState, newAgentState, type Reason } from '../state/agent-state.ts';

@@ -1,4 +1,4 @@
-import { choose, type Memory, newMemory, type Reason } from '@sitecast/agent/testing';
+import { choose, type AgentState, newAgentState, type Reason } from '@sitecast/agent/testing';
 import { TestMember } from '@sitecast/origin/testing';
 import type { Assignment, Report } from '@sitecast/shared/fleet';
 import type { Envelope } from '@sitecast/shared/identity';
@@ -32,7 +32,7 @@ export class LightDevice {
   readonly #reports: Envelope[] = [];
   #delivered = 0;
   #begun: Order | undefined;
-  #memory: Memory;
+  #agentState: AgentState;
   #booted: 'A' | 'B' = 'A';
 
   private constructor(
@@ -45,7 +45,7 @@ export class LightDevice {
     this.assignment = assignment;
     this.#member = member;
     const slots = { A: { state: 'verified' as const, release }, B: { state: 'empty' as const } };
-    this.#memory = { ...newMemory(), slots };
+    this.#agentState = { ...newAgentState(), slots };
   }
 
   static async enrol(options: LightDeviceOptions): Promise<LightDevice> {
@@ -64,7 +64,7 @@ export class LightDevice {
   }
 
   get release(): Release | undefined {
-    return this.#memory.slots[this.#booted].release;
+    return this.#agentState.slots[this.#booted].release;
   }
 
   /** Decides by what its gateway has, does it as fate wills, and tells of it. */
@@ -75,10 +75,10 @@ export class LightDevice {
       assignment: this.assignment,
       ...files,
       booted: this.#booted,
-      memory: this.#memory,
+      agentState: this.#agentState,
     });
     const latchedAt = new Date().toISOString();
-    this.#memory.rollouts.push(...latches.map(id => ({ id, latchedAt })));
+    this.#agentState.rollouts.push(...latches.map(id => ({ id, latchedAt })));
     const [order] = orders;
     if (order) await this.#follow(order, fate);
     else if (this.#begun) await this.#abandon(this.#begun);
@@ -131,7 +131,7 @@ export class LightDevice {
   }
 
   #hasEnded(rollout: Report['rollout']): boolean {
-    const { ended } = this.#memory.rollouts.find(({ id }) => id === rollout?.id) ?? {};
+    const { ended } = this.#agentState.rollouts.find(({ id }) => id === rollout?.id) ?? {};
     return (ended?.attempt ?? 0) >= (rollout?.attempt ?? 1);
   }
 
@@ -154,7 +154,7 @@ export class LightDevice {
       await this.#fail(order, fate);
       return;
     }
-    this.#memory.slots[this.#other] = { state: 'verified', release };
+    this.#agentState.slots[this.#other] = { state: 'verified', release };
     const cameFrom = this.release;
     this.#booted = this.#other;
     this.#end(order, 'completed', cameFrom);
@@ -167,8 +167,8 @@ export class LightDevice {
       await this.say({ state, rollout, release, reason });
     this.#end(order, 'failed');
     const at = new Date().toISOString();
-    const barred = this.#memory.barred.filter(({ counter }) => counter !== release.counter);
-    this.#memory.barred = [...barred, { ...release, attempt: rollout.attempt, reason, at }];
+    const barred = this.#agentState.barred.filter(({ counter }) => counter !== release.counter);
+    this.#agentState.barred = [...barred, { ...release, attempt: rollout.attempt, reason, at }];
   }
 
   async #abandon({ rollout, release }: Order): Promise<void> {
@@ -179,7 +179,7 @@ export class LightDevice {
 
   #end({ rollout }: Order, outcome: 'completed' | 'failed' | 'rolledBack', cameFrom?: Release): void {
     const ended = { attempt: rollout.attempt, outcome };
-    this.#memory.rollouts = this.#memory.rollouts.map(entry =>
+    this.#agentState.rollouts = this.#agentState.rollouts.map(entry =>
       entry.id === rollout.id ? { ...entry, ended, ...(cameFrom && { cameFrom }) } : entry,
     );
   }

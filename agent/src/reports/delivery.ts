@@ -1,0 +1,244 @@
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { MAX_REPORT_WAIT_S, openAcknowledgement } from '@sitecast/shared/fleet';
+import type { RoleSigners } from '@sitecast/shared/trust';
+import type { Gateway, Log } from '../ports.ts';
+import type { Outbox } from './outbox.ts';
+import { type Gateways, noGateway } from '../upstream/gateways.ts';
+import { fieldOf, textOf } from '../upstream/answers.ts';
+import { blamesReports, putOffForS, Refusals, type Verdicts } from './refusals.ts';
+import { TakenReports } from './taken-reports.ts';
+
+const MAX_BATCH_REPORTS = 200;
+const MAX_BATCH_BYTES = 900 * 1024;
+const MAX_ACKNOWLEDGEMENTS = 16;
+/** Of one gateway, in one run: what it refuses is found out by halves. */
+const MAX_REQUESTS = 100;
+
+interface DeliveryOptions {
+  outbox: Outbox;
+  gateways: Gateways;
+  id: string;
+  now: () => number;
+  log: Log;
+}
+
+/**
+ * Brings the outbox to the origin. A gateway's "taken" isn't delivery: a report leaves the outbox when the origin's
+ * own signature says that it has it, through whichever gateway that comes; until then it goes to one after the other (see
+ * TakenReports). A gateway's "refused" is no proof either: it makes the rest go on without that report, and at the most has
+ * it told again (see Refusals). "Later" is waited for: the reports stay, and go on in their order.
+ */
+export class Delivery {
+  readonly #outbox: Outbox;
+  readonly #gateways: Gateways;
+  readonly #id: string;
+  readonly #now: () => number;
+  readonly #taken: TakenReports;
+  readonly #refusals: Refusals;
+  /** By gateway: when it takes reports of this device again, milliseconds. */
+  readonly #putOff = new Map<string, number>();
+  /** Gateways that were asked, since the start, what the origin has of this device. */
+  readonly #asked = new Set<string>();
+  #running: Promise<void> = Promise.resolve();
+  /** What is refused, by whom; for the status. */
+  refusal: string | undefined;
+
+  constructor({ outbox, gateways, id, now, log }: DeliveryOptions) {
+    this.#outbox = outbox;
+    this.#gateways = gateways;
+    this.#id = id;
+    this.#now = now;
+    this.#taken = new TakenReports(now);
+    this.#refusals = new Refusals({ outbox, now, log });
+  }
+
+  /** Sends what's due and takes acknowledgements. Failing is no news: it's tried again. One run at a time. */
+  async run(signers: RoleSigners | undefined, signal?: AbortSignal): Promise<void> {
+    const before = this.#running;
+    const run = before.then(() => this.#run(signers, signal));
+    this.#running = run.catch(() => {
+      // The caller has got the error.
+    });
+    return run;
+  }
+
+  async #run(signers: RoleSigners | undefined, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#outbox.pendingCount === 0) return;
+    this.#refusals.begin();
+    try {
+      await this.#outbox.settle();
+      this.#taken.begin(this.#outbox.epoch, new Set(this.#outbox.pending().map(({ seq }) => seq)));
+      const order = this.#taken.inOrder(this.#gateways.all);
+      await this.#gateways.each(gateway => this.#deliver(gateway, signers, signal), signal, order);
+    } catch (error) {
+      // Whatever it is, the reports stay where they are, and an update doesn't depend on them.
+      if (!(error instanceof SitecastError) && !isSystemError(error) && !signal?.aborted) throw error;
+    }
+    await this.#tellRefusedAgain();
+  }
+
+  async #tellRefusedAgain(): Promise<void> {
+    try {
+      await this.#refusals.settle();
+    } catch (error) {
+      // A full disk: the chain stays as it is, and the next run tries it.
+      if (!isSystemError(error)) throw error;
+    }
+  }
+
+  /** @throws SITECAST_REPORTS_REFUSED where this gateway refuses some, or takes no more for now: another one may take them */
+  async #deliver(
+    gateway: Gateway,
+    signers: RoleSigners | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    // First of all: where the outbox's file has lost its end, the numbers of what it lost mustn't be given once more.
+    if (signers && !this.#asked.has(gateway.url)) {
+      await this.#askFor(gateway, signers, signal);
+      this.#asked.add(gateway.url);
+    }
+    const verdicts = await this.#send(gateway, signers, signal);
+    if (this.#outbox.pendingCount > 0 && signers) await this.#askFor(gateway, signers, signal);
+    const [first] = verdicts.refused;
+    const refused = first ? `${first.seq}: ${first.code}` : verdicts.otherRefusal;
+    this.refusal = refused === undefined ? undefined : `${gateway.url} refuses report ${refused}`;
+    const restS = this.#putOffS(gateway);
+    if (restS > 0)
+      this.refusal ??= `${gateway.url} takes the next reports in ${restS} s: it has all that it takes for now`;
+    if (this.refusal !== undefined)
+      throw new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal);
+  }
+
+  async #askFor(gateway: Gateway, signers: RoleSigners, signal: AbortSignal | undefined): Promise<void> {
+    const path = `/site/v1/acknowledgements/${this.#id}`;
+    const { status, body } = await this.#gateways.get(gateway, path, signal);
+    if (status !== 200) return;
+    const acknowledgement = fieldOf(body, 'acknowledgement');
+    if (acknowledgement === undefined) throw noGateway(gateway.url, 'its acknowledgement is none');
+    await this.#take(acknowledgement, signers);
+  }
+
+  /** Sends past what this gateway refuses. @returns what it said */
+  async #send(
+    gateway: Gateway,
+    signers: RoleSigners | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<Verdicts> {
+    const { epoch } = this.#outbox;
+    const verdicts = this.#refusals.of(gateway.url);
+    if (this.#putOffS(gateway) > 0) return verdicts;
+    let after = 0;
+    let most = MAX_BATCH_REPORTS;
+    for (let requests = 0; requests < MAX_REQUESTS && this.#outbox.epoch === epoch; requests += 1) {
+      const batch = this.#batchAfter(after, most, { gateway, verdicts });
+      if (batch.length === 0) break;
+      const taken = await this.#post(gateway, batch, { verdicts, signers, signal });
+      if (taken === undefined) {
+        most = Math.ceil(batch.length / 2);
+        continue;
+      }
+      after = taken;
+      const taking = batch.map(({ seq }) => seq).filter(seq => seq <= taken && !verdicts.hasRefused(seq));
+      if (verdicts.hasTaken && this.#outbox.epoch === epoch) this.#taken.note(gateway.url, taking);
+      // Where nothing was taken yet, the next one alone shows whether it's about the reports at all.
+      if (verdicts.hasTaken) most = MAX_BATCH_REPORTS;
+      if (this.#putOffS(gateway) > 0) break;
+    }
+    this.#refusals.heard(gateway.url, verdicts);
+    return verdicts;
+  }
+
+  /** In how many seconds this gateway takes reports again; 0: now. */
+  #putOffS({ url }: Gateway): number {
+    const restS = Math.ceil(((this.#putOff.get(url) ?? Number.NEGATIVE_INFINITY) - this.#now()) / 1000);
+    // A clock that was set back doesn't make it longer than anybody says.
+    if (restS > 0 && restS <= MAX_REPORT_WAIT_S) return restS;
+    this.#putOff.delete(url);
+    return 0;
+  }
+
+  #putOffFor({ url }: Gateway, forS: number): void {
+    this.#putOff.set(url, this.#now() + forS * 1000);
+  }
+
+  /**
+   * @returns up to which report it has been dealt with; undefined where it's refused as a whole, and may be told apart
+   * @throws SITECAST_REPORTS_REFUSED where it isn't about these reports
+   */
+  async #post(
+    gateway: Gateway,
+    batch: ReturnType<Outbox['pending']>,
+    {
+      verdicts,
+      signers,
+      signal,
+    }: { verdicts: Verdicts; signers: RoleSigners | undefined; signal: AbortSignal | undefined },
+  ): Promise<number | undefined> {
+    const reports = batch.map(({ envelope }) => envelope);
+    const { status, body } = await this.#gateways.post(gateway, '/site/v1/reports', { reports }, signal);
+    if (status === 200 || status === 202) {
+      const putOff = verdicts.noteAnswer(batch, this.#outbox.pending(), body);
+      if (putOff) this.#putOffFor(gateway, putOff.forS);
+      if (signers) await this.#takeAll(body, signers);
+      return putOff ? putOff.seq - 1 : batch.at(-1)?.seq;
+    }
+    const forS = putOffForS(body);
+    if (forS === undefined) return this.#refusedWhole(gateway, batch, { verdicts, status, body });
+    this.#putOffFor(gateway, forS);
+    return (batch[0]?.seq ?? 1) - 1;
+  }
+
+  /** @returns, and throws, as `#post` */
+  #refusedWhole(
+    gateway: Gateway,
+    batch: ReturnType<Outbox['pending']>,
+    { verdicts, status, body }: { verdicts: Verdicts; status: number; body: unknown },
+  ): number | undefined {
+    if (!blamesReports(status) || !verdicts.mayGoOn) throw this.#refusesAll(gateway, status, body);
+    const [only] = batch;
+    if (!only || batch.length > 1) return undefined;
+    verdicts.noteAlone(only, textOf(body, 'code') ?? `status ${status}`);
+    return only.seq;
+  }
+
+  #refusesAll(gateway: Gateway, status: number, body: unknown): SitecastError {
+    this.refusal = `${gateway.url} refuses reports: status ${status} ${textOf(body, 'code') ?? ''}`;
+    return new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal);
+  }
+
+  #batchAfter(
+    seq: number,
+    mostReports: number,
+    { gateway, verdicts }: { gateway: Gateway; verdicts: Verdicts },
+  ): ReturnType<Outbox['pending']> {
+    const batch = [];
+    let lengthBytes = 0;
+    for (const entry of this.#outbox.pending()) {
+      if (entry.seq <= seq || verdicts.hasRefused(entry.seq)) continue;
+      if (this.#taken.isRecent(gateway.url, entry.seq)) continue;
+      lengthBytes += entry.lengthBytes;
+      if (batch.length === mostReports || (batch.length > 0 && lengthBytes > MAX_BATCH_BYTES)) break;
+      batch.push(entry);
+    }
+    return batch;
+  }
+
+  async #takeAll(body: unknown, signers: RoleSigners): Promise<void> {
+    const one = fieldOf(body, 'acknowledgement');
+    const several = fieldOf(body, 'acknowledgements');
+    const all: unknown[] = Array.isArray(several) ? several.slice(0, MAX_ACKNOWLEDGEMENTS) : [];
+    for (const envelope of one === undefined ? all : [one, ...all]) await this.#take(envelope, signers);
+  }
+
+  async #take(envelope: unknown, signers: RoleSigners): Promise<void> {
+    try {
+      const { id, epoch, seq, reportSha256, at } = openAcknowledgement(envelope, signers);
+      if (id !== this.#id) return;
+      const taken = await this.#outbox.acknowledge(epoch, seq, Date.parse(at), reportSha256);
+      if (taken === 'takenBack') this.#taken.clear();
+    } catch (error) {
+      // Not the origin's word.
+      if (!(error instanceof SitecastError)) throw error;
+    }
+  }
+}

@@ -1,0 +1,100 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { isReportPayload } from '@sitecast/shared/fleet';
+import { Identity } from '@sitecast/shared/identity';
+import { array, assert, asyncProperty, integer } from 'fast-check';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { systemClock } from '../adapters/system-clock.ts';
+import type { Log } from '../ports.ts';
+import { Outbox } from './outbox.ts';
+import { StateChangeLogger } from './state-change-logger.ts';
+import { Reporter } from './reporter.ts';
+
+let directory: string;
+let outbox: Outbox;
+let reporter: Reporter;
+const logged: object[] = [];
+const log: Log = (level, message, data) => void (level === 'error' && logged.push({ message, ...data }));
+
+beforeEach(async () => {
+  logged.length = 0;
+  directory = await mkdtemp(join(tmpdir(), 'sitecast-reporter-'));
+  outbox = await Outbox.open(directory, await Identity.open(directory), () => {});
+  const inventory = { product: 'camera' };
+  reporter = new Reporter(outbox, systemClock('yes'), new StateChangeLogger(log), () => ({
+    timestampVersion: 1,
+    inventory,
+  }));
+});
+afterEach(async () => {
+  await outbox.close();
+  await rm(directory, { recursive: true, force: true });
+});
+
+it('says each thing once, whatever text it comes with, and nothing that a reader would refuse', async () => {
+  const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
+  let attempt = 0;
+  await assert(
+    asyncProperty(anyText, async units => {
+      attempt += 1;
+      const reason = { code: String.fromCharCode(...units), message: String.fromCharCode(...units) };
+      const subject = { rollout: { id: '0123456789abcdef', attempt }, reason };
+      await reporter.report('failed', subject, true);
+      await reporter.report('failed', subject);
+      await reporter.report('rolledBack', subject, true);
+      await reporter.report('failed', subject, true);
+    }),
+    { numRuns: 20 },
+  );
+  expect(outbox.recent().map(({ state, rollout }) => `${state} ${rollout?.attempt}`)).toEqual(
+    Array.from({ length: attempt }, (_, at) => [`failed ${at + 1}`, `rolledBack ${at + 1}`]).flat(),
+  );
+  for (const { envelope } of outbox.pending())
+    expect(isReportPayload(Buffer.from(envelope.payload, 'base64'))).toBe(true);
+});
+
+it('says in the log what can never be told, and goes on with what comes after it', async () => {
+  const unknown = { state: 'idle' as const };
+  Object.assign(unknown, { state: 'no state of a device' });
+  await Promise.all([
+    reporter.report('downloading'),
+    reporter.report(unknown.state),
+    reporter.report('verifying'),
+  ]);
+  expect(outbox.recent().map(({ state }) => state)).toEqual(['downloading', 'verifying']);
+  expect(logged).toEqual([
+    {
+      message: expect.stringMatching(/^the origin isn't told of the state no state of a device: /),
+      code: 'SITECAST_REPORT_UNTELLABLE',
+    },
+  ]);
+  expect(reporter.problem).toBeUndefined();
+});
+
+it('records what comes at one time in its order, each once', async () => {
+  const states = ['downloading', 'verifying', 'installing', 'rebooting', 'confirming'] as const;
+  await Promise.all(states.map(state => reporter.report(state)));
+  expect(outbox.recent().map(({ state }) => state)).toEqual(states);
+});
+
+it('records what it waits for once while much waits for the origin, and everything else as ever', async () => {
+  const waitFor = (code: string) =>
+    reporter.report('waiting', { reason: { code, message: 'x'.repeat(1000) } });
+  const flap = async (times: number) => {
+    for (let at = 0; at < times; at += 1) await waitFor(at % 2 === 0 ? 'ONE' : 'OTHER');
+  };
+  await flap(100);
+  const { length } = outbox.pending();
+  expect(outbox.pendingBytes).toBeGreaterThan(64 * 1024);
+  expect(outbox.pendingBytes).toBeLessThan(70 * 1024);
+  expect(length).toBeLessThan(50);
+  const rollout = { id: '0123456789abcdef', attempt: 1 };
+  await reporter.report('failed', { rollout });
+  await waitFor('A THIRD');
+  await reporter.report('completed', { rollout });
+  expect(outbox.pending()).toHaveLength(length + 3);
+  await outbox.acknowledge(outbox.epoch, outbox.newest?.seq ?? 0, Date.now());
+  await flap(4);
+  expect(outbox.pending()).toHaveLength(4);
+});

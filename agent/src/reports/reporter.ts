@@ -1,0 +1,115 @@
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { type DeviceState, fittingEvent, type Report } from '@sitecast/shared/fleet';
+import type { AgentClock } from '../ports.ts';
+import type { Event, Outbox } from './outbox.ts';
+import type { StateChangeLogger, Subject } from './state-change-logger.ts';
+
+/** Code of the report that names a source which sent wrong bytes. */
+export const SOURCE_BANNED = 'SITECAST_SOURCE_BANNED';
+/** States that say that nothing goes on, and why. */
+const MERE_WAITING: ReadonlySet<DeviceState> = new Set(['waiting', 'clockSuspect']);
+/** Where so much waits for the origin, what a device waits for is recorded once: weeks of changing reasons would hold up what counts. */
+const MUCH_WAITING_BYTES = 64 * 1024;
+/** Reports that a full disk keeps from being recorded; they wait in memory. */
+const MAX_WAITING = 64;
+
+/** Says in the chain what happened, once each, whenever the agent is ended and started again. */
+export class Reporter {
+  readonly #outbox: Outbox;
+  readonly #clock: AgentClock;
+  readonly #stateChanges: StateChangeLogger;
+  readonly #facts: () => Pick<Event, 'timestampVersion' | 'booted' | 'inventory'>;
+  #waiting: Event[] = [];
+  #turn: Promise<void> = Promise.resolve();
+  /** Why nothing can be recorded at present. */
+  problem: string | undefined;
+
+  constructor(
+    outbox: Outbox,
+    clock: AgentClock,
+    stateChanges: StateChangeLogger,
+    facts: () => Pick<Event, 'timestampVersion' | 'booted' | 'inventory'>,
+  ) {
+    this.#outbox = outbox;
+    this.#clock = clock;
+    this.#stateChanges = stateChanges;
+    this.#facts = facts;
+  }
+
+  /**
+   * Records a state, unless the newest report says the same; with `isOnce`, unless any of this attempt does. What it waits for is
+   * recorded once while much waits for the origin.
+   * Never throws for a full disk: an update mustn't fail because it can't be told.
+   */
+  async report(state: DeviceState, subject: Subject = {}, isOnce = false): Promise<void> {
+    const event = this.#eventOf(state, subject);
+    if (this.#isSaid(event, isOnce)) return;
+    this.#stateChanges.step(state, subject);
+    this.#waiting.push(event);
+    this.#waiting.splice(0, this.#waiting.length - MAX_WAITING);
+    await this.flush();
+  }
+
+  /** Records what couldn't be until now. One at a time: two would record one event twice, and drop another. */
+  flush(): Promise<void> {
+    const done = this.#turn.then(() => this.#flush());
+    this.#turn = done.catch(() => {
+      // The caller has got the error.
+    });
+    return done;
+  }
+
+  async #flush(): Promise<void> {
+    for (let event = this.#waiting[0]; event; event = this.#waiting[0]) {
+      try {
+        await this.#outbox.append(event);
+      } catch (error) {
+        const isFull = isSystemError(error) || (error instanceof SitecastError && error.kind === 'noSpace');
+        if (!isFull && !(error instanceof SitecastError)) throw error;
+        this.problem = error.message;
+        if (isFull) return;
+        // It never will be recorded: what comes after it mustn't wait for that.
+        this.#stateChanges.untold(event.state, error);
+      }
+      this.#waiting.shift();
+    }
+    this.problem = undefined;
+  }
+
+  #eventOf(state: DeviceState, { rollout, release, reason }: Subject): Event {
+    // As it will be recorded: what was said already is found by that.
+    return fittingEvent({
+      ...this.#facts(),
+      at: new Date(this.#clock.now()).toISOString(),
+      state,
+      ...(rollout ? { rollout: { id: rollout.id, attempt: rollout.attempt } } : {}),
+      ...(release && release.counter > 0
+        ? { release: { counter: release.counter, version: release.version } }
+        : {}),
+      ...(reason ? { reason } : {}),
+    });
+  }
+
+  #isSaid(event: Event, isOnce: boolean): boolean {
+    const key = keyOf(event);
+    const said: Pick<Report, 'state' | 'rollout' | 'release' | 'reason'>[] = [
+      ...this.#outbox.recent(),
+      ...this.#waiting,
+    ];
+    const newest = said.at(-1);
+    if (newest && keyOf(newest) === key) return true;
+    const isMuchWaiting = MERE_WAITING.has(event.state) && this.#outbox.pendingBytes > MUCH_WAITING_BYTES;
+    return (isOnce || isMuchWaiting) && said.some(report => keyOf(report) === key);
+  }
+}
+
+/** Two states that are told alike are one; but each source that lied is to be heard of. */
+function keyOf({
+  state,
+  rollout,
+  release,
+  reason,
+}: Pick<Event, 'state' | 'rollout' | 'release' | 'reason'>): string {
+  const subject = reason?.code === SOURCE_BANNED ? reason.message : undefined;
+  return [state, rollout?.id, rollout?.attempt, release?.counter, reason?.code, subject].join(' ');
+}

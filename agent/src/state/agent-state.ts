@@ -1,0 +1,166 @@
+import { MAX_CODE_CHARS, MAX_MESSAGE_CHARS } from '@sitecast/shared/fleet';
+import { cutText } from '@sitecast/shared/text';
+import { z } from 'zod';
+
+export const releaseRefSchema = z.looseObject({ counter: z.int().min(0), version: z.string().max(64) });
+export type KnownRelease = z.infer<typeof releaseRefSchema>;
+
+/** A text that is too long is cut, not refused: an agent that can't read its own state doesn't start. */
+const text = (maxChars: number) => z.string().transform(found => cutText(found, maxChars));
+
+export const reasonSchema = z.looseObject({
+  code: text(MAX_CODE_CHARS),
+  message: text(MAX_MESSAGE_CHARS),
+});
+export type Reason = z.infer<typeof reasonSchema>;
+
+/** Code of a device that went back because its rollout goes back: what it tells of then is the release it went to. */
+export const ROLLBACK_ORDERED = 'ordered';
+
+const rolloutRefSchema = z.looseObject({ id: z.string().max(64), attempt: z.int().min(1) });
+
+const hexId = z.string().regex(/^[0-9a-f]{64}$/);
+
+/** What a slot holds, as far as this agent knows. */
+const SLOT_STATES = ['empty', 'bad', 'verified', 'altered'] as const;
+export const slotRecordSchema = z.looseObject({
+  state: z.enum(SLOT_STATES),
+  release: releaseRefSchema.optional(),
+  /** SHA-256 of the index that its image was written by. */
+  indexSha256: hexId.optional(),
+  lengthBytes: z.int().min(0).optional(),
+  /** It has run and was found healthy. */
+  isConfirmed: z.boolean().optional(),
+  /** Whose order brought it there; for what may come of it later. */
+  rollout: rolloutRefSchema.optional(),
+});
+export type SlotRecord = z.infer<typeof slotRecordSchema>;
+
+/** Where a slot was found, to notice when that has gone missing: a slot that vanished isn't a new one. */
+const slotPlaceSchema = z.looseObject({
+  /** Of the settings, absolute. Another path is another place, of which nothing is known. */
+  path: z.string(),
+  /** False: nothing is there yet; a file is to be made. */
+  isThere: z.boolean(),
+  /** Where the file system is mounted that a file slot lies in; undefined for that of `/` and that of the agent's own data. */
+  mountPoint: z.string().optional(),
+});
+export type SlotPlace = z.infer<typeof slotPlaceSchema>;
+
+/** What is remembered of a rollout that has reached this device. */
+const rolloutRecordSchema = z.looseObject({
+  id: z.string().max(64),
+  latchedAt: z.string().max(64),
+  /** The highest attempt that came to an end here, and how. */
+  ended: z
+    .looseObject({ attempt: z.int().min(0), outcome: z.enum(['completed', 'failed', 'rolledBack']) })
+    .optional(),
+  /** What ran before this rollout's release was activated. */
+  cameFrom: releaseRefSchema.optional(),
+});
+export type RolloutRecord = z.infer<typeof rolloutRecordSchema>;
+
+export const barredSchema = z.looseObject({
+  counter: z.int().min(1),
+  version: z.string().max(64),
+  attempt: z.int().min(1),
+  reason: reasonSchema,
+  at: z.string().max(64),
+});
+export type BarredRelease = z.infer<typeof barredSchema>;
+
+/**
+ * How far the update got. `downloading`: the slot is being filled; `verified`: it holds the image, activation is next;
+ * `activating`: the boot loader is being told; `rebooting`: it was told; `confirming`: the slot runs, unproven;
+ * `confirmed`: it's proven, the loader is being told; `fallingBack`: it's given up, the other slot is to run again.
+ */
+export const updateSchema = z.looseObject({
+  kind: z.enum(['install', 'rollBack']),
+  rollout: rolloutRefSchema,
+  release: releaseRefSchema,
+  indexSha256: hexId.optional(),
+  lengthBytes: z.int().min(0).optional(),
+  target: z.enum(['A', 'B']),
+  phase: z.enum([
+    'downloading',
+    'verified',
+    'activating',
+    'rebooting',
+    'confirming',
+    'confirmed',
+    'fallingBack',
+  ]),
+  startedAt: z.string().max(64),
+  /** The boot in which the loader was told to try the slot, or to leave it. */
+  bootId: z.string().max(128).optional(),
+  powerLosses: z.int().min(0).optional(),
+  /** How often a boot was asked for: into the slot, or, falling back, out of it. */
+  rebootsAsked: z.int().min(0).optional(),
+  failure: reasonSchema.optional(),
+});
+export type Update = z.infer<typeof updateSchema>;
+
+/** True if both are about the same attempt to bring the same release into the same slot. */
+export function isSameUpdate(
+  one: Pick<Update, 'kind' | 'rollout' | 'release'>,
+  other: Pick<Update, 'kind' | 'rollout' | 'release'>,
+): boolean {
+  return (
+    one.kind === other.kind &&
+    one.rollout.id === other.rollout.id &&
+    one.rollout.attempt === other.rollout.attempt &&
+    one.release.counter === other.release.counter
+  );
+}
+
+export const lastFailureSchema = z.looseObject({
+  at: z.string().max(64),
+  reason: reasonSchema,
+  release: releaseRefSchema.optional(),
+});
+
+export const MAX_REMEMBERED_ROLLOUTS = 128;
+export const MAX_BARRED = 128;
+
+/**
+ * All that an agent remembers between two starts, but its reports and the trusted metadata. Unknown fields are kept:
+ * after a fall-back the release before reads what this one wrote.
+ */
+export const agentStateSchema = z.looseObject({
+  format: z.literal('sitecast-agent-state-1'),
+  slots: z.looseObject({ A: slotRecordSchema, B: slotRecordSchema }),
+  update: updateSchema.nullable(),
+  rollouts: z.array(rolloutRecordSchema),
+  barred: z.array(barredSchema),
+  lastActivationAt: z.string().max(64).optional(),
+  lastFailure: lastFailureSchema.optional(),
+  /** The origin's newest statement about this device, as it was signed. */
+  assignment: z.unknown().optional(),
+  /** Of the enrolment, so that asking again is the same request. */
+  enrolmentNonce: z.string().max(64).optional(),
+  /** Booted slot, when last seen. */
+  booted: z.enum(['A', 'B']).optional(),
+  slotPlaces: z.looseObject({ A: slotPlaceSchema.optional(), B: slotPlaceSchema.optional() }).optional(),
+});
+export type AgentState = z.infer<typeof agentStateSchema>;
+
+/** Where a slot was found before. A version that didn't remember places still remembers what it had put there. */
+export function placeIn(
+  { slotPlaces, slots }: AgentState,
+  name: 'A' | 'B',
+  path: string,
+): SlotPlace | undefined {
+  const { state } = slots[name];
+  const hasHeld = state === 'verified' || state === 'altered';
+  return slotPlaces?.[name] ?? (hasHeld ? { path, isThere: true } : undefined);
+}
+
+export function newAgentState(): AgentState {
+  return {
+    format: 'sitecast-agent-state-1',
+    slots: { A: { state: 'empty' }, B: { state: 'empty' } },
+    update: null,
+    rollouts: [],
+    barred: [],
+  };
+}

@@ -1,0 +1,168 @@
+import type { Report } from '@sitecast/shared/fleet';
+import { type BootState, otherSlot, type SlotName } from '../ports.ts';
+import {
+  ROLLBACK_ORDERED,
+  type BarredRelease,
+  type AgentState,
+  newAgentState,
+  type RolloutRecord,
+  type SlotRecord,
+  type Update,
+} from './agent-state.ts';
+
+/** What is left to tell of a memory that was lost. */
+export interface Evidence {
+  boot: Pick<BootState, 'booted' | 'bootId'>;
+  /** This device's own newest reports, oldest first: each of their signatures was checked. */
+  reports: readonly Report[];
+  /** An earlier state of the memory: of what only ever grows it's believed, and of a slot that was hashed. */
+  kept: AgentState | undefined;
+  /** The slot that doesn't run, as it was found. */
+  other: SlotRecord;
+}
+
+/** Reasons for which a release that had been booted was given up: it stays barred. */
+const PROOF_FAILURES: ReadonlySet<string> = new Set([
+  'healthFailed',
+  'bootCountExhausted',
+  'confirmTimedOut',
+]);
+
+const ACTIVATION_STATES: ReadonlySet<string> = new Set(['installing', 'rebooting', 'confirming']);
+
+/**
+ * Pure: a memory to go on with. It takes nothing for good that nothing vouches for: a slot that doesn't run is bad unless it
+ * was hashed, one that may be on trial proves itself (again), a release that failed here stays barred.
+ */
+export function rebuiltState({ boot, reports, kept, other }: Evidence): AgentState {
+  const { booted } = boot;
+  const rollouts = rolloutsOf(reports, kept);
+  const update = updateOf(reports.at(-1), boot, rollouts);
+  const isOnTrial = update?.target === booted;
+  const running = runningRecord(booted, reports, kept, isOnTrial ? update : undefined);
+  const records = { [booted]: running, [otherSlot(booted)]: other };
+  const { A = other, B = other } = records;
+  const lastActivationAt = lastActivationOf(reports) ?? kept?.lastActivationAt;
+  return {
+    // What vouches for itself, as the assignment does, or is about this machine rather than its releases.
+    ...(kept ?? newAgentState()),
+    slots: { A, B },
+    update,
+    rollouts,
+    barred: barredOf(reports, kept),
+    booted: isOnTrial ? otherSlot(booted) : booted,
+    ...(lastActivationAt === undefined ? {} : { lastActivationAt }),
+  };
+}
+
+/** Where the newest report tells of an activation that hasn't ended. */
+function updateOf(
+  newest: Report | undefined,
+  { booted, bootId }: Evidence['boot'],
+  rollouts: readonly RolloutRecord[],
+): Update | null {
+  if (!newest?.rollout || !newest.release || !newest.booted) return null;
+  const { rollout, release, reason, at } = newest;
+  const target = targetOf(newest.booted, release.counter);
+  const cameFrom = rollouts.find(({ id }) => id === rollout.id)?.cameFrom;
+  const kind = cameFrom?.counter === release.counter ? 'rollBack' : 'install';
+  const update = { kind, rollout, release, target, startedAt: at } as const;
+  if (newest.state === 'failed' && reason && PROOF_FAILURES.has(reason.code))
+    return { ...update, phase: 'fallingBack', failure: reason };
+  // Elsewhere it didn't get to a trial, or that came to nothing: the order, if it still stands, is followed from its beginning.
+  const isOnTrial = trialIn(newest) === booted;
+  return isOnTrial ? { ...update, phase: 'confirming', bootId } : null;
+}
+
+/** Pure: the slot that was to be tried, or was on trial, when it was reported; undefined: none. */
+export function trialIn({ state, rollout, release, booted }: Report): SlotName | undefined {
+  const isActivation = ACTIVATION_STATES.has(state) && rollout !== undefined;
+  return isActivation && release && booted ? targetOf(booted, release.counter) : undefined;
+}
+
+/** What ran when it was reported is the release itself, or what it was to take the place of. */
+function targetOf({ slot, release }: NonNullable<Report['booted']>, counter: number): SlotName {
+  return release?.counter === counter ? slot : otherSlot(slot);
+}
+
+function runningRecord(
+  slot: SlotName,
+  reports: readonly Report[],
+  kept: AgentState | undefined,
+  trial: Update | undefined,
+): SlotRecord {
+  const said = reports.findLast(({ booted }) => booted?.slot === slot);
+  const release = trial?.release ?? said?.booted?.release;
+  const isConfirmed = trial === undefined;
+  const record = kept?.slots[slot];
+  if (record && release && record.release?.counter === release.counter)
+    return { ...record, state: 'altered', isConfirmed };
+  const completed = reports.findLast(
+    report => report.state === 'completed' && report.release?.counter === release?.counter,
+  );
+  return {
+    state: 'altered',
+    isConfirmed,
+    ...(release && { release }),
+    ...(completed?.rollout && { rollout: completed.rollout }),
+  };
+}
+
+function rolloutsOf(reports: readonly Report[], kept: AgentState | undefined): RolloutRecord[] {
+  const byId = new Map<string, RolloutRecord>(kept?.rollouts.map(entry => [entry.id, entry]));
+  for (const { rollout, state, reason, at, booted } of reports) {
+    if (!rollout) continue;
+    const entry = byId.get(rollout.id) ?? { id: rollout.id, latchedAt: at };
+    const outcome = outcomeOf(state, reason?.code);
+    const isNewer = rollout.attempt >= (entry.ended?.attempt ?? 0);
+    byId.set(rollout.id, {
+      ...entry,
+      ...(state === 'installing' && booted?.release && !entry.ended ? { cameFrom: booted.release } : {}),
+      ...(outcome && isNewer ? { ended: { attempt: rollout.attempt, outcome } } : {}),
+    });
+  }
+  return [...byId.values()];
+}
+
+function outcomeOf(
+  state: Report['state'],
+  code: string | undefined,
+): 'completed' | 'failed' | 'rolledBack' | undefined {
+  if (state === 'completed' || state === 'failed') return state;
+  if (state === 'rolledBack') return code === ROLLBACK_ORDERED ? 'rolledBack' : 'failed';
+  return undefined;
+}
+
+function barredOf(reports: readonly Report[], kept: AgentState | undefined): BarredRelease[] {
+  const byCounter = new Map<number, BarredRelease>(kept?.barred.map(entry => [entry.counter, entry]));
+  for (const { state, rollout, release, reason, at } of reports) {
+    const hasFailed =
+      (state === 'failed' || state === 'rolledBack') && PROOF_FAILURES.has(reason?.code ?? '');
+    if (!hasFailed || !release || !reason) continue;
+    const attempt = Math.max(rollout?.attempt ?? 1, byCounter.get(release.counter)?.attempt ?? 1);
+    byCounter.set(release.counter, { ...release, attempt, reason, at });
+  }
+  return [...byCounter.values()];
+}
+
+function lastActivationOf(reports: readonly Report[]): string | undefined {
+  return reports.findLast(({ state }) => state === 'installing' || state === 'rebooting')?.at;
+}
+
+/**
+ * A state that could be read, with what its copy has besides of releases that failed here and rollouts that have reached this device:
+ * both only ever grow, so what is missing was lost to damage that left the file readable.
+ */
+export function withKept(agentState: AgentState, kept: AgentState | undefined): AgentState {
+  if (!kept) return agentState;
+  const barred = kept.barred.filter(
+    ({ counter }) => !agentState.barred.some(entry => entry.counter === counter),
+  );
+  const rollouts = kept.rollouts.filter(({ id }) => !agentState.rollouts.some(entry => entry.id === id));
+  if (barred.length === 0 && rollouts.length === 0) return agentState;
+  return {
+    ...agentState,
+    barred: [...barred, ...agentState.barred],
+    rollouts: [...rollouts, ...agentState.rollouts],
+  };
+}

@@ -1,0 +1,140 @@
+import { join } from 'node:path';
+import { readCopy, readFileBounded, setAside, writeCopy, writeFileDurably } from '@sitecast/shared/durable';
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import {
+  MAX_BARRED,
+  MAX_REMEMBERED_ROLLOUTS,
+  type AgentState,
+  agentStateSchema,
+  newAgentState,
+} from './agent-state.ts';
+import { withKept } from './rebuild.ts';
+import type { PassPoint } from '../ports.ts';
+
+const MAX_STATE_BYTES = 1024 * 1024;
+const FILE_NAME = 'state.json';
+
+/** What became of a memory that can't be read. */
+export interface StateLoss {
+  /** What was wrong, and where the file is now. */
+  what: string;
+  /** What its copy says. */
+  kept: AgentState | undefined;
+}
+
+/**
+ * The agent's memory, in one atomically replaced file; a copy of all but the update in progress lies beside it. One process at a
+ * time owns it.
+ */
+export class StateFile {
+  readonly #path: string;
+  readonly #passPoint: PassPoint;
+  #state: AgentState;
+  #loss: StateLoss | undefined;
+  #isNew: boolean;
+  #turn: Promise<void> = Promise.resolve();
+
+  private constructor(path: string, passPoint: PassPoint, found: Found) {
+    this.#path = path;
+    this.#passPoint = passPoint;
+    this.#state = found.state ?? newAgentState();
+    this.#loss = found.loss;
+    this.#isNew = found.state === undefined;
+  }
+
+  /** A damaged file is set aside: what it said is to be made up anew, see `loss`. */
+  static async open(directory: string, passPoint: PassPoint): Promise<StateFile> {
+    const path = join(directory, FILE_NAME);
+    return new StateFile(path, passPoint, await find(path));
+  }
+
+  get current(): AgentState {
+    return this.#state;
+  }
+
+  /** Until the first change: a memory was here, and is lost. */
+  get loss(): StateLoss | undefined {
+    return this.#loss;
+  }
+
+  /** Until the first change: nothing was here, as far as can be seen from here. */
+  get isNew(): boolean {
+    return this.#isNew;
+  }
+
+  /** Durable once it returns; what's remembered changes only then. Changes wait for each other. */
+  async change(changes: Partial<AgentState> | ((state: AgentState) => Partial<AgentState>)): Promise<void> {
+    const done = this.#turn.then(() => this.#change(changes));
+    this.#turn = done.catch(() => {
+      // The caller has got the error.
+    });
+    return done;
+  }
+
+  async #change(changes: Partial<AgentState> | ((state: AgentState) => Partial<AgentState>)): Promise<void> {
+    const changed = typeof changes === 'function' ? changes(this.#state) : changes;
+    // What is written is what the next start, of the release before too, can read.
+    const next = agentStateSchema.parse(bounded({ ...this.#state, ...changed }));
+    const text = `${JSON.stringify(next, null, 1)}\n`;
+    this.#passPoint('state before');
+    await writeFileDurably(this.#path, text, 0o600);
+    this.#state = next;
+    this.#loss = undefined;
+    this.#isNew = false;
+    this.#passPoint('state after');
+    if (Object.keys(changed).some(name => name !== 'update')) await this.#keep(text);
+  }
+
+  async #keep(text: string): Promise<void> {
+    try {
+      await writeCopy(this.#path, text);
+    } catch (error) {
+      // On a full disk, say. The file itself is written, and the next change is kept again.
+      if (!isSystemError(error)) throw error;
+    }
+  }
+}
+
+interface Found {
+  state?: AgentState;
+  loss?: StateLoss;
+}
+
+async function find(path: string): Promise<Found> {
+  const found = await read(path);
+  const copy = await readCopy(path, MAX_STATE_BYTES);
+  const kept = copy && parse(copy);
+  if (typeof found === 'object') return { state: withKept(found, kept) };
+  if (found === 'damaged')
+    return { loss: { what: `${path} was damaged, and is now ${await setAside(path)}`, kept } };
+  return kept ? { loss: { what: `${path} was missing`, kept } } : {};
+}
+
+async function read(path: string): Promise<AgentState | 'damaged' | 'missing'> {
+  try {
+    return parse(await readFileBounded(path, MAX_STATE_BYTES)) ?? 'damaged';
+  } catch (error) {
+    if (isSystemError(error, 'ENOENT')) return 'missing';
+    // A block that the medium doesn't give back, or what can't be this file.
+    if (isSystemError(error, 'EIO') || error instanceof SitecastError) return 'damaged';
+    throw error;
+  }
+}
+
+function parse(bytes: Buffer): AgentState | undefined {
+  try {
+    return agentStateSchema.parse(JSON.parse(bytes.toString('utf8')));
+  } catch {
+    // Whatever it is, it's no memory of an agent.
+    return undefined;
+  }
+}
+
+/** The newest of each, so that the file can't grow for ever. */
+function bounded(state: AgentState): AgentState {
+  return {
+    ...state,
+    rollouts: state.rollouts.slice(-MAX_REMEMBERED_ROLLOUTS),
+    barred: state.barred.slice(-MAX_BARRED),
+  };
+}

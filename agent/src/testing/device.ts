@@ -1,0 +1,178 @@
+import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { UpdateAgent } from '../update/agent.ts';
+import type { AgentParts } from '../update/parts.ts';
+import type { AgentClock, BootControl, Gateway, Log, PassPoint, Slot, SlotName } from '../ports.ts';
+import type { RunSettings } from '../settings.ts';
+import { openAgent } from '../composition.ts';
+import { openOwnIdentity } from '../state/own-identity.ts';
+import type { CheckResult, CycleResult } from '../state/status.ts';
+import { FileBootControl } from '../adapters/file-boot.ts';
+import { FileSlot } from '../adapters/file-slot.ts';
+import { HttpGateway } from '../adapters/http-gateway.ts';
+import { runCommand } from '../adapters/run-command.ts';
+import { systemClock } from '../adapters/system-clock.ts';
+
+export interface DeviceChanges {
+  settings?: Partial<RunSettings>;
+  clockOffsetMs?: number;
+  /** Its waiting takes so many times less than it should. */
+  haste?: number;
+  isSynchronised?: boolean | undefined;
+  slots?: Partial<Record<SlotName, Slot>>;
+  passPoint?: PassPoint;
+  /** Instead of the file adapter. */
+  boot?: BootControl;
+  /** Asks the process to end. */
+  stop?: AbortSignal;
+  log?: Log;
+  /** False: whoever gets the agent starts it. */
+  isStarted?: boolean;
+}
+
+/** A device in a temporary directory, for tests: all adapters are the real ones, in this process. */
+export class TestDevice {
+  readonly directory: string;
+  readonly #settings: RunSettings;
+  #opened: { agent: UpdateAgent; parts: AgentParts; boot: BootControl } | undefined;
+
+  private constructor(directory: string, settings: RunSettings) {
+    this.directory = directory;
+    this.#settings = settings;
+  }
+
+  /** @param urls of its gateways */
+  static async create(urls: readonly string[], rootBytes: Uint8Array): Promise<TestDevice> {
+    const directory = await mkdtemp(join(tmpdir(), 'sitecast-device-'));
+    const rootFile = join(directory, 'root.json');
+    await writeFile(rootFile, rootBytes);
+    const [first = '', ...others] = urls;
+    return new TestDevice(directory, {
+      data: join(directory, 'data'),
+      gateways: [first, ...others],
+      token: undefined,
+      tokenFile: undefined,
+      rootFile,
+      ca: undefined,
+      product: 'camera',
+      hardware: 'rpi4',
+      name: undefined,
+      nameFile: undefined,
+      slots: { A: join(directory, 'a.img'), B: join(directory, 'b.img') },
+      slotBytes: undefined,
+      boot: { kind: 'file', path: undefined, firstSlot: 'A' },
+      payloadCommand: undefined,
+      factoryRelease: undefined,
+      hooks: {},
+      hookTimeoutMs: 5000,
+      healthTimeoutMs: 5000,
+      confirmWithinMs: undefined,
+      minActivationIntervalMs: 0,
+      pollMs: 1000,
+      startJitterMs: 0,
+      maxFetchBytes: undefined,
+      concurrency: 4,
+      timeSync: 'auto',
+      peers: undefined,
+      log: { level: 'error' },
+    });
+  }
+
+  /** The same device, as it lies on the disk, in a directory of its own and with other gateways. */
+  static async copyOf(device: TestDevice, urls: readonly string[]): Promise<TestDevice> {
+    const copy = await TestDevice.create(urls, await readFile(join(device.directory, 'root.json')));
+    await cp(device.directory, copy.directory, { recursive: true });
+    return copy;
+  }
+
+  get parts(): AgentParts {
+    if (!this.#opened) throw new Error('not open');
+    return this.#opened.parts;
+  }
+
+  get agent(): UpdateAgent {
+    if (!this.#opened) throw new Error('not open');
+    return this.#opened.agent;
+  }
+
+  get id(): string {
+    return this.parts.identity.id;
+  }
+
+  /** Starts the agent, as a process would: the boot is looked at, nothing else. */
+  async open(changes: DeviceChanges = {}): Promise<void> {
+    const settings = { ...this.#settings, ...changes.settings };
+    const log: Log = changes.log ?? (() => {});
+    const identity = await openOwnIdentity(settings.data, log);
+    const passPoint = changes.passPoint ?? (() => {});
+    const system = systemClock('auto');
+    const clock: AgentClock = {
+      ...system,
+      now: () => Date.now() + (changes.clockOffsetMs ?? 0),
+      isSynchronised: async () => changes.isSynchronised,
+      sleep: (ms, signal) => system.sleep(ms / (changes.haste ?? 1), signal),
+    };
+    const toGateway = (url: string): Gateway =>
+      new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
+    const [first, ...others] = settings.gateways;
+    const boot =
+      changes.boot ??
+      new FileBootControl(join(settings.data, 'boot.json'), {
+        firstSlot: 'A',
+        afterBoot: async () => {},
+        passPoint,
+      });
+    const { A, B } = settings.slots;
+    const common = { maxBytes: settings.slotBytes, data: settings.data };
+    const slots = {
+      A: changes.slots?.A ?? new FileSlot(A, { ...common, other: B }),
+      B: changes.slots?.B ?? new FileSlot(B, { ...common, other: A }),
+    };
+    const { agent, parts } = await openAgent(settings, {
+      identity,
+      clock,
+      slots,
+      boot,
+      run: runCommand,
+      gateways: [toGateway(first), ...others.map(toGateway)],
+      passPoint,
+      log,
+      stop: changes.stop ?? new AbortController().signal,
+      startPeers: undefined,
+    });
+    this.#opened = { agent, parts, boot };
+    if (changes.isStarted !== false) await agent.start();
+  }
+
+  async cycle(signal?: AbortSignal): Promise<CycleResult> {
+    if (!this.#opened) await this.open();
+    if (!this.#opened) throw new Error('not open');
+    return this.#opened.agent.cycle(signal ?? new AbortController().signal);
+  }
+
+  async check(): Promise<CheckResult> {
+    if (!this.#opened) await this.open();
+    if (!this.#opened) throw new Error('not open');
+    return this.#opened.agent.check(new AbortController().signal);
+  }
+
+  /** Ends the agent, cleanly or (`isCut`) as by a power cut. */
+  async close({ isCut = false } = {}): Promise<void> {
+    const opened = this.#opened;
+    this.#opened = undefined;
+    if (!opened) return;
+    if (!isCut) await opened.boot.stop();
+    await opened.parts.outbox.close();
+    await opened.parts.status.flush();
+  }
+
+  async slot(name: SlotName): Promise<Buffer> {
+    return readFile(this.#settings.slots[name]);
+  }
+
+  async remove(): Promise<void> {
+    await this.close({ isCut: true });
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}

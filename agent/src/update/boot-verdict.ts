@@ -1,0 +1,68 @@
+import type { BootState, SlotName } from '../ports.ts';
+import type { AgentState, Update } from '../state/agent-state.ts';
+
+/** What a start of the agent means for an update that was being activated. */
+export type BootVerdict =
+  /** The loader wasn't told yet, or the power went before it took note: nothing has happened. */
+  | 'notTold'
+  /** The boot that was asked for hasn't happened: ask again. */
+  | 'askAgain'
+  /** The slot runs for the first time. */
+  | 'firstBoot'
+  /** The agent started again within the boot that it was proving. */
+  | 'sameBoot'
+  /** The power went while the slot was proving itself: it's tried once more. */
+  | 'powerLoss'
+  /** The loader has given the slot up. */
+  | 'bootCountExhausted'
+  /** It had proved itself when the agent ended; the loader may not know yet. */
+  | 'confirmed'
+  /** The slot was given up and the other one runs. */
+  | 'fellBack';
+
+/** Pure: from what was noted before the boot and what the loader says now. */
+export function bootVerdict(
+  update: Pick<Update, 'phase' | 'target' | 'bootId'>,
+  boot: BootState,
+): BootVerdict {
+  const isSameBoot = update.bootId === boot.bootId;
+  const isOnTarget = boot.booted === update.target;
+  if (update.phase === 'fallingBack') return isOnTarget ? 'askAgain' : 'fellBack';
+  if (isOnTarget) return verdictOnTarget(update.phase, isSameBoot);
+  switch (update.phase) {
+    case 'downloading':
+    case 'verified':
+    case 'activating':
+      return 'notTold';
+    case 'rebooting':
+      return isSameBoot ? 'askAgain' : 'bootCountExhausted';
+    default:
+      return 'bootCountExhausted';
+  }
+}
+
+function verdictOnTarget(phase: Update['phase'], isSameBoot: boolean): BootVerdict {
+  switch (phase) {
+    case 'activating':
+      return 'firstBoot';
+    case 'rebooting':
+      return isSameBoot ? 'askAgain' : 'firstBoot';
+    case 'confirming':
+      return isSameBoot ? 'sameBoot' : 'powerLoss';
+    case 'confirmed':
+      return 'confirmed';
+    default:
+      return 'notTold';
+  }
+}
+
+/**
+ * Pure: the slot that had proved itself and no longer runs, though nobody ordered that. While an update is under way
+ * there is none: the other slot holds nothing that could run, or the update's own verdict says what happened.
+ */
+export function lateFallBack(
+  { booted, update }: Pick<AgentState, 'booted' | 'update'>,
+  boot: Pick<BootState, 'booted'>,
+): SlotName | undefined {
+  return update === null && booted !== boot.booted ? booted : undefined;
+}

@@ -1,0 +1,134 @@
+import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import { memberNameSchema } from '@sitecast/shared/fleet';
+import { isId } from '@sitecast/shared/identity';
+import { noGateway } from '../upstream/gateways.ts';
+import { fieldOf, problemIn } from '../upstream/answers.ts';
+import type { AgentParts } from './parts.ts';
+import { Postponed } from './result.ts';
+
+/** A third of what a gateway grants. */
+const RENEWAL_MS = 5 * 60_000;
+const DEFAULT_RETRY_MS = 10_000;
+/** Whatever a gateway says, it isn't asked again sooner. */
+const MIN_RETRY_MS = 2000;
+const MAX_RETRY_MS = 10 * 60_000;
+
+const MAX_TOLD_HOLDERS = 4;
+
+interface Denied {
+  /** How long to wait before asking again. */
+  retryMs: number;
+  /** Who is waited for, as the gateway says; empty where it doesn't. */
+  heldBy: string;
+  /** Why this device gets none at all, as the gateway says: it's not about others. */
+  refusal?: string;
+}
+
+/** A device's leave to go down, of which its site has so many: asked of the gateways. */
+export class Leases {
+  readonly #parts: Pick<AgentParts, 'gateways' | 'identity' | 'clock' | 'log' | 'stop'>;
+
+  constructor(parts: Pick<AgentParts, 'gateways' | 'identity' | 'clock' | 'log' | 'stop'>) {
+    this.#parts = parts;
+  }
+
+  /** @throws Postponed while the site has too many devices down, or nobody counts them; the signal's reason */
+  async take(rollout: string, signal: AbortSignal): Promise<void> {
+    const granted = await this.#ask('take', rollout, signal);
+    if (granted === true) return;
+    const jitter = 0.5 + Math.random();
+    if (granted.refusal !== undefined)
+      throw new Postponed(
+        'lease',
+        { code: 'SITECAST_LEASE_REFUSED', message: `no lease for this device: ${granted.refusal}` },
+        Math.min(granted.retryMs * jitter, MAX_RETRY_MS),
+      );
+    const who = granted.heldBy === '' ? '' : `: ${granted.heldBy}`;
+    throw new Postponed(
+      'lease',
+      { code: 'SITECAST_LEASE_DENIED', message: `other devices of this site are being updated${who}` },
+      Math.min(granted.retryMs * jitter, MAX_RETRY_MS),
+    );
+  }
+
+  /** Failing changes nothing: it runs out by itself. */
+  async giveBack(rollout: string): Promise<void> {
+    const { stop } = this.#parts;
+    try {
+      await this.#ask('return', rollout, stop);
+    } catch (error) {
+      if (!(error instanceof SitecastError) && !(error instanceof Postponed) && !stop.aborted) throw error;
+    }
+  }
+
+  /** Renews it until it's told to end. @returns what ends it */
+  keep(rollout: string): () => void {
+    const { clock, log, stop } = this.#parts;
+    const done = new AbortController();
+    const signal = AbortSignal.any([done.signal, stop]);
+    const renew = async (): Promise<void> => {
+      for (;;) {
+        await clock.sleep(RENEWAL_MS, signal);
+        if (signal.aborted) return;
+        // What doesn't come through changes nothing: this device is down already.
+        await this.#ask('renew', rollout, signal).catch((error: unknown) => {
+          if (!signal.aborted) log('warn', "the lease isn't renewed; the update goes on", { err: error });
+        });
+      }
+    };
+    void renew();
+    return () => done.abort();
+  }
+
+  async #ask(
+    action: 'take' | 'renew' | 'return',
+    rollout: string,
+    signal: AbortSignal,
+  ): Promise<true | Denied> {
+    const { gateways, identity } = this.#parts;
+    const request = { id: identity.id, rollout, action };
+    try {
+      return await gateways.each(async gateway => {
+        const { status, body } = await gateways.post(gateway, '/site/v1/leases', request, signal);
+        // An origin hands out none.
+        if (status === 404 || status === 405) return true;
+        if (status !== 200) {
+          const why = problemIn(body) ?? `status ${status}`;
+          return { retryMs: DEFAULT_RETRY_MS, heldBy: '', refusal: `${gateway.url}: ${why}` };
+        }
+        const isGranted = fieldOf(body, 'granted');
+        if (typeof isGranted !== 'boolean') throw noGateway(gateway.url, 'its answer about a lease is none');
+        const retryMs = Number(fieldOf(body, 'retryAfterMs') ?? DEFAULT_RETRY_MS);
+        if (isGranted) return true;
+        return {
+          retryMs: retryMs > 0 ? Math.max(retryMs, MIN_RETRY_MS) : DEFAULT_RETRY_MS,
+          heldBy: holdersIn(body),
+        };
+      }, signal);
+    } catch (error) {
+      if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
+      // Nobody counts who is down: without that word it isn't safe to go down.
+      const reason = {
+        code: 'SITECAST_LEASE_UNREACHABLE',
+        message: `nobody hands out leases: ${error.message}`,
+      };
+      throw new Postponed('lease', reason, DEFAULT_RETRY_MS);
+    }
+  }
+}
+
+/** Nobody vouches for what these are: ids, names and times alone are taken from them. */
+function holdersIn(body: unknown): string {
+  const heldBy = fieldOf(body, 'heldBy');
+  if (!Array.isArray(heldBy)) return '';
+  const holders: unknown[] = heldBy.slice(0, MAX_TOLD_HOLDERS);
+  return holders
+    .map(holder => ({
+      id: fieldOf(holder, 'id'),
+      name: memberNameSchema.safeParse(fieldOf(holder, 'name')).data,
+      untilMs: Date.parse(String(fieldOf(holder, 'until'))),
+    }))
+    .filter(({ id, untilMs }) => typeof id === 'string' && isId(id) && !Number.isNaN(untilMs))
+    .map(({ id, name, untilMs }) => `${name ?? String(id)} until ${new Date(untilMs).toISOString()}`)
+    .join(', ');
+}

@@ -1,0 +1,124 @@
+import { randomBytes } from 'node:crypto';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { CommandBootControl } from '../adapters/command-boot.ts';
+import { runCommand } from '../adapters/run-command.ts';
+import { systemClock } from '../adapters/system-clock.ts';
+import { TestDevice } from '../testing/device.ts';
+import { BootProgram } from '../testing/boot-program.ts';
+import { TestFleet } from '../testing/fleet.ts';
+import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
+
+// Machines whose boot is a program's doing: it comes later, or not at all.
+
+const HASTE = 20_000;
+const image = randomBytes(60_000);
+let fleet: TestFleet;
+let origin: FakeOrigin;
+let site: FakeGateway;
+let device: TestDevice;
+let program: BootProgram;
+const logged: string[] = [];
+
+beforeEach(async () => {
+  fleet = await TestFleet.create();
+  origin = new FakeOrigin(fleet);
+  site = await FakeGateway.open(origin);
+  device = await TestDevice.create([site.url], fleet.rootBytes);
+  program = await BootProgram.create(device.directory);
+  fleet.addRelease({ counter: 1, image });
+  fleet.rollOut(1);
+  await fleet.publish();
+  logged.length = 0;
+});
+afterEach(async () => {
+  await device.remove();
+  await site.close();
+});
+
+const system = systemClock('auto');
+
+/** @param haste so many times faster its waiting goes by */
+async function open(haste: number, hooks: Record<string, string> = {}): Promise<void> {
+  const log = (_level: string, message: string) => void logged.push(message);
+  const boot = new CommandBootControl(program.command, {
+    run: runCommand,
+    clock: { ...system, sleep: (ms, signal) => system.sleep(ms / haste, signal) },
+    log,
+    stop: new AbortController().signal,
+  });
+  await device.open({ boot, log, haste, settings: { hooks } });
+}
+
+const told = () => origin.told(device.id);
+const states = () => told().map(({ state }) => state);
+const reboots = async () => (await program.calls()).filter(call => call === 'reboot').length;
+
+it('waits for a boot that comes a moment after the verb has returned', async () => {
+  await program.reboots('late');
+  await open(1);
+  expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B', bootId: 'boot-2' });
+  expect(await reboots()).toBe(1);
+});
+
+it.each(['never', 'fails'] as const)(
+  'says of a boot that does not come (%s) that it is waited for, asks again, and gives the attempt up in the end',
+  async manner => {
+    await program.reboots(manner);
+    await open(HASTE);
+    expect(await device.cycle()).toMatchObject({
+      state: 'rebooting',
+      waitingFor: 'reboot',
+      reason: { code: 'SITECAST_REBOOT_PENDING', message: expect.stringContaining('asked for once') },
+    });
+    expect(device.parts.stateFile.current.update).toMatchObject({ phase: 'rebooting', rebootsAsked: 1 });
+    let rest = await device.cycle();
+    for (let cycles = 0; rest.state === 'rebooting' && cycles < 10_000; cycles += 1) {
+      await new Promise(resolve => setTimeout(resolve, 20));
+      rest = await device.cycle();
+    }
+    expect(rest).toMatchObject({ state: 'failed', reason: { code: 'SITECAST_REBOOT_FAILED' } });
+    expect(await reboots()).toBe(8);
+    expect(logged.filter(line => line.startsWith('a reboot was asked for')).length).toBe(8);
+    // What runs goes on running, whenever a boot comes after all.
+    await program.boot();
+    expect(await device.parts.boot.read()).toMatchObject({ booted: 'A', next: 'A' });
+    expect(device.parts.stateFile.current.barred).toEqual([]);
+    expect(await device.cycle()).toMatchObject({
+      state: 'blocked',
+      reason: { code: 'SITECAST_ATTEMPT_USED' },
+    });
+    expect(told().find(({ state }) => state === 'failed')?.reason?.code).toBe('SITECAST_REBOOT_FAILED');
+  },
+);
+
+it('asks no sooner for a boot than its pause is over, whatever news comes; an old one that comes late counts', async () => {
+  // Where the verb itself fails nothing is waited for but the pause: a minute.
+  await program.reboots('fails');
+  await open(1);
+  expect(await device.cycle()).toMatchObject({ state: 'rebooting' });
+  const asked = await reboots();
+  expect(await device.cycle()).toMatchObject({ state: 'rebooting' });
+  expect(await reboots()).toBe(asked);
+  await program.boot();
+  expect(await device.cycle()).toMatchObject({ state: 'completed' });
+});
+
+it('asks for the boot out of a bad slot without end, and never takes the bad slot for good', async () => {
+  await open(HASTE, { health: `sh -c 'echo never > ${device.directory}/machine/manner; exit 1'` });
+  let rest = await device.cycle();
+  for (let asked = await reboots(); asked < 10; asked = await reboots()) {
+    expect(rest).toMatchObject({ state: 'rebooting', reason: { code: 'SITECAST_REBOOT_PENDING' } });
+    await new Promise(resolve => setTimeout(resolve, 20));
+    rest = await device.cycle();
+  }
+  expect(device.parts.stateFile.current.update).toMatchObject({ phase: 'fallingBack' });
+  await program.reboots('now');
+  for (let cycles = 0; rest.state === 'rebooting' && cycles < 10_000; cycles += 1) {
+    await new Promise(resolve => setTimeout(resolve, 20));
+    rest = await device.cycle();
+  }
+  expect(rest).toMatchObject({ state: 'rolledBack', reason: { code: 'healthFailed' } });
+  expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
+  expect(states().filter(state => state === 'failed')).toHaveLength(1);
+});

@@ -1,0 +1,139 @@
+import { SitecastError } from '@sitecast/shared/errors';
+import { type Assignment, parseRollouts, rolloutsTarget } from '@sitecast/shared/fleet';
+import { parseProductFile, productTarget } from '@sitecast/shared/release';
+import { type Choice, choose, type Facts } from './choose.ts';
+import type { Reason } from '../state/agent-state.ts';
+import type { CycleResult } from '../state/status.ts';
+import type { AgentParts } from './parts.ts';
+
+/** What was found out about the repository and this device's place in it. */
+export interface UpdateContext {
+  facts: Facts;
+  choice: Choice;
+  isRefreshed: boolean;
+}
+
+/** Finds out how things stand: what the repository says, what the origin says this device is, what follows. */
+export class UpdateChecker {
+  readonly #parts: AgentParts;
+
+  constructor(parts: AgentParts) {
+    this.#parts = parts;
+  }
+
+  /** Refreshes, makes sure of the assignment, and chooses; or says what keeps it from that. */
+  async look(signal: AbortSignal): Promise<UpdateContext | CycleResult> {
+    const { trust, stateFile, settings } = this.#parts;
+    const problem = await this.#refresh(signal);
+    const { signers } = trust;
+    if (!signers) return problem ?? { state: 'waiting', waitingFor: 'gateway' };
+    const assignment = await this.#membership(signal, problem === undefined);
+    if (!('id' in assignment)) return assignment;
+    // By such a clock everything has expired: there's nothing to choose from.
+    if (problem?.state === 'clockSuspect') return problem;
+    const documents = await this.#documents(signal);
+    if (!documents) return problem ?? { state: 'idle' };
+    this.#parts.exchange?.follow(documents.rollouts.revoked);
+    const facts: Facts = {
+      product: settings.product,
+      hardware: settings.hardware,
+      assignment,
+      ...documents,
+      booted: (await this.#parts.boot.read()).booted,
+      agentState: stateFile.current,
+    };
+    const choice = choose(facts);
+    await this.#latch(choice.latches);
+    return { facts: { ...facts, agentState: stateFile.current }, choice, isRefreshed: problem === undefined };
+  }
+
+  /** @returns why the metadata couldn't be refreshed; undefined if they could */
+  async #refresh(signal: AbortSignal): Promise<CycleResult | undefined> {
+    const { trust, status } = this.#parts;
+    let problem: Reason | undefined;
+    let isAway = false;
+    try {
+      await trust.refresh(signal);
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      problem = { code: error.code, message: error.message };
+      isAway = error.kind === 'unreachable';
+    }
+    const clock = trust.clock();
+    const issued = clock.issuedMs === undefined ? undefined : new Date(clock.issuedMs).toISOString();
+    status.set({
+      metadata: { timestampVersion: trust.timestampVersion, issued, clock: await this.#clockWord(), problem },
+    });
+    if (!problem) return undefined;
+    if (clock.state === 'suspect') {
+      const message = `the clock says ${new Date(this.#parts.clock.now()).toISOString()}, the newest metadata is from ${issued}`;
+      return { state: 'clockSuspect', reason: { code: 'SITECAST_CLOCK_SUSPECT', message } };
+    }
+    return { state: 'waiting', waitingFor: isAway ? 'gateway' : 'metadata', reason: problem };
+  }
+
+  /** A clock that the system keeps right isn't the one that is behind. */
+  async #clockWord(): Promise<string> {
+    const { trust, clock } = this.#parts;
+    const { state } = trust.clock();
+    return state === 'behind' && (await clock.isSynchronised()) === true ? 'originAhead' : state;
+  }
+
+  async #membership(signal: AbortSignal, isOnline: boolean): Promise<Assignment | CycleResult> {
+    const { trust, membership, status, stateChanges } = this.#parts;
+    const { signers } = trust;
+    if (!signers) return { state: 'waiting', waitingFor: 'gateway' };
+    const stored = membership.stored(signers);
+    if (stored && !isOnline) return this.#enrolled(stored);
+    try {
+      const found = await membership.update(signers, signal);
+      if (found !== 'pending') return this.#enrolled(found);
+      status.set({ enrolment: 'pending' });
+      stateChanges.enrolment('pending', { wish: status.current.wish });
+      return { state: 'waiting', waitingFor: 'acceptance', reason: waitsForOperator };
+    } catch (error) {
+      if (!(error instanceof SitecastError)) throw error;
+      if (stored) return this.#enrolled(stored);
+      if (error.code === 'SITECAST_ENROLMENT_REFUSED') {
+        status.set({ enrolment: 'refused' });
+        stateChanges.enrolment('refused', { reason: error.message });
+      }
+      const reason = { code: error.code, message: error.message };
+      return { state: 'waiting', waitingFor: error.kind === 'unreachable' ? 'gateway' : 'enrolment', reason };
+    }
+  }
+
+  async #enrolled(assignment: Assignment): Promise<Assignment> {
+    const { status, reporter, outbox, stateChanges } = this.#parts;
+    const { name, site } = assignment;
+    const enrolment = assignment.revoked === true ? 'revoked' : 'enrolled';
+    status.set({ enrolment, name, site });
+    stateChanges.enrolment(enrolment, { name, site });
+    if (!outbox.newest) await reporter.report('idle');
+    return assignment;
+  }
+
+  async #documents(signal: AbortSignal): Promise<Pick<Facts, 'productFile' | 'rollouts'> | undefined> {
+    const { trust, settings } = this.#parts;
+    const product = await trust.document(productTarget(settings.product), signal);
+    const rollouts = await trust.document(rolloutsTarget(settings.product), signal);
+    if (!product || !rollouts) return undefined;
+    return { productFile: parseProductFile(product), rollouts: parseRollouts(rollouts) };
+  }
+
+  async #latch(ids: readonly string[]): Promise<void> {
+    const { stateFile, clock } = this.#parts;
+    if (ids.length === 0) return;
+    const latchedAt = new Date(clock.now()).toISOString();
+    const latched = ids.map(id => ({ id, latchedAt }));
+    await stateFile.change(({ rollouts }) => {
+      const isNew = ({ id }: { id: string }) => !rollouts.some(entry => entry.id === id);
+      return { rollouts: [...rollouts, ...latched.filter(isNew)] };
+    });
+  }
+}
+
+const waitsForOperator: Reason = {
+  code: 'SITECAST_ENROLMENT_PENDING',
+  message: 'waits for an operator to accept this device',
+};
