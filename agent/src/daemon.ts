@@ -1,6 +1,7 @@
 import { describeError } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { CheckResult, CycleResult } from './state/status.ts';
+import type { ControlCommand } from './ports.ts';
+import type { CycleResult } from './state/status.ts';
 import type { UpdateAgent } from './update/agent.ts';
 import type { AgentParts } from './update/parts.ts';
 import { Superseded } from './update/result.ts';
@@ -116,20 +117,29 @@ export class Daemon {
     return rest;
   }
 
-  /** A whole cycle, beginning now or when the one under way is over. */
-  update(): Promise<CycleResult> {
+  /** Does what another process of the device's owner asks for. */
+  async answer(command: ControlCommand): Promise<unknown> {
+    const { status, stop, confirmation } = this.#parts;
+    switch (command) {
+      case 'status':
+        await this.#agent.lookAtSlots();
+        return status.current;
+      case 'check':
+        return this.#agent.check(stop);
+      case 'update':
+        return this.#update();
+      default:
+        confirmation.give();
+        return { state: 'confirming' };
+    }
+  }
+
+  /** A whole cycle. It begins now, or when the one under way is over. */
+  #update(): Promise<CycleResult> {
     return new Promise<CycleResult>(resolve => {
       this.#askers.push(resolve);
       this.#wake.abort();
     });
-  }
-
-  lookAtSlots(): Promise<void> {
-    return this.#agent.lookAtSlots();
-  }
-
-  check(signal: AbortSignal): Promise<CheckResult> {
-    return this.#agent.check(signal);
   }
 
   async #cycle(signal: AbortSignal): Promise<CycleResult> {

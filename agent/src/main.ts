@@ -9,7 +9,7 @@ import { Connections } from '@sitecast/shared/outbound';
 import { outputText } from '@sitecast/shared/text';
 import type { z } from 'zod';
 import { CommandBootControl } from './adapters/command-boot.ts';
-import { askDaemon, type ControlCommand, ControlServer } from './adapters/control-socket.ts';
+import { askDaemon, ControlServer } from './adapters/control-socket.ts';
 import { lockDirectory } from './adapters/directory-lock.ts';
 import { FileBootControl } from './adapters/file-boot.ts';
 import { FileSlot } from './adapters/file-slot.ts';
@@ -22,7 +22,7 @@ import type { UpdateAgent } from './update/agent.ts';
 import { Daemon } from './daemon.ts';
 import type { AgentParts } from './update/parts.ts';
 import { killPoints } from './faults.ts';
-import type { AgentClock, BootControl, Gateway, Log, PassPoint } from './ports.ts';
+import type { AgentClock, BootControl, ControlCommand, Gateway, Log, PassPoint } from './ports.ts';
 import { type AgentCommands, agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
 import { openAgent, type AgentPorts } from './composition.ts';
@@ -261,7 +261,7 @@ async function listenForCommands(
   parts: AgentParts,
 ): Promise<ControlServer | undefined> {
   try {
-    return await ControlServer.listen(resolve(settings.data), command => answer(command, daemon, parts));
+    return await ControlServer.listen(resolve(settings.data), command => daemon.answer(command));
   } catch (error) {
     if (!isSystemError(error)) throw error;
     parts.log('error', 'no commands can be taken', { err: error });
@@ -299,21 +299,6 @@ const PASSING = ['ENOSPC', 'EDQUOT', 'EROFS', 'EIO', 'EMFILE', 'ENFILE', 'ENOMEM
 function mayPass(error: unknown): boolean {
   if (isSystemError(error, ...PASSING)) return true;
   return error instanceof SitecastError && (error.kind === 'unreachable' || error.kind === 'noSpace');
-}
-
-async function answer(command: ControlCommand, daemon: Daemon, parts: AgentParts): Promise<unknown> {
-  switch (command) {
-    case 'status':
-      await daemon.lookAtSlots();
-      return parts.status.current;
-    case 'check':
-      return daemon.check(parts.stop);
-    case 'update':
-      return daemon.update();
-    default:
-      parts.confirmation.give();
-      return { state: 'confirming' };
-  }
 }
 
 /** Asks the daemon; where there's none, opens the agent in this process. */

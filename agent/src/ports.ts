@@ -229,5 +229,9 @@ export interface SitePeers {
   close(): Promise<void>;
 }
 
+/** What other processes of the device's owner ask a running daemon for. */
+export const CONTROL_COMMANDS = ['check', 'update', 'confirm', 'status'] as const;
+export type ControlCommand = (typeof CONTROL_COMMANDS)[number];
+
 /** Lines in the device's journal. An error that isn't told in the message belongs into `data.err`. */
 export type Log = (level: 'info' | 'warn' | 'error', message: string, data?: LogFields) => void;

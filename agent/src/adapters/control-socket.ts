@@ -3,6 +3,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
+import { CONTROL_COMMANDS, type ControlCommand } from '../ports.ts';
 
 const FILE_NAME = 'control.sock';
 const MAX_REQUEST_BYTES = 4096;
@@ -10,8 +11,7 @@ const MAX_ANSWER_BYTES = 1024 * 1024;
 /** Linux's sun_path, without the terminating zero. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
-const requestSchema = z.strictObject({ command: z.enum(['check', 'update', 'confirm', 'status']) });
-export type ControlCommand = z.infer<typeof requestSchema>['command'];
+const requestSchema = z.strictObject({ command: z.enum(CONTROL_COMMANDS) });
 
 const answerSchema = z.union([
   z.strictObject({ result: z.unknown() }),
