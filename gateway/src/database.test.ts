@@ -1,5 +1,6 @@
 import { readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Keyspace } from '@sitecast/shared/key-value';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import {
   memoryLog,
@@ -11,7 +12,6 @@ import {
 } from './testing/harness.ts';
 import { openDatabase } from './database.ts';
 import { LEASES_CLOSED_KEY } from './devices/leases.ts';
-import { recordsOf } from './storage/records.ts';
 
 const harness = new GatewayHarness();
 afterEach(() => harness.closeAll());
@@ -21,8 +21,9 @@ const now = () => 1_000_000;
 
 async function filled(data: string): Promise<void> {
   const store = await openDatabase(data, { now, log: memoryLog() });
-  const records = recordsOf(store, 'room');
-  for (let at = 0; at < 50; at += 1) await records.write([{ key: `k${at}`, value: at }], at % 2 === 0);
+  const records = new Keyspace(store, 'room!');
+  for (let at = 0; at < 50; at += 1)
+    await records.commit([{ key: `k${at}`, value: at }], { isDurable: at % 2 === 0 });
   await store.close();
 }
 
@@ -52,7 +53,7 @@ it.each<[string, (data: string) => void]>([
       message: 'the database is damaged: the gateway goes on with what is left of it',
     },
   ]);
-  expect(await recordsOf(store, 'leases').get(LEASES_CLOSED_KEY)).toBe(now() + 15 * 60_000);
+  expect(await new Keyspace(store, 'leases!').get(LEASES_CLOSED_KEY)).toBe(now() + 15 * 60_000);
   await store.close();
   const healthy = memoryLog();
   await (await openDatabase(data, { now, log: healthy })).close();

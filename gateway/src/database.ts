@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
+  Keyspace,
   type LevelStore,
   type Loss,
   openInSpiteOfLoss,
@@ -11,7 +12,6 @@ import {
 import { LEASE_MS } from '@sitecast/shared/fleet';
 import { LEASES_CLOSED_KEY } from './devices/leases.ts';
 import type { Log } from './log.ts';
-import { recordsOf } from './storage/records.ts';
 
 /**
  * Opens the gateway's database, which is the lock on its data directory, too. One that is damaged, or has lost something, is said to be,
@@ -48,7 +48,7 @@ async function openDamaged(
   const fields = { code: error.code, detail: error.message, damaged, putAside, missing: missingOf(loss) };
   log.error(fields, 'the database is damaged: the gateway goes on with what is left of it');
   const closed = { key: LEASES_CLOSED_KEY, value: now() + LEASE_MS };
-  await recordsOf(store, 'leases').write([closed], true);
+  await new Keyspace(store, 'leases!').commit([closed]);
   return store;
 }
 

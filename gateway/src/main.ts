@@ -6,7 +6,7 @@ import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
-import { freeBytesAt, type LevelStore } from '@sitecast/shared/key-value';
+import { freeBytesAt, Keyspace, type LevelStore } from '@sitecast/shared/key-value';
 import { logSettingsOf, openLog } from '@sitecast/shared/log';
 import { Connections } from '@sitecast/shared/outbound';
 import { DEFAULT_TRUST_LIMITS, DirectoryMetadataStore } from '@sitecast/shared/trust';
@@ -27,7 +27,6 @@ import { Metrics } from './http/metrics.ts';
 import { listen, sharedConnections } from './http/server.ts';
 import type { Log } from './log.ts';
 import { gatewayProgram } from './program.ts';
-import { recordsOf } from './storage/records.ts';
 import { lanUrls } from './peer-gateways/lan-urls.ts';
 import type { PeerGatewayClient } from './peer-gateways/peer-gateways.ts';
 import { WanLimits } from './wan/wan-limits.ts';
@@ -145,7 +144,7 @@ function runGateway(gateway: Gateway, signal: AbortSignal, endings: Endings): vo
 
 const databaseParts = (database: LevelStore, { data }: GatewaySettings) => ({
   database,
-  records: (room: string) => recordsOf(database, room),
+  records: (room: string) => new Keyspace(database, `${room}!`),
   freeBytes: () => freeBytesAt(data),
 });
 

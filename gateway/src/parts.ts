@@ -1,7 +1,7 @@
 import type { SharedConnections } from '@sitecast/shared/http-guards';
 import type { JoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
-import type { DatabaseState } from '@sitecast/shared/key-value';
+import type { DatabaseState, KeyValueStore } from '@sitecast/shared/key-value';
 import type { MetadataStore } from '@sitecast/shared/trust';
 import type { FrameFiles } from './chunks/frame-files.ts';
 import type { PeerBook } from './peer-gateways/peer-book.ts';
@@ -12,7 +12,6 @@ import type { MirrorStore } from './mirror/mirror-store.ts';
 import type { SiteNode } from './devices/site-node.ts';
 import type { GatewaySettings } from './settings.ts';
 import type { PeerGatewayClient } from './peer-gateways/peer-gateways.ts';
-import type { Records } from './storage/records.ts';
 import type { WanLimits } from './wan/wan-limits.ts';
 import type { Upstream } from './upstream/upstream.ts';
 
@@ -31,7 +30,7 @@ export interface GatewayParts {
   mirrorStore: MirrorStore;
   frames: FrameFiles;
   /** A room's own part of the database. */
-  records: (room: string) => Records;
+  records: (room: string) => KeyValueStore;
   database: DatabaseState;
   /** On the data directory's file system. */
   freeBytes: () => Promise<number>;

@@ -6,11 +6,10 @@ import {
   verifyFrame,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { startingWith } from '@sitecast/shared/key-value';
+import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { Log } from '../log.ts';
-import type { RecordChange, Records } from '../storage/records.ts';
 import type { FrameFiles } from './frame-files.ts';
 
 /** Files whose content was checked by this process and that haven't changed since; others are checked when read. */
@@ -25,7 +24,7 @@ const USES_PER_WRITE = 256;
 
 interface ChunkCacheDeps {
   files: FrameFiles;
-  records: Records;
+  records: KeyValueStore;
   isPinned: (id: ChunkId) => boolean;
   maxBytes: number;
   /** Free space that the file system keeps. */
@@ -209,7 +208,7 @@ export class ChunkCache {
       ...removalOf(hex, before),
       ...entryChanges(hex, { lengthBytes, usedMs: this.#deps.now() }),
     ];
-    await this.#deps.records.write(changes, false);
+    await this.#deps.records.commit(changes, { isDurable: false });
     this.#usedBytes += lengthBytes - (before?.lengthBytes ?? 0);
     if (!before) this.#count += 1;
   }
@@ -219,7 +218,10 @@ export class ChunkCache {
     const { records, files } = this.#deps;
     const hex = chunkIdToHex(id);
     const entry = entryOf(await records.get(`c:${hex}`));
-    if (entry) await records.write([{ key: `c:${hex}`, remove: true }, ...removalOf(hex, entry)], false);
+    if (entry)
+      await records.commit([{ key: `c:${hex}`, value: undefined }, ...removalOf(hex, entry)], {
+        isDurable: false,
+      });
     await files.remove(id);
     this.#verified.delete(hex);
     if (!entry) return;
@@ -228,13 +230,13 @@ export class ChunkCache {
   }
 
   async #touch(uses: readonly [hex: string, usedMs: number][]): Promise<void> {
-    const changes: RecordChange[] = [];
+    const changes: Change[] = [];
     for (const [hex, usedMs] of uses) {
       const entry = entryOf(await this.#deps.records.get(`c:${hex}`));
       if (entry) changes.push(...removalOf(hex, entry), ...entryChanges(hex, { ...entry, usedMs }));
     }
     try {
-      await this.#deps.records.write(changes, false);
+      await this.#deps.records.commit(changes, { isDurable: false });
     } catch (error) {
       // Without it just the order of eviction is a little older.
       if (!(error instanceof SitecastError) || error.kind !== 'noSpace') throw error;
@@ -254,15 +256,15 @@ function entryOf(value: unknown): Entry | undefined {
   return typeof lengthBytes === 'number' && typeof usedMs === 'number' ? { lengthBytes, usedMs } : undefined;
 }
 
-function entryChanges(hex: string, { lengthBytes, usedMs }: Entry): RecordChange[] {
+function entryChanges(hex: string, { lengthBytes, usedMs }: Entry): Change[] {
   return [
     { key: `c:${hex}`, value: [lengthBytes, usedMs] },
     { key: useKey(hex, usedMs), value: lengthBytes },
   ];
 }
 
-function removalOf(hex: string, entry: Entry | undefined): RecordChange[] {
-  return entry ? [{ key: useKey(hex, entry.usedMs), remove: true }] : [];
+function removalOf(hex: string, entry: Entry | undefined): Change[] {
+  return entry ? [{ key: useKey(hex, entry.usedMs), value: undefined }] : [];
 }
 
 function useKey(hex: string, usedMs: number): string {

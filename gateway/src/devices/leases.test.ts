@@ -1,7 +1,7 @@
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import { LEASE_MS, type RolloutsFile } from '@sitecast/shared/fleet';
 import { assignmentFor } from '@sitecast/shared/fleet/testing';
-import type { Records } from '../storage/records.ts';
+import type { KeyValueStore } from '@sitecast/shared/key-value';
 import { openTestDatabase, removeTemporaryDirectories, type TestDatabase } from '../testing/harness.ts';
 import { LEASES_CLOSED_KEY, Leases } from './leases.ts';
 import { SiteDevices } from './site-devices.ts';
@@ -9,7 +9,7 @@ import { SiteDevices } from './site-devices.ts';
 const MINUTE_MS = 60_000;
 const ROLLOUT = 'a'.repeat(16);
 let database: TestDatabase;
-let records: Records;
+let records: KeyValueStore;
 let leases: Leases;
 let nowMs: number;
 const revoked = new Set<string>();
@@ -119,7 +119,7 @@ it('lets a device that ended in time begin anew soon', async () => {
 });
 
 it('gives none while leases may be out that were lost, and no longer than one lasts', async () => {
-  await records.write([{ key: LEASES_CLOSED_KEY, value: nowMs + LEASE_MS }], true);
+  await records.commit([{ key: LEASES_CLOSED_KEY, value: nowMs + LEASE_MS }]);
   expect(await leases.handle('one', ROLLOUT, 'take')).toEqual({ granted: false, retryAfterMs: LEASE_MS });
   nowMs += LEASE_MS;
   expect(await isGranted('one')).toBe(true);

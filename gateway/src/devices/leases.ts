@@ -6,11 +6,10 @@ import {
   type Rollout,
   type RolloutsFile,
 } from '@sitecast/shared/fleet';
-import { startingWith } from '@sitecast/shared/key-value';
+import { type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import pLimit from 'p-limit';
 import { z } from 'zod';
 import type { SiteDevices } from './site-devices.ts';
-import type { Records } from '../storage/records.ts';
 
 /** Until when nobody gets one: leases that are out may have been lost. */
 export const LEASES_CLOSED_KEY = 'closedUntilMs';
@@ -56,7 +55,7 @@ export interface HeldLease extends Holder {
 const MAX_NAMED_HOLDERS = 4;
 
 interface LeasesDeps {
-  records: Records;
+  records: KeyValueStore;
   devices: SiteDevices;
   /** The site that this gateway is assigned to; undefined before it is. */
   site: () => Promise<string | undefined>;
@@ -114,7 +113,7 @@ export class Leases {
         };
       const untilMs = Math.min(nowMs + LEASE_MS, sinceMs + MAX_LEASES_HELD_MS);
       const lease: Lease = { rollout: rollout.id, untilMs, sinceMs };
-      await this.#deps.records.write([{ key, value: lease }], true);
+      await this.#deps.records.commit([{ key, value: lease }]);
       return { granted: true, untilMs };
     });
   }
@@ -165,10 +164,9 @@ export class Leases {
     const key = `${product}:${id}`;
     const nowMs = this.#deps.now();
     const isLong = own?.sinceMs !== undefined && nowMs - own.sinceMs > LEASE_MS;
-    await this.#deps.records.write(
-      [own && isLong ? { key, value: { ...own, untilMs: nowMs } satisfies Lease } : { key, remove: true }],
-      true,
-    );
+    await this.#deps.records.commit([
+      own && isLong ? { key, value: { ...own, untilMs: nowMs } satisfies Lease } : { key, value: undefined },
+    ]);
   }
 
   /** Leases by device: those that are held, and those that ran out and aren't forgotten yet. */
@@ -186,9 +184,9 @@ export class Leases {
       else expired.push(key);
     }
     if (expired.length > 0)
-      await records.write(
-        expired.map(key => ({ key, remove: true as const })),
-        false,
+      await records.commit(
+        expired.map(key => ({ key, value: undefined })),
+        { isDurable: false },
       );
     return found;
   }

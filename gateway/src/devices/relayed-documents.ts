@@ -1,12 +1,11 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { FairQueue } from '@sitecast/shared/fair-shares';
 import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
-import { startingWith } from '@sitecast/shared/key-value';
+import { type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import type { Log } from '../log.ts';
-import type { Records } from '../storage/records.ts';
 import { TokenBucket } from '@sitecast/shared/http-guards';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
@@ -38,7 +37,7 @@ export interface RelayedKind<T> {
 
 interface RelayedDocumentsDeps<T> {
   kind: RelayedKind<T>;
-  records: Records;
+  records: KeyValueStore;
   upstreams: Pick<SiteUpstreams, 'ask'>;
   /** Who may sign now, by the mirrored metadata; undefined before there's any. */
   signers: () => RoleSigners | undefined;
@@ -122,7 +121,9 @@ export class RelayedDocuments<T extends { id: string }> {
     const envelope = isNewer ? envelopeSchema.parse(value) : held.envelope;
     const isStored = held !== undefined || (await records.get(document.id)) !== undefined;
     if (isStored || this.#count < MAX_DOCUMENTS) {
-      await records.write([{ key: document.id, value: { envelope, askedMs: now() } }], isNewer);
+      await records.commit([{ key: document.id, value: { envelope, askedMs: now() } }], {
+        isDurable: isNewer,
+      });
       if (!isStored) this.#count += 1;
     }
     this.#absent.delete(document.id);

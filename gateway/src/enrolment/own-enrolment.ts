@@ -1,10 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, type JoinToken, sealEnrolment } from '@sitecast/shared/fleet';
+import type { KeyValueStore } from '@sitecast/shared/key-value';
 import type { Identity } from '@sitecast/shared/identity';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { Log } from '../log.ts';
-import type { Records } from '../storage/records.ts';
 import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
 import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
@@ -23,7 +23,7 @@ interface OwnEnrolmentDeps {
   /** Undefined: an operator accepts this gateway by hand. */
   token: JoinToken | undefined;
   site: string | undefined;
-  records: Records;
+  records: KeyValueStore;
   upstreams: Pick<SiteUpstreams, 'ask'>;
   assignments: RelayedDocuments<Assignment>;
   /** Whether it's known who may sign assignments. */
@@ -133,7 +133,7 @@ export class OwnEnrolment {
     const stored = await records.get(NONCE_KEY);
     if (typeof stored === 'string') return stored;
     const nonce = randomBytes(16).toString('hex');
-    await records.write([{ key: NONCE_KEY, value: nonce }], true);
+    await records.commit([{ key: NONCE_KEY, value: nonce }]);
     return nonce;
   }
 }

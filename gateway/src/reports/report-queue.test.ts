@@ -1,6 +1,6 @@
+import type { KeyValueStore } from '@sitecast/shared/key-value';
 import { TokenBucket } from '@sitecast/shared/http-guards';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { Records } from '../storage/records.ts';
 import { type TestDatabase, openTestDatabase, removeTemporaryDirectories } from '../testing/harness.ts';
 import {
   MAX_DEAD_LETTERS,
@@ -15,7 +15,7 @@ import {
 afterAll(removeTemporaryDirectories);
 
 let database: TestDatabase;
-let records: Records;
+let records: KeyValueStore;
 let queue: ReportQueue;
 beforeEach(async () => {
   database = await openTestDatabase();
@@ -138,14 +138,11 @@ it('sends what was in a damaged database, and takes anew what is no longer in it
     keys.filter(key => key.startsWith('x:')),
   ];
   // Of the first report its index is lost, of the second the report itself; the third is unreadable.
-  await records.write(
-    [
-      { key: index[0] ?? '', remove: true },
-      { key: reports[1] ?? '', remove: true },
-      { key: reports[2] ?? '', value: { id: 1 } },
-    ],
-    true,
-  );
+  await records.commit([
+    { key: index[0] ?? '', value: undefined },
+    { key: reports[1] ?? '', value: undefined },
+    { key: reports[2] ?? '', value: { id: 1 } },
+  ]);
   const again = await ReportQueue.open(records, Date.now);
   expect(again.length).toBe(1);
   await again.add([entry(1), entry(2), entry(3)]);

@@ -2,11 +2,10 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { reportBytes } from '@sitecast/shared/fleet';
 import type { TokenBucket } from '@sitecast/shared/http-guards';
 import { envelopeSchema } from '@sitecast/shared/identity';
-import { startingWith } from '@sitecast/shared/key-value';
+import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import { z } from 'zod';
-import type { RecordChange, Records } from '../storage/records.ts';
 import { type Amount, exceeds, type Queued, type Round, type Waiting, ReportTurns } from './report-turns.ts';
 
 /** What one device may have waiting. An agent writes some ten reports an update. */
@@ -54,7 +53,7 @@ export interface WaitingReport extends QueuedReport {
  * Two different reports under one number are both sent on: it's the origin that is to see that a device was cloned.
  */
 export class ReportQueue {
-  readonly #records: Records;
+  readonly #records: KeyValueStore;
   readonly #now: () => number;
   readonly #turn = pLimit(1);
   readonly #queues = new ReportTurns();
@@ -66,7 +65,7 @@ export class ReportQueue {
   /** Called when there's something to send. */
   onAdded: () => void = () => undefined;
 
-  private constructor(records: Records, now: () => number, max: Amount) {
+  private constructor(records: KeyValueStore, now: () => number, max: Amount) {
     this.#records = records;
     this.#now = now;
     this.#max = max;
@@ -74,7 +73,7 @@ export class ReportQueue {
   }
 
   /** @param max of all devices together */
-  static async open(records: Records, now: () => number, max: Amount = MAX_ALL): Promise<ReportQueue> {
+  static async open(records: KeyValueStore, now: () => number, max: Amount = MAX_ALL): Promise<ReportQueue> {
     const queue = new ReportQueue(records, now, max);
     await queue.#putRight();
     for await (const [key, value] of records.entries(startingWith('r:'))) {
@@ -94,19 +93,19 @@ export class ReportQueue {
    * be sent; with the first alone it would never leave.
    */
   async #putRight(): Promise<void> {
-    const changes: RecordChange[] = [];
+    const changes: Change[] = [];
     const keys = new Map<number, string>();
     for await (const [key, value] of this.#records.entries(startingWith('r:'))) {
       const entry = entrySchema.safeParse(value).data;
       if (entry) keys.set(numberOf(key), indexKey(entry));
-      else changes.push({ key, remove: true });
+      else changes.push({ key, value: undefined });
     }
     for await (const [key, arrival] of this.#records.entries(startingWith('x:'))) {
       if (keys.get(Number(arrival)) === key) keys.delete(Number(arrival));
-      else changes.push({ key, remove: true });
+      else changes.push({ key, value: undefined });
     }
     for (const [arrival, key] of keys) changes.push({ key, value: arrival });
-    if (changes.length > 0) await this.#records.write(changes, true);
+    if (changes.length > 0) await this.#records.commit(changes);
   }
 
   get length(): number {
@@ -141,7 +140,7 @@ export class ReportQueue {
       const sorted = await this.#sort(entries, budget?.tokens ?? Number.POSITIVE_INFINITY);
       const { fresh, amount } = sorted;
       const going = this.#roomFor([...fresh.values()], amount);
-      const changes: RecordChange[] = [...(await this.#removalsOf(going))];
+      const changes: Change[] = [...(await this.#removalsOf(going))];
       const added: { waiting: Waiting; isKnown: boolean }[] = [];
       for (const [key, entry] of fresh) {
         const waiting = waitingOf(entry, this.#arrivals + added.length);
@@ -151,7 +150,7 @@ export class ReportQueue {
         );
         added.push({ waiting, isKnown: entry.isKnown });
       }
-      if (changes.length > 0) await this.#records.write(changes, true);
+      if (changes.length > 0) await this.#records.commit(changes);
       budget?.take(amount.bytes);
       this.#arrivals += added.length;
       for (const waiting of going) this.#queues.remove(waiting);
@@ -245,16 +244,16 @@ export class ReportQueue {
     });
   }
 
-  async #take(keys: readonly string[], more: RecordChange[] = []): Promise<void> {
-    const changes: RecordChange[] = [...more];
+  async #take(keys: readonly string[], more: Change[] = []): Promise<void> {
+    const changes: Change[] = [...more];
     const taken: [arrival: number, entry: QueuedReport][] = [];
     for (const key of keys) {
       const entry = entrySchema.safeParse(await this.#records.get(key));
       if (!entry.success) continue;
       taken.push([numberOf(key), entry.data]);
-      changes.push({ key, remove: true }, { key: indexKey(entry.data), remove: true });
+      changes.push({ key, value: undefined }, { key: indexKey(entry.data), value: undefined });
     }
-    if (changes.length > 0) await this.#records.write(changes, true);
+    if (changes.length > 0) await this.#records.commit(changes);
     for (const [arrival, entry] of taken) {
       this.#queues.remove({ arrival, id: entry.id });
       this.#left.set(indexKey(entry), true);
@@ -265,9 +264,9 @@ export class ReportQueue {
     const excess = this.#letters.size - MAX_DEAD_LETTERS;
     if (excess <= 0) return;
     const keys = [...this.#letters.keys()].slice(0, excess);
-    await this.#records.write(
-      keys.map(key => ({ key, remove: true as const })),
-      false,
+    await this.#records.commit(
+      keys.map(key => ({ key, value: undefined })),
+      { isDurable: false },
     );
     for (const key of keys) this.#letters.delete(key);
   }
@@ -289,13 +288,13 @@ export class ReportQueue {
     return going;
   }
 
-  async #removalsOf(going: readonly Waiting[]): Promise<RecordChange[]> {
-    const changes: RecordChange[] = [];
+  async #removalsOf(going: readonly Waiting[]): Promise<Change[]> {
+    const changes: Change[] = [];
     for (const { arrival } of going) {
       const key = arrivalKey('r', arrival);
       const { data: entry } = entrySchema.safeParse(await this.#records.get(key));
-      changes.push({ key, remove: true });
-      if (entry) changes.push({ key: indexKey(entry), remove: true });
+      changes.push({ key, value: undefined });
+      if (entry) changes.push({ key: indexKey(entry), value: undefined });
     }
     return changes;
   }

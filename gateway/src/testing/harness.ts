@@ -7,12 +7,11 @@ import { join } from 'node:path';
 import { type Report, sealEnrolment, sealReport } from '@sitecast/shared/fleet';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { type Envelope, Identity } from '@sitecast/shared/identity';
-import { openLevelStore } from '@sitecast/shared/key-value';
+import { Keyspace, type KeyValueStore, openLevelStore } from '@sitecast/shared/key-value';
 import { KeyPair } from '@sitecast/shared/signing';
 import { until as untilSo } from '@sitecast/shared/testing';
 import { type RunningGateway, startGateway } from '../main.ts';
 import type { GatewaySettings } from '../settings.ts';
-import { type Records, recordsOf } from '../storage/records.ts';
 import { FakeOrigin } from './fake-origin.ts';
 
 const directories: string[] = [];
@@ -33,7 +32,7 @@ const MEMORY_DISK = '/dev/shm';
 
 /** A database of its own, as rooms see it. */
 export interface TestDatabase {
-  records: (room: string) => Records;
+  records: (room: string) => KeyValueStore;
   close(): Promise<void>;
 }
 
@@ -41,7 +40,7 @@ export async function openTestDatabase(): Promise<TestDatabase> {
   const path = join(await temporaryDirectory(existsSync(MEMORY_DISK) ? MEMORY_DISK : tmpdir()), 'state');
   const owner = { name: 'gateway', dataDirectory: path, cure: '' };
   const store = await openLevelStore({ path, witnessPath: `${path}.witness`, owner });
-  return { records: room => recordsOf(store, room), close: () => store.close() };
+  return { records: room => new Keyspace(store, `${room}!`), close: () => store.close() };
 }
 
 /** Settings of a gateway that follows an origin; it trusts the first root, or, with a token, what that says. */

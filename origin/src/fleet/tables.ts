@@ -1,38 +1,39 @@
-import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
-import type { FleetStore, Range, Table, Write } from './store.ts';
+import { keyAfter, Keyspace, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
+import { type FleetStore, type Range, type Table, TABLES, type Write } from './store.ts';
 
-/** The tables of the fleet's store, each under a prefix of its own: `!TABLE!KEY`. */
+/** The tables of the fleet's store, each a keyspace of its own: `!TABLE!KEY`. */
 export class FleetTables implements FleetStore {
   readonly #store: KeyValueStore;
+  readonly #tables: ReadonlyMap<Table, Keyspace>;
 
   constructor(store: KeyValueStore) {
     this.#store = store;
+    this.#tables = new Map(TABLES.map(table => [table, new Keyspace(store, `!${table}!`)]));
   }
 
   commit(writes: readonly Write[]): Promise<void> {
-    const changes: Change[] = writes.map(({ table, key, value }) => ({ key: prefixOf(table) + key, value }));
-    return this.#store.commit(changes);
+    return this.#store.commit(writes.map(({ table, ...change }) => this.#of(table).change(change)));
   }
 
   get(table: Table, key: string): Promise<unknown> {
-    return this.#store.get(prefixOf(table) + key);
+    return this.#of(table).get(key);
   }
 
-  async *entries(
+  entries(
     table: Table,
     { prefix = '', after, isReversed = false, limit }: Range = {},
-  ): AsyncGenerator<[string, unknown]> {
-    const own = prefixOf(table);
-    const range = startingWith(own + prefix);
-    if (after !== undefined && isReversed) range.below = own + after;
-    else if (after !== undefined) range.from = `${own}${after}\u0000`;
-    const entries = this.#store.entries({ ...range, isReversed, ...(limit !== undefined && { limit }) });
-    for await (const [key, value] of entries) yield [key.slice(own.length), value];
+  ): AsyncIterable<[string, unknown]> {
+    const range = { ...startingWith(prefix), isReversed, ...(limit !== undefined && { limit }) };
+    if (after !== undefined && isReversed) range.below = after;
+    else if (after !== undefined) range.from = keyAfter(after);
+    return this.#of(table).entries(range);
   }
-}
 
-function prefixOf(table: Table): string {
-  return `!${table}!`;
+  #of(table: Table): Keyspace {
+    const found = this.#tables.get(table);
+    if (!found) throw new Error(`there is no table ${table}`);
+    return found;
+  }
 }
 
 /** Whether nothing was ever written, in any table. */

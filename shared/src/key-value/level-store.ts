@@ -3,7 +3,7 @@ import { baseOf, type Numbers, numberOf, OWN_KEYS, readNumbers } from './commit-
 import { isClosed, lost, type Owner, readingError, writingError } from './errors.ts';
 import { openingBytes } from './files-check.ts';
 import { type Database, freeBytesAt, iteratorRange, openLevel } from './level.ts';
-import type { Change, DatabaseState, KeyRange, KeyValueStore } from './store.ts';
+import { type Change, type DatabaseState, keyAfter, type KeyRange, type KeyValueStore } from './store.ts';
 import type { Witness } from './witness.ts';
 
 /** Changes that commits which wait for the disk share. */
@@ -125,7 +125,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
         const bounded = { ...range, from, below, ...(Number.isFinite(left) && { limit: left }) };
         for await (const [key, value] of database.iterator(iteratorRange(bounded))) {
           if (range.isReversed === true) below = key;
-          else from = `${key}\u0000`;
+          else from = keyAfter(key);
           left -= 1;
           yield [key, value];
         }

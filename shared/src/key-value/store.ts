@@ -39,7 +39,10 @@ export interface DatabaseState {
   readonly mendedCount: number;
 }
 
-/** The range of all keys that begin so. */
+/** The first key that can follow this one: where a range goes on that has been read up to here. */
+export const keyAfter = (key: string): string => `${key}\u0000`;
+
+/** The range of all keys with this prefix. */
 export function startingWith(prefix: string): { from: string; below: string } {
   return { from: prefix, below: `${prefix}\u{10ffff}` };
 }

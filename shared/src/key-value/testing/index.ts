@@ -1,2 +1,3 @@
 export { replaceLog } from './failing-log.ts';
+export { type StoreUnderTest, testKeyValueStore } from './conformance.ts';
 export { MemoryStore } from './memory-store.ts';
