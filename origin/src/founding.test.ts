@@ -1,9 +1,8 @@
 import { copyFile, mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from './adapters/disk-files.ts';
+import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
-import { SyncDisk } from './adapters/sync-disk.ts';
 import { type CommandResult, startSitecast } from './testing/command.ts';
 import { openTestOrigin, type TestOrigin } from './testing/origin.ts';
 import { temporaryDirectory } from './testing/setup.ts';
@@ -17,7 +16,7 @@ let server: RunningServer;
 beforeEach(async () => {
   directory = temporaryDirectory();
   const data = join(directory.path, 'origin');
-  origin = await openTestOrigin({ files: new DiskFiles(data), syncFiles: new SyncDisk(data), now: Date.now });
+  origin = await openTestOrigin({ ...testDisk(data), now: Date.now });
   server = await listen(origin.app, { host: '127.0.0.1', port: 0 });
 });
 afterEach(async () => {

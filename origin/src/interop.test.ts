@@ -7,9 +7,8 @@ import { promisify } from 'node:util';
 import { HttpFetcher, MemoryMetadataStore, TufClient } from '@sitecast/shared/trust';
 import { until } from '@sitecast/shared/testing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DiskFiles } from './adapters/disk-files.ts';
+import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
-import { SyncDisk } from './adapters/sync-disk.ts';
 import { imageOf } from './testing/operator.ts';
 import { randomChunks, temporaryDirectory, temporaryOrigin } from './testing/setup.ts';
 
@@ -19,7 +18,7 @@ const scratch = temporaryDirectory();
 const image = imageOf(...randomChunks(12, 65_536), ...randomChunks(1, 1234));
 
 beforeAll(async () => {
-  origin = await temporaryOrigin(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  origin = await temporaryOrigin(path => testDisk(path));
   await origin.operator.publishOk('camera', imageOf(...image.chunks.slice(3)));
   await origin.operator.publishOk('camera', image);
   server = await listen(origin.app, { host: '127.0.0.1', port: 0 });

@@ -2,9 +2,8 @@ import { randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { DiskFiles } from './adapters/disk-files.ts';
+import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
-import { SyncDisk } from './adapters/sync-disk.ts';
 import { type CommandResult, startSitecast } from './testing/command.ts';
 import { hexOf } from './testing/operator.ts';
 import { openTestOrigin, type TestOrigin } from './testing/origin.ts';
@@ -52,7 +51,7 @@ function demand({ exitCode, stderr }: CommandResult): void {
 
 beforeAll(async () => {
   directory = temporaryDirectory();
-  const disks = { files: new DiskFiles(at('data')), syncFiles: new SyncDisk(at('data')) };
+  const disks = testDisk(at('data'));
   origin = await openTestOrigin({ ...disks, now: () => Date.now() + passedMs, logged });
   server = await listen(origin.app, { host: '127.0.0.1', port: 0 });
   for (const role of ['root', 'release'])

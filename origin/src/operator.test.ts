@@ -1,7 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from './adapters/disk-files.ts';
+import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
-import { SyncDisk } from './adapters/sync-disk.ts';
 import { type CommandResult, type RunningCommand, startSitecast } from './testing/command.ts';
 import type { Said, TestMember } from './testing/device.ts';
 import { FleetBed } from './testing/fleet.ts';
@@ -9,7 +8,7 @@ import { FleetBed } from './testing/fleet.ts';
 let bed: FleetBed;
 let server: RunningServer;
 beforeEach(async () => {
-  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  bed = await FleetBed.open(path => testDisk(path));
   server = await listen(bed.origin.app, { host: '127.0.0.1', port: 0 });
 });
 afterEach(async () => {

@@ -1,9 +1,8 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Presence } from '@sitecast/shared/fleet';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { DiskFiles } from './adapters/disk-files.ts';
+import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
-import { SyncDisk } from './adapters/sync-disk.ts';
 import { startSitecast } from './testing/command.ts';
 import type { TestMember } from './testing/device.ts';
 import { FleetBed } from './testing/fleet.ts';
@@ -15,7 +14,7 @@ let north: TestMember;
 let south: TestMember;
 let released: TestMember;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  bed = await FleetBed.open(path => testDisk(path));
   server = await listen(bed.origin.app, { host: '127.0.0.1', port: 0 });
   north = await bed.gateway('north');
   south = await bed.gateway('south');

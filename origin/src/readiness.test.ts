@@ -1,7 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from './adapters/disk-files.ts';
-import { SyncDisk } from './adapters/sync-disk.ts';
+import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { errorFields, RecurringErrors } from './log.ts';
 import { Readiness } from './readiness.ts';
 import { testLog } from './testing/origin.ts';
@@ -9,7 +8,7 @@ import { temporaryOrigin } from './testing/setup.ts';
 
 let origin: Awaited<ReturnType<typeof temporaryOrigin>>;
 beforeEach(async () => {
-  origin = await temporaryOrigin(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  origin = await temporaryOrigin(path => testDisk(path));
 });
 afterEach(() => origin.remove());
 

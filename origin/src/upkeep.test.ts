@@ -1,7 +1,7 @@
 import { until } from '@sitecast/shared/testing';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from './adapters/disk-files.ts';
-import { SyncDisk } from './adapters/sync-disk.ts';
+import { testDisk } from './adapters/disk/testing/test-disk.ts';
+import { DiskFiles } from './adapters/disk/disk-files.ts';
 import { imageOf } from './testing/operator.ts';
 import { testLog } from './testing/origin.ts';
 import { randomChunks, temporaryOrigin } from './testing/setup.ts';
@@ -14,7 +14,7 @@ let upkeep: Upkeep;
 let due: { delayMs: number; act: () => void } | undefined;
 
 beforeEach(async () => {
-  origin = await temporaryOrigin(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  origin = await temporaryOrigin(path => testDisk(path));
   logged = [];
   due = undefined;
   upkeep = new Upkeep({

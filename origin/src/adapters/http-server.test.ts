@@ -15,9 +15,8 @@ import { MAX_SITE_BODY_BYTES } from '../http/routes/site.ts';
 import { batchOf, hexOf, TestOperator } from '../testing/operator.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import { randomChunks, temporaryDirectory } from '../testing/setup.ts';
-import { DiskFiles } from './disk-files.ts';
+import { testDisk } from './disk/testing/test-disk.ts';
 import { listen, type RunningServer } from './http-server.ts';
-import { SyncDisk } from './sync-disk.ts';
 
 let directory: ReturnType<typeof temporaryDirectory>;
 let origin: TestOrigin;
@@ -26,7 +25,7 @@ let server: RunningServer;
 const sockets: Socket[] = [];
 
 async function serve(options: object = {}): Promise<void> {
-  const disks = { files: new DiskFiles(directory.path), syncFiles: new SyncDisk(directory.path) };
+  const disks = testDisk(directory.path);
   origin = await openTestOrigin({ ...disks, now: Date.now, ...options });
   operator = new TestOperator((path, init) => origin.app.request(path, init), origin.adminToken);
   server = await listen(origin.app, { host: '127.0.0.1', port: 0 });

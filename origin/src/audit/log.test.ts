@@ -2,8 +2,7 @@ import { AuditChainCheck, auditEntrySchema, hashOfEntry } from '@sitecast/shared
 import { parseJoinToken } from '@sitecast/shared/fleet';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { Write } from '../fleet/store.ts';
 import { MAX_AUDIT_PAGE } from '../http/routes/audit.ts';
 import { FleetBed } from '../testing/fleet.ts';
@@ -147,7 +146,7 @@ describe('what is wanted of the audit log', () => {
 describe('what operators do', () => {
   let bed: FleetBed;
   beforeAll(async () => {
-    bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+    bed = await FleetBed.open(path => testDisk(path));
   });
   afterAll(() => bed.close());
 

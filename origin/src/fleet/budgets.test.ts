@@ -2,8 +2,7 @@ import { REPORT_RATE, type Report } from '@sitecast/shared/fleet';
 import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import type { Envelope } from '@sitecast/shared/identity';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { keptBytesOf, MAX_KEPT_BYTES } from './kept-reports.ts';
@@ -15,8 +14,7 @@ const TOTAL_BYTES = 1_500_000;
 let bed: FleetBed;
 beforeAll(async () => {
   const disks = (path: string) => ({
-    files: new DiskFiles(path),
-    syncFiles: new SyncDisk(path),
+    ...testDisk(path),
     maxReportBytes: TOTAL_BYTES,
   });
   bed = await FleetBed.open(disks);

@@ -3,10 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { rankOf } from '@sitecast/shared/fleet';
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { Breaker, ProcessDied } from '../adapters/disk/testing/failing-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { TestMember } from '../testing/device.ts';
-import { Breaker, FailingFiles, FailingSyncFiles, ProcessDied } from '../testing/failing-disk.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
@@ -47,7 +46,7 @@ let bed: FleetBed;
 let before: MemoryFleet;
 beforeEach(async () => {
   before = new MemoryFleet();
-  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }), before);
+  bed = await FleetBed.open(path => testDisk(path), before);
 });
 afterEach(() => bed.close());
 
@@ -72,8 +71,7 @@ async function dieEverywhere(
     const { path, store } = copy();
     const breaker = new Breaker(path);
     const origin = await openTestOrigin({
-      files: new FailingFiles(new DiskFiles(path), breaker),
-      syncFiles: new FailingSyncFiles(new SyncDisk(path), breaker),
+      ...testDisk(path, breaker),
       store: new DyingFleet(store, breaker),
       now: bed.clock.now,
     });
@@ -82,8 +80,7 @@ async function dieEverywhere(
     if (!breaker.hasDied) return dieAt - 1;
     breaker.lose(dieAt % 2 === 0 ? 'nothing' : 'everything');
     const next = await openTestOrigin({
-      files: new DiskFiles(path),
-      syncFiles: new SyncDisk(path),
+      ...testDisk(path),
       store,
       now: bed.clock.now,
     });

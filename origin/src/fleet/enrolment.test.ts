@@ -1,15 +1,14 @@
 import { parseJoinToken } from '@sitecast/shared/fleet';
 import { withOnlineDelegatedKey } from '@sitecast/shared/signing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { assignmentIn } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { MAX_PENDING_DIRECT, MAX_PENDING_RELAYED, PENDING_TTL_MS, PendingMembers } from './pending.ts';
 
 let bed: FleetBed;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  bed = await FleetBed.open(path => testDisk(path));
 });
 afterAll(() => bed.close());
 

@@ -4,8 +4,7 @@ import { join } from 'node:path';
 import { type LevelStore, openLevelStore } from '@sitecast/shared/key-value';
 import { replaceLog } from '@sitecast/shared/key-value/testing';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import type { TestMember } from '../testing/device.ts';
@@ -57,7 +56,7 @@ beforeEach(async () => {
   const owner = { name: 'origin', dataDirectory: directory, cure: '' };
   level = await openLevelStore({ path, witnessPath: `${path}.witness`, owner });
   store = new FillingStore(level, path);
-  bed = await FleetBed.open(at => ({ files: new DiskFiles(at), syncFiles: new SyncDisk(at) }), store);
+  bed = await FleetBed.open(at => testDisk(at), store);
 });
 afterEach(async () => {
   store.failAt(Number.POSITIVE_INFINITY);
@@ -85,8 +84,7 @@ function memoryOf({ fleet, tokens, audit, rollouts }: TestOrigin): Record<string
 /** What a process that starts now would have in memory. */
 async function memoryOfNext(): Promise<Record<string, unknown>> {
   const next = await openTestOrigin({
-    files: new DiskFiles(bed.path),
-    syncFiles: new SyncDisk(bed.path),
+    ...testDisk(bed.path),
     store,
     now: bed.clock.now,
   });

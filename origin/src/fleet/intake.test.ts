@@ -3,8 +3,7 @@ import { DEVICE_STATES, fittingEvent } from '@sitecast/shared/fleet';
 import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import { array, assert, asyncProperty, boolean, integer, nat, tuple } from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { MAX_REPORTS } from './intake.ts';
@@ -12,7 +11,7 @@ import { MAX_ANOMALIES, MAX_CHAINS } from './status.ts';
 
 let bed: FleetBed;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  bed = await FleetBed.open(path => testDisk(path));
 });
 afterAll(() => bed.close());
 

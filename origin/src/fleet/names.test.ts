@@ -1,13 +1,12 @@
 import type { Enrolment } from '@sitecast/shared/fleet';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { assignmentIn, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 
 let bed: FleetBed;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  bed = await FleetBed.open(path => testDisk(path));
 });
 afterAll(() => bed.close());
 

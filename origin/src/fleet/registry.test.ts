@@ -2,8 +2,7 @@ import { join } from 'node:path';
 import { openLevelStore } from '@sitecast/shared/key-value';
 import { ClassicLevel } from 'classic-level';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { MAX_PAGE } from '../http/routes/members.ts';
 import { assignmentIn, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
@@ -15,7 +14,7 @@ import { Registry } from './registry.ts';
 import { FleetTables } from './tables.ts';
 
 it('takes no tag that an assignment could not carry, and reads one that an earlier version took', async () => {
-  const bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  const bed = await FleetBed.open(path => testDisk(path));
   const device = await bed.device();
   const path = `/api/v1/devices/${device.id}`;
   expect(await bed.call('PATCH', path, { tags: { ring: 'x\ud83d' } })).toMatchObject({ httpStatus: 400 });
@@ -35,7 +34,7 @@ describe('a list of devices', () => {
   let bed: FleetBed;
   const devices: TestMember[] = [];
   beforeAll(async () => {
-    bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+    bed = await FleetBed.open(path => testDisk(path));
     for (const site of ['north', 'north', 'north', 'south']) devices.push(await bed.device(site));
     await bed.gateway('north');
     const [first, second] = devices;

@@ -1,7 +1,6 @@
 import { readdirSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { TOKEN_ROLES, type TokenRole } from '../tokens/tokens.ts';
 import { TestMember } from '../testing/device.ts';
 import { temporaryOrigin } from '../testing/setup.ts';
@@ -28,7 +27,7 @@ let operations: Operation[];
 const tokens = new Map<TokenRole, string>();
 
 beforeAll(async () => {
-  origin = await temporaryOrigin(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  origin = await temporaryOrigin(path => testDisk(path));
   for (const role of TOKEN_ROLES) tokens.set(role, (await origin.tokens.create({ name: role, role })).token);
   operations = await readOperations();
 });

@@ -1,8 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { Hono } from 'hono';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { EventLog, MAX_EVENT_BYTES, MAX_KEPT_EVENTS } from '../events/event-log.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { temporaryDirectory } from '../testing/setup.ts';
@@ -194,7 +193,7 @@ describe('a stream of events', () => {
 describe('the origin', () => {
   let bed: FleetBed;
   beforeAll(async () => {
-    bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+    bed = await FleetBed.open(path => testDisk(path));
   });
   afterAll(() => bed.close());
 

@@ -1,7 +1,6 @@
 import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS, MAX_NAMED_GATEWAYS } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { ADDRESSES_TTL_MS, GatewayBoard } from '../fleet/gateway-board.ts';
 import type { Member } from '../fleet/member.ts';
 import type { TestMember } from '../testing/device.ts';
@@ -9,7 +8,7 @@ import { FleetBed } from '../testing/fleet.ts';
 
 let bed: FleetBed;
 beforeEach(async () => {
-  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  bed = await FleetBed.open(path => testDisk(path));
 });
 afterEach(() => bed.close());
 

@@ -1,6 +1,5 @@
 import { expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { temporaryOrigin } from '../testing/setup.ts';
 
 /** The same characters with a line break before each operation and each schema, so that a difference shows where it is. */
@@ -10,8 +9,7 @@ const inLines = (document: string): string =>
 // `npx vitest run -u origin/src/http/openapi.test.ts` records the document anew.
 it('serves the recorded OpenAPI document, byte for byte', async () => {
   const origin = await temporaryOrigin(path => ({
-    files: new DiskFiles(path),
-    syncFiles: new SyncDisk(path),
+    ...testDisk(path),
   }));
   try {
     const served = await (await origin.app.request('/openapi.json')).text();

@@ -6,8 +6,7 @@ import {
   TELL_EVERY_MS,
 } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { FleetEvent } from '../events/events.ts';
 import { LOOK_EVERY_MS, COMING_MS, SILENT_AFTER_MS } from '../fleet/presence.ts';
 import type { Write } from '../fleet/store.ts';
@@ -48,8 +47,7 @@ beforeEach(async () => {
   };
   bed = await FleetBed.open(
     path => ({
-      files: new DiskFiles(path),
-      syncFiles: new SyncDisk(path),
+      ...testDisk(path),
       events: { emit: event => events.push(event) },
       after,
     }),

@@ -2,8 +2,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { chunkIdOf, chunkPath, compressFrame } from '@sitecast/shared/content';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { hexOf, imageOf } from '../testing/operator.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
 
@@ -14,7 +13,7 @@ const [chunk = Buffer.alloc(0)] = image.chunks;
 const chunkUrl = `/chunks/${chunkPath(chunkIdOf(chunk))}`;
 
 beforeAll(async () => {
-  origin = await temporaryOrigin(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  origin = await temporaryOrigin(path => testDisk(path));
   await origin.operator.publishOk('camera', image);
 });
 afterAll(() => origin.remove());

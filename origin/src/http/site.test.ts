@@ -2,8 +2,7 @@ import { createServer } from 'node:http';
 import { MAX_PRESENCE_BODY_BYTES } from '@sitecast/shared/fleet';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { MAX_PROGRESS_PER_REQUEST, MAX_SITE_BODY_BYTES } from './routes/site.ts';
@@ -11,7 +10,7 @@ import { MAX_PROGRESS_PER_REQUEST, MAX_SITE_BODY_BYTES } from './routes/site.ts'
 let bed: FleetBed;
 let device: TestMember;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  bed = await FleetBed.open(path => testDisk(path));
   device = await bed.device();
 });
 afterAll(() => bed.close());

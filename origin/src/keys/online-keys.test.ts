@@ -8,14 +8,14 @@ import {
   withOnlineRootKey,
 } from '@sitecast/shared/signing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
+import { DiskFiles } from '../adapters/disk/disk-files.ts';
 import { imageOf } from '../testing/operator.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
 import { OnlineKeys } from './online-keys.ts';
 
-const disks = (path: string) => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) });
+const disks = (path: string) => testDisk(path);
 
 let origin: Awaited<ReturnType<typeof temporaryOrigin>>;
 beforeEach(async () => {

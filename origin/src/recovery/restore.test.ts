@@ -5,8 +5,9 @@ import { indexTarget, manifestTarget } from '@sitecast/shared/release';
 import { nextVersion } from '@sitecast/shared/signing';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
+import { DiskFiles } from '../adapters/disk/disk-files.ts';
+import { SyncDisk } from '../adapters/disk/sync-disk.ts';
 import { main, startOrigin } from '../main.ts';
 import { Repository } from '../repository/repository.ts';
 import { publishedPath } from '../staging/chunk-paths.ts';
@@ -18,7 +19,7 @@ import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
 import type { Mirror } from './mirror-copy.ts';
 import { restoreContent, restoreMetadata } from './restore.ts';
 
-const disks = (path: string) => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) });
+const disks = (path: string) => testDisk(path);
 
 let origin: Awaited<ReturnType<typeof temporaryOrigin>>;
 const image = imageOf(...randomChunks(3));

@@ -1,12 +1,11 @@
 import { withOnlineRootKey } from '@sitecast/shared/signing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { imageOf, TestOperator } from '../testing/operator.ts';
 import { openTestOrigin, type TestOrigin, type TestOriginOptions } from '../testing/origin.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
 
-const disks = (path: string) => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) });
+const disks = (path: string) => testDisk(path);
 
 let origin: Awaited<ReturnType<typeof temporaryOrigin>>;
 beforeEach(async () => {

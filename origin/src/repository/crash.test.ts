@@ -6,9 +6,8 @@ import { chunkIdOf, chunkIdToHex, MAX_CHUNK_BYTES, verifyFrame } from '@sitecast
 import { ONLINE_ROLES, withOnlineDelegatedKey, withOnlineRootKey } from '@sitecast/shared/signing';
 import { MemoryMetadataStore, type MetadataFetcher, TufClient } from '@sitecast/shared/trust';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
-import { Breaker, FailingFiles, FailingSyncFiles, type Loss, ProcessDied } from '../testing/failing-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
+import { Breaker, type Loss, ProcessDied } from '../adapters/disk/testing/failing-disk.ts';
 import { imageOf, TestOperator } from '../testing/operator.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import { initialisedOrigin, randomChunks, TestClock } from '../testing/setup.ts';
@@ -56,7 +55,7 @@ beforeAll(async () => {
 });
 
 function disks(path: string) {
-  return { files: new DiskFiles(path), syncFiles: new SyncDisk(path) };
+  return testDisk(path);
 }
 
 function copyOf(from: string): string {
@@ -102,10 +101,8 @@ async function actUntil(
   log: VersionLog,
 ): Promise<boolean> {
   const breaker = new Breaker(path);
-  const { files, syncFiles } = disks(path);
   const origin = await openTestOrigin({
-    files: new FailingFiles(files, breaker),
-    syncFiles: new FailingSyncFiles(syncFiles, breaker),
+    ...testDisk(path, breaker),
     now: clock.now,
   });
   breaker.arm(dieAt);
@@ -120,11 +117,9 @@ async function actUntil(
 /** Dies once more, while the next process cleans up. */
 async function dieInRecovery(path: string, dieAt: number, loss: Loss, log: VersionLog): Promise<void> {
   const breaker = new Breaker(path);
-  const { files, syncFiles } = disks(path);
   breaker.arm(dieAt);
   await openTestOrigin({
-    files: new FailingFiles(files, breaker),
-    syncFiles: new FailingSyncFiles(syncFiles, breaker),
+    ...testDisk(path, breaker),
     now: clock.now,
   }).catch((error: unknown) => {
     if (!(error instanceof ProcessDied)) throw error;

@@ -5,8 +5,7 @@ import { indexTarget, manifestTarget, productTarget } from '@sitecast/shared/rel
 import { nextVersion } from '@sitecast/shared/signing';
 import { targetPath } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { LOOK_EVERY_MS } from '../fleet/presence.ts';
 import { publishedPath } from '../staging/chunk-paths.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
@@ -14,7 +13,7 @@ import { hexOf, imageOf } from '../testing/operator.ts';
 import { openTestOrigin } from '../testing/origin.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
 
-const disks = (path: string) => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) });
+const disks = (path: string) => testDisk(path);
 const JSON_HEADERS = { 'content-type': 'application/json' };
 
 let origin: Awaited<ReturnType<typeof temporaryOrigin>>;

@@ -3,8 +3,7 @@ import { KeyPair, nextVersion, withOnlineRootKey } from '@sitecast/shared/signin
 import { ChunkIndexBuilder, chunkIdOf } from '@sitecast/shared/content';
 import { type ProductFile, serializeFile } from '@sitecast/shared/release';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { hexOf, imageOf, type TestImage } from '../testing/operator.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
 
@@ -18,7 +17,7 @@ const stranger = KeyPair.generate();
 
 // One origin for all: what is refused changes nothing, which each case checks.
 beforeAll(async () => {
-  origin = await temporaryOrigin(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  origin = await temporaryOrigin(path => testDisk(path));
   const { operator } = origin;
   await operator.publishOk('camera', imageOf(...randomChunks(1)));
   await operator.publishOk('camera', imageOf(...randomChunks(1)), { counter: 3 });

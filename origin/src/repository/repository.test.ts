@@ -12,15 +12,15 @@ import {
 } from '@sitecast/shared/signing';
 import { MemoryMetadataStore, type MetadataFetcher, TufClient } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
+import { DiskFiles } from '../adapters/disk/disk-files.ts';
 import { publishedPath } from '../staging/chunk-paths.ts';
 import { hexOf, imageOf } from '../testing/operator.ts';
 import { openTestOrigin, type TestOriginOptions } from '../testing/origin.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
 import { describeRepository } from './description.ts';
 
-const disks = (path: string) => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) });
+const disks = (path: string) => testDisk(path);
 
 let origin: Awaited<ReturnType<typeof temporaryOrigin>>;
 beforeEach(async () => {

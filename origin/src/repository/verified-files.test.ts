@@ -3,7 +3,7 @@ import { mkdir } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { chunkIdOf, compressFrame } from '@sitecast/shared/content';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
+import { DiskFiles } from '../adapters/disk/disk-files.ts';
 import { publishedPath } from '../staging/chunk-paths.ts';
 import type { OpenFile } from '../storage/files.ts';
 import { hexOf } from '../testing/operator.ts';

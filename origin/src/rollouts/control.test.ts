@@ -1,7 +1,6 @@
 import { eligibilityOf, parseRollouts, type Rollout } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { AuditEvent } from '../audit/audit.ts';
 import type { FleetEvent } from '../events/events.ts';
 import { assignmentOf } from '../fleet/member.ts';
@@ -28,8 +27,7 @@ beforeEach(async () => {
   unrecordable = undefined;
   const store = new MemoryFleet();
   const disks = (path: string) => ({
-    files: new DiskFiles(path),
-    syncFiles: new SyncDisk(path),
+    ...testDisk(path),
     after: (delayMs: number, act: () => void) => {
       const timer = { atMs: bed ? bed.clock.nowMs + delayMs : 0, act };
       timers.push(timer);

@@ -1,7 +1,6 @@
 import { type DeviceState, parseRollouts, type Rollout } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { AuditEvent } from '../audit/audit.ts';
 import type { FleetEvent } from '../events/events.ts';
 import type { Write } from '../fleet/store.ts';
@@ -22,8 +21,7 @@ beforeEach(async () => {
   told = [];
   const store = new MemoryFleet();
   const disks = (path: string) => ({
-    files: new DiskFiles(path),
-    syncFiles: new SyncDisk(path),
+    ...testDisk(path),
     audit: {
       record: async (event: AuditEvent, besides: readonly Write[] = []) => {
         await store.commit(besides);

@@ -1,7 +1,6 @@
 import { parseRollouts, type Rollout } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { Audit, AuditEvent } from '../audit/audit.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { MemoryFleet } from '../testing/memory-fleet.ts';
@@ -18,7 +17,7 @@ beforeEach(async () => {
       audited.push(...[events].flat());
     },
   };
-  const disks = (path: string) => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path), audit });
+  const disks = (path: string) => ({ ...testDisk(path), audit });
   bed = await FleetBed.open(disks, store);
   for (let releases = 1; releases < 3; releases += 1) await bed.publishNext();
 });

@@ -1,8 +1,7 @@
 import { MAX_ROLLOUTS, parseRollouts, type RolloutsFile } from '@sitecast/shared/fleet';
 import { MemoryMetadataStore, TufClient } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { outcomeAfter } from '../fleet/outcome.ts';
@@ -10,7 +9,7 @@ import { couldMeet, type Match } from './match.ts';
 
 let bed: FleetBed;
 beforeEach(async () => {
-  bed = await FleetBed.open(path => ({ files: new DiskFiles(path), syncFiles: new SyncDisk(path) }));
+  bed = await FleetBed.open(path => testDisk(path));
 });
 afterEach(() => bed.close());
 

@@ -10,7 +10,7 @@ import {
 import { join } from 'node:path';
 import { chunkIdOf, chunkIdToHex, compressFrame, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { SyncDisk } from '../adapters/sync-disk.ts';
+import { SyncDisk } from '../adapters/disk/sync-disk.ts';
 import { batchOf, entryOf } from '../testing/operator.ts';
 import { randomChunks, TestClock, temporaryDirectory } from '../testing/setup.ts';
 import { ChunkStaging } from './chunk-staging.ts';

@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
+import { DiskFiles } from '../adapters/disk/disk-files.ts';
 import { hexOf } from '../testing/operator.ts';
 import { TestClock, temporaryDirectory } from '../testing/setup.ts';
 import { MAX_STAGED_FILES, MAX_TARGET_FILE_BYTES, StagedFiles } from './staged-files.ts';

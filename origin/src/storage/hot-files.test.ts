@@ -1,7 +1,7 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk-files.ts';
+import { DiskFiles } from '../adapters/disk/disk-files.ts';
 import { TestClock, temporaryDirectory } from '../testing/setup.ts';
 import { HotFiles, MAX_HOT_BYTES } from './hot-files.ts';
 

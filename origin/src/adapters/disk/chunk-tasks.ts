@@ -1,5 +1,5 @@
 import type { ErrorCode, ErrorKind } from '@sitecast/shared/errors';
-import type { ChunkList, ChunkState, Inspection, StagedTotals } from '../staging/chunks.ts';
+import type { ChunkList, ChunkState, Inspection, StagedTotals } from '../../staging/chunks.ts';
 
 /** What the chunk thread gets at its start. */
 export interface ChunkThreadData {

@@ -1,7 +1,7 @@
 import { existsSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
-import type { Files, FileWriter, FoundFile, OpenFile, ReadableFiles } from '../storage/files.ts';
-import type { SyncFiles } from '../storage/sync-files.ts';
+import type { Files, FileWriter, FoundFile, OpenFile, ReadableFiles } from '../../../storage/files.ts';
+import type { SyncFiles } from '../../../storage/sync-files.ts';
 
 /** What a test's power cut takes away of all that was not made durable. */
 export type Loss = 'nothing' | 'contents' | 'everything';

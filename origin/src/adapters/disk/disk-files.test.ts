@@ -1,7 +1,7 @@
 import { mkdirSync, readdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { temporaryDirectory } from '../testing/setup.ts';
+import { temporaryDirectory } from '../../testing/setup.ts';
 import { DiskFiles } from './disk-files.ts';
 
 let directory: ReturnType<typeof temporaryDirectory>;

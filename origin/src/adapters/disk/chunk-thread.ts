@@ -1,7 +1,7 @@
 // Entry of the thread that looks after chunks: it may wait for the disk while the main thread serves.
 import { parentPort, workerData } from 'node:worker_threads';
 import { SitecastError } from '@sitecast/shared/errors';
-import { ChunkStaging } from '../staging/chunk-staging.ts';
+import { ChunkStaging } from '../../staging/chunk-staging.ts';
 import type { ChunkReply, ChunkResults, ChunkTask, ChunkThreadData, ThreadError } from './chunk-tasks.ts';
 import { SyncDisk } from './sync-disk.ts';
 

@@ -21,9 +21,9 @@ import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError } from '@sitecast/shared/errors';
-import { forEachBounded } from '../storage/concurrency.ts';
-import type { FileWriter, Files, FoundFile, OpenFile, ReadableFiles } from '../storage/files.ts';
-import { translated } from './disk-errors.ts';
+import { forEachBounded } from '../../storage/concurrency.ts';
+import type { FileWriter, Files, FoundFile, OpenFile, ReadableFiles } from '../../storage/files.ts';
+import { translated } from './errors.ts';
 
 /** What is still being written carries this ending: nothing that a killed process left so is of any use. */
 const PARTIAL_SUFFIX = '.partial';

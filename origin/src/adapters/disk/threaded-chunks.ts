@@ -8,7 +8,7 @@ import type {
   Inspection,
   StagedTotals,
   StageOutcome,
-} from '../staging/chunks.ts';
+} from '../../staging/chunks.ts';
 import type { ChunkReply, ChunkResults, ChunkTask, ChunkThreadData, ThreadError } from './chunk-tasks.ts';
 
 /** Chunks in one message, so that uploads get their turn between the messages of a long check. */

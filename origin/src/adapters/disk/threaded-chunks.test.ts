@@ -2,8 +2,8 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { chunkIdOf, chunkIdToHex, compressFrame } from '@sitecast/shared/content';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { batchOf, entryOf } from '../testing/operator.ts';
-import { randomChunks, temporaryDirectory } from '../testing/setup.ts';
+import { batchOf, entryOf } from '../../testing/operator.ts';
+import { randomChunks, temporaryDirectory } from '../../testing/setup.ts';
 import { ThreadedChunks } from './threaded-chunks.ts';
 
 let directory: ReturnType<typeof temporaryDirectory>;
