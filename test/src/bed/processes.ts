@@ -68,9 +68,9 @@ export class Bed {
     return binPath(name);
   }
 
-  /** Runs a command to its end; what an operator types in a process that did so before, unless it's to be within another. */
+  /** Runs a command to its end; what an operator types in a process that did so before, unless it's to be within another, or of another build. */
   async run(name: CommandName, args: readonly string[], options: RunOptions = {}): Promise<Finished> {
-    if (name === 'sitecast' && !options.within) {
+    if (name === 'sitecast' && !options.within && options.bin === undefined) {
       const { cwd = this.directory, env = {} } = options;
       return { ...(await operators.run({ cwd, args, env })), signal: null };
     }

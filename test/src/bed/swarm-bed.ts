@@ -276,7 +276,8 @@ export class SwarmBed {
   }
 }
 
-function bytesHeld(slots: readonly Buffer[], image: Buffer): number {
+/** How much of an image these slots hold, counted in blocks: what two of them hold counts once. */
+export function bytesHeld(slots: readonly Buffer[], image: Buffer): number {
   let held = 0;
   for (let at = 0; at < image.length; at += BLOCK_BYTES) {
     const block = image.subarray(at, at + BLOCK_BYTES);

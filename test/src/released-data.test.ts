@@ -1,0 +1,195 @@
+import { randomBytes } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import { z } from 'zod';
+import { Bed, type Server } from './bed/processes.ts';
+import { unpackReleased } from './bed/released.ts';
+import { SlowLink } from './bed/slow-link.ts';
+import { bytesHeld } from './bed/swarm-bed.ts';
+
+const MIB = 2 ** 20;
+const IMAGE_BYTES = 4 * MIB;
+/** Small, so that a half-filled slot holds many chunks. */
+const CHUNK_SIZES = '4:16:64';
+/** What is on its way to a device when it's killed, and the metadata that it reads anew: an eighth of the image. */
+const SLACK_BYTES = IMAGE_BYTES / 8;
+const LAN_BYTES_PER_S = 400_000;
+
+const QUIET = ['--log-level', 'warn'];
+const DEVICE =
+  'run --data agent --product camera --hardware rpi4 --slot-a a.img --slot-b b.img --poll 1s --no-mdns --no-peers';
+
+const statusSchema = z.looseObject({ state: z.string(), counts: z.record(z.string(), z.number()) });
+const deviceSchema = z.looseObject({
+  id: z.string(),
+  chains: z.array(z.looseObject({ epoch: z.string(), seq: z.number() })),
+  anomalies: z.array(z.unknown()),
+  reports: z.array(z.looseObject({ report: z.looseObject({ epoch: z.string(), seq: z.number() }) })),
+});
+
+let bed: Bed;
+let releasedBin: string;
+let origin: Server;
+let gateway: Server;
+let agent: Server;
+/** Between gateway and origin, and between device and gateway. */
+let wan: SlowLink;
+let lan: SlowLink;
+beforeAll(async () => {
+  bed = await Bed.open();
+  releasedBin = await unpackReleased(bed.path('released'));
+});
+afterAll(async () => {
+  wan.close();
+  lan.close();
+  await bed.close();
+});
+
+type Build = { bin?: string };
+const released = (): Build => ({ bin: releasedBin });
+const CURRENT: Build = {};
+
+const serveOrigin = (port: string, build: Build): Promise<Server> =>
+  bed.serve(
+    'sitecast-origin',
+    ['serve', '--data', 'origin', '--listen', `127.0.0.1:${port}`, ...QUIET],
+    build,
+  );
+
+function serveGateway(port: string, build: Build, ...more: string[]): Promise<Server> {
+  const about = ['--data', 'gateway', '--origin', wan.url, '--listen', `127.0.0.1:${port}`, '--poll', '1s'];
+  return bed.serve('sitecast-gateway', ['serve', ...about, '--no-peers', ...QUIET, ...more], build);
+}
+
+const startAgent = (build: Build, ...more: string[]): Server =>
+  bed.start('sitecast-agent', [...DEVICE.split(' '), '--gateway', lan.url, ...QUIET, ...more], build);
+
+async function metric(name: string): Promise<number> {
+  const text = await (await fetch(`${gateway.url}/metrics`)).text();
+  return Number(new RegExp(`^${name} (.*)$`, 'm').exec(text)?.[1]);
+}
+
+async function statusOf(rollout: string, build: Build): Promise<z.infer<typeof statusSchema>> {
+  return statusSchema.parse(await bed.json('sitecast', ['rollout', 'status', rollout], build));
+}
+
+async function deviceNow(): Promise<z.infer<typeof deviceSchema>> {
+  const { devices } = z
+    .looseObject({ devices: z.tuple([z.looseObject({ id: z.string() })]) })
+    .parse(await bed.json('sitecast', ['device', 'list']));
+  return deviceSchema.parse(await bed.json('sitecast', ['device', 'show', devices[0].id]));
+}
+
+const slots = (): Promise<Buffer[]> => Promise.all(['a.img', 'b.img'].map(name => readFile(bed.path(name))));
+
+/** Publishes an image and rolls it out. @returns the image and the rollout's id */
+async function rollOut(version: string, ...more: string[]): Promise<{ image: Buffer; rollout: string }> {
+  const image = randomBytes(IMAGE_BYTES);
+  await writeFile(bed.path(version), image);
+  const about = [
+    '--product',
+    'camera',
+    '--version',
+    version,
+    '--hardware',
+    'rpi4',
+    '--chunk-size',
+    CHUNK_SIZES,
+  ];
+  await bed.json('sitecast', ['release', 'publish', version, ...about], released());
+  const start = ['rollout', 'start', 'camera', version, '--all-at-once', ...more];
+  const { id } = await bed.json('sitecast', start, released());
+  return { image, rollout: String(id) };
+}
+
+/** The released build's site, in which one device runs 1.0.0. */
+async function openReleasedSite(): Promise<void> {
+  origin = await serveOrigin('0', released());
+  for (const role of ['root', 'release'])
+    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase'], released());
+  const found = ['init', '--origin', origin.url, '--token-file', 'origin/admin.token'];
+  await bed.json('sitecast', found, released());
+  const token = ['token', 'create', '--join', '--site', 'north', '--kind'];
+  for (const kind of ['gateway', 'device'])
+    await bed.json('sitecast', [...token, kind, '--out', `${kind}.token`], released());
+  wan = await SlowLink.open(origin.url, Number.POSITIVE_INFINITY);
+  gateway = await serveGateway('0', released(), '--token-file', 'gateway.token');
+  lan = await SlowLink.open(gateway.url, Number.POSITIVE_INFINITY);
+  for (const slot of ['a.img', 'b.img']) await writeFile(bed.path(slot), '');
+  agent = startAgent(released(), '--token-file', 'device.token');
+  const { rollout } = await rollOut('1.0.0');
+  await bed.until(
+    async () => (await statusOf(rollout, released())).counts.completed === 1,
+    'the first release',
+  );
+  expect(await agent.stop()).toBe(0);
+}
+
+/** The gateway has a release's order and chunks, and is then cut off from the origin. */
+async function cutOffWithAll(cachedBytes: number): Promise<void> {
+  const timestamp = async (url: string): Promise<string> =>
+    (await fetch(`${url}/metadata/timestamp.json`)).text();
+  await bed.until(
+    async () =>
+      (await timestamp(gateway.url)) === (await timestamp(origin.url)) &&
+      (await metric('sitecast_cache_bytes')) >= cachedBytes,
+    'the gateway to have the order and its chunks',
+  );
+  wan.cut();
+}
+
+/** Fills about half of a slot, and leaves what the device says of it where it is. @returns how much lies right */
+async function fillHalf(image: Buffer): Promise<number> {
+  lan.pace(LAN_BYTES_PER_S);
+  agent = startAgent(released());
+  await bed.until(async () => bytesHeld(await slots(), image) > IMAGE_BYTES * 0.4, 'a half-filled slot');
+  await bed.until(async () => (await metric('sitecast_outbox_reports')) > 0, 'a report in the outbox');
+  await agent.stop('SIGKILL');
+  return bytesHeld(await slots(), image);
+}
+
+const portOf = ({ url }: Server): string => new URL(url).port;
+
+/** The device goes on, with what it has on its disk alone, until its rollout is over. */
+async function goOn(rollout: string): Promise<void> {
+  lan.receivedBytes = 0;
+  agent = startAgent(CURRENT);
+  await bed.until(async () => (await statusOf(rollout, CURRENT)).state === 'completed', 'the rollout to end');
+  expect((await statusOf(rollout, CURRENT)).counts).toMatchObject({ completed: 1 });
+}
+
+it('goes on with the data directories of the released build: a paused rollout, a half-filled slot, reports under way', async () => {
+  await openReleasedSite();
+  const { image, rollout } = await rollOut('2.0.0', '--soak', '1s');
+  await cutOffWithAll(2 * IMAGE_BYTES);
+  const heldBytes = await fillHalf(image);
+  expect(heldBytes).toBeLessThan(IMAGE_BYTES * 0.9);
+  await bed.json('sitecast', ['rollout', 'pause', rollout], released());
+  const before = await deviceNow();
+  for (const server of [origin, gateway]) await server.stop('SIGKILL');
+
+  origin = await serveOrigin(portOf(origin), CURRENT);
+  gateway = await serveGateway(portOf(gateway), CURRENT);
+  expect(await metric('sitecast_outbox_reports')).toBeGreaterThan(0);
+  expect((await statusOf(rollout, CURRENT)).state).toBe('paused');
+  wan.mend();
+  // What the gateway and the device have kept arrives, in its order.
+  await bed.until(async () => (await metric('sitecast_outbox_reports')) === 0, 'the outbox to be empty');
+  const {
+    chains: [chain],
+    id,
+  } = await deviceNow();
+  expect(id).toBe(before.id);
+  expect(chain?.seq).toBeGreaterThan(before.chains[0]?.seq ?? 0);
+
+  lan.pace(Number.POSITIVE_INFINITY);
+  await bed.json('sitecast', ['rollout', 'resume', rollout]);
+  await goOn(rollout);
+  expect(lan.receivedBytes).toBeLessThan(IMAGE_BYTES - heldBytes + SLACK_BYTES);
+  expect((await slots()).some(slot => slot.equals(image))).toBe(true);
+  expect(await metric('sitecast_outbox_rejected')).toBe(0);
+  const { chains, anomalies, reports } = await deviceNow();
+  expect({ chains: chains.length, anomalies }).toEqual({ chains: 1, anomalies: [] });
+  const seqs = reports.map(({ report }) => report.seq).toSorted((a, b) => a - b);
+  expect(seqs).toEqual(Array.from({ length: chains[0]?.seq ?? 0 }, (_, at) => at + 1));
+});
