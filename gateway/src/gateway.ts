@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, rememberingVerifier, TufClient } from '@sitecast/shared/trust';
+import { sleep } from '@sitecast/shared/async';
 import type { ChunkCache } from './chunks/disk-cache.ts';
 import { ChunkAllowlist } from './chunks/allowlist.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
@@ -16,7 +17,6 @@ import { TargetFiles } from './mirror/target-files.ts';
 import type { GatewayParts } from './parts.ts';
 import { countDevices, openSite } from './site.ts';
 import { openSupply } from './supply.ts';
-import { pause } from './upstream/backoff.ts';
 
 /** After a part of the gateway failed without a reason of Sitecast's, how soon it's started again. */
 const RESTART_AFTER_MS = 1000;
@@ -123,7 +123,7 @@ export class Gateway {
               'a part of the gateway failed; it starts again',
             );
           }
-          await pause(RESTART_AFTER_MS, signal);
+          await sleep(RESTART_AFTER_MS, signal);
         }
       }),
     );

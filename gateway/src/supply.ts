@@ -1,5 +1,6 @@
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { FoundTarget } from '@sitecast/shared/trust';
+import { sleep } from '@sitecast/shared/async';
 import { ChunkCache } from './chunks/disk-cache.ts';
 import { ChunkService, MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
 import { FrameMemory } from './chunks/memory-cache.ts';
@@ -15,7 +16,6 @@ import { parseUpstreamUrl } from './settings.ts';
 import { PeerGateways } from './peer-gateways/peer-gateways.ts';
 import { SiteStores } from './peer-gateways/shared-fetching.ts';
 import type { openSite } from './site.ts';
-import { pause } from './upstream/backoff.ts';
 import { Prefetch } from './wan/prefetch.ts';
 
 /** How often the order of uses in the chunk cache is written down. */
@@ -188,5 +188,5 @@ function openPeerGateways(
 async function keepCache(cache: ChunkCache, log: Log, signal: AbortSignal): Promise<void> {
   const adopted = await cache.adopt(signal);
   if (adopted > 0) log.info({ adopted }, 'cached chunks without a record were taken in');
-  while (await pause(FLUSH_EVERY_MS, signal)) await cache.flush();
+  while (await sleep(FLUSH_EVERY_MS, signal)) await cache.flush();
 }

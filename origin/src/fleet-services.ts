@@ -1,3 +1,4 @@
+import { repeat } from '@sitecast/shared/async';
 import { fastVerifyById, type VerifySignature } from '@sitecast/shared/identity';
 import type { Audit } from './audit/audit.ts';
 import type { Events } from './events/events.ts';
@@ -73,7 +74,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
     after,
     log,
   });
-  const every = again(after, new RecurringErrors(log));
+  const every = repeating(after, new RecurringErrors(log));
   const stopTending = every(TEND_INTERVAL_MS, tending(fleet, rollouts, now), 'tending the fleet failed');
   const stopTidying = every(TEND_INTERVAL_MS, () => fleet.intake.tidy(), 'tidying reports failed');
   const look = async (): Promise<void> => tellSilence(presence.look(), { events, registry, log });
@@ -107,12 +108,9 @@ function tending({ registry, presence }: Fleet, rollouts: Rollouts, now: () => n
   };
 }
 
-/** @returns begins something that is done again and again; what that returns ends it, once what is under way has ended */
-function again(after: After, errors: RecurringErrors) {
+/** @returns begins something that is done again and again, whose failures are logged once; what that returns stops it */
+function repeating(after: After, errors: RecurringErrors) {
   return (everyMs: number, act: () => Promise<void>, failure: string): (() => Promise<void>) => {
-    let isStopped = false;
-    let underWay = Promise.resolve();
-    let cancel = (): void => {};
     const attempt = async (): Promise<void> => {
       try {
         await act();
@@ -121,17 +119,6 @@ function again(after: After, errors: RecurringErrors) {
         errors.failed(failure, error, failure, { retryMs: everyMs });
       }
     };
-    const schedule = (): void => {
-      if (isStopped) return;
-      cancel = after(everyMs, () => {
-        underWay = attempt().finally(schedule);
-      });
-    };
-    schedule();
-    return async () => {
-      isStopped = true;
-      cancel();
-      await underWay;
-    };
+    return repeat(attempt, { everyMs, after });
   };
 }

@@ -1,3 +1,4 @@
+import { repeat } from '@sitecast/shared/async';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import { errorFields, type Log } from './log.ts';
@@ -30,9 +31,7 @@ export class Readiness {
   readonly #deps: ReadinessDeps;
   /** The code that was logged last; undefined while it's ready. */
   #logged: ErrorCode | undefined;
-  #cancel: () => void = () => {};
-  #underWay: Promise<unknown> = Promise.resolve();
-  #isStopped = false;
+  #stop = async (): Promise<void> => {};
 
   constructor(deps: ReadinessDeps) {
     this.#deps = deps;
@@ -40,20 +39,17 @@ export class Readiness {
 
   /** From now on, until `stop`. */
   start(): void {
-    if (this.#isStopped) return;
-    this.#cancel = this.#deps.after(CHECK_INTERVAL_MS, () => {
-      this.#underWay = this.check()
-        .catch((error: unknown) =>
-          this.#deps.log.error(errorFields(error), 'looking whether it is ready failed'),
-        )
-        .finally(() => this.start());
-    });
+    const { after, log } = this.#deps;
+    const look = async (): Promise<void> => {
+      await this.check().catch((error: unknown) =>
+        log.error(errorFields(error), 'looking whether it is ready failed'),
+      );
+    };
+    this.#stop = repeat(look, { everyMs: CHECK_INTERVAL_MS, after });
   }
 
   async stop(): Promise<void> {
-    this.#isStopped = true;
-    this.#cancel();
-    await this.#underWay;
+    await this.#stop();
   }
 
   /** @returns undefined where it's ready */

@@ -1,3 +1,4 @@
+import { type After, repeat } from '@sitecast/shared/async';
 import { type Log, RecurringErrors } from './log.ts';
 import { isUrgent, warningsOf } from './repository/description.ts';
 import type { OwnCertificate } from './own-certificate.ts';
@@ -8,8 +9,7 @@ const CHECK_INTERVAL_MS = 60_000;
 const SWEEP_INTERVAL_MS = 24 * 3_600_000;
 const WARN_INTERVAL_MS = 24 * 3_600_000;
 
-/** Calls once, later; the function returned calls it off. */
-export type After = (delayMs: number, act: () => void) => () => void;
+export type { After };
 
 interface UpkeepDeps {
   repository: Repository;
@@ -30,9 +30,8 @@ export class Upkeep {
   readonly #errors: RecurringErrors;
   #sweptMs = Number.NEGATIVE_INFINITY;
   #warnedMs = Number.NEGATIVE_INFINITY;
-  #cancel: () => void = () => {};
-  #underWay: Promise<void> = Promise.resolve();
   #isStopped = false;
+  #stop = async (): Promise<void> => {};
 
   constructor(deps: UpkeepDeps) {
     this.#deps = deps;
@@ -42,20 +41,13 @@ export class Upkeep {
   /** Does what is due, and from then on again and again. Failures are logged and tried again. */
   async start(): Promise<void> {
     await this.#round();
-    this.#schedule();
+    if (this.#isStopped) return;
+    this.#stop = repeat(() => this.#round(), { everyMs: CHECK_INTERVAL_MS, after: this.#deps.after });
   }
 
   async stop(): Promise<void> {
     this.#isStopped = true;
-    this.#cancel();
-    await this.#underWay;
-  }
-
-  #schedule(): void {
-    if (this.#isStopped) return;
-    this.#cancel = this.#deps.after(CHECK_INTERVAL_MS, () => {
-      this.#underWay = this.#round().finally(() => this.#schedule());
-    });
+    await this.#stop();
   }
 
   async #round(): Promise<void> {

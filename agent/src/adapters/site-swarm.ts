@@ -1,3 +1,4 @@
+import { Pacer } from '@sitecast/shared/bounded';
 import {
   type ChunkId,
   type ChunkRequest,
@@ -13,7 +14,6 @@ import {
   HoldingsBoard,
   ImageHoldings,
   Neighbours,
-  Pace,
   PeerLinks,
   type SwarmNode,
   SwarmStore,
@@ -78,7 +78,7 @@ export class SiteSwarm implements SitePeers {
       onServed: (_, lengthBytes) => {
         this.#sentBytes += lengthBytes;
       },
-      ...(maxUploadBytesPerS === undefined ? {} : { pace: new Pace(maxUploadBytesPerS) }),
+      ...(maxUploadBytesPerS === undefined ? {} : { pace: new Pacer(maxUploadBytesPerS) }),
     });
     node.onFound(peer => {
       this.#found.set(peer.id, peer);

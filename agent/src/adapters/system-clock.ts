@@ -1,13 +1,10 @@
 import { access } from 'node:fs/promises';
-import { setTimeout as delay } from 'node:timers/promises';
+import { sleep } from '@sitecast/shared/async';
 import type { AgentClock } from '../ports.ts';
 
 /** There while systemd-timesyncd (or chrony's and ntpd's wait units) holds the clock for synchronised. */
 const SYNCHRONISED_FILE = '/run/systemd/timesync/synchronized';
 const TIMESYNC_DIRECTORY = '/run/systemd/timesync';
-
-/** setTimeout takes no more. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** @param timeSync `yes` and `no` overrule what the system says */
 export function systemClock(timeSync: 'auto' | 'yes' | 'no'): AgentClock {
@@ -19,11 +16,7 @@ export function systemClock(timeSync: 'auto' | 'yes' | 'no'): AgentClock {
       return (await isThere(TIMESYNC_DIRECTORY)) ? false : undefined;
     },
     sleep: async (ms, signal) => {
-      try {
-        await delay(Math.min(ms, MAX_TIMER_MS), undefined, signal ? { signal } : {});
-      } catch {
-        // The signal ended it: that's what it's for.
-      }
+      await sleep(ms, signal, { ref: true });
     },
   };
 }

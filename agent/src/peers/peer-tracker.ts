@@ -1,4 +1,4 @@
-import { setTimeout as timer } from 'node:timers/promises';
+import { sleep as sleepUntil } from '@sitecast/shared/async';
 import { SitecastError } from '@sitecast/shared/errors';
 import { namedPeersSchema, type PeerNotice } from '@sitecast/shared/fleet';
 import type { FoundPeer, Gateway } from '../ports.ts';
@@ -74,10 +74,4 @@ export class PeerTracker {
       return false;
     }
   }
-}
-
-async function sleepUntil(ms: number, signal: AbortSignal): Promise<void> {
-  await timer(ms, undefined, { signal }).catch(() => {
-    // Nudged, or at its end: the loop says which.
-  });
 }

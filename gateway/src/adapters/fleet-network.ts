@@ -3,12 +3,12 @@ import { requireFleetKey, tellableAddresses } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { FleetNode } from '@sitecast/shared/swarm';
 import pLimit from 'p-limit';
+import { sleep, withJitter } from '@sitecast/shared/async';
 import { idOf, peersToDial } from '../peer-gateways/dialling.ts';
 import type { PeerBook } from '../peer-gateways/peer-book.ts';
 import type { Announcements } from '../peer-gateways/announcements.ts';
 import type { Log } from '../log.ts';
 import type { GatewaySettings } from '../settings.ts';
-import { pause, withJitter } from '../upstream/backoff.ts';
 
 /** How often it's looked whether there are connections enough. */
 const DIAL_EVERY_MS = 30_000;
@@ -102,7 +102,7 @@ async function keepDialled(
   });
   do {
     await round();
-  } while (await pause(withJitter(DIAL_EVERY_MS), signal));
+  } while (await sleep(withJitter(DIAL_EVERY_MS), signal));
 }
 
 async function dialAll(

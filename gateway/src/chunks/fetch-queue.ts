@@ -1,5 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { FairQueue } from '@sitecast/shared/fair-shares';
+import { FairQueue } from '@sitecast/shared/bounded';
 
 /** Chunks that wait for their turn; where there are more, whoever has asked for the most gives one up. */
 const MAX_QUEUED_FETCHES = 2048;

@@ -9,8 +9,8 @@ import {
 import { SitecastError } from '@sitecast/shared/errors';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
+import { sleep } from '@sitecast/shared/async';
 import type { Log } from '../log.ts';
-import { pause } from '../upstream/backoff.ts';
 import type { SubscribedImage, SiteNode } from './site-node.ts';
 import type { Holder, Tracker } from './tracker.ts';
 
@@ -133,7 +133,7 @@ export class DeviceChunks {
 
   /** Until the signal comes: ends links that nobody needs any more, at last all. */
   async run(signal: AbortSignal): Promise<void> {
-    while (await pause(LOOK_EVERY_MS, signal)) {
+    while (await sleep(LOOK_EVERY_MS, signal)) {
       for (const [image, { usedMs }] of this.#followed)
         if (this.#now() - usedMs > IDLE_MS) await this.#close(image);
     }
@@ -160,13 +160,13 @@ export class DeviceChunks {
       const chunk = await this.#turn(ask);
       // The first to say what it holds may be a liar: others that were met with it may say so only now.
       if (chunk || late.aborted || !this.#isTelling(followed)) return chunk;
-      if (!(await pause(LOOK_AGAIN_MS, either))) return undefined;
+      if (!(await sleep(LOOK_AGAIN_MS, either))) return undefined;
     }
   }
 
   async #untilTold(followed: Followed, id: ChunkId, signal: AbortSignal): Promise<void> {
     while (this.#isTelling(followed)) {
-      if ((await followed.image.chunks.has(id)) || !(await pause(LOOK_AGAIN_MS, signal))) return;
+      if ((await followed.image.chunks.has(id)) || !(await sleep(LOOK_AGAIN_MS, signal))) return;
     }
   }
 

@@ -8,9 +8,9 @@ import {
   presenceAnswerSchema,
   TELL_EVERY_MS,
 } from '@sitecast/shared/fleet';
+import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
 import type { HeldLease } from './leases.ts';
 import type { Log } from '../log.ts';
-import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { HeardDevices } from './heard-devices.ts';
 
@@ -67,17 +67,17 @@ export class PresenceReporter {
     while (!signal.aborted) {
       const waitMs = await this.step();
       if (this.#isListening) await this.#rest(waitMs, gatherMs, signal);
-      else await pause(waitMs, signal);
+      else await sleep(waitMs, signal);
     }
   }
 
   async #rest(waitMs: number, gatherMs: number, signal: AbortSignal): Promise<void> {
     if (!this.#hasNews) {
       this.#wake = new AbortController();
-      await pause(waitMs, AbortSignal.any([signal, this.#wake.signal]));
+      await sleep(waitMs, AbortSignal.any([signal, this.#wake.signal]));
       this.#wake = undefined;
     }
-    if (this.#hasNews) await pause(Math.min(waitMs, gatherMs), signal);
+    if (this.#hasNews) await sleep(Math.min(waitMs, gatherMs), signal);
   }
 
   /** @returns how long to wait until the next step */

@@ -1,12 +1,11 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { FairQueue } from '@sitecast/shared/fair-shares';
+import { FairQueue, TokenBucket } from '@sitecast/shared/bounded';
 import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
 import { type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import type { Log } from '../log.ts';
-import { TokenBucket } from '@sitecast/shared/http-guards';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Documents of one kind that are kept; further ones are handed through. */

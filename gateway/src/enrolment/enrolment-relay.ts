@@ -1,11 +1,10 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { FairQueue } from '@sitecast/shared/fair-shares';
+import { FairQueue, TokenBucket, TokenBuckets } from '@sitecast/shared/bounded';
 import { type Assignment, readEnrolment } from '@sitecast/shared/fleet';
 import { type Envelope, envelopeSchema, verifyById } from '@sitecast/shared/identity';
 import { cutText } from '@sitecast/shared/text';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import { notYours } from '../reports/report-receiver.ts';
-import { TokenBucket, TokenBuckets } from '@sitecast/shared/http-guards';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Enrolments that go over the WAN: of one device, of all that bear a join token, and of all that bear none. */

@@ -3,9 +3,9 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, type JoinToken, sealEnrolment } from '@sitecast/shared/fleet';
 import type { KeyValueStore } from '@sitecast/shared/key-value';
 import type { Identity } from '@sitecast/shared/identity';
+import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { Log } from '../log.ts';
-import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
 import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import { fieldOf } from './enrolment-relay.ts';
@@ -56,7 +56,7 @@ export class OwnEnrolment {
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       const waitMs = await this.#step();
-      await pause(waitMs, signal);
+      await sleep(waitMs, signal);
     }
   }
 

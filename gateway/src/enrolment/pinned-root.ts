@@ -7,8 +7,8 @@ import {
   type MetadataStore,
   TufClient,
 } from '@sitecast/shared/trust';
+import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '../log.ts';
-import { Backoff, pause } from '../upstream/backoff.ts';
 
 /** How often the first root is asked for, milliseconds: an origin that is away is waited for. */
 const MIN_BACKOFF_MS = 250;
@@ -74,7 +74,7 @@ async function fetchFirstRoot(
       );
     }
     log.debug({ waitMs }, 'waiting for an upstream that gives the first root');
-    await pause(waitMs, signal, { isKeepingAlive: true });
+    await sleep(waitMs, signal, { ref: true });
   }
 }
 

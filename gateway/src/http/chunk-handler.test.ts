@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { connect } from 'node:net';
-import { NamedHosts } from '@sitecast/shared/fair-shares';
+import { NamedHosts } from '@sitecast/shared/bounded';
 import { afterEach, expect, it } from 'vitest';
 import { chunkHandler } from './chunk-handler.ts';
 

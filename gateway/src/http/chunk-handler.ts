@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { SitecastError } from '@sitecast/shared/errors';
-import { FairPool, type NamedHosts } from '@sitecast/shared/fair-shares';
+import { FairPool, type NamedHosts } from '@sitecast/shared/bounded';
 import { statusOf } from '@sitecast/shared/http-problem';
 import type { ChunkService, Reach } from '../chunks/chunk-service.ts';
 import type { Log } from '../log.ts';

@@ -1,5 +1,5 @@
 import type { Acknowledgement, Assignment } from '@sitecast/shared/fleet';
-import type { NamedHosts } from '@sitecast/shared/fair-shares';
+import type { NamedHosts } from '@sitecast/shared/bounded';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';

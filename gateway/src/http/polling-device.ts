@@ -1,6 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { senderOf } from '@sitecast/shared/fair-shares';
-import { TokenBuckets } from '@sitecast/shared/http-guards';
+import { senderOf, TokenBuckets } from '@sitecast/shared/bounded';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context } from 'hono';
 import type { GatewayEnv } from './context.ts';

@@ -1,7 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Assignment } from '@sitecast/shared/fleet';
-import { FairPool, type Lease, type NamedHosts, senderOf } from '@sitecast/shared/fair-shares';
-import { TokenBuckets } from '@sitecast/shared/http-guards';
+import { FairPool, type Lease, type NamedHosts, senderOf, TokenBuckets } from '@sitecast/shared/bounded';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { Context, MiddlewareHandler } from 'hono';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';

@@ -1,6 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
+import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
 import type { Log } from '../log.ts';
-import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 import type { Synchroniser } from './synchroniser.ts';
 
@@ -70,7 +70,7 @@ export class Follower {
         const beginMs = performance.now();
         await this.#unlessNews(signal, either => this.#untilChange(at, either));
         if (isNew || performance.now() - beginMs >= HASTE_MS) this.#haste.reset();
-        else if (this.#rounds > FREE_ROUNDS) await pause(this.#haste.next(), signal);
+        else if (this.#rounds > FREE_ROUNDS) await sleep(this.#haste.next(), signal);
       } catch (error) {
         if (signal.aborted) return;
         await this.#afterFailure(error, signal);
@@ -93,7 +93,7 @@ export class Follower {
       const { code, message: detail, hint = UNREACHED_HINT } = error;
       log.warn({ ...fields, code, detail, hint }, 'no upstream could be followed');
     } else log.error({ ...fields, err: error }, 'following the upstreams failed');
-    await this.#unlessNews(signal, either => pause(waitMs, either));
+    await this.#unlessNews(signal, either => sleep(waitMs, either));
   }
 
   /** Waits for something, but no longer than until there's news. */
@@ -127,7 +127,7 @@ export class Follower {
       if (isChanged && etag !== undefined) return;
       this.lastContactMs = now();
       const doesWait = etag !== undefined && now() - beginMs >= LEAST_WAIT_MS;
-      if (!doesWait && !(await pause(withJitter(pollMs), signal))) return;
+      if (!doesWait && !(await sleep(withJitter(pollMs), signal))) return;
       if (etag === undefined || at > 0) return;
     }
   }

@@ -1,8 +1,8 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type GatewayAddresses, type KnownGateways, knownGatewaysSchema } from '@sitecast/shared/fleet';
+import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
 import type { Log } from '../log.ts';
-import { Backoff, pause, withJitter } from '../upstream/backoff.ts';
-import { TokenBucket } from '@sitecast/shared/http-guards';
+import { TokenBucket } from '@sitecast/shared/bounded';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { PeerBook } from './peer-book.ts';
 
@@ -52,7 +52,7 @@ export class GatewayRegistration {
       const waitMs = await this.#step();
       const interrupt = new AbortController();
       this.#interrupt = interrupt;
-      await pause(waitMs, AbortSignal.any([signal, interrupt.signal]));
+      await sleep(waitMs, AbortSignal.any([signal, interrupt.signal]));
       this.#interrupt = undefined;
     }
   }

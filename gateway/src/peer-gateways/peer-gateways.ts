@@ -1,7 +1,7 @@
 import type { ChunkStore } from '@sitecast/shared/content';
+import { sleep } from '@sitecast/shared/async';
 import type { PeerBook } from './peer-book.ts';
 import type { Log } from '../log.ts';
-import { pause } from '../upstream/backoff.ts';
 
 /** Other gateways of the site that take part; those heard of last. */
 export const MAX_PEER_GATEWAYS = 15;
@@ -130,7 +130,7 @@ export class PeerGateways {
           candidate.isProbing = false;
         });
       }
-      await pause(LOOK_EVERY_MS, signal);
+      await sleep(LOOK_EVERY_MS, signal);
     }
     for (const candidate of this.#candidates.values()) this.#end(candidate);
   }

@@ -6,7 +6,7 @@ import {
   chunkIdToHex,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { pause } from '../upstream/backoff.ts';
+import { sleep } from '@sitecast/shared/async';
 import { ownerOf } from './rendezvous.ts';
 import type { PeerGateway, PeerGateways } from './peer-gateways.ts';
 
@@ -107,7 +107,7 @@ export class SiteStores {
       } catch (error) {
         signal?.throwIfAborted();
         const isUnknown = error instanceof SitecastError && error.code === 'SITECAST_CHUNK_NOT_FOUND';
-        if (isUnknown && retry < UNKNOWN_RETRIES && (await pause(UNKNOWN_RETRY_MS, either))) continue;
+        if (isUnknown && retry < UNKNOWN_RETRIES && (await sleep(UNKNOWN_RETRY_MS, either))) continue;
         if (!owner.gone.aborted && !(error instanceof SitecastError)) throw error;
         this.#deps.peerGateways.rest(owner.id);
         return undefined;

@@ -1,5 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { pause } from '../upstream/backoff.ts';
+import { sleep } from '@sitecast/shared/async';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Devices whose newest progress waits; that of others is dropped. */
@@ -33,7 +33,7 @@ export class ProgressRelay {
 
   /** Returns when the signal comes. */
   async run(signal: AbortSignal, everyMs = SEND_EVERY_MS): Promise<void> {
-    while (await pause(everyMs, signal)) await this.#send();
+    while (await sleep(everyMs, signal)) await this.#send();
   }
 
   async #send(): Promise<void> {

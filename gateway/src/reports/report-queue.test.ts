@@ -1,5 +1,5 @@
 import type { KeyValueStore } from '@sitecast/shared/key-value';
-import { TokenBucket } from '@sitecast/shared/http-guards';
+import { TokenBucket } from '@sitecast/shared/bounded';
 import { afterAll, afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type TestDatabase, openTestDatabase, removeTemporaryDirectories } from '../testing/harness.ts';
 import {

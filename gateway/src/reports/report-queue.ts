@@ -1,6 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { reportBytes } from '@sitecast/shared/fleet';
-import type { TokenBucket } from '@sitecast/shared/http-guards';
+import type { TokenBucket } from '@sitecast/shared/bounded';
 import { envelopeSchema } from '@sitecast/shared/identity';
 import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import { LRUCache } from 'lru-cache';

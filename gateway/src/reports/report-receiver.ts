@@ -10,7 +10,7 @@ import {
   reportsOverBudget,
   reportsRetryAfterS,
 } from '@sitecast/shared/fleet';
-import { TokenBucket, TokenBuckets } from '@sitecast/shared/http-guards';
+import { TokenBucket, TokenBuckets } from '@sitecast/shared/bounded';
 import { type Envelope, envelopeSchema, fastVerifyById } from '@sitecast/shared/identity';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { ReportQueue, QueuedReport } from './report-queue.ts';

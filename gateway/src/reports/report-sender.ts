@@ -2,9 +2,9 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Acknowledgement, MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
 import { cutText } from '@sitecast/shared/text';
 import { z } from 'zod';
+import { Backoff, sleep } from '@sitecast/shared/async';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { Log } from '../log.ts';
-import { Backoff, pause } from '../upstream/backoff.ts';
 import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { WanLimits } from '../wan/wan-limits.ts';
@@ -114,7 +114,7 @@ export class ReportSender {
           round = queue.round();
           this.#refused.clear();
         }
-        await pause(gatherMs, signal);
+        await sleep(gatherMs, signal);
         continue;
       }
       this.#refusedInARow = 0;
@@ -122,7 +122,7 @@ export class ReportSender {
       if (await this.#sendAll(batch.filter(({ key }) => !this.#refused.has(key)))) {
         this.#backoff.reset();
         round.pass(batch.filter(({ key }) => !this.#putOff.has(key)).map(({ waiting }) => waiting));
-      } else await pause(this.#backoff.next(), signal);
+      } else await sleep(this.#backoff.next(), signal);
       await limits.untilSent(signal).catch((error: unknown) => {
         if (!signal.aborted) throw error;
       });
@@ -145,7 +145,7 @@ export class ReportSender {
     const heldMs = Math.min(...this.#heldUntilMs.values()) - performance.now();
     this.#wake = new AbortController();
     const either = AbortSignal.any([signal, this.#wake.signal]);
-    const isOver = await pause(Math.max(0, Math.min(restMs, heldMs)), either);
+    const isOver = await sleep(Math.max(0, Math.min(restMs, heldMs)), either);
     this.#wake = undefined;
     return isOver;
   }

@@ -3,9 +3,9 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, eligibilityOf, type Rollout, type RolloutsFile } from '@sitecast/shared/fleet';
 import { indexTarget } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
+import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '../log.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
-import { Backoff, pause } from '../upstream/backoff.ts';
 
 /** Of what the cache may hold, so much is fetched ahead at most, as if chunks didn't compress. */
 const MAX_SHARE_OF_CACHE = 0.5;
@@ -77,7 +77,7 @@ export class Prefetch {
           'fetching ahead must wait',
         );
       }
-      await pause(waitMs, signal);
+      await sleep(waitMs, signal);
     }
   }
 
@@ -162,7 +162,7 @@ export class Prefetch {
       for (;;) {
         const { value: id } = await lacking.next();
         if (id === undefined) return true;
-        while (chunks.isBusy && !signal.aborted) await pause(DEVICES_FIRST_MS, signal);
+        while (chunks.isBusy && !signal.aborted) await sleep(DEVICES_FIRST_MS, signal);
         if (signal.aborted || !mayPrefetch() || cache.isFull) return false;
         try {
           await chunks.get(id, { reach: 'anywhere' });

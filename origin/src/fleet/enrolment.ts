@@ -1,8 +1,8 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Enrolment, nameKey, readEnrolment } from '@sitecast/shared/fleet';
 import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
+import pLimit from 'p-limit';
 import { type Audit, type AuditEvent, ORIGIN } from '../audit/audit.ts';
-import { Serial } from '../storage/concurrency.ts';
 import { demandRoom, type Room } from '../storage/room.ts';
 import {
   alreadyIn,
@@ -68,7 +68,7 @@ interface Admitted {
 export class Enrolments {
   readonly pending: PendingMembers;
   readonly #deps: EnrolmentDeps;
-  readonly #serial = new Serial();
+  readonly #serial = pLimit(1);
   readonly #newcomers: Newcomer[] = [];
 
   constructor(deps: EnrolmentDeps) {
@@ -98,7 +98,7 @@ export class Enrolments {
     return await new Promise((resolve, reject) => {
       this.#newcomers.push({ enrolment, relay, resolve, reject });
       // Those that come while the disk is busy share the next write.
-      if (this.#newcomers.length === 1) void this.#serial.run(() => this.#letIn(this.#newcomers.splice(0)));
+      if (this.#newcomers.length === 1) void this.#serial(() => this.#letIn(this.#newcomers.splice(0)));
     });
   }
 
@@ -210,7 +210,7 @@ export class Enrolments {
    */
   accept(kind: MemberKind, id: string, acceptance: Acceptance, operator: string): Promise<Member> {
     const { site, name, replaces } = acceptance;
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       const { registry, pending, now } = this.#deps;
       const known = registry.member(id);
       if (known?.revokedAt !== undefined) throw revoked(known);
@@ -276,7 +276,7 @@ export class Enrolments {
     { tags, site, name }: MemberChange,
     operator: string,
   ): Promise<Member> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       const { registry, now } = this.#deps;
       const member = registry.require(kind, id);
       if (member.revokedAt !== undefined) throw revoked(member);
@@ -295,7 +295,7 @@ export class Enrolments {
 
   /** For good: its key may be in other hands. Does nothing for one that is revoked already. */
   revoke(kind: MemberKind, id: string, operator: string): Promise<Member> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       const { registry } = this.#deps;
       const member = registry.require(kind, id);
       if (member.revokedAt !== undefined) return member;

@@ -1,4 +1,4 @@
-import { FairPool, type Lease } from '@sitecast/shared/fair-shares';
+import { FairPool, type Lease } from '@sitecast/shared/bounded';
 import type { MemberKind } from './member.ts';
 
 /** Newcomers that ask without a token: through known gateways, and strangers that came themselves. */

@@ -1,5 +1,5 @@
 import { REPORT_RATE } from '@sitecast/shared/fleet';
-import { TokenBuckets } from '@sitecast/shared/http-guards';
+import { TokenBuckets } from '@sitecast/shared/bounded';
 
 /**
  * What one device may send the origin. At once twice of what a gateway takes: a site has several, and one that was started anew doesn't

@@ -1,4 +1,4 @@
-import { FairPool, senderOf } from '@sitecast/shared/fair-shares';
+import { FairPool, senderOf } from '@sitecast/shared/bounded';
 import type { Context } from 'hono';
 import type { Repository } from '../repository/repository.ts';
 import type { After } from '../upkeep.ts';

@@ -1,6 +1,6 @@
 import { MAX_BATCH_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { FairPool, Lease } from '@sitecast/shared/fair-shares';
+import { ByteBudget, type FairPool, type Lease } from '@sitecast/shared/bounded';
 
 /** All bodies of operators' requests that are in memory at one time. */
 export const MAX_BODY_MEMORY_BYTES = 64 * 1024 * 1024;
@@ -48,29 +48,7 @@ export class SenderMemory implements BodyMemory {
 }
 
 /** Memory that many requests share. */
-export class MemoryBudget implements BodyMemory {
-  readonly #maxBytes: number;
-  #usedBytes = 0;
-
-  constructor(maxBytes: number) {
-    this.#maxBytes = maxBytes;
-  }
-
-  get usedBytes(): number {
-    return this.#usedBytes;
-  }
-
-  /** @returns the function that gives the memory back; undefined where there isn't enough left */
-  tryLease(lengthBytes: number): (() => void) | undefined {
-    if (this.#usedBytes + lengthBytes > this.#maxBytes) return undefined;
-    this.#usedBytes += lengthBytes;
-    let isHeld = true;
-    return () => {
-      if (isHeld) this.#usedBytes -= lengthBytes;
-      isHeld = false;
-    };
-  }
-
+export class MemoryBudget extends ByteBudget implements BodyMemory {
   lease(lengthBytes: number): () => void {
     const release = this.tryLease(lengthBytes);
     if (release) return release;

@@ -1,4 +1,4 @@
-import { FairPool } from '@sitecast/shared/fair-shares';
+import { FairPool } from '@sitecast/shared/bounded';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/http-signature';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { MiddlewareHandler } from 'hono';

@@ -1,11 +1,11 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import { metadataPath, type TufKey } from '@sitecast/shared/trust';
+import pLimit from 'p-limit';
 import { OnlineKeys } from '../keys/online-keys.ts';
 import { errorFields, type Log } from '../log.ts';
 import type { Chunks } from '../staging/chunks.ts';
 import type { StagedFiles } from '../staging/staged-files.ts';
-import { Serial } from '../storage/concurrency.ts';
 import type { Files } from '../storage/files.ts';
 import { type ClockDoubt, ClockLeaps, demandClock, issuedMsOf } from './clock.ts';
 import { checkChange } from './check-change.ts';
@@ -49,7 +49,7 @@ export class Repository {
   readonly #superseded: Superseded;
   readonly #signer: OnlineSigner;
   readonly #read = (file: PublishedFile) => this.content.read(file);
-  readonly #serial = new Serial();
+  readonly #serial = pLimit(1);
   readonly #listeners = new Set<() => void>();
   #committed: Committed | undefined;
   #floor: VersionFloor = NO_FLOOR;
@@ -135,7 +135,7 @@ export class Repository {
    * @throws the codes of docs/ERRORS.md under "Publishing"; nothing has changed then
    */
   submit(change: Change): Promise<ChangeResult> {
-    return this.#serial.run(() => this.#submit(change));
+    return this.#serial(() => this.#submit(change));
   }
 
   /**
@@ -143,7 +143,7 @@ export class Repository {
    * @throws SITECAST_ONLINE_KEY_MISSING, once the others are signed; SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET
    */
   renew(): Promise<void> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       await this.#ensureSettled();
       const previous = this.#committed;
       if (!previous) return;
@@ -165,7 +165,7 @@ export class Repository {
    * @throws SITECAST_NOT_INITIALISED, SITECAST_ONLINE_KEY_MISSING, SITECAST_METADATA_TOO_LARGE
    */
   publishRollouts(filesByTarget: ReadonlyMap<string, Buffer>): Promise<void> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       await this.#ensureSettled();
       const previous = this.#committed;
       if (!previous) throw notInitialised();
@@ -182,7 +182,7 @@ export class Repository {
    * @param issuedMs when the timestamp among them was issued
    */
   raiseFloor(versions: VersionFloor, issuedMs: number): Promise<void> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       await this.#ensureSettled();
       this.#signer.noteIssued(issuedMs);
       this.#floor = higherOf(this.#floor, versions);
@@ -197,7 +197,7 @@ export class Repository {
    * @throws as `submit`
    */
   adopt(state: AdoptedState): Promise<{ lacking: LackingRelease[]; lost: string[] }> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       await this.#ensureSettled();
       const previous = this.#committed;
       if (!previous) throw notInitialised();
@@ -219,7 +219,7 @@ export class Repository {
    * is signed next. Until then they count as what is published.
    */
   deferRollouts(filesByTarget: ReadonlyMap<string, Buffer>): Promise<void> {
-    return this.#serial.run(() => this.#signer.defer(filesByTarget));
+    return this.#serial(() => this.#signer.defer(filesByTarget));
   }
 
   /** Those that are decided and not published yet, by target name. */
@@ -232,7 +232,7 @@ export class Repository {
    * @returns how many chunks, and the names of the files
    */
   mend(): Promise<{ chunks: number; files: string[] }> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       return this.#committed ? await this.content.mend(this.#committed) : { chunks: 0, files: [] };
     });
   }
@@ -242,7 +242,7 @@ export class Repository {
    * @returns the roles
    */
   mendMetadata(): Promise<Role[]> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       await this.#ensureSettled();
       return this.#committed ? await mendMetadata(this.#deps.files, this.#committed) : [];
     });
@@ -270,7 +270,7 @@ export class Repository {
 
   /** Makes a pending key for a role, or returns the pending one. */
   prepareKey(role: OnlineRole): Promise<TufKey> {
-    return this.#serial.run(async () => (await this.keys.prepare(role)).key);
+    return this.#serial(async () => (await this.keys.prepare(role)).key);
   }
 
   /**
@@ -278,7 +278,7 @@ export class Repository {
    * @throws SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET: by such a clock everything is old
    */
   sweep(stagedBeforeMs: number): Promise<void> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       await this.#ensureSettled();
       demandClock(this.clockDoubt);
       const { chunks, staged, now, log } = this.#deps;
@@ -298,7 +298,7 @@ export class Repository {
 
   /** Resolves when no change is under way any more. */
   async idle(): Promise<void> {
-    await this.#serial.idle();
+    await this.#serial(() => undefined);
   }
 
   async #submit({ root, targets, isDryRun, beforeCommit }: Change): Promise<ChangeResult> {

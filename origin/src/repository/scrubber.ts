@@ -1,8 +1,8 @@
 import { chunkIdFromHex } from '@sitecast/shared/content';
 import { parseTargetName } from '@sitecast/shared/release';
+import pLimit from 'p-limit';
 import { errorFields } from '../log.ts';
 import { PUBLISHED_CHUNKS, stagedHex } from '../staging/chunk-paths.ts';
-import { Serial } from '../storage/concurrency.ts';
 import type { After } from '../upkeep.ts';
 import { readListing } from './check-targets.ts';
 import { type PublishedFile, publishedFiles } from './published-files.ts';
@@ -35,7 +35,7 @@ export class Scrubber {
   readonly #deps: ScrubberDeps;
   readonly #survey: Survey;
   /** What others ask for, one after the other. */
-  readonly #asked = new Serial();
+  readonly #asked = pLimit(1);
   readonly #missing = new Map<string, Promise<boolean>>();
   #surveyedMs = Number.NEGATIVE_INFINITY;
   #surveyPauseMs = MIN_SURVEY_PAUSE_MS;
@@ -74,7 +74,7 @@ export class Scrubber {
     this.#unsubscribe();
     this.#wake();
     await this.#underWay;
-    await this.#asked.idle();
+    await this.#asked(() => undefined);
   }
 
   /**
@@ -82,12 +82,10 @@ export class Scrubber {
    * @param path within the data directory
    */
   suspect(path: string): void {
-    this.#asked
-      .run(async () => {
-        await this.#survey.lookAtPath(path);
-        this.#noteNews();
-      })
-      .catch((error: unknown) => this.#say(error));
+    this.#asked(async () => {
+      await this.#survey.lookAtPath(path);
+      this.#noteNews();
+    }).catch((error: unknown) => this.#say(error));
   }
 
   /**
@@ -121,7 +119,7 @@ export class Scrubber {
    * @returns undefined for one that isn't listed
    */
   checkRelease(product: string, counter: number): Promise<ReleaseDamage | undefined> {
-    return this.#asked.run(async () => {
+    return this.#asked(async () => {
       const { committed } = this.#deps.repository;
       const release = committed && readListing(committed.targets.signed).releases.get(product)?.get(counter);
       if (!release) return undefined;
@@ -136,7 +134,7 @@ export class Scrubber {
 
   /** Looks again at what was damaged: it may have been brought back. */
   recheck(): Promise<void> {
-    return this.#asked.run(async () => {
+    return this.#asked(async () => {
       const { damage, committed } = this.#deps.repository;
       if (!committed) return;
       await this.#survey.lookAtRoots(committed);

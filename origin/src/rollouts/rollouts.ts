@@ -7,7 +7,7 @@ import type { ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
 import { errorFields, type Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
-import { Serial } from '../storage/concurrency.ts';
+import pLimit from 'p-limit';
 import type { After } from '../upkeep.ts';
 import { IS_GOING_ON, prunable, refuseUnlisted } from './checks.ts';
 import { decide, isSoakingLast } from './controller/decide.ts';
@@ -71,7 +71,7 @@ export class Rollouts {
   readonly #deps: RolloutsDeps;
   readonly #records: RolloutRecords;
   readonly #signed: SignedRollouts;
-  readonly #serial = new Serial();
+  readonly #serial = pLimit(1);
   readonly #wakes: Wakes;
   readonly #parts: RolloutsDeps & Reconciled;
 
@@ -142,7 +142,7 @@ export class Rollouts {
    * @throws the codes of docs/ERRORS.md under "Rollouts"; nothing has changed then
    */
   start(wanted: WantedRollout, operator: string): Promise<StartedRollout> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       const { product } = wanted;
       const { rollout, controller, members, superseded } = await this.#prepare(wanted);
       this.#deps.repository.demandRolloutsSigner();
@@ -195,7 +195,7 @@ export class Rollouts {
    * the signed file; SITECAST_ROLLOUT_SUPERSEDED for a rollback that a newer rollout would not let devices obey
    */
   operate(id: string, wish: Omit<OperatorWish, 'rollbackTo'>, to?: string): Promise<RolloutRecord> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       const record = this.require(id);
       const { decided, reopenedFor } = await considerWish(this.#parts, record, wish, to);
       if (decided.state === record.controller) return record;
@@ -207,17 +207,17 @@ export class Rollouts {
 
   /** Publishes who is revoked, in the files of the products that it concerns. */
   publishRevocations(): Promise<void> {
-    return this.#serial.run(() => this.#signed.publishRevocations());
+    return this.#serial(() => this.#signed.publishRevocations());
   }
 
   /** Publishes a product's rollouts anew, as they are: their file was damaged. */
   republish(product: string): Promise<void> {
-    return this.#serial.run(async () => this.#signed.publish([await this.#signed.file(product)]));
+    return this.#serial(async () => this.#signed.publish([await this.#signed.file(product)]));
   }
 
   /** Brings records, files and the registry in line, whatever was interrupted, and does what has become due. */
   reconcile(): Promise<void> {
-    return this.#serial.run(async () => {
+    return this.#serial(async () => {
       await this.#reconcile();
       // Where nothing can be signed it's done at a later turn.
       if (this.#mayDecide()) await this.#signed.publishRevocations();
@@ -239,12 +239,12 @@ export class Rollouts {
 
   /** Decides on everything that has been reported. @returns when that is published */
   checkCompletion(): Promise<void> {
-    return this.#serial.run(() => this.#judgeAll());
+    return this.#serial(() => this.#judgeAll());
   }
 
   async stop(): Promise<void> {
     this.#wakes.stop();
-    await this.#serial.idle();
+    await this.#serial(() => undefined);
   }
 
   async #prepare(wanted: WantedRollout, isDryRun = false): Promise<PreparedRollout> {

@@ -1,5 +1,5 @@
+import type { LimitFunction } from 'p-limit';
 import { type Log, RecurringErrors } from '../log.ts';
-import type { Serial } from '../storage/concurrency.ts';
 import type { After } from '../upkeep.ts';
 
 /** How soon a decision that couldn't be published is tried again. */
@@ -9,7 +9,7 @@ const MAX_TIMER_MS = 24 * 3_600_000;
 
 interface WakesDeps {
   /** Where judging waits for its turn. */
-  serial: Serial;
+  serial: LimitFunction;
   judge: (rolloutId: string) => Promise<void>;
   after: After;
   log: Log;
@@ -53,17 +53,15 @@ export class Wakes {
     this.#waiting.add(id);
     const { serial, judge } = this.#deps;
     const act = (): void => {
-      serial
-        .run(async () => {
-          this.#waiting.delete(id);
-          await judge(id);
-          this.#errors.succeeded(id);
-        })
-        .catch((error: unknown) => {
-          const fields = { rollout: id, retryMs: RETRY_MS };
-          this.#errors.failed(id, error, 'a decision about a rollout could not be published', fields);
-          this.#wake(id, RETRY_MS);
-        });
+      serial(async () => {
+        this.#waiting.delete(id);
+        await judge(id);
+        this.#errors.succeeded(id);
+      }).catch((error: unknown) => {
+        const fields = { rollout: id, retryMs: RETRY_MS };
+        this.#errors.failed(id, error, 'a decision about a rollout could not be published', fields);
+        this.#wake(id, RETRY_MS);
+      });
     };
     if (delayMs === 0) act();
     else this.#setTimer(`retry ${id}`, delayMs, act);

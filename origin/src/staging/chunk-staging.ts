@@ -1,3 +1,4 @@
+import { ByteBudget } from '@sitecast/shared/bounded';
 import {
   type BatchEntry,
   CHUNK_ID_BYTES,
@@ -13,7 +14,7 @@ import {
 } from '@sitecast/shared/content';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { SyncFiles } from '../storage/sync-files.ts';
-import { StagingBudget, stagingFull } from './budget.ts';
+import { stagingFull } from './staging-full.ts';
 import {
   DAMAGED_CHUNKS,
   damagedPath,
@@ -47,7 +48,7 @@ interface StagedChunk {
  */
 export class ChunkStaging {
   readonly #files: SyncFiles;
-  readonly #budget: StagingBudget;
+  readonly #budget: ByteBudget;
   readonly #now: () => number;
   readonly #staged = new Map<string, StagedChunk>();
   /** Published ones whose bytes turned out wrong (a bad disk): set aside, and missing until they are uploaded again. */
@@ -58,7 +59,7 @@ export class ChunkStaging {
 
   constructor(files: SyncFiles, maxBytes: number, now: () => number) {
     this.#files = files;
-    this.#budget = new StagingBudget(maxBytes);
+    this.#budget = new ByteBudget(maxBytes);
     this.#now = now;
     for (const { name, lengthBytes, modifiedMs } of files.list(STAGED_CHUNKS)) {
       const hex = stagedHex(name);
@@ -162,7 +163,7 @@ export class ChunkStaging {
     // Left by an earlier process and not verified since: the new bytes replace it.
     this.#drop(hex);
     if (this.#staged.size >= MAX_STAGED_CHUNKS) throw stagingFull(`${MAX_STAGED_CHUNKS} chunks`);
-    this.#budget.take(frame.length);
+    if (!this.#budget.tryTake(frame.length)) throw stagingFull(`${this.#budget.maxBytes} bytes`);
     try {
       this.#files.write(stagedPath(hex), frame);
     } catch (error) {
@@ -274,7 +275,7 @@ export class ChunkStaging {
   }
 
   #addFound(hex: string, frameBytes: number, seenAtMs: number): void {
-    this.#budget.takeFound(frameBytes);
+    this.#budget.takeAnyway(frameBytes);
     this.#staged.set(hex, { frameBytes, plainBytes: 0, seenAtMs });
   }
 

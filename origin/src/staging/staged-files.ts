@@ -1,8 +1,9 @@
+import { ByteBudget } from '@sitecast/shared/bounded';
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Files } from '../storage/files.ts';
 import { readOrUndefined } from '../storage/unreadable.ts';
-import { StagingBudget, stagingFull } from './budget.ts';
+import { stagingFull } from './staging-full.ts';
 
 const STAGED = 'staging/files';
 const STAGED_NAME = /^[0-9a-f]{64}$/;
@@ -29,7 +30,7 @@ export interface FileReceiver {
 /** Target files (indexes, manifests, product files) that were uploaded and that nothing refers to yet, by SHA-256. */
 export class StagedFiles {
   readonly #files: Files;
-  readonly #budget = new StagingBudget(MAX_STAGED_FILES_BYTES);
+  readonly #budget = new ByteBudget(MAX_STAGED_FILES_BYTES);
   readonly #now: () => number;
   readonly #staged = new Map<string, StagedFile>();
 
@@ -68,7 +69,7 @@ export class StagedFiles {
     let isFinished = false;
     return {
       write: async bytes => {
-        this.#budget.take(bytes.length);
+        if (!this.#budget.tryTake(bytes.length)) throw stagingFull(`${this.#budget.maxBytes} bytes`);
         lengthBytes += bytes.length;
         if (lengthBytes > MAX_TARGET_FILE_BYTES) throw targetFileTooLarge();
         hash.update(bytes);
@@ -115,7 +116,7 @@ export class StagedFiles {
 
   #add(sha256: string, file: StagedFile): void {
     this.#staged.set(sha256, file);
-    this.#budget.takeFound(file.lengthBytes);
+    this.#budget.takeAnyway(file.lengthBytes);
   }
 
   #drop(sha256: string): void {

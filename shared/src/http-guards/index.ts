@@ -3,10 +3,9 @@
  * the sender; the worst they send are thousands of connections, and on each as many requests as fit before the first
  * answer is read.
  */
-export { type Rate, TokenBucket, TokenBuckets } from './token-bucket.ts';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
-import { FairPool, NamedHosts, senderOf } from '../fair-shares/index.ts';
+import { FairPool, NamedHosts, senderOf } from '../bounded/index.ts';
 
 type Listener = (request: IncomingMessage, response: ServerResponse) => void;
 

@@ -1,6 +1,6 @@
 import type { ConnectionGater, MultiaddrConnection, PeerId, Transport, Upgrader } from '@libp2p/interface';
 import { LRUCache } from 'lru-cache';
-import { FairPool, type Lease, NamedHosts } from '../fair-shares/index.ts';
+import { FairPool, type Lease, NamedHosts } from '../bounded/index.ts';
 
 // Who can connect: anybody on the LAN, with as many keys as it likes, from a few addresses. The worst: sockets that never say a word, and
 // connections of keys made up for it that never ask for anything. libp2p counts all of them together and refuses whoever comes when

@@ -1,6 +1,6 @@
 import { once, setMaxListeners } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
-import { Pace } from '@sitecast/shared/swarm';
+import { Pacer } from '@sitecast/shared/bounded';
 
 /** A thin line to a server, for all its clients together; it can be cut, and be mended. */
 export class SlowLink {
@@ -10,7 +10,7 @@ export class SlowLink {
   /** Connections that were wanted while it was cut. */
   refused = 0;
   readonly #server: Server;
-  #pace: Pace;
+  #pace: Pacer;
   readonly #stop = new AbortController();
   readonly #sockets = new Set<Socket>();
   #isCut = false;
@@ -18,7 +18,7 @@ export class SlowLink {
   private constructor(server: Server, url: string, bytesPerS: number) {
     this.#server = server;
     this.url = url;
-    this.#pace = new Pace(bytesPerS);
+    this.#pace = new Pacer(bytesPerS);
     // Each connection waits for its turn.
     setMaxListeners(1000, this.#stop.signal);
   }
@@ -46,7 +46,7 @@ export class SlowLink {
 
   /** From now on so many bytes a second. */
   pace(bytesPerS: number): void {
-    this.#pace = new Pace(bytesPerS);
+    this.#pace = new Pacer(bytesPerS);
   }
 
   close(): void {

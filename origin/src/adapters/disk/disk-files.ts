@@ -21,7 +21,7 @@ import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
 import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError } from '@sitecast/shared/errors';
-import { forEachBounded } from '../../storage/concurrency.ts';
+import { forEachBounded } from '@sitecast/shared/async';
 import type { FileWriter, Files, FoundFile, OpenFile, ReadableFiles } from '../../storage/files.ts';
 import { translated } from './errors.ts';
 

@@ -1,5 +1,5 @@
 import type { Connection, Stream } from '@libp2p/interface';
-import { FairPool, type Lease } from '../../fair-shares/index.ts';
+import { FairPool, type Lease } from '../../bounded/index.ts';
 import type { SwarmNode } from '../node.ts';
 import { MessageStream } from './message-stream.ts';
 import { ServedPeer, type ServingPorts } from './served-peer.ts';

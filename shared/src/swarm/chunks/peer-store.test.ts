@@ -12,7 +12,7 @@ import { HoldingsBoard, ImageHoldings } from './holdings.ts';
 import { MessageStream } from './message-stream.ts';
 import { MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_REQUESTS, PeerStore } from './peer-store.ts';
 import { MAX_FOLLOWED_IMAGES, MAX_WAITING_REQUESTS } from './served-peer.ts';
-import { Pace } from './pace.ts';
+import { Pacer } from '../../bounded/index.ts';
 import {
   type Answer,
   type Ask,
@@ -124,7 +124,7 @@ describe('a peer as a chunk store', () => {
   });
 
   it('calls off what is no longer wanted', async () => {
-    const { peer, store } = await served({ pace: new Pace(64 * 1024) });
+    const { peer, store } = await served({ pace: new Pacer(64 * 1024) });
     const chunks = noiseChunks(10, 64 * 1024);
     store.put(...chunks);
     const stop = new AbortController();
@@ -308,7 +308,7 @@ describe('a server of chunks', () => {
   });
 
   it('uploads no faster than its pace', async () => {
-    const { peer, store } = await served({ pace: new Pace(512 * 1024) });
+    const { peer, store } = await served({ pace: new Pacer(512 * 1024) });
     const chunks = noiseChunks(16, 64 * 1024);
     store.put(...chunks);
     const beginMs = performance.now();

@@ -11,7 +11,7 @@ import {
 import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
 import type { SwarmNode } from '../node.ts';
-import { ByteWindow } from './byte-window.ts';
+import { ByteWindow } from '../../bounded/index.ts';
 import { FollowedImage, type HoldingsListener } from './followed-image.ts';
 import { MessageStream } from './message-stream.ts';
 import {

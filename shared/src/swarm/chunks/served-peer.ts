@@ -1,7 +1,7 @@
 import { type ChunkId, type ChunkStore, sameChunkId } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
 import type { HoldingsBoard, ImageHoldings } from './holdings.ts';
-import type { Pace } from './pace.ts';
+import type { Pacer } from '../../bounded/index.ts';
 import { type Answer, type Ask, decodeAsk, MAX_POSITIONS, violation } from './wire.ts';
 
 /** Requests of one peer that wait; an honest one never has more outstanding. */
@@ -35,7 +35,7 @@ export interface ServingPorts {
   /** True while nothing is to be handed out: the machine boots, or has better things to do. */
   readonly isBusy?: () => boolean;
   /** The upload's rate, for all peers together. */
-  readonly pace?: Pace;
+  readonly pace?: Pacer;
   readonly onServed?: (peer: string, lengthBytes: number) => void;
 }
 

@@ -4,7 +4,6 @@ import { MAX_CHUNK_BYTES, MAX_FRAME_BYTES } from '../../content/index.ts';
 import { chunkOf } from '../../content/store/conformance.ts';
 import { SitecastError } from '../../errors.ts';
 import { ChunkBits, setBits } from './holdings.ts';
-import { Pace } from './pace.ts';
 import {
   type Answer,
   type Ask,
@@ -112,18 +111,5 @@ describe("an image's bits", () => {
     expect(told).toEqual(wanted.filter(at => at !== 8));
     expect(bits.size).toBe(5);
     expect([...bits.pieces()].every(piece => piece.bits.length <= MAX_BITMAP_BYTES)).toBe(true);
-  });
-});
-
-describe('a pace', () => {
-  it('lets a burst through, then so many bytes a second for all together', () => {
-    let nowMs = 1000;
-    const pace = new Pace(1000, () => nowMs);
-    expect(pace.delayOf(100)).toBe(0);
-    expect(pace.delayOf(100)).toBe(0);
-    expect(pace.delayOf(500)).toBe(100);
-    expect(pace.delayOf(1)).toBe(600);
-    nowMs += 10_000;
-    expect(pace.delayOf(1)).toBe(0);
   });
 });

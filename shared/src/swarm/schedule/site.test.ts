@@ -6,7 +6,7 @@ import { type Chunk, type ChunkId, type ChunkStore, chunkIdToHex, sha256 } from 
 import { SitecastError } from '../../errors.ts';
 import { ChunkServer } from '../chunks/chunk-server.ts';
 import { HoldingsBoard, ImageHoldings } from '../chunks/holdings.ts';
-import { Pace } from '../chunks/pace.ts';
+import { Pacer } from '../../bounded/index.ts';
 import type { SwarmNode } from '../node.ts';
 import { numbers, testImage } from '../testing/images.ts';
 import { MemoryStore } from '../testing/memory-store.ts';
@@ -35,7 +35,7 @@ class Gateway implements ChunkStore {
   readonly sent: string[] = [];
   isAway = false;
   readonly #store = new MemoryStore();
-  readonly #link = new Pace(GATEWAY_BYTES_PER_S);
+  readonly #link = new Pacer(GATEWAY_BYTES_PER_S);
 
   constructor() {
     this.#store.put(...chunks);

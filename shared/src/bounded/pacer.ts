@@ -4,11 +4,11 @@ import { setTimeout as sleep } from 'node:timers/promises';
 const BURST_MS = 100;
 const SECOND_MS = 1000;
 
-/** Lets so many bytes a second through, for all who share it, in the order in which they ask. */
-export class Pace {
+/** Delays senders so that together they send so many bytes a second, in the order in which they ask. */
+export class Pacer {
   readonly #bytesPerS: number;
   readonly #now: () => number;
-  /** When what was let through so far will have gone at the allowed rate. */
+  /** When all bytes so far will have gone out at the allowed rate. */
   #goneMs = Number.NEGATIVE_INFINITY;
 
   /** @param now milliseconds on a clock that never goes back */
@@ -17,13 +17,13 @@ export class Pace {
     this.#now = now;
   }
 
-  /** Resolves when it's their turn; rejects with the signal's reason. */
+  /** Resolves when the bytes may go out; rejects with the signal's reason. */
   async take(lengthBytes: number, signal: AbortSignal): Promise<void> {
     const waitMs = this.delayOf(lengthBytes);
     if (waitMs > 0) await sleep(waitMs, undefined, { signal });
   }
 
-  /** Counts the bytes as let through. @returns how long they have to wait, in milliseconds */
+  /** Counts the bytes as sent. @returns how long they have to wait before, in milliseconds */
   delayOf(lengthBytes: number): number {
     const nowMs = this.#now();
     const beginMs = Math.max(this.#goneMs, nowMs - BURST_MS);

@@ -1,0 +1,29 @@
+/** Calls `act` once after a time. @returns calls it off */
+export type After = (delayMs: number, act: () => void) => () => void;
+
+/**
+ * Runs an action again and again, with a pause before each run. The action handles its own failures: one that it throws is an
+ * unhandled rejection.
+ * @param timing.after how time passes
+ * @returns stops it; resolves once a run that is under way has ended
+ */
+export function repeat(
+  act: () => Promise<void>,
+  { everyMs, after }: { everyMs: number; after: After },
+): () => Promise<void> {
+  let isStopped = false;
+  let underWay = Promise.resolve();
+  let cancel = (): void => {};
+  const schedule = (): void => {
+    if (isStopped) return;
+    cancel = after(everyMs, () => {
+      underWay = act().finally(schedule);
+    });
+  };
+  schedule();
+  return async () => {
+    isStopped = true;
+    cancel();
+    await underWay;
+  };
+}
