@@ -11,7 +11,7 @@ import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { MAX_STRANGERS_BODY_MEMORY_BYTES } from '../http/memory.ts';
-import { MAX_SITE_BODY_BYTES } from '../http/routes/site.ts';
+import { MAX_SITE_BODY_BYTES } from '@sitecast/shared/api';
 import { batchOf, hexOf, TestOperator } from '../testing/operator.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import { randomChunks, temporaryDirectory } from '../testing/setup.ts';

@@ -1,3 +1,4 @@
+import { MAX_REPORTS_PER_REQUEST } from '@sitecast/shared/api';
 import { createHash } from 'node:crypto';
 import { DEVICE_STATES, fittingEvent } from '@sitecast/shared/fleet';
 import { sealUnchecked } from '@sitecast/shared/fleet/testing';
@@ -6,7 +7,6 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { MAX_REPORTS } from './intake.ts';
 import { MAX_ANOMALIES, MAX_CHAINS } from './status.ts';
 
 let bed: FleetBed;
@@ -288,7 +288,7 @@ describe('reports', () => {
   it('come at most so many at a time', async () => {
     const device = await bed.device();
     const all = await reports(device, 2);
-    const many = Array.from({ length: MAX_REPORTS + 1 }, () => all[0]);
+    const many = Array.from({ length: MAX_REPORTS_PER_REQUEST + 1 }, () => all[0]);
     expect(await device.sendReports(many)).toMatchObject({ status: 400 });
     expect((await device.sendReports(many.slice(1))).body.rejected).toEqual([]);
     expect(await device.sendReports([])).toMatchObject({ status: 400 });

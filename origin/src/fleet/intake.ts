@@ -9,8 +9,6 @@ import type { Member } from './member.ts';
 import { readStored } from './registry.ts';
 import { keyOf } from './store.ts';
 
-/** Reports in one request. */
-export const MAX_REPORTS = 200;
 /** Devices whose reports one write cuts. */
 const CUTS_A_COMMIT = 50;
 /** Devices whose reports are counted at one time that an earlier version has kept. */
@@ -72,7 +70,7 @@ export class ReportIntake {
 
   /**
    * @param sender who signed the request: a device sends its own reports, a gateway those of its site
-   * @param envelopes at most MAX_REPORTS
+   * @param envelopes at most MAX_REPORTS_PER_REQUEST
    */
   take(sender: Member, envelopes: readonly unknown[]): Promise<TakenReports> {
     const reports: Job['reports'] = [];

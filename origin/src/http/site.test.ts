@@ -1,3 +1,4 @@
+import { MAX_PROGRESS_PER_REQUEST, MAX_SITE_BODY_BYTES } from '@sitecast/shared/api';
 import { createServer } from 'node:http';
 import { MAX_PRESENCE_BODY_BYTES } from '@sitecast/shared/fleet';
 import { signRequest } from '@sitecast/shared/http-signature';
@@ -5,7 +6,6 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { MAX_PROGRESS_PER_REQUEST, MAX_SITE_BODY_BYTES } from './routes/site.ts';
 
 let bed: FleetBed;
 let device: TestMember;

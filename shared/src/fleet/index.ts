@@ -39,7 +39,7 @@ export {
   type NamedGateway,
   namedGatewaySchema,
   tellableAddresses,
-} from './gateway-addresses.ts';
+} from '../api/gateway-addresses.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
 export {
@@ -55,7 +55,7 @@ export {
   presenceAnswerSchema,
   presenceSchema,
   TELL_EVERY_MS,
-} from './presence.ts';
+} from '../api/presence.ts';
 export {
   MAX_REPORT_WAIT_S,
   OVER_BUDGET,
@@ -97,5 +97,5 @@ export {
   type PeerNotice,
   peerNoticeSchema,
   type SitePeer,
-} from './site-peers.ts';
+} from '../api/site-peers.ts';
 export { isOpen, localTimeOf, MAX_WINDOW_CHARS, parseWindow } from './window.ts';

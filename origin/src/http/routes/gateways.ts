@@ -1,11 +1,11 @@
 import { createRoute } from '@hono/zod-openapi';
+import { MAX_SITE_BODY_BYTES } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { gatewayAddressesSchema, knownGatewaysSchema } from '@sitecast/shared/fleet';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireMediaType } from '../guards.ts';
 import { JSON_TYPE, signature, withProblems } from '../schemas.ts';
-import { MAX_SITE_BODY_BYTES } from './site.ts';
 
 /** How gateways find each other. */
 export function gatewayRoutes(app: OriginApp, { fleet, signedRequests, now }: AppDeps): void {

@@ -1,15 +1,17 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { SitecastError } from '@sitecast/shared/errors';
 import {
-  DEVICE_STATES,
-  type DeviceState,
-  idSchema,
-  OVER_BUDGET,
-  reportsOverBudget,
-  rolloutIdSchema,
-} from '@sitecast/shared/fleet';
-import { envelopeSchema } from '@sitecast/shared/identity';
-import { MAX_REPORTS } from '../../fleet/intake.ts';
+  acknowledgementAnswerSchema,
+  assignmentAnswerSchema,
+  enrolmentRequestSchema,
+  MAX_SITE_BODY_BYTES,
+  pendingAnswerSchema,
+  progressRequestSchema,
+  progressSchema,
+  reportsAnswerSchema,
+  reportsRequestSchema,
+} from '@sitecast/shared/api';
+import { SitecastError } from '@sitecast/shared/errors';
+import { type DeviceState, idSchema, OVER_BUDGET, reportsOverBudget } from '@sitecast/shared/fleet';
 import type { Member } from '../../fleet/member.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
@@ -17,36 +19,7 @@ import { requireMediaType } from '../guards.ts';
 import { problemSchema } from '../problem.ts';
 import { JSON_TYPE, signature, withProblems } from '../schemas.ts';
 
-/** Every body that devices and gateways send. */
-export const MAX_SITE_BODY_BYTES = 1024 * 1024;
-export const MAX_PROGRESS_PER_REQUEST = 1000;
-
-const envelope = envelopeSchema;
-const assignmentAnswer = z.object({ assignment: envelope });
-const acknowledgementAnswer = z.object({ acknowledgement: envelope });
 const idParam = z.object({ id: idSchema });
-
-const rejectedSchema = z.object({
-  index: z.int(),
-  id: z.string().optional(),
-  epoch: z.string().optional(),
-  seq: z.int().optional(),
-  code: z.string(),
-  /** It's for later, in so many seconds: its device has sent as much as it may for now. */
-  retryAfterS: z.int().optional(),
-});
-
-const progressSchema = z.object({
-  id: idSchema,
-  rollout: rolloutIdSchema.optional(),
-  state: z.enum(DEVICE_STATES),
-  doneBytes: z.int().min(0),
-  totalBytes: z.int().min(0),
-  at: z.iso.datetime(),
-});
-
-/** Each is read for itself: what one device says mustn't keep out what a gateway brings of all others. */
-const progressBody = z.object({ progress: z.array(z.unknown()).max(MAX_PROGRESS_PER_REQUEST) });
 
 /** What progress can be about. */
 const RUNNING_STATES: ReadonlySet<DeviceState> = new Set([
@@ -81,13 +54,13 @@ function enrolmentRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): vo
       security: signature('anybody'),
       middleware: [requireMediaType(JSON_TYPE), signedRequests.ofAnybody(MAX_SITE_BODY_BYTES)],
       request: {
-        body: { required: true, content: { [JSON_TYPE]: { schema: z.object({ envelope }) } } },
+        body: { required: true, content: { [JSON_TYPE]: { schema: enrolmentRequestSchema } } },
       },
       responses: withProblems({
-        200: { description: 'It is in.', content: { [JSON_TYPE]: { schema: assignmentAnswer } } },
+        200: { description: 'It is in.', content: { [JSON_TYPE]: { schema: assignmentAnswerSchema } } },
         202: {
           description: 'It waits for an operator.',
-          content: { [JSON_TYPE]: { schema: z.object({ state: z.literal('pending') }) } },
+          content: { [JSON_TYPE]: { schema: pendingAnswerSchema } },
         },
       }),
     }),
@@ -110,7 +83,7 @@ function enrolmentRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): vo
       summary: "The origin's signed statement what a device or gateway is.",
       request: { params: idParam },
       responses: {
-        200: { description: 'The assignment.', content: { [JSON_TYPE]: { schema: assignmentAnswer } } },
+        200: { description: 'The assignment.', content: { [JSON_TYPE]: { schema: assignmentAnswerSchema } } },
         400: problem('The id is malformed.'),
         404: problem('It is not enrolled.'),
       },
@@ -136,7 +109,7 @@ function reportRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
         body: {
           required: true,
           content: {
-            [JSON_TYPE]: { schema: z.object({ reports: z.array(z.unknown()).min(1).max(MAX_REPORTS) }) },
+            [JSON_TYPE]: { schema: reportsRequestSchema },
           },
         },
       },
@@ -144,9 +117,7 @@ function reportRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
         200: {
           description: 'How far each chain reaches now, and which reports were refused.',
           content: {
-            [JSON_TYPE]: {
-              schema: z.object({ acknowledgements: z.array(envelope), rejected: z.array(rejectedSchema) }),
-            },
+            [JSON_TYPE]: { schema: reportsAnswerSchema },
           },
         },
       }),
@@ -178,7 +149,7 @@ function acknowledgementRoute(app: OriginApp, { fleet }: AppDeps): void {
       responses: {
         200: {
           description: 'The acknowledgement.',
-          content: { [JSON_TYPE]: { schema: acknowledgementAnswer } },
+          content: { [JSON_TYPE]: { schema: acknowledgementAnswerSchema } },
         },
         400: problem('The id is malformed.'),
         404: problem('No report of it has come.'),
@@ -203,7 +174,7 @@ function progressRoute(app: OriginApp, { fleet, signedRequests, now }: AppDeps):
         body: {
           required: true,
           content: {
-            [JSON_TYPE]: { schema: progressBody },
+            [JSON_TYPE]: { schema: progressRequestSchema },
           },
         },
       },

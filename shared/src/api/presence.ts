@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { nameSchema } from '../release/index.ts';
-import { idSchema, rolloutIdSchema } from './fields.ts';
+import { idSchema, rolloutIdSchema } from '../fleet/fields.ts';
 
 // Who can send this: an enrolled gateway, a stolen one among them. The worst message: devices of its own site that live where they
 // don't, or don't where they do, and turns that nobody holds. It's for people to look at: nothing is decided by it.

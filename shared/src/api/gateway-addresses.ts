@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { idSchema, siteSchema } from './fields.ts';
+import { idSchema, siteSchema } from '../fleet/fields.ts';
 
 // Who can send this: an enrolled gateway, a stolen one among them, and the origin. The worst message: addresses of somebody
 // else, so that gateways knock there (a handshake that fails, a GET that finds no gateway, no more); so they're few and short.

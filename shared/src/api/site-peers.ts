@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { MAX_INDEX_CHUNKS } from '../content/index.ts';
-import { idSchema } from './fields.ts';
+import { idSchema } from '../fleet/fields.ts';
 
 /** Images that one device tells of: two slots, and room for what comes. */
 const MAX_IMAGES = 8;
