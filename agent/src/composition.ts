@@ -19,7 +19,6 @@ import type {
   BootControl,
   Gateway,
   Log,
-  PassPoint,
   RunCommand,
   SitePeers,
   Slot,
@@ -32,6 +31,7 @@ import { Membership } from './upstream/membership.ts';
 import { Trust, type TrustStart } from './upstream/trust.ts';
 import { wishedName } from './upstream/wished-name.ts';
 import { clearDataDirectory } from './state/data-directory.ts';
+import type { DurableFiles } from './state/durable-files.ts';
 import { STATUS_FILE } from './state/status.ts';
 import { StateFile } from './state/state-file.ts';
 import { Outbox } from './reports/outbox.ts';
@@ -48,7 +48,7 @@ export interface AgentPorts {
   boot: BootControl;
   run: RunCommand;
   gateways: [Gateway, ...Gateway[]];
-  passPoint: PassPoint;
+  files: DurableFiles;
   log: Log;
   /** Fires when this process is asked to end. */
   stop: AbortSignal;
@@ -69,7 +69,7 @@ export async function openAgent(
   settings: RunSettings,
   surroundings: AgentPorts,
 ): Promise<{ agent: UpdateAgent; parts: AgentParts }> {
-  const { identity, clock, passPoint, stop } = surroundings;
+  const { identity, clock, files, stop } = surroundings;
   await clearDataDirectory(settings.data, surroundings.log);
   const now = () => clock.now();
   const gateways = new Gateways(surroundings.gateways, now);
@@ -80,7 +80,7 @@ export async function openAgent(
   });
   const start = await trustStart(settings, token);
   const trust = await Trust.open(settings.data, gateways, { start, now, signal: stop });
-  const stateFile = await StateFile.open(settings.data, passPoint);
+  const stateFile = await StateFile.open(settings.data, files);
   const outbox = await openOutbox(settings.data, surroundings);
   if (outbox.foundWrong) {
     const { events, unreadable } = outbox.foundWrong;
@@ -103,7 +103,7 @@ export async function openAgent(
     stateFile,
     status,
   });
-  const { startPeers: _, ...rest } = surroundings;
+  const { startPeers: _, files: __, ...rest } = surroundings;
   const parts: AgentParts = {
     ...rest,
     exchange,
@@ -127,16 +127,16 @@ export async function openAgent(
 const NO_REPORTS: ReadonlySet<string> = new Set(['SITECAST_FILE_TOO_LARGE', 'SITECAST_NOT_A_FILE']);
 
 /** A file of reports that the medium doesn't give back is set aside: a new chain begins. */
-async function openOutbox(directory: string, { identity, passPoint, log }: AgentPorts): Promise<Outbox> {
+async function openOutbox(directory: string, { identity, files, log }: AgentPorts): Promise<Outbox> {
   try {
-    return await Outbox.open(directory, identity, passPoint);
+    return await Outbox.open(directory, identity, files);
   } catch (error) {
     const isLost =
       isSystemError(error, 'EIO') || (error instanceof SitecastError && NO_REPORTS.has(error.code));
     if (!isLost) throw error;
     const aside = await setAside(join(directory, OUTBOX_FILE));
     log('error', `the reports can't be read, and are now ${aside}: ${error.message}`, { code: error.code });
-    return Outbox.open(directory, identity, passPoint);
+    return Outbox.open(directory, identity, files);
   }
 }
 

@@ -11,6 +11,7 @@ import type { z } from 'zod';
 import { CommandBootControl } from './adapters/command-boot.ts';
 import { askDaemon, ControlServer } from './adapters/control-socket.ts';
 import { lockDirectory } from './adapters/directory-lock.ts';
+import { type Failpoint, failpoints, killAt } from './adapters/failpoints.ts';
 import { FileBootControl } from './adapters/file-boot.ts';
 import { FileSlot } from './adapters/file-slot.ts';
 import { HttpGateway } from './adapters/http-gateway.ts';
@@ -21,11 +22,11 @@ import { systemClock } from './adapters/system-clock.ts';
 import type { UpdateAgent } from './update/agent.ts';
 import { Daemon } from './daemon.ts';
 import type { AgentParts } from './update/parts.ts';
-import { killPoints } from './faults.ts';
-import type { AgentClock, BootControl, ControlCommand, Gateway, Log, PassPoint } from './ports.ts';
+import type { AgentClock, BootControl, ControlCommand, Gateway, Log } from './ports.ts';
 import { type AgentCommands, agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
 import { openAgent, type AgentPorts } from './composition.ts';
+import { type DurableFiles, durableFiles } from './state/durable-files.ts';
 import { openOwnIdentity } from './state/own-identity.ts';
 import {
   checkResultSchema,
@@ -93,10 +94,12 @@ async function openLocked(
   await claimSlots(settings, locks, log);
   const identity = await openOwnIdentity(data, log);
   daemonLog.identify(() => ({ id: identity.id }));
-  const passPoint = testPoints();
+  const points = failpoints(testFailpoint());
+  const files = points.files(durableFiles);
   const clock = systemClock(settings.timeSync);
-  const slots = slotsOf(settings, locks);
-  const boot = bootControl(settings, { clock, passPoint, log, stop });
+  const { A, B } = slotsOf(settings, locks);
+  const slots = { A: points.slot(A), B: points.slot(B) };
+  const boot = points.boot(bootControl(settings, { clock, files, log, stop }));
   const connections = await Connections.open({ ca: settings.ca, variables: process.env });
   const asking = { identity, now: () => clock.now(), maxConnections: settings.concurrency, connections };
   const toGateway = (url: string): Gateway => new HttpGateway(url, asking);
@@ -110,7 +113,7 @@ async function openLocked(
     boot,
     run: runCommand,
     gateways,
-    passPoint,
+    files,
     log,
     stop,
     startPeers,
@@ -173,14 +176,14 @@ function peersOf(identity: Identity): AgentPorts['startPeers'] {
 
 function bootControl(
   settings: RunSettings,
-  { clock, passPoint, log, stop }: { clock: AgentClock; passPoint: PassPoint; log: Log; stop: AbortSignal },
+  { clock, files, log, stop }: { clock: AgentClock; files: DurableFiles; log: Log; stop: AbortSignal },
 ): BootControl {
   const { data, boot, payloadCommand, hookTimeoutMs, slots } = settings;
   if (boot.kind === 'command')
     return new CommandBootControl(boot.command, { run: runCommand, clock, log, stop });
   return new FileBootControl(boot.path ?? join(data, 'boot.json'), {
     firstSlot: boot.firstSlot,
-    passPoint,
+    files,
     // Whether the slot is any good, the health command says.
     afterBoot: async booted => {
       if (payloadCommand === undefined) return;
@@ -201,11 +204,10 @@ function bootControl(
   });
 }
 
-/** For tests alone: see faults.ts. */
-function testPoints(): PassPoint {
-  const at = process.env.SITECAST_TEST_KILL_AT;
-  if (at === undefined) return () => {};
-  return killPoints(() => process.kill(process.pid, 'SIGKILL'), Number(at));
+/** For tests alone: the process ends at a failpoint. */
+function testFailpoint(): Failpoint | undefined {
+  const where = process.env.SITECAST_TEST_KILL_AT;
+  return where === undefined ? undefined : killAt(where, () => process.kill(process.pid, 'SIGKILL'));
 }
 
 function logTo(daemonLog: DaemonLog): Log {

@@ -159,9 +159,6 @@ export interface Gateway {
   waitForChange(waitMs: number, signal?: AbortSignal): Promise<'changed' | 'same'>;
 }
 
-/** Called before and after each durable step; tests end the process there. */
-export type PassPoint = (name: string) => void;
-
 /** A machine of the site, as somebody has named it: nobody vouches for its addresses. */
 export interface FoundPeer {
   id: string;

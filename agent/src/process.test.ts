@@ -309,13 +309,13 @@ it('says at its first start with exit code 4 that no gateway answers; a daemon w
   expect(again).toMatchObject({ exitCode: 0, stderr: expect.stringContaining('goes on') });
 });
 
-it.each([20, 38, 52])(
-  'SIGKILLed at point %i goes on to the same slot, fetches nothing twice and tells everything once',
+it.each(['report after#2', 'state.json after#9', 'reboot before'])(
+  'SIGKILLed at the failpoint "%s" goes on to the same slot, fetches nothing twice and tells everything once',
   async point => {
     fleet.rollOut(1);
     await fleet.publish();
     const killed = await AgentProcess.run(['update', ...settings()], {
-      SITECAST_TEST_KILL_AT: String(point),
+      SITECAST_TEST_KILL_AT: point,
     });
     expect(killed.signal).toBe('SIGKILL');
     const second = await AgentProcess.run(['update', ...settings(), '--json']);

@@ -136,7 +136,6 @@ describe.each<{ wait: string; changes?: () => DeviceChanges; before?: () => unkn
     changes: () => ({
       boot: new FileBootControl(inDevice('boot.json'), {
         firstSlot: 'A',
-        passPoint: () => {},
         afterBoot: async () => {
           await runCommand(hasRun('ran'), { env: {}, timeoutMs: 600_000, signal: stop.signal });
         },

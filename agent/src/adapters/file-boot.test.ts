@@ -30,7 +30,7 @@ const trialOf = (slot: 'A' | 'B') => ({ slot, triesLeft: 2 });
 async function control(copy: object): Promise<FileBootControl> {
   await writeFile(path, 'damaged');
   await writeCopy(path, JSON.stringify({ ...state, ...copy }));
-  return new FileBootControl(path, { firstSlot: 'A', afterBoot: async () => {}, passPoint: () => {} });
+  return new FileBootControl(path, { firstSlot: 'A', afterBoot: async () => {} });
 }
 
 describe('a copy of the boot state, with the state itself damaged', () => {

@@ -1,15 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { readCopy, readFileBounded, setAside, writeCopy, writeFileDurably } from '@sitecast/shared/durable';
+import { readCopy, readFileBounded, setAside } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
-import {
-  type BootControl,
-  type BootState,
-  otherSlot,
-  type PassPoint,
-  type RememberedBoot,
-  type SlotName,
-} from '../ports.ts';
+import { type BootControl, type BootState, otherSlot, type RememberedBoot, type SlotName } from '../ports.ts';
+import { type DurableFiles, durableFiles } from '../state/durable-files.ts';
 
 const MAX_BOOT_BYTES = 16 * 1024;
 const slotName = z.enum(['A', 'B']);
@@ -35,7 +29,8 @@ type AfterBoot = (booted: SlotName) => Promise<void>;
 interface FileBootOptions {
   firstSlot: SlotName;
   afterBoot: AfterBoot;
-  passPoint: PassPoint;
+  /** Default: those of the disk. */
+  files?: DurableFiles;
 }
 
 /**
@@ -130,13 +125,11 @@ export class FileBootControl implements BootControl {
   }
 
   async #save(state: BootFile): Promise<BootFile> {
-    const { passPoint } = this.#options;
+    const { files = durableFiles } = this.#options;
     const text = `${JSON.stringify(state, null, 1)}\n`;
-    passPoint('boot before');
-    await writeFileDurably(this.#path, text, 0o600);
+    await files.replace(this.#path, text, 0o600);
     this.#state = state;
-    passPoint('boot after');
-    await writeCopy(this.#path, text).catch((error: unknown) => {
+    await files.replaceCopy(this.#path, text).catch((error: unknown) => {
       // On a full disk, say. The file itself is written.
       if (!isSystemError(error)) throw error;
     });

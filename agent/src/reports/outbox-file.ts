@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { link, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { readFileBounded, syncDirectory, writeFileDurably } from '@sitecast/shared/durable';
+import { readFileBounded, syncDirectory } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import {
   fittingEvent,
@@ -13,6 +13,7 @@ import {
 } from '@sitecast/shared/fleet';
 import { type Envelope, envelopeSchema, fastVerifyById, type Identity } from '@sitecast/shared/identity';
 import { z } from 'zod';
+import { durableFiles } from '../state/durable-files.ts';
 
 export const FILE_NAME = 'reports.jsonl';
 /** Where version 0.1 put a file aside. It took a report that no reader takes for damage, and lost it and what followed. */
@@ -48,9 +49,13 @@ export async function forgottenAtMs(directory: string, oldest: Entry | undefined
 }
 
 /** To be noted before they're forgotten, or a cut would leave a chain without its beginning and nothing that says why. */
-export async function noteForgotten(directory: string, epoch: string, atMs: number): Promise<void> {
+export async function noteForgotten(
+  directory: string,
+  { epoch, atMs }: { epoch: string; atMs: number },
+  files = durableFiles,
+): Promise<void> {
   const forgotten: z.infer<typeof forgottenSchema> = { epoch, at: new Date(atMs).toISOString() };
-  await writeFileDurably(join(directory, FORGOTTEN_FILE_NAME), JSON.stringify(forgotten), 0o600);
+  await files.replace(join(directory, FORGOTTEN_FILE_NAME), JSON.stringify(forgotten), 0o600);
 }
 
 /**

@@ -6,6 +6,9 @@ import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import { type Envelope, Identity } from '@sitecast/shared/identity';
 import { array, assert, asyncProperty, integer } from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { failpoints } from '../adapters/failpoints.ts';
+import { durableFiles } from '../state/durable-files.ts';
+import { PowerCut, powerCutAt } from '../testing/power-cut.ts';
 import { type Event, Outbox } from './outbox.ts';
 import { payloadSha256 } from './outbox-file.ts';
 
@@ -28,7 +31,7 @@ const event = (message: string): Event => ({
   state: 'idle',
   reason: { code: 'x', message },
 });
-const open = () => Outbox.open(directory, identity, () => {});
+const open = () => Outbox.open(directory, identity);
 const messages = (outbox: Outbox) =>
   outbox.pending().map(({ envelope }) => readReport(envelope).document.reason?.message);
 
@@ -119,13 +122,18 @@ it('forgets what was acknowledged, but goes on from it', async () => {
 });
 
 it('loses nothing where the file that took the place of the old one could not be opened at once', async () => {
-  let mayFail = true;
-  const outbox = await Outbox.open(directory, identity, point => {
-    if (point === 'outbox after' && mayFail) throw new Error('too many open files');
+  let isFailing = false;
+  const outbox = await Outbox.open(directory, identity, {
+    ...durableFiles,
+    openToAppend: async file => {
+      if (isFailing) throw new Error('too many open files');
+      return durableFiles.openToAppend(file);
+    },
   });
+  isFailing = true;
   for (let seq = 1; seq <= 100; seq += 1) await outbox.append(event(String(seq)));
   await expect(outbox.acknowledge(outbox.epoch, 100, 1000)).rejects.toThrow('too many open files');
-  mayFail = false;
+  isFailing = false;
   await outbox.append(event('next'));
   await outbox.close();
   const reopened = await open();
@@ -205,7 +213,7 @@ it('takes a report that just fits, refuses the next, and takes it once there is 
   await first.close();
   const { size } = await stat(path);
   await rm(path);
-  const outbox = await Outbox.open(directory, identity, () => {}, size);
+  const outbox = await Outbox.open(directory, identity, durableFiles, size);
   await outbox.append(event('one'));
   await outbox.append(event('two'));
   await expect(outbox.append(event('six'))).rejects.toMatchObject({ code: 'SITECAST_OUTBOX_FULL' });
@@ -304,19 +312,16 @@ describe('a report of the first release that no reader takes', () => {
     await writtenByFirstRelease('reports.jsonl.damaged', unlucky, 'a', 'bb');
     await writtenByFirstRelease('reports.jsonl', 'cccc', 'ddddd');
     const { size } = await stat(path);
-    const outbox = await Outbox.open(directory, identity, () => {}, size + 100);
+    const outbox = await Outbox.open(directory, identity, durableFiles, size + 100);
     expect(messages(outbox)).toEqual(['cccc', 'ddddd']);
     expect((await stat(path)).size).toBeLessThanOrEqual(size + 100);
     await outbox.close();
   });
 
-  it.each(['outbox before', 'outbox after'])('is lost by no cut (%s)', async cutAt => {
+  it.each(['reports.jsonl before', 'reports.jsonl after'])('is lost by no cut (%s)', async cutAt => {
     await writtenByFirstRelease('reports.jsonl', 'a', 'bb', unlucky, 'cccc');
-    const cut = new Error('cut');
-    const opening = Outbox.open(directory, identity, point => {
-      if (point === cutAt) throw cut;
-    });
-    await expect(opening).rejects.toBe(cut);
+    const files = failpoints(powerCutAt(cutAt)).files(durableFiles);
+    await expect(Outbox.open(directory, identity, files)).rejects.toThrow(PowerCut);
     const outbox = await open();
     expect(messages(outbox)).toEqual(all);
     await outbox.close();
@@ -326,9 +331,12 @@ describe('a report of the first release that no reader takes', () => {
     await writtenByFirstRelease('reports.jsonl', 'a', 'bb', unlucky, 'cccc');
     const before = await readFile(path);
     let isFull = true;
-    const outbox = await Outbox.open(directory, identity, point => {
-      if (isFull && point === 'outbox before')
-        throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC', syscall: 'write' });
+    const outbox = await Outbox.open(directory, identity, {
+      ...durableFiles,
+      replace: async (...written) => {
+        if (isFull) throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC', syscall: 'write' });
+        await durableFiles.replace(...written);
+      },
     });
     await expect(outbox.append(event('dddddd'))).rejects.toMatchObject({ code: 'ENOSPC' });
     expect([outbox.pending(), outbox.pendingCount]).toEqual([[], 4]);
@@ -371,7 +379,7 @@ describe('a chain of which reports are refused on their way', () => {
   it('goes on as it is where the file has no room for the note', async () => {
     await written('one', 'two');
     const { size } = await stat(path);
-    const outbox = await Outbox.open(directory, identity, () => {}, size + 100);
+    const outbox = await Outbox.open(directory, identity, durableFiles, size + 100);
     const { epoch } = outbox;
     await outbox.tellAgain(note, new Map());
     expect([outbox.epoch, messages(outbox)]).toEqual([epoch, ['one', 'two']]);

@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
-import { type FileHandle, open } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { syncDirectory, writeFileDurably } from '@sitecast/shared/durable';
+import { syncDirectory } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { isPlainEvent, plainEvent, type Report, type ReportEvent, TOLD_AGAIN } from '@sitecast/shared/fleet';
 import type { Envelope, Identity } from '@sitecast/shared/identity';
-import type { PassPoint } from '../ports.ts';
+import { type DurableFiles, durableFiles } from '../state/durable-files.ts';
 import {
   type Entry,
   eventOf,
@@ -58,7 +58,7 @@ export class Outbox {
   readonly foundWrong: TellAgain | undefined;
   readonly #path: string;
   readonly #identity: Identity;
-  readonly #passPoint: PassPoint;
+  readonly #files: DurableFiles;
   #entries: Entry[];
   #epoch: string;
   #acknowledgedSeq: number;
@@ -79,7 +79,7 @@ export class Outbox {
   private constructor(init: {
     path: string;
     identity: Identity;
-    passPoint: PassPoint;
+    files: DurableFiles;
     entries: Entry[];
     handle: FileHandle;
     lengthBytes: number;
@@ -90,7 +90,7 @@ export class Outbox {
     this.#path = init.path;
     this.#forgottenAtMs = init.forgottenAtMs;
     this.#identity = init.identity;
-    this.#passPoint = init.passPoint;
+    this.#files = init.files;
     this.#entries = init.entries;
     this.#handle = init.handle;
     this.#lengthBytes = init.lengthBytes;
@@ -104,12 +104,12 @@ export class Outbox {
   static async open(
     directory: string,
     identity: Identity,
-    passPoint: PassPoint,
+    files = durableFiles,
     maxBytes = MAX_OUTBOX_BYTES,
   ): Promise<Outbox> {
     const path = join(directory, FILE_NAME);
     const { entries, lengthBytes, toTellAgain } = await findReports(directory, identity.id, MAX_FILE_BYTES);
-    const handle = await open(path, 'a', 0o600);
+    const handle = await files.openToAppend(path);
     try {
       if (!toTellAgain) await handle.truncate(lengthBytes);
       await handle.sync();
@@ -121,7 +121,7 @@ export class Outbox {
     const outbox = new Outbox({
       path,
       identity,
-      passPoint,
+      files,
       entries,
       handle,
       lengthBytes,
@@ -292,10 +292,8 @@ export class Outbox {
       throw new SitecastError('noSpace', 'SITECAST_OUTBOX_FULL', 'no more reports can be kept', {
         hint: 'they are waiting for the origin to acknowledge them',
       });
-    this.#passPoint('report before');
     await this.#appendLine(line);
     this.#entries.push(entry);
-    this.#passPoint('report after');
     return entry.report;
   }
 
@@ -304,8 +302,7 @@ export class Outbox {
     // After a failed write or fsync nobody knows what the file holds behind its good part.
     if (this.#isTailSuspect) await this.#handle.truncate(this.#lengthBytes);
     this.#isTailSuspect = true;
-    await this.#handle.appendFile(line);
-    await this.#handle.sync();
+    await this.#files.append(this.#handle, line, 'report');
     this.#isTailSuspect = false;
     this.#lengthBytes += line.length;
   }
@@ -320,7 +317,7 @@ export class Outbox {
   }
 
   async #forget(count: number, atMs: number): Promise<void> {
-    await noteForgotten(dirname(this.#path), this.#epoch, atMs);
+    await noteForgotten(dirname(this.#path), { epoch: this.#epoch, atMs }, this.#files);
     this.#forgottenAtMs = atMs;
     await this.#rewrite(this.#entries.slice(count));
   }
@@ -342,19 +339,17 @@ export class Outbox {
 
   async #rewrite(entries: Entry[], onReplaced: () => void = () => {}): Promise<void> {
     const bytes = linesOf(entries);
-    this.#passPoint('outbox before');
-    await writeFileDurably(this.#path, bytes, 0o600);
+    await this.#files.replace(this.#path, bytes, 0o600);
     this.#lengthBytes = bytes.length;
     this.#isTailSuspect = false;
     this.#entries = entries;
     this.#isReplaced = true;
     onReplaced();
-    this.#passPoint('outbox after');
     await this.#reopen();
   }
 
   async #reopen(): Promise<void> {
-    const handle = await open(this.#path, 'a');
+    const handle = await this.#files.openToAppend(this.#path);
     await this.#handle.close();
     this.#handle = handle;
     this.#isReplaced = false;

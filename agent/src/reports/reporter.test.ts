@@ -20,7 +20,7 @@ const log: Log = (level, message, data) => void (level === 'error' && logged.pus
 beforeEach(async () => {
   logged.length = 0;
   directory = await mkdtemp(join(tmpdir(), 'sitecast-reporter-'));
-  outbox = await Outbox.open(directory, await Identity.open(directory), () => {});
+  outbox = await Outbox.open(directory, await Identity.open(directory));
   const inventory = { product: 'camera' };
   reporter = new Reporter(outbox, systemClock('yes'), new StateChangeLogger(log), () => ({
     timestampVersion: 1,

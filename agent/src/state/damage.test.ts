@@ -53,7 +53,7 @@ beforeAll(async () => {
   await template.cycle();
   const { stateFile, outbox, identity } = template.parts;
   id = identity.id;
-  await noteForgotten(dataOf(template), outbox.epoch, 0);
+  await noteForgotten(dataOf(template), { epoch: outbox.epoch, atMs: 0 });
   const { indexSha256 = '' } = stateFile.current.slots.B;
   const index = await readFile(join(dataOf(template), 'documents', indexSha256));
   await new SlotIndexFile(dataOf(template), 'B').write(index);
@@ -226,14 +226,14 @@ it('notices or outlives each turned bit of its memory, its boot state and its ke
     await writeFile(path(name), whole);
   };
   await each('state.json', async () => {
-    const { current, loss } = await StateFile.open(dataOf(device), () => {});
+    const { current, loss } = await StateFile.open(dataOf(device));
     const { barred } = loss?.kept ?? current;
     expect(barred).toContainEqual(expect.objectContaining({ counter: 2, attempt: 1 }));
   });
   await each('identity.key', async () => {
     expect((await Identity.open(dataOf(device))).id).toBe(id);
   });
-  const options = { firstSlot: 'A', afterBoot: async () => {}, passPoint: () => {} } as const;
+  const options = { firstSlot: 'A', afterBoot: async () => {} } as const;
   await each('boot.json', async () => {
     const copy = await readFile(path('boot.json.copy'));
     const boot = new FileBootControl(path('boot.json'), options);

@@ -17,18 +17,18 @@ const cut = { code: 'c'.repeat(64), message: `x${'😀'.repeat(511)}` };
 const failureWith = (reason: { code: string; message: string }) => ({ at: '2030-01-01T00:00:00Z', reason });
 
 it('writes nothing that it could not read at the next start, however long the text of a failure is', async () => {
-  const stateFile = await StateFile.open(directory, () => {});
+  const stateFile = await StateFile.open(directory);
   await stateFile.change({ lastFailure: failureWith(long) });
   expect(stateFile.current.lastFailure).toEqual(failureWith(cut));
   const written: unknown = JSON.parse(await readFile(join(directory, 'state.json'), 'utf8'));
   expect(written).toMatchObject({ lastFailure: failureWith(cut) });
-  expect((await StateFile.open(directory, () => {})).current).toEqual(stateFile.current);
+  expect((await StateFile.open(directory)).current).toEqual(stateFile.current);
 });
 
 it('reads what an earlier version wrote with such a text', async () => {
-  const stateFile = await StateFile.open(directory, () => {});
+  const stateFile = await StateFile.open(directory);
   const state = { ...stateFile.current, lastFailure: failureWith(long) };
   await writeFile(join(directory, 'state.json'), JSON.stringify(state));
-  const again = await StateFile.open(directory, () => {});
+  const again = await StateFile.open(directory);
   expect(again.current.lastFailure).toEqual(failureWith(cut));
 });

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import { readCopy, readFileBounded, setAside, writeCopy, writeFileDurably } from '@sitecast/shared/durable';
+import { readCopy, readFileBounded, setAside } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import {
   MAX_BARRED,
@@ -9,7 +9,7 @@ import {
   newAgentState,
 } from './agent-state.ts';
 import { withKept } from './rebuild.ts';
-import type { PassPoint } from '../ports.ts';
+import { type DurableFiles, durableFiles } from './durable-files.ts';
 
 const MAX_STATE_BYTES = 1024 * 1024;
 const FILE_NAME = 'state.json';
@@ -28,24 +28,24 @@ export interface StateLoss {
  */
 export class StateFile {
   readonly #path: string;
-  readonly #passPoint: PassPoint;
+  readonly #files: DurableFiles;
   #state: AgentState;
   #loss: StateLoss | undefined;
   #isNew: boolean;
   #turn: Promise<void> = Promise.resolve();
 
-  private constructor(path: string, passPoint: PassPoint, found: Found) {
+  private constructor(path: string, files: DurableFiles, found: Found) {
     this.#path = path;
-    this.#passPoint = passPoint;
+    this.#files = files;
     this.#state = found.state ?? newAgentState();
     this.#loss = found.loss;
     this.#isNew = found.state === undefined;
   }
 
   /** A damaged file is set aside: what it said is to be made up anew, see `loss`. */
-  static async open(directory: string, passPoint: PassPoint): Promise<StateFile> {
+  static async open(directory: string, files = durableFiles): Promise<StateFile> {
     const path = join(directory, FILE_NAME);
-    return new StateFile(path, passPoint, await find(path));
+    return new StateFile(path, files, await find(path));
   }
 
   get current(): AgentState {
@@ -76,18 +76,16 @@ export class StateFile {
     // What is written is what the next start, of the release before too, can read.
     const next = agentStateSchema.parse(bounded({ ...this.#state, ...changed }));
     const text = `${JSON.stringify(next, null, 1)}\n`;
-    this.#passPoint('state before');
-    await writeFileDurably(this.#path, text, 0o600);
+    await this.#files.replace(this.#path, text, 0o600);
     this.#state = next;
     this.#loss = undefined;
     this.#isNew = false;
-    this.#passPoint('state after');
     if (Object.keys(changed).some(name => name !== 'update')) await this.#keep(text);
   }
 
   async #keep(text: string): Promise<void> {
     try {
-      await writeCopy(this.#path, text);
+      await this.#files.replaceCopy(this.#path, text);
     } catch (error) {
       // On a full disk, say. The file itself is written, and the next change is kept again.
       if (!isSystemError(error)) throw error;

@@ -3,11 +3,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { UpdateAgent } from '../update/agent.ts';
 import type { AgentParts } from '../update/parts.ts';
-import type { AgentClock, BootControl, Gateway, Log, PassPoint, Slot, SlotName } from '../ports.ts';
+import type { AgentClock, BootControl, Gateway, Log, Slot, SlotName } from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
 import { openAgent } from '../composition.ts';
+import { durableFiles } from '../state/durable-files.ts';
 import { openOwnIdentity } from '../state/own-identity.ts';
 import type { CheckResult, CycleResult } from '../state/status.ts';
+import { type Failpoint, failpoints } from '../adapters/failpoints.ts';
 import { FileBootControl } from '../adapters/file-boot.ts';
 import { FileSlot } from '../adapters/file-slot.ts';
 import { HttpGateway } from '../adapters/http-gateway.ts';
@@ -21,7 +23,7 @@ export interface DeviceChanges {
   haste?: number;
   isSynchronised?: boolean | undefined;
   slots?: Partial<Record<SlotName, Slot>>;
-  passPoint?: PassPoint;
+  failpoint?: Failpoint;
   /** Instead of the file adapter. */
   boot?: BootControl;
   /** Asks the process to end. */
@@ -105,7 +107,8 @@ export class TestDevice {
     const settings = { ...this.#settings, ...changes.settings };
     const log: Log = changes.log ?? (() => {});
     const identity = await openOwnIdentity(settings.data, log);
-    const passPoint = changes.passPoint ?? (() => {});
+    const points = failpoints(changes.failpoint);
+    const files = points.files(durableFiles);
     const system = systemClock('auto');
     const clock: AgentClock = {
       ...system,
@@ -116,18 +119,19 @@ export class TestDevice {
     const toGateway = (url: string): Gateway =>
       new HttpGateway(url, { identity, now: () => clock.now(), maxConnections: settings.concurrency });
     const [first, ...others] = settings.gateways;
-    const boot =
+    const boot = points.boot(
       changes.boot ??
-      new FileBootControl(join(settings.data, 'boot.json'), {
-        firstSlot: 'A',
-        afterBoot: async () => {},
-        passPoint,
-      });
+        new FileBootControl(join(settings.data, 'boot.json'), {
+          firstSlot: 'A',
+          afterBoot: async () => {},
+          files,
+        }),
+    );
     const { A, B } = settings.slots;
     const common = { maxBytes: settings.slotBytes, data: settings.data };
     const slots = {
-      A: changes.slots?.A ?? new FileSlot(A, { ...common, other: B }),
-      B: changes.slots?.B ?? new FileSlot(B, { ...common, other: A }),
+      A: points.slot(changes.slots?.A ?? new FileSlot(A, { ...common, other: B })),
+      B: points.slot(changes.slots?.B ?? new FileSlot(B, { ...common, other: A })),
     };
     const { agent, parts } = await openAgent(settings, {
       identity,
@@ -136,7 +140,7 @@ export class TestDevice {
       boot,
       run: runCommand,
       gateways: [toGateway(first), ...others.map(toGateway)],
-      passPoint,
+      files,
       log,
       stop: changes.stop ?? new AbortController().signal,
       startPeers: undefined,

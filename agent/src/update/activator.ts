@@ -53,7 +53,7 @@ export class Activator {
 
   /** From here on there's no way back but through a boot. @returns where it came to rest after that boot */
   async activate(update: Update, booted: BootState): Promise<CycleResult> {
-    const { stateFile, clock, reporter, status, passPoint } = this.#parts;
+    const { stateFile, clock, reporter, status } = this.#parts;
     const { target } = update;
     status.set({ state: 'installing', message: `telling the boot loader to try slot ${target}` });
     await reporter.report('installing', update, true);
@@ -70,7 +70,6 @@ export class Activator {
       rollouts: noteOrigin(stateFile.current, update, booted.booted),
     });
     await this.#tellLoader(target);
-    passPoint('trial set');
     const rebooting: Update = { ...activating, phase: 'rebooting' };
     await stateFile.change({ update: rebooting });
     return this.#reboot(rebooting);
@@ -118,7 +117,7 @@ export class Activator {
   }
 
   async #reboot(update: Update): Promise<CycleResult> {
-    const { boot, reporter, status, passPoint } = this.#parts;
+    const { boot, reporter, status } = this.#parts;
     const resting = this.#reboots.restingIn(update);
     if (resting) return resting;
     if (this.#reboots.isInVain(update)) {
@@ -130,7 +129,6 @@ export class Activator {
     status.set({ state: 'rebooting', message: `booting slot ${update.target}` });
     await reporter.report('rebooting', update, true);
     const asking = await this.#change(update, askedOnceMore(update));
-    passPoint('reboot');
     return this.#afterReboot(asking, update.bootId);
   }
 
@@ -209,9 +207,8 @@ export class Activator {
   }
 
   async #confirm(update: Update): Promise<CycleResult> {
-    const { boot, stateFile, reporter, passPoint } = this.#parts;
+    const { boot, stateFile, reporter } = this.#parts;
     await boot.confirm(update.target);
-    passPoint('confirmed');
     const outcome = update.kind === 'rollBack' ? 'rolledBack' : 'completed';
     const reason = update.kind === 'rollBack' ? { reason: ordered } : {};
     await reporter.report(outcome, { ...update, ...reason }, true);
@@ -240,7 +237,7 @@ export class Activator {
 
   /** Back to the other slot, by a boot. */
   async #leave(update: Update): Promise<CycleResult> {
-    const { boot, reporter, status, passPoint } = this.#parts;
+    const { boot, reporter, status } = this.#parts;
     const resting = this.#reboots.restingIn(update);
     if (resting) return resting;
     const { failure } = update;
@@ -251,17 +248,15 @@ export class Activator {
     await reporter.report('failed', { ...update, reason: failure }, true);
     const { bootId } = await boot.read();
     await boot.setNext(otherSlot(update.target));
-    passPoint('fall-back set');
     return this.#afterReboot(await this.#change(update, askedOnceMore(update)), bootId);
   }
 
   async #fallenBack(update: Update): Promise<CycleResult> {
-    const { boot, stateFile, reporter, clock, passPoint } = this.#parts;
+    const { boot, stateFile, reporter, clock } = this.#parts;
     const reason = update.failure ?? exhausted(update);
     await reporter.report('failed', { ...update, reason }, true);
     await boot.setNext(otherSlot(update.target));
     await boot.markBad(update.target);
-    passPoint('marked bad');
     await reporter.report('rolledBack', { ...update, reason }, true);
     const at = new Date(clock.now()).toISOString();
     const barred: BarredRelease = {

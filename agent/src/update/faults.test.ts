@@ -9,6 +9,7 @@ import { TestDevice } from '../testing/device.ts';
 import type { Slot } from '../ports.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { type Mischief, FakeOrigin, FakeGateway } from '../testing/gateway.ts';
+import { powerCutAt, untilPowerCut } from '../testing/power-cut.ts';
 import { statusText } from '../status-text.ts';
 
 const YEAR_MS = 365 * 86_400_000;
@@ -175,19 +176,18 @@ describe('a site without its origin', () => {
 
 describe('a power cut', () => {
   const cutAt = async (name: string) => {
-    class Cut extends Error {}
-    const passPoint = (passed: string) => {
-      if (passed === name) throw new Cut();
-    };
-    await device.open({ passPoint, settings: { hooks: {} } });
-    await device.cycle().catch((error: unknown) => {
-      if (!(error instanceof Cut)) throw error;
-    });
+    const failpoint = powerCutAt(name);
+    expect(
+      await untilPowerCut(async () => {
+        await device.open({ failpoint, settings: { hooks: {} } });
+        await device.cycle();
+      }),
+    ).toBe(true);
     await device.close({ isCut: true });
   };
 
   it('while the new slot proves itself is no failure: it is tried once more', async () => {
-    await cutAt('confirmed');
+    await cutAt('confirm after');
     await device.open();
     await device.cycle();
     expect(told().at(-1)).toMatchObject({ state: 'completed' });
@@ -195,7 +195,7 @@ describe('a power cut', () => {
   });
 
   it('in every trial boot is bootCountExhausted', async () => {
-    await cutAt('reboot');
+    await cutAt('reboot before');
     const states = [];
     for (let boots = 0; boots < 3; boots += 1) {
       // The agent's process never gets as far as to look at the boot.
@@ -203,7 +203,6 @@ describe('a power cut', () => {
       const boot = new FileBootControl(join(device.directory, 'data', 'boot.json'), {
         firstSlot: 'A',
         afterBoot: async () => {},
-        passPoint: () => {},
       });
       states.push((await boot.start()).booted);
     }

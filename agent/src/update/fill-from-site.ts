@@ -1,4 +1,4 @@
-import type { HeldImage, PassPoint, PeerFetch, SiteImage, SlotWriter } from '../ports.ts';
+import type { HeldImage, PeerFetch, SiteImage, SlotWriter } from '../ports.ts';
 import type { MissingChunks } from './compare.ts';
 import { GatewayChunks } from '../install/gateway-chunks.ts';
 import { MissingPlaces } from './places.ts';
@@ -12,7 +12,6 @@ export interface FillFromSiteOptions extends Pick<PeerFetch, 'concurrency' | 'si
   writer: SlotWriter;
   /** Hears of each chunk that's in its place. */
   held: HeldImage | undefined;
-  passPoint: PassPoint;
   /** Called with the bytes that have been written so far. */
   onProgress: (doneBytes: number) => void;
 }
@@ -22,15 +21,13 @@ export interface FillFromSiteOptions extends Pick<PeerFetch, 'concurrency' | 'si
  * @throws as `SitePeers.fetch` and `SlotWriter.write`; by then nothing is under way any more
  */
 export async function fillFromSite(options: FillFromSiteOptions): Promise<void> {
-  const { image, missing, fetch, gateways, writer, held, concurrency, signal, passPoint } = options;
+  const { image, missing, fetch, gateways, writer, held, concurrency, signal } = options;
   const { index } = image;
   const places = new MissingPlaces(index, missing);
   let doneBytes = 0;
   const deliver = async (first: number, plain: Uint8Array): Promise<void> => {
     for (const at of places.placesOf(first)) {
-      passPoint('chunk before');
       await writer.write(plain, index.startOf(at));
-      passPoint('chunk after');
       held?.add(at);
       doneBytes += plain.length;
     }

@@ -1,5 +1,5 @@
 import type { ChunkIndex } from '@sitecast/shared/content';
-import type { PassPoint, SlotWriter } from '../ports.ts';
+import type { SlotWriter } from '../ports.ts';
 import type { MissingChunks } from './compare.ts';
 import { MissingPlaces } from './places.ts';
 import type { ChunkSources } from '../install/sources.ts';
@@ -12,7 +12,6 @@ export interface FillOptions {
   /** Chunks on their way at once: each takes one buffer of the longest chunk's length. */
   concurrency: number;
   signal: AbortSignal;
-  passPoint: PassPoint;
   /** Called with the bytes that have been written so far. */
   onProgress: (doneBytes: number) => void;
 }
@@ -51,7 +50,7 @@ export async function fillSlot(options: FillOptions): Promise<void> {
 }
 
 async function fillOne(
-  { index, sources, writer, passPoint }: FillOptions,
+  { index, sources, writer }: FillOptions,
   {
     places,
     first,
@@ -66,9 +65,7 @@ async function fillOne(
   });
   let writtenBytes = 0;
   for (const at of places.placesOf(first)) {
-    passPoint('chunk before');
     await writer.write(plain, index.startOf(at));
-    passPoint('chunk after');
     writtenBytes += plain.length;
   }
   return writtenBytes;

@@ -163,7 +163,7 @@ export class Installer {
   }
 
   async #begin(release: Release, target: SlotName, missing: MissingChunks): Promise<void> {
-    const { stateFile, boot, reporter, stateChanges, passPoint } = this.#parts;
+    const { stateFile, boot, reporter, stateChanges } = this.#parts;
     const { order, index } = release;
     // Once an attempt: a download that was cut off and goes on is the same one.
     await reporter.report('downloading', order, true);
@@ -174,7 +174,6 @@ export class Installer {
     await this.#parts.exchange?.withdraw(target);
     // Before the first byte: from now on nothing may take this slot for bootable.
     await boot.markBad(target);
-    passPoint('marked bad');
     await stateFile.change({
       slots: { ...stateFile.current.slots, [target]: { state: 'bad' } },
       update,
@@ -217,14 +216,13 @@ export class Installer {
     try {
       await this.#fetchInto({ ...filling, release, onBan });
       await filling.writer.finish(release.index.lengthBytes);
-      this.#parts.passPoint('slot synced');
     } finally {
       await Promise.all(bans.values());
     }
   }
 
   async #fetchInto({ release, target, missing, writer, signal, onBan }: Filling): Promise<void> {
-    const { gateways, exchange, settings, clock, passPoint } = this.#parts;
+    const { gateways, exchange, settings, clock } = this.#parts;
     const { index, indexBytes, order } = release;
     const sources = new ChunkSources(
       gateways.all.map(({ chunks }) => chunks),
@@ -236,7 +234,7 @@ export class Installer {
       },
     );
     const onProgress = (doneBytes: number): void => this.#showProgress(order, doneBytes, missing.lengthBytes);
-    const common = { missing, writer, concurrency: settings.concurrency, signal, passPoint, onProgress };
+    const common = { missing, writer, concurrency: settings.concurrency, signal, onProgress };
     if (!exchange) {
       await fillSlot({ ...common, index, sources });
       return;

@@ -10,7 +10,7 @@ import type { AgentParts } from './parts.ts';
  * @throws what the boot control throws
  */
 export async function settleLateFallBack(
-  { boot, stateFile, reporter, clock, passPoint }: AgentParts,
+  { boot, stateFile, reporter, clock }: AgentParts,
   left: SlotName,
 ): Promise<CycleResult> {
   const record = stateFile.current.slots[left];
@@ -22,7 +22,6 @@ export async function settleLateFallBack(
   await reporter.report('rolledBack', { rollout, release, reason }, true);
   await boot.setNext(otherSlot(left));
   await boot.markBad(left);
-  passPoint('marked bad');
   const at = new Date(clock.now()).toISOString();
   await stateFile.change(({ slots, rollouts, barred }) => ({
     slots: { ...slots, [left]: { ...record, state: 'bad' as const } },

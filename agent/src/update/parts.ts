@@ -1,5 +1,5 @@
 import type { Identity } from '@sitecast/shared/identity';
-import type { AgentClock, BootControl, Log, PassPoint, RunCommand, Slot, SlotName } from '../ports.ts';
+import type { AgentClock, BootControl, Log, RunCommand, Slot, SlotName } from '../ports.ts';
 import type { SiteExchange } from '../peers/site-exchange.ts';
 import type { Delivery } from '../reports/delivery.ts';
 import type { Gateways } from '../upstream/gateways.ts';
@@ -83,7 +83,6 @@ export interface AgentParts {
   stateChanges: StateChangeLogger;
   status: StatusBoard;
   slotWatch: SlotWatch;
-  passPoint: PassPoint;
   /** Fires when this process is asked to end. What is being judged stays open then, and is judged after the next start. */
   stop: AbortSignal;
   /** Somebody's word, by the `confirm` command, that the slot on trial is good. */

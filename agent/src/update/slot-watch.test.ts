@@ -15,7 +15,7 @@ let b: FileSlot;
 
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'sitecast-slot-watch-'));
-  stateFile = await StateFile.open(directory, () => {});
+  stateFile = await StateFile.open(directory);
   [a, b] = [new FileSlot(join(directory, 'a.img')), new FileSlot(join(directory, 'b.img'))];
   await writeFile(a.path, 'what runs');
 });

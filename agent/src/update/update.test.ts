@@ -5,6 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { TestDevice } from '../testing/device.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
+import { PowerCut, powerCutAt } from '../testing/power-cut.ts';
 
 let fleet: TestFleet;
 let origin: FakeOrigin;
@@ -135,11 +136,7 @@ describe('a boot loader that falls back long after the release had proved itself
   it('is told once, however often the power goes while it is noted', async () => {
     await install(1, image1);
     await install(2, image2);
-    class Cut extends Error {}
-    const passPoint = (name: string) => {
-      if (name === 'state before') throw new Cut();
-    };
-    await expect(comeUpIn('B', { passPoint })).rejects.toThrow(Cut);
+    await expect(comeUpIn('B', { failpoint: powerCutAt('state.json before') })).rejects.toThrow(PowerCut);
     await device.close({ isCut: true });
     await device.open();
     await device.cycle();
