@@ -1,6 +1,6 @@
-// The walls of the house: docs/ARCHITECTURE.md says why each stands.
-// test/walls/ holds a seeded breach for each rule that crosses packages; test/walls/check.mjs demands that it is caught.
-const side = name => `^(${name}/src/|test/walls/as-${name}/)`;
+// The boundaries between modules: docs/ARCHITECTURE.md says why each is there.
+// test/boundaries/ holds a seeded violation for each rule that crosses packages; test/boundaries/check.mjs demands that it is caught.
+const side = name => `^(${name}/src/|test/boundaries/as-${name}/)`;
 const others = name => ['origin', 'gateway', 'agent'].filter(other => other !== name);
 
 /** @type {import('dependency-cruiser').IConfiguration} */
@@ -30,7 +30,7 @@ module.exports = {
       comment: 'what a full disk or a damaged file does to LevelDB is dealt with in one place',
       severity: 'error',
       from: {
-        path: '^((shared|origin|gateway|agent)/src/|test/walls/as-)',
+        path: '^((shared|origin|gateway|agent)/src/|test/boundaries/as-)',
         pathNot: '^shared/src/key-value/|\\.test\\.ts$',
       },
       to: { path: 'node_modules/(level|classic-level|abstract-level)/' },
@@ -46,7 +46,7 @@ module.exports = {
       name: 'cli-speaks-http-only',
       comment: "the operator's command must work from another machine",
       severity: 'error',
-      from: { path: '^(origin/src/cli/|test/walls/as-cli/)' },
+      from: { path: '^(origin/src/cli/|test/boundaries/as-cli/)' },
       to: { path: '^origin/src/(?!cli/)' },
     },
     {

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { createHash } from 'node:crypto';
 import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
-import { Bed, type Server } from '../src/bed/processes.ts';
+import { Testbed, type Server } from '../src/testbed/testbed.ts';
 import { type Benchmark, median, type Row, ratio } from './benchmark.ts';
 import { processPeakRssBytes, type Spent, timeProgram } from './process.ts';
 import { writeRandomFile } from './scratch.ts';
@@ -18,7 +18,7 @@ const PRODUCT = 'bench';
 const imagePath = process.env.SITECAST_BENCH_IMAGE;
 
 interface Site {
-  bed: Bed;
+  testbed: Testbed;
   gateway: Server;
   image: string;
   /** Flags of an agent that is to run the release. */
@@ -78,8 +78,8 @@ export const installMemoryBenchmark: Benchmark = {
     for (const mebibytes of MEMORY_IMAGES_MIB) {
       await atSite(mebibytes, async site => {
         const { peakBytes } = await install(site, 'device');
-        const daemon = site.bed.start('sitecast-agent', ['run', ...site.agent, '--data', 'device']);
-        await site.bed.until(async () => (await daemonState(site.bed)) === 'idle');
+        const daemon = site.testbed.start('sitecast-agent', ['run', ...site.agent, '--data', 'device']);
+        await site.testbed.until(async () => (await daemonState(site.testbed)) === 'idle');
         const idleBytes = await residentBytes(daemon.pid);
         await daemon.stop();
         rows.push({
@@ -96,14 +96,14 @@ export const installMemoryBenchmark: Benchmark = {
 
 /** An origin with one release, rolled out; a gateway that has it; nothing installed yet. */
 async function atSite(mebibytes: number, use: (site: Site) => Promise<void>): Promise<void> {
-  const bed = await Bed.open();
+  const testbed = await Testbed.open();
   try {
-    const image = imagePath ?? bed.path('image');
+    const image = imagePath ?? testbed.path('image');
     if (imagePath === undefined) await writeRandomFile(image, mebibytes);
     const quiet = ['--listen', '127.0.0.1:0', '--log-level', 'error'];
-    const origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet]);
-    const operate = (...args: string[]) => bed.json('sitecast', args);
-    await bed.foundRepository(origin);
+    const origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet]);
+    const operate = (...args: string[]) => testbed.json('sitecast', args);
+    await testbed.foundRepository(origin);
     const about = ['--product', PRODUCT, '--version', '1', '--hardware', 'bench'];
     await operate('release', 'publish', image, ...about);
     await operate('rollout', 'start', PRODUCT, '1', '--all-at-once');
@@ -111,42 +111,59 @@ async function atSite(mebibytes: number, use: (site: Site) => Promise<void>): Pr
     await operate(...joinToken, 'gateway', '--site', 'here', '--out', 'gateway.token');
     await operate(...joinToken, 'device', '--product', PRODUCT, '--uses', '100', '--out', 'device.token');
     const tokenFile = ['--token-file', 'gateway.token'];
-    const gateway = await bed.serve('sitecast-gateway', ['serve', '--data', 'gw', ...tokenFile, ...quiet]);
-    await bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+    const gateway = await testbed.serve('sitecast-gateway', [
+      'serve',
+      '--data',
+      'gw',
+      ...tokenFile,
+      ...quiet,
+    ]);
+    await testbed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
     const agent =
       `--gateway ${gateway.url} --token-file device.token --product ${PRODUCT} --hardware bench --log-level error`.split(
         ' ',
       );
-    await use({ bed, gateway, image, agent: [...agent, '--slot-a', 'a.img', '--slot-b', 'b.img'] });
+    await use({ testbed, gateway, image, agent: [...agent, '--slot-a', 'a.img', '--slot-b', 'b.img'] });
   } finally {
-    await bed.close();
+    await testbed.close();
   }
 }
 
 /** A device that has nothing yet: enrols, fetches, verifies, activates, checks its health, reports. */
-async function install({ bed, agent, image }: Site, data: string): Promise<Spent & { peakBytes: number }> {
-  for (const slot of ['a.img', 'b.img']) await writeFile(bed.path(slot), '');
+async function install(
+  { testbed, agent, image }: Site,
+  data: string,
+): Promise<Spent & { peakBytes: number }> {
+  for (const slot of ['a.img', 'b.img']) await writeFile(testbed.path(slot), '');
   const hook = fileURLToPath(new URL('./record-peak.js', import.meta.url));
-  const command = [`--import=${hook}`, bed.commandPath('sitecast-agent'), 'update', ...agent, '--data', data];
-  const script = `cd ${bed.directory} && SITECAST_BENCH_PEAK=peak exec ${process.execPath} ${command.join(' ')}`;
+  const command = [
+    `--import=${hook}`,
+    testbed.commandPath('sitecast-agent'),
+    'update',
+    ...agent,
+    '--data',
+    data,
+  ];
+  const script = `cd ${testbed.directory} && SITECAST_BENCH_PEAK=peak exec ${process.execPath} ${command.join(' ')}`;
   const spent = await timeProgram('sh', '-c', script);
-  if ((await sha256Of(bed.path('b.img'))) !== (await sha256Of(image))) throw new Error('the slot is wrong');
-  return { ...spent, peakBytes: Number(await readFile(bed.path('peak'), 'utf8')) };
+  if ((await sha256Of(testbed.path('b.img'))) !== (await sha256Of(image)))
+    throw new Error('the slot is wrong');
+  return { ...spent, peakBytes: Number(await readFile(testbed.path('peak'), 'utf8')) };
 }
 
-async function casyncExtract({ bed, gateway, image }: Site, to: string): Promise<Spent> {
-  const releases = bed.path('origin', 'repository', 'targets', 'releases');
+async function casyncExtract({ testbed, gateway, image }: Site, to: string): Promise<Spent> {
+  const releases = testbed.path('origin', 'repository', 'targets', 'releases');
   const index = (await readdir(releases)).find(file => file.endsWith('.caibx'));
   if (index === undefined) throw new Error(`no index in ${releases}`);
   const extract = `casync extract --digest=sha256 --store=${gateway.url}/chunks ${join(releases, index)} ${to}`;
-  const spent = await timeProgram('sh', '-c', `cd ${bed.directory} && ${extract} && sync -f ${to}`);
-  if ((await sha256Of(bed.path(to))) !== (await sha256Of(image)))
+  const spent = await timeProgram('sh', '-c', `cd ${testbed.directory} && ${extract} && sync -f ${to}`);
+  if ((await sha256Of(testbed.path(to))) !== (await sha256Of(image)))
     throw new Error('casync made another image');
   return spent;
 }
 
-async function daemonState(bed: Bed): Promise<unknown> {
-  const { exitCode, stdout } = await bed.run('sitecast-agent', ['status', '--data', 'device', '--json']);
+async function daemonState(testbed: Testbed): Promise<unknown> {
+  const { exitCode, stdout } = await testbed.run('sitecast-agent', ['status', '--data', 'device', '--json']);
   const status: { state?: unknown; isAlive?: boolean } = exitCode === 0 ? JSON.parse(stdout) : {};
   return status.isAlive === true ? status.state : undefined;
 }

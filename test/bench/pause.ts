@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { imageOf, type SpawnedOrigin, spawnOrigin, TestMember } from '@sitecast/origin/testing';
-import { SiteView } from '../src/bed/site-view.ts';
+import { SiteView } from '../src/testbed/site-view.ts';
 import { type Benchmark, median, type Row, ratio } from './benchmark.ts';
 import { withGateway } from './gateway-serving.ts';
 import { inScratch } from './scratch.ts';

@@ -4,7 +4,7 @@ import { TestMember } from '@sitecast/origin/testing';
 import { type ChunkId, ChunkIndex, chunkIdToHex, chunkPath } from '@sitecast/shared/content';
 import { createSiteNode, PeerStore } from '@sitecast/shared/swarm';
 import pLimit from 'p-limit';
-import { SwarmBed } from '../src/bed/swarm-bed.ts';
+import { SwarmTestbed } from '../src/testbed/swarm-testbed.ts';
 import { type Benchmark, type Row, ratio } from './benchmark.ts';
 import { cpuS, fetchAll, rssMib, withNginx } from './gateway-serving.ts';
 
@@ -26,7 +26,7 @@ export const peerServingBenchmark: Benchmark = {
   name: 'peer-serving',
   what: `${CLIENTS} clients get one image (${IMAGE_MIB} MiB) from a device over libp2p, from its gateway over HTTP, from nginx: CPU of each server; and an agent's memory with peers and without`,
   run: async () => {
-    const site = await SwarmBed.open({ lanBytesPerS: Number.POSITIVE_INFINITY });
+    const site = await SwarmTestbed.open({ lanBytesPerS: Number.POSITIVE_INFINITY });
     try {
       return await compare(site);
     } finally {
@@ -35,7 +35,7 @@ export const peerServingBenchmark: Benchmark = {
   },
 };
 
-async function compare(site: SwarmBed): Promise<Row[]> {
+async function compare(site: SwarmTestbed): Promise<Row[]> {
   await site.publish('1.0.0', IMAGE_MIB * MIB);
   await site.startDevice('holder');
   await site.startDevice('loner', '--no-peers');
@@ -58,7 +58,7 @@ async function compare(site: SwarmBed): Promise<Row[]> {
   };
   await measure('device, libp2p', site.pidOf('holder'), () => fetchFromPeer(site, ids));
   await measure('gateway, HTTP', site.gateway.pid, () => fetchAll(site.gateway.url, paths, CLIENTS));
-  await withNginx(site.bed.directory, site.bed.path('gateway-0'), (url, { pid = 0 }) =>
+  await withNginx(site.testbed.directory, site.testbed.path('gateway-0'), (url, { pid = 0 }) =>
     measure('nginx, sendfile', pid, () => fetchAll(url, paths, CLIENTS)),
   );
   const gibibytes = (CLIENTS * IMAGE_MIB) / 1024;
@@ -75,16 +75,16 @@ async function compare(site: SwarmBed): Promise<Row[]> {
   ];
 }
 
-async function chunksOf(site: SwarmBed): Promise<ChunkId[]> {
-  const releases = site.bed.path('origin', 'repository', 'targets', 'releases');
+async function chunksOf(site: SwarmTestbed): Promise<ChunkId[]> {
+  const releases = site.testbed.path('origin', 'repository', 'targets', 'releases');
   const [name = ''] = (await readdir(releases)).filter(file => file.endsWith('.caibx'));
   const index = ChunkIndex.decode(await readFile(`${releases}/${name}`));
   return Array.from({ length: index.count }, (_, at) => index.idAt(at));
 }
 
 /** Devices that were let in, each with a node of its own, all at one time. */
-async function fetchFromPeer(site: SwarmBed, ids: readonly ChunkId[]): Promise<void> {
-  const token = (await readFile(site.bed.path('device.token'), 'utf8')).trim();
+async function fetchFromPeer(site: SwarmTestbed, ids: readonly ChunkId[]): Promise<void> {
+  const token = (await readFile(site.testbed.path('device.token'), 'utf8')).trim();
   await Promise.all(
     Array.from({ length: CLIENTS }, async () => {
       const member = new TestMember((path, init) => fetch(site.gateway.url + path, init), Date.now);
@@ -108,7 +108,7 @@ async function fetchFromPeer(site: SwarmBed, ids: readonly ChunkId[]): Promise<v
 }
 
 /** The clients before this one are named, too. */
-async function holderAmong(site: SwarmBed, named: unknown, fallback: string): Promise<string> {
+async function holderAmong(site: SwarmTestbed, named: unknown, fallback: string): Promise<string> {
   const holder = (await site.statusOf('holder'))?.id ?? '';
   const addresses = JSON.stringify(named).match(/\/ip4\/[^"]+/g) ?? [];
   return addresses.find(address => address.endsWith(holder)) ?? fallback;

@@ -1,6 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
-import { Bed } from '../src/bed/processes.ts';
+import { Testbed } from '../src/testbed/testbed.ts';
 import { type Benchmark, median, type Row, ratio } from './benchmark.ts';
 import { processCpuMs, processPeakRssBytes, timeProgram } from './process.ts';
 import { writeRandomFile } from './scratch.ts';
@@ -29,10 +29,10 @@ export const publishBenchmark: Benchmark = {
     const casyncs: { wallMs: number; cpuMs: number }[] = [];
     const publishes: Published[] = [];
     for (let round = 0; round < ROUNDS; round += 1) {
-      await inBed(async bed => {
-        const image = imagePath ?? (await randomImage(bed, IMAGE_MIB));
-        casyncs.push(await casyncMake(bed, image));
-        publishes.push(await publish(bed, image));
+      await inTestbed(async testbed => {
+        const image = imagePath ?? (await randomImage(testbed, IMAGE_MIB));
+        casyncs.push(await casyncMake(testbed, image));
+        publishes.push(await publish(testbed, image));
       });
     }
     const casyncWall = median(casyncs.map(({ wallMs }) => wallMs));
@@ -62,8 +62,11 @@ export const publishMemoryBenchmark: Benchmark = {
   run: async () => {
     const rows: Row[] = [];
     for (const mebibytes of MEMORY_IMAGES_MIB) {
-      await inBed(async bed => {
-        const { cliPeakBytes, originPeakBytes } = await publish(bed, await randomImage(bed, mebibytes));
+      await inTestbed(async testbed => {
+        const { cliPeakBytes, originPeakBytes } = await publish(
+          testbed,
+          await randomImage(testbed, mebibytes),
+        );
         rows.push({
           'image MiB': mebibytes,
           'command MiB': (cliPeakBytes / MIB).toFixed(1),
@@ -75,41 +78,48 @@ export const publishMemoryBenchmark: Benchmark = {
   },
 };
 
-async function inBed(use: (bed: Bed) => Promise<void>): Promise<void> {
-  const bed = await Bed.open();
+async function inTestbed(use: (testbed: Testbed) => Promise<void>): Promise<void> {
+  const testbed = await Testbed.open();
   try {
-    await use(bed);
+    await use(testbed);
   } finally {
-    await bed.close();
+    await testbed.close();
   }
 }
 
-async function randomImage(bed: Bed, mebibytes: number): Promise<string> {
-  const path = bed.path('image');
+async function randomImage(testbed: Testbed, mebibytes: number): Promise<string> {
+  const path = testbed.path('image');
   await writeRandomFile(path, mebibytes);
   return path;
 }
 
-function casyncMake(bed: Bed, image: string) {
+function casyncMake(testbed: Testbed, image: string) {
   const make = `casync make --digest=sha256 --chunk-size=${CHUNK_SIZES} --store=made made.caibx ${image} && sync -f made`;
-  return timeProgram('sh', '-c', `cd ${bed.directory} && ${make}`);
+  return timeProgram('sh', '-c', `cd ${testbed.directory} && ${make}`);
 }
 
-async function publish(bed: Bed, image: string): Promise<Published> {
+async function publish(testbed: Testbed, image: string): Promise<Published> {
   const serve = ['serve', '--data', 'origin', '--listen', '127.0.0.1:0', '--log-level', 'error'];
-  const origin = await bed.serve('sitecast-origin', serve);
-  await bed.foundRepository(origin);
+  const origin = await testbed.serve('sitecast-origin', serve);
+  await testbed.foundRepository(origin);
   const before = await processCpuMs(origin.pid);
   const about = ['--product', 'bench', '--version', '1', '--hardware', 'bench'];
   const hook = fileURLToPath(new URL('./record-peak.js', import.meta.url));
-  const command = [`--import=${hook}`, bed.commandPath('sitecast'), 'release', 'publish', image, ...about];
-  const script = `cd ${bed.directory} && SITECAST_BENCH_PEAK=peak exec ${process.execPath} ${command.join(' ')}`;
+  const command = [
+    `--import=${hook}`,
+    testbed.commandPath('sitecast'),
+    'release',
+    'publish',
+    image,
+    ...about,
+  ];
+  const script = `cd ${testbed.directory} && SITECAST_BENCH_PEAK=peak exec ${process.execPath} ${command.join(' ')}`;
   const { wallMs, cpuMs } = await timeProgram('sh', '-c', script);
   return {
     wallMs,
     cliCpuMs: cpuMs,
     originCpuMs: (await processCpuMs(origin.pid)) - before,
-    cliPeakBytes: Number(await readFile(bed.path('peak'), 'utf8')),
+    cliPeakBytes: Number(await readFile(testbed.path('peak'), 'utf8')),
     originPeakBytes: await processPeakRssBytes(origin.pid),
   };
 }

@@ -6,10 +6,18 @@ import { type Benchmark, CannotMeasure, type Row } from './benchmark.ts';
 import { inScratch, writeRandomFile } from './scratch.ts';
 import { limitMs } from './site/limit.ts';
 import { measure } from './site/measure.ts';
-import { demandBed, hasPeer } from './site/needs.ts';
+import { demandTestbed, hasPeer } from './site/needs.ts';
 import { type Shape, SiteNet } from './site/net.ts';
 import { aria2, curlInLan, curlOverWan, type Image, type PeerOutcome, squid } from './site/peers.ts';
-import { faultOfBed, judge, peerRowOf, rowOf, SCENARIOS, THIN_GATEWAY, THIN_WAN } from './site/scenarios.ts';
+import {
+  faultOfTestbed,
+  judge,
+  peerRowOf,
+  rowOf,
+  SCENARIOS,
+  THIN_GATEWAY,
+  THIN_WAN,
+} from './site/scenarios.ts';
 
 const IMAGE_MIB = 32;
 const SEED = 'sitecast site benchmark';
@@ -29,19 +37,19 @@ interface Peer {
 
 const lan = { shape: THIN_GATEWAY, mbit: THIN_GATEWAY.gatewayMbit };
 const wan = { shape: THIN_WAN, mbit: THIN_WAN.wanMbit };
-/** The bed first: one curl over each thin link takes 1.046 copies and, but for the start of TCP, the limit. */
+/** The testbed first: one curl over each thin link takes 1.046 copies and, but for the start of TCP, the limit. */
 const PEERS: readonly Peer[] = [
   {
     ...wan,
-    name: 'bed-wan',
-    what: 'the bed: curl over the WAN',
+    name: 'testbed-wan',
+    what: 'the testbed: curl over the WAN',
     shape: { ...THIN_WAN, devices: 1 },
     run: curlOverWan,
   },
   {
     ...lan,
-    name: 'bed-lan',
-    what: "the bed: curl over the gateway's port",
+    name: 'testbed-lan',
+    what: "the testbed: curl over the gateway's port",
     shape: { ...THIN_GATEWAY, devices: 1 },
     run: curlInLan,
   },
@@ -53,7 +61,7 @@ export const siteBenchmark: Benchmark = {
   name: 'site',
   what: `one ${IMAGE_MIB} MiB image to all devices of a site over thin links, in multiples of one copy and of its time; as root`,
   run: () => {
-    demandBed();
+    demandTestbed();
     return inScratch(async scratch => {
       const ending = endAtOnce(scratch);
       try {
@@ -74,10 +82,10 @@ async function run(scratch: string): Promise<Row[]> {
     if (needs && !hasPeer(...needs)) continue;
     say(name);
     const outcome = await run(shape, image, scratch);
-    const isBed = name.startsWith('bed-');
-    const fault = isBed ? faultOfBed(outcome, image.bytes) : undefined;
+    const isTestbed = name.startsWith('testbed-');
+    const fault = isTestbed ? faultOfTestbed(outcome, image.bytes) : undefined;
     if (fault !== undefined) process.exitCode = 1;
-    const remark = fault ?? (isBed ? 'as it should be' : 'peer');
+    const remark = fault ?? (isTestbed ? 'as it should be' : 'peer');
     rows.push(
       peerRowOf(what, shape.devices, outcome, { image, limitMs: limitMs(image.bytes, mbit), remark }),
     );

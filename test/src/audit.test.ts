@@ -1,25 +1,25 @@
 import { cp, rm } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Bed, type Server } from './bed/processes.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
 
-let bed: Bed;
+let testbed: Testbed;
 let origin: Server;
 beforeAll(async () => {
-  bed = await Bed.open();
+  testbed = await Testbed.open();
   origin = await start('127.0.0.1:0');
 });
-afterAll(() => bed.close());
+afterAll(() => testbed.close());
 
 const start = (address: string) =>
-  bed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', address, '--log-level', 'warn']);
+  testbed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', address, '--log-level', 'warn']);
 
 const at = () => ['--origin', origin.url, '--token-file', 'origin/admin.token'];
-const makeToken = (name: string) => bed.json('sitecast', ['token', 'create', '--name', name, ...at()]);
+const makeToken = (name: string) => testbed.json('sitecast', ['token', 'create', '--name', name, ...at()]);
 
 async function verify(
   ...args: string[]
 ): Promise<{ exitCode: number | null; stdout: string; stderr: string }> {
-  return await bed.run('sitecast', ['audit', '--verify', ...args, ...at()]);
+  return await testbed.run('sitecast', ['audit', '--verify', ...args, ...at()]);
 }
 
 async function headNow(): Promise<string> {
@@ -35,23 +35,23 @@ it('sitecast audit shows who did what, and that the log still holds what it held
     exitCode: 0,
     stdout: expect.stringMatching(/^the chain holds: 3 entries, end 3:[0-9a-f]{64}\n$/),
   });
-  const shown = await bed.run('sitecast', ['audit', ...at()]);
+  const shown = await testbed.run('sitecast', ['audit', ...at()]);
   expect(shown.stdout).toMatch(/origin +token\.create +token:first admin/);
   expect(shown.stdout).toMatch(/first admin +token\.create +token:bob/);
-  const none = await bed.json('sitecast', ['audit', '--since', '2999-01-01', ...at()]);
+  const none = await testbed.json('sitecast', ['audit', '--since', '2999-01-01', ...at()]);
   expect(none).toMatchObject({ entries: [], head: { seq: 3 } });
 });
 
 it('sitecast audit tells that an origin was put back to a backup', async () => {
   const { url } = origin;
   await origin.stop();
-  await cp(bed.path('origin'), bed.path('backup'), { recursive: true });
+  await cp(testbed.path('origin'), testbed.path('backup'), { recursive: true });
   origin = await start(new URL(url).host);
   await makeToken('carl');
   const late = await headNow();
   await origin.stop('SIGKILL');
-  await rm(bed.path('origin'), { recursive: true });
-  await cp(bed.path('backup'), bed.path('origin'), { recursive: true });
+  await rm(testbed.path('origin'), { recursive: true });
+  await cp(testbed.path('backup'), testbed.path('origin'), { recursive: true });
   origin = await start(new URL(url).host);
   expect(await verify('--expect', late)).toMatchObject({
     exitCode: 5,

@@ -40,7 +40,7 @@ it('the site bench says in one line which programs it lacks', async () => {
 it.skipIf(cannot !== '')(
   `an interrupted site bench leaves no namespace and no process behind${cannot}`,
   async () => {
-    const bench = startBench({ SITECAST_BENCH_SITE: 'bed-wan' });
+    const bench = startBench({ SITECAST_BENCH_SITE: 'testbed-wan' });
     const mine = `sc-${bench.pid}-`;
     const spaces = () => execFileSync('ip', ['netns', 'list'], { encoding: 'utf8' }).includes(mine);
     const processes = () =>

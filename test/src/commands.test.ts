@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import { expect, it } from 'vitest';
-import { Bed } from './bed/processes.ts';
+import { Testbed } from './testbed/testbed.ts';
 import { invitation } from './demo/narrator.ts';
 
 const run = promisify(execFile);
@@ -44,9 +44,9 @@ it('says in one line, and by its exit code, that its output could not be written
 });
 
 it('the demo’s lines run the checkout’s own commands, wherever they are typed', async () => {
-  const bed = await Bed.open();
+  const testbed = await Testbed.open();
   try {
-    const lines = invitation({ bed, devices: [], originUrl: 'http://127.0.0.1:1' });
+    const lines = invitation({ testbed, devices: [], originUrl: 'http://127.0.0.1:1' });
     expect(lines.filter(line => !/^(cd|curl) /.test(line))).toHaveLength(4);
     for (const line of lines.filter(each => !/^(cd|curl) /.test(each))) {
       const [, program = '', words = ''] = /^('.*?'|\S+) (.*)$/.exec(line) ?? [];
@@ -55,7 +55,7 @@ it('the demo’s lines run the checkout’s own commands, wherever they are type
       expect(stdout).toMatch(/^Usage: sitecast/);
     }
   } finally {
-    await bed.close();
+    await testbed.close();
   }
 });
 

@@ -3,25 +3,25 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import pLimit from 'p-limit';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Bed, type CommandName, type Finished, type Server } from './bed/processes.ts';
+import { Testbed, type CommandName, type Finished, type Server } from './testbed/testbed.ts';
 
 const execute = promisify(execFile);
 /** To start a process is what costs most here. */
 const side = pLimit(2);
 
-let bed: Bed;
+let testbed: Testbed;
 let origin: Server;
 beforeAll(async () => {
-  bed = await Bed.open();
-  await mkdir(bed.path('folder'));
-  await writeFile(bed.path('image'), 'an image');
-  await writeFile(bed.path('text'), 'text');
-  for (const slot of ['a.img', 'b.img']) await writeFile(bed.path(slot), 'slot');
-  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', '127.0.0.1:0']);
-  await bed.foundRepository(origin);
-  await bed.json('sitecast', ['release', 'publish', 'image', ...CAMERA, '--version', '1.0.0']);
+  testbed = await Testbed.open();
+  await mkdir(testbed.path('folder'));
+  await writeFile(testbed.path('image'), 'an image');
+  await writeFile(testbed.path('text'), 'text');
+  for (const slot of ['a.img', 'b.img']) await writeFile(testbed.path(slot), 'slot');
+  origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', '127.0.0.1:0']);
+  await testbed.foundRepository(origin);
+  await testbed.json('sitecast', ['release', 'publish', 'image', ...CAMERA, '--version', '1.0.0']);
 });
-afterAll(() => bed.close());
+afterAll(() => testbed.close());
 
 const CAMERA = ['--product', 'camera', '--hardware', 'rpi4'];
 const NOBODY = 'http://127.0.0.1:1';
@@ -85,7 +85,7 @@ it('a file that is not there, or is none, ends every command with 2', async () =
       (name === 'sitecast' ? FILES : FILES.slice(at % 2, (at % 2) + 1)).map(file =>
         side(async () => {
           const args = argsFor(file);
-          const finished = await bed.run(name, args);
+          const finished = await testbed.run(name, args);
           const isPlain = !/\n\s+at |SITECAST_INTERNAL/.test(finished.stderr);
           return [`${name} ${args.join(' ')}`, finished.exitCode, isPlain, codeOf(finished)] as const;
         }),
@@ -120,32 +120,32 @@ describe('every command', () => {
     [4, 'SITECAST_GATEWAY_UNREACHABLE', 'sitecast-agent', agent('--root', 'root.json')],
     [5, 'SITECAST_METADATA_MALFORMED', 'sitecast-gateway', gateway('--root', 'text')],
   ])('ends with %i and %s where it must: %s %j', async (exitCode, code, name, args) => {
-    const finished = await bed.run(name, args);
+    const finished = await testbed.run(name, args);
     expect([finished.exitCode, codeOf(finished)]).toEqual([exitCode, code]);
   });
 
   it('tells a wrong usage as JSON where JSON was asked for', async () => {
-    const { exitCode, stdout, stderr } = await bed.run('sitecast', ['status', '--json', '--frob']);
+    const { exitCode, stdout, stderr } = await testbed.run('sitecast', ['status', '--json', '--frob']);
     expect({ exitCode, stdout, error: JSON.parse(stderr) }).toMatchObject({
       exitCode: 2,
       stdout: '',
       error: { error: { code: 'SITECAST_USAGE_OPTION_UNKNOWN', data: { command: 'sitecast status' } } },
     });
     const unfit = ['rollout', 'start', 'camera', '1.0.0', '--hardware', 'rpi', '--json'];
-    expect(JSON.parse((await bed.run('sitecast', unfit)).stderr)).toMatchObject({
+    expect(JSON.parse((await testbed.run('sitecast', unfit)).stderr)).toMatchObject({
       error: { code: 'SITECAST_HARDWARE_UNFIT', data: { nearest: 'rpi4', unfit: ['rpi'] } },
     });
   });
 });
 
 it('a token may come through a pipe', async () => {
-  const sitecast = `"${process.execPath}" "${bed.commandPath('sitecast')}" status --json --token-file`;
+  const sitecast = `"${process.execPath}" "${testbed.commandPath('sitecast')}" status --json --token-file`;
   for (const line of [
     `${sitecast} /dev/stdin < origin/admin.token`,
     `cat origin/admin.token | ${sitecast} /dev/stdin`,
     `${sitecast} <(cat origin/admin.token)`,
   ]) {
-    const { stdout } = await execute('bash', ['-c', line], { cwd: bed.directory });
+    const { stdout } = await execute('bash', ['-c', line], { cwd: testbed.directory });
     expect(JSON.parse(stdout)).toMatchObject({ initialised: true });
   }
 });
@@ -153,20 +153,20 @@ it('a token may come through a pipe', async () => {
 it('a rollout is steered without its id where it is the only one under way', async () => {
   const started = async (product: string): Promise<unknown> => {
     const args = ['rollout', 'start', product, '1.0.0', '--all-at-once', '--json'];
-    return JSON.parse((await bed.run('sitecast', args)).stdout).id;
+    return JSON.parse((await testbed.run('sitecast', args)).stdout).id;
   };
   const first = await started('camera');
-  expect(await bed.json('sitecast', ['rollout', 'pause'])).toMatchObject({ id: first, state: 'paused' });
+  expect(await testbed.json('sitecast', ['rollout', 'pause'])).toMatchObject({ id: first, state: 'paused' });
   const door = ['--product', 'door', '--hardware', 'rpi4', '--version', '1.0.0', '--notes', 'opens\nagain'];
-  await bed.json('sitecast', ['release', 'publish', 'image', ...door]);
+  await testbed.json('sitecast', ['release', 'publish', 'image', ...door]);
   const second = await started('door');
-  const { exitCode, stderr } = await bed.run('sitecast', ['rollout', 'abort', '--json']);
+  const { exitCode, stderr } = await testbed.run('sitecast', ['rollout', 'abort', '--json']);
   expect({ exitCode, error: JSON.parse(stderr) }).toMatchObject({
     exitCode: 2,
     error: { error: { code: 'SITECAST_ROLLOUT_AMBIGUOUS', data: { rollouts: [second, first] } } },
   });
-  const shown = await bed.run('sitecast', ['release', 'show', 'door', '1.0.0']);
+  const shown = await testbed.run('sitecast', ['release', 'show', 'door', '1.0.0']);
   expect(shown.stdout).toMatch(/^release +1\.0\.0 of door \(counter 1\)\n[^]*\n\| opens\n\| again\n$/);
-  const { stdout } = await bed.run('sitecast', ['release', 'list', 'door']);
+  const { stdout } = await testbed.run('sitecast', ['release', 'list', 'door']);
   expect(stdout).toMatch(/ opens …\n$/);
 });

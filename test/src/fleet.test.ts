@@ -5,18 +5,18 @@ import { signRequest } from '@sitecast/shared/http-signature';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Bed, type Server } from './bed/processes.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
 
-let bed: Bed;
+let testbed: Testbed;
 let origin: Server;
 
 // One fleet for all tests: each makes its own devices.
 beforeAll(async () => {
-  bed = await Bed.open();
+  testbed = await Testbed.open();
   origin = await startOrigin();
-  await bed.foundRepository(origin);
-  await writeFile(bed.path('image'), randomBytes(200_000));
-  await bed.json('sitecast', [
+  await testbed.foundRepository(origin);
+  await writeFile(testbed.path('image'), randomBytes(200_000));
+  await testbed.json('sitecast', [
     'release',
     'publish',
     'image',
@@ -28,10 +28,10 @@ beforeAll(async () => {
     'rpi4',
   ]);
 });
-afterAll(() => bed.close());
+afterAll(() => testbed.close());
 
 const startOrigin = (address = '127.0.0.1:0') =>
-  bed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', address, '--log-level', 'warn']);
+  testbed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', address, '--log-level', 'warn']);
 
 /** A device that only speaks. */
 class Speaker {
@@ -95,20 +95,20 @@ class Speaker {
 }
 
 async function refused(...args: string[]): Promise<{ exitCode: number | null; code: string }> {
-  const { exitCode, stdout, stderr } = await bed.run('sitecast', [...args, '--json']);
+  const { exitCode, stdout, stderr } = await testbed.run('sitecast', [...args, '--json']);
   expect(stdout).toBe('');
   return { exitCode, code: JSON.parse(stderr.trim().split('\n').at(-1) ?? '').error.code };
 }
 
 const said = async (...args: string[]): Promise<string> => {
-  const { exitCode, stdout, stderr } = await bed.run('sitecast', args);
+  const { exitCode, stdout, stderr } = await testbed.run('sitecast', args);
   expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
   return stdout;
 };
 
 describe('sitecast', () => {
   it('makes join tokens that let devices in, lists them without secrets, and takes them back', async () => {
-    await bed.json('sitecast', [
+    await testbed.json('sitecast', [
       'token',
       'create',
       '--join',
@@ -125,8 +125,8 @@ describe('sitecast', () => {
       '--out',
       'camera.token',
     ]);
-    expect((await stat(bed.path('camera.token'))).mode & 0o777).toBe(0o600);
-    const token = await readFile(bed.path('camera.token'), 'utf8');
+    expect((await stat(testbed.path('camera.token'))).mode & 0o777).toBe(0o600);
+    const token = await readFile(testbed.path('camera.token'), 'utf8');
     const device = new Speaker();
     expect((await device.enrol(token)).status).toBe(200);
     const list = await said('token', 'list', '--join');
@@ -134,7 +134,7 @@ describe('sitecast', () => {
     const id = parseJoinToken(token).pair.keyId;
     expect(await said('token', 'revoke', '--join', id.slice(0, 12))).toContain(id);
     expect((await new Speaker().enrol(token)).body).toMatchObject({ code: 'SITECAST_JOIN_TOKEN_UNKNOWN' });
-    expect(await bed.json('sitecast', ['device', 'list', '--site', 'north'])).toMatchObject({
+    expect(await testbed.json('sitecast', ['device', 'list', '--site', 'north'])).toMatchObject({
       devices: [{ id: device.identity.id, product: 'camera', state: 'enrolled' }],
     });
   });
@@ -177,7 +177,7 @@ describe('sitecast', () => {
     expect(await said('device', 'list', '--state', 'idle')).not.toContain(id);
     expect(await said('device', 'list', '--version', '1.0.0', '--silent-for', '0s')).toContain(id);
     expect(await said('device', 'list', '--silent-for', '1h')).not.toContain(id);
-    const first = await bed.json('sitecast', ['device', 'list', '--limit', '1']);
+    const first = await testbed.json('sitecast', ['device', 'list', '--limit', '1']);
     expect(first).toMatchObject({ devices: { length: 1 } });
     expect(await said('device', 'revoke', id)).toContain('revoked');
     expect((await device.report({})).status).toBe(403);
@@ -216,7 +216,7 @@ describe('sitecast', () => {
     );
 
     expect((await anew.enrol(token, 'quay-10')).status).toBe(202);
-    const waiting = await bed.run('sitecast', ['device', 'list', '--pending']);
+    const waiting = await testbed.run('sitecast', ['device', 'list', '--pending']);
     expect(waiting.stdout).toMatch(new RegExp(`\n${newId} +quay-10 `));
     expect(waiting.stderr).toContain(`quay-10 is already the name of device ${oldId} (last heard `);
     // A wish names nobody.
@@ -229,11 +229,11 @@ describe('sitecast', () => {
     });
     const accepted = await said('device', 'accept', newId.slice(-12), '--replace', '--yes');
     expect(accepted).toBe(`quay-10 (${newId}) is in, at the site quay\n`);
-    expect(await bed.json('sitecast', ['device', 'show', 'quay-10'])).toMatchObject({
+    expect(await testbed.json('sitecast', ['device', 'show', 'quay-10'])).toMatchObject({
       id: newId,
       tags: { ring: 'early' },
     });
-    expect(await bed.json('sitecast', ['device', 'show', oldId])).toMatchObject({ state: 'revoked' });
+    expect(await testbed.json('sitecast', ['device', 'show', oldId])).toMatchObject({ state: 'revoked' });
 
     const single = await said(
       'token',
@@ -275,9 +275,9 @@ describe('sitecast', () => {
       code: 'SITECAST_ALL_AT_ONCE_NEEDED',
     });
     const start = ['rollout', 'start', 'camera', '1.0.0', '--all-at-once', '--site', 'pole'];
-    const { id } = await bed.json('sitecast', start);
+    const { id } = await testbed.json('sitecast', start);
     expect(await refused(...start)).toEqual({ exitCode: 3, code: 'SITECAST_ROLLOUT_OVERLAPS' });
-    const watching = bed.run('sitecast', ['rollout', 'status', '--watch']);
+    const watching = testbed.run('sitecast', ['rollout', 'status', '--watch']);
     const rollout = { id: String(id), attempt: 1 };
     await good.report({ rollout, state: 'downloading' });
     await good.report({ rollout, state: 'completed' });
@@ -288,13 +288,19 @@ describe('sitecast', () => {
     expect(watched.stdout).toContain('no picture');
     expect(await said('rollout', 'abort', String(id).slice(0, 6))).toContain('aborted');
 
-    const { id: again } = await bed.json('sitecast', start);
+    const { id: again } = await testbed.json('sitecast', start);
     for (const device of [good, bad])
       await device.report({ rollout: { id: String(again), attempt: 1 }, state: 'completed' });
-    const { exitCode } = await bed.run('sitecast', ['rollout', 'status', String(again), '--watch', '--json']);
+    const { exitCode } = await testbed.run('sitecast', [
+      'rollout',
+      'status',
+      String(again),
+      '--watch',
+      '--json',
+    ]);
     expect(exitCode).toBe(0);
     // All devices are done; the rollout is a moment later.
-    await bed.until(async () => /completed[^]*aborted/.test(await said('rollout', 'list', 'camera')));
+    await testbed.until(async () => /completed[^]*aborted/.test(await said('rollout', 'list', 'camera')));
   });
 
   it('starts a rollout from a file, after a dry run, and steers it: all that is said twice is done once', async () => {
@@ -313,19 +319,24 @@ describe('sitecast', () => {
     for (const [at, device] of devices.entries())
       expect((await device.enrol(token, `mast-${at}`)).status).toBe(200);
     await writeFile(
-      bed.path('rollout.yaml'),
+      testbed.path('rollout.yaml'),
       'product: camera\nversion: 1.0.0\nstages: [10, 50, 100]\nsoak: [1h, 2h, 0s]\nsite: [mast, hut]\nallow-unknown: true\non-failure: pause\n',
     );
     const start = ['rollout', 'start', '--file', 'rollout.yaml', '--canary-device', 'mast-0'];
     expect(await refused(...start)).toEqual({ exitCode: 2, code: 'SITECAST_OPTION_CONFLICT' });
     start.push('--soak', '1h');
-    const dry = await bed.json('sitecast', [...start, '--dry-run']);
+    const dry = await testbed.json('sitecast', [...start, '--dry-run']);
     expect(dry).toMatchObject({ total: 4, stages: [{ count: 1 }, { count: 0 }, { count: 1 }, { count: 2 }] });
     expect(await said(...start, '--dry-run')).toMatch(/stage 1, canaries: 1 device more[^\n]*\n {2}mast-0\n/);
-    const { id } = await bed.json('sitecast', [...start, '--id', String(dry.id)]);
+    const { id } = await testbed.json('sitecast', [...start, '--id', String(dry.id)]);
     expect(id).toBe(dry.id);
     const steered = async (act: string, ...more: string[]) => {
-      const { exitCode, stdout, stderr } = await bed.run('sitecast', ['rollout', act, String(id), ...more]);
+      const { exitCode, stdout, stderr } = await testbed.run('sitecast', [
+        'rollout',
+        act,
+        String(id),
+        ...more,
+      ]);
       expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
       return stdout + stderr;
     };
@@ -337,7 +348,9 @@ describe('sitecast', () => {
       state: 'failed',
       reason: { code: 'healthFailed', message: 'no picture' },
     });
-    await bed.until(async () => (await said('rollout', 'status', String(id))).includes('paused by origin'));
+    await testbed.until(async () =>
+      (await said('rollout', 'status', String(id))).includes('paused by origin'),
+    );
     const status = await said('rollout', 'status', String(id));
     for (const part of ['now canaries', 'healthFailed  rpi4      1', '1 failed', 'no picture'])
       expect(status).toContain(part);
@@ -366,7 +379,7 @@ it('loses no report and starts no rollout twice, however often the origin is kil
   const devices = Array.from({ length: 3 }, () => new Speaker());
   for (const device of devices) await device.enrol(token);
   const address = new URL(origin.url).host;
-  const { id } = await bed.json('sitecast', [
+  const { id } = await testbed.json('sitecast', [
     'rollout',
     'start',
     'camera',
@@ -398,10 +411,10 @@ it('loses no report and starts no rollout twice, however often the origin is kil
     }
   }
   for (const device of devices) {
-    const shown = await bed.json('sitecast', ['device', 'show', device.identity.id]);
+    const shown = await testbed.json('sitecast', ['device', 'show', device.identity.id]);
     expect(shown).toMatchObject({ chains: [{ seq: sent }], anomalies: [], reports: { length: sent } });
   }
-  const { rollouts } = await bed.json('sitecast', ['rollout', 'list']);
+  const { rollouts } = await testbed.json('sitecast', ['rollout', 'list']);
   expect(Array.isArray(rollouts) && rollouts.filter(found => found.id === id)).toMatchObject([
     { state: 'active' },
   ]);

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Bed, type Server } from './bed/processes.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
 
 type Role = 'origin' | 'gateway' | 'agent';
 const ROLES: Role[] = ['origin', 'gateway', 'agent'];
@@ -16,7 +16,7 @@ const NOWHERE = 'http://127.0.0.1:64999';
 /** Standard error as a service manager gives it that has connected it to the journal. */
 const AS_SERVICE = ['sh', '-c', 'JOURNAL_STREAM="$(stat -Lc %d:%i /proc/self/fd/2)" exec "$@"', 'sh'];
 
-let bed: Bed;
+let testbed: Testbed;
 /** As they're started by default. */
 const daemons: Partial<Record<Role, Server>> = {};
 /** Without what they need, as services that are to write text. */
@@ -43,12 +43,12 @@ const serve = (data: string, ...more: string[]): string[] => [
 ];
 
 beforeAll(async () => {
-  bed = await Bed.open();
-  const origin = await bed.serve('sitecast-origin', serve('origin'));
+  testbed = await Testbed.open();
+  const origin = await testbed.serve('sitecast-origin', serve('origin'));
   daemons.origin = origin;
-  await bed.foundRepository(origin);
+  await testbed.foundRepository(origin);
   const token = ['token', 'create', '--join', '--out'];
-  await bed.json('sitecast', [
+  await testbed.json('sitecast', [
     ...token,
     'gateway.token',
     '--kind',
@@ -58,7 +58,7 @@ beforeAll(async () => {
     '--uses',
     '2',
   ]);
-  await bed.json('sitecast', [
+  await testbed.json('sitecast', [
     ...token,
     'device.token',
     '--kind',
@@ -71,30 +71,30 @@ beforeAll(async () => {
 
   const asService = { within: AS_SERVICE };
   const text = ['--log-format', 'text', '--log-level', 'trace'];
-  services.origin = bed.start('sitecast-origin', serve('other-origin', ...text), asService);
+  services.origin = testbed.start('sitecast-origin', serve('other-origin', ...text), asService);
   const away = ['--origin', NOWHERE, '--token-file', 'gateway.token', '--no-peers', ...text];
-  services.gateway = bed.start('sitecast-gateway', serve('other-gateway', ...away), asService);
-  services.agent = bed.start('sitecast-agent', [...device('cam-2', NOWHERE), ...text], asService);
+  services.gateway = testbed.start('sitecast-gateway', serve('other-gateway', ...away), asService);
+  services.agent = testbed.start('sitecast-agent', [...device('cam-2', NOWHERE), ...text], asService);
 
   const follow = serve('gateway', '--token-file', 'gateway.token', '--no-peers');
-  const gateway = await bed.serve('sitecast-gateway', follow);
+  const gateway = await testbed.serve('sitecast-gateway', follow);
   daemons.gateway = gateway;
-  daemons.agent = bed.start('sitecast-agent', device('cam-1', gateway.url));
-  await bed.until(
+  daemons.agent = testbed.start('sitecast-agent', device('cam-1', gateway.url));
+  await testbed.until(
     async () => daemons.agent?.output.includes('"ownName"') === true,
     'the device to have its name',
   );
-  await bed.until(
+  await testbed.until(
     async () => ROLES.every(role => linesOf(services[role]).some(line => line.startsWith('<'))),
     'all to have logged',
   );
   await Promise.all([...Object.values(daemons), ...Object.values(services)].map(server => server.stop()));
 });
 
-afterAll(() => bed.close());
+afterAll(() => testbed.close());
 
 it('says with the priority of an error why a service does not start', async () => {
-  const { exitCode, stderr } = await bed.run('sitecast-gateway', serve('rootless', '--origin', NOWHERE), {
+  const { exitCode, stderr } = await testbed.run('sitecast-gateway', serve('rootless', '--origin', NOWHERE), {
     within: AS_SERVICE,
   });
   expect(exitCode).toBe(2);
@@ -104,7 +104,7 @@ it('says with the priority of an error why a service does not start', async () =
 it('goes on where its log cannot be written, as on a full disk', async () => {
   const onFullDisk = ['sh', '-c', 'exec "$@" 2>/dev/full', 'sh'];
   const debug = serve('unlogged', '--log-level', 'debug');
-  const origin = await bed.serve('sitecast-origin', debug, { within: onFullDisk });
+  const origin = await testbed.serve('sitecast-origin', debug, { within: onFullDisk });
   for (let request = 0; request < 3; request += 1)
     expect((await fetch(`${origin.url}/healthz`)).ok).toBe(true);
   expect(await origin.stop()).toBe(0);

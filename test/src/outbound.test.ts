@@ -1,9 +1,9 @@
 import { readFile, writeFile } from 'node:fs/promises';
 import { ELSEWHERE, EXPIRED, TEST_CA, TestProxy, VALID } from '@sitecast/shared/outbound/testing';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Bed, type Finished, type Server } from './bed/processes.ts';
+import { Testbed, type Finished, type Server } from './testbed/testbed.ts';
 
-let bed: Bed;
+let testbed: Testbed;
 let proxy: TestProxy;
 let origin: Server;
 let gateway: Server;
@@ -13,10 +13,10 @@ let gatewayUrl: string;
 let env: Record<string, string>;
 
 const portOf = ({ url }: Server): string => new URL(url).port;
-const operate = (...args: string[]) => bed.json('sitecast', args, { env });
+const operate = (...args: string[]) => testbed.json('sitecast', args, { env });
 
 beforeAll(async () => {
-  bed = await Bed.open();
+  testbed = await Testbed.open();
   proxy = await TestProxy.start();
   env = { HTTPS_PROXY: proxy.url, HTTP_PROXY: proxy.url, NO_PROXY: '' };
   for (const [name, text] of Object.entries({
@@ -24,8 +24,8 @@ beforeAll(async () => {
     'cert.pem': VALID.cert,
     'key.pem': VALID.key,
   }))
-    await writeFile(bed.path(name), text);
-  origin = await bed.serve('sitecast-origin', [
+    await writeFile(testbed.path(name), text);
+  origin = await testbed.serve('sitecast-origin', [
     'serve',
     '--data',
     'origin',
@@ -39,14 +39,14 @@ beforeAll(async () => {
   originUrl = `https://server.test:${portOf(origin)}`;
 });
 afterAll(async () => {
-  await bed.close();
+  await testbed.close();
   await proxy.close();
 });
 
 let agents = 0;
 /** One that has met no gateway before. */
 const agent = (url: string, more: string[], vars = env): Promise<Finished> =>
-  bed.run(
+  testbed.run(
     'sitecast-agent',
     [
       'check',
@@ -73,15 +73,15 @@ const agent = (url: string, more: string[], vars = env): Promise<Finished> =>
 it('an operator works with an origin of a private authority, through a proxy', async () => {
   for (const role of ['root', 'release']) await operate('keys', 'create', role, '--no-passphrase');
   await operate('init', '--origin', originUrl, '--token-file', 'origin/admin.token', '--ca', 'ca.pem');
-  expect(await readFile(bed.path('sitecast.yaml'), 'utf8')).toContain('ca: ca.pem');
+  expect(await readFile(testbed.path('sitecast.yaml'), 'utf8')).toContain('ca: ca.pem');
   expect(proxy.asked).toContain(`CONNECT server.test:${portOf(origin)}`);
-  const direct = await bed.run('sitecast', ['status'], { env: { ...env, NO_PROXY: '.test' } });
+  const direct = await testbed.run('sitecast', ['status'], { env: { ...env, NO_PROXY: '.test' } });
   expect(direct).toMatchObject({ exitCode: 4, stderr: expect.stringContaining('SITECAST_NAME_UNRESOLVED') });
 });
 
 it('a gateway hears through the proxy of a release as soon as it is published', async () => {
   await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'north.token');
-  gateway = await bed.serve(
+  gateway = await testbed.serve(
     'sitecast-gateway',
     [
       'serve',
@@ -101,23 +101,24 @@ it('a gateway hears through the proxy of a release as soon as it is published', 
     { env },
   );
   gatewayUrl = `http://gateway.test:${portOf(gateway)}`;
-  await writeFile(bed.path('image'), 'an image');
+  await writeFile(testbed.path('image'), 'an image');
   const about = ['--product', 'camera', '--version', '1.0.0', '--hardware', 'rpi4'];
   const { counter } = await operate('release', 'publish', 'image', ...about);
   expect(counter).toBe(1);
-  const version = async (): Promise<unknown> => (await bed.json('sitecast', ['status'], { env })).versions;
+  const version = async (): Promise<unknown> =>
+    (await testbed.json('sitecast', ['status'], { env })).versions;
   const mirrored = async (): Promise<string> =>
     (await fetch(`${gateway.url}/metadata/timestamp.json`)).text();
   expect(await version()).toMatchObject({ targets: 2 });
   const { timestamp } = Object(await version());
-  await bed.until(
+  await testbed.until(
     async () => JSON.parse(await mirrored()).signed.version >= timestamp,
     'the gateway to have the release',
   );
 });
 
 it('a device asks its gateway through the proxy that the variables name, or past it', async () => {
-  for (const slot of ['a.img', 'b.img']) await writeFile(bed.path(slot), 'slot');
+  for (const slot of ['a.img', 'b.img']) await writeFile(testbed.path(slot), 'slot');
   expect(await agent(gatewayUrl, [])).toMatchObject({ exitCode: 0 });
   expect(proxy.asked.some(line => line.startsWith(`GET ${gatewayUrl}/metadata/`))).toBe(true);
   const asked = proxy.asked.length;
@@ -137,13 +138,13 @@ it('a device asks its gateway through the proxy that the variables name, or past
 
 it('a renewed certificate is in use after SIGHUP; one that does not fit is not; and each is told apart', async () => {
   const renew = async (cert: string, key: string, said: string): Promise<void> => {
-    await writeFile(bed.path('cert.pem'), cert);
-    await writeFile(bed.path('key.pem'), key);
+    await writeFile(testbed.path('cert.pem'), cert);
+    await writeFile(testbed.path('key.pem'), key);
     const before = origin.output.length;
     process.kill(origin.pid, 'SIGHUP');
-    await bed.until(async () => origin.output.slice(before).includes(said), said);
+    await testbed.until(async () => origin.output.slice(before).includes(said), said);
   };
-  const status = async () => (await bed.run('sitecast', ['status', '--json'], { env })).stderr;
+  const status = async () => (await testbed.run('sitecast', ['status', '--json'], { env })).stderr;
   await renew(ELSEWHERE.cert, VALID.key, 'SITECAST_TLS_KEY_MISMATCH');
   expect(await status()).toBe('');
   await renew(ELSEWHERE.cert, ELSEWHERE.key, 'was read anew');
@@ -151,14 +152,18 @@ it('a renewed certificate is in use after SIGHUP; one that does not fit is not; 
     error: { code: 'SITECAST_TLS_NAME_MISMATCH', data: { proxy: `${proxy.url} (HTTPS_PROXY)` } },
   });
   await renew(EXPIRED.cert, EXPIRED.key, 'SITECAST_CERTIFICATE_EXPIRED');
-  expect((await bed.run('sitecast', ['status'], { env })).exitCode).toBe(5);
+  expect((await testbed.run('sitecast', ['status'], { env })).exitCode).toBe(5);
 });
 
 it('an origin is brought up to date by a gateway behind the proxy', async () => {
   await origin.stop();
-  const recovered = await bed.json('sitecast-origin', ['recover', '--data', 'origin', '--from', gatewayUrl], {
-    env,
-  });
+  const recovered = await testbed.json(
+    'sitecast-origin',
+    ['recover', '--data', 'origin', '--from', gatewayUrl],
+    {
+      env,
+    },
+  );
   expect(recovered).toMatchObject({ unread: [] });
   expect(proxy.asked).toContain(`GET ${gatewayUrl}/metadata/timestamp.json`);
 });

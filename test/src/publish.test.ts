@@ -3,19 +3,19 @@ import { randomBytes } from 'node:crypto';
 import { copyFile, mkdir, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { Bed, type Server } from './bed/processes.ts';
-import { debianTool } from './bed/tools.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
+import { debianTool } from './testbed/debian-tools.ts';
 
 const execute = promisify(execFile);
 const casync = debianTool('casync');
 const IMAGE_BYTES = 3_000_000;
 
-let bed: Bed;
+let testbed: Testbed;
 let origin: Server;
 
 beforeEach(async () => {
-  bed = await Bed.open();
-  origin = await bed.serve('sitecast-origin', [
+  testbed = await Testbed.open();
+  origin = await testbed.serve('sitecast-origin', [
     'serve',
     '--data',
     'origin',
@@ -26,13 +26,13 @@ beforeEach(async () => {
   ]);
 });
 afterEach(async () => {
-  await bed.close();
+  await testbed.close();
 });
 
-const found = (): Promise<void> => bed.foundRepository(origin);
+const found = (): Promise<void> => testbed.foundRepository(origin);
 
 async function image(name: string, bytes: Uint8Array | string = randomBytes(IMAGE_BYTES)): Promise<Buffer> {
-  await writeFile(bed.path(name), bytes);
+  await writeFile(testbed.path(name), bytes);
   return Buffer.from(bytes);
 }
 
@@ -45,7 +45,7 @@ const about = (version: string): string[] => [
   'rpi4',
 ];
 const publish = (name: string, version: string, ...more: string[]) =>
-  bed.run('sitecast', ['release', 'publish', name, ...about(version), '--json', ...more]);
+  testbed.run('sitecast', ['release', 'publish', name, ...about(version), '--json', ...more]);
 
 async function published(name: string, version: string, ...more: string[]): Promise<Record<string, unknown>> {
   const { exitCode, stdout, stderr } = await publish(name, version, ...more);
@@ -67,7 +67,7 @@ async function refused(
 }
 
 const versions = async (): Promise<string[]> => {
-  const { releases } = await bed.json('sitecast', ['release', 'list']);
+  const { releases } = await testbed.json('sitecast', ['release', 'list']);
   return Array.isArray(releases) ? releases.map(({ version }: { version: string }) => version) : [];
 };
 
@@ -97,15 +97,15 @@ describe('publishing', () => {
     const one = await published('one', '1.0.0');
     const newChunks = [mended, one].map(({ upload }) => JSON.parse(JSON.stringify(upload)).newChunks);
     expect(newChunks.reduce((sum, count) => sum + count, 0)).toBe(1);
-    expect(await bed.json('sitecast', ['status'])).toMatchObject({
+    expect(await testbed.json('sitecast', ['status'])).toMatchObject({
       damage: { releases: [], files: [] },
       warnings: [],
     });
   });
 
   async function someFile(folder: string, name: RegExp): Promise<string> {
-    const found = await readdir(bed.path(folder), { recursive: true });
-    return bed.path(folder, found.filter(path => name.test(path)).sort()[0] ?? '');
+    const found = await readdir(testbed.path(folder), { recursive: true });
+    return testbed.path(folder, found.filter(path => name.test(path)).sort()[0] ?? '');
   }
 
   async function flip(path: string): Promise<void> {
@@ -118,12 +118,12 @@ describe('publishing', () => {
   it('goes on where it was cut off: what the origin has is not sent again', async () => {
     await found();
     await image('large', randomBytes(64_000_000));
-    const broken = bed.start('sitecast', ['release', 'publish', 'large', ...about('1.0.0')]);
-    await bed.until(async () => (await countFiles(bed.path('origin/staging'))) > 100);
+    const broken = testbed.start('sitecast', ['release', 'publish', 'large', ...about('1.0.0')]);
+    await testbed.until(async () => (await countFiles(testbed.path('origin/staging'))) > 100);
     await broken.stop('SIGKILL');
     expect(await versions()).toEqual([]);
     await origin.stop('SIGKILL');
-    origin = await bed.serve('sitecast-origin', [
+    origin = await testbed.serve('sitecast-origin', [
       'serve',
       '--data',
       'origin',
@@ -142,18 +142,18 @@ describe('publishing', () => {
       await found();
       const bytes = await image('firmware');
       await execute('casync', ['make', '--digest=sha256', '--store=made', 'made.caibx', 'firmware'], {
-        cwd: bed.directory,
+        cwd: testbed.directory,
       });
       const args = ['release', 'publish', '--caibx', 'made.caibx', '--store', 'made', ...about('1.0.0')];
-      expect(await bed.json('sitecast', args)).toMatchObject({ state: 'published' });
-      const [name = ''] = (await readdir(bed.path('origin/repository/targets/releases'))).filter(file =>
+      expect(await testbed.json('sitecast', args)).toMatchObject({ state: 'published' });
+      const [name = ''] = (await readdir(testbed.path('origin/repository/targets/releases'))).filter(file =>
         file.endsWith('.caibx'),
       );
-      const index = bed.path('origin/repository/targets/releases', name);
+      const index = testbed.path('origin/repository/targets/releases', name);
       await execute('casync', ['extract', `--store=${origin.url}/chunks`, index, 'back'], {
-        cwd: bed.directory,
+        cwd: testbed.directory,
       });
-      expect((await readFile(bed.path('back'))).equals(bytes)).toBe(true);
+      expect((await readFile(testbed.path('back'))).equals(bytes)).toBe(true);
       // The image itself, under the same version: the same release.
       expect(await published('firmware', '1.0.0')).toMatchObject({ state: 'unchanged' });
     },
@@ -165,12 +165,12 @@ describe('publishing', () => {
     await image('two');
     await published('one', '1.0.0', '--notes', 'first');
     await published('two', '2.0.0', '--min-version', '1.0.0', '--hardware', 'rpi5');
-    expect(await bed.json('sitecast', ['product', 'floor', 'camera', '2.0.0'])).toMatchObject({
+    expect(await testbed.json('sitecast', ['product', 'floor', 'camera', '2.0.0'])).toMatchObject({
       changed: true,
     });
-    const lower = await bed.run('sitecast', ['product', 'floor', 'camera', '1.0.0']);
+    const lower = await testbed.run('sitecast', ['product', 'floor', 'camera', '1.0.0']);
     expect(lower).toMatchObject({ exitCode: 3, stderr: expect.stringContaining('SITECAST_FLOOR_LOWERED') });
-    expect(await bed.json('sitecast', ['product', 'list'])).toEqual({
+    expect(await testbed.json('sitecast', ['product', 'list'])).toEqual({
       products: [
         {
           product: 'camera',
@@ -180,13 +180,13 @@ describe('publishing', () => {
         },
       ],
     });
-    expect(await bed.json('sitecast', ['release', 'list', 'camera'])).toMatchObject({
+    expect(await testbed.json('sitecast', ['release', 'list', 'camera'])).toMatchObject({
       releases: [
         { version: '1.0.0', belowFloor: true, notes: 'first' },
         { version: '2.0.0', belowFloor: false, minimum: { counter: 1, version: '1.0.0' } },
       ],
     });
-    await bed.json('sitecast', ['release', 'withdraw', 'camera', '1.0.0']);
+    await testbed.json('sitecast', ['release', 'withdraw', 'camera', '1.0.0']);
     expect(await versions()).toEqual(['2.0.0']);
     // Neither its version nor its counter is ever given again.
     expect(await refused('two', '1.0.0')).toMatchObject({
@@ -226,16 +226,16 @@ describe('is refused, with a code and nothing published:', () => {
     await image('empty', '');
     expect(await refused('empty', '1.0.0')).toMatchObject({ exitCode: 2, code: 'SITECAST_IMAGE_EMPTY' });
     expect(await refused('nowhere', '1.0.0')).toMatchObject({ code: 'SITECAST_SYSTEM_ENOENT' });
-    await mkdir(bed.path('folder'));
+    await mkdir(testbed.path('folder'));
     expect(await refused('folder', '1.0.0')).toMatchObject({ exitCode: 2, code: 'SITECAST_NOT_A_FILE' });
-    await execute('mkfifo', [bed.path('pipe')]);
+    await execute('mkfifo', [testbed.path('pipe')]);
     const piped = ['release', 'publish', '--caibx', 'pipe', '--store', 'folder', ...about('1.0.0')];
-    const caibx = await bed.run('sitecast', piped);
+    const caibx = await testbed.run('sitecast', piped);
     expect(caibx).toMatchObject({ exitCode: 2, stderr: expect.stringContaining('SITECAST_NOT_A_FILE') });
     await image('moving', randomBytes(64_000_000));
     const pending = refused('moving', '1.0.0');
-    await bed.until(async () => (await countFiles(bed.path('origin/staging'))) > 20);
-    await truncate(bed.path('moving'), 1_000_000);
+    await testbed.until(async () => (await countFiles(testbed.path('origin/staging'))) > 20);
+    await truncate(testbed.path('moving'), 1_000_000);
     expect(await pending).toMatchObject({ code: 'SITECAST_IMAGE_CHANGED' });
     expect(await versions()).toEqual([]);
   });
@@ -249,7 +249,7 @@ describe('is refused, with a code and nothing published:', () => {
     ['chunk sizes that are none', [...about('1'), '--chunk-size', '1:2']],
   ])('%s', async (_what, args) => {
     await image('one', 'x');
-    const { exitCode, stderr } = await bed.run('sitecast', [
+    const { exitCode, stderr } = await testbed.run('sitecast', [
       'release',
       'publish',
       'one',
@@ -264,7 +264,7 @@ describe('is refused, with a code and nothing published:', () => {
   it('a wrong token, a missing one, a role that is not enough, an origin that is not there', async () => {
     await found();
     await image('one', 'x');
-    await bed.json('sitecast', [
+    await testbed.json('sitecast', [
       'token',
       'create',
       '--name',
@@ -298,8 +298,8 @@ describe('is refused, with a code and nothing published:', () => {
   it('a release signed by a key that has no say, or by nobody', async () => {
     await found();
     await image('one', 'x');
-    await mkdir(bed.path('others'));
-    await bed.json('sitecast', ['keys', 'create', 'release', '--no-passphrase', '--out', 'others']);
+    await mkdir(testbed.path('others'));
+    await testbed.json('sitecast', ['keys', 'create', 'release', '--no-passphrase', '--out', 'others']);
     expect(await refused('one', '1.0.0', '--keys', 'others')).toMatchObject({
       exitCode: 3,
       code: 'SITECAST_SIGNATURES_MISSING',
@@ -308,20 +308,20 @@ describe('is refused, with a code and nothing published:', () => {
       exitCode: 2,
       code: 'SITECAST_KEYS_MISSING',
     });
-    await mkdir(bed.path('sealed'));
+    await mkdir(testbed.path('sealed'));
     const env = { SITECAST_PASSPHRASE: 'correct horse' };
-    const { publicKey } = await bed.json('sitecast', ['keys', 'create', 'release', '--out', 'sealed'], {
+    const { publicKey } = await testbed.json('sitecast', ['keys', 'create', 'release', '--out', 'sealed'], {
       env,
     });
-    await bed.json('sitecast', ['keys', 'rotate', 'release', '--add', String(publicKey)]);
+    await testbed.json('sitecast', ['keys', 'rotate', 'release', '--add', String(publicKey)]);
     expect(await refused('one', '1.0.0', '--keys', 'sealed')).toMatchObject({
       exitCode: 2,
       code: 'SITECAST_PASSPHRASE_MISSING',
       message: expect.stringContaining('sealed/release-'),
     });
     // They were looked for before the image was sent.
-    expect(await countFiles(bed.path('origin/staging/chunks'))).toBe(0);
-    await bed.json('sitecast', [
+    expect(await countFiles(testbed.path('origin/staging/chunks'))).toBe(0);
+    await testbed.json('sitecast', [
       'release',
       'draft',
       'one',
@@ -331,7 +331,7 @@ describe('is refused, with a code and nothing published:', () => {
       '--out',
       'draft.json',
     ]);
-    const submit = await bed.run('sitecast', ['release', 'submit', 'draft.json']);
+    const submit = await testbed.run('sitecast', ['release', 'submit', 'draft.json']);
     expect(submit).toMatchObject({
       exitCode: 3,
       stderr: expect.stringContaining('SITECAST_SIGNATURES_MISSING'),
@@ -340,7 +340,7 @@ describe('is refused, with a code and nothing published:', () => {
   });
 
   async function configWithoutToken(): Promise<string> {
-    await writeFile(bed.path('no-token.yaml'), `origin: ${origin.url}\n`);
+    await writeFile(testbed.path('no-token.yaml'), `origin: ${origin.url}\n`);
     return 'no-token.yaml';
   }
 });
@@ -350,15 +350,15 @@ describe('several key holders', () => {
     for (const name of ['alice', 'bob', 'carol']) await holder(name, 'root');
     for (const name of ['dave', 'erin']) await holder(name, 'release');
     const connection = ['--origin', origin.url, '--token-file', 'origin/admin.token'];
-    const { needed } = await bed.json('sitecast', ['init', ...connection, '--draft', 'first.json']);
+    const { needed } = await testbed.json('sitecast', ['init', ...connection, '--draft', 'first.json']);
     expect(needed).toEqual([
       { file: 'root', by: 'root', have: 0, threshold: 2 },
       { file: 'targets', by: 'release', have: 0, threshold: 2 },
     ]);
     for (const name of ['alice', 'carol', 'dave', 'erin']) await signAs(name, 'first.json');
-    await bed.json('sitecast', ['release', 'submit', 'first.json', ...connection]);
+    await testbed.json('sitecast', ['release', 'submit', 'first.json', ...connection]);
     await image('one');
-    await bed.run('sitecast', [
+    await testbed.run('sitecast', [
       'release',
       'draft',
       'one',
@@ -368,7 +368,7 @@ describe('several key holders', () => {
       'release.json',
     ]);
     await signAs('dave', 'release.json', ...connection);
-    const early = await bed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
+    const early = await testbed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
     expect(early).toMatchObject({
       exitCode: 3,
       stderr: expect.stringContaining('1 of 2 signatures by release keys'),
@@ -376,18 +376,21 @@ describe('several key holders', () => {
     const shown = await signAs('erin', 'release.json', ...connection);
     expect(shown.stderr).toContain('adds release camera 1.0.0 (counter 1) for rpi4');
     // What is published is what the origin says, whatever title somebody gave the draft.
-    const draft = JSON.parse(await readFile(bed.path('release.json'), 'utf8'));
-    await writeFile(bed.path('release.json'), JSON.stringify({ ...draft, title: 'release camera 6.6.6' }));
-    const submitted = await bed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
+    const draft = JSON.parse(await readFile(testbed.path('release.json'), 'utf8'));
+    await writeFile(
+      testbed.path('release.json'),
+      JSON.stringify({ ...draft, title: 'release camera 6.6.6' }),
+    );
+    const submitted = await testbed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
     expect(submitted.stdout).toContain('published: release 1.0.0 of camera (counter 1)');
     expect(submitted.stdout).not.toContain('6.6.6');
-    const again = await bed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
+    const again = await testbed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
     expect(again).toMatchObject({ exitCode: 0 });
     expect(again.stdout).toContain('nothing to do');
     // Made for the state before this one: nobody signs it any more.
-    const stale = await readFile(bed.path('release.json'), 'utf8');
-    await writeFile(bed.path('stale.json'), stale.replace(/(expires\S+ \\"20)\d\d/g, '$199'));
-    const late = await bed.run('sitecast', [
+    const stale = await readFile(testbed.path('release.json'), 'utf8');
+    await writeFile(testbed.path('stale.json'), stale.replace(/(expires\S+ \\"20)\d\d/g, '$199'));
+    const late = await testbed.run('sitecast', [
       'release',
       'sign',
       'stale.json',
@@ -396,18 +399,27 @@ describe('several key holders', () => {
       ...connection,
     ]);
     expect(late).toMatchObject({ exitCode: 3, stderr: expect.stringContaining('SITECAST_VERSION_CONFLICT') });
-    expect((await bed.json('sitecast', ['release', 'list', ...connection])).releases).toHaveLength(1);
+    expect((await testbed.json('sitecast', ['release', 'list', ...connection])).releases).toHaveLength(1);
   });
 
   /** Makes a key on a machine of its own, whose public half alone comes here. */
   async function holder(name: string, role: string): Promise<void> {
-    await bed.json('sitecast', ['keys', 'create', role, '--name', name, '--no-passphrase', '--out', name]);
-    await mkdir(bed.path('keys'), { recursive: true });
-    await copyFile(bed.path(name, `${role}-${name}.pub`), bed.path('keys', `${role}-${name}.pub`));
+    await testbed.json('sitecast', [
+      'keys',
+      'create',
+      role,
+      '--name',
+      name,
+      '--no-passphrase',
+      '--out',
+      name,
+    ]);
+    await mkdir(testbed.path('keys'), { recursive: true });
+    await copyFile(testbed.path(name, `${role}-${name}.pub`), testbed.path('keys', `${role}-${name}.pub`));
   }
 
   async function signAs(name: string, draft: string, ...more: string[]) {
-    const finished = await bed.run('sitecast', ['release', 'sign', draft, '--keys', name, ...more]);
+    const finished = await testbed.run('sitecast', ['release', 'sign', draft, '--keys', name, ...more]);
     expect(finished).toMatchObject({ exitCode: 0 });
     return finished;
   }
@@ -419,46 +431,54 @@ describe('keys', () => {
     await image('one', 'first');
     await published('one', '1.0.0');
     for (const role of ['timestamp', 'snapshot', 'rollouts', 'deltas']) {
-      expect(await bed.json('sitecast', ['keys', 'rotate', role])).toMatchObject({
+      expect(await testbed.json('sitecast', ['keys', 'rotate', role])).toMatchObject({
         title: `another ${role} key`,
       });
     }
     for (const role of ['root', 'release']) {
-      const { keys } = await bed.json('sitecast', ['keys', 'list']);
+      const { keys } = await testbed.json('sitecast', ['keys', 'list']);
       const old = Array.isArray(keys) ? keys.find(key => key.role === role) : undefined;
-      const { publicKey } = await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
-      await bed.json('sitecast', ['keys', 'rotate', role, '--add', String(publicKey), '--remove', old.keyId]);
+      const { publicKey } = await testbed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
+      await testbed.json('sitecast', [
+        'keys',
+        'rotate',
+        role,
+        '--add',
+        String(publicKey),
+        '--remove',
+        old.keyId,
+      ]);
     }
-    await bed.json('sitecast', ['keys', 'renew', 'root']);
-    await bed.json('sitecast', ['keys', 'renew', 'release']);
+    await testbed.json('sitecast', ['keys', 'renew', 'root']);
+    await testbed.json('sitecast', ['keys', 'renew', 'release']);
     await image('two', 'second');
     await published('two', '2.0.0');
     expect(await versions()).toEqual(['1.0.0', '2.0.0']);
-    const status = await bed.json('sitecast', ['status']);
+    const status = await testbed.json('sitecast', ['status']);
     expect(status.versions).toMatchObject({ root: 6 });
     // Whoever began with the first root follows through all of it.
-    expect(await bed.json('sitecast', ['release', 'list', '--state', 'another'])).toMatchObject({
+    expect(await testbed.json('sitecast', ['release', 'list', '--state', 'another'])).toMatchObject({
       releases: [{}, {}],
     });
   });
 
   it('that a passphrase protects sign with it alone', async () => {
     const env = { SITECAST_PASSPHRASE: 'correct horse' };
-    await bed.json('sitecast', ['keys', 'create', 'root'], { env });
-    await bed.json('sitecast', ['keys', 'create', 'release'], { env });
+    await testbed.json('sitecast', ['keys', 'create', 'root'], { env });
+    await testbed.json('sitecast', ['keys', 'create', 'release'], { env });
     const init = ['init', '--origin', origin.url, '--token-file', 'origin/admin.token'];
-    const without = await bed.run('sitecast', init);
+    const without = await testbed.run('sitecast', init);
     expect(without).toMatchObject({
       exitCode: 2,
       stderr: expect.stringContaining('SITECAST_PASSPHRASE_MISSING'),
     });
-    const wrong = await bed.run('sitecast', init, { env: { SITECAST_PASSPHRASE: 'wrong horse' } });
+    const wrong = await testbed.run('sitecast', init, { env: { SITECAST_PASSPHRASE: 'wrong horse' } });
     expect(wrong).toMatchObject({
       exitCode: 5,
       stderr: expect.stringContaining('SITECAST_PASSPHRASE_WRONG'),
     });
-    await bed.json('sitecast', init, { env });
-    expect((await stat(bed.path('root.json'))).size).toBeGreaterThan(100);
+    await testbed.json('sitecast', init, { env });
+    expect((await stat(testbed.path('root.json'))).size).toBeGreaterThan(100);
   });
 });
 

@@ -1,36 +1,36 @@
 import { randomBytes } from 'node:crypto';
 import { cp, readFile, rm, writeFile } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { Bed, type Server } from './bed/processes.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
 
-let bed: Bed;
+let testbed: Testbed;
 let origin: Server;
 let gateway: Server;
 let port = '0';
 
 beforeEach(async () => {
-  bed = await Bed.open();
+  testbed = await Testbed.open();
   port = '0';
   await startOrigin();
-  await bed.foundRepository(origin);
+  await testbed.foundRepository(origin);
   await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'gw.token');
   await operate('token', 'create', '--join', '--kind', 'device', '--uses', '9', '--out', 'device.token');
   const args = ['serve', '--data', 'gw', '--token-file', 'gw.token', '--poll', '1s', ...quiet('0')];
-  gateway = await bed.serve('sitecast-gateway', args);
-  for (const slot of ['a', 'b']) await writeFile(bed.path(`${slot}.img`), '');
+  gateway = await testbed.serve('sitecast-gateway', args);
+  for (const slot of ['a', 'b']) await writeFile(testbed.path(`${slot}.img`), '');
 });
-afterEach(() => bed.close());
+afterEach(() => testbed.close());
 
 const quiet = (at: string) => ['--listen', `127.0.0.1:${at}`, '--log-level', 'error'];
-const operate = (...args: string[]) => bed.json('sitecast', args);
+const operate = (...args: string[]) => testbed.json('sitecast', args);
 
 async function startOrigin(): Promise<void> {
-  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
+  origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
   port = /:(\d+)$/.exec(origin.url)?.[1] ?? '0';
 }
 
 async function publish(version: string): Promise<void> {
-  await writeFile(bed.path(version), randomBytes(300_000), { flag: 'a' });
+  await writeFile(testbed.path(version), randomBytes(300_000), { flag: 'a' });
   await publishAgain(version);
 }
 
@@ -44,9 +44,9 @@ async function rollOut(version: string): Promise<string> {
 
 async function update(): Promise<Record<string, unknown>> {
   const newest = await versionNow();
-  await bed.until(() => gatewayHas(newest));
+  await testbed.until(() => gatewayHas(newest));
   const flags = `--data device --gateway ${gateway.url} --token-file device.token --product camera --hardware rpi4 --slot-a a.img --slot-b b.img --log-level error`;
-  const { stdout, stderr } = await bed.run('sitecast-agent', ['update', ...flags.split(' '), '--json']);
+  const { stdout, stderr } = await testbed.run('sitecast-agent', ['update', ...flags.split(' '), '--json']);
   if (stdout === '') throw new Error(stderr);
   return JSON.parse(stdout);
 }
@@ -65,14 +65,14 @@ async function versionNow(): Promise<number> {
 
 async function backUp(): Promise<void> {
   await origin.stop();
-  await cp(bed.path('origin'), bed.path('backup'), { recursive: true });
+  await cp(testbed.path('origin'), testbed.path('backup'), { recursive: true });
   await startOrigin();
 }
 
 async function restore(): Promise<void> {
   await origin.stop('SIGKILL');
-  await rm(bed.path('origin'), { recursive: true });
-  await cp(bed.path('backup'), bed.path('origin'), { recursive: true });
+  await rm(testbed.path('origin'), { recursive: true });
+  await cp(testbed.path('backup'), testbed.path('origin'), { recursive: true });
 }
 
 it('an origin restored from yesterday’s backup catches up with a gateway, goes on above it, with its rollouts paused', async () => {
@@ -88,10 +88,16 @@ it('an origin restored from yesterday’s backup catches up with a gateway, goes
   await publish('3.0.0');
   const id = await rollOut('3.0.0');
   const seen = await versionNow();
-  await bed.until(() => gatewayHas(seen));
+  await testbed.until(() => gatewayHas(seen));
 
   await restore();
-  const recovered = await bed.json('sitecast-origin', ['recover', '--data', 'origin', '--from', gateway.url]);
+  const recovered = await testbed.json('sitecast-origin', [
+    'recover',
+    '--data',
+    'origin',
+    '--from',
+    gateway.url,
+  ]);
   expect(recovered).toMatchObject({
     from: gateway.url,
     releases: [
@@ -118,13 +124,13 @@ it('an origin restored from yesterday’s backup catches up with a gateway, goes
   await operate('keys', 'rotate', 'rollouts');
   expect(await update()).toMatchObject({ state: 'completed' });
   // What the origin has lost comes again, then what has been told since: a command that ends takes some turns for that.
-  await bed.until(async () => {
+  await testbed.until(async () => {
     await update();
     const { counts } = await operate('rollout', 'status', id);
     return JSON.stringify(counts) === '{"completed":1}';
   }, 'the reports to come');
-  expect((await readFile(bed.path('a.img'))).equals(await readFile(bed.path('3.0.0')))).toBe(false);
-  expect((await readFile(bed.path('b.img'))).equals(await readFile(bed.path('3.0.0')))).toBe(true);
+  expect((await readFile(testbed.path('a.img'))).equals(await readFile(testbed.path('3.0.0')))).toBe(false);
+  expect((await readFile(testbed.path('b.img'))).equals(await readFile(testbed.path('3.0.0')))).toBe(true);
 });
 
 /** The log says of itself that it lost what came after the backup, and its chain holds. */
@@ -155,11 +161,11 @@ it('without anything newer to be had it just pauses the rollouts; and it says wh
   await publish('1.0.0');
   const id = await rollOut('1.0.0');
   await origin.stop();
-  const recover = () => bed.json('sitecast-origin', ['recover', '--data', 'origin']);
+  const recover = () => testbed.json('sitecast-origin', ['recover', '--data', 'origin']);
   expect(await recover()).toMatchObject({ paused: [id], laterEntries: 'unknown' });
   // What the first one has recorded is the log's end: nothing is lost again.
   expect(await recover()).toMatchObject({ paused: [], laterEntries: 'none' });
-  const deaf = await bed.run('sitecast-origin', [
+  const deaf = await testbed.run('sitecast-origin', [
     'recover',
     '--data',
     'origin',
@@ -168,7 +174,7 @@ it('without anything newer to be had it just pauses the rollouts; and it says wh
   ]);
   expect(deaf).toMatchObject({ exitCode: 4 });
   expect(deaf.stderr).toContain('SITECAST_MIRRORS_UNREAD');
-  const nothing = await bed.run('sitecast-origin', ['recover', '--data', 'nowhere']);
+  const nothing = await testbed.run('sitecast-origin', ['recover', '--data', 'nowhere']);
   expect(nothing.stderr).toContain('SITECAST_NOT_INITIALISED');
   await startOrigin();
   expect(await operate('rollout', 'status', id)).toMatchObject({ state: 'paused' });

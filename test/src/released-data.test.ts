@@ -2,10 +2,10 @@ import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { z } from 'zod';
-import { Bed, type Server } from './bed/processes.ts';
-import { unpackReleased } from './bed/released.ts';
-import { SlowLink } from './bed/slow-link.ts';
-import { bytesHeld } from './bed/swarm-bed.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
+import { unpackReleased } from './testbed/released.ts';
+import { SlowLink } from './testbed/slow-link.ts';
+import { bytesHeld } from './testbed/swarm-testbed.ts';
 
 const MIB = 2 ** 20;
 const IMAGE_BYTES = 4 * MIB;
@@ -27,7 +27,7 @@ const deviceSchema = z.looseObject({
   reports: z.array(z.looseObject({ report: z.looseObject({ epoch: z.string(), seq: z.number() }) })),
 });
 
-let bed: Bed;
+let testbed: Testbed;
 let releasedBin: string;
 let origin: Server;
 let gateway: Server;
@@ -36,13 +36,13 @@ let agent: Server;
 let wan: SlowLink;
 let lan: SlowLink;
 beforeAll(async () => {
-  bed = await Bed.open();
-  releasedBin = await unpackReleased(bed.path('released'));
+  testbed = await Testbed.open();
+  releasedBin = await unpackReleased(testbed.path('released'));
 });
 afterAll(async () => {
   wan.close();
   lan.close();
-  await bed.close();
+  await testbed.close();
 });
 
 type Build = { bin?: string };
@@ -50,7 +50,7 @@ const released = (): Build => ({ bin: releasedBin });
 const CURRENT: Build = {};
 
 const serveOrigin = (port: string, build: Build): Promise<Server> =>
-  bed.serve(
+  testbed.serve(
     'sitecast-origin',
     ['serve', '--data', 'origin', '--listen', `127.0.0.1:${port}`, ...QUIET],
     build,
@@ -58,11 +58,11 @@ const serveOrigin = (port: string, build: Build): Promise<Server> =>
 
 function serveGateway(port: string, build: Build, ...more: string[]): Promise<Server> {
   const about = ['--data', 'gateway', '--origin', wan.url, '--listen', `127.0.0.1:${port}`, '--poll', '1s'];
-  return bed.serve('sitecast-gateway', ['serve', ...about, '--no-peers', ...QUIET, ...more], build);
+  return testbed.serve('sitecast-gateway', ['serve', ...about, '--no-peers', ...QUIET, ...more], build);
 }
 
 const startAgent = (build: Build, ...more: string[]): Server =>
-  bed.start('sitecast-agent', [...DEVICE.split(' '), '--gateway', lan.url, ...QUIET, ...more], build);
+  testbed.start('sitecast-agent', [...DEVICE.split(' '), '--gateway', lan.url, ...QUIET, ...more], build);
 
 async function metric(name: string): Promise<number> {
   const text = await (await fetch(`${gateway.url}/metrics`)).text();
@@ -70,22 +70,23 @@ async function metric(name: string): Promise<number> {
 }
 
 async function statusOf(rollout: string, build: Build): Promise<z.infer<typeof statusSchema>> {
-  return statusSchema.parse(await bed.json('sitecast', ['rollout', 'status', rollout], build));
+  return statusSchema.parse(await testbed.json('sitecast', ['rollout', 'status', rollout], build));
 }
 
 async function deviceNow(): Promise<z.infer<typeof deviceSchema>> {
   const { devices } = z
     .looseObject({ devices: z.tuple([z.looseObject({ id: z.string() })]) })
-    .parse(await bed.json('sitecast', ['device', 'list']));
-  return deviceSchema.parse(await bed.json('sitecast', ['device', 'show', devices[0].id]));
+    .parse(await testbed.json('sitecast', ['device', 'list']));
+  return deviceSchema.parse(await testbed.json('sitecast', ['device', 'show', devices[0].id]));
 }
 
-const slots = (): Promise<Buffer[]> => Promise.all(['a.img', 'b.img'].map(name => readFile(bed.path(name))));
+const slots = (): Promise<Buffer[]> =>
+  Promise.all(['a.img', 'b.img'].map(name => readFile(testbed.path(name))));
 
 /** Publishes an image and rolls it out. @returns the image and the rollout's id */
 async function rollOut(version: string, ...more: string[]): Promise<{ image: Buffer; rollout: string }> {
   const image = randomBytes(IMAGE_BYTES);
-  await writeFile(bed.path(version), image);
+  await writeFile(testbed.path(version), image);
   const about = [
     '--product',
     'camera',
@@ -96,9 +97,9 @@ async function rollOut(version: string, ...more: string[]): Promise<{ image: Buf
     '--chunk-size',
     CHUNK_SIZES,
   ];
-  await bed.json('sitecast', ['release', 'publish', version, ...about], released());
+  await testbed.json('sitecast', ['release', 'publish', version, ...about], released());
   const start = ['rollout', 'start', 'camera', version, '--all-at-once', ...more];
-  const { id } = await bed.json('sitecast', start, released());
+  const { id } = await testbed.json('sitecast', start, released());
   return { image, rollout: String(id) };
 }
 
@@ -106,19 +107,19 @@ async function rollOut(version: string, ...more: string[]): Promise<{ image: Buf
 async function openReleasedSite(): Promise<void> {
   origin = await serveOrigin('0', released());
   for (const role of ['root', 'release'])
-    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase'], released());
+    await testbed.json('sitecast', ['keys', 'create', role, '--no-passphrase'], released());
   const found = ['init', '--origin', origin.url, '--token-file', 'origin/admin.token'];
-  await bed.json('sitecast', found, released());
+  await testbed.json('sitecast', found, released());
   const token = ['token', 'create', '--join', '--site', 'north', '--kind'];
   for (const kind of ['gateway', 'device'])
-    await bed.json('sitecast', [...token, kind, '--out', `${kind}.token`], released());
+    await testbed.json('sitecast', [...token, kind, '--out', `${kind}.token`], released());
   wan = await SlowLink.open(origin.url, Number.POSITIVE_INFINITY);
   gateway = await serveGateway('0', released(), '--token-file', 'gateway.token');
   lan = await SlowLink.open(gateway.url, Number.POSITIVE_INFINITY);
-  for (const slot of ['a.img', 'b.img']) await writeFile(bed.path(slot), '');
+  for (const slot of ['a.img', 'b.img']) await writeFile(testbed.path(slot), '');
   agent = startAgent(released(), '--token-file', 'device.token');
   const { rollout } = await rollOut('1.0.0');
-  await bed.until(
+  await testbed.until(
     async () => (await statusOf(rollout, released())).counts.completed === 1,
     'the first release',
   );
@@ -129,7 +130,7 @@ async function openReleasedSite(): Promise<void> {
 async function cutOffWithAll(cachedBytes: number): Promise<void> {
   const timestamp = async (url: string): Promise<string> =>
     (await fetch(`${url}/metadata/timestamp.json`)).text();
-  await bed.until(
+  await testbed.until(
     async () =>
       (await timestamp(gateway.url)) === (await timestamp(origin.url)) &&
       (await metric('sitecast_cache_bytes')) >= cachedBytes,
@@ -142,8 +143,8 @@ async function cutOffWithAll(cachedBytes: number): Promise<void> {
 async function fillHalf(image: Buffer): Promise<number> {
   lan.pace(LAN_BYTES_PER_S);
   agent = startAgent(released());
-  await bed.until(async () => bytesHeld(await slots(), image) > IMAGE_BYTES * 0.4, 'a half-filled slot');
-  await bed.until(async () => (await metric('sitecast_outbox_reports')) > 0, 'a report in the outbox');
+  await testbed.until(async () => bytesHeld(await slots(), image) > IMAGE_BYTES * 0.4, 'a half-filled slot');
+  await testbed.until(async () => (await metric('sitecast_outbox_reports')) > 0, 'a report in the outbox');
   await agent.stop('SIGKILL');
   return bytesHeld(await slots(), image);
 }
@@ -154,7 +155,10 @@ const portOf = ({ url }: Server): string => new URL(url).port;
 async function goOn(rollout: string): Promise<void> {
   lan.receivedBytes = 0;
   agent = startAgent(CURRENT);
-  await bed.until(async () => (await statusOf(rollout, CURRENT)).state === 'completed', 'the rollout to end');
+  await testbed.until(
+    async () => (await statusOf(rollout, CURRENT)).state === 'completed',
+    'the rollout to end',
+  );
   expect((await statusOf(rollout, CURRENT)).counts).toMatchObject({ completed: 1 });
 }
 
@@ -164,7 +168,7 @@ it('goes on with the data directories of the released build: a paused rollout, a
   await cutOffWithAll(2 * IMAGE_BYTES);
   const heldBytes = await fillHalf(image);
   expect(heldBytes).toBeLessThan(IMAGE_BYTES * 0.9);
-  await bed.json('sitecast', ['rollout', 'pause', rollout], released());
+  await testbed.json('sitecast', ['rollout', 'pause', rollout], released());
   const before = await deviceNow();
   for (const server of [origin, gateway]) await server.stop('SIGKILL');
 
@@ -174,7 +178,7 @@ it('goes on with the data directories of the released build: a paused rollout, a
   expect((await statusOf(rollout, CURRENT)).state).toBe('paused');
   wan.mend();
   // What the gateway and the device have kept arrives, in its order.
-  await bed.until(async () => (await metric('sitecast_outbox_reports')) === 0, 'the outbox to be empty');
+  await testbed.until(async () => (await metric('sitecast_outbox_reports')) === 0, 'the outbox to be empty');
   const {
     chains: [chain],
     id,
@@ -183,7 +187,7 @@ it('goes on with the data directories of the released build: a paused rollout, a
   expect(chain?.seq).toBeGreaterThan(before.chains[0]?.seq ?? 0);
 
   lan.pace(Number.POSITIVE_INFINITY);
-  await bed.json('sitecast', ['rollout', 'resume', rollout]);
+  await testbed.json('sitecast', ['rollout', 'resume', rollout]);
   await goOn(rollout);
   expect(lan.receivedBytes).toBeLessThan(IMAGE_BYTES - heldBytes + SLACK_BYTES);
   expect((await slots()).some(slot => slot.equals(image))).toBe(true);

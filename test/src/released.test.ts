@@ -1,8 +1,8 @@
 import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Bed, type Server } from './bed/processes.ts';
-import { unpackReleased } from './bed/released.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
+import { unpackReleased } from './testbed/released.ts';
 
 /** Where a command comes from: `released` is commit 51397eb's, `current` is this checkout's. */
 type Build = 'released' | 'current';
@@ -10,7 +10,7 @@ type Side = 'origin' | 'gateway' | 'agent';
 
 const IMAGE_BYTES = 300_000;
 
-let bed: Bed;
+let testbed: Testbed;
 let releasedBin: string;
 let origin: Server;
 const running: Partial<Record<Side, Server>> = {};
@@ -18,17 +18,17 @@ const ports: Partial<Record<Side, string>> = {};
 const images = new Map<string, Buffer>();
 
 beforeAll(async () => {
-  bed = await Bed.open();
-  releasedBin = await unpackReleased(bed.path('released'));
+  testbed = await Testbed.open();
+  releasedBin = await unpackReleased(testbed.path('released'));
 });
-afterAll(() => bed.close());
+afterAll(() => testbed.close());
 
 const of = (build: Build): { bin?: string } => (build === 'released' ? { bin: releasedBin } : {});
 
 /** Ends one side, if it runs, and starts it from another build on the same data and address. */
 async function start(side: Side, build: Build): Promise<void> {
   expect(await running[side]?.stop()).not.toBe(1);
-  if (side === 'agent') running.agent = bed.start('sitecast-agent', agentFlags(), of(build));
+  if (side === 'agent') running.agent = testbed.start('sitecast-agent', agentFlags(), of(build));
   else {
     const about =
       side === 'origin'
@@ -36,7 +36,7 @@ async function start(side: Side, build: Build): Promise<void> {
         : 'serve --data gateway --token-file gateway.token --poll 1s'.split(' ');
     const listen = ['--listen', `127.0.0.1:${ports[side] ?? 0}`, '--log-level', 'warn'];
     const name = side === 'origin' ? 'sitecast-origin' : 'sitecast-gateway';
-    const server = await bed.serve(name, [...about, ...listen], of(build));
+    const server = await testbed.serve(name, [...about, ...listen], of(build));
     ports[side] = new URL(server.url).port;
     running[side] = server;
     if (side === 'origin') origin = server;
@@ -52,8 +52,8 @@ function agentFlags(data = 'agent', product = 'camera'): string[] {
 async function update(version: string, operator: Build, ...more: string[]): Promise<string> {
   const image = randomBytes(IMAGE_BYTES);
   images.set(version, image);
-  await writeFile(bed.path(version), image);
-  const operate = (...args: string[]) => bed.json('sitecast', args, of(operator));
+  await writeFile(testbed.path(version), image);
+  const operate = (...args: string[]) => testbed.json('sitecast', args, of(operator));
   const about = ['--product', 'camera', '--version', version, '--hardware', 'rpi4'];
   await operate('release', 'publish', version, ...about);
   const { id } = await operate('rollout', 'start', 'camera', version, '--all-at-once', ...more);
@@ -62,16 +62,16 @@ async function update(version: string, operator: Build, ...more: string[]): Prom
 }
 
 async function untilCounted(id: string, state: string, operator: Build): Promise<void> {
-  await bed.until(async () => {
-    const { counts } = await bed.json('sitecast', ['rollout', 'status', id], of(operator));
+  await testbed.until(async () => {
+    const { counts } = await testbed.json('sitecast', ['rollout', 'status', id], of(operator));
     return JSON.stringify(counts).includes(`"${state}":1`);
   });
 }
 
 /** The released command sends a rollout back that this build's origin has completed, and the released agent goes. */
 async function sendBack(id: string): Promise<void> {
-  const operate = (...args: string[]) => bed.json('sitecast', args, of('released'));
-  await bed.until(async () => (await operate('rollout', 'status', id)).state === 'completed');
+  const operate = (...args: string[]) => testbed.json('sitecast', args, of('released'));
+  await testbed.until(async () => (await operate('rollout', 'status', id)).state === 'completed');
   expect(await operate('rollout', 'rollback', id, '--yes')).toMatchObject({ state: 'rollingBack' });
   await untilCounted(id, 'rolledBack', 'released');
   await operate('rollout', 'abort', id, '--yes');
@@ -84,46 +84,50 @@ async function sendBack(id: string): Promise<void> {
 async function nameOne(): Promise<void> {
   const flags = [...agentFlags('other', 'doorbell'), ...'--slot-a c.img --slot-b d.img'.split(' ')];
   const isSo = (said: object) =>
-    bed.until(async () => {
-      const text = await readFile(bed.path('other', 'status.json'), 'utf8').catch(() => '{}');
+    testbed.until(async () => {
+      const text = await readFile(testbed.path('other', 'status.json'), 'utf8').catch(() => '{}');
       const { enrolment, name }: Record<string, unknown> = JSON.parse(text);
       return JSON.stringify({ enrolment, name }) === JSON.stringify(said);
     });
-  const named = bed.start('sitecast-agent', [...flags, '--name', 'door-1']);
+  const named = testbed.start('sitecast-agent', [...flags, '--name', 'door-1']);
   await isSo({ enrolment: 'enrolled', name: 'door-1' });
   await named.stop();
-  const released = bed.start('sitecast-agent', flags, of('released'));
+  const released = testbed.start('sitecast-agent', flags, of('released'));
   await isSo({ enrolment: 'enrolled' });
   await released.stop();
-  const found = await bed.json('sitecast', ['device', 'list', '--product', 'doorbell']);
+  const found = await testbed.json('sitecast', ['device', 'list', '--product', 'doorbell']);
   expect(found).toMatchObject({ devices: [{ name: 'door-1', state: 'idle' }] });
 }
 
 /** What the origin knows of the device, by the word of its gateway. */
 async function presence(): Promise<unknown> {
-  const { devices } = await bed.json('sitecast', ['device', 'list', '--product', 'camera']);
+  const { devices } = await testbed.json('sitecast', ['device', 'list', '--product', 'camera']);
   return Array.isArray(devices) ? devices[0]?.presence : undefined;
 }
 
 /** Which slot holds an image. */
 async function slotOf(version: string): Promise<string | undefined> {
   for (const slot of ['a', 'b'])
-    if (images.get(version)?.equals(await readFile(bed.path(`${slot}.img`)))) return slot;
+    if (images.get(version)?.equals(await readFile(testbed.path(`${slot}.img`)))) return slot;
   return undefined;
 }
 
 it('updates a device across all mixtures of the released build and this one, on the same data', async () => {
   await start('origin', 'released');
   for (const role of ['root', 'release'])
-    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase'], of('released'));
-  await bed.json(
+    await testbed.json('sitecast', ['keys', 'create', role, '--no-passphrase'], of('released'));
+  await testbed.json(
     'sitecast',
     ['init', '--origin', origin.url, '--token-file', 'origin/admin.token'],
     of('released'),
   );
   const token = ['token', 'create', '--join', '--site', 'north', '--kind'];
-  await bed.json('sitecast', [...token, 'gateway', '--out', 'gateway.token'], of('released'));
-  await bed.json('sitecast', [...token, 'device', '--uses', '2', '--out', 'device.token'], of('released'));
+  await testbed.json('sitecast', [...token, 'gateway', '--out', 'gateway.token'], of('released'));
+  await testbed.json(
+    'sitecast',
+    [...token, 'device', '--uses', '2', '--out', 'device.token'],
+    of('released'),
+  );
   await start('gateway', 'released');
   await start('agent', 'released');
   await update('1.0.0', 'released');
@@ -132,7 +136,7 @@ it('updates a device across all mixtures of the released build and this one, on 
   await start('origin', 'current');
   // It soaks then, which the released command doesn't know: the next one may be started nevertheless.
   const soaking = await update('2.0.0', 'released', '--soak', '1h');
-  expect(await bed.json('sitecast', ['rollout', 'status', soaking])).toMatchObject({ state: 'active' });
+  expect(await testbed.json('sitecast', ['rollout', 'status', soaking])).toMatchObject({ state: 'active' });
   await update('3.0.0', 'current');
 
   // A renewed device behind a gateway that isn't.
@@ -143,7 +147,10 @@ it('updates a device across all mixtures of the released build and this one, on 
 
   await start('gateway', 'current');
   await update('5.0.0', 'current');
-  await bed.until(async () => (await presence()) === 'heard', 'the gateway to tell that it hears the device');
+  await testbed.until(
+    async () => (await presence()) === 'heard',
+    'the gateway to tell that it hears the device',
+  );
 
   // The new release fell back: the agent of the old one goes on with what the new one wrote.
   await start('agent', 'released');

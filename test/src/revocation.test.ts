@@ -2,34 +2,34 @@ import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { TestMember } from '@sitecast/origin/testing';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { Bed, type Server } from './bed/processes.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
 
-let bed: Bed;
+let testbed: Testbed;
 let origin: Server;
 let gateway: Server;
 
 beforeAll(async () => {
-  bed = await Bed.open();
-  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', '127.0.0.1:0']);
-  await bed.foundRepository(origin);
-  await writeFile(bed.path('image'), randomBytes(100_000));
+  testbed = await Testbed.open();
+  origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', '127.0.0.1:0']);
+  await testbed.foundRepository(origin);
+  await writeFile(testbed.path('image'), randomBytes(100_000));
   const about = ['--product', 'camera', '--version', '1.0.0', '--hardware', 'rpi4'];
-  await bed.json('sitecast', ['release', 'publish', 'image', ...about]);
+  await testbed.json('sitecast', ['release', 'publish', 'image', ...about]);
   const token = await joinToken('gateway', '--site', 'north');
   const args = ['serve', '--data', 'gateway', '--listen', '127.0.0.1:0', '--token', token];
-  gateway = await bed.serve('sitecast-gateway', args);
+  gateway = await testbed.serve('sitecast-gateway', args);
   // It's ready before it's let in.
-  await bed.until(async () => {
+  await testbed.until(async () => {
     const metrics = await (await fetch(`${gateway.url}/metrics`)).text();
     return metrics.includes('\nsitecast_enrolled 1');
   });
 });
-afterAll(() => bed.close());
+afterAll(() => testbed.close());
 
 async function joinToken(kind: string, ...args: string[]): Promise<string> {
   const out = `${kind}-${randomBytes(4).toString('hex')}.token`;
-  await bed.json('sitecast', ['token', 'create', '--join', '--kind', kind, ...args, '--out', out]);
-  return (await readFile(bed.path(out), 'utf8')).trim();
+  await testbed.json('sitecast', ['token', 'create', '--join', '--kind', kind, ...args, '--out', out]);
+  return (await readFile(testbed.path(out), 'utf8')).trim();
 }
 
 const member = (kind: 'device' | 'gateway') =>
@@ -44,15 +44,15 @@ it('a device that is revoked is refused by the origin at once, by its gateway wi
   const through = await atGateway(device).sendReports([first]);
   expect(through).toMatchObject({ status: expect.toSatisfy((status: number) => status < 300) });
 
-  await bed.json('sitecast', ['device', 'revoke', device.id]);
+  await testbed.json('sitecast', ['device', 'revoke', device.id]);
   const second = await device.next();
   expect(await device.sendReports([second])).toMatchObject({
     status: 403,
     body: { code: 'SITECAST_DEVICE_REVOKED' },
   });
-  await bed.until(async () => (await atGateway(device).sendReports([second])).status === 403);
+  await testbed.until(async () => (await atGateway(device).sendReports([second])).status === 403);
   expect(await atGateway(device).sendReports([second])).toMatchObject({ body: { code: 'SITECAST_REVOKED' } });
-  expect(await bed.json('sitecast', ['device', 'list', '--state', 'revoked'])).toMatchObject({
+  expect(await testbed.json('sitecast', ['device', 'list', '--state', 'revoked'])).toMatchObject({
     devices: [{ id: device.id }],
   });
 });
@@ -62,10 +62,12 @@ it('a gateway that is revoked is refused by the origin, and by other gateways', 
   expect((await other.enrol(await joinToken('gateway'), { site: 'south' })).status).toBe(200);
   const progress = { progress: [] };
   expect((await other.post('/site/v1/progress', progress)).status).toBe(202);
-  await bed.json('sitecast', ['gateway', 'revoke', other.id]);
+  await testbed.json('sitecast', ['gateway', 'revoke', other.id]);
   expect(await other.post('/site/v1/progress', progress)).toMatchObject({
     status: 403,
     body: { code: 'SITECAST_DEVICE_REVOKED' },
   });
-  await bed.until(async () => (await atGateway(other).post('/site/v1/progress', progress)).status === 403);
+  await testbed.until(
+    async () => (await atGateway(other).post('/site/v1/progress', progress)).status === 403,
+  );
 });

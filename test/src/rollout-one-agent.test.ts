@@ -4,18 +4,18 @@ import { readReport } from '@sitecast/shared/fleet';
 import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import { Identity } from '@sitecast/shared/identity';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
-import { Filter } from './bed/filter.ts';
-import { FleetBed } from './bed/fleet-bed.ts';
-import type { Server } from './bed/processes.ts';
+import { Filter } from './testbed/filter.ts';
+import { FleetTestbed } from './testbed/fleet-testbed.ts';
+import type { Server } from './testbed/testbed.ts';
 
 // One real agent, with slots in files and a health command that says when and how it ends.
 
 // One fleet of processes; each test has a product and an agent of its own.
 
-let fleet: FleetBed;
+let fleet: FleetTestbed;
 let filter: Filter;
 beforeAll(async () => {
-  fleet = await FleetBed.open(['north']);
+  fleet = await FleetTestbed.open(['north']);
   filter = await Filter.open(fleet.site('north').url);
 });
 afterAll(async () => {
@@ -43,7 +43,7 @@ beforeEach(async () => {
   for (const slot of ['a', 'b']) await writeFile(at(`${slot}.img`), '');
   await writeFile(at('says'), unlucky);
   startAgent();
-  await fleet.bed.until(async () => (await last()) !== undefined, 'the agent to say something');
+  await fleet.testbed.until(async () => (await last()) !== undefined, 'the agent to say something');
 });
 afterEach(async () => {
   letGo();
@@ -52,11 +52,11 @@ afterEach(async () => {
 });
 
 /** A file of this test. */
-const at = (name: string): string => fleet.bed.path(`${product}-${name}`);
+const at = (name: string): string => fleet.testbed.path(`${product}-${name}`);
 
 function startAgent(): void {
   const health = `while ! test -e ${at('verdict')}; do sleep 0.05; done; cat ${at('says')}; exit $(cat ${at('verdict')})`;
-  agent = fleet.bed.start('sitecast-agent', [
+  agent = fleet.testbed.start('sitecast-agent', [
     'run',
     ...`--data ${product} --gateway ${filter.url} --token-file ${at('token')} --product ${product} --hardware rpi4 --slot-a ${at('a.img')} --slot-b ${at('b.img')} --poll 1s --log-level error --no-peers`.split(
       ' ',
@@ -69,7 +69,7 @@ function startAgent(): void {
 /** What a boot loader does that has given up a slot: the machine starts again, in the other one. */
 async function comeUpIn(slot: 'A' | 'B'): Promise<void> {
   await agent.stop('SIGKILL');
-  const path = fleet.bed.path(product, 'boot.json');
+  const path = fleet.testbed.path(product, 'boot.json');
   const state: object = JSON.parse(await readFile(path, 'utf8'));
   await writeFile(path, JSON.stringify({ ...state, next: slot, trial: null }));
   startAgent();
@@ -102,7 +102,7 @@ async function last(): Promise<ShownReport | undefined> {
 
 async function untilLast(state: string, id: string): Promise<ShownReport | undefined> {
   let found: ShownReport | undefined;
-  await fleet.bed.until(async () => {
+  await fleet.testbed.until(async () => {
     found = await last();
     return found?.state === state && found.rollout?.id === id;
   });
@@ -110,17 +110,17 @@ async function untilLast(state: string, id: string): Promise<ShownReport | undef
 }
 
 async function agentStatus(): Promise<Record<string, unknown>> {
-  return await fleet.bed.json('sitecast-agent', ['status', '--data', product]);
+  return await fleet.testbed.json('sitecast-agent', ['status', '--data', product]);
 }
 
 /** Adds to the chain what version 0.1 made of a text that it cut inside of a character. */
 async function tellAsFirstRelease(message: string): Promise<void> {
-  const path = fleet.bed.path(product, 'reports.jsonl');
+  const path = fleet.testbed.path(product, 'reports.jsonl');
   const newest = readReport(JSON.parse((await readFile(path, 'utf8')).trim().split('\n').at(-1) ?? ''));
   const { epoch, seq, ...rest } = newest.document;
   const previous = createHash('sha256').update(newest.payload).digest('hex');
   const report = { ...rest, epoch, seq: seq + 1, previous, reason: { code: 'healthFailed', message } };
-  const envelope = await sealUnchecked(report, await Identity.open(fleet.bed.path(product)));
+  const envelope = await sealUnchecked(report, await Identity.open(fleet.testbed.path(product)));
   await appendFile(path, `${JSON.stringify(envelope)}\n`);
 }
 
@@ -130,14 +130,14 @@ const imageIn = async (slot: 'a' | 'b', version = '2.0.0'): Promise<boolean> =>
 it('an abort during the download: nothing is installed, and the device says that it stopped', async () => {
   holdChunks();
   const id = await fleet.rollOut(product, '--all-at-once');
-  await fleet.bed.until(async () => isHeld);
+  await fleet.testbed.until(async () => isHeld);
   await untilLast('downloading', id);
   await fleet.operate('rollout', 'abort', id, '--yes');
   // Told while the chunks are still on their way.
   const stopped = await untilLast('idle', id);
   expect(stopped).toMatchObject({ reason: { code: 'SITECAST_ROLLOUT_STOPPED' } });
   letGo();
-  await fleet.bed.json('sitecast-agent', ['update', '--data', product]);
+  await fleet.testbed.json('sitecast-agent', ['update', '--data', product]);
   expect(await agentStatus()).toMatchObject({ booted: 'A' });
   expect(await imageIn('b')).toBe(false);
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted', failures: [] });
@@ -150,9 +150,9 @@ async function toldAll(id: string): Promise<void> {
   await agent.stop('SIGKILL');
   await tellAsFirstRelease(`${unlucky} from the first release`.slice(-421));
   startAgent();
-  await fleet.bed.until(async () => (await last())?.reason?.message.endsWith('first release') === true);
+  await fleet.testbed.until(async () => (await last())?.reason?.message.endsWith('first release') === true);
   expect((await last())?.reason?.message).toBe(`\ufffd${'😀'.repeat(198)}x from the first release`);
-  await fleet.bed.until(async () => Reflect.get(Object((await agentStatus()).reports), 'pending') === 0);
+  await fleet.testbed.until(async () => Reflect.get(Object((await agentStatus()).reports), 'pending') === 0);
 }
 
 it.each([
@@ -168,7 +168,7 @@ it.each([
   expect(ended).toMatchObject({ release: { version: '2.0.0' }, booted: { slot: booted } });
   expect(await imageIn('b')).toBe(true);
   // It stays where it is: nobody ordered more.
-  await fleet.bed.json('sitecast-agent', ['update', '--data', product]);
+  await fleet.testbed.json('sitecast-agent', ['update', '--data', product]);
   expect(await agentStatus()).toMatchObject({ booted, update: null });
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted' });
   await also(id);
@@ -187,14 +187,14 @@ it('a boot loader that gives up a release long after its success stops the rollo
     reason: { code: 'bootCountExhausted' },
     booted: { slot: 'A' },
   });
-  await fleet.bed.until(async () => (await fleet.status(id)).state === 'paused');
+  await fleet.testbed.until(async () => (await fleet.status(id)).state === 'paused');
   expect(await fleet.status(id)).toMatchObject({ stop: { why: 'failures' }, figures: { failed: 1 } });
-  await fleet.bed.until(async () => (await agentStatus()).booted === 'A');
+  await fleet.testbed.until(async () => (await agentStatus()).booted === 'A');
   expect(await agentStatus()).toMatchObject({
     barred: [{ version: '2.0.0', reason: { code: 'bootCountExhausted' } }],
     lastFailure: { reason: { code: 'bootCountExhausted' } },
   });
-  const { stdout } = await fleet.bed.run('sitecast-agent', ['status', '--data', product]);
+  const { stdout } = await fleet.testbed.run('sitecast-agent', ['status', '--data', product]);
   expect(stdout).toMatch(/barred +2\.0\.0: bootCountExhausted/);
 });
 
@@ -209,7 +209,7 @@ it('a device that cannot go back to where it came from is shown, and goes to the
   expect(stuck).toMatchObject({ reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' } });
   expect(await fleet.status(id)).toMatchObject({ state: 'rollingBack', figures: { blocked: 1 } });
 
-  const refused = await fleet.bed.run('sitecast', ['rollout', 'rollback', id, '--to', '2.0.0', '--yes']);
+  const refused = await fleet.testbed.run('sitecast', ['rollout', 'rollback', id, '--to', '2.0.0', '--yes']);
   expect(refused).toMatchObject({ exitCode: 2 });
   expect(refused.stderr).toContain('SITECAST_ROLLBACK_TARGET');
   const named = ['rollout', 'rollback', id, '--to', '1.0.0', '--yes'];
@@ -222,6 +222,6 @@ it('a device that cannot go back to where it came from is shown, and goes to the
   expect(back).toMatchObject({ release: { version: '1.0.0' }, booted: { slot: 'A' } });
   expect(await imageIn('a', '1.0.0')).toBe(true);
   expect(await fleet.status(id)).toMatchObject({ figures: { returned: 1, failed: 0 } });
-  const { stdout } = await fleet.bed.run('sitecast', ['rollout', 'status', id]);
+  const { stdout } = await fleet.testbed.run('sitecast', ['rollout', 'status', id]);
   expect(stdout).toMatch(/sent back to 1\.0\.0 \(1\) by/);
 });

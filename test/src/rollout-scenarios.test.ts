@@ -1,13 +1,13 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Filter } from './bed/filter.ts';
-import { FleetBed } from './bed/fleet-bed.ts';
-import type { LightDevice } from './bed/light-device.ts';
+import { Filter } from './testbed/filter.ts';
+import { FleetTestbed } from './testbed/fleet-testbed.ts';
+import type { LightDevice } from './testbed/light-device.ts';
 
 // One fleet of processes; each test has a product and devices of its own.
 
-let fleet: FleetBed;
+let fleet: FleetTestbed;
 beforeAll(async () => {
-  fleet = await FleetBed.open(['north', 'south', 'west']);
+  fleet = await FleetTestbed.open(['north', 'south', 'west']);
 });
 afterAll(() => fleet.close());
 
@@ -110,7 +110,7 @@ describe('a bad release', () => {
     await fleet.turnUntil(product, id, ({ settledAt }) => settledAt !== undefined);
     const [device] = running(devices, '2.0.0');
     await device?.fallBackLate(isNamed ? { id, attempt: 1 } : undefined);
-    await fleet.bed.until(async () => (await fleet.status(id)).state === 'paused');
+    await fleet.testbed.until(async () => (await fleet.status(id)).state === 'paused');
     expect(await fleet.status(id)).toMatchObject({
       stop: { why: 'failures' },
       figures: { failed: 1, well: 5 },
@@ -164,7 +164,7 @@ it('a site that goes dark in the middle stops nothing and sends nobody back; lat
   await fleet.turn(product, device => (isSouth(device) ? 'hangs' : 'well'));
   const begun = reachedBy(devices, id).filter(isSouth).length;
   expect(begun).toBeGreaterThan(0);
-  await fleet.bed.until(async () => Number(figuresOf(await fleet.status(id)).running) === begun);
+  await fleet.testbed.until(async () => Number(figuresOf(await fleet.status(id)).running) === begun);
   await fleet.killGateway(south);
   // Nobody is past the deadline yet: the stage waits.
   await fleet.turn(product);
@@ -202,7 +202,9 @@ it('a gateway that withholds reports makes neither success nor failure, and no s
     const affected = atWest.filter(device => reachedBy([device], id).length > 0);
     expect(affected.length).toBeGreaterThan(0);
     const [bystander] = await fleet.enrol('west', 'bystander', 1);
-    await fleet.bed.until(async () => Number(figuresOf(await fleet.status(id)).running) === affected.length);
+    await fleet.testbed.until(
+      async () => Number(figuresOf(await fleet.status(id)).running) === affected.length,
+    );
     // Metadata go through, reports don't: the devices are well, and nobody knows.
     filter.rule = ({ path }) => (path === '/site/v1/reports' ? { status: 202, body: {} } : 'pass');
     await fleet.turn(product);
@@ -228,11 +230,11 @@ it('a gateway that withholds reports makes neither success nor failure, and no s
     filter.rule = () => 'pass';
     await bystander?.say({ state: 'idle', reason: { code: 'SITECAST_STILL_HERE', message: 'nothing new' } });
     await bystander?.deliver();
-    await fleet.bed.until(async () => {
+    await fleet.testbed.until(async () => {
       const { last } = await fleet.operate('device', 'show', bystander?.id ?? '');
       return JSON.stringify(last).includes('SITECAST_STILL_HERE');
     });
-    await fleet.bed.until(async () => (await fleet.status(id)).state !== 'active');
+    await fleet.testbed.until(async () => (await fleet.status(id)).state !== 'active');
     const silent = await fleet.status(id);
     expect(silent).toMatchObject({
       state: 'paused',

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { FleetBed } from './bed/fleet-bed.ts';
+import { FleetTestbed } from './testbed/fleet-testbed.ts';
 
-let fleet: FleetBed;
+let fleet: FleetTestbed;
 beforeAll(async () => {
-  fleet = await FleetBed.open(['north']);
+  fleet = await FleetTestbed.open(['north']);
 });
 afterAll(() => fleet.close());
 
@@ -44,7 +44,7 @@ it('sitecast rollout start: what each flag says is in the rollout', async () => 
     download: 'window',
     notBefore: '2030-01-31T00:00:00.000Z',
   });
-  const { stdout } = await fleet.bed.run('sitecast', ['rollout', 'status', String(started)]);
+  const { stdout } = await fleet.testbed.run('sitecast', ['rollout', 'status', String(started)]);
   expect(stdout).toContain(
     'terms: activates Mon-Fri 01:00-05:00, downloads then, too; not before 2030-01-31T00:00:00.000Z; at most 10 % of a site down at once; obeyed 6 h offline',
   );
@@ -57,7 +57,7 @@ it('what steers a rollout says how many devices it touches before it does', asyn
   let id = await fleet.rollOut('steered', ...start);
   for (const act of ['pause', 'resume', 'retry', 'advance', 'rollback', 'abort', 'complete']) {
     if (act === 'complete') id = await fleet.rollOut('steered', ...start);
-    const { exitCode, stderr, stdout } = await fleet.bed.run('sitecast', ['rollout', act, id]);
+    const { exitCode, stderr, stdout } = await fleet.testbed.run('sitecast', ['rollout', act, id]);
     expect(exitCode).toBe(0);
     expect(stderr).toMatch(new RegExp(`^${act} rollout ${id} .*: touches \\d+ devices? \\(`));
     expect(stdout).toContain(`rollout ${id} of steered 2.0.0 is `);

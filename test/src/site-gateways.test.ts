@@ -2,27 +2,27 @@ import { randomBytes } from 'node:crypto';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { type ChunkId, ChunkIndex, chunkPath } from '@sitecast/shared/content';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { Filter } from './bed/filter.ts';
-import { Bed, type Server } from './bed/processes.ts';
+import { Filter } from './testbed/filter.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
 
 const IMAGE_BYTES = 6 * 2 ** 20;
 /** Those that may be under way to the killed gateway, and are fetched once more by the one that is left. */
 const MAX_SECOND_COPIES = 32;
 
-let bed: Bed;
+let testbed: Testbed;
 let origin: Server;
 let wan: Filter;
 const asked = new Map<string, number>();
 
 beforeEach(async () => {
   asked.clear();
-  bed = await Bed.open();
+  testbed = await Testbed.open();
   for (const role of ['root', 'release'])
-    await bed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
-  await bed.json('sitecast', ['keys', 'create', 'fleet']);
+    await testbed.json('sitecast', ['keys', 'create', role, '--no-passphrase']);
+  await testbed.json('sitecast', ['keys', 'create', 'fleet']);
   const fleet = ['--gossip-listen', '/ip4/127.0.0.1/tcp/0', '--fleet-key-file', 'keys/fleet.key'];
-  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet, ...fleet]);
-  await bed.json('sitecast', ['init', '--origin', origin.url, '--token-file', 'origin/admin.token']);
+  origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet, ...fleet]);
+  await testbed.json('sitecast', ['init', '--origin', origin.url, '--token-file', 'origin/admin.token']);
   wan = await Filter.open(origin.url);
   wan.rule = ({ path }) => {
     if (path.startsWith('/chunks/')) asked.set(path, (asked.get(path) ?? 0) + 1);
@@ -31,7 +31,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   wan.close();
-  await bed.close();
+  await testbed.close();
 });
 
 const quiet = ['--listen', '127.0.0.1:0', '--log-level', 'error'];
@@ -42,7 +42,7 @@ async function startGateway(
   { from = wan.url, more = [] }: { from?: string; more?: readonly string[] } = {},
 ): Promise<Server> {
   const about = ['--kind', 'gateway', '--site', site, '--out', `${name}.token`];
-  await bed.json('sitecast', ['token', 'create', '--join', ...about]);
+  await testbed.json('sitecast', ['token', 'create', '--join', ...about]);
   const upstream = ['--token-file', `${name}.token`, '--origin', from, '--poll', '1s'];
   const gossip = [
     '--gossip-listen',
@@ -52,18 +52,18 @@ async function startGateway(
     '--no-mdns',
   ];
   const args = ['serve', '--data', name, ...upstream, ...gossip, ...quiet, ...more];
-  const gateway = await bed.serve('sitecast-gateway', args);
-  await bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+  const gateway = await testbed.serve('sitecast-gateway', args);
+  await testbed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
   return gateway;
 }
 
 /** Publishes a release of fresh bytes and rolls it out. @returns the ids of its chunks */
 async function release(version: string): Promise<ChunkId[]> {
-  await writeFile(bed.path(version), randomBytes(IMAGE_BYTES));
+  await writeFile(testbed.path(version), randomBytes(IMAGE_BYTES));
   const about = ['--product', 'camera', '--version', version, '--hardware', 'rpi4'];
-  await bed.json('sitecast', ['release', 'publish', version, ...about]);
-  await bed.json('sitecast', ['rollout', 'start', 'camera', version, '--all-at-once']);
-  const folder = bed.path('origin', 'repository', 'targets', 'releases');
+  await testbed.json('sitecast', ['release', 'publish', version, ...about]);
+  await testbed.json('sitecast', ['rollout', 'start', 'camera', version, '--all-at-once']);
+  const folder = testbed.path('origin', 'repository', 'targets', 'releases');
   const indexes = (await readdir(folder)).filter(name => name.endsWith(`camera-${version[0]}.caibx`));
   const index = ChunkIndex.decode(await readFile(`${folder}/${indexes[0]}`));
   return Array.from({ length: index.count }, (_, at) => index.idAt(at));
@@ -98,13 +98,13 @@ it('two gateways that the origin has made known to each other fetch each chunk o
   const one = await startGateway('one', 'lisbon');
   const two = await startGateway('two', 'lisbon');
   for (const gateway of [one, two]) {
-    await bed.until(async () => (await metric(gateway, 'sitecast_site_gateways')) === 2);
+    await testbed.until(async () => (await metric(gateway, 'sitecast_site_gateways')) === 2);
     // The origin, and each other.
-    await bed.until(async () => (await metric(gateway, 'sitecast_gossip_connections')) === 2);
+    await testbed.until(async () => (await metric(gateway, 'sitecast_gossip_connections')) === 2);
   }
   const ids = await release('1.0.0');
-  const timestamp = await readFile(bed.path('origin', 'repository', 'metadata', 'timestamp.json'));
-  for (const gateway of [one, two]) await bed.until(() => hasServed(gateway, timestamp));
+  const timestamp = await readFile(testbed.path('origin', 'repository', 'metadata', 'timestamp.json'));
+  for (const gateway of [one, two]) await testbed.until(() => hasServed(gateway, timestamp));
 
   const half = ids.length >> 1;
   const askBoth = (id: ChunkId) => [one, one, two, two].map(gateway => statusOf(gateway, id));
@@ -114,7 +114,7 @@ it('two gateways that the origin has made known to each other fetch each chunk o
   expect(asked.size).toBe(half);
 
   const rest = ids.slice(half).map(id => [statusOf(one, id), statusOf(two, id)] as const);
-  await bed.until(async () => total() > half + 4);
+  await testbed.until(async () => total() > half + 4);
   await one.stop('SIGKILL');
   const left = await Promise.all(rest.map(([, atTwo]) => atTwo));
   await Promise.all(rest.flat());
@@ -131,11 +131,11 @@ it('two gateways that the origin has made known to each other fetch each chunk o
 it('a gateway whose way to the origin is cut gets new rollouts and their chunks from one at another site', async () => {
   const near = await startGateway('near', 'lisbon', { from: origin.url });
   const far = await startGateway('far', 'porto', { more: ['--upstream', near.url] });
-  await bed.until(async () => (await metric(far, 'sitecast_gossip_connections')) === 2);
+  await testbed.until(async () => (await metric(far, 'sitecast_gossip_connections')) === 2);
   wan.close();
   const ids = await release('1.0.0');
-  const timestamp = await readFile(bed.path('origin', 'repository', 'metadata', 'timestamp.json'));
-  await bed.until(() => hasServed(far, timestamp));
+  const timestamp = await readFile(testbed.path('origin', 'repository', 'metadata', 'timestamp.json'));
+  await testbed.until(() => hasServed(far, timestamp));
   const statuses = await Promise.all(ids.map(id => statusOf(far, id)));
   expect(new Set(statuses)).toEqual(new Set([200]));
   expect(total()).toBe(0);
@@ -145,12 +145,12 @@ it('a gateway whose way to the origin is cut gets new rollouts and their chunks 
 it('a gateway on an old root, amid others on a new one, follows to it through a neighbour', async () => {
   const near = await startGateway('near', 'lisbon', { from: origin.url });
   const far = await startGateway('far', 'porto', { more: ['--upstream', near.url] });
-  await bed.until(async () => (await metric(far, 'sitecast_gossip_connections')) === 2);
+  await testbed.until(async () => (await metric(far, 'sitecast_gossip_connections')) === 2);
   // It hears of the change, and can't go where it comes from.
   wan.rule = () => ({ status: 503, body: {} });
-  await bed.json('sitecast', ['keys', 'renew', 'root']);
+  await testbed.json('sitecast', ['keys', 'renew', 'root']);
   await release('1.0.0');
-  const timestamp = await readFile(bed.path('origin', 'repository', 'metadata', 'timestamp.json'));
-  await bed.until(() => hasServed(far, timestamp));
+  const timestamp = await readFile(testbed.path('origin', 'repository', 'metadata', 'timestamp.json'));
+  await testbed.until(() => hasServed(far, timestamp));
   expect((await fetch(`${far.url}/metadata/2.root.json`)).status).toBe(200);
 });

@@ -3,9 +3,9 @@ import { cp, readFile, rm, writeFile } from 'node:fs/promises';
 import { TestMember } from '@sitecast/origin/testing';
 import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
-import { Bed, type Server } from './bed/processes.ts';
+import { Testbed, type Server } from './testbed/testbed.ts';
 
-let bed: Bed;
+let testbed: Testbed;
 let origin: Server;
 let gateway: Server;
 
@@ -15,9 +15,9 @@ let tests = 0;
 
 // One site for all tests; each has a product and devices of its own.
 beforeAll(async () => {
-  bed = await Bed.open();
-  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet('0')]);
-  await bed.foundRepository(origin);
+  testbed = await Testbed.open();
+  origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet('0')]);
+  await testbed.foundRepository(origin);
   for (const out of ['gw.token', 'other.token'])
     await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', out);
   gateway = await startGateway('0');
@@ -30,15 +30,15 @@ beforeEach(async () => {
   const uses = ['--uses', '9', '--out', at('token')];
   await operate('token', 'create', '--join', '--kind', 'device', ...uses);
 });
-afterAll(() => bed.close());
+afterAll(() => testbed.close());
 
 /** A file of this test. */
-const at = (name: string): string => bed.path(`${product}-${name}`);
+const at = (name: string): string => testbed.path(`${product}-${name}`);
 const quiet = (port: string) => ['--listen', `127.0.0.1:${port}`, '--log-level', 'error'];
-const operate = (...args: string[]) => bed.json('sitecast', args);
+const operate = (...args: string[]) => testbed.json('sitecast', args);
 const startGateway = (port: string) =>
-  bed.serve('sitecast-gateway', ['serve', '--data', 'gw', '--token-file', 'gw.token', ...quiet(port)]);
-const untilReady = () => bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+  testbed.serve('sitecast-gateway', ['serve', '--data', 'gw', '--token-file', 'gw.token', ...quiet(port)]);
+const untilReady = () => testbed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
 
 async function publish(version: string): Promise<Buffer> {
   const bytes = randomBytes(300_000);
@@ -51,7 +51,7 @@ async function publish(version: string): Promise<Buffer> {
 async function rollOut(version: string): Promise<string> {
   const { id } = await operate('rollout', 'start', product, version, '--all-at-once');
   const newest = await timestampOf(origin);
-  await bed.until(async () => (await timestampOf(gateway)).equals(newest), 'the gateway to hear of it');
+  await testbed.until(async () => (await timestampOf(gateway)).equals(newest), 'the gateway to hear of it');
   return String(id);
 }
 
@@ -75,7 +75,7 @@ async function makeSlots(name: string): Promise<void> {
   for (const slot of ['a', 'b']) await writeFile(at(`${name}-${slot}.img`), '');
 }
 
-const update = (name: string) => bed.json('sitecast-agent', ['update', ...aloneFlagsOf(name)]);
+const update = (name: string) => testbed.json('sitecast-agent', ['update', ...aloneFlagsOf(name)]);
 const slot = (name: string, letter: 'a' | 'b') => readFile(at(`${name}-${letter}.img`));
 
 async function stateInRollout(id: string): Promise<unknown> {
@@ -95,11 +95,11 @@ it('a device that was cloned with its key is shown, and put in quarantine', asyn
   await update('one');
   await update('two');
   expect((await slot('one', 'a')).equals(image) && (await slot('two', 'a')).equals(image)).toBe(true);
-  await bed.until(async () => {
+  await testbed.until(async () => {
     const { devices } = await operate('device', 'list', '--product', product);
     return Array.isArray(devices) && devices.length === 1 && devices[0].quarantinedAt !== undefined;
   });
-  const { stdout } = await bed.run('sitecast', ['device', 'list']);
+  const { stdout } = await testbed.run('sitecast', ['device', 'list']);
   expect(stdout).toContain('quarantined');
 });
 
@@ -107,12 +107,12 @@ it('a gateway killed in the midst of a download is asked again once it is back, 
   const id = await rollOut('1.0.0');
   await makeSlots('one');
   const before = await chunkBytesSent();
-  const agent = bed.start('sitecast-agent', ['run', ...aloneFlagsOf('one')]);
+  const agent = testbed.start('sitecast-agent', ['run', ...aloneFlagsOf('one')]);
   const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
-  await bed.until(async () => (await chunkBytesSent()) > before);
+  await testbed.until(async () => (await chunkBytesSent()) > before);
   await gateway.stop('SIGKILL');
   gateway = await startGateway(port);
-  await bed.until(async () => JSON.stringify(await stateInRollout(id)) === '{"completed":1}');
+  await testbed.until(async () => JSON.stringify(await stateInRollout(id)) === '{"completed":1}');
   expect((await slot('one', 'b')).equals(await readFile(at('1.0.0')))).toBe(true);
   await agent.stop();
 });
@@ -126,7 +126,7 @@ it('join tokens that were used up and deleted are missed by nobody', async () =>
   const id = await rollOut('1.0.0');
   await makeSlots('one');
   expect(await update('one')).toMatchObject({ state: 'completed' });
-  for (const token of [bed.path('gw.token'), at('token')]) await rm(token);
+  for (const token of [testbed.path('gw.token'), at('token')]) await rm(token);
   const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
   await gateway.stop();
   gateway = await startGateway(port);
@@ -134,7 +134,7 @@ it('join tokens that were used up and deleted are missed by nobody', async () =>
   expect(await update('one')).toMatchObject({ state: 'idle' });
   expect(await stateInRollout(id)).toEqual({ completed: 1 });
   await makeSlots('two');
-  const newcomer = await bed.run('sitecast-agent', ['update', ...aloneFlagsOf('two')]);
+  const newcomer = await testbed.run('sitecast-agent', ['update', ...aloneFlagsOf('two')]);
   expect(newcomer).toMatchObject({ exitCode: 2 });
   expect(newcomer.stderr).toContain('SITECAST_JOIN_TOKEN_MISSING');
 });
@@ -144,12 +144,12 @@ it('a device waits for its first gateway, too', async () => {
   await makeSlots('one');
   const [, port = ''] = /:(\d+)$/.exec(gateway.url) ?? [];
   await gateway.stop();
-  const once = await bed.run('sitecast-agent', ['check', ...aloneFlagsOf('one')]);
+  const once = await testbed.run('sitecast-agent', ['check', ...aloneFlagsOf('one')]);
   expect(once).toMatchObject({ exitCode: 4 });
-  const agent = bed.start('sitecast-agent', ['run', ...flagsOf('one'), '--log-level', 'warn']);
-  await bed.until(async () => agent.output.includes('no gateway to begin with yet'));
+  const agent = testbed.start('sitecast-agent', ['run', ...flagsOf('one'), '--log-level', 'warn']);
+  await testbed.until(async () => agent.output.includes('no gateway to begin with yet'));
   gateway = await startGateway(port);
-  await bed.until(async () => (await slot('one', 'b')).length > 0);
+  await testbed.until(async () => (await slot('one', 'b')).length > 0);
   expect(await agent.stop()).toBe(0);
 });
 
@@ -158,25 +158,25 @@ it('an origin that is away keeps no device from an update that its gateway has, 
   for (const name of ['one', 'two']) await makeSlots(name);
   // So the gateway has the chunks.
   expect(await update('one')).toMatchObject({ state: 'completed' });
-  await bed.run('sitecast-agent', ['check', ...aloneFlagsOf('two')]);
+  await testbed.run('sitecast-agent', ['check', ...aloneFlagsOf('two')]);
   const [, port = ''] = /:(\d+)$/.exec(origin.url) ?? [];
   await origin.stop('SIGKILL');
   expect(await update('two')).toMatchObject({ state: 'completed' });
-  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
-  await bed.until(async () => JSON.stringify(await stateInRollout(id)) === '{"completed":2}');
+  origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
+  await testbed.until(async () => JSON.stringify(await stateInRollout(id)) === '{"completed":2}');
 });
 
 it('a gateway waits for an origin that is away at its first start, then serves; SIGTERM ends the waiting', async () => {
   const [, port = ''] = /:(\d+)$/.exec(origin.url) ?? [];
   await origin.stop();
   const args = ['serve', '--token-file', 'other.token', '--listen', '127.0.0.1:0'];
-  const idle = bed.start('sitecast-gateway', [...args, '--data', 'idle']);
-  await bed.until(async () => idle.output.includes('did not give the first root'));
+  const idle = testbed.start('sitecast-gateway', [...args, '--data', 'idle']);
+  await testbed.until(async () => idle.output.includes('did not give the first root'));
   expect(await idle.stop()).toBe(0);
-  const patient = bed.start('sitecast-gateway', [...args, '--data', 'patient']);
-  await bed.until(async () => patient.output.includes('nothing listens there'));
-  origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
-  await bed.until(async () => patient.output.includes('listens on'));
+  const patient = testbed.start('sitecast-gateway', [...args, '--data', 'patient']);
+  await testbed.until(async () => patient.output.includes('nothing listens there'));
+  origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet(port)]);
+  await testbed.until(async () => patient.output.includes('listens on'));
   expect(await patient.stop()).toBe(0);
 });
 
@@ -198,10 +198,10 @@ it('an enrolled device that floods takes little of the WAN and the disk, and hol
     }
   };
   const flooding = flood();
-  await bed.until(async () => statuses.includes(429), 'the flood to be refused');
+  await testbed.until(async () => statuses.includes(429), 'the flood to be refused');
   expect(await update('honest')).toMatchObject({ state: 'completed' });
   // The flooder is of the rollout, too, and says nothing of it.
-  await bed.until(async () => JSON.stringify(await stateInRollout(id)).includes('"completed":1'));
+  await testbed.until(async () => JSON.stringify(await stateInRollout(id)).includes('"completed":1'));
   end.abort();
   await flooding;
   // Of megabytes so much: what fits into 256 KiB at once, and what the honest one has to say.

@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import pLimit from 'p-limit';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Bed, type CommandName } from './bed/processes.ts';
+import { Testbed, type CommandName } from './testbed/testbed.ts';
 
 /** Texts that people and scripts depend on are recorded in `test/src/surface`; `npm run record:surface` records them anew. */
 const recorded = (name: string): string => `./surface/${name}.txt`;
@@ -18,14 +18,14 @@ const COMMANDS: readonly CommandName[] = [
 /** To start a process is what costs most here. */
 const atOnce = pLimit(2);
 
-let bed: Bed;
+let testbed: Testbed;
 /** Of each command, and of all below it. */
 const helpTexts = new Map<CommandName, string>();
 beforeAll(async () => {
-  bed = await Bed.open();
+  testbed = await Testbed.open();
   await Promise.all(COMMANDS.map(async name => helpTexts.set(name, await readHelp(name))));
 });
-afterAll(() => bed.close());
+afterAll(() => testbed.close());
 
 const subcommandsOf = (help: string): string[] =>
   [...(/\nCommands:\n((?: .*\n)*)/.exec(help)?.[1] ?? '').matchAll(/^ {2}([a-z-]+)/gm)]
@@ -34,7 +34,7 @@ const subcommandsOf = (help: string): string[] =>
 
 /** The help of a command and of all below it, each under its name. */
 async function readHelp(name: CommandName, path: readonly string[] = []): Promise<string> {
-  const { stdout, exitCode } = await atOnce(() => bed.run(name, [...path, '--help']));
+  const { stdout, exitCode } = await atOnce(() => testbed.run(name, [...path, '--help']));
   expect(exitCode).toBe(0);
   const below = await Promise.all(subcommandsOf(stdout).map(sub => readHelp(name, [...path, sub])));
   return [`==== ${[name, ...path].join(' ')}\n\n${stdout}`, ...below].join('\n');
@@ -59,8 +59,8 @@ describe('a configuration file', () => {
   it('may hold the keys that are recorded, for an operator', async () => {
     const keys: string[] = [];
     for (const key of optionsOf(helpOf('sitecast')).keys()) {
-      await writeFile(bed.path('keys.yaml'), `${key}: x\n`);
-      const { stderr } = await bed.run('sitecast', ['product', 'list', '--config', 'keys.yaml']);
+      await writeFile(testbed.path('keys.yaml'), `${key}: x\n`);
+      const { stderr } = await testbed.run('sitecast', ['product', 'list', '--config', 'keys.yaml']);
       if (!isUnknown(stderr, key)) keys.push(key);
     }
     await expect(`${keys.toSorted().join('\n')}\n`).toMatchFileSnapshot(recorded('config-keys-sitecast'));
@@ -97,8 +97,8 @@ describe('a configuration file', () => {
     const own = optionsOf(help.split(/^==== /m)[0] ?? '');
     for (const key of ['help', 'config', 'json']) own.delete(key);
     const lines = [...own].map(([key, value]) => `${key}: ${VALUES[key] ?? VALUES[value] ?? 'x'}`);
-    await writeFile(bed.path(`${name}.yaml`), [...lines, 'last-of-all: x', ''].join('\n'));
-    const { stderr, exitCode } = await bed.run(name, [action, '--config', `${name}.yaml`]);
+    await writeFile(testbed.path(`${name}.yaml`), [...lines, 'last-of-all: x', ''].join('\n'));
+    const { stderr, exitCode } = await testbed.run(name, [action, '--config', `${name}.yaml`]);
     // The first key that isn't known is told: all before it are.
     expect([exitCode, isUnknown(stderr, 'last-of-all') || stderr]).toEqual([2, true]);
     await expect(`${[...own.keys()].toSorted().join('\n')}\n`).toMatchFileSnapshot(
@@ -139,16 +139,16 @@ describe('the metrics', () => {
 
   it('of origin and gateway are those that are recorded', async () => {
     const listen = ['--listen', '127.0.0.1:0', '--log-level', 'error'];
-    const origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...listen]);
-    await bed.foundRepository(origin);
-    await writeFile(bed.path('image'), 'an image');
+    const origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...listen]);
+    await testbed.foundRepository(origin);
+    await writeFile(testbed.path('image'), 'an image');
     const about = ['--product', 'camera', '--version', '1.0.0', '--hardware', 'rpi4'];
-    await bed.json('sitecast', ['release', 'publish', 'image', ...about]);
+    await testbed.json('sitecast', ['release', 'publish', 'image', ...about]);
     const token = ['token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'g.token'];
-    await bed.json('sitecast', token);
+    await testbed.json('sitecast', token);
     const follow = ['serve', '--data', 'gateway', '--token-file', 'g.token', '--no-peers', '--poll', '1s'];
-    const gateway = await bed.serve('sitecast-gateway', [...follow, ...listen]);
-    await bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+    const gateway = await testbed.serve('sitecast-gateway', [...follow, ...listen]);
+    await testbed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
     // What is sent is counted once a file has gone out.
     expect((await fetch(`${gateway.url}/metadata/timestamp.json`)).status).toBe(200);
     for (const { name, url } of [origin, gateway]) {

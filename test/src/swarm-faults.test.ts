@@ -4,18 +4,18 @@ import { get } from 'node:http';
 import { ChunkIndex } from '@sitecast/shared/content';
 import { Strangers } from '@sitecast/shared/swarm/testing';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
-import { HostilePeer, type Manner } from './bed/hostile-peer.ts';
-import { IMAGE_BYTES, SwarmBed, THREE } from './bed/swarm-bed.ts';
+import { HostilePeer, type Manner } from './testbed/hostile-peer.ts';
+import { IMAGE_BYTES, SwarmTestbed, THREE } from './testbed/swarm-testbed.ts';
 
 const MIB = 2 ** 20;
 const MANNERS: readonly Manner[] = ['lies', 'hangs', 'boasts', 'trickles', 'babbles', 'oversized'];
 
 // One site for all tests; each has an image of its own.
 
-let site: SwarmBed;
+let site: SwarmTestbed;
 const hostile: HostilePeer[] = [];
 beforeAll(async () => {
-  site = await SwarmBed.openWithThree();
+  site = await SwarmTestbed.openWithThree();
 });
 afterEach(async () => {
   await Promise.all(hostile.splice(0).map(peer => peer.close()));
@@ -26,7 +26,7 @@ afterAll(() => site.close());
 const inAnHour = (): string => new Date(Date.now() + 3_600_000).toISOString();
 
 async function join(): Promise<HostilePeer> {
-  const token = (await readFile(site.bed.path('device.token'), 'utf8')).trim();
+  const token = (await readFile(site.testbed.path('device.token'), 'utf8')).trim();
   const peer = await HostilePeer.join(site.gateway.lan.url, token);
   hostile.push(peer);
   return peer;
@@ -41,7 +41,7 @@ it('a WAN that is cut in the middle holds up what the site lacks, until it is ba
   await site.untilSiteHas(image, IMAGE_BYTES / 4, ...THREE);
   wan.cut();
   const before = wan.receivedBytes;
-  await site.bed.until(async () => wan.refused > 3, 'the gateway to miss it');
+  await site.testbed.until(async () => wan.refused > 3, 'the gateway to miss it');
   wan.mend();
   await site.untilCompleted(id, THREE.length);
   for (const name of THREE) expect(await site.isRight(name, image)).toBe(true);
@@ -85,7 +85,7 @@ it('strangers that fill the ports of a device and of the gateway keep nobody fro
     expect(await statusFrom('127.0.0.20', site.gateway.url)).toBe(200);
     await site.untilCompleted(await site.rollOut(version), THREE.length);
     for (const name of THREE) expect(await site.isRight(name, image)).toBe(true);
-    await site.bed.until(
+    await site.testbed.until(
       async () => ((await site.statusOf('one'))?.peers?.dropped ?? 0) > 0,
       'the device to say what it dropped',
     );
@@ -112,7 +112,7 @@ it('a device is served by the others until it is revoked', async () => {
   const address = one?.addresses[0] ?? '';
   expect((await peer.ask(address, chunk)).verify()).toBeDefined();
   await site.operate('device', 'revoke', peer.id);
-  await site.bed.until(() =>
+  await site.testbed.until(() =>
     peer.ask(address, chunk).then(
       () => false,
       () => true,
@@ -135,7 +135,7 @@ it('a gateway that comes back with an empty disk fetches no more than the site s
   const whole = gateway.wan.receivedBytes;
   await gateway.restart({ isEmpty: true, prefetch: true });
   const { count } = ChunkIndex.decode(index);
-  await site.bed.until(
+  await site.testbed.until(
     async () => (await gateway.found('siteDevice')) + (await gateway.found('upstream')) >= count,
     'all chunks to be fetched ahead',
   );

@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { IMAGE_BYTES, SwarmBed, THREE } from './bed/swarm-bed.ts';
+import { IMAGE_BYTES, SwarmTestbed, THREE } from './testbed/swarm-testbed.ts';
 
-let site: SwarmBed;
+let site: SwarmTestbed;
 beforeAll(async () => {
-  site = await SwarmBed.openWithThree(() => [], { gateways: 2 });
+  site = await SwarmTestbed.openWithThree(() => [], { gateways: 2 });
 });
 afterAll(() => site.close());
 

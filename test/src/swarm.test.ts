@@ -2,22 +2,22 @@ import { once } from 'node:events';
 import { rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
-import { IMAGE_BYTES, SwarmBed, THREE } from './bed/swarm-bed.ts';
+import { IMAGE_BYTES, SwarmTestbed, THREE } from './testbed/swarm-testbed.ts';
 
 const MIB = 2 ** 20;
 
 // One site for all tests; each has an image of its own.
 
-let site: SwarmBed;
+let site: SwarmTestbed;
 beforeAll(async () => {
   // Where the first one is stays the same over its restarts; the others wait where a test says so.
   const port = await freePort();
-  site = await SwarmBed.openWithThree((name, { bed }) => [
+  site = await SwarmTestbed.openWithThree((name, { testbed }) => [
     '--health-command',
-    `while test -e ${bed.path('hold')}; do sleep 0.1; done`,
+    `while test -e ${testbed.path('hold')}; do sleep 0.1; done`,
     ...(name === 'one'
       ? ['--peer-listen', `127.0.0.1:${port}`]
-      : ['--hook-pre-download', `test ! -e ${bed.path('wait')} || exit 75`]),
+      : ['--hook-pre-download', `test ! -e ${testbed.path('wait')} || exit 75`]),
   ]);
 });
 afterEach(() => site.restore());
@@ -39,7 +39,7 @@ it('an image crosses the thin link of its gateway about once, for all devices of
   for (const name of THREE) expect(await site.isRight(name, image)).toBe(true);
   expect(site.gateway.lan.receivedBytes - before).toBeLessThan(1.5 * IMAGE_BYTES);
   // An agent writes down what it has exchanged now and then.
-  await site.bed.until(async () => {
+  await site.testbed.until(async () => {
     const shown = await Promise.all(THREE.map(name => site.statusOf(name)));
     const sum = (count: 'receivedBytes' | 'sentBytes') =>
       shown.reduce((total, status) => total + (status?.peers?.[count] ?? 0), 0);
@@ -55,14 +55,14 @@ it('an image crosses the thin link of its gateway about once, for all devices of
 it('once the site has all of it, devices finish without their gateway, and wait for its leave to activate', async () => {
   const { version, image } = await site.release();
   // Who is quick may have a turn before the cut, and keeps it; the others wait for theirs.
-  await writeFile(site.bed.path('hold'), '');
+  await writeFile(site.testbed.path('hold'), '');
   const id = await site.rollOut(version, '--max-down', '50%');
   await site.untilSiteHas(image, IMAGE_BYTES, ...THREE);
   site.gateway.lan.cut();
   const waitingFor: unknown[] = [];
   for (const name of THREE) {
     await site.untilSiteHas(image, IMAGE_BYTES, name);
-    await site.bed.until(async () => {
+    await site.testbed.until(async () => {
       const status = await site.statusOf(name);
       return status?.waitingFor === 'lease' || status?.state === 'confirming';
     }, `${name} to wait`);
@@ -70,24 +70,24 @@ it('once the site has all of it, devices finish without their gateway, and wait 
     expect(await site.isRight(name, image)).toBe(true);
   }
   expect(waitingFor.filter(what => what === 'lease').length).toBeGreaterThanOrEqual(THREE.length - 2);
-  await rm(site.bed.path('hold'));
+  await rm(site.testbed.path('hold'));
   site.gateway.lan.mend();
   await site.untilCompleted(id, THREE.length);
 });
 
 it('with all gateways gone, one device that has the image is enough for the others', async () => {
   site.gateway.lan.pace(16 * MIB);
-  await writeFile(site.bed.path('wait'), '');
+  await writeFile(site.testbed.path('wait'), '');
   const { version, image } = await site.release();
   const id = await site.rollOut(version);
   await site.untilCompleted(id, 1);
   for (const name of ['two', 'three'])
-    await site.bed.until(async () => (await site.statusOf(name))?.waitingFor === 'hook');
+    await site.testbed.until(async () => (await site.statusOf(name))?.waitingFor === 'hook');
   site.gateway.lan.cut();
   // It was started anew since: what it holds it knows from its disk alone.
   await site.killDevice('one');
   await site.startDevice('one');
-  await rm(site.bed.path('wait'));
+  await rm(site.testbed.path('wait'));
   for (const name of ['two', 'three']) {
     await site.untilSiteHas(image, IMAGE_BYTES, name);
     expect(await site.isRight(name, image)).toBe(true);

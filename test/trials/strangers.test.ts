@@ -2,18 +2,18 @@ import { signRequest } from '@sitecast/shared/http-signature';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { expect, it } from 'vitest';
-import { Bed } from '../src/bed/processes.ts';
+import { Testbed } from '../src/testbed/testbed.ts';
 
 /** More than the origin remembers of strangers. */
 const REQUESTS = 120_000;
 const AT_ONCE = 32;
 
 it('strangers who sign requests as fast as they can shut no gateway and no newcomer out of an origin', async () => {
-  const bed = await Bed.open();
+  const testbed = await Testbed.open();
   try {
     const flags = ['serve', '--data', 'origin', '--listen', '127.0.0.1:0', '--log-level', 'error'];
-    const origin = await bed.serve('sitecast-origin', flags);
-    await bed.foundRepository(origin);
+    const origin = await testbed.serve('sitecast-origin', flags);
+    await testbed.foundRepository(origin);
     const url = `${origin.url}/site/v1/enrolments`;
     const stranger = new Identity(KeyPair.generate());
     const body = Buffer.from('{}');
@@ -49,17 +49,17 @@ it('strangers who sign requests as fast as they can shut no gateway and no newco
       '--out',
       'gateway.token',
     ];
-    await bed.json('sitecast', token);
+    await testbed.json('sitecast', token);
     const about = ['serve', '--data', 'gateway', '--token-file', 'gateway.token', '--no-peers'];
-    const gateway = await bed.serve('sitecast-gateway', [
+    const gateway = await testbed.serve('sitecast-gateway', [
       ...about,
       '--listen',
       '127.0.0.1:0',
       '--log-level',
       'error',
     ]);
-    await bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+    await testbed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
   } finally {
-    await bed.close();
+    await testbed.close();
   }
 });

@@ -4,7 +4,7 @@ import { limitMs } from './limit.ts';
 import { cpuS, Meter, type Spent } from './meter.ts';
 import { type Shape, SiteNet } from './net.ts';
 import type { Image } from './peers.ts';
-import { SiteBed } from './site-bed.ts';
+import { SiteTestbed } from './site-testbed.ts';
 import { SpreadCopy } from './spread-copy.ts';
 import { UpdateWatch } from './watch.ts';
 
@@ -51,7 +51,7 @@ export async function measure(scenario: Scenario, image: Image, scratch: string)
   try {
     const { devices, gateways, wanMbit } = shape;
     const options = { devices, gateways, wanMbit, image: image.path, isWarm, agentFlags, scratch };
-    const site = await SiteBed.open(net, options);
+    const site = await SiteTestbed.open(net, options);
     try {
       return await transfer(scenario, net, site, image);
     } finally {
@@ -62,7 +62,7 @@ export async function measure(scenario: Scenario, image: Image, scratch: string)
   }
 }
 
-async function transfer(scenario: Scenario, net: SiteNet, site: SiteBed, image: Image): Promise<Outcome> {
+async function transfer(scenario: Scenario, net: SiteNet, site: SiteTestbed, image: Image): Promise<Outcome> {
   const { devices, gateways } = scenario.shape;
   const watched = new UpdateWatch(site.agentDirectories);
   try {
@@ -96,7 +96,7 @@ async function transfer(scenario: Scenario, net: SiteNet, site: SiteBed, image: 
 }
 
 /** @throws when the devices are done before the moment was seen: then nothing was shown */
-async function untilSpread(image: Image, site: SiteBed, isOver: () => boolean): Promise<void> {
+async function untilSpread(image: Image, site: SiteTestbed, isOver: () => boolean): Promise<void> {
   const spread = new SpreadCopy(image.path, site.slots);
   while (!spread.isHalfWithAWhole()) {
     if (isOver())

@@ -9,8 +9,8 @@ const PROGRAMS = new Map([
   ['curl', 'curl'],
 ]);
 
-/** Linux, root and a few programs: without them there's no bed. @throws CannotMeasure, with what is missing */
-export function demandBed(): void {
+/** Linux, root and a few programs: without them there's no testbed. @throws CannotMeasure, with what is missing */
+export function demandTestbed(): void {
   const missing = [...PROGRAMS].filter(([name]) => !hasProgram(name));
   const faults = [
     ...(process.getuid?.() === 0 ? [] : ['it makes network namespaces, which takes root']),

@@ -32,7 +32,7 @@ export interface PeerOutcome extends Spent {
   gatewayCpuS: number;
 }
 
-/** The bed itself: one device, curl straight from a server at the origin, through the gateway's kernel alone. */
+/** The testbed itself: one device, curl straight from a server at the origin, through the gateway's kernel alone. */
 export function curlOverWan(shape: Shape, image: Image, scratch: string): Promise<PeerOutcome> {
   return inNet(shape, scratch, async net => {
     await startNode(net, 'o', 'file-server', ORIGIN_ADDRESS, String(HTTP_PORT), image.path);

@@ -146,10 +146,10 @@ export function rowOf(scenario: Judged, outcome: Outcome, imageBytes: number): R
   });
 }
 
-/** One copy over one link is known beforehand; another figure shows that the bed is wrong. @returns in words what is */
-export function faultOfBed({ wanBytes, gatewayBytes }: Spent, imageBytes: number): string | undefined {
+/** One copy over one link is known beforehand; another figure shows that the testbed is wrong. @returns in words what is */
+export function faultOfTestbed({ wanBytes, gatewayBytes }: Spent, imageBytes: number): string | undefined {
   const copies = Math.max(wanBytes, gatewayBytes) / imageBytes;
-  return copies >= MIN_BED_COPIES && copies <= MAX_BED_COPIES ? undefined : 'THE BED IS WRONG';
+  return copies >= MIN_BED_COPIES && copies <= MAX_BED_COPIES ? undefined : 'THE TESTBED IS WRONG';
 }
 
 /** A row of a peer, which has no target. @param limitMs of one copy over the thin link */

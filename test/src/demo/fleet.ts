@@ -1,7 +1,7 @@
 import { truncate, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import type { Bed, Server } from '../bed/processes.ts';
+import type { Testbed, Server } from '../testbed/testbed.ts';
 
 export const SITES = ['north', 'south'] as const;
 export type Site = (typeof SITES)[number];
@@ -42,13 +42,13 @@ export type RolloutStatus = z.infer<typeof rolloutSchema>;
 
 /** The processes of the demo and what an operator does with them, by way of the real commands. */
 export class DemoFleet {
-  readonly bed: Bed;
+  readonly testbed: Testbed;
   readonly devices: DemoDevice[] = [];
   readonly #gateways = new Map<Site, Server>();
   #origin: Server | undefined;
 
-  constructor(bed: Bed) {
-    this.bed = bed;
+  constructor(testbed: Testbed) {
+    this.testbed = testbed;
   }
 
   get originUrl(): string {
@@ -56,7 +56,7 @@ export class DemoFleet {
   }
 
   async startOrigin(): Promise<void> {
-    this.#origin = await this.bed.serve('sitecast-origin', [
+    this.#origin = await this.testbed.serve('sitecast-origin', [
       'serve',
       '--data',
       'origin',
@@ -66,11 +66,11 @@ export class DemoFleet {
   }
 
   found(): Promise<void> {
-    return this.bed.foundRepository({ url: this.originUrl });
+    return this.testbed.foundRepository({ url: this.originUrl });
   }
 
   operator(...args: string[]): Promise<Record<string, unknown>> {
-    return this.bed.json('sitecast', args);
+    return this.testbed.json('sitecast', args);
   }
 
   publish(path: string, version: string): Promise<Record<string, unknown>> {
@@ -91,7 +91,7 @@ export class DemoFleet {
     const token = `${site}.token`;
     await this.operator('token', 'create', '--join', '--kind', 'gateway', '--site', site, '--out', token);
     const args = ['serve', '--data', `gateway-${site}`, '--listen', '127.0.0.1:0', '--token-file', token];
-    this.#gateways.set(site, await this.bed.serve('sitecast-gateway', args));
+    this.#gateways.set(site, await this.testbed.serve('sitecast-gateway', args));
   }
 
   async startDevices(site: Site): Promise<void> {
@@ -114,13 +114,13 @@ export class DemoFleet {
       const name = `${site}-${number}`;
       const slots = [`${name}-a.img`, `${name}-b.img`];
       for (const slot of slots) {
-        await writeFile(this.bed.path(slot), '');
-        await truncate(this.bed.path(slot), SLOT_BYTES);
+        await writeFile(this.testbed.path(slot), '');
+        await truncate(this.testbed.path(slot), SLOT_BYTES);
       }
       const [a = '', b = ''] = slots;
       const gateway = this.#gateways.get(site)?.url ?? '';
       const args = `run --data ${name} --name ${name} --gateway ${gateway} --token-file ${token} --product ${PRODUCT} --hardware ${HARDWARE} --slot-a ${a} --slot-b ${b} --poll 1s --log-level warn`;
-      this.bed.start('sitecast-agent', [...args.split(' '), '--health-command', HEALTH_COMMAND]);
+      this.testbed.start('sitecast-agent', [...args.split(' '), '--health-command', HEALTH_COMMAND]);
       this.devices.push({ name, site });
     }
   }
@@ -141,7 +141,7 @@ export class DemoFleet {
 
   /** What a technician would see at the device; undefined while it has just started. */
   async status(device: DemoDevice): Promise<AgentStatus> {
-    return statusSchema.parse(await this.bed.json('sitecast-agent', ['status', '--data', device.name]));
+    return statusSchema.parse(await this.testbed.json('sitecast-agent', ['status', '--data', device.name]));
   }
 
   /** Bytes of chunks that the site's gateway has fetched over its WAN, and that it sent to its devices. */

@@ -1,6 +1,6 @@
 // npm run demo: a small fleet of real processes on this machine takes two real releases and survives a broken third.
 import { parseArgs } from 'node:util';
-import { Bed } from '../bed/processes.ts';
+import { Testbed } from '../testbed/testbed.ts';
 import { DemoFleet } from './fleet.ts';
 import { Narrator } from './narrator.ts';
 import { tellStory } from './story.ts';
@@ -23,7 +23,7 @@ const { values } = parseArgs({
 
 async function run(): Promise<boolean> {
   const narrator = new Narrator(values.json === true);
-  const bed = await Bed.open();
+  const testbed = await Testbed.open();
   let interrupt: () => void = () => {};
   const interrupted = new Promise<void>(resolve => {
     interrupt = resolve;
@@ -31,7 +31,7 @@ async function run(): Promise<boolean> {
   process.once('SIGINT', interrupt);
   process.once('SIGTERM', interrupt);
   try {
-    const fleet = new DemoFleet(bed);
+    const fleet = new DemoFleet(testbed);
     await tellStory(fleet, narrator).catch(async (error: unknown) => {
       // What the devices say of themselves tells more than that it didn't come true.
       for (const device of fleet.devices) {
@@ -51,7 +51,7 @@ async function run(): Promise<boolean> {
     if (values.json) process.stdout.write(`${JSON.stringify({ ok: failed.length === 0, ...summary })}\n`);
     return failed.length === 0;
   } finally {
-    await bed.close();
+    await testbed.close();
   }
 }
 

@@ -5,13 +5,15 @@ import type { DemoFleet } from './fleet.ts';
  * registry for a name that anyone can have registered.
  */
 export function invitation({
-  bed,
+  testbed,
   devices: [device],
   originUrl,
-}: Pick<DemoFleet, 'bed' | 'devices' | 'originUrl'>): string[] {
-  const [sitecast, agent] = [bed.commandPath('sitecast'), bed.commandPath('sitecast-agent')].map(quoted);
+}: Pick<DemoFleet, 'testbed' | 'devices' | 'originUrl'>): string[] {
+  const [sitecast, agent] = [testbed.commandPath('sitecast'), testbed.commandPath('sitecast-agent')].map(
+    quoted,
+  );
   return [
-    `cd ${quoted(bed.directory)}`,
+    `cd ${quoted(testbed.directory)}`,
     `${sitecast} rollout list`,
     `${sitecast} device list`,
     `${sitecast} release list`,
@@ -50,7 +52,7 @@ export class Narrator {
     process.stderr.write(`demo: ${line}\n`);
   }
 
-  invite(fleet: Pick<DemoFleet, 'bed' | 'devices' | 'originUrl'>): void {
+  invite(fleet: Pick<DemoFleet, 'testbed' | 'devices' | 'originUrl'>): void {
     this.chapter('It is still running. Try, in another terminal:');
     for (const line of invitation(fleet)) this.#line(`  ${line}`);
     this.#line('Ctrl-C ends it and removes the folder.');

@@ -76,7 +76,7 @@ async function cutInHalf(fleet: DemoFleet): Promise<string> {
     const { size } = await source.stat();
     const half = Buffer.alloc(Math.floor(size / 2));
     await source.read(half, 0, half.length, 0);
-    const broken = fleet.bed.path('broken.bin');
+    const broken = fleet.testbed.path('broken.bin');
     await writeFile(broken, half);
     return broken;
   } finally {

@@ -31,7 +31,7 @@ export async function summarize(fleet: DemoFleet): Promise<Summary> {
   const paths = [
     readFirmware('firmware-v1').path,
     readFirmware('firmware-v2').path,
-    fleet.bed.path('broken.bin'),
+    fleet.testbed.path('broken.bin'),
   ];
   const sizes = await Promise.all(paths.map(async path => (await stat(path)).size));
   const imageBytes = sizes.reduce((sum, size) => sum + size, 0);

@@ -21,7 +21,7 @@ const SETTINGS = /^(?:SITECAST_.*|https?_proxy|no_proxy)$/i;
 const HERE = fileURLToPath(import.meta.url);
 const TOP = HERE.slice(0, HERE.lastIndexOf('/test/'));
 const operators = new Operators(
-  join(TOP, 'test/dist/src/bed/operator-process.js'),
+  join(TOP, 'test/dist/src/testbed/operator-process.js'),
   withoutSettings(process.env),
 );
 
@@ -47,7 +47,7 @@ interface RunOptions {
 }
 
 /** Real processes in a directory of their own, all of them gone after `close`. */
-export class Bed {
+export class Testbed {
   readonly directory: string;
   readonly #running = new Set<ChildProcess>();
   readonly #servers = new Set<Server>();
@@ -56,8 +56,8 @@ export class Bed {
     this.directory = directory;
   }
 
-  static async open(parent = tmpdir()): Promise<Bed> {
-    return new Bed(await mkdtemp(join(parent, 'sitecast-bed-')));
+  static async open(parent = tmpdir()): Promise<Testbed> {
+    return new Testbed(await mkdtemp(join(parent, 'sitecast-testbed-')));
   }
 
   path(...parts: string[]): string {

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { Bed, type Server } from '../../src/bed/processes.ts';
+import { Testbed, type Server } from '../../src/testbed/testbed.ts';
 import { gatewayAddress, type Host, numbered, ORIGIN_ADDRESS, type SiteNet } from './net.ts';
 
 /** Everybody starts at once on few cores. */
@@ -38,21 +38,21 @@ export interface SiteOptions {
 }
 
 /** The real thing in a network: an origin with one release, gateways, and agents that are enrolled and have nothing to do. */
-export class SiteBed {
-  readonly bed: Bed;
+export class SiteTestbed {
+  readonly testbed: Testbed;
   readonly gateways: Server[] = [];
   readonly agents: Server[] = [];
   readonly #net: SiteNet;
   readonly #options: SiteOptions;
 
-  private constructor(bed: Bed, net: SiteNet, options: SiteOptions) {
-    this.bed = bed;
+  private constructor(testbed: Testbed, net: SiteNet, options: SiteOptions) {
+    this.testbed = testbed;
     this.#net = net;
     this.#options = options;
   }
 
-  static async open(net: SiteNet, options: SiteOptions): Promise<SiteBed> {
-    const site = new SiteBed(await Bed.open(options.scratch), net, options);
+  static async open(net: SiteNet, options: SiteOptions): Promise<SiteTestbed> {
+    const site = new SiteTestbed(await Testbed.open(options.scratch), net, options);
     try {
       await site.#start();
       return site;
@@ -64,12 +64,12 @@ export class SiteBed {
 
   /** Data directories of the agents. */
   get agentDirectories(): string[] {
-    return this.#devices.map(name => this.bed.path(name));
+    return this.#devices.map(name => this.testbed.path(name));
   }
 
   /** The slots that the image goes to. */
   get slots(): string[] {
-    return this.#devices.map(name => this.bed.path(`${name}-b.img`));
+    return this.#devices.map(name => this.testbed.path(`${name}-b.img`));
   }
 
   /**
@@ -90,7 +90,7 @@ export class SiteBed {
   }
 
   close(): Promise<void> {
-    return this.bed.close();
+    return this.testbed.close();
   }
 
   get #devices(): Host[] {
@@ -100,7 +100,7 @@ export class SiteBed {
   async #start(): Promise<void> {
     const origin = `${ORIGIN_ADDRESS}:7400`;
     const args = ['serve', '--data', 'origin', '--listen', origin, '--behind-tls-proxy', ...QUIET];
-    await this.bed.serve('sitecast-origin', args, { within: this.#net.at('o') });
+    await this.testbed.serve('sitecast-origin', args, { within: this.#net.at('o') });
     for (const role of ['root', 'release']) await this.#operate('keys', 'create', role, '--no-passphrase');
     await this.#operate('init', '--origin', `http://${origin}`, '--token-file', 'origin/admin.token');
     const boards = [HARDWARE, WARMER].flatMap(hardware => ['--hardware', hardware]);
@@ -119,11 +119,11 @@ export class SiteBed {
     const listen = `${gatewayAddress(Number(host.slice(1)))}:7401`;
     const args = ['serve', '--data', host, '--token-file', 'gateway.token', '--listen', listen];
     const within = this.#net.at(host);
-    const gateway = await this.bed.serve('sitecast-gateway', [...args, ...GATEWAY_FLAGS, ...QUIET], {
+    const gateway = await this.testbed.serve('sitecast-gateway', [...args, ...GATEWAY_FLAGS, ...QUIET], {
       within,
     });
     this.gateways.push(gateway);
-    await this.bed.until(async () => {
+    await this.testbed.until(async () => {
       const answer = this.#net.run(
         host,
         'curl',
@@ -155,11 +155,11 @@ export class SiteBed {
       ...this.#flagsOf(host, HARDWARE, Number(host.slice(1))),
       ...this.#options.agentFlags,
     ];
-    this.agents.push(this.bed.start('sitecast-agent', args, { within: this.#net.at(host) }));
+    this.agents.push(this.testbed.start('sitecast-agent', args, { within: this.#net.at(host) }));
   }
 
   async #makeSlots(name: string): Promise<void> {
-    for (const slot of ['a', 'b']) await writeFile(this.bed.path(`${name}-${slot}.img`), '');
+    for (const slot of ['a', 'b']) await writeFile(this.testbed.path(`${name}-${slot}.img`), '');
   }
 
   /** A device beside the gateway that takes the image over a WAN that is fast for so long, and goes. */
@@ -168,7 +168,7 @@ export class SiteBed {
     await this.#startRollout(WARMER);
     await this.#makeSlots(WARMER);
     const args = ['update', ...this.#flagsOf(WARMER, WARMER, 0), '--no-peers'];
-    await this.bed.json('sitecast-agent', args, { within: this.#net.at('g1') });
+    await this.testbed.json('sitecast-agent', args, { within: this.#net.at('g1') });
     this.#net.shapeWan(this.#options.wanMbit);
   }
 
@@ -182,7 +182,7 @@ export class SiteBed {
   }
 
   #operate(...args: string[]): Promise<Record<string, unknown>> {
-    return this.bed.json('sitecast', args, { within: this.#net.at('o') });
+    return this.testbed.json('sitecast', args, { within: this.#net.at('o') });
   }
 
   async #untilIdle(agent: string): Promise<void> {

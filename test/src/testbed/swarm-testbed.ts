@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { Bed, type Server } from './processes.ts';
+import { Testbed, type Server } from './testbed.ts';
 import { SlowLink } from './slow-link.ts';
 
 const MIB = 2 ** 20;
@@ -37,7 +37,7 @@ interface Release {
   index: Buffer;
 }
 
-interface SwarmBedOptions {
+interface SwarmTestbedOptions {
   gateways?: number;
   /** Of each gateway's link to its devices. */
   lanBytesPerS: number;
@@ -48,22 +48,32 @@ export class SiteGateway {
   readonly name: string;
   readonly lan: SlowLink;
   readonly wan: SlowLink;
-  readonly #bed: Bed;
+  readonly #testbed: Testbed;
   #server: Server;
 
-  private constructor(name: string, bed: Bed, links: { lan: SlowLink; wan: SlowLink }, server: Server) {
+  private constructor(
+    name: string,
+    testbed: Testbed,
+    links: { lan: SlowLink; wan: SlowLink },
+    server: Server,
+  ) {
     this.name = name;
-    this.#bed = bed;
+    this.#testbed = testbed;
     this.lan = links.lan;
     this.wan = links.wan;
     this.#server = server;
   }
 
-  static async start(bed: Bed, name: string, origin: string, options: SwarmBedOptions): Promise<SiteGateway> {
+  static async start(
+    testbed: Testbed,
+    name: string,
+    origin: string,
+    options: SwarmTestbedOptions,
+  ): Promise<SiteGateway> {
     const wan = await SlowLink.open(origin, Number.POSITIVE_INFINITY);
-    const server = await serve(bed, name, wan, '0');
+    const server = await serve(testbed, name, wan, '0');
     const lan = await SlowLink.open(server.url, options.lanBytesPerS);
-    return new SiteGateway(name, bed, { lan, wan }, server);
+    return new SiteGateway(name, testbed, { lan, wan }, server);
   }
 
   get url(): string {
@@ -81,9 +91,9 @@ export class SiteGateway {
 
   /** Where it was before. @param isEmpty with a new disk; @param prefetch fetches ahead */
   async restart({ isEmpty = false, prefetch = false } = {}): Promise<void> {
-    if (isEmpty) await rm(this.#bed.path(this.name), { recursive: true });
+    if (isEmpty) await rm(this.#testbed.path(this.name), { recursive: true });
     const { port } = new URL(this.#server.url);
-    this.#server = await serve(this.#bed, this.name, this.wan, port, prefetch);
+    this.#server = await serve(this.#testbed, this.name, this.wan, port, prefetch);
   }
 
   /** Chunks that it has found somewhere since its start. */
@@ -100,17 +110,23 @@ export class SiteGateway {
   }
 }
 
-function serve(bed: Bed, name: string, wan: SlowLink, port: string, prefetch = false): Promise<Server> {
+function serve(
+  testbed: Testbed,
+  name: string,
+  wan: SlowLink,
+  port: string,
+  prefetch = false,
+): Promise<Server> {
   const about = `serve --origin ${wan.url} --data ${name} --token-file gateway.token --listen 127.0.0.1:${port}`;
   const peers = ['--peer-listen', '127.0.0.1:0', '--no-mdns'];
   const ahead = prefetch ? [] : ['--no-prefetch'];
   const args = [...about.split(' '), ...peers, ...ahead, ...QUIET];
-  return bed.serve('sitecast-gateway', args, { env: FOR_A_BUSY_MACHINE });
+  return testbed.serve('sitecast-gateway', args, { env: FOR_A_BUSY_MACHINE });
 }
 
 /** An origin, and a site whose gateways and devices are real processes; each gateway's links can be thin, or cut. */
-export class SwarmBed {
-  readonly bed: Bed;
+export class SwarmTestbed {
+  readonly testbed: Testbed;
   readonly gateways: readonly SiteGateway[];
   readonly #agents = new Map<string, Server>();
   readonly #options = new Map<string, readonly string[]>();
@@ -119,17 +135,21 @@ export class SwarmBed {
 
   readonly #origin: { url: string; token: string };
 
-  private constructor(bed: Bed, gateways: readonly SiteGateway[], origin: { url: string; token: string }) {
-    this.bed = bed;
+  private constructor(
+    testbed: Testbed,
+    gateways: readonly SiteGateway[],
+    origin: { url: string; token: string },
+  ) {
+    this.testbed = testbed;
     this.#origin = origin;
     this.gateways = gateways;
   }
 
-  static async open(options: SwarmBedOptions): Promise<SwarmBed> {
-    const bed = await Bed.open();
+  static async open(options: SwarmTestbedOptions): Promise<SwarmTestbed> {
+    const testbed = await Testbed.open();
     const listen = ['--listen', '127.0.0.1:0', ...QUIET];
-    const origin = await bed.serve('sitecast-origin', ['serve', '--data', 'origin', ...listen]);
-    const operate = (...args: string[]) => bed.json('sitecast', args);
+    const origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...listen]);
+    const operate = (...args: string[]) => testbed.json('sitecast', args);
     for (const role of ['root', 'release']) await operate('keys', 'create', role, '--no-passphrase');
     await operate('init', '--origin', origin.url, '--token-file', 'origin/admin.token');
     const token = ['token', 'create', '--join', '--uses', '99', '--kind'];
@@ -137,17 +157,17 @@ export class SwarmBed {
     await operate(...token, 'device', '--out', 'device.token');
     const gateways: SiteGateway[] = [];
     for (let at = 0; at < (options.gateways ?? 1); at += 1)
-      gateways.push(await SiteGateway.start(bed, `gateway-${at}`, origin.url, options));
-    const adminToken = (await readFile(bed.path('origin', 'admin.token'), 'utf8')).trim();
-    return new SwarmBed(bed, gateways, { url: origin.url, token: adminToken });
+      gateways.push(await SiteGateway.start(testbed, `gateway-${at}`, origin.url, options));
+    const adminToken = (await readFile(testbed.path('origin', 'admin.token'), 'utf8')).trim();
+    return new SwarmTestbed(testbed, gateways, { url: origin.url, token: adminToken });
   }
 
   /** A site of three devices. @param more of each device's options */
   static async openWithThree(
-    more: (name: string, site: SwarmBed) => readonly string[] = () => [],
-    options: Partial<SwarmBedOptions> = {},
-  ): Promise<SwarmBed> {
-    const site = await SwarmBed.open({ lanBytesPerS: LAN_BYTES_PER_S, ...options });
+    more: (name: string, site: SwarmTestbed) => readonly string[] = () => [],
+    options: Partial<SwarmTestbedOptions> = {},
+  ): Promise<SwarmTestbed> {
+    const site = await SwarmTestbed.open({ lanBytesPerS: LAN_BYTES_PER_S, ...options });
     await Promise.all(THREE.map(name => site.startDevice(name, ...more(name, site))));
     return site;
   }
@@ -160,12 +180,12 @@ export class SwarmBed {
   }
 
   operate(...args: string[]): Promise<Record<string, unknown>> {
-    return this.bed.json('sitecast', args);
+    return this.testbed.json('sitecast', args);
   }
 
   async publish(version: string, lengthBytes: number, ...more: string[]): Promise<Buffer> {
     const bytes = randomBytes(lengthBytes);
-    await writeFile(this.bed.path(version), bytes);
+    await writeFile(this.testbed.path(version), bytes);
     const about = ['--product', PRODUCT, '--version', version, '--hardware', 'rpi4'];
     await this.operate('release', 'publish', version, ...about, ...more);
     return bytes;
@@ -176,7 +196,7 @@ export class SwarmBed {
     this.#releases += 1;
     const version = `${this.#releases}.0.0`;
     const image = await this.publish(version, IMAGE_BYTES, '--chunk-size', CHUNK_SIZES);
-    const folder = this.bed.path('origin', 'repository', 'targets', 'releases');
+    const folder = this.testbed.path('origin', 'repository', 'targets', 'releases');
     const found = (await readdir(folder)).find(name => name.endsWith(`.${PRODUCT}-${this.#releases}.caibx`));
     return { version, image, index: await readFile(join(folder, found ?? '')) };
   }
@@ -194,14 +214,14 @@ export class SwarmBed {
   async startDevice(name: string, ...more: string[]): Promise<string> {
     const options = this.#options.get(name) ?? more;
     this.#options.set(name, options);
-    for (const slot of SLOTS) await writeFile(this.bed.path(`${name}-${slot}.img`), '', { flag: 'a' });
+    for (const slot of SLOTS) await writeFile(this.testbed.path(`${name}-${slot}.img`), '', { flag: 'a' });
     const flags = `run --data ${name} --token-file device.token --product ${PRODUCT} --hardware rpi4 --slot-a ${name}-a.img --slot-b ${name}-b.img --poll 1s --log-level warn --no-mdns`;
     const listen = options.includes('--peer-listen') ? [] : ['--peer-listen', '127.0.0.1:0'];
     const gateways = this.gateways.flatMap(({ lan }) => ['--gateway', lan.url]);
     const all = [...flags.split(' '), ...listen, ...gateways, ...options];
-    this.#agents.set(name, this.bed.start('sitecast-agent', all));
+    this.#agents.set(name, this.testbed.start('sitecast-agent', all));
     let status: AgentStatus | undefined;
-    await this.bed.until(async () => {
+    await this.testbed.until(async () => {
       status = await this.statusOf(name);
       return status?.enrolment === 'enrolled' && status.pid === this.pidOf(name);
     }, `${name} to be enrolled`);
@@ -233,7 +253,7 @@ export class SwarmBed {
   /** What the agent last wrote down of itself: to ask the command each time would take the machine from the devices. */
   async statusOf(name: string): Promise<AgentStatus | undefined> {
     try {
-      return statusSchema.parse(JSON.parse(await readFile(this.bed.path(name, 'status.json'), 'utf8')));
+      return statusSchema.parse(JSON.parse(await readFile(this.testbed.path(name, 'status.json'), 'utf8')));
     } catch {
       // It has only just begun.
       return undefined;
@@ -246,7 +266,7 @@ export class SwarmBed {
 
   /** Until so many devices report that they're done. */
   async untilCompleted(rollout: string, devices: number): Promise<void> {
-    await this.bed.until(async () => {
+    await this.testbed.until(async () => {
       const answer = await fetch(`${this.#origin.url}/api/v1/rollouts/${rollout}`, {
         headers: { authorization: `Bearer ${this.#origin.token}` },
       });
@@ -257,7 +277,7 @@ export class SwarmBed {
 
   /** Until these devices hold so much of an image, counted together: what two hold counts once. */
   async untilSiteHas(image: Buffer, lengthBytes: number, ...names: string[]): Promise<void> {
-    await this.bed.until(
+    await this.testbed.until(
       async () => {
         const slots = await Promise.all(names.map(name => this.#slotsOf(name)));
         return bytesHeld(slots.flat(), image) >= lengthBytes;
@@ -268,11 +288,11 @@ export class SwarmBed {
 
   async close(): Promise<void> {
     for (const gateway of this.gateways) gateway.close();
-    await this.bed.close();
+    await this.testbed.close();
   }
 
   #slotsOf(name: string): Promise<Buffer[]> {
-    return Promise.all(SLOTS.map(slot => readFile(this.bed.path(`${name}-${slot}.img`))));
+    return Promise.all(SLOTS.map(slot => readFile(this.testbed.path(`${name}-${slot}.img`))));
   }
 }
 

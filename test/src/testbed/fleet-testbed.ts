@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { readFile, writeFile } from 'node:fs/promises';
 import { type Fate, LightDevice } from './light-device.ts';
-import { Bed, type Server } from './processes.ts';
+import { Testbed, type Server } from './testbed.ts';
 import { type Ask, SiteView } from './site-view.ts';
 
 const FIRST = { counter: 1, version: '1.0.0' };
@@ -32,32 +32,32 @@ export interface Site {
 }
 
 /** An origin, gateways at sites and light devices behind them. */
-export class FleetBed {
-  readonly bed: Bed;
+export class FleetTestbed {
+  readonly testbed: Testbed;
   readonly sites: Site[] = [];
   readonly devices: LightDevice[] = [];
   #origin: Server;
   #aheadMs = 0;
 
-  private constructor(bed: Bed, origin: Server) {
-    this.bed = bed;
+  private constructor(testbed: Testbed, origin: Server) {
+    this.testbed = testbed;
     this.#origin = origin;
   }
 
-  static async open(sites: readonly string[]): Promise<FleetBed> {
-    const bed = await Bed.open();
-    const fleet = new FleetBed(bed, await startOrigin(bed, '0'));
-    await bed.foundRepository(fleet.#origin);
+  static async open(sites: readonly string[]): Promise<FleetTestbed> {
+    const testbed = await Testbed.open();
+    const fleet = new FleetTestbed(testbed, await startOrigin(testbed, '0'));
+    await testbed.foundRepository(fleet.#origin);
     for (const name of sites) fleet.sites.push(await fleet.#openSite(name));
     return fleet;
   }
 
   async close(): Promise<void> {
-    await this.bed.close();
+    await this.testbed.close();
   }
 
   operate(...args: string[]): Promise<Record<string, unknown>> {
-    return this.bed.json('sitecast', args);
+    return this.testbed.json('sitecast', args);
   }
 
   /** What a rollout's status shows. */
@@ -77,7 +77,7 @@ export class FleetBed {
   async publish(product: string, hardware: readonly string[] = ['rpi4']): Promise<void> {
     for (const version of ['1.0.0', '2.0.0']) {
       const image = `${product}-${version}`;
-      await writeFile(this.bed.path(image), randomBytes(100_000));
+      await writeFile(this.testbed.path(image), randomBytes(100_000));
       const boards = hardware.flatMap(name => ['--hardware', name]);
       await this.operate('release', 'publish', image, '--product', product, '--version', version, ...boards);
     }
@@ -87,7 +87,7 @@ export class FleetBed {
     const out = `${kind}-${randomBytes(4).toString('hex')}.token`;
     const about = ['--kind', kind, '--site', site, '--uses', String(uses)];
     await this.operate('token', 'create', '--join', ...about, '--out', out);
-    return (await readFile(this.bed.path(out), 'utf8')).trim();
+    return (await readFile(this.testbed.path(out), 'utf8')).trim();
   }
 
   /** Lets devices in at a site, through its gateway. */
@@ -111,7 +111,7 @@ export class FleetBed {
   /** Until every gateway serves the rollout in this state. */
   async untilSigned(product: string, id: string, state: string, sites = this.sites): Promise<void> {
     for (const { view } of sites)
-      await this.bed.until(async () => (await view.stateOf(product, id)) === state);
+      await this.testbed.until(async () => (await view.stateOf(product, id)) === state);
   }
 
   /** Each device looks once at what its gateway has. A site whose gateway is away is left out. */
@@ -137,7 +137,7 @@ export class FleetBed {
     fate?: (device: LightDevice) => Fate,
   ): Promise<Record<string, unknown>> {
     let status: Record<string, unknown> = {};
-    await this.bed.until(async () => {
+    await this.testbed.until(async () => {
       await this.turn(product, fate);
       status = await this.status(id);
       return holds(status);
@@ -150,7 +150,7 @@ export class FleetBed {
     await this.#origin.stop('SIGKILL');
     this.#aheadMs += laterMs;
     const time = { aheadMs: this.#aheadMs, minuteMs };
-    this.#origin = await startOrigin(this.bed, portOf(this.#origin), time);
+    this.#origin = await startOrigin(this.testbed, portOf(this.#origin), time);
   }
 
   async killGateway({ gateway }: Site): Promise<void> {
@@ -162,26 +162,26 @@ export class FleetBed {
   }
 
   async #openSite(name: string): Promise<Site> {
-    await writeFile(this.bed.path(`${name}.token`), await this.joinToken('gateway', name, 1), {
+    await writeFile(this.testbed.path(`${name}.token`), await this.joinToken('gateway', name, 1), {
       mode: 0o600,
     });
     const gateway = await this.#startGateway(name, '0');
-    await this.bed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
+    await this.testbed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
     const ask: Ask = (path, init) => fetch(gateway.url + path, init);
     return { name, gateway, url: gateway.url, view: await SiteView.open(ask) };
   }
 
   #startGateway(name: string, port: string): Promise<Server> {
     const args = ['--data', `gateway-${name}`, '--token-file', `${name}.token`, '--poll', '1s'];
-    return this.bed.serve('sitecast-gateway', ['serve', ...args, '--no-peers', ...quiet(port)]);
+    return this.testbed.serve('sitecast-gateway', ['serve', ...args, '--no-peers', ...quiet(port)]);
   }
 }
 
 const quiet = (port: string): string[] => ['--listen', `127.0.0.1:${port}`, '--log-level', 'error'];
 
-function startOrigin(bed: Bed, port: string, time?: TimeChanges): Promise<Server> {
+function startOrigin(testbed: Testbed, port: string, time?: TimeChanges): Promise<Server> {
   const args = ['serve', '--data', 'origin', ...quiet(port)];
-  return bed.serve('sitecast-origin', args, time ? { env: changedTime(time) } : {});
+  return testbed.serve('sitecast-origin', args, time ? { env: changedTime(time) } : {});
 }
 
 const portOf = ({ url }: Server): string => new URL(url).port;

@@ -1,2 +1,2 @@
-// A seeded breach: see check.mjs.
+// A seeded violation: see check.mjs.
 export * from '@sitecast/shared/key-value';

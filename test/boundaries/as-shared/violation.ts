@@ -1,0 +1,2 @@
+// A seeded violation: see check.mjs.
+export * from '@sitecast/origin';

@@ -1,2 +1,0 @@
-// A seeded breach: see check.mjs.
-export * from '@sitecast/origin';
