@@ -1,9 +1,9 @@
+import { sleep } from '@sitecast/shared/async';
 import { createHash } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type FoundTarget, rememberingVerifier, TufClient } from '@sitecast/shared/trust';
-import { sleep } from '@sitecast/shared/async';
-import type { ChunkCache } from './chunks/disk-cache.ts';
+import type { DiskCache } from './chunks/disk-cache.ts';
 import { ChunkAllowlist } from './chunks/allowlist.ts';
 import { createApp, type GatewayApp } from './http/app.ts';
 import { announceSets } from './peer-gateways/announcements.ts';
@@ -27,14 +27,14 @@ export class Gateway {
   readonly handleChunk: ChunkHandler;
   readonly #parts: GatewayParts;
   readonly #tasks: Record<string, (signal: AbortSignal) => Promise<void>>;
-  readonly #cache: ChunkCache;
+  readonly #cache: DiskCache;
 
   private constructor(
     parts: GatewayParts,
     rooms: {
       app: GatewayApp;
       handleChunk: ChunkHandler;
-      cache: ChunkCache;
+      cache: DiskCache;
       tasks: Record<string, (signal: AbortSignal) => Promise<void>>;
     },
   ) {
@@ -52,7 +52,7 @@ export class Gateway {
     const site = await openSite(parts, mirror);
     const isOwnRevoked = (): boolean => site.isRevoked(parts.identity.id);
     const supply = await openSupply(parts, { mirrored, site });
-    const { peerGateways, cache, chunks } = supply;
+    const { peerGateways, cache, pipeline } = supply;
     mirrored.onServed.push(siteFollows(parts, site, isOwnRevoked));
     await mirrored.synchroniser.load();
     followNews(parts, mirrored);
@@ -76,13 +76,13 @@ export class Gateway {
       log,
     });
     const handleChunk = chunkHandler({
-      chunks,
+      chunks: pipeline,
       onAnswer: (status, sentBytes) => metrics.chunkAnswered(status, sentBytes),
       hosts,
       log,
     });
     metrics.watch({
-      chunkCounts: supply.counts,
+      chunkCounts: () => pipeline.counts(),
       siteGateways: () => 1 + peerGateways.liveCount,
       gossipConnections: () => parts.announcements?.connections ?? 0,
       cache: () => cache,
@@ -97,7 +97,7 @@ export class Gateway {
       heardDevices: () => site.heard.now().size,
       heldLeases: () => site.leases.held(),
       linkedDevices: () => supply.fromDevices?.linked ?? 0,
-      dropped: () => dropped(parts, site, chunks),
+      dropped: () => dropped(parts, site, pipeline.givenUp()),
       lastContactMs: () => mirrored.follower.lastContactMs,
       isEnrolled: () => site.own.state === 'enrolled',
       freeBytes,
@@ -139,13 +139,13 @@ export class Gateway {
 function dropped(
   { connections, siteNode, announcements }: GatewayParts,
   { assignments, acknowledgements, enrolments }: Awaited<ReturnType<typeof openSite>>,
-  chunks: { givenUp: number },
+  chunksGivenUp: number,
 ): Record<string, number> {
   return {
     http: connections.dropped,
     peers: siteNode?.dropped ?? 0,
     gossip: announcements?.dropped ?? 0,
-    chunks: chunks.givenUp,
+    chunks: chunksGivenUp,
     documents: assignments.givenUp + acknowledgements.givenUp,
     enrolments: enrolments.givenUp,
   };
@@ -160,7 +160,7 @@ function siteFollows(
   let isCounted = false;
   return ({ rollouts, rolloutsSigners }) => {
     const wasRevoked = isOwnRevoked();
-    for (const id of site.revocations.follow(rollouts)) siteNode?.drop(id);
+    for (const id of site.revocations.update(rollouts)) siteNode?.drop(id);
     if (isOwnRevoked() && !wasRevoked)
       log.error({}, 'the operator has revoked this gateway: it takes nothing in');
     if (isCounted || !rolloutsSigners) return;

@@ -17,7 +17,7 @@ import { joinFleetNetwork } from './adapters/fleet-network.ts';
 import { HELD_ONLY, HttpUpstream, MAY_FETCH } from './adapters/http-upstream.ts';
 import { httpSiblings } from './adapters/http-sibling.ts';
 import { openSiteNode } from './adapters/site-node.ts';
-import { MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
+import { MAX_UPSTREAM_FETCHES } from './chunks/fetch-queue.ts';
 import { openDatabase } from './database.ts';
 import { pinRoot } from './enrolment/pinned-root.ts';
 import { OriginFile } from './adapters/origin-file.ts';

@@ -3,7 +3,7 @@ import type { JoinToken } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { DatabaseState, KeyValueStore } from '@sitecast/shared/key-value';
 import type { MetadataStore } from '@sitecast/shared/trust';
-import type { FrameFiles } from './chunks/frame-files.ts';
+import type { FrameFiles } from './chunks/disk-cache.ts';
 import type { PeerBook } from './peer-gateways/peer-book.ts';
 import type { Announcements } from './peer-gateways/announcements.ts';
 import type { Metrics } from './http/metrics.ts';

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import { MAX_SIBLING_ANSWER_BYTES } from './adapters/http-sibling.ts';
-import { ownerOf } from './peer-gateways/rendezvous.ts';
+import { ownerOf } from './peer-gateways/shared-fetching.ts';
 import type { FakeOrigin, PublishedImage } from './testing/fake-origin.ts';
 import { removeTemporaryDirectories, type TestGateway, GatewayHarness, until } from './testing/harness.ts';
 

@@ -1,13 +1,12 @@
 import type { Acknowledgement, Assignment } from '@sitecast/shared/fleet';
 import { ACKNOWLEDGEMENTS, ASSIGNMENTS } from './devices/document-kinds.ts';
 import { RelayedDocuments } from './devices/relayed-documents.ts';
-import { Revocations } from './devices/revocations.ts';
 import { EnrolmentRelay } from './enrolment/enrolment-relay.ts';
 import { OwnEnrolment } from './enrolment/own-enrolment.ts';
 import { GatewayRegistration } from './peer-gateways/gateway-registration.ts';
 import type { GatewayParts } from './parts.ts';
 import { Leases } from './devices/leases.ts';
-import { SiteDevices } from './devices/site-devices.ts';
+import { Revocations, SiteDevices } from './devices/site-devices.ts';
 import type { Mirror } from './mirror/mirror.ts';
 import { ReportReceiver } from './reports/report-receiver.ts';
 import { ReportQueue } from './reports/report-queue.ts';
@@ -111,7 +110,7 @@ function openOwnEnrolment(
     assignments,
     isReady: () => mirror.current?.rolloutsSigners !== undefined,
     onSite: site => {
-      devices.site = site;
+      devices.serve(site);
     },
     onName,
     log,
@@ -157,6 +156,6 @@ export async function countDevices({
   devices,
   own,
 }: Pick<Awaited<ReturnType<typeof openSite>>, 'assignments' | 'devices' | 'own'>): Promise<void> {
-  devices.site = await own.site();
+  devices.serve(await own.site());
   for await (const assignment of assignments.all()) devices.note(assignment);
 }

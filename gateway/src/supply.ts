@@ -1,20 +1,17 @@
+import { sleep } from '@sitecast/shared/async';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { FoundTarget } from '@sitecast/shared/trust';
-import { sleep } from '@sitecast/shared/async';
-import { ChunkCache } from './chunks/disk-cache.ts';
-import { ChunkService, MAX_UPSTREAM_FETCHES } from './chunks/chunk-service.ts';
-import { FrameMemory } from './chunks/memory-cache.ts';
+import { DiskCache } from './chunks/disk-cache.ts';
+import { type ChunkPipeline, openChunkPipeline } from './chunk-pipeline.ts';
 import type { ChunkAllowlist } from './chunks/allowlist.ts';
-import { wanStores } from './chunks/wan-store.ts';
 import type { Log } from './log.ts';
 import type { Mirror } from './mirror/mirror.ts';
 import type { TargetFiles } from './mirror/target-files.ts';
 import type { GatewayParts } from './parts.ts';
 import { DeviceChunks } from './devices/device-chunks.ts';
-import { admission, chunksHere } from './devices/served-chunks.ts';
+import { admission } from './devices/admission.ts';
 import { parseUpstreamUrl } from './settings.ts';
 import { PeerGateways } from './peer-gateways/peer-gateways.ts';
-import { SiteStores } from './peer-gateways/shared-fetching.ts';
 import type { openSite } from './site.ts';
 import { Prefetch } from './wan/prefetch.ts';
 
@@ -36,7 +33,7 @@ export async function openSupply(parts: GatewayParts, { mirrored, site }: Rooms)
   const cache = await openCache(parts, mirrored.named);
   const fromDevices =
     siteNode && openDeviceChunks(parts, { mirrored, site }, { siteNode, cache, peerGateways });
-  const { chunks, counts } = openChunks(parts, mirrored.named, { cache, peerGateways, fromDevices });
+  const pipeline = openChunks(parts, mirrored.named, { cache, peerGateways, fromDevices });
   const mayServe = admission({
     site: () => site.own.site(),
     signers: () => mirrored.mirror.current?.rolloutsSigners,
@@ -45,7 +42,7 @@ export async function openSupply(parts: GatewayParts, { mirrored, site }: Rooms)
     isOwnRevoked: () => site.isRevoked(parts.identity.id),
   });
   await siteNode?.serve({
-    store: chunksHere({ chunks, cache }),
+    store: pipeline.here,
     mayServe: async (id, credential) => {
       const isAdmitted = await mayServe(id, credential);
       if (isAdmitted) site.heard.note(id);
@@ -55,18 +52,18 @@ export async function openSupply(parts: GatewayParts, { mirrored, site }: Rooms)
   });
   const tasks: Record<string, Task> = {
     knowSiblings: signal => peerGateways.run(signal),
-    ...prefetchTask(parts, { mirrored, site }, { cache, chunks, fromDevices }),
+    ...prefetchTask(parts, { mirrored, site }, { cache, pipeline, fromDevices }),
     ...(fromDevices && { askDevices: (signal: AbortSignal) => fromDevices.run(signal) }),
     keepCache: signal => keepCache(cache, log, signal),
   };
-  return { peerGateways, cache, chunks, counts, fromDevices, tasks };
+  return { peerGateways, cache, pipeline, fromDevices, tasks };
 }
 
 function openCache(
   { frames, records, settings, now, log }: GatewayParts,
   named: ChunkAllowlist,
-): Promise<ChunkCache> {
-  return ChunkCache.open({
+): Promise<DiskCache> {
+  return DiskCache.open({
     files: frames,
     records: records('chunks'),
     isPinned: id => named.isPinned(id),
@@ -80,48 +77,31 @@ function openCache(
 function openChunks(
   { identity, settings, upstreams, wanLimits, metrics, log }: GatewayParts,
   named: ChunkAllowlist,
-  from: { cache: ChunkCache; peerGateways: PeerGateways; fromDevices: DeviceChunks | undefined },
-) {
+  from: { cache: DiskCache; peerGateways: PeerGateways; fromDevices: DeviceChunks | undefined },
+): ChunkPipeline {
   const { cache, peerGateways, fromDevices } = from;
   const onRefused = (url: string, error: SitecastError): void => {
     metrics.refused(url, error.code);
     log.warn({ upstream: url, code: error.code, ...error.data }, 'an upstream gave a wrong chunk');
   };
-  const memory = new FrameMemory(settings.memoryBytes);
-  let wanFetches = 0;
-  const { wan, origin } = wanStores({
-    upstreams,
-    memory,
-    demandOpen: () => wanLimits.demandOpen(),
-    onRefused,
-    onFetched: lengthBytes => {
-      wanFetches += 1;
-      metrics.received('chunks', lengthBytes);
-    },
-  });
-  const stores = new SiteStores({
+  return openChunkPipeline({
     ownId: identity.id,
+    memoryBytes: settings.memoryBytes,
+    disk: cache,
+    allowlist: named,
     peerGateways,
-    fromDevices: fromDevices && ((id, request) => fromDevices.get(id, request)),
-    wan,
-    origin,
+    deviceChunks: fromDevices,
+    upstreams,
+    wanLimits,
+    onRefused,
+    onReceived: lengthBytes => metrics.received('chunks', lengthBytes),
   });
-  const chunks = new ChunkService({
-    named,
-    cache,
-    forDevices: stores.forDevices,
-    forGateways: stores.forGateways,
-    memory,
-    fetchesAtOnce: wanLimits.fetchesAtOnce(MAX_UPSTREAM_FETCHES),
-  });
-  const counts = () => ({ ...chunks.counts, ...stores.counts, wanFetches });
-  return { chunks, counts };
 }
 
 function openDeviceChunks(
   { identity, metrics, patience, log }: GatewayParts,
   { mirrored: { mirror, targets }, site }: Rooms,
-  at: { siteNode: NonNullable<GatewayParts['siteNode']>; cache: ChunkCache; peerGateways: PeerGateways },
+  at: { siteNode: NonNullable<GatewayParts['siteNode']>; cache: DiskCache; peerGateways: PeerGateways },
 ): DeviceChunks {
   return new DeviceChunks({
     node: at.siteNode,
@@ -153,7 +133,7 @@ function indexTargetOf(targets: Iterable<FoundTarget>, sha256: string): FoundTar
 function prefetchTask(
   { settings, wanLimits, log }: GatewayParts,
   { mirrored: { mirror, targets }, site: { devices } }: Rooms,
-  to: { cache: ChunkCache; chunks: ChunkService; fromDevices: DeviceChunks | undefined },
+  to: { cache: DiskCache; pipeline: ChunkPipeline; fromDevices: DeviceChunks | undefined },
 ): Record<string, Task> {
   if (!settings.prefetch) return {};
   const prefetch = new Prefetch({
@@ -161,7 +141,9 @@ function prefetchTask(
     devicesOf: product => devices.of(product),
     local: target => targets.local(target),
     cache: to.cache,
-    chunks: to.chunks,
+    chunks: to.pipeline.forDevices,
+    isAllowed: id => to.pipeline.isAllowed(id),
+    isBusy: () => to.pipeline.isBusy(),
     mayPrefetch: () => wanLimits.mayPrefetch,
     isTooEarly: (image, count) => to.fromDevices?.isTooEarly(image, count) ?? false,
     cacheBytes: settings.cacheBytes,
@@ -185,7 +167,7 @@ function openPeerGateways(
   });
 }
 
-async function keepCache(cache: ChunkCache, log: Log, signal: AbortSignal): Promise<void> {
+async function keepCache(cache: DiskCache, log: Log, signal: AbortSignal): Promise<void> {
   const adopted = await cache.adopt(signal);
   if (adopted > 0) log.info({ adopted }, 'cached chunks without a record were taken in');
   while (await sleep(FLUSH_EVERY_MS, signal)) await cache.flush();

@@ -3,7 +3,7 @@ import { open, stat, statfs } from 'node:fs/promises';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Chunk, type ChunkId, DirectoryStore, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { isSystemError } from '@sitecast/shared/errors';
-import type { FrameFiles, StoredFrame } from '../chunks/frame-files.ts';
+import type { FrameFiles, StoredFrame } from '../chunks/disk-cache.ts';
 
 const FILES_PER_TURN = 128;
 /** For whoever checks frames: the frame of no chunk. */

@@ -1,4 +1,10 @@
-import { type ChunkId, ChunkIdSet, ChunkIndex } from '@sitecast/shared/content';
+import {
+  type ChunkId,
+  ChunkIdSet,
+  ChunkIndex,
+  type ChunkStore,
+  chunkNotFound,
+} from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
@@ -16,7 +22,7 @@ interface ChunkAllowlistDeps {
   maxChunks?: number;
 }
 
-/** Which chunks there are, as far as signed indexes that lie here say it. Nothing else is fetched or served. */
+/** The chunks that signed indexes in the mirror name. Nothing else is fetched or served. */
 export class ChunkAllowlist {
   readonly #deps: ChunkAllowlistDeps;
   readonly #maxChunks: number;
@@ -43,7 +49,23 @@ export class ChunkAllowlist {
     return this.#pinned.has(id);
   }
 
-  /** Follows a new set: indexes that it doesn't list any more are forgotten. */
+  /** A store that answers for these chunks alone, and asks nobody for others. */
+  guard(store: ChunkStore): ChunkStore {
+    return {
+      name: store.name,
+      has: async (id, request) => {
+        request?.signal?.throwIfAborted();
+        return this.has(id) && store.has(id, request);
+      },
+      get: async (id, request) => {
+        request?.signal?.throwIfAborted();
+        if (!this.has(id)) throw chunkNotFound(id, store);
+        return store.get(id, request);
+      },
+    };
+  }
+
+  /** Follows a new set: indexes that it no longer lists are forgotten. */
   async follow(set: Pick<MirrorSet, 'targets' | 'rollouts'>): Promise<void> {
     const here = new Map<string, FoundTarget>();
     for (const target of set.targets.values()) {

@@ -1,7 +1,11 @@
 import {
+  Chunk,
   type ChunkId,
+  type ChunkRequest,
+  type ChunkStore,
   chunkIdFromHex,
   chunkIdToHex,
+  chunkNotFound,
   MAX_CHUNK_BYTES,
   verifyFrame,
 } from '@sitecast/shared/content';
@@ -10,7 +14,6 @@ import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { Log } from '../log.ts';
-import type { FrameFiles } from './frame-files.ts';
 
 /** Files whose content was checked by this process and that haven't changed since; others are checked when read. */
 const MAX_VERIFIED = 200_000;
@@ -22,7 +25,29 @@ const HEADROOM = 0.01;
 const MAX_PENDING_USES = 4096;
 const USES_PER_WRITE = 256;
 
-interface ChunkCacheDeps {
+/** A frame as the disk gave it, and what tells that its file is still the same. */
+export interface StoredFrame {
+  frame: Buffer;
+  /** Inode, length and time of change. */
+  stamp: string;
+}
+
+/** The files of the chunk cache. Nothing read from them is trusted. Errors: SITECAST_NO_SPACE for a full disk. */
+export interface FrameFiles {
+  /** Undefined if it isn't here; an empty frame for a file that can't be read, or is no frame's. */
+  read(id: ChunkId): Promise<StoredFrame | undefined>;
+  /** As `read`, without a turn of the event loop: for a file that was read before, so that its bytes are in memory. */
+  readNow(id: ChunkId): StoredFrame | undefined;
+  /** @returns the file's stamp */
+  write(id: ChunkId, frame: Uint8Array): Promise<string>;
+  remove(id: ChunkId): Promise<void>;
+  /** All that are here, with their lengths; files that vanish meanwhile are passed over. */
+  list(): AsyncIterable<{ id: ChunkId; lengthBytes: number }>;
+  /** Free bytes of the file system, for this user. */
+  freeBytes(): Promise<number>;
+}
+
+interface DiskCacheDeps {
   files: FrameFiles;
   records: KeyValueStore;
   isPinned: (id: ChunkId) => boolean;
@@ -46,8 +71,9 @@ interface Entry {
  * A file without a record (the process was killed between the two) is taken in by `adopt`; a record without a file is
  * found out when it's read.
  */
-export class ChunkCache {
-  readonly #deps: ChunkCacheDeps;
+export class DiskCache implements ChunkStore {
+  readonly name = 'the disk of this gateway';
+  readonly #deps: DiskCacheDeps;
   readonly #verified = new LRUCache<string, string>({ max: MAX_VERIFIED });
   readonly #scratch = Buffer.allocUnsafeSlow(MAX_CHUNK_BYTES);
   readonly #turn = pLimit(1);
@@ -57,12 +83,12 @@ export class ChunkCache {
   #fullUntilMs = 0;
   damaged = 0;
 
-  private constructor(deps: ChunkCacheDeps) {
+  private constructor(deps: DiskCacheDeps) {
     this.#deps = deps;
   }
 
-  static async open(deps: ChunkCacheDeps): Promise<ChunkCache> {
-    const cache = new ChunkCache(deps);
+  static async open(deps: DiskCacheDeps): Promise<DiskCache> {
+    const cache = new DiskCache(deps);
     for await (const [, value] of deps.records.entries(startingWith('c:'))) {
       cache.#usedBytes += entryOf(value)?.lengthBytes ?? 0;
       cache.#count += 1;
@@ -81,19 +107,31 @@ export class ChunkCache {
     return this.#deps.now() < this.#fullUntilMs;
   }
 
-  /** The frame, checked; undefined if it isn't here. */
-  async get(id: ChunkId): Promise<Buffer | undefined> {
-    const hex = chunkIdToHex(id);
+  /** Whether a record says so; the frame itself is checked when it is read. */
+  async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
+    signal?.throwIfAborted();
+    return (await this.#deps.records.get(`c:${chunkIdToHex(id)}`)) !== undefined;
+  }
+
+  /** The chunk, verified. A damaged file counts as none, and is deleted. */
+  async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
+    signal?.throwIfAborted();
+    const frame = await this.#read(id, chunkIdToHex(id));
+    if (!frame) throw chunkNotFound(id, this);
+    return Chunk.fromFrame(id, frame);
+  }
+
+  async #read(id: ChunkId, hex: string): Promise<Buffer | undefined> {
+    const { files, log } = this.#deps;
     const stamp = this.#verified.get(hex);
-    const { files } = this.#deps;
-    // What this process has read or written before is in the page cache as a rule: waiting for the thread pool would cost
+    // What this process has read or written before is in the page cache as a rule. Waiting for the thread pool would cost
     // several times as much as reading it.
     const found = stamp === undefined ? await files.read(id) : files.readNow(id);
     if (!found) return undefined;
     if (stamp !== found.stamp) {
       if (!this.#isRight(id, found.frame)) {
         this.damaged += 1;
-        this.#deps.log.warn({ chunk: hex }, 'a cached chunk is damaged; it is deleted');
+        log.warn({ chunk: hex }, 'a cached chunk is damaged; it is deleted');
         await this.#turn(() => this.#drop(id));
         return undefined;
       }
@@ -103,22 +141,19 @@ export class ChunkCache {
     return found.frame;
   }
 
-  /** Whether it's here, as far as is written down: it's checked when it's read. */
-  async has(id: ChunkId): Promise<boolean> {
-    return (await this.#deps.records.get(`c:${chunkIdToHex(id)}`)) !== undefined;
-  }
-
   /** Notes that a chunk was used just now. */
   use(hex: string): void {
     if (this.#uses.size < MAX_PENDING_USES) this.#uses.set(hex, this.#deps.now());
   }
 
   /**
-   * Keeps a frame that the caller has verified, if there's room.
+   * Keeps a chunk that the caller has verified, if there is room.
    * @returns false if there isn't; nothing is thrown for that
    */
-  async put(id: ChunkId, frame: Uint8Array): Promise<boolean> {
+  async put(chunk: Chunk): Promise<boolean> {
     if (this.isFull) return false;
+    const { id } = chunk;
+    const frame = chunk.frame();
     return this.#turn(async () => {
       try {
         if (!(await this.#makeRoom(frame.length))) {

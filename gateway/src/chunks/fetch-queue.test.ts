@@ -1,17 +1,37 @@
+import { type ChunkId, Chunk, chunkIdToHex } from '@sitecast/shared/content';
 import { expect, it } from 'vitest';
 import { FetchQueue } from './fetch-queue.ts';
+import { MemoryStore } from './memory-store.ts';
 
-/** A queue that fetches one chunk at a time, each when it's told to. */
-function bed() {
-  const queue = new FetchQueue(1);
-  const begun: string[] = [];
+const idOf = (number: number): ChunkId => {
+  const id = Buffer.alloc(32);
+  id.writeUInt32BE(number, 28);
+  return id;
+};
+const numberOf = ({ id }: Chunk): number => Buffer.from(id).readUInt32BE(28);
+
+/** A queue that fetches one chunk at a time, each when the test says so. */
+function harness() {
+  const begun: number[] = [];
+  const kept: string[] = [];
   let go: (() => void)[] = [];
-  const fetch = (owner: string, hex: string): Promise<Buffer> =>
-    queue.fetch(owner, hex, async onFetched => {
-      begun.push(hex);
-      await new Promise<void>(resolve => go.push(resolve));
-      onFetched(Buffer.from(hex));
-    });
+  const queue = new FetchQueue({
+    source: {
+      name: 'a source',
+      has: async () => true,
+      get: async id => {
+        const chunk = Chunk.fromFrame(Uint8Array.from(id), id);
+        begun.push(numberOf(chunk));
+        await new Promise<void>(resolve => go.push(resolve));
+        return chunk;
+      },
+    },
+    memory: new MemoryStore(0),
+    disk: { put: async ({ id }) => kept.push(chunkIdToHex(id)) },
+    atOnce: 1,
+  });
+  const fetch = async (requester: string, number: number): Promise<number> =>
+    numberOf(await queue.get(idOf(number), { requester }));
   const run = async (): Promise<void> => {
     while (go.length > 0) {
       for (const next of go) next();
@@ -19,27 +39,28 @@ function bed() {
       await new Promise(setImmediate);
     }
   };
-  return { queue, begun, fetch, run };
+  return { queue, begun, kept, fetch, run };
 }
 
-it('fetches a chunk once, in the first turn of those who ask for it', async () => {
-  const { fetch, begun, run } = bed();
-  const stranger = Promise.all(['1', '2', '3', '4', '5'].map(hex => fetch('stranger', hex)));
-  const device = Promise.all([fetch('device', '5'), fetch('device', '6')]);
+it('fetches a chunk once, in the first turn of those who ask for it, and keeps it', async () => {
+  const { fetch, begun, kept, run } = harness();
+  const stranger = Promise.all([1, 2, 3, 4, 5].map(number => fetch('stranger', number)));
+  const device = Promise.all([fetch('device', 5), fetch('device', 6)]);
   await run();
-  expect((await device).map(String)).toEqual(['5', '6']);
-  expect((await stranger).map(String)).toEqual(['1', '2', '3', '4', '5']);
-  expect(begun).toEqual(['1', '2', '5', '3', '6', '4']);
+  expect(await device).toEqual([5, 6]);
+  expect(await stranger).toEqual([1, 2, 3, 4, 5]);
+  expect(begun).toEqual([1, 2, 5, 3, 6, 4]);
+  expect(kept).toHaveLength(6);
 });
 
 it('asks only those who want the most to come again, and gives them what others want too', async () => {
-  const { fetch, queue, run } = bed();
-  const strangers = Array.from({ length: 2049 }, (_, at) => fetch('stranger', `${at}`));
+  const { fetch, queue, run } = harness();
+  const strangers = Array.from({ length: 2049 }, (_, at) => fetch('stranger', at));
   const outcomes = Promise.allSettled(strangers);
   // 0 is under way; 1 gives its place up, and is wanted by the device too; then 2 gives up its own.
-  const device = [fetch('device', '1'), fetch('device', 'another')];
+  const device = [fetch('device', 1), fetch('device', 9999)];
   await run();
-  expect((await Promise.all(device)).map(String)).toEqual(['1', 'another']);
+  expect(await Promise.all(device)).toEqual([1, 9999]);
   const refused = (await outcomes).filter(({ status }) => status === 'rejected');
   expect(refused).toMatchObject([{ reason: { code: 'SITECAST_BUSY' } }]);
   expect(queue).toMatchObject({ givenUp: 2, waiting: 0 });

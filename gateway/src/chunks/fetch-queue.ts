@@ -1,76 +1,132 @@
+import {
+  Chunk,
+  type ChunkId,
+  type ChunkRequest,
+  type ChunkStore,
+  chunkIdToHex,
+} from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { FairQueue } from '@sitecast/shared/bounded';
+import type { MemoryStore } from './memory-store.ts';
 
-/** Chunks that wait for their turn; where there are more, whoever has asked for the most gives one up. */
+/** Chunks that are fetched at one time, of one queue. */
+export const MAX_UPSTREAM_FETCHES = 16;
+/** Chunks that wait for their turn. Where there are more, the requester that has the most loses one. */
 const MAX_QUEUED_FETCHES = 2048;
+const FETCH_TIMEOUT_MS = 120_000;
+/** The requester of what this gateway fetches ahead. */
+const ITSELF = 'this gateway';
+
+/** A request that waits in the turn of its requester. */
+export interface QueuedRequest extends ChunkRequest {
+  /** An address; default: this gateway itself. */
+  readonly requester?: string;
+}
+
+/** A store that hands the requester on to a queue. */
+export interface QueuedChunkStore extends ChunkStore {
+  get(id: ChunkId, request?: QueuedRequest): Promise<Chunk>;
+}
+
+interface FetchQueueDeps {
+  /** Gives only chunks that it has verified. */
+  source: ChunkStore;
+  memory: MemoryStore;
+  disk: { put(chunk: Chunk): Promise<unknown> };
+  /** Chunks fetched at one time. */
+  atOnce: number;
+}
 
 interface Pending {
-  frame: Promise<Buffer>;
-  resolve: (frame: Buffer) => void;
+  chunk: Promise<Chunk>;
+  resolve: (chunk: Chunk) => void;
   reject: (error: unknown) => void;
   isBegun: boolean;
   /** In whose turns it waits. */
-  owners: Set<string>;
+  requesters: Set<string>;
 }
 
 /**
- * Chunks that are to be fetched, each once, however many ask. It waits in the turn of each who asks and comes in the first of them: so
- * nobody's chunk lies in another's long queue.
+ * Fetches chunks from a source, each once however many requesters ask, and keeps them in memory and on the disk. A chunk waits in the turn
+ * of each requester and comes in the first of them, so no chunk waits behind another requester's long list. A fetch goes on
+ * though its requesters leave.
  */
-export class FetchQueue {
+export class FetchQueue implements QueuedChunkStore {
+  readonly #deps: FetchQueueDeps;
   readonly #queue: FairQueue;
   readonly #pending = new Map<string, Pending>();
 
-  constructor(atOnce: number) {
-    this.#queue = new FairQueue({ maxRunning: atOnce, maxWaiting: MAX_QUEUED_FETCHES });
+  constructor(deps: FetchQueueDeps) {
+    this.#deps = deps;
+    this.#queue = new FairQueue({ maxRunning: deps.atOnce, maxWaiting: MAX_QUEUED_FETCHES });
   }
 
+  get name(): string {
+    return this.#deps.source.name;
+  }
+
+  /** Chunks that wait for their turn. */
   get waiting(): number {
     return this.#queue.waiting;
   }
 
-  /** Chunks that weren't fetched because others had asked for less, so far. */
+  /** Chunks that were not fetched because other requesters had asked for fewer, since the start. */
   get givenUp(): number {
     return this.#queue.givenUp;
   }
 
-  /**
-   * @param owner who asks: an address
-   * @param fetch calls back as soon as the frame is there; the next one begins when its promise has settled
-   * @throws what `fetch` throws; SITECAST_BUSY
-   */
-  fetch(
-    owner: string,
-    hex: string,
-    fetch: (onFetched: (frame: Buffer) => void) => Promise<void>,
-  ): Promise<Buffer> {
+  has(id: ChunkId, request?: ChunkRequest): Promise<boolean> {
+    return this.#deps.source.has(id, request);
+  }
+
+  /** @throws what the source throws; SITECAST_BUSY (unreachable) where the request gave its place up */
+  async get(id: ChunkId, { signal, requester = ITSELF }: QueuedRequest = {}): Promise<Chunk> {
+    signal?.throwIfAborted();
+    const hex = chunkIdToHex(id);
     const pending = this.#pending.get(hex) ?? this.#begin(hex);
-    if (!pending.isBegun && !pending.owners.has(owner)) {
-      pending.owners.add(owner);
+    if (!pending.isBegun && !pending.requesters.has(requester)) {
+      // A copy: the caller may use the id's memory again before the chunk has its turn.
+      const own = Uint8Array.from(id);
+      pending.requesters.add(requester);
       this.#queue.add(
-        owner,
+        requester,
         async () => {
           if (pending.isBegun) return;
           pending.isBegun = true;
-          await fetch(pending.resolve).catch(pending.reject);
+          await this.#fetch(own, pending.resolve).catch(pending.reject);
         },
         () => {
-          pending.owners.delete(owner);
-          if (!pending.isBegun && pending.owners.size === 0) pending.reject(busy());
+          pending.requesters.delete(requester);
+          if (!pending.isBegun && pending.requesters.size === 0) pending.reject(busy());
         },
       );
     }
-    return pending.frame;
+    return pending.chunk;
+  }
+
+  /** Requesters do not wait for the disk. The next fetch does: otherwise frames would pile up before a slow disk. */
+  async #fetch(id: ChunkId, onFetched: (chunk: Chunk) => void): Promise<void> {
+    const { source, memory, disk } = this.#deps;
+    // It may have come for another requester while this one waited for its turn.
+    const known = memory.frame(chunkIdToHex(id));
+    if (known) {
+      onFetched(Chunk.fromFrame(id, known));
+      return;
+    }
+    const chunk = await source.get(id, { signal: AbortSignal.timeout(FETCH_TIMEOUT_MS) });
+    memory.put(chunk);
+    onFetched(chunk);
+    await disk.put(chunk);
   }
 
   #begin(hex: string): Pending {
     let resolve: Pending['resolve'] = () => {};
     let reject: Pending['reject'] = () => {};
-    const frame = new Promise<Buffer>((...both) => ([resolve, reject] = both));
-    const pending: Pending = { frame, resolve, reject, isBegun: false, owners: new Set() };
+    const chunk = new Promise<Chunk>((...both) => ([resolve, reject] = both));
+    const pending: Pending = { chunk, resolve, reject, isBegun: false, requesters: new Set() };
     this.#pending.set(hex, pending);
     const forget = (): void => void this.#pending.delete(hex);
-    frame.then(forget, forget);
+    chunk.then(forget, forget);
     return pending;
   }
 }

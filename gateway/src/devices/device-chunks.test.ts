@@ -8,10 +8,12 @@ import {
   chunkIdOf,
   chunkIdToHex,
   chunkNotFound,
+  MAX_CHUNK_BYTES,
   sha256,
 } from '@sitecast/shared/content';
+import { testChunkStore } from '@sitecast/shared/content/testing';
 import { SitecastError } from '@sitecast/shared/errors';
-import { beforeEach, expect, it } from 'vitest';
+import { beforeEach, describe, expect, it } from 'vitest';
 import { memoryLog, until } from '../testing/harness.ts';
 import { DeviceChunks, MAX_FOLLOWED_CHUNKS } from './device-chunks.ts';
 import type { SubscribedImage, WantedImage } from './site-node.ts';
@@ -123,22 +125,43 @@ let site: Site;
 beforeEach(() => {
   site = new Site();
 });
+/** What devices give; undefined where none of them does. */
+const got = (...request: Parameters<DeviceChunks['get']>): Promise<Chunk | undefined> =>
+  site.chunks.get(...request).catch((error: unknown) => {
+    if (error instanceof SitecastError && error.code === 'SITECAST_CHUNK_NOT_FOUND') return undefined;
+    throw error;
+  });
 const lastOf = ({ chunks }: Image): ChunkId => chunks.at(-1)?.id ?? Buffer.alloc(32);
 /** The next look at who holds what. */
 const later = (): void => {
   site.nowMs += 2000;
 };
 
+describe('what devices hold keeps to what every chunk store keeps to:', () => {
+  testChunkStore(it, async () => {
+    const fresh = new Site();
+    const fill = async (chunks: readonly Chunk[]): Promise<void> => {
+      const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: 16, maxBytes: MAX_CHUNK_BYTES });
+      let end = 0;
+      for (const chunk of chunks) builder.add(chunk.id, (end += chunk.plain().length));
+      const index = builder.finish();
+      const hex = Buffer.from(sha256(index.encode())).toString('hex');
+      fresh.add({ index, hex, chunks: [...chunks] }, 1, chunks.length);
+    };
+    return { store: fresh.chunks, fill, close: async () => {} };
+  });
+});
+
 it('asks devices that hold clearly more of the image than lies here', async () => {
   const image = site.add(imageOf('a'), 1, 24);
   site.hold(image, 20);
-  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+  expect(await got(lastOf(image))).toBeUndefined();
   expect(site.followed).toEqual([]);
   site.add(image, 1, 25);
   // Not yet looked again.
-  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+  expect(await got(lastOf(image))).toBeUndefined();
   later();
-  expect((await site.chunks.get(lastOf(image)))?.id).toEqual(lastOf(image));
+  expect((await got(lastOf(image)))?.id).toEqual(lastOf(image));
   expect(site.followed.map(({ credential }) => Buffer.from(credential).toString())).toEqual(['who we are']);
 });
 
@@ -146,24 +169,24 @@ it('counts what the other gateways of the site may have', async () => {
   const image = site.add(imageOf('a'), 1, COUNT);
   site.hold(image, 20);
   site.gateways = 2;
-  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+  expect(await got(lastOf(image))).toBeUndefined();
   site.here.clear();
   site.hold(image, 12);
   later();
-  expect(await site.chunks.get(lastOf(image))).toBeDefined();
+  expect(await got(lastOf(image))).toBeDefined();
 });
 
 it('asks nobody for a chunk that no held image has, without an assignment, or of an image that is not mirrored', async () => {
   const image = site.add(imageOf('a'), 3, COUNT);
-  expect(await site.chunks.get(Buffer.alloc(32))).toBeUndefined();
+  expect(await got(Buffer.alloc(32))).toBeUndefined();
   later();
   site.credential = undefined;
-  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+  expect(await got(lastOf(image))).toBeUndefined();
   later();
   site.credential = Buffer.from('who we are');
   const unknown = site.add(imageOf('b'), 3, COUNT);
   site.images.delete(unknown.hex);
-  expect(await site.chunks.get(lastOf(unknown))).toBeUndefined();
+  expect(await got(lastOf(unknown))).toBeUndefined();
   expect(site.followed).toEqual([]);
 });
 
@@ -179,7 +202,7 @@ it('follows images of so many chunks, and no larger ones', async () => {
     site = new Site();
     site.add({ index, hex: 'a'.repeat(64), chunks: [] }, 1, index.count);
     site.give = async id => Chunk.fromPlain(id, Buffer.from('its bytes'));
-    await site.chunks.get(index.idAt(7));
+    await got(index.idAt(7));
     return site.followed.length === 1;
   };
   expect(await isFollowed(MAX_FOLLOWED_CHUNKS)).toBe(true);
@@ -190,27 +213,27 @@ it('links eight devices for an image, of two images; tries sixteen, four of them
   const [one, two, three] = ['a', 'b', 'c'].map(seed => site.add(imageOf(seed), 10, COUNT));
   if (!one || !two || !three) throw new Error('three images');
   for (let at = 0; at < 6; at += 1) site.found.push({ id: `found ${at}`, addresses: [] });
-  await site.chunks.get(lastOf(one));
+  await got(lastOf(one));
   expect(site.met).toHaveLength(8);
   later();
-  await site.chunks.get(lastOf(one));
+  await got(lastOf(one));
   // None is linked: the others, and some that only multicast DNS has found.
   expect(site.met).toHaveLength(14);
   expect(site.met.filter(id => id.startsWith('found'))).toHaveLength(4);
   site.add(one, 30, COUNT);
   later();
-  await site.chunks.get(lastOf(one));
+  await got(lastOf(one));
   expect(new Set(site.met).size).toBe(site.met.length);
   expect(site.met.filter(id => id.startsWith('device'))).toHaveLength(16);
   for (const image of [two, three]) {
     later();
-    await site.chunks.get(lastOf(image));
+    await got(lastOf(image));
   }
   expect(site.followed).toHaveLength(2);
   site.met.length = 0;
   site.linked = 8;
   later();
-  await site.chunks.get(lastOf(one));
+  await got(lastOf(one));
   expect(site.met).toEqual([]);
 });
 
@@ -219,7 +242,7 @@ it('waits two seconds at most for devices to say what they hold, right after the
   site.told = 2;
   site.isSaid = false;
   let isOver = false;
-  const getting = site.chunks.get(lastOf(image)).finally(() => (isOver = true));
+  const getting = got(lastOf(image)).finally(() => (isOver = true));
   await until(() => site.met.length === 3, 'devices to be met');
   site.nowMs += 1999;
   await sleep(100);
@@ -228,7 +251,7 @@ it('waits two seconds at most for devices to say what they hold, right after the
   expect(await getting).toBeUndefined();
   // Once, and not for each chunk.
   site.nowMs += 1;
-  expect(await site.chunks.get(lastOf(image))).toBeUndefined();
+  expect(await got(lastOf(image))).toBeUndefined();
 });
 
 it('waits no longer than until one says that it holds the chunk, or all have said what they hold', async () => {
@@ -237,7 +260,7 @@ it('waits no longer than until one says that it holds the chunk, or all have sai
     const image = site.add(imageOf('a'), 3, COUNT);
     site.told = 0;
     site.isSaid = false;
-    const getting = site.chunks.get(lastOf(image));
+    const getting = got(lastOf(image));
     await sleep(60);
     change();
     expect(Boolean(await getting)).toBe(site.isSaid);
@@ -254,7 +277,7 @@ it('waits for those who say it later when the first to say that it holds it is a
     site.isSaid = false;
     throw new SitecastError('untrusted', 'SITECAST_CHUNK_MISMATCH', 'wrong bytes');
   };
-  const getting = site.chunks.get(lastOf(image));
+  const getting = got(lastOf(image));
   await until(() => asked.length === 1, 'the liar to be asked');
   site.told = 2;
   site.isSaid = true;
@@ -273,9 +296,9 @@ it('has eight chunks asked for at one time, and goes elsewhere when none gives i
       throw new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', 'gone');
     return site.chunkOf(id);
   };
-  const got = await Promise.all(image.chunks.map(({ id }) => site.chunks.get(id)));
+  const answers = await Promise.all(image.chunks.map(({ id }) => got(id)));
   expect(most).toBe(8);
-  expect(got.filter(Boolean)).toHaveLength(COUNT - 1);
+  expect(answers.filter(Boolean)).toHaveLength(COUNT - 1);
 });
 
 it('ends with the reason of whoever gives up', async () => {
@@ -285,7 +308,7 @@ it('ends with the reason of whoever gives up', async () => {
     await sleep(60_000, undefined, signal && { signal });
     throw new Error('never');
   };
-  const getting = site.chunks.get(lastOf(image), { signal: stop.signal });
+  const getting = got(lastOf(image), { signal: stop.signal });
   await sleep(20);
   stop.abort(new Error('enough'));
   await expect(getting).rejects.toThrow('enough');
@@ -293,23 +316,23 @@ it('ends with the reason of whoever gives up', async () => {
 
 it('meets no liar for an hour, and counts and names it once', async () => {
   const image = site.add(imageOf('a'), 1, COUNT);
-  await site.chunks.get(lastOf(image));
+  await got(lastOf(image));
   const lie = new SitecastError('untrusted', 'SITECAST_CHUNK_MISMATCH', 'wrong bytes');
   for (let times = 0; times < 2; times += 1) site.followed[0]?.onBan('device 0', lie);
   expect(site.refused).toEqual(['SITECAST_CHUNK_MISMATCH']);
   const other = site.add(imageOf('b'), 1, COUNT);
   later();
-  await site.chunks.get(lastOf(other));
+  await got(lastOf(other));
   expect([site.followed.length, site.met]).toEqual([2, ['device 0']]);
 });
 
 it('ends its links when nothing was missing for a minute, and all at the end', async () => {
   const [one, two] = [site.add(imageOf('a'), 1, COUNT), site.add(imageOf('b'), 1, COUNT)];
-  await site.chunks.get(lastOf(one));
+  await got(lastOf(one));
   const stop = new AbortController();
   const running = site.chunks.run(stop.signal);
   site.nowMs += 59_000;
-  await site.chunks.get(lastOf(two));
+  await got(lastOf(two));
   site.nowMs += 2000;
   await sleep(2200);
   expect(site.closed).toEqual([one.hex]);

@@ -3,7 +3,9 @@ import {
   type ChunkId,
   ChunkIndex,
   type ChunkRequest,
+  type ChunkStore,
   chunkIdFromHex,
+  chunkNotFound,
   sameChunkId,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -85,7 +87,8 @@ interface Followed {
  * to only while chunks are missing, and only where they say that they hold clearly more of an image than the site's gateways
  * can: while an update comes in over the WAN, none does.
  */
-export class DeviceChunks {
+export class DeviceChunks implements ChunkStore {
+  readonly name = 'devices of the site';
   readonly #deps: DeviceChunksDeps;
   readonly #now: () => number;
   readonly #patience: number;
@@ -119,8 +122,18 @@ export class DeviceChunks {
     return most === undefined || most.chunks < chunks;
   }
 
-  /** The chunk, verified; undefined where no device gives it: at once where none says that it holds it. */
-  async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk | undefined> {
+  /** Whether a device that can be asked says that it holds the chunk. */
+  async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
+    signal?.throwIfAborted();
+    await this.#look(id);
+    for (const { image } of this.#followed.values())
+      if (image.isOfImage(id) && (await image.chunks.has(id))) return true;
+    return false;
+  }
+
+  /** The chunk, verified. @throws SITECAST_CHUNK_NOT_FOUND, at once where no device says that it holds the chunk */
+  async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
+    signal?.throwIfAborted();
     await this.#look(id);
     for (const followed of this.#followed.values()) {
       if (!followed.image.isOfImage(id)) continue;
@@ -128,7 +141,7 @@ export class DeviceChunks {
       const chunk = await this.#ask(followed, id, signal);
       if (chunk) return chunk;
     }
-    return undefined;
+    throw chunkNotFound(id, this);
   }
 
   /** Until the signal comes: ends links that nobody needs any more, at last all. */

@@ -22,7 +22,7 @@ beforeEach(async () => {
   database = await openTestDatabase();
   records = database.records('leases');
   const devices = new SiteDevices();
-  devices.site = 'north';
+  devices.serve('north');
   for (const id of ['one', 'two', 'three', 'four'])
     devices.note({ ...assignmentFor(id), ...(id === 'one' && { name: 'cam-1' }) });
   leases = new Leases({

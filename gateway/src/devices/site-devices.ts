@@ -1,10 +1,19 @@
-import type { Assignment } from '@sitecast/shared/fleet';
+import type { Assignment, RolloutsFile } from '@sitecast/shared/fleet';
 
 /** The devices that this gateway knows an assignment of, counted by product. */
 export class SiteDevices {
   readonly #devices = new Map<string, Assignment>();
-  /** The site that counts; undefined before the gateway has one. */
-  site: string | undefined;
+  #site: string | undefined;
+
+  /** The site that this gateway serves; undefined before it is assigned to one. */
+  get site(): string | undefined {
+    return this.#site;
+  }
+
+  /** This gateway was assigned to a site. */
+  serve(site: string | undefined): void {
+    this.#site = site;
+  }
 
   /** Follows an assignment, new or changed. */
   note(assignment: Assignment): void {
@@ -15,13 +24,13 @@ export class SiteDevices {
 
   /** Whether it's one of this site. */
   isHere(id: string): boolean {
-    return this.site !== undefined && this.#devices.get(id)?.site === this.site;
+    return this.#site !== undefined && this.#devices.get(id)?.site === this.#site;
   }
 
   /** Those of this site that have the product. */
   *of(product: string): Generator<Assignment> {
     for (const device of this.#devices.values())
-      if (device.product === product && device.site === this.site) yield device;
+      if (device.product === product && device.site === this.#site) yield device;
   }
 
   /** What it's called, where it has a name and is known here. */
@@ -35,5 +44,21 @@ export class SiteDevices {
 
   get total(): number {
     return this.#devices.size;
+  }
+}
+
+/** Ids that are not to be served any more, as the mirrored rollouts say. */
+export class Revocations {
+  #ids = new Set<string>();
+
+  /** @returns those that were not revoked before */
+  update(rollouts: ReadonlyMap<string, RolloutsFile>): string[] {
+    const before = this.#ids;
+    this.#ids = new Set([...rollouts.values()].flatMap(({ revoked }) => revoked));
+    return [...this.#ids].filter(id => !before.has(id));
+  }
+
+  has(id: string): boolean {
+    return this.#ids.has(id);
   }
 }

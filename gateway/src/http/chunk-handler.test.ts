@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import { connect } from 'node:net';
+import { Chunk, type ChunkId } from '@sitecast/shared/content';
 import { NamedHosts } from '@sitecast/shared/bounded';
 import { afterEach, expect, it } from 'vitest';
 import { chunkHandler } from './chunk-handler.ts';
@@ -19,9 +20,20 @@ afterEach(async () => {
 
 it('answers a reader, however many others take their frames and never read them', async () => {
   const frame = Buffer.alloc(16 * MIB, 'x');
+  const store = {
+    name: 'memory',
+    has: async () => true,
+    get: async (id: ChunkId) => Chunk.fromFrame(id, frame),
+  };
   const answered: number[] = [];
   const handle = chunkHandler({
-    chunks: { isAllowed: () => true, inMemory: () => frame, get: async () => frame },
+    chunks: {
+      isAllowed: () => true,
+      inMemory: () => frame,
+      here: store,
+      forDevices: store,
+      forGateways: store,
+    },
     onAnswer: status => answered.push(status),
     hosts: new NamedHosts(),
     log: silent,

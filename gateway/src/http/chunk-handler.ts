@@ -2,7 +2,10 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { SitecastError } from '@sitecast/shared/errors';
 import { FairPool, type NamedHosts } from '@sitecast/shared/bounded';
 import { statusOf } from '@sitecast/shared/http-problem';
-import type { ChunkService, Reach } from '../chunks/chunk-service.ts';
+import type { ChunkPipeline } from '../chunk-pipeline.ts';
+import type { QueuedChunkStore } from '../chunks/fetch-queue.ts';
+import { frameOf } from '../chunks/memory-store.ts';
+import { isNotFound } from '../chunks/wrappers.ts';
 import type { Log } from '../log.ts';
 import { FORWARDED_HEADER, MAY_FETCH_VALUE } from './context.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
@@ -15,7 +18,7 @@ const MIN_RESPONSE_BYTES = 4096;
 const PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 
 interface ChunkHandlerDeps {
-  chunks: Pick<ChunkService, 'isAllowed' | 'inMemory' | 'get'>;
+  chunks: Pick<ChunkPipeline, 'isAllowed' | 'inMemory' | 'here' | 'forDevices' | 'forGateways'>;
   onAnswer: (status: number, sentBytes: number) => void;
   log: Log;
   hosts: NamedHosts;
@@ -38,26 +41,33 @@ export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
     const hex = PATH.exec(request.url ?? '')?.[2];
     if (hex === undefined || (request.method !== 'GET' && request.method !== 'HEAD')) return false;
     const id = Buffer.from(hex, 'hex');
-    const found = deps.chunks.isAllowed(id) ? deps.chunks.inMemory(hex) : undefined;
+    const { chunks } = deps;
+    if (!chunks.isAllowed(id)) {
+      refuse(deps, response, notFound(hex));
+      return true;
+    }
+    const found = chunks.inMemory(hex);
     if (found) {
       send(deps, memory, request, response, found);
       return true;
     }
-    deps.chunks.get(id, { reach: reachOf(request), owner: ownerOf(deps, request) }).then(
-      frame => {
-        if (frame) send(deps, memory, request, response, frame);
-        else refuse(deps, response, notFound(hex));
+    const store = storeFor(request, chunks);
+    store.get(id, { requester: ownerOf(deps, request) }).then(
+      chunk => send(deps, memory, request, response, frameOf(chunk)),
+      (error: unknown) => {
+        const isAbsent = store === chunks.here && isNotFound(error);
+        refuse(deps, response, isAbsent ? notFound(hex) : upstreamFailure(error));
       },
-      (error: unknown) => refuse(deps, response, upstreamFailure(error)),
     );
     return true;
   };
 }
 
-function reachOf({ headers }: IncomingMessage): Reach {
+/** A gateway gets what the origin has, or just what lies here, so that nothing is forwarded twice. */
+function storeFor({ headers }: IncomingMessage, chunks: ChunkHandlerDeps['chunks']): QueuedChunkStore {
   const forwarded = headers[FORWARDED_HEADER];
-  if (forwarded === undefined) return 'anywhere';
-  return forwarded === MAY_FETCH_VALUE ? 'origin' : 'here';
+  if (forwarded === undefined) return chunks.forDevices;
+  return (forwarded === MAY_FETCH_VALUE ? chunks.forGateways : undefined) ?? chunks.here;
 }
 
 function send(

@@ -1,16 +1,15 @@
 import type { MiddlewareHandler } from 'hono';
 import { routePath } from 'hono/route';
 import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client';
-import type { ChunkCounts } from '../chunks/chunk-service.ts';
+import type { ChunkCounts } from '../chunk-pipeline.ts';
 import type { DatabaseState } from '@sitecast/shared/key-value';
 import type { HeldLease } from '../devices/leases.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
-import type { SharingCounts } from '../peer-gateways/shared-fetching.ts';
 import type { GatewayEnv } from './context.ts';
 
 /** What is asked at each scrape. */
 export interface MetricsSource {
-  chunkCounts: () => ChunkCounts & SharingCounts & { wanFetches: number };
+  chunkCounts: () => ChunkCounts;
   /** Gateways of this site that live, itself among them. */
   siteGateways: () => number;
   /** In the fleet's network. */

@@ -1,4 +1,4 @@
-import { type ChunkId, ChunkIdSet, ChunkIndex } from '@sitecast/shared/content';
+import { type ChunkId, ChunkIdSet, ChunkIndex, type ChunkStore } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, eligibilityOf, type Rollout, type RolloutsFile } from '@sitecast/shared/fleet';
 import { indexTarget } from '@sitecast/shared/release';
@@ -27,7 +27,12 @@ interface PrefetchDeps {
   /** A mirrored file that is here. */
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   cache: { has(id: ChunkId): Promise<boolean>; readonly isFull: boolean };
-  chunks: { get(id: ChunkId, options: { reach: 'anywhere' }): Promise<unknown>; readonly isBusy: boolean };
+  /** Whether a mirrored index names a chunk: no other is fetched. */
+  isAllowed: (id: ChunkId) => boolean;
+  /** Fetches what it gives, and keeps it. */
+  chunks: Pick<ChunkStore, 'get'>;
+  /** Whether chunks that devices ask for wait for their turn. */
+  isBusy: () => boolean;
   mayPrefetch: () => boolean;
   /**
    * Whether devices of the site may be about to say that they hold an image, which is then had from them.
@@ -157,15 +162,15 @@ export class Prefetch {
     unhad: SitecastError[],
     signal: AbortSignal,
   ): Promise<boolean> {
-    const { cache, chunks, mayPrefetch } = this.#deps;
+    const { cache, chunks, isBusy, mayPrefetch } = this.#deps;
     try {
       for (;;) {
         const { value: id } = await lacking.next();
         if (id === undefined) return true;
-        while (chunks.isBusy && !signal.aborted) await sleep(DEVICES_FIRST_MS, signal);
+        while (isBusy() && !signal.aborted) await sleep(DEVICES_FIRST_MS, signal);
         if (signal.aborted || !mayPrefetch() || cache.isFull) return false;
         try {
-          await chunks.get(id, { reach: 'anywhere' });
+          await chunks.get(id);
         } catch (error) {
           if (!isAboutChunk(error)) throw error;
           unhad.push(error);
@@ -182,8 +187,9 @@ export class Prefetch {
   async *#lacking(index: ChunkIndex, before: ChunkIndex | undefined): AsyncGenerator<ChunkId, void> {
     const had = new ChunkIdSet();
     for (const { id } of before?.places() ?? []) had.add(id);
+    const { cache, isAllowed } = this.#deps;
     for (const { id } of index.places())
-      if (!had.has(id) && !(await this.#deps.cache.has(id))) yield Uint8Array.from(id);
+      if (!had.has(id) && isAllowed(id) && !(await cache.has(id))) yield Uint8Array.from(id);
   }
 
   /** What devices have already. */

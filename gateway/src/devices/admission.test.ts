@@ -3,7 +3,7 @@ import { assignmentFor } from '@sitecast/shared/fleet/testing';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { beforeEach, expect, it } from 'vitest';
-import { admission } from './served-chunks.ts';
+import { admission } from './admission.ts';
 
 const origin = KeyPair.generate();
 const signers = { keys: { [origin.keyId]: origin.key }, keyids: [origin.keyId], threshold: 1 };

@@ -1,30 +1,5 @@
 import { type Assignment, ShownAssignments } from '@sitecast/shared/fleet';
-import { Chunk, type ChunkId, type ChunkStore, chunkNotFound } from '@sitecast/shared/content';
 import type { RoleSigners } from '@sitecast/shared/trust';
-import type { ChunkService } from '../chunks/chunk-service.ts';
-
-interface HereDeps {
-  chunks: Pick<ChunkService, 'get' | 'isAllowed'>;
-  cache: { has(id: ChunkId): Promise<boolean> };
-}
-
-/** What lies here, verified, and nothing that would have to be fetched: over libp2p nobody makes this gateway use its WAN. */
-export function chunksHere({ chunks, cache }: HereDeps): ChunkStore {
-  const here: ChunkStore = {
-    name: 'this gateway',
-    has: async (id, { signal } = {}) => {
-      signal?.throwIfAborted();
-      return chunks.isAllowed(id) && (await cache.has(id));
-    },
-    get: async (id, { signal } = {}) => {
-      signal?.throwIfAborted();
-      const frame = await chunks.get(id, { reach: 'here' });
-      if (!frame) throw chunkNotFound(id, here);
-      return Chunk.fromFrame(id, frame);
-    },
-  };
-  return here;
-}
 
 interface AdmissionDeps {
   /** The site that this gateway is assigned to; undefined before it is. */

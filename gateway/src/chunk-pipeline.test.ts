@@ -1,0 +1,231 @@
+import { join } from 'node:path';
+import { Chunk, type ChunkStore, chunkIdToHex, chunkNotFound, verifying } from '@sitecast/shared/content';
+import { chunkOf, type StoreUnderTest, testChunkStore } from '@sitecast/shared/content/testing';
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
+import { DiskFrames } from './adapters/disk-frames.ts';
+import { type ChunkPipeline, openChunkPipeline } from './chunk-pipeline.ts';
+import { ChunkAllowlist } from './chunks/allowlist.ts';
+import { DiskCache } from './chunks/disk-cache.ts';
+import { FetchQueue } from './chunks/fetch-queue.ts';
+import { memoryCache, MemoryStore } from './chunks/memory-store.ts';
+import { verifyOrUnavailable } from './chunks/verify-or-unavailable.ts';
+import { counted, firstHolding, whileOpen } from './chunks/wrappers.ts';
+import type { PeerGateway } from './peer-gateways/peer-gateways.ts';
+import {
+  countedOutOfTurn,
+  heldByPeerGateways,
+  ownerFirst,
+  ownerOf,
+} from './peer-gateways/shared-fetching.ts';
+import {
+  memoryLog,
+  openTestDatabase,
+  removeTemporaryDirectories,
+  temporaryDirectory,
+} from './testing/harness.ts';
+
+afterEach(() => vi.restoreAllMocks());
+afterAll(removeTemporaryDirectories);
+
+/** A store that the test fills. It says which chunks it was asked for. */
+class FakeStore implements ChunkStore {
+  readonly name: string;
+  readonly asked: string[] = [];
+  readonly #chunks = new Map<string, Chunk>();
+
+  constructor(name: string, chunks: readonly Chunk[] = []) {
+    this.name = name;
+    this.fill(chunks);
+  }
+
+  fill(chunks: readonly Chunk[]): void {
+    for (const chunk of chunks) this.#chunks.set(chunkIdToHex(chunk.id), chunk);
+  }
+
+  async has(...[id, request]: Parameters<ChunkStore['has']>): Promise<boolean> {
+    request?.signal?.throwIfAborted();
+    return this.#chunks.has(chunkIdToHex(id));
+  }
+
+  async get(...[id, request]: Parameters<ChunkStore['get']>): Promise<Chunk> {
+    request?.signal?.throwIfAborted();
+    const hex = chunkIdToHex(id);
+    this.asked.push(hex);
+    const found = this.#chunks.get(hex);
+    if (!found) throw chunkNotFound(id, this);
+    // As from a socket: nobody has checked it, nor decompressed it.
+    return Chunk.fromFrame(id, Uint8Array.from(found.frame()));
+  }
+}
+
+const peerOf = (id: string, store: ChunkStore): PeerGateway => ({
+  id,
+  url: `http://${id}`,
+  fetched: store,
+  held: store,
+  gone: new AbortController().signal,
+});
+
+async function openDisk(): Promise<{ disk: DiskCache; close: () => Promise<void> }> {
+  const database = await openTestDatabase();
+  const disk = await DiskCache.open({
+    files: await DiskFrames.open(join(await temporaryDirectory(), 'chunks')),
+    records: database.records('chunks'),
+    isPinned: () => false,
+    maxBytes: 2 ** 30,
+    reserveBytes: 0,
+    now: Date.now,
+    log: memoryLog(),
+  });
+  return { disk, close: () => database.close() };
+}
+
+/** @param wrap makes the store under test of one that the suite fills */
+const wrapped = (wrap: (store: FakeStore) => ChunkStore) => async (): Promise<StoreUnderTest> => {
+  const store = new FakeStore('a store');
+  return { store: wrap(store), fill: async chunks => store.fill(chunks), close: async () => {} };
+};
+
+const memory = (): MemoryStore => new MemoryStore(2 ** 24);
+const noPeers = { able: [], rest: () => {} };
+
+describe('each store keeps to what every chunk store keeps to:', () => {
+  describe('memory', () => {
+    testChunkStore(it, async () => {
+      const store = memory();
+      const fill = async (chunks: readonly Chunk[]): Promise<void> =>
+        chunks.forEach(chunk => store.put(chunk));
+      return { store, fill, close: async () => {} };
+    });
+  });
+  describe('disk', () => {
+    testChunkStore(it, async () => {
+      const { disk, close } = await openDisk();
+      const fill = async (chunks: readonly Chunk[]): Promise<void> => {
+        for (const chunk of chunks) await disk.put(chunk);
+      };
+      return { store: disk, fill, close };
+    });
+  });
+  const wrappers: [string, (store: FakeStore) => ChunkStore][] = [
+    ['a memory cache', store => memoryCache(memory(), store)],
+    [
+      'turns',
+      store =>
+        new FetchQueue({ source: store, memory: memory(), disk: { put: async () => true }, atOnce: 2 }),
+    ],
+    ['the first that holds it', store => firstHolding([new FakeStore('another'), store])],
+    ['counted', store => counted(store, () => {})],
+    ['while it is open', store => whileOpen(store, () => {})],
+    ['verified or unavailable', store => verifyOrUnavailable(store, () => {})],
+    ['held by peer gateways', store => heldByPeerGateways({ able: [peerOf('a', store)] })],
+    [
+      'its owner first',
+      store => ownerFirst({ ownId: 'a', peerGateways: noPeers, own: store, onGiven: () => {} }),
+    ],
+    [
+      'counted out of turn',
+      store => countedOutOfTurn(store, { ownId: 'a', ids: () => ['a'], onOutOfTurn: () => {} }),
+    ],
+  ];
+  describe.each(wrappers)('%s', (_name, wrap) => {
+    testChunkStore(it, wrapped(wrap));
+  });
+});
+
+const chunks = Array.from({ length: 8 }, (_, at) => chunkOf(`chunk ${at}`));
+
+interface Site {
+  pipeline: ChunkPipeline;
+  wan: FakeStore;
+  devices: FakeStore;
+  peer: FakeStore;
+  close: () => Promise<void>;
+}
+
+/** A gateway at a site with one peer gateway; each source holds what the test says. */
+async function openSite(holds: { wan?: Chunk[]; devices?: Chunk[]; peer?: Chunk[] }): Promise<Site> {
+  const { disk, close } = await openDisk();
+  const allowlist = new ChunkAllowlist({ local: async () => undefined, log: memoryLog() });
+  vi.spyOn(allowlist, 'has').mockReturnValue(true);
+  const [wan, devices, peer] = [
+    new FakeStore('the origin', holds.wan),
+    new FakeStore('devices', holds.devices),
+    new FakeStore('a peer gateway', holds.peer),
+  ];
+  // Their adapters verify what they give.
+  const able = [peerOf('peer', verifying(peer))];
+  const pipeline = openChunkPipeline({
+    ownId: 'own',
+    memoryBytes: 2 ** 24,
+    disk,
+    allowlist,
+    peerGateways: { able, knownIds: ['peer'], rest: id => able.splice(0, id === 'peer' ? 1 : 0) },
+    deviceChunks: verifying(devices),
+    upstreams: [{ url: wan.name, isOrigin: true, chunks: wan }],
+    wanLimits: { demandOpen: () => {}, fetchesAtOnce: most => most },
+    onRefused: () => {},
+    onReceived: () => {},
+  });
+  return { pipeline, wan, devices, peer, close };
+}
+
+describe('the whole way keeps to what every chunk store keeps to:', () => {
+  testChunkStore(it, async () => {
+    const { pipeline, wan, close } = await openSite({});
+    return { store: pipeline.forDevices, fill: async more => wan.fill(more), close };
+  });
+});
+
+it.each(['wan', 'devices', 'peer'] as const)(
+  'verifies a chunk once on its way from %s, however often it is asked for',
+  async source => {
+    const { pipeline, close } = await openSite({ [source]: chunks });
+    const verified = vi.spyOn(Chunk.prototype, 'verify');
+    const given: Chunk[] = [];
+    for (const { id } of chunks) {
+      given.push(...(await Promise.all([1, 2].map(() => pipeline.forDevices.get(id)))));
+      given.push(await pipeline.forDevices.get(id));
+    }
+    expect(verified).toHaveBeenCalledTimes(chunks.length);
+    vi.restoreAllMocks();
+    for (const chunk of given) chunk.verify();
+    await close();
+  },
+);
+
+it('asks the owner of a chunk, then what the site holds, and the WAN last', async () => {
+  const isPeers = ({ id }: Chunk): boolean => ownerOf(chunkIdToHex(id), ['own', 'peer']) === 'peer';
+  const [theirs, own] = [chunks.filter(isPeers), chunks.filter(chunk => !isPeers(chunk))];
+  const [held, rest] = [own.slice(0, 1), own.slice(1)];
+  expect([theirs.length, rest.length]).not.toContain(0);
+  const { pipeline, wan, devices, peer, close } = await openSite({
+    wan: chunks,
+    devices: held,
+    peer: theirs,
+  });
+  for (const { id } of chunks) await pipeline.forDevices.get(id);
+  const hexes = (list: Chunk[]): string[] => list.map(({ id }) => chunkIdToHex(id)).sort();
+  expect(wan.asked.sort()).toEqual(hexes(rest));
+  expect(devices.asked.sort()).toEqual(hexes(own));
+  expect(peer.asked.sort()).toEqual(hexes(chunks));
+  expect(pipeline.counts()).toMatchObject({
+    peerFetched: theirs.length,
+    siteDevices: held.length,
+    wanFetches: rest.length,
+    takeovers: 0,
+  });
+  await close();
+});
+
+it('gives a gateway what lies here or at the origin, and asks no peer gateway to fetch it', async () => {
+  const { pipeline, wan, peer, close } = await openSite({ wan: chunks });
+  for (const { id } of chunks) await pipeline.forGateways?.get(id);
+  expect(wan.asked).toHaveLength(chunks.length);
+  // Each was asked once for what it holds.
+  expect(peer.asked).toHaveLength(chunks.length);
+  expect(pipeline.counts()).toMatchObject({ peerFetched: 0, wanFetches: chunks.length });
+  for (const { id } of chunks) await pipeline.here.get(id);
+  expect(wan.asked).toHaveLength(chunks.length);
+  await close();
+});

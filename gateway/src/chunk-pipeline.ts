@@ -1,0 +1,163 @@
+import { type Chunk, type ChunkId, type ChunkStore, coalescing, failover } from '@sitecast/shared/content';
+import type { SitecastError } from '@sitecast/shared/errors';
+import type { ChunkAllowlist } from './chunks/allowlist.ts';
+import type { DiskCache } from './chunks/disk-cache.ts';
+import { FetchQueue, MAX_UPSTREAM_FETCHES, type QueuedChunkStore } from './chunks/fetch-queue.ts';
+import { memoryCache, MemoryStore } from './chunks/memory-store.ts';
+import { verifyOrUnavailable } from './chunks/verify-or-unavailable.ts';
+import { counted, firstHolding, whileOpen } from './chunks/wrappers.ts';
+import type { PeerGateways } from './peer-gateways/peer-gateways.ts';
+import { countedOutOfTurn, heldByPeerGateways, ownerFirst } from './peer-gateways/shared-fetching.ts';
+import type { WanLimits } from './wan/wan-limits.ts';
+
+interface ChunkPipelineDeps {
+  /** This gateway's id. */
+  ownId: string;
+  memoryBytes: number;
+  disk: DiskCache;
+  allowlist: ChunkAllowlist;
+  peerGateways: Pick<PeerGateways, 'able' | 'knownIds' | 'rest'>;
+  /** Undefined where this gateway exchanges no chunks with devices over libp2p. */
+  deviceChunks: ChunkStore | undefined;
+  /** In the order in which they are asked. */
+  upstreams: readonly { url: string; isOrigin: boolean; chunks: ChunkStore }[];
+  wanLimits: Pick<WanLimits, 'demandOpen' | 'fetchesAtOnce'>;
+  /** An upstream gave wrong bytes. */
+  onRefused: (url: string, error: SitecastError) => void;
+  /** A chunk came over the WAN. */
+  onReceived: (lengthBytes: number) => void;
+}
+
+/** How chunks were found since the start. */
+export interface ChunkCounts {
+  memoryHits: number;
+  diskHits: number;
+  /** Given by the peer gateway whose turn it was. */
+  peerFetched: number;
+  /** A peer gateway held it already. */
+  peerHeld: number;
+  /** A device of the site held it. */
+  siteDevices: number;
+  wanFetches: number;
+  /** Fetched over the WAN in the place of a peer gateway that is away or did not give it: it may be a second copy. */
+  takeovers: number;
+  /** Fetched for a peer gateway out of turn: the two do not agree on the owner. It may be a second copy. */
+  disagreements: number;
+}
+
+/** What the gateway's parts ask for chunks. Each store answers only for chunks that a mirrored index names. */
+export interface ChunkPipeline {
+  isAllowed(id: ChunkId): boolean;
+  /** The frame, without a turn of the event loop, if it lies in memory. */
+  inMemory(hex: string): Buffer | undefined;
+  /** What lies here; nothing is fetched. */
+  readonly here: ChunkStore;
+  /** From wherever a chunk can be had. */
+  readonly forDevices: QueuedChunkStore;
+  /** The same for gateways; undefined where there is no origin to fetch from. */
+  readonly forGateways: QueuedChunkStore | undefined;
+  /** Whether chunks wait for their turn to be fetched. */
+  isBusy(): boolean;
+  /** Chunks that were not fetched because other requesters had asked for fewer, since the start. */
+  givenUp(): number;
+  counts(): ChunkCounts;
+}
+
+/**
+ * The way of a chunk through the gateway, as stores that wrap stores. Every chunk is verified once: where it comes in.
+ *
+ *     for devices:   memory → disk → turns → its owner among the site's gateways
+ *                                              └ this gateway: peer gateways that hold it → devices → WAN (upstreams in order)
+ *     for gateways:  memory → disk → turns → peer gateways that hold it → devices → WAN (the origin alone)
+ *     over libp2p:   memory → disk
+ */
+export function openChunkPipeline(deps: ChunkPipelineDeps): ChunkPipeline {
+  const { ownId, disk, allowlist, peerGateways, deviceChunks, wanLimits } = deps;
+  const counts = newCounts();
+  const memory = new MemoryStore(deps.memoryBytes);
+  const onMemoryHit = (hex: string): void => {
+    counts.memoryHits += 1;
+    disk.use(hex);
+  };
+  const here = memoryCache(memory, coalescing(counted(disk, () => (counts.diskHits += 1))), onMemoryHit);
+
+  const { anyUpstream, origin } = overWan(deps, memory, counts);
+
+  // What the site holds already comes before the WAN.
+  const heldAtSite = [
+    counted(heldByPeerGateways(peerGateways), () => (counts.peerHeld += 1)),
+    ...(deviceChunks ? [counted(deviceChunks, () => (counts.siteDevices += 1))] : []),
+  ];
+  const outOfTurn = (store: ChunkStore, count: 'takeovers' | 'disagreements', ids: () => string[]) =>
+    countedOutOfTurn(store, {
+      ownId,
+      ids: () => [ownId, ...ids()],
+      onOutOfTurn: () => (counts[count] += 1),
+    });
+  const sourceForDevices = ownerFirst({
+    ownId,
+    peerGateways,
+    own: firstHolding([...heldAtSite, outOfTurn(anyUpstream, 'takeovers', () => peerGateways.knownIds)]),
+    onGiven: () => (counts.peerFetched += 1),
+  });
+  // From the origin alone, so that nothing is forwarded twice.
+  const sourceForGateways =
+    origin &&
+    firstHolding([
+      ...heldAtSite,
+      outOfTurn(origin, 'disagreements', () => peerGateways.able.map(({ id }) => id)),
+    ]);
+
+  const inTurns = (source: ChunkStore): FetchQueue =>
+    new FetchQueue({ source, memory, disk, atOnce: wanLimits.fetchesAtOnce(MAX_UPSTREAM_FETCHES) });
+  const forDevices = inTurns(sourceForDevices);
+  // A queue of their own: what two gateways fetch for each other must not wait for what they have asked each other for.
+  const forGateways = sourceForGateways && inTurns(sourceForGateways);
+
+  return {
+    isAllowed: id => allowlist.has(id),
+    inMemory: hex => {
+      const frame = memory.frame(hex);
+      if (frame) onMemoryHit(hex);
+      return frame;
+    },
+    here: allowlist.guard(here),
+    forDevices: allowlist.guard(firstHolding([here, forDevices])),
+    forGateways: forGateways && allowlist.guard(firstHolding([here, forGateways])),
+    isBusy: () => forDevices.waiting + (forGateways?.waiting ?? 0) > 0,
+    givenUp: () => forDevices.givenUp + (forGateways?.givenUp ?? 0),
+    counts: () => ({ ...counts }),
+  };
+}
+
+/**
+ * What comes over the WAN while that is allowed, verified: each chunk once at a time, whoever asks. It lies in memory before its fetch
+ * ends, for those that ask next.
+ */
+function overWan(
+  { upstreams, wanLimits, onRefused, onReceived }: ChunkPipelineDeps,
+  memory: MemoryStore,
+  counts: ChunkCounts,
+): { anyUpstream: ChunkStore; origin: ChunkStore | undefined } {
+  const onGiven = (chunk: Chunk): void => {
+    counts.wanFetches += 1;
+    onReceived(chunk.frame().length);
+  };
+  const stores = upstreams.map(({ chunks }) =>
+    coalescing(memoryCache(memory, counted(verifyOrUnavailable(chunks, onRefused), onGiven))),
+  );
+  const origin = stores[upstreams.findIndex(({ isOrigin }) => isOrigin)];
+  const open = (store: ChunkStore): ChunkStore => whileOpen(store, () => wanLimits.demandOpen());
+  return { anyUpstream: open(failover(stores)), origin: origin && open(origin) };
+}
+
+const newCounts = (): ChunkCounts => ({
+  memoryHits: 0,
+  diskHits: 0,
+  peerFetched: 0,
+  peerHeld: 0,
+  siteDevices: 0,
+  wanFetches: 0,
+  takeovers: 0,
+  disagreements: 0,
+});
