@@ -1,3 +1,4 @@
+import { auditPageSchema } from '@sitecast/shared/api';
 import {
   AuditChainCheck,
   type AuditEntry,
@@ -21,12 +22,11 @@ const PAGE = 1000;
 const MAX_SHOWN_DETAILS_CHARS = 120;
 const DAY_MS = 86_400_000;
 
-const pageSchema = z.object({
+const pageSchema = auditPageSchema.extend({
   entries: z.array(auditEntrySchema),
-  /** The last that was looked at; not told by an origin of 0.1.0, which knows no filters. */
+  /** An origin of 0.1.0, which knows no filters, doesn't tell it. */
   after: z.number().optional(),
   names: namesSchema,
-  head: z.object({ seq: z.number(), hash: z.string().nullable() }),
 });
 
 interface AuditOptions extends OriginOptions {

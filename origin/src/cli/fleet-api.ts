@@ -1,225 +1,114 @@
+import * as wire from '@sitecast/shared/api';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import type { OriginClient } from './origin-client.ts';
-import { presenceSchema, turnSchema } from './presence-view.ts';
+
+// The command reads the origin's answers by the schemas of `shared/src/api`. Two things differ. An origin of an earlier version
+// doesn't tell every field: such a field has a default here. And `--json` prints what was read: a field that isn't to be printed is
+// left out.
 
 const PAGE = 1000;
 
-const releaseSchema = z.object({ counter: z.number(), version: z.string() });
-const reasonSchema = z.object({ code: z.string(), message: z.string() });
-
-/** Names by id; not told by an origin of before. */
+/** Names by id. */
 export const namesSchema = z.record(z.string(), z.string()).default({});
+/** Another word of a later origin is read as none. */
+const presenceWord = z.enum(wire.PRESENCES).optional().catch(undefined);
+const turnSchema = wire.turnSchema.extend({ presence: presenceWord });
+export type Turn = z.infer<typeof turnSchema>;
 
-const lastSchema = z.object({
-  state: z.string(),
-  at: z.string(),
-  receivedAt: z.string(),
-  timestampVersion: z.number(),
-  rollout: z.object({ id: z.string(), attempt: z.number() }).optional(),
-  release: releaseSchema.optional(),
-  booted: z.object({ slot: z.string(), release: releaseSchema.optional() }).optional(),
-  reason: reasonSchema.optional(),
-  via: z.string().optional(),
-});
-
-export const memberSchema = z.object({
-  id: z.string(),
-  kind: z.enum(['device', 'gateway']),
-  name: z.string().optional(),
-  product: z.string().optional(),
-  hardware: z.string().optional(),
-  site: z.string().optional(),
-  tags: z.record(z.string(), z.string()),
-  state: z.string(),
-  serial: z.number().optional(),
-  enrolledAt: z.string().optional(),
-  revokedAt: z.string().optional(),
-  quarantinedAt: z.string().optional(),
-  odd: z.array(z.string()).default([]),
-  lastSeenAt: z.string().optional(),
-  presence: presenceSchema,
-  last: lastSchema.optional(),
-  via: z.string().optional(),
-  sites: z.array(z.string()).optional(),
-  wish: z.string().optional(),
-  wishBearer: z
-    .object({ id: z.string(), kind: z.enum(['device', 'gateway']), lastHeardAt: z.string() })
-    .optional(),
-});
+const memberFields = {
+  odd: wire.memberSchema.shape.odd.default([]),
+  presence: presenceWord,
+  last: wire.memberSchema.shape.last.unwrap().omit({ epoch: true, seq: true }).optional(),
+};
+export const memberSchema = wire.memberSchema.extend(memberFields);
 export type Member = z.infer<typeof memberSchema>;
 
-export const memberDetailSchema = memberSchema.extend({
-  chains: z.array(
-    z.object({ epoch: z.string(), seq: z.number(), begunAt: z.string(), receivedAt: z.string() }),
-  ),
-  anomalies: z.array(z.object({ kind: z.string(), at: z.string(), epoch: z.string(), seq: z.number() })),
-  heardBy: z.array(z.string()).optional(),
+const { reason: reasonSchema, release: releaseSchema } = memberFields.last.unwrap().shape;
+const storedReportSchema = wire.memberDetailSchema.shape.reports.element;
+
+export const memberDetailSchema = wire.memberDetailSchema.extend({
+  ...memberFields,
   hears: z.object({ devices: z.number(), turns: z.array(turnSchema) }).optional(),
-  inventory: z.record(z.string(), z.unknown()).optional(),
-  /** An origin of an earlier version doesn't say. */
-  kept: z.object({ reports: z.number(), bytes: z.number(), dropped: z.number() }).optional(),
-  /** Of the gateways that reports came through. */
   names: namesSchema,
   reports: z.array(
-    z.object({
-      receivedAt: z.string(),
-      via: z.string().optional(),
+    storedReportSchema.extend({
       report: z.looseObject({
         seq: z.number(),
         at: z.string(),
         state: z.string(),
-        release: releaseSchema.optional(),
+        release: releaseSchema,
         rollout: z.looseObject({ id: z.string() }).optional(),
-        reason: reasonSchema.optional(),
+        reason: reasonSchema,
       }),
     }),
   ),
 });
 export type MemberDetail = z.infer<typeof memberDetailSchema>;
 
-/** Names that nobody in the fleet has, or had before: a slip, perhaps. */
-export const unknownNamesSchema = z
-  .array(z.object({ what: z.string(), name: z.string(), nearest: z.string().optional() }))
-  .default([]);
+const unknownNamesSchema = wire.changedMemberSchema.shape.unknown.unwrap().default([]);
 type UnknownNames = z.infer<typeof unknownNamesSchema>;
 
 export const changedMemberSchema = memberSchema.extend({ unknown: unknownNamesSchema });
 
-const memberPageSchema = z.object({
+const memberPageSchema = wire.memberPageSchema.extend({
   members: z.array(memberSchema),
-  nextCursor: z.string().optional(),
-  pending: z.number(),
   unknown: unknownNamesSchema,
 });
 
-const figuresSchema = z.object({
-  members: z.number(),
-  sites: z.number(),
-  joined: z.number(),
-  wellJoined: z.number(),
-  well: z.number(),
-  failed: z.number(),
-  failedSites: z.number(),
-  blocked: z.number(),
-  returned: z.number(),
-  running: z.number(),
-  waiting: z.number(),
-  pending: z.number(),
-  gone: z.number(),
-  silent: z.number(),
-  unreachable: z.number(),
-  late: z.number(),
+const joinTokenSchema = wire.joinTokenSchema.omit({ createdAt: true });
+export const createdJoinTokenSchema = joinTokenSchema.extend({
+  token: z.string(),
+  unknown: unknownNamesSchema,
 });
+export const joinTokenListSchema = z.object({ joinTokens: z.array(joinTokenSchema) });
+
+/** What gateways tell of silent gateways and turns. */
+export const fleetPresenceSchema = wire.fleetPresenceSchema.extend({ turns: z.array(turnSchema) });
+
+const figuresSchema = wire.rolloutFiguresSchema.omit({ lateWell: true });
 export type Figures = z.infer<typeof figuresSchema>;
 
-const planSchema = z.object({
-  stages: z.array(z.object({ basisPoints: z.number(), soakMs: z.number() })),
-  maxFailuresBasisPoints: z.number(),
-  minFailures: z.number(),
-  onFailure: z.string(),
-  silentAfterMs: z.number(),
-  /** Not told by an origin of 0.1.0, which completes a rollout once its last device is well. */
-  lastStageSoaks: z.boolean().default(false),
-});
-
-export const rolloutSchema = z.object({
-  id: z.string(),
-  product: z.string(),
-  release: releaseSchema,
-  state: z.string(),
-  match: z.object({
-    hardware: z.array(z.string()).optional(),
-    sites: z.array(z.string()).optional(),
-    tags: z.record(z.string(), z.string()).optional(),
-    fromCounter: z.object({ min: z.number(), max: z.number() }).optional(),
+const rolloutFields = {
+  release: wire.rolloutSchema.shape.release.omit({ manifestSha256: true }),
+  plan: wire.rolloutSchema.shape.plan.extend({
+    /** An origin of 0.1.0 doesn't tell it: it completes a rollout once its last device has succeeded. */
+    lastStageSoaks: z.boolean().default(false),
   }),
-  attempt: z.number(),
-  createdAt: z.string(),
-  startedBy: z.string(),
-  plan: planSchema,
-  stage: z.number(),
-  stageStartedAt: z.string(),
-  settledAt: z.string().optional(),
-  stop: z.object({ why: z.string(), by: z.string(), at: z.string(), figures: figuresSchema }).optional(),
-  rollbackTo: releaseSchema.optional(),
-  window: z.string().optional(),
-  download: z.string().optional(),
-  notBefore: z.string().optional(),
-  offlineForMs: z.number(),
-  maxDownBasisPoints: z.number(),
-  changes: z.array(
-    z.object({ at: z.string(), by: z.string(), state: z.string(), action: z.string().optional() }),
-  ),
-});
+  stop: wire.rolloutStopSchema.extend({ figures: figuresSchema }).optional(),
+  changes: z.array(wire.rolloutSchema.shape.changes.element.omit({ stage: true, why: true })),
+};
+export const rolloutSchema = wire.rolloutSchema.extend(rolloutFields);
 export type Rollout = z.infer<typeof rolloutSchema>;
 
-const failureGroupSchema = z.object({
-  code: z.string(),
-  /** Not told by an origin of 0.1.0. */
-  detail: z.string().optional(),
-  hardware: z.string(),
-  /** Of the first of `devices`. */
-  message: z.string(),
-  count: z.number(),
-  sites: z.number(),
-  devices: z.array(z.string()),
-});
-
-const rolloutStatusSchema = rolloutSchema.extend({
+const statusFields = {
+  ...rolloutFields,
+  /** With states of a later origin, too. */
   counts: z.record(z.string(), z.number()),
-  total: z.number(),
-  /** Not told by an origin of 0.1.0 or before. */
   matching: z.number().optional(),
-  /** What an operator can do with it now. */
-  acts: z.array(z.string()).default([]),
+  acts: wire.rolloutStatusSchema.shape.acts.default([]),
   figures: figuresSchema.optional(),
-  /** Not told by an origin of 0.1.0. */
-  back: z
-    .object({ left: z.number(), lateLeft: z.number(), stuck: z.number(), returned: z.number() })
-    .optional(),
-  failures: z.array(failureGroupSchema),
   names: namesSchema,
-  devices: z.array(
-    z.object({
-      id: z.string(),
-      name: z.string().optional(),
-      site: z.string(),
-      state: z.string(),
-      at: z.string().optional(),
-      reason: reasonSchema.optional(),
-      progress: z.object({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
-      overdue: z.string().optional(),
-      heard: z.boolean().optional(),
-    }),
-  ),
   turns: z.array(turnSchema).default([]),
-  nextCursor: z.string().optional(),
-});
+};
+const rolloutStatusSchema = wire.rolloutStatusSchema.extend(statusFields);
 export type RolloutStatus = z.infer<typeof rolloutStatusSchema>;
 
-/** Rollouts that just soaked, and are completed by the start of the next. */
-const supersedesSchema = z.array(z.object({ rollout: z.string(), version: z.string() })).default([]);
+const supersedes = wire.startedRolloutSchema.shape.supersedes.default([]);
+export const startedRolloutSchema = wire.startedRolloutSchema.extend({ ...statusFields, supersedes });
 
-export const startedRolloutSchema = rolloutStatusSchema.extend({ supersedes: supersedesSchema });
-
-export const dryRunSchema = z.object({
-  id: z.string(),
-  total: z.number(),
-  plan: planSchema,
-  stages: z.array(z.object({ basisPoints: z.number(), count: z.number(), devices: z.array(z.string()) })),
+export const dryRunSchema = wire.rolloutDryRunSchema.extend({
+  plan: rolloutFields.plan,
   names: namesSchema,
-  supersedes: supersedesSchema,
-  /** A rollout under way that could reach the same devices: until it has ended, this one can't be started. */
-  blockedBy: z.object({ rollout: z.string(), version: z.string(), state: z.string() }).optional(),
+  supersedes,
 });
 export type DryRun = z.infer<typeof dryRunSchema>;
 
-export const previewSchema = z.object({
-  act: z.string(),
-  touches: z.number(),
-  what: z.string(),
-  target: z.number().optional(),
+export const previewSchema = wire.rolloutPreviewSchema.pick({
+  act: true,
+  touches: true,
+  what: true,
+  target: true,
 });
 
 /** Which members a list is to show. */

@@ -1,6 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { z } from 'zod';
-import { unknownNamesSchema } from './fleet-api.ts';
+import { createdJoinTokenSchema, joinTokenListSchema } from './fleet-api.ts';
 import { namesText } from './member-view.ts';
 import { createNewFile } from './new-file.ts';
 import type { OriginClient } from './origin-client.ts';
@@ -8,21 +7,6 @@ import { note, plural, print, printJson, table } from './output.ts';
 
 const DEFAULT_LIFETIME_MS = 30 * 86_400_000;
 const SHORT_ID_CHARS = 16;
-
-const joinTokenSchema = z.object({
-  id: z.string(),
-  kind: z.enum(['device', 'gateway']),
-  name: z.string().optional(),
-  site: z.string().optional(),
-  product: z.string().optional(),
-  hardware: z.string().optional(),
-  uses: z.number(),
-  used: z.number(),
-  createdBy: z.string(),
-  expiresAt: z.string(),
-});
-const createdSchema = joinTokenSchema.extend({ token: z.string(), unknown: unknownNamesSchema });
-const listSchema = z.object({ joinTokens: z.array(joinTokenSchema) });
 
 export interface JoinTokenOptions {
   kind?: 'device' | 'gateway';
@@ -42,7 +26,7 @@ export async function createJoinToken(origin: OriginClient, options: JoinTokenOp
   const { uses = 1, out, json } = options;
   const request = requestOf(options, origin);
   const { kind, origin: address } = request;
-  const { token, unknown, ...created } = await origin.json('/api/v1/join-tokens', createdSchema, {
+  const { token, unknown, ...created } = await origin.json('/api/v1/join-tokens', createdJoinTokenSchema, {
     method: 'POST',
     json: request,
   });
@@ -98,7 +82,7 @@ function requestOf(
 
 /** `token list --join` */
 export async function listJoinTokens(origin: OriginClient, json: boolean | undefined): Promise<void> {
-  const { joinTokens } = await origin.json('/api/v1/join-tokens', listSchema);
+  const { joinTokens } = await origin.json('/api/v1/join-tokens', joinTokenListSchema);
   if (json) {
     printJson({ joinTokens });
     return;
@@ -123,7 +107,7 @@ export async function listJoinTokens(origin: OriginClient, json: boolean | undef
 
 /** `token revoke --join`: a join token's id may be cut short, as `token list --join` shows it. */
 export async function revokeJoinToken(origin: OriginClient, text: string): Promise<string> {
-  const { joinTokens } = await origin.json('/api/v1/join-tokens', listSchema);
+  const { joinTokens } = await origin.json('/api/v1/join-tokens', joinTokenListSchema);
   const found = joinTokens.filter(({ id }) => id.startsWith(text));
   const [only] = found;
   if (!only || found.length > 1) {

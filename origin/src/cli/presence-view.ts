@@ -1,40 +1,11 @@
 import { formatDurationMs } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
-import { z } from 'zod';
+import type { z } from 'zod';
 import { calledText } from './called.ts';
+import { fleetPresenceSchema, type Turn } from './fleet-api.ts';
 import type { OriginClient } from './origin-client.ts';
 import { plural } from './output.ts';
 
-/** As the origin tells it; another word of a later origin says nothing here. */
-export const presenceSchema = z.enum(['heard', 'silent', 'untold']).optional().catch(undefined);
-
-/** The leave to be down that a device holds. */
-export const turnSchema = z.object({
-  id: z.string(),
-  site: z.string(),
-  gateway: z.string(),
-  product: z.string(),
-  rollout: z.string(),
-  heldMs: z.number().optional(),
-  leftMs: z.number(),
-  presence: presenceSchema,
-  lastHeardAt: z.string().optional(),
-  name: z.string().optional(),
-});
-type Turn = z.infer<typeof turnSchema>;
-
-const fleetPresenceSchema = z.object({
-  gateways: z.object({ heard: z.number(), silent: z.number(), untold: z.number() }),
-  silent: z.array(
-    z.object({
-      id: z.string(),
-      name: z.string().optional(),
-      site: z.string(),
-      lastHeardAt: z.string().optional(),
-    }),
-  ),
-  turns: z.array(turnSchema),
-});
 type FleetPresence = z.infer<typeof fleetPresenceSchema>;
 
 /** Turns longer than a reboot and a health check take; a device that is heard has a reason. */

@@ -1,3 +1,4 @@
+import * as wire from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import { z } from 'zod';
@@ -10,44 +11,23 @@ const keySchema = z.looseObject({
   keyval: z.looseObject({ public: z.string() }),
 });
 
-const statusSchema = z.object({
-  initialised: z.boolean(),
-  /** One that the origin has lost isn't among them. */
-  onlineKeys: z.partialRecord(z.enum(ONLINE_ROLES), keySchema),
-  pendingKeys: z.partialRecord(z.enum(ONLINE_ROLES), keySchema),
-  versions: z.record(z.string(), z.number()),
+// As in fleet-api.ts: fields that an origin of an earlier version doesn't tell, and roles that a later one may add.
+
+const versions = z.record(z.string(), z.number());
+const keysSchema = z.partialRecord(z.enum(ONLINE_ROLES), keySchema);
+
+const statusSchema = wire.repositorySchema.extend({
+  onlineKeys: keysSchema,
+  pendingKeys: keysSchema,
+  versions,
   expires: z.record(z.string(), z.string()),
-  warnings: z.array(z.object({ role: z.string(), code: z.string(), message: z.string() })),
-  /** An origin of an earlier version doesn't look for damage. */
-  damage: z
-    .object({
-      releases: z.array(
-        z.object({
-          product: z.string(),
-          counter: z.number(),
-          version: z.string().optional(),
-          chunks: z.number(),
-        }),
-      ),
-      files: z.array(z.string()),
-    })
-    .optional(),
-  /** What is kept of devices' reports; an origin of an earlier version doesn't say. */
-  reports: z.object({ keptBytes: z.number(), maxKeptBytes: z.number(), dropped: z.number() }).optional(),
+  damage: wire.repositorySchema.shape.damage.optional(),
+  reports: wire.repositorySchema.shape.reports.optional(),
 });
 export type RepositoryStatus = z.infer<typeof statusSchema>;
 
-const releaseNameSchema = z.looseObject({ product: z.string(), counter: z.number() });
-const addedSchema = releaseNameSchema.extend({ version: z.string() });
-const changeSchema = z.object({
-  versions: z.record(z.string(), z.number()),
-  added: z.array(addedSchema),
-  removed: z.array(releaseNameSchema),
-  products: z.array(z.string()),
-  /** These very bytes were published before: an answer that got lost. */
-  alreadyDone: z.boolean(),
-});
-export type ChangeResult = z.infer<typeof changeSchema>;
+const changeResultSchema = wire.changeResultSchema.extend({ versions });
+export type ChangeResult = z.infer<typeof changeResultSchema>;
 
 export function repositoryStatus(origin: OriginClient): Promise<RepositoryStatus> {
   return origin.json('/api/v1/repository', statusSchema);
@@ -59,7 +39,7 @@ export async function submitDraft(origin: OriginClient, draft: Draft): Promise<C
     const sha256 = draft.targets?.signed.targets[target]?.hashes.sha256;
     if (sha256 !== undefined) await origin.bytes(`/api/v1/files/${sha256}`, { method: 'PUT', bytes });
   }
-  return origin.json('/api/v1/changes', changeSchema, {
+  return origin.json('/api/v1/changes', changeResultSchema, {
     method: 'POST',
     json: {
       ...(draft.root && { root: textOf(draft.root) }),
@@ -67,8 +47,6 @@ export async function submitDraft(origin: OriginClient, draft: Draft): Promise<C
     },
   });
 }
-
-const damageSchema = z.object({ chunks: z.number(), files: z.array(z.string()) });
 
 /**
  * Has the origin read back all that is published of a release.
@@ -78,9 +56,9 @@ export async function checkRelease(
   origin: OriginClient,
   product: string,
   counter: number,
-): Promise<z.infer<typeof damageSchema> | undefined> {
+): Promise<z.infer<typeof wire.releaseDamageSchema> | undefined> {
   try {
-    return await origin.json(`/api/v1/releases/${product}/${counter}/check`, damageSchema, {
+    return await origin.json(`/api/v1/releases/${product}/${counter}/check`, wire.releaseDamageSchema, {
       method: 'POST',
     });
   } catch (error) {
@@ -91,7 +69,7 @@ export async function checkRelease(
 
 /** Has the origin put what was uploaded in the place of what it has lost. */
 export function repair(origin: OriginClient): Promise<{ chunks: number; files: string[] }> {
-  const schema = z.object({ chunks: z.number(), files: z.array(z.string()).default([]) });
+  const schema = wire.repairedSchema.extend({ files: z.array(z.string()).default([]) });
   return origin.json('/api/v1/repairs', schema, { method: 'POST' });
 }
 
@@ -100,8 +78,12 @@ export async function pendingOnlineKey(
   origin: OriginClient,
   role: OnlineRole,
 ): Promise<z.infer<typeof keySchema>> {
-  const { key } = await origin.json(`/api/v1/keys/${role}/rotate`, z.object({ key: keySchema }), {
-    method: 'POST',
-  });
+  const { key } = await origin.json(
+    `/api/v1/keys/${role}/rotate`,
+    wire.pendingKeySchema.extend({ key: keySchema }),
+    {
+      method: 'POST',
+    },
+  );
   return key;
 }

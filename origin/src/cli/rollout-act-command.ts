@@ -1,3 +1,4 @@
+import { OPERATOR_ACTS, type OperatorAct } from '@sitecast/shared/api';
 import { SettingsCommand } from '@sitecast/shared/command';
 import { confirm } from './confirm.ts';
 import { findRolloutUnderWay } from './find-rollout.ts';
@@ -14,7 +15,7 @@ interface ActOptions extends OriginOptions {
   to?: string;
 }
 
-const ACTS = {
+const ACTS: Record<OperatorAct, [leadsTo: string | undefined, description: string]> = {
   pause: ['paused', 'let devices wait that have not activated it yet'],
   resume: ['active', 'go on with a paused rollout'],
   abort: ['aborted', 'stop a rollout: devices that have not activated it yet leave it alone'],
@@ -25,14 +26,13 @@ const ACTS = {
   advance: [undefined, 'begin the next stage now, whether the present one has soaked or not'],
   retry: [undefined, 'raise the attempt number: devices on which it failed try again'],
   complete: ['completed', 'end a rollout as good: its release is what latecomers get'],
-} as const;
-type Act = keyof typeof ACTS;
-const EXAMPLE_OPTIONS: Partial<Record<Act, string>> = {
+};
+const EXAMPLE_OPTIONS: Partial<Record<OperatorAct, string>> = {
   resume: ' --acknowledge',
   rollback: '\n  sitecast rollout rollback 1f0c9a5be6d27788 --to 1.4.2',
 };
 
-const MORE_HELP: Partial<Record<Act, string>> = {
+const MORE_HELP: Partial<Record<OperatorAct, string>> = {
   rollback: `
 
 Devices go back at once where their other slot holds the release; with --to they fetch it where it doesn't. It stays so, also for
@@ -44,10 +44,10 @@ Late failures stop it no more then; \`sitecast rollout rollback\` still leads it
 
 /** The commands that steer a rollout: each says how many devices it touches before it does. */
 export function rolloutActCommands(): SettingsCommand[] {
-  return (['pause', 'resume', 'abort', 'rollback', 'advance', 'retry', 'complete'] as const).map(actCommand);
+  return OPERATOR_ACTS.map(actCommand);
 }
 
-function actCommand(act: Act): SettingsCommand {
+function actCommand(act: OperatorAct): SettingsCommand {
   const [, description] = ACTS[act];
   const command = new SettingsCommand(act)
     .description(description)
@@ -81,7 +81,7 @@ Example:
 async function perform(
   origin: OriginClient,
   rollout: Rollout,
-  act: Act,
+  act: OperatorAct,
   { yes = false, acknowledge = false, to }: ActOptions,
 ): Promise<Rollout> {
   const { id, product, release, state } = rollout;
@@ -115,7 +115,7 @@ async function showFailures(origin: OriginClient, id: string): Promise<void> {
   if (figures && figures.silent > 0) note(`${plural(figures.silent, 'device')} fell silent`);
 }
 
-function progressOf(act: Act, { stage, plan, attempt, rollbackTo }: Rollout): string {
+function progressOf(act: OperatorAct, { stage, plan, attempt, rollbackTo }: Rollout): string {
   if (act === 'rollback') return rollbackTo ? ` to ${rollbackTo.version}` : '';
   if (act === 'advance') return `, in stage ${stage + 1} of ${plan.stages.length}`;
   return act === 'retry' ? `, in attempt ${attempt}` : '';

@@ -1,3 +1,4 @@
+import { MAX_STAGES } from '@sitecast/shared/api';
 import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { findRollout } from './find-rollout.ts';
@@ -17,7 +18,6 @@ interface StatusOptions extends JsonOptions {
 }
 
 /** As many as the origin lets one have. */
-const MAX_STAGES = 20;
 
 const asJson = (command: SettingsCommand): SettingsCommand =>
   addOriginOptions(command).option('--json', 'print one JSON object');

@@ -1,3 +1,4 @@
+import type { RolloutSpecInput } from '@sitecast/shared/api';
 import {
   applyOptionsFile,
   parseBoundedInteger,
@@ -26,14 +27,14 @@ interface StartOptions extends OriginOptions {
   canaryPerSite?: boolean;
   maxFailures?: number;
   minFailures?: number;
-  onFailure?: string;
+  onFailure?: RolloutSpecInput['onFailure'];
   silentAfter?: number;
   hardware?: string[];
   site?: string[];
   tag?: string[];
   fromVersion?: { min?: string; max?: string };
   window?: string;
-  download?: string;
+  download?: RolloutSpecInput['download'];
   notBefore?: string;
   offlineFor?: number;
   maxDown?: number;
@@ -201,7 +202,7 @@ async function start(
   const origin = await connect(options);
   const canaries: string[] = [];
   for (const text of options.canaryDevice ?? []) canaries.push(await findMember(origin, 'device', text));
-  const json = { ...wanted, ...bodyOf(options, canaries) };
+  const json: RolloutSpecInput = { ...wanted, ...bodyOf(options, canaries) };
   const request = { method: 'POST', json } as const;
   if (options.dryRun) {
     const dry = await origin.json('/api/v1/rollouts', dryRunSchema, request);
@@ -228,14 +229,14 @@ async function start(
 }
 
 /** @param canaries ids of the named ones */
-function bodyOf(options: StartOptions, canaries: readonly string[]): Record<string, unknown> {
+function bodyOf(options: StartOptions, canaries: readonly string[]): Omit<RolloutSpecInput, 'product'> {
   const { hardware, site, tag, fromVersion, canaryPerSite } = options;
   const hasCanaries = canaries.length > 0 || canaryPerSite === true;
-  return withoutUndefined({
+  return {
     id: options.id,
-    match: withoutUndefined({ hardware, sites: site, tags: tag && tagsOf(tag), fromVersion }),
+    match: { hardware, sites: site, tags: tag && tagsOf(tag), fromVersion },
     ...stagesOf(options, hasCanaries),
-    canaries: hasCanaries ? { ids: canaries, perSite: canaryPerSite === true } : undefined,
+    canaries: hasCanaries ? { ids: [...canaries], perSite: canaryPerSite === true } : undefined,
     maxFailuresBasisPoints: options.maxFailures,
     minFailures: options.minFailures,
     onFailure: options.onFailure,
@@ -250,13 +251,13 @@ function bodyOf(options: StartOptions, canaries: readonly string[]): Record<stri
     // An origin of 0.1.0 doesn't know it, and knows no names that are refused.
     allowUnknown: options.allowUnknown === true ? true : undefined,
     dryRun: options.dryRun === true,
-  });
+  };
 }
 
 function stagesOf(
   { stages, soak, lastSoak, allAtOnce = false }: StartOptions,
   hasCanaries: boolean,
-): Record<string, unknown> {
+): Pick<RolloutSpecInput, 'stages' | 'soakMs' | 'lastSoakMs'> {
   const [first, second] = soak ?? [];
   if (second === undefined)
     return { stages: stages?.map(basisPoints => ({ basisPoints })), soakMs: first, lastSoakMs: lastSoak };
@@ -279,10 +280,6 @@ function refuseTwoLastSoaks(soak: readonly number[], lastSoak: number | undefine
     'SITECAST_OPTION_CONFLICT',
     '--soak and --last-soak name different durations for the last stage',
   );
-}
-
-function withoutUndefined(values: Record<string, unknown>): Record<string, unknown> {
-  return Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined));
 }
 
 function needed(name: string, value: string | undefined): string {

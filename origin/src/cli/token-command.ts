@@ -1,3 +1,10 @@
+import {
+  createdTokenSchema,
+  MAX_JOIN_TOKEN_USES,
+  MEMBER_KINDS,
+  TOKEN_ROLES,
+  tokenSchema,
+} from '@sitecast/shared/api';
 import { parseBoundedInteger, parseDurationMs, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Command, Option } from 'commander';
@@ -8,18 +15,8 @@ import type { OriginClient } from './origin-client.ts';
 import { note, print, printJson, table } from './output.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
-const ROLES = ['viewer', 'operator', 'admin'] as const;
+const listSchema = z.object({ tokens: z.array(tokenSchema.omit({ createdAt: true })) });
 
-const tokenSchema = z.object({
-  id: z.string(),
-  name: z.string(),
-  role: z.enum(ROLES),
-  expiresAt: z.string().optional(),
-});
-const createdSchema = z.object({ id: z.string(), token: z.string() });
-const listSchema = z.object({ tokens: z.array(tokenSchema) });
-
-const MAX_JOIN_USES = 1_000_000;
 /** Options that make sense for one sort of token alone. */
 const API_ONLY = ['role'];
 const JOIN_ONLY = ['kind', 'site', 'product', 'hardware', 'uses', 'originUrl'];
@@ -27,7 +24,7 @@ const JOIN_ONLY = ['kind', 'site', 'product', 'hardware', 'uses', 'originUrl'];
 interface CreateOptions extends OriginOptions, JoinTokenOptions {
   join?: boolean;
   name?: string;
-  role: (typeof ROLES)[number];
+  role: (typeof TOKEN_ROLES)[number];
 }
 
 export function tokenCreateCommand(): SettingsCommand {
@@ -38,7 +35,7 @@ export function tokenCreateCommand(): SettingsCommand {
     .option('--name <name>', 'whose API token it is; with --join: what the one that it lets in is called')
     .addOption(
       new Option('--role <role>', 'viewer: look; operator: publish and roll out; admin: tokens and keys too')
-        .choices(ROLES)
+        .choices(TOKEN_ROLES)
         .default('viewer'),
     );
   addJoinOptions(command);
@@ -86,7 +83,7 @@ Examples:
 function addJoinOptions(command: SettingsCommand): void {
   command
     .option('--join', 'make a join token instead')
-    .addOption(new Option('--kind <kind>', 'with --join: what it lets in').choices(['device', 'gateway']))
+    .addOption(new Option('--kind <kind>', 'with --join: what it lets in').choices(MEMBER_KINDS))
     .option(
       '--site <site>',
       "with --join: the site of those it lets in (default for devices: their gateway's)",
@@ -96,7 +93,7 @@ function addJoinOptions(command: SettingsCommand): void {
     .option(
       '--uses <n>',
       'with --join: how many it lets in (default: 1)',
-      parseBoundedInteger(1, MAX_JOIN_USES),
+      parseBoundedInteger(1, MAX_JOIN_TOKEN_USES),
     )
     .option('--origin-url <url>', 'with --join: where they find the origin (default: --origin)');
 }
@@ -112,7 +109,7 @@ async function createApiToken(
   }
   const expiresAt = expires === undefined ? undefined : new Date(Date.now() + expires).toISOString();
   const request = { name, role, ...(expiresAt !== undefined && { expiresAt }) };
-  const created = await origin.json('/api/v1/tokens', createdSchema, { method: 'POST', json: request });
+  const created = await origin.json('/api/v1/tokens', createdTokenSchema, { method: 'POST', json: request });
   if (out !== undefined) {
     await createNewFile(out, `${created.token}\n`, 0o600).catch(async (error: unknown) => {
       // Nobody knows a token that couldn't be written: it shouldn't be worth anything either.

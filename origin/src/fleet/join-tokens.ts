@@ -1,15 +1,14 @@
+import { MEMBER_KINDS } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Enrolment, formatJoinToken, memberNameSchema, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import { KeyPair } from '@sitecast/shared/signing';
 import { z } from 'zod';
 import type { Audit } from '../audit/audit.ts';
-import { MEMBER_KINDS } from './member.ts';
 import { readStored } from './registry.ts';
 import type { FleetStore, Write } from './store.ts';
 
 export const MAX_JOIN_TOKENS = 10_000;
-export const MAX_JOIN_TOKEN_USES = 1_000_000;
 
 export const joinTokenSchema = z.object({
   /** Key id of its public half. */

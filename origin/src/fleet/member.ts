@@ -1,8 +1,8 @@
+import { MEMBER_KINDS } from '@sitecast/shared/api';
 import { type Assignment, idSchema, memberNameSchema, siteSchema, tagsSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import { z } from 'zod';
 
-export const MEMBER_KINDS = ['device', 'gateway'] as const;
 export type MemberKind = (typeof MEMBER_KINDS)[number];
 
 /** A device or gateway that was let in: what its assignment says, and how it came. */

@@ -1,3 +1,4 @@
+import type { PRESENCES } from '@sitecast/shared/api';
 import {
   LEASE_MS,
   MAX_LEASES_HELD_MS,
@@ -26,7 +27,6 @@ const ASK_AGAIN_AFTER_MS = 10 * 60_000;
 const KEEP_EVERY_MS = 60 * 60_000;
 
 /** `untold`: no gateway says, or none that had the time to. Then the last report is all that is known. */
-export const PRESENCES = ['heard', 'silent', 'untold'] as const;
 export type PresenceState = (typeof PRESENCES)[number];
 
 /** The leave to be down that a device holds at its site. */

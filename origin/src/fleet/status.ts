@@ -1,3 +1,4 @@
+import { ANOMALY_KINDS } from '@sitecast/shared/api';
 import { DEVICE_STATES } from '@sitecast/shared/fleet';
 import { z } from 'zod';
 
@@ -22,7 +23,6 @@ const chainSchema = z.object({
 });
 export type Chain = z.infer<typeof chainSchema>;
 
-export const ANOMALY_KINDS = ['gap', 'fork', 'epochChange', 'interleaved'] as const;
 const anomalySchema = z.object({
   kind: z.enum(ANOMALY_KINDS),
   at: z.string(),

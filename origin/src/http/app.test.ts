@@ -1,7 +1,8 @@
 import { readdirSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
-import { TOKEN_ROLES, type TokenRole } from '../tokens/tokens.ts';
+import { TOKEN_ROLES } from '@sitecast/shared/api';
+import type { TokenRole } from '../tokens/tokens.ts';
 import { TestMember } from '../testing/device.ts';
 import { temporaryOrigin } from '../testing/setup.ts';
 

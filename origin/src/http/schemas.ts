@@ -17,22 +17,6 @@ export function signature(by: 'member' | 'anybody'): { signature: string[] }[] {
 
 export const bytesSchema = z.string().openapi({ type: 'string', format: 'binary' });
 
-export const tufKeySchema = z
-  .object({
-    keytype: z.string(),
-    scheme: z.string(),
-    keyval: z.object({ public: z.string().optional() }),
-  })
-  .openapi('TufKey');
-
-/** Names in a request that nobody in the fleet has, or had before it: a slip, perhaps. */
-export const unknownNamesSchema = z
-  .array(
-    z.object({ what: z.enum(['site', 'hardware', 'tag']), name: z.string(), nearest: z.string().optional() }),
-  )
-  .optional()
-  .openapi({ description: 'Names in the request that nobody in the fleet has, and the nearest known ones.' });
-
 /** The responses that any route behind a token can give. */
 export function withProblems<T extends Record<number, object>>(responses: T) {
   const problem = (description: string) => ({

@@ -1,6 +1,6 @@
+import { REPOSITORY_ROLES } from '@sitecast/shared/api';
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
-import { ONLINE_ROLES } from '@sitecast/shared/signing';
 import {
   DEFAULT_TRUST_LIMITS,
   delegatedSigners,
@@ -21,7 +21,7 @@ export const METADATA = 'repository/metadata';
 export const TARGETS = 'repository/targets';
 export const TIMESTAMP = `${METADATA}/timestamp.json`;
 
-export const ROLES = ['root', 'targets', ...ONLINE_ROLES] as const;
+export const ROLES = REPOSITORY_ROLES;
 export type Role = (typeof ROLES)[number];
 
 /** One whole state of the repository: what a client that follows the root and the timestamp gets to see. */

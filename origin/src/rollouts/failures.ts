@@ -1,3 +1,4 @@
+import type { FailureGroup } from '@sitecast/shared/api';
 import type { Member } from '../fleet/member.ts';
 
 /** Groups that are shown; and devices that are named of each. */
@@ -6,20 +7,6 @@ const MAX_NAMED = 5;
 
 /** As agents of all releases begin what they say of a command. Nothing else of their text may name a group: each could have one of its own. */
 const HOW_IT_ENDED = /(?:^|: )(exit code (?:\d{1,3}|none)|not done after \d{1,6} s)(?::|$)/;
-
-/** Devices that failed with the same on the same hardware. */
-export interface FailureGroup {
-  code: string;
-  /** How the command that failed ended, where its text says so: `exit code 1`. */
-  detail?: string;
-  hardware: string;
-  /** What the first of `devices` said; others may have said something else. */
-  message: string;
-  count: number;
-  sites: number;
-  /** Some of them. */
-  devices: string[];
-}
 
 /** Brings failures together that look like one. */
 export class FailureGroups {

@@ -1,20 +1,5 @@
 import type { DeviceState, Rollout } from '@sitecast/shared/fleet';
-import { z } from 'zod';
 import type { Standing } from './controller/ledger.ts';
-
-const countSchema = z.int().min(0);
-
-/** Of a rollout that is sent back: counts of devices, with those that got the release as latecomers. */
-export const goingBackSchema = z.object({
-  /** Those that run the release or are on the way to it, and have not said that they can't go back. */
-  left: countSchema,
-  /** Of `left`: those outside of the cohort. */
-  lateLeft: countSchema,
-  /** Those that run the release and can't go back, or came to a bad end on the way back. */
-  stuck: countSchema,
-  returned: countSchema,
-});
-export type GoingBack = z.infer<typeof goingBackSchema>;
 
 interface ReturnFacts {
   standing: Standing;

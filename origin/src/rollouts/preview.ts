@@ -1,24 +1,7 @@
-import type { OperatorAct } from './controller/operate.ts';
+import type { OperatorAct, RollbackProgress, RolloutPreview } from '@sitecast/shared/api';
 import type { Figures } from './controller/state.ts';
-import type { GoingBack } from './going-back.ts';
 import type { RolloutRecord } from './record.ts';
 import type { ReturnTarget } from './return-target.ts';
-
-/** What an operator's act would do, before it's done. */
-export interface Preview {
-  act: OperatorAct;
-  /** Devices that would do something else than they do without it. */
-  touches: number;
-  /** Which those are. */
-  what: string;
-  /** Of `advance` and `retry`: the stage or attempt that it leads to, to be named when it's done. */
-  target?: number;
-  /** What `resume` acknowledges. */
-  failed: number;
-  silent: number;
-  /** Of `rollback` to a chosen release: that one. */
-  rollbackTo?: ReturnTarget['release'];
-}
 
 const NOTHING: Pick<Figures, 'failed' | 'silent' | 'well' | 'running' | 'waiting' | 'pending' | 'blocked'> = {
   failed: 0,
@@ -34,7 +17,7 @@ const NOTHING: Pick<Figures, 'failed' | 'silent' | 'well' | 'running' | 'waiting
 interface Touchable {
   figures: Figures | undefined;
   /** Undefined where the rollout has ended: `figures` has everybody then. */
-  back: GoingBack | undefined;
+  back: RollbackProgress | undefined;
 }
 
 /**
@@ -47,13 +30,16 @@ export function previewOf(
   { figures, back }: Touchable,
   joining: () => number,
   goal?: ReturnTarget,
-): Preview {
+): RolloutPreview {
   const { failed, silent, well, running, waiting, pending, blocked } = figures ?? NOTHING;
   const open = running + waiting + pending;
   // Those that came outside of the cohort go back as well.
   const having = well + running + (back?.lateLeft ?? 0);
   const isGoingBack = rollout.state === 'rollingBack';
-  const touched: Record<OperatorAct, () => Pick<Preview, 'touches' | 'what' | 'target' | 'rollbackTo'>> = {
+  const touched: Record<
+    OperatorAct,
+    () => Pick<RolloutPreview, 'touches' | 'what' | 'target' | 'rollbackTo'>
+  > = {
     pause: () => ({ touches: open, what: 'those that have not ended it yet wait' }),
     resume: () => ({ touches: open, what: 'those that have not ended it yet go on' }),
     complete: () => ({ touches: open, what: 'those that have not ended it yet get it as latecomers do' }),

@@ -1,3 +1,4 @@
+import { MAX_STAGES, type OperatorAct, type RolloutPreview } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import type { Audit } from '../audit/audit.ts';
@@ -12,13 +13,12 @@ import type { After } from '../upkeep.ts';
 import { IS_GOING_ON, prunable, refuseUnlisted } from './checks.ts';
 import { decide, isSoakingLast } from './controller/decide.ts';
 import { type Decided, type Effect, ORIGIN } from './controller/effects.ts';
-import type { OperatorAct, OperatorWish } from './controller/operate.ts';
-import { MAX_STAGES } from './controller/plan.ts';
+import type { OperatorWish } from './controller/operate.ts';
 import type { ControllerState } from './controller/state.ts';
 import { type Decision, tell } from './decisions.ts';
 import { freezeStage } from './freezing.ts';
 import { recordOf } from './mending.ts';
-import { type Preview, previewOf } from './preview.ts';
+import { previewOf } from './preview.ts';
 import { type PreparedRollout, prepareRollout } from './prepare.ts';
 import { type Change, type RolloutRecord, withChange } from './record.ts';
 import { type Reconciled, reconcileRecords, sweepCohorts } from './reconcile.ts';
@@ -121,7 +121,7 @@ export class Rollouts {
     id: string,
     wish: Pick<OperatorWish, 'act' | 'isAcknowledged'>,
     to?: string,
-  ): Promise<Preview> {
+  ): Promise<RolloutPreview> {
     const record = this.require(id);
     const { goal, figures } = await considerWish(this.#parts, record, { ...wish, by: ORIGIN }, to);
     const next = record.controller.stage + 1;

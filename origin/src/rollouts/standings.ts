@@ -9,7 +9,8 @@ import { isOpen, Ledger, type Standing } from './controller/ledger.ts';
 import { GatewayVoices } from './controller/overdue.ts';
 import { standingOf } from './controller/standing.ts';
 import { type Figures, overdueMs } from './controller/state.ts';
-import { type GoingBack, returnOf } from './going-back.ts';
+import type { RollbackProgress } from '@sitecast/shared/api';
+import { returnOf } from './going-back.ts';
 import { bootedCounter, reachedBy } from './match.ts';
 import type { RolloutRecord } from './record.ts';
 import type { Outcomes, Tallies } from './tallies.ts';
@@ -70,12 +71,12 @@ export class Standings {
   }
 
   /** How many have still to go back if it's sent back: the cohort, and latecomers. Undefined for one that has ended. */
-  goingBack({ rollout }: RolloutRecord): GoingBack | undefined {
+  goingBack({ rollout }: RolloutRecord): RollbackProgress | undefined {
     const ledger = this.ledger(rollout.id);
     if (!ledger) return undefined;
     const { registry, tallies } = this.#deps;
     const outcomes = tallies.current(rollout.id);
-    const counts: GoingBack = { left: 0, lateLeft: 0, stuck: 0, returned: 0 };
+    const counts: RollbackProgress = { left: 0, lateLeft: 0, stuck: 0, returned: 0 };
     const cohort = [...ledger.members()].map(({ id }) => id);
     for (const id of new Set([...cohort, ...(outcomes?.keys() ?? [])])) {
       const outcome = outcomes?.get(id);

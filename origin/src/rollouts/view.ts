@@ -1,54 +1,27 @@
-import type { DeviceState, Rollout } from '@sitecast/shared/fleet';
+import type { RolloutDevice, RolloutDeviceState, rolloutStatusSchema } from '@sitecast/shared/api';
+import type { z } from 'zod';
+import type { Rollout } from '@sitecast/shared/fleet';
 import type { Member } from '../fleet/member.ts';
 import type { Outcome } from '../fleet/outcome.ts';
 import type { Progress, ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Status } from '../fleet/status.ts';
 import type { Ledger } from './controller/ledger.ts';
-import type { Figures } from './controller/state.ts';
-import { type FailureGroup, FailureGroups } from './failures.ts';
+import { FailureGroups } from './failures.ts';
 import { bootedCounter, isReached } from './match.ts';
 import type { RolloutRecord } from './record.ts';
 import { hasCompleted, type Outcomes } from './tallies.ts';
 
-/** What a device is doing about a rollout; `pending`: it hasn't said anything yet; `revoked`: it will end nothing any more. */
-type RolloutDeviceState = DeviceState | 'pending' | 'revoked';
-
 const ENDS: ReadonlySet<RolloutDeviceState> = new Set(['completed', 'failed', 'rolledBack']);
 
-interface RolloutDevice {
-  id: string;
-  name?: string;
-  site: string;
-  state: RolloutDeviceState;
-  /** The device's clock, of one that is revoked the origin's; not there for those that are pending. */
-  at?: string;
-  reason?: { code: string; message: string };
-  /** Of a download that is running. */
-  progress?: { doneBytes: number; totalBytes: number };
-  /** Nothing came from it past the deadline: it alone, or nothing from its site either. */
-  overdue?: 'silent' | 'unreachable';
-  /** Of one that is overdue: a gateway says all the same that it hears it. It decides nothing, and tells a person where to look. */
-  heard?: true;
-}
+/** What is shown of how far a rollout has got. */
+export type RolloutProgress = Pick<
+  z.infer<typeof rolloutStatusSchema>,
+  'counts' | 'total' | 'matching' | 'figures' | 'failures' | 'names' | 'devices' | 'nextCursor'
+>;
 
-export interface RolloutStatus {
-  counts: Partial<Record<RolloutDeviceState, number>>;
-  /** Devices that it has reached so far. */
-  total: number;
-  /** Devices that it is for, whether a stage has reached them or not. */
-  matching: number;
-  /** Of the cohort, as the controller counts it; only while the rollout goes on. */
-  figures?: Figures;
-  /** By what they failed with and their hardware, most first. */
-  failures: FailureGroup[];
-  /** Of those that are named in `failures` and have one, by id. */
-  names: Record<string, string>;
-  /** In the order of their ids. */
-  devices: RolloutDevice[];
-  /** The last one's id, where there are more. */
-  nextCursor?: string;
-}
+/** A device, with a state of today's list. */
+type CountedDevice = RolloutDevice & { state: RolloutDeviceState };
 
 interface Query {
   after?: string | undefined;
@@ -70,8 +43,8 @@ export function statusOf(
   outcomes: Outcomes,
   { registry, progress, ledger }: Sources,
   { after, limit, state, nowMs }: Query,
-): RolloutStatus {
-  const counts: RolloutStatus['counts'] = {};
+): RolloutProgress {
+  const counts: RolloutProgress['counts'] = {};
   const page = new Page(limit, device => isAfter(device, after) && (!state || device.state === state));
   const failures = new FailureGroups();
   const everybody = { ...rollout, cohort: { below: null } };
@@ -87,7 +60,7 @@ export function statusOf(
     if (outcome?.failure && outcome.attempt === rollout.attempt) failures.add(member, outcome.failure);
     const running = progress.get(member.id, nowMs);
     const overdue = ledger?.overdue(member.id);
-    const device: RolloutDevice = {
+    const device: CountedDevice = {
       id: member.id,
       ...nameOf(member),
       site: member.site,
@@ -168,7 +141,7 @@ function deviceState(
   outcome: Outcome | undefined,
   booted: number,
   running: Progress | undefined,
-): Pick<RolloutDevice, 'state' | 'at' | 'reason' | 'progress'> {
+): Pick<CountedDevice, 'state' | 'at' | 'reason' | 'progress'> {
   const current = outcome?.attempt === rollout.attempt ? outcome : undefined;
   const isAbout = running?.rollout === rollout.id;
   const isEnded = current !== undefined && ENDS.has(current.state);

@@ -1,8 +1,9 @@
+import { type RolloutPlan, rolloutPlanSchema, type Stage } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseWindow, type Rollout } from '@sitecast/shared/fleet';
 import { z } from 'zod';
 import { devicesIn } from './controller/cohort.ts';
-import { ALL_AT_ONCE, type Plan, PLAN_DEFAULTS, planSchema, type Stage } from './controller/plan.ts';
+import { ALL_AT_ONCE, PLAN_DEFAULTS } from './controller/plan.ts';
 import type { ReleaseName } from './releases.ts';
 
 /** A first stage beyond this share has to be meant. */
@@ -29,7 +30,7 @@ export interface WantedRollout {
   /** Of the last stage, before the rollout is completed. */
   lastSoakMs?: number | undefined;
   canaries?: { ids: string[]; isPerSite: boolean } | undefined;
-  limits: { [name in keyof Omit<Plan, 'stages' | 'lastStageSoaks'>]?: Plan[name] | undefined };
+  limits: { [name in keyof Omit<RolloutPlan, 'stages' | 'lastStageSoaks'>]?: RolloutPlan[name] | undefined };
   terms: {
     window?: string | undefined;
     download?: 'anytime' | 'window' | undefined;
@@ -44,12 +45,12 @@ export interface WantedRollout {
 }
 
 /** @throws SITECAST_ROLLOUT_INVALID (badInput) */
-export function planFor(wanted: WantedRollout): Plan {
+export function planFor(wanted: WantedRollout): RolloutPlan {
   const stages = stagesFor(wanted);
   checkStages(stages, wanted);
   const { stages: _stages, soakMs: _soakMs, ...defaults } = PLAN_DEFAULTS;
   const chosen = Object.entries(wanted.limits).filter(([, value]) => value !== undefined);
-  const parsed = planSchema.safeParse({ ...defaults, ...Object.fromEntries(chosen), stages });
+  const parsed = rolloutPlanSchema.safeParse({ ...defaults, ...Object.fromEntries(chosen), stages });
   if (parsed.success) return parsed.data;
   throw invalid(z.prettifyError(parsed.error));
 }
@@ -73,7 +74,7 @@ function checkStages(stages: readonly Stage[], wanted: WantedRollout): void {
  */
 export function refuseLargeStart(
   { isAllAtOnce }: WantedRollout,
-  { stages }: Pick<Plan, 'stages'>,
+  { stages }: Pick<RolloutPlan, 'stages'>,
   devices: number,
 ): void {
   const share = stages[0]?.basisPoints ?? 0;

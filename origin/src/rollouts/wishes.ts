@@ -1,10 +1,11 @@
+import type { OperatorAct } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Repository } from '../repository/repository.ts';
 import { refuseSuperseded, refuseUnlisted, supersedingOf } from './checks.ts';
 import { decide } from './controller/decide.ts';
 import type { Decided } from './controller/effects.ts';
 import { Ledger } from './controller/ledger.ts';
-import { actsFrom, isEnded, type OperatorAct, type OperatorWish } from './controller/operate.ts';
+import { actsFrom, isEnded, type OperatorWish } from './controller/operate.ts';
 import { isLastStage } from './controller/plan.ts';
 import type { Figures } from './controller/state.ts';
 import type { RolloutRecord } from './record.ts';

@@ -1,3 +1,4 @@
+import { TOKEN_ROLES } from '@sitecast/shared/api';
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import { z } from 'zod';
@@ -6,11 +7,9 @@ import { readStored } from '../fleet/registry.ts';
 import type { FleetStore, Write } from '../fleet/store.ts';
 
 /** What a token allows, in rising order: each role may do all that the ones before it may. */
-export const TOKEN_ROLES = ['viewer', 'operator', 'admin'] as const;
 export type TokenRole = (typeof TOKEN_ROLES)[number];
 
 export const MAX_TOKENS = 1000;
-export const MAX_TOKEN_NAME_CHARS = 100;
 const TOKEN_SECRET_BYTES = 32;
 /** Lets people and secret scanners recognise one. */
 const TOKEN_PREFIX = 'sitecast_';

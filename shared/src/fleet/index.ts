@@ -84,6 +84,8 @@ export {
   MAX_ROLLOUTS_BYTES,
   parseRollouts,
   type Rollout,
+  ROLLOUT_STATES,
+  type RolloutState,
   type RolloutsFile,
   rankOf,
   rolloutSchema,

@@ -16,12 +16,16 @@ import { MAX_WINDOW_CHARS } from './window.ts';
 
 export const MAX_ROLLOUTS_BYTES = 1024 * 1024;
 export const MAX_ROLLOUTS = 64;
-const MAX_SITES = 10_000;
+export const MAX_SITES = 10_000;
 export const MAX_REVOKED = 10_000;
 /** Devices that a rollout names one by one. */
 export const MAX_CANARIES = 1000;
 const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
 const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
+
+/** What the origin orders of the devices that a rollout reaches. */
+export const ROLLOUT_STATES = ['active', 'paused', 'aborted', 'completed', 'rollingBack'] as const;
+export type RolloutState = (typeof ROLLOUT_STATES)[number];
 
 /** `rollouts/PRODUCT.json`: the name of the target that the origin's `rollouts` role signs. */
 export const rolloutsTarget = (product: string): string => `rollouts/${product}.json`;
@@ -37,7 +41,7 @@ const matchSchema = z.looseObject({
 export const rolloutSchema = z.looseObject({
   id: rolloutIdSchema,
   release: releaseRefSchema.extend({ manifestSha256: sha256Schema }),
-  state: z.enum(['active', 'paused', 'aborted', 'completed', 'rollingBack']),
+  state: z.enum(ROLLOUT_STATES),
   match: matchSchema,
   cohort: z.looseObject({
     /** Devices whose rank is lower are in; null: all. */

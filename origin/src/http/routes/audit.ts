@@ -1,3 +1,4 @@
+import { auditPageSchema } from '@sitecast/shared/api';
 import { createRoute, z } from '@hono/zod-openapi';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
@@ -8,19 +9,6 @@ import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 export const MAX_AUDIT_PAGE = 1000;
 const DEFAULT_AUDIT_PAGE = 100;
 const MAX_FILTER_CHARS = 256;
-
-const entrySchema = z
-  .object({
-    seq: z.int(),
-    at: z.string(),
-    by: z.string(),
-    action: z.string(),
-    subject: z.string(),
-    details: z.record(z.string(), z.unknown()).optional(),
-    previous: z.string().nullable(),
-    hash: z.string(),
-  })
-  .openapi('AuditEntry');
 
 /** Who did what when, for operators: what a viewer sees elsewhere doesn't hold names and reasons. */
 export function auditRoutes(app: OriginApp, { tokens, audit, fleet }: AppDeps): void {
@@ -49,14 +37,7 @@ export function auditRoutes(app: OriginApp, { tokens, audit, fleet }: AppDeps): 
             'Entries after `after` that are wanted, in order; `after` is the last that was looked at, and `head` the last there is.',
           content: {
             [JSON_TYPE]: {
-              schema: z.object({
-                entries: z.array(entrySchema),
-                after: z.int(),
-                names: z.record(z.string(), z.string()).openapi({
-                  description: 'What devices and gateways that these entries are of are called now, by id.',
-                }),
-                head: z.object({ seq: z.int(), hash: z.string().nullable() }),
-              }),
+              schema: auditPageSchema,
             },
           },
         },

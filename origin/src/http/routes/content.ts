@@ -1,3 +1,4 @@
+import { stagedChunksSchema } from '@sitecast/shared/api';
 import { createRoute, z } from '@hono/zod-openapi';
 import { CHUNK_ID_BYTES, MAX_MISSING_IDS } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -63,7 +64,7 @@ function stageRoute(app: OriginApp, { chunks, bodies, metrics }: AppDeps, middle
       responses: withProblems({
         200: {
           description: 'How many were new, and how many were there already.',
-          content: { [JSON_TYPE]: { schema: z.object({ stored: z.int(), known: z.int() }) } },
+          content: { [JSON_TYPE]: { schema: stagedChunksSchema } },
         },
       }),
     }),

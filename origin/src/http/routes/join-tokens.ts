@@ -1,49 +1,15 @@
 import { createHash } from 'node:crypto';
 import { createRoute, z } from '@hono/zod-openapi';
+import { createdJoinTokenSchema, joinTokenListSchema, newJoinTokenSchema } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
-import { memberNameSchema, siteSchema } from '@sitecast/shared/fleet';
-import { nameSchema } from '@sitecast/shared/release';
-import { MAX_JOIN_TOKEN_USES } from '../../fleet/join-tokens.ts';
-import { MEMBER_KINDS } from '../../fleet/member.ts';
 import { maxBytesOf, metadataFile } from '../../repository/committed.ts';
 import { unknownNames } from '../../rollouts/unknown-names.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, unknownNamesSchema, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
 const MAX_JOIN_TOKEN_BODY_BYTES = 4 * 1024;
-
-const joinTokenSchema = z
-  .object({
-    id: z.string(),
-    kind: z.enum(MEMBER_KINDS),
-    name: z.string().optional(),
-    site: z.string().optional(),
-    product: z.string().optional(),
-    hardware: z.string().optional(),
-    uses: z.int(),
-    used: z.int(),
-    createdAt: z.string(),
-    createdBy: z.string(),
-    expiresAt: z.string(),
-  })
-  .openapi('JoinToken');
-
-const newJoinTokenSchema = z
-  .strictObject({
-    kind: z.enum(MEMBER_KINDS),
-    name: memberNameSchema.optional().openapi({ description: 'Of the one that it lets in.' }),
-    site: siteSchema.optional(),
-    product: nameSchema.optional(),
-    hardware: nameSchema.optional(),
-    uses: z.int().min(1).max(MAX_JOIN_TOKEN_USES).default(1),
-    expiresAt: z.iso.datetime(),
-    /** The origin's address, as newcomers reach it. */
-    origin: z.url({ protocol: /^https?$/ }).max(512),
-  })
-  .refine(({ name, uses }) => name === undefined || uses === 1, 'a name is for one use')
-  .openapi('NewJoinToken');
 
 /** Join tokens: what lets devices and gateways in without an operator's hand. */
 export function joinTokenRoutes(app: OriginApp, deps: AppDeps): void {
@@ -68,9 +34,7 @@ function createTokenRoute(app: OriginApp, { tokens, fleet, files, bodies }: AppD
         201: {
           description: 'The token.',
           content: {
-            [JSON_TYPE]: {
-              schema: joinTokenSchema.extend({ token: z.string(), unknown: unknownNamesSchema }),
-            },
+            [JSON_TYPE]: { schema: createdJoinTokenSchema },
           },
         },
       }),
@@ -102,7 +66,7 @@ function otherRoutes(app: OriginApp, { tokens, fleet }: AppDeps): void {
       responses: withProblems({
         200: {
           description: 'The tokens, oldest first.',
-          content: { [JSON_TYPE]: { schema: z.object({ joinTokens: z.array(joinTokenSchema) }) } },
+          content: { [JSON_TYPE]: { schema: joinTokenListSchema } },
         },
       }),
     }),

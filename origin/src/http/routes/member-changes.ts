@@ -1,35 +1,16 @@
-import { createRoute, z } from '@hono/zod-openapi';
+import { createRoute } from '@hono/zod-openapi';
+import { acceptRequestSchema, changedMemberSchema, memberChangeSchema } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
-import { givenTagsSchema, idSchema, memberNameSchema, siteSchema } from '@sitecast/shared/fleet';
 import type { MemberKind } from '../../fleet/member.ts';
 import { summaryOf } from '../../fleet/view.ts';
 import { unknownNames } from '../../rollouts/unknown-names.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, unknownNamesSchema, withProblems } from '../schemas.ts';
-import { idParam, listOf, summarySchema } from './members.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { idParam, listOf } from './members.ts';
 
 const MAX_MEMBER_BODY_BYTES = 64 * 1024;
-
-const acceptSchema = z
-  .strictObject({
-    site: siteSchema.optional(),
-    name: memberNameSchema.optional().openapi({ description: 'Without it none, whatever is wished.' }),
-    replace: idSchema.optional().openapi({
-      description: 'Who bears the name: it is revoked, and its site and tags go over with the name.',
-    }),
-  })
-  .refine(({ name, replace }) => replace === undefined || name !== undefined, 'replace needs the name')
-  .openapi('Accept');
-const changeSchema = z
-  .strictObject({
-    tags: givenTagsSchema.optional(),
-    site: siteSchema.optional(),
-    name: memberNameSchema.nullable().optional(),
-    quarantined: z.literal(false).optional(),
-  })
-  .openapi('MemberChange');
 
 /** What operators do to devices and gateways: the same routes for both. */
 export function memberChangeRoutes(app: OriginApp, deps: AppDeps): void {
@@ -40,11 +21,12 @@ export function memberChangeRoutes(app: OriginApp, deps: AppDeps): void {
   }
 }
 
-const changedSchema = summarySchema.extend({ unknown: unknownNamesSchema });
-
 const answersOf = (kind: MemberKind) =>
   withProblems({
-    200: { description: `The ${kind} as it is now.`, content: { [JSON_TYPE]: { schema: changedSchema } } },
+    200: {
+      description: `The ${kind} as it is now.`,
+      content: { [JSON_TYPE]: { schema: changedMemberSchema } },
+    },
     404: { description: 'There is no such one.' },
   });
 
@@ -62,7 +44,7 @@ function acceptRoute(app: OriginApp, { tokens, fleet, rollouts, bodies }: AppDep
       ],
       request: {
         params: idParam,
-        body: { required: true, content: { [JSON_TYPE]: { schema: acceptSchema } } },
+        body: { required: true, content: { [JSON_TYPE]: { schema: acceptRequestSchema } } },
       },
       responses: answersOf(kind),
     }),
@@ -91,7 +73,7 @@ function changeRoute(app: OriginApp, { tokens, fleet, audit, bodies }: AppDeps, 
       ],
       request: {
         params: idParam,
-        body: { required: true, content: { [JSON_TYPE]: { schema: changeSchema } } },
+        body: { required: true, content: { [JSON_TYPE]: { schema: memberChangeSchema } } },
       },
       responses: answersOf(kind),
     }),

@@ -1,18 +1,18 @@
 import { createRoute, z } from '@hono/zod-openapi';
+import { memberDetailSchema, memberPageSchema } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { DEVICE_STATES, idSchema, readReport, siteSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import type { MemberKind } from '../../fleet/member.ts';
 import type { PendingMember } from '../../fleet/pending.ts';
-import { PRESENCES } from '../../fleet/presence.ts';
-import { ANOMALY_KINDS, type Status } from '../../fleet/status.ts';
+import type { Status } from '../../fleet/status.ts';
 import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireRole } from '../guards.ts';
 import { tagTexts, unknownNames } from '../../rollouts/unknown-names.ts';
-import { bearer, JSON_TYPE, unknownNamesSchema, withProblems } from '../schemas.ts';
-import { hearingOf, hearingShape } from './presence.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { hearingOf } from './presence.ts';
 
 export const MAX_PAGE = 1000;
 const DEFAULT_PAGE = 100;
@@ -22,85 +22,6 @@ const MAX_FILTER_TAGS = 16;
 /** As long as an id. */
 const MAX_ID_PART_CHARS = 64;
 const MAX_SILENT_FOR_MS = 10 * 365 * 86_400_000;
-
-const releaseSchema = z.object({ counter: z.int(), version: z.string() });
-
-const lastReportSchema = z.object({
-  state: z.enum(DEVICE_STATES),
-  epoch: z.string(),
-  seq: z.int(),
-  at: z.string(),
-  receivedAt: z.string(),
-  timestampVersion: z.int(),
-  rollout: z.object({ id: z.string(), attempt: z.int() }).optional(),
-  release: releaseSchema.optional(),
-  booted: z.object({ slot: z.enum(['A', 'B']), release: releaseSchema.optional() }).optional(),
-  reason: z.object({ code: z.string(), message: z.string() }).optional(),
-  via: z.string().optional(),
-});
-
-export const summarySchema = z
-  .object({
-    id: z.string(),
-    kind: z.enum(['device', 'gateway']),
-    name: z.string().optional(),
-    product: z.string().optional(),
-    hardware: z.string().optional(),
-    site: z.string().optional(),
-    tags: z.record(z.string(), z.string()),
-    state: z.string(),
-    serial: z.int().optional(),
-    enrolledAt: z.string().optional(),
-    revokedAt: z.string().optional(),
-    quarantinedAt: z.string().optional(),
-    odd: z.array(z.enum(ANOMALY_KINDS)),
-    lastSeenAt: z.string().optional(),
-    presence: z.enum(PRESENCES).optional(),
-    last: lastReportSchema.optional(),
-    via: z.string().optional(),
-    sites: z.array(z.string()).optional().openapi({
-      description:
-        "Of one that waits and that several sites' gateways have shown: these sites, the first one first.",
-    }),
-    wish: z.string().optional().openapi({
-      description: "Of one that waits: what it wants to be called. Its own word, or its token's.",
-    }),
-    wishBearer: z
-      .object({ id: z.string(), kind: z.enum(['device', 'gateway']), lastHeardAt: z.string() })
-      .optional()
-      .openapi({ description: 'Who bears that name now.' }),
-  })
-  .openapi('Member');
-
-const detailSchema = summarySchema
-  .extend({
-    chains: z.array(
-      z.object({
-        epoch: z.string(),
-        seq: z.int(),
-        begunAt: z.string(),
-        receivedAt: z.string(),
-      }),
-    ),
-    anomalies: z.array(
-      z.object({ kind: z.enum(ANOMALY_KINDS), at: z.string(), epoch: z.string(), seq: z.int() }),
-    ),
-    ...hearingShape,
-    inventory: z.record(z.string(), z.unknown()).optional(),
-    /** Of its reports: how many are kept, in how many bytes, and how many older ones made way. */
-    kept: z.object({ reports: z.int(), bytes: z.int(), dropped: z.int() }).optional(),
-    names: z
-      .record(z.string(), z.string())
-      .openapi({ description: 'Names of the gateways that reports came through, by id.' }),
-    reports: z.array(
-      z.object({
-        receivedAt: z.string(),
-        via: z.string().optional(),
-        report: z.record(z.string(), z.unknown()),
-      }),
-    ),
-  })
-  .openapi('MemberDetail');
 
 const tagFilter = z.string().regex(/^[^=]{1,64}=.{0,128}$/, 'NAME=VALUE');
 
@@ -139,12 +60,7 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
           description: 'One page.',
           content: {
             [JSON_TYPE]: {
-              schema: z.object({
-                members: z.array(summarySchema),
-                nextCursor: z.string().optional(),
-                pending: z.int(),
-                unknown: unknownNamesSchema,
-              }),
+              schema: memberPageSchema,
             },
           },
         },
@@ -185,7 +101,7 @@ function detailRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Memb
       middleware: [requireRole(tokens, 'viewer')],
       request: { params: idParam },
       responses: withProblems({
-        200: { description: `The ${kind}.`, content: { [JSON_TYPE]: { schema: detailSchema } } },
+        200: { description: `The ${kind}.`, content: { [JSON_TYPE]: { schema: memberDetailSchema } } },
         404: { description: 'There is no such one.' },
       }),
     }),

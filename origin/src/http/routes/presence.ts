@@ -1,4 +1,5 @@
-import { createRoute, z } from '@hono/zod-openapi';
+import { createRoute } from '@hono/zod-openapi';
+import { fleetPresenceSchema } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
   MAX_PRESENCE_BODY_BYTES,
@@ -7,7 +8,6 @@ import {
   presenceSchema,
 } from '@sitecast/shared/fleet';
 import type { Member } from '../../fleet/member.ts';
-import { PRESENCES } from '../../fleet/presence.ts';
 import { firstOfEach, type ShownTurn, shownTurn } from '../../fleet/presence-view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
@@ -48,30 +48,6 @@ function tellRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
   );
 }
 
-export const shownTurnSchema = z
-  .object({
-    id: z.string().openapi({ description: 'The device that may be down: others of its product wait.' }),
-    site: z.string(),
-    gateway: z.string(),
-    product: z.string(),
-    rollout: z.string(),
-    heldMs: z.number().optional().openapi({ description: 'For how long without a break.' }),
-    leftMs: z.number().openapi({ description: 'Until it ends, unless the device takes it anew.' }),
-    presence: z.enum(PRESENCES),
-    lastHeardAt: z.string().optional(),
-    name: z.string().optional().openapi({ description: "The device's." }),
-  })
-  .openapi('Turn');
-
-/** What the view of one device or gateway says of hearing. */
-export const hearingShape = {
-  heardBy: z.array(z.string()).optional().openapi({ description: 'Gateways that hear this device now.' }),
-  hears: z
-    .object({ devices: z.int(), turns: z.array(shownTurnSchema) })
-    .optional()
-    .openapi({ description: 'What this gateway says: how many devices it hears, and who holds a turn.' }),
-};
-
 /** Of a device who hears it, of a gateway whom it hears. */
 export function hearingOf(
   fleet: AppDeps['fleet'],
@@ -90,19 +66,6 @@ export function hearingOf(
   return devices === undefined ? {} : { hears: { devices, turns } };
 }
 
-const shownSchema = z.object({
-  gateways: z.object({ heard: z.int(), silent: z.int(), untold: z.int() }),
-  silent: z.array(
-    z.object({
-      id: z.string(),
-      name: z.string().optional(),
-      site: z.string(),
-      lastHeardAt: z.string().optional(),
-    }),
-  ),
-  turns: z.array(shownTurnSchema),
-});
-
 function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
   app.openapi(
     createRoute({
@@ -112,7 +75,7 @@ function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
       security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       responses: withProblems({
-        200: { description: 'As it is now.', content: { [JSON_TYPE]: { schema: shownSchema } } },
+        200: { description: 'As it is now.', content: { [JSON_TYPE]: { schema: fleetPresenceSchema } } },
       }),
     }),
     c => {

@@ -1,63 +1,24 @@
 import { createRoute, z } from '@hono/zod-openapi';
+import {
+  changeResultSchema,
+  changeSchema,
+  pendingKeySchema,
+  releaseDamageSchema,
+  repairedSchema,
+  repositorySchema,
+} from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { nameSchema } from '@sitecast/shared/release';
 import { ONLINE_ROLES } from '@sitecast/shared/signing';
-import { ROLES } from '../../repository/committed.ts';
 import { describeRepository } from '../../repository/description.ts';
 import { recordChange } from '../../audit/repository-change.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, tufKeySchema, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
 /** Root and targets at their own bounds, as JSON strings, in which each newline and quote takes two bytes. */
 const MAX_CHANGE_BYTES = 20 * 1024 * 1024;
-
-const onlineRoleSchema = z.enum(ONLINE_ROLES);
-const roleSchema = z.enum(ROLES);
-const keysSchema = z.partialRecord(onlineRoleSchema, tufKeySchema);
-
-const repositorySchema = z
-  .object({
-    initialised: z.boolean(),
-    onlineKeys: keysSchema,
-    pendingKeys: keysSchema,
-    versions: z.partialRecord(roleSchema, z.int()),
-    expires: z.partialRecord(roleSchema, z.string()),
-    warnings: z.array(z.object({ role: z.enum([...ROLES, 'tls']), code: z.string(), message: z.string() })),
-    damage: z.object({
-      releases: z.array(
-        z.object({
-          product: z.string(),
-          counter: z.int(),
-          version: z.string().optional(),
-          chunks: z.int(),
-        }),
-      ),
-      files: z.array(z.string()),
-    }),
-    /** Of all devices: what is kept, how much that may be, and how many older ones made way. */
-    reports: z.object({ keptBytes: z.int(), maxKeptBytes: z.int(), dropped: z.int() }),
-  })
-  .openapi('Repository');
-
-const changeSchema = z
-  .strictObject({
-    root: z.string().optional(),
-    targets: z.string().optional(),
-    dryRun: z.boolean().optional(),
-  })
-  .openapi('Change');
-
-const changeResultSchema = z
-  .object({
-    versions: z.record(roleSchema, z.int()),
-    added: z.array(z.object({ product: z.string(), counter: z.int(), version: z.string() })),
-    removed: z.array(z.object({ product: z.string(), counter: z.int() })),
-    products: z.array(z.string()),
-    alreadyDone: z.boolean(),
-  })
-  .openapi('ChangeResult');
 
 /** What is published, and how it changes. */
 export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
@@ -136,7 +97,7 @@ function repairRoute(app: OriginApp, { tokens, repository, scrubber, audit }: Ap
       responses: withProblems({
         200: {
           description: 'How many chunks were put back, and which target files.',
-          content: { [JSON_TYPE]: { schema: z.object({ chunks: z.int(), files: z.array(z.string()) }) } },
+          content: { [JSON_TYPE]: { schema: repairedSchema } },
         },
       }),
     }),
@@ -161,7 +122,7 @@ function checkRoute(app: OriginApp, { tokens, scrubber }: AppDeps): void {
       responses: withProblems({
         200: {
           description: 'How many chunks the release lacks, and which files.',
-          content: { [JSON_TYPE]: { schema: z.object({ chunks: z.int(), files: z.array(z.string()) }) } },
+          content: { [JSON_TYPE]: { schema: releaseDamageSchema } },
         },
       }),
     }),
@@ -186,11 +147,11 @@ function rotateRoute(app: OriginApp, { tokens, repository, audit }: AppDeps): vo
       summary: 'Makes, or returns, the next key of an online role; it becomes active when metadata names it.',
       security: bearer('admin'),
       middleware: [requireRole(tokens, 'admin')],
-      request: { params: z.object({ role: onlineRoleSchema }) },
+      request: { params: z.object({ role: z.enum(ONLINE_ROLES) }) },
       responses: withProblems({
         200: {
           description: 'The pending key.',
-          content: { [JSON_TYPE]: { schema: z.object({ role: onlineRoleSchema, key: tufKeySchema }) } },
+          content: { [JSON_TYPE]: { schema: pendingKeySchema } },
         },
       }),
     }),

@@ -1,27 +1,28 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { idSchema, type Rollout, rolloutIdSchema } from '@sitecast/shared/fleet';
+import {
+  OPERATOR_ACTS,
+  type OperatorAct,
+  ROLLOUT_DEVICE_STATES,
+  rolloutActSchema,
+  rolloutDryRunSchema,
+  rolloutListSchema,
+  rolloutPreviewSchema,
+  rolloutSchema,
+  rolloutSpecSchema,
+  rolloutStatusSchema,
+  startedRolloutSchema,
+} from '@sitecast/shared/api';
+import { idSchema, type Rollout, ROLLOUT_STATES, rolloutIdSchema } from '@sitecast/shared/fleet';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { firstOfEach, shownTurn } from '../../fleet/presence-view.ts';
-import { OPERATOR_ACTS, type OperatorAct } from '../../rollouts/controller/operate.ts';
 import { stagesAhead } from '../../rollouts/prepare.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
-import { type RolloutStatus, statusOf } from '../../rollouts/view.ts';
+import { type RolloutProgress, statusOf } from '../../rollouts/view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
 import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
-import {
-  describeRollout,
-  deviceStateSchema,
-  dryRunSchema,
-  newRolloutSchema,
-  previewSchema,
-  rolloutSchema,
-  rolloutStateSchema,
-  rolloutStatusSchema,
-  startedRolloutSchema,
-  wantedOf,
-} from './rollout-schemas.ts';
+import { describeRollout, wantedOf } from './rollout-schemas.ts';
 
 const MAX_ROLLOUT_BODY_BYTES = 1024 * 1024;
 const MAX_ACT_BODY_BYTES = 4096;
@@ -35,9 +36,9 @@ const MAX_SHOWN_TURNS = 20;
 const pageQuery = z.object({
   cursor: idSchema.optional(),
   limit: z.coerce.number().int().min(0).max(MAX_PAGE).default(MAX_PAGE),
-  state: deviceStateSchema.optional(),
+  state: z.enum(ROLLOUT_DEVICE_STATES).optional(),
 });
-const listQuery = z.object({ product: nameSchema.optional(), state: rolloutStateSchema.optional() });
+const listQuery = z.object({ product: nameSchema.optional(), state: z.enum(ROLLOUT_STATES).optional() });
 const idParam = z.object({ id: rolloutIdSchema });
 const ONLY_ROLLBACK = 'only a rollback leads to a release';
 const previewQuery = z
@@ -48,12 +49,6 @@ const previewQuery = z
     acknowledge: z.enum(['true', 'false']).default('true'),
   })
   .refine(({ act, to }) => to === undefined || act === 'rollback', ONLY_ROLLBACK);
-const actSchema = z.strictObject({
-  acknowledge: z.boolean().default(false),
-  target: z.int().min(1).optional(),
-  to: versionSchema.optional(),
-});
-
 /** Rollouts: which devices are to run which release, and how far they have got. */
 export function rolloutRoutes(app: OriginApp, deps: AppDeps): void {
   startRoute(app, deps);
@@ -70,7 +65,7 @@ type Page = Parameters<typeof statusOf>[3];
 async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, page: Page) {
   const outcomes = await rollouts.tallies.outcomes(record.rollout.id);
   const ledger = rollouts.standings.ledger(record.rollout.id);
-  const status: RolloutStatus = statusOf(record, outcomes, { ...fleet, ledger }, page);
+  const status: RolloutProgress = statusOf(record, outcomes, { ...fleet, ledger }, page);
   const held = fleet.presence.turns(({ product }) => product === record.product);
   const turns = firstOfEach(held, MAX_SHOWN_TURNS).map(turn => shownTurn(turn, fleet, page.nowMs));
   const isGoingOn = ledger !== undefined;
@@ -99,11 +94,11 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
         requireMediaType(JSON_TYPE),
         boundedJson(bodies, MAX_ROLLOUT_BODY_BYTES),
       ],
-      request: { body: { required: true, content: { [JSON_TYPE]: { schema: newRolloutSchema } } } },
+      request: { body: { required: true, content: { [JSON_TYPE]: { schema: rolloutSpecSchema } } } },
       responses: withProblems({
         200: {
           description: 'What each stage would reach.',
-          content: { [JSON_TYPE]: { schema: dryRunSchema } },
+          content: { [JSON_TYPE]: { schema: rolloutDryRunSchema } },
         },
         201: {
           description: 'The rollout, and how many devices it reaches now.',
@@ -151,7 +146,7 @@ function listRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
       responses: withProblems({
         200: {
           description: 'The rollouts.',
-          content: { [JSON_TYPE]: { schema: z.object({ rollouts: z.array(rolloutSchema) }) } },
+          content: { [JSON_TYPE]: { schema: rolloutListSchema } },
         },
       }),
     }),
@@ -203,7 +198,7 @@ function previewRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
       middleware: [requireRole(tokens, 'viewer')],
       request: { params: idParam, query: previewQuery },
       responses: withProblems({
-        200: { description: 'What it would do.', content: { [JSON_TYPE]: { schema: previewSchema } } },
+        200: { description: 'What it would do.', content: { [JSON_TYPE]: { schema: rolloutPreviewSchema } } },
         404: { description: 'There is no such one.' },
       }),
     }),
@@ -228,7 +223,7 @@ const SUMMARIES: Record<OperatorAct, string> = {
 
 function actRoutes(app: OriginApp, { tokens, rollouts, bodies }: AppDeps): void {
   for (const act of OPERATOR_ACTS) {
-    const schema = actSchema.refine(({ to }) => to === undefined || act === 'rollback', ONLY_ROLLBACK);
+    const schema = rolloutActSchema.refine(({ to }) => to === undefined || act === 'rollback', ONLY_ROLLBACK);
     app.openapi(
       createRoute({
         method: 'post',

@@ -1,33 +1,11 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { MAX_TOKEN_NAME_CHARS, TOKEN_ROLES } from '../../tokens/tokens.ts';
+import { createdTokenSchema, newTokenSchema, tokenListSchema } from '@sitecast/shared/api';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
 import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
 
 const MAX_TOKEN_BODY_BYTES = 4 * 1024;
-
-const tokenSchema = z
-  .object({
-    id: z.string(),
-    name: z.string(),
-    role: z.enum(TOKEN_ROLES),
-    createdAt: z.string(),
-    expiresAt: z.string().optional(),
-  })
-  .openapi('Token');
-
-const newTokenSchema = z
-  .strictObject({
-    name: z
-      .string()
-      .min(1)
-      .max(MAX_TOKEN_NAME_CHARS)
-      .regex(/^[^\p{Cc}\p{Cs}]*$/u, 'no control characters'),
-    role: z.enum(TOKEN_ROLES),
-    expiresAt: z.iso.datetime().optional(),
-  })
-  .openapi('NewToken');
 
 /** API tokens: made, listed and revoked by an admin. */
 export function tokenRoutes(app: OriginApp, { tokens, bodies }: AppDeps): void {
@@ -44,7 +22,7 @@ export function tokenRoutes(app: OriginApp, { tokens, bodies }: AppDeps): void {
       responses: withProblems({
         201: {
           description: 'The token.',
-          content: { [JSON_TYPE]: { schema: tokenSchema.extend({ token: z.string() }) } },
+          content: { [JSON_TYPE]: { schema: createdTokenSchema } },
         },
       }),
     }),
@@ -61,7 +39,7 @@ export function tokenRoutes(app: OriginApp, { tokens, bodies }: AppDeps): void {
       responses: withProblems({
         200: {
           description: 'The tokens, oldest first.',
-          content: { [JSON_TYPE]: { schema: z.object({ tokens: z.array(tokenSchema) }) } },
+          content: { [JSON_TYPE]: { schema: tokenListSchema } },
         },
       }),
     }),

@@ -6,15 +6,16 @@ import { freeze, NOBODY } from './cohort.ts';
 import { type ControllerEvent, decide } from './decide.ts';
 import type { Effect } from './effects.ts';
 import { Ledger, type Standing } from './ledger.ts';
-import { OPERATOR_ACTS, type OperatorAct, type OperatorWish } from './operate.ts';
-import { type Plan, PLAN_DEFAULTS } from './plan.ts';
+import { OPERATOR_ACTS, type OperatorAct, type RolloutPlan } from '@sitecast/shared/api';
+import type { OperatorWish } from './operate.ts';
+import { PLAN_DEFAULTS } from './plan.ts';
 import { type ControllerState, controllerStateSchema, newControllerState } from './state.ts';
 
 const HOUR_MS = 3_600_000;
 const START_MS = Date.parse('2030-01-01T00:00:00Z');
 const ROLLOUT = '00112233445566aa';
 
-const plan = (change: Partial<Plan> = {}): Plan => ({
+const plan = (change: Partial<RolloutPlan> = {}): RolloutPlan => ({
   ...PLAN_DEFAULTS,
   stages: PLAN_DEFAULTS.stages.map(stage => ({ ...stage })),
   ...change,
@@ -32,7 +33,7 @@ class World {
   readonly decisions: Extract<Effect, { type: 'decision' }>[] = [];
   nowMs = START_MS;
 
-  constructor(chosen: Plan, { devices = 20, sites = 4, canaries }: Partial<WorldSize> = {}) {
+  constructor(chosen: RolloutPlan, { devices = 20, sites = 4, canaries }: Partial<WorldSize> = {}) {
     this.devices = Array.from({ length: devices }, (_, at) => ({ id: `d${at}`, site: `s${at % sites}` }));
     this.state = newControllerState(chosen, this.nowMs);
     this.cohort = { below: NOBODY, ...(canaries && { canaries }) };
@@ -188,7 +189,7 @@ describe('a stage', () => {
 });
 
 describe('the last stage', () => {
-  const lastStage = (change: Partial<Plan> = {}) => plan({ stages: stages(10_000), ...change });
+  const lastStage = (change: Partial<RolloutPlan> = {}) => plan({ stages: stages(10_000), ...change });
 
   it('while it soaks counts late failures, and may be paused, aborted or sent back', () => {
     const world = new World(lastStage());
@@ -259,7 +260,7 @@ describe('failures', () => {
   const fail = (world: World, ...ids: string[]) => {
     for (const id of ids) world.report(id, 'failed');
   };
-  const everybody = (change: Partial<Plan> = {}) => plan({ stages: stages(10_000), ...change });
+  const everybody = (change: Partial<RolloutPlan> = {}) => plan({ stages: stages(10_000), ...change });
 
   it('that are too many, proven and at several sites send it back at once', () => {
     const world = new World(everybody());
@@ -534,7 +535,12 @@ describe('whatever happens', () => {
     const fates = fc.array(fate, { minLength: 20, maxLength: 20 });
     const order = fc.array(fc.nat(19), { maxLength: 80 });
     const delays = fc.array(fc.nat(60_000), { maxLength: 80 });
-    const run = (chosen: Plan, plans: readonly Standing[][], turns: readonly number[], late: number[]) => {
+    const run = (
+      chosen: RolloutPlan,
+      plans: readonly Standing[][],
+      turns: readonly number[],
+      late: number[],
+    ) => {
       const world = new World(chosen);
       const rest = plans.map(said => [...said]);
       const all = [...turns, ...rest.flatMap((said, at) => said.map(() => at))];

@@ -1,19 +1,9 @@
+import { OPERATOR_ACTS, type OperatorAct } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { beginStage, type Decided } from './effects.ts';
 import { isLastStage } from './plan.ts';
 import type { ControllerState, Figures, Phase } from './state.ts';
 import { verdictOf } from './verdict.ts';
-
-export const OPERATOR_ACTS = [
-  'pause',
-  'resume',
-  'abort',
-  'rollback',
-  'advance',
-  'retry',
-  'complete',
-] as const;
-export type OperatorAct = (typeof OPERATOR_ACTS)[number];
 
 export interface OperatorEvent {
   type: 'operator';

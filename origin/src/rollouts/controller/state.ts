@@ -1,57 +1,26 @@
+import {
+  type RolloutFigures,
+  type RolloutPlan,
+  rolloutPlanSchema,
+  rolloutStopSchema,
+  STOP_REASONS,
+} from '@sitecast/shared/api';
+import { ROLLOUT_STATES, type RolloutState } from '@sitecast/shared/fleet';
 import { z } from 'zod';
-import { planSchema } from './plan.ts';
 
 /** As the signed file names it. */
-export const PHASES = ['active', 'paused', 'aborted', 'completed', 'rollingBack'] as const;
-export type Phase = (typeof PHASES)[number];
+export type Phase = RolloutState;
+export type Figures = RolloutFigures;
 
 const countSchema = z.int().min(0);
 
-/**
- * Where the cohort stands: counts of devices. Each member of the cohort is in exactly one of `well`, `failed`,
- * `blocked`, `returned`, `running`, `waiting`, `pending`, `gone`.
- */
-export const figuresSchema = z.object({
-  /** Devices in the cohort, as it was frozen when the current stage began; and the sites they're at. */
-  members: countSchema,
-  sites: countSchema,
-  /** Those that came in with the current stage, and how many of them are well. */
-  joined: countSchema,
-  wellJoined: countSchema,
-  well: countSchema,
-  /** Signed failures of this attempt, and at how many sites. */
-  failed: countSchema,
-  failedSites: countSchema,
-  blocked: countSchema,
-  /** Back at the release before, as they were told to. */
-  returned: countSchema,
-  running: countSchema,
-  waiting: countSchema,
-  pending: countSchema,
-  /** Revoked. */
-  gone: countSchema,
-  /** Of the running: nothing came from them past the deadline, though their gateway spoke for others. */
-  silent: countSchema,
-  /** Of the running, waiting and pending: nothing came from them past the deadline, and the site may be the reason. */
-  unreachable: countSchema,
-  /** Devices that aren't in the frozen cohort and report nevertheless: they came after the last stage began. */
-  late: countSchema,
-  lateWell: countSchema,
-});
-export type Figures = z.infer<typeof figuresSchema>;
-
 /** Why it isn't active. */
-const stopSchema = z.object({
-  why: z.enum(['operator', 'failures', 'silence']),
-  by: z.string(),
-  at: z.iso.datetime(),
-  figures: figuresSchema,
-});
+const stopSchema = z.object({ ...rolloutStopSchema.shape, why: z.enum(STOP_REASONS) });
 
 /** What the controller remembers of a rollout. Plain JSON; what devices have said isn't in it, but in the figures. */
 export const controllerStateSchema = z.object({
-  plan: planSchema,
-  phase: z.enum(PHASES),
+  plan: rolloutPlanSchema,
+  phase: z.enum(ROLLOUT_STATES),
   attempt: z.int().min(1),
   /** Index of the current one. */
   stage: countSchema,
@@ -71,7 +40,7 @@ export const controllerStateSchema = z.object({
 export type ControllerState = z.infer<typeof controllerStateSchema>;
 
 /** A rollout's beginning: its first stage begins with it. */
-export function newControllerState(plan: z.infer<typeof planSchema>, nowMs: number): ControllerState {
+export function newControllerState(plan: RolloutPlan, nowMs: number): ControllerState {
   const at = new Date(nowMs).toISOString();
   return {
     plan,
