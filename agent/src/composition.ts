@@ -2,15 +2,10 @@ import { join } from 'node:path';
 import { readFileBounded, setAside } from '@sitecast/shared/durable';
 import { describeError } from '@sitecast/shared/command';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
+import { type JoinToken, readJoinToken, type ReportEvent } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
-import { UpdateAgent } from './update/agent.ts';
-import { type AgentParts, Confirmation } from './update/parts.ts';
-import { StateChangeLogger } from './reports/state-change-logger.ts';
-import { Reporter } from './reports/reporter.ts';
-import { SlotWatch } from './update/slot-watch.ts';
-import { StatusBoard } from './state/status-board.ts';
+import { Daemon } from './daemon.ts';
 import { Admission } from './peers/admission.ts';
 import { serveHook } from './peers/serve-hook.ts';
 import { SiteExchange } from './peers/site-exchange.ts';
@@ -24,23 +19,36 @@ import type {
   Slot,
   SlotName,
 } from './ports.ts';
+import { Delivery, delivering } from './reports/delivery.ts';
+import { Outbox } from './reports/outbox.ts';
+import { FILE_NAME as OUTBOX_FILE } from './reports/outbox-file.ts';
+import { Reporter } from './reports/reporter.ts';
+import { StateChangeLogger } from './reports/state-change-logger.ts';
 import type { PeerSettings, RunSettings } from './settings.ts';
-import { Delivery } from './reports/delivery.ts';
+import { clearDataDirectory } from './state/data-directory.ts';
+import type { DurableFiles } from './state/durable-files.ts';
+import { StateFile } from './state/state-file.ts';
+import { STATUS_FILE, StatusBoard } from './state/status.ts';
+import { UpdateAgent } from './update/agent.ts';
+import { Confirmation } from './update/boot-steps.ts';
+import { Hooks } from './update/hooks.ts';
+import { type InstallDependencies, VerifiedSlot } from './update/install-steps.ts';
+import { Leases } from './update/leases.ts';
+import { Reboots } from './update/reboots.ts';
+import { Releases } from './update/releases.ts';
+import { Schedule } from './update/schedule.ts';
+import { SlotFiller } from './update/slot-filler.ts';
+import { SlotWatch } from './update/slots.ts';
+import { UpdateChecker } from './update/update-checker.ts';
 import { Gateways } from './upstream/gateways.ts';
 import { Membership } from './upstream/membership.ts';
 import { Trust, type TrustStart } from './upstream/trust.ts';
 import { wishedName } from './upstream/wished-name.ts';
-import { clearDataDirectory } from './state/data-directory.ts';
-import type { DurableFiles } from './state/durable-files.ts';
-import { STATUS_FILE } from './state/status.ts';
-import { StateFile } from './state/state-file.ts';
-import { Outbox } from './reports/outbox.ts';
-import { FILE_NAME as OUTBOX_FILE } from './reports/outbox-file.ts';
 
-/** While the machine boots or proves itself, nobody is to be served. */
+/** While the machine boots or proves itself, no chunks are handed out. */
 const BUSY_STATES: ReadonlySet<string> = new Set(['rebooting', 'confirming']);
 
-/** What the outside of an agent is made of: `main` knows the adapters. */
+/** What an agent needs from outside. `main` knows the adapters. */
 export interface AgentPorts {
   identity: Identity;
   clock: AgentClock;
@@ -52,7 +60,7 @@ export interface AgentPorts {
   log: Log;
   /** Fires when this process is asked to end. */
   stop: AbortSignal;
-  /** Opens this device to its peers; undefined: it has none. */
+  /** Opens this device to its peers; undefined: it has no peers. */
   startPeers: ((settings: PeerSettings, ports: PeerPorts) => Promise<SitePeers>) | undefined;
 }
 
@@ -64,69 +72,136 @@ interface PeerPorts {
   isBusy: () => boolean;
 }
 
-/** Opens a data directory, which the caller owns, and puts the agent together. */
-export async function openAgent(
-  settings: RunSettings,
-  surroundings: AgentPorts,
-): Promise<{ agent: UpdateAgent; parts: AgentParts }> {
-  const { identity, clock, files, stop } = surroundings;
-  await clearDataDirectory(settings.data, surroundings.log);
-  const now = () => clock.now();
-  const gateways = new Gateways(surroundings.gateways, now);
-  const token = await readJoinToken(settings, {
-    kind: 'device',
-    hasBegun: () => Trust.hasBegun(settings.data),
-    warn: message => surroundings.log('warn', message),
-  });
-  const start = await trustStart(settings, token);
-  const trust = await Trust.open(settings.data, gateways, { start, now, signal: stop });
-  const stateFile = await StateFile.open(settings.data, files);
-  const outbox = await openOutbox(settings.data, surroundings);
-  if (outbox.foundWrong) {
-    const { events, unreadable } = outbox.foundWrong;
-    const data = { reports: events.length, unreadable };
-    surroundings.log('warn', 'what was reported is told again in a new chain: its file was not right', data);
-  }
-  const { product, hardware } = settings;
-  const wish = await wishedName(settings, message => surroundings.log('warn', message));
-  const about = { product, hardware, wish, token: token?.pair };
-  const membership = new Membership({ gateways, identity, stateFile, ...about });
-  const slotWatch = new SlotWatch({ slots: surroundings.slots, stateFile });
-  const status = openStatus(settings, surroundings, { trust, stateFile, outbox, slotWatch, wish });
-  const stateChanges = new StateChangeLogger(surroundings.log);
-  const reporter = new Reporter(outbox, clock, stateChanges, () => reportFacts(trust, stateFile, status));
-  const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log: surroundings.log });
-  const exchange = await openExchange(settings, surroundings, {
-    gateways,
-    trust,
-    membership,
-    stateFile,
-    status,
-  });
-  const { startPeers: _, files: __, ...rest } = surroundings;
-  const parts: AgentParts = {
-    ...rest,
-    exchange,
-    settings,
-    gateways,
-    trust,
-    membership,
-    stateFile,
-    outbox,
-    delivery,
-    reporter,
-    stateChanges,
-    status,
-    slotWatch,
-    confirmation: new Confirmation(),
-  };
-  return { agent: new UpdateAgent(parts), parts };
+/** An agent that is put together, and what of it others hold on to. */
+export interface OpenAgent {
+  agent: UpdateAgent;
+  daemon: Daemon;
+  confirmation: Confirmation;
+  identity: Identity;
+  boot: BootControl;
+  stateFile: StateFile;
+  outbox: Outbox;
+  status: StatusBoard;
+  gateways: Gateways;
+  trust: Trust;
+  reporter: Reporter;
+  delivery: Delivery;
+  exchange: SiteExchange | undefined;
 }
 
-/** What lies in the place of the reports can't be read as such. */
+/** Opens a data directory, which the caller owns, and puts the agent together: here everything is connected. */
+export async function openAgent(settings: RunSettings, ports: AgentPorts): Promise<OpenAgent> {
+  const { identity, clock, slots, boot, files, log, stop } = ports;
+  const { data, product, hardware } = settings;
+  const now = () => clock.now();
+  const warn = (message: string) => log('warn', message);
+
+  // What lies in the data directory, and the way to the gateways.
+  await clearDataDirectory(data, log);
+  const gateways = new Gateways(ports.gateways, now);
+  const token = await readJoinToken(settings, { kind: 'device', hasBegun: () => Trust.hasBegun(data), warn });
+  const begin = await trustStart(settings, token);
+  const trust = await Trust.open(data, gateways, { start: begin, now, signal: stop });
+  const stateFile = await StateFile.open(data, files);
+  const outbox = await openOutbox(data, ports);
+  const wish = await wishedName(settings, warn);
+  const about = { product, hardware, wish, token: token?.pair };
+  const membership = new Membership({ gateways, identity, stateFile, ...about });
+
+  // What is shown and reported.
+  const slotWatch = new SlotWatch({ slots, stateFile });
+  const status = openStatus(settings, ports, { trust, stateFile, outbox, slotWatch, wish });
+  const stateChanges = new StateChangeLogger(log);
+  const facts = () => reportFacts(trust, stateFile, status);
+  const reporter = new Reporter({ outbox, clock, stateChanges, facts });
+  const delivery = new Delivery({ outbox, gateways, id: identity.id, now, log });
+  const exchange = await openExchange(settings, ports, { gateways, trust, membership, stateFile, status });
+  const deliver = delivering({ delivery, trust, outbox, reporter, gateways, exchange, status });
+
+  // The update, and what runs it.
+  const confirmation = new Confirmation();
+  const opened = {
+    confirmation,
+    reporter,
+    identity,
+    boot,
+    stateFile,
+    outbox,
+    status,
+    gateways,
+    trust,
+    delivery,
+    exchange,
+  };
+  const update = connectUpdate(settings, ports, { ...opened, membership, stateChanges });
+  const { factoryRelease, pollMs, startJitterMs } = settings;
+  const agent = new UpdateAgent({ update, data, slots, slotWatch, factoryRelease, outbox, deliver });
+  const running = { agent, trust, gateways, exchange, outbox, status, confirmation, clock, log, stop };
+  return { ...opened, agent, daemon: new Daemon({ ...running, pollMs, startJitterMs }) };
+}
+
+interface Opened extends Omit<OpenAgent, 'agent' | 'daemon' | 'delivery'> {
+  membership: Membership;
+  stateChanges: StateChangeLogger;
+}
+
+function connectUpdate(
+  settings: RunSettings,
+  { clock, slots, run, log, stop }: AgentPorts,
+  opened: Opened,
+): InstallDependencies {
+  const { identity, boot, stateFile, outbox, status, gateways, trust, exchange } = opened;
+  const { confirmation, membership, reporter, stateChanges } = opened;
+  const { product, hardware, hooks, hookTimeoutMs, healthTimeoutMs, minActivationIntervalMs } = settings;
+  const { id } = identity;
+  const reporting = { status, outbox, reporter, stateChanges };
+  return {
+    boot,
+    stateFile,
+    reporter,
+    status,
+    stateChanges,
+    clock,
+    log,
+    stop,
+    confirmation,
+    checker: new UpdateChecker({
+      product,
+      hardware,
+      trust,
+      membership,
+      stateFile,
+      boot,
+      clock,
+      exchange,
+      ...reporting,
+    }),
+    releases: new Releases({ trust, product }),
+    schedule: new Schedule({ clock, trust, stateFile, minActivationIntervalMs }),
+    filler: new SlotFiller({
+      id,
+      slots,
+      stateFile,
+      gateways,
+      exchange,
+      clock,
+      status,
+      reporter,
+      concurrency: settings.concurrency,
+    }),
+    verified: new VerifiedSlot(),
+    hooks: new Hooks({ product, hooks, hookTimeoutMs, healthTimeoutMs, slots, run, clock, log }),
+    leases: new Leases({ gateways, id, clock, log, stop }),
+    reboots: new Reboots({ boot, clock, log, stop }),
+    confirmWithinMs: settings.confirmWithinMs,
+    maxFetchBytes: settings.maxFetchBytes,
+  };
+}
+
+/** Codes that say that no file of reports lies in its place. */
 const NO_REPORTS: ReadonlySet<string> = new Set(['SITECAST_FILE_TOO_LARGE', 'SITECAST_NOT_A_FILE']);
 
-/** A file of reports that the medium doesn't give back is set aside: a new chain begins. */
+/** A file of reports that the medium can't read is set aside, and a new chain begins. */
 async function openOutbox(directory: string, { identity, files, log }: AgentPorts): Promise<Outbox> {
   try {
     return await Outbox.open(directory, identity, files);
@@ -149,7 +224,13 @@ function openStatus(
     outbox,
     slotWatch,
     wish,
-  }: Pick<AgentParts, 'trust' | 'stateFile' | 'outbox' | 'slotWatch'> & { wish: string | undefined },
+  }: {
+    trust: Trust;
+    stateFile: StateFile;
+    outbox: Outbox;
+    slotWatch: SlotWatch;
+    wish: string | undefined;
+  },
 ): StatusBoard {
   return new StatusBoard(join(settings.data, STATUS_FILE), {
     format: 'sitecast-status-1',
@@ -171,7 +252,7 @@ function openStatus(
   });
 }
 
-/** Without peers an update comes all the same: whatever is wrong with them is said, and the agent goes on. */
+/** Updates come without peers as well, so an error here is logged, and the agent goes on. */
 async function openExchange(
   settings: RunSettings,
   { identity, slots, run, startPeers, log, stop }: AgentPorts,
@@ -181,7 +262,13 @@ async function openExchange(
     membership,
     stateFile,
     status,
-  }: Pick<AgentParts, 'gateways' | 'trust' | 'membership' | 'stateFile' | 'status'>,
+  }: {
+    gateways: Gateways;
+    trust: Trust;
+    membership: Membership;
+    stateFile: StateFile;
+    status: StatusBoard;
+  },
 ): Promise<SiteExchange | undefined> {
   if (!settings.peers || !startPeers) return undefined;
   const admission = new Admission(trust, membership);
@@ -217,7 +304,7 @@ function reportFacts(
   trust: Trust,
   stateFile: StateFile,
   status: StatusBoard,
-): ReturnType<ConstructorParameters<typeof Reporter>[3]> {
+): Pick<ReportEvent, 'timestampVersion' | 'booted' | 'inventory'> {
   const { booted, product, hardware } = status.current;
   const release = booted && stateFile.current.slots[booted].release;
   return {

@@ -7,7 +7,6 @@ import { BootProgram } from './testing/boot-program.ts';
 import { TestFleet } from './testing/fleet.ts';
 import { until } from './testing/process.ts';
 import { FakeOrigin, FakeGateway } from './testing/gateway.ts';
-import { Daemon } from './daemon.ts';
 
 let fleet: TestFleet;
 let origin: FakeOrigin;
@@ -16,6 +15,8 @@ let device: TestDevice;
 const stop = { controller: new AbortController() };
 let running: Promise<void>;
 const image = randomBytes(100_000);
+/** No poll interferes. */
+const settings = { pollMs: 600_000 };
 
 beforeEach(async () => {
   fleet = await TestFleet.create();
@@ -25,10 +26,9 @@ beforeEach(async () => {
   fleet.addRelease({ counter: 1, image });
   fleet.rollOut(1);
   await fleet.publish();
-  await device.open({ isStarted: false });
+  await device.open({ isStarted: false, settings });
   stop.controller = new AbortController();
-  const daemon = new Daemon(device.agent, device.parts, { pollMs: 600_000, startJitterMs: 0 });
-  running = daemon.run(stop.controller.signal);
+  running = device.parts.daemon.run(stop.controller.signal);
 });
 afterEach(async () => {
   stop.controller.abort();
@@ -93,12 +93,11 @@ describe('a daemon goes on', () => {
       log,
       stop: stop.controller.signal,
     });
-    await device.open({ isStarted: false, haste: 100, log, stop: stop.controller.signal, boot });
+    await device.open({ isStarted: false, settings, haste: 100, log, stop: stop.controller.signal, boot });
   }
 
   function start(): void {
-    const daemon = new Daemon(device.agent, device.parts, { pollMs: 600_000, startJitterMs: 0 });
-    running = daemon.run(stop.controller.signal);
+    running = device.parts.daemon.run(stop.controller.signal);
   }
 
   beforeEach(async () => {

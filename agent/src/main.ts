@@ -19,13 +19,11 @@ import { runCommand } from './adapters/run-command.ts';
 import { checkSlots, findSlots } from './adapters/slot-checks.ts';
 import { SlotLocks } from './adapters/slot-locks.ts';
 import { systemClock } from './adapters/system-clock.ts';
-import type { UpdateAgent } from './update/agent.ts';
-import { Daemon } from './daemon.ts';
-import type { AgentParts } from './update/parts.ts';
+import type { Daemon } from './daemon.ts';
 import type { AgentClock, BootControl, ControlCommand, Gateway, Log } from './ports.ts';
 import { type AgentCommands, agentProgram } from './program.ts';
 import type { RunSettings } from './settings.ts';
-import { openAgent, type AgentPorts } from './composition.ts';
+import { type AgentPorts, type OpenAgent, openAgent } from './composition.ts';
 import { type DurableFiles, durableFiles } from './state/durable-files.ts';
 import { openOwnIdentity } from './state/own-identity.ts';
 import {
@@ -48,9 +46,8 @@ const CLOSE_PEERS_MS = 5000;
 const STOP_WITHIN_MS = 20_000;
 const LINGER_MS = 1000;
 
-interface OpenAgent {
-  agent: UpdateAgent;
-  parts: AgentParts;
+/** An agent that this process has opened, and has to close. */
+interface OwnedAgent extends OpenAgent {
   close(): Promise<void>;
 }
 
@@ -60,7 +57,7 @@ interface OpenContext {
   daemonLog: DaemonLog;
 }
 
-async function openAgentIn(settings: RunSettings, context: OpenContext): Promise<OpenAgent> {
+async function openAgentIn(settings: RunSettings, context: OpenContext): Promise<OwnedAgent> {
   await checkSlots(settings);
   const data = resolve(settings.data);
   await makeDirectory(data, 0o700);
@@ -88,7 +85,7 @@ async function openLocked(
   settings: RunSettings,
   locks: Locks,
   { hasPeers, stop, daemonLog }: OpenContext,
-): Promise<OpenAgent> {
+): Promise<OwnedAgent> {
   const { data } = settings;
   const log = logTo(daemonLog);
   await claimSlots(settings, locks, log);
@@ -106,7 +103,7 @@ async function openLocked(
   const [first, ...others] = settings.gateways;
   const gateways: [Gateway, ...Gateway[]] = [toGateway(first), ...others.map(toGateway)];
   const startPeers = hasPeers ? peersOf(identity) : undefined;
-  const { agent, parts } = await openAgent(settings, {
+  const opened = await openAgent(settings, {
     identity,
     clock,
     slots,
@@ -118,12 +115,16 @@ async function openLocked(
     stop,
     startPeers,
   });
-  daemonLog.identify(() => ({ id: identity.id, ownName: parts.status.current.name }));
-  return { agent, parts, close: () => closeAll(parts, locks) };
+  daemonLog.identify(() => ({ id: identity.id, ownName: opened.status.current.name }));
+  return { ...opened, close: () => closeAll(opened, locks, log) };
 }
 
 /** Each ending is tried, whatever becomes of those before it. */
-async function closeAll({ boot, status, outbox, exchange, log }: AgentParts, locks: Locks): Promise<void> {
+async function closeAll(
+  { boot, status, outbox, exchange }: OpenAgent,
+  locks: Locks,
+  log: Log,
+): Promise<void> {
   const endings = [
     // First: what is noted here tells a stop from a power cut.
     () => boot.stop(),
@@ -224,14 +225,12 @@ async function run(settings: RunSettings): Promise<void> {
   process.on('unhandledRejection', error => log('error', 'something unforeseen went wrong', { err: error }));
   const opened = await openPatiently(settings, { hasPeers: true, stop, daemonLog });
   if (!opened) return;
-  endInTime(opened, stop);
-  const { agent, parts } = opened;
-  const daemon = new Daemon(agent, parts, settings);
+  endInTime(opened, { stop, log });
   let control: ControlServer | undefined;
   try {
-    control = await listenForCommands(settings, daemon, parts);
-    log('info', `device ${parts.identity.id}`, { gateways: settings.gateways });
-    await daemon.run(stop);
+    control = await listenForCommands(settings, opened.daemon, log);
+    log('info', `device ${opened.identity.id}`, { gateways: settings.gateways });
+    await opened.daemon.run(stop);
   } finally {
     await control?.close();
     await opened.close();
@@ -248,10 +247,10 @@ function stopSignal(): AbortSignal {
 }
 
 /** Every wait ends by itself when it's to stop. This is for a disk, or a library, that doesn't answer any more. */
-function endInTime({ parts }: OpenAgent, stop: AbortSignal): void {
+function endInTime({ boot }: OpenAgent, { stop, log }: { stop: AbortSignal; log: Log }): void {
   const giveUp = () => {
-    parts.log('error', `it has not stopped in ${STOP_WITHIN_MS / 1000} s, and is ended`);
-    void parts.boot.stop().finally(() => process.exit(1));
+    log('error', `it has not stopped in ${STOP_WITHIN_MS / 1000} s, and is ended`);
+    void boot.stop().finally(() => process.exit(1));
   };
   stop.addEventListener('abort', () => setTimeout(giveUp, STOP_WITHIN_MS).unref(), { once: true });
 }
@@ -260,13 +259,13 @@ function endInTime({ parts }: OpenAgent, stop: AbortSignal): void {
 async function listenForCommands(
   settings: RunSettings,
   daemon: Daemon,
-  parts: AgentParts,
+  log: Log,
 ): Promise<ControlServer | undefined> {
   try {
     return await ControlServer.listen(resolve(settings.data), command => daemon.answer(command));
   } catch (error) {
     if (!isSystemError(error)) throw error;
-    parts.log('error', 'no commands can be taken', { err: error });
+    log('error', 'no commands can be taken', { err: error });
     return undefined;
   }
 }
@@ -275,7 +274,7 @@ async function listenForCommands(
  * What may pass is waited for: a gateway, before the very first contact; room on the disk. Only wrong settings end it.
  * @returns undefined when asked to stop
  */
-async function openPatiently(settings: RunSettings, context: OpenContext): Promise<OpenAgent | undefined> {
+async function openPatiently(settings: RunSettings, context: OpenContext): Promise<OwnedAgent | undefined> {
   const { stop, daemonLog } = context;
   const clock = systemClock(settings.timeSync);
   for (let waitMs = FIRST_START_RETRY_MS; ; waitMs = Math.min(2 * waitMs, MAX_START_RETRY_MS)) {
@@ -313,7 +312,7 @@ async function through<T>(
     /** Whether the work may fetch an image. */
     hasPeers?: boolean;
   },
-  act: (opened: OpenAgent, signal: AbortSignal) => Promise<T>,
+  act: (opened: OwnedAgent, signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const told = await askDaemon(resolve(data), ask.command);
   if (told) return ask.schema.parse(told.result);
@@ -321,7 +320,7 @@ async function through<T>(
   const done = new AbortController();
   const asked = stopSignal();
   const stop = AbortSignal.any([asked, done.signal]);
-  let opened: OpenAgent | undefined;
+  let opened: OwnedAgent | undefined;
   try {
     const settings = ask.settings();
     opened = await openAgentIn(settings, { hasPeers, stop, daemonLog: openDaemonLog(settings) });
@@ -362,11 +361,11 @@ const commands: AgentCommands = {
     through(
       data,
       { command: 'confirm', schema: cycleResultSchema, settings },
-      async ({ agent, parts }, signal) => {
-        parts.confirmation.give();
+      async ({ agent, confirmation, status }, signal) => {
+        confirmation.give();
         await agent.start();
         await agent.deliver(signal);
-        return { state: parts.status.current.state };
+        return { state: status.current.state };
       },
     ),
   status: readStatus,

@@ -11,7 +11,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { addLogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { InvalidArgumentError, Option } from 'commander';
-import { HOOK_NAMES, type HookName } from './update/parts.ts';
+import { HOOK_NAMES, type HookName } from './update/hooks.ts';
 import type { SlotName } from './ports.ts';
 
 const MAX_CONCURRENCY = 64;

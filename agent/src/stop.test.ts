@@ -13,7 +13,6 @@ import { BootProgram } from './testing/boot-program.ts';
 import { TestFleet } from './testing/fleet.ts';
 import { isAlive, until } from './testing/process.ts';
 import { FakeOrigin, FakeGateway } from './testing/gateway.ts';
-import { Daemon } from './daemon.ts';
 
 // Every wait of a daemon ends when it's asked to stop. Each of those here would last for minutes, or for ever.
 
@@ -64,9 +63,9 @@ function commandBoot(): CommandBootControl {
 
 /** A daemon, which ends when `stop` fires. */
 async function start(changes: DeviceChanges = {}, startJitterMs = 0): Promise<{ ended: Promise<void> }> {
-  await device.open({ ...changes, stop: stop.signal, isStarted: false });
-  const daemon = new Daemon(device.agent, device.parts, { pollMs: 600_000, startJitterMs });
-  return { ended: daemon.run(stop.signal) };
+  const settings = { ...changes.settings, pollMs: 600_000, startJitterMs };
+  await device.open({ ...changes, settings, stop: stop.signal, isStarted: false });
+  return { ended: device.parts.daemon.run(stop.signal) };
 }
 
 const phase = () => device.parts.stateFile.current.update?.phase;

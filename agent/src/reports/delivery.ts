@@ -1,8 +1,13 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { MAX_REPORT_WAIT_S, openAcknowledgement } from '@sitecast/shared/fleet';
 import type { RoleSigners } from '@sitecast/shared/trust';
+import pLimit from 'p-limit';
 import type { Gateway, Log } from '../ports.ts';
+import type { SiteExchange } from '../peers/site-exchange.ts';
+import type { StatusBoard } from '../state/status.ts';
+import type { Trust } from '../upstream/trust.ts';
 import type { Outbox } from './outbox.ts';
+import type { Reporter } from './reporter.ts';
 import { type Gateways, noGateway } from '../upstream/gateways.ts';
 import { fieldOf, textOf } from '../upstream/answers.ts';
 import { blamesReports, putOffForS, Refusals, type Verdicts } from './refusals.ts';
@@ -39,7 +44,7 @@ export class Delivery {
   readonly #putOff = new Map<string, number>();
   /** Gateways that were asked, since the start, what the origin has of this device. */
   readonly #asked = new Set<string>();
-  #running: Promise<void> = Promise.resolve();
+  readonly #inTurn = pLimit(1);
   /** What is refused, by whom; for the status. */
   refusal: string | undefined;
 
@@ -53,13 +58,8 @@ export class Delivery {
   }
 
   /** Sends what's due and takes acknowledgements. Failing is no news: it's tried again. One run at a time. */
-  async run(signers: RoleSigners | undefined, signal?: AbortSignal): Promise<void> {
-    const before = this.#running;
-    const run = before.then(() => this.#run(signers, signal));
-    this.#running = run.catch(() => {
-      // The caller has got the error.
-    });
-    return run;
+  run(signers: RoleSigners | undefined, signal?: AbortSignal): Promise<void> {
+    return this.#inTurn(() => this.#run(signers, signal));
   }
 
   async #run(signers: RoleSigners | undefined, signal: AbortSignal | undefined): Promise<void> {
@@ -241,4 +241,34 @@ export class Delivery {
       if (!(error instanceof SitecastError)) throw error;
     }
   }
+}
+
+/** One run of the delivery, after which the status shows where the reports are. */
+export function delivering({
+  delivery,
+  trust,
+  outbox,
+  reporter,
+  gateways,
+  exchange,
+  status,
+}: {
+  delivery: Delivery;
+  trust: Pick<Trust, 'signers'>;
+  outbox: Pick<Outbox, 'pendingCount'>;
+  reporter: Pick<Reporter, 'problem'>;
+  gateways: Pick<Gateways, 'heard'>;
+  exchange: Pick<SiteExchange, 'counts'> | undefined;
+  status: Pick<StatusBoard, 'set'>;
+}): (signal: AbortSignal) => Promise<void> {
+  return async signal => {
+    await delivery.run(trust.signers, signal);
+    const problem = reporter.problem ?? delivery.refusal;
+    const { heard } = gateways;
+    status.set({
+      reports: { pending: outbox.pendingCount, problem },
+      ...(exchange ? { peers: { ...exchange.counts } } : {}),
+      ...(heard ? { heard: { url: heard.url, at: new Date(heard.atMs).toISOString() } } : {}),
+    });
+  };
 }

@@ -22,10 +22,12 @@ beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'sitecast-reporter-'));
   outbox = await Outbox.open(directory, await Identity.open(directory));
   const inventory = { product: 'camera' };
-  reporter = new Reporter(outbox, systemClock('yes'), new StateChangeLogger(log), () => ({
-    timestampVersion: 1,
-    inventory,
-  }));
+  reporter = new Reporter({
+    outbox,
+    clock: systemClock('yes'),
+    stateChanges: new StateChangeLogger(log),
+    facts: () => ({ timestampVersion: 1, inventory }),
+  });
 });
 afterEach(async () => {
   await outbox.close();

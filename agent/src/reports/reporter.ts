@@ -1,7 +1,8 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { type DeviceState, fittingEvent, type Report } from '@sitecast/shared/fleet';
+import { type DeviceState, fittingEvent, type Report, type ReportEvent } from '@sitecast/shared/fleet';
+import pLimit from 'p-limit';
 import type { AgentClock } from '../ports.ts';
-import type { Event, Outbox } from './outbox.ts';
+import type { Outbox } from './outbox.ts';
 import type { StateChangeLogger, Subject } from './state-change-logger.ts';
 
 /** Code of the report that names a source which sent wrong bytes. */
@@ -13,27 +14,31 @@ const MUCH_WAITING_BYTES = 64 * 1024;
 /** Reports that a full disk keeps from being recorded; they wait in memory. */
 const MAX_WAITING = 64;
 
-/** Says in the chain what happened, once each, whenever the agent is ended and started again. */
+interface ReporterDependencies {
+  outbox: Outbox;
+  clock: AgentClock;
+  stateChanges: StateChangeLogger;
+  /** What each report says of the device besides its state. */
+  facts: () => Pick<ReportEvent, 'timestampVersion' | 'booted' | 'inventory'>;
+}
+
+/** Records in the device's chain of reports what happened, once each, however often the agent is started again. */
 export class Reporter {
   readonly #outbox: Outbox;
   readonly #clock: AgentClock;
   readonly #stateChanges: StateChangeLogger;
-  readonly #facts: () => Pick<Event, 'timestampVersion' | 'booted' | 'inventory'>;
-  #waiting: Event[] = [];
-  #turn: Promise<void> = Promise.resolve();
+  readonly #facts: ReporterDependencies['facts'];
+  #waiting: ReportEvent[] = [];
+  /** One at a time: two would record one event twice, and drop another. */
+  readonly #inTurn = pLimit(1);
   /** Why nothing can be recorded at present. */
   problem: string | undefined;
 
-  constructor(
-    outbox: Outbox,
-    clock: AgentClock,
-    stateChanges: StateChangeLogger,
-    facts: () => Pick<Event, 'timestampVersion' | 'booted' | 'inventory'>,
-  ) {
-    this.#outbox = outbox;
-    this.#clock = clock;
-    this.#stateChanges = stateChanges;
-    this.#facts = facts;
+  constructor(deps: ReporterDependencies) {
+    this.#outbox = deps.outbox;
+    this.#clock = deps.clock;
+    this.#stateChanges = deps.stateChanges;
+    this.#facts = deps.facts;
   }
 
   /**
@@ -50,13 +55,9 @@ export class Reporter {
     await this.flush();
   }
 
-  /** Records what couldn't be until now. One at a time: two would record one event twice, and drop another. */
+  /** Records what couldn't be recorded until now. */
   flush(): Promise<void> {
-    const done = this.#turn.then(() => this.#flush());
-    this.#turn = done.catch(() => {
-      // The caller has got the error.
-    });
-    return done;
+    return this.#inTurn(() => this.#flush());
   }
 
   async #flush(): Promise<void> {
@@ -76,7 +77,7 @@ export class Reporter {
     this.problem = undefined;
   }
 
-  #eventOf(state: DeviceState, { rollout, release, reason }: Subject): Event {
+  #eventOf(state: DeviceState, { rollout, release, reason }: Subject): ReportEvent {
     // As it will be recorded: what was said already is found by that.
     return fittingEvent({
       ...this.#facts(),
@@ -90,7 +91,7 @@ export class Reporter {
     });
   }
 
-  #isSaid(event: Event, isOnce: boolean): boolean {
+  #isSaid(event: ReportEvent, isOnce: boolean): boolean {
     const key = keyOf(event);
     const said: Pick<Report, 'state' | 'rollout' | 'release' | 'reason'>[] = [
       ...this.#outbox.recent(),
@@ -109,7 +110,7 @@ function keyOf({
   rollout,
   release,
   reason,
-}: Pick<Event, 'state' | 'rollout' | 'release' | 'reason'>): string {
+}: Pick<ReportEvent, 'state' | 'rollout' | 'release' | 'reason'>): string {
   const subject = reason?.code === SOURCE_BANNED ? reason.message : undefined;
   return [state, rollout?.id, rollout?.attempt, release?.counter, reason?.code, subject].join(' ');
 }

@@ -79,7 +79,7 @@ export class StateChangeLogger {
   }
 
   /** Where a cycle came to rest; told when that's another place, or for another reason, than the last time. */
-  rest({ state, waitingFor, reason }: CycleResult): void {
+  cycleEnd({ state, waitingFor, reason }: CycleResult): void {
     const key = restKey({ state, waitingFor, reason });
     if (this.#rest === key) return;
     this.#rest = key;

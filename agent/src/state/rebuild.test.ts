@@ -1,9 +1,8 @@
 import type { Report } from '@sitecast/shared/fleet';
 import { describe, expect, it } from 'vitest';
-import { lateFallBack, bootVerdict } from '../update/boot-verdict.ts';
+import { bootVerdict, lateFallBack, rememberedBoot } from '../update/boot-verdict.ts';
 import { type AgentState, newAgentState, type Update } from './agent-state.ts';
 import { rebuiltState, withKept } from './rebuild.ts';
-import { rememberedBoot } from '../update/remembered-boot.ts';
 
 const rollout = { id: '00000000000000aa', attempt: 2 };
 const old = { counter: 1, version: '1.0.0' };

@@ -2,10 +2,9 @@ import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { UpdateAgent } from '../update/agent.ts';
-import type { AgentParts } from '../update/parts.ts';
 import type { AgentClock, BootControl, Gateway, Log, Slot, SlotName } from '../ports.ts';
 import type { RunSettings } from '../settings.ts';
-import { openAgent } from '../composition.ts';
+import { type OpenAgent, openAgent } from '../composition.ts';
 import { durableFiles } from '../state/durable-files.ts';
 import { openOwnIdentity } from '../state/own-identity.ts';
 import type { CheckResult, CycleResult } from '../state/status.ts';
@@ -37,7 +36,7 @@ export interface DeviceChanges {
 export class TestDevice {
   readonly directory: string;
   readonly #settings: RunSettings;
-  #opened: { agent: UpdateAgent; parts: AgentParts; boot: BootControl } | undefined;
+  #opened: OpenAgent | undefined;
 
   private constructor(directory: string, settings: RunSettings) {
     this.directory = directory;
@@ -88,9 +87,9 @@ export class TestDevice {
     return copy;
   }
 
-  get parts(): AgentParts {
+  get parts(): OpenAgent {
     if (!this.#opened) throw new Error('not open');
-    return this.#opened.parts;
+    return this.#opened;
   }
 
   get agent(): UpdateAgent {
@@ -133,7 +132,7 @@ export class TestDevice {
       A: points.slot(changes.slots?.A ?? new FileSlot(A, { ...common, other: B })),
       B: points.slot(changes.slots?.B ?? new FileSlot(B, { ...common, other: A })),
     };
-    const { agent, parts } = await openAgent(settings, {
+    this.#opened = await openAgent(settings, {
       identity,
       clock,
       slots,
@@ -145,8 +144,7 @@ export class TestDevice {
       stop: changes.stop ?? new AbortController().signal,
       startPeers: undefined,
     });
-    this.#opened = { agent, parts, boot };
-    if (changes.isStarted !== false) await agent.start();
+    if (changes.isStarted !== false) await this.#opened.agent.start();
   }
 
   async cycle(signal?: AbortSignal): Promise<CycleResult> {
@@ -167,8 +165,8 @@ export class TestDevice {
     this.#opened = undefined;
     if (!opened) return;
     if (!isCut) await opened.boot.stop();
-    await opened.parts.outbox.close();
-    await opened.parts.status.flush();
+    await opened.outbox.close();
+    await opened.status.flush();
   }
 
   async slot(name: SlotName): Promise<Buffer> {

@@ -1,118 +1,90 @@
-import { SitecastError } from '@sitecast/shared/errors';
-import { lateFallBack } from './boot-verdict.ts';
-import { type Choice, type Facts, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
-import { isSameUpdate, type Reason, type SlotRecord, type Update } from '../state/agent-state.ts';
-import { rememberedBoot } from './remembered-boot.ts';
-import type { BootState, SlotName, SlotReader } from '../ports.ts';
+import type { SitecastError } from '@sitecast/shared/errors';
+import type { BootState, Slot, SlotName } from '../ports.ts';
+import type { Outbox } from '../reports/outbox.ts';
+import { isSameUpdate } from '../state/agent-state.ts';
 import type { CheckResult, CycleResult } from '../state/status.ts';
-import { ActivationChecks, noLongerWanted } from './activation-checks.ts';
-import { Activator } from './activator.ts';
-import { settleLateFallBack } from './late-fall-back.ts';
+import { endLeft } from './boot-steps.ts';
+import { lateFallBack, rememberedBoot } from './boot-verdict.ts';
+import type { InstallDependencies } from './install-steps.ts';
 import { recoverNotes } from './recover-notes.ts';
-import { Installer, type Release } from './installer.ts';
-import type { AgentParts } from './parts.ts';
-import { UpdateChecker, type UpdateContext } from './update-checker.ts';
-import { Failed, failureOf, outcomeOf, restOf, SlotAltered, Superseded } from './result.ts';
-import { locateSlot, locateSlots } from './slot-places.ts';
+import { resultOf } from './result.ts';
+import { locateSlots, noteFactorySlot, type SlotWatch } from './slots.ts';
+import { installUpdate, judgeBoot } from './update.ts';
 
-/** A slot that was verified, read back wrong, filled anew and is wrong again: something keeps writing there. */
-const MAX_REFILLS = 1;
+interface UpdateAgentDependencies {
+  update: InstallDependencies;
+  /** The agent's own directory. */
+  data: string;
+  slots: Readonly<Record<SlotName, Slot>>;
+  slotWatch: SlotWatch;
+  /** What the first slot held when the device was made. */
+  factoryRelease: { counter: number; version: string } | undefined;
+  outbox: Outbox;
+  /** Sends what is due of the reports. */
+  deliver: (signal: AbortSignal) => Promise<void>;
+}
 
-/** Keeps one device up to date: each `cycle` brings it as far as it gets, and says where it came to rest. */
+/** Keeps one device up to date. Each `cycle` brings it as far as it gets, and says how it ended. */
 export class UpdateAgent {
-  readonly #parts: AgentParts;
-  readonly #installer: Installer;
-  readonly #activator: Activator;
-  readonly #checker: UpdateChecker;
-  readonly #checks: ActivationChecks;
-  /** The update whose slot was read back whole since this process started. */
-  #verified: Update | undefined;
-  #boot: BootState | undefined;
+  readonly #deps: UpdateAgentDependencies;
 
-  constructor(parts: AgentParts) {
-    this.#parts = parts;
-    this.#installer = new Installer(parts);
-    this.#activator = new Activator(parts);
-    this.#checker = new UpdateChecker(parts);
-    this.#checks = new ActivationChecks(parts, {
-      installer: this.#installer,
-      activator: this.#activator,
-      checker: this.#checker,
-    });
+  constructor(deps: UpdateAgentDependencies) {
+    this.#deps = deps;
   }
 
-  /** Before the first cycle, and again where that failed: what does the boot that brought us here mean? */
+  /** Judges the boot that started this agent. Called before the first cycle, and again where it failed. */
   async start(): Promise<void> {
-    const { boot, stateFile, status, outbox } = this.#parts;
+    const { update, outbox, data, slots } = this.#deps;
+    const { boot, stateFile, status, reporter, log, stop } = update;
     const { loss, current } = stateFile;
     const remembered = rememberedBoot(loss?.kept ?? current, loss !== undefined, outbox.newest);
     const state = await boot.start(remembered);
-    this.#boot = state;
     status.set({ booted: state.booted });
-    await recoverNotes(this.#parts, state);
-    await locateSlots(this.#parts);
+    await recoverNotes({ stateFile, outbox, slots, data, reporter, log, stop }, state);
+    await locateSlots({ slots, stateFile, log });
     await this.lookAtSlots();
-    await this.#firstSight(state.booted);
+    await this.#noteFactorySlot(state);
     const left = lateFallBack(stateFile.current, state);
-    const rest = left ? await settleLateFallBack(this.#parts, left) : await this.#activator.resume(state);
-    if (rest) this.show(rest);
+    const result = left ? await endLeft(update, left) : await judgeBoot(update, state);
+    if (result) this.show(result);
   }
 
-  /**
-   * What the factory left: it's known to run, and perhaps which release it is.
-   * @returns why that can't be seen yet: a device that comes late isn't an empty slot
-   */
-  async #firstSight(booted: SlotName): Promise<SitecastError | undefined> {
-    const { stateFile, slots, settings } = this.#parts;
-    if (stateFile.current.booted !== undefined) return undefined;
-    let reader: SlotReader | undefined;
-    try {
-      await locateSlot(this.#parts, booted);
-      reader = await slots[booted].openForReading();
-    } catch (error) {
-      if (error instanceof SitecastError && error.code === 'SITECAST_SLOT_MISSING') return error;
-      throw error;
-    }
-    await reader?.close();
-    const { factoryRelease } = settings;
-    const record: SlotRecord =
-      reader === undefined
-        ? { state: 'empty' }
-        : { state: 'altered', isConfirmed: true, ...(factoryRelease ? { release: factoryRelease } : {}) };
-    await stateFile.change({ booted, slots: { ...stateFile.current.slots, [booted]: record } });
-    return undefined;
-  }
-
-  /** Refreshes, chooses, and does what's to be done. Throws only for programming errors and the signal's reason. */
+  /** One cycle. @throws only a mistake in the program, and the reason of `signal` */
   async cycle(signal: AbortSignal): Promise<CycleResult> {
-    const rest = await this.#guarded(async () => {
-      this.#boot = await this.#parts.boot.read();
-      const pending = await this.#activator.resume(this.#boot);
-      if (pending) return pending;
-      const unseen = await this.#firstSight(this.#boot.booted);
-      const context = await this.#checker.look(signal);
-      if (!('choice' in context)) return context;
-      return unseen ? this.#waitForSlot(unseen) : this.#follow(context, signal);
-    });
+    const result = await this.#guarded(() => this.#cycle(signal), signal);
     await this.lookAtSlots();
-    this.show(rest);
-    await this.#deliver(signal);
-    return rest;
+    this.show(result);
+    await this.#deps.deliver(signal);
+    return result;
   }
 
-  /** Whether the repository still wants what is being done; false if it certainly doesn't. For the download's watcher. */
+  async #cycle(signal: AbortSignal): Promise<CycleResult> {
+    const { update } = this.#deps;
+    const boot = await update.boot.read();
+    const judged = await judgeBoot(update, boot);
+    if (judged) return judged;
+    const unseen = await this.#noteFactorySlot(boot);
+    const context = await update.checker.check(signal);
+    if (!('choice' in context)) return context;
+    if (!unseen) return installUpdate(update, context, { boot, signal });
+    await update.reporter.report('waiting', { reason: { code: unseen.code, message: unseen.message } });
+    throw unseen;
+  }
+
+  /** Whether the repository still wants what is being done; false only where it is certain. For the download's watcher. */
   async stillWants(signal: AbortSignal): Promise<boolean> {
-    const { update } = this.#parts.stateFile.current;
+    const { stateFile, checker } = this.#deps.update;
+    const { update } = stateFile.current;
     if (update?.phase !== 'downloading' && update?.phase !== 'verified') return true;
-    const context = await this.#checker.look(signal);
+    const context = await checker.check(signal);
     if (!('choice' in context)) return true;
     return context.choice.orders.some(order => isSameUpdate(order, update));
   }
 
   /** Refreshes and chooses, and does nothing about it. */
   async check(signal: AbortSignal): Promise<CheckResult> {
-    const context = await this.#checker.look(signal);
-    await this.#deliver(signal);
+    const context = await this.#deps.update.checker.check(signal);
+    await this.#deps.deliver(signal);
     if (!('choice' in context)) return { rest: context, available: undefined };
     const { choice, facts } = context;
     const [order] = choice.orders;
@@ -127,191 +99,48 @@ export class UpdateAgent {
     };
   }
 
-  /** Sends what's due of the reports. */
-  async deliver(signal: AbortSignal): Promise<void> {
-    await this.#deliver(signal);
+  /** Sends what is due of the reports. */
+  deliver(signal: AbortSignal): Promise<void> {
+    return this.#deps.deliver(signal);
   }
 
-  async #follow({ facts, choice, isRefreshed }: UpdateContext, signal: AbortSignal): Promise<CycleResult> {
-    const { stateFile } = this.#parts;
-    const { update } = stateFile.current;
-    if (update && !choice.orders.some(order => isSameUpdate(order, update)))
-      await this.#abandon(update, noLongerWanted(update));
-    let objection: Reason | undefined;
-    for (const order of choice.orders) {
-      const manifest = await this.#installer.manifestOf(order, signal).catch(failedWith);
-      const problem = manifest instanceof Failed ? manifest.reason : objectionTo(order, manifest, facts);
-      if (!problem && !(manifest instanceof Failed)) {
-        const release = await this.#installer.load(order, manifest, signal);
-        return this.#attempt(release, facts, isRefreshed, signal);
-      }
-      objection ??= problem;
-      if (problem?.code !== 'SITECAST_STEPPING_STONE') break;
-    }
-    if (objection) return this.#blocked(objection, choice.orders[0]);
-    return this.#unordered(choice.reason);
+  #noteFactorySlot({ booted }: BootState): Promise<SitecastError | undefined> {
+    const { slots, factoryRelease, update } = this.#deps;
+    return noteFactorySlot({ slots, stateFile: update.stateFile, factoryRelease }, booted);
   }
 
-  async #waitForSlot(error: SitecastError): Promise<CycleResult> {
-    const { reporter } = this.#parts;
-    await reporter.report('waiting', { reason: { code: error.code, message: error.message } });
-    throw error;
-  }
-
-  async #unordered(why: Choice['reason']): Promise<CycleResult> {
-    if (!why) return { state: 'idle' };
-    const { state, rollout, ...reason } = why;
-    // An attempt that has ended here was reported with how it ended: that's to stay the last word, but for who can't go back.
-    const remembered = this.#parts.stateFile.current.rollouts.find(({ id }) => id === rollout?.id);
-    const hasEnded = (remembered?.ended?.attempt ?? 0) >= (rollout?.attempt ?? 1);
-    if (!hasEnded || reason.code === ROLLBACK_IMPOSSIBLE)
-      await this.#parts.reporter.report(state, { rollout, reason });
-    return { state, reason, waitingFor: state === 'waiting' ? 'rollout' : undefined };
-  }
-
-  async #blocked(reason: Reason, order: Order | undefined): Promise<CycleResult> {
-    await this.#parts.reporter.report('blocked', { ...order, reason });
-    return { state: 'blocked', reason };
-  }
-
-  async #attempt(
-    release: Release,
-    facts: Facts,
-    isRefreshed: boolean,
-    signal: AbortSignal,
-  ): Promise<CycleResult> {
-    const { reporter, stateChanges } = this.#parts;
-    const { order } = release;
-    stateChanges.order(order);
+  /** A full disk, an unreachable gateway or expired metadata doesn't end the daemon. */
+  async #guarded(work: () => Promise<CycleResult>, signal: AbortSignal): Promise<CycleResult> {
+    const { status, reporter } = this.#deps.update;
     try {
-      return await this.#installAndActivate(release, facts, isRefreshed, signal);
-    } catch (error) {
-      const outcome = outcomeOf(error, signal);
-      if (outcome instanceof Failed) return this.#failed(order, outcome.reason);
-      await reporter.report('waiting', { ...order, reason: outcome.rest.reason });
-      return outcome.rest;
-    }
-  }
-
-  async #installAndActivate(
-    release: Release,
-    facts: Facts,
-    isRefreshed: boolean,
-    signal: AbortSignal,
-  ): Promise<CycleResult> {
-    const { stateFile, clock, log } = this.#parts;
-    const { order } = release;
-    for (let refills = 0; ; refills += 1) {
-      let verifiedAtMs: number | undefined;
-      if (!this.#verified || stateFile.current.update === null || !isSameUpdate(this.#verified, order)) {
-        await this.#checks.checkDownload(facts.rollouts, order);
-        await this.#installer.install(release, facts.booted, signal);
-        this.#verified = stateFile.current.update ?? undefined;
-        verifiedAtMs = clock.now();
-      }
-      try {
-        return await this.#activate(release, facts, { isRefreshed, verifiedAtMs }, signal);
-      } catch (error) {
-        if (!(error instanceof SlotAltered)) throw error;
-        this.#verified = undefined;
-        log('warn', `${error.message}; it is filled again`);
-        if (refills >= MAX_REFILLS)
-          throw new Failed({ code: 'SITECAST_SLOT_UNRELIABLE', message: error.message });
-      }
-    }
-  }
-
-  async #activate(
-    release: Release,
-    facts: Facts,
-    check: { isRefreshed: boolean; verifiedAtMs: number | undefined },
-    signal: AbortSignal,
-  ): Promise<CycleResult> {
-    const { update } = this.#parts.stateFile.current;
-    if (!update || !this.#boot) throw new TypeError('there is a verified update by now');
-    try {
-      await this.#checks.pass({ ...check, release, rollouts: facts.rollouts, update }, signal);
-    } catch (error) {
-      if (error instanceof Superseded) return this.#superseded(update, error.message);
-      throw error;
-    }
-    this.#verified = undefined;
-    return this.#activator.activate(update, this.#boot);
-  }
-
-  async #superseded(update: Update, message: string): Promise<CycleResult> {
-    await this.#abandon(update, message);
-    // What holds instead, the next cycle finds out at once.
-    return { state: 'idle', retryMs: 0 };
-  }
-
-  async #abandon(update: Update, message: string): Promise<void> {
-    const { stateFile, reporter } = this.#parts;
-    this.#verified = undefined;
-    await reporter.report('idle', { ...update, reason: { code: 'SITECAST_ROLLOUT_STOPPED', message } });
-    await stateFile.change({ update: null });
-    this.#parts.status.set({ progress: undefined, plan: undefined });
-  }
-
-  async #failed(order: Order, reason: Reason): Promise<CycleResult> {
-    const { stateFile, reporter, clock } = this.#parts;
-    await reporter.report('failed', { ...order, reason }, true);
-    const at = new Date(clock.now()).toISOString();
-    const ended = { attempt: order.rollout.attempt, outcome: 'failed' as const };
-    this.#verified = undefined;
-    await stateFile.change({
-      update: null,
-      rollouts: stateFile.current.rollouts.map(entry =>
-        entry.id === order.rollout.id ? { ...entry, ended } : entry,
-      ),
-      lastFailure: { at, reason, release: order.release },
-    });
-    return { state: 'failed', reason };
-  }
-
-  /** A full disk, an unreachable gateway, expired metadata: nothing that should end the daemon. */
-  async #guarded(work: () => Promise<CycleResult>): Promise<CycleResult> {
-    const { status, reporter } = this.#parts;
-    try {
-      const rest = await work();
+      const result = await work();
       await reporter.flush();
       status.set({ storageProblem: reporter.problem });
-      if (rest.state === 'clockSuspect') await reporter.report('clockSuspect', { reason: rest.reason });
-      return rest;
+      if (result.state === 'clockSuspect') await reporter.report('clockSuspect', { reason: result.reason });
+      return result;
     } catch (error) {
-      const rest = restOf(error) ?? failureOf(error);
-      if (!rest) throw error;
-      if (rest.waitingFor === 'space') status.set({ storageProblem: rest.reason?.message });
-      return rest;
+      const result = error === signal.reason ? undefined : resultOf(error);
+      if (!result) throw error;
+      if (result.waitingFor === 'space') status.set({ storageProblem: result.reason?.message });
+      return result;
     }
-  }
-
-  async #deliver(signal: AbortSignal): Promise<void> {
-    const { delivery, trust, outbox, status, reporter, gateways, exchange } = this.#parts;
-    await delivery.run(trust.signers, signal);
-    const problem = reporter.problem ?? delivery.refusal;
-    const { heard } = gateways;
-    status.set({
-      reports: { pending: outbox.pendingCount, problem },
-      ...(exchange ? { peers: { ...exchange.counts } } : {}),
-      ...(heard ? { heard: { url: heard.url, at: new Date(heard.atMs).toISOString() } } : {}),
-    });
   }
 
   /** For the status: a slot that is missing isn't an empty one. */
   async lookAtSlots(): Promise<void> {
-    const { slotWatch, status } = this.#parts;
-    status.set({ slots: await slotWatch.look(status.current.booted) });
+    const { slotWatch, update } = this.#deps;
+    update.status.set({ slots: await slotWatch.look(update.status.current.booted) });
   }
 
-  /** In the log and in the status. */
-  show(rest: CycleResult): void {
-    const { state, reason, waitingFor } = rest;
-    const { status, stateFile, slotWatch, stateChanges } = this.#parts;
-    stateChanges.rest(rest);
+  /** Shows in the log and in the status how a cycle ended. */
+  show(result: CycleResult): void {
+    const { state, reason, waitingFor } = result;
+    const { slotWatch } = this.#deps;
+    const { status, stateFile, stateChanges, clock } = this.#deps.update;
+    stateChanges.cycleEnd(result);
     const { update, barred, lastFailure } = stateFile.current;
     status.set({
-      at: new Date(this.#parts.clock.now()).toISOString(),
+      at: new Date(clock.now()).toISOString(),
       state,
       message: reason?.message,
       waitingFor,
@@ -323,11 +152,4 @@ export class UpdateAgent {
       slots: slotWatch.shown,
     });
   }
-}
-
-function failedWith(error: unknown): Failed {
-  if (error instanceof Failed) return error;
-  if (error instanceof SitecastError && error.kind === 'badInput')
-    return new Failed({ code: error.code, message: error.message });
-  throw error;
 }

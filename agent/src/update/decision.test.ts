@@ -1,7 +1,7 @@
 import { isOpen, parseWindow, type Rollout } from '@sitecast/shared/fleet';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { activationWait, downloadWait } from './activation.ts';
+import { activationWait, downloadWait } from './schedule.ts';
 import { bootVerdict, lateFallBack } from './boot-verdict.ts';
 import { choose, type Facts } from './choose.ts';
 import { type AgentState, newAgentState, type Update } from '../state/agent-state.ts';

@@ -1,12 +1,12 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { memberNameSchema } from '@sitecast/shared/fleet';
 import { isId } from '@sitecast/shared/identity';
-import { noGateway } from '../upstream/gateways.ts';
+import { type Gateways, noGateway } from '../upstream/gateways.ts';
 import { fieldOf, problemIn } from '../upstream/answers.ts';
-import type { AgentParts } from './parts.ts';
-import { Postponed } from './result.ts';
+import type { AgentClock, Log } from '../ports.ts';
+import { CycleEnd, postponed } from './result.ts';
 
-/** A third of what a gateway grants. */
+/** Milliseconds: a third of what a gateway grants. */
 const RENEWAL_MS = 5 * 60_000;
 const DEFAULT_RETRY_MS = 10_000;
 /** Whatever a gateway says, it isn't asked again sooner. */
@@ -16,61 +16,70 @@ const MAX_RETRY_MS = 10 * 60_000;
 const MAX_TOLD_HOLDERS = 4;
 
 interface Denied {
-  /** How long to wait before asking again. */
+  /** Milliseconds until the next request. */
   retryMs: number;
-  /** Who is waited for, as the gateway says; empty where it doesn't. */
+  /** The devices that are down, as the gateway says; empty where it doesn't. */
   heldBy: string;
-  /** Why this device gets none at all, as the gateway says: it's not about others. */
+  /** Why this device gets no lease at all, as the gateway says. Other devices have nothing to do with it. */
   refusal?: string;
 }
 
-/** A device's leave to go down, of which its site has so many: asked of the gateways. */
-export class Leases {
-  readonly #parts: Pick<AgentParts, 'gateways' | 'identity' | 'clock' | 'log' | 'stop'>;
+interface LeaseDependencies {
+  gateways: Pick<Gateways, 'each' | 'post'>;
+  /** This device's. */
+  id: string;
+  clock: AgentClock;
+  log: Log;
+  stop: AbortSignal;
+}
 
-  constructor(parts: Pick<AgentParts, 'gateways' | 'identity' | 'clock' | 'log' | 'stop'>) {
-    this.#parts = parts;
+/** Leases: a site lets only so many of its devices be down at one time. Gateways grant them. */
+export class Leases {
+  readonly #deps: LeaseDependencies;
+
+  constructor(deps: LeaseDependencies) {
+    this.#deps = deps;
   }
 
-  /** @throws Postponed while the site has too many devices down, or nobody counts them; the signal's reason */
+  /** @throws CycleEnd (`waiting`) while the site has too many devices down, or no gateway counts them; the signal's reason */
   async take(rollout: string, signal: AbortSignal): Promise<void> {
     const granted = await this.#ask('take', rollout, signal);
     if (granted === true) return;
     const jitter = 0.5 + Math.random();
     if (granted.refusal !== undefined)
-      throw new Postponed(
+      throw postponed(
         'lease',
         { code: 'SITECAST_LEASE_REFUSED', message: `no lease for this device: ${granted.refusal}` },
         Math.min(granted.retryMs * jitter, MAX_RETRY_MS),
       );
     const who = granted.heldBy === '' ? '' : `: ${granted.heldBy}`;
-    throw new Postponed(
+    throw postponed(
       'lease',
       { code: 'SITECAST_LEASE_DENIED', message: `other devices of this site are being updated${who}` },
       Math.min(granted.retryMs * jitter, MAX_RETRY_MS),
     );
   }
 
-  /** Failing changes nothing: it runs out by itself. */
+  /** Never fails: a lease that isn't given back runs out by itself. */
   async giveBack(rollout: string): Promise<void> {
-    const { stop } = this.#parts;
+    const { stop } = this.#deps;
     try {
       await this.#ask('return', rollout, stop);
     } catch (error) {
-      if (!(error instanceof SitecastError) && !(error instanceof Postponed) && !stop.aborted) throw error;
+      if (!(error instanceof SitecastError) && !(error instanceof CycleEnd) && !stop.aborted) throw error;
     }
   }
 
-  /** Renews it until it's told to end. @returns what ends it */
+  /** Renews the lease: health checks, an operator's word or reading a slot back may outlast it. @returns ends that */
   keep(rollout: string): () => void {
-    const { clock, log, stop } = this.#parts;
+    const { clock, log, stop } = this.#deps;
     const done = new AbortController();
     const signal = AbortSignal.any([done.signal, stop]);
     const renew = async (): Promise<void> => {
       for (;;) {
         await clock.sleep(RENEWAL_MS, signal);
         if (signal.aborted) return;
-        // What doesn't come through changes nothing: this device is down already.
+        // A failure changes nothing: this device is down already.
         await this.#ask('renew', rollout, signal).catch((error: unknown) => {
           if (!signal.aborted) log('warn', "the lease isn't renewed; the update goes on", { err: error });
         });
@@ -85,8 +94,8 @@ export class Leases {
     rollout: string,
     signal: AbortSignal,
   ): Promise<true | Denied> {
-    const { gateways, identity } = this.#parts;
-    const request = { id: identity.id, rollout, action };
+    const { gateways, id } = this.#deps;
+    const request = { id, rollout, action };
     try {
       return await gateways.each(async gateway => {
         const { status, body } = await gateways.post(gateway, '/site/v1/leases', request, signal);
@@ -107,17 +116,17 @@ export class Leases {
       }, signal);
     } catch (error) {
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
-      // Nobody counts who is down: without that word it isn't safe to go down.
+      // No gateway counts the devices that are down, so it isn't safe to go down.
       const reason = {
         code: 'SITECAST_LEASE_UNREACHABLE',
         message: `nobody hands out leases: ${error.message}`,
       };
-      throw new Postponed('lease', reason, DEFAULT_RETRY_MS);
+      throw postponed('lease', reason, DEFAULT_RETRY_MS);
     }
   }
 }
 
-/** Nobody vouches for what these are: ids, names and times alone are taken from them. */
+/** Nothing vouches for these. Only ids, names and times are taken from them. */
 function holdersIn(body: unknown): string {
   const heldBy = fieldOf(body, 'heldBy');
   if (!Array.isArray(heldBy)) return '';

@@ -1,36 +1,42 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { Reason, Update } from '../state/agent-state.ts';
-import type { BootState } from '../ports.ts';
+import type { AgentClock, BootControl, BootState, Log } from '../ports.ts';
 import type { CycleResult } from '../state/status.ts';
-import type { AgentParts } from './parts.ts';
 
-/** How long a boot that was asked for may take to begin, milliseconds. */
+/** Milliseconds that a boot may take to begin. */
 const PATIENCE_MS = 60_000;
 const FIRST_LOOK_MS = 250;
 const MAX_LOOK_MS = 10_000;
 /** Between two askings, milliseconds: doubled each time. */
 const FIRST_PAUSE_MS = 60_000;
 const MAX_PAUSE_MS = 3_600_000;
-/** As many times a boot into the new slot is asked for, within about two hours. Out of a bad slot there's no end to it. */
+/** Times that a boot into the new slot is asked for, within about two hours. A boot out of a bad slot is asked for without end. */
 const MAX_ASKED = 8;
 
-/** To be noted before a boot is asked for: most machines remember nothing else of it. */
+/** The change to note before a boot is asked for. Most machines remember nothing else of it. */
 export function askedOnceMore({ rebootsAsked = 0 }: Update): Pick<Update, 'rebootsAsked'> {
   return { rebootsAsked: rebootsAsked + 1 };
 }
 
-/** Asks for boots and waits for them; one that doesn't come is said, counted, and asked for ever less often. */
-export class Reboots {
-  readonly #parts: Pick<AgentParts, 'boot' | 'clock' | 'log' | 'stop'>;
-  #resting: { about: string; rest: CycleResult } | undefined;
+interface RebootDependencies {
+  boot: Pick<BootControl, 'reboot' | 'read'>;
+  clock: AgentClock;
+  log: Log;
+  stop: AbortSignal;
+}
 
-  constructor(parts: Pick<AgentParts, 'boot' | 'clock' | 'log' | 'stop'>) {
-    this.#parts = parts;
+/** Asks for boots and waits for them. A boot that doesn't come is logged, counted, and asked for ever less often. */
+export class Reboots {
+  readonly #deps: RebootDependencies;
+  #pause: { about: string; result: CycleResult } | undefined;
+
+  constructor(deps: RebootDependencies) {
+    this.#deps = deps;
   }
 
-  /** Where it rests, while it's too early to ask for this boot once more. */
-  restingIn(update: Update): CycleResult | undefined {
-    return this.#resting?.about === subjectOf(update) ? this.#resting.rest : undefined;
+  /** Set while it is too early to ask for this boot once more. */
+  pauseOf(update: Update): CycleResult | undefined {
+    return this.#pause?.about === subjectOf(update) ? this.#pause.result : undefined;
   }
 
   isInVain({ rebootsAsked = 0 }: Update): boolean {
@@ -45,13 +51,13 @@ export class Reboots {
   }
 
   /**
-   * Asks for a boot and waits until there was one. Many machines end this process before.
+   * Asks for a boot and waits for it. Many machines end this process before it returns.
    * @param bootId of the boot that is to be over
-   * @returns what runs after the boot; or where to rest until it's asked for again
-   * @throws the reason of the agent's being stopped: most often that's the boot, coming
+   * @returns what runs after the boot; or the result of a cycle that asks for it again later
+   * @throws the reason why the agent is stopped. Most often that is the boot itself
    */
   async ask(update: Update, bootId: string | undefined): Promise<BootState | CycleResult> {
-    const { boot, stop } = this.#parts;
+    const { boot, stop } = this.#deps;
     stop.throwIfAborted();
     let problem: string | undefined;
     try {
@@ -62,12 +68,12 @@ export class Reboots {
     }
     return (
       (await this.#untilBooted(bootId, problem === undefined ? PATIENCE_MS : 0)) ??
-      this.#rest(update, problem)
+      this.#pauseAfter(update, problem)
     );
   }
 
   async #untilBooted(bootId: string | undefined, patienceMs: number): Promise<BootState | undefined> {
-    const { clock, stop } = this.#parts;
+    const { clock, stop } = this.#deps;
     let lookMs = FIRST_LOOK_MS;
     for (let waitedMs = 0; ; waitedMs += lookMs, lookMs = Math.min(2 * lookMs, MAX_LOOK_MS)) {
       const state = await this.#look();
@@ -80,7 +86,7 @@ export class Reboots {
 
   /** A machine that is going down may give no answer any more. */
   async #look(): Promise<BootState | undefined> {
-    const { boot, stop } = this.#parts;
+    const { boot, stop } = this.#deps;
     try {
       return await boot.read();
     } catch (error) {
@@ -90,8 +96,8 @@ export class Reboots {
     }
   }
 
-  #rest(update: Update, problem: string | undefined): CycleResult {
-    const { clock, log, stop } = this.#parts;
+  #pauseAfter(update: Update, problem: string | undefined): CycleResult {
+    const { clock, log, stop } = this.#deps;
     const { rebootsAsked = 1 } = update;
     const pauseMs = Math.min(FIRST_PAUSE_MS * 2 ** (rebootsAsked - 1), MAX_PAUSE_MS);
     const times = rebootsAsked === 1 ? 'once' : `${rebootsAsked} times`;
@@ -101,13 +107,13 @@ export class Reboots {
       message: `a reboot was asked for ${times} and has not begun${why}`,
     };
     log('error', reason.message, { code: reason.code, askedAgainInS: pauseMs / 1000 });
-    const rest: CycleResult = { state: 'rebooting', waitingFor: 'reboot', reason, retryMs: pauseMs };
-    const resting = { about: subjectOf(update), rest };
-    this.#resting = resting;
+    const result: CycleResult = { state: 'rebooting', waitingFor: 'reboot', reason, retryMs: pauseMs };
+    const pause = { about: subjectOf(update), result };
+    this.#pause = pause;
     void clock.sleep(pauseMs, stop).then(() => {
-      if (this.#resting === resting) this.#resting = undefined;
+      if (this.#pause === pause) this.#pause = undefined;
     });
-    return rest;
+    return result;
   }
 }
 
@@ -115,7 +121,7 @@ function subjectOf({ rollout, phase }: Update): string {
   return [rollout.id, rollout.attempt, phase].join(' ');
 }
 
-/** @throws what isn't a matter of the boot control, but a mistake of ours */
+/** @throws a mistake in the program */
 function messageOf(error: unknown): string {
   if (error instanceof SitecastError || isSystemError(error)) return error.message;
   throw error;

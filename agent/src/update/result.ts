@@ -2,68 +2,68 @@ import { isSystemError, SitecastError, systemCodeOf } from '@sitecast/shared/err
 import type { Reason } from '../state/agent-state.ts';
 import type { CycleResult } from '../state/status.ts';
 
-/** Thrown by whatever can't go on now, but may later: the update isn't failed. */
-export class Postponed extends Error {
-  override readonly name = 'Postponed';
-  readonly rest: CycleResult;
+/**
+ * Ends a cycle where it is; the result says how. `waiting`: the update goes on later. `failed`: the attempt is over. `idle`: the update
+ * is no longer wanted.
+ */
+export class CycleEnd extends Error {
+  override readonly name = 'CycleEnd';
+  readonly result: CycleResult;
 
-  constructor(waitingFor: string, reason: Reason, retryMs?: number) {
-    super(reason.message);
-    this.rest = { state: 'waiting', waitingFor, reason, retryMs };
+  constructor(message: string, result: CycleResult) {
+    super(message);
+    this.result = result;
   }
 }
 
-/** Thrown by whatever ends this attempt. */
-export class Failed extends Error {
-  override readonly name = 'Failed';
-  readonly reason: Reason;
-
-  constructor(reason: Reason) {
-    super(reason.message);
-    this.reason = reason;
-  }
+/** The update can't go on now, but it may later. */
+export function postponed(waitingFor: string, reason: Reason, retryMs?: number): CycleEnd {
+  return new CycleEnd(reason.message, { state: 'waiting', waitingFor, reason, retryMs });
 }
 
-/** The reason that an abandoned download is aborted with. */
-export class Superseded extends Error {
-  override readonly name = 'Superseded';
+/** The attempt is over. */
+export function failed(reason: Reason): CycleEnd {
+  return new CycleEnd(reason.message, { state: 'failed', reason });
 }
 
-/** Thrown where a slot that was verified no longer holds its image: what is wrong is to be fetched again. */
-export class SlotAltered extends Error {
-  override readonly name = 'SlotAltered';
+/** Something else is wanted by now. The next cycle finds out at once what that is. */
+export function superseded(message: string): CycleEnd {
+  return new CycleEnd(message, { state: 'idle', retryMs: 0 });
 }
 
 const SPACE_RETRY_MS = 60_000;
 const SLOT_RETRY_MS = 60_000;
-/** A device that comes late, something that is still mounted, a link that leads astray: no matter of the release. */
+/** A device that comes late, something that is still mounted, a link that leads astray: none of it is about the release. */
 const SLOT_WAITS: ReadonlySet<string> = new Set([
   'SITECAST_SLOT_MISSING',
   'SITECAST_SLOT_BUSY',
   'SITECAST_SLOT_OVERLAP',
 ]);
 
-/** Does this end the attempt, or just this try? */
-export function outcomeOf(error: unknown, signal: AbortSignal): Failed | Postponed {
-  if (error instanceof Failed || error instanceof Postponed) return error;
-  signal.throwIfAborted();
-  const rest = restOf(error);
-  if (rest?.reason) return new Postponed(rest.waitingFor ?? 'gateway', rest.reason, rest.retryMs);
-  if (error instanceof SitecastError) return new Failed({ code: error.code, message: error.message });
-  throw error;
-}
-
-export function failureOf(error: unknown): CycleResult | undefined {
-  if (error instanceof Failed) return { state: 'failed', reason: error.reason };
+/** How an error ends a cycle; undefined for a mistake in the program. */
+export function resultOf(error: unknown): CycleResult | undefined {
+  if (error instanceof CycleEnd) return error.result;
+  const waiting = waitOf(error);
+  if (waiting) return waiting;
   if (isSystemError(error))
     return { state: 'failed', reason: { code: `SITECAST_SYSTEM_${error.code}`, message: error.message } };
   if (!(error instanceof SitecastError)) return undefined;
   return { state: 'failed', reason: { code: error.code, message: error.message } };
 }
 
-/** Where an error leaves a cycle; undefined for what isn't a matter of waiting. */
-export function restOf(error: unknown): CycleResult | undefined {
-  if (error instanceof Postponed) return error.rest;
+/**
+ * How an error ends an attempt to install, or just this try.
+ * @throws what ends neither: the reason of `signal`, a system's error that isn't waited for, a mistake in the program
+ */
+export function resultOfAttempt(error: unknown, signal: AbortSignal): CycleResult {
+  if (error instanceof CycleEnd && error !== signal.reason) return error.result;
+  signal.throwIfAborted();
+  const result = resultOf(error);
+  if (result?.state === 'waiting' || (result && error instanceof SitecastError)) return result;
+  throw error;
+}
+
+function waitOf(error: unknown): CycleResult | undefined {
   if (isSystemError(error, 'ENOSPC', 'EDQUOT', 'EROFS', 'EIO')) {
     const message = `the data directory can't be written: ${error.message}`;
     return {

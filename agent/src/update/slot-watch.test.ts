@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { FileSlot } from '../adapters/file-slot.ts';
 import type { Slot } from '../ports.ts';
 import { StateFile } from '../state/state-file.ts';
-import { SlotWatch } from './slot-watch.ts';
+import { SlotWatch } from './slots.ts';
 
 let directory: string;
 let stateFile: StateFile;

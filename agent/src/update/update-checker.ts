@@ -1,45 +1,67 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Assignment, parseRollouts, rolloutsTarget } from '@sitecast/shared/fleet';
 import { parseProductFile, productTarget } from '@sitecast/shared/release';
-import { type Choice, choose, type Facts } from './choose.ts';
+import type { SiteExchange } from '../peers/site-exchange.ts';
+import type { AgentClock, BootControl } from '../ports.ts';
+import type { Outbox } from '../reports/outbox.ts';
+import type { Reporter } from '../reports/reporter.ts';
+import type { StateChangeLogger } from '../reports/state-change-logger.ts';
 import type { Reason } from '../state/agent-state.ts';
-import type { CycleResult } from '../state/status.ts';
-import type { AgentParts } from './parts.ts';
+import type { StateFile } from '../state/state-file.ts';
+import type { CycleResult, StatusBoard } from '../state/status.ts';
+import type { Membership } from '../upstream/membership.ts';
+import type { Trust } from '../upstream/trust.ts';
+import { type Choice, choose, type Facts } from './choose.ts';
 
-/** What was found out about the repository and this device's place in it. */
+/** What a check has found out, and what follows from it. */
 export interface UpdateContext {
   facts: Facts;
   choice: Choice;
   isRefreshed: boolean;
 }
 
-/** Finds out how things stand: what the repository says, what the origin says this device is, what follows. */
-export class UpdateChecker {
-  readonly #parts: AgentParts;
+interface UpdateCheckerDependencies {
+  product: string;
+  hardware: string;
+  trust: Trust;
+  membership: Membership;
+  stateFile: StateFile;
+  boot: Pick<BootControl, 'read'>;
+  clock: AgentClock;
+  status: StatusBoard;
+  outbox: Pick<Outbox, 'newest'>;
+  reporter: Reporter;
+  stateChanges: StateChangeLogger;
+  exchange: Pick<SiteExchange, 'follow'> | undefined;
+}
 
-  constructor(parts: AgentParts) {
-    this.#parts = parts;
+/** Finds out what the repository orders, what the origin says this device is, and what follows from both. */
+export class UpdateChecker {
+  readonly #deps: UpdateCheckerDependencies;
+
+  constructor(deps: UpdateCheckerDependencies) {
+    this.#deps = deps;
   }
 
-  /** Refreshes, makes sure of the assignment, and chooses; or says what keeps it from that. */
-  async look(signal: AbortSignal): Promise<UpdateContext | CycleResult> {
-    const { trust, stateFile, settings } = this.#parts;
+  /** Refreshes, makes sure of the assignment, and chooses. @returns a result instead where that can't be done */
+  async check(signal: AbortSignal): Promise<UpdateContext | CycleResult> {
+    const { trust, stateFile, product, hardware, boot, exchange } = this.#deps;
     const problem = await this.#refresh(signal);
     const { signers } = trust;
     if (!signers) return problem ?? { state: 'waiting', waitingFor: 'gateway' };
     const assignment = await this.#membership(signal, problem === undefined);
     if (!('id' in assignment)) return assignment;
-    // By such a clock everything has expired: there's nothing to choose from.
+    // By such a clock everything has expired, so nothing is left to choose from.
     if (problem?.state === 'clockSuspect') return problem;
     const documents = await this.#documents(signal);
     if (!documents) return problem ?? { state: 'idle' };
-    this.#parts.exchange?.follow(documents.rollouts.revoked);
+    exchange?.follow(documents.rollouts.revoked);
     const facts: Facts = {
-      product: settings.product,
-      hardware: settings.hardware,
+      product,
+      hardware,
       assignment,
       ...documents,
-      booted: (await this.#parts.boot.read()).booted,
+      booted: (await boot.read()).booted,
       agentState: stateFile.current,
     };
     const choice = choose(facts);
@@ -49,7 +71,7 @@ export class UpdateChecker {
 
   /** @returns why the metadata couldn't be refreshed; undefined if they could */
   async #refresh(signal: AbortSignal): Promise<CycleResult | undefined> {
-    const { trust, status } = this.#parts;
+    const { trust, status } = this.#deps;
     let problem: Reason | undefined;
     let isAway = false;
     try {
@@ -66,21 +88,21 @@ export class UpdateChecker {
     });
     if (!problem) return undefined;
     if (clock.state === 'suspect') {
-      const message = `the clock says ${new Date(this.#parts.clock.now()).toISOString()}, the newest metadata is from ${issued}`;
+      const message = `the clock says ${new Date(this.#deps.clock.now()).toISOString()}, the newest metadata is from ${issued}`;
       return { state: 'clockSuspect', reason: { code: 'SITECAST_CLOCK_SUSPECT', message } };
     }
     return { state: 'waiting', waitingFor: isAway ? 'gateway' : 'metadata', reason: problem };
   }
 
-  /** A clock that the system keeps right isn't the one that is behind. */
+  /** Where the system keeps this clock right, the origin's is ahead. */
   async #clockWord(): Promise<string> {
-    const { trust, clock } = this.#parts;
+    const { trust, clock } = this.#deps;
     const { state } = trust.clock();
     return state === 'behind' && (await clock.isSynchronised()) === true ? 'originAhead' : state;
   }
 
   async #membership(signal: AbortSignal, isOnline: boolean): Promise<Assignment | CycleResult> {
-    const { trust, membership, status, stateChanges } = this.#parts;
+    const { trust, membership, status, stateChanges } = this.#deps;
     const { signers } = trust;
     if (!signers) return { state: 'waiting', waitingFor: 'gateway' };
     const stored = membership.stored(signers);
@@ -104,7 +126,7 @@ export class UpdateChecker {
   }
 
   async #enrolled(assignment: Assignment): Promise<Assignment> {
-    const { status, reporter, outbox, stateChanges } = this.#parts;
+    const { status, reporter, outbox, stateChanges } = this.#deps;
     const { name, site } = assignment;
     const enrolment = assignment.revoked === true ? 'revoked' : 'enrolled';
     status.set({ enrolment, name, site });
@@ -114,15 +136,15 @@ export class UpdateChecker {
   }
 
   async #documents(signal: AbortSignal): Promise<Pick<Facts, 'productFile' | 'rollouts'> | undefined> {
-    const { trust, settings } = this.#parts;
-    const product = await trust.document(productTarget(settings.product), signal);
-    const rollouts = await trust.document(rolloutsTarget(settings.product), signal);
-    if (!product || !rollouts) return undefined;
-    return { productFile: parseProductFile(product), rollouts: parseRollouts(rollouts) };
+    const { trust, product } = this.#deps;
+    const productFile = await trust.document(productTarget(product), signal);
+    const rollouts = await trust.document(rolloutsTarget(product), signal);
+    if (!productFile || !rollouts) return undefined;
+    return { productFile: parseProductFile(productFile), rollouts: parseRollouts(rollouts) };
   }
 
   async #latch(ids: readonly string[]): Promise<void> {
-    const { stateFile, clock } = this.#parts;
+    const { stateFile, clock } = this.#deps;
     if (ids.length === 0) return;
     const latchedAt = new Date(clock.now()).toISOString();
     const latched = ids.map(id => ({ id, latchedAt }));

@@ -1,0 +1,213 @@
+import { type AgentClock, type BootControl, type BootState, otherSlot, type SlotName } from '../ports.ts';
+import type { Reporter } from '../reports/reporter.ts';
+import { type Reason, ROLLBACK_ORDERED, type Update } from '../state/agent-state.ts';
+import type { StateFile } from '../state/state-file.ts';
+import type { CycleResult, StatusBoard } from '../state/status.ts';
+import type { Hooks } from './hooks.ts';
+import type { Leases } from './leases.ts';
+import { askedOnceMore, type Reboots } from './reboots.ts';
+import * as become from './transitions.ts';
+
+// The steps of `judgeBoot` in update.ts.
+
+/** The first boot, and one more for a power cut. */
+export const TRIAL_BOOTS = 2;
+
+export interface JudgeDependencies {
+  boot: BootControl;
+  stateFile: StateFile;
+  reporter: Reporter;
+  status: StatusBoard;
+  hooks: Hooks;
+  leases: Leases;
+  reboots: Reboots;
+  confirmation: Confirmation;
+  /** Milliseconds that a slot that proved healthy waits for the `confirm` command; undefined: it doesn't wait. */
+  confirmWithinMs: number | undefined;
+  clock: AgentClock;
+  /** Fires when this process is asked to end. A judgement under way stays open then, and is made after the next start. */
+  stop: AbortSignal;
+}
+
+/** An operator's word, by the `confirm` command, that the slot on trial is good. */
+export class Confirmation {
+  #isGiven = false;
+  #listener: (() => void) | undefined;
+
+  give(): void {
+    this.#isGiven = true;
+    this.#listener?.();
+  }
+
+  /** Resolves once it is given, or `sleep` has ended. @returns whether it was given */
+  async wait(sleep: (signal: AbortSignal) => Promise<void>): Promise<boolean> {
+    const stop = new AbortController();
+    this.#listener = () => stop.abort();
+    if (!this.#isGiven) await sleep(stop.signal);
+    const isGiven = this.#isGiven;
+    this.#isGiven = false;
+    this.#listener = undefined;
+    return isGiven;
+  }
+}
+
+/** Notes how far the update got. */
+export async function note(
+  { stateFile, status }: JudgeDependencies,
+  update: Update,
+  changes: Partial<Update>,
+): Promise<Update> {
+  const changed = { ...update, ...changes };
+  await stateFile.change({ update: changed });
+  status.set({ update: changed });
+  return changed;
+}
+
+export function giveUp(deps: JudgeDependencies, update: Update, failure: Reason): Promise<Update> {
+  return note(deps, update, { phase: 'fallingBack', failure, rebootsAsked: 0 });
+}
+
+/** Asks for the boot into the slot. @returns what runs then; or a result where no boot has come */
+export async function askForBoot(deps: JudgeDependencies, update: Update): Promise<BootState | CycleResult> {
+  const { hooks, status, reporter, reboots, stop } = deps;
+  const subject = { slot: update.target, release: update.release };
+  // The loader has been told: these hooks can warn, but not stop it any more. Cut off, they run again before the first asking.
+  if (update.rebootsAsked === undefined)
+    for (const name of ['post-install', 'pre-reboot'] as const) await hooks.run(name, subject, stop);
+  status.set({ state: 'rebooting', message: `booting slot ${update.target}` });
+  await reporter.report('rebooting', update, true);
+  return reboots.ask(await note(deps, update, askedOnceMore(update)), update.bootId);
+}
+
+/** Whether the machine was asked often enough to boot the slot, and still runs the other one. */
+export async function neverBoots({ boot, reboots }: JudgeDependencies, update: Update): Promise<boolean> {
+  return reboots.isInVain(update) && (await boot.read()).booted !== update.target;
+}
+
+/** What runs goes on running, and the attempt is over. */
+export async function endUnbooted(
+  { boot, stateFile, reporter, reboots, leases, clock }: JudgeDependencies,
+  update: Update,
+): Promise<CycleResult> {
+  const reason = reboots.neverCame(update);
+  await boot.setNext(otherSlot(update.target));
+  await boot.markBad(update.target);
+  await reporter.report('failed', { ...update, reason }, true);
+  await stateFile.change(become.toNeverBooted(update, { reason, at: timeOf(clock) }));
+  await leases.giveBack(update.rollout.id);
+  return { state: 'failed', reason };
+}
+
+/** The power went while the slot was proving itself. @returns the update, given up where that was once too often */
+export async function notePowerLoss(
+  deps: JudgeDependencies,
+  update: Update,
+  { bootId }: BootState,
+): Promise<Update> {
+  const powerLosses = (update.powerLosses ?? 0) + 1;
+  // The loader counts, too; this is for one that doesn't.
+  if (powerLosses >= TRIAL_BOOTS) return giveUp(deps, update, exhausted(update));
+  const message = `slot ${update.target} was interrupted while proving itself`;
+  await deps.reporter.report('confirming', { ...update, reason: { code: 'powerLoss', message } }, true);
+  return note(deps, update, { bootId, powerLosses });
+}
+
+/** Runs the health check, then waits for an operator's word where one is asked for. @returns what speaks against the slot */
+export async function checkHealth(deps: JudgeDependencies, update: Update): Promise<Reason | undefined> {
+  const { reporter, status, hooks, stop } = deps;
+  status.set({ state: 'confirming', message: `health checks of slot ${update.target}` });
+  await reporter.report('confirming', update, true);
+  const health = await hooks.run('health', { slot: update.target, release: update.release }, stop);
+  if (health.kind !== 'done') return { code: 'healthFailed', message: health.message };
+  if (await isConfirmedInTime(deps, update)) return undefined;
+  return { code: 'confirmTimedOut', message: 'nobody confirmed the slot in time' };
+}
+
+async function isConfirmedInTime(deps: JudgeDependencies, { target }: Update): Promise<boolean> {
+  const { confirmWithinMs, confirmation, clock, status, stop } = deps;
+  if (confirmWithinMs === undefined) return true;
+  status.set({ waitingFor: 'confirm', message: `slot ${target} waits for \`sitecast-agent confirm\`` });
+  const isConfirmed = await confirmation.wait(given =>
+    clock.sleep(confirmWithinMs, AbortSignal.any([given, stop])),
+  );
+  // A stop of the agent doesn't say that the time is up.
+  if (!isConfirmed) stop.throwIfAborted();
+  return isConfirmed;
+}
+
+export async function confirm(
+  { boot, stateFile, reporter, leases }: JudgeDependencies,
+  update: Update,
+): Promise<CycleResult> {
+  await boot.confirm(update.target);
+  const isReturn = update.kind === 'rollBack';
+  const outcome = isReturn ? 'rolledBack' : 'completed';
+  await reporter.report(outcome, { ...update, ...(isReturn ? { reason: ordered } : {}) }, true);
+  await stateFile.change(become.toConfirmed(update, outcome));
+  await leases.giveBack(update.rollout.id);
+  return { state: outcome };
+}
+
+/** Asks for the boot back into the other slot. @returns as `askForBoot` */
+export async function askForFallBack(
+  deps: JudgeDependencies,
+  update: Update,
+): Promise<BootState | CycleResult> {
+  const { boot, reporter, status, reboots } = deps;
+  const { failure, target } = update;
+  const message = `falling back to slot ${otherSlot(target)}: ${failure?.message}`;
+  status.set({ state: 'rebooting', message });
+  await reporter.report('failed', { ...update, reason: failure }, true);
+  const { bootId } = await boot.read();
+  await boot.setNext(otherSlot(target));
+  return reboots.ask(await note(deps, update, askedOnceMore(update)), bootId);
+}
+
+/** The other slot runs again. The release that failed is barred. */
+export async function endFallenBack(
+  { boot, stateFile, reporter, leases, clock }: JudgeDependencies,
+  update: Update,
+): Promise<CycleResult> {
+  const reason = update.failure ?? exhausted(update);
+  await reporter.report('failed', { ...update, reason }, true);
+  await boot.setNext(otherSlot(update.target));
+  await boot.markBad(update.target);
+  await reporter.report('rolledBack', { ...update, reason }, true);
+  await stateFile.change(become.toFallenBack(update, { reason, at: timeOf(clock) }));
+  await leases.giveBack(update.rollout.id);
+  return { state: 'rolledBack', reason };
+}
+
+/**
+ * The boot loader left a slot long after that had proved itself. That counts as a failure of the release there, which is barred like
+ * any other that failed. After a power cut anywhere in here the next start finds the same again; the report is made once.
+ * @param left the slot that no longer runs
+ * @throws what the boot control throws
+ */
+export async function endLeft(
+  { boot, stateFile, reporter, clock }: Pick<JudgeDependencies, 'boot' | 'stateFile' | 'reporter' | 'clock'>,
+  left: SlotName,
+): Promise<CycleResult> {
+  const { release, rollout } = stateFile.current.slots[left];
+  const reason: Reason = {
+    code: 'bootCountExhausted',
+    message: `slot ${left} had proved itself, and now the boot loader has left it`,
+  };
+  await reporter.report('rolledBack', { rollout, release, reason }, true);
+  await boot.setNext(otherSlot(left));
+  await boot.markBad(left);
+  await stateFile.change(become.toLeft(left, { reason, at: timeOf(clock) }));
+  return { state: 'rolledBack', reason };
+}
+
+/** An operator ordered it, or the origin by itself: the signed order doesn't say which. */
+const ordered: Reason = { code: ROLLBACK_ORDERED, message: 'the rollout was rolled back' };
+
+export function exhausted({ target }: Update): Reason {
+  return {
+    code: 'bootCountExhausted',
+    message: `slot ${target} did not prove itself within ${TRIAL_BOOTS} boots`,
+  };
+}
+
+const timeOf = (clock: AgentClock): string => new Date(clock.now()).toISOString();

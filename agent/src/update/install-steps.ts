@@ -1,0 +1,337 @@
+import { isSystemError } from '@sitecast/shared/errors';
+import type { BootState, Log, SlotName } from '../ports.ts';
+import type { StateChangeLogger } from '../reports/state-change-logger.ts';
+import { isSameUpdate, type Reason, type Update } from '../state/agent-state.ts';
+import type { StateFile } from '../state/state-file.ts';
+import type { CycleResult } from '../state/status.ts';
+import { type JudgeDependencies, TRIAL_BOOTS } from './boot-steps.ts';
+import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
+import type { MissingChunks } from './compare.ts';
+import { asObjection, type Release, type Releases } from './releases.ts';
+import { CycleEnd, failed, postponed, resultOfAttempt, superseded } from './result.ts';
+import type { Schedule } from './schedule.ts';
+import type { SlotFiller } from './slot-filler.ts';
+import * as become from './transitions.ts';
+import type { UpdateChecker, UpdateContext } from './update-checker.ts';
+
+// The steps of `installUpdate` in update.ts, in their order.
+
+/** A chunk that reads back wrong is fetched again. A slot that is wrong even then isn't reliable. */
+const MAX_FILLS = 2;
+/** Milliseconds that a slot counts as just read back: no longer than the questions before the activation may take. */
+const FRESH_FOR_MS = 60_000;
+
+export interface InstallDependencies extends JudgeDependencies {
+  checker: Pick<UpdateChecker, 'check'>;
+  releases: Releases;
+  schedule: Schedule;
+  filler: SlotFiller;
+  verified: VerifiedSlot;
+  stateChanges: StateChangeLogger;
+  /** An update that would fetch more waits for approval; undefined: no bound. */
+  maxFetchBytes: number | undefined;
+  log: Log;
+}
+
+/** The update whose slot was read back whole since this process started. */
+export class VerifiedSlot {
+  update: Update | undefined;
+
+  covers(order: Order, { update }: StateFile['current']): boolean {
+    return this.update !== undefined && update !== null && isSameUpdate(this.update, order);
+  }
+}
+
+/** The first order whose manifest fits. @returns a result instead where there is none, and why */
+export async function releaseToInstall(
+  { releases, reporter, stateFile }: InstallDependencies,
+  { choice, facts }: UpdateContext,
+  signal: AbortSignal,
+): Promise<Release | CycleResult> {
+  let objection: Reason | undefined;
+  for (const order of choice.orders) {
+    const found = await releases.manifestOf(order, signal).then(manifest => ({ manifest }), asObjection);
+    const problem = 'manifest' in found ? objectionTo(order, found.manifest, facts) : found.objection;
+    if (!problem && 'manifest' in found) return releases.load(order, found.manifest, signal);
+    objection ??= problem;
+    // An older release may be the stepping stone to it.
+    if (problem?.code !== 'SITECAST_STEPPING_STONE') break;
+  }
+  if (!objection) return nothingOrdered({ reporter, stateFile }, choice.reason);
+  await reporter.report('blocked', { ...choice.orders[0], reason: objection });
+  return { state: 'blocked', reason: objection };
+}
+
+async function nothingOrdered(
+  { reporter, stateFile }: Pick<InstallDependencies, 'reporter' | 'stateFile'>,
+  why: Choice['reason'],
+): Promise<CycleResult> {
+  if (!why) return { state: 'idle' };
+  const { state, rollout, ...reason } = why;
+  // How an attempt ended here was reported, and stays the last word; but an operator has to hear that a device can't go back.
+  const record = stateFile.current.rollouts.find(({ id }) => id === rollout?.id);
+  const hasEnded = (record?.ended?.attempt ?? 0) >= (rollout?.attempt ?? 1);
+  if (!hasEnded || reason.code === ROLLBACK_IMPOSSIBLE) await reporter.report(state, { rollout, reason });
+  return { state, reason, waitingFor: state === 'waiting' ? 'rollout' : undefined };
+}
+
+interface Step {
+  target: SlotName;
+  signal: AbortSignal;
+}
+
+/** An order to go back fetches nothing where the slot still holds what once ran. What of it has changed is fetched again. */
+export async function holdsReturn(
+  { filler, stateFile, clock }: InstallDependencies,
+  release: Release,
+  { target, signal }: Step,
+): Promise<boolean> {
+  const record = stateFile.current.slots[target];
+  if (!release.order.isInOtherSlot || record.indexSha256 !== release.indexSha256) return false;
+  if ((await filler.readBack(target, release.index, signal)).count > 0) return false;
+  const update = updateOf(release, { target, phase: 'verified', stateFile, clock });
+  await stateFile.change(become.toVerified(update, { ...record, state: 'verified' }));
+  return true;
+}
+
+/** The slot is the journal: what lies right there isn't fetched. */
+export async function plan(
+  { filler, status, hooks, maxFetchBytes }: InstallDependencies,
+  { order, index }: Release,
+  { target, signal }: Step,
+): Promise<MissingChunks> {
+  status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
+  const missing = await filler.missingIn(target, index, signal);
+  const [imageBytes, fetchBytes] = [index.lengthBytes, missing.lengthBytes];
+  status.set({ plan: { imageBytes, rightBytes: imageBytes - fetchBytes, fetchBytes } });
+  if (maxFetchBytes !== undefined && fetchBytes > maxFetchBytes) {
+    const message = `${order.release.version} takes ${fetchBytes} bytes, more than --max-fetch-bytes`;
+    throw postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
+  }
+  await hooks.ask('pre-download', { slot: target, release: order.release }, signal);
+  return missing;
+}
+
+export async function fetch(
+  deps: InstallDependencies,
+  release: Release,
+  { target, missing, signal }: Step & { missing: MissingChunks },
+): Promise<void> {
+  const { filler, stateFile, boot, reporter, stateChanges, clock } = deps;
+  const { order, index } = release;
+  const writer = await filler.open(target);
+  try {
+    // Once an attempt: a download that was cut off and goes on is the same one.
+    await reporter.report('downloading', order, true);
+    stateChanges.downloading(order, { fetchBytes: missing.lengthBytes, imageBytes: index.lengthBytes });
+    const { update } = stateFile.current;
+    if (update?.phase !== 'downloading' || !isSameUpdate(update, order)) {
+      await filler.withdraw(target);
+      // Before the first byte: from now on no boot may choose this slot.
+      await boot.markBad(target);
+      const begun = updateOf(release, { target, phase: 'downloading', stateFile, clock });
+      await stateFile.change(become.toDownloading(begun));
+    }
+    await filler.writeMissing({ release, target, missing, writer, signal });
+  } finally {
+    await writer.close();
+  }
+}
+
+/** Reads the whole slot back past the page cache. What is wrong is fetched once more. */
+export async function verify(
+  { filler, stateFile, reporter, status, stateChanges, clock }: InstallDependencies,
+  release: Release,
+  { target, signal }: Step,
+): Promise<void> {
+  const { order, index } = release;
+  for (let fills = 1; ; fills += 1) {
+    status.set({ state: 'verifying', message: `verifying slot ${target}`, progress: undefined });
+    await reporter.report('verifying', order, true);
+    const missing = await filler.readBack(target, index, signal);
+    if (missing.count === 0) break;
+    if (fills >= MAX_FILLS)
+      throw failed({
+        code: 'SITECAST_SLOT_UNRELIABLE',
+        message: `${missing.count} chunks of slot ${target} read back wrong, again`,
+      });
+    const writer = await filler.open(target);
+    try {
+      await filler.writeMissing({ release, target, missing, writer, signal });
+    } finally {
+      await writer.close();
+    }
+  }
+  await filler.keep(target, release);
+  const update = updateOf(release, { target, phase: 'verified', stateFile, clock });
+  const { indexSha256, lengthBytes } = update;
+  const record = { state: 'verified' as const, release: order.release, indexSha256, lengthBytes };
+  await stateFile.change(become.toVerified(update, record));
+  stateChanges.verified(order, target);
+}
+
+/**
+ * Whatever was checked before is checked again right before its use. The lease is held where the boot loader may be told, and given
+ * back otherwise.
+ * @returns false where the slot was altered
+ * @throws CycleEnd (`waiting`; `idle` where the order no longer stands; `failed` where a hook refuses); the reason of `signal`
+ */
+export async function mayActivate(
+  deps: InstallDependencies,
+  release: Release,
+  attempt: Step & { context: UpdateContext; readBackAtMs: number },
+): Promise<boolean> {
+  const { schedule, leases, hooks } = deps;
+  const { context, target, signal } = attempt;
+  const { order } = release;
+  await schedule.checkActivation(context.facts.rollouts, order, context.isRefreshed);
+  await leases.take(order.rollout.id, signal);
+  const stopRenewing = leases.keep(order.rollout.id);
+  let isAllowed = false;
+  try {
+    await hooks.ask('pre-install', { slot: target, release: order.release }, signal);
+    if (!(await isStillRight(deps, release, attempt))) return false;
+    // After the slot, which may take minutes: a pause or abort that has come by now still holds.
+    await checkOrderAgain(deps, release, signal);
+    isAllowed = true;
+    return true;
+  } finally {
+    stopRenewing();
+    if (!isAllowed) await leases.giveBack(order.rollout.id);
+  }
+}
+
+/** Another program may have written to the slot since it was verified, and a hook may do anything. */
+async function isStillRight(
+  { clock, hooks, filler, status }: InstallDependencies,
+  { index }: Release,
+  { target, readBackAtMs, signal }: Step & { readBackAtMs: number },
+): Promise<boolean> {
+  const ageMs = clock.now() - readBackAtMs;
+  if (!hooks.has('pre-install') && ageMs >= 0 && ageMs < FRESH_FOR_MS) return true;
+  status.set({ state: 'verifying', message: `reading slot ${target} back before it is activated` });
+  return (await filler.readBack(target, index, signal)).count === 0;
+}
+
+/** The rollout may have been paused, or the release withdrawn, since the cycle began. */
+async function checkOrderAgain(
+  { checker, releases, schedule, stateFile }: InstallDependencies,
+  release: Release,
+  signal: AbortSignal,
+): Promise<void> {
+  const again = await checker.check(signal);
+  if (!('choice' in again)) throw postponed('gateway', again.reason ?? unknownReason);
+  const order = again.choice.orders.find(candidate => isSameUpdate(candidate, release.order));
+  if (!order) throw superseded(noLongerWanted(release.order));
+  const manifest = await releases.manifestOf(order, signal).catch((error: unknown) => {
+    throw error instanceof CycleEnd && error.result.state === 'failed' ? superseded(error.message) : error;
+  });
+  const objection = objectionTo(order, manifest, again.facts);
+  if (objection) throw superseded(objection.message);
+  if (manifest.index.sha256 !== stateFile.current.update?.indexSha256)
+    throw superseded(`${release.order.release.version} names another image by now`);
+  await schedule.checkActivation(again.facts.rollouts, order, again.isRefreshed);
+}
+
+/** From here on only a boot leads back. */
+export async function activate(
+  { boot, stateFile, reporter, status, clock, log, stop }: InstallDependencies,
+  { booted, bootId }: BootState,
+): Promise<Update> {
+  const { update } = stateFile.current;
+  if (!update) throw new TypeError('there is a verified update by now');
+  const { target } = update;
+  status.set({ state: 'installing', message: `telling the boot loader to try slot ${target}` });
+  await reporter.report('installing', update, true);
+  const activating: Update = {
+    ...update,
+    phase: 'activating',
+    bootId,
+    powerLosses: 0,
+    rebootsAsked: undefined,
+  };
+  await stateFile.change(
+    become.toActivating(activating, { booted, at: new Date(clock.now()).toISOString() }),
+  );
+  try {
+    await boot.setTrial(target, TRIAL_BOOTS);
+  } catch (error) {
+    if (isSystemError(error) || stop.aborted) throw error;
+    // The loader may have taken note all the same, and then nothing would watch over that boot.
+    await boot
+      .markBad(target)
+      .catch((also: unknown) => log('error', 'a slot could not be marked as bad', { err: also }));
+    throw error;
+  }
+  const rebooting: Update = { ...activating, phase: 'rebooting' };
+  await stateFile.change({ update: rebooting });
+  return rebooting;
+}
+
+export async function endAttempt(
+  deps: InstallDependencies,
+  order: Order,
+  { error, signal }: { error: unknown; signal: AbortSignal },
+): Promise<CycleResult> {
+  const result = resultOfAttempt(error, signal);
+  const { state, reason } = result;
+  const { update } = deps.stateFile.current;
+  if (state === 'failed' && reason) {
+    await deps.reporter.report('failed', { ...order, reason }, true);
+    deps.verified.update = undefined;
+    await deps.stateFile.change(
+      become.toFailed(order, { reason, at: new Date(deps.clock.now()).toISOString() }),
+    );
+  } else if (state === 'idle' && update && error instanceof CycleEnd) {
+    await abandon(deps, update, error.message);
+  } else {
+    await deps.reporter.report('waiting', { ...order, reason });
+  }
+  return result;
+}
+
+export async function abandon(
+  { stateFile, reporter, status, verified }: InstallDependencies,
+  update: Update,
+  message: string,
+): Promise<void> {
+  verified.update = undefined;
+  await reporter.report('idle', { ...update, reason: { code: 'SITECAST_ROLLOUT_STOPPED', message } });
+  await stateFile.change({ update: null });
+  status.set({ progress: undefined, plan: undefined });
+}
+
+/** The update as it is noted in one of the phases before the boot loader is told. */
+function updateOf(
+  { order, index, indexSha256 }: Release,
+  {
+    target,
+    phase,
+    stateFile,
+    clock,
+  }: { target: SlotName; phase: 'downloading' | 'verified' } & Pick<
+    InstallDependencies,
+    'stateFile' | 'clock'
+  >,
+): Update {
+  const { kind, rollout, release } = order;
+  return {
+    kind,
+    rollout,
+    release,
+    indexSha256,
+    lengthBytes: index.lengthBytes,
+    target,
+    phase,
+    startedAt: stateFile.current.update?.startedAt ?? new Date(clock.now()).toISOString(),
+  };
+}
+
+export function noLongerWanted({ release }: Pick<Update, 'release'>): string {
+  return `the rollout of ${release.version} no longer wants it`;
+}
+
+const unknownReason: Reason = {
+  code: 'SITECAST_METADATA_UNKNOWN',
+  message: 'nothing is known of the repository',
+};

@@ -1,0 +1,74 @@
+import { createHash } from 'node:crypto';
+import { ChunkIndex } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  indexTarget,
+  manifestTarget,
+  parseReleaseManifest,
+  type ReleaseManifest,
+} from '@sitecast/shared/release';
+import type { Reason } from '../state/agent-state.ts';
+import type { Trust } from '../upstream/trust.ts';
+import type { Order } from './choose.ts';
+import { CycleEnd, failed } from './result.ts';
+
+/** A release that an order names, with everything that was checked about it. */
+export interface Release {
+  order: Order;
+  manifest: ReleaseManifest;
+  indexBytes: Uint8Array;
+  index: ChunkIndex;
+  /** Of the index's bytes, in hex: what devices call the image. */
+  indexSha256: string;
+}
+
+/** Reads the signed files of the releases that orders name. */
+export class Releases {
+  readonly #trust: Pick<Trust, 'document'>;
+  readonly #product: string;
+
+  constructor({ trust, product }: { trust: Pick<Trust, 'document'>; product: string }) {
+    this.#trust = trust;
+    this.#product = product;
+  }
+
+  /**
+   * The manifest that an order names.
+   * @throws CycleEnd (`failed`) where it is no longer listed, isn't the one that was ordered, or is none
+   */
+  async manifestOf({ release, manifestSha256 }: Order, signal: AbortSignal): Promise<ReleaseManifest> {
+    const bytes = await this.#trust.document(manifestTarget(this.#product, release.counter), signal);
+    if (!bytes) throw unusable(`release ${release.version} is no longer listed`);
+    if (manifestSha256 !== undefined && sha256(bytes) !== manifestSha256)
+      throw unusable(`the manifest of ${release.version} is not the one that the rollout names`);
+    return parseReleaseManifest(bytes);
+  }
+
+  /** @throws CycleEnd (`failed`) where manifest and index don't fit together */
+  async load(order: Order, manifest: ReleaseManifest, signal: AbortSignal): Promise<Release> {
+    const { counter, version } = order.release;
+    const indexBytes = await this.#trust.document(indexTarget(this.#product, counter), signal);
+    if (!indexBytes || sha256(indexBytes) !== manifest.index.sha256)
+      throw unusable(`the index of ${version} is not the one that its manifest names`);
+    const index = ChunkIndex.decode(indexBytes);
+    if (index.lengthBytes !== manifest.image.lengthBytes)
+      throw unusable(`index and manifest of ${version} differ in the image's length`);
+    return { order, manifest, indexBytes, index, indexSha256: manifest.index.sha256 };
+  }
+}
+
+/** Why a manifest can't be used. @throws what isn't about the manifest */
+export function asObjection(error: unknown): { objection: Reason } {
+  if (error instanceof CycleEnd && error.result.reason) return { objection: error.result.reason };
+  if (error instanceof SitecastError && error.kind === 'badInput')
+    return { objection: { code: error.code, message: error.message } };
+  throw error;
+}
+
+function unusable(message: string): CycleEnd {
+  return failed({ code: 'SITECAST_RELEASE_UNUSABLE', message });
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}

@@ -1,0 +1,152 @@
+import { isOpen, localTimeOf, parseWindow, type Rollout, type RolloutsFile } from '@sitecast/shared/fleet';
+import type { Clock } from '@sitecast/shared/trust';
+import type { AgentClock } from '../ports.ts';
+import type { StateFile } from '../state/state-file.ts';
+import type { Trust } from '../upstream/trust.ts';
+import type { Order } from './choose.ts';
+import { postponed } from './result.ts';
+
+/** Milliseconds: the age up to which a timestamp counts as new, and vouches for the local clock. The origin renews it hourly. */
+const VOUCHING_MS = 2 * 3_600_000;
+const MINUTE_MS = 60_000;
+const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
+
+/** All facts that decide whether a verified slot may be activated now. */
+export interface ActivationFacts {
+  nowMs: number;
+  clock: Clock;
+  /** What the system says of its clock; undefined where it says nothing. */
+  isSynchronised: boolean | undefined;
+  /** Whether a gateway has just confirmed the metadata, or had newer metadata. */
+  isRefreshed: boolean;
+  /** An order to roll back waits for no window. */
+  isUrgent: boolean;
+  rollout: Pick<Rollout, 'notBefore' | 'window' | 'offlineForMs'>;
+  /** The device's own least time between two activations. */
+  minIntervalMs: number;
+  lastActivationMs: number | undefined;
+}
+
+/** What an activation waits for. */
+type WaitsFor = 'freshness' | 'time' | 'notBefore' | 'window' | 'interval';
+
+export interface Wait {
+  for: WaitsFor;
+  message: string;
+  /** When to look again, at the latest. */
+  retryMs: number;
+}
+
+/** @returns undefined where the slot may be activated (design section 2, time and freshness; section 4, windows) */
+export function activationWait(facts: ActivationFacts): Wait | undefined {
+  return freshnessWait(facts) ?? (facts.isUrgent ? undefined : (scheduleWait(facts) ?? intervalWait(facts)));
+}
+
+function freshnessWait({ isRefreshed, nowMs, clock, rollout }: ActivationFacts): Wait | undefined {
+  // A clock that is behind `issued` can't tell the age of the metadata.
+  const ageMs = clock.issuedMs === undefined || clock.state !== 'ok' ? undefined : nowMs - clock.issuedMs;
+  // A gateway without WAN confirms no more than the timestamp's own age.
+  if (isRefreshed && (ageMs === undefined || ageMs <= VOUCHING_MS)) return undefined;
+  if (ageMs !== undefined && ageMs <= rollout.offlineForMs) return undefined;
+  return {
+    for: 'freshness',
+    message: 'nobody confirms that the rollout still stands',
+    retryMs: MINUTE_MS,
+  };
+}
+
+type ScheduleFacts = Pick<ActivationFacts, 'nowMs' | 'clock' | 'isSynchronised'> & {
+  rollout: Pick<Rollout, 'notBefore' | 'window' | 'download'>;
+};
+
+/** @returns undefined where a download may begin. A download that runs when the window closes goes on. */
+export function downloadWait(facts: ScheduleFacts): Wait | undefined {
+  return facts.rollout.download === 'window' ? scheduleWait(facts) : undefined;
+}
+
+function scheduleWait(facts: ScheduleFacts): Wait | undefined {
+  const { rollout, nowMs } = facts;
+  if (rollout.notBefore === undefined && rollout.window === undefined) return undefined;
+  if (!isTimeTrusted(facts))
+    return { for: 'time', message: 'the clock is not known to be right', retryMs: MINUTE_MS };
+  if (rollout.notBefore !== undefined && nowMs < Date.parse(rollout.notBefore))
+    return {
+      for: 'notBefore',
+      message: `not before ${rollout.notBefore}`,
+      retryMs: Math.min(Date.parse(rollout.notBefore) - nowMs, MINUTE_MS),
+    };
+  if (rollout.window !== undefined && !isOpen(parseWindow(rollout.window), localTimeOf(nowMs)))
+    return { for: 'window', message: `for the window ${rollout.window}`, retryMs: MINUTE_MS };
+  return undefined;
+}
+
+function isTimeTrusted({ isSynchronised, clock, nowMs }: ScheduleFacts): boolean {
+  if (clock.state === 'behind' || clock.state === 'suspect') return false;
+  if (isSynchronised !== undefined) return isSynchronised;
+  return clock.issuedMs !== undefined && Math.abs(nowMs - clock.issuedMs) <= VOUCHING_MS;
+}
+
+function intervalWait({ nowMs, minIntervalMs, lastActivationMs }: ActivationFacts): Wait | undefined {
+  if (lastActivationMs === undefined) return undefined;
+  const sinceMs = nowMs - lastActivationMs;
+  // After a clock was set back the device would wait for years.
+  if (sinceMs < 0 || sinceMs >= minIntervalMs) return undefined;
+  return {
+    for: 'interval',
+    message: `for ${Math.ceil((minIntervalMs - sinceMs) / 1000)} s: activations of this device keep a distance`,
+    retryMs: minIntervalMs - sinceMs,
+  };
+}
+
+interface ScheduleDependencies {
+  clock: AgentClock;
+  trust: Pick<Trust, 'clock'>;
+  stateFile: Pick<StateFile, 'current'>;
+  minActivationIntervalMs: number;
+}
+
+/** When an order may be followed, by the rollout's terms and this device's own. */
+export class Schedule {
+  readonly #deps: ScheduleDependencies;
+
+  constructor(deps: ScheduleDependencies) {
+    this.#deps = deps;
+  }
+
+  /** @throws CycleEnd (`waiting`) outside of the rollout's window, where the rollout wants downloads in it */
+  async checkDownload(rollouts: RolloutsFile, order: Order): Promise<void> {
+    const rollout = rollouts.rollouts.find(({ id }) => id === order.rollout.id);
+    if (!rollout || order.kind === 'rollBack') return;
+    const { clock, trust } = this.#deps;
+    const isSynchronised = await clock.isSynchronised();
+    waitFor(downloadWait({ nowMs: clock.now(), clock: trust.clock(), isSynchronised, rollout }));
+  }
+
+  /** @throws CycleEnd (`waiting`) while the verified slot may not be activated */
+  async checkActivation(rollouts: RolloutsFile, order: Order, isRefreshed: boolean): Promise<void> {
+    const { clock, trust, stateFile, minActivationIntervalMs } = this.#deps;
+    const rollout: Pick<Rollout, 'notBefore' | 'window' | 'offlineForMs'> = rollouts.rollouts.find(
+      ({ id }) => id === order.rollout.id,
+    ) ?? { offlineForMs: DEFAULT_OFFLINE_FOR_MS };
+    const lastActivationMs = Date.parse(stateFile.current.lastActivationAt ?? '');
+    waitFor(
+      activationWait({
+        nowMs: clock.now(),
+        clock: trust.clock(),
+        isSynchronised: await clock.isSynchronised(),
+        isRefreshed,
+        isUrgent: order.kind === 'rollBack',
+        rollout,
+        minIntervalMs: minActivationIntervalMs,
+        lastActivationMs: Number.isNaN(lastActivationMs) ? undefined : lastActivationMs,
+      }),
+    );
+  }
+}
+
+/** @throws CycleEnd (`waiting`) where there is something to wait for */
+function waitFor(wait: Wait | undefined): void {
+  if (!wait) return;
+  const code = `SITECAST_WAITING_${wait.for.toUpperCase()}`;
+  throw postponed(wait.for, { code, message: wait.message }, wait.retryMs);
+}

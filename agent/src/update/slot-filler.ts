@@ -1,0 +1,246 @@
+import type { ChunkIndex } from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { ChunkSources } from '../install/sources.ts';
+import { GatewayChunks } from '../install/gateway-chunks.ts';
+import type { SiteExchange } from '../peers/site-exchange.ts';
+import type { AgentClock, PeerFetch, Slot, SlotName, SlotWriter } from '../ports.ts';
+import { type Reporter, SOURCE_BANNED } from '../reports/reporter.ts';
+import type { StateFile } from '../state/state-file.ts';
+import type { StatusBoard } from '../state/status.ts';
+import type { Gateways } from '../upstream/gateways.ts';
+import type { Order } from './choose.ts';
+import { compareWithIndex, type MissingChunks } from './compare.ts';
+import { MissingPlaces } from './places.ts';
+import type { Release } from './releases.ts';
+import { locateSlot } from './slots.ts';
+
+/** Of one fill: by then it is known that the site is full of misbehaving peers. */
+const MAX_REPORTED_BANS = 8;
+const PROGRESS_EVERY_MS = 2000;
+
+interface SlotFillerDependencies {
+  id: string;
+  slots: Readonly<Record<SlotName, Slot>>;
+  stateFile: StateFile;
+  gateways: Pick<Gateways, 'all' | 'liveliest' | 'post'>;
+  /** Undefined: chunks come from gateways alone. */
+  exchange: SiteExchange | undefined;
+  clock: AgentClock;
+  status: StatusBoard;
+  reporter: Reporter;
+  /** Chunks on their way at once. Each takes one buffer of the longest chunk's length. */
+  concurrency: number;
+}
+
+interface Fill {
+  release: Release;
+  target: SlotName;
+  missing: MissingChunks;
+  writer: SlotWriter;
+  signal: AbortSignal;
+}
+
+/** Writes the image of a release into a slot, and says what of it lies there. */
+export class SlotFiller {
+  readonly #deps: SlotFillerDependencies;
+  #progressAt = 0;
+
+  constructor(deps: SlotFillerDependencies) {
+    this.#deps = deps;
+  }
+
+  /** @throws SITECAST_SLOT_MISSING; SITECAST_SLOT_TOO_SMALL */
+  async checkSlot(target: SlotName, { index }: Release): Promise<void> {
+    await locateSlot(this.#deps, target);
+    const slot = this.#deps.slots[target];
+    const capacityBytes = await slot.capacityBytes();
+    if (capacityBytes === undefined || capacityBytes >= index.lengthBytes) return;
+    throw new SitecastError(
+      'failed',
+      'SITECAST_SLOT_TOO_SMALL',
+      `the slot ${slot.path} holds ${capacityBytes} bytes, the image has ${index.lengthBytes}`,
+      { data: { path: slot.path, capacityBytes, imageBytes: index.lengthBytes } },
+    );
+  }
+
+  /** Which chunks of the image the slot doesn't hold in their places. */
+  async missingIn(target: SlotName, index: ChunkIndex, signal: AbortSignal): Promise<MissingChunks> {
+    const reader = await this.#deps.slots[target].openForReading();
+    try {
+      return await compareWithIndex(index, reader, { signal });
+    } finally {
+      await reader?.close();
+    }
+  }
+
+  /** The same by what the medium holds, past the page cache. */
+  async readBack(target: SlotName, index: ChunkIndex, signal: AbortSignal): Promise<MissingChunks> {
+    const { slots, status } = this.#deps;
+    const totalBytes = index.lengthBytes;
+    const reader = await slots[target].openForReadBack();
+    try {
+      const onProgress = (doneBytes: number) => status.set({ progress: { doneBytes, totalBytes } });
+      return await compareWithIndex(index, reader, { signal, onProgress });
+    } finally {
+      await reader.close();
+      status.set({ progress: undefined });
+    }
+  }
+
+  /**
+   * Opens a slot to write to it. Only then is the boot loader told anything: a slot that is mounted, say, keeps what it holds, and
+   * stays bootable.
+   */
+  async open(target: SlotName): Promise<SlotWriter> {
+    await locateSlot(this.#deps, target);
+    const writer = await this.#deps.slots[target].openForWriting();
+    try {
+      // The file may have been made just now. From here on it counts as missing when it is gone.
+      await locateSlot(this.#deps, target);
+    } catch (error) {
+      await writer.close();
+      throw error;
+    }
+    return writer;
+  }
+
+  /** Before something else is written to the slot: nothing of it is handed out any more. */
+  async withdraw(target: SlotName): Promise<void> {
+    await this.#deps.exchange?.withdraw(target);
+  }
+
+  /** The slot is right: it stays handed out, after a start of the agent as well. */
+  async keep(target: SlotName, { indexBytes }: Release): Promise<void> {
+    await this.#deps.exchange?.keep(target, indexBytes);
+  }
+
+  /**
+   * Writes the missing chunks and makes them durable. Each is verified before its first byte is written.
+   * @throws SITECAST_NO_SOURCE and others of the sources; as `SlotWriter.write`. Nothing is under way any more by then
+   */
+  async writeMissing(fill: Fill): Promise<void> {
+    const { release, writer } = fill;
+    const bans = new Map<string, Promise<void>>();
+    const onBan = (source: string, code: string): void => {
+      if (bans.has(source) || bans.size >= MAX_REPORTED_BANS) return;
+      const reason = { code: SOURCE_BANNED, message: `${source} sent wrong bytes (${code})` };
+      bans.set(source, this.#deps.reporter.report('downloading', { ...release.order, reason }, true));
+    };
+    try {
+      await this.#fetch(fill, onBan);
+      await writer.finish(release.index.lengthBytes);
+    } finally {
+      await Promise.all(bans.values());
+    }
+  }
+
+  async #fetch(fill: Fill, onBan: PeerFetch['onBan']): Promise<void> {
+    const { gateways, exchange, clock } = this.#deps;
+    const sources = new ChunkSources(
+      gateways.all.map(({ chunks }) => chunks),
+      {
+        sleep: (ms, stop) => clock.sleep(ms, stop),
+        onBan: ({ source, code }) => onBan(source, code),
+        // With peers to ask meanwhile, the exchange tries a gateway that is away again.
+        ...(exchange ? { rounds: 1 } : {}),
+      },
+    );
+    if (exchange) await this.#fetchFromSite(fill, exchange, { sources, onBan });
+    else await this.#fetchFromGateways(fill, sources);
+  }
+
+  /** What is written is handed out to others at once. */
+  async #fetchFromSite(
+    fill: Fill,
+    exchange: SiteExchange,
+    { sources, onBan }: { sources: ChunkSources; onBan: PeerFetch['onBan'] },
+  ): Promise<void> {
+    const { release, target, missing, signal } = fill;
+    const { index, indexSha256 } = release;
+    const image = { id: Buffer.from(indexSha256, 'hex'), index };
+    const held = await exchange.begin(target, image, at => !missing.has(at));
+    const places = new MissingPlaces(index, missing);
+    let doneBytes = 0;
+    await exchange.fetch(image, places.firsts(), {
+      gateway: new GatewayChunks(sources, index.sizes.maxBytes),
+      concurrency: this.#deps.concurrency,
+      signal,
+      deliver: async (first, plain) => {
+        doneBytes += await write(fill, places.placesOf(first), plain, at => held?.add(at));
+        this.#showProgress(release.order, doneBytes, missing.lengthBytes);
+      },
+      onBan,
+    });
+  }
+
+  async #fetchFromGateways(fill: Fill, sources: ChunkSources): Promise<void> {
+    const { release, missing, signal } = fill;
+    const { index } = release;
+    const places = new MissingPlaces(index, missing);
+    const failure = new AbortController();
+    const stop = AbortSignal.any([signal, failure.signal]);
+    let doneBytes = 0;
+    const work = async (): Promise<void> => {
+      const into = Buffer.allocUnsafeSlow(index.sizes.maxBytes);
+      for (let first = places.take(); first !== undefined; first = places.take()) {
+        stop.throwIfAborted();
+        const lengthBytes = index.lengthOf(first);
+        const plain = await sources.fetch(index.idAt(first), { lengthBytes, into, signal: stop });
+        doneBytes += await write(fill, places.placesOf(first), plain);
+        this.#showProgress(release.order, doneBytes, missing.lengthBytes);
+      }
+    };
+    const workers = Array.from({ length: Math.min(this.#deps.concurrency, missing.count) }, async () => {
+      try {
+        await work();
+      } catch (error) {
+        failure.abort(error);
+        throw error;
+      }
+    });
+    await Promise.allSettled(workers);
+    signal.throwIfAborted();
+    // The first failure, not the abortions that followed from it.
+    failure.signal.throwIfAborted();
+  }
+
+  #showProgress(order: Order, doneBytes: number, totalBytes: number): void {
+    const { status, exchange } = this.#deps;
+    status.set({
+      state: 'downloading',
+      progress: { doneBytes, totalBytes },
+      ...(exchange ? { peers: { ...exchange.counts } } : {}),
+      message: `fetching ${order.release.version}`,
+    });
+    this.#sendProgress(order, doneBytes, totalBytes);
+  }
+
+  /** Lossy on purpose: it is for an operator who watches. */
+  #sendProgress({ rollout }: Order, doneBytes: number, totalBytes: number): void {
+    const { gateways, id, clock } = this.#deps;
+    const nowMs = performance.now();
+    if (nowMs - this.#progressAt < PROGRESS_EVERY_MS) return;
+    this.#progressAt = nowMs;
+    const at = new Date(clock.now()).toISOString();
+    const entry = { id, rollout: rollout.id, state: 'downloading', doneBytes, totalBytes, at };
+    gateways.post(gateways.liveliest, '/site/v1/progress', { progress: [entry] }).catch(() => {
+      // Nobody depends on it.
+    });
+  }
+}
+
+/** Writes a chunk wherever the image has it. @returns the bytes written */
+async function write(
+  { release, writer }: Fill,
+  places: Iterable<number>,
+  plain: Uint8Array,
+  onWritten: (at: number) => void = () => {},
+): Promise<number> {
+  let writtenBytes = 0;
+  for (const at of places) {
+    await writer.write(plain, release.index.startOf(at));
+    onWritten(at);
+    writtenBytes += plain.length;
+  }
+  return writtenBytes;
+}

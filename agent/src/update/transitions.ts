@@ -1,0 +1,139 @@
+import { otherSlot, type SlotName } from '../ports.ts';
+import {
+  type AgentState,
+  type BarredRelease,
+  type Reason,
+  type RolloutRecord,
+  type SlotRecord,
+  type Update,
+} from '../state/agent-state.ts';
+
+// Pure: what the agent's state becomes with each step of an update. All that belongs to one step is written at once, so a power cut
+// leaves the step done or not done.
+
+type Transition = (state: AgentState) => Partial<AgentState>;
+
+/** How an attempt ended. */
+export type Outcome = NonNullable<RolloutRecord['ended']>['outcome'];
+
+/** From now on the slot holds nothing that could run. */
+export const toDownloading =
+  (update: Update): Transition =>
+  ({ slots }) => ({ slots: { ...slots, [update.target]: { state: 'bad' } }, update });
+
+/** The slot was read back whole, and is right. */
+export const toVerified =
+  (update: Update, record: SlotRecord): Transition =>
+  ({ slots }) => ({ slots: { ...slots, [update.target]: record }, update });
+
+/** The boot loader is being told. An order to go back leads to where the device came from: that isn't noted again. */
+export const toActivating =
+  (update: Update, { booted, at }: { booted: SlotName; at: string }): Transition =>
+  ({ slots, rollouts }) => {
+    const cameFrom = slots[booted].release;
+    const isNoted = update.kind === 'install' && cameFrom !== undefined;
+    return {
+      update,
+      lastActivationAt: at,
+      rollouts: isNoted
+        ? rollouts.map(entry => (entry.id === update.rollout.id ? { ...entry, cameFrom } : entry))
+        : rollouts,
+    };
+  };
+
+/** The attempt failed before the boot loader was told. */
+export const toFailed =
+  (
+    attempt: Pick<Update, 'rollout' | 'release'>,
+    { reason, at }: { reason: Reason; at: string },
+  ): Transition =>
+  ({ rollouts }) => ({
+    update: null,
+    rollouts: withEnd(rollouts, attempt.rollout, 'failed'),
+    lastFailure: { at, reason, release: attempt.release },
+  });
+
+/** The slot proved itself. */
+export const toConfirmed =
+  (update: Update, outcome: Outcome): Transition =>
+  ({ slots, rollouts }) => ({
+    update: null,
+    slots: {
+      ...slots,
+      [update.target]: { ...slots[update.target], isConfirmed: true, rollout: update.rollout },
+    },
+    rollouts: withEnd(rollouts, update.rollout, outcome),
+    lastFailure: undefined,
+    booted: update.target,
+  });
+
+/** The machine never booted the slot. */
+export const toNeverBooted =
+  (update: Update, { reason, at }: { reason: Reason; at: string }): Transition =>
+  ({ slots, rollouts }) => ({
+    update: null,
+    slots: withBad(slots, update.target),
+    rollouts: withEnd(rollouts, update.rollout, 'failed'),
+    lastFailure: { at, reason, release: update.release },
+  });
+
+/** The slot was tried and given up; the other one runs again. */
+export const toFallenBack =
+  (update: Update, { reason, at }: { reason: Reason; at: string }): Transition =>
+  ({ slots, rollouts, barred }) => ({
+    update: null,
+    slots: withBad(slots, update.target),
+    rollouts: withEnd(rollouts, update.rollout, update.kind === 'rollBack' ? 'rolledBack' : 'failed'),
+    barred: withBarred(barred, {
+      counter: update.release.counter,
+      version: update.release.version,
+      attempt: update.rollout.attempt,
+      reason,
+      at,
+    }),
+    lastFailure: { at, reason, release: update.release },
+    booted: otherSlot(update.target),
+  });
+
+/** The boot loader left a slot that had proved itself. That a device went back as it was told to stays true. */
+export const toLeft =
+  (left: SlotName, { reason, at }: { reason: Reason; at: string }): Transition =>
+  ({ slots, rollouts, barred }) => {
+    const { release, rollout } = slots[left];
+    const unproved = (entry: RolloutRecord): RolloutRecord =>
+      entry.ended?.outcome === 'completed'
+        ? { ...entry, ended: { ...entry.ended, outcome: 'failed' } }
+        : entry;
+    const isBarred = release !== undefined && release.counter >= 1;
+    return {
+      slots: withBad(slots, left),
+      rollouts: rollouts.map(entry => (entry.id === rollout?.id ? unproved(entry) : entry)),
+      barred: isBarred
+        ? withBarred(barred, {
+            counter: release.counter,
+            version: release.version,
+            attempt: rollout?.attempt ?? 1,
+            reason,
+            at,
+          })
+        : barred,
+      lastFailure: { at, reason, ...(release && { release }) },
+      booted: otherSlot(left),
+    };
+  };
+
+function withBad(slots: AgentState['slots'], name: SlotName): AgentState['slots'] {
+  return { ...slots, [name]: { ...slots[name], state: 'bad' } };
+}
+
+function withEnd(
+  rollouts: readonly RolloutRecord[],
+  { id, attempt }: Update['rollout'],
+  outcome: Outcome,
+): RolloutRecord[] {
+  return rollouts.map(entry => (entry.id === id ? { ...entry, ended: { attempt, outcome } } : entry));
+}
+
+function withBarred(barred: readonly BarredRelease[], entry: BarredRelease): BarredRelease[] {
+  return [...barred.filter(({ counter }) => counter !== entry.counter), entry];
+}

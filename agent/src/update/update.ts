@@ -1,0 +1,152 @@
+import { type BootState, otherSlot } from '../ports.ts';
+import { isSameUpdate, type Update } from '../state/agent-state.ts';
+import type { CycleResult } from '../state/status.ts';
+import {
+  askForBoot,
+  askForFallBack,
+  checkHealth,
+  confirm,
+  endFallenBack,
+  endUnbooted,
+  exhausted,
+  giveUp,
+  type JudgeDependencies,
+  neverBoots,
+  note,
+  notePowerLoss,
+} from './boot-steps.ts';
+import { bootVerdict } from './boot-verdict.ts';
+import {
+  abandon,
+  activate,
+  endAttempt,
+  fetch,
+  holdsReturn,
+  type InstallDependencies,
+  mayActivate,
+  noLongerWanted,
+  plan,
+  releaseToInstall,
+  verify,
+} from './install-steps.ts';
+import { failed } from './result.ts';
+import type { UpdateContext } from './update-checker.ts';
+
+// The update, from the order to the confirmed slot, in two functions. Each step notes its phase durably before it acts, so after a
+// power cut or a restart both go on from the phase that is stored:
+//
+//   installUpdate:  check → plan → fetch → verify → activate → reboot
+//   judgeBoot:      start → health → confirm, or fall back
+
+/** A slot that was verified and then altered is filled again. If it is altered once more, something keeps writing there. */
+const MAX_REFILLS = 1;
+
+/**
+ * Follows what a check has found, as far as it gets in this cycle.
+ * @throws what doesn't end an attempt: the reason of `signal`, a system's error
+ */
+export async function installUpdate(
+  deps: InstallDependencies,
+  context: UpdateContext,
+  { boot, signal }: { boot: BootState; signal: AbortSignal },
+): Promise<CycleResult> {
+  const { stateFile, verified, schedule, filler, clock, log } = deps;
+  // Check.
+  const { update } = stateFile.current;
+  if (update && !context.choice.orders.some(order => isSameUpdate(order, update)))
+    await abandon(deps, update, noLongerWanted(update));
+  const release = await releaseToInstall(deps, context, signal);
+  if (!('order' in release)) return release;
+  const { order } = release;
+  const target = otherSlot(boot.booted);
+  deps.stateChanges.order(order);
+  try {
+    for (let refills = 0; ; refills += 1) {
+      let readBackAtMs = Number.NEGATIVE_INFINITY;
+      if (!verified.covers(order, stateFile.current)) {
+        await schedule.checkDownload(context.facts.rollouts, order);
+        await filler.checkSlot(target, release);
+        if (!(await holdsReturn(deps, release, { target, signal }))) {
+          const missing = await plan(deps, release, { target, signal });
+          await fetch(deps, release, { target, missing, signal });
+          await verify(deps, release, { target, signal });
+        }
+        verified.update = stateFile.current.update ?? undefined;
+        readBackAtMs = clock.now();
+      }
+      if (await mayActivate(deps, release, { target, context, readBackAtMs, signal })) break;
+      verified.update = undefined;
+      const message = `slot ${target} was verified, and no longer holds ${order.release.version}: something has written to it`;
+      log('warn', `${message}; it is filled again`);
+      if (refills >= MAX_REFILLS) throw failed({ code: 'SITECAST_SLOT_UNRELIABLE', message });
+    }
+    verified.update = undefined;
+    return await reboot(deps, await activate(deps, boot));
+  } catch (error) {
+    return endAttempt(deps, order, { error, signal });
+  }
+}
+
+/**
+ * Judges what the present boot means for the update that is under way, and goes on with it.
+ * @returns undefined where none is under way, or the boot loader wasn't told yet: then `installUpdate` goes on
+ */
+export async function judgeBoot(deps: JudgeDependencies, boot: BootState): Promise<CycleResult | undefined> {
+  const { update } = deps.stateFile.current;
+  if (!update) return undefined;
+  switch (bootVerdict(update, boot)) {
+    case 'notTold':
+      if (update.phase === 'activating') await note(deps, update, { phase: 'verified' });
+      return undefined;
+    case 'askAgain':
+      return update.phase === 'fallingBack' ? fallBack(deps, update) : reboot(deps, update);
+    case 'firstBoot':
+      // After a power cut that did the rebooting, the reboot isn't reported yet.
+      await deps.reporter.report('rebooting', update, true);
+      return prove(deps, await note(deps, update, { phase: 'confirming', bootId: boot.bootId }));
+    case 'sameBoot':
+      return prove(deps, update);
+    case 'powerLoss': {
+      const noted = await notePowerLoss(deps, update, boot);
+      return noted.phase === 'fallingBack' ? fallBack(deps, noted) : prove(deps, noted);
+    }
+    case 'confirmed':
+      return confirm(deps, update);
+    case 'bootCountExhausted':
+      return endFallenBack(deps, await giveUp(deps, update, exhausted(update)));
+    default:
+      return endFallenBack(deps, update);
+  }
+}
+
+/** Health, then confirm or fall back. Meanwhile the lease is renewed. */
+async function prove(deps: JudgeDependencies, update: Update): Promise<CycleResult> {
+  const stopRenewing = deps.leases.keep(update.rollout.id);
+  try {
+    const failure = await checkHealth(deps, update);
+    if (failure) return await fallBack(deps, await giveUp(deps, update, failure));
+    return await confirm(deps, await note(deps, update, { phase: 'confirmed' }));
+  } finally {
+    stopRenewing();
+  }
+}
+
+/** Into the slot on trial. */
+async function reboot(deps: JudgeDependencies, update: Update): Promise<CycleResult> {
+  const pause = deps.reboots.pauseOf(update);
+  if (pause) return pause;
+  if (await neverBoots(deps, update)) return endUnbooted(deps, update);
+  return judgeAfter(deps, await askForBoot(deps, update));
+}
+
+/** Back into the other slot. */
+async function fallBack(deps: JudgeDependencies, update: Update): Promise<CycleResult> {
+  return deps.reboots.pauseOf(update) ?? judgeAfter(deps, await askForFallBack(deps, update));
+}
+
+/** Most machines end this process before it gets here. Others just restarted what they run. */
+async function judgeAfter(deps: JudgeDependencies, found: BootState | CycleResult): Promise<CycleResult> {
+  if (!('bootId' in found)) return found;
+  deps.status.set({ booted: found.booted });
+  return (await judgeBoot(deps, found)) ?? { state: 'idle' };
+}
