@@ -6,10 +6,11 @@ import { tellOutcomes } from './events/outcomes.ts';
 import { tellSilence } from './events/silence.ts';
 import { type Fleet, openFleet } from './fleet/fleet.ts';
 import { LOOK_EVERY_MS } from './fleet/presence.ts';
-import type { FleetStore } from './fleet/store.ts';
+import type { FleetStore } from './fleet/fleet-store.ts';
 import { type Log, RecurringErrors } from './log.ts';
 import type { Repository } from './repository/repository.ts';
 import { goingOnWith } from './rollouts/checks.ts';
+import type { CohortStore } from './rollouts/cohort-store.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
 import type { Room } from './storage/room.ts';
 import type { After } from './upkeep.ts';
@@ -21,7 +22,8 @@ const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
 
 interface FleetServicesDeps {
   repository: Repository;
-  store: FleetStore;
+  fleetStore: FleetStore;
+  cohortStore: CohortStore;
   audit: Audit;
   events: Events;
   room: Room;
@@ -42,11 +44,10 @@ export interface FleetServices {
 }
 
 export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetServices> {
-  const { repository, store, audit, events, room, maxReportBytes, now, after, log } = deps;
+  const { repository, fleetStore, cohortStore, audit, events, room, maxReportBytes, now, after, log } = deps;
   const verifyById = fastVerifyById();
   const fleet: Fleet = await openFleet({
-    store,
-    audit,
+    store: fleetStore,
     signer: () => {
       const pair = repository.signerOf('rollouts');
       return { keyId: pair.keyId, sign: async bytes => pair.fastSign(bytes) };
@@ -67,6 +68,7 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
   const rollouts: Rollouts = await Rollouts.open({
     repository,
     registry,
+    store: cohortStore,
     progress,
     audit,
     events,
@@ -90,20 +92,20 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       await fleet.intake.idle();
       await rollouts.stop();
       await presence.save({ isLast: true });
-      await registry.saveSeen();
+      await fleetStore.saveSeen();
     },
   };
 }
 
 /** What is due every minute. */
-function tending({ registry, presence }: Fleet, rollouts: Rollouts, now: () => number): () => Promise<void> {
+function tending({ store, presence }: Fleet, rollouts: Rollouts, now: () => number): () => Promise<void> {
   let savedMs = now();
   return async () => {
     await rollouts.reconcile();
     await presence.save();
     // Every gateway speaks every minute.
     if (Math.abs(now() - savedMs) < SAVE_SEEN_INTERVAL_MS) return;
-    await registry.saveSeen();
+    await store.saveSeen();
     savedMs = now();
   };
 }

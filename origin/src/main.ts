@@ -7,14 +7,22 @@ import type { DatabaseState } from '@sitecast/shared/key-value';
 import { type LogSettings, openLog } from '@sitecast/shared/log';
 import { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher } from '@sitecast/shared/trust';
-import { AuditLog } from './audit/log.ts';
 import { DiskFiles } from './adapters/disk/disk-files.ts';
 import { diskRoom } from './adapters/disk/room.ts';
 import { openFleetNode } from './adapters/fleet-node.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
-import { emptied, hasData, isPublished, type Known, mendDatabase, openDatabase } from './database.ts';
+import {
+  emptied,
+  hasData,
+  isPublished,
+  type Known,
+  mendDatabase,
+  openDatabase,
+} from './adapters/embedded/open.ts';
+import { removeUnreadable } from './adapters/embedded/recovery.ts';
+import { openStores } from './adapters/embedded/stores.ts';
+import { Tables } from './adapters/embedded/tables.ts';
 import { type FleetServices, openFleetServices } from './fleet-services.ts';
-import { FleetTables } from './fleet/tables.ts';
 import { ThreadedChunks } from './adapters/disk/threaded-chunks.ts';
 import { EventLog } from './events/event-log.ts';
 import { createApp } from './http/app.ts';
@@ -41,10 +49,8 @@ import type { OriginSettings } from './settings.ts';
 import { StagedFiles } from './staging/staged-files.ts';
 import { prepareDataDirectory } from './storage/layout.ts';
 import { Tokens } from './tokens/tokens.ts';
-import { Registry } from './fleet/registry.ts';
 import { UnfinishedRecovery } from './recovery/unfinished.ts';
 import type { MendedState } from './recovery/record.ts';
-import { removeUnreadable } from './recovery/unreadable.ts';
 import { type After, Upkeep } from './upkeep.ts';
 
 /** How long a stopping origin waits for requests under way. */
@@ -90,10 +96,10 @@ export async function startOrigin(
   const endings = loggingEndings(log);
   endings.add('the database', () => state.close());
   try {
-    const store = new FleetTables(state);
-    const audit = await AuditLog.open(store, now);
-    endings.add('the audit log', () => audit.idle());
-    const tokens = await Tokens.open(store, audit, now);
+    const stores = await openStores(new Tables(state), now);
+    endings.add('the audit log', () => stores.idle());
+    const { audit } = stores;
+    const tokens = new Tokens(stores.tokenStore, now);
     if (!tokens.hasAdmin && (await isPublished(directory))) throw emptied(directory);
     const adminTokenPath = await keepFirstAdmin(tokens, directory);
     const files = new DiskFiles(directory);
@@ -110,7 +116,7 @@ export async function startOrigin(
     await upkeep.start();
     const events = new EventLog(now);
     const around = { events, room, ownCertificate, now, after, log };
-    const services = await openFleetServices({ repository, store, audit, maxReportBytes, ...around });
+    const services = await openFleetServices({ repository, ...stores, maxReportBytes, ...around });
     endings.add('the fleet', () => services.close());
     known = () => countsOf({ ...services, audit, tokens });
     const fleetNode = await openFleetNode({ ...around, ...services.fleet, gossip, directory, repository });
@@ -242,12 +248,13 @@ export async function recoverFrom({
   const endings = loggingEndings(log);
   endings.add('the database', () => mended.store.close());
   try {
-    const store = new FleetTables(mended.store);
-    const unreadable = await removeUnreadable(store);
-    const audit = await AuditLog.open(store, Date.now);
-    endings.add('the audit log', () => audit.idle());
-    const tokens = await Tokens.open(store, audit, Date.now);
-    const registry = await Registry.open(store);
+    const tables = new Tables(mended.store);
+    const unreadable = await removeUnreadable(tables);
+    const stores = await openStores(tables, Date.now);
+    endings.add('the audit log', () => stores.idle());
+    const { audit, revocations } = stores;
+    const { registry } = stores.fleetStore;
+    const tokens = new Tokens(stores.tokenStore, Date.now);
     const files = new DiskFiles(directory);
     await prepareDataDirectory(files);
     const maxStagedBytes = Number.MAX_SAFE_INTEGER;
@@ -272,7 +279,7 @@ export async function recoverFrom({
     }
     const begins = () => unfinished.note(database.lost);
     const around = { database, begins, now: Date.now, log };
-    const parts = { repository, staged, chunks, audit, registry, ...around };
+    const parts = { repository, staged, chunks, audit, registry, revocations, ...around };
     const recovered = await recover(parts, mirrors, unread);
     await unfinished.end();
     // The first admin's may be among what was lost.

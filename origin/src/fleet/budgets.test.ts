@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { keptBytesOf, MAX_KEPT_BYTES } from './kept-reports.ts';
+import { MAX_KEPT_BYTES } from './kept-reports.ts';
 
 // What one device takes of the origin, and that it costs nobody else anything.
 
@@ -34,12 +34,16 @@ async function bigs(device: TestMember, count: number, said: Partial<Report> = {
   return found;
 }
 
+/** What a report takes in the database. */
+const bytesOf = (key: string, value: unknown): number =>
+  key.length + Buffer.byteLength(JSON.stringify(value));
+
 /** What the database holds of a device. */
 async function stored(device: TestMember): Promise<{ reports: number; bytes: number }> {
   const found = { reports: 0, bytes: 0 };
   for await (const [key, value] of bed.store.entries('report', { prefix: `${device.id}!` })) {
     found.reports += 1;
-    found.bytes += keptBytesOf(key, value);
+    found.bytes += bytesOf(key, value);
   }
   return found;
 }
@@ -183,6 +187,6 @@ it('all together keep to a total: who has the most loses the oldest, and whoever
   expect(await stored(small)).toMatchObject({ reports: 2 });
   for (const device of many) expect((await stored(device)).reports).toBeGreaterThan(0);
   let bytes = 0;
-  for await (const [key, value] of bed.store.entries('report')) bytes += keptBytesOf(key, value);
+  for await (const [key, value] of bed.store.entries('report')) bytes += bytesOf(key, value);
   expect(bytes).toBe(await total());
 });

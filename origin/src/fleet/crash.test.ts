@@ -7,20 +7,20 @@ import { Breaker, ProcessDied } from '../adapters/disk/testing/failing-disk.ts';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
-import type { FleetStore, Range, Table, Write } from './store.ts';
+import type { TableStore, Range, Table, Write } from '../adapters/embedded/tables.ts';
 
 const base = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 const root = mkdtempSync(join(base, 'sitecast-fleet-crash-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 /** A store that dies together with the disk: just before a commit, or just after it became durable. */
-class DyingFleet implements FleetStore {
-  readonly #store: FleetStore;
+class DyingFleet implements TableStore {
+  readonly #store: TableStore;
   readonly #breaker: Breaker;
 
-  constructor(store: FleetStore, breaker: Breaker) {
+  constructor(store: TableStore, breaker: Breaker) {
     this.#store = store;
     this.#breaker = breaker;
   }
@@ -43,15 +43,15 @@ class DyingFleet implements FleetStore {
 }
 
 let bed: FleetBed;
-let before: MemoryFleet;
+let before: MemoryTables;
 beforeEach(async () => {
-  before = new MemoryFleet();
+  before = new MemoryTables();
   bed = await FleetBed.open(path => testDisk(path), before);
 });
 afterEach(() => bed.close());
 
 /** The state so far, on a disk and in a store of its own. */
-function copy(): { path: string; store: MemoryFleet } {
+function copy(): { path: string; store: MemoryTables } {
   const path = mkdtempSync(join(root, 'run-'));
   cpSync(bed.path, path, { recursive: true });
   return { path, store: before.copy() };

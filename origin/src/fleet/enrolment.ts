@@ -1,8 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { type Enrolment, nameKey, readEnrolment } from '@sitecast/shared/fleet';
+import { type Enrolment, readEnrolment } from '@sitecast/shared/fleet';
 import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
-import pLimit from 'p-limit';
-import { type Audit, type AuditEvent, ORIGIN } from '../audit/audit.ts';
+import { type AuditEvent, ORIGIN } from '../audit/audit.ts';
 import { demandRoom, type Room } from '../storage/room.ts';
 import {
   alreadyIn,
@@ -13,18 +12,17 @@ import {
   siteMissing,
   siteOf,
 } from './enrolment-errors.ts';
-import type { AdmittedBy, JoinTokens } from './join-tokens.ts';
+import type { FleetStore, StoredJoinToken } from './fleet-store.ts';
+import { type JoinTokens, joinTokenUnknown, joinTokenUsedUp } from './join-tokens.ts';
 import type { Member, MemberKind } from './member.ts';
 import { nameTaken, notBearer, withName } from './naming.ts';
 import type { PendingMember, PendingMembers } from './pending.ts';
-import { MAX_MEMBERS, type Registry } from './registry.ts';
-import type { Write } from './store.ts';
+import { MAX_MEMBERS } from './registry.ts';
 
 interface EnrolmentDeps {
-  registry: Registry;
+  store: FleetStore;
   joinTokens: JoinTokens;
   pending: PendingMembers;
-  audit: Audit;
   verifyById: VerifySignature;
   /** Newcomers leave the reserve alone: they ask again. */
   room: Room;
@@ -39,37 +37,23 @@ export interface MemberChange {
   name?: string | null | undefined;
 }
 
-/** What an operator says of one that is to be let in. */
+/** What an operator says of a newcomer that is to be let in. */
 export interface Acceptance {
-  /** Where it is; without it, where the replaced one is, or where it was seen. */
+  /** Where the newcomer is; without it, where the replaced member is, or where the newcomer was seen. */
   site?: string | undefined;
-  /** What it wishes isn't what it gets: only what is said here. */
+  /** The only name that the newcomer gets: its own wish doesn't count. */
   name?: string | undefined;
-  /** Id of the one that bears the name now: its site and tags go over with the name, and it's revoked. */
+  /** Id of the member that bears the name now: its site and tags go over with the name, and it is revoked. */
   replaces?: string | undefined;
 }
 
-interface Newcomer {
-  enrolment: Enrolment;
-  relay: Member | undefined;
-  resolve: (member: Member | undefined) => void;
-  reject: (error: unknown) => void;
-}
+/** How often a change is judged anew that something else has come before. */
+const MAX_ATTEMPTS = 10;
 
-/** One that comes in with a token, and isn't durable yet. */
-interface Admitted {
-  member: Member;
-  by: AdmittedBy;
-  /** The gateway that brought it. */
-  via: string | undefined;
-}
-
-/** Lets devices and gateways in, and changes what they are. One change at a time. */
+/** Lets devices and gateways in, and changes what they are. */
 export class Enrolments {
   readonly pending: PendingMembers;
   readonly #deps: EnrolmentDeps;
-  readonly #serial = pLimit(1);
-  readonly #newcomers: Newcomer[] = [];
 
   constructor(deps: EnrolmentDeps) {
     this.#deps = deps;
@@ -78,9 +62,9 @@ export class Enrolments {
 
   /**
    * A newcomer asks to be known.
-   * @param envelope the enrolment that it signed, and the join token's key as well if it has one
+   * @param envelope the enrolment that the newcomer signed; where it has a join token, the token's key signed it as well
    * @param carrier who signed the request: the newcomer itself, or an enrolled gateway (`relay`) that brings it
-   * @returns the member (again the same for one that is in already), or undefined: it waits to be accepted
+   * @returns the member (again the same where the newcomer is in already), or undefined: the newcomer waits to be accepted
    * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_DEVICE_REVOKED,
    *   SITECAST_ENROLMENT_FOREIGN, SITECAST_ENROLMENT_CONFLICT, SITECAST_ENROLMENT_INCOMPLETE, and the join token's codes
    */
@@ -91,15 +75,16 @@ export class Enrolments {
     const unverified = readEnrolment(envelope);
     const { id, token } = unverified.document;
     if (senderId !== id && !relay) throw foreign(id);
-    // The newcomer's own signature is dear to check: a join token that isn't there saves it.
+    // The newcomer's own signature is dear to check: an unknown join token saves that.
     const tokenKey = token === undefined ? undefined : this.#keyOfToken(token, id);
     const enrolment = unverified.verify([id], this.#deps.verifyById);
     if (token !== undefined && tokenKey) unverified.verify([token], this.#verifyByToken(tokenKey));
-    return await new Promise((resolve, reject) => {
-      this.#newcomers.push({ enrolment, relay, resolve, reject });
-      // Those that come while the disk is busy share the next write.
-      if (this.#newcomers.length === 1) void this.#serial(() => this.#letIn(this.#newcomers.splice(0)));
-    });
+    const known = this.#deps.store.registry.member(id);
+    if (known) return alreadyIn(known, enrolment);
+    checkComplete(enrolment);
+    if (token !== undefined) return await this.#admitByToken(enrolment, relay, token);
+    this.#addPending(enrolment, relay, { site: siteAskedBy(enrolment, relay), wish: enrolment.name });
+    return undefined;
   }
 
   /** A token's key is checked as fast as an id's: thousands of newcomers may come with one token. */
@@ -108,82 +93,48 @@ export class Enrolments {
     return (_keyId, message, signature) => this.#deps.verifyById(id, message, signature);
   }
 
-  /** For one that is in already a token needn't exist any more. */
+  /** For a newcomer that is in already the token needn't exist any more. */
   #keyOfToken(token: string, id: string) {
-    return this.#deps.registry.member(id) ? undefined : this.#deps.joinTokens.keyOf(token);
+    const { store, joinTokens } = this.#deps;
+    return store.registry.member(id) ? undefined : joinTokens.keyOf(token);
   }
 
-  async #letIn(newcomers: readonly Newcomer[]): Promise<void> {
-    const { registry, joinTokens, pending } = this.#deps;
-    const { admitted, waiting } = this.#judge(newcomers);
-    const members = admitted.map(({ member }) => member);
-    try {
-      if (members.length > 0) {
-        await demandRoom(this.#deps.room);
-        await registry.putAll(members, writes => this.#recordEnrolments([...admitted], writes));
-      }
-    } catch (error) {
-      for (const { by } of admitted.reverse()) joinTokens.giveBack(by);
-      for (const { newcomer } of waiting) newcomer.reject(error);
-      return;
-    }
-    for (const { id } of members) pending.remove(id);
-    for (const { newcomer, member } of waiting) newcomer.resolve(member);
-  }
-
-  /** Refuses whom it must. @returns who comes in, and all others' answers: to be given once those are durable */
-  #judge(newcomers: readonly Newcomer[]) {
-    const admitted = new Map<string, Admitted>();
-    const names = new Set<string>();
-    const isTaken = (name: string) =>
-      names.has(nameKey(name)) || this.#deps.registry.named(name) !== undefined;
-    const waiting: { newcomer: Newcomer; member: Member | undefined }[] = [];
-    for (const newcomer of newcomers) {
-      const { enrolment, relay, reject } = newcomer;
-      const { id } = enrolment;
-      try {
-        const known = this.#deps.registry.member(id) ?? admitted.get(id)?.member;
-        const found = known ? undefined : this.#admit(enrolment, relay, isTaken);
-        if (found) admitted.set(id, found);
-        if (found?.member.name !== undefined) names.add(nameKey(found.member.name));
-        waiting.push({ newcomer, member: known ? alreadyIn(known, enrolment) : found?.member });
-      } catch (error) {
-        reject(error);
-      }
-    }
-    return { admitted: [...admitted.values()], waiting };
-  }
-
-  /** @returns undefined for one that waits: it has no token, or its name is another's */
-  #admit(
+  /** @returns undefined where the newcomer waits: a token lets nobody take another's name */
+  async #admitByToken(
     enrolment: Enrolment,
     relay: Member | undefined,
-    isTaken: (name: string) => boolean,
-  ): Admitted | undefined {
-    const { joinTokens } = this.#deps;
-    checkComplete(enrolment);
-    const { kind, token } = enrolment;
-    const asked = kind === 'device' ? relay?.site : enrolment.site;
-    if (token === undefined) {
-      this.#addPending(enrolment, relay, { site: asked, wish: enrolment.name });
+    joinToken: string,
+  ): Promise<Member | undefined> {
+    const { store, joinTokens, pending, room } = this.#deps;
+    const token = joinTokens.demandFor(joinToken, enrolment);
+    const site = token.site ?? siteAskedBy(enrolment, relay);
+    if (site === undefined) throw siteMissing(enrolment.kind);
+    const name = token.name ?? enrolment.name;
+    const wait = () => this.#addPending(enrolment, relay, { site, wish: name, joinToken });
+    if (name !== undefined && store.registry.named(name)) {
+      wait();
       return undefined;
     }
-    const by = joinTokens.admit(token, enrolment);
-    try {
-      const site = by.before.site ?? asked;
-      if (site === undefined) throw siteMissing(kind);
-      const name = by.before.name ?? enrolment.name;
-      if (name !== undefined && isTaken(name)) {
-        // A token lets nobody take another's place.
-        joinTokens.giveBack(by);
-        this.#addPending(enrolment, relay, { site, wish: name, joinToken: token });
+    const member = this.#newMember(enrolment, { site, name, letInBy: { joinToken } });
+    await demandRoom(room);
+    const admitted = await store.admit({
+      member,
+      joinToken: { id: joinToken, isRequired: true },
+      events: [enrolEvent(member, token, relay?.id)],
+    });
+    switch (admitted.outcome) {
+      case 'admitted':
+        pending.remove(member.id);
+        return member;
+      case 'known':
+        return alreadyIn(admitted.member, enrolment);
+      case 'nameTaken':
+        wait();
         return undefined;
-      }
-      const member = this.#newMember(enrolment, { site, name, letInBy: { joinToken: token } });
-      return { member, by, via: relay?.id };
-    } catch (error) {
-      joinTokens.giveBack(by);
-      throw error;
+      case 'joinTokenUsedUp':
+        throw joinTokenUsedUp();
+      default:
+        throw joinTokenUnknown('forbidden');
     }
   }
 
@@ -204,15 +155,15 @@ export class Enrolments {
   }
 
   /**
-   * An operator lets one in that waits. Whom it replaces is revoked in the same write.
+   * An operator lets a newcomer in that waits. The member that it replaces is revoked in the same commit.
    * @throws SITECAST_NOT_PENDING (notFound), SITECAST_SITE_MISSING, SITECAST_SITE_AMBIGUOUS, SITECAST_DEVICE_REVOKED,
    *   SITECAST_NAME_TAKEN, SITECAST_NOT_NAMED_SO (conflict)
    */
-  accept(kind: MemberKind, id: string, acceptance: Acceptance, operator: string): Promise<Member> {
+  async accept(kind: MemberKind, id: string, acceptance: Acceptance, operator: string): Promise<Member> {
     const { site, name, replaces } = acceptance;
-    return this.#serial(async () => {
-      const { registry, pending, now } = this.#deps;
-      const known = registry.member(id);
+    const { store, pending, now } = this.#deps;
+    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
+      const known = store.registry.member(id);
       if (known?.revokedAt !== undefined) throw revoked(known);
       if (known?.kind === kind && isAsSaid(known, acceptance)) return known;
       const waiting = pending.get(id, now());
@@ -221,48 +172,50 @@ export class Enrolments {
       const where = siteOf(waiting, site ?? replaced?.site);
       const { tags } = replaced ?? {};
       const member = this.#newMember(waiting, { site: where, name, tags, letInBy: { operator } });
-      await this.#letInFor(waiting, { member, replaced }, operator);
-      pending.remove(id);
-      return member;
-    });
+      if (await this.#admitAccepted(waiting, { member, replaced }, operator)) return member;
+    }
+    throw tooBusy();
   }
 
-  /** The newcomer, the one that it replaces, its use of a token, and what tells of it all: one write. */
-  async #letInFor(
+  /**
+   * The newcomer, the member that it replaces, its use of a token, and what tells of it all: one commit.
+   * @returns false where the members have changed meanwhile: then the acceptance is to be judged anew
+   */
+  async #admitAccepted(
     waiting: PendingMember,
     { member, replaced }: { member: Member; replaced: Member | undefined },
     operator: string,
-  ): Promise<void> {
-    const { registry, joinTokens, audit } = this.#deps;
+  ): Promise<boolean> {
     const { id, name, site } = member;
     const details = { ...identityOf(waiting), site, name, replaces: replaced?.id };
     const events = [eventOf(operator, 'accept', member, details)];
     if (replaced) events.push(eventOf(operator, 'revoke', replaced, { name, replacedBy: id }));
-    const members = replaced ? [member, this.#revokedNow(replaced)] : [member];
-    const by = this.#useOf(waiting);
-    try {
-      await registry.putAll(members, writes => audit.record(events, by ? [...writes, by.write] : writes));
-    } catch (error) {
-      if (by) joinTokens.giveBack(by);
-      throw error;
-    }
+    const { outcome } = await this.#deps.store.admit({
+      member,
+      joinToken: this.#useOf(waiting),
+      replaces: replaced && { before: replaced, after: this.#revokedNow(replaced) },
+      events,
+    });
+    if (outcome !== 'admitted') return false;
+    this.#deps.pending.remove(id);
+    return true;
   }
 
-  /** The one to be replaced; undefined where nobody is, and the name is free. */
+  /** The member to be replaced; undefined where there is none, and the name is free. */
   #bearerOf(kind: MemberKind, name: string | undefined, replaces: string | undefined): Member | undefined {
     if (name === undefined) return undefined;
-    const bearer = this.#deps.registry.named(name);
+    const bearer = this.#deps.store.registry.named(name);
     if (replaces === undefined && bearer) throw nameTaken(name, bearer);
     if (replaces !== undefined && (bearer?.id !== replaces || bearer.kind !== kind))
       throw notBearer(name, replaces, bearer);
     return bearer;
   }
 
-  /** A token that would have let it in is used by that. One that is used up by now isn't missed: an operator says so. */
-  #useOf({ joinToken, ...asking }: PendingMember): AdmittedBy | undefined {
+  /** A token that would have let the newcomer in is used by that. A token that is used up by now isn't missed: an operator decides. */
+  #useOf({ joinToken, ...asking }: PendingMember): { id: string; isRequired: false } | undefined {
     if (joinToken === undefined) return undefined;
     try {
-      return this.#deps.joinTokens.admit(joinToken, asking);
+      return { id: this.#deps.joinTokens.demandFor(joinToken, asking).id, isRequired: false };
     } catch (error) {
       if (error instanceof SitecastError) return undefined;
       throw error;
@@ -276,72 +229,82 @@ export class Enrolments {
     { tags, site, name }: MemberChange,
     operator: string,
   ): Promise<Member> {
-    return this.#serial(async () => {
-      const { registry, now } = this.#deps;
-      const member = registry.require(kind, id);
+    return this.#change(kind, id, member => {
       if (member.revokedAt !== undefined) throw revoked(member);
       const named = name === undefined ? member : withName(member, name ?? undefined);
       const next = { ...named, tags: tags ?? member.tags, site: site ?? member.site };
-      const bearer = next.name === undefined ? undefined : registry.named(next.name);
-      if (next.name !== undefined && bearer && bearer.id !== id) throw nameTaken(next.name, bearer);
-      if (isSameAssignment(member, next)) return member;
-      const changed = { ...next, serial: member.serial + 1, changedAt: new Date(now()).toISOString() };
+      if (isSameAssignment(member, next)) return undefined;
+      const after = { ...next, serial: member.serial + 1, changedAt: this.#nowIso() };
       const before = { tags: member.tags, site: member.site, name: member.name };
-      const details = { before, tags: changed.tags, site: changed.site, name: changed.name };
-      await registry.put(changed, this.#recorded(operator, 'change', changed, details));
-      return changed;
+      const details = { before, tags: after.tags, site: after.site, name: after.name };
+      return { after, event: eventOf(operator, 'change', after, details) };
     });
   }
 
-  /** For good: its key may be in other hands. Does nothing for one that is revoked already. */
+  /** For good: its key may be in other hands. Does nothing where the member is revoked already. */
   revoke(kind: MemberKind, id: string, operator: string): Promise<Member> {
-    return this.#serial(async () => {
-      const { registry } = this.#deps;
-      const member = registry.require(kind, id);
-      if (member.revokedAt !== undefined) return member;
-      const changed = this.#revokedNow(member);
-      await registry.put(changed, this.#recorded(operator, 'revoke', changed));
-      return changed;
+    return this.#change(kind, id, member => {
+      if (member.revokedAt !== undefined) return undefined;
+      const after = this.#revokedNow(member);
+      return { after, event: eventOf(operator, 'revoke', after) };
     });
   }
 
-  /** It keeps its name, for those who look for it later; others may have it. */
+  /** @param judge undefined: nothing is to be changed; called anew where the member has changed meanwhile */
+  async #change(
+    kind: MemberKind,
+    id: string,
+    judge: (member: Member) => { after: Member; event: AuditEvent } | undefined,
+  ): Promise<Member> {
+    const { store } = this.#deps;
+    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
+      const before = store.registry.require(kind, id);
+      const judged = judge(before);
+      if (!judged) return before;
+      const { after, event } = judged;
+      const changed = await store.changeMember(before, after, event);
+      if (changed.outcome === 'changed') return after;
+      if (changed.outcome === 'nameTaken') throw nameTaken(after.name ?? '', changed.bearer);
+    }
+    throw tooBusy();
+  }
+
+  /** It keeps its name, for those who look for it later; another member may have it. */
   #revokedNow(member: Member): Member {
-    const at = new Date(this.#deps.now()).toISOString();
+    const at = this.#nowIso();
     return { ...member, serial: member.serial + 1, changedAt: at, revokedAt: at };
-  }
-
-  /** Each newcomer, its use of a join token, and the entry that tells of it, in one write. No operator did it; but one made the token. */
-  async #recordEnrolments(admitted: readonly Admitted[], members: readonly Write[]): Promise<void> {
-    const recorded = admitted.map(({ member, by: { before, write }, via }, at) => {
-      const { name, product, hardware, site } = member;
-      const details = { joinToken: before.id, tokenBy: before.createdBy, name, product, hardware, site, via };
-      return this.#recorded(ORIGIN, 'enrol', member, details)([...members.slice(at, at + 1), write]);
-    });
-    await Promise.all(recorded);
-  }
-
-  /** What is told and done, in one write. */
-  #recorded(by: string, what: string, member: Member, details?: Record<string, unknown>) {
-    const event = eventOf(by, what, member, details);
-    return (writes: readonly Write[]) => this.#deps.audit.record(event, writes);
   }
 
   #newMember(
     asking: Asking,
     { site, name, tags = {}, letInBy }: Pick<Member, 'site' | 'letInBy'> & Given,
   ): Member {
-    if (this.#deps.registry.size >= MAX_MEMBERS) {
+    if (this.#deps.store.registry.size >= MAX_MEMBERS) {
       throw new SitecastError(
         'conflict',
         'SITECAST_FLEET_FULL',
         `there are ${MAX_MEMBERS} devices and gateways already`,
       );
     }
-    const at = new Date(this.#deps.now()).toISOString();
+    const at = this.#nowIso();
     const known = { ...identityOf(asking), site, tags, serial: 1, enrolledAt: at, changedAt: at, letInBy };
     return withName(known, name);
   }
+
+  #nowIso(): string {
+    return new Date(this.#deps.now()).toISOString();
+  }
+}
+
+function siteAskedBy(enrolment: Enrolment, relay: Member | undefined): string | undefined {
+  return enrolment.kind === 'device' ? relay?.site : enrolment.site;
+}
+
+/** No operator did it; but an operator made the token. */
+function enrolEvent(member: Member, token: StoredJoinToken, via: string | undefined): AuditEvent {
+  const { name, product, hardware, site } = member;
+  const details = { joinToken: token.id, tokenBy: token.createdBy, name, product, hardware, site, via };
+  return eventOf(ORIGIN, 'enrol', member, details);
 }
 
 /** What a newcomer says that it is. */
@@ -375,7 +338,7 @@ function eventOf(
   return { by, action: `${kind}.${what}`, subject: `${kind}:${id}`, ...(details && { details }) };
 }
 
-/** An acceptance that was carried out already: its answer may have got lost. */
+/** Whether this acceptance was carried out already: its answer may have got lost. */
 function isAsSaid(known: Member, { site, name }: Acceptance): boolean {
   return (site === undefined || site === known.site) && (name === undefined || name === known.name);
 }
@@ -388,4 +351,9 @@ function isSameAssignment(one: Member, other: Member): boolean {
     names.length === Object.keys(other.tags).length &&
     names.every(name => one.tags[name] === other.tags[name])
   );
+}
+
+/** Others change the same member without end: a defect, for each attempt that fails lets another one succeed. */
+function tooBusy(): Error {
+  return new Error('a member has changed as often as a change of it was judged');
 }

@@ -8,17 +8,17 @@ import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import type { TestMember } from '../testing/device.ts';
-import type { FleetStore, Range, Table, Write } from './store.ts';
-import { FleetTables } from './tables.ts';
+import type { TableStore, Range, Table, Write } from '../adapters/embedded/tables.ts';
+import { Tables } from '../adapters/embedded/tables.ts';
 
 /** A store on LevelDB whose disk is full for one commit of those to come. */
-class FillingStore implements FleetStore {
-  readonly #tables: FleetTables;
+class FillingStore implements TableStore {
+  readonly #tables: Tables;
   readonly #path: string;
   #left = Number.POSITIVE_INFINITY;
 
   constructor(store: LevelStore, path: string) {
-    this.#tables = new FleetTables(store);
+    this.#tables = new Tables(store);
     this.#path = path;
   }
 

@@ -1,7 +1,7 @@
 import type { VerifySignature } from '@sitecast/shared/identity';
-import type { Audit } from '../audit/audit.ts';
 import type { Room } from '../storage/room.ts';
 import { Enrolments } from './enrolment.ts';
+import type { FleetStore } from './fleet-store.ts';
 import { GatewayBoard } from './gateway-board.ts';
 import type { Outcome } from './outcome.ts';
 import { ReportIntake } from './intake.ts';
@@ -10,14 +10,12 @@ import { JoinTokens } from './join-tokens.ts';
 import { PendingMembers } from './pending.ts';
 import { PresenceBoard } from './presence.ts';
 import { ProgressBoard } from './progress.ts';
-import { Registry } from './registry.ts';
+import type { Registry } from './registry.ts';
 import { ReportBudgets } from './report-budgets.ts';
 import { type OriginSigner, OriginStatements } from './signing.ts';
-import type { FleetStore } from './store.ts';
 
 interface FleetDeps {
   store: FleetStore;
-  audit: Audit;
   signer: OriginSigner;
   verifyById: VerifySignature;
   outcomesOf: (rolloutId: string) => ReadonlyMap<string, Outcome> | undefined;
@@ -32,6 +30,7 @@ interface FleetDeps {
 
 /** Who belongs to the fleet, how they got in, and what they say. */
 export interface Fleet {
+  store: FleetStore;
   registry: Registry;
   joinTokens: JoinTokens;
   enrolments: Enrolments;
@@ -44,7 +43,6 @@ export interface Fleet {
 
 export async function openFleet({
   store,
-  audit,
   signer,
   verifyById,
   outcomesOf,
@@ -55,26 +53,24 @@ export async function openFleet({
   maxReportBytes,
   now,
 }: FleetDeps): Promise<Fleet> {
-  const registry = await Registry.open(store);
-  const joinTokens = await JoinTokens.open(store, audit, now);
+  const { registry } = store;
+  const joinTokens = new JoinTokens(store, now);
   const progress = new ProgressBoard();
-  const presence = await PresenceBoard.open({ registry, now });
-  registry.presence = presence;
   return {
+    store,
     registry,
     joinTokens,
     enrolments: new Enrolments({
-      registry,
+      store,
       joinTokens,
       pending: new PendingMembers(),
-      audit,
       verifyById,
       room,
       now,
     }),
     statements: new OriginStatements(registry, signer, now),
     intake: new ReportIntake({
-      registry,
+      store,
       progress,
       verifyById,
       outcomesOf,
@@ -88,6 +84,6 @@ export async function openFleet({
     }),
     progress,
     gateways: new GatewayBoard(registry),
-    presence,
+    presence: await PresenceBoard.open({ store, now }),
   };
 }

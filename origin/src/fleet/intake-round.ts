@@ -1,24 +1,22 @@
-import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
+import type { ErrorCode } from '@sitecast/shared/errors';
 import { OVER_BUDGET, type Report } from '@sitecast/shared/fleet';
 import type { VerifySignature } from '@sitecast/shared/identity';
-import { z } from 'zod';
-import { forked, judge, type SignedReport } from './chain.ts';
-import { hasCompletedOnce, type Outcome, outcomeAfter, outcomeSchema } from './outcome.ts';
-import type { ProgressBoard } from './progress.ts';
+import type { AuditEvent } from '../audit/audit.ts';
 import type { Room } from '../storage/room.ts';
+import { forked, judge, type SignedReport } from './chain.ts';
+import type { FleetStore, ReportPlace, StoredReport } from './fleet-store.ts';
 import {
   CUT_TO_BYTES,
   keptBytesOf,
   MAX_KEPT_BYTES,
   NONE_KEPT,
-  reportKey,
   withoutReport,
   withReport,
 } from './kept-reports.ts';
-import { readStored, type Registry } from './registry.ts';
+import { hasCompletedOnce, type Outcome, outcomeAfter } from './outcome.ts';
+import type { ProgressBoard } from './progress.ts';
 import type { ReportBudgets } from './report-budgets.ts';
 import type { Chain, KeptReports, Status } from './status.ts';
-import { keyOf, type Table, type Write } from './store.ts';
 
 /** What changed for a rollout. */
 export interface OutcomeChange {
@@ -29,7 +27,7 @@ export interface OutcomeChange {
 }
 
 export interface IntakeDeps {
-  registry: Registry;
+  store: FleetStore;
   progress: ProgressBoard;
   verifyById: VerifySignature;
   /** All outcomes of a rollout, where they are in memory; others are read from the store. */
@@ -46,25 +44,21 @@ export interface IntakeDeps {
   now: () => number;
 }
 
-export const storedReportSchema = z.object({
-  envelope: z.unknown(),
-  sha256: z.string(),
-  receivedAt: z.string(),
-  via: z.string().exactOptional(),
-});
-export type StoredReport = z.infer<typeof storedReportSchema>;
-
 /** A report to take in. */
 type TakenReport = SignedReport & { envelope: unknown; lengthBytes: number };
 
-/** What one write to the disk will hold: states as they will be, read through to what is. */
+/** What one commit will hold: states as they will be, read through to what is stored. */
 export class Round {
   readonly #deps: IntakeDeps;
   readonly #nowIso: string;
-  readonly #statuses = new Map<string, Status>();
+  /** Statuses as they were when they were first looked at. */
+  readonly #judgedBy = new Map<string, Status | undefined>();
+  readonly #statuses = new Map<string, { before: Status | undefined; after: Status }>();
   readonly #outcomes = new Map<string, OutcomeChange>();
-  readonly #hashes = new Map<string, string>();
-  readonly #writes = new Map<string, Write>();
+  /** By place; undefined for one that makes way. */
+  readonly #reports = new Map<string, { place: ReportPlace; report: StoredReport | undefined }>();
+  readonly #inventories = new Map<string, Record<string, unknown>>();
+  readonly #events: AuditEvent[] = [];
   /** What devices have sent of their budgets, bytes. */
   readonly #spent = new Map<string, number>();
 
@@ -121,34 +115,46 @@ export class Round {
     if ((counted.kept?.bytes ?? 0) > maxBytes) await this.#cut(counted, Math.min(maxBytes, CUT_TO_BYTES));
   }
 
-  liftQuarantine(id: string): void {
+  /** @param event tells of it */
+  liftQuarantine(id: string, event: AuditEvent): void {
     const status = this.#status(id);
     if (status?.quarantinedAt === undefined) return;
     const { quarantinedAt: _quarantinedAt, ...rest } = status;
     this.#setStatus({ ...rest, returns: 0 });
+    this.#events.push(event);
   }
 
-  /** Makes it durable, and only then known. */
-  async end(): Promise<void> {
-    const { registry, progress, budgets, onOutcomes } = this.#deps;
-    if (this.#writes.size === 0) return;
-    await registry.store.commit([...this.#writes.values()]);
+  /**
+   * Makes it durable, and only then known.
+   * @returns false where a status has changed that the round has judged by: then nothing has become durable, and a new round is due
+   */
+  async end(): Promise<boolean> {
+    const { store, progress, budgets, onOutcomes } = this.#deps;
+    const reports = [...this.#reports.values()];
+    const outcomes = [...this.#outcomes.values()];
+    const taken = await store.takeIn({
+      statuses: [...this.#statuses.values()],
+      reports: reports.flatMap(({ place, report }) => (report ? [{ place, report }] : [])),
+      droppedReports: reports.flatMap(({ place, report }) => (report ? [] : [place])),
+      outcomes: outcomes.map(({ rolloutId, deviceId, after }) => ({ rolloutId, deviceId, outcome: after })),
+      inventories: Array.from(this.#inventories, ([id, inventory]) => ({ id, inventory })),
+      events: this.#events,
+    });
+    if (taken === 'stale') return false;
     for (const [id, bytes] of this.#spent) budgets.spend(id, bytes);
-    registry.setStatuses(this.#statuses.values());
     for (const id of this.#statuses.keys()) progress.clear(id);
-    if (this.#outcomes.size > 0) onOutcomes([...this.#outcomes.values()]);
+    if (outcomes.length > 0) onOutcomes(outcomes);
+    return true;
   }
 
   async #accept({ report, sha256, via, envelope, lengthBytes }: TakenReport): Promise<void> {
-    const { id, epoch, seq } = report;
-    const key = reportKey(id, epoch, seq);
+    const { id } = report;
     const stored = { envelope, sha256, receivedAt: this.#nowIso, ...(via !== undefined && { via }) };
-    this.#hashes.set(key, sha256);
-    this.#write({ table: 'report', key, value: stored });
+    this.#setReport(report, stored);
     this.#spent.set(id, this.spentOf(id) + lengthBytes);
     this.#deps.budgets.came(id, report);
-    await this.#countKept(id, keptBytesOf(key, stored));
-    if (report.inventory) this.#write({ table: 'inventory', key: id, value: report.inventory });
+    await this.#countKept(id, keptBytesOf(report, stored));
+    if (report.inventory) this.#inventories.set(id, report.inventory);
     if (!report.rollout) await this.#countLateFallBack(report);
     else if (this.#isItsRollout(id, report.rollout.id)) await this.#countOutcome(report, report.rollout.id);
   }
@@ -157,11 +163,11 @@ export class Round {
   async #countLateFallBack(report: Report): Promise<void> {
     const { id, state, release, booted } = report;
     if (state !== 'rolledBack' || !release || booted?.release?.counter === release.counter) return;
-    const { registry, rolloutOf } = this.#deps;
-    const product = registry.member(id)?.product;
+    const { store, rolloutOf } = this.#deps;
+    const product = store.registry.member(id)?.product;
     const rolloutId = product === undefined ? undefined : rolloutOf(product, release.counter);
     if (rolloutId === undefined) return;
-    const pending = this.#outcomes.get(keyOf(rolloutId, id));
+    const pending = this.#outcomes.get(outcomeKey(rolloutId, id));
     const outcome = pending?.after ?? (await this.#outcomeOf(rolloutId, id));
     if (!outcome || !hasCompletedOnce(outcome)) return;
     const { attempt } = outcome;
@@ -170,13 +176,13 @@ export class Round {
 
   /** A device may claim anything: what is made up would be kept for ever. */
   #isItsRollout(id: string, rolloutId: string): boolean {
-    const { registry, isRolloutOf } = this.#deps;
-    const product = registry.member(id)?.product;
+    const { store, isRolloutOf } = this.#deps;
+    const product = store.registry.member(id)?.product;
     return product !== undefined && isRolloutOf(rolloutId, product);
   }
 
   async #countOutcome(report: Report, rolloutId: string): Promise<void> {
-    const key = keyOf(rolloutId, report.id);
+    const key = outcomeKey(rolloutId, report.id);
     const pending = this.#outcomes.get(key);
     const before = pending ? pending.after : await this.#outcomeOf(rolloutId, report.id);
     const after = outcomeAfter(before, report, this.#nowIso);
@@ -187,21 +193,17 @@ export class Round {
       before: pending ? pending.before : before,
       after,
     });
-    this.#write({ table: 'outcome', key, value: after });
   }
 
   async #outcomeOf(rolloutId: string, deviceId: string): Promise<Outcome | undefined> {
-    const { outcomesOf, registry } = this.#deps;
+    const { outcomesOf, store } = this.#deps;
     const known = outcomesOf(rolloutId);
-    if (known) return known.get(deviceId);
-    return await readIfReadable(registry, 'outcome', keyOf(rolloutId, deviceId), outcomeSchema);
+    return known ? known.get(deviceId) : await store.outcome(rolloutId, deviceId);
   }
 
-  async #hashOf({ id, epoch, seq }: Report): Promise<string | undefined> {
-    const key = reportKey(id, epoch, seq);
-    const pending = this.#hashes.get(key);
-    if (pending !== undefined) return pending;
-    return (await readIfReadable(this.#deps.registry, 'report', key, storedReportSchema))?.sha256;
+  async #hashOf(place: ReportPlace): Promise<string | undefined> {
+    const pending = this.#reports.get(placeKey(place))?.report;
+    return (pending ?? (await this.#deps.store.report(place)))?.sha256;
   }
 
   /** One more is kept. */
@@ -218,8 +220,8 @@ export class Round {
   async #counted(status: Status): Promise<Status> {
     if (status.kept) return status;
     let kept: KeptReports = NONE_KEPT;
-    for await (const [key, value] of this.#deps.registry.store.entries('report', { prefix: `${status.id}!` }))
-      kept = withReport(kept, keptBytesOf(key, value));
+    for await (const { lengthBytes } of this.#deps.store.keptReports(status.id))
+      kept = withReport(kept, lengthBytes);
     return { ...status, kept };
   }
 
@@ -228,68 +230,59 @@ export class Round {
    * anew by that: a database that was repaired may lack some.
    */
   async #cut(status: Status, maxBytes: number): Promise<void> {
-    const found: [key: string, lengthBytes: number][] = [];
+    const found: KeptReport[] = [];
     for (const { epoch } of status.chains)
       for await (const report of this.#keptOf(status.id, epoch)) found.push(report);
     let kept: KeptReports = { ...NONE_KEPT, dropped: status.kept?.dropped ?? 0 };
-    for (const [, lengthBytes] of found) kept = withReport(kept, lengthBytes);
-    for (const [key, lengthBytes] of found) {
+    for (const { lengthBytes } of found) kept = withReport(kept, lengthBytes);
+    for (const { place, lengthBytes } of found) {
       if (kept.bytes <= maxBytes || kept.reports <= 1) break;
-      this.#write({ table: 'report', key, value: undefined });
+      this.#setReport(place, undefined);
       kept = withoutReport(kept, lengthBytes);
     }
     this.#setStatus({ ...status, kept });
   }
 
   /** A chain's kept reports as they will be, oldest first. */
-  async *#keptOf(id: string, epoch: string): AsyncGenerator<[key: string, lengthBytes: number]> {
-    const prefix = `${keyOf(id, epoch)}!`;
-    for await (const [key, value] of this.#deps.registry.store.entries('report', { prefix }))
-      if (!this.#writes.has(keyOf('report', key))) yield [key, keptBytesOf(key, value)];
-    for (const { table, key, value } of this.#writes.values())
-      if (table === 'report' && value !== undefined && key.startsWith(prefix))
-        yield [key, keptBytesOf(key, value)];
+  async *#keptOf(id: string, epoch: string): AsyncGenerator<KeptReport> {
+    for await (const kept of this.#deps.store.keptReports(id, epoch))
+      if (!this.#reports.has(placeKey(kept.place))) yield kept;
+    for (const { place, report } of this.#reports.values())
+      if (report && place.id === id && place.epoch === epoch)
+        yield { place, lengthBytes: keptBytesOf(place, report) };
   }
 
   async #forget(id: string, epoch: string): Promise<void> {
     const status = this.#status(id);
     let kept = status?.kept ?? NONE_KEPT;
-    for await (const [key, lengthBytes] of this.#keptOf(id, epoch)) {
-      this.#write({ table: 'report', key, value: undefined });
+    for await (const { place, lengthBytes } of this.#keptOf(id, epoch)) {
+      this.#setReport(place, undefined);
       kept = withoutReport(kept, lengthBytes);
     }
     if (status) this.#setStatus({ ...status, kept });
   }
 
   #status(id: string): Status | undefined {
-    return this.#statuses.get(id) ?? this.#deps.registry.status(id);
+    const known = this.#statuses.get(id);
+    if (known) return known.after;
+    if (!this.#judgedBy.has(id)) this.#judgedBy.set(id, this.#deps.store.registry.status(id));
+    return this.#judgedBy.get(id);
   }
 
   #setStatus(status: Status): void {
-    this.#statuses.set(status.id, status);
-    this.#write({ table: 'status', key: status.id, value: status });
+    this.#statuses.set(status.id, { before: this.#judgedBy.get(status.id), after: status });
   }
 
-  #write(write: Write): void {
-    this.#writes.set(keyOf(write.table, write.key), write);
+  #setReport({ id, epoch, seq }: ReportPlace, report: StoredReport | undefined): void {
+    const place = { id, epoch, seq };
+    this.#reports.set(placeKey(place), { place, report });
   }
 }
 
-/**
- * Undefined for what isn't there, and for what can't be read any more: one damaged record of one device mustn't keep the reports
- * of all others out, and the next report says it anew.
- */
-async function readIfReadable<T>(
-  { store }: Registry,
-  table: Table,
-  key: string,
-  schema: z.ZodType<T>,
-): Promise<T | undefined> {
-  const stored = await store.get(table, key);
-  try {
-    return stored === undefined ? undefined : readStored(table, key, schema, stored);
-  } catch (error) {
-    if (error instanceof SitecastError && error.code === 'SITECAST_STATE_DAMAGED') return undefined;
-    throw error;
-  }
+interface KeptReport {
+  place: ReportPlace;
+  lengthBytes: number;
 }
+
+const placeKey = ({ id, epoch, seq }: ReportPlace): string => `${id} ${epoch} ${seq}`;
+const outcomeKey = (rolloutId: string, deviceId: string): string => `${rolloutId} ${deviceId}`;

@@ -1,13 +1,13 @@
 import { createHash } from 'node:crypto';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { OVER_BUDGET, readReport, reportsRetryAfterS } from '@sitecast/shared/fleet';
+import type { AuditEvent } from '../audit/audit.ts';
 import { demandRoom } from '../storage/room.ts';
 import type { SignedReport } from './chain.ts';
-import { type IntakeDeps, Round, type StoredReport, storedReportSchema } from './intake-round.ts';
+import type { StoredReport } from './fleet-store.ts';
+import { type IntakeDeps, Round } from './intake-round.ts';
 import { MAX_KEPT_BYTES } from './kept-reports.ts';
 import type { Member } from './member.ts';
-import { readStored } from './registry.ts';
-import { keyOf } from './store.ts';
 
 /** Devices whose reports one write cuts. */
 const CUTS_A_COMMIT = 50;
@@ -17,6 +17,8 @@ const MAX_COUNTED_AT_ONCE = 500;
 const TIDY_TO = 0.9;
 /** Reports that one write to the disk takes at the most, when many requests wait for it. */
 const MAX_REPORTS_PER_COMMIT = 2000;
+/** How often reports are judged anew. */
+const MAX_ATTEMPTS = 10;
 
 export interface RejectedReport {
   /** Its place in the request, from 0. */
@@ -87,9 +89,9 @@ export class ReportIntake {
     });
   }
 
-  /** An operator has looked: it's one machine again. */
-  liftQuarantine(id: string): Promise<void> {
-    return this.#act(round => round.liftQuarantine(id));
+  /** An operator has looked: it is one machine again. @param event is recorded where it was in quarantine */
+  liftQuarantine(id: string, event: AuditEvent): Promise<void> {
+    return this.#act(round => round.liftQuarantine(id, event));
   }
 
   #act(act: (round: Round) => void | Promise<void>): Promise<void> {
@@ -101,8 +103,8 @@ export class ReportIntake {
 
   /** What is kept of all reports, how much that may be, and how many were put off since the start. */
   get totals(): { keptBytes: number; maxKeptBytes: number; dropped: number; putOffs: number } {
-    const { registry, maxKeptBytes, budgets } = this.#deps;
-    const { bytes, dropped } = registry.kept;
+    const { store, maxKeptBytes, budgets } = this.#deps;
+    const { bytes, dropped } = store.registry.kept;
     return { keptBytes: bytes, maxKeptBytes, dropped, putOffs: budgets.putOffs };
   }
 
@@ -111,7 +113,10 @@ export class ReportIntake {
    * version has kept, some devices at a time.
    */
   async tidy(): Promise<void> {
-    const { registry, maxKeptBytes } = this.#deps;
+    const {
+      store: { registry },
+      maxKeptBytes,
+    } = this.#deps;
     const uncounted = registry.uncounted(MAX_COUNTED_AT_ONCE);
     await this.#cutEach(uncounted, MAX_KEPT_BYTES, () => false);
     if (registry.kept.bytes <= maxKeptBytes) return;
@@ -130,13 +135,8 @@ export class ReportIntake {
   }
 
   /** A chain's reports as they are kept, newest first. */
-  async reportsOf(id: string, epoch: string, limit: number): Promise<StoredReport[]> {
-    const found: StoredReport[] = [];
-    const prefix = `${keyOf(id, epoch)}!`;
-    const range = { prefix, isReversed: true, limit };
-    for await (const [key, value] of this.#deps.registry.store.entries('report', range))
-      found.push(readStored('report', key, storedReportSchema, value));
-    return found;
+  reportsOf(id: string, epoch: string, limit: number): Promise<StoredReport[]> {
+    return this.#deps.store.newestReports(id, epoch, limit);
   }
 
   /** Resolves when nothing is being taken in any more. */
@@ -161,7 +161,7 @@ export class ReportIntake {
   }
 
   #checkMay(sender: Member, id: string): void {
-    const device = this.#deps.registry.member(id);
+    const device = this.#deps.store.registry.member(id);
     if (!device) throw new SitecastError('forbidden', 'SITECAST_DEVICE_UNKNOWN', 'not enrolled');
     if (device.revokedAt !== undefined)
       throw new SitecastError('forbidden', 'SITECAST_DEVICE_REVOKED', 'revoked');
@@ -210,6 +210,15 @@ export class ReportIntake {
   }
 
   async #commit(jobs: readonly Job[]): Promise<TakenReports[]> {
+    for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
+      const taken = await this.#attempt(jobs);
+      if (taken) return taken;
+    }
+    throw new Error('statuses have changed as often as reports were judged by them');
+  }
+
+  /** @returns undefined where another origin has taken reports of the same devices in meanwhile */
+  async #attempt(jobs: readonly Job[]): Promise<TakenReports[] | undefined> {
     const round = new Round(this.#deps);
     const taken: TakenReports[] = [];
     for (const { act, reports, rejected } of jobs) {
@@ -222,15 +231,14 @@ export class ReportIntake {
         const code = await round.take(signed);
         if (code === OVER_BUDGET) putOff.push(signed);
         else if (code !== undefined) refused.push({ index: signed.index, id, epoch, seq, code });
-        touched.set(keyOf(id, epoch), { id, epoch, seq: 0 });
+        touched.set(`${id} ${epoch}`, { id, epoch, seq: 0 });
       }
       for (const end of touched.values()) end.seq = round.chain(end.id, end.epoch)?.seq ?? 0;
       refused.push(...this.#later(putOff, round));
       refused.sort((one, other) => one.index - other.index);
       taken.push({ chains: [...touched.values()], rejected: refused });
     }
-    await round.end();
-    return taken;
+    return (await round.end()) ? taken : undefined;
   }
 
   /** Each device is told when it's worth sending what was put off of it. */

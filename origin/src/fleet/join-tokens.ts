@@ -1,33 +1,8 @@
-import { MEMBER_KINDS } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
-import { type Enrolment, formatJoinToken, memberNameSchema, siteSchema } from '@sitecast/shared/fleet';
-import { nameSchema } from '@sitecast/shared/release';
+import { type Enrolment, formatJoinToken } from '@sitecast/shared/fleet';
 import { KeyPair } from '@sitecast/shared/signing';
-import { z } from 'zod';
-import type { Audit } from '../audit/audit.ts';
-import { readStored } from './registry.ts';
-import type { FleetStore, Write } from './store.ts';
+import { type FleetStore, MAX_JOIN_TOKENS, type StoredJoinToken } from './fleet-store.ts';
 
-export const MAX_JOIN_TOKENS = 10_000;
-
-export const joinTokenSchema = z.object({
-  /** Key id of its public half. */
-  id: z.string(),
-  /** In hex. */
-  publicKey: z.string().regex(/^[0-9a-f]{64}$/),
-  kind: z.enum(MEMBER_KINDS),
-  /** What the one that it lets in is called. */
-  name: memberNameSchema.exactOptional(),
-  site: siteSchema.exactOptional(),
-  product: nameSchema.exactOptional(),
-  hardware: nameSchema.exactOptional(),
-  uses: z.int().min(1),
-  used: z.int().min(0),
-  createdAt: z.iso.datetime(),
-  createdBy: z.string(),
-  expiresAt: z.iso.datetime(),
-});
-type StoredJoinToken = z.infer<typeof joinTokenSchema>;
 export type JoinTokenDescription = Omit<StoredJoinToken, 'publicKey'>;
 
 export interface WantedJoinToken {
@@ -43,32 +18,18 @@ export interface WantedJoinToken {
   origin: string;
 }
 
-/** How a newcomer was let in. */
-export interface AdmittedBy {
-  before: StoredJoinToken;
-  write: Write;
-}
-
-/** Lets newcomers in, as many as was said. The origin keeps the public half of each token. */
+/** What lets newcomers in, as many as was said. The origin keeps the public half of each token. */
 export class JoinTokens {
-  readonly #audit: Audit;
+  readonly #store: FleetStore;
   readonly #now: () => number;
-  readonly #byId = new Map<string, StoredJoinToken>();
 
-  private constructor(audit: Audit, now: () => number) {
-    this.#audit = audit;
+  constructor(store: FleetStore, now: () => number) {
+    this.#store = store;
     this.#now = now;
   }
 
-  static async open(store: FleetStore, audit: Audit, now: () => number): Promise<JoinTokens> {
-    const tokens = new JoinTokens(audit, now);
-    for await (const [key, value] of store.entries('joinToken'))
-      tokens.#byId.set(key, readStored('joinToken', key, joinTokenSchema, value));
-    return tokens;
-  }
-
   list(): JoinTokenDescription[] {
-    return [...this.#byId.values()]
+    return [...this.#store.joinTokens()]
       .sort((one, other) => one.createdAt.localeCompare(other.createdAt) || one.id.localeCompare(other.id))
       .map(({ publicKey: _publicKey, ...rest }) => rest);
   }
@@ -86,14 +47,6 @@ export class JoinTokens {
     if (Date.parse(wanted.expiresAt) <= this.#now()) {
       throw new SitecastError('badInput', 'SITECAST_EXPIRY_PAST', 'the token would have expired already');
     }
-    if (this.#byId.size >= MAX_JOIN_TOKENS) {
-      throw new SitecastError(
-        'conflict',
-        'SITECAST_TOO_MANY_JOIN_TOKENS',
-        `there are ${MAX_JOIN_TOKENS} join tokens already`,
-        { hint: 'Delete those that are used up or expired.', data: { maxTokens: MAX_JOIN_TOKENS } },
-      );
-    }
     const pair = KeyPair.generate();
     const { kind, name, site, product, hardware, uses, expiresAt } = wanted;
     const description = {
@@ -110,66 +63,49 @@ export class JoinTokens {
       expiresAt,
     };
     const stored = { ...description, publicKey: pair.key.keyval.public ?? '' };
-    this.#byId.set(stored.id, stored);
-    try {
-      const event = {
-        by: createdBy,
-        action: 'joinToken.create',
-        subject: `joinToken:${stored.id}`,
-        details: { kind, name, site, product, hardware, uses, expiresAt },
-      };
-      await this.#audit.record(event, [writeOf(stored)]);
-    } catch (error) {
-      this.#byId.delete(stored.id);
-      throw error;
-    }
+    const added = await this.#store.addJoinToken(stored, {
+      by: createdBy,
+      action: 'joinToken.create',
+      subject: `joinToken:${stored.id}`,
+      details: { kind, name, site, product, hardware, uses, expiresAt },
+    });
+    if (added === 'tooMany') throw tooMany();
     return { ...description, token: formatJoinToken(origin, rootSha256, pair) };
   }
 
   /** @throws SITECAST_JOIN_TOKEN_UNKNOWN */
   async remove(id: string, operator: string): Promise<void> {
-    const token = this.#byId.get(id);
-    if (!token) throw unknown('notFound');
-    // Out of memory first: nobody may come in with it, and write it down again, while it's being deleted.
-    this.#byId.delete(id);
-    try {
-      const { uses, used } = token;
-      const event = {
-        by: operator,
-        action: 'joinToken.revoke',
-        subject: `joinToken:${id}`,
-        details: { uses, used },
-      };
-      await this.#audit.record(event, [{ table: 'joinToken', key: id, value: undefined }]);
-    } catch (error) {
-      this.#byId.set(id, token);
-      throw error;
-    }
+    const removed = await this.#store.removeJoinToken(id, ({ uses, used }) => ({
+      by: operator,
+      action: 'joinToken.revoke',
+      subject: `joinToken:${id}`,
+      details: { uses, used },
+    }));
+    if (removed === 'unknown') throw joinTokenUnknown('notFound');
   }
 
   /** Its public key. @throws SITECAST_JOIN_TOKEN_UNKNOWN (forbidden) */
   keyOf(id: string): Buffer {
-    const token = this.#byId.get(id);
-    if (!token) throw unknown('forbidden');
+    const token = this.#store.joinToken(id);
+    if (!token) throw joinTokenUnknown('forbidden');
     return Buffer.from(token.publicKey, 'hex');
   }
 
   /**
-   * Lets a newcomer in, and counts it.
-   * @returns the token as it was, and as it is after this use: to be committed together with the member, else `giveBack`
+   * Whether a token would let a newcomer in now. The use is counted by the store, together with the member.
    * @throws SITECAST_JOIN_TOKEN_UNKNOWN, SITECAST_JOIN_TOKEN_EXPIRED, SITECAST_JOIN_TOKEN_USED_UP,
    *   SITECAST_JOIN_TOKEN_MISMATCH (forbidden)
    */
-  admit(
+  demandFor(
     id: string,
     { kind, product, hardware, site }: Pick<Enrolment, 'kind' | 'product' | 'hardware' | 'site'>,
-  ): AdmittedBy {
-    const token = this.#byId.get(id);
-    if (!token) throw unknown('forbidden');
+  ): StoredJoinToken {
+    const token = this.#store.joinToken(id);
+    if (!token) throw joinTokenUnknown('forbidden');
     if (Date.parse(token.expiresAt) <= this.#now()) {
       throw forbidden('SITECAST_JOIN_TOKEN_EXPIRED', `the join token expired at ${token.expiresAt}`);
     }
-    if (token.used >= token.uses) throw forbidden('SITECAST_JOIN_TOKEN_USED_UP', 'the join token is used up');
+    if (token.used >= token.uses) throw joinTokenUsedUp();
     const asked = { kind, product, hardware, site: kind === 'gateway' ? site : undefined };
     for (const name of ['kind', 'product', 'hardware', 'site'] as const) {
       const bound = token[name];
@@ -181,26 +117,27 @@ export class JoinTokens {
         `the join token is for the ${name} ${bound}, not for ${asked[name] ?? 'one without'}`,
       );
     }
-    const next = { ...token, used: token.used + 1 };
-    this.#byId.set(id, next);
-    return { before: token, write: writeOf(next) };
-  }
-
-  /** A use that didn't become durable; those of one token in the reverse order. */
-  giveBack({ before }: AdmittedBy): void {
-    // One that was deleted in between stays so.
-    if (this.#byId.has(before.id)) this.#byId.set(before.id, before);
+    return token;
   }
 }
 
-function writeOf(token: StoredJoinToken): Write {
-  return { table: 'joinToken', key: token.id, value: token };
+function tooMany(): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_TOO_MANY_JOIN_TOKENS',
+    `there are ${MAX_JOIN_TOKENS} join tokens already`,
+    { hint: 'Delete those that are used up or expired.', data: { maxTokens: MAX_JOIN_TOKENS } },
+  );
 }
 
-function unknown(kind: 'notFound' | 'forbidden'): SitecastError {
+export function joinTokenUnknown(kind: 'notFound' | 'forbidden'): SitecastError {
   return new SitecastError(kind, 'SITECAST_JOIN_TOKEN_UNKNOWN', 'the origin knows no such join token', {
     hint: 'It was deleted, or it is of another origin: make one with sitecast token create --join.',
   });
+}
+
+export function joinTokenUsedUp(): SitecastError {
+  return forbidden('SITECAST_JOIN_TOKEN_USED_UP', 'the join token is used up');
 }
 
 function forbidden(code: `SITECAST_JOIN_TOKEN_${string}`, message: string): SitecastError {

@@ -2,7 +2,8 @@ import type { PresenceBoard, PresenceState, Turn } from './presence.ts';
 import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
 
-interface Sources {
+/** What is known of members, and which of them gateways hear. */
+export interface Sources {
   registry: Registry;
   presence: PresenceBoard;
 }
@@ -31,13 +32,10 @@ export function firstOfEach(turns: readonly Turn[], max: number): Turn[] {
   return shown.slice(0, max);
 }
 
-export function shownTurn(
-  { sinceMs, untilMs, ...turn }: Turn,
-  { registry, presence }: Sources,
-  nowMs: number,
-): ShownTurn {
+export function shownTurn({ sinceMs, untilMs, ...turn }: Turn, sources: Sources, nowMs: number): ShownTurn {
+  const { registry, presence } = sources;
   const holder = registry.member(turn.id);
-  const heardMs = holder && lastHeardMs(holder, registry);
+  const heardMs = holder && lastHeardMs(holder, sources);
   return {
     ...turn,
     ...(sinceMs !== undefined && { heldMs: Math.max(0, nowMs - sinceMs) }),
@@ -48,9 +46,14 @@ export function shownTurn(
   };
 }
 
-/** When anything last came of it, by whichever way: a report, a request of its own, the word of a gateway. */
-export function lastHeardMs(member: Member, registry: Registry): number | undefined {
-  const reportedMs = Date.parse(registry.status(member.id)?.last.receivedAt ?? '') || 0;
-  const lastMs = Math.max(reportedMs, registry.lastSeenMs(member) ?? 0);
+/** When the member last sent a request of its own, or a gateway last said that it hears it. */
+export function lastSeenMs(member: Member, { registry, presence }: Sources): number | undefined {
+  return Math.max(presence.heardMs(member) ?? 0, registry.seenMs(member.id) ?? 0) || undefined;
+}
+
+/** When anything last came of the member, by whichever way: a report, a request of its own, the word of a gateway. */
+export function lastHeardMs(member: Member, sources: Sources): number | undefined {
+  const reportedMs = Date.parse(sources.registry.status(member.id)?.last.receivedAt ?? '') || 0;
+  const lastMs = Math.max(reportedMs, lastSeenMs(member, sources) ?? 0);
   return lastMs > 0 ? lastMs : undefined;
 }

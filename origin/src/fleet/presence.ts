@@ -6,6 +6,7 @@ import {
   type PresenceAnswer,
   TELL_EVERY_MS,
 } from '@sitecast/shared/fleet';
+import type { FleetStore } from './fleet-store.ts';
 import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
 
@@ -57,7 +58,7 @@ interface Told {
 }
 
 interface PresenceDeps {
-  registry: Registry;
+  store: FleetStore;
   now: () => number;
 }
 
@@ -67,6 +68,7 @@ interface PresenceDeps {
  */
 export class PresenceBoard {
   readonly #deps: PresenceDeps;
+  readonly #registry: Registry;
   #startedMs: number;
   #lookedMs: number;
   readonly #told = new Map<string, Told>();
@@ -80,13 +82,14 @@ export class PresenceBoard {
 
   private constructor(deps: PresenceDeps) {
     this.#deps = deps;
+    this.#registry = deps.store.registry;
     this.#startedMs = this.#lookedMs = this.#keptMs = deps.now();
   }
 
   static async open(deps: PresenceDeps): Promise<PresenceBoard> {
     const board = new PresenceBoard(deps);
-    for await (const [id] of deps.registry.store.entries('presence'))
-      board.#spokeMs.set(id, deps.registry.seenMs(id) ?? 0);
+    for (const id of await deps.store.reportingGateways())
+      board.#spokeMs.set(id, board.#registry.seenMs(id) ?? 0);
     return board;
   }
 
@@ -97,7 +100,7 @@ export class PresenceBoard {
     if (!this.#spokeMs.has(gateway.id)) this.#unsaved.add(gateway.id);
     this.#spokeMs.set(gateway.id, nowMs);
     if (!told) return { next: 'whole' };
-    const { registry } = this.#deps;
+    const registry = this.#registry;
     let isIgnoring = false;
     for (const id of message.heard) {
       const device = this.#deviceAt(gateway.site, id);
@@ -158,7 +161,7 @@ export class PresenceBoard {
       for (const turn of turns)
         if (
           turn.untilMs > nowMs &&
-          this.#deps.registry.activeMember(gateway) &&
+          this.#registry.activeMember(gateway) &&
           this.#deviceAt(turn.site, turn.id) &&
           isWanted(turn)
         )
@@ -187,7 +190,7 @@ export class PresenceBoard {
 
   /** Finds gateways that fell silent since the last look, and those that are back. */
   look(): { silent: Member[]; back: Member[] } {
-    const { registry } = this.#deps;
+    const registry = this.#registry;
     const [silent, back]: [Member[], Member[]] = [[], []];
     const nowMs = this.#deps.now();
     if (Math.abs(nowMs - this.#lookedMs) > MISSED_MS) this.#startedMs = nowMs;
@@ -216,12 +219,7 @@ export class PresenceBoard {
     }
     const ids = [...this.#unsaved];
     if (ids.length === 0) return;
-    const writes = ids.map(id => ({
-      table: 'presence' as const,
-      key: id,
-      value: this.#spokeMs.has(id) || undefined,
-    }));
-    await this.#deps.registry.store.commit(writes);
+    await this.#deps.store.saveReportingGateways(new Map(ids.map(id => [id, this.#spokeMs.has(id)])));
     for (const id of ids) this.#unsaved.delete(id);
   }
 
@@ -231,7 +229,7 @@ export class PresenceBoard {
     if (told?.session === session && told.site === site) {
       const isKnownBetter =
         told.ignoredAt !== undefined &&
-        told.ignoredAt !== this.#deps.registry.version &&
+        told.ignoredAt !== this.#registry.version &&
         nowMs - told.begunMs >= ASK_AGAIN_AFTER_MS;
       const isNext = seq === told.seq || seq === told.seq + 1;
       return isNext && !isKnownBetter ? told : undefined;
@@ -264,13 +262,13 @@ export class PresenceBoard {
   #fresh(id: string): Told | undefined {
     const told = this.#told.get(id);
     if (!told || this.#deps.now() - told.lastMs > SILENT_AFTER_MS) return undefined;
-    return this.#deps.registry.activeMember(id)?.site === told.site ? told : undefined;
+    return this.#registry.activeMember(id)?.site === told.site ? told : undefined;
   }
 
   #keepDevices(told: Told | undefined): void {
     if (!told) return;
     for (const id of told.devices)
-      if (this.#deviceAt(told.site, id)) this.#deps.registry.wasHeard(id, told.lastMs);
+      if (this.#deviceAt(told.site, id)) this.#registry.wasHeard(id, told.lastMs);
   }
 
   /** Nobody holds one for longer than any gateway lends it: what is claimed beyond isn't believed. */
@@ -292,7 +290,7 @@ export class PresenceBoard {
     const spokeMs = this.#spokeMs.get(id);
     if (spokeMs === undefined || this.#isQuiet(id)) return 'untold';
     const nowMs = this.#deps.now();
-    const seenMs = Math.max(spokeMs, this.#deps.registry.seenMs(id) ?? 0);
+    const seenMs = Math.max(spokeMs, this.#registry.seenMs(id) ?? 0);
     if (nowMs - seenMs <= SILENT_AFTER_MS) return 'heard';
     // After a start of the origin it must have had the time to speak.
     return nowMs - this.#startedMs <= SILENT_AFTER_MS ? 'untold' : 'silent';
@@ -300,11 +298,11 @@ export class PresenceBoard {
 
   #isQuiet(id: string): boolean {
     const spokeMs = this.#spokeMs.get(id) ?? 0;
-    return (this.#deps.registry.seenMs(id) ?? 0) - spokeMs > QUIET_AFTER_MS;
+    return (this.#registry.seenMs(id) ?? 0) - spokeMs > QUIET_AFTER_MS;
   }
 
   #deviceAt(site: string, id: string): Member | undefined {
-    const member = this.#deps.registry.activeMember(id);
+    const member = this.#registry.activeMember(id);
     return member?.kind === 'device' && member.site === site ? member : undefined;
   }
 
@@ -315,14 +313,14 @@ export class PresenceBoard {
   *#allGateways(): Generator<Member> {
     for (const ids of this.#bySite().values())
       for (const id of ids) {
-        const member = this.#deps.registry.activeMember(id);
+        const member = this.#registry.activeMember(id);
         if (member) yield member;
       }
   }
 
   /** One look at the whole registry after each change of it. */
   #bySite(): Map<string, string[]> {
-    const { registry } = this.#deps;
+    const registry = this.#registry;
     if (this.#sites?.version === registry.version) return this.#sites.gateways;
     const gateways = new Map<string, string[]>();
     for (const { id, kind, site, revokedAt } of registry.members())

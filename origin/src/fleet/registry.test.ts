@@ -6,23 +6,22 @@ import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { MAX_PAGE } from '../http/routes/members.ts';
 import { assignmentIn, type TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
 import { temporaryDirectory } from '../testing/setup.ts';
-import { JoinTokens, MAX_JOIN_TOKENS } from './join-tokens.ts';
+import { MAX_JOIN_TOKENS } from './fleet-store.ts';
+import { JoinTokens } from './join-tokens.ts';
 import { MAX_PROGRESS_ENTRIES, PROGRESS_TTL_MS, ProgressBoard } from './progress.ts';
-import { Registry } from './registry.ts';
-import { FleetTables } from './tables.ts';
+import { openStores } from '../adapters/embedded/stores.ts';
+import { Tables } from '../adapters/embedded/tables.ts';
 
 it('takes no tag that an assignment could not carry, and reads one that an earlier version took', async () => {
   const bed = await FleetBed.open(path => testDisk(path));
   const device = await bed.device();
   const path = `/api/v1/devices/${device.id}`;
   expect(await bed.call('PATCH', path, { tags: { ring: 'x\ud83d' } })).toMatchObject({ httpStatus: 400 });
-  const { registry } = bed.origin.fleet;
-  await registry.putAll(
-    [{ ...registry.require('device', device.id), serial: 2, tags: { ring: 'x\ud83d' } }],
-    writes => bed.store.commit(writes),
-  );
+  const before = bed.origin.fleet.registry.require('device', device.id);
+  const value = { ...before, serial: 2, tags: { ring: 'x\ud83d' } };
+  await bed.store.commit([{ table: 'member', key: device.id, value }]);
   await bed.restart();
   expect(bed.origin.fleet.registry.member(device.id)?.tags).toEqual({ ring: 'x\ufffd' });
   const answer = await device.get(`/site/v1/assignments/${device.id}`);
@@ -131,7 +130,7 @@ describe('a list of devices', () => {
 });
 
 describe('the tables of a fleet', () => {
-  const store = new MemoryFleet();
+  const store = new MemoryTables();
 
   const keys = async (range: object) => {
     const found = [];
@@ -161,7 +160,7 @@ describe('the tables of a fleet', () => {
     await earlier.close();
     const owner = { name: 'origin', dataDirectory: path, cure: '' };
     const opened = await openLevelStore({ path: join(path, 'state'), witnessPath: join(path, 'w'), owner });
-    const tables = new FleetTables(opened);
+    const tables = new Tables(opened);
     expect(await tables.get('report', 'a!1')).toEqual({ in: 'report' });
     const entries = [];
     for await (const entry of tables.entries('report')) entries.push(entry);
@@ -172,7 +171,7 @@ describe('the tables of a fleet', () => {
 
   it('tells of what can’t be read rather than going on without it', async () => {
     await store.commit([{ table: 'member', key: 'x', value: { id: 'x' } }]);
-    await expect(Registry.open(store)).rejects.toMatchObject({ code: 'SITECAST_STATE_DAMAGED' });
+    await expect(openStores(store, Date.now)).rejects.toMatchObject({ code: 'SITECAST_STATE_DAMAGED' });
   });
 });
 
@@ -186,7 +185,7 @@ it('keeps as much progress as it may, for as long as it means something', () => 
 });
 
 it('makes just so many join tokens', async () => {
-  const store = new MemoryFleet();
+  const store = new MemoryTables();
   const token = (at: number) => ({
     id: String(at),
     publicKey: 'a'.repeat(64),
@@ -199,7 +198,8 @@ it('makes just so many join tokens', async () => {
   });
   const many = Array.from({ length: MAX_JOIN_TOKENS - 1 }, (_, at) => token(at));
   await store.commit(many.map(value => ({ table: 'joinToken' as const, key: value.id, value })));
-  const tokens = await JoinTokens.open(store, { record: async () => {} }, () => Date.parse('2030-06-01'));
+  const now = () => Date.parse('2030-06-01');
+  const tokens = new JoinTokens((await openStores(store, now)).fleetStore, now);
   const wanted = { kind: 'device' as const, uses: 1, expiresAt: '2031-01-01T00:00:00Z', origin: 'https://o' };
   await tokens.create(wanted, 'a'.repeat(64), 'test');
   await expect(tokens.create(wanted, 'a'.repeat(64), 'test')).rejects.toMatchObject({

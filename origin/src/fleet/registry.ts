@@ -1,50 +1,26 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { nameKey } from '@sitecast/shared/fleet';
-import type { z } from 'zod';
-import { type Member, type MemberKind, memberSchema } from './member.ts';
-import { type Status, statusSchema } from './status.ts';
-import { type FleetStore, keyOf, type Table, type Write } from './store.ts';
+import type { Member, MemberKind } from './member.ts';
+import type { Status } from './status.ts';
 
 export const MAX_MEMBERS = 1_000_000;
 
-/** What gateways say of whom they hear. */
-interface HearsMembers {
-  /** Milliseconds since 1970. */
-  heardMs(member: Member): number | undefined;
-  stateOf(member: Member): 'heard' | 'silent' | 'untold';
-}
-
 /**
- * Who belongs to the fleet and what is known of each. All of it is in memory, so that a check for a request and a
- * query touch no disk; the store is what lasts. Whoever changes something commits it to the store first.
+ * Who belongs to the fleet, and what reports have told of each, in memory: a check for a request and a query touch no disk. The fleet's
+ * store keeps it as of the last commit; nobody else changes it, but for when members were last heard.
  */
 export class Registry {
-  readonly store: FleetStore;
   readonly #members = new Map<string, Member>();
-  /** Ids by name, of those that aren't revoked: who is revoked leaves its name to others. */
+  /** Ids by name, of members that aren't revoked: a revoked member leaves its name to others. */
   readonly #idsByName = new Map<string, string>();
   readonly #statuses = new Map<string, Status>();
   readonly #kept = { bytes: 0, dropped: 0, devices: 0 };
   readonly #seenMs = new Map<string, number>();
-  /** Ids in order, for listing; made anew after somebody joined. */
+  /** Ids of members that were heard since that was last made durable. */
+  #unsavedSeen = new Set<string>();
+  /** Ids in order, for listing; made anew after a member joined. */
   #ids: string[] | undefined;
   #version = 0;
-  /** Who hears members besides; nobody in a process that serves none. */
-  presence: HearsMembers | undefined;
-
-  private constructor(store: FleetStore) {
-    this.store = store;
-  }
-
-  static async open(store: FleetStore): Promise<Registry> {
-    const registry = new Registry(store);
-    for await (const [key, value] of store.entries('member'))
-      registry.#set(readStored('member', key, memberSchema, value));
-    for await (const [key, value] of store.entries('status'))
-      registry.#setStatus(readStored('status', key, statusSchema, value), key);
-    for await (const [key, value] of store.entries('seen')) registry.#seenMs.set(key, Number(value));
-    return registry;
-  }
 
   /** Rises whenever a member comes or changes. */
   get version(): number {
@@ -65,7 +41,7 @@ export class Registry {
     return member?.revokedAt === undefined ? member : undefined;
   }
 
-  /** Who bears this name now, whatever its case; none that is revoked. */
+  /** The member that bears this name now, whatever its case; none that is revoked. */
   named(name: string): Member | undefined {
     const id = this.#idsByName.get(nameKey(name));
     return id === undefined ? undefined : this.#members.get(id);
@@ -109,48 +85,22 @@ export class Registry {
     }
   }
 
-  /**
-   * Makes a member's new state durable, then known.
-   * @param commit makes it durable, together with what it's told by
-   */
-  put(member: Member, commit: (writes: readonly Write[]) => Promise<void>): Promise<void> {
-    return this.#put([member], commit);
-  }
-
-  /**
-   * The same for several.
-   * @param commit makes the write of each member durable, in their order
-   */
-  putAll(members: readonly Member[], commit: (writes: readonly Write[]) => Promise<void>): Promise<void> {
-    return this.#put(members, commit);
-  }
-
-  async #put(members: readonly Member[], commit: (writes: readonly Write[]) => Promise<void>): Promise<void> {
-    await commit(members.map(member => ({ table: 'member', key: member.id, value: member })));
-    for (const member of members) {
-      if (!this.#members.has(member.id)) this.#ids = undefined;
-      this.#set(member);
-      this.#version += 1;
-    }
-  }
-
-  #set(member: Member): void {
+  /** Takes over a member that is durable. */
+  put(member: Member): void {
     const { id, name, revokedAt } = member;
     const before = this.#members.get(id)?.name;
+    if (!this.#members.has(id)) this.#ids = undefined;
+    this.#version += 1;
     if (before !== undefined && this.#idsByName.get(nameKey(before)) === id)
       this.#idsByName.delete(nameKey(before));
     if (name !== undefined && revokedAt === undefined) this.#idsByName.set(nameKey(name), id);
     this.#members.set(id, member);
   }
 
-  /** Takes over statuses that are durable already. */
-  setStatuses(statuses: Iterable<Status>): void {
-    for (const status of statuses) this.#setStatus(status, status.id);
-  }
-
-  #setStatus(status: Status, id: string): void {
+  /** Takes over a status that is durable. */
+  putStatus(status: Status): void {
+    const { id, kept } = status;
     const before = this.#statuses.get(id)?.kept;
-    const { kept } = status;
     this.#kept.bytes += (kept?.bytes ?? 0) - (before?.bytes ?? 0);
     this.#kept.dropped += (kept?.dropped ?? 0) - (before?.dropped ?? 0);
     this.#kept.devices += Number(kept !== undefined) - Number(before !== undefined);
@@ -162,7 +112,7 @@ export class Registry {
     return this.#kept;
   }
 
-  /** Some of those whose kept reports nobody has counted yet. */
+  /** Some of the members whose kept reports aren't counted yet. */
   uncounted(limit: number): string[] {
     const found: string[] = [];
     if (this.#kept.devices === this.#statuses.size) return found;
@@ -173,7 +123,7 @@ export class Registry {
     return found;
   }
 
-  /** Those of whom more bytes of reports are kept, the most first. */
+  /** Members of which more bytes of reports are kept, the most first. */
   keepingMoreThan(bytes: number): string[] {
     return [...this.#statuses.values()]
       .filter(({ kept }) => (kept?.bytes ?? 0) > bytes)
@@ -183,41 +133,33 @@ export class Registry {
 
   saw(id: string, nowMs: number): void {
     this.#seenMs.set(id, nowMs);
-    this.#unsaved.add(id);
+    this.#unsavedSeen.add(id);
   }
 
-  /** Somebody else heard it then; what is known of a later moment stays. */
+  /** Another member heard it then; what is known of a later moment stays. */
   wasHeard(id: string, atMs: number): void {
     if ((this.#seenMs.get(id) ?? 0) < atMs) this.saw(id, atMs);
+  }
+
+  /** Takes over when a member was seen, as that is stored. */
+  putSeen(id: string, seenMs: number): void {
+    this.#seenMs.set(id, seenMs);
   }
 
   seenMs(id: string): number | undefined {
     return this.#seenMs.get(id);
   }
 
-  /** The same, or when a gateway last said that it hears it. */
-  lastSeenMs(member: Member): number | undefined {
-    const heardMs = this.presence?.heardMs(member) ?? 0;
-    return Math.max(heardMs, this.seenMs(member.id) ?? 0) || undefined;
+  /** When members were last heard of whom that isn't durable yet. They count as saved from now on. */
+  takeUnsavedSeen(): Map<string, number> {
+    const ids = this.#unsavedSeen;
+    this.#unsavedSeen = new Set();
+    return new Map(Array.from(ids, id => [id, this.#seenMs.get(id) ?? 0]));
   }
 
-  readonly #unsaved = new Set<string>();
-
-  /** Keeps when members were last heard of. Told now and then: after a crash the minutes since are missing. */
-  async saveSeen(): Promise<void> {
-    const writes = [...this.#unsaved].map(id => ({
-      table: 'seen' as const,
-      key: id,
-      value: this.#seenMs.get(id),
-    }));
-    if (writes.length === 0) return;
-    this.#unsaved.clear();
-    try {
-      await this.store.commit(writes);
-    } catch (error) {
-      for (const { key } of writes) this.#unsaved.add(key);
-      throw error;
-    }
+  /** They could not be saved. */
+  giveBackUnsavedSeen(ids: Iterable<string>): void {
+    for (const id of ids) this.#unsavedSeen.add(id);
   }
 }
 
@@ -230,19 +172,4 @@ function firstAfter(sorted: readonly string[], after: string): number {
     else high = middle;
   }
   return low;
-}
-
-/** @throws SITECAST_STATE_DAMAGED (failed) */
-export function readStored<T>(table: Table, key: string, schema: z.ZodType<T>, value: unknown): T {
-  const parsed = schema.safeParse(value);
-  if (parsed.success) return parsed.data;
-  throw new SitecastError(
-    'failed',
-    'SITECAST_STATE_DAMAGED',
-    `the database holds something unreadable at ${keyOf(table, key)}`,
-    {
-      hint: 'Look for a failing disk. Bring the whole data directory back from a backup, or run `sitecast-origin recover`.',
-      cause: parsed.error,
-    },
-  );
 }

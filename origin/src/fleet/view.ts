@@ -2,8 +2,7 @@ import { nameKey } from '@sitecast/shared/fleet';
 import { assignmentOf, type Member, type MemberKind } from './member.ts';
 import type { PendingMember } from './pending.ts';
 import type { PresenceState } from './presence.ts';
-import { lastHeardMs } from './presence-view.ts';
-import type { Registry } from './registry.ts';
+import { lastHeardMs, lastSeenMs, type Sources } from './presence-view.ts';
 import type { Anomaly, Status } from './status.ts';
 
 /** What a list shows of a device or gateway. */
@@ -61,15 +60,16 @@ function stateOf(member: Member, status: Status | undefined): string {
 
 /** Members in the order of their ids, and the cursor to go on from where there are more. */
 export function listMembers(
-  registry: Registry,
+  sources: Sources,
   query: MemberQuery,
 ): { members: MemberSummary[]; nextCursor?: string } {
+  const { registry } = sources;
   const members: MemberSummary[] = [];
   for (const member of registry.from(query.after)) {
-    if (!fits(member, registry.status(member.id), query) || !isSilent(member, registry, query)) continue;
+    if (!fits(member, registry.status(member.id), query) || !isSilent(member, sources, query)) continue;
     const last = members.at(-1);
     if (members.length === query.limit && last) return { members, nextCursor: last.id };
-    members.push(summaryOf(member, registry));
+    members.push(summaryOf(member, sources));
   }
   return { members };
 }
@@ -97,22 +97,23 @@ function isMeant({ id, name }: Member, part: string | undefined): boolean {
   return name !== undefined && nameKey(name) === nameKey(part);
 }
 
-function isSilent(member: Member, registry: Registry, { silentForMs, nowMs }: MemberQuery): boolean {
+function isSilent(member: Member, sources: Sources, { silentForMs, nowMs }: MemberQuery): boolean {
   if (silentForMs === undefined) return true;
   // Its gateway speaks once a minute: meanwhile it's heard all the same.
-  if (registry.presence?.stateOf(member) === 'heard') return silentForMs === 0;
-  return member.revokedAt === undefined && nowMs - heardMs(member, registry) >= silentForMs;
+  if (sources.presence.stateOf(member) === 'heard') return silentForMs === 0;
+  return member.revokedAt === undefined && nowMs - heardMs(member, sources) >= silentForMs;
 }
 
 /** When something last came of it, by whichever way; its enrolment at the least. */
-function heardMs(member: Member, registry: Registry): number {
-  return lastHeardMs(member, registry) ?? Date.parse(member.enrolledAt);
+function heardMs(member: Member, sources: Sources): number {
+  return lastHeardMs(member, sources) ?? Date.parse(member.enrolledAt);
 }
 
-export function summaryOf(member: Member, registry: Registry): MemberSummary {
+export function summaryOf(member: Member, sources: Sources): MemberSummary {
+  const { registry, presence } = sources;
   const status = registry.status(member.id);
-  const seenMs = registry.lastSeenMs(member);
-  const presence = member.revokedAt === undefined ? registry.presence?.stateOf(member) : undefined;
+  const seenMs = lastSeenMs(member, sources);
+  const heard = member.revokedAt === undefined ? presence.stateOf(member) : undefined;
   const { format: _format, revoked: _revoked, issuedAt: _issuedAt, ...assignment } = assignmentOf(member);
   const { id, kind, name, product, hardware, site, tags, serial, enrolledAt } = assignment;
   return {
@@ -130,14 +131,14 @@ export function summaryOf(member: Member, registry: Registry): MemberSummary {
     ...(status?.quarantinedAt !== undefined && { quarantinedAt: status.quarantinedAt }),
     odd: [...new Set(status?.anomalies.map(({ kind }) => kind))],
     ...(seenMs !== undefined && { lastSeenAt: new Date(seenMs).toISOString() }),
-    ...(presence && { presence }),
+    ...(heard && { presence: heard }),
     ...(status && { last: status.last }),
   };
 }
 
-export function pendingSummary(pending: PendingMember, registry: Registry): MemberSummary {
+export function pendingSummary(pending: PendingMember, sources: Sources): MemberSummary {
   const { id, kind, product, hardware, site, sites = [], via, wish, lastAskedMs } = pending;
-  const bearer = wish === undefined ? undefined : registry.named(wish);
+  const bearer = wish === undefined ? undefined : sources.registry.named(wish);
   return {
     id,
     kind,
@@ -155,7 +156,7 @@ export function pendingSummary(pending: PendingMember, registry: Registry): Memb
       wishBearer: {
         id: bearer.id,
         kind: bearer.kind,
-        lastHeardAt: new Date(heardMs(bearer, registry)).toISOString(),
+        lastHeardAt: new Date(heardMs(bearer, sources)).toISOString(),
       },
     }),
   };

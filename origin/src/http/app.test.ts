@@ -2,7 +2,7 @@ import { readdirSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { TOKEN_ROLES } from '@sitecast/shared/api';
-import type { TokenRole } from '../tokens/tokens.ts';
+import type { TokenRole } from '../tokens/token-store.ts';
 import { TestMember } from '../testing/device.ts';
 import { temporaryOrigin } from '../testing/setup.ts';
 

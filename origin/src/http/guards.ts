@@ -1,7 +1,8 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MiddlewareHandler } from 'hono';
 import { demandRoom, type Room } from '../storage/room.ts';
-import type { TokenRole, Tokens } from '../tokens/tokens.ts';
+import type { TokenRole } from '../tokens/token-store.ts';
+import type { Tokens } from '../tokens/tokens.ts';
 import { type BodyPace, holdBody } from './body.ts';
 import type { OriginEnv } from './context.ts';
 import type { MemoryBudget } from './memory.ts';

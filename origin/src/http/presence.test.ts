@@ -9,8 +9,8 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { FleetEvent } from '../events/events.ts';
 import { LOOK_EVERY_MS, COMING_MS, SILENT_AFTER_MS } from '../fleet/presence.ts';
-import type { Write } from '../fleet/store.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
+import type { Write } from '../adapters/embedded/tables.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 
@@ -18,7 +18,7 @@ const PATH = '/site/v1/presence';
 const MINUTE_MS = 60_000;
 
 /** Counts what is written. */
-class CountingFleet extends MemoryFleet {
+class CountingFleet extends MemoryTables {
   readonly writes: Write[] = [];
 
   override commit(writes: readonly Write[]): Promise<void> {

@@ -1,5 +1,5 @@
 import { z } from '@hono/zod-openapi';
-import type { TokenRole } from '../tokens/tokens.ts';
+import type { TokenRole } from '../tokens/token-store.ts';
 import { problemSchema } from './problem.ts';
 
 export const JSON_TYPE = 'application/json';

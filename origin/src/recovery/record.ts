@@ -1,6 +1,6 @@
-import type { AuditLog } from '../audit/log.ts';
+import type { AuditLog } from '../audit/audit.ts';
 import { ORIGIN } from '../rollouts/controller/effects.ts';
-import type { RestoredRevocations } from './revocations.ts';
+import type { LostRevocations, RevocationStore } from './revocations.ts';
 
 /** Where the restored audit log ends; undefined where it's empty. */
 export interface LogEnd {
@@ -10,7 +10,7 @@ export interface LogEnd {
 }
 
 /** What a recovery writes into the audit log that the backup brought. */
-export type RecoveryLog = Pick<AuditLog, 'record' | 'head' | 'find'>;
+export type RecoveryLog = AuditLog;
 
 export async function endOf(log: RecoveryLog): Promise<LogEnd | undefined> {
   const [last] = (await log.find(log.head.seq - 1, 1)).entries;
@@ -61,7 +61,7 @@ const MAX_NAMED = 20;
  * what came after that is missing. The numbers of the missing entries are given again.
  */
 export async function recordRecovery(
-  log: RecoveryLog,
+  store: RevocationStore,
   about: {
     end: LogEnd | undefined;
     later: LaterEntries;
@@ -70,7 +70,7 @@ export async function recordRecovery(
     /** By role: those of the backup, and of the copy. */
     versions: { restored: Record<string, number>; seen: Record<string, number> | undefined };
     database: MendedState;
-    revocations: RestoredRevocations;
+    revocations: LostRevocations;
   },
 ): Promise<void> {
   const { end, later, from, versions, database, revocations } = about;
@@ -86,11 +86,11 @@ export async function recordRecovery(
     ...(putAside !== undefined && { putAside }),
     ...(revocations.members.length > 0 && {
       revokedAgain: revocations.members.length,
-      amongThem: revocations.members.slice(0, MAX_NAMED),
+      amongThem: revocations.members.slice(0, MAX_NAMED).map(({ id }) => id),
     }),
   };
   const event = { by: ORIGIN, action: 'origin.recover', subject: 'origin:data', details };
-  await log.record(event, revocations.writes);
+  await store.revokeAgain(revocations, event);
 }
 
 /** That files came from elsewhere: the very ones that were published. */

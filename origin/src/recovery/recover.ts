@@ -15,7 +15,7 @@ import type { StagedFiles } from '../staging/staged-files.ts';
 import { chunksOf, stageChunks } from './chunks-from-mirrors.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
 import { fetchTarget } from './restore.ts';
-import { restoreRevocations } from './revocations.ts';
+import { restoreRevocations, type RevocationStore } from './revocations.ts';
 import { type UnreadMirror, unreadText } from './watched-mirrors.ts';
 import {
   endOf,
@@ -38,6 +38,7 @@ interface RecoverDeps {
   /** The restored one. */
   audit: RecoveryLog;
   registry: Pick<Registry, 'member'>;
+  revocations: RevocationStore;
   /** What was the matter with the database. */
   database: MendedState;
   /** Called before anything is changed: from then on it has to be run to its end. */
@@ -104,7 +105,7 @@ export async function recover(
   const later = await laterEntries(audit, copy !== undefined || isMended(database));
   if (copy) await deps.begins();
   const about = { end: logRestoredTo, later, from: copy?.mirror.name, versions, database, revocations };
-  if (repository.committed || isMended(database)) await recordRecovery(audit, about);
+  if (repository.committed || isMended(database)) await recordRecovery(deps.revocations, about);
   else throw notInitialised();
   const caughtUp = await catchUp(deps, { copy, mirrors, rollouts, rolloutFiles });
   return {
@@ -119,7 +120,7 @@ export async function recover(
     logRestoredTo,
     laterEntries: later,
     database,
-    revokedAgain: revocations.members,
+    revokedAgain: revocations.members.map(({ id }) => id),
   };
 }
 

@@ -2,13 +2,12 @@ import type { RolloutsFile } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { beforeEach, describe, expect, it } from 'vitest';
-import { AuditLog } from '../audit/log.ts';
 import { type Member, memberSchema } from '../fleet/member.ts';
-import { Registry } from '../fleet/registry.ts';
-import type { FleetStore, Write } from '../fleet/store.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { removeUnreadable } from '../adapters/embedded/recovery.ts';
+import { openStores } from '../adapters/embedded/stores.ts';
+import type { TableStore, Write } from '../adapters/embedded/tables.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
 import { restoreRevocations } from './revocations.ts';
-import { removeUnreadable } from './unreadable.ts';
 
 const AT = '2030-01-01T00:00:00.000Z';
 const now = () => Date.parse(AT);
@@ -33,9 +32,9 @@ const fileOf = (product: string, ...revoked: string[]): [string, RolloutsFile] =
   { format: 'sitecast-rollouts-1', product, rollouts: [], revoked },
 ];
 
-let store: FleetStore;
+let store: TableStore;
 beforeEach(() => {
-  store = new MemoryFleet();
+  store = new MemoryTables();
 });
 
 const put = (value: Member): Write => ({ table: 'member', key: value.id, value });
@@ -44,7 +43,7 @@ describe('after a loss', () => {
   it('who was revoked is revoked again, by the word of the signed files or of the audit log', async () => {
     const [bound, revoked, untouched] = [member(), member({ revokedAt: AT }), member()];
     await store.commit([put(bound), put(revoked), put(untouched)]);
-    const audit = await AuditLog.open(store, now);
+    const { audit, fleetStore, revocations } = await openStores(store, now);
     const [device, gateway, listed] = [newId(), newId(), newId()];
     const by = 'ann';
     await audit.record({ by, action: 'device.revoke', subject: `device:${device}` });
@@ -54,13 +53,14 @@ describe('after a loss', () => {
       fileOf('camera', bound.id, revoked.id, device, listed),
       fileOf('doorbell', gateway),
     ]);
-    const deps = { audit, registry: await Registry.open(store), now };
-    const { members, writes } = await restoreRevocations(deps, files);
-    expect(new Set(members)).toEqual(new Set([bound.id, device, gateway, listed]));
+    const deps = { audit, registry: fleetStore.registry, now };
+    const lost = await restoreRevocations(deps, files);
+    const ids = lost.members.map(({ id }) => id);
+    expect(new Set(ids)).toEqual(new Set([bound.id, device, gateway, listed]));
 
-    await store.commit(writes);
-    const registry = await Registry.open(store);
-    for (const id of members) {
+    await revocations.revokeAgain(lost, { by, action: 'origin.recover', subject: 'origin:data' });
+    const { registry } = (await openStores(store, now)).fleetStore;
+    for (const id of ids) {
       expect(memberSchema.parse(registry.member(id))).toMatchObject({ revokedAt: AT });
       // Gateways hold the assignment with the higher serial.
       expect(registry.member(id)?.serial).toBeGreaterThan(1000);
@@ -74,16 +74,16 @@ describe('after a loss', () => {
   });
 
   it('tokens that were deleted are deleted again', async () => {
-    const audit = await AuditLog.open(store, now);
+    const { audit, fleetStore } = await openStores(store, now);
     const revokeToken = { by: 'ann', action: 'token.revoke', subject: 'token:ci', details: { id: 'a1' } };
     await audit.record(revokeToken);
     await audit.record({ by: 'ann', action: 'joinToken.revoke', subject: 'joinToken:b2' });
-    const registry = await Registry.open(store);
-    const { writes } = await restoreRevocations({ audit, registry, now }, new Map());
-    expect(writes).toEqual([
-      { table: 'token', key: 'a1', value: undefined },
-      { table: 'joinToken', key: 'b2', value: undefined },
-    ]);
+    const deps = { audit, registry: fleetStore.registry, now };
+    expect(await restoreRevocations(deps, new Map())).toEqual({
+      members: [],
+      tokens: ['a1'],
+      joinTokens: ['b2'],
+    });
   });
 
   it('values that no origin could read are deleted, and counted', async () => {
@@ -94,8 +94,8 @@ describe('after a loss', () => {
       { table: 'status', key: 'x', value: 'garbage' },
       { table: 'seen', key: good.id, value: 5 },
     ]);
-    await expect(Registry.open(store)).rejects.toMatchObject({ code: 'SITECAST_STATE_DAMAGED' });
+    await expect(openStores(store, now)).rejects.toMatchObject({ code: 'SITECAST_STATE_DAMAGED' });
     expect(await removeUnreadable(store)).toEqual({ member: 1, status: 1 });
-    expect((await Registry.open(store)).member(good.id)).toEqual(good);
+    expect((await openStores(store, now)).fleetStore.registry.member(good.id)).toEqual(good);
   });
 });

@@ -1,8 +1,7 @@
 import type { RolloutsFile } from '@sitecast/shared/fleet';
 import type { Member, MemberKind } from '../fleet/member.ts';
 import type { Registry } from '../fleet/registry.ts';
-import type { Write } from '../fleet/store.ts';
-import type { AuditLog } from '../audit/log.ts';
+import type { AuditEvent, AuditLog } from '../audit/audit.ts';
 
 const PAGE = 1000;
 /** Above every serial that was ever given: of two assignments gateways hold the one with the higher. */
@@ -18,11 +17,19 @@ interface Told {
   joinTokens: Set<string>;
 }
 
-/** What is written so that what was revoked stays so. */
-export interface RestoredRevocations {
-  writes: Write[];
-  /** Devices and gateways that the database no longer knew as revoked. */
-  members: string[];
+/** What has to be revoked again. */
+export interface LostRevocations {
+  /** Devices and gateways that the database doesn't know as revoked, as they are to be known. */
+  members: readonly Member[];
+  /** Ids of API tokens and of join tokens that were revoked: the database may have them or not. */
+  tokens: readonly string[];
+  joinTokens: readonly string[];
+}
+
+/** Where members and tokens are kept. */
+export interface RevocationStore {
+  /** Revokes all of them, and records the event: durable together when this resolves. */
+  revokeAgain(lost: LostRevocations, event: AuditEvent): Promise<void>;
 }
 
 /**
@@ -37,24 +44,19 @@ export async function restoreRevocations(
     now,
   }: { audit: Pick<AuditLog, 'find'>; registry: Pick<Registry, 'member'>; now: () => number },
   files: ReadonlyMap<string, RolloutsFile>,
-): Promise<RestoredRevocations> {
+): Promise<LostRevocations> {
   const told = await toldIn(audit);
   for (const { revoked } of files.values())
     for (const id of revoked) if (!told.members.has(id)) told.members.set(id, undefined);
   const at = new Date(now()).toISOString();
-  const writes: Write[] = [];
-  const members: string[] = [];
+  const members: Member[] = [];
   for (const [id, kind] of told.members) {
     const member = registry.member(id);
     if (member?.revokedAt !== undefined) continue;
-    members.push(id);
     const product = [...files].find(([, { revoked }]) => revoked.includes(id))?.[0];
-    const value = member ? revokedAgain(member, at) : revokedStranger(id, { kind, product }, at);
-    writes.push({ table: 'member', key: id, value });
+    members.push(member ? revokedAgain(member, at) : revokedStranger(id, { kind, product }, at));
   }
-  for (const key of told.tokens) writes.push({ table: 'token', key, value: undefined });
-  for (const key of told.joinTokens) writes.push({ table: 'joinToken', key, value: undefined });
-  return { writes, members };
+  return { members, tokens: [...told.tokens], joinTokens: [...told.joinTokens] };
 }
 
 async function toldIn(audit: Pick<AuditLog, 'find'>): Promise<Told> {

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { LOOK_EVERY_MS } from '../fleet/presence.ts';
 import { publishedPath } from '../staging/chunk-paths.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
 import { hexOf, imageOf } from '../testing/operator.ts';
 import { openTestOrigin } from '../testing/origin.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
@@ -17,10 +17,10 @@ const disks = (path: string) => testDisk(path);
 const JSON_HEADERS = { 'content-type': 'application/json' };
 
 let origin: Awaited<ReturnType<typeof temporaryOrigin>>;
-let store: MemoryFleet;
+let store: MemoryTables;
 const image = imageOf(...randomChunks(4));
 beforeEach(async () => {
-  store = new MemoryFleet();
+  store = new MemoryTables();
   origin = await temporaryOrigin(path => ({ ...disks(path), store }));
   await origin.operator.publishOk('camera', image);
 });

@@ -4,10 +4,9 @@ import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { AuditEvent } from '../audit/audit.ts';
 import type { FleetEvent } from '../events/events.ts';
 import { assignmentOf } from '../fleet/member.ts';
-import type { Write } from '../fleet/store.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
 
 const HOUR_MS = 3_600_000;
 
@@ -25,7 +24,7 @@ beforeEach(async () => {
   events = [];
   tags = 0;
   unrecordable = undefined;
-  const store = new MemoryFleet();
+  const store = new MemoryTables();
   const disks = (path: string) => ({
     ...testDisk(path),
     after: (delayMs: number, act: () => void) => {
@@ -34,9 +33,8 @@ beforeEach(async () => {
       return () => timers.splice(timers.indexOf(timer), 1);
     },
     audit: {
-      record: async (event: AuditEvent, besides: readonly Write[] = []) => {
+      record: async (event: AuditEvent) => {
         if (event.subject === unrecordable) throw new Error('disk full');
-        await store.commit(besides);
         if (!event.action.startsWith('rollout.')) return;
         audited.push({ ...event, rolloutsVersion: bed.origin.repository.versions()?.rollouts ?? 0 });
       },

@@ -3,10 +3,9 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { AuditEvent } from '../audit/audit.ts';
 import type { FleetEvent } from '../events/events.ts';
-import type { Write } from '../fleet/store.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
 
 // How rollouts end, and what leads on from there. An origin without a socket; devices say what a test wants.
 
@@ -19,12 +18,11 @@ let told: string[];
 beforeEach(async () => {
   audited = [];
   told = [];
-  const store = new MemoryFleet();
+  const store = new MemoryTables();
   const disks = (path: string) => ({
     ...testDisk(path),
     audit: {
-      record: async (event: AuditEvent, besides: readonly Write[] = []) => {
-        await store.commit(besides);
+      record: async (event: AuditEvent) => {
         if (event.action.startsWith('rollout.')) audited.push(event);
       },
     },

@@ -1,21 +1,19 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { readStored } from '../fleet/registry.ts';
-import type { FleetStore, Write } from '../fleet/store.ts';
-import { type RolloutRecord, rolloutRecordSchema } from './record.ts';
+import type { CohortChange, CohortStore } from './cohort-store.ts';
+import type { RolloutRecord } from './record.ts';
 
 /** The records of all rollouts, in memory and in the store. */
 export class RolloutRecords {
-  readonly #store: FleetStore;
+  readonly #store: CohortStore;
   readonly #byId = new Map<string, RolloutRecord>();
 
-  private constructor(store: FleetStore) {
+  private constructor(store: CohortStore) {
     this.#store = store;
   }
 
-  static async open(store: FleetStore): Promise<RolloutRecords> {
+  static async open(store: CohortStore): Promise<RolloutRecords> {
     const records = new RolloutRecords(store);
-    for await (const [key, value] of store.entries('rollout'))
-      records.#byId.set(key, readStored('rollout', key, rolloutRecordSchema, value));
+    for (const record of await store.records()) records.#byId.set(record.rollout.id, record);
     return records;
   }
 
@@ -41,18 +39,10 @@ export class RolloutRecords {
     });
   }
 
-  /** Makes records durable, together with other writes, then known. */
-  async remember(
-    records: readonly RolloutRecord[],
-    { gone = [], besides = [] }: { gone?: readonly RolloutRecord[]; besides?: readonly Write[] } = {},
-  ): Promise<void> {
-    if (records.length + gone.length + besides.length === 0) return;
-    await this.#store.commit([
-      ...records.map(record => ({ table: 'rollout' as const, key: record.rollout.id, value: record })),
-      ...gone.map(({ rollout }) => ({ table: 'rollout' as const, key: rollout.id, value: undefined })),
-      ...besides,
-    ]);
-    for (const record of records) this.#byId.set(record.rollout.id, record);
-    for (const { rollout } of gone) this.#byId.delete(rollout.id);
+  /** Makes a change of records and cohorts durable, then known. */
+  async change(change: CohortChange): Promise<void> {
+    await this.#store.change(change);
+    for (const record of change.records ?? []) this.#byId.set(record.rollout.id, record);
+    for (const id of change.forgotten ?? []) this.#byId.delete(id);
   }
 }

@@ -3,18 +3,17 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { Audit, AuditEvent } from '../audit/audit.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
 
 let bed: FleetBed;
 let audited: AuditEvent[];
 
 beforeEach(async () => {
   audited = [];
-  const store = new MemoryFleet();
+  const store = new MemoryTables();
   const audit: Audit = {
-    record: async (events, besides = []) => {
-      await store.commit(besides);
-      audited.push(...[events].flat());
+    record: async (...events) => {
+      audited.push(...events);
     },
   };
   const disks = (path: string) => ({ ...testDisk(path), audit });

@@ -11,6 +11,7 @@ import type { Repository } from '../repository/repository.ts';
 import pLimit from 'p-limit';
 import type { After } from '../upkeep.ts';
 import { IS_GOING_ON, prunable, refuseUnlisted } from './checks.ts';
+import type { CohortStore } from './cohort-store.ts';
 import { decide, isSoakingLast } from './controller/decide.ts';
 import { type Decided, type Effect, ORIGIN } from './controller/effects.ts';
 import type { OperatorWish } from './controller/operate.ts';
@@ -24,7 +25,7 @@ import { type Change, type RolloutRecord, withChange } from './record.ts';
 import { type Reconciled, reconcileRecords, sweepCohorts } from './reconcile.ts';
 import { RolloutRecords } from './records.ts';
 import { SignedRollouts } from './signed.ts';
-import { cohortDeletions, cohortRows, Standings } from './standings.ts';
+import { Standings } from './standings.ts';
 import { endingOf, succeeded } from './succession.ts';
 import { Tallies } from './tallies.ts';
 import { Wakes } from './wakes.ts';
@@ -34,6 +35,7 @@ import { considerWish, NO_FIGURES, possibleActs } from './wishes.ts';
 interface RolloutsDeps {
   repository: Repository;
   registry: Registry;
+  store: CohortStore;
   progress: ProgressBoard;
   audit: Audit;
   events: Events;
@@ -79,7 +81,7 @@ export class Rollouts {
     this.#deps = deps;
     this.#records = records;
     this.#signed = new SignedRollouts({ ...deps, records });
-    this.tallies = new Tallies(deps.registry);
+    this.tallies = new Tallies(deps.store);
     this.standings = new Standings({ ...deps, tallies: this.tallies });
     const { tallies, standings } = this;
     this.#parts = { ...deps, records, signed: this.#signed, tallies, standings };
@@ -87,7 +89,7 @@ export class Rollouts {
   }
 
   static async open(deps: RolloutsDeps): Promise<Rollouts> {
-    const rollouts = new Rollouts(deps, await RolloutRecords.open(deps.registry.store));
+    const rollouts = new Rollouts(deps, await RolloutRecords.open(deps.store));
     await rollouts.reconcile();
     await sweepCohorts(rollouts.#parts);
     return rollouts;
@@ -169,14 +171,11 @@ export class Rollouts {
       for (const { decision: ending, after } of endings)
         await this.#deps.audit.record({ ...ending, subject: `rollout:${after.rollout.id}` });
       await this.#deps.audit.record({ ...decision, subject: `rollout:${id}` });
-      await this.#records.remember(
-        [
-          record,
-          ...endings.map(({ pending }) => pending),
-          ...pruned.map(({ id }) => ({ ...this.require(id), isPruned: true })),
-        ],
-        { besides: cohortRows(id, 0, members) },
-      );
+      const prunedRecords = pruned.map(({ id }) => ({ ...this.require(id), isPruned: true }));
+      await this.#records.change({
+        records: [record, ...endings.map(({ pending }) => pending), ...prunedRecords],
+        frozen: { rolloutId: id, stage: 0, ids: members },
+      });
       const rollouts = [...succeeded(file, endings, pruned), rollout];
       // Followed first: a device may report as soon as the file is out.
       await this.#follow(record);
@@ -306,7 +305,7 @@ export class Rollouts {
 
   /** Remembers what has been published. */
   async #remember(record: RolloutRecord, decision: Decision): Promise<void> {
-    await this.#records.remember([record]);
+    await this.#records.change({ records: [record] });
     await this.#follow(record);
     tell(this.#deps, record.rollout.id, decision);
   }
@@ -334,7 +333,7 @@ export class Rollouts {
       await this.#publishOrder(record, { controller, order, change, reopenedFor }, file);
     } else {
       const next = { ...record, controller };
-      await this.#records.remember([decision ? withChange(next, change) : next]);
+      await this.#records.change({ records: [decision ? withChange(next, change) : next] });
     }
     if (decision) tell(this.#deps, id, decision);
   }
@@ -365,12 +364,13 @@ export class Rollouts {
       beginStage === undefined ? { ...known, joined: [] } : this.#frozen(record, known, beginStage);
     const rollout = { ...known, cohort, state: phase, attempt, ...(rollbackTo && { rollbackTo }) };
     const newcomers = reopenedFor ?? (beginStage === undefined ? undefined : joined);
-    const besides = newcomers === undefined ? [] : cohortRows(id, controller.stage, newcomers);
-    await this.#records.remember([{ ...record, next: { rollout, controller, change } }], { besides });
+    const frozen = newcomers && { rolloutId: id, stage: controller.stage, ids: newcomers };
+    const pending = { ...record, next: { rollout, controller, change } };
+    await this.#records.change({ records: [pending], ...(frozen && { frozen }) });
     await this.#publish(() => this.#signed.replace(file, rollout));
     const { next: _next, ...rest } = record;
     const after = withChange({ ...rest, rollout, controller }, change);
-    await this.#records.remember([after]);
+    await this.#records.change({ records: [after] });
     await this.#follow(after);
     if (beginStage !== undefined) this.standings.join(rollout, beginStage, joined);
     this.standings.refresh(rollout);
@@ -404,8 +404,7 @@ export class Rollouts {
     if (!this.standings.ledger(id)) return;
     this.tallies.forget(id);
     this.standings.forget(id);
-    const besides = await cohortDeletions(this.#deps.registry, id);
-    await this.#records.remember([], { besides });
+    await this.#records.change({ thawed: [{ rolloutId: id }] });
   }
 
   async #reconcile(): Promise<void> {

@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { openLevelStore } from '@sitecast/shared/key-value';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
-import { FleetTables } from '../fleet/tables.ts';
+import { Tables } from '../adapters/embedded/tables.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { temporaryDirectory, type TestClock } from '../testing/setup.ts';
 
@@ -49,7 +49,7 @@ beforeEach(async () => {
     owner,
   });
   timers = new Timers();
-  bed = await FleetBed.open(at => ({ ...testDisk(at), after: timers.after }), new FleetTables(database));
+  bed = await FleetBed.open(at => ({ ...testDisk(at), after: timers.after }), new Tables(database));
   timers.clock = bed.clock;
   // The minute's tick is set anew, by this clock.
   await bed.restart();

@@ -1,10 +1,9 @@
 import type { Rollout } from '@sitecast/shared/fleet';
-import { z } from 'zod';
 import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { Outcome } from '../fleet/outcome.ts';
 import type { ProgressBoard } from '../fleet/progress.ts';
-import { readStored, type Registry } from '../fleet/registry.ts';
-import { keyOf, type Write } from '../fleet/store.ts';
+import type { Registry } from '../fleet/registry.ts';
+import type { CohortStore } from './cohort-store.ts';
 import { isOpen, Ledger, type Standing } from './controller/ledger.ts';
 import { GatewayVoices } from './controller/overdue.ts';
 import { standingOf } from './controller/standing.ts';
@@ -15,12 +14,9 @@ import { bootedCounter, reachedBy } from './match.ts';
 import type { RolloutRecord } from './record.ts';
 import type { Outcomes, Tallies } from './tallies.ts';
 
-/** Ids in one row of a frozen cohort. */
-const IDS_A_ROW = 10_000;
-export const cohortRowSchema = z.object({ stage: z.int().min(0), ids: z.array(z.string()).max(IDS_A_ROW) });
-
 interface StandingsDeps {
   registry: Registry;
+  store: Pick<CohortStore, 'cohort'>;
   progress: ProgressBoard;
   tallies: Tallies;
 }
@@ -45,11 +41,8 @@ export class Standings {
   /** Begins to follow a rollout, with the cohort that is stored. */
   async follow({ rollout, product }: RolloutRecord): Promise<void> {
     if (this.#ledgers.has(rollout.id)) return;
-    const { registry } = this.#deps;
-    const rows: z.infer<typeof cohortRowSchema>[] = [];
-    const prefix = `${rollout.id}!`;
-    for await (const [key, value] of registry.store.entries('cohort', { prefix }))
-      rows.push(readStored('cohort', key, cohortRowSchema, value));
+    const { registry, store } = this.#deps;
+    const rows = await store.cohort(rollout.id);
     // One that nobody has frozen: its order was restored without its cohort.
     if (rows.length === 0)
       rows.push({ stage: 0, ids: [...reachedBy(rollout, product, registry)].map(({ id }) => id) });
@@ -196,31 +189,3 @@ function voicesOf(registry: Registry): GatewayVoices {
   }
   return voices;
 }
-
-/** What makes a stage's newcomers last. */
-export function cohortRows(rolloutId: string, stage: number, ids: readonly string[]): Write[] {
-  const writes: Write[] = [];
-  for (let at = 0; at === 0 || at < ids.length; at += IDS_A_ROW) {
-    const row = { stage, ids: ids.slice(at, at + IDS_A_ROW) };
-    writes.push({ table: 'cohort', key: cohortKey(rolloutId, stage, at / IDS_A_ROW), value: row });
-  }
-  return writes;
-}
-
-/** What deletes them: of one stage, or of all. */
-export async function cohortDeletions(
-  { store }: Registry,
-  rolloutId: string,
-  stage?: number,
-): Promise<Write[]> {
-  const prefix = stage === undefined ? `${rolloutId}!` : `${keyOf(rolloutId, digits(stage, 2))}!`;
-  const writes: Write[] = [];
-  for await (const [key] of store.entries('cohort', { prefix }))
-    writes.push({ table: 'cohort', key, value: undefined });
-  return writes;
-}
-
-const cohortKey = (rolloutId: string, stage: number, row: number): string =>
-  keyOf(rolloutId, digits(stage, 2), digits(row, 4));
-
-const digits = (value: number, count: number): string => String(value).padStart(count, '0');

@@ -1,19 +1,19 @@
 import type { Rollout } from '@sitecast/shared/fleet';
 import { type OutcomeChange } from '../fleet/intake-round.ts';
-import { type Outcome, outcomeSchema } from '../fleet/outcome.ts';
-import { readStored, type Registry } from '../fleet/registry.ts';
+import type { Outcome } from '../fleet/outcome.ts';
+import type { CohortStore } from './cohort-store.ts';
 
 /** What devices have reported about one rollout. */
 export type Outcomes = ReadonlyMap<string, Outcome>;
 
 /** Outcomes of the rollouts that are going on, in memory; of others they are read when somebody asks. */
 export class Tallies {
-  readonly #registry: Registry;
+  readonly #store: Pick<CohortStore, 'outcomes'>;
   readonly #byRollout = new Map<string, Map<string, Outcome>>();
   readonly #loading = new Set<string>();
 
-  constructor(registry: Registry) {
-    this.#registry = registry;
+  constructor(store: Pick<CohortStore, 'outcomes'>) {
+    this.#store = store;
   }
 
   /** Begins to follow a rollout. */
@@ -24,7 +24,7 @@ export class Tallies {
     this.#byRollout.set(rolloutId, outcomes);
     this.#loading.add(rolloutId);
     try {
-      for (const [id, outcome] of await this.#stored(rolloutId)) {
+      for (const [id, outcome] of await this.#store.outcomes(rolloutId)) {
         if (!outcomes.has(id)) outcomes.set(id, outcome);
       }
       this.#loading.delete(rolloutId);
@@ -55,15 +55,7 @@ export class Tallies {
   }
 
   async outcomes(rolloutId: string): Promise<Outcomes> {
-    return this.#byRollout.get(rolloutId) ?? (await this.#stored(rolloutId));
-  }
-
-  async #stored(rolloutId: string): Promise<Map<string, Outcome>> {
-    const found = new Map<string, Outcome>();
-    const prefix = `${rolloutId}!`;
-    for await (const [key, value] of this.#registry.store.entries('outcome', { prefix }))
-      found.set(key.slice(prefix.length), readStored('outcome', key, outcomeSchema, value));
-    return found;
+    return this.#byRollout.get(rolloutId) ?? (await this.#store.outcomes(rolloutId));
   }
 }
 

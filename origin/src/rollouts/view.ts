@@ -3,6 +3,7 @@ import type { z } from 'zod';
 import type { Rollout } from '@sitecast/shared/fleet';
 import type { Member } from '../fleet/member.ts';
 import type { Outcome } from '../fleet/outcome.ts';
+import type { PresenceBoard } from '../fleet/presence.ts';
 import type { Progress, ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Status } from '../fleet/status.ts';
@@ -32,6 +33,7 @@ interface Query {
 
 interface Sources {
   registry: Registry;
+  presence: Pick<PresenceBoard, 'stateOf'>;
   progress: ProgressBoard;
   /** While the rollout goes on. */
   ledger: Ledger | undefined;
@@ -41,7 +43,7 @@ interface Sources {
 export function statusOf(
   { rollout, product, controller }: RolloutRecord,
   outcomes: Outcomes,
-  { registry, progress, ledger }: Sources,
+  { registry, presence, progress, ledger }: Sources,
   { after, limit, state, nowMs }: Query,
 ): RolloutProgress {
   const counts: RolloutProgress['counts'] = {};
@@ -65,7 +67,7 @@ export function statusOf(
       ...nameOf(member),
       site: member.site,
       ...unlessRevoked(member, deviceState(rollout, outcome, bootedCounter(status), running)),
-      ...lateness(member, overdue, registry),
+      ...lateness(member, overdue, presence),
     };
     total += 1;
     matching += 1;
@@ -109,10 +111,10 @@ const nameOf = ({ name }: Member): { name?: string } => (name === undefined ? {}
 function lateness(
   member: Member,
   overdue: RolloutDevice['overdue'],
-  { presence }: Registry,
+  presence: Sources['presence'],
 ): Pick<RolloutDevice, 'overdue' | 'heard'> {
   if (!overdue) return {};
-  return { overdue, ...(presence?.stateOf(member) === 'heard' && { heard: true }) };
+  return { overdue, ...(presence.stateOf(member) === 'heard' && { heard: true }) };
 }
 
 const isAfter = ({ id }: RolloutDevice, after: string | undefined): boolean =>

@@ -3,11 +3,11 @@ import { rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { delegatedSigners, type RoleSigners } from '@sitecast/shared/trust';
-import type { FleetStore } from '../fleet/store.ts';
+import type { TableStore } from '../adapters/embedded/tables.ts';
 import { TestMember } from './device.ts';
 import { imageOf, type TestImage, type TestOperator } from './operator.ts';
 import { openTestOrigin, type TestOrigin, type TestOriginOptions } from './origin.ts';
-import { MemoryFleet } from './memory-fleet.ts';
+import { MemoryTables } from './memory-tables.ts';
 import { initialisedOrigin, randomChunks, type TestClock } from './setup.ts';
 
 /** Where memory can serve as a disk: thousands of fsyncs would be what takes the time. */
@@ -22,7 +22,7 @@ export class FleetBed {
   readonly clock: TestClock;
   readonly image: TestImage;
   readonly path: string;
-  readonly store: FleetStore;
+  readonly store: TableStore;
   readonly #disks: Disks;
   readonly #remove: () => Promise<void>;
 
@@ -41,7 +41,7 @@ export class FleetBed {
     this.#remove = remove;
   }
 
-  static async open(disks: Disks, store: FleetStore = new MemoryFleet()): Promise<FleetBed> {
+  static async open(disks: Disks, store: TableStore = new MemoryTables()): Promise<FleetBed> {
     const path = mkdtempSync(join(existsSync(MEMORY_DISK) ? MEMORY_DISK : tmpdir(), 'sitecast-fleet-'));
     const remove = () => rm(path, { recursive: true, force: true });
     const origin = await initialisedOrigin({ ...disks(path), store });

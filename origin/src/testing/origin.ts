@@ -1,9 +1,9 @@
 import type { DatabaseState } from '@sitecast/shared/key-value';
-import type { Audit } from '../audit/audit.ts';
-import { AuditLog } from '../audit/log.ts';
+import { openStores } from '../adapters/embedded/stores.ts';
+import type { TableStore } from '../adapters/embedded/tables.ts';
+import type { Audit, AuditLog } from '../audit/audit.ts';
 import type { Events } from '../events/events.ts';
 import type { Fleet } from '../fleet/fleet.ts';
-import type { FleetStore } from '../fleet/store.ts';
 import { EventLog } from '../events/event-log.ts';
 import { openFleetServices } from '../fleet-services.ts';
 import { createApp } from '../http/app.ts';
@@ -27,7 +27,7 @@ import { prepareDataDirectory } from '../storage/layout.ts';
 import type { SyncFiles } from '../storage/sync-files.ts';
 import { Tokens } from '../tokens/tokens.ts';
 import type { After } from '../upkeep.ts';
-import { MemoryFleet } from './memory-fleet.ts';
+import { MemoryTables } from './memory-tables.ts';
 import { localChunks } from './local-chunks.ts';
 
 /** What a test may replace. */
@@ -40,7 +40,7 @@ export interface TestOriginOptions {
   elapsedMs?: () => number;
   scrubBytesPerS?: number;
   /** The database; in memory if not given. */
-  store?: FleetStore;
+  store?: TableStore;
   after?: After;
   audit?: Audit;
   events?: Events;
@@ -85,13 +85,13 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     logged,
     room = AMPLE_ROOM,
     state = { trouble: undefined, damage: undefined, mendedCount: 0 },
-    store = new MemoryFleet(),
+    store = new MemoryTables(),
     after = realAfter,
   } = options;
   const log = testLog(logged);
   await prepareDataDirectory(files);
-  const audit = await AuditLog.open(store, now);
-  const tokens = await Tokens.open(store, audit, now);
+  const { audit, tokenStore, fleetStore, cohortStore } = await openStores(store, now);
+  const tokens = new Tokens(tokenStore, now);
   const chunks = localChunks(syncFiles, maxStagedBytes, now);
   const staged = await StagedFiles.open(files, now);
   // A test's clock that passes is time that the origin runs.
@@ -102,7 +102,8 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };
   const services = await openFleetServices({
     repository,
-    store,
+    fleetStore,
+    cohortStore,
     ...heard,
     room,
     maxReportBytes,

@@ -1,23 +1,24 @@
 import { beforeEach, expect, it } from 'vitest';
-import type { Audit } from '../audit/audit.ts';
-import { AuditLog } from '../audit/log.ts';
-import type { FleetStore, Write } from '../fleet/store.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
+import { openStores } from '../adapters/embedded/stores.ts';
+import type { TableStore, Write } from '../adapters/embedded/tables.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
 import { TestClock } from '../testing/setup.ts';
 import { MAX_TOKENS, Tokens } from './tokens.ts';
 
-let store: MemoryFleet;
-let audit: AuditLog;
+let store: MemoryTables;
 const clock = new TestClock();
-beforeEach(async () => {
-  store = new MemoryFleet();
-  audit = await AuditLog.open(store, clock.now);
+beforeEach(() => {
+  store = new MemoryTables();
 });
+
+/** As a process that starts has them. */
+const openTokens = async (tables: TableStore = store): Promise<Tokens> =>
+  new Tokens((await openStores(tables, clock.now)).tokenStore, clock.now);
 
 const code = (expected: string) => expect.objectContaining({ code: expected });
 
 it('lets each role do what is its own and what the ones below it may', async () => {
-  const tokens = await Tokens.open(store, audit, clock.now);
+  const tokens = await openTokens();
   const { token } = await tokens.create({ name: 'ci', role: 'operator' });
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').role).toBe('operator');
   expect(tokens.authorise(`bearer ${token}`, 'operator').name).toBe('ci');
@@ -31,21 +32,21 @@ it.each([
   ['one that was never made', `Bearer sitecast_${'A'.repeat(43)}`, 'SITECAST_TOKEN_INVALID'],
   ['a very long one', `Bearer ${'A'.repeat(100_000)}`, 'SITECAST_TOKEN_INVALID'],
 ])('refuses %s', async (_what, header, expected) => {
-  const tokens = await Tokens.open(store, audit, clock.now);
+  const tokens = await openTokens();
   await tokens.create({ name: 'a', role: 'admin' });
   expect(() => tokens.authorise(header, 'viewer')).toThrow(code(expected));
 });
 
 it('keeps the hash of a token alone, and knows it after a restart', async () => {
-  const { token } = await (await Tokens.open(store, audit, clock.now)).create({ name: 'a', role: 'viewer' });
+  const { token } = await (await openTokens()).create({ name: 'a', role: 'viewer' });
   expect(JSON.stringify([...store.memory.values])).not.toContain(token.slice('sitecast_'.length));
-  const tokens = await Tokens.open(store, audit, clock.now);
+  const tokens = await openTokens();
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').name).toBe('a');
   expect(JSON.stringify(tokens.list())).not.toContain('hash');
 });
 
 it('stops taking a token at its expiry, and makes none that has expired', async () => {
-  const tokens = await Tokens.open(store, audit, clock.now);
+  const tokens = await openTokens();
   const expiresAt = new Date(clock.nowMs + 1000).toISOString();
   const { token } = await tokens.create({ name: 'a', role: 'viewer', expiresAt });
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').expiresAt).toBe(expiresAt);
@@ -57,7 +58,7 @@ it('stops taking a token at its expiry, and makes none that has expired', async 
 });
 
 it('revokes at once and for good, but never the last admin that lasts', async () => {
-  const tokens = await Tokens.open(store, audit, clock.now);
+  const tokens = await openTokens();
   const first = await tokens.create({ name: 'first', role: 'admin' });
   const soon = new Date(clock.nowMs + 60_000).toISOString();
   await tokens.create({ name: 'for a minute', role: 'admin', expiresAt: soon });
@@ -66,13 +67,13 @@ it('revokes at once and for good, but never the last admin that lasts', async ()
   await tokens.revoke(first.id);
   expect(() => tokens.authorise(`Bearer ${first.token}`, 'viewer')).toThrow(code('SITECAST_TOKEN_INVALID'));
   await expect(tokens.revoke(first.id)).rejects.toThrow(code('SITECAST_TOKEN_UNKNOWN'));
-  const again = await Tokens.open(store, audit, clock.now);
+  const again = await openTokens();
   expect(again.list().map(({ id }) => id)).not.toContain(first.id);
   expect(again.authorise(`Bearer ${second.token}`, 'admin').name).toBe('second');
 });
 
 it("doesn't let two revocations at once take the last two admins", async () => {
-  const tokens = await Tokens.open(store, audit, clock.now);
+  const tokens = await openTokens();
   const ids = [
     await tokens.create({ name: 'a', role: 'admin' }),
     await tokens.create({ name: 'b', role: 'admin' }),
@@ -86,35 +87,37 @@ it('makes an admin where none works: at first, and when all have expired', async
   const keep = async (token: string) => {
     kept.push(token);
   };
-  const tokens = await Tokens.open(store, audit, clock.now);
+  const tokens = await openTokens();
   expect(await tokens.createAdminIfNone(keep)).toMatchObject({ role: 'admin' });
   expect(await tokens.createAdminIfNone(keep)).toBeUndefined();
   expect(tokens.authorise(`Bearer ${kept[0]}`, 'admin').role).toBe('admin');
 });
 
 it('leaves an admin that works when the process dies between keeping the first token and storing it', async () => {
-  const dying: Audit = { record: () => Promise.reject(new Error('killed')) };
+  const dying: TableStore = {
+    get: (table, key) => store.get(table, key),
+    entries: (table, range) => store.entries(table, range),
+    commit: () => Promise.reject(new Error('killed')),
+  };
   const kept: string[] = [];
   const keep = async (token: string) => {
     kept.push(token);
   };
-  await expect((await Tokens.open(store, dying, clock.now)).createAdminIfNone(keep)).rejects.toThrow(
-    'killed',
-  );
-  const tokens = await Tokens.open(store, audit, clock.now);
+  await expect((await openTokens(dying)).createAdminIfNone(keep)).rejects.toThrow('killed');
+  const tokens = await openTokens();
   await tokens.createAdminIfNone(keep);
   expect(tokens.authorise(`Bearer ${kept.at(-1)}`, 'admin').role).toBe('admin');
 });
 
 it(`keeps ${MAX_TOKENS} tokens and no more`, async () => {
-  const tokens = await Tokens.open(store, audit, clock.now);
+  const tokens = await openTokens();
   const make = (at: number) => tokens.create({ name: `x${at}`, role: 'viewer' });
   await Promise.all(Array.from({ length: MAX_TOKENS }, (_, at) => make(at)));
   await expect(make(MAX_TOKENS)).rejects.toThrow(code('SITECAST_TOO_MANY_TOKENS'));
 });
 
 it('gives a name to one token at a time: the audit log tells people apart by it', async () => {
-  const tokens = await Tokens.open(store, audit, clock.now);
+  const tokens = await openTokens();
   const make = (name: string, expiresAt?: string) => tokens.create({ name, role: 'viewer', expiresAt });
   const taken = code('SITECAST_TOKEN_NAME_TAKEN');
   const { id } = await make('bob');
@@ -132,7 +135,7 @@ it('gives a name to one token at a time: the audit log tells people apart by it'
 
 it('has a token and the entry that tells of it both, or neither', async () => {
   const commits: (readonly Write[])[] = [];
-  const watched: FleetStore = {
+  const watched: TableStore = {
     get: (table, key) => store.get(table, key),
     entries: (table, range) => store.entries(table, range),
     commit: writes => {
@@ -140,7 +143,7 @@ it('has a token and the entry that tells of it both, or neither', async () => {
       return store.commit(writes);
     },
   };
-  const tokens = await Tokens.open(watched, await AuditLog.open(watched, clock.now), clock.now);
+  const tokens = await openTokens(watched);
   const { id } = await tokens.create({ name: 'ci', role: 'viewer' });
   await tokens.revoke(id);
   expect(commits.map(writes => writes.map(({ table }) => table))).toEqual([

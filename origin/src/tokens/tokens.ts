@@ -1,32 +1,14 @@
-import { TOKEN_ROLES } from '@sitecast/shared/api';
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
+import { TOKEN_ROLES } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
-import { z } from 'zod';
-import { type Audit, ORIGIN } from '../audit/audit.ts';
-import { readStored } from '../fleet/registry.ts';
-import type { FleetStore, Write } from '../fleet/store.ts';
-
-/** What a token allows, in rising order: each role may do all that the ones before it may. */
-export type TokenRole = (typeof TOKEN_ROLES)[number];
+import { ORIGIN } from '../audit/audit.ts';
+import { type StoredToken, type TokenChange, type TokenRole, type TokenStore } from './token-store.ts';
 
 export const MAX_TOKENS = 1000;
 const TOKEN_SECRET_BYTES = 32;
-/** Lets people and secret scanners recognise one. */
+/** Lets people and secret scanners recognise a token. */
 const TOKEN_PREFIX = 'sitecast_';
 const TOKEN = /^sitecast_[A-Za-z0-9_-]{43}$/;
-
-/** What is kept of a token: never the token itself. */
-export const storedTokenSchema = z.object({
-  id: z.string(),
-  name: z.string(),
-  role: z.enum(TOKEN_ROLES),
-  /** SHA-256 of the whole token, hex. A hash without stretching is enough for 256 random bits. */
-  hash: z.string().regex(/^[0-9a-f]{64}$/),
-  /** RFC 3339, as is `expiresAt`. */
-  createdAt: z.string(),
-  expiresAt: z.string().exactOptional(),
-});
-type StoredToken = z.infer<typeof storedTokenSchema>;
 
 export type TokenDescription = Omit<StoredToken, 'hash'>;
 
@@ -36,32 +18,23 @@ interface WantedToken {
   expiresAt?: string | undefined;
 }
 
-/** API tokens: who may do what. They are all in memory, so that a check touches no disk. */
+/** API tokens: who may do what. */
 export class Tokens {
-  readonly #audit: Audit;
+  readonly #store: TokenStore;
   readonly #now: () => number;
-  readonly #byId = new Map<string, StoredToken>();
 
-  private constructor(audit: Audit, now: () => number) {
-    this.#audit = audit;
+  constructor(store: TokenStore, now: () => number) {
+    this.#store = store;
     this.#now = now;
   }
 
-  /** @throws SITECAST_STATE_DAMAGED */
-  static async open(store: FleetStore, audit: Audit, now: () => number): Promise<Tokens> {
-    const tokens = new Tokens(audit, now);
-    for await (const [key, value] of store.entries('token'))
-      tokens.#byId.set(key, readStored('token', key, storedTokenSchema, value));
-    return tokens;
-  }
-
   get size(): number {
-    return this.#byId.size;
+    return this.#store.tokens().length;
   }
 
-  /** Whether there's an admin's, be it expired: once there was one, there always is. */
+  /** Whether there's an admin's token, be it expired: once there was one, there always is. */
   get hasAdmin(): boolean {
-    return [...this.#byId.values()].some(({ role }) => role === 'admin');
+    return this.#store.tokens().some(({ role }) => role === 'admin');
   }
 
   /**
@@ -101,14 +74,14 @@ export class Tokens {
    * @throws SITECAST_TOO_MANY_TOKENS, SITECAST_TOKEN_NAME_TAKEN (conflict), SITECAST_EXPIRY_PAST (badInput)
    */
   async create(wanted: WantedToken, by: string = ORIGIN): Promise<TokenDescription & { token: string }> {
-    this.#refuseTaken(wanted.name);
     const secret = newToken();
-    return { ...(await this.#add(wanted, secret, by)), token: secret };
+    const added = await this.#add(wanted, secret, by, tokens => this.#refuseTaken(tokens, wanted.name));
+    return { ...added, token: secret };
   }
 
   /** The first admin token, or the next one where none is left that works; undefined where there's no need. */
   async createAdminIfNone(keep: (token: string) => Promise<void>): Promise<TokenDescription | undefined> {
-    if (this.#workingAdmins().length > 0) return undefined;
+    if (this.#workingAdmins(this.#store.tokens()).length > 0) return undefined;
     const secret = newToken();
     // Kept for the operator first: a crash in between leaves a token that doesn't work, and the next start makes another.
     await keep(secret);
@@ -116,39 +89,60 @@ export class Tokens {
   }
 
   list(): TokenDescription[] {
-    return [...this.#byId.values()]
+    return [...this.#store.tokens()]
       .sort((one, other) => one.createdAt.localeCompare(other.createdAt) || one.id.localeCompare(other.id))
       .map(describe);
   }
 
   /** @throws SITECAST_TOKEN_UNKNOWN (notFound), SITECAST_LAST_ADMIN (conflict) */
   async revoke(id: string, by: string = ORIGIN): Promise<void> {
-    const token = this.#byId.get(id);
-    if (!token) {
-      throw new SitecastError('notFound', 'SITECAST_TOKEN_UNKNOWN', `there is no token with the id ${id}`);
-    }
-    const others = this.#workingAdmins().filter(admin => admin.id !== id && admin.expiresAt === undefined);
-    if (token.role === 'admin' && !this.#hasExpired(token) && others.length === 0) {
-      throw new SitecastError(
-        'conflict',
-        'SITECAST_LAST_ADMIN',
-        'this is the last admin token: without it nobody could make another',
-        { hint: 'Create another admin token without an expiry date first.', data: { id } },
-      );
-    }
-    // Out of memory first: two calls at once mustn't revoke the last two admins, each relying on the other.
-    this.#byId.delete(id);
-    try {
+    await this.#store.change(tokens => {
+      const token = tokens.find(known => known.id === id);
+      if (!token) {
+        throw new SitecastError('notFound', 'SITECAST_TOKEN_UNKNOWN', `there is no token with the id ${id}`);
+      }
+      const admins = this.#workingAdmins(tokens);
+      const others = admins.filter(admin => admin.id !== id && admin.expiresAt === undefined);
+      if (token.role === 'admin' && !this.#hasExpired(token) && others.length === 0) {
+        throw new SitecastError(
+          'conflict',
+          'SITECAST_LAST_ADMIN',
+          'this is the last admin token: without it nobody could make another',
+          { hint: 'Create another admin token without an expiry date first.', data: { id } },
+        );
+      }
       const event = { by, action: 'token.revoke', subject: `token:${token.name}`, details: { id } };
-      await this.#audit.record(event, [{ table: 'token', key: id, value: undefined }]);
-    } catch (error) {
-      this.#byId.set(id, token);
-      throw error;
-    }
+      return { revoke: id, event };
+    });
   }
 
-  async #add({ name, role, expiresAt }: WantedToken, secret: string, by: string): Promise<TokenDescription> {
-    if (this.#byId.size >= MAX_TOKENS) {
+  /** @param check throws where the token must not be added to these */
+  async #add(
+    { name, role, expiresAt }: WantedToken,
+    secret: string,
+    by: string,
+    check: (tokens: readonly StoredToken[]) => void = () => {},
+  ): Promise<TokenDescription> {
+    const token: StoredToken = {
+      id: randomBytes(8).toString('hex'),
+      name,
+      role,
+      hash: hashOf(secret),
+      createdAt: new Date(this.#now()).toISOString(),
+      ...(expiresAt === undefined ? {} : { expiresAt }),
+    };
+    const details = { id: token.id, role, expiresAt };
+    const event = { by, action: 'token.create', subject: `token:${name}`, details };
+    await this.#store.change(tokens => {
+      check(tokens);
+      return this.#addition(tokens, token, event);
+    });
+    return describe(token);
+  }
+
+  /** @throws SITECAST_TOO_MANY_TOKENS, SITECAST_EXPIRY_PAST */
+  #addition(tokens: readonly StoredToken[], token: StoredToken, event: TokenChange['event']): TokenChange {
+    if (tokens.length >= MAX_TOKENS) {
       throw new SitecastError(
         'conflict',
         'SITECAST_TOO_MANY_TOKENS',
@@ -159,34 +153,16 @@ export class Tokens {
         },
       );
     }
-    const token: StoredToken = {
-      id: randomBytes(8).toString('hex'),
-      name,
-      role,
-      hash: hashOf(secret),
-      createdAt: new Date(this.#now()).toISOString(),
-      ...(expiresAt === undefined ? {} : { expiresAt }),
-    };
     if (this.#hasExpired(token)) {
       throw new SitecastError('badInput', 'SITECAST_EXPIRY_PAST', 'the token would have expired already', {
-        data: { expiresAt },
+        data: { expiresAt: token.expiresAt },
       });
     }
-    // Its place is taken at once, so that many requests at a time can't pass the bound together.
-    this.#byId.set(token.id, token);
-    try {
-      const details = { id: token.id, role, expiresAt };
-      const event = { by, action: 'token.create', subject: `token:${name}`, details };
-      await this.#audit.record(event, [writeOf(token)]);
-    } catch (error) {
-      this.#byId.delete(token.id);
-      throw error;
-    }
-    return describe(token);
+    return { add: token, event };
   }
 
   /** The audit log knows people by their tokens' names: one that holds is nobody else's, however it's spelt. */
-  #refuseTaken(name: string): void {
+  #refuseTaken(tokens: readonly StoredToken[], name: string): void {
     const key = nameKey(name);
     if (key === ORIGIN) {
       throw new SitecastError(
@@ -195,9 +171,7 @@ export class Tokens {
         'the audit log says "origin" of what no operator did: no token may be called so',
       );
     }
-    const taken = [...this.#byId.values()].find(
-      token => !this.#hasExpired(token) && nameKey(token.name) === key,
-    );
+    const taken = tokens.find(token => !this.#hasExpired(token) && nameKey(token.name) === key);
     if (!taken) return;
     throw new SitecastError(
       'conflict',
@@ -216,23 +190,19 @@ export class Tokens {
     const hash = Buffer.from(hashOf(secret), 'hex');
     // All of them are compared, each in constant time: how long it takes says nothing about which one is near.
     let found: StoredToken | undefined;
-    for (const token of this.#byId.values()) {
+    for (const token of this.#store.tokens()) {
       if (timingSafeEqual(Buffer.from(token.hash, 'hex'), hash)) found = token;
     }
     return found;
   }
 
-  #workingAdmins(): StoredToken[] {
-    return [...this.#byId.values()].filter(token => token.role === 'admin' && !this.#hasExpired(token));
+  #workingAdmins(tokens: readonly StoredToken[]): StoredToken[] {
+    return tokens.filter(token => token.role === 'admin' && !this.#hasExpired(token));
   }
 
   #hasExpired({ expiresAt }: StoredToken): boolean {
     return expiresAt !== undefined && Date.parse(expiresAt) <= this.#now();
   }
-}
-
-function writeOf(token: StoredToken): Write {
-  return { table: 'token', key: token.id, value: token };
 }
 
 /** Names that look the same are the same. */

@@ -54,12 +54,12 @@ function acceptRoute(app: OriginApp, { tokens, fleet, rollouts, bodies }: AppDep
       const unknown = unknownNames({ site: listOf(site) }, fleet.registry);
       const member = await fleet.enrolments.accept(kind, id, { site, name, replaces }, c.get('token').name);
       if (replaces !== undefined) await publishRevocations(kind, rollouts);
-      return c.json({ ...summaryOf(member, fleet.registry), ...(unknown.length > 0 && { unknown }) }, 200);
+      return c.json({ ...summaryOf(member, fleet), ...(unknown.length > 0 && { unknown }) }, 200);
     },
   );
 }
 
-function changeRoute(app: OriginApp, { tokens, fleet, audit, bodies }: AppDeps, kind: MemberKind): void {
+function changeRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: MemberKind): void {
   app.openapi(
     createRoute({
       method: 'patch',
@@ -84,10 +84,10 @@ function changeRoute(app: OriginApp, { tokens, fleet, audit, bodies }: AppDeps, 
       const unknown = unknownNames({ site: listOf(change.site) }, fleet.registry);
       const member = await fleet.enrolments.change(kind, id, change, by);
       if (quarantined === false && fleet.registry.status(id)?.quarantinedAt !== undefined) {
-        await audit.record({ by, action: `${kind}.liftQuarantine`, subject: `${kind}:${id}` });
-        await fleet.intake.liftQuarantine(id);
+        const subject = `${kind}:${id}`;
+        await fleet.intake.liftQuarantine(id, { by, action: `${kind}.liftQuarantine`, subject });
       }
-      return c.json({ ...summaryOf(member, fleet.registry), ...(unknown.length > 0 && { unknown }) }, 200);
+      return c.json({ ...summaryOf(member, fleet), ...(unknown.length > 0 && { unknown }) }, 200);
     },
   );
 }
@@ -106,7 +106,7 @@ function revokeRoute(app: OriginApp, { tokens, fleet, rollouts }: AppDeps, kind:
     async c => {
       const member = await fleet.enrolments.revoke(kind, c.req.valid('param').id, c.get('token').name);
       await publishRevocations(kind, rollouts);
-      return c.json(summaryOf(member, fleet.registry), 200);
+      return c.json(summaryOf(member, fleet), 200);
     },
   );
 }

@@ -72,10 +72,10 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
       const pending = waiting.length;
       if (state === 'pending') {
         const members = waiting.filter(member => fitsPending(member, { ...query, tag }, now()));
-        return c.json({ members: members.map(one => pendingSummary(one, fleet.registry)), pending }, 200);
+        return c.json({ members: members.map(one => pendingSummary(one, fleet)), pending }, 200);
       }
       const tags = tagsOf(tag);
-      const page = listMembers(fleet.registry, {
+      const page = listMembers(fleet, {
         ...query,
         kind,
         tags,
@@ -109,14 +109,14 @@ function detailRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Memb
       const { id } = c.req.valid('param');
       const member = fleet.registry.require(kind, id);
       const status = fleet.registry.status(id);
-      const inventory = await fleet.registry.store.get('inventory', id);
+      const inventory = await fleet.store.inventory(id);
       const reports = await newestReports(fleet, id, status);
       const hearing = hearingOf(fleet, member, now());
       const brought = [...reports, ...(status ? [status.last] : [])].map(({ via }) => via ?? '');
       const gateways = [...brought, ...(hearing.heardBy ?? [])];
       return c.json(
         {
-          ...summaryOf(member, fleet.registry),
+          ...summaryOf(member, fleet),
           ...chainsOf(status),
           ...hearing,
           ...(isRecord(inventory) && { inventory }),

@@ -1,8 +1,8 @@
 import { MemoryStore } from '@sitecast/shared/key-value/testing';
-import { FleetTables } from '../fleet/tables.ts';
+import { Tables } from '../adapters/embedded/tables.ts';
 
-/** The fleet's store in memory, for tests that are about something else. */
-export class MemoryFleet extends FleetTables {
+/** The origin's tables in memory, for tests that are about something else. */
+export class MemoryTables extends Tables {
   readonly memory: MemoryStore;
 
   constructor(memory = new MemoryStore()) {
@@ -10,9 +10,9 @@ export class MemoryFleet extends FleetTables {
     this.memory = memory;
   }
 
-  /** Another one that holds the same. */
-  copy(): MemoryFleet {
-    const copy = new MemoryFleet();
+  /** Other tables that hold the same. */
+  copy(): MemoryTables {
+    const copy = new MemoryTables();
     for (const [key, value] of this.memory.values) copy.memory.values.set(key, value);
     return copy;
   }

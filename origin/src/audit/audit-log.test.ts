@@ -3,16 +3,22 @@ import { parseJoinToken } from '@sitecast/shared/fleet';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
-import type { Write } from '../fleet/store.ts';
+import { MAX_SCANNED_ENTRIES } from '../adapters/embedded/audit-log.ts';
+import { MAX_DETAILS_BYTES } from '../adapters/embedded/database.ts';
+import { openStores } from '../adapters/embedded/stores.ts';
+import type { TableStore, Write } from '../adapters/embedded/tables.ts';
 import { MAX_AUDIT_PAGE } from '../http/routes/audit.ts';
 import { FleetBed } from '../testing/fleet.ts';
-import { MemoryFleet } from '../testing/memory-fleet.ts';
-import { AuditLog, MAX_DETAILS_BYTES, MAX_SCANNED_ENTRIES } from './log.ts';
+import { MemoryTables } from '../testing/memory-tables.ts';
+import type { AuditLog } from './audit.ts';
 
 const pageSchema = z.object({
   entries: z.array(auditEntrySchema),
   head: z.object({ seq: z.number(), hash: z.string().nullable() }),
 });
+
+const openLog = async (tables: TableStore, now: () => number): Promise<AuditLog> =>
+  (await openStores(tables, now)).audit;
 
 const now = () => Date.parse('2030-01-01T00:00:00Z');
 const event = (subject: string, details?: Record<string, unknown>) => ({
@@ -28,7 +34,7 @@ async function firstOf<T>(items: AsyncIterable<T>): Promise<T> {
 }
 
 /** Counts commits, and fails where it's told to. */
-class FailingFleet extends MemoryFleet {
+class FailingFleet extends MemoryTables {
   commits = 0;
   isFull = false;
 
@@ -43,14 +49,14 @@ class FailingFleet extends MemoryFleet {
 describe('the audit log', () => {
   it('is one chain over restarts, and shares writes among those that come at once', async () => {
     const store = new FailingFleet();
-    const log = await AuditLog.open(store, now);
+    const log = await openLog(store, now);
     expect(log.head).toEqual({ seq: 0, hash: null });
     await Promise.all(Array.from({ length: 100 }, (_, at) => log.record(event(`device:${at}`))));
     expect(store.commits).toBeLessThan(5);
-    const next = await AuditLog.open(store, now);
+    const next = await openLog(store, now);
     expect(next.head).toEqual(log.head);
     const { commits } = store;
-    await next.record([event('device:new'), event('device:last', { share: 0.5, absent: undefined })]);
+    await next.record(event('device:new'), event('device:last', { share: 0.5, absent: undefined }));
     expect(store.commits).toBe(commits + 1);
     const { entries } = await next.find(0, 1000);
     expect(entries.map(({ subject }) => subject)).toEqual([
@@ -67,7 +73,7 @@ describe('the audit log', () => {
 
   it('goes on after a write that failed, without a hole', async () => {
     const store = new FailingFleet();
-    const log = await AuditLog.open(store, now);
+    const log = await openLog(store, now);
     await log.record(event('device:1'));
     store.isFull = true;
     await expect(log.record(event('device:2'))).rejects.toThrow('disk full');
@@ -80,7 +86,7 @@ describe('the audit log', () => {
   });
 
   it(`keeps details of ${MAX_DETAILS_BYTES} bytes, and of longer ones their length and hash`, async () => {
-    const log = await AuditLog.open(new MemoryFleet(), now);
+    const log = await openLog(new MemoryTables(), now);
     const fits = { text: 'x'.repeat(MAX_DETAILS_BYTES - '{"text":""}'.length) };
     await log.record(event('device:1', fits));
     await log.record(event('device:2', { text: `${fits.text}x` }));
@@ -101,7 +107,7 @@ describe('what is wanted of the audit log', () => {
   let log: AuditLog;
   beforeAll(async () => {
     let hour = 0;
-    log = await AuditLog.open(new MemoryFleet(), () => now() + hour * 3_600_000);
+    log = await openLog(new MemoryTables(), () => now() + hour * 3_600_000);
     for (const event of EVENTS) {
       await log.record(event);
       hour += 1;
@@ -134,7 +140,7 @@ describe('what is wanted of the audit log', () => {
     expect(await log.find(0, 1, { by: 'bob' })).toMatchObject({ entries: [{ seq: 3 }], after: 3 });
     expect(await log.find(3, 1, { by: 'bob' })).toMatchObject({ entries: [{ seq: 4 }], after: 4 });
     expect(await log.find(5, 1, { by: 'bob' })).toEqual({ entries: [], after: 5 });
-    const long = await AuditLog.open(new MemoryFleet(), now);
+    const long = await openLog(new MemoryTables(), now);
     await Promise.all(
       Array.from({ length: MAX_SCANNED_ENTRIES + 1 }, (_, at) => long.record(event(`device:${at}`))),
     );

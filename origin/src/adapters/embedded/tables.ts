@@ -1,8 +1,56 @@
 import { keyAfter, Keyspace, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
-import { type FleetStore, type Range, type Table, TABLES, type Write } from './store.ts';
 
-/** The tables of the fleet's store, each a keyspace of its own: `!TABLE!KEY`. */
-export class FleetTables implements FleetStore {
+/** The tables of the origin's database. */
+export const TABLES = [
+  'member',
+  'status',
+  'inventory',
+  'report',
+  'outcome',
+  'joinToken',
+  'token',
+  'rollout',
+  'cohort',
+  'seen',
+  'presence',
+  'audit',
+] as const;
+export type Table = (typeof TABLES)[number];
+
+/** One change; a value of undefined deletes. */
+export interface Write {
+  table: Table;
+  key: string;
+  value: unknown;
+}
+
+export interface Range {
+  /** Keys that begin with it. */
+  prefix?: string;
+  /** Keys after this one, in the direction of reading. */
+  after?: string;
+  isReversed?: boolean;
+  limit?: number;
+}
+
+/** Values by table and key, whatever their form. */
+export interface TableStore {
+  /**
+   * All of the writes or none; they have reached the disk when it returns. When it throws, none of them is there, nor comes back
+   * later: a copy in memory that is changed afterwards agrees with the disk.
+   * @throws SITECAST_NO_SPACE, SITECAST_STATE_UNWRITABLE
+   */
+  commit(writes: readonly Write[]): Promise<void>;
+  get(table: Table, key: string): Promise<unknown>;
+  /** In the order of keys. */
+  entries(table: Table, range?: Range): AsyncIterable<[string, unknown]>;
+}
+
+/** A key of several parts, none of which holds a `!`. */
+export const keyOf = (...parts: readonly string[]): string => parts.join('!');
+
+/** The tables of a key-value store, each a keyspace of its own: `!TABLE!KEY`. */
+export class Tables implements TableStore {
   readonly #store: KeyValueStore;
   readonly #tables: ReadonlyMap<Table, Keyspace>;
 
