@@ -16,7 +16,7 @@ import { TakenReports } from './taken-reports.ts';
 const MAX_BATCH_REPORTS = 200;
 const MAX_BATCH_BYTES = 900 * 1024;
 const MAX_ACKNOWLEDGEMENTS = 16;
-/** Of one gateway, in one run: what it refuses is found out by halves. */
+/** Requests to one gateway in one run. What it refuses is found out by halves. */
 const MAX_REQUESTS = 100;
 
 interface DeliveryOptions {
@@ -28,10 +28,10 @@ interface DeliveryOptions {
 }
 
 /**
- * Brings the outbox to the origin. A gateway's "taken" isn't delivery: a report leaves the outbox when the origin's
- * own signature says that it has it, through whichever gateway that comes; until then it goes to one after the other (see
- * TakenReports). A gateway's "refused" is no proof either: it makes the rest go on without that report, and at the most has
- * it told again (see Refusals). "Later" is waited for: the reports stay, and go on in their order.
+ * Brings the reports of the outbox to the origin. A gateway that takes a report hasn't delivered it: the report leaves the outbox when
+ * the origin's signed acknowledgement comes, through any gateway. Until then the report goes to one gateway after the other (see
+ * TakenReports). A gateway's refusal proves nothing either: the other reports go on without that one, and at most it is reported again
+ * (see Refusals). Where a gateway takes no more for now, the reports stay, and go on in their order later.
  */
 export class Delivery {
   readonly #outbox: Outbox;
@@ -40,12 +40,12 @@ export class Delivery {
   readonly #now: () => number;
   readonly #taken: TakenReports;
   readonly #refusals: Refusals;
-  /** By gateway: when it takes reports of this device again, milliseconds. */
+  /** By gateway: the time from which it takes reports of this device again, milliseconds. */
   readonly #putOff = new Map<string, number>();
-  /** Gateways that were asked, since the start, what the origin has of this device. */
+  /** Gateways that were asked for the origin's acknowledgement since the start. */
   readonly #asked = new Set<string>();
   readonly #inTurn = pLimit(1);
-  /** What is refused, by whom; for the status. */
+  /** Which gateway refuses what; for the status. */
   refusal: string | undefined;
 
   constructor({ outbox, gateways, id, now, log }: DeliveryOptions) {
@@ -57,7 +57,7 @@ export class Delivery {
     this.#refusals = new Refusals({ outbox, now, log });
   }
 
-  /** Sends what's due and takes acknowledgements. Failing is no news: it's tried again. One run at a time. */
+  /** Sends what is due and takes acknowledgements. One run at a time. A failure is no error: the next run tries again. */
   run(signers: RoleSigners | undefined, signal?: AbortSignal): Promise<void> {
     return this.#inTurn(() => this.#run(signers, signal));
   }
@@ -71,7 +71,7 @@ export class Delivery {
       const order = this.#taken.inOrder(this.#gateways.all);
       await this.#gateways.each(gateway => this.#deliver(gateway, signers, signal), signal, order);
     } catch (error) {
-      // Whatever it is, the reports stay where they are, and an update doesn't depend on them.
+      // The reports stay in the outbox, and an update doesn't depend on them.
       if (!(error instanceof SitecastError) && !isSystemError(error) && !signal?.aborted) throw error;
     }
     await this.#tellRefusedAgain();
@@ -81,18 +81,18 @@ export class Delivery {
     try {
       await this.#refusals.settle();
     } catch (error) {
-      // A full disk: the chain stays as it is, and the next run tries it.
+      // A full disk: the chain stays as it is, and the next run tries again.
       if (!isSystemError(error)) throw error;
     }
   }
 
-  /** @throws SITECAST_REPORTS_REFUSED where this gateway refuses some, or takes no more for now: another one may take them */
+  /** @throws SITECAST_REPORTS_REFUSED where this gateway refuses some, or takes no more for now: another gateway may take them */
   async #deliver(
     gateway: Gateway,
     signers: RoleSigners | undefined,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    // First of all: where the outbox's file has lost its end, the numbers of what it lost mustn't be given once more.
+    // First of all: the outbox's file may have lost its end, and the numbers of the lost reports mustn't be used once more.
     if (signers && !this.#asked.has(gateway.url)) {
       await this.#askFor(gateway, signers, signal);
       this.#asked.add(gateway.url);
@@ -118,7 +118,7 @@ export class Delivery {
     await this.#take(acknowledgement, signers);
   }
 
-  /** Sends past what this gateway refuses. @returns what it said */
+  /** Sends the reports, and skips what this gateway refuses. @returns what it said */
   async #send(
     gateway: Gateway,
     signers: RoleSigners | undefined,
@@ -140,7 +140,7 @@ export class Delivery {
       after = taken;
       const taking = batch.map(({ seq }) => seq).filter(seq => seq <= taken && !verdicts.hasRefused(seq));
       if (verdicts.hasTaken && this.#outbox.epoch === epoch) this.#taken.note(gateway.url, taking);
-      // Where nothing was taken yet, the next one alone shows whether it's about the reports at all.
+      // While nothing is taken, a single report shows whether the refusal is about the reports at all.
       if (verdicts.hasTaken) most = MAX_BATCH_REPORTS;
       if (this.#putOffS(gateway) > 0) break;
     }
@@ -148,10 +148,10 @@ export class Delivery {
     return verdicts;
   }
 
-  /** In how many seconds this gateway takes reports again; 0: now. */
+  /** Seconds until this gateway takes reports again; 0: now. */
   #putOffS({ url }: Gateway): number {
     const restS = Math.ceil(((this.#putOff.get(url) ?? Number.NEGATIVE_INFINITY) - this.#now()) / 1000);
-    // A clock that was set back doesn't make it longer than anybody says.
+    // A clock that was set back doesn't make the wait longer than any gateway may ask for.
     if (restS > 0 && restS <= MAX_REPORT_WAIT_S) return restS;
     this.#putOff.delete(url);
     return 0;
@@ -162,8 +162,8 @@ export class Delivery {
   }
 
   /**
-   * @returns up to which report it has been dealt with; undefined where it's refused as a whole, and may be told apart
-   * @throws SITECAST_REPORTS_REFUSED where it isn't about these reports
+   * @returns the number of the last report that is dealt with; undefined where the batch is refused as a whole, and may be split
+   * @throws SITECAST_REPORTS_REFUSED where the refusal isn't about these reports
    */
   async #post(
     gateway: Gateway,
@@ -237,7 +237,7 @@ export class Delivery {
       const taken = await this.#outbox.acknowledge(epoch, seq, Date.parse(at), reportSha256);
       if (taken === 'takenBack') this.#taken.clear();
     } catch (error) {
-      // Not the origin's word.
+      // The origin hasn't signed it.
       if (!(error instanceof SitecastError)) throw error;
     }
   }

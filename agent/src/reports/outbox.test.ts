@@ -1,7 +1,7 @@
 import { appendFile, mkdtemp, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { isReportPayload, readReport } from '@sitecast/shared/fleet';
+import { isReportPayload, type ReportEvent, readReport } from '@sitecast/shared/fleet';
 import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import { type Envelope, Identity } from '@sitecast/shared/identity';
 import { array, assert, asyncProperty, integer } from 'fast-check';
@@ -9,8 +9,8 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { failpoints } from '../adapters/failpoints.ts';
 import { durableFiles } from '../state/durable-files.ts';
 import { PowerCut, powerCutAt } from '../testing/power-cut.ts';
-import { type Event, Outbox } from './outbox.ts';
-import { payloadSha256 } from './outbox-file.ts';
+import { Outbox } from './outbox.ts';
+import { payloadSha256 } from './report-chain.ts';
 
 let directory: string;
 let identity: Identity;
@@ -25,7 +25,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-const event = (message: string): Event => ({
+const event = (message: string): ReportEvent => ({
   at: '2030-01-01T00:00:00Z',
   timestampVersion: 1,
   state: 'idle',
@@ -132,12 +132,36 @@ it('loses nothing where the file that took the place of the old one could not be
   });
   isFailing = true;
   for (let seq = 1; seq <= 100; seq += 1) await outbox.append(event(String(seq)));
-  await expect(outbox.acknowledge(outbox.epoch, 100, 1000)).rejects.toThrow('too many open files');
+  expect(await outbox.acknowledge(outbox.epoch, 100, 1000)).toBe('taken');
+  await expect(outbox.append(event('next'))).rejects.toThrow('too many open files');
   isFailing = false;
   await outbox.append(event('next'));
   await outbox.close();
   const reopened = await open();
   expect(reopened.newest).toMatchObject({ seq: 101, epoch: outbox.epoch });
+  await reopened.close();
+});
+
+it('loses nothing where the old file was replaced, and the system says that it failed', async () => {
+  let isFailing = false;
+  const outbox = await Outbox.open(directory, identity, {
+    ...durableFiles,
+    replace: async (written, ...content) => {
+      await durableFiles.replace(written, ...content);
+      // The rename is done, and then the fsync of its directory fails.
+      if (isFailing && written === path)
+        throw Object.assign(new Error('EIO'), { code: 'EIO', syscall: 'fsync' });
+    },
+  });
+  for (let seq = 1; seq <= 100; seq += 1) await outbox.append(event(String(seq)));
+  isFailing = true;
+  await expect(outbox.acknowledge(outbox.epoch, 100, 1000)).rejects.toMatchObject({ code: 'EIO' });
+  await expect(outbox.append(event('next'))).rejects.toMatchObject({ code: 'EIO' });
+  isFailing = false;
+  await outbox.append(event('next'));
+  await outbox.close();
+  const reopened = await open();
+  expect(reopened.newest).toMatchObject({ seq: 101, epoch: outbox.epoch, reason: { message: 'next' } });
   await reopened.close();
 });
 

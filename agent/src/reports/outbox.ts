@@ -1,104 +1,92 @@
 import { randomBytes } from 'node:crypto';
-import type { FileHandle } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { syncDirectory } from '@sitecast/shared/durable';
+import { join } from 'node:path';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { isPlainEvent, plainEvent, type Report, type ReportEvent, TOLD_AGAIN } from '@sitecast/shared/fleet';
 import type { Envelope, Identity } from '@sitecast/shared/identity';
+import pLimit from 'p-limit';
 import { type DurableFiles, durableFiles } from '../state/durable-files.ts';
 import {
-  type Entry,
-  eventOf,
-  FILE_NAME,
+  type FoundReports,
   findReports,
-  forgottenAtMs,
   keepUnreadable,
-  linesOf,
-  noteForgotten,
-  sealChain,
-  sealEntry,
   settlePutAside,
   type TellAgain,
-} from './outbox-file.ts';
+} from './found-reports.ts';
+import { FILE_NAME, forgottenAtMs, noteForgotten, OutboxFile } from './outbox-file.ts';
+import { type Entry, eventOf, linesOf, sealChain, sealEntry } from './report-chain.ts';
 
-/** The file grows to this at most, in bytes; what comes then isn't recorded until the origin has acknowledged. */
+/** Bytes that the file has at most. Later events aren't recorded until the origin has acknowledged earlier ones. */
 const MAX_OUTBOX_BYTES = 16 * 1024 * 1024;
-/** What is read of one that an earlier version may have written. */
+/** Bytes that are read of a file: an earlier version may have written more. */
 const MAX_FILE_BYTES = MAX_OUTBOX_BYTES + 1024 * 1024;
-/** Acknowledged reports that are kept before the file is written anew. */
+/** Acknowledged reports that are kept before the file is replaced. */
 const MAX_ACKNOWLEDGED = 64;
-/** The newest ones stay, acknowledged or not: they tell what has been reported of the update in progress. */
+/** So many of the newest reports stay, acknowledged or not: they say what has been reported of the update in progress. */
 const KEPT_REPORTS = 16;
-/** What an envelope holds besides its payload, at most, in bytes. */
+/** Bytes of an envelope besides its payload, at most. */
 const ENVELOPE_BYTES = 512;
 
-export type Event = ReportEvent;
-
-/** `takenBack`: the origin has lost some, which are to be sent again. */
+/** `takenBack`: the origin has lost some reports, and they are sent again. */
 type Acknowledged = 'ignored' | 'taken' | 'takenBack' | 'newChain';
 
 export interface PendingReport {
   seq: number;
   payloadSha256: string;
-  /** Of its JSON, about. */
+  /** Length of its JSON, about. */
   lengthBytes: number;
   envelope: Envelope;
 }
 
 /**
- * The device's reports until the origin has acknowledged them: one envelope a line, appended and fsynced before it may
- * be sent. The newest line stays for good: the next report's number and hash follow from it.
+ * The device's reports until the origin has acknowledged them. Each is durable before it may be sent. The newest one stays for good: the
+ * next report's number and hash follow from it.
  *
- * A line that the power cut short was never sent, so its number is free again. A whole line that doesn't fit the
- * chain may have been: then the chain can't be continued honestly, and a new one, with a new epoch, begins. So it does
- * where the file holds a report that no reader takes. What this device has signed is told again in the new chain.
+ * A line that a power cut shortened was never sent, so its number is free again. A whole line that doesn't fit the chain may have been
+ * sent: then the chain can't be continued honestly, and a new one begins, with a new epoch. The same holds where the file has a report
+ * that no reader takes. What this device has signed is reported again in the new chain.
  */
 export class Outbox {
-  /** What was found that couldn't go on as it was; undefined for a right chain. */
+  /** What was found at the start and couldn't be continued; undefined for a right chain. */
   readonly foundWrong: TellAgain | undefined;
-  readonly #path: string;
+  readonly #directory: string;
   readonly #identity: Identity;
   readonly #files: DurableFiles;
+  readonly #file: OutboxFile;
+  readonly #maxBytes: number;
   #entries: Entry[];
   #epoch: string;
   #acknowledgedSeq: number;
-  /** The origin's clock when it signed the newest acknowledgement of this process, milliseconds. */
+  /** Milliseconds by the origin's clock, when it signed the newest acknowledgement that this process has seen. */
   #acknowledgedAtMs = Number.NEGATIVE_INFINITY;
-  /** The same of the acknowledgement that the oldest reports were forgotten for. */
+  /** The same of the acknowledgement after which the oldest reports were dropped. */
   #forgottenAtMs: number;
-  #handle: FileHandle;
-  #lengthBytes: number;
-  readonly #maxBytes: number;
-  #isTailSuspect = false;
-  /** The handle is that of the file before the last rewriting: nothing that goes there is kept. */
-  #isReplaced = false;
-  /** To be told in a new chain before anything else. Until that is done the file stays as it was found, and nothing of it is sent. */
+  /** To be reported in a new chain before anything else. Until then the file stays as it was found, and nothing of it is sent. */
   #due: TellAgain | undefined;
-  #turn: Promise<unknown> = Promise.resolve();
+  readonly #inTurn = pLimit(1);
 
-  private constructor(init: {
-    path: string;
-    identity: Identity;
-    files: DurableFiles;
-    entries: Entry[];
-    handle: FileHandle;
-    lengthBytes: number;
-    maxBytes: number;
-    forgottenAtMs: number;
-    due: TellAgain | undefined;
-  }) {
-    this.#path = init.path;
-    this.#forgottenAtMs = init.forgottenAtMs;
+  private constructor(
+    directory: string,
+    init: {
+      identity: Identity;
+      files: DurableFiles;
+      file: OutboxFile;
+      found: FoundReports;
+      maxBytes: number;
+      forgottenAtMs: number;
+    },
+  ) {
+    const { entries, toTellAgain } = init.found;
+    this.#directory = directory;
     this.#identity = init.identity;
     this.#files = init.files;
-    this.#entries = init.entries;
-    this.#handle = init.handle;
-    this.#lengthBytes = init.lengthBytes;
+    this.#file = init.file;
     this.#maxBytes = init.maxBytes;
-    this.foundWrong = init.due;
-    this.#due = init.due;
-    this.#epoch = init.entries.at(-1)?.report.epoch ?? newEpoch();
-    this.#acknowledgedSeq = (init.entries[0]?.report.seq ?? 1) - 1;
+    this.#forgottenAtMs = init.forgottenAtMs;
+    this.#entries = entries;
+    this.foundWrong = toTellAgain;
+    this.#due = toTellAgain;
+    this.#epoch = entries.at(-1)?.report.epoch ?? newEpoch();
+    this.#acknowledgedSeq = (entries[0]?.report.seq ?? 1) - 1;
   }
 
   static async open(
@@ -107,32 +95,19 @@ export class Outbox {
     files = durableFiles,
     maxBytes = MAX_OUTBOX_BYTES,
   ): Promise<Outbox> {
-    const path = join(directory, FILE_NAME);
-    const { entries, lengthBytes, toTellAgain } = await findReports(directory, identity.id, MAX_FILE_BYTES);
-    const handle = await files.openToAppend(path);
-    try {
-      if (!toTellAgain) await handle.truncate(lengthBytes);
-      await handle.sync();
-      await syncDirectory(directory);
-    } catch (error) {
-      await handle.close();
-      throw error;
-    }
-    const outbox = new Outbox({
-      path,
-      identity,
-      files,
-      entries,
-      handle,
+    const found = await findReports(directory, identity.id, MAX_FILE_BYTES);
+    const { lengthBytes, toTellAgain } = found;
+    const file = await OutboxFile.open(join(directory, FILE_NAME), files, {
       lengthBytes,
-      maxBytes,
-      forgottenAtMs: await forgottenAtMs(directory, entries[0]),
-      due: toTellAgain,
+      isToBeKept: toTellAgain !== undefined,
     });
+    const forgottenMs = await forgottenAtMs(directory, found.entries[0]);
+    const init = { identity, files, file, found, maxBytes, forgottenAtMs: forgottenMs };
+    const outbox = new Outbox(directory, init);
     try {
       await outbox.settle();
     } catch (error) {
-      // A full disk: what was found stays where it is, and this is tried again before anything else is told.
+      // A full disk: the file stays as it was found, and this is tried again before anything else is reported.
       if (isSystemError(error)) return outbox;
       await outbox.close();
       throw error;
@@ -149,7 +124,7 @@ export class Outbox {
     return this.#entries.at(-1)?.report;
   }
 
-  /** Whether this chain began because reports of the one before were refused; forgotten once the origin has much of it. */
+  /** Whether this chain began because reports of the chain before were refused. Unknown once the first reports are dropped. */
   get isToldAgain(): boolean {
     const first = this.#entries[0]?.report;
     return first?.seq === 1 && isNote(first);
@@ -160,7 +135,7 @@ export class Outbox {
     return this.#entries.map(({ report }) => report);
   }
 
-  /** Those that the origin hasn't acknowledged, oldest first. */
+  /** The reports that the origin hasn't acknowledged, oldest first. */
   pending(): PendingReport[] {
     if (this.#due) return [];
     return this.#entries
@@ -173,7 +148,7 @@ export class Outbox {
       }));
   }
 
-  /** Of those that the origin hasn't acknowledged, about. */
+  /** Bytes of the reports that the origin hasn't acknowledged, about. */
   get pendingBytes(): number {
     const isPending = ({ report }: Entry): boolean => report.seq > this.#acknowledgedSeq;
     return this.#entries
@@ -186,29 +161,29 @@ export class Outbox {
   }
 
   /**
-   * Durable, and in the chain, once it returns.
+   * Adds a report to the chain. It is durable once this returns.
    * @throws SITECAST_OUTBOX_FULL; the system's error (ENOSPC …): then it isn't recorded, and may be tried again;
-   *   SITECAST_REPORT_UNTELLABLE: then it never will be
+   *   SITECAST_REPORT_UNTELLABLE: then it never can be recorded
    */
-  append(event: Event): Promise<Report> {
+  append(event: ReportEvent): Promise<Report> {
     return this.#inTurn(async () => {
       await this.#settle();
       return this.#append(event);
     });
   }
 
-  /** Tells again what was found and couldn't go on as it was, if that isn't done yet. @throws the system's error */
+  /** Reports again what was found and couldn't be continued, unless that is done. @throws the system's error */
   settle(): Promise<void> {
     return this.#inTurn(() => this.#settle());
   }
 
   /**
-   * Takes the origin's word, signed at `atMs` by its clock. One of another epoch is ignored. One beyond the newest report
-   * says that this directory is older than what was sent from it (restored from a backup): the chain goes on as a new one.
-   * A newer word that knows less than an older one did says the same of the origin: what is still here is sent again;
-   * where that no longer reaches back far enough, a new chain begins. (An older word is just late, or replayed.)
-   * @param reportSha256 of the payload of report `seq`. Where this file has another in its place, somebody else has reported
-   *   with this key: then nothing of this file is acknowledged by it, and what is sent shows the origin that there are two
+   * Takes an acknowledgement, signed by the origin at `atMs` by its clock. One of another epoch is ignored. One beyond the newest report
+   * says that this directory is older than what was sent from it (it was restored from a backup): a new chain begins. A newer
+   * acknowledgement of less than before says the same of the origin: what is still here is sent again, and where that doesn't reach
+   * back far enough, a new chain begins. An older acknowledgement is late or replayed, and ignored.
+   * @param reportSha256 of the payload of report `seq`. Where this chain has another report there, another machine has reported with
+   *   this key. Then nothing of this chain is acknowledged, and what is sent shows the origin that there are two
    */
   acknowledge(epoch: string, seq: number, atMs: number, reportSha256?: string): Promise<Acknowledged> {
     return this.#inTurn(async () => {
@@ -231,23 +206,23 @@ export class Outbox {
     });
   }
 
-  /** Whether there's such a report, which the origin hasn't acknowledged. */
+  /** Whether there is a report of that number that the origin hasn't acknowledged. */
   isPending(seq: number): boolean {
     return seq > this.#acknowledgedSeq && this.#entries.some(({ report }) => report.seq === seq);
   }
 
-  /** Whether something can be left out of it besides. */
+  /** Whether it is pending and still has texts that can be left out. */
   canShorten(seq: number): boolean {
     const report = this.#entries.find(entry => entry.report.seq === seq)?.report;
     return report !== undefined && this.isPending(seq) && !isPlainEvent(report) && !isNote(report);
   }
 
   /**
-   * Begins a new chain because reports of this one are refused on their way, and so hold up those behind them. It begins
-   * with a note; then all is told again that the origin hasn't acknowledged, and at least the newest 16. (A chain whose first
-   * report is as new as that is no sign of a clone, whatever of the old one is still on its way.)
+   * Begins a new chain, because reports of this one are refused on their way and so hold up those behind them. It begins with a note;
+   * then comes all that the origin hasn't acknowledged, and at least the newest 16. (A chain whose first report is as new as that is no
+   * sign of a clone, whatever of the old chain is still on its way.)
    * @param note when, and why
-   * @param refused why, by number: these are told without their texts
+   * @param refused why, by number: these are reported without their texts
    */
   tellAgain(
     { at, message }: { at: string; message: string },
@@ -265,12 +240,12 @@ export class Outbox {
           return why === undefined ? eventOf(report) : plainEvent(eventOf(report), why);
         });
       const note = { at, timestampVersion, state, booted, reason: { code: TOLD_AGAIN, message } };
-      // Where there's no room for the note, nothing is left out for it.
+      // Without room for the note the chain stays as it is: no report is left out for it.
       await this.#beginAnew([note, ...events], { isWhole: true });
     });
   }
 
-  /** Is the end that the origin knows none that this file can go on from? */
+  /** Whether this chain can't be continued from the report that the origin knows as its last. */
   #isOffThisChain(seq: number, atMs: number): boolean {
     return seq > (this.newest?.seq ?? 0) || (seq < this.#oldestSeq - 1 && atMs > this.#forgottenAtMs);
   }
@@ -280,87 +255,54 @@ export class Outbox {
   }
 
   async close(): Promise<void> {
-    await this.#turn;
-    await this.#handle.close();
+    await this.#inTurn(() => this.#file.close());
   }
 
-  async #append(event: Event): Promise<Report> {
+  async #append(event: ReportEvent): Promise<Report> {
     const before = this.#entries.at(-1);
     const entry = await sealEntry(event, { identity: this.#identity, epoch: this.#epoch, before });
     const line = linesOf([entry]);
-    if (this.#lengthBytes + line.length > this.#maxBytes)
+    if (this.#file.isUnknown) await this.#rewrite(this.#entries);
+    if (this.#file.lengthBytes + line.length > this.#maxBytes)
       throw new SitecastError('noSpace', 'SITECAST_OUTBOX_FULL', 'no more reports can be kept', {
         hint: 'they are waiting for the origin to acknowledge them',
       });
-    await this.#appendLine(line);
+    await this.#file.append(line);
     this.#entries.push(entry);
     return entry.report;
-  }
-
-  async #appendLine(line: Buffer): Promise<void> {
-    if (this.#isReplaced) await this.#reopen();
-    // After a failed write or fsync nobody knows what the file holds behind its good part.
-    if (this.#isTailSuspect) await this.#handle.truncate(this.#lengthBytes);
-    this.#isTailSuspect = true;
-    await this.#files.append(this.#handle, line, 'report');
-    this.#isTailSuspect = false;
-    this.#lengthBytes += line.length;
   }
 
   async #settle(): Promise<void> {
     if (!this.#due) return;
     const { events, unreadable, hasPutAside } = this.#due;
-    const directory = dirname(this.#path);
-    if (unreadable > 0) await keepUnreadable(directory);
+    if (unreadable > 0) await keepUnreadable(this.#directory);
     await this.#beginAnew(events);
-    if (hasPutAside) await settlePutAside(directory);
+    if (hasPutAside) await settlePutAside(this.#directory);
   }
 
   async #forget(count: number, atMs: number): Promise<void> {
-    await noteForgotten(dirname(this.#path), { epoch: this.#epoch, atMs }, this.#files);
+    await noteForgotten(this.#directory, { epoch: this.#epoch, atMs }, this.#files);
     this.#forgottenAtMs = atMs;
     await this.#rewrite(this.#entries.slice(count));
   }
 
-  /** A new chain, which is there as a whole or not at all: nothing of the old one is lost in between. */
-  async #beginAnew(events: readonly Event[], { isWhole = false } = {}): Promise<void> {
+  /** Replaces the chain. The new one is there as a whole or not at all, so nothing of the old one is lost in between. */
+  async #beginAnew(events: readonly ReportEvent[], { isWhole = false } = {}): Promise<void> {
     const epoch = newEpoch();
     const place = { identity: this.#identity, epoch };
     const entries = await sealChain(events, place, this.#maxBytes);
     if (isWhole && entries.length < events.length) return;
-    await this.#rewrite(entries, () => {
-      this.#epoch = epoch;
-      this.#acknowledgedSeq = 0;
-      this.#acknowledgedAtMs = Number.NEGATIVE_INFINITY;
-      this.#forgottenAtMs = Number.POSITIVE_INFINITY;
-      this.#due = undefined;
-    });
+    await this.#rewrite(entries);
+    this.#epoch = epoch;
+    this.#acknowledgedSeq = 0;
+    this.#acknowledgedAtMs = Number.NEGATIVE_INFINITY;
+    this.#forgottenAtMs = Number.POSITIVE_INFINITY;
+    this.#due = undefined;
   }
 
-  async #rewrite(entries: Entry[], onReplaced: () => void = () => {}): Promise<void> {
-    const bytes = linesOf(entries);
-    await this.#files.replace(this.#path, bytes, 0o600);
-    this.#lengthBytes = bytes.length;
-    this.#isTailSuspect = false;
+  async #rewrite(entries: Entry[]): Promise<void> {
+    await this.#file.replace(linesOf(entries));
     this.#entries = entries;
-    this.#isReplaced = true;
-    onReplaced();
-    await this.#reopen();
-  }
-
-  async #reopen(): Promise<void> {
-    const handle = await this.#files.openToAppend(this.#path);
-    await this.#handle.close();
-    this.#handle = handle;
-    this.#isReplaced = false;
-  }
-
-  #inTurn<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.#turn.then(work);
-    this.#turn = done.catch(() => {
-      // The caller of `work` has got the error.
-    });
-    return done;
   }
 }
 

@@ -3,22 +3,22 @@ import type { Log } from '../ports.ts';
 import type { Outbox, PendingReport } from './outbox.ts';
 import { fieldOf, textOf } from '../upstream/answers.ts';
 
-/** A gateway's refusal is remembered, and what it refused isn't sent to it, for so long, milliseconds. */
+/** Milliseconds for which a gateway's refusal is remembered, and what it refused isn't sent to it. */
 const REMEMBERED_MS = 5 * 60_000;
-/** Reports that a gateway may refuse one by one, in one run, before it counts as one that refuses everything. */
+/** Reports that a gateway may refuse one by one, in one run, before it counts as a gateway that refuses everything. */
 const MAX_REFUSED_ALONE = 4;
-/** Refusals in one answer that are looked at. */
+/** Refusals in one answer that are read. */
 const MAX_REJECTED = 400;
-/** Because of refusals a new chain begins that often at most, and not sooner after a start into such a one, milliseconds. */
+/** Milliseconds between two new chains because of refusals, and after a start with such a chain. */
 const MIN_BETWEEN_CHAINS_MS = 3_600_000;
-/** For how long reports are kept back where a gateway doesn't say, seconds. */
+/** Seconds that reports are kept back where a gateway doesn't say for how long. */
 const DEFAULT_PUT_OFF_S = 60;
-/** Whatever a gateway says, it isn't asked again sooner, seconds. */
+/** Seconds. Whatever a gateway says, it isn't asked again sooner. */
 const MIN_PUT_OFF_S = 5;
-/** Hexadecimal digits of a payload's SHA-256 by which a gateway says which report it means. */
+/** Hexadecimal digits of a payload's SHA-256 by which a gateway names a report. */
 const DIGEST_CHARS = 16;
 
-/** Statuses that say something about the reports, not about the sender or the moment. */
+/** Statuses that are about the reports, not about the sender or the moment. */
 const BLAMES_REPORTS: ReadonlySet<number> = new Set([400, 413, 422]);
 /** Codes for a report that can't be read as it is. */
 const UNREADABLE: ReadonlySet<string> = new Set([
@@ -27,10 +27,10 @@ const UNREADABLE: ReadonlySet<string> = new Set([
   'SITECAST_DOCUMENT_TOO_LARGE',
   'SITECAST_JSON_REFUSED',
 ]);
-/** The origin has another report in its place: this chain can't go on. */
+/** The origin has another report of that number: this chain can't go on. */
 const FORKED = 'SITECAST_REPORT_FORK';
 
-/** Where a gateway takes no more reports of this device for now: in how many seconds it does; undefined for all else. */
+/** Seconds until a gateway takes reports of this device again; undefined for a refusal of another kind. */
 export function putOffForS(refusal: unknown): number | undefined {
   if (textOf(refusal, 'code') !== OVER_BUDGET) return undefined;
   const told = fieldOf(refusal, 'retryAfterS') ?? fieldOf(fieldOf(refusal, 'data'), 'retryAfterS');
@@ -45,7 +45,7 @@ export function blamesReports(status: number): boolean {
 export interface Refused {
   seq: number;
   code: string;
-  /** Its text may be what is wrong; else it's its place in the chain. */
+  /** True: its text may be wrong. False: its place in the chain is. */
   isText: boolean;
 }
 
@@ -55,9 +55,9 @@ export class Verdicts {
   readonly sinceMs: number;
   readonly #refused = new Map<number, Refused>();
   #refusedAlone = 0;
-  /** It has taken one in this run: what it refuses, it refuses for what that is. */
+  /** It has taken a report in this run, so what it refuses is refused for its content. */
   hasTaken = false;
-  /** What it refuses for another reason, which is for somebody to look into. */
+  /** What it refuses for another reason, for people to look into. */
   otherRefusal: string | undefined;
 
   constructor(epoch: string, sinceMs: number) {
@@ -69,7 +69,7 @@ export class Verdicts {
     return [...this.#refused.values()];
   }
 
-  /** Whether it's worth asking it for the next one. */
+  /** Whether the next report is worth sending. */
   get mayGoOn(): boolean {
     return this.hasTaken || this.#refusedAlone < MAX_REFUSED_ALONE;
   }
@@ -92,8 +92,8 @@ export class Verdicts {
 
   /**
    * A request with some reports was answered.
-   * @param pending all of the chain that wait: what was sent earlier may be refused by now
-   * @returns the first of the request that is to come later, where there's one, and in how many seconds
+   * @param pending all pending reports of the chain: one that was sent earlier may be refused by now
+   * @returns the first report of the request that has to come later, if any, and in how many seconds
    */
   noteAnswer(
     batch: readonly PendingReport[],
@@ -120,7 +120,7 @@ export class Verdicts {
     return putOff;
   }
 
-  /** By its place in the request; or, for one that was refused earlier and elsewhere, by what it is. */
+  /** Finds a report by its place in the request; or, if it was refused earlier and elsewhere, by its number and digest. */
   #meant(
     batch: readonly PendingReport[],
     pending: readonly PendingReport[],
@@ -137,12 +137,12 @@ export class Verdicts {
 }
 
 /**
- * What gateways refuse, and what follows from it. The origin takes a chain without gaps alone: one report that is refused for
- * what it is would hold up all that come after it. So the chain begins anew, with that report told without its texts.
+ * What gateways refuse, and what follows from it. The origin only takes a chain without gaps: a report that is refused for its content
+ * would hold up all later ones. So the chain begins anew, with that report without its texts.
  *
- * Anybody on the way can refuse. Therefore: only what every gateway refuses that could be asked; only by a gateway that takes
- * other reports; each report once; and a new chain once an hour at most, whatever a restart forgets. Nothing is dropped: state, rollout, release and code
- * are told, and the text is in this device's own log.
+ * Any machine on the way can refuse. Therefore a new chain needs a report that every gateway refuses that could be asked, and a gateway
+ * that takes other reports. Each report is shortened once, and a new chain begins once an hour at most, whatever a restart forgets.
+ * Nothing is dropped: state, rollout, release and code are reported, and the text is in this device's own log.
  */
 export class Refusals {
   readonly #outbox: Outbox;
@@ -150,14 +150,14 @@ export class Refusals {
   readonly #log: Log;
   readonly #byUrl = new Map<string, Verdicts>();
   #heard: { url: string; verdicts: Verdicts }[] = [];
-  /** By `performance.now`: a device whose clock begins anew at each boot would begin a chain at each. */
+  /** By `performance.now`: a device whose clock begins anew at each boot would begin a chain at each boot. */
   #lastChainMs: number;
 
   constructor({ outbox, now, log }: { outbox: Outbox; now: () => number; log: Log }) {
     this.#outbox = outbox;
     this.#now = now;
     this.#log = log;
-    // How long ago that was, nobody knows: the hour begins with the start.
+    // When the chain began isn't known, so the hour begins with the start.
     this.#lastChainMs = outbox.isToldAgain ? performance.now() : Number.NEGATIVE_INFINITY;
   }
 
@@ -166,7 +166,7 @@ export class Refusals {
     this.#heard = [];
   }
 
-  /** What a gateway has said so far. */
+  /** What a gateway has said of the present chain. */
   of(url: string): Verdicts {
     const nowMs = this.#now();
     const { epoch } = this.#outbox;
@@ -178,12 +178,12 @@ export class Refusals {
     return verdicts;
   }
 
-  /** A gateway was asked for all that is pending. */
+  /** A gateway was sent all that is pending. */
   heard(url: string, verdicts: Verdicts): void {
     this.#heard.push({ url, verdicts });
   }
 
-  /** Begins a new chain where that is due. @throws the system's error: then the old one stays */
+  /** Begins a new chain where one is due. @throws the system's error: then the old chain stays */
   async settle(): Promise<void> {
     const refused = this.#refusedByAll();
     const [first] = refused;

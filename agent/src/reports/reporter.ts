@@ -5,13 +5,13 @@ import type { AgentClock } from '../ports.ts';
 import type { Outbox } from './outbox.ts';
 import type { StateChangeLogger, Subject } from './state-change-logger.ts';
 
-/** Code of the report that names a source which sent wrong bytes. */
+/** Code of the report that names a source of wrong bytes. */
 export const SOURCE_BANNED = 'SITECAST_SOURCE_BANNED';
-/** States that say that nothing goes on, and why. */
+/** States in which nothing goes on. */
 const MERE_WAITING: ReadonlySet<DeviceState> = new Set(['waiting', 'clockSuspect']);
-/** Where so much waits for the origin, what a device waits for is recorded once: weeks of changing reasons would hold up what counts. */
+/** Bytes. Where more waits for the origin, each reason to wait is recorded once: weeks of changing reasons would hold up what counts. */
 const MUCH_WAITING_BYTES = 64 * 1024;
-/** Reports that a full disk keeps from being recorded; they wait in memory. */
+/** Reports that wait in memory while a full disk keeps them from being recorded. */
 const MAX_WAITING = 64;
 
 interface ReporterDependencies {
@@ -42,9 +42,9 @@ export class Reporter {
   }
 
   /**
-   * Records a state, unless the newest report says the same; with `isOnce`, unless any of this attempt does. What it waits for is
+   * Records a state, unless the newest report says the same; with `isOnce`, unless any report of this attempt does. A reason to wait is
    * recorded once while much waits for the origin.
-   * Never throws for a full disk: an update mustn't fail because it can't be told.
+   * Never throws for a full disk: an update mustn't fail because it can't be reported.
    */
   async report(state: DeviceState, subject: Subject = {}, isOnce = false): Promise<void> {
     const event = this.#eventOf(state, subject);
@@ -69,7 +69,7 @@ export class Reporter {
         if (!isFull && !(error instanceof SitecastError)) throw error;
         this.problem = error.message;
         if (isFull) return;
-        // It never will be recorded: what comes after it mustn't wait for that.
+        // This one never can be recorded, so the later ones don't wait for it.
         this.#stateChanges.untold(event.state, error);
       }
       this.#waiting.shift();
@@ -78,7 +78,7 @@ export class Reporter {
   }
 
   #eventOf(state: DeviceState, { rollout, release, reason }: Subject): ReportEvent {
-    // As it will be recorded: what was said already is found by that.
+    // In the form that is recorded, so that it can be compared with earlier reports.
     return fittingEvent({
       ...this.#facts(),
       at: new Date(this.#clock.now()).toISOString(),
@@ -104,7 +104,7 @@ export class Reporter {
   }
 }
 
-/** Two states that are told alike are one; but each source that lied is to be heard of. */
+/** Two reports with the same key say the same. Each misbehaving source has a key of its own. */
 function keyOf({
   state,
   rollout,

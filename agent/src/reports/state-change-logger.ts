@@ -5,14 +5,14 @@ import { isSameUpdate, ROLLBACK_ORDERED, type Reason } from '../state/agent-stat
 import type { Log } from '../ports.ts';
 import type { CycleResult, Status } from '../state/status.ts';
 
-/** What a step is about. */
+/** The subject of a step. */
 export interface Subject {
   rollout?: { id: string; attempt: number } | undefined;
   release?: { counter: number; version: string } | undefined;
   reason?: Reason | undefined;
 }
 
-/** What each step of an update is called in the log. States that an agent rests in are told by `rest`. */
+/** What each step of an update is called in the log. `cycleEnd` logs the states in which a cycle ends. */
 const STEPS: Partial<Record<DeviceState, string>> = {
   installing: 'telling the boot loader to try',
   rebooting: 'rebooting into',
@@ -20,7 +20,7 @@ const STEPS: Partial<Record<DeviceState, string>> = {
   completed: 'confirmed',
 };
 
-/** Tells in the device's log what happens: for whoever reads the journal, each thing once. */
+/** Logs the changes of the device's state, each once: for people who read the journal. */
 export class StateChangeLogger {
   readonly #log: Log;
   #order: Order | undefined;
@@ -52,7 +52,7 @@ export class StateChangeLogger {
     this.#log('info', `ordered ${what} ${order.release.version}`, { rollout: order.rollout });
   }
 
-  /** A step of an update that is reported to the origin, too. Coming to rest with it isn't told once more. */
+  /** A step of an update that is reported to the origin, too. A cycle that ends with it isn't logged once more. */
   step(state: DeviceState, { release, rollout, reason }: Subject): void {
     const isEnd = state === 'completed' || state === 'failed' || state === 'rolledBack';
     if (isEnd) this.#rest = restKey({ state, reason });
@@ -73,12 +73,12 @@ export class StateChangeLogger {
     this.#log('info', `slot ${slot} holds ${release.version}, verified`);
   }
 
-  /** A report that can't be made, whatever is left out of it. */
+  /** A report that can't be made, even without its texts. */
   untold(state: DeviceState, { code, message }: SitecastError): void {
     this.#log('error', `the origin isn't told of the state ${state}: ${message}`, { code });
   }
 
-  /** Where a cycle came to rest; told when that's another place, or for another reason, than the last time. */
+  /** How a cycle ended. It is logged where state or reason differ from the last time. */
   cycleEnd({ state, waitingFor, reason }: CycleResult): void {
     const key = restKey({ state, waitingFor, reason });
     if (this.#rest === key) return;
@@ -100,5 +100,5 @@ function restKey({
   return [state, waitingFor, reason?.code].join(' ');
 }
 
-/** An ordered way back tells of the release that it led to; a fall back of the one that failed. */
+/** An ordered roll-back names the release that it led to; a fall-back names the one that failed. */
 const wayBack = (reason: Reason | undefined): string => (reason?.code === ROLLBACK_ORDERED ? 'to' : 'from');

@@ -1,18 +1,18 @@
 import type { Gateway } from '../ports.ts';
 
-/** A gateway that took a report, and brought no acknowledgement of the origin for so long, isn't relied on, milliseconds. */
+/** Milliseconds after which a gateway that took a report, and brought no acknowledgement of the origin, isn't relied on. */
 const RESEND_AFTER_MS = 5 * 60_000;
 
 /**
- * Which gateway took which report of the chain, and when, until the origin has acknowledged it. A gateway says "taken", and may
- * pass nothing on. What it took and the origin doesn't acknowledge goes to the next gateway, so round: to one of them in each
- * period, so that an origin that is slow, or away, costs no more than with one gateway. Kept in memory alone.
+ * Which gateway took which report of the chain, and when, until the origin has acknowledged it. A gateway may take a report and never
+ * pass it on. A report that was taken and isn't acknowledged goes to the next gateway, one gateway in each period: so an origin that is
+ * slow, or away, costs no more than with one gateway. Only kept in memory.
  */
 export class TakenReports {
   readonly #now: () => number;
-  /** By gateway: by number, milliseconds. */
+  /** By gateway, then by the report's number: when it was taken, milliseconds. */
   readonly #byUrl = new Map<string, Map<number, number>>();
-  /** Gateways that left reports unacknowledged; the one that did so longest ago first. */
+  /** Gateways that left reports unacknowledged, the longest ago first. */
   readonly #silent = new Set<string>();
   #epoch = '';
 
@@ -20,7 +20,7 @@ export class TakenReports {
     this.#now = now;
   }
 
-  /** A run over the gateways begins. @param pending numbers of those that the origin hasn't acknowledged */
+  /** A run over the gateways begins. @param pending numbers of the reports that the origin hasn't acknowledged */
   begin(epoch: string, pending: ReadonlySet<number>): void {
     if (epoch !== this.#epoch) this.clear();
     this.#epoch = epoch;
@@ -31,19 +31,19 @@ export class TakenReports {
       for (const seq of [...taken.keys()].filter(each => !pending.has(each)).concat(overdue))
         taken.delete(seq);
       if (overdue.length === 0) continue;
-      // To the end: it's its turn again after all others.
+      // To the end: its turn comes after all others.
       this.#silent.delete(url);
       this.#silent.add(url);
     }
   }
 
-  /** Whether the origin has acknowledged one that no other gateway took: then this one passed it on. */
+  /** Whether the origin has acknowledged a report that no other gateway took: then this gateway passed it on. */
   #hasBrought(url: string, taken: ReadonlyMap<number, number>, pending: ReadonlySet<number>): boolean {
     const others = [...this.#byUrl].filter(([other]) => other !== url).map(([, byOther]) => byOther);
     return [...taken.keys()].some(seq => !pending.has(seq) && !others.some(byOther => byOther.has(seq)));
   }
 
-  /** In the order in which they are preferred, those that left reports unacknowledged last. */
+  /** In order of preference. Gateways that left reports unacknowledged come last. */
   inOrder(gateways: readonly Gateway[]): Gateway[] {
     const silent = [...this.#silent].flatMap(url => gateways.filter(gateway => gateway.url === url));
     return [...gateways.filter(({ url }) => !this.#silent.has(url)), ...silent];
@@ -60,7 +60,7 @@ export class TakenReports {
     for (const seq of seqs) taken.set(seq, this.#now());
   }
 
-  /** All are to be sent again. */
+  /** All reports are sent again. */
   clear(): void {
     this.#byUrl.clear();
   }

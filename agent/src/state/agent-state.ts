@@ -5,7 +5,7 @@ import { z } from 'zod';
 export const releaseRefSchema = z.looseObject({ counter: z.int().min(0), version: z.string().max(64) });
 export type KnownRelease = z.infer<typeof releaseRefSchema>;
 
-/** A text that is too long is cut, not refused: an agent that can't read its own state doesn't start. */
+/** A text that is too long is cut, not refused: an agent that can't read its own state wouldn't start. */
 const text = (maxChars: number) => z.string().transform(found => cutText(found, maxChars));
 
 export const reasonSchema = z.looseObject({
@@ -14,14 +14,14 @@ export const reasonSchema = z.looseObject({
 });
 export type Reason = z.infer<typeof reasonSchema>;
 
-/** Code of a device that went back because its rollout goes back: what it tells of then is the release it went to. */
+/** Code of the report of a device that went back because its rollout rolls back. That report names the release it went to. */
 export const ROLLBACK_ORDERED = 'ordered';
 
 const rolloutRefSchema = z.looseObject({ id: z.string().max(64), attempt: z.int().min(1) });
 
 const hexId = z.string().regex(/^[0-9a-f]{64}$/);
 
-/** What a slot holds, as far as this agent knows. */
+/** What a slot holds, as far as the agent knows. */
 const SLOT_STATES = ['empty', 'bad', 'verified', 'altered'] as const;
 export const slotRecordSchema = z.looseObject({
   state: z.enum(SLOT_STATES),
@@ -29,25 +29,25 @@ export const slotRecordSchema = z.looseObject({
   /** SHA-256 of the index that its image was written by. */
   indexSha256: hexId.optional(),
   lengthBytes: z.int().min(0).optional(),
-  /** It has run and was found healthy. */
+  /** The image has run and was found healthy. */
   isConfirmed: z.boolean().optional(),
-  /** Whose order brought it there; for what may come of it later. */
+  /** Whose order brought it there: if it fails later, that is reported for this rollout. */
   rollout: rolloutRefSchema.optional(),
 });
 export type SlotRecord = z.infer<typeof slotRecordSchema>;
 
-/** Where a slot was found, to notice when that has gone missing: a slot that vanished isn't a new one. */
+/** Where a slot was found. A slot that vanished isn't taken for a new one. */
 const slotPlaceSchema = z.looseObject({
-  /** Of the settings, absolute. Another path is another place, of which nothing is known. */
+  /** The path of the settings, absolute. Of another path nothing is known. */
   path: z.string(),
-  /** False: nothing is there yet; a file is to be made. */
+  /** False: nothing is there yet, and a file may be made. */
   isThere: z.boolean(),
   /** Where the file system is mounted that a file slot lies in; undefined for that of `/` and that of the agent's own data. */
   mountPoint: z.string().optional(),
 });
 export type SlotPlace = z.infer<typeof slotPlaceSchema>;
 
-/** What is remembered of a rollout that has reached this device. */
+/** A rollout that has reached this device. */
 const rolloutRecordSchema = z.looseObject({
   id: z.string().max(64),
   latchedAt: z.string().max(64),
@@ -70,9 +70,9 @@ export const barredSchema = z.looseObject({
 export type BarredRelease = z.infer<typeof barredSchema>;
 
 /**
- * How far the update got. `downloading`: the slot is being filled; `verified`: it holds the image, activation is next;
- * `activating`: the boot loader is being told; `rebooting`: it was told; `confirming`: the slot runs, unproven;
- * `confirmed`: it's proven, the loader is being told; `fallingBack`: it's given up, the other slot is to run again.
+ * How far the update got. `downloading`: the slot is being filled. `verified`: it holds the image, and activation is next.
+ * `activating`: the boot loader is being told. `rebooting`: the loader was told. `confirming`: the slot runs, unproven. `confirmed`: the
+ * slot is proven, and the loader is being told. `fallingBack`: the slot is given up, and the other one has to run again.
  */
 export const updateSchema = z.looseObject({
   kind: z.enum(['install', 'rollBack']),
@@ -123,8 +123,8 @@ export const MAX_REMEMBERED_ROLLOUTS = 128;
 export const MAX_BARRED = 128;
 
 /**
- * All that an agent remembers between two starts, but its reports and the trusted metadata. Unknown fields are kept:
- * after a fall-back the release before reads what this one wrote.
+ * What the agent keeps between two starts, besides its reports and the trusted metadata. Unknown fields are kept: after a fall-back an
+ * older release of the agent reads what this one wrote.
  */
 export const agentStateSchema = z.looseObject({
   format: z.literal('sitecast-agent-state-1'),
@@ -136,15 +136,15 @@ export const agentStateSchema = z.looseObject({
   lastFailure: lastFailureSchema.optional(),
   /** The origin's newest statement about this device, as it was signed. */
   assignment: z.unknown().optional(),
-  /** Of the enrolment, so that asking again is the same request. */
+  /** The nonce of the enrolment, so that a repetition is the same request. */
   enrolmentNonce: z.string().max(64).optional(),
-  /** Booted slot, when last seen. */
+  /** The booted slot, when last seen. */
   booted: z.enum(['A', 'B']).optional(),
   slotPlaces: z.looseObject({ A: slotPlaceSchema.optional(), B: slotPlaceSchema.optional() }).optional(),
 });
 export type AgentState = z.infer<typeof agentStateSchema>;
 
-/** Where a slot was found before. A version that didn't remember places still remembers what it had put there. */
+/** Where a slot was found before. A version that kept no places still noted what it had put there. */
 export function placeIn(
   { slotPlaces, slots }: AgentState,
   name: 'A' | 'B',

@@ -5,9 +5,9 @@ import { setAside } from '@sitecast/shared/durable';
 import { isSystemError } from '@sitecast/shared/errors';
 import type { Log } from '../ports.ts';
 
-/** Directories of the agent; nothing but files lies in them. */
+/** Directories of the agent. Only files lie in them. */
 const DIRECTORIES: ReadonlySet<string> = new Set(['trust', 'documents']);
-/** Files that are replaced as a whole. Those that are kept twice set aside by themselves what is in their place. */
+/** Files that are replaced as a whole. The code of files that are kept twice sets aside by itself what is in their place. */
 const FILES: ReadonlySet<string> = new Set([
   'control.sock',
   'status.json',
@@ -21,9 +21,9 @@ const FILES: ReadonlySet<string> = new Set([
 ]);
 
 /**
- * Sets aside what can't be the agent's where its files and directories are to lie: a directory can't be replaced by a file, nor the
- * other way round, and nothing could be kept there. What is a file of another kind (a pipe, say) is damaged, and is replaced.
- * Whatever else lies in the data directory isn't touched: slots and mount points may.
+ * Sets aside directories in the place of the agent's files, and files in the place of its directories: neither can replace the other,
+ * so nothing could be kept there. A file of another kind (a pipe, say) counts as damaged, and is replaced. Nothing else in the data
+ * directory is touched: slots and mount points may lie there.
  */
 export async function clearDataDirectory(directory: string, log: Log): Promise<void> {
   for (const entry of await entriesOf(directory)) {
@@ -46,7 +46,7 @@ async function entriesOf(directory: string): Promise<Dirent[]> {
   try {
     return await readdir(directory, { withFileTypes: true });
   } catch (error) {
-    // Not begun yet, or a medium that fails: whoever needs a file there says so.
+    // Not begun yet, or a medium that fails: the code that needs a file there says so.
     if (isSystemError(error)) return [];
     throw error;
   }

@@ -8,8 +8,8 @@ import { STATUS_FILE } from './status.ts';
 const MAX_READ_BYTES = 1024 * 1024;
 
 /**
- * This device's identity, in its data directory. What else lies there says which one that is, should the key have no copy to
- * vouch for it: that of an earlier release.
+ * Opens this device's identity in its data directory. An earlier release kept no copy of the key that could show whether the key is
+ * damaged; then other files in the directory say which identity it was.
  * @throws as `Identity.open`
  */
 export async function openOwnIdentity(directory: string, log: Log): Promise<Identity> {
@@ -18,7 +18,7 @@ export async function openOwnIdentity(directory: string, log: Log): Promise<Iden
     await idInState(() => readFileBounded(state, MAX_READ_BYTES)),
     await read(async () => fieldOf(await readJson(join(directory, STATUS_FILE)), 'id')),
   ]);
-  // An earlier release writes no copy: it may be of who this was before.
+  // An earlier release writes no copy, so the copy may be of another identity.
   const knownIds =
     written.length > 0 ? written : idsAmong([await idInState(() => readCopy(state, MAX_READ_BYTES))]);
   return Identity.open(directory, { knownIds, warn: message => log('warn', message) });
@@ -28,7 +28,7 @@ const idsAmong = (found: readonly unknown[]): string[] => [
   ...new Set(found.filter((id): id is string => typeof id === 'string' && isId(id))),
 ];
 
-/** The assignment in it was checked to be this device's before it was kept. */
+/** The assignment was checked to be this device's before it was stored. */
 function idInState(bytes: () => Promise<Buffer | undefined>): Promise<unknown> {
   return read(async () => {
     const payload = fieldOf(fieldOf(parse(await bytes()), 'assignment'), 'payload');
@@ -40,7 +40,7 @@ async function readJson(path: string): Promise<unknown> {
   return parse(await readFileBounded(path, MAX_READ_BYTES));
 }
 
-/** A file that isn't there, or is damaged, knows nothing. */
+/** @returns undefined for a file that isn't there, or is damaged */
 async function read(what: () => Promise<unknown>): Promise<unknown> {
   try {
     return await what();

@@ -10,18 +10,18 @@ import {
   type Update,
 } from './agent-state.ts';
 
-/** What is left to tell of a memory that was lost. */
+/** What a lost state can be rebuilt from. */
 export interface Evidence {
   boot: Pick<BootState, 'booted' | 'bootId'>;
-  /** This device's own newest reports, oldest first: each of their signatures was checked. */
+  /** This device's own newest reports, oldest first. Their signatures were checked. */
   reports: readonly Report[];
-  /** An earlier state of the memory: of what only ever grows it's believed, and of a slot that was hashed. */
+  /** An earlier state. It is believed about what only ever grows, and about a slot that was hashed. */
   kept: AgentState | undefined;
   /** The slot that doesn't run, as it was found. */
   other: SlotRecord;
 }
 
-/** Reasons for which a release that had been booted was given up: it stays barred. */
+/** Reasons for which a booted release was given up. It stays barred. */
 const PROOF_FAILURES: ReadonlySet<string> = new Set([
   'healthFailed',
   'bootCountExhausted',
@@ -31,8 +31,8 @@ const PROOF_FAILURES: ReadonlySet<string> = new Set([
 const ACTIVATION_STATES: ReadonlySet<string> = new Set(['installing', 'rebooting', 'confirming']);
 
 /**
- * Pure: a memory to go on with. It takes nothing for good that nothing vouches for: a slot that doesn't run is bad unless it
- * was hashed, one that may be on trial proves itself (again), a release that failed here stays barred.
+ * Pure: a state to go on with. Nothing counts as good without evidence: a slot that doesn't run is bad unless it was hashed; a slot that
+ * may be on trial proves itself, once more if need be; a release that failed here stays barred.
  */
 export function rebuiltState({ boot, reports, kept, other }: Evidence): AgentState {
   const { booted } = boot;
@@ -44,7 +44,7 @@ export function rebuiltState({ boot, reports, kept, other }: Evidence): AgentSta
   const { A = other, B = other } = records;
   const lastActivationAt = lastActivationOf(reports) ?? kept?.lastActivationAt;
   return {
-    // What vouches for itself, as the assignment does, or is about this machine rather than its releases.
+    // What is signed, as the assignment is, or is about this machine rather than its releases.
     ...(kept ?? newAgentState()),
     slots: { A, B },
     update,
@@ -55,7 +55,7 @@ export function rebuiltState({ boot, reports, kept, other }: Evidence): AgentSta
   };
 }
 
-/** Where the newest report tells of an activation that hasn't ended. */
+/** The update under way, where the newest report is about an activation that hasn't ended. */
 function updateOf(
   newest: Report | undefined,
   { booted, bootId }: Evidence['boot'],
@@ -69,7 +69,7 @@ function updateOf(
   const update = { kind, rollout, release, target, startedAt: at } as const;
   if (newest.state === 'failed' && reason && PROOF_FAILURES.has(reason.code))
     return { ...update, phase: 'fallingBack', failure: reason };
-  // Elsewhere it didn't get to a trial, or that came to nothing: the order, if it still stands, is followed from its beginning.
+  // Otherwise there was no trial, or it has ended: an order that still stands is followed from its beginning.
   const isOnTrial = trialIn(newest) === booted;
   return isOnTrial ? { ...update, phase: 'confirming', bootId } : null;
 }
@@ -80,7 +80,7 @@ export function trialIn({ state, rollout, release, booted }: Report): SlotName |
   return isActivation && release && booted ? targetOf(booted, release.counter) : undefined;
 }
 
-/** What ran when it was reported is the release itself, or what it was to take the place of. */
+/** What ran when it was reported is the release itself, or the one that it was to replace. */
 function targetOf({ slot, release }: NonNullable<Report['booted']>, counter: number): SlotName {
   return release?.counter === counter ? slot : otherSlot(slot);
 }
@@ -150,8 +150,8 @@ function lastActivationOf(reports: readonly Report[]): string | undefined {
 }
 
 /**
- * A state that could be read, with what its copy has besides of releases that failed here and rollouts that have reached this device:
- * both only ever grow, so what is missing was lost to damage that left the file readable.
+ * Completes a state that could be read with what its copy has besides: releases that failed here, and rollouts that have reached this
+ * device. Both only ever grow, so what is missing was lost to damage that left the file readable.
  */
 export function withKept(agentState: AgentState, kept: AgentState | undefined): AgentState {
   if (!kept) return agentState;

@@ -14,7 +14,7 @@ import { type DurableFiles, durableFiles } from './durable-files.ts';
 const MAX_STATE_BYTES = 1024 * 1024;
 const FILE_NAME = 'state.json';
 
-/** What became of a memory that can't be read. */
+/** A state that can't be read. */
 export interface StateLoss {
   /** What was wrong, and where the file is now. */
   what: string;
@@ -23,7 +23,7 @@ export interface StateLoss {
 }
 
 /**
- * The agent's memory, in one atomically replaced file; a copy of all but the update in progress lies beside it. One process at a
+ * The agent's state, in one file that is replaced atomically. A copy of all but the update in progress lies beside it. One process at a
  * time owns it.
  */
 export class StateFile {
@@ -42,7 +42,7 @@ export class StateFile {
     this.#isNew = found.state === undefined;
   }
 
-  /** A damaged file is set aside: what it said is to be made up anew, see `loss`. */
+  /** Opens the file. A damaged one is set aside, and its content has to be rebuilt: see `loss`. */
   static async open(directory: string, files = durableFiles): Promise<StateFile> {
     const path = join(directory, FILE_NAME);
     return new StateFile(path, files, await find(path));
@@ -52,17 +52,17 @@ export class StateFile {
     return this.#state;
   }
 
-  /** Until the first change: a memory was here, and is lost. */
+  /** Set until the first change where a state was here, and is lost. */
   get loss(): StateLoss | undefined {
     return this.#loss;
   }
 
-  /** Until the first change: nothing was here, as far as can be seen from here. */
+  /** True until the first change where no state was here, as far as this file shows. */
   get isNew(): boolean {
     return this.#isNew;
   }
 
-  /** Durable once it returns; what's remembered changes only then. Changes wait for each other. */
+  /** The change is durable once this returns; `current` changes only then. Changes wait for each other. */
   async change(changes: Partial<AgentState> | ((state: AgentState) => Partial<AgentState>)): Promise<void> {
     const done = this.#turn.then(() => this.#change(changes));
     this.#turn = done.catch(() => {
@@ -73,7 +73,7 @@ export class StateFile {
 
   async #change(changes: Partial<AgentState> | ((state: AgentState) => Partial<AgentState>)): Promise<void> {
     const changed = typeof changes === 'function' ? changes(this.#state) : changes;
-    // What is written is what the next start, of the release before too, can read.
+    // Only what the next start can read is written, that of an older release included.
     const next = agentStateSchema.parse(bounded({ ...this.#state, ...changed }));
     const text = `${JSON.stringify(next, null, 1)}\n`;
     await this.#files.replace(this.#path, text, 0o600);
@@ -87,7 +87,7 @@ export class StateFile {
     try {
       await this.#files.replaceCopy(this.#path, text);
     } catch (error) {
-      // On a full disk, say. The file itself is written, and the next change is kept again.
+      // A full disk, say. The file itself is written, and the next change is copied again.
       if (!isSystemError(error)) throw error;
     }
   }
@@ -113,7 +113,7 @@ async function read(path: string): Promise<AgentState | 'damaged' | 'missing'> {
     return parse(await readFileBounded(path, MAX_STATE_BYTES)) ?? 'damaged';
   } catch (error) {
     if (isSystemError(error, 'ENOENT')) return 'missing';
-    // A block that the medium doesn't give back, or what can't be this file.
+    // A block that the medium can't read, or something that can't be this file.
     if (isSystemError(error, 'EIO') || error instanceof SitecastError) return 'damaged';
     throw error;
   }
@@ -123,12 +123,12 @@ function parse(bytes: Buffer): AgentState | undefined {
   try {
     return agentStateSchema.parse(JSON.parse(bytes.toString('utf8')));
   } catch {
-    // Whatever it is, it's no memory of an agent.
+    // It is no state of an agent.
     return undefined;
   }
 }
 
-/** The newest of each, so that the file can't grow for ever. */
+/** The newest entries, so that the file can't grow without end. */
 function bounded(state: AgentState): AgentState {
   return {
     ...state,

@@ -16,7 +16,7 @@ export const STATUS_FILE = 'status.json';
 
 const shownSlotSchema = slotRecordSchema.extend({
   path: z.string(),
-  /** What is wrong with it at present: missing, used by something else, unreadable. The rest is what was there. */
+  /** What is wrong with the slot at present: missing, used by something else, unreadable. The other fields say what was there. */
   problem: reasonSchema.optional(),
 });
 
@@ -24,24 +24,24 @@ const shownSlotSchema = slotRecordSchema.extend({
 export const statusSchema = z.looseObject({
   format: z.literal('sitecast-status-1'),
   at: z.string(),
-  /** Of the daemon. */
+  /** The daemon's process. */
   pid: z.int(),
   id: z.string(),
   product: z.string(),
   hardware: z.string(),
   /** By the origin's assignment. */
   name: z.string().optional(),
-  /** What it wants to be called. */
+  /** The name that the device asks for. */
   wish: z.string().optional(),
   /** By the origin's assignment. */
   site: z.string().optional(),
   enrolment: z.enum(['unknown', 'pending', 'enrolled', 'refused', 'revoked']),
   state: z.enum(DEVICE_STATES),
-  /** What is going on, in a sentence. */
+  /** What happens, in a sentence. */
   message: z.string().optional(),
   waitingFor: z.string().optional(),
   progress: z.strictObject({ doneBytes: z.number(), totalBytes: z.number() }).optional(),
-  /** What the update in progress takes: already right in the slot, and to be fetched. */
+  /** Bytes of the update in progress: already right in the slot, and to be fetched. */
   plan: z.strictObject({ imageBytes: z.number(), rightBytes: z.number(), fetchBytes: z.number() }).optional(),
   booted: z.enum(SLOT_NAMES).optional(),
   slots: z.strictObject({ A: shownSlotSchema, B: shownSlotSchema }),
@@ -50,7 +50,7 @@ export const statusSchema = z.looseObject({
   barred: z.array(barredSchema),
   heard: z.strictObject({ url: z.string(), at: z.string() }).optional(),
   gateways: z.array(z.string()),
-  /** Not there with --no-peers. Bytes since the agent's start. */
+  /** Absent with --no-peers. Bytes since the agent's start. */
   peers: z.looseObject({ known: z.int(), receivedBytes: z.number(), sentBytes: z.number() }).optional(),
   metadata: z.looseObject({
     timestampVersion: z.int(),
@@ -59,7 +59,7 @@ export const statusSchema = z.looseObject({
     problem: reasonSchema.optional(),
   }),
   reports: z.looseObject({ pending: z.int(), problem: z.string().optional() }),
-  /** Of the agent's own data directory. */
+  /** What is wrong with the agent's own data directory. */
   storageProblem: z.string().optional(),
 });
 export type Status = z.infer<typeof statusSchema>;
@@ -78,7 +78,7 @@ export type CycleResult = z.infer<typeof cycleResultSchema>;
 export const checkResultSchema = z.object({
   rest: cycleResultSchema,
   booted: releaseRefSchema.optional(),
-  /** What the next cycle would bring, unless its manifest objects. */
+  /** What the next cycle would install, unless the release's manifest forbids it. */
   available: z.looseObject({ kind: z.enum(['install', 'rollBack']), release: releaseRefSchema }).optional(),
 });
 export type CheckResult = z.infer<typeof checkResultSchema>;
@@ -86,7 +86,7 @@ export type CheckResult = z.infer<typeof checkResultSchema>;
 /** Progress is written that often at most. */
 const WRITE_EVERY_MS = 1000;
 
-/** The current status, mirrored into a file that is replaced as a whole. Losing it loses nothing. */
+/** The current status, mirrored into a file that is replaced as a whole. Nothing depends on the file. */
 export class StatusBoard {
   readonly #path: string;
   #status: Status;
@@ -111,7 +111,7 @@ export class StatusBoard {
     this.#timer.unref();
   }
 
-  /** Writes what is still unwritten. */
+  /** Writes what isn't written yet. */
   async flush(): Promise<void> {
     this.#write();
     await this.#writing;
@@ -124,16 +124,16 @@ export class StatusBoard {
     this.#writing = this.#writing.then(() => this.#replaceFile());
   }
 
-  // Not fsynced: progress each second would wear the flash out, and a reader tolerates a file that isn't whole.
+  // Not fsynced: progress each second would wear the flash out, and readers tolerate a file that isn't whole.
   async #replaceFile(): Promise<void> {
     const partial = `${this.#path}.${randomBytes(4).toString('hex')}.partial`;
     try {
       await writeFile(partial, `${JSON.stringify(this.#status, null, 1)}\n`, { mode: 0o600 });
       await rename(partial, this.#path);
     } catch {
-      // A full disk: the control socket still tells, and the next write may succeed.
+      // A full disk: the control socket still answers, and the next write may succeed.
       await rm(partial, { force: true }).catch(() => {
-        // Nothing is left to be done about it.
+        // Nothing else can be done about it.
       });
     }
   }

@@ -5,13 +5,13 @@ import { problemIn } from './answers.ts';
 
 const OPENING_BRACE = 0x7b;
 
-/** When a gateway last answered. */
+/** When a gateway answered last. */
 export interface Heard {
   url: string;
   atMs: number;
 }
 
-/** The gateways in the order in which they're preferred; one that fails makes room for the next. */
+/** The gateways in order of preference. Where one fails, the next is asked. */
 export class Gateways {
   readonly all: readonly Gateway[];
   readonly #now: () => number;
@@ -28,7 +28,7 @@ export class Gateways {
     return this.#heard;
   }
 
-  /** The one that answered last; before that, the first. */
+  /** The gateway that answered last; before any answer, the first. */
   get liveliest(): Gateway {
     return this.all.find(({ url }) => url === this.#heard?.url) ?? this.#current;
   }
@@ -37,22 +37,22 @@ export class Gateways {
     this.#heard = { url: gateway.url, atMs: this.#now() };
   }
 
-  /** Does the work with `metadata` and `targets` leading to this gateway. */
+  /** Does the work while `metadata` and `targets` lead to this gateway. */
   async with<T>(gateway: Gateway, work: (gateway: Gateway) => Promise<T>): Promise<T> {
     this.#current = gateway;
     return work(gateway);
   }
 
-  /** As `each`, with `metadata` and `targets` leading to the gateway that is asked. One such call at a time. */
+  /** As `each`, while `metadata` and `targets` lead to the gateway that is asked. One such call at a time. */
   eachRepository<T>(work: (gateway: Gateway) => Promise<T>, signal?: AbortSignal): Promise<T> {
     return this.each(gateway => this.with(gateway, work), signal);
   }
 
   /**
    * Asks one after the other until one answers.
-   * @param work throws for an answer that's of no use, whatever the reason
-   * @param order default: as they're preferred
-   * @throws the first error that isn't mere unreachability; else the first one
+   * @param work throws for an answer that is of no use, for any reason
+   * @param order default: in order of preference
+   * @throws the first error other than unreachability; else the first one
    */
   async each<T>(
     work: (gateway: Gateway) => Promise<T>,
@@ -73,9 +73,9 @@ export class Gateways {
   }
 
   /**
-   * Asks one after the other until one has it: a gateway that says that there's nothing may not know, or not want to.
-   * @param work undefined: it has nothing; throws as in `each`
-   * @returns undefined where at least one answered, and none has it
+   * Asks one after the other until one has what is wanted. A gateway that says that it has nothing may not know, or not want to say.
+   * @param work returns undefined where the gateway has nothing; throws as in `each`
+   * @returns undefined where at least one gateway answered, and none has it
    * @throws as `each`, where none answered
    */
   async find<T>(
@@ -106,7 +106,7 @@ export class Gateways {
     return this.#answered(gateway, path, await gateway.getJson(path, signal));
   }
 
-  /** Metadata from the gateway that is being asked. What isn't even JSON, such as a captive portal's page, is nobody's answer. */
+  /** Metadata from the gateway that is asked. An answer that isn't JSON, such as a captive portal's page, isn't a gateway's. */
   readonly metadata: MetadataFetcher = {
     fetch: async (path, options) => {
       const gateway = this.#current;
@@ -138,7 +138,7 @@ export class Gateways {
   }
 }
 
-/** What answers is none, or not able to. */
+/** What answers is no gateway, or can't answer. */
 export function noGateway(url: string, why: string, cause?: unknown): SitecastError {
   return new SitecastError('unreachable', 'SITECAST_GATEWAY_UNREACHABLE', `${url}: ${why}`, {
     data: { url },

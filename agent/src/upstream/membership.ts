@@ -14,23 +14,23 @@ export interface MembershipOptions {
   stateFile: StateFile;
   product: string;
   hardware: string;
-  /** What it wants to be called. */
+  /** The name that the device asks for. */
   wish: string | undefined;
-  /** The join token's key, where there's a token. */
+  /** The join token's key, where there is a token. */
   token: KeyPair | undefined;
 }
 
-/** What the origin says this device is; asks to be known where it says nothing yet. */
+/** What the origin says this device is. Where it says nothing yet, the device enrols. */
 export class Membership {
   readonly #options: MembershipOptions;
-  /** The last one that was read: it's asked for with every peer that is served. */
+  /** The assignment that was read last: each peer that is served needs it. */
   #read: { envelope: unknown; signers: RoleSigners; assignment: Assignment | undefined } | undefined;
 
   constructor(options: MembershipOptions) {
     this.#options = options;
   }
 
-  /** The newest assignment that is kept and verifies; undefined before enrolment. */
+  /** The newest assignment that is stored and verifies; undefined before enrolment. */
   stored(signers: RoleSigners): Assignment | undefined {
     const { stateFile, identity } = this.#options;
     const envelope = stateFile.current.assignment;
@@ -40,8 +40,8 @@ export class Membership {
   }
 
   /**
-   * Fetches the assignment, or enrols. Keeps the one with the highest serial, whichever gateway says what. "Unknown" and "pending",
-   * and what the origin hasn't signed, are no last words: then each other gateway is asked once.
+   * Fetches the assignment, or enrols. Keeps the assignment with the highest serial, whichever gateway sent it. Where a gateway says
+   * "unknown" or "pending", or sends what the origin hasn't signed, each other gateway is asked once.
    * @returns `pending` while an operator has to accept this device
    * @throws SITECAST_ENROLMENT_REFUSED with what the site says; SITECAST_GATEWAY_UNREACHABLE
    */
@@ -57,7 +57,7 @@ export class Membership {
   async #enrol(signers: RoleSigners, signal: AbortSignal | undefined): Promise<Assignment | 'pending'> {
     const { gateways, identity, product, hardware, wish, token, stateFile } = this.#options;
     const nonce = stateFile.current.enrolmentNonce ?? randomBytes(16).toString('hex');
-    // Kept first: asking again, after whatever came between, is the same request and uses the token once.
+    // Stored first: so a repetition after any interruption is the same request, and uses the token once.
     if (stateFile.current.enrolmentNonce === undefined) await stateFile.change({ enrolmentNonce: nonce });
     const envelope = await sealEnrolment(
       {
@@ -67,7 +67,7 @@ export class Membership {
         kind: 'device',
         product,
         hardware,
-        // Whoever passes it on, or lets it in, may be of a release that knows no names: it reads past it.
+        // A gateway or origin of a release that knows no names ignores it.
         ...(wish === undefined ? {} : { name: wish }),
         ...(token ? { token: token.keyId } : {}),
       },
@@ -83,7 +83,7 @@ export class Membership {
     return (await this.#keepNewest(assignment, signers)) ?? 'pending';
   }
 
-  /** @returns the envelope; undefined where it isn't the origin's word about this device */
+  /** @returns the envelope; undefined where the origin hasn't signed it for this device */
   #verified(envelope: unknown, signers: RoleSigners): unknown {
     return readAssignment(envelope, this.#options.identity.id, signers) && envelope;
   }
@@ -104,7 +104,7 @@ function readAssignment(envelope: unknown, id: string, signers: RoleSigners): As
     const assignment = openAssignment(envelope, signers);
     return assignment.id === id && assignment.kind === 'device' ? assignment : undefined;
   } catch (error) {
-    // Of another's making, or signed with a key that is no longer trusted: as good as none.
+    // Forged, or signed with a key that is no longer trusted: it counts as none.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }
@@ -116,7 +116,7 @@ function assignmentIn(url: string, body: unknown): unknown {
   return assignment;
 }
 
-/** What a problem answer says. One without a code isn't a site's. */
+/** The error for a refusal. An answer without a code isn't a gateway's. */
 function refused(url: string, status: number, body: unknown): SitecastError {
   if (textOf(body, 'code') === undefined)
     return noGateway(url, `it answers to an enrolment as no gateway does, with status ${status}`);

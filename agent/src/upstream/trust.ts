@@ -18,28 +18,28 @@ import pLimit from 'p-limit';
 import type { Gateway } from '../ports.ts';
 import { type Gateways, noGateway } from './gateways.ts';
 
-/** How old a timestamp may look before another gateway is asked as well, milliseconds: the origin renews it hourly. */
+/** Milliseconds: the age of a timestamp from which another gateway is asked as well. The origin renews it hourly. */
 const STALE_MS = 2 * 3_600_000;
 const MAX_DOCUMENT_BYTES = DEFAULT_TRUST_LIMITS.maxTargetFileBytes;
-/** Product file, rollouts file, manifests and indices that are kept for when no gateway answers. */
+/** Product file, rollouts file, manifests and indices that are kept for times when no gateway answers. */
 const MAX_DOCUMENTS = 16;
 const SHA256_HEX = /^[0-9a-f]{64}$/;
 
-/** Where an agent's trust begins. */
+/** What an agent's trust begins with. */
 export type TrustStart =
   | { kind: 'root'; bytes: Uint8Array }
-  /** SHA-256 of the first root, from a join token: the gateways have the bytes. */
+  /** SHA-256 of the first root, from a join token. The gateways have the bytes. */
   | { kind: 'hash'; rootSha256: string };
 
-/** The signed repository, as far as this device trusts it, through whichever gateway answers. */
+/** The signed repository, as this device trusts it, through any gateway that answers. */
 export class Trust {
   readonly #client: TufClient;
   readonly #gateways: Gateways;
   readonly #documents: string;
   readonly #now: () => number;
-  /** The same object for as long as the metadata is: what was checked with it needn't be again. */
+  /** The same object while the metadata is the same, so that what was checked with it needn't be checked again. */
   #signers: { by: TufClient['trusted']['targets']; signers: RoleSigners | undefined } | undefined;
-  /** Which gateway is asked is one for all: a download's watcher must not turn it away from a refresh. */
+  /** Only one gateway is asked at a time: a download's watcher must not turn a refresh to another gateway. */
   readonly #turn = pLimit(1);
 
   private constructor(client: TufClient, gateways: Gateways, documents: string, now: () => number) {
@@ -49,7 +49,7 @@ export class Trust {
     this.#now = now;
   }
 
-  /** Whether this directory has a root that it trusts, in whichever of the files that keep it. */
+  /** Whether this directory has a trusted root, in any of the files that keep one. */
   static async hasBegun(directory: string): Promise<boolean> {
     const store = new DirectoryMetadataStore(join(directory, 'trust'));
     try {
@@ -62,7 +62,7 @@ export class Trust {
   }
 
   /**
-   * @param start undefined: only where the directory has been begun already
+   * @param start undefined: possible only where the directory has a root already
    * @throws SITECAST_ROOT_MISSING, SITECAST_ROOT_OTHER, SITECAST_ROOT_MISMATCH; the errors of gateways
    */
   static async open(
@@ -97,7 +97,7 @@ export class Trust {
     return this.#client.trusted.timestamp?.signed.version ?? 0;
   }
 
-  /** Who signs assignments and acknowledgements; undefined before the first whole refresh. */
+  /** The signers of assignments and acknowledgements; undefined before the first whole refresh. */
   get signers(): RoleSigners | undefined {
     const { targets } = this.#client.trusted;
     if (this.#signers?.by !== targets)
@@ -106,9 +106,9 @@ export class Trust {
   }
 
   /**
-   * Follows the repository through the first gateway that has something newer or as new. A gateway that hasn't heard
-   * for long isn't a liar: another one may know more.
-   * @throws the most telling error, if none would do
+   * Follows the repository through the first gateway that has metadata as new as ours, or newer. A gateway with old metadata isn't
+   * misbehaving; another one is asked as well.
+   * @throws the first error, where no gateway would do
    */
   refresh(signal?: AbortSignal): Promise<void> {
     return this.#turn(() => this.#refresh(signal));
@@ -131,7 +131,7 @@ export class Trust {
   }
 
   /**
-   * The verified bytes of a target; from disk where they have been fetched before.
+   * The verified bytes of a target, from disk where they were fetched before.
    * @returns undefined if the repository lists no such target
    * @throws SITECAST_METADATA_EXPIRED and others of docs/ERRORS.md under "Trust"
    */
@@ -167,7 +167,7 @@ export class Trust {
       checkTarget(found, bytes);
       return bytes;
     } catch (error) {
-      // Not fetched yet, or damaged since: fetched again.
+      // Not fetched yet, or damaged since. It is fetched again.
       if (isSystemError(error) || error instanceof SitecastError) return undefined;
       throw error;
     }
@@ -180,12 +180,12 @@ export class Trust {
 
   #looksStale(): boolean {
     const { issuedMs, state } = this.clock();
-    // By a clock that is behind nothing looks old: only another gateway can show that there's something newer.
+    // By a clock that is behind nothing looks old. Only another gateway can show newer metadata.
     return state === 'behind' || (issuedMs !== undefined && this.#now() - issuedMs > STALE_MS);
   }
 }
 
-/** Makes room for one more: the oldest go. */
+/** Removes the oldest documents, so that there is room for one more. */
 async function prune(directory: string): Promise<void> {
   const found = [];
   for (const name of await readdir(directory)) {
@@ -206,8 +206,8 @@ async function begin(store: DirectoryMetadataStore, bytes: Uint8Array, nowMs: nu
   );
 }
 
-// Who can answer this: whoever is in a gateway's place, a captive portal for example. The worst answer: a page, an endless one, another
-// fleet's root. Only the last one says that token and gateway don't belong together; all others are nobody's answer.
+// Who can answer: any machine in a gateway's place, such as a captive portal. The worst answers: a page, an endless one, the root of
+// another fleet. Only the last shows that token and gateway don't belong together. The others count as no gateway's answer.
 
 function fetchRoot(gateways: Gateways, rootSha256: string, signal: AbortSignal): Promise<Uint8Array> {
   return gateways.eachRepository(async gateway => {
@@ -222,13 +222,13 @@ function fetchRoot(gateways: Gateways, rootSha256: string, signal: AbortSignal):
   }, signal);
 }
 
-/** @throws SITECAST_GATEWAY_UNREACHABLE for what isn't even a root */
+/** @throws SITECAST_GATEWAY_UNREACHABLE for an answer that is no root */
 async function firstRoot(gateway: Gateway, signal: AbortSignal): Promise<Uint8Array> {
   try {
     const maxBytes = DEFAULT_TRUST_LIMITS.maxRootBytes;
     const bytes = await gateway.metadata.fetch('1.root.json', { maxBytes, signal });
     if (bytes === undefined) throw noGateway(gateway.url, 'it has no root');
-    // Signed as it says itself: whether it's the right one, its hash says.
+    // Signed by its own keys. Its hash shows whether it is the right one.
     return new TrustedSet(bytes, 0).root.bytes;
   } catch (cause) {
     if (!(cause instanceof SitecastError) || cause.kind === 'unreachable') throw cause;

@@ -3,7 +3,7 @@ import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { memberNameSchema } from '@sitecast/shared/fleet';
 import { cutText } from '@sitecast/shared/text';
 
-/** As the kernel shows attributes, a page. */
+/** The kernel shows attributes as a page. */
 const MAX_FILE_BYTES = 64 * 1024;
 /** Stands in --name for what --name-file holds. */
 const PLACE = '{}';
@@ -15,9 +15,9 @@ interface GivenName {
 }
 
 /**
- * What this device wants to be called: --name; the first line of --name-file, where the name has `{}` for it or there's no name.
- * What isn't of a name's characters becomes a `-` there: serial numbers hold blanks, MAC addresses colons, the device tree's files
- * end with a zero byte. A device without a name works all the same: whatever is wrong with it is said, and it goes without.
+ * The name that this device asks for: --name; or the first line of --name-file, where the name has `{}` for it or there is no name.
+ * Characters of the file that no name has become `-`: serial numbers hold blanks, MAC addresses colons, and the device tree's files end
+ * with a zero byte. A device without a name works all the same, so a problem is only logged.
  */
 export async function wishedName(
   { name, nameFile }: GivenName,
