@@ -11,7 +11,7 @@ import {
 } from '@sitecast/shared/key-value';
 import { LEASE_MS } from '@sitecast/shared/fleet';
 import { LEASES_CLOSED_KEY } from './devices/leases.ts';
-import type { Log } from './log.ts';
+import type { Log } from '@sitecast/shared/log';
 
 /**
  * Opens the gateway's database, which is the lock on its data directory, too. One that is damaged, or has lost something, is said to be,

@@ -4,6 +4,7 @@ import { endProcessSoon, Endings, runProgram } from '@sitecast/shared/command';
 import { HttpStore } from '@sitecast/shared/content';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
+import type { SharedConnections } from '@sitecast/shared/http-guards';
 import { type JoinToken, readJoinToken } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { freeBytesAt, Keyspace, type LevelStore } from '@sitecast/shared/key-value';
@@ -19,17 +20,14 @@ import { httpSiblings } from './adapters/http-sibling.ts';
 import { openSiteNode } from './adapters/site-node.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/fetch-queue.ts';
 import { openDatabase } from './database.ts';
-import { pinRoot } from './enrolment/pinned-root.ts';
 import { OriginFile } from './adapters/origin-file.ts';
-import { Gateway } from './gateway.ts';
-import { PeerBook } from './peer-gateways/peer-book.ts';
-import { Metrics } from './http/metrics.ts';
+import type { Metrics } from './http/metrics.ts';
 import { listen, sharedConnections } from './http/server.ts';
-import type { Log } from './log.ts';
+import type { Log } from '@sitecast/shared/log';
 import { gatewayProgram } from './program.ts';
 import { lanUrls } from './peer-gateways/lan-urls.ts';
-import type { PeerGatewayClient } from './peer-gateways/peer-gateways.ts';
-import { WanLimits } from './wan/wan-limits.ts';
+import { type Adapters, openServices } from './services.ts';
+import type { WanLimits } from './wan/wan-limits.ts';
 import { type GatewaySettings, originOf, parseUpstreamUrl, upstreamUrls } from './settings.ts';
 
 /** For fetching chunks: as many connections as chunks are fetched at one time. */
@@ -61,14 +59,14 @@ interface StartOptions {
 }
 
 /**
- * Starts a gateway: everything is put together here, and nowhere else.
+ * Starts a gateway: the adapters are opened here, and `services.ts` connects the parts.
  * @throws whatever keeps it from starting: SITECAST_DATA_IN_USE, SITECAST_ROOT_MISSING, EADDRINUSE …
  */
 export async function startGateway(
   settings: GatewaySettings,
   { log, now = Date.now, signal, patience = 1, onIdentity }: StartOptions,
 ): Promise<RunningGateway> {
-  const { memory, token, originUrl, urls, via } = await whomToFollow(settings, log);
+  const upstreams = await chooseUpstreams(settings, log);
   await makeDirectory(settings.data, 0o700);
   const database = await openDatabase(settings.data, { now, log });
   // When the gateway is closed as well as when a later step of its start fails.
@@ -83,39 +81,25 @@ export async function startGateway(
   signal?.addEventListener('abort', giveUp, { once: true });
   try {
     const identity = await openIdentity(settings, { log, onIdentity });
-    const around = { metrics: new Metrics(), via, now, log, signal: stop.signal, patience };
-    const wanLimits = new WanLimits(settings, around);
-    const upstreams = openUpstreams(urls, { originUrl, wanLimits, identity, ...around });
-    const { trustStore, ...disk } = await openStores(settings.data);
-    const trust = { store: trustStore, rootFile: await readRoot(settings), token };
-    await pinRoot({ ...trust, upstreams, nowMs: now(), ...around });
-    await memory.remember(originUrl);
-    const book = await PeerBook.open(new PeerBookFile(settings.data));
-    const networks = await joinNetworks({ settings, identity, book, ...around });
-    endings.add('the networks', () => networks.leave());
-    let ownUrls: string[] | undefined;
     const connections = sharedConnections();
-    const gateway = await Gateway.open({
-      ...networks,
-      book,
-      ownUrls: () => ownUrls,
-      peerGatewayClient: peerGatewayClient(identity, around.metrics, via),
-      wanLimits,
-      settings,
-      identity,
-      token,
+    const adapters = await openAdapters(settings, {
       upstreams,
-      trustStore,
-      ...disk,
-      ...databaseParts(database, settings),
+      database,
+      identity,
       connections,
+      signal: stop.signal,
+      patience,
+      now,
+      log,
       onName: ownName => onIdentity?.({ id: identity.id, ownName }),
-      ...around,
     });
-    const server = await listen(gateway.app, gateway.handleChunk, { ...settings.listen, connections });
-    ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
-    log.info({ url: server.url, upstreams: urls }, 'listening');
-    runGateway(gateway, stop.signal, endings);
+    const services = await openServices(adapters, { endings, signal: stop.signal });
+    const server = await listen(services.app, services.handleChunk, { ...settings.listen, connections });
+    log.info({ url: server.url, upstreams: upstreams.urls }, 'listening');
+    const ownUrls = settings.lanUrl?.map(parseUpstreamUrl) ?? lanUrls(server.url, interfaces());
+    const running = services.run(ownUrls, stop.signal);
+    endings.add('which chunks were used', () => services.flush());
+    endings.add('what is under way', () => running);
     endings.add('the server', () => server.close());
     return { url: server.url, id: identity.id, close: end };
   } catch (error) {
@@ -136,65 +120,59 @@ async function openIdentity(
   return identity;
 }
 
-function runGateway(gateway: Gateway, signal: AbortSignal, endings: Endings): void {
-  const running = gateway.run(signal);
-  endings.add('which chunks were used', () => gateway.flush());
-  endings.add('what is under way', () => running);
+interface AdapterOptions extends Pick<Adapters, 'identity' | 'onName' | 'patience' | 'now' | 'log'> {
+  upstreams: Awaited<ReturnType<typeof chooseUpstreams>>;
+  database: LevelStore;
+  connections: SharedConnections;
+  signal: AbortSignal;
 }
 
-const databaseParts = (database: LevelStore, { data }: GatewaySettings) => ({
-  database,
-  records: (room: string) => new Keyspace(database, `${room}!`),
-  freeBytes: () => freeBytesAt(data),
-});
-
-async function whomToFollow(settings: GatewaySettings, log: Log) {
-  const via = await Connections.open({ ca: settings.ca, variables: process.env });
-  const memory = new OriginFile(settings.data);
-  const token = await readToken(settings, memory, log);
-  const originUrl = originOf(settings, token?.origin ?? (await memory.origin()));
-  return { via, memory, token, originUrl, urls: upstreamUrls(settings, originUrl) };
-}
-
-/** Its places in the two networks of libp2p, as far as the settings want them. */
-async function joinNetworks(
-  options: Parameters<typeof joinFleetNetwork>[0] & Parameters<typeof openSiteNode>[0],
-) {
-  const siteNode = await openSiteNode(options);
-  const announcements = await joinFleetNetwork(options).catch(async (error: unknown) => {
-    await siteNode?.close();
-    throw error;
-  });
-  const leave = async (): Promise<void> => {
-    await Promise.all([announcements?.close(), siteNode?.close()]);
+/** What the services get from outside of the process. */
+async function openAdapters(settings: GatewaySettings, options: AdapterOptions): Promise<Adapters> {
+  const { upstreams, database, signal, ...rest } = options;
+  const { identity, log, now } = rest;
+  const { via, token, originFile, originUrl } = upstreams;
+  const { data } = settings;
+  return {
+    ...rest,
+    settings,
+    token,
+    rootFile: await readRoot(settings),
+    trustStore: await openTrust(data),
+    mirrorStore: await DiskMirror.open(join(data, 'mirror')),
+    frames: await DiskFrames.open(join(data, 'chunks')),
+    peerBook: new PeerBookFile(data),
+    database,
+    records: name => new Keyspace(database, `${name}!`),
+    freeBytes: () => freeBytesAt(data),
+    openUpstreams: (wanLimits, metrics) =>
+      openUpstreams(upstreams, { wanLimits, metrics, identity, now, signal }),
+    openPeerGatewayClient: onRefused =>
+      httpSiblings({ ownId: identity.id, chunks: PEER_GATEWAY_STORE, connections: via, onRefused }),
+    joinSiteNetwork: () => openSiteNode({ settings, identity, log }),
+    joinFleetNetwork: book => joinFleetNetwork({ settings, identity, book, now, log, signal }),
+    onTrusted: () => originFile.remember(originUrl),
   };
-  return { announcements, siteNode, leave };
+}
+
+/** The origin: of the settings, of the join token, or the one that this gateway began with; then the other upstreams. */
+async function chooseUpstreams(settings: GatewaySettings, log: Log) {
+  const via = await Connections.open({ ca: settings.ca, variables: process.env });
+  const originFile = new OriginFile(settings.data);
+  const token = await readToken(settings, originFile, log);
+  const originUrl = originOf(settings, token?.origin ?? (await originFile.origin()));
+  return { via, originFile, token, originUrl, urls: upstreamUrls(settings, originUrl) };
 }
 
 const interfaces = () => Object.values(networkInterfaces()).flat();
 
-function peerGatewayClient({ id }: Identity, metrics: Metrics, connections: Connections): PeerGatewayClient {
-  const onRefused = (url: string, error: SitecastError): void => metrics.refused(url, error.code);
-  return httpSiblings({ ownId: id, chunks: PEER_GATEWAY_STORE, connections, onRefused });
-}
-
 function openUpstreams(
-  urls: readonly string[],
+  { urls, originUrl, via }: Pick<AdapterOptions['upstreams'], 'urls' | 'originUrl' | 'via'>,
   {
-    originUrl,
     wanLimits,
     metrics,
-    via,
     ...common
-  }: {
-    originUrl: string | undefined;
-    wanLimits: WanLimits;
-    identity: Identity;
-    metrics: Metrics;
-    via: Connections;
-    now: () => number;
-    signal: AbortSignal;
-  },
+  }: Pick<AdapterOptions, 'identity' | 'now' | 'signal'> & { wanLimits: WanLimits; metrics: Metrics },
 ): HttpUpstream[] {
   return urls.map(
     url =>
@@ -220,14 +198,6 @@ function openUpstreams(
   );
 }
 
-async function openStores(data: string) {
-  return {
-    trustStore: await openTrust(data),
-    mirrorStore: await DiskMirror.open(join(data, 'mirror')),
-    frames: await DiskFrames.open(join(data, 'chunks')),
-  };
-}
-
 async function openTrust(data: string): Promise<DirectoryMetadataStore> {
   const directory = join(data, 'trust');
   await makeDirectory(directory);
@@ -240,7 +210,7 @@ async function readRoot({ root }: GatewaySettings): Promise<Uint8Array | undefin
 
 function readToken(
   { token, tokenFile }: GatewaySettings,
-  memory: OriginFile,
+  originFile: OriginFile,
   log: Log,
 ): Promise<JoinToken | undefined> {
   if (token !== undefined && tokenFile !== undefined)
@@ -253,7 +223,7 @@ function readToken(
     { token, tokenFile },
     {
       kind: 'gateway',
-      hasBegun: async () => (await memory.origin()) !== undefined,
+      hasBegun: async () => (await originFile.origin()) !== undefined,
       warn: message => log.warn({}, message),
     },
   );

@@ -7,7 +7,7 @@ import { sleep, withJitter } from '@sitecast/shared/async';
 import { idOf, peersToDial } from '../peer-gateways/dialling.ts';
 import type { PeerBook } from '../peer-gateways/peer-book.ts';
 import type { Announcements } from '../peer-gateways/announcements.ts';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { GatewaySettings } from '../settings.ts';
 
 /** How often it's looked whether there are connections enough. */

@@ -4,7 +4,7 @@ import type { SitePeer } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type * as swarmRoom from '@sitecast/shared/swarm';
 import type { ChunkServer, PeerLinks, SwarmNode } from '@sitecast/shared/swarm';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { SubscribedImage, ServingPorts, SiteNode, WantedImage } from '../devices/site-node.ts';
 import type { GatewaySettings } from '../settings.ts';
 
@@ -101,7 +101,7 @@ class Libp2pSiteNode implements SiteNode {
     await this.#server.start();
   }
 
-  name({ id, addresses }: SitePeer): void {
+  reserve({ id, addresses }: SitePeer): void {
     this.#node.gate.name(id, addresses);
   }
 

@@ -8,7 +8,7 @@ import {
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import { pinnedIndexes } from '../mirror/needs.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 

@@ -13,7 +13,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 
 /** Files whose content was checked by this process and that haven't changed since; others are checked when read. */
 const MAX_VERIFIED = 200_000;

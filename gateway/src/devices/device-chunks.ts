@@ -12,7 +12,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import { sleep } from '@sitecast/shared/async';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { SubscribedImage, SiteNode } from './site-node.ts';
 import type { Holder, Tracker } from './tracker.ts';
 

@@ -13,13 +13,17 @@ export class HeardDevices {
   readonly #clockMs: () => number;
   readonly #heardMs = new Map<string, number>();
   readonly #begunMs: number;
-  /** Called when a device is heard that wasn't. */
-  onCame: () => void = () => {};
+  readonly #listeners: (() => void)[] = [];
 
   constructor({ isHere, clockMs = () => performance.now() }: HeardDevicesDeps) {
     this.#isHere = isHere;
     this.#clockMs = clockMs;
     this.#begunMs = clockMs();
+  }
+
+  /** Calls when a device is heard that was not heard before, or not lately. */
+  onCame(listener: () => void): void {
+    this.#listeners.push(listener);
   }
 
   /** Something of it was verified just now. */
@@ -28,7 +32,7 @@ export class HeardDevices {
     const heardMs = this.#heardMs.get(id);
     const nowMs = this.#clockMs();
     this.#heardMs.set(id, nowMs);
-    if (heardMs === undefined || nowMs - heardMs > HEARD_FOR_MS) this.onCame();
+    if (heardMs === undefined || nowMs - heardMs > HEARD_FOR_MS) for (const listener of this.#listeners) listener();
   }
 
   /** Those that count as heard. */

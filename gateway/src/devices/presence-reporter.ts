@@ -10,7 +10,7 @@ import {
 } from '@sitecast/shared/fleet';
 import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
 import type { HeldLease } from './leases.ts';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { HeardDevices } from './heard-devices.ts';
 
@@ -56,10 +56,10 @@ export class PresenceReporter {
 
   constructor(deps: PresenceReporterDeps) {
     this.#deps = deps;
-    deps.heard.onCame = () => {
+    deps.heard.onCame(() => {
       this.#hasNews = true;
       this.#wake?.abort();
-    };
+    });
   }
 
   /** Returns when the signal comes. */

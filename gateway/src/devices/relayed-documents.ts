@@ -1,3 +1,9 @@
+import {
+  type Acknowledgement,
+  type Assignment,
+  openAcknowledgement,
+  openAssignment,
+} from '@sitecast/shared/fleet';
 import { SitecastError } from '@sitecast/shared/errors';
 import { FairQueue, TokenBucket } from '@sitecast/shared/bounded';
 import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
@@ -5,7 +11,7 @@ import { type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Documents of one kind that are kept; further ones are handed through. */
@@ -25,7 +31,7 @@ const ITSELF = 'this gateway';
 const heldSchema = z.object({ envelope: envelopeSchema, askedMs: z.number() });
 
 /** One kind of documents that the origin signs about devices. */
-export interface RelayedKind<T> {
+interface RelayedKind<T> {
   /** The path below /site/v1/, and the answer's one field. */
   path: string;
   field: string;
@@ -33,6 +39,23 @@ export interface RelayedKind<T> {
   /** Whether one is to take the place of another. */
   supersedes: (next: T, held: T) => boolean;
 }
+
+export const ASSIGNMENTS: RelayedKind<Assignment> = {
+  path: 'assignments',
+  field: 'assignment',
+  open: openAssignment,
+  supersedes: (next, held) => next.serial > held.serial,
+};
+
+export const ACKNOWLEDGEMENTS: RelayedKind<Acknowledgement> = {
+  path: 'acknowledgements',
+  field: 'acknowledgement',
+  open: openAcknowledgement,
+  // The later one by the origin's clock, even if it knows less: then the origin was restored from a backup.
+  supersedes: (next, held) =>
+    Date.parse(next.at) > Date.parse(held.at) ||
+    (next.at === held.at && next.epoch === held.epoch && next.seq > held.seq),
+};
 
 interface RelayedDocumentsDeps<T> {
   kind: RelayedKind<T>;

@@ -47,7 +47,7 @@ export interface SiteNode {
   readonly found: readonly SitePeer[];
   serve(ports: ServingPorts): Promise<void>;
   /** A device of the site, as this gateway knows by its assignment: it has a place whoever else connects. */
-  name(peer: SitePeer): void;
+  reserve(peer: SitePeer): void;
   /** Connections and streams ended or refused, so far, because others needed their places. */
   readonly dropped: number;
   /** Ends what is served to a device: it was revoked. */

@@ -35,7 +35,7 @@ function member(changes: Partial<Assignment> = {}): string {
   assignments.set(id, changes);
   return id;
 }
-const tell = (id: string, ...images: string[]) => tracker.tell(id, { peer: peerOf(id), images });
+const tell = (id: string, ...images: string[]) => tracker.announce(id, { peer: peerOf(id), images });
 
 it('names those who have a common image first, then those of the same product, and never the asker', async () => {
   const [holder, alike, stranger, asker] = [member(), member(), member({ product: 'door' }), member()];
@@ -64,7 +64,7 @@ it('names at most 64, not always the same', async () => {
 it('knows who says that it holds chunks of an image, those with the most first', async () => {
   const [some, most, none, silent, bad] = [member(), member(), member(), member(), member()];
   const hold = (id: string, ...held: number[]) =>
-    tracker.tell(id, { peer: peerOf(id), images: [IMAGE, 'b'.repeat(64)], held });
+    tracker.announce(id, { peer: peerOf(id), images: [IMAGE, 'b'.repeat(64)], held });
   await hold(some, 3);
   await hold(most, 7, 1);
   await hold(none, 0, 0);
@@ -110,7 +110,7 @@ it('hears no one of another site, no stranger, nobody on behalf of others, nobod
   await expect(tell(member({ site: 'south' }))).rejects.toMatchObject({ code: 'SITECAST_OTHER_SITE' });
   await expect(tell(newId())).rejects.toMatchObject({ code: 'SITECAST_NO_ASSIGNMENT' });
   const notice = { peer: peerOf(newId()), images: [] };
-  await expect(tracker.tell(member(), notice)).rejects.toMatchObject({ code: 'SITECAST_NOT_YOURS' });
+  await expect(tracker.announce(member(), notice)).rejects.toMatchObject({ code: 'SITECAST_NOT_YOURS' });
   site = undefined;
   await expect(tell(member())).rejects.toMatchObject({ code: 'SITECAST_NOT_ENROLLED' });
 });

@@ -32,7 +32,7 @@ interface TrackerDeps {
   assignmentOf: (id: string, address?: string) => Promise<Assignment | undefined>;
   isRevoked: (id: string) => boolean;
   /** A device of this site has told where it is. */
-  onTold?: (peer: SitePeer) => void;
+  onAnnounced?: (peer: SitePeer) => void;
   now: () => number;
 }
 
@@ -63,10 +63,14 @@ export class Tracker {
    * @returns others: those with one of its images first, then those of its product, which may want the same soon
    * @throws SITECAST_NOT_YOURS, SITECAST_NO_ASSIGNMENT, SITECAST_OTHER_SITE (forbidden), SITECAST_NOT_ENROLLED (unreachable)
    */
-  async tell(sender: string, { peer, images, held = [] }: PeerNotice, address?: string): Promise<SitePeer[]> {
+  async announce(
+    sender: string,
+    { peer, images, held = [] }: PeerNotice,
+    address?: string,
+  ): Promise<SitePeer[]> {
     if (peer.id !== sender) throw notYours(peer.id);
     const { product } = await this.#admit(sender, address);
-    this.#deps.onTold?.(peer);
+    this.#deps.onAnnounced?.(peer);
     const counts = new Map(images.map((image, at) => [image, held[at] ?? 0]));
     this.#tracked.set(sender, { peer, product, images: counts });
     return this.#others(sender, images, product);

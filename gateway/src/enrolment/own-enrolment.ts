@@ -5,7 +5,7 @@ import type { KeyValueStore } from '@sitecast/shared/key-value';
 import type { Identity } from '@sitecast/shared/identity';
 import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import { fieldOf } from './enrolment-relay.ts';

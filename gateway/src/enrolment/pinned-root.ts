@@ -8,7 +8,7 @@ import {
   TufClient,
 } from '@sitecast/shared/trust';
 import { Backoff, sleep } from '@sitecast/shared/async';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 
 /** How often the first root is asked for, milliseconds: an origin that is away is waited for. */
 const MIN_BACKOFF_MS = 250;

@@ -4,7 +4,7 @@ import { methodNotAllowed, methodsByPath, statusOf } from '@sitecast/shared/http
 import { cutText } from '@sitecast/shared/text';
 import { SITECAST_VERSION } from '@sitecast/shared/version';
 import type { MiddlewareHandler } from 'hono';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { GatewayEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse } from './problem.ts';

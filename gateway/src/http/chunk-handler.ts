@@ -6,7 +6,7 @@ import type { ChunkPipeline } from '../chunk-pipeline.ts';
 import type { QueuedChunkStore } from '../chunks/fetch-queue.ts';
 import { frameOf } from '../chunks/memory-store.ts';
 import { isNotFound } from '../chunks/wrappers.ts';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import { FORWARDED_HEADER, MAY_FETCH_VALUE } from './context.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
 import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';

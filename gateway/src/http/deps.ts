@@ -5,7 +5,7 @@ import type { FoundTarget } from '@sitecast/shared/trust';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { EnrolmentRelay } from '../enrolment/enrolment-relay.ts';
 import type { Leases } from '../devices/leases.ts';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { Mirror } from '../mirror/mirror.ts';
 import type { TargetFiles } from '../mirror/target-files.ts';
 import type { ReportReceiver } from '../reports/report-receiver.ts';

@@ -1,6 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { Upstream } from '../upstream/upstream.ts';
 import type { Synchroniser } from './synchroniser.ts';
 

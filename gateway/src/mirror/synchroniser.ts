@@ -1,6 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { FoundTarget, MetadataFetcher, TufClient, VerifySignature } from '@sitecast/shared/trust';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { Mirror } from './mirror.ts';
 import { type MirrorSet, mirroredRoles, verifySet } from './mirror-set.ts';
 import type { MirrorStore } from './mirror-store.ts';
@@ -22,7 +22,8 @@ interface SynchroniserDeps {
   log: Log;
   onRefused: (url: string, error: SitecastError) => void;
   beforeSwap: (set: MirrorSet) => Promise<void>;
-  afterSwap: (set: MirrorSet) => void;
+  /** @param isStored whether the set is the one that was stored before the start */
+  afterSwap: (set: MirrorSet, about: { isStored: boolean }) => void;
 }
 
 /** Hands requests on to the upstream that is being asked. */
@@ -57,7 +58,7 @@ export class Synchroniser {
     const files = await store.loadSet();
     if (!files) return;
     try {
-      await this.#swap(verifySet(root.bytes, files, verify));
+      await this.#swap(verifySet(root.bytes, files, verify), { isStored: true });
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       log.warn(
@@ -111,7 +112,7 @@ export class Synchroniser {
     const rollouts = await readRollouts(set.targets, target => targets.local(target));
     await targets.ensure(rolloutNeeds(set.targets, rollouts));
     await store.saveSet(files);
-    await this.#swap(set);
+    await this.#swap(set, { isStored: false });
     return true;
   }
 
@@ -128,7 +129,7 @@ export class Synchroniser {
     );
   }
 
-  async #swap(verified: Omit<MirrorSet, 'rollouts'>): Promise<void> {
+  async #swap(verified: Omit<MirrorSet, 'rollouts'>, about: { isStored: boolean }): Promise<void> {
     const { mirror, targets, beforeSwap, afterSwap, log } = this.#deps;
     const rollouts = await readRollouts(verified.targets, target => targets.local(target));
     const set = { ...verified, rollouts };
@@ -137,7 +138,7 @@ export class Synchroniser {
     // Chunks may be asked for as soon as their index is: so they are known first.
     await beforeSwap(set);
     mirror.swap(set, isComplete);
-    afterSwap(set);
+    afterSwap(set, about);
     const versions = Object.fromEntries(set.roles.map(({ role, version }) => [role, version]));
     log.info({ versions, isComplete }, 'a new set is served');
     const neededNames = new Set(needed.map(({ name }) => name));

@@ -2,7 +2,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { checkTarget, type FoundTarget, type MetadataFetcher, targetPath } from '@sitecast/shared/trust';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { MirrorStore } from './mirror-store.ts';
 
 /** Target files that lie in memory, to be sent. */

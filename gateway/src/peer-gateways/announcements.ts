@@ -1,6 +1,6 @@
 import type { TrustedNow } from '@sitecast/shared/swarm';
 import type { VerifySignature } from '@sitecast/shared/trust';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 
 /** What a gateway has to tell another. */

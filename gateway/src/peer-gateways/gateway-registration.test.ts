@@ -6,7 +6,7 @@ import { GatewayRegistration, STRANGERS } from './gateway-registration.ts';
 
 it('asks the origin at once for a gateway that it does not know, but not for all who knock', async () => {
   let asked = 0;
-  const introduction = new GatewayRegistration({
+  const registration = new GatewayRegistration({
     upstreams: {
       ask: async () => {
         asked += 1;
@@ -14,16 +14,16 @@ it('asks the origin at once for a gateway that it does not know, but not for all
       },
     },
     isEnrolled: () => true,
-    ownAddresses: () => ({ fleet: [], urls: [] }),
+    fleetAddresses: () => [],
     book: await PeerBook.open({ load: async () => [], save: async () => undefined }),
     now: () => 0,
     log: memoryLog(),
   });
   const stop = new AbortController();
-  const running = introduction.run(stop.signal);
+  const running = registration.run([], stop.signal);
   await until(() => asked === 1, 'the first time');
   for (let knock = 0; knock < 50; knock += 1) {
-    introduction.onUnknownGateway();
+    registration.onUnknownGateway();
     await sleep(5);
   }
   expect(asked).toBe(1 + STRANGERS.burst);

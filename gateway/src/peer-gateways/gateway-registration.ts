@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type GatewayAddresses, type KnownGateways, knownGatewaysSchema } from '@sitecast/shared/fleet';
 import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import { TokenBucket } from '@sitecast/shared/bounded';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { PeerBook } from './peer-book.ts';
@@ -21,8 +21,8 @@ export const STRANGERS = { burst: 6, perS: 1000 / TELL_EVERY_MS };
 interface GatewayRegistrationDeps {
   upstreams: Pick<SiteUpstreams, 'ask'>;
   isEnrolled: () => boolean;
-  /** Undefined while it isn't known yet. */
-  ownAddresses: () => GatewayAddresses | undefined;
+  /** This gateway's multiaddresses in the fleet's network; none where it is not in it. */
+  fleetAddresses: () => string[];
   book: PeerBook;
   now: () => number;
   log: Log;
@@ -46,10 +46,13 @@ export class GatewayRegistration {
     this.#interrupt.abort(new Error('a stranger'));
   }
 
-  /** Returns when the signal comes. */
-  async run(signal: AbortSignal): Promise<void> {
+  /**
+   * Returns when the signal comes.
+   * @param urls of this gateway's HTTP side, for the other gateways of its site
+   */
+  async run(urls: readonly string[], signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      const waitMs = await this.#step();
+      const waitMs = await this.#step(urls);
       const interrupt = new AbortController();
       this.#interrupt = interrupt;
       await sleep(waitMs, AbortSignal.any([signal, interrupt.signal]));
@@ -58,10 +61,10 @@ export class GatewayRegistration {
   }
 
   /** @returns how long to wait until the next step */
-  async #step(): Promise<number> {
-    const { isEnrolled, ownAddresses, upstreams, book, log } = this.#deps;
-    const own = ownAddresses();
-    if (!isEnrolled() || !own) return READY_CHECK_MS;
+  async #step(urls: readonly string[]): Promise<number> {
+    const { isEnrolled, fleetAddresses, upstreams, book, log } = this.#deps;
+    if (!isEnrolled()) return READY_CHECK_MS;
+    const own: GatewayAddresses = { fleet: fleetAddresses(), urls: [...urls] };
     try {
       const { status, json } = await upstreams.ask('/site/v1/gateways', own);
       const parsed = knownGatewaysSchema.safeParse(json);

@@ -11,7 +11,7 @@ it('asks at most so many other gateways, and none again while it has not answere
     book: { all: [] },
     configured: Array.from({ length: MAX_PEER_GATEWAYS + 5 }, (_, at) => `http://192.0.2.${at}`),
     isRevoked: () => false,
-    port: {
+    client: {
       ask: async (url, signal) => {
         asked.push(url);
         // Called off at the end of the test.

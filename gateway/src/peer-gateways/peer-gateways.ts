@@ -1,7 +1,7 @@
 import type { ChunkStore } from '@sitecast/shared/content';
 import { sleep } from '@sitecast/shared/async';
 import type { PeerBook } from './peer-book.ts';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 
 /** Other gateways of the site that take part; those heard of last. */
 export const MAX_PEER_GATEWAYS = 15;
@@ -52,7 +52,7 @@ interface PeerGatewaysDeps {
   /** URLs from the settings. */
   configured: readonly string[];
   isRevoked: (id: string) => boolean;
-  port: PeerGatewayClient;
+  client: PeerGatewayClient;
   /** Milliseconds on a clock that never goes back. */
   now?: () => number;
   log: Log;
@@ -103,7 +103,7 @@ export class PeerGateways {
    * It has asked who lives here, so it lives itself.
    * @returns whether it's one of those that are known
    */
-  met(id: string): boolean {
+  noteAlive(id: string): boolean {
     const all = [...this.#candidates.values()];
     if (all.some(({ open }) => open?.peerGateway.id === id)) return true;
     const { configured } = this.#deps;
@@ -195,8 +195,9 @@ export class PeerGateways {
     url: string,
     signal: AbortSignal,
   ): Promise<string | undefined> {
-    const { port, ownId, site, configured } = this.#deps;
-    const answer = await port.ask(url, signal);
+    const { client, ownId, site, configured } = this.#deps;
+    // A signal each: many are asked at one time.
+    const answer = await client.ask(url, AbortSignal.any([signal]));
     if (!answer || answer.id === ownId) return undefined;
     if (answer.site === undefined || answer.site !== site()) return undefined;
     const wanted = open?.peerGateway.id ?? (configured.includes(key) ? undefined : key);
@@ -205,7 +206,7 @@ export class PeerGateways {
 
   #open(candidate: Candidate, id: string, url: string): void {
     const gone = new AbortController();
-    const stores = this.#deps.port.open(url);
+    const stores = this.#deps.client.open(url);
     const { fetched, held } = stores;
     candidate.restsUntilMs = 0;
     candidate.open = {

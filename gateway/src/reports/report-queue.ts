@@ -62,8 +62,7 @@ export class ReportQueue {
   /** Those that are kept, oldest first; undefined for one that can't be read any more. */
   readonly #letters = new Map<string, Letter | undefined>();
   #arrivals = 0;
-  /** Called when there's something to send. */
-  onAdded: () => void = () => undefined;
+  readonly #listeners: (() => void)[] = [];
 
   private constructor(records: KeyValueStore, now: () => number, max: Amount) {
     this.#records = records;
@@ -106,6 +105,11 @@ export class ReportQueue {
     }
     for (const [arrival, key] of keys) changes.push({ key, value: arrival });
     if (changes.length > 0) await this.#records.commit(changes);
+  }
+
+  /** Calls when there is something to send. */
+  onAdded(listener: () => void): void {
+    this.#listeners.push(listener);
   }
 
   get length(): number {
@@ -157,7 +161,7 @@ export class ReportQueue {
       for (const { waiting, isKnown } of added) this.#queues.add(waiting, isKnown);
       return { added: added.length, over: sorted.over };
     });
-    if (added > 0) this.onAdded();
+    if (added > 0) for (const listener of this.#listeners) listener();
     return over;
   }
 

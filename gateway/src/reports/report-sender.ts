@@ -4,7 +4,7 @@ import { cutText } from '@sitecast/shared/text';
 import { z } from 'zod';
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { WanLimits } from '../wan/wan-limits.ts';
@@ -95,10 +95,10 @@ export class ReportSender {
 
   constructor(deps: ReportSenderDeps) {
     this.#deps = deps;
-    deps.queue.onAdded = () => {
+    deps.queue.onAdded(() => {
       this.#hasNews = true;
       this.#wake?.abort();
-    };
+    });
   }
 
   /** Returns when the signal comes. */

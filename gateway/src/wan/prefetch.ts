@@ -4,7 +4,7 @@ import { type Assignment, eligibilityOf, type Rollout, type RolloutsFile } from 
 import { indexTarget } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import { Backoff, sleep } from '@sitecast/shared/async';
-import type { Log } from '../log.ts';
+import type { Log } from '@sitecast/shared/log';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 
 /** Of what the cache may hold, so much is fetched ahead at most, as if chunks didn't compress. */

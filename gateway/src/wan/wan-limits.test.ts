@@ -4,9 +4,10 @@ import { parseWanRate } from '../settings.ts';
 import { MAX_RETRY_AFTER_S, MIN_WAN_BYTES_PER_S, WanLimits, type WanSettings } from './wan-limits.ts';
 
 /** Limits on a clock that jumps to whenever somebody has waited long enough. */
-function limitsAt(settings: WanSettings, begin = new Date(2030, 0, 7, 12, 0)) {
+function limitsAt(settings: WanSettings, begin = new Date(2030, 0, 7, 12, 0), sharers = 1) {
   let clockMs = 0;
   const limits = new WanLimits(settings, {
+    sharers: () => sharers,
     now: () => begin.getTime() + clockMs,
     clock: () => clockMs,
     wait: async ms => {
@@ -32,8 +33,7 @@ it('lets exactly so many bytes come in a second, in whatever pieces, and saves n
 });
 
 it('gives each gateway of the site its part of the rate', async () => {
-  const { limits, clock } = limitsAt({ wanRate: 1_000_000 });
-  limits.sharers = () => 4;
+  const { limits, clock } = limitsAt({ wanRate: 1_000_000 }, MONDAY_NOON, 4);
   await limits.took(1_000_000);
   expect(clock()).toBeCloseTo(4000, 6);
 });

@@ -24,7 +24,9 @@ export interface WanSettings {
   quietRate?: number | undefined;
 }
 
-interface Surroundings {
+interface WanLimitsDeps {
+  /** Gateways of the site that live, this one included: each takes its part of the rate. Default: one. */
+  sharers?: () => number;
   /** Milliseconds since 1970. */
   now: () => number;
   /** Milliseconds on a clock that never goes back. */
@@ -46,13 +48,13 @@ export class WanLimits {
   #goneMs = Number.NEGATIVE_INFINITY;
   /** When what was sent so far will have gone out with its part of the rate. */
   #sentMs = Number.NEGATIVE_INFINITY;
-  /** Gateways of the site that live, and take their part of the rate. */
-  sharers: () => number = () => 1;
+  readonly #sharers: () => number;
 
   /** @throws SITECAST_WINDOW_INVALID */
-  constructor(settings: WanSettings, { now, clock, wait }: Surroundings) {
+  constructor(settings: WanSettings, { sharers, now, clock, wait }: WanLimitsDeps) {
     this.#settings = settings;
     this.#quiet = settings.quietHours === undefined ? undefined : parseWindow(settings.quietHours);
+    this.#sharers = sharers ?? (() => 1);
     this.#now = now;
     this.#clock = clock ?? (() => performance.now());
     this.#wait = wait ?? ((ms, signal) => sleep(ms, undefined, { ref: false, ...(signal && { signal }) }));
@@ -143,6 +145,6 @@ export class WanLimits {
     const { wanRate, quietRate } = this.#settings;
     // One that began before the quiet hours ends at the rate of the day.
     const rate = this.isQuiet ? (quietRate ?? wanRate) : wanRate;
-    return rate === undefined ? undefined : rate / Math.max(1, this.sharers());
+    return rate === undefined ? undefined : rate / Math.max(1, this.#sharers());
   }
 }

@@ -178,7 +178,7 @@ function peerRoute(app: OpenAPIHono<GatewayEnv>, { tracker, hosts }: AppDeps, mi
     responses: withProblems({ 200: json('Others that may have chunks for it.', namedPeersSchema) }),
   });
   app.openapi(route, async c =>
-    c.json({ peers: await tracker.tell(c.get('sender'), c.req.valid('json'), addressOf(c, hosts)) }, 200),
+    c.json({ peers: await tracker.announce(c.get('sender'), c.req.valid('json'), addressOf(c, hosts)) }, 200),
   );
 }
 

@@ -1,0 +1,172 @@
+import { sleep } from '@sitecast/shared/async';
+import type { SitecastError } from '@sitecast/shared/errors';
+import type { KeyValueStore } from '@sitecast/shared/key-value';
+import type { Log } from '@sitecast/shared/log';
+import type { FoundTarget } from '@sitecast/shared/trust';
+import { type ChunkPipeline, openChunkPipeline } from './chunk-pipeline.ts';
+import type { ChunkAllowlist } from './chunks/allowlist.ts';
+import { DiskCache, type FrameFiles } from './chunks/disk-cache.ts';
+import { admission } from './devices/admission.ts';
+import { DeviceChunks } from './devices/device-chunks.ts';
+import type { SiteDevices } from './devices/site-devices.ts';
+import type { SiteNode } from './devices/site-node.ts';
+import type { Metrics } from './http/metrics.ts';
+import type { Mirror } from './mirror/mirror.ts';
+import type { TargetFiles } from './mirror/target-files.ts';
+import type { PeerGateways } from './peer-gateways/peer-gateways.ts';
+import type { GatewaySettings } from './settings.ts';
+import type { SiteServices } from './site-services.ts';
+import type { Upstream } from './upstream/upstream.ts';
+import { Prefetch } from './wan/prefetch.ts';
+import type { WanLimits } from './wan/wan-limits.ts';
+
+/** How often the order of uses in the chunk cache is written down. */
+const FLUSH_EVERY_MS = 10_000;
+
+interface ChunkServicesDeps {
+  /** This gateway's id. */
+  ownId: string;
+  settings: Pick<GatewaySettings, 'cacheBytes' | 'memoryBytes' | 'reserve' | 'prefetch'>;
+  frames: FrameFiles;
+  records: KeyValueStore;
+  mirror: Mirror;
+  targets: TargetFiles;
+  allowlist: ChunkAllowlist;
+  upstreams: readonly Upstream[];
+  wanLimits: WanLimits;
+  peerGateways: PeerGateways;
+  siteNode: SiteNode | undefined;
+  devices: SiteDevices;
+  site: Pick<SiteServices, 'own' | 'assignments' | 'tracker' | 'heard' | 'signers' | 'isRevoked'>;
+  metrics: Metrics;
+  onRefused: (url: string, error: SitecastError) => void;
+  patience: number;
+  now: () => number;
+  log: Log;
+}
+
+export type ChunkServices = Awaited<ReturnType<typeof openChunkServices>>;
+
+/** The chunk pipeline, the stores that it reads, what fills it ahead, and the devices that it serves over libp2p. */
+export async function openChunkServices(deps: ChunkServicesDeps) {
+  const { settings, allowlist, metrics, siteNode, now, log } = deps;
+  const disk = await DiskCache.open({
+    files: deps.frames,
+    records: deps.records,
+    isPinned: id => allowlist.isPinned(id),
+    maxBytes: settings.cacheBytes,
+    reserveBytes: settings.reserve,
+    now,
+    log,
+  });
+  const deviceChunks = siteNode && openDeviceChunks(deps, { siteNode, disk });
+  const pipeline = openChunkPipeline({
+    ownId: deps.ownId,
+    memoryBytes: settings.memoryBytes,
+    disk,
+    allowlist,
+    peerGateways: deps.peerGateways,
+    deviceChunks,
+    upstreams: deps.upstreams,
+    wanLimits: deps.wanLimits,
+    onRefused: (url, error) => {
+      deps.onRefused(url, error);
+      log.warn({ upstream: url, code: error.code, ...error.data }, 'an upstream gave a wrong chunk');
+    },
+    onReceived: lengthBytes => metrics.received('chunks', lengthBytes),
+  });
+  if (siteNode) await serveDevices(deps, siteNode, pipeline);
+  const prefetch = settings.prefetch && openPrefetch(deps, { disk, pipeline, deviceChunks });
+  return {
+    disk,
+    deviceChunks,
+    pipeline,
+    // Their names are part of the log.
+    tasks: {
+      ...(prefetch && { prefetch: (signal: AbortSignal) => prefetch.run(signal) }),
+      ...(deviceChunks && { askDevices: (signal: AbortSignal) => deviceChunks.run(signal) }),
+      keepCache: (signal: AbortSignal) => keepCache(disk, log, signal),
+    },
+  };
+}
+
+function openDeviceChunks(
+  { ownId, mirror, targets, peerGateways, devices, site, metrics, patience, log }: ChunkServicesDeps,
+  { siteNode, disk }: { siteNode: SiteNode; disk: DiskCache },
+): DeviceChunks {
+  return new DeviceChunks({
+    node: siteNode,
+    tracker: site.tracker,
+    indexBytes: async image => {
+      const target = indexTargetOf(mirror.current?.targets.values() ?? [], image);
+      return target && targets.local(target);
+    },
+    cache: disk,
+    credential: async () => {
+      if ((await site.own.site()) === undefined || site.isRevoked(ownId)) return undefined;
+      const envelope = await site.assignments.get(ownId, { isForwarded: true });
+      return envelope && Buffer.from(JSON.stringify(envelope));
+    },
+    siteGateways: () => 1 + peerGateways.liveCount,
+    nameOf: id => devices.nameOf(id),
+    onRefused: code => metrics.refused('a device of the site', code),
+    patience,
+    log,
+  });
+}
+
+function indexTargetOf(targets: Iterable<FoundTarget>, sha256: string): FoundTarget | undefined {
+  for (const target of targets)
+    if (target.file.hashes.sha256 === sha256 && target.name.endsWith('.caibx')) return target;
+  return undefined;
+}
+
+/** Devices get over libp2p what lies here, and nothing that would have to be fetched: nobody makes this gateway use its WAN that way. */
+async function serveDevices(
+  { ownId, site, metrics }: ChunkServicesDeps,
+  siteNode: SiteNode,
+  pipeline: ChunkPipeline,
+): Promise<void> {
+  const mayServe = admission({
+    site: () => site.own.site(),
+    signers: site.signers,
+    assignmentOf: id => site.assignments.known(id),
+    isRevoked: site.isRevoked,
+    isOwnRevoked: () => site.isRevoked(ownId),
+  });
+  await siteNode.serve({
+    store: pipeline.here,
+    mayServe: async (id, credential) => {
+      const isAdmitted = await mayServe(id, credential);
+      if (isAdmitted) site.heard.note(id);
+      return isAdmitted;
+    },
+    onServed: lengthBytes => metrics.sent('peers', lengthBytes),
+  });
+}
+
+function openPrefetch(
+  { settings, mirror, targets, devices, wanLimits, log }: ChunkServicesDeps,
+  from: { disk: DiskCache; pipeline: ChunkPipeline; deviceChunks: DeviceChunks | undefined },
+): Prefetch {
+  const { disk, pipeline, deviceChunks } = from;
+  return new Prefetch({
+    set: () => mirror.current,
+    devicesOf: product => devices.of(product),
+    local: target => targets.local(target),
+    cache: disk,
+    chunks: pipeline.forDevices,
+    isAllowed: id => pipeline.isAllowed(id),
+    isBusy: () => pipeline.isBusy(),
+    mayPrefetch: () => wanLimits.mayPrefetch,
+    isTooEarly: (image, count) => deviceChunks?.isTooEarly(image, count) ?? false,
+    cacheBytes: settings.cacheBytes,
+    log,
+  });
+}
+
+async function keepCache(cache: DiskCache, log: Log, signal: AbortSignal): Promise<void> {
+  const adopted = await cache.adopt(signal);
+  if (adopted > 0) log.info({ adopted }, 'cached chunks without a record were taken in');
+  while (await sleep(FLUSH_EVERY_MS, signal)) await cache.flush();
+}

@@ -1,0 +1,343 @@
+import { createHash } from 'node:crypto';
+import { sleep } from '@sitecast/shared/async';
+import type { Endings } from '@sitecast/shared/command';
+import type { SitecastError } from '@sitecast/shared/errors';
+import type { JoinToken } from '@sitecast/shared/fleet';
+import type { SharedConnections } from '@sitecast/shared/http-guards';
+import type { Identity } from '@sitecast/shared/identity';
+import type { DatabaseState, KeyValueStore } from '@sitecast/shared/key-value';
+import type { Log } from '@sitecast/shared/log';
+import type { TrustedNow } from '@sitecast/shared/swarm';
+import { type FoundTarget, type MetadataStore, rememberingVerifier, TufClient } from '@sitecast/shared/trust';
+import { type ChunkServices, openChunkServices } from './chunk-services.ts';
+import { ChunkAllowlist } from './chunks/allowlist.ts';
+import type { FrameFiles } from './chunks/disk-cache.ts';
+import { Revocations, SiteDevices } from './devices/site-devices.ts';
+import type { SiteNode } from './devices/site-node.ts';
+import { pinRoot } from './enrolment/pinned-root.ts';
+import { createApp, type GatewayApp } from './http/app.ts';
+import { type ChunkHandler, chunkHandler } from './http/chunk-handler.ts';
+import { Metrics, type MetricsSource } from './http/metrics.ts';
+import { Follower } from './mirror/follower.ts';
+import { Mirror } from './mirror/mirror.ts';
+import type { MirrorSet } from './mirror/mirror-set.ts';
+import type { MirrorStore } from './mirror/mirror-store.ts';
+import { RootHistory } from './mirror/root-history.ts';
+import { SwitchableFetcher, Synchroniser } from './mirror/synchroniser.ts';
+import { TargetFiles } from './mirror/target-files.ts';
+import { type Announcements, announceSets } from './peer-gateways/announcements.ts';
+import { PeerBook, type PeerBookStorage } from './peer-gateways/peer-book.ts';
+import { type PeerGatewayClient, PeerGateways } from './peer-gateways/peer-gateways.ts';
+import { type GatewaySettings, parseUpstreamUrl } from './settings.ts';
+import { openSiteServices, type SiteServices } from './site-services.ts';
+import type { Upstream } from './upstream/upstream.ts';
+import { WanLimits } from './wan/wan-limits.ts';
+
+/** How soon a part of the gateway starts again after it failed without a reason of Sitecast's. */
+const RESTART_AFTER_MS = 1000;
+
+/** What `main.ts` opens: everything that touches the disk, a socket or the process. */
+export interface Adapters {
+  settings: Omit<GatewaySettings, 'listen'>;
+  identity: Identity;
+  token: JoinToken | undefined;
+  /** The bytes of --root FILE. */
+  rootFile: Uint8Array | undefined;
+  trustStore: MetadataStore;
+  mirrorStore: MirrorStore;
+  frames: FrameFiles;
+  peerBook: PeerBookStorage;
+  database: DatabaseState;
+  /** A part of the database, by name. */
+  records: (name: string) => KeyValueStore;
+  /** On the data directory's file system. */
+  freeBytes: () => Promise<number>;
+  /** Of its HTTP side. */
+  connections: Pick<SharedConnections, 'hosts' | 'dropped'>;
+  openUpstreams: (wanLimits: WanLimits, metrics: Metrics) => readonly Upstream[];
+  openPeerGatewayClient: (onRefused: OnRefused) => PeerGatewayClient;
+  /** Undefined where this gateway exchanges no chunks with devices over libp2p. */
+  joinSiteNetwork: () => Promise<SiteNode | undefined>;
+  /** Undefined where this gateway is not in the fleet's network. */
+  joinFleetNetwork: (book: PeerBook) => Promise<Announcements | undefined>;
+  /** Trust has begun: the origin is remembered. */
+  onTrusted: () => Promise<void>;
+  /** Called with the name that people gave to this gateway, again whenever its assignment is read. */
+  onName: (name: string | undefined) => void;
+  /** How many times longer than usual devices are waited for. */
+  patience: number;
+  now: () => number;
+  log: Log;
+}
+
+type OnRefused = (url: string, error: SitecastError) => void;
+type Task = (signal: AbortSignal) => Promise<void>;
+
+/** A gateway that is ready to listen. */
+export interface Services {
+  readonly app: GatewayApp;
+  readonly handleChunk: ChunkHandler;
+  /**
+   * Works until the signal comes and all of it has stopped.
+   * @param urls of the gateway's own HTTP side, for the other gateways of the site
+   */
+  run(urls: readonly string[], signal: AbortSignal): Promise<void>;
+  /** Writes down what may be lost, but better is not. */
+  flush(): Promise<void>;
+}
+
+/**
+ * Connects a gateway's parts with each other: takes up what the data directory holds, and waits for the origin only where there is no
+ * trusted root yet.
+ * @param signal ends that wait, and what the networks do
+ * @throws what keeps the gateway from starting: SITECAST_ROOT_DIFFERS, SITECAST_ROOT_MISSING, SITECAST_FLEET_KEY_MISSING …
+ */
+export async function openServices(
+  adapters: Adapters,
+  { endings, signal }: { endings: Pick<Endings, 'add'>; signal: AbortSignal },
+): Promise<Services> {
+  const { identity, connections, database, now, log } = adapters;
+  const outside = await openOutside(adapters, signal);
+  endings.add('the networks', outside.leaveNetworks);
+  const { metrics, devices, revocations, peerGateways } = outside;
+  const repository = openRepository(adapters, outside);
+  const { mirror, targets, fetchTarget } = repository;
+  const site = await openSiteServices({ ...adapters, ...outside, mirror, site: adapters.settings.site });
+  const chunks = await openChunkServices({
+    ...adapters,
+    ...outside,
+    ...repository,
+    ownId: identity.id,
+    records: adapters.records('chunks'),
+    site,
+  });
+  const onSwap = siteFollows(adapters, outside, site);
+  const follower = await followUpstreams(adapters, outside, { repository, onSwap });
+  const app = createApp({
+    ...site,
+    mirror,
+    targets,
+    fetchTarget,
+    self: () => ({ id: identity.id, ...(devices.site && { site: devices.site }) }),
+    onGatewaySeen: id => {
+      if (!peerGateways.noteAlive(id)) site.registration.onUnknownGateway();
+    },
+    isHere: site.isHere,
+    isRevoked: id => revocations.has(id),
+    isOwnRevoked: () => revocations.has(identity.id),
+    hosts: connections.hosts,
+    metrics,
+    database,
+    now,
+    log,
+  });
+  const onAnswer = (status: number, sentBytes: number): void => metrics.chunkAnswered(status, sentBytes);
+  const handleChunk = chunkHandler({ chunks: chunks.pipeline, onAnswer, hosts: connections.hosts, log });
+  metrics.watch(metricsSource(adapters, outside, { repository, site, chunks, follower }));
+  // Their names are part of the log.
+  const tasksWith = (urls: readonly string[]): Record<string, Task> => ({
+    follow: stop => follower.run(stop),
+    enrol: stop => site.own.run(stop),
+    meet: stop => site.registration.run(urls, stop),
+    sendReports: stop => site.sender.run(stop),
+    sendProgress: stop => site.progress.run(stop),
+    tellPresence: stop => site.presence.run(stop),
+    knowSiblings: stop => peerGateways.run(stop),
+    ...chunks.tasks,
+  });
+  return {
+    app,
+    handleChunk,
+    run: (urls, stop) => runTasks(tasksWith(urls), log, stop),
+    flush: () => chunks.disk.flush(),
+  };
+}
+
+export type Outside = Awaited<ReturnType<typeof openOutside>>;
+type Repository = ReturnType<typeof openRepository>;
+
+/** Whom this gateway speaks to: upstreams, peer gateways, the two networks of libp2p. Trust has begun once it returns. */
+async function openOutside(adapters: Adapters, signal: AbortSignal) {
+  const { settings, identity, token, rootFile, trustStore, now, log } = adapters;
+  const metrics = new Metrics();
+  const onRefused = (url: string, { code }: SitecastError): void => metrics.refused(url, code);
+  const devices = new SiteDevices();
+  const revocations = new Revocations();
+  const book = await PeerBook.open(adapters.peerBook);
+  const peerGateways = new PeerGateways({
+    ownId: identity.id,
+    site: () => devices.site,
+    book,
+    configured: (settings.siteGateway ?? []).map(parseUpstreamUrl),
+    isRevoked: id => revocations.has(id),
+    client: adapters.openPeerGatewayClient(onRefused),
+    log,
+  });
+  const siteGateways = (): number => 1 + peerGateways.liveCount;
+  const wanLimits = new WanLimits(settings, { sharers: siteGateways, now });
+  const upstreams = adapters.openUpstreams(wanLimits, metrics);
+  await pinRoot({ store: trustStore, rootFile, token, upstreams, nowMs: now(), log, signal });
+  await adapters.onTrusted();
+  const siteNode = await adapters.joinSiteNetwork();
+  const announcements = await adapters.joinFleetNetwork(book).catch(async (error: unknown) => {
+    await siteNode?.close();
+    throw error;
+  });
+  const leaveNetworks = async (): Promise<void> => {
+    await Promise.all([announcements?.close(), siteNode?.close()]);
+  };
+  return {
+    metrics,
+    onRefused,
+    devices,
+    revocations,
+    book,
+    peerGateways,
+    siteGateways,
+    wanLimits,
+    upstreams,
+    siteNode,
+    announcements,
+    leaveNetworks,
+  };
+}
+
+/** What of the origin's repository lies here, and which chunks it names. */
+function openRepository({ mirrorStore, log }: Adapters, { upstreams, onRefused }: Outside) {
+  const mirror = new Mirror();
+  const targets = new TargetFiles({ store: mirrorStore, upstreams, log, onRefused });
+  const allowlist = new ChunkAllowlist({ local: target => targets.local(target), log });
+  const fetchTarget = async (target: FoundTarget): Promise<Uint8Array> => {
+    const bytes = await targets.get(target);
+    if (target.name.endsWith('.caibx')) await allowlist.add(target);
+    return bytes;
+  };
+  return { mirror, targets, allowlist, fetchTarget };
+}
+
+/**
+ * Follows the upstreams' repository from the stored set on.
+ * @returns what keeps doing so
+ */
+async function followUpstreams(
+  { settings, trustStore, mirrorStore, token, now, log }: Adapters,
+  outside: Outside,
+  { repository, onSwap }: { repository: Repository; onSwap: (set: MirrorSet) => void },
+): Promise<Follower> {
+  const { upstreams, onRefused, announcements } = outside;
+  const { mirror, targets, allowlist } = repository;
+  const switchable = new SwitchableFetcher();
+  // Gossip, the client and the set all verify the same signatures.
+  const verify = rememberingVerifier();
+  const client = await TufClient.open({ store: trustStore, fetcher: switchable, now, verify });
+  const roots = new RootHistory({
+    mirror,
+    store: mirrorStore,
+    isRightFirst: bytes => !token || createHash('sha256').update(bytes).digest('hex') === token.rootSha256,
+  });
+  const announce = announcements && announceSets(announcements, log);
+  const synchroniser = new Synchroniser({
+    client,
+    switchable,
+    upstreams,
+    mirror,
+    store: mirrorStore,
+    targets,
+    roots,
+    verify,
+    log,
+    onRefused,
+    beforeSwap: set => allowlist.follow(set),
+    afterSwap: (set, { isStored }) => {
+      onSwap(set);
+      // Others know what this gateway had before its start.
+      if (!isStored) announce?.(set);
+    },
+  });
+  const follower = new Follower({ synchroniser, upstreams, now, log, pollMs: settings.poll });
+  await synchroniser.load();
+  announcements?.listen({ trusted: () => trustedBytes(client), verify, onNewer: () => follower.wake() });
+  return follower;
+}
+
+function trustedBytes({ trusted: { root, timestamp, snapshot } }: TufClient): TrustedNow {
+  return { root: root.bytes, timestamp: timestamp?.bytes, snapshot: snapshot?.bytes };
+}
+
+/** What the site learns of each set that is served: the revoked ids, and, once assignments can be verified, its devices. */
+function siteFollows(
+  { identity, log }: Adapters,
+  { revocations, siteNode }: Outside,
+  site: SiteServices,
+): (set: MirrorSet) => void {
+  let isCounted = false;
+  const isOwnRevoked = (): boolean => revocations.has(identity.id);
+  return ({ rollouts, rolloutsSigners }) => {
+    const wasRevoked = isOwnRevoked();
+    for (const id of revocations.update(rollouts)) siteNode?.drop(id);
+    if (isOwnRevoked() && !wasRevoked)
+      log.error({}, 'the operator has revoked this gateway: it takes nothing in');
+    if (isCounted || !rolloutsSigners) return;
+    isCounted = true;
+    site
+      .countDevices()
+      .catch((error: unknown) => log.error({ err: error }, 'the devices of the site could not be counted'));
+  };
+}
+
+function metricsSource(
+  { database, freeBytes, connections, now }: Adapters,
+  { siteGateways, siteNode, announcements, devices }: Outside,
+  parts: { repository: Repository; site: SiteServices; chunks: ChunkServices; follower: Follower },
+): MetricsSource {
+  const { mirror, allowlist } = parts.repository;
+  const { site, chunks, follower } = parts;
+  return {
+    chunkCounts: () => chunks.pipeline.counts(),
+    siteGateways,
+    gossipConnections: () => announcements?.connections ?? 0,
+    cache: () => chunks.disk,
+    allowedChunks: () => allowlist.size,
+    queue: () => site.queue,
+    reportsOverBudget: () => site.reports.overBudget,
+    mirrorSet: () => mirror.current,
+    isMirrorComplete: () => mirror.isComplete,
+    waiters: () => mirror.waiters,
+    devices: () => devices.total,
+    trackedPeers: () => site.tracker.size,
+    heardDevices: () => site.heard.now().size,
+    heldLeases: () => site.leases.held(),
+    linkedDevices: () => chunks.deviceChunks?.linked ?? 0,
+    dropped: () => ({
+      http: connections.dropped,
+      peers: siteNode?.dropped ?? 0,
+      gossip: announcements?.dropped ?? 0,
+      chunks: chunks.pipeline.givenUp(),
+      documents: site.assignments.givenUp + site.acknowledgements.givenUp,
+      enrolments: site.enrolments.givenUp,
+    }),
+    lastContactMs: () => follower.lastContactMs,
+    isEnrolled: () => site.own.state === 'enrolled',
+    freeBytes,
+    database: () => database,
+    now,
+  };
+}
+
+/** Until the signal comes, and all of them have stopped. One that fails starts again. */
+async function runTasks(tasks: Record<string, Task>, log: Log, signal: AbortSignal): Promise<void> {
+  await Promise.all(
+    Object.entries(tasks).map(async ([name, run]) => {
+      // One each, so that what waits for it in one task is not counted with what waits in others.
+      const own = AbortSignal.any([signal]);
+      while (!signal.aborted) {
+        try {
+          await run(own);
+        } catch (error) {
+          log.error({ err: error, part: name }, 'a part of the gateway failed; it starts again');
+        }
+        await sleep(RESTART_AFTER_MS, own);
+      }
+    }),
+  );
+}
