@@ -153,7 +153,7 @@ export async function openServices(
   };
 }
 
-export type Outside = Awaited<ReturnType<typeof openOutside>>;
+type Outside = Awaited<ReturnType<typeof openOutside>>;
 type Repository = ReturnType<typeof openRepository>;
 
 /** Whom this gateway speaks to: upstreams, peer gateways, the two networks of libp2p. Trust has begun once it returns. */
