@@ -12,11 +12,11 @@ import type { Log } from '@sitecast/shared/log';
 import { pinnedIndexes } from '../mirror/needs.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 
-/** Ids that all mirrored indexes name together: about 90 MB of memory, 120 GiB of images at the default chunk size. */
+/** Bound of the ids that all mirrored indexes name together: about 90 MB of memory, 120 GiB of images at the default chunk size. */
 const MAX_ALLOWED_CHUNKS = 2_000_000;
 
 interface ChunkAllowlistDeps {
-  /** A mirrored file that is here, or undefined. */
+  /** A mirrored file; undefined where it is not here. */
   local: (target: FoundTarget) => Promise<Uint8Array | undefined>;
   log: Log;
   maxChunks?: number;
@@ -44,7 +44,7 @@ export class ChunkAllowlist {
     return this.#ids.has(id);
   }
 
-  /** Whether a rollout that is under way needs the chunk. */
+  /** Whether a rollout under way needs the chunk. */
   isPinned(id: ChunkId): boolean {
     return this.#pinned.has(id);
   }
@@ -83,7 +83,7 @@ export class ChunkAllowlist {
     await this.#pin(set);
   }
 
-  /** Takes one more index in, if it's here. */
+  /** Adds the chunks of one more index, if its file is here. */
   async add(target: FoundTarget): Promise<void> {
     if (this.#indexes.has(keyOf(target))) return;
     if (await this.#addIds(target, this.#ids)) this.#indexes.add(keyOf(target));

@@ -15,13 +15,13 @@ import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
 
-/** Files whose content was checked by this process and that haven't changed since; others are checked when read. */
+/** Files that this process has verified and that have not changed since. Others are verified when they are read. */
 const MAX_VERIFIED = 200_000;
-/** How long nothing is cached after the disk was full, or all that is there is needed. */
+/** How long nothing is cached after the disk was full, or rollouts needed all that is cached. */
 const FULL_PAUSE_MS = 10_000;
-/** Evicting goes on until so much is free, so that it isn't done for every chunk: a hundredth of the cache. */
+/** Eviction frees this share of the cache more than is needed, so that it does not run for every chunk. */
 const HEADROOM = 0.01;
-/** Uses are written down together. */
+/** Uses are written in batches; beyond the bound they are not noted. */
 const MAX_PENDING_USES = 4096;
 const USES_PER_WRITE = 256;
 
@@ -34,14 +34,14 @@ export interface StoredFrame {
 
 /** The files of the chunk cache. Nothing read from them is trusted. Errors: SITECAST_NO_SPACE for a full disk. */
 export interface FrameFiles {
-  /** Undefined if it isn't here; an empty frame for a file that can't be read, or is no frame's. */
+  /** Undefined where there is no file; an empty frame for a file that cannot be read or is too long. */
   read(id: ChunkId): Promise<StoredFrame | undefined>;
-  /** As `read`, without a turn of the event loop: for a file that was read before, so that its bytes are in memory. */
+  /** As `read`, without a turn of the event loop: for a file that was read before, so that the page cache has it. */
   readNow(id: ChunkId): StoredFrame | undefined;
   /** @returns the file's stamp */
   write(id: ChunkId, frame: Uint8Array): Promise<string>;
   remove(id: ChunkId): Promise<void>;
-  /** All that are here, with their lengths; files that vanish meanwhile are passed over. */
+  /** All files with their lengths. A file that vanishes meanwhile is passed over. */
   list(): AsyncIterable<{ id: ChunkId; lengthBytes: number }>;
   /** Free bytes of the file system, for this user. */
   freeBytes(): Promise<number>;
@@ -52,7 +52,7 @@ interface DiskCacheDeps {
   records: KeyValueStore;
   isPinned: (id: ChunkId) => boolean;
   maxBytes: number;
-  /** Free space that the file system keeps. */
+  /** Space on the file system that the cache leaves free. */
   reserveBytes: number;
   now: () => number;
   log: Log;
@@ -64,12 +64,12 @@ interface Entry {
 }
 
 /**
- * Frames on the disk, up to a number of bytes: the least recently used go first, those of rollouts under way never. What
- * is read is checked against its id, once in the life of the process and again whenever the file has changed.
+ * Frames on the disk, up to a number of bytes. The least recently used are evicted first, those of rollouts under way never. A frame is
+ * verified against its id at its first read in a process, and again whenever its file has changed.
  *
  * Records: `c:ID` → [length, last use], and `u:LAST USE:ID` → length, to go through them in the order of their use.
- * A file without a record (the process was killed between the two) is taken in by `adopt`; a record without a file is
- * found out when it's read.
+ * A file without a record (the process was killed between the two) gets one by `adopt`. A record without a file is
+ * noticed when the chunk is read.
  */
 export class DiskCache implements ChunkStore {
   readonly name = 'the disk of this gateway';
@@ -148,7 +148,7 @@ export class DiskCache implements ChunkStore {
 
   /**
    * Keeps a chunk that the caller has verified, if there is room.
-   * @returns false if there isn't; nothing is thrown for that
+   * @returns false where there is no room; nothing is thrown for that
    */
   async put(chunk: Chunk): Promise<boolean> {
     if (this.isFull) return false;
@@ -174,7 +174,7 @@ export class DiskCache implements ChunkStore {
     });
   }
 
-  /** Writes down which chunks were used: their turn to be evicted comes later. */
+  /** Writes down which chunks were used, for the order of eviction. */
   async flush(): Promise<void> {
     const uses = [...this.#uses];
     this.#uses = new Map();
@@ -183,7 +183,7 @@ export class DiskCache implements ChunkStore {
     }
   }
 
-  /** Takes in files that have no record; to be called once, after the start. */
+  /** Makes records for files that have none. To be called once, after the start. */
   async adopt(signal: AbortSignal): Promise<number> {
     let adopted = 0;
     for await (const { id, lengthBytes } of this.#deps.files.list()) {
@@ -222,7 +222,7 @@ export class DiskCache implements ChunkStore {
       if (this.#usedBytes <= goalBytes) break;
       const hex = key.slice(key.lastIndexOf(':') + 1);
       const id = chunkIdFromHex(hex);
-      // They go to the end, so that the next search doesn't meet them first.
+      // They go to the end, so that the next eviction does not look at them first.
       if (isPinned(id)) kept.push([hex, now()]);
       else if (uses.has(hex)) kept.push([hex, uses.get(hex) ?? 0]);
       else await this.#drop(id);
@@ -231,7 +231,7 @@ export class DiskCache implements ChunkStore {
     await this.#touch(kept);
     for (const [hex] of kept) {
       if (this.#usedBytes <= goalBytes) break;
-      // Used a moment ago, but if nothing else is left it must go all the same.
+      // It was used a moment ago, but nothing else is left to evict.
       if (!isPinned(chunkIdFromHex(hex))) await this.#drop(chunkIdFromHex(hex));
     }
   }
@@ -248,7 +248,7 @@ export class DiskCache implements ChunkStore {
     if (!before) this.#count += 1;
   }
 
-  // The record goes first: if the process is killed in between, `adopt` finds the file.
+  // The record is removed first: if the process is killed in between, `adopt` finds the file.
   async #drop(id: ChunkId): Promise<void> {
     const { records, files } = this.#deps;
     const hex = chunkIdToHex(id);
@@ -273,7 +273,7 @@ export class DiskCache implements ChunkStore {
     try {
       await this.#deps.records.commit(changes, { isDurable: false });
     } catch (error) {
-      // Without it just the order of eviction is a little older.
+      // Only the order of eviction is a little older without it.
       if (!(error instanceof SitecastError) || error.kind !== 'noSpace') throw error;
     }
   }

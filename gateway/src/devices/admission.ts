@@ -4,7 +4,7 @@ import type { RoleSigners } from '@sitecast/shared/trust';
 interface AdmissionDeps {
   /** The site that this gateway is assigned to; undefined before it is. */
   site: () => Promise<string | undefined>;
-  /** Who signs assignments now. */
+  /** The signers of assignments now. */
   signers: () => RoleSigners | undefined;
   /** The newest that is known of a device. */
   assignmentOf: (id: string) => Promise<Assignment | undefined>;
@@ -12,7 +12,7 @@ interface AdmissionDeps {
   isOwnRevoked: () => boolean;
 }
 
-/** Whom this gateway serves over libp2p: by the rules of a device (its assignment to this site, signed by the origin, not revoked). */
+/** Which devices this gateway serves over libp2p: those that show an assignment to this site that the origin signed and has not revoked. */
 export function admission(deps: AdmissionDeps): (id: string, credential: Uint8Array) => Promise<boolean> {
   const shown = new ShownAssignments();
   return async (id, credential) => {
@@ -20,7 +20,7 @@ export function admission(deps: AdmissionDeps): (id: string, credential: Uint8Ar
     const [site, signers] = [await deps.site(), deps.signers()];
     const its = site !== undefined && signers && shown.memberOf(site, { id, credential }, signers);
     if (!its) return false;
-    // It may have been moved, or revoked, since the origin signed what it shows.
+    // The device may have been moved or revoked since the origin signed what it shows.
     const known = await deps.assignmentOf(id);
     return !known || known.serial <= its.serial || (known.site === site && known.revoked !== true);
   };

@@ -16,56 +16,56 @@ import type { Log } from '@sitecast/shared/log';
 import type { SubscribedImage, SiteNode } from './site-node.ts';
 import type { Holder, Tracker } from './tracker.ts';
 
-// Who can send this: devices of the site, by their assignment, and whoever multicast DNS finds. The worst: a device that says it
-// holds what it hasn't, or hangs (seconds for the chunks that were asked of it, then it's left); wrong bytes (checked before
-// anybody sees them; it's left for an hour, logged and counted).
+// Senders: devices of the site, by their assignment, and machines that multicast DNS finds. The worst that they can do: say that they hold
+// what they lack, or hang (that costs seconds for the chunks that were asked of them, then they are left); send wrong bytes (they are
+// verified before anything else sees them; the device is banned for an hour, logged and counted).
 
-/** Images that are followed at one time: a device serves so many streams of one asker. */
+/** Images that are subscribed to at one time: a device serves so many streams of one requester. */
 const MAX_FOLLOWED = 2;
-/** Devices with a link for one image; and those that are tried until so many are linked. */
+/** Devices with a link for one image; and devices that are tried until so many are linked. */
 const MAX_LINKED = 8;
 const MAX_MET = 16;
-/** Of those, machines that no device's word but multicast DNS has brought. */
+/** Of the tried ones, machines that multicast DNS alone has discovered. */
 const MAX_FOUND_MET = 4;
-/** An image of more chunks isn't looked for at devices: 16 GiB at the default chunk size. */
+/** An image of more chunks is not asked of devices: 16 GiB at the default chunk size. */
 export const MAX_FOLLOWED_CHUNKS = 262_144;
-/** Images that are looked at together, those that most devices hold; their indexes are kept. */
+/** Images that are considered together, those that most devices hold. Their indexes are kept. */
 const MAX_CANDIDATES = 8;
-/** How often it's looked which devices hold more than this gateway, while chunks are missing. */
+/** How often it checks which devices hold more than this gateway, while chunks are missing. */
 const LOOK_EVERY_MS = 2000;
-/** So much more of an image, as a share of it, a device must hold than the site's gateways can. */
+/** A device is asked only where it holds this share of the image more than the site's gateways can. */
 const WORTH_ASKING = 0.1;
-/** Chunks of an image that are looked up to know how much of it is here. */
+/** Chunks that are looked up to estimate how much of an image is cached here. */
 const SAMPLES = 256;
-/** How long chunks wait for devices that were just met to say what they hold. */
+/** How long chunks wait for devices that were just added to say what they hold. */
 const TOLD_WITHIN_MS = 2000;
 const LOOK_AGAIN_MS = 20;
-/** What a device has for one chunk. */
+/** A device's time for one chunk. */
 const DEVICE_WITHIN_MS = 4000;
-/** For one chunk, waiting for its turn included: then it's fetched elsewhere. */
+/** The time for one chunk, its wait for a turn included. Then it is fetched elsewhere. */
 const CHUNK_WITHIN_MS = 8000;
 const MAX_ASKED_AT_ONCE = 8;
-/** No chunk was missing for so long: the links are ended. */
+/** Links end after no chunk was missing for so long. */
 const IDLE_MS = 60_000;
 const BANNED_FOR_MS = 3_600_000;
 const MAX_BANNED = 256;
-/** Right after the start devices haven't said yet what they hold; they do within so long. */
+/** Devices say what they hold within so long after this gateway's start. */
 const HEAR_FIRST_MS = 20_000;
 
 interface DeviceChunksDeps {
   node: Pick<SiteNode, 'follow' | 'found'>;
   tracker: Pick<Tracker, 'holders' | 'has'>;
-  /** A mirrored index, by its SHA-256 in hex; undefined where the set lists no such, or it isn't here. */
+  /** A mirrored index, by its SHA-256 in hex; undefined where the set does not list it, or its file is not here. */
   indexBytes: (image: string) => Promise<Uint8Array | undefined>;
   cache: { has(id: ChunkId): Promise<boolean> };
   /** This gateway's own assignment; undefined where it has none. */
   credential: () => Promise<Uint8Array | undefined>;
   /** Gateways of the site that live, this one included. */
   siteGateways: () => number;
-  /** What a device is called. */
+  /** The name that people gave to a device. */
   nameOf: (id: string) => string | undefined;
   onRefused: (code: string) => void;
-  /** How many times longer than usual devices are waited for: only tests on busy machines need that. */
+  /** How many times longer than usual it waits for devices: only tests on busy machines need that. */
   patience?: number;
   /** Milliseconds on a clock that never goes back. */
   now?: () => number;
@@ -75,17 +75,17 @@ interface DeviceChunksDeps {
 interface Followed {
   readonly image: SubscribedImage;
   readonly openedMs: number;
-  /** Devices that told this gateway of themselves. */
+  /** Devices that have announced themselves to this gateway. */
   readonly met: Set<string>;
-  /** Machines that multicast DNS has brought. */
+  /** Machines that multicast DNS has discovered. */
   readonly foundMet: Set<string>;
   usedMs: number;
 }
 
 /**
- * Chunks that devices of the site hold and this gateway lacks: after its disk was emptied, or was too small. Devices are spoken
- * to only while chunks are missing, and only where they say that they hold clearly more of an image than the site's gateways
- * can: while an update comes in over the WAN, none does.
+ * Chunks that devices of the site hold and this gateway lacks: after its disk was emptied, or was too small. It asks devices only while
+ * chunks are missing, and only devices that say that they hold clearly more of an image than the site's gateways can. While an update
+ * comes in over the WAN, no device does.
  */
 export class DeviceChunks implements ChunkStore {
   readonly name = 'devices of the site';
@@ -112,7 +112,7 @@ export class DeviceChunks implements ChunkStore {
   }
 
   /**
-   * Whether who can wait had better wait before he fetches an image over the WAN: devices may be about to say that they hold it.
+   * Whether a fetch over the WAN that can wait should wait: devices may soon say that they hold the image.
    * @param chunks of the image
    */
   isTooEarly(image: string, chunks: number): boolean {
@@ -144,7 +144,7 @@ export class DeviceChunks implements ChunkStore {
     throw chunkNotFound(id, this);
   }
 
-  /** Until the signal comes: ends links that nobody needs any more, at last all. */
+  /** Until the signal comes: ends links that are no longer used. At the end it ends all. */
   async run(signal: AbortSignal): Promise<void> {
     while (await sleep(LOOK_EVERY_MS, signal)) {
       for (const [image, { usedMs }] of this.#followed)
@@ -162,7 +162,7 @@ export class DeviceChunks implements ChunkStore {
         return await chunks.get(id, { signal: either });
       } catch (error) {
         signal?.throwIfAborted();
-        // It was worth a question; there are other ways to the chunk.
+        // There are other ways to the chunk.
         if (late.aborted || error instanceof SitecastError) return undefined;
         throw error;
       }
@@ -171,7 +171,7 @@ export class DeviceChunks implements ChunkStore {
       await this.#untilTold(followed, id, either);
       if (!(await chunks.has(id))) return undefined;
       const chunk = await this.#turn(ask);
-      // The first to say what it holds may be a liar: others that were met with it may say so only now.
+      // The first device to answer may be misbehaving: others that were added with it may say only now what they hold.
       if (chunk || late.aborted || !this.#isTelling(followed)) return chunk;
       if (!(await sleep(LOOK_AGAIN_MS, either))) return undefined;
     }
@@ -183,16 +183,16 @@ export class DeviceChunks implements ChunkStore {
     }
   }
 
-  /** Whether devices that were just met may be about to say what they hold. */
+  /** Whether devices that were just added may soon say what they hold. */
   #isTelling({ image, openedMs, met }: Followed): boolean {
     return this.#now() - openedMs < TOLD_WITHIN_MS * this.#patience && image.told < met.size;
   }
 
-  /** Sees to it that devices are linked that are worth asking for the chunk; many who ask look once. */
+  /** Links devices that are worth asking for the chunk. Requests at the same time share one look. */
   async #look(id: ChunkId): Promise<void> {
     if (!this.#looking && this.#now() - this.#lookedMs < LOOK_EVERY_MS) return;
     this.#looking ??= this.#lookNow(Uint8Array.from(id))
-      // An index that can't be read just now, say: there are other ways to the chunk.
+      // For example an index that cannot be read just now: there are other ways to the chunk.
       .catch((error: unknown) =>
         this.#deps.log.warn({ err: error }, 'who holds a chunk could not be looked up'),
       )
@@ -241,7 +241,7 @@ export class DeviceChunks implements ChunkStore {
     return followed;
   }
 
-  /** At first as many as may be linked; later more, for those that came to nothing. */
+  /** Adds as many as may be linked; later more, in place of those that did not link. */
   #meet({ image, met, foundMet }: Followed, holders: readonly Holder[]): void {
     const { node, tracker } = this.#deps;
     const most = Math.min(MAX_MET, met.size + MAX_LINKED - image.linked);
@@ -253,14 +253,14 @@ export class DeviceChunks implements ChunkStore {
     }
     for (const peer of node.found) {
       if (met.size + foundMet.size >= most || foundMet.size >= MAX_FOUND_MET) return;
-      // Who tells this gateway of itself was looked at above.
+      // Devices that have announced themselves were considered above.
       if (tracker.has(peer.id) || foundMet.has(peer.id) || this.#banned.has(peer.id)) continue;
       foundMet.add(peer.id);
       image.meet(peer);
     }
   }
 
-  /** What came over the WAN lies here, or at another gateway: who fetches along never holds clearly more than all of them. */
+  /** What came over the WAN lies at the site's gateways: a device that fetches along never holds clearly more than all of them. */
   async #isWorthAsking(index: ChunkIndex, [most]: readonly Holder[]): Promise<boolean> {
     const { cache, siteGateways } = this.#deps;
     const samples = Math.min(SAMPLES, index.count);
@@ -281,7 +281,7 @@ export class DeviceChunks implements ChunkStore {
       this.#indexes.set(image, index);
       return index;
     } catch (error) {
-      // A later format.
+      // A later format: its chunks come from elsewhere.
       if (error instanceof SitecastError) return undefined;
       throw error;
     }

@@ -1,13 +1,13 @@
 import { HEARD_FOR_MS } from '@sitecast/shared/fleet';
 
 interface HeardDevicesDeps {
-  /** Whether it's a device of this site, by its assignment, and not revoked. Nobody else is remembered. */
+  /** Whether an id is a device of this site, by its assignment, and not revoked. No other id is remembered. */
   isHere: (id: string) => boolean;
   /** A clock that never goes back nor jumps, milliseconds. */
   clockMs?: () => number;
 }
 
-/** Which devices of the site this gateway has heard of lately, by what they signed or showed. Kept in memory alone. */
+/** Which devices of the site this gateway has heard lately, by what they signed or showed. Kept in memory alone. */
 export class HeardDevices {
   readonly #isHere: (id: string) => boolean;
   readonly #clockMs: () => number;
@@ -26,16 +26,17 @@ export class HeardDevices {
     this.#listeners.push(listener);
   }
 
-  /** Something of it was verified just now. */
+  /** Notes that something from this device was verified just now. */
   note(id: string): void {
     if (!this.#isHere(id)) return;
     const heardMs = this.#heardMs.get(id);
     const nowMs = this.#clockMs();
     this.#heardMs.set(id, nowMs);
-    if (heardMs === undefined || nowMs - heardMs > HEARD_FOR_MS) for (const listener of this.#listeners) listener();
+    if (heardMs === undefined || nowMs - heardMs > HEARD_FOR_MS)
+      for (const listener of this.#listeners) listener();
   }
 
-  /** Those that count as heard. */
+  /** The devices that count as heard. */
   now(): Set<string> {
     const found = new Set<string>();
     for (const [id, heardMs] of this.#heardMs)
@@ -43,18 +44,18 @@ export class HeardDevices {
     return found;
   }
 
-  /** How long ago a device was heard for the last time, milliseconds; as long as it counts as heard, where that was forgotten. */
+  /** How long ago a device was last heard, milliseconds; HEARD_FOR_MS where that was forgotten. */
   ageMs(id: string): number {
     const heardMs = this.#heardMs.get(id);
     return heardMs === undefined ? HEARD_FOR_MS : this.#clockMs() - heardMs;
   }
 
-  /** It has been told that this one went. */
+  /** Forgets a device once the origin knows that it is gone. */
   forget(id: string): void {
     if (this.ageMs(id) > HEARD_FOR_MS || !this.#isHere(id)) this.#heardMs.delete(id);
   }
 
-  /** Whether every device that lives has had the time to be heard since the start. */
+  /** Whether every live device has had the time to be heard since the start. */
   get isSettled(): boolean {
     return this.#clockMs() - this.#begunMs >= HEARD_FOR_MS;
   }

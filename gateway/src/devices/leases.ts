@@ -11,18 +11,18 @@ import pLimit from 'p-limit';
 import { z } from 'zod';
 import type { SiteDevices } from './site-devices.ts';
 
-/** Until when nobody gets one: leases that are out may have been lost. */
+/** Until when no device gets a lease: records of held leases may have been lost. */
 export const LEASES_CLOSED_KEY = 'closedUntilMs';
-/** When a device that was refused is to ask again. */
+/** How soon a device that was refused asks again. */
 const RETRY_AFTER_MS = 5000;
 
-/** After that it's others' turn for so long: a device that never ends must not stop its site. */
+/** A device that held a lease for the longest time gets none for so long: it must not stop its site. */
 const COOL_DOWN_MS = 2 * 3_600_000;
 
 const leaseSchema = z.object({
   rollout: z.string(),
   untilMs: z.number(),
-  /** When this device first took one without a break; not there in records of earlier versions. */
+  /** When this device took it first, without a break since; records of earlier versions lack it. */
   sinceMs: z.number().exactOptional(),
 });
 type Lease = z.infer<typeof leaseSchema>;
@@ -32,14 +32,14 @@ export interface LeaseAnswer {
   granted: boolean;
   untilMs?: number;
   retryAfterMs?: number;
-  /** Who is waited for, where it isn't granted; not more than `MAX_NAMED_HOLDERS`. */
+  /** Where it is not granted: the devices that hold the leases, at most `MAX_NAMED_HOLDERS`. */
   heldBy?: Holder[];
 }
 
 /** A device that may be down now. */
 export interface Holder {
   id: string;
-  /** Where it has one, and its assignment is known. */
+  /** Undefined where it has none, or its assignment is not known. */
   name?: string | undefined;
   untilMs: number;
 }
@@ -48,7 +48,7 @@ export interface Holder {
 export interface HeldLease extends Holder {
   product: string;
   rollout: string;
-  /** Since when without a break; undefined for one that an earlier version wrote. */
+  /** Since when, without a break; undefined where an earlier version wrote the record. */
   sinceMs: number | undefined;
 }
 
@@ -61,15 +61,15 @@ interface LeasesDeps {
   site: () => Promise<string | undefined>;
   assignmentOf: (id: string) => Promise<Assignment | undefined>;
   rolloutsOf: (product: string) => RolloutsFile | undefined;
-  /** By the signed list of revocations, which is there before the changed assignment. */
+  /** By the signed list of revocations, which arrives before the changed assignment. */
   isRevoked: (id: string) => boolean;
   now: () => number;
 }
 
 /**
- * Leave to be down, so that a site never updates all its devices of a product at once: `maxDown` of the rollout, of the
- * devices that this gateway knows an assignment of; one at least. Leases are kept on the disk: a restart hands none out
- * twice. (A site with several gateways keeps to it at each of them alone.)
+ * Leases are permissions to be down, so that a site never updates all its devices of a product at once: `maxDown` of the rollout, as a
+ * share of the devices that this gateway knows an assignment of, at least one. Leases are kept on the disk, so a restart grants none
+ * twice. (At a site with several gateways, each counts by itself.)
  */
 export class Leases {
   readonly #deps: LeasesDeps;
@@ -80,7 +80,7 @@ export class Leases {
   }
 
   /**
-   * @param id whose request it is
+   * @param id the device that signed the request
    * @throws SITECAST_NO_ASSIGNMENT, SITECAST_OTHER_SITE, SITECAST_REVOKED (forbidden), SITECAST_ROLLOUT_UNKNOWN (notFound),
    *   SITECAST_NOT_ENROLLED (unreachable), SITECAST_NO_SPACE
    */
@@ -133,7 +133,7 @@ export class Leases {
     return found;
   }
 
-  /** Those who may be down now, besides this device. */
+  /** The other devices that may be down now. */
   async #holders(leases: Map<string, Lease>, besides: string): Promise<Holder[]> {
     const nowMs = this.#deps.now();
     const found: Holder[] = [];
@@ -142,23 +142,23 @@ export class Leases {
     return found;
   }
 
-  /** A device that was revoked, or moved to another site, isn't waited for. */
+  /** A device that was revoked or moved to another site does not count. */
   async #isOurs(id: string): Promise<boolean> {
     const { site, assignmentOf, isRevoked } = this.#deps;
     if (isRevoked(id)) return false;
     const [own, assignment] = await Promise.all([site(), assignmentOf(id)]);
-    // What can't be read at present is no reason to let another device go down as well.
+    // An assignment that cannot be read now counts: another device must not go down as well.
     return assignment === undefined || (!assignment.revoked && assignment.site === own);
   }
 
   async #closedForMs(nowMs: number): Promise<number> {
     const untilMs = await this.#deps.records.get(LEASES_CLOSED_KEY);
     const closedMs = typeof untilMs === 'number' ? untilMs - nowMs : 0;
-    // Longer than it can be: the clock was set back.
+    // Longer than possible: the clock was set back.
     return closedMs > LEASE_MS ? 0 : closedMs;
   }
 
-  /** How long it was held stays known until the cool-down is over: giving it back in between makes no new beginning. */
+  /** How long a lease was held is kept until the cool-down is over: returning it in between does not start anew. */
   async #giveBack(product: string, id: string): Promise<void> {
     const own = (await this.#leases(product)).get(id);
     const key = `${product}:${id}`;
@@ -169,7 +169,7 @@ export class Leases {
     ]);
   }
 
-  /** Leases by device: those that are held, and those that ran out and aren't forgotten yet. */
+  /** Leases by device: those that are held, and those that have ended and still count. */
   async #leases(product: string): Promise<Map<string, Lease>> {
     const { records, now } = this.#deps;
     const nowMs = now();
@@ -177,7 +177,7 @@ export class Leases {
     const expired: string[] = [];
     for await (const [key, value] of records.entries(startingWith(`${product}:`))) {
       const lease = leaseSchema.safeParse(value);
-      // One that ends later than it could have begun: the clock was set back.
+      // Ends later than possible: the clock was set back.
       const isKept =
         lease.success && lease.data.untilMs <= nowMs + LEASE_MS && !isForgotten(lease.data, nowMs);
       if (isKept) found.set(key.slice(product.length + 1), lease.data);
@@ -227,7 +227,7 @@ export class Leases {
 
 function isForgotten({ untilMs, sinceMs }: Lease, nowMs: number): boolean {
   if (untilMs > nowMs) return false;
-  // A break as long as a lease makes a new beginning, but not for one that used all its time.
+  // A break as long as a lease starts anew, but not for a device that used all its time.
   const isSpent = sinceMs !== undefined && untilMs - sinceMs >= MAX_LEASES_HELD_MS - LEASE_MS;
   return nowMs - untilMs >= (isSpent ? COOL_DOWN_MS : LEASE_MS);
 }

@@ -14,15 +14,15 @@ import type { Log } from '@sitecast/shared/log';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { HeardDevices } from './heard-devices.ts';
 
-/** At most so much sooner than due, so that a thousand gateways don't speak at one moment. */
+/** A message goes out up to so much early, so that a thousand gateways do not send at one moment. */
 const JITTER_MS = 6000;
 const MIN_BACKOFF_MS = 2000;
 const MAX_BACKOFF_MS = 30_000;
-/** After a message, and after a device came, others are waited for, to go in one message. */
+/** After a message, and after a device came, it waits so long for more devices, which go into one message. */
 const GATHER_MS = 5000;
-/** How often it's looked whether this gateway is enrolled. */
+/** How often it checks whether this gateway is enrolled. */
 const READY_CHECK_MS = 500;
-/** An origin of an earlier version doesn't listen: it may be renewed one day. */
+/** An origin of an earlier version does not know these messages. It may be upgraded one day. */
 const OLD_ORIGIN_MS = 15 * 60_000;
 
 interface PresenceReporterDeps {
@@ -35,21 +35,21 @@ interface PresenceReporterDeps {
 }
 
 /**
- * Tells the origin whom this gateway hears: what has changed since the last message that was answered, and, without a change, that
- * it lives. Everything is told at the start, and where the origin has lost its place.
+ * Tells the origin which devices this gateway hears: what has changed since the last message that was answered, and, without a change,
+ * that the gateway lives. At the start, and where the origin has lost the session, it tells everything.
  */
 export class PresenceReporter {
   readonly #deps: PresenceReporterDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
   #session = newSession();
-  /** Of the last message that was answered. */
+  /** The number of the last message that was answered. */
   #seq = 0;
   /** Devices that the origin counts as heard here. */
-  readonly #told = new Set<string>();
-  /** Named in messages that weren't answered: the origin may have read them. */
+  readonly #reported = new Set<string>();
+  /** Devices that unanswered messages named: the origin may have read them. */
   readonly #unsure = new Set<string>();
 
-  /** The origin listens: it's told at once who came. */
+  /** Whether the origin takes changes: then a device that came is reported at once. */
   #isListening = false;
   #hasNews = false;
   #wake: AbortController | undefined;
@@ -112,8 +112,8 @@ export class PresenceReporter {
     const { heard, now } = this.#deps;
     const here = heard.now();
     const named = new Set(this.#unsure);
-    for (const id of here) if (!this.#told.has(id)) named.add(id);
-    for (const id of this.#told) if (!here.has(id)) named.add(id);
+    for (const id of here) if (!this.#reported.has(id)) named.add(id);
+    for (const id of this.#reported) if (!here.has(id)) named.add(id);
     const ids = [...named].slice(0, MAX_PRESENCE_IDS);
     const isAll = ids.length === named.size;
     const held = await this.#deps.leases.held();
@@ -139,11 +139,11 @@ export class PresenceReporter {
     this.#backoff.reset();
     this.#seq = seq;
     for (const id of heard) {
-      this.#told.add(id);
+      this.#reported.add(id);
       this.#unsure.delete(id);
     }
     for (const { id } of gone) {
-      this.#told.delete(id);
+      this.#reported.delete(id);
       this.#unsure.delete(id);
       this.#deps.heard.forget(id);
     }
@@ -152,7 +152,7 @@ export class PresenceReporter {
   #beginAnew(): void {
     this.#session = newSession();
     this.#seq = 0;
-    this.#told.clear();
+    this.#reported.clear();
     this.#unsure.clear();
   }
 }

@@ -14,29 +14,29 @@ import { z } from 'zod';
 import type { Log } from '@sitecast/shared/log';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
-/** Documents of one kind that are kept; further ones are handed through. */
+/** Documents of one kind that are kept. Further ones are passed through. */
 const MAX_DOCUMENTS = 50_000;
-/** How old what is held may be before the upstream is asked again, if it can be reached. */
+/** A held document that is older is asked for again, if an upstream can be reached. */
 const REFRESH_AFTER_MS = 60_000;
-/** For a document that isn't held at all: how long "there is none", or silence, is remembered. */
+/** How long it is remembered that an upstream has no such document, or did not answer. */
 const ABSENT_FOR_MS = 3000;
 const MAX_REMEMBERED = 20_000;
-/** Questions to the upstream, whoever causes them: anybody on the LAN can ask for any id. */
+/** Questions to the upstream altogether: any machine on the LAN can ask for any id. */
 const ASKS = { perS: 20, burst: 100 };
-/** That wait for their turn, for five seconds at most. */
+/** Questions that wait for their turn, for five seconds at most. */
 const MAX_WAITING_ASKS = 100;
-/** Who causes what nobody's request does. */
+/** The requester of what no request causes. */
 const ITSELF = 'this gateway';
 
 const heldSchema = z.object({ envelope: envelopeSchema, askedMs: z.number() });
 
 /** One kind of documents that the origin signs about devices. */
 interface RelayedKind<T> {
-  /** The path below /site/v1/, and the answer's one field. */
+  /** The path below /site/v1/, and the answer's only field. */
   path: string;
   field: string;
   open: (envelope: unknown, signers: RoleSigners) => T;
-  /** Whether one is to take the place of another. */
+  /** Whether `next` replaces `held`. */
   supersedes: (next: T, held: T) => boolean;
 }
 
@@ -51,7 +51,7 @@ export const ACKNOWLEDGEMENTS: RelayedKind<Acknowledgement> = {
   path: 'acknowledgements',
   field: 'acknowledgement',
   open: openAcknowledgement,
-  // The later one by the origin's clock, even if it knows less: then the origin was restored from a backup.
+  // The later one by the origin's clock, even if it acknowledges less: then the origin was restored from a backup.
   supersedes: (next, held) =>
     Date.parse(next.at) > Date.parse(held.at) ||
     (next.at === held.at && next.epoch === held.epoch && next.seq > held.seq),
@@ -61,15 +61,15 @@ interface RelayedDocumentsDeps<T> {
   kind: RelayedKind<T>;
   records: KeyValueStore;
   upstreams: Pick<SiteUpstreams, 'ask'>;
-  /** Who may sign now, by the mirrored metadata; undefined before there's any. */
+  /** The signers that count now, by the mirrored metadata; undefined before there is any. */
   signers: () => RoleSigners | undefined;
   now: () => number;
   log: Log;
-  /** Called with every document that is taken in. */
+  /** Called with every document that is accepted. */
   onAccepted?: (document: T) => void;
 }
 
-/** What the origin has signed about devices: verified, kept with the newest of each id, asked for again when it's old. */
+/** Documents that the origin has signed about devices: verified, the newest of each id kept, and asked for again when it is old. */
 export class RelayedDocuments<T extends { id: string }> {
   readonly #deps: RelayedDocumentsDeps<T>;
   readonly #opened = new LRUCache<string, { payload: string; signers: RoleSigners; document: T & object }>({
@@ -99,8 +99,8 @@ export class RelayedDocuments<T extends { id: string }> {
 
   /**
    * The newest document about an id, as the origin signed it.
-   * @param isForwarded whether another gateway asks: then nobody else is asked
-   * @param address who causes the question, where nobody has vouched for them: each comes in its turn, however many others have
+   * @param isForwarded whether another gateway asks: then no upstream is asked
+   * @param address where the question comes from. Each address has its turn, however many questions others cause
    */
   async get(
     id: string,
@@ -112,14 +112,14 @@ export class RelayedDocuments<T extends { id: string }> {
     return (await this.#held(id))?.envelope;
   }
 
-  /** Questions that weren't asked because others had fewer, so far. */
+  /** Questions that were given up because other addresses had caused fewer, since the start. */
   get givenUp(): number {
     return this.#asks.givenUp;
   }
 
   /**
-   * What is held about an id. The upstream is asked in one case alone: what is held was signed by a key that counts no
-   * longer. The origin changed its key, and signs it anew.
+   * The held document about an id. The upstream is asked in one case alone: the held one was signed by a key that no longer counts. Then
+   * the origin has changed its key, and signs it anew.
    */
   async known(id: string): Promise<T | undefined> {
     const held = await this.#held(id);
@@ -130,10 +130,10 @@ export class RelayedDocuments<T extends { id: string }> {
   }
 
   /**
-   * Takes a document in, if it's newer than what is held.
-   * @returns what it says
-   * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED; SITECAST_NOT_READY (unreachable) where nobody
-   *   knows yet who may sign; SITECAST_NO_SPACE
+   * Keeps a document if it is newer than the held one.
+   * @returns the document, verified
+   * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED; SITECAST_NOT_READY (unreachable) while the signers are
+   *   not known; SITECAST_NO_SPACE
    */
   async accept(value: unknown): Promise<T> {
     const { kind, records, now, onAccepted } = this.#deps;
@@ -153,7 +153,7 @@ export class RelayedDocuments<T extends { id: string }> {
     return document;
   }
 
-  /** Everything that is held and verifies. */
+  /** All held documents that verify. */
   async *all(): AsyncGenerator<T> {
     for await (const [id] of this.#deps.records.entries(startingWith(''))) {
       const held = await this.#held(id);
@@ -174,7 +174,7 @@ export class RelayedDocuments<T extends { id: string }> {
       this.#opened.set(id, { payload: envelope.payload, signers, document });
       return { envelope, askedMs, document };
     } catch (error) {
-      // By keys that nobody trusts any more: asked for again.
+      // Signed by a key that no longer counts: it is asked for again.
       if (error instanceof SitecastError) return undefined;
       throw error;
     }
@@ -189,7 +189,7 @@ export class RelayedDocuments<T extends { id: string }> {
   async #ask(id: string, address: string): Promise<void> {
     const { kind, upstreams, log } = this.#deps;
     if (!(await this.#asks.turn(address))) return;
-    // Whatever comes, it isn't asked for again at once.
+    // Whatever the answer, the question is not asked again at once.
     this.#absent.set(id, true);
     try {
       const { status, json } = await upstreams.ask(`/site/v1/${kind.path}/${id}`);

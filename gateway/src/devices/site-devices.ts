@@ -1,6 +1,6 @@
 import type { Assignment, RolloutsFile } from '@sitecast/shared/fleet';
 
-/** The devices that this gateway knows an assignment of, counted by product. */
+/** The devices that this gateway knows an assignment of. */
 export class SiteDevices {
   readonly #devices = new Map<string, Assignment>();
   #site: string | undefined;
@@ -15,25 +15,25 @@ export class SiteDevices {
     this.#site = site;
   }
 
-  /** Follows an assignment, new or changed. */
+  /** Notes a new or changed assignment. */
   note(assignment: Assignment): void {
     const { id, kind, product, revoked } = assignment;
     if (kind === 'device' && product !== undefined && !revoked) this.#devices.set(id, assignment);
     else this.#devices.delete(id);
   }
 
-  /** Whether it's one of this site. */
+  /** Whether an id is a device of this site. */
   isHere(id: string): boolean {
     return this.#site !== undefined && this.#devices.get(id)?.site === this.#site;
   }
 
-  /** Those of this site that have the product. */
+  /** The devices of this site that have the product. */
   *of(product: string): Generator<Assignment> {
     for (const device of this.#devices.values())
       if (device.product === product && device.site === this.#site) yield device;
   }
 
-  /** What it's called, where it has a name and is known here. */
+  /** The name that people gave to a device; undefined where it has none, or is not known here. */
   nameOf(id: string): string | undefined {
     return this.#devices.get(id)?.name;
   }

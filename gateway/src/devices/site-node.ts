@@ -4,9 +4,9 @@ import type { SitePeer } from '@sitecast/shared/fleet';
 
 /** What this gateway hands out over `/sitecast/chunks/1`, and to whom. */
 export interface ServingPorts {
-  /** Gives only what it has checked. */
+  /** Gives only verified chunks. */
   store: ChunkStore;
-  /** @param credential what the asker shows, unverified */
+  /** @param credential what the requester shows, unverified */
   mayServe: (id: string, credential: Uint8Array) => Promise<boolean>;
   onServed: (lengthBytes: number) => void;
 }
@@ -17,17 +17,17 @@ export interface WantedImage {
   index: ChunkIndex;
   /** Shown to the devices: this gateway's own assignment, as the origin signed it. */
   credential: Uint8Array;
-  /** What a device has for one chunk. */
+  /** A device's time for one chunk. */
   deadlineMs: number;
   /** Devices that are asked at one time. */
   maxLinked: number;
-  /** A device sent what it must not, wrong bytes above all: it isn't asked for this image any more. */
+  /** A device sent what it must not, such as wrong bytes: it is not asked for this image any more. */
   onBan: (id: string, error: SitecastError) => void;
 }
 
-/** What devices hold of one image, as they say. */
+/** What devices say that they hold of one image. */
 export interface SubscribedImage {
-  /** Chunks that one of them says it holds, verified. `has` asks nobody. */
+  /** Chunks that one of the devices says it holds, verified. `has` sends no request. */
   readonly chunks: ChunkStore;
   /** Devices that can be asked now. */
   readonly linked: number;
@@ -43,14 +43,14 @@ export interface SubscribedImage {
 export interface SiteNode {
   /** Multiaddresses, its id at the end of each. */
   readonly addresses: readonly string[];
-  /** Machines that multicast DNS has found lately: nobody vouches for them. */
+  /** Machines that multicast DNS has discovered lately: nothing vouches for them. */
   readonly found: readonly SitePeer[];
   serve(ports: ServingPorts): Promise<void>;
-  /** A device of the site, as this gateway knows by its assignment: it has a place whoever else connects. */
+  /** Reserves a connection for a device of the site, as its assignment says, however many others connect. */
   reserve(peer: SitePeer): void;
-  /** Connections and streams ended or refused, so far, because others needed their places. */
+  /** Connections and streams that were ended or refused since the start because others needed their places. */
   readonly dropped: number;
-  /** Ends what is served to a device: it was revoked. */
+  /** Ends what is served to a device that was revoked. */
   drop(id: string): void;
   follow(image: WantedImage): SubscribedImage;
   close(): Promise<void>;

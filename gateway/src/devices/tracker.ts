@@ -4,12 +4,12 @@ import { type Assignment, MAX_NAMED_PEERS, type PeerNotice, type SitePeer } from
 import { LRUCache } from 'lru-cache';
 import { notYours } from '../reports/report-receiver.ts';
 
-// Who can send this: devices of the site, by their assignment. The worst notice: addresses of third parties, to which others
-// then make a connection that fails (eight a device, plain TCP); or chunks that it doesn't hold, which costs those who ask it.
+// Senders: devices of the site, by their assignment. The worst notice: addresses of third parties, to which other devices then make a
+// connection that fails (eight a device, plain TCP); or chunks that the device lacks, which costs time of the devices that ask it.
 
-/** Devices that are remembered; the longest unheard make room. */
+/** Devices that are remembered. Those that were silent for the longest make room. */
 const MAX_TRACKED = 4096;
-/** A device tells every minute at least. */
+/** A device announces itself every minute at least. */
 const TRACKED_FOR_MS = 3 * 60_000;
 
 interface Tracked {
@@ -28,15 +28,15 @@ export interface Holder {
 interface TrackerDeps {
   /** The site that this gateway is assigned to; undefined before it is. */
   site: () => Promise<string | undefined>;
-  /** @param address who asks, where nobody has vouched for them */
+  /** @param address where the question comes from */
   assignmentOf: (id: string, address?: string) => Promise<Assignment | undefined>;
   isRevoked: (id: string) => boolean;
-  /** A device of this site has told where it is. */
+  /** A device of this site has announced where it is. */
   onAnnounced?: (peer: SitePeer) => void;
   now: () => number;
 }
 
-/** Who at the site holds or fetches what: told by the devices, named to the others. Kept in memory alone: it's told again. */
+/** Which devices of the site hold or fetch which image. Devices announce it, and get others named. Kept in memory alone: devices announce it again. */
 export class Tracker {
   readonly #deps: TrackerDeps;
   readonly #tracked: LRUCache<string, Tracked>;
@@ -57,9 +57,9 @@ export class Tracker {
   }
 
   /**
-   * Notes what a device tells of itself.
-   * @param sender whose request it is
-   * @param address where it comes from
+   * Notes what a device announces of itself.
+   * @param sender the device that signed the request
+   * @param address where the request comes from
    * @returns others: those with one of its images first, then those of its product, which may want the same soon
    * @throws SITECAST_NOT_YOURS, SITECAST_NO_ASSIGNMENT, SITECAST_OTHER_SITE (forbidden), SITECAST_NOT_ENROLLED (unreachable)
    */
@@ -76,7 +76,7 @@ export class Tracker {
     return this.#others(sender, images, product);
   }
 
-  /** Who says that it holds some of an image, those with the most first; by image. */
+  /** By image, the devices that say that they hold some of it, those with the most first. */
   holders(): Map<string, Holder[]> {
     const byImage = new Map<string, Holder[]>();
     for (const [id, { peer, images }] of this.#tracked.entries()) {
@@ -124,7 +124,7 @@ export class Tracker {
   }
 }
 
-/** Each time others, where there are more: so that not everybody asks the same few. */
+/** A random choice, so that devices do not all ask the same few. */
 function anyOf<T>(all: T[], count: number): T[] {
   for (let at = 0; at < Math.min(count, all.length); at += 1) {
     const other = randomInt(at, all.length);

@@ -7,15 +7,15 @@ import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 
-/** Of what the cache may hold, so much is fetched ahead at most, as if chunks didn't compress. */
+/** At most this share of the cache is fetched ahead, counted in plain bytes. */
 const MAX_SHARE_OF_CACHE = 0.5;
-/** Chunks fetched ahead at one time; devices that ask go before. */
+/** Chunks fetched ahead at one time. Chunks that devices ask for go first. */
 const AT_ONCE = 4;
-/** How soon it's looked again whether devices wait. */
+/** How often it checks whether devices wait. */
 const DEVICES_FIRST_MS = 5;
-/** How often it's looked again what is wanted: devices come, quiet hours end. */
+/** How often it checks what is wanted: devices come, quiet hours end. */
 const LOOK_EVERY_MS = 2000;
-/** Of a release of which so many chunks aren't to be had, no more are asked for in this round. */
+/** Where no source gives so many chunks of a release, the rest of it waits for another round. */
 const MAX_UNHAD = 16;
 const MIN_BACKOFF_MS = 5000;
 const MAX_BACKOFF_MS = 10 * 60_000;
@@ -35,7 +35,7 @@ interface PrefetchDeps {
   isBusy: () => boolean;
   mayPrefetch: () => boolean;
   /**
-   * Whether devices of the site may be about to say that they hold an image, which is then had from them.
+   * Whether devices of the site may soon say that they hold an image: then its chunks come from them.
    * @param image SHA-256 of its chunk index, in hex; @param count its chunks
    */
   isTooEarly: (image: string, count: number) => boolean;
@@ -51,15 +51,15 @@ interface Wanted {
 }
 
 /**
- * Fetches the chunks of running rollouts before the first device asks: of the products that devices of this site have, and that
- * the rollout is for. What the release before has already, devices take from their own slot.
+ * Fetches the chunks of active rollouts before the first device asks, where a device of this site is in the rollout. Chunks that the
+ * release before has are left out: devices take them from their own slot.
  */
 export class Prefetch {
   readonly #deps: PrefetchDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
-  /** Indexes that were worked through, by hash. */
+  /** Indexes whose chunks were all fetched, by hash. */
   #done = new Set<string>();
-  /** Rollouts that were under way when this gateway started: devices may hold what they bring. */
+  /** Rollouts that were under way when this gateway started: devices may hold their images already. */
   #older: ReadonlySet<string> | undefined;
 
   constructor(deps: PrefetchDeps) {
@@ -102,13 +102,13 @@ export class Prefetch {
       const index = target && (await this.#read(target));
       if (!target || !index) continue;
       leftBytes -= index.lengthBytes;
-      // The newest first: what doesn't fit waits for a device to ask.
+      // The newest comes first; what does not fit waits for a device to ask.
       if (leftBytes < 0) break;
       if (this.#isDoneOrMustWait(rollout, target, index)) continue;
       const before = await this.#before(byName, product, baseline);
       const found = await this.#fetchAll(this.#lacking(index, before), signal);
       if (!found.isWhole) return;
-      // A chunk that nobody has keeps back neither the others nor the next release.
+      // A chunk that no source has holds up neither the others nor the next release.
       failure ??= found.failure;
       if (!found.failure) this.#noteDone(target, product, counter);
     }
@@ -146,7 +146,7 @@ export class Prefetch {
     }
   }
 
-  /** @returns whether all was asked for; why a chunk isn't to be had */
+  /** @returns whether every chunk was asked for; the first error about a chunk */
   async #fetchAll(
     lacking: AsyncGenerator<ChunkId, void>,
     signal: AbortSignal,
@@ -183,7 +183,7 @@ export class Prefetch {
     }
   }
 
-  /** What of the image is neither here nor in the release before. */
+  /** The image's chunks that are neither cached here nor in the release before. */
   async *#lacking(index: ChunkIndex, before: ChunkIndex | undefined): AsyncGenerator<ChunkId, void> {
     const had = new ChunkIdSet();
     for (const { id } of before?.places() ?? []) had.add(id);
@@ -192,7 +192,7 @@ export class Prefetch {
       if (!had.has(id) && isAllowed(id) && !(await cache.has(id))) yield Uint8Array.from(id);
   }
 
-  /** What devices have already. */
+  /** The index of the release that devices run already. */
   async #before(
     byName: ReadonlyMap<string, FoundTarget>,
     product: string,
@@ -214,18 +214,18 @@ export class Prefetch {
   }
 }
 
-/** It isn't there, or it isn't right: others may be all the same. */
+/** The error is about this chunk alone: others may come all the same. */
 function isAboutChunk(error: unknown): error is SitecastError {
   return error instanceof SitecastError && (error.kind === 'notFound' || error.kind === 'untrusted');
 }
 
-/** Whether the rollout is for a device, now or at a later stage. Which release it runs isn't known here. */
+/** Whether a device is in the rollout, at this stage or a later one. This gateway does not know which release the device runs. */
 function isFor(rollout: Rollout, assignment: Assignment): boolean {
   const bootedCounter = rollout.match.fromCounter?.min ?? 0;
   return eligibilityOf(rollout, { assignment, bootedCounter }) !== 'noMatch';
 }
 
-/** The release that most devices run: that of the newest rollout that was completed. */
+/** The release that most devices run: that of the newest completed rollout. */
 function baselineOf({ rollouts }: RolloutsFile): number | undefined {
   return rollouts.findLast(({ state }) => state === 'completed')?.release.counter;
 }

@@ -2,25 +2,25 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { SitecastError } from '@sitecast/shared/errors';
 import { isOpen, localTimeOf, parseWindow } from '@sitecast/shared/fleet';
 
-/** The least rate that is taken: at a lower one a chunk of 1 MiB wouldn't come within its deadline. */
+/** The least rate of the settings. At a lower one a chunk of 1 MiB would miss its deadline. */
 export const MIN_WAN_BYTES_PER_S = 32_000;
-/** What chunks that are fetched at one time may weigh together: so many seconds of the rate. */
+/** Chunks that are fetched at one time take at most so many seconds of the rate together. */
 const AT_ONCE_S = 4;
-/** The part of the rate that may go out: a flood of reports leaves chunks the rest. */
+/** The part of the rate that may go out. A flood of reports leaves chunks the rest. */
 const SENT_PART = 0.5;
-/** A chunk as most are, at the default sizes. */
+/** The length of most chunks, at the default sizes. */
 const TYPICAL_CHUNK_BYTES = 128 * 1024;
 const SECOND_MS = 1000;
 const MINUTE_MS = 60 * SECOND_MS;
-/** What a device is told to wait at most, in seconds: quiet hours may be changed before they end. */
+/** The longest `Retry-After`, in seconds: the settings may change before the quiet hours end. */
 export const MAX_RETRY_AFTER_S = 3600;
 
 export interface WanSettings {
-  /** Bytes in a second that may be taken of the site's WAN, both ways; undefined: all there is. */
+  /** Bytes a second of the site's WAN, both directions together; undefined: no bound. */
   wanRate?: number | undefined;
   /** `Mon-Fri 08:00-18:00`, by this machine's time zone. */
   quietHours?: string | undefined;
-  /** What devices may take in the quiet hours, in bytes a second; undefined: nothing. */
+  /** Bytes a second for chunks that devices ask for in the quiet hours; undefined: nothing is fetched. */
   quietRate?: number | undefined;
 }
 
@@ -35,8 +35,8 @@ interface WanLimitsDeps {
 }
 
 /**
- * How much of the site's WAN may be taken, and when: one rate for both directions together. What devices say goes first, with half
- * of it at most; chunks have what is left. Metadata and what gateways of the site give each other don't count.
+ * How much of the site's WAN this gateway may use, and when: one rate for both directions together. Reports go first, with half of the
+ * rate at most; chunks have the rest. Metadata, and what gateways of the site give each other, do not count.
  */
 export class WanLimits {
   readonly #settings: WanSettings;
@@ -44,9 +44,9 @@ export class WanLimits {
   readonly #now: () => number;
   readonly #clock: () => number;
   readonly #wait: (ms: number, signal: AbortSignal | undefined) => Promise<unknown>;
-  /** When what was taken so far will have come at the allowed rate. */
+  /** When all that was taken so far would have come at the allowed rate. */
   #goneMs = Number.NEGATIVE_INFINITY;
-  /** When what was sent so far will have gone out with its part of the rate. */
+  /** When all that was sent so far would have gone out with its part of the rate. */
   #sentMs = Number.NEGATIVE_INFINITY;
   readonly #sharers: () => number;
 
@@ -64,30 +64,30 @@ export class WanLimits {
     return this.#isQuietAt(this.#now());
   }
 
-  /** Whether there's a rate: then a chunk may take long though nothing is wrong. */
+  /** Whether there is a rate: then a chunk may take long although nothing is wrong. */
   get isPaced(): boolean {
     return this.#settings.wanRate !== undefined || this.#settings.quietRate !== undefined;
   }
 
-  /** What may be sent at one time, of at most so many bytes: others wait meanwhile. */
+  /** @returns how many bytes one request may have, at most `most`: others wait meanwhile */
   bytesAtOnce(most: number): number {
     const rate = this.#rate;
     return rate === undefined ? most : Math.min(most, Math.ceil(rate * SENT_PART * AT_ONCE_S));
   }
 
-  /** Whether chunks may be fetched that no device has asked for yet. */
+  /** Whether chunks may be fetched before a device asks for them. */
   get mayPrefetch(): boolean {
     return !this.isQuiet;
   }
 
-  /** How many chunks are fetched at one time, of at most so many: each would be slow, and its deadline would pass. */
+  /** @returns how many chunks are fetched at one time, at most `most`: with more, each would be slow and miss its deadline */
   fetchesAtOnce(most: number): number {
     const { wanRate, quietRate } = this.#settings;
     const leastRate = Math.min(wanRate ?? Number.POSITIVE_INFINITY, quietRate ?? Number.POSITIVE_INFINITY);
     return Math.max(1, Math.min(most, Math.floor((leastRate * AT_ONCE_S) / TYPICAL_CHUNK_BYTES)));
   }
 
-  /** @throws SITECAST_QUIET_HOURS (unreachable) with {retryAfterS} where nothing is fetched now, not even for a device that asks */
+  /** @throws SITECAST_QUIET_HOURS (unreachable) with {retryAfterS} where no chunk is fetched now, not even for a device */
   demandOpen(): void {
     if (!this.isQuiet || this.#settings.quietRate !== undefined) return;
     throw new SitecastError(
@@ -101,7 +101,7 @@ export class WanLimits {
     );
   }
 
-  /** Seconds until the quiet hours end, or until it's asked again. */
+  /** Seconds until the quiet hours end, at most MAX_RETRY_AFTER_S. */
   #quietForS(): number {
     const nowMs = this.#now();
     for (let atMs = nowMs; atMs < nowMs + MAX_RETRY_AFTER_S * SECOND_MS; ) {
@@ -115,7 +115,7 @@ export class WanLimits {
     return this.#quiet !== undefined && isOpen(this.#quiet, localTimeOf(atMs));
   }
 
-  /** To be awaited after so many bytes came, before more are read: the sender is slowed down by that. */
+  /** To be awaited after so many bytes came, before more are read: that slows the sender down. */
   async took(lengthBytes: number, signal?: AbortSignal): Promise<void> {
     const rate = this.#rate;
     if (rate === undefined) return;
@@ -124,7 +124,7 @@ export class WanLimits {
     await this.#wait(this.#goneMs - nowMs, signal);
   }
 
-  /** So many bytes go out. They don't wait for chunks; chunks wait for them. */
+  /** Notes that so many bytes go out. They do not wait for chunks; chunks wait for them. */
   sent(lengthBytes: number): void {
     const rate = this.#rate;
     if (rate === undefined) return;
@@ -134,16 +134,16 @@ export class WanLimits {
     this.#sentMs = Math.max(nowMs, this.#sentMs) + lengthMs / SENT_PART;
   }
 
-  /** To be awaited before more is sent that can wait. */
+  /** To be awaited before anything is sent that can wait. */
   async untilSent(signal?: AbortSignal): Promise<void> {
     const restMs = this.#sentMs - this.#clock();
     if (restMs > 0) await this.#wait(restMs, signal);
   }
 
-  /** This gateway's part of what is allowed now, bytes a second. */
+  /** This gateway's part of the rate that counts now, bytes a second. */
   get #rate(): number | undefined {
     const { wanRate, quietRate } = this.#settings;
-    // One that began before the quiet hours ends at the rate of the day.
+    // A chunk whose fetch began before the quiet hours ends at the rate of the day.
     const rate = this.isQuiet ? (quietRate ?? wanRate) : wanRate;
     return rate === undefined ? undefined : rate / Math.max(1, this.#sharers());
   }
