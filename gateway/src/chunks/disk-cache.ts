@@ -1,3 +1,4 @@
+import { lruCache } from '@sitecast/shared/bounded';
 import {
   Chunk,
   type ChunkId,
@@ -11,7 +12,6 @@ import {
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
-import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
 
@@ -74,7 +74,7 @@ interface Entry {
 export class DiskCache implements ChunkStore {
   readonly name = 'the disk of this gateway';
   readonly #deps: DiskCacheDeps;
-  readonly #verified = new LRUCache<string, string>({ max: MAX_VERIFIED });
+  readonly #verified = lruCache<string, string>({ max: MAX_VERIFIED });
   readonly #scratch = Buffer.allocUnsafeSlow(MAX_CHUNK_BYTES);
   readonly #turn = pLimit(1);
   #uses = new Map<string, number>();

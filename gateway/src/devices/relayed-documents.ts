@@ -5,11 +5,11 @@ import {
   openAssignment,
 } from '@sitecast/shared/fleet';
 import { SitecastError } from '@sitecast/shared/errors';
-import { FairQueue, TokenBucket } from '@sitecast/shared/bounded';
+import { FairQueue, lruCache, TokenBucket } from '@sitecast/shared/bounded';
 import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
 import { type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import type { RoleSigners } from '@sitecast/shared/trust';
-import { LRUCache } from 'lru-cache';
+import type { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import type { Log } from '@sitecast/shared/log';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
@@ -72,7 +72,7 @@ interface RelayedDocumentsDeps<T> {
 /** Documents that the origin has signed about devices: verified, the newest of each id kept, and asked for again when it is old. */
 export class RelayedDocuments<T extends { id: string }> {
   readonly #deps: RelayedDocumentsDeps<T>;
-  readonly #opened = new LRUCache<string, { payload: string; signers: RoleSigners; document: T & object }>({
+  readonly #opened = lruCache<string, { payload: string; signers: RoleSigners; document: T & object }>({
     max: MAX_REMEMBERED,
   });
   readonly #asking = new Map<string, Promise<void>>();
@@ -82,7 +82,7 @@ export class RelayedDocuments<T extends { id: string }> {
 
   private constructor(deps: RelayedDocumentsDeps<T>) {
     this.#deps = deps;
-    this.#absent = new LRUCache({ max: MAX_REMEMBERED, ttl: ABSENT_FOR_MS, perf: { now: deps.now } });
+    this.#absent = lruCache({ max: MAX_REMEMBERED, ttl: ABSENT_FOR_MS, perf: { now: deps.now } });
     const rate = new TokenBucket({ ...ASKS, now: () => performance.now() });
     this.#asks = new FairQueue({
       maxRunning: Number.POSITIVE_INFINITY,

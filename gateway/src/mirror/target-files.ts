@@ -1,5 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { checkTarget, type FoundTarget, type MetadataFetcher, targetPath } from '@sitecast/shared/trust';
+import { lruCache } from '@sitecast/shared/bounded';
 import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
@@ -33,7 +34,7 @@ export class TargetFiles {
   });
   readonly #reading = new Map<string, Promise<Uint8Array | undefined>>();
   readonly #fetching = new Map<string, Promise<Uint8Array>>();
-  readonly #failed = new LRUCache<string, true>({ max: MAX_REMEMBERED_FAILURES, ttl: RETRY_AFTER_MS });
+  readonly #failed = lruCache<string, true>({ max: MAX_REMEMBERED_FAILURES, ttl: RETRY_AFTER_MS });
   readonly #turn = pLimit(MAX_FETCHES);
 
   constructor(deps: TargetFilesDeps) {

@@ -1,9 +1,9 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { reportBytes } from '@sitecast/shared/fleet';
-import type { TokenBucket } from '@sitecast/shared/bounded';
+import { lruCache, type TokenBucket } from '@sitecast/shared/bounded';
 import { envelopeSchema } from '@sitecast/shared/identity';
 import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
-import { LRUCache } from 'lru-cache';
+import type { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import { z } from 'zod';
 import { type Amount, exceeds, type Queued, type Round, type Waiting, ReportTurns } from './report-turns.ts';
@@ -68,7 +68,7 @@ export class ReportQueue {
     this.#records = records;
     this.#now = now;
     this.#max = max;
-    this.#left = new LRUCache({ max: MAX_REMEMBERED, ttl: REMEMBERED_FOR_MS, perf: { now } });
+    this.#left = lruCache({ max: MAX_REMEMBERED, ttl: REMEMBERED_FOR_MS, perf: { now } });
   }
 
   /** @param max of all devices together */

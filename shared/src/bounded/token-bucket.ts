@@ -1,4 +1,5 @@
-import { LRUCache } from 'lru-cache';
+import type { LRUCache } from 'lru-cache';
+import { lruCache } from './lru-cache.ts';
 
 /** How many things go through in a second on average, and how many at once. */
 export interface Rate {
@@ -53,7 +54,7 @@ export class TokenBuckets {
   readonly #options: Rate & { now: () => number };
 
   constructor({ maxKeys = MAX_BUCKETS, ...options }: Rate & { now: () => number; maxKeys?: number }) {
-    this.#buckets = new LRUCache({ max: maxKeys });
+    this.#buckets = lruCache({ max: maxKeys });
     this.#options = options;
   }
 

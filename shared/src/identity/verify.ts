@@ -1,5 +1,5 @@
 import { createPublicKey, type KeyObject, verify } from 'node:crypto';
-import { LRUCache } from 'lru-cache';
+import { lruCache } from '../bounded/lru-cache.ts';
 import { ed25519Key, type TufKey, verifySignature } from '../trust/index.ts';
 import type { VerifySignature } from './envelope.ts';
 import { publicKeyOfId } from './peer-id.ts';
@@ -23,7 +23,7 @@ const MAX_PARSED_KEYS = 200_000;
  * checks thousands of reports a second.
  */
 export function fastVerifyById(maxKeys = MAX_PARSED_KEYS): VerifySignature {
-  const parsed = new LRUCache<string, KeyObject>({ max: maxKeys });
+  const parsed = lruCache<string, KeyObject>({ max: maxKeys });
   return (id, message, signature) => {
     let key = parsed.get(id);
     if (!key) {
