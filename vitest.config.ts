@@ -1,3 +1,4 @@
+import { fileURLToPath } from 'node:url';
 import { defineConfig } from 'vitest/config';
 
 /** No test depends on how fast the machine is: whatever waits gives up by itself when nothing goes on (shared/src/testing). */
@@ -23,6 +24,7 @@ export default defineConfig({
         name,
         include: [name === 'test' ? 'test/src/**/*.test.ts' : `${name}/src/**/*.test.ts`],
         environment: 'node',
+        setupFiles: [fileURLToPath(new URL('vitest.setup.ts', import.meta.url))],
         testTimeout: SAFETY_MS,
         hookTimeout: SAFETY_MS,
         expect: { poll: { timeout: SAFETY_MS, interval: 20 } },
