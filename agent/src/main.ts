@@ -35,14 +35,14 @@ import {
 } from './state/status.ts';
 
 const CONFIG_FILES = ['/etc/sitecast/agent.yaml'];
-/** Of what the payload command printed. */
+/** Characters of the payload command's output that are logged. */
 const MAX_TOLD_CHARS = 300;
 const MAX_STATUS_BYTES = 1024 * 1024;
 const FIRST_START_RETRY_MS = 1000;
 const MAX_START_RETRY_MS = 60_000;
-/** What other devices may take to be left in order. */
+/** Milliseconds that closing connections to peers may take. */
 const CLOSE_PEERS_MS = 5000;
-/** A service manager kills what hasn't ended by itself within about half a minute (TimeoutStopSec): that's a power cut to us. */
+/** Milliseconds. A service manager kills a process that hasn't ended within about half a minute (TimeoutStopSec), which is like a power cut. */
 const STOP_WITHIN_MS = 20_000;
 const LINGER_MS = 1000;
 
@@ -77,7 +77,7 @@ async function openAgentIn(settings: RunSettings, context: OpenContext): Promise
 
 interface Locks {
   slotLocks: SlotLocks;
-  /** Of the slots and of the data directory. */
+  /** Releases the locks of the slots and of the data directory. */
   release(): Promise<void>;
 }
 
@@ -119,14 +119,14 @@ async function openLocked(
   return { ...opened, close: () => closeAll(opened, locks, log) };
 }
 
-/** Each ending is tried, whatever becomes of those before it. */
+/** Each step is tried, even where one before it has failed. */
 async function closeAll(
   { boot, status, outbox, exchange }: OpenAgent,
   locks: Locks,
   log: Log,
 ): Promise<void> {
   const endings = [
-    // First: what is noted here tells a stop from a power cut.
+    // First, because this note tells a stop from a power cut.
     () => boot.stop(),
     () => status.flush(),
     () => outbox.close(),
@@ -142,7 +142,7 @@ async function closeAll(
   }
 }
 
-/** As long as it takes, but not longer than that. */
+/** Waits for the work, but no longer than that. */
 async function within(ms: number, work: Promise<void>): Promise<void> {
   const over = new AbortController();
   const timer = delay(ms, undefined, { signal: over.signal }).catch(() => {
@@ -151,7 +151,7 @@ async function within(ms: number, work: Promise<void>): Promise<void> {
   await Promise.race([work, timer]).finally(() => over.abort());
 }
 
-/** Another agent may have them: then this one goes on, and waits where it would write. What isn't there yet is taken then, too. */
+/** Another agent may have the slots. Then this one goes on, and waits where it would write. A slot that comes later is claimed then. */
 async function claimSlots({ slots }: RunSettings, { slotLocks }: Locks, log: Log): Promise<void> {
   try {
     await slotLocks.take(await findSlots([resolve(slots.A), resolve(slots.B)]));
@@ -167,7 +167,7 @@ function slotsOf({ slots, slotBytes, data }: RunSettings, { slotLocks }: Locks):
   return { A: new FileSlot(a, { ...common, other: b }), B: new FileSlot(b, { ...common, other: a }) };
 }
 
-/** libp2p is loaded here, and nowhere else: where there are no peers, it never is. */
+/** libp2p is loaded only here, so it never is where there are no peers. */
 function peersOf(identity: Identity): AgentPorts['startPeers'] {
   return async (settings, ports) => {
     const { SiteSwarm } = await import('./adapters/site-swarm.ts');
@@ -185,7 +185,7 @@ function bootControl(
   return new FileBootControl(boot.path ?? join(data, 'boot.json'), {
     firstSlot: boot.firstSlot,
     files,
-    // Whether the slot is any good, the health command says.
+    // The health command says whether the slot is good.
     afterBoot: async booted => {
       if (payloadCommand === undefined) return;
       const env = { SITECAST_SLOT: resolve(slots[booted]), SITECAST_SLOT_NAME: booted };
@@ -221,7 +221,7 @@ async function run(settings: RunSettings): Promise<void> {
   const daemonLog = openDaemonLog(settings);
   const log = logTo(daemonLog);
   const stop = stopSignal();
-  // A stray failure of something that nobody waits for, as in a library, mustn't take the device out of reach.
+  // A failure that no code waits for, as in a library, must not end the agent: the device couldn't be reached any more.
   process.on('unhandledRejection', error => log('error', 'something unforeseen went wrong', { err: error }));
   const opened = await openPatiently(settings, { hasPeers: true, stop, daemonLog });
   if (!opened) return;
@@ -235,18 +235,18 @@ async function run(settings: RunSettings): Promise<void> {
     await control?.close();
     await opened.close();
   }
-  // What still holds the process, nobody needs.
+  // Whatever still keeps the process alive isn't needed.
   setTimeout(() => process.exit(), LINGER_MS).unref();
 }
 
-/** Fires with the first SIGINT or SIGTERM; the second one ends the process as ever. */
+/** Fires with the first SIGINT or SIGTERM. A second one ends the process at once. */
 function stopSignal(): AbortSignal {
   const stop = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => stop.abort());
   return stop.signal;
 }
 
-/** Every wait ends by itself when it's to stop. This is for a disk, or a library, that doesn't answer any more. */
+/** Every wait ends by itself when the agent has to stop. This is for a disk, or a library, that doesn't answer any more. */
 function endInTime({ boot }: OpenAgent, { stop, log }: { stop: AbortSignal; log: Log }): void {
   const giveUp = () => {
     log('error', `it has not stopped in ${STOP_WITHIN_MS / 1000} s, and is ended`);
@@ -255,7 +255,7 @@ function endInTime({ boot }: OpenAgent, { stop, log }: { stop: AbortSignal; log:
   stop.addEventListener('abort', () => setTimeout(giveUp, STOP_WITHIN_MS).unref(), { once: true });
 }
 
-/** Without the socket an agent works all the same: a full disk may keep it from being made. */
+/** An agent works without the socket as well, which can't be made on a full disk. */
 async function listenForCommands(
   settings: RunSettings,
   daemon: Daemon,
@@ -271,7 +271,8 @@ async function listenForCommands(
 }
 
 /**
- * What may pass is waited for: a gateway, before the very first contact; room on the disk. Only wrong settings end it.
+ * Opens the agent, and waits for what may pass: a gateway that is away before the first contact, or a full disk. Only wrong settings end
+ * the agent.
  * @returns undefined when asked to stop
  */
 async function openPatiently(settings: RunSettings, context: OpenContext): Promise<OwnedAgent | undefined> {
@@ -302,7 +303,7 @@ function mayPass(error: unknown): boolean {
   return error instanceof SitecastError && (error.kind === 'unreachable' || error.kind === 'noSpace');
 }
 
-/** Asks the daemon; where there's none, opens the agent in this process. */
+/** Asks the daemon. Where none runs, this process opens the agent itself. */
 async function through<T>(
   data: string,
   ask: {
@@ -329,7 +330,7 @@ async function through<T>(
     if (asked.aborted) throw interrupted();
     throw error;
   } finally {
-    // What still waits for later is of no use here.
+    // Ends whatever still waits: this process doesn't need it.
     done.abort();
     await opened?.close();
   }
@@ -373,7 +374,7 @@ const commands: AgentCommands = {
 
 async function readStatus(data: string): Promise<{ status: Status; isAlive: boolean }> {
   const told = await askDaemon(resolve(data), 'status').catch((error: unknown) => {
-    // Another user's daemon, say: its file may be readable all the same.
+    // Another user's daemon, say. Its file may be readable all the same.
     if (isSystemError(error)) return undefined;
     throw error;
   });

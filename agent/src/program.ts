@@ -4,7 +4,7 @@ import { addRunOptions, type RunSettings, runSettings } from './settings.ts';
 import type { CheckResult, CycleResult, Status } from './state/status.ts';
 import { statusText } from './status-text.ts';
 
-/** A daemon to talk to, or else this process acting itself. */
+/** The commands, done by a running daemon or else by this process. */
 export interface AgentCommands {
   /** Until a signal ends it. */
   run(settings: RunSettings): Promise<void>;
@@ -117,11 +117,11 @@ const PLAINLY_UNREACHABLE: ReadonlySet<string> = new Set([
 ]);
 const isErrorCode = (code: string): code is ErrorCode => code.startsWith('SITECAST_');
 
-/** @throws SITECAST_GATEWAY_UNREACHABLE, or what says more: a script is to learn from the exit code that nobody answered */
+/** @throws SITECAST_GATEWAY_UNREACHABLE, or a more exact code: so a script learns from the exit code that no gateway answered */
 function refuseUnreachable({ waitingFor, reason }: CycleResult): void {
   if (waitingFor !== 'gateway') return;
   const message = reason?.message ?? 'no gateway answers';
-  // What keeps it from an answer may have a code of its own: a certificate, the name, a proxy.
+  // The cause may have a code of its own: a certificate, the name, a proxy.
   if (reason && isErrorCode(reason.code) && !PLAINLY_UNREACHABLE.has(reason.code))
     throw new SitecastError('unreachable', reason.code, message);
   throw new SitecastError('unreachable', 'SITECAST_GATEWAY_UNREACHABLE', message, {

@@ -17,21 +17,21 @@ import type { SlotName } from './ports.ts';
 const MAX_CONCURRENCY = 64;
 const MAX_GATEWAYS = 16;
 const MIN_POLL_MS = 1000;
-/** At a lower one a chunk of 1 MiB would take longer than the deadline of whoever asks for it allows. */
+/** At a lower rate a chunk of 1 MiB would take longer than its requester's deadline allows. */
 const MIN_UPLOAD_BYTES_PER_S = 125_000;
 
-/** Everything that `run` takes, checked. */
+/** All settings of `run`, checked. */
 export interface RunSettings {
   data: string;
   gateways: [string, ...string[]];
   token: string | undefined;
   tokenFile: string | undefined;
   rootFile: string | undefined;
-  /** PEM of authorities to trust besides. */
+  /** PEM of additional authorities to trust. */
   ca: string | undefined;
   product: string;
   hardware: string;
-  /** What it wants to be called; `{}` in it stands for what the file holds. */
+  /** The name that the device asks for; `{}` in it stands for what the file holds. */
   name: string | undefined;
   nameFile: string | undefined;
   slots: Record<SlotName, string>;
@@ -52,19 +52,19 @@ export interface RunSettings {
   concurrency: number;
   timeSync: 'auto' | 'yes' | 'no';
   log: LogSettings;
-  /** Undefined: no chunks from other devices, nor to them. */
+  /** Undefined: no chunks from or to other devices. */
   peers: PeerSettings | undefined;
 }
 
 export interface PeerSettings {
-  /** A multiaddress; undefined: the usual port, or any that's free where that is taken. */
+  /** A multiaddress; undefined: the usual port, or any free port where that is taken. */
   listen: string | undefined;
   isDiscovering: boolean;
-  /** Of all uploads together; undefined: no bound. */
+  /** Bytes a second of all uploads together; undefined: no bound. */
   maxUploadBytesPerS: number | undefined;
 }
 
-/** Whom to trust, and what lets this device in. */
+/** What to trust, and the token to enrol with. */
 function addTrustOptions(command: SettingsCommand): void {
   command
     .option('--token <token>', 'join token')
@@ -72,7 +72,7 @@ function addTrustOptions(command: SettingsCommand): void {
     .option('--root <file>', "the operator's first root metadata, instead of a token's hash of it");
 }
 
-/** What the device is, and wants to be called. */
+/** What the device is, and the name that it asks for. */
 function addIdentityOptions(command: SettingsCommand): void {
   command
     .option('--product <name>', 'what this device is')
@@ -232,7 +232,7 @@ class Values {
     return typeof value === 'string' ? value : undefined;
   }
 
-  /** A variable of the environment that is set to nothing is as good as none. */
+  /** An empty environment variable counts as none. */
   filled(name: string): string | undefined {
     const value = this.text(name);
     return value === '' ? undefined : value;
@@ -252,7 +252,7 @@ class Values {
   texts(name: string): string[] {
     const value = this.#options[name];
     const all: unknown[] = Array.isArray(value) ? value : [value];
-    // From the environment, several come with spaces or commas between them.
+    // In the environment, several values are separated by spaces or commas.
     return all.flatMap(item => (typeof item === 'string' ? item.split(/[\s,]+/).filter(Boolean) : []));
   }
 }

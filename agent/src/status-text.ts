@@ -3,7 +3,7 @@ import type { Status } from './state/status.ts';
 import type { SlotName } from './ports.ts';
 import { SLOT_NAMES } from './ports.ts';
 
-/** One screen for a technician who stands in front of the device. */
+/** The status on one screen, for a technician in front of the device. */
 export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolean; nowMs: number }): string {
   const lines = [
     ['device', status.name ?? status.id],
@@ -32,20 +32,20 @@ export function statusText(status: Status, { isAlive, nowMs }: { isAlive: boolea
   return `${lines.map(([label = '', text = '']) => `${label.padEnd(11)}${plainLine(text)}`.trimEnd()).join('\n')}\n`;
 }
 
-/** What is said of the clock, by the word of the status. */
+/** What is shown of a doubtful clock, by the status's word. */
 const DOUBTS: Record<string, string> = {
   behind: "this clock is behind, or the origin's was ahead when it signed",
   originAhead:
     "this clock is synchronised: the origin's was ahead when it signed, and its operator can take that back (`sitecast keys rotate timestamp`)",
 };
 
-/** A wish is this device's own word: the name above is the origin's. */
+/** The wish is the device's own. The name at the top is the origin's. */
 function enrolmentLine({ enrolment, wish }: Status): string {
   if (wish === undefined || (enrolment !== 'pending' && enrolment !== 'unknown')) return enrolment;
   return `${enrolment}; it wants to be called ${wish}`;
 }
 
-/** What a problem with a slot is in a word, by its code. */
+/** A problem with a slot in a word, by its code. */
 const SLOT_PROBLEMS: Record<string, string> = {
   SITECAST_SLOT_MISSING: 'missing',
   SITECAST_SLOT_BUSY: 'in use',

@@ -7,42 +7,32 @@ import { FileBootControl } from './adapters/file-boot.ts';
 import { FileSlot } from './adapters/file-slot.ts';
 import { runCommand } from './adapters/run-command.ts';
 import { systemClock } from './adapters/system-clock.ts';
-import { type DeviceChanges, TestDevice } from './testing/device.ts';
+import { type DeviceChanges } from './testing/device.ts';
+import { AgentHarness } from './testing/harness.ts';
 import type { Slot } from './ports.ts';
 import { BootProgram } from './testing/boot-program.ts';
-import { TestFleet } from './testing/fleet.ts';
 import { isAlive, until } from './testing/process.ts';
-import { FakeOrigin, FakeGateway } from './testing/gateway.ts';
 
 // Every wait of a daemon ends when it's asked to stop. Each of those here would last for minutes, or for ever.
 
 const image = randomBytes(60_000);
-let fleet: TestFleet;
-let origin: FakeOrigin;
-let site: FakeGateway;
-let device: TestDevice;
 let program: BootProgram;
 let stop: AbortController;
 
+let harness: AgentHarness;
+
 beforeEach(async () => {
-  fleet = await TestFleet.create();
-  origin = new FakeOrigin(fleet);
-  site = await FakeGateway.open(origin);
-  device = await TestDevice.create([site.url], fleet.rootBytes);
-  program = await BootProgram.create(device.directory);
-  fleet.addRelease({ counter: 1, image });
-  fleet.rollOut(1);
-  await fleet.publish();
+  harness = await AgentHarness.open({ images: [image] });
+  program = await BootProgram.create(harness.device.directory);
   stop = new AbortController();
 });
 afterEach(async () => {
   stop.abort();
-  await device.remove();
-  await site.close();
+  await harness.close();
 });
 
 const ENDLESS = 'sleep 300';
-const inDevice = (name: string) => join(device.directory, name);
+const inDevice = (name: string) => join(harness.device.directory, name);
 const isThere = (name: string) =>
   readFile(inDevice(name)).then(
     () => true,
@@ -64,23 +54,23 @@ function commandBoot(): CommandBootControl {
 /** A daemon, which ends when `stop` fires. */
 async function start(changes: DeviceChanges = {}, startJitterMs = 0): Promise<{ ended: Promise<void> }> {
   const settings = { ...changes.settings, pollMs: 600_000, startJitterMs };
-  await device.open({ ...changes, settings, stop: stop.signal, isStarted: false });
-  return { ended: device.parts.daemon.run(stop.signal) };
+  await harness.device.open({ ...changes, settings, stop: stop.signal, isStarted: false });
+  return { ended: harness.device.parts.daemon.run(stop.signal) };
 }
 
-const phase = () => device.parts.stateFile.current.update?.phase;
-const told = () => origin.told(device.id);
+const phase = () => harness.device.parts.stateFile.current.update?.phase;
+const told = () => harness.reports;
 const states = () => told().map(({ state }) => state);
-const askedFor = (path: string) => () => site.requests.some(request => request.startsWith(path));
+const askedFor = (path: string) => () => harness.gateway.requests.some(request => request.startsWith(path));
 const hangsAt = (path: string) => {
-  site.mischief = asked => (asked.startsWith(path) ? 'hang' : undefined);
+  harness.gateway.mischief = asked => (asked.startsWith(path) ? 'hang' : undefined);
 };
 const hasRun = (marker: string) => `touch ${inDevice(marker)}; exec ${ENDLESS}`;
 
 describe.each<{ wait: string; changes?: () => DeviceChanges; before?: () => unknown; holds: () => unknown }>([
   {
     wait: 'the first look, at random',
-    holds: () => device.parts.status.current.booted !== undefined,
+    holds: () => harness.device.parts.status.current.booted !== undefined,
   },
   {
     wait: 'a gateway that says nothing',
@@ -108,7 +98,7 @@ describe.each<{ wait: string; changes?: () => DeviceChanges; before?: () => unkn
   {
     wait: "somebody's word",
     changes: () => ({ settings: { confirmWithinMs: 600_000 } }),
-    holds: () => device.parts.status.current.waitingFor === 'confirm',
+    holds: () => harness.device.parts.status.current.waitingFor === 'confirm',
   },
   ...['get', 'set-trial'].map(verb => ({
     wait: `the boot verb ${verb}`,
@@ -145,20 +135,20 @@ describe.each<{ wait: string; changes?: () => DeviceChanges; before?: () => unkn
   {
     wait: 'a slot that is read back',
     changes: () => ({ slots: { B: slowToReadBack() } }),
-    holds: () => device.parts.status.current.state === 'verifying',
+    holds: () => harness.device.parts.status.current.state === 'verifying',
   },
 ])('a daemon that waits for $wait', ({ wait, changes, before, holds }) => {
   it('ends when it is to stop, and nothing has failed by that', async () => {
     await before?.();
     const { ended } = await start(changes?.(), wait.startsWith('the first look') ? 600_000 : 0);
     await until(wait, async () => (await holds()) === true);
-    const { barred, rollouts, update } = device.parts.stateFile.current;
+    const { barred, rollouts, update } = harness.device.parts.stateFile.current;
     const failure = update?.failure;
     stop.abort();
     await ended;
-    expect(device.parts.stateFile.current).toMatchObject({ barred, rollouts });
-    expect(device.parts.stateFile.current.update?.failure).toEqual(failure);
-    const reported = device.parts.outbox.recent().filter(({ state }) => state === 'failed');
+    expect(harness.device.parts.stateFile.current).toMatchObject({ barred, rollouts });
+    expect(harness.device.parts.stateFile.current.update?.failure).toEqual(failure);
+    const reported = harness.device.parts.outbox.recent().filter(({ state }) => state === 'failed');
     expect(reported.length).toBe(failure ? 1 : 0);
   });
 });
@@ -191,14 +181,14 @@ function slowToReadBack(): Slot {
 describe('what was being judged when the agent was stopped', () => {
   const isOpen = () => {
     expect(phase()).toBe('confirming');
-    expect(device.parts.stateFile.current.barred).toEqual([]);
+    expect(harness.device.parts.stateFile.current.barred).toEqual([]);
   };
 
   async function restart(changes: DeviceChanges, isCut = false): Promise<void> {
-    await device.close({ isCut });
+    await harness.device.close({ isCut });
     stop = new AbortController();
-    await device.open({ ...changes, stop: stop.signal });
-    await device.cycle();
+    await harness.device.open({ ...changes, stop: stop.signal });
+    await harness.device.cycle();
   }
 
   it('is judged again in the same boot, and no power cut is counted', async () => {

@@ -1,12 +1,12 @@
 import { createServer, type Server } from 'node:net';
 import { isSystemError } from '@sitecast/shared/errors';
 
-/** Of `sun_path` behind its first zero byte (unix(7)). */
+/** Length of `sun_path` behind its first zero byte (unix(7)). */
 const NAME_BYTES = 107;
 
 /**
- * A name in Linux's abstract socket namespace. The kernel gives it to one process alone and takes it back however that process
- * ends, so there's no stale lock to judge.
+ * A lock by a name in Linux's abstract socket namespace. The kernel gives the name to one process, and takes it back however that process
+ * ends. So there is no stale lock to judge.
  */
 export class AbstractLock {
   readonly #server: Server;
@@ -15,13 +15,13 @@ export class AbstractLock {
     this.#server = server;
   }
 
-  /** @param name ASCII, 107 characters at the most @returns undefined where somebody has the name */
+  /** @param name ASCII, 107 characters at the most @returns undefined where another process has the name */
   static async take(name: string): Promise<AbstractLock | undefined> {
     const server = createServer(socket => socket.destroy());
     try {
       await new Promise<void>((resolve, reject) => {
         server.once('error', reject);
-        // Names of different lengths are different ones. One libuv fills them up with zero bytes, another one doesn't.
+        // Names of different lengths differ. One version of libuv fills them up with zero bytes, another doesn't.
         server.listen(`\0${name.padEnd(NAME_BYTES, '\0')}`, resolve);
       });
     } catch (error) {
@@ -29,7 +29,7 @@ export class AbstractLock {
       throw error;
     }
     server.on('error', () => {
-      // Whoever connects gets nothing here anyway.
+      // A client gets nothing here anyway.
     });
     server.unref();
     return new AbstractLock(server);

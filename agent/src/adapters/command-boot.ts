@@ -13,16 +13,16 @@ import type {
 } from '../ports.ts';
 
 const VERB_TIMEOUT_MS = 30_000;
-/** A `reboot` may last as long as the machine takes to end what it runs. */
+/** Milliseconds: a `reboot` may last until the machine has ended everything that it runs. */
 const REBOOT_TIMEOUT_MS = 60_000;
-/** Loaders' variables are locked, flash is busy: a verb that fails is tried again, for each does the same twice as once. */
+/** Times that a verb is tried: the loader's variables may be locked, or the flash busy. Each verb does the same twice as once. */
 const MAX_TRIES = 3;
 const TRY_AGAIN_MS = 1000;
-/** Somebody who stops the agent waits so long for a verb that is changing the loader's variables. */
+/** Milliseconds that a verb which changes the loader's variables may go on after the agent is asked to stop. */
 const STOP_GRACE_MS = 5000;
-/** Of what the program printed. */
+/** Characters of the program's output that are logged or reported. */
 const MAX_TOLD_CHARS = 200;
-/** Warnings of one verb that are logged within an hour. `get` is called often, and a program may name the time in each. */
+/** Warnings of one verb that are logged in an hour. `get` is called often, and each warning may differ, by a time in it, say. */
 const MAX_WARNINGS_AN_HOUR = 3;
 const HOUR_MS = 3_600_000;
 const BOOT_ID_FILE = '/proc/sys/kernel/random/boot_id';
@@ -37,7 +37,7 @@ export interface CommandBootOptions {
   run: RunCommand;
   clock: Pick<AgentClock, 'sleep' | 'now'>;
   log: Log;
-  /** The agent is asked to end. */
+  /** Fires when the agent is asked to end. */
   stop: AbortSignal;
 }
 
@@ -53,12 +53,13 @@ export interface CommandBootOptions {
  * | `set-next SLOT` | all boots run it |
  * | `reboot` | boots; it may return before that, and leave something running that boots later |
  *
- * Exit code 0 says that it's done, and durable. What any verb but `reboot` leaves running is ended. Standard error is for people: it goes to the log, a few lines an hour.
+ * Exit code 0 says that the change is done, and durable. Processes that a verb other than `reboot` leaves running are ended. Standard
+ * error is for people: it goes to the log, a few lines an hour.
  */
 export class CommandBootControl implements BootControl {
   readonly #command: string;
   readonly #options: CommandBootOptions;
-  /** Of each verb. */
+  /** By verb. */
   readonly #told = new Map<string, Told>();
 
   constructor(command: string, options: CommandBootOptions) {
@@ -96,7 +97,7 @@ export class CommandBootControl implements BootControl {
   async setNext(slot: SlotName): Promise<void> {
     await this.#change('set-next', slot);
   }
-  /** Once only: whoever asks for the boot sees whether it comes. */
+  /** Tried once only: the caller sees whether the boot comes. */
   async reboot(): Promise<void> {
     await this.#verb(['reboot'], {
       signal: this.#options.stop,
@@ -130,7 +131,7 @@ export class CommandBootControl implements BootControl {
         const mayPass = error instanceof SitecastError && error.data.isTimedOut !== true;
         if (!mayPass || tries >= MAX_TRIES) throw error;
         log('warn', `${error.message}; it is asked again`, { code: error.code });
-        // Whoever stops the agent may have ended the verb first.
+        // A stop of the agent may have ended the verb first.
         await clock.sleep(TRY_AGAIN_MS, stop);
       }
     }
@@ -157,12 +158,12 @@ export class CommandBootControl implements BootControl {
     return outcome;
   }
 
-  /** What is said again isn't told again; what differs each time isn't told each time. */
+  /** Logs a warning, unless it repeats the last one, or comes too often. */
   #tell(verb: string, warning: string): void {
     const { log, clock } = this.#options;
     const before = this.#told.get(verb);
     const nowMs = clock.now();
-    // A clock that is set is no reason to be silent for longer.
+    // After the clock was set, a new hour begins.
     const isSameHour = before !== undefined && Math.abs(nowMs - before.sinceMs) < HOUR_MS;
     const told = isSameHour ? before : { last: before?.last ?? '', sinceMs: nowMs, count: 0, leftOut: 0 };
     const isNew = warning !== '' && warning !== told.last;
@@ -174,7 +175,7 @@ export class CommandBootControl implements BootControl {
   }
 }
 
-/** What a verb has warned of since the beginning of an hour. */
+/** The warnings of a verb in the present hour. */
 interface Told {
   last: string;
   sinceMs: number;
@@ -186,7 +187,7 @@ function counted({ count, leftOut }: Told): Pick<Told, 'count' | 'leftOut'> {
   return count < MAX_WARNINGS_AN_HOUR ? { count: count + 1, leftOut } : { count, leftOut: leftOut + 1 };
 }
 
-/** Fires a while after `stop`. */
+/** A signal that fires `STOP_GRACE_MS` after `stop`. */
 function graceAfter(stop: AbortSignal): { signal: AbortSignal; end: () => void } {
   const over = new AbortController();
   let timer: NodeJS.Timeout | undefined;

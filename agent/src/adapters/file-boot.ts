@@ -12,18 +12,18 @@ const bootFileSchema = z.looseObject({
   format: z.literal('sitecast-boot-1'),
   booted: slotName,
   bootId: z.string().max(64),
-  /** What runs when there's no trial. */
+  /** The slot that runs when there is no trial. */
   next: slotName,
   trial: z.looseObject({ slot: slotName, triesLeft: z.int().min(0) }).nullable(),
   bad: z.array(slotName),
-  /** The agent stopped by itself: its next start isn't a boot. */
+  /** The agent stopped in order: its next start isn't a boot. */
   isStopped: z.boolean(),
 });
 type BootFile = z.infer<typeof bootFileSchema>;
 
 const NOTHING: RememberedBoot = { slots: [], onTrial: undefined };
 
-/** What follows a boot: the payload is started anew from the slot that runs now. */
+/** Called after a boot: starts the payload from the slot that runs now. */
 type AfterBoot = (booted: SlotName) => Promise<void>;
 
 interface FileBootOptions {
@@ -34,14 +34,13 @@ interface FileBootOptions {
 }
 
 /**
- * Boot control for devices whose image is a program or a tree rather than a system: one state file, and a "boot" is
- * a restart of the payload by the agent. An agent that starts without having stopped is taken for a boot, too: that's
- * how a power cut looks from here.
+ * Boot control for devices whose image is a program or a tree rather than a system. It keeps one state file, and a "boot" is a restart of
+ * the payload by the agent. A start of the agent without a stop before it counts as a boot, too: a power cut looks like that.
  */
 export class FileBootControl implements BootControl {
   readonly #path: string;
   readonly #options: FileBootOptions;
-  /** As the file has it: after a start nobody else writes there, and a damaged file is written anew with the next change. */
+  /** The file's content. After a start only this process writes there; a damaged file is replaced with the next change. */
   #state: BootFile | undefined;
   #lost: string | undefined;
   #isUp = false;
@@ -97,11 +96,11 @@ export class FileBootControl implements BootControl {
   }
 
   async stop(): Promise<void> {
-    // Before it has begun there's nothing to note: whether the last run had stopped by itself is still to be found out.
+    // Before `start` there is nothing to note: whether the last run had stopped in order isn't known yet.
     if (this.#state) await this.#save({ ...this.#state, isStopped: true });
   }
 
-  /** Counts the start, once, unless the agent had stopped by itself. */
+  /** Counts the start once, unless the agent had stopped in order. */
   async #begin(remembered: RememberedBoot): Promise<BootFile> {
     const found = await this.#find(remembered);
     return this.#save(found.isStopped ? { ...found, isStopped: false } : booted(found));
@@ -137,7 +136,7 @@ export class FileBootControl implements BootControl {
   }
 }
 
-/** @returns `damaged` too for one that the medium doesn't give back */
+/** @returns `damaged` also for a file that the medium can't read */
 async function readBootFile(path: string): Promise<BootFile | 'missing' | 'damaged'> {
   let bytes: Buffer;
   try {
@@ -159,17 +158,17 @@ function parseBootFile(bytes: Buffer): BootFile | undefined {
   try {
     return bootFileSchema.parse(JSON.parse(bytes.toString('utf8')));
   } catch {
-    // Whatever it is, it's no boot state.
+    // It is no boot state.
     return undefined;
   }
 }
 
 /**
- * What counts of a copy. A release that knows no copies may have run since it was made, so it's believed to be of now only where
- * it tells of the trial that is under way; all else that matters, the agent remembers itself.
+ * The copy, where it still holds. A release that keeps no copies may have run since it was made, so it counts only where it is about the
+ * trial that is under way. Everything else that matters is in the agent's state.
  */
 function stillTrue(copy: BootFile, { slots, onTrial }: RememberedBoot): BootFile | undefined {
-  // With nothing to compare it with, it's the best there is: but no trial that may be over is begun again.
+  // With nothing to compare it with, the copy counts; but a trial that may be over isn't begun again.
   if (slots.length === 0) return { ...copy, trial: null, isStopped: copy.isStopped && !copy.trial };
   const isOfTrial = copy.trial !== null && copy.trial.slot === onTrial && slots.includes(copy.booted);
   return isOfTrial ? copy : undefined;
@@ -189,7 +188,7 @@ function firstState(slot: SlotName): BootFile {
   };
 }
 
-/** What a boot loader does: count a try down, and leave a slot whose tries are used up. */
+/** Does what a boot loader does: counts a try down, and leaves a slot whose tries are used up. */
 function booted(state: BootFile): BootFile {
   const base = { ...state, bootId: newBootId(), isStopped: false };
   const { trial } = state;

@@ -10,27 +10,27 @@ import type { SlotLocks } from './slot-locks.ts';
 import { useOf } from './slot-use.ts';
 import { findSlot, findSlots, locateSlot, refuseUnsafe } from './slot-checks.ts';
 
-/** How much is read at once, in bytes; a multiple of every sector size. */
+/** Bytes that are read at once: a multiple of every sector size. */
 const BLOCK_BYTES = 1024 * 1024;
 const LOOK_BYTES = 512;
-/** No file system or device asks for a coarser place in memory. */
+/** No file system or device needs a coarser alignment. */
 const MAX_ALIGNMENT_BYTES = 4096;
 const ALIGNMENT_STEP_BYTES = 16;
 
 export interface FileSlotOptions {
-  /** Of a slot that is a file. */
+  /** Capacity of a slot that is a file. */
   maxBytes?: number | undefined;
-  /** Path of the slot that this one must not touch. */
+  /** Path of the other slot, which this one must not touch. */
   other?: string | undefined;
   /** The agent's own directory. */
   data?: string | undefined;
-  /** Those of this agent's process; undefined: nobody else is there. */
+  /** The locks of this agent's process; undefined: no other agent is there. */
   locks?: SlotLocks | undefined;
 }
 
 /**
- * A slot that is a file or a block device. A file takes what is written and ends with the image; `maxBytes` makes it
- * as small as a partition would be. A new file may be executed: a slot's image may be a program.
+ * A slot that is a file or a block device. A file grows as it is written and ends with the image; `maxBytes` makes it as small as a
+ * partition would be. A new file may be executed: a slot's image may be a program.
  */
 export class FileSlot implements Slot {
   readonly path: string;
@@ -85,7 +85,7 @@ export class FileSlot implements Slot {
   async openForReadBack(): Promise<SlotReader> {
     if (!(await findSlot(this.path))) throw missingSlot(this.path, 'is not there');
     try {
-      // tmpfs and some others know no direct reading.
+      // tmpfs and some other file systems know no direct reading.
       const handle = await open(this.path, constants.O_RDONLY | constants.O_DIRECT);
       return new BlockReader(this.path, handle, true);
     } catch (error) {
@@ -97,9 +97,9 @@ export class FileSlot implements Slot {
   async openForWriting(): Promise<SlotWriter> {
     const { other, locks } = this.#options;
     const { isThere } = await this.locate(undefined);
-    // Before a file is made, and again at what was opened: meanwhile the path may lead elsewhere.
+    // Before a file is made, and again below at what was opened: the path may lead elsewhere meanwhile.
     await locks?.take(await findSlots([this.path, ...(other === undefined ? [] : [other])]));
-    // On a block device O_EXCL fails while anything has mounted or claimed it; for files that are there it means nothing.
+    // On a block device O_EXCL fails while it is mounted or claimed. For files that exist it has no meaning.
     const create = isThere ? 0 : constants.O_CREAT;
     const handle = await this.#open(constants.O_RDWR | constants.O_EXCL | create);
     try {
@@ -165,7 +165,7 @@ class FileWriter implements SlotWriter {
   }
 }
 
-/** Reads whole aligned blocks into one buffer and lends pieces of it. */
+/** Reads whole aligned blocks into one buffer, and hands out pieces of it. */
 class BlockReader implements SlotReader {
   readonly isDirect: boolean;
   readonly #path: string;
@@ -231,15 +231,15 @@ async function fill(handle: FileHandle, block: Buffer, offset: number): Promise<
   while (filled < block.length) {
     const { bytesRead } = await handle.read(block, filled, block.length - filled, offset + filled);
     filled += bytesRead;
-    // A direct read that ends within a sector has met the end of the file; going on would be misaligned.
+    // A direct read that ends within a sector has reached the end of the file. The next one would be misaligned.
     if (bytesRead === 0 || filled % 512 !== 0) break;
   }
   return filled;
 }
 
 /**
- * Memory for direct reads. They want it aligned, and JavaScript doesn't say where its memory lies: so the kernel is
- * asked, with a read at each possible place, until it doesn't refuse.
+ * Memory for direct reads. It has to be aligned, and JavaScript doesn't show the address of its memory. So the kernel is asked, by a read
+ * at each possible place, until one isn't refused.
  */
 async function alignedBlock(handle: FileHandle): Promise<Buffer> {
   const stateFile = Buffer.allocUnsafeSlow(BLOCK_BYTES + MAX_ALIGNMENT_BYTES);
@@ -255,7 +255,7 @@ async function alignedBlock(handle: FileHandle): Promise<Buffer> {
   throw new Error('no place in memory suits direct reading');
 }
 
-/** A block device's size: where the last byte that can be read ends. */
+/** A block device's size: the end of the last byte that can be read. */
 async function deviceBytes(handle: FileHandle): Promise<number> {
   const probe = Buffer.alloc(1);
   const canRead = async (at: number) => (await handle.read(probe, 0, 1, at)).bytesRead === 1;

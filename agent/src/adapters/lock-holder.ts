@@ -2,18 +2,18 @@ import type { BigIntStats } from 'node:fs';
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
-/** Another process, as /proc tells of it (proc_pid_status(5)). */
+/** Another process, as /proc shows it (proc_pid_status(5)). */
 export interface Holder {
   pid: number;
-  /** The real one, of whoever started it: a set-uid program keeps what it was handed, whoever took it. */
+  /** The real user id, of the user who started it: a set-uid program keeps open what it was handed. */
   uid: number;
   /** Its real group and all supplementary ones. */
   gids: readonly number[];
 }
 
 /**
- * Who listens on a name of the abstract namespace.
- * @returns undefined where that can't be seen: of other users' processes only root sees it
+ * Finds the process that listens on a name of the abstract namespace.
+ * @returns undefined where it can't be seen: only root sees those of other users
  */
 export async function holderOf(name: string): Promise<Holder | undefined> {
   const socket = await socketOf(name);
@@ -24,7 +24,7 @@ export async function holderOf(name: string): Promise<Holder | undefined> {
   return undefined;
 }
 
-/** Whether a process may write what was found, by owner and mode: who may not, has no business with it. */
+/** Whether a process may write a file or device, by its owner and mode. */
 export function mayWrite({ uid, gids }: Holder, found: BigIntStats): boolean {
   const mode = Number(found.mode);
   if (uid === 0 || uid === process.getuid?.()) return true;
@@ -32,11 +32,11 @@ export function mayWrite({ uid, gids }: Holder, found: BigIntStats): boolean {
   return (gids.includes(Number(found.gid)) && (mode & 0o020) !== 0) || (mode & 0o002) !== 0;
 }
 
-/** Of the listening socket, as `/proc/PID/fd` shows it. */
+/** The name of the listening socket, as `/proc/PID/fd` shows it. */
 async function socketOf(name: string): Promise<string | undefined> {
   for (const line of (await textOf('/proc/net/unix')).split('\n')) {
     const [, , , , , , inode, ...path] = line.trim().split(/\s+/);
-    // Zero bytes at its end are shown as @, too.
+    // Zero bytes at its end are shown as @ as well.
     if (inode !== undefined && path.join(' ').replace(/@+$/, '') === `@${name}`) return `socket:[${inode}]`;
   }
   return undefined;
@@ -48,7 +48,7 @@ async function hasOpen(pid: string, socket: string): Promise<boolean> {
     try {
       if ((await readlink(join(directory, name))) === socket) return true;
     } catch {
-      // It has been closed meanwhile.
+      // It was closed meanwhile.
     }
   }
   return false;
@@ -58,7 +58,7 @@ async function readHolder(pid: number): Promise<Holder | undefined> {
   const status = await textOf(join('/proc', String(pid), 'status'));
   const numbers = (field: string) =>
     (new RegExp(`^${field}:\\s*(.*)$`, 'm').exec(status)?.[1] ?? '').split(/\s+/).filter(Boolean).map(Number);
-  // The real, the effective one, and two more.
+  // The real id, the effective one, and two more.
   const [[uid], [gid]] = [numbers('Uid'), numbers('Gid')];
   if (uid === undefined || gid === undefined) return undefined;
   return { pid, uid, gids: [gid, ...numbers('Groups')] };
@@ -68,7 +68,7 @@ async function namesIn(directory: string): Promise<string[]> {
   try {
     return await readdir(directory);
   } catch {
-    // Of somebody else, or gone.
+    // Another user's process, or one that is gone.
     return [];
   }
 }

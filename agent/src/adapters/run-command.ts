@@ -3,21 +3,21 @@ import type { Readable } from 'node:stream';
 import { decodeTail } from '@sitecast/shared/text';
 import type { CommandOutcome, RunCommand } from '../ports.ts';
 
-/** The last of a command's output that is kept, of each stream and of both together, in bytes. */
+/** Bytes that are kept of the end of a command's output: of each stream, and of both together. */
 const MAX_OUTPUT_BYTES = 8 * 1024;
-/** Between asking a command to end and ending it. */
+/** Milliseconds between asking a command to end and ending it. */
 const GRACE_MS = 5000;
-/** A process that SIGKILL doesn't end hangs in the kernel, on a dead disk for example. It isn't waited for any longer. */
+/** Milliseconds. A process that SIGKILL doesn't end hangs in the kernel, on a dead disk, say. It isn't waited for any longer. */
 const UNKILLABLE_MS = 2000;
-/** How long a command's last output may be on its way after its end. */
+/** Milliseconds that the last output of a command may take to arrive after its end. */
 const LAST_OUTPUT_MS = 250;
 
 type Child = ChildProcessByStdio<null, Readable, Readable>;
 
 /**
- * Runs a command line by `sh -c`, in a process group of its own. At its end, out of time, or when the signal fires, the
- * whole group is ended, so that nothing it started stays behind. A command that `mayLeave` something is different: what it
- * started goes on when it ends with 0 or the signal fires.
+ * Runs a command line by `sh -c`, in a process group of its own. At its end, after its timeout, or when the signal fires, the whole
+ * group is ended, so that nothing it started stays behind. A command that `mayLeave` something differs: what it started goes on when
+ * the command ends with 0, or the signal fires.
  */
 export const runCommand: RunCommand = async (command, { env, timeoutMs, signal, mayLeave = false }) => {
   signal?.throwIfAborted();
@@ -82,7 +82,7 @@ function untilEnd(child: ChildProcess): Promise<void> {
   return new Promise((resolve, reject) => {
     child.once('error', reject);
     child.once('close', () => resolve());
-    // What a child of its own keeps open isn't waited for.
+    // A stream that a process of the command keeps open isn't waited for.
     child.once('exit', () => setTimeout(resolve, LAST_OUTPUT_MS));
   });
 }
@@ -98,7 +98,7 @@ function keepOutput({ stdout, stderr }: Child): () => Pick<CommandOutcome, 'outp
   return () => ({ output: last.output.text, stdout: last.stdout.text, stderr: last.stderr.text });
 }
 
-/** The last bytes of what was written. */
+/** The last bytes of a stream. */
 class Tail {
   #bytes = Buffer.alloc(0);
   #isCut = false;
@@ -120,13 +120,13 @@ function endAll({ pid, stdout, stderr }: Child): void {
   stderr.destroy();
 }
 
-/** What goes on may still write: to a pipe that nobody reads from any more it would die. */
+/** A process that goes on may still write, and a write to a pipe without a reader would end it. */
 function letGo(child: Child): void {
   child.unref();
   for (const stream of [child.stdout, child.stderr]) {
     stream.removeAllListeners('data');
     stream.on('error', () => {
-      // Whoever wrote there is gone.
+      // The writer is gone.
     });
     stream.resume();
     if ('unref' in stream && typeof stream.unref === 'function') stream.unref();
@@ -138,6 +138,6 @@ function endGroup(pid: number | undefined, signal: NodeJS.Signals): void {
   try {
     process.kill(-pid, signal);
   } catch {
-    // Nobody is left in the group.
+    // The group has no process any more.
   }
 }

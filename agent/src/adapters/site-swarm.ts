@@ -21,9 +21,9 @@ import {
 import { LRUCache } from 'lru-cache';
 import type { FoundPeer, HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers } from '../ports.ts';
 
-/** Machines that a gateway has named lately; the longest unnamed make room. */
+/** Machines that a gateway has named lately. Those that weren't named for the longest time make room. */
 const MAX_NAMED_PEERS = 256;
-/** Machines that multicast DNS has found: anybody on the LAN can invent some, so they have little room, and come last. */
+/** Machines that multicast DNS has found. Any machine on the LAN can invent some, so they have little room, and come last. */
 const MAX_FOUND_PEERS = 64;
 const MAX_FOUND_MET = 24;
 const KNOWN_FOR_MS = 10 * 60_000;
@@ -34,21 +34,21 @@ const ANY_PLACE = '/ip4/0.0.0.0/tcp/0';
 
 export interface SiteSwarmOptions {
   identity: Identity;
-  /** Multiaddress to listen on; undefined: the usual port, so that others find this device after a restart, or any. */
+  /** Multiaddress to listen on; undefined: the usual port, so that peers find this device after a restart, or any free port. */
   listen: string | undefined;
-  /** Looks for others by multicast DNS, and is found. */
+  /** Looks for peers by multicast DNS, and is found by it. */
   isDiscovering: boolean;
-  /** Of all uploads together, bytes a second; undefined: no bound. */
+  /** Bytes a second of all uploads together; undefined: no bound. */
   maxUploadBytesPerS: number | undefined;
-  /** This device's signed assignment, as bytes; none before it's enrolled. */
+  /** This device's signed assignment, as bytes; undefined before it is enrolled. */
   credential: () => Uint8Array | undefined;
-  /** Whether a device may be served, by what it brings to show that. */
+  /** Whether a device may be served, by the credential that it shows. */
   mayServe: (id: string, credential: Uint8Array) => boolean;
   /** True while nothing is to be handed out. */
   isBusy: () => boolean;
 }
 
-/** The site's devices over libp2p. Loaded only where peers are wanted: it takes about 20 MiB. */
+/** The site's devices over libp2p, which takes about 20 MiB. It is loaded only where peers are wanted. */
 export class SiteSwarm implements SitePeers {
   readonly #node: SwarmNode;
   readonly #options: SiteSwarmOptions;
@@ -121,7 +121,7 @@ export class SiteSwarm implements SitePeers {
         holdings.isFetching = false;
       },
       end: () => {
-        // Both slots may hold one image: then the later one stays.
+        // Both slots may hold the same image. Then the later one stays.
         if (this.#held.get(name) !== chunks) return;
         this.#held.delete(name);
         this.#board.remove(id);
@@ -193,7 +193,7 @@ export class SiteSwarm implements SitePeers {
   }
 }
 
-/** Several agents on one machine, as in a demonstration, can't all have the usual port. */
+/** Of several agents on one machine, as in a demonstration, only one has the usual port. */
 async function openNode({ identity, listen, isDiscovering }: SiteSwarmOptions): Promise<SwarmNode> {
   const places = listen === undefined ? [USUAL_PLACE, ANY_PLACE] : [listen];
   let last: unknown;
@@ -217,7 +217,7 @@ async function openNode({ identity, listen, isDiscovering }: SiteSwarmOptions): 
   );
 }
 
-/** Whichever of them has a chunk. */
+/** A store of all chunks that any of the stores has. */
 function anyOf(stores: ReadonlyMap<string, ChunkStore>): ChunkStore {
   const any: ChunkStore = {
     name: 'this device',

@@ -20,8 +20,8 @@ const DEVICES = '/dev';
 const IN_MEMORY: ReadonlySet<string> = new Set(['tmpfs', 'ramfs', 'rootfs']);
 
 /**
- * What a slot's path leads to; undefined where nothing is. A file among the device nodes lies in memory: somebody took a
- * missing device's name for a file's, and it's no slot.
+ * What a slot's path leads to; undefined where nothing is there. A file among the device nodes lies in memory: it was made by the name
+ * of a missing device, and it is no slot.
  * @throws SITECAST_SLOT_UNUSABLE for a directory, a pipe and the like
  */
 export async function findSlot(path: string): Promise<BigIntStats | undefined> {
@@ -43,14 +43,14 @@ export interface FoundSlot {
   found: BigIntStats;
 }
 
-/** Of several, those that are there. @throws as `findSlot` */
+/** The slots that are there. @throws as `findSlot` */
 export async function findSlots(paths: readonly string[]): Promise<FoundSlot[]> {
   const found = await Promise.all(paths.map(async path => ({ path, found: await findSlot(path) })));
   return found.filter((slot): slot is FoundSlot => slot.found !== undefined);
 }
 
 /**
- * Below /dev, or in its file system wherever else that is mounted: in a container, or in a root that is being prepared.
+ * Whether a path lies below /dev, or in the same file system where that is mounted elsewhere, as in a container or a chroot.
  * @param path without symbolic links
  */
 async function isAmongDevices(found: BigIntStats, path: string): Promise<boolean> {
@@ -64,12 +64,12 @@ async function deviceOf(path: string): Promise<bigint | undefined> {
   try {
     return (await stat(path, { bigint: true })).dev;
   } catch {
-    // A system without it.
+    // A system without that path.
     return undefined;
   }
 }
 
-/** @returns undefined where the system doesn't tell */
+/** @returns undefined where the system doesn't say */
 function typeOfFileSystem(
   found: Pick<BigIntStats, 'dev'>,
   path: string,
@@ -79,16 +79,16 @@ function typeOfFileSystem(
   return (mounts.find(mount => mount.device === device) ?? mountOf(path, mounts))?.type;
 }
 
-/** The type of a directory's file system if that lies in memory. */
+/** The type of a directory's file system, where that lies in memory. */
 async function memoryTypeOf(directory: string, mounts: readonly Mount[]): Promise<string | undefined> {
   const type = typeOfFileSystem(await stat(directory, { bigint: true }), directory, mounts);
   return type !== undefined && IN_MEMORY.has(type) ? type : undefined;
 }
 
 /**
- * As `Slot.locate`. A file is made only where a path means one: not among device nodes, not in memory, not by way of a link, where
- * the file system is mounted that it's to lie in, and where there was none before.
- * @param data the agent's own directory: what it lies in is mounted, or this agent wouldn't remember anything
+ * As `Slot.locate`. A file may be made only where the path surely means one: not among device nodes, not in memory, not by way of a link,
+ * only with the file system mounted that it has to lie in, and only where there was none before.
+ * @param data the agent's own directory. Its file system is mounted, or this agent couldn't read its state
  */
 export async function locateSlot(
   path: string,
@@ -111,7 +111,7 @@ export async function locateSlot(
   return { path, isThere: found !== undefined, ...(isVouchedFor ? {} : { mountPoint }) };
 }
 
-/** An image there would be gone at the very boot that is to try it. An agent that lives in memory itself, as in a demo, loses nothing more. */
+/** An image in memory would be gone at the boot that tries it. An agent that lives in memory itself, as in a demo, may have it there. */
 async function refuseInMemory(
   path: string,
   directory: string,
@@ -147,13 +147,13 @@ async function isLink(path: string): Promise<boolean> {
   }
 }
 
-/** Pure: of the places where something is expected to be mounted, one that the directory lies below and where nothing is. */
+/** Pure: of the places where a mount is expected, one above the directory where nothing is mounted. */
 export function absentMount(
   directory: string,
   expected: readonly (string | undefined)[],
   mounts: readonly Mount[],
 ): string | undefined {
-  // Where the system doesn't tell what is mounted, nothing follows.
+  // The system doesn't say what is mounted, so nothing can be concluded.
   if (mounts.length === 0) return undefined;
   return expected.find(
     place =>
@@ -164,8 +164,8 @@ export function absentMount(
 }
 
 /**
- * Pure: where the file system of a directory is mounted; undefined for that of `/`. A service's sandbox mounts
- * directories over themselves: those are of the file system that they lie in.
+ * Pure: where the file system of a directory is mounted; undefined for that of `/`. A service's sandbox mounts directories over
+ * themselves; they belong to the file system that they lie in.
  */
 export function ownMountPoint(directory: string, mounts: readonly Mount[]): string | undefined {
   const mount = mountOf(directory, mounts);
@@ -175,7 +175,7 @@ export function ownMountPoint(directory: string, mounts: readonly Mount[]): stri
 }
 
 /**
- * The last look before something is written, at what was opened.
+ * The last check before anything is written, at what was opened.
  * @throws SITECAST_SLOT_OVERLAP, SITECAST_SLOT_BUSY, SITECAST_SLOT_MISSING where the other slot can't be compared with
  */
 export async function refuseUnsafe(
@@ -188,7 +188,7 @@ export async function refuseUnsafe(
   if (other !== undefined) {
     const found = await findSlot(other);
     if (found && isOverlapping(storage, await storageOf(found, other))) throw overlappingSlot(path, other);
-    // What runs may be the very device that was opened: nothing shows that it isn't.
+    // The slot that runs may be the very device that was opened: nothing shows that it isn't.
     if (!found) await directoryOfFile(other, false);
   }
   for (const device of await loopDevicesOn(storage)) {
@@ -196,20 +196,20 @@ export async function refuseUnsafe(
   }
 }
 
-/** Mounted, or part of something bigger. */
+/** Whether a device is mounted, or part of another device. */
 async function isClaimed(device: string): Promise<boolean> {
   try {
     await (await open(device, constants.O_RDONLY | constants.O_EXCL)).close();
     return false;
   } catch (error) {
-    // It was detached just now. Whatever can't be opened for another reason may well be in use.
+    // ENXIO: it was detached just now. A device that can't be opened for another reason may well be in use.
     return !isSystemError(error, 'ENXIO');
   }
 }
 
 /**
- * Refuses, before anything is written, two slots of which one is the other or lies in it, slots that can be none, and
- * a data directory in a slot. What isn't there yet is looked at before it is written.
+ * Refuses, before anything is written, two slots of which one is the other or lies in it, paths that can't be slots, and a data directory
+ * in a slot. A slot that isn't there yet is checked before it is written.
  */
 export async function checkSlots(settings: {
   slots: Readonly<Record<SlotName, string>>;
@@ -227,7 +227,7 @@ export async function checkSlots(settings: {
   }
 }
 
-/** What isn't there yet lies in its directory. */
+/** A file that isn't there yet will lie in its directory. */
 async function storageAt(path: string): Promise<Storage> {
   const found = await findSlot(path);
   if (found) return storageOf(found, path);
@@ -235,7 +235,7 @@ async function storageAt(path: string): Promise<Storage> {
   return { id: `nothing at ${path}`, layers, extents: [] };
 }
 
-/** A path without links, as far as it leads somewhere. */
+/** A path without symbolic links, as far as it exists. */
 async function whereTo(path: string): Promise<string> {
   try {
     return await realpath(path);
@@ -246,7 +246,7 @@ async function whereTo(path: string): Promise<string> {
   }
 }
 
-/** The directory itself, or the one that it's going to be made in. */
+/** The directory itself, or the nearest one above it that exists. */
 async function nearest(directory: string): Promise<string> {
   try {
     return await realpath(directory);

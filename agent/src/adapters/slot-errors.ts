@@ -60,17 +60,17 @@ export function slotError(path: string, operation: string, cause: unknown): Site
   });
 }
 
-/** It has to be waited for: nothing is there, and nothing may be made there. */
+/** Nothing is there, and nothing may be made there. The slot has to be waited for. */
 export function missingSlot(path: string, what: string): SitecastError {
   return of({ ...MISSING, what }, path);
 }
 
-/** It has to be waited for: something else uses it. */
+/** Something else uses the slot. It has to be waited for. */
 export function busySlot(path: string, what: string): SitecastError {
   return of({ code: 'SITECAST_SLOT_BUSY', what, kind: 'failed' }, path);
 }
 
-/** A setting, or a link that leads elsewhere than it did. */
+/** A wrong setting, or a link that leads elsewhere than before. */
 export function overlappingSlot(path: string, other: string): SitecastError {
   const what = `is the slot ${other} too, or one lies in the other: nothing is written`;
   return of({ code: 'SITECAST_SLOT_OVERLAP', what, kind: 'failed' }, path);

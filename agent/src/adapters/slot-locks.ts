@@ -7,12 +7,12 @@ import { busySlot } from './slot-errors.ts';
 import { storageId } from './storage-stack.ts';
 
 /**
- * Keeps agents with different data directories off each other's slots: a slot is one agent's, whichever it is that runs, from when
- * it was first seen until that agent's process ends. The lock is on the storage, not on the path.
+ * Keeps agents with different data directories off each other's slots. A slot belongs to one agent from when it was first seen until that
+ * agent's process ends. The lock is on the storage, not on the path.
  */
 export class SlotLocks {
   readonly #held = new Map<string, AbstractLock>();
-  /** By name: the process that has it, was passed over, and was told of. */
+  /** By the lock's name: the process that holds it, may not write the slot, and was logged. */
   readonly #passedOver = new Map<string, number>();
   readonly #log: Log;
 
@@ -21,8 +21,8 @@ export class SlotLocks {
   }
 
   /**
-   * Takes those that aren't held yet: all, or none of them.
-   * @throws SITECAST_SLOT_BUSY where another agent has one
+   * Takes the locks that aren't held yet: all of them, or none.
+   * @throws SITECAST_SLOT_BUSY where another agent holds one
    */
   async take(slots: readonly FoundSlot[]): Promise<void> {
     const taken: string[] = [];
@@ -49,7 +49,7 @@ export class SlotLocks {
 
   async #judgeHolder(name: string, { path, found }: FoundSlot): Promise<void> {
     const holder = await holderOf(name);
-    // Anybody on this machine can take a name. It keeps nobody off a slot that whoever took it couldn't write.
+    // Any process on this machine can take a name. The lock of a process that can't write the slot doesn't count.
     if (!holder || mayWrite(holder, found)) throw busySlot(path, heldBy(holder?.pid));
     if (this.#passedOver.get(name) === holder.pid) return;
     this.#passedOver.set(name, holder.pid);

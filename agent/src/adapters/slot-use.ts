@@ -4,8 +4,8 @@ import { type Mount, readMounts } from './mounts.ts';
 import { deviceNumber, holdersOf, loopDevicesOn, storageOf } from './storage-stack.ts';
 
 /**
- * What uses a slot, as far as this process sees: a mount, or something bigger that it is part of, also by way of a loop device.
- * @returns as in `the slot X is mounted at Y`; undefined where nothing is seen
+ * Finds what uses a slot, as far as this process can see: a mount, or a device that it is part of, also by way of a loop device.
+ * @returns as in `the slot X is mounted at Y`; undefined where nothing is found
  */
 export async function useOf(path: string, found: BigIntStats): Promise<string | undefined> {
   const mounts = await readMounts();
@@ -22,7 +22,7 @@ export async function useOf(path: string, found: BigIntStats): Promise<string | 
 async function useOfDevice(device: BigIntStats, mounts: readonly Mount[]): Promise<string | undefined> {
   const number = deviceNumber(device.rdev);
   for (const { device: mounted, source, mountPoint } of mounts) {
-    // Some (btrfs, say) have a number of their own: their source names the device.
+    // Some file systems (btrfs, say) have a number of their own. Their source names the device.
     const isIt = mounted === number || (source.startsWith('/') && (await isDevice(source, device)));
     if (isIt) return `is mounted at ${mountPoint}`;
   }

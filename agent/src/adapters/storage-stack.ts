@@ -6,14 +6,14 @@ import { mountOf, readMounts } from './mounts.ts';
 const SYSFS = '/sys/dev/block';
 
 /**
- * Which storage a file or block device is, by the system's own numbers: paths don't tell (two links, a hard link, a second
- * device node). Ids are `device MAJOR:MINOR` and `file MAJOR:MINOR/INODE`.
+ * Which storage a file or block device is, by the system's own numbers: paths don't say it (two links, a hard link, a second device
+ * node). Ids are `device MAJOR:MINOR` and `file MAJOR:MINOR/INODE`.
  */
 export interface Storage {
   id: string;
-  /** Its own id, and all that it lies on: a partition's disk, a loop device's file, that file's file system's device. */
+  /** Its own id, and the ids of what it lies on: a partition's disk, a loop device's file, the device of that file's file system. */
   layers: ReadonlySet<string>;
-  /** Where a partition lies on its disk, a loop device in its file, and so on downwards. */
+  /** Where a partition lies on its disk, where a loop device lies in its file, and so on downwards. */
   extents: readonly Extent[];
 }
 
@@ -43,7 +43,7 @@ export async function storageOf(found: BigIntStats, path: string): Promise<Stora
   return { id: storageId(found), layers, extents: await extentsOf(device) };
 }
 
-/** What the file system of a directory lies on. */
+/** The ids of what the file system of a directory lies on. */
 export async function layersOfDirectory(path: string): Promise<ReadonlySet<string>> {
   const layers = new Set<string>();
   await addFileSystem(layers, await stat(path, { bigint: true }), path);
@@ -96,7 +96,7 @@ async function addPath(layers: Set<string>, path: string): Promise<void> {
     if (found.isBlockDevice()) await addDevice(layers, deviceNumber(found.rdev));
     else await addFile(layers, found, path);
   } catch {
-    // Deleted, or out of this process's sight: nothing can be said of it.
+    // Deleted, or out of this process's sight: it stays unknown.
   }
 }
 
@@ -112,7 +112,7 @@ async function addFileSystem(layers: Set<string>, found: BigIntStats, path: stri
     await addDevice(layers, device);
     return;
   }
-  // Some (btrfs, say) have a number of their own; their mount names the device.
+  // Some file systems (btrfs, say) have a number of their own. Their mount names the device.
   const source = mountOf(await realpath(path), await readMounts())?.source;
   if (source?.startsWith('/') === true) await addPath(layers, source);
 }
@@ -134,7 +134,7 @@ async function extentsOf(device: string): Promise<Extent[]> {
   ];
 }
 
-/** @param directory of sysfs; it isn't there for what is no loop device */
+/** @param directory of sysfs; absent where the device is no loop device */
 async function loopExtentsOf(directory: string): Promise<Extent[]> {
   const backing = await textOf(join(directory, 'backing_file'));
   if (backing === undefined) return [];
@@ -145,12 +145,12 @@ async function loopExtentsOf(directory: string): Promise<Extent[]> {
     const found = await stat(backing, { bigint: true });
     return [{ on: storageId(found), start, end }];
   } catch {
-    // Deleted, or out of this process's sight: nothing can be said of it.
+    // Deleted, or out of this process's sight: it stays unknown.
     return [];
   }
 }
 
-/** The disk of a partition; undefined for whatever is none. */
+/** The disk of a partition; undefined where the device is no partition. */
 async function diskOf(device: string): Promise<string | undefined> {
   const directory = join(SYSFS, device);
   if ((await textOf(join(directory, 'partition'))) === undefined) return undefined;
@@ -160,7 +160,7 @@ async function diskOf(device: string): Promise<string | undefined> {
 const deviceId = (device: string): string => `device ${device}`;
 const fileId = ({ dev, ino }: BigIntStats): string => `file ${deviceNumber(dev)}/${ino}`;
 
-/** `MAJOR:MINOR`, as sysfs writes it, of what stat gives (makedev(3)). */
+/** `MAJOR:MINOR`, as sysfs writes it, from stat's number (makedev(3)). */
 export function deviceNumber(dev: bigint): string {
   const major = ((dev >> 8n) & 0xfffn) | ((dev >> 32n) & 0xffff_f000n);
   const minor = (dev & 0xffn) | ((dev >> 12n) & 0xffff_ff00n);
@@ -171,7 +171,7 @@ async function textOf(path: string): Promise<string | undefined> {
   try {
     return (await readFile(path, 'utf8')).replace(/\n$/, '');
   } catch {
-    // Each file is there for some kinds of device only.
+    // Each file exists for some kinds of device only.
     return undefined;
   }
 }

@@ -2,7 +2,7 @@ import { access } from 'node:fs/promises';
 import { sleep } from '@sitecast/shared/async';
 import type { AgentClock } from '../ports.ts';
 
-/** There while systemd-timesyncd (or chrony's and ntpd's wait units) holds the clock for synchronised. */
+/** Exists while systemd-timesyncd (or the wait units of chrony and ntpd) takes the clock for synchronised. */
 const SYNCHRONISED_FILE = '/run/systemd/timesync/synchronized';
 const TIMESYNC_DIRECTORY = '/run/systemd/timesync';
 
@@ -26,7 +26,7 @@ async function isThere(path: string): Promise<boolean> {
     await access(path);
     return true;
   } catch {
-    // Any reason is as good as its absence.
+    // A file that can't be seen counts as absent.
     return false;
   }
 }

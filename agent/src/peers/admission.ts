@@ -2,7 +2,7 @@ import { ShownAssignments } from '@sitecast/shared/fleet';
 import type { Membership } from '../upstream/membership.ts';
 import type { Trust } from '../upstream/trust.ts';
 
-/** Whom this device hands chunks to: devices and gateways of its site that weren't revoked. */
+/** Says which machines this device hands chunks to: devices and gateways of its site that weren't revoked. */
 export class Admission {
   readonly #trust: Pick<Trust, 'signers'>;
   readonly #membership: Pick<Membership, 'stored'>;
@@ -14,14 +14,14 @@ export class Admission {
     this.#membership = membership;
   }
 
-  /** @returns those who were not revoked before */
+  /** @returns the ids that were not revoked before */
   follow(revoked: readonly string[]): string[] {
     const before = this.#revoked;
     this.#revoked = new Set(revoked);
     return revoked.filter(id => !before.has(id));
   }
 
-  /** @param id which the connection has proved; @param credential what it shows: a signed assignment */
+  /** @param id proved by the connection @param credential the peer's signed assignment */
   mayServe(id: string, credential: Uint8Array): boolean {
     const { signers } = this.#trust;
     if (!signers || this.#revoked.has(id)) return false;

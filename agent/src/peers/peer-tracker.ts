@@ -4,27 +4,27 @@ import { namedPeersSchema, type PeerNotice } from '@sitecast/shared/fleet';
 import type { FoundPeer, Gateway } from '../ports.ts';
 import type { Gateways } from '../upstream/gateways.ts';
 
-// Who answers this: a gateway, or whoever is in its place. The worst answer: addresses of third parties. They're few, plain
-// TCP, and nothing but a handshake goes there.
+// Who answers: a gateway, or a machine in its place. The worst answer: addresses of third parties. They are few and plain TCP, and only a
+// handshake goes there.
 
 const PATH = '/site/v1/peers';
-/** How soon gateways are told again, milliseconds: doubled each time, from each new image on. */
+/** Milliseconds between two notices to a gateway, doubled each time, and reset with each new image. */
 const FIRST_PAUSE_MS = 1000;
 const MAX_PAUSE_MS = 60_000;
-/** One that doesn't listen, or doesn't know this device yet, is told again soon: it may have been started anew. */
+/** The same for a gateway that doesn't answer, or doesn't know this device yet: it may have been restarted. */
 const MAX_PAUSE_UNHEARD_MS = 15_000;
 const JITTER = 0.2;
 
 interface PeerTrackerOptions {
   gateways: Pick<Gateways, 'all' | 'post'>;
-  /** What to tell; undefined: nothing yet. */
+  /** The notice to send; undefined: nothing to say yet. */
   notice: () => PeerNotice | undefined;
   onPeers: (peers: readonly FoundPeer[]) => void;
-  /** Until so many milliseconds have passed, or the signal fires. */
+  /** Resolves after that many milliseconds, or when the signal fires. */
   sleep?: (ms: number, signal: AbortSignal) => Promise<void>;
 }
 
-/** Tells the gateways what this device holds and fetches, and hears from them who else does. */
+/** Announces to the gateways what this device holds and fetches, and learns from them of its peers. */
 export class PeerTracker {
   readonly #options: PeerTrackerOptions;
   #nudged = new AbortController();
@@ -33,7 +33,7 @@ export class PeerTracker {
     this.#options = options;
   }
 
-  /** There's something new to tell, or somebody to tell it anew. */
+  /** There is something new to announce, or a gateway that has to hear it again. */
   nudge(): void {
     const before = this.#nudged;
     this.#nudged = new AbortController();
@@ -57,7 +57,7 @@ export class PeerTracker {
     }
   }
 
-  /** @returns whether it has taken note, as far as that can be known */
+  /** @returns whether the gateway took note, as far as that can be known */
   async #tell(gateway: Gateway, signal: AbortSignal): Promise<boolean> {
     const { gateways, notice, onPeers } = this.#options;
     const told = notice();
@@ -66,10 +66,10 @@ export class PeerTracker {
       const { status, body } = await gateways.post(gateway, PATH, told, signal);
       const named = namedPeersSchema.safeParse(body);
       if (status === 200 && named.success) onPeers(named.data.peers);
-      // An origin, and an earlier gateway, know nothing of it, and never will.
+      // An origin, or a gateway of an earlier release, doesn't know the path.
       return status === 200 || status === 404;
     } catch (error) {
-      // It's away: the others, and multicast DNS, name peers meanwhile.
+      // The gateway is away. The others, and multicast DNS, name peers meanwhile.
       if (!(error instanceof SitecastError) && !signal.aborted) throw error;
       return false;
     }

@@ -1,11 +1,11 @@
 import type { RunCommand } from '../ports.ts';
 
-/** How long an answer of the command holds, milliseconds. */
+/** Milliseconds for which an answer of the command holds. */
 const HOLDS_MS = 15_000;
 
 /**
- * The owner's word whether this is a good time to hand out chunks. The command is asked while others want some, now and then;
- * until it has answered, its last answer holds.
+ * Asks the owner's command whether this is a good time to hand out chunks. It is asked now and then while peers want some. Until it
+ * answers, its last answer holds.
  */
 export class ServeHook {
   readonly #ask: () => Promise<boolean>;
@@ -20,7 +20,7 @@ export class ServeHook {
   constructor(ask: (() => Promise<boolean>) | undefined, now: () => number = () => performance.now()) {
     this.#ask = ask ?? (async () => true);
     this.#now = now;
-    // Nothing is handed out before the owner was asked.
+    // Nothing is handed out before the first answer.
     this.#isWelcome = ask === undefined;
   }
 
@@ -36,7 +36,7 @@ export class ServeHook {
   }
 }
 
-/** The owner's command as such a hook; without one, it's always a good time. */
+/** The owner's command as such a hook. Without a command it is always a good time. */
 export function serveHook(
   { hooks, hookTimeoutMs, product }: { hooks: { serve?: string }; hookTimeoutMs: number; product: string },
   run: RunCommand,
@@ -48,7 +48,7 @@ export function serveHook(
   return new ServeHook(() =>
     run(serve, { env, timeoutMs: hookTimeoutMs, signal }).then(
       ({ exitCode, isTimedOut }) => exitCode === 0 && !isTimedOut,
-      // A command that can't be run says nothing that would allow it.
+      // A command that can't be run doesn't allow it.
       () => false,
     ),
   );

@@ -18,7 +18,7 @@ interface Shared {
   reader: SlotReader;
 }
 
-/** Hands out to the site what the slots hold: one image each, whole or still being written. */
+/** Hands out what the slots hold: one image each, complete or still being written. */
 export class SharedSlots {
   readonly #peers: SitePeers;
   readonly #slots: Readonly<Record<SlotName, Slot>>;
@@ -31,7 +31,7 @@ export class SharedSlots {
     this.#directory = options.directory;
   }
 
-  /** After a start: all that was verified once. What has changed since turns out when it's asked for. */
+  /** After a start: hands out whatever was verified once. What has changed since is found when it is read. */
   async restore(records: Readonly<Record<SlotName, SlotRecord>>): Promise<void> {
     for (const name of SLOT_NAMES) {
       const { state, indexSha256 } = records[name];
@@ -45,8 +45,8 @@ export class SharedSlots {
   }
 
   /**
-   * From now on the slot's chunks are those of this image.
-   * @param isHere says of each chunk whether it's in its place already
+   * Hands out this image from the slot.
+   * @param isHere says of each chunk whether it is in its place already
    * @returns undefined where the slot can't be read: then nothing of it is handed out
    */
   async begin(
@@ -71,13 +71,13 @@ export class SharedSlots {
     }));
   }
 
-  /** The slot is right: its index is kept, for the next start. */
+  /** The slot is right. Its index is kept for the next start. */
   async keep(name: SlotName, indexBytes: Uint8Array): Promise<void> {
     this.#shared.get(name)?.held.settle();
     try {
       await new SlotIndexFile(this.#directory, name).write(indexBytes);
     } catch (error) {
-      // A full disk: others are served until the next start then, and the update goes on.
+      // A full disk: peers are served until the next start only, and the update goes on.
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
     }
   }
@@ -100,7 +100,7 @@ async function readerOf(slot: Slot): Promise<SlotReader | undefined> {
   try {
     return await slot.openForReading();
   } catch (error) {
-    // A device that comes late, say: the update meets it, too, and says so.
+    // A device node that comes late, say. The update meets the same error, and reports it.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }

@@ -17,7 +17,7 @@ interface SiteExchangeOptions {
   admission: Admission;
 }
 
-/** This device's part in its site: what it hands out, what it gets from others, and who knows of it. */
+/** This device's exchange of chunks with its site: what it hands out, what it fetches from peers, and how peers learn of it. */
 export class SiteExchange {
   readonly #options: SiteExchangeOptions;
   readonly #shared: SharedSlots;
@@ -36,7 +36,7 @@ export class SiteExchange {
     });
   }
 
-  /** Hands out what the slots hold, and looks for others, until `close`. */
+  /** Hands out what the slots hold, and announces it, until `close`. */
   async start(records: Readonly<Record<SlotName, SlotRecord>>): Promise<void> {
     await this.#shared.restore(records);
     this.#tracking = this.#tracker.run(this.#stop.signal);
@@ -46,7 +46,7 @@ export class SiteExchange {
     return this.#options.peers.counts;
   }
 
-  /** This device is enrolled, and these are not to be served any more. */
+  /** This device is enrolled, and these machines aren't served any more. */
   follow(revoked: readonly string[]): void {
     for (const id of this.#options.admission.follow(revoked)) this.#options.peers.drop(id);
     if (this.#isMember) return;
@@ -54,7 +54,7 @@ export class SiteExchange {
     this.#tracker.nudge();
   }
 
-  /** A gateway has hung up: where it was started anew it knows nothing of this device. */
+  /** A gateway has hung up. If it was restarted, it doesn't know this device any more. */
   lostGateway(): void {
     this.#tracker.nudge();
   }
@@ -64,7 +64,7 @@ export class SiteExchange {
     return this.#shared.end(slot);
   }
 
-  /** A download into a slot begins. @param isHere says which chunks are in their places already */
+  /** A download into a slot begins. @param isHere says of each chunk whether it is in its place already */
   async begin(
     slot: SlotName,
     image: SiteImage,

@@ -9,15 +9,15 @@ import {
 } from '@sitecast/shared/content';
 import type { SlotReader } from '../ports.ts';
 
-/** The chunks of an image, read where they lie in a slot, and hashed before anybody gets them. */
+/** The chunks of an image, read from their places in a slot, and verified before they are returned. */
 export class SlotChunks implements ChunkStore {
   readonly name: string;
   readonly #index: ChunkIndex;
   readonly #reader: SlotReader;
-  /** Numbers of all chunks, by id: four bytes a chunk. */
+  /** Numbers of all chunks, ordered by id: four bytes a chunk. */
   readonly #byId: Uint32Array;
 
-  /** @param reader stays the caller's: to be closed when nobody asks any more */
+  /** @param reader the caller closes it once the store isn't used any more */
   constructor(name: string, index: ChunkIndex, reader: SlotReader) {
     this.name = name;
     this.#index = index;
@@ -27,13 +27,13 @@ export class SlotChunks implements ChunkStore {
     );
   }
 
-  /** Whether the image has it: only reading it shows whether it's here. */
+  /** Whether the image has the chunk. Only reading shows whether the slot has it. */
   async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
     signal?.throwIfAborted();
     return this.#find(id) !== undefined;
   }
 
-  /** @throws SITECAST_CHUNK_NOT_FOUND where something else lies in its place, too: it isn't here, or not yet */
+  /** @throws SITECAST_CHUNK_NOT_FOUND, also where something else lies in its place: it isn't here, or not yet */
   async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();
     const at = this.#find(id);

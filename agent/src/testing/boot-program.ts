@@ -1,7 +1,7 @@
 import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
-/** What the program does when it's told to boot. */
+/** What the program does when it is told to boot. */
 export type RebootManner =
   /** At once, as a container does. */
   | 'now'
@@ -12,8 +12,8 @@ export type RebootManner =
   | 'hangs';
 
 /**
- * A device maker's boot program, for tests: a real one, in sh, with a machine of files. It "boots" as a boot loader does: what is
- * on trial, as long as it has tries left; else what is next.
+ * A device maker's boot program, for tests: a real shell script, with a machine that is made of files. It "boots" as a boot loader does: the
+ * slot on trial, while that has tries left; else the next slot.
  */
 export class BootProgram {
   readonly #directory: string;
@@ -42,7 +42,7 @@ export class BootProgram {
     await this.set('manner', manner);
   }
 
-  /** These verbs don't return any more, with their arguments left out; an empty list lets all return. */
+  /** These verbs don't return any more; an empty list lets all return. */
   async hang(...verbs: string[]): Promise<void> {
     await this.set('hang', verbs.join(' '));
   }
@@ -62,7 +62,7 @@ export class BootProgram {
     return (await this.get('calls')).split('\n').filter(Boolean);
   }
 
-  /** Whoever else boots the machine. */
+  /** Boots the machine without the agent's asking. */
   async boot(): Promise<void> {
     const [booted, tries] = [await this.get('trial'), Number(await this.get('tries'))];
     await this.set('boots', String(Number(await this.get('boots')) + 1));

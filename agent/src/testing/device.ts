@@ -18,17 +18,17 @@ import { systemClock } from '../adapters/system-clock.ts';
 export interface DeviceChanges {
   settings?: Partial<RunSettings>;
   clockOffsetMs?: number;
-  /** Its waiting takes so many times less than it should. */
+  /** Its waits are shorter by that factor. */
   haste?: number;
   isSynchronised?: boolean | undefined;
   slots?: Partial<Record<SlotName, Slot>>;
   failpoint?: Failpoint;
   /** Instead of the file adapter. */
   boot?: BootControl;
-  /** Asks the process to end. */
+  /** Fires to ask the process to end. */
   stop?: AbortSignal;
   log?: Log;
-  /** False: whoever gets the agent starts it. */
+  /** False: the test starts the agent itself. */
   isStarted?: boolean;
 }
 

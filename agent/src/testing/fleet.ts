@@ -43,11 +43,11 @@ export interface ReleaseOptions {
   chunkScale?: number;
 }
 
-/** An operator and an origin in memory, for tests: signs a real repository and lays its files out. */
+/** An operator and an origin in memory, for tests. It signs a real repository and lays its files out. */
 export class TestFleet {
   readonly product = 'camera';
   readonly hardware = 'rpi4';
-  /** By path below the site's URL. */
+  /** By path below a gateway's URL. */
   readonly files = new Map<string, Buffer>();
   readonly keys = {
     root: KeyPair.generate(),
@@ -61,7 +61,7 @@ export class TestFleet {
   readonly manifests = new Map<number, { manifest: ReleaseManifest; sha256: string }>();
   revoked: string[] = [];
   floor: ProductFile['floor'] = { counter: 0 };
-  /** What the origin takes for the time. */
+  /** The origin's clock, milliseconds. */
   nowMs: number;
   root: SignedRoot;
   #targets: SignedTargets;
@@ -149,7 +149,7 @@ export class TestFleet {
     delete this.#targets.targets[indexTarget(this.product, counter)];
   }
 
-  /** An active rollout to everyone, unless told otherwise. */
+  /** Adds an active rollout to all devices, unless `changes` say otherwise. */
   rollOut(counter: number, changes: Partial<Rollout> = {}): Rollout {
     const found = this.manifests.get(counter);
     if (!found) throw new Error(`there is no release ${counter}`);

@@ -9,7 +9,7 @@ import { fieldOf } from '../upstream/answers.ts';
 import { readBody, sendEndless, sendJson, sendOr404, sendProblem, tampered } from './http-answers.ts';
 import type { TestFleet } from './fleet.ts';
 
-/** What a site does to a request instead of answering it. */
+/** What a fake gateway does to a request instead of answering it. */
 export type Mischief =
   | 'tamper'
   | 'truncate'
@@ -18,7 +18,7 @@ export type Mischief =
   | 'drop'
   | 'missing'
   | 'broken'
-  /** Answers to everything with a page of its own, and that all is well: a captive portal. */
+  /** A captive portal: answers everything with a page of its own, with status 200. */
   | 'portal'
   /** The same in JSON. */
   | 'otherJson'
@@ -48,15 +48,15 @@ const ANSWERS_TO_ALL = new Map<
 const FORGED = { assignment: { payloadType: 'x', payload: '', signatures: [] } };
 const POLL_STEP_MS = 20;
 
-/** What the origin keeps, shared by the sites of a test. */
+/** What the origin keeps, shared by the fake gateways of a test. */
 export class FakeOrigin {
   readonly fleet: TestFleet;
   readonly assignments = new Map<string, Envelope>();
   /** By id and epoch, then seq. */
   readonly reports = new Map<string, Report[]>();
-  /** Reports that came with the number of another one: a cloned device. */
+  /** Reports with the number of another report: a cloned device sends those. */
   readonly conflicts: Report[] = [];
-  /** False: newcomers wait for an operator. */
+  /** False: new devices wait for an operator. */
   acceptsNewcomers = true;
   /** False: reports are taken, but nothing is acknowledged. */
   acknowledges = true;
@@ -76,7 +76,7 @@ export class FakeOrigin {
     return clone;
   }
 
-  /** Everything that a device has told, in its order, over all epochs. */
+  /** Everything that a device has reported, in its order, over all epochs. */
   told(id: string): Report[] {
     return [...this.reports].filter(([key]) => key.startsWith(`${id} `)).flatMap(([, reports]) => reports);
   }
@@ -123,32 +123,32 @@ export class FakeOrigin {
   }
 }
 
-/** A gateway for tests, over real HTTP, that can be told to misbehave. */
+/** A gateway for tests, over real HTTP, that can misbehave. */
 export class FakeGateway {
   readonly origin: FakeOrigin;
   /** Asked for each request. */
   mischief: (path: string) => Mischief | undefined = () => undefined;
-  /** Serves these instead of what the origin has: a site that has fallen behind. */
+  /** Serves these files instead of the origin's: a gateway that has fallen behind. */
   frozen: Map<string, Buffer> | undefined;
-  /** What it answers to whoever wants to go down. Undefined: it hands out no leases. */
+  /** Answers a request for a lease; undefined: it knows no leases. */
   lease: (() => { granted: boolean; retryAfterMs?: number; heldBy?: unknown }) | undefined;
-  /** What is wrong with whoever asks for one (RFC 9457), instead of an answer. */
+  /** A problem (RFC 9457) to answer instead. */
   leaseProblem: { code: string; detail: string } | undefined;
   /** Claims at each wait that something has changed. */
   alwaysChanged = false;
-  /** Why a report is refused for what it is; undefined: it's taken. */
+  /** Why a report is refused for its content; undefined: it is taken. */
   judge: (report: Report) => string | undefined = () => undefined;
-  /** How: each for itself; or, as gateways of the first release do, with it the whole request that brings it. */
+  /** Refuses each report by itself; or, as gateways of the first release do, the whole request. */
   refuses: 'each' | 'whole' = 'each';
-  /** In how many seconds it takes what it refuses, as it says. */
+  /** Seconds after which it says that it takes what it refuses. */
   retryAfterS: number | undefined;
-  /** Says that it has taken reports, and passes none on; nor does it pass acknowledgements on. */
+  /** Says that it takes reports, and passes neither reports nor acknowledgements on. */
   swallowsReports = false;
-  /** What it says of every device, whatever the origin does. */
+  /** Its answer about every device, whatever the origin does. */
   ofDevices: 'pending' | 'forged' | undefined;
-  /** What else it says of reports that were refused, whenever some come. */
+  /** Earlier refusals that it adds to its answers to reports. */
   rejectedEarlier: object[] = [];
-  /** What this site takes for the time, where it isn't the fleet's. */
+  /** Milliseconds by which this gateway's clock differs from the real time. */
   clockOffsetMs = 0;
   readonly requests: string[] = [];
   readonly progress: unknown[] = [];
@@ -184,7 +184,7 @@ export class FakeGateway {
     return `http://127.0.0.1:${this.port}`;
   }
 
-  /** How often a path that begins so was asked for. */
+  /** Requests for paths that begin with `prefix`. */
   count(prefix: string): number {
     return this.requests.filter(path => path.startsWith(prefix)).length;
   }
@@ -256,7 +256,7 @@ export class FakeGateway {
     response.end(mischief === 'tamper' ? tampered(bytes) : bytes);
   }
 
-  /** @returns undefined if it's still what the asker has */
+  /** @returns undefined if the requester has the newest already */
   async #waitForChange(
     path: string,
     request: IncomingMessage,
@@ -285,7 +285,7 @@ export class FakeGateway {
     else sendOr404(response, 'acknowledgement', await this.origin.acknowledgementOf(id));
   }
 
-  /** @returns those that were refused */
+  /** @returns the reports that were refused */
   #takeReports(envelopes: readonly unknown[]): object[] {
     const rejected: object[] = [];
     const codes = envelopes.map(envelope => this.judge(readReport(envelope).document));
@@ -354,7 +354,7 @@ export class FakeGateway {
   }
 }
 
-/** What comes after a gap the origin refuses: no news for this test. */
+/** The origin refuses reports after a gap, which is no error in these tests. */
 function isGap(error: unknown): boolean {
   return error instanceof SitecastError && error.code === 'SITECAST_REPORT_GAP';
 }

@@ -56,7 +56,7 @@ export class AgentProcess {
   }
 }
 
-/** Whether a process of this id is there, and not just its remains. */
+/** Whether a process with this id exists. */
 export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);

@@ -3,26 +3,26 @@ import type { BootState, RememberedBoot, SlotName } from '../ports.ts';
 import type { AgentState, Update } from '../state/agent-state.ts';
 import { trialIn } from '../state/rebuild.ts';
 
-/** What a start of the agent means for an update that was being activated. */
+/** What a start of the agent means for an update that is being activated. */
 export type BootVerdict =
-  /** The loader wasn't told yet, or the power went before it took note: nothing has happened. */
+  /** The loader wasn't told yet, or the power went before it took note. Nothing has happened. */
   | 'notTold'
-  /** The boot that was asked for hasn't happened: ask again. */
+  /** The boot that was asked for hasn't happened. It is asked for again. */
   | 'askAgain'
   /** The slot runs for the first time. */
   | 'firstBoot'
   /** The agent started again within the boot that it was proving. */
   | 'sameBoot'
-  /** The power went while the slot was proving itself: it's tried once more. */
+  /** The power went while the slot was proving itself. It is tried once more. */
   | 'powerLoss'
   /** The loader has given the slot up. */
   | 'bootCountExhausted'
-  /** It had proved itself when the agent ended; the loader may not know yet. */
+  /** The slot had proved itself when the agent ended. The loader may not know yet. */
   | 'confirmed'
   /** The slot was given up and the other one runs. */
   | 'fellBack';
 
-/** Pure: from what was noted before the boot and what the loader says now. */
+/** Pure: judges by what was noted before the boot and what the loader says now. */
 export function bootVerdict(
   update: Pick<Update, 'phase' | 'target' | 'bootId'>,
   boot: BootState,
@@ -59,8 +59,8 @@ function verdictOnTarget(phase: Update['phase'], isSameBoot: boolean): BootVerdi
 }
 
 /**
- * Pure: the slot that had proved itself and no longer runs, though nobody ordered that. While an update is under way
- * there is none: the other slot holds nothing that could run, or the update's own verdict says what happened.
+ * Pure: the slot that had proved itself and no longer runs, without an order. While an update is under way there is none: the other slot
+ * holds nothing that could run, or the update's own verdict says what happened.
  */
 export function lateFallBack(
   { booted, update }: Pick<AgentState, 'booted' | 'update'>,
@@ -69,7 +69,7 @@ export function lateFallBack(
   return update === null && booted !== boot.booted ? booted : undefined;
 }
 
-/** From when the boot loader is being told to try the slot, until it is told that the slot is good, or given up. */
+/** Phases of a trial: from telling the boot loader to try the slot, until it is told that the slot is good, or given up. */
 const TRIAL_PHASES: ReadonlySet<Update['phase']> = new Set([
   'activating',
   'rebooting',
@@ -78,8 +78,8 @@ const TRIAL_PHASES: ReadonlySet<Update['phase']> = new Set([
 ]);
 
 /**
- * Pure: what the agent knows of the boot by itself.
- * @param isLost whether `memory` is but an old copy: what it says of an update may be long over, so the newest report counts
+ * Pure: what the agent knows of the boot without asking the boot control.
+ * @param isLost whether the state is only an old copy. The update in it may be long over, so the newest report counts
  */
 export function rememberedBoot(
   { booted, update }: Pick<AgentState, 'booted' | 'update'>,

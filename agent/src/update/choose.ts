@@ -9,7 +9,7 @@ import type { ProductFile, ReleaseManifest } from '@sitecast/shared/release';
 import { otherSlot, type SlotName } from '../ports.ts';
 import type { KnownRelease, AgentState, Reason, RolloutRecord } from '../state/agent-state.ts';
 
-/** All that decides which release a device runs; everything signed in it has been verified. */
+/** All facts that decide which release a device runs. What is signed among them has been verified. */
 export interface Facts {
   product: string;
   hardware: string;
@@ -25,25 +25,25 @@ export interface Order {
   kind: 'install' | 'rollBack';
   rollout: { id: string; attempt: number };
   release: KnownRelease;
-  /** Which manifest; undefined where the order names just the counter. */
+  /** Which manifest; undefined where the order only names the counter. */
   manifestSha256?: string;
-  /** True: it's already in the other slot. */
+  /** True: the other slot holds it already. */
   isInOtherSlot: boolean;
 }
 
-/** What is to be done next, before any manifest is looked at. */
+/** What to do next, before any manifest is read. */
 export interface Choice {
-  /** In order of preference: the first whose manifest fits is it. */
+  /** In order of preference. The first whose manifest fits is followed. */
   orders: Order[];
-  /** Why nothing (better) is to be done; undefined where there's simply nothing. */
+  /** Why there is nothing, or nothing better, to do; undefined where nothing is ordered. */
   reason?: Reason & { state: 'blocked' | 'waiting'; rollout?: { id: string; attempt: number } };
   /** Rollouts that reach this device for the first time. */
   latches: string[];
 }
 
 /**
- * Which rollout holds for this device (design: rollouts). The newest that reaches it decides; completed ones are the
- * baseline for whoever came late, and never lead back.
+ * Chooses the rollout that holds for this device (design: rollouts). The newest that reaches it decides. Completed rollouts are the
+ * baseline for devices that come late, and never lead back.
  */
 export function choose(facts: Facts): Choice {
   const refusal = refusalOf(facts);
@@ -56,7 +56,7 @@ export function choose(facts: Facts): Choice {
   return reason ? { orders, latches, reason } : { orders, latches };
 }
 
-/** Code of the reason why a device can't go back, though it's told to. */
+/** Code of the reason why a device can't roll back, though a rollout orders it. */
 export const ROLLBACK_IMPOSSIBLE = 'SITECAST_ROLLBACK_IMPOSSIBLE';
 
 interface Walk {
@@ -144,11 +144,11 @@ function considerRelease(
     manifestSha256,
     isInOtherSlot: false,
   });
-  // Older ones are looked at only for a stepping stone that this one may turn out to need.
+  // Older rollouts matter only for a stepping stone that this release may need.
   return 'older';
 }
 
-/** One attempt per rollout and attempt number; a release that failed here stays barred until the number rises. */
+/** One attempt for each attempt number of a rollout. A release that failed here stays barred until the number rises. */
 function barring(
   { agentState }: Facts,
   rollout: Rollout,
@@ -175,7 +175,7 @@ function barring(
 function considerReturn(walk: Walk, rollout: Rollout, remembered: RolloutRecord): 'stop' | 'older' {
   const { facts } = walk;
   const running = bootedCounter(facts);
-  // Where the order leads it stays: what is older doesn't lead it on from there.
+  // The device stays where the order led: older rollouts don't lead it further.
   if (running === rollout.rollbackTo?.counter) return 'stop';
   if (running !== rollout.release.counter) return 'older';
   const { ended } = remembered;
@@ -197,12 +197,12 @@ function considerReturn(walk: Walk, rollout: Rollout, remembered: RolloutRecord)
   return 'stop';
 }
 
-/** The way back has begun: what had changed in the other slot is being fetched, so that it no longer holds a release. */
+/** The roll-back has begun: what had changed in the other slot is being fetched, so for now that slot holds no release. */
 function isReturning({ agentState: { update } }: Facts, { id, attempt }: Rollout): boolean {
   return update?.kind === 'rollBack' && update.rollout.id === id && update.rollout.attempt === attempt;
 }
 
-/** @param mayFetch whether it may be brought from elsewhere where the other slot doesn't hold it */
+/** @param mayFetch whether the release may be fetched where the other slot doesn't hold it */
 function impossible(facts: Facts, returnTo: KnownRelease | undefined, mayFetch: boolean): Reason | undefined {
   const code = ROLLBACK_IMPOSSIBLE;
   if (!returnTo) return reason(code, "it isn't known which release this device came from");
@@ -235,7 +235,7 @@ const orderOf = ({ id, attempt }: Rollout) => ({ id, attempt });
 
 const reason = (code: string, message: string): Reason => ({ code, message });
 
-/** Does the manifest that was found let this order go on? Undefined: yes. */
+/** @returns why the order can't be followed with this manifest; undefined where it can */
 export function objectionTo(
   order: Order,
   manifest: ReleaseManifest,
@@ -248,7 +248,7 @@ export function objectionTo(
     return reason('SITECAST_HARDWARE_MISMATCH', `${version} isn't made for hardware ${facts.hardware}`);
   const running = facts.agentState.slots[facts.booted].release?.counter ?? 0;
   const { minimum } = manifest;
-  // Where nothing is installed there's no base that could be too old.
+  // An empty slot holds no base that could be too old.
   const isEmpty = facts.agentState.slots[facts.booted].state === 'empty';
   const isTooOld = minimum !== undefined && running < minimum.counter && !isEmpty;
   if (isTooOld && order.kind === 'install')

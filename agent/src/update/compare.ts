@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { type ChunkIndex, sameChunkId } from '@sitecast/shared/content';
 import type { SlotReader } from '../ports.ts';
 
-/** Which chunks of an image a slot doesn't hold where they belong. */
+/** The chunks of an image that a slot doesn't hold in their places. */
 export class MissingChunks {
   readonly #isMissing: Uint8Array;
   count = 0;
@@ -25,9 +25,9 @@ export class MissingChunks {
 }
 
 /**
- * Hashes a slot at the index's offsets. The slot is the journal: what's right there needs no other note.
- * @param reader undefined: there's nothing yet
- * @param onProgress called with the bytes looked at so far
+ * Hashes a slot at the index's offsets. The slot is the journal: what lies right there needs no other note.
+ * @param reader undefined: nothing is there yet
+ * @param onProgress called with the bytes read so far
  */
 export async function compareWithIndex(
   index: ChunkIndex,

@@ -9,7 +9,7 @@ const NONE = 0xffff_ffff;
  */
 export class MissingPlaces {
   readonly #index: ChunkIndex;
-  /** For each chunk the next one with the same id. */
+  /** For each chunk the next chunk with the same id. */
   readonly #next: Uint32Array;
   readonly #isFirst: Uint8Array;
   #cursor = 0;
@@ -31,12 +31,12 @@ export class MissingPlaces {
     return undefined;
   }
 
-  /** All that `take` would give from now on. */
+  /** Everything that `take` would return from now on. */
   *firsts(): Generator<number> {
     for (let at = this.take(); at !== undefined; at = this.take()) yield at;
   }
 
-  /** All places of the chunk that `take` gave: chunk numbers. */
+  /** All places of the chunk that `take` returned, as chunk numbers. */
   *placesOf(first: number): Generator<number> {
     for (let at = first; at !== NONE; at = this.#next[at] ?? NONE) yield at;
   }
@@ -57,7 +57,7 @@ export class MissingPlaces {
     }
   }
 
-  /** The ids are SHA-256 by signed metadata: their first bytes are hash enough. */
+  /** The ids are SHA-256 by signed metadata, so their first bytes serve as the hash. */
   #slotOf(slots: Uint32Array, at: number): number {
     const id = this.#index.idAt(at);
     const mask = slots.length - 1;

@@ -3,36 +3,25 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { CommandBootControl } from '../adapters/command-boot.ts';
 import { runCommand } from '../adapters/run-command.ts';
 import { systemClock } from '../adapters/system-clock.ts';
-import { TestDevice } from '../testing/device.ts';
+import { AgentHarness } from '../testing/harness.ts';
 import { BootProgram } from '../testing/boot-program.ts';
-import { TestFleet } from '../testing/fleet.ts';
-import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
 
 // Machines whose boot is a program's doing: it comes later, or not at all.
 
 const HASTE = 20_000;
 const image = randomBytes(60_000);
-let fleet: TestFleet;
-let origin: FakeOrigin;
-let site: FakeGateway;
-let device: TestDevice;
 let program: BootProgram;
 const logged: string[] = [];
 
+let harness: AgentHarness;
+
 beforeEach(async () => {
-  fleet = await TestFleet.create();
-  origin = new FakeOrigin(fleet);
-  site = await FakeGateway.open(origin);
-  device = await TestDevice.create([site.url], fleet.rootBytes);
-  program = await BootProgram.create(device.directory);
-  fleet.addRelease({ counter: 1, image });
-  fleet.rollOut(1);
-  await fleet.publish();
+  harness = await AgentHarness.open({ images: [image] });
+  program = await BootProgram.create(harness.device.directory);
   logged.length = 0;
 });
 afterEach(async () => {
-  await device.remove();
-  await site.close();
+  await harness.close();
 });
 
 const system = systemClock('auto');
@@ -46,18 +35,18 @@ async function open(haste: number, hooks: Record<string, string> = {}): Promise<
     log,
     stop: new AbortController().signal,
   });
-  await device.open({ boot, log, haste, settings: { hooks } });
+  await harness.device.open({ boot, log, haste, settings: { hooks } });
 }
 
-const told = () => origin.told(device.id);
+const told = () => harness.reports;
 const states = () => told().map(({ state }) => state);
 const reboots = async () => (await program.calls()).filter(call => call === 'reboot').length;
 
 it('waits for a boot that comes a moment after the verb has returned', async () => {
   await program.reboots('late');
   await open(1);
-  expect(await device.cycle()).toMatchObject({ state: 'completed' });
-  expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B', bootId: 'boot-2' });
+  expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B', bootId: 'boot-2' });
   expect(await reboots()).toBe(1);
 });
 
@@ -66,25 +55,28 @@ it.each(['never', 'fails'] as const)(
   async manner => {
     await program.reboots(manner);
     await open(HASTE);
-    expect(await device.cycle()).toMatchObject({
+    expect(await harness.device.cycle()).toMatchObject({
       state: 'rebooting',
       waitingFor: 'reboot',
       reason: { code: 'SITECAST_REBOOT_PENDING', message: expect.stringContaining('asked for once') },
     });
-    expect(device.parts.stateFile.current.update).toMatchObject({ phase: 'rebooting', rebootsAsked: 1 });
-    let rest = await device.cycle();
+    expect(harness.device.parts.stateFile.current.update).toMatchObject({
+      phase: 'rebooting',
+      rebootsAsked: 1,
+    });
+    let rest = await harness.device.cycle();
     for (let cycles = 0; rest.state === 'rebooting' && cycles < 10_000; cycles += 1) {
       await new Promise(resolve => setTimeout(resolve, 20));
-      rest = await device.cycle();
+      rest = await harness.device.cycle();
     }
     expect(rest).toMatchObject({ state: 'failed', reason: { code: 'SITECAST_REBOOT_FAILED' } });
     expect(await reboots()).toBe(8);
     expect(logged.filter(line => line.startsWith('a reboot was asked for')).length).toBe(8);
     // What runs goes on running, whenever a boot comes after all.
     await program.boot();
-    expect(await device.parts.boot.read()).toMatchObject({ booted: 'A', next: 'A' });
-    expect(device.parts.stateFile.current.barred).toEqual([]);
-    expect(await device.cycle()).toMatchObject({
+    expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'A', next: 'A' });
+    expect(harness.device.parts.stateFile.current.barred).toEqual([]);
+    expect(await harness.device.cycle()).toMatchObject({
       state: 'blocked',
       reason: { code: 'SITECAST_ATTEMPT_USED' },
     });
@@ -96,29 +88,29 @@ it('asks no sooner for a boot than its pause is over, whatever news comes; an ol
   // Where the verb itself fails nothing is waited for but the pause: a minute.
   await program.reboots('fails');
   await open(1);
-  expect(await device.cycle()).toMatchObject({ state: 'rebooting' });
+  expect(await harness.device.cycle()).toMatchObject({ state: 'rebooting' });
   const asked = await reboots();
-  expect(await device.cycle()).toMatchObject({ state: 'rebooting' });
+  expect(await harness.device.cycle()).toMatchObject({ state: 'rebooting' });
   expect(await reboots()).toBe(asked);
   await program.boot();
-  expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
 });
 
 it('asks for the boot out of a bad slot without end, and never takes the bad slot for good', async () => {
-  await open(HASTE, { health: `sh -c 'echo never > ${device.directory}/machine/manner; exit 1'` });
-  let rest = await device.cycle();
+  await open(HASTE, { health: `sh -c 'echo never > ${harness.device.directory}/machine/manner; exit 1'` });
+  let rest = await harness.device.cycle();
   for (let asked = await reboots(); asked < 10; asked = await reboots()) {
     expect(rest).toMatchObject({ state: 'rebooting', reason: { code: 'SITECAST_REBOOT_PENDING' } });
     await new Promise(resolve => setTimeout(resolve, 20));
-    rest = await device.cycle();
+    rest = await harness.device.cycle();
   }
-  expect(device.parts.stateFile.current.update).toMatchObject({ phase: 'fallingBack' });
+  expect(harness.device.parts.stateFile.current.update).toMatchObject({ phase: 'fallingBack' });
   await program.reboots('now');
   for (let cycles = 0; rest.state === 'rebooting' && cycles < 10_000; cycles += 1) {
     await new Promise(resolve => setTimeout(resolve, 20));
-    rest = await device.cycle();
+    rest = await harness.device.cycle();
   }
   expect(rest).toMatchObject({ state: 'rolledBack', reason: { code: 'healthFailed' } });
-  expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
+  expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'A' });
   expect(states().filter(state => state === 'failed')).toHaveLength(1);
 });

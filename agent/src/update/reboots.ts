@@ -7,7 +7,7 @@ import type { CycleResult } from '../state/status.ts';
 const PATIENCE_MS = 60_000;
 const FIRST_LOOK_MS = 250;
 const MAX_LOOK_MS = 10_000;
-/** Between two askings, milliseconds: doubled each time. */
+/** Milliseconds between two requests for a boot, doubled each time. */
 const FIRST_PAUSE_MS = 60_000;
 const MAX_PAUSE_MS = 3_600_000;
 /** Times that a boot into the new slot is asked for, within about two hours. A boot out of a bad slot is asked for without end. */
@@ -84,7 +84,7 @@ export class Reboots {
     }
   }
 
-  /** A machine that is going down may give no answer any more. */
+  /** A machine that is going down may not answer any more. */
   async #look(): Promise<BootState | undefined> {
     const { boot, stop } = this.#deps;
     try {

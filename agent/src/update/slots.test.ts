@@ -2,36 +2,25 @@ import { randomBytes } from 'node:crypto';
 import { open, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type DeviceChanges, TestDevice } from '../testing/device.ts';
-import { TestFleet } from '../testing/fleet.ts';
-import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
+import { type DeviceChanges } from '../testing/device.ts';
+import { AgentHarness } from '../testing/harness.ts';
 
 const image1 = randomBytes(200_000);
 const image2 = randomBytes(200_000);
-let fleet: TestFleet;
-let origin: FakeOrigin;
-let site: FakeGateway;
-let device: TestDevice;
+
+let harness: AgentHarness;
 
 beforeEach(async () => {
-  fleet = await TestFleet.create();
-  origin = new FakeOrigin(fleet);
-  site = await FakeGateway.open(origin);
-  device = await TestDevice.create([site.url], fleet.rootBytes);
-  fleet.addRelease({ counter: 1, image: image1 });
-  fleet.addRelease({ counter: 2, image: image2 });
-  fleet.rollOut(1);
-  await fleet.publish();
+  harness = await AgentHarness.open({ images: [image1, image2] });
 });
 afterEach(async () => {
-  await device.remove();
-  await site.close();
+  await harness.close();
 });
 
-const path = (name: string) => join(device.directory, name);
-const told = () => origin.told(device.id);
-const chunks = () => site.count('/chunks/');
-const boot = () => device.parts.boot.read();
+const path = (name: string) => join(harness.device.directory, name);
+const told = () => harness.reports;
+const chunks = () => harness.gateway.count('/chunks/');
+const boot = () => harness.device.parts.boot.read();
 
 async function alter(file: string): Promise<void> {
   const handle = await open(path(file), 'r+');
@@ -41,68 +30,68 @@ async function alter(file: string): Promise<void> {
 }
 
 async function rollOut(counter: number) {
-  const rollout = fleet.rollOut(counter);
-  await fleet.publish();
+  const rollout = harness.fleet.rollOut(counter);
+  await harness.fleet.publish();
   return rollout;
 }
 
 describe('a slot that was verified and then altered', () => {
   const alterLater = async () => {
-    site.lease = () => ({ granted: false, retryAfterMs: 10 });
-    expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
-    expect(await device.slot('B')).toEqual(image1);
+    harness.gateway.lease = () => ({ granted: false, retryAfterMs: 10 });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+    expect(await harness.device.slot('B')).toEqual(image1);
     await alter('b.img');
-    site.lease = () => ({ granted: true });
+    harness.gateway.lease = () => ({ granted: true });
   };
 
   it('while it waited is read back before it is activated, and what is wrong fetched again', async () => {
     await alterLater();
     const before = chunks();
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    expect(await device.slot('B')).toEqual(image1);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('B')).toEqual(image1);
     expect(chunks() - before).toBe(1);
     expect(told().map(({ state }) => state)).not.toContain('failed');
   });
 
   it('waits where the right bytes are not to be had, and is bad until they are', async () => {
-    await device.open({ haste: 100 });
+    await harness.device.open({ haste: 100 });
     await alterLater();
-    site.mischief = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
-    expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
+    harness.gateway.mischief = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
     expect(await boot()).toMatchObject({ booted: 'A', next: 'A' });
-    expect(device.parts.stateFile.current.slots.B).toMatchObject({ state: 'bad' });
-    site.mischief = () => undefined;
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    expect(await device.slot('B')).toEqual(image1);
+    expect(harness.device.parts.stateFile.current.slots.B).toMatchObject({ state: 'bad' });
+    harness.gateway.mischief = () => undefined;
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('B')).toEqual(image1);
   });
 
   it('in the cycle that verified it, but long ago by the clock, is read back too', async () => {
     const changes: DeviceChanges = { clockOffsetMs: 0 };
-    await device.open(changes);
+    await harness.device.open(changes);
     let altered: Promise<void> | undefined;
-    site.lease = () => {
+    harness.gateway.lease = () => {
       altered ??= alter('b.img');
       // A minute goes by.
       changes.clockOffsetMs = 61_000;
       return { granted: true };
     };
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(altered).toBeDefined();
-    expect(await device.slot('B')).toEqual(image1);
+    expect(await harness.device.slot('B')).toEqual(image1);
   });
 
   const flip = 'printf x | dd of="$SITECAST_SLOT" bs=1 seek=1000 conv=notrunc 2>&1';
 
   it('by its hook is read back after the hook', async () => {
     const hook = `test -e ${path('once')} || { touch ${path('once')}; ${flip}; }`;
-    await device.open({ settings: { hooks: { 'pre-install': hook } } });
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    expect(await device.slot('B')).toEqual(image1);
+    await harness.device.open({ settings: { hooks: { 'pre-install': hook } } });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('B')).toEqual(image1);
   });
 
   it('again and again is given up: nothing of it was activated', async () => {
-    await device.open({ settings: { hooks: { 'pre-install': flip } } });
-    expect(await device.cycle()).toMatchObject({
+    await harness.device.open({ settings: { hooks: { 'pre-install': flip } } });
+    expect(await harness.device.cycle()).toMatchObject({
       state: 'failed',
       reason: { code: 'SITECAST_SLOT_UNRELIABLE', message: expect.stringContaining('no longer holds 1.0.0') },
     });
@@ -111,68 +100,68 @@ describe('a slot that was verified and then altered', () => {
   });
 
   it('that an order leads back to is fetched again, also after a try that was cut off', async () => {
-    await device.open({ haste: 100 });
-    await device.cycle();
+    await harness.device.open({ haste: 100 });
+    await harness.device.cycle();
     const rollout = await rollOut(2);
-    await device.cycle();
+    await harness.device.cycle();
     await alter('b.img');
     rollout.state = 'rollingBack';
-    await fleet.publish();
-    site.mischief = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
-    expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
-    await device.close();
-    await device.open({ haste: 100 });
-    expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
+    await harness.fleet.publish();
+    harness.gateway.mischief = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
+    await harness.device.close();
+    await harness.device.open({ haste: 100 });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
     expect(await boot()).toMatchObject({ booted: 'A', next: 'A' });
-    site.mischief = () => undefined;
+    harness.gateway.mischief = () => undefined;
     const before = chunks();
-    expect(await device.cycle()).toMatchObject({ state: 'rolledBack' });
-    expect(await device.slot('B')).toEqual(image1);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'rolledBack' });
+    expect(await harness.device.slot('B')).toEqual(image1);
     expect(chunks() - before).toBe(1);
   });
 
   it('while an order to go back to it waited is fetched again', async () => {
-    await device.cycle();
+    await harness.device.cycle();
     const rollout = await rollOut(2);
-    await device.cycle();
+    await harness.device.cycle();
     rollout.state = 'rollingBack';
-    await fleet.publish();
+    await harness.fleet.publish();
     await alterLaterThan(rollout.release.version);
-    expect(await device.cycle()).toMatchObject({ state: 'rolledBack' });
-    expect(await device.slot('B')).toEqual(image1);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'rolledBack' });
+    expect(await harness.device.slot('B')).toEqual(image1);
   });
 
   async function alterLaterThan(version: string): Promise<void> {
-    site.lease = () => ({ granted: false, retryAfterMs: 10 });
-    expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
-    expect(device.parts.stateFile.current.slots.A.release?.version).toBe(version);
+    harness.gateway.lease = () => ({ granted: false, retryAfterMs: 10 });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+    expect(harness.device.parts.stateFile.current.slots.A.release?.version).toBe(version);
     await alter('b.img');
-    site.lease = () => ({ granted: true });
+    harness.gateway.lease = () => ({ granted: true });
   }
 
   it('before the agent was started again is filled again, like any', async () => {
     await alterLater();
-    await device.close({ isCut: true });
-    await device.open();
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    expect(await device.slot('B')).toEqual(image1);
+    await harness.device.close({ isCut: true });
+    await harness.device.open();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('B')).toEqual(image1);
   });
 });
 
 it('a release that is withdrawn between its verification and its activation is not activated', async () => {
-  const before = new Map(fleet.files);
-  site.frozen = before;
-  fleet.withdraw(1);
-  await fleet.publish();
-  site.lease = () => {
-    site.frozen = undefined;
+  const before = new Map(harness.fleet.files);
+  harness.gateway.frozen = before;
+  harness.fleet.withdraw(1);
+  await harness.fleet.publish();
+  harness.gateway.lease = () => {
+    harness.gateway.frozen = undefined;
     return { granted: true };
   };
-  expect(await device.cycle()).toMatchObject({ state: 'idle', retryMs: 0 });
-  expect(await device.slot('B')).toEqual(image1);
+  expect(await harness.device.cycle()).toMatchObject({ state: 'idle', retryMs: 0 });
+  expect(await harness.device.slot('B')).toEqual(image1);
   expect(await boot()).toMatchObject({ booted: 'A', next: 'A' });
   expect(told().at(-1)?.reason?.message).toContain('no longer listed');
-  expect(await device.cycle()).toMatchObject({
+  expect(await harness.device.cycle()).toMatchObject({
     state: 'blocked',
     reason: { code: 'SITECAST_RELEASE_UNUSABLE' },
   });
@@ -184,48 +173,51 @@ describe('a slot that is not there', () => {
   it('is waited for and told of; no hook runs, nothing is marked, and it goes on once it is there', async () => {
     const slots = { A: path('a.img'), B: path('link') };
     await symlink('/dev/sitecast-nosuch', slots.B);
-    await device.open({ settings: { slots, hooks: { 'pre-download': `touch ${path('asked')}` } } });
-    expect(await device.cycle()).toMatchObject(missing);
+    await harness.device.open({ settings: { slots, hooks: { 'pre-download': `touch ${path('asked')}` } } });
+    expect(await harness.device.cycle()).toMatchObject(missing);
     expect(told().at(-1)).toMatchObject({ state: 'waiting', reason: { code: 'SITECAST_SLOT_MISSING' } });
     await expect(readFile(path('asked'))).rejects.toMatchObject({ code: 'ENOENT' });
-    expect(device.parts.stateFile.current.slots.B).toEqual({ state: 'empty' });
+    expect(harness.device.parts.stateFile.current.slots.B).toEqual({ state: 'empty' });
     await rm(slots.B);
     await writeFile(path('late.img'), '');
     await symlink(path('late.img'), slots.B);
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(await readFile(path('late.img'))).toEqual(image1);
   });
 
   it('any more is waited for: a file that held an image is not made anew by itself', async () => {
-    await device.cycle();
+    await harness.device.cycle();
     await rollOut(2);
-    await device.cycle();
-    expect(device.parts.stateFile.current.slotPlaces?.B).toEqual({ path: path('b.img'), isThere: true });
+    await harness.device.cycle();
+    expect(harness.device.parts.stateFile.current.slotPlaces?.B).toEqual({
+      path: path('b.img'),
+      isThere: true,
+    });
     await rm(path('b.img'));
-    fleet.addRelease({ counter: 3, image: image1 });
+    harness.fleet.addRelease({ counter: 3, image: image1 });
     await rollOut(3);
-    expect(await device.cycle()).toMatchObject(missing);
+    expect(await harness.device.cycle()).toMatchObject(missing);
     // As a version left it that remembered no places.
-    await device.parts.stateFile.change({ slotPlaces: undefined });
-    await device.close();
-    await device.open();
-    expect(await device.cycle()).toMatchObject(missing);
+    await harness.device.parts.stateFile.change({ slotPlaces: undefined });
+    await harness.device.close();
+    await harness.device.open();
+    expect(await harness.device.cycle()).toMatchObject(missing);
     await writeFile(path('b.img'), '');
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    expect(await device.slot('B')).toEqual(image1);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('B')).toEqual(image1);
   });
 
   it('though it runs is not taken for an empty one: what the factory left is seen once it comes', async () => {
     const slots = { A: path('link'), B: path('b.img') };
     await symlink('/dev/sitecast-nosuch', slots.A);
-    await device.open({ settings: { slots, factoryRelease: { counter: 1, version: '1.0.0' } } });
-    expect(await device.cycle()).toMatchObject(missing);
+    await harness.device.open({ settings: { slots, factoryRelease: { counter: 1, version: '1.0.0' } } });
+    expect(await harness.device.cycle()).toMatchObject(missing);
     expect(told().at(-1)).toMatchObject({ state: 'waiting', reason: { code: 'SITECAST_SLOT_MISSING' } });
-    expect(device.parts.stateFile.current.booted).toBeUndefined();
+    expect(harness.device.parts.stateFile.current.booted).toBeUndefined();
     await rm(slots.A);
     await writeFile(slots.A, image1);
-    expect(await device.cycle()).toMatchObject({ state: 'idle' });
-    expect(device.parts.stateFile.current.slots.A).toMatchObject({
+    expect(await harness.device.cycle()).toMatchObject({ state: 'idle' });
+    expect(harness.device.parts.stateFile.current.slots.A).toMatchObject({
       isConfirmed: true,
       release: { counter: 1 },
     });
@@ -238,10 +230,10 @@ it('a slot whose link leads to the one that runs is not written, and goes on whe
   await writeFile(slots.A, 'what runs');
   await writeFile(path('b.img'), '');
   await symlink(path('b.img'), slots.B);
-  await device.open({ settings: { slots } });
+  await harness.device.open({ settings: { slots } });
   await rm(slots.B);
   await symlink(path('a.img'), slots.B);
-  expect(await device.cycle()).toMatchObject({
+  expect(await harness.device.cycle()).toMatchObject({
     state: 'waiting',
     waitingFor: 'slot',
     reason: { code: 'SITECAST_SLOT_OVERLAP' },
@@ -250,6 +242,6 @@ it('a slot whose link leads to the one that runs is not written, and goes on whe
   expect(await boot()).toMatchObject({ booted: 'A', next: 'A' });
   await rm(slots.B);
   await symlink(path('b.img'), slots.B);
-  expect(await device.cycle()).toMatchObject({ state: 'completed' });
+  expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   expect(await readFile(slots.A, 'utf8')).toBe('what runs');
 });

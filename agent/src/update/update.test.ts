@@ -2,44 +2,36 @@ import { randomBytes } from 'node:crypto';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { TestDevice } from '../testing/device.ts';
-import { TestFleet } from '../testing/fleet.ts';
-import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
+import { AgentHarness } from '../testing/harness.ts';
 import { PowerCut, powerCutAt } from '../testing/power-cut.ts';
 
-let fleet: TestFleet;
-let origin: FakeOrigin;
-let site: FakeGateway;
-let device: TestDevice;
 const image1 = randomBytes(300_000);
 const image2 = Buffer.concat([image1.subarray(0, 200_000), randomBytes(90_000)]);
 
+let harness: AgentHarness;
+
 beforeEach(async () => {
-  fleet = await TestFleet.create();
-  origin = new FakeOrigin(fleet);
-  site = await FakeGateway.open(origin);
-  device = await TestDevice.create([site.url], fleet.rootBytes);
+  harness = await AgentHarness.open();
 });
 afterEach(async () => {
-  await device.remove();
-  await site.close();
+  await harness.close();
 });
 
-const states = () => origin.told(device.id).map(({ state }) => state);
+const states = () => harness.reportedStates;
 
 async function install(counter: number, image: Buffer, changes = {}) {
-  fleet.addRelease({ counter, image });
-  const rollout = fleet.rollOut(counter, changes);
-  await fleet.publish();
-  return { rollout, rest: await device.cycle() };
+  harness.fleet.addRelease({ counter, image });
+  const rollout = harness.fleet.rollOut(counter, changes);
+  await harness.fleet.publish();
+  return { rollout, rest: await harness.device.cycle() };
 }
 
 describe('an update', () => {
   it('is fetched, verified, activated, found healthy and reported', async () => {
     const { rest, rollout } = await install(1, image1);
     expect(rest).toMatchObject({ state: 'completed' });
-    expect(await device.slot('B')).toEqual(image1);
-    const { stateFile, boot } = device.parts;
+    expect(await harness.device.slot('B')).toEqual(image1);
+    const { stateFile, boot } = harness.device.parts;
     expect(await boot.read()).toMatchObject({ booted: 'B', next: 'B' });
     expect(stateFile.current.slots.B).toMatchObject({ state: 'verified', release: { counter: 1 } });
     expect(states()).toEqual([
@@ -51,75 +43,75 @@ describe('an update', () => {
       'confirming',
       'completed',
     ]);
-    expect(origin.told(device.id).at(-1)).toMatchObject({
+    expect(harness.reports.at(-1)).toMatchObject({
       rollout: { id: rollout.id, attempt: 1 },
       release: { counter: 1, version: '1.0.0' },
       booted: { slot: 'B' },
     });
-    expect(await device.cycle()).toMatchObject({ state: 'idle' });
-    expect(device.parts.outbox.pendingCount).toBe(0);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'idle' });
+    expect(harness.device.parts.outbox.pendingCount).toBe(0);
   });
 
   it('goes to the slot that does not run, and fetches nothing that lies right there', async () => {
     await install(1, image1);
     await install(2, image2);
-    expect(await device.slot('A')).toEqual(image2);
-    const chunks = site.count('/chunks/');
+    expect(await harness.device.slot('A')).toEqual(image2);
+    const chunks = harness.gateway.count('/chunks/');
     // Slot B still holds the same bytes, as another release.
     expect((await install(3, image1)).rest).toMatchObject({ state: 'completed' });
-    expect(site.count('/chunks/')).toBe(chunks);
-    expect(await device.slot('B')).toEqual(image1);
+    expect(harness.gateway.count('/chunks/')).toBe(chunks);
+    expect(await harness.device.slot('B')).toEqual(image1);
   });
 
   it('whose health check fails falls back, is reported, barred, and not tried again', async () => {
     await install(1, image1);
-    await device.close();
-    await device.open({ settings: { hooks: { health: 'exit 3' } } });
+    await harness.device.close();
+    await harness.device.open({ settings: { hooks: { health: 'exit 3' } } });
     const { rest, rollout } = await install(2, image2);
     expect(rest).toMatchObject({ state: 'rolledBack', reason: { code: 'healthFailed' } });
-    expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
-    expect(device.parts.stateFile.current.slots.A).toMatchObject({ state: 'bad' });
+    expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
+    expect(harness.device.parts.stateFile.current.slots.A).toMatchObject({ state: 'bad' });
     expect(states().slice(-3)).toEqual(['confirming', 'failed', 'rolledBack']);
-    const chunks = site.count('/chunks/');
-    expect(await device.cycle()).toMatchObject({
+    const chunks = harness.gateway.count('/chunks/');
+    expect(await harness.device.cycle()).toMatchObject({
       state: 'blocked',
       reason: { code: 'SITECAST_RELEASE_BARRED' },
     });
-    expect(site.count('/chunks/')).toBe(chunks);
-    await device.close();
-    await device.open();
+    expect(harness.gateway.count('/chunks/')).toBe(chunks);
+    await harness.device.close();
+    await harness.device.open();
     rollout.attempt = 2;
-    await fleet.publish();
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    await harness.fleet.publish();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     // It lay whole in the slot: marked bad, but right.
-    expect(site.count('/chunks/')).toBe(chunks);
+    expect(harness.gateway.count('/chunks/')).toBe(chunks);
   });
 });
 
 describe('a boot loader that falls back long after the release had proved itself', () => {
   /** The machine starts again, in the other slot. */
   async function comeUpIn(slot: 'A' | 'B', changes = {}) {
-    await device.parts.boot.setNext(slot);
-    await device.close({ isCut: true });
-    await device.open(changes);
+    await harness.device.parts.boot.setNext(slot);
+    await harness.device.close({ isCut: true });
+    await harness.device.open(changes);
   }
 
   it('is found at the start, reported as a failure, barred and shown', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
     await comeUpIn('B');
-    expect(device.parts.status.current).toMatchObject({
+    expect(harness.device.parts.status.current).toMatchObject({
       state: 'rolledBack',
       booted: 'B',
       lastFailure: { release: { counter: 2 }, reason: { code: 'bootCountExhausted' } },
       barred: [{ counter: 2, attempt: 1 }],
       slots: { A: { state: 'bad' } },
     });
-    expect(await device.cycle()).toMatchObject({
+    expect(await harness.device.cycle()).toMatchObject({
       state: 'blocked',
       reason: { code: 'SITECAST_RELEASE_BARRED' },
     });
-    expect(origin.told(device.id).at(-1)).toMatchObject({
+    expect(harness.reports.at(-1)).toMatchObject({
       state: 'rolledBack',
       rollout: { id: rollout.id, attempt: 1 },
       release: { counter: 2 },
@@ -127,36 +119,36 @@ describe('a boot loader that falls back long after the release had proved itself
       booted: { slot: 'B', release: { counter: 1 } },
     });
     // No later boot goes there by itself.
-    expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
+    expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
     rollout.attempt = 2;
-    await fleet.publish();
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    await harness.fleet.publish();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
   it('is told once, however often the power goes while it is noted', async () => {
     await install(1, image1);
     await install(2, image2);
     await expect(comeUpIn('B', { failpoint: powerCutAt('state.json before') })).rejects.toThrow(PowerCut);
-    await device.close({ isCut: true });
-    await device.open();
-    await device.cycle();
+    await harness.device.close({ isCut: true });
+    await harness.device.open();
+    await harness.device.cycle();
     expect(states().filter(state => state === 'rolledBack')).toHaveLength(1);
-    expect(device.parts.stateFile.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
+    expect(harness.device.parts.stateFile.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
   });
 
   it('is none where just the agent was restarted; of a release that nobody knows there is nothing to bar', async () => {
     await install(1, image1);
-    await device.close();
-    await device.open();
-    await device.cycle();
+    await harness.device.close();
+    await harness.device.open();
+    await harness.device.cycle();
     expect(states()).not.toContain('rolledBack');
     // The factory's image: told, and there's nothing to bar.
     await comeUpIn('A');
-    await device.parts.stateFile.change({ barred: [] });
+    await harness.device.parts.stateFile.change({ barred: [] });
     await comeUpIn('B');
-    expect(device.parts.stateFile.current.barred).toEqual([]);
-    await device.cycle();
-    const [last] = origin.told(device.id).slice(-1);
+    expect(harness.device.parts.stateFile.current.barred).toEqual([]);
+    await harness.device.cycle();
+    const [last] = harness.reports.slice(-1);
     expect(last).toMatchObject({ state: 'rolledBack', booted: { slot: 'B' } });
     expect(last?.release).toBeUndefined();
   });
@@ -165,14 +157,14 @@ describe('a boot loader that falls back long after the release had proved itself
     await install(1, image1);
     const { rollout } = await install(2, image2);
     rollout.state = 'rollingBack';
-    await fleet.publish();
-    await device.cycle();
+    await harness.fleet.publish();
+    await harness.device.cycle();
     await comeUpIn('A');
-    expect(await device.cycle()).toMatchObject({
+    expect(await harness.device.cycle()).toMatchObject({
       state: 'blocked',
       reason: { code: 'SITECAST_ROLLBACK_FAILED' },
     });
-    expect(origin.told(device.id).at(-1)).toMatchObject({
+    expect(harness.reports.at(-1)).toMatchObject({
       state: 'rolledBack',
       rollout: { id: rollout.id },
       release: { counter: 1 },
@@ -183,44 +175,44 @@ describe('a boot loader that falls back long after the release had proved itself
 
 describe('a device keeps to orders', () => {
   it('waits for an operator where it has no token, and goes on once accepted', async () => {
-    origin.acceptsNewcomers = false;
+    harness.origin.acceptsNewcomers = false;
     expect((await install(1, image1)).rest).toMatchObject({ state: 'waiting', waitingFor: 'acceptance' });
-    expect(device.parts.status.current).toMatchObject({ enrolment: 'pending' });
-    origin.assignments.set(device.id, await fleet.assign(device.id));
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    expect(harness.device.parts.status.current).toMatchObject({ enrolment: 'pending' });
+    harness.origin.assignments.set(harness.device.id, await harness.fleet.assign(harness.device.id));
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
   it('is told of a pause before the point of no return, and goes on when it is lifted', async () => {
-    await device.open({ settings: { hooks: { 'pre-install': 'exit 75' } } });
+    await harness.device.open({ settings: { hooks: { 'pre-install': 'exit 75' } } });
     const { rest, rollout } = await install(1, image1);
     expect(rest).toMatchObject({ state: 'waiting', waitingFor: 'hook' });
-    await device.close();
-    await device.open();
+    await harness.device.close();
+    await harness.device.open();
     rollout.state = 'paused';
-    await fleet.publish();
-    expect(await device.cycle()).toMatchObject({
+    await harness.fleet.publish();
+    expect(await harness.device.cycle()).toMatchObject({
       state: 'waiting',
       reason: { code: 'SITECAST_ROLLOUT_PAUSED' },
     });
-    expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
+    expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'A' });
     rollout.state = 'active';
-    await fleet.publish();
-    const chunks = site.count('/chunks/');
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    expect(site.count('/chunks/')).toBe(chunks);
+    await harness.fleet.publish();
+    const chunks = harness.gateway.count('/chunks/');
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(harness.gateway.count('/chunks/')).toBe(chunks);
   });
 
   it('goes back to the release it came from when the rollout rolls back, without fetching a byte', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
-    const chunks = site.count('/chunks/');
+    const chunks = harness.gateway.count('/chunks/');
     rollout.state = 'rollingBack';
-    await fleet.publish();
-    expect(await device.cycle()).toMatchObject({ state: 'rolledBack' });
-    expect(await device.parts.boot.read()).toMatchObject({ booted: 'B' });
-    expect(site.count('/chunks/')).toBe(chunks);
-    expect(origin.told(device.id).at(-1)).toMatchObject({ state: 'rolledBack', reason: { code: 'ordered' } });
-    expect(await device.cycle()).toMatchObject({ state: 'idle' });
+    await harness.fleet.publish();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'rolledBack' });
+    expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B' });
+    expect(harness.gateway.count('/chunks/')).toBe(chunks);
+    expect(harness.reports.at(-1)).toMatchObject({ state: 'rolledBack', reason: { code: 'ordered' } });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'idle' });
   });
 
   it('goes back to the release that the order names, and fetches what of it is nowhere', async () => {
@@ -230,32 +222,32 @@ describe('a device keeps to orders', () => {
     baseline.state = 'completed';
     rollout.state = 'rollingBack';
     rollout.rollbackTo = { counter: 1, version: '1.0.0' };
-    await fleet.publish();
-    expect(await device.cycle()).toMatchObject({ state: 'rolledBack' });
-    expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
-    expect(await device.slot('A')).toEqual(image1);
-    expect(origin.told(device.id).at(-1)).toMatchObject({
+    await harness.fleet.publish();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'rolledBack' });
+    expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'A' });
+    expect(await harness.device.slot('A')).toEqual(image1);
+    expect(harness.reports.at(-1)).toMatchObject({
       state: 'rolledBack',
       release: { counter: 1 },
       booted: { slot: 'A', release: { counter: 1 } },
       reason: { code: 'ordered' },
     });
     // There it stays, though an older rollout is the baseline.
-    expect(await device.cycle()).toMatchObject({ state: 'idle' });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'idle' });
   });
 
   it('does not go back below the floor', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
     rollout.state = 'rollingBack';
-    fleet.floor = { counter: 2, version: '2.0.0' };
-    await fleet.publish();
-    expect(await device.cycle()).toMatchObject({
+    harness.fleet.floor = { counter: 2, version: '2.0.0' };
+    await harness.fleet.publish();
+    expect(await harness.device.cycle()).toMatchObject({
       state: 'blocked',
       reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' },
     });
-    expect(await device.parts.boot.read()).toMatchObject({ booted: 'A' });
-    expect(origin.told(device.id).at(-1)).toMatchObject({
+    expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'A' });
+    expect(harness.reports.at(-1)).toMatchObject({
       state: 'blocked',
       rollout: { id: rollout.id },
       reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' },
@@ -264,21 +256,21 @@ describe('a device keeps to orders', () => {
 
   it('takes the stepping stone that an older rollout offers, then what needed it', async () => {
     await install(1, image1);
-    fleet.addRelease({ counter: 2, image: image2 });
-    fleet.addRelease({ counter: 3, image: image1, minimum: { counter: 2, version: '2.0.0' } });
-    fleet.rollOut(3);
-    await fleet.publish();
-    expect(await device.cycle()).toMatchObject({
+    harness.fleet.addRelease({ counter: 2, image: image2 });
+    harness.fleet.addRelease({ counter: 3, image: image1, minimum: { counter: 2, version: '2.0.0' } });
+    harness.fleet.rollOut(3);
+    await harness.fleet.publish();
+    expect(await harness.device.cycle()).toMatchObject({
       state: 'blocked',
       reason: { code: 'SITECAST_STEPPING_STONE' },
     });
-    fleet.rollouts.splice(1, 0, { ...fleet.rollOut(2), state: 'completed' });
-    fleet.rollouts.pop();
-    await fleet.publish();
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    expect(device.parts.stateFile.current.slots.A.release).toMatchObject({ counter: 2 });
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    expect(device.parts.stateFile.current.slots.B.release).toMatchObject({ counter: 3 });
+    harness.fleet.rollouts.splice(1, 0, { ...harness.fleet.rollOut(2), state: 'completed' });
+    harness.fleet.rollouts.pop();
+    await harness.fleet.publish();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(harness.device.parts.stateFile.current.slots.A.release).toMatchObject({ counter: 2 });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(harness.device.parts.stateFile.current.slots.B.release).toMatchObject({ counter: 3 });
   });
 
   it('waits for a lease of its gateway, and says for whom, as far as that is an id and a time', async () => {
@@ -290,77 +282,89 @@ describe('a device keeps to orders', () => {
       { id: 'x\u001b[2J', until },
       { id, until: 'soon' },
     ];
-    site.lease = () => ({ granted: false, retryAfterMs: 100, heldBy });
+    harness.gateway.lease = () => ({ granted: false, retryAfterMs: 100, heldBy });
     const { rest } = await install(1, image1);
     expect(rest).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
     // Whatever a gateway says, it isn't asked all the time.
     expect(rest.retryMs).toBeGreaterThanOrEqual(1000);
     const message = `other devices of this site are being updated: ${id} until ${until}, cam-2 until ${until}`;
-    expect(origin.told(device.id).at(-1)).toMatchObject({
+    expect(harness.reports.at(-1)).toMatchObject({
       state: 'waiting',
       reason: { code: 'SITECAST_LEASE_DENIED', message },
     });
     // A device that this gateway has nothing to do with waits for nobody.
-    site.leaseProblem = { code: 'SITECAST_OTHER_SITE', detail: 'this device belongs to another site' };
-    expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
-    expect(origin.told(device.id).at(-1)?.reason).toMatchObject({
+    harness.gateway.leaseProblem = {
+      code: 'SITECAST_OTHER_SITE',
+      detail: 'this device belongs to another site',
+    };
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+    expect(harness.reports.at(-1)?.reason).toMatchObject({
       code: 'SITECAST_LEASE_REFUSED',
       message: expect.stringContaining('SITECAST_OTHER_SITE, this device belongs to another site'),
     });
-    site.leaseProblem = undefined;
-    site.lease = () => ({ granted: true });
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    harness.gateway.leaseProblem = undefined;
+    harness.gateway.lease = () => ({ granted: true });
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
   it('renews its lease while the new slot proves itself, and gives it back then', async () => {
-    site.lease = () => ({ granted: true });
+    harness.gateway.lease = () => ({ granted: true });
     // Five minutes pass in 150 ms.
-    await device.open({ haste: 2000, settings: { hooks: { health: 'sleep 1' }, healthTimeoutMs: 20_000 } });
+    await harness.device.open({
+      haste: 2000,
+      settings: { hooks: { health: 'sleep 1' }, healthTimeoutMs: 20_000 },
+    });
     expect((await install(1, image1)).rest).toMatchObject({ state: 'completed' });
-    const whileUpdating = site.count('/site/v1/leases');
+    const whileUpdating = harness.gateway.count('/site/v1/leases');
     expect(whileUpdating).toBeGreaterThanOrEqual(4);
     await new Promise(resolve => setTimeout(resolve, 400));
-    expect(site.count('/site/v1/leases')).toBe(whileUpdating);
+    expect(harness.gateway.count('/site/v1/leases')).toBe(whileUpdating);
   });
 
   it('keeps its own distance between activations', async () => {
-    await device.open({ settings: { minActivationIntervalMs: 3_600_000 } });
+    await harness.device.open({ settings: { minActivationIntervalMs: 3_600_000 } });
     await install(1, image1);
     expect((await install(2, image2)).rest).toMatchObject({ state: 'waiting', waitingFor: 'interval' });
   });
 
   it('fetches no more than it may', async () => {
-    await device.open({ settings: { maxFetchBytes: 1000 } });
+    await harness.device.open({ settings: { maxFetchBytes: 1000 } });
     expect((await install(1, image1)).rest).toMatchObject({
       state: 'waiting',
       reason: { code: 'SITECAST_PLAN_TOO_LARGE' },
     });
-    expect(site.count('/chunks/')).toBe(0);
+    expect(harness.gateway.count('/chunks/')).toBe(0);
   });
 
   it('does nothing for a rollout of other hardware, and is blocked by a manifest of other hardware', async () => {
     expect((await install(1, image1, { match: { hardware: ['rpi5'] } })).rest).toMatchObject({
       state: 'idle',
     });
-    fleet.addRelease({ counter: 2, image: image2, hardware: ['rpi5'] });
-    fleet.rollOut(2);
-    await fleet.publish();
-    expect(await device.cycle()).toMatchObject({ reason: { code: 'SITECAST_HARDWARE_MISMATCH' } });
+    harness.fleet.addRelease({ counter: 2, image: image2, hardware: ['rpi5'] });
+    harness.fleet.rollOut(2);
+    await harness.fleet.publish();
+    expect(await harness.device.cycle()).toMatchObject({ reason: { code: 'SITECAST_HARDWARE_MISMATCH' } });
   });
 
   it('obeys nothing once it is revoked', async () => {
-    await device.open();
-    await device.cycle();
-    fleet.revoked = [device.id];
+    await harness.device.open();
+    await harness.device.cycle();
+    harness.fleet.revoked = [harness.device.id];
     expect((await install(1, image1)).rest).toMatchObject({ reason: { code: 'SITECAST_DEVICE_REVOKED' } });
   });
 
   it('keeps the assignment with the highest serial, whatever a gateway hands out', async () => {
-    await device.open();
-    await device.cycle();
-    origin.assignments.set(device.id, await fleet.assign(device.id, { serial: 3, tags: { ring: 'early' } }));
-    await device.cycle();
-    origin.assignments.set(device.id, await fleet.assign(device.id, { serial: 2 }));
+    await harness.device.open();
+    await harness.device.cycle();
+    harness.origin.assignments.set(
+      harness.device.id,
+      await harness.fleet.assign(harness.device.id, { serial: 3, tags: { ring: 'early' } }),
+    );
+    await harness.device.cycle();
+    harness.origin.assignments.set(
+      harness.device.id,
+      await harness.fleet.assign(harness.device.id, { serial: 2 }),
+    );
     expect((await install(1, image1, { match: { tags: { ring: 'early' } } })).rest).toMatchObject({
       state: 'completed',
     });

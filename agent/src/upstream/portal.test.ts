@@ -3,35 +3,22 @@ import { createServer, type Server } from 'node:net';
 import { formatJoinToken } from '@sitecast/shared/fleet';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { TestDevice } from '../testing/device.ts';
+import { AgentHarness } from '../testing/harness.ts';
 import { TestFleet } from '../testing/fleet.ts';
-import { type Mischief, FakeOrigin, FakeGateway } from '../testing/gateway.ts';
+import { type Mischief } from '../testing/gateway.ts';
 
 // Something else than a gateway answers where one was: that's a gateway which can't be reached, at a device's first contact and later.
 
-let fleet: TestFleet;
-let origin: FakeOrigin;
-let site: FakeGateway;
-let other: FakeGateway;
-let device: TestDevice;
+let harness: AgentHarness;
 
 beforeEach(async () => {
-  fleet = await TestFleet.create();
-  origin = new FakeOrigin(fleet);
-  site = await FakeGateway.open(origin);
-  other = await FakeGateway.open(origin);
-  device = await TestDevice.create([site.url, other.url], fleet.rootBytes);
-  fleet.addRelease({ counter: 1, image: randomBytes(30_000) });
-  fleet.rollOut(1);
-  await fleet.publish();
+  harness = await AgentHarness.open({ images: [randomBytes(30_000)], hasOther: true });
 });
 afterEach(async () => {
-  await device.remove();
-  await site.close();
-  await other.close();
+  await harness.close();
 });
 
-const withToken = (rootSha256 = fleet.rootSha256) => ({
+const withToken = (rootSha256 = harness.fleet.rootSha256) => ({
   settings: {
     rootFile: undefined,
     token: formatJoinToken('http://origin.example', rootSha256, KeyPair.generate()),
@@ -48,51 +35,51 @@ describe.each<[string, () => Mischief]>([
   ['the root, damaged', () => 'tamper'],
 ])('%s in place of a gateway', (_what, mischief) => {
   it('keeps a device from beginning, which tries again; and it does not stand in the way of another one', async () => {
-    site.mischief = mischief;
-    other.mischief = mischief;
-    await expect(device.open(withToken())).rejects.toMatchObject(unreachable);
-    other.mischief = () => undefined;
-    await device.open(withToken());
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    expect(device.parts.outbox.pendingCount).toBe(0);
+    harness.gateway.mischief = mischief;
+    harness.other.mischief = mischief;
+    await expect(harness.device.open(withToken())).rejects.toMatchObject(unreachable);
+    harness.other.mischief = () => undefined;
+    await harness.device.open(withToken());
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(harness.device.parts.outbox.pendingCount).toBe(0);
   });
 });
 
 it.each(['portal', 'otherJson', 'redirect'] as const)(
   'says of a site that answers to all with something else (%s) that no gateway is there, and nothing of an enrolment',
   async mischief => {
-    await device.open();
-    site.mischief = () => mischief;
-    other.mischief = () => mischief;
-    expect(await device.cycle()).toMatchObject({ state: 'waiting' });
-    expect(device.parts.status.current.enrolment).toBe('unknown');
+    await harness.device.open();
+    harness.gateway.mischief = () => mischief;
+    harness.other.mischief = () => mischief;
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting' });
+    expect(harness.device.parts.status.current.enrolment).toBe('unknown');
     // As far as the metadata, it's a gateway's.
     const bySite = (path: string) => (path.startsWith('/site/') ? mischief : undefined);
-    site.mischief = bySite;
-    other.mischief = bySite;
-    expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'gateway' });
-    expect(device.parts.status.current.enrolment).toBe('unknown');
-    other.mischief = () => undefined;
-    expect(await device.cycle()).toMatchObject({ state: 'completed' });
+    harness.gateway.mischief = bySite;
+    harness.other.mischief = bySite;
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'gateway' });
+    expect(harness.device.parts.status.current.enrolment).toBe('unknown');
+    harness.other.mischief = () => undefined;
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   },
 );
 
 it('hands out no leave to go down, and takes no reports, where a portal answers', async () => {
-  await device.open();
+  await harness.device.open();
   const portalAt = (start: string) => (path: string) => (path.startsWith(start) ? 'portal' : undefined);
-  site.mischief = portalAt('/site/v1/leases');
-  other.mischief = site.mischief;
-  expect(await device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
-  site.mischief = portalAt('/site/v1/reports');
-  other.mischief = () => undefined;
-  expect(await device.cycle()).toMatchObject({ state: 'completed' });
-  expect(device.parts.outbox.pendingCount).toBe(0);
+  harness.gateway.mischief = portalAt('/site/v1/leases');
+  harness.other.mischief = harness.gateway.mischief;
+  expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+  harness.gateway.mischief = portalAt('/site/v1/reports');
+  harness.other.mischief = () => undefined;
+  expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  expect(harness.device.parts.outbox.pendingCount).toBe(0);
 });
 
 it('takes no portal for news', async () => {
-  await device.open();
-  site.mischief = () => 'portal';
-  const [first] = device.parts.gateways.all;
+  await harness.device.open();
+  harness.gateway.mischief = () => 'portal';
+  const [first] = harness.device.parts.gateways.all;
   await expect(first?.waitForChange(1000)).rejects.toMatchObject(unreachable);
 });
 
@@ -106,14 +93,16 @@ it('takes something that is no HTTP, as TLS where none is expected, for an unrea
   for (const scheme of ['http', 'https']) {
     const gateways: [string] = [`${scheme}://127.0.0.1:${port}`];
     const { settings } = withToken();
-    await expect(device.open({ settings: { ...settings, gateways } })).rejects.toMatchObject(unreachable);
+    await expect(harness.device.open({ settings: { ...settings, gateways } })).rejects.toMatchObject(
+      unreachable,
+    );
   }
   server.close();
 });
 
 it("takes another fleet's root for what it is: token and gateway don't belong together", async () => {
   const stranger = await TestFleet.create();
-  await expect(device.open(withToken(stranger.rootSha256))).rejects.toMatchObject({
+  await expect(harness.device.open(withToken(stranger.rootSha256))).rejects.toMatchObject({
     code: 'SITECAST_ROOT_MISMATCH',
   });
 });
