@@ -43,7 +43,7 @@ const CLOSE_TIMEOUT_MS = SECOND_MS;
 
 /** What a stream may have on its way before its reader has taken it: yamux's window, the least that it allows. */
 const STREAM_WINDOW_BYTES = 256 * KIB;
-/** The window's growth on fast links; the reader's own bound (`frame-stream.ts`) is in place besides. */
+/** The window's growth on fast links; the reader's own bound (`message-stream.ts`) is in place besides. */
 const MAX_STREAM_WINDOW_BYTES = MIB;
 /** Beyond it a stream is aborted, not paused. */
 const MAX_READ_BUFFER_BYTES = 2 * MIB;
