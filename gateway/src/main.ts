@@ -30,7 +30,7 @@ import { type Adapters, openServices } from './services.ts';
 import type { WanLimits } from './wan/wan-limits.ts';
 import { type GatewaySettings, originOf, parseUpstreamUrl, upstreamUrls } from './settings.ts';
 
-/** For fetching chunks: as many connections as chunks are fetched at one time. */
+/** For chunks from upstreams: as many connections as chunks are fetched at one time. */
 const CHUNK_STORE = {
   connections: MAX_UPSTREAM_FETCHES,
   silenceMs: 15_000,
@@ -39,7 +39,7 @@ const CHUNK_STORE = {
 
 /** A chunk of 1 MiB at the least rate, shared by two gateways and what they fetch for each other. */
 const PACED_DEADLINE_MS = 110_000;
-/** Another gateway may wait for its own WAN before it answers; whether it lives is found out otherwise. */
+/** A peer gateway may wait for its own WAN before it answers. Whether it lives is found out by other requests. */
 const PEER_GATEWAY_STORE = { connections: MAX_UPSTREAM_FETCHES, silenceMs: 110_000, deadlineMs: 110_000 };
 
 export interface RunningGateway {
@@ -52,10 +52,10 @@ interface StartOptions {
   log: Log;
   now?: () => number;
   signal?: AbortSignal;
-  /** How many times longer than usual devices are waited for. */
+  /** How many times longer than usual it waits for devices. */
   patience?: number;
-  /** Told the gateway's id as soon as it's known, and later the name that people gave to it. */
-  onIdentity?: (who: { id: string; ownName?: string | undefined }) => void;
+  /** Called with the gateway's id as soon as it is known, and later with the name that people gave to it. */
+  onIdentity?: (identity: { id: string; ownName?: string | undefined }) => void;
 }
 
 /**
@@ -69,7 +69,7 @@ export async function startGateway(
   const upstreams = await chooseUpstreams(settings, log);
   await makeDirectory(settings.data, 0o700);
   const database = await openDatabase(settings.data, { now, log });
-  // When the gateway is closed as well as when a later step of its start fails.
+  // They run when the gateway closes, and when a later step of its start fails.
   const endings = new Endings((what, error) => log.error({ err: error, what }, 'stopping went wrong'));
   endings.add('the database', () => database.close());
   const stop = new AbortController();
@@ -103,7 +103,7 @@ export async function startGateway(
     endings.add('the server', () => server.close());
     return { url: server.url, id: identity.id, close: end };
   } catch (error) {
-    // What keeps it from starting says more.
+    // The first error says why it does not start.
     await end().catch(() => undefined);
     throw error;
   } finally {
@@ -181,7 +181,7 @@ function openUpstreams(
         connections: via,
         url,
         isOrigin: url === originUrl,
-        // The origin doesn't mind; a gateway in its place fetches nothing, so that none can be asked in a circle.
+        // The origin ignores the header. A gateway in its place fetches nothing for it, so that no request goes in a circle.
         chunks: new HttpStore(`${url}/chunks`, {
           ...CHUNK_STORE,
           via,
@@ -241,16 +241,16 @@ async function serve(settings: GatewaySettings): Promise<void> {
   });
   let gateway: RunningGateway;
   try {
-    // For tests on busy machines alone.
+    // Only for tests on busy machines.
     const patience = Number(process.env.SITECAST_TEST_PATIENCE ?? 1);
     gateway = await startGateway(settings, {
       log,
       signal: stop.signal,
       patience,
-      onIdentity: who => log.identify(() => who),
+      onIdentity: fields => log.identify(() => fields),
     });
   } catch (error) {
-    // Asked to stop while it still waited for its origin.
+    // Stopped while it still waited for its origin.
     if (stop.signal.aborted) return;
     throw error;
   }
@@ -264,7 +264,7 @@ async function serve(settings: GatewaySettings): Promise<void> {
   }
 }
 
-/** The command; `bin/sitecast-gateway.js` calls it. @returns the exit code */
+/** The command, called by `bin/sitecast-gateway.js`. @returns the exit code */
 export function main(argv: readonly string[]): Promise<number> {
   return runProgram(gatewayProgram(serve), argv, { configFiles: ['/etc/sitecast/gateway.yaml'] });
 }

@@ -38,7 +38,7 @@ Devices speak to it over plain HTTP, on any address: everything it hands out is 
 signed, and public on the LAN; what devices send is signed by them. --listen 0.0.0.0:7401 opens it to the LAN.
 It prints one line with its URL on standard output; logs go to standard error; SIGTERM stops it.`;
 
-/** The `sitecast-gateway` command; `serve` runs until it's told to stop. */
+/** The `sitecast-gateway` command. `serve` runs until a signal stops it. */
 export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<void>): SettingsCommand {
   const program = new SettingsCommand('sitecast-gateway').description(
     "Caches and serves a site's updates: verified metadata and chunks, fetched over the WAN once.",
@@ -87,7 +87,7 @@ export function gatewayProgram(serve: (settings: GatewaySettings) => Promise<voi
   return program;
 }
 
-/** How it finds and hears other gateways. */
+/** Options about other gateways. */
 function fleetOptions(serve: SettingsCommand): SettingsCommand {
   return serve
     .option(
@@ -120,7 +120,7 @@ function fleetOptions(serve: SettingsCommand): SettingsCommand {
     );
 }
 
-/** How it exchanges chunks with devices besides HTTP. */
+/** Options about chunks from and to devices over libp2p. */
 function peerOptions(serve: SettingsCommand): SettingsCommand {
   return serve
     .option('--no-peers', 'ask no device for chunks that it holds and this gateway lacks, and load no libp2p')
@@ -132,7 +132,7 @@ function peerOptions(serve: SettingsCommand): SettingsCommand {
     );
 }
 
-/** How much of the site's WAN chunks may take, and when. */
+/** Options about the site's WAN. */
 function wanOptions(serve: SettingsCommand): SettingsCommand {
   return serve
     .option(

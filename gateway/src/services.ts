@@ -64,7 +64,7 @@ export interface Adapters {
   onTrusted: () => Promise<void>;
   /** Called with the name that people gave to this gateway, again whenever its assignment is read. */
   onName: (name: string | undefined) => void;
-  /** How many times longer than usual devices are waited for. */
+  /** How many times longer than usual it waits for devices. */
   patience: number;
   now: () => number;
   log: Log;

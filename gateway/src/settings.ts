@@ -5,7 +5,7 @@ import type { LogOptions } from '@sitecast/shared/log';
 import { InvalidArgumentError } from 'commander';
 import { MIN_WAN_BYTES_PER_S, type WanSettings } from './wan/wan-limits.ts';
 
-/** What `sitecast-gateway serve` was told. */
+/** The settings of `sitecast-gateway serve`. */
 export interface GatewaySettings extends WanSettings, LogOptions {
   origin?: string;
   upstream?: string[];
@@ -14,7 +14,7 @@ export interface GatewaySettings extends WanSettings, LogOptions {
   token?: string;
   tokenFile?: string;
   root?: string;
-  /** PEM of authorities to trust besides. */
+  /** PEM file of further authorities to trust. */
   ca?: string;
   site?: string;
   cacheBytes: number;
@@ -24,7 +24,7 @@ export interface GatewaySettings extends WanSettings, LogOptions {
   gossipListen?: string[];
   gossipPeer?: string[];
   gossipAnnounce?: string[];
-  /** Whether gateways, and devices, are looked for by multicast DNS. */
+  /** Whether gateways and devices are discovered by multicast DNS. */
   mdns?: boolean;
   /** Whether chunks are exchanged with devices over libp2p. */
   peers?: boolean;
@@ -40,7 +40,7 @@ export interface GatewaySettings extends WanSettings, LogOptions {
 /** For `--wan-rate` and `--quiet-rate`. */
 export const parseWanRate = parseRate(MIN_WAN_BYTES_PER_S);
 
-/** `Mon-Fri 08:00-18:00`, as it is. */
+/** `Mon-Fri 08:00-18:00`, unchanged. */
 export function parseQuietHours(text: string): string {
   try {
     parseWindow(text);
@@ -59,7 +59,7 @@ export function parseListen(text: string): { host: string; port: number } {
   return { host: match[1] ?? match[2] ?? '127.0.0.1', port };
 }
 
-/** An http or https URL without credentials, without `/` at its end. */
+/** An http or https URL without credentials, without a `/` at its end. */
 export function parseUpstreamUrl(text: string): string {
   const url = URL.canParse(text) ? new URL(text) : undefined;
   const isPlain = url && /^https?:$/.test(url.protocol) && !url.username && !url.password && !url.search;
@@ -67,7 +67,7 @@ export function parseUpstreamUrl(text: string): string {
   return url.href.replace(/\/+$/, '');
 }
 
-/** The origin: the token's, where none is named; undefined where gateways alone were. */
+/** The origin of the settings, or else of the join token; undefined where only other upstreams are named. */
 export function originOf({ origin }: GatewaySettings, tokenOrigin: string | undefined): string | undefined {
   return origin ?? tokenOrigin?.replace(/\/+$/, '');
 }

@@ -6,7 +6,7 @@ import { isSystemError } from '@sitecast/shared/errors';
 import type { FrameFiles, StoredFrame } from '../chunks/disk-cache.ts';
 
 const FILES_PER_TURN = 128;
-/** For whoever checks frames: the frame of no chunk. */
+/** A frame that fails every verification. */
 const UNREADABLE: StoredFrame = { frame: Buffer.alloc(0), stamp: 'unreadable' };
 
 /** The chunk cache's files, in the layout of a casync store. */
@@ -82,7 +82,7 @@ export class DiskFrames implements FrameFiles {
   }
 }
 
-// One that the disk can't read back is there all the same: it must go, or the right one would never get into its place.
+// A file that the disk cannot read back is still there. It must be deleted, or the right one would never take its place.
 function absentOrUnreadable(error: unknown): StoredFrame | undefined {
   if (isSystemError(error, 'ENOENT', 'ENOTDIR')) return undefined;
   if (isSystemError(error, 'EIO', 'EISDIR')) return UNREADABLE;

@@ -12,13 +12,13 @@ const ROOT_FILE = /^([1-9]\d{0,15})\.root\.json$/;
 
 const listSchema = z.strictObject({
   format: z.literal('sitecast-mirror-1'),
-  /** By the name under which it's served: SHA-256 of its bytes, its name here. */
+  /** SHA-256 of its bytes, which is its file name, by the name under which it is served. */
   files: z.record(z.string().max(256), z.string().regex(/^[0-9a-f]{64}$/)),
 });
 
 /**
- * The mirror's files. Metadata lies in `metadata/` under the hash of its bytes, never to change; `set.json` names those
- * that belong together, and is the one thing that is replaced.
+ * The mirror's files. Metadata lies in `metadata/` under the hash of its bytes and never changes. `set.json` names the files that belong
+ * together, and is the only file that is replaced.
  *
  * ```
  * set.json   metadata/SHA256   roots/N.root.json   targets/FOLDER/SHA256.NAME
@@ -60,7 +60,7 @@ export class DiskMirror implements MirrorStore {
       names[name] = sha256;
       const path = join('metadata', sha256);
       const found = await this.#read(path, DEFAULT_TRUST_LIMITS.maxTargetsBytes);
-      // A damaged one is written again.
+      // A damaged file is written again.
       if (found === undefined || Buffer.compare(found, bytes) !== 0) await this.#write(path, bytes);
     }
     await this.#write('set.json', `${JSON.stringify({ format: 'sitecast-mirror-1', files: names })}\n`);
@@ -115,7 +115,7 @@ export class DiskMirror implements MirrorStore {
     try {
       return await readFileBounded(join(this.#directory, path), maxBytes);
     } catch (error) {
-      // A file that isn't there, that the disk can't read back, or that is something else: fetched again.
+      // A file that is missing, unreadable or no file at all is fetched again.
       if (isSystemError(error, 'ENOENT', 'EIO', 'EISDIR', 'ENOTDIR')) return undefined;
       if (error instanceof SitecastError) return undefined;
       throw error;
@@ -145,7 +145,7 @@ function parseOrUndefined(bytes: Uint8Array): unknown {
   try {
     return parseStrictJson(bytes);
   } catch {
-    // A damaged list: as good as none.
+    // A damaged list counts as none.
     return undefined;
   }
 }

@@ -10,13 +10,13 @@ import type { Announcements } from '../peer-gateways/announcements.ts';
 import type { Log } from '@sitecast/shared/log';
 import type { GatewaySettings } from '../settings.ts';
 
-/** How often it's looked whether there are connections enough. */
+/** How often it checks whether there are enough connections. */
 const DIAL_EVERY_MS = 30_000;
 
 interface FleetNetworkOptions {
   settings: Pick<GatewaySettings, 'gossipListen' | 'gossipPeer' | 'gossipAnnounce' | 'mdns' | 'fleetKeyFile'>;
   identity: Identity;
-  /** Whom it may dial besides those that were named, and where those go that multicast DNS finds. */
+  /** Gateways to dial besides those of the settings. Those that multicast DNS discovers are added. */
   book: PeerBook;
   now: () => number;
   log: Log;
@@ -75,7 +75,7 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<An
   };
 }
 
-/** Those from the settings and from the origin have places of their own, whoever else connects. */
+/** Gateways from the settings and from the origin have connections reserved, however many others connect. */
 function nameKnown(node: FleetNode, named: readonly string[], book: PeerBook): void {
   const nameAll = (): void => {
     for (const { id, fleet } of book.all) node.gate.name(id, fleet);
@@ -87,7 +87,7 @@ function nameKnown(node: FleetNode, named: readonly string[], book: PeerBook): v
   nameAll();
 }
 
-/** Until the signal comes: at once when somebody new is known, else now and then. */
+/** Until the signal comes: dials at once when a new gateway is known, and every DIAL_EVERY_MS. */
 async function keepDialled(
   node: FleetNode,
   named: readonly string[],
@@ -96,7 +96,7 @@ async function keepDialled(
   const turn = pLimit(1);
   const round = (): Promise<void> => turn(() => dialAll(node, named, { book, log, signal }));
   book.onChange(() => {
-    // One that waits for its turn will see whoever came meanwhile.
+    // A round that waits for its turn will see the gateways that came meanwhile.
     if (turn.pendingCount === 0)
       round().catch((error: unknown) => log.error({ err: error }, 'dialling failed'));
   });

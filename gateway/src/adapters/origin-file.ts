@@ -6,7 +6,7 @@ import { z } from 'zod';
 const MAX_BYTES = 4096;
 const schema = z.object({ format: z.literal('sitecast-gateway-origin-1'), origin: z.url() });
 
-/** Which origin a gateway began with, in its data directory: so that it needs its join token just once. */
+/** The origin that a gateway began with, in its data directory, so that it needs its join token only once. */
 export class OriginFile {
   readonly #path: string;
 
@@ -14,13 +14,13 @@ export class OriginFile {
     this.#path = join(dataDirectory, 'origin.json');
   }
 
-  /** @returns undefined where it hasn't begun yet */
+  /** @returns undefined before the gateway has begun */
   async origin(): Promise<string | undefined> {
     try {
       const bytes = await readFileBounded(this.#path, MAX_BYTES);
       return schema.parse(JSON.parse(bytes.toString('utf8'))).origin;
     } catch (error) {
-      // It's a convenience: whatever else is there is as good as nothing.
+      // The file only saves asking for the origin: an unusable one counts as none.
       if (isSystemError(error, 'ENOENT') || error instanceof SyntaxError || error instanceof z.ZodError)
         return undefined;
       throw error;

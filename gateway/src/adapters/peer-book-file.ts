@@ -27,7 +27,7 @@ export class PeerBookFile implements PeerBookStorage {
       const bytes = await readFileBounded(this.#path, MAX_BOOK_BYTES);
       return schema.parse(JSON.parse(bytes.toString('utf8'))).gateways;
     } catch (error) {
-      // It's a convenience: whatever else is there is as good as nothing, and is written anew.
+      // The file only saves time: an unusable one counts as none, and is replaced.
       const isUnusable = error instanceof SyntaxError || error instanceof z.ZodError;
       if (isUnusable || isSystemError(error, 'ENOENT') || isTooLarge(error)) return [];
       throw error;

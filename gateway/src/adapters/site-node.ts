@@ -8,10 +8,10 @@ import type { Log } from '@sitecast/shared/log';
 import type { SubscribedImage, ServingPorts, SiteNode, WantedImage } from '../devices/site-node.ts';
 import type { GatewaySettings } from '../settings.ts';
 
-/** Beside the gateway's own agent, which takes the one before. */
+/** Next to that of an agent on the same machine, which takes the port before. */
 const USUAL_PORT = 7404;
 const MAX_CONNECTIONS = 128;
-/** Devices served at one time: each holds two chunks in memory, and a quarter of a MiB. */
+/** Streams served at one time: each holds two chunks in memory, and a quarter of a MiB. */
 const MAX_SERVED_STREAMS = 32;
 
 type Swarm = typeof swarmRoom;
@@ -23,8 +23,8 @@ interface SiteNodeOptions {
 }
 
 /**
- * Takes this gateway's place among the devices of its site, if the settings say so. libp2p isn't loaded otherwise. Where it can't
- * listen, that is said, and the gateway goes on without.
+ * Joins the network of the site's devices, if the settings say so. libp2p is not loaded otherwise. Where it cannot listen, it logs that,
+ * and the gateway goes on without.
  */
 export async function openSiteNode({
   settings,
@@ -41,7 +41,7 @@ export async function openSiteNode({
         identity,
         listen: [place],
         isDiscovering: settings.mdns ?? false,
-        // Devices ask it over HTTP: they have no use for it here.
+        // Devices ask this gateway over HTTP, and need not discover it here.
         isHidden: true,
         maxConnections: MAX_CONNECTIONS,
       });
@@ -58,7 +58,7 @@ export async function openSiteNode({
   return undefined;
 }
 
-/** The one that was given; else where HTTP listens, with the usual port or any. */
+/** The address of the settings; otherwise that of HTTP, with the usual port or any free one. */
 async function placesOf({
   peerListen,
   listen,
@@ -72,7 +72,7 @@ class Libp2pSiteNode implements SiteNode {
   readonly #swarm: Swarm;
   readonly #node: SwarmNode;
   readonly #links = new Set<PeerLinks>();
-  /** For how many images a device is linked. */
+  /** By device: for how many images it is linked. */
   readonly #uses = new Map<string, number>();
   #server: ChunkServer | undefined;
 
@@ -153,7 +153,7 @@ class Libp2pSiteNode implements SiteNode {
     await this.#node.close();
   }
 
-  /** No image needs it any more: the connection is ended, too. */
+  /** Ends the connection once no image needs it. */
   async #release(peer: string): Promise<void> {
     const uses = (this.#uses.get(peer) ?? 1) - 1;
     if (uses > 0) {
@@ -164,7 +164,7 @@ class Libp2pSiteNode implements SiteNode {
     try {
       await this.#node.hangUp(peer);
     } catch {
-      // It has gone by itself.
+      // The device has disconnected.
     }
   }
 }

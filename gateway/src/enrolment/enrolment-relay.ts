@@ -7,13 +7,13 @@ import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import { notYours } from '../reports/report-receiver.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
-/** Enrolments that go over the WAN: of one device, of all that bear a join token, and of all that bear none. */
+/** Enrolments that go over the WAN: of one device, of all with a join token, and of all without. */
 const PER_ID = { perS: 0.5, burst: 5 };
 const WITH_TOKEN = { perS: 5, burst: 50 };
 const WITHOUT_TOKEN = { perS: 1, burst: 20 };
-/** How long the last of those that wait for their turn waits. */
+/** The longest wait for a turn. */
 const MAX_WAIT_S = 10;
-/** Who answers for what comes from this machine. */
+/** The address that counts for requests from this machine. */
 const LOOPBACK = 'loopback';
 
 interface EnrolmentRelayDeps {
@@ -22,13 +22,13 @@ interface EnrolmentRelayDeps {
   now: () => number;
 }
 
-/** What the origin said: let in, to be accepted by an operator, or not let in. */
+/** The origin's answer: enrolled, waiting for an operator, or refused. */
 export type RelayedAnswer =
   | { status: 200; assignment: Envelope }
   | { status: 202 }
   | { status: number; problem: { code: string; detail: string } };
 
-/** Passes the enrolments of devices on. They're signed by the newcomer: neither the id nor a token can be used for another. */
+/** Passes enrolments of devices on to the origin. The device signs them, so neither its id nor its token serves another. */
 export class EnrolmentRelay {
   readonly #deps: EnrolmentRelayDeps;
   readonly #perId: TokenBuckets;
@@ -42,14 +42,14 @@ export class EnrolmentRelay {
     this.#withoutToken = inTurn(WITHOUT_TOKEN);
   }
 
-  /** Enrolments that weren't passed on because others had sent fewer, so far. */
+  /** Enrolments that were not passed on because other addresses had sent fewer, since the start. */
   get givenUp(): number {
     return this.#withToken.givenUp + this.#withoutToken.givenUp;
   }
 
   /**
-   * @param sender who signed the request
-   * @param address from where; undefined for this machine. Each comes in its turn, however many keys others make up
+   * @param sender the device that signed the request
+   * @param address where it comes from; undefined for this machine. Each address has its turn, however many keys others make up
    * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_NOT_YOURS, SITECAST_RATE_LIMITED,
    *   SITECAST_UPSTREAM_UNREACHABLE, SITECAST_UPSTREAM_ANSWER (unreachable)
    */
@@ -59,7 +59,7 @@ export class EnrolmentRelay {
     if (id !== sender) throw notYours(id);
     if (kind !== 'device')
       throw new SitecastError('badInput', 'SITECAST_NOT_A_DEVICE', 'a gateway passes on what devices send');
-    // Whether it's a good token, only the origin knows; whoever invents none can't stand in the way of those who have one.
+    // Only the origin knows whether a token is good. Devices without one cannot stand in the way of devices with one.
     const all = token === undefined ? this.#withoutToken : this.#withToken;
     if (!this.#perId.take(id) || !(await all.turn(address ?? LOOPBACK)))
       throw new SitecastError('unreachable', 'SITECAST_RATE_LIMITED', 'too many enrolments: try again later');

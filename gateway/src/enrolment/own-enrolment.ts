@@ -12,31 +12,31 @@ import { fieldOf } from './enrolment-relay.ts';
 
 const MIN_BACKOFF_MS = 1000;
 const MAX_BACKOFF_MS = 60_000;
-/** How often somebody who waits to be accepted asks. */
+/** How often the gateway asks while it waits for an operator. */
 const PENDING_MS = 3000;
-/** How often the own assignment is asked for again. */
+/** How often the gateway asks for its own assignment. */
 const REFRESH_MS = 5 * 60_000;
 const NONCE_KEY = 'nonce';
 
 interface OwnEnrolmentDeps {
   identity: Identity;
-  /** Undefined: an operator accepts this gateway by hand. */
+  /** Undefined where an operator accepts this gateway by hand. */
   token: JoinToken | undefined;
   site: string | undefined;
   records: KeyValueStore;
   upstreams: Pick<SiteUpstreams, 'ask'>;
   assignments: RelayedDocuments<Assignment>;
-  /** Whether it's known who may sign assignments. */
+  /** Whether the signers of assignments are known. */
   isReady: () => boolean;
   onSite: (site: string) => void;
-  /** Told the name that people gave to this gateway; undefined: it has none. */
+  /** Called with the name that people gave to this gateway; undefined: it has none. */
   onName?: ((name: string | undefined) => void) | undefined;
   log: Log;
 }
 
 export type EnrolmentState = 'new' | 'pending' | 'refused' | 'enrolled' | 'revoked';
 
-/** Makes this gateway known to the origin, and keeps its assignment fresh. */
+/** Enrols this gateway at the origin, and keeps its assignment fresh. */
 export class OwnEnrolment {
   readonly #deps: OwnEnrolmentDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
@@ -127,7 +127,7 @@ export class OwnEnrolment {
     return waitMs;
   }
 
-  // One nonce for all attempts: a token that's good for several newcomers counts them as one.
+  // One nonce for all attempts: a token for several newcomers counts them as one.
   async #nonce(): Promise<string> {
     const { records } = this.#deps;
     const stored = await records.get(NONCE_KEY);

@@ -10,7 +10,7 @@ import {
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
 
-/** How often the first root is asked for, milliseconds: an origin that is away is waited for. */
+/** How often it asks for the first root, milliseconds, while the origin is out of reach. */
 const MIN_BACKOFF_MS = 250;
 const MAX_BACKOFF_MS = 30_000;
 
@@ -26,8 +26,8 @@ interface PinnedRootDeps {
 }
 
 /**
- * Sees to it that trust has begun: with the data directory's root, else with --root, else with the first root whose hash
- * the join token names. There's no trust on first use.
+ * Makes sure that there is a trusted root: that of --root, which must be the data directory's if that has one; or the data directory's; or
+ * the first root, whose hash the join token names. There is no trust on first use.
  * @throws SITECAST_ROOT_DIFFERS (conflict), SITECAST_ROOT_MISSING (badInput), the signal's reason
  */
 export async function pinRoot(deps: PinnedRootDeps): Promise<void> {
@@ -103,7 +103,7 @@ async function fetchRoot(
   }
 }
 
-/** What the system said, as in ECONNREFUSED. */
+/** The system's error code, such as ECONNREFUSED. */
 function causeOf(error: unknown): string | undefined {
   for (let at = error; at instanceof Error; at = at.cause)
     if ('code' in at && typeof at.code === 'string' && !at.code.startsWith('SITECAST_')) return at.code;

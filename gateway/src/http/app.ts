@@ -8,7 +8,6 @@ import type { Log } from '@sitecast/shared/log';
 import type { GatewayEnv } from './context.ts';
 import type { AppDeps } from './deps.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
-import { gatewayRoutes } from './routes/gateway.ts';
 import { healthRoutes } from './routes/health.ts';
 import { repositoryRoutes } from './routes/repository.ts';
 import { siteRoutes } from './routes/site.ts';
@@ -32,7 +31,6 @@ export function createApp(deps: AppDeps): GatewayApp {
   healthRoutes(app, deps);
   repositoryRoutes(app, deps);
   siteRoutes(app, deps);
-  gatewayRoutes(app, deps);
   const info = { title: 'Sitecast gateway', version: SITECAST_VERSION };
   app.doc31('/openapi.json', { openapi: '3.1.0', info });
   refuseOtherMethods(app);
@@ -47,7 +45,7 @@ export function createApp(deps: AppDeps): GatewayApp {
     const fields = { method: c.req.method, path: cutText(c.req.path, 300), code: error.code };
     if (status === 500) deps.log.error({ ...fields, err: thrown }, 'a request failed');
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
-    // What was left of the body isn't waited for.
+    // The rest of the body is not awaited.
     return problemResponse(error, status === 413 ? { connection: 'close' } : {});
   });
   return app;

@@ -11,9 +11,9 @@ import { FORWARDED_HEADER, MAY_FETCH_VALUE } from './context.ts';
 import { asSitecastError, problemResponse } from './problem.ts';
 import { IMMUTABLE, rangeError, rangeOf } from './serve-bytes.ts';
 
-/** Frames that are on their way to slow readers. Beyond it, the address that holds the most loses its oldest. */
+/** Bytes of frames on their way to slow readers. Beyond the bound, the address that holds the most loses its oldest answer. */
 const MAX_RESPONSE_MEMORY_BYTES = 256 * 1024 * 1024;
-/** What an answer counts at least. */
+/** The least that an answer counts. */
 const MIN_RESPONSE_BYTES = 4096;
 const PATH = /^\/chunks\/([0-9a-f]{4})\/(\1[0-9a-f]{60})\.cacnk$/;
 
@@ -25,12 +25,12 @@ interface ChunkHandlerDeps {
   maxMemoryBytes?: number;
 }
 
-/** @returns false if the request isn't for a chunk: then somebody else answers it */
+/** @returns false where the request is not for a chunk: then it is answered elsewhere */
 export type ChunkHandler = (request: IncomingMessage, response: ServerResponse) => boolean;
 
 /**
- * Answers GET and HEAD for /chunks/, the one thing that a gateway does thousands of times a second: straight on node's own
- * objects, each frame from the buffer that all its readers share. All other paths go the usual way.
+ * Answers GET and HEAD for /chunks/, which a gateway does thousands of times a second: directly on Node's own objects, each frame
+ * from the buffer that all its readers share. All other paths go through the app.
  */
 export function chunkHandler(deps: ChunkHandlerDeps): ChunkHandler {
   const memory = new FairPool({
@@ -132,7 +132,7 @@ function send(
 const ownerOf = ({ hosts }: ChunkHandlerDeps, { socket }: IncomingMessage): string =>
   hosts.ownerOf(socket.remoteAddress);
 
-/** One chunk may be compressed in several ways: length and last bytes tell frames apart, without hashing them. */
+/** A chunk may have several frames: length and last bytes tell them apart without a hash. */
 function etagOfFrame(frame: Buffer): string {
   return `"${frame.length.toString(16)}-${frame.toString('hex', Math.max(0, frame.length - 12))}"`;
 }
@@ -169,12 +169,12 @@ function refuse(deps: ChunkHandlerDeps, response: ServerResponse, thrown: unknow
   problem.headers.forEach((value, name) => response.setHeader(name, value));
   problem.text().then(
     text => response.writeHead(status).end(text),
-    // A text that was just made can't fail; if it does, the reader must not hang.
+    // This text cannot fail to be read; if it does, the reader must not hang.
     () => response.destroy(),
   );
 }
 
-// A chunk that an index names but no upstream gives is missing for the moment: 404 would say for good.
+// A chunk that an index names but no upstream gives is missing for the moment. A 404 would say that it does not exist.
 function upstreamFailure(error: unknown): unknown {
   if (!(error instanceof SitecastError) || error.code === 'SITECAST_BUSY') return error;
   if (error.code === 'SITECAST_NO_SPACE' || error.code === 'SITECAST_QUIET_HOURS') return error;

@@ -14,11 +14,11 @@ import type { HeardDevices } from '../devices/heard-devices.ts';
 import type { ProgressRelay } from '../reports/progress-relay.ts';
 import type { Metrics } from './metrics.ts';
 
-/** What the routes call. */
+/** What the routes use. */
 export interface AppDeps {
   mirror: Mirror;
   targets: Pick<TargetFiles, 'local'>;
-  /** Fetches a mirrored file that isn't here. */
+  /** Fetches a mirrored file that is not here. */
   fetchTarget: (target: FoundTarget) => Promise<Uint8Array>;
   assignments: RelayedDocuments<Assignment>;
   acknowledgements: RelayedDocuments<Acknowledgement>;
@@ -28,16 +28,16 @@ export interface AppDeps {
   leases: Leases;
   tracker: Tracker;
   heard: HeardDevices;
-  /** Whether it's a device of this site that isn't revoked. */
+  /** Whether an id is a device of this site that is not revoked. */
   isHere: (id: string) => boolean;
-  /** Who this gateway is, for the others of its site. */
+  /** This gateway's id and site, for the others of its site. */
   self: () => { id: string; site?: string };
-  /** Another gateway asks who lives here; nobody has checked its id. */
+  /** Another gateway asks who answers here. Its id is not verified. */
   onGatewaySeen: (id: string) => void;
   isRevoked: (id: string) => boolean;
-  /** This gateway itself: what it takes in would reach nobody. */
+  /** Whether this gateway itself is revoked: what it takes would not reach the origin. */
   isOwnRevoked: () => boolean;
-  /** Addresses of known devices, which stand for themselves. */
+  /** Addresses of known devices. */
   hosts: NamedHosts;
   metrics: Metrics;
   database: DatabaseState;

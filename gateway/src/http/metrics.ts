@@ -7,30 +7,30 @@ import type { HeldLease } from '../devices/leases.ts';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 import type { GatewayEnv } from './context.ts';
 
-/** What is asked at each scrape. */
+/** What is read at each scrape. */
 export interface MetricsSource {
   chunkCounts: () => ChunkCounts;
-  /** Gateways of this site that live, itself among them. */
+  /** Gateways of this site that live, this one included. */
   siteGateways: () => number;
-  /** In the fleet's network. */
+  /** Connections in the fleet's network. */
   gossipConnections: () => number;
   cache: () => { usedBytes: number; count: number; isFull: boolean; damaged: number };
   allowedChunks: () => number;
   queue: () => { length: number; bytes: number; deadLetters: number };
-  /** Reports that were put off since the start: their device has sent as much as it may. */
+  /** Reports over their device's budget, since the start. */
   reportsOverBudget: () => number;
   mirrorSet: () => MirrorSet | undefined;
   isMirrorComplete: () => boolean;
   waiters: () => number;
   devices: () => number;
   trackedPeers: () => number;
-  /** By what they signed or showed lately. */
+  /** Devices of the site that have signed or shown something lately. */
   heardDevices: () => number;
   /** Devices that may be down now. */
   heldLeases: () => Promise<HeldLease[]>;
-  /** That are asked for chunks just now. */
+  /** Devices that are asked for chunks now. */
   linkedDevices: () => number;
-  /** What had to make room for others, so far: connections, and what waited for its turn. */
+  /** What made room for others since the start: connections, and requests that waited for their turn. */
   dropped: () => Readonly<Record<string, number>>;
   /** When the upstreams were last reached, milliseconds since 1970. */
   lastContactMs: () => number | undefined;
@@ -43,7 +43,7 @@ export interface MetricsSource {
 
 type UpstreamKind = 'metadata' | 'targets' | 'chunks' | 'site';
 
-/** What Prometheus scrapes at /metrics. */
+/** The metrics at /metrics, for Prometheus. */
 export class Metrics {
   readonly #registry = new Registry();
   readonly #requests: Counter<'method' | 'route' | 'status'>;
@@ -116,7 +116,7 @@ export class Metrics {
     if (sentBytes > 0) this.sent('chunks', sentBytes);
   }
 
-  /** Counts every request, under the pattern of its route: paths are a stranger's choice. */
+  /** Counts every request under the pattern of its route: any machine can make up paths. */
   middleware(): MiddlewareHandler<GatewayEnv> {
     return async (c, next) => {
       await next();
@@ -125,7 +125,7 @@ export class Metrics {
     };
   }
 
-  /** Adds what is asked at each scrape. */
+  /** Adds the metrics that are read at each scrape. */
   watch(source: MetricsSource): void {
     this.#watchChunks(source);
     this.#watchSharing(source);

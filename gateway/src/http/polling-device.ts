@@ -4,19 +4,19 @@ import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyHead } from '@sitecast/shared/htt
 import type { Context } from 'hono';
 import type { GatewayEnv } from './context.ts';
 
-/** Signatures of long polls that are checked for one address in a second: 2,000 devices behind one router poll 40 times. */
+/** Signatures of long polls that are checked for one address in a second: 2,000 devices behind one router send 40 polls. */
 const PER_ADDRESS = { perS: 50, burst: 400 };
 
 interface PollingDeviceDeps {
-  /** Asked before any arithmetic is done. */
+  /** Asked before any signature is verified. */
   isHere: (id: string) => boolean;
   now: () => number;
 }
 
 /**
- * Tells which device of the site waits for news, where it has signed its poll. It may leave that away, as agents of earlier versions
- * do: what it waits for is public, and nobody is refused.
- * @returns undefined for everybody else
+ * Finds out which device of the site sends a poll, where the device has signed it. A poll need not be signed, and agents of earlier versions
+ * sign none: the answer is public, and no request is refused.
+ * @returns undefined for every other request
  */
 export function pollingDevice({
   isHere,
@@ -32,7 +32,7 @@ export function pollingDevice({
       const request = { method, url, headers: Object.fromEntries(headers.entries()) };
       return (await verifyHead(request, { nowMs: now(), nonces, isWelcome: isHere })).id;
     } catch (error) {
-      // Wrong, too old, or seen before: it says nothing about anybody, and gets what everybody gets.
+      // Wrong, too old, or seen before: it proves nothing, and gets the public answer.
       if (error instanceof SitecastError) return undefined;
       throw error;
     }

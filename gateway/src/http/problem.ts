@@ -16,10 +16,10 @@ export const problemSchema = z
   })
   .openapi('Problem');
 
-/** Where the error doesn't know better. */
+/** `Retry-After` of an error that says none, in seconds. */
 const RETRY_AFTER_S = 2;
 
-/** The error as Sitecast's: what isn't one becomes `SITECAST_INTERNAL`, whose text says nothing of the inside. */
+/** An error as a SitecastError. Any other becomes `SITECAST_INTERNAL`, whose text says nothing of the inside. */
 export function asSitecastError(error: unknown): SitecastError {
   return toSitecastError(error, 'gateway', error instanceof HTTPException ? error.status : undefined);
 }

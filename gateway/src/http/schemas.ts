@@ -1,27 +1,18 @@
 import { z } from '@hono/zod-openapi';
-import { DEVICE_STATES } from '@sitecast/shared/fleet';
-import { MAX_REPORTS } from '../reports/report-receiver.ts';
-import { MAX_PROGRESS } from '../reports/progress-relay.ts';
+import { relayedEnvelopeSchema } from '@sitecast/shared/api';
 import { problemSchema } from './problem.ts';
 
 export const JSON_TYPE = 'application/json';
 export const BYTES_TYPE = 'application/octet-stream';
 const MAX_ID_CHARS = 64;
-const MAX_BYTES_FIELD = Number.MAX_SAFE_INTEGER;
 
 export const problem = (description: string) => ({
   description,
   content: { 'application/problem+json': { schema: problemSchema } },
 });
 
-/** A DSSE envelope; whoever it's for reads it strictly. */
-export const envelopeBody = z
-  .looseObject({
-    payload: z.string(),
-    payloadType: z.string(),
-    signatures: z.array(z.looseObject({ keyid: z.string(), sig: z.string() })),
-  })
-  .openapi('Envelope');
+/** A DSSE envelope. Its addressee reads it strictly. */
+export const envelopeBody = z.looseObject(relayedEnvelopeSchema.shape).openapi('Envelope');
 
 export const bytesSchema = z.string().openapi({ type: 'string', format: 'binary' });
 
@@ -34,44 +25,6 @@ export const idParams = z.object({
 });
 
 export const enrolmentBody = z.object({ envelope: envelopeBody });
-/** Each report is read for itself: one that is none mustn't keep the others back. */
-export const reportsBody = z.object({ reports: z.array(z.unknown()).min(1).max(MAX_REPORTS) });
-/**
- * `index`: in this request; `epoch`, `seq` and the first digits of its SHA-256: one that the origin refused; `retryAfterS`: it's for
- * later, in so many seconds.
- */
-export const rejectedBody = z.object({
-  index: z.int().optional(),
-  epoch: z.string().optional(),
-  seq: z.int().optional(),
-  digest: z.string().optional(),
-  code: z.string(),
-  retryAfterS: z.int().optional(),
-});
-export const progressBody = z.object({
-  progress: z
-    .array(
-      z.object({
-        id: z.string().max(MAX_ID_CHARS),
-        rollout: z
-          .string()
-          .regex(/^[0-9a-f]{16}$/)
-          .optional(),
-        state: z.enum(DEVICE_STATES),
-        doneBytes: z.int().min(0).max(MAX_BYTES_FIELD),
-        totalBytes: z.int().min(0).max(MAX_BYTES_FIELD),
-        at: z.iso.datetime(),
-      }),
-    )
-    .min(1)
-    .max(MAX_PROGRESS),
-});
-export const leaseBody = z.object({
-  id: z.string().max(MAX_ID_CHARS),
-  rollout: z.string().regex(/^[0-9a-f]{16}$/),
-  action: z.enum(['take', 'renew', 'return']),
-});
-
 const PROBLEMS = {
   400: problem('The request is invalid.'),
   401: problem('The signature of the request is missing, wrong, too old or was here before.'),

@@ -16,8 +16,8 @@ interface ServedBytes {
 }
 
 /**
- * Answers GET and HEAD as a plain web server would: strong ETag, conditional and range requests (RFC 9110), and how long
- * it may be cached. One range is served; for several, the whole file is (as 14.2 allows).
+ * Answers GET and HEAD as a web server does: strong ETag, conditional and range requests (RFC 9110), `Cache-Control`. One range is served;
+ * for several, the whole file is (as section 14.2 allows).
  */
 export function serveBytes(c: Context<GatewayEnv>, served: ServedBytes): Response {
   const { bytes, contentType, isMutable, onSent } = served;
@@ -29,7 +29,7 @@ export function serveBytes(c: Context<GatewayEnv>, served: ServedBytes): Respons
     'x-content-type-options': 'nosniff',
     etag,
   };
-  // A request's `Cache-Control` is for caches on the way: `fetch` says no-cache whenever it asks conditionally.
+  // A request's `Cache-Control` is for caches on the way: `fetch` sends no-cache with every conditional request.
   const conditions = { 'if-none-match': c.req.header('if-none-match') };
   if (fresh(conditions, headers)) return new Response(null, { status: 304, headers });
   const range = rangeOf(
@@ -49,7 +49,7 @@ export function serveBytes(c: Context<GatewayEnv>, served: ServedBytes): Respons
 }
 
 /**
- * Which part a request asks for; undefined: all of it.
+ * The part that a request asks for; undefined: all of it.
  * @returns `start` and `end`, both included
  */
 export function rangeOf(
@@ -58,7 +58,7 @@ export function rangeOf(
   lengthBytes: number,
 ): { start: number; end: number } | 'unsatisfiable' | undefined {
   if (range === undefined) return undefined;
-  // Asked for by date, or of other bytes: the whole file.
+  // `If-Range` with a date, or for other bytes: the whole file.
   if (ifRange !== undefined && ifRange !== etag) return undefined;
   const ranges = parseRange(lengthBytes, range);
   if (ranges === -1) return 'unsatisfiable';
@@ -76,7 +76,7 @@ export function rangeError(lengthBytes: number): SitecastError {
 
 const etags = new WeakMap<Uint8Array, string>();
 
-/** Strong; computed once for bytes that stay in memory. */
+/** A strong ETag, computed once for bytes that stay in memory. */
 export function etagOf(bytes: Uint8Array): string {
   const known = etags.get(bytes);
   if (known !== undefined) return known;
@@ -85,7 +85,7 @@ export function etagOf(bytes: Uint8Array): string {
   return etag;
 }
 
-// The same memory, in the type that `Response` wants.
+// The same memory, in the type that `Response` takes.
 function asBody({ buffer, byteOffset, byteLength }: Uint8Array): Uint8Array<ArrayBuffer> {
   return buffer instanceof ArrayBuffer
     ? new Uint8Array(buffer, byteOffset, byteLength)

@@ -4,15 +4,15 @@ import { oneAtATime, SharedConnections } from '@sitecast/shared/http-guards';
 import type { GatewayApp } from './app.ts';
 import type { ChunkHandler } from './chunk-handler.ts';
 
-/** A request's head, and all of it, must have come after so long. */
+/** Time for a request's head, and for all of it. */
 const HEADERS_TIMEOUT_MS = 10_000;
 const REQUEST_TIMEOUT_MS = 30_000;
-/** A connection without a byte either way: longer than the longest wait for a timestamp. */
+/** A connection without a byte either way ends after so long: more than the longest wait for a timestamp. */
 const IDLE_TIMEOUT_MS = 75_000;
 const KEEP_ALIVE_MS = 65_000;
 const CHECK_EVERY_MS = 2000;
 const MAX_CONNECTIONS = 4096;
-/** A device has about ten; several may share an address behind a router. */
+/** A device has about ten. Several devices may share an address behind a router. */
 const MAX_CONNECTIONS_PER_ADDRESS = 512;
 const MAX_HEADERS_BYTES = 16 * 1024;
 
@@ -66,7 +66,7 @@ function urlOf(server: Server, host: string): string {
   return `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
 }
 
-/** How long answers under way may still take. */
+/** Time for answers under way when the server closes. */
 const CLOSE_GRACE_MS = 2000;
 
 async function close(server: Server): Promise<void> {

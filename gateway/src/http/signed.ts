@@ -6,38 +6,38 @@ import type { Context, MiddlewareHandler } from 'hono';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from './context.ts';
 
-/** Who answers for what comes from this machine. */
+/** The address that counts for requests from this machine. */
 const LOOPBACK = 'loopback';
 /** The longest body of a request. */
 export const MAX_BODY_BYTES = 1024 * 1024;
-/** All bodies of devices that are known here that are in memory at one time. */
+/** Bytes of the bodies in memory at one time, of devices that are known here. */
 const MAX_BODY_MEMORY_BYTES = 32 * 1024 * 1024;
-/** The same of all senders whose assignment isn't known here. */
+/** The same of all senders whose assignment is not known here. */
 const MAX_STRANGERS_BODY_MEMORY_BYTES = 8 * 1024 * 1024;
-/** What a body counts at least. */
+/** The least that a body counts. */
 const MIN_BODY_BYTES = 4096;
-/** Bodies that one address may be sending at one time, for keys that are not known here. */
+/** Bodies that one address may send at one time for keys that are not known here. */
 const MAX_BODIES_PER_ADDRESS = 16;
 /**
- * Signatures that are checked for one address in a second: a request's own, and those of the reports in it. Devices may
- * share one behind a router.
+ * Signatures that are checked for one address in a second: a request's own, and those of the reports in it. Devices behind a router
+ * share an address.
  */
 const PER_ADDRESS = { perS: 50, burst: 400 };
 
 interface SignedDeps {
   now: () => number;
-  /** Called with whose request it is. */
+  /** Called with the device that signed a request. */
   heard: { note(id: string): void };
   assignments: Pick<RelayedDocuments<Assignment>, 'known'>;
-  /** Ids that nobody is to serve any more. */
+  /** Whether an id must not be served any more. */
   isRevoked: (id: string) => boolean;
-  /** This gateway itself. */
+  /** Whether this gateway itself is revoked. */
   isOwnRevoked: () => boolean;
-  /** Where devices that are known here send from is noted there. */
+  /** Takes note of the addresses that known devices send from. */
   hosts: NamedHosts;
 }
 
-/** Lets signed requests pass, with who signed them as `sender`; takes the JSON body, bounded. */
+/** Lets signed requests pass, with the signer as `sender`. Reads the JSON body, bounded. */
 export function signedJson({
   now,
   heard,
@@ -82,7 +82,7 @@ export function signedJson({
       checkBody(body);
       heard.note(sender);
       c.set('sender', sender);
-      // What it costs to check what is in the body.
+      // The cost of checking signatures in the body.
       c.set('charge', count => {
         if (!addresses.take(address, count))
           throw new SitecastError(
@@ -99,13 +99,13 @@ export function signedJson({
   };
 }
 
-/** For whom a request counts that nobody has vouched for; undefined for a proxy on this machine, which speaks for many. */
+/** The address that a request counts for; undefined for a proxy on this machine, which speaks for many. */
 export function addressOf(c: Context<GatewayEnv>, hosts: NamedHosts): string | undefined {
   const address = c.env?.incoming?.socket.remoteAddress;
   return senderOf(address) === undefined ? undefined : hosts.ownerOf(address);
 }
 
-/** Devices are to go to another gateway: the origin takes nothing from this one any more. */
+/** Devices must go to another gateway: the origin takes nothing from this one any more. */
 export function ownRevoked(): SitecastError {
   return new SitecastError(
     'unreachable',
@@ -123,14 +123,14 @@ interface BodySender {
   isKnown: boolean;
 }
 
-/** Room for bodies: those that are known have one of their own, and in each nobody is refused for what others hold. */
+/** Memory for bodies. Known devices have their own part, and in each part no sender is refused for what others hold. */
 function bodyMemory(): (sender: BodySender, lengthBytes: number, end: () => void) => Lease {
   const known = new FairPool({ max: MAX_BODY_MEMORY_BYTES, minUnits: MIN_BODY_BYTES });
   const strangers = new FairPool({ max: MAX_STRANGERS_BODY_MEMORY_BYTES, minUnits: MIN_BODY_BYTES });
   const perAddress = new Map<string, number>();
   return ({ id, address, isKnown }, lengthBytes, end) => {
     const own = perAddress.get(address) ?? 0;
-    // Anybody can make many keys: strangers are told apart by their addresses.
+    // Any machine can make many keys: unknown senders are told apart by address.
     const lease = isKnown
       ? known.lease(id, lengthBytes, end)
       : own < MAX_BODIES_PER_ADDRESS
@@ -156,7 +156,7 @@ function bodyMemory(): (sender: BodySender, lengthBytes: number, end: () => void
   };
 }
 
-/** As announced; one who doesn't say takes the room of the longest. */
+/** The announced length; without one, the longest counts. */
 function lengthOf(c: Context<GatewayEnv>): number {
   const header = c.req.header('content-length');
   const lengthBytes = header !== undefined && /^\d{1,15}$/.test(header) ? Number(header) : MAX_BODY_BYTES;

@@ -4,21 +4,21 @@ import type { Log } from '@sitecast/shared/log';
 import type { Upstream } from '../upstream/upstream.ts';
 import type { Synchroniser } from './synchroniser.ts';
 
-/** What a long poll asks for, in seconds. */
+/** The wait that a long poll asks for, in seconds. */
 const WAIT_S = 55;
-/** An answer "nothing new" that comes sooner is one of an upstream that doesn't wait. */
+/** An upstream that answers "nothing new" sooner does not support long polls. */
 const LEAST_WAIT_MS = 5000;
 const MIN_BACKOFF_MS = 500;
 const MAX_BACKOFF_MS = 60_000;
-/** Rounds in vain that follow each other faster than this are slowed down: an upstream may always claim to have news. */
+/** Rounds without a new set that follow each other faster than this are slowed down: an upstream may always claim a change. */
 const HASTE_MS = 1000;
-/** The second round follows the first at once, for an ETag. */
+/** The second round follows the first at once, to get an ETag. */
 const FREE_ROUNDS = 2;
 const MAX_HASTE_PAUSE_MS = 30_000;
-/** How often an upstream that doesn't wait is asked, and how often a lower one is left for the first. */
+/** How often an upstream without long polls is asked, and how often the first is tried again while another is followed. */
 const POLL_MS = 30_000;
 
-/** Of errors that say nothing better. */
+/** The hint of errors that have none. */
 const UNREACHED_HINT =
   'Devices get what is here, and their reports wait. Look at the line to the origin, and whether it runs.';
 
@@ -31,8 +31,8 @@ interface FollowerDeps {
 }
 
 /**
- * Keeps the mirror up to date for as long as it runs: a long poll on the timestamp, and a round whenever it changes. While
- * another than the first upstream is followed, the first is tried again at each round.
+ * Keeps the mirror up to date for as long as it runs: a long poll on the timestamp, and a round whenever that changes. While it follows
+ * another upstream than the first, each round tries the first again.
  */
 export class Follower {
   readonly #deps: FollowerDeps;
@@ -40,7 +40,7 @@ export class Follower {
   readonly #haste = new Backoff(2 * MIN_BACKOFF_MS, MAX_HASTE_PAUSE_MS);
   readonly #etags = new Map<string, string | undefined>();
   #rounds = 0;
-  /** Rounds in a row that came to nothing. */
+  /** Failed rounds in a row. */
   #failures = 0;
   #hasNews = false;
   #interrupt: AbortController | undefined;
@@ -51,7 +51,7 @@ export class Follower {
     this.#deps = deps;
   }
 
-  /** Somebody says that there's something new: it's looked for now, not when the wait ends. */
+  /** Ends the wait: another gateway has announced something newer. */
   wake(): void {
     this.#hasNews = true;
     this.#interrupt?.abort(new Error('there is news'));
@@ -96,7 +96,7 @@ export class Follower {
     await this.#unlessNews(signal, either => sleep(waitMs, either));
   }
 
-  /** Waits for something, but no longer than until there's news. */
+  /** Waits for something, at most until `wake` is called. */
   async #unlessNews(signal: AbortSignal, wait: (either: AbortSignal) => Promise<unknown>): Promise<void> {
     if (this.#hasNews || signal.aborted) return;
     const interrupt = new AbortController();
@@ -123,7 +123,7 @@ export class Follower {
       const before = this.#etags.get(upstream.url);
       const { etag, isChanged } = await upstream.waitForChange(before, { waitS, signal });
       this.#etags.set(upstream.url, etag);
-      // An ETag that was not known says nothing about the round before: it may have come between the two.
+      // Without an ETag from before, the timestamp may have changed since the last round.
       if (isChanged && etag !== undefined) return;
       this.lastContactMs = now();
       const doesWait = etag !== undefined && now() - beginMs >= LEAST_WAIT_MS;

@@ -11,28 +11,28 @@ import {
   type VerifySignature,
 } from '@sitecast/shared/trust';
 
-/** Delegated roles that are mirrored; Sitecast has two. */
+/** Bound of the delegated roles that are mirrored; Sitecast has two. */
 const MAX_DELEGATED_ROLES = 8;
-/** All targets of all roles together. */
+/** Bound of the targets of all roles together. */
 const MAX_LISTED_TARGETS = 100_000;
 const ROLE_NAME = /^[a-z][a-z0-9-]{0,31}$/;
 const SHA256 = /^[0-9a-f]{64}$/;
 
-/** The metadata that belongs together, as it came; roles by name: timestamp, snapshot, targets, and the delegated ones. */
+/** Metadata that belongs together, as it came, by role: timestamp, snapshot, targets, and the delegated ones. */
 export type SetFiles = ReadonlyMap<string, Uint8Array>;
 
 /** One state of the repository, verified as a whole; it never changes. */
 export interface MirrorSet {
   /** As saved. */
   readonly files: SetFiles;
-  /** By the name below /metadata/; without roots. */
+  /** By name below /metadata/; without roots. */
   readonly served: ReadonlyMap<string, Uint8Array>;
-  /** By the path below /targets/. */
+  /** By path below /targets/. */
   readonly targets: ReadonlyMap<string, FoundTarget>;
   readonly roles: readonly { role: string; version: number; expires: string }[];
-  /** Who signs assignments, acknowledgements and rollouts. */
+  /** The signers of assignments, acknowledgements and rollouts. */
   readonly rolloutsSigners: RoleSigners | undefined;
-  /** By product: what's filled in from the target files. */
+  /** By product, as read from the target files. */
   readonly rollouts: ReadonlyMap<string, RolloutsFile>;
 }
 
@@ -52,9 +52,9 @@ export function mirroredRoles({
 }
 
 /**
- * Verifies that files are signed, whole, and belong together, by a root that's trusted. Whether they've expired since the
- * timestamp was issued isn't asked: a site that is cut off goes on being served, and each device judges for itself.
- * @param verify what says whether a signature is right
+ * Verifies by a trusted root that files are signed, whole, and belong together. It does not ask whether they have expired since the
+ * timestamp was issued: a site that is cut off goes on being served, and each device judges for itself.
+ * @param verify checks one signature
  * @throws the codes of docs/ERRORS.md under "Trust"; SITECAST_MIRROR_UNUSABLE (untrusted)
  */
 export function verifySet(
@@ -62,7 +62,7 @@ export function verifySet(
   files: SetFiles,
   verify?: VerifySignature,
 ): Omit<MirrorSet, 'rollouts'> {
-  // At time 0 the floor of `issued` alone counts.
+  // At time 0 only the timestamp's `issued` counts.
   const set = new TrustedSet(root, 0, verify);
   if (set.root.signed.consistent_snapshot !== true)
     throw unusable('the repository has no consistent snapshots');
@@ -85,7 +85,7 @@ export function verifySet(
   add('snapshot', set.snapshot);
   add('targets', set.targets);
   const delegations = set.targets?.signed.delegations;
-  // What the top-level targets list goes before what a delegated role says under the same name.
+  // The top-level targets go before what a delegated role lists under the same name.
   const delegated = mirroredRoles(set).map(role => {
     const signers = delegatedSigners(delegations, role);
     if (!signers) throw unusable(`nobody signs for ${role}`);
@@ -105,7 +105,7 @@ function addTargets(
 ): void {
   for (const [name, file] of Object.entries(metadata?.signed.targets ?? {})) {
     const { sha256 } = file.hashes;
-    // A role may speak just for its own folder.
+    // A role may list targets of its own folder only.
     if (role !== 'targets' && !name.startsWith(`${role}/`)) continue;
     if (sha256 === undefined || !SHA256.test(sha256) || name.includes('..')) continue;
     const path = targetPath(name, sha256);

@@ -6,17 +6,17 @@ export interface StoredTarget {
 }
 
 /**
- * Where the mirrored repository lies. Nothing it hands out is trusted: whoever loads it verifies it again.
+ * Where the mirrored repository lies. Its caller verifies everything that it gives.
  * Errors: SITECAST_NO_SPACE for a full disk; else the system's own.
  */
 export interface MirrorStore {
-  /** The metadata files of the set that was saved last, by name; undefined if there's none, or not all of it. */
+  /** The metadata files of the last saved set, by name; undefined where there is none, or not all of it. */
   loadSet(): Promise<Map<string, Uint8Array> | undefined>;
   /** Replaces the set as a whole: a power cut leaves the old one or the new one. */
   saveSet(files: ReadonlyMap<string, Uint8Array>): Promise<void>;
   loadRoots(): Promise<Map<number, Uint8Array>>;
   saveRoot(version: number, bytes: Uint8Array): Promise<void>;
-  /** Undefined if it isn't there, or can't be read back. */
+  /** Undefined where the file is missing or unreadable. */
   readTarget(path: string, maxBytes: number): Promise<Uint8Array | undefined>;
   writeTarget(path: string, bytes: Uint8Array): Promise<void>;
   removeTarget(path: string): Promise<void>;

@@ -1,12 +1,12 @@
 import type { FoundTarget } from '@sitecast/shared/trust';
 import type { MirrorSet } from './mirror-set.ts';
 
-/** Older sets that devices in the middle of an update still get files of. */
+/** Older sets whose files are still served, to devices in the middle of an update. */
 const MAX_RETIRED_SETS = 3;
 /** Devices that wait for a new timestamp at one time. */
 const MAX_WAITERS = 2000;
 
-/** What is served: one verified set at a time, swapped as a whole. */
+/** The set that is served: verified, and swapped as a whole. */
 export class Mirror {
   #current: MirrorSet | undefined;
   #isComplete = false;
@@ -23,7 +23,7 @@ export class Mirror {
     return this.#current;
   }
 
-  /** Whether every file that devices need is here: what `readyz` tells. */
+  /** Whether every file that devices need is here; `readyz` says so. */
   get isComplete(): boolean {
     return this.#isComplete;
   }
@@ -32,7 +32,7 @@ export class Mirror {
     return this.#waiters.size;
   }
 
-  /** From here on the set is served, and who waited for a change hears of it. */
+  /** Serves this set from now on, and answers the requests that wait for a change. */
   swap(set: MirrorSet, isComplete: boolean): void {
     const before = this.#current;
     this.#current = set;
@@ -65,7 +65,7 @@ export class Mirror {
 
   /**
    * Waits until another timestamp is served, for at most `maxMs`.
-   * @returns at once where too many wait already
+   * @returns at once where too many requests wait already
    */
   async waitForChange(maxMs: number, signal: AbortSignal): Promise<void> {
     if (this.#waiters.size >= this.#maxWaiters || signal.aborted) return;

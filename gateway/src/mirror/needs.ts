@@ -3,14 +3,14 @@ import { MAX_ROLLOUTS_BYTES, parseRollouts, type Rollout, type RolloutsFile } fr
 import { indexTarget, MAX_PRODUCT_BYTES, manifestTarget, parseTargetName } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
 
-/** Indexes fetched before anyone asks for them, all together. */
+/** Bound of the indexes that are fetched before a device asks for them, together. */
 const MAX_EAGER_INDEX_BYTES = 256 * 1024 * 1024;
 
 const ROLLOUTS_TARGET = /^rollouts\/(.{1,64})\.json$/;
 
 type Targets = ReadonlyMap<string, FoundTarget>;
 
-/** What a device reads first, of every product: product file and rollouts. */
+/** The files that a device reads first, of every product: product file and rollouts. */
 export function firstNeeds(targets: Targets): FoundTarget[] {
   return [...targets.values()].filter(({ name, file }) => {
     if (parseTargetName(name)?.kind === 'product') return file.length <= MAX_PRODUCT_BYTES;
@@ -37,19 +37,19 @@ function parseOrUndefined(bytes: Uint8Array): RolloutsFile | undefined {
   try {
     return parseRollouts(bytes);
   } catch (error) {
-    // A later format: it's served as it is, and what it leads to is fetched when a device asks.
+    // A later format: it is served as it is, and the files that it names are fetched when a device asks.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }
 }
 
-/** What rollouts lead to: manifests and indexes of the releases that they order. */
+/** Manifests and indexes of the releases that rollouts name. */
 export function rolloutNeeds(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
   const byName = new Map([...targets.values()].map(target => [target.name, target]));
   const needs = new Map<string, FoundTarget>();
   let indexBytes = 0;
   for (const file of rollouts.values()) {
-    // The newest first: if there are too many, it's the oldest that wait until somebody asks.
+    // The newest come first. Where there are too many, the oldest wait until a device asks.
     for (const { counter } of [...file.rollouts].reverse().flatMap(releasesOf)) {
       const manifest = byName.get(manifestTarget(file.product, counter));
       if (manifest) needs.set(manifest.name, manifest);
@@ -62,7 +62,7 @@ export function rolloutNeeds(targets: Targets, rollouts: ReadonlyMap<string, Rol
   return [...needs.values()];
 }
 
-/** The indexes of the releases that devices are on their way to: their chunks mustn't leave the cache. */
+/** The indexes of the releases that devices are being updated to: their chunks must stay in the cache. */
 export function pinnedIndexes(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
   const names = new Set<string>();
   for (const { product, rollouts: list } of rollouts.values()) {

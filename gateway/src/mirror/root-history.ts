@@ -10,20 +10,20 @@ import {
 import type { Mirror } from './mirror.ts';
 import type { MirrorStore } from './mirror-store.ts';
 
-/** Old roots fetched in one go. */
+/** Old roots that one round fetches. */
 const MAX_ROOTS_PER_ROUND = 64;
 
 interface RootHistoryDeps {
   mirror: Mirror;
   store: MirrorStore;
-  /** SHA-256 of version 1, where a join token said it. */
+  /** Whether bytes are version 1, where a join token has named its hash. */
   isRightFirst: (bytes: Uint8Array) => boolean;
 }
 
 /**
- * The roots that devices follow from the one they were given. Each one is kept only if the next is signed by its keys, too,
- * down from the root that's trusted. (A forged one further down could only stop the device that asks for it: that device
- * knows the hash of its first root, or has it.)
+ * The older roots, which devices follow up from the one that they were given. Down from the trusted root, each is kept only if the next is
+ * signed by its keys, too. (A forged one further down could only stop the device that asks for it: that device knows its first root, or
+ * its hash.)
  */
 export class RootHistory {
   readonly #deps: RootHistoryDeps;
@@ -32,13 +32,13 @@ export class RootHistory {
     this.#deps = deps;
   }
 
-  /** Takes up what is stored, below the trusted root. */
+  /** Loads the stored roots below the trusted one. */
   async load(trusted: { version: number; bytes: Uint8Array }): Promise<void> {
     const stored = await this.#deps.store.loadRoots();
     await this.#fill(trusted, async version => stored.get(version), Number.MAX_SAFE_INTEGER);
   }
 
-  /** Fetches what's missing. @returns whether the history reaches down to version 1 */
+  /** Fetches missing roots. @returns whether the history reaches down to version 1 */
   async complete(
     trusted: { version: number; bytes: Uint8Array },
     fetcher: MetadataFetcher,
@@ -87,7 +87,7 @@ export class RootHistory {
       verifyThreshold(newer, topLevelSigners(older.signed, 'root'), at);
       return older.signed.version === version && (version !== 1 || this.#deps.isRightFirst(bytes));
     } catch (error) {
-      // Not the root that was there once: another upstream may have it.
+      // Not the root of that version: another upstream may have it.
       if (error instanceof SitecastError) return false;
       throw error;
     }

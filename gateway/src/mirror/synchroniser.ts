@@ -10,14 +10,14 @@ import type { TargetFiles } from './target-files.ts';
 
 interface SynchroniserDeps {
   client: TufClient;
-  /** What the client fetches through: it's pointed at one upstream after the other. */
+  /** The client's fetcher, which is pointed at one upstream after the other. */
   switchable: SwitchableFetcher;
   upstreams: readonly { url: string; metadata: MetadataFetcher }[];
   mirror: Mirror;
   store: MirrorStore;
   targets: TargetFiles;
   roots: RootHistory;
-  /** The client's, which remembers what it has verified already. */
+  /** The client's, which remembers what it has verified. */
   verify: VerifySignature;
   log: Log;
   onRefused: (url: string, error: SitecastError) => void;
@@ -26,7 +26,7 @@ interface SynchroniserDeps {
   afterSwap: (set: MirrorSet, about: { isStored: boolean }) => void;
 }
 
-/** Hands requests on to the upstream that is being asked. */
+/** Passes requests on to the upstream that is being asked. */
 export class SwitchableFetcher implements MetadataFetcher {
   current: MetadataFetcher | undefined;
 
@@ -39,18 +39,18 @@ export class SwitchableFetcher implements MetadataFetcher {
   }
 }
 
-/** Brings what is served up to what an upstream has. One round at a time. */
+/** Updates the mirror from an upstream. One round at a time. */
 export class Synchroniser {
   readonly #deps: SynchroniserDeps;
   #hasAllRoots = false;
-  /** Why each upstream was passed over, as the log has it. */
-  readonly #told = new Map<string, string>();
+  /** By upstream, the last error that was logged. */
+  readonly #logged = new Map<string, string>();
 
   constructor(deps: SynchroniserDeps) {
     this.#deps = deps;
   }
 
-  /** Takes up the stored set, verified again; makes no request. Whatever is damaged is left to the next round. */
+  /** Serves the stored set, verified again, without a request. The next round replaces what is damaged. */
   async load(): Promise<void> {
     const { client, store, mirror, roots, verify, log } = this.#deps;
     const root = client.trusted.root;
@@ -70,16 +70,16 @@ export class Synchroniser {
   }
 
   /**
-   * Asks the upstreams in turn until one of them is good for a whole set.
-   * @returns the index of the upstream that was, and whether another set is served now
-   * @throws the last one's error
+   * Asks the upstreams in turn until one of them gives a whole set.
+   * @returns that upstream's index, and whether another set is served now
+   * @throws the last upstream's error
    */
   async round(signal: AbortSignal): Promise<{ at: number; isNew: boolean }> {
     let last: unknown;
     for (const [at, upstream] of this.#deps.upstreams.entries()) {
       try {
         const isNew = await this.#follow(upstream.metadata, signal);
-        this.#told.delete(upstream.url);
+        this.#logged.delete(upstream.url);
         return { at, isNew };
       } catch (error) {
         signal.throwIfAborted();
@@ -107,7 +107,7 @@ export class Synchroniser {
     for (const role of mirroredRoles({ targets: topLevel, snapshot }))
       files.set(role, (await client.loadDelegated(role, { signal })).bytes);
     const set = verifySet(root.bytes, files, verify);
-    // Everything that devices need is here before the first of them hears of it.
+    // Everything that devices need is here before the first device hears of the set.
     await targets.ensure(firstNeeds(set.targets));
     const rollouts = await readRollouts(set.targets, target => targets.local(target));
     await targets.ensure(rolloutNeeds(set.targets, rollouts));
@@ -135,7 +135,7 @@ export class Synchroniser {
     const set = { ...verified, rollouts };
     const needed = [...firstNeeds(set.targets), ...rolloutNeeds(set.targets, rollouts)];
     const isComplete = await this.#areHere(needed);
-    // Chunks may be asked for as soon as their index is: so they are known first.
+    // Devices ask for chunks as soon as they have the index: the allowlist has them first.
     await beforeSwap(set);
     mirror.swap(set, isComplete);
     afterSwap(set, about);
@@ -161,9 +161,9 @@ export class Synchroniser {
       onRefused(url, error);
       log.warn(fields, 'an upstream gave metadata that is refused');
     } else {
-      const level = this.#told.get(url) === error.code ? 'debug' : 'info';
+      const level = this.#logged.get(url) === error.code ? 'debug' : 'info';
       log[level](fields, 'an upstream has nothing newer that is whole; another is tried');
     }
-    this.#told.set(url, error.code);
+    this.#logged.set(url, error.code);
   }
 }

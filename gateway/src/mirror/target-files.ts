@@ -6,26 +6,26 @@ import pLimit from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorStore } from './mirror-store.ts';
 
-/** Target files that lie in memory, to be sent. */
+/** Bound of the target files in memory. */
 const MAX_MEMORY_BYTES = 64 * 1024 * 1024;
-/** The longest target file that is mirrored: a chunk index. */
+/** The longest target file that is mirrored, a chunk index. */
 const MAX_TARGET_BYTES = 64 * 1024 * 1024;
-/** Files that devices asked for and no rollout needs: kept on disk up to this. */
+/** Bound of the files on the disk that devices asked for and no rollout needs. */
 const MAX_ON_DEMAND_BYTES = 256 * 1024 * 1024;
 const MAX_FETCHES = 4;
-/** How long a file that no upstream could give isn't asked for again. */
+/** How long a file that no upstream gave is not asked for again. */
 const RETRY_AFTER_MS = 5000;
 const MAX_REMEMBERED_FAILURES = 10_000;
 
 interface TargetFilesDeps {
   store: MirrorStore;
-  /** In the order in which they're asked. */
+  /** In the order in which they are asked. */
   upstreams: readonly { url: string; targets: MetadataFetcher }[];
   log: Log;
   onRefused: (url: string, error: SitecastError) => void;
 }
 
-/** The mirrored target files: whatever this hands out has the length and the hash that signed metadata names. */
+/** The mirrored target files. Each has the length and the hash that signed metadata names. */
 export class TargetFiles {
   readonly #deps: TargetFilesDeps;
   readonly #memory = new LRUCache<string, Uint8Array>({
@@ -41,7 +41,7 @@ export class TargetFiles {
     this.#deps = deps;
   }
 
-  /** The file from memory or disk; a damaged one is deleted. Undefined if it isn't here. */
+  /** The file from memory or disk; undefined where it is not here. A damaged one is deleted. */
   async local(target: FoundTarget): Promise<Uint8Array | undefined> {
     const path = pathOf(target);
     const found = this.#memory.get(path);
@@ -50,7 +50,7 @@ export class TargetFiles {
   }
 
   /**
-   * The file from here or from the first upstream that has it; however many ask, it's fetched once.
+   * The file from here or from the first upstream that has it. It is fetched once, however many requests ask for it.
    * @throws SITECAST_TARGET_UNAVAILABLE (unreachable), SITECAST_NO_SPACE
    */
   async get(target: FoundTarget): Promise<Uint8Array> {
@@ -61,7 +61,7 @@ export class TargetFiles {
     return once(this.#fetching, path, () => this.#turn(() => this.#fetch(path, target)));
   }
 
-  /** Fetches what of these isn't here yet. @throws as `get`, for the first that fails */
+  /** Fetches those of the files that are not here yet. @throws as `get`, for the first that fails */
   async ensure(targets: readonly FoundTarget[]): Promise<void> {
     await Promise.all(
       targets.map(target => {
@@ -71,7 +71,7 @@ export class TargetFiles {
     );
   }
 
-  /** Deletes what no set lists any more, and the oldest of what is here without need. */
+  /** Deletes files that no set lists any more, and the oldest of those that no rollout needs. */
   async collect(isListed: (path: string) => boolean, isNeeded: (path: string) => boolean): Promise<void> {
     let keptBytes = 0;
     const files = await this.#deps.store.listTargets();
@@ -132,7 +132,7 @@ function pathOf({ name, file }: FoundTarget): string {
   return targetPath(name, file.hashes.sha256);
 }
 
-/** One call of `make` for all who ask for a key while it's under way. */
+/** One call of `make` for all requests for a key while it is under way. */
 function once<T>(underWay: Map<string, Promise<T>>, key: string, make: () => Promise<T>): Promise<T> {
   const found = underWay.get(key);
   if (found) return found;

@@ -3,32 +3,32 @@ import type { VerifySignature } from '@sitecast/shared/trust';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorSet } from '../mirror/mirror-set.ts';
 
-/** What a gateway has to tell another. */
+/** A new set, as a gateway announces it to others. */
 interface SetAnnouncement {
   rootVersion: number;
   timestamp: Uint8Array;
-  /** The metadata that came with this timestamp, by its versioned name; what's too large is left out. */
+  /** The metadata that came with this timestamp, by versioned name; files that are too large are left out. */
   files: ReadonlyMap<string, Uint8Array>;
 }
 
-/** The fleet's network, as far as a gateway needs it. Without it changes come by long poll alone. */
+/** The fleet's network, as far as a gateway needs it. Without it, changes come by long poll alone. */
 export interface Announcements {
-  /** Multiaddresses under which others reach this gateway there. */
+  /** Multiaddresses at which other gateways reach this one there. */
   addresses(): string[];
-  /** How many are connected there. */
+  /** Connected gateways, the origin included. */
   readonly connections: number;
-  /** Connections ended or refused, so far, because others needed their places. */
+  /** Connections that were ended or refused since the start because others needed their places. */
   readonly dropped: number;
   /**
-   * @param listener `onNewer` is called when others tell of something newer that is rightly signed, or of a newer root;
-   *   `verify` says whether a signature is right
+   * @param listener `onNewer` is called when others announce a newer set that is rightly signed, or a newer root;
+   *   `verify` checks one signature
    */
   listen(listener: { trusted: () => TrustedNow; verify: VerifySignature; onNewer: () => void }): void;
   announce(announcement: SetAnnouncement): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Tells the others of each set that is served from now on. What they know already goes no further than them. */
+/** Announces each set that is served from now on. An announcement that a neighbour knows already goes no further. */
 export function announceSets(announcements: Announcements, log: Log): (set: MirrorSet) => void {
   let last: MirrorSet | undefined;
   return set => {
@@ -37,7 +37,7 @@ export function announceSets(announcements: Announcements, log: Log): (set: Mirr
     const timestamp = set.served.get('timestamp.json');
     const rootVersion = versionOf(set, 'root');
     if (!timestamp || rootVersion === undefined) return;
-    // Completed since, and otherwise as it was.
+    // The same set, completed since.
     if (['root', 'timestamp'].every(role => before && versionOf(before, role) === versionOf(set, role)))
       return;
     const files = filesSince(before, set);
@@ -48,8 +48,8 @@ export function announceSets(announcements: Announcements, log: Log): (set: Mirr
 }
 
 /**
- * What the timestamp has brought, the same for everybody who had the set before it, the origin among them: so one who announces
- * it too says nothing new. Who had another one tells of the timestamp alone.
+ * The files that came with the timestamp. They are the same for every gateway that had the set before it, and for the origin, so their
+ * announcements are equal. A gateway that had another set announces the timestamp alone.
  */
 function filesSince(before: MirrorSet | undefined, set: MirrorSet): Map<string, Uint8Array> {
   const version = versionOf(set, 'timestamp');

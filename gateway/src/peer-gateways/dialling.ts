@@ -1,28 +1,28 @@
 import type { KnownGateway } from './peer-book.ts';
 
 /**
- * With so many connections nobody else is dialled: the origin and three others. As many again are dialled by others, on average,
- * and that's enough for a mesh (4 neighbours); each connection costs pings.
+ * With so many connections, the origin and three others, a gateway dials no more. Others dial it as often on average, and that is enough
+ * for a mesh (4 neighbours). Each connection costs pings.
  */
 export const ENOUGH_CONNECTIONS = 4;
 
-interface Acquaintances {
+interface KnownPeers {
   own: string;
   /** Addresses from the settings: always kept connected. */
   named: readonly string[];
   /** Ids. */
   connected: readonly string[];
-  /** Those heard of last come last. */
+  /** The newest come last. */
   known: readonly KnownGateway[];
 }
 
-/** Of a multiaddress with an id at its end. */
+/** The id at the end of a multiaddress. */
 export function idOf(address: string): string {
   return address.slice(address.lastIndexOf('/') + 1);
 }
 
-/** @returns for each one to be dialled now, its addresses in the order in which they are tried */
-export function peersToDial({ own, named, connected, known }: Acquaintances): string[][] {
+/** @returns for each gateway to be dialled now, its addresses in the order in which they are tried */
+export function peersToDial({ own, named, connected, known }: KnownPeers): string[][] {
   const here = new Set([own, ...connected]);
   const wanted = named.filter(address => !here.has(idOf(address))).map(address => [address]);
   const places = Math.max(0, ENOUGH_CONNECTIONS - connected.length - wanted.length);

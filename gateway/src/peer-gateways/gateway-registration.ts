@@ -6,15 +6,15 @@ import { TokenBucket } from '@sitecast/shared/bounded';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { PeerBook } from './peer-book.ts';
 
-/** How often the origin is told where this gateway is: a metered link pays for it. It forgets after 35 minutes. */
+/** How often it tells the origin where this gateway is: on a metered link that costs. The origin forgets after 35 minutes. */
 const TELL_EVERY_MS = 10 * 60_000;
 const MIN_BACKOFF_MS = 2000;
 const MAX_BACKOFF_MS = TELL_EVERY_MS;
-/** How often it's looked whether this gateway is enrolled, and has addresses. */
+/** How often it checks whether this gateway is enrolled. */
 const READY_CHECK_MS = 500;
 /**
- * A gateway that isn't known may knock as often as it likes, and anybody may say that he's one: the origin is asked so often at
- * once for it, then as often again as it's asked anyway.
+ * Any machine may claim to be an unknown gateway, as often as it likes. For that, the origin is asked so often at once, then as often
+ * again as it is asked anyway.
  */
 export const STRANGERS = { burst: 6, perS: 1000 / TELL_EVERY_MS };
 
@@ -28,7 +28,7 @@ interface GatewayRegistrationDeps {
   log: Log;
 }
 
-/** Tells the origin where this gateway is, and learns from it where others are. */
+/** Tells the origin where this gateway is, and learns where others are. */
 export class GatewayRegistration {
   readonly #deps: GatewayRegistrationDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
@@ -40,7 +40,7 @@ export class GatewayRegistration {
     this.#strangers = new TokenBucket({ ...STRANGERS, now: deps.now });
   }
 
-  /** Somebody was met whom this gateway doesn't know: it may ask the origin before it's due. */
+  /** An unknown gateway has shown up: this one may ask the origin before it is due. */
   onUnknownGateway(): void {
     if (!this.#interrupt || this.#interrupt.signal.aborted || !this.#strangers.take()) return;
     this.#interrupt.abort(new Error('a stranger'));
@@ -86,6 +86,6 @@ export class GatewayRegistration {
 function entriesOf({ origin, gateways }: KnownGateways) {
   const [first] = origin;
   const id = first === undefined ? undefined : first.slice(first.lastIndexOf('/') + 1);
-  // The origin last: it's the one that must not be forgotten.
+  // The origin comes last: it must not be forgotten.
   return id === undefined ? gateways : [...gateways, { id, fleet: origin }];
 }

@@ -2,8 +2,8 @@ import type { NetworkInterfaceInfo } from 'node:os';
 import { MAX_GATEWAY_URLS } from '@sitecast/shared/fleet';
 
 /**
- * Where other machines reach this gateway, as far as it can know itself.
- * @param url where it listens; with a wildcard, each of the machine's addresses is one of its own
+ * URLs at which other machines reach this gateway, as far as it can know.
+ * @param url where it listens; with a wildcard, each of the machine's addresses counts
  */
 export function lanUrls(
   url: string,
@@ -19,7 +19,7 @@ export function lanUrls(
     .map(({ address, family }) => `http://${family === 'IPv6' ? `[${address}]` : address}:${port || '80'}`);
 }
 
-/** Good on one link alone, and not without saying on which. */
+/** Valid on one link alone, which the URL would have to name. */
 function isLinkLocal(address: string): boolean {
   return /^fe[89ab]/i.test(address) || address.startsWith('169.254.');
 }

@@ -1,26 +1,26 @@
 import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS } from '@sitecast/shared/fleet';
 
-/** Gateways that are remembered; those heard of longest ago make room. The origin counts as one. */
+/** Gateways that are remembered. Those that were learned of longest ago make room. The origin counts as one. */
 export const MAX_KNOWN_GATEWAYS = 64;
 
-/** Where another gateway is said to be. Nobody vouches for it: who answers must show its id, and give what is signed. */
+/** Where another gateway is said to be. Nothing vouches for it: who answers must prove the id, and everything it gives is verified. */
 export interface KnownGateway {
   id: string;
-  /** Undefined where nobody has said: found by multicast DNS. */
+  /** Undefined where it is not known: multicast DNS has discovered the gateway. */
   site?: string | undefined;
   /** Multiaddresses in the fleet's network, each with the id at its end. */
   fleet: string[];
-  /** Of its HTTP side; for gateways of the same site. */
+  /** URLs of its HTTP side, for gateways of the same site. */
   urls: string[];
 }
 
-/** What lasts over a restart. */
+/** Where the book lies over a restart. */
 export interface PeerBookStorage {
   load(): Promise<KnownGateway[]>;
   save(gateways: readonly KnownGateway[]): Promise<void>;
 }
 
-/** The other gateways that this one has heard of: from the origin, by multicast DNS, and before its last restart. */
+/** The other gateways that this one knows: from the origin, by multicast DNS, and from before its last restart. */
 export class PeerBook {
   readonly #memory: PeerBookStorage;
   readonly #gateways = new Map<string, KnownGateway>();
@@ -36,7 +36,7 @@ export class PeerBook {
     return book;
   }
 
-  /** Those heard of last come last. */
+  /** The newest come last. */
   get all(): KnownGateway[] {
     return [...this.#gateways.values()];
   }
@@ -50,7 +50,7 @@ export class PeerBook {
     this.#listeners.push(listener);
   }
 
-  /** Takes what the origin says, or multicast DNS; what isn't said of a gateway stays as it was. */
+  /** Adds what the origin or multicast DNS says. Fields of a gateway that are not said stay as they were. */
   async learn(gateways: readonly (Pick<KnownGateway, 'id'> & Partial<KnownGateway>)[]): Promise<void> {
     const before = this.#text();
     for (const gateway of gateways) {
@@ -62,7 +62,7 @@ export class PeerBook {
     await this.#memory.save(this.all);
   }
 
-  /** The same for the same gateways, whoever was heard of last. */
+  /** Equal for the same gateways in any order. */
   #text(): string {
     return JSON.stringify(this.all.sort((one, other) => (one.id < other.id ? -1 : 1)));
   }

@@ -3,33 +3,33 @@ import { sleep } from '@sitecast/shared/async';
 import type { PeerBook } from './peer-book.ts';
 import type { Log } from '@sitecast/shared/log';
 
-/** Other gateways of the site that take part; those heard of last. */
+/** Other gateways of the site that take part: the newest. */
 export const MAX_PEER_GATEWAYS = 15;
-/** How often each is asked whether it lives; one that's away less often. */
+/** How often each is asked whether it lives; one that is away, less often. */
 const PROBE_EVERY_MS = 2000;
 const PROBE_ABSENT_EVERY_MS = 3000;
-/** How often it's looked who is due. */
+/** How often it checks which of them are due. */
 const LOOK_EVERY_MS = 500;
-/** So many in a row without an answer, and it counts as gone. */
+/** A peer gateway that gives so many questions in a row no answer counts as gone. */
 const FAILURES_TO_BE_GONE = 2;
-/** One that didn't give a chunk that it should isn't asked for so long. */
+/** A peer gateway that did not give its chunk is not asked for so long. */
 const REST_MS = 15_000;
 
-/** How another gateway is spoken to. Nothing that it gives is trusted. */
+/** Requests to another gateway. Everything that it gives is verified. */
 export interface PeerGatewayClient {
-  /** Who answers there; undefined if nobody does who is a gateway. */
+  /** The gateway that answers at a URL; undefined where none does. */
   ask(url: string, signal: AbortSignal): Promise<{ id: string; site?: string | undefined } | undefined>;
-  /** Its chunks: `fetched` lets it fetch them from the origin, `held` are those that it has. Both verified. */
+  /** Its chunks, verified: for `fetched` it asks the origin, `held` are those that it has. */
   open(url: string): { fetched: ChunkStore; held: ChunkStore; close(): void };
 }
 
-/** Another gateway of the same site, which answers. */
+/** Another gateway of the same site that answers. */
 export interface PeerGateway {
   readonly id: string;
   readonly url: string;
   readonly fetched: ChunkStore;
   readonly held: ChunkStore;
-  /** Aborted once it's gone: what it was asked is asked elsewhere. */
+  /** Aborted once it is gone: its requests then go elsewhere. */
   readonly gone: AbortSignal;
 }
 
@@ -39,17 +39,17 @@ interface Candidate {
   probedMs: number;
   restsUntilMs: number;
   isProbing: boolean;
-  /** It's asked before its time. */
+  /** Whether it is asked before its time. */
   isDue: boolean;
   open: { peerGateway: PeerGateway; end: () => void } | undefined;
 }
 
 interface PeerGatewaysDeps {
   ownId: string;
-  /** The own site; undefined before it's known. */
+  /** This gateway's site; undefined before it is assigned to one. */
   site: () => string | undefined;
   book: Pick<PeerBook, 'all'>;
-  /** URLs from the settings. */
+  /** URLs of the settings. */
   configured: readonly string[];
   isRevoked: (id: string) => boolean;
   client: PeerGatewayClient;
@@ -59,13 +59,13 @@ interface PeerGatewaysDeps {
 }
 
 /**
- * The site's other gateways, as far as they answer: those that the origin names, and those that were configured. Each is asked
- * over HTTP now and then who it is, so that a wrong or old address counts as nobody.
+ * The site's other gateways that answer: those that the origin names, and those of the settings. Each is asked over HTTP who it is, again
+ * and again, so that a wrong or old address counts for none.
  */
 export class PeerGateways {
   readonly #deps: PeerGatewaysDeps;
   readonly #now: () => number;
-  /** By id; those of the settings by URL until they have said who they are. */
+  /** By id; those of the settings by URL. */
   readonly #candidates = new Map<string, Candidate>();
 
   constructor(deps: PeerGatewaysDeps) {
@@ -73,7 +73,7 @@ export class PeerGateways {
     this.#now = deps.now ?? (() => performance.now());
   }
 
-  /** Those that answer and aren't resting. */
+  /** Those that answer and do not rest. */
   get able(): PeerGateway[] {
     return this.#live
       .filter(({ restsUntilMs }) => restsUntilMs <= this.#now())
@@ -85,12 +85,12 @@ export class PeerGateways {
     return this.#live.length;
   }
 
-  /** All that were ever heard of here, whether they answer or not. */
+  /** All that are known, whether they answer or not. */
   get knownIds(): string[] {
     return [...new Set([...this.#candidates].map(([key, { open }]) => open?.peerGateway.id ?? key))];
   }
 
-  /** It didn't give what it should: it's left alone for a while, and looked at soon. */
+  /** It did not give its chunk: it is asked for none for a while, and soon whether it lives. */
   rest(id: string): void {
     for (const candidate of this.#candidates.values()) {
       if (candidate.open?.peerGateway.id !== id) continue;
@@ -100,15 +100,15 @@ export class PeerGateways {
   }
 
   /**
-   * It has asked who lives here, so it lives itself.
-   * @returns whether it's one of those that are known
+   * A gateway has asked this one who it is, so it lives.
+   * @returns whether it is known
    */
   noteAlive(id: string): boolean {
     const all = [...this.#candidates.values()];
     if (all.some(({ open }) => open?.peerGateway.id === id)) return true;
     const { configured } = this.#deps;
     for (const [key, candidate] of this.#candidates) {
-      // Which of those that were configured it is, it will say.
+      // It may be one of the settings: each of those is asked who it is.
       if (!candidate.open && (key === id || configured.includes(key))) candidate.isDue = true;
     }
     return this.#candidates.has(id);
@@ -125,7 +125,7 @@ export class PeerGateways {
         candidate.isProbing = true;
         candidate.isDue = false;
         candidate.probedMs = this.#now();
-        // Not waited for: one that hangs must not hide that another lives.
+        // Not awaited: one that hangs must not hide that another lives.
         void this.#probe(key, candidate, signal).finally(() => {
           candidate.isProbing = false;
         });
@@ -144,7 +144,7 @@ export class PeerGateways {
     return [...byId.values()];
   }
 
-  /** Takes over what the book and the settings say now. */
+  /** Updates the candidates from the book and the settings. */
   #follow(): void {
     const { book, configured, ownId, site, isRevoked } = this.#deps;
     const own = site();
@@ -188,7 +188,7 @@ export class PeerGateways {
     }
   }
 
-  /** @returns the id of who answers at the URL, if it's the one that is meant */
+  /** @returns the id of the gateway that answers at the URL, if it is the expected one */
   async #isIt(
     key: string,
     { open }: Candidate,

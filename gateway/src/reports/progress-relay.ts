@@ -1,23 +1,16 @@
+import { MAX_PROGRESS_PER_GATEWAY_REQUEST, type progressSchema } from '@sitecast/shared/api';
+import type { z } from 'zod';
 import { SitecastError } from '@sitecast/shared/errors';
 import { sleep } from '@sitecast/shared/async';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
-/** Devices whose newest progress waits; that of others is dropped. */
+/** Devices whose newest progress waits. That of further devices is dropped. */
 const MAX_WAITING = 5000;
-/** Devices in one request. */
-export const MAX_PROGRESS = 200;
 const SEND_EVERY_MS = 2000;
 
-export interface Progress {
-  id: string;
-  rollout?: string | undefined;
-  state: string;
-  doneBytes: number;
-  totalBytes: number;
-  at: string;
-}
+type Progress = z.infer<typeof progressSchema>;
 
-/** How far devices are, the newest of each: sent on now and then, and lost without regret. */
+/** Passes on how far devices are, the newest of each. It may get lost. */
 export class ProgressRelay {
   readonly #upstreams: Pick<SiteUpstreams, 'ask'>;
   readonly #waiting = new Map<string, Progress>();
@@ -37,13 +30,13 @@ export class ProgressRelay {
   }
 
   async #send(): Promise<void> {
-    const progress = [...this.#waiting.values()].slice(0, MAX_PROGRESS);
+    const progress = [...this.#waiting.values()].slice(0, MAX_PROGRESS_PER_GATEWAY_REQUEST);
     if (progress.length === 0) return;
     for (const { id } of progress) this.#waiting.delete(id);
     try {
       await this.#upstreams.ask('/site/v1/progress', { progress });
     } catch (error) {
-      // The next ones say it anew.
+      // The next progress says it again.
       if (!(error instanceof SitecastError)) throw error;
     }
   }

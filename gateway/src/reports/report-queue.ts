@@ -8,17 +8,17 @@ import pLimit from 'p-limit';
 import { z } from 'zod';
 import { type Amount, exceeds, type Queued, type Round, type Waiting, ReportTurns } from './report-turns.ts';
 
-/** What one device may have waiting. An agent writes some ten reports an update. */
+/** What may wait of one device. An agent writes about ten reports an update. */
 export const MAX_DEVICE = { reports: 2000, bytes: 2 * 1024 * 1024 };
-/** What all devices together may have waiting. */
+/** What may wait of all devices together. */
 const MAX_ALL = { reports: 200_000, bytes: 256 * 1024 * 1024 };
-/** What all senders together may that this gateway knows no assignment of: anybody on the LAN can be many of them. */
+/** What may wait of all senders without a known assignment together: any machine on the LAN can be many of them. */
 export const MAX_STRANGERS = { reports: 2000, bytes: 4 * 1024 * 1024 };
-/** Reports that the origin refused, kept for whoever looks into it. */
+/** Reports that the origin refused, kept for people to look at. */
 export const MAX_DEAD_LETTERS = 1000;
-/** Of those, what a device is told of its own in one answer. */
+/** Of those, how many of its own a device gets in one answer. */
 export const MAX_TOLD_LETTERS = 100;
-/** Reports that have just left: a device that sends them again needn't cross the WAN. */
+/** Reports that have just left: one that a device sends again need not cross the WAN again. */
 const MAX_REMEMBERED = 20_000;
 const REMEMBERED_FOR_MS = 10 * 60_000;
 
@@ -42,15 +42,15 @@ type Letter = z.infer<typeof letterSchema>;
 
 export interface WaitingReport extends QueuedReport {
   key: string;
-  /** Its place among those that wait. */
+  /** Its place among the waiting reports. */
   waiting: Queued;
 }
 
 /**
- * Reports on their way to the origin, of each device in the order in which they came; what was added survives a power cut.
+ * Reports on their way to the origin, those of each device in the order in which they came. An added report survives a power cut.
  *
  * Records: `r:ARRIVAL` → the report, `x:ID:EPOCH:SEQ:DIGEST` → its arrival, `d:ARRIVAL` → one that the origin refused.
- * Two different reports under one number are both sent on: it's the origin that is to see that a device was cloned.
+ * Two different reports under one number are both sent on, so that the origin sees that a device was cloned.
  */
 export class ReportQueue {
   readonly #records: KeyValueStore;
@@ -59,7 +59,7 @@ export class ReportQueue {
   readonly #queues = new ReportTurns();
   readonly #max: Amount;
   readonly #left: LRUCache<string, true>;
-  /** Those that are kept, oldest first; undefined for one that can't be read any more. */
+  /** The kept refused reports, oldest first; undefined for one that cannot be read any more. */
   readonly #letters = new Map<string, Letter | undefined>();
   #arrivals = 0;
   readonly #listeners: (() => void)[] = [];
@@ -88,8 +88,8 @@ export class ReportQueue {
   }
 
   /**
-   * A database that was damaged may have one of a report's two records. With the second alone the report would count as waiting, and never
-   * be sent; with the first alone it would never leave.
+   * A damaged database may have only one of a report's two records. With the second alone, the report would count as waiting and never be
+   * sent. With the first alone, it would never leave.
    */
   async #putRight(): Promise<void> {
     const changes: Change[] = [];
@@ -122,7 +122,7 @@ export class ReportQueue {
     return this.#letters.size;
   }
 
-  /** What the origin refused of a chain, as far as that is kept: the newest. */
+  /** The newest reports of a chain that the origin refused, as far as they are kept. */
   refusedOf(id: string, epoch: string): Omit<Letter, 'id'>[] {
     const found: Omit<Letter, 'id'>[] = [];
     for (const letter of this.#letters.values()) {
@@ -134,9 +134,9 @@ export class ReportQueue {
   }
 
   /**
-   * Takes reports of one sender in; those that wait already count once. When it returns they survive a power cut.
-   * @param budget what the sender may send yet, in bytes; what waits here already costs nothing
-   * @returns those that the budget isn't enough for, the last of them: the device keeps them
+   * Adds reports of one sender. A report that waits already is not added again. On return they survive a power cut.
+   * @param budget what the sender may still send, in bytes; a report that waits already costs nothing
+   * @returns the last reports, for which the budget does not suffice: the device keeps them
    * @throws SITECAST_OUTBOX_FULL, SITECAST_NO_SPACE (both noSpace): none is taken, the device keeps them
    */
   async add<T extends QueuedReport>(entries: readonly T[], budget?: TokenBucket): Promise<T[]> {
@@ -165,7 +165,7 @@ export class ReportQueue {
     return over;
   }
 
-  /** Which are new, as far as so many bytes reach; their order is kept. */
+  /** The new reports that so many bytes suffice for, and those over them, in order. */
   async #sort<T extends QueuedReport>(entries: readonly T[], mostBytes: number) {
     const fresh = new Map<string, QueuedReport>();
     const over: T[] = [];
@@ -190,8 +190,8 @@ export class ReportQueue {
   }
 
   /**
-   * The next ones of a round: of each device that has some waiting one by turns.
-   * @param isHeld whose reports don't go now
+   * The next reports of a round: one of each device in turn.
+   * @param isHeld whether a device's reports are held back now
    */
   async next(
     round: Round,
@@ -204,7 +204,7 @@ export class ReportQueue {
         const key = arrivalKey('r', waiting.arrival);
         const { data: entry } = entrySchema.safeParse(await this.#records.get(key));
         if (entry) found.push({ ...entry, key, waiting });
-        // Gone by now, or damaged: it isn't to be met again.
+        // Gone by now, or damaged: it leaves the queue.
         else this.#queues.remove(waiting);
       }
       if (found.length > 0) return found;
@@ -215,7 +215,7 @@ export class ReportQueue {
   /** The origin has every report of this chain up to `seq`. @returns how many were waiting */
   async acknowledge({ id, epoch, seq }: { id: string; epoch: string; seq: number }): Promise<number> {
     return this.#turn(async () => {
-      // What lies beyond has left once, and is lost at the origin if the device sends it again.
+      // Later reports of the chain have left, but a device that sends them again says that the origin has lost them.
       for (const key of this.#left.keys()) {
         if (key.startsWith(`x:${id}:${epoch}:`) && key > `x:${id}:${epoch}:${padded(seq)}:\u{10ffff}`)
           this.#left.delete(key);
@@ -230,12 +230,12 @@ export class ReportQueue {
     });
   }
 
-  /** The origin doesn't want this report, ever: it's put aside. */
+  /** The origin refuses this report for good: it is put aside. */
   async reject({ key }: { key: string }, code: string): Promise<void> {
     await this.#turn(async () => {
       const entry = entrySchema.safeParse(await this.#records.get(key));
       if (!entry.success) return;
-      // What strangers send would push out the letters that matter.
+      // Refused reports of unknown senders would push out those that matter.
       if (!entry.data.isKnown) {
         await this.#take([key]);
         return;
@@ -276,8 +276,8 @@ export class ReportQueue {
   }
 
   /**
-   * Nobody is refused for what others have waiting.
-   * @returns which reports make room
+   * No device is refused for what others have waiting.
+   * @returns the reports that make room
    * @throws SITECAST_OUTBOX_FULL
    */
   #roomFor([first]: readonly QueuedReport[], more: Amount): Waiting[] {

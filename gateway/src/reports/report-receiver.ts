@@ -15,17 +15,15 @@ import { type Envelope, envelopeSchema, fastVerifyById } from '@sitecast/shared/
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { ReportQueue, QueuedReport } from './report-queue.ts';
 
-/** Reports in one request. */
-export const MAX_REPORTS = 200;
-/** In one request of a sender that this gateway knows no assignment of. */
+/** Reports in one request of a sender that this gateway knows no assignment of. */
 export const MAX_STRANGERS_REPORTS_A_REQUEST = 10;
-/** What all such senders together may send over the WAN, in bytes of reports: the origin will refuse most of it. */
+/** Bytes of reports that all such senders together may send over the WAN: the origin will refuse most of them. */
 const STRANGERS_BYTES = { perS: 2 * 1024, burst: 256 * 1024 };
-/** What they may from one address: no machine takes all of it. */
+/** The same from one address, so that no machine takes all of it. */
 const STRANGERS_BYTES_AN_ADDRESS = { perS: 512, burst: 64 * 1024 };
-/** Keys kept parsed: a site's devices. */
+/** Parsed keys that are kept: those of a site's devices. */
 const MAX_PARSED_KEYS = 10_000;
-/** Devices whose budgets are known, as many as assignments are kept: one that is forgotten would begin anew. */
+/** Devices whose budgets are kept, as many as assignments: a forgotten budget would start full. */
 const MAX_BUDGETS = 50_000;
 
 interface ReportReceiverDeps {
@@ -35,19 +33,19 @@ interface ReportReceiverDeps {
   now: () => number;
 }
 
-/** With its place in the request. */
+/** A report with its place in the request. */
 type IndexedEntry = QueuedReport & { index: number };
 
-/** A report that isn't taken, or that the origin refused. */
+/** A report that is not taken, or that the origin refused. */
 interface RejectedReport {
-  /** Its place in the request, from 0; not there for one that came earlier. */
+  /** Its place in the request, from 0; undefined for one that came earlier. */
   index?: number;
   epoch?: string;
   seq?: number;
   /** The first 16 hexadecimal digits of the SHA-256 of its payload. */
   digest?: string;
   code: string;
-  /** Where it's for later: when. */
+  /** Seconds until the device may send it again. */
   retryAfterS?: number;
 }
 
@@ -56,7 +54,7 @@ interface AcceptedReports {
   rejected: RejectedReport[];
 }
 
-/** Takes reports from the device that made them. */
+/** Takes reports from the devices that made them: checks each, queues it, and answers with what the origin has acknowledged. */
 export class ReportReceiver {
   readonly #deps: ReportReceiverDeps;
   readonly #verify = fastVerifyById(MAX_PARSED_KEYS);
@@ -64,7 +62,7 @@ export class ReportReceiver {
   readonly #budgets: TokenBuckets;
   readonly #strangersBytes: TokenBucket;
   readonly #addressBytes: TokenBuckets;
-  /** Reports that were put off since the start. */
+  /** Reports over their device's budget, since the start. */
   overBudget = 0;
 
   constructor(deps: ReportReceiverDeps) {
@@ -76,14 +74,14 @@ export class ReportReceiver {
   }
 
   /**
-   * Takes those that can be read, whatever the others are.
-   * Of what is more than the device may send now, nothing is taken from the first one on.
-   * @param sender who signed the request: a device may bring just its own reports
-   * @param address where it comes from
-   * @returns what the origin has acknowledged to that device so far, as far as this gateway knows; and which reports are
+   * Takes the valid reports, whatever the others are. Where the device's budget does not suffice, the first report over it and all after it
+   * are for later.
+   * @param sender the device that signed the request: it may bring only its own reports
+   * @param address where the request comes from
+   * @returns what the origin has acknowledged to the device so far, as far as this gateway knows; and the reports that are
    *   refused, here or by the origin
-   * @throws SITECAST_REVOKED (forbidden), SITECAST_RATE_LIMITED (unreachable), what the queue throws; where none is taken, what
-   *   is wrong with the first: SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_NOT_YOURS; or
+   * @throws SITECAST_REVOKED (forbidden), SITECAST_RATE_LIMITED (unreachable), what the queue throws; where no report is valid, the
+   *   first one's error: SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_NOT_YOURS; or
    *   SITECAST_REPORTS_OVER_BUDGET (unreachable) with {retryAfterS}
    */
   async accept(sender: string, reports: readonly unknown[], address?: string): Promise<AcceptedReports> {
@@ -104,7 +102,7 @@ export class ReportReceiver {
     };
   }
 
-  /** @throws SITECAST_REPORTS_OVER_BUDGET where it's all of them */
+  /** @throws SITECAST_REPORTS_OVER_BUDGET where all reports are over the budget */
   #putOff(
     over: readonly IndexedEntry[],
     entries: readonly IndexedEntry[],
@@ -137,7 +135,7 @@ export class ReportReceiver {
     return { entries, rejected: errors.map(([index, { code }]) => ({ index, code })) };
   }
 
-  /** Anybody on the LAN can be many of them. */
+  /** Any machine on the LAN can be many unknown senders. */
   #checkStranger(reports: readonly unknown[], address: string | undefined): void {
     const isTooMuch = reports.length > MAX_STRANGERS_REPORTS_A_REQUEST;
     const bytes = bytesOf(reports);
@@ -161,7 +159,7 @@ export class ReportReceiver {
   }
 }
 
-/** What is to be sent on. The rest is refused when it's read. */
+/** Bytes of the reports that would be sent on. Anything else is refused when it is read. */
 function bytesOf(reports: readonly unknown[]): number {
   let lengthBytes = 0;
   for (const value of reports) {
@@ -171,7 +169,7 @@ function bytesOf(reports: readonly unknown[]): number {
   return lengthBytes;
 }
 
-/** The error for whoever speaks about another than itself. */
+/** The error for a request about another device than its signer. */
 export function notYours(id: string): SitecastError {
   return new SitecastError(
     'forbidden',

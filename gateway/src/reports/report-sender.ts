@@ -1,3 +1,4 @@
+import { MAX_REPORTS_PER_REQUEST } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Acknowledgement, MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
 import { cutText } from '@sitecast/shared/text';
@@ -8,55 +9,54 @@ import type { Log } from '@sitecast/shared/log';
 import { problemIn } from '../upstream/problem.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { WanLimits } from '../wan/wan-limits.ts';
-import { MAX_REPORTS } from './report-receiver.ts';
 import type { ReportQueue, WaitingReport } from './report-queue.ts';
 import type { Round } from './report-turns.ts';
 
-/** Reports of one request, by weight, where no rate says less: on a thin line whoever comes next waits for its end. */
+/** Bytes of reports in one request, where no rate says less: on a thin line the next request waits for its end. */
 const MAX_BATCH_BYTES = 256 * 1024;
-/** Down to so much, where larger ones get no answer: a line may be too slow for them. */
+/** The bound falls to so much where larger requests get no answer: the line may be too slow for them. */
 const LEAST_BATCH_BYTES = 8 * 1024;
 const MIN_BACKOFF_MS = 1000;
 const MAX_BACKOFF_MS = 5 * 60_000;
-/** After reports come in, others are waited for, to go in one request. */
+/** After reports come in, it waits so long for more, to send them in one request. */
 const GATHER_MS = 200;
-/** How soon what the origin has neither acknowledged nor refused is sent again. */
+/** How soon reports that the origin has neither acknowledged nor refused are sent again. */
 const MIN_AGAIN_MS = 10_000;
 const MAX_AGAIN_MS = 10 * 60_000;
-/** For how long a device's reports are held back where the origin doesn't say, seconds. */
+/** How long a device's reports are held back where the origin does not say, seconds. */
 const DEFAULT_HOLD_S = 60;
 
 const answerSchema = z.object({
-  acknowledgements: z.array(z.unknown()).max(MAX_REPORTS).default([]),
-  rejected: z.array(z.unknown()).max(MAX_REPORTS).default([]),
+  acknowledgements: z.array(z.unknown()).max(MAX_REPORTS_PER_REQUEST).default([]),
+  rejected: z.array(z.unknown()).max(MAX_REPORTS_PER_REQUEST).default([]),
 });
-/** Of a report that couldn't be read there's just its place in the request. */
+/** Of a report that the origin could not read there is only its place in the request. */
 const rejectedSchema = z.object({
   index: z.int().min(0).optional(),
   id: z.string().optional(),
   epoch: z.string().optional(),
   seq: z.number().optional(),
   code: z.string().transform(code => cutText(code, MAX_CODE_CHARS)),
-  /** It's for later: when. */
+  /** Seconds until the device may send it again. */
   retryAfterS: z.number().min(0).max(MAX_REPORT_WAIT_S).optional().catch(undefined),
 });
 type Rejected = z.infer<typeof rejectedSchema>;
 
-/** Statuses that say something about the reports, not about the gateway or the moment. */
+/** Statuses that blame the reports, not the gateway or the moment. */
 const BLAMES_REPORTS = new Set([400, 413, 422]);
-/** It was reached and failed at this: it may be what one report leads to. */
+/** The origin was reached and failed: a report may be the cause. */
 const FAILED = 500;
 const MAX_CODE_CHARS = 64;
-/** Reports that are refused one by one, and none is taken, before it's no longer believed that it's about them. */
+/** After so many reports were refused one by one and none was taken, the reports are no longer believed to be the cause. */
 const MAX_REFUSED_ALONE = 8;
-/** An origin that takes some now would have refused for what they were those that were refused so shortly before. */
+/** An origin that takes reports now has refused others within so long before for what they are. */
 const SHORTLY_MS = 60_000;
 
 interface RefusedAlone extends Pick<WaitingReport, 'key' | 'id' | 'epoch' | 'seq'> {
   code: string;
-  /** By the status; else the origin failed at it, and may not the next time. */
+  /** Whether the status blames the report; otherwise the origin failed, and may not fail the next time. */
   isItsFault: boolean;
-  /** By a clock that never goes back, milliseconds. */
+  /** Milliseconds on a clock that never goes back. */
   atMs: number;
 }
 
@@ -70,27 +70,28 @@ interface ReportSenderDeps {
 }
 
 /**
- * Sends reports on, in batches, one of each device by turns; a report leaves the queue when the origin has signed for it, or refused it. One that is refused
- * alone is passed over, so that the others go on; it's put aside only by an origin that takes others. (What refuses everything is
- * a proxy, say: then all of them stay.) A device that has sent the origin as much as it may is left out until it may again.
+ * Sends reports on in batches, one of each device in turn. A report leaves the queue when the origin has acknowledged or refused it. Where
+ * a batch is refused, its halves are sent, until the refused report is alone. It is passed over, so that the others go on, and put aside
+ * only once the origin takes others. (A proxy, for example, may refuse everything: then all reports stay.) A device that has used up its
+ * budget at the origin is left out until it may send again.
  */
 export class ReportSender {
   readonly #deps: ReportSenderDeps;
   readonly #backoff = new Backoff(MIN_BACKOFF_MS, MAX_BACKOFF_MS);
   readonly #again = new Backoff(MIN_AGAIN_MS, MAX_AGAIN_MS);
-  /** Devices that have sent the origin as much as they may, and until when, by a clock that never goes back, milliseconds. */
+  /** Devices that have used up their budget at the origin, and until when, milliseconds on a clock that never goes back. */
   readonly #heldUntilMs = new Map<string, number>();
-  /** Those of the last batch that the origin takes later, by key. */
+  /** Reports of the last batch that the origin takes later, by key. */
   readonly #putOff = new Set<string>();
-  /** What was refused alone since the round began, by key. */
+  /** Reports that were refused alone since the round began, by key. */
   readonly #refused = new Map<string, RefusedAlone>();
-  /** Of those, how many since one was taken. */
+  /** How many of them since a report was taken. */
   #refusedInARow = 0;
-  /** What a request may weigh now. */
+  /** Bytes of reports that a request may have now. */
   #maxBytes = MAX_BATCH_BYTES;
   #wake: AbortController | undefined;
   #hasNews = false;
-  /** As the log has it. */
+  /** Whether the log says that no upstream can be reached. */
   #isCutOff = false;
 
   constructor(deps: ReportSenderDeps) {
@@ -110,7 +111,7 @@ export class ReportSender {
       const batch = await this.#nextOf(round);
       if (batch.length === 0) {
         if (await this.#rest(signal)) {
-          // What is left was sent once: it's time to send it again.
+          // All that is left was sent once: it is time to send it again.
           round = queue.round();
           this.#refused.clear();
         }
@@ -133,13 +134,13 @@ export class ReportSender {
     const { queue, limits } = this.#deps;
     const nowMs = performance.now();
     for (const [id, untilMs] of this.#heldUntilMs) if (untilMs <= nowMs) this.#heldUntilMs.delete(id);
-    const max = { maxReports: MAX_REPORTS, maxBytes: limits.bytesAtOnce(this.#maxBytes) };
+    const max = { maxReports: MAX_REPORTS_PER_REQUEST, maxBytes: limits.bytesAtOnce(this.#maxBytes) };
     return queue.next(round, max, id => this.#heldUntilMs.has(id));
   }
 
-  /** @returns true if the time is over, false if something new came */
+  /** @returns true when the time is over, false when a new report came */
   async #rest(signal: AbortSignal): Promise<boolean> {
-    // It came after the queues were read.
+    // A report came after the queues were read.
     if (this.#hasNews) return false;
     const restMs = this.#deps.queue.length === 0 ? MAX_AGAIN_MS : this.#again.next();
     const heldMs = Math.min(...this.#heldUntilMs.values()) - performance.now();
@@ -150,19 +151,19 @@ export class ReportSender {
     return isOver;
   }
 
-  /** @returns false where what is left is to be sent again after a while */
+  /** @returns false where the rest is to be sent again after a while */
   async #sendAll(batch: readonly WaitingReport[]): Promise<boolean> {
     try {
       return await this.#send(batch);
     } catch (error) {
-      // A full disk: what the origin has answered can't be written down.
+      // A full disk: the origin's answer cannot be written down.
       if (!(error instanceof SitecastError)) throw error;
       this.#deps.log.warn({ err: error }, 'what became of reports could not be kept; they are sent again');
       return false;
     }
   }
 
-  /** @returns false if nobody could be asked, or all is refused */
+  /** @returns false where no upstream answered, or everything is refused */
   async #send(batch: readonly WaitingReport[]): Promise<boolean> {
     const [first] = batch;
     if (!first) return true;
@@ -184,7 +185,7 @@ export class ReportSender {
     return (await this.#send(batch.slice(0, half))) && (await this.#send(batch.slice(half)));
   }
 
-  /** @returns the status; undefined where nobody answered */
+  /** @returns the status; undefined where no upstream answered */
   async #ask(batch: readonly WaitingReport[]): Promise<{ status?: number; json?: unknown }> {
     const { upstreams, log } = this.#deps;
     const reports = batch.map(({ envelope }) => envelope);
@@ -208,14 +209,14 @@ export class ReportSender {
     }
   }
 
-  /** @returns false where it's no longer likely that it's about the reports */
+  /** @returns false where the reports are no longer likely to be the cause */
   #passOver(refused: RefusedAlone): boolean {
     this.#refused.set(refused.key, refused);
     this.#refusedInARow += 1;
     return this.#refusedInARow < MAX_REFUSED_ALONE;
   }
 
-  /** The origin takes reports: those that it has just refused as such it won't take later. Others are tried again. */
+  /** The origin takes reports: those that it has just refused for what they are are put aside. Others are tried again. */
   async #putAside(): Promise<void> {
     this.#refusedInARow = 0;
     const sinceMs = performance.now() - SHORTLY_MS;
@@ -289,7 +290,7 @@ export class ReportSender {
   }
 }
 
-/** By its place in the request; an origin that doesn't say that names the report. */
+/** The report that a refusal is about: by its place in the request, or by its name where an origin does not say the place. */
 function meantBy(
   { index, id, epoch, seq }: Rejected,
   batch: readonly WaitingReport[],

@@ -1,10 +1,10 @@
-/** What waits, of one sender or of all. */
+/** How much waits, of one sender or of all. */
 export interface Amount {
   reports: number;
   bytes: number;
 }
 
-/** A report that waits, by its place in the order of arrival. */
+/** A report that waits, by its number in the order of arrival. */
 export interface Waiting {
   arrival: number;
   bytes: number;
@@ -12,14 +12,14 @@ export interface Waiting {
 }
 
 export interface Queued extends Waiting {
-  /** Its queue's name. */
+  /** The name of its queue. */
   queue: string;
 }
 
-/** The queue that all senders share that this gateway knows no assignment of. */
+/** The queue of all senders that this gateway knows no assignment of. */
 const STRANGERS = '';
 
-/** What waits of one sender, oldest first. */
+/** The waiting reports of one sender, oldest first. */
 class Queue implements Amount {
   readonly items: Queued[] = [];
   bytes = 0;
@@ -41,7 +41,7 @@ class Queue implements Amount {
     return item;
   }
 
-  /** The place of the first that came after one. */
+  /** The place of the first report that came after another. */
   placeAfter(arrival: number): number {
     let low = 0;
     let high = this.items.length;
@@ -55,8 +55,8 @@ class Queue implements Amount {
 }
 
 /**
- * Who has what waiting, each device in a queue of its own: the order in which reports are sent on, and who makes room. In memory;
- * the records are what lasts.
+ * The waiting reports, each device's in a queue of its own: they decide the order in which reports are sent on, and which make room. In
+ * memory; the records last.
  */
 export class ReportTurns {
   readonly #queues = new Map<string, Queue>();
@@ -66,7 +66,7 @@ export class ReportTurns {
     return this.#total;
   }
 
-  /** What waits of one device, as far as it's known here. */
+  /** How much waits of one device that is known here. */
   of(id: string): Readonly<Amount> {
     return this.#queues.get(id) ?? NOTHING;
   }
@@ -94,7 +94,7 @@ export class ReportTurns {
     }
   }
 
-  /** Which of the strangers' reports are to go, the oldest, where more come than they may have together. */
+  /** @returns the oldest reports of unknown senders that make room where more come than they may have together */
   excessOfStrangers(more: Amount, max: Amount): Waiting[] {
     const { items, reports, bytes } = this.#queues.get(STRANGERS) ?? new Queue();
     const left = { reports: reports + more.reports, bytes: bytes + more.bytes };
@@ -109,9 +109,9 @@ export class ReportTurns {
   }
 
   /**
-   * Who makes room for a known device where all together have as much waiting as they may: whoever has the most loses its newest. (It
-   * has them still, and the origin gets the older ones first.)
-   * @returns undefined where nobody has more than this device would have
+   * Room for a known device where all together have as much waiting as they may: the device that has the most loses its newest reports. (It
+   * still has them, and the origin gets the older ones first.)
+   * @returns the reports that make room; undefined where no device has more than this one would have
    */
   roomFor(id: string, more: Amount, max: Amount): Waiting[] | undefined {
     const left = { reports: this.#total.reports + more.reports, bytes: this.#total.bytes + more.bytes };
@@ -139,12 +139,12 @@ export class ReportTurns {
     return going;
   }
 
-  /** Each of those that wait once, a report of each sender by turns; those of one in their order. */
+  /** Every waiting report once, one of each sender in turn; those of one sender in order. */
   round(): Round {
     return new Round(this.#queues);
   }
 
-  /** A device that wasn't known has become so: its reports are to go in their order. */
+  /** A sender has become known: its reports move to a queue of its own, in order. */
   #claim(id: string): void {
     const strangers = this.#queues.get(STRANGERS);
     if (!strangers || this.#queues.has(id)) return;
@@ -162,18 +162,18 @@ export class ReportTurns {
   }
 }
 
-/** A round through all queues: what comes while it lasts is part of it. */
+/** A round through all queues. Reports that come while it lasts are part of it. */
 export class Round {
   readonly #queues: Map<string, Queue>;
-  /** By queue: the newest of it that had its turn. */
+  /** By queue: its newest report that had its turn. */
   readonly #passed = new Map<string, number>();
 
-  /** @param queues those that had their turn longest ago come first */
+  /** @param queues those whose turn was longest ago come first */
   constructor(queues: Map<string, Queue>) {
     this.#queues = queues;
   }
 
-  /** The next ones, at least one where one is left; `pass` says that they had their turn. */
+  /** The next reports, at least one where one is left. `pass` says that they had their turn. */
   next(
     { maxReports, maxBytes }: { maxReports: number; maxBytes: number },
     isHeld: (id: string) => boolean = () => false,
@@ -215,7 +215,7 @@ export function exceeds(amount: Amount, max: Amount): boolean {
   return amount.reports > max.reports || amount.bytes > max.bytes;
 }
 
-/** Which part of all there may be, by whichever of the two is more. */
+/** The larger of the two shares of what may wait. */
 function shareOf({ reports, bytes }: Amount, max: Amount): number {
   return Math.max(reports / max.reports, bytes / max.bytes);
 }

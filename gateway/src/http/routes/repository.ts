@@ -50,7 +50,7 @@ const chunkRoute = createRoute({
   responses,
 });
 
-/** What devices and other gateways read. Anybody may; everything in it is signed, or named by something signed. */
+/** What devices and other gateways read. It is public: everything is signed, or named by something signed. */
 export function repositoryRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): void {
   const pollingId = pollingDevice(deps);
   app.openapi(metadataRoute, async c => {
@@ -87,7 +87,7 @@ export function repositoryRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): v
     });
   });
 
-  // Those with a right path are answered before they come here: see chunk-handler.ts.
+  // The chunk handler answers requests with a valid path before they come here.
   app.openapi(chunkRoute, c => {
     throw notFound(c);
   });

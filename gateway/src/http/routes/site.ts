@@ -1,21 +1,20 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import {
+  gatewayIdentitySchema,
+  gatewayProgressRequestSchema,
+  gatewayRejectedReportSchema,
+  leaseAnswerSchema,
+  leaseRequestSchema,
+  pendingAnswerSchema,
+  reportsRequestSchema,
+} from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { namedPeersSchema, peerNoticeSchema } from '@sitecast/shared/fleet';
 import { isId } from '@sitecast/shared/identity';
 import type { AppDeps } from '../deps.ts';
-import { FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
+import { ASKER_HEADER, FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
 import { notYours } from '../../reports/report-receiver.ts';
-import {
-  enrolmentBody,
-  envelopeBody,
-  idParams,
-  JSON_TYPE,
-  leaseBody,
-  progressBody,
-  rejectedBody,
-  reportsBody,
-  withProblems,
-} from '../schemas.ts';
+import { enrolmentBody, envelopeBody, idParams, JSON_TYPE, withProblems } from '../schemas.ts';
 import { addressOf, signedJson } from '../signed.ts';
 
 const json = <T extends z.ZodType>(description: string, schema: T) => ({
@@ -28,13 +27,14 @@ const body = <T extends z.ZodType>(schema: T) => ({
 
 /** What devices of the site say to the origin, and the origin to them. */
 export function siteRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps): void {
-  // One for all, so that a request can't be played again at another route.
+  // One for all routes, so that a request cannot be replayed at another.
   const middleware = [signedJson(deps)];
   enrolmentRoute(app, deps, middleware);
   reportRoutes(app, deps, middleware);
   leaseRoute(app, deps, middleware);
   peerRoute(app, deps, middleware);
   documentRoutes(app, deps);
+  gatewayRoute(app, deps);
 }
 
 type Middleware = ReturnType<typeof signedJson>[];
@@ -52,7 +52,7 @@ function enrolmentRoute(
     request: body(enrolmentBody),
     responses: withProblems({
       200: json('Let in.', z.object({ assignment: envelopeBody })),
-      202: json('An operator is to accept it.', z.object({ state: z.literal('pending') })),
+      202: json('An operator is to accept it.', pendingAnswerSchema),
     }),
   });
   app.openapi(route, async c => {
@@ -86,11 +86,14 @@ function reportRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps, middleware: M
     path: '/site/v1/reports',
     summary: "A device's own reports: once answered they survive a power cut here, and go on to the origin.",
     middleware,
-    request: body(reportsBody),
+    request: body(reportsRequestSchema),
     responses: withProblems({
       202: json(
         'Taken in, but for those that are refused; with what the origin has acknowledged so far, if anything.',
-        z.object({ acknowledgement: envelopeBody.optional(), rejected: z.array(rejectedBody).optional() }),
+        z.object({
+          acknowledgement: envelopeBody.optional(),
+          rejected: z.array(gatewayRejectedReportSchema).optional(),
+        }),
       ),
     }),
   });
@@ -111,7 +114,7 @@ function reportRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps, middleware: M
     path: '/site/v1/progress',
     summary: 'How far a device is; may get lost.',
     middleware,
-    request: body(progressBody),
+    request: body(gatewayProgressRequestSchema),
     responses: withProblems({ 202: { description: 'Heard.' } }),
   });
   app.openapi(progress, c => {
@@ -130,19 +133,9 @@ function leaseRoute(app: OpenAPIHono<GatewayEnv>, { leases }: AppDeps, middlewar
     path: '/site/v1/leases',
     summary: 'Leave for a device to be down, so that not all of a site are at once.',
     middleware,
-    request: body(leaseBody),
+    request: body(leaseRequestSchema),
     responses: withProblems({
-      200: json(
-        'Granted or not; when to ask again.',
-        z.object({
-          granted: z.boolean(),
-          until: z.iso.datetime().optional(),
-          retryAfterMs: z.int().optional(),
-          heldBy: z
-            .array(z.object({ id: z.string(), name: z.string().optional(), until: z.iso.datetime() }))
-            .optional(),
-        }),
-      ),
+      200: json('Granted or not; when to ask again.', leaseAnswerSchema),
     }),
   });
   app.openapi(route, async c => {
@@ -216,5 +209,25 @@ function documentRoutes(
     const found = isId(id) ? await acknowledgements.get(id, { isForwarded, address }) : undefined;
     if (found) return c.json({ acknowledgement: found }, 200);
     throw new SitecastError('notFound', 'SITECAST_NO_ACKNOWLEDGEMENT', 'nothing is acknowledged for this id');
+  });
+}
+
+/** How the gateways of a site know which of them live. */
+function gatewayRoute(app: OpenAPIHono<GatewayEnv>, { self, onGatewaySeen }: AppDeps): void {
+  const who = createRoute({
+    method: 'get',
+    path: '/site/v1/gateway',
+    summary: 'Which gateway answers here, and of which site: asked by other gateways every two seconds.',
+    responses: {
+      200: {
+        description: 'Its id, and its site once it knows it.',
+        content: { [JSON_TYPE]: { schema: gatewayIdentitySchema } },
+      },
+    },
+  });
+  app.openapi(who, c => {
+    const asker = c.req.header(ASKER_HEADER) ?? '';
+    if (isId(asker)) onGatewaySeen(asker);
+    return c.json(self(), 200);
   });
 }
