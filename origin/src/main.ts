@@ -7,7 +7,7 @@ import type { DatabaseState } from '@sitecast/shared/key-value';
 import { type LogSettings, openLog } from '@sitecast/shared/log';
 import { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher } from '@sitecast/shared/trust';
-import { DiskFiles } from './adapters/disk/disk-files.ts';
+import { type DataDirectory, openDataDirectory } from './adapters/disk/data-directory.ts';
 import { diskRoom } from './adapters/disk/room.ts';
 import { openFleetNode } from './adapters/fleet-node.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
@@ -23,7 +23,6 @@ import { removeUnreadable } from './adapters/embedded/recovery.ts';
 import { openStores } from './adapters/embedded/stores.ts';
 import { Tables } from './adapters/embedded/tables.ts';
 import { type FleetServices, openFleetServices } from './fleet-services.ts';
-import { ThreadedChunks } from './adapters/disk/threaded-chunks.ts';
 import { EventLog } from './events/event-log.ts';
 import { createApp } from './http/app.ts';
 import type { OriginApp } from './http/context.ts';
@@ -46,8 +45,6 @@ import { Repository } from './repository/repository.ts';
 import { Scrubber } from './repository/scrubber.ts';
 import { OwnCertificate } from './own-certificate.ts';
 import type { OriginSettings } from './settings.ts';
-import { StagedFiles } from './staging/staged-files.ts';
-import { prepareDataDirectory } from './storage/layout.ts';
 import { Tokens } from './tokens/tokens.ts';
 import { UnfinishedRecovery } from './recovery/unfinished.ts';
 import type { MendedState } from './recovery/record.ts';
@@ -102,13 +99,11 @@ export async function startOrigin(
     const tokens = new Tokens(stores.tokenStore, now);
     if (!tokens.hasAdmin && (await isPublished(directory))) throw emptied(directory);
     const adminTokenPath = await keepFirstAdmin(tokens, directory);
-    const files = new DiskFiles(directory);
     const room = diskRoom(directory, settings.reserveBytes);
-    await prepareDataDirectory(files);
-    const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes: settings.maxStagedBytes });
-    endings.add('the thread for chunks', () => chunks.close());
-    const staged = await StagedFiles.open(files, now);
-    const repository = await openRepository({ files, chunks, staged, now, log }, settings);
+    const { maxStagedBytes } = settings;
+    const { close, ...data } = await openDataDirectory(directory, { maxStagedBytes, now, log });
+    endings.add('the thread for chunks', close);
+    const repository = await openRepository({ ...data, now, log }, settings);
     endings.add('the repository', () => repository.idle());
     const { stagingTtlMs, maxReportBytes, gossip = NO_GOSSIP } = settings;
     const upkeep = new Upkeep({ repository, stagingTtlMs, ownCertificate, now, after, log });
@@ -124,7 +119,7 @@ export async function startOrigin(
       endings.add('gossip', () => fleetNode.close());
       services.fleet.gateways.ownAddresses = () => fleetNode.addresses();
     }
-    const parts = { ...services, ...around, audit, repository, chunks, staged, tokens, files, state };
+    const parts = { ...services, ...around, ...data, audit, repository, tokens, state };
     const { app, wakeAll, readiness, lookout } = openApp(parts, settings);
     endings.add('looking for damage', () => lookout.stop());
     const server = await listen(app, { ...settings.listen, tls: ownCertificate?.pair });
@@ -173,10 +168,8 @@ function openRepository(
 interface AppParts
   extends FleetServices,
     Surroundings,
-    Pick<
-      AppDeps,
-      'audit' | 'repository' | 'chunks' | 'staged' | 'tokens' | 'files' | 'room' | 'ownCertificate'
-    > {
+    Pick<AppDeps, 'audit' | 'repository' | 'tokens' | 'room' | 'ownCertificate'>,
+    DataDirectory {
   state: DatabaseState;
   events: EventLog;
 }
@@ -255,14 +248,11 @@ export async function recoverFrom({
     const { audit, revocations } = stores;
     const { registry } = stores.fleetStore;
     const tokens = new Tokens(stores.tokenStore, Date.now);
-    const files = new DiskFiles(directory);
-    await prepareDataDirectory(files);
-    const maxStagedBytes = Number.MAX_SAFE_INTEGER;
-    const chunks = await ThreadedChunks.open({ root: directory, maxStagedBytes });
-    endings.add('the thread for chunks', () => chunks.close());
-    const staged = await StagedFiles.open(files, Date.now);
-    const metadata = await restoreMetadata(files, mirrors, { mayBeNewer: damagedOnly });
-    const opening = Repository.open({ files, chunks, staged, now: Date.now, acceptedDay, log });
+    const options = { maxStagedBytes: Number.MAX_SAFE_INTEGER, now: Date.now, log };
+    const { close, ...data } = await openDataDirectory(directory, options);
+    endings.add('the thread for chunks', close);
+    const metadata = await restoreMetadata(data.published, mirrors, { mayBeNewer: damagedOnly });
+    const opening = Repository.open({ ...data, now: Date.now, acceptedDay, log });
     const repository = await opening.catch((error: unknown) => {
       throw stillDamagedFor(error, unread());
     });
@@ -273,13 +263,13 @@ export async function recoverFrom({
     // What the database has lost is more than files can bring back: then all of the recovery is due.
     if (damagedOnly && isWhole) {
       await recordRestore(audit, { from, metadata });
-      const restored = await restoreContent({ repository, files, chunks, log }, mirrors);
+      const restored = await restoreContent({ ...data, repository, log }, mirrors);
       await endings.endAll();
       return { metadata, ...restored, asked: from, unread: unread() };
     }
     const begins = () => unfinished.note(database.lost);
     const around = { database, begins, now: Date.now, log };
-    const parts = { repository, staged, chunks, audit, registry, revocations, ...around };
+    const parts = { ...data, repository, audit, registry, revocations, ...around };
     const recovered = await recover(parts, mirrors, unread);
     await unfinished.end();
     // The first admin's may be among what was lost.

@@ -7,7 +7,7 @@ import { oneAtATime, SharedConnections } from '@sitecast/shared/http-guards';
 import type { OriginApp } from '../http/context.ts';
 import { BODY_PACE, maxBodyTimeMs } from '../http/body.ts';
 import { problemResponse } from '../http/problem.ts';
-import { MAX_TARGET_FILE_BYTES } from '../staging/staged-files.ts';
+import { MAX_TARGET_FILE_BYTES } from '../repository/repository-store.ts';
 
 const MAX_HEADER_BYTES = 16 * 1024;
 const MAX_HEADERS = 100;

@@ -4,11 +4,10 @@ import type { Log } from '../log.ts';
 import type { OwnCertificate } from '../own-certificate.ts';
 import type { Readiness } from '../readiness.ts';
 import type { Repository } from '../repository/repository.ts';
+import type { RepositoryStore } from '../repository/repository-store.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
-import type { Chunks } from '../staging/chunks.ts';
-import type { StagedFiles } from '../staging/staged-files.ts';
-import type { Files, ReadableFiles } from '../storage/files.ts';
+import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import type { Room } from '../storage/room.ts';
 import type { Tokens } from '../tokens/tokens.ts';
 import type { BodyPace } from './body.ts';
@@ -23,8 +22,9 @@ export interface AppDeps {
   repository: Repository;
   readiness: Readiness;
   scrubber: Scrubber;
-  chunks: Chunks;
-  staged: StagedFiles;
+  published: Pick<RepositoryStore, 'open'>;
+  chunks: ChunkStaging;
+  staged: FileStaging;
   tokens: Tokens;
   fleet: Fleet;
   audit: AuditLog;
@@ -32,7 +32,6 @@ export interface AppDeps {
   signedRequests: SignedRequests;
   waiters: TimestampWaiters;
   eventStreams: EventStreams;
-  files: ReadableFiles & Files;
   room: Room;
   metrics: Metrics;
   /** Memory shared by all request bodies, and how slowly they may come. */

@@ -8,7 +8,7 @@ import { secondsLeft } from '../repository/description.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
 import type { Room } from '../storage/room.ts';
-import type { Chunks } from '../staging/chunks.ts';
+import type { ChunkStaging } from '../staging/ports.ts';
 import type { OriginEnv } from './context.ts';
 
 const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
@@ -16,7 +16,7 @@ const DURATION_BUCKETS_S = [0.002, 0.01, 0.05, 0.25, 1, 5, 30];
 interface MetricsDeps {
   repository: Repository;
   scrubber: Scrubber;
-  chunks: Chunks;
+  chunks: ChunkStaging;
   state: DatabaseState;
   room: Room;
   fleet: { intake: Pick<ReportIntake, 'totals'>; presence: Pick<PresenceBoard, 'gateways' | 'heardCount'> };

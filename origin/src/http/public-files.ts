@@ -1,10 +1,12 @@
 import { createHash } from 'node:crypto';
+import { chunkIdFromHex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { cutText } from '@sitecast/shared/text';
 import fresh from 'fresh';
 import type { Context } from 'hono';
 import parseRange from 'range-parser';
-import type { OpenFile, ReadableFiles } from '../storage/files.ts';
+import type { FileRef, OpenFile } from '../repository/repository-store.ts';
+import { ROLES } from '../repository/roles.ts';
 import type { OriginEnv } from './context.ts';
 import type { MemoryBudget } from './memory.ts';
 import { problemResponse } from './problem.ts';
@@ -13,40 +15,38 @@ import { problemResponse } from './problem.ts';
 const MAX_BUFFERED_BYTES = 2 * 1024 * 1024;
 const IMMUTABLE = 'public, max-age=31536000, immutable';
 
-const METADATA_NAME = /^[1-9]\d{0,15}\.(?:root|targets|snapshot|rollouts|deltas)\.json$/;
-const TARGET_NAME = /^([0-9a-f]{64})\.[a-z0-9][a-z0-9._-]{0,100}\.(?:json|caibx)$/;
+const METADATA_NAME = /^([1-9]\d{0,15})\.(root|targets|snapshot|rollouts|deltas)\.json$/;
+const TARGET_NAME = /^([0-9a-f]{64})\.([a-z0-9][a-z0-9._-]{0,100}\.(?:json|caibx))$/;
 const TARGET_FOLDER = /^(?:releases|products|rollouts|deltas)$/;
 const CHUNK_FOLDER = /^[0-9a-f]{4}$/;
-const CHUNK_NAME = /^[0-9a-f]{64}\.cacnk$/;
-
-interface Served {
-  /** Below the data directory. */
-  path: string;
-  /** For files whose name carries the hash of their bytes. */
-  sha256?: string | undefined;
-}
+const CHUNK_NAME = /^([0-9a-f]{64})\.cacnk$/;
 
 /** What a path below /metadata, /targets and /chunks stands for; undefined for every name that can't be there. */
 export const served = {
-  metadata: (name: string): Served | undefined =>
-    METADATA_NAME.test(name) ? { path: `repository/metadata/${name}` } : undefined,
-  target: (folder: string, name: string): Served | undefined => {
-    const sha256 = TARGET_NAME.exec(name)?.[1];
-    if (!TARGET_FOLDER.test(folder) || sha256 === undefined) return undefined;
-    return { path: `repository/targets/${folder}/${name}`, sha256 };
+  metadata(name: string): (FileRef & { kind: 'metadata' }) | undefined {
+    const [, version, found] = METADATA_NAME.exec(name) ?? [];
+    const role = ROLES.find(role => role === found);
+    return role && { kind: 'metadata', role, version: Number(version) };
   },
-  chunk: (folder: string, name: string): Served | undefined =>
-    CHUNK_FOLDER.test(folder) && CHUNK_NAME.test(name) && name.startsWith(folder)
-      ? { path: `repository/chunks/${folder}/${name}` }
-      : undefined,
+  target(folder: string, name: string): FileRef | undefined {
+    const [, sha256, rest] = TARGET_NAME.exec(name) ?? [];
+    if (!TARGET_FOLDER.test(folder) || sha256 === undefined) return undefined;
+    return { kind: 'target', name: `${folder}/${rest}`, sha256 };
+  },
+  chunk(folder: string, name: string): FileRef | undefined {
+    const hex = CHUNK_NAME.exec(name)?.[1];
+    if (hex === undefined || !CHUNK_FOLDER.test(folder) || !hex.startsWith(folder)) return undefined;
+    return { kind: 'chunk', id: chunkIdFromHex(hex) };
+  },
 };
 
 interface PublicFilesDeps {
-  files: ReadableFiles;
+  /** Undefined if there is no such file, or no right one. */
+  open: (file: FileRef) => Promise<OpenFile | undefined>;
   memory: MemoryBudget;
 }
 
-/** Answers for metadata in force: from memory, whatever the disk has made of it. */
+/** Answers for metadata in force: from memory, whatever has become of the stored file. */
 export function serveMetadata(
   c: Context<OriginEnv>,
   name: string,
@@ -60,7 +60,7 @@ export function timestampTag(bytes: Uint8Array): string {
   return `"${createHash('sha256').update(bytes).digest('base64url')}"`;
 }
 
-/** Answers for timestamp.json, the one file that changes: from memory, where it is only once it's durable on the disk. */
+/** Answers for timestamp.json, the one file that changes. In memory it is durable already. */
 export function serveTimestamp(
   c: Context<OriginEnv>,
   bytes: Uint8Array | undefined,
@@ -82,17 +82,17 @@ export function serveTimestamp(
  */
 export async function serveFile(
   c: Context<OriginEnv>,
-  { files, memory }: PublicFilesDeps,
-  wanted: Served | undefined,
+  { open, memory }: PublicFilesDeps,
+  wanted: FileRef | undefined,
 ): Promise<Response> {
-  const file = wanted && (await files.open(wanted.path));
+  const file = wanted && (await open(wanted));
   if (!file) return notFound(c);
   let isClosed = false;
   try {
     const headers = {
-      ...commonHeaders(wanted.path),
+      ...commonHeaders(wanted.kind === 'target' ? wanted.name : wanted.kind === 'metadata' ? '.json' : ''),
       'cache-control': IMMUTABLE,
-      etag: wanted.sha256 === undefined ? etagOf(file) : `"${wanted.sha256}"`,
+      etag: `"${wanted.kind === 'target' ? wanted.sha256 : file.tag}"`,
     };
     return await respond(c, headers, file.lengthBytes, (start, end) => {
       isClosed = true;
@@ -159,13 +159,9 @@ async function bodyOf(
   return await file.read(start, lengthBytes);
 }
 
-function etagOf({ lengthBytes, modifiedMs }: OpenFile): string {
-  return `"${Math.round(modifiedMs * 1000).toString(16)}-${lengthBytes.toString(16)}"`;
-}
-
-function commonHeaders(path: string) {
+function commonHeaders(name: string) {
   return {
-    'content-type': path.endsWith('.json') ? 'application/json' : 'application/octet-stream',
+    'content-type': name.endsWith('.json') ? 'application/json' : 'application/octet-stream',
     'accept-ranges': 'bytes',
     'x-content-type-options': 'nosniff',
   };

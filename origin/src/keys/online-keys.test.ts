@@ -10,6 +10,7 @@ import {
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { DiskFiles } from '../adapters/disk/disk-files.ts';
+import { DiskKeyStore } from '../adapters/disk/key-store.ts';
 import { imageOf } from '../testing/operator.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
@@ -108,7 +109,7 @@ it('makes no other key where one is damaged before there is a repository: a draf
   const files = new DiskFiles(join(origin.path, 'fresh'));
   await files.makeDirectory('keys');
   await files.writeDurably('keys/snapshot.pem', Buffer.from('half'));
-  await expect(OnlineKeys.open(files, { mayCreate: true })).rejects.toMatchObject({
+  await expect(OnlineKeys.open(new DiskKeyStore(files), { mayCreate: true })).rejects.toMatchObject({
     code: 'SITECAST_KEY_INVALID',
     hint: expect.stringContaining('delete it'),
   });

@@ -11,15 +11,15 @@ import {
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import pLimit from 'p-limit';
-import type { Chunks } from '../staging/chunks.ts';
+import type { ChunkStaging } from '../staging/ports.ts';
 import type { Mirror } from './mirror-copy.ts';
 
 const CHUNKS_AT_ONCE = 8;
 
-/** One that could not be reached is asked last for so long. */
+/** A mirror that could not be reached is asked last for so long. */
 const REST_MS = 10 * 60_000;
 
-/** What mirrors have of the chunks, asked in their order. It's to be made once for all that is fetched. */
+/** The chunks of all mirrors, which are asked in their order. To be made once for all that is fetched. */
 export function chunksOf(mirrors: readonly Mirror[]): ChunkStore {
   return failover(
     mirrors.map(({ chunks }) => verifying(chunks)),
@@ -27,8 +27,8 @@ export function chunksOf(mirrors: readonly Mirror[]): ChunkStore {
   );
 }
 
-/** Stages those of the chunks that are neither published nor staged, as far as a mirror has them. */
-export async function stageChunks(chunks: Chunks, ids: Uint8Array, store: ChunkStore): Promise<void> {
+/** Stages the chunks that are neither published nor staged, as far as a mirror has them. */
+export async function stageChunks(chunks: ChunkStaging, ids: Uint8Array, store: ChunkStore): Promise<void> {
   const limit = pLimit(CHUNKS_AT_ONCE);
   for (let at = 0; at < ids.length; at += MAX_MISSING_IDS * CHUNK_ID_BYTES) {
     const missing = await chunks.missing(ids.subarray(at, at + MAX_MISSING_IDS * CHUNK_ID_BYTES));
@@ -36,7 +36,7 @@ export async function stageChunks(chunks: Chunks, ids: Uint8Array, store: ChunkS
   }
 }
 
-async function stageChunk(chunks: Chunks, id: ChunkId, store: ChunkStore): Promise<void> {
+async function stageChunk(chunks: ChunkStaging, id: ChunkId, store: ChunkStore): Promise<void> {
   try {
     const frame = (await store.get(id)).frame();
     const memory = new ArrayBuffer(BATCH_HEAD_BYTES + frame.length);
@@ -45,7 +45,7 @@ async function stageChunk(chunks: Chunks, id: ChunkId, store: ChunkStore): Promi
     batch.set(frame, BATCH_HEAD_BYTES);
     await chunks.stage(memory, batch.length);
   } catch (error) {
-    // What nobody has is found missing afterwards.
+    // A chunk that no mirror has is found missing afterwards.
     if (!(error instanceof SitecastError)) throw error;
   }
 }

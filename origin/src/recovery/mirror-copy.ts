@@ -11,9 +11,9 @@ import {
 } from '@sitecast/shared/trust';
 import { issuedMsOf } from '../repository/clock.ts';
 import type { Committed } from '../repository/committed.ts';
-import type { VersionFloor } from '../repository/online-roles.ts';
+import type { VersionFloor } from '../repository/repository-store.ts';
 
-/** Somebody who mirrors the repository: a gateway. Nothing that it says is believed without a signature. */
+/** A gateway, which mirrors the repository. Nothing that it says is believed without a signature. */
 export interface Mirror {
   /** For messages. */
   readonly name: string;
@@ -25,7 +25,7 @@ export interface Mirror {
 /** The repository as a mirror has it, verified from a root on. */
 export interface MirrorCopy extends Omit<Committed, 'root'> {
   readonly mirror: Mirror;
-  /** Those after the root that it was verified from, in order. */
+  /** The roots after the one that it was verified from, in order. */
   readonly roots: readonly Metadata<'root'>[];
   readonly versions: VersionFloor;
   /** When its timestamp was issued. */
@@ -33,8 +33,8 @@ export interface MirrorCopy extends Omit<Committed, 'root'> {
 }
 
 /**
- * Follows a mirror's repository from a root that is trusted. What has expired is taken as well, as long as it held when its
- * timestamp was issued: the origin may have been away for weeks, and nothing else says which version numbers are used up.
+ * Follows a mirror's repository from a root that is trusted. Expired metadata is taken as well, if it was valid when the timestamp
+ * was issued: the origin may have been away for weeks, and nothing else says which version numbers are used up.
  * @throws the codes of docs/ERRORS.md under "Trust"
  */
 export async function readMirror(mirror: Mirror, root: Metadata<'root'>): Promise<MirrorCopy> {
@@ -73,7 +73,7 @@ export async function readMirror(mirror: Mirror, root: Metadata<'root'>): Promis
   };
 }
 
-/** When its timestamp was issued, if that's in the past; its signature is checked later, with everything else. */
+/** When its timestamp was issued, if that is in the past. The signature is checked later, with everything else. */
 async function timeOf({ metadata, name }: Mirror): Promise<number> {
   const path = metadataPath('timestamp', undefined);
   const bytes = await metadata.fetch(path, { maxBytes: DEFAULT_TRUST_LIMITS.maxTimestampBytes });
@@ -86,7 +86,7 @@ async function timeOf({ metadata, name }: Mirror): Promise<number> {
   return Math.min(Date.now(), issued === undefined ? Number.POSITIVE_INFINITY : Date.parse(issued));
 }
 
-/** The client has verified each of them on its way to the newest. */
+/** The client has verified each of them on its way to the newest root. */
 function rootsAfter(from: number, to: number, fetched: ReadonlyMap<string, Uint8Array>): Metadata<'root'>[] {
   const roots: Metadata<'root'>[] = [];
   for (let version = from + 1; version <= to; version += 1) {

@@ -6,12 +6,11 @@ import { targetPath } from '@sitecast/shared/trust';
 import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
 import type { LackingRelease } from '../repository/check-releases.ts';
-import { readListing } from '../repository/check-targets.ts';
+import { readListing } from '../repository/listing.ts';
 import type { OnlineRole } from '@sitecast/shared/signing';
 import type { Repository } from '../repository/repository.ts';
 import { PublishedRollouts } from '../rollouts/published.ts';
-import type { Chunks } from '../staging/chunks.ts';
-import type { StagedFiles } from '../staging/staged-files.ts';
+import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import { chunksOf, stageChunks } from './chunks-from-mirrors.ts';
 import { type Mirror, type MirrorCopy, readMirror } from './mirror-copy.ts';
 import { fetchTarget } from './restore.ts';
@@ -33,8 +32,8 @@ const GOING_ON: ReadonlySet<string> = new Set(['active', 'rollingBack']);
 
 interface RecoverDeps {
   repository: Repository;
-  staged: StagedFiles;
-  chunks: Chunks;
+  staged: FileStaging;
+  chunks: ChunkStaging;
   /** The restored one. */
   audit: RecoveryLog;
   registry: Pick<Registry, 'member'>;
@@ -270,7 +269,7 @@ const inOrder = ({ mirror }: MirrorCopy, mirrors: readonly Mirror[]): Mirror[] =
 /** Where a key is lacking, they wait: whoever starts the origin and rotates the key publishes them. */
 async function publishPauses(repository: Repository): Promise<void> {
   const canSign = repository.missingKeys.every(({ role }) => role === 'deltas');
-  if (canSign && repository.deferredRollouts.size > 0) await repository.publishRollouts(new Map());
+  if (canSign && (await repository.deferredRollouts()).size > 0) await repository.publishRollouts(new Map());
 }
 
 /** @returns ids of the rollouts that were going on */
@@ -316,7 +315,7 @@ async function stageFiles(
   }
 }
 
-async function stageFile(staged: StagedFiles, bytes: Uint8Array): Promise<void> {
+async function stageFile(staged: FileStaging, bytes: Uint8Array): Promise<void> {
   const receiver = await staged.receive(createHash('sha256').update(bytes).digest('hex'));
   try {
     await receiver.write(bytes);

@@ -5,15 +5,11 @@ import { indexTarget, manifestTarget } from '@sitecast/shared/release';
 import { nextVersion } from '@sitecast/shared/signing';
 import type { MetadataFetcher } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { publishedPath } from '../adapters/disk/layout.ts';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
-import { DiskFiles } from '../adapters/disk/disk-files.ts';
-import { SyncDisk } from '../adapters/disk/sync-disk.ts';
 import { main, startOrigin } from '../main.ts';
 import { Repository } from '../repository/repository.ts';
-import { publishedPath } from '../staging/chunk-paths.ts';
-import { StagedFiles } from '../staging/staged-files.ts';
 import { imageOf, TestOperator } from '../testing/operator.ts';
-import { localChunks } from '../testing/local-chunks.ts';
 import { testLog } from '../testing/origin.ts';
 import { randomChunks, temporaryOrigin } from '../testing/setup.ts';
 import type { Mirror } from './mirror-copy.ts';
@@ -72,13 +68,12 @@ function damage(...paths: string[]): void {
 
 async function restore() {
   const mirrors = [await mirror()];
-  const files = new DiskFiles(origin.path);
-  const metadata = await restoreMetadata(files, mirrors);
   const { now } = origin.clock;
-  const chunks = localChunks(new SyncDisk(origin.path), 2 ** 30, now);
-  const staged = await StagedFiles.open(files, now);
-  const repository = await Repository.open({ files, chunks, staged, now, log: testLog() });
-  return { metadata, ...(await restoreContent({ repository, files, chunks, log: testLog() }, mirrors)) };
+  const log = testLog();
+  const data = await testDisk(origin.path).openData({ maxStagedBytes: 2 ** 30, now, log });
+  const metadata = await restoreMetadata(data.published, mirrors);
+  const repository = await Repository.open({ ...data, now, log });
+  return { metadata, ...(await restoreContent({ ...data, repository, log }, mirrors)) };
 }
 
 /** All files of the repository but the timestamp, which may be signed anew. */

@@ -14,20 +14,19 @@ import {
   verifyThreshold,
 } from '@sitecast/shared/trust';
 import type { DamagedRelease } from '../repository/damage.ts';
-import { maxBytesOf, METADATA, type Role, sha256Hex, TIMESTAMP } from '../repository/committed.ts';
-import { parsedRoot, publishedFiles, readRoot, setFileAside } from '../repository/published-files.ts';
-import { newestVersions } from '../repository/rebuild.ts';
-import type { Repository } from '../repository/repository.ts';
-import { releasesOf, Survey } from '../repository/survey.ts';
-import type { Chunks } from '../staging/chunks.ts';
-import type { Files } from '../storage/files.ts';
-import { readOrUndefined } from '../storage/unreadable.ts';
 import type { Log } from '../log.ts';
+import { parsedRoot, readRoot, sha256Hex } from '../repository/committed.ts';
+import { publishedFiles, releasesOf } from '../repository/listing.ts';
+import type { PublishedChunks, RepositoryStore } from '../repository/repository-store.ts';
+import type { Repository } from '../repository/repository.ts';
+import { maxBytesOf, type Role } from '../repository/roles.ts';
+import { Survey } from '../repository/survey.ts';
+import type { ChunkStaging } from '../staging/ports.ts';
 import { chunksOf, stageChunks } from './chunks-from-mirrors.ts';
 import type { Mirror } from './mirror-copy.ts';
 import type { UnreadMirror } from './watched-mirrors.ts';
 
-/** What was brought back, and what nobody has. */
+/** What was brought back, and what no mirror has. */
 export interface Restored {
   metadata: string[];
   files: string[];
@@ -37,28 +36,27 @@ export interface Restored {
 
 /** What a whole restoration found and did. */
 export interface RestoredFrom extends Restored {
-  /** Mirrors that were named. */
+  /** The mirrors that were named. */
   asked: readonly string[];
   /** Those of them that could not be asked. */
   unread: UnreadMirror[];
 }
 
 /**
- * Brings back metadata files that are damaged or lost, so that the repository can be opened. Each is taken only if it's the very
- * file: by the hash that its referrer names, or by version and signatures where the referrer is lost as well. (A timestamp and a
- * snapshot aren't fetched: the origin signs them anew.)
- * @param mayBeNewer whether a root after the newest may be taken as well. With what a backup holds it doesn't fit: that is caught
- *   up with as a whole.
- * @returns the names of those that came back
+ * Brings back metadata files that are damaged or lost, so that the repository can be opened. A file is taken only if it is the
+ * right one: by the hash that its referrer names, or by version and signatures if the referrer is lost as well. The timestamp isn't
+ * fetched: the origin signs it anew.
+ * @param mayBeNewer whether a root after the newest may be taken as well. It doesn't fit to a backup, which catches up as a whole.
+ * @returns the names of the files that came back
  */
 export async function restoreMetadata(
-  files: Files,
+  published: RepositoryStore,
   mirrors: readonly Mirror[],
   { mayBeNewer = true } = {},
 ): Promise<string[]> {
-  const newest = await newestVersions(files);
-  const restored = await restoreRoots(files, newest.get('root') ?? 0, { mirrors, mayBeNewer });
-  const root = await readRoot(files, (await newestVersions(files)).get('root') ?? 0);
+  const newest = await published.newestVersions();
+  const restored = await restoreRoots(published, newest.get('root') ?? 0, { mirrors, mayBeNewer });
+  const root = await readRoot(published, (await published.newestVersions()).get('root') ?? 0);
   if (!root) return restored;
   const keep = async <T extends MetadataType>(
     role: Role,
@@ -69,16 +67,16 @@ export async function restoreMetadata(
     const file = listed ?? { version: newest.get(role) ?? 0 };
     const path = metadataPath(role, file.version);
     const isRight = (bytes: Uint8Array) => verified(bytes, type, signers, file);
-    const here = await readOrUndefined(files, `${METADATA}/${path}`, maxBytesOf(role));
+    const here = await published.metadata(role, file.version);
     const found = here && isRight(here);
     if (found) return found;
     const fetched = await fetchRight(mirrors, path, maxBytesOf(role), isRight);
     if (!fetched) return undefined;
-    await replace(files, `${METADATA}/${path}`, fetched.bytes);
+    await published.repairMetadata({ role, version: file.version, bytes: fetched.bytes });
     restored.push(path);
     return fetched;
   };
-  const timestamp = await readOrUndefined(files, TIMESTAMP, maxBytesOf('timestamp'));
+  const timestamp = await published.timestamp();
   const trusted = timestamp && verified(timestamp, 'timestamp', topLevelSigners(root.signed, 'timestamp'));
   const signersOfSnapshot = topLevelSigners(root.signed, 'snapshot');
   const snapshotFile = trusted?.signed.meta['snapshot.json'];
@@ -97,17 +95,18 @@ export async function restoreMetadata(
 
 interface RestoreDeps {
   repository: Repository;
-  files: Files;
-  chunks: Chunks;
+  published: RepositoryStore;
+  publishedChunks: PublishedChunks;
+  chunks: ChunkStaging;
   log: Log;
 }
 
-/** Reads back all that is published, and brings back from mirrors what is damaged or lost. */
+/** Reads back all that is published, and brings damaged and lost files and chunks back from mirrors. */
 export async function restoreContent(
   deps: RestoreDeps,
   mirrors: readonly Mirror[],
 ): Promise<Omit<Restored, 'metadata'>> {
-  const { repository, files, chunks } = deps;
+  const { repository, published, publishedChunks, chunks } = deps;
   const survey = new Survey({ ...deps, republishRollouts: notHere });
   const { committed, damage } = repository;
   if (!committed) return { files: [], chunks: 0, lost: { releases: [], files: [] } };
@@ -117,22 +116,22 @@ export async function restoreContent(
     const path = targetPath(file.name, file.sha256);
     const bytes = await fetchTarget(mirrors, path, file);
     if (!bytes) continue;
-    await replace(files, file.path, bytes);
+    await published.repairTarget(file, bytes);
     restored.push(file.name);
   }
   const store = chunksOf(mirrors);
   for (const release of releasesOf(committed)) {
     const ids = await survey.chunksOf(release);
     await survey.inspect(ids);
-    const lost = await chunks.unpublished(ids);
+    const lost = await publishedChunks.lacking(ids);
     if (countIds(lost) > 0) await stageChunks(chunks, lost, store);
   }
-  const mended = await repository.mend();
+  const repaired = await repository.repair();
   await survey.lookAtRoots(committed);
   for (const file of publishedFiles(committed)) await survey.lookAtFile(file);
   for (const release of releasesOf(committed)) await survey.lookAtRelease(release);
   const lost = { releases: damage.namedReleases(), files: damage.namedFiles() };
-  return { files: [...restored, ...mended.files], chunks: mended.chunks, lost };
+  return { files: [...restored, ...repaired.files], chunks: repaired.chunks, lost };
 }
 
 async function notHere(): Promise<void> {
@@ -140,12 +139,12 @@ async function notHere(): Promise<void> {
 }
 
 /**
- * Each root is signed by the keys of the one before, so what is fetched must fit those beside it: again and again, as long as
- * one more comes back. The newest may be lost by its name, too: so it's asked for one more than is known of. The first root of all
- * has nothing before it: it's whoever started the fleet who has it, as `root.json`.
+ * Each root is signed by the keys of the one before, so a fetched root must fit those beside it. All lost roots are asked for again
+ * as long as one more comes back. The newest may be lost with its name, so one more is asked for than is known of. Nothing comes
+ * before the first root: the operator who started the fleet has it as `root.json`.
  */
 async function restoreRoots(
-  files: Files,
+  published: RepositoryStore,
   newest: number,
   { mirrors, mayBeNewer }: { mirrors: readonly Mirror[]; mayBeNewer: boolean },
 ): Promise<string[]> {
@@ -153,16 +152,16 @@ async function restoreRoots(
   for (let before = -1; before < restored.length; ) {
     before = restored.length;
     for (let version = 1; version <= (mayBeNewer ? newest + restored.length + 1 : newest); version += 1) {
-      if (await readRoot(files, version)) continue;
+      if (await readRoot(published, version)) continue;
       const beside = {
-        before: await readRoot(files, version - 1),
-        next: await readRoot(files, version + 1),
+        before: await readRoot(published, version - 1),
+        next: await readRoot(published, version + 1),
       };
       const path = metadataPath('root', version);
       const fits = (bytes: Uint8Array) => fittingRoot(bytes, version, beside);
       const fetched = await fetchRight(mirrors, path, maxBytesOf('root'), fits);
       if (!fetched) continue;
-      await replace(files, `${METADATA}/${path}`, fetched.bytes);
+      await published.repairMetadata({ role: 'root', version, bytes: fetched.bytes });
       restored.push(path);
     }
   }
@@ -175,7 +174,7 @@ function fittingRoot(
   { before, next }: { before: Metadata<'root'> | undefined; next: Metadata<'root'> | undefined },
 ): Metadata<'root'> | undefined {
   const root = parsedRoot(bytes, version);
-  // With nothing beside it that is right, nothing says whose it is.
+  // Without a right root beside it, nothing says whose it is.
   if (!root || (!before && !next)) return undefined;
   const isByBefore = !before || isSigned(root, topLevelSigners(before.signed, 'root'));
   const signsNext = !next || isSigned(next, topLevelSigners(root.signed, 'root'));
@@ -224,8 +223,8 @@ async function fetchRight<T>(
 }
 
 /**
- * From the first that has the very file.
- * @param onFailed told of each that was asked before and didn't give it; `gaveWrong` where it gave something else
+ * Fetches a file from the first mirror that has the right one.
+ * @param onFailed called for each mirror that doesn't give it; `gaveWrong` if it gives something else
  */
 export async function fetchTarget(
   mirrors: readonly Mirror[],
@@ -247,7 +246,7 @@ export async function fetchTarget(
   return undefined;
 }
 
-/** A mirror that doesn't give it: the next one may. */
+/** If one mirror fails, the next one may not. */
 async function tried<T>(
   act: () => Promise<T>,
   onError: (error: SitecastError) => void = () => undefined,
@@ -259,9 +258,4 @@ async function tried<T>(
     onError(error);
     return undefined;
   }
-}
-
-async function replace(files: Files, path: string, bytes: Uint8Array): Promise<void> {
-  await setFileAside(files, path);
-  await files.writeDurably(path, bytes);
 }

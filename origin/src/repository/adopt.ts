@@ -3,25 +3,16 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { parseReleaseManifest } from '@sitecast/shared/release';
 import { ONLINE_ROLES } from '@sitecast/shared/signing';
 import { type Metadata, verifyThreshold } from '@sitecast/shared/trust';
-import type { Chunks } from '../staging/chunks.ts';
-import type { StagedFiles } from '../staging/staged-files.ts';
-import type { Files } from '../storage/files.ts';
+import type { ChunkStaging } from '../staging/ports.ts';
 import { findChunks } from './check-chunks.ts';
 import type { LackingRelease } from './check-releases.ts';
-import { checkRoot } from './check-root.ts';
-import {
-  checkTargetsMetadata,
-  type ListedFile,
-  type Listing,
-  readListing,
-  targetFilePath,
-  type TargetSource,
-} from './check-targets.ts';
-import { type CommitPlan, newTargetFile, targetFilesOf } from './commit.ts';
+import { checkRoot, checkTargetsMetadata } from './check-metadata.ts';
+import { type CommitPlan, stagedTarget, targetFilesOf } from './commit-plan.ts';
 import { type Committed, signersOf } from './committed.ts';
-import type { VersionFloor } from './online-roles.ts';
+import { type ListedFile, type Listing, listedFiles, readListing, releasesIn, targetKey } from './listing.ts';
 import type { OnlineSigner } from './online-signer.ts';
-import { isLost, listedFiles, releasesIn, targetSource, type TargetSourceDeps } from './target-source.ts';
+import type { VersionFloor } from './repository-store.ts';
+import { isLost, type TargetSource, targetSource, type TargetSourceDeps } from './target-source.ts';
 
 /** The repository as others have seen it, while this data directory hasn't. */
 export interface AdoptedState extends Omit<Committed, 'root'> {
@@ -31,12 +22,10 @@ export interface AdoptedState extends Omit<Committed, 'root'> {
   rolloutFiles: ReadonlyMap<string, Buffer>;
 }
 
-interface AdoptionDeps extends Pick<TargetSourceDeps, 'readPublished'> {
-  files: Files;
-  chunks: Chunks;
-  staged: StagedFiles;
+interface AdoptionDeps extends TargetSourceDeps {
+  chunks: ChunkStaging;
   signer: Pick<OnlineSigner, 'missingKeys' | 'sign'>;
-  /** Above which versions are signed. */
+  /** Only versions above it are signed. */
   floor: VersionFloor;
 }
 
@@ -44,11 +33,11 @@ interface AdoptionDeps extends Pick<TargetSourceDeps, 'readPublished'> {
 interface AdoptedFiles {
   /** Those of its new files that are at hand. */
   newFiles: ListedFile[];
-  /** Those that nobody has. */
+  /** Those that are lost. */
   lost: ListedFile[];
   /** Staged chunks of new releases. */
   chunks: ChunkIdSet;
-  /** Releases whose chunks nobody has. */
+  /** Releases that lack chunks. */
   lacking: LackingRelease[];
 }
 
@@ -56,21 +45,22 @@ interface AdoptedFiles {
 interface Adoption {
   plan: CommitPlan;
   change: AdoptedFiles;
-  /** False where it's taken as others have seen it, for want of a key. */
+  /** False if it is taken as others have seen it, for want of a key. */
   isSignedHere: boolean;
 }
 
 /**
- * Checks a state that was published before and is lost here: it may be any number of versions ahead, it may have expired (it was good
- * when it was submitted), and it may name keys that this origin doesn't have. With all keys at hand it's signed anew, above all versions
- * that anybody has seen; else it's taken with the very signatures.
+ * Checks a state that was published before and is lost here. It may be any number of versions ahead, it may have expired (it was valid
+ * when it was submitted), and it may name keys that this origin doesn't have. With all keys at hand it is signed anew, above all
+ * versions that clients may have seen. Otherwise it is taken with the signatures that it has.
  * @throws the codes of docs/ERRORS.md under "Publishing"; as `OnlineSigner.sign`
  */
 export async function planAdoption(
-  { files, chunks, staged, readPublished, signer, floor }: AdoptionDeps,
+  deps: AdoptionDeps,
   previous: Committed,
   { roots, rolloutFiles, ...rest }: AdoptedState,
 ): Promise<Adoption> {
+  const { chunks, signer, floor } = deps;
   let { root } = previous;
   for (const next of roots) {
     checkRoot(next, root, undefined);
@@ -81,7 +71,7 @@ export async function planAdoption(
   for (const role of ONLINE_ROLES)
     verifyThreshold(seen[role], signersOf(role, root.signed, seen.targets.signed), { role });
   const before = readListing(previous.targets.signed);
-  const source = targetSource({ files, staged, published: before, readPublished });
+  const source = targetSource(deps, before);
   const change = await adoptedFiles(before, readListing(seen.targets.signed), { source, chunks });
   const isSignedHere = signer.missingKeys(seen).length === 0;
   const { next, targetFiles, ...signed } = isSignedHere
@@ -92,7 +82,7 @@ export async function planAdoption(
     next,
     ...signed,
     rootsBetween: roots.slice(0, -1),
-    targetFiles: [...change.newFiles.map(newTargetFile), ...targetFiles],
+    targetFiles: [...change.newFiles.map(stagedTarget), ...targetFiles],
     chunks: change.chunks.bytes(),
     floor,
   };
@@ -102,12 +92,12 @@ export async function planAdoption(
 async function adoptedFiles(
   before: Listing,
   after: Listing,
-  { source, chunks }: { source: TargetSource; chunks: Chunks },
+  { source, chunks }: { source: TargetSource; chunks: ChunkStaging },
 ): Promise<AdoptedFiles> {
   const adopted: AdoptedFiles = { newFiles: [], lost: [], chunks: new ChunkIdSet(), lacking: [] };
-  const known = new Set(listedFiles(before).map(targetFilePath));
+  const known = new Set(listedFiles(before).map(targetKey));
   for (const file of listedFiles(after)) {
-    if (known.has(targetFilePath(file))) continue;
+    if (known.has(targetKey(file))) continue;
     ((await readUnlessLost(source, file)) ? adopted.newFiles : adopted.lost).push(file);
   }
   for (const release of releasesIn(after)) {
@@ -135,7 +125,7 @@ async function readUnlessLost(source: TargetSource, file: ListedFile): Promise<B
   }
 }
 
-/** What is here already keeps its identity: it isn't written again, and an undone commit doesn't delete it. */
+/** Metadata that is here already keeps its identity: it isn't written again, and an undone commit doesn't delete it. */
 function keepingSame(seen: Omit<Committed, 'root'>, here: Committed): Omit<Committed, 'root'> {
   return {
     targets: sameOr(seen.targets, here.targets),

@@ -1,7 +1,17 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Metadata, type MetadataType, parseMetadata } from '@sitecast/shared/trust';
-import type { ReleaseName } from './check-releases.ts';
-import { maxBytesOf, type Role } from './committed.ts';
+import type { OnlineKeys } from '../keys/online-keys.ts';
+import type { ChunkStaging } from '../staging/ports.ts';
+import { checkExpiry, checkNextVersion, checkRoot, checkTargetsMetadata } from './check-metadata.ts';
+import { checkListing, type ListingChange, type ReleaseName } from './check-releases.ts';
+import { type CommitPlan, stagedTarget } from './commit-plan.ts';
+import type { Committed } from './committed.ts';
+import { type Listing, readListing } from './listing.ts';
+import type { OnlineSigner } from './online-signer.ts';
+import { notInitialised } from './refusal.ts';
+import type { VersionFloor } from './repository-store.ts';
+import { maxBytesOf, type Role } from './roles.ts';
+import { targetSource, type TargetSourceDeps } from './target-source.ts';
 
 /** New signed metadata, as the exact bytes that were signed. */
 export interface Change {
@@ -24,13 +34,75 @@ export interface ChangeResult {
 }
 
 /** What of a change is new. */
-export interface GivenMetadata {
+interface GivenMetadata {
   root: Metadata<'root'> | undefined;
   targets: Metadata<'targets'> | undefined;
 }
 
-/** @returns undefined where it's what is published */
-export function readNew<T extends MetadataType & Role>(
+interface PlanDeps extends TargetSourceDeps {
+  chunks: ChunkStaging;
+  keys: OnlineKeys;
+  signer: OnlineSigner;
+  floor: VersionFloor;
+  now: () => number;
+}
+
+const NOTHING_LISTED: Listing = { releases: new Map(), products: new Map() };
+
+/** @throws SITECAST_METADATA_TOO_LARGE, and what `parseMetadata` throws */
+export function readGiven(
+  { root, targets }: Pick<Change, 'root' | 'targets'>,
+  previous: Committed | undefined,
+): GivenMetadata {
+  return {
+    root: readNew('root', root, previous?.root),
+    targets: readNew('targets', targets, previous?.targets),
+  };
+}
+
+/**
+ * Checks a change, and signs the state that it leads to.
+ * @throws the codes of docs/ERRORS.md under "Publishing"
+ */
+export async function planChange(
+  deps: PlanDeps,
+  previous: Committed | undefined,
+  given: GivenMetadata,
+): Promise<CommitPlan & { change: ListingChange }> {
+  const { chunks, signer, floor } = deps;
+  const root = given.root ?? previous?.root;
+  const targets = given.targets ?? previous?.targets;
+  if (!root || !targets) throw notInitialised();
+  checkMetadata(deps, previous, given, { root, targets });
+  const before = previous ? readListing(previous.targets.signed) : NOTHING_LISTED;
+  const source = targetSource(deps, before);
+  const change = await checkListing(before, readListing(targets.signed), { source, chunks });
+  const { next, targetFiles, ...signed } = await signer.sign({ root, targets, previous, floor });
+  return {
+    change,
+    previous,
+    next,
+    targetFiles: [...change.newFiles.map(stagedTarget), ...targetFiles],
+    ...signed,
+    chunks: change.chunks.bytes(),
+    floor,
+  };
+}
+
+function checkMetadata(
+  { keys, now }: Pick<PlanDeps, 'keys' | 'now'>,
+  previous: Committed | undefined,
+  given: GivenMetadata,
+  { root, targets }: Pick<Committed, 'root' | 'targets'>,
+): void {
+  if (given.root) checkRoot(given.root, previous?.root, keys);
+  if (given.targets) checkNextVersion('targets', given.targets, previous?.targets);
+  for (const role of ['root', 'targets'] as const) if (given[role]) checkExpiry(role, given[role], now());
+  checkTargetsMetadata(targets, root, previous?.targets, keys);
+}
+
+/** @returns undefined if it is what is published */
+function readNew<T extends MetadataType & Role>(
   role: T,
   bytes: Uint8Array | undefined,
   published: Metadata<T> | undefined,

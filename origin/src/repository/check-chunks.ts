@@ -1,10 +1,10 @@
 import { ChunkIdSet, ChunkIndex, chunkIdToHex } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
-import type { Chunks } from '../staging/chunks.ts';
-import type { ListedRelease, Listing, TargetSource } from './check-targets.ts';
-import { MAX_CHANGE_CHUNKS } from './journal.ts';
+import type { ChunkStaging } from '../staging/ports.ts';
+import type { ListedRelease, Listing } from './listing.ts';
 import { refused } from './refusal.ts';
-import { isLost } from './target-source.ts';
+import { MAX_COMMIT_CHUNKS } from './repository-store.ts';
+import { isLost, type TargetSource } from './target-source.ts';
 
 /** Chunks looked at in one go. */
 const CHECK_CHUNKS = 4096;
@@ -12,13 +12,13 @@ const CHECK_CHUNKS = 4096;
 const MAX_NAMED_CHUNKS = 100;
 
 /**
- * Looks for every chunk of a release; those that are staged are added to `found`.
- * @returns those that aren't there, or aren't right
+ * Looks for every chunk of a release, and adds the staged ones to `found`.
+ * @returns those that are missing or wrong
  */
 export async function findChunks(
   release: ListedRelease,
   index: ChunkIndex,
-  chunks: Chunks,
+  chunks: ChunkStaging,
   found: ChunkIdSet,
 ): Promise<ChunkIdSet> {
   const missing = new ChunkIdSet();
@@ -35,18 +35,18 @@ export async function findChunks(
         throw indexMismatch(release, `gives chunk ${chunkIdToHex(id)} a length that it doesn't have`);
       }
     }
-    if (found.size > MAX_CHANGE_CHUNKS) throw tooManyChunks();
+    if (found.size > MAX_COMMIT_CHUNKS) throw tooManyChunks();
   }
   return missing;
 }
 
 /**
- * The staged chunks that listed releases need: lost from their place, and uploaded again. A release whose index is lost as well
- * is passed over.
+ * Finds staged chunks that listed releases need: they were lost from their place, and uploaded again. A release whose index is lost
+ * as well is passed over.
  */
 export async function findReplacements(
   { releases }: Listing,
-  { source, chunks }: { source: TargetSource; chunks: Chunks },
+  { source, chunks }: { source: TargetSource; chunks: ChunkStaging },
 ): Promise<ChunkIdSet> {
   const found = new ChunkIdSet();
   for (const ofProduct of releases.values()) {
@@ -91,9 +91,9 @@ function tooManyChunks(): SitecastError {
   return refused(
     'tooLarge',
     'SITECAST_CHANGE_TOO_LARGE',
-    `more than ${MAX_CHANGE_CHUNKS} new chunks in one change`,
+    `more than ${MAX_COMMIT_CHUNKS} new chunks in one change`,
     {
-      maxChunks: MAX_CHANGE_CHUNKS,
+      maxChunks: MAX_COMMIT_CHUNKS,
     },
   );
 }

@@ -10,11 +10,11 @@ import {
   type ReleaseManifest,
   withdrawnAfter,
 } from '@sitecast/shared/release';
-import type { Chunks } from '../staging/chunks.ts';
+import type { ChunkStaging } from '../staging/ports.ts';
 import { chunksMissing, findChunks, indexMismatch } from './check-chunks.ts';
-import type { ListedFile, ListedRelease, Listing, TargetSource } from './check-targets.ts';
+import type { ListedFile, ListedRelease, Listing } from './listing.ts';
 import { refused } from './refusal.ts';
-import { isLost } from './target-source.ts';
+import { isLost, type TargetSource } from './target-source.ts';
 
 /** A release as people know it. */
 export interface ReleaseName {
@@ -44,7 +44,7 @@ export interface LackingRelease {
 
 interface ReleaseCheckDeps {
   source: TargetSource;
-  chunks: Chunks;
+  chunks: ChunkStaging;
 }
 
 /**

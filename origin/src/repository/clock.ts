@@ -1,6 +1,7 @@
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { type Metadata, toDateTime } from '@sitecast/shared/trust';
 import type { Committed } from './committed.ts';
+import type { LeapNote } from './repository-store.ts';
 
 const DAY_MS = 86_400_000;
 /** How long after the last timestamp a clock is believed: beyond the origin's own signatures, which hold for 14 days. */
@@ -15,26 +16,26 @@ export interface ClockDoubt {
   code: ErrorCode;
   message: string;
   hint: string;
-  /** True where nothing may be signed by such a clock. */
+  /** True if nothing may be signed by such a clock. */
   isRefused: boolean;
-  /** True where clients are the worse for it. */
+  /** True if clients suffer from it. */
   isFelt: boolean;
 }
 
 interface ClockFacts {
   committed: Committed | undefined;
   nowMs: number;
-  /** Issued by this origin, as others have seen: the data directory may be older. */
+  /** When this origin issued a timestamp that others have seen: the data directory may be older. */
   seenIssuedMs?: number | undefined;
-  /** By how much the clock has leapt in all, as `ClockLeaps` counts: this time and the times before. */
+  /** By how much the clock has leapt in all, by `ClockLeaps`: this time and the times before. */
   leaptMs?: number;
   /** The day that an operator has vouched for, as `2026-11-30`. */
   acceptedDay?: string | undefined;
 }
 
 /**
- * Compares the clock with what was signed last. What is signed is a floor for the clocks of all clients, so a clock that runs
- * ahead does harm that stays: nothing is signed far ahead of the last timestamp before an operator has looked at it.
+ * Compares the clock with the last timestamp. Clients take a signed time as a floor for their clocks, so a clock that runs ahead does
+ * lasting harm: nothing is signed far ahead of the last timestamp before an operator has looked at it.
  */
 export function clockDoubt({
   committed,
@@ -110,16 +111,9 @@ function lasting(ms: number): string {
 /** Running for a day makes up for a leap of thirty: an origin that is off every night, or every weekend, is never refused. */
 const FORGIVEN_PER_MS = 30;
 
-/** What is remembered of leaps, with the timestamp that they led to. */
-export interface LeapNote {
-  leaptMs: number;
-  /** `issued` of that timestamp. */
-  issuedMs: number;
-}
-
 /**
- * Adds up by how much the clock has leapt ahead: what lies between two timestamps, but for the time that the origin is known to
- * have run between them. Else a clock that is wrong by less than is refused would do so again at each start.
+ * Adds up by how much the clock has leapt ahead: the time between two timestamps, minus the time that the origin is known to
+ * have run between them. Without it, a clock that leaps by less than is refused could do so again at each start.
  */
 export class ClockLeaps {
   readonly #elapsedMs: () => number;
@@ -129,7 +123,7 @@ export class ClockLeaps {
 
   /**
    * @param elapsedMs a clock that nobody sets, such as `performance.now`
-   * @param issuedMs when the timestamp in force was issued: one that the note tells of may have been undone
+   * @param issuedMs when the timestamp in force was issued; the note's timestamp may have been undone
    */
   constructor(elapsedMs: () => number, note: LeapNote | undefined, issuedMs: number) {
     this.#elapsedMs = elapsedMs;
@@ -137,21 +131,21 @@ export class ClockLeaps {
     this.#leaptMs = note ? Math.max(0, note.leaptMs - Math.max(0, note.issuedMs - issuedMs)) : 0;
   }
 
-  /** In all, with the one that signing now would take. */
+  /** In all, with the leap that signing now would take. */
   total(nowMs: number, lastIssuedMs: number): number {
     const ranMs = Math.max(0, this.#elapsedMs() - this.#sinceMs);
     const leapMs = lastIssuedMs === 0 ? 0 : Math.max(0, nowMs - lastIssuedMs - ranMs);
     return Math.max(0, this.#leaptMs - ranMs * FORGIVEN_PER_MS) + leapMs;
   }
 
-  /** A timestamp is in force that was signed just now. @param leaptMs by `total`, or 0 where somebody has vouched for the clock */
+  /** A timestamp that was signed just now is in force. @param leaptMs by `total`, or 0 if an operator has vouched for the clock */
   signed(leaptMs: number): void {
     this.#leaptMs = leaptMs;
     this.#sinceMs = this.#elapsedMs();
   }
 }
 
-/** A day either way: whoever vouches for it may be in another time zone, or see midnight pass. */
+/** A day either way counts: the operator may be in another time zone, or midnight may pass. */
 export function isDay(nowMs: number, acceptedDay: string | undefined): boolean {
   return acceptedDay !== undefined && [-1, 0, 1].some(days => dayOf(nowMs + days * DAY_MS) === acceptedDay);
 }

@@ -1,8 +1,6 @@
-import { REPOSITORY_ROLES } from '@sitecast/shared/api';
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import {
-  DEFAULT_TRUST_LIMITS,
   delegatedSigners,
   type Metadata,
   type MetadataType,
@@ -14,15 +12,10 @@ import {
   topLevelSigners,
   verifyThreshold,
 } from '@sitecast/shared/trust';
-import type { Files } from '../storage/files.ts';
-import { readOrUndefined } from '../storage/unreadable.ts';
+import type { RepositoryStore } from './repository-store.ts';
+import { ROLES, type Role } from './roles.ts';
 
-export const METADATA = 'repository/metadata';
-export const TARGETS = 'repository/targets';
-export const TIMESTAMP = `${METADATA}/timestamp.json`;
-
-export const ROLES = REPOSITORY_ROLES;
-export type Role = (typeof ROLES)[number];
+export type MetadataReader = Pick<RepositoryStore, 'timestamp' | 'metadata' | 'newestVersions'>;
 
 /** One whole state of the repository: what a client that follows the root and the timestamp gets to see. */
 export interface Committed {
@@ -32,25 +25,6 @@ export interface Committed {
   deltas: Metadata<'targets'>;
   snapshot: Metadata<'snapshot'>;
   timestamp: Metadata<'timestamp'>;
-}
-
-/** How many bytes a client accepts for a role; a file beyond it must not be published. */
-export function maxBytesOf(role: Role): number {
-  switch (role) {
-    case 'root':
-      return DEFAULT_TRUST_LIMITS.maxRootBytes;
-    case 'timestamp':
-      return DEFAULT_TRUST_LIMITS.maxTimestampBytes;
-    case 'snapshot':
-      return DEFAULT_TRUST_LIMITS.maxSnapshotBytes;
-    default:
-      return DEFAULT_TRUST_LIMITS.maxTargetsBytes;
-  }
-}
-
-/** The file of a role's version within the data directory. */
-export function metadataFile(role: Role, version: number): string {
-  return `${METADATA}/${metadataPath(role, version)}`;
 }
 
 /** What snapshot and timestamp say of a file. */
@@ -76,22 +50,22 @@ export function signersOf(
 }
 
 /**
- * Reads the committed state and checks that it holds together: hashes, versions, signatures (not expiry, which
- * the origin mends by itself after a long downtime).
- * @returns undefined for a data directory without a repository
+ * Reads the committed state and checks that it holds together: hashes, versions, signatures. Expiry isn't checked: the origin
+ * signs its roles anew by itself after a long downtime.
+ * @returns undefined for a store without a repository
  * @throws SITECAST_REPOSITORY_DAMAGED (failed)
  */
-export async function loadCommitted(files: Files): Promise<Committed | undefined> {
-  const timestampBytes = await readOrUndefined(files, TIMESTAMP, maxBytesOf('timestamp'));
-  const rootVersion = await newestRootVersion(files);
-  if (timestampBytes === undefined && rootVersion === 0) return undefined;
+export async function loadCommitted(store: MetadataReader): Promise<Committed | undefined> {
+  const timestampBytes = await store.timestamp();
+  const rootVersion = (await store.newestVersions()).get('root');
+  if (timestampBytes === undefined && rootVersion === undefined) return undefined;
   if (timestampBytes === undefined) throw damaged('timestamp.json is missing');
-  if (rootVersion === 0) throw damaged('there is no root metadata');
-  const root = await readRole(files, 'root', 'root', { version: rootVersion });
+  if (rootVersion === undefined) throw damaged('there is no root metadata');
+  const root = await readRole(store, 'root', 'root', { version: rootVersion });
   const timestamp = parse(timestampBytes, 'timestamp', 'timestamp.json');
-  const snapshot = await readRole(files, 'snapshot', 'snapshot', timestamp.signed.meta['snapshot.json']);
+  const snapshot = await readRole(store, 'snapshot', 'snapshot', timestamp.signed.meta['snapshot.json']);
   const listed = async (role: 'targets' | 'rollouts' | 'deltas') =>
-    readRole(files, role, 'targets', snapshot.signed.meta[`${role}.json`]);
+    readRole(store, role, 'targets', snapshot.signed.meta[`${role}.json`]);
   const committed = {
     root,
     timestamp,
@@ -110,30 +84,42 @@ export async function loadCommitted(files: Files): Promise<Committed | undefined
   return committed;
 }
 
-async function newestRootVersion(files: Files): Promise<number> {
-  let newest = 0;
-  for await (const { name } of files.list(METADATA)) {
-    const version = Number(/^([1-9]\d{0,15})\.root\.json$/.exec(name)?.[1] ?? 0);
-    newest = Math.max(newest, version);
-  }
-  return newest;
-}
-
 async function readRole<T extends MetadataType>(
-  files: Files,
+  store: MetadataReader,
   role: Role,
   type: T,
   listed: MetaFile | undefined,
 ): Promise<Metadata<T>> {
   if (!listed) throw damaged(`the snapshot doesn't list ${role}`);
   const name = metadataPath(role, listed.version);
-  const bytes = await readOrUndefined(files, `${METADATA}/${name}`, maxBytesOf(role));
+  const bytes = await store.metadata(role, listed.version);
   if (bytes === undefined) throw damaged(`${name} is missing, or can't be read`);
   const sha256 = listed.hashes?.sha256;
   if (sha256 !== undefined && sha256Hex(bytes) !== sha256) throw damaged(`${name} was altered`);
   const metadata = parse(bytes, type, name);
   if (metadata.signed.version !== listed.version) throw damaged(`${name} holds another version`);
   return metadata;
+}
+
+/** A root that was in force before; undefined if it is lost or damaged, as far as its own keys tell. */
+export async function readRoot(
+  store: Pick<MetadataReader, 'metadata'>,
+  version: number,
+): Promise<Metadata<'root'> | undefined> {
+  const bytes = await store.metadata('root', version);
+  return bytes && parsedRoot(bytes, version);
+}
+
+/** A root that its own keys vouch for; undefined for anything else. */
+export function parsedRoot(bytes: Uint8Array, version: number): Metadata<'root'> | undefined {
+  try {
+    const root = parseMetadata(bytes, 'root');
+    verifyThreshold(root, topLevelSigners(root.signed, 'root'), { role: 'root', step: '5.3.4' });
+    return root.signed.version === version ? root : undefined;
+  } catch (error) {
+    if (error instanceof SitecastError) return undefined;
+    throw error;
+  }
 }
 
 function parse<T extends MetadataType>(bytes: Uint8Array, type: T, name: string): Metadata<T> {

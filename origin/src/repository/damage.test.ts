@@ -5,9 +5,9 @@ import { indexTarget, manifestTarget, productTarget } from '@sitecast/shared/rel
 import { nextVersion } from '@sitecast/shared/signing';
 import { targetPath } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { publishedPath } from '../adapters/disk/layout.ts';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { LOOK_EVERY_MS } from '../fleet/presence.ts';
-import { publishedPath } from '../staging/chunk-paths.ts';
 import { MemoryTables } from '../testing/memory-tables.ts';
 import { hexOf, imageOf } from '../testing/operator.ts';
 import { openTestOrigin } from '../testing/origin.ts';

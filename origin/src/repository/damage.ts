@@ -1,8 +1,8 @@
-/** A published release some of whose chunks are damaged or lost. */
+/** A published release that lacks chunks, damaged or lost. */
 export interface DamagedRelease {
   product: string;
   counter: number;
-  /** Undefined where the manifest is lost as well. */
+  /** Undefined if the manifest is lost as well. */
   version: string | undefined;
   chunks: number;
 }
@@ -10,7 +10,7 @@ export interface DamagedRelease {
 /** How much an answer names; it always says how many there are. */
 const MAX_NAMED = 100;
 
-/** What of the published repository isn't there any more, or not as it was published. */
+/** What is known to be damaged or lost of the published repository. */
 export class DamageBook {
   readonly #releases = new Map<string, DamagedRelease>();
   readonly #files = new Set<string>();
@@ -27,7 +27,7 @@ export class DamageBook {
     return this.#files.size;
   }
 
-  /** @param chunks how many it lacks; 0 where it's whole */
+  /** @param release `chunks` says how many it lacks; 0 if it is whole */
   noteRelease(release: DamagedRelease): void {
     const key = keyOf(release);
     if (release.chunks > 0) this.#releases.set(key, release);

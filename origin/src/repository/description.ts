@@ -2,9 +2,9 @@ import type { ErrorCode } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import type { TufKey } from '@sitecast/shared/trust';
-import { ROLES, type Role } from './committed.ts';
 import type { DamagedRelease } from './damage.ts';
 import type { Repository } from './repository.ts';
+import { ROLES, type Role } from './roles.ts';
 
 const DAY_MS = 86_400_000;
 /** When the operators' roles are to be renewed at the latest, for people to have time to come together. */
@@ -25,7 +25,7 @@ export interface RepositoryDescription {
   /** RFC 3339 */
   expires: Partial<Record<Role, string>>;
   warnings: Warning[];
-  /** What is damaged or lost of what is published; the first hundred of each. */
+  /** Published releases and files that are damaged or lost; the first hundred of each. */
   damage: { releases: DamagedRelease[]; files: string[] };
 }
 
@@ -60,7 +60,7 @@ export function secondsLeft(repository: Repository, nowMs: number): Partial<Reco
   );
 }
 
-/** Why clients don't get what they need from this origin, or soon won't; undefined where they do. */
+/** Why clients don't get what they need from this origin, or soon won't; undefined if they do. */
 export function whyNotReady(
   repository: Repository,
   nowMs: number,
@@ -76,13 +76,13 @@ const URGENT: ReadonlySet<ErrorCode> = new Set([
   'SITECAST_CERTIFICATE_EXPIRED',
 ]);
 
-/** What can't wait until somebody looks. */
+/** Whether a warning can't wait until an operator looks. */
 export function isUrgent({ code }: Warning, { clockDoubt }: Repository): boolean {
   if (code === clockDoubt?.code) return clockDoubt.isFelt;
   return URGENT.has(code);
 }
 
-/** What will stop clients from accepting the repository, soon or already. */
+/** What stops clients from accepting the repository, soon or already. */
 export function warningsOf(repository: Repository, nowMs: number): Warning[] {
   return [
     ...signingWarnings(repository),
@@ -92,7 +92,7 @@ export function warningsOf(repository: Repository, nowMs: number): Warning[] {
 }
 
 function expiryWarnings({ committed, clockDoubt }: Repository, nowMs: number): Warning[] {
-  // By a clock that isn't believed nothing has expired.
+  // Nothing counts as expired by a clock that isn't believed.
   if (!committed || clockDoubt?.isRefused === true) return [];
   const warnings: Warning[] = [];
   for (const role of ROLES) {
@@ -115,7 +115,7 @@ function expiryWarnings({ committed, clockDoubt }: Repository, nowMs: number): W
 
 const RECOVER = 'bring it back with sitecast-origin recover --damaged-only --from GATEWAY';
 
-/** What brings a target file or an old root back. */
+/** How an operator brings a target file or an old root back. */
 function remedyFor(name: string): string {
   const target = parseTargetName(name);
   if (target?.kind === 'index') return 'publish the release again with the same image';
@@ -124,7 +124,7 @@ function remedyFor(name: string): string {
   return `${RECOVER}; where no gateway has it, submit the draft that brought it, or give it up: sitecast release withdraw ${product} VERSION --counter ${counter}`;
 }
 
-/** The `targets` role is what names them. */
+/** They are of the `targets` role, which lists the files. */
 function damageWarnings({ damage }: Repository): Warning[] {
   const warnings: Warning[] = damage.namedReleases().map(({ product, counter, version, chunks }) => ({
     role: 'targets',
@@ -153,7 +153,7 @@ function damageWarnings({ damage }: Repository): Warning[] {
   return warnings;
 }
 
-/** Why the origin signs nothing, or what it signs does harm. */
+/** Why the origin signs nothing, or why what it signs does harm. */
 function signingWarnings(repository: Repository): Warning[] {
   const warnings: Warning[] = [];
   const doubt = repository.clockDoubt;

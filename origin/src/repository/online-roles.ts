@@ -12,7 +12,9 @@ import {
   toDateTime,
 } from '@sitecast/shared/trust';
 import { issuedMsOf } from './clock.ts';
-import { type Committed, maxBytesOf, metaFileOf, type Role, signersOf } from './committed.ts';
+import { type Committed, metaFileOf, signersOf } from './committed.ts';
+import type { VersionFloor } from './repository-store.ts';
+import { maxBytesOf, type Role } from './roles.ts';
 
 const SPEC_VERSION = '1.0.31';
 const DAY_MS = 86_400_000;
@@ -20,9 +22,6 @@ const DAY_MS = 86_400_000;
 export const ONLINE_LIFETIME_MS = 14 * DAY_MS;
 /** How often the timestamp is signed anew, so that clients see that the origin lives. */
 const TIMESTAMP_INTERVAL_MS = 3_600_000;
-
-/** For each of the origin's roles the highest version that was ever handed out, even if it was never committed. */
-export type VersionFloor = Readonly<Record<OnlineRole, number>>;
 
 export const NO_FLOOR: VersionFloor = { timestamp: 0, snapshot: 0, rollouts: 0, deltas: 0 };
 
@@ -44,10 +43,10 @@ export function onlineVersions({ timestamp, snapshot, rollouts, deltas }: Commit
   };
 }
 
-/** How far versions leap where nobody knows which are used up. */
+/** How far versions leap if nothing tells which are used up. */
 const LOST_VERSIONS = 1_000_000;
 
-/** Above all numbers that attempts may have used up of which nothing is known any more. */
+/** Above all numbers that forgotten attempts may have used up. */
 export function floorBeyond(found: Partial<Committed> | undefined): VersionFloor {
   const beyond = (role: OnlineRole) => (found?.[role]?.signed.version ?? -LOST_VERSIONS) + LOST_VERSIONS;
   return {
@@ -65,19 +64,19 @@ interface SigningInput {
   previous: Committed | undefined;
   /** What the rollouts role is to list; without it, what it lists already. */
   rolloutsTargets?: Record<string, TargetFile> | undefined;
-  /** The key that signs for the role: the one that root or targets name; undefined where the origin doesn't have it. */
+  /** The key that signs for the role: the one that root or targets name; undefined if the origin doesn't have it. */
   signerOf: (role: OnlineRole) => Signer | undefined;
-  /** What to throw where it doesn't. */
+  /** What to throw then. */
   keyMissing: (role: OnlineRole) => SitecastError;
   floor: VersionFloor;
   nowMs: number;
 }
 
 /**
- * The next whole state: what root and targets say, and of the origin's roles each one signed anew where it must be:
- * because what it describes or its key has changed, or less than half of its life is left. The others stay as they
- * are, as does the timestamp when nothing else changed and it's less than an hour old. One that is just due and whose key is
- * missing stays as well: it mustn't keep the others from being signed, nor its own key from being rotated.
+ * Makes the next whole state: root and targets as given, and the origin's roles. A role is signed anew if what it describes or its key
+ * has changed, or if less than half of its life is left. The others stay as they are, and so does the timestamp when nothing else
+ * changed and it is less than an hour old. A role that is just due and whose key is missing stays, too: it must not keep the others
+ * from being signed, nor its own key from being rotated.
  * @throws SITECAST_ONLINE_KEY_MISSING, SITECAST_METADATA_TOO_LARGE
  */
 export async function signOnlineRoles(input: SigningInput): Promise<Committed> {
@@ -162,9 +161,8 @@ async function nextTimestamp(
 }
 
 /**
- * When the next timestamp is issued: now, but never before the last one, for clients take `issued` as a floor for
- * their clocks. A new timestamp key resets that floor (so do the clients), which is the way out after a clock that
- * ran far ahead.
+ * When the next timestamp is issued: now, but never before the last one, because clients take `issued` as a floor for
+ * their clocks. A new timestamp key resets that floor, in clients as well. That is the way out after a clock ran far ahead.
  */
 function issuedMsFor(input: SigningInput): number {
   const previous = input.previous?.timestamp;
@@ -181,13 +179,13 @@ function common(role: OnlineRole, input: SigningInput) {
   };
 }
 
-/** By the key that is named now, and not due; or there's nobody to sign it anew. */
+/** It is signed by the key that is named now, and it isn't due, or its key is missing. */
 function mayStay(role: OnlineRole, metadata: Metadata, input: SigningInput): boolean {
   if (!isSignedByCurrentKey(role, metadata, input)) return false;
   return isFresh(role, metadata, input) || !input.signerOf(role);
 }
 
-/** Not due; nor behind a version that a client may have seen before the power cut that undid it. */
+/** It isn't due, nor behind a version that a client may have seen before a power cut undid it. */
 function isFresh(
   role: OnlineRole,
   { signed: { version, expires } }: Metadata,

@@ -3,26 +3,18 @@ import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/si
 import type { Metadata, TargetFile } from '@sitecast/shared/trust';
 import type { OnlineKeys } from '../keys/online-keys.ts';
 import { errorFields, type Log } from '../log.ts';
-import {
-  type ClockDoubt,
-  clockDoubt,
-  type ClockLeaps,
-  demandClock,
-  isDay,
-  issuedMsOf,
-  type LeapNote,
-} from './clock.ts';
-import { type CommitPlan, type NewTargetFile, targetFilesOf } from './commit.ts';
+import { type ClockDoubt, clockDoubt, type ClockLeaps, demandClock, isDay, issuedMsOf } from './clock.ts';
+import { type CommitPlan, targetFilesOf } from './commit-plan.ts';
 import { type Committed, signersOf } from './committed.ts';
-import type { DeferredRollouts } from './deferred-rollouts.ts';
-import { signOnlineRoles, unsignedRoles, type VersionFloor } from './online-roles.ts';
+import { signOnlineRoles, unsignedRoles } from './online-roles.ts';
+import type { LeapNote, NewTarget, RepositoryStore, VersionFloor } from './repository-store.ts';
 
 interface OnlineSignerDeps {
   keys: OnlineKeys;
   now: () => number;
   leaps: ClockLeaps;
-  deferred: DeferredRollouts;
-  /** The day that an operator has vouched for, though it's long after what was signed last. */
+  published: Pick<RepositoryStore, 'deferredRollouts' | 'deferRollouts'>;
+  /** The day that an operator has vouched for, though it is long after the last timestamp. */
   acceptedDay?: string | undefined;
   log: Log;
 }
@@ -32,7 +24,7 @@ interface Wanted {
   root: Metadata<'root'>;
   targets: Metadata<'targets'>;
   previous: Committed | undefined;
-  /** What the rollouts role is to list; without it, what it lists already, and `rollouts`. */
+  /** What the rollouts role is to list. Without it, the role lists what it listed before, and `rollouts`. */
   rolloutsTargets?: Record<string, TargetFile> | undefined;
   /** Rollout files that are to go out, by target name. */
   rollouts?: ReadonlyMap<string, Buffer>;
@@ -44,12 +36,12 @@ interface SignedState extends Pick<CommitPlan, 'publishesDeferred'> {
   next: Committed;
   /** The roles that are due and could not be signed. */
   unsigned: OnlineRole[];
-  /** Rollout files that go out with it: those that were wanted, and those that waited for a key. */
-  targetFiles: (NewTargetFile & { bytes: Buffer })[];
+  /** Rollout files that go out with it: the wanted ones, and those that waited for a key. */
+  targetFiles: (NewTarget & { bytes: Buffer })[];
   leap: LeapNote;
 }
 
-/** Signs for the origin, where its keys and its clock are fit for it. */
+/** Signs for the origin, if its keys and its clock are fit for it. */
 export class OnlineSigner {
   readonly #deps: OnlineSignerDeps;
   #seenIssuedMs = 0;
@@ -71,7 +63,7 @@ export class OnlineSigner {
     return clockDoubt({ committed, nowMs, seenIssuedMs: this.#seenIssuedMs, leaptMs, acceptedDay });
   }
 
-  /** The roles whose keys the origin can't sign with, and what is wrong with each. */
+  /** The roles that the origin can't sign, and what is wrong with the key of each. */
   missingKeys({
     root,
     targets,
@@ -90,22 +82,12 @@ export class OnlineSigner {
     throw this.#keyMissing(role);
   }
 
-  /** Keeps rollout files until all keys are there that it takes: then they go out with whatever is signed next. */
-  defer(byName: ReadonlyMap<string, Buffer>): Promise<void> {
-    return this.#deps.deferred.keep(byName);
-  }
-
-  /** Rollout files that wait, by target name. */
-  get deferred(): ReadonlyMap<string, Buffer> {
-    return this.#deps.deferred.byName;
-  }
-
   /** A state is in force that was signed here, or taken over. */
   async committed({ previous, next, leap, publishesDeferred = false }: CommitPlan): Promise<void> {
-    const { leaps, deferred, log } = this.#deps;
+    const { leaps, published, log } = this.#deps;
     if (leap && previous?.timestamp !== next.timestamp) leaps.signed(leap.leaptMs);
     try {
-      if (publishesDeferred) await deferred.clear();
+      if (publishesDeferred) await published.deferRollouts(new Map());
     } catch (error) {
       log.warn(errorFields(error), 'rollouts that are published may be published again at the next start');
     }
@@ -120,7 +102,7 @@ export class OnlineSigner {
     const signerOf = (role: OnlineRole) => this.#find(role, wanted.root, wanted.targets);
     const keyMissing = (role: OnlineRole) => this.#keyMissing(role);
     const nowMs = now();
-    const { rollouts, publishesDeferred } = this.#rolloutsOf(wanted);
+    const { rollouts, publishesDeferred } = await this.#rolloutsOf(wanted);
     const rolloutsTargets = wanted.rolloutsTargets ?? withFiles(wanted.previous, rollouts);
     const input = { ...wanted, rolloutsTargets, signerOf, keyMissing, nowMs };
     const next = await signOnlineRoles(input);
@@ -130,8 +112,8 @@ export class OnlineSigner {
     return { next, unsigned, targetFiles: rollouts, publishesDeferred, leap };
   }
 
-  #rolloutsOf(wanted: Wanted) {
-    const { byName } = this.#deps.deferred;
+  async #rolloutsOf(wanted: Wanted) {
+    const byName = await this.#deps.published.deferredRollouts();
     const canSignAll = this.missingKeys(wanted).every(({ role }) => role === 'deltas');
     const publishesDeferred = canSignAll && byName.size > 0;
     const { rollouts = new Map<string, Buffer>() } = wanted;

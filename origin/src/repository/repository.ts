@@ -1,35 +1,34 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
-import { metadataPath, type TufKey } from '@sitecast/shared/trust';
+import type { TufKey } from '@sitecast/shared/trust';
 import pLimit from 'p-limit';
+import type { KeyStore } from '../keys/key-store.ts';
 import { OnlineKeys } from '../keys/online-keys.ts';
 import { errorFields, type Log } from '../log.ts';
-import type { Chunks } from '../staging/chunks.ts';
-import type { StagedFiles } from '../staging/staged-files.ts';
-import type { Files } from '../storage/files.ts';
-import { type ClockDoubt, ClockLeaps, demandClock, issuedMsOf } from './clock.ts';
-import { checkChange } from './check-change.ts';
-import type { LackingRelease, ListingChange } from './check-releases.ts';
+import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import { type AdoptedState, planAdoption } from './adopt.ts';
-import { type Change, type ChangeResult, type GivenMetadata, readNew } from './change.ts';
-import { commit, type CommitPlan, newTargetFile } from './commit.ts';
-import { DeferredRollouts } from './deferred-rollouts.ts';
+import { type Change, type ChangeResult, planChange, readGiven } from './change.ts';
+import type { LackingRelease } from './check-releases.ts';
+import { type ClockDoubt, ClockLeaps, demandClock, issuedMsOf } from './clock.ts';
+import { commitOf, type CommitPlan } from './commit-plan.ts';
+import { type Committed, loadCommitted, signersOf, versionsOf } from './committed.ts';
 import type { DamageBook } from './damage.ts';
-import { mendMetadata } from './mending.ts';
-import { type Committed, loadCommitted, ROLES, type Role, signersOf, versionsOf } from './committed.ts';
-import { CommitJournal } from './journal.ts';
-import { changedRoles, floorBeyond, higherOf, NO_FLOOR, type VersionFloor } from './online-roles.ts';
+import { type PublishedFile, referencedBy } from './listing.ts';
+import { changedRoles, floorBeyond, higherOf, NO_FLOOR } from './online-roles.ts';
 import { OnlineSigner } from './online-signer.ts';
 import { PublishedContent } from './published-content.ts';
-import type { PublishedFile } from './published-files.ts';
-import { changeEmpty, notInitialised } from './refusal.ts';
-import { Superseded } from './superseded.ts';
 import { isDamage, readRemains, type Remains, stillDamaged, withoutOnlineRoles } from './rebuild.ts';
+import { changeEmpty, notInitialised } from './refusal.ts';
+import { repairMetadata } from './repair.ts';
+import type { PublishedChunks, RepositoryStore, VersionFloor } from './repository-store.ts';
+import type { Role } from './roles.ts';
 
 interface RepositoryDeps {
-  files: Files;
-  chunks: Chunks;
-  staged: StagedFiles;
+  published: RepositoryStore;
+  publishedChunks: PublishedChunks;
+  chunks: ChunkStaging;
+  staged: FileStaging;
+  keyStore: KeyStore;
   now: () => number;
   /** A clock that nobody sets; milliseconds. */
   elapsedMs?: () => number;
@@ -45,54 +44,43 @@ export class Repository {
   readonly keys: OnlineKeys;
   readonly content: PublishedContent;
   readonly #deps: RepositoryDeps;
-  readonly #journal: CommitJournal;
-  readonly #superseded: Superseded;
   readonly #signer: OnlineSigner;
-  readonly #read = (file: PublishedFile) => this.content.read(file);
   readonly #serial = pLimit(1);
   readonly #listeners = new Set<() => void>();
   #committed: Committed | undefined;
   #floor: VersionFloor = NO_FLOOR;
-  /** False while a commit's end couldn't be written down: then nothing may begin before that is mended. */
+  /** False while a commit's end couldn't be written down: then nothing may begin before that is done. */
   #isSettled = true;
 
-  private constructor(
-    deps: RepositoryDeps,
-    journal: CommitJournal,
-    keys: OnlineKeys,
-    kept: { deferred: DeferredRollouts; leaps: ClockLeaps },
-  ) {
+  private constructor(deps: RepositoryDeps, keys: OnlineKeys, leaps: ClockLeaps) {
     this.#deps = deps;
-    this.#journal = journal;
-    this.#superseded = new Superseded(deps.files);
     this.content = new PublishedContent(deps, () => this.#committed);
-    this.#signer = new OnlineSigner({ ...deps, ...kept, keys });
+    this.#signer = new OnlineSigner({ ...deps, leaps, keys });
     this.keys = keys;
   }
 
   /**
-   * Ends what an earlier process left unfinished, and reads what is published. What of it is the origin's own to sign, and is
-   * damaged, it signs anew.
+   * Ends what an earlier process left unfinished, and reads what is published. Damaged metadata that is the origin's own to sign
+   * is signed anew.
    * @throws SITECAST_REPOSITORY_DAMAGED
    */
   static async open(deps: RepositoryDeps): Promise<Repository> {
-    const journal = new CommitJournal(deps.files, deps.chunks);
-    const { outcome, floor, leap } = await journal.settle();
+    const { published, keyStore, log } = deps;
+    const { outcome, floor, leap } = await published.settle();
     if (outcome === 'undone' || outcome === 'completed')
-      deps.log.warn({ outcome }, 'an interrupted change was settled');
-    const found = await loadCommitted(deps.files).catch(async (error: unknown) => {
+      log.warn({ outcome }, 'an interrupted change was settled');
+    const found = await loadCommitted(published).catch(async (error: unknown) => {
       // Without the version numbers that are used up nothing can be signed.
-      const remains = isDamage(error) && floor ? await readRemains(deps.files) : undefined;
+      const remains = isDamage(error) && floor ? await readRemains(published) : undefined;
       if (!remains) throw error;
       return { ...remains, damage: error };
     });
-    const keys = await OnlineKeys.open(deps.files, { mayCreate: found === undefined });
-    const deferred = await DeferredRollouts.open(deps.files, deps.log);
+    const keys = await OnlineKeys.open(keyStore, { mayCreate: found === undefined });
     const issuedMs = found && 'timestamp' in found ? issuedMsOf(found.timestamp) : (leap?.issuedMs ?? 0);
     const leaps = new ClockLeaps(deps.elapsedMs ?? (() => performance.now()), leap, issuedMs);
-    const repository = new Repository(deps, journal, keys, { deferred, leaps });
+    const repository = new Repository(deps, keys, leaps);
     repository.#floor = floor ?? floorBeyond(found);
-    if (found && !floor) deps.log.error({ floor: repository.#floor }, 'the journal is lost: versions leap');
+    if (found && !floor) log.error({ floor: repository.#floor }, 'the journal is lost: versions leap');
     if (found && 'damage' in found) await repository.#rebuild(found);
     else repository.#committed = found;
     await repository.#activateKeys();
@@ -104,11 +92,15 @@ export class Repository {
     return this.#committed;
   }
 
-  /** The metadata in force of this name, as in `3.targets.json`; undefined for the timestamp, and for what isn't in force. */
-  metadata(name: string): Uint8Array | undefined {
-    const committed = this.#committed;
-    const role = committed && ROLES.find(role => metadataPath(role, committed[role].signed.version) === name);
-    return role && role !== 'timestamp' ? committed[role].bytes : undefined;
+  /** The bytes of metadata in force; undefined for other versions. */
+  metadataInForce(role: Role, version: number): Uint8Array | undefined {
+    const metadata = this.#committed?.[role];
+    return metadata?.signed.version === version ? metadata.bytes : undefined;
+  }
+
+  /** The root that the repository began with. */
+  firstRoot(): Promise<Buffer | undefined> {
+    return this.#deps.published.metadata('root', 1);
   }
 
   /** What isn't as it was published any more. */
@@ -120,7 +112,7 @@ export class Repository {
     return this.#isSettled;
   }
 
-  /** Why the clock isn't believed; undefined where it is. */
+  /** Why the clock isn't believed; undefined if it is. */
   get clockDoubt(): ClockDoubt | undefined {
     return this.#signer.clockDoubt(this.#committed);
   }
@@ -177,8 +169,8 @@ export class Repository {
   }
 
   /**
-   * Never signs a version up to these again: somebody has seen them, though this data directory doesn't know of it.
-   * It lasts once something is published after it.
+   * Signs no version up to these again: clients have seen them, though this store doesn't know of it. The store remembers the
+   * floor once something is published after this call.
    * @param issuedMs when the timestamp among them was issued
    */
   raiseFloor(versions: VersionFloor, issuedMs: number): Promise<void> {
@@ -190,10 +182,10 @@ export class Repository {
   }
 
   /**
-   * Publishes what was published before, and is lost here, together with the rollouts that wait for it: signed by the origin's
-   * keys; or, where root or targets name keys that it doesn't have, just as others have seen it. Target files and chunks
-   * lie in staging, as far as there are any left.
-   * @returns releases that lack chunks, and names of files that nobody has
+   * Publishes a state that was published before and is lost here, together with the rollouts that are deferred. The origin signs it
+   * anew, unless root or targets name keys that it doesn't have: then it is published as others have seen it. Target files and
+   * chunks lie in staging, as far as any are left.
+   * @returns releases that lack chunks, and names of files that are lost
    * @throws as `submit`
    */
   adopt(state: AdoptedState): Promise<{ lacking: LackingRelease[]; lost: string[] }> {
@@ -201,8 +193,7 @@ export class Repository {
       await this.#ensureSettled();
       const previous = this.#committed;
       if (!previous) throw notInitialised();
-      const deps = { ...this.#deps, readPublished: this.#read, signer: this.#signer, floor: this.#floor };
-      const { plan, change, isSignedHere } = await planAdoption(deps, previous, state);
+      const { plan, change, isSignedHere } = await planAdoption(this.#planDeps(), previous, state);
       await this.#commit(plan);
       await this.#forgetStaged(change.newFiles);
       this.#deps.log.info(
@@ -215,36 +206,36 @@ export class Repository {
   }
 
   /**
-   * Publishes rollout files as `publishRollouts`, or keeps them until all keys are there that it takes: then they go out with whatever
-   * is signed next. Until then they count as what is published.
+   * Keeps rollout files until all keys are there that publishing them takes. They go out with the next state that is signed, and
+   * count as published until then.
    */
   deferRollouts(filesByTarget: ReadonlyMap<string, Buffer>): Promise<void> {
-    return this.#serial(() => this.#signer.defer(filesByTarget));
+    return this.#serial(() => this.#deps.published.deferRollouts(filesByTarget));
   }
 
-  /** Those that are decided and not published yet, by target name. */
-  get deferredRollouts(): ReadonlyMap<string, Buffer> {
-    return this.#signer.deferred;
+  /** Rollout files that are decided and not published yet, by target name. */
+  deferredRollouts(): Promise<ReadonlyMap<string, Buffer>> {
+    return this.#deps.published.deferredRollouts();
   }
 
   /**
-   * Puts staged chunks and files in the place of those that published releases have lost, files first: an index names chunks.
+   * Puts staged chunks and files in the place of those that published releases have lost. Files come first: an index names chunks.
    * @returns how many chunks, and the names of the files
    */
-  mend(): Promise<{ chunks: number; files: string[] }> {
+  repair(): Promise<{ chunks: number; files: string[] }> {
     return this.#serial(async () => {
-      return this.#committed ? await this.content.mend(this.#committed) : { chunks: 0, files: [] };
+      return this.#committed ? await this.content.repair(this.#committed) : { chunks: 0, files: [] };
     });
   }
 
   /**
-   * Writes the metadata in force anew where the disk has spoilt it.
+   * Writes the metadata in force anew if the disk has spoilt it.
    * @returns the roles
    */
-  mendMetadata(): Promise<Role[]> {
+  repairMetadata(): Promise<Role[]> {
     return this.#serial(async () => {
       await this.#ensureSettled();
-      return this.#committed ? await mendMetadata(this.#deps.files, this.#committed) : [];
+      return this.#committed ? await repairMetadata(this.#deps.published, this.#committed) : [];
     });
   }
 
@@ -274,20 +265,19 @@ export class Repository {
   }
 
   /**
-   * Deletes what was staged long ago, and files that the metadata stopped referring to.
+   * Deletes what was staged before `stagedBeforeMs`, and files that the metadata stopped referring to.
    * @throws SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET: by such a clock everything is old
    */
   sweep(stagedBeforeMs: number): Promise<void> {
     return this.#serial(async () => {
       await this.#ensureSettled();
       demandClock(this.clockDoubt);
-      const { chunks, staged, now, log } = this.#deps;
+      const { published, chunks, staged, now, log } = this.#deps;
       const removed = {
-        chunks: await chunks.removeOlderThan(stagedBeforeMs),
-        files: await staged.removeOlderThan(stagedBeforeMs),
-        superseded: this.#committed ? await this.#superseded.sweep(this.#committed, now()) : 0,
+        chunks: await chunks.prune(stagedBeforeMs),
+        files: await staged.prune(stagedBeforeMs),
+        superseded: this.#committed ? await published.prune(referencedBy(this.#committed), now()) : 0,
       };
-      if (this.#committed) await this.content.sweepCopies(this.#committed);
       if (Object.values(removed).some(count => count > 0)) log.info({ removed }, 'leftovers removed');
     });
   }
@@ -301,21 +291,18 @@ export class Repository {
     await this.#serial(() => undefined);
   }
 
-  async #submit({ root, targets, isDryRun, beforeCommit }: Change): Promise<ChangeResult> {
-    if (root === undefined && targets === undefined) throw changeEmpty();
+  async #submit({ isDryRun, beforeCommit, ...change }: Change): Promise<ChangeResult> {
+    if (change.root === undefined && change.targets === undefined) throw changeEmpty();
     await this.#ensureSettled();
-    // Before anything is compared with it: else what is right is blamed.
+    // Before anything is compared with it: a clock that is wrong would be blamed on the change.
     demandClock(this.clockDoubt);
     const previous = this.#committed;
-    const given = {
-      root: readNew('root', root, previous?.root),
-      targets: readNew('targets', targets, previous?.targets),
-    };
+    const given = readGiven(change, previous);
     if (previous && !given.root && !given.targets) {
       const nothing = { added: [], removed: [], products: [] };
       return { versions: versionsOf(previous), ...nothing, isAlreadyDone: true };
     }
-    const plan = await this.#plan(given);
+    const plan = await planChange(this.#planDeps(), previous, given);
     const { added, removed, products, newFiles } = plan.change;
     const versions = versionsOf(plan.next);
     const result = { versions, added, removed, products, isAlreadyDone: false };
@@ -328,7 +315,14 @@ export class Repository {
     return result;
   }
 
-  /** Published by now: a copy that stays in staging goes with its age. */
+  #planDeps() {
+    const { published, staged, chunks, now } = this.#deps;
+    const readPublished = (file: PublishedFile) => this.content.read(file);
+    const own = { keys: this.keys, signer: this.#signer, floor: this.#floor };
+    return { published, staged, chunks, now, readPublished, ...own };
+  }
+
+  /** They are published by now: a copy that stays in staging is pruned one day. */
   async #forgetStaged(files: readonly { sha256: string }[]): Promise<void> {
     for (const { sha256 } of files) {
       await this.#deps.staged
@@ -337,36 +331,11 @@ export class Repository {
     }
   }
 
-  /** All checks of a change, and what comes out of it. */
-  async #plan(given: GivenMetadata): Promise<CommitPlan & { change: ListingChange }> {
-    const previous = this.#committed;
-    const root = given.root ?? previous?.root;
-    const targets = given.targets ?? previous?.targets;
-    if (!root || !targets) throw notInitialised();
-    const deps = { ...this.#deps, keys: this.keys, readPublished: this.#read };
-    const change = await checkChange(deps, previous, { root, targets }, given);
-    const { next, targetFiles, ...signed } = await this.#signer.sign({
-      root,
-      targets,
-      previous,
-      floor: this.#floor,
-    });
-    return {
-      change,
-      previous,
-      next,
-      targetFiles: [...change.newFiles.map(newTargetFile), ...targetFiles],
-      ...signed,
-      chunks: change.chunks.bytes(),
-      floor: this.#floor,
-    };
-  }
-
   async #commit(plan: CommitPlan): Promise<void> {
-    const { files, chunks, staged, log } = this.#deps;
+    const { published, log } = this.#deps;
     let failure: Error | undefined;
     try {
-      await commit({ files, chunks, staged, journal: this.#journal }, plan);
+      await published.commit(commitOf(plan));
       this.#committed = plan.next;
     } catch (error) {
       failure = error instanceof Error ? error : new Error(String(error));
@@ -414,7 +383,7 @@ export class Repository {
     log.error(fields, 'metadata was damaged: it was signed anew');
   }
 
-  /** What follows a commit, and can't undo it any more. */
+  /** What follows a commit. Its failure doesn't undo the commit. */
   async #committedNow(plan: CommitPlan): Promise<void> {
     await this.#signer.committed(plan);
     if (plan.previous?.targets !== plan.next.targets) await this.content.keepCopies(plan.next);
@@ -429,11 +398,12 @@ export class Repository {
     if (!this.#isSettled) await this.#settle(undefined);
   }
 
-  /** @param plan the change that this process is about to end; else what is published is read anew */
+  /** @param plan the change that this process is about to end. Without it, the published state is read anew. */
   async #settle(plan: CommitPlan | undefined): Promise<void> {
-    const { outcome, floor } = await this.#journal.settle();
+    const { published } = this.#deps;
+    const { outcome, floor } = await published.settle();
     this.#floor = floor ?? this.#floor;
-    if (outcome === 'completed') this.#committed = plan?.next ?? (await loadCommitted(this.#deps.files));
+    if (outcome === 'completed') this.#committed = plan?.next ?? (await loadCommitted(published));
     if (outcome === 'completed' && !plan) this.#tell();
     await this.#activateKeys();
     this.#isSettled = true;

@@ -1,17 +1,15 @@
-import { chunkIdFromHex } from '@sitecast/shared/content';
 import { parseTargetName } from '@sitecast/shared/release';
 import pLimit from 'p-limit';
 import { errorFields } from '../log.ts';
-import { PUBLISHED_CHUNKS, stagedHex } from '../staging/chunk-paths.ts';
 import type { After } from '../upkeep.ts';
-import { readListing } from './check-targets.ts';
-import { type PublishedFile, publishedFiles } from './published-files.ts';
-import { groupsOf, type ReleaseDamage, releasesOf, Survey, type SurveyDeps } from './survey.ts';
+import { type PublishedFile, publishedFiles, readListing, releasesOf, targetKey } from './listing.ts';
+import type { FileRef } from './repository-store.ts';
+import { groupsOf, type ReleaseDamage, Survey, type SurveyDeps } from './survey.ts';
 
-/** How often it's looked whether everything is there, and how often each chunk is read back at the most. */
+/** How often the survey looks whether everything is there, and how often each chunk is read back at the most. */
 const SURVEY_INTERVAL_MS = 24 * 3_600_000;
 const PASS_INTERVAL_MS = 7 * 24 * 3_600_000;
-/** What was found damaged is looked into soon; a failing disk isn't looked through all the time. */
+/** Damage is looked into soon, but a failing disk isn't surveyed all the time. */
 const MIN_SURVEY_PAUSE_MS = 1000;
 const SURVEY_SHARE = 0.05;
 const RETRY_MS = 60_000;
@@ -28,13 +26,13 @@ interface ScrubberDeps extends SurveyDeps {
 class Stopped extends Error {}
 
 /**
- * Looks for published files and chunks that are damaged or lost: slowly, all of them in turn; at once where somebody met one, or
- * asks.
+ * Looks for published files and chunks that are damaged or lost: slowly through all of them, and at once if one was found, or if an
+ * operator asks.
  */
 export class Scrubber {
   readonly #deps: ScrubberDeps;
   readonly #survey: Survey;
-  /** What others ask for, one after the other. */
+  /** Carries out what others ask for, one after the other. */
   readonly #asked = pLimit(1);
   readonly #missing = new Map<string, Promise<boolean>>();
   #surveyedMs = Number.NEGATIVE_INFINITY;
@@ -77,29 +75,25 @@ export class Scrubber {
     await this.#asked(() => undefined);
   }
 
-  /**
-   * To be told of a file that isn't what its name says: it's read once more, and set aside.
-   * @param path within the data directory
-   */
-  suspect(path: string): void {
+  /** Takes note of a file that isn't what its name says: it is read once more, and set aside. */
+  suspect(ref: FileRef): void {
     this.#asked(async () => {
-      await this.#survey.lookAtPath(path);
+      await this.#survey.lookAt(ref);
       this.#noteNews();
     }).catch((error: unknown) => this.#say(error));
   }
 
   /**
-   * To be told of a file that isn't there, whether it should be or not: a stranger may ask for anything. What is published and lost is
-   * noted, and brought back where the origin has it a second time.
-   * @param path within the data directory
-   * @returns whether it's there now
+   * Takes note of a file that a client asked for and that isn't there. A published file that is lost is noted, and brought back if the
+   * origin has a second copy. Strangers may ask for anything, so other files are passed over.
+   * @returns whether it is there now
    */
-  async lookForMissing(path: string): Promise<boolean> {
+  async lookForMissing(ref: FileRef): Promise<boolean> {
     const { repository } = this.#deps;
-    const file = repository.content.listed(path);
+    const file = ref.kind === 'target' ? repository.content.listed(ref) : undefined;
     if (!file || repository.damage.hasFile(file.name)) return false;
-    const looking = this.#missing.get(path) ?? this.#lookAtMissing(file);
-    this.#missing.set(path, looking);
+    const looking = this.#missing.get(targetKey(file)) ?? this.#lookAtMissing(file);
+    this.#missing.set(targetKey(file), looking);
     return await looking;
   }
 
@@ -110,7 +104,7 @@ export class Scrubber {
       this.#say(error);
       return false;
     } finally {
-      this.#missing.delete(file.path);
+      this.#missing.delete(targetKey(file));
     }
   }
 
@@ -145,14 +139,14 @@ export class Scrubber {
     });
   }
 
-  /** Looks whether everything is there that is published. It reads files back, but no chunks. */
+  /** Looks whether all that is published is there. It reads files back, but no chunks. */
   async survey(): Promise<void> {
     const begunMs = performance.now();
     this.#surveyedMs = this.#deps.now();
     this.#hasNews = false;
     const { committed } = this.#deps.repository;
     if (!committed) return;
-    await this.#survey.mendMetadata();
+    await this.#survey.repairMetadata();
     await this.#survey.lookAtRoots(committed);
     for (const file of publishedFiles(committed)) {
       this.#demandGoingOn();
@@ -167,14 +161,9 @@ export class Scrubber {
 
   /** Reads all published chunks back, no faster than it was told. */
   async pass(): Promise<void> {
-    const { files, log, now } = this.#deps;
-    for (const folder of await files.listDirectories(PUBLISHED_CHUNKS)) {
-      const ids: Uint8Array[] = [];
-      for await (const { name } of files.list(`${PUBLISHED_CHUNKS}/${folder}`)) {
-        const hex = stagedHex(name);
-        if (hex !== undefined) ids.push(chunkIdFromHex(hex));
-      }
-      for (const group of groupsOf(Buffer.concat(ids), CHUNKS_AT_ONCE)) {
+    const { publishedChunks, log, now } = this.#deps;
+    for await (const ids of publishedChunks.list()) {
+      for (const group of groupsOf(ids, CHUNKS_AT_ONCE)) {
         const { readBytes, damaged } = await this.#survey.inspect(group);
         if (damaged > 0) this.#noteNews();
         await this.#pace(readBytes);
@@ -205,7 +194,7 @@ export class Scrubber {
     const { now, bytesPerS } = this.#deps;
     const begunMs = now();
     if (bytesPerS === 0 || begunMs < this.#passDueMs) return;
-    // One that fails is begun anew the next day.
+    // A pass that fails is begun anew the next day.
     this.#passDueMs = begunMs + SURVEY_INTERVAL_MS;
     await this.pass();
     this.#passDueMs = begunMs + PASS_INTERVAL_MS;
@@ -226,7 +215,7 @@ export class Scrubber {
     this.#deps.log.error(errorFields(error), 'looking for damage failed');
   }
 
-  /** Waits as long as what was read may take. */
+  /** Waits as long as reading so much may take. */
   async #pace(readBytes: number): Promise<void> {
     const { bytesPerS } = this.#deps;
     this.#demandGoingOn();

@@ -1,6 +1,5 @@
 import {
   CHUNK_ID_BYTES,
-  chunkIdFromHex,
   chunkIdToHex,
   ChunkIdSet,
   ChunkIndex,
@@ -10,24 +9,26 @@ import {
 import { parseReleaseManifest } from '@sitecast/shared/release';
 import { metadataPath } from '@sitecast/shared/trust';
 import { errorFields, type Log } from '../log.ts';
-import type { Chunks } from '../staging/chunks.ts';
-import type { Files } from '../storage/files.ts';
-import { type ListedRelease, readListing } from './check-targets.ts';
-import { type Committed, METADATA } from './committed.ts';
-import { type PublishedFile, publishedFiles, readRoot, setFileAside } from './published-files.ts';
+import { type Committed, readRoot } from './committed.ts';
+import {
+  type ListedRelease,
+  type PublishedFile,
+  publishedFileOf,
+  publishedFiles,
+  readListing,
+} from './listing.ts';
+import type { FileRef, PublishedChunks, RepositoryStore } from './repository-store.ts';
 import type { Repository } from './repository.ts';
-import { publishedFileOf } from './target-source.ts';
 
 /** Chunks whose presence is asked for in one go. */
 const LOOKUPS_AT_ONCE = 4096;
 
-const CHUNK_PATH = /([0-9a-f]{64})\.cacnk$/;
-const ROOT_PATH = /([1-9]\d{0,15})\.root\.json$/;
+const ROOT_NAME = /^[1-9]\d{0,15}\.root\.json$/;
 
 export interface SurveyDeps {
   repository: Repository;
-  files: Files;
-  chunks: Chunks;
+  published: RepositoryStore;
+  publishedChunks: PublishedChunks;
   /** Publishes the rollouts of a product anew, from what the origin knows of them. */
   republishRollouts: (product: string) => Promise<void>;
   log: Log;
@@ -40,8 +41,8 @@ export interface ReleaseDamage {
 }
 
 /**
- * Looks at what is published, piece by piece, and notes in `repository.damage` what is damaged or lost. What is damaged is set
- * aside; what the origin can write anew by itself (metadata in force, rollouts), it does.
+ * Looks at what is published, piece by piece, and notes in `repository.damage` what is damaged or lost. Damaged files are set
+ * aside. The origin writes anew what it knows: metadata in force, and rollouts.
  */
 export class Survey {
   readonly #deps: SurveyDeps;
@@ -54,8 +55,8 @@ export class Survey {
 
   /** Reads chunks back. @returns how many bytes that were, and how many chunks were damaged */
   async inspect(ids: Uint8Array): Promise<{ readBytes: number; damaged: number }> {
-    const { chunks, repository, log } = this.#deps;
-    const { readBytes, damaged } = await chunks.inspect(ids);
+    const { publishedChunks, repository, log } = this.#deps;
+    const { readBytes, damaged } = await publishedChunks.inspect(ids);
     this.readBytes += readBytes;
     const named = [...eachId(damaged)].map(chunkIdToHex);
     repository.damage.foundChunks += named.length;
@@ -63,29 +64,29 @@ export class Survey {
     return { readBytes, damaged: named.length };
   }
 
-  /**
-   * Looks at a file that somebody found to be wrong.
-   * @param path within the data directory
-   */
-  async lookAtPath(path: string): Promise<void> {
-    const { files, repository } = this.#deps;
-    const { committed } = repository;
-    const chunk = CHUNK_PATH.exec(path)?.[1];
-    const version = Number(ROOT_PATH.exec(path)?.[1] ?? 0);
-    const listed = repository.content.listed(path);
-    if (chunk !== undefined) await this.inspect(chunkIdFromHex(chunk));
-    else if (version > 0 && version === committed?.root.signed.version) await this.mendMetadata();
-    else if (version > 0) await this.#lookAtRoot(version);
-    else if (listed) await this.lookAtFile(listed);
-    // Nothing refers to it any more; nobody needs it, and damaged nobody can use it.
-    else await setFileAside(files, path);
+  /** Looks at a file that was found to be wrong when it was opened. */
+  async lookAt(ref: FileRef): Promise<void> {
+    const { published, repository } = this.#deps;
+    if (ref.kind === 'chunk') {
+      await this.inspect(ref.id);
+      return;
+    }
+    if (ref.kind === 'metadata') {
+      const isInForce = ref.version === repository.committed?.root.signed.version;
+      await (isInForce ? this.repairMetadata() : this.#lookAtRoot(ref.version));
+      return;
+    }
+    const listed = repository.content.listed(ref);
+    if (listed) await this.lookAtFile(listed);
+    // Nothing refers to it any more: nobody needs it, and damaged it is of no use.
+    else await published.setAside(ref);
   }
 
-  /** Writes metadata in force anew where the disk has damaged it. Whatever comes of that, the rest is looked at. */
-  async mendMetadata(): Promise<void> {
+  /** Writes metadata in force anew if the disk has damaged it. If that fails, it is logged. */
+  async repairMetadata(): Promise<void> {
     const { repository, log } = this.#deps;
     try {
-      const roles = await repository.mendMetadata();
+      const roles = await repository.repairMetadata();
       repository.damage.foundFiles += roles.length;
       if (roles.length > 0) log.error({ roles }, 'metadata was damaged on the disk: it was written anew');
     } catch (error) {
@@ -93,7 +94,7 @@ export class Survey {
     }
   }
 
-  /** Roots that were in force before: clients follow all of them. */
+  /** Looks at the roots that were in force before: clients follow all of them. */
   async lookAtRoots({ root }: Committed): Promise<void> {
     for (let version = 1; version < root.signed.version; version += 1) await this.#lookAtRoot(version);
   }
@@ -103,13 +104,13 @@ export class Survey {
     const { repository } = this.#deps;
     const bytes = await repository.content.read(file);
     if (!bytes && (file.role !== 'rollouts' || !(await this.#republish(file))))
-      await repository.content.noteLost(file.name, file.path);
+      await repository.content.noteLost(file.name, { kind: 'target', ...file });
     return bytes;
   }
 
   /** @returns also how many bytes its files have */
   async lookAtRelease(release: ListedRelease): Promise<ReleaseDamage & { readBytes: number }> {
-    const { repository, chunks, log } = this.#deps;
+    const { repository, publishedChunks, log } = this.#deps;
     const { product, counter } = release;
     const files = [release.manifest, release.index];
     const [manifest, indexBytes] = await Promise.all(
@@ -117,9 +118,9 @@ export class Survey {
     );
     let lost = 0;
     for (const ids of groupsOf(indexBytes ? distinctIds(indexBytes) : new Uint8Array(), LOOKUPS_AT_ONCE)) {
-      const unpublished = await chunks.unpublished(ids);
+      const unpublished = await publishedChunks.lacking(ids);
       lost += countIds(unpublished);
-      // Something may be in its place that is no file, or an empty one: it would be in the way.
+      // A directory or an empty file may lie in its place, and would be in the way.
       await this.inspect(unpublished);
     }
     const version = manifest && parseReleaseManifest(manifest).version;
@@ -131,7 +132,7 @@ export class Survey {
     return { chunks: lost, files: lostFiles.map(({ name }) => name), readBytes };
   }
 
-  /** The chunks of a release; none where its index is lost. */
+  /** The chunks of a release; none if its index is lost. */
   async chunksOf({ index }: ListedRelease): Promise<Uint8Array> {
     const bytes = await this.lookAtFile(publishedFileOf(index));
     return bytes ? distinctIds(bytes) : new Uint8Array();
@@ -145,20 +146,21 @@ export class Survey {
     const { releases } = readListing(committed.targets.signed);
     damage.keep({
       release: ({ product, counter }) => releases.get(product)?.has(counter) === true,
-      file: name => names.has(name) || ROOT_PATH.test(name),
+      file: name => names.has(name) || ROOT_NAME.test(name),
     });
   }
 
   async #lookAtRoot(version: number): Promise<void> {
-    const { files, repository } = this.#deps;
+    const { published, repository } = this.#deps;
     const name = metadataPath('root', version);
-    if (await readRoot(files, version)) repository.damage.noteFile(name, true);
-    else await repository.content.noteLost(name, `${METADATA}/${name}`);
+    if (await readRoot(published, version)) repository.damage.noteFile(name, true);
+    else await repository.content.noteLost(name, { kind: 'metadata', role: 'root', version });
   }
 
-  async #republish({ name, path }: PublishedFile): Promise<boolean> {
-    const { republishRollouts, files, repository, log } = this.#deps;
-    await setFileAside(files, path);
+  async #republish(file: PublishedFile): Promise<boolean> {
+    const { republishRollouts, published, repository, log } = this.#deps;
+    const { name } = file;
+    await published.setAside({ kind: 'target', ...file });
     try {
       await republishRollouts(name.replace(/^rollouts\/|\.json$/g, ''));
     } catch (error) {
@@ -169,10 +171,6 @@ export class Survey {
     log.error({ file: name }, 'a rollouts file was damaged: it was published anew');
     return true;
   }
-}
-
-export function releasesOf({ targets }: Committed): ListedRelease[] {
-  return [...readListing(targets.signed).releases.values()].flatMap(ofProduct => [...ofProduct.values()]);
 }
 
 export function* groupsOf(ids: Uint8Array, count: number): Generator<Uint8Array> {

@@ -1,36 +1,46 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
-import { MAX_TARGET_FILE_BYTES, type StagedFiles } from '../staging/staged-files.ts';
-import type { Files } from '../storage/files.ts';
-import { readOrUndefined } from '../storage/unreadable.ts';
+import type { FileStaging } from '../staging/ports.ts';
 import {
   type ListedFile,
-  type ListedRelease,
   type Listing,
-  targetFilePath,
-  type TargetSource,
-} from './check-targets.ts';
-import { sha256Hex, TARGETS } from './committed.ts';
-import type { PublishedFile } from './published-files.ts';
+  listedFiles,
+  type PublishedFile,
+  publishedFileOf,
+  targetKey,
+} from './listing.ts';
+import type { RepositoryStore } from './repository-store.ts';
+
+/** Reads the target files of a change. */
+export interface TargetSource {
+  /**
+   * @returns bytes of exactly the listed hash and length
+   * @throws SITECAST_FILES_MISSING, SITECAST_FILES_LOST (conflict), SITECAST_TARGET_ENTRY_INVALID (badInput)
+   */
+  read(file: ListedFile): Promise<Buffer>;
+}
 
 export interface TargetSourceDeps {
-  files: Files;
-  staged: StagedFiles;
-  published: Listing;
-  /** What is published, from its place or its copy; undefined where it's lost. */
+  published: Pick<RepositoryStore, 'target'>;
+  staged: FileStaging;
+  /** Reads a published file, and notes its loss. */
   readPublished: (file: PublishedFile) => Promise<Buffer | undefined>;
 }
 
-/** Reads target files of a change: what is published from the repository, what is new from staging. */
-export function targetSource({ files, staged, published, readPublished }: TargetSourceDeps): TargetSource {
-  const known = new Set(listedFiles(published).map(targetFilePath));
+/** Reads files that `listing` lists from the repository, and others from staging. */
+export function targetSource(
+  { published, staged, readPublished }: TargetSourceDeps,
+  listing: Listing,
+): TargetSource {
+  const known = new Set(listedFiles(listing).map(targetKey));
   return {
     async read(file) {
-      const isKnown = known.has(targetFilePath(file));
-      // What is published is read from its place; where it's lost there, a copy may have been uploaded again.
+      const isKnown = known.has(targetKey(file));
+      // If a published file is lost, a copy may have been uploaded again. A new file may lie in the repository already: an
+      // earlier change brought it in, and nothing refers to it at the moment.
       const bytes = isKnown
         ? ((await readPublished(publishedFileOf(file))) ?? (await staged.read(file.sha256)))
-        : ((await staged.read(file.sha256)) ?? (await inPlace(files, file)));
+        : ((await staged.read(file.sha256)) ?? (await published.target(file)));
       if (bytes === undefined) throw isKnown ? fileLost(file) : filesMissing(file);
       if (bytes.length === file.lengthBytes) return bytes;
       throw new SitecastError(
@@ -41,11 +51,6 @@ export function targetSource({ files, staged, published, readPublished }: Target
       );
     },
   };
-}
-
-/** One that the top-level targets list. */
-export function publishedFileOf(file: ListedFile): PublishedFile {
-  return { ...file, role: 'targets', path: `${TARGETS}/${targetFilePath(file)}` };
 }
 
 export function isLost(error: unknown): boolean {
@@ -68,21 +73,6 @@ export function fileLost({ name }: ListedFile): SitecastError {
       data: { target: name },
     },
   );
-}
-
-export function releasesIn({ releases }: Listing): ListedRelease[] {
-  return [...releases.values()].flatMap(ofProduct => [...ofProduct.values()]);
-}
-
-export function listedFiles(listing: Listing): ListedFile[] {
-  const ofReleases = releasesIn(listing).flatMap(({ manifest, index }) => [manifest, index]);
-  return [...listing.products.values(), ...ofReleases];
-}
-
-/** A file that an earlier change brought in, even if nothing refers to it at the moment. */
-async function inPlace(files: Files, file: ListedFile): Promise<Buffer | undefined> {
-  const bytes = await readOrUndefined(files, `${TARGETS}/${targetFilePath(file)}`, MAX_TARGET_FILE_BYTES);
-  return bytes !== undefined && sha256Hex(bytes) === file.sha256 ? bytes : undefined;
 }
 
 function filesMissing({ name, sha256 }: ListedFile): SitecastError {

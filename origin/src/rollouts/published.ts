@@ -22,7 +22,7 @@ export class PublishedRollouts {
   /** By product. @throws SITECAST_REPOSITORY_DAMAGED */
   async all(): Promise<Map<string, RolloutsFile>> {
     const known: KnownFiles = new Map();
-    const deferred = this.#repository.deferredRollouts;
+    const deferred = await this.#repository.deferredRollouts();
     for (const bytes of deferred.values()) {
       const file = parseRollouts(bytes);
       known.set(file.product, { sha256: sha256Hex(bytes), file });

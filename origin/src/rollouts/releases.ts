@@ -5,9 +5,9 @@ import {
   parseReleaseManifest,
   type ReleaseManifest,
 } from '@sitecast/shared/release';
-import { type ListedFile, type ListedRelease, readListing } from '../repository/check-targets.ts';
+import { type ListedFile, type ListedRelease, publishedFileOf, readListing } from '../repository/listing.ts';
 import type { Repository } from '../repository/repository.ts';
-import { fileLost, publishedFileOf } from '../repository/target-source.ts';
+import { fileLost } from '../repository/target-source.ts';
 import { nearestOf } from './nearest.ts';
 
 /** A release, by its label or its counter. */

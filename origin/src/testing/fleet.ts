@@ -13,7 +13,7 @@ import { initialisedOrigin, randomChunks, type TestClock } from './setup.ts';
 /** Where memory can serve as a disk: thousands of fsyncs would be what takes the time. */
 const MEMORY_DISK = '/dev/shm';
 
-type Disks = (path: string) => Pick<TestOriginOptions, 'files' | 'syncFiles' | 'audit' | 'events' | 'after'>;
+type Disks = (path: string) => Pick<TestOriginOptions, 'openData' | 'audit' | 'events' | 'after'>;
 
 /** An origin that has published camera 1.0.0, and what tests of its fleet need. */
 export class FleetBed {

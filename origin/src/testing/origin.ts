@@ -1,4 +1,5 @@
 import type { DatabaseState } from '@sitecast/shared/key-value';
+import type { DataDirectory } from '../adapters/disk/data-directory.ts';
 import { openStores } from '../adapters/embedded/stores.ts';
 import type { TableStore } from '../adapters/embedded/tables.ts';
 import type { Audit, AuditLog } from '../audit/audit.ts';
@@ -19,22 +20,16 @@ import { Readiness } from '../readiness.ts';
 import { Repository } from '../repository/repository.ts';
 import { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
-import type { Chunks } from '../staging/chunks.ts';
-import { StagedFiles } from '../staging/staged-files.ts';
-import type { Files, ReadableFiles } from '../storage/files.ts';
+import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import type { Room } from '../storage/room.ts';
-import { prepareDataDirectory } from '../storage/layout.ts';
-import type { SyncFiles } from '../storage/sync-files.ts';
 import { Tokens } from '../tokens/tokens.ts';
 import type { After } from '../upkeep.ts';
 import { MemoryTables } from './memory-tables.ts';
-import { localChunks } from './local-chunks.ts';
 
 /** What a test may replace. */
 export interface TestOriginOptions {
-  /** The data directory, twice. */
-  files: Files & ReadableFiles;
-  syncFiles: SyncFiles;
+  /** Opens what the origin stores besides its database. */
+  openData: (options: { maxStagedBytes: number; now: () => number; log: Log }) => Promise<DataDirectory>;
   now: () => number;
   acceptedDay?: string;
   elapsedMs?: () => number;
@@ -54,14 +49,14 @@ export interface TestOriginOptions {
   state?: DatabaseState;
 }
 
-/** An origin without a socket. Opening a second one on the same files is a restart. */
+/** An origin without a socket. Opening a second one on the same data is a restart. */
 export interface TestOrigin {
   app: OriginApp;
   repository: Repository;
   /** Not started. */
   scrubber: Scrubber;
-  chunks: Chunks;
-  staged: StagedFiles;
+  chunks: ChunkStaging;
+  staged: FileStaging;
   tokens: Tokens;
   adminToken: string;
   fleet: Fleet;
@@ -75,8 +70,7 @@ export interface TestOrigin {
 
 export async function openTestOrigin(options: TestOriginOptions): Promise<TestOrigin> {
   const {
-    files,
-    syncFiles,
+    openData,
     now,
     maxStagedBytes = 2 ** 30,
     maxReportBytes = 2 ** 30,
@@ -89,14 +83,12 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     after = realAfter,
   } = options;
   const log = testLog(logged);
-  await prepareDataDirectory(files);
+  const data = await openData({ maxStagedBytes, now, log });
   const { audit, tokenStore, fleetStore, cohortStore } = await openStores(store, now);
   const tokens = new Tokens(tokenStore, now);
-  const chunks = localChunks(syncFiles, maxStagedBytes, now);
-  const staged = await StagedFiles.open(files, now);
   // A test's clock that passes is time that the origin runs.
   const { acceptedDay, scrubBytesPerS = 0, elapsedMs = now } = options;
-  const repository = await Repository.open({ files, chunks, staged, now, elapsedMs, acceptedDay, log });
+  const repository = await Repository.open({ ...data, now, elapsedMs, acceptedDay, log });
   const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
   const heard = { audit: options.audit ?? audit, events: options.events ?? events };
@@ -111,18 +103,17 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     after,
     log,
   });
-  const scrubbed = { repository, files, chunks, now, after, log, bytesPerS: scrubBytesPerS };
+  const scrubbed = { ...data, repository, now, after, log, bytesPerS: scrubBytesPerS };
   const scrubber = new Scrubber({ ...scrubbed, republishRollouts: id => services.rollouts.republish(id) });
   const waiters = new TimestampWaiters(repository, after);
   const eventStreams = new EventStreams(events, after);
   const readiness = new Readiness({ repository, state, room, now, after, log });
-  const shown = { repository, scrubber, chunks, room, state, now };
-  const parts = { ...shown, readiness, staged, tokens, waiters, audit, eventStreams };
+  const shown = { ...data, repository, scrubber, room, state, now };
+  const parts = { ...shown, readiness, tokens, waiters, audit, eventStreams };
   const app = createApp({
     ...services,
     ...parts,
     signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
-    files,
     metrics: new Metrics({ ...services, ...shown }),
     bodies,
     responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),

@@ -49,7 +49,7 @@ export function randomChunks(count: number, lengthBytes = 1000): Buffer[] {
 
 /** `initialisedOrigin` on a temporary directory. */
 export async function temporaryOrigin(
-  disks: (path: string) => Pick<TestOriginOptions, 'files' | 'syncFiles' | 'store'>,
+  disks: (path: string) => Pick<TestOriginOptions, 'openData' | 'store'>,
   clock = new TestClock(),
 ) {
   const directory = temporaryDirectory();

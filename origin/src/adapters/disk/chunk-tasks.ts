@@ -1,5 +1,6 @@
 import type { ErrorCode, ErrorKind } from '@sitecast/shared/errors';
-import type { ChunkList, ChunkState, Inspection, StagedTotals } from '../../staging/chunks.ts';
+import type { Inspection } from '../../repository/repository-store.ts';
+import type { ChunkList, ChunkState, StagedTotals } from '../../staging/ports.ts';
 
 /** What the chunk thread gets at its start. */
 export interface ChunkThreadData {
@@ -13,7 +14,7 @@ export type ChunkTask =
   | { name: 'missing' | 'unpublished' | 'inspect' | 'repairs' | 'publish' | 'unpublish'; ids: Uint8Array }
   | { name: 'stage'; batch: ArrayBuffer; lengthBytes: number }
   | { name: 'check'; list: ChunkList }
-  | { name: 'removeOlderThan'; beforeMs: number }
+  | { name: 'prune'; beforeMs: number }
   | { name: 'totals' };
 
 /** What the calls return, by name. */
@@ -26,7 +27,7 @@ export interface ChunkResults {
   unpublish: undefined;
   stage: { batch: ArrayBuffer; stored: number; known: number; error: ThreadError | undefined };
   check: ChunkState[];
-  removeOlderThan: number;
+  prune: number;
   totals: StagedTotals;
 }
 

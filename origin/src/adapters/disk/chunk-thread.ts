@@ -1,12 +1,12 @@
 // Entry of the thread that looks after chunks: it may wait for the disk while the main thread serves.
 import { parentPort, workerData } from 'node:worker_threads';
 import { SitecastError } from '@sitecast/shared/errors';
-import { ChunkStaging } from '../../staging/chunk-staging.ts';
 import type { ChunkReply, ChunkResults, ChunkTask, ChunkThreadData, ThreadError } from './chunk-tasks.ts';
+import { ChunkWorker } from './chunk-worker.ts';
 import { SyncDisk } from './sync-disk.ts';
 
 const { root, maxStagedBytes }: ChunkThreadData = workerData;
-const staging = new ChunkStaging(new SyncDisk(root), maxStagedBytes, Date.now);
+const worker = new ChunkWorker(new SyncDisk(root), maxStagedBytes, Date.now);
 
 parentPort?.on('message', (task: ChunkTask) => {
   let reply: ChunkReply;
@@ -21,27 +21,27 @@ parentPort?.on('message', (task: ChunkTask) => {
 function carryOut(task: ChunkTask): ChunkResults[keyof ChunkResults] {
   switch (task.name) {
     case 'missing':
-      return staging.missing(task.ids);
+      return worker.missing(task.ids);
     case 'unpublished':
-      return staging.unpublished(task.ids);
+      return worker.unpublished(task.ids);
     case 'inspect':
-      return staging.inspect(task.ids);
+      return worker.inspect(task.ids);
     case 'repairs':
-      return staging.repairs(task.ids);
+      return worker.repairs(task.ids);
     case 'publish':
-      staging.publish(task.ids);
+      worker.publish(task.ids);
       return undefined;
     case 'unpublish':
-      staging.unpublish(task.ids);
+      worker.unpublish(task.ids);
       return undefined;
     case 'stage':
       return stage(task.batch, task.lengthBytes);
     case 'check':
-      return staging.check(task.list);
-    case 'removeOlderThan':
-      return staging.removeOlderThan(task.beforeMs);
+      return worker.check(task.list);
+    case 'prune':
+      return worker.prune(task.beforeMs);
     default:
-      return staging.totals();
+      return worker.totals();
   }
 }
 
@@ -49,7 +49,7 @@ function stage(batch: ArrayBuffer, lengthBytes: number): ChunkResults['stage'] {
   const count = { stored: 0, known: 0 };
   let error: ThreadError | undefined;
   try {
-    staging.stage(new Uint8Array(batch, 0, lengthBytes), count);
+    worker.stage(new Uint8Array(batch, 0, lengthBytes), count);
   } catch (thrown) {
     error = describe(thrown);
   }

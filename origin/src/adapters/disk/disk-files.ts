@@ -19,11 +19,11 @@ import { mkdir, opendir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { promisify } from 'node:util';
-import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
+import { createFileDurably, readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError } from '@sitecast/shared/errors';
 import { forEachBounded } from '@sitecast/shared/async';
-import type { FileWriter, Files, FoundFile, OpenFile, ReadableFiles } from '../../storage/files.ts';
 import { translated } from './errors.ts';
+import type { DiskFile, Files, FileWriter, FoundFile } from './files.ts';
 
 /** What is still being written carries this ending: nothing that a killed process left so is of any use. */
 const PARTIAL_SUFFIX = '.partial';
@@ -39,7 +39,7 @@ const SYNC_CONCURRENCY = 16;
  * many times the cost of the system call itself; so reading a published file waits for two of them, and what never
  * waits for the disk (fstat and close of a file open for reading) is done on the spot.
  */
-export class DiskFiles implements Files, ReadableFiles {
+export class DiskFiles implements Files {
   readonly #root: string;
   readonly #syncCommand: readonly [string, ...string[]];
 
@@ -61,7 +61,7 @@ export class DiskFiles implements Files, ReadableFiles {
     }
   }
 
-  async open(path: string): Promise<OpenFile | undefined> {
+  async open(path: string): Promise<DiskFile | undefined> {
     let fd: number;
     try {
       fd = await openFile(this.#at(path), constants.O_RDONLY | constants.O_NONBLOCK);
@@ -151,6 +151,16 @@ export class DiskFiles implements Files, ReadableFiles {
 
   async writeDurably(path: string, bytes: Uint8Array, mode?: number): Promise<void> {
     await told(writeFileDurably(this.#at(path), bytes, mode));
+  }
+
+  async createDurably(path: string, bytes: Uint8Array, mode?: number): Promise<boolean> {
+    try {
+      await told(createFileDurably(this.#at(path), bytes, mode));
+      return true;
+    } catch (error) {
+      if (isSystemError(error, 'EEXIST')) return false;
+      throw error;
+    }
   }
 
   move(from: string, to: string): Promise<void> {

@@ -1,10 +1,41 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
+import type { Files } from './files.ts';
 
-/** A full disk is an operator's matter, not a defect: it gets a code of its own. Other errors stay as they are. */
+/** A full disk is for operators to cure, and no defect: it gets a code of its own. Other errors stay as they are. */
 export function translated(error: unknown): unknown {
   if (!isSystemError(error, 'ENOSPC', 'EDQUOT')) return error;
   return new SitecastError('noSpace', 'SITECAST_NO_SPACE', 'the disk of the origin is full', {
     hint: "Make room below the origin's --data directory, then try again.",
     cause: error,
   });
+}
+
+export function stagingFull(limit: string): SitecastError {
+  return new SitecastError(
+    'noSpace',
+    'SITECAST_STAGING_FULL',
+    `uploads that no release refers to yet have reached the limit of ${limit}`,
+    { hint: 'Publish what was uploaded, or start the origin with a higher --max-staged-bytes.' },
+  );
+}
+
+/** Bad sectors, or something else than the file that was written. */
+export function isUnreadable(error: unknown): boolean {
+  if (error instanceof SitecastError)
+    return error.code === 'SITECAST_FILE_TOO_LARGE' || error.code === 'SITECAST_NOT_A_FILE';
+  return isSystemError(error, 'EIO', 'EISDIR');
+}
+
+/** As `Files.read`. A file that can't be read back counts as lost. */
+export async function readOrUndefined(
+  files: Pick<Files, 'read'>,
+  path: string,
+  maxBytes: number,
+): Promise<Buffer | undefined> {
+  try {
+    return await files.read(path, maxBytes);
+  } catch (error) {
+    if (isUnreadable(error)) return undefined;
+    throw error;
+  }
 }

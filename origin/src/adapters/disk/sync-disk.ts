@@ -13,9 +13,8 @@ import {
   writeSync,
 } from 'node:fs';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import type { FoundFile } from '../../storage/files.ts';
-import type { SyncFiles } from '../../storage/sync-files.ts';
 import { translated } from './errors.ts';
+import type { FoundFile, SyncFiles } from './files.ts';
 
 /** `SyncFiles` on a directory of a local file system. */
 export class SyncDisk implements SyncFiles {

@@ -58,7 +58,7 @@ it('does in its thread what it is asked, more than one message at a time takes, 
   expect(Buffer.from(await threaded.unpublished(ids))).toEqual(ids.subarray(0, 32 * 600));
   const unknown = idsOf(randomChunks(700));
   expect(Buffer.from(await threaded.missing(Buffer.concat([ids, unknown])))).toEqual(unknown);
-  expect(await threaded.removeOlderThan(Date.now() + 60_000)).toBe(600);
+  expect(await threaded.prune(Date.now() + 60_000)).toBe(600);
 });
 
 it('brings errors back as they were, and the memory with them', async () => {

@@ -1,19 +1,14 @@
 import { Worker } from 'node:worker_threads';
 import { CHUNK_ID_BYTES } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import type {
-  Chunks,
-  ChunkList,
-  ChunkState,
-  Inspection,
-  StagedTotals,
-  StageOutcome,
-} from '../../staging/chunks.ts';
+import type { Inspection } from '../../repository/repository-store.ts';
+import type { ChunkList, ChunkState, StagedTotals, StageOutcome } from '../../staging/ports.ts';
+import type { LocalChunks } from './chunks.ts';
 import type { ChunkReply, ChunkResults, ChunkTask, ChunkThreadData, ThreadError } from './chunk-tasks.ts';
 
 /** Chunks in one message, so that uploads get their turn between the messages of a long check. */
 const MAX_CHUNKS_A_TASK = 512;
-/** The same where each is read from the disk: 16 MiB at the most. */
+/** The same if each is read from the disk: 16 MiB at the most. */
 const MAX_CHUNKS_AN_INSPECTION = 16;
 /** The thread makes little garbage besides the map of staged chunks. */
 const YOUNG_GENERATION_MB = 8;
@@ -23,8 +18,8 @@ interface Job<N extends keyof ChunkResults = keyof ChunkResults> {
   reject(error: unknown): void;
 }
 
-/** `Chunks` in a thread of its own. One that dies takes the calls under way with it; the next call starts another. */
-export class ThreadedChunks implements Chunks {
+/** Works on chunks in a thread. If the thread dies, the calls under way fail, and the next call starts another thread. */
+export class ThreadedChunks implements LocalChunks {
   readonly #data: ChunkThreadData;
   #thread: Worker | undefined;
   /** Replies come in the order of the calls. */
@@ -86,8 +81,8 @@ export class ThreadedChunks implements Chunks {
     await this.#inParts(ids, part => this.#call({ name: 'unpublish', ids: part }));
   }
 
-  removeOlderThan(beforeMs: number): Promise<number> {
-    return this.#call({ name: 'removeOlderThan', beforeMs });
+  prune(beforeMs: number): Promise<number> {
+    return this.#call({ name: 'prune', beforeMs });
   }
 
   totals(): Promise<StagedTotals> {

@@ -11,9 +11,9 @@ import {
   type Owner,
   repairLevel,
 } from '@sitecast/shared/key-value';
-import { isEmpty } from './tables.ts';
 import { errorFields, type Log } from '../../log.ts';
-import { TIMESTAMP } from '../../repository/committed.ts';
+import { TIMESTAMP } from '../disk/layout.ts';
+import { isEmpty } from './tables.ts';
 
 /** What is known just now, by what it's called: the database's witness tells of it, should the database lose it. */
 export type Known = () => Record<string, number>;

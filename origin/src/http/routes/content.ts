@@ -2,7 +2,7 @@ import { stagedChunksSchema } from '@sitecast/shared/api';
 import { createRoute, z } from '@hono/zod-openapi';
 import { CHUNK_ID_BYTES, MAX_MISSING_IDS } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { MAX_TARGET_FILE_BYTES } from '../../staging/staged-files.ts';
+import { MAX_TARGET_FILE_BYTES } from '../../repository/repository-store.ts';
 import type { MiddlewareHandler } from 'hono';
 import type { OriginApp, OriginEnv } from '../context.ts';
 import type { AppDeps } from '../deps.ts';

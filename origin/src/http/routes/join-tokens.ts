@@ -2,7 +2,6 @@ import { createHash } from 'node:crypto';
 import { createRoute, z } from '@hono/zod-openapi';
 import { createdJoinTokenSchema, joinTokenListSchema, newJoinTokenSchema } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
-import { maxBytesOf, metadataFile } from '../../repository/committed.ts';
 import { unknownNames } from '../../rollouts/unknown-names.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
@@ -17,7 +16,7 @@ export function joinTokenRoutes(app: OriginApp, deps: AppDeps): void {
   otherRoutes(app, deps);
 }
 
-function createTokenRoute(app: OriginApp, { tokens, fleet, files, bodies }: AppDeps): void {
+function createTokenRoute(app: OriginApp, { tokens, fleet, repository, bodies }: AppDeps): void {
   app.openapi(
     createRoute({
       method: 'post',
@@ -40,7 +39,7 @@ function createTokenRoute(app: OriginApp, { tokens, fleet, files, bodies }: AppD
       }),
     }),
     async c => {
-      const root = await files.read(metadataFile('root', 1), maxBytesOf('root'));
+      const root = await repository.firstRoot();
       if (!root) throw notInitialised();
       const rootSha256 = createHash('sha256').update(root).digest('hex');
       const by = c.get('token').name;

@@ -1,6 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { VerifiedFiles } from '../../repository/verified-files.ts';
-import { HotFiles } from '../../storage/hot-files.ts';
+import { openPublished } from '../../repository/serving.ts';
+import type { FileRef } from '../../repository/repository-store.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
@@ -12,18 +12,13 @@ const problem = (description: string) => ({
   content: { 'application/problem+json': { schema: problemSchema } },
 });
 
-function verifiedFiles({ files, scrubber, now }: Pick<AppDeps, 'files' | 'scrubber' | 'now'>): VerifiedFiles {
-  const onDamaged = (path: string) => scrubber.suspect(path);
-  const onMissing = (path: string) => scrubber.lookForMissing(path);
-  return new VerifiedFiles({ inner: files, onDamaged, onMissing, now });
-}
-
-/** What clients and mirrors read. Anybody may; everything in it is signed, or named by something signed. */
+/** What clients and mirrors read. Anybody may read it: everything in it is signed, or named by signed metadata. */
 export function publicRoutes(
   app: OriginApp,
-  { files, responseMemory, repository, scrubber, waiters, now }: AppDeps,
+  { published, responseMemory, repository, scrubber, waiters }: AppDeps,
 ): void {
-  const deps = { files: new HotFiles(verifiedFiles({ files, scrubber, now }), now), memory: responseMemory };
+  const open = (file: FileRef) => openPublished({ published, scrubber }, file);
+  const deps = { open, memory: responseMemory };
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
   const responses = {
@@ -48,11 +43,13 @@ export function publicRoutes(
     }),
     async c => {
       const { name } = c.req.valid('param');
-      const inForce = repository.metadata(name);
-      if (inForce) return await serveMetadata(c, name, inForce);
-      if (name !== 'timestamp.json') return await serveFile(c, deps, served.metadata(name));
-      const headers = await waiters.wait(c);
-      return await serveTimestamp(c, repository.committed?.timestamp.bytes, headers);
+      if (name === 'timestamp.json') {
+        const headers = await waiters.wait(c);
+        return await serveTimestamp(c, repository.committed?.timestamp.bytes, headers);
+      }
+      const file = served.metadata(name);
+      const inForce = file && repository.metadataInForce(file.role, file.version);
+      return await (inForce ? serveMetadata(c, name, inForce) : serveFile(c, deps, file));
     },
   );
   app.openapi(

@@ -103,9 +103,9 @@ function repairRoute(app: OriginApp, { tokens, repository, scrubber, audit }: Ap
     }),
     async c => {
       await audit.record({ by: c.get('token').name, action: 'repository.repair', subject: 'repository' });
-      const mended = await repository.mend();
+      const repaired = await repository.repair();
       await scrubber.recheck();
-      return c.json(mended, 200);
+      return c.json(repaired, 200);
     },
   );
 }

@@ -1,7 +1,6 @@
 import { existsSync, readFileSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { dirname, join, normalize } from 'node:path';
-import type { Files, FileWriter, FoundFile, OpenFile, ReadableFiles } from '../../../storage/files.ts';
-import type { SyncFiles } from '../../../storage/sync-files.ts';
+import type { DiskFile, Files, FileWriter, FoundFile, SyncFiles } from '../files.ts';
 
 /** What a test's power cut takes away of all that was not made durable. */
 export type Loss = 'nothing' | 'contents' | 'everything';
@@ -88,16 +87,16 @@ function keeper(full: string): () => void {
   };
 }
 
-export class FailingFiles implements Files, ReadableFiles {
-  readonly #inner: Files & ReadableFiles;
+export class FailingFiles implements Files {
+  readonly #inner: Files;
   readonly #breaker: Breaker;
 
-  constructor(inner: Files & ReadableFiles, breaker: Breaker) {
+  constructor(inner: Files, breaker: Breaker) {
     this.#inner = inner;
     this.#breaker = breaker;
   }
 
-  open(path: string): Promise<OpenFile | undefined> {
+  open(path: string): Promise<DiskFile | undefined> {
     return this.#inner.open(path);
   }
 
@@ -124,6 +123,12 @@ export class FailingFiles implements Files, ReadableFiles {
 
   writer(path: string): Promise<FileWriter> {
     return this.#inner.writer(path);
+  }
+
+  async createDurably(path: string, bytes: Uint8Array, mode?: number): Promise<boolean> {
+    if ((await this.#inner.lengthOf(path)) !== undefined) return false;
+    await this.writeDurably(path, bytes, mode);
+    return true;
   }
 
   async writeDurably(path: string, bytes: Uint8Array, mode?: number): Promise<void> {

@@ -10,11 +10,11 @@ import {
 import { join } from 'node:path';
 import { chunkIdOf, chunkIdToHex, compressFrame, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { SyncDisk } from '../adapters/disk/sync-disk.ts';
-import { batchOf, entryOf } from '../testing/operator.ts';
-import { randomChunks, TestClock, temporaryDirectory } from '../testing/setup.ts';
-import { ChunkStaging } from './chunk-staging.ts';
-import { publishedPath, stagedPath } from './chunk-paths.ts';
+import { batchOf, entryOf } from '../../testing/operator.ts';
+import { randomChunks, TestClock, temporaryDirectory } from '../../testing/setup.ts';
+import { ChunkWorker } from './chunk-worker.ts';
+import { publishedPath, stagedPath } from './layout.ts';
+import { SyncDisk } from './sync-disk.ts';
 
 const clock = new TestClock();
 let directory: ReturnType<typeof temporaryDirectory>;
@@ -25,14 +25,14 @@ beforeEach(() => {
 });
 afterEach(() => directory.remove());
 
-const open = (maxBytes = 2 ** 30) => new ChunkStaging(new SyncDisk(directory.path), maxBytes, clock.now);
+const open = (maxBytes = 2 ** 30) => new ChunkWorker(new SyncDisk(directory.path), maxBytes, clock.now);
 const idsOf = (chunks: readonly Buffer[]) =>
   Buffer.concat(chunks.map(chunk => Buffer.from(chunkIdOf(chunk))));
 const stagedFile = (chunk: Buffer) => join(directory.path, stagedPath(chunkIdToHex(chunkIdOf(chunk))));
 const publishedFile = (chunk: Buffer) => join(directory.path, publishedPath(chunkIdOf(chunk)));
-const check = (staging: ChunkStaging, chunks: readonly Buffer[], lengthBytes = 1000) =>
+const check = (staging: ChunkWorker, chunks: readonly Buffer[], lengthBytes = 1000) =>
   staging.check({ ids: idsOf(chunks), lengths: Uint32Array.from(chunks, () => lengthBytes) });
-function stage(staging: ChunkStaging, batch: Buffer) {
+function stage(staging: ChunkWorker, batch: Buffer) {
   const count = { stored: 0, known: 0 };
   staging.stage(batch, count);
   return count;
@@ -149,7 +149,7 @@ it('knows a damaged chunk on a disk that cannot be written to, and takes what it
   const [chunk, other] = randomChunks(2);
   if (!chunk || !other) throw new Error();
   const disk = new SyncDisk(directory.path);
-  const staging = new ChunkStaging(disk, 2 ** 30, clock.now);
+  const staging = new ChunkWorker(disk, 2 ** 30, clock.now);
   stage(staging, batchOf([chunk, other]));
   staging.publish(idsOf([chunk, other]));
   rmSync(publishedFile(chunk));
@@ -220,7 +220,7 @@ it('deletes what nobody asked for in a long time, counting from before a restart
   for (const chunk of chunks) utimesSync(stagedFile(chunk), 1, 1);
   const staging = open();
   staging.missing(idsOf([asked]));
-  expect(staging.removeOlderThan(clock.nowMs - 1)).toBe(1);
+  expect(staging.prune(clock.nowMs - 1)).toBe(1);
   expect(readdirSync(join(directory.path, 'staging/chunks'))).toHaveLength(1);
   expect(Buffer.from(staging.missing(idsOf(chunks)))).toEqual(idsOf([old]));
 });

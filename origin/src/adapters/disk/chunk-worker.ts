@@ -13,25 +13,26 @@ import {
   verifyFrame,
 } from '@sitecast/shared/content';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import type { SyncFiles } from '../storage/sync-files.ts';
-import { stagingFull } from './staging-full.ts';
+import type { Inspection } from '../../repository/repository-store.ts';
+import type { ChunkList, ChunkState, StagedTotals } from '../../staging/ports.ts';
+import { stagingFull } from './errors.ts';
+import type { SyncFiles } from './files.ts';
 import {
+  chunkHexOf,
   DAMAGED_CHUNKS,
   damagedPath,
   publishedFolder,
   publishedPath,
   STAGED_CHUNKS,
-  stagedHex,
   stagedPath,
-} from './chunk-paths.ts';
-import type { ChunkList, ChunkState, Inspection, StagedTotals } from './chunks.ts';
+} from './layout.ts';
 
 /** Beyond it the map of staged chunks would take too much memory (about 250 bytes a chunk). */
 const MAX_STAGED_CHUNKS = 4 * 1024 * 1024;
 /** Published chunks that this process remembers as verified; when it has seen more, it forgets all of them. */
 const MAX_REMEMBERED_CHUNKS = 1024 * 1024;
 
-/** Beyond it the disk or the memory of this machine is failing, and moving on what it says would do more harm. */
+/** Beyond it the disk or the memory of this machine is failing, and setting more chunks aside would do more harm. */
 const MAX_DAMAGED_CHUNKS = 10_000;
 
 interface StagedChunk {
@@ -42,16 +43,16 @@ interface StagedChunk {
 }
 
 /**
- * The work behind `Chunks`, for one thread that may wait for the disk. A staged chunk is written in one go under its
- * own name; what a killed process left half-written is found out when it's next asked for, because nothing that an
- * earlier process staged counts before it was verified again.
+ * Does the work on chunks, in a thread that may wait for the disk. A staged chunk is written in one go under its own name. A
+ * chunk that a killed process left half-written is found out when it is next asked for, because nothing that an earlier process
+ * staged counts before it was verified again.
  */
-export class ChunkStaging {
+export class ChunkWorker {
   readonly #files: SyncFiles;
   readonly #budget: ByteBudget;
   readonly #now: () => number;
   readonly #staged = new Map<string, StagedChunk>();
-  /** Published ones whose bytes turned out wrong (a bad disk): set aside, and missing until they are uploaded again. */
+  /** Published chunks whose bytes turned out wrong: they are set aside, and missing until they are uploaded again. */
   readonly #damaged = new Set<string>();
   readonly #folders = new Set<string>();
   #verified = new ChunkIdSet();
@@ -62,14 +63,14 @@ export class ChunkStaging {
     this.#budget = new ByteBudget(maxBytes);
     this.#now = now;
     for (const { name, lengthBytes, modifiedMs } of files.list(STAGED_CHUNKS)) {
-      const hex = stagedHex(name);
+      const hex = chunkHexOf(name);
       if (hex === undefined) files.remove(`${STAGED_CHUNKS}/${name}`);
       else this.#addFound(hex, lengthBytes, modifiedMs);
     }
     for (const { name } of files.list(DAMAGED_CHUNKS)) {
-      const hex = stagedHex(name);
+      const hex = chunkHexOf(name);
       if (hex === undefined) continue;
-      // The place of one that was brought back isn't empty: the process was killed before it could forget it.
+      // If its place isn't empty, it was brought back, and the process was killed before it could forget it.
       if (files.lengthOf(publishedPath(chunkIdFromHex(hex))) === undefined) this.#damaged.add(hex);
       else this.#forget(hex);
     }
@@ -101,7 +102,7 @@ export class ChunkStaging {
   }
 
   /**
-   * @param count counts what is stored and what was known, also where a later entry is refused
+   * @param count counts what is stored and what was known, even if a later entry is refused
    * @throws SITECAST_BATCH_…, SITECAST_CHUNK_MISMATCH, SITECAST_STAGING_FULL, SITECAST_NO_SPACE
    */
   stage(batch: Uint8Array, count: { stored: number; known: number }): void {
@@ -145,7 +146,7 @@ export class ChunkStaging {
     }
   }
 
-  removeOlderThan(beforeMs: number): number {
+  prune(beforeMs: number): number {
     const old = [...this.#staged].filter(([, { seenAtMs }]) => seenAtMs < beforeMs);
     for (const [hex] of old) this.#discard(hex);
     return old.length;
@@ -160,7 +161,7 @@ export class ChunkStaging {
       return 'known';
     }
     if (this.#isPublished(id, hex)) return 'known';
-    // Left by an earlier process and not verified since: the new bytes replace it.
+    // An earlier process left it and nobody verified it since: the new bytes replace it.
     this.#drop(hex);
     if (this.#staged.size >= MAX_STAGED_CHUNKS) throw stagingFull(`${MAX_STAGED_CHUNKS} chunks`);
     if (!this.#budget.tryTake(frame.length)) throw stagingFull(`${this.#budget.maxBytes} bytes`);
@@ -179,7 +180,7 @@ export class ChunkStaging {
     const stagedBytes = this.#verifyStaged(id, hex);
     if (stagedBytes > 0) {
       if (!this.#isPublished(id, hex)) return stagedBytes === lengthBytes ? 'staged' : 'wrongLength';
-      // Both: the published one may belong to a committed release, so it must never be a part of what is undone.
+      // It is both. The published one may belong to a committed release, so no undone commit may take it away.
       this.#discard(hex);
     }
     if (this.#damaged.has(hex)) return 'missing';
@@ -190,10 +191,10 @@ export class ChunkStaging {
     return found.plainBytes === lengthBytes ? 'published' : 'wrongLength';
   }
 
-  /** @returns undefined where it isn't there; 0 plain bytes where it was wrong: then it's set aside */
+  /** @returns undefined if it isn't there; 0 plain bytes if it was wrong: then it is set aside */
   #readPublished(id: ChunkId, hex: string): { frameBytes: number; plainBytes: number } | undefined {
     const path = publishedPath(id);
-    // A second time before it's called damaged: what comes from the disk may have been spoilt on its way.
+    // It is read twice before it counts as damaged: the bytes may have been spoilt on their way from the disk.
     for (let isAgain = false; ; isAgain = true) {
       const frame = this.#readBounded(path);
       if (frame === undefined) return undefined;
@@ -208,20 +209,20 @@ export class ChunkStaging {
     try {
       this.#files.remove(damagedPath(hex));
     } catch (error) {
-      // It takes room, and no more.
+      // A copy that stays just takes room.
       if (!isSystemError(error)) throw error;
     }
   }
 
   #setAside(path: string, hex: string): void {
     if (this.#damaged.size >= MAX_DAMAGED_CHUNKS) throw tooMuchDamage();
-    // Its length isn't known, so all are forgotten: they are verified again when they're next asked for.
+    // Its length isn't known, so all chunks are forgotten: they are verified again when they are next asked for.
     this.#verified = new ChunkIdSet();
     this.#damaged.add(hex);
     try {
       this.#files.move(path, damagedPath(hex));
     } catch (error) {
-      // A disk that can't be written to: it's known as damaged to this process all the same.
+      // The disk can't be written to. This process knows all the same that the chunk is damaged.
       if (!isSystemError(error) && !(error instanceof SitecastError)) throw error;
     }
   }
@@ -235,7 +236,7 @@ export class ChunkStaging {
     return !this.#damaged.has(hex) && (this.#files.lengthOf(publishedPath(id)) ?? 0) > 0;
   }
 
-  /** Length of the plain staged chunk; 0 where there's none, or there was one that is wrong: then it's gone. */
+  /** Length of the plain staged chunk; 0 if there is none, or if it was wrong: then it is deleted. */
   #verifyStaged(id: ChunkId, hex: string): number {
     const staged = this.#staged.get(hex);
     if (!staged) return 0;
@@ -251,7 +252,7 @@ export class ChunkStaging {
     try {
       return this.#files.read(path, MAX_FRAME_BYTES);
     } catch (error) {
-      // Nothing that this origin wrote is so large, or unreadable: as good as wrong bytes, which are `#plainBytesOf`'s matter.
+      // Nothing that this origin wrote is so large, or unreadable. It counts as wrong bytes, which `#plainBytesOf` notices.
       if (error instanceof SitecastError && error.code === 'SITECAST_FILE_TOO_LARGE') return Buffer.alloc(0);
       if (isSystemError(error, 'EIO', 'EISDIR')) return Buffer.alloc(0);
       throw error;

@@ -2,6 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { SitecastError } from '@sitecast/shared/errors';
 import { ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
 import {
+  delegatedSigners,
   keyIdentityOf,
   keyIdOf,
   type Metadata,
@@ -13,6 +14,7 @@ import {
 } from '@sitecast/shared/trust';
 import type { OnlineKeys } from '../keys/online-keys.ts';
 
+const DELEGATED_PATHS = { rollouts: 'rollouts/*', deltas: 'deltas/*' } as const;
 /** The longest lifetime of operators' signatures that is taken: beyond it, somebody mistyped a year. */
 const MAX_OFFLINE_LIFETIME_MS = 10 * 366 * 86_400_000;
 
@@ -49,6 +51,33 @@ export function checkRoot(
   }
   for (const role of ['root', 'targets'] as const) {
     refuseOnlineKeys(role, topLevelSigners(root.signed, role), keys);
+  }
+}
+
+/**
+ * Checks signatures and delegations of top-level targets under a root; not their version and expiry.
+ * @param current those in force
+ * @param keys the origin's own; undefined for targets that were in force before: they may name others
+ * @throws SITECAST_SIGNATURES_MISSING, SITECAST_DELEGATIONS_WRONG, SITECAST_ONLINE_KEY_WRONG
+ */
+export function checkTargetsMetadata(
+  targets: Metadata<'targets'>,
+  root: Metadata<'root'>,
+  current: Metadata<'targets'> | undefined,
+  keys: OnlineKeys | undefined,
+): void {
+  verifyThreshold(targets, topLevelSigners(root.signed, 'targets'), { role: 'targets', step: '5.6.3' });
+  const { delegations } = targets.signed;
+  for (const role of ['rollouts', 'deltas'] as const) {
+    const signers = delegatedSigners(delegations, role);
+    const found = delegations?.roles?.find(({ name }) => name === role);
+    if (!signers || found?.paths?.length !== 1 || found.paths[0] !== DELEGATED_PATHS[role]) {
+      throw delegationsWrong(`targets must delegate exactly ${DELEGATED_PATHS[role]} to ${role}`);
+    }
+    if (keys) checkNamesOnlineKey(role, signers, delegatedSigners(current?.signed.delegations, role), keys);
+  }
+  if (delegations?.roles?.length !== 2) {
+    throw delegationsWrong('targets may delegate to the roles rollouts and deltas alone');
   }
 }
 
@@ -127,7 +156,7 @@ function checkRoleKeys(role: string, { keys, keyids, threshold }: RoleSigners): 
  * are lost neither could be rotated.
  * @param before who signs for it now
  */
-export function checkNamesOnlineKey(
+function checkNamesOnlineKey(
   role: OnlineRole,
   { keys, keyids, threshold }: RoleSigners,
   before: RoleSigners | undefined,
@@ -166,4 +195,8 @@ function refuseOnlineKeys(role: string, { keys, keyids }: RoleSigners, online: O
       { data: { role, keyid } },
     );
   }
+}
+
+function delegationsWrong(message: string): SitecastError {
+  return new SitecastError('badInput', 'SITECAST_DELEGATIONS_WRONG', message);
 }

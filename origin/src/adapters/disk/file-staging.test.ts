@@ -1,10 +1,12 @@
 import { mkdirSync, readdirSync, utimesSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { DiskFiles } from '../adapters/disk/disk-files.ts';
-import { hexOf } from '../testing/operator.ts';
-import { TestClock, temporaryDirectory } from '../testing/setup.ts';
-import { MAX_STAGED_FILES, MAX_TARGET_FILE_BYTES, StagedFiles } from './staged-files.ts';
+import { MAX_TARGET_FILE_BYTES } from '../../repository/repository-store.ts';
+import type { FileStaging } from '../../staging/ports.ts';
+import { hexOf } from '../../testing/operator.ts';
+import { TestClock, temporaryDirectory } from '../../testing/setup.ts';
+import { DiskFiles } from './disk-files.ts';
+import { DiskFileStaging, MAX_STAGED_FILES } from './file-staging.ts';
 
 const clock = new TestClock();
 let directory: ReturnType<typeof temporaryDirectory>;
@@ -16,10 +18,10 @@ beforeEach(() => {
 });
 afterEach(() => directory.remove());
 
-const open = () => StagedFiles.open(new DiskFiles(directory.path), clock.now);
+const open = () => DiskFileStaging.open(new DiskFiles(directory.path), clock.now);
 const names = () => readdirSync(path).sort();
 
-async function receive(staged: StagedFiles, sha256: string, ...pieces: Buffer[]): Promise<void> {
+async function receive(staged: FileStaging, sha256: string, ...pieces: Buffer[]): Promise<void> {
   const receiver = await staged.receive(sha256);
   try {
     for (const piece of pieces) await receiver.write(piece);
@@ -77,7 +79,7 @@ it('deletes what is not its own at the start, and what is old when asked', async
   utimesSync(join(path, hexOf(bytes)), 1000, 1000);
   const staged = await open();
   expect(names()).toEqual([hexOf(bytes)]);
-  expect(await staged.removeOlderThan(1_000_000)).toBe(0);
-  expect(await staged.removeOlderThan(1_000_001)).toBe(1);
+  expect(await staged.prune(1_000_000)).toBe(0);
+  expect(await staged.prune(1_000_001)).toBe(1);
   expect(names()).toEqual([]);
 });

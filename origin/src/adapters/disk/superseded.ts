@@ -1,15 +1,14 @@
-import { metadataPath, targetPath } from '@sitecast/shared/trust';
-import type { Files } from '../storage/files.ts';
-import { type Committed, METADATA, ROLES, TARGETS } from './committed.ts';
+import type { Referenced } from '../../repository/repository-store.ts';
+import type { Files } from './files.ts';
+import { METADATA, metadataFile, targetFile, TARGETS } from './layout.ts';
 
 /** How long a file stays after the metadata stopped referring to it: clients may be in the midst of a refresh. */
 const SUPERSEDED_KEPT_MS = 24 * 3_600_000;
 const VERSIONED = /^\d+\.(?:targets|snapshot|rollouts|deltas)\.json$/;
 
 /**
- * Deletes metadata versions and target files that nothing refers to any more. Every root stays: clients walk
- * through all of them. The time counts from when this process first saw a file unreferenced; a restart just
- * makes it stay longer.
+ * Deletes metadata versions and target files that nothing refers to any more. Every root stays. The time counts from when
+ * this process first saw a file unreferenced; after a restart a file just stays longer.
  */
 export class Superseded {
   readonly #files: Files;
@@ -20,8 +19,11 @@ export class Superseded {
   }
 
   /** @returns how many files were deleted */
-  async sweep(committed: Committed, nowMs: number): Promise<number> {
-    const referenced = referencedPaths(committed);
+  async prune({ metadata, targets }: Referenced, nowMs: number): Promise<number> {
+    const referenced = new Set([
+      ...metadata.map(({ role, version }) => metadataFile(role, version)),
+      ...targets.map(targetFile),
+    ]);
     const since = new Map<string, number>();
     let removed = 0;
     for await (const path of this.#candidates()) {
@@ -47,15 +49,4 @@ export class Superseded {
         yield `${TARGETS}/${folder}/${name}`;
     }
   }
-}
-
-function referencedPaths(committed: Committed): Set<string> {
-  const paths = new Set<string>();
-  for (const role of ROLES) paths.add(`${METADATA}/${metadataPath(role, committed[role].signed.version)}`);
-  for (const { signed } of [committed.targets, committed.rollouts, committed.deltas]) {
-    for (const [name, { hashes }] of Object.entries(signed.targets)) {
-      for (const digest of Object.values(hashes)) paths.add(`${TARGETS}/${targetPath(name, digest)}`);
-    }
-  }
-  return paths;
 }

@@ -1,35 +1,21 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
 import { cutText } from '@sitecast/shared/text';
-import {
-  delegatedSigners,
-  type Metadata,
-  type SignedTargets,
-  type TargetFile,
-  topLevelSigners,
-  verifyThreshold,
-} from '@sitecast/shared/trust';
-import type { OnlineKeys } from '../keys/online-keys.ts';
-import { MAX_TARGET_FILE_BYTES } from '../staging/staged-files.ts';
-import { checkNamesOnlineKey } from './check-root.ts';
+import type { SignedTargets, TargetFile } from '@sitecast/shared/trust';
+import type { Committed } from './committed.ts';
+import { MAX_TARGET_FILE_BYTES, type Referenced, type TargetRef } from './repository-store.ts';
+import { ROLES } from './roles.ts';
 
 const SHA256 = /^[0-9a-f]{64}$/;
-const DELEGATED_PATHS = { rollouts: 'rollouts/*', deltas: 'deltas/*' } as const;
 
-/** A target file as the origin serves it. */
-export interface ListedFile {
-  name: string;
-  sha256: string;
+/** A target file as metadata lists it. */
+export interface ListedFile extends TargetRef {
   lengthBytes: number;
 }
 
-/** Target files by what is listed: those already published, or else the staged ones. */
-export interface TargetSource {
-  /**
-   * @returns bytes of exactly the listed hash and length
-   * @throws SITECAST_FILES_MISSING (conflict)
-   */
-  read(file: ListedFile): Promise<Buffer>;
+/** A target file that published metadata lists. */
+export interface PublishedFile extends ListedFile {
+  role: 'targets' | 'rollouts' | 'deltas';
 }
 
 /** One release as targets.json lists it. */
@@ -45,33 +31,6 @@ export interface Listing {
   /** Counter → release. */
   releases: Map<string, Map<number, ListedRelease>>;
   products: Map<string, ListedFile>;
-}
-
-/**
- * Checks signatures and delegations of top-level targets under a root; not their version and expiry.
- * @param current those in force
- * @param keys the origin's own; undefined for targets that were in force before: they may name others
- * @throws SITECAST_SIGNATURES_MISSING, SITECAST_DELEGATIONS_WRONG, SITECAST_ONLINE_KEY_WRONG
- */
-export function checkTargetsMetadata(
-  targets: Metadata<'targets'>,
-  root: Metadata<'root'>,
-  current: Metadata<'targets'> | undefined,
-  keys: OnlineKeys | undefined,
-): void {
-  verifyThreshold(targets, topLevelSigners(root.signed, 'targets'), { role: 'targets', step: '5.6.3' });
-  const { delegations } = targets.signed;
-  for (const role of ['rollouts', 'deltas'] as const) {
-    const signers = delegatedSigners(delegations, role);
-    const found = delegations?.roles?.find(({ name }) => name === role);
-    if (!signers || found?.paths?.length !== 1 || found.paths[0] !== DELEGATED_PATHS[role]) {
-      throw delegationsWrong(`targets must delegate exactly ${DELEGATED_PATHS[role]} to ${role}`);
-    }
-    if (keys) checkNamesOnlineKey(role, signers, delegatedSigners(current?.signed.delegations, role), keys);
-  }
-  if (delegations?.roles?.length !== 2) {
-    throw delegationsWrong('targets may delegate to the roles rollouts and deltas alone');
-  }
 }
 
 /**
@@ -105,10 +64,45 @@ export function readListing({ targets }: SignedTargets): Listing {
   return listing;
 }
 
-/** Where a target file lies below the targets folder of a consistent snapshot. */
-export function targetFilePath({ name, sha256 }: ListedFile): string {
-  const slash = name.lastIndexOf('/') + 1;
-  return `${name.slice(0, slash)}${sha256}.${name.slice(slash)}`;
+export function releasesIn({ releases }: Listing): ListedRelease[] {
+  return [...releases.values()].flatMap(ofProduct => [...ofProduct.values()]);
+}
+
+export function releasesOf({ targets }: Committed): ListedRelease[] {
+  return releasesIn(readListing(targets.signed));
+}
+
+export function listedFiles(listing: Listing): ListedFile[] {
+  const ofReleases = releasesIn(listing).flatMap(({ manifest, index }) => [manifest, index]);
+  return [...listing.products.values(), ...ofReleases];
+}
+
+/** All target files that the published metadata lists. */
+export function publishedFiles(committed: Committed): PublishedFile[] {
+  return (['targets', 'rollouts', 'deltas'] as const).flatMap(role =>
+    Object.entries(committed[role].signed.targets).flatMap(([name, { hashes, length }]) => {
+      const { sha256 } = hashes;
+      return sha256 === undefined ? [] : [{ name, role, sha256, lengthBytes: length }];
+    }),
+  );
+}
+
+/** All that the metadata in force refers to. */
+export function referencedBy(committed: Committed): Referenced {
+  return {
+    metadata: ROLES.map(role => ({ role, version: committed[role].signed.version })),
+    targets: publishedFiles(committed),
+  };
+}
+
+/** A file that the top-level targets list. */
+export function publishedFileOf(file: ListedFile): PublishedFile {
+  return { ...file, role: 'targets' };
+}
+
+/** Tells target files apart in a map or set. */
+export function targetKey({ name, sha256 }: TargetRef): string {
+  return `${sha256} ${name}`;
 }
 
 function listedFile(name: string, { hashes, length }: TargetFile): ListedFile {
@@ -120,10 +114,6 @@ function listedFile(name: string, { hashes, length }: TargetFile): ListedFile {
     throw entryInvalid(name, `must have from 1 to ${MAX_TARGET_FILE_BYTES} bytes`);
   }
   return { name, sha256, lengthBytes: length };
-}
-
-function delegationsWrong(message: string): SitecastError {
-  return new SitecastError('badInput', 'SITECAST_DELEGATIONS_WRONG', message);
 }
 
 function nameRefused(target: string): SitecastError {

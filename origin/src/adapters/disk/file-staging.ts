@@ -1,14 +1,13 @@
 import { ByteBudget } from '@sitecast/shared/bounded';
 import { createHash } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Files } from '../storage/files.ts';
-import { readOrUndefined } from '../storage/unreadable.ts';
-import { stagingFull } from './staging-full.ts';
+import { MAX_TARGET_FILE_BYTES } from '../../repository/repository-store.ts';
+import type { FileReceiver, FileStaging } from '../../staging/ports.ts';
+import { readOrUndefined, stagingFull } from './errors.ts';
+import type { Files } from './files.ts';
+import { STAGED_FILES } from './layout.ts';
 
-const STAGED = 'staging/files';
 const STAGED_NAME = /^[0-9a-f]{64}$/;
-/** The longest target file: a chunk index at its own bound. */
-export const MAX_TARGET_FILE_BYTES = 64 * 1024 * 1024;
 export const MAX_STAGED_FILES = 10_000;
 /** All of them together. Chunks have a limit of their own. */
 const MAX_STAGED_FILES_BYTES = 4 * 1024 * 1024 * 1024;
@@ -18,17 +17,8 @@ interface StagedFile {
   seenAtMs: number;
 }
 
-/** Receives one target file; see `StagedFiles.receive`. */
-export interface FileReceiver {
-  write(bytes: Uint8Array): Promise<void>;
-  /** @throws SITECAST_HASH_MISMATCH (untrusted) when the bytes aren't those that were announced */
-  finish(): Promise<void>;
-  /** To be called in any case; gives up what isn't finished. */
-  discard(): Promise<void>;
-}
-
-/** Target files (indexes, manifests, product files) that were uploaded and that nothing refers to yet, by SHA-256. */
-export class StagedFiles {
+/** Staged target files, each as a file that is named after its hash. */
+export class DiskFileStaging implements FileStaging {
   readonly #files: Files;
   readonly #budget = new ByteBudget(MAX_STAGED_FILES_BYTES);
   readonly #now: () => number;
@@ -39,28 +29,15 @@ export class StagedFiles {
     this.#now = now;
   }
 
-  static async open(files: Files, now: () => number): Promise<StagedFiles> {
-    const staged = new StagedFiles(files, now);
-    for await (const { name, lengthBytes, modifiedMs } of files.list(STAGED)) {
+  static async open(files: Files, now: () => number): Promise<DiskFileStaging> {
+    const staged = new DiskFileStaging(files, now);
+    for await (const { name, lengthBytes, modifiedMs } of files.list(STAGED_FILES)) {
       if (STAGED_NAME.test(name)) staged.#add(name, { lengthBytes, seenAtMs: modifiedMs });
-      else await files.remove(`${STAGED}/${name}`);
+      else await files.remove(`${STAGED_FILES}/${name}`);
     }
     return staged;
   }
 
-  get count(): number {
-    return this.#staged.size;
-  }
-
-  /** Whether a file of this hash was uploaded; `read` checks it. */
-  has(sha256: string): boolean {
-    return this.#staged.has(sha256);
-  }
-
-  /**
-   * @param sha256 64 lower-case hexadecimal digits
-   * @throws SITECAST_STAGING_FULL
-   */
   async receive(sha256: string): Promise<FileReceiver> {
     if (this.#staged.size >= MAX_STAGED_FILES) throw stagingFull(`${MAX_STAGED_FILES} target files`);
     const writer = await this.#files.writer(path(sha256));
@@ -92,9 +69,8 @@ export class StagedFiles {
     };
   }
 
-  /** The file's bytes, checked against its name; undefined if it isn't staged (a damaged one is deleted). */
   async read(sha256: string): Promise<Buffer | undefined> {
-    const staged = this.#staged.get(sha256);
+    const staged = this.#staged.get(sha256) ?? (await this.#find(sha256));
     if (!staged) return undefined;
     staged.seenAtMs = this.#now();
     const bytes = await readOrUndefined(this.#files, path(sha256), MAX_TARGET_FILE_BYTES);
@@ -108,10 +84,19 @@ export class StagedFiles {
     await this.#files.remove(path(sha256));
   }
 
-  async removeOlderThan(beforeMs: number): Promise<number> {
+  async prune(beforeMs: number): Promise<number> {
     const old = [...this.#staged].filter(([, { seenAtMs }]) => seenAtMs < beforeMs);
     for (const [sha256] of old) await this.remove(sha256);
     return old.length;
+  }
+
+  /** A file that another process has staged since this one began. */
+  async #find(sha256: string): Promise<StagedFile | undefined> {
+    const lengthBytes = await this.#files.lengthOf(path(sha256));
+    if (lengthBytes === undefined) return undefined;
+    const found = { lengthBytes, seenAtMs: this.#now() };
+    this.#add(sha256, found);
+    return found;
   }
 
   #add(sha256: string, file: StagedFile): void {
@@ -146,5 +131,5 @@ function hashMismatch(expected: string, found: string): SitecastError {
 }
 
 function path(sha256: string): string {
-  return `${STAGED}/${sha256}`;
+  return `${STAGED_FILES}/${sha256}`;
 }

@@ -1,8 +1,8 @@
 import { MAX_ROLLOUTS_BYTES } from '@sitecast/shared/fleet';
 import { z } from 'zod';
-import type { Log } from '../log.ts';
-import type { Files } from '../storage/files.ts';
-import { readOrUndefined } from '../storage/unreadable.ts';
+import type { Log } from '../../log.ts';
+import { readOrUndefined } from './errors.ts';
+import type { Files } from './files.ts';
 
 const PATH = 'rollouts-to-publish.json';
 /** Files of 16 products at their own bound: they are far smaller as a rule. */
@@ -14,19 +14,16 @@ const schema = z.object({
   files: z.record(z.string(), z.string()),
 });
 
-/**
- * Rollout files that are decided and can't be signed yet, for want of a key: a recovery pauses rollouts, and the key may have been
- * rotated after the backup. They are published with the next state that can be signed, and count as the rollouts' state until then.
- */
+/** Rollout files that are decided and wait for a key, in one file. */
 export class DeferredRollouts {
   readonly #files: Files;
-  #byName = new Map<string, Buffer>();
+  #byName: ReadonlyMap<string, Buffer> = new Map();
 
   private constructor(files: Files) {
     this.#files = files;
   }
 
-  /** What can't be read is logged, and counts as none. */
+  /** A file that can't be read is logged, and counts as empty. */
   static async open(files: Files, log: Log): Promise<DeferredRollouts> {
     const deferred = new DeferredRollouts(files);
     const bytes = await readOrUndefined(files, PATH, MAX_BYTES);
@@ -44,17 +41,17 @@ export class DeferredRollouts {
     return this.#byName;
   }
 
-  /** Keeps them, durably. */
+  /** Replaces them, durably. */
   async keep(byName: ReadonlyMap<string, Buffer>): Promise<void> {
-    if (byName.size === 0) return await this.clear();
+    if (byName.size === 0) return await this.#clear();
     const files = Object.fromEntries([...byName].map(([name, bytes]) => [name, bytes.toString('utf8')]));
     const text = JSON.stringify({ format: 'sitecast-rollouts-to-publish-1', files });
     await this.#files.writeDurably(PATH, Buffer.from(text));
     this.#byName = new Map(byName);
   }
 
-  /** They are published. One that stays on the disk nevertheless would be published again by the next process. */
-  async clear(): Promise<void> {
+  /** They are published. If the file stays on the disk nevertheless, the next process publishes them again. */
+  async #clear(): Promise<void> {
     if (this.#byName.size === 0) return;
     this.#byName = new Map();
     await this.#files.remove(PATH);
