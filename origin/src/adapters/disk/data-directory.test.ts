@@ -1,0 +1,37 @@
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, it } from 'vitest';
+import {
+  type DataUnderTest,
+  testChunks,
+  testFileStaging,
+  testKeyStore,
+  testRepositoryStore,
+} from '../../testing/conformance/repository-stores.ts';
+import { testLog } from '../../testing/origin.ts';
+import { TestClock, temporaryDirectory } from '../../testing/setup.ts';
+import { fileOf } from './layout.ts';
+import { testDisk } from './testing/test-disk.ts';
+
+/** Two origins on one directory, as they may overlap for a moment. */
+async function open(): Promise<DataUnderTest> {
+  const directory = temporaryDirectory();
+  const clock = new TestClock();
+  // Files get the time of the disk.
+  clock.nowMs = Date.now();
+  const restart = () =>
+    testDisk(directory.path).openData({ maxStagedBytes: 2 ** 20, now: clock.now, log: testLog() });
+  return {
+    one: await restart(),
+    other: await restart(),
+    clock,
+    restart,
+    spoil: async file => writeFileSync(join(directory.path, fileOf(file)), 'spoilt'),
+    close: directory.remove,
+  };
+}
+
+describe('the repository on a disk', () => testRepositoryStore(it, open));
+describe('chunks on a disk', () => testChunks(it, open));
+describe('staged files on a disk', () => testFileStaging(it, open));
+describe('keys on a disk', () => testKeyStore(it, open));
