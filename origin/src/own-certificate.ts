@@ -19,7 +19,7 @@ interface Pair {
   expiresMs: number;
 }
 
-/** The certificate that the origin shows to whoever connects, and its key. */
+/** The origin's own TLS certificate and its key. */
 export class OwnCertificate {
   readonly #paths: Paths;
   #pair: Pair;
@@ -42,7 +42,7 @@ export class OwnCertificate {
     return this.#pair;
   }
 
-  /** Reads the files anew; where they don't fit together what was read before stays. @throws as `read` */
+  /** Reads the files anew. If they don't fit together, the pair that was read before stays. @throws as `read` */
   async renew(): Promise<void> {
     this.#pair = await readPair(this.#paths);
   }
@@ -73,7 +73,7 @@ async function readPair({ certPath, keyPath }: Paths): Promise<Pair> {
   try {
     createSecureContext({ cert, key });
   } catch (cause) {
-    // Such as a chain that is broken after its first certificate, or a key that OpenSSL takes for too weak.
+    // For example a chain that is broken after its first certificate, or a key that is too weak for OpenSSL.
     throw invalidCertificate(certPath, `can't be used: ${messageOf(cause)}`, cause);
   }
   return { cert, key, expiresMs: Date.parse(leaf.validTo) };

@@ -7,7 +7,7 @@ import type { Repository } from './repository/repository.ts';
 import { demandRoom, type Room } from './storage/room.ts';
 import type { After } from './upkeep.ts';
 
-/** How often it's looked whether it's ready, if nobody asks. */
+/** How often readiness is checked without a request for it. */
 const CHECK_INTERVAL_MS = 5000;
 
 interface ReadinessDeps {
@@ -20,16 +20,16 @@ interface ReadinessDeps {
   log: Log;
 }
 
-/** Why clients don't get what they need, or nothing is taken. */
+/** Why clients don't get what they need, or why the origin takes nothing. */
 export interface NotReady {
   code: ErrorCode;
   message: string;
 }
 
-/** Whether the origin is ready; each change of that is logged, once. */
+/** Checks whether the origin is ready. Each change is logged once. */
 export class Readiness {
   readonly #deps: ReadinessDeps;
-  /** The code that was logged last; undefined while it's ready. */
+  /** The code that was logged last; undefined while the origin is ready. */
   #logged: ErrorCode | undefined;
   #stop = async (): Promise<void> => {};
 
@@ -52,7 +52,7 @@ export class Readiness {
     await this.#stop();
   }
 
-  /** @returns undefined where it's ready */
+  /** @returns undefined if it is ready */
   async check(): Promise<NotReady | undefined> {
     const { repository, now, log } = this.#deps;
     const why = whyNotReady(repository, now()) ?? (await this.#trouble());
@@ -63,7 +63,7 @@ export class Readiness {
     return why;
   }
 
-  /** What is wrong with disk and database, for operators. They are of no role: `timestamp` stands for the origin. */
+  /** What is wrong with disk and database, for operators. Such warnings belong to no role: `timestamp` stands for the origin. */
   async warnings(): Promise<Warning[]> {
     const trouble = await this.#trouble();
     if (!trouble) return [];

@@ -4,7 +4,7 @@ import { isUrgent, warningsOf } from './repository/description.ts';
 import type { OwnCertificate } from './own-certificate.ts';
 import type { Repository } from './repository/repository.ts';
 
-/** How often what is due is looked for; what failed is tried again then. */
+/** How often due work is looked for. Failed work is tried again then. */
 const CHECK_INTERVAL_MS = 60_000;
 const SWEEP_INTERVAL_MS = 24 * 3_600_000;
 const WARN_INTERVAL_MS = 24 * 3_600_000;
@@ -22,8 +22,8 @@ interface UpkeepDeps {
 }
 
 /**
- * What the origin does without being asked: it signs its own roles anew before they expire, deletes leftovers, and
- * warns of what only operators can renew.
+ * The origin's regular work: it signs its own roles anew before they expire, deletes leftovers, and warns of what only
+ * operators can renew.
  */
 export class Upkeep {
   readonly #deps: UpkeepDeps;
@@ -38,7 +38,7 @@ export class Upkeep {
     this.#errors = new RecurringErrors(deps.log);
   }
 
-  /** Does what is due, and from then on again and again. Failures are logged and tried again. */
+  /** Does what is due, now and regularly from then on. Failures are logged and tried again. */
   async start(): Promise<void> {
     await this.#round();
     if (this.#isStopped) return;
@@ -54,7 +54,7 @@ export class Upkeep {
     const { repository, now, stagingTtlMs } = this.#deps;
     await this.#attempt('signing the online roles anew failed', () => repository.renew());
     const nowMs = now();
-    // By a clock that isn't believed everything is old; what failed above has said so.
+    // Everything is old by a clock that isn't believed. The failure above has been logged.
     const isBelieved = repository.clockDoubt?.isRefused !== true;
     if (isBelieved && Math.abs(nowMs - this.#sweptMs) >= SWEEP_INTERVAL_MS) {
       await this.#attempt('deleting leftovers failed', async () => {

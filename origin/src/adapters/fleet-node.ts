@@ -9,9 +9,9 @@ import type { Repository } from '../repository/repository.ts';
 import type { GossipSettings } from '../settings.ts';
 import type { After } from '../upkeep.ts';
 
-/** The star's middle: where sites can't reach each other, all gateways are connected here. */
+/** The origin is the centre of a star: sites that can't reach each other are all connected here. */
 const MAX_CONNECTIONS = 2000;
-/** With nobody there to be told, how soon it's tried again. */
+/** How soon an announcement is tried again that found no peer. */
 const TELL_AGAIN_MS = 2000;
 
 interface FleetNodeDeps {
@@ -19,7 +19,7 @@ interface FleetNodeDeps {
   /** The origin's data directory. */
   directory: string;
   repository: Pick<Repository, 'committed' | 'onCommit'>;
-  /** A gateway that was let in, and isn't revoked, has a place whoever else connects. */
+  /** A gateway that was let in and isn't revoked always has a place, however many others connect. */
   registry: Pick<Registry, 'activeMember'>;
   now: () => number;
   after: After;
@@ -60,7 +60,7 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
     const trusted = { root: root.bytes, timestamp: timestamp.bytes, snapshot: snapshot.bytes };
     const verdict = judge({ trusted: () => trusted, now })(announcement);
     if (verdict === 'reject') log.warn({ peer: from }, 'a gateway announced what is refused');
-    // Nobody but this origin publishes: somebody else has its keys, or it was restored and hasn't caught up.
+    // Only this origin publishes: another process has its keys, or it was restored and hasn't caught up.
     if (verdict === 'accept')
       log.error({ peer: from }, 'a gateway knows of a newer publication than this origin');
     return verdict;

@@ -56,7 +56,7 @@ export async function listen(app: OriginApp, { host, port, tls }: ListenOptions)
   const answer: typeof listener = (incoming, outgoing) => listener(incoming, outgoing);
   const inTurn = oneAtATime((incoming, outgoing) => void answer(incoming, outgoing));
   server.on('request', inTurn);
-  // Whoever asks before sending a body is told to go on only once its token was found good.
+  // A client that asks before it sends a body is told to go on only once its token was found good.
   server.on('checkContinue', inTurn);
   server.on('clientError', refuseMalformed);
 
@@ -108,7 +108,7 @@ const STATUS_OF_CLIENT_ERROR = new Map([
   ['ERR_HTTP_REQUEST_TIMEOUT', 408],
 ]);
 
-/** What isn't HTTP never becomes a request: the answer is written by hand. */
+/** Bytes that aren't HTTP never become a request: the answer is written by hand. */
 function refuseMalformed(error: NodeJS.ErrnoException, socket: Socket): void {
   if (!socket.writable || error.code === 'ECONNRESET') {
     socket.destroy();

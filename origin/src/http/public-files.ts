@@ -21,7 +21,7 @@ const TARGET_FOLDER = /^(?:releases|products|rollouts|deltas)$/;
 const CHUNK_FOLDER = /^[0-9a-f]{4}$/;
 const CHUNK_NAME = /^([0-9a-f]{64})\.cacnk$/;
 
-/** What a path below /metadata, /targets and /chunks stands for; undefined for every name that can't be there. */
+/** The file that a path below /metadata, /targets and /chunks stands for; undefined for every name that can't be there. */
 export const served = {
   metadata(name: string): (FileRef & { kind: 'metadata' }) | undefined {
     const [, version, found] = METADATA_NAME.exec(name) ?? [];
@@ -134,7 +134,7 @@ function rangeOf(
   const header = c.req.header('range');
   if (header === undefined) return undefined;
   const ifRange = c.req.header('if-range');
-  // Asked for by date, or of other bytes: the whole file.
+  // The condition is a date, or the tag of other bytes: the whole file is sent.
   if (ifRange !== undefined && ifRange !== etag) return undefined;
   const ranges = parseRange(lengthBytes, header);
   if (ranges === -1) return 'unsatisfiable';
@@ -142,7 +142,7 @@ function rangeOf(
   return ranges[0];
 }
 
-/** From memory where that's cheap; memory is given back when the response has gone out, or its client has. */
+/** From memory if there is enough of it. Memory is given back when the response has gone out, or its client has gone. */
 async function bodyOf(
   c: Context<OriginEnv>,
   file: OpenFile,

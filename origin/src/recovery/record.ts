@@ -2,7 +2,7 @@ import type { AuditLog } from '../audit/audit.ts';
 import { ORIGIN } from '../rollouts/controller/effects.ts';
 import type { LostRevocations, RevocationStore } from './revocations.ts';
 
-/** Where the restored audit log ends; undefined where it's empty. */
+/** The last entry of the restored audit log; undefined if the log is empty. */
 export interface LogEnd {
   seq: number;
   hash: string;
@@ -18,8 +18,8 @@ export async function endOf(log: RecoveryLog): Promise<LogEnd | undefined> {
 }
 
 /**
- * What is known of entries after the log's end: `none` where the last one is a recovery's own, and nothing has changed since; `unknown`
- * where just the restore of a backup, of which nothing tells, could have lost some.
+ * Whether entries after the log's end are lost. `none`: the last entry is a recovery's own, and nothing has changed since. `unknown`: only
+ * the restore of a backup could have lost some, and nothing tells of one.
  */
 export type LaterEntries = 'lost' | 'none' | 'unknown';
 
@@ -41,13 +41,13 @@ export async function laterEntries(log: RecoveryLog, hasLost: boolean): Promise<
 
 /** What the database had lost, and what was done about it. */
 export interface MendedState {
-  /** In words; undefined where it was whole. */
+  /** In words; undefined if it was whole. */
   lost: string | undefined;
   /** Of which a part, or all, could not be read. */
   damagedFiles: string[];
   /** Values that could not be read, by table; they are deleted. */
   unreadable: Record<string, number>;
-  /** Where the database was put of which nothing could be made. */
+  /** The path to which an unusable database was moved. */
   putAside: string | undefined;
 }
 
@@ -57,8 +57,8 @@ const RECOVERY = 'recover';
 const MAX_NAMED = 20;
 
 /**
- * That this log isn't the one that the origin was writing when it was lost: it goes on from the backup's end, or from what is left, and
- * what came after that is missing. The numbers of the missing entries are given again.
+ * Records that this isn't the log that the origin was writing when it was lost. It goes on from the backup's end, or from what is left.
+ * Entries after that are missing, and their numbers are given again.
  */
 export async function recordRecovery(
   store: RevocationStore,

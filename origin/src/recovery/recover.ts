@@ -38,7 +38,7 @@ interface RecoverDeps {
   audit: RecoveryLog;
   registry: Pick<Registry, 'member'>;
   revocations: RevocationStore;
-  /** What was the matter with the database. */
+  /** What the database had lost. */
   database: MendedState;
   /** Called before anything is changed: from then on it has to be run to its end. */
   begins: () => Promise<void>;
@@ -48,7 +48,7 @@ interface RecoverDeps {
 
 /** What a recovery has found and done. */
 export interface Recovered {
-  /** The mirror whose copy was the newest; undefined where none was newer than what is here. */
+  /** The mirror whose copy was the newest; undefined if none was newer than the local state. */
   from: string | undefined;
   /** Mirrors that could not be read, and why. */
   unread: UnreadMirror[];
@@ -56,18 +56,18 @@ export interface Recovered {
   versions: Record<string, number>;
   /** Releases that the backup hadn't had. */
   releases: { product: string; counter: number }[];
-  /** Those of them of which nobody had all chunks: they are to be published again, with the same bytes. */
+  /** Those of them that still lack chunks: they are to be published again, with the same bytes. */
   lacking: LackingRelease[];
-  /** Target files that nobody has: their releases can't be installed before these are back. */
+  /** Target files that no mirror has: their releases can't be installed before these are back. */
   lost: string[];
   /** Rollouts that are paused now. */
   paused: string[];
   /**
-   * Roles that this origin can't sign, and why: their keys were rotated after the backup, as a rule. It serves what gateways have, and
-   * publishes nothing (not that rollouts are paused either) before each is rotated once more.
+   * Roles that this origin can't sign, and why: as a rule their keys were rotated after the backup. The origin serves what gateways
+   * have. It publishes nothing, not even that rollouts are paused, before each key is rotated once more.
    */
   missingKeys: { role: OnlineRole; problem: string }[];
-  /** Where the audit log ended that was there, and whether anything was recorded later. */
+  /** The last entry of the audit log that was there. */
   logRestoredTo: LogEnd | undefined;
   laterEntries: LaterEntries;
   database: MendedState;
@@ -78,9 +78,9 @@ export interface Recovered {
 }
 
 /**
- * What an origin does first that was restored from a backup, or goes on with what is left of its database, before it serves anybody:
- * takes over what its mirrors have seen since (all of it signed: roots and targets by the operators, the rest by its own keys), goes
- * on above every version number that was ever handed out, pauses all rollouts, and sees to it that what was revoked stays so. It may be
+ * Prepares an origin that was restored from a backup, or that goes on with what is left of its database, before it serves anything. It
+ * takes over what its mirrors have seen since then (all of it is signed: roots and targets by the operators, the rest by its own keys),
+ * goes on above every version number that was ever handed out, pauses all rollouts, and revokes again what was revoked. It may be
  * interrupted and run again.
  * @param mirrors asked one after the other; the newest copy counts
  * @param unreached those that gave no answer so far
@@ -144,7 +144,7 @@ async function catchUp(
   const { committed } = repository;
   if (!committed) return { releases: [], lacking: [], lost: [], paused: [] };
   if (copy) await repository.raiseFloor(copy.versions, copy.issuedMs);
-  // Paused before anything else: however this ends, no rollout goes on by itself.
+  // Rollouts are paused before anything else: however this ends, none goes on by itself.
   const paused = await pauseAll(deps, rollouts);
   if (!copy) {
     await publishPauses(repository);
@@ -215,8 +215,9 @@ function readRollouts(files: ReadonlyMap<string, Buffer>): Map<string, RolloutsF
 }
 
 /**
- * By target name. Whoever has the metadata needn't give the files: they're taken from whichever mirror has the very ones.
- * @param unread gets those that showed what they don't give, or gave something else
+ * Fetches the rollout files of a copy, by target name. The mirror that has the metadata may not have the files: each is taken from
+ * the first mirror that has the right one.
+ * @param unread gets the mirrors that list a file without giving it, or give another one
  * @throws SITECAST_MIRRORS_UNREAD
  */
 async function rolloutFilesOf(
@@ -266,7 +267,7 @@ const inOrder = ({ mirror }: MirrorCopy, mirrors: readonly Mirror[]): Mirror[] =
   ...mirrors.filter(other => other !== mirror),
 ];
 
-/** Where a key is lacking, they wait: whoever starts the origin and rotates the key publishes them. */
+/** If a key is missing, the pauses are deferred until it is rotated. */
 async function publishPauses(repository: Repository): Promise<void> {
   const canSign = repository.missingKeys.every(({ role }) => role === 'deltas');
   if (canSign && (await repository.deferredRollouts()).size > 0) await repository.publishRollouts(new Map());
@@ -292,7 +293,7 @@ async function pauseAll(
   return paused;
 }
 
-/** What the operators have signed since the backup, to where a publication would have put it. */
+/** Stages what the operators have signed since the backup, as a publication would have done. */
 async function stageFiles(
   { repository, staged, chunks, log }: RecoverDeps,
   copy: MirrorCopy,
@@ -306,7 +307,7 @@ async function stageFiles(
     if (own[name]?.hashes.sha256 === sha256) continue;
     log.info({ file: name, lengthBytes: length }, 'fetching what the backup lacks');
     const bytes = await fetchTarget(all, targetPath(name, sha256), { sha256, lengthBytes: length });
-    // What nobody has, `adopt` says.
+    // `adopt` reports what no mirror has.
     if (!bytes) continue;
     await stageFile(staged, bytes);
     if (!name.endsWith('.caibx')) continue;

@@ -9,9 +9,9 @@ const SERIAL_STEP = 1_000_000;
 /** Of one that is known to be revoked, and of whom nothing else is. */
 const UNKNOWN_SITE = 'unknown';
 
-/** What must not come back, wherever it is told. */
+/** All revocations that are known from anywhere. */
 interface Told {
-  /** By id; the kind where that is told, too. */
+  /** By id; the kind if that is known. */
   members: Map<string, MemberKind | undefined>;
   tokens: Set<string>;
   joinTokens: Set<string>;
@@ -33,8 +33,8 @@ export interface RevocationStore {
 }
 
 /**
- * Looks for revocations that the database has lost: in the signed rollout files, which name whom nobody is to serve, and in
- * the audit log, which tells of each.
+ * Looks for revocations that the database has lost: in the signed rollout files, which list revoked ids, and in the audit log, which
+ * has an entry for each.
  * @param files by product
  */
 export async function restoreRevocations(
@@ -80,7 +80,7 @@ function revokedAgain(member: Member, at: string): Member {
   return { ...member, serial: member.serial + SERIAL_STEP, changedAt: at, revokedAt: at };
 }
 
-/** A gateway is named in every product's file: where it isn't known which it is, that is the safe side. */
+/** Every product's file lists revoked gateways, so a gateway is the safe guess if the kind isn't known. */
 function revokedStranger(
   id: string,
   { kind, product }: { kind: MemberKind | undefined; product: string | undefined },

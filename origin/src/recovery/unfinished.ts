@@ -8,8 +8,8 @@ const MAX_BYTES = 64 * 1024;
 const schema = z.object({ lost: z.string().optional() });
 
 /**
- * A recovery accepts what the database has lost before it has paused rollouts and told of the loss. Until all of that is done, this
- * note keeps the origin from starting as if nothing had happened, and keeps in words what was lost.
+ * A recovery accepts the database's loss before it has paused rollouts and recorded the loss. Until all of that is done, this note keeps
+ * the origin from starting as if nothing had happened. It says in words what was lost.
  */
 export class UnfinishedRecovery {
   readonly #path: string;

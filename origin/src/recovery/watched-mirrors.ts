@@ -10,10 +10,10 @@ export interface UnreadMirror {
   message: string;
 }
 
-/** How long a mirror may keep a recovery waiting for nothing, in all, before it gets less time for each chunk, and before it's given up. */
+/** How long a mirror may waste a recovery's time in all, before it gets less time for each chunk, and before it is given up. */
 const PATIENCE_MS = 20_000;
 export const LAST_PATIENCE_MS = 60_000;
-/** What it gets then. A gateway has what it holds at hand: what takes it longer is what it lacks. */
+/** The time for each chunk then. A gateway answers at once with a chunk that it holds: a chunk that takes longer is one that it lacks. */
 const SHORT_WAIT_MS = 2_000;
 
 interface WatchOptions {
@@ -22,8 +22,8 @@ interface WatchOptions {
 }
 
 /**
- * The same mirrors, of which it's noted which could not be asked: that one doesn't have something is said only of those that have
- * answered. One that takes requests and never answers holds up nothing for longer than `LAST_PATIENCE_MS` in all.
+ * Wraps mirrors and notes which of them could not be asked: only a mirror that has answered counts as lacking something. A mirror that
+ * takes requests and never answers delays a recovery by at most `LAST_PATIENCE_MS` in all.
  */
 export function watchMirrors(
   mirrors: readonly Mirror[],
@@ -34,7 +34,7 @@ export function watchMirrors(
 } {
   const unread = new Map<string, UnreadMirror>();
   const note = (name: string, { code, message }: SitecastError): void => {
-    // By its first error: what follows is more of the same.
+    // The first error is kept: those that follow say no more.
     if (!unread.has(name)) unread.set(name, { mirror: name, code, message });
   };
   return {
@@ -65,7 +65,7 @@ interface PatienceDeps {
   note: (error: SitecastError) => void;
 }
 
-/** What is left of it with one mirror. Waits that go on at the same time count once. */
+/** How much waiting is left for one mirror. Waits at the same time count once. */
 class Patience {
   readonly #name: string;
   readonly #deps: PatienceDeps;
@@ -96,7 +96,7 @@ class Patience {
     }
   }
 
-  /** The same for a chunk, which is small. One that still gives some isn't given up. */
+  /** The same for a chunk, which is small. A mirror that still gives some chunks isn't given up. */
   async askSoon<T>(
     act: (signal: AbortSignal) => Promise<T>,
     given = new AbortController().signal,

@@ -16,7 +16,7 @@ import { isLost, type TargetSource, targetSource, type TargetSourceDeps } from '
 
 /** The repository as others have seen it, while this data directory hasn't. */
 export interface AdoptedState extends Omit<Committed, 'root'> {
-  /** Those after the root that is in force here, in order. */
+  /** The roots after the one that is in force here, in order. */
   roots: readonly Metadata<'root'>[];
   /** The files that `rollouts` lists, by name. */
   rolloutFiles: ReadonlyMap<string, Buffer>;
@@ -29,11 +29,11 @@ interface AdoptionDeps extends TargetSourceDeps {
   floor: VersionFloor;
 }
 
-/** What an adopted listing brings in: all of it was checked when it was published. */
+/** What an adopted listing brings in. All of it was checked when it was published. */
 interface AdoptedFiles {
-  /** Those of its new files that are at hand. */
+  /** New files that are at hand. */
   newFiles: ListedFile[];
-  /** Those that are lost. */
+  /** New files that are lost. */
   lost: ListedFile[];
   /** Staged chunks of new releases. */
   chunks: ChunkIdSet;

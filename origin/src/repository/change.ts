@@ -33,7 +33,7 @@ export interface ChangeResult {
   isAlreadyDone: boolean;
 }
 
-/** What of a change is new. */
+/** The metadata of a change that isn't published yet. */
 interface GivenMetadata {
   root: Metadata<'root'> | undefined;
   targets: Metadata<'targets'> | undefined;

@@ -15,7 +15,7 @@ import {
 import type { OnlineKeys } from '../keys/online-keys.ts';
 
 const DELEGATED_PATHS = { rollouts: 'rollouts/*', deltas: 'deltas/*' } as const;
-/** The longest lifetime of operators' signatures that is taken: beyond it, somebody mistyped a year. */
+/** The longest lifetime of operators' signatures that is accepted: a longer one is a mistyped year. */
 const MAX_OFFLINE_LIFETIME_MS = 10 * 366 * 86_400_000;
 
 /**
@@ -151,10 +151,10 @@ function checkRoleKeys(role: string, { keys, keyids, threshold }: RoleSigners): 
 }
 
 /**
- * The role must be signed by exactly one key, and that must be the origin's own: its active or its pending one. What is in
- * force already may stay, also where the origin has lost the key: else no other change could be made, and of two keys that
- * are lost neither could be rotated.
- * @param before who signs for it now
+ * The role must be signed by exactly one key, and that must be the origin's own: its active or its pending one. The key that is in
+ * force may stay even if the origin has lost it. Otherwise no other change could be made, and of two lost keys neither could be
+ * rotated.
+ * @param before the signers in force
  */
 function checkNamesOnlineKey(
   role: OnlineRole,

@@ -189,7 +189,7 @@ function checkProductFile(
   }
 }
 
-/** What is no longer listed must be remembered, so that its version isn't given again. */
+/** A release that is no longer listed must be remembered, so that its version isn't given again. */
 async function checkWithdrawn(
   next: ProductFile,
   previous: ProductFile | undefined,
@@ -241,8 +241,8 @@ async function readManifest(release: ListedRelease, source: TargetSource): Promi
 }
 
 /**
- * Lost manifests don't keep releases from being withdrawn. A new release could have the version of a lost one, so one that is added
- * needs all of them.
+ * Lost manifests don't keep releases from being withdrawn. But a new release could have the version of a lost one, so adding a release
+ * needs all manifests.
  */
 async function readManifestUnlessLost(
   release: ListedRelease,
@@ -257,7 +257,7 @@ async function readManifestUnlessLost(
   }
 }
 
-/** Which version a lost release had, the operators' word for it counts: nobody else knows it. */
+/** The version of a lost release is what the operators say: nothing else tells it. */
 function toldIn(
   { withdrawn }: ProductFile,
   { counter }: ListedRelease,

@@ -17,11 +17,11 @@ export interface CommitPlan {
   /** Ids of the staged chunks that the new releases need, 32 bytes each, none twice. */
   chunks: Uint8Array;
   floor: VersionFloor;
-  /** By how much the clock had leapt when the next timestamp was signed; undefined where others had signed it. */
+  /** By how much the clock had leapt when the next timestamp was signed; undefined if others had signed it. */
   leap?: LeapNote | undefined;
 }
 
-/** What a plan changes of what is stored. */
+/** The stored files that a plan changes. */
 export function commitOf({ previous, next, rootsBetween = [], ...plan }: CommitPlan): Commit {
   const changed = changedRoles(previous, next);
   const signed = changed.filter(role => role !== 'root' && role !== 'timestamp');

@@ -17,7 +17,7 @@ import { ROLES, type Role } from './roles.ts';
 
 export type MetadataReader = Pick<RepositoryStore, 'timestamp' | 'metadata' | 'newestVersions'>;
 
-/** One whole state of the repository: what a client that follows the root and the timestamp gets to see. */
+/** One whole state of the repository, as a client sees it that follows root and timestamp. */
 export interface Committed {
   root: Metadata<'root'>;
   targets: Metadata<'targets'>;
@@ -27,7 +27,7 @@ export interface Committed {
   timestamp: Metadata<'timestamp'>;
 }
 
-/** What snapshot and timestamp say of a file. */
+/** How snapshot and timestamp describe a file. */
 export function metaFileOf({ bytes, signed }: Metadata): Required<MetaFile> {
   return { version: signed.version, length: bytes.length, hashes: { sha256: sha256Hex(bytes) } };
 }

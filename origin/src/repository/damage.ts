@@ -18,7 +18,7 @@ export class DamageBook {
   foundChunks = 0;
   foundFiles = 0;
 
-  /** Chunks that releases lack; one that two of them share counts twice. */
+  /** How many chunks releases lack. A chunk that two of them share counts twice. */
   get chunks(): number {
     return [...this.#releases.values()].reduce((sum, { chunks }) => sum + chunks, 0);
   }

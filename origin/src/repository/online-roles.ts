@@ -62,7 +62,7 @@ interface SigningInput {
   targets: Metadata<'targets'>;
   /** Undefined at the very first commit. */
   previous: Committed | undefined;
-  /** What the rollouts role is to list; without it, what it lists already. */
+  /** What the rollouts role is to list. Without it, the role lists what it listed before. */
   rolloutsTargets?: Record<string, TargetFile> | undefined;
   /** The key that signs for the role: the one that root or targets name; undefined if the origin doesn't have it. */
   signerOf: (role: OnlineRole) => Signer | undefined;

@@ -15,7 +15,7 @@ interface PublishedContentDeps {
   log: Log;
 }
 
-/** The target files and chunks that are published: reading them, and what is known of them that is damaged. */
+/** Reads and repairs published target files and chunks, and knows which of them are damaged. */
 export class PublishedContent {
   /** What isn't as it was published any more. */
   readonly damage = new DamageBook();

@@ -59,7 +59,7 @@ export interface NewTarget extends TargetRef {
 /** All that one commit changes. */
 export interface Commit {
   timestamp: Uint8Array;
-  /** The root that comes into force. Clients look for it by its number, so nobody may see it before the new timestamp. */
+  /** The root that comes into force. Clients look for it by its number, so it must not be seen before the new timestamp. */
   newRoot: MetadataFile | undefined;
   /** All other metadata that is new, roots between the last one and `newRoot` among them. */
   metadata: readonly MetadataFile[];
@@ -118,7 +118,7 @@ export interface RepositoryStore {
   target(file: TargetRef): Promise<Buffer | undefined>;
   /** Puts the second copy in the place of a file that is lost or damaged. @returns its bytes; undefined if there is no right copy */
   restoreTarget(file: TargetRef): Promise<Buffer | undefined>;
-  /** Keeps second copies of those of the files that nobody could make anew. Files that have one, and damaged ones, are passed over. */
+  /** Keeps second copies of the files that can't be made anew. Files that have one, and damaged ones, are passed over. */
   keepCopies(files: readonly TargetRef[]): Promise<void>;
   /** Puts the right bytes in the place of a target file that is lost or damaged. @returns false if it was right */
   repairTarget(file: TargetRef, bytes: Uint8Array): Promise<boolean>;

@@ -78,7 +78,7 @@ export class Survey {
     }
     const listed = repository.content.listed(ref);
     if (listed) await this.lookAtFile(listed);
-    // Nothing refers to it any more: nobody needs it, and damaged it is of no use.
+    // Nothing refers to it any more, and damaged it is of no use.
     else await published.setAside(ref);
   }
 

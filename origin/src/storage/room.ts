@@ -1,14 +1,14 @@
 import { SitecastError } from '@sitecast/shared/errors';
 
-/** How much room the data directory's file system has. */
+/** How much free space the data directory's file system has. */
 export interface Room {
   freeBytes(): Promise<number>;
-  /** What uploads, enrolments and reports leave free, for what operators do and what the origin signs. */
+  /** Free space that uploads, enrolments and reports must leave for operators and for what the origin signs. */
   readonly reserveBytes: number;
 }
 
 /**
- * For what isn't to use the reserve: it comes again by itself, or can be sent again.
+ * Refuses work that must not use the reserve: it comes again by itself, or can be sent again.
  * @throws SITECAST_NO_SPACE (noSpace)
  */
 export async function demandRoom(room: Room): Promise<void> {

@@ -161,7 +161,7 @@ export class ChunkWorker {
       return 'known';
     }
     if (this.#isPublished(id, hex)) return 'known';
-    // An earlier process left it and nobody verified it since: the new bytes replace it.
+    // An earlier process left it, and it wasn't verified since: the new bytes replace it.
     this.#drop(hex);
     if (this.#staged.size >= MAX_STAGED_CHUNKS) throw stagingFull(`${MAX_STAGED_CHUNKS} chunks`);
     if (!this.#budget.tryTake(frame.length)) throw stagingFull(`${this.#budget.maxBytes} bytes`);

@@ -31,7 +31,15 @@ async function open(): Promise<DataUnderTest> {
   };
 }
 
-describe('the repository on a disk', () => testRepositoryStore(it, open));
-describe('chunks on a disk', () => testChunks(it, open));
-describe('staged files on a disk', () => testFileStaging(it, open));
-describe('keys on a disk', () => testKeyStore(it, open));
+describe('the repository on a disk', () => {
+  testRepositoryStore(it, open);
+});
+describe('chunks on a disk', () => {
+  testChunks(it, open);
+});
+describe('staged files on a disk', () => {
+  testFileStaging(it, open);
+});
+describe('keys on a disk', () => {
+  testKeyStore(it, open);
+});

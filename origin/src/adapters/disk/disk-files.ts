@@ -25,7 +25,7 @@ import { forEachBounded } from '@sitecast/shared/async';
 import { translated } from './errors.ts';
 import type { DiskFile, Files, FileWriter, FoundFile } from './files.ts';
 
-/** What is still being written carries this ending: nothing that a killed process left so is of any use. */
+/** The ending of files that are being written. A file that a killed process left with it is of no use. */
 const PARTIAL_SUFFIX = '.partial';
 
 const STREAM_PIECE_BYTES = 64 * 1024;
@@ -35,9 +35,9 @@ const MIN_PATHS_FOR_SYNCFS = 32;
 const SYNC_CONCURRENCY = 16;
 
 /**
- * `Files` on a directory of a local file system. Each asynchronous call of node's goes through its thread pool, at
- * many times the cost of the system call itself; so reading a published file waits for two of them, and what never
- * waits for the disk (fstat and close of a file open for reading) is done on the spot.
+ * `Files` on a directory of a local file system. Each of node's asynchronous calls goes through its thread pool, at many times
+ * the cost of the system call itself. So reading a published file takes two of them, and calls that never wait for the disk
+ * (fstat and close of a file that is open for reading) are made synchronously.
  */
 export class DiskFiles implements Files {
   readonly #root: string;
@@ -189,7 +189,7 @@ export class DiskFiles implements Files {
     await forEachBounded(paths, SYNC_CONCURRENCY, path => this.sync(path));
   }
 
-  /** @returns false where that can't be had, or failed: then each path by itself says what is wrong */
+  /** @returns false if there is no such command, or if it failed: syncing each path by itself tells what is wrong */
   async #syncFileSystem(): Promise<boolean> {
     const [program, ...args] = this.#syncCommand;
     try {

@@ -10,8 +10,8 @@ import { readTarget, setFileAside } from './targets.ts';
 const NAME = /^[0-9a-f]{64}$/;
 
 /**
- * Second copies of the release manifests and product files, which nobody could make anew: they are small, signed, and hold times
- * and notes that no image tells. (An index can be cut from the image again; the origin knows what is in the rollouts.)
+ * Second copies of the release manifests and product files, which can't be made anew: they are small, signed, and hold times and
+ * notes that no image tells. (An index can be cut from the image again; the origin knows what is in the rollouts.)
  */
 export class Spares {
   readonly #files: Files;

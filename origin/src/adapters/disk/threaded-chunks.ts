@@ -154,7 +154,7 @@ function revived({ kind, code, message, hint, data }: ThreadError): SitecastErro
   return new SitecastError(kind, code, message, hint === undefined ? { data } : { data, hint });
 }
 
-/** Node 20 starts threads from built files only; where the sources run (tests), the build of them is used. */
+/** Node 20 starts threads from built files only. If the sources run, as in tests, their build is used. */
 function threadEntry(): URL {
   const here = import.meta.url;
   return here.endsWith('.ts')

@@ -85,18 +85,24 @@ async function opened(store: RepositoryStore, file: FileRef): Promise<string> {
   return typeof found === 'string' ? found : String(await found.read(0, found.lengthBytes));
 }
 
+const manifest = targetOf('releases/camera-1.json', 'manifest');
+const index = targetOf('releases/camera-1.caibx', 'index');
+const targets = [
+  { ...manifest, bytes: bytesOf('manifest') },
+  { ...index, bytes: bytesOf('index') },
+];
+
 /** What every `RepositoryStore` keeps to, as tests. */
 export function testRepositoryStore(test: Test, open: OpenData): void {
   const check = withData(test, open);
-  const [manifest, index] = [
-    targetOf('releases/camera-1.json', 'manifest'),
-    targetOf('releases/camera-1.caibx', 'index'),
-  ];
-  const targets = [
-    { ...manifest, bytes: bytesOf('manifest') },
-    { ...index, bytes: bytesOf('index') },
-  ];
+  testCommits(check);
+  testRepairs(check);
+  testPruning(check);
+}
 
+type Check = ReturnType<typeof withData>;
+
+function testCommits(check: Check): void {
   check('holds nothing at first, and knows of no version', async ({ one }) => {
     assert.deepEqual(await one.published.settle(), { outcome: 'unknown', floor: undefined, leap: undefined });
     assert.equal(await one.published.timestamp(), undefined);
@@ -155,7 +161,9 @@ export function testRepositoryStore(test: Test, open: OpenData): void {
     }
     assert.deepEqual(await statesOf(one, plain), ['staged']);
   });
+}
 
+function testRepairs(check: Check): void {
   check('reports damage of a target once, and gives it back from its copy', async ({ one, other, spoil }) => {
     await publish(one, commitOf(1, { targets }));
     await one.published.keepCopies([manifest, index]);
@@ -202,7 +210,9 @@ export function testRepositoryStore(test: Test, open: OpenData): void {
     const timestamp = { role: 'timestamp' as const, version: 1, bytes: bytesOf('timestamp 1') };
     assert.equal(await one.published.repairMetadata(timestamp), false);
   });
+}
 
+function testPruning(check: Check): void {
   check('prunes what nothing has referred to for a day, and no root', async ({ one }) => {
     const root = { role: 'root' as const, version: 1, bytes: bytesOf('root 1') };
     await publish(one, commitOf(1, { targets, newRoot: root }));
