@@ -6,8 +6,7 @@ import { type JoinToken, readJoinToken, type ReportEvent } from '@sitecast/share
 import type { Identity } from '@sitecast/shared/identity';
 import { DEFAULT_TRUST_LIMITS } from '@sitecast/shared/trust';
 import { Daemon } from './daemon.ts';
-import { Admission } from './peers/admission.ts';
-import { serveHook } from './peers/serve-hook.ts';
+import { Admission, serveHook } from './peers/admission.ts';
 import { SiteExchange } from './peers/site-exchange.ts';
 import type {
   AgentClock,

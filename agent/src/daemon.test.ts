@@ -31,7 +31,7 @@ const states = () => harness.reportedStates;
 it('stops a download at once when the rollout is paused, goes on when it is lifted, and tells meanwhile', async () => {
   harness.gateway.mischief = path =>
     path.startsWith('/chunks/') && harness.gateway.count('/chunks/') > 3 ? 'hang' : undefined;
-  await until('the download is under way, and told', () => states().includes('downloading'));
+  await until('the download is under way, and reported', () => states().includes('downloading'));
   const [rollout] = harness.fleet.rollouts;
   if (rollout) rollout.state = 'paused';
   await harness.fleet.publish();
@@ -120,7 +120,7 @@ describe('a daemon goes on', () => {
     await until('it is completed', () => states().filter(state => state === 'completed').length === 2);
   });
 
-  it('after what nobody foresaw, wherever it comes from', async () => {
+  it('after an unforeseen error, wherever it comes from', async () => {
     const mistakes = { start: 2, refresh: 3, wait: 2, deliver: 2 };
     const failing = (what: keyof typeof mistakes): void => {
       if (mistakes[what] === 0) return;

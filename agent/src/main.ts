@@ -1,5 +1,5 @@
 import { join, resolve } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
+import { sleep } from '@sitecast/shared/async';
 import { describeError, runProgram } from '@sitecast/shared/command';
 import { makeDirectory, readFileBounded } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
@@ -145,10 +145,8 @@ async function closeAll(
 /** Waits for the work, but no longer than that. */
 async function within(ms: number, work: Promise<void>): Promise<void> {
   const over = new AbortController();
-  const timer = delay(ms, undefined, { signal: over.signal }).catch(() => {
-    // The work was done in time.
-  });
-  await Promise.race([work, timer]).finally(() => over.abort());
+  const isLate = sleep(ms, over.signal, { ref: true });
+  await Promise.race([work, isLate]).finally(() => over.abort());
 }
 
 /** Another agent may have the slots. Then this one goes on, and waits where it would write. A slot that comes later is claimed then. */

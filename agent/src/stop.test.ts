@@ -96,7 +96,7 @@ describe.each<{ wait: string; changes?: () => DeviceChanges; before?: () => unkn
     holds: () => isThere('ran'),
   })),
   {
-    wait: "somebody's word",
+    wait: "an operator's confirmation",
     changes: () => ({ settings: { confirmWithinMs: 600_000 } }),
     holds: () => harness.device.parts.status.current.waitingFor === 'confirm',
   },

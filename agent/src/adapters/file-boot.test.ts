@@ -53,9 +53,14 @@ describe('a copy of the boot state, with the state itself damaged', () => {
     ['a fall-back that has ended', { next: 'B' }, { slots: ['A'], onTrial: undefined }, 'A'],
     ['a slot that ran then', { booted: 'B', next: 'B' }, { slots: ['A'], onTrial: undefined }, 'A'],
     ['a state from before the slot was proved', {}, { slots: ['B', 'A'], onTrial: 'B' }, 'B'],
-    ['a trial, where nobody remembers one', { trial: trialOf('B') }, { slots: [], onTrial: undefined }, 'A'],
     [
-      'a trial that was being proved, where nobody remembers that',
+      'a trial, where the agent remembers none',
+      { trial: trialOf('B') },
+      { slots: [], onTrial: undefined },
+      'A',
+    ],
+    [
+      'a trial that was being proved, where the agent remembers none',
       { booted: 'B', trial: trialOf('B'), isStopped: true },
       { slots: [], onTrial: undefined },
       'A',

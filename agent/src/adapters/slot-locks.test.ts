@@ -86,7 +86,7 @@ it('has a name of one length, whichever libuv takes it', async () => {
 });
 
 it.skipIf(process.getuid?.() !== 0)(
-  'is not kept off by a set-uid program that somebody else started, who handed it the name',
+  'is not kept off by a set-uid program that was handed the name by another user',
   async () => {
     const server = createServer();
     server.listen(`\0${(await nameOf(a)).padEnd(107, '\0')}`);
@@ -110,7 +110,7 @@ it.skipIf(process.getuid?.() !== 0)(
 const HOLD = `require('node:net').createServer().listen('\\0' + process.argv[1], () => console.log('held'))`;
 
 it.skipIf(process.getuid?.() !== 0)(
-  'is not kept off by whoever may not write the slot, and is by whoever may, until that ends',
+  'is not kept off by a process that may not write the slot, and is by one that may, until that ends',
   async () => {
     const name = await nameOf(a);
     // `nobody` of most systems, and no group that owns anything here.

@@ -27,7 +27,7 @@ it("serves devices and gateways of this device's site, of whatever product", asy
   expect(admission.mayServe(other, await signed(assignmentFor(other, { kind: 'gateway' })))).toBe(true);
 });
 
-it('serves nobody of another site, nobody with the assignment of somebody else, nobody with none', async () => {
+it('serves no device of another site, none with the assignment of another device, none without one', async () => {
   expect(admission.mayServe(other, await signed(assignmentFor(other, { site: 'south' })))).toBe(false);
   expect(admission.mayServe(other, await signed(assignmentFor(self)))).toBe(false);
   expect(admission.mayServe(other, await signed(assignmentFor(other), KeyPair.generate()))).toBe(false);
@@ -36,7 +36,7 @@ it('serves nobody of another site, nobody with the assignment of somebody else, 
   }
 });
 
-it('serves nobody who was revoked, and tells who has been since', async () => {
+it('serves no revoked device, and returns those that were revoked since', async () => {
   expect(admission.follow([other])).toEqual([other]);
   expect(admission.follow([other])).toEqual([]);
   expect(admission.mayServe(other, await signed(assignmentFor(other)))).toBe(false);
@@ -44,7 +44,7 @@ it('serves nobody who was revoked, and tells who has been since', async () => {
   expect(admission.mayServe(other, await signed(assignmentFor(other, { revoked: true })))).toBe(false);
 });
 
-it('serves nobody before it knows its own site, or once it was revoked itself', async () => {
+it('serves no device before it knows its own site, or once it was revoked itself', async () => {
   const credential = await signed(assignmentFor(other));
   own = undefined;
   expect(admission.mayServe(other, credential)).toBe(false);

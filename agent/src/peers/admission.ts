@@ -1,4 +1,5 @@
 import { ShownAssignments } from '@sitecast/shared/fleet';
+import type { RunCommand } from '../ports.ts';
 import type { Membership } from '../upstream/membership.ts';
 import type { Trust } from '../upstream/trust.ts';
 
@@ -29,4 +30,58 @@ export class Admission {
     if (!own || own.revoked === true) return false;
     return this.#shown.memberOf(own.site, { id, credential }, signers) !== undefined;
   }
+}
+
+/** Milliseconds for which an answer of the command holds. */
+const HOLDS_MS = 15_000;
+
+/**
+ * Asks the owner's command whether this is a good time to hand out chunks. It is asked now and then while peers want some. Until it
+ * answers, its last answer holds.
+ */
+export class ServeHook {
+  readonly #ask: () => Promise<boolean>;
+  readonly #now: () => number;
+  #isWelcome: boolean;
+  #askedMs = Number.NEGATIVE_INFINITY;
+
+  /**
+   * @param ask whether chunks may be handed out; never rejects
+   * @param now milliseconds on a clock that never goes back
+   */
+  constructor(ask: (() => Promise<boolean>) | undefined, now: () => number = () => performance.now()) {
+    this.#ask = ask ?? (async () => true);
+    this.#now = now;
+    // Nothing is handed out before the first answer.
+    this.#isWelcome = ask === undefined;
+  }
+
+  get isWelcome(): boolean {
+    const nowMs = this.#now();
+    if (nowMs - this.#askedMs > HOLDS_MS) {
+      this.#askedMs = nowMs;
+      void this.#ask().then(isWelcome => {
+        this.#isWelcome = isWelcome;
+      });
+    }
+    return this.#isWelcome;
+  }
+}
+
+/** The owner's command as such a hook. Without a command it is always a good time. */
+export function serveHook(
+  { hooks, hookTimeoutMs, product }: { hooks: { serve?: string }; hookTimeoutMs: number; product: string },
+  run: RunCommand,
+  signal: AbortSignal,
+): ServeHook {
+  const { serve } = hooks;
+  if (serve === undefined) return new ServeHook(undefined);
+  const env = { SITECAST_HOOK: 'serve', SITECAST_PRODUCT: product };
+  return new ServeHook(() =>
+    run(serve, { env, timeoutMs: hookTimeoutMs, signal }).then(
+      ({ exitCode, isTimedOut }) => exitCode === 0 && !isTimedOut,
+      // A command that can't be run doesn't allow it.
+      () => false,
+    ),
+  );
 }

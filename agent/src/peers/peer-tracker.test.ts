@@ -79,7 +79,7 @@ it('tells one that is away, or does not know this device, every quarter of a min
   };
   expectAbout(await pausesOf(7, away), [1, 2, 4, 8, 15, 15, 15]);
   expectAbout(await pausesOf(6, unknown), [1, 2, 4, 8, 15, 15]);
-  // Back again, it's told less often again.
+  // Back again, it gets fewer notices again.
   expectAbout(await pausesOf(8, at => (at < 6 ? unknown() : heard())), [1, 2, 4, 8, 15, 15, 30, 60]);
 });
 

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import { runCommand } from '../adapters/run-command.ts';
-import { ServeHook, serveHook } from './serve-hook.ts';
+import { ServeHook, serveHook } from './admission.ts';
 
 it('without a command, it is always a good time to hand out chunks', () => {
   const hook = serveHook(

@@ -25,7 +25,7 @@ afterEach(async () => {
   await other.close();
 });
 
-/** A device that has updated itself, and has told all of it. */
+/** A device that has updated itself, and has reported all of it. */
 async function start(...sites: FakeGateway[]): Promise<void> {
   device = await TestDevice.create(
     sites.map(({ url }) => url),
@@ -47,7 +47,7 @@ const refusing =
   ({ reason }: Report) =>
     messages.includes(reason?.message ?? '') ? 'DOCUMENT_MALFORMED' : undefined;
 const epochs = () => new Set(origin.told(device.id).map(({ epoch }) => epoch));
-/** Attempt and message of what was told as failed in the newest chain. */
+/** Attempt and message of the reported failures in the newest chain. */
 function told(): string[] {
   const newest = origin.told(device.id).filter(({ epoch }) => epoch === device.parts.outbox.epoch);
   return newest
@@ -294,7 +294,7 @@ describe('a gateway that takes reports, where the origin acknowledges none of th
     await deliverAfter(0);
     await deliverAfter(4);
     expect([told(), counts()]).toEqual([[], [1, 0]]);
-    // What was told meanwhile doesn't give the first one more time.
+    // Later reports don't give the first gateway more time.
     await tell('one', 'two');
     await deliverAfter(0);
     await deliverAfter(1);

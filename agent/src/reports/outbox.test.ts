@@ -202,7 +202,7 @@ describe('an origin that was restored from a backup', () => {
     return outbox;
   };
 
-  it('is told again what it has lost, as long as that is there', async () => {
+  it('gets again what it has lost, as long as that is there', async () => {
     const outbox = await filled(5);
     const { epoch } = outbox;
     expect(await outbox.acknowledge(epoch, 4, 2000)).toBe('taken');
@@ -275,7 +275,7 @@ async function writtenByFirstRelease(name: string, ...texts: string[]): Promise<
   await writeFile(join(directory, name), lines);
 }
 
-it('records nothing that a reader would refuse, whatever is to be told', async () => {
+it('records nothing that a reader would refuse, whatever the event', async () => {
   const outbox = await open();
   const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
   await assert(
@@ -297,7 +297,7 @@ it('records nothing that a reader would refuse, whatever is to be told', async (
 describe('a report of the first release that no reader takes', () => {
   const all = ['a', 'bb', mended, 'cccc'];
 
-  it('is told again in a new chain, repaired, with all the others', async () => {
+  it('is reported again in a new chain, repaired, with all the others', async () => {
     await writtenByFirstRelease('reports.jsonl', 'a', 'bb', unlucky, 'cccc');
     const outbox = await open();
     expect(outbox.epoch).not.toBe('e'.repeat(16));
@@ -310,7 +310,7 @@ describe('a report of the first release that no reader takes', () => {
     await reopened.close();
   });
 
-  it('is told, with what came after it, where that release had put the file aside', async () => {
+  it('is reported, with what came after it, where that release had put the file aside', async () => {
     await writtenByFirstRelease('reports.jsonl.damaged', 'a', 'bb', unlucky, 'ccc');
     await writtenByFirstRelease('reports.jsonl', 'a', 'bb', 'dddddd');
     const outbox = await open();
@@ -322,7 +322,7 @@ describe('a report of the first release that no reader takes', () => {
     await reopened.close();
   });
 
-  it('is not told once more where that release put the file aside for real damage', async () => {
+  it('is not reported once more where that release put the file aside for real damage', async () => {
     await writtenByFirstRelease('reports.jsonl.damaged', 'a', 'bb');
     await appendFile(`${path}.damaged`, 'x\n');
     const epoch = await written('one');
@@ -376,7 +376,7 @@ describe('a report of the first release that no reader takes', () => {
 describe('a chain of which reports are refused on their way', () => {
   const note = { at: '2031-01-01T00:00:00.000Z', message: 'report 2 is refused' };
 
-  it('is told again, with a note before it and without the texts that were refused', async () => {
+  it('is reported again, with a note before it and without the texts that were refused', async () => {
     const outbox = await open();
     for (const text of ['one', 'two', 'three']) await outbox.append(event(text));
     const { epoch } = outbox;

@@ -56,7 +56,7 @@ it('says each thing once, whatever text it comes with, and nothing that a reader
     expect(isReportPayload(Buffer.from(envelope.payload, 'base64'))).toBe(true);
 });
 
-it('says in the log what can never be told, and goes on with what comes after it', async () => {
+it('logs what can never be reported, and goes on with what comes after it', async () => {
   const unknown = { state: 'idle' as const };
   Object.assign(unknown, { state: 'no state of a device' });
   await Promise.all([

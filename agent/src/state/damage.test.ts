@@ -135,7 +135,7 @@ it('has no other files than those that are damaged here', async () => {
   expect(new Set(shown)).toEqual(new Set(FILES));
 });
 
-/** Those that say who the device is, what runs, and what was told. */
+/** The files that hold the device's identity, what runs, and what was reported. */
 const OWN = FILES.filter(name => /^(boot|identity|state|reports\.)/.test(name));
 
 async function expectToBeItself(): Promise<void> {
@@ -148,7 +148,7 @@ async function expectToBeItself(): Promise<void> {
 
 describe.each(OWN)('a device whose %s', file => {
   it.each(DAMAGES)(
-    '%s is who it was, keeps what failed barred, and goes on to the next update',
+    '%s keeps its identity, keeps what failed barred, and goes on to the next update',
     async how => {
       await damage(file, how);
       await device.open({ log });
@@ -161,13 +161,16 @@ describe.each(OWN)('a device whose %s', file => {
 });
 
 describe.each(FILES.filter(name => !OWN.includes(name)))('a device whose %s', file => {
-  it.each(DAMAGES)('%s is who it was, keeps what failed barred, and finds what is ordered', async how => {
-    await damage(nameOf(file), how);
-    // Nor does the operator's file have to be there any more.
-    await device.open({ log, settings: { rootFile: undefined } });
-    expect(await device.check()).toMatchObject({ available: { release: { counter: 3 } } });
-    await expectToBeItself();
-  });
+  it.each(DAMAGES)(
+    '%s keeps its identity, keeps what failed barred, and finds what is ordered',
+    async how => {
+      await damage(nameOf(file), how);
+      // Nor does the operator's file have to be there any more.
+      await device.open({ log, settings: { rootFile: undefined } });
+      expect(await device.check()).toMatchObject({ available: { release: { counter: 3 } } });
+      await expectToBeItself();
+    },
+  );
 });
 
 /** Also with something in it: what is empty, a rename replaces. */
@@ -213,7 +216,7 @@ describe.each(Object.keys(put))('a device that has %s in the place', what => {
   });
 });
 
-it('notices or outlives each turned bit of its memory, its boot state and its key', async () => {
+it('notices or outlives each turned bit of its state, its boot state and its key', async () => {
   const each = async (name: string, check: () => Promise<unknown>) => {
     const whole = await readFile(path(name));
     for (let at = 0; at < whole.length; at += 5) {
@@ -243,7 +246,7 @@ it('notices or outlives each turned bit of its memory, its boot state and its ke
 });
 
 describe('a device that has lost a file with its copy', () => {
-  it('makes its memory up anew from its reports and its slots, sets the rest aside, and tells of it', async () => {
+  it('rebuilds its state from its reports and its slots, sets the rest aside, and reports it', async () => {
     await damage('state.json', 'is cut in half');
     await damage('state.json.copy', 'is empty');
     await device.open({ log });
@@ -297,7 +300,7 @@ describe('a device that has lost a file with its copy', () => {
     expect(await device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('does not become somebody else, and says what can be done', async () => {
+  it('does not take another identity, and says what can be done', async () => {
     await damage('identity.key.copy', 'is missing');
     const key = (await readFile(path('identity.key'), 'utf8')).split('\n');
     // A turned bit of the secret half makes another, usable key.

@@ -30,8 +30,8 @@ const rebuild = (reports: Report[], booted: 'A' | 'B', kept?: AgentState): Agent
 
 const barred = { counter: 2, attempt: 2 };
 
-describe('a memory that is made up anew', () => {
-  it('knows what runs, and takes nothing for good that nobody has looked at', () => {
+describe('a state that is rebuilt', () => {
+  it('knows what runs, and takes no slot for good that was not checked', () => {
     const agentState = rebuild([about('completed', onB), said('idle', { booted: onB })], 'B');
     expect(agentState).toMatchObject({
       booted: 'B',
@@ -70,7 +70,7 @@ describe('a memory that is made up anew', () => {
   });
 
   it.each(['installing', 'rebooting', 'confirming'] as const)(
-    'does not hold a boot that nobody saw against the release (%s, and the old slot runs)',
+    'does not count a boot that was not seen against the release (%s, and the old slot runs)',
     state => {
       const agentState = rebuild([about(state, onA)], 'A');
       expect(agentState).toMatchObject({
@@ -142,13 +142,13 @@ describe('a memory that is made up anew', () => {
     expect(rebuild([said('idle', { booted: onA })], 'A', kept).slots.A).toMatchObject({
       indexSha256: 'a'.repeat(64),
     });
-    // An order back to where it came from is told from one to install.
+    // An order to roll back differs from an order to install.
     const returning = said('confirming', { rollout, release: old, booted: { slot: 'A', release: old } });
     expect(rebuild([returning], 'A', kept).update).toMatchObject({ kind: 'rollBack', target: 'A' });
   });
 });
 
-it('a memory that could be read is completed with what its copy has besides', () => {
+it('a state that could be read is completed with what its copy has besides', () => {
   const entry = (counter: number) => ({
     counter,
     version: 'v',
@@ -179,14 +179,14 @@ describe('what the agent itself remembers of the boot', () => {
   const saidIn = (state: Report['state'], slot: 'A' | 'B', counter: number) =>
     about(state, { slot, release: { counter, version: 'v' } });
 
-  it('is the slot that ran, while nothing was told to the loader or it was given up', () => {
+  it('is the slot that ran, while the loader was told nothing, or after the trial was given up', () => {
     expect(rememberedBoot({ ...newAgentState(), booted: 'A' }, false, undefined)).toEqual({ slots: ['A'] });
     // Its bytes are being replaced: it must not run.
     for (const phase of ['downloading', 'verified', 'fallingBack'] as const)
       expect(rememberedBoot(updating(phase), false, saidIn('confirming', 'B', 2))).toEqual({ slots: ['A'] });
   });
 
-  it('is the slot on trial, too, from when the loader is told of it; and before all once it was proved', () => {
+  it('is also the slot on trial once the loader is told of it; and first that slot once it was proved', () => {
     for (const phase of ['activating', 'rebooting', 'confirming'] as const)
       expect(rememberedBoot(updating(phase), false, undefined)).toEqual({ slots: ['A', 'B'], onTrial: 'B' });
     expect(rememberedBoot(updating('confirmed'), false, undefined)).toEqual({
@@ -195,7 +195,7 @@ describe('what the agent itself remembers of the boot', () => {
     });
   });
 
-  it('goes by the newest report where the memory is lost: what its copy says of an update may be long over', () => {
+  it('goes by the newest report where the state is lost: an update in its copy may be long over', () => {
     const kept = updating('confirming');
     expect(rememberedBoot(kept, true, saidIn('idle', 'A', 1))).toEqual({ slots: ['A'] });
     expect(rememberedBoot(kept, true, saidIn('completed', 'B', 2))).toEqual({ slots: ['B', 'A'] });

@@ -71,7 +71,7 @@ describe('a gateway that misbehaves', () => {
     },
   );
 
-  it('with old metadata is no liar: the next one is asked', async () => {
+  it('with old metadata is not banned: the next one is asked', async () => {
     const old = new Map(harness.fleet.files);
     await harness.device.cycle();
     await harness.fleet.publish();

@@ -170,7 +170,7 @@ it('a release that is withdrawn between its verification and its activation is n
 describe('a slot that is not there', () => {
   const missing = { state: 'waiting', waitingFor: 'slot', reason: { code: 'SITECAST_SLOT_MISSING' } };
 
-  it('is waited for and told of; no hook runs, nothing is marked, and it goes on once it is there', async () => {
+  it('is waited for and reported; no hook runs, nothing is marked, and the update goes on once it is there', async () => {
     const slots = { A: path('a.img'), B: path('link') };
     await symlink('/dev/sitecast-nosuch', slots.B);
     await harness.device.open({ settings: { slots, hooks: { 'pre-download': `touch ${path('asked')}` } } });

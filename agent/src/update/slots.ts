@@ -1,5 +1,5 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import { sleep } from '@sitecast/shared/async';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type Log, SLOT_NAMES, type Slot, type SlotName, type SlotReader } from '../ports.ts';
 import { placeIn, type Reason, type SlotPlace, type SlotRecord } from '../state/agent-state.ts';
@@ -105,13 +105,13 @@ export class SlotWatch {
     const look = this.#looks.get(name) ?? this.#look(name, isBooted).finally(() => this.#looks.delete(name));
     this.#looks.set(name, look);
     const over = new AbortController();
-    const late = delay(this.#maxLookMs, undefined, { signal: over.signal, ref: false }).then(
-      () => ({
-        code: 'SITECAST_SLOT_UNRELIABLE',
-        message: `the slot ${this.#deps.slots[name].path} does not answer`,
-      }),
-      // The look was done in time.
-      () => undefined,
+    const late = sleep(this.#maxLookMs, over.signal).then(hasPassed =>
+      hasPassed
+        ? {
+            code: 'SITECAST_SLOT_UNRELIABLE',
+            message: `the slot ${this.#deps.slots[name].path} does not answer`,
+          }
+        : undefined,
     );
     return Promise.race([look, late]).finally(() => over.abort());
   }

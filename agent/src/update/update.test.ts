@@ -125,7 +125,7 @@ describe('a boot loader that falls back long after the release had proved itself
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('is told once, however often the power goes while it is noted', async () => {
+  it('is reported once, however often the power goes while it is noted', async () => {
     await install(1, image1);
     await install(2, image2);
     await expect(comeUpIn('B', { failpoint: powerCutAt('state.json before') })).rejects.toThrow(PowerCut);
@@ -136,13 +136,13 @@ describe('a boot loader that falls back long after the release had proved itself
     expect(harness.device.parts.stateFile.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
   });
 
-  it('is none where just the agent was restarted; of a release that nobody knows there is nothing to bar', async () => {
+  it('is none where only the agent was restarted; an unknown release is not barred', async () => {
     await install(1, image1);
     await harness.device.close();
     await harness.device.open();
     await harness.device.cycle();
     expect(states()).not.toContain('rolledBack');
-    // The factory's image: told, and there's nothing to bar.
+    // The factory's image is reported, and has no release to bar.
     await comeUpIn('A');
     await harness.device.parts.stateFile.change({ barred: [] });
     await comeUpIn('B');
@@ -182,7 +182,7 @@ describe('a device keeps to orders', () => {
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('is told of a pause before the point of no return, and goes on when it is lifted', async () => {
+  it('stops at a pause before the boot loader is told, and goes on when it is lifted', async () => {
     await harness.device.open({ settings: { hooks: { 'pre-install': 'exit 75' } } });
     const { rest, rollout } = await install(1, image1);
     expect(rest).toMatchObject({ state: 'waiting', waitingFor: 'hook' });
@@ -273,7 +273,7 @@ describe('a device keeps to orders', () => {
     expect(harness.device.parts.stateFile.current.slots.B.release).toMatchObject({ counter: 3 });
   });
 
-  it('waits for a lease of its gateway, and says for whom, as far as that is an id and a time', async () => {
+  it('waits for a lease of its gateway, and names its holders by ids, names and times only', async () => {
     const { id } = new Identity(KeyPair.generate());
     const until = '2030-01-01T00:15:00.000Z';
     const heldBy = [
@@ -292,7 +292,7 @@ describe('a device keeps to orders', () => {
       state: 'waiting',
       reason: { code: 'SITECAST_LEASE_DENIED', message },
     });
-    // A device that this gateway has nothing to do with waits for nobody.
+    // A gateway may refuse a lease for a reason of this device alone.
     harness.gateway.leaseProblem = {
       code: 'SITECAST_OTHER_SITE',
       detail: 'this device belongs to another site',
