@@ -12,7 +12,7 @@ import type { Repository } from './repository/repository.ts';
 import { goingOnWith } from './rollouts/checks.ts';
 import type { CohortStore } from './rollouts/cohort-store.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
-import type { Room } from './storage/room.ts';
+import type { Room } from './room.ts';
 import type { After } from './upkeep.ts';
 
 /** How often what is due is looked for; what failed is tried again then. */

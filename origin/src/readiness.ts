@@ -4,7 +4,7 @@ import type { DatabaseState } from '@sitecast/shared/key-value';
 import { errorFields, type Log } from './log.ts';
 import { type Warning, whyNotReady } from './repository/description.ts';
 import type { Repository } from './repository/repository.ts';
-import { demandRoom, type Room } from './storage/room.ts';
+import { demandRoom, type Room } from './room.ts';
 import type { After } from './upkeep.ts';
 
 /** How often readiness is checked without a request for it. */

@@ -2,7 +2,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { type Enrolment, readEnrolment } from '@sitecast/shared/fleet';
 import { idOfPublicKey, type VerifySignature } from '@sitecast/shared/identity';
 import { type AuditEvent, ORIGIN } from '../audit/audit.ts';
-import { demandRoom, type Room } from '../storage/room.ts';
+import { demandRoom, type Room } from '../room.ts';
 import {
   alreadyIn,
   checkComplete,

@@ -1,5 +1,5 @@
 import type { VerifySignature } from '@sitecast/shared/identity';
-import type { Room } from '../storage/room.ts';
+import type { Room } from '../room.ts';
 import { Enrolments } from './enrolment.ts';
 import type { FleetStore } from './fleet-store.ts';
 import { GatewayBoard } from './gateway-board.ts';

@@ -2,7 +2,7 @@ import type { ErrorCode } from '@sitecast/shared/errors';
 import { OVER_BUDGET, type Report } from '@sitecast/shared/fleet';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { AuditEvent } from '../audit/audit.ts';
-import type { Room } from '../storage/room.ts';
+import type { Room } from '../room.ts';
 import { forked, judge, type SignedReport } from './chain.ts';
 import type { FleetStore, ReportPlace, StoredReport } from './fleet-store.ts';
 import {

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { OVER_BUDGET, readReport, reportsRetryAfterS } from '@sitecast/shared/fleet';
 import type { AuditEvent } from '../audit/audit.ts';
-import { demandRoom } from '../storage/room.ts';
+import { demandRoom } from '../room.ts';
 import type { SignedReport } from './chain.ts';
 import type { StoredReport } from './fleet-store.ts';
 import { type IntakeDeps, Round } from './intake-round.ts';

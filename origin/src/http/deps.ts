@@ -8,7 +8,7 @@ import type { RepositoryStore } from '../repository/repository-store.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
-import type { Room } from '../storage/room.ts';
+import type { Room } from '../room.ts';
 import type { Tokens } from '../tokens/tokens.ts';
 import type { BodyPace } from './body.ts';
 import type { EventStreams } from './event-streams.ts';

@@ -1,6 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MiddlewareHandler } from 'hono';
-import { demandRoom, type Room } from '../storage/room.ts';
+import { demandRoom, type Room } from '../room.ts';
 import type { TokenRole } from '../tokens/token-store.ts';
 import type { Tokens } from '../tokens/tokens.ts';
 import { type BodyPace, holdBody } from './body.ts';

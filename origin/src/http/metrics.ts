@@ -7,7 +7,7 @@ import type { PresenceBoard } from '../fleet/presence.ts';
 import { secondsLeft } from '../repository/description.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
-import type { Room } from '../storage/room.ts';
+import type { Room } from '../room.ts';
 import type { ChunkStaging } from '../staging/ports.ts';
 import type { OriginEnv } from './context.ts';
 

@@ -21,7 +21,7 @@ import { Repository } from '../repository/repository.ts';
 import { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
-import type { Room } from '../storage/room.ts';
+import type { Room } from '../room.ts';
 import { Tokens } from '../tokens/tokens.ts';
 import type { After } from '../upkeep.ts';
 import { MemoryTables } from './memory-tables.ts';
