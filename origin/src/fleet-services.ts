@@ -9,7 +9,6 @@ import { LOOK_EVERY_MS } from './fleet/presence.ts';
 import type { FleetStore } from './fleet/fleet-store.ts';
 import { type Log, RecurringErrors } from './log.ts';
 import type { Repository } from './repository/repository.ts';
-import { goingOnWith } from './rollouts/checks.ts';
 import type { CohortStore } from './rollouts/cohort-store.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
 import type { Room } from './room.ts';
@@ -53,9 +52,9 @@ export async function openFleetServices(deps: FleetServicesDeps): Promise<FleetS
       return { keyId: pair.keyId, sign: async bytes => pair.fastSign(bytes) };
     },
     verifyById,
-    outcomesOf: rolloutId => rollouts.tallies.complete(rolloutId),
+    outcomesOf: rolloutId => rollouts.cohorts.outcomes.complete(rolloutId),
     isRolloutOf: (rolloutId, product) => rollouts.isOf(rolloutId, product),
-    rolloutOf: (product, counter) => goingOnWith(rollouts.list(), product, counter),
+    rolloutOf: (product, counter) => rollouts.idUnderWay(product, counter),
     onOutcomes: changes => {
       rollouts.countOutcomes(changes);
       tellOutcomes(events, changes, id => fleet.registry.member(id)?.name);

@@ -12,7 +12,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { cutText } from '@sitecast/shared/text';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
-import { findMember } from './find-member.ts';
+import { findMember } from './find.ts';
 import { namesSchema } from './fleet-api.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, print, printJson, table } from './output.ts';
@@ -101,7 +101,7 @@ Examples:
     });
 }
 
-/** `device:cam-0042` is that device's id; what nobody is called stays as it is. */
+/** Turns `device:NAME` into `device:ID`. A text that is no known name stays as it is. */
 async function subjectOf(origin: OriginClient, text: string): Promise<string> {
   const [, kind, name] = /^(device|gateway):(.+)$/.exec(text) ?? [];
   if ((kind !== 'device' && kind !== 'gateway') || name === undefined) return text;
@@ -151,7 +151,7 @@ interface Found {
   head: AuditHead;
   /** What devices and gateways in it are called now, by id. */
   names: Names;
-  /** Where the log breaks off, if that isn't where the origin says that it ends. */
+  /** Where the log breaks off, if that isn't the end that the origin tells. */
   endsWith?: number;
 }
 

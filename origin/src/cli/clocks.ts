@@ -2,7 +2,7 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { toDateTime } from '@sitecast/shared/trust';
 import type { OriginClient } from './origin-client.ts';
 
-/** How far two clocks may be apart: what clients forgive, too. */
+/** How far two clocks may be apart. Clients tolerate the same. */
 const MAX_APART_MS = 5 * 60_000;
 
 /**
@@ -21,7 +21,7 @@ export async function requireSameTime(origin: OriginClient, now: () => number = 
   );
 }
 
-/** A sentence for whoever asks how things stand; undefined where the clocks agree. */
+/** A warning about the clocks; undefined if they agree. */
 export async function clockWarning(
   origin: OriginClient,
   now: () => number = Date.now,
@@ -33,8 +33,8 @@ export async function clockWarning(
 }
 
 /**
- * Why a timestamp is from the future, and whose clock it speaks against. The origin's present clock decides: where it agrees
- * with this one, it was wrong when it signed.
+ * Why a timestamp is from the future, and whose clock is wrong. If the origin's clock agrees with this one now, the origin's was
+ * wrong when it signed.
  * @param issuedMs when the timestamp says that it was signed
  */
 export async function blameForFuture(
@@ -43,7 +43,7 @@ export async function blameForFuture(
   now: () => number = Date.now,
 ): Promise<{ message: string; hint: string }> {
   const said = `the newest timestamp says that it was signed at ${toDateTime(issuedMs)}`;
-  // Whoever asks has another failure to tell of: it mustn't be hidden by one of this question.
+  // The caller reports another failure. A failure of this request mustn't hide it.
   const found = origin && (await compare(origin, now).catch(() => undefined));
   if (!found)
     return {

@@ -2,22 +2,22 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { canonicalBytes, type Metadata, type SignedRoot, type SignedTargets } from '@sitecast/shared/trust';
 import type { Draft } from './draft.ts';
 
-/** What a draft is compared with. */
+/** The state that a draft is compared with. */
 interface Base {
   root: SignedRoot;
   targets: SignedTargets;
 }
 
 interface BaseCheck {
-  /** True where the origin was asked just now; else the stored state may be older than what is published. */
+  /** True if the origin was asked just now; else the stored state may be older than the published one. */
   isNewest: boolean;
 }
 
 /**
- * Refuses a draft that doesn't come next: who signs it would sign a state that is gone, or one that nobody here can compare
- * with what was before. A root comes right after the trusted one, because the trusted one's keys sign it. Without a network
+ * Refuses a draft that isn't the next version. Its signer would sign an outdated state, or one that can't be compared here with
+ * the state before. A root comes right after the trusted one, because the trusted one's keys sign it. Without a network
  * targets may be further ahead than by one.
- * @returns false where it's what is published already
+ * @returns false if the draft is published already
  * @throws SITECAST_VERSION_CONFLICT (conflict)
  */
 export function requireNext(draft: Draft, trusted: Base, { isNewest }: BaseCheck): boolean {

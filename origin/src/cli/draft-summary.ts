@@ -16,14 +16,14 @@ import {
 } from '@sitecast/shared/trust';
 import type { Draft } from './draft.ts';
 import { formatBytes, plural } from './output.ts';
-import { notesLines } from './release-notes.ts';
+import { notesLines } from './releases.ts';
 
 const MAX_SHOWN_NOTES_LINES = 40;
 
 /**
- * What a draft would change, said for whoever is asked to sign it: read from what would be signed, not from
+ * What a draft would change, for the person who is asked to sign it: read from the bytes to be signed, not from
  * the draft's title.
- * @throws SITECAST_DRAFT_INVALID where a file that the metadata names isn't in the draft as named
+ * @throws SITECAST_DRAFT_INVALID if the draft lacks a file that the metadata name, or has it with other bytes
  */
 export function summarizeDraft(
   draft: Draft,
@@ -78,7 +78,7 @@ function delegationChanges(next: SignedTargets, before: SignedTargets | undefine
   return [...lines, ...gone.map(name => `  ${name} may sign nothing any more`)];
 }
 
-/** A key is shown by its id: it must be the one that the id is made of. */
+/** The summary shows a key by its id, so the id must be the key's own. */
 function refuseFalseKeyIds(keys: Record<string, TufKey>): void {
   const wrong = Object.entries(keys).find(([keyId, key]) => keyIdOf(key) !== keyId);
   if (wrong) throw invalidDraft(`the draft calls a key ${wrong[0].slice(0, 16)} that isn't that key`);
@@ -100,7 +100,7 @@ function fileChanges(
   return [...lines, ...gone.flatMap(target => describeGone(target, gone, next, files))];
 }
 
-/** A release goes with two files: it's said once, as people know it. */
+/** A release consists of two files. The summary names it once, as people know it. */
 function describeGone(
   target: string,
   gone: readonly string[],
@@ -138,7 +138,7 @@ function invalidDraft(message: string): SitecastError {
   });
 }
 
-/** What a release says to people is signed, too. */
+/** The text of a release for people is signed too. */
 function notesIn(target: string, bytes: Buffer): string[] {
   if (parseTargetName(target)?.kind !== 'manifest') return [];
   const lines = notesLines(parseReleaseManifest(bytes).notes);

@@ -18,7 +18,7 @@ import { createNewFile, fileExists } from './new-file.ts';
 
 const MAX_DRAFT_BYTES = 256 * 1024 * 1024;
 
-/** A change to the repository that waits for signatures: it goes from one key holder to the next as a file. */
+/** A change to the repository that waits for signatures. As a file it goes from one key holder to the next. */
 export interface Draft {
   title: string;
   root?: Metadata<'root'>;
@@ -86,7 +86,7 @@ export async function writeDraft(path: string, draft: Draft): Promise<void> {
 }
 
 /**
- * Asked before an image is sent or anybody is asked for a passphrase, and again when a draft is written.
+ * Checked before an image is sent or a passphrase is asked for, and again when a draft is written.
  * @returns whether an earlier draft is there
  * @throws SITECAST_FILE_EXISTS where something else is: the root that trust starts from, say
  */
@@ -105,7 +105,7 @@ export function textOf(metadata: Metadata): string {
   return Buffer.from(metadata.bytes).toString('utf8');
 }
 
-/** A role whose signatures a draft needs, and what it has. A new root is signed by the old root's keys as well (TUF 1.0 section 5.3.4). */
+/** A role whose signatures a draft needs, and the signatures that it has. The old root's keys sign a new root as well (TUF 1.0 section 5.3.4). */
 export interface NeededSignatures {
   file: 'root' | 'targets';
   by: 'root' | 'release' | 'old root';

@@ -146,7 +146,7 @@ export async function fetchMembers(
     const hasMore = page.nextCursor !== undefined;
     if (page.nextCursor === undefined || members.length >= limit) {
       const { pending, unknown } = page;
-      // Those that wait come on one page, however many are asked for.
+      // Waiting members come on one page, whatever the limit.
       return {
         members: members.slice(0, limit),
         pending,

@@ -18,11 +18,11 @@ import {
 import { readFileBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { OriginClient } from './origin-client.ts';
-import { uploadProgress } from './progress.ts';
+import { uploadProgress } from './terminal.ts';
 
 const HASH_PIECE_BYTES = 1024 * 1024;
 
-/** Where the image comes from: a file or block device, or what casync made of one. */
+/** Where the image comes from: a file, a block device, or an index and store of casync. */
 export interface ImageOptions {
   image?: string | undefined;
   caibx?: string | undefined;
@@ -43,7 +43,7 @@ export interface UploadedImage {
   index: Buffer;
 }
 
-/** Sends what the origin lacks of an image; broken off and begun again, it goes on where it was. */
+/** Sends the chunks of an image that the origin lacks. A repeated call continues an interrupted one. */
 export async function uploadImageTo(
   origin: OriginClient,
   options: ImageOptions,
@@ -90,7 +90,7 @@ export async function countLost(origin: OriginClient, index: ChunkIndex): Promis
   return lost;
 }
 
-/** Length and SHA-256 of an image that isn't sent anywhere. */
+/** Length and SHA-256 of an image that isn't uploaded. */
 export async function hashImage(options: ImageOptions): Promise<{ lengthBytes: number; sha256: string }> {
   const source = sourceOf(options);
   const hash = createHash('sha256');
@@ -101,7 +101,7 @@ export async function hashImage(options: ImageOptions): Promise<{ lengthBytes: n
   };
   if ('path' in source) {
     const { handle, found } = await openImage(source.path);
-    // One that grows while it is read would never end.
+    // Reading a file that grows meanwhile would never end.
     const end = found.isFile() ? { end: Number(found.size) - 1 } : {};
     // The stream closes the handle.
     for await (const part of handle.createReadStream({ highWaterMark: HASH_PIECE_BYTES, ...end }))

@@ -95,7 +95,7 @@ async function init(options: InitOptions): Promise<void> {
   const draft = foundingDraft(publicKeys, status, options);
   const result = await signAndSubmit(draft, undefined, origin, options);
   if (result) await writeRoot(options.root, draft);
-  // With a draft, too: the command that submits it finds the origin there.
+  // Also with a draft: the command that submits it reads the origin's address there.
   const config = await writeConfig(options);
   if (result === undefined) {
     if (config !== undefined)
@@ -135,7 +135,7 @@ function foundingDraft(
   });
 }
 
-/** @throws SITECAST_ONLINE_KEY_MISSING for an origin that lacks a key: it makes all of them at its first start */
+/** @throws SITECAST_ONLINE_KEY_MISSING if the origin lacks a key; it makes all keys at its first start */
 function requireAll({ timestamp, snapshot, rollouts, deltas }: RepositoryStatus['onlineKeys']): OnlineKeys {
   if (timestamp && snapshot && rollouts && deltas) return { timestamp, snapshot, rollouts, deltas };
   throw new SitecastError('failed', 'SITECAST_ONLINE_KEY_MISSING', 'the origin lacks keys for its roles', {
@@ -143,7 +143,7 @@ function requireAll({ timestamp, snapshot, rollouts, deltas }: RepositoryStatus[
   });
 }
 
-/** Puts the first root where devices' and gateways' `--root` will find it. What is there already may stay if it's that. */
+/** Writes the first root to the file for the `--root` of devices and gateways. An existing file must have the same bytes. */
 export async function writeRoot(path: string, draft: Draft): Promise<void> {
   if (draft.root === undefined) return;
   const text = textOf(draft.root);
@@ -179,7 +179,7 @@ async function writeConfig(options: InitOptions): Promise<string | undefined> {
     );
     return path;
   } catch (error) {
-    // What the user wrote there counts more than what we would.
+    // The user's own settings take precedence.
     if (isSystemError(error, 'EEXIST')) return undefined;
     throw error;
   }

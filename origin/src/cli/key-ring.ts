@@ -1,9 +1,9 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type KeyPair, listKeys, readPrivateKey } from '@sitecast/shared/signing';
-import { passphraseSource } from './passphrase.ts';
+import { passphraseSource } from './terminal.ts';
 import type { KeyOptions } from './settings.ts';
 
-/** The private keys in a folder: each is opened when it's first needed, and once. */
+/** The private keys in a folder. Each is opened once, when it is first needed. */
 export class KeyRing {
   readonly directory: string;
   readonly #ask;
@@ -16,8 +16,8 @@ export class KeyRing {
   }
 
   /**
-   * Opens those of the wanted keys that the folder holds; asks for their passphrase.
-   * @throws SITECAST_KEYS_MISSING where there's no such folder; SITECAST_PASSPHRASE_WRONG, SITECAST_PASSPHRASE_MISSING
+   * Opens those of the wanted keys that the folder holds, and asks for their passphrase.
+   * @throws SITECAST_KEYS_MISSING if the folder doesn't exist; SITECAST_PASSPHRASE_WRONG, SITECAST_PASSPHRASE_MISSING
    */
   async open(wantedKeyIds: Iterable<string>): Promise<KeyPair[]> {
     this.#paths ??= await this.#list();

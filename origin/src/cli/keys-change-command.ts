@@ -134,7 +134,7 @@ async function rotateOperatorKeys(
     { add: files.map(({ key }) => key), remove, threshold },
     now,
   );
-  // With other release keys, what the old ones signed no longer counts: it's signed anew in the same change.
+  // Signatures of replaced release keys no longer count, so the same change signs the targets anew.
   const targets = role === 'release' ? nextVersion(view.targets, now) : undefined;
   return newDraft(`other keys for ${role}`, { root, targets });
 }

@@ -6,7 +6,7 @@ import { makeDirectory } from '@sitecast/shared/durable';
 import { Argument } from 'commander';
 import { join } from 'node:path';
 import { print, printJson, table } from './output.ts';
-import { newPassphrase } from './passphrase.ts';
+import { newPassphrase } from './terminal.ts';
 
 interface CreateOptions {
   out: string;
@@ -16,7 +16,7 @@ interface CreateOptions {
   json?: boolean;
 }
 
-/** Signs nothing: it closes the network of origin and gateways (`--fleet-key-file`). */
+/** This key signs nothing. It closes the network of origin and gateways to others (`--fleet-key-file`). */
 const FLEET = 'fleet';
 
 export function keysCreateCommand(): SettingsCommand {
@@ -71,7 +71,7 @@ Keep root keys offline, on different machines; two of three is a good threshold.
     });
 }
 
-/** Servers read it unattended, so no passphrase goes with it. */
+/** It has no passphrase, because servers read it unattended. */
 async function createFleetKey({ out, name, passphraseFile, json }: CreateOptions): Promise<void> {
   if (passphraseFile !== undefined)
     throw new SitecastError('badInput', 'SITECAST_PASSPHRASE_UNWANTED', "a fleet's key has no passphrase", {

@@ -1,4 +1,4 @@
 import { runOperator } from './run.ts';
 
-// `rollout status --watch | head` has nobody left to show anything to.
+// `rollout status --watch | head` closes the output before the command ends.
 process.exitCode = await runOperator(process.argv.slice(2), { closedOutput: 'exit' });

@@ -2,14 +2,13 @@ import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { nameKey } from '@sitecast/shared/fleet';
 import type { Command } from 'commander';
-import { idText } from './called.ts';
-import { confirm } from './confirm.ts';
-import { findPending } from './find-member.ts';
+import { idText, note, print, printJson } from './output.ts';
+import { confirm } from './terminal.ts';
+import { findPending } from './find.ts';
 import { changedMemberSchema, fetchMembers, type Member } from './fleet-api.ts';
 import { asJson, EXAMPLE_NAMES, type JsonOptions, type Kind, noteNew } from './member-options.ts';
 import { takenText } from './member-view.ts';
 import type { OriginClient } from './origin-client.ts';
-import { note, print, printJson } from './output.ts';
 import { connect } from './settings.ts';
 
 type Bearer = NonNullable<Member['wishBearer']>;
@@ -21,10 +20,10 @@ interface AcceptOptions extends JsonOptions {
   yes?: boolean;
 }
 
-/** Who bears the name, and whether the machine seems to be at work. */
+/** The member that bears the name, and whether its machine seems to be at work. */
 type KnownBearer = Bearer & { presence?: Member['presence'] };
 
-/** One that was heard so lately is no machine that broke down and was set up anew; or it's worth a question. */
+/** A member heard more recently than this is probably still at work, so the command asks before it is replaced. */
 const LIVES_MS = 5 * 60_000;
 
 export function memberAcceptCommand(kind: Kind): SettingsCommand {
@@ -78,14 +77,14 @@ Examples:
     });
 }
 
-/** It has taken over a site, and isn't there: the gateways of another site take nothing from it. */
+/** The member has taken over a site and isn't there: the gateways of another site refuse what it sends. */
 function elsewhere({ kind, id, site }: Member, waiting: Member | undefined): string[] {
   const seenAt = waiting?.site;
   if (seenAt === undefined || seenAt === site) return [];
   return [`it was seen at ${seenAt}: sitecast ${kind} tag ${id} --site ${seenAt} moves it there`];
 }
 
-/** Who has this name, and isn't the one that is let in. */
+/** The other member that bears this name. */
 async function bearerOf(
   origin: OriginClient,
   kind: Kind,
@@ -114,7 +113,7 @@ async function bearerOf(
 }
 
 /**
- * Revoking another is never done unasked, and one that seems to be at work not unless that is said as well.
+ * Never revokes another member without `--replace`. A member that seems to be at work needs `--yes` or consent at the terminal as well.
  * @throws SITECAST_NAME_TAKEN, SITECAST_BEARER_HEARD, SITECAST_NOT_CONFIRMED, SITECAST_NOT_NAMED_SO
  */
 async function demandDecision(
@@ -150,10 +149,10 @@ function nobodyToReplace(kind: Kind, id: string, name: string | undefined): Site
   return new SitecastError('conflict', 'SITECAST_NOT_NAMED_SO', `there is nobody to replace: ${what}`);
 }
 
-/** What speaks for a machine's being at work: presence as the origin tells it, else when it was heard last. */
+/** Why a machine seems to be at work: its presence, as the origin tells it, or the time when it was last heard. */
 export function lifeOf({ presence, lastHeardAt }: KnownBearer, nowMs: number): string | undefined {
   if (presence === 'heard') return 'it is being heard now';
-  // A clock that differs from the origin's doesn't make anybody dead.
+  // This clock may differ from the origin's. That doesn't make a member silent.
   const isLate = nowMs - Date.parse(lastHeardAt) >= LIVES_MS;
   return isLate || lastHeardAt === '' ? undefined : 'it was heard within the last 5 minutes';
 }

@@ -11,11 +11,10 @@ import {
   memberSchema,
   tagsOf,
 } from './fleet-api.ts';
-import { findMember } from './find-member.ts';
+import { findMember } from './find.ts';
 import { asJson, EXAMPLE_NAMES, type JsonOptions, type Kind, noteNew, WHICH } from './member-options.ts';
-import { calledText, idText } from './called.ts';
+import { calledText, idText, note, plural, print, printJson, table } from './output.ts';
 import { describeMember, formatTags, namesText, takenText } from './member-view.ts';
-import { note, plural, print, printJson, table } from './output.ts';
 import { connect } from './settings.ts';
 
 const MAX_LIMIT = 1_000_000;
@@ -87,7 +86,7 @@ Examples:
     });
 }
 
-/** What an operator is to know before one that waits is let in. */
+/** What an operator must know before accepting a waiting member. */
 const wishText = ({ wish: name, wishBearer: bearer }: Member): string[] =>
   name !== undefined && bearer ? [takenText({ name, bearer })] : [];
 
@@ -96,7 +95,7 @@ function tableOf(kind: Kind, members: readonly Member[], isPending = false): str
   return kind === 'device' ? deviceTable(members) : gatewayTable(members);
 }
 
-/** Nobody at all is something else than nobody of those that were asked for. */
+/** Tells an empty fleet from a filter that nothing fits. */
 function nobodyText(
   kind: Kind,
   { state, ...filter }: MemberFilter,
@@ -109,7 +108,7 @@ function nobodyText(
   return `no ${kind} is enrolled yet: \`sitecast token create --join --kind ${kind}\` lets the first in`;
 }
 
-/** Those with a name first, as people count: cam-2 before cam-10. */
+/** Members with a name first, with numbers in numeric order: cam-2 before cam-10. */
 const inOrder = (members: readonly Member[]): Member[] =>
   [...members].sort(
     (one, other) =>
@@ -148,7 +147,7 @@ function gatewayTable(members: readonly Member[]): string[] {
   return table(['GATEWAY', 'SITE', 'STATE', 'LAST HEARD', 'TAGS', 'ODD'], rows);
 }
 
-/** Whom an operator is about to let in goes by its id: a wish is anybody's. */
+/** A waiting member is listed by its id, because any newcomer can ask for any name. */
 function pendingTable(members: readonly Member[]): string[] {
   const rows = members.map(({ id, product, hardware, site, sites, wish, lastSeenAt }) => [
     id,
@@ -168,7 +167,7 @@ const stateText = ({ state, quarantinedAt, presence }: Member): string =>
     ...(quarantinedAt === undefined ? [] : ['quarantined']),
   ].join(', ');
 
-/** The last that came of it, whichever way; it's said where nothing but reports could tell. */
+/** When the member was last heard in any way. The text says so if only reports could tell. */
 function seenText({ kind, lastSeenAt, last, presence }: Member): string {
   if (presence === 'heard') return 'now';
   const [time] = [lastSeenAt, last?.receivedAt]

@@ -1,12 +1,11 @@
 import type { Member, MemberDetail } from './fleet-api.ts';
-import { calledText } from './called.ts';
-import { facts, field, plural, table } from './output.ts';
+import { calledText, facts, field, plural, table } from './output.ts';
 import { turnLines } from './presence-view.ts';
 import { reasonText } from './rollout-view.ts';
 
 const SHORT_EPOCH_CHARS = 8;
 
-/** A board that was set up anew looks just like one that wants another's place. */
+/** A device that was set up anew looks like a device that tries to take another's place. */
 export function takenText({
   name,
   bearer,
@@ -62,13 +61,13 @@ function known(member: MemberDetail): string[] {
   return facts(lines.filter((line): line is [string, string] => line[1] !== undefined));
 }
 
-/** Names and values are the device's own: they stand apart from what the origin knows. */
+/** Names and values come from the device. They are shown apart from what the origin knows. */
 function inventory(member: MemberDetail): string[] {
   const rows = Object.entries(member.inventory ?? {}).map(([name, value]) => [name, String(value)]);
   return rows.length === 0 ? [] : table(['INVENTORY', `AS THE ${member.kind.toUpperCase()} SAYS`], rows);
 }
 
-/** A name, and what stands beside it; undefined leaves the line out. */
+/** A label and its text; undefined omits the line. */
 type Line = [string, string | undefined];
 
 function reportLines(last: NonNullable<MemberDetail['last']>, names: MemberDetail['names']): Line[] {
@@ -82,7 +81,7 @@ function reportLines(last: NonNullable<MemberDetail['last']>, names: MemberDetai
   ];
 }
 
-/** Undefined for one that waits, is revoked, or was told of by an origin of an earlier version. */
+/** Undefined for a waiting or revoked member, and from an origin of an earlier version. */
 function hearingText({ kind, presence, heardBy = [], hears, names }: MemberDetail): string | undefined {
   if (presence === undefined) return undefined;
   if (kind === 'gateway')

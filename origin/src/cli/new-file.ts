@@ -16,7 +16,7 @@ export async function requireAbsent(path: string): Promise<void> {
   throw fileExists(path);
 }
 
-/** @throws SITECAST_FILE_EXISTS; what is there stays as it was */
+/** @throws SITECAST_FILE_EXISTS; the existing file is unchanged */
 export async function createNewFile(path: string, text: string, mode: number): Promise<void> {
   try {
     await createFileDurably(path, text, mode);

@@ -2,8 +2,8 @@ import { plainJson, plainLine } from '@sitecast/shared/command';
 import stringWidth from 'string-width';
 
 /**
- * What a command prints: results to standard output, everything a person may want to know besides to standard error. Each text
- * that is handed in becomes one line, whatever others have put into it; a table lays out what has been cleaned.
+ * What a command prints: results to standard output, further messages for people to standard error. Each given text becomes one
+ * line, whatever characters it holds: a table escapes its cells first.
  */
 
 export function print(lines: string | readonly string[]): void {
@@ -27,13 +27,13 @@ export function textOf(lines: string | readonly string[]): string {
     .join('');
 }
 
-/** Free text within a line: it can't imitate the gap before the next column. */
+/** Free text within a line. It can't imitate the gap before the next column. */
 export function field(text: string): string {
   if (PLAIN_WORD.test(text)) return text;
   return plainLine(text).replace(BLANKS, ' ').trim();
 }
 
-/** Most fields are ids, names and numbers: a list of a whole fleet is mostly these. */
+/** A fast path: most fields are ids, names and numbers. */
 const PLAIN_WORD = /^[!-~]*$/;
 
 /** U+2800 is Braille without a dot. */
@@ -79,10 +79,21 @@ export function table(headings: readonly string[], rows: readonly (readonly stri
   );
 }
 
-/** A name and what stands beside it, a line each. */
+/** Labels and their texts, a line each. */
 export function facts(lines: readonly (readonly [string, string])[]): string[] {
   const width = Math.max(...lines.map(([name]) => widthOf(field(name))));
   return lines.map(([name, text]) => `${padded(field(name), width)}  ${field(text)}`);
 }
 
 const padded = (text: string, width: number): string => text + ' '.repeat(Math.max(0, width - widthOf(text)));
+
+interface Called {
+  id: string;
+  name?: string | undefined;
+}
+
+/** The name that people read; the id of a member without one. */
+export const calledText = ({ id, name }: Called): string => name ?? id;
+
+/** Name and id, where the reader must tell two members apart. */
+export const idText = ({ id, name }: Called): string => (name === undefined ? id : `${name} (${id})`);

@@ -1,18 +1,17 @@
 import { formatDurationMs } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { z } from 'zod';
-import { calledText } from './called.ts';
+import { calledText, plural } from './output.ts';
 import { fleetPresenceSchema, type Turn } from './fleet-api.ts';
 import type { OriginClient } from './origin-client.ts';
-import { plural } from './output.ts';
 
 type FleetPresence = z.infer<typeof fleetPresenceSchema>;
 
-/** Turns longer than a reboot and a health check take; a device that is heard has a reason. */
+/** Longer than a reboot and a health check take. */
 const LONG_MS = 15 * 60_000;
 const MAX_LINES = 10;
 
-/** What gateways say of who lives; undefined from an origin of an earlier version. */
+/** Which gateways and turn holders are heard; undefined from an origin of an earlier version. */
 export async function fetchPresence(origin: Pick<OriginClient, 'json'>): Promise<FleetPresence | undefined> {
   try {
     return await origin.json('/api/v1/presence', fleetPresenceSchema);
@@ -23,8 +22,8 @@ export async function fetchPresence(origin: Pick<OriginClient, 'json'>): Promise
 }
 
 /**
- * `site north: its turn is held by cam-7 for 12 min, not heard since …; it ends in 3 min unless renewed, or with …`: a device that
- * is revoked isn't waited for.
+ * `site north: its turn is held by cam-7 for 12 min, not heard since …; it ends in 3 min unless renewed, or with …`. Revoking the
+ * device ends its turn.
  */
 function turnText({ id, name, site, heldMs, leftMs, presence, lastHeardAt }: Turn): string {
   const long = heldMs === undefined ? '' : ` for ${formatDurationMs(heldMs)}`;
@@ -40,12 +39,12 @@ function turnText({ id, name, site, heldMs, leftMs, presence, lastHeardAt }: Tur
   return parts.join('');
 }
 
-/** A line each, and one for those that don't fit. */
+/** One line for each turn, and one for the rest. */
 export function turnLines(turns: readonly Turn[]): string[] {
   return atMost(turns.map(turnText), 'turn');
 }
 
-/** What somebody is to look at: gateways that are silent, turns that others wait for in vain. */
+/** What needs attention: silent gateways, and turns whose holders are silent or take too long. */
 export function presenceWarnings({ gateways, silent, turns }: FleetPresence): string[] {
   const dead = silent.map(
     ({ id, name, site, lastHeardAt = 'the origin was started' }) =>

@@ -26,7 +26,7 @@ import { rolloutStartCommand } from './rollout-start-command.ts';
 import { statusCommand } from './status-command.ts';
 import { tokenCreateCommand, tokenListCommand, tokenRevokeCommand } from './token-command.ts';
 
-/** What the environment and sitecast.yaml may give; everything else is about one act, and said with it. */
+/** Settings that the environment and sitecast.yaml may give. All other options concern one act, and are given with it. */
 const SETTINGS: ReadonlySet<string> = new Set([
   '--origin <url>',
   '--token <token>',
@@ -39,7 +39,7 @@ const SETTINGS: ReadonlySet<string> = new Set([
   '--config <file>',
 ]);
 
-/** The `sitecast` command: what an operator types. */
+/** The `sitecast` command. */
 export function operatorProgram(): SettingsCommand {
   const program = new SettingsCommand('sitecast')
     .description('Publish signed releases to a Sitecast origin, and roll them out.')

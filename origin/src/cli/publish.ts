@@ -12,7 +12,7 @@ import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
 import { newDraft, requireDraftPlace } from './draft.ts';
 import { hashImage, type ImageOptions, type UploadedImage, uploadImageTo } from './image-upload.ts';
 import { KeyRing } from './key-ring.ts';
-import { mendRelease } from './mend-release.ts';
+import { mendRelease } from './repair-release.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note } from './output.ts';
 import { demandNoneLost, findRelease, type PublishedProduct, readProduct } from './releases.ts';
@@ -34,7 +34,7 @@ export interface ReleaseDescription {
 
 export interface PublishOutcome {
   /**
-   * `draft`: written to a file, to be signed by others. `unchanged`: it was there with the same bytes. `mended`: it was, but
+   * `draft`: written to a file, for others to sign. `unchanged`: published before with the same bytes. `mended`: the same, but
    * the origin had lost some of it.
    */
   state: 'published' | 'draft' | 'unchanged' | 'mended';
@@ -54,7 +54,7 @@ interface PublishRequest {
   options: TrustOptions & FinishOptions;
 }
 
-/** The whole of `release publish` and `release draft`: upload what the origin lacks, then describe, sign and submit it. */
+/** `release publish` and `release draft`: uploads what the origin lacks, then describes, signs and submits the release. */
 export async function publishRelease(request: PublishRequest): Promise<PublishOutcome> {
   const { origin, description, options } = request;
   const { product, version } = description;
@@ -102,13 +102,13 @@ async function submitRelease(
   }
 }
 
-/** What the repository's present state makes of a description. */
+/** A described release, numbered by the repository's present state. */
 interface Placement {
   counter: number;
   minimum: { counter: number; version: string } | undefined;
 }
 
-/** @throws what makes the release impossible: before hundreds of megabytes are sent, and again at the end */
+/** Checked before hundreds of megabytes are sent, and again at the end. @throws what makes the release impossible */
 function placeRelease(published: PublishedProduct | undefined, description: ReleaseDescription): Placement {
   const { product, version, minVersion } = description;
   if (published?.releases.some(release => release.version === version)) throw versionExists(description);
@@ -195,7 +195,7 @@ async function unchangedOrRefused(
   return isMended ? { state: 'mended', ...outcome, files } : { state: 'unchanged', ...outcome };
 }
 
-/** What is asked for and isn't what was published: "unchanged" would be said of something else. */
+/** The settings that differ from the published release. It would be wrong to call such a release unchanged. */
 function differenceOf(
   { image, hardware, counter, minimum, notes }: ReleaseManifest,
   wanted: ReleaseDescription,

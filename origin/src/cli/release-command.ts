@@ -9,7 +9,7 @@ import {
   withdrawnAfter,
 } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
-import { bringBack } from './bring-back.ts';
+import { bringBack } from './repair-release.ts';
 import { requireSameTime } from './clocks.ts';
 import { type Draft, isComplete, newDraft, neededSignatures, readDraft, writeDraft } from './draft.ts';
 import { requireFirst, requireNext } from './draft-base.ts';
@@ -18,8 +18,7 @@ import { writeRoot } from './init-command.ts';
 import { KeyRing } from './key-ring.ts';
 import type { OriginClient } from './origin-client.ts';
 import { formatBytes, note, print, printJson, table } from './output.ts';
-import { gistOf } from './release-notes.ts';
-import { findRelease, type PublishedProduct, readAllProducts, readKnownProduct } from './releases.ts';
+import { findRelease, gistOf, type PublishedProduct, readAllProducts, readKnownProduct } from './releases.ts';
 import { type ChangeResult, repositoryStatus, submitDraft } from './repository-api.ts';
 import { hasRoot, openRepository, type RepositoryView, storedRepository } from './repository-view.ts';
 import {
@@ -96,13 +95,13 @@ Example:
 const shortIds = (keyIds: readonly string[]): string => keyIds.map(id => id.slice(0, 16)).join(', ');
 
 /**
- * What the draft changes; undefined for one that founds a repository.
+ * What the draft changes; undefined for a draft that founds a repository.
  * @throws SITECAST_VERSION_CONFLICT for a draft that doesn't come next
  */
 async function baseOf(draft: Draft, options: SignOptions): Promise<RepositoryView | undefined> {
   const isFounding = draft.root?.signed.version === 1;
   if (isFounding) requireFirst(draft);
-  // Whoever follows a repository already is asked to sign another one's beginning by mistake, or by somebody who means ill.
+  // This operator follows a repository already. A request to sign the beginning of another one is a mistake or an attack.
   if (isFounding && !(await hasRoot(options))) return undefined;
   const isNewest = options.origin !== undefined;
   const trusted = isNewest
@@ -153,7 +152,7 @@ Example:
     });
 }
 
-/** What the origin says that it published: the draft's own title is nothing that anybody has signed. */
+/** What was published, by the origin's answer. The draft's own title isn't signed. */
 function describeResult({ versions, added, removed, products, alreadyDone }: ChangeResult): string[] {
   if (alreadyDone) return ['published already, with these very bytes: nothing to do'];
   const lines = [
@@ -239,14 +238,14 @@ function remarksOn(
   return remarks.filter(Boolean).join(', ');
 }
 
-/** What the origin may still serve, out of a file that it holds open, though its disk has lost it. */
+/** Files that the disk has lost, and the origin may still serve from a file that it holds open. */
 async function lostOnDisk(origin: OriginClient): Promise<(target: string) => boolean> {
   try {
     const { damage } = await repositoryStatus(origin);
     const files = new Set(damage?.files);
     return target => files.has(target);
   } catch (error) {
-    // The list is public; how the repository is isn't.
+    // The list is public. The repository's status isn't.
     if (error instanceof SitecastError) return () => false;
     throw error;
   }

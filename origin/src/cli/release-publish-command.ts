@@ -113,7 +113,7 @@ async function publish(image: string | undefined, options: PublishOptions): Prom
     minVersion: options.minVersion,
     notes: await notesOf(options),
   };
-  // It brings zstd's native code and worker threads along, which no other command needs.
+  // Imported here because it loads zstd's native code and worker threads, which no other command needs.
   const { publishRelease } = await import('./publish.ts');
   const outcome = await publishRelease({
     origin: await connect(options),

@@ -1,8 +1,7 @@
 import { SettingsCommand } from '@sitecast/shared/command';
 import { manifestTarget } from '@sitecast/shared/release';
 import { facts, formatBytes, print, printJson } from './output.ts';
-import { notesLines } from './release-notes.ts';
-import { findRelease, readKnownProduct } from './releases.ts';
+import { findRelease, notesLines, readKnownProduct } from './releases.ts';
 import { openRepository } from './repository-view.ts';
 import {
   addOriginOptions,

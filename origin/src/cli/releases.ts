@@ -1,20 +1,21 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import {
   manifestTarget,
-  type ProductFile,
   parseProductFile,
   parseReleaseManifest,
   parseTargetName,
+  type ProductFile,
   productTarget,
   type ReleaseManifest,
 } from '@sitecast/shared/release';
+import { cutText } from '@sitecast/shared/text';
 import pLimit from 'p-limit';
 import { note } from './output.ts';
 import type { RepositoryView } from './repository-view.ts';
 
 const PARALLEL_FETCHES = 8;
 
-/** What is published of one product. */
+/** The published releases of one product. */
 export interface PublishedProduct {
   file: ProductFile;
   /** In the order of their counters. */
@@ -57,7 +58,7 @@ export async function readProduct(
   return { file: parseProductFile(bytes), releases, lost };
 }
 
-/** All that the origin still has: of a product whose file it has lost it says so, and goes on. */
+/** All that the origin still has. A product whose file is lost is marked, and the list goes on. */
 export async function readAllProducts(view: RepositoryView): Promise<PublishedProduct[]> {
   const products = [];
   for (const name of productNames(view)) {
@@ -85,7 +86,7 @@ export async function readKnownProduct(view: RepositoryView, product: string): P
   });
 }
 
-/** @throws SITECAST_RELEASE_UNKNOWN; SITECAST_FILES_LOST where it may be one of those whose manifests are lost */
+/** @throws SITECAST_RELEASE_UNKNOWN; SITECAST_FILES_LOST if the release may be one whose manifest is lost */
 export function findRelease(published: PublishedProduct, version: string): ReleaseManifest {
   const { file, releases } = published;
   const found = releases.find(release => release.version === version);
@@ -102,7 +103,7 @@ export function findRelease(published: PublishedProduct, version: string): Relea
   );
 }
 
-/** @throws SITECAST_FILES_LOST (conflict): what they were called isn't known */
+/** @throws SITECAST_FILES_LOST (conflict): the versions of the lost releases are unknown */
 export function demandNoneLost({ file: { product }, lost }: PublishedProduct): void {
   const [counter] = lost;
   if (counter === undefined) return;
@@ -118,7 +119,7 @@ export function demandNoneLost({ file: { product }, lost }: PublishedProduct): v
   );
 }
 
-/** @returns undefined where the origin has lost it */
+/** @returns undefined if the origin has lost it */
 async function readManifest(
   view: RepositoryView,
   product: string,
@@ -129,4 +130,22 @@ async function readManifest(
   // The name came out of the very metadata that is asked.
   if (bytes === undefined) throw new Error(`${manifestTarget(product, counter)} has gone`);
   return parseReleaseManifest(bytes);
+}
+
+const MAX_GIST_CHARS = 50;
+
+/** The notes of a release, line by line, each marked as theirs: none passes for the command's own. */
+export function notesLines(notes = ''): string[] {
+  if (notes.trim() === '') return [];
+  return notes
+    .trimEnd()
+    .split(/\r?\n/)
+    .map(line => `| ${line}`);
+}
+
+/** The first line of the notes, cut if it is long. */
+export function gistOf(notes = ''): string {
+  const [first = '', ...rest] = notes.trim().split(/\r?\n/);
+  const gist = cutText(first, MAX_GIST_CHARS);
+  return gist.length < first.length || rest.length > 0 ? `${gist} …` : gist;
 }

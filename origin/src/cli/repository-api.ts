@@ -11,7 +11,7 @@ const keySchema = z.looseObject({
   keyval: z.looseObject({ public: z.string() }),
 });
 
-// As in fleet-api.ts: fields that an origin of an earlier version doesn't tell, and roles that a later one may add.
+// As in fleet-api.ts: an earlier origin doesn't tell some fields, and a later one may add roles.
 
 const versions = z.record(z.string(), z.number());
 const keysSchema = z.partialRecord(z.enum(ONLINE_ROLES), keySchema);
@@ -49,8 +49,8 @@ export async function submitDraft(origin: OriginClient, draft: Draft): Promise<C
 }
 
 /**
- * Has the origin read back all that is published of a release.
- * @returns what it lacks; undefined where the origin is of a version that can't tell
+ * Asks the origin to read back all published data of a release.
+ * @returns what the release lacks; undefined from an origin of an earlier version
  */
 export async function checkRelease(
   origin: OriginClient,
@@ -67,13 +67,13 @@ export async function checkRelease(
   }
 }
 
-/** Has the origin put what was uploaded in the place of what it has lost. */
+/** Asks the origin to put uploaded chunks and files in place of the lost ones. */
 export function repair(origin: OriginClient): Promise<{ chunks: number; files: string[] }> {
   const schema = wire.repairedSchema.extend({ files: z.array(z.string()).default([]) });
   return origin.json('/api/v1/repairs', schema, { method: 'POST' });
 }
 
-/** Has the origin make a new key for one of its roles; it's used once signed metadata names it. */
+/** Asks the origin to make a new key for one of its roles. The key is used once signed metadata name it. */
 export async function pendingOnlineKey(
   origin: OriginClient,
   role: OnlineRole,

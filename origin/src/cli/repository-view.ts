@@ -13,10 +13,10 @@ import { note } from './output.ts';
 import type { TrustOptions } from './settings.ts';
 
 const MAX_ROOT_FILE_BYTES = 512 * 1024;
-/** Roles that somebody signs anew, or whose key can be rotated, once they have expired. */
+/** Roles whose expired metadata can be signed anew, or whose key can be rotated. */
 const RENEWABLE = ['root', 'timestamp', 'snapshot', 'targets'];
 
-/** The repository as this operator's own root vouches for it. */
+/** The repository, verified from this operator's own root. */
 export interface RepositoryView {
   readonly root: SignedRoot;
   readonly targets: SignedTargets;
@@ -25,9 +25,9 @@ export interface RepositoryView {
 }
 
 /**
- * Follows the origin's repository from the operator's root: what comes back is signed by those whom the root
- * names, and no older than what was seen before.
- * @param forRenewal accept what has expired: those who can renew it, or the key that signs it, must be able to read it
+ * Follows the origin's repository from the operator's root. The result is signed by the keys that the root names, and no older than
+ * what was seen before.
+ * @param forRenewal accept expired metadata, so that they or their keys can be renewed
  */
 export async function openRepository(
   options: TrustOptions,
@@ -38,7 +38,7 @@ export async function openRepository(
   try {
     await client.refresh();
   } catch (error) {
-    // Expired targets are what the next version, which every change makes, renews.
+    // Every change makes a new version of the targets, which renews expired ones.
     const bearable = forRenewal ? RENEWABLE : ['targets'];
     if (!isExpired(error, bearable)) throw await explained(error, origin);
   }
@@ -50,7 +50,7 @@ export async function openRepository(
   return viewOf(client);
 }
 
-/** What was seen last, without asking anyone: for machines that sign without a network. */
+/** The state that was seen last, for machines that sign without a network. */
 export async function storedRepository(options: TrustOptions): Promise<RepositoryView> {
   return viewOf(await openClient(options, undefined));
 }
@@ -63,7 +63,7 @@ function isExpired(error: unknown, roles: readonly string[]): error is SitecastE
   );
 }
 
-/** What has expired only by the word of a timestamp from the future is nobody's to renew. */
+/** Metadata that have expired only by a timestamp from the future needn't be renewed. */
 async function explained(error: unknown, origin: OriginClient): Promise<unknown> {
   if (!isExpired(error, RENEWABLE) || error.data.clock !== 'behind') return error;
   const { message, hint } = await blameForFuture(Date.parse(String(error.data.time)), origin);
@@ -101,7 +101,7 @@ async function openClient(
   });
 }
 
-/** Whether there's a root here that trust starts from. */
+/** Whether the root file exists. */
 export async function hasRoot({ root }: TrustOptions): Promise<boolean> {
   try {
     await readRoot(root);

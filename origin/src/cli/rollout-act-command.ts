@@ -1,7 +1,7 @@
 import { OPERATOR_ACTS, type OperatorAct } from '@sitecast/shared/api';
 import { SettingsCommand } from '@sitecast/shared/command';
-import { confirm } from './confirm.ts';
-import { findRolloutUnderWay } from './find-rollout.ts';
+import { confirm } from './terminal.ts';
+import { findRolloutUnderWay } from './find.ts';
 import { fetchRolloutStatus, previewSchema, type Rollout, rolloutSchema } from './fleet-api.ts';
 import type { OriginClient } from './origin-client.ts';
 import { note, plural, print, printJson } from './output.ts';
@@ -42,7 +42,7 @@ devices that were away, until \`sitecast rollout abort\`. Of a rollout that has 
 Late failures stop it no more then; \`sitecast rollout rollback\` still leads its devices back.`,
 };
 
-/** The commands that steer a rollout: each says how many devices it touches before it does. */
+/** The commands that steer a rollout. Each says how many devices it touches before it acts. */
 export function rolloutActCommands(): SettingsCommand[] {
   return OPERATOR_ACTS.map(actCommand);
 }
@@ -85,7 +85,7 @@ async function perform(
   { yes = false, acknowledge = false, to }: ActOptions,
 ): Promise<Rollout> {
   const { id, product, release, state } = rollout;
-  // Shown first: what refuses to go on over them doesn't say which they are.
+  // Shown first: the error that refuses to resume doesn't name the failures.
   if (act === 'resume' && state === 'paused') await showFailures(origin, id);
   const query = new URLSearchParams({
     act,

@@ -1,7 +1,7 @@
 import { MAX_STAGES } from '@sitecast/shared/api';
 import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
-import { findRollout } from './find-rollout.ts';
+import { findRollout } from './find.ts';
 import { fetchRollouts, fetchRolloutStatus } from './fleet-api.ts';
 import { note, print, printJson, table } from './output.ts';
 import { describeMatch, describeStatus, stateText } from './rollout-view.ts';

@@ -8,7 +8,7 @@ import {
 } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { InvalidArgumentError, Option } from 'commander';
-import { findMember } from './find-member.ts';
+import { findMember } from './find.ts';
 import { collect, collectTag, dryRunSchema, startedRolloutSchema, tagsOf } from './fleet-api.ts';
 import { note, plural, print, printJson } from './output.ts';
 import { describeDryRun, describeSuperseded } from './rollout-view.ts';

@@ -1,11 +1,9 @@
 import { formatDurationMs } from '@sitecast/shared/command';
 import { cutText } from '@sitecast/shared/text';
 import type { DryRun, Figures, Rollout, RolloutStatus } from './fleet-api.ts';
-import { calledText } from './called.ts';
-import { field, formatBytes, plural, table } from './output.ts';
+import { calledText, field, formatBytes, plural, table } from './output.ts';
 import { turnLines } from './presence-view.ts';
-import { soakMsOf, stageText } from './rollout-ending.ts';
-import { describeNext } from './rollout-next.ts';
+import { describeNext, soakMsOf, stageText } from './rollout-outlook.ts';
 
 const MAX_SHOWN_DEVICES = 200;
 const MAX_SHOWN_MESSAGE_CHARS = 80;

@@ -1,9 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { RolloutStatus } from './fleet-api.ts';
-import { calledText } from './called.ts';
-import { note, print, printJson, textOf, widthOf } from './output.ts';
-import { type Ending, endingOf } from './rollout-ending.ts';
+import { calledText, note, print, printJson, textOf, widthOf } from './output.ts';
+import { type Ending, endingOf } from './rollout-outlook.ts';
 import { describeStatus, headline, progressText, reasonText } from './rollout-view.ts';
 
 const POLL_MS = 1000;

@@ -17,7 +17,7 @@ import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
 const listSchema = z.object({ tokens: z.array(tokenSchema.omit({ createdAt: true })) });
 
-/** Options that make sense for one sort of token alone. */
+/** Options of API tokens alone, and of join tokens alone. */
 const API_ONLY = ['role'];
 const JOIN_ONLY = ['kind', 'site', 'product', 'hardware', 'uses', 'originUrl'];
 
@@ -72,7 +72,7 @@ Examples:
       }
       if (options.out !== undefined) await requireAbsent(options.out);
       const origin = await connect(options);
-      // A name in a settings file or the environment is a person's.
+      // A name in a settings file or the environment is that of a person, not of a device.
       const isNamed = command.getOptionValueSource('name') === 'cli';
       if (options.join)
         await createJoinToken(origin, { ...options, name: isNamed ? options.name : undefined });
@@ -112,7 +112,7 @@ async function createApiToken(
   const created = await origin.json('/api/v1/tokens', createdTokenSchema, { method: 'POST', json: request });
   if (out !== undefined) {
     await createNewFile(out, `${created.token}\n`, 0o600).catch(async (error: unknown) => {
-      // Nobody knows a token that couldn't be written: it shouldn't be worth anything either.
+      // A token that couldn't be written is known to nobody, so it is revoked.
       await origin.bytes(`/api/v1/tokens/${created.id}`, { method: 'DELETE' });
       throw error;
     });

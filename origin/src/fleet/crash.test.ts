@@ -126,7 +126,7 @@ it('takes reports exactly once and acknowledges none that it doesn’t have, whe
     async origin => {
       const held = origin.fleet.registry.status(device.id)?.chains.at(-1)?.seq ?? 0;
       expect(answered === 200 ? [3] : [0, 3]).toContain(held);
-      const outcomes = await origin.rollouts.tallies.outcomes(String(rollout.id));
+      const outcomes = await origin.rollouts.cohorts.outcomes.outcomes(String(rollout.id));
       expect(outcomes.size).toBe(held === 0 ? 0 : 1);
       const again = await onto(origin, device).sendReports(reports, onto(origin, gateway));
       expect(again).toMatchObject({ status: 200, body: { rejected: [] } });
@@ -192,9 +192,9 @@ it('begins a stage with the whole of its cohort or not at all, wherever it is cu
       const isIn = [...origin.fleet.registry.members()].filter(
         ({ id }) => rollout.cohort.below === null || rankOf(rollout.id, id) < rollout.cohort.below,
       );
-      const ledger = origin.rollouts.standings.ledger(String(id));
+      const tracker = origin.rollouts.cohorts.tracker(String(id));
       expect(isIn).toHaveLength(controller.stage === 0 ? 1 : 5);
-      expect([...(ledger?.members() ?? [])].map(({ id }) => id).sort()).toEqual(
+      expect([...(tracker?.devices() ?? [])].map(({ id }) => id).sort()).toEqual(
         isIn.map(({ id }) => id).sort(),
       );
       ends.add(controller.stage);
@@ -235,8 +235,8 @@ it('completes a rollout that makes way, or sends one back that has ended, togeth
       const published = origin.repository.committed?.rollouts.signed.version;
       const { state } = origin.rollouts.require(String(id)).rollout;
       expect(state).toBe(published === 3 ? 'completed' : 'rollingBack');
-      const ledger = origin.rollouts.standings.ledger(String(id));
-      expect(ledger?.has(device.id)).toBe(published === 3 ? undefined : true);
+      const tracker = origin.rollouts.cohorts.tracker(String(id));
+      expect(tracker?.has(device.id)).toBe(published === 3 ? undefined : true);
     },
   );
 });
@@ -258,7 +258,7 @@ it('stops a rollout that failed, if not before it died then at its next start', 
       await origin.rollouts.checkCompletion().catch(() => undefined);
     },
     async origin => {
-      const isKnown = (await origin.rollouts.tallies.outcomes(String(rollout.id))).size === 1;
+      const isKnown = (await origin.rollouts.cohorts.outcomes.outcomes(String(rollout.id))).size === 1;
       const { state } = origin.rollouts.require(String(rollout.id)).rollout;
       expect(state).toBe(isKnown ? 'paused' : 'active');
       if (isKnown) stoppedBefore += 1;

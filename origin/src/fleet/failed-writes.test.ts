@@ -76,8 +76,8 @@ function memoryOf({ fleet, tokens, audit, rollouts }: TestOrigin): Record<string
     tokens: tokens.list(),
     audited: audit.head,
     rollouts: rollouts.list(),
-    figures: rollouts.list().map(record => rollouts.standings.figures(record)),
-    tallies: rollouts.list().map(({ rollout }) => [...(rollouts.tallies.current(rollout.id) ?? [])]),
+    figures: rollouts.list().map(record => rollouts.cohorts.stats(record)),
+    tallies: rollouts.list().map(({ rollout }) => [...(rollouts.cohorts.outcomes.current(rollout.id) ?? [])]),
   };
 }
 

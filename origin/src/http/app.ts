@@ -73,7 +73,7 @@ export function createApp(deps: AppDeps): OriginApp {
     const fields = { method: c.req.method, path, code: error.code };
     if (statusOf(error) >= 500 && error.code !== 'SITECAST_NOT_READY') logFailure(deps.log, fields, error);
     else deps.log.debug({ ...fields, detail: error.message }, 'a request was refused');
-    // What a sender with a wrong clock needs to sign again.
+    // A sender with a wrong clock corrects it by this header, and signs again.
     const date = error.code === 'SITECAST_REQUEST_CLOCK' && { date: new Date(deps.now()).toUTCString() };
     return problemResponse(error, { ...date });
   });
@@ -89,7 +89,7 @@ function refuseOtherMethods(app: OriginApp): void {
   }
 }
 
-/** Who is no operator could fill the log, and an upload of an image is thousands of requests: `published` says what became of it. */
+/** Whether a request is logged as an operator's act. Requests of others could fill the log. An upload of an image is thousands of requests: `published` reports its result. */
 function isOperatorsAct(c: Context<OriginEnv>): boolean {
   const { method, path } = c.req;
   const isChange = path.startsWith('/api/') && method !== 'GET' && method !== 'HEAD';
@@ -98,7 +98,7 @@ function isOperatorsAct(c: Context<OriginEnv>): boolean {
 
 const MAX_LOGGED_PATH_CHARS = 300;
 
-/** What may be expected is one line; whoever is to see to it has a code. What isn't, is a defect of ours. */
+/** Expected failures are one line with a code. An unexpected one is a defect of the origin, with its stack. */
 function logFailure(log: Log, fields: LogFields, error: SitecastError): void {
   const told = {
     ...fields,

@@ -2,7 +2,7 @@ import type { HttpBindings } from '@hono/node-server';
 import type { OpenAPIHono } from '@hono/zod-openapi';
 import type { TokenDescription } from '../tokens/tokens.ts';
 
-/** What requests carry: node's own objects (absent in `app.request()`), and who was let in. */
+/** What requests carry: node's own objects (absent in `app.request()`), and the admitted sender. */
 export interface OriginEnv {
   Bindings: Partial<HttpBindings>;
   Variables: {

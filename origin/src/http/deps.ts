@@ -17,7 +17,7 @@ import type { MemoryBudget } from './memory.ts';
 import type { Metrics } from './metrics.ts';
 import type { SignedRequests } from './signed.ts';
 
-/** What the routes use. */
+/** The dependencies of the routes. */
 export interface AppDeps {
   repository: Repository;
   readiness: Readiness;
@@ -38,7 +38,7 @@ export interface AppDeps {
   bodies: { memory: MemoryBudget; pace: BodyPace };
   /** Shared by all files that are sent. */
   responseMemory: MemoryBudget;
-  /** Undefined: somebody else does TLS, or nobody. */
+  /** Undefined if a proxy does TLS, or no TLS is used. */
   ownCertificate?: Pick<OwnCertificate, 'warnings'> | undefined;
   now: () => number;
   log: Log;

@@ -7,7 +7,7 @@ import type { OriginEnv } from './context.ts';
 
 /** Connections that read events at one time. */
 export const MAX_EVENT_STREAMS = 200;
-/** Without an event for so long, a sign of life is sent: below what proxies take for a dead connection. */
+/** After so long without an event a comment is sent, before a proxy takes the connection for dead. */
 export const HEARTBEAT_MS = 15_000;
 /** A reader that takes nothing for so long is dropped. */
 export const MAX_STALL_MS = 30_000;
@@ -23,8 +23,8 @@ interface Wanted {
 }
 
 /**
- * Events as server-sent events (WHATWG HTML, 9.2). No reader has a queue of its own: each has a place in the log, and one that
- * falls behind what is kept is told so by `resync`.
+ * Events as server-sent events (WHATWG HTML, 9.2). A reader has no queue of its own, but a place in the log. A reader that falls
+ * behind the kept events gets `resync`.
  */
 export class EventStreams {
   readonly #events: EventLog;
@@ -61,7 +61,7 @@ export class EventStreams {
     });
   }
 
-  /** Ends all streams, and lets nobody read any more. */
+  /** Ends all streams, and refuses new ones. */
   close(): void {
     this.#isClosed = true;
     for (const reader of this.#readers) reader.end();
@@ -126,7 +126,7 @@ class Reader {
       // A token that was revoked or has expired: the next request hears why.
       this.end();
     }
-    // An id alone moves the reader's place on without an event: those that it doesn't want count, too.
+    // An id without an event moves the reader's place on, past events that it doesn't want.
     if (!this.#hasEnded) await this.#write(`: \nid: ${this.#deps.events.idOf(seq)}\n\n`);
   }
 

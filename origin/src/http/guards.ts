@@ -6,8 +6,9 @@ import type { Tokens } from '../tokens/tokens.ts';
 import { type BodyPace, holdBody } from './body.ts';
 import type { OriginEnv } from './context.ts';
 import type { MemoryBudget } from './memory.ts';
+import { JSON_TYPE } from './schemas.ts';
 
-/** Lets requests pass whose token has the role. Runs before anything reads the body. */
+/** Admits requests with a token of the role. Runs before the body is read. */
 export function requireRole(tokens: Tokens, roleOf: TokenRole): MiddlewareHandler<OriginEnv> {
   return async (c, next) => {
     c.set('token', tokens.authorise(c.req.header('authorization'), roleOf));
@@ -31,7 +32,7 @@ export function requireMediaType(mediaType: string): MiddlewareHandler<OriginEnv
   };
 }
 
-/** Demands that there's more room than the reserve. */
+/** Demands more free disk space than the reserve. */
 export function requireRoom(room: Room): MiddlewareHandler<OriginEnv> {
   return async (_c, next) => {
     await demandRoom(room);
@@ -39,7 +40,7 @@ export function requireRoom(room: Room): MiddlewareHandler<OriginEnv> {
   };
 }
 
-/** Takes a JSON body, bounded, before the schema validator asks for it. */
+/** Reads a JSON body, bounded, before the schema validator reads it. */
 export function boundedJson(
   limits: { memory: MemoryBudget; pace: BodyPace },
   maxBytes: number,
@@ -54,4 +55,13 @@ export function boundedJson(
       release();
     }
   };
+}
+
+/** Admits requests with a token of the role, and takes their JSON body, bounded. */
+export function takeJson(
+  { tokens, bodies }: { tokens: Tokens; bodies: { memory: MemoryBudget; pace: BodyPace } },
+  role: TokenRole,
+  maxBytes: number,
+): MiddlewareHandler<OriginEnv>[] {
+  return [requireRole(tokens, role), requireMediaType(JSON_TYPE), boundedJson(bodies, maxBytes)];
 }

@@ -5,9 +5,9 @@ import type { After } from '../upkeep.ts';
 import type { OriginEnv } from './context.ts';
 import { timestampTag } from './public-files.ts';
 
-/** The longest wait that a client may ask for: below what proxies take for a dead connection. */
+/** The longest wait that a client may ask for, before a proxy takes the connection for dead. */
 export const MAX_WAIT_S = 55;
-/** Requests that wait at one time; beyond it the address that has most of them has its oldest answered. */
+/** Requests that wait at one time. Beyond it the oldest request of the address with the most requests is answered. */
 export const MAX_WAITERS = 3000;
 
 /** Requests for the timestamp that wait for the next one (RFC 7240, `Prefer: wait`). */
@@ -15,7 +15,7 @@ export class TimestampWaiters {
   readonly #repository: Repository;
   readonly #after: After;
   readonly #waiting = new Set<() => void>();
-  /** Those of one address, a proxy's perhaps, don't push each other out: each would come again at once. */
+  /** Requests of one address, which may be a proxy, don't displace each other: each would come again at once. */
   readonly #places = new FairPool({ max: MAX_WAITERS, sparesEquals: true });
   readonly #stopListening: () => void;
   #isClosed = false;
@@ -31,8 +31,8 @@ export class TimestampWaiters {
   }
 
   /**
-   * Waits as long as a request for the timestamp asks to, if it has the newest one already.
-   * @returns the headers that tell the client so
+   * Waits as long as a request for the timestamp asks for, if its client has the newest one already.
+   * @returns the headers that confirm the wait
    */
   async wait(c: Context<OriginEnv>): Promise<Record<string, string>> {
     const seconds = waitOf(c.req.header('prefer'));
@@ -45,14 +45,14 @@ export class TimestampWaiters {
     return { 'preference-applied': `wait=${seconds}`, vary: 'prefer' };
   }
 
-  /** Answers all that wait, and lets nobody wait any more. */
+  /** Answers all waiting requests, and lets no request wait any more. */
   close(): void {
     this.#isClosed = true;
     this.#stopListening();
     this.#wakeAll();
   }
 
-  /** @returns false where its place was needed for others, or there's none: then it didn't wait as long as it asked to */
+  /** @returns false if the request waited less than it asked for, because its place was needed or none was free */
   #sleep(ms: number, c: Context<OriginEnv>): Promise<boolean> {
     return new Promise(resolve => {
       const outgoing = c.env?.outgoing;

@@ -23,7 +23,7 @@ interface MetricsDeps {
   now: () => number;
 }
 
-/** What Prometheus scrapes at /metrics. */
+/** The metrics for Prometheus, at /metrics. */
 export class Metrics {
   readonly #registry = new Registry();
   readonly #requests: Counter<'method' | 'route' | 'status'>;
@@ -81,7 +81,7 @@ export class Metrics {
   }
 }
 
-/** They read what they show when they are asked. */
+/** Gauges that read their values when they are scraped. */
 function gaugesOf({ repository, chunks, now }: MetricsDeps): Gauge[] {
   return [
     new Gauge({
@@ -173,7 +173,7 @@ const counter = (name: string, help: string, value: () => number): Counter =>
     },
   });
 
-/** What is kept of reports, and what comes later. */
+/** The kept reports, and reports that were put off. */
 function reportMetrics({ fleet: { intake } }: MetricsDeps): (Gauge | Counter)[] {
   return [
     gauge(
@@ -195,7 +195,7 @@ function reportMetrics({ fleet: { intake } }: MetricsDeps): (Gauge | Counter)[] 
   ];
 }
 
-/** Who lives, by what gateways say. */
+/** Heard and silent members, by the reports of gateways. */
 function presenceGaugesOf({ fleet: { presence } }: MetricsDeps): Gauge[] {
   return [
     new Gauge({
@@ -219,7 +219,7 @@ function presenceGaugesOf({ fleet: { presence } }: MetricsDeps): Gauge[] {
   ];
 }
 
-/** What the disk has done to what is published. */
+/** Damage of published files on the disk. */
 function damageMetrics({ repository: { damage }, scrubber }: MetricsDeps): (Gauge | Counter)[] {
   return [
     gauge('sitecast_lost_chunks', 'Chunks that published releases lack.', () => damage.chunks),

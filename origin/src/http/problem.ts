@@ -19,7 +19,7 @@ export const problemSchema = z
 /** Where the error doesn't know better. */
 const RETRY_AFTER_S = 1;
 
-/** The error as Sitecast's: what isn't one becomes `SITECAST_INTERNAL`, whose text says nothing of the inside. */
+/** The error as a SitecastError. Any other error becomes `SITECAST_INTERNAL`, whose text reveals nothing internal. */
 export function asSitecastError(error: unknown): SitecastError {
   return toSitecastError(error, 'origin', error instanceof HTTPException ? error.status : undefined);
 }
@@ -29,7 +29,7 @@ export function problemResponse(error: SitecastError, headers: Record<string, st
   const status = statusOf(error);
   const { retryAfterS = RETRY_AFTER_S } = error.data;
   return plainProblem(error, {
-    // What is signed wants a signature: naming bearer tokens there would mislead.
+    // Signed requests need a signature: a challenge for a bearer token would mislead.
     ...(status === 401 && error.code.startsWith('SITECAST_TOKEN_') ? { 'www-authenticate': 'Bearer' } : {}),
     ...(status === 503 || status === 429 ? { 'retry-after': String(retryAfterS) } : {}),
     ...headers,

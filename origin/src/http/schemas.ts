@@ -5,15 +5,27 @@ import { problemSchema } from './problem.ts';
 export const JSON_TYPE = 'application/json';
 export const BYTES_TYPE = 'application/octet-stream';
 
-/** What the OpenAPI document says of a route that needs a token of this role (the list is for role names, 4.8.30). */
+/** The security of a route that needs a token of this role, in the OpenAPI document. The list holds role names (OpenAPI 3.1, 4.8.30). */
 export function bearer(role: TokenRole): { bearer: string[] }[] {
   return [{ bearer: [role] }];
 }
 
-/** What it says of a route that devices and gateways sign: enrolled ones, or anybody who has a key. */
+/** The security of a route whose requests are signed: by an enrolled device or gateway, or by the holder of any key. */
 export function signature(by: 'member' | 'anybody'): { signature: string[] }[] {
   return [{ signature: [by] }];
 }
+
+/** An answer of JSON, as the OpenAPI document describes it. */
+export const jsonAnswer = <T extends z.ZodType>(description: string, schema: T) => ({
+  description,
+  content: { [JSON_TYPE]: { schema } },
+});
+
+/** A request body of JSON that must be there. */
+export const jsonBody = <T extends z.ZodType>(schema: T) => ({
+  required: true,
+  content: { [JSON_TYPE]: { schema } },
+});
 
 export const bytesSchema = z.string().openapi({ type: 'string', format: 'binary' });
 

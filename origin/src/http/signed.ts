@@ -15,11 +15,11 @@ interface SignedRequestDeps {
   now: () => number;
 }
 
-/** What a body counts at least. */
+/** The least that a body counts. */
 const MIN_BODY_BYTES = 4096;
 const bodyPool = (max: number): FairPool => new FairPool({ max, minUnits: MIN_BODY_BYTES });
 
-/** Knows who sent a request of the site API (RFC 9421), and that it wasn't here before. */
+/** Verifies who sent a request of the site API (RFC 9421), and that it isn't a replay. */
 export class SignedRequests {
   readonly #deps: SignedRequestDeps;
   readonly #nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
@@ -35,7 +35,7 @@ export class SignedRequests {
     return this.#require(maxBytes, id => this.#deps.registry.member(id) !== undefined);
   }
 
-  /** The same of anybody who has a key: for newcomers. A revoked one is refused all the same. */
+  /** The same with the signature of any key, for newcomers. Revoked devices and gateways are refused. */
   ofAnybody(maxBytes: number): MiddlewareHandler<OriginEnv> {
     return this.#require(maxBytes, () => true);
   }
@@ -56,7 +56,7 @@ export class SignedRequests {
       );
       const member = registry.member(sender);
       if (member?.revokedAt !== undefined) throw revoked(member);
-      // Anybody can make a key: those who aren't members can't take the memory of those who are.
+      // Anybody can make a key. So strangers have memory of their own, and can't use up the members'.
       const shared = member ? this.#membersMemory : this.#strangersMemory;
       const memory = new SenderMemory(shared, sender, () => c.env?.incoming?.destroy());
       const { bytes, release } = await holdBody(c, { memory, pace: bodies.pace }, maxBytes);

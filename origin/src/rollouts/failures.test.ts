@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import type { Member } from '../fleet/member.ts';
-import { FailureGroups } from './failures.ts';
+import { FailureGroups } from './status.ts';
 
 const member = (id: string, changes: Partial<Member> = {}): Member => ({
   id,

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { nearestOf } from './nearest.ts';
+import { nearestOf } from './match.ts';
 
 it.each([
   ['nroth', ['south', 'north', 'north-2'], 'north'],

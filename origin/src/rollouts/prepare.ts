@@ -1,16 +1,16 @@
 import { randomBytes } from 'node:crypto';
+import type { RolloutSpec } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_CANARIES, type Rollout, type RolloutsFile, rankOf } from '@sitecast/shared/fleet';
 import type { Member } from '../fleet/member.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Repository } from '../repository/repository.ts';
-import { belowFloor, matchFor, overlapping, overlaps, refuseDowngrade } from './checks.ts';
-import { freeze, NOBODY } from './controller/cohort.ts';
+import { freeze, NO_DEVICE } from './controller/cohort.ts';
 import { type ControllerState, newControllerState } from './controller/state.ts';
-import { type Match, reachedBy } from './match.ts';
-import { findRelease } from './releases.ts';
-import { refuseUnknownNames } from './unknown-names.ts';
-import { invalid, planFor, refuseLargeStart, termsFor, type WantedRollout } from './wanted.ts';
+import { bootedCounter, canOverlap, type Match, nearestOf, reachedBy, refuseUnknownNames } from './match.ts';
+import { asCompleted, IS_UNDER_WAY } from './published.ts';
+import { belowFloor, findRelease } from './releases.ts';
+import { invalid, planFor, refuseLargeStart, termsFor } from './spec.ts';
 
 interface PrepareDeps {
   repository: Repository;
@@ -22,43 +22,44 @@ interface PrepareDeps {
 export interface PreparedRollout {
   rollout: Rollout;
   controller: ControllerState;
-  /** Ids of those in the first stage, and of all that it's for now. */
+  /** Ids of the devices in the first stage, and of all devices that match now. */
   members: string[];
   candidates: string[];
-  /** Those that just soak in their last stage, and could reach the same devices: they're completed when this one begins. */
+  /** Rollouts that only soak in their last stage and could reach the same devices. This rollout's start completes them. */
   superseded: Rollout[];
-  /** Of a dry run: a rollout that has to end before this one can be started. */
+  /** Of a dry run: a rollout that must end before this one can be started. */
   blockedBy?: Rollout;
 }
 
 /**
- * Everything about a rollout that can be known before it is published.
- * @param file what is signed of the product so far
- * @param isDryRun a rollout that is under way is told then, and refuses nothing
- * @param makesWay whether a rollout that goes on has nothing left to do but to soak
- * @throws the codes of docs/ERRORS.md under "Rollouts"
+ * Checks everything about a rollout that can be known before it is published.
+ * @param file the signed rollouts of the product so far
+ * @param canBeSuperseded whether a rollout under way only soaks in its last stage
+ * @throws the codes of docs/ERRORS.md under "Rollouts"; in a dry run a rollout under way refuses nothing
  */
 export async function prepareRollout(
   deps: PrepareDeps,
-  wanted: WantedRollout,
+  spec: RolloutSpec,
   file: RolloutsFile,
-  { isDryRun, makesWay }: { isDryRun: boolean; makesWay: (rolloutId: string) => boolean },
+  canBeSuperseded: (rolloutId: string) => boolean,
 ): Promise<PreparedRollout> {
   const { registry } = deps;
   const nowMs = deps.now();
-  const { product } = wanted;
-  const plan = planFor(wanted);
-  const terms = termsFor(wanted);
-  const { manifest, manifestSha256, product: signed } = await findRelease(deps, product, wanted.release);
+  const { product } = spec;
+  const plan = planFor(spec);
+  const terms = termsFor(spec);
+  const { manifest, manifestSha256, product: signed } = await findRelease(deps, product, spec);
   if (manifest.counter < signed.floor.counter) throw belowFloor(signed, manifest);
-  const match = await withOrigins(deps, wanted, matchFor(wanted, manifest.hardware));
-  if (!wanted.mayBeUnknown) refuseUnknownNames(wanted, registry);
-  const meeting = overlapping(match, file);
-  const blockedBy = meeting.find(({ id }) => !makesWay(id));
-  if (blockedBy && !isDryRun) throw overlaps(product, blockedBy);
-  const superseded = meeting.filter(({ id }) => makesWay(id));
-  const everybody: Rollout = {
-    id: wanted.id ?? randomBytes(8).toString('hex'),
+  const match = await withOrigins(deps, spec, matchFor(spec, manifest.hardware));
+  if (!spec.allowUnknown) refuseUnknownNames(spec, registry);
+  const overlapping = file.rollouts.filter(
+    rollout => IS_UNDER_WAY.has(rollout.state) && canOverlap(rollout.match, match),
+  );
+  const blockedBy = overlapping.find(({ id }) => !canBeSuperseded(id));
+  if (blockedBy && !spec.dryRun) throw overlaps(product, blockedBy);
+  const superseded = overlapping.filter(({ id }) => canBeSuperseded(id));
+  const everyDevice: Rollout = {
+    id: spec.id ?? randomBytes(8).toString('hex'),
     release: { counter: manifest.counter, version: manifest.version, manifestSha256 },
     state: 'active',
     match,
@@ -67,24 +68,19 @@ export async function prepareRollout(
     attempt: 1,
     createdAt: new Date(nowMs).toISOString(),
   };
-  if (!wanted.mayDowngrade)
-    refuseDowngrade(product, everybody, [...file.rollouts, ...superseded.map(asCompleted)], registry);
-  const reached = [...reachedBy(everybody, product, registry)];
-  refuseLargeStart(wanted, plan, reached.length);
+  if (!spec.allowDowngrade)
+    refuseDowngrade(product, everyDevice, [...file.rollouts, ...superseded.map(asCompleted)], registry);
+  const reached = [...reachedBy(everyDevice, product, registry)];
+  refuseLargeStart(spec, plan, reached.length);
   const isStaged = plan.stages.length > 1;
   if (isStaged && reached.length === 0) throw nobodyMatches();
-  const canaries = canariesFor(wanted, everybody.id, reached);
-  const before = { below: NOBODY, ...(canaries.length > 0 && { canaries }) };
+  const canaries = canariesFor(spec, everyDevice.id, reached);
+  const before = { below: NO_DEVICE, ...(canaries.length > 0 && { canaries }) };
   const candidates = reached.map(({ id }) => id);
-  const { cohort, members } = freeze(
-    everybody.id,
-    candidates,
-    plan.stages[0]?.basisPoints ?? 0,
-    before,
-    nowMs,
-  );
+  const share = plan.stages[0]?.basisPoints ?? 0;
+  const { cohort, members } = freeze(everyDevice.id, candidates, share, before, nowMs);
   return {
-    rollout: { ...everybody, cohort },
+    rollout: { ...everyDevice, cohort },
     controller: newControllerState(plan, nowMs),
     members,
     candidates,
@@ -93,21 +89,56 @@ export async function prepareRollout(
   };
 }
 
-export const asCompleted = (rollout: Rollout): Rollout => ({ ...rollout, state: 'completed' });
+/** The devices that come in with each stage, if the fleet stays as it is now. */
+export function stagesAhead({ rollout, controller, candidates }: PreparedRollout): { ids: string[] }[] {
+  const known = new Set<string>();
+  let cohort: Rollout['cohort'] = {
+    below: NO_DEVICE,
+    ...(rollout.cohort.canaries && { canaries: rollout.cohort.canaries }),
+  };
+  return controller.plan.stages.map(({ basisPoints }) => {
+    const frozen = freeze(rollout.id, candidates, basisPoints, cohort, Date.parse(rollout.createdAt));
+    cohort = frozen.cohort;
+    const ids = frozen.members.filter(id => !known.has(id));
+    for (const id of ids) known.add(id);
+    return { ids };
+  });
+}
 
-/** Versions are labels: what orders them are counters. */
-async function withOrigins(deps: PrepareDeps, wanted: WantedRollout, match: Match): Promise<Match> {
-  const { fromVersion } = wanted.match;
+/** Without named hardware a rollout is for all hardware of its release. */
+function matchFor({ match }: RolloutSpec, hardware: readonly string[]): Match {
+  const unfit = match.hardware?.filter(name => !hardware.includes(name)) ?? [];
+  const [first] = unfit;
+  if (first !== undefined) {
+    const nearest = nearestOf(first, hardware);
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_HARDWARE_UNFIT',
+      `the release isn't for the hardware ${unfit.join(', ')}: it is for ${hardware.join(', ')}`,
+      { data: { unfit, hardware, ...(nearest !== undefined && { nearest }) } },
+    );
+  }
+  const { sites, tags } = match;
+  return {
+    hardware: match.hardware ?? [...hardware],
+    ...(sites && { sites }),
+    ...(tags && Object.keys(tags).length > 0 && { tags }),
+  };
+}
+
+/** Versions are labels. Their counters give the order. */
+async function withOrigins(deps: PrepareDeps, spec: RolloutSpec, match: Match): Promise<Match> {
+  const { fromVersion } = spec.match;
   if (!fromVersion) return match;
   const counterOf = async (version: string): Promise<number> =>
-    (await findRelease(deps, wanted.product, { version })).manifest.counter;
+    (await findRelease(deps, spec.product, { version })).manifest.counter;
   const min = fromVersion.min === undefined ? 0 : await counterOf(fromVersion.min);
   const max = fromVersion.max === undefined ? Number.MAX_SAFE_INTEGER : await counterOf(fromVersion.max);
   if (min > max) throw invalid(`${fromVersion.min} is newer than ${fromVersion.max}`);
   return { ...match, fromCounter: { min, max } };
 }
 
-function canariesFor({ canaries }: WantedRollout, rolloutId: string, reached: readonly Member[]): string[] {
+function canariesFor({ canaries }: RolloutSpec, rolloutId: string, reached: readonly Member[]): string[] {
   if (!canaries) return [];
   const known = new Set(reached.map(({ id }) => id));
   const unfit = canaries.ids.filter(id => !known.has(id));
@@ -115,13 +146,13 @@ function canariesFor({ canaries }: WantedRollout, rolloutId: string, reached: re
     throw invalid('a canary must be an enrolled device that the rollout is for', {
       unfit: unfit.slice(0, 100),
     });
-  const chosen = new Set([...canaries.ids, ...(canaries.isPerSite ? onePerSite(rolloutId, reached) : [])]);
+  const chosen = new Set([...canaries.ids, ...(canaries.perSite ? onePerSite(rolloutId, reached) : [])]);
   if (chosen.size > MAX_CANARIES)
     throw invalid(`${chosen.size} canaries are more than the ${MAX_CANARIES} that can be named`);
   return [...chosen].sort();
 }
 
-/** Of each site the device that is first in the rollout's order. */
+/** Of each site the device with the lowest rank. */
 function onePerSite(rolloutId: string, reached: readonly Member[]): string[] {
   const first = new Map<string, { id: string; rank: string }>();
   for (const { id, site } of reached) {
@@ -130,6 +161,57 @@ function onePerSite(rolloutId: string, reached: readonly Member[]): string[] {
     if (!known || rank < known.rank) first.set(site, { id, rank });
   }
   return [...first.values()].map(({ id }) => id);
+}
+
+function refuseDowngrade(
+  product: string,
+  rollout: Rollout,
+  others: readonly Rollout[],
+  registry: Registry,
+): void {
+  const { counter, version } = rollout.release;
+  let newest = 0;
+  let devices = 0;
+  for (const { id } of reachedBy(rollout, product, registry)) {
+    const booted = bootedCounter(registry.status(id));
+    newest = Math.max(newest, booted);
+    if (booted > counter) devices += 1;
+  }
+  for (const other of others) {
+    if (other.state === 'completed' && canOverlap(other.match, rollout.match))
+      newest = Math.max(newest, other.release.counter);
+  }
+  if (counter >= newest) return;
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_DOWNGRADE_REFUSED',
+    `${product} ${version} (counter ${counter}) is older than ${newest}, which these devices run or are to run`,
+    {
+      hint: 'If going back is meant: --allow-downgrade.',
+      data: { product, counter, newest, devices },
+    },
+  );
+}
+
+function overlaps(product: string, other: Rollout): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_ROLLOUT_OVERLAPS',
+    `rollout ${other.id} of ${product} ${other.release.version} is ${other.state} and could reach the same devices`,
+    {
+      hint: endingHint(other),
+      data: { rollout: other.id, release: other.release, state: other.state },
+    },
+  );
+}
+
+/** A rollback can only be aborted, not completed. */
+function endingHint({ id, state }: Rollout): string {
+  const orComplete =
+    state === 'rollingBack'
+      ? ''
+      : `, or \`sitecast rollout complete ${id}\` if what it reached is good enough`;
+  return `End it first: \`sitecast rollout abort ${id}\`${orComplete}.`;
 }
 
 function nobodyMatches(): SitecastError {
@@ -141,20 +223,4 @@ function nobodyMatches(): SitecastError {
       hint: 'Check hardware, sites and tags; or say --all-at-once, and it waits for devices that come.',
     },
   );
-}
-
-/** Which devices come in with each stage, if all goes on as it is now. */
-export function stagesAhead({ rollout, controller, candidates }: PreparedRollout): { ids: string[] }[] {
-  const known = new Set<string>();
-  let cohort: Rollout['cohort'] = {
-    below: NOBODY,
-    ...(rollout.cohort.canaries && { canaries: rollout.cohort.canaries }),
-  };
-  return controller.plan.stages.map(({ basisPoints }) => {
-    const frozen = freeze(rollout.id, candidates, basisPoints, cohort, Date.parse(rollout.createdAt));
-    cohort = frozen.cohort;
-    const ids = frozen.members.filter(id => !known.has(id));
-    for (const id of ids) known.add(id);
-    return { ids };
-  });
 }

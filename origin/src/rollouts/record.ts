@@ -1,7 +1,14 @@
-import { rolloutSchema } from '@sitecast/shared/fleet';
+import { isDeepStrictEqual } from 'node:util';
+import { type Rollout, rolloutSchema } from '@sitecast/shared/fleet';
 import { nameSchema } from '@sitecast/shared/release';
 import { z } from 'zod';
-import { controllerStateSchema } from './controller/state.ts';
+import {
+  ALL_AT_ONCE,
+  type ControllerState,
+  controllerStateSchema,
+  newControllerState,
+  PLAN_DEFAULTS,
+} from './controller/state.ts';
 
 const MAX_CHANGES = 100;
 
@@ -16,17 +23,14 @@ const changeSchema = z.object({
 });
 export type Change = z.infer<typeof changeSchema>;
 
-/** A change that is on its way into the signed file: whether it got there, the file tells. */
+/** A change on its way into the signed file. The file shows whether it got there. */
 const nextSchema = z.object({
   rollout: rolloutSchema,
   controller: controllerStateSchema,
   change: changeSchema,
 });
 
-/**
- * What the origin remembers of a rollout beside the signed file. The file decides: a record that it doesn't bear out
- * is mended at the next start.
- */
+/** What the origin remembers of a rollout beside the signed file. The file decides: the next start reconciles a record that differs. */
 export const rolloutRecordSchema = z.object({
   product: nameSchema,
   /** As it was last published. */
@@ -35,11 +39,56 @@ export const rolloutRecordSchema = z.object({
   changes: z.array(changeSchema).max(MAX_CHANGES),
   controller: controllerStateSchema,
   next: nextSchema.exactOptional(),
-  /** No longer in the file, which has just so much room. */
+  /** No longer in the file, whose room is limited. */
   isPruned: z.boolean().exactOptional(),
 });
 export type RolloutRecord = z.infer<typeof rolloutRecordSchema>;
 
+export function newRecord(
+  product: string,
+  rollout: Rollout,
+  controller: ControllerState,
+  startedBy: string,
+): RolloutRecord {
+  return {
+    product,
+    rollout,
+    startedBy,
+    changes: [{ at: rollout.createdAt, by: startedBy, state: rollout.state, action: 'rollout.start' }],
+    controller,
+  };
+}
+
 export function withChange(record: RolloutRecord, change: Change): RolloutRecord {
   return { ...record, changes: [...record.changes, change].slice(-MAX_CHANGES) };
+}
+
+/** A record in line with the signed file: a change that was on its way has arrived there, or is dropped. */
+export function reconciledRecord(record: RolloutRecord, rollout: Rollout): RolloutRecord {
+  const { next, isPruned: _isPruned, ...rest } = record;
+  if (next && isDeepStrictEqual(next.rollout, rollout))
+    return withChange({ ...rest, rollout, controller: next.controller }, next.change);
+  return { ...rest, rollout, controller: asSigned(rest.controller, rollout) };
+}
+
+function asSigned(
+  { rollbackTo: _rollbackTo, ...controller }: ControllerState,
+  { state: phase, attempt, rollbackTo }: Rollout,
+): ControllerState {
+  return {
+    ...controller,
+    phase,
+    attempt,
+    ...(rollbackTo && { rollbackTo: { counter: rollbackTo.counter, version: rollbackTo.version } }),
+  };
+}
+
+/** The record of a rollout in the file that has none. Its plan is unknown, so it doesn't grow. */
+export function recordOfUnknown(product: string, rollout: Rollout): RolloutRecord {
+  const isWhole = rollout.cohort.below === null;
+  const stages = isWhole ? [ALL_AT_ONCE] : [{ basisPoints: 1, soakMs: PLAN_DEFAULTS.soakMs }, ALL_AT_ONCE];
+  const { maxFailuresBasisPoints, minFailures, onFailure, silentAfterMs } = PLAN_DEFAULTS;
+  const plan = { stages, maxFailuresBasisPoints, minFailures, onFailure, silentAfterMs };
+  const begun = newControllerState(plan, Date.parse(rollout.createdAt));
+  return newRecord(product, rollout, asSigned(begun, rollout), 'unknown');
 }

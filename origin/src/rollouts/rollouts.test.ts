@@ -5,7 +5,7 @@ import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { TestMember } from '../testing/device.ts';
 import { FleetBed } from '../testing/fleet.ts';
 import { outcomeAfter } from '../fleet/outcome.ts';
-import { couldMeet, type Match } from './match.ts';
+import { canOverlap, type Match } from './match.ts';
 
 let bed: FleetBed;
 beforeEach(async () => {
@@ -421,7 +421,7 @@ describe('two matches', () => {
     ['from ranges apart', { fromCounter: { min: 0, max: 2 } }, { fromCounter: { min: 3, max: 9 } }, false],
   ];
   it.each(cases)('%s: could one device be meant by both?', (_what, one, other, expected) => {
-    expect(couldMeet(one, other)).toBe(expected);
-    expect(couldMeet(other, one)).toBe(expected);
+    expect(canOverlap(one, other)).toBe(expected);
+    expect(canOverlap(other, one)).toBe(expected);
   });
 });

@@ -1,19 +1,19 @@
 import type { Assignment } from './assignment.ts';
 import { type Rollout, rankOf } from './rollouts.ts';
 
-/** Why a device is in a rollout, or isn't: it decides alone, from what's signed. */
+/** Why a device takes part in a rollout, or doesn't. The device decides alone, from signed documents. */
 export type Eligibility = 'in' | 'noMatch' | 'laterStage' | 'enrolledLater';
 
-/** What of a device decides. */
+/** The facts about a device that decide. */
 export interface DeviceFacts {
   assignment: Assignment;
-  /** Counter of the release in the booted slot; 0 where it's unknown. */
+  /** Counter of the release in the booted slot; 0: unknown. */
   bootedCounter: number;
 }
 
 /**
- * Does this rollout reach this device, by match and cohort? State, time and latching are the caller's.
- * Canaries are in by name. A device enrolled after the cohort's freeze isn't counted in it, so it waits, until a stage reaches all.
+ * Whether a rollout reaches a device, by match and cohort. The caller checks state, time and earlier decisions. Canaries are in by
+ * name. A device that enrolled after the cohort was frozen isn't counted in it, so it waits for a stage that reaches all devices.
  */
 export function eligibilityOf(rollout: Rollout, { assignment, bootedCounter }: DeviceFacts): Eligibility {
   if (!matches(rollout, assignment, bootedCounter)) return 'noMatch';

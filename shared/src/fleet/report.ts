@@ -11,7 +11,7 @@ import {
 import type { RoleSigners } from '../trust/index.ts';
 import { idSchema, instantSchema, releaseRefSchema, rolloutIdSchema, sha256Schema } from './fields.ts';
 
-/** What an agent is doing (design: agents). */
+/** What an agent is doing. */
 export const DEVICE_STATES = [
   'idle',
   'checking',
@@ -30,7 +30,7 @@ export const DEVICE_STATES = [
 export type DeviceState = (typeof DEVICE_STATES)[number];
 
 const epochSchema = z.string().regex(/^[0-9a-f]{16}$/);
-/** Code of the report that a chain begins with where reports of the one before were refused on their way. */
+/** Code of a chain's first report, if reports of the chain before were refused on their way. */
 export const TOLD_AGAIN = 'SITECAST_REPORTS_TOLD_AGAIN';
 
 export const MAX_CODE_CHARS = 64;
@@ -40,16 +40,16 @@ export const MAX_INVENTORY_NAME_CHARS = 64;
 export const MAX_INVENTORY_VALUE_CHARS = 256;
 
 const reasonSchema = z.looseObject({
-  /** `SITECAST_…`, or one of the design's words such as healthFailed, bootCountExhausted, powerLoss. */
+  /** `SITECAST_…`, or a word such as healthFailed, bootCountExhausted, powerLoss. */
   code: z.string().max(MAX_CODE_CHARS),
   message: z.string().max(MAX_MESSAGE_CHARS),
 });
 
-/** What every reader takes, those of earlier releases too. */
+/** A report as readers of all releases take it. */
 export const reportSchema = z.looseObject({
   format: z.literal('sitecast-report-1'),
   id: idSchema,
-  /** Random, made with the chain: a device that lost its data begins a new one. */
+  /** Random id of the chain. A device that lost its data begins a new chain. */
   epoch: epochSchema,
   /** From 1, without gaps. */
   seq: z.int().min(1),
@@ -57,7 +57,7 @@ export const reportSchema = z.looseObject({
   previous: sha256Schema.nullable(),
   /** The device's own clock. */
   at: instantSchema,
-  /** Version of the timestamp metadata that it trusts: frozen sites show. */
+  /** Version of the timestamp metadata that the device trusts. It shows whether a site is held at old metadata. */
   timestampVersion: z.int().min(0),
   state: z.enum(DEVICE_STATES),
   rollout: z.looseObject({ id: rolloutIdSchema, attempt: z.int().min(1) }).optional(),
@@ -80,33 +80,33 @@ export function sealReport(report: Report, identity: Identity): Promise<Envelope
   return sealEnvelope('report', report, [{ keyId: identity.id, sign: bytes => identity.sign(bytes) }]);
 }
 
-/** Agents of the first release sign what their clock says, beyond the year 9999 too. */
+/** Agents of the first release sign the time of their clock, even beyond the year 9999. */
 const signedReportSchema = reportSchema.extend({
   at: z.string().transform(plainInstant).pipe(instantSchema),
 });
 
 /**
- * Its signature is `document.id`'s to have made. What agents of the first release have signed can be read: halves of surrogate
- * pairs where they cut a text are replaced.
+ * Reads a report whose signature must be made by `document.id`. Agents of the first release cut texts within surrogate pairs: the
+ * halves are replaced.
  * @throws SITECAST_DOCUMENT_MALFORMED
  */
 export function readReport(envelope: unknown): UnverifiedDocument<Report> {
   return readEnvelope(envelope, 'report', signedReportSchema, 'replace');
 }
 
-/** An instant as `Date` writes it, brought into the years 0 to 9999, which are all that RFC 3339 has. */
+/** An instant as `Date` writes it, limited to the years 0 to 9999 of RFC 3339. */
 export function plainInstant(at: string): string {
   if (/^\+\d{6}-/.test(at)) return '9999-12-31T23:59:59.999Z';
   return /^-\d{6}-/.test(at) ? '0000-01-01T00:00:00.000Z' : at;
 }
 
-/** The origin's word that it has every report of a chain up to `seq`, durably. Signed with the `rollouts` role's key. */
+/** The origin's statement that every report of a chain up to `seq` is durable. Signed with the `rollouts` role's key. */
 const acknowledgementSchema = z.looseObject({
   format: z.literal('sitecast-acknowledgement-1'),
   id: idSchema,
   epoch: epochSchema,
   seq: z.int().min(0),
-  /** Of the payload of report `seq`: a clone that said something else in its place learns it. Absent: 0 reports, or an origin of 0.1. */
+  /** Of the payload of report `seq`. A clone that sent another report in its place learns of it. Absent: 0 reports, or an origin of 0.1. */
   reportSha256: sha256Schema.optional(),
   at: instantSchema,
 });

@@ -18,7 +18,7 @@ export const MAX_ROLLOUTS_BYTES = 1024 * 1024;
 export const MAX_ROLLOUTS = 64;
 export const MAX_SITES = 10_000;
 export const MAX_REVOKED = 10_000;
-/** Devices that a rollout names one by one. */
+/** Devices that a rollout names as canaries. */
 export const MAX_CANARIES = 1000;
 const DEFAULT_OFFLINE_FOR_MS = 24 * 3_600_000;
 const DEFAULT_MAX_DOWN_BASIS_POINTS = 2500;
@@ -34,7 +34,7 @@ const matchSchema = z.looseObject({
   hardware: z.array(nameSchema).min(1).optional(),
   tags: tagsSchema.optional(),
   sites: z.array(siteSchema).min(1).max(MAX_SITES).optional(),
-  /** The release a device comes from: both bounds included. */
+  /** Counters of the releases that devices come from; both bounds are included. */
   fromCounter: z.strictObject({ min: z.int().min(0), max: z.int().min(0) }).optional(),
 });
 
@@ -49,14 +49,14 @@ export const rolloutSchema = z.looseObject({
       .string()
       .regex(/^[0-9a-f]{64}$/)
       .nullable(),
-    /** A device enrolled later waits for a later stage. */
+    /** A device that enrols later waits for a later stage. */
     asOf: instantSchema.optional(),
-    /** Devices that are in whatever their rank and whenever they were enrolled. */
+    /** Devices that are in, whatever their rank and time of enrolment. */
     canaries: z.array(idSchema).max(MAX_CANARIES).optional(),
   }),
   /** When devices may activate, as in `Mon-Fri 01:00-05:00`; local time of the device. */
   window: z.string().max(MAX_WINDOW_CHARS).optional(),
-  /** `window`: devices download in the window, too; else at any time. */
+  /** `window`: devices also download in the window only; otherwise at any time. */
   download: z.enum(['anytime', 'window']).optional(),
   notBefore: instantSchema.optional(),
   offlineForMs: z.int().min(0).default(DEFAULT_OFFLINE_FOR_MS),
@@ -72,7 +72,7 @@ const rolloutsFileSchema = z.looseObject({
   product: nameSchema,
   /** Newest last. */
   rollouts: z.array(rolloutSchema).max(MAX_ROLLOUTS),
-  /** Ids of devices and gateways that nobody should serve any more. */
+  /** Ids of revoked devices and gateways. No one serves them any more. */
   revoked: z.array(idSchema).max(MAX_REVOKED),
 });
 export type RolloutsFile = z.infer<typeof rolloutsFileSchema>;
@@ -95,7 +95,7 @@ export function serializeRollouts(file: RolloutsFile): Buffer {
   return Buffer.from(`${JSON.stringify(file, null, 1)}\n`);
 }
 
-/** Where a device stands in a rollout's order: SHA-256 of `rolloutId/deviceId`, in hex. */
+/** A device's place in the order of a rollout: SHA-256 of `rolloutId/deviceId`, in hex. */
 export function rankOf(rolloutId: string, deviceId: string): string {
   return createHash('sha256').update(`${rolloutId}/${deviceId}`).digest('hex');
 }

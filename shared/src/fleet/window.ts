@@ -9,18 +9,18 @@ const SPAN =
   /^(?:(Sun|Mon|Tue|Wed|Thu|Fri|Sat)(?:-(Sun|Mon|Tue|Wed|Thu|Fri|Sat))? )?(\d\d):(\d\d)-(\d\d):(\d\d)$/;
 
 interface Span {
-  /** Days of the week on which it begins, 0 is Sunday. */
+  /** Days of the week on which the span begins; 0 is Sunday. */
   days: ReadonlySet<number>;
   fromMinute: number;
-  /** Beyond 24 hours where it runs past midnight. */
+  /** Beyond 24 hours if the span runs past midnight. */
   toMinute: number;
 }
 
-/** When a device may activate: `Mon-Fri 01:00-05:00`, several with commas between; without days, every day. */
+/** When a device may activate: `Mon-Fri 01:00-05:00`. Commas separate several spans. A span without days holds every day. */
 export type ActivationWindow = readonly Span[];
 
 /**
- * A span whose end isn't after its start runs past midnight; it belongs to the day on which it begins.
+ * A span whose end isn't after its start runs past midnight. It belongs to the day on which it begins.
  * @throws SITECAST_WINDOW_INVALID
  */
 export function parseWindow(text: string): ActivationWindow {

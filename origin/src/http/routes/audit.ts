@@ -3,14 +3,14 @@ import { createRoute, z } from '@hono/zod-openapi';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { bearer, jsonAnswer, withProblems } from '../schemas.ts';
 
 /** Entries in one answer: about 5 MiB at the most. */
 export const MAX_AUDIT_PAGE = 1000;
 const DEFAULT_AUDIT_PAGE = 100;
 const MAX_FILTER_CHARS = 256;
 
-/** Who did what when, for operators: what a viewer sees elsewhere doesn't hold names and reasons. */
+/** The audit log, for operators: it has names and reasons, which viewers don't see elsewhere. */
 export function auditRoutes(app: OriginApp, { tokens, audit, fleet }: AppDeps): void {
   app.openapi(
     createRoute({
@@ -32,15 +32,10 @@ export function auditRoutes(app: OriginApp, { tokens, audit, fleet }: AppDeps): 
         }),
       },
       responses: withProblems({
-        200: {
-          description:
-            'Entries after `after` that are wanted, in order; `after` is the last that was looked at, and `head` the last there is.',
-          content: {
-            [JSON_TYPE]: {
-              schema: auditPageSchema,
-            },
-          },
-        },
+        200: jsonAnswer(
+          'Entries after `after` that are wanted, in order; `after` is the last that was looked at, and `head` the last there is.',
+          auditPageSchema,
+        ),
       }),
     }),
     async c => {

@@ -9,13 +9,13 @@ import type { AppDeps } from '../deps.ts';
 import { holdBatch, holdBody, receiveBody } from '../body.ts';
 import { BatchMemory } from '../memory.ts';
 import { requireMediaType, requireRole, requireRoom } from '../guards.ts';
-import { bearer, BYTES_TYPE, bytesSchema, JSON_TYPE, withProblems } from '../schemas.ts';
+import { bearer, BYTES_TYPE, bytesSchema, jsonAnswer, withProblems } from '../schemas.ts';
 
 const bytesBody = {
   body: { required: true, content: { [BYTES_TYPE]: { schema: bytesSchema } } },
 };
 
-/** What an operator uploads before a change refers to it. */
+/** Uploads of chunks and files, before a change refers to them. */
 export function contentRoutes(app: OriginApp, deps: AppDeps): void {
   const middleware = [requireRole(deps.tokens, 'operator'), requireMediaType(BYTES_TYPE)];
   missingRoute(app, deps, middleware);
@@ -62,10 +62,7 @@ function stageRoute(app: OriginApp, { chunks, bodies, metrics }: AppDeps, middle
       middleware,
       request: bytesBody,
       responses: withProblems({
-        200: {
-          description: 'How many were new, and how many were there already.',
-          content: { [JSON_TYPE]: { schema: stagedChunksSchema } },
-        },
+        200: jsonAnswer('How many were new, and how many were there already.', stagedChunksSchema),
       }),
     }),
     async c => {

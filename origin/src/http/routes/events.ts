@@ -7,7 +7,7 @@ import { bearer, withProblems } from '../schemas.ts';
 
 const MAX_EVENT_ID_CHARS = 64;
 
-/** What happens in the fleet, as it happens. */
+/** The event stream. */
 export function eventRoutes(app: OriginApp, { tokens, eventStreams }: AppDeps): void {
   app.openapi(
     createRoute({
@@ -31,7 +31,7 @@ export function eventRoutes(app: OriginApp, { tokens, eventStreams }: AppDeps): 
       }),
     }),
     c => {
-      // Answered by the route for GET, without anybody who reads the stream.
+      // The route for GET answers HEAD too. No stream is opened for it.
       if (c.req.method === 'HEAD') return c.body(null, 200, { 'content-type': 'text/event-stream' });
       const authorization = c.req.header('authorization');
       return eventStreams.open(c, {

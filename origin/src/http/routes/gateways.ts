@@ -5,7 +5,7 @@ import { gatewayAddressesSchema, knownGatewaysSchema } from '@sitecast/shared/fl
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireMediaType } from '../guards.ts';
-import { JSON_TYPE, signature, withProblems } from '../schemas.ts';
+import { JSON_TYPE, jsonAnswer, jsonBody, signature, withProblems } from '../schemas.ts';
 
 /** How gateways find each other. */
 export function gatewayRoutes(app: OriginApp, { fleet, signedRequests, now }: AppDeps): void {
@@ -17,13 +17,10 @@ export function gatewayRoutes(app: OriginApp, { fleet, signedRequests, now }: Ap
       security: signature('member'),
       middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
       request: {
-        body: { required: true, content: { [JSON_TYPE]: { schema: gatewayAddressesSchema } } },
+        body: jsonBody(gatewayAddressesSchema),
       },
       responses: withProblems({
-        200: {
-          description: 'Where others say that they are.',
-          content: { [JSON_TYPE]: { schema: knownGatewaysSchema } },
-        },
+        200: jsonAnswer('Where others say that they are.', knownGatewaysSchema),
       }),
     }),
     c => {

@@ -3,12 +3,12 @@ import { SitecastError } from '@sitecast/shared/errors';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
-import { JSON_TYPE } from '../schemas.ts';
+import { jsonAnswer } from '../schemas.ts';
 
 const readySchema = z.object({
   status: z.literal('ready'),
   initialised: z.boolean(),
-  /** What of it is damaged or lost: the rest is served. */
+  /** Damaged or lost parts. The rest is served. */
   damage: z.object({ chunks: z.int(), files: z.int() }),
 });
 
@@ -20,10 +20,7 @@ export function healthRoutes(app: OriginApp, { repository, readiness, metrics }:
       path: '/healthz',
       summary: 'Answers as long as the process does.',
       responses: {
-        200: {
-          description: 'Alive.',
-          content: { [JSON_TYPE]: { schema: z.object({ status: z.literal('ok') }) } },
-        },
+        200: jsonAnswer('Alive.', z.object({ status: z.literal('ok') })),
       },
     }),
     c => c.json({ status: 'ok' as const }, 200),
@@ -35,12 +32,7 @@ export function healthRoutes(app: OriginApp, { repository, readiness, metrics }:
       path: '/readyz',
       summary: 'Whether clients get what they need from this origin.',
       responses: {
-        200: {
-          description: 'Ready.',
-          content: {
-            [JSON_TYPE]: { schema: readySchema },
-          },
-        },
+        200: jsonAnswer('Ready.', readySchema),
         503: {
           description: 'Not ready; the detail says why.',
           content: { 'application/problem+json': { schema: problemSchema } },

@@ -2,15 +2,15 @@ import { createHash } from 'node:crypto';
 import { createRoute, z } from '@hono/zod-openapi';
 import { createdJoinTokenSchema, joinTokenListSchema, newJoinTokenSchema } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
-import { unknownNames } from '../../rollouts/unknown-names.ts';
+import { unknownNames } from '../../rollouts/match.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { requireRole, takeJson } from '../guards.ts';
+import { bearer, jsonAnswer, jsonBody, withProblems } from '../schemas.ts';
 
 const MAX_JOIN_TOKEN_BODY_BYTES = 4 * 1024;
 
-/** Join tokens: what lets devices and gateways in without an operator's hand. */
+/** Join tokens, which enrol devices and gateways without an operator. */
 export function joinTokenRoutes(app: OriginApp, deps: AppDeps): void {
   createTokenRoute(app, deps);
   otherRoutes(app, deps);
@@ -23,19 +23,10 @@ function createTokenRoute(app: OriginApp, { tokens, fleet, repository, bodies }:
       path: '/api/v1/join-tokens',
       summary: 'Makes a join token. Its text is shown this once.',
       security: bearer('operator'),
-      middleware: [
-        requireRole(tokens, 'operator'),
-        requireMediaType(JSON_TYPE),
-        boundedJson(bodies, MAX_JOIN_TOKEN_BODY_BYTES),
-      ],
-      request: { body: { required: true, content: { [JSON_TYPE]: { schema: newJoinTokenSchema } } } },
+      middleware: takeJson({ tokens, bodies }, 'operator', MAX_JOIN_TOKEN_BODY_BYTES),
+      request: { body: jsonBody(newJoinTokenSchema) },
       responses: withProblems({
-        201: {
-          description: 'The token.',
-          content: {
-            [JSON_TYPE]: { schema: createdJoinTokenSchema },
-          },
-        },
+        201: jsonAnswer('The token.', createdJoinTokenSchema),
       }),
     }),
     async c => {
@@ -63,10 +54,7 @@ function otherRoutes(app: OriginApp, { tokens, fleet }: AppDeps): void {
       security: bearer('operator'),
       middleware: [operator],
       responses: withProblems({
-        200: {
-          description: 'The tokens, oldest first.',
-          content: { [JSON_TYPE]: { schema: joinTokenListSchema } },
-        },
+        200: jsonAnswer('The tokens, oldest first.', joinTokenListSchema),
       }),
     }),
     c => c.json({ joinTokens: fleet.joinTokens.list() }, 200),

@@ -3,16 +3,16 @@ import { acceptRequestSchema, changedMemberSchema, memberChangeSchema } from '@s
 import { SitecastError } from '@sitecast/shared/errors';
 import type { MemberKind } from '../../fleet/member.ts';
 import { summaryOf } from '../../fleet/view.ts';
-import { unknownNames } from '../../rollouts/unknown-names.ts';
+import { unknownNames } from '../../rollouts/match.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { requireRole, takeJson } from '../guards.ts';
+import { bearer, jsonAnswer, jsonBody, withProblems } from '../schemas.ts';
 import { idParam, listOf } from './members.ts';
 
 const MAX_MEMBER_BODY_BYTES = 64 * 1024;
 
-/** What operators do to devices and gateways: the same routes for both. */
+/** Changes of devices and gateways by operators: the same routes for both. */
 export function memberChangeRoutes(app: OriginApp, deps: AppDeps): void {
   for (const kind of ['device', 'gateway'] as const) {
     acceptRoute(app, deps, kind);
@@ -23,10 +23,7 @@ export function memberChangeRoutes(app: OriginApp, deps: AppDeps): void {
 
 const answersOf = (kind: MemberKind) =>
   withProblems({
-    200: {
-      description: `The ${kind} as it is now.`,
-      content: { [JSON_TYPE]: { schema: changedMemberSchema } },
-    },
+    200: jsonAnswer(`The ${kind} as it is now.`, changedMemberSchema),
     404: { description: 'There is no such one.' },
   });
 
@@ -37,14 +34,10 @@ function acceptRoute(app: OriginApp, { tokens, fleet, rollouts, bodies }: AppDep
       path: `/api/v1/${kind}s/{id}/accept`,
       summary: `Lets a ${kind} in that waits.`,
       security: bearer('operator'),
-      middleware: [
-        requireRole(tokens, 'operator'),
-        requireMediaType(JSON_TYPE),
-        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
-      ],
+      middleware: takeJson({ tokens, bodies }, 'operator', MAX_MEMBER_BODY_BYTES),
       request: {
         params: idParam,
-        body: { required: true, content: { [JSON_TYPE]: { schema: acceptRequestSchema } } },
+        body: jsonBody(acceptRequestSchema),
       },
       responses: answersOf(kind),
     }),
@@ -66,14 +59,10 @@ function changeRoute(app: OriginApp, { tokens, fleet, bodies }: AppDeps, kind: M
       path: `/api/v1/${kind}s/{id}`,
       summary: `Changes a ${kind}'s name, tags (all of them) or site, or lifts its quarantine.`,
       security: bearer('operator'),
-      middleware: [
-        requireRole(tokens, 'operator'),
-        requireMediaType(JSON_TYPE),
-        boundedJson(bodies, MAX_MEMBER_BODY_BYTES),
-      ],
+      middleware: takeJson({ tokens, bodies }, 'operator', MAX_MEMBER_BODY_BYTES),
       request: {
         params: idParam,
-        body: { required: true, content: { [JSON_TYPE]: { schema: memberChangeSchema } } },
+        body: jsonBody(memberChangeSchema),
       },
       responses: answersOf(kind),
     }),
@@ -117,7 +106,7 @@ async function publishRevocations(kind: MemberKind, rollouts: AppDeps['rollouts'
   });
 }
 
-/** It's done here, and stays so: who asked mustn't take it for undone. */
+/** The member is revoked although the revocation couldn't be published. The error must say so. */
 function notToldYet(
   kind: MemberKind,
   { kind: errorKind, code, message, hint, data }: SitecastError,

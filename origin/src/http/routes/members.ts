@@ -10,8 +10,8 @@ import { listMembers, pendingSummary, summaryOf } from '../../fleet/view.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireRole } from '../guards.ts';
-import { tagTexts, unknownNames } from '../../rollouts/unknown-names.ts';
-import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { tagTexts, unknownNames } from '../../rollouts/match.ts';
+import { bearer, jsonAnswer, withProblems } from '../schemas.ts';
 import { hearingOf } from './presence.ts';
 
 export const MAX_PAGE = 1000;
@@ -56,14 +56,7 @@ function listRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Member
       middleware: [requireRole(tokens, 'viewer')],
       request: { query: querySchema },
       responses: withProblems({
-        200: {
-          description: 'One page.',
-          content: {
-            [JSON_TYPE]: {
-              schema: memberPageSchema,
-            },
-          },
-        },
+        200: jsonAnswer('One page.', memberPageSchema),
       }),
     }),
     c => {
@@ -101,7 +94,7 @@ function detailRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Memb
       middleware: [requireRole(tokens, 'viewer')],
       request: { params: idParam },
       responses: withProblems({
-        200: { description: `The ${kind}.`, content: { [JSON_TYPE]: { schema: memberDetailSchema } } },
+        200: jsonAnswer(`The ${kind}.`, memberDetailSchema),
         404: { description: 'There is no such one.' },
       }),
     }),
@@ -132,7 +125,7 @@ function detailRoute(app: OriginApp, { tokens, fleet, now }: AppDeps, kind: Memb
 
 export const listOf = (name: string | undefined): string[] => (name === undefined ? [] : [name]);
 
-/** One that waits has no tags and no release yet. */
+/** Whether a waiting member fits the filter. It has no tags and no release yet. */
 function fitsPending(
   { id, product, site, sites = [], lastAskedMs }: PendingMember,
   query: Pick<z.infer<typeof querySchema>, 'product' | 'site' | 'tag' | 'version' | 'idPart' | 'silentForMs'>,
@@ -177,7 +170,7 @@ async function newestReports(fleet: AppDeps['fleet'], id: string, status: Status
   }));
 }
 
-/** As it was read before it was stored. */
+/** The report's document. It was valid when it was stored. */
 function reportIn(envelope: unknown): Record<string, unknown> {
   try {
     return readReport(envelope).document;

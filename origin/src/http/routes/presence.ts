@@ -12,12 +12,12 @@ import { firstOfEach, type ShownTurn, shownTurn } from '../../fleet/presence-vie
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, signature, withProblems } from '../schemas.ts';
+import { bearer, JSON_TYPE, jsonAnswer, jsonBody, signature, withProblems } from '../schemas.ts';
 
 /** Silent gateways, and turns, in one answer. */
 const MAX_SHOWN = 100;
 
-/** Whom gateways hear: told by them, shown to operators. */
+/** Which devices gateways hear: gateways report it, operators read it. */
 export function presenceRoutes(app: OriginApp, deps: AppDeps): void {
   tellRoute(app, deps);
   showRoute(app, deps);
@@ -31,12 +31,12 @@ function tellRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
       summary: 'A gateway says which devices of its site came and went, and who holds a turn.',
       security: signature('member'),
       middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_PRESENCE_BODY_BYTES)],
-      request: { body: { required: true, content: { [JSON_TYPE]: { schema: presenceSchema } } } },
+      request: { body: jsonBody(presenceSchema) },
       responses: withProblems({
-        200: {
-          description: 'Whether changes are to follow, or everything from the beginning.',
-          content: { [JSON_TYPE]: { schema: presenceAnswerSchema } },
-        },
+        200: jsonAnswer(
+          'Whether changes are to follow, or everything from the beginning.',
+          presenceAnswerSchema,
+        ),
       }),
     }),
     c => {
@@ -48,7 +48,7 @@ function tellRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
   );
 }
 
-/** Of a device who hears it, of a gateway whom it hears. */
+/** The gateways that hear a device, or the devices that a gateway hears. */
 export function hearingOf(
   fleet: AppDeps['fleet'],
   member: Member,
@@ -75,7 +75,7 @@ function showRoute(app: OriginApp, { tokens, fleet, now }: AppDeps): void {
       security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       responses: withProblems({
-        200: { description: 'As it is now.', content: { [JSON_TYPE]: { schema: fleetPresenceSchema } } },
+        200: jsonAnswer('As it is now.', fleetPresenceSchema),
       }),
     }),
     c => {

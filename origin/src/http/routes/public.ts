@@ -5,7 +5,7 @@ import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { problemSchema } from '../problem.ts';
 import { serveFile, served, serveMetadata, serveTimestamp } from '../public-files.ts';
-import { BYTES_TYPE, bytesSchema, JSON_TYPE } from '../schemas.ts';
+import { BYTES_TYPE, bytesSchema, jsonAnswer } from '../schemas.ts';
 
 const problem = (description: string) => ({
   description,
@@ -38,7 +38,7 @@ export function publicRoutes(
       request: { params: z.object({ name }) },
       responses: {
         ...responses,
-        200: { description: 'The file.', content: { [JSON_TYPE]: { schema: z.object({}) } } },
+        200: jsonAnswer('The file.', z.object({})),
       },
     }),
     async c => {

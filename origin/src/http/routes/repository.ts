@@ -14,13 +14,13 @@ import { describeRepository } from '../../repository/description.ts';
 import { recordChange } from '../../audit/repository-change.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { requireRole, takeJson } from '../guards.ts';
+import { bearer, jsonAnswer, jsonBody, withProblems } from '../schemas.ts';
 
 /** Root and targets at their own bounds, as JSON strings, in which each newline and quote takes two bytes. */
 const MAX_CHANGE_BYTES = 20 * 1024 * 1024;
 
-/** What is published, and how it changes. */
+/** The repository's status and changes. */
 export function repositoryRoutes(app: OriginApp, deps: AppDeps): void {
   describeRoute(app, deps);
   changeRoute(app, deps);
@@ -41,7 +41,7 @@ function describeRoute(
       security: bearer('viewer'),
       middleware: [requireRole(tokens, 'viewer')],
       responses: withProblems({
-        200: { description: 'The repository.', content: { [JSON_TYPE]: { schema: repositorySchema } } },
+        200: jsonAnswer('The repository.', repositorySchema),
       }),
     }),
     async c => {
@@ -62,14 +62,10 @@ function changeRoute(app: OriginApp, { tokens, repository, audit, bodies }: AppD
       summary:
         'Publishes new signed root and/or targets metadata: all of it or nothing. A root needs an admin.',
       security: bearer('operator'),
-      middleware: [
-        requireRole(tokens, 'operator'),
-        requireMediaType(JSON_TYPE),
-        boundedJson(bodies, MAX_CHANGE_BYTES),
-      ],
-      request: { body: { required: true, content: { [JSON_TYPE]: { schema: changeSchema } } } },
+      middleware: takeJson({ tokens, bodies }, 'operator', MAX_CHANGE_BYTES),
+      request: { body: jsonBody(changeSchema) },
       responses: withProblems({
-        200: { description: 'Published.', content: { [JSON_TYPE]: { schema: changeResultSchema } } },
+        200: jsonAnswer('Published.', changeResultSchema),
       }),
     }),
     async c => {
@@ -95,10 +91,7 @@ function repairRoute(app: OriginApp, { tokens, repository, scrubber, audit }: Ap
       security: bearer('operator'),
       middleware: [requireRole(tokens, 'operator')],
       responses: withProblems({
-        200: {
-          description: 'How many chunks were put back, and which target files.',
-          content: { [JSON_TYPE]: { schema: repairedSchema } },
-        },
+        200: jsonAnswer('How many chunks were put back, and which target files.', repairedSchema),
       }),
     }),
     async c => {
@@ -120,10 +113,7 @@ function checkRoute(app: OriginApp, { tokens, scrubber }: AppDeps): void {
       middleware: [requireRole(tokens, 'operator')],
       request: { params: z.object({ product: nameSchema, counter: z.coerce.number().int().min(1) }) },
       responses: withProblems({
-        200: {
-          description: 'How many chunks the release lacks, and which files.',
-          content: { [JSON_TYPE]: { schema: releaseDamageSchema } },
-        },
+        200: jsonAnswer('How many chunks the release lacks, and which files.', releaseDamageSchema),
       }),
     }),
     async c => {
@@ -149,10 +139,7 @@ function rotateRoute(app: OriginApp, { tokens, repository, audit }: AppDeps): vo
       middleware: [requireRole(tokens, 'admin')],
       request: { params: z.object({ role: z.enum(ONLINE_ROLES) }) },
       responses: withProblems({
-        200: {
-          description: 'The pending key.',
-          content: { [JSON_TYPE]: { schema: pendingKeySchema } },
-        },
+        200: jsonAnswer('The pending key.', pendingKeySchema),
       }),
     }),
     async c => {

@@ -10,6 +10,7 @@ import {
   rolloutSchema,
   rolloutSpecSchema,
   rolloutStatusSchema,
+  type RolloutView,
   startedRolloutSchema,
 } from '@sitecast/shared/api';
 import { idSchema, type Rollout, ROLLOUT_STATES, rolloutIdSchema } from '@sitecast/shared/fleet';
@@ -17,12 +18,11 @@ import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { firstOfEach, shownTurn } from '../../fleet/presence-view.ts';
 import { stagesAhead } from '../../rollouts/prepare.ts';
 import type { RolloutRecord } from '../../rollouts/record.ts';
-import { type RolloutProgress, statusOf } from '../../rollouts/view.ts';
+import { type RolloutProgress, statusOf } from '../../rollouts/status.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
-import { describeRollout, wantedOf } from './rollout-schemas.ts';
+import { boundedJson, requireRole, takeJson } from '../guards.ts';
+import { bearer, JSON_TYPE, jsonAnswer, jsonBody, withProblems } from '../schemas.ts';
 
 const MAX_ROLLOUT_BODY_BYTES = 1024 * 1024;
 const MAX_ACT_BODY_BYTES = 4096;
@@ -45,7 +45,7 @@ const previewQuery = z
   .object({
     act: z.enum(OPERATOR_ACTS),
     to: versionSchema.optional(),
-    // The `sitecast` of 0.1.0 doesn't say: it asks first, and hears of the refusal then.
+    // The `sitecast` of 0.1.0 doesn't send it: its user learns of a refusal after the confirmation.
     acknowledge: z.enum(['true', 'false']).default('true'),
   })
   .refine(({ act, to }) => to === undefined || act === 'rollback', ONLY_ROLLBACK);
@@ -63,14 +63,14 @@ const nameOf = ({ id, release }: Rollout) => ({ rollout: id, version: release.ve
 type Page = Parameters<typeof statusOf>[3];
 
 async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, page: Page) {
-  const outcomes = await rollouts.tallies.outcomes(record.rollout.id);
-  const ledger = rollouts.standings.ledger(record.rollout.id);
-  const status: RolloutProgress = statusOf(record, outcomes, { ...fleet, ledger }, page);
+  const outcomes = await rollouts.cohorts.outcomes.outcomes(record.rollout.id);
+  const tracker = rollouts.cohorts.tracker(record.rollout.id);
+  const status: RolloutProgress = statusOf(record, outcomes, { ...fleet, tracker }, page);
   const held = fleet.presence.turns(({ product }) => product === record.product);
   const turns = firstOfEach(held, MAX_SHOWN_TURNS).map(turn => shownTurn(turn, fleet, page.nowMs));
-  const isGoingOn = ledger !== undefined;
+  const isGoingOn = tracker !== undefined;
   const isReturning = record.rollout.state === 'rollingBack';
-  const back = isReturning ? rollouts.standings.goingBack(record) : undefined;
+  const back = isReturning ? rollouts.cohorts.rollbackProgress(record) : undefined;
   return {
     ...describeRollout(record),
     ...status,
@@ -89,21 +89,11 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
       summary:
         'Starts a rollout: signed and published when it answers. Or, as a dry run, says what it would reach.',
       security: bearer('operator'),
-      middleware: [
-        requireRole(tokens, 'operator'),
-        requireMediaType(JSON_TYPE),
-        boundedJson(bodies, MAX_ROLLOUT_BODY_BYTES),
-      ],
-      request: { body: { required: true, content: { [JSON_TYPE]: { schema: rolloutSpecSchema } } } },
+      middleware: takeJson({ tokens, bodies }, 'operator', MAX_ROLLOUT_BODY_BYTES),
+      request: { body: jsonBody(rolloutSpecSchema) },
       responses: withProblems({
-        200: {
-          description: 'What each stage would reach.',
-          content: { [JSON_TYPE]: { schema: rolloutDryRunSchema } },
-        },
-        201: {
-          description: 'The rollout, and how many devices it reaches now.',
-          content: { [JSON_TYPE]: { schema: startedRolloutSchema } },
-        },
+        200: jsonAnswer('What each stage would reach.', rolloutDryRunSchema),
+        201: jsonAnswer('The rollout, and how many devices it reaches now.', startedRolloutSchema),
         404: {
           description:
             'No such product or release is published; or nobody has a site, hardware or tag that is named.',
@@ -113,7 +103,7 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
     async c => {
       const body = c.req.valid('json');
       if (body.dryRun) {
-        const prepared = await rollouts.dryRun(wantedOf(body));
+        const prepared = await rollouts.dryRun(body);
         const { plan } = prepared.controller;
         const stages = stagesAhead(prepared).map(({ ids }, at) => ({
           basisPoints: plan.stages[at]?.basisPoints ?? 0,
@@ -127,7 +117,7 @@ function startRoute(app: OriginApp, deps: AppDeps): void {
         const told = { id: rollout.id, total: candidates.length, plan, stages, names, supersedes };
         return c.json({ ...told, ...(blocked && { blockedBy: blocked }) }, 200);
       }
-      const { record, superseded } = await rollouts.start(wantedOf(body), c.get('token').name);
+      const { record, superseded } = await rollouts.start(body, c.get('token').name);
       const status = await fullStatus(deps, record, { limit: 0, nowMs: now() });
       return c.json({ ...status, supersedes: superseded.map(nameOf) }, 201);
     },
@@ -144,10 +134,7 @@ function listRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
       middleware: [requireRole(tokens, 'viewer')],
       request: { query: listQuery },
       responses: withProblems({
-        200: {
-          description: 'The rollouts.',
-          content: { [JSON_TYPE]: { schema: rolloutListSchema } },
-        },
+        200: jsonAnswer('The rollouts.', rolloutListSchema),
       }),
     }),
     c => {
@@ -175,7 +162,7 @@ function statusRoute(app: OriginApp, deps: AppDeps): void {
       middleware: [requireRole(tokens, 'viewer')],
       request: { params: idParam, query: pageQuery },
       responses: withProblems({
-        200: { description: 'The rollout.', content: { [JSON_TYPE]: { schema: rolloutStatusSchema } } },
+        200: jsonAnswer('The rollout.', rolloutStatusSchema),
         404: { description: 'There is no such one.' },
       }),
     }),
@@ -198,14 +185,14 @@ function previewRoute(app: OriginApp, { tokens, rollouts }: AppDeps): void {
       middleware: [requireRole(tokens, 'viewer')],
       request: { params: idParam, query: previewQuery },
       responses: withProblems({
-        200: { description: 'What it would do.', content: { [JSON_TYPE]: { schema: rolloutPreviewSchema } } },
+        200: jsonAnswer('What it would do.', rolloutPreviewSchema),
         404: { description: 'There is no such one.' },
       }),
     }),
     async c => {
       const { act, to, acknowledge } = c.req.valid('query');
-      const wish = { act, isAcknowledged: acknowledge === 'true' };
-      return c.json(await rollouts.preview(c.req.valid('param').id, wish, to), 200);
+      const request = { act, isAcknowledged: acknowledge === 'true' };
+      return c.json(await rollouts.preview(c.req.valid('param').id, request, to), 200);
     },
   );
 }
@@ -236,15 +223,50 @@ function actRoutes(app: OriginApp, { tokens, rollouts, bodies }: AppDeps): void 
           body: { required: false, content: { [JSON_TYPE]: { schema } } },
         },
         responses: withProblems({
-          200: { description: 'As it is now.', content: { [JSON_TYPE]: { schema: rolloutSchema } } },
+          200: jsonAnswer('As it is now.', rolloutSchema),
           404: { description: 'There is no such one.' },
         }),
       }),
       async c => {
         const { acknowledge, target, to } = c.req.valid('json');
-        const wish = { act, by: c.get('token').name, isAcknowledged: acknowledge, target };
-        return c.json(describeRollout(await rollouts.operate(c.req.valid('param').id, wish, to)), 200);
+        const request = { act, by: c.get('token').name, isAcknowledged: acknowledge, target };
+        return c.json(describeRollout(await rollouts.operate(c.req.valid('param').id, request, to)), 200);
       },
     );
   }
+}
+
+function describeRollout(record: RolloutRecord): RolloutView {
+  const { product, rollout, startedBy, changes, controller } = record;
+  const { id, release, state, match, attempt, createdAt, window, download, notBefore } = rollout;
+  const { counter, version, manifestSha256 } = release;
+  const { hardware, sites, tags, fromCounter } = match;
+  const { plan, stage, stageStartedAt, settledAt, stop, rollbackTo } = controller;
+  return {
+    id,
+    product,
+    release: { counter, version, manifestSha256 },
+    state,
+    match: {
+      ...(hardware && { hardware }),
+      ...(sites && { sites }),
+      ...(tags && { tags }),
+      ...(fromCounter && { fromCounter }),
+    },
+    attempt,
+    createdAt,
+    startedBy,
+    plan,
+    stage,
+    stageStartedAt,
+    ...(settledAt !== undefined && { settledAt }),
+    ...(stop && { stop }),
+    ...(rollbackTo && { rollbackTo }),
+    ...(window !== undefined && { window }),
+    ...(download !== undefined && { download }),
+    ...(notBefore !== undefined && { notBefore }),
+    offlineForMs: rollout.offlineForMs,
+    maxDownBasisPoints: rollout.maxDownBasisPoints,
+    changes,
+  };
 }

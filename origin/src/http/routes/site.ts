@@ -17,11 +17,11 @@ import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireMediaType } from '../guards.ts';
 import { problemSchema } from '../problem.ts';
-import { JSON_TYPE, signature, withProblems } from '../schemas.ts';
+import { JSON_TYPE, jsonAnswer, jsonBody, signature, withProblems } from '../schemas.ts';
 
 const idParam = z.object({ id: idSchema });
 
-/** What progress can be about. */
+/** States that progress can be reported for. */
 const RUNNING_STATES: ReadonlySet<DeviceState> = new Set([
   'checking',
   'downloading',
@@ -37,7 +37,7 @@ const problem = (description: string) => ({
   content: { 'application/problem+json': { schema: problemSchema } },
 });
 
-/** The site API: what devices and gateways speak, signed by their own keys. Gateways relay it. */
+/** The site API of devices and gateways, signed by their own keys. Gateways relay it. */
 export function siteRoutes(app: OriginApp, deps: AppDeps): void {
   enrolmentRoutes(app, deps);
   reportRoute(app, deps);
@@ -54,14 +54,11 @@ function enrolmentRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): vo
       security: signature('anybody'),
       middleware: [requireMediaType(JSON_TYPE), signedRequests.ofAnybody(MAX_SITE_BODY_BYTES)],
       request: {
-        body: { required: true, content: { [JSON_TYPE]: { schema: enrolmentRequestSchema } } },
+        body: jsonBody(enrolmentRequestSchema),
       },
       responses: withProblems({
-        200: { description: 'It is in.', content: { [JSON_TYPE]: { schema: assignmentAnswerSchema } } },
-        202: {
-          description: 'It waits for an operator.',
-          content: { [JSON_TYPE]: { schema: pendingAnswerSchema } },
-        },
+        200: jsonAnswer('It is in.', assignmentAnswerSchema),
+        202: jsonAnswer('It waits for an operator.', pendingAnswerSchema),
       }),
     }),
     async c => {
@@ -83,7 +80,7 @@ function enrolmentRoutes(app: OriginApp, { fleet, signedRequests }: AppDeps): vo
       summary: "The origin's signed statement what a device or gateway is.",
       request: { params: idParam },
       responses: {
-        200: { description: 'The assignment.', content: { [JSON_TYPE]: { schema: assignmentAnswerSchema } } },
+        200: jsonAnswer('The assignment.', assignmentAnswerSchema),
         400: problem('The id is malformed.'),
         404: problem('It is not enrolled.'),
       },
@@ -106,20 +103,13 @@ function reportRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
       security: signature('member'),
       middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
       request: {
-        body: {
-          required: true,
-          content: {
-            [JSON_TYPE]: { schema: reportsRequestSchema },
-          },
-        },
+        body: jsonBody(reportsRequestSchema),
       },
       responses: withProblems({
-        200: {
-          description: 'How far each chain reaches now, and which reports were refused.',
-          content: {
-            [JSON_TYPE]: { schema: reportsAnswerSchema },
-          },
-        },
+        200: jsonAnswer(
+          'How far each chain reaches now, and which reports were refused.',
+          reportsAnswerSchema,
+        ),
       }),
     }),
     async c => {
@@ -127,7 +117,7 @@ function reportRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
       const { reports } = c.req.valid('json');
       const { chains, rejected } = await fleet.intake.take(sender, reports);
       const [first] = rejected;
-      // A gateway brings those of many, and its others aren't to wait.
+      // Only a device gets this error. A gateway sends reports of many devices, and the others' mustn't wait.
       const isAllLater =
         rejected.length === reports.length && rejected.every(({ code }) => code === OVER_BUDGET);
       if (sender.kind === 'device' && isAllLater) throw reportsOverBudget(first?.retryAfterS ?? 0);
@@ -147,10 +137,7 @@ function acknowledgementRoute(app: OriginApp, { fleet }: AppDeps): void {
       summary: "How far a device's current chain of reports has come.",
       request: { params: idParam },
       responses: {
-        200: {
-          description: 'The acknowledgement.',
-          content: { [JSON_TYPE]: { schema: acknowledgementAnswerSchema } },
-        },
+        200: jsonAnswer('The acknowledgement.', acknowledgementAnswerSchema),
         400: problem('The id is malformed.'),
         404: problem('No report of it has come.'),
       },
@@ -171,15 +158,10 @@ function progressRoute(app: OriginApp, { fleet, signedRequests, now }: AppDeps):
       security: signature('member'),
       middleware: [requireMediaType(JSON_TYPE), signedRequests.ofMember(MAX_SITE_BODY_BYTES)],
       request: {
-        body: {
-          required: true,
-          content: {
-            [JSON_TYPE]: { schema: progressRequestSchema },
-          },
-        },
+        body: jsonBody(progressRequestSchema),
       },
       responses: withProblems({
-        202: { description: 'Seen.', content: { [JSON_TYPE]: { schema: z.object({}) } } },
+        202: jsonAnswer('Seen.', z.object({})),
       }),
     }),
     c => {
@@ -190,7 +172,7 @@ function progressRoute(app: OriginApp, { fleet, signedRequests, now }: AppDeps):
         const device = fleet.registry.activeMember(progress.id);
         const isOwn = device?.id === sender.id;
         const isItsToSay = isOwn || (sender.kind === 'gateway' && device?.site === sender.site);
-        // How it ended is for reports to say, which the device has signed.
+        // Only reports, which the device signs, tell how an update ended.
         if (isItsToSay && RUNNING_STATES.has(progress.state)) fleet.progress.put(progress, now());
       }
       return c.json({}, 202);

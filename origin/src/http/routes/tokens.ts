@@ -2,8 +2,8 @@ import { createRoute, z } from '@hono/zod-openapi';
 import { createdTokenSchema, newTokenSchema, tokenListSchema } from '@sitecast/shared/api';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import { boundedJson, requireMediaType, requireRole } from '../guards.ts';
-import { bearer, JSON_TYPE, withProblems } from '../schemas.ts';
+import { requireRole, takeJson } from '../guards.ts';
+import { bearer, jsonAnswer, jsonBody, withProblems } from '../schemas.ts';
 
 const MAX_TOKEN_BODY_BYTES = 4 * 1024;
 
@@ -17,13 +17,10 @@ export function tokenRoutes(app: OriginApp, { tokens, bodies }: AppDeps): void {
       path: '/api/v1/tokens',
       summary: 'Makes a token. It is shown this once.',
       security: bearer('admin'),
-      middleware: [admin, requireMediaType(JSON_TYPE), boundedJson(bodies, MAX_TOKEN_BODY_BYTES)],
-      request: { body: { required: true, content: { [JSON_TYPE]: { schema: newTokenSchema } } } },
+      middleware: takeJson({ tokens, bodies }, 'admin', MAX_TOKEN_BODY_BYTES),
+      request: { body: jsonBody(newTokenSchema) },
       responses: withProblems({
-        201: {
-          description: 'The token.',
-          content: { [JSON_TYPE]: { schema: createdTokenSchema } },
-        },
+        201: jsonAnswer('The token.', createdTokenSchema),
       }),
     }),
     async c => c.json(await tokens.create(c.req.valid('json'), c.get('token').name), 201),
@@ -37,10 +34,7 @@ export function tokenRoutes(app: OriginApp, { tokens, bodies }: AppDeps): void {
       security: bearer('admin'),
       middleware: [admin],
       responses: withProblems({
-        200: {
-          description: 'The tokens, oldest first.',
-          content: { [JSON_TYPE]: { schema: tokenListSchema } },
-        },
+        200: jsonAnswer('The tokens, oldest first.', tokenListSchema),
       }),
     }),
     c => c.json({ tokens: tokens.list() }, 200),

@@ -1,8 +1,8 @@
 import { rankOf } from '@sitecast/shared/fleet';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { freeze, NOBODY } from './cohort.ts';
-import { GatewayVoices } from './overdue.ts';
+import { freeze, NO_DEVICE } from './cohort.ts';
+import { GatewayLiveness } from './cohort-tracker.ts';
 
 const ROLLOUT = '00112233445566aa';
 const NOW_MS = Date.parse('2030-01-01T00:00:00Z');
@@ -21,7 +21,7 @@ describe('the cohort of a stage', () => {
     [1, 0, 0],
   ])('of %i basis points among %i is %i', (basisPoints, count, expected) => {
     const ids = idsOf(count);
-    const { cohort, members } = freeze(ROLLOUT, ids, basisPoints, { below: NOBODY }, NOW_MS);
+    const { cohort, members } = freeze(ROLLOUT, ids, basisPoints, { below: NO_DEVICE }, NOW_MS);
     expect(members).toHaveLength(expected);
     const { below } = cohort;
     expect(ids.filter(id => below === null || rankOf(ROLLOUT, id) < below).sort()).toEqual(members.sort());
@@ -32,7 +32,7 @@ describe('the cohort of a stage', () => {
     const share = fc.integer({ min: 0, max: 9999 });
     const holds = fc.property(size, size, share, share, fc.nat(5), (one, other, first, second, chosen) => {
       const canaries = idsOf(one).slice(0, chosen);
-      const begin = freeze(ROLLOUT, idsOf(one), first, { below: NOBODY, canaries }, NOW_MS);
+      const begin = freeze(ROLLOUT, idsOf(one), first, { below: NO_DEVICE, canaries }, NOW_MS);
       const next = freeze(ROLLOUT, idsOf(other), second, begin.cohort, NOW_MS + 1);
       const isIn = (id: string, { cohort }: typeof begin) =>
         cohort.below === null || canaries.includes(id) || rankOf(ROLLOUT, id) < cohort.below;
@@ -52,7 +52,7 @@ describe('the cohort of a stage', () => {
 
   it('reaches everybody in the last stage, those to come among them', () => {
     expect(
-      freeze(ROLLOUT, idsOf(3), 10_000, { below: NOBODY, canaries: ['device-1'] }, NOW_MS).cohort,
+      freeze(ROLLOUT, idsOf(3), 10_000, { below: NO_DEVICE, canaries: ['device-1'] }, NOW_MS).cohort,
     ).toEqual({
       below: null,
     });
@@ -61,15 +61,15 @@ describe('the cohort of a stage', () => {
 
 describe('a gateway', () => {
   it('spoke for others if one of them was heard through it, in whatever order that came', () => {
-    const voices = new GatewayVoices();
-    voices.note('a', 'g', 10);
-    expect(voices.spokeForOthersAfter('a', 'g', 0)).toBe(false);
-    voices.note('b', 'g', 5);
-    expect(voices.spokeForOthersAfter('a', 'g', 4)).toBe(true);
-    expect(voices.spokeForOthersAfter('a', 'g', 5)).toBe(false);
-    expect(voices.spokeForOthersAfter('b', 'g', 9)).toBe(true);
-    voices.note('c', 'g', 20);
-    expect(voices.spokeForOthersAfter('c', 'g', 9)).toBe(true);
-    expect(voices.spokeForOthersAfter('a', undefined, 0)).toBe(false);
+    const liveness = new GatewayLiveness();
+    liveness.note('a', 'g', 10);
+    expect(liveness.broughtOthersAfter('a', 'g', 0)).toBe(false);
+    liveness.note('b', 'g', 5);
+    expect(liveness.broughtOthersAfter('a', 'g', 4)).toBe(true);
+    expect(liveness.broughtOthersAfter('a', 'g', 5)).toBe(false);
+    expect(liveness.broughtOthersAfter('b', 'g', 9)).toBe(true);
+    liveness.note('c', 'g', 20);
+    expect(liveness.broughtOthersAfter('c', 'g', 9)).toBe(true);
+    expect(liveness.broughtOthersAfter('a', undefined, 0)).toBe(false);
   });
 });

@@ -1,8 +1,8 @@
 import { type Rollout, rankOf } from '@sitecast/shared/fleet';
 
-/** No device's rank is below it. */
-export const NOBODY = '0'.repeat(64);
-const EVERYBODY = 'f'.repeat(64);
+/** A bound that no device's rank is below. */
+export const NO_DEVICE = '0'.repeat(64);
+const HIGHEST_RANK = 'f'.repeat(64);
 
 type Cohort = Rollout['cohort'];
 
@@ -13,8 +13,8 @@ export interface Frozen {
 }
 
 /**
- * Who is in at a stage's start: exactly `devicesIn(basisPoints, n)` of the n candidates, unless more are in already,
- * for `below` never falls. Canaries are in by name and count.
+ * The cohort at a stage's start: exactly `devicesIn(basisPoints, n)` of the n candidates, unless more are in already: `below` never
+ * falls. Canaries are in by name, and they count.
  * @param candidates ids of the enrolled devices that the rollout is for
  * @param before the cohort so far
  */
@@ -34,10 +34,10 @@ export function freeze(
   if (basisPoints >= 10_000 || before.below === null)
     return { cohort: { below: null }, members: ranked.map(({ id }) => id) };
   const wanted = devicesIn(basisPoints, ranked.length);
-  const alreadyIn = ranked.filter(({ rank }) => rank < (before.below ?? NOBODY)).length;
+  const alreadyIn = ranked.filter(({ rank }) => rank < (before.below ?? NO_DEVICE)).length;
   const members = ranked.slice(0, Math.max(wanted, alreadyIn));
   const last = members.at(-1)?.rank ?? '';
-  const reached = last === '' ? NOBODY : justAbove(last);
+  const reached = last === '' ? NO_DEVICE : justAbove(last);
   const below = reached > before.below ? reached : before.below;
   const asOf = new Date(nowMs).toISOString();
   return {
@@ -46,12 +46,12 @@ export function freeze(
   };
 }
 
-/** How many of a rollout's devices a share is. */
+/** How many of a rollout's devices a share includes. */
 export function devicesIn(basisPoints: number, devices: number): number {
   return Math.ceil((basisPoints * devices) / 10_000);
 }
 
-/** So that the rank itself is in, and nothing beyond it. */
+/** A bound that includes this rank and no higher one. */
 function justAbove(rank: string): string {
-  return rank === EVERYBODY ? rank : (BigInt(`0x${rank}`) + 1n).toString(16).padStart(64, '0');
+  return rank === HIGHEST_RANK ? rank : (BigInt(`0x${rank}`) + 1n).toString(16).padStart(64, '0');
 }

@@ -1,24 +1,24 @@
 import { ORIGIN } from '../../audit/audit.ts';
-import type { ControllerState, Figures, Phase } from './state.ts';
+import { type ControllerState, figuresOf, type RolloutStats } from './state.ts';
 
 export { ORIGIN };
 
 export type Effect =
-  /** The signed rollout is to say this, and the state's `rollbackTo`. With `beginStage` the stage's membership is frozen, and becomes part of it. */
-  | { type: 'publish'; phase: Phase; attempt: number; beginStage?: number }
-  /** To be recorded and told: what was decided, by whom, and on which figures. */
+  /** Publish a signed rollout that says this, with the state's `rollbackTo`. With `beginStage` the stage's cohort is frozen and published with it. */
+  | { type: 'publish'; phase: ControllerState['phase']; attempt: number; beginStage?: number }
+  /** Record and announce what was decided, by whom, and on which stats. */
   | { type: 'decision'; action: string; by: string; details: Record<string, unknown> }
-  /** There's something to decide then, whatever is reported. */
+  /** Evaluate the rollout again at that time, whatever is reported. */
   | { type: 'timer'; atMs: number };
 
 export interface Decided {
-  /** The same object where nothing has changed. */
+  /** The same object if nothing has changed. */
   state: ControllerState;
   effects: Effect[];
 }
 
-/** The next one: there's no way to one after that. */
-export function beginStage(state: ControllerState, by: string, figures: Figures, nowMs: number): Decided {
+/** Begins the next stage. No stage can be skipped. */
+export function beginStage(state: ControllerState, by: string, stats: RolloutStats, nowMs: number): Decided {
   const { settledAt: _settledAt, hasSoaked: _hasSoaked, ...rest } = state;
   const at = new Date(nowMs).toISOString();
   const next = state.stage + 1;
@@ -36,7 +36,11 @@ export function beginStage(state: ControllerState, by: string, figures: Figures,
         type: 'decision',
         action: 'rollout.stage',
         by,
-        details: { stage: next, basisPoints: state.plan.stages[next]?.basisPoints, figures },
+        details: {
+          stage: next,
+          basisPoints: state.plan.stages[next]?.basisPoints,
+          figures: figuresOf(stats),
+        },
       },
     ],
   };

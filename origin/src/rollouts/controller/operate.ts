@@ -1,45 +1,45 @@
+import type { RolloutState } from '@sitecast/shared/fleet';
 import { OPERATOR_ACTS, type OperatorAct } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { beginStage, type Decided } from './effects.ts';
-import { isLastStage } from './plan.ts';
-import type { ControllerState, Figures, Phase } from './state.ts';
+import { type ControllerState, figuresOf, isLastStage, type RolloutStats } from './state.ts';
 import { verdictOf } from './verdict.ts';
 
 export interface OperatorEvent {
   type: 'operator';
   act: OperatorAct;
   by: string;
-  figures: Figures;
-  /** Of `resume`: whoever resumes has seen the failures. */
+  stats: RolloutStats;
+  /** Of `resume`: the operator has seen the failures. */
   isAcknowledged?: boolean;
-  /** Of `advance` and `retry`: the stage or attempt that is meant. One that is reached already changes nothing. */
+  /** Of `advance` and `retry`: the stage or attempt to reach. Nothing changes if it is reached already. */
   target?: number | undefined;
-  /** Of `rollback`: the release to go back to. Without one it's that which each device came from, or was told before. */
+  /** Of `rollback`: the release to go back to; without one each device goes back to the release that it came from, or was told before. */
   rollbackTo?: ControllerState['rollbackTo'] | undefined;
 }
 
-/** What an operator wants of a rollout that is there. */
-export type OperatorWish = Pick<OperatorEvent, 'act' | 'by' | 'isAcknowledged' | 'target' | 'rollbackTo'>;
+/** What an operator asks of a rollout. */
+export type OperatorRequest = Pick<OperatorEvent, 'act' | 'by' | 'isAcknowledged' | 'target' | 'rollbackTo'>;
 
-/** From which phases an act leads on; from the one it leads to it does nothing. */
-const ALLOWED: Record<OperatorAct, { from: readonly Phase[]; to: Phase | undefined }> = {
+/** The phases from which an act leads on, and the phase that it leads to. In that phase the act does nothing. */
+const ALLOWED: Record<OperatorAct, { from: readonly RolloutState[]; to: RolloutState | undefined }> = {
   pause: { from: ['active'], to: 'paused' },
   resume: { from: ['paused'], to: 'active' },
   abort: { from: ['active', 'paused', 'rollingBack', 'completed'], to: 'aborted' },
-  // What has ended can be sent back, as long as devices know of it: nothing else leads on from there.
+  // An ended rollout can be rolled back, as long as the signed file lists it. No other act leads on from there.
   rollback: { from: ['active', 'paused', 'rollingBack', 'completed', 'aborted'], to: 'rollingBack' },
   advance: { from: ['active'], to: undefined },
   retry: { from: ['active', 'paused', 'rollingBack'], to: undefined },
   complete: { from: ['active', 'paused'], to: 'completed' },
 };
 
-/** Nothing comes of it any more by itself. */
-export const isEnded = (phase: Phase): boolean => phase === 'completed' || phase === 'aborted';
+/** The rollout doesn't change by itself any more. */
+export const isEnded = (phase: RolloutState): boolean => phase === 'completed' || phase === 'aborted';
 
-/** What an operator wants of a rollout. The same again does nothing. @throws as `decide` says */
+/** Decides on an operator's act. A repeated act does nothing. @throws as `decide` says */
 export function operate(state: ControllerState, event: OperatorEvent, nowMs: number): Decided {
   const { act, rollbackTo } = event;
-  if (isThere(state, event)) return { state, effects: [] };
+  if (isReached(state, event)) return { state, effects: [] };
   if (!ALLOWED[act].from.includes(state.phase)) throw refusal(act, state.phase);
   const decided = change(state, event, nowMs);
   const { stage, attempt } = decided.state;
@@ -48,10 +48,10 @@ export function operate(state: ControllerState, event: OperatorEvent, nowMs: num
     attempt,
     ...(isEnded(state.phase) && { from: state.phase }),
     ...(rollbackTo && { rollbackTo }),
-    figures: event.figures,
+    figures: figuresOf(event.stats),
   };
-  const isTold = decided.effects.some(({ type }) => type === 'decision');
-  return isTold
+  const isRecorded = decided.effects.some(({ type }) => type === 'decision');
+  return isRecorded
     ? decided
     : {
         ...decided,
@@ -59,7 +59,7 @@ export function operate(state: ControllerState, event: OperatorEvent, nowMs: num
       };
 }
 
-function isThere(state: ControllerState, { act, target, rollbackTo }: OperatorEvent): boolean {
+function isReached(state: ControllerState, { act, target, rollbackTo }: OperatorEvent): boolean {
   return (
     (state.phase === ALLOWED[act].to && (!rollbackTo || rollbackTo.counter === state.rollbackTo?.counter)) ||
     (act === 'advance' && target !== undefined && state.stage >= target) ||
@@ -68,15 +68,15 @@ function isThere(state: ControllerState, { act, target, rollbackTo }: OperatorEv
 }
 
 function change(state: ControllerState, event: OperatorEvent, nowMs: number): Decided {
-  const { by, figures } = event;
+  const { by, stats } = event;
   const at = new Date(nowMs).toISOString();
-  const stop = { why: 'operator' as const, by, at, figures };
+  const stop = { why: 'operator' as const, by, at, figures: figuresOf(stats) };
   const { stop: _stop, rollbackTo: _rollbackTo, ...unstopped } = state;
   const changes: Record<OperatorAct, () => Decided> = {
     pause: () => published({ ...state, phase: 'paused', stop }),
     rollback: () => {
       const { rollbackTo } = event;
-      // Who goes back already is just told where to: what it was stopped for stays.
+      // A rollout that rolls back already only gets a new goal. The reason why it was stopped stays.
       const why = (state.phase === 'rollingBack' && state.stop) || stop;
       return published({ ...unstopped, phase: 'rollingBack', stop: why, ...(rollbackTo && { rollbackTo }) });
     },
@@ -89,7 +89,7 @@ function change(state: ControllerState, event: OperatorEvent, nowMs: number): De
     },
     advance: () => {
       if (isLastStage(state.plan, state.stage)) throw lastStage();
-      return beginStage(state, by, figures, nowMs);
+      return beginStage(state, by, stats, nowMs);
     },
   };
   return changes[event.act]();
@@ -97,17 +97,17 @@ function change(state: ControllerState, event: OperatorEvent, nowMs: number): De
 
 function resume(
   state: ControllerState,
-  { figures, isAcknowledged = false }: OperatorEvent,
+  { stats, isAcknowledged = false }: OperatorEvent,
   at: string,
 ): Decided {
   const isStopped = state.stop !== undefined && state.stop.why !== 'operator';
-  if (!isAcknowledged && (isStopped || verdictOf(state, figures) !== 'good'))
-    throw acknowledgeNeeded(figures);
-  const { failed, silent } = figures;
+  if (!isAcknowledged && (isStopped || verdictOf(state, stats) !== 'continue'))
+    throw acknowledgeNeeded(stats);
+  const { failed, silent } = stats;
   return published({ ...restarted(state, at), ...(isAcknowledged && { excused: { failed, silent } }) });
 }
 
-/** Active again; it soaks anew, and silence is counted from now on. */
+/** Active again: the soak starts over, and silence is counted from now on. */
 function restarted(state: ControllerState, at: string): ControllerState {
   const {
     stop: _stop,
@@ -123,12 +123,12 @@ function published(state: ControllerState): Decided {
   return { state, effects: [{ type: 'publish', phase: state.phase, attempt: state.attempt }] };
 }
 
-/** What may lead on from a phase. */
-export function actsFrom(phase: Phase): OperatorAct[] {
+/** The acts that lead on from a phase. */
+export function actsFrom(phase: RolloutState): OperatorAct[] {
   return OPERATOR_ACTS.filter(act => ALLOWED[act].from.includes(phase) && ALLOWED[act].to !== phase);
 }
 
-function refusal(act: OperatorAct, phase: Phase): SitecastError {
+function refusal(act: OperatorAct, phase: RolloutState): SitecastError {
   const others = actsFrom(phase);
   return new SitecastError(
     'conflict',
@@ -146,14 +146,14 @@ function lastStage(): SitecastError {
   );
 }
 
-function acknowledgeNeeded(figures: Figures): SitecastError {
+function acknowledgeNeeded(stats: RolloutStats): SitecastError {
   return new SitecastError(
     'conflict',
     'SITECAST_ACKNOWLEDGE_NEEDED',
-    `${figures.failed} devices failed and ${figures.silent} fell silent: that's why it was stopped`,
+    `${stats.failed} devices failed and ${stats.silent} fell silent: that's why it was stopped`,
     {
       hint: 'Look at `sitecast rollout status`, then resume with --acknowledge.',
-      data: { failed: figures.failed, silent: figures.silent },
+      data: { failed: stats.failed, silent: stats.silent },
     },
   );
 }

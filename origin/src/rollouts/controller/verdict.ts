@@ -1,40 +1,40 @@
-import type { ControllerState, Figures } from './state.ts';
+import type { ControllerState, RolloutStats } from './state.ts';
 
-export type Verdict = 'good' | 'silence' | 'pause' | 'rollBack';
+export type Verdict = 'continue' | 'silence' | 'pause' | 'rollBack';
 
 /**
- * What the figures say. Failures are counted against the frozen cohort and not against those that have ended, so it
- * doesn't matter in which order reports come; what was acknowledged isn't counted again. Silence counts beside
- * failures, but is never a reason to go back.
+ * What the stats demand. Failures are counted against the whole frozen cohort, not against the devices that have ended, so the order
+ * of reports doesn't matter. Acknowledged failures aren't counted again. Silent devices count with the failures towards a pause, but
+ * never towards a rollback.
  */
-export function verdictOf({ plan, excused }: ControllerState, figures: Figures): Verdict {
-  const failed = Math.max(0, figures.failed - excused.failed);
-  const silent = Math.max(0, figures.silent - excused.silent);
+export function verdictOf({ plan, excused }: ControllerState, stats: RolloutStats): Verdict {
+  const failed = Math.max(0, stats.failed - excused.failed);
+  const silent = Math.max(0, stats.silent - excused.silent);
   const isTooMuch = (count: number): boolean =>
-    count > 0 && count * 10_000 > plan.maxFailuresBasisPoints * figures.members;
+    count > 0 && count * 10_000 > plan.maxFailuresBasisPoints * stats.members;
   if (isTooMuch(failed)) {
-    const isProven = failed >= plan.minFailures && (figures.sites <= 1 || figures.failedSites > 1);
+    const isProven = failed >= plan.minFailures && (stats.sites <= 1 || stats.failedSites > 1);
     return plan.onFailure === 'rollback' && isProven ? 'rollBack' : 'pause';
   }
-  return isTooMuch(failed + silent) ? 'silence' : 'good';
+  return isTooMuch(failed + silent) ? 'silence' : 'continue';
 }
 
-/** Nobody is waited for any more, and somebody has shown that the release works. */
-export function isSettled(figures: Figures): boolean {
-  return waitedFor(figures) === 0 && (figures.joined === 0 || figures.wellJoined > 0);
+/** No device may still end, and at least one has shown that the release works. */
+export function isSettled(stats: RolloutStats): boolean {
+  return waitedFor(stats) === 0 && (stats.joined === 0 || stats.joinedSucceeded > 0);
 }
 
-/** Members that may still end. */
-function waitedFor({ running, waiting, pending, silent, unreachable }: Figures): number {
+/** Devices that may still end. */
+function waitedFor({ running, waiting, pending, silent, unreachable }: RolloutStats): number {
   return running + waiting + pending - silent - unreachable;
 }
 
-/** Every device of the last stage is well, those that came later among them. */
-export function isDone(figures: Figures): boolean {
-  return areMembersWell(figures) && figures.lateWell === figures.late;
+/** Every device of the last stage has succeeded, the latecomers too. */
+export function isDone(stats: RolloutStats): boolean {
+  return haveAllSucceeded(stats) && stats.lateSucceeded === stats.late;
 }
 
-/** Every device of the frozen cohort is, and there's one at all. */
-export function areMembersWell({ members, well, gone, late }: Figures): boolean {
-  return members - gone + late > 0 && well + gone === members;
+/** Every device of the frozen cohort has succeeded, and there is at least one device. */
+export function haveAllSucceeded({ members, succeeded, decommissioned, late }: RolloutStats): boolean {
+  return members - decommissioned + late > 0 && succeeded + decommissioned === members;
 }

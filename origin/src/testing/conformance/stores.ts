@@ -3,8 +3,7 @@ import { AuditChainCheck } from '@sitecast/shared/audit';
 import type { AuditEvent, AuditLog } from '../../audit/audit.ts';
 import type { FleetStore } from '../../fleet/fleet-store.ts';
 import type { CohortStore } from '../../rollouts/cohort-store.ts';
-import { unknownRecord } from '../../rollouts/mending.ts';
-import type { RolloutRecord } from '../../rollouts/record.ts';
+import { recordOfUnknown, type RolloutRecord } from '../../rollouts/record.ts';
 import type { StoredToken, TokenStore } from '../../tokens/token-store.ts';
 
 /** Registers one test with whatever runner there is (vitest's `it`). */
@@ -126,7 +125,7 @@ export function testTokenStore(test: Test, open: OpenStores): void {
 const MANY = 25_000;
 
 const record = (id: string): RolloutRecord =>
-  unknownRecord('camera', {
+  recordOfUnknown('camera', {
     id,
     release: { counter: 1, version: '1.0.0', manifestSha256: 'a'.repeat(64) },
     createdAt: '2030-01-01T00:00:00.000Z',

@@ -1,10 +1,12 @@
-import { createHash } from 'node:crypto';
 import { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { indexTarget, manifestTarget, type ReleaseManifest } from '@sitecast/shared/release';
+import type { SignedTargets } from '@sitecast/shared/trust';
+import { createHash } from 'node:crypto';
+import type { Draft } from './draft.ts';
 import { countLost, type ImageOptions, type UploadedImage, uploadImageTo } from './image-upload.ts';
 import type { OriginClient } from './origin-client.ts';
-import { checkRelease, repair } from './repository-api.ts';
+import { checkRelease, repair, repositoryStatus } from './repository-api.ts';
 import type { RepositoryView } from './repository-view.ts';
 
 interface MendRequest {
@@ -12,7 +14,7 @@ interface MendRequest {
   image: ImageOptions;
 }
 
-/** What was brought back of a release. */
+/** What was restored of a release. */
 export interface Mended {
   newChunks: number;
   sentBytes: number;
@@ -21,9 +23,9 @@ export interface Mended {
 }
 
 /**
- * Brings back what the origin has lost of a release, or the disk has damaged: chunks, the index, and the manifest. The origin reads all of the
+ * Restores what the origin has lost of a release, or its disk has damaged: chunks, the index, the manifest. The origin reads all of the
  * release back first.
- * @returns undefined where nothing is lost
+ * @returns undefined if nothing is lost
  * @throws SITECAST_CHUNKS_MISSING, SITECAST_FILES_LOST where the image was cut into chunks in another way
  */
 export async function mendRelease(
@@ -51,10 +53,10 @@ export async function mendRelease(
 }
 
 /**
- * Gives back what the origin's disk has lost, and it still serves, out of a file that it holds open.
- * @returns names of those that are back
- * @throws SITECAST_TARGET_MISSING where the origin doesn't serve it any more
- * @throws SITECAST_FILES_LOST where it's lost all the same
+ * Sends files back that the origin's disk has lost, but the origin still serves from a file that it holds open.
+ * @returns names of the restored files
+ * @throws SITECAST_TARGET_MISSING if the origin no longer serves a file
+ * @throws SITECAST_FILES_LOST if a file is lost nevertheless
  */
 async function giveBack(
   origin: OriginClient,
@@ -82,7 +84,7 @@ const withFiles = (files: readonly string[], mended: Mended): Mended => ({
   files: [...new Set([...files, ...mended.files])],
 });
 
-/** The index is what says how the image was cut: without it, it must be cut in the same way by luck or by what the caller says. */
+/** Only the index tells how the image was cut into chunks. Without it the caller's settings must happen to be the same. */
 async function mendIndex(release: ReleaseManifest, { origin, image }: MendRequest): Promise<Mended> {
   const { product, version } = release;
   const sent = await uploadImageTo(origin, image, `${product} ${version}`);
@@ -115,4 +117,31 @@ async function finish(
     `the origin lacks ${lost} chunks of ${product} ${version}, which was cut into chunks in another way`,
     { hint: 'Give what it was published from: the image, or --caibx and --store.' },
   );
+}
+
+/**
+ * Gives the files of a draft that the origin lists and has lost back to it, however long ago the draft was published.
+ * @returns their names
+ */
+export async function bringBack(
+  origin: OriginClient,
+  { files }: Draft,
+  { targets }: SignedTargets,
+): Promise<string[]> {
+  const { damage } = await repositoryStatus(origin);
+  const lost = (damage?.files ?? []).filter(name => {
+    const bytes = files.get(name);
+    return (
+      bytes !== undefined && Object.hasOwn(targets, name) && targets[name]?.hashes.sha256 === hashOf(bytes)
+    );
+  });
+  for (const name of lost) {
+    const bytes = files.get(name);
+    if (bytes) await origin.bytes(`/api/v1/files/${hashOf(bytes)}`, { method: 'PUT', bytes });
+  }
+  return lost.length > 0 ? (await repair(origin)).files : [];
+}
+
+function hashOf(bytes: Buffer): string {
+  return createHash('sha256').update(bytes).digest('hex');
 }

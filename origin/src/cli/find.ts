@@ -1,17 +1,17 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { idSchema, nameKey } from '@sitecast/shared/fleet';
-import { fetchMembers, type Member } from './fleet-api.ts';
+import { fetchMembers, fetchRollouts, type Member, type Rollout } from './fleet-api.ts';
 import type { OriginClient } from './origin-client.ts';
 
 type Kind = Member['kind'];
 
-/** A shorter part of an id could be of many: beside somebody's whole name it isn't meant. */
+/** A shorter text fits many ids. If it is also the whole name of a member, the name is meant. */
 const MIN_PART_CHARS = 6;
 const MAX_TOLD = 5;
 
 /**
- * The id that a person meant by a name, an id, or an id's beginning or end. A name that another's id ends with is refused:
- * whoever chose it may have wanted to be taken for that one.
+ * Finds the id by a name, an id, or the beginning or end of an id. A name with which another member's id ends is refused: its bearer
+ * may pose as that member.
  * @throws SITECAST_ID_AMBIGUOUS, SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN
  */
 export async function findMember(origin: OriginClient, kind: Kind, text: string): Promise<string> {
@@ -27,7 +27,7 @@ export async function findMember(origin: OriginClient, kind: Kind, text: string)
 }
 
 /**
- * The id of one that waits. By its id alone: what it wants to be called, anybody can want.
+ * Finds the id of a waiting device or gateway, by its id alone: any newcomer can ask for any name.
  * @throws SITECAST_ID_AMBIGUOUS, SITECAST_DEVICE_UNKNOWN, SITECAST_GATEWAY_UNKNOWN
  */
 export async function findPending(
@@ -81,4 +81,41 @@ function missing(kind: Kind, text: string, what: string, list: string, told: rea
       hint: `\`sitecast ${list}\` shows them${told.length > 0 ? '; one that waits is named by its id' : ''}.`,
     },
   );
+}
+
+const MAX_SHOWN = 10;
+const UNDER_WAY: ReadonlySet<string> = new Set(['active', 'paused', 'rollingBack']);
+
+/** Finds a rollout by its id or the beginning of it; without a text the newest rollout. @throws SITECAST_ROLLOUT_UNKNOWN */
+export async function findRollout(origin: OriginClient, text: string | undefined): Promise<Rollout> {
+  const rollouts = await fetchRollouts(origin);
+  const found = text === undefined ? rollouts.slice(0, 1) : rollouts.filter(({ id }) => id.startsWith(text));
+  const [only] = found;
+  if (only && found.length === 1) return only;
+  const message =
+    text === undefined ? 'there is no rollout yet' : `${found.length} rollouts begin with ${text}`;
+  throw new SitecastError('notFound', 'SITECAST_ROLLOUT_UNKNOWN', message, {
+    hint: '`sitecast rollout list` shows them.',
+  });
+}
+
+/** Finds a rollout by its id or the beginning of it; without a text the only one under way. @throws SITECAST_ROLLOUT_UNKNOWN, SITECAST_ROLLOUT_AMBIGUOUS */
+export async function findRolloutUnderWay(origin: OriginClient, text: string | undefined): Promise<Rollout> {
+  if (text !== undefined) return findRollout(origin, text);
+  const found = (await fetchRollouts(origin)).filter(({ state }) => UNDER_WAY.has(state));
+  const [only] = found;
+  if (only === undefined)
+    throw new SitecastError('notFound', 'SITECAST_ROLLOUT_UNKNOWN', 'no rollout is under way', {
+      hint: '`sitecast rollout list` shows those that have ended.',
+    });
+  if (found.length === 1) return only;
+  const named = found.map(
+    ({ id, product, release, state }) => `${id} (${product} ${release.version}, ${state})`,
+  );
+  const shown = named.slice(0, MAX_SHOWN).join(', ');
+  const message = `${found.length} rollouts are under way: ${shown}${named.length > MAX_SHOWN ? ', …' : ''}`;
+  throw new SitecastError('badInput', 'SITECAST_ROLLOUT_AMBIGUOUS', message, {
+    hint: 'Say which: its id, or the beginning of it.',
+    data: { rollouts: found.map(({ id }) => id) },
+  });
 }

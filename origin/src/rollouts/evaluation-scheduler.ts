@@ -2,43 +2,43 @@ import type { LimitFunction } from 'p-limit';
 import { type Log, RecurringErrors } from '../log.ts';
 import type { After } from '../upkeep.ts';
 
-/** How soon a decision that couldn't be published is tried again. */
+/** Delay before a decision that couldn't be published is tried again. */
 const RETRY_MS = 1000;
-/** Timers beyond a day aren't set: whatever is due is looked for every minute, too. */
+/** Timers are a day long at most: `reconcile` evaluates every rollout each minute as well. */
 const MAX_TIMER_MS = 24 * 3_600_000;
 
-interface WakesDeps {
-  /** Where judging waits for its turn. */
+interface SchedulerDeps {
+  /** Lets one evaluation run at a time. */
   serial: LimitFunction;
-  judge: (rolloutId: string) => Promise<void>;
+  evaluate: (rolloutId: string) => Promise<void>;
   after: After;
   log: Log;
 }
 
-/** When which rollout is to be judged: soon, or at a time that was set. */
-export class Wakes {
-  readonly #deps: WakesDeps;
+/** Schedules the evaluation of rollouts: soon, or at a set time. */
+export class EvaluationScheduler {
+  readonly #deps: SchedulerDeps;
   readonly #errors: RecurringErrors;
   readonly #waiting = new Set<string>();
   readonly #timers = new Map<string, () => void>();
 
-  constructor(deps: WakesDeps) {
+  constructor(deps: SchedulerDeps) {
     this.#deps = deps;
     this.#errors = new RecurringErrors(deps.log);
   }
 
-  /** Judges soon, once; if that fails, again a little later. */
+  /** Evaluates soon, once; after a failure again a little later. */
   soon(id: string): void {
-    this.#wake(id, 0);
+    this.#schedule(id, 0);
   }
 
-  /** Judges after so long; what was set for it before is off. */
+  /** Evaluates after a delay. This replaces the timer that was set before. */
   later(id: string, delayMs: number): void {
     this.#setTimer(id, delayMs, () => this.soon(id));
   }
 
-  /** Calls off what was set for it. */
-  forget(id: string): void {
+  /** Cancels the rollout's timer. */
+  cancel(id: string): void {
     this.#timers.get(id)?.();
     this.#timers.delete(id);
     this.#errors.succeeded(id);
@@ -48,19 +48,19 @@ export class Wakes {
     for (const cancel of this.#timers.values()) cancel();
   }
 
-  #wake(id: string, delayMs: number): void {
+  #schedule(id: string, delayMs: number): void {
     if (this.#waiting.has(id)) return;
     this.#waiting.add(id);
-    const { serial, judge } = this.#deps;
+    const { serial, evaluate } = this.#deps;
     const act = (): void => {
       serial(async () => {
         this.#waiting.delete(id);
-        await judge(id);
+        await evaluate(id);
         this.#errors.succeeded(id);
       }).catch((error: unknown) => {
         const fields = { rollout: id, retryMs: RETRY_MS };
         this.#errors.failed(id, error, 'a decision about a rollout could not be published', fields);
-        this.#wake(id, RETRY_MS);
+        this.#schedule(id, RETRY_MS);
       });
     };
     if (delayMs === 0) act();

@@ -1,10 +1,10 @@
 import { expect, it } from 'vitest';
-import { returnOf } from './going-back.ts';
+import { placeOf } from './cohorts.ts';
 
 const release = { counter: 3, version: '3.0.0', manifestSha256: '' };
 
 it.each([
-  ['runs it', 'well', 'completed', 3, 3, 'left'],
+  ['runs it', 'succeeded', 'completed', 3, 3, 'left'],
   ['waits for its turn to go back', 'waiting', 'waiting', 3, 2, 'left'],
   ['waits, and never got it', 'waiting', 'waiting', 2, 3, undefined],
   ['begins', 'pending', 'checking', 3, 2, 'left'],
@@ -18,7 +18,7 @@ it.each([
   ['failed, and fell back by itself', 'failed', 'rolledBack', 2, 3, undefined],
   ['failed on the way back', 'failed', 'failed', 3, 2, 'stuck'],
   ['fell back to it from the release before', 'failed', 'rolledBack', 3, 2, 'stuck'],
-  ['is revoked', 'gone', 'completed', 3, 3, undefined],
-] as const)('of one that %s', (_who, standing, state, booted, about, expected) => {
-  expect(returnOf({ release }, { standing, state, booted, about })).toBe(expected);
+  ['is revoked', 'decommissioned', 'completed', 3, 3, undefined],
+] as const)('of one that %s', (_device, status, state, booted, about, expected) => {
+  expect(placeOf({ release }, { status, state, booted, about })).toBe(expected);
 });

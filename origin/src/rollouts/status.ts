@@ -1,4 +1,9 @@
-import type { RolloutDevice, RolloutDeviceState, rolloutStatusSchema } from '@sitecast/shared/api';
+import type {
+  FailureGroup,
+  RolloutDevice,
+  RolloutDeviceState,
+  rolloutStatusSchema,
+} from '@sitecast/shared/api';
 import type { z } from 'zod';
 import type { Rollout } from '@sitecast/shared/fleet';
 import type { Member } from '../fleet/member.ts';
@@ -7,21 +12,21 @@ import type { PresenceBoard } from '../fleet/presence.ts';
 import type { Progress, ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
 import type { Status } from '../fleet/status.ts';
-import type { Ledger } from './controller/ledger.ts';
-import { FailureGroups } from './failures.ts';
+import type { CohortTracker } from './controller/cohort-tracker.ts';
+import { figuresOf } from './controller/state.ts';
 import { bootedCounter, isReached } from './match.ts';
 import type { RolloutRecord } from './record.ts';
-import { hasCompleted, type Outcomes } from './tallies.ts';
+import type { Outcomes } from './outcome-cache.ts';
 
 const ENDS: ReadonlySet<RolloutDeviceState> = new Set(['completed', 'failed', 'rolledBack']);
 
-/** What is shown of how far a rollout has got. */
+/** The part of a rollout's status that is counted over devices. */
 export type RolloutProgress = Pick<
   z.infer<typeof rolloutStatusSchema>,
   'counts' | 'total' | 'matching' | 'figures' | 'failures' | 'names' | 'devices' | 'nextCursor'
 >;
 
-/** A device, with a state of today's list. */
+/** A device with a state that this version knows. */
 type CountedDevice = RolloutDevice & { state: RolloutDeviceState };
 
 interface Query {
@@ -35,33 +40,33 @@ interface Sources {
   registry: Registry;
   presence: Pick<PresenceBoard, 'stateOf'>;
   progress: ProgressBoard;
-  /** While the rollout goes on. */
-  ledger: Ledger | undefined;
+  /** Of a rollout under way. */
+  tracker: CohortTracker | undefined;
 }
 
-/** How far each device has got: those that the rollout reaches, and those that have reported about it. */
+/** The state of each device that the rollout reaches or that has reported about it. */
 export function statusOf(
   { rollout, product, controller }: RolloutRecord,
   outcomes: Outcomes,
-  { registry, presence, progress, ledger }: Sources,
+  { registry, presence, progress, tracker }: Sources,
   { after, limit, state, nowMs }: Query,
 ): RolloutProgress {
   const counts: RolloutProgress['counts'] = {};
   const page = new Page(limit, device => isAfter(device, after) && (!state || device.state === state));
   const failures = new FailureGroups();
-  const everybody = { ...rollout, cohort: { below: null } };
+  const everyDevice = { ...rollout, cohort: { below: null } };
   let total = 0;
   let matching = 0;
   for (const member of registry.from(undefined)) {
     const outcome = outcomes.get(member.id);
     const status = registry.status(member.id);
-    if (!outcome && !isInCohort(ledger, member) && !isOpenTo(rollout, product, member, status)) {
-      if (isReached(everybody, product, member, status)) matching += 1;
+    if (!outcome && !isInCohort(tracker, member) && !isOpenTo(rollout, product, member, status)) {
+      if (isReached(everyDevice, product, member, status)) matching += 1;
       continue;
     }
     if (outcome?.failure && outcome.attempt === rollout.attempt) failures.add(member, outcome.failure);
     const running = progress.get(member.id, nowMs);
-    const overdue = ledger?.overdue(member.id);
+    const overdue = tracker?.overdue(member.id);
     const device: CountedDevice = {
       id: member.id,
       ...nameOf(member),
@@ -79,7 +84,7 @@ export function statusOf(
     counts,
     total,
     matching,
-    ...(ledger && { figures: ledger.figures(controller.stage) }),
+    ...(tracker && { figures: figuresOf(tracker.stats(controller.stage)) }),
     failures: groups,
     names: registry.namesOf(groups.flatMap(({ devices }) => devices)),
     devices: page.devices,
@@ -87,7 +92,7 @@ export function statusOf(
   };
 }
 
-/** As many devices as are wanted. */
+/** Collects the devices of one page. */
 class Page {
   readonly devices: RolloutDevice[] = [];
   readonly #limit: number;
@@ -120,21 +125,21 @@ function lateness(
 const isAfter = ({ id }: RolloutDevice, after: string | undefined): boolean =>
   after === undefined || id > after;
 
-function isInCohort(ledger: Ledger | undefined, { id, revokedAt }: Member): boolean {
-  return ledger?.has(id) === true && revokedAt === undefined;
+function isInCohort(tracker: CohortTracker | undefined, { id, revokedAt }: Member): boolean {
+  return tracker?.has(id) === true && revokedAt === undefined;
 }
 
-/** Whom nobody has counted in, and who decides to be in. */
+/** Whether a device outside of the cohort would take part by its own decision. */
 function isOpenTo(rollout: Rollout, product: string, member: Member, status: Status | undefined): boolean {
   return rollout.state !== 'aborted' && isReached(rollout, product, member, status);
 }
 
-/** How it ended stays so; whatever else it said, it isn't waited for. */
+/** A revoked device keeps the state in which it ended. In any other state it isn't waited for. */
 function unlessRevoked(
   { revokedAt }: Member,
-  said: ReturnType<typeof deviceState>,
+  reported: ReturnType<typeof deviceState>,
 ): ReturnType<typeof deviceState> {
-  if (revokedAt === undefined || ENDS.has(said.state)) return said;
+  if (revokedAt === undefined || ENDS.has(reported.state)) return reported;
   return { state: 'revoked', at: revokedAt };
 }
 
@@ -147,12 +152,51 @@ function deviceState(
   const current = outcome?.attempt === rollout.attempt ? outcome : undefined;
   const isAbout = running?.rollout === rollout.id;
   const isEnded = current !== undefined && ENDS.has(current.state);
-  // Progress isn't signed by the device: it shows how far something is, never how it ended.
+  // The device doesn't sign its progress. So progress shows how far a download is, never how it ended.
   if (isAbout && !isEnded && (!current || Date.parse(running.at) >= Date.parse(current.at))) {
     const { state, at, doneBytes, totalBytes } = running;
     return { state, at, progress: { doneBytes, totalBytes } };
   }
-  if (!current) return { state: hasCompleted(rollout, current, booted) ? 'completed' : 'pending' };
+  // A device that ran the release before the rollout has nothing to do.
+  if (!current) return { state: booted === rollout.release.counter ? 'completed' : 'pending' };
   const { state, at, reason } = current;
   return { state, at, ...(reason && { reason }) };
+}
+
+/** Groups in one answer, and devices that are named of each group. */
+const MAX_GROUPS = 50;
+const MAX_NAMED = 5;
+
+/** How agents of all releases begin the text about a failed command. The rest of the text differs from device to device, so it can't name a group. */
+const HOW_IT_ENDED = /(?:^|: )(exit code (?:\d{1,3}|none)|not done after \d{1,6} s)(?::|$)/;
+
+/** Groups failures by code, detail and hardware. */
+export class FailureGroups {
+  readonly #groups = new Map<string, Omit<FailureGroup, 'sites'> & { sites: Set<string> }>();
+
+  add({ id, site, hardware = '' }: Member, { code, message }: { code: string; message: string }): void {
+    const detail = HOW_IT_ENDED.exec(message)?.[1];
+    const key = JSON.stringify([code, detail, hardware]);
+    const group = this.#groups.get(key) ?? {
+      code,
+      ...(detail === undefined ? {} : { detail }),
+      hardware,
+      message,
+      count: 0,
+      sites: new Set<string>(),
+      devices: [],
+    };
+    this.#groups.set(key, group);
+    group.count += 1;
+    group.sites.add(site);
+    if (group.devices.length < MAX_NAMED) group.devices.push(id);
+  }
+
+  /** The largest groups first. */
+  list(): FailureGroup[] {
+    return [...this.#groups.values()]
+      .sort((one, other) => other.count - one.count || one.code.localeCompare(other.code))
+      .slice(0, MAX_GROUPS)
+      .map(group => ({ ...group, sites: group.sites.size }));
+  }
 }

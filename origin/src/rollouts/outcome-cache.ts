@@ -1,13 +1,12 @@
-import type { Rollout } from '@sitecast/shared/fleet';
-import { type OutcomeChange } from '../fleet/intake-round.ts';
+import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { Outcome } from '../fleet/outcome.ts';
 import type { CohortStore } from './cohort-store.ts';
 
 /** What devices have reported about one rollout. */
 export type Outcomes = ReadonlyMap<string, Outcome>;
 
-/** Outcomes of the rollouts that are going on, in memory; of others they are read when somebody asks. */
-export class Tallies {
+/** Outcomes of the rollouts under way, in memory. Outcomes of others are read on demand. */
+export class OutcomeCache {
   readonly #store: Pick<CohortStore, 'outcomes'>;
   readonly #byRollout = new Map<string, Map<string, Outcome>>();
   readonly #loading = new Set<string>();
@@ -20,7 +19,7 @@ export class Tallies {
   async follow(rolloutId: string): Promise<void> {
     if (this.#byRollout.has(rolloutId)) return;
     const outcomes = new Map<string, Outcome>();
-    // Followed first: what comes while the store is read is newer than what is read.
+    // Registered before the store is read: an outcome that comes meanwhile is newer than the stored one.
     this.#byRollout.set(rolloutId, outcomes);
     this.#loading.add(rolloutId);
     try {
@@ -44,12 +43,12 @@ export class Tallies {
       this.#byRollout.get(rolloutId)?.set(deviceId, after);
   }
 
-  /** The same as are stored, where that is known without asking the disk: a device that isn't in it hasn't said anything. */
+  /** The same outcomes as in the store, if all are in memory: a device that isn't among them has reported nothing. */
   complete(rolloutId: string): Outcomes | undefined {
     return this.#loading.has(rolloutId) ? undefined : this.#byRollout.get(rolloutId);
   }
 
-  /** Those that are known without asking the disk. */
+  /** The outcomes in memory; some may be missing while the store is read. */
   current(rolloutId: string): Outcomes | undefined {
     return this.#byRollout.get(rolloutId);
   }
@@ -57,11 +56,4 @@ export class Tallies {
   async outcomes(rolloutId: string): Promise<Outcomes> {
     return this.#byRollout.get(rolloutId) ?? (await this.#store.outcomes(rolloutId));
   }
-}
-
-/** Whether a device has brought this rollout to its good end. */
-export function hasCompleted(rollout: Rollout, outcome: Outcome | undefined, booted: number): boolean {
-  if (outcome?.attempt === rollout.attempt) return outcome.state === 'completed';
-  // It had the release already, and has nothing to do.
-  return booted === rollout.release.counter;
 }

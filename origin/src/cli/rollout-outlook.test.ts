@@ -1,7 +1,6 @@
 import { expect, it } from 'vitest';
 import type { RolloutStatus } from './fleet-api.ts';
-import { endingOf } from './rollout-ending.ts';
-import { describeNext } from './rollout-next.ts';
+import { describeNext, endingOf } from './rollout-outlook.ts';
 
 const status: RolloutStatus = {
   id: '1f0c9a5be6d27788',

@@ -1,6 +1,7 @@
 import type { Figures, RolloutStatus } from './fleet-api.ts';
+import { plural } from './output.ts';
 
-/** Why nothing more is to be watched: what was asked for has come about, or somebody has to act first. */
+/** Why watching ends: the awaited state is reached, or an operator must act first. */
 export interface Ending {
   isGood: boolean;
   text: string;
@@ -8,8 +9,8 @@ export interface Ending {
 }
 
 /**
- * Whether a rollout goes on by itself. An operator's pause is waited through: an operator is at it.
- * @param untilStage number of the stage, from 1, that is waited for; the whole rollout without
+ * Whether watching ends. An operator's pause doesn't end it, because the operator is expected to resume.
+ * @param untilStage number of the awaited stage, from 1; undefined: the whole rollout
  */
 export function endingOf(status: RolloutStatus, untilStage?: number): Ending | undefined {
   const { id, state, stop } = status;
@@ -31,20 +32,17 @@ export function endingOf(status: RolloutStatus, untilStage?: number): Ending | u
 export const stageText = ({ stage, plan }: Pick<RolloutStatus, 'stage' | 'plan'>): string =>
   `stage ${stage + 1} of ${plan.stages.length}`;
 
-export const isLastStage = ({ stage, plan }: Pick<RolloutStatus, 'stage' | 'plan'>): boolean =>
+const isLastStage = ({ stage, plan }: Pick<RolloutStatus, 'stage' | 'plan'>): boolean =>
   stage === plan.stages.length - 1;
 
-/** How long a stage soaks. An origin of 0.1.0 has a duration for the last one, too, and doesn't use it. */
+/** How long a stage soaks. An origin of 0.1.0 tells a soak of the last stage too, and ignores it. */
 export function soakMsOf(plan: RolloutStatus['plan'], stage: number): number {
   const isUnused = isLastStage({ stage, plan }) && !plan.lastStageSoaks;
   return isUnused ? 0 : (plan.stages[stage]?.soakMs ?? 0);
 }
 
-/** Of one that rolls back: where its devices are on the way. An origin of 0.1.0 tells the cohort alone, without those that wait. */
-export function goingBackOf({
-  back,
-  figures,
-}: Pick<RolloutStatus, 'back' | 'figures'>): RolloutStatus['back'] {
+/** How far the devices are on the way back. An origin of 0.1.0 tells it of the cohort alone, without the waiting devices. */
+function goingBackOf({ back, figures }: Pick<RolloutStatus, 'back' | 'figures'>): RolloutStatus['back'] {
   if (back || !figures) return back;
   const { well, running, blocked, returned } = figures;
   return { left: well + running, lateLeft: 0, stuck: blocked, returned };
@@ -92,3 +90,37 @@ function stuck(status: RolloutStatus): Ending | undefined {
 
 /** Devices that may still end. */
 const openOf = ({ running, waiting, pending }: Figures): number => running + waiting + pending;
+
+/** What a rollout waits for, and what an operator can do about it: where neither goes without saying. */
+export function describeNext(status: RolloutStatus): string[] {
+  const { id, state, stage, plan, settledAt, acts } = status;
+  if (state === 'rollingBack') return goingBack(status);
+  const hasEnded = state === 'completed' || state === 'aborted';
+  // Not one that is too old, or that a newer one has superseded.
+  if (hasEnded && acts.includes('rollback'))
+    return [`\`sitecast rollout rollback ${id}\` leads the devices that have it back`];
+  if (state !== 'active' || !isLastStage(status)) return [];
+  if (settledAt === undefined || soakMsOf(plan, stage) === 0) return [];
+  return [
+    `next: it's completed when it has soaked; until then late failures stop it, and the next rollout may be started; \`sitecast rollout rollback ${id}\` leads its devices back, then and later`,
+  ];
+}
+
+function goingBack(status: RolloutStatus): string[] {
+  const { id, rollbackTo } = status;
+  const { left = 0, lateLeft = 0, stuck = 0 } = goingBackOf(status) ?? {};
+  const late = lateLeft > 0 ? `, ${lateLeft} of them ${lateLeft === 1 ? 'a latecomer' : 'latecomers'}` : '';
+  const waits =
+    left > 0
+      ? `${plural(left, 'device')} still to go back${late}`
+      : 'no device known that is still to go back';
+  const other = rollbackTo ? 'another release' : 'a release';
+  const lines = [
+    `next: ${waits}; those that come later with it are sent back, too, and no other rollout to the same can begin, until \`sitecast rollout abort ${id}\``,
+  ];
+  if (stuck > 0)
+    lines.push(
+      `${plural(stuck, 'device')} could not: \`sitecast rollout rollback ${id} --to VERSION\` leads to ${other} of your choice`,
+    );
+  return lines;
+}

@@ -1,0 +1,179 @@
+import type { OperatorAct, RollbackProgress, RolloutPreview } from '@sitecast/shared/api';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
+import type { Repository } from '../repository/repository.ts';
+import type { Cohorts } from './cohorts.ts';
+import { CohortTracker } from './controller/cohort-tracker.ts';
+import { decide } from './controller/decide.ts';
+import type { Decided } from './controller/effects.ts';
+import { actsFrom, isEnded, type OperatorRequest } from './controller/operate.ts';
+import { isLastStage, type RolloutStats } from './controller/state.ts';
+import { type SignedRollouts, supersedingOf } from './published.ts';
+import type { RolloutRecord } from './record.ts';
+import { findReturnTarget, type ReturnTarget } from './releases.ts';
+
+/** The stats of an ended rollout: nothing is counted any more. */
+export const NO_STATS: RolloutStats = new CohortTracker().stats(0);
+
+interface ActDeps {
+  repository: Repository;
+  signed: SignedRollouts;
+  cohorts: Cohorts;
+  now: () => number;
+}
+
+interface ConsideredAct {
+  /** With the same state if nothing would change. */
+  decided: Decided;
+  stats: RolloutStats;
+  returnTarget: ReturnTarget | undefined;
+  /** Of an ended rollout: ids of the devices that it concerns from then on. */
+  reopenedFor: readonly string[] | undefined;
+}
+
+/**
+ * What an operator's act would lead to, if nothing refuses it.
+ * @param to label of the release that a rollback leads to
+ * @throws what `decide`, `findReturnTarget`, `refuseUnlisted` and `refuseSuperseded` throw, and what keeps the origin from signing
+ */
+export async function considerAct(
+  deps: ActDeps,
+  record: RolloutRecord,
+  request: Omit<OperatorRequest, 'rollbackTo'>,
+  to?: string,
+): Promise<ConsideredAct> {
+  const { cohorts, signed, repository } = deps;
+  const returnTarget = to === undefined ? undefined : await findReturnTarget(deps, record, to);
+  const isReopening = request.act === 'rollback' && isEnded(record.controller.phase);
+  const recount = isReopening ? await cohorts.recount(record) : undefined;
+  const stats = recount?.stats ?? cohorts.stats(record) ?? NO_STATS;
+  const event = { type: 'operator' as const, stats, ...request, rollbackTo: returnTarget?.release };
+  const decided = decide(record.controller, event, deps.now());
+  if (decided.state !== record.controller) {
+    const file = await signed.file(record.product);
+    refuseUnlisted(record, file);
+    if (isReopening) refuseSuperseded(record, file);
+    repository.demandRolloutsSigner();
+  }
+  return { decided, stats, returnTarget, reopenedFor: recount?.ids };
+}
+
+/** The acts that would change a rollout now. */
+export async function possibleActs(
+  { signed }: Pick<ActDeps, 'signed'>,
+  record: RolloutRecord,
+): Promise<OperatorAct[]> {
+  const { plan, stage, phase } = record.controller;
+  // While the signed file is damaged the rollout can only be looked at.
+  const file = await signed.file(record.product).catch(undefinedIfKnown);
+  const isListed = file?.rollouts.some(({ id }) => id === record.rollout.id);
+  if (!file || !isListed) return [];
+  const canRollBack = !isEnded(phase) || supersedingOf(record, file) === undefined;
+  return actsFrom(phase).filter(
+    act => !(act === 'advance' && isLastStage(plan, stage)) && (act !== 'rollback' || canRollBack),
+  );
+}
+
+function undefinedIfKnown(error: unknown): undefined {
+  if (!(error instanceof SitecastError)) throw error;
+}
+
+/** The status of the devices that an act may touch. */
+interface Touchable {
+  stats: RolloutStats;
+  /** Undefined for an ended rollout: `stats` has all devices then. */
+  back: RollbackProgress | undefined;
+}
+
+/**
+ * What an act would do, before it is done.
+ * @param joining counts the devices that would come in with the next stage
+ * @param returnTarget of a rollback to a chosen release
+ */
+export function previewOf(
+  { rollout, controller }: RolloutRecord,
+  act: OperatorAct,
+  { stats, back }: Touchable,
+  joining: () => number,
+  returnTarget?: ReturnTarget,
+): RolloutPreview {
+  const { failed, silent, succeeded, running, waiting, pending, blocked } = stats;
+  const open = running + waiting + pending;
+  // Latecomers, outside of the cohort, roll back too.
+  const having = succeeded + running + (back?.lateLeft ?? 0);
+  const isRollingBack = rollout.state === 'rollingBack';
+  const touched: Record<
+    OperatorAct,
+    () => Pick<RolloutPreview, 'touches' | 'what' | 'target' | 'rollbackTo'>
+  > = {
+    pause: () => ({ touches: open, what: 'those that have not ended it yet wait' }),
+    resume: () => ({ touches: open, what: 'those that have not ended it yet go on' }),
+    complete: () => ({ touches: open, what: 'those that have not ended it yet get it as latecomers do' }),
+    abort: () =>
+      isRollingBack
+        ? { touches: back?.left ?? having, what: 'those that are not back yet stay with the release' }
+        : { touches: open, what: 'those that have not activated it yet leave it alone' },
+    rollback: () => ({
+      // Devices that couldn't go back to the release they came from may be able to go to the chosen one.
+      touches:
+        (isRollingBack ? (back?.left ?? having) : having) +
+        (returnTarget && isRollingBack ? (back?.stuck ?? blocked) : 0),
+      what: `those that have it, or are on the way, go back${returnTarget ? targetText(returnTarget) : ''}`,
+      ...(returnTarget && { rollbackTo: returnTarget.release }),
+    }),
+    advance: () => ({
+      touches: joining(),
+      what: 'the next stage lets them in',
+      target: controller.stage + 1,
+    }),
+    retry: () => ({
+      touches: failed + blocked + open,
+      what: 'those that do not run the release try it (again)',
+      target: controller.attempt + 1,
+    }),
+  };
+  return { act, failed, silent, ...touched[act]() };
+}
+
+function targetText({ release, unfit }: ReturnTarget): string {
+  const but = unfit.length === 0 ? '' : `, but for hardware ${unfit.join(', ')}, which it isn't made for`;
+  return ` to ${release.version}${but}`;
+}
+
+/** Refuses a change of a rollout that the signed file no longer lists: devices don't know it any more. @throws SITECAST_ROLLOUT_ENDED */
+export function refuseUnlisted({ product, rollout }: RolloutRecord, { rollouts }: RolloutsFile): void {
+  const { id, state } = rollout;
+  if (rollouts.some(listed => listed.id === id)) return;
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_ROLLOUT_ENDED',
+    `rollout ${id} is ${state}, and so long ago that devices know it no more`,
+    {
+      hint: `A rollout of an older release leads back: \`sitecast rollout start ${product} VERSION --allow-downgrade\`.`,
+      data: { rollout: id, state },
+    },
+  );
+}
+
+/** @throws SITECAST_ROLLOUT_SUPERSEDED */
+function refuseSuperseded(record: RolloutRecord, file: RolloutsFile): void {
+  const newer = supersedingOf(record, file);
+  if (!newer) return;
+  const { product } = record;
+  const { id, state, release } = newer;
+  const back = `\`sitecast rollout rollback ${id}\` leads devices back from ${release.version}, with --to VERSION also further than one release`;
+  const end = `\`sitecast rollout abort ${id}\``;
+  const hints: Record<Rollout['state'], string> = {
+    completed: `${back}.`,
+    rollingBack: `End that first: ${end}.`,
+    active: `${back}; ${end} ends it first.`,
+    paused: `${back}; ${end} ends it first.`,
+    aborted: '',
+  };
+  throw new SitecastError(
+    'conflict',
+    'SITECAST_ROLLOUT_SUPERSEDED',
+    `rollout ${id} of ${product} ${release.version} came after it, is ${state}, and could reach the same devices`,
+    { hint: hints[state], data: { rollout: id, release, state } },
+  );
+}
