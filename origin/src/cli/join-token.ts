@@ -32,7 +32,7 @@ export async function createJoinToken(origin: OriginClient, options: JoinTokenOp
   });
   if (out !== undefined) {
     await createNewFile(out, `${token}\n`, 0o600).catch(async (error: unknown) => {
-      // A token that couldn't be written is known to nobody, so it is revoked.
+      // A token that couldn't be written is lost, so it is revoked.
       await origin.bytes(`/api/v1/join-tokens/${created.id}`, { method: 'DELETE' });
       throw error;
     });

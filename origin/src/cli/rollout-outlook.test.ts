@@ -52,7 +52,7 @@ const status: RolloutStatus = {
 };
 const sentBack = (back: NonNullable<RolloutStatus['back']>): RolloutStatus => ({ ...status, back });
 
-it('watches a rollback until nobody is left who can go back', () => {
+it('watches a rollback until no device is left that can go back', () => {
   const waiting = sentBack({ left: 7, lateLeft: 3, stuck: 0, returned: 3 });
   expect(endingOf(waiting)).toBeUndefined();
   expect(describeNext(waiting)[0]).toContain('next: 7 devices still to go back, 3 of them latecomers; ');
@@ -67,6 +67,6 @@ it('watches a rollback until nobody is left who can go back', () => {
   ]);
 });
 
-it('takes what an origin of 0.1.0 tells', () => {
+it('reads the answers of an origin of 0.1.0', () => {
   expect(endingOf(status)).toMatchObject({ text: expect.stringContaining('3 of its devices went back') });
 });

@@ -48,7 +48,7 @@ function goingBackOf({ back, figures }: Pick<RolloutStatus, 'back' | 'figures'>)
   return { left: well + running, lateLeft: 0, stuck: blocked, returned };
 }
 
-/** While it rolls back: when nobody is on the way any more. It ends when an operator says `abort`. */
+/** The end of watching a rollback: no device is on the way any more. The rollback itself ends with an operator's `abort`. */
 function backAgain(status: RolloutStatus): Ending | undefined {
   const { id } = status;
   const back = goingBackOf(status);

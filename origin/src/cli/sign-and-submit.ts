@@ -38,7 +38,7 @@ export async function signWithKeys(
 }
 
 /**
- * Opens the keys that a new release takes, so that nobody learns after a long upload that they can't sign.
+ * Opens the keys that a new release needs before the upload, so that a missing key is noticed at once.
  * @throws SITECAST_SIGNATURES_MISSING where they aren't enough and no draft was asked for
  */
 export async function openReleaseKeys(

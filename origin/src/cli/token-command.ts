@@ -112,7 +112,7 @@ async function createApiToken(
   const created = await origin.json('/api/v1/tokens', createdTokenSchema, { method: 'POST', json: request });
   if (out !== undefined) {
     await createNewFile(out, `${created.token}\n`, 0o600).catch(async (error: unknown) => {
-      // A token that couldn't be written is known to nobody, so it is revoked.
+      // A token that couldn't be written is lost, so it is revoked.
       await origin.bytes(`/api/v1/tokens/${created.id}`, { method: 'DELETE' });
       throw error;
     });

@@ -67,7 +67,7 @@ export async function holdBody(
     if (announced !== undefined) leases.push(memory.lease(announced));
     const pieces: Uint8Array[] = [];
     const onData = (bytes: Uint8Array): void => {
-      // Whoever doesn't say how long the body is has it counted piece by piece.
+      // A body without a declared length is counted piece by piece.
       if (announced === undefined) leases.push(memory.lease(bytes.length));
       pieces.push(bytes);
     };
@@ -130,7 +130,7 @@ function receiveFromNode(
     let isWaiting = false;
     let hasEnded = false;
     const silence = setTimeout(() => {
-      // While it's us who keep the sender waiting, silence says nothing about it.
+      // While the origin keeps the sender waiting, silence isn't the sender's fault.
       if (isWaiting) silence.refresh();
       else end(tooSlow(pace));
     }, pace.maxSilenceMs);
@@ -139,7 +139,7 @@ function receiveFromNode(
       clearTimeout(silence);
       clearTimeout(total);
       incoming.off('data', take).off('end', finish).off('error', breakOff).off('close', breakOff);
-      // Whoever answers decides what becomes of the rest.
+      // The answer decides what happens to the rest of the body.
       incoming.pause();
       if (error === undefined) resolve(lengthBytes);
       else reject(error);

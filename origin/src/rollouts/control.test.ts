@@ -156,7 +156,7 @@ describe('a rollout in stages', () => {
     expect(bed.store && (await bed.store.entries('cohort')[Symbol.asyncIterator]().next()).done).toBe(true);
   });
 
-  it('keeps who was frozen in a stage through a restart, whatever their assignments say since then', async () => {
+  it('keeps the frozen devices of a stage through a restart, whatever their assignments are since', async () => {
     await fleetOf(6, 6);
     const { id } = await inStages();
     const [first = ''] = await letIn(id);
@@ -169,7 +169,7 @@ describe('a rollout in stages', () => {
     expect(shown).not.toContainEqual(expect.objectContaining({ id: latecomer.id }));
   });
 
-  it('begins its next stage when the soak is over, by a timer that follows from what is stored', async () => {
+  it('begins its next stage after the soak, by a timer that follows from the stored state', async () => {
     const fleet = await fleetOf(6, 6);
     const { id } = await inStages();
     for (const device of await letIn(id)) {
@@ -203,7 +203,7 @@ describe('a rollout in stages', () => {
     });
   });
 
-  it('does what its dry run said, which itself changes nothing', async () => {
+  it('does what its dry run announced; the dry run changes nothing', async () => {
     await fleetOf(6, 6);
     const versions = bed.origin.repository.versions();
     const dry = await inStages({ dryRun: true });
@@ -239,7 +239,7 @@ describe('a rollout in stages', () => {
 });
 
 describe('a bad release', () => {
-  it('is sent back by the report that crosses the threshold, and what was decided is told first', async () => {
+  it('is rolled back by the report that crosses the threshold, and the decision is audited first', async () => {
     const fleet = await fleetOf(6, 6);
     const { id } = await bed.startRollout();
     const [one, other] = [...fleet.values()].filter((_device, at) => at === 0 || at === 11);
@@ -267,7 +267,7 @@ describe('a bad release', () => {
     });
   });
 
-  it('that fails late, after success, is sent back, too; power losses and obedience aren’t failures', async () => {
+  it('that fails late, after success, is rolled back too; power losses and ordered rollbacks aren’t failures', async () => {
     const fleet = [...(await fleetOf(2, 2)).values()];
     const { id } = await bed.startRollout();
     const [north, other, south] = fleet;
@@ -333,7 +333,7 @@ describe('a bad release', () => {
 });
 
 describe('silence', () => {
-  it('of a device whose gateway speaks for others pauses; that of a whole site stops nothing', async () => {
+  it('of a device whose gateway brings other reports pauses; that of a whole site stops nothing', async () => {
     const gateway = await bed.gateway('north');
     const south = await bed.gateway('south');
     const fleet = await fleetOf(3, 3);
@@ -376,7 +376,7 @@ describe('an operator', () => {
     expect(await bed.call('GET', path(id, '/preview?act=explode'))).toMatchObject({ httpStatus: 400 });
   });
 
-  it('may do everything twice, and is remembered with it', async () => {
+  it('may repeat every act, and the record names the operator', async () => {
     await fleetOf(6, 6);
     const { id } = await inStages();
     for (const [name, body] of [

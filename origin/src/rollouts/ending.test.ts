@@ -98,7 +98,7 @@ describe('the last soak', () => {
     });
   });
 
-  it('comes before completion, through a restart, and late failures send it back', async () => {
+  it('comes before completion, through a restart, and late failures roll it back', async () => {
     const id = await rolledOut(2, { soakMs: 7_200_000 });
     expect(await status(id)).toMatchObject({ state: 'active', settledAt: expect.any(String) });
     await bed.restart();
@@ -163,7 +163,7 @@ describe('the last soak', () => {
     },
   );
 
-  it('begins anew for one whose power went: it has to succeed again', async () => {
+  it('starts over for a device with a power loss: it must succeed again', async () => {
     const id = await rolledOut(2, { soakMs: 7_200_000, maxFailuresBasisPoints: 10_000 });
     await say(id, 2, north, 'failed', 'powerLoss');
     await say(id, 2, north, 'confirming');
@@ -238,7 +238,7 @@ describe('a rollout that has ended', () => {
     expect(await act(id, 'rollback', { to: '1.0.0' })).toMatchObject(below);
   });
 
-  it('is refused where a newer one would keep devices from obeying; the hint names what leads back', async () => {
+  it('is refused if a newer rollout keeps devices from obeying; the hint names the act that rolls back', async () => {
     const id = await rolledOut(2);
     const newer = await rolledOut(3);
     expect(await status(id)).toMatchObject({ acts: ['abort'] });
@@ -265,7 +265,7 @@ describe('a rollout that has ended', () => {
 });
 
 describe('what an act would do', () => {
-  it('is not told where it would be refused: nobody is asked about it', async () => {
+  it('isn’t previewed if it would be refused', async () => {
     const { id } = await startOf(2, { onFailure: 'pause' });
     expect(await preview(id, 'advance')).toMatchObject({ code: 'SITECAST_ROLLOUT_LAST_STAGE' });
     await say(id, 2, north, 'failed');
@@ -304,7 +304,7 @@ describe('a rollback', () => {
     await bed.origin.rollouts.checkCompletion();
   };
 
-  it('counts those that wait for their turn, and latecomers, until each is back or said that it can not', async () => {
+  it('counts devices that wait for their turn, and latecomers, until each is back or reported that it can’t', async () => {
     const { id } = await startOf(2);
     await says(id, north, 'completed');
     // It never got the release: nothing is to be undone.

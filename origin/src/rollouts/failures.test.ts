@@ -15,7 +15,7 @@ const member = (id: string, changes: Partial<Member> = {}): Member => ({
   ...changes,
 });
 
-it('brings together what failed with the same code and exit code on the same hardware', () => {
+it('groups failures with the same code and exit code on the same hardware', () => {
   const groups = new FailureGroups();
   const health = (message: string) => ({ code: 'healthFailed', message: `health: ${message}` });
   groups.add(member('a'), health('exit code 1: no camera'));
@@ -51,7 +51,7 @@ it('brings together what failed with the same code and exit code on the same har
   });
 });
 
-it('names the first of many devices, and has no room for a text of theirs in what a group is called', () => {
+it('names the first of many devices, and no text of theirs in the name of a group', () => {
   const groups = new FailureGroups();
   for (let at = 0; at < 60; at += 1)
     groups.add(member(`d${at}`), { code: `code${at % 55}`, message: 'exit code 12345: x' });

@@ -44,7 +44,7 @@ function raiseFloor(counter: number): Promise<Record<string, unknown>> {
 }
 
 describe('an operator', () => {
-  it('may send devices back to a release of their choice, which is signed and survives a restart', async () => {
+  it('may roll devices back to a chosen release, which is signed and survives a restart', async () => {
     const [device, away] = [await bed.device(), await bed.device()];
     const { id } = await bed.startRollout({ counter: 3 });
     const release = { counter: 3, version: '3.0.0' };

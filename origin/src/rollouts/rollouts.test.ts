@@ -131,7 +131,7 @@ describe('starting', () => {
     expect(bed.origin.repository.versions()).toEqual(versions);
   });
 
-  it('refuses what lies below the floor', async () => {
+  it('refuses a release below the floor', async () => {
     await bed.publishNext();
     bed.operator.next();
     const file = bed.operator.products.get('camera');
@@ -143,7 +143,7 @@ describe('starting', () => {
     expect(await bed.startRollout({ counter: 2 })).toMatchObject({ httpStatus: 201 });
   });
 
-  it('goes back to an older release only if that is said', async () => {
+  it('goes to an older release only with consent', async () => {
     const device = await bed.device();
     await bed.publishNext();
     const { id } = await bed.startRollout({ counter: 2 });
@@ -157,7 +157,7 @@ describe('starting', () => {
     expect(await bed.startRollout({ allowDowngrade: true })).toMatchObject({ httpStatus: 201, total: 1 });
   });
 
-  it('of a name that nobody has is refused, with the nearest one, until it is said to be meant', async () => {
+  it('with a name that no device has is refused, with the nearest name, unless the operator consents', async () => {
     const device = await bed.device('north');
     await bed.gateway('south');
     await bed.call('PATCH', `/api/v1/devices/${device.id}`, { tags: { ring: 'early' } });
@@ -208,7 +208,7 @@ describe('starting', () => {
     });
   });
 
-  it('can be tried while another one is under way: what it waits for is told', async () => {
+  it('can be dry-run while another one is under way: the answer names the other one', async () => {
     await bed.device();
     const { id } = await bed.startRollout();
     const dry = await bed.startRollout({ dryRun: true });
@@ -312,7 +312,7 @@ describe('a rollout', () => {
     expect(await status(id)).toMatchObject({ state: 'completed', total: 1 });
   });
 
-  it('that is aborted stays so, shows what became of it, and makes way for the next', async () => {
+  it('that is aborted stays so, shows its outcome, and makes way for the next', async () => {
     const [device] = [await bed.device(), await bed.device()];
     const { id } = await bed.startRollout();
     await reporter(id)(device, 'failed');
@@ -420,7 +420,7 @@ describe('two matches', () => {
     ],
     ['from ranges apart', { fromCounter: { min: 0, max: 2 } }, { fromCounter: { min: 3, max: 9 } }, false],
   ];
-  it.each(cases)('%s: could one device be meant by both?', (_what, one, other, expected) => {
+  it.each(cases)('%s: can one device fit both?', (_what, one, other, expected) => {
     expect(canOverlap(one, other)).toBe(expected);
     expect(canOverlap(other, one)).toBe(expected);
   });

@@ -50,7 +50,7 @@ describe('the cohort of a stage', () => {
     fc.assert(holds);
   });
 
-  it('reaches everybody in the last stage, those to come among them', () => {
+  it('includes all devices in the last stage, also those that enrol later', () => {
     expect(
       freeze(ROLLOUT, idsOf(3), 10_000, { below: NO_DEVICE, canaries: ['device-1'] }, NOW_MS).cohort,
     ).toEqual({
@@ -60,7 +60,7 @@ describe('the cohort of a stage', () => {
 });
 
 describe('a gateway', () => {
-  it('spoke for others if one of them was heard through it, in whatever order that came', () => {
+  it('has brought reports of other devices, in whatever order the reports came', () => {
     const liveness = new GatewayLiveness();
     liveness.note('a', 'g', 10);
     expect(liveness.broughtOthersAfter('a', 'g', 0)).toBe(false);

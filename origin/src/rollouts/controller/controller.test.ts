@@ -106,7 +106,7 @@ const settle = (harness: Harness): void => {
 };
 
 describe('a stage', () => {
-  it('ends when its devices are well and it has soaked', () => {
+  it('ends when its devices have succeeded and it has soaked', () => {
     const harness = new Harness(plan({ stages: stages(1000, 5000, 10_000) }));
     expect(harness.members).toHaveLength(2);
     settle(harness);
@@ -130,7 +130,7 @@ describe('a stage', () => {
     ]);
   });
 
-  it('waits for devices that may still end, and not for ever for those that nothing is heard of', () => {
+  it('waits for devices that may still end, but for silent devices only until their deadline', () => {
     const harness = new Harness(plan({ stages: stages(1000, 10_000) }));
     const [first = '', second = ''] = harness.members;
     harness.report(first, 'succeeded');
@@ -143,7 +143,7 @@ describe('a stage', () => {
     expect(harness.state.stage).toBe(1);
   });
 
-  it('in which nobody was well proves nothing, and the rollout stays there', () => {
+  it('in which no device has succeeded proves nothing: the rollout stays in it', () => {
     const harness = new Harness(plan({ stages: stages(1000, 10_000) }));
     for (const id of harness.members) harness.tracker.setOverdue(id, 'unreachable');
     harness.pass(1000 * HOUR_MS);
@@ -161,7 +161,7 @@ describe('a stage', () => {
     expect(harness.members).toEqual([...canaries].sort());
   });
 
-  it('that brings nobody in doesn’t soak: whoever is in has soaked already', () => {
+  it('without new devices doesn’t soak: its devices have soaked already', () => {
     const harness = new Harness(plan({ stages: stages(0, 500, 1000, 5000, 10_000) }), {
       canaries: ['d3', 'd7', 'd11'],
     });
@@ -178,7 +178,7 @@ describe('a stage', () => {
     expect(harness.state.stage).toBe(3);
   });
 
-  it('that brings nobody in does soak where an operator has cut the soak before it short', () => {
+  it('without new devices soaks if an operator has cut the soak before it short', () => {
     const harness = new Harness(plan({ stages: stages(0, 1000, 10_000) }), { canaries: ['d3', 'd7', 'd11'] });
     settle(harness);
     harness.act('advance');
@@ -194,7 +194,7 @@ describe('a stage', () => {
 describe('the last stage', () => {
   const lastStage = (change: Partial<RolloutPlan> = {}) => plan({ stages: stages(10_000), ...change });
 
-  it('while it soaks counts late failures, and may be paused, aborted or sent back', () => {
+  it('counts late failures during its soak, and may be paused, aborted or rolled back', () => {
     const harness = new Harness(lastStage());
     settle(harness);
     harness.pass(3 * HOUR_MS);
@@ -216,7 +216,7 @@ describe('the last stage', () => {
     }
   });
 
-  it('soaks anew after a pause', () => {
+  it('starts its soak over after a pause', () => {
     const harness = new Harness(lastStage());
     settle(harness);
     harness.pass(3 * HOUR_MS);
@@ -230,7 +230,7 @@ describe('the last stage', () => {
     expect(harness.state.phase).toBe('completed');
   });
 
-  it('is not made to soak anew by a device that comes while it does, and waits for it in the end', () => {
+  it('doesn’t start its soak over for a device that comes meanwhile, but waits for it in the end', () => {
     const harness = new Harness(lastStage());
     settle(harness);
     harness.pass(3 * HOUR_MS);
@@ -241,7 +241,7 @@ describe('the last stage', () => {
     expect(harness.state.phase).toBe('completed');
   });
 
-  it('that brings nobody in is over at once: whoever is in has soaked already', () => {
+  it('without new devices is over at once: its devices have soaked already', () => {
     const harness = new Harness(plan({ stages: stages(5000, 10_000) }), { devices: 1 });
     settle(harness);
     harness.pass(4 * HOUR_MS);
@@ -265,7 +265,7 @@ describe('failures', () => {
   };
   const everybody = (change: Partial<RolloutPlan> = {}) => plan({ stages: stages(10_000), ...change });
 
-  it('that are too many, proven and at several sites send it back at once', () => {
+  it('beyond the limit, proven and at several sites, roll it back at once', () => {
     const harness = new Harness(everybody());
     fail(harness, 'd0');
     expect(harness.state.phase).toBe('active');
@@ -276,7 +276,7 @@ describe('failures', () => {
     ]);
   });
 
-  it('at a single site of several just pause it, until another site says the same', () => {
+  it('at one site of several only pause it, until another site reports the same', () => {
     const harness = new Harness(everybody());
     fail(harness, 'd0', 'd4');
     expect(harness.state.phase).toBe('paused');
@@ -284,20 +284,20 @@ describe('failures', () => {
     expect(harness.state.phase).toBe('rollingBack');
   });
 
-  it('at the only site there is send it back', () => {
+  it('at the only site roll it back', () => {
     const harness = new Harness(everybody(), { sites: 1 });
     fail(harness, 'd0', 'd1');
     expect(harness.state.phase).toBe('rollingBack');
   });
 
-  it('that are fewer than it takes to go back pause it: one canary of one is too many', () => {
+  it('below the minimum for a rollback pause it: one canary of one is too many', () => {
     const harness = new Harness(plan({ stages: stages(100, 10_000) }));
     expect(harness.members).toHaveLength(1);
     fail(harness, ...harness.members);
     expect(harness.state.phase).toBe('paused');
   });
 
-  it('only pause it where that was wanted, and escalate nothing', () => {
+  it('only pause it if the plan says so', () => {
     const harness = new Harness(everybody({ onFailure: 'pause' }));
     fail(harness, 'd0', 'd1', 'd2', 'd3');
     expect(harness.state.phase).toBe('paused');
@@ -311,7 +311,7 @@ describe('failures', () => {
     expect(harness.state.phase).toBe('rollingBack');
   });
 
-  it('want to be acknowledged before it goes on, and then count no more', () => {
+  it('must be acknowledged before it resumes, and then count no more', () => {
     const harness = new Harness(everybody({ onFailure: 'pause' }));
     fail(harness, 'd0', 'd1');
     expect(() => harness.act('resume')).toThrow(
@@ -325,7 +325,7 @@ describe('failures', () => {
     expect(harness.state.phase).toBe('paused');
   });
 
-  it('while an operator has it paused make it one that wants acknowledgement', () => {
+  it('during an operator’s pause must be acknowledged too', () => {
     const harness = new Harness(everybody({ onFailure: 'pause' }));
     harness.act('pause');
     fail(harness, 'd0', 'd1');
@@ -338,7 +338,7 @@ describe('failures', () => {
 });
 
 describe('silence', () => {
-  it('pauses, and never sends back', () => {
+  it('pauses it, and never rolls it back', () => {
     const harness = new Harness(plan({ stages: stages(10_000) }));
     for (const id of ['d0', 'd1', 'd2']) {
       harness.report(id, 'running');
@@ -348,7 +348,7 @@ describe('silence', () => {
     expect(harness.state).toMatchObject({ phase: 'paused', stop: { why: 'silence' } });
   });
 
-  it('of a whole site isn’t any: nothing happens', () => {
+  it('of a whole site doesn’t count: nothing happens', () => {
     const harness = new Harness(plan({ stages: stages(10_000) }));
     for (const { id, site } of harness.devices) {
       harness.report(id, 'running');
@@ -373,7 +373,7 @@ describe('an operator', () => {
     expect(harness.published).toHaveLength(published);
   });
 
-  it('may name where a rollback leads, also later; the same again changes nothing, and a retry forgets it', () => {
+  it('may name the release that a rollback leads to, also later; a repetition changes nothing, and a retry forgets it', () => {
     const one = { counter: 1, version: '1.0.0' };
     const harness = new Harness(plan({ stages: stages(10_000) }));
     for (const id of ['d0', 'd1']) harness.report(id, 'failed');
@@ -396,7 +396,7 @@ describe('an operator', () => {
     expect(harness.state).not.toHaveProperty('rollbackTo');
   });
 
-  it('gets refused what can’t be', () => {
+  it('is refused an act that the state doesn’t allow', () => {
     const harness = new Harness(plan({ stages: stages(1000, 10_000) }));
     harness.act('pause');
     expect(() => harness.act('advance')).toThrow(expect.objectContaining({ code: 'SITECAST_ROLLOUT_STATE' }));
@@ -439,7 +439,7 @@ describe('an operator', () => {
     },
   );
 
-  it('who raises the attempt begins anew with what was acknowledged, not with the stage', () => {
+  it('who raises the attempt resets the acknowledged failures, not the stage', () => {
     const harness = new Harness(plan({ stages: stages(1000, 10_000), onFailure: 'pause' }));
     harness.act('advance');
     for (const id of ['d0', 'd1']) harness.report(id, 'failed');
@@ -497,7 +497,7 @@ describe('whatever happens', () => {
     }
   }
 
-  it('no stage is skipped, one that is paused never grows, and a cohort is exact and only grows', () => {
+  it('skips no stage, grows no paused rollout, and freezes exact cohorts that only grow', () => {
     const holds = fc.property(anyPlan, happenings, (chosen, events) => {
       const harness = new Harness(chosen);
       for (const event of events) {
