@@ -160,10 +160,14 @@ export class DemoFleet {
     done: (seen: T) => boolean,
     timeoutMs = 60_000,
   ): Promise<T> {
-    const endMs = performance.now() + timeoutMs;
+    let endMs = performance.now() + timeoutMs;
+    let last = '';
     for (;;) {
       const seen = await look();
       if (done(seen)) return seen;
+      // On a busy machine it takes longer, but it goes on.
+      if (JSON.stringify(seen) !== last) endMs = performance.now() + timeoutMs;
+      last = JSON.stringify(seen);
       if (performance.now() > endMs) throw new Error(`waited in vain for ${what}: ${JSON.stringify(seen)}`);
       await sleep(300);
     }
