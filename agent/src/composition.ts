@@ -103,6 +103,11 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
   const trust = await Trust.open(data, gateways, { start: begin, now, signal: stop });
   const stateFile = await StateFile.open(data, files);
   const outbox = await openOutbox(data, ports);
+  if (outbox.foundWrong) {
+    const { events, unreadable } = outbox.foundWrong;
+    const found = { reports: events.length, unreadable };
+    log('warn', 'what was reported is told again in a new chain: its file was not right', found);
+  }
   const wish = await wishedName(settings, warn);
   const about = { product, hardware, wish, token: token?.pair };
   const membership = new Membership({ gateways, identity, stateFile, ...about });

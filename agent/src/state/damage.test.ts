@@ -326,3 +326,9 @@ describe('a device that has lost a file with its copy', () => {
     expect(await device.cycle()).toMatchObject({ state: 'completed' });
   });
 });
+
+it('the log says that reports are told again, where their file has a turned bit', async () => {
+  await damage('reports.jsonl', 'has a turned bit');
+  await device.open({ log });
+  expect(logged).toContain('what was reported is told again in a new chain: its file was not right');
+});
