@@ -24,19 +24,32 @@ afterAll(async () => {
   await gateway.close();
 });
 
-const complete = ['idle', 'downloading', 'verifying', 'installing', 'rebooting', 'confirming', 'completed'];
+interface Story {
+  hooks: { health?: string };
+  states: string[];
+  booted: 'A' | 'B';
+}
+
+const begun = ['idle', 'downloading', 'verifying', 'installing', 'rebooting', 'confirming'];
+const completed: Story = { hooks: {}, states: [...begun, 'completed'], booted: 'B' };
+const fallenBack: Story = {
+  hooks: { health: 'exit 1' },
+  states: [...begun, 'failed', 'rolledBack'],
+  booted: 'A',
+};
 
 /** @param failpoint for the first run; where it cuts the power, the device starts again */
-async function update(failpoint: Failpoint) {
+async function update({ hooks }: Story, failpoint: Failpoint) {
   const device = await TestDevice.create([gateway.url], origin.fleet.rootBytes);
+  const settings = { hooks };
   gateway.requests.length = 0;
   const isCut = await untilPowerCut(async () => {
-    await device.open({ failpoint });
+    await device.open({ failpoint, settings });
     await device.cycle();
   });
   if (isCut) {
     await device.close({ isCut: true });
-    await device.open();
+    await device.open({ settings });
   }
   await device.cycle();
   await device.cycle();
@@ -51,6 +64,7 @@ async function update(failpoint: Failpoint) {
       .told(device.id)
       .filter(({ reason }) => reason?.code !== 'powerLoss')
       .map(({ state }) => state),
+    barred: device.parts.stateFile.current.barred.map(({ counter }) => counter),
     pending: device.parts.outbox.pendingCount,
   };
   await device.remove();
@@ -58,38 +72,46 @@ async function update(failpoint: Failpoint) {
 }
 
 /** In their order, as `NAME#N`. */
-async function failpointsOfAnUpdate(): Promise<string[]> {
+async function failpointsOf(story: Story): Promise<string[]> {
   const reached = new Map<string, number>();
   const all: string[] = [];
-  const { found } = await update(name => {
+  const { found } = await update(story, name => {
     const times = (reached.get(name) ?? 0) + 1;
     reached.set(name, times);
     all.push(`${name}#${times}`);
   });
-  expect(found).toMatchObject({ isCut: false, states: complete });
+  expect(found).toMatchObject({ isCut: false, states: story.states });
   return all;
 }
 
-/** Each name at its first place, and some more. SITECAST_TEST_EVERY_POINT=1 takes all of them: two minutes. */
-const isChosen = (where: string, at: number): boolean =>
-  process.env.SITECAST_TEST_EVERY_POINT === '1' || where.endsWith('#1') || at % 12 === 0;
+const isEvery = process.env.SITECAST_TEST_EVERY_POINT === '1';
 
-it('goes on after a power cut at each failpoint of an update, to the same slot, fetching nothing twice, telling all once', async () => {
-  const all = await failpointsOfAnUpdate();
-  expect(all.length).toBeGreaterThan(100);
-  const expected = {
-    isCut: true,
-    isRight: true,
-    booted: 'B',
-    next: 'B',
-    states: complete,
-    pending: 0,
-  };
-  for (const where of all.filter(isChosen)) {
-    const { found, repeated } = await update(powerCutAt(where));
+async function expectToEndAfterCutsAt(places: readonly string[], story: Story): Promise<void> {
+  const { states, booted } = story;
+  const barred = booted === 'A' ? [1] : [];
+  const expected = { isCut: true, isRight: true, booted, next: booted, states, barred, pending: 0 };
+  for (const where of places) {
+    const { found, repeated } = await update(story, powerCutAt(where));
     expect({ where, ...found }).toEqual({ where, ...expected });
     // Up to `concurrency` were on their way when it was cut.
     expect(repeated).toBeLessThanOrEqual(4);
   }
   expect(origin.conflicts).toEqual([]);
+}
+
+/** Each name at its first place, and some more. SITECAST_TEST_EVERY_POINT=1 takes all of them: two minutes. */
+it('goes on after a power cut at each failpoint of an update, to the same slot, fetching nothing twice, telling all once', async () => {
+  const all = await failpointsOf(completed);
+  expect(all.length).toBeGreaterThan(100);
+  const places = all.filter((where, at) => isEvery || where.endsWith('#1') || at % 12 === 0);
+  await expectToEndAfterCutsAt(places, completed);
+});
+
+/** As above, from where the slot is given up. */
+it('falls back after a power cut at each failpoint of a fall-back, barring the release, telling all once', async () => {
+  const all = await failpointsOf(fallenBack);
+  const after = all.slice(all.indexOf('reboot after#1'));
+  expect(after.length).toBeGreaterThan(30);
+  const places = after.filter((where, at) => isEvery || /^(set next|mark bad)/.test(where) || at % 8 === 0);
+  await expectToEndAfterCutsAt(places, fallenBack);
 });
