@@ -121,7 +121,7 @@ function indexTargetOf(targets: Iterable<FoundTarget>, sha256: string): FoundTar
   return undefined;
 }
 
-/** Devices get over libp2p what lies here, and nothing that would have to be fetched: nobody makes this gateway use its WAN that way. */
+/** Devices get over libp2p what lies here. Nothing is fetched for them: over libp2p no device makes this gateway use its WAN. */
 async function serveDevices(
   { ownId, site, metrics }: ChunkServicesDeps,
   siteNode: SiteNode,

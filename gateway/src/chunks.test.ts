@@ -28,7 +28,7 @@ async function published(chunks = 8, seed = 1): Promise<{ origin: FakeOrigin } &
 
 const pathOf = (id: Uint8Array): string => `chunks/${chunkPath(id)}`;
 
-/** Who asks, and hangs up before there's an answer. */
+/** A request that ends before there is an answer. */
 function askAndLeave(url: string): Promise<void> {
   return new Promise(resolve => {
     const asking = request(url, () => undefined);
@@ -62,7 +62,7 @@ it('fetches a chunk once however many devices ask for it at the same time, thoug
   expect(await gateway.metric('sitecast_chunks_found_total{where="upstream"}')).toBe(3);
 });
 
-it('asks nobody for chunks that no mirrored index names, nor for paths that are no chunk', async () => {
+it('asks no upstream for chunks that no mirrored index names, nor for paths that are no chunk', async () => {
   const { origin } = await published();
   const gateway = await harness.gateway(origin);
   const before = origin.requests.length;
@@ -184,7 +184,7 @@ it('fetches from the origin alone what another gateway asks for, and nothing if 
   expect((await gateway.get(pathOf(second))).status).toBe(200);
 });
 
-it('asks in no circle when two gateways were told that the other is the origin', async () => {
+it('sends no request in a circle when two gateways each take the other for the origin', async () => {
   const { origin, ids } = await published(1);
   const [id = Buffer.alloc(32)] = ids;
   const one = await harness.gateway(origin);

@@ -117,7 +117,7 @@ it('hears of a change from another gateway within a moment, and passes it on', a
     );
 });
 
-it('asks nobody for anything when what is announced is not signed as it should be', async () => {
+it('asks for nothing when an announcement is not rightly signed', async () => {
   const origin = await silentOrigin();
   const gateway = await harness.gateway(origin, { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile });
   await until(() => node.gossip.neighbours.some(({ isInMesh }) => isInMesh), 'it is in the mesh');

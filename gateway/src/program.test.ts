@@ -48,7 +48,7 @@ it.each([
   expect(text).toContain(message);
 });
 
-it('exchanges chunks with devices unless told otherwise', async () => {
+it('exchanges chunks with devices by default', async () => {
   const [usual, off, elsewhere] = [
     await run('serve', '--data', 'd'),
     await run('serve', '--data', 'd', '--no-peers'),
@@ -60,7 +60,7 @@ it('exchanges chunks with devices unless told otherwise', async () => {
   expect(elsewhere.settings).toMatchObject({ peers: true, peerListen: '/ip4/192.0.2.7/tcp/7000' });
 });
 
-it('takes what it may use of the WAN, and fetches ahead unless told otherwise', async () => {
+it('takes the rate of the WAN, and fetches ahead by default', async () => {
   const wan = ['--wan-rate', '10Mbit', '--quiet-hours', 'Mon-Fri 08:00-18:00', '--quiet-rate', '512kbit'];
   const { settings } = await run('serve', '--data', 'd', ...wan);
   expect(settings).toMatchObject({

@@ -101,7 +101,7 @@ it('takes whatever an agent makes of any text', async () => {
   );
 });
 
-it('holds up nobody for a report that makes the origin refuse the request, and tells its device', async () => {
+it('holds up no other report for one that makes the origin refuse the request, and tells its device', async () => {
   const { origin, gateway } = await start();
   const [one, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
   origin.refusesWhole = report => (isSaying('two')(report) ? 400 : undefined);
@@ -181,7 +181,7 @@ describe('a device that sends more than it may', () => {
   const bigs = (device: TestDevice, count: number) =>
     Promise.all(Array.from({ length: count }, () => big(device)));
 
-  it('is told which are for later, and when; no other is slowed, and it goes on when its time comes', async () => {
+  it('learns which reports are for later, and when; no other device is slowed, and it goes on when its time comes', async () => {
     let offsetMs = 0;
     const origin = await harness.origin();
     const gateway = await harness.gateway(origin, {}, { now: () => Date.now() + offsetMs });

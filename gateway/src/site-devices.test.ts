@@ -83,7 +83,7 @@ it('gets from its devices what they hold and it lacks, and nothing of that over 
   expect(one.guests[0]).toMatchObject({ id: gateway.id, kind: 'gateway', site: 'lisbon' });
 });
 
-it('gets over the WAN what no device holds, and asks nobody for that', async () => {
+it('gets over the WAN what no device holds, and asks no device for that', async () => {
   const { origin, published, gateway } = await opened();
   const device = await joined(gateway);
   await device.hold(origin, published, { at: [...published.ids.keys()].filter(at => at % 2 === 0) });
@@ -181,7 +181,7 @@ it('serves over libp2p what lies here, to devices of its site, and never fetches
   expect(heard).toEqual([]);
 });
 
-it('refuses strangers, devices of another site, those that show what is not theirs, and who was revoked', async () => {
+it("refuses unknown devices, devices of another site, those that show another device's assignment, and revoked ones", async () => {
   const { origin, published, gateway } = await opened();
   const [device, other] = [await joined(gateway), await joined(gateway)];
   const [chunk] = published.ids;

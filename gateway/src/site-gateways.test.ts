@@ -179,7 +179,7 @@ it('waits for no gateway that hangs, and takes garbage from none', async () => {
   expect(await gateway.metric('sitecast_chunk_takeovers_total')).toBeGreaterThan(0);
 });
 
-it('counts nobody as a gateway of its site who says another site, too much, or nothing', async () => {
+it('counts no gateway of its site that says another site, too much, or nothing', async () => {
   const { origin } = await published();
   const id = '12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN';
   const right = JSON.stringify({ id, site: 'lisbon' });

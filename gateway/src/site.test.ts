@@ -178,7 +178,7 @@ it('believes no acknowledgement or assignment that the origin has not signed', a
   expect(await gateway.metric('sitecast_outbox_reports')).toBe(1);
 });
 
-it('takes little of strangers, who could be anybody on the LAN, so that they cannot use the WAN up', async () => {
+it('takes little from unknown senders, which any machine on the LAN can be, so that they cannot use the WAN up', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   const send = async (device: TestDevice, count: number) => {
@@ -215,7 +215,7 @@ it('asks the origin about a device, however many a stranger asks about', async (
   for (const ask of asks) ask.destroy();
 });
 
-it('hands out leases for a share of the site, remembers them, and knows whom to refuse', async () => {
+it('grants leases for a share of the site, remembers them, and refuses devices that may have none', async () => {
   const origin = await rolledOut();
   const rollout = await origin.startRollout('camera', 1, { id: 'a'.repeat(16), maxDownBasisPoints: 5000 });
   const gateway = await harness.gateway(origin);
@@ -282,7 +282,7 @@ it('goes on at once when the origin signs with another key', async () => {
   expect((await device.post(`${gateway.url}/site/v1/reports`, { reports })).status).toBe(202);
 });
 
-it('serves nobody who was revoked', async () => {
+it('serves no revoked device', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   const device = new TestDevice();

@@ -60,7 +60,7 @@ it('fetches ahead what devices of the site are to install: once, and not what th
   expect(timesAsked(origin, camera.ids)).toEqual(camera.ids.map(() => 1));
 });
 
-it('fetches the rest ahead where nobody has one of the chunks', async () => {
+it('fetches the rest ahead where no source has one of the chunks', async () => {
   const origin = await harness.origin();
   const older = await origin.publishRelease('camera', 1, noise(3, 1));
   const newer = await origin.publishRelease('camera', 2, noise(6, 2));

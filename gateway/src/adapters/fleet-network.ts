@@ -4,8 +4,7 @@ import type { Identity } from '@sitecast/shared/identity';
 import type { FleetNode } from '@sitecast/shared/swarm';
 import pLimit from 'p-limit';
 import { sleep, withJitter } from '@sitecast/shared/async';
-import { idOf, peersToDial } from '../peer-gateways/dialling.ts';
-import type { PeerBook } from '../peer-gateways/peer-book.ts';
+import { idOf, type PeerBook, peersToDial } from '../peer-gateways/peer-book.ts';
 import type { Announcements } from '../peer-gateways/announcements.ts';
 import type { Log } from '@sitecast/shared/log';
 import type { GatewaySettings } from '../settings.ts';
@@ -24,7 +23,7 @@ interface FleetNetworkOptions {
 }
 
 /**
- * Joins the fleet's network, if the settings say so. libp2p isn't loaded otherwise.
+ * Joins the fleet's network, if the settings say so. libp2p is not loaded otherwise.
  * @throws SITECAST_FLEET_KEY_MISSING, SITECAST_FLEET_KEY_INVALID, SITECAST_KEY_PERMISSIONS, and whatever keeps it from listening
  */
 export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<Announcements | undefined> {

@@ -85,7 +85,7 @@ class Libp2pSiteNode implements SiteNode {
     return this.#node.addresses;
   }
 
-  get found(): readonly SitePeer[] {
+  get discovered(): readonly SitePeer[] {
     return this.#node.found;
   }
 
@@ -93,7 +93,7 @@ class Libp2pSiteNode implements SiteNode {
     this.#server = new this.#swarm.ChunkServer({
       ...ports,
       node: this.#node,
-      // Nothing is ever put there: who asks doesn't learn what lies here, and goes by HTTP for what no device has.
+      // It stays empty: a requester does not learn what lies here, and uses HTTP for what no device has.
       board: new this.#swarm.HoldingsBoard(),
       maxStreams: MAX_SERVED_STREAMS,
       onServed: (_, lengthBytes) => onServed(lengthBytes),
@@ -113,7 +113,7 @@ class Libp2pSiteNode implements SiteNode {
     this.#server?.drop(id);
   }
 
-  follow({ id, index, credential, maxLinked, deadlineMs, onBan }: WantedImage): SubscribedImage {
+  subscribe({ id, index, credential, maxLinked, deadlineMs, onBan }: WantedImage): SubscribedImage {
     const chunks = new this.#swarm.HolderStore({ index, maxPeers: maxLinked, deadlineMs, onBan });
     const links = new this.#swarm.PeerLinks({
       node: this.#node,
@@ -124,25 +124,25 @@ class Libp2pSiteNode implements SiteNode {
       onLie: onBan,
     });
     this.#links.add(links);
-    const met = new Set<string>();
+    const added = new Set<string>();
     return {
       chunks,
       get linked() {
         return chunks.linked;
       },
-      get told() {
+      get announced() {
         return chunks.told;
       },
       isOfImage: chunk => chunks.isOfImage(chunk),
-      meet: peer => {
-        if (!met.has(peer.id)) this.#uses.set(peer.id, (this.#uses.get(peer.id) ?? 0) + 1);
-        met.add(peer.id);
+      addPeer: peer => {
+        if (!added.has(peer.id)) this.#uses.set(peer.id, (this.#uses.get(peer.id) ?? 0) + 1);
+        added.add(peer.id);
         links.meet(peer.id, peer.addresses);
       },
       close: async () => {
         await links.close();
         this.#links.delete(links);
-        for (const peer of met) await this.#release(peer);
+        for (const peer of added) await this.#release(peer);
       },
     };
   }

@@ -2,15 +2,14 @@ import {
   type ChunkId,
   ChunkIdSet,
   ChunkIndex,
-  type ChunkStore,
   chunkNotFound,
+  type ChunkStore,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { parseTargetName } from '@sitecast/shared/release';
 import type { FoundTarget } from '@sitecast/shared/trust';
 import type { Log } from '@sitecast/shared/log';
-import { pinnedIndexes } from '../mirror/needs.ts';
-import type { MirrorSet } from '../mirror/mirror-set.ts';
+import { type MirrorSet, pinnedIndexes } from '../mirror/mirror-set.ts';
 
 /** Bound of the ids that all mirrored indexes name together: about 90 MB of memory, 120 GiB of images at the default chunk size. */
 const MAX_ALLOWED_CHUNKS = 2_000_000;
@@ -49,7 +48,7 @@ export class ChunkAllowlist {
     return this.#pinned.has(id);
   }
 
-  /** A store that answers for these chunks alone, and asks nobody for others. */
+  /** A store that asks another one for these chunks alone. */
   guard(store: ChunkStore): ChunkStore {
     return {
       name: store.name,

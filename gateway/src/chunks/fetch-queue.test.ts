@@ -42,7 +42,7 @@ function harness() {
   return { queue, begun, kept, fetch, run };
 }
 
-it('fetches a chunk once, in the first turn of those who ask for it, and keeps it', async () => {
+it('fetches a chunk once, in the first turn of its requesters, and keeps it', async () => {
   const { fetch, begun, kept, run } = harness();
   const stranger = Promise.all([1, 2, 3, 4, 5].map(number => fetch('stranger', number)));
   const device = Promise.all([fetch('device', 5), fetch('device', 6)]);
@@ -53,7 +53,7 @@ it('fetches a chunk once, in the first turn of those who ask for it, and keeps i
   expect(kept).toHaveLength(6);
 });
 
-it('asks only those who want the most to come again, and gives them what others want too', async () => {
+it('refuses only the requester that wants the most, and gives it what others want, too', async () => {
   const { fetch, queue, run } = harness();
   const strangers = Array.from({ length: 2049 }, (_, at) => fetch('stranger', at));
   const outcomes = Promise.allSettled(strangers);

@@ -32,14 +32,14 @@ beforeEach(() => {
   });
 });
 
-it('serves who shows an assignment to this site, whether it is known or not', async () => {
+it('serves a device that shows an assignment to this site, whether the device is known or not', async () => {
   expect(await mayServe(id, await signed())).toBe(true);
   known = about({});
   expect(await mayServe(id, await signed())).toBe(true);
   expect(await mayServe(id, await signed({ site: 'south' }))).toBe(false);
 });
 
-it('serves nobody whom it knows to have moved, or to be revoked, since that was signed', async () => {
+it('serves no device that it knows to have moved, or to be revoked, since the assignment was signed', async () => {
   known = about({ site: 'south', serial: 3 });
   expect(await mayServe(id, await signed())).toBe(false);
   known = about({ revoked: true, serial: 3 });
@@ -51,7 +51,7 @@ it('serves nobody whom it knows to have moved, or to be revoked, since that was 
   expect(await mayServe(id, await signed())).toBe(false);
 });
 
-it('serves nobody before it has a site, or once it was revoked itself', async () => {
+it('serves no device before it has a site, or once it is revoked itself', async () => {
   const credential = await signed();
   site = undefined;
   expect(await mayServe(id, credential)).toBe(false);

@@ -15,7 +15,7 @@ import { testChunkStore } from '@sitecast/shared/content/testing';
 import { SitecastError } from '@sitecast/shared/errors';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { memoryLog, until } from '../testing/harness.ts';
-import { DeviceChunks, MAX_FOLLOWED_CHUNKS } from './device-chunks.ts';
+import { DeviceChunks, MAX_SUBSCRIBED_CHUNKS } from './device-chunks.ts';
 import type { SubscribedImage, WantedImage } from './site-node.ts';
 import type { Holder } from './tracker.ts';
 
@@ -46,21 +46,21 @@ class Site {
   readonly here = new Set<string>();
   readonly images = new Map<string, Image>();
   readonly holders = new Map<string, Holder[]>();
-  readonly found: Holder['peer'][] = [];
-  readonly followed: WantedImage[] = [];
+  readonly discovered: Holder['peer'][] = [];
+  readonly subscribed: WantedImage[] = [];
   readonly closed: string[] = [];
-  readonly met: string[] = [];
+  readonly added: string[] = [];
   readonly refused: string[] = [];
   nowMs = 0;
   gateways = 1;
   linked = 0;
-  told = Number.POSITIVE_INFINITY;
+  announced = Number.POSITIVE_INFINITY;
   /** Whether a device says that it holds the chunk. */
   isSaid = true;
   credential: Buffer | undefined = Buffer.from('who we are');
   give: (id: ChunkId, signal: AbortSignal | undefined) => Promise<Chunk> = async id => this.chunkOf(id);
   readonly chunks = new DeviceChunks({
-    node: { found: this.found, follow: wanted => this.#follow(wanted) },
+    node: { discovered: this.discovered, subscribe: wanted => this.#subscribe(wanted) },
     tracker: { holders: () => this.holders, has: id => id.startsWith('device') },
     indexBytes: async hex => this.images.get(hex)?.index.encode(),
     cache: { has: async id => this.here.has(chunkIdToHex(id)) },
@@ -96,10 +96,10 @@ class Site {
     throw chunkNotFound(id, { name: 'devices' });
   }
 
-  #follow(wanted: WantedImage): SubscribedImage {
-    this.followed.push(wanted);
+  #subscribe(wanted: WantedImage): SubscribedImage {
+    this.subscribed.push(wanted);
     const numbers = new ChunkNumbers(wanted.index);
-    const [linked, told] = [() => this.linked, () => this.told];
+    const [linked, announced] = [() => this.linked, () => this.announced];
     return {
       chunks: {
         name: 'devices',
@@ -109,11 +109,11 @@ class Site {
       get linked() {
         return linked();
       },
-      get told() {
-        return told();
+      get announced() {
+        return announced();
       },
       isOfImage: id => numbers.find(id) !== undefined,
-      meet: ({ id }) => this.met.push(id),
+      addPeer: ({ id }) => this.added.push(id),
       close: async () => {
         this.closed.push(Buffer.from(wanted.id).toString('hex'));
       },
@@ -156,13 +156,13 @@ it('asks devices that hold clearly more of the image than lies here', async () =
   const image = site.add(imageOf('a'), 1, 24);
   site.hold(image, 20);
   expect(await got(lastOf(image))).toBeUndefined();
-  expect(site.followed).toEqual([]);
+  expect(site.subscribed).toEqual([]);
   site.add(image, 1, 25);
   // Not yet looked again.
   expect(await got(lastOf(image))).toBeUndefined();
   later();
   expect((await got(lastOf(image)))?.id).toEqual(lastOf(image));
-  expect(site.followed.map(({ credential }) => Buffer.from(credential).toString())).toEqual(['who we are']);
+  expect(site.subscribed.map(({ credential }) => Buffer.from(credential).toString())).toEqual(['who we are']);
 });
 
 it('counts what the other gateways of the site may have', async () => {
@@ -176,7 +176,7 @@ it('counts what the other gateways of the site may have', async () => {
   expect(await got(lastOf(image))).toBeDefined();
 });
 
-it('asks nobody for a chunk that no held image has, without an assignment, or of an image that is not mirrored', async () => {
+it('asks no device for a chunk that no held image has, without an assignment, or of an image that is not mirrored', async () => {
   const image = site.add(imageOf('a'), 3, COUNT);
   expect(await got(Buffer.alloc(32))).toBeUndefined();
   later();
@@ -187,7 +187,7 @@ it('asks nobody for a chunk that no held image has, without an assignment, or of
   const unknown = site.add(imageOf('b'), 3, COUNT);
   site.images.delete(unknown.hex);
   expect(await got(lastOf(unknown))).toBeUndefined();
-  expect(site.followed).toEqual([]);
+  expect(site.subscribed).toEqual([]);
 });
 
 it('follows images of so many chunks, and no larger ones', async () => {
@@ -203,47 +203,47 @@ it('follows images of so many chunks, and no larger ones', async () => {
     site.add({ index, hex: 'a'.repeat(64), chunks: [] }, 1, index.count);
     site.give = async id => Chunk.fromPlain(id, Buffer.from('its bytes'));
     await got(index.idAt(7));
-    return site.followed.length === 1;
+    return site.subscribed.length === 1;
   };
-  expect(await isFollowed(MAX_FOLLOWED_CHUNKS)).toBe(true);
-  expect(await isFollowed(MAX_FOLLOWED_CHUNKS + 1)).toBe(false);
+  expect(await isFollowed(MAX_SUBSCRIBED_CHUNKS)).toBe(true);
+  expect(await isFollowed(MAX_SUBSCRIBED_CHUNKS + 1)).toBe(false);
 });
 
 it('links eight devices for an image, of two images; tries sixteen, four of them found by multicast DNS alone', async () => {
   const [one, two, three] = ['a', 'b', 'c'].map(seed => site.add(imageOf(seed), 10, COUNT));
   if (!one || !two || !three) throw new Error('three images');
-  for (let at = 0; at < 6; at += 1) site.found.push({ id: `found ${at}`, addresses: [] });
+  for (let at = 0; at < 6; at += 1) site.discovered.push({ id: `found ${at}`, addresses: [] });
   await got(lastOf(one));
-  expect(site.met).toHaveLength(8);
+  expect(site.added).toHaveLength(8);
   later();
   await got(lastOf(one));
   // None is linked: the others, and some that only multicast DNS has found.
-  expect(site.met).toHaveLength(14);
-  expect(site.met.filter(id => id.startsWith('found'))).toHaveLength(4);
+  expect(site.added).toHaveLength(14);
+  expect(site.added.filter(id => id.startsWith('found'))).toHaveLength(4);
   site.add(one, 30, COUNT);
   later();
   await got(lastOf(one));
-  expect(new Set(site.met).size).toBe(site.met.length);
-  expect(site.met.filter(id => id.startsWith('device'))).toHaveLength(16);
+  expect(new Set(site.added).size).toBe(site.added.length);
+  expect(site.added.filter(id => id.startsWith('device'))).toHaveLength(16);
   for (const image of [two, three]) {
     later();
     await got(lastOf(image));
   }
-  expect(site.followed).toHaveLength(2);
-  site.met.length = 0;
+  expect(site.subscribed).toHaveLength(2);
+  site.added.length = 0;
   site.linked = 8;
   later();
   await got(lastOf(one));
-  expect(site.met).toEqual([]);
+  expect(site.added).toEqual([]);
 });
 
-it('waits two seconds at most for devices to say what they hold, right after they were met', async () => {
+it('waits two seconds at most for devices to say what they hold, right after they were added', async () => {
   const image = site.add(imageOf('a'), 3, COUNT);
-  site.told = 2;
+  site.announced = 2;
   site.isSaid = false;
   let isOver = false;
   const getting = got(lastOf(image)).finally(() => (isOver = true));
-  await until(() => site.met.length === 3, 'devices to be met');
+  await until(() => site.added.length === 3, 'devices to be met');
   site.nowMs += 1999;
   await sleep(100);
   expect(isOver).toBe(false);
@@ -255,10 +255,10 @@ it('waits two seconds at most for devices to say what they hold, right after the
 });
 
 it('waits no longer than until one says that it holds the chunk, or all have said what they hold', async () => {
-  for (const change of [() => (site.isSaid = true), () => (site.told = 3)]) {
+  for (const change of [() => (site.isSaid = true), () => (site.announced = 3)]) {
     site = new Site();
     const image = site.add(imageOf('a'), 3, COUNT);
-    site.told = 0;
+    site.announced = 0;
     site.isSaid = false;
     const getting = got(lastOf(image));
     await sleep(60);
@@ -267,19 +267,19 @@ it('waits no longer than until one says that it holds the chunk, or all have sai
   }
 });
 
-it('waits for those who say it later when the first to say that it holds it is a liar', async () => {
+it('waits for slower devices when the first that says that it holds the chunk misbehaves', async () => {
   const image = site.add(imageOf('a'), 2, COUNT);
-  site.told = 1;
+  site.announced = 1;
   const asked: string[] = [];
   site.give = async id => {
-    asked.push(site.told === 1 ? 'liar' : 'good');
-    if (site.told === 2) return site.chunkOf(id);
+    asked.push(site.announced === 1 ? 'liar' : 'good');
+    if (site.announced === 2) return site.chunkOf(id);
     site.isSaid = false;
     throw new SitecastError('untrusted', 'SITECAST_CHUNK_MISMATCH', 'wrong bytes');
   };
   const getting = got(lastOf(image));
   await until(() => asked.length === 1, 'the liar to be asked');
-  site.told = 2;
+  site.announced = 2;
   site.isSaid = true;
   expect((await getting)?.id).toEqual(lastOf(image));
   expect(asked).toEqual(['liar', 'good']);
@@ -301,7 +301,7 @@ it('has eight chunks asked for at one time, and goes elsewhere when none gives i
   expect(answers.filter(Boolean)).toHaveLength(COUNT - 1);
 });
 
-it('ends with the reason of whoever gives up', async () => {
+it('ends with the reason of the signal', async () => {
   const image = site.add(imageOf('a'), 3, COUNT);
   const stop = new AbortController();
   site.give = async (_, signal) => {
@@ -314,16 +314,16 @@ it('ends with the reason of whoever gives up', async () => {
   await expect(getting).rejects.toThrow('enough');
 });
 
-it('meets no liar for an hour, and counts and names it once', async () => {
+it('adds no misbehaving device for an hour, and counts and names it once', async () => {
   const image = site.add(imageOf('a'), 1, COUNT);
   await got(lastOf(image));
   const lie = new SitecastError('untrusted', 'SITECAST_CHUNK_MISMATCH', 'wrong bytes');
-  for (let times = 0; times < 2; times += 1) site.followed[0]?.onBan('device 0', lie);
+  for (let times = 0; times < 2; times += 1) site.subscribed[0]?.onBan('device 0', lie);
   expect(site.refused).toEqual(['SITECAST_CHUNK_MISMATCH']);
   const other = site.add(imageOf('b'), 1, COUNT);
   later();
   await got(lastOf(other));
-  expect([site.followed.length, site.met]).toEqual([2, ['device 0']]);
+  expect([site.subscribed.length, site.added]).toEqual([2, ['device 0']]);
 });
 
 it('ends its links when nothing was missing for a minute, and all at the end', async () => {
@@ -341,7 +341,7 @@ it('ends its links when nothing was missing for a minute, and all at the end', a
   expect(site.closed).toEqual([one.hex, two.hex]);
 });
 
-it('lets who can wait do so for twenty seconds at first, unless a device holds all of it', () => {
+it('makes a fetch that can wait do so for twenty seconds at first, unless a device holds all of the image', () => {
   const image = imageOf('a');
   expect(site.chunks.isTooEarly(image.hex, COUNT)).toBe(true);
   site.nowMs += 10_000;

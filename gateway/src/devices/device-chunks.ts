@@ -21,14 +21,14 @@ import type { Holder, Tracker } from './tracker.ts';
 // verified before anything else sees them; the device is banned for an hour, logged and counted).
 
 /** Images that are subscribed to at one time: a device serves so many streams of one requester. */
-const MAX_FOLLOWED = 2;
+const MAX_SUBSCRIBED = 2;
 /** Devices with a link for one image; and devices that are tried until so many are linked. */
 const MAX_LINKED = 8;
-const MAX_MET = 16;
+const MAX_TRIED = 16;
 /** Of the tried ones, machines that multicast DNS alone has discovered. */
-const MAX_FOUND_MET = 4;
+const MAX_DISCOVERED = 4;
 /** An image of more chunks is not asked of devices: 16 GiB at the default chunk size. */
-export const MAX_FOLLOWED_CHUNKS = 262_144;
+export const MAX_SUBSCRIBED_CHUNKS = 262_144;
 /** Images that are considered together, those that most devices hold. Their indexes are kept. */
 const MAX_CANDIDATES = 8;
 /** How often it checks which devices hold more than this gateway, while chunks are missing. */
@@ -38,7 +38,7 @@ const WORTH_ASKING = 0.1;
 /** Chunks that are looked up to estimate how much of an image is cached here. */
 const SAMPLES = 256;
 /** How long chunks wait for devices that were just added to say what they hold. */
-const TOLD_WITHIN_MS = 2000;
+const ANNOUNCED_WITHIN_MS = 2000;
 const LOOK_AGAIN_MS = 20;
 /** A device's time for one chunk. */
 const DEVICE_WITHIN_MS = 4000;
@@ -53,7 +53,7 @@ const MAX_BANNED = 256;
 const HEAR_FIRST_MS = 20_000;
 
 interface DeviceChunksDeps {
-  node: Pick<SiteNode, 'follow' | 'found'>;
+  node: Pick<SiteNode, 'subscribe' | 'discovered'>;
   tracker: Pick<Tracker, 'holders' | 'has'>;
   /** A mirrored index, by its SHA-256 in hex; undefined where the set does not list it, or its file is not here. */
   indexBytes: (image: string) => Promise<Uint8Array | undefined>;
@@ -72,13 +72,13 @@ interface DeviceChunksDeps {
   log: Log;
 }
 
-interface Followed {
+interface Subscription {
   readonly image: SubscribedImage;
   readonly openedMs: number;
   /** Devices that have announced themselves to this gateway. */
-  readonly met: Set<string>;
+  readonly tried: Set<string>;
   /** Machines that multicast DNS has discovered. */
-  readonly foundMet: Set<string>;
+  readonly discovered: Set<string>;
   usedMs: number;
 }
 
@@ -92,7 +92,7 @@ export class DeviceChunks implements ChunkStore {
   readonly #deps: DeviceChunksDeps;
   readonly #now: () => number;
   readonly #patience: number;
-  readonly #followed = new Map<string, Followed>();
+  readonly #subscriptions = new Map<string, Subscription>();
   readonly #indexes = new LRUCache<string, ChunkIndex>({ max: MAX_CANDIDATES });
   readonly #banned = new LRUCache<string, true>({ max: MAX_BANNED, ttl: BANNED_FOR_MS });
   readonly #turn = pLimit(MAX_ASKED_AT_ONCE);
@@ -108,7 +108,7 @@ export class DeviceChunks implements ChunkStore {
 
   /** Devices that are linked now. */
   get linked(): number {
-    return [...this.#followed.values()].reduce((sum, { image }) => sum + image.linked, 0);
+    return [...this.#subscriptions.values()].reduce((sum, { image }) => sum + image.linked, 0);
   }
 
   /**
@@ -126,7 +126,7 @@ export class DeviceChunks implements ChunkStore {
   async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
     signal?.throwIfAborted();
     await this.#look(id);
-    for (const { image } of this.#followed.values())
+    for (const { image } of this.#subscriptions.values())
       if (image.isOfImage(id) && (await image.chunks.has(id))) return true;
     return false;
   }
@@ -135,10 +135,10 @@ export class DeviceChunks implements ChunkStore {
   async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();
     await this.#look(id);
-    for (const followed of this.#followed.values()) {
-      if (!followed.image.isOfImage(id)) continue;
-      followed.usedMs = this.#now();
-      const chunk = await this.#ask(followed, id, signal);
+    for (const subscription of this.#subscriptions.values()) {
+      if (!subscription.image.isOfImage(id)) continue;
+      subscription.usedMs = this.#now();
+      const chunk = await this.#ask(subscription, id, signal);
       if (chunk) return chunk;
     }
     throw chunkNotFound(id, this);
@@ -147,16 +147,20 @@ export class DeviceChunks implements ChunkStore {
   /** Until the signal comes: ends links that are no longer used. At the end it ends all. */
   async run(signal: AbortSignal): Promise<void> {
     while (await sleep(LOOK_EVERY_MS, signal)) {
-      for (const [image, { usedMs }] of this.#followed)
+      for (const [image, { usedMs }] of this.#subscriptions)
         if (this.#now() - usedMs > IDLE_MS) await this.#close(image);
     }
-    for (const image of this.#followed.keys()) await this.#close(image);
+    for (const image of this.#subscriptions.keys()) await this.#close(image);
   }
 
-  async #ask(followed: Followed, id: ChunkId, signal: AbortSignal | undefined): Promise<Chunk | undefined> {
+  async #ask(
+    subscription: Subscription,
+    id: ChunkId,
+    signal: AbortSignal | undefined,
+  ): Promise<Chunk | undefined> {
     const late = AbortSignal.timeout(CHUNK_WITHIN_MS * this.#patience);
     const either = signal ? AbortSignal.any([signal, late]) : late;
-    const { chunks } = followed.image;
+    const { chunks } = subscription.image;
     const ask = async (): Promise<Chunk | undefined> => {
       try {
         return await chunks.get(id, { signal: either });
@@ -168,24 +172,24 @@ export class DeviceChunks implements ChunkStore {
       }
     };
     for (;;) {
-      await this.#untilTold(followed, id, either);
+      await this.#untilAnnounced(subscription, id, either);
       if (!(await chunks.has(id))) return undefined;
       const chunk = await this.#turn(ask);
       // The first device to answer may be misbehaving: others that were added with it may say only now what they hold.
-      if (chunk || late.aborted || !this.#isTelling(followed)) return chunk;
+      if (chunk || late.aborted || !this.#isAnnouncing(subscription)) return chunk;
       if (!(await sleep(LOOK_AGAIN_MS, either))) return undefined;
     }
   }
 
-  async #untilTold(followed: Followed, id: ChunkId, signal: AbortSignal): Promise<void> {
-    while (this.#isTelling(followed)) {
-      if ((await followed.image.chunks.has(id)) || !(await sleep(LOOK_AGAIN_MS, signal))) return;
+  async #untilAnnounced(subscription: Subscription, id: ChunkId, signal: AbortSignal): Promise<void> {
+    while (this.#isAnnouncing(subscription)) {
+      if ((await subscription.image.chunks.has(id)) || !(await sleep(LOOK_AGAIN_MS, signal))) return;
     }
   }
 
   /** Whether devices that were just added may soon say what they hold. */
-  #isTelling({ image, openedMs, met }: Followed): boolean {
-    return this.#now() - openedMs < TOLD_WITHIN_MS * this.#patience && image.told < met.size;
+  #isAnnouncing({ image, openedMs, tried }: Subscription): boolean {
+    return this.#now() - openedMs < ANNOUNCED_WITHIN_MS * this.#patience && image.announced < tried.size;
   }
 
   /** Links devices that are worth asking for the chunk. Requests at the same time share one look. */
@@ -208,13 +212,17 @@ export class DeviceChunks implements ChunkStore {
       .sort(([, one], [, other]) => other.length - one.length)
       .slice(0, MAX_CANDIDATES);
     for (const [image, holders] of candidates) {
-      const followed = this.#followed.get(image) ?? (await this.#follow(image, holders, id));
-      if (followed) this.#meet(followed, holders);
+      const subscription = this.#subscriptions.get(image) ?? (await this.#subscribe(image, holders, id));
+      if (subscription) this.#addPeers(subscription, holders);
     }
   }
 
-  async #follow(image: string, holders: readonly Holder[], missing: ChunkId): Promise<Followed | undefined> {
-    if (this.#followed.size >= MAX_FOLLOWED) return undefined;
+  async #subscribe(
+    image: string,
+    holders: readonly Holder[],
+    missing: ChunkId,
+  ): Promise<Subscription | undefined> {
+    if (this.#subscriptions.size >= MAX_SUBSCRIBED) return undefined;
     const index = await this.#indexOf(image);
     if (!index || !names(index, missing) || !(await this.#isWorthAsking(index, holders))) return undefined;
     const credential = await this.#deps.credential();
@@ -229,34 +237,34 @@ export class DeviceChunks implements ChunkStore {
       onBan: this.#ban,
     };
     const nowMs = this.#now();
-    const followed: Followed = {
-      image: this.#deps.node.follow(wanted),
+    const subscription: Subscription = {
+      image: this.#deps.node.subscribe(wanted),
       openedMs: nowMs,
       usedMs: nowMs,
-      met: new Set(),
-      foundMet: new Set(),
+      tried: new Set(),
+      discovered: new Set(),
     };
-    this.#followed.set(image, followed);
+    this.#subscriptions.set(image, subscription);
     this.#deps.log.info({ image, devices: holders.length }, 'devices of the site hold what is missing here');
-    return followed;
+    return subscription;
   }
 
   /** Adds as many as may be linked; later more, in place of those that did not link. */
-  #meet({ image, met, foundMet }: Followed, holders: readonly Holder[]): void {
+  #addPeers({ image, tried, discovered }: Subscription, holders: readonly Holder[]): void {
     const { node, tracker } = this.#deps;
-    const most = Math.min(MAX_MET, met.size + MAX_LINKED - image.linked);
+    const most = Math.min(MAX_TRIED, tried.size + MAX_LINKED - image.linked);
     for (const { peer } of holders) {
-      if (met.size >= most) return;
-      if (met.has(peer.id) || this.#banned.has(peer.id)) continue;
-      met.add(peer.id);
-      image.meet(peer);
+      if (tried.size >= most) return;
+      if (tried.has(peer.id) || this.#banned.has(peer.id)) continue;
+      tried.add(peer.id);
+      image.addPeer(peer);
     }
-    for (const peer of node.found) {
-      if (met.size + foundMet.size >= most || foundMet.size >= MAX_FOUND_MET) return;
+    for (const peer of node.discovered) {
+      if (tried.size + discovered.size >= most || discovered.size >= MAX_DISCOVERED) return;
       // Devices that have announced themselves were considered above.
-      if (tracker.has(peer.id) || foundMet.has(peer.id) || this.#banned.has(peer.id)) continue;
-      foundMet.add(peer.id);
-      image.meet(peer);
+      if (tracker.has(peer.id) || discovered.has(peer.id) || this.#banned.has(peer.id)) continue;
+      discovered.add(peer.id);
+      image.addPeer(peer);
     }
   }
 
@@ -277,7 +285,7 @@ export class DeviceChunks implements ChunkStore {
     const bytes = await this.#deps.indexBytes(image);
     try {
       const index = bytes && ChunkIndex.decode(bytes);
-      if (!index || index.count > MAX_FOLLOWED_CHUNKS) return undefined;
+      if (!index || index.count > MAX_SUBSCRIBED_CHUNKS) return undefined;
       this.#indexes.set(image, index);
       return index;
     } catch (error) {
@@ -298,9 +306,9 @@ export class DeviceChunks implements ChunkStore {
   };
 
   async #close(image: string): Promise<void> {
-    const followed = this.#followed.get(image);
-    this.#followed.delete(image);
-    await followed?.image.close();
+    const subscription = this.#subscriptions.get(image);
+    this.#subscriptions.delete(image);
+    await subscription?.image.close();
   }
 }
 

@@ -85,7 +85,7 @@ it('does not let one device hold the others up for ever, however it renews, retu
   expect(othersTurns).toBeGreaterThan(340);
 });
 
-it('names who is waited for, and who holds what', async () => {
+it('names the devices that hold the leases, and what each holds', async () => {
   await leases.handle('one', ROLLOUT, 'take');
   const untilMs = nowMs + 15 * MINUTE_MS;
   expect(await leases.handle('two', ROLLOUT, 'take')).toEqual({

@@ -44,7 +44,7 @@ async function poll(device: TestDevice, by = device, nowMs = Date.now()): Promis
   ).status;
 }
 
-it('hears a device that polls, if it has signed that, and serves everybody else all the same', async () => {
+it('hears a device that signs its poll, and serves all others all the same', async () => {
   const [device, stranger] = [await newDevice(), new TestDevice()];
   const before = await heardCount();
   expect((await gateway.get('metadata/timestamp.json')).status).toBe(200);
@@ -65,7 +65,7 @@ it('hears a device whose signed request it has verified, and no stranger', async
   expect(await heardCount()).toBe(before + 1);
 });
 
-it('tells the origin once it is enrolled, and nobody else', async () => {
+it('tells the origin once it is enrolled', async () => {
   await until(() => (origin.presence ?? []).length > 0, 'the gateway to speak');
   expect(origin.presence?.[0]).toMatchObject({ seq: 1, isWhole: false, turns: [] });
 });

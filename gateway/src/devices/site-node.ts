@@ -32,10 +32,10 @@ export interface SubscribedImage {
   /** Devices that can be asked now. */
   readonly linked: number;
   /** Devices that have said what they hold. */
-  readonly told: number;
+  readonly announced: number;
   isOfImage(id: Uint8Array): boolean;
   /** Connects, and again whenever the connection is lost. */
-  meet(peer: SitePeer): void;
+  addPeer(peer: SitePeer): void;
   close(): Promise<void>;
 }
 
@@ -44,7 +44,7 @@ export interface SiteNode {
   /** Multiaddresses, its id at the end of each. */
   readonly addresses: readonly string[];
   /** Machines that multicast DNS has discovered lately: nothing vouches for them. */
-  readonly found: readonly SitePeer[];
+  readonly discovered: readonly SitePeer[];
   serve(ports: ServingPorts): Promise<void>;
   /** Reserves a connection for a device of the site, as its assignment says, however many others connect. */
   reserve(peer: SitePeer): void;
@@ -52,6 +52,6 @@ export interface SiteNode {
   readonly dropped: number;
   /** Ends what is served to a device that was revoked. */
   drop(id: string): void;
-  follow(image: WantedImage): SubscribedImage;
+  subscribe(image: WantedImage): SubscribedImage;
   close(): Promise<void>;
 }

@@ -37,7 +37,7 @@ function member(changes: Partial<Assignment> = {}): string {
 }
 const tell = (id: string, ...images: string[]) => tracker.announce(id, { peer: peerOf(id), images });
 
-it('names those who have a common image first, then those of the same product, and never the asker', async () => {
+it('names devices with a common image first, then those of the same product, and never the requester', async () => {
   const [holder, alike, stranger, asker] = [member(), member(), member({ product: 'door' }), member()];
   await tell(holder, IMAGE);
   await tell(alike);
@@ -61,7 +61,7 @@ it('names at most 64, not always the same', async () => {
   expect(one.map(({ id }) => id)).not.toEqual(two.map(({ id }) => id));
 });
 
-it('knows who says that it holds chunks of an image, those with the most first', async () => {
+it('knows the devices that say that they hold chunks of an image, those with the most first', async () => {
   const [some, most, none, silent, bad] = [member(), member(), member(), member(), member()];
   const hold = (id: string, ...held: number[]) =>
     tracker.announce(id, { peer: peerOf(id), images: [IMAGE, 'b'.repeat(64)], held });
@@ -86,7 +86,7 @@ it('knows who says that it holds chunks of an image, those with the most first',
   expect([tracker.has(none), tracker.has(newId())]).toEqual([true, false]);
 });
 
-it('forgets who has said nothing for three minutes, and those who were revoked', async () => {
+it('forgets devices that were silent for three minutes, and revoked ones', async () => {
   const [silent, bad, asker] = [member(), member(), member()];
   await tell(silent, IMAGE);
   nowMs = 100_000;
@@ -106,7 +106,7 @@ it('remembers no more than 4096', async () => {
   expect(tracker.size).toBe(4096);
 });
 
-it('hears no one of another site, no stranger, nobody on behalf of others, nobody while it has no site', async () => {
+it('takes no notice from another site, from an unknown device, about another device, or while it has no site', async () => {
   await expect(tell(member({ site: 'south' }))).rejects.toMatchObject({ code: 'SITECAST_OTHER_SITE' });
   await expect(tell(newId())).rejects.toMatchObject({ code: 'SITECAST_NO_ASSIGNMENT' });
   const notice = { peer: peerOf(newId()), images: [] };

@@ -10,7 +10,7 @@ import type { Mirror } from '../mirror/mirror.ts';
 import type { TargetFiles } from '../mirror/target-files.ts';
 import type { ReportReceiver } from '../reports/report-receiver.ts';
 import type { Tracker } from '../devices/tracker.ts';
-import type { HeardDevices } from '../devices/heard-devices.ts';
+import type { HeardDevices } from '../devices/presence.ts';
 import type { ProgressRelay } from '../reports/progress-relay.ts';
 import type { Metrics } from './metrics.ts';
 

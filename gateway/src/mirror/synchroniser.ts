@@ -2,9 +2,15 @@ import { SitecastError } from '@sitecast/shared/errors';
 import type { FoundTarget, MetadataFetcher, TufClient, VerifySignature } from '@sitecast/shared/trust';
 import type { Log } from '@sitecast/shared/log';
 import type { Mirror } from './mirror.ts';
-import { type MirrorSet, mirroredRoles, verifySet } from './mirror-set.ts';
+import {
+  firstNeeds,
+  mirroredRoles,
+  type MirrorSet,
+  readRollouts,
+  rolloutNeeds,
+  verifySet,
+} from './mirror-set.ts';
 import type { MirrorStore } from './mirror-store.ts';
-import { firstNeeds, readRollouts, rolloutNeeds } from './needs.ts';
 import type { RootHistory } from './root-history.ts';
 import type { TargetFiles } from './target-files.ts';
 

@@ -4,10 +4,15 @@ import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS } from '@sitecast/shared/fleet'
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterAll, expect, it } from 'vitest';
-import { PeerBookFile, MAX_BOOK_BYTES } from '../adapters/peer-book-file.ts';
+import { MAX_BOOK_BYTES, PeerBookFile } from '../adapters/peer-book-file.ts';
 import { removeTemporaryDirectories, temporaryDirectory } from '../testing/harness.ts';
-import { ENOUGH_CONNECTIONS, peersToDial } from './dialling.ts';
-import { PeerBook, type KnownGateway, MAX_KNOWN_GATEWAYS } from './peer-book.ts';
+import {
+  ENOUGH_CONNECTIONS,
+  type KnownGateway,
+  MAX_KNOWN_GATEWAYS,
+  PeerBook,
+  peersToDial,
+} from './peer-book.ts';
 
 afterAll(removeTemporaryDirectories);
 
@@ -19,7 +24,7 @@ const gatewayOf = (id: string, host = '192.0.2.1'): KnownGateway => ({
   urls: [`http://${host}:7401`],
 });
 
-it('remembers over a restart whom it has heard of, and takes no damaged memory for one', async () => {
+it('remembers over a restart the gateways that it knows, and none from a damaged file', async () => {
   const directory = await temporaryDirectory();
   const path = join(directory, 'gateways.json');
   const book = await PeerBook.open(new PeerBookFile(directory));

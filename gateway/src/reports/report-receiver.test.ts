@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { TestDevice } from '../testing/harness.ts';
 import { ReportReceiver } from './report-receiver.ts';
 
-// Whoever isn't known yet has little; but no machine on the LAN takes all of that.
+// Unknown senders have a small budget together, but no machine on the LAN takes all of it.
 
 const RATE_LIMITED = expect.objectContaining({ code: 'SITECAST_RATE_LIMITED' });
 

@@ -1,7 +1,7 @@
 import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
-import type { AppDeps } from '../deps.ts';
 import type { GatewayEnv } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
 import { ownRevoked } from '../signed.ts';
 import { JSON_TYPE, problem } from '../schemas.ts';
 

@@ -2,9 +2,9 @@ import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import { cutText } from '@sitecast/shared/text';
 import type { Context } from 'hono';
-import type { AppDeps } from '../deps.ts';
 import { FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
-import { pollingDevice } from '../polling-device.ts';
+import type { AppDeps } from '../deps.ts';
+import { pollingDevice } from '../signed.ts';
 import { BYTES_TYPE, bytesSchema, JSON_TYPE, problem } from '../schemas.ts';
 import { etagOf, serveBytes } from '../serve-bytes.ts';
 

@@ -11,8 +11,8 @@ import {
 import { SitecastError } from '@sitecast/shared/errors';
 import { namedPeersSchema, peerNoticeSchema } from '@sitecast/shared/fleet';
 import { isId } from '@sitecast/shared/identity';
-import type { AppDeps } from '../deps.ts';
 import { ASKER_HEADER, FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
+import type { AppDeps } from '../deps.ts';
 import { notYours } from '../../reports/report-receiver.ts';
 import { enrolmentBody, envelopeBody, idParams, JSON_TYPE, withProblems } from '../schemas.ts';
 import { addressOf, signedJson } from '../signed.ts';

@@ -12,8 +12,7 @@ import { beforeEach, expect, it } from 'vitest';
 import type { HeldLease } from './leases.ts';
 import { memoryLog, until } from '../testing/harness.ts';
 import type { UpstreamAnswer } from '../upstream/upstream.ts';
-import { HeardDevices } from './heard-devices.ts';
-import { PresenceReporter } from './presence-reporter.ts';
+import { HeardDevices, PresenceReporter } from './presence.ts';
 
 const newId = (): string => new Identity(KeyPair.generate()).id;
 const [one, two] = [newId(), newId()];
@@ -57,7 +56,7 @@ async function tell(answer: UpstreamAnswer | Error = CHANGES): Promise<Presence>
   return last;
 }
 
-it('tells who came and who went since the last answered message, nothing else, and that it lives', async () => {
+it('tells which devices came and went since the last answered message, nothing else, and that it lives', async () => {
   heard.note(one);
   expect(await tell()).toMatchObject({ seq: 1, heard: [one], gone: [], isWhole: false });
   heard.note(two);
@@ -82,7 +81,7 @@ it('speaks every minute, and as soon as there is more to say than fits', async (
   expect(new Set(told)).toEqual(new Set(many));
 });
 
-it('tells at once who came, and those with it that come soon after', async () => {
+it('tells at once that a device came, and with it those that come soon after', async () => {
   const end = new AbortController();
   const running = teller.run(end.signal, 20);
   await until(() => said.length === 1);
@@ -95,7 +94,7 @@ it('tells at once who came, and those with it that come soon after', async () =>
   expect(said).toHaveLength(2);
 });
 
-it('names everybody again of whom an unanswered message spoke, for that may have arrived', async () => {
+it('names every device of an unanswered message again, for that message may have arrived', async () => {
   await tell();
   heard.note(one);
   const lost = new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', 'no answer');
@@ -127,7 +126,7 @@ it('leaves an origin of an earlier version alone for minutes, without a word', a
   expect(log.lines.filter(({ level }) => level !== 'debug')).toEqual([]);
 });
 
-it('names nobody who is not of the site any more, and remembers nobody who never was', async () => {
+it('names no device that has left the site, and remembers none that never belonged to it', async () => {
   strangers.add(two);
   heard.note(one);
   heard.note(two);
@@ -136,7 +135,7 @@ it('names nobody who is not of the site any more, and remembers nobody who never
   expect(await tell()).toMatchObject({ heard: [], gone: [{ id: one }] });
 });
 
-it('names who holds a turn, since when, and until when', async () => {
+it('names the devices that hold a turn, since when, and until when', async () => {
   const rollout = 'a'.repeat(16);
   held = [
     { id: one, product: 'camera', rollout, untilMs: nowMs + 60_000, sinceMs: undefined },
