@@ -46,7 +46,7 @@ import { Scrubber } from './repository/scrubber.ts';
 import { OwnCertificate } from './own-certificate.ts';
 import type { OriginSettings } from './settings.ts';
 import { Tokens } from './tokens/tokens.ts';
-import { UnfinishedRecovery } from './recovery/unfinished.ts';
+import { UnfinishedRecovery } from './adapters/disk/unfinished-recovery.ts';
 import type { MendedState } from './recovery/record.ts';
 import { type After, Upkeep } from './upkeep.ts';
 

@@ -364,4 +364,11 @@ export function testKeyStore(test: Test, open: OpenData): void {
       );
     assert.notEqual(one.keyStore.label('snapshot', 'active'), one.keyStore.label('snapshot', 'pending'));
   });
+
+  check('activates a key whose pending copy was lost', async ({ one, other }) => {
+    await one.keyStore.add('snapshot', 'active', KeyPair.generate());
+    const next = KeyPair.generate();
+    await one.keyStore.activate('snapshot', next);
+    assert.equal(await idIn(other, 'active'), next.keyId);
+  });
 }
