@@ -33,12 +33,12 @@ export const gossipBenchmark: Benchmark = {
   what: `${GATEWAYS} gateways: copies and bytes of a message over late lines (headers of TCP/IP with them), bytes of a day without news (from ${IDLE_MS / MINUTE_MS} minutes; what goes over HTTP isn't in it), and the time to the last verified set`,
   run: () =>
     inScratch(async scratch => {
-      const world = new GatewayHarness();
+      const harness = new GatewayHarness();
       try {
-        const origin = await silentOrigin(world);
-        return [...(await network(origin)), ...(await gateways(world, origin, scratch))];
+        const origin = await silentOrigin(harness);
+        return [...(await network(origin)), ...(await gateways(harness, origin, scratch))];
       } finally {
-        await world.closeAll();
+        await harness.closeAll();
         await removeTemporaryDirectories();
       }
     }),
@@ -119,7 +119,7 @@ const perGateway = (sum: number): number => (2 * sum) / GATEWAYS;
 const mb = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`;
 
 /** Gateways as they are, which hear of changes by gossip alone. */
-async function gateways(world: GatewayHarness, origin: FakeOrigin, scratch: string): Promise<Row[]> {
+async function gateways(harness: GatewayHarness, origin: FakeOrigin, scratch: string): Promise<Row[]> {
   const fleetKey = generateFleetKey();
   const fleetKeyFile = join(scratch, 'fleet.key');
   await writeFile(fleetKeyFile, fleetKeyToText(fleetKey), { mode: 0o600 });
@@ -131,7 +131,12 @@ async function gateways(world: GatewayHarness, origin: FakeOrigin, scratch: stri
     for (let at = 0; at < GATEWAYS; at += 1) {
       const gossipPeer = [fleet.originAddress, ...addresses.slice(-OTHERS)];
       const gossipListen = ['/ip4/127.0.0.1/tcp/0'];
-      const gateway = await world.gateway(origin, { poll: HOUR_MS, gossipListen, gossipPeer, fleetKeyFile });
+      const gateway = await harness.gateway(origin, {
+        poll: HOUR_MS,
+        gossipListen,
+        gossipPeer,
+        fleetKeyFile,
+      });
       const line = await DelayedLine.open(portOf(addressOf(gateway)));
       lines.push(line);
       addresses.push(behind(line, addressOf(gateway)));
@@ -159,9 +164,9 @@ async function gateways(world: GatewayHarness, origin: FakeOrigin, scratch: stri
   }
 }
 
-/** Whoever waits for its changes hears nothing. */
-async function silentOrigin(world: GatewayHarness): Promise<FakeOrigin> {
-  const origin = await world.origin();
+/** A gateway that waits for its changes hears nothing. */
+async function silentOrigin(harness: GatewayHarness): Promise<FakeOrigin> {
+  const origin = await harness.origin();
   origin.repository.listsHashes = true;
   await origin.publishRelease('camera', 1, Buffer.alloc(50_000, 'a release '));
   await origin.startRollout('camera', 1);

@@ -219,7 +219,7 @@ describe('sitecast', () => {
     const waiting = await testbed.run('sitecast', ['device', 'list', '--pending']);
     expect(waiting.stdout).toMatch(new RegExp(`\n${newId} +quay-10 `));
     expect(waiting.stderr).toContain(`quay-10 is already the name of device ${oldId} (last heard `);
-    // A wish names nobody.
+    // A wished name does not name a device.
     expect(await refused('device', 'accept', 'quay-10')).toMatchObject({ code: 'SITECAST_DEVICE_UNKNOWN' });
     expect(await refused('device', 'accept', newId)).toEqual({ exitCode: 3, code: 'SITECAST_NAME_TAKEN' });
     // It enrolled a moment ago: it may be at work.
@@ -248,7 +248,7 @@ describe('sitecast', () => {
     );
     await new Speaker().enrol(single, 'wished');
     expect(await said('device', 'revoke', 'kept')).toMatch(/^kept \(12D3\w+\) is revoked/);
-    // Somebody's name that ends another's id: which of the two is meant, nobody knows.
+    // The name of one device is the end of another's id: the word is ambiguous.
     await new Speaker().enrol(token, oldId.slice(-9));
     expect(await refused('device', 'show', oldId.slice(-9))).toEqual({
       exitCode: 2,
@@ -397,7 +397,7 @@ it('loses no report and starts no rollout twice, however often the origin is kil
       batches.push([first, await device.next({ rollout, state: 'verifying' })]);
     }
     sent += 2;
-    // The origin is killed over them: whoever got no answer sends again below.
+    // The origin is killed while it handles them. A device without an answer sends again below.
     const sending = devices.map((device, at) =>
       device.post('/site/v1/reports', { reports: batches[at] }).catch(() => undefined),
     );

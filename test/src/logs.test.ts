@@ -11,7 +11,7 @@ const KNOWN_LAST: Record<Role, object> = {
   gateway: { id: expect.stringMatching(/^12D3KooW/) },
   agent: { id: expect.stringMatching(/^12D3KooW/), ownName: 'cam-1' },
 };
-/** Nobody listens there. */
+/** No server listens there. */
 const NOWHERE = 'http://127.0.0.1:64999';
 /** Standard error as a service manager gives it that has connected it to the journal. */
 const AS_SERVICE = ['sh', '-c', 'JOURNAL_STREAM="$(stat -Lc %d:%i /proc/self/fd/2)" exec "$@"', 'sh'];

@@ -387,7 +387,7 @@ describe('several key holders', () => {
     const again = await testbed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
     expect(again).toMatchObject({ exitCode: 0 });
     expect(again.stdout).toContain('nothing to do');
-    // Made for the state before this one: nobody signs it any more.
+    // The draft was made for the state before this one: no key holder signs it any more.
     const stale = await readFile(testbed.path('release.json'), 'utf8');
     await writeFile(testbed.path('stale.json'), stale.replace(/(expires\S+ \\"20)\d\d/g, '$199'));
     const late = await testbed.run('sitecast', [
@@ -456,7 +456,7 @@ describe('keys', () => {
     expect(await versions()).toEqual(['1.0.0', '2.0.0']);
     const status = await testbed.json('sitecast', ['status']);
     expect(status.versions).toMatchObject({ root: 6 });
-    // Whoever began with the first root follows through all of it.
+    // A client that began with the first root follows all changes.
     expect(await testbed.json('sitecast', ['release', 'list', '--state', 'another'])).toMatchObject({
       releases: [{}, {}],
     });

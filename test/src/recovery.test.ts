@@ -120,7 +120,7 @@ it('an origin restored from yesterday’s backup catches up with a gateway, goes
   expect(await publishAgain('3.0.0')).toMatchObject({ state: 'mended' });
   expect(await publishAgain('3.0.0')).toMatchObject({ state: 'unchanged', upload: { newChunks: 0 } });
   await operate('rollout', 'resume', id, '--yes');
-  // The keys of the backup may be somebody else's by now. What they have signed counts no longer, and nobody has to help.
+  // An attacker may have the keys of the backup by now. What they have signed no longer counts, and no operator has to do anything for that.
   await operate('keys', 'rotate', 'rollouts');
   expect(await update()).toMatchObject({ state: 'completed' });
   // What the origin has lost comes again, then what has been told since: a command that ends takes some turns for that.

@@ -11,7 +11,7 @@ const MIB = 2 ** 20;
 const IMAGE_BYTES = 4 * MIB;
 /** Small, so that a half-filled slot holds many chunks. */
 const CHUNK_SIZES = '4:16:64';
-/** What is on its way to a device when it's killed, and the metadata that it reads anew: an eighth of the image. */
+/** The chunks on their way when the device is killed, and the metadata that it reads again: an eighth of the image at most. */
 const SLACK_BYTES = IMAGE_BYTES / 8;
 const LAN_BYTES_PER_S = 400_000;
 
@@ -139,7 +139,7 @@ async function cutOffWithAll(cachedBytes: number): Promise<void> {
   wan.cut();
 }
 
-/** Fills about half of a slot, and leaves what the device says of it where it is. @returns how much lies right */
+/** Fills about half of a slot. The reports of that stay with the device and the gateway. @returns how many bytes lie right */
 async function fillHalf(image: Buffer): Promise<number> {
   lan.pace(LAN_BYTES_PER_S);
   agent = startAgent(released());

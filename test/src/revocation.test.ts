@@ -18,7 +18,7 @@ beforeAll(async () => {
   const token = await joinToken('gateway', '--site', 'north');
   const args = ['serve', '--data', 'gateway', '--listen', '127.0.0.1:0', '--token', token];
   gateway = await testbed.serve('sitecast-gateway', args);
-  // It's ready before it's let in.
+  // A gateway is ready before the origin has accepted it.
   await testbed.until(async () => {
     const metrics = await (await fetch(`${gateway.url}/metrics`)).text();
     return metrics.includes('\nsitecast_enrolled 1');

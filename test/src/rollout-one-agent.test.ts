@@ -167,7 +167,7 @@ it.each([
   const ended = await untilLast(state, id);
   expect(ended).toMatchObject({ release: { version: '2.0.0' }, booted: { slot: booted } });
   expect(await imageIn('b')).toBe(true);
-  // It stays where it is: nobody ordered more.
+  // The device keeps its release: no rollout orders another.
   await fleet.testbed.json('sitecast-agent', ['update', '--data', product]);
   expect(await agentStatus()).toMatchObject({ booted, update: null });
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted' });

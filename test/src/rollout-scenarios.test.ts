@@ -166,7 +166,7 @@ it('a site that goes dark in the middle stops nothing and sends nobody back; lat
   expect(begun).toBeGreaterThan(0);
   await fleet.testbed.until(async () => Number(figuresOf(await fleet.status(id)).running) === begun);
   await fleet.killGateway(south);
-  // Nobody is past the deadline yet: the stage waits.
+  // No device is past its deadline yet: the stage waits.
   await fleet.turn(product);
   expect(await fleet.status(id)).toMatchObject({ state: 'active', stage: 0 });
 
@@ -205,7 +205,7 @@ it('a gateway that withholds reports makes neither success nor failure, and no s
     await fleet.testbed.until(
       async () => Number(figuresOf(await fleet.status(id)).running) === affected.length,
     );
-    // Metadata go through, reports don't: the devices are well, and nobody knows.
+    // Metadata goes through and reports do not: the devices succeed, and the origin does not know.
     filter.rule = ({ path }) => (path === '/site/v1/reports' ? { status: 202, body: {} } : 'pass');
     await fleet.turn(product);
     const well = running(devices, '2.0.0').length;

@@ -75,7 +75,7 @@ async function metric({ url }: Server, name: string): Promise<number> {
   return Number(line?.slice(name.length + 1) ?? Number.NaN);
 }
 
-/** @returns the status; 0 if nobody answered */
+/** @returns the status; 0 without an answer */
 async function statusOf({ url }: Server, id: ChunkId): Promise<number> {
   try {
     const response = await fetch(`${url}/chunks/${chunkPath(id)}`);

@@ -79,7 +79,7 @@ it('strangers that fill the ports of a device and of the gateway keep nobody fro
     await strangers.connectWithKeys(address, 128);
     await strangers.openStreams(address, 80);
     await strangers.beSilent(Number(/\/tcp\/(\d+)\//.exec(address)?.[1]), 150);
-    // Nobody has named this one, and it has never been connected.
+    // No gateway has named this peer, and it was never connected.
     expect((await newcomer.ask(address, ChunkIndex.decode(index).idAt(0))).verify()).toBeDefined();
     await strangers.beSilent(Number(new URL(site.gateway.url).port), 4200);
     expect(await statusFrom('127.0.0.20', site.gateway.url)).toBe(200);
@@ -94,7 +94,7 @@ it('strangers that fill the ports of a device and of the gateway keep nobody fro
   }
 });
 
-/** As a host of the LAN that nobody knows. */
+/** As an unknown host of the LAN. */
 async function statusFrom(localAddress: string, url: string): Promise<number | undefined> {
   const request = get(`${url}/healthz`, { localAddress, agent: false });
   const [response] = await once(request, 'response');
@@ -130,7 +130,7 @@ it('a gateway that comes back with an empty disk fetches no more than the site s
   await gateway.restart({ isEmpty: true });
   for (const name of THREE) await site.untilSiteHas(image, IMAGE_BYTES, name);
   expect(gateway.wan.receivedBytes - before).toBeLessThan(0.75 * IMAGE_BYTES);
-  // Once more, and nobody asks it for anything: what it fetches ahead comes from its devices.
+  // Again, but no device asks for a chunk: the gateway fetches ahead from its devices.
   await gateway.kill();
   const whole = gateway.wan.receivedBytes;
   await gateway.restart({ isEmpty: true, prefetch: true });

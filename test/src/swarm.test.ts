@@ -54,7 +54,7 @@ it('an image crosses the thin link of its gateway about once, for all devices of
 
 it('once the site has all of it, devices finish without their gateway, and wait for its leave to activate', async () => {
   const { version, image } = await site.release();
-  // Who is quick may have a turn before the cut, and keeps it; the others wait for theirs.
+  // A quick device may get its lease before the cut, and keeps it. The others wait for theirs.
   await writeFile(site.testbed.path('hold'), '');
   const id = await site.rollOut(version, '--max-down', '50%');
   await site.untilSiteHas(image, IMAGE_BYTES, ...THREE);

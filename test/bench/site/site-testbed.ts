@@ -18,7 +18,7 @@ const HARDWARE = 'bench';
 const WARMER = 'warmer';
 const FAST_WAN_MBIT = 1000;
 
-/** The same in every scenario. Nothing waits for a poll: who has nothing to do waits on its upstream (long poll). */
+/** The same in every scenario. Nothing waits for a poll: an idle gateway or device waits on its upstream (long poll). */
 const QUIET = ['--log-level', 'error'];
 const GATEWAY_FLAGS: readonly string[] = [];
 const AGENT_FLAGS = ['--start-jitter', '0s', '--health-command', 'true'];

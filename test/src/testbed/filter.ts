@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
-/** What becomes of a request: it goes on, or it's answered here. */
+/** The request goes on to the gateway, or is answered here. */
 type Verdict = 'pass' | { status: number; body: unknown };
 export type Ruling = (request: { path: string; body: Buffer }) => Verdict | Promise<Verdict>;
 

@@ -145,7 +145,7 @@ export class FleetTestbed {
     return status;
   }
 
-  /** Kills the origin and starts it later, by its own clock; with minutes that pass faster, if that's wanted. */
+  /** Kills the origin and starts it again. Its clock is then later by `laterMs`; `minuteMs` makes its minutes shorter. */
   async restartOrigin(laterMs: number, { minuteMs }: { minuteMs?: number } = {}): Promise<void> {
     await this.#origin.stop('SIGKILL');
     this.#aheadMs += laterMs;

@@ -21,7 +21,7 @@ import {
 const CHUNK_PROTOCOL = '/sitecast/chunks/1';
 const LISTEN = ['/ip4/127.0.0.1/tcp/0'];
 
-/** What it does to whoever asks it for chunks. */
+/** How it misbehaves when a peer requests chunks. */
 export type Manner = 'lies' | 'hangs' | 'boasts' | 'trickles' | 'babbles' | 'oversized';
 
 /** A device of the site, let in as any other, that doesn't keep to the rules. */
@@ -50,7 +50,7 @@ export class HostilePeer {
     return this.#node.id;
   }
 
-  /** Says that it holds all of an image, and treats those who believe it as it pleases. */
+  /** Announces that it holds all of an image, and misbehaves towards the peers that request its chunks. */
   async offer(indexBytes: Buffer, manner: Manner): Promise<void> {
     const image = sha256(indexBytes);
     const { count } = ChunkIndex.decode(indexBytes);
@@ -79,7 +79,7 @@ export class HostilePeer {
     return JSON.parse(JSON.stringify(body.peers));
   }
 
-  /** Asks a device for a chunk, as a device does. @throws SITECAST_STORE_UNREACHABLE where it's refused */
+  /** Requests a chunk from a device, as a device does. @throws SITECAST_STORE_UNREACHABLE if the device refuses */
   async ask(address: string, id: ChunkId): Promise<Chunk> {
     const peer = await this.#node.dial(address);
     const store = new PeerStore({ node: this.#node, peer, credential: this.#credential, deadlineMs: 5000 });

@@ -109,7 +109,7 @@ export class LightDevice {
     );
   }
 
-  /** Sends what wasn't taken yet. A gateway that's away changes nothing. */
+  /** Sends the reports that no gateway has taken yet. If the gateway is away, they stay. */
   async deliver(): Promise<void> {
     const reports = this.#reports.slice(this.#delivered);
     if (reports.length === 0) return;

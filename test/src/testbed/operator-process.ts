@@ -11,7 +11,7 @@ const requestSchema = z.object({
 let out = '';
 let err = '';
 
-/** What the command prints goes to whoever asked, not to this process' own output. */
+/** The output of the command goes to the test that started it, not to this process' own output. */
 function capture(stream: NodeJS.WriteStream, take: (text: string) => void): void {
   stream.write = (text: string | Uint8Array, ...rest: unknown[]): boolean => {
     take(String(text));
@@ -36,7 +36,7 @@ process.on('message', (message: unknown) => {
     Object.assign(process.env, env);
     const exitCode = await runOperator(args, { streams });
     for (const name of Object.keys(env)) Reflect.deleteProperty(process.env, name);
-    // Nobody's directory: a test removes its own.
+    // The test removes its directory, so no process may stay in it.
     process.chdir('/');
     process.send?.({ exitCode, stdout: out, stderr: err });
   };

@@ -62,7 +62,7 @@ export class Operators {
   }
 }
 
-/** An idle one keeps nobody from ending. */
+/** An idle process does not keep the test process alive. */
 function hold(child: ChildProcess, isBusy: boolean): void {
   if (isBusy) {
     child.ref();

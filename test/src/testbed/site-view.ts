@@ -20,7 +20,7 @@ export class SiteView {
     this.#store = store;
   }
 
-  /** Trusts the first root that it's given: what is tested is something else. */
+  /** Trusts the first root that the gateway serves. The tests of the trust client check roots. */
   static async open(ask: Ask): Promise<SiteView> {
     const view = new SiteView(ask, new MemoryMetadataStore());
     const root = await view.#fetch('metadata', '1.root.json');

@@ -191,7 +191,7 @@ export class SwarmTestbed {
     return bytes;
   }
 
-  /** Publishes another release, of an image that nobody has a chunk of. */
+  /** Publishes another release. Its image is random, so no machine holds a chunk of it. */
   async release(): Promise<Release> {
     this.#releases += 1;
     const version = `${this.#releases}.0.0`;

@@ -68,7 +68,10 @@ export class Testbed {
     return binPath(name);
   }
 
-  /** Runs a command to its end; what an operator types in a process that did so before, unless it's to be within another, or of another build. */
+  /**
+   * Runs a command to its end. A `sitecast` command runs in a process that has run others before, because starting a process is most of its cost.
+   * With `within` or `bin` it gets a process of its own.
+   */
   async run(name: CommandName, args: readonly string[], options: RunOptions = {}): Promise<Finished> {
     if (name === 'sitecast' && !options.within && options.bin === undefined) {
       const { cwd = this.directory, env = {} } = options;
@@ -123,7 +126,7 @@ export class Testbed {
 
   /**
    * Waits until something comes true, as long as anything goes on.
-   * @throws if nothing has for a minute, or a process has ended that nobody stopped
+   * @throws if nothing has gone on for a minute, or a process has ended that no test stopped
    */
   async until(holds: () => Promise<boolean>, what = 'it to come true'): Promise<void> {
     const servers = [...this.#servers];
