@@ -54,7 +54,7 @@ module.exports = {
       severity: 'error',
       from: {
         path: '^(origin|gateway|agent)/src/',
-        pathNot: '(/main\\.ts$|/adapters/|/testing/|\\.test\\.ts$)',
+        pathNot: '(/main\\.ts$|origin/src/(serve|recover)\\.ts$|/adapters/|/testing/|\\.test\\.ts$)',
       },
       to: { path: '^(origin|gateway|agent)/src/adapters/' },
     },

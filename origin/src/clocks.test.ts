@@ -6,7 +6,7 @@ import { blameForFuture, clockWarning, requireSameTime } from './cli/clocks.ts';
 import { OriginClient } from './cli/origin-client.ts';
 import { repositoryStatus } from './cli/repository-api.ts';
 import { openRepository } from './cli/repository-view.ts';
-import { type RunningOrigin, startOrigin } from './main.ts';
+import { type RunningOrigin, startOrigin } from './serve.ts';
 import { TestOperator } from './testing/operator.ts';
 import { testLog } from './testing/origin.ts';
 import { temporaryDirectory } from './testing/setup.ts';

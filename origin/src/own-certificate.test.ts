@@ -6,7 +6,7 @@ import { ELSEWHERE, EXPIRED, TEST_CA, VALID } from '@sitecast/shared/outbound/te
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { OriginClient } from './cli/origin-client.ts';
 import { repositoryStatus } from './cli/repository-api.ts';
-import { type RunningOrigin, startOrigin } from './main.ts';
+import { type RunningOrigin, startOrigin } from './serve.ts';
 import { OwnCertificate } from './own-certificate.ts';
 import { testLog } from './testing/origin.ts';
 

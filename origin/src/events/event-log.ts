@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { Events, FleetEvent } from './events.ts';
+import type { EventStore, FleetEvent, KeptEvent } from './events.ts';
 
 /** Events that are kept for readers that come back. */
 export const MAX_KEPT_EVENTS = 10_000;
@@ -7,21 +7,8 @@ export const MAX_KEPT_EVENTS = 10_000;
 export const MAX_EVENT_BYTES = 8 * 1024;
 const EPOCH_BYTES = 8;
 
-/** An event as it is sent. */
-export interface KeptEvent {
-  /** From 1 in each process. */
-  seq: number;
-  type: string;
-  rollout: string | undefined;
-  /** JSON: when, about what, and what. */
-  text: string;
-}
-
-/**
- * The newest events, in memory: whoever reads them can come back where it was, within bounds. Nothing depends on them;
- * what lasts is in the audit log and the reports.
- */
-export class EventLog implements Events {
+/** The events of this process, in memory. A reader of another process begins anew. */
+export class EventLog implements EventStore {
   /** Of this process: ids of another one mean nothing here. */
   readonly epoch = randomBytes(EPOCH_BYTES).toString('hex');
   readonly #now: () => number;

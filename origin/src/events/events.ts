@@ -15,3 +15,30 @@ export interface FleetEvent {
 export interface Events {
   emit(event: FleetEvent): void;
 }
+
+/** An event as it is sent. */
+export interface KeptEvent {
+  /** From 1 in each epoch. */
+  seq: number;
+  type: string;
+  rollout: string | undefined;
+  /** JSON: when, about what, and what. */
+  text: string;
+}
+
+/**
+ * The newest events, for readers that come back. Nothing depends on them; what lasts is in the audit log and the reports. Any origin may emit at any
+ * time: an event's place is given by the store.
+ */
+export interface EventStore extends Events {
+  /** Number of the newest event; 0 before the first. */
+  readonly newest: number;
+  /** The id by which a reader says up to where it has read. */
+  idOf(seq: number): string;
+  /** The number in an id whose successors are all kept; undefined for any other id. */
+  resumable(id: string): number | undefined;
+  /** Events after this number, in order; undefined where some of them are no longer kept. */
+  after(seq: number, limit: number): KeptEvent[] | undefined;
+  /** Calls after every event; the function returned ends that. */
+  onEvent(listener: () => void): () => void;
+}

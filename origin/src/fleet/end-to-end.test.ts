@@ -2,7 +2,7 @@ import { delegatedSigners, parseMetadata } from '@sitecast/shared/trust';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { type RunningOrigin, startOrigin } from '../main.ts';
+import { type RunningOrigin, startOrigin } from '../serve.ts';
 import { acknowledgementsIn, assignmentIn, TestMember } from '../testing/device.ts';
 import { imageOf, TestOperator } from '../testing/operator.ts';
 import { testLog } from '../testing/origin.ts';

@@ -19,12 +19,17 @@ export class GatewayBoard {
   readonly #registry: Pick<Registry, 'activeMember'>;
   readonly #places = new Map<string, Place>();
   readonly #bySite = new Map<string, Set<string>>();
+  readonly #ownAddresses: () => string[];
   readonly #maxGateways: number;
-  /** The origin's own. */
-  ownAddresses: () => string[] = () => [];
 
-  constructor(registry: Pick<Registry, 'activeMember'>, maxGateways = MAX_GATEWAYS_ON_BOARD) {
+  /** @param ownAddresses where the origin itself is found in the fleet's network */
+  constructor(
+    registry: Pick<Registry, 'activeMember'>,
+    ownAddresses: () => string[],
+    maxGateways = MAX_GATEWAYS_ON_BOARD,
+  ) {
     this.#registry = registry;
+    this.#ownAddresses = ownAddresses;
     this.#maxGateways = maxGateways;
   }
 
@@ -57,7 +62,7 @@ export class GatewayBoard {
       // What a site's LAN looks like is nobody else's business.
       if (named && named.site !== site && named.fleet.length > 0) gateways.push({ ...named, urls: [] });
     }
-    return { origin: this.ownAddresses(), gateways };
+    return { origin: this.#ownAddresses(), gateways };
   }
 
   #named(id: string, nowMs: number): KnownGateways['gateways'][number] | undefined {

@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Context } from 'hono';
 import { type SSEStreamingApi, streamSSE } from 'hono/streaming';
-import type { EventLog, KeptEvent } from '../events/event-log.ts';
+import type { EventStore, KeptEvent } from '../events/events.ts';
 import type { After } from '../upkeep.ts';
 import type { OriginEnv } from './context.ts';
 
@@ -27,12 +27,12 @@ interface Wanted {
  * behind the kept events gets `resync`.
  */
 export class EventStreams {
-  readonly #events: EventLog;
+  readonly #events: EventStore;
   readonly #after: After;
   readonly #readers = new Set<Reader>();
   #isClosed = false;
 
-  constructor(events: EventLog, after: After) {
+  constructor(events: EventStore, after: After) {
     this.#events = events;
     this.#after = after;
   }
@@ -71,7 +71,7 @@ export class EventStreams {
 interface ReaderDeps {
   stream: SSEStreamingApi;
   drop: () => void;
-  events: EventLog;
+  events: EventStore;
   after: After;
 }
 

@@ -82,7 +82,7 @@ it('names at most so many gateways, however many there are, and forgets the olde
     letInBy: { operator: 'test' },
   });
   const members = Array.from({ length: 101 }, (_, at) => member(at, at < 50 ? 'north' : `site-${at}`));
-  const board = new GatewayBoard({ activeMember: id => members[Number(id)] }, 100);
+  const board = new GatewayBoard({ activeMember: id => members[Number(id)] }, () => [], 100);
   for (const one of members) board.put(one, placeOf(one), 0);
   expect(board.size).toBe(100);
   const [asker = member(1, 'north')] = members.slice(1);

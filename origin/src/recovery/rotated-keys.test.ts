@@ -9,7 +9,8 @@ import {
 import { HttpFetcher, MemoryMetadataStore, TufClient, type TufKey } from '@sitecast/shared/trust';
 import { parseRollouts } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, expect, it } from 'vitest';
-import { recoverFrom, type RunningOrigin, startOrigin } from '../main.ts';
+import { type RunningOrigin, startOrigin } from '../serve.ts';
+import { recoverFrom } from '../recover.ts';
 import { imageOf, TestOperator } from '../testing/operator.ts';
 import { testLog } from '../testing/origin.ts';
 import { randomChunks, temporaryDirectory } from '../testing/setup.ts';

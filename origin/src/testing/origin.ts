@@ -3,23 +3,18 @@ import type { DataDirectory } from '../adapters/disk/data-directory.ts';
 import { openStores } from '../adapters/embedded/stores.ts';
 import type { TableStore } from '../adapters/embedded/tables.ts';
 import type { Audit, AuditLog } from '../audit/audit.ts';
-import type { Events } from '../events/events.ts';
-import type { Fleet } from '../fleet/fleet.ts';
 import { EventLog } from '../events/event-log.ts';
-import { openFleetServices } from '../fleet-services.ts';
-import { createApp } from '../http/app.ts';
+import type { Events, EventStore } from '../events/events.ts';
+import type { Fleet } from '../fleet/fleet.ts';
+import type { BodyPace } from '../http/body.ts';
 import type { OriginApp } from '../http/context.ts';
-import { BODY_PACE, type BodyPace } from '../http/body.ts';
-import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from '../http/memory.ts';
-import { EventStreams } from '../http/event-streams.ts';
-import { TimestampWaiters } from '../http/long-poll.ts';
-import { Metrics } from '../http/metrics.ts';
-import { SignedRequests } from '../http/signed.ts';
+import type { EventStreams } from '../http/event-streams.ts';
+import type { TimestampWaiters } from '../http/long-poll.ts';
 import type { Log } from '../log.ts';
-import { Readiness } from '../readiness.ts';
 import { Repository } from '../repository/repository.ts';
-import { Scrubber } from '../repository/scrubber.ts';
+import type { Scrubber } from '../repository/scrubber.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
+import { openServices } from '../services.ts';
 import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import type { Room } from '../room.ts';
 import { Tokens } from '../tokens/tokens.ts';
@@ -74,8 +69,8 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     now,
     maxStagedBytes = 2 ** 30,
     maxReportBytes = 2 ** 30,
-    maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES,
-    pace = BODY_PACE,
+    maxBodyMemoryBytes,
+    pace,
     logged,
     room = AMPLE_ROOM,
     state = { trouble: undefined, damage: undefined, mendedCount: 0 },
@@ -89,42 +84,58 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   // A test's clock that passes is time that the origin runs.
   const { acceptedDay, scrubBytesPerS = 0, elapsedMs = now } = options;
   const repository = await Repository.open({ ...data, now, elapsedMs, acceptedDay, log });
-  const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
   const events = new EventLog(now);
-  const heard = { audit: options.audit ?? audit, events: options.events ?? events };
-  const services = await openFleetServices({
-    repository,
-    fleetStore,
-    cohortStore,
-    ...heard,
-    room,
-    maxReportBytes,
-    now,
-    after,
-    log,
-  });
-  const scrubbed = { ...data, repository, now, after, log, bytesPerS: scrubBytesPerS };
-  const scrubber = new Scrubber({ ...scrubbed, republishRollouts: id => services.rollouts.republish(id) });
-  const waiters = new TimestampWaiters(repository, after);
-  const eventStreams = new EventStreams(events, after);
-  const readiness = new Readiness({ repository, state, room, now, after, log });
-  const shown = { ...data, repository, scrubber, room, state, now };
-  const parts = { ...shown, readiness, tokens, waiters, audit, eventStreams };
-  const app = createApp({
-    ...services,
-    ...parts,
-    signedRequests: new SignedRequests({ ...services.fleet, ...services, bodies, now }),
-    metrics: new Metrics({ ...services, ...shown }),
-    bodies,
-    responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
-    log,
-  });
+  const services = await openServices(
+    {
+      ...data,
+      repository,
+      fleetStore,
+      cohortStore,
+      tokens,
+      audit: options.audit ? watchedAudit(audit, options.audit) : audit,
+      events: options.events ? watchedEvents(events, options.events) : events,
+      leadership: { isHeld: true, release: async () => {} },
+      room,
+      state,
+      gossipAddresses: () => [],
+      now,
+      after,
+      log,
+    },
+    {
+      maxReportBytes,
+      scrubBytesPerS,
+      ...(pace && { pace }),
+      ...(maxBodyMemoryBytes !== undefined && { maxBodyMemoryBytes }),
+    },
+  );
   const { token: adminToken } = await tokens.create({
     name: tokens.size === 0 ? 'test' : `test ${tokens.size + 1}`,
     role: 'admin',
   });
-  return { ...parts, ...services, app, adminToken, events };
+  return { ...data, ...services, repository, tokens, audit, adminToken, events };
 }
+
+/** What is recorded goes to the test alone. */
+const watchedAudit = (audit: AuditLog, watching: Audit): AuditLog => ({
+  record: (...recorded) => watching.record(...recorded),
+  get head() {
+    return audit.head;
+  },
+  find: (after, limit, filter) => audit.find(after, limit, filter),
+});
+
+/** What is emitted goes to the test alone. */
+const watchedEvents = (events: EventStore, watching: Events): EventStore => ({
+  emit: event => watching.emit(event),
+  get newest() {
+    return events.newest;
+  },
+  idOf: seq => events.idOf(seq),
+  resumable: id => events.resumable(id),
+  after: (seq, limit) => events.after(seq, limit),
+  onEvent: listener => events.onEvent(listener),
+});
 
 const AMPLE_ROOM: Room = { freeBytes: async () => Number.POSITIVE_INFINITY, reserveBytes: 0 };
 

@@ -11,12 +11,37 @@ import {
   type Owner,
   repairLevel,
 } from '@sitecast/shared/key-value';
+import type { Leadership } from '../../leadership.ts';
 import { errorFields, type Log } from '../../log.ts';
 import { TIMESTAMP } from '../disk/layout.ts';
 import { isEmpty } from './tables.ts';
 
-/** What is known just now, by what it's called: the database's witness tells of it, should the database lose it. */
+/** What is known just now, in counts by name: the database's witness tells of it, should the database lose it. */
 export type Known = () => Record<string, number>;
+
+/** Counts for the witness, which is there before the stores whose rows are counted. */
+export class KnownCounts {
+  readonly #counts = new Map<string, () => number>();
+
+  add(name: string, count: () => number): void {
+    this.#counts.set(name, count);
+  }
+
+  readonly read: Known = () =>
+    Object.fromEntries(Array.from(this.#counts, ([name, count]) => [name, count()]));
+}
+
+/** The lock of the database is that of the data directory: the process that has it publishes. */
+export function leadershipOf(store: LevelStore): Leadership {
+  return {
+    get isHeld() {
+      return !store.closing.aborted;
+    },
+    async release() {
+      if (!store.closing.aborted) await store.close();
+    },
+  };
+}
 
 const STATE = 'state';
 

@@ -1,0 +1,246 @@
+import { repeat } from '@sitecast/shared/async';
+import { fastVerifyById } from '@sitecast/shared/identity';
+import type { DatabaseState } from '@sitecast/shared/key-value';
+import type { AuditLog } from './audit/audit.ts';
+import type { EventStore } from './events/events.ts';
+import { tellOutcomes } from './events/outcomes.ts';
+import { tellSilence } from './events/silence.ts';
+import { Enrolments } from './fleet/enrolment.ts';
+import type { Fleet } from './fleet/fleet.ts';
+import type { FleetStore } from './fleet/fleet-store.ts';
+import { GatewayBoard } from './fleet/gateway-board.ts';
+import { ReportIntake } from './fleet/intake.ts';
+import { JoinTokens } from './fleet/join-tokens.ts';
+import { PendingMembers } from './fleet/pending.ts';
+import { LOOK_EVERY_MS, PresenceBoard } from './fleet/presence.ts';
+import { ProgressBoard } from './fleet/progress.ts';
+import { ReportBudgets } from './fleet/report-budgets.ts';
+import { OriginStatements } from './fleet/signing.ts';
+import { createApp } from './http/app.ts';
+import { BODY_PACE, type BodyPace } from './http/body.ts';
+import type { OriginApp } from './http/context.ts';
+import { EventStreams } from './http/event-streams.ts';
+import { TimestampWaiters } from './http/long-poll.ts';
+import { MAX_BODY_MEMORY_BYTES, MAX_RESPONSE_MEMORY_BYTES, MemoryBudget } from './http/memory.ts';
+import { Metrics } from './http/metrics.ts';
+import { SignedRequests } from './http/signed.ts';
+import type { Leadership } from './leadership.ts';
+import { type Log, RecurringErrors } from './log.ts';
+import type { OwnCertificate } from './own-certificate.ts';
+import { Readiness } from './readiness.ts';
+import type { Repository } from './repository/repository.ts';
+import type { PublishedChunks, RepositoryStore } from './repository/repository-store.ts';
+import { Scrubber } from './repository/scrubber.ts';
+import type { CohortStore } from './rollouts/cohort-store.ts';
+import { Rollouts } from './rollouts/rollouts.ts';
+import type { ChunkStaging, FileStaging } from './staging/ports.ts';
+import type { Room } from './room.ts';
+import type { Tokens } from './tokens/tokens.ts';
+import type { After } from './upkeep.ts';
+
+/** How often what is due is looked for; what failed is tried again then. */
+const TEND_INTERVAL_MS = 60_000;
+/** How often it is made durable when members were last heard. */
+const SAVE_SEEN_INTERVAL_MS = 5 * 60_000;
+
+/** What the services work on. Adapters of all of it are opened in `serve.ts`; tests put others in their place. */
+export interface ServicesDeps {
+  repository: Repository;
+  published: RepositoryStore;
+  publishedChunks: PublishedChunks;
+  chunks: ChunkStaging;
+  staged: FileStaging;
+  fleetStore: FleetStore;
+  cohortStore: CohortStore;
+  tokens: Tokens;
+  audit: AuditLog;
+  events: EventStore;
+  leadership: Leadership;
+  room: Room;
+  /** The database's. */
+  state: DatabaseState;
+  /** Undefined: another process does TLS, or none. */
+  ownCertificate?: OwnCertificate | undefined;
+  /** Where the origin is found in the fleet's network. */
+  gossipAddresses: () => string[];
+  now: () => number;
+  after: After;
+  log: Log;
+}
+
+interface ServicesSettings {
+  /** What is kept of all reports together, about. */
+  maxReportBytes: number;
+  /** How much of what is published is read back a second; 0: nothing. */
+  scrubBytesPerS: number;
+  /** How slowly request bodies may come, and the memory that they share. */
+  pace?: BodyPace;
+  maxBodyMemoryBytes?: number;
+}
+
+/** The origin's services, connected. None of them runs by itself before `start`. */
+export interface Services {
+  app: OriginApp;
+  fleet: Fleet;
+  rollouts: Rollouts;
+  scrubber: Scrubber;
+  readiness: Readiness;
+  waiters: TimestampWaiters;
+  eventStreams: EventStreams;
+  /** Begins to look for damage, and whether the origin is ready. */
+  start(): void;
+  /** Ends that. */
+  stop(): Promise<void>;
+  /** Answers all requests that wait for something, and lets none wait any more. */
+  answerWaiting(): void;
+  /** Ends what is under way, and makes durable what is only in memory. */
+  close(): Promise<void>;
+}
+
+export async function openServices(deps: ServicesDeps, settings: ServicesSettings): Promise<Services> {
+  const { fleetStore, cohortStore, after } = deps;
+  const { registry } = fleetStore;
+  const progress = new ProgressBoard();
+  const presence = await PresenceBoard.open({ ...deps, store: fleetStore });
+  const rollouts = await Rollouts.open({ ...deps, registry, store: cohortStore, progress });
+  const verifyById = fastVerifyById();
+  const fleet = fleetOf(deps, { rollouts, progress, presence, verifyById, ...settings });
+  const scrubber = new Scrubber({
+    ...deps,
+    bytesPerS: settings.scrubBytesPerS,
+    republishRollouts: product => rollouts.republish(product),
+  });
+  const readiness = new Readiness(deps);
+  const waiters = new TimestampWaiters(deps.repository, after);
+  const eventStreams = new EventStreams(deps.events, after);
+  const { pace = BODY_PACE, maxBodyMemoryBytes = MAX_BODY_MEMORY_BYTES } = settings;
+  const bodies = { memory: new MemoryBudget(maxBodyMemoryBytes), pace };
+  const app = createApp({
+    ...deps,
+    fleet,
+    rollouts,
+    scrubber,
+    readiness,
+    waiters,
+    eventStreams,
+    bodies,
+    signedRequests: new SignedRequests({ ...deps, registry, verifyById, bodies }),
+    metrics: new Metrics({ ...deps, fleet, scrubber }),
+    responseMemory: new MemoryBudget(MAX_RESPONSE_MEMORY_BYTES),
+  });
+  const stopJobs = startJobs(deps, fleet, rollouts);
+  return {
+    app,
+    fleet,
+    rollouts,
+    scrubber,
+    readiness,
+    waiters,
+    eventStreams,
+    start() {
+      scrubber.start();
+      readiness.start();
+    },
+    async stop() {
+      await readiness.stop();
+      await scrubber.stop();
+    },
+    answerWaiting: () => [waiters, eventStreams].forEach(waiting => waiting.close()),
+    async close() {
+      await stopJobs();
+      await fleet.intake.idle();
+      await rollouts.stop();
+      await presence.save({ isLast: true });
+      await fleetStore.saveSeen();
+    },
+  };
+}
+
+interface FleetParts extends Pick<ServicesSettings, 'maxReportBytes'> {
+  rollouts: Rollouts;
+  progress: ProgressBoard;
+  presence: PresenceBoard;
+  verifyById: ReturnType<typeof fastVerifyById>;
+}
+
+/** Reports change rollouts, and are judged by them; what devices are called comes from the registry. */
+function fleetOf(
+  { repository, fleetStore: store, events, room, gossipAddresses, now }: ServicesDeps,
+  { rollouts, progress, presence, verifyById, maxReportBytes }: FleetParts,
+): Fleet {
+  const { registry } = store;
+  const joinTokens = new JoinTokens(store, now);
+  const pending = new PendingMembers();
+  const signer = () => {
+    const pair = repository.signerOf('rollouts');
+    return { keyId: pair.keyId, sign: async (bytes: Uint8Array) => pair.fastSign(bytes) };
+  };
+  return {
+    store,
+    registry,
+    joinTokens,
+    enrolments: new Enrolments({ store, joinTokens, pending, verifyById, room, now }),
+    statements: new OriginStatements(registry, signer, now),
+    intake: new ReportIntake({
+      store,
+      progress,
+      verifyById,
+      outcomesOf: rolloutId => rollouts.cohorts.outcomes.complete(rolloutId),
+      isRolloutOf: (rolloutId, product) => rollouts.isOf(rolloutId, product),
+      rolloutOf: (product, counter) => rollouts.idUnderWay(product, counter),
+      onOutcomes: changes => {
+        rollouts.countOutcomes(changes);
+        tellOutcomes(events, changes, id => registry.member(id)?.name);
+      },
+      budgets: new ReportBudgets(now),
+      maxKeptBytes: maxReportBytes,
+      room,
+      now,
+    }),
+    progress,
+    gateways: new GatewayBoard(registry, gossipAddresses),
+    presence,
+  };
+}
+
+/** What the origin does without being asked. @returns ends it, once what is under way has ended */
+function startJobs(
+  { leadership, events, now, after, log }: ServicesDeps,
+  { store, registry, intake, presence }: Fleet,
+  rollouts: Rollouts,
+): () => Promise<void> {
+  let savedMs = now();
+  const tend = async (): Promise<void> => {
+    if (leadership.isHeld) await rollouts.reconcile();
+    await presence.save();
+    // Every gateway speaks every minute.
+    if (Math.abs(now() - savedMs) < SAVE_SEEN_INTERVAL_MS) return;
+    await store.saveSeen();
+    savedMs = now();
+  };
+  const look = async (): Promise<void> => tellSilence(presence.look(), { events, registry, log });
+  const every = repeating(after, new RecurringErrors(log));
+  const stopTending = every(TEND_INTERVAL_MS, tend, 'tending the fleet failed');
+  const stopTidying = every(TEND_INTERVAL_MS, () => intake.tidy(), 'tidying reports failed');
+  const stopLooking = every(LOOK_EVERY_MS, look, 'looking for silent gateways failed');
+  return async () => {
+    await stopLooking();
+    await stopTending();
+    await stopTidying();
+  };
+}
+
+/** @returns begins something that is done again and again, whose failures are logged once; what that returns stops it */
+function repeating(after: After, errors: RecurringErrors) {
+  return (everyMs: number, act: () => Promise<void>, failure: string): (() => Promise<void>) => {
+    const attempt = async (): Promise<void> => {
+      try {
+        await act();
+        errors.succeeded(failure);
+      } catch (error) {
+        errors.failed(failure, error, failure, { retryMs: everyMs });
+      }
+    };
+    return repeat(attempt, { everyMs, after });
+  };
+}
