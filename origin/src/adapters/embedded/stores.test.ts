@@ -4,7 +4,9 @@ import { join } from 'node:path';
 import { openLevelStore } from '@sitecast/shared/key-value';
 import { MemoryStore } from '@sitecast/shared/key-value/testing';
 import { describe, it } from 'vitest';
+import { testLog } from '../../testing/origin.ts';
 import { testFleetStore } from '../../testing/conformance/fleet-store.ts';
+import { testLeadership } from '../../testing/conformance/leadership.ts';
 import {
   type OpenStores,
   type StoresUnderTest,
@@ -13,6 +15,7 @@ import {
   testTokenStore,
 } from '../../testing/conformance/stores.ts';
 import { EmbeddedDatabase } from './database.ts';
+import { leadershipOf, openDatabase } from './open.ts';
 import { openStores, storesIn } from './stores.ts';
 import { Tables, type TableStore } from './tables.ts';
 
@@ -60,5 +63,15 @@ describe.each([
   });
   describe("rollouts' records and cohorts", () => {
     testCohortStore(it, open);
+  });
+});
+
+describe('the lock of a data directory', () => {
+  testLeadership(it, async () => {
+    const path = mkdtempSync(join(tmpdir(), 'sitecast-leadership-'));
+    return {
+      acquire: async () => leadershipOf(await openDatabase(path, () => ({}), testLog())),
+      close: async () => rmSync(path, { recursive: true }),
+    };
   });
 });

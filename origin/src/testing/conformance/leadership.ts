@@ -1,0 +1,31 @@
+import assert from 'node:assert/strict';
+import { SitecastError } from '@sitecast/shared/errors';
+import type { Leadership } from '../../leadership.ts';
+import type { Test } from './stores.ts';
+
+/**
+ * What every `Leadership` keeps to, as tests.
+ * @param open gives a function by which origins that share their data ask for it, and one that removes that data
+ */
+export function testLeadership(
+  test: Test,
+  open: () => Promise<{ acquire: () => Promise<Leadership>; close: () => Promise<void> }>,
+): void {
+  test('is one origin’s at a time, and another one’s after it is released', async () => {
+    const { acquire, close } = await open();
+    const first = await acquire();
+    assert.equal(first.isHeld, true);
+    await assert.rejects(
+      acquire(),
+      error => error instanceof SitecastError && error.code === 'SITECAST_DATA_IN_USE',
+    );
+    await first.release();
+    assert.equal(first.isHeld, false);
+    const second = await acquire();
+    // Of no effect on who has it now.
+    await first.release();
+    assert.equal(second.isHeld, true);
+    await second.release();
+    await close();
+  });
+}
