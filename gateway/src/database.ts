@@ -14,9 +14,9 @@ import { LEASES_CLOSED_KEY } from './devices/leases.ts';
 import type { Log } from '@sitecast/shared/log';
 
 /**
- * Opens the gateway's database, which is the lock on its data directory, too. One that is damaged, or has lost something, is said to be,
- * and made do with: reports are kept by their devices until the origin has them, documents are asked for again, and chunks are found.
- * Just who has leave to be down can't be known then: nobody gets it before every lease that may be out has ended.
+ * Opens the gateway's database, which is also the lock on its data directory. Where it is damaged or has lost something, the gateway logs that
+ * and goes on: devices keep their reports until the origin has them, documents are asked for again, and chunks are found. Only leases can't be
+ * known then: no device gets one before every lease that may still be held has ended.
  * @throws SITECAST_DATA_IN_USE (conflict), SITECAST_NO_SPACE, SITECAST_STATE_UNREADABLE
  */
 export async function openDatabase(

@@ -4,8 +4,8 @@ import type { Log, LogFields } from '@sitecast/shared/log';
 export type { Log };
 
 /**
- * What is logged of an error. What may be expected (a full disk, a missing key, a damaged file) has a code, and is one line; anything else
- * is a defect, and its stack is wanted.
+ * The fields that are logged of an error. An expected error (a full disk, a missing key, a damaged file) has a code, and is one line; any other
+ * error is a defect, and is logged with its stack.
  */
 export function errorFields(error: unknown): LogFields {
   if (!(error instanceof SitecastError) || error.code === 'SITECAST_INTERNAL') return { err: error };
@@ -14,10 +14,10 @@ export function errorFields(error: unknown): LogFields {
   return { code, detail: message, ...(hint && { hint }), ...(bottom !== undefined && { cause: bottom }) };
 }
 
-/** Logs what goes wrong again and again once, until it's something else or has gone well. */
+/** Logs a recurring error once, until another one comes or the action succeeds. */
 export class RecurringErrors {
   readonly #log: Log;
-  /** The last one's code or message, by what failed. */
+  /** The last error's code or message, by what failed. */
   readonly #last = new Map<string, string>();
 
   constructor(log: Log) {

@@ -55,7 +55,7 @@ interface RecoverOptions {
   json?: boolean;
 }
 
-/** What `sitecast-origin recover` was told. */
+/** The settings of `sitecast-origin recover`. */
 export interface RecoverSettings {
   dataDirectory: string;
   /** Addresses of gateways. */
@@ -63,13 +63,13 @@ export interface RecoverSettings {
   acceptedDay: string | undefined;
   /** Brings back what is damaged or lost, and does nothing else. */
   damagedOnly: boolean;
-  /** PEM of authorities to trust besides. */
+  /** PEM of further authorities to trust. */
   ca?: string | undefined;
 }
 
 /** What the commands do. */
 export interface OriginCommands {
-  /** Runs an origin until it's told to stop. */
+  /** Runs an origin until a signal stops it. */
   serve: (settings: OriginSettings, log: LogSettings) => Promise<void>;
   recover: (settings: RecoverSettings) => Promise<Recovered | RestoredFrom>;
 }
@@ -215,7 +215,7 @@ function diskOptions(serve: SettingsCommand): SettingsCommand {
     );
 }
 
-/** A day, not a switch: left in a unit file it vouches for no other leap. */
+/** A day, not a switch: where it stays in a unit file, it vouches for no later leap of the clock. */
 function acceptClockOption(): Option {
   return new Option(
     '--accept-clock <day>',
@@ -317,7 +317,7 @@ function recoveredText(recovered: Recovered): string {
       ? []
       : [`no admin's API token was left: a new one is in ${adminTokenPath}`]),
   ];
-  // What gateways have answered is among it.
+  // Some of it comes from gateways.
   return `${lines.map(plainLine).join('\n')}\n`;
 }
 

@@ -31,7 +31,7 @@ export async function recoverFrom({
   const directory = resolve(dataDirectory);
   const connections = await Connections.open({ ca, variables: process.env });
   const { mirrors, unread } = watchMirrors(from.map(url => toMirror(url, connections)));
-  // The database would be made where there's none.
+  // Opening would make a database where there is none.
   if (!(await hasData(directory))) throw noData(directory);
   const log = openLog({ role: 'origin', level: 'warn' });
   const counts = new KnownCounts();
@@ -70,12 +70,12 @@ export async function recoverFrom({
     const parts = { ...data, repository, audit, registry, revocations, ...around };
     const recovered = await recover(parts, mirrors, unread);
     await unfinished.end();
-    // The first admin's may be among what was lost.
+    // The first admin's token may be lost.
     const adminTokenPath = await keepFirstAdmin(tokens, directory);
     await endings.endAll();
     return { ...recovered, ...(adminTokenPath !== undefined && { adminTokenPath }) };
   } catch (error) {
-    // What went wrong first says more.
+    // The first error says more.
     await endings.endAll().catch(() => undefined);
     throw error;
   }
@@ -85,7 +85,7 @@ async function beginRecovery(directory: string, known: Known) {
   const unfinished = new UnfinishedRecovery(directory);
   const earlier = await unfinished.begin();
   const mended = await mendDatabase(directory, known).catch(async (error: unknown) => {
-    // An origin runs on it: nothing was touched.
+    // An origin is running here: nothing was touched.
     const isInUse = error instanceof SitecastError && error.code === 'SITECAST_DATA_IN_USE';
     if (isInUse && !earlier.begun) await unfinished.end();
     throw error;

@@ -36,14 +36,14 @@ export interface RunningOrigin {
   close(): Promise<void>;
 }
 
-interface Surroundings {
+interface Runtime {
   now: () => number;
   after: After;
   log: Log;
 }
 
 const systemAfter: After = (delayMs, act) => {
-  // The server keeps the process alive, not what it does besides.
+  // The server keeps the process alive, not its timers.
   const timer = setTimeout(act, delayMs).unref();
   return () => clearTimeout(timer);
 };
@@ -51,28 +51,28 @@ const systemAfter: After = (delayMs, act) => {
 /** Opens a data directory and serves it. */
 export async function startOrigin(
   settings: OriginSettings,
-  { now = Date.now, after = systemAfter, log }: Partial<Surroundings> & { log: Log },
+  { now = Date.now, after = systemAfter, log }: Partial<Runtime> & { log: Log },
 ): Promise<RunningOrigin> {
   const directory = resolve(settings.dataDirectory);
   const ownCertificate = settings.tls && (await OwnCertificate.read(settings.tls));
   await new UnfinishedRecovery(directory).refuse();
-  // When the origin is closed as well as when a later step of its start fails.
+  // They run when the origin is closed, and when a later step of its start fails.
   const endings = loggingEndings(log);
   try {
-    const surroundings = { now, after, log };
-    const storage = await openStorage(directory, settings, surroundings, endings);
+    const runtime = { now, after, log };
+    const storage = await openStorage(directory, settings, runtime, endings);
     const { repository, fleetStore } = storage;
     const { stagingTtlMs, gossip = NO_GOSSIP, maxReportBytes, scrubBytesPerS = 0 } = settings;
-    const upkeep = new Upkeep({ repository, stagingTtlMs, ownCertificate, ...surroundings });
+    const upkeep = new Upkeep({ repository, stagingTtlMs, ownCertificate, ...runtime });
     endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
     const { registry } = fleetStore;
-    const fleetNode = await openFleetNode({ gossip, directory, repository, registry, ...surroundings });
+    const fleetNode = await openFleetNode({ gossip, directory, repository, registry, ...runtime });
     if (fleetNode) endings.add('gossip', () => fleetNode.close());
     const services = await openServices(
       {
         ...storage,
-        ...surroundings,
+        ...runtime,
         ownCertificate,
         events: new EventLog(now),
         gossipAddresses: () => fleetNode?.addresses() ?? [],
@@ -94,7 +94,7 @@ export async function startOrigin(
       close: () => endings.endAll(),
     };
   } catch (error) {
-    // What keeps it from starting says more.
+    // The error that keeps it from starting says more.
     await endings.endAll().catch(() => undefined);
     throw error;
   }
@@ -104,7 +104,7 @@ export async function startOrigin(
 async function openStorage(
   directory: string,
   { maxStagedBytes, acceptedDay, reserveBytes }: OriginSettings,
-  { now, log }: Surroundings,
+  { now, log }: Runtime,
   endings: Endings,
 ) {
   const counts = new KnownCounts();
@@ -170,7 +170,7 @@ export async function serve(settings: OriginSettings, logSettings: LogSettings):
 function firstSignal(): Promise<void> {
   return new Promise(resolve => {
     for (const signal of ['SIGTERM', 'SIGINT'] as const) {
-      // Once: whoever asks a second time doesn't want to wait.
+      // Once: a second signal ends the process at once.
       process.once(signal, () => resolve());
     }
   });

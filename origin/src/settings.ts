@@ -12,12 +12,12 @@ export interface ListenAddress {
 export interface GossipSettings {
   /** Multiaddresses; none: it isn't joined. */
   listen: string[];
-  /** Multiaddresses to tell gateways, where those it listens on can't be reached from outside. */
+  /** Multiaddresses to announce, where those it listens on can't be reached from outside. */
   announce: string[];
   fleetKeyFile?: string | undefined;
 }
 
-/** What `sitecast-origin serve` was told. */
+/** The settings of `sitecast-origin serve`. */
 export interface OriginSettings {
   dataDirectory: string;
   listen: ListenAddress;
@@ -29,7 +29,7 @@ export interface OriginSettings {
   maxReportBytes: number;
   /** What uploads, enrolments and reports leave free of the disk. */
   reserveBytes: number;
-  /** How much of what is published is read back a second; 0, or not said: nothing. */
+  /** How much of what is published is read back a second; 0 or absent: nothing. */
   scrubBytesPerS?: number;
   /** The day for which an operator vouches that the clock is right, as `2026-11-30`. */
   acceptedDay?: string | undefined;
@@ -81,7 +81,7 @@ export function parseSizeBytes(text: string): number {
 }
 
 /**
- * Off loopback, tokens and uploads would cross the network in the clear.
+ * Demands TLS off loopback: tokens and uploads would cross the network in the clear.
  * @throws SITECAST_TLS_REQUIRED, SITECAST_TLS_INCOMPLETE (badInput)
  */
 export function checkTls(options: {

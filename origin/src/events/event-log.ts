@@ -1,15 +1,15 @@
 import { randomBytes } from 'node:crypto';
 import type { EventStore, FleetEvent, KeptEvent } from './events.ts';
 
-/** Events that are kept for readers that come back. */
+/** Events that are kept for readers that reconnect. */
 export const MAX_KEPT_EVENTS = 10_000;
-/** One event as JSON; of a larger one its data is left out. */
+/** One event as JSON; a larger one is kept without its data. */
 export const MAX_EVENT_BYTES = 8 * 1024;
 const EPOCH_BYTES = 8;
 
 /** The events of this process, in memory. A reader of another process begins anew. */
 export class EventLog implements EventStore {
-  /** Of this process: ids of another one mean nothing here. */
+  /** Of this process: ids of another process mean nothing here. */
   readonly epoch = randomBytes(EPOCH_BYTES).toString('hex');
   readonly #now: () => number;
   readonly #ring: KeptEvent[] = [];

@@ -1,4 +1,4 @@
-/** Something that happened in the fleet, for whoever watches. */
+/** Something that happened in the fleet. */
 export interface FleetEvent {
   /**
    * `rollout.started` `rollout.stage` `rollout.paused` `rollout.resumed` `rollout.rollingBack` `rollout.aborted`

@@ -1,7 +1,7 @@
 import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { Events } from './events.ts';
 
-/** Tells of each device that came to another state in a rollout. */
+/** Emits an event for each device that came to another state in a rollout. */
 export function tellOutcomes(
   events: Events,
   changes: readonly OutcomeChange[],

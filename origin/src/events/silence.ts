@@ -3,16 +3,16 @@ import type { Registry } from '../fleet/registry.ts';
 import type { Log } from '../log.ts';
 import type { Events } from './events.ts';
 
-interface Surroundings {
+interface SilenceDeps {
   events: Events;
   registry: Pick<Registry, 'seenMs'>;
   log: Log;
 }
 
-/** Tells of gateways that fell silent, and of those that are heard again. */
+/** Emits and logs that gateways fell silent, or are heard again. */
 export function tellSilence(
   { silent, back }: { silent: readonly Member[]; back: readonly Member[] },
-  { events, registry, log }: Surroundings,
+  { events, registry, log }: SilenceDeps,
 ): void {
   for (const { id, name, site } of silent) {
     const seenMs = registry.seenMs(id);

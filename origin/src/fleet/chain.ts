@@ -18,12 +18,12 @@ export interface SignedReport {
 }
 
 /**
- * What becomes of a report. `accepted`: it continues its chain. `known`: at or below the chain's end, whether it's
- * the same one is for whoever keeps them to compare. Else it's refused, and shown.
+ * What becomes of a report. `accepted`: it continues its chain. `known`: its place is at or below the chain's end, and the caller
+ * compares it with the report that is kept there. A report with any other verdict is refused, and shown as an anomaly.
  */
 export interface Judged {
   verdict: 'accepted' | 'known' | 'gap' | 'fork';
-  /** After it; undefined where nothing changed. */
+  /** The status after the report; undefined where nothing changed. */
   status: Status | undefined;
   /** Epochs whose reports are no longer of use. */
   forgotten: string[];
@@ -39,7 +39,7 @@ export function judge(status: Status | undefined, signed: SignedReport, nowIso: 
   const { report, sha256 } = signed;
   const chain = status?.chains.find(({ epoch }) => epoch === report.epoch);
   if (!status || !chain) {
-    // A chain that begins in the midst: what was before it is lost, here or there.
+    // A chain that begins with a later number: the reports before it are lost, at the device or here.
     if (report.seq !== 1 || report.previous !== null) return refuse(status, 'gap', signed, nowIso);
     return begin(status, signed, nowIso);
   }
@@ -53,7 +53,7 @@ export function judge(status: Status | undefined, signed: SignedReport, nowIso: 
   return accept(takenUpAgain({ ...status, chains }, signed, nowIso));
 }
 
-/** For a report that has the number of another one, or of the same with other bytes. */
+/** For a report at the place of another one: the same number, and other bytes. */
 export function forked(status: Status, signed: SignedReport, nowIso: string): Judged {
   return refuse(status, 'fork', signed, nowIso);
 }
@@ -79,15 +79,15 @@ function begin(status: Status | undefined, signed: SignedReport, nowIso: string)
 }
 
 /**
- * A chain before the current one goes on. Once that's no wonder: a gateway without WAN held the old chain's last
- * reports. Again and again, and with reports that were made after the newer chain began, it's two machines.
+ * A chain before the current one goes on. Once that is expected: a gateway without WAN held the old chain's last reports. Where it
+ * happens again and again, with reports that were made after the newer chain began, two machines have one key.
  */
 function takenUpAgain(status: Status, signed: SignedReport, nowIso: string): Status {
   const { report } = signed;
   const current = status.chains.at(-1);
   const isLate = current === undefined || Date.parse(report.at) <= Date.parse(current.firstAt);
   if (isLate || isToldAgain(status, report)) return status;
-  // Judged by turns: several reports of the old chain in a row count once.
+  // Several reports of the old chain in a row count as one return.
   const isNewTurn = status.last.epoch !== report.epoch;
   const returns = status.returns + (isNewTurn ? 1 : 0);
   const next = { ...status, returns, last: lastOf(signed, nowIso) };
@@ -100,16 +100,16 @@ function takenUpAgain(status: Status, signed: SignedReport, nowIso: string): Sta
 }
 
 /**
- * Whether the chain after this one says that it tells again what of this one was refused on its way. Who refused it can bring it
- * later, by turns, and a device without a clock of its own makes it look as if it had been made since. What knows a newer
- * timestamp than that chain began with was made since.
+ * Whether the chain after this one says that it repeats reports of this one that were refused on their way. The gateway that refused
+ * them can bring them later, in any order, and without a clock of its own the device dates them as if they were new. A report that knows
+ * a newer timestamp than the next chain began with is new.
  */
 function isToldAgain({ chains }: Status, { epoch, timestampVersion }: Report): boolean {
   const next = chains[chains.findIndex(chain => chain.epoch === epoch) + 1];
   return next?.toldAgainVersion !== undefined && timestampVersion <= next.toldAgainVersion;
 }
 
-/** One return may come of a clock that was set back between two chains. */
+/** A clock that was set back between two chains explains one return. */
 const MIN_RETURNS_OF_CLONES = 2;
 
 function refuse(
@@ -125,7 +125,7 @@ function refuse(
   );
   if (isShown) return refused;
   const anomalies = withAnomaly(status, verdict, report, nowIso);
-  // Two different reports with one place in one chain: the key and the chain were copied.
+  // Two different reports at one place of one chain: the key and the chain were copied.
   const quarantine = verdict === 'fork' && { quarantinedAt: status.quarantinedAt ?? nowIso };
   return { ...refused, status: { ...status, anomalies, ...quarantine } };
 }

@@ -3,7 +3,7 @@ import type { Enrolment } from '@sitecast/shared/fleet';
 import type { Member, MemberKind } from './member.ts';
 import type { PendingMember } from './pending.ts';
 
-/** One that is in already: the answer to its first request may have got lost. A token isn't used again. */
+/** The member, for a newcomer that is in already: the answer to its first request may have got lost. No token is used again. */
 export function alreadyIn(member: Member, { kind, product, hardware }: Enrolment): Member {
   if (member.revokedAt !== undefined) throw revoked(member);
   if (kind === member.kind && product === member.product && hardware === member.hardware) return member;
@@ -61,7 +61,7 @@ export function siteMissing(kind: MemberKind): SitecastError {
   });
 }
 
-/** Several sites' gateways have shown it; one of them may have played what it saw elsewhere. */
+/** Gateways of several sites have relayed the newcomer; one of them may have replayed a request that it saw elsewhere. */
 function siteAmbiguous(
   { id, kind }: { id: string; kind: MemberKind },
   sites: readonly string[],
@@ -77,11 +77,32 @@ function siteAmbiguous(
   );
 }
 
-/** Where one that waits is let in. @param said by an operator @throws SITECAST_SITE_MISSING, SITECAST_SITE_AMBIGUOUS */
+/** The site of a newcomer that waits. @param said by an operator @throws SITECAST_SITE_MISSING, SITECAST_SITE_AMBIGUOUS */
 export function siteOf(waiting: PendingMember, said: string | undefined): string {
   const { kind, site, sites = [] } = waiting;
   if (said !== undefined) return said;
   if (sites.length > 1) throw siteAmbiguous(waiting, sites);
   if (site === undefined) throw siteMissing(kind);
   return site;
+}
+
+export function nameTaken(name: string, { kind, id }: Member): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_NAME_TAKEN',
+    `${name} is already the name of ${kind} ${id}`,
+    {
+      hint: `Give another name. A ${kind} that was set up anew replaces the old one: accept it with --replace.`,
+      data: { name, bearer: id },
+    },
+  );
+}
+
+/** The member that bears the name isn't the one that the operator named: a decision about one member is none about another. */
+export function notBearer(name: string, id: string, bearer: Member | undefined): SitecastError {
+  const whose = bearer ? `the name of ${bearer.kind} ${bearer.id}` : "nobody's name now";
+  return new SitecastError('conflict', 'SITECAST_NOT_NAMED_SO', `${name} isn't ${id}: it is ${whose}`, {
+    hint: 'Nothing was done. Look again who bears the name.',
+    data: { name, ...(bearer && { bearer: bearer.id }) },
+  });
 }

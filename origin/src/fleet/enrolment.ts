@@ -7,6 +7,8 @@ import {
   alreadyIn,
   checkComplete,
   foreign,
+  nameTaken,
+  notBearer,
   notPending,
   revoked,
   siteMissing,
@@ -14,8 +16,7 @@ import {
 } from './enrolment-errors.ts';
 import type { FleetStore, StoredJoinToken } from './fleet-store.ts';
 import { type JoinTokens, joinTokenUnknown, joinTokenUsedUp } from './join-tokens.ts';
-import type { Member, MemberKind } from './member.ts';
-import { nameTaken, notBearer, withName } from './naming.ts';
+import { type Member, type MemberKind, withName } from './member.ts';
 import type { PendingMember, PendingMembers } from './pending.ts';
 import { MAX_MEMBERS } from './registry.ts';
 
@@ -241,7 +242,7 @@ export class Enrolments {
     });
   }
 
-  /** For good: its key may be in other hands. Does nothing where the member is revoked already. */
+  /** Revokes a member for good: its key may be in other hands. Does nothing where it is revoked already. */
   revoke(kind: MemberKind, id: string, operator: string): Promise<Member> {
     return this.#change(kind, id, member => {
       if (member.revokedAt !== undefined) return undefined;
@@ -269,7 +270,7 @@ export class Enrolments {
     throw tooBusy();
   }
 
-  /** It keeps its name, for those who look for it later; another member may have it. */
+  /** The member revoked. It keeps its name, for people who look for it later; another member may get the name. */
   #revokedNow(member: Member): Member {
     const at = this.#nowIso();
     return { ...member, serial: member.serial + 1, changedAt: at, revokedAt: at };

@@ -3,9 +3,9 @@ import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
 
 const MAX_GATEWAYS_ON_BOARD = 20_000;
-/** A gateway says where it is every ten minutes; who hasn't for so long isn't named any more. */
+/** A gateway announces its addresses every ten minutes; after so long without that it isn't named any more. */
 export const ADDRESSES_TTL_MS = 35 * 60_000;
-/** Gateways of other sites in one answer: each answer names others, so that no few of them carry all the fleet's gossip. */
+/** Gateways of other sites in one answer. Each answer names others, so that the fleet's gossip spreads over all of them. */
 const MAX_ELSEWHERE = 8;
 
 interface Place {
@@ -14,7 +14,7 @@ interface Place {
   saidMs: number;
 }
 
-/** Where gateways say that they are: in memory, for other gateways. Nobody has checked it. */
+/** The addresses that gateways announce, for other gateways: in memory, and unchecked. */
 export class GatewayBoard {
   readonly #registry: Pick<Registry, 'activeMember'>;
   readonly #places = new Map<string, Place>();
@@ -59,7 +59,7 @@ export class GatewayBoard {
     const begin = Math.floor(Math.random() * ids.length);
     for (let step = 0; step < ids.length && gateways.length < limit; step += 1) {
       const named = this.#named(ids[(begin + step) % ids.length] ?? '', nowMs);
-      // What a site's LAN looks like is nobody else's business.
+      // Addresses within a site's LAN stay in that site.
       if (named && named.site !== site && named.fleet.length > 0) gateways.push({ ...named, urls: [] });
     }
     return { origin: this.#ownAddresses(), gateways };

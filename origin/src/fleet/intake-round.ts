@@ -36,10 +36,10 @@ export interface IntakeDeps {
   isRolloutOf: (rolloutId: string, product: string) => boolean;
   /** The rollout that goes on with a release to a product, the newest of several. */
   rolloutOf: (product: string, counter: number) => string | undefined;
-  /** Told after the change is durable. */
+  /** Called after the change is durable. */
   onOutcomes: (changes: readonly OutcomeChange[]) => void;
   budgets: ReportBudgets;
-  /** Reports leave the reserve alone: whoever sent them keeps them, and sends them again. */
+  /** Reports leave the reserve of the disk alone: their sender keeps them, and sends them again. */
   room: Room;
   now: () => number;
 }
@@ -55,11 +55,11 @@ export class Round {
   readonly #judgedBy = new Map<string, Status | undefined>();
   readonly #statuses = new Map<string, { before: Status | undefined; after: Status }>();
   readonly #outcomes = new Map<string, OutcomeChange>();
-  /** By place; undefined for one that makes way. */
+  /** By place; undefined for a report that makes way. */
   readonly #reports = new Map<string, { place: ReportPlace; report: StoredReport | undefined }>();
   readonly #inventories = new Map<string, Record<string, unknown>>();
   readonly #events: AuditEvent[] = [];
-  /** What devices have sent of their budgets, bytes. */
+  /** What devices have used of their budgets, bytes. */
   readonly #spent = new Map<string, number>();
 
   constructor(deps: IntakeDeps) {
@@ -93,7 +93,7 @@ export class Round {
     return undefined;
   }
 
-  /** Whether its device has sent as much as it may for now; or whether nothing but such a report is missing before it. */
+  /** Whether the device has used up its budget for now; or whether only a report that was put off for that is missing before this one. */
   #isForLater({ report, lengthBytes }: TakenReport, verdict: 'accepted' | 'known' | 'gap' | 'fork'): boolean {
     const { budgets } = this.#deps;
     const { id } = report;
@@ -101,12 +101,12 @@ export class Round {
     return verdict === 'accepted' && this.spentOf(id) + lengthBytes > budgets.left(id);
   }
 
-  /** Of a device's budget in this round, bytes. */
+  /** What a device has used of its budget in this round, bytes. */
   spentOf(id: string): number {
     return this.#spent.get(id) ?? 0;
   }
 
-  /** Counts what is kept of a device, and lets the oldest go beyond so many bytes. */
+  /** Counts what is kept of a device, and drops the oldest reports beyond so many bytes. */
   async cut(id: string, maxBytes: number): Promise<void> {
     const status = this.#status(id);
     if (!status) return;
@@ -115,7 +115,7 @@ export class Round {
     if ((counted.kept?.bytes ?? 0) > maxBytes) await this.#cut(counted, Math.min(maxBytes, CUT_TO_BYTES));
   }
 
-  /** @param event tells of it */
+  /** @param event the audit entry of it */
   liftQuarantine(id: string, event: AuditEvent): void {
     const status = this.#status(id);
     if (status?.quarantinedAt === undefined) return;
@@ -159,7 +159,7 @@ export class Round {
     else if (this.#isItsRollout(id, report.rollout.id)) await this.#countOutcome(report, report.rollout.id);
   }
 
-  /** Long after success a device may no longer know by which rollout it got what it fell back from. */
+  /** Counts a fall back long after success: the device may no longer know which rollout brought the release. */
   async #countLateFallBack(report: Report): Promise<void> {
     const { id, state, release, booted } = report;
     if (state !== 'rolledBack' || !release || booted?.release?.counter === release.counter) return;
@@ -174,7 +174,7 @@ export class Round {
     await this.#countOutcome({ ...report, rollout: { id: rolloutId, attempt } }, rolloutId);
   }
 
-  /** A device may claim anything: what is made up would be kept for ever. */
+  /** A device may claim any rollout: outcomes of rollouts that don't exist would be kept for ever. */
   #isItsRollout(id: string, rolloutId: string): boolean {
     const { store, isRolloutOf } = this.#deps;
     const product = store.registry.member(id)?.product;
@@ -206,7 +206,7 @@ export class Round {
     return (pending ?? (await this.#deps.store.report(place)))?.sha256;
   }
 
-  /** One more is kept. */
+  /** Counts one more kept report. */
   async #countKept(id: string, lengthBytes: number): Promise<void> {
     const status = this.#status(id);
     if (!status) return;
@@ -216,7 +216,7 @@ export class Round {
     if (kept.bytes > MAX_KEPT_BYTES) await this.#cut(counted, CUT_TO_BYTES);
   }
 
-  /** With what is kept of it, which an earlier version didn't count. */
+  /** The status with the count of kept reports; an earlier version didn't count them. */
   async #counted(status: Status): Promise<Status> {
     if (status.kept) return status;
     let kept: KeptReports = NONE_KEPT;
@@ -226,8 +226,8 @@ export class Round {
   }
 
   /**
-   * The oldest make way, but for the newest of all. What rollouts judge by is kept apart, and so is where chains end. They are counted
-   * anew by that: a database that was repaired may lack some.
+   * Drops the oldest reports, but never the newest of all. Outcomes of rollouts and the ends of chains are kept apart. The kept reports are
+   * counted anew here: a database that was repaired may lack some.
    */
   async #cut(status: Status, maxBytes: number): Promise<void> {
     const found: KeptReport[] = [];

@@ -9,26 +9,26 @@ import { type IntakeDeps, Round } from './intake-round.ts';
 import { MAX_KEPT_BYTES } from './kept-reports.ts';
 import type { Member } from './member.ts';
 
-/** Devices whose reports one write cuts. */
+/** Devices whose kept reports one commit cuts. */
 const CUTS_A_COMMIT = 50;
-/** Devices whose reports are counted at one time that an earlier version has kept. */
+/** Devices whose kept reports are counted at one time: an earlier version didn't count them. */
 const MAX_COUNTED_AT_ONCE = 500;
-/** Down to which part of the total: not with every report anew. */
+/** To which part of the total reports are cut: so that not every report begins a cut. */
 const TIDY_TO = 0.9;
-/** Reports that one write to the disk takes at the most, when many requests wait for it. */
+/** Reports in one commit at the most, when many requests wait for it. */
 const MAX_REPORTS_PER_COMMIT = 2000;
-/** How often reports are judged anew. */
+/** How often a batch of reports is judged anew that another origin has come before. */
 const MAX_ATTEMPTS = 10;
 
 export interface RejectedReport {
-  /** Its place in the request, from 0. */
+  /** The report's place in the request, from 0. */
   index: number;
-  /** Those as far as they could be read. */
+  /** These as far as they could be read. */
   id?: string;
   epoch?: string;
   seq?: number;
   code: ErrorCode;
-  /** Where it's for later: when. */
+  /** Where the report is to come again later: when. */
   retryAfterS?: number;
 }
 
@@ -36,7 +36,7 @@ export interface RejectedReport {
 interface ChainEnd {
   id: string;
   epoch: string;
-  /** 0 where nothing of it is there. */
+  /** 0 where no report of it is there. */
   seq: number;
 }
 
@@ -48,7 +48,7 @@ export interface TakenReports {
 type SentReport = SignedReport & { index: number; envelope: unknown; lengthBytes: number };
 
 interface Job {
-  /** What is to be done besides reports: it has the reserve. */
+  /** Something else than reports; it may use the reserve of the disk. */
   act?: (round: Round) => void | Promise<void>;
   reports: SentReport[];
   rejected: RejectedReport[];
@@ -57,8 +57,8 @@ interface Job {
 }
 
 /**
- * Takes reports in: exactly once, in the order of their chains, on the disk before anybody is told so. Requests that
- * come while the disk is busy share the next write.
+ * Takes reports in: exactly once, in the order of their chains, durable before the sender is told so. Requests that come while
+ * the disk is busy share the next commit.
  */
 export class ReportIntake {
   readonly #deps: IntakeDeps & { maxKeptBytes: number };
@@ -101,7 +101,7 @@ export class ReportIntake {
     });
   }
 
-  /** What is kept of all reports, how much that may be, and how many were put off since the start. */
+  /** What is kept of all reports, what may be kept, and how many reports were put off since the start. */
   get totals(): { keptBytes: number; maxKeptBytes: number; dropped: number; putOffs: number } {
     const { store, maxKeptBytes, budgets } = this.#deps;
     const { bytes, dropped } = store.registry.kept;
@@ -109,8 +109,8 @@ export class ReportIntake {
   }
 
   /**
-   * Keeps to the total: where it's exceeded, those that have the most lose their oldest, down to equal parts. Counts, too, what an earlier
-   * version has kept, some devices at a time.
+   * Keeps to the total: where it is exceeded, the devices with the most kept reports lose their oldest ones, down to equal shares. Also counts
+   * what an earlier version has kept, some devices at a time.
    */
   async tidy(): Promise<void> {
     const {
@@ -187,7 +187,7 @@ export class ReportIntake {
     this.#isBusy = false;
   }
 
-  /** Refuses reports where there's no room for them. What an operator wants has the reserve. */
+  /** Refuses reports where the disk has no room for them. Acts of operators may use the reserve. */
   async #affordable(jobs: Job[]): Promise<Job[]> {
     try {
       if (jobs.some(({ act }) => act === undefined)) await demandRoom(this.#deps.room);
@@ -241,7 +241,7 @@ export class ReportIntake {
     return (await round.end()) ? taken : undefined;
   }
 
-  /** Each device is told when it's worth sending what was put off of it. */
+  /** The rejections of reports that were put off: each tells its device when to send them again. */
   #later(putOff: readonly SentReport[], round: Round): RejectedReport[] {
     const bytesOf = new Map<string, number[]>();
     for (const { report, lengthBytes } of putOff)

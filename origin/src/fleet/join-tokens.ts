@@ -7,7 +7,7 @@ export type JoinTokenDescription = Omit<StoredJoinToken, 'publicKey'>;
 
 export interface WantedJoinToken {
   kind: StoredJoinToken['kind'];
-  /** For one use alone: a name is one's. */
+  /** For a token with one use only: a name belongs to one member. */
   name?: string | undefined;
   site?: string | undefined;
   product?: string | undefined;
@@ -36,7 +36,7 @@ export class JoinTokens {
 
   /**
    * @param rootSha256 of the repository's first root: what newcomers trust
-   * @returns the token's text besides, which is never to be had again
+   * @returns also the token's text, which can't be read later
    * @throws SITECAST_EXPIRY_PAST, SITECAST_TOO_MANY_JOIN_TOKENS
    */
   async create(

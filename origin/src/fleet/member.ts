@@ -9,12 +9,12 @@ export type MemberKind = (typeof MEMBER_KINDS)[number];
 export const memberSchema = z.object({
   id: idSchema,
   kind: z.enum(MEMBER_KINDS),
-  /** Given by an operator, a join token, or as it wished; unique among those that aren't revoked. */
+  /** Given by an operator or a join token, or wished by the newcomer; unique among members that aren't revoked. */
   name: memberNameSchema.exactOptional(),
   product: nameSchema.exactOptional(),
   hardware: nameSchema.exactOptional(),
   site: siteSchema,
-  // An earlier version let text in that no assignment can carry.
+  // An earlier version took text that no assignment can carry.
   tags: tagsSchema.transform(wellFormed),
   /** Rises with each change of what the assignment says. */
   serial: z.int().min(1),
@@ -31,7 +31,7 @@ function wellFormed(tags: Record<string, string>): Record<string, string> {
   return Object.fromEntries(Object.entries(tags).map(([name, value]) => [name, value.toWellFormed()]));
 }
 
-/** What the origin signs of a member. The same for the same serial. */
+/** The assignment that the origin signs. It is the same for the same serial. */
 export function assignmentOf(member: Member): Assignment {
   const { id, kind, name, product, hardware, site, tags, serial, enrolledAt, changedAt, revokedAt } = member;
   return {
@@ -48,4 +48,9 @@ export function assignmentOf(member: Member): Assignment {
     issuedAt: changedAt,
     ...(revokedAt !== undefined && { revoked: true }),
   };
+}
+
+/** The member with another name. @param name undefined: none */
+export function withName({ name: _before, ...member }: Member, name: string | undefined): Member {
+  return { ...member, ...(name !== undefined && { name }) };
 }

@@ -13,14 +13,14 @@ export const outcomeSchema = z.object({
   /** When its first report about this attempt came. */
   startedAt: z.string(),
   reason: reasonSchema.exactOptional(),
-  /** It was `completed` once in this attempt: only a failure or a way back undoes that. */
+  /** The device was `completed` once in this attempt: only a failure or a way back undoes that. */
   hasCompleted: z.literal(true).exactOptional(),
-  /** What it failed with in this attempt; whatever it says later, that has happened. */
+  /** What the device failed with in this attempt. Later reports don't take it back. */
   failure: reasonSchema.exactOptional(),
 });
 export type Outcome = z.infer<typeof outcomeSchema>;
 
-/** Whether it got to its good end in this attempt, whatever it says it does since. */
+/** Whether the device has completed this attempt once, whatever it reports since. */
 export const hasCompletedOnce = ({ state, hasCompleted }: Outcome): boolean =>
   state === 'completed' || hasCompleted === true;
 
@@ -33,7 +33,7 @@ export function outcomeAfter(
   const { rollout, state, at, reason } = report;
   if (!rollout || (before && before.attempt > rollout.attempt)) return undefined;
   const current = before?.attempt === rollout.attempt ? before : undefined;
-  // Having failed, it says that it won't try this attempt again: what it failed with is its outcome.
+  // After a failure the device reports that it won't try this attempt again: the failure stays its outcome.
   if (current && state === 'blocked' && isFailure(current.state)) return undefined;
   const known: Partial<Outcome> = current ?? {};
   const { startedAt = nowIso, failure = failureIn(report) } = known;
@@ -56,7 +56,7 @@ function stillCompleted(before: Outcome | undefined, state: Outcome['state']): P
 
 const textOf = ({ code, message }: NonNullable<Report['reason']>) => ({ code, message });
 
-/** Reasons that say nothing about the release: the power went, or it goes back because it was told to. */
+/** Reasons that say nothing about the release: the power was cut, or the device goes back because it was ordered to. */
 const NO_FAILURES: ReadonlySet<string> = new Set(['powerLoss', 'ordered']);
 
 /** A failure of health, boot or install, as the rollouts' controller counts them. */

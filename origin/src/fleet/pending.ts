@@ -1,26 +1,26 @@
 import { FairPool, type Lease } from '@sitecast/shared/bounded';
 import type { MemberKind } from './member.ts';
 
-/** Newcomers that ask without a token: through known gateways, and strangers that came themselves. */
+/** Newcomers that wait: those that known gateways relay, and strangers that came directly. */
 export const MAX_PENDING_RELAYED = 1000;
 export const MAX_PENDING_DIRECT = 200;
-/** How long one is remembered that has stopped asking. */
+/** How long a newcomer is remembered that has stopped asking. */
 export const PENDING_TTL_MS = 24 * 3_600_000;
 
-/** Who waits to be let in. */
+/** A newcomer that waits to be let in. */
 export interface PendingMember {
   id: string;
   kind: MemberKind;
   product?: string;
   hardware?: string;
-  /** Of the gateway that relays, or what a gateway asks for. Of a device that several sites have shown: of the first. */
+  /** Site of the gateway that relays, or the site that a gateway asks for. Where several sites have shown a device: the first of them. */
   site?: string;
-  /** All sites that have shown a device, the first one first; where it's more than one, nobody but an operator can tell. */
+  /** All sites that have shown a device, the first one first. Where there are several, an operator has to decide. */
   sites?: string[];
   via?: string;
-  /** What it wants to be called, by its own word or its token's. */
+  /** The name that the newcomer or its token asks for. */
   wish?: string;
-  /** Id of a join token that would have let it in, were its name free. */
+  /** Id of a join token that would have let the newcomer in, if its name were free. */
   joinToken?: string;
   firstAskedMs: number;
   lastAskedMs: number;
@@ -33,19 +33,19 @@ type Asking = Omit<PendingMember, 'firstAskedMs' | 'lastAskedMs'>;
 
 interface Waiting {
   member: PendingMember;
-  /** Who answers for its place. */
+  /** The gateway that relays it, or `STRANGERS`: its places are counted together. */
   owner: string;
-  /** Its place. It's taken back where room is needed. */
+  /** Its place. The pool takes it back where another owner needs room. */
   place: Lease | undefined;
 }
 
-/** Strangers are one owner: whatever they call themselves by is made up. */
+/** All strangers are one owner: they can make up any id. */
 const STRANGERS = '';
 
 /**
- * Those that wait. In memory: who still wants to come in asks again within a minute, and strangers shouldn't be able
- * to fill the disk. Strangers can't push those out whom a gateway vouches for, nor one gateway those of another: each sort has its
- * own bound, beyond which the gateway with the most waiting loses the one that has been silent the longest.
+ * The newcomers that wait. In memory: a newcomer asks again within a minute, and strangers must not be able to fill the disk. Strangers
+ * can't displace newcomers that a gateway relays, and no gateway can displace those of another: each kind has its own bound, beyond which
+ * the gateway with the most newcomers loses the one that has been silent the longest.
  */
 export class PendingMembers {
   readonly #byId = new Map<string, Waiting>();
@@ -67,11 +67,11 @@ export class PendingMembers {
     const waiting: Waiting = { member, owner, place: undefined };
     this.#byId.set(id, waiting);
     waiting.place = pool.lease(owner, 1, () => this.#byId.delete(id));
-    // No place is ever refused: they can all be taken back.
+    // The pool never refuses a place: it can take all of them back.
     if (!waiting.place) this.#byId.delete(id);
   }
 
-  /** Of several gateways that show the same one, the one with fewer waiting: another's flood doesn't push it out. */
+  /** Of several gateways that relay one newcomer, the one with fewer waiting: a flood through another gateway doesn't displace the newcomer. */
   #answering(before: string | undefined, via: string): string {
     if (before === undefined || before === STRANGERS) return via;
     return this.#relayed.usedBy(via) < this.#relayed.usedBy(before) ? via : before;
@@ -102,8 +102,8 @@ export class PendingMembers {
 }
 
 /**
- * A stranger's request doesn't take away what a gateway said, nor one gateway's what another said before: who has seen a device's
- * signed request can play it at another site. What a gateway asks for is its own signed word.
+ * A direct request doesn't replace what a gateway has relayed, nor does a later gateway's request replace an earlier one's: a signed request
+ * of a device that was seen once can be replayed at another site. What a gateway asks for itself counts: it has signed that.
  */
 function merged(known: PendingMember | undefined, asking: Asking): Asking {
   if (known?.via === undefined) return withSites(asking, []);

@@ -8,20 +8,20 @@ export interface Sources {
   presence: PresenceBoard;
 }
 
-/** A turn as it's shown, and how its holder is heard. */
+/** A turn as it is shown, with its holder's presence. */
 export interface ShownTurn extends Omit<Turn, 'sinceMs' | 'untilMs'> {
   heldMs?: number;
   leftMs: number;
   presence: PresenceState;
   lastHeardAt?: string;
-  /** The holder's. */
+  /** The holder's name. */
   name?: string;
 }
 
-/** Turns of one gateway in a list of many gateways': its claims alone don't fill it. */
+/** Turns of one gateway in a list of many gateways: the claims of one don't fill it. */
 const MAX_SHOWN_OF_GATEWAY = 5;
 
-/** The first ones of a list, just a few of each gateway among them. */
+/** The first turns of a list, with at most a few of each gateway. */
 export function firstOfEach(turns: readonly Turn[], max: number): Turn[] {
   const counts = new Map<string, number>();
   const shown = turns.filter(({ gateway }) => {

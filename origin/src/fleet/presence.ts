@@ -10,40 +10,40 @@ import type { FleetStore } from './fleet-store.ts';
 import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
 
-/** A gateway that speaks of whom it hears and has said nothing for so long is silent: one message may get lost before. */
+/** A gateway that reports presence is silent after so long without a message: one message may get lost before. */
 export const SILENT_AFTER_MS = 105_000;
-/** A device that enrolled so recently isn't silent yet: its gateway tells within a quarter of that. */
+/** A device that enrolled so recently isn't silent yet: its gateway reports it within a quarter of that time. */
 export const COMING_MS = 20_000;
-/** How often it's to be looked who fell silent: together it's less than two minutes. */
+/** How often the origin looks for gateways that fell silent: with the time above that is less than two minutes. */
 export const LOOK_EVERY_MS = 10_000;
-/** After a longer break this process, or its clock, stood still: gateways get the time to speak, as after a start. */
+/** After a longer break this process, or its clock, stood still: gateways get the time to report, as after a start. */
 const MISSED_MS = 4 * LOOK_EVERY_MS;
-/** One that says other things for so long, but not whom it hears, is of an earlier version by now. */
+/** A gateway that sends other requests for so long, but no presence, runs an earlier version by now. */
 const QUIET_AFTER_MS = 5 * TELL_EVERY_MS;
 /** Devices of one gateway. */
 const MAX_HEARD = 50_000;
-/** How soon a list that named somebody unknown is asked for anew, should the fleet have changed since. */
+/** How soon a list with an unknown device is asked for again, if the fleet has changed since. */
 const ASK_AGAIN_AFTER_MS = 10 * 60_000;
-/** How often it's written down when the devices that are heard were heard: after a crash no more than that is missing. */
+/** How often the times at which devices were heard are handed to the registry: after a crash no more than that is missing. */
 const KEEP_EVERY_MS = 60 * 60_000;
 
-/** `untold`: no gateway says, or none that had the time to. Then the last report is all that is known. */
+/** `untold`: no gateway reports it, or none had the time to. Then the last report is all that is known. */
 export type PresenceState = (typeof PRESENCES)[number];
 
-/** The leave to be down that a device holds at its site. */
+/** The lease by which a device may be down at its site. */
 export interface Turn {
   id: string;
   site: string;
   gateway: string;
   product: string;
   rollout: string;
-  /** Since when without a break; not there where that isn't known. */
+  /** Since when the device holds it without a break; absent where that isn't known. */
   sinceMs?: number;
-  /** When it ends unless the device takes it anew. */
+  /** When it ends unless the device renews it. */
   untilMs: number;
 }
 
-/** What one gateway has said. */
+/** What one gateway has reported. */
 interface Told {
   session: string;
   seq: number;
@@ -53,7 +53,7 @@ interface Told {
   isWhole: boolean;
   devices: Set<string>;
   turns: Turn[];
-  /** Of the registry, when somebody was named whom it doesn't know at this site. */
+  /** The registry's version when the gateway named a device that isn't known at this site. */
   ignoredAt: number | undefined;
 }
 
@@ -63,8 +63,8 @@ interface PresenceDeps {
 }
 
 /**
- * Whom gateways hear, by what they say themselves. In memory: they say it again. What lasts is coarse: when somebody was heard
- * for the last time, and which gateways speak at all.
+ * Which devices each gateway hears, by the gateways' own reports. In memory: gateways report it again. What is stored is coarse: when a
+ * member was last heard, and which gateways report presence at all.
  */
 export class PresenceBoard {
   readonly #deps: PresenceDeps;
@@ -72,10 +72,10 @@ export class PresenceBoard {
   #startedMs: number;
   #lookedMs: number;
   readonly #told = new Map<string, Told>();
-  /** When each gateway spoke that does so at all; after a restart, when it was last seen. */
+  /** When each gateway last reported presence; after a restart, when it was last seen. */
   readonly #spokeMs = new Map<string, number>();
   readonly #silent = new Set<string>();
-  /** Gateways of which it's to be written down that they speak, or don't any more. */
+  /** Gateways of which it isn't stored yet that they report presence, or that they don't any more. */
   readonly #unsaved = new Set<string>();
   #sites: { version: number; gateways: Map<string, string[]> } | undefined;
   #keptMs: number;
@@ -93,7 +93,7 @@ export class PresenceBoard {
     return board;
   }
 
-  /** Takes what a gateway says. Devices that aren't of its site are none of its business: they're passed over. */
+  /** Takes a gateway's report. Devices of other sites are passed over. */
   take(gateway: Member, message: Presence): PresenceAnswer {
     const nowMs = this.#deps.now();
     const told = this.#placeOf(gateway, message, nowMs);
@@ -120,7 +120,7 @@ export class PresenceBoard {
     return { next: 'changes' };
   }
 
-  /** When a device was last heard, by its site's gateways; undefined where none has said so. */
+  /** When a gateway of its site last heard a device; undefined where none has reported that. */
   heardMs({ id, kind, site }: Member): number | undefined {
     if (kind !== 'device') return undefined;
     const times = this.#gatewaysAt(site).map(gateway => {
@@ -140,20 +140,20 @@ export class PresenceBoard {
     if (member.revokedAt !== undefined) return 'untold';
     if (member.kind === 'gateway') return this.#gatewayState(member.id);
     if (this.heardBy(member).length > 0) return 'heard';
-    // Its gateways tell of a newcomer some seconds after it came.
+    // Gateways report a newcomer some seconds after it came.
     if (this.#deps.now() - Date.parse(member.enrolledAt) < COMING_MS) return 'untold';
     const gateways = this.#gatewaysAt(member.site);
-    // As long as one of them may hear it unsaid, nobody knows.
+    // Another gateway may hear the device and not have reported it yet.
     const areAllSure = gateways.every(id => this.#fresh(id)?.isWhole === true);
     return gateways.length > 0 && areAllSure ? 'silent' : 'untold';
   }
 
-  /** How many devices a gateway hears; undefined where it doesn't say. */
+  /** How many devices a gateway hears; undefined where it doesn't report that. */
   countOf(gateway: Member): number | undefined {
     return this.#fresh(gateway.id)?.devices.size;
   }
 
-  /** Turns that are held now, those held longest first. Of a silent gateway they're what it said last. */
+  /** Turns that are held now, those held longest first. A silent gateway's turns are those it reported last. */
   turns(isWanted: (turn: Turn) => boolean = () => true): Turn[] {
     const nowMs = this.#deps.now();
     const found: Turn[] = [];
@@ -169,7 +169,7 @@ export class PresenceBoard {
     return found.sort((one, other) => (one.sinceMs ?? nowMs) - (other.sinceMs ?? nowMs));
   }
 
-  /** Gateways by how they stand, the silent ones named. */
+  /** How many gateways are in each state, and the silent ones. */
   gateways(): { counts: Record<PresenceState, number>; silent: Member[] } {
     const counts = { heard: 0, silent: 0, untold: 0 };
     const silent: Member[] = [];
@@ -210,7 +210,7 @@ export class PresenceBoard {
     return { silent, back };
   }
 
-  /** Writes down which gateways speak, and has the registry keep when devices were heard: now and then, and at the end. */
+  /** Stores which gateways report presence, and hands the times at which devices were heard to the registry: now and then, and at the end. */
   async save({ isLast = false } = {}): Promise<void> {
     const nowMs = this.#deps.now();
     if (isLast || Math.abs(nowMs - this.#keptMs) >= KEEP_EVERY_MS) {
@@ -223,7 +223,7 @@ export class PresenceBoard {
     for (const id of ids) this.#unsaved.delete(id);
   }
 
-  /** Where a gateway's message goes on from; undefined where its place is lost. */
+  /** What the gateway's message continues; undefined where it continues nothing that is known. */
   #placeOf({ id, site }: Member, { session, seq }: Presence, nowMs: number): Told | undefined {
     const told = this.#told.get(id);
     if (told?.session === session && told.site === site) {
@@ -258,7 +258,7 @@ export class PresenceBoard {
     this.#unsaved.add(id);
   }
 
-  /** What a gateway has said of the site that it is assigned to, if that was lately. */
+  /** What a gateway has lately reported of the site that it is assigned to. */
   #fresh(id: string): Told | undefined {
     const told = this.#told.get(id);
     if (!told || this.#deps.now() - told.lastMs > SILENT_AFTER_MS) return undefined;
@@ -271,7 +271,7 @@ export class PresenceBoard {
       if (this.#deviceAt(told.site, id)) this.#registry.wasHeard(id, told.lastMs);
   }
 
-  /** Nobody holds one for longer than any gateway lends it: what is claimed beyond isn't believed. */
+  /** No gateway grants a lease for longer than the bounds: a claim beyond them is cut. */
   #turnsIn({ id: gateway, site }: Member, { turns }: Presence, nowMs: number): Turn[] {
     return turns
       .filter(({ id }) => this.#deviceAt(site, id))
@@ -292,7 +292,7 @@ export class PresenceBoard {
     const nowMs = this.#deps.now();
     const seenMs = Math.max(spokeMs, this.#registry.seenMs(id) ?? 0);
     if (nowMs - seenMs <= SILENT_AFTER_MS) return 'heard';
-    // After a start of the origin it must have had the time to speak.
+    // After a start of the origin the gateway must have had the time to report.
     return nowMs - this.#startedMs <= SILENT_AFTER_MS ? 'untold' : 'silent';
   }
 
@@ -318,7 +318,7 @@ export class PresenceBoard {
       }
   }
 
-  /** One look at the whole registry after each change of it. */
+  /** Gateways by site; made anew from the whole registry after each change of it. */
   #bySite(): Map<string, string[]> {
     const registry = this.#registry;
     if (this.#sites?.version === registry.version) return this.#sites.gateways;

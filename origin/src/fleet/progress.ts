@@ -1,7 +1,7 @@
 import type { DeviceState } from '@sitecast/shared/fleet';
 
 export const MAX_PROGRESS_ENTRIES = 100_000;
-/** Progress that isn't renewed says nothing any more. */
+/** Progress that isn't renewed for so long counts as unknown. */
 export const PROGRESS_TTL_MS = 10 * 60_000;
 
 /** How far a download has got. */
@@ -15,7 +15,7 @@ export interface Progress {
   at: string;
 }
 
-/** What devices say of running work: in memory, lossy, for people to look at. */
+/** What devices report about running work, for people to look at: in memory, and some of it may be lost. */
 export class ProgressBoard {
   readonly #byId = new Map<string, Progress & { receivedMs: number }>();
 
@@ -32,7 +32,7 @@ export class ProgressBoard {
     return found && Math.abs(nowMs - found.receivedMs) < PROGRESS_TTL_MS ? found : undefined;
   }
 
-  /** A report says more than progress does. */
+  /** Forgets a device's progress: a report says more. */
   clear(id: string): void {
     this.#byId.delete(id);
   }

@@ -18,7 +18,7 @@ export class Registry {
   readonly #seenMs = new Map<string, number>();
   /** Ids of members that were heard since that was last made durable. */
   #unsavedSeen = new Set<string>();
-  /** Ids in order, for listing; made anew after a member joined. */
+  /** Ids in order, for lists; made anew after a member joined. */
   #ids: string[] | undefined;
   #version = 0;
 
@@ -35,7 +35,7 @@ export class Registry {
     return this.#members.get(id);
   }
 
-  /** A member that isn't revoked. */
+  /** The member, unless it is revoked. */
   activeMember(id: string): Member | undefined {
     const member = this.#members.get(id);
     return member?.revokedAt === undefined ? member : undefined;
@@ -47,7 +47,7 @@ export class Registry {
     return id === undefined ? undefined : this.#members.get(id);
   }
 
-  /** Names of those that have one, by id. */
+  /** Names of the members that have one, by id. */
   namesOf(ids: Iterable<string>): Record<string, string> {
     const names: Record<string, string> = {};
     for (const id of ids) {
@@ -107,7 +107,7 @@ export class Registry {
     this.#statuses.set(id, status);
   }
 
-  /** Of all reports that are kept, as far as they are counted. */
+  /** What is kept of all reports, as far as it is counted. */
   get kept(): Readonly<{ bytes: number; dropped: number; devices: number }> {
     return this.#kept;
   }
@@ -136,7 +136,7 @@ export class Registry {
     this.#unsavedSeen.add(id);
   }
 
-  /** Another member heard it then; what is known of a later moment stays. */
+  /** A gateway heard the member then. A later time that is known stays. */
   wasHeard(id: string, atMs: number): void {
     if ((this.#seenMs.get(id) ?? 0) < atMs) this.saw(id, atMs);
   }
@@ -150,14 +150,14 @@ export class Registry {
     return this.#seenMs.get(id);
   }
 
-  /** When members were last heard of whom that isn't durable yet. They count as saved from now on. */
+  /** The times of members whose time isn't durable yet. They count as saved from now on. */
   takeUnsavedSeen(): Map<string, number> {
     const ids = this.#unsavedSeen;
     this.#unsavedSeen = new Set();
     return new Map(Array.from(ids, id => [id, this.#seenMs.get(id) ?? 0]));
   }
 
-  /** They could not be saved. */
+  /** These times could not be saved. */
   giveBackUnsavedSeen(ids: Iterable<string>): void {
     for (const id of ids) this.#unsavedSeen.add(id);
   }

@@ -2,11 +2,11 @@ import { REPORT_RATE } from '@sitecast/shared/fleet';
 import { TokenBuckets } from '@sitecast/shared/bounded';
 
 /**
- * What one device may send the origin. At once twice of what a gateway takes: a site has several, and one that was started anew doesn't
- * know what it took before.
+ * What one device may send the origin. The burst is twice a gateway's: a site has several gateways, and a restarted gateway doesn't know
+ * what it has taken before.
  */
 const RATE = { ...REPORT_RATE, burst: 2 * REPORT_RATE.burst };
-/** Devices whose budgets are known. One that is forgotten begins anew, after as many others have sent something. */
+/** Devices whose budgets are remembered. A device is forgotten, and begins anew, after so many others have sent something. */
 const MAX_BUDGETS = 200_000;
 
 interface Place {
@@ -14,10 +14,10 @@ interface Place {
   seq: number;
 }
 
-/** How much each device has sent lately, in memory: what counts is what becomes durable. */
+/** How much each device has sent lately, in memory. Only reports that became durable count. */
 export class ReportBudgets {
   readonly #buckets: TokenBuckets;
-  /** Of a device: the first report that was put off. What follows it lacks nothing but that. */
+  /** A device's first report that was put off. The reports after it lack only that one. */
   readonly #putOff = new Map<string, Place>();
   /** Reports that were put off since the start. */
   putOffs = 0;
@@ -49,13 +49,13 @@ export class ReportBudgets {
     if (oldest !== undefined && this.#putOff.size > MAX_BUDGETS) this.#putOff.delete(oldest);
   }
 
-  /** Whether a report comes after one of its chain that was put off: then there's no gap that anybody is to look into. */
+  /** Whether a report comes after one of its chain that was put off: then the gap before it is no anomaly. */
   follows(id: string, { epoch, seq }: Place): boolean {
     const first = this.#putOff.get(id);
     return first?.epoch === epoch && seq > first.seq;
   }
 
-  /** What was put off has come. */
+  /** A report that was put off has come. */
   came(id: string, { epoch, seq }: Place): void {
     const first = this.#putOff.get(id);
     if (first?.epoch === epoch && seq >= first.seq) this.#putOff.delete(id);

@@ -13,8 +13,8 @@ export interface OriginSigner {
 }
 
 /**
- * Assignments and acknowledgements, signed when somebody asks. What was signed is remembered by what it says and by
- * whose key: a rotated key makes all of it anew.
+ * Assignments and acknowledgements, signed on request. Each is remembered by its content and its key: after a rotation of the key all
+ * of them are signed anew.
  */
 export class OriginStatements {
   readonly #registry: Registry;
@@ -70,7 +70,7 @@ export class OriginStatements {
     if (known) return known;
     const sealed = seal();
     this.#kept.set(key, sealed);
-    // One that failed is nothing to keep; its caller hears of the failure.
+    // A signature that failed isn't kept; its caller gets the error.
     sealed.catch(() => this.#kept.delete(key));
     if (this.#kept.size > MAX_KEPT_ENVELOPES) {
       const [oldest] = this.#kept.keys();

@@ -4,21 +4,21 @@ import { z } from 'zod';
 
 /** Chains that are remembered of one device; a device begins a new one when it has lost its data. */
 export const MAX_CHAINS = 8;
-/** Oddities that are shown of one device; older ones make way. */
+/** Anomalies that are kept of one device; older ones make way. */
 export const MAX_ANOMALIES = 16;
 
 const chainSchema = z.object({
   epoch: z.string(),
-  /** Every report up to this one is there. */
+  /** Every report up to this number has come. */
   seq: z.int().min(1),
-  /** SHA-256 of the payload of that one. */
+  /** SHA-256 of the payload of the report with that number. */
   head: z.string(),
-  /** Of its first and its newest report, by the device's clock and then by the origin's. */
+  /** Times of its first and its newest report, by the device's clock and then by the origin's. */
   firstAt: z.string(),
   lastAt: z.string(),
   begunAt: z.string(),
   receivedAt: z.string(),
-  /** Timestamp version of its first report, where that says that reports of the chain before it were refused on their way. */
+  /** Timestamp version of its first report, where that report says that reports of the chain before were refused on their way. */
   toldAgainVersion: z.int().exactOptional(),
 });
 export type Chain = z.infer<typeof chainSchema>;
@@ -46,7 +46,7 @@ const lastReportSchema = z.object({
   release: releaseSchema.exactOptional(),
   booted: z.object({ slot: z.enum(['A', 'B']), release: releaseSchema.exactOptional() }).exactOptional(),
   reason: z.object({ code: z.string(), message: z.string() }).exactOptional(),
-  /** The gateway that brought it; not there where the device came itself. */
+  /** The gateway that brought it; absent where the device sent it directly. */
   via: z.string().exactOptional(),
 });
 export type LastReport = z.infer<typeof lastReportSchema>;
@@ -54,25 +54,25 @@ export type LastReport = z.infer<typeof lastReportSchema>;
 /** Reports of one member that are kept to be looked at. */
 const keptReportsSchema = z.object({
   reports: z.int(),
-  /** What they take in the database. */
+  /** What they take in the database, bytes. */
   bytes: z.int(),
-  /** Older ones that made way. */
+  /** Older reports that made way. */
   dropped: z.int(),
 });
 export type KeptReports = z.infer<typeof keptReportsSchema>;
 
-/** What reports have told of one member. */
+/** What a member's reports have told. */
 export const statusSchema = z.object({
   id: z.string(),
   /** In the order of their beginnings: the last one is the current one. */
   chains: z.array(chainSchema).min(1),
   last: lastReportSchema,
   anomalies: z.array(anomalySchema),
-  /** How often a chain before the current one was taken up again. */
+  /** How often a chain before the current one went on. */
   returns: z.int(),
-  /** When it was first suspected to be several machines with one key. */
+  /** When the member was first suspected to be several machines with one key. */
   quarantinedAt: z.string().exactOptional(),
-  /** Not there until they have been counted: earlier versions didn't. */
+  /** Absent until they are counted: earlier versions didn't count them. */
   kept: keptReportsSchema.exactOptional(),
 });
 export type Status = z.infer<typeof statusSchema>;

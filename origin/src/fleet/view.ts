@@ -14,25 +14,25 @@ export interface MemberSummary {
   hardware?: string;
   site?: string;
   tags: Record<string, string>;
-  /** Of its last report; `enrolled` before the first, `pending` for one that isn't let in, `revoked`. */
+  /** State of its last report; `enrolled` before the first, `pending` for a newcomer that waits, `revoked`. */
   state: string;
   serial?: number;
   enrolledAt?: string;
   revokedAt?: string;
   quarantinedAt?: string;
-  /** What was found odd in its chains of reports, each sort once. */
+  /** Kinds of anomalies in its chains of reports, each once. */
   odd: Anomaly['kind'][];
   lastSeenAt?: string;
-  /** Of one that isn't revoked: what gateways say now, the silence of a gateway itself included. */
+  /** Of a member that isn't revoked: what gateways report now; of a gateway, whether it is silent. */
   presence?: PresenceState;
   last?: Status['last'];
-  /** Of one that waits: the gateway through which it asks. */
+  /** Of a newcomer that waits: the gateway that relays it. */
   via?: string;
-  /** Of one that waits and that several sites' gateways have shown: these sites. */
+  /** Of a newcomer that waits and that gateways of several sites have relayed: these sites. */
   sites?: string[];
-  /** Of one that waits: what it wants to be called. Nothing but its own word, or its token's. */
+  /** Of a newcomer that waits: the name that it, or its token, asks for. */
   wish?: string;
-  /** Who bears that name now. */
+  /** The member that bears that name now. */
   wishBearer?: { id: string; kind: MemberKind; lastHeardAt: string };
 }
 
@@ -42,11 +42,11 @@ export interface MemberQuery {
   site?: string | undefined;
   tags?: Record<string, string> | undefined;
   state?: string | undefined;
-  /** How an id begins or ends, or a whole name. */
+  /** The beginning or the end of an id, or a whole name. */
   idPart?: string | undefined;
   /** Label of the release that runs, by the last report. */
   version?: string | undefined;
-  /** Those that haven't been heard of for so long; none that is revoked. */
+  /** Members that haven't been heard for so long; none that is revoked. */
   silentForMs?: number | undefined;
   nowMs: number;
   after?: string | undefined;
@@ -58,7 +58,7 @@ function stateOf(member: Member, status: Status | undefined): string {
   return status?.last.state ?? 'enrolled';
 }
 
-/** Members in the order of their ids, and the cursor to go on from where there are more. */
+/** Members in the order of their ids; where there are more, the cursor from which the next page goes on. */
 export function listMembers(
   sources: Sources,
   query: MemberQuery,
@@ -99,12 +99,12 @@ function isMeant({ id, name }: Member, part: string | undefined): boolean {
 
 function isSilent(member: Member, sources: Sources, { silentForMs, nowMs }: MemberQuery): boolean {
   if (silentForMs === undefined) return true;
-  // Its gateway speaks once a minute: meanwhile it's heard all the same.
+  // Its gateway reports once a minute: in between the device counts as heard.
   if (sources.presence.stateOf(member) === 'heard') return silentForMs === 0;
   return member.revokedAt === undefined && nowMs - heardMs(member, sources) >= silentForMs;
 }
 
-/** When something last came of it, by whichever way; its enrolment at the least. */
+/** When anything last came of the member; its enrolment at the least. */
 function heardMs(member: Member, sources: Sources): number {
   return lastHeardMs(member, sources) ?? Date.parse(member.enrolledAt);
 }

@@ -69,8 +69,8 @@ export class Tokens {
   }
 
   /**
-   * @param by whose token it is that makes this one
-   * @returns the token itself besides, which is never to be had again
+   * @param by name of the API token that makes this one
+   * @returns also the token itself, which can't be read later
    * @throws SITECAST_TOO_MANY_TOKENS, SITECAST_TOKEN_NAME_TAKEN (conflict), SITECAST_EXPIRY_PAST (badInput)
    */
   async create(wanted: WantedToken, by: string = ORIGIN): Promise<TokenDescription & { token: string }> {
@@ -79,7 +79,7 @@ export class Tokens {
     return { ...added, token: secret };
   }
 
-  /** The first admin token, or the next one where none is left that works; undefined where there's no need. */
+  /** Makes the first admin token, or another one where none is left that works; undefined where one works. */
   async createAdminIfNone(keep: (token: string) => Promise<void>): Promise<TokenDescription | undefined> {
     if (this.#workingAdmins(this.#store.tokens()).length > 0) return undefined;
     const secret = newToken();
@@ -161,7 +161,7 @@ export class Tokens {
     return { add: token, event };
   }
 
-  /** The audit log knows people by their tokens' names: one that holds is nobody else's, however it's spelt. */
+  /** The audit log knows people by their tokens' names: no two tokens that work have the same name, however it is spelt. */
   #refuseTaken(tokens: readonly StoredToken[], name: string): void {
     const key = nameKey(name);
     if (key === ORIGIN) {
@@ -188,7 +188,7 @@ export class Tokens {
     const secret = /^Bearer +(\S+)$/i.exec(authorization)?.[1];
     if (secret === undefined || !TOKEN.test(secret)) return undefined;
     const hash = Buffer.from(hashOf(secret), 'hex');
-    // All of them are compared, each in constant time: how long it takes says nothing about which one is near.
+    // All tokens are compared, each in constant time: the time says nothing about which one is near.
     let found: StoredToken | undefined;
     for (const token of this.#store.tokens()) {
       if (timingSafeEqual(Buffer.from(token.hash, 'hex'), hash)) found = token;

@@ -1,12 +1,12 @@
 import { z } from 'zod';
 import type { Change } from './store.ts';
 
-/** Keys of the database itself; nobody else's begin with this sign. */
+/** Prefix of the database's own keys. No other key begins with it. */
 const OWN = '#';
 const BASE_KEY = `${OWN}base`;
 const COMMIT_PREFIX = `${OWN}commit!`;
 /**
- * Commits that are told apart: more than LevelDB's two logs, of 4 MiB each, can hold. What is older lies in tables, which have
+ * How many of the last commits are numbered: more than LevelDB's two logs, of 4 MiB each, can hold. Older ones lie in tables, which have
  * checksums of their own.
  */
 const KEPT_COMMITS = 65_536;
@@ -17,21 +17,21 @@ const baseSchema = z.object({
   from: z.int().min(0),
 });
 
-/** How far a database has got, by its own word. */
+/** How far a database has got, by its own numbers. */
 export interface Numbers {
   id: string;
   /** Number of the newest commit. */
   newest: number;
-  /** Commits that must be there, and aren't; lowest first. */
+  /** Numbers of commits that must be there and are missing; lowest first. */
   missing: number[];
 }
 
-/** What a commit holds besides: its number. LevelDB has a batch as a whole or not at all, so with its number all of it is missing. */
+/** The number of a commit, which is part of it. LevelDB has a batch as a whole or not at all: where the number is missing, all of it is. */
 export function numberOf(commit: number): Change {
   return { key: keyOf(commit), value: commit };
 }
 
-/** What the first commit holds, or the first one after a loss that was accepted. */
+/** Part of the first commit, and of the first one after a loss that was accepted: where the numbers begin. */
 export function baseOf(id: string, from: number): Change {
   return { key: BASE_KEY, value: { id, from } };
 }
@@ -39,7 +39,7 @@ export function baseOf(id: string, from: number): Change {
 /**
  * Reads the numbers back.
  * @param entries all of the database's own, in order
- * @param noted up to which one they must be there
+ * @param noted the number up to which commits must be there
  * @returns undefined for a database that an earlier version wrote, or an empty one
  */
 export async function readNumbers(

@@ -1,5 +1,5 @@
 const REVERSED_POLYNOMIAL = 0x82f63b78;
-/** Bytes that are taken at once: each has a table of its own. */
+/** Bytes that are taken in one step: each has a table of its own. */
 const STRIDE_BYTES = 8;
 const TABLES = new Int32Array(256 * STRIDE_BYTES);
 
@@ -42,7 +42,7 @@ export function crc32c(bytes: Uint8Array): number {
 
 const MASK_DELTA = 0xa282ead8;
 
-/** A checksum as LevelDB stores it, turned back: one over bytes that hold checksums would be weak. */
+/** A checksum as LevelDB stores it, unmasked. LevelDB masks it, for a checksum over bytes that hold checksums is weak. */
 export function unmasked(stored: number): number {
   const turned = (stored - MASK_DELTA) >>> 0;
   return ((turned >>> 17) | (turned << 15)) >>> 0;

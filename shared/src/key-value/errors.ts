@@ -1,20 +1,20 @@
 import { bottomOf, SitecastError } from '../errors.ts';
 
-/** Whose database it is, for messages. */
+/** The owner of a database, for messages. */
 export interface Owner {
   /** As in `origin`. */
   name: string;
   /** The directory that is given as `--data`. */
   dataDirectory: string;
-  /** What is to be done about a database that is damaged, or has lost something; a sentence. */
+  /** What an operator has to do about a database that is damaged or has lost something; a sentence. */
   cure: string;
 }
 
-/** LevelDB tells most of it in words alone: those of the system. */
+/** LevelDB reports most errors only in words: those of the system. */
 const FULL = /no space left on device|quota exceeded/i;
 const NOT_ALLOWED = /permission denied|operation not permitted|read-only file system|too many open files/i;
 
-/** @returns an error of ours for one with which the database didn't open */
+/** @returns our error for one with which the database failed to open */
 export function openingError(error: unknown, owner: Owner): SitecastError {
   if (error instanceof SitecastError) return error;
   if (hasCode(error, 'LEVEL_LOCKED')) return inUse(owner, error);
@@ -34,7 +34,7 @@ export function openingError(error: unknown, owner: Owner): SitecastError {
   return damaged(owner, said, {}, error);
 }
 
-/** @returns an error of ours for a write that failed */
+/** @returns our error for a write that failed */
 export function writingError(error: unknown, owner: Owner): SitecastError {
   if (error instanceof SitecastError) return error;
   const said = bottomOf(error);
@@ -50,7 +50,7 @@ export function writingError(error: unknown, owner: Owner): SitecastError {
   );
 }
 
-/** @returns an error of ours for a read that failed */
+/** @returns our error for a read that failed */
 export function readingError(error: unknown, owner: Owner): unknown {
   if (
     error instanceof SitecastError ||
@@ -123,7 +123,7 @@ export function lost(
   );
 }
 
-/** Whether a database's handle was closed beneath a reader. */
+/** Whether the database's handle was closed while something read from it. */
 export const isClosed = (error: unknown): boolean =>
   hasCode(error, 'LEVEL_DATABASE_NOT_OPEN', 'LEVEL_ITERATOR_NOT_OPEN');
 

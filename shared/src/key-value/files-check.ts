@@ -10,14 +10,14 @@ const TABLE = /\.(?:ldb|sst)$/;
 const LOG = /\.log$/;
 const MANIFEST = /^MANIFEST-\d+$/;
 const MAX_CURRENT_BYTES = 64;
-/** Of a database of 10 GiB it's some hundred kilobytes; it grows until it's opened. */
+/** The manifest of a database of 10 GiB has some hundred kilobytes; it grows until the database is opened. */
 const MAX_MANIFEST_BYTES = 64 * 1024 * 1024;
-/** LevelDB's have 2 MiB, and more only where one commit was as large. */
+/** LevelDB's tables have 2 MiB; one has more only where one commit was larger. */
 const MAX_TABLE_BYTES = 1024 * 1024 * 1024;
-/** How fast tables are checked while others want the disk. */
+/** How fast tables are checked while the database is in use. */
 const UNHURRIED_BYTES_PER_S = 32 * 1024 * 1024;
 
-/** A LevelDB directory as it lies there. */
+/** The files of a LevelDB directory. */
 export interface FoundFiles {
   hasCurrent: boolean;
   /** Newest first. */
@@ -47,8 +47,8 @@ export async function listFiles(path: string): Promise<FoundFiles> {
 }
 
 /**
- * Tells the tables of a database from those that a killed process had begun to write, or not deleted yet: these are of no use, and
- * may end within.
+ * Tells the tables of a database from those that a killed process had begun to write, or not yet deleted: these aren't needed, and may
+ * be incomplete.
  * @returns undefined where its manifest can't be read
  */
 export async function sortTables(
@@ -61,7 +61,7 @@ export async function sortTables(
   return { live: tables.filter(isLive), others: tables.filter(table => !isLive(table)) };
 }
 
-/** Opening needs room for what the logs hold, as a table, and for a little besides. */
+/** Opening needs room for the content of the logs, as a table, and for this much more. */
 const OPENING_BYTES = 1024 * 1024;
 
 /** How much room opening a database takes, about. */
@@ -83,7 +83,7 @@ async function readManifest(path: string): Promise<Set<number> | undefined> {
 
 /**
  * Checks tables, the newest first, up to so many bytes.
- * @returns those that are damaged, and the names of those that were not looked into
+ * @returns the damaged ones, and the names of those that were not checked
  */
 export async function checkTables(
   path: string,
@@ -104,7 +104,7 @@ export async function checkTables(
   return { damaged, unchecked };
 }
 
-/** Checks one table after the other, slowly. @returns at the first that is damaged */
+/** Checks one table after the other, slowly. @returns the first damaged one */
 export async function checkUnhurried(
   path: string,
   names: readonly string[],
@@ -125,7 +125,7 @@ async function checkFile(path: string, name: string): Promise<DamagedTable | und
     const damage = checkTable(await readFileBounded(join(path, name), MAX_TABLE_BYTES));
     return damage && { name, ...damage };
   } catch (error) {
-    // Compacted away meanwhile.
+    // A compaction has deleted it meanwhile.
     if (isSystemError(error, 'ENOENT')) return undefined;
     if (error instanceof SitecastError) return undefined;
     if (isSystemError(error, 'EIO'))
@@ -143,7 +143,7 @@ async function namesIn(path: string): Promise<string[]> {
   }
 }
 
-/** Of a regular file; undefined where there's none. */
+/** Length of a regular file; undefined where there is none. */
 async function lengthOf(path: string): Promise<number | undefined> {
   try {
     const found = await stat(path);

@@ -6,9 +6,9 @@ import { type Database, freeBytesAt, iteratorRange, openLevel } from './level.ts
 import { type Change, type DatabaseState, keyAfter, type KeyRange, type KeyValueStore } from './store.ts';
 import type { Witness } from './witness.ts';
 
-/** Changes that commits which wait for the disk share. */
+/** Changes in one write of commits that wait for the disk. */
 const MAX_SHARED_CHANGES = 5000;
-/** How soon after a failed try, and how often without anybody asking, a database that can't be written is opened anew. */
+/** How soon after a failed attempt, and how often in the background, a database that can't be written is opened anew. */
 const RETRY_MS = 1000;
 
 export interface LevelStoreDeps {
@@ -17,7 +17,7 @@ export interface LevelStoreDeps {
   witness: Witness;
   /** Of the file system of `path`. */
   freeBytes?: () => Promise<number>;
-  /** Told when a write fails, and when the database can be written again. */
+  /** Called when a write fails, and when the database can be written again. */
   onTrouble?: (error: SitecastError) => void;
   onMended?: () => void;
 }
@@ -29,12 +29,12 @@ interface Commit {
   reject: (error: unknown) => void;
 }
 
-/** A write has failed, and nothing more is taken before this has been put right. */
+/** A write has failed. Nothing more is taken before this is put right. */
 interface Trouble {
   error: SitecastError;
   /**
-   * What the keys of the failed write had before: that write may come to light when the database is opened. Undefined where that
-   * can't be read: then just the next process can go on.
+   * The values before the failed write: that write may appear when the database is opened again. Undefined where they can't be read: then
+   * only another process can go on.
    */
   undo: readonly Change[] | undefined;
   /** By `performance.now`. */
@@ -42,10 +42,9 @@ interface Trouble {
 }
 
 /**
- * A LevelDB that tells the truth. After a write that failed LevelDB goes on, and what it acknowledges then is lost: it lies in the log
- * behind a torn record. So here, after any failed write nothing is taken until the database was opened anew, every commit that was
- * acknowledged was found in it, and the failed one was undone, should it be there. Whoever keeps the same in memory, and changes
- * that after a commit, keeps agreeing with the disk.
+ * A LevelDB whose acknowledged commits are there. After a write that failed LevelDB goes on, and what it acknowledges then is lost: it lies
+ * in the log behind a torn record. So after any failed write this store takes nothing until the database is opened anew, every acknowledged
+ * commit is found in it, and the failed one, if it is there, is undone. A copy in memory that is changed after each commit agrees with the disk.
  *
  * Commits that come while the disk is busy share the next write.
  */
@@ -53,7 +52,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
   readonly #deps: LevelStoreDeps;
   #database: Database;
   #id: string;
-  /** Whether `#id` is in the database, and the witness has it. */
+  /** Whether both the database and the witness hold `#id`. */
   #isNumbered: boolean;
   #newest: number;
   #waiting: Commit[] = [];
@@ -66,7 +65,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
   #mendedCount = 0;
   #damage: SitecastError | undefined;
 
-  /** @param numbers undefined for a database that bears none yet: it gets this id with its first commit */
+  /** @param numbers undefined for a database without numbers: it gets `newId` with its first commit */
   constructor(deps: LevelStoreDeps, database: Database, numbers: Numbers | undefined, newId: string) {
     this.#deps = deps;
     this.#database = database;
@@ -79,7 +78,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     return this.#trouble?.error;
   }
 
-  /** Fires when it's to be closed. */
+  /** Fires when the store is to be closed. */
   get closing(): AbortSignal {
     return this.#closing.signal;
   }
@@ -131,7 +130,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
         }
         return;
       } catch (error) {
-        // Opened anew beneath: it goes on behind the last one.
+        // The database was opened anew meanwhile: reading goes on behind the last key.
         if (!isClosed(error) || this.#isClosed) throw this.#unread(error);
       }
     }
@@ -184,7 +183,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     } catch (cause) {
       throw await this.#fell(changes, cause);
     }
-    // It is there: should that not be noted, the next one has to wait.
+    // The commit is there. Where that can't be noted, the next one waits.
     if (isDurable) await this.#note().catch((cause: unknown) => this.#fell([], cause));
   }
 
@@ -201,7 +200,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
 
   async #numbers(): Promise<Change[]> {
     const { witness } = this.#deps;
-    // Before the first number: one without a witness is a loss.
+    // The witness is written before the first number: a number without a witness counts as a loss.
     if (!witness.hasBegun) await witness.begin(this.#id, this.#newest);
     const number = numberOf(this.#newest + 1);
     return this.#isNumbered ? [number] : [baseOf(this.#id, this.#newest), number];
@@ -211,7 +210,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     this.#deps.witness.note(this.#newest);
   }
 
-  /** @returns what its callers are told */
+  /** @returns the error for its callers */
   async #fell(changes: readonly Change[], cause: unknown): Promise<SitecastError> {
     const { owner, onTrouble } = this.#deps;
     const error = writingError(cause, owner);
@@ -221,7 +220,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     return error;
   }
 
-  /** LevelDB still reads what it had before the write that failed. */
+  /** The values before the write that failed: LevelDB still reads them. */
   async #before(changes: readonly Change[]): Promise<Change[]> {
     const keys = [...new Set(changes.map(({ key }) => key))];
     const values = await this.#database.getMany(keys);
@@ -249,7 +248,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
   async #putRight(trouble: Trouble): Promise<void> {
     const { undo, error, nextTryMs } = trouble;
     if (!undo || performance.now() < nextTryMs) throw error;
-    // Until there's room, it can at least be read.
+    // Until there is room, the open handle still serves reads.
     if (error.kind === 'noSpace' && !(await this.#hasRoom())) throw error;
     try {
       await this.#reopen(undo);
@@ -307,7 +306,7 @@ export class LevelStore implements KeyValueStore, DatabaseState {
     return read;
   }
 
-  /** The handle that can be read; where there's none, one is tried to be had. */
+  /** The handle that can be read; where there is none, the database is opened. */
   async #usable(): Promise<Database> {
     await this.#mending?.catch(() => undefined);
     if (this.#database.status !== 'open' && !this.#isClosed) await this.#mend();

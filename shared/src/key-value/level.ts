@@ -20,7 +20,7 @@ export async function openLevel(path: string, owner: Owner): Promise<Database> {
   }
 }
 
-/** What is free on the file system of a path, for whoever isn't root. */
+/** Bytes that are free on the file system of a path for a process that isn't root. */
 export async function freeBytesAt(path: string): Promise<number> {
   const { bavail, bsize } = await statfs(path);
   return bavail * bsize;
@@ -31,7 +31,7 @@ export async function freeBytesAt(path: string): Promise<number> {
  * @throws SITECAST_DATA_IN_USE where another process has it
  */
 export async function demandUnlocked(path: string, owner: Owner): Promise<void> {
-  // It's refused whether there is one or not; before that comes the lock.
+  // The opening is refused whether there is a database or not; the lock is asked for before that.
   const database = new ClassicLevel(path, { createIfMissing: false, errorIfExists: true });
   try {
     await database.open();

@@ -16,9 +16,9 @@ interface Fragment extends Piece {
 }
 
 /**
- * Finds what LevelDB would skip of a log (leveldb, doc/log_format.md): from a record whose checksum is wrong to the end of its block.
+ * Finds what LevelDB would skip in a log (leveldb, doc/log_format.md): from a record whose checksum is wrong to the end of its block.
  * `RepairDB` doesn't look at these checksums.
- * @returns pieces of the file; a record that the file ends within isn't one: it was being written
+ * @returns pieces of the file. An incomplete record at the end isn't one of them: it was being written
  */
 export function damagedPieces(log: Buffer): Piece[] {
   const pieces: Piece[] = [];
@@ -26,7 +26,7 @@ export function damagedPieces(log: Buffer): Piece[] {
   return pieces;
 }
 
-/** The records of a log; undefined where one of them is damaged. One that the file ends within isn't among them. */
+/** The records of a log, without an incomplete one at its end; undefined where one of them is damaged. */
 export function recordsIn(log: Buffer): Buffer[] | undefined {
   const records: Buffer[] = [];
   let parts: Buffer[] = [];
@@ -40,7 +40,7 @@ export function recordsIn(log: Buffer): Buffer[] | undefined {
   return records;
 }
 
-/** Fragments, and, without a type, what is damaged. */
+/** Fragments; a damaged piece is one without a type. */
 function* fragments(log: Buffer): Generator<Fragment | Piece> {
   for (let start = 0; start < log.length; start += BLOCK_BYTES) {
     const end = Math.min(start + BLOCK_BYTES, log.length);
@@ -48,7 +48,7 @@ function* fragments(log: Buffer): Generator<Fragment | Piece> {
       const lengthBytes = log.readUInt16LE(at + 4);
       const type = log.readUInt8(at + 6);
       const next = at + HEADER_BYTES + lengthBytes;
-      // Zeros, which nothing follows in this block.
+      // Zeros fill the rest of the block.
       if (lengthBytes === 0 && type === 0) break;
       if (next > end && end === log.length) break;
       if (next > end || crc32c(log.subarray(at + 6, next)) !== unmasked(log.readUInt32LE(at))) {

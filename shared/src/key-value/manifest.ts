@@ -1,7 +1,7 @@
 import { recordsIn } from './log-check.ts';
 import { readVarint } from './snappy.ts';
 
-/** What a record of a manifest is made of (leveldb, db/version_edit.cc): each a tag, and then these fields. */
+/** The parts of a manifest's record (leveldb, db/version_edit.cc): each has a tag, and then these fields. */
 type Field = 'number' | 'bytes';
 const FIELDS = new Map<number, readonly Field[]>([
   [1, ['bytes']], // The comparator's name.
@@ -17,8 +17,8 @@ const LEAVES = 6;
 const COMES = 7;
 
 /**
- * The numbers of the tables that a database consists of, by its manifest. Others lie beside them: what a process that was killed had begun to
- * write, or hadn't deleted yet.
+ * The numbers of the tables that a database consists of, by its manifest. Other tables may lie beside them: a killed process had begun to
+ * write them, or had not yet deleted them.
  * @returns undefined where it can't be read
  */
 export function liveTables(manifest: Buffer): Set<number> | undefined {
@@ -30,7 +30,7 @@ export function liveTables(manifest: Buffer): Set<number> | undefined {
     if (!edits) return undefined;
     for (const { tag, numbers } of edits) {
       const [, table = 0] = numbers;
-      // One that moves to another level leaves the one and comes into the other, in this order.
+      // A table that moves to another level is deleted from the one and added to the other, in this order.
       if (tag === LEAVES) tables.delete(table);
       if (tag === COMES) tables.add(table);
     }

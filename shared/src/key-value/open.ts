@@ -16,9 +16,9 @@ export interface OpenOptions
   extends Pick<LevelStoreDeps, 'path' | 'owner' | 'freeBytes' | 'onTrouble' | 'onMended'> {
   /** Where the witness lies: beside the database, not in it. */
   witnessPath: string;
-  /** What the owner knows just now, to be told if the database should lose it: counts. */
+  /** Counts that the owner knows now. The error of a loss tells them. */
   known?: () => Record<string, number>;
-  /** Tables that are checked before it's opened, the newest first; the others are checked afterwards, unhurried. */
+  /** Bytes of tables that are checked before the database is opened, the newest first; the others are checked afterwards, slowly. */
   maxCheckedFirstBytes?: number;
 }
 
@@ -26,14 +26,14 @@ export interface OpenOptions
 export interface Loss {
   /** A sentence's end, as in `3 of its newest commits are missing`. */
   what: string;
-  /** Commits that were acknowledged, and aren't there. */
+  /** How many commits were acknowledged and are missing. */
   missing: number;
-  /** What the owner knew when it last acknowledged one; undefined where nothing tells of it. */
+  /** What the owner knew at the last acknowledged commit; undefined where nothing tells that. */
   known: Record<string, number> | undefined;
 }
 
 /**
- * Opens a database, or makes one where there's none, and makes sure that it has all that it ever acknowledged.
+ * Opens a database, or makes one where there is none, and checks that it holds all commits that were ever acknowledged.
  * @throws SITECAST_DATA_IN_USE (conflict); SITECAST_STATE_DAMAGED, SITECAST_STATE_LOST, SITECAST_STATE_UNREADABLE (failed);
  *   SITECAST_NO_SPACE (noSpace)
  */
@@ -49,7 +49,7 @@ export async function openLevelStore(options: OpenOptions): Promise<LevelStore> 
 }
 
 /**
- * The same for whoever goes on with what is left: what is missing isn't missed any more afterwards.
+ * Opens a database and goes on with what is left: from then on the missing commits are accepted.
  * @throws as `openLevelStore`, but for SITECAST_STATE_LOST
  */
 export async function openInSpiteOfLoss(
@@ -65,7 +65,7 @@ export async function openInSpiteOfLoss(
 interface Opened {
   store: LevelStore;
   loss: Loss | undefined;
-  /** The highest number that was ever given. */
+  /** The highest number that was ever given to a commit. */
   newest: number;
 }
 
@@ -85,7 +85,7 @@ async function opened(options: OpenOptions): Promise<Opened> {
   return { store: new LevelStore({ ...options, witness }, database, numbers, id), loss, newest };
 }
 
-/** Begins the numbers anew, above all that were given. */
+/** Begins the numbers anew, above all that were ever given. */
 async function accepted(options: OpenOptions, newest: number): Promise<LevelStore> {
   const { path, owner, witnessPath, known = () => ({}) } = options;
   const id = randomBytes(16).toString('hex');
@@ -107,10 +107,10 @@ async function checkFiles({
 }: OpenOptions): Promise<string[]> {
   await demandUnlocked(path, owner);
   const files = await listFiles(path);
-  // LevelDB would take it for a new one, and delete its tables.
+  // LevelDB would take the directory for a new database, and delete its tables.
   if (!files.hasCurrent && files.tables.length + files.logs.length > 0)
     throw damaged(owner, 'its file CURRENT is missing');
-  // Where its manifest can't be read, it doesn't open, and says so.
+  // Where the manifest can't be read, the opening fails and says so.
   const tables = (await sortTables(path, files))?.live ?? [];
   const { damaged: found, unchecked } = await checkTables(path, tables, maxCheckedFirstBytes);
   if (found.length > 0) throw damagedTables(owner, found);

@@ -14,7 +14,7 @@ import {
 import { demandUnlocked, openLevel } from './level.ts';
 import { damagedPieces } from './log-check.ts';
 
-/** No way to compress a block: LevelDB takes a block with it for damaged, and leaves it out. */
+/** An unknown compression type: LevelDB takes a block with it for damaged, and leaves the block out. */
 const NO_COMPRESSION_TYPE = 0xff;
 const MAX_ASIDE = 1000;
 
@@ -24,7 +24,7 @@ export interface Repaired {
   damaged: string[];
   /** Keys whose values were no JSON; they are deleted. */
   undecodable: number;
-  /** Where the database was put that could not be read at all; the next one begins anew. */
+  /** Where an entirely unreadable database was put; a new one begins in its place. */
   putAside: string | undefined;
 }
 
@@ -32,8 +32,8 @@ export interface Repaired {
 const SWEPT_AT_ONCE = 1000;
 
 /**
- * Makes a database readable again, without what is damaged in it: LevelDB's own repair, which goes through all tables and logs, made to see
- * wrong checksums, which it doesn't look at by itself.
+ * Makes a database readable again, without its damaged parts. LevelDB's own repair goes through all tables and logs, but ignores checksums:
+ * so blocks with wrong checksums are marked first.
  * @throws SITECAST_DATA_IN_USE, SITECAST_NO_SPACE, SITECAST_STATE_UNREADABLE
  */
 export async function repairLevel(path: string, owner: Owner): Promise<Repaired> {
@@ -42,11 +42,11 @@ export async function repairLevel(path: string, owner: Owner): Promise<Repaired>
   const sorted = await sortTables(path, files);
   const { damaged: tables } = await checkTables(path, sorted?.live ?? files.tables, Number.POSITIVE_INFINITY);
   const isWhole = tables.length === 0 && (await canBeOpened(path, owner, files));
-  // LevelDB's repair would take them for tables of the database, with what was deleted since.
+  // LevelDB's repair would take these files for tables of the database, and bring back what was deleted since.
   if (!isWhole) for (const { name } of sorted?.others ?? []) await moveAway(path, name);
   const damaged = isWhole ? [] : await rebuild(path, files, tables);
   const found = isWhole ? files : await listFiles(path);
-  // None at all is a database that begins anew.
+  // Without any file the database begins anew.
   if (!found.hasCurrent && found.tables.length + found.logs.length === 0 && damaged.length === 0)
     return { damaged, undecodable: 0, putAside: undefined };
   if (!(await canBeOpened(path, owner, found)))
@@ -58,18 +58,18 @@ export async function repairLevel(path: string, owner: Owner): Promise<Repaired>
 async function rebuild(path: string, files: FoundFiles, tables: readonly DamagedTable[]): Promise<string[]> {
   for (const table of tables) await markDamage(path, table);
   const logs = await cleanLogs(path, files);
-  // Whether it went well is seen when it's opened.
+  // The next opening shows whether the repair succeeded.
   await ClassicLevel.repair(path).catch(() => undefined);
   return [...tables.map(({ name }) => name), ...logs];
 }
 
-/** To where LevelDB's repair puts what it has no use for. */
+/** The directory to which LevelDB's repair moves what it can't use. */
 async function moveAway(path: string, name: string): Promise<void> {
   await mkdir(join(path, 'lost'), { recursive: true });
   await rename(join(path, name), join(path, 'lost', name));
 }
 
-/** Where a wrong block was compacted before anybody looked, its checksum is right. */
+/** Deletes values that are no JSON: where a damaged block was compacted before it was checked, its checksum is right. */
 async function sweepUndecodable(path: string, owner: Owner): Promise<number> {
   const database = await openLevel(path, owner);
   let count = 0;
@@ -100,7 +100,7 @@ function isJson(text: string): boolean {
   }
 }
 
-/** Moves a database out of the way. @returns where it lies now */
+/** Moves a database aside. @returns where it lies now */
 async function putAside(path: string): Promise<string> {
   for (let count = 1; count < MAX_ASIDE; count += 1) {
     const aside = `${path}.damaged-${count}`;
@@ -118,7 +118,7 @@ async function canBeOpened(
   owner: Owner,
   { hasCurrent, tables, logs }: FoundFiles,
 ): Promise<boolean> {
-  // LevelDB would take it for a new one, and delete its tables.
+  // LevelDB would take the directory for a new database, and delete its tables.
   if (!hasCurrent && tables.length + logs.length > 0) return false;
   try {
     await (await openLevel(path, owner)).close();
@@ -142,7 +142,7 @@ async function cleanLogs(path: string, { logs }: FoundFiles): Promise<string[]> 
     const pieces = damagedPieces(await readFile(join(path, name)));
     if (pieces.length === 0) continue;
     damaged.push(name);
-    // Zeros are what LevelDB skips.
+    // LevelDB skips zeros.
     const zeros = pieces.map(({ start, end }) => ({ at: start, bytes: Buffer.alloc(end - start) }));
     await overwrite(join(path, name), zeros);
   }

@@ -1,9 +1,9 @@
-/** An index block of the largest table that is looked into stays far below. */
+/** The index block of the largest table that is checked stays far below this. */
 const MAX_PLAIN_BYTES = 64 * 1024 * 1024;
 
 /**
- * Snappy's plain format (google/snappy, format_description.txt). LevelDB compresses with it, and hands out no block by itself.
- * @returns undefined for what isn't such
+ * Snappy's raw format (google/snappy, format_description.txt), in which LevelDB compresses blocks. Its binding gives no access to blocks.
+ * @returns undefined for bytes of another format
  */
 export function uncompressSnappy(bytes: Buffer): Buffer | undefined {
   const head = readVarint(bytes, 0);
@@ -20,7 +20,7 @@ export function uncompressSnappy(bytes: Buffer): Buffer | undefined {
       bytes.copy(plain, to, part.start, part.end);
     } else {
       if (part.offset === 0 || part.offset > to) return undefined;
-      // Byte by byte: a copy may reach into what it writes.
+      // Byte by byte: a copy may overlap what it writes.
       for (let step = 0; step < part.lengthBytes; step += 1)
         plain[to + step] = plain[to + step - part.offset] ?? 0;
     }
@@ -50,7 +50,7 @@ function copyAt(bytes: Buffer, at: number, tag: number): Copy | undefined {
   return { offset: ((tag >> 5) << 8) | offset, lengthBytes: ((tag >> 2) & 7) + 4, end };
 }
 
-/** A number of 7 bits a byte, the lowest first; undefined where the bytes end within it, or it's longer than ours can be. */
+/** A varint: 7 bits a byte, the lowest first; undefined where the bytes end within it, or it is longer than ours can be. */
 export function readVarint(bytes: Buffer, at: number): { value: number; end: number } | undefined {
   let value = 0;
   for (let step = 0; step < 7; step += 1) {

@@ -6,7 +6,7 @@ export interface Change {
   value: unknown;
 }
 
-/** Keys from `from` on, itself included, and below `below`; in the order of their UTF-8 bytes. */
+/** Keys from `from`, inclusive, to `below`, exclusive; in the order of their UTF-8 bytes. */
 export interface KeyRange {
   from: string;
   below: string;
@@ -14,7 +14,7 @@ export interface KeyRange {
   limit?: number;
 }
 
-/** JSON values by key. Whoever reads one checks its form. */
+/** JSON values by key. The reader of a value checks its form. */
 export interface KeyValueStore {
   /** Undefined if there's none. @throws SITECAST_STATE_DAMAGED */
   get(key: string): Promise<unknown>;
@@ -29,11 +29,11 @@ export interface KeyValueStore {
   entries(range: KeyRange): AsyncIterable<[key: string, value: unknown]>;
 }
 
-/** How a database is, for whoever watches. */
+/** The state of a database. */
 export interface DatabaseState {
   /** Why nothing can be written now; undefined while all is well. */
   readonly trouble: SitecastError | undefined;
-  /** What was found damaged while it was in use; what can be read is read, and commits are taken. */
+  /** What was found damaged while the database was in use. Reads go on as far as they can, and commits are taken. */
   readonly damage: SitecastError | undefined;
   /** How often it was opened anew after a write that failed. */
   readonly mendedCount: number;

@@ -3,7 +3,7 @@ import { readVarint, uncompressSnappy } from './snappy.ts';
 
 const FOOTER_BYTES = 48;
 const MAGIC = 0xdb4775248b80fb57n;
-/** Behind each block: how it's compressed, and its checksum. */
+/** The trailer of each block: its compression type and its checksum. */
 const TRAILER_BYTES = 5;
 const UNCOMPRESSED = 0;
 const SNAPPY = 1;
@@ -15,15 +15,15 @@ interface Handle {
 
 /** What is wrong with a table file. */
 export interface TableDamage {
-  /** Where blocks whose checksum is wrong have their trailers: whoever reads the byte there must not take the block for good. */
+  /** Offsets of the trailers of blocks whose checksum is wrong. The repair marks these. */
   trailers: number[];
   /** Why none of its blocks can be found; undefined where they can. */
   unreadable?: string;
 }
 
 /**
- * Checks a LevelDB table (leveldb, doc/table_format.md) by the checksums that it holds of its own blocks: the binding reads without
- * checking them, and hands on whatever the disk gives.
+ * Checks a LevelDB table (leveldb, doc/table_format.md) by the checksums of its blocks: the binding reads without checking them, and hands
+ * on whatever the disk gives.
  * @returns undefined where all is well
  */
 export function checkTable(file: Buffer): TableDamage | undefined {
@@ -66,7 +66,7 @@ function handlesIn(file: Buffer, { offset, lengthBytes }: Handle): Handle[] | un
   return handles;
 }
 
-/** Where an entry has its value: behind three lengths and what of its key differs from the one before. */
+/** The value of an entry lies behind three lengths and the part of its key that differs from the key before. */
 function entryAt(block: Buffer, at: number): { valueAt: number; end: number } | undefined {
   const shared = readVarint(block, at);
   const unshared = shared && readVarint(block, shared.end);

@@ -7,29 +7,29 @@ import { setAside, writeFileDurably } from '../durable/index.ts';
 import { isSystemError } from '../errors.ts';
 
 /**
- * Two slots, written in turn, each in a sector of its own: a power cut spoils one at the most. Both are written a second time, in another
- * block of the disk: one that goes bad doesn't take the last note with it, as it would if the older slot counted then.
+ * Two slots, written in turn, each in a sector of its own: a power cut spoils at most one. Both are written a second time, in another block
+ * of the disk: where one block goes bad, the last note is still there, and the older slot doesn't count in its place.
  */
 const SLOT_BYTES = 512;
 const SLOTS = 2;
 const COPIES_AT = 4096;
-/** How long after a note it has reached the disk, too. */
+/** How long after a note it is synced to the disk. */
 const SYNC_AFTER_MS = 1000;
 
 const notedSchema = z.object({
-  /** Of the database that it's about. */
+  /** Of the database. */
   id: z.string().regex(/^[0-9a-f]{32}$/),
   /** Number of the last commit that was acknowledged. */
   commit: z.int().min(0),
-  /** What the database's owner knew then, for people: counts. */
+  /** Counts that the database's owner knew then, for people. */
   known: z.record(z.string(), z.int()),
 });
 export type Noted = z.infer<typeof notedSchema>;
 
 /**
- * A file beside the database that tells which commit was the last one. LevelDB drops the end of a damaged log without a word, just as it
- * drops what a power cut left half-written; by this file the two are told apart. A note is in the page cache before a commit is acknowledged,
- * so it survives the end of the process, and it's on the disk a second later. It never says more than the database has.
+ * A file beside the database that holds the number of the last commit. LevelDB silently drops the end of a damaged log, just as it drops what a
+ * power cut left half-written; this file tells the two apart. A note is in the page cache before its commit is acknowledged, so it survives
+ * the end of the process, and it is on the disk a second later. It never names a commit that the database doesn't have.
  */
 export class Witness {
   readonly #path: string;
@@ -38,20 +38,20 @@ export class Witness {
   #last: Noted | undefined;
   #syncing: NodeJS.Timeout | undefined;
 
-  /** @param known asked with each note */
+  /** @param known called with each note */
   constructor(path: string, known: () => Record<string, number>) {
     this.#path = path;
     this.#known = known;
   }
 
-  /** What was noted; undefined where there's no file; `unreadable` where it holds no note that is whole. */
+  /** The last note; undefined where there is no file; `unreadable` where the file holds no intact note. */
   async read(): Promise<Noted | 'unreadable' | undefined> {
     let bytes: Buffer;
     try {
       bytes = await readFile(this.#path);
     } catch (error) {
       if (isSystemError(error, 'ENOENT')) return undefined;
-      // Something else is in its place, or the disk doesn't give it back.
+      // Something else is in its place, or the disk can't read it.
       if (isSystemError(error, 'EISDIR', 'EIO')) return 'unreadable';
       throw error;
     }
@@ -63,19 +63,19 @@ export class Witness {
     return newest ?? 'unreadable';
   }
 
-  /** Makes the file anew, durably. */
+  /** Writes the file anew, durably. */
   async begin(id: string, commit: number): Promise<void> {
     this.#close();
     const noted = { id, commit, known: this.#known() };
     const slots = Buffer.concat([slotOf(noted), slotOf(noted)]);
     const bytes = Buffer.concat([slots, Buffer.alloc(COPIES_AT - slots.length), slots]);
-    // What can't be read may be what nothing can be renamed over: a directory.
+    // An unreadable witness may be a directory, over which no file can be renamed.
     if ((await this.read()) === 'unreadable') await setAside(this.#path);
     await writeFileDurably(this.#path, bytes, 0o600);
     this.#last = noted;
   }
 
-  /** There's one, and it's about this database. */
+  /** Goes on with the note that was read. */
   goOn(noted: Noted): void {
     this.#last = noted;
   }
@@ -84,7 +84,7 @@ export class Witness {
     return this.#last !== undefined;
   }
 
-  /** @throws the system's error: then what follows mustn't be acknowledged */
+  /** @throws the system's error: then later commits must not be acknowledged */
   note(commit: number): void {
     if (!this.#last) throw new Error('the witness has not begun');
     this.#file ??= openSync(this.#path, 'r+');
@@ -107,7 +107,7 @@ export class Witness {
     }
   }
 
-  /** The counts are those after the last commit, as its caller has them in memory by now. */
+  /** Notes the last commit again: by now the counts include it. */
   async #sync(): Promise<void> {
     if (this.#file === undefined || !this.#last) return;
     this.note(this.#last.commit);

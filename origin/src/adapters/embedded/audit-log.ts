@@ -2,7 +2,7 @@ import { type AuditEntry, type AuditFilter, type AuditHead, isWanted } from '@si
 import type { AuditEvent, AuditLog } from '../../audit/audit.ts';
 import { auditKey, type EmbeddedDatabase } from './database.ts';
 
-/** Entries that one search looks at: whoever wants more asks again from there. */
+/** Entries that one search looks at. The next search goes on from there. */
 export const MAX_SCANNED_ENTRIES = 10_000;
 
 /** The audit log in the origin's database. */

@@ -6,13 +6,13 @@ import { Rows, type RowWrite } from './rows.ts';
 
 /** Details of one audit entry, as JSON; of longer ones the log keeps their length and hash. */
 export const MAX_DETAILS_BYTES = 4 * 1024;
-/** Transactions that share one write to the disk, and rows after which no further one joins. */
+/** Transactions that share one commit at the most, and the number of rows after which no further one joins. */
 const MAX_TRANSACTIONS_PER_COMMIT = 500;
 const MAX_ROWS_PER_COMMIT = 5000;
 const SEQ_DIGITS = 16;
 
 interface Waiting {
-  /** @returns calls the transaction's caller back once it is durable */
+  /** @returns resolves the promise of the transaction's caller; called once it is durable */
   decide: (transaction: Transaction) => () => void;
   reject: (error: unknown) => void;
 }
@@ -24,7 +24,7 @@ class Batch {
   readonly index = new Map<string, string | undefined>();
 }
 
-/** One transaction: what it decides on doesn't change before its writes are durable. */
+/** One transaction: what it has looked at doesn't change before its writes are durable. */
 export class Transaction {
   readonly #batch: Batch;
   readonly #own = new Batch();
@@ -39,7 +39,7 @@ export class Transaction {
     return this.#own.rows.get(name) ?? this.#batch.rows.get(name);
   }
 
-  /** All of those of one table. */
+  /** All written rows of one table. */
   *allWritten(table: Table): Generator<RowWrite> {
     for (const rows of [this.#batch.rows, this.#own.rows])
       for (const write of rows.values()) if (write.table === table) yield write;
@@ -49,23 +49,23 @@ export class Transaction {
     for (const write of writes) this.#own.rows.set(`${write.table}!${write.key}`, write);
   }
 
-  /** Entries of the audit log that are durable together with what is written. */
+  /** Adds entries of the audit log, which become durable together with the rows. */
   record(...events: readonly AuditEvent[]): void {
     this.#own.events.push(...events);
   }
 
-  /** Says for the transactions of the same commit where an index of its caller's leads now. */
+  /** Sets an entry of an index that the caller keeps in memory, for the transactions of the same commit. */
   setIndex(name: string, key: string | undefined): void {
     this.#own.index.set(name, key);
   }
 
-  /** @param stored where it leads by what is durable */
+  /** Reads such an entry. @param stored the entry by what is durable */
   index(name: string, stored: string | undefined): string | undefined {
     for (const { index } of [this.#own, this.#batch]) if (index.has(name)) return index.get(name);
     return stored;
   }
 
-  /** Hands all of it to the commit. */
+  /** Adds the transaction to its commit. */
   join(): void {
     for (const [name, write] of this.#own.rows) this.#batch.rows.set(name, write);
     for (const [name, key] of this.#own.index) this.#batch.index.set(name, key);
@@ -76,7 +76,7 @@ export class Transaction {
 /**
  * The origin's database: tables in a key-value store of one process. Everything that several stores write is decided and written here, one
  * transaction after the other, so that what a transaction has looked at is still true when it's durable. Transactions that come while
- * the disk is busy share the next commit. Whoever keeps rows in memory is told of each commit before its callers are.
+ * the disk is busy share the next commit. Stores that keep rows in memory are told of each commit before its callers are.
  *
  * The audit log's chain is made here, too: a change and the entry that tells of it are there together, or neither is.
  */

@@ -209,7 +209,7 @@ export class EmbeddedFleetStore implements FleetStore {
     epoch?: string,
   ): AsyncGenerator<{ place: ReportPlace; lengthBytes: number }> {
     const prefix = `${epoch === undefined ? id : keyOf(id, epoch)}!`;
-    // Whatever their form: what can't be read any more makes way like the others.
+    // Whatever their form: a report that can't be read any more makes way like the others.
     for await (const [key, value] of this.#database.rows.stored('report', { prefix })) {
       const [, ofEpoch = '', seq = ''] = key.split('!');
       const place = { id, epoch: ofEpoch, seq: Number(seq) };

@@ -69,20 +69,20 @@ export function emptied(directory: string): SitecastError {
   return lostError(ownerOf(directory), { what, missing: 0, known: undefined });
 }
 
-/** What became of a database before a recovery could begin. */
+/** A database that was made readable for a recovery. */
 export interface MendedDatabase {
   store: LevelStore;
   /** What it had lost, in words; undefined where it was whole. */
   lost: string | undefined;
-  /** Its files of which a part, or all, could not be read; values that were none any more. */
+  /** Files of which a part, or all, could not be read; and how many values could not be decoded. */
   damagedFiles: string[];
   undecodable: number;
-  /** Where it was put, if nothing could be made of it. */
+  /** Where the database was put, if it was entirely unreadable. */
   putAside: string | undefined;
 }
 
 /**
- * Opens the database of a data directory in spite of what it has lost, and makes it readable first, if need be.
+ * Opens the database of a data directory even where it has lost something, and makes it readable first where it has to.
  * @throws SITECAST_DATA_IN_USE, SITECAST_NO_SPACE, SITECAST_STATE_UNREADABLE
  */
 export async function mendDatabase(directory: string, known: Known): Promise<MendedDatabase> {
@@ -99,7 +99,7 @@ export async function mendDatabase(directory: string, known: Known): Promise<Men
   return { store, lost, damagedFiles, undecodable, putAside };
 }
 
-/** Whether there's an origin's data at all. */
+/** Whether the directory holds an origin's data. */
 export async function hasData(directory: string): Promise<boolean> {
   return (await isThere(join(directory, STATE))) || (await isPublished(directory));
 }

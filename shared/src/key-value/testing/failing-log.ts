@@ -1,8 +1,8 @@
 import { closeSync, openSync, readdirSync, readlinkSync } from 'node:fs';
 
 /**
- * Puts another file in the place of the one that LevelDB writes its log to, within this process: what the kernel then says to a write is
- * real (`/dev/full`: no space left), without a disk that's full.
+ * Puts another file in the place of the one to which LevelDB writes its log, within this process: the kernel's answer to a write is then
+ * real (`/dev/full`: no space left), without a full disk.
  * @param path the database's directory
  * @returns the log's path
  */
@@ -28,7 +28,7 @@ function targetOf(name: string): string | undefined {
   try {
     return readlinkSync(`/proc/self/fd/${name}`);
   } catch {
-    // The descriptor with which the folder was read.
+    // The descriptor by which the folder was read.
     return undefined;
   }
 }
