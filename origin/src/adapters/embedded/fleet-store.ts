@@ -228,9 +228,10 @@ export class EmbeddedFleetStore implements FleetStore {
   async saveSeen(): Promise<void> {
     const seen = this.registry.takeUnsavedSeen();
     if (seen.size === 0) return;
-    const writes = Array.from(seen, ([key, value]) => ({ table: 'seen' as const, key, value }));
     try {
-      await this.#database.transact(transaction => transaction.write(...writes));
+      await this.#database.transact(transaction => {
+        for (const [key, value] of seen) transaction.write({ table: 'seen', key, value });
+      });
     } catch (error) {
       this.registry.giveBackUnsavedSeen(seen.keys());
       throw error;
@@ -244,12 +245,10 @@ export class EmbeddedFleetStore implements FleetStore {
   }
 
   async saveReportingGateways(changes: ReadonlyMap<string, boolean>): Promise<void> {
-    const writes = Array.from(changes, ([key, isReporting]) => ({
-      table: 'presence' as const,
-      key,
-      value: isReporting ? (true as const) : undefined,
-    }));
-    await this.#database.transact(transaction => transaction.write(...writes));
+    await this.#database.transact(transaction => {
+      for (const [key, isReporting] of changes)
+        transaction.write({ table: 'presence', key, value: isReporting ? true : undefined });
+    });
   }
 }
 

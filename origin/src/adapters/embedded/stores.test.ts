@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { openLevelStore } from '@sitecast/shared/key-value';
 import { MemoryStore } from '@sitecast/shared/key-value/testing';
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { testLog } from '../../testing/origin.ts';
 import { testFleetStore } from '../../testing/conformance/fleet-store.ts';
 import { testLeadership } from '../../testing/conformance/leadership.ts';
@@ -74,4 +74,11 @@ describe('the lock of a data directory', () => {
       close: async () => rmSync(path, { recursive: true }),
     };
   });
+});
+
+it('saves when more members were heard than a call takes arguments', async () => {
+  const { fleetStore } = await openStores(new Tables(new MemoryStore()), now);
+  for (let at = 0; at < 150_000; at += 1) fleetStore.registry.saw(`member ${at}`, at);
+  await fleetStore.saveSeen();
+  expect(fleetStore.registry.takeUnsavedSeen().size).toBe(0);
 });
