@@ -16,7 +16,7 @@ import { DiskFrames } from './adapters/disk-frames.ts';
 import { DiskMirror } from './adapters/disk-mirror.ts';
 import { joinFleetNetwork } from './adapters/fleet-network.ts';
 import { HELD_ONLY, HttpUpstream, MAY_FETCH } from './adapters/http-upstream.ts';
-import { httpSiblings } from './adapters/http-sibling.ts';
+import { httpPeerGateways } from './adapters/http-peer-gateway.ts';
 import { openSiteNode } from './adapters/site-node.ts';
 import { MAX_UPSTREAM_FETCHES } from './chunks/fetch-queue.ts';
 import { openDatabase } from './database.ts';
@@ -148,7 +148,7 @@ async function openAdapters(settings: GatewaySettings, options: AdapterOptions):
     openUpstreams: (wanLimits, metrics) =>
       openUpstreams(upstreams, { wanLimits, metrics, identity, now, signal }),
     openPeerGatewayClient: onRefused =>
-      httpSiblings({ ownId: identity.id, chunks: PEER_GATEWAY_STORE, connections: via, onRefused }),
+      httpPeerGateways({ ownId: identity.id, chunks: PEER_GATEWAY_STORE, connections: via, onRefused }),
     joinSiteNetwork: () => openSiteNode({ settings, identity, log }),
     joinFleetNetwork: book => joinFleetNetwork({ settings, identity, book, now, log, signal }),
     onTrusted: () => originFile.remember(originUrl),

@@ -3,7 +3,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
-import { MAX_SIBLING_ANSWER_BYTES } from './adapters/http-sibling.ts';
+import { MAX_IDENTITY_ANSWER_BYTES } from './adapters/http-peer-gateway.ts';
 import { ownerOf } from './peer-gateways/shared-fetching.ts';
 import type { FakeOrigin, PublishedImage } from './testing/fake-origin.ts';
 import { removeTemporaryDirectories, type TestGateway, GatewayHarness, until } from './testing/harness.ts';
@@ -187,8 +187,8 @@ it('counts no gateway of its site that says another site, too much, or nothing',
     right,
     JSON.stringify({ id, site: 'porto' }),
     JSON.stringify({ id: 'x' }),
-    `${right}${' '.repeat(MAX_SIBLING_ANSWER_BYTES - right.length)}`,
-    `${right}${' '.repeat(MAX_SIBLING_ANSWER_BYTES - right.length + 1)}`,
+    `${right}${' '.repeat(MAX_IDENTITY_ANSWER_BYTES - right.length)}`,
+    `${right}${' '.repeat(MAX_IDENTITY_ANSWER_BYTES - right.length + 1)}`,
     'hello',
   ];
   const asked = new Set<number>();

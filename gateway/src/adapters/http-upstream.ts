@@ -1,17 +1,14 @@
 import type { ChunkStore } from '@sitecast/shared/content';
-import { SitecastError } from '@sitecast/shared/errors';
-import { signRequest } from '@sitecast/shared/http-signature';
 import type { Identity } from '@sitecast/shared/identity';
-import { type Answer, Connections, noAnswer, send } from '@sitecast/shared/outbound';
+import type { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher, type MetadataFetcher } from '@sitecast/shared/trust';
+import { SiteClient } from '@sitecast/shared/upstream';
 import type { Upstream, UpstreamAnswer } from '../upstream/upstream.ts';
 
 /** Says that a request comes from a gateway: another one passes it on to no third; a chunk it may fetch from the origin. */
 export const MAY_FETCH = { 'sitecast-forwarded': '1' };
 /** The same for a chunk that's given only if it's there. */
 export const HELD_ONLY = { 'sitecast-forwarded': '2' };
-/** The longest answer of the site API. */
-const MAX_ANSWER_BYTES = 1024 * 1024;
 /** The longest timestamp. */
 const MAX_TIMESTAMP_BYTES = 16 * 1024;
 const ANSWER_TIMEOUT_MS = 15_000;
@@ -45,16 +42,23 @@ export class HttpUpstream implements Upstream {
   readonly targets: MetadataFetcher;
   readonly chunks: ChunkStore;
   readonly #options: HttpUpstreamOptions;
-  readonly #connections: Connections;
-  /** The upstream's clock less ours, as it said itself: for signing requests to it, and nothing else. */
-  #clockOffsetMs = 0;
+  readonly #client: SiteClient;
 
   constructor(options: HttpUpstreamOptions) {
+    const { identity, now, connections } = options;
     this.#options = options;
-    this.#connections = options.connections ?? Connections.direct;
     this.url = options.url.replace(/\/*$/, '');
     this.isOrigin = options.isOrigin;
     this.chunks = options.chunks;
+    this.#client = new SiteClient(this.url, {
+      identity,
+      now,
+      connections,
+      headers: MAY_FETCH,
+      code: 'SITECAST_UPSTREAM_UNREACHABLE',
+      subject: this.url,
+      timeoutMs: ANSWER_TIMEOUT_MS,
+    });
     this.metadata = this.#fetcher('metadata');
     this.targets = this.#fetcher('targets');
   }
@@ -63,92 +67,41 @@ export class HttpUpstream implements Upstream {
     etag: string | undefined,
     { waitS, signal }: { waitS: number; signal: AbortSignal },
   ): Promise<{ etag: string | undefined; isChanged: boolean }> {
-    const response = await this.#send('/metadata/timestamp.json', {
+    const path = '/metadata/timestamp.json';
+    const { status, headers, lengthBytes } = await this.#client.get(path, {
       headers: {
         'cache-control': 'no-cache',
         ...(etag === undefined ? {} : { prefer: `wait=${waitS}`, 'if-none-match': etag }),
       },
-      signal: AbortSignal.any([signal, AbortSignal.timeout(waitS * 1000 + WAIT_GRACE_MS)]),
+      signal,
+      timeoutMs: waitS * 1000 + WAIT_GRACE_MS,
+      maxBytes: MAX_TIMESTAMP_BYTES,
     });
-    const body = await this.#readBounded(response, MAX_TIMESTAMP_BYTES);
-    this.#options.onBytes('metadata', body.length);
-    if (response.status === 304) return { etag, isChanged: false };
-    if (response.status !== 200) throw unreachable(this.url, `it answered with status ${response.status}`);
-    return { etag: response.headers.etag, isChanged: true };
+    this.#options.onBytes('metadata', lengthBytes);
+    if (status === 304) return { etag, isChanged: false };
+    if (status !== 200) throw this.#client.unusable(path, `it answered with status ${status}`);
+    return { etag: headers.etag, isChanged: true };
   }
 
   async ask(path: string, body?: unknown): Promise<UpstreamAnswer> {
-    const answer = await this.#ask(path, body);
-    const isClock =
-      answer.status === 401 && problemCodeOf(answer.json) === 'SITECAST_REQUEST_CLOCK' && answer.dateMs > 0;
-    if (body === undefined || !isClock) return answer;
-    this.#clockOffsetMs = answer.dateMs - this.#options.now();
-    return this.#ask(path, body);
-  }
-
-  async #ask(path: string, body: unknown): Promise<UpstreamAnswer & { dateMs: number }> {
-    const bytes = body === undefined ? undefined : Buffer.from(JSON.stringify(body));
-    const { identity, now, signal, onSent } = this.#options;
-    const url = this.url + path;
-    if (bytes) onSent?.(bytes.length);
-    const response = await this.#send(path, {
-      ...(bytes && {
-        method: 'POST',
-        body: bytes,
-        headers: {
-          'content-type': 'application/json',
-          ...(await signRequest({ method: 'POST', url, body: bytes }, identity, now() + this.#clockOffsetMs)),
-        },
-      }),
-      signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_TIMEOUT_MS)]),
-    });
-    const received = await this.#readBounded(response, MAX_ANSWER_BYTES);
-    this.#options.onBytes('site', received.length);
-    const dateMs = Date.parse(response.headers.date ?? '') || 0;
-    return { status: response.status, json: parseJson(received), dateMs };
-  }
-
-  async #send(
-    path: string,
-    init: { method?: string; body?: Uint8Array; headers?: Record<string, string>; signal: AbortSignal },
-  ): Promise<Answer> {
-    const headers = { ...init.headers, ...MAY_FETCH };
-    try {
-      return await send(this.#connections.shared, this.url + path, { ...init, headers });
-    } catch (cause) {
-      throw this.#noAnswer(cause);
-    }
-  }
-
-  async #readBounded({ body }: Answer, maxBytes: number): Promise<Buffer> {
-    const parts: Buffer[] = [];
-    let lengthBytes = 0;
-    try {
-      for await (const part of body) {
-        lengthBytes += part.length;
-        if (lengthBytes > maxBytes) throw unreachable(this.url, `it sends more than ${maxBytes} bytes`);
-        parts.push(part);
-      }
-    } catch (cause) {
-      throw this.#noAnswer(cause);
-    }
-    return Buffer.concat(parts, lengthBytes);
-  }
-
-  #noAnswer(cause: unknown): SitecastError {
-    return noAnswer(cause, new URL(this.url), {
-      code: 'SITECAST_UPSTREAM_UNREACHABLE',
-      connections: this.#connections,
-      isTriedAgain: true,
-      subject: this.url,
-    });
+    const { signal, onBytes, onSent } = this.#options;
+    const request = {
+      signal,
+      onAnswer: (lengthBytes: number) => onBytes('site', lengthBytes),
+      ...(onSent && { onSend: onSent }),
+    };
+    const { status, json } =
+      body === undefined
+        ? await this.#client.get(path, request)
+        : await this.#client.post(path, Buffer.from(JSON.stringify(body)), request);
+    return { status, json };
   }
 
   #fetcher(kind: 'metadata' | 'targets'): MetadataFetcher {
-    const { timeoutMs, idleTimeoutMs, onBytes } = this.#options;
+    const { timeoutMs, idleTimeoutMs, connections, onBytes } = this.#options;
     const fetcher = new HttpFetcher(`${this.url}/${kind}`, {
       headers: MAY_FETCH,
-      connections: this.#connections,
+      ...(connections && { connections }),
       ...(timeoutMs === undefined ? {} : { timeoutMs }),
       ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
     });
@@ -160,23 +113,4 @@ export class HttpUpstream implements Upstream {
       },
     };
   }
-}
-
-function parseJson(bytes: Buffer): unknown {
-  try {
-    return JSON.parse(bytes.toString('utf8'));
-  } catch {
-    // Whoever asked decides what an answer without JSON is good for.
-    return undefined;
-  }
-}
-
-function problemCodeOf(json: unknown): string | undefined {
-  return typeof json === 'object' && json !== null && 'code' in json ? String(json.code) : undefined;
-}
-
-function unreachable(url: string, why: string): SitecastError {
-  return new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', `${url}: ${why}`, {
-    data: { url },
-  });
 }

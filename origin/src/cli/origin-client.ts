@@ -1,7 +1,6 @@
-import type { IncomingMessage } from 'node:http';
 import { type ErrorCode, type ErrorKind, SitecastError } from '@sitecast/shared/errors';
 import { MAX_DETAIL_CHARS, MAX_HINT_CHARS } from '@sitecast/shared/http-problem';
-import { Connections, noAnswer, type Pool } from '@sitecast/shared/outbound';
+import { Connections, HttpClient, readBounded } from '@sitecast/shared/outbound';
 import { z } from 'zod';
 
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
@@ -9,6 +8,7 @@ const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
 const SILENCE_TIMEOUT_MS = 15 * 60_000;
 /** Uploads run side by side; each has a connection of its own. */
 const MAX_CONNECTIONS = 8;
+const NO_BODY = new Uint8Array(0);
 
 const KIND_OF_STATUS = new Map<number, ErrorKind>([
   [400, 'badInput'],
@@ -52,20 +52,24 @@ interface Answer {
   body: Buffer;
 }
 
-class StaleConnectionError extends Error {}
-
 /** Speaks to an origin's `/api/v1` with an operator's token. Every failure is a SitecastError that says what to do. */
 export class OriginClient {
   readonly url: URL;
   readonly connections: Connections;
   readonly #token: string | undefined;
-  readonly #pool: Pool;
+  readonly #http: HttpClient;
 
   constructor(origin: string, token: string | undefined, connections = Connections.direct) {
     this.url = parseOriginUrl(origin);
     this.#token = token;
     this.connections = connections;
-    this.#pool = connections.pool({ maxSockets: MAX_CONNECTIONS });
+    this.#http = new HttpClient(this.url.href, {
+      connections,
+      maxSockets: MAX_CONNECTIONS,
+      code: 'SITECAST_ORIGIN_UNREACHABLE',
+      hint: 'is the origin running, and is --origin right?',
+      subject: `no answer from ${this.url.href}`,
+    });
   }
 
   async json<T>(path: string, schema: z.ZodType<T>, request: OriginRequest = {}): Promise<T> {
@@ -100,55 +104,24 @@ export class OriginClient {
     return (await this.#answer('/healthz', {})).dateMs;
   }
 
-  async #answer(path: string, options: OriginRequest): Promise<Answer> {
-    try {
-      return await this.#exchange(new URL(path.slice(1), this.url), options);
-    } catch (error) {
-      if (error instanceof SitecastError || options.signal?.aborted) throw error;
-      throw noAnswer(error, this.url, {
-        code: 'SITECAST_ORIGIN_UNREACHABLE',
-        connections: this.connections,
-        hint: 'is the origin running, and is --origin right?',
-        subject: `no answer from ${this.url.href}`,
-      });
-    }
-  }
-
-  async #exchange(url: URL, options: OriginRequest): Promise<Answer> {
-    try {
-      return await this.#exchangeOnce(url, options);
-    } catch (error) {
-      // The origin closed a kept connection just as it was used again. All requests can be repeated.
-      if (!(error instanceof StaleConnectionError)) throw error;
-      return await this.#exchangeOnce(url, options);
-    }
-  }
-
-  #exchangeOnce(url: URL, { method = 'GET', json, bytes, signal }: OriginRequest): Promise<Answer> {
-    const body = json === undefined ? (bytes ?? Buffer.alloc(0)) : Buffer.from(JSON.stringify(json));
-    const headers: Record<string, string | number> = {
-      accept: 'application/json',
-      'content-length': body.length,
-    };
+  #answer(path: string, { method = 'GET', json, bytes, signal }: OriginRequest): Promise<Answer> {
+    const headers: Record<string, string> = { accept: 'application/json' };
     if (this.#token !== undefined) headers.authorization = `Bearer ${this.#token}`;
     if (json !== undefined) headers['content-type'] = 'application/json';
     else if (bytes !== undefined) headers['content-type'] = 'application/octet-stream';
-    return new Promise((resolve, reject) => {
-      const sending = this.#pool.request(url, { method, headers, ...(signal && { signal }) });
-      sending.setTimeout(SILENCE_TIMEOUT_MS, () => {
-        sending.destroy(new Error(`silence for ${SILENCE_TIMEOUT_MS / 60_000} minutes`));
-      });
-      sending.once('response', response => {
-        readBounded(response, MAX_ANSWER_BYTES).then(
-          read => resolve({ status: response.statusCode ?? 0, dateMs: dateOf(response), body: read }),
-          reject,
-        );
-      });
-      sending.once('error', (error: NodeJS.ErrnoException) => {
-        const isStale = sending.reusedSocket && error.code === 'ECONNRESET';
-        reject(isStale ? new StaleConnectionError(error.message, { cause: error }) : error);
-      });
-      sending.end(body);
+    const request = {
+      method,
+      headers,
+      body: json === undefined ? (bytes ?? NO_BODY) : Buffer.from(JSON.stringify(json)),
+      signal,
+      silenceMs: SILENCE_TIMEOUT_MS,
+      silenceText: `silence for ${SILENCE_TIMEOUT_MS / 60_000} minutes`,
+    };
+    return this.#http.exchange(path.slice(1), request, async answer => {
+      const body = await readBounded(answer.body, MAX_ANSWER_BYTES);
+      if (!body) throw answerTooLong();
+      const dateMs = Date.parse(answer.headers.date ?? '');
+      return { status: answer.status, dateMs: Number.isNaN(dateMs) ? undefined : dateMs, body };
     });
   }
 
@@ -189,11 +162,6 @@ export class OriginClient {
   }
 }
 
-function dateOf({ headers }: IncomingMessage): number | undefined {
-  const ms = Date.parse(headers.date ?? '');
-  return Number.isNaN(ms) ? undefined : ms;
-}
-
 function parseOriginUrl(text: string): URL {
   let url: URL;
   try {
@@ -213,19 +181,10 @@ function badUrl(text: string): SitecastError {
   });
 }
 
-async function readBounded(parts: IncomingMessage, maxBytes: number): Promise<Buffer> {
-  const kept: Buffer[] = [];
-  let lengthBytes = 0;
-  for await (const part of parts as AsyncIterable<Buffer>) {
-    lengthBytes += part.length;
-    if (lengthBytes > maxBytes) {
-      throw new SitecastError(
-        'tooLarge',
-        'SITECAST_ORIGIN_ANSWER',
-        `an answer of more than ${maxBytes} bytes`,
-      );
-    }
-    kept.push(part);
-  }
-  return Buffer.concat(kept, lengthBytes);
+function answerTooLong(): SitecastError {
+  return new SitecastError(
+    'tooLarge',
+    'SITECAST_ORIGIN_ANSWER',
+    `an answer of more than ${MAX_ANSWER_BYTES} bytes`,
+  );
 }

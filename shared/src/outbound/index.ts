@@ -1,4 +1,2 @@
 export { Connections } from './connections.ts';
-export { noAnswer } from './failure.ts';
-export type { Pool } from './pool.ts';
-export { type Answer, send, type Sending } from './send.ts';
+export { type HttpAnswer, HttpClient, type HttpRequest, readBounded, refuseRedirect } from './http-client.ts';

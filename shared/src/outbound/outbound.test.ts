@@ -10,9 +10,11 @@ import { chunkIdOf, HttpStore } from '../content/index.ts';
 import { HttpFetcher } from '../trust/index.ts';
 import { Connections } from './connections.ts';
 import { noAnswer } from './failure.ts';
-import { send } from './send.ts';
+import { HttpClient, readBounded } from './http-client.ts';
 import { ELSEWHERE, EXPIRED, portOf, SELF_SIGNED, TEST_CA, TestProxy, VALID } from './testing/index.ts';
 import { timedOut, TunnelAgent } from './tunnel.ts';
+
+const MAX_ANSWER_BYTES = 1000;
 
 let directory: string;
 let caPath: string;
@@ -53,16 +55,11 @@ const open = (
   ca: string | undefined = caPath,
 ): Promise<Connections> => Connections.open({ ca, variables });
 
-async function ask(connections: Connections, url: string): Promise<string> {
-  const signal = AbortSignal.timeout(30_000);
-  try {
-    const { body } = await send(connections.shared, url, { signal });
-    const pieces: Buffer[] = [];
-    for await (const piece of body) pieces.push(piece);
-    return Buffer.concat(pieces).toString();
-  } catch (error) {
-    throw noAnswer(error, new URL(url), { code: 'SITECAST_ORIGIN_UNREACHABLE', connections });
-  }
+function ask(connections: Connections, url: string): Promise<string> {
+  const client = new HttpClient(url, { connections, code: 'SITECAST_ORIGIN_UNREACHABLE' });
+  return client.exchange('', { timeoutMs: 30_000 }, async ({ body }) =>
+    String(await readBounded(body, MAX_ANSWER_BYTES)),
+  );
 }
 
 describe('TLS', () => {
@@ -195,13 +192,17 @@ describe('through a proxy', () => {
       more = () => response.end('data: 2\n\n');
     });
     const connections = await open({ HTTPS_PROXY: proxy.url });
-    const stop = new AbortController();
-    const { body } = await send(connections.shared, `https://server.test:${port}/`, { signal: stop.signal });
+    const client = new HttpClient(`https://server.test:${port}/`, {
+      connections,
+      code: 'SITECAST_ORIGIN_UNREACHABLE',
+    });
     const seen: string[] = [];
-    for await (const piece of body) {
-      seen.push(piece.toString());
-      more();
-    }
+    await client.exchange('', {}, async ({ body }) => {
+      for await (const piece of body) {
+        seen.push(piece.toString());
+        more();
+      }
+    });
     expect(seen).toEqual(['data: 1\n\n', 'data: 2\n\n']);
     const waiting = ask(connections, `https://server.test:${port}/`);
     await expect.poll(() => proxy.asked.length).toBe(1);

@@ -1,0 +1,57 @@
+import { gatewayIdentitySchema } from '@sitecast/shared/api';
+import { HttpStore, type HttpStoreOptions } from '@sitecast/shared/content';
+import type { SitecastError } from '@sitecast/shared/errors';
+import { type Connections, HttpClient, readBounded, refuseRedirect } from '@sitecast/shared/outbound';
+import { verifyOrUnavailable } from '../chunks/verify-or-unavailable.ts';
+import { ASKER_HEADER } from '../http/context.ts';
+import type { PeerGatewayClient } from '../peer-gateways/peer-gateways.ts';
+import { HELD_ONLY, MAY_FETCH } from './http-upstream.ts';
+
+/** On a LAN. A peer gateway is asked often whether it is alive, and in vain while it is gone. */
+const ASK_TIMEOUT_MS = 1500;
+export const MAX_IDENTITY_ANSWER_BYTES = 4096;
+
+interface HttpPeerGatewayOptions {
+  ownId: string;
+  chunks: HttpStoreOptions;
+  connections: Connections;
+  onRefused: (url: string, error: SitecastError) => void;
+}
+
+/** The other gateways of a site, over HTTP. */
+export function httpPeerGateways(options: HttpPeerGatewayOptions): PeerGatewayClient {
+  const { ownId, chunks, connections, onRefused } = options;
+  return {
+    ask: async (url, signal) => {
+      const client = new HttpClient(url, {
+        connections,
+        headers: { [ASKER_HEADER]: ownId },
+        code: 'SITECAST_UPSTREAM_UNREACHABLE',
+      });
+      try {
+        const request = { signal, timeoutMs: ASK_TIMEOUT_MS };
+        return await client.exchange('/site/v1/gateway', request, async answer => {
+          refuseRedirect(answer);
+          const body = await readBounded(answer.body, MAX_IDENTITY_ANSWER_BYTES);
+          if (!body || answer.status !== 200) return undefined;
+          return gatewayIdentitySchema.parse(JSON.parse(body.toString('utf8')));
+        });
+      } catch {
+        // Nothing answers, something else does, or too slowly: either way there is no gateway to share the work with.
+        return undefined;
+      }
+    },
+    open: url => {
+      const fetched = new HttpStore(`${url}/chunks`, { ...chunks, via: connections, headers: MAY_FETCH });
+      const held = new HttpStore(`${url}/chunks`, { ...chunks, via: connections, headers: HELD_ONLY });
+      return {
+        fetched: verifyOrUnavailable(fetched, onRefused),
+        held: verifyOrUnavailable(held, onRefused),
+        close: () => {
+          fetched.close();
+          held.close();
+        },
+      };
+    },
+  };
+}

@@ -1,0 +1,212 @@
+import type { ClientRequest, IncomingHttpHeaders, IncomingMessage } from 'node:http';
+import { type ErrorCode, isSystemError, SitecastError } from '../errors.ts';
+import { Connections } from './connections.ts';
+import { noAnswer } from './failure.ts';
+import type { Pool } from './pool.ts';
+
+export interface HttpClientOptions {
+  /** Through which proxies, and trusting which authorities. Default: no proxies, Node's authorities. */
+  connections?: Connections | undefined;
+  /** Connections to the server at one time; further requests wait. Default: no bound, and the process's shared connections. */
+  maxSockets?: number;
+  /** Go with every request. */
+  headers?: Readonly<Record<string, string>>;
+  /** Of errors that have no code of their own: nobody listens there, a broken connection. */
+  code: ErrorCode;
+  /** What to do about such an error; default: a question. */
+  hint?: string;
+  /** The caller tries again by itself: a certificate that isn't trusted now is `unreachable`, too. Default: `untrusted`, for people. */
+  isTriedAgain?: boolean;
+  /** What errors name; default: the URL that was asked for. */
+  subject?: string;
+}
+
+export interface HttpRequest {
+  method?: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
+  headers?: Readonly<Record<string, string>>;
+  /** Isn't copied: it must not change until the exchange has settled. */
+  body?: Uint8Array | undefined;
+  /** Gives up with the signal's reason. */
+  signal?: AbortSignal | undefined;
+  /** From the call until the answer is read, the wait for a free connection included. */
+  timeoutMs?: number;
+  /** From when there is a connection until the answer is read. */
+  deadlineMs?: number;
+  /** The server, once connected, may neither take nor send a byte for so long. */
+  silenceMs?: number;
+  /** How an error says that there was silence. */
+  silenceText?: string;
+  /** Goes into errors, besides the URL. */
+  data?: Record<string, unknown>;
+}
+
+export interface HttpAnswer {
+  status: number;
+  headers: IncomingHttpHeaders;
+  body: AsyncIterable<Buffer>;
+}
+
+const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
+
+/** How every part of Sitecast asks a server: one request, its answer read within bounds, one kind of error. */
+export class HttpClient {
+  readonly #base: string;
+  readonly #options: HttpClientOptions;
+  readonly #connections: Connections;
+  readonly #ownPool: Pool | undefined;
+
+  /** @param base what stands before each path */
+  constructor(base: string, options: HttpClientOptions) {
+    const { connections = Connections.direct, maxSockets } = options;
+    this.#base = base;
+    this.#options = options;
+    this.#connections = connections;
+    this.#ownPool = maxSockets === undefined ? undefined : connections.pool({ maxSockets });
+  }
+
+  /**
+   * Sends a request and reads its answer. No redirect is followed: it would lead to a host that nobody configured. A server may
+   * close a kept connection just as it is used again: then the request is sent once more.
+   * @param read gets the answer while its connection is held; it may be called twice for a GET, and leaves of the body what it likes
+   * @throws what `read` throws as SitecastError; the signal's reason; an error of this client's code, or a more precise one, where there
+   *   was no whole answer
+   */
+  async exchange<T>(
+    path: string,
+    request: HttpRequest,
+    read: (answer: HttpAnswer) => Promise<T>,
+  ): Promise<T> {
+    const url = this.urlOf(path);
+    try {
+      return await this.#exchange(url, request, read);
+    } catch (error) {
+      if (error instanceof SitecastError) throw error;
+      request.signal?.throwIfAborted();
+      const { code, hint, isTriedAgain, subject } = this.#options;
+      throw noAnswer(error, subject === undefined ? url : new URL(this.#base), {
+        code,
+        connections: this.#connections,
+        ...(hint !== undefined && { hint }),
+        ...(isTriedAgain !== undefined && { isTriedAgain }),
+        ...(subject !== undefined && { subject }),
+        ...(request.data && { data: request.data }),
+      });
+    }
+  }
+
+  urlOf(path: string): URL {
+    return new URL(this.#base + path);
+  }
+
+  /** The error for an answer that came and is of no use. */
+  unusable(path: string, why: string): SitecastError {
+    const { code, subject } = this.#options;
+    const url = subject === undefined ? this.urlOf(path).href : this.#base;
+    return new SitecastError('unreachable', code, `${subject ?? url}: ${why}`, { data: { url } });
+  }
+
+  /** Closes the connections that are kept open for this client alone. */
+  close(): void {
+    this.#ownPool?.close();
+  }
+
+  async #exchange<T>(url: URL, request: HttpRequest, read: (answer: HttpAnswer) => Promise<T>): Promise<T> {
+    const signal = signalOf(request);
+    const { method = 'GET', headers, body } = request;
+    const init = {
+      method,
+      headers: { ...this.#options.headers, ...headers, ...(body && { 'content-length': body.length }) },
+    };
+    for (let isRetry = false; ; isRetry = true) {
+      signal?.throwIfAborted();
+      const sent = (this.#ownPool ?? this.#connections.shared).request(url, init);
+      let isAnswered = false;
+      try {
+        return await limited(sent, request, signal, async () => {
+          const response = await answerTo(sent, body);
+          isAnswered = true;
+          return await read({ status: response.statusCode ?? 0, headers: response.headers, body: response });
+        });
+      } catch (error) {
+        signal?.throwIfAborted();
+        const isRepeatable = !isAnswered || method === 'GET' || method === 'HEAD';
+        if (!isRetry && isRepeatable && isStale(sent, error)) continue;
+        throw error;
+      } finally {
+        // Lets go of an answer that wasn't read to its end; a connection that can be used again is free by now.
+        sent.destroy();
+      }
+    }
+  }
+}
+
+/** @throws an Error that says so, for an answer that leads elsewhere */
+export function refuseRedirect({ status }: HttpAnswer): void {
+  if (REDIRECTS.has(status)) throw new Error(`it answered with status ${status}: redirects are not followed`);
+}
+
+/**
+ * Reads a body to its end.
+ * @param onPiece is awaited after each piece, before the next is read: it slows the sender down
+ * @returns undefined as soon as it is longer than `maxBytes`; the connection ends then
+ */
+export async function readBounded(
+  body: AsyncIterable<Buffer>,
+  maxBytes: number,
+  onPiece?: (lengthBytes: number) => Promise<void> | undefined,
+): Promise<Buffer | undefined> {
+  const pieces: Buffer[] = [];
+  let lengthBytes = 0;
+  for await (const piece of body) {
+    lengthBytes += piece.length;
+    if (lengthBytes > maxBytes) return undefined;
+    pieces.push(piece);
+    await onPiece?.(piece.length);
+  }
+  return Buffer.concat(pieces, lengthBytes);
+}
+
+function signalOf({ signal, timeoutMs }: HttpRequest): AbortSignal | undefined {
+  if (timeoutMs === undefined) return signal;
+  const timeout = AbortSignal.timeout(timeoutMs);
+  return signal ? AbortSignal.any([signal, timeout]) : timeout;
+}
+
+function isStale(sent: ClientRequest, error: unknown): boolean {
+  return sent.reusedSocket && isSystemError(error, 'ECONNRESET', 'EPIPE');
+}
+
+/** Runs `act` until the signal, the silence or the deadline ends the request below it. */
+async function limited<T>(
+  sent: ClientRequest,
+  { silenceMs, silenceText, deadlineMs }: HttpRequest,
+  signal: AbortSignal | undefined,
+  act: () => Promise<T>,
+): Promise<T> {
+  let deadline: NodeJS.Timeout | undefined;
+  const stop = (): void => void sent.destroy(new Error('aborted'));
+  signal?.addEventListener('abort', stop, { once: true });
+  if (silenceMs !== undefined)
+    sent.setTimeout(silenceMs, () => {
+      sent.destroy(new Error(silenceText ?? `nothing came for ${silenceMs} ms`));
+    });
+  if (deadlineMs !== undefined)
+    sent.once('socket', () => {
+      deadline = setTimeout(() => sent.destroy(new Error(`not done in ${deadlineMs} ms`)), deadlineMs);
+    });
+  try {
+    return await act();
+  } finally {
+    clearTimeout(deadline);
+    signal?.removeEventListener('abort', stop);
+  }
+}
+
+function answerTo(sent: ClientRequest, body: Uint8Array | undefined): Promise<IncomingMessage> {
+  return new Promise((resolve, reject) => {
+    sent.once('response', resolve);
+    // Stays on: what fails once the answer has begun comes out of the answer's stream as well.
+    sent.on('error', reject);
+    sent.end(body);
+  });
+}

@@ -1,0 +1,1 @@
+export { type SiteAnswer, SiteClient, type SiteClientOptions, type SiteRequest } from './site-client.ts';

@@ -1,0 +1,85 @@
+import { once } from 'node:events';
+import { mkdtemp } from 'node:fs/promises';
+import { createServer, type RequestListener, type Server } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, expect, it } from 'vitest';
+import { Identity } from '../identity/index.ts';
+import { SiteClient } from './site-client.ts';
+import { portOf } from '../outbound/testing/index.ts';
+
+const servers: Server[] = [];
+afterEach(() => {
+  for (const server of servers.splice(0)) {
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
+/** A server of some behaviour, and a client that asks it. */
+async function asking(answer: RequestListener, now = () => Date.now()) {
+  const server = createServer(answer);
+  servers.push(server);
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const identity = await Identity.open(await mkdtemp(join(tmpdir(), 'sitecast-client-')));
+  const code = 'SITECAST_GATEWAY_UNREACHABLE';
+  return new SiteClient(`http://127.0.0.1:${portOf(server)}/`, { identity, now, code, timeoutMs: 5000 });
+}
+
+const createdIn = (signature: string | string[] | undefined): number =>
+  Number(/;created=(\d+)/.exec(String(signature))?.[1]) * 1000;
+
+it("signs by the server's clock once that has said that ours is wrong, and sends the request once more", async () => {
+  const serversMs = Date.now();
+  const signedMs: number[] = [];
+  const client = await asking(
+    (request, response) => {
+      const createdMs = createdIn(request.headers['signature-input']);
+      signedMs.push(createdMs);
+      const isRight = Math.abs(createdMs - serversMs) < 60_000;
+      response.writeHead(isRight ? 200 : 401, { date: new Date(serversMs).toUTCString() });
+      response.end(JSON.stringify(isRight ? { is: 'right' } : { code: 'SITECAST_REQUEST_CLOCK' }));
+    },
+    () => serversMs - 86_400_000,
+  );
+  for (const requests of [2, 3]) {
+    const answer = await client.post('/site/v1/reports', Buffer.from('{}'));
+    expect(answer).toMatchObject({ status: 200, json: { is: 'right' } });
+    expect(signedMs).toHaveLength(requests);
+  }
+});
+
+it('gives the answer back where a new signature would change nothing', async () => {
+  let requests = 0;
+  const client = await asking((_request, response) => {
+    requests += 1;
+    response.sendDate = false;
+    response.writeHead(401).end(JSON.stringify({ code: 'SITECAST_REQUEST_CLOCK' }));
+  });
+  expect(await client.post('/x', Buffer.from('{}'))).toMatchObject({ status: 401 });
+  expect(requests).toBe(1);
+});
+
+it('reads an answer up to its bound and not a byte more', async () => {
+  const client = await asking((request, response) =>
+    response.end('1'.repeat(request.url === '/bound' ? 100 : 101)),
+  );
+  expect(await client.get('/bound', { maxBytes: 100 })).toMatchObject({ lengthBytes: 100 });
+  await expect(client.get('/beyond', { maxBytes: 100 })).rejects.toMatchObject({
+    code: 'SITECAST_GATEWAY_UNREACHABLE',
+    message: `${client.url}/beyond: it sends more than 100 bytes`,
+  });
+});
+
+it('follows no redirect, and has no JSON where a page came', async () => {
+  const client = await asking((request, response) => {
+    if (request.url === '/moved') response.writeHead(302, { location: '/elsewhere' }).end();
+    else response.end('<html>');
+  });
+  await expect(client.get('/moved')).rejects.toMatchObject({
+    code: 'SITECAST_GATEWAY_UNREACHABLE',
+    message: expect.stringContaining('redirects are not followed'),
+  });
+  expect(await client.get('/page')).toMatchObject({ status: 200, json: undefined, lengthBytes: 6 });
+});
