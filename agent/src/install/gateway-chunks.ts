@@ -1,16 +1,52 @@
-import { Chunk, type ChunkId, type ChunkRequest, type ChunkStore } from '@sitecast/shared/content';
-import type { ChunkSources } from './sources.ts';
+import {
+  type Chunk,
+  type ChunkId,
+  type ChunkRequest,
+  type ChunkStore,
+  chunkIdToHex,
+  SourceSelector,
+} from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { cutText } from '@sitecast/shared/text';
 
-/** A device's gateways as one store: they fail over, and who lies is left, as where there are no peers. */
+/** Rounds over all gateways before a chunk counts as not to be had, unless another number is given. */
+const MAX_ROUNDS = 4;
+const FIRST_PAUSE_MS = 250;
+/** Of what all gateways said. */
+const MAX_SAID_CHARS = 600;
+/** A gateway that hasn't answered by then isn't waited for alone. */
+const HEDGE_AFTER_MS = 2000;
+/** How long a gateway that was too slow, or failed, comes last. */
+const REST_MS = 30_000;
+
+export interface GatewayChunksOptions {
+  sleep: (ms: number, signal?: AbortSignal) => Promise<unknown>;
+  /** A gateway sent wrong bytes. It isn't asked again. */
+  onBan: (gateway: string, code: string) => void;
+  /** Times that all are asked, with pauses between; where others can be asked meanwhile, once is enough. */
+  rounds?: number;
+}
+
+/**
+ * A device's gateways as one store, in the order in which they are asked. They fail over; a slow one isn't waited for alone, and comes
+ * last for a while where another is faster.
+ */
 export class GatewayChunks implements ChunkStore {
   readonly name = 'the gateways';
-  readonly #sources: ChunkSources;
-  readonly #maxBytes: number;
+  readonly #selector: SourceSelector;
+  readonly #sleep: GatewayChunksOptions['sleep'];
+  readonly #rounds: number;
 
-  /** @param maxBytes of the image's longest chunk */
-  constructor(sources: ChunkSources, maxBytes: number) {
-    this.#sources = sources;
-    this.#maxBytes = maxBytes;
+  constructor(gateways: readonly ChunkStore[], { sleep, onBan, rounds = MAX_ROUNDS }: GatewayChunksOptions) {
+    this.#sleep = sleep;
+    this.#rounds = rounds;
+    this.#selector = new SourceSelector(gateways, {
+      restMs: REST_MS,
+      hedgeAfterMs: HEDGE_AFTER_MS,
+      verifies: true,
+      onBan: (gateway, { code }) => onBan(gateway, code),
+      sleep,
+    });
   }
 
   /** They may have any chunk: asking for it is the way to know. */
@@ -19,13 +55,32 @@ export class GatewayChunks implements ChunkStore {
     return true;
   }
 
-  /** @throws as `ChunkSources.fetch` */
-  async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
-    const plain = await this.#sources.fetch(id, {
-      lengthBytes: this.#maxBytes,
-      into: Buffer.allocUnsafe(this.#maxBytes),
-      signal: signal ?? new AbortController().signal,
-    });
-    return Chunk.fromPlain(id, plain);
+  /**
+   * The chunk, verified.
+   * @throws SITECAST_NO_SOURCE (unreachable) when no gateway gives it, with what each of them said; SITECAST_SOURCES_BANNED when
+   *   all of them sent wrong bytes
+   */
+  async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
+    const failures = new Map<string, SitecastError>();
+    for (let round = 0; round < this.#rounds && !this.#selector.areAllBanned; round += 1) {
+      if (round > 0) await this.#sleep(FIRST_PAUSE_MS * 2 ** (round - 1), request.signal);
+      const found = await this.#selector.get(id, request, failures);
+      if (found) return found;
+    }
+    throw this.#noSource(id, failures);
+  }
+
+  #noSource(id: ChunkId, failures: ReadonlyMap<string, SitecastError>): SitecastError {
+    const { banned, areAllBanned } = this.#selector;
+    const hex = chunkIdToHex(id);
+    const said = [...failures.values()].map(({ message }) => message).join('; ');
+    return new SitecastError(
+      'unreachable',
+      areAllBanned ? 'SITECAST_SOURCES_BANNED' : 'SITECAST_NO_SOURCE',
+      areAllBanned
+        ? 'every source sent wrong bytes'
+        : cutText(`nobody hands out chunk ${hex}: ${said}`, MAX_SAID_CHARS),
+      { data: { id: hex, banned } },
+    );
   }
 }

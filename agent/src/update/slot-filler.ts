@@ -1,6 +1,5 @@
 import type { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { ChunkSources } from '../install/sources.ts';
 import { GatewayChunks } from '../install/gateway-chunks.ts';
 import type { SiteExchange } from '../peers/site-exchange.ts';
 import type { AgentClock, PeerFetch, Slot, SlotName, SlotWriter } from '../ports.ts';
@@ -136,11 +135,11 @@ export class SlotFiller {
 
   async #fetch(fill: Fill, onBan: PeerFetch['onBan']): Promise<void> {
     const { gateways, exchange, clock } = this.#deps;
-    const sources = new ChunkSources(
+    const sources = new GatewayChunks(
       gateways.all.map(({ chunks }) => chunks),
       {
         sleep: (ms, stop) => clock.sleep(ms, stop),
-        onBan: ({ source, code }) => onBan(source, code),
+        onBan,
         // With peers to ask meanwhile, the exchange tries a gateway that is away again.
         ...(exchange ? { rounds: 1 } : {}),
       },
@@ -153,7 +152,7 @@ export class SlotFiller {
   async #fetchFromSite(
     fill: Fill,
     exchange: SiteExchange,
-    { sources, onBan }: { sources: ChunkSources; onBan: PeerFetch['onBan'] },
+    { sources, onBan }: { sources: GatewayChunks; onBan: PeerFetch['onBan'] },
   ): Promise<void> {
     const { release, target, missing, signal } = fill;
     const { index, indexSha256 } = release;
@@ -162,7 +161,7 @@ export class SlotFiller {
     const places = new MissingPlaces(index, missing);
     let doneBytes = 0;
     await exchange.fetch(image, places.firsts(), {
-      gateway: new GatewayChunks(sources, index.sizes.maxBytes),
+      gateway: sources,
       concurrency: this.#deps.concurrency,
       signal,
       deliver: async (first, plain) => {
@@ -173,7 +172,7 @@ export class SlotFiller {
     });
   }
 
-  async #fetchFromGateways(fill: Fill, sources: ChunkSources): Promise<void> {
+  async #fetchFromGateways(fill: Fill, sources: GatewayChunks): Promise<void> {
     const { release, missing, signal } = fill;
     const { index } = release;
     const places = new MissingPlaces(index, missing);
@@ -185,8 +184,8 @@ export class SlotFiller {
       for (let first = places.take(); first !== undefined; first = places.take()) {
         stop.throwIfAborted();
         const lengthBytes = index.lengthOf(first);
-        const plain = await sources.fetch(index.idAt(first), { lengthBytes, into, signal: stop });
-        doneBytes += await write(fill, places.placesOf(first), plain);
+        const chunk = await sources.get(index.idAt(first), { lengthBytes, into, signal: stop });
+        doneBytes += await write(fill, places.placesOf(first), chunk.plain());
         this.#showProgress(release.order, doneBytes, missing.lengthBytes);
       }
     };

@@ -4,7 +4,6 @@ import {
   type ChunkId,
   type ChunkIndex,
   ChunkIndexBuilder,
-  ChunkNumbers,
   chunkIdOf,
   chunkIdToHex,
   chunkNotFound,
@@ -98,7 +97,6 @@ class Site {
 
   #subscribe(wanted: WantedImage): SubscribedImage {
     this.subscribed.push(wanted);
-    const numbers = new ChunkNumbers(wanted.index);
     const [linked, announced] = [() => this.linked, () => this.announced];
     return {
       chunks: {
@@ -112,7 +110,7 @@ class Site {
       get announced() {
         return announced();
       },
-      isOfImage: id => numbers.find(id) !== undefined,
+      isOfImage: id => wanted.index.find(id) !== undefined,
       addPeer: ({ id }) => this.added.push(id),
       close: async () => {
         this.closed.push(Buffer.from(wanted.id).toString('hex'));

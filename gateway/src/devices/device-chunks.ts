@@ -6,7 +6,6 @@ import {
   type ChunkStore,
   chunkIdFromHex,
   chunkNotFound,
-  sameChunkId,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import { LRUCache } from 'lru-cache';
@@ -224,7 +223,8 @@ export class DeviceChunks implements ChunkStore {
   ): Promise<Subscription | undefined> {
     if (this.#subscriptions.size >= MAX_SUBSCRIBED) return undefined;
     const index = await this.#indexOf(image);
-    if (!index || !names(index, missing) || !(await this.#isWorthAsking(index, holders))) return undefined;
+    if (!index || index.find(missing) === undefined || !(await this.#isWorthAsking(index, holders)))
+      return undefined;
     const credential = await this.#deps.credential();
     if (!credential) return undefined;
     const id = chunkIdFromHex(image);
@@ -310,9 +310,4 @@ export class DeviceChunks implements ChunkStore {
     this.#subscriptions.delete(image);
     await subscription?.image.close();
   }
-}
-
-function names(index: ChunkIndex, id: ChunkId): boolean {
-  for (let at = 0; at < index.count; at += 1) if (sameChunkId(index.idAt(at), id)) return true;
-  return false;
 }

@@ -5,7 +5,6 @@ import { afterAll, expect, it } from 'vitest';
 import { SitecastError } from '../errors.ts';
 import { chunkIdOf, sha256 } from './chunk-id.ts';
 import { ChunkIndex, ChunkIndexBuilder, MAX_INDEX_CHUNKS } from './chunk-index.ts';
-import { ChunkNumbers } from './chunk-numbers.ts';
 import {
   CASYNC_MAKE,
   needsProgram,
@@ -84,8 +83,8 @@ it('tells places, lengths and the chunk at an offset', () => {
     [100, 1],
     [101, 3899],
   ]);
-  expect([0, 99, 100, 101, 3999].map(offset => index.find(offset))).toEqual([0, 0, 1, 2, 2]);
-  expect([-1, 4000].map(offset => index.find(offset))).toEqual([undefined, undefined]);
+  expect([0, 99, 100, 101, 3999].map(offset => index.chunkAt(offset))).toEqual([0, 0, 1, 2, 2]);
+  expect([-1, 4000].map(offset => index.chunkAt(offset))).toEqual([undefined, undefined]);
   expect(index.startOf(2)).toBe(101);
   expect(index.lengthOf(2)).toBe(3899);
   expect(() => index.idAt(3)).toThrow(RangeError);
@@ -95,9 +94,10 @@ it('finds chunks by their ids, repeated ones at their first place', () => {
   const builder = new ChunkIndexBuilder(SIZES);
   const ids = ['a', 'b', 'a', 'c'].map(text => chunkIdOf(Buffer.from(text)));
   for (const [at, id] of ids.entries()) builder.add(id, at + 1);
-  const numbers = new ChunkNumbers(builder.finish());
-  expect(ids.map(id => numbers.find(id))).toEqual([0, 1, 0, 3]);
-  expect(numbers.find(chunkIdOf(Buffer.from('d')))).toBeUndefined();
+  const index = builder.finish();
+  expect(ids.map(id => index.find(id))).toEqual([0, 1, 0, 3]);
+  expect(ids.map((_id, at) => index.nextSame(at))).toEqual([2, undefined, undefined, undefined]);
+  expect(index.find(chunkIdOf(Buffer.from('d')))).toBeUndefined();
 });
 
 it('keeps offsets beyond 2^32', () => {
@@ -105,7 +105,7 @@ it('keeps offsets beyond 2^32', () => {
   const ends = Array.from({ length: 4097 }, (_, at) => (at + 1) * maxBytes);
   const index = ChunkIndex.decode(indexOf(ends, { minBytes: 1, avgBytes: 1, maxBytes }).encode());
   expect(index.lengthBytes).toBe(2 ** 32 + maxBytes);
-  expect(index.find(2 ** 32)).toBe(4096);
+  expect(index.chunkAt(2 ** 32)).toBe(4096);
 });
 
 it.each([

@@ -1,5 +1,6 @@
 import { type ErrorCode, SitecastError } from '../errors.ts';
 import { CHUNK_ID_BYTES, type ChunkId } from './chunk-id.ts';
+import { ChunkNumbers } from './chunk-numbers.ts';
 import { MAX_CHUNK_BYTES, MAX_INDEX_BYTES } from './limits.ts';
 
 // The casync .caibx format (casync's src/caformat.h), little-endian:
@@ -50,6 +51,8 @@ export class ChunkIndex {
   /** Length of the image, in bytes. */
   readonly lengthBytes: number;
   readonly #encoded: Buffer;
+  /** Made at the first question: most indexes are only read in order. */
+  #numbers: ChunkNumbers | undefined;
 
   private constructor(encoded: Buffer, sizes: ChunkSizes) {
     this.#encoded = encoded;
@@ -101,8 +104,20 @@ export class ChunkIndex {
     return this.endOf(at) - this.startOf(at);
   }
 
+  /** Number of the chunk with this id, the first one where the image repeats it; undefined where the image has no such chunk. */
+  find(id: ChunkId): number | undefined {
+    this.#numbers ??= new ChunkNumbers(this);
+    return this.#numbers.find(id);
+  }
+
+  /** Number of the next chunk with the same id as this one; undefined where there is none. */
+  nextSame(at: number): number | undefined {
+    this.#numbers ??= new ChunkNumbers(this);
+    return this.#numbers.nextSame(at);
+  }
+
   /** Number of the chunk that holds the image's byte at `offset`; undefined beyond the image's end. */
-  find(offset: number): number | undefined {
+  chunkAt(offset: number): number | undefined {
     if (offset < 0 || offset >= this.lengthBytes) return undefined;
     let low = 0;
     let high = this.count - 1;

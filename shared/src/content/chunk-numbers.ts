@@ -1,24 +1,50 @@
-import type { ChunkId } from './chunk-id.ts';
-import { ChunkIdSet } from './chunk-id-set.ts';
-import type { ChunkIndex } from './chunk-index.ts';
+import { type ChunkId, sameChunkId } from './chunk-id.ts';
 
-/** Finds chunks of an image by their ids: about 50 bytes a chunk. */
+const NONE = 0xffff_ffff;
+const MIN_SLOTS = 2;
+
+/** What is needed of an index. */
+interface Ids {
+  readonly count: number;
+  idAt(at: number): ChunkId;
+}
+
+/** The numbers of an index's chunks by their ids: at most 20 bytes a chunk. (An open-addressed table of first places, and links from each to the next.) */
 export class ChunkNumbers {
-  readonly #ids = new ChunkIdSet();
-  /** By an id's place in `#ids`. */
-  readonly #numbers: Uint32Array;
+  readonly #ids: Ids;
+  readonly #slots: Uint32Array;
+  readonly #next: Uint32Array;
 
-  constructor(index: ChunkIndex) {
-    this.#numbers = new Uint32Array(index.count);
-    for (let at = 0; at < index.count; at += 1) {
-      const id = index.idAt(at);
-      if (this.#ids.add(id)) this.#numbers[this.#ids.size - 1] = at;
+  constructor(ids: Ids) {
+    this.#ids = ids;
+    this.#slots = new Uint32Array(2 ** Math.ceil(Math.log2(Math.max(MIN_SLOTS, ids.count * 2)))).fill(NONE);
+    this.#next = new Uint32Array(ids.count).fill(NONE);
+    // From the last to the first, so that each finds those behind it.
+    for (let at = ids.count - 1; at >= 0; at -= 1) {
+      const slot = this.#slotOf(ids.idAt(at));
+      this.#next[at] = this.#slots[slot] ?? NONE;
+      this.#slots[slot] = at;
     }
   }
 
-  /** Number of the chunk in the index, the first one where the image repeats it; undefined where it has no such chunk. */
   find(id: ChunkId): number | undefined {
-    const position = this.#ids.positionOf(id);
-    return position === undefined ? undefined : this.#numbers[position];
+    const at = this.#slots[this.#slotOf(id)] ?? NONE;
+    return at === NONE ? undefined : at;
+  }
+
+  nextSame(at: number): number | undefined {
+    const next = this.#next[at] ?? NONE;
+    return next === NONE ? undefined : next;
+  }
+
+  /** Ids are SHA-256, and those of the table come from signed metadata: their first bytes are hash enough. */
+  #slotOf(id: ChunkId): number {
+    const mask = this.#slots.length - 1;
+    let slot = ((id[0] ?? 0) | ((id[1] ?? 0) << 8) | ((id[2] ?? 0) << 16) | ((id[3] ?? 0) << 24)) & mask;
+    for (;;) {
+      const found = this.#slots[slot] ?? NONE;
+      if (found === NONE || sameChunkId(this.#ids.idAt(found), id)) return slot;
+      slot = (slot + 1) & mask;
+    }
   }
 }

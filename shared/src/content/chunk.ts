@@ -1,6 +1,6 @@
 import { type ChunkId, sameChunkId, sha256 } from './chunk-id.ts';
 import { MAX_CHUNK_BYTES } from './limits.ts';
-import { chunkMismatch, compressFrame, decompressAtMost } from './zstd.ts';
+import { chunkMismatch, compressFrame, decompressAtMost, decompressInto } from './zstd.ts';
 
 /**
  * A chunk on its way, in the form in which it came: a zstd frame or plain bytes. The other form is made when it is
@@ -10,6 +10,7 @@ export class Chunk {
   readonly id: ChunkId;
   #frame: Uint8Array | undefined;
   #plain: Uint8Array | undefined;
+  #isVerified = false;
 
   private constructor(id: ChunkId, frame: Uint8Array | undefined, plain: Uint8Array | undefined) {
     this.id = id;
@@ -48,22 +49,32 @@ export class Chunk {
   }
 
   /**
-   * Checks the plain bytes against the id.
+   * Checks the plain bytes against the id, once: a chunk that was found right isn't hashed again.
    * @param expectedBytes their length, where an index says it
+   * @param into memory for the plain bytes of a frame, no shorter than they are: it must not change while this chunk is in use
    * @throws SITECAST_CHUNK_MISMATCH, whatever is wrong with them
    */
-  verify(expectedBytes?: number): this {
-    let plain: Uint8Array;
-    try {
-      plain = this.plain();
-    } catch (cause) {
-      throw chunkMismatch(this.id, cause);
-    }
+  verify(expectedBytes?: number, into?: Uint8Array): this {
+    const plain = this.#plainToVerify(expectedBytes, into);
     const hasRightLength =
       expectedBytes === undefined
         ? plain.length > 0 && plain.length <= MAX_CHUNK_BYTES
         : plain.length === expectedBytes;
-    if (!hasRightLength || !sameChunkId(sha256(plain), this.id)) throw chunkMismatch(this.id);
+    if (!hasRightLength) throw chunkMismatch(this.id);
+    if (!this.#isVerified && !sameChunkId(sha256(plain), this.id)) throw chunkMismatch(this.id);
+    this.#isVerified = true;
     return this;
+  }
+
+  #plainToVerify(expectedBytes: number | undefined, into: Uint8Array | undefined): Uint8Array {
+    try {
+      if (this.#plain || !this.#frame || expectedBytes === undefined) return this.plain();
+      // Memory of the right length is all that a right chunk needs.
+      const target = into?.subarray(0, expectedBytes) ?? Buffer.allocUnsafe(expectedBytes);
+      const lengthBytes = decompressInto(target, this.#frame);
+      return (this.#plain = target.subarray(0, lengthBytes));
+    } catch (cause) {
+      throw chunkMismatch(this.id, cause);
+    }
   }
 }

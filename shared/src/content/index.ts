@@ -20,7 +20,6 @@ export {
   type ChunkSizes,
   MAX_INDEX_CHUNKS,
 } from './chunk-index.ts';
-export { ChunkNumbers } from './chunk-numbers.ts';
 export { ChunkCutter, checkChunkSizes, DEFAULT_CHUNK_SIZES } from './chunking/fastcdc.ts';
 export { type ImageSummary, openImage } from './image/image-reader.ts';
 export { type UploadImageOptions, uploadImage } from './image/upload-image.ts';
@@ -44,6 +43,7 @@ export { coalescing } from './store/coalescing.ts';
 export { DirectoryStore, type DirectoryStoreOptions } from './store/directory-store.ts';
 export { type FailoverOptions, failover } from './store/failover.ts';
 export { HttpStore, type HttpStoreOptions } from './store/http-store.ts';
+export { SourceSelector, type SourceSelectorOptions } from './store/source-selector.ts';
 export { verifying } from './store/verifying.ts';
 export {
   compressFrame,

@@ -21,7 +21,7 @@ export {
 export { MAX_NEIGHBOURS, Neighbours } from './neighbours.ts';
 export { ChunkServer, type ChunkServerOptions } from './chunks/chunk-server.ts';
 export { HoldingsBoard, ImageHoldings } from './chunks/holdings.ts';
-export { type PeerChunkRequest, PeerStore } from './chunks/peer-store.ts';
+export { PeerStore } from './chunks/peer-store.ts';
 export type { MayServe, ServingPorts } from './chunks/served-peer.ts';
 export { HolderStore } from './schedule/holder-store.ts';
 export { PeerLinks } from './schedule/peer-links.ts';

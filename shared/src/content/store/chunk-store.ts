@@ -6,6 +6,13 @@ import { MAX_FRAME_BYTES } from '../limits.ts';
 export interface ChunkRequest {
   /** Gives up with the signal's reason. */
   readonly signal?: AbortSignal;
+  /** The chunk's plain length, where an index says it. */
+  readonly lengthBytes?: number;
+  /**
+   * Memory for the plain bytes, for a store that verifies what comes as a frame: no shorter than the chunk. It belongs to the
+   * chunk that is given from then on.
+   */
+  readonly into?: Uint8Array;
 }
 
 /**

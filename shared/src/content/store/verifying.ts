@@ -8,6 +8,6 @@ export function verifying(store: ChunkStore): ChunkStore {
   return {
     name: store.name,
     has: (id, request) => store.has(id, request),
-    get: async (id, request) => (await store.get(id, request)).verify(),
+    get: async (id, request = {}) => (await store.get(id, request)).verify(request.lengthBytes, request.into),
   };
 }

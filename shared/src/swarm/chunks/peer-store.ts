@@ -38,11 +38,6 @@ const OPEN_MS = 10_000;
 /** A frame of incompressible bytes is so much longer than they are. */
 const FRAME_SLACK_BYTES = 16 * 1024;
 
-export interface PeerChunkRequest extends ChunkRequest {
-  /** Plain length, where an index says it: so more of them fit into what may be outstanding. */
-  readonly lengthBytes?: number;
-}
-
 interface PeerStoreOptions {
   readonly node: SwarmNode;
   /** Id of the peer; the node is connected to it, or knows where it is. */
@@ -115,7 +110,7 @@ export class PeerStore implements ChunkStore {
    * The chunk, verified.
    * @throws SITECAST_CHUNK_NOT_FOUND, SITECAST_CHUNK_MISMATCH, SITECAST_PEER_PROTOCOL, SITECAST_STORE_UNREACHABLE
    */
-  async get(id: ChunkId, { signal, lengthBytes }: PeerChunkRequest = {}): Promise<Chunk> {
+  async get(id: ChunkId, { signal, lengthBytes }: ChunkRequest = {}): Promise<Chunk> {
     const maxPlainBytes = lengthBytes ?? MAX_CHUNK_BYTES;
     const answer = await this.#exchange('get', id, { signal, maxPlainBytes });
     if (answer.type !== 'frame' && answer.type !== 'plain') throw chunkNotFound(id, this);

@@ -1,11 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, it } from 'vitest';
-import { Chunk, type ChunkId, sameChunkId, sha256 } from '../../content/index.ts';
+import { Chunk, type ChunkId, type ChunkRequest, sameChunkId, sha256 } from '../../content/index.ts';
 import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
 import { ChunkServer } from '../chunks/chunk-server.ts';
 import { HoldingsBoard, ImageHoldings } from '../chunks/holdings.ts';
-import type { PeerChunkRequest } from '../chunks/peer-store.ts';
 import { numbers, testImage } from '../testing/images.ts';
 import { MemoryStore } from '../testing/memory-store.ts';
 import { Nodes, until } from '../testing/nodes.ts';
@@ -18,7 +17,7 @@ const { index, chunks } = testImage(COUNT, 16_384);
 const ALL = numbers(COUNT);
 const idOf = (at: number): ChunkId => index.idAt(at);
 
-type Answer = (chunk: Chunk, request: PeerChunkRequest) => Promise<Chunk> | Chunk;
+type Answer = (chunk: Chunk, request: ChunkRequest) => Promise<Chunk> | Chunk;
 
 class Scripted implements SwarmPeer {
   readonly name: string;
@@ -32,7 +31,7 @@ class Scripted implements SwarmPeer {
     this.#answer = answer;
   }
 
-  async get(id: ChunkId, request: PeerChunkRequest = {}): Promise<Chunk> {
+  async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
     this.asked += 1;
     const chunk = chunks.find(one => sameChunkId(one.id, id));
     if (!chunk) throw chunkNotFound(id, { name: this.name });

@@ -2,7 +2,6 @@ import {
   type Chunk,
   type ChunkId,
   type ChunkIndex,
-  ChunkNumbers,
   type ChunkRequest,
   type ChunkStore,
 } from '../../content/index.ts';
@@ -40,7 +39,6 @@ export class HolderStore implements ChunkStore {
   readonly name = 'the peers that hold it';
   readonly #options: HolderStoreOptions;
   readonly #now: () => number;
-  readonly #numbers: ChunkNumbers;
   readonly #holders = new Map<string, Holder>();
   readonly #told = new Set<string>();
   /** Liars, and those that gave nothing three times in a row. */
@@ -49,7 +47,6 @@ export class HolderStore implements ChunkStore {
   constructor(options: HolderStoreOptions) {
     this.#options = options;
     this.#now = options.now ?? (() => performance.now());
-    this.#numbers = new ChunkNumbers(options.index);
   }
 
   /** How many have said what they hold, those that have left since included. */
@@ -85,13 +82,13 @@ export class HolderStore implements ChunkStore {
 
   /** Whether the image has the chunk. */
   isOfImage(id: ChunkId): boolean {
-    return this.#numbers.find(id) !== undefined;
+    return this.#options.index.find(id) !== undefined;
   }
 
   /** Whether one that can be asked says that it holds it: no peer is asked for that. */
   async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
     signal?.throwIfAborted();
-    const at = this.#numbers.find(id);
+    const at = this.#options.index.find(id);
     return at !== undefined && this.#leastBusy(at, new Set()) !== undefined;
   }
 
@@ -101,7 +98,7 @@ export class HolderStore implements ChunkStore {
    */
   async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();
-    const at = this.#numbers.find(id);
+    const at = this.#options.index.find(id);
     const asked = new Set<string>();
     let last: unknown = chunkNotFound(id, this);
     if (at === undefined) throw last;

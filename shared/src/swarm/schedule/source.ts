@@ -1,5 +1,4 @@
-import type { Chunk, ChunkId } from '../../content/index.ts';
-import type { PeerChunkRequest } from '../chunks/peer-store.ts';
+import type { Chunk, ChunkId, ChunkRequest } from '../../content/index.ts';
 
 /** How much the latest duration counts in the average. */
 const NEWEST_WEIGHT = 0.2;
@@ -8,7 +7,7 @@ const MAX_REST_MS = 10_000;
 const MAX_FAILURES = 3;
 
 interface Getter {
-  get(id: ChunkId, request?: PeerChunkRequest): Promise<Chunk>;
+  get(id: ChunkId, request?: ChunkRequest): Promise<Chunk>;
 }
 
 /** A peer or a gateway as the scheduler sees it: how busy it is, how fast, and whether it rests after a failure. */
@@ -51,7 +50,7 @@ export class Source {
     this.#isBanned = true;
   }
 
-  async get(id: ChunkId, request: PeerChunkRequest): Promise<Chunk> {
+  async get(id: ChunkId, request: ChunkRequest): Promise<Chunk> {
     this.#underWay += 1;
     try {
       return await this.#getter.get(id, request);

@@ -1,9 +1,14 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
-import { Chunk, type ChunkId, type ChunkStore, chunkIdToHex } from '../../content/index.ts';
+import {
+  Chunk,
+  type ChunkId,
+  type ChunkRequest,
+  type ChunkStore,
+  chunkIdToHex,
+} from '../../content/index.ts';
 import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
-import type { PeerChunkRequest } from '../chunks/peer-store.ts';
 import { numbers, testImage } from '../testing/images.ts';
 import { MemoryStore } from '../testing/memory-store.ts';
 import { GATEWAY_SLOTS, PEER_SLOTS, type SwarmPeer, SwarmStore } from './swarm-store.ts';
@@ -11,7 +16,7 @@ import { GATEWAY_SLOTS, PEER_SLOTS, type SwarmPeer, SwarmStore } from './swarm-s
 const { index, chunks } = testImage(60, 16_384);
 const ALL = numbers(60);
 
-type Answer = (chunk: Chunk, request: PeerChunkRequest) => Promise<Chunk> | Chunk;
+type Answer = (chunk: Chunk, request: ChunkRequest) => Promise<Chunk> | Chunk;
 
 /** A peer or gateway that behaves as a test wants it to. */
 class Scripted implements ChunkStore, SwarmPeer {
@@ -34,7 +39,7 @@ class Scripted implements ChunkStore, SwarmPeer {
     return true;
   }
 
-  async get(id: ChunkId, request: PeerChunkRequest = {}): Promise<Chunk> {
+  async get(id: ChunkId, request: ChunkRequest = {}): Promise<Chunk> {
     this.asked.push(chunkIdToHex(id));
     this.underWay += 1;
     this.most = Math.max(this.most, this.underWay);
@@ -48,7 +53,7 @@ class Scripted implements ChunkStore, SwarmPeer {
 
 const unreachable = () => new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', 'gone');
 
-async function hang(_chunk: Chunk, { signal }: PeerChunkRequest): Promise<Chunk> {
+async function hang(_chunk: Chunk, { signal }: ChunkRequest): Promise<Chunk> {
   await sleep(60_000, undefined, signal && { signal });
   throw unreachable();
 }

@@ -4,11 +4,9 @@ import {
   type ChunkIndex,
   type ChunkRequest,
   type ChunkStore,
-  sameChunkId,
 } from '../../content/index.ts';
 import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
-import type { PeerChunkRequest } from '../chunks/peer-store.ts';
 import { FetchRun, type FetchOptions } from './fetch-run.ts';
 import { Picker } from './picker.ts';
 import { Source } from './source.ts';
@@ -22,7 +20,7 @@ export const GATEWAY_SLOTS = 4;
 export interface SwarmPeer {
   readonly peer: string;
   readonly name: string;
-  get(id: ChunkId, request?: PeerChunkRequest): Promise<Chunk>;
+  get(id: ChunkId, request?: ChunkRequest): Promise<Chunk>;
 }
 
 export interface SwarmStoreOptions {
@@ -116,7 +114,7 @@ export class SwarmStore implements ChunkStore {
 
   async has(id: ChunkId, request: ChunkRequest = {}): Promise<boolean> {
     request.signal?.throwIfAborted();
-    const at = this.#find(id);
+    const at = this.#options.index.find(id);
     if (at !== undefined && this.picker.holdersOf(at).length > 0) return true;
     return (await this.#options.gateway?.has(id, request)) ?? false;
   }
@@ -124,7 +122,7 @@ export class SwarmStore implements ChunkStore {
   /** One chunk out of turn, verified: from its holders, then from the gateway. */
   async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();
-    const at = this.#find(id);
+    const at = this.#options.index.find(id);
     const holders = at === undefined ? [] : this.picker.holdersOf(at);
     const sources = [...holders.map(holder => this.#peers.get(holder)), this.#gateway];
     let last: unknown = chunkNotFound(id, this);
@@ -146,12 +144,6 @@ export class SwarmStore implements ChunkStore {
     return at === undefined ? {} : { lengthBytes: this.#options.index.lengthOf(at) };
   }
 
-  #find(id: ChunkId): number | undefined {
-    const { index } = this.#options;
-    for (let at = 0; at < index.count; at += 1) if (sameChunkId(index.idAt(at), id)) return at;
-    return undefined;
-  }
-
   #ban(source: Source, error: SitecastError): void {
     if (this.#banned.has(source.name)) return;
     this.#banned.add(source.name);
@@ -163,7 +155,7 @@ export class SwarmStore implements ChunkStore {
 
 function checked(store: ChunkStore) {
   return {
-    get: async (id: ChunkId, { signal, lengthBytes }: PeerChunkRequest = {}) =>
-      (await store.get(id, signal ? { signal } : {})).verify(lengthBytes),
+    get: async (id: ChunkId, request: ChunkRequest = {}) =>
+      (await store.get(id, request)).verify(request.lengthBytes),
   };
 }

@@ -1,0 +1,151 @@
+import crypto, { randomBytes } from 'node:crypto';
+import { syncBuiltinESMExports } from 'node:module';
+import { setTimeout as delay } from 'node:timers/promises';
+import {
+  Chunk,
+  type ChunkId,
+  ChunkIndexBuilder,
+  chunkIdOf,
+  type ChunkStore,
+  compressFrame,
+} from '@sitecast/shared/content';
+import { SitecastError } from '@sitecast/shared/errors';
+import { SwarmStore } from '@sitecast/shared/swarm';
+import { expect, it } from 'vitest';
+import { GatewayChunks } from './gateway-chunks.ts';
+
+const plain = randomBytes(10_000);
+const id = chunkIdOf(plain);
+
+type Answer = (id: ChunkId, signal: AbortSignal) => Promise<Chunk>;
+
+/** A store that counts how often it was asked, and how many of those questions were taken back. */
+function store(name: string, answer: Answer) {
+  const asked = { times: 0, abandoned: 0 };
+  const made: ChunkStore = {
+    name,
+    has: async () => true,
+    get: async (wanted, { signal = new AbortController().signal } = {}) => {
+      asked.times += 1;
+      signal.addEventListener('abort', () => (asked.abandoned += 1));
+      return answer(wanted, signal);
+    },
+  };
+  return Object.assign(made, { asked });
+}
+
+const good: Answer = async wanted => Chunk.fromPlain(wanted, plain);
+const wrong: Answer = async wanted => Chunk.fromPlain(wanted, randomBytes(10_000));
+const gone: Answer = async () => {
+  throw new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', 'gone');
+};
+const silent: Answer = (_, signal) =>
+  new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
+
+function open(...stores: ChunkStore[]) {
+  const bans: { gateway: string; code: string }[] = [];
+  const gateways = new GatewayChunks(stores, {
+    // Two seconds pass in two milliseconds. A sleep that is cut short ends as any other does.
+    sleep: (ms, signal) => delay(ms / 1000, undefined, { signal }).catch(() => undefined),
+    onBan: (gateway, code) => bans.push({ gateway, code }),
+  });
+  const into = Buffer.alloc(20_000);
+  const { signal } = new AbortController();
+  const fetch = async () => (await gateways.get(id, { lengthBytes: plain.length, into, signal })).plain();
+  return { bans, into, gateways, fetch };
+}
+
+it('asks the next source when one takes long, and asks that one last from then on', async () => {
+  const [slow, fast] = [store('slow', silent), store('fast', good)];
+  const { fetch, bans } = open(slow, fast);
+  expect(Buffer.from(await fetch()).equals(plain)).toBe(true);
+  expect(slow.asked).toEqual({ times: 1, abandoned: 1 });
+  for (let chunk = 0; chunk < 20; chunk += 1) await fetch();
+  expect(slow.asked.times).toBe(1);
+  expect(fast.asked.times).toBe(21);
+  expect(bans).toEqual([]);
+});
+
+it('passes over a source that fails, without waiting, and bans one that sends wrong bytes', async () => {
+  const [away, liar, honest] = [store('away', gone), store('liar', wrong), store('honest', good)];
+  const { fetch, bans } = open(away, liar, honest);
+  for (let chunk = 0; chunk < 5; chunk += 1) expect(Buffer.from(await fetch()).equals(plain)).toBe(true);
+  expect(bans).toEqual([{ gateway: 'liar', code: 'SITECAST_CHUNK_MISMATCH' }]);
+  expect([away.asked.times, liar.asked.times]).toEqual([1, 1]);
+});
+
+it('waits for the only source that there is, however slow', async () => {
+  const only = store('only', async wanted => {
+    await delay(50);
+    return Chunk.fromPlain(wanted, plain);
+  });
+  expect(Buffer.from(await open(only).fetch()).equals(plain)).toBe(true);
+  expect(only.asked.times).toBe(1);
+});
+
+it('says what each source said when nobody has it', async () => {
+  await expect(open(store('a', gone), store('b', gone)).fetch()).rejects.toMatchObject({
+    code: 'SITECAST_NO_SOURCE',
+    kind: 'unreachable',
+  });
+});
+
+it('gives up where every gateway has sent wrong bytes, and asks none of them again', async () => {
+  const [one, other] = [store('one', wrong), store('other', wrong)];
+  const { fetch, bans } = open(one, other);
+  for (let times = 0; times < 2; times += 1)
+    await expect(fetch()).rejects.toMatchObject({ code: 'SITECAST_SOURCES_BANNED', kind: 'unreachable' });
+  expect(bans.map(({ gateway }) => gateway)).toEqual(['one', 'other']);
+  expect([one.asked.times, other.asked.times]).toEqual([1, 1]);
+});
+
+it('puts the plain bytes into the memory that the caller gives', async () => {
+  const framed: Answer = async wanted => Chunk.fromFrame(wanted, compressFrame(plain));
+  const { fetch, into } = open(store('framed', framed));
+  const found = await fetch();
+  expect(Buffer.from(found).equals(plain)).toBe(true);
+  expect(found.buffer).toBe(into.buffer);
+});
+
+it('hashes a chunk once on its way from a gateway through the swarm to its place', async () => {
+  const count = 8;
+  const plains = Array.from({ length: count }, () => randomBytes(5000));
+  const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: 5000, maxBytes: 5000 });
+  for (const [at, one] of plains.entries()) builder.add(chunkIdOf(one), (at + 1) * 5000);
+  const index = builder.finish();
+  const framed: Answer = async wanted =>
+    Chunk.fromFrame(wanted, compressFrame(plains[index.find(wanted) ?? 0] ?? plain));
+  const { gateways } = open(store('framed', framed));
+  const swarm = new SwarmStore({ index, self: 'me', gateway: gateways });
+  const seen: number[] = [];
+  const hashes = await countingHashes(() =>
+    swarm.fetch(
+      Array.from({ length: count }, (_, at) => at),
+      {
+        concurrency: 4,
+        signal: new AbortController().signal,
+        deliver: async at => void seen.push(at),
+      },
+    ),
+  );
+  expect({ hashes, seen: seen.sort() }).toEqual({ hashes: count, seen: [0, 1, 2, 3, 4, 5, 6, 7] });
+});
+
+/** @returns how many times `crypto.hash` was called meanwhile: every chunk is verified with it */
+async function countingHashes(act: () => Promise<void>): Promise<number> {
+  const { hash } = crypto;
+  let calls = 0;
+  const counting = (...args: Parameters<typeof hash>): ReturnType<typeof hash> => {
+    calls += 1;
+    return hash(...args);
+  };
+  try {
+    Object.assign(crypto, { hash: counting });
+    syncBuiltinESMExports();
+    await act();
+  } finally {
+    Object.assign(crypto, { hash });
+    syncBuiltinESMExports();
+  }
+  return calls;
+}

@@ -1,0 +1,104 @@
+import { expect, it } from 'vitest';
+import { SitecastError } from '../../errors.ts';
+import type { Chunk } from '../chunk.ts';
+import type { ChunkStore } from './chunk-store.ts';
+import { chunkOf } from './conformance.ts';
+import { SourceSelector, type SourceSelectorOptions } from './source-selector.ts';
+
+const wanted = chunkOf('wanted');
+
+/** A source that answers as it is told, and counts how often it is asked. */
+function source(name: string, answer: (signal: AbortSignal | undefined) => Promise<Chunk>) {
+  const asked = { times: 0 };
+  const made: ChunkStore = {
+    name,
+    has: async () => true,
+    get: async (_id, { signal } = {}) => {
+      asked.times += 1;
+      return await answer(signal);
+    },
+  };
+  return Object.assign(made, { asked });
+}
+
+const good = async (): Promise<Chunk> => chunkOf('wanted');
+const away = async (): Promise<Chunk> => {
+  throw new SitecastError('unreachable', 'SITECAST_STORE_UNREACHABLE', 'nobody home');
+};
+const absent = async (): Promise<Chunk> => {
+  throw new SitecastError('notFound', 'SITECAST_CHUNK_NOT_FOUND', 'not here');
+};
+const silent = (signal: AbortSignal | undefined): Promise<Chunk> =>
+  new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
+
+/** Time that a test moves. */
+function selecting(sources: ChunkStore[], options: Partial<SourceSelectorOptions> = {}) {
+  const clock = { nowMs: 0 };
+  const selector = new SourceSelector(sources, { restMs: 1000, now: () => clock.nowMs, ...options });
+  const failures = new Map<string, SitecastError>();
+  return {
+    clock,
+    failures,
+    get: (signal?: AbortSignal) => selector.get(wanted.id, signal ? { signal } : {}, failures),
+  };
+}
+
+it('asks one that was away last, until its rest is over or it answers', async () => {
+  let isUp = false;
+  const flaky = source('flaky', () => (isUp ? good() : away()));
+  const other = source('other', good);
+  const { clock, failures, get } = selecting([flaky, other]);
+  expect(await get()).toBeDefined();
+  expect(await get()).toBeDefined();
+  expect([flaky.asked.times, other.asked.times]).toEqual([1, 2]);
+  expect([...failures.keys()]).toEqual(['flaky']);
+  clock.nowMs = 1001;
+  isUp = true;
+  await get();
+  await get();
+  expect([flaky.asked.times, other.asked.times]).toEqual([3, 2]);
+});
+
+it('asks another one besides a slow one, calls the slow one off, and lets it rest though it answers', async () => {
+  let isSlow = true;
+  const slow = source('slow', signal => (isSlow ? silent(signal) : good()));
+  const fast = source('fast', () => (isSlow ? good() : absent()));
+  const { get } = selecting([slow, fast], { hedgeAfterMs: 1 });
+  await get();
+  isSlow = false;
+  await get();
+  await get();
+  expect([slow.asked.times, fast.asked.times]).toEqual([3, 3]);
+});
+
+it('bans one that gives wrong bytes where it may, and passes it over otherwise', async () => {
+  const wrong = source('wrong', async () => Object.assign(chunkOf('something else'), { id: wanted.id }));
+  const other = source('other', good);
+  const sparing = selecting([wrong, other], { verifies: true });
+  for (let times = 0; times < 3; times += 1) (await sparing.get())?.verify();
+  expect([...sparing.failures.values()]).toMatchObject([{ code: 'SITECAST_CHUNK_MISMATCH' }]);
+  expect(wrong.asked.times).toBe(3);
+  const banned: string[] = [];
+  const strict = selecting([wrong, other], { verifies: true, onBan: name => banned.push(name) });
+  for (let times = 0; times < 3; times += 1) (await strict.get())?.verify();
+  expect(banned).toEqual(['wrong']);
+  expect(wrong.asked.times).toBe(4);
+});
+
+it('throws what is no failure of a source', async () => {
+  const broken = source('broken', async () => {
+    throw new TypeError('a mistake of ours');
+  });
+  await expect(selecting([broken, source('good', good)]).get()).rejects.toThrow('a mistake of ours');
+});
+
+it('gives up with the reason of the signal, and asks no other source then', async () => {
+  const stop = new AbortController();
+  const first = source('first', async () => {
+    stop.abort(new Error('enough'));
+    return await away();
+  });
+  const second = source('second', good);
+  await expect(selecting([first, second]).get(stop.signal)).rejects.toThrow('enough');
+  expect(second.asked.times).toBe(0);
+});

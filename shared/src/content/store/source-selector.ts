@@ -1,0 +1,200 @@
+import { sleep as sleepFor } from '../../async/index.ts';
+import { SitecastError } from '../../errors.ts';
+import type { Chunk } from '../chunk.ts';
+import type { ChunkId } from '../chunk-id.ts';
+import type { ChunkRequest, ChunkStore } from './chunk-store.ts';
+
+export interface SourceSelectorOptions {
+  /** A source that failed or was overtaken is asked last for so long. */
+  readonly restMs: number;
+  /** A source that hasn't answered by then isn't waited for alone: the next one is asked as well. Default: each is waited for. */
+  readonly hedgeAfterMs?: number;
+  /** Checks each chunk against its id before it counts as an answer. Default: the sources do. */
+  readonly verifies?: boolean;
+  /** A source gave wrong bytes. It isn't asked again. Default: it is passed over for this chunk. */
+  readonly onBan?: (source: string, error: SitecastError) => void;
+  /** Milliseconds on a clock that never goes back. */
+  readonly now?: () => number;
+  readonly sleep?: (lengthMs: number, signal: AbortSignal) => Promise<unknown>;
+}
+
+interface Rest {
+  readonly untilMs: number;
+  /** It answers, but others were faster: an answer doesn't end its rest. */
+  readonly isSlow: boolean;
+}
+
+type Answer<T> = { source: ChunkStore } & ({ found: T | undefined } | { error: unknown });
+
+/**
+ * Which of several sources is asked for a chunk, and when. They are asked in their order; those that rest come last, those that are
+ * banned never. The next one is asked as soon as the one before has failed, or has taken too long. The first right answer counts,
+ * and the others are called off.
+ */
+export class SourceSelector {
+  readonly #sources: readonly ChunkStore[];
+  readonly #options: SourceSelectorOptions;
+  readonly #now: () => number;
+  readonly #rests = new Map<ChunkStore, Rest>();
+  readonly #banned = new Map<ChunkStore, SitecastError>();
+
+  constructor(sources: readonly ChunkStore[], options: SourceSelectorOptions) {
+    this.#sources = sources;
+    this.#options = options;
+    this.#now = options.now ?? (() => performance.now());
+  }
+
+  /** Those that gave wrong bytes, with what was wrong. */
+  get banned(): readonly { source: string; code: string }[] {
+    return [...this.#banned].map(([{ name }, { code }]) => ({ source: name, code }));
+  }
+
+  get areAllBanned(): boolean {
+    return this.#sources.length > 0 && this.#banned.size === this.#sources.length;
+  }
+
+  /**
+   * @param failures gets what each source that failed has failed with
+   * @returns undefined where no source gives the chunk
+   * @throws the signal's reason; what isn't a SitecastError
+   */
+  async get(
+    id: ChunkId,
+    request: ChunkRequest,
+    failures: Map<string, SitecastError>,
+  ): Promise<Chunk | undefined> {
+    const { lengthBytes, into } = request;
+    return await this.#ask(
+      (source, signal) => source.get(id, { ...request, ...(signal && { signal }) }),
+      // Here and not within each question: two that are under way at one time must not both write to `into`.
+      chunk => (this.#options.verifies ? chunk.verify(lengthBytes, into) : chunk),
+      request.signal,
+      failures,
+    );
+  }
+
+  /** @returns whether one of the sources has the chunk; else as `get` */
+  async has(id: ChunkId, request: ChunkRequest, failures: Map<string, SitecastError>): Promise<boolean> {
+    const found = await this.#ask(
+      async (source, signal) => (await source.has(id, signal && { signal })) || undefined,
+      has => has,
+      request.signal,
+      failures,
+    );
+    return found ?? false;
+  }
+
+  #inOrder(): ChunkStore[] {
+    const nowMs = this.#now();
+    const isResting = (source: ChunkStore): boolean =>
+      (this.#rests.get(source)?.untilMs ?? -Infinity) > nowMs;
+    const usable = this.#sources.filter(source => !this.#banned.has(source));
+    return [...usable.filter(source => !isResting(source)), ...usable.filter(isResting)];
+  }
+
+  async #ask<T>(
+    question: (source: ChunkStore, signal: AbortSignal | undefined) => Promise<T | undefined>,
+    accept: (found: T) => T,
+    signal: AbortSignal | undefined,
+    failures: Map<string, SitecastError>,
+  ): Promise<T | undefined> {
+    signal?.throwIfAborted();
+    const done = new AbortController();
+    const isHedged = this.#options.hedgeAfterMs !== undefined;
+    const until = isHedged ? AbortSignal.any([done.signal, ...(signal ? [signal] : [])]) : signal;
+    const asked = new Map<ChunkStore, Promise<Answer<T>>>();
+    const waiting = this.#inOrder();
+    try {
+      for (;;) {
+        const next = waiting.shift();
+        if (next) asked.set(next, answerOf(next, question(next, until)));
+        if (asked.size === 0) return undefined;
+        const answer = await this.#firstOf(asked, waiting.length > 0 ? until : undefined);
+        signal?.throwIfAborted();
+        if (!answer) continue;
+        asked.delete(answer.source);
+        const accepted = this.#accepted(answer, accept, failures);
+        if (accepted === undefined) continue;
+        for (const overtaken of asked.keys()) this.#rest(overtaken, true);
+        return accepted;
+      }
+    } finally {
+      done.abort();
+    }
+  }
+
+  /** @returns undefined where the source has failed, or hasn't got it */
+  #accepted<T>(
+    answer: Answer<T>,
+    accept: (found: T) => T,
+    failures: Map<string, SitecastError>,
+  ): T | undefined {
+    const { source } = answer;
+    try {
+      if ('error' in answer) throw answer.error;
+      const accepted = answer.found === undefined ? undefined : accept(answer.found);
+      this.#noteAnswer(source);
+      return accepted;
+    } catch (error) {
+      failures.set(source.name, this.#failed(source, error));
+      return undefined;
+    }
+  }
+
+  /** @returns undefined when it is time to ask another source as well, until whose signal that may be */
+  async #firstOf<T>(
+    asked: ReadonlyMap<ChunkStore, Promise<Answer<T>>>,
+    until: AbortSignal | undefined,
+  ): Promise<Answer<T> | undefined> {
+    const { hedgeAfterMs, sleep = sleepFor } = this.#options;
+    if (hedgeAfterMs === undefined || !until) return await Promise.race(asked.values());
+    const over = new AbortController();
+    const slept = sleep(hedgeAfterMs, AbortSignal.any([until, over.signal])).then(() => undefined);
+    try {
+      return await Promise.race([...asked.values(), slept]);
+    } finally {
+      over.abort();
+    }
+  }
+
+  #noteAnswer(source: ChunkStore): void {
+    if (this.#rests.get(source)?.isSlow === false) this.#rests.delete(source);
+  }
+
+  #rest(source: ChunkStore, isSlow: boolean): void {
+    this.#rests.set(source, { untilMs: this.#now() + this.#options.restMs, isSlow });
+  }
+
+  #failed(source: ChunkStore, error: unknown): SitecastError {
+    if (!(error instanceof SitecastError)) throw error;
+    if (isWrongBytes(error)) this.#ban(source, error);
+    else if (!isAbsent(error)) this.#rest(source, false);
+    return error;
+  }
+
+  #ban(source: ChunkStore, error: SitecastError): void {
+    const { onBan } = this.#options;
+    if (!onBan || this.#banned.has(source)) return;
+    this.#banned.set(source, error);
+    onBan(source.name, error);
+  }
+}
+
+/** The source hasn't got the chunk: that says nothing against it. */
+export function isAbsent({ code }: SitecastError): boolean {
+  return code === 'SITECAST_CHUNK_NOT_FOUND';
+}
+
+/** The source gave something that isn't the chunk. */
+export function isWrongBytes({ kind }: SitecastError): boolean {
+  return kind === 'untrusted' || kind === 'tooLarge';
+}
+
+/** Never rejects: an answer that isn't waited for any more is no failure. */
+async function answerOf<T>(source: ChunkStore, answer: Promise<T | undefined>): Promise<Answer<T>> {
+  try {
+    return { source, found: await answer };
+  } catch (error) {
+    return { source, error };
+  }
+}
