@@ -176,7 +176,7 @@ it('serves over libp2p what lies here, to devices of its site, and never fetches
   // What it holds it doesn't tell: devices ask it over HTTP for what none of them has.
   const heard: number[] = [];
   const image = sha256(published.index.encode());
-  await store.follow(image, CHUNKS, added => heard.push(...added));
+  await store.subscribe(image, CHUNKS, added => heard.push(...added));
   await sleep(300);
   expect(heard).toEqual([]);
 });

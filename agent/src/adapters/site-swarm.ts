@@ -11,7 +11,7 @@ import type { Identity } from '@sitecast/shared/identity';
 import {
   ChunkServer,
   createSiteNode,
-  HoldingsBoard,
+  HaveMap,
   ImageHoldings,
   Neighbours,
   PeerLinks,
@@ -52,7 +52,7 @@ export interface SiteSwarmOptions {
 export class SiteSwarm implements SitePeers {
   readonly #node: SwarmNode;
   readonly #options: SiteSwarmOptions;
-  readonly #board = new HoldingsBoard();
+  readonly #haveMap = new HaveMap();
   readonly #held = new Map<string, ChunkStore>();
   readonly #server: ChunkServer;
   readonly #neighbours: Neighbours;
@@ -72,7 +72,7 @@ export class SiteSwarm implements SitePeers {
     this.#server = new ChunkServer({
       node,
       store: anyOf(this.#held),
-      board: this.#board,
+      haveMap: this.#haveMap,
       mayServe,
       isBusy,
       onServed: (_, lengthBytes) => {
@@ -111,7 +111,7 @@ export class SiteSwarm implements SitePeers {
     const holdings = new ImageHoldings(id, index.count, true);
     const name = chunkIdToHex(id);
     this.#held.set(name, chunks);
-    this.#board.put(holdings);
+    this.#haveMap.put(holdings);
     return {
       get count() {
         return holdings.bits.size;
@@ -124,7 +124,7 @@ export class SiteSwarm implements SitePeers {
         // Both slots may hold the same image. Then the later one stays.
         if (this.#held.get(name) !== chunks) return;
         this.#held.delete(name);
-        this.#board.remove(id);
+        this.#haveMap.remove(id);
       },
     };
   }
@@ -134,8 +134,8 @@ export class SiteSwarm implements SitePeers {
       if (peer.id === this.#node.id) continue;
       this.#named.set(peer.id, peer);
       this.#node.gate.name(peer.id, peer.addresses);
-      if (this.#links) this.#links.meet(peer.id, peer.addresses);
-      else this.#neighbours.meet(peer.id, peer.addresses);
+      if (this.#links) this.#links.addPeer(peer.id, peer.addresses);
+      else this.#neighbours.addPeer(peer.id, peer.addresses);
     }
   }
 
@@ -160,11 +160,11 @@ export class SiteSwarm implements SitePeers {
       image: id,
       count: index.count,
       ...(credential && { credential }),
-      onLie: (peer, { code }) => onBan(peer, code),
+      onMisbehaviour: (peer, { code }) => onBan(peer, code),
     });
     this.#links = links;
     this.#foundMet.clear();
-    for (const peer of this.#named.values()) links.meet(peer.id, peer.addresses);
+    for (const peer of this.#named.values()) links.addPeer(peer.id, peer.addresses);
     for (const peer of this.#found.values()) this.#meetFound(peer);
     try {
       await swarm.fetch(wanted, { concurrency, signal, deliver });
@@ -178,7 +178,7 @@ export class SiteSwarm implements SitePeers {
     if (!this.#links || this.#named.has(id)) return;
     if (this.#foundMet.size >= MAX_FOUND_MET && !this.#foundMet.has(id)) return;
     this.#foundMet.add(id);
-    this.#links.meet(id, addresses);
+    this.#links.addPeer(id, addresses);
   }
 
   drop(id: string): void {

@@ -94,7 +94,7 @@ class Libp2pSiteNode implements SiteNode {
       ...ports,
       node: this.#node,
       // It stays empty: a requester does not learn what lies here, and uses HTTP for what no device has.
-      board: new this.#swarm.HoldingsBoard(),
+      haveMap: new this.#swarm.HaveMap(),
       maxStreams: MAX_SERVED_STREAMS,
       onServed: (_, lengthBytes) => onServed(lengthBytes),
     });
@@ -121,7 +121,7 @@ class Libp2pSiteNode implements SiteNode {
       image: id,
       count: index.count,
       credential,
-      onLie: onBan,
+      onMisbehaviour: onBan,
     });
     this.#links.add(links);
     const added = new Set<string>();
@@ -131,13 +131,13 @@ class Libp2pSiteNode implements SiteNode {
         return chunks.linked;
       },
       get announced() {
-        return chunks.told;
+        return chunks.announced;
       },
       isOfImage: chunk => chunks.isOfImage(chunk),
       addPeer: peer => {
         if (!added.has(peer.id)) this.#uses.set(peer.id, (this.#uses.get(peer.id) ?? 0) + 1);
         added.add(peer.id);
-        links.meet(peer.id, peer.addresses);
+        links.addPeer(peer.id, peer.addresses);
       },
       close: async () => {
         await links.close();

@@ -11,7 +11,7 @@ import { type Assignment, ShownAssignments } from '@sitecast/shared/fleet';
 import {
   ChunkServer,
   createSiteNode,
-  HoldingsBoard,
+  HaveMap,
   ImageHoldings,
   PeerStore,
   type SwarmNode,
@@ -66,9 +66,9 @@ export class HoldingDevice {
     const image = sha256(index.encode());
     const holdings = new ImageHoldings(image, index.count, false);
     for (const one of at) holdings.add(one);
-    const board = new HoldingsBoard();
-    if (sayAfter) void sayAfter.then(() => board.put(holdings));
-    else board.put(holdings);
+    const haveMap = new HaveMap();
+    if (sayAfter) void sayAfter.then(() => haveMap.put(holdings));
+    else haveMap.put(holdings);
     const shown = new ShownAssignments();
     const byId = new Map(chunks.map(chunk => [chunkIdToHex(chunk.id), chunk]));
     const store: ChunkStore = {
@@ -87,7 +87,7 @@ export class HoldingDevice {
       if (guest) this.guests.push(guest);
       return guest !== undefined;
     };
-    await new ChunkServer({ node: this.node, store, board, mayServe }).start();
+    await new ChunkServer({ node: this.node, store, haveMap, mayServe }).start();
     this.#images = [{ image: Buffer.from(image).toString('hex'), held: at.length }];
   }
 

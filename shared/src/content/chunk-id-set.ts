@@ -14,7 +14,7 @@ export class ChunkIdSet {
   /** For each slot the position of an id plus one; 0 is an empty slot. */
   #slots = new Uint32Array(FIRST_CAPACITY);
   #size = 0;
-  /** Ids come from strangers too: with a secret multiplier nobody can choose ids that all fall into one slot. */
+  /** Ids come from strangers, too. With a secret multiplier they can't choose ids that all fall into one slot. */
   readonly #multiplier = randomInt(2 ** 31) * 2 + 1;
 
   get size(): number {
@@ -25,7 +25,7 @@ export class ChunkIdSet {
     return this.#slots[this.#slotOf(id)] !== 0;
   }
 
-  /** How many were added before it; undefined if it isn't there. */
+  /** Number of ids that were added before this one; undefined if it isn't in the set. */
   positionOf(id: ChunkId): number | undefined {
     const position = this.#slots[this.#slotOf(id)] ?? 0;
     return position === 0 ? undefined : position - 1;

@@ -51,7 +51,7 @@ export function compressFrame(plain: Uint8Array, level = DEFAULT_ZSTD_LEVEL): Bu
 }
 
 /**
- * Decompresses a frame that nobody has vouched for into memory of the caller's. Never writes more than fits, never
+ * Decompresses an untrusted frame into memory of the caller's. Never writes more than fits, and never
  * allocates by what the frame claims.
  * @returns length of the content, in bytes
  * @throws SITECAST_FRAME_INVALID when it isn't exactly one frame, wants a window beyond MAX_FRAME_WINDOW_BYTES, is
@@ -162,7 +162,7 @@ function copyInto(target: Uint8Array, bytes: Uint8Array): number {
 }
 
 async function napiCodec(): Promise<ZstdCodec> {
-  // Of a native addon's exports `import` sees no names, just the whole.
+  // `import` sees no named exports of a native addon, just the whole.
   const { CCtx, DCtx } = (await import('zstd-napi/binding.js')).default;
   // One context each for the life of the thread: a new one costs more than a small chunk takes to compress.
   const compressor = new CCtx();

@@ -2,11 +2,11 @@ import type { PeerDiscovery, PeerInfo } from '@libp2p/interface';
 import { mdns, type MulticastDNSComponents } from '@libp2p/mdns';
 import { LRUCache } from 'lru-cache';
 
-// Who can send this: anybody on the LAN. The worst messages: one that names addresses elsewhere, so that we connect to a
-// third party (a connection, a handshake that fails, no more: and addresses per peer are few); and thousands of invented
-// peers. So finding is only noted, at most so many, and dialling is up to whoever asked for it.
+// Any machine on the LAN can send this. The worst messages: one that names addresses of a third party, so that this machine
+// connects there (one handshake that fails, and there are few addresses for each peer); and thousands of invented peers. So
+// discovered peers are only noted, up to a bound. The caller decides whether to dial.
 
-/** Peers that were found lately; the oldest make room. */
+/** Peers that were discovered lately. The oldest make room. */
 export const MAX_FOUND_PEERS = 256;
 const MAX_ADDRESSES = 8;
 const FOUND_TTL_MS = 10 * 60_000;
@@ -15,14 +15,14 @@ const TCP_ADDRESS = /^\/ip[46]\/[0-9a-f.:]{2,45}\/tcp\/\d{1,5}(?:\/p2p\/\w{1,64}
 
 export interface FoundPeer {
   id: string;
-  /** Multiaddresses, each with the id at its end. Nobody vouches for them. */
+  /** Multiaddresses, each with the id at its end. They aren't verified. */
   addresses: string[];
 }
 
 /**
  * Multicast DNS without libp2p's own address book, which has no bound on peers that are merely announced.
- * @param serviceTag such as `_sitecast-site._udp.local`; undefined: nothing is looked for, or told
- * @param isHidden looks for others, and isn't found itself
+ * @param serviceTag such as `_sitecast-site._udp.local`; undefined: it neither discovers nor announces
+ * @param isHidden discovers others, and isn't announced itself
  */
 export function discovery(
   serviceTag: string | undefined,
@@ -41,7 +41,7 @@ type Finder = PeerDiscovery & { start?: () => unknown; stop?: () => unknown };
 export class Discovery {
   readonly #finder: Finder | undefined;
   readonly #found = new LRUCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: FOUND_TTL_MS });
-  /** Called for each one that is found, again whenever it is. */
+  /** Is called for each peer whenever it is discovered. */
   onFound: (peer: FoundPeer) => void = () => {};
 
   constructor(finder: Finder | undefined) {

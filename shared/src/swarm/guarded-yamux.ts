@@ -3,9 +3,9 @@ import { yamux } from '@libp2p/yamux';
 import { StreamState, YamuxStream } from '@libp2p/yamux/stream';
 import { MAX_MUXER_FRAME_BYTES, YAMUX_LIMITS } from './options.ts';
 
-// Who can send this: anybody who reaches the port and completes the handshake, for which a key made just now is enough (on
-// the fleet's network: who has the fleet's key). The worst message: a header that announces a frame of 4 GiB, then bytes
-// for it; yamux's decoder gathers a frame before it asks whether its stream may have that much, or exists.
+// Any machine that reaches the port and completes the handshake can send this; a key made just now is enough for that. (On the
+// fleet's network it also needs the fleet's key.) The worst message: a header that announces a frame of 4 GiB, then bytes for it.
+// yamux's decoder gathers a whole frame before it checks whether the stream exists and may have that much.
 
 /** github.com/hashicorp/yamux/blob/master/spec.md: version, type, flags, stream id, length; big-endian. */
 const HEADER_BYTES = 12;
@@ -14,9 +14,9 @@ const LENGTH_AT = 8;
 const DATA_FRAME = 0;
 
 /**
- * The library answers each data frame, however small, with a window update: half of all frames then, each one encrypted and a
- * packet of its own. As other implementations do, the sender is told when it has used half of its window; until then it
- * has enough. Before a stream is established updates carry its SYN and ACK, and go out as ever.
+ * The library answers each data frame, however small, with a window update. Half of all frames are updates then, each encrypted and
+ * in a packet of its own. Here, as in other implementations, an update goes out when the sender has used half of its window. Before
+ * a stream is established, updates carry its SYN and ACK, and always go out.
  */
 // oxlint-disable-next-line typescript/unbound-method -- it's called with its stream
 const updateWindow = YamuxStream.prototype.sendWindowUpdate;
@@ -35,7 +35,7 @@ export function guardedYamux(): () => StreamMuxerFactory {
     protocol: factory.protocol,
     createStreamMuxer: (connection: MessageStream): StreamMuxer => {
       const frames = new FrameLengths();
-      // Before the muxer's own listener: what is too long never gets there.
+      // Before the muxer's own listener: a frame that is too long never gets there.
       connection.addEventListener('message', event => {
         const { data } = event;
         const pieces = data instanceof Uint8Array ? [data] : [...data];

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { ChunkServer } from './chunks/chunk-server.ts';
-import { HoldingsBoard } from './chunks/holdings.ts';
+import { HaveMap } from './chunks/holdings.ts';
 import { PeerStore } from './chunks/peer-store.ts';
 import type { SwarmNode } from './node.ts';
 import { MemoryStore, noiseChunks } from './testing/memory-store.ts';
@@ -43,13 +43,18 @@ describe.each(ADDRESSES)('strangers on %s', (_, addresses) => {
     const store = new MemoryStore();
     const ids = new Set([member.id, late.id]);
     const mayServe = (id: string): boolean => ids.has(id);
-    const chunkServer = new ChunkServer({ node: server, store, board: new HoldingsBoard(), mayServe });
+    const chunkServer = new ChunkServer({ node: server, store, haveMap: new HaveMap(), mayServe });
     await chunkServer.start();
     const [first, second] = noiseChunks(2, 64 * 1024);
     if (!first || !second) throw new Error('unreachable');
     store.put(first, second);
     const ask = async (node: SwarmNode, { id }: typeof first): Promise<void> => {
-      const peer = new PeerStore({ node, peer: server.id, credential: Buffer.from('x'), onLie: () => {} });
+      const peer = new PeerStore({
+        node,
+        peer: server.id,
+        credential: Buffer.from('x'),
+        onMisbehaviour: () => {},
+      });
       await peer.get(id, { lengthBytes: 64 * 1024 });
     };
     await connect(member, server);

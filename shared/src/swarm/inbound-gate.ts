@@ -2,17 +2,17 @@ import type { ConnectionGater, MultiaddrConnection, PeerId, Transport, Upgrader 
 import { LRUCache } from 'lru-cache';
 import { FairPool, type Lease, NamedHosts } from '../bounded/index.ts';
 
-// Who can connect: anybody on the LAN, with as many keys as it likes, from a few addresses. The worst: sockets that never say a word, and
-// connections of keys made up for it that never ask for anything. libp2p counts all of them together and refuses whoever comes when
-// there are enough, so it's never left to decide: each socket takes a place here before libp2p sees it.
+// Any machine on the LAN can connect, with as many keys as it likes, from a few addresses. The worst: sockets that never send a byte,
+// and connections of invented keys that never ask for anything. libp2p counts all connections together and refuses every newcomer
+// when there are enough. So libp2p never decides: each socket takes a place here before libp2p sees it.
 
-/** Sockets that are in their handshakes; as many more of hosts that were named. */
+/** Sockets in their handshakes. As many again may come from hosts that were named. */
 const MAX_HANDSHAKES = 128;
 const MAX_HANDSHAKES_PER_ADDRESS = 64;
-/** Ids that were named; the longest unnamed are forgotten. */
+/** Ids that were named. Those that weren't named for the longest are forgotten. */
 const MAX_NAMED_IDS = 4096;
 const NAMED_FOR_MS = 30 * 60_000;
-/** Connections that a peer has with this node, both having dialled at one time. */
+/** Connections that a peer has with this node: two, when both dial at one time. */
 const MAX_CONNECTIONS_PER_MEMBER = 4;
 
 export interface InboundPlaces {
@@ -37,8 +37,8 @@ function hostOf(address: string): string | undefined {
 }
 
 /**
- * Who may be connected to a node without having been dialled by it. In each of its pools the oldest of the address that holds
- * the most makes room; those that were named, or have shown that they belong here, have places of their own.
+ * Which peers may connect to a node that hasn't dialled them. In each of its pools the address that holds the most loses its oldest
+ * connection. Peers that were named, or were admitted, have places of their own.
  */
 export class InboundGate {
   readonly #handshakes = new FairPool({ max: MAX_HANDSHAKES, maxPerOwner: MAX_HANDSHAKES_PER_ADDRESS });
@@ -51,7 +51,7 @@ export class InboundGate {
   readonly #hosts = new NamedHosts();
   readonly #named = new LRUCache<string, true>({ max: MAX_NAMED_IDS, ttl: NAMED_FOR_MS });
   readonly #entries = new Map<string, Set<Entry>>();
-  /** Besides those that `name` was called for. */
+  /** Known peers besides those that `name` was called for. */
   isKnown: (id: string) => boolean = () => false;
 
   constructor({ members, strangers, strangersPerAddress }: InboundPlaces) {
@@ -63,14 +63,14 @@ export class InboundGate {
     this.#strangers = new FairPool({ max: strangers, maxPerOwner: strangersPerAddress });
   }
 
-  /** Connections ended, so far, because others needed their places, or because there was none for them. */
+  /** Connections that were ended so far because others needed their places, or because there was no place for them. */
   get dropped(): number {
     const pools = [this.#handshakes, this.#namedHandshakes, this.#members, this.#strangers];
     const takenBack = pools.reduce((sum, { counts }) => sum + counts.takenBack, 0);
     return takenBack + this.#handshakes.counts.refused + this.#strangers.counts.refused;
   }
 
-  /** Somebody who is believed has said that this peer belongs here, and where it is. */
+  /** A trusted party has said that this peer belongs here, and at which addresses it is. */
   name(id: string, addresses: readonly string[]): void {
     this.#named.set(id, true);
     for (const address of addresses) {
@@ -84,12 +84,12 @@ export class InboundGate {
     return this.#named.has(id) || this.isKnown(id);
   }
 
-  /** Who answers for what a peer does: itself if it was named, else its address. */
+  /** The owner of what a peer holds: the peer itself if it was named, else its address. */
   ownerOf(id: string, address: string): string {
     return this.isNamed(id) ? id : this.#hosts.ownerOf(hostOf(address));
   }
 
-  /** A peer has shown that it belongs here: its connections aren't a stranger's any more. */
+  /** A peer has shown that it belongs here: its connections don't count as a stranger's any more. */
   admit(id: string): void {
     for (const entry of this.#entries.get(id) ?? []) {
       if (entry.isMember) continue;
@@ -101,7 +101,7 @@ export class InboundGate {
     }
   }
 
-  /** For libp2p: asked when a handshake is done, and the key proved. */
+  /** For libp2p, which asks this when a handshake is done and the peer's key is proved. */
   get gater(): ConnectionGater {
     return { denyInboundUpgradedConnection: (peer, maConn) => !this.#enter(peer, maConn) };
   }

@@ -20,7 +20,7 @@ export {
 } from './node.ts';
 export { MAX_NEIGHBOURS, Neighbours } from './neighbours.ts';
 export { ChunkServer, type ChunkServerOptions } from './chunks/chunk-server.ts';
-export { HoldingsBoard, ImageHoldings } from './chunks/holdings.ts';
+export { HaveMap, ImageHoldings } from './chunks/holdings.ts';
 export { PeerStore } from './chunks/peer-store.ts';
 export type { MayServe, ServingPorts } from './chunks/served-peer.ts';
 export { HolderStore } from './schedule/holder-store.ts';

@@ -13,10 +13,10 @@ describe('a machine that has nothing to fetch', () => {
     const others = await Promise.all(Array.from({ length: MAX_NEIGHBOURS + 2 }, () => nodes.site()));
     for (const { id, addresses } of [node, ...others]) {
       node.gate.name(id, addresses);
-      neighbours.meet(id, addresses);
+      neighbours.addPeer(id, addresses);
     }
     await until(() => node.connected.length === MAX_NEIGHBOURS, 'it has as many as it may');
-    for (const { id, addresses } of others) neighbours.meet(id, addresses);
+    for (const { id, addresses } of others) neighbours.addPeer(id, addresses);
     await neighbours.close();
     expect(node.connected).toHaveLength(MAX_NEIGHBOURS);
   });
@@ -25,8 +25,8 @@ describe('a machine that has nothing to fetch', () => {
     const [one, two] = [await nodes.site(), await nodes.site()];
     // On a busy machine the other's handshake takes longer than devices yield.
     const both = [one, two].map(node => new Neighbours(node, FAR_TOO_LONG_MS));
-    both[0]?.meet(two.id, two.addresses);
-    both[1]?.meet(one.id, one.addresses);
+    both[0]?.addPeer(two.id, two.addresses);
+    both[1]?.addPeer(one.id, one.addresses);
     await until(() => one.connected.length + two.connected.length === 2, 'they are connected');
     await Promise.all(both.map(neighbours => neighbours.close()));
     expect(one.libp2p.getConnections()).toHaveLength(1);
@@ -36,9 +36,9 @@ describe('a machine that has nothing to fetch', () => {
   it('lets one be that is away, and meets it when it is named again', async () => {
     const [node, other] = [await nodes.site(), await nodes.site()];
     const neighbours = new Neighbours(node);
-    neighbours.meet(other.id, [`/ip4/127.0.0.1/tcp/1/p2p/${other.id}`]);
+    neighbours.addPeer(other.id, [`/ip4/127.0.0.1/tcp/1/p2p/${other.id}`]);
     await until(() => {
-      neighbours.meet(other.id, other.addresses);
+      neighbours.addPeer(other.id, other.addresses);
       return node.isConnected(other.id);
     }, 'it has met it');
     await neighbours.close();

@@ -3,15 +3,15 @@ import { SitecastError } from '../errors.ts';
 import type { SwarmNode } from './node.ts';
 import { connect, YIELD_MS } from './schedule/peer-links.ts';
 
-// Who can send this: whoever answers as a gateway names machines, and where they are. The worst answer: addresses of third parties.
-// They're tried at most eight at a time, each time that they're named, and nothing but a handshake goes there.
+// A machine that answers as a gateway names machines and their addresses. The worst answer: addresses of third parties. At most eight
+// are tried at a time, each time they are named, and nothing but a handshake goes there.
 
-/** Connections that are kept while there's nothing to fetch: enough that a site hangs together, few enough to cost nothing. */
+/** Connections that are kept while there is nothing to fetch: enough to keep a site connected, few enough to cost nothing. */
 export const MAX_NEIGHBOURS = 8;
 
 /**
  * Keeps a node connected to a few machines of its site, so that an update doesn't begin with handshakes everywhere. Not for
- * those that multicast DNS alone has found: a connection is made without being asked for.
+ * those that multicast DNS alone has discovered: it would connect to them without need.
  */
 export class Neighbours {
   readonly #node: SwarmNode;
@@ -26,11 +26,11 @@ export class Neighbours {
     setMaxListeners(4 * MAX_NEIGHBOURS, this.#stop.signal);
   }
 
-  /** One that can't be reached is let be until it's named again. */
-  meet(id: string, addresses: readonly string[]): void {
+  /** A peer that can't be reached isn't tried again until it is named again. */
+  addPeer(id: string, addresses: readonly string[]): void {
     const node = this.#node;
     if (this.#stop.signal.aborted || id === node.id || this.#connecting.has(id)) return;
-    // Who has connected without being known to anybody doesn't count: it would keep the others away.
+    // Strangers that have connected don't count: they would keep the others away.
     const connected = node.connected.filter(other => node.gate.isNamed(other)).length;
     if (node.isConnected(id) || connected + this.#connecting.size >= MAX_NEIGHBOURS) return;
     const attempt = connect(node, id, addresses, this.#stop.signal, this.#yieldMs)

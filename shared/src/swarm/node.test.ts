@@ -114,13 +114,13 @@ describe('a node', () => {
   });
 
   it('speaks to nobody who has another id than the address says', async () => {
-    const [asker, other] = [await nodes.site(), await nodes.site()];
+    const [requester, other] = [await nodes.site(), await nodes.site()];
     const [address = ''] = other.addresses;
-    await expect(asker.dial(address.replace(other.id, newIdentity().id))).rejects.toMatchObject({
+    await expect(requester.dial(address.replace(other.id, newIdentity().id))).rejects.toMatchObject({
       code: 'SITECAST_PEER_UNREACHABLE',
     });
     for (const wrong of ['', '/ip4/127.0.0.1/tcp/1', 'http://example.org'])
-      await expect(asker.dial(wrong)).rejects.toMatchObject({ code: 'SITECAST_PEER_ADDRESS' });
-    expect(await asker.dial(address)).toBe(other.id);
+      await expect(requester.dial(wrong)).rejects.toMatchObject({ code: 'SITECAST_PEER_ADDRESS' });
+    expect(await requester.dial(address)).toBe(other.id);
   });
 });

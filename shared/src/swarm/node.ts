@@ -36,28 +36,28 @@ const SITE_SERVICE = '_sitecast-site._udp.local';
 
 export interface NodeOptions {
   readonly identity: Identity;
-  /** Multiaddresses to listen on, such as `/ip4/0.0.0.0/tcp/7402`; none: only dials. */
+  /** Multiaddresses to listen on, such as `/ip4/0.0.0.0/tcp/7402`. With none the node only dials. */
   readonly listen: readonly string[];
-  /** Multiaddresses to tell others, where those that it listens on aren't reachable. */
+  /** Multiaddresses to announce, where those that it listens on can't be reached from elsewhere. */
   readonly announce?: readonly string[];
-  /** Looks for others by multicast DNS, and is found. */
+  /** Discovers others by multicast DNS, and is discovered. */
   readonly isDiscovering?: boolean;
-  /** While it looks for others by multicast DNS it isn't found itself. */
+  /** Discovers others by multicast DNS, and isn't discovered itself. */
   readonly isHidden?: boolean;
-  /** Of peers that were named or admitted; strangers have places besides (`inbound-gate.ts`). */
+  /** Connections of peers that were named or admitted. Strangers have places besides (`inbound-gate.ts`). */
   readonly maxConnections?: number;
 }
 
 export interface FleetNodeOptions extends NodeOptions {
-  /** Who hasn't got it can't join. */
+  /** A machine without it can't join. */
   readonly fleetKey: FleetKey;
 }
 
-/** One of the two networks, seen from one machine. libp2p's node behind what Sitecast needs of it. */
+/** One of the two networks, seen from one machine: what Sitecast needs of a libp2p node. */
 export class SwarmNode {
   readonly id: string;
   readonly libp2p: Libp2p;
-  /** Who may be connected without having been dialled. */
+  /** Decides which peers may connect that weren't dialled. */
   readonly gate: InboundGate;
   readonly #discovery: Discovery;
 
@@ -73,12 +73,12 @@ export class SwarmNode {
     return this.libp2p.getMultiaddrs().map(address => address.toString());
   }
 
-  /** Ids of those with an open connection. */
+  /** Ids of peers with an open connection. */
   get connected(): string[] {
     return this.libp2p.getPeers().map(peer => peer.toString());
   }
 
-  /** Those that multicast DNS has found lately; nobody vouches for them. */
+  /** Peers that multicast DNS has discovered lately. They aren't verified. */
   get found(): FoundPeer[] {
     return this.#discovery.found;
   }
@@ -89,7 +89,7 @@ export class SwarmNode {
 
   /**
    * Connects, if it isn't connected already.
-   * @param address a multiaddress with an id at its end: whoever answers has that id, or isn't spoken to
+   * @param address a multiaddress with an id at its end: a peer with another id is refused
    * @returns the id
    * @throws SITECAST_PEER_ADDRESS, SITECAST_PEER_UNREACHABLE
    */
@@ -138,11 +138,11 @@ export class FleetNode extends SwarmNode {
 
 /**
  * Origin and gateways: closed by the fleet's key, for gossip.
- * @throws whatever keeps it from listening
+ * @throws what keeps it from listening
  */
 export async function createFleetNode(options: FleetNodeOptions): Promise<FleetNode> {
   const maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
-  // Strangers have the fleet's key here.
+  // Here strangers have the fleet's key, too.
   const gate = new InboundGate({
     members: maxConnections,
     strangers: maxConnections,
@@ -165,8 +165,8 @@ export async function createFleetNode(options: FleetNodeOptions): Promise<FleetN
 }
 
 /**
- * Devices and gateways of one site: open to all on the LAN; who gets what is the chunk exchange's business.
- * @throws whatever keeps it from listening
+ * Devices and gateways of one site: open to every machine on the LAN. The chunk exchange decides which peer gets what.
+ * @throws what keeps it from listening
  */
 export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
   const members = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
@@ -174,8 +174,8 @@ export async function createSiteNode(options: NodeOptions): Promise<SwarmNode> {
   const gate = new InboundGate({ members, strangers, strangersPerAddress: Math.ceil(strangers / 2) });
   const libp2p = await createLibp2p({
     ...nodeSettings(options, { gate, maxInbound: members + strangers, pingMs: SITE_PING_MS }),
-    // No identify: who speaks is known by its key, where it is by the gateway or multicast DNS, and both speak one protocol. It
-    // would cost each connection two streams and two signatures.
+    // No identify protocol: a peer is known by its key, its address by the gateway or multicast DNS, and both sides speak one
+    // protocol. It would cost each connection two streams and two signatures.
     services: {
       discovery: discovery(options.isDiscovering ? SITE_SERVICE : undefined, {
         isHidden: options.isHidden ?? false,
@@ -191,7 +191,7 @@ function nodeSettings(
 ) {
   return {
     privateKey: privateKeyOf(identity),
-    // What strangers are told: nothing that helps them to choose.
+    // Strangers are told nothing that helps them to choose.
     nodeInfo: { name: 'sitecast', version: '1', userAgent: 'sitecast' },
     addresses: { listen: [...listen], announce: [...(announce ?? [])], maxObservedAddresses: 4 },
     connectionGater: gate.gater,
@@ -209,7 +209,7 @@ function parseAddress(address: string) {
     const parsed = multiaddr(address);
     if (parsed.getComponents().at(-1)?.name === 'p2p') return parsed;
   } catch {
-    // Said below.
+    // The error below says so.
   }
   throw new SitecastError('badInput', 'SITECAST_PEER_ADDRESS', `not the address of a peer: ${address}`, {
     hint: 'it looks like /ip4/192.0.2.1/tcp/7402/p2p/12D3KooW…',

@@ -14,11 +14,11 @@ const MIB = 1024 * KIB;
 
 /** Connections of a node with peers that it knows; the origin of a star asks for more. */
 export const DEFAULT_MAX_CONNECTIONS = 300;
-/** Connections from one address in a second. By default 5: a site behind one address, or a bed on one host, hits that. */
+/** Connections from one address in a second. The default is 5: a site behind one address, or a test on one host, exceeds that. */
 const MAX_INBOUND_PER_S = 100;
 /**
- * What libp2p and node would refuse connections for, whosever they are: more than the gate (`inbound-gate.ts`) has places for, so that it
- * decides. Connections that this node has dialled itself are within it, and sockets that the gate has ended just now.
+ * Beyond this bound libp2p and Node refuse any connection. It is higher than the number of places of the gate (`inbound-gate.ts`), so
+ * that the gate decides. It includes connections that this node has dialled, and sockets that the gate has just ended.
  */
 const BEYOND_THE_GATE = 1024;
 const MAX_PEER_ADDRESSES = 8;
@@ -33,7 +33,7 @@ export const FLEET_PING_MS = 5 * MINUTE_MS;
 export const SITE_PING_MS = MINUTE_MS;
 const PING_TIMEOUT_MS = 20 * SECOND_MS;
 /**
- * When a socket without a byte is closed: after two pings were missed. By default 2 minutes, which would close every quiet
+ * When a socket without a byte is closed: after two pings were missed. The default is 2 minutes, which closes every quiet
  * connection between two pings.
  */
 const SILENCE_PER_PING = 2.5;
@@ -41,7 +41,7 @@ const SILENCE_PER_PING = 2.5;
 const DIAL_TIMEOUT_MS = 15 * SECOND_MS;
 const CLOSE_TIMEOUT_MS = SECOND_MS;
 
-/** What a stream may have on its way before its reader has taken it: yamux's window, the least that it allows. */
+/** What may be on its way in a stream before the reader has taken it: yamux's smallest window. */
 const STREAM_WINDOW_BYTES = 256 * KIB;
 /** The window's growth on fast links; the reader's own bound (`message-stream.ts`) is in place besides. */
 const MAX_STREAM_WINDOW_BYTES = MIB;
@@ -72,7 +72,7 @@ export function connectionLimits(maxInbound: number) {
     deny: [],
     inboundConnectionThreshold: MAX_INBOUND_PER_S,
     maxIncomingPendingConnections: BEYOND_THE_GATE,
-    // Who is dialled again, and when, is ours to say: nothing is tagged "keep alive".
+    // Sitecast decides which peer is dialled again, and when: nothing is tagged "keep alive".
     reconnectRetries: 1,
     reconnectRetryInterval: SECOND_MS,
     reconnectBackoffFactor: 2,
@@ -106,7 +106,7 @@ export function tcpLimits(maxInbound: number, pingMs: number) {
 }
 
 export const YAMUX_LIMITS = {
-  // The pings above do; two kinds of them would cost twice.
+  // The pings above do that. Two kinds of pings would cost twice.
   enableKeepAlive: false,
   keepAliveInterval: FLEET_PING_MS,
   maxInboundStreams: MAX_STREAMS_IN,
@@ -135,20 +135,20 @@ export const IDENTIFY_LIMITS = {
 
 export const PEER_STORE_LIMITS = { maxAddressAge: 60 * MINUTE_MS, maxPeerAge: 60 * MINUTE_MS };
 
-/** The exchange of nonces. By default a second: a busy gateway takes longer, and is "another fleet" then. */
+/** The exchange of nonces. The default is a second: a busy gateway takes longer, and then counts as "another fleet". */
 export const FLEET_KEY_TIMEOUT_MS = DIAL_TIMEOUT_MS;
 
 /** One gossip message, whole. Beyond 4 MiB libp2p drops one without an error, so the bound is ours and far below. */
 export const MAX_MESSAGE_BYTES = 256 * KIB;
 /** A message with its protobuf around it, and what else an RPC holds. */
 const MAX_RPC_BYTES = MAX_MESSAGE_BYTES + 64 * KIB;
-/** What a slow neighbour may have waiting. Beyond it its stream is aborted. */
+/** What may wait for a slow neighbour. Beyond it the neighbour's stream is aborted. */
 const MAX_GOSSIP_BACKLOG_BYTES = 4 * MIB;
 const MAX_SUBSCRIPTIONS = 4;
 
 /**
  * Rejected messages cost 20 × their number squared, the number falling by a hundredth each second: one puts a neighbour out
- * of the mesh (0 is the bound for that), three make it unheard for most of a minute. An honest gateway checks before it
+ * of the mesh (0 is the bound for that), three silence it for most of a minute. An honest gateway verifies before it
  * passes on, so it never sends one.
  */
 export const SCORE_THRESHOLDS = {
@@ -177,12 +177,12 @@ type GossipChoices =
 export function gossipLimits(topic: string) {
   return {
     allowedTopics: [topic],
-    // Messages carry metadata that signs itself: who passed it on says nothing.
+    // Messages carry signed metadata: which peer passed them on says nothing.
     globalSignaturePolicy: 'StrictNoSign',
     emitSelf: false,
     canRelayMessage: true,
     fallbackToFloodsub: false,
-    // One's own news go to the mesh, like others'. To everybody connected they'd come as one more copy each (5.0 for 2.5).
+    // A gateway's own announcements go to the mesh, as others' do. Sent to all that are connected they'd make one more copy each (5.0 for 2.5).
     floodPublish: false,
     batchPublish: false,
     doPX: false,
@@ -190,7 +190,7 @@ export function gossipLimits(topic: string) {
     tagMeshPeers: true,
     runOnLimitedConnection: false,
     asyncValidation: false,
-    // The first gateway of a fleet, or one that is cut off, has nobody to tell: that's no error.
+    // The first gateway of a fleet, or one that is cut off, has no neighbours: that's no error.
     allowPublishToZeroTopicPeers: true,
     ignoreDuplicatePublishError: true,
     // One message of a peer at a time: a flood waits in that peer's own stream.
@@ -198,15 +198,15 @@ export function gossipLimits(topic: string) {
     awaitRpcMessageHandler: true,
     messageProcessingConcurrency: 4,
     // How many neighbours are sent each message unasked: as many copies come, but for one. Fewer than by default (6, up to 12),
-    // for metered links pay for each copy; below, everybody else hears of the message all the same.
+    // for metered links pay for each copy. By the setting below all others hear of the message all the same.
     D: 4,
     Dlo: 3,
     Dhi: 6,
     Dscore: 2,
     Dout: 1,
-    // Within a heartbeat *all* other neighbours are told the message's id, once, and ask for it if they lack it: whoever has one
-    // neighbour that has heard of it hears of it. By default a quarter of them are drawn, three times: some never are, and those
-    // that are cost more.
+    // Within a heartbeat *all* other neighbours get the message's id, once, and ask for the message if they lack it: so a gateway
+    // gets it if one of its neighbours has it. By default a quarter of them are drawn, three times: some are never drawn, and it
+    // costs more.
     Dlazy: 6,
     gossipFactor: 1,
     heartbeatInterval: SECOND_MS,
@@ -228,7 +228,7 @@ export function gossipLimits(topic: string) {
     maxInboundDataLength: MAX_RPC_BYTES,
     // A topic costs its name and 1 KiB.
     maxTopicBytesPerPeer: MAX_SUBSCRIPTIONS * 2 * KIB,
-    // Telling the mesh "I have it already" takes a packet for each neighbour; for messages of 1 KiB that's what it saves.
+    // To tell the mesh "I have it already" takes a packet for each neighbour. For messages of 1 KiB that is as much as it saves.
     idontwantMinDataSize: 2 * KIB,
     idontwantMaxMessages: 64,
     decodeRpcLimits: {
@@ -254,7 +254,7 @@ const TOPIC_SCORE = {
   firstMessageDeliveriesWeight: 1,
   firstMessageDeliveriesDecay: DECAY_SLOW,
   firstMessageDeliveriesCap: 5,
-  // By default a topic that is quiet for seconds makes everyone throw everyone out. Ours is quiet for an hour.
+  // By default peers throw each other out of the mesh when a topic is quiet for seconds. Ours is quiet for an hour.
   meshMessageDeliveriesWeight: 0,
   meshMessageDeliveriesDecay: 0.5,
   meshMessageDeliveriesCap: 1,

@@ -12,7 +12,7 @@ import {
 import {
   ChunkServer,
   createSiteNode,
-  HoldingsBoard,
+  HaveMap,
   ImageHoldings,
   PeerStore,
   type SwarmNode,
@@ -59,10 +59,10 @@ export class HostilePeer {
     else {
       const holdings = new ImageHoldings(image, count, false);
       for (let at = 0; at < count; at += 1) holdings.add(at);
-      const board = new HoldingsBoard();
-      board.put(holdings);
+      const haveMap = new HaveMap();
+      haveMap.put(holdings);
       const store = storeOf(manner, this.#stop.signal);
-      await new ChunkServer({ node: this.#node, store, board, mayServe: () => true }).start();
+      await new ChunkServer({ node: this.#node, store, haveMap, mayServe: () => true }).start();
     }
     const notice = {
       peer: { id: this.id, addresses: this.#node.addresses },

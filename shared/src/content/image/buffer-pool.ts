@@ -4,8 +4,8 @@ interface Waiter {
 }
 
 /**
- * A fixed number of equal pieces of memory, handed out, sent to worker threads and back, and handed out again. What a
- * garbage collector would free late is never garbage; and who reads faster than others write waits for a free piece.
+ * A fixed number of equal pieces of memory. They are handed out, sent to worker threads and back, and handed out again. So they never
+ * become garbage, which would be freed late; and a reader that is faster than the writers waits for a free piece.
  */
 export class BufferPool {
   readonly lengthBytes: number;

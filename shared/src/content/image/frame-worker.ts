@@ -49,7 +49,7 @@ function collectAll({ block, body, ids, wanted, lengths }: CollectTask): number 
     const plain = Buffer.from(block, plainAt, lengthBytes);
     const appendedBytes = append(batch, at, id, target => collect(id, plain, target));
     plainAt += lengthBytes;
-    // What nobody wants is overwritten by the next one.
+    // A frame that isn't wanted is overwritten by the next one.
     if (wanted[chunk] === 1) at += appendedBytes;
   }
   return at;
@@ -68,7 +68,7 @@ function collect(id: ChunkId, plain: Buffer, target: Buffer): number {
   const frameBytes = store.readFrameNow(id, target);
   const plainBytes = verifyFrame(id, target.subarray(0, frameBytes), plain);
   if (plainBytes !== plain.length) throw chunkMismatch(id);
-  // Room in the batch is reckoned by zstd's bound; a frame beyond that was made by an odd encoder.
+  // The batch has room by zstd's bound. A longer frame was made by an unusual encoder.
   return frameBytes <= maxFrameBytes(plain.length) ? frameBytes : compressInto(target, plain, level);
 }
 

@@ -4,11 +4,11 @@ import { SitecastError } from '../../errors.ts';
 import { DEFAULT_ZSTD_LEVEL, MAX_ZSTD_LEVEL, MIN_ZSTD_LEVEL } from '../zstd.ts';
 import type { FrameReply, FrameTask, FrameWorkerData } from './frame-tasks.ts';
 
-/** Beyond this many threads the image is read and sent slower than it's compressed. */
+/** With more threads than this, reading and sending are slower than compressing. */
 const MAX_THREADS = 8;
 /** A worker makes little garbage: a small young generation keeps it from growing with the image. */
 const YOUNG_GENERATION_MB = 4;
-/** What it costs to start a thread, about; for less work than that none is started. */
+/** About what it costs to start a thread. For less work than that none is started. */
 const THREAD_START_MS = 100;
 
 export interface FrameWorkersOptions {
@@ -89,7 +89,7 @@ export class FrameWorkers {
     worker.postMessage(job.task, [job.task.block, job.task.body]);
   }
 
-  /** One thread more only for work that would keep it busy for longer than its start takes. */
+  /** Starts another thread only for work that keeps it busy for longer than its start takes. */
   #needsThread(): boolean {
     if (this.#workers.size === 0) return true;
     return this.#workers.size < this.threads && this.#queue.length * this.#taskMs > THREAD_START_MS;
@@ -129,7 +129,7 @@ export class FrameWorkers {
     this.#startNext();
   }
 
-  /** Rejects all tasks, those to come too: memory that a dead thread held is lost, so there's no going on. */
+  /** Rejects all tasks, those to come too: the memory that a dead thread held is lost, so the work can't go on. */
   #fail(failure: unknown): void {
     this.#failure ??= failure;
     for (const job of this.#queue.splice(0)) job.reject(this.#failure);

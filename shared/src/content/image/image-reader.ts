@@ -10,7 +10,7 @@ import type { BufferPool } from './buffer-pool.ts';
 /** How much of an image is read and sent at once, in bytes, unless told otherwise; and the most. */
 export const MAX_READ_BYTES = 4 * 1024 * 1024;
 
-/** Some whole chunks of an image, in its order. Who gets it gives `block` back to the pool when done with the bytes. */
+/** Some whole chunks of an image, in its order. The receiver gives `block` back to the pool when it is done with the bytes. */
 export interface ImageBatch {
   readonly block: ArrayBuffer;
   /** The chunks' bytes, one after the other: a view into `block`. */
@@ -93,7 +93,7 @@ export class ImageReader {
     try {
       for (;;) {
         const filledBytes = await reading;
-        // A file that grows as fast as it's read would never come to its end.
+        // A file that grows as fast as it is read would never end.
         if (this.#position > (this.lengthBytes ?? Number.POSITIVE_INFINITY)) throw this.#changed();
         const isLast = filledBytes < this.#readBytes;
         const next = isLast ? undefined : await pool.acquire(signal);
@@ -113,7 +113,7 @@ export class ImageReader {
       }
       this.#finish();
     } finally {
-      // Nobody waits for it any more; the file must not be closed under it.
+      // The read isn't waited for any more, but the file must not be closed under it.
       await reading.catch(() => 0);
     }
   }
@@ -128,10 +128,10 @@ export class ImageReader {
     await this.#handle.close();
   }
 
-  /** Fills a block behind the first `room` bytes. @returns how many bytes there were: fewer only at the image's end */
+  /** Fills a block behind the first `room` bytes. @returns number of bytes read: fewer only at the image's end */
   #read(block: ArrayBuffer, room: number): Promise<number> {
     const reading = this.#fill(block, room);
-    // It may fail while this piece's predecessor is still being worked on: that's heard when it is awaited.
+    // The read may fail while the piece before is still being worked on. The failure shows when it is awaited.
     reading.catch(() => undefined);
     return reading;
   }
@@ -216,11 +216,11 @@ function copyTail(block: ArrayBuffer, from: number, to: number, next: ArrayBuffe
 }
 
 /**
- * Opens an image: a regular file or a block device. A pipe is none: an image is read more than once.
+ * Opens an image: a regular file or a block device. A pipe is refused: an image is read more than once.
  * @throws SITECAST_NOT_A_FILE, SITECAST_IMAGE_EMPTY; the system's error (ENOENT …) otherwise
  */
 export async function openImage(path: string): Promise<{ handle: FileHandle; found: BigIntStats }> {
-  // Without O_NONBLOCK a pipe nobody writes to would be waited for, before it could be refused.
+  // Without O_NONBLOCK, `open` waits for a pipe's writer before the pipe can be refused.
   const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   try {
     const found = await handle.stat({ bigint: true });

@@ -11,7 +11,7 @@ export interface UploadImageOptions extends UploadOptions {
 
 /**
  * Reads an image, cuts it into chunks and sends those that the target lacks, each once. Reading, asking, compressing and
- * sending overlap; the memory is fixed. Broken off and begun again, it sends only what isn't there yet.
+ * sending overlap; the memory is fixed. An upload that is broken off and begun again sends only what the target lacks.
  * @throws SITECAST_IMAGE_EMPTY, SITECAST_IMAGE_CHANGED, SITECAST_NOT_A_FILE, SITECAST_CHUNK_SIZES, SITECAST_ZSTD_LEVEL,
  *   SITECAST_INDEX_TOO_LARGE, what the target throws, the signal's reason
  */
@@ -40,7 +40,7 @@ export async function uploadImage(options: UploadImageOptions): Promise<ImageSum
 }
 
 async function sendBatch(run: UploadRun, { block, bytes, ends, ids }: ImageBatch): Promise<void> {
-  // Once the block is a worker's, the view has nothing to show any more.
+  // Once the block belongs to a worker, the view is empty.
   const { byteOffset: plainAt, length: plainBytes } = bytes;
   const wanted = await run.wanted(ids);
   if (countWanted(wanted) === 0) {

@@ -82,7 +82,7 @@ export class UploadRun {
   constructor(options: UploadOptions & Pick<FrameWorkersOptions, 'storeRoot'>, sizes: RunSizes) {
     this.workers = new FrameWorkers(options);
     const batches = this.workers.threads + BATCHES_BESIDE_THREADS;
-    // Two more are in the reader's hands: the one it works on, and the next.
+    // The reader holds two more: the one it works on, and the next.
     this.blocks = new BufferPool(batches + 2, sizes.blockBytes);
     this.bodies = new BufferPool(batches, bodyBytes(sizes));
     this.target = options.target;
@@ -92,7 +92,7 @@ export class UploadRun {
       options.signal === undefined ? this.#stop.signal : AbortSignal.any([this.#stop.signal, options.signal]);
   }
 
-  /** Lets a batch go its way beside the others; how it ends is heard in `finished` and by the signal. */
+  /** Starts a batch beside the others. Its outcome shows in `finished` and by the signal. */
   start(send: () => Promise<void>): void {
     const sending = send().catch((error: unknown) => this.#stop.abort(error));
     this.#underWay.add(sending);
@@ -134,7 +134,7 @@ export class UploadRun {
     }
     if (freshBytes === 0) return flags;
     const missing = await this.target.missing(fresh.subarray(0, freshBytes), this.signal);
-    // Mostly it's all of them, or none.
+    // Mostly the target lacks all of them, or none.
     if (missing.length === freshBytes) return flags;
     if (missing.length === 0) return flags.fill(0);
     return keepOnly(missing, ids, flags);
@@ -149,7 +149,7 @@ export class UploadRun {
     this.#sentBytes += batchBytes - chunks * BATCH_HEAD_BYTES;
   }
 
-  /** So much more of the image is at the target. */
+  /** This much more of the image is at the target. */
   done(plainBytes: number): void {
     this.#doneBytes += plainBytes;
     this.#onProgress?.({

@@ -16,14 +16,14 @@ export interface ChunkRequest {
 }
 
 /**
- * The one port behind which chunks lie: a folder, a web server, a gateway, a peer. What is interesting (verifying,
- * coalescing, failover …) wraps one store in another. `conformance.ts` says, in tests, what every one of them keeps to.
+ * The one port for chunks, whether they lie in a folder, on a web server, on a gateway or with a peer. Verifying, coalescing, failover
+ * and the like wrap one store in another. `conformance.ts` has the tests that every store passes.
  */
 export interface ChunkStore {
   /** For messages and logs: a path, a URL. */
   readonly name: string;
 
-  /** @throws SITECAST_STORE_UNREACHABLE when nobody can say */
+  /** @throws SITECAST_STORE_UNREACHABLE when the store can't be asked */
   has(id: ChunkId, request?: ChunkRequest): Promise<boolean>;
 
   /**

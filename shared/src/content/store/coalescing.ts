@@ -2,32 +2,32 @@ import type { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex } from '../chunk-id.ts';
 import type { ChunkRequest, ChunkStore } from './chunk-store.ts';
 
-/** One fetch under way, and how many wait for it. */
+/** One fetch under way, and the number of requesters that wait for it. */
 interface Flight {
   readonly chunk: Promise<Chunk>;
   readonly stop: AbortController;
-  askers: number;
+  requesters: number;
   isOver: boolean;
 }
 
 /**
- * A store that fetches a chunk once for all who ask while the fetch is under way. An asker that gives up leaves the
- * others waiting; when the last one does, the fetch is called off. Nothing is kept once a fetch has ended.
+ * A store that fetches a chunk once for all requests that come while the fetch is under way. A requester that gives up leaves the
+ * others waiting; when the last one gives up, the fetch is called off. Nothing is kept once a fetch has ended.
  */
 export function coalescing(store: ChunkStore): ChunkStore {
   const flights = new Map<string, Flight>();
 
   const start = (id: ChunkId, key: string): Flight => {
     const stop = new AbortController();
-    // A copy: the first asker's id may lie in memory that is used again before the last asker is served.
+    // A copy: the first requester's id may lie in memory that is used again before the last requester is served.
     const chunk = store.get(Uint8Array.from(id), { signal: stop.signal });
-    const flight = { chunk, stop, askers: 0, isOver: false };
+    const flight = { chunk, stop, requesters: 0, isOver: false };
     flights.set(key, flight);
     const end = () => {
       flight.isOver = true;
       if (flights.get(key) === flight) flights.delete(key);
     };
-    // Whoever waits hears of a failure; `end` only clears up.
+    // The waiting requesters get a failure; `end` only clears up.
     chunk.then(end, end);
     return flight;
   };
@@ -36,13 +36,13 @@ export function coalescing(store: ChunkStore): ChunkStore {
     signal?.throwIfAborted();
     const key = chunkIdToHex(id);
     const flight = flights.get(key) ?? start(id, key);
-    flight.askers += 1;
+    flight.requesters += 1;
     try {
       return await orAborted(flight.chunk, signal);
     } finally {
-      flight.askers -= 1;
-      if (flight.askers === 0 && !flight.isOver) {
-        // Somebody who asks from now on must not join a fetch that is being called off.
+      flight.requesters -= 1;
+      if (flight.requesters === 0 && !flight.isOver) {
+        // A later request must not join a fetch that is being called off.
         if (flights.get(key) === flight) flights.delete(key);
         flight.stop.abort(signal?.reason);
       }

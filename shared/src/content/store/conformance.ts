@@ -16,7 +16,7 @@ export interface StoreUnderTest<S extends ChunkStore = ChunkStore> {
 }
 
 /**
- * What every `ChunkStore` keeps to, as tests. An implementation's own test file calls this with a function that opens an
+ * What every `ChunkStore` promises, as tests. An implementation's own test file calls this with a function that opens an
  * empty store.
  */
 export function testChunkStore(test: Test, open: () => Promise<StoreUnderTest>): void {
@@ -71,7 +71,7 @@ export function testChunkStore(test: Test, open: () => Promise<StoreUnderTest>):
   );
 }
 
-/** What every `WritableChunkStore` keeps to besides. */
+/** What every `WritableChunkStore` promises besides. */
 export function testWritableChunkStore(
   test: Test,
   open: () => Promise<StoreUnderTest<WritableChunkStore>>,

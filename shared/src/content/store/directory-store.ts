@@ -39,8 +39,8 @@ export interface DirectoryStoreOptions {
 
 /**
  * Chunks as files, in the layout of casync and desync: `<4 hex>/<64 hex>.cacnk`, one zstd frame each. Written aside and
- * renamed, so a file under its final name is whole as long as the power stays on; what was put since the last `sync` may
- * be damaged after a power cut, so whoever relies on such a chunk verifies it. Several instances, also in other threads,
+ * renamed, so a file under its final name is whole as long as the power stays on. What was put since the last `sync` may
+ * be damaged after a power cut, so a caller that relies on such a chunk verifies it. Several instances, also in other threads,
  * may share a directory.
  */
 export class DirectoryStore implements WritableChunkStore {
@@ -59,7 +59,7 @@ export class DirectoryStore implements WritableChunkStore {
     this.#partialPrefix = join(root, PARTIAL_DIRECTORY, randomBytes(8).toString('hex'));
   }
 
-  /** Opens a store, whose directory is made if it isn't there. */
+  /** Opens a store. Makes its directory if there is none. */
   static async create(root: string, options: DirectoryStoreOptions = {}): Promise<DirectoryStore> {
     const absolute = resolve(root);
     await makeDirectory(join(absolute, PARTIAL_DIRECTORY));
@@ -84,7 +84,7 @@ export class DirectoryStore implements WritableChunkStore {
     return new DirectoryStore(resolve(root), {});
   }
 
-  /** Path of the chunk's file, whether it's there or not: to serve it as it is. */
+  /** Path of the chunk's file, whether it exists or not: to serve it as it is. */
   pathOf(id: ChunkId): string {
     return `${this.root}/${chunkPath(id)}`;
   }
@@ -234,8 +234,8 @@ export class DirectoryStore implements WritableChunkStore {
   }
 
   /**
-   * Makes everything in the store survive a power cut, with one syncfs(2) for thousands of files. Where that isn't to
-   * be had, each file that this instance put or adopted is synced by itself, and its directory.
+   * Makes everything in the store survive a power cut, with one syncfs(2) for thousands of files. Where there is no
+   * syncfs, each file that this instance put or adopted is synced by itself, and its directory.
    */
   async sync(): Promise<void> {
     const [program, ...args] = this.#syncCommand;
@@ -253,7 +253,7 @@ export class DirectoryStore implements WritableChunkStore {
     const prefixes = new Set<string>();
     for (const id of eachId(written.bytes())) {
       const file = await open(this.pathOf(id), 'r').catch((error: unknown) => {
-        // Removed or moved on since it was put: nothing is left here that could be lost.
+        // The file was removed or moved since it was put: nothing is left here that could be lost.
         if (isSystemError(error, 'ENOENT')) return undefined;
         throw error;
       });

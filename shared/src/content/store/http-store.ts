@@ -19,7 +19,7 @@ export interface HttpStoreOptions {
   /** Most connections at once; further requests wait. */
   readonly connections?: number;
   readonly headers?: Readonly<Record<string, string>>;
-  /** Through which proxies, and trusting whom; default: none. */
+  /** Default: no proxies, Node's authorities. */
   readonly via?: Connections;
   /** Awaited after each piece of a chunk, before the next is read: slows the sender down. */
   readonly pace?: (lengthBytes: number, signal?: AbortSignal) => Promise<void>;

@@ -5,13 +5,15 @@ import { MessageStream } from './message-stream.ts';
 import { ServedPeer, type ServingPorts } from './served-peer.ts';
 import { CHUNK_PROTOCOL, encodeAnswer, MAX_ASK_BYTES } from './wire.ts';
 
-// Who can send this: anybody on the LAN. The worst messages: streams without end (those not admitted yet have places of their
-// own, of which the address that holds the most loses its oldest; one that isn't admitted ends at once); requests without end (64
-// wait, more end the stream; two are worked at, so a stream holds two chunks and what its write buffer takes); readers that
-// don't read (a deadline for each message written). What they can still do: take up the upload that the limits leave them, if
-// they're admitted.
+// Any machine on the LAN can send this. The worst messages, and what bounds them:
+// - Streams without end. Streams that aren't admitted yet have places of their own; the address that holds the most loses its
+//   oldest. A stream that is refused ends at once.
+// - Requests without end. 64 wait; one more ends the stream. Two are worked on at a time, so a stream holds two chunks and its write
+//   buffer.
+// - Readers that don't read. Each message that is written has a deadline.
+// An admitted peer can still use up the upload that the limits leave it.
 
-/** Admitted peers' streams that are served at one time; who comes later is told to come again. */
+/** Streams of admitted peers that are served at one time. Later ones are refused, and come again. */
 const MAX_SERVED_STREAMS = 64;
 /** Streams whose peer hasn't been admitted yet. */
 const MAX_UNADMITTED_STREAMS = 32;
@@ -25,7 +27,7 @@ export interface ChunkServerOptions extends ServingPorts {
   readonly writeDeadlineMs?: number;
 }
 
-/** One stream, from its beginning on. */
+/** One stream, from when it is opened. */
 interface Served {
   readonly id: string;
   readonly peer: ServedPeer;
@@ -109,7 +111,7 @@ export class ChunkServer {
         served.peer.ended();
       },
     });
-    // It may have ended before it was looked at: then nobody says so again.
+    // The stream may have ended before: then `onEnd` is not called again.
     if (messages.isEnded) {
       place.release();
       return;

@@ -1,10 +1,10 @@
 import { type ChunkId, chunkIdToHex } from '../../content/index.ts';
-import { MAX_BITMAP_BYTES } from './wire.ts';
+import { MAX_BITFIELD_BYTES } from './wire.ts';
 
 const BITS = 8;
 
 /** A flag for each chunk of an image, by its number in the index. */
-export class ChunkBits {
+export class Bitfield {
   readonly count: number;
   readonly #bits: Uint8Array;
   #size = 0;
@@ -39,8 +39,8 @@ export class ChunkBits {
 
   /** The bits in pieces as they're sent, a copy; pieces without a bit are left out. */
   *pieces(): Generator<{ first: number; bits: Uint8Array }> {
-    for (let at = 0; at < this.#bits.length; at += MAX_BITMAP_BYTES) {
-      const bits = Uint8Array.from(this.#bits.subarray(at, at + MAX_BITMAP_BYTES));
+    for (let at = 0; at < this.#bits.length; at += MAX_BITFIELD_BYTES) {
+      const bits = Uint8Array.from(this.#bits.subarray(at, at + MAX_BITFIELD_BYTES));
       if (bits.some(byte => byte !== 0)) yield { first: at * BITS, bits };
     }
   }
@@ -54,23 +54,23 @@ export function* setBits(first: number, bits: Uint8Array): Generator<number> {
   }
 }
 
-/** What this machine holds of one image, and can hand out. Others who follow it hear what's added. */
+/** What this machine holds of one image, and can hand out. Peers that subscribe to it get what is added. */
 export class ImageHoldings {
   /** SHA-256 of the image's chunk index. */
   readonly image: ChunkId;
-  readonly bits: ChunkBits;
+  readonly bits: Bitfield;
   readonly #log: Uint32Array;
   #isFetching: boolean;
   onChange: () => void = () => {};
 
   constructor(image: ChunkId, count: number, isFetching: boolean) {
     this.image = Uint8Array.from(image);
-    this.bits = new ChunkBits(count);
+    this.bits = new Bitfield(count);
     this.#log = new Uint32Array(count);
     this.#isFetching = isFetching;
   }
 
-  /** Whether it's still missing some, and fetches them: then others leave it its share of what only a gateway has. */
+  /** Whether this machine lacks chunks and fetches them. Then peers leave it its share of what only a gateway has. */
   get isFetching(): boolean {
     return this.#isFetching;
   }
@@ -93,8 +93,8 @@ export class ImageHoldings {
   }
 }
 
-/** All that this machine holds for others; few images at one time. */
-export class HoldingsBoard {
+/** All that this machine hands out: a few images at one time. */
+export class HaveMap {
   readonly #images = new Map<string, ImageHoldings>();
   readonly #listeners = new Set<() => void>();
 
@@ -104,7 +104,7 @@ export class HoldingsBoard {
     this.#tell();
   }
 
-  /** Not handed out any more; who was told otherwise finds it missing. */
+  /** The image isn't handed out any more. A peer that asks for it all the same gets "missing". */
   remove(image: ChunkId): void {
     this.#images.delete(chunkIdToHex(image));
   }
@@ -113,12 +113,12 @@ export class HoldingsBoard {
     return this.#images.get(chunkIdToHex(image));
   }
 
-  /** How many listen. */
+  /** Number of listeners. */
   get listeners(): number {
     return this.#listeners.size;
   }
 
-  /** @returns how to stop listening */
+  /** @returns stops listening */
   listen(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);

@@ -4,18 +4,18 @@ import { Uint8ArrayList } from 'uint8arraylist';
 import { violation } from './wire.ts';
 
 const LENGTH_BYTES = 4;
-/** What may wait in a stream before the next message is added. */
+/** Bytes that may wait in a stream before the next message is added. */
 const MAX_UNSENT_BYTES = 256 * 1024;
-/** Nobody who reads takes longer for that much. */
+/** No reader that reads takes longer for that much. */
 const DEFAULT_WRITE_DEADLINE_MS = 20_000;
 
 interface MessageStreamOptions {
-  /** Longer ones end the stream as soon as their length is read. */
+  /** A longer message ends the stream as soon as its length is read. */
   readonly maxMessageBytes: number;
   readonly writeDeadlineMs?: number;
-  /** The bytes are its own. What it throws ends the stream. */
+  /** Owns the bytes. What it throws ends the stream. */
   readonly onMessage: (message: Buffer) => void;
-  /** Called once, when nothing more will come: with the reason, if it didn't end well. */
+  /** Is called once, when nothing more will come: with the reason, if the stream broke. */
   readonly onEnd: (error: unknown) => void;
 }
 
@@ -30,7 +30,7 @@ export class MessageStream {
   readonly #head = Buffer.alloc(LENGTH_BYTES);
   /** The message that is coming, once its length is known. */
   #message: Buffer | undefined;
-  /** Of the message, or of the head before it. */
+  /** Bytes of the message, or of the head before it. */
   #filledBytes = 0;
   #isEnded = false;
 
@@ -53,7 +53,7 @@ export class MessageStream {
 
   /**
    * Sends one message, after those before it.
-   * @throws when the stream has ended, or its reader doesn't read: then it's aborted
+   * @throws when the stream has ended, or its reader doesn't read: then the stream is aborted
    */
   send(...parts: readonly Uint8Array[]): Promise<void> {
     return this.#turn(async () => {
@@ -61,12 +61,12 @@ export class MessageStream {
       const lengthBytes = parts.reduce((sum, part) => sum + part.length, 0);
       const head = Buffer.allocUnsafe(LENGTH_BYTES);
       head.writeUInt32BE(lengthBytes);
-      // As a list: a chunk is copied when it's encrypted, not before.
+      // As a list: a chunk is copied when it is encrypted, not before.
       this.#stream.send(new Uint8ArrayList(head, ...parts));
     });
   }
 
-  /** Ends it in good order, what was sent arriving first. */
+  /** Ends the stream in good order: what was sent arrives first. */
   async close(): Promise<void> {
     try {
       await this.#stream.close({ signal: AbortSignal.timeout(this.#writeDeadlineMs) });
@@ -110,7 +110,7 @@ export class MessageStream {
     });
   }
 
-  /** The memory of a message is there once its length is known, so that a trickle of bytes costs no more than it says. */
+  /** Allocates a message when its length is known: a trickle of bytes costs no more memory than it announces. */
   #take(data: Uint8Array): void {
     for (let at = 0; at < data.length && !this.#isEnded; ) {
       const target = this.#message ?? this.#head;

@@ -8,10 +8,10 @@ import type { SwarmNode } from '../node.ts';
 import { MemoryStore, noiseChunks } from '../testing/memory-store.ts';
 import { connect, Nodes, until } from '../testing/nodes.ts';
 import { ChunkServer, type ChunkServerOptions, MAX_STREAMS_PER_PEER } from './chunk-server.ts';
-import { HoldingsBoard, ImageHoldings } from './holdings.ts';
+import { HaveMap, ImageHoldings } from './holdings.ts';
 import { MessageStream } from './message-stream.ts';
 import { MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_REQUESTS, PeerStore } from './peer-store.ts';
-import { MAX_FOLLOWED_IMAGES, MAX_WAITING_REQUESTS } from './served-peer.ts';
+import { MAX_SUBSCRIBED_IMAGES, MAX_WAITING_REQUESTS } from './served-peer.ts';
 import { Pacer } from '../../bounded/index.ts';
 import {
   type Answer,
@@ -29,26 +29,26 @@ const nodes = new Nodes();
 afterEach(() => nodes.close());
 
 async function served(options: Partial<ChunkServerOptions> = {}) {
-  const [asker, server] = [await nodes.site(), await nodes.site()];
+  const [requester, server] = [await nodes.site(), await nodes.site()];
   const store = new MemoryStore();
-  const board = new HoldingsBoard();
-  const chunkServer = new ChunkServer({ node: server, store, board, mayServe: () => true, ...options });
+  const haveMap = new HaveMap();
+  const chunkServer = new ChunkServer({ node: server, store, haveMap, mayServe: () => true, ...options });
   await chunkServer.start();
-  await connect(asker, server);
+  await connect(requester, server);
   const lies: string[] = [];
   const peer = new PeerStore({
-    node: asker,
+    node: requester,
     peer: server.id,
     credential: Buffer.from('assignment'),
     deadlineMs: 3000,
-    onLie: (_peer, { code }) => lies.push(code),
+    onMisbehaviour: (_peer, { code }) => lies.push(code),
   });
-  return { asker, server, store, board, chunkServer, peer, lies };
+  return { requester, server, store, haveMap, chunkServer, peer, lies };
 }
 
 /** A peer that answers as it likes. */
 async function hostile(answer: (ask: Ask, send: (answer: Answer) => void, stream: Stream) => void) {
-  const [asker, server] = [await nodes.site(), await nodes.site()];
+  const [requester, server] = [await nodes.site(), await nodes.site()];
   await server.libp2p.handle(CHUNK_PROTOCOL, (stream: Stream) => {
     const messages: MessageStream = new MessageStream(stream, {
       maxMessageBytes: MAX_ASK_BYTES,
@@ -57,20 +57,20 @@ async function hostile(answer: (ask: Ask, send: (answer: Answer) => void, stream
       onEnd: () => {},
     });
   });
-  await connect(asker, server);
+  await connect(requester, server);
   const lies: string[] = [];
   const peer = new PeerStore({
-    node: asker,
+    node: requester,
     peer: server.id,
     deadlineMs: 1500,
-    onLie: (_peer, { code }) => lies.push(code),
+    onMisbehaviour: (_peer, { code }) => lies.push(code),
   });
   return { peer, lies, server };
 }
 
-/** An asker that asks as it likes. */
-async function rawAsker(asker: SwarmNode, server: SwarmNode) {
-  const stream = await asker.libp2p.dialProtocol(peerIdFromString(server.id), CHUNK_PROTOCOL);
+/** A requester that asks as it likes. */
+async function rawRequester(requester: SwarmNode, server: SwarmNode) {
+  const stream = await requester.libp2p.dialProtocol(peerIdFromString(server.id), CHUNK_PROTOCOL);
   const answers: Answer[] = [];
   const state = { isEnded: false };
   const messages = new MessageStream(stream, {
@@ -139,10 +139,10 @@ describe('a peer as a chunk store', () => {
   });
 
   it('finds the peer again after its stream was ended', async () => {
-    const { peer, store, chunkServer, asker } = await served();
+    const { peer, store, chunkServer, requester } = await served();
     store.put(chunkOf('here'));
     await peer.get(chunkOf('here').id);
-    chunkServer.drop(asker.id);
+    chunkServer.drop(requester.id);
     await until(() => chunkServer.streams === 0, 'the stream has ended');
     await sleep(100);
     expect((await peer.get(chunkOf('here').id)).plain()).toHaveLength(4);
@@ -181,7 +181,7 @@ describe('a peer that answers wrong', () => {
     ],
     [
       'what it holds of an image that nobody asked about',
-      () => ({ type: 'positions', image: other.id, isFetching: true, positions: [1] }),
+      () => ({ type: 'have', image: other.id, isFetching: true, added: [1] }),
       'SITECAST_PEER_PROTOCOL',
     ],
   ])('is reported and left for good: %s', async (_what, answer, code) => {
@@ -207,10 +207,10 @@ describe('a peer that answers wrong', () => {
 
   it('is left when it says that it holds chunks which the image does not have', async () => {
     const { peer, lies } = await hostile((ask, send) => {
-      if (ask.type === 'follow')
-        send({ type: 'positions', image: ask.image, isFetching: true, positions: [5, 100] });
+      if (ask.type === 'subscribe')
+        send({ type: 'have', image: ask.image, isFetching: true, added: [5, 100] });
     });
-    await peer.follow(chunk.id, 100, () => {});
+    await peer.subscribe(chunk.id, 100, () => {});
     await until(() => lies.length === 1, 'it is noticed');
     expect(lies).toEqual(['SITECAST_PEER_PROTOCOL']);
   });
@@ -273,14 +273,14 @@ describe('a peer that does not answer', () => {
 describe('a server of chunks', () => {
   it('serves nobody whom it does not admit, and shows what the peer brought to whoever decides', async () => {
     const shown: string[] = [];
-    const { peer, store, board, chunkServer } = await served({
+    const { peer, store, haveMap, chunkServer } = await served({
       mayServe: (_peer, credential) => {
         shown.push(Buffer.from(credential).toString());
         return false;
       },
     });
     store.put(chunkOf('here'));
-    board.put(new ImageHoldings(chunkOf('index').id, 10, true));
+    haveMap.put(new ImageHoldings(chunkOf('index').id, 10, true));
     await expect(peer.get(chunkOf('here').id)).rejects.toMatchObject(unreachable);
     expect(peer.isUseless).toBe(true);
     expect(shown).toEqual(['assignment']);
@@ -318,14 +318,14 @@ describe('a server of chunks', () => {
   });
 
   it('has a few streams for one peer, and so many for all: who has two gives one to who has none', async () => {
-    const { asker, server, chunkServer } = await served({ maxStreams: 3 });
+    const { requester, server, chunkServer } = await served({ maxStreams: 3 });
     const others = await Promise.all(Array.from({ length: 3 }, () => nodes.site()));
-    const askers = [asker, asker, asker, ...others];
+    const requesters = [requester, requester, requester, ...others];
     const open: { isEnded: boolean }[] = [];
-    for (const node of askers) {
-      if (node !== asker) await connect(node, server);
+    for (const node of requesters) {
+      if (node !== requester) await connect(node, server);
       // Refused, as those beyond the limits are to be.
-      const raw = await rawAsker(node, server).catch(() => undefined);
+      const raw = await rawRequester(node, server).catch(() => undefined);
       await raw?.ask(hello).catch(() => {});
       open.push(raw?.state ?? { isEnded: true });
       if (open.length === 3) {
@@ -349,14 +349,14 @@ describe('a server of chunks', () => {
       [
         hello,
         ...Array.from(
-          { length: MAX_FOLLOWED_IMAGES + 1 },
-          (_, at): Ask => ({ type: 'follow', image: chunkOf(`${at}`).id }),
+          { length: MAX_SUBSCRIBED_IMAGES + 1 },
+          (_, at): Ask => ({ type: 'subscribe', image: chunkOf(`${at}`).id }),
         ),
       ],
     ],
   ])('ends the stream of a peer that %s', async (_what, asks) => {
-    const { asker, server } = await served();
-    const raw = await rawAsker(asker, server);
+    const { requester, server } = await served();
+    const raw = await rawRequester(requester, server);
     // What comes after the end can't be sent any more.
     for (const ask of asks) await raw.ask(ask).catch(() => {});
     await until(() => raw.state.isEnded, 'the stream has ended');
@@ -368,7 +368,7 @@ describe('a server of chunks', () => {
     let most = 0;
     const slow = new MemoryStore();
     slow.put(chunkOf('here'));
-    const { asker, server } = await served({
+    const { requester, server } = await served({
       store: {
         name: 'slow',
         has: async () => true,
@@ -380,7 +380,7 @@ describe('a server of chunks', () => {
         },
       },
     });
-    const raw = await rawAsker(asker, server);
+    const raw = await rawRequester(requester, server);
     await raw.ask(hello);
     const get = (request: number) => raw.ask({ type: 'get', request, id: chunkOf('here').id });
     for (let request = 1; request <= MAX_WAITING_REQUESTS; request += 1) await get(request);
@@ -393,10 +393,10 @@ describe('a server of chunks', () => {
   });
 
   it('gives up on a peer that asks and does not read, holding little for it meanwhile', async () => {
-    const { asker, server, store, chunkServer } = await served({ writeDeadlineMs: 1000 });
+    const { requester, server, store, chunkServer } = await served({ writeDeadlineMs: 1000 });
     const chunks = noiseChunks(40, 256 * 1024);
     store.put(...chunks);
-    const raw = await rawAsker(asker, server);
+    const raw = await rawRequester(requester, server);
     raw.stream.pause();
     await raw.ask(hello);
     for (const [request, { id }] of chunks.entries()) await raw.ask({ type: 'get', request, id });
@@ -405,8 +405,8 @@ describe('a server of chunks', () => {
   });
 
   it('ends a stream whose message is longer than any question', async () => {
-    const { asker, server, chunkServer } = await served();
-    const raw = await rawAsker(asker, server);
+    const { requester, server, chunkServer } = await served();
+    const raw = await rawRequester(requester, server);
     const head = Buffer.alloc(4);
     head.writeUInt32BE(MAX_ASK_BYTES + 1);
     raw.stream.send(head);
@@ -417,14 +417,14 @@ describe('a server of chunks', () => {
 
 describe('what a peer holds', () => {
   it('is told when it is asked, and as it changes', async () => {
-    const { peer, board } = await served();
+    const { peer, haveMap } = await served();
     const image = chunkIdOf(Buffer.from('an index'));
     const holdings = new ImageHoldings(image, 5000, true);
     for (let at = 0; at < 5000; at += 2) holdings.add(at);
-    board.put(holdings);
+    haveMap.put(holdings);
     const held = new Set<number>();
     let isFetching: boolean | undefined;
-    await peer.follow(image, 5000, (added, fetching) => {
+    await peer.subscribe(image, 5000, (added, fetching) => {
       for (const at of added) held.add(at);
       isFetching = fetching;
     });
@@ -437,15 +437,15 @@ describe('what a peer holds', () => {
   });
 
   it('is told of an image that comes later, and of one that is empty yet', async () => {
-    const { peer, board } = await served();
+    const { peer, haveMap } = await served();
     const told: [string, number, boolean][] = [];
     for (const name of ['one', 'two'])
-      await peer.follow(chunkOf(name).id, 100, (added, fetching) =>
+      await peer.subscribe(chunkOf(name).id, 100, (added, fetching) =>
         told.push([name, added.length, fetching]),
       );
     await sleep(200);
     expect(told).toEqual([]);
-    board.put(new ImageHoldings(chunkOf('two').id, 100, true));
+    haveMap.put(new ImageHoldings(chunkOf('two').id, 100, true));
     await until(() => told.length > 0, 'something is told');
     expect(told).toEqual([['two', 0, true]]);
   });

@@ -12,7 +12,7 @@ import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
 import type { SwarmNode } from '../node.ts';
 import { ByteWindow } from '../../bounded/index.ts';
-import { FollowedImage, type HoldingsListener } from './followed-image.ts';
+import { SubscribedImage, type HaveListener } from './subscribed-image.ts';
 import { MessageStream } from './message-stream.ts';
 import {
   type Answer,
@@ -24,30 +24,30 @@ import {
   violation,
 } from './wire.ts';
 
-// Who can send this: the peer that was asked, which may be anybody on the LAN. The worst answers: wrong bytes (each chunk is
-// checked before anybody sees it; one wrong one, and the peer is left for good), answers to what was never asked, a chunk
-// longer than the one wanted, lists of chunks that the image doesn't have (the same); nothing, or a byte a second (a
-// deadline for each request ends the stream).
+// The peer that was asked sends this; it may be any machine on the LAN. The worst answers, and what bounds them:
+// - Wrong bytes. Each chunk is verified before it is handed on; after one wrong chunk the peer isn't used again.
+// - Answers that weren't asked for, a chunk longer than the wanted one, chunks that the image doesn't have: the same.
+// - Nothing, or a byte a second. Each request has a deadline, which ends the stream.
 
-/** What may be asked for and not have come yet, of one peer. */
+/** Bytes that may be asked of one peer and not have come yet. */
 export const MAX_OUTSTANDING_BYTES = 2 * 1024 * 1024;
-/** Requests under way; as many as the other side lets wait. */
+/** Requests under way: as many as the other side lets wait. */
 export const MAX_OUTSTANDING_REQUESTS = 64;
 const DEFAULT_DEADLINE_MS = 20_000;
 const OPEN_MS = 10_000;
-/** A frame of incompressible bytes is so much longer than they are. */
+/** How much longer a frame of incompressible bytes is than the bytes. */
 const FRAME_SLACK_BYTES = 16 * 1024;
 
 interface PeerStoreOptions {
   readonly node: SwarmNode;
   /** Id of the peer; the node is connected to it, or knows where it is. */
   readonly peer: string;
-  /** Shown to the peer: this machine's signed assignment. */
+  /** This machine's signed assignment, shown to the peer. */
   readonly credential?: Uint8Array;
-  /** For one request, from its being sent to its last byte. */
+  /** For one request, from when it is sent to its last byte. */
   readonly deadlineMs?: number;
-  /** It sent what it must not, wrong bytes above all; it's not asked again. */
-  readonly onLie?: (peer: string, error: SitecastError) => void;
+  /** The peer broke the protocol, or sent wrong bytes. It isn't asked again. */
+  readonly onMisbehaviour?: (peer: string, error: SitecastError) => void;
 }
 
 interface Pending {
@@ -60,15 +60,15 @@ interface Pending {
 
 type ConnectedStream = { readonly messages: MessageStream; readonly pending: Map<number, Pending> };
 
-/** Chunks from one peer: many requests at a time over one stream, and each answer checked. */
+/** Chunks from one peer: many requests at a time over one stream. Each answer is verified. */
 export class PeerStore implements ChunkStore {
   readonly name: string;
   readonly peer: string;
   readonly #options: PeerStoreOptions;
   readonly #window = new ByteWindow(MAX_OUTSTANDING_BYTES, MAX_OUTSTANDING_REQUESTS);
-  readonly #followed = new Map<string, FollowedImage>();
+  readonly #subscribed = new Map<string, SubscribedImage>();
   #stream: Promise<ConnectedStream> | undefined;
-  #lie: SitecastError | undefined;
+  #violation: SitecastError | undefined;
   #isRefused = false;
   #isClosed = false;
   #lastRequest = 0;
@@ -80,22 +80,22 @@ export class PeerStore implements ChunkStore {
     this.name = `peer ${options.peer}`;
   }
 
-  /** It lied, doesn't serve us, or was closed: asking again has no use. */
+  /** The peer misbehaves, doesn't serve this machine, or was closed: asking again has no use. */
   get isUseless(): boolean {
     return this.isRefusing || this.#isClosed;
   }
 
-  /** It sent what it must not: asking it again never has a use. */
-  get hasLied(): boolean {
-    return this.#lie !== undefined;
+  /** The peer broke the protocol, or sent wrong bytes: asking it again never has a use. */
+  get isMisbehaving(): boolean {
+    return this.#violation !== undefined;
   }
 
-  /** It lied, or doesn't serve us. */
+  /** The peer misbehaves, or doesn't serve this machine. */
   get isRefusing(): boolean {
-    return this.#lie !== undefined || this.#isRefused;
+    return this.#violation !== undefined || this.#isRefused;
   }
 
-  /** Called whenever the stream to the peer has ended. */
+  /** The listener is called whenever the stream to the peer has ended. */
   onEnd(listener: () => void): void {
     this.#onEnd = listener;
   }
@@ -119,32 +119,32 @@ export class PeerStore implements ChunkStore {
     try {
       return chunk.verify(lengthBytes);
     } catch (error) {
-      throw this.#liar(error);
+      throw this.#misbehaving(error);
     }
   }
 
   /**
-   * Tells from now on what of an image the peer holds, and whether it fetches the rest.
+   * From now on the listener gets what the peer has of an image, and whether the peer fetches the rest.
    * @param image SHA-256 of its chunk index
    * @param count chunks of the image
    */
-  async follow(image: ChunkId, count: number, listener: HoldingsListener): Promise<void> {
-    this.#followed.set(chunkIdToHex(image), new FollowedImage(image, count, listener));
+  async subscribe(image: ChunkId, count: number, listener: HaveListener): Promise<void> {
+    this.#subscribed.set(chunkIdToHex(image), new SubscribedImage(image, count, listener));
     const isOpen = this.#stream !== undefined;
     const { messages } = await this.#connected().catch((error: unknown) => {
       throw this.#unreachable(error);
     });
-    // A stream that's opened just now says so by itself.
-    if (isOpen) await messages.send(encodeAsk({ type: 'follow', image }));
+    // A stream that is opened just now subscribes by itself.
+    if (isOpen) await messages.send(encodeAsk({ type: 'subscribe', image }));
   }
 
-  /** Ends the stream; whatever is under way fails. */
+  /** Ends the stream. All requests under way fail. */
   close(): void {
     this.#isClosed = true;
     this.#stream?.then(
       ({ messages }) => messages.abort(new Error('closed')),
       () => {
-        // It never was open.
+        // The stream never was open.
       },
     );
   }
@@ -174,7 +174,7 @@ export class PeerStore implements ChunkStore {
     }
   }
 
-  /** The bytes stay counted until an answer comes, wanted or not, or the stream ends. */
+  /** The bytes count as outstanding until an answer comes, though the caller has given up, or until the stream ends. */
   #awaited(
     pending: Map<number, Pending>,
     messages: MessageStream,
@@ -191,7 +191,7 @@ export class PeerStore implements ChunkStore {
       const giveUp = (): void => {
         reject(signal?.reason);
         messages.send(encodeAsk({ type: 'cancel', request: ask.request })).catch(() => {
-          // The stream has ended; then there's nothing to call off.
+          // The stream has ended: there is nothing left to cancel.
         });
       };
       const end = (): void => {
@@ -219,7 +219,7 @@ export class PeerStore implements ChunkStore {
   }
 
   #connected(): Promise<ConnectedStream> {
-    if (this.isUseless) return Promise.reject(this.#lie ?? new Error('it serves us nothing'));
+    if (this.isUseless) return Promise.reject(this.#violation ?? new Error('it serves us nothing'));
     this.#stream ??= this.#open().catch((error: unknown) => {
       this.#stream = undefined;
       throw error;
@@ -235,29 +235,29 @@ export class PeerStore implements ChunkStore {
     const pending = new Map<number, Pending>();
     const messages = new MessageStream(stream, {
       maxMessageBytes: MAX_ANSWER_BYTES,
-      onMessage: message => this.#hear(pending, message),
+      onMessage: message => this.#onMessage(pending, message),
       onEnd: error => {
         this.#stream = undefined;
-        if (error instanceof SitecastError) this.#liar(error);
+        if (error instanceof SitecastError) this.#misbehaving(error);
         for (const entry of pending.values()) entry.fail(error ?? new Error('the peer has left'));
         this.#onEnd();
       },
     });
     await messages.send(encodeAsk({ type: 'hello', credential: credential ?? new Uint8Array(0) }));
-    for (const { image } of this.#followed.values())
-      await messages.send(encodeAsk({ type: 'follow', image }));
+    for (const { image } of this.#subscribed.values())
+      await messages.send(encodeAsk({ type: 'subscribe', image }));
     return { messages, pending };
   }
 
-  #hear(pending: Map<number, Pending>, message: Buffer): void {
+  #onMessage(pending: Map<number, Pending>, message: Buffer): void {
     const answer = decodeAnswer(message);
     switch (answer.type) {
       case 'refused':
         this.#isRefused = true;
         throw new Error('it does not serve us');
-      case 'bitmap':
-      case 'positions':
-        this.#followedOf(answer.image).hear(answer);
+      case 'bitfield':
+      case 'have':
+        this.#subscribedTo(answer.image).onHave(answer);
         break;
       default:
         this.#settle(pending, answer);
@@ -273,18 +273,18 @@ export class PeerStore implements ChunkStore {
     else entry.settle(answer);
   }
 
-  #followedOf(image: ChunkId): FollowedImage {
-    const followed = this.#followed.get(chunkIdToHex(image));
-    if (!followed) throw violation('what it holds of an image that nobody asked about');
-    return followed;
+  #subscribedTo(image: ChunkId): SubscribedImage {
+    const subscribed = this.#subscribed.get(chunkIdToHex(image));
+    if (!subscribed) throw violation('what it holds of an image that nobody asked about');
+    return subscribed;
   }
 
-  /** Notes that it lied, once. */
-  #liar(error: unknown): unknown {
-    if (!(error instanceof SitecastError) || this.#lie) return error;
-    this.#lie = error;
+  /** Notes the first misbehaviour. */
+  #misbehaving(error: unknown): unknown {
+    if (!(error instanceof SitecastError) || this.#violation) return error;
+    this.#violation = error;
     this.close();
-    this.#options.onLie?.(this.peer, error);
+    this.#options.onMisbehaviour?.(this.peer, error);
     return error;
   }
 

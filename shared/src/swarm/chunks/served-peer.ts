@@ -1,38 +1,38 @@
 import { type ChunkId, type ChunkStore, sameChunkId } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
-import type { HoldingsBoard, ImageHoldings } from './holdings.ts';
+import type { HaveMap, ImageHoldings } from './holdings.ts';
 import type { Pacer } from '../../bounded/index.ts';
-import { type Answer, type Ask, decodeAsk, MAX_POSITIONS, violation } from './wire.ts';
+import { type Answer, type Ask, decodeAsk, MAX_HAVE_CHUNKS, violation } from './wire.ts';
 
-/** Requests of one peer that wait; an honest one never has more outstanding. */
+/** Requests of one peer that wait. An honest peer never has more outstanding. */
 export const MAX_WAITING_REQUESTS = 64;
-/** Worked at together: while one is written, the next is read. */
+/** Requests that are worked on at a time: while one is written, the next is read. */
 const WORKERS = 2;
-/** Images that one peer follows. */
-export const MAX_FOLLOWED_IMAGES = 4;
+/** Images that one peer subscribes to. */
+export const MAX_SUBSCRIBED_IMAGES = 4;
 const HELLO_MS = 10_000;
-/** Without a message of the peer. */
+/** How long a peer may be silent. */
 const IDLE_MS = 10 * 60_000;
 const ADMISSION_MS = 5_000;
-/** How long an admission holds: as long as a revoked peer goes on being served at most. */
+/** How long an admission holds. A revoked peer is served for no longer than that. */
 const READMIT_AFTER_MS = 30_000;
 const READ_MS = 15_000;
-/** What has come is told together: the more listen, the more of it, so that a site's talk doesn't grow with its square. */
+/** New chunks are announced in batches. With more listeners the batches are larger, so that a site's traffic doesn't grow with its square. */
 const TELL_EVERY_MS = 50;
 const TELL_EVERY_MS_PER_LISTENER = 20;
 
 /**
- * Whether a peer may be served: it has a current assignment to this site and isn't revoked.
- * @param credential what it brought to show that, unverified: an assignment signed by the origin
+ * Whether a peer may be served: it has a current assignment to this site, and isn't revoked.
+ * @param credential the peer's proof, not verified yet: an assignment signed by the origin
  */
 export type MayServe = (peer: string, credential: Uint8Array) => boolean | Promise<boolean>;
 
 export interface ServingPorts {
-  /** Gives only chunks that were checked: wrap it in `verifying` unless it checks by itself. */
+  /** Gives only verified chunks: wrap it in `verifying` unless it verifies by itself. */
   readonly store: ChunkStore;
-  readonly board: HoldingsBoard;
+  readonly haveMap: HaveMap;
   readonly mayServe: MayServe;
-  /** True while nothing is to be handed out: the machine boots, or has better things to do. */
+  /** True while nothing is to be handed out: the machine boots, or is busy otherwise. */
   readonly isBusy?: () => boolean;
   /** The upload's rate, for all peers together. */
   readonly pace?: Pacer;
@@ -43,7 +43,7 @@ interface Outlet {
   send(answer: Answer): Promise<void>;
   close(): void;
   abort(error: unknown): void;
-  /** Called once, when the peer is admitted for the first time. @returns whether there's room for it */
+  /** Is called once, when the peer is admitted for the first time. @returns whether there is a place for it */
   admitted(): boolean;
 }
 
@@ -52,22 +52,22 @@ interface Request {
   isCancelled: boolean;
 }
 
-/** How much of an image a peer was told. */
-interface Followed {
+/** What a peer has subscribed to, and how much of it was announced to the peer. */
+interface Subscription {
   readonly image: ChunkId;
   holdings: ImageHoldings | undefined;
-  told: number;
+  announced: number;
   wasFetching: boolean;
 }
 
-/** One stream of one asker. */
+/** One stream of one requester. */
 export class ServedPeer {
   readonly #id: string;
   readonly #ports: ServingPorts;
   readonly #outlet: Outlet;
   readonly #stop = new AbortController();
   readonly #waiting: Request[] = [];
-  readonly #followed: Followed[] = [];
+  readonly #subscribed: Subscription[] = [];
   #idle: NodeJS.Timeout;
   #stopListening: (() => void) | undefined;
   #credential: Uint8Array | undefined;
@@ -105,8 +105,8 @@ export class ServedPeer {
         for (const request of this.#waiting)
           if (request.ask.request === ask.request) request.isCancelled = true;
         break;
-      case 'follow':
-        this.#follow(ask.image);
+      case 'subscribe':
+        this.#subscribe(ask.image);
         break;
     }
   }
@@ -160,7 +160,7 @@ export class ServedPeer {
     } catch (error) {
       this.#stop.signal.throwIfAborted();
       const isAbsent = error instanceof SitecastError && error.code === 'SITECAST_CHUNK_NOT_FOUND';
-      // A store that can't read now, or holds something damaged, has nothing to hand out.
+      // A store that can't read now, or whose chunk is damaged, has nothing to hand out.
       return { type: isAbsent ? 'missing' : 'busy', request };
     }
   }
@@ -192,36 +192,36 @@ export class ServedPeer {
     return false;
   }
 
-  #follow(image: ChunkId): void {
-    if (this.#followed.some(followed => sameChunkId(followed.image, image))) return;
-    if (this.#followed.length >= MAX_FOLLOWED_IMAGES) throw violation('too many images');
-    this.#followed.push({ image, holdings: undefined, told: 0, wasFetching: false });
-    this.#stopListening ??= this.#ports.board.listen(() => this.#wakeTelling());
+  #subscribe(image: ChunkId): void {
+    if (this.#subscribed.some(subscribed => sameChunkId(subscribed.image, image))) return;
+    if (this.#subscribed.length >= MAX_SUBSCRIBED_IMAGES) throw violation('too many images');
+    this.#subscribed.push({ image, holdings: undefined, announced: 0, wasFetching: false });
+    this.#stopListening ??= this.#ports.haveMap.listen(() => this.#wakeTelling());
     this.#wakeTelling();
   }
 
-  /** One teller at a time, which waits for its messages to be written: a slow reader hears later, not more. */
+  /** Announces once at a time, and waits until the messages are written: a slow reader gets them later, and no more of them. */
   #wakeTelling(): void {
     if (this.#isTelling || this.#admittedMs === Number.NEGATIVE_INFINITY || this.#stop.signal.aborted) return;
-    if (!this.#followed.some(followed => this.#hasNews(followed))) return;
+    if (!this.#subscribed.some(subscribed => this.#hasNews(subscribed))) return;
     this.#isTelling = true;
-    const everyMs = Math.max(TELL_EVERY_MS, TELL_EVERY_MS_PER_LISTENER * this.#ports.board.listeners);
+    const everyMs = Math.max(TELL_EVERY_MS, TELL_EVERY_MS_PER_LISTENER * this.#ports.haveMap.listeners);
     setTimeout(() => void this.#tell(), everyMs);
   }
 
-  #hasNews(followed: Followed): boolean {
-    const holdings = this.#ports.board.get(followed.image);
+  #hasNews(subscribed: Subscription): boolean {
+    const holdings = this.#ports.haveMap.get(subscribed.image);
     if (!holdings) return false;
     return (
-      holdings !== followed.holdings ||
-      holdings.bits.size > followed.told ||
-      holdings.isFetching !== followed.wasFetching
+      holdings !== subscribed.holdings ||
+      holdings.bits.size > subscribed.announced ||
+      holdings.isFetching !== subscribed.wasFetching
     );
   }
 
   async #tell(): Promise<void> {
     try {
-      for (const followed of this.#followed) await this.#tellOf(followed);
+      for (const subscribed of this.#subscribed) await this.#tellOf(subscribed);
     } catch (error) {
       this.#outlet.abort(error);
     } finally {
@@ -230,26 +230,26 @@ export class ServedPeer {
     }
   }
 
-  async #tellOf(followed: Followed): Promise<void> {
-    const holdings = this.#ports.board.get(followed.image);
+  async #tellOf(subscribed: Subscription): Promise<void> {
+    const holdings = this.#ports.haveMap.get(subscribed.image);
     if (!holdings || this.#stop.signal.aborted) return;
-    const { image } = followed;
-    if (followed.holdings !== holdings) {
-      followed.holdings = holdings;
-      followed.told = holdings.bits.size;
-      followed.wasFetching = holdings.isFetching;
+    const { image } = subscribed;
+    if (subscribed.holdings !== holdings) {
+      subscribed.holdings = holdings;
+      subscribed.announced = holdings.bits.size;
+      subscribed.wasFetching = holdings.isFetching;
       const { isFetching } = holdings;
-      // One at least: it says that the peer has, or fetches, this image at all.
+      // At least one piece: it says that this machine has, or fetches, the image at all.
       const pieces = [...holdings.bits.pieces()];
       for (const piece of pieces.length > 0 ? pieces : [{ first: 0, bits: new Uint8Array(0) }])
-        await this.#outlet.send({ type: 'bitmap', image, isFetching, ...piece });
+        await this.#outlet.send({ type: 'bitfield', image, isFetching, ...piece });
       return;
     }
-    while (this.#hasNews(followed)) {
-      const positions = holdings.addedAfter(followed.told, MAX_POSITIONS);
-      followed.told += positions.length;
-      followed.wasFetching = holdings.isFetching;
-      await this.#outlet.send({ type: 'positions', image, isFetching: holdings.isFetching, positions });
+    while (this.#hasNews(subscribed)) {
+      const added = holdings.addedAfter(subscribed.announced, MAX_HAVE_CHUNKS);
+      subscribed.announced += added.length;
+      subscribed.wasFetching = holdings.isFetching;
+      await this.#outlet.send({ type: 'have', image, isFetching: holdings.isFetching, added });
     }
   }
 }

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { MAX_CHUNK_BYTES, MAX_FRAME_BYTES } from '../../content/index.ts';
 import { chunkOf } from '../../content/store/conformance.ts';
 import { SitecastError } from '../../errors.ts';
-import { ChunkBits, setBits } from './holdings.ts';
+import { Bitfield, setBits } from './holdings.ts';
 import {
   type Answer,
   type Ask,
@@ -13,9 +13,9 @@ import {
   encodeAsk,
   MAX_ANSWER_BYTES,
   MAX_ASK_BYTES,
-  MAX_BITMAP_BYTES,
+  MAX_BITFIELD_BYTES,
   MAX_CREDENTIAL_BYTES,
-  MAX_POSITIONS,
+  MAX_HAVE_CHUNKS,
 } from './wire.ts';
 
 const { id } = chunkOf('a chunk');
@@ -27,7 +27,7 @@ const asks: Ask[] = [
   { type: 'get', request: 2 ** 32 - 1, id },
   { type: 'has', request: 0, id },
   { type: 'cancel', request: 7 },
-  { type: 'follow', image: id },
+  { type: 'subscribe', image: id },
 ];
 const answers: Answer[] = [
   { type: 'frame', request: 1, bytes: Buffer.alloc(MAX_FRAME_BYTES, 1) },
@@ -35,14 +35,14 @@ const answers: Answer[] = [
   { type: 'missing', request: 1 },
   { type: 'present', request: 1 },
   { type: 'busy', request: 1 },
-  { type: 'bitmap', image: id, isFetching: true, first: 8, bits: Buffer.alloc(MAX_BITMAP_BYTES, 1) },
+  { type: 'bitfield', image: id, isFetching: true, first: 8, bits: Buffer.alloc(MAX_BITFIELD_BYTES, 1) },
   {
-    type: 'positions',
+    type: 'have',
     image: id,
     isFetching: false,
-    positions: Array.from({ length: MAX_POSITIONS }, (_, at) => at),
+    added: Array.from({ length: MAX_HAVE_CHUNKS }, (_, at) => at),
   },
-  { type: 'positions', image: id, isFetching: false, positions: [] },
+  { type: 'have', image: id, isFetching: false, added: [] },
   { type: 'refused' },
 ];
 
@@ -65,12 +65,12 @@ describe('a message', () => {
     const tooLong: Answer[] = [
       { type: 'frame', request: 1, bytes: Buffer.alloc(MAX_FRAME_BYTES + 1) },
       { type: 'plain', request: 1, bytes: Buffer.alloc(MAX_CHUNK_BYTES + 1) },
-      { type: 'bitmap', image: id, isFetching: true, first: 0, bits: Buffer.alloc(MAX_BITMAP_BYTES + 1) },
+      { type: 'bitfield', image: id, isFetching: true, first: 0, bits: Buffer.alloc(MAX_BITFIELD_BYTES + 1) },
       {
-        type: 'positions',
+        type: 'have',
         image: id,
         isFetching: true,
-        positions: Array.from({ length: MAX_POSITIONS + 1 }, () => 0),
+        added: Array.from({ length: MAX_HAVE_CHUNKS + 1 }, () => 0),
       },
     ];
     for (const answer of tooLong) expect(() => decodeAnswer(asBytes(answer))).toThrow(violation);
@@ -80,7 +80,7 @@ describe('a message', () => {
   });
 
   it.each<[string, (bytes: Buffer) => object]>([
-    ['of an asker', decodeAsk],
+    ['of a requester', decodeAsk],
     ['of an answerer', decodeAnswer],
   ])('%s is read or refused, whatever the bytes', (_whose, decode) => {
     const outcomeOf = (bytes: Buffer): unknown => {
@@ -100,7 +100,7 @@ describe('a message', () => {
 
 describe("an image's bits", () => {
   it('are sent in pieces that hold them all', () => {
-    const bits = new ChunkBits(200_000);
+    const bits = new Bitfield(200_000);
     const wanted = [0, 7, 8, 65_535, 65_536, 199_999];
     for (const at of wanted) expect(bits.add(at)).toBe(true);
     expect(bits.add(7)).toBe(false);
@@ -110,6 +110,6 @@ describe("an image's bits", () => {
     const told = [...bits.pieces()].flatMap(piece => [...setBits(piece.first, piece.bits)]);
     expect(told).toEqual(wanted.filter(at => at !== 8));
     expect(bits.size).toBe(5);
-    expect([...bits.pieces()].every(piece => piece.bits.length <= MAX_BITMAP_BYTES)).toBe(true);
+    expect([...bits.pieces()].every(piece => piece.bits.length <= MAX_BITFIELD_BYTES)).toBe(true);
   });
 });

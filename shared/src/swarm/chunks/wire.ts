@@ -1,39 +1,39 @@
 import { CHUNK_ID_BYTES, type ChunkId, MAX_CHUNK_BYTES, MAX_FRAME_BYTES } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
 
-// `/sitecast/chunks/1`. Who opens a stream asks, the other answers; whoever wants to ask in the other direction opens one of
-// his own. A message is its length (4 bytes), its type (1 byte) and its body; numbers are big-endian.
+// `/sitecast/chunks/1`. The side that opens a stream asks, the other side answers. To ask in the other direction, the other side
+// opens a stream of its own. A message is its length (4 bytes), its type (1 byte) and its body; numbers are big-endian.
 //
-// Who can send this: anybody on the LAN. The worst messages are listed where they're handled: `chunk-server.ts` for what
-// askers send, `peer-store.ts` for what answers hold.
+// Any machine on the LAN can send this. The worst messages are listed where they are handled: those of requesters in
+// `chunk-server.ts`, those of answerers in `peer-store.ts`.
 
 export const CHUNK_PROTOCOL = '/sitecast/chunks/1';
 const VERSION = 1;
 
-/** A signed assignment, by which the other side may know whom it serves. */
+/** A signed assignment: it shows the other side which machine it serves. */
 export const MAX_CREDENTIAL_BYTES = 8 * 1024;
-/** The longest message of an asker. */
+/** The longest message of a requester. */
 export const MAX_ASK_BYTES = MAX_CREDENTIAL_BYTES + 16;
 /** The longest message of an answerer: a chunk. */
 export const MAX_ANSWER_BYTES = MAX_FRAME_BYTES + 16;
-/** Bytes of a bitmap in one message: 65,536 chunks. */
-export const MAX_BITMAP_BYTES = 8 * 1024;
-/** Chunks that one message says have come since. */
-export const MAX_POSITIONS = 2048;
+/** Bytes of a bitfield in one message: 65,536 chunks. */
+export const MAX_BITFIELD_BYTES = 8 * 1024;
+/** Chunks that one message announces as new. */
+export const MAX_HAVE_CHUNKS = 2048;
 
 const TYPES = {
   hello: 1,
   get: 2,
   has: 3,
   cancel: 4,
-  follow: 5,
+  subscribe: 5,
   frame: 16,
   plain: 17,
   missing: 18,
   present: 19,
   busy: 20,
-  bitmap: 21,
-  positions: 22,
+  bitfield: 21,
+  have: 22,
   refused: 23,
 } as const;
 
@@ -41,18 +41,18 @@ export type Ask =
   /** The first message. */
   | { type: 'hello'; credential: Uint8Array }
   | { type: 'get' | 'has'; request: number; id: ChunkId }
-  /** No longer wanted; it's answered all the same, as missing if it wasn't begun. */
+  /** The request isn't wanted any more. It is answered all the same: with "missing" if work on it hasn't begun. */
   | { type: 'cancel'; request: number }
-  /** Wants to know from now on what of this image the other holds. */
-  | { type: 'follow'; image: ChunkId };
+  /** The requester wants to know, from now on, what the other side has of this image. */
+  | { type: 'subscribe'; image: ChunkId };
 
 export type Answer =
   | { type: 'frame' | 'plain'; request: number; bytes: Uint8Array }
   | { type: 'missing' | 'present' | 'busy'; request: number }
-  /** A set bit is a chunk held; the first bit, the highest of the first byte, is chunk number `first`. */
-  | { type: 'bitmap'; image: ChunkId; isFetching: boolean; first: number; bits: Uint8Array }
-  | { type: 'positions'; image: ChunkId; isFetching: boolean; positions: readonly number[] }
-  /** Nothing is served to this peer; the stream ends. */
+  /** A set bit is a chunk that the peer has. The first bit, the highest of the first byte, is chunk number `first`. */
+  | { type: 'bitfield'; image: ChunkId; isFetching: boolean; first: number; bits: Uint8Array }
+  | { type: 'have'; image: ChunkId; isFetching: boolean; added: readonly number[] }
+  /** The peer isn't served. The stream ends. */
   | { type: 'refused' };
 
 export function encodeAsk(ask: Ask): Buffer {
@@ -65,7 +65,7 @@ export function encodeAsk(ask: Ask): Buffer {
     case 'cancel':
       return Buffer.concat([Buffer.of(TYPES.cancel), uint32(ask.request)]);
     default:
-      return Buffer.concat([Buffer.of(TYPES.follow), ask.image]);
+      return Buffer.concat([Buffer.of(TYPES.subscribe), ask.image]);
   }
 }
 
@@ -88,9 +88,9 @@ export function decodeAsk(message: Buffer): Ask {
     case TYPES.cancel:
       demandLength(body, 4);
       return { type: 'cancel', request: body.readUInt32BE(0) };
-    case TYPES.follow:
+    case TYPES.subscribe:
       demandLength(body, CHUNK_ID_BYTES);
-      return { type: 'follow', image: body };
+      return { type: 'subscribe', image: body };
     default:
       throw violation('a message that no asker sends');
   }
@@ -106,10 +106,10 @@ export function encodeAnswer(answer: Answer): Uint8Array[] {
     case 'present':
     case 'busy':
       return [Buffer.concat([Buffer.of(TYPES[answer.type]), uint32(answer.request)])];
-    case 'bitmap':
+    case 'bitfield':
       return [holdingsHead(answer), uint32(answer.first), answer.bits];
-    case 'positions':
-      return [holdingsHead(answer), ...answer.positions.map(uint32)];
+    case 'have':
+      return [holdingsHead(answer), ...answer.added.map(uint32)];
     default:
       return [Buffer.of(TYPES.refused)];
   }
@@ -128,10 +128,10 @@ export function decodeAnswer(message: Buffer): Answer {
     case TYPES.busy:
       demandLength(body, 4);
       return { type: ANSWER_NAMES[message[0]], request: body.readUInt32BE(0) };
-    case TYPES.bitmap:
-      return decodeBitmap(body);
-    case TYPES.positions:
-      return decodePositions(body);
+    case TYPES.bitfield:
+      return decodeBitfield(body);
+    case TYPES.have:
+      return decodeHave(body);
     case TYPES.refused:
       demandLength(body, 0);
       return { type: 'refused' };
@@ -153,7 +153,7 @@ const ANSWER_NAMES = {
 
 const HOLDINGS_HEAD_BYTES = CHUNK_ID_BYTES + 1;
 
-function holdingsHead(answer: { type: 'bitmap' | 'positions'; image: ChunkId; isFetching: boolean }): Buffer {
+function holdingsHead(answer: { type: 'bitfield' | 'have'; image: ChunkId; isFetching: boolean }): Buffer {
   return Buffer.concat([Buffer.of(TYPES[answer.type]), answer.image, Buffer.of(answer.isFetching ? 1 : 0)]);
 }
 
@@ -166,18 +166,18 @@ function readHoldingsHead(body: Buffer): { image: ChunkId; isFetching: boolean; 
   };
 }
 
-function decodeBitmap(body: Buffer): Answer {
+function decodeBitfield(body: Buffer): Answer {
   const { rest, ...head } = readHoldingsHead(body);
   const bits = rest.subarray(4);
-  if (rest.length < 4 || bits.length > MAX_BITMAP_BYTES) throw violation('a bitmap of the wrong length');
-  return { type: 'bitmap', ...head, first: rest.readUInt32BE(0), bits };
+  if (rest.length < 4 || bits.length > MAX_BITFIELD_BYTES) throw violation('a bitmap of the wrong length');
+  return { type: 'bitfield', ...head, first: rest.readUInt32BE(0), bits };
 }
 
-function decodePositions(body: Buffer): Answer {
+function decodeHave(body: Buffer): Answer {
   const { rest, ...head } = readHoldingsHead(body);
-  if (rest.length % 4 !== 0 || rest.length / 4 > MAX_POSITIONS) throw violation('a wrong list of chunks');
-  const positions = Array.from({ length: rest.length / 4 }, (_, at) => rest.readUInt32BE(at * 4));
-  return { type: 'positions', ...head, positions };
+  if (rest.length % 4 !== 0 || rest.length / 4 > MAX_HAVE_CHUNKS) throw violation('a wrong list of chunks');
+  const added = Array.from({ length: rest.length / 4 }, (_, at) => rest.readUInt32BE(at * 4));
+  return { type: 'have', ...head, added };
 }
 
 function requestOf(body: Buffer): number {

@@ -2,11 +2,11 @@ import { SitecastError } from '../../errors.ts';
 import { DEFAULT_TRUST_LIMITS } from '../../trust/index.ts';
 import { MAX_MESSAGE_BYTES } from '../options.ts';
 
-// Who can send this: whoever has the fleet's key, which is every gateway, a stolen one among them. The worst message: lengths
-// that lie, a thousand files, names that lead elsewhere. So all is bounded before it's copied, and the names are those of
-// metadata files and nothing else.
+// Every machine with the fleet's key can send this: all gateways, a stolen one among them. The worst message: false lengths, a
+// thousand files, names that lead elsewhere. So everything is bounded before it is copied, and only names of metadata files are
+// accepted.
 
-/** What a message may carry along besides the timestamp, in bytes; larger files are fetched by whoever needs them. */
+/** Bytes of files that a message may carry besides the timestamp. Larger files are fetched by the gateways that need them. */
 export const MAX_INLINE_BYTES = 64 * 1024;
 export const MAX_INLINE_FILES = 16;
 const MAX_NAME_BYTES = 64;
@@ -17,7 +17,7 @@ const FILE_NAME = /^([1-9]\d{0,14})\.([a-z][a-z0-9-]{0,31})\.json$/;
 
 /** What one gateway tells the others when the repository has changed. */
 export interface Announcement {
-  /** Version of the root by which the rest is to be judged. */
+  /** Version of the root that verifies the rest. */
   readonly rootVersion: number;
   /** The new signed timestamp, as it came. */
   readonly timestamp: Uint8Array;
@@ -26,8 +26,8 @@ export interface Announcement {
 }
 
 /**
- * An announcement with as many of the changed files as may come along: the snapshot first, for it names the others, then
- * the smaller ones.
+ * An announcement with as many of the changed files as fit: the snapshot first, for it names the others, then the smaller
+ * ones.
  * @param changed by their versioned names, as they came
  */
 export function announcementOf(
@@ -83,7 +83,7 @@ export function encodeAnnouncement({ rootVersion, timestamp, files }: Announceme
   return Buffer.concat(parts);
 }
 
-/** @throws SITECAST_ANNOUNCEMENT_MALFORMED for anything that `encodeAnnouncement` wouldn't have made */
+/** @throws SITECAST_ANNOUNCEMENT_MALFORMED for anything that `encodeAnnouncement` doesn't make */
 export function decodeAnnouncement(message: Uint8Array): Announcement {
   if (message.length > MAX_MESSAGE_BYTES) throw malformed(`more than ${MAX_MESSAGE_BYTES} bytes`);
   const reader = new Reader(message);

@@ -9,8 +9,8 @@ import type { Verdict } from './judge.ts';
 export const GOSSIP_TOPIC = '/sitecast/metadata/1';
 
 /**
- * Ignored messages of one neighbour in a minute; more of them are rejected. An honest one passes on only what it found new
- * and right, so hardly any of its messages is ignored; each costs memory for as long as it's remembered.
+ * Messages of one neighbour that are ignored in a minute. Further ones are rejected. An honest neighbour passes on only what it found
+ * new and right, so hardly any of its messages is ignored. Each ignored message costs memory for as long as it is remembered.
  */
 export const MAX_IGNORED_PER_MINUTE = 60;
 const MINUTE_MS = 60_000;
@@ -22,23 +22,23 @@ const RESULTS: Readonly<Record<Verdict, TopicValidatorResult>> = {
   reject: TopicValidatorResult.Reject,
 };
 
-/** One message is one content: whoever sends it, however often. */
+/** The same content is the same message, from whichever gateway and however often it comes. */
 export const MESSAGE_IDS = {
   msgIdFn: ({ data }: Message): Uint8Array => sha256(data),
   msgIdToStrFn: (id: Uint8Array): string => Buffer.from(id).toString('base64'),
 };
 
-/** @param from id of the neighbour that it came from, not of its author */
+/** @param from id of the neighbour that passed it on, not of its author */
 export type AnnouncementHandler = (announcement: Announcement, from: string) => Verdict | Promise<Verdict>;
 
 export interface Neighbour {
   readonly id: string;
-  /** Gossipsub's; below 0 it's out of the mesh. */
+  /** Gossipsub's score. Below 0 the neighbour is out of the mesh. */
   readonly score: number;
   readonly isInMesh: boolean;
 }
 
-/** What of gossipsub is there, but not in its interface. */
+/** What gossipsub has, but doesn't declare in its interface. */
 type ScoredGossipSub = GossipSub & {
   getScore(id: string): number;
   getMeshPeers(topic: string): string[];
@@ -61,16 +61,17 @@ export class FleetGossip {
   }
 
   /**
-   * Says who judges, and is told of, what comes in. Until then everything is ignored.
-   * It must answer within a tenth of a second or so: longer work begins after it.
+   * Sets the handler that judges each message. Until then every message is ignored.
+   * The handler must answer within about a tenth of a second: longer work begins after its answer.
    */
   onAnnouncement(handler: AnnouncementHandler): void {
     this.#handler = handler;
   }
 
   /**
-   * Tells the neighbours, who judge it and pass it on. With none, nothing happens: whoever connects later asks by itself.
-   * @returns how many were told
+   * Sends it to the neighbours, which judge it and pass it on. Without neighbours nothing happens: a gateway that connects later asks
+   * by itself.
+   * @returns how many neighbours it was sent to
    * @throws SITECAST_ANNOUNCEMENT_TOO_LARGE
    */
   async announce(announcement: Announcement): Promise<number> {
@@ -78,7 +79,7 @@ export class FleetGossip {
     return recipients.length;
   }
 
-  /** Those who listen to the same topic. */
+  /** Peers that listen to the same topic. */
   get neighbours(): Neighbour[] {
     const mesh = new Set(this.#pubsub.getMeshPeers(GOSSIP_TOPIC));
     return this.#pubsub.getSubscribers(GOSSIP_TOPIC).map(peer => {

@@ -3,14 +3,14 @@ import { findMismatch, TrustedSet, type VerifySignature } from '../../trust/inde
 import { type Announcement, readFileName } from './announcement.ts';
 
 /**
- * What becomes of a message: `accept` passes it on; `ignore` doesn't, and blames nobody; `reject` blames the neighbour it
- * came from.
+ * What becomes of a message: `accept` passes it on; `ignore` doesn't pass it on; `reject` doesn't, and counts against the neighbour
+ * that it came from.
  */
 export type Verdict = 'accept' | 'ignore' | 'reject';
 
 /** What is trusted at the moment. */
 export interface TrustedNow {
-  /** The newest root, as it came; the other two are signed by its keys. */
+  /** The newest root, as it came. Its keys sign the other two. */
   readonly root: Uint8Array;
   /** The newest timestamp and snapshot that were verified, as they came. */
   readonly timestamp: Uint8Array | undefined;
@@ -21,18 +21,18 @@ interface JudgeOptions {
   readonly trusted: () => TrustedNow;
   /** Milliseconds since 1970. */
   readonly now: () => number;
-  /** What says whether a signature is right; one that remembers, for most of what is read here is read again. */
+  /** Verifies signatures. It should remember its results: most of what is read here is read again. */
   readonly verify?: VerifySignature | undefined;
-  /** Somebody speaks of a root that isn't known here: it should be looked for. */
+  /** A message names a root that isn't known here: it should be fetched. */
   readonly onNewerRoot?: (version: number) => void;
 }
 
-/** True, but nothing new, or from somebody who is behind or ahead: not a lie. */
+/** The message is right, but brings nothing new, or its sender is behind or ahead. That doesn't count against the sender. */
 const HARMLESS = ['SITECAST_METADATA_ROLLBACK', 'SITECAST_METADATA_EXPIRED', 'SITECAST_ROLE_DROPPED'];
 
 /**
- * Judges announcements by signed metadata alone; who brought one doesn't matter. Nothing becomes trusted here: whoever
- * follows an accepted announcement verifies it once more, with his own client, in the order of the specification.
+ * Judges announcements by signed metadata alone; which neighbour sent one doesn't matter. Nothing becomes trusted here: a gateway
+ * that acts on an accepted announcement verifies it once more, with its TUF client, in the order of the specification.
  */
 export function judge({
   trusted,
@@ -56,13 +56,13 @@ export function judge({
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
       if (HARMLESS.includes(error.code)) return 'ignore';
-      // Signed by keys that a later root has taken away: the sender just doesn't know yet.
+      // Signed by keys that a later root has revoked: the sender doesn't know that root yet.
       return announcement.rootVersion < ours ? 'ignore' : 'reject';
     }
   };
 }
 
-/** Each file that came along is the very one that timestamp and snapshot name by its hash. */
+/** Whether each file that came along is the one that timestamp and snapshot name by its hash. */
 function areNamedBySignedChain(set: TrustedSet, { files }: Announcement): boolean {
   for (const [name, bytes] of files) {
     const { role, version } = readFileName(name);

@@ -1,5 +1,5 @@
 /**
- * Sorts chunks into pools, each chunk in one of them or in none: moving one, and drawing one by chance, take the same time
+ * Sorts chunks into pools. Each chunk is in one pool, or in none. Moving a chunk and drawing one at random take the same time,
  * however many there are. Nine bytes a chunk.
  */
 export class ChunkPools {
@@ -31,7 +31,7 @@ export class ChunkPools {
     members.push(at);
   }
 
-  /** No error if it's in none. */
+  /** No error if the chunk is in no pool. */
   remove(at: number): void {
     const pool = this.#poolOf[at] ?? 0;
     if (pool === 0) return;

@@ -3,14 +3,14 @@ import { SitecastError } from '../../errors.ts';
 import type { Picker } from './picker.ts';
 import type { Source } from './source.ts';
 
-/** A peer's request is hedged when it has taken so many times what is typical, and so long at least. */
+/** A request to a peer is hedged when it has taken this many times the typical time, and at least this long. */
 const HEDGE_TIMES = 4;
 const MIN_HEDGE_MS = 750;
 const MAX_HEDGES = 2;
-/** A peer is slow when a request takes it so many times what it takes the gateway; of that nothing may be known yet. */
+/** A peer is slow when its requests take this many times as long as the gateway's. The gateway's time may not be known yet. */
 const SLOW_TIMES = 2;
 const UNKNOWN_GATEWAY_MS = 150;
-/** How often it's looked at what has been waiting. */
+/** How often waiting requests are looked at. */
 const TICK_MS = 100;
 const DEFAULT_STALL_MS = 60_000;
 
@@ -18,7 +18,7 @@ export interface FetchOptions {
   /** Chunks in memory at one time, those that are being delivered included. */
   readonly concurrency: number;
   readonly signal: AbortSignal;
-  /** Takes a verified chunk; the next comes in its place when this has ended. */
+  /** Takes a verified chunk. The next one begins when this has ended. */
   readonly deliver: (at: number, plain: Uint8Array) => Promise<void> | void;
   /** Gives up when no chunk has come for so long. */
   readonly stallMs?: number;
@@ -30,7 +30,7 @@ interface RunPorts {
   readonly gateway: () => Source | undefined;
   readonly peers: ReadonlyMap<string, Source>;
   readonly now: () => number;
-  readonly onLie: (source: Source, error: SitecastError) => void;
+  readonly onMisbehaviour: (source: Source, error: SitecastError) => void;
   readonly onGone: (source: Source) => void;
   readonly onTaken: (source: Source, lengthBytes: number) => void;
 }
@@ -49,7 +49,7 @@ interface Flight {
   isDelivering: boolean;
 }
 
-/** Fetches what a picker wants until all of it is here. One owner of all its state: every event ends in `wake`. */
+/** Fetches what a picker wants until all of it is here. It owns all of its state: every event ends in `wake`. */
 export class FetchRun {
   readonly result: Promise<void>;
   readonly #ports: RunPorts;
@@ -79,7 +79,7 @@ export class FetchRun {
     else this.wake();
   }
 
-  /** Something has changed: starts whatever can be started. */
+  /** Something has changed: starts all requests that can be started. */
   wake(): void {
     const { picker } = this.#ports;
     if (this.#isEnded) return;
@@ -95,24 +95,24 @@ export class FetchRun {
     const nowMs = now();
     const gateway = this.#ports.gateway();
     const hasGateway = gateway?.hasRoom(nowMs) ?? false;
-    const own = hasGateway ? picker.pickOwn() : undefined;
+    const own = hasGateway ? picker.pickOwned() : undefined;
     if (gateway && own !== undefined) return this.#begin(own, gateway);
     const held = picker.pickHeld(holders => this.#leastBusy(holders, nowMs)?.name);
     const peer = held && this.#ports.peers.get(held.peer);
     if (held && peer) return this.#begin(held.at, peer);
     if (!gateway || !hasGateway) return false;
-    const other = picker.pickForeign(nowMs) ?? this.#pickRelief(gateway);
+    const other = picker.pickUnowned(nowMs) ?? this.#pickRelief(gateway);
     return other !== undefined && this.#begin(other, gateway);
   }
 
-  /** One for a gateway that only slow peers hold, who have enough to do: a crawling peer must not be the measure of all. */
+  /** A chunk for a gateway that only slow peers hold: a slow peer must not slow the whole update down. */
   #pickRelief(gateway: Source): number | undefined {
     const slowMs = SLOW_TIMES * (gateway.typicalMs ?? UNKNOWN_GATEWAY_MS);
     const isSlow = (id: string) => (this.#ports.peers.get(id)?.typicalMs ?? 0) > slowMs;
     return this.#ports.picker.pickHeld(holders => (holders.every(isSlow) ? holders[0] : undefined))?.at;
   }
 
-  /** Where the chunk would be here soonest. */
+  /** The source from which the chunk would come soonest. */
   #leastBusy(ids: readonly string[], nowMs: number): Source | undefined {
     const costOf = ({ underWay, typicalMs }: Source) => (underWay + 1) * (typicalMs ?? 1);
     let best: Source | undefined;
@@ -154,8 +154,8 @@ export class FetchRun {
     for (const other of flight.attempts) {
       if (other === winner) continue;
       other.stop.abort(new Error('another was faster'));
-      // A peer asked first and overtaken is passed over for a while, and left when that goes on. A gateway's link is slow
-      // because it's thin.
+      // A peer that was asked first and overtaken rests for a while, and is given up if that goes on. A gateway isn't: its link is slow
+      // because it is thin.
       const isGateway = other.source === this.#ports.gateway();
       if (!isGateway && other.startMs < winner.startMs) this.#noteFailure(other.source);
     }
@@ -176,7 +176,7 @@ export class FetchRun {
   }
 
   #failed(flight: Flight, attempt: Attempt, error: unknown): void {
-    const { picker, onLie } = this.#ports;
+    const { picker, onMisbehaviour } = this.#ports;
     const { source } = attempt;
     flight.attempts.splice(flight.attempts.indexOf(attempt), 1);
     if (this.#isEnded || flight.isDelivering) return;
@@ -185,12 +185,12 @@ export class FetchRun {
       return;
     }
     this.#lastError = error;
-    if (error.kind === 'untrusted' || error.kind === 'tooLarge') onLie(source, error);
+    if (error.kind === 'untrusted' || error.kind === 'tooLarge') onMisbehaviour(source, error);
     else if (error.code === 'SITECAST_CHUNK_NOT_FOUND' && source !== this.#ports.gateway())
       picker.lost(source.name, flight.at);
     else this.#noteFailure(source);
     if (flight.attempts.length > 0) {
-      // The one that's left may be the one that hangs: it isn't to be waited for alone again.
+      // The attempt that is left may be the one that hangs: it must not be waited for alone again.
       this.#endHedge(flight);
       return;
     }
@@ -230,13 +230,13 @@ export class FetchRun {
     this.wake();
   }
 
-  /** Asks a second source for a chunk that takes too long: another holder; a gateway just for what no other one holds. */
+  /** Asks a second source for a chunk that takes too long: another holder, or a gateway where no other peer holds it. */
   #hedge(flight: Flight, nowMs: number): void {
     const [first] = flight.attempts;
     const gateway = this.#ports.gateway();
     if (!first || flight.isHedged || flight.isDelivering || this.#hedges >= MAX_HEDGES) return;
     const isFromGateway = first.source === gateway;
-    // That a gateway's thin link is slow is no reason to ask; that a peer has the chunk by now is.
+    // A gateway's thin link is no reason to ask another source. A peer that has the chunk by now is one.
     const limitMs = Math.max(MIN_HEDGE_MS, HEDGE_TIMES * (this.#typicalMs() ?? 0));
     if (nowMs - first.startMs < limitMs) return;
     const holders = this.#ports.picker.holdersOf(flight.at).filter(id => id !== first.source.name);
@@ -277,7 +277,7 @@ export class FetchRun {
       for (const { stop } of attempts) stop.abort(reason ?? new Error('all is here'));
       this.#ports.picker.putBack(at);
     }
-    // Whoever called may close what is delivered to once this has settled.
+    // The caller may close what is delivered to once this has settled.
     void Promise.allSettled(this.#deliveries).then(() =>
       reason === undefined ? this.#resolve() : this.#reject(reason),
     );

@@ -4,7 +4,7 @@ import { Chunk, type ChunkId, type ChunkRequest, sameChunkId, sha256 } from '../
 import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
 import { ChunkServer } from '../chunks/chunk-server.ts';
-import { HoldingsBoard, ImageHoldings } from '../chunks/holdings.ts';
+import { HaveMap, ImageHoldings } from '../chunks/holdings.ts';
 import { numbers, testImage } from '../testing/images.ts';
 import { MemoryStore } from '../testing/memory-store.ts';
 import { Nodes, until } from '../testing/nodes.ts';
@@ -59,7 +59,7 @@ function storeOf(...peers: Scripted[]) {
   });
   for (const peer of peers) {
     expect(store.addPeer(peer)).toBe(true);
-    store.hear(peer.peer, ALL);
+    store.onHave(peer.peer, ALL);
   }
   return { store, bans };
 }
@@ -71,9 +71,9 @@ it('asks nobody for what nobody says that he holds', async () => {
   const peer = new Scripted('peer');
   const { store } = storeOf();
   store.addPeer(peer);
-  expect(store.told).toBe(0);
-  store.hear('peer', [3]);
-  expect([store.told, store.linked]).toEqual([1, 1]);
+  expect(store.announced).toBe(0);
+  store.onHave('peer', [3]);
+  expect([store.announced, store.linked]).toEqual([1, 1]);
   expect(await Promise.all([3, 4].map(at => store.has(idOf(at))))).toEqual([true, false]);
   await expect(store.get(idOf(4))).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
   await expect(store.get(Buffer.alloc(32))).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
@@ -136,7 +136,7 @@ it('leaves one that gives nothing three times in a row, and passes it over befor
   });
   const store = new HolderStore({ index, maxPeers: 1, deadlineMs: FAR_TOO_LONG_MS, now: () => nowMs });
   store.addPeer(dead);
-  store.hear('dead', ALL);
+  store.onHave('dead', ALL);
   for (let round = 1; round <= 3; round += 1) {
     await expect(store.get(idOf(0))).rejects.toMatchObject({ code: 'SITECAST_STORE_UNREACHABLE' });
     await expect(store.get(idOf(0))).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
@@ -158,22 +158,22 @@ it('ends with the reason of whoever gives up', async () => {
 it('follows what real peers hold, as it grows, and gets that from them', async () => {
   const [self, other] = [await nodes.site(), await nodes.site()];
   const image = sha256(index.encode());
-  const board = new HoldingsBoard();
+  const haveMap = new HaveMap();
   const holdings = new ImageHoldings(image, COUNT, true);
   for (const at of ALL.slice(0, 6)) holdings.add(at);
-  board.put(holdings);
+  haveMap.put(holdings);
   const held = new MemoryStore();
   held.put(...chunks);
-  await new ChunkServer({ node: other, store: held, board, mayServe: () => true }).start();
+  await new ChunkServer({ node: other, store: held, haveMap, mayServe: () => true }).start();
   const store = new HolderStore({ index, maxPeers: 1, deadlineMs: FAR_TOO_LONG_MS });
   const links = new PeerLinks({ node: self, swarm: store, image, count: COUNT });
-  links.meet(other.id, other.addresses);
-  await until(() => store.told === 1, 'it has told');
+  links.addPeer(other.id, other.addresses);
+  await until(() => store.announced === 1, 'it has told');
   expect(await Promise.all(ALL.map(at => store.has(idOf(at))))).toEqual(ALL.map(at => at < 6));
   holdings.add(9);
   const first = Date.now();
   while (!(await store.has(idOf(9))) && Date.now() - first < 10_000) await sleep(10);
   expect(Buffer.from((await store.get(idOf(9))).plain())).toEqual(Buffer.from(chunks[9]?.plain() ?? []));
   await links.close();
-  expect([store.linked, store.told]).toEqual([0, 1]);
+  expect([store.linked, store.announced]).toEqual([0, 1]);
 });

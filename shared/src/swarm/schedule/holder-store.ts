@@ -7,11 +7,11 @@ import {
 } from '../../content/index.ts';
 import { chunkNotFound } from '../../content/store/chunk-store.ts';
 import { SitecastError } from '../../errors.ts';
-import { ChunkBits } from '../chunks/holdings.ts';
+import { Bitfield } from '../chunks/holdings.ts';
 import { Source } from './source.ts';
 import { PEER_SLOTS, type SwarmPeer } from './swarm-store.ts';
 
-/** Holders asked for one chunk, one after the other. */
+/** Holders that are asked for one chunk, one after the other. */
 const MAX_ASKED = 2;
 
 interface HolderStoreOptions {
@@ -20,7 +20,7 @@ interface HolderStoreOptions {
   readonly maxPeers: number;
   /** For one chunk of one peer, from the question to its last byte. */
   readonly deadlineMs: number;
-  /** It sent wrong bytes; it isn't asked again for as long as this store is in use. */
+  /** The peer sent wrong bytes. It isn't asked again while this store is in use. */
   readonly onBan?: (peer: string, error: SitecastError) => void;
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number;
@@ -28,20 +28,20 @@ interface HolderStoreOptions {
 
 interface Holder {
   readonly source: Source;
-  readonly bits: ChunkBits;
+  readonly bits: Bitfield;
 }
 
 /**
- * The chunks of one image that peers say they hold, one at a time and in no order of its own: for a machine that has other ways
- * to a chunk. Nobody is asked for what he hasn't said that he holds, so where nobody does the answer takes no time.
+ * The chunks of one image that peers say they hold, one at a time, in the order in which they are asked for: for a machine that has
+ * other sources. A peer is asked only for chunks that it has announced. Where no peer has announced a chunk, the answer comes at once.
  */
 export class HolderStore implements ChunkStore {
   readonly name = 'the peers that hold it';
   readonly #options: HolderStoreOptions;
   readonly #now: () => number;
   readonly #holders = new Map<string, Holder>();
-  readonly #told = new Set<string>();
-  /** Liars, and those that gave nothing three times in a row. */
+  readonly #announced = new Set<string>();
+  /** Peers that misbehaved, or gave nothing three times in a row. */
   readonly #left = new Set<string>();
 
   constructor(options: HolderStoreOptions) {
@@ -49,21 +49,21 @@ export class HolderStore implements ChunkStore {
     this.#now = options.now ?? (() => performance.now());
   }
 
-  /** How many have said what they hold, those that have left since included. */
-  get told(): number {
-    return this.#told.size;
+  /** Number of peers that have announced what they hold, those that have left since included. */
+  get announced(): number {
+    return this.#announced.size;
   }
 
-  /** How many can be asked. */
+  /** Number of peers that can be asked. */
   get linked(): number {
     return this.#holders.size;
   }
 
-  /** @returns false for one that was left, or one too many */
+  /** @returns false for a peer that was given up, and where there are too many */
   addPeer(peer: SwarmPeer): boolean {
     if (this.#holders.has(peer.peer)) return true;
     if (this.#left.has(peer.peer) || this.#holders.size >= this.#options.maxPeers) return false;
-    const bits = new ChunkBits(this.#options.index.count);
+    const bits = new Bitfield(this.#options.index.count);
     this.#holders.set(peer.peer, { source: new Source(peer.peer, PEER_SLOTS, peer), bits });
     return true;
   }
@@ -73,10 +73,10 @@ export class HolderStore implements ChunkStore {
   }
 
   /** A peer says that it holds these as well. */
-  hear(id: string, added: readonly number[]): void {
+  onHave(id: string, added: readonly number[]): void {
     const holder = this.#holders.get(id);
     if (!holder) return;
-    this.#told.add(id);
+    this.#announced.add(id);
     for (const at of added) holder.bits.add(at);
   }
 
@@ -85,7 +85,7 @@ export class HolderStore implements ChunkStore {
     return this.#options.index.find(id) !== undefined;
   }
 
-  /** Whether one that can be asked says that it holds it: no peer is asked for that. */
+  /** Whether a peer that can be asked has announced it. Sends nothing. */
   async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
     signal?.throwIfAborted();
     const at = this.#options.index.find(id);
@@ -94,7 +94,7 @@ export class HolderStore implements ChunkStore {
 
   /**
    * The chunk, verified.
-   * @throws SITECAST_CHUNK_NOT_FOUND where nobody holds it; else what the last one that was asked has failed with
+   * @throws SITECAST_CHUNK_NOT_FOUND where no peer holds it; else the failure of the last peer that was asked
    */
   async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
     signal?.throwIfAborted();

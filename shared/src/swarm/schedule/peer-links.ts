@@ -9,31 +9,31 @@ import type { SwarmStore } from './swarm-store.ts';
 
 const FIRST_PAUSE_MS = 1000;
 const MAX_PAUSE_MS = 30_000;
-/** One that can't be reached so often in a row makes room for others, until it's named again, where room is scarce. */
+/** A peer that can't be reached this often in a row makes room for others where places are scarce, until it is named again. */
 const MAX_VAIN_TRIES = 4;
 const PLENTY = MAX_PEERS / 2;
 /** A peer that was steady for so long before it left is tried again soon. */
 const STEADY_MS = 30_000;
-/** Two that hear of each other at one time would both dial: the one with the higher id lets the other begin. */
+/** Two peers that discover each other at one time would both dial: the one with the higher id lets the other begin. */
 export const YIELD_MS = 300;
 
 interface PeerLinksOptions {
   readonly node: SwarmNode;
-  /** Shown to each peer: this machine's signed assignment. */
+  /** This machine's signed assignment, shown to each peer. */
   readonly credential?: Uint8Array;
-  /** Who asks the peers. */
-  readonly swarm: Pick<SwarmStore, 'addPeer' | 'removePeer' | 'hear'>;
+  /** What asks the peers for chunks. */
+  readonly swarm: Pick<SwarmStore, 'addPeer' | 'removePeer' | 'onHave'>;
   /** SHA-256 of the image's chunk index. */
   readonly image: ChunkId;
   /** Chunks of the image. */
   readonly count: number;
-  readonly onLie?: (peer: string, error: SitecastError) => void;
+  readonly onMisbehaviour?: (peer: string, error: SitecastError) => void;
 }
 
-/** Keeps a swarm connected to the peers that somebody has named, for one image. */
+/** Keeps a swarm connected to the peers that were named, for one image. */
 export class PeerLinks {
   readonly #options: PeerLinksOptions;
-  readonly #met = new Map<string, Promise<void>>();
+  readonly #links = new Map<string, Promise<void>>();
   readonly #stop = new AbortController();
   /** Ends the waiting for each stream that's open. */
   readonly #leave = new Set<() => void>();
@@ -44,33 +44,33 @@ export class PeerLinks {
   }
 
   /**
-   * Connects to a peer, and again whenever it's lost, until `close` or it proves useless.
-   * @param addresses multiaddresses of one peer, its id at their end; nobody has to vouch for them
+   * Connects to a peer, and again whenever the connection is lost, until `close`, or until the peer proves useless.
+   * @param addresses multiaddresses of one peer, its id at their end; they needn't be verified
    */
-  meet(id: string, addresses: readonly string[]): void {
+  addPeer(id: string, addresses: readonly string[]): void {
     if (this.#stop.signal.aborted || id === this.#options.node.id) return;
-    if (this.#met.has(id) || this.#met.size >= MAX_PEERS) return;
-    const link = this.#keep(id, addresses).finally(() => this.#met.delete(id));
-    this.#met.set(id, link);
+    if (this.#links.has(id) || this.#links.size >= MAX_PEERS) return;
+    const link = this.#keep(id, addresses).finally(() => this.#links.delete(id));
+    this.#links.set(id, link);
   }
 
   async close(): Promise<void> {
     this.#stop.abort(new Error('closed'));
     for (const leave of this.#leave) leave();
-    await Promise.all(this.#met.values());
+    await Promise.all(this.#links.values());
   }
 
   async #keep(id: string, addresses: readonly string[]): Promise<void> {
-    const { node, swarm, credential, onLie } = this.#options;
+    const { node, swarm, credential, onMisbehaviour } = this.#options;
     const { signal } = this.#stop;
     let pauseMs = FIRST_PAUSE_MS;
     let vainTries = 0;
-    while (!signal.aborted && (vainTries < MAX_VAIN_TRIES || this.#met.size < PLENTY)) {
+    while (!signal.aborted && (vainTries < MAX_VAIN_TRIES || this.#links.size < PLENTY)) {
       const store = new PeerStore({
         node,
         peer: id,
         ...(credential && { credential }),
-        ...(onLie && { onLie }),
+        ...(onMisbehaviour && { onMisbehaviour }),
       });
       const beginMs = performance.now();
       try {
@@ -84,8 +84,8 @@ export class PeerLinks {
         swarm.removePeer(id);
         store.close();
       }
-      if (store.hasLied) return;
-      // One that refuses may not have heard of us yet.
+      if (store.isMisbehaving) return;
+      // A peer that refuses may not know this machine yet.
       const isSteady = !store.isRefusing && performance.now() - beginMs > STEADY_MS;
       pauseMs = isSteady ? FIRST_PAUSE_MS : Math.min(MAX_PAUSE_MS, pauseMs * 2);
       await sleep(pauseMs, undefined, { signal }).catch(() => {
@@ -94,7 +94,7 @@ export class PeerLinks {
     }
   }
 
-  /** Until the stream ends. */
+  /** Resolves when the stream ends. */
   async #stay(store: PeerStore): Promise<void> {
     const { swarm, image, count } = this.#options;
     if (!swarm.addPeer(store)) return;
@@ -105,7 +105,7 @@ export class PeerLinks {
     store.onEnd(leave);
     this.#leave.add(leave);
     try {
-      await store.follow(image, count, (added, isFetching) => swarm.hear(store.peer, added, isFetching));
+      await store.subscribe(image, count, (added, isFetching) => swarm.onHave(store.peer, added, isFetching));
       await ended;
     } finally {
       this.#leave.delete(leave);

@@ -33,7 +33,7 @@ const first = (holders: readonly string[]) => holders[0];
 
 function drainOwn(of: Picker): number[] {
   const own: number[] = [];
-  for (let at = of.pickOwn(); at !== undefined; at = of.pickOwn()) {
+  for (let at = of.pickOwned(); at !== undefined; at = of.pickOwned()) {
     of.takeOut(at);
     own.push(at);
   }
@@ -74,7 +74,7 @@ describe('a picker', () => {
       const mine = picker(self);
       for (const other of machines.filter(each => each !== self)) {
         mine.addPeer(other, 0);
-        mine.hear(other, [], true, 0);
+        mine.onHave(other, [], true, 0);
       }
       return drainOwn(mine);
     });
@@ -85,7 +85,7 @@ describe('a picker', () => {
   it('leaves to those that merely hold nothing no share', () => {
     const mine = picker();
     mine.addPeer('idle', 0);
-    mine.hear('idle', [], false, 0);
+    mine.onHave('idle', [], false, 0);
     expect(drainOwn(mine)).toHaveLength(CHUNKS);
   });
 
@@ -97,9 +97,9 @@ describe('a picker', () => {
       ['c', 10],
     ] as const) {
       mine.addPeer(peer, 0);
-      mine.hear(peer, numbers(0, to), false, 0);
+      mine.onHave(peer, numbers(0, to), false, 0);
     }
-    expect(mine.pickOwn()).toBeUndefined();
+    expect(mine.pickOwned()).toBeUndefined();
     const order: number[] = [];
     for (let pick = mine.pickHeld(first); pick; pick = mine.pickHeld(first)) {
       mine.takeOut(pick.at);
@@ -114,8 +114,8 @@ describe('a picker', () => {
     const mine = picker('me', 10);
     mine.addPeer('busy', 0);
     mine.addPeer('free', 0);
-    mine.hear('busy', numbers(0, 10), false, 0);
-    mine.hear('free', [7], false, 0);
+    mine.onHave('busy', numbers(0, 10), false, 0);
+    mine.onHave('free', [7], false, 0);
     const pick = mine.pickHeld(holders => holders.find(holder => holder === 'free'));
     expect(pick).toEqual({ at: 7, peer: 'free' });
   });
@@ -123,9 +123,9 @@ describe('a picker', () => {
   it('takes up again what a peer lost, or what one had that left', () => {
     const mine = picker('me', 10);
     mine.addPeer('a', 0);
-    mine.hear('a', numbers(0, 10), false, 0);
+    mine.onHave('a', numbers(0, 10), false, 0);
     mine.lost('a', 3);
-    expect(mine.pickOwn()).toBe(3);
+    expect(mine.pickOwned()).toBe(3);
     mine.removePeer('a', 0);
     expect(drainOwn(mine)).toHaveLength(10);
   });
@@ -133,11 +133,11 @@ describe('a picker', () => {
   it('takes over the share of one that says nothing while it comes on itself', () => {
     const mine = picker('me');
     mine.addPeer('stuck', 0);
-    mine.hear('stuck', [], true, 0);
+    mine.onHave('stuck', [], true, 0);
     const own = drainOwn(mine);
     mine.done(own[0] ?? 0, STUCK_MS);
     mine.reshare(STUCK_MS + 1);
-    expect(mine.pickOwn()).toBeUndefined();
+    expect(mine.pickOwned()).toBeUndefined();
     mine.done(own[1] ?? 0, STUCK_MS + 1);
     mine.reshare(STUCK_MS + 2);
     expect(drainOwn(mine)).toHaveLength(CHUNKS - own.length);
@@ -146,30 +146,30 @@ describe('a picker', () => {
   it('blames nobody while nothing comes to itself either', () => {
     const mine = picker('me');
     mine.addPeer('a', 0);
-    mine.hear('a', [], true, 0);
+    mine.onHave('a', [], true, 0);
     drainOwn(mine);
     mine.reshare(100 * STUCK_MS);
-    expect(mine.pickOwn()).toBeUndefined();
+    expect(mine.pickOwned()).toBeUndefined();
   });
 
   it("turns to a gateway for others' chunks when nothing has come for long, the nearest in rank first", () => {
     const mine = picker('me');
     for (const peer of ['a', 'b', 'c']) {
       mine.addPeer(peer, 0);
-      mine.hear(peer, [], true, 0);
+      mine.onHave(peer, [], true, 0);
     }
     drainOwn(mine);
     mine.start(0);
-    expect(mine.pickForeign(PATIENCE_MS - 1)).toBeUndefined();
+    expect(mine.pickUnowned(PATIENCE_MS - 1)).toBeUndefined();
     const shares = new Shares('me');
     shares.setOthers(['a', 'b', 'c']);
     const ranks = numbers(0, 20).map(() => {
-      const at = mine.pickForeign(PATIENCE_MS);
+      const at = mine.pickUnowned(PATIENCE_MS);
       if (at !== undefined) mine.takeOut(at);
       return at === undefined ? 1 : shares.rankOf(idOf(at));
     });
     expect(new Set(ranks)).toEqual(new Set([1]));
-    expect(mine.pickForeign(3 * PATIENCE_MS)).toBeDefined();
+    expect(mine.pickUnowned(3 * PATIENCE_MS)).toBeDefined();
   });
 
   it('has a bound on peers', () => {

@@ -1,39 +1,39 @@
 import type { ChunkIndex } from '../../content/index.ts';
-import { ChunkBits } from '../chunks/holdings.ts';
+import { Bitfield } from '../chunks/holdings.ts';
 import { ChunkPools } from './chunk-pools.ts';
 import { Shares } from './shares.ts';
 
-/** Peers beyond it aren't taken into account: each costs a bit a chunk. */
+/** Further peers aren't used: each costs a bit a chunk. */
 export const MAX_PEERS = 64;
-/** From so many holders on, how many more there are makes no difference. */
+/** From this many holders on, more of them make no difference. */
 const MAX_RARITY = 8;
-/** Chunks looked at of one pool, before the next is tried. */
+/** Chunks of one pool that are looked at before the next pool is tried. */
 const MAX_DRAWS = 16;
 
-/** Nobody near holds them, and they're this machine's to fetch from a gateway. */
+/** Owned: no peer holds them, and this machine is to fetch them from a gateway. */
 const OWN = 0;
-/** Nobody near holds them, and another machine is to fetch them. */
+/** Unowned: no peer holds them, and another machine is to fetch them. */
 const FOREIGN = 1;
 /** From here on: held by one peer, by two … */
 const HELD = 2;
 const POOLS = HELD + MAX_RARITY;
 
-/** One that fetches counts as stuck when it has told of nothing for so long, and this machine has come on since. */
+/** A fetching peer counts as stuck when it has announced nothing for so long, and this machine has made progress since. */
 export const STUCK_MS = 3000;
-/** How long nothing may come from anywhere before this machine turns to a gateway for what others were to fetch. */
+/** How long nothing may come from any source before this machine asks a gateway for what other machines were to fetch. */
 export const PATIENCE_MS = 1000;
 
 interface PeerView {
-  readonly bits: ChunkBits;
+  readonly bits: Bitfield;
   isFetching: boolean;
   newsMs: number;
 }
 
 /**
- * Which chunk to fetch next, and from where: no I/O, no clock of its own. Chunks are known by their number in the index.
+ * Which chunk to fetch next, and from which source: no I/O, no clock. Chunks are known by their number in the index.
  *
- * From peers, the rarest first. From a gateway, first this machine's own share of what no peer holds: so machines that
- * fetch together take different chunks from it and swap them. Where others have stopped, their shares are taken over.
+ * From peers, the rarest first. From a gateway, first this machine's own share of what no peer holds. So machines that
+ * fetch together take different chunks from it, and swap them. This machine takes over the shares of those that have stopped.
  */
 export class Picker {
   readonly #index: ChunkIndex;
@@ -42,7 +42,7 @@ export class Picker {
   readonly #pools: ChunkPools;
   readonly #holders: Uint8Array;
   readonly #peers = new Map<string, PeerView>();
-  #wanted: ChunkBits;
+  #wanted: Bitfield;
   #sharers = '';
   #progressMs: number;
 
@@ -54,15 +54,15 @@ export class Picker {
     this.#progressMs = options.nowMs;
     this.#pools = new ChunkPools(options.index.count, POOLS);
     this.#holders = new Uint8Array(options.index.count);
-    this.#wanted = new ChunkBits(options.index.count);
+    this.#wanted = new Bitfield(options.index.count);
   }
 
-  /** How many are wanted and not here yet, those under way included. */
+  /** Number of chunks that are wanted and not here yet, those under way included. */
   get wanted(): number {
     return this.#wanted.size;
   }
 
-  /** From now on it's looked for progress. */
+  /** Progress is measured from now on. */
   start(nowMs: number): void {
     this.#progressMs = nowMs;
   }
@@ -71,28 +71,28 @@ export class Picker {
     if (this.#wanted.add(at)) this.#sort(at);
   }
 
-  /** It's here. */
+  /** The chunk is here. */
   done(at: number, nowMs: number): void {
     this.#wanted.remove(at);
     this.#pools.remove(at);
     this.#progressMs = nowMs;
   }
 
-  /** It's being fetched: not picked again until `putBack`. */
+  /** The chunk is being fetched: it isn't picked again until `putBack`. */
   takeOut(at: number): void {
     this.#pools.remove(at);
   }
 
-  /** Fetching it has failed. */
+  /** Fetching the chunk has failed. */
   putBack(at: number): void {
     this.#sort(at);
   }
 
-  /** @returns false where there are too many */
+  /** @returns false where there are too many peers */
   addPeer(id: string, nowMs: number): boolean {
     if (this.#peers.has(id)) return true;
     if (this.#peers.size >= MAX_PEERS) return false;
-    this.#peers.set(id, { bits: new ChunkBits(this.#index.count), isFetching: false, newsMs: nowMs });
+    this.#peers.set(id, { bits: new Bitfield(this.#index.count), isFetching: false, newsMs: nowMs });
     return true;
   }
 
@@ -105,8 +105,8 @@ export class Picker {
     this.reshare(nowMs);
   }
 
-  /** A peer says that it holds these as well. */
-  hear(id: string, added: readonly number[], isFetching: boolean, nowMs: number): void {
+  /** A peer announces these chunks, besides those of before. */
+  onHave(id: string, added: readonly number[], isFetching: boolean, nowMs: number): void {
     const peer = this.#peers.get(id);
     if (!peer) return;
     for (const at of added) if (peer.bits.add(at)) this.#countHolder(at, 1);
@@ -115,7 +115,7 @@ export class Picker {
     this.reshare(nowMs);
   }
 
-  /** A peer doesn't hold it after all. */
+  /** A peer doesn't hold the chunk after all. */
   lost(id: string, at: number): void {
     const peer = this.#peers.get(id);
     if (!peer?.bits.has(at)) return;
@@ -127,14 +127,14 @@ export class Picker {
     return [...this.#peers].filter(([, { bits }]) => bits.has(at)).map(([id]) => id);
   }
 
-  /** One of this machine's own share, for a gateway. */
-  pickOwn(): number | undefined {
+  /** A chunk of this machine's own share, for a gateway. */
+  pickOwned(): number | undefined {
     return this.#pools.draw(OWN, this.#random());
   }
 
   /**
-   * The rarest that some peer can give.
-   * @param choose which of a chunk's holders is to be asked; undefined if none has room
+   * The rarest chunk that a peer can give.
+   * @param choose which of a chunk's holders is to be asked; undefined if none can take a request
    */
   pickHeld(
     choose: (holders: readonly string[]) => string | undefined,
@@ -151,10 +151,10 @@ export class Picker {
   }
 
   /**
-   * One that others were to fetch or to give, for a gateway: once nothing has come for long enough. The longer, the more of
-   * them; each machine begins with those for which it's next, so that not all fetch the same.
+   * A chunk that other machines were to fetch or to give, for a gateway, once nothing has come for long enough. The longer nothing
+   * comes, the more of them. Each machine begins with those for which it is next, so that not all fetch the same.
    */
-  pickForeign(nowMs: number): number | undefined {
+  pickUnowned(nowMs: number): number | undefined {
     const patience = (nowMs - this.#progressMs) / PATIENCE_MS;
     if (patience < 1) return undefined;
     const draws = Math.min(MAX_DRAWS, this.#pools.sizeOf(FOREIGN));
@@ -171,7 +171,7 @@ export class Picker {
     return undefined;
   }
 
-  /** Looks again who fetches along, as time passes. */
+  /** Looks again, as time passes, which peers fetch along. */
   reshare(nowMs: number): void {
     const sharers = [...this.#peers]
       .filter(([, peer]) => peer.isFetching && !this.#isStuck(peer, nowMs))
@@ -184,7 +184,7 @@ export class Picker {
     for (const at of [...this.#pools.membersOf(OWN), ...this.#pools.membersOf(FOREIGN)]) this.#sort(at);
   }
 
-  /** It says nothing while this machine comes on: so it isn't that nobody gets anything. */
+  /** The peer announces nothing while this machine makes progress: so the cause isn't that no machine gets anything. */
   #isStuck({ newsMs }: PeerView, nowMs: number): boolean {
     return nowMs - newsMs > STUCK_MS && this.#progressMs - newsMs > STUCK_MS;
   }

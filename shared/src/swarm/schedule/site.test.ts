@@ -5,7 +5,7 @@ import { afterEach, expect, it } from 'vitest';
 import { type Chunk, type ChunkId, type ChunkStore, chunkIdToHex, sha256 } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
 import { ChunkServer } from '../chunks/chunk-server.ts';
-import { HoldingsBoard, ImageHoldings } from '../chunks/holdings.ts';
+import { HaveMap, ImageHoldings } from '../chunks/holdings.ts';
 import { Pacer } from '../../bounded/index.ts';
 import type { SwarmNode } from '../node.ts';
 import { numbers, testImage } from '../testing/images.ts';
@@ -68,19 +68,19 @@ interface Device {
 
 async function device(gateway: ChunkStore, isTampering = false): Promise<Device> {
   const node = await nodes.site();
-  const [store, board, holdings] = [
+  const [store, haveMap, holdings] = [
     new MemoryStore(),
-    new HoldingsBoard(),
+    new HaveMap(),
     new ImageHoldings(IMAGE, CHUNKS, true),
   ];
   const lies: string[] = [];
-  board.put(holdings);
+  haveMap.put(holdings);
   const wrong = {
     name: 'wrong',
     has: (id: ChunkId) => store.has(id),
     get: async () => chunks[0] ?? store.get(IMAGE),
   };
-  const server = new ChunkServer({ node, store: isTampering ? wrong : store, board, mayServe: () => true });
+  const server = new ChunkServer({ node, store: isTampering ? wrong : store, haveMap, mayServe: () => true });
   await server.start();
   const swarm = new SwarmStore({ index, self: node.id, gateway, onBan: source => lies.push(source) });
   const links = new PeerLinks({ node, swarm, image: IMAGE, count: CHUNKS });
@@ -102,8 +102,8 @@ async function device(gateway: ChunkStore, isTampering = false): Promise<Device>
   };
   const made = { node, store, links, lies, update, close };
   for (const other of devices) {
-    links.meet(other.node.id, other.node.addresses);
-    other.links.meet(node.id, node.addresses);
+    links.addPeer(other.node.id, other.node.addresses);
+    other.links.addPeer(node.id, node.addresses);
   }
   devices.push(made);
   return made;

@@ -10,7 +10,7 @@ interface Getter {
   get(id: ChunkId, request?: ChunkRequest): Promise<Chunk>;
 }
 
-/** A peer or a gateway as the scheduler sees it: how busy it is, how fast, and whether it rests after a failure. */
+/** A peer or a gateway as the scheduler sees it: how busy and how fast it is, and whether it rests after a failure. */
 export class Source {
   readonly name: string;
   readonly #slots: number;
@@ -19,7 +19,7 @@ export class Source {
   #failures = 0;
   #restsUntilMs = Number.NEGATIVE_INFINITY;
   #isBanned = false;
-  /** Of a request, on average; undefined before the first has ended. */
+  /** Average duration of a request. Undefined before the first one has ended. */
   typicalMs: number | undefined;
 
   constructor(name: string, slots: number, getter: Getter) {
@@ -36,12 +36,12 @@ export class Source {
     return this.#underWay < this.#slots && this.mayBeAsked(nowMs);
   }
 
-  /** It isn't banned, and doesn't rest. */
+  /** It isn't banned, and doesn't rest at present. */
   mayBeAsked(nowMs: number): boolean {
     return !this.#isBanned && nowMs >= this.#restsUntilMs;
   }
 
-  /** It failed so often in a row that asking it has no use. */
+  /** It has failed so often in a row that it isn't worth asking. */
   get isGone(): boolean {
     return this.#failures >= MAX_FAILURES;
   }

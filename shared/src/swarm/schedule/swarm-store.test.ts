@@ -68,7 +68,7 @@ function swarmOf(gateway: ChunkStore | undefined, ...peers: SwarmPeer[]) {
   });
   for (const peer of peers) {
     swarm.addPeer(peer);
-    swarm.hear(peer.peer, ALL, false);
+    swarm.onHave(peer.peer, ALL, false);
   }
   const got = new Map<number, Uint8Array>();
   const fetch = (options: { stallMs?: number; signal?: AbortSignal } = {}) =>
@@ -204,7 +204,7 @@ describe('a swarm', () => {
     await sleep(200);
     const peer = new Scripted('peer');
     swarm.addPeer(peer);
-    swarm.hear('peer', ALL, false);
+    swarm.onHave('peer', ALL, false);
     await running;
     expect(isWhole()).toBe(true);
   });

@@ -27,9 +27,9 @@ export interface SwarmStoreOptions {
   readonly index: ChunkIndex;
   /** This machine's id. */
   readonly self: string;
-  /** Gateways, as one store; undefined where there's none. What it gives is checked here. */
+  /** The gateways as one store; undefined where there is none. What it gives is verified here. */
   readonly gateway: ChunkStore | undefined;
-  /** A source sent wrong bytes; it isn't asked again for as long as this store is in use. */
+  /** A source sent wrong bytes. It isn't asked again while this store is in use. */
   readonly onBan?: (source: string, error: SitecastError) => void;
   /** A chunk came from this peer, and was taken. */
   readonly onFromPeer?: (peer: string, lengthBytes: number) => void;
@@ -57,23 +57,23 @@ export class SwarmStore implements ChunkStore {
     this.picker = new Picker({ index, self, random, nowMs: now() });
   }
 
-  /** @returns false for one that is banned, or one too many */
+  /** @returns false for a peer that is banned, and where there are too many */
   addPeer(peer: SwarmPeer): boolean {
     if (this.#banned.has(peer.peer) || !this.picker.addPeer(peer.peer, this.#now())) return false;
     if (!this.#peers.has(peer.peer)) this.#peers.set(peer.peer, new Source(peer.peer, PEER_SLOTS, peer));
     return true;
   }
 
-  /** It has left. What is under way with it fails by itself. */
+  /** The peer has left. Requests to it fail by themselves. */
   removePeer(id: string): void {
     this.#peers.delete(id);
     this.picker.removePeer(id, this.#now());
     this.#run?.wake();
   }
 
-  /** A peer says what it holds besides what it said before. */
-  hear(id: string, added: readonly number[], isFetching: boolean): void {
-    this.picker.hear(id, added, isFetching, this.#now());
+  /** A peer announces chunks, besides those of before. */
+  onHave(id: string, added: readonly number[], isFetching: boolean): void {
+    this.picker.onHave(id, added, isFetching, this.#now());
     this.#run?.wake();
   }
 
@@ -82,7 +82,7 @@ export class SwarmStore implements ChunkStore {
   }
 
   /**
-   * Fetches chunks in whatever order is best for all, each from one of the sources.
+   * Fetches chunks in the order that is best for all machines, each from one of the sources.
    * @param wanted numbers of chunks in the index; where an image repeats one, one of its places is enough
    * @throws SITECAST_STORE_UNREACHABLE when nothing has come for too long; the signal's reason; what `deliver` throws
    */
@@ -97,7 +97,7 @@ export class SwarmStore implements ChunkStore {
         gateway: () => this.#gateway,
         peers: this.#peers,
         now: this.#now,
-        onLie: (source, error) => this.#ban(source, error),
+        onMisbehaviour: (source, error) => this.#ban(source, error),
         onGone: source => this.removePeer(source.name),
         onTaken: (source, lengthBytes) => {
           if (source !== this.#gateway) this.#options.onFromPeer?.(source.name, lengthBytes);
