@@ -13,7 +13,8 @@ export function firstHolding(stores: readonly ChunkStore[]): ChunkStore {
       return false;
     },
     get: async (id, request) => {
-      let last: unknown = chunkNotFound(id, self);
+      // An error is made only where it is thrown: its stack costs more than reading a chunk.
+      let last: unknown;
       for (const store of stores) {
         try {
           return await store.get(id, request);
@@ -22,7 +23,7 @@ export function firstHolding(stores: readonly ChunkStore[]): ChunkStore {
           last = error;
         }
       }
-      throw last;
+      throw last ?? chunkNotFound(id, self);
     },
   };
   return self;
