@@ -74,7 +74,7 @@ function heldBy(pid: number | undefined): string {
 const nameOf = (found: BigIntStats): string => `sitecast-slot-${storageId(found).replace(' ', '-')}`;
 
 /** Another process, as /proc shows it (proc_pid_status(5)). */
-export interface Holder {
+interface Holder {
   pid: number;
   /** The real user id, of the user who started it: a set-uid program keeps open what it was handed. */
   uid: number;
@@ -86,7 +86,7 @@ export interface Holder {
  * Finds the process that listens on a name of the abstract namespace.
  * @returns undefined where it can't be seen: only root sees those of other users
  */
-export async function holderOf(name: string): Promise<Holder | undefined> {
+async function holderOf(name: string): Promise<Holder | undefined> {
   const socket = await socketOf(name);
   if (socket === undefined) return undefined;
   for (const entry of await namesIn('/proc')) {
@@ -96,7 +96,7 @@ export async function holderOf(name: string): Promise<Holder | undefined> {
 }
 
 /** Whether a process may write a file or device, by its owner and mode. */
-export function mayWrite({ uid, gids }: Holder, found: BigIntStats): boolean {
+function mayWrite({ uid, gids }: Holder, found: BigIntStats): boolean {
   const mode = Number(found.mode);
   if (uid === 0 || uid === process.getuid?.()) return true;
   if (uid === Number(found.uid) && (mode & 0o200) !== 0) return true;
