@@ -128,7 +128,10 @@ it('hashes a chunk once on its way from a gateway through the swarm to its place
       },
     ),
   );
-  expect({ hashes, seen: seen.sort((one, other) => one - other) }).toEqual({ hashes: count, seen: [0, 1, 2, 3, 4, 5, 6, 7] });
+  expect({ hashes, seen: seen.sort((one, other) => one - other) }).toEqual({
+    hashes: count,
+    seen: [0, 1, 2, 3, 4, 5, 6, 7],
+  });
 });
 
 /** @returns how many times `crypto.hash` was called meanwhile: every chunk is verified with it */
