@@ -1,4 +1,5 @@
-import { type ChunkId, sameChunkId } from './chunk-id.ts';
+import { randomBytes } from 'node:crypto';
+import { CHUNK_ID_BYTES, type ChunkId, sameChunkId } from './chunk-id.ts';
 
 const NONE = 0xffff_ffff;
 const MIN_SLOTS = 2;
@@ -14,10 +15,15 @@ export class ChunkNumbers {
   readonly #ids: Ids;
   readonly #slots: Uint32Array;
   readonly #next: Uint32Array;
+  /** Of the hash, so many bits are no part of a slot's number. */
+  readonly #shift: number;
+  readonly #factors = randomFactors();
 
   constructor(ids: Ids) {
     this.#ids = ids;
-    this.#slots = new Uint32Array(2 ** Math.ceil(Math.log2(Math.max(MIN_SLOTS, ids.count * 2)))).fill(NONE);
+    const slotBits = Math.ceil(Math.log2(Math.max(MIN_SLOTS, ids.count * 2)));
+    this.#slots = new Uint32Array(2 ** slotBits).fill(NONE);
+    this.#shift = 32 - slotBits;
     this.#next = new Uint32Array(ids.count).fill(NONE);
     // From the last to the first, so that each finds those behind it.
     for (let at = ids.count - 1; at >= 0; at -= 1) {
@@ -37,14 +43,38 @@ export class ChunkNumbers {
     return next === NONE ? undefined : next;
   }
 
-  /** Ids are SHA-256, and those of the table come from signed metadata: their first bytes are hash enough. */
+  /**
+   * Looks on from where the id's hash points. Ids are SHA-256 only if whoever signed the index was honest: with a hash that can be
+   * guessed, ids that collide would cost the square of their number.
+   */
   #slotOf(id: ChunkId): number {
     const mask = this.#slots.length - 1;
-    let slot = ((id[0] ?? 0) | ((id[1] ?? 0) << 8) | ((id[2] ?? 0) << 16) | ((id[3] ?? 0) << 24)) & mask;
+    let slot = this.#hashOf(id) >>> this.#shift;
     for (;;) {
       const found = this.#slots[slot] ?? NONE;
       if (found === NONE || sameChunkId(this.#ids.idAt(found), id)) return slot;
       slot = (slot + 1) & mask;
     }
   }
+
+  /** Multilinear hashing with random factors (Lemire and Kaser, "Strongly universal string hashing is fast"): its upper bits are used. */
+  #hashOf(id: ChunkId): number {
+    let hash = 0;
+    for (let word = 0; word < this.#factors.length; word += 1) {
+      const at = word * 4;
+      const value =
+        (id[at] ?? 0) | ((id[at + 1] ?? 0) << 8) | ((id[at + 2] ?? 0) << 16) | ((id[at + 3] ?? 0) << 24);
+      hash = (hash + Math.imul(this.#factors[word] ?? 1, value)) | 0;
+    }
+    return hash >>> 0;
+  }
+}
+
+function randomFactors(): Uint32Array {
+  const bytes = randomBytes(CHUNK_ID_BYTES);
+  // An odd factor loses no bit of its word.
+  return Uint32Array.from(
+    { length: CHUNK_ID_BYTES / 4 },
+    (_, word) => (bytes.readUInt32LE(word * 4) | 1) >>> 0,
+  );
 }
