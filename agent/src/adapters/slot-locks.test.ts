@@ -85,38 +85,39 @@ it('has a name of one length, whichever libuv takes it', async () => {
   );
 });
 
+/** Another user's process that holds the slot's name. This user's node may lie where no other user can run it. */
+async function heldByNobody(program: string): Promise<ChildProcess> {
+  const server = createServer();
+  server.listen(`\0${(await nameOf(a)).padEnd(107, '\0')}`);
+  await once(server, 'listening');
+  const fd: number = Reflect.get(Reflect.get(server, '_handle'), 'fd');
+  // `nobody` of most systems, and no group that owns anything here.
+  const child = spawn(program, ['600'], { uid: 65_534, gid: 65_534, stdio: [fd, 'ignore', 'ignore'] });
+  children.push(child);
+  await once(child, 'spawn');
+  server.close();
+  await once(server, 'close');
+  return child;
+}
+
 it.skipIf(process.getuid?.() !== 0)(
   'is not kept off by a set-uid program that was handed the name by another user',
   async () => {
-    const server = createServer();
-    server.listen(`\0${(await nameOf(a)).padEnd(107, '\0')}`);
-    await once(server, 'listening');
     const program = join(directory, 'sleep');
     await copyFile('/bin/sleep', program);
     await chmod(program, 0o4755);
     await chmod(directory, 0o711);
     await chmod(a, 0o600);
-    const fd: number = Reflect.get(Reflect.get(server, '_handle'), 'fd');
-    const child = spawn(program, ['600'], { uid: 65_534, gid: 65_534, stdio: [fd, 'ignore', 'ignore'] });
-    children.push(child);
-    await once(child, 'spawn');
-    server.close();
-    await once(server, 'close');
+    const child = await heldByNobody(program);
     await agent().locks.take([await found(a)]);
     expect(logged).toEqual([expect.stringContaining(`process ${child.pid}, which may not write it`)]);
   },
 );
 
-const HOLD = `require('node:net').createServer().listen('\\0' + process.argv[1], () => console.log('held'))`;
-
 it.skipIf(process.getuid?.() !== 0)(
   'is not kept off by a process that may not write the slot, and is by one that may, until that ends',
   async () => {
-    const name = await nameOf(a);
-    // `nobody` of most systems, and no group that owns anything here.
-    const child = spawn(process.execPath, ['-e', HOLD, name], { uid: 65_534, gid: 65_534, stdio: 'pipe' });
-    children.push(child);
-    await once(child.stdout, 'data');
+    const child = await heldByNobody('/bin/sleep');
     const { locks } = agent();
     await chmod(a, 0o600);
     // Told once, however often it's looked at.
