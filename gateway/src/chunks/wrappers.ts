@@ -14,7 +14,7 @@ export function firstHolding(stores: readonly ChunkStore[]): ChunkStore {
     },
     get: async (id, request) => {
       // An error is made only where it is thrown: its stack costs more than reading a chunk.
-      let last: unknown;
+      let last: SitecastError | undefined;
       for (const store of stores) {
         try {
           return await store.get(id, request);
@@ -54,6 +54,6 @@ export function whileOpen(store: ChunkStore, demandOpen: () => void): ChunkStore
   };
 }
 
-export function isNotFound(error: unknown): boolean {
+export function isNotFound(error: unknown): error is SitecastError {
   return error instanceof SitecastError && error.code === 'SITECAST_CHUNK_NOT_FOUND';
 }
