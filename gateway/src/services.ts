@@ -334,6 +334,8 @@ async function runTasks(tasks: Record<string, Task>, log: Log, signal: AbortSign
         try {
           await run(own);
         } catch (error) {
+          // To be stopped is no failure.
+          if (signal.aborted && error === signal.reason) return;
           log.error({ err: error, part: name }, 'a part of the gateway failed; it starts again');
         }
         await sleep(RESTART_AFTER_MS, own);

@@ -5,6 +5,7 @@ import { mkdir, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs
 import { join } from 'node:path';
 import { writeCopy } from '@sitecast/shared/durable';
 import { Identity } from '@sitecast/shared/identity';
+import { POINT_STEP } from '@sitecast/shared/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type DeviceChanges, TestDevice } from '../testing/device.ts';
 import { FileBootControl } from '../adapters/file-boot.ts';
@@ -219,7 +220,7 @@ describe.each(Object.keys(put))('a device that has %s in the place', what => {
 it('notices or outlives each turned bit of its state, its boot state and its key', async () => {
   const each = async (name: string, check: () => Promise<unknown>) => {
     const whole = await readFile(path(name));
-    for (let at = 0; at < whole.length; at += 5) {
+    for (let at = 0; at < whole.length; at += 5 * POINT_STEP) {
       const turned = Buffer.from(whole);
       turned[at] = (turned[at] ?? 0) ^ 1;
       await writeFile(path(name), turned);

@@ -2,6 +2,7 @@ import { cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { rankOf } from '@sitecast/shared/fleet';
+import { POINT_STEP } from '@sitecast/shared/testing';
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import { Breaker, ProcessDied } from '../adapters/disk/testing/failing-disk.ts';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
@@ -67,7 +68,7 @@ async function dieEverywhere(
   act: Act,
   examine: (origin: TestOrigin, dieAt: number) => Promise<void>,
 ): Promise<number> {
-  for (let dieAt = 1; ; dieAt += 1) {
+  for (let dieAt = 1; ; dieAt += dieAt < 3 ? 1 : POINT_STEP) {
     const { path, store } = copy();
     const breaker = new Breaker(path);
     const origin = await openTestOrigin({

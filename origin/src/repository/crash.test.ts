@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { chunkIdOf, chunkIdToHex, MAX_CHUNK_BYTES, verifyFrame } from '@sitecast/shared/content';
 import { ONLINE_ROLES, withOnlineDelegatedKey, withOnlineRootKey } from '@sitecast/shared/signing';
 import { MemoryMetadataStore, type MetadataFetcher, TufClient } from '@sitecast/shared/trust';
+import { POINT_STEP } from '@sitecast/shared/testing';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { Breaker, type Loss, ProcessDied } from '../adapters/disk/testing/failing-disk.ts';
@@ -241,19 +242,19 @@ it.each(passes)(
   'publishes all or nothing, wherever the process dies and whatever the power takes (%i)',
   async pass => {
     const ends = { old: 0, new: 0 };
-    for (let dieAt = 1; ; dieAt += 1) {
+    for (let dieAt = 1; ; dieAt += POINT_STEP) {
       const end = await expectRecovery(dieAt, LOSSES[(dieAt + pass) % LOSSES.length] ?? 'nothing');
       if (end === undefined) break;
       ends[end] += 1;
     }
-    expect(ends.old).toBeGreaterThan(10);
-    expect(ends.new).toBeGreaterThan(3);
+    expect(ends.old).toBeGreaterThan(10 / POINT_STEP);
+    expect(ends.new).toBeGreaterThan(3 / POINT_STEP);
   },
 );
 
 it('begins a repository all or nothing', async () => {
   let died = 0;
-  for (let dieAt = 1; ; dieAt += 1) {
+  for (let dieAt = 1; ; dieAt += POINT_STEP) {
     const path = join(root, `first-${dieAt}`);
     const keys = await openTestOrigin({ ...disks(path), now: clock.now });
     const operator = new TestOperator((at, init) => keys.app.request(at, init), keys.adminToken, clock.now);
@@ -269,5 +270,5 @@ it('begins a repository all or nothing', async () => {
     const { repository } = await openTestOrigin({ ...disks(path), now: clock.now });
     expect((await repository.submit(begin)).versions).toMatchObject({ root: 1, targets: 1 });
   }
-  expect(died).toBeGreaterThan(10);
+  expect(died).toBeGreaterThan(10 / POINT_STEP);
 });

@@ -1,1 +1,2 @@
+export { POINT_STEP } from './points.ts';
 export { until } from './until.ts';
