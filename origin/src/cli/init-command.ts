@@ -149,6 +149,7 @@ export async function writeRoot(path: string, draft: Draft): Promise<void> {
   const text = textOf(draft.root);
   await createFileDurably(path, text).catch(async (error: unknown) => {
     if (!isSystemError(error, 'EEXIST')) throw error;
+    // A file that cannot be read is not the same root: the error below says so.
     const there = await readFileBounded(path, MAX_ROOT_FILE_BYTES).catch(() => undefined);
     if (there?.toString('utf8') === text) return;
     throw new SitecastError(
