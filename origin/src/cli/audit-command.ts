@@ -13,8 +13,8 @@ import { cutText } from '@sitecast/shared/text';
 import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import { findMember } from './find.ts';
-import { namesSchema } from './fleet-api.ts';
-import type { OriginClient } from './origin-client.ts';
+import { namesSchema } from './origin/fleet-api.ts';
+import type { OriginClient } from './origin/client.ts';
 import { note, print, printJson, table } from './output.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 

@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { idSchema, nameKey } from '@sitecast/shared/fleet';
-import { fetchMembers, fetchRollouts, type Member, type Rollout } from './fleet-api.ts';
-import type { OriginClient } from './origin-client.ts';
+import { fetchMembers, fetchRollouts, type Member, type Rollout } from './origin/fleet-api.ts';
+import type { OriginClient } from './origin/client.ts';
 
 type Kind = Member['kind'];
 

@@ -11,12 +11,12 @@ import {
   type PublicKeyFile,
 } from '@sitecast/shared/signing';
 import { keyIdOf } from '@sitecast/shared/trust';
-import { requireSameTime } from './clocks.ts';
-import { type Draft, newDraft, textOf } from './draft.ts';
+import { requireSameTime } from './origin/clocks.ts';
+import { type Draft, newDraft, textOf } from './draft/draft.ts';
 import { note, print, printJson } from './output.ts';
-import { type RepositoryStatus, repositoryStatus } from './repository-api.ts';
+import { type RepositoryStatus, repositoryStatus } from './origin/repository-api.ts';
 import { addKeyOptions, addOriginOptions, connect, type KeyOptions, type OriginOptions } from './settings.ts';
-import { signAndSubmit } from './sign-and-submit.ts';
+import { signAndSubmit } from './draft/sign-and-submit.ts';
 
 const MAX_KEYS = 64;
 const MAX_ROOT_FILE_BYTES = 512 * 1024;

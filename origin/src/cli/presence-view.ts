@@ -2,8 +2,8 @@ import { formatDurationMs } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { z } from 'zod';
 import { calledText, plural } from './output.ts';
-import { fleetPresenceSchema, type Turn } from './fleet-api.ts';
-import type { OriginClient } from './origin-client.ts';
+import { fleetPresenceSchema, type Turn } from './origin/fleet-api.ts';
+import type { OriginClient } from './origin/client.ts';
 
 type FleetPresence = z.infer<typeof fleetPresenceSchema>;
 

@@ -2,10 +2,10 @@ import { SettingsCommand } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { type ProductFile, productTarget, serializeFile } from '@sitecast/shared/release';
 import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
-import { newDraft } from './draft.ts';
+import { newDraft } from './draft/draft.ts';
 import { print, printJson, table } from './output.ts';
-import { findRelease, readAllProducts, readKnownProduct } from './releases.ts';
-import { openRepository } from './repository-view.ts';
+import { findRelease, readAllProducts, readKnownProduct } from './release/releases.ts';
+import { openRepository } from './origin/repository-view.ts';
 import {
   addKeyOptions,
   addOriginOptions,
@@ -14,7 +14,7 @@ import {
   type OriginOptions,
   type TrustOptions,
 } from './settings.ts';
-import { type FinishOptions, signAndSubmit } from './sign-and-submit.ts';
+import { type FinishOptions, signAndSubmit } from './draft/sign-and-submit.ts';
 
 interface FloorOptions extends OriginOptions, TrustOptions, FinishOptions {
   lower?: boolean;

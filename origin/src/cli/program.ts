@@ -1,30 +1,30 @@
 import { CA_OPTION, limitSettings, SettingsCommand } from '@sitecast/shared/command';
 import { auditCommand } from './audit-command.ts';
 import { initCommand } from './init-command.ts';
-import { keysRenewCommand, keysRotateCommand } from './keys-change-command.ts';
-import { keysCreateCommand, keysListCommand } from './keys-command.ts';
-import { memberAcceptCommand } from './member-accept-command.ts';
+import { keysRenewCommand, keysRotateCommand } from './keys/renew-command.ts';
+import { keysCreateCommand, keysListCommand } from './keys/create-command.ts';
+import { memberAcceptCommand } from './member/accept-command.ts';
 import {
   memberListCommand,
   memberNameCommand,
   memberRevokeCommand,
   memberShowCommand,
   memberTagCommand,
-} from './member-command.ts';
+} from './member/member-command.ts';
 import { productFloorCommand, productListCommand } from './product-command.ts';
 import {
   releaseListCommand,
   releaseSignCommand,
   releaseSubmitCommand,
   releaseWithdrawCommand,
-} from './release-command.ts';
-import { releaseShowCommand } from './release-show-command.ts';
-import { releaseDraftCommand, releasePublishCommand } from './release-publish-command.ts';
-import { rolloutActCommands } from './rollout-act-command.ts';
-import { rolloutListCommand, rolloutStatusCommand } from './rollout-command.ts';
-import { rolloutStartCommand } from './rollout-start-command.ts';
+} from './release/release-command.ts';
+import { releaseShowCommand } from './release/show-command.ts';
+import { releaseDraftCommand, releasePublishCommand } from './release/publish-command.ts';
+import { rolloutActCommands } from './rollout/act-command.ts';
+import { rolloutListCommand, rolloutStatusCommand } from './rollout/status-command.ts';
+import { rolloutStartCommand } from './rollout/start-command.ts';
 import { statusCommand } from './status-command.ts';
-import { tokenCreateCommand, tokenListCommand, tokenRevokeCommand } from './token-command.ts';
+import { tokenCreateCommand, tokenListCommand, tokenRevokeCommand } from './token/token-command.ts';
 
 /** Settings that the environment and sitecast.yaml may give. All other options concern one act, and are given with it. */
 const SETTINGS: ReadonlySet<string> = new Set([

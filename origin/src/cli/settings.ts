@@ -2,7 +2,7 @@ import { CA_OPTION, type SettingsCommand } from '@sitecast/shared/command';
 import { readSecretBounded } from '@sitecast/shared/durable';
 import { SitecastError } from '@sitecast/shared/errors';
 import { Connections } from '@sitecast/shared/outbound';
-import { OriginClient } from './origin-client.ts';
+import { OriginClient } from './origin/client.ts';
 
 const MAX_TOKEN_BYTES = 4096;
 

@@ -1,8 +1,8 @@
 import { SettingsCommand } from '@sitecast/shared/command';
-import { clockWarning } from './clocks.ts';
+import { clockWarning } from './origin/clocks.ts';
 import { formatBytes, note, print, printJson, table } from './output.ts';
 import { fetchPresence, presenceWarnings } from './presence-view.ts';
-import { type RepositoryStatus, repositoryStatus } from './repository-api.ts';
+import { type RepositoryStatus, repositoryStatus } from './origin/repository-api.ts';
 import { addOriginOptions, connect, type OriginOptions } from './settings.ts';
 
 export function statusCommand(): SettingsCommand {

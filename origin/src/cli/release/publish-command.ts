@@ -1,0 +1,174 @@
+import type { ChunkSizes } from '@sitecast/shared/content';
+import { parseBoundedInteger, SettingsCommand } from '@sitecast/shared/command';
+import { SitecastError } from '@sitecast/shared/errors';
+import { MAX_HARDWARE, nameSchema, versionSchema } from '@sitecast/shared/release';
+import { readFileBounded } from '@sitecast/shared/durable';
+import { InvalidArgumentError } from 'commander';
+import type { z } from 'zod';
+import { formatBytes, note, plural, print, printJson } from '../output.ts';
+import type { ImageOptions } from './image-upload.ts';
+import type { PublishOutcome, ReleaseDescription } from './publish.ts';
+import {
+  addKeyOptions,
+  addOriginOptions,
+  addTrustOptions,
+  connect,
+  type OriginOptions,
+  type TrustOptions,
+} from '../settings.ts';
+import type { FinishOptions } from '../draft/sign-and-submit.ts';
+
+const MAX_NOTES_BYTES = 64 * 1024;
+
+interface PublishOptions
+  extends OriginOptions,
+    TrustOptions,
+    FinishOptions,
+    Omit<ImageOptions, 'image' | 'quiet'> {
+  product: string;
+  version: string;
+  hardware: string[];
+  counter?: number;
+  minVersion?: string;
+  notes?: string;
+  notesFile?: string;
+  json?: boolean;
+}
+
+export function releasePublishCommand(): SettingsCommand {
+  return publishOptions(new SettingsCommand('publish'))
+    .description('chunk, upload, sign and publish an image as a release')
+    .option('--draft <file>', 'write a draft for other key holders to sign instead of submitting')
+    .addHelpText(
+      'after',
+      `
+Only chunks that the origin lacks are sent; after an interruption, the same command goes on where it stopped.
+Publishing the same image under the same version again does nothing and succeeds.
+
+Examples:
+  sitecast release publish rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4
+  sitecast release publish /dev/vg0/golden --product camera --version 2.0.1 --hardware rpi4 rpi5 --min-version 1.8.0
+  sitecast release publish --caibx camera.caibx --store default.castr --product camera --version 2.0.2 --hardware rpi4
+      (made by: casync make --digest=sha256 camera.caibx rootfs.ext4)`,
+    )
+    .action((image: string | undefined, options: PublishOptions) => publish(image, options));
+}
+
+export function releaseDraftCommand(): SettingsCommand {
+  return publishOptions(new SettingsCommand('draft'))
+    .description('chunk and upload an image, and write the release as a draft for key holders to sign')
+    .requiredOption('--out <file>', 'the draft file')
+    .addHelpText(
+      'after',
+      `
+Keys in --keys sign at once where the draft needs them.
+
+Example:
+  sitecast release draft rootfs.ext4 --product camera --version 2.0.0 --hardware rpi4 --out camera-2.draft.json
+  sitecast release sign camera-2.draft.json           at each key holder
+  sitecast release submit camera-2.draft.json`,
+    )
+    .action((image: string | undefined, { out, ...options }: PublishOptions & { out: string }) =>
+      publish(image, { ...options, draft: out }),
+    );
+}
+
+function publishOptions(command: SettingsCommand): SettingsCommand {
+  command
+    .argument('[image]', 'the exact bytes that a slot is to hold: a file or a block device')
+    .requiredOption('--product <name>', 'what the release is for', checked(nameSchema))
+    .requiredOption(
+      '--version <label>',
+      'what people call it: 2.0.0, 2026-11-24, 1.2.3.4',
+      checked(versionSchema),
+    )
+    .requiredOption('--hardware <name...>', 'the boards that it runs on', collectHardware)
+    .option(
+      '--counter <n>',
+      "orders the product's releases (default: one more than the last)",
+      parseBoundedInteger(1, Number.MAX_SAFE_INTEGER),
+    )
+    .option(
+      '--min-version <label>',
+      'a device below this release must first install it: the stepping stone',
+      checked(versionSchema),
+    )
+    .option('--notes <text>', 'what people should know of the release')
+    .option('--notes-file <file>', 'read the notes from a file')
+    .option('--caibx <file>', 'publish what casync made: the index (with --store), instead of an image')
+    .option('--store <dir>', 'the casync store that holds the chunks of --caibx')
+    .option('--chunk-size <min:avg:max>', 'chunk sizes in KiB (16:64:256 unless set)', parseChunkSizes)
+    .option('--zstd-level <n>', 'compression: higher is smaller and slower', parseBoundedInteger(1, 19), 3)
+    .option('--json', 'print one JSON object');
+  return addKeyOptions(addTrustOptions(addOriginOptions(command)));
+}
+
+async function publish(image: string | undefined, options: PublishOptions): Promise<void> {
+  const { caibx, store, chunkSize, zstdLevel, json } = options;
+  const description: ReleaseDescription = {
+    product: options.product,
+    version: options.version,
+    hardware: options.hardware,
+    counter: options.counter,
+    minVersion: options.minVersion,
+    notes: await notesOf(options),
+  };
+  // Imported here because it loads zstd's native code and worker threads, which no other command needs.
+  const { publishRelease } = await import('./publish.ts');
+  const outcome = await publishRelease({
+    origin: await connect(options),
+    description,
+    image: { image, caibx, store, chunkSize, zstdLevel, quiet: json === true },
+    options,
+  });
+  if (json) printJson(outcome);
+  else report(outcome);
+}
+
+function report(outcome: PublishOutcome): void {
+  const { product, version, counter, upload } = outcome;
+  if (outcome.state === 'unchanged') {
+    print(
+      `${product} ${version} (counter ${counter}) is published already, with these very bytes: nothing to do`,
+    );
+    return;
+  }
+  if (outcome.state === 'mended') {
+    print(
+      `${product} ${version} (counter ${counter}) was published already; brought back: ${[plural(upload.newChunks, 'lost chunk'), ...(outcome.files ?? [])].join(', ')}`,
+    );
+    return;
+  }
+  const sent = `${plural(upload.newChunks, 'new chunk')} of ${upload.chunks.toLocaleString('en')}, ${formatBytes(upload.sentBytes)} sent for ${formatBytes(upload.lengthBytes)}`;
+  if (outcome.state === 'published') print(`published ${product} ${version} (counter ${counter}): ${sent}`);
+  else note(`${product} ${version} (counter ${counter}) waits for signatures: ${sent}`);
+}
+
+async function notesOf({ notes, notesFile }: PublishOptions): Promise<string | undefined> {
+  if (notesFile === undefined) return notes;
+  if (notes !== undefined)
+    throw new SitecastError('badInput', 'SITECAST_OPTIONS_CLASH', 'give --notes or --notes-file, not both');
+  return (await readFileBounded(notesFile, MAX_NOTES_BYTES)).toString('utf8');
+}
+
+/** `16:64:256` → bytes. */
+function parseChunkSizes(text: string): ChunkSizes {
+  const match = /^(\d{1,4}):(\d{1,4}):(\d{1,4})$/.exec(text);
+  if (!match) throw new InvalidArgumentError('expected three sizes in KiB such as 16:64:256');
+  const [minBytes = 0, avgBytes = 0, maxBytes = 0] = match.slice(1).map(size => Number(size) * 1024);
+  return { minBytes, avgBytes, maxBytes };
+}
+
+function checked(schema: z.ZodType<string>): (text: string) => string {
+  return text => {
+    const result = schema.safeParse(text);
+    if (result.success) return result.data;
+    throw new InvalidArgumentError(`expected ${result.error.issues[0]?.message ?? 'something else'}`);
+  };
+}
+
+function collectHardware(text: string, before: string[] | undefined): string[] {
+  const names = [...(before ?? []), ...text.split(',').map(checked(nameSchema))];
+  if (names.length > MAX_HARDWARE) throw new InvalidArgumentError(`at most ${MAX_HARDWARE} boards`);
+  return [...new Set(names)];
+}

@@ -1,0 +1,246 @@
+import { createHash } from 'node:crypto';
+import { SitecastError } from '@sitecast/shared/errors';
+import {
+  indexTarget,
+  manifestTarget,
+  type ProductFile,
+  productTarget,
+  type ReleaseManifest,
+  serializeFile,
+} from '@sitecast/shared/release';
+import { nextVersion, targetFileOf } from '@sitecast/shared/signing';
+import { newDraft, requireDraftPlace } from '../draft/draft.ts';
+import { hashImage, type ImageOptions, type UploadedImage, uploadImageTo } from './image-upload.ts';
+import { KeyRing } from '../keys/key-ring.ts';
+import { mendRelease } from './repair.ts';
+import type { OriginClient } from '../origin/client.ts';
+import { note } from '../output.ts';
+import { demandNoneLost, findRelease, type PublishedProduct, readProduct } from './releases.ts';
+import { openRepository, type RepositoryView } from '../origin/repository-view.ts';
+import type { TrustOptions } from '../settings.ts';
+import { type FinishOptions, openReleaseKeys, signAndSubmit } from '../draft/sign-and-submit.ts';
+
+/** How often a release is drafted anew because another operator's change got in first. */
+const MAX_CONFLICTS = 3;
+
+export interface ReleaseDescription {
+  product: string;
+  version: string;
+  hardware: string[];
+  counter?: number | undefined;
+  minVersion?: string | undefined;
+  notes?: string | undefined;
+}
+
+export interface PublishOutcome {
+  /**
+   * `draft`: written to a file, for others to sign. `unchanged`: published before with the same bytes. `mended`: the same, but
+   * the origin had lost some of it.
+   */
+  state: 'published' | 'draft' | 'unchanged' | 'mended';
+  product: string;
+  version: string;
+  counter: number;
+  sha256: string;
+  upload: { lengthBytes: number; chunks: number; newChunks: number; sentBytes: number };
+  /** Target files that were brought back. */
+  files?: string[];
+}
+
+interface PublishRequest {
+  origin: OriginClient;
+  description: ReleaseDescription;
+  image: ImageOptions;
+  options: TrustOptions & FinishOptions;
+}
+
+/** `release publish` and `release draft`: uploads what the origin lacks, then describes, signs and submits the release. */
+export async function publishRelease(request: PublishRequest): Promise<PublishOutcome> {
+  const { origin, description, options } = request;
+  const { product, version } = description;
+  if (options.draft !== undefined) await requireDraftPlace(options.draft);
+  const view = await openRepository(options, origin);
+  const published = await readProduct(view, product);
+  const existing = published?.releases.find(release => release.version === version);
+  if (existing) return unchangedOrRefused(existing, request, view);
+  if (published) demandNoneLost(published);
+  placeRelease(published, description);
+  const keys = new KeyRing(options);
+  await openReleaseKeys(keys, view.root, options);
+  const image = await uploadImageTo(origin, request.image, `${product} ${version}`);
+  return submitRelease(request, image, view, keys);
+}
+
+async function submitRelease(
+  request: PublishRequest,
+  image: UploadedImage,
+  firstView: RepositoryView,
+  keys: KeyRing,
+): Promise<PublishOutcome> {
+  const { origin, description, options } = request;
+  let view = firstView;
+  for (let conflicts = 0; ; conflicts += 1) {
+    const published = await readProduct(view, description.product);
+    const manifest = describeRelease(description, placeRelease(published, description), image);
+    const files: [string, Buffer][] = [
+      [manifestTarget(manifest.product, manifest.counter), serializeFile(manifest)],
+      [indexTarget(manifest.product, manifest.counter), image.index],
+      [productTarget(manifest.product), serializeFile(describeProduct(published?.file, manifest))],
+    ];
+    const targets = nextVersion(view.targets, Date.now());
+    for (const [name, bytes] of files) targets.targets[name] = targetFileOf(bytes);
+    const draft = newDraft(`release ${description.product} ${description.version}`, { targets }, files);
+    try {
+      const result = await signAndSubmit(draft, view.root, origin, { ...options, json: false }, keys);
+      return outcome(result ? 'published' : 'draft', manifest, image);
+    } catch (error) {
+      const isOvertaken = error instanceof SitecastError && error.code === 'SITECAST_VERSION_CONFLICT';
+      if (!isOvertaken || conflicts >= MAX_CONFLICTS) throw error;
+      note('another change was published meanwhile: describing the release anew');
+      view = await openRepository(options, origin);
+    }
+  }
+}
+
+/** A described release, numbered by the repository's present state. */
+interface Placement {
+  counter: number;
+  minimum: { counter: number; version: string } | undefined;
+}
+
+/** Checked before hundreds of megabytes are sent, and again at the end. @throws what makes the release impossible */
+function placeRelease(published: PublishedProduct | undefined, description: ReleaseDescription): Placement {
+  const { product, version, minVersion } = description;
+  if (published?.releases.some(release => release.version === version)) throw versionExists(description);
+  if (published?.file.withdrawn?.some(release => release.version === version))
+    throw versionWithdrawn(description);
+  const lastCounter = published?.file.lastCounter ?? 0;
+  const counter = description.counter ?? lastCounter + 1;
+  if (counter <= lastCounter) {
+    throw new SitecastError(
+      'conflict',
+      'SITECAST_COUNTER_NOT_RISING',
+      `counter ${counter} isn't above ${product}'s last, ${lastCounter}`,
+      { hint: `leave --counter away, or give ${lastCounter + 1} or more` },
+    );
+  }
+  return {
+    counter,
+    minimum: minVersion === undefined ? undefined : minimumOf(published, product, minVersion),
+  };
+}
+
+function minimumOf(
+  published: PublishedProduct | undefined,
+  product: string,
+  version: string,
+): Placement['minimum'] {
+  if (published) return { counter: findRelease(published, version).counter, version };
+  throw new SitecastError(
+    'notFound',
+    'SITECAST_RELEASE_UNKNOWN',
+    `${product} has no release ${version} to start from: this is its first`,
+  );
+}
+
+function describeRelease(
+  description: ReleaseDescription,
+  { counter, minimum }: Placement,
+  image: UploadedImage,
+): ReleaseManifest {
+  const { product, version, hardware, notes } = description;
+  const { lengthBytes, sha256, chunks, index } = image;
+  return {
+    format: 'sitecast-release-1',
+    product,
+    counter,
+    version,
+    hardware,
+    image: { lengthBytes, sha256, chunks },
+    index: { sha256: createHash('sha256').update(index).digest('hex'), lengthBytes: index.length },
+    ...(minimum && { minimum }),
+    ...(notes !== undefined && { notes }),
+    createdAt: new Date().toISOString(),
+  };
+}
+
+function describeProduct(
+  before: ProductFile | undefined,
+  { product, hardware, counter }: ReleaseManifest,
+): ProductFile {
+  const base = before ?? {
+    format: 'sitecast-product-1',
+    product,
+    hardware: [],
+    floor: { counter: 0 },
+    lastCounter: 0,
+  };
+  return { ...base, hardware: [...new Set([...base.hardware, ...hardware])], lastCounter: counter };
+}
+
+async function unchangedOrRefused(
+  existing: ReleaseManifest,
+  request: PublishRequest,
+  view: RepositoryView,
+): Promise<PublishOutcome> {
+  const { description, image } = request;
+  const { lengthBytes, sha256 } = await hashImage(image);
+  const differs = differenceOf(existing, description, sha256);
+  if (differs !== undefined) throw versionExists(description, differs);
+  const { product, version, counter } = existing;
+  const { newChunks = 0, sentBytes = 0, files = [] } = (await mendRelease(existing, request, view)) ?? {};
+  const isMended = newChunks > 0 || files.length > 0;
+  const upload = { lengthBytes, chunks: existing.image.chunks, newChunks, sentBytes };
+  const outcome = { product, version, counter, sha256, upload };
+  return isMended ? { state: 'mended', ...outcome, files } : { state: 'unchanged', ...outcome };
+}
+
+/** The settings that differ from the published release. It would be wrong to call such a release unchanged. */
+function differenceOf(
+  { image, hardware, counter, minimum, notes }: ReleaseManifest,
+  wanted: ReleaseDescription,
+  sha256: string,
+): string | undefined {
+  if (sha256 !== image.sha256) return 'with other bytes';
+  if ([...hardware].sort().join() !== [...wanted.hardware].sort().join()) return 'for other hardware';
+  if (wanted.counter !== undefined && wanted.counter !== counter) return `with the counter ${counter}`;
+  if (wanted.minVersion !== undefined && wanted.minVersion !== minimum?.version)
+    return minimum ? `from ${minimum.version} on` : 'without a release to start from';
+  if (wanted.notes !== undefined && wanted.notes !== (notes ?? '')) return 'with other notes';
+  return undefined;
+}
+
+function versionExists({ product, version }: ReleaseDescription, what = 'with other bytes'): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_VERSION_EXISTS',
+    `${product} ${version} is published already, ${what}`,
+    {
+      hint: 'a release never changes: publish under another version',
+    },
+  );
+}
+
+function versionWithdrawn({ product, version }: ReleaseDescription): SitecastError {
+  return new SitecastError(
+    'conflict',
+    'SITECAST_VERSION_EXISTS',
+    `${product} ${version} was published before, and withdrawn`,
+    { hint: 'a version is given once: publish under another one' },
+  );
+}
+
+function outcome(
+  state: 'published' | 'draft',
+  { product, version, counter, image }: ReleaseManifest,
+  { lengthBytes, chunks, newChunks, sentBytes }: UploadedImage,
+): PublishOutcome {
+  return {
+    state,
+    product,
+    version,
+    counter,
+    sha256: image.sha256,
+    upload: { lengthBytes, chunks, newChunks, sentBytes },
+  };
+}

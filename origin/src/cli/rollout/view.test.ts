@@ -1,0 +1,52 @@
+import { expect, it } from 'vitest';
+import { describeFailures, reasonText } from './view.ts';
+
+const group = {
+  code: 'healthFailed',
+  detail: 'exit code 1',
+  hardware: 'rpi4',
+  message: 'health: exit code 1: no camera\nand more',
+  count: 3,
+  sites: 2,
+  devices: ['id-1', 'id-2', 'id-3'],
+};
+
+it("marks one device's words in a group as that device's", () => {
+  const [, head = '', one = '', other = '', old = ''] = describeFailures({
+    names: { 'id-1': 'cam-1', 'id-3': 'cam-3' },
+    failures: [
+      group,
+      {
+        ...group,
+        detail: 'exit code 7',
+        count: 1,
+        sites: 1,
+        message: 'health: exit code 7: ',
+        devices: ['id-9'],
+      },
+      // Of an origin that doesn't tell more than the code.
+      { ...group, detail: undefined },
+    ],
+  });
+  expect(head).toMatch(/^FAILED WITH +HARDWARE +DEVICES +SITES +WHAT ONE SAID +ALSO ON$/);
+  expect(one).toMatch(
+    /^healthFailed, exit code 1 +rpi4 +3 +2 +e\.g\. on cam-1: health: exit code 1: no camera +id-2 cam-3$/,
+  );
+  expect(other).toMatch(/^healthFailed, exit code 7 +rpi4 +1 +1 +on id-9: health: exit code 7$/);
+  expect(old).toMatch(/^healthFailed +rpi4 /);
+});
+
+it('does not say that an operator sent a device back where it may have been the origin', () => {
+  const old = { code: 'ordered', message: 'the operator rolled this rollout back' };
+  expect(reasonText(old)).toBe('the rollout was rolled back (ordered)');
+});
+
+it.each([
+  ['health: exit code 1: no camera', 'health: exit code 1: no camera (healthFailed)'],
+  // As an agent of 0.1.0 says it.
+  ['health: exit code 1: ', 'health: exit code 1 (healthFailed)'],
+  ['', 'healthFailed'],
+  ['\n', 'healthFailed'],
+])('says a reason without a gap in it: %j', (message, text) => {
+  expect(reasonText({ code: 'healthFailed', message })).toBe(text);
+});
