@@ -20,7 +20,7 @@ import type {
 } from './ports.ts';
 import { Delivery, delivering } from './reports/delivery.ts';
 import { Outbox } from './reports/outbox.ts';
-import { FILE_NAME as OUTBOX_FILE } from './reports/outbox-file.ts';
+import { FILE_NAME as OUTBOX_FILE } from './reports/report-chain.ts';
 import { Reporter } from './reports/reporter.ts';
 import { StateChangeLogger } from './reports/state-change-logger.ts';
 import type { PeerSettings, RunSettings } from './settings.ts';

@@ -1,5 +1,5 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { MAX_REPORT_WAIT_S, openAcknowledgement } from '@sitecast/shared/fleet';
+import { openAcknowledgement } from '@sitecast/shared/fleet';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import pLimit from 'p-limit';
 import type { Gateway, Log } from '../ports.ts';
@@ -10,8 +10,14 @@ import type { Outbox } from './outbox.ts';
 import type { Reporter } from './reporter.ts';
 import { type Gateways, noGateway } from '../upstream/gateways.ts';
 import { fieldOf, textOf } from '../upstream/answers.ts';
-import { blamesReports, putOffForS, Refusals, type Verdicts } from './refusals.ts';
-import { TakenReports } from './taken-reports.ts';
+import {
+  blamesReports,
+  PutOffs,
+  putOffForS,
+  Refusals,
+  TakenReports,
+  type Verdicts,
+} from './gateway-verdicts.ts';
 
 const MAX_BATCH_REPORTS = 200;
 const MAX_BATCH_BYTES = 900 * 1024;
@@ -37,11 +43,9 @@ export class Delivery {
   readonly #outbox: Outbox;
   readonly #gateways: Gateways;
   readonly #id: string;
-  readonly #now: () => number;
   readonly #taken: TakenReports;
   readonly #refusals: Refusals;
-  /** By gateway: the time from which it takes reports of this device again, milliseconds. */
-  readonly #putOff = new Map<string, number>();
+  readonly #putOffs: PutOffs;
   /** Gateways that were asked for the origin's acknowledgement since the start. */
   readonly #asked = new Set<string>();
   readonly #inTurn = pLimit(1);
@@ -52,9 +56,9 @@ export class Delivery {
     this.#outbox = outbox;
     this.#gateways = gateways;
     this.#id = id;
-    this.#now = now;
     this.#taken = new TakenReports(now);
     this.#refusals = new Refusals({ outbox, now, log });
+    this.#putOffs = new PutOffs(now);
   }
 
   /** Sends what is due and takes acknowledgements. One run at a time. A failure is no error: the next run tries again. */
@@ -102,7 +106,7 @@ export class Delivery {
     const [first] = verdicts.refused;
     const refused = first ? `${first.seq}: ${first.code}` : verdicts.otherRefusal;
     this.refusal = refused === undefined ? undefined : `${gateway.url} refuses report ${refused}`;
-    const restS = this.#putOffS(gateway);
+    const restS = this.#putOffs.leftS(gateway);
     if (restS > 0)
       this.refusal ??= `${gateway.url} takes the next reports in ${restS} s: it has all that it takes for now`;
     if (this.refusal !== undefined)
@@ -126,7 +130,7 @@ export class Delivery {
   ): Promise<Verdicts> {
     const { epoch } = this.#outbox;
     const verdicts = this.#refusals.of(gateway.url);
-    if (this.#putOffS(gateway) > 0) return verdicts;
+    if (this.#putOffs.leftS(gateway) > 0) return verdicts;
     let after = 0;
     let most = MAX_BATCH_REPORTS;
     for (let requests = 0; requests < MAX_REQUESTS && this.#outbox.epoch === epoch; requests += 1) {
@@ -142,23 +146,10 @@ export class Delivery {
       if (verdicts.hasTaken && this.#outbox.epoch === epoch) this.#taken.note(gateway.url, taking);
       // While nothing is taken, a single report shows whether the refusal is about the reports at all.
       if (verdicts.hasTaken) most = MAX_BATCH_REPORTS;
-      if (this.#putOffS(gateway) > 0) break;
+      if (this.#putOffs.leftS(gateway) > 0) break;
     }
     this.#refusals.heard(gateway.url, verdicts);
     return verdicts;
-  }
-
-  /** Seconds until this gateway takes reports again; 0: now. */
-  #putOffS({ url }: Gateway): number {
-    const restS = Math.ceil(((this.#putOff.get(url) ?? Number.NEGATIVE_INFINITY) - this.#now()) / 1000);
-    // A clock that was set back doesn't make the wait longer than any gateway may ask for.
-    if (restS > 0 && restS <= MAX_REPORT_WAIT_S) return restS;
-    this.#putOff.delete(url);
-    return 0;
-  }
-
-  #putOffFor({ url }: Gateway, forS: number): void {
-    this.#putOff.set(url, this.#now() + forS * 1000);
   }
 
   /**
@@ -178,13 +169,13 @@ export class Delivery {
     const { status, body } = await this.#gateways.post(gateway, '/site/v1/reports', { reports }, signal);
     if (status === 200 || status === 202) {
       const putOff = verdicts.noteAnswer(batch, this.#outbox.pending(), body);
-      if (putOff) this.#putOffFor(gateway, putOff.forS);
+      if (putOff) this.#putOffs.note(gateway, putOff.forS);
       if (signers) await this.#takeAll(body, signers);
       return putOff ? putOff.seq - 1 : batch.at(-1)?.seq;
     }
     const forS = putOffForS(body);
     if (forS === undefined) return this.#refusedWhole(gateway, batch, { verdicts, status, body });
-    this.#putOffFor(gateway, forS);
+    this.#putOffs.note(gateway, forS);
     return (batch[0]?.seq ?? 1) - 1;
   }
 

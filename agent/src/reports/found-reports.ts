@@ -4,8 +4,7 @@ import { readFileBounded, syncDirectory } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { isReportPayload, type ReportEvent, readReport } from '@sitecast/shared/fleet';
 import { envelopeSchema, fastVerifyById } from '@sitecast/shared/identity';
-import { FILE_NAME } from './outbox-file.ts';
-import { type Entry, eventOf, follows, sha256 } from './report-chain.ts';
+import { type Entry, eventOf, FILE_NAME, follows, sha256 } from './report-chain.ts';
 
 /** Where version 0.1 put a file aside: it took a report that no reader takes for damage, and lost that report and all after it. */
 const PUT_ASIDE_NAME = `${FILE_NAME}.damaged`;

@@ -12,8 +12,17 @@ import {
   settlePutAside,
   type TellAgain,
 } from './found-reports.ts';
-import { FILE_NAME, forgottenAtMs, noteForgotten, OutboxFile } from './outbox-file.ts';
-import { type Entry, eventOf, linesOf, sealChain, sealEntry } from './report-chain.ts';
+import {
+  type Entry,
+  eventOf,
+  FILE_NAME,
+  forgottenAtMs,
+  linesOf,
+  noteForgotten,
+  ReportChainFile,
+  sealChain,
+  sealEntry,
+} from './report-chain.ts';
 
 /** Bytes that the file has at most. Later events aren't recorded until the origin has acknowledged earlier ones. */
 const MAX_OUTBOX_BYTES = 16 * 1024 * 1024;
@@ -51,7 +60,7 @@ export class Outbox {
   readonly #directory: string;
   readonly #identity: Identity;
   readonly #files: DurableFiles;
-  readonly #file: OutboxFile;
+  readonly #file: ReportChainFile;
   readonly #maxBytes: number;
   #entries: Entry[];
   #epoch: string;
@@ -69,7 +78,7 @@ export class Outbox {
     init: {
       identity: Identity;
       files: DurableFiles;
-      file: OutboxFile;
+      file: ReportChainFile;
       found: FoundReports;
       maxBytes: number;
       forgottenAtMs: number;
@@ -97,7 +106,7 @@ export class Outbox {
   ): Promise<Outbox> {
     const found = await findReports(directory, identity.id, MAX_FILE_BYTES);
     const { lengthBytes, toTellAgain } = found;
-    const file = await OutboxFile.open(join(directory, FILE_NAME), files, {
+    const file = await ReportChainFile.open(join(directory, FILE_NAME), files, {
       lengthBytes,
       isToBeKept: toTellAgain !== undefined,
     });

@@ -14,7 +14,7 @@ import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
 import { ControlServer } from '../adapters/control-socket.ts';
 import { lockDirectory } from '../adapters/directory-lock.ts';
 import { StateFile } from './state-file.ts';
-import { noteForgotten } from '../reports/outbox-file.ts';
+import { noteForgotten } from '../reports/report-chain.ts';
 import { SlotIndexFile } from './slot-index-file.ts';
 
 // A medium loses bits, blocks, whole files. For every file of a data directory: the device starts, is who it was, knows which release

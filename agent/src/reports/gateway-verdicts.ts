@@ -1,5 +1,5 @@
 import { MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
-import type { Log } from '../ports.ts';
+import type { Gateway, Log } from '../ports.ts';
 import type { Outbox, PendingReport } from './outbox.ts';
 import { fieldOf, textOf } from '../upstream/answers.ts';
 
@@ -17,6 +17,11 @@ const DEFAULT_PUT_OFF_S = 60;
 const MIN_PUT_OFF_S = 5;
 /** Hexadecimal digits of a payload's SHA-256 by which a gateway names a report. */
 const DIGEST_CHARS = 16;
+/** Milliseconds after which a gateway that took a report, and brought no acknowledgement of the origin, isn't relied on. */
+const RESEND_AFTER_MS = 5 * 60_000;
+
+// What each gateway has done with the reports that were sent to it: which it refuses, which it took, and for how long it takes no more.
+// All of this is kept in memory only.
 
 /** Statuses that are about the reports, not about the sender or the moment. */
 const BLAMES_REPORTS: ReadonlySet<number> = new Set([400, 413, 422]);
@@ -205,5 +210,92 @@ export class Refusals {
       .filter(({ seq }) => this.#heard.every(({ verdicts }) => verdicts.hasRefused(seq)))
       .filter(({ seq, isText }) => (isText ? this.#outbox.canShorten(seq) : this.#outbox.isPending(seq)))
       .map(refused => ({ ...refused, url: one.url }));
+  }
+}
+
+/**
+ * Which gateway took which report of the chain, and when, until the origin has acknowledged it. A gateway may take a report and never
+ * pass it on. A report that was taken and isn't acknowledged goes to the next gateway, one gateway in each period: so an origin that is
+ * slow, or away, costs no more than with one gateway. Only kept in memory.
+ */
+export class TakenReports {
+  readonly #now: () => number;
+  /** By gateway, then by the report's number: when it was taken, milliseconds. */
+  readonly #byUrl = new Map<string, Map<number, number>>();
+  /** Gateways that left reports unacknowledged, the longest ago first. */
+  readonly #silent = new Set<string>();
+  #epoch = '';
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  /** A run over the gateways begins. @param pending numbers of the reports that the origin hasn't acknowledged */
+  begin(epoch: string, pending: ReadonlySet<number>): void {
+    if (epoch !== this.#epoch) this.clear();
+    this.#epoch = epoch;
+    for (const [url, taken] of this.#byUrl)
+      if (this.#hasBrought(url, taken, pending)) this.#silent.delete(url);
+    for (const [url, taken] of this.#byUrl) {
+      const overdue = [...taken.keys()].filter(seq => pending.has(seq) && !this.isRecent(url, seq));
+      for (const seq of [...taken.keys()].filter(each => !pending.has(each)).concat(overdue))
+        taken.delete(seq);
+      if (overdue.length === 0) continue;
+      // To the end: its turn comes after all others.
+      this.#silent.delete(url);
+      this.#silent.add(url);
+    }
+  }
+
+  /** Whether the origin has acknowledged a report that no other gateway took: then this gateway passed it on. */
+  #hasBrought(url: string, taken: ReadonlyMap<number, number>, pending: ReadonlySet<number>): boolean {
+    const others = [...this.#byUrl].filter(([other]) => other !== url).map(([, byOther]) => byOther);
+    return [...taken.keys()].some(seq => !pending.has(seq) && !others.some(byOther => byOther.has(seq)));
+  }
+
+  /** In order of preference. Gateways that left reports unacknowledged come last. */
+  inOrder(gateways: readonly Gateway[]): Gateway[] {
+    const silent = [...this.#silent].flatMap(url => gateways.filter(gateway => gateway.url === url));
+    return [...gateways.filter(({ url }) => !this.#silent.has(url)), ...silent];
+  }
+
+  isRecent(url: string, seq: number): boolean {
+    const atMs = this.#byUrl.get(url)?.get(seq);
+    return atMs !== undefined && Math.abs(this.#now() - atMs) < RESEND_AFTER_MS;
+  }
+
+  note(url: string, seqs: readonly number[]): void {
+    const taken = this.#byUrl.get(url) ?? new Map<number, number>();
+    this.#byUrl.set(url, taken);
+    for (const seq of seqs) taken.set(seq, this.#now());
+  }
+
+  /** All reports are sent again. */
+  clear(): void {
+    this.#byUrl.clear();
+  }
+}
+
+/** Gateways that take no more reports for now. */
+export class PutOffs {
+  readonly #now: () => number;
+  /** By gateway: the time from which it takes reports of this device again, milliseconds. */
+  readonly #untilMs = new Map<string, number>();
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  /** Seconds until this gateway takes reports again; 0: now. */
+  leftS({ url }: Gateway): number {
+    const restS = Math.ceil(((this.#untilMs.get(url) ?? Number.NEGATIVE_INFINITY) - this.#now()) / 1000);
+    // A clock that was set back doesn't make the wait longer than any gateway may ask for.
+    if (restS > 0 && restS <= MAX_REPORT_WAIT_S) return restS;
+    this.#untilMs.delete(url);
+    return 0;
+  }
+
+  note({ url }: Gateway, forS: number): void {
+    this.#untilMs.set(url, this.#now() + forS * 1000);
   }
 }
