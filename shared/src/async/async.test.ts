@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { Backoff, forEachBounded, repeat, sleep } from './index.ts';
 
 describe('sleep', () => {
-  it('says whether the time passed or the signal came first', async () => {
+  it('returns whether the time passed or the signal fired first', async () => {
     expect(await sleep(1)).toBe(true);
     const stop = new AbortController();
     const sleeping = sleep(60_000, stop.signal);
@@ -11,7 +11,7 @@ describe('sleep', () => {
     expect(await sleep(60_000, stop.signal)).toBe(false);
   });
 
-  it('waits for the signal where the time is longer than a timer can be', async () => {
+  it('waits for the signal where the time is longer than a timer allows', async () => {
     const stop = new AbortController();
     const sleeping = sleep(Number.POSITIVE_INFINITY, stop.signal);
     expect(await Promise.race([sleeping, sleep(20)])).toBe(true);
@@ -21,7 +21,7 @@ describe('sleep', () => {
 });
 
 describe('a backoff', () => {
-  it('doubles from failure to failure up to its maximum, each shortened by up to a half, and begins anew after a success', () => {
+  it('doubles with each failure up to its maximum, is shortened at random by up to a half, and starts over after a success', () => {
     const backoff = new Backoff(100, 1000);
     for (const fullMs of [100, 200, 400, 800, 1000, 1000]) {
       const waitMs = backoff.next();
@@ -34,7 +34,7 @@ describe('a backoff', () => {
 });
 
 describe('bounded concurrency', () => {
-  it('runs at most so many at a time and takes items only as they are needed', async () => {
+  it('runs at most `limit` calls at a time and takes an item only when it is needed', async () => {
     let running = 0;
     let most = 0;
     let taken = 0;
@@ -51,7 +51,7 @@ describe('bounded concurrency', () => {
     expect({ most, taken }).toEqual({ most: 3, taken: 20 });
   });
 
-  it('takes no further item after a failure, and throws it once those under way have ended', async () => {
+  it('takes no further item after a failure, and throws it once the running calls have ended', async () => {
     const begun: number[] = [];
     const ended: number[] = [];
     const all = forEachBounded([0, 1, 2, 3, 4], 2, async item => {
@@ -66,7 +66,7 @@ describe('bounded concurrency', () => {
 });
 
 describe('repeat', () => {
-  it('runs again after each run, and stops once a run that is under way has ended', async () => {
+  it('runs again after each run, and stops once a running call has ended', async () => {
     const due: (() => void)[] = [];
     let cancelled = 0;
     const after = (_delayMs: number, act: () => void) => {

@@ -13,7 +13,7 @@ export class Backoff {
     this.#failures = 0;
   }
 
-  /** How long to wait after one more failure, in milliseconds. */
+  /** How long to wait after a further failure, in milliseconds. */
   next(): number {
     const fullMs = Math.min(this.#maxMs, this.#minMs * 2 ** Math.min(this.#failures, 30));
     this.#failures += 1;
@@ -21,7 +21,7 @@ export class Backoff {
   }
 }
 
-/** Between a half of a time and all of it, so that a thousand machines don't come at one moment. */
+/** A random time between half of `fullMs` and all of it, so that a thousand machines don't come at one moment. */
 export function withJitter(fullMs: number): number {
   return fullMs * (1 - Math.random() / 2);
 }

@@ -1,4 +1,4 @@
-/** Time and turns: waiting, trying again, doing something again and again. Serial queues are `pLimit(1)` of p-limit. */
+/** Waiting, retrying and repeating. A serial queue is `pLimit(1)` of p-limit. */
 export { Backoff, withJitter } from './backoff.ts';
 export { forEachBounded } from './for-each-bounded.ts';
 export { type After, repeat } from './repeat.ts';

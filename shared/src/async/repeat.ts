@@ -1,11 +1,11 @@
-/** Calls `act` once after a time. @returns calls it off */
+/** Calls `act` once after a delay. @returns a function that cancels the call */
 export type After = (delayMs: number, act: () => void) => () => void;
 
 /**
  * Runs an action again and again, with a pause before each run. The action handles its own failures: one that it throws is an
  * unhandled rejection.
- * @param timing.after how time passes
- * @returns stops it; resolves once a run that is under way has ended
+ * @param timing.after the timer; tests replace it
+ * @returns a function that stops it, and resolves once a running action has ended
  */
 export function repeat(
   act: () => Promise<void>,

@@ -1,12 +1,12 @@
 import { setTimeout as timer } from 'node:timers/promises';
 
-/** Node fires a timer that is set for longer at once. */
+/** Node fires a timer with a longer delay at once. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /**
  * Waits for a time, at most 24 days, or until the signal fires.
- * @param options.ref whether the process stays alive for it: where nothing else keeps it alive yet
- * @returns false if the signal came first
+ * @param options.ref whether the timer keeps the process alive
+ * @returns false if the signal fired first
  */
 export async function sleep(
   lengthMs: number,

@@ -7,8 +7,8 @@ const MAX_CONFIG_BYTES = 256 * 1024;
 const forCommandLineAlone = new WeakSet<Option>();
 
 /**
- * Lets the environment and configuration files give just these options of a program: what one act is about is said with it, and
- * a variable that stands somewhere for another purpose changes no act unseen.
+ * Limits which options of a program can come from the environment or from configuration files. The other options describe one act, and
+ * are given as flags only: a variable that was set for another purpose must not change an act unnoticed.
  * @param settings flags as they are declared, such as `--state <dir>`
  */
 export function limitSettings(program: Command, settings: ReadonlySet<string>): void {
@@ -20,9 +20,9 @@ export function limitSettings(program: Command, settings: ReadonlySet<string>): 
 }
 
 /**
- * Fills in options that neither a flag nor the environment gave from a YAML file of flag names
- * (`token-file: …`). One file may serve all subcommands of a program: a key must be known to one of them.
- * @throws SITECAST_CONFIG_INVALID for a file that isn't such a list; ENOENT for a named file that isn't there
+ * Reads a YAML file of flag names (`token-file: …`). It sets options that neither a flag nor the environment has set. One file may serve
+ * all subcommands of a program, so each key must be known to at least one of them.
+ * @throws SITECAST_CONFIG_INVALID for a file that isn't such a list; ENOENT for a named file that doesn't exist
  */
 export async function applyConfigFile(
   program: Command,
@@ -41,16 +41,16 @@ export async function applyConfigFile(
   }
 }
 
-/** How lists are read: `repeatable` options take one value of a list each, `joined` ones the list with commas. */
+/** How a list is read: a `repeatable` option takes each item as one value, a `joined` option takes the list joined by commas. */
 interface ListOptions {
   repeatable: readonly string[];
   joined: readonly string[];
 }
 
 /**
- * Fills in options of one command that neither a flag nor the environment gave, from a YAML file of flag names.
- * @param others settings that are no options
- * @returns those of them that are there, as texts
+ * Reads a YAML file of flag names for one command. It sets options that neither a flag nor the environment has set.
+ * @param others further keys that the file may have
+ * @returns the values of those keys that are there, as texts
  * @throws SITECAST_CONFIG_INVALID, ENOENT
  */
 export async function applyOptionsFile(
@@ -83,7 +83,7 @@ function textOf(value: unknown, name: string, path: string): string {
   throw invalid(path, `'${name}' must be a text or a number`);
 }
 
-/** @param isStronger than a configuration file, which has been applied already */
+/** @param isStronger whether the file overrides a value from a configuration file that was applied before */
 function applySetting(
   action: Command,
   option: Option,
@@ -96,7 +96,7 @@ function applySetting(
   action.setOptionValueWithSource(
     option.attributeName(),
     option.isBoolean() || option.negate
-      ? // `no-prefetch: true` says what `--no-prefetch` says.
+      ? // `no-prefetch: true` means `--no-prefetch`.
         booleanOf(value, nameOf(option), path) !== option.negate
       : parsedValue(option, value, path, isRepeatable),
     'config',
@@ -115,7 +115,7 @@ function parsedValue(option: Option, value: unknown, path: string, isRepeatable:
     throw invalid(path, `'${name}' takes one value`);
   if (!option.parseArg) return option.variadic ? values : values[0];
   let parsed: unknown;
-  // A parser's refusal must name the file, not a flag nobody typed.
+  // The error of a parser must name the file. The user has typed no flag.
   try {
     for (const item of values) parsed = option.parseArg(item, isRepeatable ? parsed : undefined);
   } catch (error) {
@@ -131,7 +131,7 @@ interface Loaded {
 
 async function load(path: string): Promise<Loaded> {
   const text = (await readFileBounded(path, MAX_CONFIG_BYTES)).toString('utf8');
-  // Loaded where there's a file to read: starting up is most of what a short command does.
+  // The module is loaded only when there is a file to read: start-up is most of the time of a short command.
   const { parse } = await import('yaml');
   let settings: unknown;
   try {

@@ -9,14 +9,14 @@ function opened(...names: string[]) {
   return { endings, ended, told };
 }
 
-it('ends what was opened last first, and once', async () => {
+it('ends what was opened last first, and each thing once', async () => {
   const { endings, ended, told } = opened('database', 'server');
   await endings.endAll();
   await endings.endAll();
   expect([ended, told]).toEqual([['server', 'database'], []]);
 });
 
-it('goes on past an ending that throws, tells of it at once, and says so in the end', async () => {
+it('goes on after an ending that throws, reports it at once, and throws at the end', async () => {
   const { endings, ended, told } = opened('database');
   endings.add('fleet', () => Promise.reject(new Error('no space left')));
   endings.add('gossip', () => {
@@ -29,7 +29,7 @@ it('goes on past an ending that throws, tells of it at once, and says so in the 
   expect([ended, told]).toEqual([['database'], ['gossip', 'fleet']]);
 });
 
-it('waits no longer than it may for those that don’t end, and lets the others end all the same', async () => {
+it('stops waiting for an ending that takes too long, and ends the others all the same', async () => {
   const ended: string[] = [];
   const endings = new Endings(() => undefined, 50);
   endings.add('database', async () => void ended.push('database'));

@@ -1,9 +1,9 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { SitecastError } from '../errors.ts';
 
-/** How long a daemon that is told to stop takes at the most: systemd kills after 30 seconds. */
+/** The longest time that a daemon takes to stop. systemd kills it after 30 seconds. */
 const STOP_WITHIN_MS = 24_000;
-/** How long a process may linger that has nothing more to do: something that didn't end may hold it. */
+/** How long a finished process may live on, when something that didn't end keeps it alive. */
 const LINGER_MS = 1000;
 
 interface Ending {
@@ -11,32 +11,32 @@ interface Ending {
   end: () => Promise<void>;
 }
 
-/** What of a daemon could not be ended as it should. */
+/** A part of a daemon that didn't end as it should. */
 interface Failure {
   name: string;
   error: unknown;
 }
 
-/** What a daemon has opened, to be ended in the reverse order: all of it, whatever one of them throws, and within bounds. */
+/** What a daemon has opened. All of it is ended in reverse order within a bounded time, even where one ending throws. */
 export class Endings {
   readonly #endings: Ending[] = [];
   readonly #withinMs: number;
   readonly #onFailure: (name: string, error: unknown) => void;
 
-  /** @param onFailure told at once of each that failed */
+  /** @param onFailure called at once for each ending that fails */
   constructor(onFailure: (name: string, error: unknown) => void, withinMs = STOP_WITHIN_MS) {
     this.#onFailure = onFailure;
     this.#withinMs = withinMs;
   }
 
-  /** @param name what is ended, for messages */
+  /** @param name of the part, for messages */
   add(name: string, end: () => Promise<void>): void {
     this.#endings.push({ name, end });
   }
 
   /**
-   * Ends all; what is ended isn't ended a second time.
-   * @throws SITECAST_STOP_INCOMPLETE where anything failed, or took too long
+   * Ends everything. A second call ends nothing again.
+   * @throws SITECAST_STOP_INCOMPLETE if anything failed or took too long
    */
   async endAll(): Promise<void> {
     const failures: Failure[] = [];
@@ -73,7 +73,7 @@ function incomplete(failures: readonly Failure[]): SitecastError {
   );
 }
 
-/** To be called by a daemon that has nothing more to do: its process ends even if something still holds it. */
+/** A daemon calls this when it has finished. The process then ends even if something still keeps it alive. */
 export function endProcessSoon(): void {
   setTimeout(() => process.exit(), LINGER_MS).unref();
 }

@@ -1,6 +1,6 @@
 import { type ErrorKind, isSystemError, SitecastError } from '../errors.ts';
 
-/** What a Sitecast command's exit code means; docs/ERRORS.md and every `--help` show this table. */
+/** What the exit code of a Sitecast command means. docs/ERRORS.md and every `--help` show this table. */
 export const EXIT_CODES = {
   0: 'done, or nothing was left to do',
   1: 'failed',
@@ -25,7 +25,7 @@ const EXIT_OF_KIND: Record<ErrorKind, ExitCode> = {
   failed: 1,
 };
 
-/** Of a file that was named, and can't be used. */
+/** The exit code for a named file that can't be used. */
 export const WRONG_INPUT = 2;
 
 export function exitCodeOf(error: unknown): ExitCode {
@@ -44,7 +44,7 @@ const SYSTEM_MESSAGES: Record<string, string> = {
   EADDRINUSE: 'the address is in use by another process',
 };
 
-/** The one or two lines a user reads: what failed, its code, what to do. Never a stack trace. */
+/** The one or two lines that a user reads: what failed, its code, what to do. They never hold a stack trace. */
 export function describeError(error: unknown): { code: string; message: string; hint?: string } {
   if (error instanceof SitecastError) {
     const described = { code: error.code, message: error.message };

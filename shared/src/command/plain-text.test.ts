@@ -2,11 +2,11 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { plainJson, plainLine } from './plain-text.ts';
 
-/** What must never reach a terminal from somebody else's text; line feeds and tabs are looked at apart. */
+/** Characters that must never reach a terminal in text from others. Line feeds and tabs are tested separately. */
 const OBEYED = /(?![\t\n])[\p{Cc}\p{Cs}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]/u;
 const FFFD = '\ufffd';
 
-describe('text of others', () => {
+describe('text from others', () => {
   it.each([
     ['a line break', 'ok\nnorth-2  completed', 'ok ↵ north-2  completed'],
     ['every other line break', 'a\r\nb\vc\fd\u0085e\u2028f\u2029g', 'a ↵ b ↵ c ↵ d ↵ e ↵ f ↵ g'],
@@ -25,17 +25,17 @@ describe('text of others', () => {
     ['half a surrogate pair', 'a\ud83d', `a${FFFD}`],
     ['marks heaped on a letter', `e${'\u0301'.repeat(50)}x`, `e${'\u0301'.repeat(4)}${FFFD}x`],
     ['a mark for what stands before it', '\u0338seen', `${FFFD}seen`],
-  ])('has %s, and stays one harmless line', (_what, text, shown) => {
+  ])('with %s becomes one harmless line', (_what, text, shown) => {
     expect(plainLine(text)).toBe(shown);
   });
 
-  it('that is harmless stays as it is', () => {
+  it('that is harmless stays unchanged', () => {
     for (const text of ['Zürich', '東京', 'İstanbul', 'हिन्दी', 'ภาษาไทย', 'שלום', '📷 👍🏽', 'e\u0301'])
       expect(plainLine(text)).toBe(text);
     expect(plainLine('❤\ufe0f')).toBe('❤');
   });
 
-  it('holds nothing that a terminal obeys or hides afterwards, whatever it was', () => {
+  it('never keeps a character that a terminal obeys or hides', () => {
     const nasty = fc.constantFrom(
       '\n',
       '\t',
@@ -61,7 +61,7 @@ describe('text of others', () => {
   });
 });
 
-it('JSON is safe to look at, and says the same to a reader', () => {
+it('JSON becomes safe to print, and parses to the same value', () => {
   const value = { message: 'a\u001b\u009b\u202e\u200b\u{e0041}\n\ud800 東京 é' };
   const json = plainJson(JSON.stringify(value));
   expect(json).not.toMatch(OBEYED);

@@ -41,7 +41,7 @@ async function portFrom(args: string[]): Promise<unknown> {
   return port;
 }
 
-it('takes a setting from the file, over it from the environment, over both from the flag', async () => {
+it('prefers the environment to the configuration file, and a flag to both', async () => {
   const config = await configFile('port-number: 2\nname: a\ngrace: 5\n');
   expect(await portFrom(['serve'])).toBe(1);
   expect(await portFrom(['serve', '--config', config])).toBe(2);
@@ -63,19 +63,19 @@ it.each([
   expect(err).not.toContain('    at ');
 });
 
-it('lets a subcommand have its own --version', async () => {
+it('allows a subcommand a --version of its own', async () => {
   let version: unknown;
   await run(['serve', '--version', '2.0.0'], options => (version = options.version));
   expect(version).toBe('2.0.0');
 });
 
-it('says in plain words what the system refused, and where', async () => {
+it('describes in plain words which path the system refused, and why', async () => {
   const { exitCode, err } = await run(['serve', '--config', '/nowhere/c.yaml'], () => {});
   expect(exitCode).toBe(2);
   expect(err).toBe('sitecast-thing: /nowhere/c.yaml: no such file or directory (SITECAST_SYSTEM_ENOENT)\n');
 });
 
-it('prints an error as one message with its code and hint, as JSON where asked, and exits by its kind', async () => {
+it('prints an error as one message with its code and hint, or as JSON, and exits by its kind', async () => {
   const fail = () => {
     throw new SitecastError('unreachable', 'SITECAST_ORIGIN_UNREACHABLE', 'no answer', {
       hint: 'is it running?',
@@ -99,7 +99,7 @@ it.each<[string[], string, string]>([
   [['serve', '--name'], 'SITECAST_USAGE_VALUE_MISSING', "option '--name <name>' argument missing"],
   [['serve', '--port-number', 'x'], 'SITECAST_USAGE_VALUE_INVALID', 'a whole number from 1 to 65535'],
   [['serve', 'x'], 'SITECAST_USAGE_ARGUMENT_EXCESS', 'too many arguments'],
-])('tells a wrong usage by a code, and what to look at: %j', async (args, code, message) => {
+])('reports wrong usage with a code and a hint: %j', async (args, code, message) => {
   const plain = await run(args, () => {});
   expect(plain).toMatchObject({ exitCode: 2, out: '' });
   expect(plain.err).toContain(`(${code})`);
@@ -114,7 +114,7 @@ it.each<[string[], string, string]>([
   });
 });
 
-it('tells with --json what the error is about, and calls a file that was named wrong input', async () => {
+it('says with --json what an error concerns, and reports an unusable file as wrong input', async () => {
   const fail = () => {
     throw new SitecastError('conflict', 'SITECAST_X', 'no', { data: { rollout: 'r1' } });
   };
@@ -128,7 +128,7 @@ it('tells with --json what the error is about, and calls a file that was named w
   expect(await run(['serve', '--name', '/nowhere/a'], read('/elsewhere'))).toMatchObject({ exitCode: 1 });
 });
 
-it('lets no line of an error that others have sent pass for one of ours', async () => {
+it('marks every line of an error that others have sent, so that none looks like our own', async () => {
   const fail = () => {
     throw new SitecastError('conflict', 'SITECAST_X', 'no\u001b[2J\nsitecast: all is well\u200b', {
       hint: 'a\nb',
@@ -143,7 +143,7 @@ it('lets no line of an error that others have sent pass for one of ours', async 
   });
 });
 
-it('a required setting may come from the file, and is asked for where nothing gives it', async () => {
+it('accepts a required setting from the file, and reports it as missing where no source gives it', async () => {
   const start = async (args: string[]) => {
     let data: unknown;
     let err = '';
@@ -167,7 +167,7 @@ it('a required setting may come from the file, and is asked for where nothing gi
   });
 });
 
-it('takes from the environment what is a setting, and nothing that one act is about', async () => {
+it('takes settings from the environment, but no option that describes one act', async () => {
   const seen: unknown[] = [];
   const started = async (...args: string[]): Promise<void> => {
     const program = new SettingsCommand('tool');

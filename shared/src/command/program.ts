@@ -19,9 +19,9 @@ const PROCESS_STREAMS: OutputStreams = {
 };
 
 /**
- * A command whose options can be given by environment variables too: `--token-file` by SITECAST_TOKEN_FILE.
- * Switches aren't bound (a variable set to 0 would count as given), nor is `--version`, for SITECAST_VERSION
- * would name Sitecast's own.
+ * A command whose options can also come from the environment: `--token-file` from SITECAST_TOKEN_FILE.
+ * Switches can't, because a variable set to 0 would count as given. Nor can `--version`, because SITECAST_VERSION would name Sitecast's
+ * own version.
  */
 export class SettingsCommand extends Command {
   override createCommand(name?: string): SettingsCommand {
@@ -43,17 +43,16 @@ export class SettingsCommand extends Command {
 }
 
 /**
- * What a reader that has gone (`sitecast … | head`) leaves to be done: a command that was printing for it ends like any
- * other program, a daemon goes on without being read.
+ * What happens when the reader of the output has gone (`sitecast … | head`). A command that was printing ends like any other program. A
+ * daemon goes on.
  */
 type ClosedOutput = 'exit' | 'ignore';
 
 /**
- * Runs one of the four commands: fills options in from the configuration file (file, then
- * environment, then flag, in rising order), and turns every error into one
- * message and a documented exit code.
- * @param configFiles where a configuration is looked for when neither `--config` nor `SITECAST_CONFIG` says so
- * @returns the exit code; nothing is thrown
+ * Runs one of the four commands. It sets options from the configuration file, the environment and flags, in rising order of precedence.
+ * It turns every error into one message and a documented exit code.
+ * @param configFiles where to look for a configuration file when neither `--config` nor `SITECAST_CONFIG` names one
+ * @returns the exit code; it never throws
  */
 export async function runProgram(
   program: Command,
@@ -89,9 +88,9 @@ export async function runProgram(
 }
 
 interface Used {
-  /** The command that was wrongly used, as it is typed. */
+  /** The command whose usage was wrong, as it is typed. */
   failed: string;
-  /** What runs. */
+  /** The command that runs. */
   action: Command | undefined;
 }
 
@@ -100,20 +99,20 @@ function dataOf(error: unknown): { data?: Record<string, unknown> } {
 }
 
 /**
- * One message and what to do. A message may have several lines, and hold what others have sent: no line of it can be taken
- * for one of ours.
+ * One message and what to do. The message may have several lines and hold text that others sent. Each line is marked, so that none looks
+ * like our own.
  */
 function errorText(name: string, { code, message, hint }: ReturnType<typeof describeError>): string {
   const quoted = (text: string): string => text.split('\n').map(plainLine).join('\n  | ');
   return `${name}: ${quoted(message)} (${code})\n${hint === undefined ? '' : `  ${quoted(hint)}\n`}`;
 }
 
-/** Each line with the priority of an error, where the journal reads it: `journalctl -p err` says why a daemon doesn't start. */
+/** In the journal each line gets the priority of an error: `journalctl -p err` shows why a daemon doesn't start. */
 function prioritised(text: string): string {
   return isStderrJournal() ? text.replace(/^(?=.)/gm, `<${PRIORITIES.error}>`) : text;
 }
 
-/** `failed` of EXIT_CODES. */
+/** `failed` in EXIT_CODES. */
 const EXIT_FAILED = 1;
 
 function surviveClosedOutput(closedOutput: ClosedOutput): void {
@@ -123,7 +122,7 @@ function surviveClosedOutput(closedOutput: ClosedOutput): void {
         if (closedOutput === 'exit') process.exit();
         return;
       }
-      // A full disk, say: what was asked for has been done, but nobody can read of it.
+      // The output can't be written, for example to a full disk. The command has done its work, but its output is lost.
       process.exitCode = EXIT_FAILED;
       if (stream === process.stdout) process.stderr.write(`the output can't be written: ${error.message}\n`);
       if (closedOutput === 'exit') process.exit();
@@ -145,12 +144,12 @@ function prepare(
       .exitOverride()
       .configureOutput({
         writeOut: streams.out,
-        // The help that a command without its subcommand prints.
+        // Commander prints the help of a command without its subcommand here.
         writeErr: text => {
           used.failed = pathOf(command);
           if (!asJson) streams.err(text);
         },
-        // It's told as every error is.
+        // Errors are printed once, by `runProgram`.
         outputError: () => {
           used.failed = pathOf(command);
         },
@@ -165,7 +164,7 @@ function prepare(
   }
 }
 
-/** Commander would look for them before the configuration file is read, which may give them. */
+/** Commander checks required options before the configuration file is read, though the file may give them. */
 function neededOptions(program: Command): ReadonlySet<Option> {
   const needed = withSubcommands(program).flatMap(({ options }) =>
     options.filter(({ mandatory }) => mandatory),
@@ -174,7 +173,7 @@ function neededOptions(program: Command): ReadonlySet<Option> {
   return new Set(needed);
 }
 
-/** As commander says it. */
+/** Commander's own code for this error. */
 const OPTION_MISSING = 'commander.missingMandatoryOptionValue';
 
 function requireOptions(action: Command, needed: ReadonlySet<Option>): void {

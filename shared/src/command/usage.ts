@@ -2,7 +2,7 @@ import { resolve, sep } from 'node:path';
 import { type Command, CommanderError } from 'commander';
 import { type ErrorCode, isSystemError, SitecastError } from '../errors.ts';
 
-/** What commander calls a wrong usage, and what it is called here. */
+/** Commander's codes for wrong usage, and ours. */
 const USAGE_CODES: ReadonlyMap<string, ErrorCode> = new Map([
   ['commander.help', 'SITECAST_USAGE_COMMAND_MISSING'],
   ['commander.unknownCommand', 'SITECAST_USAGE_COMMAND_UNKNOWN'],
@@ -14,11 +14,11 @@ const USAGE_CODES: ReadonlyMap<string, ErrorCode> = new Map([
   ['commander.excessArguments', 'SITECAST_USAGE_ARGUMENT_EXCESS'],
 ]);
 
-/** Help or a version was asked for, and was printed. */
+/** Whether help or a version was asked for. It has been printed then. */
 export const isAnswered = (error: unknown): boolean =>
   error instanceof CommanderError && error.exitCode === 0;
 
-/** @param command what was wrongly used, as it's typed */
+/** @param command whose usage was wrong, as it is typed */
 export function usageError({ code, message }: CommanderError, command: string): SitecastError {
   const isBare = code === 'commander.help';
   const said = isBare ? `${command} takes a command` : message.replace(/^error: /, '');
@@ -28,7 +28,7 @@ export function usageError({ code, message }: CommanderError, command: string): 
   });
 }
 
-/** What keeps a file, or a folder, that somebody named from being read or made there. */
+/** Codes of the system for a named file or folder that can't be read or created. */
 const INPUT_CODES = [
   'ENOENT',
   'ENOTDIR',
@@ -42,8 +42,8 @@ const INPUT_CODES = [
 ];
 
 /**
- * Whether the system refused something that the user named: wrong input, and no failure of the command.
- * @param files that are looked for without having been named
+ * Whether the system refused a path that the user named. That is wrong input, not a failure of the command.
+ * @param files that the command looks for although no one named them
  */
 export function isWrongInput(error: unknown, action: Command | undefined, files: readonly string[]): boolean {
   if (!isSystemError(error, ...INPUT_CODES) || error.path === undefined) return false;
@@ -52,7 +52,7 @@ export function isWrongInput(error: unknown, action: Command | undefined, files:
   return named.some(name => typeof name === 'string' && name !== '' && isAbout(path, resolve(name)));
 }
 
-/** The named path itself, something in it, or the file beside it that becomes it. */
+/** Whether the path is the named one, lies in it, or is the partial file beside it. */
 const isAbout = (path: string, named: string): boolean =>
   path === named ||
   path.startsWith(named.endsWith(sep) ? named : named + sep) ||

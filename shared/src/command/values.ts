@@ -1,7 +1,7 @@
 import { isIP } from 'node:net';
 import { InvalidArgumentError } from 'commander';
 
-/** What every command takes that speaks to a server: flags and description. */
+/** The option of every command that connects to a server: flags and description. */
 export const CA_OPTION = [
   '--ca <file>',
   'certificates of authorities to trust for TLS besides those that are trusted anyhow, PEM',
@@ -26,7 +26,7 @@ const UNIT_MS = new Map([
   ['d', 86_400_000],
 ]);
 
-/** `90s`, `15m`, `4h`, `14d` → milliseconds. */
+/** Parses a duration, `90s`, `15m`, `4h` or `14d`. @returns milliseconds */
 export function parseDurationMs(text: string): number {
   const match = /^(\d{1,9})(ms|s|m|h|d)$/.exec(text);
   const unitMs = UNIT_MS.get(match?.[2] ?? '');
@@ -43,7 +43,7 @@ const SHOWN_UNIT_MS = [
   ['ms', 1],
 ] as const;
 
-/** A duration for people: the largest unit and the next, rounded; above a second without milliseconds. `15 s`, `1 h 30 min`, `14 d`. */
+/** Formats a duration for people: the largest unit and the next, rounded; no milliseconds above a second. `15 s`, `1 h 30 min`, `14 d`. */
 export function formatDurationMs(ms: number): string {
   const largest = SHOWN_UNIT_MS.findIndex(([, unitMs]) => ms >= unitMs);
   const [, nextMs] = SHOWN_UNIT_MS[largest + 1] ?? ['ms', 1];
@@ -66,7 +66,7 @@ const UNIT_BYTES = new Map([
   ['TiB', 2 ** 40],
 ]);
 
-/** `20GiB`, `512MiB`, `1048576` → bytes. */
+/** Parses a size, `20GiB`, `512MiB` or `1048576`. @returns bytes */
 export function parseBytes(text: string): number {
   const match = /^(\d{1,15})\s*(B|KiB|MiB|GiB|TiB|)$/.exec(text);
   const bytes = Number(match?.[1]) * (UNIT_BYTES.get(match?.[2] ?? '') ?? Number.NaN);
@@ -81,7 +81,7 @@ const UNIT_BYTES_PER_S = new Map([
 ]);
 const BITS_PER_BYTE = 8;
 
-/** A parser for `10Mbit`, `512kbit`, `1.5Mbit/s` → bytes a second, at the least so many. */
+/** A parser of rates, `10Mbit`, `512kbit` or `1.5Mbit/s`. It returns bytes per second and refuses less than the given minimum. */
 export function parseRate(leastBytesPerS: number): (text: string) => number {
   return text => {
     const match = /^(\d{1,9}(?:\.\d{1,3})?)\s*(kbit|Mbit|Gbit)(?:\/s)?$/.exec(text);
@@ -94,7 +94,7 @@ export function parseRate(leastBytesPerS: number): (text: string) => number {
   };
 }
 
-/** `5%` or `0.5%` → basis points (500, 50). */
+/** Parses a percentage, `5%` or `0.5%`. @returns basis points (500, 50) */
 export function parsePercent(text: string): number {
   const match = /^(\d{1,3}(?:\.\d{1,2})?)%?$/.exec(text);
   const basisPoints = match ? Math.round(Number(match[1]) * 100) : Number.NaN;
@@ -103,7 +103,7 @@ export function parsePercent(text: string): number {
   return basisPoints;
 }
 
-/** `192.0.2.7:7403`, `[::]:7403`, `7403` → the multiaddress that says the same. */
+/** Parses `192.0.2.7:7403`, `[::]:7403` or `7403`. @returns the multiaddress */
 export function parsePeerListen(text: string): string {
   const match = /^(?:(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):)?(\d{1,5})$/.exec(text);
   const port = Number(match?.[3]);

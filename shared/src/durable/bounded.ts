@@ -3,12 +3,12 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { isSystemError, SitecastError } from '../errors.ts';
 
-/** Without O_NONBLOCK `open` waits for the writer of a pipe, before anybody can see that it is one. */
+/** Without O_NONBLOCK, `open` of a pipe waits for a writer, before the code can find out that it is a pipe. */
 const READ_NOW = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
 
 /** How long the writer of a pipe may be silent. */
 const PIPE_SILENCE_MS = 60_000;
-/** How often an empty pipe is looked at. */
+/** How often an empty pipe is polled. */
 const PIPE_POLL_MS = 20;
 
 /**
@@ -24,13 +24,13 @@ export async function readFileBounded(path: string, maxBytes: number): Promise<B
   }
 }
 
-/** The same for a file that `openBounded` has opened. */
+/** As `readFileBounded`, for a file that `openBounded` has opened. */
 export async function readFromHandle(
   path: string,
   { handle, lengthBytes }: { handle: FileHandle; lengthBytes: number },
   maxBytes: number,
 ): Promise<Buffer> {
-  // One byte more than it had: a file that grows while it is read is caught by the length below.
+  // The buffer has one byte more than the file. The length check below notices a file that grows while it is read.
   const buffer = Buffer.allocUnsafe(lengthBytes + 1);
   let filled = 0;
   for (;;) {
@@ -43,7 +43,7 @@ export async function readFromHandle(
 
 /**
  * Reads a small secret: a regular file, or what comes through a pipe (`/dev/stdin`, a shell's `<(…)`) until its end.
- * @throws SITECAST_PIPE_SILENT when nothing comes through the pipe, or its end doesn't; else as `readFileBounded`
+ * @throws SITECAST_PIPE_SILENT when nothing, or no end, comes through the pipe; else as `readFileBounded`
  */
 export async function readSecretBounded(path: string, maxBytes: number): Promise<Buffer> {
   const handle = await open(path, READ_NOW);
@@ -59,7 +59,7 @@ export async function readSecretBounded(path: string, maxBytes: number): Promise
   }
 }
 
-/** @param silenceMs how long the writer may be silent: for tests */
+/** @param silenceMs how long the writer may be silent; tests set it */
 export async function readPipe(
   path: string,
   handle: FileHandle,
@@ -71,7 +71,7 @@ export async function readPipe(
   let silentSinceMs = performance.now();
   while (performance.now() - silentSinceMs < silenceMs) {
     const bytesRead = await readNow(handle, buffer, filled);
-    // The end; before the first byte it may just be that the writer has not opened the pipe yet.
+    // This is the end of the pipe. Before the first byte it can also mean that the writer hasn't opened the pipe yet.
     if (bytesRead === 0 && filled > 0) return buffer.subarray(0, filled);
     if (bytesRead === undefined || bytesRead === 0) {
       await delay(PIPE_POLL_MS);
@@ -88,7 +88,7 @@ export async function readPipe(
   );
 }
 
-/** @returns undefined where nothing is there yet */
+/** @returns undefined when no bytes are there yet */
 async function readNow(handle: FileHandle, buffer: Buffer, filled: number): Promise<number | undefined> {
   try {
     return (await handle.read(buffer, filled, buffer.length - filled, null)).bytesRead;

@@ -14,14 +14,14 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-it('gives back a copy as it was written, up to its bound', async () => {
+it('returns a copy as it was written, up to the bound', async () => {
   expect(await readCopy(path, 100)).toBeUndefined();
   await writeCopy(path, 'x'.repeat(100));
   expect(String(await readCopy(path, 100))).toBe('x'.repeat(100));
   expect(await readCopy(path, 99)).toBeUndefined();
 });
 
-it('gives back no copy that has changed in any byte, or lost some', async () => {
+it('returns no copy in which a byte has changed or is missing', async () => {
   await writeCopy(path, '{"booted":"A"}');
   const whole = await readFile(`${path}.copy`);
   for (let at = 0; at < whole.length; at += 1) {
@@ -34,7 +34,7 @@ it('gives back no copy that has changed in any byte, or lost some', async () => 
   }
 });
 
-it('sets a directory aside like a file, over whatever was set aside before', async () => {
+it('sets a directory aside like a file, and replaces what was set aside before', async () => {
   for (let round = 1; round <= 13; round += 1) {
     if (round % 3 === 0) await writeFile(path, String(round));
     else await mkdir(join(path, 'inside'), { recursive: true });
@@ -44,7 +44,7 @@ it('sets a directory aside like a file, over whatever was set aside before', asy
   expect(await readdir(`${path}.damaged.9`)).toEqual(['inside']);
 });
 
-it('sets a damaged file aside, the first nine under names of their own', async () => {
+it('sets a damaged file aside; the first nine keep names of their own', async () => {
   expect(await setAside(path)).toBeUndefined();
   for (let round = 1; round <= 11; round += 1) {
     await writeFile(path, String(round));

@@ -5,8 +5,8 @@ import { isSystemError, SitecastError } from '../errors.ts';
 import { readFileBounded } from './bounded.ts';
 import { syncDirectory, writeFileDurably } from './files.ts';
 
-// A medium may lose a file that was written well: a block that can't be read back, a bit that has turned. What mustn't be lost
-// with it is kept twice. The file itself keeps its form; its copy begins with the SHA-256 of the rest, so it vouches for itself.
+// A medium can lose a file that was written correctly: a block becomes unreadable, or a bit flips. Data that must survive this is stored
+// twice. The file keeps its form. Its copy begins with the SHA-256 of the rest, so damage in it is noticed.
 
 const DIGEST_CHARS = 64;
 const MAX_SET_ASIDE = 9;
@@ -19,23 +19,26 @@ export async function writeCopy(path: string, bytes: Uint8Array | string, mode =
   await writeFileDurably(copyOf(path), Buffer.concat([Buffer.from(`${sha256(kept)}\n`), kept]), mode);
 }
 
-/** The bytes of a file's copy, as they were written; undefined where there's none, or it's damaged itself. */
+/**
+ * Reads the copy of a file.
+ * @returns the bytes as they were written; undefined if there is no copy, or it is damaged
+ */
 export async function readCopy(path: string, maxBytes: number): Promise<Buffer | undefined> {
   try {
     const found = await readFileBounded(copyOf(path), maxBytes + DIGEST_CHARS + 1);
     const kept = found.subarray(DIGEST_CHARS + 1);
     return found.subarray(0, DIGEST_CHARS + 1).toString('latin1') === `${sha256(kept)}\n` ? kept : undefined;
   } catch (error) {
-    // Whatever keeps it from being read, it's as good as none: the caller has the file itself, or says that both are lost.
+    // An unreadable copy counts as none. The caller has the file itself, or reports that both are lost.
     if (isSystemError(error) || error instanceof SitecastError) return undefined;
     throw error;
   }
 }
 
 /**
- * Renames a damaged file, or what lies in its place, to `….damaged`, for people to look at. The first nine stay; the last name is
- * used again then.
- * @returns the new path; undefined if there's no such file
+ * Renames a damaged file, or whatever has its name, to `….damaged`, so that people can look at it. The first nine are kept; after that
+ * the last name is used again.
+ * @returns the new path; undefined if there is no such file
  */
 export async function setAside(path: string): Promise<string | undefined> {
   const aside = await freeName(path);
@@ -49,7 +52,7 @@ export async function setAside(path: string): Promise<string | undefined> {
   return aside;
 }
 
-/** A directory takes the place of nothing but an empty one, and a file that of none. */
+/** A rename puts a directory in place of an empty directory only, and a file in place of no directory. */
 async function renameOver(path: string, aside: string): Promise<void> {
   try {
     await rename(path, aside);
@@ -60,7 +63,7 @@ async function renameOver(path: string, aside: string): Promise<void> {
   }
 }
 
-/** The same with a file's copy, which is of something else than the file. */
+/** As `setAside`, for the copy of a file. The path is that of the file. */
 export function setCopyAside(path: string): Promise<string | undefined> {
   return setAside(copyOf(path));
 }
@@ -77,7 +80,7 @@ async function isThere(path: string): Promise<boolean> {
     await stat(path);
     return true;
   } catch {
-    // Whatever it is, nothing can be lost there.
+    // Whatever kind of entry it is, its loss costs nothing.
     return false;
   }
 }

@@ -16,7 +16,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-it('replaces a file whole, with the mode asked for, and leaves nothing beside it', async () => {
+it('replaces a whole file, sets the mode, and leaves no other file beside it', async () => {
   const path = join(directory, 'state.json');
   await writeFileDurably(path, 'old');
   await writeFileDurably(path, 'new', 0o600);
@@ -25,14 +25,14 @@ it('replaces a file whole, with the mode asked for, and leaves nothing beside it
   expect(await readdir(directory)).toEqual(['state.json']);
 });
 
-it('leaves the old file and nothing else when the new one cannot be put in place', async () => {
+it('leaves just the old file when the new one cannot be renamed into place', async () => {
   const path = join(directory, 'taken');
   await mkdir(join(path, 'inside'), { recursive: true });
   await expect(writeFileDurably(path, 'new')).rejects.toThrow(/EISDIR|ENOTEMPTY|EEXIST/);
   expect(await readdir(directory)).toEqual(['taken']);
 });
 
-it('creates a file once: the second time it is an error and the first bytes stay', async () => {
+it('creates a file once: the second time is an error, and the first bytes stay', async () => {
   const path = join(directory, 'key');
   await createFileDurably(path, 'first', 0o600);
   await expect(createFileDurably(path, 'second', 0o600)).rejects.toMatchObject({ code: 'EEXIST' });
@@ -40,7 +40,7 @@ it('creates a file once: the second time it is an error and the first bytes stay
   expect(await readdir(directory)).toEqual(['key']);
 });
 
-it('names the file that was asked for where it cannot be written, not the one beside it', async () => {
+it('names the requested file in the error of a failed write, not the partial file', async () => {
   const path = join(directory, 'nowhere', 'key');
   const failures = await Promise.allSettled([writeFileDurably(path, ''), createFileDurably(path, '')]);
   for (const failure of failures) {
@@ -49,7 +49,7 @@ it('names the file that was asked for where it cannot be written, not the one be
   }
 });
 
-it('makes nested directories, twice without complaint, and says so when a file is in the way', async () => {
+it('makes nested directories, accepts existing ones, and reports a file in the way', async () => {
   await makeDirectory(join(directory, 'a/b/c'), 0o700);
   await makeDirectory(join(directory, 'a/b/c'));
   expect((await stat(join(directory, 'a/b/c'))).mode & 0o777).toBe(0o700);
@@ -57,14 +57,14 @@ it('makes nested directories, twice without complaint, and says so when a file i
   await expect(makeDirectory(join(directory, 'file/x'))).rejects.toMatchObject({ code: 'ENOTDIR' });
 });
 
-it('removes what is there and what is not', async () => {
+it('removes a file, and accepts that there is none', async () => {
   await writeFile(join(directory, 'x'), '');
   await removeDurably(join(directory, 'x'));
   await removeDurably(join(directory, 'x'));
   expect(await readdir(directory)).toEqual([]);
 });
 
-it('reads a file at the bound, refuses one byte more, and a directory', async () => {
+it('reads a file at the bound; refuses one byte more, and a directory', async () => {
   const path = join(directory, 'f');
   await writeFile(path, 'x'.repeat(100));
   expect(await readFileBounded(path, 100)).toHaveLength(100);
@@ -75,14 +75,14 @@ it('reads a file at the bound, refuses one byte more, and a directory', async ()
 
 const run = promisify(execFile);
 
-it('refuses a pipe and a device at once, where a file is wanted', async () => {
+it('refuses a pipe and a device at once where a file is expected', async () => {
   const pipe = join(directory, 'pipe');
   await run('mkfifo', [pipe]);
   await expect(readFileBounded(pipe, 99)).rejects.toMatchObject({ code: 'SITECAST_NOT_A_FILE' });
   await expect(readFileBounded('/dev/null', 99)).rejects.toMatchObject({ code: 'SITECAST_NOT_A_FILE' });
 });
 
-it('reads a secret from a file, or through a pipe to its end, within the bound', async () => {
+it('reads a secret from a file, or from a pipe until its end, within the bound', async () => {
   const path = join(directory, 'secret');
   await writeFile(path, 's3cret');
   expect(String(await readSecretBounded(path, 6))).toBe('s3cret');
@@ -90,7 +90,7 @@ it('reads a secret from a file, or through a pipe to its end, within the bound',
   await expect(readSecretBounded(directory, 5)).rejects.toMatchObject({ code: 'SITECAST_NOT_A_FILE' });
   const pipe = join(directory, 'pipe');
   await run('mkfifo', [pipe]);
-  // The reader is there first: it waits for the writer.
+  // The reader opens the pipe first and waits for the writer.
   const through = async (text: string, maxBytes: number) => {
     const read = readSecretBounded(pipe, maxBytes);
     await Promise.all([read.catch(() => undefined), writeFile(pipe, text)]);
@@ -100,7 +100,7 @@ it('reads a secret from a file, or through a pipe to its end, within the bound',
   await expect(through('s3cret', 5)).rejects.toMatchObject({ code: 'SITECAST_FILE_TOO_LARGE' });
 });
 
-it('gives a pipe up through which nothing comes, or no end', async () => {
+it('gives up on a pipe that stays silent or does not end', async () => {
   const pipe = join(directory, 'pipe');
   await run('mkfifo', [pipe]);
   const handle = await open(pipe, constants.O_RDWR | constants.O_NONBLOCK);

@@ -3,7 +3,7 @@ import { link, mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { isSystemError } from '../errors.ts';
 
-/** The name ending of a file that is being written; whoever owns a directory may delete such files at start. */
+/** The name ending of a file that is being written. The owner of a directory may delete such files at start. */
 const PARTIAL_SUFFIX = '.partial';
 
 /**
@@ -20,8 +20,8 @@ export async function writeFileDurably(
 }
 
 /**
- * Like `writeFileDurably`, for a file that mustn't be there yet.
- * @throws the system's EEXIST when it is; what is there stays as it was
+ * As `writeFileDurably`, for a file that must not exist yet.
+ * @throws the system's EEXIST if it exists; the existing file stays unchanged
  */
 export async function createFileDurably(
   path: string,
@@ -34,7 +34,7 @@ export async function createFileDurably(
       await rm(partial);
     } catch (error) {
       if (!isSystemError(error, 'EPERM', 'ENOTSUP', 'ENOSYS')) throw error;
-      // A file system without hard links, such as a USB stick's: the name is taken first, empty.
+      // This file system has no hard links, as on many USB sticks. An empty file takes the name first.
       await (await open(path, 'wx', mode)).close();
       await rename(partial, path);
     }
@@ -64,14 +64,14 @@ async function putInPlace(
   await syncDirectory(dirname(path));
 }
 
-/** Whoever asked for `path` has never heard of the file beside it. */
+/** The error names `path`, because the caller doesn't know the partial file beside it. */
 function namedAs(path: string, partial: string, error: NodeJS.ErrnoException): NodeJS.ErrnoException {
   error.message = error.message.replaceAll(partial, path);
   if (error.path === partial) error.path = path;
   return error;
 }
 
-/** Deletes a file, if it's there, so that it stays deleted after a power cut. */
+/** Deletes a file if it is there. The deletion survives a power cut. */
 export async function removeDurably(path: string): Promise<void> {
   await rm(path, { force: true });
   await syncDirectory(dirname(path));

@@ -30,7 +30,7 @@ async function connected(port: number): Promise<Socket> {
 
 const get = (path: string) => `GET ${path} HTTP/1.1\r\nhost: x\r\n\r\n`;
 
-it('begins with a pipelined request when the answer before it has gone out, and knows its socket then', async () => {
+it('handles a pipelined request once the answer before it has been sent, and with its socket', async () => {
   const begun: string[] = [];
   const answers: (() => void)[] = [];
   const port = await listen(
@@ -52,7 +52,7 @@ it('begins with a pipelined request when the answer before it has gone out, and 
   await expect.poll(() => received.split('HTTP/1.1 200').length).toBe(3);
 });
 
-it('cuts off whoever sends requests without waiting for answers', async () => {
+it('closes the connection of a client that sends requests without reading the answers', async () => {
   let begun = 0;
   const port = await listen(createServer(oneAtATime(() => (begun += 1))));
   const socket = await connected(port);
@@ -61,7 +61,7 @@ it('cuts off whoever sends requests without waiting for answers', async () => {
   expect(begun).toBe(1);
 });
 
-it('takes many requests one after the other on one connection', async () => {
+it('handles many requests, one after the other, on one connection', async () => {
   const port = await listen(createServer(oneAtATime((_, response) => response.end('x'.repeat(100_000)))));
   for (let at = 0; at < 50; at += 1) {
     const response = await fetch(`http://127.0.0.1:${port}/${at}`);
@@ -69,7 +69,7 @@ it('takes many requests one after the other on one connection', async () => {
   }
 });
 
-/** Connections are made out to be of the address that is said last: the tests have loopback alone. */
+/** Each connection gets the address that was set last: the tests have loopback only. */
 async function shared(limits: { max: number; maxPerAddress: number }) {
   const made = createServer((_, response) => response.end('ok'));
   let address = '';
@@ -89,7 +89,7 @@ async function shared(limits: { max: number; maxPerAddress: number }) {
   return { from, state };
 }
 
-it('lets a newcomer in when all connections are taken: the address that holds the most loses its oldest', async () => {
+it('accepts a new connection when all are taken: the address with the most connections loses its oldest', async () => {
   const { from, state } = await shared({ max: 6, maxPerAddress: 4 });
   const [oldest] = [await from('192.0.2.1'), await from('192.0.2.1'), await from('192.0.2.1')];
   const others = [await from('192.0.2.2'), await from('192.0.2.2'), await from('192.0.2.3')];
@@ -101,7 +101,7 @@ it('lets a newcomer in when all connections are taken: the address that holds th
   expect([state.held, state.dropped]).toEqual([6, 1]);
 });
 
-it('gives an address so many connections and no more: its oldest ends when it wants another', async () => {
+it('limits the connections of an address: one more ends its oldest', async () => {
   const { from, state } = await shared({ max: 100, maxPerAddress: 3 });
   const first = await from('2001:db8::1');
   for (const last of [2, 3, 4]) await from(`2001:db8::${last}`);

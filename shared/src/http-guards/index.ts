@@ -1,7 +1,6 @@
 /**
- * What a server does about senders that nobody has vouched for, before a request is looked at. Anybody who reaches the port can be
- * the sender; the worst they send are thousands of connections, and on each as many requests as fit before the first
- * answer is read.
+ * Limits of an HTTP server that apply before it looks at a request. Anyone who can reach the port can be the sender. The worst they send
+ * is thousands of connections, and on each as many requests as fit before the first answer is read.
  */
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -10,10 +9,10 @@ import { FairPool, NamedHosts, senderOf } from '../bounded/index.ts';
 type Listener = (request: IncomingMessage, response: ServerResponse) => void;
 
 /**
- * Hands requests of one connection on one after the other, as their answers go out. Node calls the listener for pipelined
- * requests at once; an answer that waits behind another has no socket, never hears that its client has gone, and would keep
- * the memory and files that it holds. One may wait; whoever sends more without reading is cut off. (None of our own
- * clients pipelines, nor do proxies.)
+ * Handles the requests of one connection one after the other, each once the answer before it has been sent. Node calls the listener for
+ * pipelined requests at once. An answer that waits behind another has no socket, isn't told when its client has gone, and would keep its
+ * memory and files. One request may wait; a client that sends more without reading is disconnected. (No client of ours pipelines, and no
+ * proxy does.)
  */
 export function oneAtATime(listener: Listener): Listener {
   const hasWaiting = new WeakSet<Socket>();
@@ -36,17 +35,20 @@ export function oneAtATime(listener: Listener): Listener {
 }
 
 export interface ConnectionLimits {
-  /** All connections, but for those of this machine: a proxy on it speaks for many. As many again may be its. */
+  /**
+   * The bound of all connections. Those of this machine aren't counted, because a proxy on it serves many clients. They may be as many
+   * again.
+   */
   max: number;
   maxPerAddress: number;
 }
 
 /**
- * A server's connections. Whoever comes is let in: where there's no room, the address that holds the most connections loses its oldest,
- * and so does one that wants more than its share.
+ * A server's connections. A new connection is always accepted. Where there is no room, the address with the most connections loses its
+ * oldest. So does an address that exceeds its share.
  */
 export class SharedConnections {
-  /** Hosts that stand for themselves, whatever network they share with others. */
+  /** Hosts that are counted by themselves, whatever network they share with others. */
   readonly hosts = new NamedHosts();
   readonly #max: number;
   readonly #pool: FairPool;
@@ -56,19 +58,19 @@ export class SharedConnections {
     this.#pool = new FairPool({ max, maxPerOwner: maxPerAddress });
   }
 
-  /** Now, those of this machine left out. */
+  /** The current number, without those of this machine. */
   get held(): number {
     return this.#pool.used;
   }
 
-  /** Ended, so far, because others needed their places. */
+  /** How many connections were ended to make room. */
   get dropped(): number {
     const { takenBack, refused } = this.#pool.counts;
     return takenBack + refused;
   }
 
   guard(server: Server): void {
-    // Node itself drops the newest, whosever it is: it must never come to that.
+    // Node itself would drop the newest connection, whatever its address. This bound keeps Node from doing so.
     server.maxConnections = 2 * this.#max;
     server.on('connection', (socket: Socket) => {
       if (senderOf(socket.remoteAddress) === undefined) return;

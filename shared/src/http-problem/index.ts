@@ -2,7 +2,7 @@ import { STATUS_CODES } from 'node:http';
 import { type ErrorCode, type ErrorKind, isSystemError, SitecastError } from '../errors.ts';
 import { cutText } from '../text/index.ts';
 
-/** What readers of an answer take of its texts. */
+/** The bound of each text that the reader of an answer accepts. */
 export const MAX_DETAIL_CHARS = 8192;
 export const MAX_HINT_CHARS = 1024;
 
@@ -19,7 +19,7 @@ const STATUS_OF_KIND: Record<ErrorKind, number> = {
   failed: 500,
 };
 
-/** Where HTTP has a status that says more than the kind does. */
+/** Codes with a more specific HTTP status than their kind has. */
 const STATUS_OF_CODE = new Map<ErrorCode, number>([
   ['SITECAST_METHOD_NOT_ALLOWED', 405],
   ['SITECAST_BODY_TOO_SLOW', 408],
@@ -27,13 +27,13 @@ const STATUS_OF_CODE = new Map<ErrorCode, number>([
   ['SITECAST_RANGE_UNSATISFIABLE', 416],
   ['SITECAST_RATE_LIMITED', 429],
   ['SITECAST_REPORTS_OVER_BUDGET', 429],
-  // It passes once somebody has seen to it: whoever asks keeps what it has, and comes again.
+  // An operator can mend this. The client keeps what it has and tries again.
   ['SITECAST_ONLINE_KEY_MISSING', 503],
   ['SITECAST_CLOCK_AHEAD', 503],
   ['SITECAST_CLOCK_NEVER_SET', 503],
 ]);
 
-/** What an HTTP library's own refusals are called here. */
+/** Our codes for the errors that an HTTP library raises. */
 const CODE_OF_STATUS = new Map<number, [ErrorKind, ErrorCode]>([
   [400, ['badInput', 'SITECAST_REQUEST_INVALID']],
   [413, ['tooLarge', 'SITECAST_BODY_TOO_LARGE']],
@@ -45,9 +45,9 @@ export function statusOf({ code, kind }: SitecastError): number {
 }
 
 /**
- * The error as Sitecast's: what isn't one becomes `SITECAST_INTERNAL`, whose text says nothing of the inside.
- * @param who as in `gateway`
- * @param refusedStatus where the HTTP library itself refused the request: with which status
+ * Turns an error into a SitecastError. An unknown error becomes `SITECAST_INTERNAL`, whose text reveals nothing internal.
+ * @param who the server that answers, such as `gateway`
+ * @param refusedStatus the status with which the HTTP library itself refused the request
  */
 export function toSitecastError(error: unknown, who: string, refusedStatus?: number): SitecastError {
   if (error instanceof SitecastError) return error;
@@ -64,7 +64,7 @@ export function toSitecastError(error: unknown, who: string, refusedStatus?: num
   });
 }
 
-/** An error as a response (RFC 9457). Never cached: what is wrong now may be right a moment later. */
+/** An error as a response (RFC 9457). It is never cached, because the error may be gone a moment later. */
 export function problemResponse(error: SitecastError, headers: Record<string, string> = {}): Response {
   const status = statusOf(error);
   const { code, message, hint, data } = error;
@@ -83,7 +83,7 @@ export function problemResponse(error: SitecastError, headers: Record<string, st
   });
 }
 
-/** For each path the methods that it has, of what a router knows (RFC 9110, 15.5.6). */
+/** The methods of each path that a router knows (RFC 9110, section 15.5.6). */
 export function methodsByPath(
   routes: readonly { path: string; method: string }[],
 ): Map<string, readonly string[]> {

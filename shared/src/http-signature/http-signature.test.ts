@@ -33,11 +33,11 @@ const verify = (
   nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS),
 ) => verifyRequest(request, { nowMs: now, nonces, isWelcome: id => id === device.id });
 
-it('tells who sent a request', async () => {
+it('identifies the sender of a request', async () => {
   expect(await verify(await signed())).toBe(device.id);
 });
 
-it('accepts no request twice, however the memory turns', async () => {
+it('accepts no request twice, also after its memory has moved to the next generation', async () => {
   const nonces = new NonceMemory(2 * MAX_CLOCK_SKEW_MS);
   const request = await signed();
   await verify(request, nonces);
@@ -53,7 +53,7 @@ it('asks a sender that sends too much to wait', async () => {
 describe('refuses', () => {
   const wrong = { code: 'SITECAST_REQUEST_SIGNATURE', kind: 'unauthenticated' };
 
-  it('another method, path, query or body than was signed', async () => {
+  it('a method, path, query or body other than the signed one', async () => {
     const request = await signed();
     for (const change of [
       { method: 'PUT' },
@@ -65,7 +65,7 @@ describe('refuses', () => {
     }
   });
 
-  it("a signature under someone else's id, and a stranger's", async () => {
+  it("a signature under another sender's id, and a stranger's signature", async () => {
     const request = await signed();
     const input = request.headers['signature-input'] ?? '';
     const headers = { ...request.headers, 'signature-input': input.replace(device.id, other.id) };
@@ -74,7 +74,7 @@ describe('refuses', () => {
     await expect(verify(strangers)).rejects.toMatchObject(wrong);
   });
 
-  it('no signature at all, and half of one', async () => {
+  it('a missing signature, and an incomplete one', async () => {
     const request = await signed();
     await expect(verify({ ...request, headers: {} })).rejects.toMatchObject({
       code: 'SITECAST_REQUEST_UNSIGNED',
@@ -85,7 +85,7 @@ describe('refuses', () => {
     });
   });
 
-  it('a second signature beside a good one', async () => {
+  it('a second signature beside a valid one', async () => {
     const request = await signed();
     const again = await signRequest(request, device, now);
     const join = (name: string) => `${request.headers[name]}, ${again[name]?.replace(/^sig=/, 'two=')}`;
@@ -97,7 +97,7 @@ describe('refuses', () => {
     await expect(verify({ ...request, headers })).rejects.toMatchObject(wrong);
   });
 
-  it('fewer signed fields than it must have, and missing parameters', async () => {
+  it('too few signed fields, and missing parameters', async () => {
     const request = await signed();
     const input = request.headers['signature-input'] ?? '';
     for (const shorter of [
@@ -113,7 +113,7 @@ describe('refuses', () => {
     }
   });
 
-  it('clocks that are too far apart, either way', async () => {
+  it('a clock that differs too much, in either direction', async () => {
     expect(await verify(await signed(now - MAX_CLOCK_SKEW_MS))).toBe(device.id);
     expect(await verify(await signed(now + MAX_CLOCK_SKEW_MS))).toBe(device.id);
     for (const at of [now - MAX_CLOCK_SKEW_MS - 1000, now + MAX_CLOCK_SKEW_MS + 1000]) {
@@ -127,7 +127,7 @@ describe('the memory of nonces', () => {
   const stranger = (nowMs: number) => ({ nowMs, isKnown: false });
   const nonce = (number: number): string => number.toString(16).padStart(13, '0').padEnd(32, '0');
 
-  it('keeps each for its span at least, and forgets it in the end', () => {
+  it('keeps each nonce for its span at least, and forgets it later', () => {
     const memory = new NonceMemory(1000);
     expect(memory.add('a', nonce(1), known(5000))).toBe('fresh');
     expect(memory.add('a', nonce(2), known(5999))).toBe('fresh');
@@ -137,14 +137,14 @@ describe('the memory of nonces', () => {
     expect(memory.add('x', nonce(1), stranger(9999))).toBe('seen');
   });
 
-  it('tells senders apart', () => {
+  it('keeps the nonces of senders apart', () => {
     const memory = new NonceMemory(1000);
     expect(memory.add('a', nonce(1), known(0))).toBe('fresh');
     expect(memory.add('b', nonce(1), known(0))).toBe('fresh');
     expect(memory.add('x', nonce(1), stranger(0))).toBe('fresh');
   });
 
-  it('takes no request twice of one that was let in meanwhile, or is no longer known', () => {
+  it('accepts no request twice from a sender that became known, or ceased to be known, in between', () => {
     const memory = new NonceMemory(1000);
     expect(memory.add('a', nonce(1), stranger(0))).toBe('fresh');
     expect(memory.add('a', nonce(1), known(0))).toBe('seen');
@@ -152,21 +152,21 @@ describe('the memory of nonces', () => {
     expect(memory.add('b', nonce(1), stranger(0))).toBe('seen');
   });
 
-  it('refuses a sender that fills its own memory, and nobody else', () => {
+  it('refuses a sender that fills its own memory, and no other sender', () => {
     const memory = new NonceMemory(1000, { perSender: 2 });
     const verdicts = [1, 2, 3].map(number => memory.add('a', nonce(number), known(0)));
     expect(verdicts).toEqual(['fresh', 'fresh', 'tooMany']);
     expect(memory.add('b', nonce(1), known(0))).toBe('fresh');
   });
 
-  it('shuts nobody out for what strangers send: it forgets their oldest', () => {
+  it('forgets the oldest nonces of strangers, so that no stranger is shut out', () => {
     const memory = new NonceMemory(1000, { strangers: 2 });
     for (const number of [1, 2, 3]) expect(memory.add('x', nonce(number), stranger(0))).toBe('fresh');
     expect(memory.add('x', nonce(3), stranger(0))).toBe('seen');
     expect(memory.add('a', nonce(1), known(0))).toBe('fresh');
   });
 
-  it('refuses those with more than their share once all together are too many', () => {
+  it('refuses senders with more than their share once the memory is full', () => {
     const memory = new NonceMemory(1000, { total: 6, leastPerSender: 2 });
     for (let number = 0; number < 6; number += 1)
       expect(memory.add('greedy', nonce(number), known(0))).toBe('fresh');

@@ -4,7 +4,7 @@ import { SitecastError } from '../errors.ts';
 import { type Identity, isId, type VerifySignature, verifyById } from '../identity/index.ts';
 import type { NonceMemory, NonceVerdict } from './nonce-memory.ts';
 
-/** How far the clocks of both sides may be apart: a request is good for twice as long, and its nonce remembered so. */
+/** How far the clocks of both sides may differ. A request is valid for twice as long, and its nonce is remembered for that time. */
 export const MAX_CLOCK_SKEW_MS = 5 * 60_000;
 const NONCE = /^[0-9a-f]{32}$/;
 const TAG = 'sitecast';
@@ -18,9 +18,8 @@ export interface SignableRequest {
 }
 
 /**
- * The headers that make a request its sender's (RFC 9421 over method, path, query and RFC 9530's content digest,
- * with creation time and nonce).
- * @param nowMs the sender's clock, or what it believes the receiver's to be
+ * The headers that sign a request (RFC 9421 over method, path, query and RFC 9530's content digest, with creation time and nonce).
+ * @param nowMs the sender's clock, or its estimate of the receiver's clock
  */
 export async function signRequest(
   { method, url, body }: SignableRequest,
@@ -50,19 +49,20 @@ export interface ReceivedRequest extends SignableRequest {
 export interface VerifyOptions {
   nowMs: number;
   nonces: NonceMemory;
-  /** Asked before any arithmetic is done for a stranger. */
+  /** Checked before any signature of a stranger is verified. */
   isWelcome: (id: string) => boolean | Promise<boolean>;
-  /** Whether a sender is one of the receiver's own: it has a memory of nonces to itself. Everybody who is welcome, if not given. */
+  /** Whether the receiver knows the sender. A known sender has a nonce memory of its own. Without this, every welcome sender is known. */
   isKnown?: (id: string) => boolean | Promise<boolean>;
-  /** `verifyById` if not given; a server with many senders takes `fastVerifyById`. */
+  /** `verifyById` by default; a server with many senders uses `fastVerifyById`. */
   verifySignature?: VerifySignature | undefined;
 }
 
 /**
- * Who sent this request.
+ * Verifies a whole request.
+ * @returns the sender's id
  * @throws SITECAST_REQUEST_UNSIGNED, SITECAST_REQUEST_SIGNATURE (wrong, altered, of a stranger),
- *   SITECAST_REQUEST_CLOCK (created too long ago or ahead), SITECAST_REQUEST_REPLAYED; all of kind unauthenticated.
- *   SITECAST_RATE_LIMITED (unreachable) for a sender that sends more than can be told from replays
+ * SITECAST_REQUEST_CLOCK (created too long ago or ahead), SITECAST_REQUEST_REPLAYED; all of kind unauthenticated.
+ * SITECAST_RATE_LIMITED (unreachable) for a sender whose nonces exceed its memory
  */
 export async function verifyRequest(request: ReceivedRequest, options: VerifyOptions): Promise<string> {
   const { id, checkBody } = await verifyHead(request, options);
@@ -70,15 +70,15 @@ export async function verifyRequest(request: ReceivedRequest, options: VerifyOpt
   return id;
 }
 
-/** Who sent a request, as its head says; the body may still be on its way. */
+/** The sender of a request whose head was verified. The body may still be on its way. */
 interface VerifiedHead {
   id: string;
-  /** @throws SITECAST_REQUEST_SIGNATURE if it isn't the body that was signed */
+  /** @throws SITECAST_REQUEST_SIGNATURE if this isn't the body that was signed */
   checkBody: (body: Uint8Array) => void;
 }
 
 /**
- * Who sent this request, before any of its body is taken: the signature is over the body's digest.
+ * Verifies a request before any of its body is read. The signature covers the digest of the body.
  * @throws as `verifyRequest`
  */
 export async function verifyHead(
@@ -92,7 +92,7 @@ export async function verifyHead(
   const config = {
     requiredFields: FIELDS,
     requiredParams: PARAMS,
-    // Our own clock decides, below.
+    // The check below uses our own clock instead.
     notAfter: Number.MAX_SAFE_INTEGER,
     keyLookup: async (params: SignatureParameters) => {
       const claim = readClaim(params);

@@ -1,12 +1,12 @@
-/** Nonces of one known sender in one span: 50 requests a second for ten minutes. Beyond it that sender alone is refused. */
+/** The bound of one known sender's nonces in one span: 50 requests a second for ten minutes. Beyond it that sender alone is refused. */
 const MAX_NONCES_PER_SENDER = 30_000;
-/** Nonces of all known senders in one span, about 45 bytes each. Beyond it those with more than their share are refused. */
+/** The bound of all known senders' nonces in one span, about 45 bytes each. Beyond it senders with more than their share are refused. */
 const MAX_NONCES = 2_000_000;
-/** A known sender with fewer than that in one span is never refused, whatever others do. */
+/** A known sender with fewer nonces than this in one span is never refused, whatever others do. */
 const MIN_NONCES_PER_SENDER = 100;
-/** Nonces of all strangers together. Beyond it the oldest are forgotten. */
+/** The bound of all strangers' nonces together. Beyond it the oldest are forgotten. */
 const MAX_STRANGERS_NONCES = 100_000;
-/** Hex digits of a nonce that a known sender's memory keeps: as many as a number holds exactly. */
+/** How many hex digits of a known sender's nonce are kept: as many as a number holds exactly. */
 const KEPT_HEX_DIGITS = 13;
 
 export interface NonceLimits {
@@ -31,11 +31,11 @@ const LIMITS: NonceLimits = {
 export type NonceVerdict = 'fresh' | 'seen' | 'tooMany';
 
 /**
- * Remembers which nonces came within a span of time, so that no signed request is taken twice (RFC 9421, section 7.2.2).
+ * Remembers the nonces of a span of time, so that no signed request is accepted twice (RFC 9421, section 7.2.2).
  *
- * Each known sender has a memory of its own, in two generations that turn: nothing is swept. Anybody can make a key, so
- * strangers share one memory that forgets its oldest entries: a flood of them shuts nobody out, and at the worst lets a
- * stranger's own request be replayed.
+ * Each known sender has a memory of its own, in two generations that replace each other, so no entry is ever swept. Anyone can make a
+ * key, so strangers share one memory that forgets its oldest entries. A flood of them shuts no one out. At worst it allows a stranger's
+ * own request to be replayed.
  */
 export class NonceMemory {
   readonly #spanMs: number;
@@ -62,7 +62,7 @@ export class NonceMemory {
     this.#turn(nowMs);
     const key = `${sender} ${nonce}`;
     const kept = Number.parseInt(nonce.slice(0, KEPT_HEX_DIGITS), 16);
-    // A stranger may have become known since, and the other way round.
+    // A stranger may have become known since, or the other way round.
     if (this.#strangers.has(key)) return 'seen';
     if (this.#current.get(sender)?.has(kept) || this.#previous.get(sender)?.has(kept)) return 'seen';
     return isKnown ? this.#addKnown(sender, kept) : this.#addStranger(key, nowMs);

@@ -2,19 +2,19 @@ import { pino } from 'pino';
 import { describeError } from '../command/outcome.ts';
 import { bottomOf } from '../errors.ts';
 
-/** What a log line says of an error. */
+/** The fields of a log line that describe an error. */
 export interface ErrorFields {
-  /** Of docs/ERRORS.md. */
+  /** One of the codes in docs/ERRORS.md. */
   code: string;
   hint?: string;
-  /** `type`, `message`, and what else the error holds. `stack` only of an error that nobody foresaw. */
+  /** `type`, `message`, and what else the error holds. `stack` is there for unexpected errors only. */
   err: Record<string, unknown>;
 }
 
 /**
- * An error as fields of a log line. An error that Sitecast raises on purpose, and a system call that failed in a known way, are told
- * without their stack: the code and the message say it all.
- * @param withStack of any error
+ * Turns an error into fields of a log line. An error that Sitecast raises, or a system call that failed in a known way, gets no stack:
+ * its code and message say enough.
+ * @param withStack keeps the stack of every error
  */
 export function errorFields(error: unknown, withStack = false): ErrorFields {
   const { code, message, hint } = describeError(error);
@@ -28,12 +28,12 @@ export function errorFields(error: unknown, withStack = false): ErrorFields {
   return { err, code, ...(hint !== undefined && { hint }) };
 }
 
-/** Of `describeError`, for whatever it doesn't know. */
+/** The code that `describeError` gives to an error that it doesn't know. */
 const UNFORESEEN = 'SITECAST_INTERNAL';
 
 function serialised(error: Error): Record<string, unknown> {
   const fields: Record<string, unknown> = { ...pino.stdSerializers.err(error) };
-  // It adds the messages of all causes; many of ours say the last one's already.
+  // Pino's serializer adds the messages of all causes. Many of our messages contain the last cause's message already.
   if (error.message.includes(bottomOf(error))) fields.message = error.message;
   return fields;
 }

@@ -9,7 +9,7 @@ export function isStderrJournal(stream = process.env.JOURNAL_STREAM): boolean {
     const { dev, ino } = fstatSync(STDERR, { bigint: true });
     return stream === `${dev}:${ino}`;
   } catch {
-    // It's closed.
+    // Standard error is closed.
     return false;
   }
 }

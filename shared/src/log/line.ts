@@ -2,15 +2,15 @@ import { plainJson, plainLine } from '../command/plain-text.ts';
 import { cutText } from '../text/index.ts';
 
 /**
- * How a line of a daemon's log looks. What devices, gateways and strangers have said may be in any message and any field: a line stays
- * one line, and none of its fields can be made up by what is in another.
+ * The form of a daemon's log line. Any message and any field may hold text that devices, gateways or strangers sent. A record stays one
+ * line, and text in one field can't imitate another field.
  */
 
 /** The levels, each with its priority in the journal: sd-daemon(3). */
 export const PRIORITIES = { debug: 7, info: 6, warn: 4, error: 3 } as const;
 export type LogLevel = keyof typeof PRIORITIES;
 
-/** One line, as it was logged. Beside these, any fields that JSON knows. */
+/** One record, as it was logged. It may have further fields of any JSON type. */
 interface LogRecord {
   level: LogLevel;
   /** RFC 3339, in UTC, with milliseconds. */
@@ -23,28 +23,31 @@ interface LogRecord {
 }
 
 /**
- * UTF-16 code units of a line. The journal cuts lines of more than 48 KiB (LineMax= of journald.conf(5)): what comes after the cut
- * would be a line of its own.
+ * In UTF-16 code units. The journal cuts lines of more than 48 KiB (LineMax= of journald.conf(5)), and would show the rest as a line of
+ * its own.
  */
 const MAX_LINE_CHARS = 12 * 1024;
-/** Of the message, and of each field, in a line that would be longer than that. */
+/** The bound of the message, and of each field, in a line that is too long. */
 const MAX_PART_CHARS = 512;
 const MAX_FIELDS = 12;
 
-/** Of an id: enough to tell daemons apart; `sitecast` takes it for the whole. */
+/** A text line shows this much of an id. It is enough to tell daemons apart, and `sitecast` accepts it in place of the whole id. */
 const SHOWN_ID_CHARS = 8;
-/** These stand at the beginning of a text line. */
+/** A text line begins with these, so they don't follow as fields. */
 const NOT_SHOWN = new Set(['level', 'time', 'role', 'id', 'ownName', 'msg']);
 const BARE = /^[^\s"'=(){}[\]]+$/u;
 
-/** One line of JSON, without its line feed. @param json the record */
+/**
+ * One line of JSON, without its line feed.
+ * @param json the record
+ */
 export function jsonLine(json: string): string {
   return fitting(json, plainJson, record => plainJson(JSON.stringify(record)));
 }
 
 /**
- * One line for people: `TIME LEVEL ROLE NAME: MESSAGE field=value …`, for the journal with its priority in place of the time. A `=` that
- * isn't within quotes always follows a field's name.
+ * One line for people: `TIME LEVEL ROLE NAME: MESSAGE field=value …`. For the journal the priority stands in place of the time. A `=`
+ * outside of quotes always follows a field's name.
  * @param json the record
  */
 export function textLine(json: string, { isJournal }: { isJournal: boolean }): string {
@@ -55,7 +58,7 @@ export function textLine(json: string, { isJournal }: { isJournal: boolean }): s
   );
 }
 
-/** Escaping makes a line longer, so it's looked at once more. */
+/** Escaping makes a line longer. So the length is checked again after it. */
 function fitting(
   json: string,
   whole: (json: string) => string,
@@ -78,7 +81,7 @@ function textOf(record: LogRecord, isJournal: boolean): string {
   return [head, ...fields, ...stack].join(' ');
 }
 
-/** As it is where it can't be taken for a field. */
+/** The message stays unquoted where it can't be taken for a field. */
 const message = (text: string): string => (/[="]/.test(text) ? quoted(text) : plainLine(text));
 
 function shownField(name: string, value: unknown): string[] {
@@ -88,17 +91,17 @@ function shownField(name: string, value: unknown): string[] {
   return [`${plainName(name)}=${isBare ? value : quoted(value)}`];
 }
 
-/** What the message has said already isn't said again. */
+/** Leaves out an error text that the message contains already. */
 function shownError({ message: said }: Record<string, unknown>, msg: string): string[] {
   return typeof said === 'string' && msg.includes(said) ? [] : shownField('error', said);
 }
 
 const quoted = (text: string): string => plainJson(JSON.stringify(text));
 
-/** Names of fields are ours, and those of daemons have no other characters; that isn't relied upon. */
+/** Code names the fields, so other characters aren't expected. They are replaced all the same. */
 const plainName = (name: string): string => name.replaceAll(/[^\w.-]/g, '_');
 
-/** What says the most of a line that is too long. */
+/** Keeps the most useful fields of a line that is too long. */
 function shortened(record: LogRecord): LogRecord {
   const { level, time, role, id, ownName, msg, ...fields } = record;
   const kept = Object.entries(fields).slice(0, MAX_FIELDS);

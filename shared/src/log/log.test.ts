@@ -23,7 +23,7 @@ function bed({ isTerminal = false, isJournal = false, ...settings }: Options = {
   return { log, lines, clock, last: () => lines.at(-1) ?? '', json: () => JSON.parse(lines.at(-1) ?? '') };
 }
 
-/** `name=value` outside of quotes. */
+/** The `name=value` pairs outside of quotes. */
 function fieldsOf(line: string): string[] {
   const bare = line.replaceAll(/"(?:[^"\\]|\\.)*"/g, '""');
   return [...bare.matchAll(/(?:^| )([\w.-]+)=/g)].map(([, name]) => name ?? '');
@@ -36,7 +36,7 @@ const unreachable = (): SitecastError =>
   });
 
 describe('a line of JSON', () => {
-  it('says when, how bad, and who', () => {
+  it('gives the time, the level, and the role, id and name of the daemon', () => {
     const { log, json } = bed();
     log.info({ url: 'http://a' }, 'listening');
     expect(json()).toEqual({
@@ -55,7 +55,7 @@ describe('a line of JSON', () => {
     expect(json()).toMatchObject({ level: 'error', id: ID, ownName: 'cam-1' });
   });
 
-  it('keeps the fields that version 0.1.0 had for telling daemons apart', () => {
+  it('keeps the fields by which version 0.1.0 told daemons apart', () => {
     const [origin, gateway] = [bed({ role: 'origin' }), bed({ role: 'gateway' })];
     origin.log.info({}, 'x');
     gateway.log.info({}, 'x');
@@ -63,7 +63,7 @@ describe('a line of JSON', () => {
     expect(gateway.json()).toMatchObject({ name: 'sitecast-gateway', pid: process.pid });
   });
 
-  it('has no field twice, and none that pretends to be one of its own', () => {
+  it('has each field once, and renames a field that has a reserved name', () => {
     const { log, last, json } = bed();
     const forged: Record<string, unknown> = {
       id: 'another',
@@ -73,13 +73,13 @@ describe('a line of JSON', () => {
       msg: 'x',
     };
     log.identify(() => ({ id: ID }));
-    // As where fields come out of a document.
+    // These come from parsed JSON, as the fields of a document do.
     log.info(forged, 'right');
     expect(json()).toMatchObject({ id: ID, level: 'info', role: 'agent', msg: 'right', id_: 'another' });
     expect(last().match(/"id":/g)).toHaveLength(1);
   });
 
-  it('is for whoever reads no terminal, unless asked for otherwise', () => {
+  it('is the default where standard error is no terminal', () => {
     const shapes = [
       [{}, true],
       [{ isTerminal: true }, false],
@@ -102,7 +102,7 @@ describe('a line of text', () => {
       /^\d{4}-\d\d-\d\dT[\d:]{8}\.\d{3}Z warn {2}gateway bmRSJWxF: away code=A waitMs=500$/,
     ],
     [{ format: 'text', isJournal: true }, /^<4>warn gateway bmRSJWxF: away code=A waitMs=500$/],
-  ] as const)('says the same to people: %j', (options, shape) => {
+  ] as const)('holds the same fields for people: %j', (options, shape) => {
     const { log, last } = bed({ role: 'gateway', ...options });
     log.identify(() => ({ id: ID }));
     log.warn({ code: 'A', waitMs: 500 }, 'away');
@@ -119,13 +119,13 @@ describe('a line of text', () => {
     ['info', 6],
     ['warn', 4],
     ['error', 3],
-  ] as const)('has for the journal the priority of %s', (level, priority) => {
+  ] as const)('begins with its priority where it goes to the journal: %s', (level, priority) => {
     const { log, last } = bed({ format: 'text', isJournal: true, level: 'debug' });
     log[level]({}, 'x');
     expect(last()).toBe(`<${priority}>${level} agent: x`);
   });
 
-  it('quotes what could be taken for something else', () => {
+  it('quotes a value that could be taken for something else', () => {
     const { log, last } = bed({ format: 'text', isJournal: true });
     log.info({ site: 'a b', path: '/x?y=1', empty: '', list: ['a', 1], none: undefined }, 'x code=OK "');
     expect(last()).toBe(
@@ -134,7 +134,7 @@ describe('a line of text', () => {
   });
 });
 
-describe('what others have said, whatever it is', () => {
+describe('text from others, whatever it holds,', () => {
   const nasty = '\n|\r|\u001b[2J|\u2028|"|\\|=| code=OK|<0>|\ud800|\u202e|{|é|: '.split('|');
   const text = fc
     .array(fc.oneof(fc.constantFrom(...nasty), fc.string({ maxLength: 4 })))
@@ -149,7 +149,7 @@ describe('what others have said, whatever it is', () => {
     return last();
   };
 
-  it('is in one line of JSON, and comes out of it as it was', () => {
+  it('stays within one line of JSON, and parses back unchanged', () => {
     fc.assert(
       fc.property(fc.tuple(text, text, text), said => {
         const [msg, site, ownName] = said;
@@ -164,7 +164,7 @@ describe('what others have said, whatever it is', () => {
     );
   });
 
-  it('is in one line of text, and makes up no field', () => {
+  it('stays within one line of text, and can not imitate a field', () => {
     fc.assert(
       fc.property(fc.tuple(text, text, text), fc.boolean(), (said, isJournal) => {
         const line = logged({ format: 'text', isJournal }, said);
@@ -177,7 +177,7 @@ describe('what others have said, whatever it is', () => {
 });
 
 describe('an error', () => {
-  it('that Sitecast raises is told with its code and its hint, without a stack', () => {
+  it('is logged with its code and hint and without a stack when Sitecast raised it', () => {
     const { log, json } = bed();
     log.warn({ err: unreachable() }, 'away');
     expect(json()).toMatchObject({
@@ -188,7 +188,7 @@ describe('an error', () => {
     expect(json().err).not.toHaveProperty('stack');
   });
 
-  it('of the system is told in the same way', () => {
+  it('is logged in the same way when a system call failed', () => {
     const { log, json } = bed();
     const full = Object.assign(new Error('ENOSPC: no space'), {
       code: 'ENOSPC',
@@ -201,20 +201,23 @@ describe('an error', () => {
     expect(json().err).not.toHaveProperty('stack');
   });
 
-  it.each(['json', 'text'] as const)('that nobody foresaw has its stack in one line: %s', format => {
-    const { log, last } = bed({ format });
-    log.error({ err: new TypeError('x is undefined') }, 'failed');
-    expect(last()).toContain('SITECAST_INTERNAL');
-    expect(last()).toMatch(/TypeError: x is undefined\\n {4}at /);
-    log.error({ err: 'just a text' }, 'failed otherwise');
-    expect(last()).toContain('just a text');
-  });
+  it.each(['json', 'text'] as const)(
+    'is logged with its stack in one line when it is unexpected: %s',
+    format => {
+      const { log, last } = bed({ format });
+      log.error({ err: new TypeError('x is undefined') }, 'failed');
+      expect(last()).toContain('SITECAST_INTERNAL');
+      expect(last()).toMatch(/TypeError: x is undefined\\n {4}at /);
+      log.error({ err: 'just a text' }, 'failed otherwise');
+      expect(last()).toContain('just a text');
+    },
+  );
 });
 
-describe('a line that comes again and again', () => {
+describe('a repeated line', () => {
   const minute = 60_000;
 
-  it('is told once while it announces the next attempt, then ever more seldom, and says how often it came', () => {
+  it('that announces a retry is logged once, then less and less often, with the count of those left out', () => {
     const { log, lines, clock, json } = bed();
     const fail = (): void => log.warn({ err: unreachable(), waitMs: Math.random() * 1000 }, 'away');
     fail();
@@ -231,7 +234,7 @@ describe('a line that comes again and again', () => {
     expect(json()).toMatchObject({ again: 59 });
   });
 
-  it('is new when it says something else, or has not come for long', () => {
+  it('counts as new when its text differs, or after a long time without it', () => {
     const { log, lines, clock } = bed();
     const fail = (code: string): void => log.warn({ code, waitMs: 1 }, 'away');
     fail('A');
@@ -244,7 +247,7 @@ describe('a line that comes again and again', () => {
     expect(lines.at(-1)).not.toContain('again');
   });
 
-  it('is told three times where it announces nothing; what happens is always told', () => {
+  it('without a retry is logged three times; lines of level info are always logged', () => {
     const { log, lines } = bed();
     for (let time = 0; time < 10; time += 1) log.error({ chunk: 'a', ms: time }, 'damaged');
     expect(lines).toHaveLength(3);
@@ -252,26 +255,33 @@ describe('a line that comes again and again', () => {
     expect(lines).toHaveLength(13);
   });
 
-  it('is always told to whoever looks for a fault', () => {
+  it('is always logged at level debug', () => {
     const { log, lines } = bed({ level: 'debug' });
     for (let time = 0; time < 10; time += 1) log.warn({ waitMs: time }, 'away');
     expect(lines).toHaveLength(10);
   });
 });
 
-it.each(['json', 'text'] as const)('a line fits into one of the journal, whatever was said: %s', format => {
-  const { log, last } = bed({ format });
-  const long = '\u202e東'.repeat(5_000);
-  log.error(
-    { code: 'A', ...Object.fromEntries(Array.from({ length: 40 }, (_, n) => [`f${n}`, long])), list: [long] },
-    long,
-  );
-  expect(Buffer.byteLength(last())).toBeLessThan(48 * 1024);
-  expect(last()).toContain('isCut');
-  expect(last()).toMatch(/A/);
-});
+it.each(['json', 'text'] as const)(
+  'a line fits into a line of the journal, whatever its fields hold: %s',
+  format => {
+    const { log, last } = bed({ format });
+    const long = '\u202e東'.repeat(5_000);
+    log.error(
+      {
+        code: 'A',
+        ...Object.fromEntries(Array.from({ length: 40 }, (_, n) => [`f${n}`, long])),
+        list: [long],
+      },
+      long,
+    );
+    expect(Buffer.byteLength(last())).toBeLessThan(48 * 1024);
+    expect(last()).toContain('isCut');
+    expect(last()).toMatch(/A/);
+  },
+);
 
-it('takes everything that JSON does not', () => {
+it('logs values that JSON can not express', () => {
   const { log, json } = bed();
   const circle: Record<string, unknown> = {};
   circle.self = circle;

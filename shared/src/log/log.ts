@@ -7,18 +7,18 @@ import { jsonLine, type LogLevel, textLine } from './line.ts';
 import type { LogFormat, LogSettings } from './options.ts';
 import { Repeats } from './repeats.ts';
 
-/** Said of a line by the log itself: no field of a line may have such a name. */
+/** Names that the log itself sets. A field that has one of them is renamed. */
 const RESERVED = ['level', 'time', 'role', 'id', 'ownName', 'msg', 'again'] as const;
 const IS_RESERVED: ReadonlySet<string> = new Set(RESERVED);
 
-/** An error belongs into `err`; what it's about into a field of its own, such as `device`, `gateway` or `chunk`. */
+/** An error goes into `err`. What it concerns goes into a field of its own, such as `device`, `gateway` or `chunk`. */
 export type LogFields = { readonly [name: string]: unknown } & {
   [name in (typeof RESERVED)[number]]?: never;
 };
 
 /**
- * What is logged: structured fields first, then one plain sentence. Never a token or a private key.
- * A warning or error that comes again and again is told now and then, with `again`; so is any line with `waitMs`, the pause before the next attempt.
+ * A log takes structured fields first, then one plain sentence. It never gets a token or a private key.
+ * A repeated warning or error is logged now and then, with `again`. So is any line with `waitMs`, the pause before the next attempt.
  */
 export interface Log {
   debug(fields: LogFields, message: string): void;
@@ -27,29 +27,32 @@ export interface Log {
   error(fields: LogFields, message: string): void;
 }
 
-/** Who logs: known once its identity has been read. */
+/** The daemon that logs. It is known once the daemon has read its identity. */
 interface Logger {
   id?: string | undefined;
-  /** That people gave to it; undefined: it has none. */
+  /** The name that people gave to the daemon; undefined if it has none. */
   ownName?: string | undefined;
 }
 
 /** A daemon's own log. */
 export interface DaemonLog extends Log {
-  /** Every later line says so. @param logger asked for each line: a device may be given another name at any time */
+  /**
+   * Adds the daemon's identity to every later line.
+   * @param logger called for each line, because a device may get another name at any time
+   */
   identify(logger: () => Logger): void;
 }
 
 type Role = 'origin' | 'gateway' | 'agent';
 
-/** What version 0.1.0 said in each line, for whoever sorts lines by it. */
+/** The fields that version 0.1.0 put into each line. Programs may sort lines by them. */
 const SAID_BEFORE: Record<Role, object> = {
   origin: { service: 'sitecast-origin' },
   gateway: { name: 'sitecast-gateway', pid: process.pid, hostname: hostname() },
   agent: {},
 };
 
-/** Of lines that standard error doesn't take, as where it's a file on a full disk. Later ones are dropped. */
+/** The bound of lines that standard error doesn't accept, for example a file on a full disk. Later lines are dropped. */
 const MAX_HELD_BYTES = 256 * 1024;
 const STDERR = 2;
 
@@ -59,7 +62,10 @@ interface LogTarget {
   isJournal: boolean;
 }
 
-/** Opens the log of a daemon, or of a command of its. It's written at once: what a process has logged is there when it's killed. */
+/**
+ * Opens the log of a daemon, or of one of its subcommands. It writes synchronously: what a process has logged is there when the process
+ * is killed.
+ */
 export function openLog(
   { role, level, format }: LogSettings & { role: Role },
   { target = standardError(), now }: { target?: LogTarget; now?: () => number } = {},
@@ -74,7 +80,7 @@ export function openLog(
       base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
       formatters: { level: label => ({ level: label }) },
-      // `errorFields` has done that.
+      // `errorFields` has serialized the error.
       serializers: { err: (error: unknown) => error },
     },
     { write: json => target.write(`${toLine(json.trimEnd())}\n`) },
@@ -83,7 +89,7 @@ export function openLog(
   const at = (severity: LogLevel) => (fields: LogFields, message: string) => {
     if (!lines.isLevelEnabled(severity)) return;
     const line = lineFields(fields, severity);
-    // Whoever looks for a fault wants to see each attempt.
+    // At level debug each attempt is logged.
     const again = lines.isLevelEnabled('debug') ? 0 : timesKeptBack(repeats, severity, { ...line, message });
     if (again === undefined) return;
     lines[severity]({ role, ...identity(), ...before, ...line, ...(again > 0 && { again }) }, message);
@@ -99,7 +105,7 @@ export function openLog(
   };
 }
 
-/** Whoever reads standard error with a program goes on getting JSON, whatever stands between: a pipe, a file or the journal. */
+/** JSON is the default wherever standard error is no terminal: a program may read it through a pipe, a file or the journal. */
 function defaultFormat({ isTerminal }: LogTarget): LogFormat {
   return isTerminal ? 'text' : 'json';
 }
@@ -110,16 +116,16 @@ function lineFields(fields: LogFields, severity: LogLevel): Record<string, unkno
     value,
   ]);
   const { err, ...others }: Record<string, unknown> = Object.fromEntries(named);
-  // What the caller says of the error says more.
+  // The caller's own fields win over those of the error.
   return err === undefined ? others : { ...errorFields(err, severity === 'debug'), ...others };
 }
 
-/** How often a line is told before it's kept back for a while; one that announces its next attempt just once. */
+/** How often a line is logged before repeats are held back. A line that announces a retry is logged once. */
 const FREE_TIMES = 3;
-/** They differ from one attempt to the next. */
+/** These differ from one attempt to the next. */
 const VARYING = new Set(['detail', 'hint', 'err']);
 
-/** @returns undefined where this line is to be kept back */
+/** @returns how many repeats were held back since the line was last logged; undefined if this one is held back, too */
 function timesKeptBack(
   repeats: Repeats,
   severity: LogLevel,
@@ -135,7 +141,7 @@ function timesKeptBack(
 
 function standardError(): LogTarget {
   const destination = pino.destination({ fd: STDERR, sync: true, maxLength: MAX_HELD_BYTES });
-  // A line that can't be written is no reason to end.
+  // The daemon goes on where a line can't be written.
   destination.on('error', () => {});
   return {
     write: line => destination.write(line),

@@ -12,10 +12,10 @@ it.each([
   [[], { level: 'info', format: undefined }],
   [['--log-level', 'debug', '--log-format', 'text'], { level: 'debug', format: 'text' }],
   [['--log-level', 'silent', '--log-format', 'json'], { level: 'silent', format: 'json' }],
-  // The origin of version 0.1.0 took these.
+  // The origin of version 0.1.0 accepted these.
   [['--log-level', 'trace'], { level: 'debug', format: undefined }],
   [['--log-level', 'fatal'], { level: 'silent', format: undefined }],
-])('%j says how to log', (args, settings) => {
+])('%j sets level and format', (args, settings) => {
   expect(settingsOf(...args)).toEqual(settings);
 });
 
@@ -23,6 +23,6 @@ it.each([
   ['--log-level', 'loud'],
   ['--log-level', 'constructor'],
   ['--log-format', 'xml'],
-])('%s %s is refused, with the choices', (...args) => {
+])('%s %s is refused, and the error lists the choices', (...args) => {
   expect(() => settingsOf(...args)).toThrow(/Allowed choices are/);
 });

@@ -2,7 +2,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { LogLevel } from './line.ts';
 
 const LEVELS = ['debug', 'info', 'warn', 'error', 'silent'] as const;
-/** Names that the origin of version 0.1.0 took besides. */
+/** Further names that the origin of version 0.1.0 accepted. */
 const FORMER_LEVELS: ReadonlyMap<string, Level> = new Map([
   ['trace', 'debug'],
   ['fatal', 'silent'],
@@ -12,14 +12,17 @@ const FORMATS = ['text', 'json'] as const;
 type Level = LogLevel | 'silent';
 export type LogFormat = (typeof FORMATS)[number];
 
-/** How a daemon is to log. */
+/** The settings of a daemon's log. */
 export interface LogSettings {
   level: Level;
-  /** undefined: text for a terminal, else JSON */
+  /** undefined: text for a terminal, otherwise JSON */
   format?: LogFormat | undefined;
 }
 
-/** Adds `--log-level` and `--log-format`, the same to all daemons. @returns the command */
+/**
+ * Adds `--log-level` and `--log-format`, which are the same for all daemons.
+ * @returns the command
+ */
 export function addLogOptions<T extends Command>(command: T): T {
   return command
     .addOption(
@@ -35,7 +38,7 @@ export function addLogOptions<T extends Command>(command: T): T {
     );
 }
 
-/** As Commander has read them. */
+/** The options as Commander returns them. */
 export interface LogOptions {
   logLevel?: unknown;
   logFormat?: unknown;

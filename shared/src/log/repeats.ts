@@ -1,24 +1,24 @@
 import { LRUCache } from 'lru-cache';
 
-/** Lines that are remembered: of more, the one that hasn't come for the longest may be told as if it were new. */
+/** How many lines are remembered. Beyond it the one that hasn't come for the longest is forgotten, and may be logged as new. */
 const MAX_REMEMBERED = 256;
-/** A line that hasn't come again for so long is new when it comes. Longer than any pause between two attempts. */
+/** A line that hasn't come for this long counts as new. It is longer than any pause between two attempts. */
 const FORGOTTEN_AFTER_MS = 30 * 60_000;
-/** After a line that was told: how long the same one is kept back, the first time, and from then on. */
+/** How long repeats are held back after a line was logged: the first time, and each later time. */
 const FIRST_QUIET_MS = 10 * 60_000;
 const LATER_QUIET_MS = 60 * 60_000;
 
 interface Remembered {
-  /** When it was last told, milliseconds of a clock that nobody sets. */
+  /** When it was last logged, in milliseconds of a monotonic clock. */
   toldMs: number;
   timesTold: number;
-  /** Since it was told. */
+  /** How many repeats were held back since it was last logged. */
   keptBack: number;
 }
 
 /**
- * Keeps a log readable while something is away for a whole weekend: the same line comes a few times, then once after ten minutes, then
- * once an hour, and says how often it would have come.
+ * Keeps a log readable while a server is unreachable for a long time. The same line is logged a few times, then once after ten minutes,
+ * then once an hour, with the number of lines that were held back.
  */
 export class Repeats {
   readonly #now: () => number;
@@ -26,15 +26,16 @@ export class Repeats {
 
   constructor(now: () => number = () => performance.now()) {
     this.#now = now;
-    // Its own clock must not be 0.
+    // lru-cache takes the time 0 for "not set".
     const perf = { now: () => now() + 1 };
     this.#lines = new LRUCache({ max: MAX_REMEMBERED, ttl: FORGOTTEN_AFTER_MS, ttlResolution: 0, perf });
   }
 
   /**
-   * @param line what makes it the same
-   * @param free how often it's told before it's kept back
-   * @returns how often it was kept back since it was last told; undefined: it's kept back
+   * Counts a line and says whether it is to be logged.
+   * @param line what identifies it
+   * @param free how often it is logged before it is held back
+   * @returns how many were held back since it was last logged; undefined if this one is held back
    */
   tell(line: string, free: number): number | undefined {
     const nowMs = this.#now();

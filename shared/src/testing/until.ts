@@ -2,18 +2,18 @@ import { readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { isSystemError } from '../errors.ts';
 
-/** A wait gives up once nothing has changed for so long, on a machine that has time for it. */
+/** A wait fails once nothing has changed for this long, measured on a machine without other load. */
 const PATIENCE_MS = 60_000;
-/** Looks come close together at first: what is looked at costs time, too. */
+/** The first polls are close together, later ones further apart, because each poll costs time. */
 const FIRST_LOOK_MS = 1;
 const LAST_LOOK_MS = 200;
 const SLOWER = 1.3;
-/** How often it's looked how much time the processes got. */
+/** How often the processor time of the processes is measured. */
 const MEASURE_EVERY_MS = 500;
 
 /**
- * A clock that stands still while processes wait for a processor: on a machine with ten times the work it runs at a tenth of the
- * speed. So a wait takes longer there, and gives up no sooner.
+ * A clock that stands still while the processes wait for a processor. On a machine with ten times the load it runs at a tenth of the
+ * speed, so a wait may take longer there.
  */
 class ServedClock {
   readonly #pids: () => Iterable<number>;
@@ -26,7 +26,7 @@ class ServedClock {
     this.#measure();
   }
 
-  /** Milliseconds that have passed. */
+  /** Milliseconds that have passed on this clock. */
   now(): number {
     const passedMs = performance.now() - this.#lookedMs;
     if (passedMs >= MEASURE_EVERY_MS) {
@@ -36,7 +36,9 @@ class ServedClock {
     return this.#servedMs;
   }
 
-  /** @returns the share of the time that they wanted which they got since the last look; 1 where they wanted none */
+  /**
+   * @returns the share that the processes got, since the last measurement, of the processor time that they wanted; 1 where they wanted none
+   */
   #measure(): number {
     let [ran, waited] = [0, 0];
     for (const pid of [process.pid, ...this.#pids()]) {
@@ -56,7 +58,7 @@ interface Scheduled {
   waited: number;
 }
 
-/** How long a process has run and has waited to run, in nanoseconds; undefined for one that's gone, or where it isn't told. */
+/** How long a process has run and has waited to run, in nanoseconds; undefined if it has ended or the system doesn't say. */
 function scheduled(pid: number): Scheduled | undefined {
   try {
     const [ran = 0, waited = 0] = readFileSync(`/proc/${pid}/schedstat`, 'utf8').split(' ').map(Number);
@@ -68,16 +70,16 @@ function scheduled(pid: number): Scheduled | undefined {
 }
 
 interface UntilOptions {
-  /** Processes that it's waited for, besides this one. */
+  /** Processes whose work is awaited, besides this one. */
   pids?: () => Iterable<number>;
-  /** What shows that something goes on: while it changes, the wait goes on. */
+  /** A sign of progress: while its value changes, the wait goes on. */
   progress?: () => unknown;
 }
 
 /**
- * Waits until something holds.
+ * Waits until a condition holds.
  * @param what for the message of the error
- * @throws once nothing has changed for a minute in which the machine had time for the processes
+ * @throws once nothing has changed for a minute of the machine's time for these processes
  */
 export async function until(
   what: string,

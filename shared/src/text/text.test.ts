@@ -2,7 +2,7 @@ import { array, assert, constantFrom, integer, nat, oneof, property, string, uin
 import { describe, expect, it } from 'vitest';
 import { cutText, cutTextStart, decodeTail, outputText } from './index.ts';
 
-/** Any UTF-16, halves of pairs among it. */
+/** Any UTF-16 text, with lone surrogates. */
 const anyText = oneof(
   string({ unit: 'binary', maxLength: 40 }),
   array(constantFrom('\ud83d', '\ude00', '😀', 'a', '\0', 'ä', '\u2028'), { maxLength: 40 }).map(parts =>
@@ -16,13 +16,13 @@ describe.each([
   ['cutText', cutText],
   ['cutTextStart', cutTextStart],
 ])('%s', (_name, cut) => {
-  it('gives well-formed text of at most that length, and well-formed text that fits as it is', () => {
+  it('returns well-formed text within the length, and leaves well-formed text that fits unchanged', () => {
     assert(
       property(anyText, nat(45), (text, maxChars) => {
         const kept = cut(text, maxChars);
         expect(kept.isWellFormed()).toBe(true);
         expect(kept.length).toBeLessThanOrEqual(maxChars);
-        // At most half of a pair is given up.
+        // At most half of a pair is dropped.
         expect(kept.length).toBeGreaterThanOrEqual(Math.min(text.length, maxChars) - 1);
         expect(cut(text, Math.max(maxChars, text.length))).toBe(text.toWellFormed());
         expect(cut(kept, maxChars)).toBe(kept);
@@ -31,7 +31,7 @@ describe.each([
   });
 });
 
-it('never leaves half a pair at the cut', () => {
+it('never leaves half a surrogate pair at the cut', () => {
   expect(cutText(`x${emoji}`, 400)).toBe(`x${'😀'.repeat(199)}`);
   expect(cutTextStart(`${emoji}x`, 400)).toBe(`${'😀'.repeat(199)}x`);
   expect(cutText(emoji, 400)).toBe(emoji);
@@ -50,19 +50,19 @@ it.each([
   [' \n', 'no output'],
   ['a\nb\n', 'a\nb'],
   ['no camera', 'mera'],
-])('what a command printed (%j) is told as %j', (output, told) => {
+])('a command that printed %j is quoted as %j', (output, told) => {
   expect(outputText(output, 4).slice(0, 9)).toBe(told);
 });
 
 describe('the last bytes of an output', () => {
-  it('lose the rest of a character whose beginning is gone, and nothing else', () => {
+  it('drop the rest of a character whose beginning is gone, and nothing else', () => {
     const bytes = Buffer.from('ä😀x');
     for (const [at, text] of ['ä😀x', '😀x', '😀x', 'x', 'x', 'x', 'x', ''].entries())
       expect(decodeTail(bytes.subarray(at), true)).toBe(text);
     expect(decodeTail(bytes, false)).toBe('ä😀x');
   });
 
-  it('are well-formed text whatever was written', () => {
+  it('are well-formed text for any bytes', () => {
     expect(decodeTail(Buffer.from('Gerät', 'latin1'), false)).toBe('Ger\ufffdt');
     expect(decodeTail(Buffer.from('a\0b'), false)).toBe('a\0b');
     assert(property(uint8Array(), bytes => decodeTail(bytes, true).isWellFormed()));
