@@ -32,12 +32,15 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<An
   if (gossipListen.length === 0 && gossipPeer.length === 0) return undefined;
   const fleetKey = await requireFleetKey(fleetKeyFile);
   const { announcementOf, createFleetNode, judge } = await import('@sitecast/shared/swarm');
+  // Gateways from the settings and from the origin have connections reserved, however many others connect.
+  const named = new Set(gossipPeer.map(idOf));
   const node = await createFleetNode({
     identity,
     listen: gossipListen,
     announce: gossipAnnounce,
     isDiscovering: mdns,
     fleetKey,
+    isKnown: id => named.has(id) || book.has(id),
   });
   log.info({ addresses: node.addresses }, "joined the fleet's network");
   node.onFound(({ id, addresses }) => {
@@ -74,14 +77,12 @@ export async function joinFleetNetwork(options: FleetNetworkOptions): Promise<An
   };
 }
 
-/** Gateways from the settings and from the origin have connections reserved, however many others connect. */
+/** Tells the gate at which addresses the gateways from the settings and from the origin are. */
 function nameKnown(node: FleetNode, named: readonly string[], book: PeerBook): void {
   const nameAll = (): void => {
     for (const { id, fleet } of book.all) node.gate.name(id, fleet);
     for (const address of named) node.gate.name(idOf(address), [address]);
   };
-  const ids = new Set(named.map(idOf));
-  node.gate.isKnown = id => ids.has(id) || book.has(id);
   book.onChange(nameAll);
   nameAll();
 }

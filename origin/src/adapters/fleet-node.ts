@@ -49,8 +49,8 @@ export async function openFleetNode(deps: FleetNodeDeps): Promise<OriginFleetNod
     announce,
     fleetKey,
     maxConnections: MAX_CONNECTIONS,
+    isKnown: id => deps.registry.activeMember(id)?.kind === 'gateway',
   });
-  node.gate.isKnown = id => deps.registry.activeMember(id)?.kind === 'gateway';
   log.info({ addresses: node.addresses }, "joined the fleet's network");
 
   node.gossip.onAnnouncement((announcement, from) => {

@@ -23,6 +23,9 @@ export interface InboundPlaces {
   strangersPerAddress: number;
 }
 
+/** Whether this node knows a peer that nobody has named to its gate. Asked anew for each connection. */
+export type KnowsPeer = (id: string) => boolean;
+
 interface Entry {
   readonly maConn: MultiaddrConnection;
   isMember: boolean;
@@ -51,10 +54,11 @@ export class InboundGate {
   readonly #hosts = new NamedHosts();
   readonly #named = new LRUCache<string, true>({ max: MAX_NAMED_IDS, ttl: NAMED_FOR_MS });
   readonly #entries = new Map<string, Set<Entry>>();
-  /** Known peers besides those that `name` was called for. */
-  isKnown: (id: string) => boolean = () => false;
+  readonly #isKnown: KnowsPeer;
 
-  constructor({ members, strangers, strangersPerAddress }: InboundPlaces) {
+  /** @param isKnown tells of known peers besides those that `name` was called for */
+  constructor({ members, strangers, strangersPerAddress }: InboundPlaces, isKnown: KnowsPeer = () => false) {
+    this.#isKnown = isKnown;
     this.#members = new FairPool({
       max: members,
       maxPerOwner: MAX_CONNECTIONS_PER_MEMBER,
@@ -81,7 +85,7 @@ export class InboundGate {
   }
 
   isNamed(id: string): boolean {
-    return this.#named.has(id) || this.isKnown(id);
+    return this.#named.has(id) || this.#isKnown(id);
   }
 
   /** The owner of what a peer holds: the peer itself if it was named, else its address. */

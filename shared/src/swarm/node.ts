@@ -14,7 +14,7 @@ import type { Identity } from '../identity/index.ts';
 import { type Discovery, discovery, type FoundPeer } from './discovery.ts';
 import { swarmKeyFile } from './fleet-key.ts';
 import { FleetGossip, GOSSIP_TOPIC, MESSAGE_IDS } from './gossip/fleet-gossip.ts';
-import { InboundGate } from './inbound-gate.ts';
+import { InboundGate, type KnowsPeer } from './inbound-gate.ts';
 import { joinedWrites } from './joined-writes.ts';
 import { guardedYamux } from './guarded-yamux.ts';
 import {
@@ -51,6 +51,8 @@ export interface NodeOptions {
 export interface FleetNodeOptions extends NodeOptions {
   /** A machine without it can't join. */
   readonly fleetKey: FleetKey;
+  /** Peers that have places of their own, besides those that the gate is told of. */
+  readonly isKnown?: KnowsPeer;
 }
 
 /** One of the two networks, seen from one machine: what Sitecast needs of a libp2p node. */
@@ -143,11 +145,10 @@ export class FleetNode extends SwarmNode {
 export async function createFleetNode(options: FleetNodeOptions): Promise<FleetNode> {
   const maxConnections = options.maxConnections ?? DEFAULT_MAX_CONNECTIONS;
   // Here strangers have the fleet's key, too.
-  const gate = new InboundGate({
-    members: maxConnections,
-    strangers: maxConnections,
-    strangersPerAddress: maxConnections,
-  });
+  const gate = new InboundGate(
+    { members: maxConnections, strangers: maxConnections, strangersPerAddress: maxConnections },
+    options.isKnown,
+  );
   const libp2p = await createLibp2p({
     ...nodeSettings(options, { gate, maxInbound: 2 * maxConnections, pingMs: FLEET_PING_MS }),
     connectionProtector: preSharedKey({
