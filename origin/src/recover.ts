@@ -4,12 +4,13 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { openLog } from '@sitecast/shared/log';
 import { Connections } from '@sitecast/shared/outbound';
 import { HttpFetcher } from '@sitecast/shared/trust';
+import { DiskAdminToken } from './adapters/disk/admin-token.ts';
 import { openDataDirectory } from './adapters/disk/data-directory.ts';
 import { hasData, KnownCounts, type Known, mendDatabase } from './adapters/embedded/open.ts';
 import { removeUnreadable } from './adapters/embedded/recovery.ts';
 import { openStores } from './adapters/embedded/stores.ts';
 import { Tables } from './adapters/embedded/tables.ts';
-import { keepFirstAdmin, loggingEndings } from './founding.ts';
+import { loggingEndings } from './endings.ts';
 import type { RecoverSettings } from './program.ts';
 import type { Mirror } from './recovery/mirror-copy.ts';
 import { type MendedState, recordRestore } from './recovery/record.ts';
@@ -71,7 +72,7 @@ export async function recoverFrom({
     const recovered = await recover(parts, mirrors, unread);
     await unfinished.end();
     // The first admin's token may be lost.
-    const adminTokenPath = await keepFirstAdmin(tokens, directory);
+    const adminTokenPath = await tokens.createAdminIfNone(new DiskAdminToken(directory));
     await endings.endAll();
     return { ...recovered, ...(adminTokenPath !== undefined && { adminTokenPath }) };
   } catch (error) {

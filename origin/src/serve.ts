@@ -1,6 +1,7 @@
 import { resolve } from 'node:path';
 import { endProcessSoon, type Endings } from '@sitecast/shared/command';
 import { type LogSettings, openLog } from '@sitecast/shared/log';
+import { DiskAdminToken } from './adapters/disk/admin-token.ts';
 import { openDataDirectory } from './adapters/disk/data-directory.ts';
 import { diskRoom } from './adapters/disk/room.ts';
 import { emptied, isPublished, KnownCounts, leadershipOf, openDatabase } from './adapters/embedded/open.ts';
@@ -9,7 +10,7 @@ import { Tables } from './adapters/embedded/tables.ts';
 import { openFleetNode } from './adapters/fleet-node.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
 import { EventLog } from './events/event-log.ts';
-import { keepFirstAdmin, loggingEndings } from './founding.ts';
+import { loggingEndings } from './endings.ts';
 import { errorFields, type Log } from './log.ts';
 import { OwnCertificate } from './own-certificate.ts';
 import { UnfinishedRecovery } from './adapters/disk/unfinished-recovery.ts';
@@ -115,7 +116,7 @@ async function openStorage(
   endings.add('the audit log', () => stores.idle());
   const tokens = new Tokens(stores.tokenStore, now);
   if (!tokens.hasAdmin && (await isPublished(directory))) throw emptied(directory);
-  const adminTokenPath = await keepFirstAdmin(tokens, directory);
+  const adminTokenPath = await tokens.createAdminIfNone(new DiskAdminToken(directory));
   const { close, ...data } = await openDataDirectory(directory, { maxStagedBytes, now, log });
   endings.add('the thread for chunks', close);
   const repository = await Repository.open({ ...data, acceptedDay, now, log });

@@ -26,6 +26,15 @@ export interface TokenChange {
   event: AuditEvent;
 }
 
+/** Where the first admin's token waits for the operator: the one token that is kept itself. The origin that has the lead calls it. */
+export interface AdminTokenPlace {
+  /**
+   * Keeps a token durably, in the place of the one before.
+   * @returns where it is, in words for the operator
+   */
+  keep(token: string): Promise<string>;
+}
+
 /** Where API tokens are kept. */
 export interface TokenStore {
   /** All tokens, as far as this origin knows them by now; no disk is asked. */

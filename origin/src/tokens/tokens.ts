@@ -2,7 +2,7 @@ import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import { TOKEN_ROLES } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
 import { ORIGIN } from '../audit/audit.ts';
-import { type StoredToken, type TokenChange, type TokenRole, type TokenStore } from './token-store.ts';
+import type { AdminTokenPlace, StoredToken, TokenChange, TokenRole, TokenStore } from './token-store.ts';
 
 export const MAX_TOKENS = 1000;
 const TOKEN_SECRET_BYTES = 32;
@@ -79,13 +79,17 @@ export class Tokens {
     return { ...added, token: secret };
   }
 
-  /** Makes the first admin token, or another one where none is left that works; undefined where one works. */
-  async createAdminIfNone(keep: (token: string) => Promise<void>): Promise<TokenDescription | undefined> {
+  /**
+   * Makes the first admin token, or another one where none is left that works.
+   * @returns where the operator finds it; undefined where one works already
+   */
+  async createAdminIfNone(place: AdminTokenPlace): Promise<string | undefined> {
     if (this.#workingAdmins(this.#store.tokens()).length > 0) return undefined;
     const secret = newToken();
     // Kept for the operator first: a crash in between leaves a token that doesn't work, and the next start makes another.
-    await keep(secret);
-    return await this.#add({ name: 'first admin', role: 'admin' }, secret, ORIGIN);
+    const where = await place.keep(secret);
+    await this.#add({ name: 'first admin', role: 'admin' }, secret, ORIGIN);
+    return where;
   }
 
   list(): TokenDescription[] {

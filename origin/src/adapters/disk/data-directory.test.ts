@@ -1,6 +1,7 @@
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'vitest';
+import { testAdminTokenPlace } from '../../testing/conformance/admin-token-place.ts';
 import {
   type DataUnderTest,
   testChunks,
@@ -10,6 +11,7 @@ import {
 } from '../../testing/conformance/repository-stores.ts';
 import { testLog } from '../../testing/origin.ts';
 import { TestClock, temporaryDirectory } from '../../testing/setup.ts';
+import { DiskAdminToken } from './admin-token.ts';
 import { fileOf } from './layout.ts';
 import { testDisk } from './testing/test-disk.ts';
 
@@ -39,6 +41,17 @@ describe('chunks on a disk', () => {
 });
 describe('staged files on a disk', () => {
   testFileStaging(it, open);
+});
+describe("the first admin's token on a disk", () => {
+  testAdminTokenPlace(it, async () => {
+    const directory = temporaryDirectory();
+    return {
+      one: new DiskAdminToken(directory.path),
+      other: new DiskAdminToken(directory.path),
+      find: async where => readFileSync(where, 'utf8'),
+      close: directory.remove,
+    };
+  });
 });
 describe('keys on a disk', () => {
   testKeyStore(it, open);

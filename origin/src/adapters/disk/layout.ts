@@ -21,6 +21,8 @@ export const DAMAGED_CHUNKS = 'damaged/chunks';
 export const DAMAGED_FILES = 'damaged/files';
 export const SPARES = 'spare';
 export const KEYS = 'keys';
+/** The first admin's API token. */
+export const ADMIN_TOKEN = 'admin.token';
 
 /** The directories of the data directory. Any web server may be given `repository`. */
 const DIRECTORIES: readonly [string, number][] = [
