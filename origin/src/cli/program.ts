@@ -12,13 +12,9 @@ import {
   memberTagCommand,
 } from './member/member-command.ts';
 import { productFloorCommand, productListCommand } from './product-command.ts';
-import {
-  releaseListCommand,
-  releaseSignCommand,
-  releaseSubmitCommand,
-  releaseWithdrawCommand,
-} from './release/release-command.ts';
-import { releaseShowCommand } from './release/show-command.ts';
+import { releaseSignCommand, releaseSubmitCommand } from './release/sign-command.ts';
+import { releaseListCommand, releaseShowCommand } from './release/list-command.ts';
+import { releaseWithdrawCommand } from './release/withdraw-command.ts';
 import { releaseDraftCommand, releasePublishCommand } from './release/publish-command.ts';
 import { rolloutActCommands } from './rollout/act-command.ts';
 import { rolloutListCommand, rolloutStatusCommand } from './rollout/status-command.ts';
