@@ -5,7 +5,8 @@ import type { ChunkRequest, ChunkStore } from './chunk-store.ts';
 /** One fetch under way, and the number of requesters that wait for it. */
 interface Flight {
   readonly chunk: Promise<Chunk>;
-  readonly stop: AbortController;
+  /** Undefined where the first requester has no signal: it never gives up, so the fetch is never called off. */
+  readonly stop: AbortController | undefined;
   requesters: number;
   isOver: boolean;
 }
@@ -17,10 +18,10 @@ interface Flight {
 export function coalescing(store: ChunkStore): ChunkStore {
   const flights = new Map<string, Flight>();
 
-  const start = (id: ChunkId, key: string): Flight => {
-    const stop = new AbortController();
+  const start = (id: ChunkId, key: string, canGiveUp: boolean): Flight => {
+    const stop = canGiveUp ? new AbortController() : undefined;
     // A copy: the first requester's id may lie in memory that is used again before the last requester is served.
-    const chunk = store.get(Uint8Array.from(id), { signal: stop.signal });
+    const chunk = store.get(Uint8Array.from(id), stop && { signal: stop.signal });
     const flight = { chunk, stop, requesters: 0, isOver: false };
     flights.set(key, flight);
     const end = () => {
@@ -35,7 +36,7 @@ export function coalescing(store: ChunkStore): ChunkStore {
   const get = async (id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> => {
     signal?.throwIfAborted();
     const key = chunkIdToHex(id);
-    const flight = flights.get(key) ?? start(id, key);
+    const flight = flights.get(key) ?? start(id, key, signal !== undefined);
     flight.requesters += 1;
     try {
       return await orAborted(flight.chunk, signal);
@@ -44,7 +45,7 @@ export function coalescing(store: ChunkStore): ChunkStore {
       if (flight.requesters === 0 && !flight.isOver) {
         // A later request must not join a fetch that is being called off.
         if (flights.get(key) === flight) flights.delete(key);
-        flight.stop.abort(signal?.reason);
+        flight.stop?.abort(signal?.reason);
       }
     }
   };

@@ -136,6 +136,21 @@ describe('coalescing', () => {
     expect(seen.gets).toBe(3);
   });
 
+  it('goes on for a requester without a signal, whichever requesters with one give up', async () => {
+    const { store, seen } = watched(await good(), signal => delay(50, undefined, signal ? { signal } : {}));
+    const coalesced = coalescing(store);
+    for (const isFirst of [true, false]) {
+      const stop = new AbortController();
+      const ask = [() => coalesced.get(id), () => coalesced.get(id, { signal: stop.signal })];
+      const asked = (isFirst ? ask : ask.toReversed()).map(question => question());
+      const [served, gaveUp] = isFirst ? asked : asked.toReversed();
+      stop.abort(new Error('enough'));
+      await expect(gaveUp).rejects.toThrow('enough');
+      (await served)?.verify();
+    }
+    expect(seen).toEqual({ gets: 2, aborted: 0 });
+  });
+
   it('does not join a fetch that has just been called off', async () => {
     const { store, seen } = watched(await good(), signal => delay(50, undefined, signal ? { signal } : {}));
     const coalesced = coalescing(store);
