@@ -1,3 +1,11 @@
+import {
+  Chunk,
+  type ChunkId,
+  type ChunkIndex,
+  type ChunkRequest,
+  type ChunkStore,
+  chunkNotFound,
+} from '@sitecast/shared/content';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import type { SlotRecord } from '../state/agent-state.ts';
 import {
@@ -10,7 +18,6 @@ import {
   type SlotReader,
 } from '../ports.ts';
 import { SlotIndexFile } from '../state/slot-index-file.ts';
-import { SlotChunks } from './slot-chunks.ts';
 
 interface Shared {
   image: SiteImage;
@@ -103,5 +110,40 @@ async function readerOf(slot: Slot): Promise<SlotReader | undefined> {
     // A device node that comes late, say. The update meets the same error, and reports it.
     if (error instanceof SitecastError) return undefined;
     throw error;
+  }
+}
+
+/** The chunks of an image, read from their places in a slot, and verified before they are returned. */
+export class SlotChunks implements ChunkStore {
+  readonly name: string;
+  readonly #index: ChunkIndex;
+  readonly #reader: SlotReader;
+
+  /** @param reader the caller closes it once the store isn't used any more */
+  constructor(name: string, index: ChunkIndex, reader: SlotReader) {
+    this.name = name;
+    this.#index = index;
+    this.#reader = reader;
+  }
+
+  /** Whether the image has the chunk. Only reading shows whether the slot has it. */
+  async has(id: ChunkId, { signal }: ChunkRequest = {}): Promise<boolean> {
+    signal?.throwIfAborted();
+    return this.#index.find(id) !== undefined;
+  }
+
+  /** @throws SITECAST_CHUNK_NOT_FOUND, also where something else lies in its place: it isn't here, or not yet */
+  async get(id: ChunkId, { signal }: ChunkRequest = {}): Promise<Chunk> {
+    signal?.throwIfAborted();
+    const at = this.#index.find(id);
+    if (at === undefined) throw chunkNotFound(id, this);
+    const plain = Buffer.allocUnsafe(this.#index.lengthOf(at));
+    if (!(await this.#reader.readInto(this.#index.startOf(at), plain))) throw chunkNotFound(id, this);
+    const chunk = Chunk.fromPlain(id, plain);
+    try {
+      return chunk.verify();
+    } catch (cause) {
+      throw chunkNotFound(id, this, cause);
+    }
   }
 }

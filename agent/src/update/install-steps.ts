@@ -6,7 +6,7 @@ import type { StateFile } from '../state/state-file.ts';
 import type { CycleResult } from '../state/status.ts';
 import { type JudgeDependencies, TRIAL_BOOTS } from './boot-steps.ts';
 import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
-import type { MissingChunks } from './compare.ts';
+import type { MissingChunks } from './missing-chunks.ts';
 import { asObjection, type Release, type Releases } from './releases.ts';
 import { CycleEnd, failed, postponed, resultOfAttempt, superseded } from './result.ts';
 import type { Schedule } from './schedule.ts';

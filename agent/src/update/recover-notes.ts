@@ -1,7 +1,7 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import type { SlotRecord } from '../state/agent-state.ts';
 import { rebuiltState } from '../state/rebuild.ts';
-import { compareWithIndex } from './compare.ts';
+import { compareWithIndex } from './missing-chunks.ts';
 import { type BootState, type Log, otherSlot, type Slot, type SlotName, type SlotReader } from '../ports.ts';
 import type { StateFile, StateLoss } from '../state/state-file.ts';
 import { SlotIndexFile } from '../state/slot-index-file.ts';

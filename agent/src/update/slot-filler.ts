@@ -1,15 +1,14 @@
 import type { ChunkIndex } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { GatewayChunks } from '../install/gateway-chunks.ts';
 import type { SiteExchange } from '../peers/site-exchange.ts';
 import type { AgentClock, PeerFetch, Slot, SlotName, SlotWriter } from '../ports.ts';
 import { type Reporter, SOURCE_BANNED } from '../reports/reporter.ts';
 import type { StateFile } from '../state/state-file.ts';
 import type { StatusBoard } from '../state/status.ts';
+import { GatewayChunks } from '../upstream/gateway-chunks.ts';
 import type { Gateways } from '../upstream/gateways.ts';
 import type { Order } from './choose.ts';
-import { compareWithIndex, type MissingChunks } from './compare.ts';
-import { MissingPlaces } from './places.ts';
+import { compareWithIndex, type MissingChunks } from './missing-chunks.ts';
 import type { Release } from './releases.ts';
 import { locateSlot } from './slots.ts';
 
@@ -158,14 +157,13 @@ export class SlotFiller {
     const { index, indexSha256 } = release;
     const image = { id: Buffer.from(indexSha256, 'hex'), index };
     const held = await exchange.begin(target, image, at => !missing.has(at));
-    const places = new MissingPlaces(index, missing);
     let doneBytes = 0;
-    await exchange.fetch(image, places.firsts(), {
+    await exchange.fetch(image, missing.firsts(), {
       gateway: sources,
       concurrency: this.#deps.concurrency,
       signal,
       deliver: async (first, plain) => {
-        doneBytes += await write(fill, places.placesOf(first), plain, at => held?.add(at));
+        doneBytes += await write(fill, missing.placesOf(first), plain, at => held?.add(at));
         this.#showProgress(release.order, doneBytes, missing.lengthBytes);
       },
       onBan,
@@ -175,17 +173,18 @@ export class SlotFiller {
   async #fetchFromGateways(fill: Fill, sources: GatewayChunks): Promise<void> {
     const { release, missing, signal } = fill;
     const { index } = release;
-    const places = new MissingPlaces(index, missing);
+    const firsts = missing.firsts();
     const failure = new AbortController();
     const stop = AbortSignal.any([signal, failure.signal]);
     let doneBytes = 0;
     const work = async (): Promise<void> => {
       const into = Buffer.allocUnsafeSlow(index.sizes.maxBytes);
-      for (let first = places.take(); first !== undefined; first = places.take()) {
+      // The workers share one iterator.
+      for (const first of firsts) {
         stop.throwIfAborted();
         const lengthBytes = index.lengthOf(first);
         const chunk = await sources.get(index.idAt(first), { lengthBytes, into, signal: stop });
-        doneBytes += await write(fill, places.placesOf(first), chunk.plain());
+        doneBytes += await write(fill, missing.placesOf(first), chunk.plain());
         this.#showProgress(release.order, doneBytes, missing.lengthBytes);
       }
     };

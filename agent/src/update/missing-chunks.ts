@@ -2,25 +2,55 @@ import { createHash } from 'node:crypto';
 import { type ChunkIndex, sameChunkId } from '@sitecast/shared/content';
 import type { SlotReader } from '../ports.ts';
 
-/** The chunks of an image that a slot doesn't hold in their places. */
+/** The chunks of an image that a slot doesn't hold in their places, by their numbers in the index. */
 export class MissingChunks {
+  readonly #index: ChunkIndex;
   readonly #isMissing: Uint8Array;
-  count = 0;
-  lengthBytes = 0;
+  #count = 0;
+  #lengthBytes = 0;
 
-  constructor(chunks: number) {
-    this.#isMissing = new Uint8Array(chunks);
+  constructor(index: ChunkIndex) {
+    this.#index = index;
+    this.#isMissing = new Uint8Array(index.count);
+  }
+
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Of all of them together, in plain bytes. */
+  get lengthBytes(): number {
+    return this.#lengthBytes;
   }
 
   has(at: number): boolean {
     return this.#isMissing[at] === 1;
   }
 
-  add(at: number, lengthBytes: number): void {
+  add(at: number): void {
     if (this.has(at)) return;
     this.#isMissing[at] = 1;
-    this.count += 1;
-    this.lengthBytes += lengthBytes;
+    this.#count += 1;
+    this.#lengthBytes += this.#index.lengthOf(at);
+  }
+
+  /**
+   * What is to be fetched, in the image's order, each chunk id once: an image may repeat a chunk (runs of zeros). A chunk that was
+   * fetched is written to all of `placesOf`.
+   */
+  *firsts(): Generator<number> {
+    const isRepeated = new Uint8Array(this.#index.count);
+    for (let at = 0; at < this.#index.count; at += 1) {
+      if (!this.has(at) || isRepeated[at] === 1) continue;
+      for (const place of this.placesOf(at)) isRepeated[place] = 1;
+      yield at;
+    }
+  }
+
+  /** All missing places of a chunk that `firsts` gave. */
+  *placesOf(first: number): Generator<number> {
+    for (let at: number | undefined = first; at !== undefined; at = this.#index.nextSame(at))
+      if (this.has(at)) yield at;
   }
 }
 
@@ -37,17 +67,16 @@ export async function compareWithIndex(
     onProgress,
   }: { signal?: AbortSignal | undefined; onProgress?: ((doneBytes: number) => void) | undefined } = {},
 ): Promise<MissingChunks> {
-  const missing = new MissingChunks(index.count);
+  const missing = new MissingChunks(index);
   let isEnded = reader === undefined;
   let offset = 0;
   for (let at = 0; at < index.count; at += 1) {
     signal?.throwIfAborted();
     const end = index.endOf(at);
-    const lengthBytes = end - offset;
     const isRight =
-      !isEnded && reader !== undefined && (await holds(reader, index.idAt(at), offset, lengthBytes));
+      !isEnded && reader !== undefined && (await holds(reader, index.idAt(at), offset, end - offset));
     if (isRight === 'ended') isEnded = true;
-    if (isRight !== true) missing.add(at, lengthBytes);
+    if (isRight !== true) missing.add(at);
     onProgress?.(end);
     offset = end;
   }

@@ -6,7 +6,7 @@ import { type ChunkIndex, ChunkIndexBuilder, chunkIdOf, DEFAULT_CHUNK_SIZES } fr
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { FileSlot } from '../adapters/file-slot.ts';
 import type { SlotReader } from '../ports.ts';
-import { SlotChunks } from './slot-chunks.ts';
+import { SlotChunks } from './shared-slots.ts';
 
 const CHUNK_BYTES = 20_000;
 const plain = Array.from({ length: 50 }, () => randomBytes(CHUNK_BYTES));
