@@ -9,7 +9,7 @@ import {
   type OpenOptions,
   repairLevel,
 } from '@sitecast/shared/key-value';
-import { LEASE_MS } from '@sitecast/shared/fleet';
+import { LEASE_MS } from '@sitecast/shared/api';
 import { LEASES_CLOSED_KEY } from './devices/leases.ts';
 import type { Log } from '@sitecast/shared/log';
 

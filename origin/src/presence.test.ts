@@ -1,5 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import type { Presence } from '@sitecast/shared/fleet';
+import type { Presence } from '@sitecast/shared/api';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';

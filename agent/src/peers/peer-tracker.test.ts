@@ -1,5 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import type { PeerNotice } from '@sitecast/shared/fleet';
+import type { PeerNotice } from '@sitecast/shared/api';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { expect, it } from 'vitest';

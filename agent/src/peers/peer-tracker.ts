@@ -1,6 +1,6 @@
 import { sleep as sleepUntil } from '@sitecast/shared/async';
 import { SitecastError } from '@sitecast/shared/errors';
-import { namedPeersSchema, type PeerNotice } from '@sitecast/shared/fleet';
+import { namedPeersSchema, type PeerNotice } from '@sitecast/shared/api';
 import type { FoundPeer, Gateway } from '../ports.ts';
 import type { Gateways } from '../upstream/gateways.ts';
 

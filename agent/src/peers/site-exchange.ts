@@ -1,4 +1,4 @@
-import type { PeerNotice } from '@sitecast/shared/fleet';
+import type { PeerNotice } from '@sitecast/shared/api';
 import type { SlotRecord } from '../state/agent-state.ts';
 import type { HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers, Slot, SlotName } from '../ports.ts';
 import type { Gateways } from '../upstream/gateways.ts';

@@ -1,5 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { requireFleetKey, tellableAddresses } from '@sitecast/shared/fleet';
+import { tellableAddresses } from '@sitecast/shared/api';
+import { requireFleetKey } from '@sitecast/shared/fleet';
 import type { Identity } from '@sitecast/shared/identity';
 import type { FleetNode } from '@sitecast/shared/swarm';
 import pLimit from 'p-limit';

@@ -1,7 +1,8 @@
 import { join } from 'node:path';
 import { readFileBounded, writeFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { gatewayAddressesSchema, idSchema, siteSchema } from '@sitecast/shared/fleet';
+import { gatewayAddressesSchema } from '@sitecast/shared/api';
+import { idSchema, siteSchema } from '@sitecast/shared/fleet';
 import { z } from 'zod';
 import { type PeerBookStorage, type KnownGateway, MAX_KNOWN_GATEWAYS } from '../peer-gateways/peer-book.ts';
 

@@ -1,6 +1,6 @@
 import { lookup } from 'node:dns/promises';
 import { isIPv6 } from 'node:net';
-import type { SitePeer } from '@sitecast/shared/fleet';
+import type { SitePeer } from '@sitecast/shared/api';
 import type { Identity } from '@sitecast/shared/identity';
 import type * as swarmRoom from '@sitecast/shared/swarm';
 import type { ChunkServer, PeerLinks, SwarmNode } from '@sitecast/shared/swarm';

@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
-import { LEASE_MS, type RolloutsFile } from '@sitecast/shared/fleet';
+import { LEASE_MS } from '@sitecast/shared/api';
+import type { RolloutsFile } from '@sitecast/shared/fleet';
 import { assignmentFor } from '@sitecast/shared/fleet/testing';
 import type { KeyValueStore } from '@sitecast/shared/key-value';
 import { openTestDatabase, removeTemporaryDirectories, type TestDatabase } from '../testing/harness.ts';

@@ -1,11 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import {
-  type Assignment,
-  LEASE_MS,
-  MAX_LEASES_HELD_MS,
-  type Rollout,
-  type RolloutsFile,
-} from '@sitecast/shared/fleet';
+import { LEASE_MS, MAX_LEASES_HELD_MS } from '@sitecast/shared/api';
+import type { Assignment, Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import { type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import pLimit from 'p-limit';
 import { z } from 'zod';

@@ -5,7 +5,7 @@ import {
   type Presence,
   presenceSchema,
   TELL_EVERY_MS,
-} from '@sitecast/shared/fleet';
+} from '@sitecast/shared/api';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { beforeEach, expect, it } from 'vitest';

@@ -6,7 +6,7 @@ import {
   PRESENCE_PATH,
   presenceAnswerSchema,
   TELL_EVERY_MS,
-} from '@sitecast/shared/fleet';
+} from '@sitecast/shared/api';
 import { randomBytes } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import { Backoff, sleep, withJitter } from '@sitecast/shared/async';

@@ -1,6 +1,6 @@
 import type { ChunkIndex, ChunkStore } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
-import type { SitePeer } from '@sitecast/shared/fleet';
+import type { SitePeer } from '@sitecast/shared/api';
 
 /** What this gateway hands out over `/sitecast/chunks/1`, and to whom. */
 export interface ServingPorts {

@@ -1,4 +1,5 @@
-import type { Assignment, SitePeer } from '@sitecast/shared/fleet';
+import type { SitePeer } from '@sitecast/shared/api';
+import type { Assignment } from '@sitecast/shared/fleet';
 import { assignmentFor } from '@sitecast/shared/fleet/testing';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';

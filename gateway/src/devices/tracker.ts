@@ -1,6 +1,7 @@
 import { randomInt } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
-import { type Assignment, MAX_NAMED_PEERS, type PeerNotice, type SitePeer } from '@sitecast/shared/fleet';
+import { MAX_NAMED_PEERS, type PeerNotice, type SitePeer } from '@sitecast/shared/api';
+import type { Assignment } from '@sitecast/shared/fleet';
 import { LRUCache } from 'lru-cache';
 import { notYours } from '../reports/report-receiver.ts';
 

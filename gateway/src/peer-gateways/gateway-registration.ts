@@ -1,5 +1,5 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { type GatewayAddresses, type KnownGateways, knownGatewaysSchema } from '@sitecast/shared/fleet';
+import { type GatewayAddresses, type KnownGateways, knownGatewaysSchema } from '@sitecast/shared/api';
 import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
 import { TokenBucket } from '@sitecast/shared/bounded';

@@ -1,4 +1,4 @@
-import { MAX_GATEWAY_URLS } from '@sitecast/shared/fleet';
+import { MAX_GATEWAY_URLS } from '@sitecast/shared/api';
 import { expect, it } from 'vitest';
 import { lanUrls } from './lan-urls.ts';
 

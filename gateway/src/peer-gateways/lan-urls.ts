@@ -1,5 +1,5 @@
 import type { NetworkInterfaceInfo } from 'node:os';
-import { MAX_GATEWAY_URLS } from '@sitecast/shared/fleet';
+import { MAX_GATEWAY_URLS } from '@sitecast/shared/api';
 
 /**
  * URLs at which other machines reach this gateway, as far as it can know.

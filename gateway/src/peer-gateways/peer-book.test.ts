@@ -1,6 +1,6 @@
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS } from '@sitecast/shared/fleet';
+import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS } from '@sitecast/shared/api';
 import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterAll, expect, it } from 'vitest';

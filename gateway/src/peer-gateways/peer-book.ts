@@ -1,4 +1,4 @@
-import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS } from '@sitecast/shared/fleet';
+import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS } from '@sitecast/shared/api';
 
 /**
  * With so many connections, the origin and three others, a gateway dials no more. Others dial it as often on average, and that is enough

@@ -11,11 +11,10 @@ import {
   chunkPath,
   compressFrame,
 } from '@sitecast/shared/content';
+import { type Presence, presenceSchema } from '@sitecast/shared/api';
 import {
   type Assignment,
   formatJoinToken,
-  type Presence,
-  presenceSchema,
   type Report,
   type Rollout,
   readEnrolment,

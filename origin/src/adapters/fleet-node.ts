@@ -1,5 +1,6 @@
 import { join } from 'node:path';
-import { requireFleetKey, tellableAddresses } from '@sitecast/shared/fleet';
+import { tellableAddresses } from '@sitecast/shared/api';
+import { requireFleetKey } from '@sitecast/shared/fleet';
 import { Identity } from '@sitecast/shared/identity';
 import { metadataPath } from '@sitecast/shared/trust';
 import type { Registry } from '../fleet/registry.ts';

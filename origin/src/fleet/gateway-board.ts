@@ -1,4 +1,4 @@
-import { type GatewayAddresses, type KnownGateways, MAX_NAMED_GATEWAYS } from '@sitecast/shared/fleet';
+import { type GatewayAddresses, type KnownGateways, MAX_NAMED_GATEWAYS } from '@sitecast/shared/api';
 import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
 

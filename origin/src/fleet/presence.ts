@@ -1,11 +1,11 @@
-import type { PRESENCES } from '@sitecast/shared/api';
 import {
   LEASE_MS,
   MAX_LEASES_HELD_MS,
   type Presence,
   type PresenceAnswer,
+  type PRESENCES,
   TELL_EVERY_MS,
-} from '@sitecast/shared/fleet';
+} from '@sitecast/shared/api';
 import type { FleetStore } from './fleet-store.ts';
 import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';

@@ -1,4 +1,4 @@
-import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS, MAX_NAMED_GATEWAYS } from '@sitecast/shared/fleet';
+import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS, MAX_NAMED_GATEWAYS } from '@sitecast/shared/api';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { ADDRESSES_TTL_MS, GatewayBoard } from '../fleet/gateway-board.ts';

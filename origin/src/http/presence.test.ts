@@ -4,7 +4,7 @@ import {
   MAX_TOLD_TURNS,
   type Presence,
   TELL_EVERY_MS,
-} from '@sitecast/shared/fleet';
+} from '@sitecast/shared/api';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { FleetEvent } from '../events/events.ts';

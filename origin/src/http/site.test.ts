@@ -1,6 +1,5 @@
-import { MAX_PROGRESS_PER_REQUEST, MAX_SITE_BODY_BYTES } from '@sitecast/shared/api';
+import { MAX_PRESENCE_BODY_BYTES, MAX_PROGRESS_PER_REQUEST, MAX_SITE_BODY_BYTES } from '@sitecast/shared/api';
 import { createServer } from 'node:http';
-import { MAX_PRESENCE_BODY_BYTES } from '@sitecast/shared/fleet';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';

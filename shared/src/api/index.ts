@@ -1,4 +1,16 @@
 export {
+  type GatewayAddresses,
+  gatewayAddressesSchema,
+  type KnownGateways,
+  knownGatewaysSchema,
+  MAX_GATEWAY_ADDRESSES,
+  MAX_GATEWAY_URLS,
+  MAX_NAMED_GATEWAYS,
+  type NamedGateway,
+  namedGatewaySchema,
+  tellableAddresses,
+} from './gateway-addresses.ts';
+export {
   acceptRequestSchema,
   ANOMALY_KINDS,
   changedMemberSchema,
@@ -15,6 +27,20 @@ export {
   PRESENCES,
   turnSchema,
 } from './members.ts';
+export {
+  HEARD_FOR_MS,
+  LEASE_MS,
+  MAX_LEASES_HELD_MS,
+  MAX_PRESENCE_BODY_BYTES,
+  MAX_PRESENCE_IDS,
+  MAX_TOLD_TURNS,
+  type Presence,
+  type PresenceAnswer,
+  PRESENCE_PATH,
+  presenceAnswerSchema,
+  presenceSchema,
+  TELL_EVERY_MS,
+} from './presence.ts';
 export {
   auditPageSchema,
   changeResultSchema,
@@ -89,3 +115,10 @@ export {
   reportsAnswerSchema,
   reportsRequestSchema,
 } from './site.ts';
+export {
+  MAX_NAMED_PEERS,
+  namedPeersSchema,
+  type PeerNotice,
+  peerNoticeSchema,
+  type SitePeer,
+} from './site-peers.ts';

@@ -4,7 +4,6 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { assert, integer, property } from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { MAX_INDEX_CHUNKS } from '../content/index.ts';
 import { Identity, verifyById } from '../identity/index.ts';
 import { KeyPair } from '../signing/index.ts';
 import {
@@ -14,7 +13,6 @@ import {
   openAcknowledgement,
   openAssignment,
   parseJoinToken,
-  peerNoticeSchema,
   parseRollouts,
   type Rollout,
   rankOf,
@@ -110,24 +108,6 @@ describe("the origin's documents", () => {
     expect(() => openAssignment({ payload: '', payloadType: '', signatures: [] }, signers)).toThrow(
       expect.objectContaining({ code: 'SITECAST_DOCUMENT_MALFORMED' }),
     );
-  });
-});
-
-describe('what a device tells of the images that it holds', () => {
-  const { id } = new Identity(KeyPair.generate());
-  const peer = { id, addresses: [`/ip4/192.0.2.7/tcp/7403/p2p/${id}`] };
-  const isRead = (more: object) => peerNoticeSchema.safeParse({ peer, images: [], ...more }).success;
-
-  it('is at most eight of them, each with no more chunks than an index can have', () => {
-    const images = Array.from({ length: 8 }, (_, at) => String(at).repeat(64));
-    expect(isRead({ images, held: images.map(() => MAX_INDEX_CHUNKS) })).toBe(true);
-    expect(isRead({ images: [...images, '9'.repeat(64)] })).toBe(false);
-    expect(isRead({ images, held: Array.from({ length: 9 }, () => 1) })).toBe(false);
-    for (const wrong of [MAX_INDEX_CHUNKS + 1, -1, 1.5, '1']) expect(isRead({ held: [wrong] })).toBe(false);
-  });
-
-  it('may leave out how many chunks they are, as earlier agents do', () => {
-    expect(isRead({ images: ['a'.repeat(64)] })).toBe(true);
   });
 });
 

@@ -28,34 +28,8 @@ export {
   parseFleetKey,
   requireFleetKey,
 } from './fleet-key.ts';
-export {
-  type GatewayAddresses,
-  gatewayAddressesSchema,
-  type KnownGateways,
-  knownGatewaysSchema,
-  MAX_GATEWAY_ADDRESSES,
-  MAX_GATEWAY_URLS,
-  MAX_NAMED_GATEWAYS,
-  type NamedGateway,
-  namedGatewaySchema,
-  tellableAddresses,
-} from '../api/gateway-addresses.ts';
 export { formatJoinToken, type JoinToken, parseJoinToken } from './join-token.ts';
 export { readJoinToken } from './join-token-file.ts';
-export {
-  LEASE_MS,
-  MAX_LEASES_HELD_MS,
-  MAX_PRESENCE_BODY_BYTES,
-  HEARD_FOR_MS,
-  MAX_PRESENCE_IDS,
-  MAX_TOLD_TURNS,
-  type Presence,
-  type PresenceAnswer,
-  PRESENCE_PATH,
-  presenceAnswerSchema,
-  presenceSchema,
-  TELL_EVERY_MS,
-} from '../api/presence.ts';
 export {
   MAX_REPORT_WAIT_S,
   OVER_BUDGET,
@@ -93,11 +67,4 @@ export {
   serializeRollouts,
 } from './rollouts.ts';
 export { ShownAssignments } from './shown-assignments.ts';
-export {
-  MAX_NAMED_PEERS,
-  namedPeersSchema,
-  type PeerNotice,
-  peerNoticeSchema,
-  type SitePeer,
-} from '../api/site-peers.ts';
 export { isOpen, localTimeOf, MAX_WINDOW_CHARS, parseWindow } from './window.ts';

@@ -5,11 +5,12 @@ import {
   gatewayRejectedReportSchema,
   leaseAnswerSchema,
   leaseRequestSchema,
+  namedPeersSchema,
+  peerNoticeSchema,
   pendingAnswerSchema,
   reportsRequestSchema,
 } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
-import { namedPeersSchema, peerNoticeSchema } from '@sitecast/shared/fleet';
 import { isId } from '@sitecast/shared/identity';
 import { ASKER_HEADER, FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
 import type { AppDeps } from '../deps.ts';

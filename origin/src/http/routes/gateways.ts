@@ -1,7 +1,6 @@
 import { createRoute } from '@hono/zod-openapi';
-import { MAX_SITE_BODY_BYTES } from '@sitecast/shared/api';
+import { gatewayAddressesSchema, knownGatewaysSchema, MAX_SITE_BODY_BYTES } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
-import { gatewayAddressesSchema, knownGatewaysSchema } from '@sitecast/shared/fleet';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireMediaType } from '../guards.ts';

@@ -1,12 +1,12 @@
 import { createRoute } from '@hono/zod-openapi';
-import { fleetPresenceSchema } from '@sitecast/shared/api';
-import { SitecastError } from '@sitecast/shared/errors';
 import {
+  fleetPresenceSchema,
   MAX_PRESENCE_BODY_BYTES,
   PRESENCE_PATH,
   presenceAnswerSchema,
   presenceSchema,
-} from '@sitecast/shared/fleet';
+} from '@sitecast/shared/api';
+import { SitecastError } from '@sitecast/shared/errors';
 import type { Member } from '../../fleet/member.ts';
 import { firstOfEach, type ShownTurn, shownTurn } from '../../fleet/presence-view.ts';
 import type { OriginApp } from '../context.ts';
