@@ -3,27 +3,27 @@ import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
 import { type CommandResult, type RunningCommand, startSitecast } from './testing/command.ts';
 import type { Said, TestMember } from './testing/device.ts';
-import { FleetBed } from './testing/fleet.ts';
+import { FleetHarness } from './testing/fleet-harness.ts';
 
-let bed: FleetBed;
+let harness: FleetHarness;
 let server: RunningServer;
 beforeEach(async () => {
-  bed = await FleetBed.open(path => testDisk(path));
-  server = await listen(bed.origin.app, { host: '127.0.0.1', port: 0 });
+  harness = await FleetHarness.open(path => testDisk(path));
+  server = await listen(harness.origin.app, { host: '127.0.0.1', port: 0 });
 });
 afterEach(async () => {
   await server.close(0);
-  await bed.close();
+  await harness.close();
 });
 
 /** The command as an operator types it. */
 const begin = (...args: string[]): RunningCommand =>
-  startSitecast([...args, '--origin', server.url, '--token', bed.origin.adminToken]);
+  startSitecast([...args, '--origin', server.url, '--token', harness.origin.adminToken]);
 const sitecast = (...args: string[]): Promise<CommandResult> => begin(...args).done;
 
 const devices = async (count: number, site = 'north'): Promise<TestMember[]> => {
   const made: TestMember[] = [];
-  while (made.length < count) made.push(await bed.device(site));
+  while (made.length < count) made.push(await harness.device(site));
   return made;
 };
 
@@ -47,16 +47,16 @@ const FAILED: Said = { state: 'failed', reason: { code: 'healthFailed', message:
 
 /** Everybody whom the rollout has reached says so. */
 async function everybody(id: string, members: readonly TestMember[], said: Said): Promise<void> {
-  const status = await bed.call('GET', `/api/v1/rollouts/${id}`);
+  const status = await harness.call('GET', `/api/v1/rollouts/${id}`);
   const reached: { id: string }[] = Array.isArray(status.devices) ? status.devices : [];
   for (const member of members)
     if (reached.some(device => device.id === member.id)) await member.report(saying(id, said));
-  await bed.origin.rollouts.checkCompletion();
+  await harness.origin.rollouts.checkCompletion();
 }
 
 async function passHours(hours: number): Promise<void> {
-  bed.clock.passHours(hours);
-  await bed.origin.rollouts.reconcile();
+  harness.clock.passHours(hours);
+  await harness.origin.rollouts.reconcile();
 }
 
 describe('rollout status --watch', () => {
@@ -124,7 +124,7 @@ describe('rollout status --watch', () => {
     const members = await devices(5);
     const id = await start('--stages', '20,100', ...flags);
     await everybody(id, members, said);
-    if (act) await bed.call('POST', `/api/v1/rollouts/${id}/${act}`);
+    if (act) await harness.call('POST', `/api/v1/rollouts/${id}/${act}`);
     for (const flag of ['--watch', '--until-stage=2']) {
       const { exitCode, stderr } = await sitecast('rollout', 'status', id, flag);
       expect({ exitCode, stderr }).toEqual({ exitCode: 1, stderr: expect.stringContaining(text) });
@@ -173,7 +173,7 @@ describe('rollout status --watch', () => {
     await sitecast('rollout', 'pause', id);
     const watching = begin('rollout', 'status', id, '--watch');
     await watching.until('paused');
-    await bed.call('POST', `/api/v1/rollouts/${id}/resume`);
+    await harness.call('POST', `/api/v1/rollouts/${id}/resume`);
     await watching.until('active');
     await everybody(id, members, WELL);
     expect(await watching.done).toMatchObject({ exitCode: 0 });
@@ -192,10 +192,10 @@ describe('what a device says', () => {
     await device?.report(
       saying(id, { state: 'failed', reason, inventory: { 'cpu\nstate': EVIL, state: 'completed' } }),
     );
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
     const of = device?.id ?? '';
-    await bed.call('PATCH', `/api/v1/devices/${of}`, { tags: { ring: EVIL } });
-    await bed.call('POST', '/api/v1/tokens', { name: 'eve\u200b', role: 'viewer' });
+    await harness.call('PATCH', `/api/v1/devices/${of}`, { tags: { ring: EVIL } });
+    await harness.call('POST', '/api/v1/tokens', { name: 'eve\u200b', role: 'viewer' });
     const lines = async (...args: string[]): Promise<string[]> => {
       const { stdout, stderr } = await sitecast(...args);
       expect(stdout + stderr).not.toMatch(OBEYED);
@@ -215,7 +215,7 @@ describe('what a device says', () => {
     expect(show.indexOf('state        completed')).toBeGreaterThan(
       show.findIndex(line => /AS THE DEVICE SAYS/.test(line)),
     );
-    expect(await lines('audit')).toHaveLength(1 + bed.origin.audit.head.seq);
+    expect(await lines('audit')).toHaveLength(1 + harness.origin.audit.head.seq);
     expect(await lines('token', 'list')).toContainEqual(expect.stringContaining('eve\ufffd'));
     // A script gets what was said, and a terminal nothing to obey.
     const { stdout } = await sitecast('device', 'show', of, '--json');
@@ -226,8 +226,8 @@ describe('what a device says', () => {
 
 it('sitecast audit shows what was asked for, by whom, what, of what and when, and says where that is nothing', async () => {
   const [device] = await devices(1);
-  bed.clock.passHours(48);
-  await bed.call('POST', `/api/v1/devices/${device?.id ?? ''}/revoke`);
+  harness.clock.passHours(48);
+  await harness.call('POST', `/api/v1/devices/${device?.id ?? ''}/revoke`);
   const found = async (...args: string[]) => {
     const { exitCode, stdout } = await sitecast('audit', ...args, '--json');
     expect(exitCode).toBe(0);
@@ -241,7 +241,7 @@ it('sitecast audit shows what was asked for, by whom, what, of what and when, an
   expect(await found('--since', '2030-01-02', '--until', '2030-01-02')).toEqual([]);
   // The whole chain is checked, whatever of it is shown.
   expect(await found('--verify', '--action', 'device.revoke')).toEqual(['device.revoke']);
-  const { seq, hash } = bed.origin.audit.head;
+  const { seq, hash } = harness.origin.audit.head;
   expect(await sitecast('audit', '--verify')).toMatchObject({
     stdout: `the chain holds: ${seq} entries, end ${seq}:${hash}\n`,
     stderr: '',
@@ -287,20 +287,20 @@ describe('an empty list says what it is empty of', () => {
       'no device fits: nobody in the fleet has the site nroth (is it north?)\n',
     );
     expect(await said('--pending')).toBe('no device waits to be accepted\n');
-    const waiting = [bed.member(), bed.member(), bed.member()];
+    const waiting = [harness.member(), harness.member(), harness.member()];
     for (const member of waiting) await member.enrol();
     expect(await said('--pending', '--tag', 'ring=early')).toBe('no device of these waits to be accepted\n');
     const two = await sitecast('device', 'list', '--pending', '--limit', '2');
     expect(two.stdout.trimEnd().split('\n')).toHaveLength(3);
     expect(two.stderr).toContain('there are more than these 2');
     expect(await said('--pending', '--silent-for', '1h')).toContain('no device of these waits');
-    bed.clock.passHours(1);
+    harness.clock.passHours(1);
     expect((await said('--pending', '--silent-for', '1h')).trimEnd().split('\n')).toHaveLength(4);
   });
 
   it('and a site that comes to be by a slip is told', async () => {
     const [device] = await devices(1);
-    const accepted = bed.member();
+    const accepted = harness.member();
     await accepted.enrol();
     const slip = 'new in the fleet: the site nroth (is it north?)\n';
     expect((await sitecast('device', 'accept', accepted.id, '--site', 'nroth')).stderr).toBe(slip);
@@ -322,7 +322,7 @@ describe('what cannot be done', () => {
     expect(late).toMatchObject({ exitCode: 3 });
     expect(late.stderr).not.toContain('touches');
     await one?.report(saying(id, FAILED));
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
     const { exitCode, stderr } = await sitecast('rollout', 'resume', id);
     expect(exitCode).toBe(3);
     expect(stderr).toMatch(/FAILED WITH[^]*SITECAST_ACKNOWLEDGE_NEEDED/);

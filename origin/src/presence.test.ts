@@ -5,28 +5,28 @@ import { testDisk } from './adapters/disk/testing/test-disk.ts';
 import { listen, type RunningServer } from './adapters/http-server.ts';
 import { startSitecast } from './testing/command.ts';
 import type { TestMember } from './testing/device.ts';
-import { FleetBed } from './testing/fleet.ts';
+import { FleetHarness } from './testing/fleet-harness.ts';
 import { fetchPresence } from './cli/presence-view.ts';
 
-let bed: FleetBed;
+let harness: FleetHarness;
 let server: RunningServer;
 let north: TestMember;
 let south: TestMember;
 let released: TestMember;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => testDisk(path));
-  server = await listen(bed.origin.app, { host: '127.0.0.1', port: 0 });
-  north = await bed.gateway('north');
-  south = await bed.gateway('south');
-  released = await bed.gateway('west');
+  harness = await FleetHarness.open(path => testDisk(path));
+  server = await listen(harness.origin.app, { host: '127.0.0.1', port: 0 });
+  north = await harness.gateway('north');
+  south = await harness.gateway('south');
+  released = await harness.gateway('west');
 });
 afterAll(async () => {
   await server.close(0);
-  await bed.close();
+  await harness.close();
 });
 
 async function sitecast(...args: string[]): Promise<string> {
-  const flags = ['--origin', server.url, '--token', bed.origin.adminToken];
+  const flags = ['--origin', server.url, '--token', harness.origin.adminToken];
   const { exitCode, stdout, stderr } = await startSitecast([...args, ...flags]).done;
   expect({ exitCode, stderr }).toMatchObject({ exitCode: 0 });
   return stdout + stderr;
@@ -41,9 +41,9 @@ async function say(gateway: TestMember, seq: number, said: Partial<Presence>): P
 }
 
 it('shows who lives, who is silent, where nobody tells, and who holds up a site', async () => {
-  const [well, holder, waiter] = [await bed.device(), await bed.device(), await bed.device()];
-  const [far, quiet] = [await bed.device('west'), await bed.device('south')];
-  const { id } = await bed.startRollout();
+  const [well, holder, waiter] = [await harness.device(), await harness.device(), await harness.device()];
+  const [far, quiet] = [await harness.device('west'), await harness.device('south')];
+  const { id } = await harness.startRollout();
   const rollout = String(id);
   await waiter.sendReports(
     [await waiter.next({ state: 'waiting', rollout: { id: rollout, attempt: 1 } })],
@@ -53,7 +53,7 @@ it('shows who lives, who is silent, where nobody tells, and who holds up a site'
   const turns = [{ id: holder.id, product: 'camera', rollout, heldS: 12 * 60, leftS: 600 }];
   await say(north, 1, { heard: [well.id, holder.id, waiter.id], turns });
   await say(south, 1, {});
-  bed.clock.nowMs += 30_000;
+  harness.clock.nowMs += 30_000;
 
   let list = await sitecast('device', 'list');
   expect(lineOf(list, well.id)).toMatch(/ enrolled +- +now$/);
@@ -63,8 +63,8 @@ it('shows who lives, who is silent, where nobody tells, and who holds up a site'
   expect(await sitecast('device', 'show', well.id)).toContain(`now, by ${north.id}`);
   expect(await sitecast('device', 'show', far.id)).toContain('its last report counts');
   expect(await sitecast('gateway', 'show', released.id)).toContain('it does not tell whom it hears');
-  await bed.call('PATCH', `/api/v1/devices/${holder.id}`, { name: 'door-7' });
-  await bed.call('PATCH', `/api/v1/gateways/${south.id}`, { name: 'gate-2' });
+  await harness.call('PATCH', `/api/v1/devices/${holder.id}`, { name: 'door-7' });
+  await harness.call('PATCH', `/api/v1/gateways/${south.id}`, { name: 'gate-2' });
   const turn = 'site north: its turn is held by door-7 for 12 min 30 s; it ends in 9 min 30 s unless renewed';
   expect((await sitecast('gateway', 'show', north.id)).split('\n')).toContain(turn);
   expect((await sitecast('rollout', 'status', rollout)).split('\n')).toContain(turn);
@@ -74,12 +74,12 @@ it('shows who lives, who is silent, where nobody tells, and who holds up a site'
   expect(status).not.toContain('door-7');
 
   await say(north, 2, { gone: [{ id: holder.id, ageS: 300 }], turns });
-  bed.clock.nowMs += 80_000;
+  harness.clock.nowMs += 80_000;
   status = await sitecast('status');
-  const heldAt = new Date(bed.clock.nowMs - 380_000).toISOString();
+  const heldAt = new Date(harness.clock.nowMs - 380_000).toISOString();
   const stuck = `site north: its turn is held by door-7 for 13 min 20 s, not heard since ${heldAt}; it ends in 8 min 40 s unless renewed, or, where it is gone for good, with \`sitecast device revoke door-7\``;
   expect(status).toContain(`warning: ${stuck}\n`);
-  const saidAt = new Date(bed.clock.nowMs - 110_000).toISOString();
+  const saidAt = new Date(harness.clock.nowMs - 110_000).toISOString();
   expect(status).toContain(`warning: site south: gateway gate-2 is silent since ${saidAt}`);
   list = await sitecast('gateway', 'list');
   expect(lineOf(list, 'gate-2')).toContain(`enrolled, silent  ${saidAt}`);

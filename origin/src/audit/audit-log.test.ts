@@ -8,7 +8,7 @@ import { MAX_DETAILS_BYTES } from '../adapters/embedded/database.ts';
 import { openStores } from '../adapters/embedded/stores.ts';
 import type { TableStore, Write } from '../adapters/embedded/tables.ts';
 import { MAX_AUDIT_PAGE } from '../http/routes/audit.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MemoryTables } from '../testing/memory-tables.ts';
 import type { AuditLog } from './audit.ts';
 
@@ -150,49 +150,51 @@ describe('what is wanted of the audit log', () => {
 });
 
 describe('what operators do', () => {
-  let bed: FleetBed;
+  let harness: FleetHarness;
   beforeAll(async () => {
-    bed = await FleetBed.open(path => testDisk(path));
+    harness = await FleetHarness.open(path => testDisk(path));
   });
-  afterAll(() => bed.close());
+  afterAll(() => harness.close());
 
   async function recorded(act: () => Promise<unknown>) {
-    const { seq } = bed.origin.audit.head;
+    const { seq } = harness.origin.audit.head;
     await act();
-    const { entries } = await bed.origin.audit.find(seq, 100);
+    const { entries } = await harness.origin.audit.find(seq, 100);
     return entries.map(({ by, action, subject }) => `${by} ${action} ${subject}`);
   }
 
   it('is recorded: each change of the fleet, of tokens and of the repository', async () => {
-    const device = bed.member();
+    const device = harness.member();
     const path = `/api/v1/devices/${device.id}`;
     await device.enrol();
     const of = `device:${device.id}`;
-    expect(await recorded(() => bed.call('POST', `${path}/accept`, { site: 'north' }))).toEqual([
+    expect(await recorded(() => harness.call('POST', `${path}/accept`, { site: 'north' }))).toEqual([
       `test device.accept ${of}`,
     ]);
-    expect(await recorded(() => bed.call('PATCH', path, { tags: { ring: 'early' } }))).toEqual([
+    expect(await recorded(() => harness.call('PATCH', path, { tags: { ring: 'early' } }))).toEqual([
       `test device.change ${of}`,
     ]);
-    expect(await recorded(() => bed.call('POST', `${path}/revoke`))).toEqual([`test device.revoke ${of}`]);
-    expect(await recorded(() => bed.publishNext())).toEqual([
+    expect(await recorded(() => harness.call('POST', `${path}/revoke`))).toEqual([
+      `test device.revoke ${of}`,
+    ]);
+    expect(await recorded(() => harness.publishNext())).toEqual([
       expect.stringMatching(/^test release\.publish release:camera\//),
       'test product.change product:camera',
     ]);
-    expect(await recorded(() => bed.call('POST', '/api/v1/keys/timestamp/rotate'))).toEqual([
+    expect(await recorded(() => harness.call('POST', '/api/v1/keys/timestamp/rotate'))).toEqual([
       'test keys.rotate role:timestamp',
     ]);
     expect(
       await recorded(async () => {
-        const { id } = await bed.call('POST', '/api/v1/tokens', { name: 'ci', role: 'viewer' });
-        await bed.call('DELETE', `/api/v1/tokens/${String(id)}`);
+        const { id } = await harness.call('POST', '/api/v1/tokens', { name: 'ci', role: 'viewer' });
+        await harness.call('DELETE', `/api/v1/tokens/${String(id)}`);
       }),
     ).toEqual(['test token.create token:ci', 'test token.revoke token:ci']);
     expect(
       await recorded(async () => {
-        await bed.joinToken();
-        for (const { id } of bed.origin.fleet.joinTokens.list())
-          await bed.call('DELETE', `/api/v1/join-tokens/${id}`);
+        await harness.joinToken();
+        for (const { id } of harness.origin.fleet.joinTokens.list())
+          await harness.call('DELETE', `/api/v1/join-tokens/${id}`);
       }),
     ).toEqual([
       expect.stringMatching(/^test joinToken\.create joinToken:/),
@@ -201,13 +203,13 @@ describe('what operators do', () => {
   });
 
   it('and who came in with a join token is recorded: which, who made it, and through whom it came', async () => {
-    const [device, gateway] = [bed.member(), await bed.gateway('north')];
-    const token = await bed.joinToken({ uses: 2 });
-    const { seq } = bed.origin.audit.head;
+    const [device, gateway] = [harness.member(), await harness.gateway('north')];
+    const token = await harness.joinToken({ uses: 2 });
+    const { seq } = harness.origin.audit.head;
     expect(await recorded(() => device.enrol(token, {}, gateway))).toEqual([
       `origin device.enrol device:${device.id}`,
     ]);
-    const [entry] = (await bed.origin.audit.find(seq, 1)).entries;
+    const [entry] = (await harness.origin.audit.find(seq, 1)).entries;
     expect(entry?.details).toEqual({
       joinToken: parseJoinToken(token).pair.keyId,
       tokenBy: 'test',
@@ -218,74 +220,79 @@ describe('what operators do', () => {
     });
     // Whoever is in already, is refused or waits, has not come in.
     expect(await recorded(() => device.enrol(token))).toEqual([]);
-    expect(await recorded(() => bed.member().enrol(token, { product: 'toaster' }, gateway))).toHaveLength(1);
-    expect(await recorded(() => bed.member().enrol(token, {}, gateway))).toEqual([]);
-    expect(await recorded(() => bed.member().enrol())).toEqual([]);
+    expect(await recorded(() => harness.member().enrol(token, { product: 'toaster' }, gateway))).toHaveLength(
+      1,
+    );
+    expect(await recorded(() => harness.member().enrol(token, {}, gateway))).toEqual([]);
+    expect(await recorded(() => harness.member().enrol())).toEqual([]);
   });
 
   it('lets nobody in whose coming can’t be recorded, and keeps the use of the token', async () => {
-    const token = await bed.joinToken({ site: 'north' });
-    const device = bed.member();
-    const commit = bed.store.commit.bind(bed.store);
-    bed.store.commit = writes =>
+    const token = await harness.joinToken({ site: 'north' });
+    const device = harness.member();
+    const commit = harness.store.commit.bind(harness.store);
+    harness.store.commit = writes =>
       writes.some(({ table }) => table === 'audit') ? Promise.reject(new Error('disk full')) : commit(writes);
     expect(await device.enrol(token)).toMatchObject({ status: 500 });
-    bed.store.commit = commit;
-    expect(bed.origin.fleet.registry.member(device.id)).toBeUndefined();
+    harness.store.commit = commit;
+    expect(harness.origin.fleet.registry.member(device.id)).toBeUndefined();
     expect(await device.enrol(token)).toMatchObject({ status: 200 });
   });
 
   it('isn’t recorded where nothing was done', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     const path = `/api/v1/devices/${device.id}`;
     const nothing = await recorded(async () => {
-      await bed.call('PATCH', path, { site: 'north' });
-      await bed.call('PATCH', path, { quarantined: false });
-      await bed.call('POST', `/api/v1/gateways/${device.id}/revoke`);
-      await bed.call('POST', '/api/v1/tokens', { name: 'origin', role: 'admin' });
-      await bed.call('POST', '/api/v1/changes', {});
+      await harness.call('PATCH', path, { site: 'north' });
+      await harness.call('PATCH', path, { quarantined: false });
+      await harness.call('POST', `/api/v1/gateways/${device.id}/revoke`);
+      await harness.call('POST', '/api/v1/tokens', { name: 'origin', role: 'admin' });
+      await harness.call('POST', '/api/v1/changes', {});
     });
     expect(nothing).toEqual([]);
   });
 
   it('isn’t done where it can’t be recorded', async () => {
-    const device = await bed.device();
-    const { registry } = bed.origin.fleet;
-    const commit = bed.store.commit.bind(bed.store);
-    bed.store.commit = writes =>
+    const device = await harness.device();
+    const { registry } = harness.origin.fleet;
+    const commit = harness.store.commit.bind(harness.store);
+    harness.store.commit = writes =>
       writes.some(({ table }) => table === 'audit') ? Promise.reject(new Error('disk full')) : commit(writes);
-    const answer = await bed.call('POST', `/api/v1/devices/${device.id}/revoke`);
-    bed.store.commit = commit;
+    const answer = await harness.call('POST', `/api/v1/devices/${device.id}/revoke`);
+    harness.store.commit = commit;
     expect(answer).toMatchObject({ httpStatus: 500 });
     expect(registry.activeMember(device.id)).toBeDefined();
   });
 
   it('shows who altered the database behind the origin’s back', async () => {
-    const [key] = await firstOf(bed.store.entries('audit', { isReversed: true, limit: 1 }));
-    const before = await bed.store.get('audit', key);
+    const [key] = await firstOf(harness.store.entries('audit', { isReversed: true, limit: 1 }));
+    const before = await harness.store.get('audit', key);
     const read = async () => {
       const { entries, head } = pageSchema.parse(
-        await bed.call('GET', `/api/v1/audit?limit=${MAX_AUDIT_PAGE}`),
+        await harness.call('GET', `/api/v1/audit?limit=${MAX_AUDIT_PAGE}`),
       );
       const check = new AuditChainCheck();
       for (const entry of entries) check.take(entry);
       check.end(head);
     };
     await read();
-    const { seq } = bed.origin.audit.head;
-    await bed.store.commit([{ table: 'audit', key, value: { ...Object(before), by: 'eve' } }]);
+    const { seq } = harness.origin.audit.head;
+    await harness.store.commit([{ table: 'audit', key, value: { ...Object(before), by: 'eve' } }]);
     await expect(read()).rejects.toMatchObject({ code: 'SITECAST_AUDIT_BROKEN', data: { seq } });
-    await bed.store.commit([{ table: 'audit', key, value: undefined }]);
+    await harness.store.commit([{ table: 'audit', key, value: undefined }]);
     await expect(read()).rejects.toMatchObject({ code: 'SITECAST_AUDIT_BROKEN', data: { seq } });
-    await bed.store.commit([{ table: 'audit', key, value: before }]);
+    await harness.store.commit([{ table: 'audit', key, value: before }]);
     await read();
   });
 
   it('is read page by page, by operators alone', async () => {
-    const { head } = bed.origin.audit;
-    const page = await bed.call('GET', `/api/v1/audit?after=${head.seq - 2}&limit=1`);
+    const { head } = harness.origin.audit;
+    const page = await harness.call('GET', `/api/v1/audit?after=${head.seq - 2}&limit=1`);
     expect(page).toMatchObject({ entries: [{ seq: head.seq - 1 }], head });
-    const wanted = await bed.call('GET', '/api/v1/audit?by=origin&action=device&since=2030-01-01T00:00:00Z');
+    const wanted = await harness.call(
+      'GET',
+      '/api/v1/audit?by=origin&action=device&since=2030-01-01T00:00:00Z',
+    );
     expect(wanted).toMatchObject({ after: head.seq, head });
     expect(wanted.entries).not.toEqual([]);
     expect(wanted.entries).toEqual(expect.not.arrayContaining([expect.objectContaining({ by: 'test' })]));
@@ -297,6 +304,6 @@ describe('what operators do', () => {
       'after=-1',
       'after=x',
     ])
-      expect(await bed.call('GET', `/api/v1/audit?${query}`)).toMatchObject({ httpStatus: 400 });
+      expect(await harness.call('GET', `/api/v1/audit?${query}`)).toMatchObject({ httpStatus: 400 });
   });
 });

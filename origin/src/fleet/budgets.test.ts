@@ -4,27 +4,27 @@ import type { Envelope } from '@sitecast/shared/identity';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MAX_KEPT_BYTES } from './kept-reports.ts';
 
 // What one device takes of the origin, and that it costs nobody else anything.
 
 const TOTAL_BYTES = 1_500_000;
 
-let bed: FleetBed;
+let harness: FleetHarness;
 beforeAll(async () => {
   const disks = (path: string) => ({
     ...testDisk(path),
     maxReportBytes: TOTAL_BYTES,
   });
-  bed = await FleetBed.open(disks);
+  harness = await FleetHarness.open(disks);
 });
-afterAll(() => bed.close());
+afterAll(() => harness.close());
 
 const OVER = 'SITECAST_REPORTS_OVER_BUDGET';
 const ends = (answer: Answer) =>
-  acknowledgementsIn(answer, bed.signers).map(({ epoch, seq }) => ({ epoch, seq }));
-const show = (device: TestMember) => bed.call('GET', `/api/v1/devices/${device.id}`);
+  acknowledgementsIn(answer, harness.signers).map(({ epoch, seq }) => ({ epoch, seq }));
+const show = (device: TestMember) => harness.call('GET', `/api/v1/devices/${device.id}`);
 
 /** Reports of about 54 KB each, as agents of the first release may sign them. */
 async function bigs(device: TestMember, count: number, said: Partial<Report> = {}): Promise<Envelope[]> {
@@ -41,7 +41,7 @@ const bytesOf = (key: string, value: unknown): number =>
 /** What the database holds of a device. */
 async function stored(device: TestMember): Promise<{ reports: number; bytes: number }> {
   const found = { reports: 0, bytes: 0 };
-  for await (const [key, value] of bed.store.entries('report', { prefix: `${device.id}!` })) {
+  for await (const [key, value] of harness.store.entries('report', { prefix: `${device.id}!` })) {
     found.reports += 1;
     found.bytes += bytesOf(key, value);
   }
@@ -55,13 +55,13 @@ async function sendAll(device: TestMember, reports: readonly Envelope[], by?: Te
     const answer = await device.sendReports(left.slice(0, 12), by);
     const later = Array.isArray(answer.body.rejected) ? answer.body.rejected.length : 0;
     left = answer.status === 429 ? left : left.slice(Math.min(12, left.length) - later);
-    if (later > 0 || answer.status === 429) bed.clock.passHours(1);
+    if (later > 0 || answer.status === 429) harness.clock.passHours(1);
     if (hours > 100) throw new Error('it never ends');
   }
 }
 
 it("a flood is put off from where its device has sent enough; others aren't, and nothing looks odd about it", async () => {
-  const [device, other, gateway] = [await bed.device(), await bed.device(), await bed.gateway()];
+  const [device, other, gateway] = [await harness.device(), await harness.device(), await harness.gateway()];
   const reports = await bigs(device, 14);
   const fitting = Math.floor((2 * REPORT_RATE.burst) / Buffer.byteLength(JSON.stringify(reports[0])));
   const answer = await gateway.sendReports([...reports, await other.next()]);
@@ -88,15 +88,15 @@ it("a flood is put off from where its device has sent enough; others aren't, and
   expect(refused).toMatchObject({ status: 429, body: { code: OVER } });
   expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(60);
   expect(await show(device)).toMatchObject({ anomalies: [], chains: [{ seq: fitting }] });
-  bed.clock.passHours(1);
+  harness.clock.passHours(1);
   expect(ends(await device.sendReports(reports.slice(fitting)))).toMatchObject([{ seq: fitting + 1 }]);
-  const metrics = await (await bed.ask('/metrics')).text();
+  const metrics = await (await harness.ask('/metrics')).text();
   expect(metrics).toMatch(/sitecast_reports_over_budget_total \d+/);
 });
 
 it('the oldest make way for newer ones, in bytes; rollouts and the chain lose nothing by it', async () => {
-  const device = await bed.device();
-  const rollout = { id: String((await bed.startRollout()).id), attempt: 1 };
+  const device = await harness.device();
+  const rollout = { id: String((await harness.startRollout()).id), attempt: 1 };
   const release = { counter: 1, version: '1.0.0' };
   await device.report({ state: 'failed', rollout, release, reason: { code: 'healthFailed', message: 'no' } });
   const { epoch } = device;
@@ -114,9 +114,11 @@ it('the oldest make way for newer ones, in bytes; rollouts and the chain lose no
     ],
     reports: { length: kept.reports },
   });
-  expect(await bed.call('GET', `/api/v1/rollouts/${rollout.id}`)).toMatchObject({ counts: { failed: 1 } });
+  expect(await harness.call('GET', `/api/v1/rollouts/${rollout.id}`)).toMatchObject({
+    counts: { failed: 1 },
+  });
   // The chain goes on, and its acknowledgement says so, after a restart as well.
-  await bed.restart();
+  await harness.restart();
   expect(ends(await device.report())).toEqual([{ epoch: device.epoch, seq: 9 }]);
   expect(await stored(device)).toMatchObject({ reports: kept.reports + 1 });
   // So much for the oldest chain of nine.
@@ -129,64 +131,66 @@ it('the oldest make way for newer ones, in bytes; rollouts and the chain lose no
 });
 
 it('what a damaged database has lost is noticed where it is cut, and costs no other report', async () => {
-  const device = await bed.device();
+  const device = await harness.device();
   await sendAll(device, await bigs(device, 4));
   const lost: string[] = [];
-  for await (const [key] of bed.store.entries('report', { prefix: `${device.id}!` })) lost.push(key);
-  await bed.store.commit(lost.slice(0, 3).map(key => ({ table: 'report', key, value: undefined })));
+  for await (const [key] of harness.store.entries('report', { prefix: `${device.id}!` })) lost.push(key);
+  await harness.store.commit(lost.slice(0, 3).map(key => ({ table: 'report', key, value: undefined })));
   await sendAll(device, await bigs(device, 1));
   expect(await show(device)).toMatchObject({ kept: { ...(await stored(device)), reports: 2, dropped: 0 } });
 });
 
 it('what an earlier version kept is counted, and cut, before anything comes and when something does', async () => {
-  const [device, silent] = [await bed.device(), await bed.device()];
+  const [device, silent] = [await harness.device(), await harness.device()];
   for (const one of [device, silent]) {
     await one.report();
     const [legacy] = await bigs(one, 1);
-    const { kept: _, ...status } = bed.origin.fleet.registry.status(one.id) ?? {};
+    const { kept: _, ...status } = harness.origin.fleet.registry.status(one.id) ?? {};
     const value = { envelope: legacy, sha256: 'f'.repeat(64), receivedAt: '2026-01-01T00:00:00.000Z' };
     const writes = Array.from({ length: 20 }, (_, at) => ({
       table: 'report' as const,
       key: `${one.id}!${one.epoch}!${String(at + 2).padStart(16, '0')}`,
       value,
     }));
-    await bed.store.commit([
+    await harness.store.commit([
       ...writes,
       {
         table: 'status',
         key: one.id,
         value: {
           ...status,
-          chains: [{ ...bed.origin.fleet.registry.status(one.id)?.chains[0], seq: 21, head: 'f'.repeat(64) }],
+          chains: [
+            { ...harness.origin.fleet.registry.status(one.id)?.chains[0], seq: 21, head: 'f'.repeat(64) },
+          ],
         },
       },
     ]);
   }
-  await bed.restart();
+  await harness.restart();
   expect((await stored(device)).bytes).toBeGreaterThan(10 ** 6);
   device.beginChain();
   await device.report();
   expect((await stored(device)).bytes).toBeLessThanOrEqual(MAX_KEPT_BYTES);
-  await bed.origin.fleet.intake.tidy();
+  await harness.origin.fleet.intake.tidy();
   expect((await stored(silent)).bytes).toBeLessThanOrEqual(MAX_KEPT_BYTES);
   expect(await show(silent)).toMatchObject({ kept: await stored(silent) });
 });
 
 it('all together keep to a total: who has the most loses the oldest, and whoever has little loses nothing', async () => {
-  const small = await bed.device();
+  const small = await harness.device();
   await small.sendReports([await small.next(), await small.next()]);
-  const many = await Promise.all(Array.from({ length: 8 }, () => bed.device()));
+  const many = await Promise.all(Array.from({ length: 8 }, () => harness.device()));
   for (const device of many) await sendAll(device, await bigs(device, 4));
   const total = async () => {
-    const { reports } = await bed.call('GET', '/api/v1/repository');
+    const { reports } = await harness.call('GET', '/api/v1/repository');
     return Number(Object(reports).keptBytes);
   };
   expect(await total()).toBeGreaterThan(TOTAL_BYTES);
-  await bed.origin.fleet.intake.tidy();
+  await harness.origin.fleet.intake.tidy();
   expect(await total()).toBeLessThanOrEqual(TOTAL_BYTES);
   expect(await stored(small)).toMatchObject({ reports: 2 });
   for (const device of many) expect((await stored(device)).reports).toBeGreaterThan(0);
   let bytes = 0;
-  for await (const [key, value] of bed.store.entries('report')) bytes += bytesOf(key, value);
+  for await (const [key, value] of harness.store.entries('report')) bytes += bytesOf(key, value);
   expect(bytes).toBe(await total());
 });

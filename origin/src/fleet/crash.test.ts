@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import { Breaker, ProcessDied } from '../adapters/disk/testing/failing-disk.ts';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MemoryTables } from '../testing/memory-tables.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import type { TableStore, Range, Table, Write } from '../adapters/embedded/tables.ts';
@@ -43,18 +43,18 @@ class DyingFleet implements TableStore {
   }
 }
 
-let bed: FleetBed;
+let harness: FleetHarness;
 let before: MemoryTables;
 beforeEach(async () => {
   before = new MemoryTables();
-  bed = await FleetBed.open(path => testDisk(path), before);
+  harness = await FleetHarness.open(path => testDisk(path), before);
 });
-afterEach(() => bed.close());
+afterEach(() => harness.close());
 
 /** The state so far, on a disk and in a store of its own. */
 function copy(): { path: string; store: MemoryTables } {
   const path = mkdtempSync(join(root, 'run-'));
-  cpSync(bed.path, path, { recursive: true });
+  cpSync(harness.path, path, { recursive: true });
   return { path, store: before.copy() };
 }
 
@@ -74,7 +74,7 @@ async function dieEverywhere(
     const origin = await openTestOrigin({
       ...testDisk(path, breaker),
       store: new DyingFleet(store, breaker),
-      now: bed.clock.now,
+      now: harness.clock.now,
     });
     breaker.arm(dieAt);
     await act(origin, member => member.at((at, init) => origin.app.request(at, init)));
@@ -83,7 +83,7 @@ async function dieEverywhere(
     const next = await openTestOrigin({
       ...testDisk(path),
       store,
-      now: bed.clock.now,
+      now: harness.clock.now,
     });
     await examine(next, dieAt);
     await next.close();
@@ -95,8 +95,8 @@ const onto = (origin: TestOrigin, member: TestMember) =>
   member.at((path, init) => origin.app.request(path, init));
 
 it('counts a join token once and lets its holder in, wherever enrolment is cut off', async () => {
-  const token = await bed.joinToken({ site: 'north' });
-  const [device, other] = [bed.member(), bed.member()];
+  const token = await harness.joinToken({ site: 'north' });
+  const [device, other] = [harness.member(), harness.member()];
   const envelope = await device.sealEnrolment(token);
   const died = await dieEverywhere(
     (_origin, at) => at(device).post('/site/v1/enrolments', { envelope }),
@@ -114,8 +114,8 @@ it('counts a join token once and lets its holder in, wherever enrolment is cut o
 });
 
 it('takes reports exactly once and acknowledges none that it doesn’t have, wherever it is cut off', async () => {
-  const [gateway, device] = [await bed.gateway(), await bed.device()];
-  const rollout = await bed.startRollout();
+  const [gateway, device] = [await harness.gateway(), await harness.device()];
+  const rollout = await harness.startRollout();
   const said = { rollout: { id: String(rollout.id), attempt: 1 }, state: 'downloading' as const };
   const reports = [await device.next(said), await device.next(said), await device.next(said)];
   let answered: number | undefined;
@@ -138,7 +138,7 @@ it('takes reports exactly once and acknowledges none that it doesn’t have, whe
 });
 
 it('starts a rollout all or nothing, wherever it is cut off', async () => {
-  await bed.device();
+  await harness.device();
   const ends = { begun: 0, not: 0 };
   const died = await dieEverywhere(
     origin => start(origin),
@@ -163,7 +163,7 @@ it('starts a rollout all or nothing, wherever it is cut off', async () => {
 });
 
 it('aborts a rollout, and what it remembers of it agrees with what is published, wherever it is cut off', async () => {
-  const { id } = await bed.startRollout();
+  const { id } = await harness.startRollout();
   await dieEverywhere(
     async origin => await post(origin, `/api/v1/rollouts/${String(id)}/abort`),
     async origin => {
@@ -178,9 +178,9 @@ it('aborts a rollout, and what it remembers of it agrees with what is published,
 });
 
 it('begins a stage with the whole of its cohort or not at all, wherever it is cut off', async () => {
-  for (let count = 0; count < 10; count += 1) await bed.device();
+  for (let count = 0; count < 10; count += 1) await harness.device();
   const stages = [{ basisPoints: 1000 }, { basisPoints: 5000 }, { basisPoints: 10_000 }];
-  const { id } = await bed.startRollout({ allAtOnce: false, stages });
+  const { id } = await harness.startRollout({ allAtOnce: false, stages });
   const ends = new Set<number>();
   const died = await dieEverywhere(
     origin => post(origin, `/api/v1/rollouts/${String(id)}/advance`, { target: 1 }),
@@ -208,12 +208,12 @@ it('begins a stage with the whole of its cohort or not at all, wherever it is cu
 });
 
 it('completes a rollout that makes way, or sends one back that has ended, together with its order or not at all', async () => {
-  const device = await bed.device();
-  const { id } = await bed.startRollout({ soakMs: 3_600_000 });
+  const device = await harness.device();
+  const { id } = await harness.startRollout({ soakMs: 3_600_000 });
   const release = { counter: 1, version: '1.0.0' };
   const rollout = { id: String(id), attempt: 1 };
   await device.report({ state: 'completed', release, booted: { slot: 'B', release }, rollout });
-  await bed.origin.rollouts.checkCompletion();
+  await harness.origin.rollouts.checkCompletion();
   const died = await dieEverywhere(
     origin => start(origin),
     async origin => {
@@ -229,7 +229,7 @@ it('completes a rollout that makes way, or sends one back that has ended, togeth
   );
   expect(died).toBeGreaterThan(15);
 
-  await bed.call('POST', `/api/v1/rollouts/${String(id)}/complete`);
+  await harness.call('POST', `/api/v1/rollouts/${String(id)}/complete`);
   await dieEverywhere(
     origin => post(origin, `/api/v1/rollouts/${String(id)}/rollback`),
     async origin => {
@@ -243,8 +243,8 @@ it('completes a rollout that makes way, or sends one back that has ended, togeth
 });
 
 it('stops a rollout that failed, if not before it died then at its next start', async () => {
-  const [device] = [await bed.device(), await bed.device()];
-  const rollout = await bed.startRollout();
+  const [device] = [await harness.device(), await harness.device()];
+  const rollout = await harness.startRollout();
   const reason = { code: 'healthFailed', message: '' };
   const failure = await device.next({
     rollout: { id: String(rollout.id), attempt: 1 },
@@ -270,7 +270,7 @@ it('stops a rollout that failed, if not before it died then at its next start', 
 });
 
 it('refuses whom it said it revoked, and publishes that, wherever it is cut off', async () => {
-  const device = await bed.device();
+  const device = await harness.device();
   let answered = 0;
   await dieEverywhere(
     async origin => {

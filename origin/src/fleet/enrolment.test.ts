@@ -3,19 +3,19 @@ import { withOnlineDelegatedKey } from '@sitecast/shared/signing';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { assignmentIn } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MAX_PENDING_DIRECT, MAX_PENDING_RELAYED, PENDING_TTL_MS, PendingMembers } from './pending.ts';
 
-let bed: FleetBed;
+let harness: FleetHarness;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => testDisk(path));
+  harness = await FleetHarness.open(path => testDisk(path));
 });
-afterAll(() => bed.close());
+afterAll(() => harness.close());
 
 const refusal = (status: number, code: string) => ({ status, body: expect.objectContaining({ code }) });
 
 async function used(token: string): Promise<unknown> {
-  const { joinTokens } = await bed.call('GET', '/api/v1/join-tokens');
+  const { joinTokens } = await harness.call('GET', '/api/v1/join-tokens');
   const { keyId } = parseJoinToken(token).pair;
   if (!Array.isArray(joinTokens)) throw new Error('no list');
   return joinTokens.find(({ id }: { id: string }) => id === keyId)?.used;
@@ -23,10 +23,10 @@ async function used(token: string): Promise<unknown> {
 
 describe('a join token', () => {
   it('lets a device in through its gateway, whose site becomes the device’s', async () => {
-    const gateway = await bed.gateway('south');
-    const device = bed.member();
-    const answer = await device.enrol(await bed.joinToken(), {}, gateway);
-    expect(assignmentIn(answer, bed.signers)).toMatchObject({
+    const gateway = await harness.gateway('south');
+    const device = harness.member();
+    const answer = await device.enrol(await harness.joinToken(), {}, gateway);
+    expect(assignmentIn(answer, harness.signers)).toMatchObject({
       id: device.id,
       kind: 'device',
       product: 'camera',
@@ -39,14 +39,18 @@ describe('a join token', () => {
   });
 
   it('may name the site, which then counts more than where the device shows up', async () => {
-    const device = bed.member();
-    const answer = await device.enrol(await bed.joinToken({ site: 'east' }), {}, await bed.gateway('south'));
-    expect(assignmentIn(answer, bed.signers).site).toBe('east');
+    const device = harness.member();
+    const answer = await device.enrol(
+      await harness.joinToken({ site: 'east' }),
+      {},
+      await harness.gateway('south'),
+    );
+    expect(assignmentIn(answer, harness.signers).site).toBe('east');
   });
 
   it('is used once by one device however often its request comes, and never beyond its uses', async () => {
-    const token = await bed.joinToken({ uses: 2, site: 'north' });
-    const [first, second, third] = [bed.member(), bed.member(), bed.member()];
+    const token = await harness.joinToken({ uses: 2, site: 'north' });
+    const [first, second, third] = [harness.member(), harness.member(), harness.member()];
     const envelope = await first.sealEnrolment(token);
     const answers = await Promise.all(
       Array.from({ length: 5 }, () => first.post('/site/v1/enrolments', { envelope })),
@@ -60,33 +64,33 @@ describe('a join token', () => {
   });
 
   it('lets as many in as it says when they come all at once', async () => {
-    const token = await bed.joinToken({ uses: 3, site: 'north' });
-    const answers = await Promise.all(Array.from({ length: 8 }, () => bed.member().enrol(token)));
+    const token = await harness.joinToken({ uses: 3, site: 'north' });
+    const answers = await Promise.all(Array.from({ length: 8 }, () => harness.member().enrol(token)));
     expect(answers.filter(({ status }) => status === 200)).toHaveLength(3);
     expect(await used(token)).toBe(3);
   });
 
   it('isn’t used by those who couldn’t be written down', async () => {
-    const token = await bed.joinToken({ uses: 3, site: 'north' });
-    const devices = [bed.member(), bed.member()];
-    const commit = bed.store.commit.bind(bed.store);
-    bed.store.commit = () => Promise.reject(new Error('disk full'));
+    const token = await harness.joinToken({ uses: 3, site: 'north' });
+    const devices = [harness.member(), harness.member()];
+    const commit = harness.store.commit.bind(harness.store);
+    harness.store.commit = () => Promise.reject(new Error('disk full'));
     for (const answer of await Promise.all(devices.map(device => device.enrol(token))))
       expect(answer).toMatchObject({ status: 500 });
-    bed.store.commit = commit;
+    harness.store.commit = commit;
     expect(await used(token)).toBe(0);
-    expect(bed.origin.fleet.registry.member(devices[0]?.id ?? '')).toBeUndefined();
+    expect(harness.origin.fleet.registry.member(devices[0]?.id ?? '')).toBeUndefined();
     for (const device of devices) expect(await device.enrol(token)).toMatchObject({ status: 200 });
     expect(await used(token)).toBe(2);
   });
 
   it('that is deleted while somebody comes in with it stays deleted', async () => {
-    const token = await bed.joinToken({ uses: 9, site: 'north' });
+    const token = await harness.joinToken({ uses: 9, site: 'north' });
     const { keyId } = parseJoinToken(token).pair;
-    const gone = bed.call('DELETE', `/api/v1/join-tokens/${keyId}`);
-    await Promise.all([bed.member().enrol(token), gone, bed.member().enrol(token)]);
+    const gone = harness.call('DELETE', `/api/v1/join-tokens/${keyId}`);
+    await Promise.all([harness.member().enrol(token), gone, harness.member().enrol(token)]);
     expect(await used(token)).toBeUndefined();
-    expect(await bed.store.get('joinToken', keyId)).toBeUndefined();
+    expect(await harness.store.get('joinToken', keyId)).toBeUndefined();
   });
 
   it.each([
@@ -94,43 +98,43 @@ describe('a join token', () => {
     ['hardware', { hardware: 'rpi5' }],
     ['kind', { kind: 'gateway' }],
   ])('for another %s is refused, and not used', async (_what, bound) => {
-    const token = await bed.joinToken({ site: 'north', ...bound });
-    expect(await bed.member().enrol(token)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_MISMATCH'));
+    const token = await harness.joinToken({ site: 'north', ...bound });
+    expect(await harness.member().enrol(token)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_MISMATCH'));
     expect(await used(token)).toBe(0);
   });
 
   it('of a gateway is bound to its site', async () => {
-    const token = await bed.joinToken({ kind: 'gateway', site: 'north', uses: 2 });
-    const [right, wrong] = [bed.member('gateway'), bed.member('gateway')];
+    const token = await harness.joinToken({ kind: 'gateway', site: 'north', uses: 2 });
+    const [right, wrong] = [harness.member('gateway'), harness.member('gateway')];
     expect(await wrong.enrol(token, { site: 'south' })).toMatchObject(
       refusal(403, 'SITECAST_JOIN_TOKEN_MISMATCH'),
     );
-    expect(assignmentIn(await right.enrol(token), bed.signers).site).toBe('north');
+    expect(assignmentIn(await right.enrol(token), harness.signers).site).toBe('north');
   });
 
   it('is worth nothing once it has expired, or was deleted, or was never made', async () => {
-    const expired = await bed.joinToken({ site: 'north' });
-    const deleted = await bed.joinToken({ site: 'north', expiresAt: '2031-01-01T00:00:00Z' });
+    const expired = await harness.joinToken({ site: 'north' });
+    const deleted = await harness.joinToken({ site: 'north', expiresAt: '2031-01-01T00:00:00Z' });
     const { keyId } = parseJoinToken(deleted).pair;
-    expect(await bed.call('DELETE', `/api/v1/join-tokens/${keyId}`)).toMatchObject({ httpStatus: 204 });
-    bed.clock.passHours(1);
-    expect(await bed.member().enrol(expired)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_EXPIRED'));
-    expect(await bed.member().enrol(deleted)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_UNKNOWN'));
-    expect(await bed.call('DELETE', `/api/v1/join-tokens/${keyId}`)).toMatchObject({ httpStatus: 404 });
+    expect(await harness.call('DELETE', `/api/v1/join-tokens/${keyId}`)).toMatchObject({ httpStatus: 204 });
+    harness.clock.passHours(1);
+    expect(await harness.member().enrol(expired)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_EXPIRED'));
+    expect(await harness.member().enrol(deleted)).toMatchObject(refusal(403, 'SITECAST_JOIN_TOKEN_UNKNOWN'));
+    expect(await harness.call('DELETE', `/api/v1/join-tokens/${keyId}`)).toMatchObject({ httpStatus: 404 });
   });
 
   it('is shown once, and kept without its secret', async () => {
-    const token = await bed.joinToken();
+    const token = await harness.joinToken();
     const { seed } = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString());
     expect(parseJoinToken(token)).toMatchObject({ origin: 'https://origin.example' });
-    expect(JSON.stringify(await bed.call('GET', '/api/v1/join-tokens'))).not.toContain(seed);
-    for await (const [, value] of bed.store.entries('joinToken'))
+    expect(JSON.stringify(await harness.call('GET', '/api/v1/join-tokens'))).not.toContain(seed);
+    for await (const [, value] of harness.store.entries('joinToken'))
       expect(JSON.stringify(value)).not.toContain(seed);
   });
 
   it('is not made that has expired, or for more than there can be', async () => {
     const make = (wanted: object) =>
-      bed.call('POST', '/api/v1/join-tokens', {
+      harness.call('POST', '/api/v1/join-tokens', {
         kind: 'device',
         origin: 'https://o',
         expiresAt: '2031-01-01T00:00:00Z',
@@ -144,8 +148,8 @@ describe('a join token', () => {
 
 describe('a gateway that relays', () => {
   it('can neither put another id in, nor use the token that it saw', async () => {
-    const [gateway, victim, thief] = [await bed.gateway(), bed.member(), bed.member()];
-    const token = await bed.joinToken();
+    const [gateway, victim, thief] = [await harness.gateway(), harness.member(), harness.member()];
+    const token = await harness.joinToken();
     const stolen = await victim.sealEnrolment(token);
     const payload = JSON.parse(Buffer.from(stolen.payload, 'base64').toString());
     const swapped = {
@@ -166,8 +170,8 @@ describe('a gateway that relays', () => {
   });
 
   it('must be enrolled: neither strangers nor devices bring others', async () => {
-    const envelope = await bed.member().sealEnrolment(await bed.joinToken());
-    for (const other of [bed.member(), bed.member('gateway'), await bed.device()]) {
+    const envelope = await harness.member().sealEnrolment(await harness.joinToken());
+    for (const other of [harness.member(), harness.member('gateway'), await harness.device()]) {
       expect(await other.post('/site/v1/enrolments', { envelope })).toMatchObject(
         refusal(403, 'SITECAST_ENROLMENT_FOREIGN'),
       );
@@ -177,68 +181,70 @@ describe('a gateway that relays', () => {
 
 describe('a newcomer', () => {
   it('without a token waits until an operator lets it in, where it was seen', async () => {
-    const gateway = await bed.gateway('west');
-    const device = bed.member();
+    const gateway = await harness.gateway('west');
+    const device = harness.member();
     expect(await device.enrol(undefined, {}, gateway)).toMatchObject({
       status: 202,
       body: { state: 'pending' },
     });
-    expect(await bed.call('GET', '/api/v1/devices?state=pending')).toMatchObject({
+    expect(await harness.call('GET', '/api/v1/devices?state=pending')).toMatchObject({
       members: [{ id: device.id, product: 'camera', site: 'west', state: 'pending', via: gateway.id }],
     });
     expect(await device.get(`/site/v1/assignments/${device.id}`)).toMatchObject({ status: 404 });
-    expect(await bed.call('POST', `/api/v1/devices/${device.id}/accept`, {})).toMatchObject({
+    expect(await harness.call('POST', `/api/v1/devices/${device.id}/accept`, {})).toMatchObject({
       httpStatus: 200,
       site: 'west',
     });
-    expect(assignmentIn(await device.enrol(undefined, {}, gateway), bed.signers).site).toBe('west');
-    expect(await bed.call('GET', '/api/v1/devices?state=pending')).toMatchObject({ members: [] });
+    expect(assignmentIn(await device.enrol(undefined, {}, gateway), harness.signers).site).toBe('west');
+    expect(await harness.call('GET', '/api/v1/devices?state=pending')).toMatchObject({ members: [] });
     // Once more is no harm; somewhere else is another question.
-    expect(await bed.call('POST', `/api/v1/devices/${device.id}/accept`, {})).toMatchObject({ serial: 1 });
-    expect(await bed.call('POST', `/api/v1/devices/${device.id}/accept`, { site: 'x' })).toMatchObject({
+    expect(await harness.call('POST', `/api/v1/devices/${device.id}/accept`, {})).toMatchObject({
+      serial: 1,
+    });
+    expect(await harness.call('POST', `/api/v1/devices/${device.id}/accept`, { site: 'x' })).toMatchObject({
       code: 'SITECAST_NOT_PENDING',
     });
   });
 
   it('is where its first gateway says; seen at another site as well, it needs to be said where it is', async () => {
-    const [south, north] = [await bed.gateway('south'), await bed.gateway('north')];
-    const device = bed.member();
+    const [south, north] = [await harness.gateway('south'), await harness.gateway('north')];
+    const device = harness.member();
     const envelope = await device.sealEnrolment();
     for (const gateway of [south, north, south])
       expect(await gateway.post('/site/v1/enrolments', { envelope })).toMatchObject({ status: 202 });
     for (const site of ['south', 'north'])
-      expect(await bed.call('GET', `/api/v1/devices?state=pending&site=${site}`)).toMatchObject({
+      expect(await harness.call('GET', `/api/v1/devices?state=pending&site=${site}`)).toMatchObject({
         members: [{ id: device.id, site: 'south', sites: ['south', 'north'], via: south.id }],
       });
     const path = `/api/v1/devices/${device.id}/accept`;
-    expect(await bed.call('POST', path, {})).toMatchObject({
+    expect(await harness.call('POST', path, {})).toMatchObject({
       httpStatus: 409,
       code: 'SITECAST_SITE_AMBIGUOUS',
       hint: expect.stringMatching(/--site south or --site north/),
     });
-    expect(await bed.call('POST', path, { site: 'south' })).toMatchObject({
+    expect(await harness.call('POST', path, { site: 'south' })).toMatchObject({
       site: 'south',
       state: 'enrolled',
     });
   });
 
   it('that came by itself needs a site, and a gateway may ask for one', async () => {
-    const [device, gateway] = [bed.member(), bed.member('gateway')];
+    const [device, gateway] = [harness.member(), harness.member('gateway')];
     await device.enrol();
     await gateway.enrol(undefined, { site: 'hill' });
-    const accept = (path: string, value: object) => bed.call('POST', `/api/v1/${path}/accept`, value);
+    const accept = (path: string, value: object) => harness.call('POST', `/api/v1/${path}/accept`, value);
     expect(await accept(`devices/${device.id}`, {})).toMatchObject({ code: 'SITECAST_SITE_MISSING' });
     expect(await accept(`devices/${device.id}`, { site: 'hill' })).toMatchObject({ site: 'hill' });
     expect(await accept(`devices/${gateway.id}`, {})).toMatchObject({ code: 'SITECAST_NOT_PENDING' });
     expect(await accept(`gateways/${gateway.id}`, {})).toMatchObject({ site: 'hill', kind: 'gateway' });
-    expect(await bed.member().enrol(await bed.joinToken())).toMatchObject(
+    expect(await harness.member().enrol(await harness.joinToken())).toMatchObject(
       refusal(400, 'SITECAST_SITE_MISSING'),
     );
   });
 
   it('must say what it is, and cannot become something else', async () => {
-    const device = await bed.device();
-    expect(await bed.member().enrol(undefined, { hardware: undefined })).toMatchObject(
+    const device = await harness.device();
+    expect(await harness.member().enrol(undefined, { hardware: undefined })).toMatchObject(
       refusal(400, 'SITECAST_ENROLMENT_INCOMPLETE'),
     );
     expect(await device.enrol(undefined, { hardware: 'rpi5' })).toMatchObject(
@@ -249,49 +255,49 @@ describe('a newcomer', () => {
 
 describe('an assignment', () => {
   it('rises with every change of tags and site, and only then', async () => {
-    const device = await bed.device();
-    const change = (value: object) => bed.call('PATCH', `/api/v1/devices/${device.id}`, value);
+    const device = await harness.device();
+    const change = (value: object) => harness.call('PATCH', `/api/v1/devices/${device.id}`, value);
     expect(await change({ tags: { ring: 'early' } })).toMatchObject({ serial: 2, tags: { ring: 'early' } });
     expect(await change({ tags: { ring: 'early' }, site: 'north' })).toMatchObject({ serial: 2 });
     expect(await change({ site: 'south' })).toMatchObject({ serial: 3, tags: { ring: 'early' } });
-    const now = assignmentIn(await device.get(`/site/v1/assignments/${device.id}`), bed.signers);
+    const now = assignmentIn(await device.get(`/site/v1/assignments/${device.id}`), harness.signers);
     expect(now).toMatchObject({ serial: 3, site: 'south', tags: { ring: 'early' } });
-    await bed.restart();
+    await harness.restart();
     const after = await device.get(`/site/v1/assignments/${device.id}`);
-    expect(assignmentIn(after, bed.signers)).toEqual(now);
+    expect(assignmentIn(after, harness.signers)).toEqual(now);
   });
 
   it('is signed anew, and otherwise the same, when the rollouts key rotates', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     const before = await device.get(`/site/v1/assignments/${device.id}`);
-    const old = bed.signers;
-    const { operator, origin } = bed;
+    const old = harness.signers;
+    const { operator, origin } = harness;
     const key = await origin.repository.prepareKey('rollouts');
-    operator.targets = withOnlineDelegatedKey(operator.prepared(), 'rollouts', key, bed.clock.nowMs);
+    operator.targets = withOnlineDelegatedKey(operator.prepared(), 'rollouts', key, harness.clock.nowMs);
     operator.files.clear();
     const targets = Buffer.from(await operator.signedTargets());
     await origin.repository.submit({ targets });
-    expect(bed.signers.keyids).not.toEqual(old.keyids);
+    expect(harness.signers.keyids).not.toEqual(old.keyids);
     const after = await device.get(`/site/v1/assignments/${device.id}`);
-    expect(assignmentIn(after, bed.signers)).toEqual(assignmentIn(before, old));
-    expect(() => assignmentIn(before, bed.signers)).toThrow(
+    expect(assignmentIn(after, harness.signers)).toEqual(assignmentIn(before, old));
+    expect(() => assignmentIn(before, harness.signers)).toThrow(
       expect.objectContaining({ code: 'SITECAST_DOCUMENT_UNTRUSTED' }),
     );
   });
 
   it('says so when its holder is revoked, who is refused from then on', async () => {
-    const [device, gateway] = [await bed.device(), await bed.gateway()];
+    const [device, gateway] = [await harness.device(), await harness.gateway()];
     for (const [kind, member] of [['devices', device] as const, ['gateways', gateway] as const]) {
-      const revoke = () => bed.call('POST', `/api/v1/${kind}/${member.id}/revoke`);
+      const revoke = () => harness.call('POST', `/api/v1/${kind}/${member.id}/revoke`);
       expect(await revoke()).toMatchObject({ httpStatus: 200, state: 'revoked', serial: 2 });
       expect(await revoke()).toMatchObject({ serial: 2 });
-      const assignment = assignmentIn(await member.get(`/site/v1/assignments/${member.id}`), bed.signers);
+      const assignment = assignmentIn(await member.get(`/site/v1/assignments/${member.id}`), harness.signers);
       expect(assignment).toMatchObject({ revoked: true, serial: 2 });
       const refused = refusal(403, 'SITECAST_DEVICE_REVOKED');
-      expect(await member.enrol(await bed.joinToken({ kind: member.kind }))).toMatchObject(refused);
+      expect(await member.enrol(await harness.joinToken({ kind: member.kind }))).toMatchObject(refused);
       expect(await member.report()).toMatchObject(refused);
       expect(await member.post('/site/v1/progress', { progress: [] })).toMatchObject(refused);
-      expect(await bed.call('PATCH', `/api/v1/${kind}/${member.id}`, { tags: {} })).toMatchObject({
+      expect(await harness.call('PATCH', `/api/v1/${kind}/${member.id}`, { tags: {} })).toMatchObject({
         code: 'SITECAST_DEVICE_REVOKED',
       });
     }

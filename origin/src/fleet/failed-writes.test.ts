@@ -5,7 +5,7 @@ import { type LevelStore, openLevelStore } from '@sitecast/shared/key-value';
 import { replaceLog } from '@sitecast/shared/key-value/testing';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import type { TestMember } from '../testing/device.ts';
 import type { TableStore, Range, Table, Write } from '../adapters/embedded/tables.ts';
@@ -49,18 +49,18 @@ class FillingStore implements TableStore {
 let directory: string;
 let level: LevelStore;
 let store: FillingStore;
-let bed: FleetBed;
+let harness: FleetHarness;
 beforeEach(async () => {
   directory = mkdtempSync(join(tmpdir(), 'sitecast-failed-writes-'));
   const path = join(directory, 'state');
   const owner = { name: 'origin', dataDirectory: directory, cure: '' };
   level = await openLevelStore({ path, witnessPath: `${path}.witness`, owner });
   store = new FillingStore(level, path);
-  bed = await FleetBed.open(at => testDisk(at), store);
+  harness = await FleetHarness.open(at => testDisk(at), store);
 });
 afterEach(async () => {
   store.failAt(Number.POSITIVE_INFINITY);
-  await bed.close();
+  await harness.close();
   await level.close();
   rmSync(directory, { recursive: true });
 });
@@ -84,9 +84,9 @@ function memoryOf({ fleet, tokens, audit, rollouts }: TestOrigin): Record<string
 /** What a process that starts now would have in memory. */
 async function memoryOfNext(): Promise<Record<string, unknown>> {
   const next = await openTestOrigin({
-    ...testDisk(bed.path),
+    ...testDisk(harness.path),
     store,
-    now: bed.clock.now,
+    now: harness.clock.now,
   });
   // Its own first token besides.
   const memory = memoryOf(next);
@@ -105,8 +105,8 @@ async function expectAgreement(act: Act): Promise<number> {
     store.failAt(Number.POSITIVE_INFINITY);
     if (!hasFailed) return at - 1;
     // As the minute's tick would.
-    await bed.origin.rollouts.reconcile();
-    const memory = memoryOf(bed.origin);
+    await harness.origin.rollouts.reconcile();
+    const memory = memoryOf(harness.origin);
     const { tokens, audited: _audited, ...rest } = await memoryOfNext();
     const { tokens: known, audited: _head, ...own } = memory;
     expect(rest).toEqual(own);
@@ -115,11 +115,11 @@ async function expectAgreement(act: Act): Promise<number> {
 }
 
 it('agrees with the disk after each write that fails of enrolling and reporting', async () => {
-  const device = await bed.device();
-  const { id } = await bed.startRollout();
+  const device = await harness.device();
+  const { id } = await harness.startRollout();
   const rollout = { id: String(id), attempt: 1 };
-  const token = await bed.joinToken({ site: 'north', uses: 9 });
-  expect(await expectAgreement(() => bed.member().enrol(token))).toBe(1);
+  const token = await harness.joinToken({ site: 'north', uses: 9 });
+  expect(await expectAgreement(() => harness.member().enrol(token))).toBe(1);
   const reason = { code: 'healthFailed', message: '' };
   const reports = [
     await device.next({ state: 'downloading', rollout }),
@@ -131,37 +131,37 @@ it('agrees with the disk after each write that fails of enrolling and reporting'
 
 it('agrees with the disk after each write that fails of what operators do', async () => {
   const devices: TestMember[] = [];
-  for (let count = 0; count < 6; count += 1) devices.push(await bed.device());
+  for (let count = 0; count < 6; count += 1) devices.push(await harness.device());
   const path = (at: number, rest = '') => `/api/v1/devices/${devices[at]?.id}${rest}`;
-  const waiting = Array.from({ length: 4 }, () => bed.member());
+  const waiting = Array.from({ length: 4 }, () => harness.member());
   for (const member of waiting) await member.enrol();
   const acts: Act[] = [
-    at => bed.call('POST', '/api/v1/tokens', { name: `token ${at}`, role: 'viewer' }),
+    at => harness.call('POST', '/api/v1/tokens', { name: `token ${at}`, role: 'viewer' }),
     async () => {
-      const { id } = await bed.call('POST', '/api/v1/tokens', { name: 'ci', role: 'viewer' });
-      return await bed.call('DELETE', `/api/v1/tokens/${String(id)}`);
+      const { id } = await harness.call('POST', '/api/v1/tokens', { name: 'ci', role: 'viewer' });
+      return await harness.call('DELETE', `/api/v1/tokens/${String(id)}`);
     },
     async () => {
-      await bed.joinToken().catch(() => undefined);
-      const [first] = bed.origin.fleet.joinTokens.list();
-      return await bed.call('DELETE', `/api/v1/join-tokens/${first?.id}`);
+      await harness.joinToken().catch(() => undefined);
+      const [first] = harness.origin.fleet.joinTokens.list();
+      return await harness.call('DELETE', `/api/v1/join-tokens/${first?.id}`);
     },
-    at => bed.call('POST', `/api/v1/devices/${waiting[at]?.id}/accept`, { site: 'south' }),
-    at => bed.call('PATCH', path(at), { tags: { ring: 'early' } }),
-    at => bed.call('POST', path(at, '/revoke')),
+    at => harness.call('POST', `/api/v1/devices/${waiting[at]?.id}/accept`, { site: 'south' }),
+    at => harness.call('PATCH', path(at), { tags: { ring: 'early' } }),
+    at => harness.call('POST', path(at, '/revoke')),
   ];
   for (const act of acts) expect(await expectAgreement(act)).toBeGreaterThanOrEqual(1);
 });
 
 it('agrees with the disk after each write that fails of starting and stopping a rollout', async () => {
-  for (let count = 0; count < 10; count += 1) await bed.device();
+  for (let count = 0; count < 10; count += 1) await harness.device();
   const stages = [{ basisPoints: 1000 }, { basisPoints: 10_000 }];
-  const started = await expectAgreement(() => bed.startRollout({ allAtOnce: false, stages }));
+  const started = await expectAgreement(() => harness.startRollout({ allAtOnce: false, stages }));
   expect(started).toBeGreaterThanOrEqual(2);
-  const [record] = bed.origin.rollouts.list();
+  const [record] = harness.origin.rollouts.list();
   const path = `/api/v1/rollouts/${record?.rollout.id}`;
   expect(
-    await expectAgreement(() => bed.call('POST', `${path}/advance`, { target: 1 })),
+    await expectAgreement(() => harness.call('POST', `${path}/advance`, { target: 1 })),
   ).toBeGreaterThanOrEqual(2);
-  expect(await expectAgreement(() => bed.call('POST', `${path}/abort`))).toBeGreaterThanOrEqual(2);
+  expect(await expectAgreement(() => harness.call('POST', `${path}/abort`))).toBeGreaterThanOrEqual(2);
 });

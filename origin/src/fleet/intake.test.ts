@@ -6,18 +6,18 @@ import { array, assert, asyncProperty, boolean, integer, nat, tuple } from 'fast
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MAX_ANOMALIES, MAX_CHAINS } from './status.ts';
 
-let bed: FleetBed;
+let harness: FleetHarness;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => testDisk(path));
+  harness = await FleetHarness.open(path => testDisk(path));
 });
-afterAll(() => bed.close());
+afterAll(() => harness.close());
 
 const ends = (answer: Answer) =>
-  acknowledgementsIn(answer, bed.signers).map(({ id, epoch, seq }) => ({ id, epoch, seq }));
-const show = (device: TestMember) => bed.call('GET', `/api/v1/devices/${device.id}`);
+  acknowledgementsIn(answer, harness.signers).map(({ id, epoch, seq }) => ({ id, epoch, seq }));
+const show = (device: TestMember) => harness.call('GET', `/api/v1/devices/${device.id}`);
 
 async function reports(device: TestMember, count: number) {
   const envelopes = [];
@@ -27,31 +27,31 @@ async function reports(device: TestMember, count: number) {
 
 async function stored(device: TestMember): Promise<number> {
   const found = [];
-  for await (const [key] of bed.store.entries('report', { prefix: `${device.id}!` })) found.push(key);
+  for await (const [key] of harness.store.entries('report', { prefix: `${device.id}!` })) found.push(key);
   return found.length;
 }
 
 it('about a rollout that there is not, or of another product, is taken, but no outcome is kept of it', async () => {
-  const device = await bed.device();
+  const device = await harness.device();
   for (let made = 0; made < 20; made += 1)
     await device.report({
       rollout: { id: made.toString(16).padStart(16, 'f'), attempt: 1 },
       state: 'failed',
     });
   const outcomes = [];
-  for await (const [key] of bed.store.entries('outcome')) outcomes.push(key);
+  for await (const [key] of harness.store.entries('outcome')) outcomes.push(key);
   expect(outcomes).toEqual([]);
   expect(await stored(device)).toBe(20);
 });
 
 describe('a chain of reports', () => {
   it('is taken once, in order, whoever brings which part how often', async () => {
-    const gateway = await bed.gateway();
+    const gateway = await harness.gateway();
     await assert(
       asyncProperty(
         array(tuple(nat(9), integer({ min: 1, max: 10 }), boolean()), { maxLength: 8 }),
         async batches => {
-          const device = await bed.device();
+          const device = await harness.device();
           const all = await reports(device, 10);
           let reached = 0;
           for (const [from, count, isDirect] of batches) {
@@ -71,8 +71,8 @@ describe('a chain of reports', () => {
   });
 
   it('of many devices comes from their gateway in one request, each answered for itself', async () => {
-    const gateway = await bed.gateway();
-    const [one, other] = [await bed.device(), await bed.device()];
+    const gateway = await harness.gateway();
+    const [one, other] = [await harness.device(), await harness.device()];
     const answer = await gateway.sendReports([
       ...(await reports(one, 3)),
       ...(await reports(gateway, 1)),
@@ -89,7 +89,7 @@ describe('a chain of reports', () => {
   });
 
   it('that lacks a part goes no further, and shows it', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     const all = await reports(device, 5);
     await device.sendReports(all.slice(0, 2));
     const answer = await device.sendReports(all.slice(3));
@@ -108,7 +108,7 @@ describe('a chain of reports', () => {
   });
 
   it('that begins in its midst is refused: what was acknowledged never says more than is there', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     const [, second] = await reports(device, 2);
     const answer = await device.sendReports([second]);
     expect(answer.body.rejected).toMatchObject([{ code: 'SITECAST_REPORT_GAP' }]);
@@ -117,9 +117,9 @@ describe('a chain of reports', () => {
   });
 
   it('survives a restart, and its acknowledgement does', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     await device.sendReports(await reports(device, 3));
-    await bed.restart();
+    await harness.restart();
     const answer = await device.sendReports([
       await device.next({ state: 'checking', inventory: { cpu: 4 } }),
     ]);
@@ -130,7 +130,7 @@ describe('a chain of reports', () => {
 
 describe('a device that lost its data', () => {
   it('begins a new chain, which is shown and not refused', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     await device.report();
     const { epoch } = device;
     device.beginChain();
@@ -145,11 +145,11 @@ describe('a device that lost its data', () => {
   });
 
   it('isn’t suspected when a gateway without WAN brings the old chain’s last reports late', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     await device.report();
     const late = await reports(device, 4);
     device.beginChain();
-    bed.clock.passHours(1);
+    harness.clock.passHours(1);
     for (const report of late) {
       await device.report({ state: 'checking' });
       expect((await device.sendReports([report])).body.rejected).toEqual([]);
@@ -160,7 +160,7 @@ describe('a device that lost its data', () => {
   });
 
   it('leaves a bounded trace, however often', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     for (let chain = 0; chain < MAX_CHAINS + MAX_ANOMALIES; chain += 1) {
       await device.report();
       device.beginChain();
@@ -175,7 +175,7 @@ describe('a device that lost its data', () => {
 
 describe('a cloned device', () => {
   it('with its chain shows as a fork, and is put in quarantine until an operator lifts it', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     await device.report();
     const clone = device.clone();
     await device.report({ state: 'checking' });
@@ -185,21 +185,21 @@ describe('a cloned device', () => {
     const found = await show(device);
     expect(found).toMatchObject({ state: 'checking', anomalies: [{ kind: 'fork' }, { kind: 'fork' }] });
     expect(found.quarantinedAt).toEqual(expect.any(String));
-    await bed.call('PATCH', `/api/v1/devices/${device.id}`, { quarantined: false });
+    await harness.call('PATCH', `/api/v1/devices/${device.id}`, { quarantined: false });
     expect((await show(device)).quarantinedAt).toBeUndefined();
     expect(ends(await device.report())).toMatchObject([{ seq: 3 }]);
   });
 
   it('without its chain shows when both go on by turns', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     await device.report();
     const clone = device.clone();
     clone.beginChain();
     for (let turn = 0; turn < 2; turn += 1) {
       expect((await show(device)).quarantinedAt).toBeUndefined();
-      bed.clock.nowMs += 60_000;
+      harness.clock.nowMs += 60_000;
       expect((await clone.report()).body.rejected).toEqual([]);
-      bed.clock.nowMs += 60_000;
+      harness.clock.nowMs += 60_000;
       expect((await device.report()).body.rejected).toEqual([]);
     }
     const found = await show(device);
@@ -213,7 +213,7 @@ describe('a cloned device', () => {
 });
 
 it('a chain whose reports were refused on their way, and told again in a new one, is no clone where it comes late', async () => {
-  const device = await bed.device();
+  const device = await harness.device();
   await device.report({ timestampVersion: 6 });
   const again = device.clone();
   again.beginChain();
@@ -222,7 +222,7 @@ it('a chain whose reports were refused on their way, and told again in a new one
   const byTurns = async (timestampVersion: number) => {
     for (let turn = 0; turn < 2; turn += 1) {
       // As if made since: its clock began anew.
-      bed.clock.nowMs += 60_000;
+      harness.clock.nowMs += 60_000;
       expect((await device.report({ timestampVersion })).body.rejected).toEqual([]);
       expect((await again.report({ timestampVersion: 7 })).body.rejected).toEqual([]);
     }
@@ -237,27 +237,27 @@ it('a chain whose reports were refused on their way, and told again in a new one
 
 describe('reports', () => {
   it('are taken from their device and from a gateway of its site, and from nobody else', async () => {
-    const [north, south] = [await bed.gateway('north'), await bed.gateway('south')];
-    const [device, other] = [await bed.device('north'), await bed.device('north')];
+    const [north, south] = [await harness.gateway('north'), await harness.gateway('south')];
+    const [device, other] = [await harness.device('north'), await harness.device('north')];
     const report = await device.next();
     const by = async (sender: TestMember) => (await device.sendReports([report], sender)).body.rejected;
     expect(await by(other)).toMatchObject([{ id: device.id, code: 'SITECAST_REPORT_NOT_OWN' }]);
     expect(await by(south)).toMatchObject([{ id: device.id, code: 'SITECAST_REPORT_FOREIGN_SITE' }]);
     expect(await by(north)).toEqual([]);
-    const stranger = bed.member();
+    const stranger = harness.member();
     expect((await stranger.report()).status).toBe(401);
     expect((await stranger.sendReports([await stranger.next()], north)).body.rejected).toMatchObject([
       { code: 'SITECAST_DEVICE_UNKNOWN' },
     ]);
-    await bed.call('POST', `/api/v1/devices/${other.id}/revoke`);
+    await harness.call('POST', `/api/v1/devices/${other.id}/revoke`);
     expect((await other.sendReports([await other.next()], north)).body.rejected).toMatchObject([
       { code: 'SITECAST_DEVICE_REVOKED' },
     ]);
   });
 
   it('that are forged, altered or no reports are refused one by one, and the others taken', async () => {
-    const gateway = await bed.gateway();
-    const [device, victim] = [await bed.device(), await bed.device()];
+    const gateway = await harness.gateway();
+    const [device, victim] = [await harness.device(), await harness.device()];
     const good = await device.next();
     const forged = await device.next();
     const payload = JSON.parse(Buffer.from(forged.payload, 'base64').toString());
@@ -286,7 +286,7 @@ describe('reports', () => {
   });
 
   it('come at most so many at a time', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     const all = await reports(device, 2);
     const many = Array.from({ length: MAX_REPORTS_PER_REQUEST + 1 }, () => all[0]);
     expect(await device.sendReports(many)).toMatchObject({ status: 400 });
@@ -295,7 +295,7 @@ describe('reports', () => {
   });
 
   it('of agents of the first release are taken where they were cut inside of a character', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     const message = `${'😀'.repeat(200)}x`.slice(-400);
     const said = { state: 'failed' as const, reason: { code: 'healthFailed', message } };
     const all = [
@@ -311,12 +311,12 @@ describe('reports', () => {
       reports: [{ report: { at: '9999-12-31T23:59:59.999Z' } }, { report: { reason } }, {}],
     });
     // Also after a restart, and for everybody else.
-    await bed.restart();
+    await harness.restart();
     expect((await device.report()).body.rejected).toEqual([]);
   });
 
   it('that an agent makes of any text are taken', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
     await assert(
       asyncProperty(anyText, async units => {
@@ -332,16 +332,16 @@ describe('reports', () => {
   });
 
   it('of others are taken where what was kept of one device can no longer be read', async () => {
-    const gateway = await bed.gateway();
-    const { id: rollout } = await bed.startRollout();
-    const [one, other] = [await bed.device(), await bed.device()];
+    const gateway = await harness.gateway();
+    const { id: rollout } = await harness.startRollout();
+    const [one, other] = [await harness.device(), await harness.device()];
     const said = { state: 'failed' as const, rollout: { id: String(rollout), attempt: 1 } };
     const first = await one.next(said);
     await one.sendReports([first]);
-    await bed.call('POST', `/api/v1/rollouts/${String(rollout)}/abort`, {});
+    await harness.call('POST', `/api/v1/rollouts/${String(rollout)}/abort`, {});
     for (const table of ['report', 'outcome'] as const)
-      for await (const [key] of bed.store.entries(table))
-        if (key.includes(one.id)) await bed.store.commit([{ table, key, value: { at: 7 } }]);
+      for await (const [key] of harness.store.entries(table))
+        if (key.includes(one.id)) await harness.store.commit([{ table, key, value: { at: 7 } }]);
     const answer = await gateway.sendReports([first, await one.next(said), await other.next(said)]);
     expect(answer.status).toBe(200);
     expect(answer.body.rejected).toEqual([]);
@@ -349,20 +349,20 @@ describe('reports', () => {
   });
 
   it.each(DEVICE_STATES)('can say %s', async state => {
-    const device = await bed.device();
+    const device = await harness.device();
     const reason = { code: 'healthFailed', message: 'x'.repeat(1024) };
     await device.report({ state, reason });
     expect(await show(device)).toMatchObject({ state, last: { reason }, reports: [{ report: { state } }] });
-    expect(await bed.call('GET', `/api/v1/devices?state=${state}&limit=1000`)).toMatchObject({
+    expect(await harness.call('GET', `/api/v1/devices?state=${state}&limit=1000`)).toMatchObject({
       members: expect.arrayContaining([expect.objectContaining({ id: device.id })]),
     });
   });
 
   it('keep the bytes that were signed', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     const envelope = await device.next();
     await device.sendReports([envelope]);
-    const [kept] = await bed.origin.fleet.intake.reportsOf(device.id, device.epoch, 1);
+    const [kept] = await harness.origin.fleet.intake.reportsOf(device.id, device.epoch, 1);
     expect(kept?.envelope).toEqual(envelope);
     const sha256 = createHash('sha256').update(Buffer.from(envelope.payload, 'base64')).digest('hex');
     expect(kept?.sha256).toBe(sha256);

@@ -2,21 +2,21 @@ import type { Enrolment } from '@sitecast/shared/fleet';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { assignmentIn, type TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 
-let bed: FleetBed;
+let harness: FleetHarness;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => testDisk(path));
+  harness = await FleetHarness.open(path => testDisk(path));
 });
-afterAll(() => bed.close());
+afterAll(() => harness.close());
 
 const refusal = (httpStatus: number, code: string) => ({ httpStatus, code });
-const show = (id: string) => bed.call('GET', `/api/v1/devices/${id}`);
-const change = (id: string, json: unknown) => bed.call('PATCH', `/api/v1/devices/${id}`, json);
-const accept = (id: string, json: unknown) => bed.call('POST', `/api/v1/devices/${id}/accept`, json);
+const show = (id: string) => harness.call('GET', `/api/v1/devices/${id}`);
+const change = (id: string, json: unknown) => harness.call('PATCH', `/api/v1/devices/${id}`, json);
+const accept = (id: string, json: unknown) => harness.call('POST', `/api/v1/devices/${id}/accept`, json);
 
 async function found(query: string): Promise<{ id: string; wish?: string; wishBearer?: { id: string } }[]> {
-  const { members } = await bed.call('GET', `/api/v1/devices?${query}`);
+  const { members } = await harness.call('GET', `/api/v1/devices?${query}`);
   if (!Array.isArray(members)) throw new Error('no list');
   return members;
 }
@@ -25,23 +25,23 @@ const waiting = async (id: string) => (await found('state=pending')).find(member
 
 /** One that came in with a token, and is called so. */
 async function named(name: string, token: Record<string, unknown> = {}): Promise<TestMember> {
-  const device = bed.member();
-  const answer = await device.enrol(await bed.joinToken({ site: 'north', ...token }), { name });
+  const device = harness.member();
+  const answer = await device.enrol(await harness.joinToken({ site: 'north', ...token }), { name });
   expect(answer.status).toBe(200);
   return device;
 }
 
 async function entriesOf(id: string): Promise<{ action: string; by: string; details?: unknown }[]> {
-  const { entries } = await bed.call('GET', `/api/v1/audit?limit=1000&subject=device:${id}`);
+  const { entries } = await harness.call('GET', `/api/v1/audit?limit=1000&subject=device:${id}`);
   if (!Array.isArray(entries)) throw new Error('no entries');
   return entries;
 }
 
 describe('a name', () => {
   it('that is wished for and free comes with the enrolment, in the signed assignment and the audit log', async () => {
-    const device = bed.member();
-    const answer = await device.enrol(await bed.joinToken({ site: 'north' }), { name: 'cam-1' });
-    expect(assignmentIn(answer, bed.signers)).toMatchObject({ id: device.id, name: 'cam-1' });
+    const device = harness.member();
+    const answer = await device.enrol(await harness.joinToken({ site: 'north' }), { name: 'cam-1' });
+    expect(assignmentIn(answer, harness.signers)).toMatchObject({ id: device.id, name: 'cam-1' });
     expect(await show(device.id)).toMatchObject({ name: 'cam-1' });
     expect(await entriesOf(device.id)).toMatchObject([
       { action: 'device.enrol', details: { name: 'cam-1', site: 'north' } },
@@ -49,14 +49,14 @@ describe('a name', () => {
   });
 
   it('of the token counts more than a wish', async () => {
-    const device = bed.member();
-    const token = await bed.joinToken({ site: 'north', name: 'lab-7' });
-    expect(assignmentIn(await device.enrol(token, { name: 'cam-lab' }), bed.signers).name).toBe('lab-7');
-    expect(await bed.call('POST', '/api/v1/join-tokens', { ...NEW_TOKEN, name: 'x', uses: 2 })).toMatchObject(
-      {
-        httpStatus: 400,
-      },
-    );
+    const device = harness.member();
+    const token = await harness.joinToken({ site: 'north', name: 'lab-7' });
+    expect(assignmentIn(await device.enrol(token, { name: 'cam-lab' }), harness.signers).name).toBe('lab-7');
+    expect(
+      await harness.call('POST', '/api/v1/join-tokens', { ...NEW_TOKEN, name: 'x', uses: 2 }),
+    ).toMatchObject({
+      httpStatus: 400,
+    });
   });
 
   it.each([
@@ -68,19 +68,19 @@ describe('a name', () => {
     ['nothing', ''],
     ['no text', 7],
   ])('that can’t be one costs no enrolment: %s', async (_what, name) => {
-    const device = bed.member();
+    const device = harness.member();
     const said: Partial<Enrolment> = JSON.parse(JSON.stringify({ name }));
-    const answer = await device.enrol(await bed.joinToken({ site: 'north' }), said);
-    expect(assignmentIn(answer, bed.signers)).not.toHaveProperty('name');
-    const stranger = bed.member();
+    const answer = await device.enrol(await harness.joinToken({ site: 'north' }), said);
+    expect(assignmentIn(answer, harness.signers)).not.toHaveProperty('name');
+    const stranger = harness.member();
     expect(await stranger.enrol(undefined, said)).toMatchObject({ status: 202 });
     expect(await waiting(stranger.id)).not.toHaveProperty('wish');
   });
 
   it('is one device’s at a time, whatever its case, and nobody takes it with a token', async () => {
     const first = await named('Gate-1');
-    const token = await bed.joinToken({ site: 'north', uses: 3 });
-    const second = bed.member();
+    const token = await harness.joinToken({ site: 'north', uses: 3 });
+    const second = harness.member();
     expect(await second.enrol(token, { name: 'gate-1' })).toMatchObject({
       status: 202,
       body: { state: 'pending' },
@@ -90,15 +90,15 @@ describe('a name', () => {
       wishBearer: { id: first.id, lastHeardAt: expect.any(String) },
     });
     // By the token's word, too.
-    const third = bed.member();
-    const bound = await bed.joinToken({ site: 'north', name: 'GATE-1' });
+    const third = harness.member();
+    const bound = await harness.joinToken({ site: 'north', name: 'GATE-1' });
     expect(await third.enrol(bound)).toMatchObject({ status: 202 });
     expect(await change(first.id, {})).toMatchObject({ name: 'Gate-1' });
   });
 
   it('that two wish for at one time is one’s, and the other waits', async () => {
-    const token = await bed.joinToken({ site: 'north', uses: 9 });
-    const devices = Array.from({ length: 4 }, () => bed.member());
+    const token = await harness.joinToken({ site: 'north', uses: 9 });
+    const devices = Array.from({ length: 4 }, () => harness.member());
     const answers = await Promise.all(devices.map(device => device.enrol(token, { name: 'rush' })));
     expect(answers.map(({ status }) => status).sort((one, other) => one - other)).toEqual([
       200, 202, 202, 202,
@@ -109,7 +109,7 @@ describe('a name', () => {
   it('can’t be changed by who bears it, and is by an operator', async () => {
     const device = await named('old-name');
     const again = await device.enrol(undefined, { name: 'new-name' });
-    expect(assignmentIn(again, bed.signers)).toMatchObject({ name: 'old-name', serial: 1 });
+    expect(assignmentIn(again, harness.signers)).toMatchObject({ name: 'old-name', serial: 1 });
     await named('taken');
     expect(await change(device.id, { name: 'TAKEN' })).toMatchObject(refusal(409, 'SITECAST_NAME_TAKEN'));
     expect(await change(device.id, { name: 'new name' })).toMatchObject({ httpStatus: 400 });
@@ -126,14 +126,16 @@ describe('a name', () => {
 
   it('is free again once its bearer is revoked, and after a restart who bears it is known', async () => {
     const device = await named('gone-1');
-    expect(await bed.call('POST', `/api/v1/devices/${device.id}/revoke`)).toMatchObject({ name: 'gone-1' });
+    expect(await harness.call('POST', `/api/v1/devices/${device.id}/revoke`)).toMatchObject({
+      name: 'gone-1',
+    });
     const next = await named('GONE-1');
-    await bed.restart();
+    await harness.restart();
     const bearers = await found('idPart=gone-1');
     expect(bearers.map(({ id }) => id).sort()).toEqual([device.id, next.id].sort());
-    expect(bed.origin.fleet.registry.named('gone-1')).toMatchObject({ id: next.id });
-    const late = bed.member();
-    expect(await late.enrol(await bed.joinToken({ site: 'north' }), { name: 'gone-1' })).toMatchObject({
+    expect(harness.origin.fleet.registry.named('gone-1')).toMatchObject({ id: next.id });
+    const late = harness.member();
+    expect(await late.enrol(await harness.joinToken({ site: 'north' }), { name: 'gone-1' })).toMatchObject({
       status: 202,
     });
   });
@@ -143,8 +145,8 @@ const NEW_TOKEN = { kind: 'device', origin: 'https://o.example', expiresAt: '203
 
 describe('one that waits', () => {
   it('gets a name by an operator’s word alone, not by its wish', async () => {
-    const [wishing, other] = [bed.member(), bed.member()];
-    const gateway = await bed.gateway('south');
+    const [wishing, other] = [harness.member(), harness.member()];
+    const gateway = await harness.gateway('south');
     await wishing.enrol(undefined, { name: 'wish-1' }, gateway);
     await other.enrol(undefined, {}, gateway);
     expect(await waiting(wishing.id)).toMatchObject({ wish: 'wish-1' });
@@ -158,9 +160,9 @@ describe('one that waits', () => {
   it('takes the place of another where an operator says of which: both in one write', async () => {
     const old = await named('board-1');
     await change(old.id, { tags: { ring: 'early' } });
-    const anew = bed.member();
-    const token = await bed.joinToken({ uses: 1 });
-    await anew.enrol(token, { name: 'board-1' }, await bed.gateway('south'));
+    const anew = harness.member();
+    const token = await harness.joinToken({ uses: 1 });
+    await anew.enrol(token, { name: 'board-1' }, await harness.gateway('south'));
     expect(await accept(anew.id, { name: 'board-1' })).toMatchObject(refusal(409, 'SITECAST_NAME_TAKEN'));
     const stranger = await named('board-2');
     expect(await accept(anew.id, { name: 'board-1', replace: stranger.id })).toMatchObject(
@@ -168,13 +170,13 @@ describe('one that waits', () => {
     );
     expect(await accept(anew.id, { replace: old.id })).toMatchObject({ httpStatus: 400 });
 
-    const commit = bed.store.commit.bind(bed.store);
+    const commit = harness.store.commit.bind(harness.store);
     let writes: readonly { table: string }[] = [];
-    bed.store.commit = () => Promise.reject(new Error('disk full'));
+    harness.store.commit = () => Promise.reject(new Error('disk full'));
     expect(await accept(anew.id, { name: 'board-1', replace: old.id })).toMatchObject({ httpStatus: 500 });
     expect(await show(old.id)).toMatchObject({ state: 'enrolled', name: 'board-1' });
     expect(await waiting(anew.id)).toMatchObject({ wish: 'board-1' });
-    bed.store.commit = async all => {
+    harness.store.commit = async all => {
       if (all.some(({ table }) => table === 'member')) writes = all;
       await commit(all);
     };
@@ -183,7 +185,7 @@ describe('one that waits', () => {
       site: 'north',
       tags: { ring: 'early' },
     });
-    bed.store.commit = commit;
+    harness.store.commit = commit;
     expect(writes.map(({ table }) => table).sort()).toEqual([
       'audit',
       'audit',
@@ -199,7 +201,9 @@ describe('one that waits', () => {
       { action: 'device.accept', details: { name: 'board-1', replaces: old.id } },
     ]);
     // The token that would have let it in is used up by that.
-    expect(await bed.member().enrol(token, {}, await bed.gateway('south'))).toMatchObject({ status: 403 });
+    expect(await harness.member().enrol(token, {}, await harness.gateway('south'))).toMatchObject({
+      status: 403,
+    });
     // Said again, nothing more happens.
     expect(await accept(anew.id, { name: 'board-1', replace: old.id })).toMatchObject({
       httpStatus: 200,
@@ -209,8 +213,8 @@ describe('one that waits', () => {
 
   it('is at the site that was said, and leaves the old one alone until it is let in', async () => {
     const old = await named('board-3');
-    const anew = bed.member();
-    await anew.enrol(await bed.joinToken({ site: 'north' }), { name: 'board-3' });
+    const anew = harness.member();
+    await anew.enrol(await harness.joinToken({ site: 'north' }), { name: 'board-3' });
     expect((await old.get(`/site/v1/assignments/${old.id}`)).status).toBe(200);
     expect(await show(old.id)).toMatchObject({ state: 'enrolled', name: 'board-3' });
     const said = { name: 'board-3', replace: old.id, site: 'east' };
@@ -220,13 +224,13 @@ describe('one that waits', () => {
 
 describe('a registry from before names', () => {
   it('opens, and its devices can be named', async () => {
-    const device = await bed.device();
+    const device = await harness.device();
     expect(await show(device.id)).not.toHaveProperty('name');
-    const stored = await bed.store.get('member', device.id);
+    const stored = await harness.store.get('member', device.id);
     expect(stored).not.toHaveProperty('name');
-    await bed.restart();
+    await harness.restart();
     expect(await change(device.id, { name: 'late-1' })).toMatchObject({ name: 'late-1', serial: 2 });
     const answer = await device.get(`/site/v1/assignments/${device.id}`);
-    expect(assignmentIn(answer, bed.signers)).toMatchObject({ name: 'late-1', serial: 2 });
+    expect(assignmentIn(answer, harness.signers)).toMatchObject({ name: 'late-1', serial: 2 });
   });
 });

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { MAX_PAGE } from '../http/routes/members.ts';
 import { assignmentIn, type TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MemoryTables } from '../testing/memory-tables.ts';
 import { temporaryDirectory } from '../testing/setup.ts';
 import { MAX_JOIN_TOKENS } from './fleet-store.ts';
@@ -15,40 +15,40 @@ import { openStores } from '../adapters/embedded/stores.ts';
 import { Tables } from '../adapters/embedded/tables.ts';
 
 it('takes no tag that an assignment could not carry, and reads one that an earlier version took', async () => {
-  const bed = await FleetBed.open(path => testDisk(path));
-  const device = await bed.device();
+  const harness = await FleetHarness.open(path => testDisk(path));
+  const device = await harness.device();
   const path = `/api/v1/devices/${device.id}`;
-  expect(await bed.call('PATCH', path, { tags: { ring: 'x\ud83d' } })).toMatchObject({ httpStatus: 400 });
-  const before = bed.origin.fleet.registry.require('device', device.id);
+  expect(await harness.call('PATCH', path, { tags: { ring: 'x\ud83d' } })).toMatchObject({ httpStatus: 400 });
+  const before = harness.origin.fleet.registry.require('device', device.id);
   const value = { ...before, serial: 2, tags: { ring: 'x\ud83d' } };
-  await bed.store.commit([{ table: 'member', key: device.id, value }]);
-  await bed.restart();
-  expect(bed.origin.fleet.registry.member(device.id)?.tags).toEqual({ ring: 'x\ufffd' });
+  await harness.store.commit([{ table: 'member', key: device.id, value }]);
+  await harness.restart();
+  expect(harness.origin.fleet.registry.member(device.id)?.tags).toEqual({ ring: 'x\ufffd' });
   const answer = await device.get(`/site/v1/assignments/${device.id}`);
-  expect(assignmentIn(answer, bed.signers)).toMatchObject({ serial: 2, tags: { ring: 'x\ufffd' } });
-  await bed.close();
+  expect(assignmentIn(answer, harness.signers)).toMatchObject({ serial: 2, tags: { ring: 'x\ufffd' } });
+  await harness.close();
 });
 
 describe('a list of devices', () => {
-  let bed: FleetBed;
+  let harness: FleetHarness;
   const devices: TestMember[] = [];
   beforeAll(async () => {
-    bed = await FleetBed.open(path => testDisk(path));
-    for (const site of ['north', 'north', 'north', 'south']) devices.push(await bed.device(site));
-    await bed.gateway('north');
+    harness = await FleetHarness.open(path => testDisk(path));
+    for (const site of ['north', 'north', 'north', 'south']) devices.push(await harness.device(site));
+    await harness.gateway('north');
     const [first, second] = devices;
     for (const device of [first, second]) {
       const tags = { ring: 'early', ...(device === first && { floor: '2' }) };
-      await bed.call('PATCH', `/api/v1/devices/${device?.id}`, { tags });
+      await harness.call('PATCH', `/api/v1/devices/${device?.id}`, { tags });
     }
-    bed.clock.passHours(2);
+    harness.clock.passHours(2);
     const release = { counter: 1, version: '1.0.0' };
     await first?.report({ state: 'failed', booted: { slot: 'A', release } });
   });
-  afterAll(() => bed.close());
+  afterAll(() => harness.close());
 
   async function list(query: string): Promise<string[]> {
-    const { members } = await bed.call('GET', `/api/v1/devices?${query}`);
+    const { members } = await harness.call('GET', `/api/v1/devices?${query}`);
     return Array.isArray(members) ? members.map(({ id }: { id: string }) => id) : [];
   }
   const ids = (...which: number[]) => which.map(at => devices[at]?.id ?? '').sort();
@@ -81,9 +81,9 @@ describe('a list of devices', () => {
   });
 
   it('comes page by page in one order, whoever joins in between', async () => {
-    const first = await bed.call('GET', '/api/v1/devices?limit=2');
+    const first = await harness.call('GET', '/api/v1/devices?limit=2');
     expect(first).toMatchObject({ members: { length: 2 }, nextCursor: expect.any(String) });
-    const joined = await bed.device('west');
+    const joined = await harness.device('west');
     const seen = [...ids(0, 1, 2, 3)];
     const rest = await list(`limit=${MAX_PAGE}&cursor=${String(first.nextCursor)}`);
     const later = [...seen, joined.id].sort().filter(id => id > String(first.nextCursor));
@@ -101,16 +101,16 @@ describe('a list of devices', () => {
     'silentForMs=x',
     `idPart=${'x'.repeat(65)}`,
   ])('is refused for %s', async query => {
-    expect(await bed.call('GET', `/api/v1/devices?${query}`)).toMatchObject({ httpStatus: 400 });
+    expect(await harness.call('GET', `/api/v1/devices?${query}`)).toMatchObject({ httpStatus: 400 });
   });
 
   it('marks what is odd about a chain of reports', async () => {
-    const device = await bed.device('east');
+    const device = await harness.device('east');
     await device.report();
     const clone = device.clone();
     device.beginChain();
     await device.report();
-    const marked = () => bed.call('GET', '/api/v1/devices?site=east');
+    const marked = () => harness.call('GET', '/api/v1/devices?site=east');
     expect(await marked()).toMatchObject({ members: [{ odd: ['epochChange'] }] });
     const [first, second] = [await clone.clone().next({ state: 'failed' }), await clone.next()];
     await device.sendReports([first, second]);
@@ -122,10 +122,10 @@ describe('a list of devices', () => {
 
   it('remembers when a member was seen', async () => {
     const [first] = devices;
-    const before = await bed.call('GET', `/api/v1/devices/${first?.id}`);
-    expect(before.lastSeenAt).toBe(new Date(bed.clock.nowMs).toISOString());
-    await bed.restart();
-    expect(await bed.call('GET', `/api/v1/devices/${first?.id}`)).toEqual(before);
+    const before = await harness.call('GET', `/api/v1/devices/${first?.id}`);
+    expect(before.lastSeenAt).toBe(new Date(harness.clock.nowMs).toISOString());
+    await harness.restart();
+    expect(await harness.call('GET', `/api/v1/devices/${first?.id}`)).toEqual(before);
   });
 });
 

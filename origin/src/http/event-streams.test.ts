@@ -3,7 +3,7 @@ import { Hono } from 'hono';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { EventLog, MAX_EVENT_BYTES, MAX_KEPT_EVENTS } from '../events/event-log.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { temporaryDirectory } from '../testing/setup.ts';
 import { spawnOrigin } from '../testing/spawned.ts';
 import type { OriginEnv } from './context.ts';
@@ -191,19 +191,19 @@ describe('a stream of events', () => {
 });
 
 describe('the origin', () => {
-  let bed: FleetBed;
+  let harness: FleetHarness;
   beforeAll(async () => {
-    bed = await FleetBed.open(path => testDisk(path));
+    harness = await FleetHarness.open(path => testDisk(path));
   });
-  afterAll(() => bed.close());
+  afterAll(() => harness.close());
 
   it('tells of each device that comes to another state', async () => {
-    const device = await bed.device();
-    await bed.call('PATCH', `/api/v1/devices/${device.id}`, { name: 'cam-1' });
-    const { id } = await bed.startRollout();
+    const device = await harness.device();
+    await harness.call('PATCH', `/api/v1/devices/${device.id}`, { name: 'cam-1' });
+    const { id } = await harness.startRollout();
     const rollout = { id: String(id), attempt: 1 };
-    const headers = { authorization: `Bearer ${bed.origin.adminToken}` };
-    const reader = new EventReader(await bed.ask(`/api/v1/events?rollout=${rollout.id}`, { headers }));
+    const headers = { authorization: `Bearer ${harness.origin.adminToken}` };
+    const reader = new EventReader(await harness.ask(`/api/v1/events?rollout=${rollout.id}`, { headers }));
     expect(await reader.next()).toMatchObject({ event: 'ready' });
     const reason = { code: 'healthFailed', message: 'no picture' };
     for (const said of [{ state: 'downloading' as const }, { state: 'downloading' as const }])

@@ -4,13 +4,13 @@ import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { ADDRESSES_TTL_MS, GatewayBoard } from '../fleet/gateway-board.ts';
 import type { Member } from '../fleet/member.ts';
 import type { TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 
-let bed: FleetBed;
+let harness: FleetHarness;
 beforeEach(async () => {
-  bed = await FleetBed.open(path => testDisk(path));
+  harness = await FleetHarness.open(path => testDisk(path));
 });
-afterEach(() => bed.close());
+afterEach(() => harness.close());
 
 const PATH = '/site/v1/gateways';
 
@@ -23,8 +23,8 @@ const idsOf = ({ body }: { body: Record<string, unknown> }): string[] =>
   Array.isArray(body.gateways) ? body.gateways.map(({ id }: { id: string }) => id) : [];
 
 it('tells a gateway of the others: of its own site with their URLs, of other sites without', async () => {
-  const [one, two] = [await bed.gateway('north'), await bed.gateway('north')];
-  const far = await bed.gateway('south');
+  const [one, two] = [await harness.gateway('north'), await harness.gateway('north')];
+  const far = await harness.gateway('south');
   expect(idsOf(await say(one))).toEqual([]);
   await say(far);
   const { status, body } = await say(two);
@@ -36,20 +36,20 @@ it('tells a gateway of the others: of its own site with their URLs, of other sit
 });
 
 it('names nobody who has not said for long where it is, nor one that was revoked', async () => {
-  const [asker, quiet, revoked] = [await bed.gateway(), await bed.gateway(), await bed.gateway()];
+  const [asker, quiet, revoked] = [await harness.gateway(), await harness.gateway(), await harness.gateway()];
   await say(quiet);
-  bed.clock.nowMs += ADDRESSES_TTL_MS;
+  harness.clock.nowMs += ADDRESSES_TTL_MS;
   await say(revoked);
   expect(idsOf(await say(asker)).sort()).toEqual([quiet.id, revoked.id].sort());
-  bed.clock.nowMs += 1;
-  await bed.call('POST', `/api/v1/gateways/${revoked.id}/revoke`);
+  harness.clock.nowMs += 1;
+  await harness.call('POST', `/api/v1/gateways/${revoked.id}/revoke`);
   expect(idsOf(await say(asker))).toEqual([]);
 });
 
 it('takes addresses from gateways alone, of the right form, and no more than its bounds', async () => {
-  const device = await bed.device();
+  const device = await harness.device();
   expect(await say(device)).toMatchObject({ status: 403, body: { code: 'SITECAST_GATEWAYS_ONLY' } });
-  const gateway = await bed.gateway();
+  const gateway = await harness.gateway();
   const { fleet, urls } = placeOf(gateway);
   const many = <T>(one: T[], count: number): T[] => Array.from({ length: count }, () => one).flat();
   const most = { fleet: many(fleet, MAX_GATEWAY_ADDRESSES), urls: many(urls, MAX_GATEWAY_URLS) };

@@ -1,28 +1,28 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MAX_WAIT_S, MAX_WAITERS } from './long-poll.ts';
 
-let bed: FleetBed;
+let harness: FleetHarness;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => testDisk(path));
+  harness = await FleetHarness.open(path => testDisk(path));
 });
-afterAll(() => bed.close());
+afterAll(() => harness.close());
 
 const PATH = '/metadata/timestamp.json';
-const newest = async () => (await bed.ask(PATH)).headers.get('etag') ?? '';
+const newest = async () => (await harness.ask(PATH)).headers.get('etag') ?? '';
 const poll = async (prefer: string, tag: string) =>
-  await bed.ask(PATH, { headers: { prefer, 'if-none-match': tag } });
+  await harness.ask(PATH, { headers: { prefer, 'if-none-match': tag } });
 
 async function waiting(count: number): Promise<void> {
-  while (bed.origin.waiters.count !== count) await sleep(5);
+  while (harness.origin.waiters.count !== count) await sleep(5);
 }
 
 it('answers at once who has an older timestamp, or none', async () => {
   expect((await poll('wait=55', '"x"')).status).toBe(200);
-  expect((await bed.ask(PATH, { headers: { prefer: 'wait=55' } })).status).toBe(200);
-  const unasked = await bed.ask(PATH, { headers: { 'if-none-match': await newest() } });
+  expect((await harness.ask(PATH, { headers: { prefer: 'wait=55' } })).status).toBe(200);
+  const unasked = await harness.ask(PATH, { headers: { 'if-none-match': await newest() } });
   expect(unasked.status).toBe(304);
   expect(unasked.headers.get('preference-applied')).toBeNull();
 });
@@ -31,7 +31,7 @@ it('tells all that wait as soon as something is published', async () => {
   const tag = await newest();
   const polls = Array.from({ length: 20 }, () => poll('respond-async, wait=50', tag));
   await waiting(20);
-  await bed.startRollout({ match: { sites: ['wake'] }, allowUnknown: true });
+  await harness.startRollout({ match: { sites: ['wake'] }, allowUnknown: true });
   for (const answer of await Promise.all(polls)) {
     expect(answer.status).toBe(200);
     expect(answer.headers.get('preference-applied')).toBe('wait=50');
@@ -53,7 +53,7 @@ it('waits no longer than it may, and takes nonsense for no wait', async () => {
     const applied = (await poll(prefer, tag)).headers.get('preference-applied');
     expect({ prefer, applied }).toEqual({ prefer, applied: null });
   }
-  await bed.startRollout({ match: { sites: ['wake2'] }, allowUnknown: true });
+  await harness.startRollout({ match: { sites: ['wake2'] }, allowUnknown: true });
   expect((await long).headers.get('preference-applied')).toBe(`wait=${MAX_WAIT_S}`);
 });
 
@@ -64,10 +64,10 @@ it('lets just so many wait, nobody once it is closed, and a newcomer in the plac
   expect((await poll('wait=50', tag)).status).toBe(304);
   const headers = { prefer: 'wait=50', 'if-none-match': tag };
   const other = { incoming: { socket: { remoteAddress: '192.0.2.7' } } };
-  const newcomer = bed.origin.app.request(PATH, { headers }, other);
+  const newcomer = harness.origin.app.request(PATH, { headers }, other);
   expect((await Promise.race(polls)).headers.get('preference-applied')).toBeNull();
   await waiting(MAX_WAITERS);
-  bed.origin.waiters.close();
+  harness.origin.waiters.close();
   expect((await newcomer).headers.get('preference-applied')).toBe('wait=50');
   for (const answer of await Promise.all(polls)) expect(answer.status).toBe(304);
   expect((await poll('wait=50', tag)).status).toBe(304);

@@ -12,7 +12,7 @@ import { LOOK_EVERY_MS, COMING_MS, SILENT_AFTER_MS } from '../fleet/presence.ts'
 import type { Write } from '../adapters/embedded/tables.ts';
 import { MemoryTables } from '../testing/memory-tables.ts';
 import type { TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 
 const PATH = '/site/v1/presence';
 const MINUTE_MS = 60_000;
@@ -31,7 +31,7 @@ class CountingFleet extends MemoryTables {
   }
 }
 
-let bed: FleetBed;
+let harness: FleetHarness;
 let store: CountingFleet;
 let events: FleetEvent[];
 let due: { atMs: number; act: () => void }[];
@@ -39,13 +39,13 @@ beforeEach(async () => {
   store = new CountingFleet();
   [events, due] = [[], []];
   const after = (delayMs: number, act: () => void) => {
-    const timer = { atMs: (bed?.clock.nowMs ?? 0) + delayMs, act };
+    const timer = { atMs: (harness?.clock.nowMs ?? 0) + delayMs, act };
     due.push(timer);
     return () => {
       due = due.filter(one => one !== timer);
     };
   };
-  bed = await FleetBed.open(
+  harness = await FleetHarness.open(
     path => ({
       ...testDisk(path),
       events: { emit: event => events.push(event) },
@@ -54,23 +54,23 @@ beforeEach(async () => {
     store,
   );
   // Timers set anew, by this clock.
-  await bed.restart();
+  await harness.restart();
 });
-afterEach(() => bed.close());
+afterEach(() => harness.close());
 
 /** Time passes, and what is due by then is done. */
 async function pass(ms: number): Promise<void> {
-  const endMs = bed.clock.nowMs + ms;
+  const endMs = harness.clock.nowMs + ms;
   for (;;) {
     const [next] = due.filter(({ atMs }) => atMs <= endMs).sort((one, other) => one.atMs - other.atMs);
     if (!next) break;
     due = due.filter(one => one !== next);
-    bed.clock.nowMs = Math.max(bed.clock.nowMs, next.atMs);
+    harness.clock.nowMs = Math.max(harness.clock.nowMs, next.atMs);
     next.act();
     // What it does is followed by the next timer.
     await new Promise(resolve => setImmediate(resolve));
   }
-  bed.clock.nowMs = endMs;
+  harness.clock.nowMs = endMs;
 }
 
 /** A gateway's side of the conversation. */
@@ -91,16 +91,16 @@ class Talker {
   }
 }
 
-const show = ({ id, kind }: TestMember) => bed.call('GET', `/api/v1/${kind}s/${id}`);
+const show = ({ id, kind }: TestMember) => harness.call('GET', `/api/v1/${kind}s/${id}`);
 const presenceOf = async (member: TestMember): Promise<unknown> => (await show(member)).presence;
 const idsIn = ({ members }: Record<string, unknown>): string[] =>
   Array.isArray(members) ? members.map(({ id }: { id: string }) => id) : [];
 const silentFor = async (ms: number): Promise<string[]> =>
-  idsIn(await bed.call('GET', `/api/v1/devices?silentForMs=${ms}`));
+  idsIn(await harness.call('GET', `/api/v1/devices?silentForMs=${ms}`));
 
 it('counts a device as heard that its gateway hears, and as silent where no gateway of its site does', async () => {
-  const talker = new Talker(await bed.gateway());
-  const [heard, lost] = [await bed.device(), await bed.device()];
+  const talker = new Talker(await harness.gateway());
+  const [heard, lost] = [await harness.device(), await harness.device()];
   expect(await presenceOf(heard)).toBe('untold');
   await pass(3 * MINUTE_MS);
   const { id } = heard;
@@ -120,35 +120,35 @@ it('counts a device as heard that its gateway hears, and as silent where no gate
 });
 
 it('says of nobody that it is silent where one gateway of its site does not tell, or is silent itself', async () => {
-  const [talker, other] = [new Talker(await bed.gateway()), await bed.gateway()];
-  const device = await bed.device();
+  const [talker, other] = [new Talker(await harness.gateway()), await harness.gateway()];
+  const device = await harness.device();
   await talker.say();
   expect(await presenceOf(device)).toBe('untold');
-  await bed.call('POST', `/api/v1/gateways/${other.id}/revoke`);
+  await harness.call('POST', `/api/v1/gateways/${other.id}/revoke`);
   // It has only just come: its gateway tells of it in a moment.
   expect(await presenceOf(device)).toBe('untold');
-  bed.clock.nowMs += COMING_MS;
+  harness.clock.nowMs += COMING_MS;
   expect(await presenceOf(device)).toBe('silent');
   await pass(SILENT_AFTER_MS + 1);
   expect(await presenceOf(device)).toBe('untold');
 });
 
 it('finds a gateway that died within two minutes, tells of it once, and when it is back', async () => {
-  const [talker, released] = [new Talker(await bed.gateway()), await bed.gateway('south')];
-  const device = await bed.device();
+  const [talker, released] = [new Talker(await harness.gateway()), await harness.gateway('south')];
+  const device = await harness.device();
   await talker.say({ heard: [device.id] });
-  const saidMs = bed.clock.nowMs;
+  const saidMs = harness.clock.nowMs;
   await pass(2 * MINUTE_MS - 1);
   const about = { gateway: talker.gateway.id, site: 'north' };
   const told = () => events.filter(({ type }) => type.startsWith('gateway.'));
   const lastHeardAt = new Date(saidMs).toISOString();
   expect(told()).toEqual([{ type: 'gateway.silent', data: { ...about, lastHeardAt } }]);
   expect([await presenceOf(talker.gateway), await presenceOf(released)]).toEqual(['silent', 'untold']);
-  expect(await bed.call('GET', '/api/v1/presence')).toMatchObject({
+  expect(await harness.call('GET', '/api/v1/presence')).toMatchObject({
     gateways: { heard: 0, silent: 1, untold: 1 },
     silent: [{ id: talker.gateway.id, site: 'north', lastHeardAt }],
   });
-  const metrics = async (): Promise<string> => (await bed.ask('/metrics')).text();
+  const metrics = async (): Promise<string> => (await harness.ask('/metrics')).text();
   expect(await metrics()).toContain('sitecast_gateways{presence="silent"} 1\n');
   expect(await metrics()).toContain('sitecast_heard_devices 0\n');
   // What it said last of its devices stays.
@@ -160,13 +160,13 @@ it('finds a gateway that died within two minutes, tells of it once, and when it 
 });
 
 it('claims nothing after a restart before everybody has had the time to tell, and everything again then', async () => {
-  const [talker, dead] = [new Talker(await bed.gateway()), new Talker(await bed.gateway('south'))];
-  const [device, other] = [await bed.device(), await bed.device('south')];
+  const [talker, dead] = [new Talker(await harness.gateway()), new Talker(await harness.gateway('south'))];
+  const [device, other] = [await harness.device(), await harness.device('south')];
   await talker.say({ heard: [device.id] });
   await dead.say({ heard: [other.id] });
-  const saidAt = new Date(bed.clock.nowMs).toISOString();
+  const saidAt = new Date(harness.clock.nowMs).toISOString();
   await pass(MINUTE_MS);
-  await bed.restart();
+  await harness.restart();
   await pass(SILENT_AFTER_MS - MINUTE_MS);
   for (const one of [dead.gateway, device, other]) expect(await presenceOf(one)).not.toBe('silent');
   // When both were heard of was written down at the end.
@@ -180,9 +180,9 @@ it('claims nothing after a restart before everybody has had the time to tell, an
 });
 
 it('gives gateways time to speak after it stood still itself, or its clock was set', async () => {
-  const talker = new Talker(await bed.gateway());
+  const talker = new Talker(await harness.gateway());
   await talker.say();
-  bed.clock.nowMs += 60 * MINUTE_MS;
+  harness.clock.nowMs += 60 * MINUTE_MS;
   await pass(SILENT_AFTER_MS);
   expect([await presenceOf(talker.gateway), events]).toEqual(['untold', []]);
   await pass(LOOK_EVERY_MS);
@@ -190,8 +190,8 @@ it('gives gateways time to speak after it stood still itself, or its clock was s
 });
 
 it('writes nothing for a heartbeat, and little for what changes', async () => {
-  const talker = new Talker(await bed.gateway());
-  const devices = [await bed.device(), await bed.device()];
+  const talker = new Talker(await harness.gateway());
+  const devices = [await harness.device(), await harness.device()];
   await pass(10 * MINUTE_MS);
   store.writes.length = 0;
   for (let minute = 0; minute < 30; minute += 1) {
@@ -204,9 +204,9 @@ it('writes nothing for a heartbeat, and little for what changes', async () => {
 });
 
 it('loses nobody where an answer got lost, and goes on from nowhere else', async () => {
-  const talker = new Talker(await bed.gateway());
-  const [one, two] = [await bed.device(), await bed.device()];
-  bed.clock.nowMs += COMING_MS;
+  const talker = new Talker(await harness.gateway());
+  const [one, two] = [await harness.device(), await harness.device()];
+  harness.clock.nowMs += COMING_MS;
   await talker.say();
   // Its answer did not arrive: what follows has the same number, and names everybody of it.
   await talker.say({ heard: [one.id] });
@@ -219,12 +219,12 @@ it('loses nobody where an answer got lost, and goes on from nowhere else', async
 });
 
 it('lets a gateway speak of the devices of its site alone, and nobody else speak at all', async () => {
-  const [talker, south] = [new Talker(await bed.gateway()), new Talker(await bed.gateway('south'))];
-  const [own, foreign] = [await bed.device(), await bed.device('south')];
+  const [talker, south] = [new Talker(await harness.gateway()), new Talker(await harness.gateway('south'))];
+  const [own, foreign] = [await harness.device(), await harness.device('south')];
   await south.say({ heard: [foreign.id] });
   const turn = { product: 'camera', rollout: 'a'.repeat(16), heldS: 1, leftS: 60 };
   const turns = [own, foreign].map(({ id }) => ({ id, ...turn }));
-  const ids = [own.id, foreign.id, bed.member().id, south.gateway.id];
+  const ids = [own.id, foreign.id, harness.member().id, south.gateway.id];
   expect(await talker.say({ heard: ids, turns })).toMatchObject({ status: 200 });
   expect(await show(talker.gateway)).toMatchObject({ hears: { devices: 1, turns: [{ id: own.id }] } });
   await talker.say({ gone: [{ id: foreign.id, ageS: 1 }] });
@@ -262,15 +262,15 @@ it('lets a gateway speak of the devices of its site alone, and nobody else speak
 });
 
 it('believes no turn beyond what any gateway lends, and lets no gateway fill the list', async () => {
-  const [stolen, honest] = [new Talker(await bed.gateway()), new Talker(await bed.gateway('south'))];
-  const holders = await Promise.all(Array.from({ length: 7 }, () => bed.device()));
-  const waiter = await bed.device('south');
+  const [stolen, honest] = [new Talker(await harness.gateway()), new Talker(await harness.gateway('south'))];
+  const holders = await Promise.all(Array.from({ length: 7 }, () => harness.device()));
+  const waiter = await harness.device('south');
   const turn = { product: 'camera', rollout: 'a'.repeat(16) };
   const tenYearsS = 10 * 365 * 86_400;
   const turns = holders.map(({ id }) => ({ id, ...turn, heldS: tenYearsS, leftS: tenYearsS }));
   expect(await stolen.say({ turns })).toMatchObject({ status: 200 });
   await honest.say({ turns: [{ id: waiter.id, ...turn, heldS: 600, leftS: 300 }] });
-  const shown: { turns?: { gateway: string; heldMs: number; leftMs: number }[] } = await bed.call(
+  const shown: { turns?: { gateway: string; heldMs: number; leftMs: number }[] } = await harness.call(
     'GET',
     '/api/v1/presence',
   );
@@ -280,22 +280,22 @@ it('believes no turn beyond what any gateway lends, and lets no gateway fill the
   ]);
   expect(shown.turns?.[0]).toMatchObject({ heldMs: 120 * MINUTE_MS, leftMs: 15 * MINUTE_MS });
   await pass(16 * MINUTE_MS);
-  expect(await bed.call('GET', '/api/v1/presence')).toMatchObject({ turns: [] });
+  expect(await harness.call('GET', '/api/v1/presence')).toMatchObject({ turns: [] });
 });
 
 it('takes back what a gateway said once it or the device has moved, and asks it for all again', async () => {
-  const talker = new Talker(await bed.gateway());
-  const device = await bed.device();
+  const talker = new Talker(await harness.gateway());
+  const device = await harness.device();
   await talker.say({ heard: [device.id] });
-  await bed.call('PATCH', `/api/v1/devices/${device.id}`, { site: 'south' });
+  await harness.call('PATCH', `/api/v1/devices/${device.id}`, { site: 'south' });
   expect(await presenceOf(device)).toBe('untold');
-  await bed.call('PATCH', `/api/v1/gateways/${talker.gateway.id}`, { site: 'south' });
+  await harness.call('PATCH', `/api/v1/gateways/${talker.gateway.id}`, { site: 'south' });
   expect(await presenceOf(device)).toBe('untold');
   expect((await talker.say()).body).toEqual({ next: 'whole' });
 });
 
 it('no longer counts on a gateway that went back to an earlier version: it says everything but that', async () => {
-  const talker = new Talker(await bed.gateway());
+  const talker = new Talker(await harness.gateway());
   await talker.say();
   await pass(6 * MINUTE_MS);
   expect(await presenceOf(talker.gateway)).toBe('silent');
@@ -310,20 +310,20 @@ it('no longer counts on a gateway that went back to an earlier version: it says 
 });
 
 it('judges a device that was silent in the middle of an update by its own word, whoever hears it', async () => {
-  const talker = new Talker(await bed.gateway());
-  const [stuck, other] = [await bed.device(), await bed.device()];
-  const { id } = await bed.startRollout({ silentAfterMs: MINUTE_MS, maxFailuresBasisPoints: 0 });
+  const talker = new Talker(await harness.gateway());
+  const [stuck, other] = [await harness.device(), await harness.device()];
+  const { id } = await harness.startRollout({ silentAfterMs: MINUTE_MS, maxFailuresBasisPoints: 0 });
   const rollout = { id: String(id), attempt: 1 };
   const report = async (device: TestMember, state: 'downloading' | 'verifying') =>
     device.sendReports([await device.next({ state, rollout })], talker.gateway);
   for (const device of [stuck, other]) await report(device, 'downloading');
-  bed.clock.nowMs += MINUTE_MS + 1;
+  harness.clock.nowMs += MINUTE_MS + 1;
   await report(other, 'verifying');
   await talker.say({ heard: [stuck.id, other.id] });
   expect(await presenceOf(stuck)).toBe('heard');
-  await bed.origin.fleet.intake.idle();
-  await bed.origin.rollouts.reconcile();
-  expect(await bed.call('GET', `/api/v1/rollouts/${String(id)}`)).toMatchObject({
+  await harness.origin.fleet.intake.idle();
+  await harness.origin.rollouts.reconcile();
+  expect(await harness.call('GET', `/api/v1/rollouts/${String(id)}`)).toMatchObject({
     state: 'paused',
     stop: { why: 'silence' },
     figures: { silent: 1 },

@@ -4,15 +4,15 @@ import { signRequest } from '@sitecast/shared/http-signature';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 
-let bed: FleetBed;
+let harness: FleetHarness;
 let device: TestMember;
 beforeAll(async () => {
-  bed = await FleetBed.open(path => testDisk(path));
-  device = await bed.device();
+  harness = await FleetHarness.open(path => testDisk(path));
+  device = await harness.device();
 });
-afterAll(() => bed.close());
+afterAll(() => harness.close());
 
 interface Operation {
   security?: { signature?: [string] }[];
@@ -21,7 +21,7 @@ interface Operation {
 /** Every path that must be signed, and whether newcomers may use it, as the origin itself describes them. */
 async function signedPaths(): Promise<[path: string, by: string][]> {
   const { paths }: { paths: Record<string, Record<string, Operation>> } = JSON.parse(
-    await (await bed.ask('/openapi.json')).text(),
+    await (await harness.ask('/openapi.json')).text(),
   );
   const found = Object.entries(paths).flatMap(([path, methods]): [string, string][] => {
     const by = methods.post?.security?.[0]?.signature?.[0];
@@ -35,7 +35,7 @@ const body = (value: unknown) => Buffer.from(JSON.stringify(value));
 const refusal = (status: number, code: string) => ({ status, body: { code } });
 const JSON_HEADERS = { 'content-type': 'application/json' };
 
-async function signedHeaders(path: string, bytes: Buffer, nowMs = bed.clock.nowMs, by = device) {
+async function signedHeaders(path: string, bytes: Buffer, nowMs = harness.clock.nowMs, by = device) {
   const request = { method: 'POST', url: `http://origin${path}`, body: bytes };
   return await signRequest(request, by.identity, nowMs);
 }
@@ -49,7 +49,7 @@ describe('a request of the site API', () => {
   });
 
   it('of a stranger is refused, but for enrolments', async () => {
-    const stranger = bed.member();
+    const stranger = harness.member();
     for (const [path, by] of await signedPaths()) {
       const answer = await stranger.post(path, {});
       expect(answer).toMatchObject(
@@ -61,9 +61,9 @@ describe('a request of the site API', () => {
   });
 
   it('under somebody else’s id is refused', async () => {
-    const thief = bed.member();
+    const thief = harness.member();
     for (const [path] of await signedPaths()) {
-      const headers = await signedHeaders(path, body({}), bed.clock.nowMs, thief);
+      const headers = await signedHeaders(path, body({}), harness.clock.nowMs, thief);
       headers['signature-input'] = headers['signature-input']?.replace(thief.id, device.id) ?? '';
       const answer = await thief.send(path, body({}), headers);
       expect(answer).toMatchObject(refusal(401, 'SITECAST_REQUEST_SIGNATURE'));
@@ -95,12 +95,12 @@ describe('a request of the site API', () => {
   it.each([-10, 10, 0.001])(
     'signed by a clock that is %d years off learns what time it is here',
     async years => {
-      const wrongMs = bed.clock.nowMs + years * 365 * 86_400_000;
+      const wrongMs = harness.clock.nowMs + years * 365 * 86_400_000;
       for (const [path] of await signedPaths()) {
         const answer = await device.send(path, body({}), await signedHeaders(path, body({}), wrongMs));
         expect(answer).toMatchObject(refusal(401, 'SITECAST_REQUEST_CLOCK'));
         const hereMs = Date.parse(answer.headers.get('date') ?? '');
-        expect(hereMs).toBe(Math.floor(bed.clock.nowMs / 1000) * 1000);
+        expect(hereMs).toBe(Math.floor(harness.clock.nowMs / 1000) * 1000);
         const again = await device.send(path, body({}), await signedHeaders(path, body({}), hereMs));
         expect(again).toMatchObject(refusal(400, 'SITECAST_REQUEST_INVALID'));
       }
@@ -137,7 +137,7 @@ describe('a request of the site API', () => {
     'for the id %s gets nothing',
     async id => {
       for (const what of ['assignments', 'acknowledgements'])
-        expect((await bed.ask(`/site/v1/${what}/${id}`)).status).toBe(400);
+        expect((await harness.ask(`/site/v1/${what}/${id}`)).status).toBe(400);
     },
   );
 });
@@ -148,14 +148,14 @@ describe('progress', () => {
     state: 'downloading',
     doneBytes,
     totalBytes: 100,
-    at: new Date(bed.clock.nowMs).toISOString(),
+    at: new Date(harness.clock.nowMs).toISOString(),
   });
 
   it('is seen of a gateway’s own site alone, and a device’s own', async () => {
-    const { progress } = bed.origin.fleet;
-    const [north, south] = [await bed.gateway('north'), await bed.gateway('south')];
-    const seen = () => progress.get(device.id, bed.clock.nowMs)?.doneBytes;
-    const other = await bed.device();
+    const { progress } = harness.origin.fleet;
+    const [north, south] = [await harness.gateway('north'), await harness.gateway('south')];
+    const seen = () => progress.get(device.id, harness.clock.nowMs)?.doneBytes;
+    const other = await harness.device();
     for (const sender of [south, other]) {
       const answer = await sender.post('/site/v1/progress', { progress: [said(device.id, 1)] });
       expect(answer.status).toBe(202);
@@ -170,20 +170,20 @@ describe('progress', () => {
   });
 
   it('never says how something ended: that is for signed reports', async () => {
-    const gateway = await bed.gateway('north');
+    const gateway = await harness.gateway('north');
     for (const state of ['completed', 'failed', 'rolledBack', 'blocked', 'idle']) {
       const lie = { ...said(device.id, 100), state, at: '2099-01-01T00:00:00Z' };
       expect((await gateway.post('/site/v1/progress', { progress: [lie] })).status).toBe(202);
-      expect(bed.origin.fleet.progress.get(device.id, bed.clock.nowMs)).toBeUndefined();
+      expect(harness.origin.fleet.progress.get(device.id, harness.clock.nowMs)).toBeUndefined();
     }
   });
 
   it('that cannot be read keeps out none of what comes with it', async () => {
-    const gateway = await bed.gateway('north');
+    const gateway = await harness.gateway('north');
     const later = { ...said(device.id, 5), state: 'aStateOfALaterVersion' };
     const answer = await gateway.post('/site/v1/progress', { progress: [later, 7, said(device.id, 4)] });
     expect(answer.status).toBe(202);
-    expect(bed.origin.fleet.progress.get(device.id, bed.clock.nowMs)?.doneBytes).toBe(4);
+    expect(harness.origin.fleet.progress.get(device.id, harness.clock.nowMs)?.doneBytes).toBe(4);
   });
 
   it('comes at most so much at a time', async () => {
@@ -195,7 +195,7 @@ describe('progress', () => {
 
 it('takes signed requests over a real socket as well', async () => {
   const { getRequestListener } = await import('@hono/node-server');
-  const listener = getRequestListener((request, env) => bed.origin.app.fetch(request, env));
+  const listener = getRequestListener((request, env) => harness.origin.app.fetch(request, env));
   const server = createServer((incoming, outgoing) => void listener(incoming, outgoing));
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
   const address = server.address();

@@ -5,12 +5,12 @@ import type { AuditEvent } from '../audit/audit.ts';
 import type { FleetEvent } from '../events/events.ts';
 import { assignmentOf } from '../fleet/member.ts';
 import type { TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MemoryTables } from '../testing/memory-tables.ts';
 
 const HOUR_MS = 3_600_000;
 
-let bed: FleetBed;
+let harness: FleetHarness;
 let timers: { atMs: number; act: () => void }[];
 let audited: (AuditEvent & { rolloutsVersion: number })[];
 let events: FleetEvent[];
@@ -28,7 +28,7 @@ beforeEach(async () => {
   const disks = (path: string) => ({
     ...testDisk(path),
     after: (delayMs: number, act: () => void) => {
-      const timer = { atMs: bed ? bed.clock.nowMs + delayMs : 0, act };
+      const timer = { atMs: harness ? harness.clock.nowMs + delayMs : 0, act };
       timers.push(timer);
       return () => timers.splice(timers.indexOf(timer), 1);
     },
@@ -36,30 +36,30 @@ beforeEach(async () => {
       record: async (event: AuditEvent) => {
         if (event.subject === unrecordable) throw new Error('disk full');
         if (!event.action.startsWith('rollout.')) return;
-        audited.push({ ...event, rolloutsVersion: bed.origin.repository.versions()?.rollouts ?? 0 });
+        audited.push({ ...event, rolloutsVersion: harness.origin.repository.versions()?.rollouts ?? 0 });
       },
     },
     events: { emit: (event: FleetEvent) => void (event.type.startsWith('rollout.') && events.push(event)) },
   });
-  bed = await FleetBed.open(disks, store);
+  harness = await FleetHarness.open(disks, store);
 });
-afterEach(() => bed.close());
+afterEach(() => harness.close());
 
 /** Lets time pass, and what is due come due. */
 async function pass(hours: number): Promise<void> {
-  bed.clock.passHours(hours);
-  await bed.origin.rollouts.reconcile();
+  harness.clock.passHours(hours);
+  await harness.origin.rollouts.reconcile();
 }
 
 const path = (id: unknown, rest = '') => `/api/v1/rollouts/${String(id)}${rest}`;
-const status = (id: unknown) => bed.call('GET', path(id));
-const act = (id: unknown, name: string, body?: unknown) => bed.call('POST', path(id, `/${name}`), body);
+const status = (id: unknown) => harness.call('GET', path(id));
+const act = (id: unknown, name: string, body?: unknown) => harness.call('POST', path(id, `/${name}`), body);
 const devices = (count: number, site: string) =>
-  Promise.all(Array.from({ length: count }, () => bed.device(site)));
+  Promise.all(Array.from({ length: count }, () => harness.device(site)));
 
 async function signed(id: unknown): Promise<Rollout> {
-  const target = bed.origin.repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
-  const response = await bed.ask(`/targets/rollouts/${String(target?.hashes.sha256)}.camera.json`);
+  const target = harness.origin.repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
+  const response = await harness.ask(`/targets/rollouts/${String(target?.hashes.sha256)}.camera.json`);
   const found = parseRollouts(Buffer.from(await response.arrayBuffer())).rollouts.find(one => one.id === id);
   if (!found) throw new Error('not signed');
   return found;
@@ -68,7 +68,7 @@ async function signed(id: unknown): Promise<Rollout> {
 /** Whom the signed rollout lets in, by the device's own rule. */
 async function letIn(id: unknown): Promise<string[]> {
   const rollout = await signed(id);
-  return [...bed.origin.fleet.registry.members()]
+  return [...harness.origin.fleet.registry.members()]
     .filter(member => eligibilityOf(rollout, { assignment: assignmentOf(member), bootedCounter: 0 }) === 'in')
     .map(member => member.id)
     .sort();
@@ -91,7 +91,7 @@ function say(
 }
 
 const inStages = (more: Record<string, unknown> = {}) =>
-  bed.startRollout({
+  harness.startRollout({
     allAtOnce: false,
     stages: [{ basisPoints: 1000 }, { basisPoints: 5000 }, { basisPoints: 10_000 }],
     ...more,
@@ -110,20 +110,20 @@ describe('a rollout in stages', () => {
   it('grows where another one, which is judged before it, cannot be decided upon', async () => {
     const fleet = await fleetOf(6, 6);
     const { id } = await inStages({ match: { sites: ['north'] } });
-    bed.clock.passHours(1);
+    harness.clock.passHours(1);
     const { id: other } = await inStages({ match: { sites: ['south'] } });
     for (const rollout of [id, other])
       for (const member of await letIn(rollout)) {
         const device = fleet.get(member);
         if (device) await say(rollout, device, 'completed');
       }
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
     unrecordable = `rollout:${String(other)}`;
     await expect(pass(5)).rejects.toThrow('disk full');
     const stages = async () => [(await status(id)).stage, (await status(other)).stage];
     expect(await stages()).toEqual([1, 0]);
     unrecordable = undefined;
-    await bed.origin.rollouts.reconcile();
+    await harness.origin.rollouts.reconcile();
     expect(await stages()).toEqual([1, 1]);
   });
 
@@ -133,7 +133,7 @@ describe('a rollout in stages', () => {
     const first = await letIn(id);
     expect(first).toHaveLength(2);
     expect(await status(id)).toMatchObject({ total: 2, stage: 0, figures: { members: 2, pending: 2 } });
-    for (const device of first) await say(id, fleet.get(device) ?? (await bed.device()), 'completed');
+    for (const device of first) await say(id, fleet.get(device) ?? (await harness.device()), 'completed');
     await pass(0);
     expect(await status(id)).toMatchObject({ stage: 0, settledAt: expect.any(String) });
     await pass(4);
@@ -153,17 +153,19 @@ describe('a rollout in stages', () => {
       'rollout.stage',
       'rollout.completed',
     ]);
-    expect(bed.store && (await bed.store.entries('cohort')[Symbol.asyncIterator]().next()).done).toBe(true);
+    expect(harness.store && (await harness.store.entries('cohort')[Symbol.asyncIterator]().next()).done).toBe(
+      true,
+    );
   });
 
   it('keeps the frozen devices of a stage through a restart, whatever their assignments are since', async () => {
     await fleetOf(6, 6);
     const { id } = await inStages();
     const [first = ''] = await letIn(id);
-    await bed.call('PATCH', `/api/v1/devices/${first}`, { tags: { moved: String((tags += 1)) } });
-    bed.clock.passHours(1);
-    const latecomer = await bed.device();
-    await bed.restart();
+    await harness.call('PATCH', `/api/v1/devices/${first}`, { tags: { moved: String((tags += 1)) } });
+    harness.clock.passHours(1);
+    const latecomer = await harness.device();
+    await harness.restart();
     expect(await status(id)).toMatchObject({ state: 'active', figures: { members: 2, pending: 2 } });
     const { devices: shown } = await status(id);
     expect(shown).not.toContainEqual(expect.objectContaining({ id: latecomer.id }));
@@ -176,12 +178,12 @@ describe('a rollout in stages', () => {
       const member = fleet.get(device);
       if (member) await say(id, member, 'completed');
     }
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
     timers = [];
-    await bed.restart();
-    const soaked = bed.clock.nowMs + 4 * HOUR_MS;
+    await harness.restart();
+    const soaked = harness.clock.nowMs + 4 * HOUR_MS;
     expect(timers.map(({ atMs }) => atMs)).toContain(soaked);
-    bed.clock.passHours(4);
+    harness.clock.passHours(4);
     for (const { atMs, act } of timers.splice(0)) if (atMs === soaked) act();
     await expect.poll(async () => (await status(id)).stage).toBe(1);
   });
@@ -193,27 +195,27 @@ describe('a rollout in stages', () => {
     expect(await letIn(id)).toEqual([chosen]);
     await act(id, 'abort');
     const { id: other } = await inStages({ canaries: { perSite: true } });
-    const sites = (await letIn(other)).map(device => bed.origin.fleet.registry.member(device)?.site);
+    const sites = (await letIn(other)).map(device => harness.origin.fleet.registry.member(device)?.site);
     expect(new Set(sites)).toEqual(new Set(['north', 'south']));
     await act(other, 'advance', { target: 1 });
     expect(await letIn(other)).toHaveLength(2);
     await act(other, 'abort');
-    expect(await inStages({ canaries: { ids: [bed.member().id] } })).toMatchObject({
+    expect(await inStages({ canaries: { ids: [harness.member().id] } })).toMatchObject({
       code: 'SITECAST_ROLLOUT_INVALID',
     });
   });
 
   it('does what its dry run announced; the dry run changes nothing', async () => {
     await fleetOf(6, 6);
-    const versions = bed.origin.repository.versions();
+    const versions = harness.origin.repository.versions();
     const dry = await inStages({ dryRun: true });
     expect(dry).toMatchObject({
       httpStatus: 200,
       total: 12,
       stages: [{ count: 2 }, { count: 4 }, { count: 6 }],
     });
-    expect(bed.origin.repository.versions()).toEqual(versions);
-    expect(bed.origin.rollouts.list()).toEqual([]);
+    expect(harness.origin.repository.versions()).toEqual(versions);
+    expect(harness.origin.rollouts.list()).toEqual([]);
     await inStages({ id: dry.id });
     const [stage]: { devices: string[] }[] = Array.isArray(dry.stages) ? dry.stages : [];
     expect(await letIn(dry.id)).toEqual([...(stage?.devices ?? [])].sort());
@@ -222,10 +224,10 @@ describe('a rollout in stages', () => {
   });
 
   it('reaches devices by the release that they come from', async () => {
-    const [one, other] = [await bed.device(), await bed.device()];
+    const [one, other] = [await harness.device(), await harness.device()];
     await one.report({ booted: { slot: 'A', release: { counter: 1, version: '1.0.0' } } });
-    await bed.publishNext();
-    const { id } = await bed.startRollout({
+    await harness.publishNext();
+    const { id } = await harness.startRollout({
       counter: 2,
       match: { fromVersion: { min: '1.0.0', max: '1.0.0' } },
     });
@@ -241,10 +243,10 @@ describe('a rollout in stages', () => {
 describe('a bad release', () => {
   it('is rolled back by the report that crosses the threshold, and the decision is audited first', async () => {
     const fleet = await fleetOf(6, 6);
-    const { id } = await bed.startRollout();
+    const { id } = await harness.startRollout();
     const [one, other] = [...fleet.values()].filter((_device, at) => at === 0 || at === 11);
     if (!one || !other) throw new Error('no devices');
-    const versionBefore = bed.origin.repository.versions()?.rollouts;
+    const versionBefore = harness.origin.repository.versions()?.rollouts;
     await say(id, one, 'failed');
     await stopped(id, 'paused');
     expect((await signed(id)).state).toBe('paused');
@@ -269,12 +271,12 @@ describe('a bad release', () => {
 
   it('that fails late, after success, is rolled back too; power losses and ordered rollbacks aren’t failures', async () => {
     const fleet = [...(await fleetOf(2, 2)).values()];
-    const { id } = await bed.startRollout();
+    const { id } = await harness.startRollout();
     const [north, other, south] = fleet;
     if (!north || !other || !south) throw new Error('no devices');
     for (const device of [north, south]) await say(id, device, 'completed');
     await say(id, other, 'failed', { code: 'powerLoss' });
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
     expect(await status(id)).toMatchObject({ state: 'active', figures: { failed: 0, well: 2 } });
     await say(id, north, 'failed');
     await say(id, south, 'failed');
@@ -284,13 +286,13 @@ describe('a bad release', () => {
       rollout: { id: String(id), attempt: 1 },
       reason: { code: 'ordered', message: '' },
     });
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
     expect(await status(id)).toMatchObject({ figures: { failed: 2, returned: 1 } });
   });
 
   it('that was paused goes on once its failures are acknowledged, and the next ones count again', async () => {
     const fleet = [...(await fleetOf(3, 3)).values()];
-    const { id } = await bed.startRollout({ onFailure: 'pause' });
+    const { id } = await harness.startRollout({ onFailure: 'pause' });
     const [one, other] = fleet;
     if (!one || !other) throw new Error('no devices');
     await say(id, one, 'failed');
@@ -300,16 +302,19 @@ describe('a bad release', () => {
       code: 'SITECAST_ACKNOWLEDGE_NEEDED',
       data: { failed: 1 },
     });
-    expect(await bed.call('GET', path(id, '/preview?act=resume'))).toMatchObject({ touches: 5, failed: 1 });
-    expect(await act(id, 'resume', { acknowledge: true })).toMatchObject({
-      httpStatus: 200,
-      state: 'active',
+    expect(await harness.call('GET', path(id, '/preview?act=resume'))).toMatchObject({
+      touches: 5,
+      failed: 1,
     });
     expect(await act(id, 'resume', { acknowledge: true })).toMatchObject({
       httpStatus: 200,
       state: 'active',
     });
-    await bed.restart();
+    expect(await act(id, 'resume', { acknowledge: true })).toMatchObject({
+      httpStatus: 200,
+      state: 'active',
+    });
+    await harness.restart();
     expect(await status(id)).toMatchObject({ state: 'active' });
     await say(id, other, 'failed');
     await stopped(id, 'paused');
@@ -317,12 +322,15 @@ describe('a bad release', () => {
 
   it('may be tried again under the next attempt number', async () => {
     const fleet = [...(await fleetOf(3, 3)).values()];
-    const { id } = await bed.startRollout({ onFailure: 'pause' });
+    const { id } = await harness.startRollout({ onFailure: 'pause' });
     const [one] = fleet;
     if (!one) throw new Error('no devices');
     await say(id, one, 'failed');
     await stopped(id, 'paused');
-    expect(await bed.call('GET', path(id, '/preview?act=retry'))).toMatchObject({ touches: 6, target: 2 });
+    expect(await harness.call('GET', path(id, '/preview?act=retry'))).toMatchObject({
+      touches: 6,
+      target: 2,
+    });
     expect(await act(id, 'retry', { target: 2 })).toMatchObject({ state: 'active', attempt: 2 });
     expect(await act(id, 'retry', { target: 2 })).toMatchObject({ state: 'active', attempt: 2 });
     expect((await signed(id)).attempt).toBe(2);
@@ -334,10 +342,10 @@ describe('a bad release', () => {
 
 describe('silence', () => {
   it('of a device whose gateway brings other reports pauses; that of a whole site stops nothing', async () => {
-    const gateway = await bed.gateway('north');
-    const south = await bed.gateway('south');
+    const gateway = await harness.gateway('north');
+    const south = await harness.gateway('south');
     const fleet = await fleetOf(3, 3);
-    const { id } = await bed.startRollout({ silentAfterMs: HOUR_MS, maxFailuresBasisPoints: 0 });
+    const { id } = await harness.startRollout({ silentAfterMs: HOUR_MS, maxFailuresBasisPoints: 0 });
     const started = { state: 'downloading' as const, rollout: { id: String(id), attempt: 1 } };
     const members = [...fleet.values()];
     for (const [at, device] of members.entries())
@@ -367,13 +375,14 @@ describe('an operator', () => {
     const [one = ''] = await letIn(id);
     const device = fleet.get(one);
     if (device) await say(id, device, 'completed');
-    const touched = async (name: string) => (await bed.call('GET', path(id, `/preview?act=${name}`))).touches;
+    const touched = async (name: string) =>
+      (await harness.call('GET', path(id, `/preview?act=${name}`))).touches;
     expect(await touched('advance')).toBe(4);
     expect(await touched('pause')).toBe(1);
     expect(await touched('rollback')).toBe(1);
     expect(await touched('abort')).toBe(1);
     expect(await touched('retry')).toBe(1);
-    expect(await bed.call('GET', path(id, '/preview?act=explode'))).toMatchObject({ httpStatus: 400 });
+    expect(await harness.call('GET', path(id, '/preview?act=explode'))).toMatchObject({ httpStatus: 400 });
   });
 
   it('may repeat every act, and the record names the operator', async () => {

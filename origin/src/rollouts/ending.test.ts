@@ -4,12 +4,12 @@ import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { AuditEvent } from '../audit/audit.ts';
 import type { FleetEvent } from '../events/events.ts';
 import type { TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MemoryTables } from '../testing/memory-tables.ts';
 
 // How rollouts end, and what leads on from there. An origin without a socket; devices say what a test wants.
 
-let bed: FleetBed;
+let harness: FleetHarness;
 let north: TestMember;
 let south: TestMember;
 let audited: AuditEvent[];
@@ -31,24 +31,24 @@ beforeEach(async () => {
         void (type.startsWith('rollout.') && told.push(`${type} ${String(rollout)}`)),
     },
   });
-  bed = await FleetBed.open(disks, store);
-  await bed.publishNext();
-  await bed.publishNext();
-  north = await bed.device('north');
-  south = await bed.device('south');
+  harness = await FleetHarness.open(disks, store);
+  await harness.publishNext();
+  await harness.publishNext();
+  north = await harness.device('north');
+  south = await harness.device('south');
 });
-afterEach(() => bed.close());
+afterEach(() => harness.close());
 
 const path = (id: unknown, rest = '') => `/api/v1/rollouts/${String(id)}${rest}`;
-const status = (id: unknown) => bed.call('GET', path(id));
-const act = (id: unknown, name: string, body?: unknown) => bed.call('POST', path(id, `/${name}`), body);
-const preview = (id: unknown, query: string) => bed.call('GET', path(id, `/preview?act=${query}`));
+const status = (id: unknown) => harness.call('GET', path(id));
+const act = (id: unknown, name: string, body?: unknown) => harness.call('POST', path(id, `/${name}`), body);
+const preview = (id: unknown, query: string) => harness.call('GET', path(id, `/preview?act=${query}`));
 const startOf = (counter: number, more: Record<string, unknown> = {}) =>
-  bed.startRollout({ counter, ...more });
+  harness.startRollout({ counter, ...more });
 
 async function pass(hours: number): Promise<void> {
-  bed.clock.passHours(hours);
-  await bed.origin.rollouts.reconcile();
+  harness.clock.passHours(hours);
+  await harness.origin.rollouts.reconcile();
 }
 
 async function say(
@@ -67,7 +67,7 @@ async function say(
     ...(state !== 'completed' && state !== 'confirming' && { reason: { code, message: '' } }),
     rollout: { id: String(id), attempt: 1 },
   });
-  await bed.origin.rollouts.checkCompletion();
+  await harness.origin.rollouts.checkCompletion();
 }
 
 /** Starts a rollout of a release, and both devices take it. */
@@ -78,8 +78,8 @@ async function rolledOut(counter: number, more: Record<string, unknown> = {}): P
 }
 
 async function signed(): Promise<Pick<Rollout, 'id' | 'state' | 'rollbackTo'>[]> {
-  const target = bed.origin.repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
-  const response = await bed.ask(`/targets/rollouts/${String(target?.hashes.sha256)}.camera.json`);
+  const target = harness.origin.repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
+  const response = await harness.ask(`/targets/rollouts/${String(target?.hashes.sha256)}.camera.json`);
   return parseRollouts(Buffer.from(await response.arrayBuffer())).rollouts;
 }
 
@@ -101,7 +101,7 @@ describe('the last soak', () => {
   it('comes before completion, through a restart, and late failures roll it back', async () => {
     const id = await rolledOut(2, { soakMs: 7_200_000 });
     expect(await status(id)).toMatchObject({ state: 'active', settledAt: expect.any(String) });
-    await bed.restart();
+    await harness.restart();
     await pass(1);
     expect(await status(id)).toMatchObject({ state: 'active' });
     for (const device of [north, south]) await say(id, 2, device, 'failed');
@@ -120,10 +120,10 @@ describe('the last soak', () => {
     const dry = await startOf(3, { dryRun: true });
     expect(dry).toMatchObject({ supersedes: named });
     expect(dry).not.toHaveProperty('blockedBy');
-    const versions = bed.origin.repository.versions();
+    const versions = harness.origin.repository.versions();
     const next = await startOf(3);
     expect(next).toMatchObject({ httpStatus: 201, supersedes: named });
-    expect(bed.origin.repository.versions()?.rollouts).toBe((versions?.rollouts ?? 0) + 1);
+    expect(harness.origin.repository.versions()?.rollouts).toBe((versions?.rollouts ?? 0) + 1);
     expect(await signed()).toMatchObject([
       { id, state: 'completed' },
       { id: next.id, state: 'active' },
@@ -142,7 +142,7 @@ describe('the last soak', () => {
       { action: 'rollout.start' },
     ]);
     expect(told.slice(-2)).toEqual([`rollout.completed ${id}`, `rollout.started ${String(next.id)}`]);
-    await bed.restart();
+    await harness.restart();
     expect(await status(id)).toMatchObject({ state: 'completed' });
   });
 
@@ -154,7 +154,7 @@ describe('the last soak', () => {
       await pass(1);
       await say(id, 2, north, earlier);
       expect(await status(id)).toMatchObject({ settledAt, figures: { well: 2 } });
-      await bed.restart();
+      await harness.restart();
       expect(await startOf(3, { dryRun: true })).toMatchObject({ supersedes: [{ rollout: id }] });
       await say(id, 2, north, 'completed');
       await say(id, 2, north, earlier);
@@ -205,12 +205,14 @@ describe('a rollout that has ended', () => {
       expect(audited.at(-1)).toMatchObject({ action: 'rollout.rollback', details: { from: how } });
       expect(told.at(-1)).toBe(`rollout.rollingBack ${String(id)}`);
       expect(await status(id)).toMatchObject({ figures: { well: having } });
-      await bed.restart();
+      await harness.restart();
       expect(await status(id)).toMatchObject({ state: 'rollingBack', figures: { well: having } });
       await say(id, 2, north, 'rolledBack', 'ordered');
       expect(await status(id)).toMatchObject({ figures: { well: having - 1, returned: 1, failed: 0 } });
       expect(await act(id, 'abort')).toMatchObject({ state: 'aborted' });
-      expect(bed.store && (await bed.store.entries('cohort')[Symbol.asyncIterator]().next()).done).toBe(true);
+      expect(
+        harness.store && (await harness.store.entries('cohort')[Symbol.asyncIterator]().next()).done,
+      ).toBe(true);
     },
   );
 
@@ -223,12 +225,12 @@ describe('a rollout that has ended', () => {
     });
     expect(await signed()).toMatchObject([{}, { id, rollbackTo: { counter: 1, version: '1.0.0' } }]);
     await act(id, 'abort');
-    bed.operator.next();
-    const file = bed.operator.products.get('camera');
+    harness.operator.next();
+    const file = harness.operator.products.get('camera');
     if (!file) throw new Error('no camera');
-    bed.operator.setProduct({ ...file, floor: { counter: 2 } });
-    await bed.operator.uploadFiles();
-    await bed.operator.submit();
+    harness.operator.setProduct({ ...file, floor: { counter: 2 } });
+    await harness.operator.uploadFiles();
+    await harness.operator.submit();
     const below = {
       httpStatus: 409,
       code: 'SITECAST_RELEASE_BELOW_FLOOR',
@@ -301,7 +303,7 @@ describe('a rollback', () => {
       ...(code !== undefined && { reason: { code, message: '' } }),
       rollout: { id: String(id), attempt: 1 },
     });
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
   };
 
   it('counts devices that wait for their turn, and latecomers, until each is back or reported that it can’t', async () => {
@@ -309,9 +311,9 @@ describe('a rollback', () => {
     await says(id, north, 'completed');
     // It never got the release: nothing is to be undone.
     await says(id, south, 'waiting', before);
-    const late = await bed.device('north');
+    const late = await harness.device('north');
     await says(id, late, 'completed');
-    const other = await bed.device('north');
+    const other = await harness.device('north');
     await says(id, other, 'completed');
     expect(await preview(id, 'rollback')).toMatchObject({ touches: 3 });
     await act(id, 'rollback');
@@ -320,7 +322,7 @@ describe('a rollback', () => {
     await says(id, late, 'checking');
     expect(await status(id)).toMatchObject({ back: { left: 3, lateLeft: 2 } });
     expect(await preview(id, 'abort')).toMatchObject({ touches: 3 });
-    await bed.restart();
+    await harness.restart();
     await says(id, other, 'blocked', release, 'SITECAST_ROLLBACK_IMPOSSIBLE');
     await says(id, late, 'rolledBack', before, 'ordered');
     expect(await status(id)).toMatchObject({ back: { left: 1, lateLeft: 0, stuck: 1, returned: 1 } });
@@ -339,10 +341,11 @@ describe('a rollback', () => {
     await act(id, 'rollback');
     await says(id, north, 'rolledBack', before, 'ordered');
     await says(id, south, 'waiting');
-    for (const { id: device } of [north, south]) await bed.call('POST', `/api/v1/devices/${device}/revoke`);
-    await bed.origin.rollouts.reconcile();
+    for (const { id: device } of [north, south])
+      await harness.call('POST', `/api/v1/devices/${device}/revoke`);
+    await harness.origin.rollouts.reconcile();
     expect(await status(id)).toMatchObject({ back: { left: 0 }, counts: { rolledBack: 1, revoked: 1 } });
-    const shown = await bed.call('GET', path(id, '?state=revoked'));
+    const shown = await harness.call('GET', path(id, '?state=revoked'));
     expect(shown).toMatchObject({ devices: [{ id: south.id, state: 'revoked', at: expect.any(String) }] });
   });
 });

@@ -3,33 +3,33 @@ import { MemoryMetadataStore, TufClient } from '@sitecast/shared/trust';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import type { TestMember } from '../testing/device.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { outcomeAfter } from '../fleet/outcome.ts';
 import { canOverlap, type Match } from './match.ts';
 
-let bed: FleetBed;
+let harness: FleetHarness;
 beforeEach(async () => {
-  bed = await FleetBed.open(path => testDisk(path));
+  harness = await FleetHarness.open(path => testDisk(path));
 });
-afterEach(() => bed.close());
+afterEach(() => harness.close());
 
 /** The product's rollouts as a device sees them: through a client that checks everything. */
 async function asSigned(): Promise<RolloutsFile> {
   const fetchFrom = (folder: string) => ({
     fetch: async (name: string) => {
-      const response = await bed.ask(`/${folder}/${name}`);
+      const response = await harness.ask(`/${folder}/${name}`);
       return response.status === 200 ? Buffer.from(await response.arrayBuffer()) : undefined;
     },
   });
   const store = new MemoryMetadataStore();
   const root = await fetchFrom('metadata').fetch('1.root.json');
   if (!root) throw new Error('no root');
-  await TufClient.init(store, root, bed.clock.nowMs);
+  await TufClient.init(store, root, harness.clock.nowMs);
   const client = await TufClient.open({
     store,
     fetcher: fetchFrom('metadata'),
     targetFetcher: fetchFrom('targets'),
-    now: bed.clock.now,
+    now: harness.clock.now,
   });
   await client.refresh();
   const target = await client.findTarget('rollouts/camera.json');
@@ -37,8 +37,8 @@ async function asSigned(): Promise<RolloutsFile> {
   return parseRollouts(await client.fetchTarget(target));
 }
 
-const status = (id: unknown) => bed.call('GET', `/api/v1/rollouts/${String(id)}`);
-const end = (id: unknown, how: string) => bed.call('POST', `/api/v1/rollouts/${String(id)}/${how}`);
+const status = (id: unknown) => harness.call('GET', `/api/v1/rollouts/${String(id)}`);
+const end = (id: unknown, how: string) => harness.call('POST', `/api/v1/rollouts/${String(id)}/${how}`);
 
 function reporter(id: unknown, counter = 1, attempt = 1) {
   const release = { counter, version: `${counter}.0.0` };
@@ -54,7 +54,7 @@ function reporter(id: unknown, counter = 1, attempt = 1) {
 
 describe('starting', () => {
   it('publishes a signed order that devices can check, for the hardware of the release', async () => {
-    const started = await bed.startRollout();
+    const started = await harness.startRollout();
     expect(started).toMatchObject({ httpStatus: 201, state: 'active', startedBy: 'test' });
     const { rollouts, revoked } = await asSigned();
     expect(revoked).toEqual([]);
@@ -68,21 +68,21 @@ describe('starting', () => {
         attempt: 1,
       },
     ]);
-    expect(await bed.startRollout({ counter: undefined, version: '1.0.0' })).toMatchObject({
+    expect(await harness.startRollout({ counter: undefined, version: '1.0.0' })).toMatchObject({
       code: 'SITECAST_ROLLOUT_OVERLAPS',
       data: { rollout: started.id },
     });
   });
 
   it('says how many devices it reaches, by site and tag', async () => {
-    const [north, early] = [await bed.device('north'), await bed.device('north')];
-    await bed.device('south');
-    await bed.call('PATCH', `/api/v1/devices/${early.id}`, { tags: { ring: 'early' } });
-    const started = await bed.startRollout({ match: { sites: ['north'], tags: { ring: 'early' } } });
+    const [north, early] = [await harness.device('north'), await harness.device('north')];
+    await harness.device('south');
+    await harness.call('PATCH', `/api/v1/devices/${early.id}`, { tags: { ring: 'early' } });
+    const started = await harness.startRollout({ match: { sites: ['north'], tags: { ring: 'early' } } });
     expect(started).toMatchObject({ total: 1, match: { sites: ['north'], tags: { ring: 'early' } } });
-    expect(await bed.startRollout({ match: { sites: ['south'] } })).toMatchObject({ total: 1 });
+    expect(await harness.startRollout({ match: { sites: ['south'] } })).toMatchObject({ total: 1 });
     expect(await status(started.id)).toMatchObject({ devices: [{ id: early.id, state: 'pending' }] });
-    await bed.call('PATCH', `/api/v1/devices/${north.id}`, { tags: { ring: 'early' } });
+    await harness.call('PATCH', `/api/v1/devices/${north.id}`, { tags: { ring: 'early' } });
     expect(await status(started.id)).toMatchObject({ total: 2 });
   });
 
@@ -125,43 +125,46 @@ describe('starting', () => {
     ['a strange site', { match: { sites: ['../x'] } }, 400, 'SITECAST_REQUEST_INVALID'],
     ['what it does not know', { match: { colour: 'red' } }, 400, 'SITECAST_REQUEST_INVALID'],
   ])('refuses %s', async (_what, wanted, httpStatus, code) => {
-    const versions = bed.origin.repository.versions();
-    expect(await bed.startRollout(wanted)).toMatchObject({ httpStatus, code });
-    expect(await bed.call('GET', '/api/v1/rollouts')).toMatchObject({ rollouts: [] });
-    expect(bed.origin.repository.versions()).toEqual(versions);
+    const versions = harness.origin.repository.versions();
+    expect(await harness.startRollout(wanted)).toMatchObject({ httpStatus, code });
+    expect(await harness.call('GET', '/api/v1/rollouts')).toMatchObject({ rollouts: [] });
+    expect(harness.origin.repository.versions()).toEqual(versions);
   });
 
   it('refuses a release below the floor', async () => {
-    await bed.publishNext();
-    bed.operator.next();
-    const file = bed.operator.products.get('camera');
+    await harness.publishNext();
+    harness.operator.next();
+    const file = harness.operator.products.get('camera');
     if (!file) throw new Error('no camera');
-    bed.operator.setProduct({ ...file, floor: { counter: 2 } });
-    await bed.operator.uploadFiles();
-    expect(await bed.operator.submit()).toMatchObject({ httpStatus: 200 });
-    expect(await bed.startRollout()).toMatchObject({ httpStatus: 409, code: 'SITECAST_RELEASE_BELOW_FLOOR' });
-    expect(await bed.startRollout({ counter: 2 })).toMatchObject({ httpStatus: 201 });
+    harness.operator.setProduct({ ...file, floor: { counter: 2 } });
+    await harness.operator.uploadFiles();
+    expect(await harness.operator.submit()).toMatchObject({ httpStatus: 200 });
+    expect(await harness.startRollout()).toMatchObject({
+      httpStatus: 409,
+      code: 'SITECAST_RELEASE_BELOW_FLOOR',
+    });
+    expect(await harness.startRollout({ counter: 2 })).toMatchObject({ httpStatus: 201 });
   });
 
   it('goes to an older release only with consent', async () => {
-    const device = await bed.device();
-    await bed.publishNext();
-    const { id } = await bed.startRollout({ counter: 2 });
+    const device = await harness.device();
+    await harness.publishNext();
+    const { id } = await harness.startRollout({ counter: 2 });
     await reporter(id, 2)(device, 'completed');
-    await bed.origin.rollouts.checkCompletion();
-    expect(await bed.startRollout()).toMatchObject({
+    await harness.origin.rollouts.checkCompletion();
+    expect(await harness.startRollout()).toMatchObject({
       httpStatus: 409,
       code: 'SITECAST_DOWNGRADE_REFUSED',
       data: { counter: 1, newest: 2, devices: 1 },
     });
-    expect(await bed.startRollout({ allowDowngrade: true })).toMatchObject({ httpStatus: 201, total: 1 });
+    expect(await harness.startRollout({ allowDowngrade: true })).toMatchObject({ httpStatus: 201, total: 1 });
   });
 
   it('with a name that no device has is refused, with the nearest name, unless the operator consents', async () => {
-    const device = await bed.device('north');
-    await bed.gateway('south');
-    await bed.call('PATCH', `/api/v1/devices/${device.id}`, { tags: { ring: 'early' } });
-    expect(await bed.startRollout({ match: { sites: ['nroth'] } })).toMatchObject({
+    const device = await harness.device('north');
+    await harness.gateway('south');
+    await harness.call('PATCH', `/api/v1/devices/${device.id}`, { tags: { ring: 'early' } });
+    expect(await harness.startRollout({ match: { sites: ['nroth'] } })).toMatchObject({
       httpStatus: 404,
       code: 'SITECAST_MATCH_UNKNOWN',
       detail: 'nobody in the fleet has the site nroth (is it north?)',
@@ -169,39 +172,39 @@ describe('starting', () => {
       data: { nearest: 'north', unknown: [{ what: 'site', name: 'nroth', nearest: 'north' }] },
     });
     const slips = { sites: ['north', 'moon'], tags: { ring: 'erly' } };
-    expect(await bed.startRollout({ match: slips, dryRun: true })).toMatchObject({
+    expect(await harness.startRollout({ match: slips, dryRun: true })).toMatchObject({
       code: 'SITECAST_MATCH_UNKNOWN',
       data: { unknown: [{ name: 'moon' }, { what: 'tag', name: 'ring=erly', nearest: 'ring=early' }] },
     });
-    expect(await bed.startRollout({ match: { hardware: ['rpi'] } })).toMatchObject({
+    expect(await harness.startRollout({ match: { hardware: ['rpi'] } })).toMatchObject({
       code: 'SITECAST_HARDWARE_UNFIT',
       data: { nearest: 'rpi4' },
     });
-    expect(await bed.startRollout({ product: 'camrea' })).toMatchObject({ data: { nearest: 'camera' } });
-    expect(await bed.call('GET', '/api/v1/rollouts')).toMatchObject({ rollouts: [] });
+    expect(await harness.startRollout({ product: 'camrea' })).toMatchObject({ data: { nearest: 'camera' } });
+    expect(await harness.call('GET', '/api/v1/rollouts')).toMatchObject({ rollouts: [] });
     // A gateway's site is known, though no device is there yet.
-    expect(await bed.startRollout({ match: { sites: ['south'] } })).toMatchObject({
+    expect(await harness.startRollout({ match: { sites: ['south'] } })).toMatchObject({
       httpStatus: 201,
       total: 0,
     });
-    expect(await bed.startRollout({ match: { sites: ['moon'] }, allowUnknown: true })).toMatchObject({
+    expect(await harness.startRollout({ match: { sites: ['moon'] }, allowUnknown: true })).toMatchObject({
       httpStatus: 201,
     });
   });
 
   it('with a first stage of more devices than a tenth has to be meant; one device of five is a tenth', async () => {
-    for (let at = 0; at < 5; at += 1) await bed.device();
+    for (let at = 0; at < 5; at += 1) await harness.device();
     const of = (...shares: number[]) => ({
       allAtOnce: false,
       stages: shares.map(basisPoints => ({ basisPoints })),
     });
-    expect(await bed.startRollout(of(2100, 10_000))).toMatchObject({
+    expect(await harness.startRollout(of(2100, 10_000))).toMatchObject({
       httpStatus: 400,
       code: 'SITECAST_ALL_AT_ONCE_NEEDED',
       data: { reach: 2, devices: 5 },
     });
-    expect(await bed.startRollout(of(10_000))).toMatchObject({ code: 'SITECAST_ALL_AT_ONCE_NEEDED' });
-    expect(await bed.startRollout(of(2000, 6000, 10_000))).toMatchObject({
+    expect(await harness.startRollout(of(10_000))).toMatchObject({ code: 'SITECAST_ALL_AT_ONCE_NEEDED' });
+    expect(await harness.startRollout(of(2000, 6000, 10_000))).toMatchObject({
       httpStatus: 201,
       total: 1,
       matching: 5,
@@ -209,23 +212,23 @@ describe('starting', () => {
   });
 
   it('can be dry-run while another one is under way: the answer names the other one', async () => {
-    await bed.device();
-    const { id } = await bed.startRollout();
-    const dry = await bed.startRollout({ dryRun: true });
+    await harness.device();
+    const { id } = await harness.startRollout();
+    const dry = await harness.startRollout({ dryRun: true });
     expect(dry).toMatchObject({
       httpStatus: 200,
       total: 1,
       blockedBy: { rollout: id, version: '1.0.0', state: 'active' },
     });
-    expect(await bed.startRollout({ id: dry.id })).toMatchObject({ code: 'SITECAST_ROLLOUT_OVERLAPS' });
+    expect(await harness.startRollout({ id: dry.id })).toMatchObject({ code: 'SITECAST_ROLLOUT_OVERLAPS' });
     await end(id, 'abort');
-    expect(await bed.startRollout({ dryRun: true })).not.toHaveProperty('blockedBy');
-    expect(await bed.startRollout({ id: dry.id })).toMatchObject({ httpStatus: 201, id: dry.id });
+    expect(await harness.startRollout({ dryRun: true })).not.toHaveProperty('blockedBy');
+    expect(await harness.startRollout({ id: dry.id })).toMatchObject({ httpStatus: 201, id: dry.id });
   });
 
   it('needs an operator', async () => {
-    const { token } = await bed.origin.tokens.create({ name: 'looker', role: 'viewer' });
-    const response = await bed.ask('/api/v1/rollouts', {
+    const { token } = await harness.origin.tokens.create({ name: 'looker', role: 'viewer' });
+    const response = await harness.ask('/api/v1/rollouts', {
       method: 'POST',
       headers: { authorization: `Bearer ${token}`, 'content-type': 'application/json' },
       body: '{}',
@@ -236,11 +239,11 @@ describe('starting', () => {
 
 describe('a rollout', () => {
   it('shows how far each device has got, and completes when all have', async () => {
-    const [one, other] = [await bed.device(), await bed.device()];
-    const { id } = await bed.startRollout();
+    const [one, other] = [await harness.device(), await harness.device()];
+    const { id } = await harness.startRollout();
     const report = reporter(id);
     await report(one, 'downloading');
-    const at = new Date(bed.clock.nowMs).toISOString();
+    const at = new Date(harness.clock.nowMs).toISOString();
     await one.post('/site/v1/progress', {
       progress: [{ id: one.id, rollout: id, state: 'downloading', doneBytes: 5, totalBytes: 10, at }],
     });
@@ -252,24 +255,24 @@ describe('a rollout', () => {
       ]),
     });
     await report(one, 'completed');
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
     expect(await status(id)).toMatchObject({ state: 'active', counts: { completed: 1, pending: 1 } });
     await report(other, 'completed');
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
     expect(await status(id)).toMatchObject({ state: 'completed', counts: { completed: 2 } });
     expect((await asSigned()).rollouts).toMatchObject([{ id, state: 'completed' }]);
-    const latecomer = await bed.device();
+    const latecomer = await harness.device();
     expect(await status(id)).toMatchObject({ counts: { completed: 2, pending: 1 } });
     await report(latecomer, 'completed');
     expect(await status(id)).toMatchObject({ counts: { completed: 3 } });
   });
 
   it('on which a device failed stays open: its release is no baseline', async () => {
-    const [one, other] = [await bed.device(), await bed.device()];
-    const { id } = await bed.startRollout();
+    const [one, other] = [await harness.device(), await harness.device()];
+    const { id } = await harness.startRollout();
     await reporter(id)(one, 'completed');
     await reporter(id)(other, 'failed');
-    await bed.origin.rollouts.checkCompletion();
+    await harness.origin.rollouts.checkCompletion();
     expect(await status(id)).toMatchObject({
       state: 'paused',
       counts: { completed: 1, failed: 1 },
@@ -287,7 +290,7 @@ describe('a rollout', () => {
   it('hears only of its newest attempt', () => {
     const report = (attempt: number, state: 'completed' | 'failed') => ({
       format: 'sitecast-report-1' as const,
-      id: bed.member().id,
+      id: harness.member().id,
       epoch: 'e'.repeat(16),
       seq: 1,
       previous: null,
@@ -303,60 +306,60 @@ describe('a rollout', () => {
   });
 
   it('is done where the release runs already, and by revoked devices no longer waited for', async () => {
-    const [one, dead] = [await bed.device(), await bed.device()];
+    const [one, dead] = [await harness.device(), await harness.device()];
     await one.report({ booted: { slot: 'A', release: { counter: 1, version: '1.0.0' } } });
-    const { id } = await bed.startRollout();
+    const { id } = await harness.startRollout();
     expect(await status(id)).toMatchObject({ counts: { completed: 1, pending: 1 } });
-    await bed.call('POST', `/api/v1/devices/${dead.id}/revoke`);
-    await bed.origin.rollouts.reconcile();
+    await harness.call('POST', `/api/v1/devices/${dead.id}/revoke`);
+    await harness.origin.rollouts.reconcile();
     expect(await status(id)).toMatchObject({ state: 'completed', total: 1 });
   });
 
   it('that is aborted stays so, shows its outcome, and makes way for the next', async () => {
-    const [device] = [await bed.device(), await bed.device()];
-    const { id } = await bed.startRollout();
+    const [device] = [await harness.device(), await harness.device()];
+    const { id } = await harness.startRollout();
     await reporter(id)(device, 'failed');
     expect(await end(id, 'abort')).toMatchObject({ httpStatus: 200, state: 'aborted' });
     expect(await end(id, 'abort')).toMatchObject({ httpStatus: 200, state: 'aborted' });
     expect(await end(id, 'complete')).toMatchObject({ httpStatus: 409, code: 'SITECAST_ROLLOUT_ENDED' });
     expect((await asSigned()).rollouts).toMatchObject([{ id, state: 'aborted' }]);
     expect(await status(id)).toMatchObject({ total: 1, counts: { failed: 1 } });
-    expect(await bed.startRollout()).toMatchObject({ httpStatus: 201 });
+    expect(await harness.startRollout()).toMatchObject({ httpStatus: 201 });
     expect(await end('0123456789abcdef', 'abort')).toMatchObject({ code: 'SITECAST_ROLLOUT_UNKNOWN' });
   });
 
   it('is shown page by page, and by state', async () => {
-    const devices = await Promise.all(Array.from({ length: 5 }, () => bed.device()));
-    const { id } = await bed.startRollout();
+    const devices = await Promise.all(Array.from({ length: 5 }, () => harness.device()));
+    const { id } = await harness.startRollout();
     const seen: string[] = [];
     let cursor = '';
     do {
-      const page = await bed.call('GET', `/api/v1/rollouts/${String(id)}?limit=2${cursor}`);
+      const page = await harness.call('GET', `/api/v1/rollouts/${String(id)}?limit=2${cursor}`);
       const list: { id: string }[] = Array.isArray(page.devices) ? page.devices : [];
       seen.push(...list.map(device => device.id));
       cursor = typeof page.nextCursor === 'string' ? `&cursor=${page.nextCursor}` : '';
       expect(page).toMatchObject({ total: 5, counts: { pending: 5 } });
     } while (cursor !== '');
     expect(seen).toEqual(devices.map(device => device.id).sort());
-    expect(await bed.call('GET', `/api/v1/rollouts/${String(id)}?state=failed`)).toMatchObject({
+    expect(await harness.call('GET', `/api/v1/rollouts/${String(id)}?state=failed`)).toMatchObject({
       devices: [],
     });
   });
 
   it('is remembered across a restart, with all that was reported', async () => {
-    const [device] = [await bed.device(), await bed.device()];
-    const { id } = await bed.startRollout();
+    const [device] = [await harness.device(), await harness.device()];
+    const { id } = await harness.startRollout();
     await reporter(id)(device, 'completed');
     const before = await status(id);
-    await bed.restart();
+    await harness.restart();
     expect(await status(id)).toEqual(before);
   });
 });
 
 it('keeps as many rollouts in the signed file as clients take, the newest completed one among them', async () => {
-  const { id: first } = await bed.startRollout();
+  const { id: first } = await harness.startRollout();
   await end(first, 'complete');
-  const { id: baseline } = await bed.startRollout();
+  const { id: baseline } = await harness.startRollout();
   await end(baseline, 'complete');
   // What many rollouts would have left there.
   const file = await asSigned();
@@ -367,38 +370,38 @@ it('keeps as many rollouts in the signed file as clients take, the newest comple
   }));
   const rollouts = [...file.rollouts, ...aborted];
   const bytes = Buffer.from(JSON.stringify({ ...file, rollouts }));
-  await bed.origin.repository.publishRollouts(new Map([['rollouts/camera.json', bytes]]));
-  await bed.restart();
+  await harness.origin.repository.publishRollouts(new Map([['rollouts/camera.json', bytes]]));
+  await harness.restart();
 
-  const { id: last } = await bed.startRollout();
+  const { id: last } = await harness.startRollout();
   expect((await asSigned()).rollouts.map(({ id }) => id)).toEqual([...rollouts.map(({ id }) => id), last]);
   await end(last, 'abort');
-  const { id: next } = await bed.startRollout();
+  const { id: next } = await harness.startRollout();
   const kept = (await asSigned()).rollouts.map(({ id }) => id);
   expect(kept).toHaveLength(MAX_ROLLOUTS);
   expect(kept).toEqual([first, baseline, ...aborted.slice(1).map(({ id }) => id), last, next]);
-  await bed.restart();
+  await harness.restart();
   expect(await status('0'.repeat(16))).toMatchObject({ state: 'aborted' });
   expect(await end('0'.repeat(16), 'complete')).toMatchObject({ code: 'SITECAST_ROLLOUT_ENDED' });
 });
 
 describe('revoking', () => {
   it('is published for the product of a device, and everywhere for a gateway', async () => {
-    const [device, gateway] = [await bed.device(), await bed.gateway()];
-    await bed.call('POST', `/api/v1/devices/${device.id}/revoke`);
+    const [device, gateway] = [await harness.device(), await harness.gateway()];
+    await harness.call('POST', `/api/v1/devices/${device.id}/revoke`);
     expect((await asSigned()).revoked).toEqual([device.id]);
-    bed.clock.passHours(1);
-    await bed.call('POST', `/api/v1/gateways/${gateway.id}/revoke`);
+    harness.clock.passHours(1);
+    await harness.call('POST', `/api/v1/gateways/${gateway.id}/revoke`);
     expect((await asSigned()).revoked).toEqual([device.id, gateway.id]);
-    await bed.startRollout();
+    await harness.startRollout();
     expect((await asSigned()).revoked).toEqual([device.id, gateway.id]);
   });
 
   it('of another product’s device is none of this one’s business', async () => {
-    const device = bed.member();
-    await device.enrol(await bed.joinToken({ site: 'north' }), { product: 'doorbell' });
-    await bed.call('POST', `/api/v1/devices/${device.id}/revoke`);
-    await bed.startRollout();
+    const device = harness.member();
+    await device.enrol(await harness.joinToken({ site: 'north' }), { product: 'doorbell' });
+    await harness.call('POST', `/api/v1/devices/${device.id}/revoke`);
+    await harness.startRollout();
     expect((await asSigned()).revoked).toEqual([]);
   });
 });

@@ -3,7 +3,7 @@ import { openLevelStore } from '@sitecast/shared/key-value';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { Tables } from '../adapters/embedded/tables.ts';
-import { FleetBed } from '../testing/fleet.ts';
+import { FleetHarness } from '../testing/fleet-harness.ts';
 import { temporaryDirectory, type TestClock } from '../testing/setup.ts';
 
 const MINUTE_MS = 60_000;
@@ -36,7 +36,7 @@ class Timers {
   }
 }
 
-let bed: FleetBed;
+let harness: FleetHarness;
 let timers: Timers;
 let close: () => Promise<void>;
 
@@ -49,35 +49,35 @@ beforeEach(async () => {
     owner,
   });
   timers = new Timers();
-  bed = await FleetBed.open(at => ({ ...testDisk(at), after: timers.after }), new Tables(database));
-  timers.clock = bed.clock;
+  harness = await FleetHarness.open(at => ({ ...testDisk(at), after: timers.after }), new Tables(database));
+  timers.clock = harness.clock;
   // The minute's tick is set anew, by this clock.
-  await bed.restart();
+  await harness.restart();
   close = async () => {
-    await bed.close();
+    await harness.close();
     await database.close();
     await remove();
   };
 });
 afterEach(() => close());
 
-const status = (id: unknown) => bed.call('GET', `/api/v1/rollouts/${String(id)}`);
+const status = (id: unknown) => harness.call('GET', `/api/v1/rollouts/${String(id)}`);
 
 it('is found by the passing of time alone, within a minute', async () => {
-  const gateway = await bed.gateway('north');
-  const [silent, other] = [await bed.device('north'), await bed.device('north')];
-  const { id } = await bed.startRollout({ silentAfterMs: MINUTE_MS, maxFailuresBasisPoints: 0 });
+  const gateway = await harness.gateway('north');
+  const [silent, other] = [await harness.device('north'), await harness.device('north')];
+  const { id } = await harness.startRollout({ silentAfterMs: MINUTE_MS, maxFailuresBasisPoints: 0 });
   const rollout = { id: String(id), attempt: 1 };
   for (const device of [silent, other])
     await device.sendReports([await device.next({ state: 'downloading', rollout })], gateway);
   // Heard of through the gateway past the other's deadline: by itself that decides nothing.
-  bed.clock.nowMs += MINUTE_MS + 1;
+  harness.clock.nowMs += MINUTE_MS + 1;
   await other.sendReports([await other.next({ state: 'verifying', rollout })], gateway);
-  await bed.origin.fleet.intake.idle();
-  await bed.origin.rollouts.checkCompletion();
+  await harness.origin.fleet.intake.idle();
+  await harness.origin.rollouts.checkCompletion();
   expect(await status(id)).toMatchObject({ state: 'active', figures: { silent: 0, unreachable: 0 } });
 
-  timers.pass(bed.clock, MINUTE_MS);
+  timers.pass(harness.clock, MINUTE_MS);
   await expect.poll(async () => (await status(id)).state).toBe('paused');
   expect(await status(id)).toMatchObject({
     stop: { why: 'silence', by: 'origin' },

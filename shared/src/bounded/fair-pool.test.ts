@@ -4,7 +4,7 @@ import { FairPool } from './fair-pool.ts';
 const KIB = 1024;
 
 /** Leases whose ends are written down. */
-function bed(maxBytes: number) {
+function testPool(maxBytes: number) {
   const memory = new FairPool({ max: maxBytes, minUnits: 4 * KIB });
   const takenBack: string[] = [];
   const lease = (sender: string, lengthBytes = 8 * KIB, name = sender) =>
@@ -14,7 +14,7 @@ function bed(maxBytes: number) {
 
 describe('memory that senders share', () => {
   it('takes back the oldest lease of whoever holds the most', () => {
-    const { lease, takenBack, memory } = bed(32 * KIB);
+    const { lease, takenBack, memory } = testPool(32 * KIB);
     lease('greedy', 8 * KIB, 'greedy 1');
     lease('modest');
     lease('greedy', 8 * KIB, 'greedy 2');
@@ -25,14 +25,14 @@ describe('memory that senders share', () => {
   });
 
   it('takes back the oldest of all where all hold the same, so that no flood keeps a newcomer out', () => {
-    const { lease, takenBack } = bed(32 * KIB);
+    const { lease, takenBack } = testPool(32 * KIB);
     for (const sender of ['a', 'b', 'c', 'd']) lease(sender);
     expect(lease('new')).toBeDefined();
     expect(takenBack).toEqual(['a']);
   });
 
   it('refuses whoever would hold more than those from whom something could be taken back', () => {
-    const { lease, takenBack } = bed(32 * KIB);
+    const { lease, takenBack } = testPool(32 * KIB);
     lease('greedy', 24 * KIB)?.keep();
     lease('modest');
     expect(lease('greedy')).toBeUndefined();
@@ -40,7 +40,7 @@ describe('memory that senders share', () => {
   });
 
   it('never takes back what is in use', () => {
-    const { lease, takenBack } = bed(16 * KIB);
+    const { lease, takenBack } = testPool(16 * KIB);
     lease('a')?.keep();
     lease('b')?.keep();
     expect(lease('c')).toBeUndefined();
@@ -48,7 +48,7 @@ describe('memory that senders share', () => {
   });
 
   it('has all of it back in the end, however often a lease is given back', () => {
-    const { lease, memory } = bed(16 * KIB);
+    const { lease, memory } = testPool(16 * KIB);
     const taken = lease('a');
     const kept = lease('a');
     kept?.keep();
@@ -59,7 +59,7 @@ describe('memory that senders share', () => {
   });
 
   it('refuses what is more than all of it, and counts small leases as 4 KiB', () => {
-    const { lease, memory } = bed(16 * KIB);
+    const { lease, memory } = testPool(16 * KIB);
     expect(lease('a', 17 * KIB)).toBeUndefined();
     lease('a', 1);
     expect(memory.used).toBe(4 * KIB);

@@ -3,7 +3,7 @@ import { until } from '../testing/index.ts';
 import { FairQueue } from './fair-queue.ts';
 
 /** Work that ends when it's told to; its beginnings, and what was given up, are written down. */
-function bed(options: { maxRunning?: number; maxWaiting?: number }) {
+function testQueue(options: { maxRunning?: number; maxWaiting?: number }) {
   const queue = new FairQueue({ maxRunning: 1, maxWaiting: 100, ...options });
   const begun: string[] = [];
   const givenUp: string[] = [];
@@ -27,7 +27,7 @@ function bed(options: { maxRunning?: number; maxWaiting?: number }) {
 }
 
 it('gives each owner its turn, however much another has waiting', async () => {
-  const { add, begun, endAll } = bed({});
+  const { add, begun, endAll } = testQueue({});
   for (let at = 0; at < 5; at += 1) add('greedy', `greedy ${at}`);
   for (let at = 0; at < 2; at += 1) add('modest', `modest ${at}`);
   await endAll();
@@ -35,7 +35,7 @@ it('gives each owner its turn, however much another has waiting', async () => {
 });
 
 it('gives up the oldest of whoever has the most, where more wait than may', async () => {
-  const { add, begun, givenUp, endAll, queue } = bed({ maxWaiting: 3 });
+  const { add, begun, givenUp, endAll, queue } = testQueue({ maxWaiting: 3 });
   for (let at = 0; at < 4; at += 1) add('greedy', `greedy ${at}`);
   add('modest', 'modest');
   expect(givenUp).toEqual(['greedy 1']);

@@ -8,7 +8,7 @@ const ID = '12D3KooWJNPFgSQM7njS86Q9ZSVwGGDGEVh8Wh2rjLYfbmRSJWxF';
 
 type Options = Partial<Parameters<typeof openLog>[0]> & { isTerminal?: boolean; isJournal?: boolean };
 
-function bed({ isTerminal = false, isJournal = false, ...settings }: Options = {}) {
+function testLog({ isTerminal = false, isJournal = false, ...settings }: Options = {}) {
   const lines: string[] = [];
   const clock = { ms: 0 };
   const target = {
@@ -37,7 +37,7 @@ const unreachable = (): SitecastError =>
 
 describe('a line of JSON', () => {
   it('gives the time, the level, and the role, id and name of the daemon', () => {
-    const { log, json } = bed();
+    const { log, json } = testLog();
     log.info({ url: 'http://a' }, 'listening');
     expect(json()).toEqual({
       level: 'info',
@@ -56,7 +56,7 @@ describe('a line of JSON', () => {
   });
 
   it('keeps the fields by which version 0.1.0 told daemons apart', () => {
-    const [origin, gateway] = [bed({ role: 'origin' }), bed({ role: 'gateway' })];
+    const [origin, gateway] = [testLog({ role: 'origin' }), testLog({ role: 'gateway' })];
     origin.log.info({}, 'x');
     gateway.log.info({}, 'x');
     expect(origin.json()).toMatchObject({ service: 'sitecast-origin' });
@@ -64,7 +64,7 @@ describe('a line of JSON', () => {
   });
 
   it('has each field once, and renames a field that has a reserved name', () => {
-    const { log, last, json } = bed();
+    const { log, last, json } = testLog();
     const forged: Record<string, unknown> = {
       id: 'another',
       level: 'debug',
@@ -88,7 +88,7 @@ describe('a line of JSON', () => {
       [{ format: 'text' }, false],
     ] as const;
     for (const [options, isJson] of shapes) {
-      const { log, last } = bed(options);
+      const { log, last } = testLog(options);
       log.info({}, 'hello');
       expect(last().startsWith('{')).toBe(isJson);
     }
@@ -103,7 +103,7 @@ describe('a line of text', () => {
     ],
     [{ format: 'text', isJournal: true }, /^<4>warn gateway bmRSJWxF: away code=A waitMs=500$/],
   ] as const)('holds the same fields for people: %j', (options, shape) => {
-    const { log, last } = bed({ role: 'gateway', ...options });
+    const { log, last } = testLog({ role: 'gateway', ...options });
     log.identify(() => ({ id: ID }));
     log.warn({ code: 'A', waitMs: 500 }, 'away');
     expect(last().replace('SJWxF', 'SJWxF')).toMatch(
@@ -120,13 +120,13 @@ describe('a line of text', () => {
     ['warn', 4],
     ['error', 3],
   ] as const)('begins with its priority where it goes to the journal: %s', (level, priority) => {
-    const { log, last } = bed({ format: 'text', isJournal: true, level: 'debug' });
+    const { log, last } = testLog({ format: 'text', isJournal: true, level: 'debug' });
     log[level]({}, 'x');
     expect(last()).toBe(`<${priority}>${level} agent: x`);
   });
 
   it('quotes a value that could be taken for something else', () => {
-    const { log, last } = bed({ format: 'text', isJournal: true });
+    const { log, last } = testLog({ format: 'text', isJournal: true });
     log.info({ site: 'a b', path: '/x?y=1', empty: '', list: ['a', 1], none: undefined }, 'x code=OK "');
     expect(last()).toBe(
       String.raw`<6>info agent: "x code=OK \"" site="a b" path="/x?y=1" empty="" list=["a",1]`,
@@ -140,7 +140,7 @@ describe('text from others, whatever it holds,', () => {
     .array(fc.oneof(fc.constantFrom(...nasty), fc.string({ maxLength: 4 })))
     .map(parts => parts.join(''));
   const logged = (options: Options, [message, value, ownName]: readonly [string, string, string]): string => {
-    const { log, lines, last } = bed(options);
+    const { log, lines, last } = testLog(options);
     log.identify(() => ({ id: ID, ownName }));
     const err = new SitecastError('failed', 'SITECAST_X', value);
     log.error({ site: value, nested: { text: value }, err }, message);
@@ -178,7 +178,7 @@ describe('text from others, whatever it holds,', () => {
 
 describe('an error', () => {
   it('is logged with its code and hint and without a stack when Sitecast raised it', () => {
-    const { log, json } = bed();
+    const { log, json } = testLog();
     log.warn({ err: unreachable() }, 'away');
     expect(json()).toMatchObject({
       code: 'SITECAST_UPSTREAM_UNREACHABLE',
@@ -189,7 +189,7 @@ describe('an error', () => {
   });
 
   it('is logged in the same way when a system call failed', () => {
-    const { log, json } = bed();
+    const { log, json } = testLog();
     const full = Object.assign(new Error('ENOSPC: no space'), {
       code: 'ENOSPC',
       syscall: 'write',
@@ -204,7 +204,7 @@ describe('an error', () => {
   it.each(['json', 'text'] as const)(
     'is logged with its stack in one line when it is unexpected: %s',
     format => {
-      const { log, last } = bed({ format });
+      const { log, last } = testLog({ format });
       log.error({ err: new TypeError('x is undefined') }, 'failed');
       expect(last()).toContain('SITECAST_INTERNAL');
       expect(last()).toMatch(/TypeError: x is undefined\\n {4}at /);
@@ -218,7 +218,7 @@ describe('a repeated line', () => {
   const minute = 60_000;
 
   it('that announces a retry is logged once, then less and less often, with the count of those left out', () => {
-    const { log, lines, clock, json } = bed();
+    const { log, lines, clock, json } = testLog();
     const fail = (): void => log.warn({ err: unreachable(), waitMs: Math.random() * 1000 }, 'away');
     fail();
     for (; clock.ms < 9 * minute; clock.ms += minute) fail();
@@ -235,7 +235,7 @@ describe('a repeated line', () => {
   });
 
   it('counts as new when its text differs, or after a long time without it', () => {
-    const { log, lines, clock } = bed();
+    const { log, lines, clock } = testLog();
     const fail = (code: string): void => log.warn({ code, waitMs: 1 }, 'away');
     fail('A');
     fail('B');
@@ -248,7 +248,7 @@ describe('a repeated line', () => {
   });
 
   it('without a retry is logged three times; lines of level info are always logged', () => {
-    const { log, lines } = bed();
+    const { log, lines } = testLog();
     for (let time = 0; time < 10; time += 1) log.error({ chunk: 'a', ms: time }, 'damaged');
     expect(lines).toHaveLength(3);
     for (let time = 0; time < 10; time += 1) log.info({ version: time }, 'published');
@@ -256,7 +256,7 @@ describe('a repeated line', () => {
   });
 
   it('is always logged at level debug', () => {
-    const { log, lines } = bed({ level: 'debug' });
+    const { log, lines } = testLog({ level: 'debug' });
     for (let time = 0; time < 10; time += 1) log.warn({ waitMs: time }, 'away');
     expect(lines).toHaveLength(10);
   });
@@ -265,7 +265,7 @@ describe('a repeated line', () => {
 it.each(['json', 'text'] as const)(
   'a line fits into a line of the journal, whatever its fields hold: %s',
   format => {
-    const { log, last } = bed({ format });
+    const { log, last } = testLog({ format });
     const long = '\u202e東'.repeat(5_000);
     log.error(
       {
@@ -282,7 +282,7 @@ it.each(['json', 'text'] as const)(
 );
 
 it('logs values that JSON can not express', () => {
-  const { log, json } = bed();
+  const { log, json } = testLog();
   const circle: Record<string, unknown> = {};
   circle.self = circle;
   log.info({ circle, big: 1n, fn: () => 1 }, 'odd');

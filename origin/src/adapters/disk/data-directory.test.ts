@@ -2,13 +2,11 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'vitest';
 import { testAdminTokenPlace } from '../../testing/conformance/admin-token-place.ts';
-import {
-  type DataUnderTest,
-  testChunks,
-  testFileStaging,
-  testKeyStore,
-  testRepositoryStore,
-} from '../../testing/conformance/repository-stores.ts';
+import { testChunks } from '../../testing/conformance/chunk-stores.ts';
+import type { DataUnderTest } from '../../testing/conformance/data-under-test.ts';
+import { testFileStaging } from '../../testing/conformance/file-staging.ts';
+import { testKeyStore } from '../../testing/conformance/key-store.ts';
+import { testRepositoryStore } from '../../testing/conformance/repository-store.ts';
 import { testLog } from '../../testing/origin.ts';
 import { TestClock, temporaryDirectory } from '../../testing/setup.ts';
 import { DiskAdminToken } from './admin-token.ts';

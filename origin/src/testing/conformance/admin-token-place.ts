@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import type { AdminTokenPlace } from '../../tokens/token-store.ts';
-import type { Test } from './stores.ts';
+import type { Test } from './test.ts';
 
 /** Two instances of one place, as origins that share their data open them. */
 export interface AdminTokenPlacesUnderTest {

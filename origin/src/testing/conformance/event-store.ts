@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import type { EventStore } from '../../events/events.ts';
-import type { Test } from './stores.ts';
+import type { Test } from './test.ts';
 
 const emitted = (at: number) => ({ type: 'device.outcome', device: `device ${at}`, data: { at } });
 

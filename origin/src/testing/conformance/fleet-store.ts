@@ -8,7 +8,8 @@ import { keptBytesOf } from '../../fleet/kept-reports.ts';
 import type { Member } from '../../fleet/member.ts';
 import type { Outcome } from '../../fleet/outcome.ts';
 import type { Status } from '../../fleet/status.ts';
-import { type OpenStores, type Stores, type Test, withStores } from './stores.ts';
+import type { OpenStores, Stores } from './stores.ts';
+import { type Test, withOpened } from './test.ts';
 
 const AT = '2030-01-01T00:00:00.000Z';
 
@@ -87,7 +88,7 @@ export function testFleetStore(test: Test, open: OpenStores): void {
 }
 
 function testAdmissions(test: Test, open: OpenStores): void {
-  const check = withStores(test, open);
+  const check = withOpened(test, open);
 
   check('lets a newcomer in once, whichever origin it asks', async ({ one, other, restart }) => {
     const [first, second] = [member(a, { site: 'north' }), member(a, { site: 'south' })];
@@ -125,7 +126,7 @@ function testAdmissions(test: Test, open: OpenStores): void {
 }
 
 function testChanges(test: Test, open: OpenStores): void {
-  const check = withStores(test, open);
+  const check = withOpened(test, open);
 
   check('changes a member only where it is still what the change was decided by', async ({ one, other }) => {
     const before = member(a);
@@ -173,7 +174,7 @@ function testChanges(test: Test, open: OpenStores): void {
 }
 
 function testJoinTokens(test: Test, open: OpenStores): void {
-  const check = withStores(test, open);
+  const check = withOpened(test, open);
 
   check('lets in as many as a join token says, counted with each member', async ({ one, other, restart }) => {
     assert.equal(await one.fleetStore.addJoinToken(joinToken('t', 3), event('t')), 'added');
@@ -217,7 +218,7 @@ function testJoinTokens(test: Test, open: OpenStores): void {
 }
 
 function testReports(test: Test, open: OpenStores): void {
-  const check = withStores(test, open);
+  const check = withOpened(test, open);
   const place = (seq: number, epoch = 'e1', id = 'a') => ({ id, epoch, seq });
 
   check('takes in all that comes of reports, or nothing', async ({ one, other, restart }) => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Leadership } from '../../leadership.ts';
-import type { Test } from './stores.ts';
+import type { Test } from './test.ts';
 
 /**
  * What every `Leadership` keeps to, as tests.

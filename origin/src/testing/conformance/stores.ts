@@ -5,9 +5,7 @@ import type { FleetStore } from '../../fleet/fleet-store.ts';
 import type { CohortStore } from '../../rollouts/cohort-store.ts';
 import { recordOfUnknown, type RolloutRecord } from '../../rollouts/record.ts';
 import type { StoredToken, TokenStore } from '../../tokens/token-store.ts';
-
-/** Registers one test with whatever runner there is (vitest's `it`). */
-export type Test = (name: string, body: () => Promise<void>) => void;
+import { type Test, withOpened } from './test.ts';
 
 /** The stores of one origin. */
 export interface Stores {
@@ -29,23 +27,11 @@ export interface StoresUnderTest {
 /** Opens stores that hold nothing. */
 export type OpenStores = () => Promise<StoresUnderTest>;
 
-export const withStores =
-  (test: Test, open: OpenStores) =>
-  (name: string, body: (under: StoresUnderTest) => Promise<void>): void =>
-    test(name, async () => {
-      const under = await open();
-      try {
-        await body(under);
-      } finally {
-        await under.close();
-      }
-    });
-
 const event = (subject: string): AuditEvent => ({ by: 'ann', action: 'token.create', subject });
 
 /** What every `AuditLog` keeps to, as tests. */
 export function testAuditLog(test: Test, open: OpenStores): void {
-  const check = withStores(test, open);
+  const check = withOpened(test, open);
 
   check('makes one chain of what several origins record at once', async ({ one, other, restart }) => {
     const recording = Array.from({ length: 40 }, (_, at) =>
@@ -83,7 +69,7 @@ const token = (id: string, name: string): StoredToken => ({
 
 /** What every `TokenStore` keeps to, as tests. */
 export function testTokenStore(test: Test, open: OpenStores): void {
-  const check = withStores(test, open);
+  const check = withOpened(test, open);
   const add = ({ tokenStore }: Stores, id: string, name: string) =>
     tokenStore.change(tokens => {
       if (tokens.some(known => known.name === name)) throw new Error(`${name} is taken`);
@@ -139,7 +125,7 @@ const record = (id: string): RolloutRecord =>
 
 /** What every `CohortStore` keeps to, as tests. */
 export function testCohortStore(test: Test, open: OpenStores): void {
-  const check = withStores(test, open);
+  const check = withOpened(test, open);
   const [one1, two2] = ['00000000000000a1', '00000000000000a2'];
 
   check('has a record and the cohort that it froze both, or neither', async ({ one, other, restart }) => {

@@ -16,7 +16,7 @@ const MEMORY_DISK = '/dev/shm';
 type Disks = (path: string) => Pick<TestOriginOptions, 'openData' | 'audit' | 'events' | 'after'>;
 
 /** An origin that has published camera 1.0.0, and what tests of its fleet need. */
-export class FleetBed {
+export class FleetHarness {
   origin: TestOrigin;
   readonly operator: TestOperator;
   readonly clock: TestClock;
@@ -27,7 +27,7 @@ export class FleetBed {
   readonly #remove: () => Promise<void>;
 
   private constructor(
-    opened: Pick<FleetBed, 'origin' | 'operator' | 'clock' | 'image' | 'path' | 'store'>,
+    opened: Pick<FleetHarness, 'origin' | 'operator' | 'clock' | 'image' | 'path' | 'store'>,
     disks: Disks,
     remove: () => Promise<void>,
   ) {
@@ -41,14 +41,14 @@ export class FleetBed {
     this.#remove = remove;
   }
 
-  static async open(disks: Disks, store: TableStore = new MemoryTables()): Promise<FleetBed> {
+  static async open(disks: Disks, store: TableStore = new MemoryTables()): Promise<FleetHarness> {
     const path = mkdtempSync(join(existsSync(MEMORY_DISK) ? MEMORY_DISK : tmpdir(), 'sitecast-fleet-'));
     const remove = () => rm(path, { recursive: true, force: true });
     const origin = await initialisedOrigin({ ...disks(path), store });
     const image = imageOf(...randomChunks(2));
     const answer = await origin.operator.publish('camera', image);
     if (answer.httpStatus !== 200) throw new Error(JSON.stringify(answer));
-    return new FleetBed({ ...origin, origin, image, path, store }, disks, remove);
+    return new FleetHarness({ ...origin, origin, image, path, store }, disks, remove);
   }
 
   async close(): Promise<void> {
