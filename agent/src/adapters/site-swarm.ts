@@ -1,4 +1,4 @@
-import { Pacer } from '@sitecast/shared/bounded';
+import { Pacer, lruCache } from '@sitecast/shared/bounded';
 import {
   type ChunkId,
   type ChunkRequest,
@@ -18,7 +18,6 @@ import {
   type SwarmNode,
   SwarmStore,
 } from '@sitecast/shared/swarm';
-import { LRUCache } from 'lru-cache';
 import type { FoundPeer, HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers } from '../ports.ts';
 
 /** Machines that a gateway has named lately. Those that weren't named for the longest time make room. */
@@ -56,8 +55,8 @@ export class SiteSwarm implements SitePeers {
   readonly #held = new Map<string, ChunkStore>();
   readonly #server: ChunkServer;
   readonly #neighbours: Neighbours;
-  readonly #named = new LRUCache<string, FoundPeer>({ max: MAX_NAMED_PEERS, ttl: KNOWN_FOR_MS });
-  readonly #found = new LRUCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: KNOWN_FOR_MS });
+  readonly #named = lruCache<string, FoundPeer>({ max: MAX_NAMED_PEERS, ttl: KNOWN_FOR_MS });
+  readonly #found = lruCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: KNOWN_FOR_MS });
   /** Those found that were met for the present image. */
   readonly #foundMet = new Set<string>();
   #links: PeerLinks | undefined;

@@ -1,5 +1,5 @@
 import { Chunk, type ChunkId, type ChunkStore, chunkIdToHex, chunkNotFound } from '@sitecast/shared/content';
-import { LRUCache } from 'lru-cache';
+import { lruCache, type LruCache } from '@sitecast/shared/bounded';
 
 /** What an entry costs besides its frame, about. */
 const ENTRY_BYTES = 256;
@@ -7,14 +7,13 @@ const ENTRY_BYTES = 256;
 /** Verified frames in memory, the most recently used: devices that update at the same time ask for the same chunks. */
 export class MemoryStore implements ChunkStore {
   readonly name = 'the memory of this gateway';
-  readonly #frames: LRUCache<string, Buffer>;
+  readonly #frames: LruCache<string, Buffer>;
 
   /** @param maxBytes bound of all frames together; 0: none is kept */
   constructor(maxBytes: number) {
-    this.#frames = new LRUCache({
-      // No frame fits into one byte.
-      maxSize: Math.max(1, maxBytes),
-      sizeCalculation: frame => frame.length + ENTRY_BYTES,
+    this.#frames = lruCache({
+      maxBytes,
+      bytesOf: frame => frame.length + ENTRY_BYTES,
     });
   }
 

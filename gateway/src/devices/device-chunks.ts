@@ -8,12 +8,12 @@ import {
   chunkNotFound,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import { sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
 import type { SubscribedImage, SiteNode } from './site-node.ts';
 import type { Holder, Tracker } from './tracker.ts';
+import { lruCache } from '@sitecast/shared/bounded';
 
 // Senders: devices of the site, by their assignment, and machines that multicast DNS finds. The worst that they can do: say that they hold
 // what they lack, or hang (that costs seconds for the chunks that were asked of them, then they are left); send wrong bytes (they are
@@ -92,8 +92,8 @@ export class DeviceChunks implements ChunkStore {
   readonly #now: () => number;
   readonly #patience: number;
   readonly #subscriptions = new Map<string, Subscription>();
-  readonly #indexes = new LRUCache<string, ChunkIndex>({ max: MAX_CANDIDATES });
-  readonly #banned = new LRUCache<string, true>({ max: MAX_BANNED, ttl: BANNED_FOR_MS });
+  readonly #indexes = lruCache<string, ChunkIndex>({ max: MAX_CANDIDATES });
+  readonly #banned = lruCache<string, true>({ max: MAX_BANNED, ttl: BANNED_FOR_MS });
   readonly #turn = pLimit(MAX_ASKED_AT_ONCE);
   #looking: Promise<void> | undefined;
   #lookedMs = Number.NEGATIVE_INFINITY;

@@ -5,11 +5,10 @@ import {
   openAssignment,
 } from '@sitecast/shared/fleet';
 import { SitecastError } from '@sitecast/shared/errors';
-import { FairQueue, lruCache, TokenBucket } from '@sitecast/shared/bounded';
+import { FairQueue, lruCache, type LruCache, TokenBucket } from '@sitecast/shared/bounded';
 import { type Envelope, envelopeSchema } from '@sitecast/shared/identity';
 import { type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import type { RoleSigners } from '@sitecast/shared/trust';
-import type { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import type { Log } from '@sitecast/shared/log';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
@@ -76,7 +75,7 @@ export class RelayedDocuments<T extends { id: string }> {
     max: MAX_REMEMBERED,
   });
   readonly #asking = new Map<string, Promise<void>>();
-  readonly #absent: LRUCache<string, true>;
+  readonly #absent: LruCache<string, true>;
   readonly #asks: FairQueue;
   #count = 0;
 

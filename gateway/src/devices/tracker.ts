@@ -2,8 +2,8 @@ import { randomInt } from 'node:crypto';
 import { SitecastError } from '@sitecast/shared/errors';
 import { MAX_NAMED_PEERS, type PeerNotice, type SitePeer } from '@sitecast/shared/api';
 import type { Assignment } from '@sitecast/shared/fleet';
-import { LRUCache } from 'lru-cache';
 import { notYours } from '../reports/report-receiver.ts';
+import { lruCache, type LruCache } from '@sitecast/shared/bounded';
 
 // Senders: devices of the site, by their assignment. The worst notice: addresses of third parties, to which other devices then make a
 // connection that fails (eight a device, plain TCP); or chunks that the device lacks, which costs time of the devices that ask it.
@@ -40,11 +40,11 @@ interface TrackerDeps {
 /** Which devices of the site hold or fetch which image. Devices announce it, and get others named. Kept in memory alone: devices announce it again. */
 export class Tracker {
   readonly #deps: TrackerDeps;
-  readonly #tracked: LRUCache<string, Tracked>;
+  readonly #tracked: LruCache<string, Tracked>;
 
   constructor(deps: TrackerDeps) {
     this.#deps = deps;
-    this.#tracked = new LRUCache({
+    this.#tracked = lruCache({
       max: MAX_TRACKED,
       ttl: TRACKED_FOR_MS,
       ttlResolution: 0,

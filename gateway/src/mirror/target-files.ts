@@ -1,7 +1,6 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { checkTarget, type FoundTarget, type MetadataFetcher, targetPath } from '@sitecast/shared/trust';
 import { lruCache } from '@sitecast/shared/bounded';
-import { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import type { Log } from '@sitecast/shared/log';
 import type { MirrorStore } from './mirror-store.ts';
@@ -28,9 +27,9 @@ interface TargetFilesDeps {
 /** The mirrored target files. Each has the length and the hash that signed metadata names. */
 export class TargetFiles {
   readonly #deps: TargetFilesDeps;
-  readonly #memory = new LRUCache<string, Uint8Array>({
-    maxSize: MAX_MEMORY_BYTES,
-    sizeCalculation: bytes => bytes.length + 1,
+  readonly #memory = lruCache<string, Uint8Array>({
+    maxBytes: MAX_MEMORY_BYTES,
+    bytesOf: bytes => bytes.length + 1,
   });
   readonly #reading = new Map<string, Promise<Uint8Array | undefined>>();
   readonly #fetching = new Map<string, Promise<Uint8Array>>();

@@ -1,4 +1,5 @@
 import { MAX_GATEWAY_ADDRESSES, MAX_GATEWAY_URLS } from '@sitecast/shared/api';
+import { lruCache } from '@sitecast/shared/bounded';
 
 /**
  * With so many connections, the origin and three others, a gateway dials no more. Others dial it as often on average, and that is enough
@@ -57,7 +58,8 @@ export interface PeerBookStorage {
 /** The other gateways that this one knows: from the origin, by multicast DNS, and from before its last restart. */
 export class PeerBook {
   readonly #memory: PeerBookStorage;
-  readonly #gateways = new Map<string, KnownGateway>();
+  /** The gateway that was heard of the longest ago is forgotten first. */
+  readonly #gateways = lruCache<string, KnownGateway>({ max: MAX_KNOWN_GATEWAYS });
   readonly #listeners: (() => void)[] = [];
 
   private constructor(memory: PeerBookStorage) {
@@ -72,7 +74,7 @@ export class PeerBook {
 
   /** The newest come last. */
   get all(): KnownGateway[] {
-    return [...this.#gateways.values()];
+    return [...this.#gateways.values()].reverse();
   }
 
   has(id: string): boolean {
@@ -88,7 +90,7 @@ export class PeerBook {
   async learn(gateways: readonly (Pick<KnownGateway, 'id'> & Partial<KnownGateway>)[]): Promise<void> {
     const before = this.#text();
     for (const gateway of gateways) {
-      const known = this.#gateways.get(gateway.id);
+      const known = this.#gateways.peek(gateway.id);
       this.#put({ fleet: [], urls: [], ...known, ...gateway });
     }
     if (this.#text() === before) return;
@@ -102,14 +104,11 @@ export class PeerBook {
   }
 
   #put({ id, site, fleet, urls }: KnownGateway): void {
-    this.#gateways.delete(id);
     this.#gateways.set(id, {
       id,
       ...(site === undefined ? {} : { site }),
       fleet: fleet.slice(0, MAX_GATEWAY_ADDRESSES),
       urls: urls.slice(0, MAX_GATEWAY_URLS),
     });
-    const [oldest] = this.#gateways.keys();
-    if (this.#gateways.size > MAX_KNOWN_GATEWAYS && oldest !== undefined) this.#gateways.delete(oldest);
   }
 }

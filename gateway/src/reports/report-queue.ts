@@ -1,9 +1,8 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { reportBytes } from '@sitecast/shared/fleet';
-import { lruCache, type TokenBucket } from '@sitecast/shared/bounded';
+import { lruCache, type LruCache, type TokenBucket } from '@sitecast/shared/bounded';
 import { envelopeSchema } from '@sitecast/shared/identity';
 import { type Change, type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
-import type { LRUCache } from 'lru-cache';
 import pLimit from 'p-limit';
 import { z } from 'zod';
 import { type Amount, exceeds, type Queued, type Round, type Waiting, ReportTurns } from './report-turns.ts';
@@ -58,7 +57,7 @@ export class ReportQueue {
   readonly #turn = pLimit(1);
   readonly #queues = new ReportTurns();
   readonly #max: Amount;
-  readonly #left: LRUCache<string, true>;
+  readonly #left: LruCache<string, true>;
   /** The kept refused reports, oldest first; undefined for one that cannot be read any more. */
   readonly #letters = new Map<string, Letter | undefined>();
   #arrivals = 0;

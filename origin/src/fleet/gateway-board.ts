@@ -1,4 +1,5 @@
 import { type GatewayAddresses, type KnownGateways, MAX_NAMED_GATEWAYS } from '@sitecast/shared/api';
+import { lruCache, type LruCache } from '@sitecast/shared/bounded';
 import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
 
@@ -17,10 +18,10 @@ interface Place {
 /** The addresses that gateways announce, for other gateways: in memory, and unchecked. */
 export class GatewayBoard {
   readonly #registry: Pick<Registry, 'activeMember'>;
-  readonly #places = new Map<string, Place>();
+  /** By id. The gateway that announced itself the longest ago is forgotten first. */
+  readonly #places: LruCache<string, Place>;
   readonly #bySite = new Map<string, Set<string>>();
   readonly #ownAddresses: () => string[];
-  readonly #maxGateways: number;
 
   /** @param ownAddresses where the origin itself is found in the fleet's network */
   constructor(
@@ -30,7 +31,7 @@ export class GatewayBoard {
   ) {
     this.#registry = registry;
     this.#ownAddresses = ownAddresses;
-    this.#maxGateways = maxGateways;
+    this.#places = lruCache({ max: maxGateways, dispose: ({ site }, id) => this.#removeFromSite(site, id) });
   }
 
   get size(): number {
@@ -38,12 +39,9 @@ export class GatewayBoard {
   }
 
   put({ id, site }: Member, addresses: GatewayAddresses, nowMs: number): void {
-    this.#remove(id);
     this.#places.set(id, { site, addresses, saidMs: nowMs });
     const here = this.#bySite.get(site) ?? new Set();
     this.#bySite.set(site, here.add(id));
-    const [oldest] = this.#places.keys();
-    if (this.#places.size > this.#maxGateways && oldest !== undefined) this.#remove(oldest);
   }
 
   /** The others of the gateway's site first, then some of the rest, chosen by chance. */
@@ -66,17 +64,15 @@ export class GatewayBoard {
   }
 
   #named(id: string, nowMs: number): KnownGateways['gateways'][number] | undefined {
-    const place = this.#places.get(id);
+    // Nobody is remembered for longer because others are told of it.
+    const place = this.#places.peek(id);
     const member = this.#registry.activeMember(id);
     if (!place || member?.kind !== 'gateway' || Math.abs(nowMs - place.saidMs) > ADDRESSES_TTL_MS)
       return undefined;
     return { id, site: member.site, ...place.addresses };
   }
 
-  #remove(id: string): void {
-    const site = this.#places.get(id)?.site;
-    if (site === undefined) return;
-    this.#places.delete(id);
+  #removeFromSite(site: string, id: string): void {
     const here = this.#bySite.get(site);
     if (here?.delete(id) && here.size === 0) this.#bySite.delete(site);
   }

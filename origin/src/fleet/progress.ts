@@ -1,3 +1,4 @@
+import { lruCache } from '@sitecast/shared/bounded';
 import type { DeviceState } from '@sitecast/shared/fleet';
 
 export const MAX_PROGRESS_ENTRIES = 100_000;
@@ -17,18 +18,15 @@ export interface Progress {
 
 /** What devices report about running work, for people to look at: in memory, and some of it may be lost. */
 export class ProgressBoard {
-  readonly #byId = new Map<string, Progress & { receivedMs: number }>();
+  /** The device that was heard the longest ago is forgotten first. */
+  readonly #byId = lruCache<string, Progress & { receivedMs: number }>({ max: MAX_PROGRESS_ENTRIES });
 
   put(progress: Progress, nowMs: number): void {
-    this.#byId.delete(progress.id);
     this.#byId.set(progress.id, { ...progress, receivedMs: nowMs });
-    if (this.#byId.size <= MAX_PROGRESS_ENTRIES) return;
-    const [oldest] = this.#byId.keys();
-    if (oldest !== undefined) this.#byId.delete(oldest);
   }
 
   get(id: string, nowMs: number): Progress | undefined {
-    const found = this.#byId.get(id);
+    const found = this.#byId.peek(id);
     return found && Math.abs(nowMs - found.receivedMs) < PROGRESS_TTL_MS ? found : undefined;
   }
 

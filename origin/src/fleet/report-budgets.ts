@@ -1,5 +1,5 @@
 import { REPORT_RATE } from '@sitecast/shared/fleet';
-import { TokenBuckets } from '@sitecast/shared/bounded';
+import { lruCache, TokenBuckets } from '@sitecast/shared/bounded';
 
 /**
  * What one device may send the origin. The burst is twice a gateway's: a site has several gateways, and a restarted gateway doesn't know
@@ -18,7 +18,7 @@ interface Place {
 export class ReportBudgets {
   readonly #buckets: TokenBuckets;
   /** A device's first report that was put off. The reports after it lack only that one. */
-  readonly #putOff = new Map<string, Place>();
+  readonly #putOff = lruCache<string, Place>({ max: MAX_BUDGETS });
   /** Reports that were put off since the start. */
   putOffs = 0;
 
@@ -45,19 +45,17 @@ export class ReportBudgets {
     this.putOffs += 1;
     if (this.follows(id, { epoch, seq })) return;
     this.#putOff.set(id, { epoch, seq });
-    const [oldest] = this.#putOff.keys();
-    if (oldest !== undefined && this.#putOff.size > MAX_BUDGETS) this.#putOff.delete(oldest);
   }
 
   /** Whether a report comes after one of its chain that was put off: then the gap before it is no anomaly. */
   follows(id: string, { epoch, seq }: Place): boolean {
-    const first = this.#putOff.get(id);
+    const first = this.#putOff.peek(id);
     return first?.epoch === epoch && seq > first.seq;
   }
 
   /** A report that was put off has come. */
   came(id: string, { epoch, seq }: Place): void {
-    const first = this.#putOff.get(id);
+    const first = this.#putOff.peek(id);
     if (first?.epoch === epoch && seq >= first.seq) this.#putOff.delete(id);
   }
 }

@@ -1,3 +1,4 @@
+import { lruCache } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
 import { sealAcknowledgement, sealAssignment } from '@sitecast/shared/fleet';
 import type { Envelope, EnvelopeSigner } from '@sitecast/shared/identity';
@@ -20,7 +21,8 @@ export class OriginStatements {
   readonly #registry: Registry;
   readonly #signer: OriginSigner;
   readonly #now: () => number;
-  readonly #kept = new Map<string, Promise<Envelope>>();
+  /** The oldest is forgotten first, however often it was asked for. */
+  readonly #kept = lruCache<string, Promise<Envelope>>({ max: MAX_KEPT_ENVELOPES });
 
   constructor(registry: Registry, signer: OriginSigner, now: () => number) {
     this.#registry = registry;
@@ -66,16 +68,12 @@ export class OriginStatements {
   }
 
   #keep(key: string, seal: () => Promise<Envelope>): Promise<Envelope> {
-    const known = this.#kept.get(key);
+    const known = this.#kept.peek(key);
     if (known) return known;
     const sealed = seal();
     this.#kept.set(key, sealed);
     // A signature that failed isn't kept; its caller gets the error.
     sealed.catch(() => this.#kept.delete(key));
-    if (this.#kept.size > MAX_KEPT_ENVELOPES) {
-      const [oldest] = this.#kept.keys();
-      if (oldest !== undefined) this.#kept.delete(oldest);
-    }
     return sealed;
   }
 }

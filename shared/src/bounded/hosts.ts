@@ -1,5 +1,5 @@
 import { isIPv6 } from 'node:net';
-import { LRUCache } from 'lru-cache';
+import { lruCache } from './lru-cache.ts';
 
 const IPV6_GROUPS_OF_A_HOST = 4;
 const MAX_NAMED_HOSTS = 4096;
@@ -37,7 +37,7 @@ export function senderOf(address: string | undefined): string | undefined {
 
 /** Addresses at which somebody known was met, or is said to be by somebody who is believed. */
 export class NamedHosts {
-  readonly #named = new LRUCache<string, true>({ max: MAX_NAMED_HOSTS, ttl: NAMED_FOR_MS });
+  readonly #named = lruCache<string, true>({ max: MAX_NAMED_HOSTS, ttl: NAMED_FOR_MS });
 
   name(address: string): void {
     this.#named.set(plainAddress(address), true);

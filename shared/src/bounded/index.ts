@@ -7,6 +7,6 @@ export { ByteWindow } from './byte-window.ts';
 export { FairPool, type FairPoolOptions, type Lease } from './fair-pool.ts';
 export { FairQueue, type FairQueueOptions } from './fair-queue.ts';
 export { NamedHosts, senderOf } from './hosts.ts';
-export { lruCache } from './lru-cache.ts';
+export { lruCache, type LruCache } from './lru-cache.ts';
 export { Pacer } from './pacer.ts';
 export { type Rate, TokenBucket, TokenBuckets } from './token-bucket.ts';

@@ -12,6 +12,30 @@ it('holds so many entries, and forgets the least recently used', () => {
   expect(cache.size).toBe(3);
 });
 
+it('holds so many bytes, and nothing that is longer alone; an entry counts as one byte at least', () => {
+  const cache = lruCache<string, string>({ maxBytes: 5, bytesOf: value => value.length });
+  cache.set('a', 'one').set('b', '').set('c', 'n');
+  expect([...cache.values()]).toEqual(['n', '', 'one']);
+  cache.get('a');
+  cache.set('d', 'n');
+  expect([...cache.keys()]).toEqual(['d', 'a', 'c']);
+  cache.set('e', 'longer');
+  expect(cache.has('e')).toBe(false);
+  const none = lruCache<string, string>({ maxBytes: 0, bytesOf: value => value.length });
+  expect(none.set('a', 'two').size).toBe(0);
+});
+
+it('tells of each entry that it forgets', () => {
+  const forgotten: string[] = [];
+  const cache = lruCache<string, number>({
+    max: 2,
+    dispose: (value, key) => forgotten.push(`${key}${value}`),
+  });
+  cache.set('a', 1).set('b', 1).set('a', 2).set('c', 1);
+  cache.delete('a');
+  expect(forgotten).toEqual(['a1', 'b1', 'a2']);
+});
+
 it('forgets what is older than it may be', async () => {
   let nowMs = 1000;
   const cache = lruCache<string, number>({ max: 3, ttl: 100, perf: { now: () => nowMs } });

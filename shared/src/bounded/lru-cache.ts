@@ -1,18 +1,34 @@
 import { LRUCache } from 'lru-cache';
 
+/** What is remembered within a bound. `peek` reads an entry without counting that as a use. */
+export type LruCache<K extends {}, V extends {}> = LRUCache<K, V>;
+
+/** The bound: entries, or bytes of all entries together. */
+type Bound<V> = { max: number } | { maxBytes: number; bytesOf: (value: V) => number };
+
 /** What `lruCache` takes of LRUCache's options. */
-interface Options {
-  /** Entries at most; the least recently used goes first. */
-  max: number;
+interface Options<K, V> {
+  /** An entry is forgotten so many milliseconds after it was set. */
   ttl?: number;
   /** The clock that `ttl` is measured by. */
   perf?: { now: () => number };
+  /** The clock is read at most once in so many milliseconds. Default: 1. */
+  ttlResolution?: number;
+  /** An entry was forgotten, deleted or replaced. */
+  dispose?: (value: V, key: K) => void;
 }
 
 /**
- * An LRU cache whose memory grows with what it holds. LRUCache's own `max` allocates the memory of all entries at once: 9 ms and
- * 7 MB for 200,000, at each start of a daemon and in each test that opens one.
+ * A cache that forgets the entry whose last `get` or `set` is the longest ago. Its memory grows with what it holds: LRUCache's own `max`
+ * allocates the memory of all entries at once (5.6 MB for 200,000 on Node 20, 8.8 MB with a `ttl`).
  */
-export function lruCache<K extends {}, V extends {}>({ max, ...options }: Options): LRUCache<K, V> {
-  return new LRUCache<K, V>({ ...options, maxSize: max, sizeCalculation: () => 1 });
+export function lruCache<K extends {}, V extends {}>(options: Bound<V> & Options<K, V>): LruCache<K, V> {
+  if ('max' in options) {
+    const { max, ...others } = options;
+    return new LRUCache<K, V>({ ...others, maxSize: max, sizeCalculation: () => 1 });
+  }
+  const { maxBytes, bytesOf, ...others } = options;
+  // LRUCache takes no entry of size 0, and no bound of 0.
+  const sizeCalculation = (value: V): number => Math.max(1, bytesOf(value));
+  return new LRUCache<K, V>({ ...others, maxSize: Math.max(1, maxBytes), sizeCalculation });
 }

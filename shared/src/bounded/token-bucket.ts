@@ -1,5 +1,4 @@
-import type { LRUCache } from 'lru-cache';
-import { lruCache } from './lru-cache.ts';
+import { lruCache, type LruCache } from './lru-cache.ts';
 
 /** How many things go through in a second on average, and how many at once. */
 export interface Rate {
@@ -50,7 +49,7 @@ const MAX_BUCKETS = 20_000;
 
 /** A bucket each for so many keys; the least recently used are forgotten. */
 export class TokenBuckets {
-  readonly #buckets: LRUCache<string, TokenBucket>;
+  readonly #buckets: LruCache<string, TokenBucket>;
   readonly #options: Rate & { now: () => number };
 
   constructor({ maxKeys = MAX_BUCKETS, ...options }: Rate & { now: () => number; maxKeys?: number }) {

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
-import { LRUCache } from 'lru-cache';
 import { SitecastError } from '../errors.ts';
 import type { RoleSigners } from '../trust/index.ts';
 import { type Assignment, openAssignment } from './assignment.ts';
+import { lruCache } from '../bounded/lru-cache.ts';
 
 // Who can send this: anybody on the LAN. The worst message: assignments without end, each of them a signature to check (two
 // thousandths of a second); how many connections there may be in a second bounds that.
@@ -19,7 +19,7 @@ interface Shown {
 
 /** Whom machines of a site hand chunks to: those whose assignment names the same site, as the origin signed it. */
 export class ShownAssignments {
-  readonly #opened = new LRUCache<string, { signers: RoleSigners; assignment: Assignment }>({
+  readonly #opened = lruCache<string, { signers: RoleSigners; assignment: Assignment }>({
     max: MAX_OPENED,
   });
 

@@ -1,4 +1,4 @@
-import { LRUCache } from 'lru-cache';
+import { lruCache, type LruCache } from '../bounded/lru-cache.ts';
 
 /** How many lines are remembered. Beyond it the one that hasn't come for the longest is forgotten, and may be logged as new. */
 const MAX_REMEMBERED = 256;
@@ -22,13 +22,13 @@ interface Remembered {
  */
 export class Repeats {
   readonly #now: () => number;
-  readonly #lines: LRUCache<string, Remembered>;
+  readonly #lines: LruCache<string, Remembered>;
 
   constructor(now: () => number = () => performance.now()) {
     this.#now = now;
     // lru-cache takes the time 0 for "not set".
     const perf = { now: () => now() + 1 };
-    this.#lines = new LRUCache({ max: MAX_REMEMBERED, ttl: FORGOTTEN_AFTER_MS, ttlResolution: 0, perf });
+    this.#lines = lruCache({ max: MAX_REMEMBERED, ttl: FORGOTTEN_AFTER_MS, ttlResolution: 0, perf });
   }
 
   /**

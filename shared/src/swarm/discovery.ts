@@ -1,6 +1,6 @@
 import type { PeerDiscovery, PeerInfo } from '@libp2p/interface';
 import { mdns, type MulticastDNSComponents } from '@libp2p/mdns';
-import { LRUCache } from 'lru-cache';
+import { lruCache } from '../bounded/lru-cache.ts';
 
 // Any machine on the LAN can send this. The worst messages: one that names addresses of a third party, so that this machine
 // connects there (one handshake that fails, and there are few addresses for each peer); and thousands of invented peers. So
@@ -40,7 +40,7 @@ type Finder = PeerDiscovery & { start?: () => unknown; stop?: () => unknown };
 
 export class Discovery {
   readonly #finder: Finder | undefined;
-  readonly #found = new LRUCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: FOUND_TTL_MS });
+  readonly #found = lruCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: FOUND_TTL_MS });
   /** Is called for each peer whenever it is discovered. */
   onFound: (peer: FoundPeer) => void = () => {};
 

@@ -1,6 +1,6 @@
 import type { ConnectionGater, MultiaddrConnection, PeerId, Transport, Upgrader } from '@libp2p/interface';
-import { LRUCache } from 'lru-cache';
 import { FairPool, type Lease, NamedHosts } from '../bounded/index.ts';
+import { lruCache } from '../bounded/lru-cache.ts';
 
 // Any machine on the LAN can connect, with as many keys as it likes, from a few addresses. The worst: sockets that never send a byte,
 // and connections of invented keys that never ask for anything. libp2p counts all connections together and refuses every newcomer
@@ -52,7 +52,7 @@ export class InboundGate {
   readonly #members: FairPool;
   readonly #strangers: FairPool;
   readonly #hosts = new NamedHosts();
-  readonly #named = new LRUCache<string, true>({ max: MAX_NAMED_IDS, ttl: NAMED_FOR_MS });
+  readonly #named = lruCache<string, true>({ max: MAX_NAMED_IDS, ttl: NAMED_FOR_MS });
   readonly #entries = new Map<string, Set<Entry>>();
   readonly #isKnown: KnowsPeer;
 

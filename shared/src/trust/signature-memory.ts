@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
-import { LRUCache } from 'lru-cache';
 import { keyIdentityOf, type TufKey, verifySignature } from './keys.ts';
+import { lruCache } from '../bounded/lru-cache.ts';
 
 /** Whether `signatureHex` is a signature of `message` by `key`: `verifySignature`, or something that says the same. */
 export type VerifySignature = (key: TufKey, message: Uint8Array, signatureHex: string) => boolean;
@@ -15,7 +15,7 @@ export const MAX_REMEMBERED_SIGNATURES = 256;
  * @param verify what is asked about a signature that isn't known
  */
 export function rememberingVerifier(verify: VerifySignature = verifySignature): VerifySignature {
-  const right = new LRUCache<string, true>({ max: MAX_REMEMBERED_SIGNATURES });
+  const right = lruCache<string, true>({ max: MAX_REMEMBERED_SIGNATURES });
   return (key, message, signatureHex) => {
     const identity = keyIdentityOf(key);
     if (identity === undefined) return false;

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { lruCache } from '@sitecast/shared/bounded';
 import { MAX_CHUNK_BYTES, MAX_FRAME_BYTES, verifyFrame } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import pLimit from 'p-limit';
@@ -34,8 +35,8 @@ type Opened = Awaited<ReturnType<Opener['open']>>;
 export class VerifiedFiles implements Opener {
   readonly #files: Pick<Files, 'open'>;
   readonly #now: () => number;
-  /** In the order in which they were checked. */
-  readonly #known = new Map<string, Known>();
+  /** The file that was checked the longest ago is forgotten first. */
+  readonly #known = lruCache<string, Known>({ max: MAX_VERIFIED });
   readonly #checking = new Map<string, Promise<void>>();
   readonly #limit = pLimit(MAX_CHECKS);
   readonly #scratch = Buffer.allocUnsafeSlow(MAX_CHUNK_BYTES);
@@ -53,7 +54,7 @@ export class VerifiedFiles implements Opener {
       const file = await this.#files.open(path);
       if (!file) break;
       if (!check) return toOpenFile(file);
-      const known = this.#known.get(path);
+      const known = this.#known.peek(path);
       if (known?.stamp === file.stamp && Math.abs(this.#now() - known.atMs) < BELIEVED_MS) {
         if (known.isRight) return toOpenFile(file);
         file.close();
@@ -74,12 +75,7 @@ export class VerifiedFiles implements Opener {
     if (!file) return true;
     const { stamp } = file;
     const known = { stamp, isRight: await isRight(file), atMs: this.#now() };
-    this.#known.delete(path);
     this.#known.set(path, known);
-    if (this.#known.size > MAX_VERIFIED) {
-      const [oldest] = this.#known.keys();
-      if (oldest !== undefined) this.#known.delete(oldest);
-    }
     return known.isRight;
   }
 
@@ -175,9 +171,10 @@ interface HotFile {
 export class HotFiles implements Opener {
   readonly #inner: Opener;
   readonly #now: () => number;
-  /** In the order of their last use. */
-  readonly #hot = new Map<string, HotFile>();
-  #usedBytes = 0;
+  readonly #hot = lruCache<string, HotFile>({
+    maxBytes: MAX_HOT_BYTES,
+    bytesOf: ({ bytes }) => bytes.length,
+  });
 
   constructor(inner: Opener, now: () => number) {
     this.#inner = inner;
@@ -186,40 +183,20 @@ export class HotFiles implements Opener {
 
   async open(ref: FileRef): Promise<Opened> {
     const path = fileOf(ref);
-    const hot = this.#hot.get(path);
-    if (hot && Math.abs(this.#now() - hot.readAtMs) < HOT_MS) {
-      this.#hot.delete(path);
-      this.#hot.set(path, hot);
-      return fromMemory(hot);
-    }
-    this.#drop(path);
+    const known = this.#hot.get(path);
+    if (known && Math.abs(this.#now() - known.readAtMs) < HOT_MS) return fromMemory(known);
+    this.#hot.delete(path);
     const file = await this.#inner.open(ref);
     if (typeof file === 'string' || file.lengthBytes > MAX_HOT_FILE_BYTES) return file;
     return {
       ...file,
       read: async (start, lengthBytes) => {
         const bytes = await file.read(start, lengthBytes);
-        if (bytes.length === file.lengthBytes) this.#keep(path, bytes, file.tag);
+        const hot = { bytes, tag: file.tag, readAtMs: this.#now() };
+        if (bytes.length === file.lengthBytes) this.#hot.set(path, hot);
         return bytes;
       },
     };
-  }
-
-  #keep(path: string, bytes: Buffer<ArrayBuffer>, tag: string): void {
-    this.#drop(path);
-    this.#hot.set(path, { bytes, tag, readAtMs: this.#now() });
-    this.#usedBytes += bytes.length;
-    for (const oldest of this.#hot.keys()) {
-      if (this.#usedBytes <= MAX_HOT_BYTES) break;
-      this.#drop(oldest);
-    }
-  }
-
-  #drop(path: string): void {
-    const hot = this.#hot.get(path);
-    if (!hot) return;
-    this.#hot.delete(path);
-    this.#usedBytes -= hot.bytes.length;
   }
 }
 

@@ -1,10 +1,10 @@
 import { type GossipSub, type Message, TopicValidatorResult } from '@chainsafe/libp2p-gossipsub';
 import type { PeerId } from '@libp2p/interface';
-import { LRUCache } from 'lru-cache';
 import { sha256 } from '../../content/index.ts';
 import { SitecastError } from '../../errors.ts';
 import { type Announcement, decodeAnnouncement, encodeAnnouncement } from './announcement.ts';
 import type { Verdict } from './judge.ts';
+import { lruCache } from '../../bounded/lru-cache.ts';
 
 export const GOSSIP_TOPIC = '/sitecast/metadata/1';
 
@@ -47,7 +47,7 @@ type ScoredGossipSub = GossipSub & {
 /** News of the repository from gateway to gateway. */
 export class FleetGossip {
   readonly #pubsub: ScoredGossipSub;
-  readonly #ignored = new LRUCache<string, number>({ max: MAX_COUNTED_PEERS, ttl: MINUTE_MS });
+  readonly #ignored = lruCache<string, number>({ max: MAX_COUNTED_PEERS, ttl: MINUTE_MS });
   #handler: AnnouncementHandler | undefined;
 
   constructor(pubsub: GossipSub) {
