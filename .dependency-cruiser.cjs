@@ -54,7 +54,8 @@ module.exports = {
       severity: 'error',
       from: {
         path: '^(origin|gateway|agent)/src/',
-        pathNot: '(/main\\.ts$|origin/src/(serve|recover)\\.ts$|/adapters/|/testing/|\\.test\\.ts$)',
+        pathNot:
+          '(/main\\.ts$|origin/src/(serve|recover)\\.ts$|agent/src/open\\.ts$|/adapters/|/testing/|\\.test\\.ts$)',
       },
       to: { path: '^(origin|gateway|agent)/src/adapters/' },
     },
