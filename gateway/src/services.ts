@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import { sleep } from '@sitecast/shared/async';
 import type { Endings } from '@sitecast/shared/command';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { JoinToken } from '@sitecast/shared/fleet';
@@ -30,11 +29,9 @@ import { PeerBook, type PeerBookStorage } from './peer-gateways/peer-book.ts';
 import { type PeerGatewayClient, PeerGateways } from './peer-gateways/peer-gateways.ts';
 import { type GatewaySettings, parseUpstreamUrl } from './settings.ts';
 import { openSiteServices, type SiteServices } from './site-services.ts';
+import { runTasks, type Task } from './tasks.ts';
 import type { Upstream } from './upstream/upstream.ts';
 import { WanLimits } from './wan/wan-limits.ts';
-
-/** How soon a part of the gateway starts again after it failed without a reason of Sitecast's. */
-const RESTART_AFTER_MS = 1000;
 
 /** What `main.ts` opens: everything that touches the disk, a socket or the process. */
 export interface Adapters {
@@ -71,7 +68,6 @@ export interface Adapters {
 }
 
 type OnRefused = (url: string, error: SitecastError) => void;
-type Task = (signal: AbortSignal) => Promise<void>;
 
 /** A gateway that is ready to listen. */
 export interface Services {
@@ -88,7 +84,16 @@ export interface Services {
 
 /**
  * Connects a gateway's parts with each other: takes up what the data directory holds, and waits for the origin only where there is no
- * trusted root yet.
+ * trusted root yet. Each step gets what the steps before it have opened:
+ *
+ *     outside      whom this gateway speaks to: upstreams within the WAN's limits, peer gateways, the networks of libp2p
+ *     repository   what of the origin's repository lies here, and which chunks it names
+ *     site         devices and the origin, through this gateway: enrolments, reports, leases, presence, the tracker (site-services.ts)
+ *     chunks       where chunks come from, and who gets them (chunk-services.ts, chunk-pipeline.ts)
+ *     follower     keeps the repository up to date with the upstreams, and tells the site of each new set
+ *     app          the HTTP side of all of them; chunks have a handler of their own
+ *     tasks        what works until the gateway stops
+ *
  * @param signal ends that wait, and what the networks do
  * @throws what keeps the gateway from starting: SITECAST_ROOT_DIFFERS, SITECAST_ROOT_MISSING, SITECAST_FLEET_KEY_MISSING …
  */
@@ -148,7 +153,7 @@ export async function openServices(
   return {
     app,
     handleChunk,
-    run: (urls, stop) => runTasks(tasksWith(urls), log, stop),
+    run: (urls, stop) => runTasks(tasksWith(urls), { log, signal: stop }),
     flush: () => chunks.disk.flush(),
   };
 }
@@ -215,6 +220,27 @@ function openRepository({ mirrorStore, log }: Adapters, { upstreams, onRefused }
   return { mirror, targets, allowlist, fetchTarget };
 }
 
+/** What the site learns of each set that is served: the revoked ids, and, once assignments can be verified, its devices. */
+function siteFollows(
+  { identity, log }: Adapters,
+  { revocations, siteNode }: Outside,
+  site: SiteServices,
+): (set: MirrorSet) => void {
+  let isCounted = false;
+  const isOwnRevoked = (): boolean => revocations.has(identity.id);
+  return ({ rollouts, rolloutsSigners }) => {
+    const wasRevoked = isOwnRevoked();
+    for (const id of revocations.update(rollouts)) siteNode?.drop(id);
+    if (isOwnRevoked() && !wasRevoked)
+      log.error({}, 'the operator has revoked this gateway: it takes nothing in');
+    if (isCounted || !rolloutsSigners) return;
+    isCounted = true;
+    site
+      .countDevices()
+      .catch((error: unknown) => log.error({ err: error }, 'the devices of the site could not be counted'));
+  };
+}
+
 /**
  * Follows the upstreams' repository from the stored set on.
  * @returns what keeps doing so
@@ -264,27 +290,6 @@ function trustedBytes({ trusted: { root, timestamp, snapshot } }: TufClient): Tr
   return { root: root.bytes, timestamp: timestamp?.bytes, snapshot: snapshot?.bytes };
 }
 
-/** What the site learns of each set that is served: the revoked ids, and, once assignments can be verified, its devices. */
-function siteFollows(
-  { identity, log }: Adapters,
-  { revocations, siteNode }: Outside,
-  site: SiteServices,
-): (set: MirrorSet) => void {
-  let isCounted = false;
-  const isOwnRevoked = (): boolean => revocations.has(identity.id);
-  return ({ rollouts, rolloutsSigners }) => {
-    const wasRevoked = isOwnRevoked();
-    for (const id of revocations.update(rollouts)) siteNode?.drop(id);
-    if (isOwnRevoked() && !wasRevoked)
-      log.error({}, 'the operator has revoked this gateway: it takes nothing in');
-    if (isCounted || !rolloutsSigners) return;
-    isCounted = true;
-    site
-      .countDevices()
-      .catch((error: unknown) => log.error({ err: error }, 'the devices of the site could not be counted'));
-  };
-}
-
 function metricsSource(
   { database, freeBytes, connections, now }: Adapters,
   { siteGateways, siteNode, announcements, devices }: Outside,
@@ -322,24 +327,4 @@ function metricsSource(
     database: () => database,
     now,
   };
-}
-
-/** Until the signal comes, and all of them have stopped. One that fails starts again. */
-async function runTasks(tasks: Record<string, Task>, log: Log, signal: AbortSignal): Promise<void> {
-  await Promise.all(
-    Object.entries(tasks).map(async ([name, run]) => {
-      // One each, so that what waits for it in one task is not counted with what waits in others.
-      const own = AbortSignal.any([signal]);
-      while (!signal.aborted) {
-        try {
-          await run(own);
-        } catch (error) {
-          // To be stopped is no failure.
-          if (signal.aborted && error === signal.reason) return;
-          log.error({ err: error, part: name }, 'a part of the gateway failed; it starts again');
-        }
-        await sleep(RESTART_AFTER_MS, own);
-      }
-    }),
-  );
 }
