@@ -171,10 +171,7 @@ function fleetOf(
   const { registry } = store;
   const joinTokens = new JoinTokens(store, now);
   const pending = new PendingMembers();
-  const signer = () => {
-    const pair = repository.signerOf('rollouts');
-    return { keyId: pair.keyId, sign: async (bytes: Uint8Array) => pair.fastSign(bytes) };
-  };
+  const signer = () => repository.signerOf('rollouts');
   return {
     store,
     registry,

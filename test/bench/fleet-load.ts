@@ -4,26 +4,12 @@ import { Agent, request } from 'node:http';
 import { TestMember } from '@sitecast/origin/testing';
 import { parseJoinToken, type Report } from '@sitecast/shared/fleet';
 import { signRequest } from '@sitecast/shared/http-signature';
-import { type Envelope, type EnvelopeSigner, Identity, sealEnvelope } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
+import { type Envelope, type EnvelopeSigner, Identity, sealEnvelope } from '@sitecast/shared/identity';
 
 const CONNECTIONS = 32;
 /** As many as one request may hold: what a busy gateway's outbox sends. */
 const REPORTS_A_REQUEST = 200;
-
-/** Signs by node:crypto: the load's own cost shall not be what is measured. */
-class FastIdentity extends Identity {
-  readonly #fast: KeyPair;
-
-  constructor(pair: KeyPair) {
-    super(pair);
-    this.#fast = pair;
-  }
-
-  override async sign(bytes: Uint8Array): Promise<Uint8Array> {
-    return this.#fast.fastSign(bytes);
-  }
-}
 
 interface Prepared {
   sender: TestMember;
@@ -56,9 +42,8 @@ export class FleetLoad {
     }
     const requests: Prepared[] = [];
     const { pair } = parseJoinToken(deviceToken);
-    const token = { keyId: pair.keyId, sign: async (bytes: Uint8Array) => pair.fastSign(bytes) };
     for (const [at, device] of this.devices.entries()) {
-      const envelope = await sealDevice(device, token);
+      const envelope = await sealDevice(device, pair);
       requests.push(prepared(this.#gatewayOf(at), '/site/v1/enrolments', { envelope }));
     }
     return requests;
@@ -148,7 +133,7 @@ function sealDevice({ identity }: TestMember, token: EnvelopeSigner): Promise<En
 }
 
 function member(kind: 'device' | 'gateway'): TestMember {
-  const identity = new FastIdentity(KeyPair.generate());
+  const identity = new Identity(KeyPair.generate());
   const made = new TestMember(() => new Response(), Date.now, kind, identity);
   made.epoch = randomBytes(8).toString('hex');
   return made;

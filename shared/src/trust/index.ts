@@ -1,6 +1,7 @@
 export { checkTarget, type FoundTarget, TufClient, type TufClientOptions } from './client.ts';
 export type { Clock } from './clock.ts';
 export { matchesPathPattern } from './delegation.ts';
+export { readEd25519Key, verifyEd25519 } from './ed25519.ts';
 export { findMismatch } from './file-check.ts';
 export { HttpFetcher, type HttpFetcherOptions } from './http-fetcher.ts';
 export { ed25519Key, keyIdentityOf, keyIdOf, type TufKey, verifySignature } from './keys.ts';

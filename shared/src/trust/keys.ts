@@ -6,7 +6,7 @@ import {
   verify as verifyWithNode,
 } from 'node:crypto';
 import { canonicalize } from '@tufjs/canonical-json';
-import { hashes, verify as verifyEd25519 } from '@noble/ed25519';
+import { readEd25519Key, verifyEd25519 } from './ed25519.ts';
 
 /** A public key as TUF metadata holds it; fields we don't know ride along. */
 export interface TufKey {
@@ -19,8 +19,6 @@ export interface TufKey {
 const MIN_RSA_BITS = 2048;
 const MAX_RSA_BITS = 8192;
 const PEM_HEADER = '-----BEGIN PUBLIC KEY-----';
-
-hashes.sha512 = message => new Uint8Array(createHash('sha512').update(message).digest());
 
 /** The key id of TUF 1.0 section 4.2: SHA-256, in hex, of the key's canonical JSON. */
 export function keyIdOf(key: TufKey): string {
@@ -95,11 +93,11 @@ function readKey(key: TufKey): UsableKey | undefined {
 function readEd25519(scheme: string, text: string): UsableKey | undefined {
   if (scheme !== 'ed25519') return undefined;
   const raw = text.startsWith(PEM_HEADER) ? rawEd25519(createPublicKey(text)) : fromHex(text);
-  if (raw?.length !== 32) return undefined;
+  const key = raw && readEd25519Key(raw);
+  if (!key) return undefined;
   return {
     identity: `ed25519:${raw.toString('hex')}`,
-    // The strict rules of RFC 8032: no small-order key, no second encoding of a point.
-    verify: (message, signature) => verifyEd25519(signature, message, raw, { zip215: false }),
+    verify: (message, signature) => verifyEd25519(key, message, signature),
   };
 }
 

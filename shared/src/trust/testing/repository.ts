@@ -1,7 +1,6 @@
 import { createHash } from 'node:crypto';
-import { getPublicKey, sign, utils } from '@noble/ed25519';
 import { SitecastError } from '../../errors.ts';
-import { ed25519Key, keyIdOf } from '../keys.ts';
+import { KeyPair } from '../../signing/index.ts';
 import type {
   DelegatedRole,
   Delegations,
@@ -22,9 +21,8 @@ const DAY_MS = 24 * 3_600_000;
 
 /** A new Ed25519 key that signs in memory. */
 export function newSigner(): Signer {
-  const secret = utils.randomSecretKey();
-  const key = ed25519Key(getPublicKey(secret));
-  return { key, keyId: keyIdOf(key), sign: async bytes => sign(bytes, secret) };
+  const pair = KeyPair.generate();
+  return { key: pair.key, keyId: pair.keyId, sign: bytes => pair.sign(bytes) };
 }
 
 /** A file that never ends. */
