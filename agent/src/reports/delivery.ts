@@ -9,7 +9,7 @@ import type { Trust } from '../upstream/trust.ts';
 import type { Outbox } from './outbox.ts';
 import type { Reporter } from './reporter.ts';
 import { type Gateways, noGateway } from '../upstream/gateways.ts';
-import { fieldOf, textOf } from '../upstream/answers.ts';
+import { acknowledgementReader, problemReader, reportsReader } from '../upstream/answers.ts';
 import {
   blamesReports,
   PutOffs,
@@ -117,7 +117,7 @@ export class Delivery {
     const path = `/site/v1/acknowledgements/${this.#id}`;
     const { status, body } = await this.#gateways.get(gateway, path, signal);
     if (status !== 200) return;
-    const acknowledgement = fieldOf(body, 'acknowledgement');
+    const { acknowledgement } = acknowledgementReader.parse(body);
     if (acknowledgement === undefined) throw noGateway(gateway.url, 'its acknowledgement is none');
     await this.#take(acknowledgement, signers);
   }
@@ -173,7 +173,8 @@ export class Delivery {
       if (signers) await this.#takeAll(body, signers);
       return putOff ? putOff.seq - 1 : batch.at(-1)?.seq;
     }
-    const forS = putOffForS(body);
+    const { code, data } = problemReader.parse(body);
+    const forS = putOffForS(code, data?.retryAfterS);
     if (forS === undefined) return this.#refusedWhole(gateway, batch, { verdicts, status, body });
     this.#putOffs.note(gateway, forS);
     return (batch[0]?.seq ?? 1) - 1;
@@ -188,12 +189,12 @@ export class Delivery {
     if (!blamesReports(status) || !verdicts.mayGoOn) throw this.#refusesAll(gateway, status, body);
     const [only] = batch;
     if (!only || batch.length > 1) return undefined;
-    verdicts.noteAlone(only, textOf(body, 'code') ?? `status ${status}`);
+    verdicts.noteAlone(only, problemReader.parse(body).code ?? `status ${status}`);
     return only.seq;
   }
 
   #refusesAll(gateway: Gateway, status: number, body: unknown): SitecastError {
-    this.refusal = `${gateway.url} refuses reports: status ${status} ${textOf(body, 'code') ?? ''}`;
+    this.refusal = `${gateway.url} refuses reports: status ${status} ${problemReader.parse(body).code ?? ''}`;
     return new SitecastError('unreachable', 'SITECAST_REPORTS_REFUSED', this.refusal);
   }
 
@@ -215,9 +216,8 @@ export class Delivery {
   }
 
   async #takeAll(body: unknown, signers: RoleSigners): Promise<void> {
-    const one = fieldOf(body, 'acknowledgement');
-    const several = fieldOf(body, 'acknowledgements');
-    const all: unknown[] = Array.isArray(several) ? several.slice(0, MAX_ACKNOWLEDGEMENTS) : [];
+    const { acknowledgement: one, acknowledgements: several = [] } = reportsReader.parse(body);
+    const all = several.slice(0, MAX_ACKNOWLEDGEMENTS);
     for (const envelope of one === undefined ? all : [one, ...all]) await this.#take(envelope, signers);
   }
 

@@ -1,7 +1,7 @@
 import { MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
 import type { Gateway, Log } from '../ports.ts';
 import type { Outbox, PendingReport } from './outbox.ts';
-import { fieldOf, textOf } from '../upstream/answers.ts';
+import { type RejectedReport, rejectedReportReader, reportsReader } from '../upstream/answers.ts';
 
 /** Milliseconds for which a gateway's refusal is remembered, and what it refused isn't sent to it. */
 const REMEMBERED_MS = 5 * 60_000;
@@ -36,11 +36,10 @@ const UNREADABLE: ReadonlySet<string> = new Set([
 const FORKED = 'SITECAST_REPORT_FORK';
 
 /** Seconds until a gateway takes reports of this device again; undefined for a refusal of another kind. */
-export function putOffForS(refusal: unknown): number | undefined {
-  if (textOf(refusal, 'code') !== OVER_BUDGET) return undefined;
-  const told = fieldOf(refusal, 'retryAfterS') ?? fieldOf(fieldOf(refusal, 'data'), 'retryAfterS');
-  const isUsable = typeof told === 'number' && told >= 0;
-  return isUsable ? Math.max(MIN_PUT_OFF_S, Math.min(told, MAX_REPORT_WAIT_S)) : DEFAULT_PUT_OFF_S;
+export function putOffForS(code: string | undefined, retryAfterS: unknown): number | undefined {
+  if (code !== OVER_BUDGET) return undefined;
+  const isUsable = typeof retryAfterS === 'number' && retryAfterS >= 0;
+  return isUsable ? Math.max(MIN_PUT_OFF_S, Math.min(retryAfterS, MAX_REPORT_WAIT_S)) : DEFAULT_PUT_OFF_S;
 }
 
 export function blamesReports(status: number): boolean {
@@ -106,15 +105,16 @@ export class Verdicts {
     body: unknown,
   ): { seq: number; forS: number } | undefined {
     let putOff: { seq: number; forS: number } | undefined;
-    const rejected = fieldOf(body, 'rejected');
+    const { rejected = [] } = reportsReader.parse(body);
     const refused = new Set<PendingReport>();
-    for (const one of Array.isArray(rejected) ? rejected.slice(0, MAX_REJECTED) : []) {
+    for (const value of rejected.slice(0, MAX_REJECTED)) {
+      const one = rejectedReportReader.parse(value);
       const report = this.#meant(batch, pending, one);
-      const code = textOf(one, 'code') ?? '';
+      const { code = '', retryAfterS } = one;
       if (!report) continue;
       refused.add(report);
       const { seq } = report;
-      const forS = putOffForS(one);
+      const forS = putOffForS(code, retryAfterS);
       if (forS !== undefined) {
         if (batch.includes(report) && seq < (putOff?.seq ?? Number.POSITIVE_INFINITY)) putOff = { seq, forS };
       } else if (UNREADABLE.has(code)) this.#refused.set(seq, { seq, code, isText: true });
@@ -129,15 +129,12 @@ export class Verdicts {
   #meant(
     batch: readonly PendingReport[],
     pending: readonly PendingReport[],
-    rejected: unknown,
+    rejected: RejectedReport,
   ): PendingReport | undefined {
-    const index = fieldOf(rejected, 'index');
-    if (typeof index === 'number') return batch[index];
-    const digest = textOf(rejected, 'digest');
-    if (fieldOf(rejected, 'epoch') !== this.epoch || digest?.length !== DIGEST_CHARS) return undefined;
-    return pending.find(
-      ({ seq, payloadSha256 }) => seq === fieldOf(rejected, 'seq') && payloadSha256.startsWith(digest),
-    );
+    const { index, epoch, digest } = rejected;
+    if (index !== undefined) return batch[index];
+    if (epoch !== this.epoch || digest?.length !== DIGEST_CHARS) return undefined;
+    return pending.find(({ seq, payloadSha256 }) => seq === rejected.seq && payloadSha256.startsWith(digest));
   }
 }
 

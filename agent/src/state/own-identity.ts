@@ -1,11 +1,14 @@
 import { join } from 'node:path';
 import { readCopy, readFileBounded } from '@sitecast/shared/durable';
 import { Identity, isId } from '@sitecast/shared/identity';
+import { z } from 'zod';
 import type { Log } from '../ports.ts';
-import { fieldOf } from '../upstream/answers.ts';
 import { STATUS_FILE } from './status.ts';
 
 const MAX_READ_BYTES = 1024 * 1024;
+
+const withId = z.object({ id: z.unknown() });
+const withAssignment = z.object({ assignment: z.object({ payload: z.string() }) });
 
 /**
  * Opens this device's identity in its data directory. An earlier release kept no copy of the key that could show whether the key is
@@ -16,7 +19,7 @@ export async function openOwnIdentity(directory: string, log: Log): Promise<Iden
   const state = join(directory, 'state.json');
   const written = idsAmong([
     await idInState(() => readFileBounded(state, MAX_READ_BYTES)),
-    await read(async () => fieldOf(await readJson(join(directory, STATUS_FILE)), 'id')),
+    await read(async () => withId.parse(await readJson(join(directory, STATUS_FILE))).id),
   ]);
   // An earlier release writes no copy, so the copy may be of another identity.
   const knownIds =
@@ -31,8 +34,8 @@ const idsAmong = (found: readonly unknown[]): string[] => [
 /** The assignment was checked to be this device's before it was stored. */
 function idInState(bytes: () => Promise<Buffer | undefined>): Promise<unknown> {
   return read(async () => {
-    const payload = fieldOf(fieldOf(parse(await bytes()), 'assignment'), 'payload');
-    return typeof payload === 'string' ? fieldOf(parse(Buffer.from(payload, 'base64')), 'id') : undefined;
+    const { payload } = withAssignment.parse(parse(await bytes())).assignment;
+    return withId.parse(parse(Buffer.from(payload, 'base64'))).id;
   });
 }
 

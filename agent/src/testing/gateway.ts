@@ -1,13 +1,16 @@
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { received, relayedEnrolmentRequestSchema, reportsRequestSchema } from '@sitecast/shared/api';
 import { readEnrolment, readReport, type Report } from '@sitecast/shared/fleet';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '@sitecast/shared/http-signature';
 import { type Envelope, fastVerifyById } from '@sitecast/shared/identity';
 import { SitecastError } from '@sitecast/shared/errors';
-import { fieldOf } from '../upstream/answers.ts';
 import { readBody, sendEndless, sendJson, sendOr404, sendProblem, tampered } from './http-answers.ts';
 import type { TestFleet } from './fleet.ts';
+
+const enrolmentReader = received(relayedEnrolmentRequestSchema);
+const reportsReader = received(reportsRequestSchema);
 
 /** What a fake gateway does to a request instead of answering it. */
 export type Mischief =
@@ -327,14 +330,14 @@ export class FakeGateway {
           sendJson(response, 200, FORGED);
           return;
         }
-        const assignment = this.ofDevices ? undefined : await this.origin.enrol(fieldOf(json, 'envelope'));
+        const { envelope } = enrolmentReader.parse(json);
+        const assignment = this.ofDevices ? undefined : await this.origin.enrol(envelope);
         if (assignment) sendJson(response, 200, { assignment });
         else sendJson(response, 202, { state: 'pending' });
         return;
       }
       case '/site/v1/reports': {
-        const reports = fieldOf(json, 'reports');
-        const envelopes: unknown[] = Array.isArray(reports) ? reports : [];
+        const { reports: envelopes = [] } = reportsReader.parse(json);
         const rejected = this.swallowsReports ? [] : this.#takeReports(envelopes);
         sendJson(response, 202, rejected.length > 0 ? { rejected } : {});
         return;

@@ -1,8 +1,6 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
-import { memberNameSchema } from '@sitecast/shared/fleet';
-import { isId } from '@sitecast/shared/identity';
 import { type Gateways, noGateway } from '../upstream/gateways.ts';
-import { fieldOf, problemIn } from '../upstream/answers.ts';
+import { leaseHolderReader, leaseReader, problemIn } from '../upstream/answers.ts';
 import type { AgentClock, Log } from '../ports.ts';
 import { CycleEnd, postponed } from './result.ts';
 
@@ -105,13 +103,12 @@ export class Leases {
           const why = problemIn(body) ?? `status ${status}`;
           return { retryMs: DEFAULT_RETRY_MS, heldBy: '', refusal: `${gateway.url}: ${why}` };
         }
-        const isGranted = fieldOf(body, 'granted');
-        if (typeof isGranted !== 'boolean') throw noGateway(gateway.url, 'its answer about a lease is none');
-        const retryMs = Number(fieldOf(body, 'retryAfterMs') ?? DEFAULT_RETRY_MS);
-        if (isGranted) return true;
+        const { granted, retryAfterMs = DEFAULT_RETRY_MS, heldBy = [] } = leaseReader.parse(body);
+        if (granted === undefined) throw noGateway(gateway.url, 'its answer about a lease is none');
+        if (granted) return true;
         return {
-          retryMs: retryMs > 0 ? Math.max(retryMs, MIN_RETRY_MS) : DEFAULT_RETRY_MS,
-          heldBy: holdersIn(body),
+          retryMs: retryAfterMs > 0 ? Math.max(retryAfterMs, MIN_RETRY_MS) : DEFAULT_RETRY_MS,
+          heldBy: holdersText(heldBy),
         };
       }, signal);
     } catch (error) {
@@ -127,17 +124,12 @@ export class Leases {
 }
 
 /** Nothing vouches for these. Only ids, names and times are taken from them. */
-function holdersIn(body: unknown): string {
-  const heldBy = fieldOf(body, 'heldBy');
-  if (!Array.isArray(heldBy)) return '';
-  const holders: unknown[] = heldBy.slice(0, MAX_TOLD_HOLDERS);
-  return holders
-    .map(holder => ({
-      id: fieldOf(holder, 'id'),
-      name: memberNameSchema.safeParse(fieldOf(holder, 'name')).data,
-      untilMs: Date.parse(String(fieldOf(holder, 'until'))),
-    }))
-    .filter(({ id, untilMs }) => typeof id === 'string' && isId(id) && !Number.isNaN(untilMs))
-    .map(({ id, name, untilMs }) => `${name ?? String(id)} until ${new Date(untilMs).toISOString()}`)
+function holdersText(heldBy: readonly unknown[]): string {
+  return heldBy
+    .slice(0, MAX_TOLD_HOLDERS)
+    .map(holder => leaseHolderReader.parse(holder))
+    .flatMap(({ id, name, until }) =>
+      id === undefined || until === undefined ? [] : [`${name ?? id} until ${new Date(until).toISOString()}`],
+    )
     .join(', ');
 }

@@ -5,7 +5,7 @@ import type { Identity } from '@sitecast/shared/identity';
 import type { KeyPair } from '@sitecast/shared/signing';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import type { StateFile } from '../state/state-file.ts';
-import { fieldOf, textOf } from './answers.ts';
+import { assignmentReader, problemReader } from './answers.ts';
 import { type Gateways, noGateway } from './gateways.ts';
 
 export interface MembershipOptions {
@@ -76,7 +76,7 @@ export class Membership {
     );
     const assignment = await gateways.find(async gateway => {
       const { status, body } = await gateways.post(gateway, '/site/v1/enrolments', { envelope }, signal);
-      if (status === 202 && fieldOf(body, 'state') === 'pending') return undefined;
+      if (status === 202 && assignmentReader.parse(body).state === 'pending') return undefined;
       if (status === 200) return this.#verified(assignmentIn(gateway.url, body), signers);
       throw refused(gateway.url, status, body);
     }, signal);
@@ -111,20 +111,20 @@ function readAssignment(envelope: unknown, id: string, signers: RoleSigners): As
 }
 
 function assignmentIn(url: string, body: unknown): unknown {
-  const assignment = fieldOf(body, 'assignment');
+  const { assignment } = assignmentReader.parse(body);
   if (assignment === undefined) throw noGateway(url, 'its answer about this device holds no assignment');
   return assignment;
 }
 
 /** The error for a refusal. An answer without a code isn't a gateway's. */
 function refused(url: string, status: number, body: unknown): SitecastError {
-  if (textOf(body, 'code') === undefined)
+  const { code, detail, title } = problemReader.parse(body);
+  if (code === undefined)
     return noGateway(url, `it answers to an enrolment as no gateway does, with status ${status}`);
-  const detail = textOf(body, 'detail') ?? textOf(body, 'title') ?? `status ${status}`;
   return new SitecastError(
     status === 404 ? 'unreachable' : 'forbidden',
     'SITECAST_ENROLMENT_REFUSED',
-    `${url} refuses to enrol this device: ${detail}`,
-    { data: { url, status, code: textOf(body, 'code') } },
+    `${url} refuses to enrol this device: ${detail ?? title ?? `status ${status}`}`,
+    { data: { url, status, code } },
   );
 }

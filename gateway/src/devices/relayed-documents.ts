@@ -11,6 +11,7 @@ import { type KeyValueStore, startingWith } from '@sitecast/shared/key-value';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import { z } from 'zod';
 import type { Log } from '@sitecast/shared/log';
+import { acknowledgementReader, assignmentReader } from '../upstream/answers.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Documents of one kind that are kept. Further ones are passed through. */
@@ -31,24 +32,29 @@ const heldSchema = z.object({ envelope: envelopeSchema, askedMs: z.number() });
 
 /** One kind of documents that the origin signs about devices. */
 interface RelayedKind<T> {
-  /** The path below /site/v1/, and the answer's only field. */
+  /** Its name in the log. */
+  name: string;
+  /** The path below /site/v1/. */
   path: string;
-  field: string;
+  /** The envelope in an answer. */
+  envelopeIn: (json: unknown) => unknown;
   open: (envelope: unknown, signers: RoleSigners) => T;
   /** Whether `next` replaces `held`. */
   supersedes: (next: T, held: T) => boolean;
 }
 
 export const ASSIGNMENTS: RelayedKind<Assignment> = {
+  name: 'assignment',
   path: 'assignments',
-  field: 'assignment',
+  envelopeIn: json => assignmentReader.parse(json).assignment,
   open: openAssignment,
   supersedes: (next, held) => next.serial > held.serial,
 };
 
 export const ACKNOWLEDGEMENTS: RelayedKind<Acknowledgement> = {
+  name: 'acknowledgement',
   path: 'acknowledgements',
-  field: 'acknowledgement',
+  envelopeIn: json => acknowledgementReader.parse(json).acknowledgement,
   open: openAcknowledgement,
   // The later one by the origin's clock, even if it acknowledges less: then the origin was restored from a backup.
   supersedes: (next, held) =>
@@ -193,12 +199,12 @@ export class RelayedDocuments<T extends { id: string }> {
     try {
       const { status, json } = await upstreams.ask(`/site/v1/${kind.path}/${id}`);
       if (status !== 200 || typeof json !== 'object' || json === null) return;
-      const document = await this.accept(Object.getOwnPropertyDescriptor(json, kind.field)?.value);
+      const document = await this.accept(kind.envelopeIn(json));
       if (document.id !== id)
-        log.warn({ subject: id, kind: kind.field }, 'an upstream gave a document about another id');
+        log.warn({ subject: id, kind: kind.name }, 'an upstream gave a document about another id');
     } catch (error) {
       if (!(error instanceof SitecastError)) throw error;
-      log.debug({ subject: id, kind: kind.field, code: error.code }, 'an upstream gave no document');
+      log.debug({ subject: id, kind: kind.name, code: error.code }, 'an upstream gave no document');
     }
   }
 

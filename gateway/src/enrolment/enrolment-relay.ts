@@ -5,6 +5,7 @@ import { type Envelope, envelopeSchema, verifyById } from '@sitecast/shared/iden
 import { cutText } from '@sitecast/shared/text';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import { notYours } from '../reports/report-receiver.ts';
+import { assignmentReader, problemReader } from '../upstream/answers.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 
 /** Enrolments that go over the WAN: of one device, of all with a join token, and of all without. */
@@ -73,7 +74,7 @@ export class EnrolmentRelay {
   }
 
   async #accept(id: string, json: unknown): Promise<Envelope> {
-    const envelope = envelopeSchema.safeParse(fieldOf(json, 'assignment'));
+    const envelope = envelopeSchema.safeParse(assignmentReader.parse(json).assignment);
     if (!envelope.success) throw wrongAnswer('it holds no assignment');
     const assignment = await this.#deps.assignments.accept(envelope.data);
     if (assignment.id !== id) throw wrongAnswer("it is another device's");
@@ -91,21 +92,11 @@ function inTurn({ perS, burst }: { perS: number; burst: number }): FairQueue {
 }
 
 function problemOf(json: unknown): { code: string; detail: string } {
-  const code = fieldOf(json, 'code');
-  const detail = fieldOf(json, 'detail');
+  const { code, detail } = problemReader.parse(json);
   return {
-    code:
-      typeof code === 'string' && /^SITECAST_[A-Z_]{1,60}$/.test(code) ? code : 'SITECAST_UPSTREAM_ANSWER',
-    detail:
-      typeof detail === 'string' ? cutText(detail, 1000) : 'the upstream refused this without saying why',
+    code: code !== undefined && /^SITECAST_[A-Z_]{1,60}$/.test(code) ? code : 'SITECAST_UPSTREAM_ANSWER',
+    detail: detail === undefined ? 'the upstream refused this without saying why' : cutText(detail, 1000),
   };
-}
-
-/** A member of a JSON object; undefined for anything else. */
-export function fieldOf(json: unknown, name: string): unknown {
-  return typeof json === 'object' && json !== null
-    ? Object.getOwnPropertyDescriptor(json, name)?.value
-    : undefined;
 }
 
 function wrongAnswer(why: string): SitecastError {

@@ -6,9 +6,8 @@ import type { Identity } from '@sitecast/shared/identity';
 import { Backoff, sleep, withJitter } from '@sitecast/shared/async';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { Log } from '@sitecast/shared/log';
-import { problemIn } from '../upstream/problem.ts';
+import { assignmentReader, problemIn, problemReader } from '../upstream/answers.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
-import { fieldOf } from './enrolment-relay.ts';
 
 const MIN_BACKOFF_MS = 1000;
 const MAX_BACKOFF_MS = 60_000;
@@ -111,7 +110,7 @@ export class OwnEnrolment {
     );
     const { status, json } = await upstreams.ask('/site/v1/enrolments', { envelope });
     if (status === 200) {
-      await assignments.accept(fieldOf(json, 'assignment'));
+      await assignments.accept(assignmentReader.parse(json).assignment);
       return this.#adopt();
     }
     if (status === 202) {
@@ -122,7 +121,7 @@ export class OwnEnrolment {
     }
     this.state = 'refused';
     const waitMs = this.#backoff.next();
-    const about = { status, code: fieldOf(json, 'code'), ...problemIn(json) };
+    const about = { status, code: problemReader.parse(json).code, ...problemIn(json) };
     log.warn({ ...about, waitMs: Math.round(waitMs) }, 'the origin did not let this gateway in');
     return waitMs;
   }

@@ -1,18 +1,15 @@
 import { z } from '@hono/zod-openapi';
-import { relayedEnvelopeSchema } from '@sitecast/shared/api';
-import { problemSchema } from './problem.ts';
+import { describedProblemSchema } from '@sitecast/shared/api';
 
 export const JSON_TYPE = 'application/json';
 export const BYTES_TYPE = 'application/octet-stream';
 const MAX_ID_CHARS = 64;
+const problemSchema = describedProblemSchema('SITECAST_REQUEST_UNSIGNED');
 
 export const problem = (description: string) => ({
   description,
   content: { 'application/problem+json': { schema: problemSchema } },
 });
-
-/** A DSSE envelope. Its addressee reads it strictly. */
-export const envelopeBody = z.looseObject(relayedEnvelopeSchema.shape).openapi('Envelope');
 
 export const bytesSchema = z.string().openapi({ type: 'string', format: 'binary' });
 
@@ -24,7 +21,6 @@ export const idParams = z.object({
     .openapi({ param: { name: 'id', in: 'path' } }),
 });
 
-export const enrolmentBody = z.object({ envelope: envelopeBody });
 const PROBLEMS = {
   400: problem('The request is invalid.'),
   401: problem('The signature of the request is missing, wrong, too old or was here before.'),

@@ -1,12 +1,16 @@
 import { MAX_REPORTS_PER_REQUEST } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
-import { type Acknowledgement, MAX_REPORT_WAIT_S, OVER_BUDGET } from '@sitecast/shared/fleet';
-import { cutText } from '@sitecast/shared/text';
-import { z } from 'zod';
+import { type Acknowledgement, OVER_BUDGET } from '@sitecast/shared/fleet';
 import { Backoff, sleep } from '@sitecast/shared/async';
 import type { RelayedDocuments } from '../devices/relayed-documents.ts';
 import type { Log } from '@sitecast/shared/log';
-import { problemIn } from '../upstream/problem.ts';
+import {
+  problemIn,
+  refusalCodeIn,
+  type RejectedReport,
+  rejectedReportReader,
+  reportsAnswerReader,
+} from '../upstream/answers.ts';
 import type { SiteUpstreams } from '../upstream/site-upstreams.ts';
 import type { WanLimits } from '../wan/wan-limits.ts';
 import type { ReportQueue, WaitingReport } from './report-queue.ts';
@@ -26,27 +30,10 @@ const MAX_AGAIN_MS = 10 * 60_000;
 /** How long a device's reports are held back where the origin does not say, seconds. */
 const DEFAULT_HOLD_S = 60;
 
-const answerSchema = z.object({
-  acknowledgements: z.array(z.unknown()).max(MAX_REPORTS_PER_REQUEST).default([]),
-  rejected: z.array(z.unknown()).max(MAX_REPORTS_PER_REQUEST).default([]),
-});
-/** Of a report that the origin could not read there is only its place in the request. */
-const rejectedSchema = z.object({
-  index: z.int().min(0).optional(),
-  id: z.string().optional(),
-  epoch: z.string().optional(),
-  seq: z.number().optional(),
-  code: z.string().transform(code => cutText(code, MAX_CODE_CHARS)),
-  /** Seconds until the device may send it again. */
-  retryAfterS: z.number().min(0).max(MAX_REPORT_WAIT_S).optional().catch(undefined),
-});
-type Rejected = z.infer<typeof rejectedSchema>;
-
 /** Statuses that blame the reports, not the gateway or the moment. */
 const BLAMES_REPORTS = new Set([400, 413, 422]);
 /** The origin was reached and failed: a report may be the cause. */
 const FAILED = 500;
-const MAX_CODE_CHARS = 64;
 /** After so many reports were refused one by one and none was taken, the reports are no longer believed to be the cause. */
 const MAX_REFUSED_ALONE = 8;
 /** An origin that takes reports now has refused others within so long before for what they are. */
@@ -170,7 +157,7 @@ export class ReportSender {
     const { status, json } = await this.#ask(batch);
     if (status === undefined) return false;
     if (status === 200) return this.#settle(batch, json);
-    const code = codeOf(json);
+    const code = refusalCodeIn(json);
     const { detail, hint } = problemIn(json);
     this.#deps.log.warn(
       { status, code, detail, hint, reports: batch.length },
@@ -238,7 +225,7 @@ export class ReportSender {
 
   async #settle(batch: readonly WaitingReport[], json: unknown): Promise<boolean> {
     const { log } = this.#deps;
-    const answer = answerSchema.safeParse(json);
+    const answer = reportsAnswerReader.safeParse(json);
     if (!answer.success) {
       log.warn(
         {},
@@ -248,7 +235,7 @@ export class ReportSender {
     }
     const rejected = new Map<WaitingReport, string>();
     for (const value of answer.data.rejected) {
-      const one = rejectedSchema.safeParse(value).data;
+      const one = rejectedReportReader.safeParse(value).data;
       const report = one && meantBy(one, batch);
       if (!report) continue;
       if (one.code === OVER_BUDGET) {
@@ -292,7 +279,7 @@ export class ReportSender {
 
 /** The report that a refusal is about: by its place in the request, or by its name where an origin does not say the place. */
 function meantBy(
-  { index, id, epoch, seq }: Rejected,
+  { index, id, epoch, seq }: RejectedReport,
   batch: readonly WaitingReport[],
 ): WaitingReport | undefined {
   const isAllowed = (report: WaitingReport): boolean =>
@@ -301,9 +288,4 @@ function meantBy(
     (seq ?? report.seq) === report.seq;
   if (index === undefined && (id === undefined || epoch === undefined || seq === undefined)) return undefined;
   return (index === undefined ? batch : batch.slice(index, index + 1)).find(isAllowed);
-}
-
-function codeOf(json: unknown): string {
-  const code = typeof json === 'object' && json !== null && 'code' in json ? json.code : undefined;
-  return typeof code === 'string' ? cutText(code, MAX_CODE_CHARS) : 'SITECAST_REPORT_REFUSED';
 }

@@ -1,20 +1,6 @@
-import { z } from '@hono/zod-openapi';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { problemResponse as plainProblem, statusOf, toSitecastError } from '@sitecast/shared/http-problem';
 import { HTTPException } from 'hono/http-exception';
-
-/** RFC 9457, with a code that never changes. */
-export const problemSchema = z
-  .object({
-    type: z.literal('about:blank'),
-    title: z.string(),
-    status: z.int(),
-    detail: z.string(),
-    code: z.string().openapi({ example: 'SITECAST_TOKEN_MISSING' }),
-    hint: z.string().optional(),
-    data: z.record(z.string(), z.unknown()).optional(),
-  })
-  .openapi('Problem');
 
 /** Where the error doesn't know better. */
 const RETRY_AFTER_S = 1;

@@ -1,6 +1,6 @@
 import { z } from '@hono/zod-openapi';
+import { describedProblemSchema } from '@sitecast/shared/api';
 import type { TokenRole } from '../tokens/token-store.ts';
-import { problemSchema } from './problem.ts';
 
 export const JSON_TYPE = 'application/json';
 export const BYTES_TYPE = 'application/octet-stream';
@@ -29,12 +29,16 @@ export const jsonBody = <T extends z.ZodType>(schema: T) => ({
 
 export const bytesSchema = z.string().openapi({ type: 'string', format: 'binary' });
 
+const problemSchema = describedProblemSchema('SITECAST_TOKEN_MISSING');
+
+/** An error, as the OpenAPI document describes it. */
+export const problem = (description: string) => ({
+  description,
+  content: { 'application/problem+json': { schema: problemSchema } },
+});
+
 /** The responses that any route behind a token can give. */
 export function withProblems<T extends Record<number, object>>(responses: T) {
-  const problem = (description: string) => ({
-    description,
-    content: { 'application/problem+json': { schema: problemSchema } },
-  });
   return {
     ...responses,
     400: problem('The request is invalid.'),

@@ -41,6 +41,7 @@ export {
   presenceSchema,
   TELL_EVERY_MS,
 } from './presence.ts';
+export { describedProblemSchema, problemSchema } from './problem.ts';
 export {
   auditPageSchema,
   changeResultSchema,
@@ -90,10 +91,7 @@ export {
   startedRolloutSchema,
   STOP_REASONS,
 } from './rollouts.ts';
-export {
-  MEMBER_KINDS,
-  unknownNamesSchema,
-} from './schemas.ts';
+export { MEMBER_KINDS, received, unknownNamesSchema } from './schemas.ts';
 export {
   acknowledgementAnswerSchema,
   assignmentAnswerSchema,
@@ -101,7 +99,9 @@ export {
   gatewayIdentitySchema,
   gatewayProgressRequestSchema,
   gatewayRejectedReportSchema,
+  gatewayReportsAnswerSchema,
   leaseAnswerSchema,
+  leaseHolderSchema,
   leaseRequestSchema,
   MAX_PROGRESS_PER_GATEWAY_REQUEST,
   MAX_PROGRESS_PER_REQUEST,
@@ -111,7 +111,9 @@ export {
   progressRequestSchema,
   progressSchema,
   rejectedReportSchema,
-  relayedEnvelopeSchema,
+  relayedAcknowledgementAnswerSchema,
+  relayedAssignmentAnswerSchema,
+  relayedEnrolmentRequestSchema,
   reportsAnswerSchema,
   reportsRequestSchema,
 } from './site.ts';

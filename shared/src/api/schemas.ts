@@ -51,3 +51,20 @@ export const unknownNamesSchema = described(
     )
     .optional(),
 );
+
+const fieldsSchema = z.record(z.string(), z.unknown());
+
+/**
+ * How an answer is read that nothing vouches for. Its server may be of another version; a proxy or a captive portal may have given it.
+ * So reading never fails: a field of another kind than the schema has counts as missing, and so do all fields of what is no object.
+ */
+export const received = <T extends z.ZodRawShape>(schema: z.ZodObject<T>) =>
+  z.preprocess(value => readableFields(schema.shape, value), schema.partial());
+
+function readableFields(shape: z.ZodRawShape, value: unknown): Record<string, unknown> {
+  const given = fieldsSchema.safeParse(value).data ?? {};
+  const readable = Object.entries(shape).filter(
+    ([name, field]) => Object.hasOwn(given, name) && z.safeParse(field, given[name]).success,
+  );
+  return Object.fromEntries(readable.map(([name]) => [name, given[name]]));
+}

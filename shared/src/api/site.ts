@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { idSchema, rolloutIdSchema, siteSchema } from '../fleet/fields.ts';
 import { DEVICE_STATES } from '../fleet/report.ts';
 import { envelopeSchema } from '../identity/index.ts';
+import { named } from './schemas.ts';
 
 // The bodies of /site/v1: devices speak it to a gateway, gateways to the origin. Where the two servers answer differently, each has
 // its own schema.
@@ -15,22 +16,30 @@ export const MAX_PROGRESS_PER_REQUEST = 1000;
 export const MAX_PROGRESS_PER_GATEWAY_REQUEST = 200;
 const MAX_ID_CHARS = 64;
 
-/** An envelope that is passed on. The side that it is for reads it strictly. */
-export const relayedEnvelopeSchema = z.looseObject({
-  payload: z.string(),
-  payloadType: z.string(),
-  signatures: z.array(z.looseObject({ keyid: z.string(), sig: z.string() })),
-});
+/** An envelope that a gateway passes on. The side that it is for reads it strictly. */
+const relayedEnvelopeSchema = named(
+  'Envelope',
+  z.looseObject({
+    payload: z.string(),
+    payloadType: z.string(),
+    signatures: z.array(z.looseObject({ keyid: z.string(), sig: z.string() })),
+  }),
+);
 
 /** POST /site/v1/enrolments */
 export const enrolmentRequestSchema = z.object({ envelope: envelopeSchema });
 /** 200: the sender is enrolled. GET /site/v1/assignments/ID answers the same. */
 export const assignmentAnswerSchema = z.object({ assignment: envelopeSchema });
+/** The same at a gateway. */
+export const relayedEnrolmentRequestSchema = z.object({ envelope: relayedEnvelopeSchema });
+export const relayedAssignmentAnswerSchema = z.object({ assignment: relayedEnvelopeSchema });
 /** 202: the sender waits for an operator. */
 export const pendingAnswerSchema = z.object({ state: z.literal('pending') });
 
 /** GET /site/v1/acknowledgements/ID */
 export const acknowledgementAnswerSchema = z.object({ acknowledgement: envelopeSchema });
+/** The same at a gateway. */
+export const relayedAcknowledgementAnswerSchema = z.object({ acknowledgement: relayedEnvelopeSchema });
 
 /** POST /site/v1/reports. The server reads each report by itself: an invalid one doesn't keep the others back. */
 export const reportsRequestSchema = z.object({
@@ -67,6 +76,13 @@ export const gatewayRejectedReportSchema = z.object({
   code: z.string(),
   /** As `rejectedReportSchema` has it. */
   retryAfterS: z.int().optional(),
+});
+
+/** A gateway's answer: the reports are durable there, and go on to the origin. */
+export const gatewayReportsAnswerSchema = z.object({
+  /** The origin's newest acknowledgement that this gateway has, if any. */
+  acknowledgement: relayedEnvelopeSchema.optional(),
+  rejected: z.array(gatewayRejectedReportSchema).optional(),
 });
 
 /** How far one device's download has got. Nobody signs it; it is for people to look at. */
@@ -109,6 +125,12 @@ export const leaseRequestSchema = z.object({
   rollout: z.string().regex(/^[0-9a-f]{16}$/),
   action: z.enum(['take', 'renew', 'return']),
 });
+/** A device that holds a lease. */
+export const leaseHolderSchema = z.object({
+  id: z.string(),
+  name: z.string().optional(),
+  until: z.iso.datetime(),
+});
 export const leaseAnswerSchema = z.object({
   granted: z.boolean(),
   /** When a granted lease ends. */
@@ -116,9 +138,7 @@ export const leaseAnswerSchema = z.object({
   /** When to ask again. */
   retryAfterMs: z.int().optional(),
   /** The devices that hold the leases now. */
-  heldBy: z
-    .array(z.object({ id: z.string(), name: z.string().optional(), until: z.iso.datetime() }))
-    .optional(),
+  heldBy: z.array(leaseHolderSchema).optional(),
 });
 
 /** GET /site/v1/gateway, which gateways alone serve: who answers at this address. */

@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
+import { problemSchema, received } from '../api/index.ts';
 import type { ErrorCode } from '../errors.ts';
 import { signRequest } from '../http-signature/index.ts';
 import type { Identity } from '../identity/index.ts';
@@ -13,6 +14,7 @@ import {
 const NO_BODY = new Uint8Array(0);
 /** The longest answer of the site API. */
 const MAX_ANSWER_BYTES = 1024 * 1024;
+const problemReader = received(problemSchema);
 
 export interface SiteClientOptions {
   /** Signs the requests. */
@@ -78,7 +80,8 @@ export class SiteClient {
    */
   async post(path: string, body: Uint8Array, request: SiteRequest = {}): Promise<SiteAnswer> {
     const first = await this.#post(path, body, request);
-    if (first.status !== 401 || codeIn(first.json) !== 'SITECAST_REQUEST_CLOCK') return first;
+    if (first.status !== 401 || problemReader.parse(first.json).code !== 'SITECAST_REQUEST_CLOCK')
+      return first;
     const serversMs = Date.parse(first.headers.date ?? '');
     if (Number.isNaN(serversMs)) return first;
     this.#clockOffsetMs = serversMs - this.#options.now();
@@ -132,8 +135,4 @@ function jsonIn(body: Buffer): unknown {
     // The caller decides what an answer without JSON is good for: it may be a proxy's page, or a captive portal's.
     return undefined;
   }
-}
-
-function codeIn(json: unknown): unknown {
-  return typeof json === 'object' && json !== null && 'code' in json ? json.code : undefined;
 }

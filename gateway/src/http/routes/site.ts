@@ -1,13 +1,16 @@
-import { createRoute, type OpenAPIHono, z } from '@hono/zod-openapi';
+import { createRoute, type OpenAPIHono, type z } from '@hono/zod-openapi';
 import {
   gatewayIdentitySchema,
   gatewayProgressRequestSchema,
-  gatewayRejectedReportSchema,
+  gatewayReportsAnswerSchema,
   leaseAnswerSchema,
   leaseRequestSchema,
   namedPeersSchema,
   peerNoticeSchema,
   pendingAnswerSchema,
+  relayedAcknowledgementAnswerSchema,
+  relayedAssignmentAnswerSchema,
+  relayedEnrolmentRequestSchema,
   reportsRequestSchema,
 } from '@sitecast/shared/api';
 import { SitecastError } from '@sitecast/shared/errors';
@@ -15,7 +18,7 @@ import { isId } from '@sitecast/shared/identity';
 import { ASKER_HEADER, FORWARDED_HEADER, type GatewayEnv } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { notYours } from '../../reports/report-receiver.ts';
-import { enrolmentBody, envelopeBody, idParams, JSON_TYPE, withProblems } from '../schemas.ts';
+import { idParams, JSON_TYPE, withProblems } from '../schemas.ts';
 import { addressOf, signedJson } from '../signed.ts';
 
 const json = <T extends z.ZodType>(description: string, schema: T) => ({
@@ -50,9 +53,9 @@ function enrolmentRoute(
     path: '/site/v1/enrolments',
     summary: "A device's request to be known, passed on to the origin. Signed (RFC 9421) by the device.",
     middleware,
-    request: body(enrolmentBody),
+    request: body(relayedEnrolmentRequestSchema),
     responses: withProblems({
-      200: json('Let in.', z.object({ assignment: envelopeBody })),
+      200: json('Let in.', relayedAssignmentAnswerSchema),
       202: json('An operator is to accept it.', pendingAnswerSchema),
     }),
   });
@@ -91,10 +94,7 @@ function reportRoutes(app: OpenAPIHono<GatewayEnv>, deps: AppDeps, middleware: M
     responses: withProblems({
       202: json(
         'Taken in, but for those that are refused; with what the origin has acknowledged so far, if anything.',
-        z.object({
-          acknowledgement: envelopeBody.optional(),
-          rejected: z.array(gatewayRejectedReportSchema).optional(),
-        }),
+        gatewayReportsAnswerSchema,
       ),
     }),
   });
@@ -185,7 +185,7 @@ function documentRoutes(
     path: '/site/v1/assignments/{id}',
     summary: 'What a device is, as the origin signed it.',
     request: { params: idParams },
-    responses: withProblems({ 200: json('The newest known.', z.object({ assignment: envelopeBody })) }),
+    responses: withProblems({ 200: json('The newest known.', relayedAssignmentAnswerSchema) }),
   });
   app.openapi(assignment, async c => {
     const { id } = c.req.valid('param');
@@ -201,7 +201,7 @@ function documentRoutes(
     path: '/site/v1/acknowledgements/{id}',
     summary: 'Up to which report the origin has those of a device, as it signed it.',
     request: { params: idParams },
-    responses: withProblems({ 200: json('The newest known.', z.object({ acknowledgement: envelopeBody })) }),
+    responses: withProblems({ 200: json('The newest known.', relayedAcknowledgementAnswerSchema) }),
   });
   app.openapi(acknowledgement, async c => {
     const { id } = c.req.valid('param');

@@ -1,3 +1,4 @@
+import { problemSchema } from '@sitecast/shared/api';
 import { type ErrorCode, type ErrorKind, SitecastError } from '@sitecast/shared/errors';
 import { MAX_DETAIL_CHARS, MAX_HINT_CHARS } from '@sitecast/shared/http-problem';
 import { Connections, HttpClient, readBounded } from '@sitecast/shared/outbound';
@@ -30,12 +31,12 @@ const KIND_OF_CODE = new Map<string, ErrorKind>([
   ['SITECAST_CLOCK_NEVER_SET', 'failed'],
 ]);
 
-/** RFC 9457, as far as we read it: an answer may come from a proxy in between, so nothing in it is taken for granted. */
-const problemSchema = z.object({
+/** An origin's error. A proxy may have given the answer instead, so nothing in it is taken for granted. */
+const originProblemSchema = problemSchema.pick({ code: true, detail: true, hint: true, data: true }).extend({
   code: z.string().regex(/^SITECAST_[A-Z0-9_]{1,64}$/),
   detail: z.string().max(MAX_DETAIL_CHARS),
   hint: z.string().max(MAX_HINT_CHARS).optional(),
-  data: z.record(z.string(), z.unknown()).optional().catch(undefined),
+  data: problemSchema.shape.data.catch(undefined),
 });
 
 export interface OriginRequest {
@@ -133,7 +134,7 @@ export class OriginClient {
     } catch {
       // Not JSON: a proxy's page, say. The status speaks for itself below.
     }
-    const parsed = problemSchema.safeParse(problem);
+    const parsed = originProblemSchema.safeParse(problem);
     if (!parsed.success) {
       const message = `${this.url.href} answered ${status} to ${path}`;
       return new SitecastError(kind, 'SITECAST_ORIGIN_ANSWER', message, {

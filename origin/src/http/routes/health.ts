@@ -2,8 +2,7 @@ import { createRoute, z } from '@hono/zod-openapi';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import { problemSchema } from '../problem.ts';
-import { jsonAnswer } from '../schemas.ts';
+import { jsonAnswer, problem } from '../schemas.ts';
 
 const readySchema = z.object({
   status: z.literal('ready'),
@@ -33,10 +32,7 @@ export function healthRoutes(app: OriginApp, { repository, readiness, metrics }:
       summary: 'Whether clients get what they need from this origin.',
       responses: {
         200: jsonAnswer('Ready.', readySchema),
-        503: {
-          description: 'Not ready; the detail says why.',
-          content: { 'application/problem+json': { schema: problemSchema } },
-        },
+        503: problem('Not ready; the detail says why.'),
       },
     }),
     async c => {

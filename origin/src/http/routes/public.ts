@@ -3,14 +3,8 @@ import { openPublished } from '../../repository/serving.ts';
 import type { FileRef } from '../../repository/repository-store.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
-import { problemSchema } from '../problem.ts';
 import { serveFile, served, serveMetadata, serveTimestamp } from '../public-files.ts';
-import { BYTES_TYPE, bytesSchema, jsonAnswer } from '../schemas.ts';
-
-const problem = (description: string) => ({
-  description,
-  content: { 'application/problem+json': { schema: problemSchema } },
-});
+import { BYTES_TYPE, bytesSchema, jsonAnswer, problem } from '../schemas.ts';
 
 /** What clients and mirrors read. Anybody may read it: everything in it is signed, or named by signed metadata. */
 export function publicRoutes(

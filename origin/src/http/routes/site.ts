@@ -16,8 +16,7 @@ import type { Member } from '../../fleet/member.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { requireMediaType } from '../guards.ts';
-import { problemSchema } from '../problem.ts';
-import { JSON_TYPE, jsonAnswer, jsonBody, signature, withProblems } from '../schemas.ts';
+import { JSON_TYPE, jsonAnswer, jsonBody, problem, signature, withProblems } from '../schemas.ts';
 
 const idParam = z.object({ id: idSchema });
 
@@ -31,11 +30,6 @@ const RUNNING_STATES: ReadonlySet<DeviceState> = new Set([
   'confirming',
   'waiting',
 ]);
-
-const problem = (description: string) => ({
-  description,
-  content: { 'application/problem+json': { schema: problemSchema } },
-});
 
 /** The site API of devices and gateways, signed by their own keys. Gateways relay it. */
 export function siteRoutes(app: OriginApp, deps: AppDeps): void {
