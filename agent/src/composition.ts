@@ -31,7 +31,7 @@ import { STATUS_FILE, StatusBoard } from './state/status.ts';
 import { UpdateAgent } from './update/agent.ts';
 import { Confirmation } from './update/boot-steps.ts';
 import { Hooks } from './update/hooks.ts';
-import { type InstallDependencies, VerifiedSlot } from './update/install-steps.ts';
+import type { InstallDependencies } from './update/install-steps.ts';
 import { Leases } from './update/leases.ts';
 import { Reboots } from './update/reboots.ts';
 import { Releases } from './update/releases.ts';
@@ -123,7 +123,7 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
   const deliver = delivering({ delivery, trust, outbox, reporter, gateways, exchange, status });
 
   // The update, and what runs it.
-  const confirmation = new Confirmation();
+  const confirmation = new Confirmation(settings.confirmWithinMs);
   const opened = {
     confirmation,
     reporter,
@@ -139,7 +139,8 @@ export async function openAgent(settings: RunSettings, ports: AgentPorts): Promi
   };
   const update = connectUpdate(settings, ports, { ...opened, membership, stateChanges });
   const { factoryRelease, pollMs, startJitterMs } = settings;
-  const agent = new UpdateAgent({ update, data, slots, slotWatch, factoryRelease, outbox, deliver });
+  const kept = { boot, stateFile, status, reporter, outbox, data, slots, slotWatch };
+  const agent = new UpdateAgent({ ...kept, update, factoryRelease, deliver });
   const running = { agent, trust, gateways, exchange, outbox, status, confirmation, clock, log, stop };
   return { ...opened, agent, daemon: new Daemon({ ...running, pollMs, startJitterMs }) };
 }
@@ -156,7 +157,8 @@ function connectUpdate(
 ): InstallDependencies {
   const { identity, boot, stateFile, outbox, status, gateways, trust, exchange } = opened;
   const { confirmation, membership, reporter, stateChanges } = opened;
-  const { product, hardware, hooks, hookTimeoutMs, healthTimeoutMs, minActivationIntervalMs } = settings;
+  const { product, hardware, hooks, hookTimeoutMs, healthTimeoutMs } = settings;
+  const { minActivationIntervalMs, maxFetchBytes } = settings;
   const { id } = identity;
   const reporting = { status, outbox, reporter, stateChanges };
   return {
@@ -181,7 +183,7 @@ function connectUpdate(
       ...reporting,
     }),
     releases: new Releases({ trust, product }),
-    schedule: new Schedule({ clock, trust, stateFile, minActivationIntervalMs }),
+    schedule: new Schedule({ clock, trust, stateFile, minActivationIntervalMs, maxFetchBytes }),
     filler: new SlotFiller({
       id,
       slots,
@@ -193,12 +195,9 @@ function connectUpdate(
       reporter,
       concurrency: settings.concurrency,
     }),
-    verified: new VerifiedSlot(),
     hooks: new Hooks({ product, hooks, hookTimeoutMs, healthTimeoutMs, slots, run, clock, log }),
     leases: new Leases({ gateways, id, clock, log, stop }),
     reboots: new Reboots({ boot, clock, log, stop }),
-    confirmWithinMs: settings.confirmWithinMs,
-    maxFetchBytes: settings.maxFetchBytes,
   };
 }
 

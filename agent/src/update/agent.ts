@@ -1,8 +1,10 @@
 import type { SitecastError } from '@sitecast/shared/errors';
-import type { BootState, Slot, SlotName } from '../ports.ts';
+import type { BootControl, BootState, Slot, SlotName } from '../ports.ts';
 import type { Outbox } from '../reports/outbox.ts';
+import type { Reporter } from '../reports/reporter.ts';
 import { isSameUpdate } from '../state/agent-state.ts';
-import type { CheckResult, CycleResult } from '../state/status.ts';
+import type { StateFile } from '../state/state-file.ts';
+import type { CheckResult, CycleResult, StatusBoard } from '../state/status.ts';
 import { endLeft } from './boot-steps.ts';
 import { lateFallBack, rememberedBoot } from './boot-verdict.ts';
 import type { InstallDependencies } from './install-steps.ts';
@@ -13,13 +15,17 @@ import { installUpdate, judgeBoot } from './update.ts';
 
 interface UpdateAgentDependencies {
   update: InstallDependencies;
+  boot: Pick<BootControl, 'start' | 'read'>;
+  stateFile: StateFile;
+  status: StatusBoard;
+  reporter: Reporter;
   /** The agent's own directory. */
   data: string;
   slots: Readonly<Record<SlotName, Slot>>;
   slotWatch: SlotWatch;
   /** What the first slot held when the device was made. */
   factoryRelease: { counter: number; version: string } | undefined;
-  outbox: Outbox;
+  outbox: Pick<Outbox, 'newest' | 'recent'>;
   /** Sends what is due of the reports. */
   deliver: (signal: AbortSignal) => Promise<void>;
 }
@@ -34,8 +40,8 @@ export class UpdateAgent {
 
   /** Judges the boot that started this agent. Called before the first cycle, and again where it failed. */
   async start(): Promise<void> {
-    const { update, outbox, data, slots } = this.#deps;
-    const { boot, stateFile, status, reporter, log, stop } = update;
+    const { update, boot, stateFile, status, reporter, outbox, data, slots } = this.#deps;
+    const { log, stop } = update;
     const { loss, current } = stateFile;
     const remembered = rememberedBoot(loss?.kept ?? current, loss !== undefined, outbox.newest);
     const state = await boot.start(remembered);
@@ -59,22 +65,22 @@ export class UpdateAgent {
   }
 
   async #cycle(signal: AbortSignal): Promise<CycleResult> {
-    const { update } = this.#deps;
-    const boot = await update.boot.read();
+    const { update, reporter } = this.#deps;
+    const boot = await this.#deps.boot.read();
     const judged = await judgeBoot(update, boot);
     if (judged) return judged;
     const unseen = await this.#noteFactorySlot(boot);
     const context = await update.checker.check(signal);
     if (!('choice' in context)) return context;
     if (!unseen) return installUpdate(update, context, { boot, signal });
-    await update.reporter.report('waiting', { reason: { code: unseen.code, message: unseen.message } });
+    await reporter.report('waiting', { reason: { code: unseen.code, message: unseen.message } });
     throw unseen;
   }
 
   /** Whether the repository still wants what is being done; false only where it is certain. For the download's watcher. */
   async stillWants(signal: AbortSignal): Promise<boolean> {
-    const { stateFile, checker } = this.#deps.update;
-    const { update } = stateFile.current;
+    const { checker } = this.#deps.update;
+    const { update } = this.#deps.stateFile.current;
     if (update?.phase !== 'downloading' && update?.phase !== 'verified') return true;
     const context = await checker.check(signal);
     if (!('choice' in context)) return true;
@@ -105,13 +111,13 @@ export class UpdateAgent {
   }
 
   #noteFactorySlot({ booted }: BootState): Promise<SitecastError | undefined> {
-    const { slots, factoryRelease, update } = this.#deps;
-    return noteFactorySlot({ slots, stateFile: update.stateFile, factoryRelease }, booted);
+    const { slots, stateFile, factoryRelease } = this.#deps;
+    return noteFactorySlot({ slots, stateFile, factoryRelease }, booted);
   }
 
   /** A full disk, an unreachable gateway or expired metadata doesn't end the daemon. */
   async #guarded(work: () => Promise<CycleResult>, signal: AbortSignal): Promise<CycleResult> {
-    const { status, reporter } = this.#deps.update;
+    const { status, reporter } = this.#deps;
     try {
       const result = await work();
       await reporter.flush();
@@ -128,15 +134,15 @@ export class UpdateAgent {
 
   /** For the status: a slot that is missing isn't an empty one. */
   async lookAtSlots(): Promise<void> {
-    const { slotWatch, update } = this.#deps;
-    update.status.set({ slots: await slotWatch.look(update.status.current.booted) });
+    const { slotWatch, status } = this.#deps;
+    status.set({ slots: await slotWatch.look(status.current.booted) });
   }
 
   /** Shows in the log and in the status how a cycle ended. */
   show(result: CycleResult): void {
     const { state, reason, waitingFor } = result;
-    const { slotWatch } = this.#deps;
-    const { status, stateFile, stateChanges, clock } = this.#deps.update;
+    const { slotWatch, status, stateFile } = this.#deps;
+    const { stateChanges, clock } = this.#deps.update;
     stateChanges.cycleEnd(result);
     const { update, barred, lastFailure } = stateFile.current;
     status.set({

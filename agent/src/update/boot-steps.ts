@@ -14,16 +14,14 @@ import * as become from './transitions.ts';
 export const TRIAL_BOOTS = 2;
 
 export interface JudgeDependencies {
-  boot: BootControl;
-  stateFile: StateFile;
-  reporter: Reporter;
-  status: StatusBoard;
-  hooks: Hooks;
-  leases: Leases;
+  boot: Pick<BootControl, 'read' | 'markBad' | 'setNext' | 'confirm'>;
+  stateFile: Pick<StateFile, 'current' | 'change'>;
+  reporter: Pick<Reporter, 'report'>;
+  status: Pick<StatusBoard, 'set'>;
+  hooks: Pick<Hooks, 'run'>;
+  leases: Pick<Leases, 'keep' | 'giveBack'>;
   reboots: Reboots;
   confirmation: Confirmation;
-  /** Milliseconds that a slot that proved healthy waits for the `confirm` command; undefined: it doesn't wait. */
-  confirmWithinMs: number | undefined;
   clock: AgentClock;
   /** Fires when this process is asked to end. A judgement under way stays open then, and is made after the next start. */
   stop: AbortSignal;
@@ -31,8 +29,14 @@ export interface JudgeDependencies {
 
 /** An operator's word, by the `confirm` command, that the slot on trial is good. */
 export class Confirmation {
+  /** Milliseconds that a slot that proved healthy waits for it; undefined: it doesn't wait. */
+  readonly withinMs: number | undefined;
   #isGiven = false;
   #listener: (() => void) | undefined;
+
+  constructor(withinMs: number | undefined) {
+    this.withinMs = withinMs;
+  }
 
   give(): void {
     this.#isGiven = true;
@@ -124,12 +128,11 @@ export async function checkHealth(deps: JudgeDependencies, update: Update): Prom
 }
 
 async function isConfirmedInTime(deps: JudgeDependencies, { target }: Update): Promise<boolean> {
-  const { confirmWithinMs, confirmation, clock, status, stop } = deps;
-  if (confirmWithinMs === undefined) return true;
+  const { confirmation, clock, status, stop } = deps;
+  const { withinMs } = confirmation;
+  if (withinMs === undefined) return true;
   status.set({ waitingFor: 'confirm', message: `slot ${target} waits for \`sitecast-agent confirm\`` });
-  const isConfirmed = await confirmation.wait(given =>
-    clock.sleep(confirmWithinMs, AbortSignal.any([given, stop])),
-  );
+  const isConfirmed = await confirmation.wait(given => clock.sleep(withinMs, AbortSignal.any([given, stop])));
   // A stop of the agent doesn't say that the time is up.
   if (!isConfirmed) stop.throwIfAborted();
   return isConfirmed;

@@ -1,11 +1,12 @@
 import { isSystemError } from '@sitecast/shared/errors';
-import type { BootState, Log, SlotName } from '../ports.ts';
+import type { BootControl, BootState, Log, SlotName } from '../ports.ts';
 import type { StateChangeLogger } from '../reports/state-change-logger.ts';
 import { isSameUpdate, type Reason, type Update } from '../state/agent-state.ts';
-import type { StateFile } from '../state/state-file.ts';
 import type { CycleResult } from '../state/status.ts';
 import { type JudgeDependencies, TRIAL_BOOTS } from './boot-steps.ts';
 import { type Choice, objectionTo, type Order, ROLLBACK_IMPOSSIBLE } from './choose.ts';
+import type { Hooks } from './hooks.ts';
+import type { Leases } from './leases.ts';
 import type { MissingChunks } from './missing-chunks.ts';
 import { asObjection, type Release, type Releases } from './releases.ts';
 import { CycleEnd, failed, postponed, resultOfAttempt, superseded } from './result.ts';
@@ -22,24 +23,34 @@ const MAX_FILLS = 2;
 const FRESH_FOR_MS = 60_000;
 
 export interface InstallDependencies extends JudgeDependencies {
+  boot: Pick<BootControl, 'read' | 'markBad' | 'setNext' | 'confirm' | 'setTrial'>;
   checker: Pick<UpdateChecker, 'check'>;
   releases: Releases;
   schedule: Schedule;
   filler: SlotFiller;
-  verified: VerifiedSlot;
+  hooks: Pick<Hooks, 'run' | 'ask' | 'has'>;
+  leases: Pick<Leases, 'take' | 'keep' | 'giveBack'>;
   stateChanges: StateChangeLogger;
-  /** An update that would fetch more waits for approval; undefined: no bound. */
-  maxFetchBytes: number | undefined;
   log: Log;
 }
 
-/** The update whose slot was read back whole since this process started. */
-export class VerifiedSlot {
-  update: Update | undefined;
+/** What one cycle does about an order. */
+export interface Attempt {
+  release: Release;
+  target: SlotName;
+  /** What the check at the beginning of the cycle has found. */
+  context: UpdateContext;
+  signal: AbortSignal;
+}
 
-  covers(order: Order, { update }: StateFile['current']): boolean {
-    return this.update !== undefined && update !== null && isSameUpdate(this.update, order);
-  }
+/** The update in the state is one that no order wants any more: it ends. */
+export async function abandonUnwanted(
+  deps: InstallDependencies,
+  { choice }: Pick<UpdateContext, 'choice'>,
+): Promise<void> {
+  const { update } = deps.stateFile.current;
+  if (update && !choice.orders.some(order => isSameUpdate(order, update)))
+    await abandon(deps, update, noLongerWanted(update));
 }
 
 /** The first order whose manifest fits. @returns a result instead where there is none, and why */
@@ -75,49 +86,53 @@ async function nothingOrdered(
   return { state, reason, waitingFor: state === 'waiting' ? 'rollout' : undefined };
 }
 
-interface Step {
-  target: SlotName;
-  signal: AbortSignal;
+/** Whether an earlier cycle of this process has verified the slot, and nothing of this process has written there since. */
+export function isVerified(
+  { filler, stateFile }: InstallDependencies,
+  { release, target }: Attempt,
+): boolean {
+  const { update } = stateFile.current;
+  const isNoted = update?.phase === 'verified' && isSameUpdate(update, release.order);
+  return isNoted && filler.hasReadBack(target, release);
 }
 
 /** An order to go back fetches nothing where the slot still holds what once ran. What of it has changed is fetched again. */
 export async function holdsReturn(
   { filler, stateFile, clock }: InstallDependencies,
-  release: Release,
-  { target, signal }: Step,
+  { release, target, signal }: Attempt,
 ): Promise<boolean> {
   const record = stateFile.current.slots[target];
   if (!release.order.isInOtherSlot || record.indexSha256 !== release.indexSha256) return false;
-  if ((await filler.readBack(target, release.index, signal)).count > 0) return false;
+  if ((await filler.readBack(target, release, signal)).count > 0) return false;
   const update = updateOf(release, { target, phase: 'verified', stateFile, clock });
   await stateFile.change(become.toVerified(update, { ...record, state: 'verified' }));
   return true;
 }
 
-/** The slot is the journal: what lies right there isn't fetched. */
+/**
+ * Compares the slot with the image: the slot is the journal, and what lies right there isn't fetched.
+ * @returns what is to be fetched
+ * @throws CycleEnd (`waiting`) where the order's terms, the owner or a hook say "not now"; SITECAST_SLOT_MISSING, SITECAST_SLOT_TOO_SMALL
+ */
 export async function plan(
-  { filler, status, hooks, maxFetchBytes }: InstallDependencies,
-  { order, index }: Release,
-  { target, signal }: Step,
+  { schedule, filler, status, hooks }: InstallDependencies,
+  { release: { order, index }, target, signal }: Attempt,
 ): Promise<MissingChunks> {
   status.set({ state: 'checking', message: `looking at what slot ${target} holds already` });
   const missing = await filler.missingIn(target, index, signal);
   const [imageBytes, fetchBytes] = [index.lengthBytes, missing.lengthBytes];
   status.set({ plan: { imageBytes, rightBytes: imageBytes - fetchBytes, fetchBytes } });
-  if (maxFetchBytes !== undefined && fetchBytes > maxFetchBytes) {
-    const message = `${order.release.version} takes ${fetchBytes} bytes, more than --max-fetch-bytes`;
-    throw postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
-  }
+  schedule.checkSize(order, fetchBytes);
   await hooks.ask('pre-download', { slot: target, release: order.release }, signal);
   return missing;
 }
 
+/** Writes what is missing to the slot, and makes it durable. No boot chooses the slot from before the first byte. */
 export async function fetch(
-  deps: InstallDependencies,
-  release: Release,
-  { target, missing, signal }: Step & { missing: MissingChunks },
+  { filler, stateFile, boot, reporter, stateChanges, clock }: InstallDependencies,
+  { release, target, signal }: Attempt,
+  missing: MissingChunks,
 ): Promise<void> {
-  const { filler, stateFile, boot, reporter, stateChanges, clock } = deps;
   const { order, index } = release;
   const writer = await filler.open(target);
   try {
@@ -141,14 +156,13 @@ export async function fetch(
 /** Reads the whole slot back past the page cache. What is wrong is fetched once more. */
 export async function verify(
   { filler, stateFile, reporter, status, stateChanges, clock }: InstallDependencies,
-  release: Release,
-  { target, signal }: Step,
+  { release, target, signal }: Attempt,
 ): Promise<void> {
-  const { order, index } = release;
+  const { order } = release;
   for (let fills = 1; ; fills += 1) {
     status.set({ state: 'verifying', message: `verifying slot ${target}`, progress: undefined });
     await reporter.report('verifying', order, true);
-    const missing = await filler.readBack(target, index, signal);
+    const missing = await filler.readBack(target, release, signal);
     if (missing.count === 0) break;
     if (fills >= MAX_FILLS)
       throw failed({
@@ -173,16 +187,17 @@ export async function verify(
 /**
  * Whatever was checked before is checked again right before its use. The lease is held where the boot loader may be told, and given
  * back otherwise.
+ * @param readBackAtMs when this cycle read the slot back, by the device's clock; -Infinity where an earlier cycle did
  * @returns false where the slot was altered
  * @throws CycleEnd (`waiting`; `idle` where the order no longer stands; `failed` where a hook refuses); the reason of `signal`
  */
 export async function mayActivate(
   deps: InstallDependencies,
-  release: Release,
-  attempt: Step & { context: UpdateContext; readBackAtMs: number },
+  attempt: Attempt,
+  readBackAtMs: number,
 ): Promise<boolean> {
   const { schedule, leases, hooks } = deps;
-  const { context, target, signal } = attempt;
+  const { release, context, target, signal } = attempt;
   const { order } = release;
   await schedule.checkActivation(context.facts.rollouts, order, context.isRefreshed);
   await leases.take(order.rollout.id, signal);
@@ -190,9 +205,9 @@ export async function mayActivate(
   let isAllowed = false;
   try {
     await hooks.ask('pre-install', { slot: target, release: order.release }, signal);
-    if (!(await isStillRight(deps, release, attempt))) return false;
+    if (!(await isStillRight(deps, attempt, readBackAtMs))) return false;
     // After the slot, which may take minutes: a pause or abort that has come by now still holds.
-    await checkOrderAgain(deps, release, signal);
+    await checkOrderAgain(deps, attempt);
     isAllowed = true;
     return true;
   } finally {
@@ -204,20 +219,19 @@ export async function mayActivate(
 /** Another program may have written to the slot since it was verified, and a hook may do anything. */
 async function isStillRight(
   { clock, hooks, filler, status }: InstallDependencies,
-  { index }: Release,
-  { target, readBackAtMs, signal }: Step & { readBackAtMs: number },
+  { release, target, signal }: Attempt,
+  readBackAtMs: number,
 ): Promise<boolean> {
   const ageMs = clock.now() - readBackAtMs;
   if (!hooks.has('pre-install') && ageMs >= 0 && ageMs < FRESH_FOR_MS) return true;
   status.set({ state: 'verifying', message: `reading slot ${target} back before it is activated` });
-  return (await filler.readBack(target, index, signal)).count === 0;
+  return (await filler.readBack(target, release, signal)).count === 0;
 }
 
 /** The rollout may have been paused, or the release withdrawn, since the cycle began. */
 async function checkOrderAgain(
   { checker, releases, schedule, stateFile }: InstallDependencies,
-  release: Release,
-  signal: AbortSignal,
+  { release, signal }: Attempt,
 ): Promise<void> {
   const again = await checker.check(signal);
   if (!('choice' in again)) throw postponed('gateway', again.reason ?? unknownReason);
@@ -233,14 +247,15 @@ async function checkOrderAgain(
   await schedule.checkActivation(again.facts.rollouts, order, again.isRefreshed);
 }
 
-/** From here on only a boot leads back. */
+/** Tells the boot loader to try the slot. From here on only a boot leads back. @returns the update in its phase `rebooting` */
 export async function activate(
-  { boot, stateFile, reporter, status, clock, log, stop }: InstallDependencies,
+  { filler, boot, stateFile, reporter, status, clock, log, stop }: InstallDependencies,
   { booted, bootId }: BootState,
 ): Promise<Update> {
   const { update } = stateFile.current;
-  if (!update) throw new TypeError('there is a verified update by now');
+  if (!update) throw new TypeError('only a verified update is activated');
   const { target } = update;
+  filler.forget(target);
   status.set({ state: 'installing', message: `telling the boot loader to try slot ${target}` });
   await reporter.report('installing', update, true);
   const activating: Update = {
@@ -268,6 +283,7 @@ export async function activate(
   return rebooting;
 }
 
+/** Ends the attempt, or only this cycle, as the error says. @throws what ends neither: see `resultOfAttempt` */
 export async function endAttempt(
   deps: InstallDependencies,
   order: Order,
@@ -278,7 +294,6 @@ export async function endAttempt(
   const { update } = deps.stateFile.current;
   if (state === 'failed' && reason) {
     await deps.reporter.report('failed', { ...order, reason }, true);
-    deps.verified.update = undefined;
     await deps.stateFile.change(
       become.toFailed(order, { reason, at: new Date(deps.clock.now()).toISOString() }),
     );
@@ -290,12 +305,11 @@ export async function endAttempt(
   return result;
 }
 
-export async function abandon(
-  { stateFile, reporter, status, verified }: InstallDependencies,
+async function abandon(
+  { stateFile, reporter, status }: InstallDependencies,
   update: Update,
   message: string,
 ): Promise<void> {
-  verified.update = undefined;
   await reporter.report('idle', { ...update, reason: { code: 'SITECAST_ROLLOUT_STOPPED', message } });
   await stateFile.change({ update: null });
   status.set({ progress: undefined, plan: undefined });
@@ -327,7 +341,7 @@ function updateOf(
   };
 }
 
-export function noLongerWanted({ release }: Pick<Update, 'release'>): string {
+function noLongerWanted({ release }: Pick<Update, 'release'>): string {
   return `the rollout of ${release.version} no longer wants it`;
 }
 

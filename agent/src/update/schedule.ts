@@ -103,6 +103,8 @@ interface ScheduleDependencies {
   trust: Pick<Trust, 'clock'>;
   stateFile: Pick<StateFile, 'current'>;
   minActivationIntervalMs: number;
+  /** An update that would fetch more waits for approval; undefined: no bound. */
+  maxFetchBytes: number | undefined;
 }
 
 /** When an order may be followed, by the rollout's terms and this device's own. */
@@ -120,6 +122,14 @@ export class Schedule {
     const { clock, trust } = this.#deps;
     const isSynchronised = await clock.isSynchronised();
     waitFor(downloadWait({ nowMs: clock.now(), clock: trust.clock(), isSynchronised, rollout }));
+  }
+
+  /** @throws CycleEnd (`waiting`) where this device's owner has to approve of a download of that size first */
+  checkSize({ release }: Order, fetchBytes: number): void {
+    const { maxFetchBytes } = this.#deps;
+    if (maxFetchBytes === undefined || fetchBytes <= maxFetchBytes) return;
+    const message = `${release.version} takes ${fetchBytes} bytes, more than --max-fetch-bytes`;
+    throw postponed('approval', { code: 'SITECAST_PLAN_TOO_LARGE', message });
   }
 
   /** @throws CycleEnd (`waiting`) while the verified slot may not be activated */

@@ -42,6 +42,8 @@ interface Fill {
 export class SlotFiller {
   readonly #deps: SlotFillerDependencies;
   #progressAt = 0;
+  /** By slot: SHA-256 of the index of the image that was last read back whole there. Nothing was written there since. */
+  readonly #readBack = new Map<SlotName, string>();
 
   constructor(deps: SlotFillerDependencies) {
     this.#deps = deps;
@@ -71,18 +73,35 @@ export class SlotFiller {
     }
   }
 
-  /** The same by what the medium holds, past the page cache. */
-  async readBack(target: SlotName, index: ChunkIndex, signal: AbortSignal): Promise<MissingChunks> {
+  /** The same by what the medium holds, past the page cache. An image that is there whole is remembered until the slot is written to. */
+  async readBack(
+    target: SlotName,
+    { index, indexSha256 }: Release,
+    signal: AbortSignal,
+  ): Promise<MissingChunks> {
     const { slots, status } = this.#deps;
+    this.forget(target);
     const totalBytes = index.lengthBytes;
     const reader = await slots[target].openForReadBack();
     try {
       const onProgress = (doneBytes: number) => status.set({ progress: { doneBytes, totalBytes } });
-      return await compareWithIndex(index, reader, { signal, onProgress });
+      const missing = await compareWithIndex(index, reader, { signal, onProgress });
+      if (missing.count === 0) this.#readBack.set(target, indexSha256);
+      return missing;
     } finally {
       await reader.close();
       status.set({ progress: undefined });
     }
+  }
+
+  /** Whether this process has read the image back whole from the slot, and has written nothing there since. */
+  hasReadBack(target: SlotName, { indexSha256 }: Release): boolean {
+    return this.#readBack.get(target) === indexSha256;
+  }
+
+  /** The slot has to be read back again before it counts as right. */
+  forget(target: SlotName): void {
+    this.#readBack.delete(target);
   }
 
   /**
@@ -91,6 +110,7 @@ export class SlotFiller {
    */
   async open(target: SlotName): Promise<SlotWriter> {
     await locateSlot(this.#deps, target);
+    this.forget(target);
     const writer = await this.#deps.slots[target].openForWriting();
     try {
       // The file may have been made just now. From here on it counts as missing when it is gone.

@@ -1,5 +1,5 @@
 import { type BootState, otherSlot } from '../ports.ts';
-import { isSameUpdate, type Update } from '../state/agent-state.ts';
+import type { Update } from '../state/agent-state.ts';
 import type { CycleResult } from '../state/status.ts';
 import {
   askForBoot,
@@ -17,14 +17,15 @@ import {
 } from './boot-steps.ts';
 import { bootVerdict } from './boot-verdict.ts';
 import {
-  abandon,
+  abandonUnwanted,
   activate,
+  type Attempt,
   endAttempt,
   fetch,
   holdsReturn,
   type InstallDependencies,
+  isVerified,
   mayActivate,
-  noLongerWanted,
   plan,
   releaseToInstall,
   verify,
@@ -33,10 +34,13 @@ import { failed } from './result.ts';
 import type { UpdateContext } from './update-checker.ts';
 
 // The update, from the order to the confirmed slot, in two functions. Each step notes its phase durably before it acts, so after a
-// power cut or a restart both go on from the phase that is stored:
+// power cut or a restart both go on from the phase that is stored. A cycle asks `judgeBoot` first: it goes on with an update that the
+// boot loader knows of, and leaves the others to `installUpdate`.
 //
-//   installUpdate:  check → plan → fetch → verify → activate → reboot
-//   judgeBoot:      start → health → confirm, or fall back
+//   installUpdate:  check → plan → fetch → verify → activate → reboot    (phases `downloading`, `verified`, `activating`)
+//   judgeBoot:      start → health → confirm, or fall back               (`rebooting`, `confirming`, `confirmed`, `fallingBack`)
+//
+// What each step does stands in install-steps.ts and boot-steps.ts.
 
 /** A slot that was verified and then altered is filled again. If it is altered once more, something keeps writing there. */
 const MAX_REFILLS = 1;
@@ -50,41 +54,46 @@ export async function installUpdate(
   context: UpdateContext,
   { boot, signal }: { boot: BootState; signal: AbortSignal },
 ): Promise<CycleResult> {
-  const { stateFile, verified, schedule, filler, clock, log } = deps;
-  // Check.
-  const { update } = stateFile.current;
-  if (update && !context.choice.orders.some(order => isSameUpdate(order, update)))
-    await abandon(deps, update, noLongerWanted(update));
+  await abandonUnwanted(deps, context);
   const release = await releaseToInstall(deps, context, signal);
   if (!('order' in release)) return release;
-  const { order } = release;
-  const target = otherSlot(boot.booted);
-  deps.stateChanges.order(order);
+  const attempt: Attempt = { release, target: otherSlot(boot.booted), context, signal };
+  deps.stateChanges.order(release.order);
   try {
     for (let refills = 0; ; refills += 1) {
-      let readBackAtMs = Number.NEGATIVE_INFINITY;
-      if (!verified.covers(order, stateFile.current)) {
-        await schedule.checkDownload(context.facts.rollouts, order);
-        await filler.checkSlot(target, release);
-        if (!(await holdsReturn(deps, release, { target, signal }))) {
-          const missing = await plan(deps, release, { target, signal });
-          await fetch(deps, release, { target, missing, signal });
-          await verify(deps, release, { target, signal });
-        }
-        verified.update = stateFile.current.update ?? undefined;
-        readBackAtMs = clock.now();
-      }
-      if (await mayActivate(deps, release, { target, context, readBackAtMs, signal })) break;
-      verified.update = undefined;
-      const message = `slot ${target} was verified, and no longer holds ${order.release.version}: something has written to it`;
-      log('warn', `${message}; it is filled again`);
-      if (refills >= MAX_REFILLS) throw failed({ code: 'SITECAST_SLOT_UNRELIABLE', message });
+      const readBackAtMs = await fill(deps, attempt);
+      if (await mayActivate(deps, attempt, readBackAtMs)) break;
+      noteAltered(deps, attempt, refills);
     }
-    verified.update = undefined;
     return await reboot(deps, await activate(deps, boot));
   } catch (error) {
-    return endAttempt(deps, order, { error, signal });
+    return endAttempt(deps, release.order, { error, signal });
   }
+}
+
+/**
+ * Plan, fetch, verify. A slot that was being filled, or was verified, before a restart is compared as a whole; what lies right stays.
+ * @returns when the slot was read back, by the device's clock; -Infinity where that was in an earlier cycle
+ */
+async function fill(deps: InstallDependencies, attempt: Attempt): Promise<number> {
+  if (isVerified(deps, attempt)) return Number.NEGATIVE_INFINITY;
+  const { release, target, context } = attempt;
+  await deps.schedule.checkDownload(context.facts.rollouts, release.order);
+  await deps.filler.checkSlot(target, release);
+  if (!(await holdsReturn(deps, attempt))) {
+    const missing = await plan(deps, attempt);
+    await fetch(deps, attempt, missing);
+    await verify(deps, attempt);
+  }
+  return deps.clock.now();
+}
+
+/** @throws CycleEnd (`failed`) where it has happened before */
+function noteAltered({ log }: InstallDependencies, { release, target }: Attempt, refills: number): void {
+  const { version } = release.order.release;
+  const message = `slot ${target} was verified, and no longer holds ${version}: something has written to it`;
+  log('warn', `${message}; it is filled again`);
+  if (refills >= MAX_REFILLS) throw failed({ code: 'SITECAST_SLOT_UNRELIABLE', message });
 }
 
 /**
