@@ -8,7 +8,6 @@ import { ChunkAllowlist } from './chunks/allowlist.ts';
 import { DiskCache } from './chunks/disk-cache.ts';
 import { FetchQueue } from './chunks/fetch-queue.ts';
 import { memoryCache, MemoryStore } from './chunks/memory-store.ts';
-import { verifyOrUnavailable } from './chunks/verify-or-unavailable.ts';
 import { counted, firstHolding, whileOpen } from './chunks/wrappers.ts';
 import type { PeerGateway } from './peer-gateways/peer-gateways.ts';
 import {
@@ -117,7 +116,6 @@ describe('each store keeps to what every chunk store keeps to:', () => {
     ['the first that holds it', store => firstHolding([new FakeStore('another'), store])],
     ['counted', store => counted(store, () => {})],
     ['while it is open', store => whileOpen(store, () => {})],
-    ['verified or unavailable', store => verifyOrUnavailable(store, () => {})],
     ['held by peer gateways', store => heldByPeerGateways({ able: [peerOf('a', store)] })],
     [
       'its owner first',

@@ -1,10 +1,16 @@
-import { type Chunk, type ChunkId, type ChunkStore, coalescing, failover } from '@sitecast/shared/content';
+import {
+  type Chunk,
+  type ChunkId,
+  type ChunkStore,
+  coalescing,
+  failover,
+  verifying,
+} from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { ChunkAllowlist } from './chunks/allowlist.ts';
 import type { DiskCache } from './chunks/disk-cache.ts';
 import { FetchQueue, MAX_UPSTREAM_FETCHES, type QueuedChunkStore } from './chunks/fetch-queue.ts';
 import { memoryCache, MemoryStore } from './chunks/memory-store.ts';
-import { verifyOrUnavailable } from './chunks/verify-or-unavailable.ts';
 import { counted, firstHolding, whileOpen } from './chunks/wrappers.ts';
 import type { PeerGateways } from './peer-gateways/peer-gateways.ts';
 import { countedOutOfTurn, heldByPeerGateways, ownerFirst } from './peer-gateways/shared-fetching.ts';
@@ -144,11 +150,12 @@ function overWan(
     onReceived(chunk.frame().length);
   };
   const stores = upstreams.map(({ chunks }) =>
-    coalescing(memoryCache(memory, counted(verifyOrUnavailable(chunks, onRefused), onGiven))),
+    coalescing(memoryCache(memory, counted(verifying(chunks, onRefused), onGiven))),
   );
   const origin = stores[upstreams.findIndex(({ isOrigin }) => isOrigin)];
   const open = (store: ChunkStore): ChunkStore => whileOpen(store, () => wanLimits.demandOpen());
-  return { anyUpstream: open(failover(stores)), origin: origin && open(origin) };
+  // An upstream that gave wrong bytes rests, else each of its lies would cross the WAN before the right chunk does.
+  return { anyUpstream: open(failover(stores, { wrongBytes: 'rest' })), origin: origin && open(origin) };
 }
 
 const newCounts = (): ChunkCounts => ({

@@ -44,6 +44,7 @@ export class GatewayChunks implements ChunkStore {
       restMs: REST_MS,
       hedgeAfterMs: HEDGE_AFTER_MS,
       verifies: true,
+      wrongBytes: 'ban',
       onBan: (gateway, { code }) => onBan(gateway, code),
       sleep,
     });

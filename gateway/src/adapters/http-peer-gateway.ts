@@ -1,8 +1,7 @@
 import { gatewayIdentitySchema } from '@sitecast/shared/api';
-import { HttpStore, type HttpStoreOptions } from '@sitecast/shared/content';
+import { HttpStore, type HttpStoreOptions, verifying } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import { type Connections, HttpClient, readBounded, refuseRedirect } from '@sitecast/shared/outbound';
-import { verifyOrUnavailable } from '../chunks/verify-or-unavailable.ts';
 import { ASKER_HEADER } from '../http/context.ts';
 import type { PeerGatewayClient } from '../peer-gateways/peer-gateways.ts';
 import { HELD_ONLY, MAY_FETCH } from './http-upstream.ts';
@@ -45,8 +44,8 @@ export function httpPeerGateways(options: HttpPeerGatewayOptions): PeerGatewayCl
       const fetched = new HttpStore(`${url}/chunks`, { ...chunks, via: connections, headers: MAY_FETCH });
       const held = new HttpStore(`${url}/chunks`, { ...chunks, via: connections, headers: HELD_ONLY });
       return {
-        fetched: verifyOrUnavailable(fetched, onRefused),
-        held: verifyOrUnavailable(held, onRefused),
+        fetched: verifying(fetched, onRefused),
+        held: verifying(held, onRefused),
         close: () => {
           fetched.close();
           held.close();

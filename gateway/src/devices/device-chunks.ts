@@ -13,7 +13,7 @@ import { sleep } from '@sitecast/shared/async';
 import type { Log } from '@sitecast/shared/log';
 import type { SubscribedImage, SiteNode } from './site-node.ts';
 import type { Holder, Tracker } from './tracker.ts';
-import { lruCache } from '@sitecast/shared/bounded';
+import { lruCache, type LruCache } from '@sitecast/shared/bounded';
 
 // Senders: devices of the site, by their assignment, and machines that multicast DNS finds. The worst that they can do: say that they hold
 // what they lack, or hang (that costs seconds for the chunks that were asked of them, then they are left); send wrong bytes (they are
@@ -93,7 +93,8 @@ export class DeviceChunks implements ChunkStore {
   readonly #patience: number;
   readonly #subscriptions = new Map<string, Subscription>();
   readonly #indexes = lruCache<string, ChunkIndex>({ max: MAX_CANDIDATES });
-  readonly #banned = lruCache<string, true>({ max: MAX_BANNED, ttl: BANNED_FOR_MS });
+  /** Devices that gave wrong bytes for any image: none of them is added for another one. */
+  readonly #banned: LruCache<string, true>;
   readonly #turn = pLimit(MAX_ASKED_AT_ONCE);
   #looking: Promise<void> | undefined;
   #lookedMs = Number.NEGATIVE_INFINITY;
@@ -102,6 +103,7 @@ export class DeviceChunks implements ChunkStore {
   constructor(deps: DeviceChunksDeps) {
     this.#deps = deps;
     this.#now = deps.now ?? (() => performance.now());
+    this.#banned = lruCache({ max: MAX_BANNED, ttl: BANNED_FOR_MS, now: this.#now });
     this.#patience = deps.patience ?? 1;
   }
 

@@ -87,7 +87,7 @@ export class RelayedDocuments<T extends { id: string }> {
 
   private constructor(deps: RelayedDocumentsDeps<T>) {
     this.#deps = deps;
-    this.#absent = lruCache({ max: MAX_REMEMBERED, ttl: ABSENT_FOR_MS, perf: { now: deps.now } });
+    this.#absent = lruCache({ max: MAX_REMEMBERED, ttl: ABSENT_FOR_MS, now: deps.now });
     const rate = new TokenBucket({ ...ASKS, now: () => performance.now() });
     this.#asks = new FairQueue({
       maxRunning: Number.POSITIVE_INFINITY,

@@ -44,12 +44,7 @@ export class Tracker {
 
   constructor(deps: TrackerDeps) {
     this.#deps = deps;
-    this.#tracked = lruCache({
-      max: MAX_TRACKED,
-      ttl: TRACKED_FOR_MS,
-      ttlResolution: 0,
-      perf: { now: deps.now },
-    });
+    this.#tracked = lruCache({ max: MAX_TRACKED, ttl: TRACKED_FOR_MS, now: deps.now });
   }
 
   get size(): number {

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { ChunkStore } from '@sitecast/shared/content';
 import { expect, it } from 'vitest';
 import { memoryLog, until } from '../testing/harness.ts';
 import { MAX_PEER_GATEWAYS, PeerGateways } from './peer-gateways.ts';
@@ -31,6 +32,48 @@ it('asks at most so many other gateways, and none again while it has not answere
   expect(new Set(asked).size).toBe(MAX_PEER_GATEWAYS);
   expect(asked).toHaveLength(MAX_PEER_GATEWAYS);
   expect(peerGateways.liveCount).toBe(0);
+  stop.abort();
+  await running;
+});
+
+it('asks one that did not give its chunk for none for a while, and soon whether it lives', async () => {
+  let nowMs = 0;
+  let asked = 0;
+  const nothing: ChunkStore = {
+    name: 'a peer gateway',
+    has: async () => false,
+    get: async () => {
+      throw new Error('nobody asks it');
+    },
+  };
+  const peerGateways = new PeerGateways({
+    ownId: 'own',
+    site: () => 'lisbon',
+    book: { all: [] },
+    configured: ['http://192.0.2.1'],
+    isRevoked: () => false,
+    client: {
+      ask: async () => {
+        asked += 1;
+        return { id: 'peer', site: 'lisbon' };
+      },
+      open: () => ({ fetched: nothing, held: nothing, close: () => {} }),
+    },
+    now: () => nowMs,
+    log: memoryLog(),
+  });
+  const stop = new AbortController();
+  const running = peerGateways.run(stop.signal);
+  await until(() => peerGateways.able.length === 1, 'the other gateway to be there');
+  peerGateways.rest('peer');
+  peerGateways.rest('unknown');
+  expect([peerGateways.able.length, peerGateways.liveCount, asked]).toEqual([0, 1, 1]);
+  // The clock stands still: no question is due by it.
+  await until(() => asked === 2, 'a question whether it lives');
+  nowMs = 14_999;
+  expect(peerGateways.able).toHaveLength(0);
+  nowMs = 15_001;
+  expect(peerGateways.able).toHaveLength(1);
   stop.abort();
   await running;
 });

@@ -1,5 +1,6 @@
 import type { ChunkStore } from '@sitecast/shared/content';
 import { sleep } from '@sitecast/shared/async';
+import { lruCache, type LruCache } from '@sitecast/shared/bounded';
 import type { PeerBook } from './peer-book.ts';
 import type { Log } from '@sitecast/shared/log';
 
@@ -37,7 +38,6 @@ interface Candidate {
   urls: string[];
   failures: number;
   probedMs: number;
-  restsUntilMs: number;
   isProbing: boolean;
   /** Whether it is asked before its time. */
   isDue: boolean;
@@ -67,17 +67,18 @@ export class PeerGateways {
   readonly #now: () => number;
   /** By id; those of the settings by URL. */
   readonly #candidates = new Map<string, Candidate>();
+  /** Those that did not give their chunk, by id. */
+  readonly #resting: LruCache<string, true>;
 
   constructor(deps: PeerGatewaysDeps) {
     this.#deps = deps;
     this.#now = deps.now ?? (() => performance.now());
+    this.#resting = lruCache({ max: MAX_PEER_GATEWAYS, ttl: REST_MS, now: this.#now });
   }
 
   /** Those that answer and do not rest. */
   get able(): PeerGateway[] {
-    return this.#live
-      .filter(({ restsUntilMs }) => restsUntilMs <= this.#now())
-      .map(({ peerGateway }) => peerGateway);
+    return this.#live.filter(({ id }) => !this.#resting.has(id));
   }
 
   /** How many answer. */
@@ -94,7 +95,7 @@ export class PeerGateways {
   rest(id: string): void {
     for (const candidate of this.#candidates.values()) {
       if (candidate.open?.peerGateway.id !== id) continue;
-      candidate.restsUntilMs = this.#now() + REST_MS;
+      this.#resting.set(id, true);
       candidate.isDue = true;
     }
   }
@@ -135,11 +136,10 @@ export class PeerGateways {
     for (const candidate of this.#candidates.values()) this.#end(candidate);
   }
 
-  get #live(): { peerGateway: PeerGateway; restsUntilMs: number }[] {
-    const byId = new Map<string, { peerGateway: PeerGateway; restsUntilMs: number }>();
-    for (const { open, restsUntilMs } of this.#candidates.values()) {
-      if (open && !this.#deps.isRevoked(open.peerGateway.id))
-        byId.set(open.peerGateway.id, { peerGateway: open.peerGateway, restsUntilMs });
+  get #live(): PeerGateway[] {
+    const byId = new Map<string, PeerGateway>();
+    for (const { open } of this.#candidates.values()) {
+      if (open && !this.#deps.isRevoked(open.peerGateway.id)) byId.set(open.peerGateway.id, open.peerGateway);
     }
     return [...byId.values()];
   }
@@ -208,7 +208,7 @@ export class PeerGateways {
     const gone = new AbortController();
     const stores = this.#deps.client.open(url);
     const { fetched, held } = stores;
-    candidate.restsUntilMs = 0;
+    this.#resting.delete(id);
     candidate.open = {
       peerGateway: { id, url, fetched, held, gone: gone.signal },
       end: () => {
@@ -230,7 +230,6 @@ function newCandidate(urls: string[]): Candidate {
     urls,
     failures: 0,
     probedMs: Number.NEGATIVE_INFINITY,
-    restsUntilMs: 0,
     isProbing: false,
     isDue: true,
     open: undefined,

@@ -67,7 +67,7 @@ export class ReportQueue {
     this.#records = records;
     this.#now = now;
     this.#max = max;
-    this.#left = lruCache({ max: MAX_REMEMBERED, ttl: REMEMBERED_FOR_MS, perf: { now } });
+    this.#left = lruCache({ max: MAX_REMEMBERED, ttl: REMEMBERED_FOR_MS, now });
   }
 
   /** @param max of all devices together */

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { Pacer } from '@sitecast/shared/bounded';
 import { SitecastError } from '@sitecast/shared/errors';
 import { isOpen, localTimeOf, parseWindow } from '@sitecast/shared/fleet';
 
@@ -42,12 +43,11 @@ export class WanLimits {
   readonly #settings: WanSettings;
   readonly #quiet: ReturnType<typeof parseWindow> | undefined;
   readonly #now: () => number;
-  readonly #clock: () => number;
   readonly #wait: (ms: number, signal: AbortSignal | undefined) => Promise<unknown>;
-  /** When all that was taken so far would have come at the allowed rate. */
-  #goneMs = Number.NEGATIVE_INFINITY;
-  /** When all that was sent so far would have gone out with its part of the rate. */
-  #sentMs = Number.NEGATIVE_INFINITY;
+  /** All bytes, at the whole rate. */
+  readonly #all: Pacer;
+  /** Bytes that go out, at their part of the rate. */
+  readonly #out: Pacer;
   readonly #sharers: () => number;
 
   /** @throws SITECAST_WINDOW_INVALID */
@@ -56,7 +56,10 @@ export class WanLimits {
     this.#quiet = settings.quietHours === undefined ? undefined : parseWindow(settings.quietHours);
     this.#sharers = sharers ?? (() => 1);
     this.#now = now;
-    this.#clock = clock ?? (() => performance.now());
+    const rate = (): number => this.#rate ?? Number.POSITIVE_INFINITY;
+    const pace = { burstMs: 0, ...(clock && { now: clock }) };
+    this.#all = new Pacer(rate, pace);
+    this.#out = new Pacer(() => rate() * SENT_PART, pace);
     this.#wait = wait ?? ((ms, signal) => sleep(ms, undefined, { ref: false, ...(signal && { signal }) }));
   }
 
@@ -117,26 +120,21 @@ export class WanLimits {
 
   /** To be awaited after so many bytes came, before more are read: that slows the sender down. */
   async took(lengthBytes: number, signal?: AbortSignal): Promise<void> {
-    const rate = this.#rate;
-    if (rate === undefined) return;
-    const nowMs = this.#clock();
-    this.#goneMs = Math.max(nowMs, this.#goneMs) + (lengthBytes * SECOND_MS) / rate;
-    await this.#wait(this.#goneMs - nowMs, signal);
+    if (this.#rate === undefined) return;
+    this.#all.count(lengthBytes);
+    await this.#wait(this.#all.leftMs, signal);
   }
 
   /** Notes that so many bytes go out. They do not wait for chunks; chunks wait for them. */
   sent(lengthBytes: number): void {
-    const rate = this.#rate;
-    if (rate === undefined) return;
-    const nowMs = this.#clock();
-    const lengthMs = (lengthBytes * SECOND_MS) / rate;
-    this.#goneMs = Math.max(nowMs, this.#goneMs) + lengthMs;
-    this.#sentMs = Math.max(nowMs, this.#sentMs) + lengthMs / SENT_PART;
+    if (this.#rate === undefined) return;
+    this.#all.count(lengthBytes);
+    this.#out.count(lengthBytes);
   }
 
   /** To be awaited before anything is sent that can wait. */
   async untilSent(signal?: AbortSignal): Promise<void> {
-    const restMs = this.#sentMs - this.#clock();
+    const restMs = this.#out.leftMs;
     if (restMs > 0) await this.#wait(restMs, signal);
   }
 

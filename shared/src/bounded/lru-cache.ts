@@ -10,10 +10,8 @@ type Bound<V> = { max: number } | { maxBytes: number; bytesOf: (value: V) => num
 interface Options<K, V> {
   /** An entry is forgotten so many milliseconds after it was set. */
   ttl?: number;
-  /** The clock that `ttl` is measured by. */
-  perf?: { now: () => number };
-  /** The clock is read at most once in so many milliseconds. Default: 1. */
-  ttlResolution?: number;
+  /** Milliseconds on the clock that `ttl` is measured by. Default: one that never goes back, read once in a millisecond. */
+  now?: (() => number) | undefined;
   /** An entry was forgotten, deleted or replaced. */
   dispose?: (value: V, key: K) => void;
 }
@@ -22,13 +20,18 @@ interface Options<K, V> {
  * A cache that forgets the entry whose last `get` or `set` is the longest ago. Its memory grows with what it holds: LRUCache's own `max`
  * allocates the memory of all entries at once (5.6 MB for 200,000 on Node 20, 8.8 MB with a `ttl`).
  */
-export function lruCache<K extends {}, V extends {}>(options: Bound<V> & Options<K, V>): LruCache<K, V> {
+export function lruCache<K extends {}, V extends {}>({
+  now,
+  ...options
+}: Bound<V> & Options<K, V>): LruCache<K, V> {
+  // LRUCache takes the time 0 for "not set".
+  const clock = now && { perf: { now: () => now() + 1 }, ttlResolution: 0 };
   if ('max' in options) {
     const { max, ...others } = options;
-    return new LRUCache<K, V>({ ...others, maxSize: max, sizeCalculation: () => 1 });
+    return new LRUCache<K, V>({ ...others, ...clock, maxSize: max, sizeCalculation: () => 1 });
   }
   const { maxBytes, bytesOf, ...others } = options;
   // LRUCache takes no entry of size 0, and no bound of 0.
   const sizeCalculation = (value: V): number => Math.max(1, bytesOf(value));
-  return new LRUCache<K, V>({ ...others, maxSize: Math.max(1, maxBytes), sizeCalculation });
+  return new LRUCache<K, V>({ ...others, ...clock, maxSize: Math.max(1, maxBytes), sizeCalculation });
 }

@@ -1,20 +1,36 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 
-/** What may go out at once after a pause, in milliseconds of the allowed rate. */
+/** What may go out at once after a pause, in milliseconds of the allowed rate, unless something else is given. */
 const BURST_MS = 100;
 const SECOND_MS = 1000;
 
-/** Delays senders so that together they send so many bytes a second, in the order in which they ask. */
+interface PacerOptions {
+  burstMs?: number;
+  /** Milliseconds on a clock that never goes back. */
+  now?: () => number;
+}
+
+/** Keeps what many send together to a rate, in the order in which they ask. It counts bytes; its callers wait. */
 export class Pacer {
-  readonly #bytesPerS: number;
+  readonly #bytesPerS: () => number;
+  readonly #burstMs: number;
   readonly #now: () => number;
   /** When all bytes so far will have gone out at the allowed rate. */
   #goneMs = Number.NEGATIVE_INFINITY;
 
-  /** @param now milliseconds on a clock that never goes back */
-  constructor(bytesPerS: number, now: () => number = () => performance.now()) {
-    this.#bytesPerS = bytesPerS;
+  /** @param bytesPerS a rate, or what gives the rate for the bytes that are counted at that moment */
+  constructor(
+    bytesPerS: number | (() => number),
+    { burstMs = BURST_MS, now = () => performance.now() }: PacerOptions = {},
+  ) {
+    this.#bytesPerS = typeof bytesPerS === 'number' ? () => bytesPerS : bytesPerS;
+    this.#burstMs = burstMs;
     this.#now = now;
+  }
+
+  /** Milliseconds until all bytes so far will have gone out. */
+  get leftMs(): number {
+    return Math.max(0, this.#goneMs - this.#now());
   }
 
   /** Resolves when the bytes may go out; rejects with the signal's reason. */
@@ -23,11 +39,16 @@ export class Pacer {
     if (waitMs > 0) await sleep(waitMs, undefined, { signal });
   }
 
+  /** Counts the bytes as sent. */
+  count(lengthBytes: number): void {
+    this.delayOf(lengthBytes);
+  }
+
   /** Counts the bytes as sent. @returns how long they have to wait before, in milliseconds */
   delayOf(lengthBytes: number): number {
     const nowMs = this.#now();
-    const beginMs = Math.max(this.#goneMs, nowMs - BURST_MS);
-    this.#goneMs = beginMs + (lengthBytes / this.#bytesPerS) * SECOND_MS;
+    const beginMs = Math.max(this.#goneMs, nowMs - this.#burstMs);
+    this.#goneMs = beginMs + (lengthBytes / this.#bytesPerS()) * SECOND_MS;
     return Math.max(0, beginMs - nowMs);
   }
 }

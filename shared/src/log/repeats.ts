@@ -26,9 +26,7 @@ export class Repeats {
 
   constructor(now: () => number = () => performance.now()) {
     this.#now = now;
-    // lru-cache takes the time 0 for "not set".
-    const perf = { now: () => now() + 1 };
-    this.#lines = lruCache({ max: MAX_REMEMBERED, ttl: FORGOTTEN_AFTER_MS, ttlResolution: 0, perf });
+    this.#lines = lruCache({ max: MAX_REMEMBERED, ttl: FORGOTTEN_AFTER_MS, now });
   }
 
   /**

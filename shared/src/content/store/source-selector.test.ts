@@ -71,18 +71,28 @@ it('asks another one besides a slow one, calls the slow one off, and lets it res
   expect([slow.asked.times, fast.asked.times]).toEqual([3, 3]);
 });
 
-it('bans one that gives wrong bytes where it may, and passes it over otherwise', async () => {
+it('bans one that gives wrong bytes, or lets it rest, or passes it over, as it is told', async () => {
   const wrong = source('wrong', async () => Object.assign(chunkOf('something else'), { id: wanted.id }));
   const other = source('other', good);
   const sparing = selecting([wrong, other], { verifies: true });
   for (let times = 0; times < 3; times += 1) (await sparing.get())?.verify();
   expect([...sparing.failures.values()]).toMatchObject([{ code: 'SITECAST_CHUNK_MISMATCH' }]);
   expect(wrong.asked.times).toBe(3);
+  const patient = selecting([wrong, other], { verifies: true, wrongBytes: 'rest' });
+  for (let times = 0; times < 3; times += 1) (await patient.get())?.verify();
+  expect(wrong.asked.times).toBe(4);
+  patient.clock.nowMs = 1001;
+  (await patient.get())?.verify();
+  expect(wrong.asked.times).toBe(5);
   const banned: string[] = [];
-  const strict = selecting([wrong, other], { verifies: true, onBan: name => banned.push(name) });
+  const strict = selecting([wrong, other], {
+    verifies: true,
+    wrongBytes: 'ban',
+    onBan: name => banned.push(name),
+  });
   for (let times = 0; times < 3; times += 1) (await strict.get())?.verify();
   expect(banned).toEqual(['wrong']);
-  expect(wrong.asked.times).toBe(4);
+  expect(wrong.asked.times).toBe(6);
 });
 
 it('throws what is no failure of a source', async () => {

@@ -1,4 +1,5 @@
 import { sleep as sleepFor } from '../../async/index.ts';
+import { lruCache, type LruCache } from '../../bounded/lru-cache.ts';
 import { SitecastError } from '../../errors.ts';
 import type { Chunk } from '../chunk.ts';
 import type { ChunkId } from '../chunk-id.ts';
@@ -11,7 +12,9 @@ export interface SourceSelectorOptions {
   readonly hedgeAfterMs?: number;
   /** Checks each chunk against its id before it counts as an answer. Default: the sources do. */
   readonly verifies?: boolean;
-  /** A source gave wrong bytes. It isn't asked again. Default: it is passed over for this chunk. */
+  /** What a source gets that gave wrong bytes: it is passed over for this chunk, or rests, or isn't asked again. Default: `pass`. */
+  readonly wrongBytes?: 'pass' | 'rest' | 'ban';
+  /** A source was banned. */
   readonly onBan?: (source: string, error: SitecastError) => void;
   /** Milliseconds on a clock that never goes back. */
   readonly now?: () => number;
@@ -19,7 +22,6 @@ export interface SourceSelectorOptions {
 }
 
 interface Rest {
-  readonly untilMs: number;
   /** It answers, but others were faster: an answer doesn't end its rest. */
   readonly isSlow: boolean;
 }
@@ -34,14 +36,14 @@ type Answer<T> = { source: ChunkStore } & ({ found: T | undefined } | { error: u
 export class SourceSelector {
   readonly #sources: readonly ChunkStore[];
   readonly #options: SourceSelectorOptions;
-  readonly #now: () => number;
-  readonly #rests = new Map<ChunkStore, Rest>();
+  readonly #rests: LruCache<ChunkStore, Rest>;
   readonly #banned = new Map<ChunkStore, SitecastError>();
 
   constructor(sources: readonly ChunkStore[], options: SourceSelectorOptions) {
     this.#sources = sources;
     this.#options = options;
-    this.#now = options.now ?? (() => performance.now());
+    const { restMs, now = () => performance.now() } = options;
+    this.#rests = lruCache({ max: Math.max(1, sources.length), ttl: restMs, now });
   }
 
   /** Those that gave wrong bytes, with what was wrong. */
@@ -85,9 +87,7 @@ export class SourceSelector {
   }
 
   #inOrder(): ChunkStore[] {
-    const nowMs = this.#now();
-    const isResting = (source: ChunkStore): boolean =>
-      (this.#rests.get(source)?.untilMs ?? -Infinity) > nowMs;
+    const isResting = (source: ChunkStore): boolean => this.#rests.has(source);
     const usable = this.#sources.filter(source => !this.#banned.has(source));
     return [...usable.filter(source => !isResting(source)), ...usable.filter(isResting)];
   }
@@ -162,21 +162,22 @@ export class SourceSelector {
   }
 
   #rest(source: ChunkStore, isSlow: boolean): void {
-    this.#rests.set(source, { untilMs: this.#now() + this.#options.restMs, isSlow });
+    this.#rests.set(source, { isSlow });
   }
 
   #failed(source: ChunkStore, error: unknown): SitecastError {
     if (!(error instanceof SitecastError)) throw error;
-    if (isWrongBytes(error)) this.#ban(source, error);
-    else if (!isAbsent(error)) this.#rest(source, false);
+    if (isAbsent(error)) return error;
+    const { wrongBytes = 'pass' } = this.#options;
+    if (!isWrongBytes(error) || wrongBytes === 'rest') this.#rest(source, false);
+    else if (wrongBytes === 'ban') this.#ban(source, error);
     return error;
   }
 
   #ban(source: ChunkStore, error: SitecastError): void {
-    const { onBan } = this.#options;
-    if (!onBan || this.#banned.has(source)) return;
+    if (this.#banned.has(source)) return;
     this.#banned.set(source, error);
-    onBan(source.name, error);
+    this.#options.onBan?.(source.name, error);
   }
 }
 
@@ -185,7 +186,7 @@ export function isAbsent({ code }: SitecastError): boolean {
   return code === 'SITECAST_CHUNK_NOT_FOUND';
 }
 
-/** The source gave something that isn't the chunk. */
+/** The source gave something that isn't the chunk: wrong bytes, or a frame longer than any chunk's. */
 export function isWrongBytes({ kind }: SitecastError): boolean {
   return kind === 'untrusted' || kind === 'tooLarge';
 }

@@ -83,11 +83,15 @@ function missingEverything(): ChunkStore {
 
 describe('verifying', () => {
   it('lets no wrong bytes through', async () => {
-    await expect(verifying(await bad()).get(id)).rejects.toMatchObject({
+    const refused: string[] = [];
+    const store = await bad();
+    const checked = verifying(store, (name, { code }) => refused.push(`${name}: ${code}`));
+    await expect(checked.get(id)).rejects.toMatchObject({
       code: 'SITECAST_CHUNK_MISMATCH',
       kind: 'untrusted',
       data: { id: Buffer.from(id).toString('hex') },
     });
+    expect(refused).toEqual([`${store.name}: SITECAST_CHUNK_MISMATCH`]);
   });
 });
 
@@ -180,6 +184,20 @@ describe('failover', () => {
     now = 1001;
     (await store.get(id)).verify();
     expect(away.seen.gets).toBe(2);
+  });
+
+  it('lets one rest that lied, and says that nobody was reached, where it is told so', async () => {
+    let now = 0;
+    const liar = watched(await bad());
+    const options = { restMs: 1000, wrongBytes: 'rest', now: () => now } as const;
+    const store = failover([verifying(liar.store), await good()], options);
+    for (let at = 0; at < 5; at++) (await store.get(id)).verify();
+    expect(liar.seen.gets).toBe(1);
+    now = 1001;
+    (await store.get(id)).verify();
+    expect(liar.seen.gets).toBe(2);
+    const alone = failover([verifying(await bad()), missingEverything()], options);
+    await expect(alone.get(id)).rejects.toMatchObject({ code: 'SITECAST_STORE_UNREACHABLE' });
   });
 
   it('asks one that rests when nobody else is left', async () => {
