@@ -182,11 +182,10 @@ function fleetOf(
       store,
       progress,
       verifyById,
-      outcomesOf: rolloutId => rollouts.cohorts.outcomes.complete(rolloutId),
       isRolloutOf: (rolloutId, product) => rollouts.isOf(rolloutId, product),
       rolloutOf: (product, counter) => rollouts.idUnderWay(product, counter),
       onOutcomes: changes => {
-        rollouts.countOutcomes(changes);
+        rollouts.noteOutcomes(changes);
         tellOutcomes(events, changes, id => registry.member(id)?.name);
       },
       budgets: new ReportBudgets(now),

@@ -66,7 +66,8 @@ afterEach(async () => {
 });
 
 /** All that is in memory and on the disk, too. */
-function memoryOf({ fleet, tokens, audit, rollouts }: TestOrigin): Record<string, unknown> {
+async function memoryOf(origin: TestOrigin): Promise<Record<string, unknown>> {
+  const { fleet, tokens, audit, rollouts, cohortStore } = origin;
   const { registry } = fleet;
   const members = [...registry.members()].sort((one, other) => one.id.localeCompare(other.id));
   return {
@@ -76,8 +77,15 @@ function memoryOf({ fleet, tokens, audit, rollouts }: TestOrigin): Record<string
     tokens: tokens.list(),
     audited: audit.head,
     rollouts: rollouts.list(),
-    figures: rollouts.list().map(record => rollouts.cohorts.stats(record)),
-    tallies: rollouts.list().map(({ rollout }) => [...(rollouts.cohorts.outcomes.current(rollout.id) ?? [])]),
+    figures: await Promise.all(rollouts.list().map(({ rollout }) => cohortStore.stats(rollout.id))),
+    pages: await Promise.all(
+      rollouts
+        .list()
+        .map(record => cohortStore.statusPage(record, { limit: 100, nowMs: harness.clock.nowMs }, fleet)),
+    ),
+    outcomes: await Promise.all(
+      rollouts.list().flatMap(({ rollout }) => members.map(({ id }) => fleet.store.outcome(rollout.id, id))),
+    ),
   };
 }
 
@@ -89,7 +97,7 @@ async function memoryOfNext(): Promise<Record<string, unknown>> {
     now: harness.clock.now,
   });
   // Its own first token besides.
-  const memory = memoryOf(next);
+  const memory = await memoryOf(next);
   await next.close();
   return memory;
 }
@@ -106,7 +114,7 @@ async function expectAgreement(act: Act): Promise<number> {
     if (!hasFailed) return at - 1;
     // As the minute's tick would.
     await harness.origin.rollouts.reconcile();
-    const memory = memoryOf(harness.origin);
+    const memory = await memoryOf(harness.origin);
     const { tokens, audited: _audited, ...rest } = await memoryOfNext();
     const { tokens: known, audited: _head, ...own } = memory;
     expect(rest).toEqual(own);

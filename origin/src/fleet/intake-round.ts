@@ -30,8 +30,6 @@ export interface IntakeDeps {
   store: FleetStore;
   progress: ProgressBoard;
   verifyById: VerifySignature;
-  /** All outcomes of a rollout, where they are in memory; others are read from the store. */
-  outcomesOf: (rolloutId: string) => ReadonlyMap<string, Outcome> | undefined;
   /** Whether there is such a rollout, of this product. */
   isRolloutOf: (rolloutId: string, product: string) => boolean;
   /** The rollout that goes on with a release to a product, the newest of several. */
@@ -168,7 +166,7 @@ export class Round {
     const rolloutId = product === undefined ? undefined : rolloutOf(product, release.counter);
     if (rolloutId === undefined) return;
     const pending = this.#outcomes.get(outcomeKey(rolloutId, id));
-    const outcome = pending?.after ?? (await this.#outcomeOf(rolloutId, id));
+    const outcome = pending?.after ?? (await store.outcome(rolloutId, id));
     if (!outcome || !hasCompletedOnce(outcome)) return;
     const { attempt } = outcome;
     await this.#countOutcome({ ...report, rollout: { id: rolloutId, attempt } }, rolloutId);
@@ -184,7 +182,7 @@ export class Round {
   async #countOutcome(report: Report, rolloutId: string): Promise<void> {
     const key = outcomeKey(rolloutId, report.id);
     const pending = this.#outcomes.get(key);
-    const before = pending ? pending.after : await this.#outcomeOf(rolloutId, report.id);
+    const before = pending ? pending.after : await this.#deps.store.outcome(rolloutId, report.id);
     const after = outcomeAfter(before, report, this.#nowIso);
     if (!after) return;
     this.#outcomes.set(key, {
@@ -193,12 +191,6 @@ export class Round {
       before: pending ? pending.before : before,
       after,
     });
-  }
-
-  async #outcomeOf(rolloutId: string, deviceId: string): Promise<Outcome | undefined> {
-    const { outcomesOf, store } = this.#deps;
-    const known = outcomesOf(rolloutId);
-    return known ? known.get(deviceId) : await store.outcome(rolloutId, deviceId);
   }
 
   async #hashOf(place: ReportPlace): Promise<string | undefined> {

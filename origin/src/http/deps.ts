@@ -6,6 +6,7 @@ import type { Readiness } from '../readiness.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { RepositoryStore } from '../repository/repository-store.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
+import type { CohortStore } from '../rollouts/cohort-store.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import type { Room } from '../room.ts';
@@ -29,6 +30,7 @@ export interface AppDeps {
   fleet: Fleet;
   audit: AuditLog;
   rollouts: Rollouts;
+  cohortStore: Pick<CohortStore, 'statusPage' | 'rollbackProgress'>;
   signedRequests: SignedRequests;
   waiters: TimestampWaiters;
   eventStreams: EventStreams;

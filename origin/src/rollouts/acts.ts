@@ -2,7 +2,7 @@ import type { OperatorAct, RollbackProgress, RolloutPreview } from '@sitecast/sh
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Rollout, RolloutsFile } from '@sitecast/shared/fleet';
 import type { Repository } from '../repository/repository.ts';
-import type { Cohorts } from './cohorts.ts';
+import type { CohortStore } from './cohort-store.ts';
 import { CohortTracker } from './controller/cohort-tracker.ts';
 import { decide } from './controller/decide.ts';
 import type { Decided } from './controller/effects.ts';
@@ -18,7 +18,7 @@ export const NO_STATS: RolloutStats = new CohortTracker().stats(0);
 interface ActDeps {
   repository: Repository;
   signed: SignedRollouts;
-  cohorts: Cohorts;
+  store: Pick<CohortStore, 'recount' | 'stats'>;
   now: () => number;
 }
 
@@ -42,11 +42,11 @@ export async function considerAct(
   request: Omit<OperatorRequest, 'rollbackTo'>,
   to?: string,
 ): Promise<ConsideredAct> {
-  const { cohorts, signed, repository } = deps;
+  const { store, signed, repository } = deps;
   const returnTarget = to === undefined ? undefined : await findReturnTarget(deps, record, to);
   const isReopening = request.act === 'rollback' && isEnded(record.controller.phase);
-  const recount = isReopening ? await cohorts.recount(record) : undefined;
-  const stats = recount?.stats ?? cohorts.stats(record) ?? NO_STATS;
+  const recount = isReopening ? await store.recount(record) : undefined;
+  const stats = recount?.stats ?? (await store.stats(record.rollout.id)) ?? NO_STATS;
   const event = { type: 'operator' as const, stats, ...request, rollbackTo: returnTarget?.release };
   const decided = decide(record.controller, event, deps.now());
   if (decided.state !== record.controller) {
@@ -87,14 +87,14 @@ interface Touchable {
 
 /**
  * What an act would do, before it is done.
- * @param joining counts the devices that would come in with the next stage
+ * @param joining how many devices would come in with the next stage
  * @param returnTarget of a rollback to a chosen release
  */
 export function previewOf(
   { rollout, controller }: RolloutRecord,
   act: OperatorAct,
   { stats, back }: Touchable,
-  joining: () => number,
+  joining: number,
   returnTarget?: ReturnTarget,
 ): RolloutPreview {
   const { failed, silent, succeeded, running, waiting, pending, blocked } = stats;
@@ -122,7 +122,7 @@ export function previewOf(
       ...(returnTarget && { rollbackTo: returnTarget.release }),
     }),
     advance: () => ({
-      touches: joining(),
+      touches: joining,
       what: 'the next stage lets them in',
       target: controller.stage + 1,
     }),

@@ -4,14 +4,13 @@ import type { Events } from '../events/events.ts';
 import { errorFields, type Log } from '../log.ts';
 import { refuseUnlisted } from './acts.ts';
 import type { CohortStore } from './cohort-store.ts';
-import type { Cohorts } from './cohorts.ts';
 import { decide } from './controller/decide.ts';
 import { type Decided, type Effect, ORIGIN } from './controller/effects.ts';
 import { type ControllerState, figuresOf, type RolloutStats } from './controller/state.ts';
 import type { EvaluationScheduler } from './evaluation-scheduler.ts';
-import { asCompleted, IS_UNDER_WAY, prunable, type SignedRollouts } from './published.ts';
-import { type Change, newRecord, type RolloutRecord, withChange } from './record.ts';
-import { reconcileRecords, type RolloutRecords } from './records.ts';
+import { asCompleted, prunable, type SignedRollouts } from './published.ts';
+import { type Change, isUnderWay, newRecord, type RolloutRecord, withChange } from './record.ts';
+import { reconcileRecords } from './records.ts';
 
 /** A decision about a rollout, as it is audited and announced. */
 interface Decision {
@@ -53,9 +52,7 @@ interface Ending {
 
 interface DecisionsDeps {
   store: CohortStore;
-  records: RolloutRecords;
   signed: SignedRollouts;
-  cohorts: Cohorts;
   scheduler: Pick<EvaluationScheduler, 'cancel'>;
   audit: Audit;
   events: Events;
@@ -85,7 +82,7 @@ export class Decisions {
     superseded: readonly { record: RolloutRecord; stats: RolloutStats }[],
     operator: string,
   ): Promise<void> {
-    const { records, signed, audit, now } = this.#deps;
+    const { store, signed, audit, now } = this.#deps;
     const { id } = rollout;
     const about = { by: operator, next: id, nowMs: now() };
     const endings = superseded.map(({ record, stats }) => endingOf(record, stats, about));
@@ -106,18 +103,18 @@ export class Decisions {
     for (const { decision: ending, after } of endings)
       await audit.record({ ...ending, subject: `rollout:${after.rollout.id}` });
     await audit.record({ ...decision, subject: `rollout:${id}` });
-    const prunedRecords = pruned.map(({ id }) => ({ ...records.require(id), isPruned: true }));
-    await records.change({
+    const prunedRecords = pruned.flatMap(({ id }) => {
+      const known = store.record(id);
+      return known ? [{ ...known, isPruned: true }] : [];
+    });
+    await store.change({
       records: [record, ...endings.map(({ pending }) => pending), ...prunedRecords],
       frozen: { rolloutId: id, stage: 0, ids: members },
     });
     const rollouts = [...withEndings(file, endings, pruned), rollout];
-    // Followed before it is published: a device may report as soon as the file is out.
-    await this.follow(record);
     await this.#publish(() => signed.publish([{ ...file, rollouts }]));
     for (const { after, decision: ending } of endings) {
-      await records.change({ records: [after] });
-      await this.follow(after);
+      await this.#record(after);
       this.#announce(after.rollout.id, ending);
     }
     this.#announce(id, decision);
@@ -132,7 +129,7 @@ export class Decisions {
     { state: controller, effects }: Decided,
     reopenedFor?: readonly string[],
   ): Promise<void> {
-    const { records, signed, audit } = this.#deps;
+    const { store, signed, audit } = this.#deps;
     const { id } = record.rollout;
     const decision = effects.find(effect => effect.type === 'decision');
     const publication = effects.find(effect => effect.type === 'publish');
@@ -147,29 +144,25 @@ export class Decisions {
       await this.#publishChange(record, { controller, publication, change, reopenedFor }, file);
     } else {
       const next = { ...record, controller };
-      await records.change({ records: [decision ? withChange(next, change) : next] });
+      await store.change({ records: [decision ? withChange(next, change) : next] });
     }
     if (decision) this.#announce(id, decision);
   }
 
-  /** Follows the cohort of a rollout under way, and forgets the cohort of an ended one. */
-  async follow(record: RolloutRecord): Promise<void> {
-    const { cohorts, records, scheduler } = this.#deps;
-    const { id, state } = record.rollout;
-    if (IS_UNDER_WAY.has(state)) {
-      await cohorts.follow(record);
-      return;
-    }
-    scheduler.cancel(id);
-    if (!cohorts.tracker(id)) return;
-    cohorts.forget(id);
-    await records.change({ thawed: [{ rolloutId: id }] });
-  }
-
   /** Brings the records in line with the signed files. */
   async reconcile(): Promise<void> {
+    const { store, scheduler } = this.#deps;
     await reconcileRecords(this.#deps);
-    for (const record of this.#deps.records.list()) await this.follow(record);
+    for (const record of store.records()) if (!isUnderWay(record)) scheduler.cancel(record.rollout.id);
+  }
+
+  /** Records a change that is published. The cohort of a rollout that ends with it isn't needed any more. */
+  async #record(after: RolloutRecord): Promise<void> {
+    const { store, scheduler } = this.#deps;
+    const rolloutId = after.rollout.id;
+    const hasEnded = !isUnderWay(after);
+    await store.change({ records: [after], ...(hasEnded && { thawed: [{ rolloutId }] }) });
+    if (hasEnded) scheduler.cancel(rolloutId);
   }
 
   #changeOf(
@@ -193,7 +186,7 @@ export class Decisions {
     { controller, publication, change, reopenedFor }: NewState,
     file: RolloutsFile,
   ): Promise<void> {
-    const { records, signed, cohorts, now } = this.#deps;
+    const { store, signed, now } = this.#deps;
     const { id } = record.rollout;
     const { phase, attempt, beginStage } = publication;
     const { rollbackTo: _rollbackTo, ...known } =
@@ -202,19 +195,15 @@ export class Decisions {
     const { cohort, joined } =
       beginStage === undefined
         ? { ...known, joined: [] }
-        : cohorts.freezeStage(record, known, beginStage, now());
+        : await store.stageCohort(record, known, beginStage, now());
     const rollout = { ...known, cohort, state: phase, attempt, ...(rollbackTo && { rollbackTo }) };
     const ids = reopenedFor ?? (beginStage === undefined ? undefined : joined);
     const frozen = ids && { rolloutId: id, stage: controller.stage, ids };
     const pending = { ...record, next: { rollout, controller, change } };
-    await records.change({ records: [pending], ...(frozen && { frozen }) });
+    await store.change({ records: [pending], ...(frozen && { frozen }) });
     await this.#publish(() => signed.replace(file, rollout));
     const { next: _next, ...rest } = record;
-    const after = withChange({ ...rest, rollout, controller }, change);
-    await records.change({ records: [after] });
-    await this.follow(after);
-    if (beginStage !== undefined) cohorts.join(rollout, beginStage, joined);
-    cohorts.refresh(rollout);
+    await this.#record(withChange({ ...rest, rollout, controller }, change));
   }
 
   async #publish(publish: () => Promise<void>): Promise<void> {

@@ -8,7 +8,8 @@ import type { Repository } from '../repository/repository.ts';
 import { freeze, NO_DEVICE } from './controller/cohort.ts';
 import { type ControllerState, newControllerState } from './controller/state.ts';
 import { bootedCounter, canOverlap, type Match, nearestOf, reachedBy, refuseUnknownNames } from './match.ts';
-import { asCompleted, IS_UNDER_WAY } from './published.ts';
+import { asCompleted } from './published.ts';
+import { IS_UNDER_WAY } from './record.ts';
 import { belowFloor, findRelease } from './releases.ts';
 import { invalid, planFor, refuseLargeStart, termsFor } from './spec.ts';
 
@@ -41,7 +42,7 @@ export async function prepareRollout(
   deps: PrepareDeps,
   spec: RolloutSpec,
   file: RolloutsFile,
-  canBeSuperseded: (rolloutId: string) => boolean,
+  canBeSuperseded: (rolloutId: string) => Promise<boolean>,
 ): Promise<PreparedRollout> {
   const { registry } = deps;
   const nowMs = deps.now();
@@ -55,9 +56,9 @@ export async function prepareRollout(
   const overlapping = file.rollouts.filter(
     rollout => IS_UNDER_WAY.has(rollout.state) && canOverlap(rollout.match, match),
   );
-  const blockedBy = overlapping.find(({ id }) => !canBeSuperseded(id));
+  const superseded = await those(overlapping, ({ id }) => canBeSuperseded(id));
+  const blockedBy = overlapping.find(rollout => !superseded.includes(rollout));
   if (blockedBy && !spec.dryRun) throw overlaps(product, blockedBy);
-  const superseded = overlapping.filter(({ id }) => canBeSuperseded(id));
   const everyDevice: Rollout = {
     id: spec.id ?? randomBytes(8).toString('hex'),
     release: { counter: manifest.counter, version: manifest.version, manifestSha256 },
@@ -103,6 +104,15 @@ export function stagesAhead({ rollout, controller, candidates }: PreparedRollout
     for (const id of ids) known.add(id);
     return { ids };
   });
+}
+
+async function those(
+  rollouts: readonly Rollout[],
+  isMeant: (rollout: Rollout) => Promise<boolean>,
+): Promise<Rollout[]> {
+  const found: Rollout[] = [];
+  for (const rollout of rollouts) if (await isMeant(rollout)) found.push(rollout);
+  return found;
 }
 
 /** Without named hardware a rollout is for all hardware of its release. */

@@ -12,14 +12,12 @@ import type { Member } from '../fleet/member.ts';
 import type { Registry } from '../fleet/registry.ts';
 import { sha256Hex } from '../repository/committed.ts';
 import type { Repository } from '../repository/repository.ts';
+import type { CohortStore } from './cohort-store.ts';
 import { canOverlap } from './match.ts';
 import type { RolloutRecord } from './record.ts';
 import { publishedProducts } from './releases.ts';
 
 const TARGET = /^rollouts\/(.+)\.json$/;
-
-/** States in which devices still act on a rollout. */
-export const IS_UNDER_WAY: ReadonlySet<Rollout['state']> = new Set(['active', 'paused', 'rollingBack']);
 
 export const asCompleted = (rollout: Rollout): Rollout => ({ ...rollout, state: 'completed' });
 
@@ -75,7 +73,7 @@ export class PublishedRollouts {
 interface SignedRolloutsDeps {
   repository: Repository;
   registry: Registry;
-  records: { list(): RolloutRecord[] };
+  store: Pick<CohortStore, 'records'>;
 }
 
 /** The signed rollout files: read as they are published, and published anew. */
@@ -84,11 +82,11 @@ export class SignedRollouts {
   readonly #registry: Registry;
   readonly #published: PublishedRollouts;
 
-  constructor({ repository, registry, records }: SignedRolloutsDeps) {
+  constructor({ repository, registry, store }: SignedRolloutsDeps) {
     this.#repository = repository;
     this.#registry = registry;
     this.#published = new PublishedRollouts(repository, product =>
-      possibleFiles(product, records.list(), revokedFor(product, registry)),
+      possibleFiles(product, store.records(), revokedFor(product, registry)),
     );
   }
 

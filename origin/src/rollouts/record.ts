@@ -12,6 +12,9 @@ import {
 
 const MAX_CHANGES = 100;
 
+/** States in which devices still act on a rollout. */
+export const IS_UNDER_WAY: ReadonlySet<Rollout['state']> = new Set(['active', 'paused', 'rollingBack']);
+
 const changeSchema = z.object({
   at: z.string(),
   by: z.string(),
@@ -43,6 +46,8 @@ export const rolloutRecordSchema = z.object({
   isPruned: z.boolean().exactOptional(),
 });
 export type RolloutRecord = z.infer<typeof rolloutRecordSchema>;
+
+export const isUnderWay = ({ rollout }: RolloutRecord): boolean => IS_UNDER_WAY.has(rollout.state);
 
 export function newRecord(
   product: string,

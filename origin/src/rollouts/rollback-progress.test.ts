@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { placeOf } from './cohorts.ts';
+import { placeOf } from './rollback-progress.ts';
 
 const release = { counter: 3, version: '3.0.0', manifestSha256: '' };
 

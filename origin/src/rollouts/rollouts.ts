@@ -12,16 +12,14 @@ import type { Repository } from '../repository/repository.ts';
 import type { After } from '../upkeep.ts';
 import { considerAct, NO_STATS, possibleActs, previewOf } from './acts.ts';
 import type { CohortStore } from './cohort-store.ts';
-import { Cohorts } from './cohorts.ts';
 import { decide, isSoakingLast } from './controller/decide.ts';
 import { type Decided, ORIGIN } from './controller/effects.ts';
 import type { OperatorRequest } from './controller/operate.ts';
 import { Decisions } from './decisions.ts';
 import { EvaluationScheduler } from './evaluation-scheduler.ts';
 import { type PreparedRollout, prepareRollout } from './prepare.ts';
-import { IS_UNDER_WAY, SignedRollouts } from './published.ts';
-import type { RolloutRecord } from './record.ts';
-import { RolloutRecords, sweepCohorts } from './records.ts';
+import { SignedRollouts } from './published.ts';
+import { isUnderWay, type RolloutRecord } from './record.ts';
 
 interface RolloutsDeps {
   repository: Repository;
@@ -40,62 +38,54 @@ interface RolloutsDeps {
  * other. The controller decides; `Decisions` carries out what it decides.
  */
 export class Rollouts {
-  readonly cohorts: Cohorts;
   readonly #deps: RolloutsDeps;
-  readonly #records: RolloutRecords;
   readonly #signed: SignedRollouts;
   readonly #decisions: Decisions;
   readonly #scheduler: EvaluationScheduler;
   readonly #serial = pLimit(1);
 
-  private constructor(deps: RolloutsDeps, records: RolloutRecords) {
+  private constructor(deps: RolloutsDeps) {
     this.#deps = deps;
-    this.#records = records;
-    this.#signed = new SignedRollouts({ ...deps, records });
-    this.cohorts = new Cohorts(deps);
+    this.#signed = new SignedRollouts(deps);
     this.#scheduler = new EvaluationScheduler({
       ...deps,
       serial: this.#serial,
       evaluate: id => this.#evaluate(id),
     });
-    const { cohorts } = this;
-    this.#decisions = new Decisions({
-      ...deps,
-      records,
-      signed: this.#signed,
-      cohorts,
-      scheduler: this.#scheduler,
-    });
+    this.#decisions = new Decisions({ ...deps, signed: this.#signed, scheduler: this.#scheduler });
   }
 
   static async open(deps: RolloutsDeps): Promise<Rollouts> {
-    const records = await RolloutRecords.open(deps.store);
-    const rollouts = new Rollouts(deps, records);
+    const rollouts = new Rollouts(deps);
     await rollouts.reconcile();
-    await sweepCohorts({ ...deps, records, cohorts: rollouts.cohorts });
+    await deps.store.sweep();
     return rollouts;
   }
 
   /** Newest first. */
-  list(): RolloutRecord[] {
-    return this.#records.list();
+  list(): readonly RolloutRecord[] {
+    return this.#deps.store.records();
   }
 
   /** @throws SITECAST_ROLLOUT_UNKNOWN (notFound) */
   require(id: string): RolloutRecord {
-    return this.#records.require(id);
+    const record = this.#deps.store.record(id);
+    if (record) return record;
+    throw new SitecastError('notFound', 'SITECAST_ROLLOUT_UNKNOWN', `there is no rollout ${id}`, {
+      hint: '`sitecast rollout list` shows them.',
+    });
   }
 
   /** Whether the product has a rollout with this id. */
   isOf(id: string, product: string): boolean {
-    return this.#records.get(id)?.product === product;
+    return this.#deps.store.record(id)?.product === product;
   }
 
   /** Id of the newest rollout of a release that is under way. */
   idUnderWay(product: string, counter: number): string | undefined {
     const found = this.list().find(
-      ({ product: its, rollout: { release, state } }) =>
-        its === product && release.counter === counter && IS_UNDER_WAY.has(state),
+      record =>
+        record.product === product && record.rollout.release.counter === counter && isUnderWay(record),
     );
     return found?.rollout.id;
   }
@@ -119,11 +109,11 @@ export class Rollouts {
     const { returnTarget, stats } = await this.#consider(record, { ...request, by: ORIGIN }, to);
     const next = record.controller.stage + 1;
     const { stages } = record.controller.plan;
-    const joining = (): number =>
-      next < stages.length
-        ? this.cohorts.freezeStage(record, record.rollout, next, this.#deps.now()).joined.length
-        : 0;
-    const back = this.cohorts.rollbackProgress(record);
+    const { store, now } = this.#deps;
+    const isGrowing = request.act === 'advance' && next < stages.length;
+    const ahead = isGrowing ? await store.stageCohort(record, record.rollout, next, now()) : undefined;
+    const joining = ahead?.joined.length ?? 0;
+    const back = await store.rollbackProgress(id);
     return previewOf(record, request.act, { stats, back }, joining, returnTarget);
   }
 
@@ -141,10 +131,9 @@ export class Rollouts {
       const { product } = spec;
       const { rollout, controller, members, superseded } = await this.#prepare({ ...spec, dryRun: false });
       this.#deps.repository.demandRolloutsSigner();
-      const soaking = superseded.map(({ id }) => {
-        const record = this.require(id);
-        return { record, stats: this.cohorts.stats(record) ?? NO_STATS };
-      });
+      const soaking = [];
+      for (const { id } of superseded)
+        soaking.push({ record: this.require(id), stats: (await this.#deps.store.stats(id)) ?? NO_STATS });
       await this.#decisions.start({ product, rollout, controller }, members, soaking, operator);
       await this.#evaluate(rollout.id);
       return { record: this.require(rollout.id), superseded };
@@ -184,18 +173,21 @@ export class Rollouts {
       await this.#decisions.reconcile();
       // Without keys to sign with, a later call does it.
       if (this.#canPublish()) await this.#signed.publishRevocations();
-      for (const record of this.list()) {
-        this.cohorts.refresh(record.rollout);
-        this.cohorts.markOverdue(record, this.#deps.now());
-      }
+      for (const { rollout } of this.list()) await this.#markOverdue(rollout.id);
       await this.#evaluateAll();
     });
   }
 
-  /** Takes durable changes of outcomes. The cost doesn't depend on the size of the fleet. */
-  countOutcomes(changes: readonly OutcomeChange[]): void {
-    for (const id of this.cohorts.count(changes)) {
-      if (this.#decide(id)?.isChange === true) this.#scheduler.soon(id);
+  /** Outcomes have changed durably: decides soon what follows. The cost doesn't depend on the size of the fleet. */
+  noteOutcomes(changes: readonly OutcomeChange[]): void {
+    for (const id of new Set(changes.map(({ rolloutId }) => rolloutId))) {
+      this.#decide(id).then(
+        decided => {
+          if (decided?.isChange === true) this.#scheduler.soon(id);
+        },
+        // The evaluation meets the same error, logs it and is tried again.
+        () => this.#scheduler.soon(id),
+      );
     }
   }
 
@@ -210,21 +202,28 @@ export class Rollouts {
   }
 
   #consider(record: RolloutRecord, request: Omit<OperatorRequest, 'rollbackTo'>, to: string | undefined) {
-    const { cohorts } = this;
-    return considerAct({ ...this.#deps, signed: this.#signed, cohorts }, record, request, to);
+    return considerAct({ ...this.#deps, signed: this.#signed }, record, request, to);
   }
 
   async #prepare(spec: RolloutSpec): Promise<PreparedRollout> {
     const file = await this.#signed.file(spec.product);
     const prepared = await prepareRollout(this.#deps, spec, file, id => this.#isSoakingLast(id));
     const { id } = prepared.rollout;
-    if (!this.#records.get(id)) return prepared;
+    if (!this.#deps.store.record(id)) return prepared;
     throw new SitecastError('conflict', 'SITECAST_ROLLOUT_EXISTS', `there is a rollout ${id} already`);
   }
 
-  #isSoakingLast(id: string): boolean {
-    const record = this.#records.get(id);
-    const stats = record && this.cohorts.stats(record);
+  /** Marks devices that are past the deadline, unless their progress shows that they are at work. */
+  #markOverdue(id: string): Promise<void> {
+    const { store, progress, now } = this.#deps;
+    const nowMs = now();
+    return store.markOverdue(id, nowMs, deviceId => progress.get(deviceId, nowMs)?.rollout === id);
+  }
+
+  async #isSoakingLast(id: string): Promise<boolean> {
+    const { store } = this.#deps;
+    const stats = await store.stats(id);
+    const record = store.record(id);
     return record && stats ? isSoakingLast(record.controller, stats) : false;
   }
 
@@ -240,10 +239,11 @@ export class Rollouts {
     }
   }
 
-  #decide(id: string): (Decided & { isChange: boolean }) | undefined {
-    const record = this.#records.get(id);
-    const stats = record && this.cohorts.stats(record);
-    if (!stats) return undefined;
+  async #decide(id: string): Promise<(Decided & { isChange: boolean }) | undefined> {
+    const { store } = this.#deps;
+    const stats = await store.stats(id);
+    const record = store.record(id);
+    if (!stats || !record) return undefined;
     const decided = decide(record.controller, { type: 'reported', stats }, this.#deps.now());
     return { ...decided, isChange: decided.state !== record.controller };
   }
@@ -259,7 +259,7 @@ export class Rollouts {
   /** Decides and acts until nothing more is to be decided: a stage without new devices may end at once. */
   async #evaluate(id: string): Promise<void> {
     for (let turn = 0; turn <= 2 * MAX_STAGES; turn += 1) {
-      const decided = this.#decide(id);
+      const decided = await this.#decide(id);
       if (!decided) return;
       for (const effect of decided.effects)
         if (effect.type === 'timer') this.#scheduler.later(id, effect.atMs - this.#deps.now());

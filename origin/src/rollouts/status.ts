@@ -16,7 +16,9 @@ import type { CohortTracker } from './controller/cohort-tracker.ts';
 import { figuresOf } from './controller/state.ts';
 import { bootedCounter, isReached } from './match.ts';
 import type { RolloutRecord } from './record.ts';
-import type { Outcomes } from './outcome-cache.ts';
+
+/** What devices have reported about one rollout, by their ids. */
+export type Outcomes = ReadonlyMap<string, Outcome>;
 
 const ENDS: ReadonlySet<RolloutDeviceState> = new Set(['completed', 'failed', 'rolledBack']);
 
@@ -29,17 +31,22 @@ export type RolloutProgress = Pick<
 /** A device with a state that this version knows. */
 type CountedDevice = RolloutDevice & { state: RolloutDeviceState };
 
-interface Query {
+/** Which devices a page of a rollout's status names. */
+export interface StatusQuery {
   after?: string | undefined;
   limit: number;
   state?: RolloutDeviceState | undefined;
   nowMs: number;
 }
 
-interface Sources {
-  registry: Registry;
+/** What this origin alone knows of devices. */
+export interface StatusSources {
   presence: Pick<PresenceBoard, 'stateOf'>;
-  progress: ProgressBoard;
+  progress: Pick<ProgressBoard, 'get'>;
+}
+
+interface Sources extends StatusSources {
+  registry: Registry;
   /** Of a rollout under way. */
   tracker: CohortTracker | undefined;
 }
@@ -49,7 +56,7 @@ export function statusOf(
   { rollout, product, controller }: RolloutRecord,
   outcomes: Outcomes,
   { registry, presence, progress, tracker }: Sources,
-  { after, limit, state, nowMs }: Query,
+  { after, limit, state, nowMs }: StatusQuery,
 ): RolloutProgress {
   const counts: RolloutProgress['counts'] = {};
   const page = new Page(limit, device => isAfter(device, after) && (!state || device.state === state));

@@ -13,6 +13,7 @@ import type { TimestampWaiters } from '../http/long-poll.ts';
 import type { Log } from '../log.ts';
 import { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
+import type { CohortStore } from '../rollouts/cohort-store.ts';
 import type { Rollouts } from '../rollouts/rollouts.ts';
 import { openServices } from '../services.ts';
 import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
@@ -57,6 +58,7 @@ export interface TestOrigin {
   fleet: Fleet;
   audit: AuditLog;
   rollouts: Rollouts;
+  cohortStore: CohortStore;
   waiters: TimestampWaiters;
   events: EventLog;
   eventStreams: EventStreams;
@@ -113,7 +115,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     name: tokens.size === 0 ? 'test' : `test ${tokens.size + 1}`,
     role: 'admin',
   });
-  return { ...data, ...services, repository, tokens, audit, adminToken, events };
+  return { ...data, ...services, cohortStore, repository, tokens, audit, adminToken, events };
 }
 
 /** What is recorded goes to the test alone. */

@@ -17,8 +17,8 @@ import type { Member } from '../../fleet/member.ts';
 import type { Outcome } from '../../fleet/outcome.ts';
 import { Registry } from '../../fleet/registry.ts';
 import type { Status } from '../../fleet/status.ts';
-
 import type { EmbeddedDatabase, Transaction } from './database.ts';
+import type { OutcomeCache } from './outcome-cache.ts';
 import type { RowWrite } from './rows.ts';
 import { keyOf } from './tables.ts';
 
@@ -28,18 +28,20 @@ const SEQ_DIGITS = 16;
 export class EmbeddedFleetStore implements FleetStore {
   readonly registry = new Registry();
   readonly #database: EmbeddedDatabase;
+  readonly #outcomes: OutcomeCache;
   readonly #joinTokens = new Map<string, StoredJoinToken>();
 
-  private constructor(database: EmbeddedDatabase) {
+  private constructor(database: EmbeddedDatabase, outcomes: OutcomeCache) {
     this.#database = database;
+    this.#outcomes = outcomes;
     database.onCommit(writes => {
       for (const write of writes) this.#follow(write);
     });
   }
 
   /** @throws SITECAST_STATE_DAMAGED */
-  static async open(database: EmbeddedDatabase): Promise<EmbeddedFleetStore> {
-    const store = new EmbeddedFleetStore(database);
+  static async open(database: EmbeddedDatabase, outcomes: OutcomeCache): Promise<EmbeddedFleetStore> {
+    const store = new EmbeddedFleetStore(database, outcomes);
     const { rows } = database;
     for await (const [, member] of rows.entries('member')) store.registry.put(member);
     for await (const [, status] of rows.entries('status')) store.registry.putStatus(status);
@@ -217,8 +219,11 @@ export class EmbeddedFleetStore implements FleetStore {
     }
   }
 
-  outcome(rolloutId: string, deviceId: string): Promise<Outcome | undefined> {
-    return this.#database.rows.getReadable('outcome', keyOf(rolloutId, deviceId));
+  async outcome(rolloutId: string, deviceId: string): Promise<Outcome | undefined> {
+    const known = this.#outcomes.complete(rolloutId);
+    return known
+      ? known.get(deviceId)
+      : await this.#database.rows.getReadable('outcome', keyOf(rolloutId, deviceId));
   }
 
   inventory(id: string): Promise<Record<string, unknown> | undefined> {

@@ -5,13 +5,13 @@ import { openLevelStore } from '@sitecast/shared/key-value';
 import { MemoryStore } from '@sitecast/shared/key-value/testing';
 import { describe, expect, it } from 'vitest';
 import { testLog } from '../../testing/origin.ts';
+import { testCohortStore } from '../../testing/conformance/cohort-store.ts';
 import { testFleetStore } from '../../testing/conformance/fleet-store.ts';
 import { testLeadership } from '../../testing/conformance/leadership.ts';
 import {
   type OpenStores,
   type StoresUnderTest,
   testAuditLog,
-  testCohortStore,
   testTokenStore,
 } from '../../testing/conformance/stores.ts';
 import { EmbeddedDatabase } from './database.ts';

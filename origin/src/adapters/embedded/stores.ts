@@ -3,6 +3,7 @@ import { EmbeddedCohortStore } from './cohort-store.ts';
 import { EmbeddedDatabase } from './database.ts';
 import { EmbeddedFleetStore } from './fleet-store.ts';
 import { EmbeddedRevocations } from './recovery.ts';
+import { OutcomeCache } from './outcome-cache.ts';
 import type { TableStore } from './tables.ts';
 import { EmbeddedTokenStore } from './token-store.ts';
 
@@ -24,11 +25,15 @@ export async function openStores(tables: TableStore, now: () => number): Promise
 
 /** Several may be open on one database: each knows what the others write. @throws SITECAST_STATE_DAMAGED */
 export async function storesIn(database: EmbeddedDatabase): Promise<EmbeddedStores> {
+  // Each follows the commits in the order in which it was opened.
+  const outcomes = new OutcomeCache(database);
+  const fleetStore = await EmbeddedFleetStore.open(database, outcomes);
+  const { registry } = fleetStore;
   return {
     audit: new EmbeddedAuditLog(database),
     tokenStore: await EmbeddedTokenStore.open(database),
-    fleetStore: await EmbeddedFleetStore.open(database),
-    cohortStore: new EmbeddedCohortStore(database),
+    fleetStore,
+    cohortStore: await EmbeddedCohortStore.open(database, { registry, outcomes }),
     revocations: new EmbeddedRevocations(database),
     idle: () => database.idle(),
   };

@@ -17,8 +17,8 @@ import { idSchema, type Rollout, ROLLOUT_STATES, rolloutIdSchema } from '@siteca
 import { nameSchema, versionSchema } from '@sitecast/shared/release';
 import { firstOfEach, shownTurn } from '../../fleet/presence-view.ts';
 import { stagesAhead } from '../../rollouts/prepare.ts';
-import type { RolloutRecord } from '../../rollouts/record.ts';
-import { type RolloutProgress, statusOf } from '../../rollouts/status.ts';
+import { isUnderWay, type RolloutRecord } from '../../rollouts/record.ts';
+import type { StatusQuery } from '../../rollouts/status.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { boundedJson, requireRole, takeJson } from '../guards.ts';
@@ -60,23 +60,23 @@ export function rolloutRoutes(app: OriginApp, deps: AppDeps): void {
 
 const nameOf = ({ id, release }: Rollout) => ({ rollout: id, version: release.version });
 
-type Page = Parameters<typeof statusOf>[3];
-
-async function fullStatus({ rollouts, fleet }: AppDeps, record: RolloutRecord, page: Page) {
-  const outcomes = await rollouts.cohorts.outcomes.outcomes(record.rollout.id);
-  const tracker = rollouts.cohorts.tracker(record.rollout.id);
-  const status: RolloutProgress = statusOf(record, outcomes, { ...fleet, tracker }, page);
+async function fullStatus(
+  { rollouts, cohortStore, fleet }: AppDeps,
+  record: RolloutRecord,
+  page: StatusQuery,
+) {
+  const { presence, progress } = fleet;
+  const status = await cohortStore.statusPage(record, page, { presence, progress });
   const held = fleet.presence.turns(({ product }) => product === record.product);
   const turns = firstOfEach(held, MAX_SHOWN_TURNS).map(turn => shownTurn(turn, fleet, page.nowMs));
-  const isGoingOn = tracker !== undefined;
   const isReturning = record.rollout.state === 'rollingBack';
-  const back = isReturning ? rollouts.cohorts.rollbackProgress(record) : undefined;
+  const back = isReturning ? await cohortStore.rollbackProgress(record.rollout.id) : undefined;
   return {
     ...describeRollout(record),
     ...status,
     ...(back && { back }),
     acts: await rollouts.acts(record),
-    ...(isGoingOn && turns.length > 0 && { turns }),
+    ...(isUnderWay(record) && turns.length > 0 && { turns }),
   };
 }
 

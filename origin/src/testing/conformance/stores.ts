@@ -3,7 +3,6 @@ import { AuditChainCheck } from '@sitecast/shared/audit';
 import type { AuditEvent, AuditLog } from '../../audit/audit.ts';
 import type { FleetStore } from '../../fleet/fleet-store.ts';
 import type { CohortStore } from '../../rollouts/cohort-store.ts';
-import { recordOfUnknown, type RolloutRecord } from '../../rollouts/record.ts';
 import type { StoredToken, TokenStore } from '../../tokens/token-store.ts';
 import { type Test, withOpened } from './test.ts';
 
@@ -106,63 +105,4 @@ export function testTokenStore(test: Test, open: OpenStores): void {
       }
     },
   );
-}
-
-const MANY = 25_000;
-
-const record = (id: string): RolloutRecord =>
-  recordOfUnknown('camera', {
-    id,
-    release: { counter: 1, version: '1.0.0', manifestSha256: 'a'.repeat(64) },
-    createdAt: '2030-01-01T00:00:00.000Z',
-    attempt: 1,
-    state: 'active',
-    match: {},
-    cohort: { below: null },
-    offlineForMs: 86_400_000,
-    maxDownBasisPoints: 2500,
-  });
-
-/** What every `CohortStore` keeps to, as tests. */
-export function testCohortStore(test: Test, open: OpenStores): void {
-  const check = withOpened(test, open);
-  const [one1, two2] = ['00000000000000a1', '00000000000000a2'];
-
-  check('has a record and the cohort that it froze both, or neither', async ({ one, other, restart }) => {
-    const ids = Array.from({ length: MANY }, (_, at) => `device ${at}`);
-    await one.cohortStore.change({
-      records: [record(one1), record(two2)],
-      frozen: { rolloutId: one1, stage: 0, ids },
-    });
-    await one.cohortStore.change({ frozen: { rolloutId: one1, stage: 1, ids: [] } });
-    for (const { cohortStore } of [one, other, await restart()]) {
-      assert.deepEqual(await cohortStore.records(), [record(one1), record(two2)]);
-      const rows = await cohortStore.cohort(one1);
-      assert.deepEqual(
-        rows.filter(({ stage }) => stage === 0).flatMap(row => row.ids),
-        ids,
-      );
-      assert.deepEqual(rows.at(-1), { stage: 1, ids: [] });
-      assert.deepEqual(await cohortStore.cohort(two2), []);
-      assert.deepEqual(await cohortStore.frozenRollouts(), new Set([one1]));
-    }
-  });
-
-  check('deletes the cohort of one stage, or of a whole rollout', async ({ one, restart }) => {
-    for (const stage of [0, 1, 10])
-      await one.cohortStore.change({ frozen: { rolloutId: one1, stage, ids: [`of ${stage}`] } });
-    await one.cohortStore.change({
-      frozen: { rolloutId: two2, stage: 1, ids: ['x'] },
-      records: [record(two2)],
-    });
-    await one.cohortStore.change({ thawed: [{ rolloutId: one1, stage: 1 }] });
-    assert.deepEqual(await one.cohortStore.cohort(one1), [
-      { stage: 0, ids: ['of 0'] },
-      { stage: 10, ids: ['of 10'] },
-    ]);
-    await one.cohortStore.change({ thawed: [{ rolloutId: one1 }], forgotten: [two2] });
-    const { cohortStore } = await restart();
-    assert.deepEqual(await cohortStore.frozenRollouts(), new Set([two2]));
-    assert.deepEqual(await cohortStore.records(), []);
-  });
 }
