@@ -9,7 +9,7 @@ import { until } from './testing/process.ts';
 const stop = { controller: new AbortController() };
 let running: Promise<void>;
 const image = randomBytes(100_000);
-/** No poll interferes. */
+/** Polls are so rare that they don't interfere. */
 const settings = { pollMs: 600_000 };
 
 let harness: AgentHarness;
@@ -28,7 +28,7 @@ afterEach(async () => {
 
 const states = () => harness.reportedStates;
 
-it('stops a download at once when the rollout is paused, goes on when it is lifted, and tells meanwhile', async () => {
+it('stops a download at once when the rollout is paused, continues when it is resumed, and reports both', async () => {
   harness.gateway.mischief = path =>
     path.startsWith('/chunks/') && harness.gateway.count('/chunks/') > 3 ? 'hang' : undefined;
   await until('the download is under way, and reported', () => states().includes('downloading'));
@@ -45,7 +45,7 @@ it('stops a download at once when the rollout is paused, goes on when it is lift
   expect(states()).toContain('idle');
 });
 
-it('waits between one piece of news and the next while a download goes on, instead of asking again and again', async () => {
+it('waits between changes while a download runs, instead of asking again and again', async () => {
   harness.gateway.mischief = path =>
     path.startsWith('/chunks/') && harness.gateway.count('/chunks/') > 3 ? 'hang' : undefined;
   await until('the download is under way', () => harness.gateway.count('/chunks/') > 3);
@@ -54,25 +54,25 @@ it('waits between one piece of news and the next while a download goes on, inste
   await harness.fleet.publish();
   await until('the news has come', () => harness.gateway.count('/metadata/timestamp.json') > before);
   await new Promise(resolve => setTimeout(resolve, 500));
-  // One long poll that tells of it, one look at it, the next long poll: not hundreds.
+  // One long poll returns the change, one refresh reads it, and the next long poll begins: not hundreds of requests.
   expect(harness.gateway.count('/metadata/timestamp.json') - before).toBeLessThan(10);
 });
 
-it('is not kept busy by a gateway that always claims to have news', async () => {
+it('limits its requests to a gateway that always claims to have news', async () => {
   await until('it is completed', () => states().at(-1) === 'completed');
   harness.gateway.alwaysChanged = true;
   const before = harness.gateway.requests.length;
   await new Promise(resolve => setTimeout(resolve, 3000));
-  // Two cycles for free, then after 0.5 s, 1 s, 2 s: some ten requests each.
+  // Two cycles at once, then after 0.5 s, 1 s, 2 s: some ten requests each.
   expect(harness.gateway.requests.length - before).toBeLessThan(100);
 });
 
-describe('a daemon goes on', () => {
+describe('a daemon continues', () => {
   const logged: string[] = [];
   const log = (_level: string, message: string) => void logged.push(message);
   let program: BootProgram;
 
-  /** The same device once more, with a boot program; its pauses go by a hundred times faster. */
+  /** Opens the same device again, with a boot program. Its pauses are a hundred times shorter. */
   async function openAnew(): Promise<void> {
     stop.controller.abort();
     await running;
@@ -120,7 +120,7 @@ describe('a daemon goes on', () => {
     await until('it is completed', () => states().filter(state => state === 'completed').length === 2);
   });
 
-  it('after an unforeseen error, wherever it comes from', async () => {
+  it('after an unexpected error, wherever it comes from', async () => {
     const mistakes = { start: 2, refresh: 3, wait: 2, deliver: 2 };
     const failing = (what: keyof typeof mistakes): void => {
       if (mistakes[what] === 0) return;
@@ -141,7 +141,7 @@ describe('a daemon goes on', () => {
   });
 });
 
-/** Does something before a method, each time. */
+/** Runs an action before each call of a method. */
 function before<K extends string>(
   object: Record<K, (...args: never[]) => Promise<unknown>>,
   method: K,

@@ -64,7 +64,7 @@ const told = () => [...origin.reports.values()].flat();
 const isTold = (state: string, counter: number) => () =>
   told().some(report => report.state === state && report.release?.counter === counter);
 
-it('installs what a rollout brings, within a moment, and tells a technician about it', async () => {
+it('installs the release of a rollout within a moment, and shows it in its status', async () => {
   const agent = daemon('--health-command', `cmp -s "$SITECAST_SLOT" ${join(directory, 'good.img')}`);
   await until('it has enrolled', () => told().length > 0);
   await writeFile(join(directory, 'good.img'), image1);
@@ -73,7 +73,7 @@ it('installs what a rollout brings, within a moment, and tells a technician abou
   await until('release 1 is completed', isTold('completed', 1));
   expect(await readFile(join(directory, 'b.img'))).toEqual(image1);
 
-  // Release 2 isn't what the health command accepts.
+  // The health command refuses release 2.
   fleet.rollOut(2);
   await fleet.publish();
   await until('release 2 has fallen back', isTold('rolledBack', 2));
@@ -114,7 +114,7 @@ it('installs what a rollout brings, within a moment, and tells a technician abou
   expect(await status()).toMatchObject({ isAlive: false, booted: 'B' });
 });
 
-it('has one daemon a data directory, which the other commands talk to', async () => {
+it('allows one daemon per data directory, and the other commands connect to it', async () => {
   daemon();
   await until('it has enrolled', () => told().length > 0);
   const files = ['identity.key', 'control.sock', 'state.json', 'reports.jsonl'];
@@ -132,7 +132,7 @@ it('has one daemon a data directory, which the other commands talk to', async ()
   await until('it is completed', isTold('completed', 1));
 });
 
-it('does without a daemon: check, then update, in one process each', async () => {
+it('works without a daemon: check, then update, in one process each', async () => {
   fleet.rollOut(1);
   await fleet.publish();
   const checked = await AgentProcess.run(['check', ...settings(), '--json']);
@@ -161,7 +161,7 @@ it('loads libp2p for peers, and none of it with --no-peers', async () => {
   expect(withPeers.stderr).toContain('LIBP2P');
 });
 
-it('waits for the confirm command where that is asked for, and falls back without it', async () => {
+it('waits for the confirm command where that is configured, and falls back without it', async () => {
   fleet.rollOut(1);
   await fleet.publish();
   daemon('--confirm-within=30s');
@@ -176,7 +176,7 @@ it('waits for the confirm command where that is asked for, and falls back withou
   expect(late.stdout).toContain('confirmTimedOut');
 });
 
-it('takes a captive portal for an unreachable gateway: check says so with exit code 4, and a daemon waits', async () => {
+it('treats a captive portal as an unreachable gateway: check exits with code 4, and a daemon waits', async () => {
   const token = formatJoinToken('http://origin.example', fleet.rootSha256, KeyPair.generate());
   const common = [...settings().filter(setting => !setting.startsWith('--root')), `--token=${token}`];
   site.mischief = () => 'portal';
@@ -190,7 +190,7 @@ it('takes a captive portal for an unreachable gateway: check says so with exit c
   expect((await agent.stop()).exitCode).toBe(0);
 });
 
-it('is stopped together with its health check, as a service manager does it: the check is made again after the next start', async () => {
+it('may be stopped together with its health check, as a service manager does: the check runs again after the next start', async () => {
   const program = await BootProgram.create(directory);
   await program.reboots('late');
   const boot = ['--boot=command', `--boot-command=${program.command}`];
@@ -208,7 +208,7 @@ it('is stopped together with its health check, as a service manager does it: the
   process.kill(first.pid, 'SIGTERM');
   expect(await first.ended).toMatchObject({ exitCode: 0, signal: null });
   expect(await status()).toMatchObject({ isAlive: false, update: { phase: 'confirming' }, barred: [] });
-  // So is a command that does without a daemon.
+  // The same holds for a command without a daemon.
   const pid = await readFile(pidFile, 'utf8');
   const update = new AgentProcess([
     'update',
@@ -247,7 +247,7 @@ it.skipIf(process.getuid?.() !== 0)(
     }
     try {
       await writeFile(join(small, 'filler'), Buffer.alloc(600_000)).catch(() => {
-        // Full: as it should be.
+        // The disk is full, as intended.
       });
       const agent = daemon(`--data=${join(small, 'data')}`);
       await until('it waits for room', () => agent.stderr.includes('no space left'));
@@ -261,7 +261,7 @@ it.skipIf(process.getuid?.() !== 0)(
   },
 );
 
-it('starts from a join token alone, and with nothing to trust it does not start', async () => {
+it('starts with only a join token, and does not start without any root to trust', async () => {
   const pair = KeyPair.generate();
   const token = formatJoinToken('http://origin.example', fleet.rootSha256, pair);
   const others = settings().filter(setting => !setting.startsWith('--root'));
@@ -279,7 +279,7 @@ it('starts from a join token alone, and with nothing to trust it does not start'
   expect(origin.assignments.size).toBe(1);
 });
 
-it('says at its first start with exit code 4 that no gateway answers; a daemon waits for one', async () => {
+it('exits with code 4 at its first start where no gateway answers; a daemon waits for one', async () => {
   const token = join(directory, 'join.token');
   await writeFile(token, formatJoinToken('http://origin.example', fleet.rootSha256, KeyPair.generate()));
   const own = settings().filter(setting => !/^--(root|gateway)/.test(setting));
@@ -310,7 +310,7 @@ it('says at its first start with exit code 4 that no gateway answers; a daemon w
 });
 
 it.each(['report after#2', 'state.json after#9', 'reboot before'])(
-  'SIGKILLed at the failpoint "%s" goes on to the same slot, fetches nothing twice and tells everything once',
+  'continues with the same slot after SIGKILL at the failpoint "%s", fetches nothing twice, and reports everything once',
   async point => {
     fleet.rollOut(1);
     await fleet.publish();

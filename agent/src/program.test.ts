@@ -58,7 +58,7 @@ const needed = [
   '--slot-b=/dev/b',
 ];
 
-it('explains itself, with examples and exit codes, with --help', async () => {
+it('prints its help, with examples and exit codes, for --help', async () => {
   const { exitCode, text } = await run('--help');
   expect(exitCode).toBe(0);
   expect(text).toContain('Usage: sitecast-agent');
@@ -66,7 +66,7 @@ it('explains itself, with examples and exit codes, with --help', async () => {
   expect(text).toContain('Exit codes:');
 });
 
-it.each(['run', 'check', 'update', 'status', 'confirm'])('explains %s with an example', async name => {
+it.each(['run', 'check', 'update', 'status', 'confirm'])('shows an example in the help of %s', async name => {
   const { exitCode, text } = await run(name, '--help');
   expect(exitCode).toBe(0);
   expect(text).toMatch(/Examples?:\n/);
@@ -78,7 +78,7 @@ it('refuses an unknown option with exit code 2 and names it', async () => {
   expect(text).toContain('--frobnicate');
 });
 
-it('takes its settings from flags', async () => {
+it('accepts its settings as flags', async () => {
   const { settings, text } = await run(
     'run',
     ...needed,
@@ -114,7 +114,7 @@ it.each([
   expect(text).toContain(said);
 });
 
-it('shows of a slot what is wrong with it, in a word and as it was said', () => {
+it('shows what is wrong with a slot, in a word and with the full message', () => {
   const problem = (code: string) => ({ problem: { code, message: `the slot says ${code}` } });
   const shown = (code: string) => {
     const slots = {
@@ -135,7 +135,7 @@ it('shows of a slot what is wrong with it, in a word and as it was said', () => 
   }
 });
 
-it('lets no line of what a gateway or a hook has said pass for one of its own', async () => {
+it('marks every line that a gateway or a hook has sent, so that none looks like its own', async () => {
   const evil = 'no\nenrolment  enrolled\u001b[2J\u200b';
   const reason = { code: 'SITECAST_X', message: evil };
   const slot = { state: 'empty' as const, path: '/dev/a', problem: reason };

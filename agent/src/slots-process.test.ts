@@ -19,7 +19,7 @@ let directory: string;
 let fleet: TestFleet;
 let origin: FakeOrigin;
 let site: FakeGateway;
-/** Below /dev, as udev makes one for a label. */
+/** A link below /dev, as udev creates one for a label. */
 let link: string;
 
 beforeEach(async () => {
@@ -63,7 +63,7 @@ const told = () => [...origin.reports.values()].flat();
 const isTold = (state: string, code?: string) => () =>
   told().some(report => report.state === state && report.reason?.code === code);
 
-/** Of half an hour, some hours from now. */
+/** A window of half an hour, some hours from now. */
 function closedWindow(): string {
   const hour = String((new Date().getHours() + 6) % 24).padStart(2, '0');
   return `${hour}:00-${hour}:30`;
@@ -94,12 +94,12 @@ it('one file under two names is refused at the start, and not written', async ()
   expect(await readFile(a, 'utf8')).toBe('what runs');
 });
 
-it('two agents with different data do not write one slot: the second waits until the first has ended, however', async () => {
+it('two agents with different data do not write one slot: the second waits until the first has ended', async () => {
   const [a, b] = [join(directory, 'a.img'), join(directory, 'b.img')];
   await writeFile(a, 'what runs');
   const first = daemon(a, b);
   await until('the first has enrolled', () => told().length > 0);
-  // To it, what runs is the slot that doesn't.
+  // For this agent, the running slot is the one that may be written.
   const second = daemon(b, a, 'other');
   fleet.rollOut(1);
   await fleet.publish();
@@ -121,7 +121,7 @@ it('two agents with different data do not write one slot: the second waits until
 const whySkipped = whyNoLoopDevices();
 
 describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${whySkipped})` : ''}`, () => {
-  it('waits for a slot that is not there, then while it is mounted; what is altered until its window is fetched again', async () => {
+  it('waits for a slot that is missing, then while it is mounted; bytes that change before its window are fetched again', async () => {
     const backing = join(directory, 'b.img');
     const [a, b] = [devices.create(join(directory, 'a.img'), MIB), devices.create(backing, MIB)];
     devices.format(b);
@@ -166,7 +166,7 @@ describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${wh
     expect(checked).toMatchObject({ exitCode: 0, stdout: 'release 1.0.0 runs; nothing to do\n' });
   });
 
-  it('does not write the disk of the slot that runs, where a link leads there by now', async () => {
+  it('does not write the disk of the running slot where a link now leads there', async () => {
     const disk = devices.create(join(directory, 'disk'), 8 * MIB);
     const [first, second] = devices.partition(disk, 8 * MIB);
     await symlink(second, link);

@@ -28,7 +28,7 @@ it('shows the name that the origin gave, and the id beside it', () => {
   expect(lines).toContain('enrolment  enrolled');
 });
 
-it('shows a wish as one while the device isn’t in', () => {
+it('shows a requested name as such until the device is accepted', () => {
   const lines = shown({ wish: 'cam-8', enrolment: 'pending' });
   expect(lines[0]).toBe('device     12D3KooWdevice');
   expect(lines).toContain('enrolment  pending; it wants to be called cam-8');

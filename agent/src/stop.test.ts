@@ -13,7 +13,7 @@ import type { Slot } from './ports.ts';
 import { BootProgram } from './testing/boot-program.ts';
 import { isAlive, until } from './testing/process.ts';
 
-// Every wait of a daemon ends when it's asked to stop. Each of those here would last for minutes, or for ever.
+// Every wait of a daemon ends when the daemon is stopped. Each of these would take minutes, or for ever.
 
 const image = randomBytes(60_000);
 let program: BootProgram;
@@ -51,7 +51,7 @@ function commandBoot(): CommandBootControl {
   });
 }
 
-/** A daemon, which ends when `stop` fires. */
+/** A daemon that ends when `stop` fires. */
 async function start(changes: DeviceChanges = {}, startJitterMs = 0): Promise<{ ended: Promise<void> }> {
   const settings = { ...changes.settings, pollMs: 600_000, startJitterMs };
   await harness.device.open({ ...changes, settings, stop: stop.signal, isStarted: false });
@@ -138,7 +138,7 @@ describe.each<{ wait: string; changes?: () => DeviceChanges; before?: () => unkn
     holds: () => harness.device.parts.status.current.state === 'verifying',
   },
 ])('a daemon that waits for $wait', ({ wait, changes, before, holds }) => {
-  it('ends when it is to stop, and nothing has failed by that', async () => {
+  it('ends when it is stopped, and that counts as no failure', async () => {
     await before?.();
     const { ended } = await start(changes?.(), wait.startsWith('the first look') ? 600_000 : 0);
     await until(wait, async () => (await holds()) === true);
@@ -153,7 +153,7 @@ describe.each<{ wait: string; changes?: () => DeviceChanges; before?: () => unkn
   });
 });
 
-/** Each chunk that is read back takes a second. */
+/** Reading back a chunk takes a second each. */
 function slowToReadBack(): Slot {
   const real = new FileSlot(inDevice('b.img'));
   return {
@@ -178,7 +178,7 @@ function slowToReadBack(): Slot {
   };
 }
 
-describe('what was being judged when the agent was stopped', () => {
+describe('a boot that was being judged when the agent was stopped', () => {
   const isOpen = () => {
     expect(phase()).toBe('confirming');
     expect(harness.device.parts.stateFile.current.barred).toEqual([]);
@@ -205,7 +205,7 @@ describe('what was being judged when the agent was stopped', () => {
   it.each([
     ['the health check was ended by the same hand', 'kill -TERM $$'],
     ['what the health check looks at had ended before it', 'echo no answer; exit 1'],
-  ])('stays open where %s, a moment before', async (_what, end) => {
+  ])('stays undecided where %s, a moment before', async (_what, end) => {
     const command = `echo $$ > ${inDevice('ran')}; while ! test -e ${inDevice('end')}; do sleep 0.05; done; ${end}`;
     const { ended } = await start(hooks('health', command));
     await until('it is being judged', () => isThere('ran'));
@@ -220,7 +220,7 @@ describe('what was being judged when the agent was stopped', () => {
     expect(states().at(-1)).toBe('completed');
   });
 
-  it("runs again what was cut off of the owner's hooks before the reboot", async () => {
+  it("repeats the owner's interrupted hooks before the reboot", async () => {
     const { ended } = await start(hooks('pre-reboot', hasRun('ran')));
     await until('the hook runs', () => isThere('ran'));
     stop.abort();

@@ -26,7 +26,7 @@ import {
 afterEach(() => vi.restoreAllMocks());
 afterAll(removeTemporaryDirectories);
 
-/** A store that the test fills. It says which chunks it was asked for. */
+/** A store that the test fills. It records the requested chunks. */
 class FakeStore implements ChunkStore {
   readonly name: string;
   readonly asked: string[] = [];
@@ -52,7 +52,7 @@ class FakeStore implements ChunkStore {
     this.asked.push(hex);
     const found = this.#chunks.get(hex);
     if (!found) throw chunkNotFound(id, this);
-    // As from a socket: nobody has checked it, nor decompressed it.
+    // The chunk is neither verified nor decompressed, as if it came from a socket.
     return Chunk.fromFrame(id, Uint8Array.from(found.frame()));
   }
 }
@@ -79,7 +79,7 @@ async function openDisk(): Promise<{ disk: DiskCache; close: () => Promise<void>
   return { disk, close: () => database.close() };
 }
 
-/** @param wrap makes the store under test of one that the suite fills */
+/** @param wrap turns a store that the suite fills into the store under test */
 const wrapped = (wrap: (store: FakeStore) => ChunkStore) => async (): Promise<StoreUnderTest> => {
   const store = new FakeStore('a store');
   return { store: wrap(store), fill: async chunks => store.fill(chunks), close: async () => {} };
@@ -88,7 +88,7 @@ const wrapped = (wrap: (store: FakeStore) => ChunkStore) => async (): Promise<St
 const memory = (): MemoryStore => new MemoryStore(2 ** 24);
 const noPeers = { able: [], rest: () => {} };
 
-describe('each store keeps to what every chunk store keeps to:', () => {
+describe('each store passes the suite of chunk stores:', () => {
   describe('memory', () => {
     testChunkStore(it, async () => {
       const store = memory();
@@ -141,7 +141,7 @@ interface Site {
   close: () => Promise<void>;
 }
 
-/** A gateway at a site with one peer gateway; each source holds what the test says. */
+/** A gateway at a site with one peer gateway. The test sets the chunks of each source. */
 async function openSite(holds: { wan?: Chunk[]; devices?: Chunk[]; peer?: Chunk[] }): Promise<Site> {
   const { disk, close } = await openDisk();
   const allowlist = new ChunkAllowlist({ local: async () => undefined, log: memoryLog() });
@@ -151,7 +151,7 @@ async function openSite(holds: { wan?: Chunk[]; devices?: Chunk[]; peer?: Chunk[
     new FakeStore('devices', holds.devices),
     new FakeStore('a peer gateway', holds.peer),
   ];
-  // Their adapters verify what they give.
+  // The real adapters verify chunks.
   const able = [peerOf('peer', verifying(peer))];
   const pipeline = openChunkPipeline({
     ownId: 'own',
@@ -168,7 +168,7 @@ async function openSite(holds: { wan?: Chunk[]; devices?: Chunk[]; peer?: Chunk[
   return { pipeline, wan, devices, peer, close };
 }
 
-describe('the whole way keeps to what every chunk store keeps to:', () => {
+describe('the whole pipeline passes the suite of chunk stores:', () => {
   testChunkStore(it, async () => {
     const { pipeline, wan, close } = await openSite({});
     return { store: pipeline.forDevices, fill: async more => wan.fill(more), close };
@@ -176,7 +176,7 @@ describe('the whole way keeps to what every chunk store keeps to:', () => {
 });
 
 it.each(['wan', 'devices', 'peer'] as const)(
-  'verifies a chunk once on its way from %s, however often it is asked for',
+  'verifies a chunk once on its way from %s, however often it is requested',
   async source => {
     const { pipeline, close } = await openSite({ [source]: chunks });
     const verified = vi.spyOn(Chunk.prototype, 'verify');
@@ -192,7 +192,7 @@ it.each(['wan', 'devices', 'peer'] as const)(
   },
 );
 
-it('asks the owner of a chunk, then what the site holds, and the WAN last', async () => {
+it('asks the owner of a chunk, then what the site has, and the WAN last', async () => {
   const isPeers = ({ id }: Chunk): boolean => ownerOf(chunkIdToHex(id), ['own', 'peer']) === 'peer';
   const [theirs, own] = [chunks.filter(isPeers), chunks.filter(chunk => !isPeers(chunk))];
   const [held, rest] = [own.slice(0, 1), own.slice(1)];
@@ -216,11 +216,11 @@ it('asks the owner of a chunk, then what the site holds, and the WAN last', asyn
   await close();
 });
 
-it('gives a gateway what lies here or at the origin, and asks no peer gateway to fetch it', async () => {
+it('serves a peer gateway from its own stores and the origin, and asks no peer gateway for it', async () => {
   const { pipeline, wan, peer, close } = await openSite({ wan: chunks });
   for (const { id } of chunks) await pipeline.forGateways?.get(id);
   expect(wan.asked).toHaveLength(chunks.length);
-  // Each was asked once for what it holds.
+  // Each was asked once for what it has.
   expect(peer.asked).toHaveLength(chunks.length);
   expect(pipeline.counts()).toMatchObject({ peerFetched: 0, wanFetches: chunks.length });
   for (const { id } of chunks) await pipeline.here.get(id);

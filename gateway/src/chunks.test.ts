@@ -11,7 +11,7 @@ const harness = new GatewayHarness();
 afterEach(() => harness.closeAll());
 afterAll(removeTemporaryDirectories);
 
-/** Bytes that don't compress, the same for the same seed. */
+/** Incompressible bytes, the same for the same seed. */
 function noise(lengthBytes: number, seed: number): Buffer {
   const parts: Buffer[] = [];
   for (let at = 0; at * 32 < lengthBytes; at += 1)
@@ -28,7 +28,7 @@ async function published(chunks = 8, seed = 1): Promise<{ origin: FakeOrigin } &
 
 const pathOf = (id: Uint8Array): string => `chunks/${chunkPath(id)}`;
 
-/** A request that ends before there is an answer. */
+/** A request that is aborted before its answer. */
 function askAndLeave(url: string): Promise<void> {
   return new Promise(resolve => {
     const asking = request(url, () => undefined);
@@ -41,7 +41,7 @@ function askAndLeave(url: string): Promise<void> {
   });
 }
 
-it('fetches a chunk once however many devices ask for it at the same time, though some of them leave', async () => {
+it('fetches a chunk once for concurrent requests of many devices, though some of them disconnect', async () => {
   const { origin, ids } = await published(3);
   const gateway = await harness.gateway(origin);
   origin.misbehave = (_request, response, path) => {
@@ -62,7 +62,7 @@ it('fetches a chunk once however many devices ask for it at the same time, thoug
   expect(await gateway.metric('sitecast_chunks_found_total{where="upstream"}')).toBe(3);
 });
 
-it('asks no upstream for chunks that no mirrored index names, nor for paths that are no chunk', async () => {
+it('asks no upstream for chunks that no mirrored index names, or for paths that are no chunk', async () => {
   const { origin } = await published();
   const gateway = await harness.gateway(origin);
   const before = origin.requests.length;
@@ -136,7 +136,7 @@ const badChunks: [string, Misbehaviour][] = [
 ];
 
 it.each(badChunks)(
-  'serves no chunk when its upstream gives %s, and asks the next upstream',
+  'serves no chunk when its upstream sends %s, and asks the next upstream',
   async (_what, bad) => {
     const { origin, ids } = await published(2);
     const second = await harness.origin();
@@ -162,7 +162,7 @@ it.each(badChunks)(
   },
 );
 
-it('fetches from the origin alone what another gateway asks for, and nothing if that asks what is here', async () => {
+it('fetches a peer gateway’s request from the origin only, and nothing if the peer asks for present chunks only', async () => {
   const { origin, ids } = await published(3);
   const neighbour = await harness.gateway(origin);
   const gateway = await harness.gateway(origin, { upstream: [neighbour.url] });
@@ -174,7 +174,7 @@ it('fetches from the origin alone what another gateway asks for, and nothing if 
   expect((await gateway.get(pathOf(first), heldOnly)).status).toBe(200);
   expect(origin.count('GET chunks/')).toBe(1);
 
-  // The neighbour has it, and would be asked for a device.
+  // The neighbour has the chunk, and would be asked for a device.
   await neighbour.get(pathOf(second));
   origin.misbehave = (_request, response, path) => {
     if (path.startsWith('chunks/')) response.writeHead(503).end();
@@ -184,7 +184,7 @@ it('fetches from the origin alone what another gateway asks for, and nothing if 
   expect((await gateway.get(pathOf(second))).status).toBe(200);
 });
 
-it('sends no request in a circle when two gateways each take the other for the origin', async () => {
+it('forwards no request in a circle when two gateways have each other as the origin', async () => {
   const { origin, ids } = await published(1);
   const [id = Buffer.alloc(32)] = ids;
   const one = await harness.gateway(origin);
@@ -197,7 +197,7 @@ it('sends no request in a circle when two gateways each take the other for the o
   expect(origin.count('GET chunks/')).toBe(0);
 });
 
-it('serves what it has cached after a restart without the origin, and checks it first', async () => {
+it('serves its cache after a restart without the origin, and verifies it first', async () => {
   const { origin, ids } = await published(6);
   const gateway = await harness.gateway(origin);
   for (const id of ids) await gateway.get(pathOf(id));
@@ -220,14 +220,14 @@ it('serves what it has cached after a restart without the origin, and checks it 
   await until(async () => (await offline.get(pathOf(damaged))).status === 200, 'the origin');
   for (const id of [lost, long])
     expect((await offline.get(pathOf(id))).body).toEqual(origin.fileAt(pathOf(id)));
-  // The right one is in its place again, whatever was there.
+  // The valid chunk is in its place again, whatever was there.
   const cached = () => readFile(join(data, chunkFile(long))).catch(() => Buffer.alloc(0));
   await until(async () => (await cached()).equals(origin.fileAt(pathOf(long))), 'the cache to be written');
 });
 
 const chunkFile = (id: Uint8Array): string => join('chunks', chunkPath(id));
 
-it('keeps its cache below the bound: the least recently used go first, what a rollout needs never', async () => {
+it('keeps its cache below the bound: the least recently used go first, those that a rollout needs stay', async () => {
   const origin = await harness.origin();
   const old = await origin.publishRelease('camera', 1, noise(10 * 16_384, 1));
   const needed = await origin.publishRelease('camera', 2, noise(4 * 16_384, 2));
@@ -238,7 +238,7 @@ it('keeps its cache below the bound: the least recently used go first, what a ro
   for (const id of [...needed.ids, ...old.ids]) expect((await gateway.get(pathOf(id))).status).toBe(200);
   const holds = (files: string[], id: Uint8Array | undefined) =>
     id !== undefined && files.some(path => path.includes(chunkPath(id)));
-  // Chunks are cached, and others evicted, behind the answers: the last one in is the last step but the evictions.
+  // Chunks are cached and evicted after the answers. The write of the last chunk comes before the last evictions.
   await until(async () => {
     const files = await cachedFiles(gateway.settings.data);
     return holds(files, old.ids.at(-1)) && !holds(files, old.ids[0]) && files.length <= 10;
@@ -259,7 +259,7 @@ function targetPath({ repository }: FakeOrigin, name: string): string {
   return `${folder}/${digest}.${file}`;
 }
 
-it('takes in chunks whose record was lost with a kill', async () => {
+it('finds chunks whose record was lost when the process was killed', async () => {
   const { origin, ids } = await published(3);
   const gateway = await harness.gateway(origin);
   for (const id of ids) await gateway.get(pathOf(id));

@@ -40,7 +40,7 @@ it.each<[string, (data: string) => void]>([
   ['MANIFEST is damaged', data => truncateSync(fileOf(data, /^MANIFEST/), 10)],
   ['the whole of it is gone', data => rmSync(join(data, 'state'), { recursive: true })],
   ['its witness is gone', data => rmSync(join(data, 'state.witness'))],
-])('goes on, says so, and gives no lease for a while, where %s', async (_what, damage) => {
+])('continues, reports the loss, and grants no lease for a while, where %s', async (_what, damage) => {
   const data = await temporaryDirectory();
   await filled(data);
   damage(data);
@@ -60,7 +60,7 @@ it.each<[string, (data: string) => void]>([
   expect(healthy.lines).toEqual([]);
 });
 
-it('keeps a second process off its database, and says which directory it is', async () => {
+it('refuses a second process on its database, and names the directory', async () => {
   const data = await temporaryDirectory();
   const store = await openDatabase(data, { now, log: memoryLog() });
   await expect(openDatabase(data, { now, log: memoryLog() })).rejects.toMatchObject({
@@ -70,7 +70,7 @@ it('keeps a second process off its database, and says which directory it is', as
   await store.close();
 });
 
-it('passes on every report whose database was lost before the origin had it, once its device says it again', async () => {
+it('forwards every report that its lost database held, once the device sends it again', async () => {
   const origin = await harness.origin();
   await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'x'));
   await origin.startRollout('camera', 1);

@@ -20,7 +20,7 @@ afterEach(async () => {
 });
 afterAll(removeTemporaryDirectories);
 
-/** A small disk of its own; skips, with the reason, where this user may not mount one. */
+/** A small disk of its own. It skips the test, with the reason, where this user may not mount one. */
 async function smallDisk(context: { skip(note: string): void }, mebibytes: number): Promise<string> {
   const directory = await temporaryDirectory();
   try {
@@ -28,14 +28,14 @@ async function smallDisk(context: { skip(note: string): void }, mebibytes: numbe
       stdio: 'ignore',
     });
   } catch {
-    // Just root in a namespace of its own may.
+    // Only root in a namespace of its own may mount.
     context.skip('no tmpfs can be mounted here');
   }
   mounted.push(directory);
   return directory;
 }
 
-/** Leaves so much of a disk free. */
+/** Fills a disk up to this much free space. */
 async function fill(disk: string, freeBytes: number): Promise<string> {
   const { bavail, bsize } = await statfs(disk);
   const path = join(disk, 'filler');
@@ -43,7 +43,7 @@ async function fill(disk: string, freeBytes: number): Promise<string> {
   return path;
 }
 
-it('serves through, without caching, when the disk is full, and caches again when it is not', async context => {
+it('serves without caching when the disk is full, and caches again when there is room', async context => {
   const disk = await smallDisk(context, 24);
   const origin = await harness.origin();
   const { ids } = await origin.publishRelease('camera', 1, randomBytes(40 * 16_384));
@@ -72,7 +72,7 @@ it('serves through, without caching, when the disk is full, and caches again whe
   expect(await gateway.metric('sitecast_cache_full')).toBe(0);
 });
 
-it('refuses reports that it cannot keep, loses none of those it has, and takes more when there is room', async context => {
+it('refuses reports that it cannot store, loses none of those it has, and accepts more when there is room', async context => {
   const disk = await smallDisk(context, 24);
   const origin = await harness.origin();
   await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'x'));

@@ -39,10 +39,10 @@ afterEach(async () => {
 });
 afterAll(removeTemporaryDirectories);
 
-/** An origin whose changes nobody hears of by waiting. */
+/** An origin whose long polls never report a change. */
 async function silentOrigin(): Promise<FakeOrigin> {
   const origin = await harness.origin();
-  // As the real one does: only so can be told whether metadata that came along is the right one.
+  // The real origin does so, too. Without hashes, announced metadata can't be verified.
   origin.repository.listsHashes = true;
   await origin.publishRelease('camera', 1, image);
   await origin.startRollout('camera', 1);
@@ -71,7 +71,7 @@ async function freePort(): Promise<number> {
 
 const HOUR_MS = 3_600_000;
 
-it('hears of a change while strangers without the key fill its gossip port with silent sockets', async () => {
+it('learns of a change while strangers without the key fill its gossip port with silent sockets', async () => {
   const strangers = new Strangers();
   try {
     const origin = await silentOrigin();
@@ -97,7 +97,7 @@ it('hears of a change while strangers without the key fill its gossip port with 
   }
 });
 
-it('hears of a change from another gateway within a moment, and passes it on', async () => {
+it('learns of a change from another gateway within a moment, and forwards it', async () => {
   const origin = await silentOrigin();
   const gossip = { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile };
   const [near, far] = [await harness.gateway(origin, gossip), await harness.gateway(origin, gossip)];
@@ -117,12 +117,12 @@ it('hears of a change from another gateway within a moment, and passes it on', a
     );
 });
 
-it('asks for nothing when an announcement is not rightly signed', async () => {
+it('requests nothing for an announcement without valid signatures', async () => {
   const origin = await silentOrigin();
   const gateway = await harness.gateway(origin, { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile });
   await until(() => node.gossip.neighbours.some(({ isInMesh }) => isInMesh), 'it is in the mesh');
   const announcement = newestSet(origin);
-  // What a start brings with it comes before that.
+  // The requests of the start have been made by now.
   await until(() => origin.count('site/v1/gateways') > 1, 'it has told where it is, and asked for others');
   const before = origin.count('metadata/timestamp.json');
   await node.gossip.announce({ ...announcement, timestamp: Buffer.from('{"signed":{},"signatures":[]}') });
@@ -131,7 +131,7 @@ it('asks for nothing when an announcement is not rightly signed', async () => {
     'it is refused',
   );
   expect(origin.count('metadata/timestamp.json')).toBe(before);
-  // What is right is asked for, once: nothing was still to come of the other.
+  // The valid announcement leads to one request. The invalid one caused none.
   await origin.publishRelease('camera', 2, image);
   await node.gossip.announce(newestSet(origin));
   await until(() => origin.count('metadata/timestamp.json') > before, 'the origin is asked');

@@ -18,7 +18,7 @@ async function originWithRollout(): Promise<FakeOrigin> {
   return origin;
 }
 
-/** The paths that a device asks for, one after the other, and more. */
+/** The paths that a device requests, one after the other, and some more. */
 function currentPaths({ repository }: FakeOrigin): string[] {
   const roles = ['root', 'timestamp', 'snapshot', 'targets', 'rollouts'].map(role => repository.pathOf(role));
   const targets = ['targets', 'rollouts'].flatMap(role =>
@@ -30,7 +30,7 @@ function currentPaths({ repository }: FakeOrigin): string[] {
   return [...roles, 'metadata/1.root.json', ...targets];
 }
 
-it('mirrors a repository and serves it as it is, with the headers of the origin', async () => {
+it('mirrors a repository and serves it unchanged, with the headers of the origin', async () => {
   const origin = await originWithRollout();
   await origin.publishRelease('camera', 2, image);
   const gateway = await harness.gateway(origin);
@@ -69,14 +69,14 @@ it('mirrors a repository and serves it as it is, with the headers of the origin'
   }
 });
 
-it('hears of a new release at once, tells a device that waits, and never serves a half of it', async () => {
+it('learns of a new release at once, answers a waiting device, and never serves an incomplete release', async () => {
   const origin = await originWithRollout();
   const gateway = await harness.gateway(origin);
   const before = await fetch(`${gateway.url}/metadata/timestamp.json`);
   const waiting = fetch(`${gateway.url}/metadata/timestamp.json`, {
     headers: { prefer: 'wait=50', 'if-none-match': before.headers.get('etag') ?? '' },
   });
-  // Nothing of the release is there yet but the metadata: it mustn't be served.
+  // Only the metadata of the release has arrived, so it must not be served.
   const held: (() => void)[] = [];
   origin.misbehave = (_request, response, path) => {
     if (!path.includes('.camera-2.json') || held.length > 0) return false;
@@ -98,11 +98,11 @@ it('hears of a new release at once, tells a device that waits, and never serves 
   );
   for (const path of currentPaths(origin))
     expect([path, (await gateway.get(path)).status]).toEqual([path, 200]);
-  // Who began with the set before gets the rest of it.
+  // A client that began with the previous set gets the rest of it.
   expect((await gateway.get('metadata/3.targets.json')).status).toBe(200);
 });
 
-it('answers 304 at the end of a wait without news', async () => {
+it('answers 304 at the end of a wait without a change', async () => {
   const gateway = await harness.gateway(await originWithRollout());
   const first = await fetch(`${gateway.url}/metadata/timestamp.json`);
   const again = await fetch(`${gateway.url}/metadata/timestamp.json`, {
@@ -111,7 +111,7 @@ it('answers 304 at the end of a wait without news', async () => {
   expect(again.status).toBe(304);
 });
 
-it('serves after a restart while the origin is away, and repairs what was damaged once it is back', async () => {
+it('serves after a restart while the origin is unreachable, and repairs damaged files later', async () => {
   const origin = await originWithRollout();
   const gateway = await harness.gateway(origin);
   const { data } = gateway.settings;
@@ -143,7 +143,7 @@ it('serves after a restart while the origin is away, and repairs what was damage
     expect([path, (await again.get(path)).status]).toEqual([path, 200]);
 });
 
-it('follows new roots and serves every one that devices may have to follow', async () => {
+it('follows new roots and serves every one that devices may need', async () => {
   const origin = await originWithRollout();
   await origin.repository.publish('root');
   const gateway = await harness.gateway(origin);
@@ -157,7 +157,7 @@ it('follows new roots and serves every one that devices may have to follow', asy
   expect((await gateway.get('metadata/4.root.json')).status).toBe(404);
 });
 
-/** What a hostile or broken upstream may do with metadata, and whether that counts as a lie. */
+/** What a hostile or broken upstream may do with metadata, and whether it counts as misbehaviour. */
 const misbehaviours: [string, (origin: FakeOrigin) => Misbehaviour | undefined, boolean][] = [
   [
     'serves a timestamp by other keys',
@@ -230,7 +230,7 @@ function endless(ending: string): Misbehaviour {
 }
 
 it.each(misbehaviours)(
-  'keeps to what it has, or asks another, when an upstream %s',
+  'keeps what it has, or asks another upstream, when one %s',
   async (_what, make, isLie) => {
     const origin = await originWithRollout();
     const gateway = await harness.gateway(origin);
@@ -254,13 +254,13 @@ it.each(misbehaviours)(
   },
 );
 
-it('takes older metadata for a reason to ask another upstream, not for a lie', async () => {
+it('asks another upstream for newer metadata, and counts older metadata as no misbehaviour', async () => {
   const origin = await originWithRollout();
   const second = await harness.origin();
   const old = origin.repository.snapshotOfFiles();
   await origin.publishRelease('camera', 2, image);
   await origin.startRollout('camera', 2);
-  // The second speaks for the same repository, as a neighbour's gateway does.
+  // The second upstream serves the same repository, as a neighbour's gateway does.
   second.misbehave = (_request, response, path) => {
     const bytes = origin.chunks.get(path) ?? origin.repository.files.get(path);
     if (bytes instanceof Uint8Array) response.end(bytes);

@@ -54,7 +54,7 @@ async function rolledOut(
   };
 }
 
-/** Runs the real command; resolves once it says where it listens. */
+/** Runs the real command. It resolves once the command prints its address. */
 async function run(args: string[]): Promise<{ child: ChildProcess; url: string; errors: () => string }> {
   const child = spawn(process.execPath, [BIN, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
   children.push(child);
@@ -71,7 +71,7 @@ async function run(args: string[]): Promise<{ child: ChildProcess; url: string; 
 
 const isReady = async (url: string) => (await fetch(`${url}/readyz`)).status === 200;
 
-it('says in one line where it listens, keeps a second process off, and ends cleanly on SIGTERM', async () => {
+it('prints its address in one line, refuses a second process, and ends cleanly on SIGTERM', async () => {
   const { args, data } = await rolledOut();
   const first = await run(args);
   expect(first.url).toMatch(/^http:\/\/127\.0\.0\.1:\d+$/);
@@ -83,7 +83,7 @@ it('says in one line where it listens, keeps a second process off, and ends clea
     3,
     expect.stringContaining('SITECAST_DATA_IN_USE'),
   ]);
-  // A device that waits for news doesn't hold it up, whether it's answered or cut off.
+  // A waiting device doesn't delay the exit, whether it gets an answer or is cut off.
   const now = await fetch(`${first.url}/metadata/timestamp.json`);
   const waiting = fetch(`${first.url}/metadata/timestamp.json`, {
     headers: { prefer: 'wait=55', 'if-none-match': now.headers.get('etag') ?? '' },
@@ -93,14 +93,14 @@ it('says in one line where it listens, keeps a second process off, and ends clea
   for (const line of first.errors().trim().split('\n')) expect(JSON.parse(line)).toHaveProperty('msg');
 });
 
-it('starts with nothing that it could trust: not at all', async () => {
+it('does not start without a root that it can trust', async () => {
   const { args } = await rolledOut();
   const { child, errors } = await run(args.filter(arg => arg !== '--root' && !arg.endsWith('root.json')));
   await until(() => child.exitCode !== null, 'the refusal');
   expect([child.exitCode, errors()]).toEqual([2, expect.stringContaining('SITECAST_ROOT_MISSING')]);
 });
 
-it('goes on after SIGKILL at any moment of mirroring and caching, and serves nothing by halves', async () => {
+it('continues after SIGKILL at any moment of mirroring and caching, and serves nothing incomplete', async () => {
   const { origin, args, paths, data } = await rolledOut();
   for (let round = 0; round < 4; round += 1) {
     const { child, url } = await run(args);
@@ -142,12 +142,12 @@ it('goes on after SIGKILL at any moment of mirroring and caching, and serves not
   expect((await stat(join(data, 'mirror', 'set.json'))).size).toBeGreaterThan(0);
 });
 
-// `fetch` says so when the gateway dies within an answer.
+// `fetch` fails so when the gateway dies within an answer.
 function isBrokenOff(reason: unknown): boolean {
   return reason instanceof Error && /terminated|aborted|socket/i.test(reason.message);
 }
 
-it('loses no report that it has answered for, and hands none on twice, however often it is killed', async () => {
+it('loses no acknowledged report, and forwards none twice, however often it is killed', async () => {
   const { origin, args } = await rolledOut(2);
   const device = new TestDevice();
   const reports = await Promise.all(Array.from({ length: 30 }, () => device.report()));
@@ -156,7 +156,7 @@ it('loses no report that it has answered for, and hands none on twice, however o
     Promise.all(
       reports.map(async (report, at) => {
         if (answered.has(at)) return;
-        // A gateway that was killed answers nothing: it's sent again.
+        // A killed gateway doesn't answer, so the device sends again.
         const answer = await device
           .post(`${url}/site/v1/reports`, { reports: [report] })
           .catch(() => undefined);
@@ -165,7 +165,7 @@ it('loses no report that it has answered for, and hands none on twice, however o
         onAnswer();
       }),
     );
-  // Killed after so many answers: some requests are on their way, some written, some being sent on.
+  // It is killed after this many answers. Some requests are on their way then, some are stored, some are being forwarded.
   for (const answersBefore of [1, 4, 9]) {
     const { child, url } = await run(args);
     let answers = 0;
@@ -192,7 +192,7 @@ async function readMetric(url: string, name: string): Promise<number> {
   return Number(new RegExp(`^${name} (.*)$`, 'm').exec(text)?.[1]);
 }
 
-it('begins anew where its files were deleted beneath it', async () => {
+it('starts over where its files were deleted while it ran', async () => {
   const { args, data } = await rolledOut(2);
   const first = await run(args);
   await until(() => isReady(first.url), 'a complete set');

@@ -21,7 +21,7 @@ async function run(...args: string[]) {
   return { exitCode, text, settings };
 }
 
-it('explains itself, its examples and its exit codes with --help', async () => {
+it('prints its help, with examples and exit codes, for --help', async () => {
   const { exitCode, text } = await run('--help');
   expect(exitCode).toBe(0);
   expect(text).toContain('Usage: sitecast-gateway');
@@ -42,7 +42,7 @@ it.each([
   ['quiet hours that are none', ['serve', '--data', 'd', '--quiet-hours', 'always'], 'Mon-Fri 08:00-18:00'],
   ['a place for peers that is none', ['serve', '--data', 'd', '--peer-listen', 'here'], '0.0.0.0:7403'],
   ['no data directory', ['serve'], '--data'],
-])('refuses %s with exit code 2 and says what it wants', async (_what, args, message) => {
+])('refuses %s with exit code 2, and says what it expects', async (_what, args, message) => {
   const { exitCode, text } = await run(...args);
   expect(exitCode).toBe(2);
   expect(text).toContain(message);
@@ -60,7 +60,7 @@ it('exchanges chunks with devices by default', async () => {
   expect(elsewhere.settings).toMatchObject({ peers: true, peerListen: '/ip4/192.0.2.7/tcp/7000' });
 });
 
-it('takes the rate of the WAN, and fetches ahead by default', async () => {
+it('accepts the rate of the WAN, and fetches ahead by default', async () => {
   const wan = ['--wan-rate', '10Mbit', '--quiet-hours', 'Mon-Fri 08:00-18:00', '--quiet-rate', '512kbit'];
   const { settings } = await run('serve', '--data', 'd', ...wan);
   expect(settings).toMatchObject({
@@ -73,7 +73,7 @@ it('takes the rate of the WAN, and fetches ahead by default', async () => {
   expect((await run('serve', '--data', 'd', '--no-prefetch')).settings).toMatchObject({ prefetch: false });
 });
 
-it('takes sizes, addresses and several upstreams', async () => {
+it('accepts sizes, addresses and several upstreams', async () => {
   const args =
     'serve --data d --origin http://127.0.0.1:7400/ --listen [::1]:0 --cache-bytes 2MiB --upstream http://a:1 http://b:2 --log-level warn';
   const { settings } = await run(...args.split(' '));
@@ -86,7 +86,7 @@ it('takes sizes, addresses and several upstreams', async () => {
   });
 });
 
-it('takes what is off from a file of settings, too', async () => {
+it('accepts disabled features from a settings file, too', async () => {
   const path = join(await temporaryDirectory(), 'gateway.yaml');
   await writeFile(path, 'data: d\nno-prefetch: true\nno-mdns: false\nquiet-rate: 2Mbit\n');
   const { settings } = await run('serve', '--config', path);

@@ -12,7 +12,7 @@ import {
   until,
 } from './testing/harness.ts';
 
-// One bad report holds up nobody else's.
+// One bad report delays no other device's reports.
 
 const harness = new GatewayHarness();
 afterEach(() => harness.closeAll());
@@ -23,7 +23,7 @@ async function start(): Promise<{ origin: FakeOrigin; gateway: TestGateway }> {
   return { origin, gateway: await harness.gateway(origin) };
 }
 
-/** One that the gateway knows. */
+/** A device that the gateway knows. */
 async function assigned(origin: FakeOrigin, gateway: TestGateway): Promise<TestDevice> {
   const device = new TestDevice();
   await origin.assign({ id: device.id });
@@ -43,7 +43,7 @@ const arrived = (origin: FakeOrigin) =>
 const waiting = (gateway: TestGateway) => gateway.metric('sitecast_outbox_reports');
 const putAside = (gateway: TestGateway) => gateway.metric('sitecast_outbox_rejected');
 
-it('takes the good reports of a request whatever the others are, and says which it refuses', async () => {
+it('accepts the good reports of a request whatever the others are, and names those that it refuses', async () => {
   const { origin, gateway } = await start();
   const device = await assigned(origin, gateway);
   const altered = { ...(await device.report()), signatures: (await device.report()).signatures };
@@ -72,7 +72,7 @@ it('takes the good reports of a request whatever the others are, and says which 
   expect(arrived(origin)).toEqual(['one', 'two']);
 });
 
-it('takes what an agent of the first release has cut inside of a character', async () => {
+it('accepts a report that an agent of the first release has cut inside a character', async () => {
   const { origin, gateway } = await start();
   const device = new TestDevice();
   const unlucky = `${'😀'.repeat(200)}x`.slice(-400);
@@ -86,7 +86,7 @@ it('takes what an agent of the first release has cut inside of a character', asy
   expect(arrived(origin)).toEqual(['one', `\ufffd${unlucky.slice(1)}`, 'three']);
 });
 
-it('takes whatever an agent makes of any text', async () => {
+it('accepts a report with any text in it', async () => {
   const { origin, gateway } = await start();
   const device = await assigned(origin, gateway);
   const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
@@ -101,7 +101,7 @@ it('takes whatever an agent makes of any text', async () => {
   );
 });
 
-it('holds up no other report for one that makes the origin refuse the request, and tells its device', async () => {
+it('delays no other report for one that makes the origin refuse the request, and informs its device', async () => {
   const { origin, gateway } = await start();
   const [one, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
   origin.refusesWhole = report => (isSaying('two')(report) ? 400 : undefined);
@@ -124,7 +124,7 @@ it('holds up no other report for one that makes the origin refuse the request, a
   expect((await send(one, again, [await one.report()])).json).toHaveProperty('rejected');
 });
 
-it('gets past more refusals in a row than it believes in at once', async () => {
+it('forwards reports after more consecutive refusals than its limit allows at once', async () => {
   const { origin, gateway } = await start();
   const device = await assigned(origin, gateway);
   origin.refusesWhole = report => (isSaying('bad')(report) ? 400 : undefined);
@@ -136,7 +136,7 @@ it('gets past more refusals in a row than it believes in at once', async () => {
   await until(async () => (await putAside(gateway)) === 12, 'the refusals');
 });
 
-it('puts aside what the origin cannot read, which it names by its place alone', async () => {
+it('sets aside a report that the origin cannot read, and names by its position only', async () => {
   const { origin, gateway } = await start();
   const device = await assigned(origin, gateway);
   origin.cannotRead = isSaying('two');
@@ -146,7 +146,7 @@ it('puts aside what the origin cannot read, which it names by its place alone', 
   expect(arrived(origin)).toEqual(['one']);
 });
 
-it('passes over a report at which the origin fails, and keeps it', async () => {
+it('skips a report at which the origin fails, and keeps it', async () => {
   const { origin, gateway } = await start();
   const [one, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
   origin.refusesWhole = report => (isSaying('two')(report) ? 500 : undefined);
@@ -158,7 +158,7 @@ it('passes over a report at which the origin fails, and keeps it', async () => {
   expect(await putAside(gateway)).toBe(0);
 });
 
-it('keeps all where everything is refused: that says nothing about any of them', async () => {
+it('keeps all reports where everything is refused, because that is no verdict on any of them', async () => {
   const { origin, gateway } = await start();
   const device = await assigned(origin, gateway);
   origin.refusesWhole = () => 400;
@@ -174,14 +174,14 @@ it('keeps all where everything is refused: that says nothing about any of them',
   expect(origin.reports.length).toBe(30);
 });
 
-describe('a device that sends more than it may', () => {
+describe('a device that sends more than its budget', () => {
   const BIG_BYTES = 40_000;
   const big = (device: TestDevice) =>
     device.report({ ...saying('flood'), more: 'x'.repeat(BIG_BYTES) }, sealUnchecked);
   const bigs = (device: TestDevice, count: number) =>
     Promise.all(Array.from({ length: count }, () => big(device)));
 
-  it('learns which reports are for later, and when; no other device is slowed, and it goes on when its time comes', async () => {
+  it('is told which reports to send later, and when; no other device is slowed, and it continues at that time', async () => {
     let offsetMs = 0;
     const origin = await harness.origin();
     const gateway = await harness.gateway(origin, {}, { now: () => Date.now() + offsetMs });
@@ -192,7 +192,7 @@ describe('a device that sends more than it may', () => {
       code: 'SITECAST_REPORTS_OVER_BUDGET',
       retryAfterS: expect.any(Number),
     });
-    // Released agents send up to 900 KB in a request: what fits of it is taken.
+    // Released agents send up to 900 KB in a request. What fits of it is accepted.
     const answer = await send(device, gateway, reports);
     expect(answer).toMatchObject({ status: 202, json: { rejected: [4, 5, 6, 7, 8, 9, 10, 11].map(later) } });
     const refused = await send(device, gateway, reports.slice(4));
@@ -203,7 +203,7 @@ describe('a device that sends more than it may', () => {
     await send(other, gateway, [await other.report(saying('other'))]);
     await until(() => arrived(origin).includes('other'), 'the report of the other');
     await until(() => origin.reports.length === 5, 'what was taken');
-    // What is there already costs nothing.
+    // Reports that are stored already cost nothing.
     expect((await send(device, gateway, reports.slice(0, 4))).json).not.toHaveProperty('rejected');
     expect(await gateway.metric('sitecast_wan_sent_bytes_total')).toBeLessThan(6 * 60_000);
     await until(async () => (await waiting(gateway)) === 0, 'the acknowledgements');
@@ -214,12 +214,12 @@ describe('a device that sends more than it may', () => {
       Date.now() + offsetMs,
     );
     expect(next.json.rejected).toMatchObject([2, 3, 4, 5, 6, 7].map(later));
-    // The origin's clock doesn't agree: they wait.
+    // The origin's clock isn't that far yet, so they wait.
     expect(await waiting(gateway)).toBe(2);
     expect(await gateway.metric('sitecast_reports_over_budget_total')).toBe(8 + 8 + 6);
   });
 
-  it('is held back where the origin says so, by itself, and nothing of it is put aside', async () => {
+  it('is held back alone where the origin demands it, and none of its reports is set aside', async () => {
     const { origin, gateway } = await start();
     const [device, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
     origin.putsOff = ({ id, seq }) => (id === device.id && seq > 1 ? 2 : undefined);

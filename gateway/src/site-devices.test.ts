@@ -19,11 +19,11 @@ afterAll(removeTemporaryDirectories);
 
 const CHUNKS = 40;
 const CHUNK_BYTES = 16_384;
-/** Devices that are slow because the machine is are none that hang. */
+/** The factor keeps devices on a busy machine from being taken for devices that hang. */
 const FOR_A_BUSY_MACHINE = 100;
 const PEERS = { peers: true, peerListen: '/ip4/127.0.0.1/tcp/0', prefetch: false };
 
-/** Bytes that don't compress. */
+/** Incompressible bytes. */
 function noise(seed: number): Buffer {
   const parts: Buffer[] = [];
   for (let at = 0; at * 32 < CHUNKS * CHUNK_BYTES; at += 1)
@@ -67,7 +67,7 @@ function addressOf(gateway: TestGateway): string {
   throw new Error('it speaks to no device');
 }
 
-it('gets from its devices what they hold and it lacks, and nothing of that over the WAN', async () => {
+it('gets chunks that it lacks from its devices, and none of those over the WAN', async () => {
   const { origin, published, gateway } = await opened();
   const [one, two] = [await joined(gateway), await joined(gateway)];
   const at = [...published.ids.keys()];
@@ -79,11 +79,11 @@ it('gets from its devices what they hold and it lacks, and nothing of that over 
   expect(await found(gateway, 'siteDevice')).toBe(CHUNKS);
   expect(one.asked.length + two.asked.length).toBe(CHUNKS);
   expect(Math.min(one.asked.length, two.asked.length)).toBeGreaterThanOrEqual(10);
-  // It shows what it is.
+  // The gateway presents its own assignment.
   expect(one.guests[0]).toMatchObject({ id: gateway.id, kind: 'gateway', site: 'lisbon' });
 });
 
-it('gets over the WAN what no device holds, and asks no device for that', async () => {
+it('gets over the WAN what no device has, and asks no device for that', async () => {
   const { origin, published, gateway } = await opened();
   const device = await joined(gateway);
   await device.hold(origin, published, { at: [...published.ids.keys()].filter(at => at % 2 === 0) });
@@ -93,7 +93,7 @@ it('gets over the WAN what no device holds, and asks no device for that', async 
   expect(device.asked).toHaveLength(CHUNKS / 2);
 });
 
-it('connects to no device while an update comes in: none holds more than came through the gateway', async () => {
+it('connects to no device during an update: none has more than the gateway has sent', async () => {
   const { origin, published, gateway } = await opened();
   const device = await joined(gateway);
   await device.hold(origin, published, { at: [] });
@@ -101,7 +101,7 @@ it('connects to no device while an update comes in: none holds more than came th
   const { ids } = published;
   for (const id of ids.slice(0, 20)) await gateway.get(`chunks/${chunkPath(id)}`);
   await device.tell(gateway, 20);
-  // The next look.
+  // The next check has passed by then.
   await sleep(2100);
   for (const id of ids.slice(20)) await gateway.get(`chunks/${chunkPath(id)}`);
   expect(fromWan(origin)).toBe(CHUNKS);
@@ -109,11 +109,11 @@ it('connects to no device while an update comes in: none holds more than came th
   expect(device.guests).toEqual([]);
 });
 
-it('believes no wrong bytes: it leaves that device, counts it, and gets the chunk elsewhere', async () => {
+it('accepts no wrong bytes: it drops that device, counts it, and gets the chunk elsewhere', async () => {
   const { origin, published, gateway } = await opened();
   const [liar, good] = [await joined(gateway), await joined(gateway)];
   await liar.hold(origin, published, { give: id => Chunk.fromPlain(id, Buffer.alloc(CHUNK_BYTES)) });
-  // The liar is the first to say what it holds.
+  // The misbehaving device is the first to announce what it has.
   await good.hold(origin, published, {
     sayAfter: until(() => liar.asked.length > 0, 'the liar to be asked'),
   });
@@ -129,23 +129,23 @@ it('believes no wrong bytes: it leaves that device, counts it, and gets the chun
   ]);
 });
 
-it('waits a few seconds for a device that hangs, and then goes over the WAN', async () => {
+it('waits a few seconds for a device that hangs, and then uses the WAN', async () => {
   const { origin, published, gateway } = await opened({}, 1);
   const hanging = await joined(gateway);
   await hanging.hold(origin, published, { give: () => new Promise(() => {}) });
   await hanging.tell(gateway);
   await getAll(gateway, published);
   expect(fromWan(origin)).toBe(CHUNKS);
-  // It isn't asked again for each of them.
+  // The device isn't asked again for each chunk.
   expect(hanging.asked.length).toBeLessThan(CHUNKS);
 });
 
-it('fetches ahead what was rolled out before its start once a device says that it has it all, what is new at once', async () => {
+it('fetches a rollout from before its start ahead once a device has the whole image, and a new rollout at once', async () => {
   const { origin, published, gateway } = await opened({ prefetch: true });
   const device = await joined(gateway);
   await device.hold(origin, published);
   await device.tell(gateway, CHUNKS - 1);
-  // Two looks of whoever fetches ahead.
+  // Two checks of the prefetcher.
   await sleep(4500);
   expect([fromWan(origin), device.asked.length]).toEqual([0, 0]);
   await device.tell(gateway);
@@ -156,7 +156,7 @@ it('fetches ahead what was rolled out before its start once a device says that i
   await until(() => fromWan(origin) === next.ids.length, 'what is new');
 });
 
-it('serves over libp2p what lies here, to devices of its site, and never fetches for that', async () => {
+it('serves its stored chunks over libp2p to devices of its site, and fetches none for that', async () => {
   const { origin, published, gateway } = await opened();
   const device = await joined(gateway);
   const [first, second] = published.ids;
@@ -165,7 +165,7 @@ it('serves over libp2p what lies here, to devices of its site, and never fetches
   expect(await gateway.metric('sitecast_heard_devices')).toBe(0);
   const store = await device.asker(addressOf(gateway));
   expect((await store.get(first)).verify().id).toEqual(Buffer.from(first));
-  // What it showed makes it one that is heard.
+  // By its assignment, the device counts as heard.
   expect(await gateway.metric('sitecast_heard_devices')).toBe(1);
   expect([await store.has(first), await store.has(second)]).toEqual([true, false]);
   await expect(store.get(second)).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
@@ -173,7 +173,7 @@ it('serves over libp2p what lies here, to devices of its site, and never fetches
   expect(await gateway.metric('sitecast_lan_sent_bytes_total{kind="peers"}')).toBeGreaterThan(
     CHUNK_BYTES / 2,
   );
-  // What it holds it doesn't tell: devices ask it over HTTP for what none of them has.
+  // The gateway doesn't announce what it has. Devices ask it over HTTP for what none of them has.
   const heard: number[] = [];
   const image = sha256(published.index.encode());
   await store.subscribe(image, CHUNKS, added => heard.push(...added));
@@ -181,7 +181,7 @@ it('serves over libp2p what lies here, to devices of its site, and never fetches
   expect(heard).toEqual([]);
 });
 
-it("refuses unknown devices, devices of another site, those that show another device's assignment, and revoked ones", async () => {
+it("refuses unknown devices, devices of another site, those with another device's assignment, and revoked ones", async () => {
   const { origin, published, gateway } = await opened();
   const [device, other] = [await joined(gateway), await joined(gateway)];
   const [chunk] = published.ids;
@@ -215,7 +215,7 @@ it("refuses unknown devices, devices of another site, those that show another de
       await store.get(chunk);
       return 'chunk';
     } catch {
-      // The one before may still be ending: so many streams of one device, and no more.
+      // The previous stream may not have ended yet, and one device may have just a few.
       return store.isRefusing ? 'refused' : 'nothing';
     } finally {
       store.close();

@@ -22,7 +22,7 @@ afterAll(removeTemporaryDirectories);
 const CHUNKS = 40;
 const pathOf = (id: Uint8Array): string => `chunks/${chunkPath(id)}`;
 
-/** Bytes that don't compress. */
+/** Incompressible bytes. */
 function noise(lengthBytes: number): Buffer {
   const parts: Buffer[] = [];
   for (let at = 0; at * 32 < lengthBytes; at += 1)
@@ -37,7 +37,7 @@ async function published(): Promise<{ origin: FakeOrigin } & PublishedImage> {
   return { origin, ...image };
 }
 
-/** Two gateways of one site that know each other by the settings. */
+/** Two gateways of one site, each configured with the other's address. */
 async function pair(origin: FakeOrigin): Promise<[TestGateway, TestGateway]> {
   const [port] = await freePorts(1);
   const one = await harness.gateway(origin, {
@@ -84,7 +84,7 @@ function portOf(server: Server): number {
 const timesAsked = (origin: FakeOrigin, ids: readonly Uint8Array[]): number[] =>
   ids.map(id => origin.count(`GET ${pathOf(id)}`));
 
-it('brings each chunk over the WAN once, however many devices ask both gateways of a site', async () => {
+it('fetches each chunk over the WAN once, however many devices ask both gateways of a site', async () => {
   const { origin, ids } = await published();
   const gateways = await pair(origin);
   const answers = await Promise.all(
@@ -110,7 +110,7 @@ it('brings each chunk over the WAN once, however many devices ask both gateways 
   }
 });
 
-it('goes on when a gateway goes, and fetches nothing again that the one left has', async () => {
+it('continues when a gateway goes away, and fetches nothing again that the other has', async () => {
   const { origin, ids } = await published();
   const [one, two] = await pair(origin);
   for (const id of ids.slice(0, 20)) expect((await two.get(pathOf(id))).status).toBe(200);
@@ -120,7 +120,7 @@ it('goes on when a gateway goes, and fetches nothing again that the one left has
   await until(async () => (await two.metric('sitecast_site_gateways')) === 1, 'it to be gone');
 });
 
-it('gets from another gateway what that one has, when its own disk is empty again', async () => {
+it('gets chunks from another gateway when its own disk was emptied', async () => {
   const { origin, ids } = await published();
   const [one, two] = await pair(origin);
   for (const id of ids) await two.get(pathOf(id));
@@ -136,13 +136,13 @@ it('gets from another gateway what that one has, when its own disk is empty agai
   expect(timesAsked(origin, ids)).toEqual(ids.map(() => 1));
 });
 
-it('gets chunks from another gateway of its site when its own way to the origin is cut', async () => {
+it('gets chunks from another gateway of its site when the origin is unreachable', async () => {
   const { origin, ids } = await published();
   const [one, two] = await pair(origin);
   const port = Number(new URL(two.url).port);
   const { data } = two.settings;
   await two.close();
-  // A port where nobody is.
+  // Nothing listens on this port.
   const [nobody] = await freePorts(1);
   const cut = await harness.gateway(origin, {
     data,
@@ -156,7 +156,7 @@ it('gets chunks from another gateway of its site when its own way to the origin 
   expect(timesAsked(origin, ids)).toEqual(ids.map(() => 1));
 });
 
-it('waits for no gateway that hangs, and takes garbage from none', async () => {
+it('does not wait for a gateway that hangs, and accepts no garbage', async () => {
   const { origin, ids } = await published();
   const id = '12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN';
   let isHanging = false;
@@ -179,7 +179,7 @@ it('waits for no gateway that hangs, and takes garbage from none', async () => {
   expect(await gateway.metric('sitecast_chunk_takeovers_total')).toBeGreaterThan(0);
 });
 
-it('counts no gateway of its site that says another site, too much, or nothing', async () => {
+it('counts only gateways that declare its own site, in a valid answer', async () => {
   const { origin } = await published();
   const id = '12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN';
   const right = JSON.stringify({ id, site: 'lisbon' });
@@ -201,7 +201,7 @@ it('counts no gateway of its site that says another site, too much, or nothing',
     servers.push(await listening(server));
     urls.push(`http://127.0.0.1:${portOf(server)}`);
   }
-  // With the site known; the same id twice is one gateway.
+  // The site is known. The same id twice is one gateway.
   const gateway = await harness.gateway(origin, { siteGateway: urls });
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'to be enrolled');
   await until(() => asked.size === says.length, 'all to be asked');

@@ -23,7 +23,7 @@ async function rolledOut(): Promise<FakeOrigin> {
   return origin;
 }
 
-it('enrols itself, waits until it is accepted, and says so', async () => {
+it('enrols itself, waits until it is accepted, and logs it', async () => {
   const origin = await rolledOut();
   origin.acceptsEnrolments = 'pending';
   const gateway = await harness.gateway(origin);
@@ -34,7 +34,7 @@ it('enrols itself, waits until it is accepted, and says so', async () => {
   expect((await gateway.get(`site/v1/assignments/${gateway.id}`)).status).toBe(200);
 });
 
-it('begins with the root that a join token names, and with no other', async () => {
+it('starts with the root that a join token names, and with no other', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin, { token: origin.joinToken() });
   expect((await gateway.get('metadata/1.root.json')).body).toEqual(Buffer.from(origin.firstRoot));
@@ -78,7 +78,7 @@ it("relays a device's enrolment, keeps its assignment, and passes refusals on", 
   expect((await fetch(`${gateway.url}/site/v1/assignments/${waiting.id}`)).status).toBe(404);
 });
 
-it('refuses what is signed by another, altered, replayed, too old or not signed at all', async () => {
+it('refuses what is signed by another key, altered, replayed, too old, or unsigned', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   const device = new TestDevice();
@@ -113,7 +113,7 @@ it('refuses what is signed by another, altered, replayed, too old or not signed 
   expect(origin.count('POST site/v1/reports')).toBe(0);
 });
 
-it('keeps reports through a restart until the origin has signed for them, and hands them on once', async () => {
+it('keeps reports through a restart until the origin acknowledges them, and forwards them once', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   await origin.close();
@@ -128,7 +128,7 @@ it('keeps reports through a restart until the origin has signed for them, and ha
 
   current = await harness.gateway(origin, { data: gateway.settings.data });
   expect(await current.metric('sitecast_outbox_reports')).toBe(3);
-  // A 200 alone isn't delivery.
+  // Status 200 without an acknowledgement isn't delivery.
   origin.acknowledges = false;
   await origin.listen();
   await until(() => origin.reports.length === 3, 'the reports to arrive');
@@ -144,7 +144,7 @@ it('keeps reports through a restart until the origin has signed for them, and ha
   expect(origin.reports.length).toBe(4);
 });
 
-it('puts aside what the origin refuses for good, and sends on what came with it', async () => {
+it('sets aside what the origin refuses for good, and sends the rest', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   const device = new TestDevice();
@@ -158,7 +158,7 @@ it('puts aside what the origin refuses for good, and sends on what came with it'
   expect(await gateway.metric('sitecast_outbox_reports')).toBe(1);
 });
 
-it('believes no acknowledgement or assignment that the origin has not signed', async () => {
+it('accepts no acknowledgement or assignment that the origin has not signed', async () => {
   const origin = await rolledOut();
   const liar = await harness.origin();
   const gateway = await harness.gateway(origin);
@@ -178,7 +178,7 @@ it('believes no acknowledgement or assignment that the origin has not signed', a
   expect(await gateway.metric('sitecast_outbox_reports')).toBe(1);
 });
 
-it('takes little from unknown senders, which any machine on the LAN can be, so that they cannot use the WAN up', async () => {
+it('accepts little from unknown senders, so that no machine on the LAN can use up the WAN', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   const send = async (device: TestDevice, count: number) => {
@@ -197,7 +197,7 @@ it('takes little from unknown senders, which any machine on the LAN can be, so t
   expect((await send(known, MAX_STRANGERS_REPORTS_A_REQUEST + 1)).status).toBe(202);
 });
 
-it('asks the origin about a device, however many a stranger asks about', async () => {
+it('asks the origin about a device, however many ids a stranger asks about', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
@@ -215,7 +215,7 @@ it('asks the origin about a device, however many a stranger asks about', async (
   for (const ask of asks) ask.destroy();
 });
 
-it('grants leases for a share of the site, remembers them, and refuses devices that may have none', async () => {
+it('grants leases to a share of the site, keeps them, and refuses devices without a right to one', async () => {
   const origin = await rolledOut();
   const rollout = await origin.startRollout('camera', 1, { id: 'a'.repeat(16), maxDownBasisPoints: 5000 });
   const gateway = await harness.gateway(origin);
@@ -259,7 +259,7 @@ it('grants leases for a share of the site, remembers them, and refuses devices t
   ).toBe(403);
 });
 
-it('goes on at once when the origin signs with another key', async () => {
+it('continues at once when the origin signs with another key', async () => {
   const origin = await rolledOut();
   const rollout = await origin.startRollout('camera', 1, { id: 'a'.repeat(16) });
   const gateway = await harness.gateway(origin);
@@ -294,7 +294,7 @@ it('serves no revoked device', async () => {
   expect((await send()).json).toMatchObject({ code: 'SITECAST_REVOKED' });
 });
 
-it('says so and sends devices elsewhere once it was revoked itself', async () => {
+it('logs its own revocation, and sends devices elsewhere', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   const device = new TestDevice();
@@ -303,11 +303,11 @@ it('says so and sends devices elsewhere once it was revoked itself', async () =>
   expect(
     await device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] }),
   ).toMatchObject({ status: 503, json: { code: 'SITECAST_GATEWAY_REVOKED' } });
-  // What is signed by others is as good as before.
+  // What others have signed is still valid.
   expect((await gateway.get('metadata/timestamp.json')).status).toBe(200);
 });
 
-it('passes progress on, and forgets it when it cannot', async () => {
+it('forwards progress, and drops it when it cannot', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   const device = new TestDevice();

@@ -18,7 +18,7 @@ afterAll(removeTemporaryDirectories);
 const CHUNK_BYTES = 16_384;
 const pathOf = (id: Uint8Array): string => `chunks/${chunkPath(id)}`;
 
-/** Bytes that don't compress, the same for the same seed. */
+/** Incompressible bytes, the same for the same seed. */
 function noise(chunks: number, seed: number, chunkBytes = CHUNK_BYTES): Buffer {
   const parts: Buffer[] = [];
   for (let at = 0; at * 32 < chunks * chunkBytes; at += 1)
@@ -29,7 +29,7 @@ function noise(chunks: number, seed: number, chunkBytes = CHUNK_BYTES): Buffer {
 const timesAsked = (origin: FakeOrigin, ids: readonly Uint8Array[]): number[] =>
   ids.map(id => origin.count(`GET ${pathOf(id)}`));
 
-/** A camera at Lisbon, known to the gateway. */
+/** A camera at Lisbon that the gateway knows. */
 async function enrolDevice(gateway: TestGateway): Promise<void> {
   await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the gateway to be enrolled');
   const device = new TestDevice();
@@ -38,7 +38,7 @@ async function enrolDevice(gateway: TestGateway): Promise<void> {
   await until(async () => (await gateway.metric('sitecast_devices')) === 1, 'the device to be known');
 }
 
-it('fetches ahead what devices of the site are to install: once, and not what they have already', async () => {
+it('fetches ahead what devices of the site will install: once, and not what they have already', async () => {
   const origin = await harness.origin();
   const old = noise(4, 1);
   await origin.publishRelease('camera', 1, old);
@@ -52,7 +52,7 @@ it('fetches ahead what devices of the site are to install: once, and not what th
   const gateway = await harness.gateway(origin, { prefetch: true });
   await enrolDevice(gateway);
   await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 6, 'the chunks');
-  // As many rounds as would show that it goes on.
+  // Enough rounds to show that nothing else is fetched.
   await sleep(2500);
   expect(timesAsked(origin, camera.ids)).toEqual([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]);
   expect(timesAsked(origin, [...other.ids, ...elsewhere.ids])).toEqual([0, 0, 0, 0, 0, 0]);
@@ -60,7 +60,7 @@ it('fetches ahead what devices of the site are to install: once, and not what th
   expect(timesAsked(origin, camera.ids)).toEqual(camera.ids.map(() => 1));
 });
 
-it('fetches the rest ahead where no source has one of the chunks', async () => {
+it('fetches the other chunks ahead where no source has one of them', async () => {
   const origin = await harness.origin();
   const older = await origin.publishRelease('camera', 1, noise(3, 1));
   const newer = await origin.publishRelease('camera', 2, noise(6, 2));
@@ -74,7 +74,7 @@ it('fetches the rest ahead where no source has one of the chunks', async () => {
   expect(timesAsked(origin, older.ids)).toEqual([1, 1, 1]);
 });
 
-it('fetches nothing ahead that would fill more than half of the cache, nor where that is off', async () => {
+it('fetches nothing ahead that would fill more than half of the cache, or where it is switched off', async () => {
   const origin = await harness.origin();
   const { ids } = await origin.publishRelease('camera', 1, noise(8, 1));
   await origin.startRollout('camera', 1);
@@ -88,7 +88,7 @@ it('fetches nothing ahead that would fill more than half of the cache, nor where
   await until(() => origin.count('GET chunks/') === ids.length, 'all of it');
 });
 
-it('fetches no chunk in quiet hours, but follows the repository; afterwards what waited', async () => {
+it('fetches no chunk in quiet hours, but follows the repository; afterwards it fetches what waited', async () => {
   const origin = await harness.origin();
   const first = await origin.publishRelease('camera', 1, noise(2, 1));
   await origin.startRollout('camera', 1);
@@ -101,7 +101,7 @@ it('fetches no chunk in quiet hours, but follows the repository; afterwards what
   const [one = Buffer.alloc(32)] = first.ids;
   const refused = await gateway.get(pathOf(one));
   expect([refused.status, JSON.parse(refused.body.toString()).code]).toEqual([503, 'SITECAST_QUIET_HOURS']);
-  // They last for more than an hour yet.
+  // The quiet hours last for more than another hour.
   expect(refused.headers.get('retry-after')).toBe('3600');
   await origin.publishRelease('camera', 2, noise(1, 2));
   const timestamp = origin.repository.bytesOf('timestamp');
@@ -111,12 +111,12 @@ it('fetches no chunk in quiet hours, but follows the repository; afterwards what
   );
   await sleep(2500);
   expect(origin.count('GET chunks/')).toBe(0);
-  // The end of them: what waited is fetched ahead.
+  // The quiet hours end, and what waited is fetched ahead.
   offsetMs = 3 * 3_600_000;
   await until(() => origin.count('GET chunks/') === 2, 'the chunks of the rollout');
 });
 
-it('keeps to its rate over a real socket, and holds no metadata up behind it', async () => {
+it('keeps its rate over a real socket, and delays no metadata', async () => {
   const origin = await harness.origin();
   const chunkBytes = 256 * 1024;
   const { ids } = await origin.publishRelease('camera', 1, noise(6, 1, chunkBytes), chunkBytes);
@@ -135,6 +135,6 @@ it('keeps to its rate over a real socket, and holds no metadata up behind it', a
   );
   expect(isFetched).toBe(false);
   expect((await chunks).every(({ status }) => status === 200)).toBe(true);
-  // Nothing can make it faster than its rate: no busy machine, no full link.
+  // It is a lower bound: a busy machine or a full link only makes it slower.
   expect(performance.now() - beginMs).toBeGreaterThan((6 * chunkBytes) / 1000 - 100);
 });

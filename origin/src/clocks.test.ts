@@ -36,19 +36,19 @@ describe("the operator's clock and the origin's", () => {
     server.close();
   });
 
-  it.each([730 * DAY_MS, -6 * MINUTE_MS])('found nothing when they are %i ms apart', async apartMs => {
+  it.each([730 * DAY_MS, -6 * MINUTE_MS])('found no repository when they are %i ms apart', async apartMs => {
     aheadMs = apartMs;
     await expect(requireSameTime(origin)).rejects.toMatchObject({ code: 'SITECAST_CLOCKS_DIFFER' });
     expect(await clockWarning(origin)).toContain('one of them is wrong');
   });
 
-  it('may be apart by what clients forgive', async () => {
+  it('may differ by what clients tolerate', async () => {
     aheadMs = 4 * MINUTE_MS;
     await requireSameTime(origin);
     expect(await clockWarning(origin)).toBeUndefined();
   });
 
-  it('decide together who is to blame for a timestamp from the future', async () => {
+  it('show which of them was wrong where a timestamp is from the future', async () => {
     const issuedMs = Date.now() + 730 * DAY_MS;
     aheadMs = 0;
     expect((await blameForFuture(issuedMs, origin)).message).toContain("the origin's clock was ahead when");
@@ -82,7 +82,7 @@ describe('an origin that signed with its clock ahead', () => {
     reserveBytes: 0,
   });
 
-  it('is named as the one that was wrong, and its cure', async () => {
+  it('is named as the wrong one, with its cure', async () => {
     running = await startOrigin(settings(), { log: testLog() });
     const token = (await readFile(join(directory.path, 'data/admin.token'), 'utf8')).trim();
     const operator = new TestOperator((path, init) => fetch(`${running?.url}${path}`, init), token);
@@ -110,7 +110,7 @@ describe('an origin that signed with its clock ahead', () => {
       ),
       hint: expect.stringContaining('sitecast keys rotate timestamp'),
     });
-    // How things stand is shown, whatever is wrong with the origin.
+    // The status is shown, whatever is wrong with the origin.
     await rm(join(directory.path, 'data/keys/deltas.pem'));
     await running.close();
     running = await startOrigin(settings(), { log: testLog() });
@@ -120,7 +120,7 @@ describe('an origin that signed with its clock ahead', () => {
       'SITECAST_ONLINE_KEY_MISSING',
     ]);
     expect(Object.keys(onlineKeys)).toEqual(['timestamp', 'snapshot', 'rollouts']);
-    // Who rotates the key must be able to read what is there.
+    // An operator who rotates the key must be able to read the repository.
     const again = new OriginClient(running.url, token);
     expect((await openRepository(options, again, { forRenewal: true })).root.version).toBe(1);
     expect(said).toHaveBeenCalledWith(expect.stringContaining('sitecast keys rotate timestamp'));

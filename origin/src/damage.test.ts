@@ -12,14 +12,14 @@ import { testLog } from './testing/origin.ts';
 import { randomChunks, temporaryDirectory } from './testing/setup.ts';
 import { type SpawnedOrigin, spawnOrigin } from './testing/spawned.ts';
 
-// Each start of a process takes a second or two of a busy machine's time.
+// Each start of a process takes a second or two on a busy machine.
 vi.setConfig({ testTimeout: 180_000, hookTimeout: 180_000 });
 
 const BIN = fileURLToPath(new URL('../bin/sitecast-origin.js', import.meta.url));
 const DEVICES = 11;
 
 const directory = temporaryDirectory();
-/** As a killed origin left it, and a copy of it for each test. */
+/** The data of a killed origin, of which each test gets a copy. */
 const sample = join(directory.path, 'sample');
 let data: string;
 let copies = 0;
@@ -41,7 +41,7 @@ beforeAll(async () => {
     const { status } = await device.enrol(String(token));
     if (status !== 200) throw new Error('not enrolled');
   }
-  // The next origin begins with all that in a table, and has a log of its own.
+  // The next origin begins with all of that in a table, and a new log.
   await origin.stop();
   origin = await spawnOrigin(sample);
   await call('POST', `/api/v1/devices/${devices[0]?.id}/revoke`);
@@ -96,7 +96,7 @@ const recoveredSchema = z.object({
   adminTokenPath: z.string().optional(),
 });
 
-/** Recovers, and starts it again. */
+/** Recovers, and starts the origin again. */
 async function recoverAndStart(): Promise<z.infer<typeof recoveredSchema>> {
   const { out, err } = await run('recover', '--json');
   expect(err).toBe('');
@@ -104,7 +104,7 @@ async function recoverAndStart(): Promise<z.infer<typeof recoveredSchema>> {
   return recoveredSchema.parse(JSON.parse(out));
 }
 
-/** Whoever was revoked stays out, and the audit log tells of the recovery. */
+/** Revoked members stay revoked, and the audit log records the recovery. */
 async function expectGoesOn(): Promise<void> {
   const [revoked, ...others] = devices;
   expect(await revoked?.clone().report()).toMatchObject({ status: 403 });
@@ -118,7 +118,7 @@ async function expectGoesOn(): Promise<void> {
   expect(entries.map(({ action }) => action)).toContain('origin.recover');
 }
 
-it('of whose log a bit is flipped, it says so and does not start; recover lets it go on with what is left', async () => {
+it('a database whose log has a flipped bit is reported, and the origin does not start; after recover it continues with what is left', async () => {
   flipInMidst(fileOf(/\.log$/));
   await expectRefused('SITECAST_STATE_LOST');
   const recovered = await recoverAndStart();
@@ -132,7 +132,7 @@ it('of whose log a bit is flipped, it says so and does not start; recover lets i
   await origin.stop();
 });
 
-it('that is gone: no new admin’s token over a published repository, before recover makes one', async () => {
+it('a missing database causes no new admin’s token over a published repository, before recover makes one', async () => {
   const before = readFileSync(join(data, 'admin.token'), 'utf8');
   for (const name of ['state', 'state.witness']) rmSync(join(data, name), { recursive: true });
   await expectRefused('SITECAST_STATE_LOST');
@@ -165,7 +165,7 @@ it.each<[string, string, () => void]>([
   ['a table is altered', 'SITECAST_STATE_DAMAGED', () => flipInMidst(fileOf(/\.ldb$/))],
   ['CURRENT is damaged', 'SITECAST_STATE_DAMAGED', () => writeFileSync(fileOf(/^CURRENT$/), 'x')],
   ['MANIFEST is damaged', 'SITECAST_STATE_DAMAGED', () => flipInMidst(fileOf(/^MANIFEST/))],
-])('where %s, it’s the same', async (_what, code, damage) => {
+])('a damaged database is handled in the same way where %s', async (_what, code, damage) => {
   damage();
   const log = testLog();
   await expect(startOrigin(settings(), { log })).rejects.toMatchObject({
@@ -185,11 +185,11 @@ it.each<[string, string, () => void]>([
   await running.close();
 });
 
-it('does not start as if nothing had been lost after a recovery that did not end, and the next one still tells it', async () => {
+it('an origin does not start after a recovery that did not end, and the next recovery still reports the loss', async () => {
   truncateSync(fileOf(/\.log$/), statSync(fileOf(/\.log$/)).size >> 1);
   const log = testLog();
   const asked = { dataDirectory: data, acceptedDay: undefined, damagedOnly: false };
-  // Nobody listens there.
+  // Nothing listens on this port.
   await expect(recoverFrom({ ...asked, from: ['http://127.0.0.1:1'] })).rejects.toMatchObject({
     code: 'SITECAST_MIRRORS_UNREAD',
   });

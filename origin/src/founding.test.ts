@@ -26,7 +26,7 @@ afterEach(async () => {
   await directory.remove();
 });
 
-/** Types a line in the folder of somebody. */
+/** Runs a line in one person's folder. */
 async function type(line: string, folder: string): Promise<CommandResult> {
   const path = join(directory.path, folder);
   await mkdir(path, { recursive: true });
@@ -40,7 +40,7 @@ async function typed(line: string, folder: string): Promise<string> {
   return stdout + stderr;
 }
 
-/** The commands that a help text shows after a line, as they stand there, without what is said beside them. */
+/** The commands that a help text shows after a line, without the remarks beside them. */
 function linesOf(help: string, after: string): string[] {
   const block = help.slice(help.indexOf(after)).split('\n\n')[0] ?? '';
   return block
@@ -56,7 +56,7 @@ const copyKeys = async (from: string): Promise<void> => {
   for (const name of names) await copyFile(join(keys, name), join(directory.path, 'desk', 'keys', name));
 };
 
-it('two of three found a repository by the very lines of `sitecast init --help`', async () => {
+it('two of three key holders found a repository by the exact lines of `sitecast init --help`', async () => {
   const help = await typed('sitecast init --help', 'desk');
   const [create = '', init = '', sign = '', submit = '', ...more] = linesOf(help, 'two have to sign:');
   expect(more).toEqual([]);
@@ -83,7 +83,7 @@ it('two of three found a repository by the very lines of `sitecast init --help`'
     stderr: expect.stringContaining('SITECAST_SIGNATURES_MISSING'),
   });
   expect(await signed('carol')).toContain(`it is complete; submit it with: sitecast release submit ${DRAFT}`);
-  // Whoever comes too late isn't told that something is missing.
+  // A key holder who comes too late isn't told that signatures are missing.
   const late = await signed('bob');
   expect(late).toContain('it is complete');
   expect(late).not.toContain('no key');
@@ -92,14 +92,14 @@ it('two of three found a repository by the very lines of `sitecast init --help`'
   const root = await readFile(join(directory.path, 'desk', 'root.json'), 'utf8');
   expect(JSON.parse(root).signatures).toHaveLength(2);
   expect(await typed('sitecast status', 'desk')).toContain('timestamp');
-  // An answer that got lost: said again, it is there, and so is the file.
+  // The answer was lost. The repeated command finds the repository and the file.
   await rm(join(directory.path, 'desk', 'root.json'));
   for (let times = 0; times < 2; times += 1)
     expect(await typed(submit, 'desk')).toContain('published already');
   expect(await readFile(join(directory.path, 'desk', 'root.json'), 'utf8')).toBe(root);
 });
 
-it('a draft that no key at hand can sign says so, and a complete one that it is', async () => {
+it('a draft that no present key can sign is reported as such, and a complete one as complete', async () => {
   for (const role of ['root', 'release']) await typed(`sitecast keys create ${role} --no-passphrase`, 'desk');
   await writeFile(join(directory.path, 'desk', 'admin.token'), origin.adminToken);
   const init = `sitecast init --origin ${server.url} --token-file admin.token --draft ${DRAFT}`;

@@ -9,7 +9,7 @@ import { temporaryDirectory } from './testing/setup.ts';
 import { fillDisk, mountSmallDisk, unmount } from './testing/small-disk.ts';
 import { type SpawnedOrigin, spawnOrigin } from './testing/spawned.ts';
 
-// Each start of a process takes a second or two of a busy machine's time.
+// Each start of a process takes a second or two on a busy machine.
 vi.setConfig({ testTimeout: 180_000 });
 
 let directory: ReturnType<typeof temporaryDirectory>;
@@ -46,7 +46,7 @@ async function enrolDevices(count: number): Promise<TestMember[]> {
   const expiresAt = new Date(Date.now() + 3_600_000).toISOString();
   const wanted = { kind: 'device', site: 'north', uses: count, expiresAt, origin: origin.url };
   const { token } = await call('POST', '/api/v1/join-tokens', wanted);
-  // Wherever the next process listens.
+  // The next process listens on another port.
   const ask = (path: string, init?: RequestInit) => fetch(origin.url + path, init);
   const devices = Array.from({ length: count }, () => new TestMember(ask, Date.now));
   for (const device of devices) expect(await device.enrol(String(token))).toMatchObject({ status: 200 });
@@ -58,7 +58,7 @@ const auditSchema = z.object({
   head: z.object({ seq: z.int(), hash: z.string() }),
 });
 
-/** The number of the last entry of the audit log, whose chain holds. */
+/** The number of the last entry of the audit log, whose chain is valid. */
 async function auditedTo(): Promise<number> {
   const { entries, head } = auditSchema.parse(await call('GET', '/api/v1/audit?limit=1000'));
   const check = new AuditChainCheck();
@@ -72,7 +72,7 @@ async function metric(name: string): Promise<number> {
   return Number(new RegExp(`^${name} (.*)$`, 'm').exec(text)?.[1]);
 }
 
-/** What was logged, by its sentence. */
+/** The log lines with a message. */
 const linesAbout = (message: RegExp): object[] =>
   origin
     .log()
@@ -88,7 +88,7 @@ async function longReports(device: TestMember, count: number): Promise<Envelope[
   return reports;
 }
 
-/** Sends reports, so many at a time, for as long as they are taken. */
+/** Sends reports, so many at a time, until they are refused. */
 async function untilRefused(device: TestMember, count: number): Promise<Answer> {
   for (;;) {
     const answer = await device.sendReports(await longReports(device, count));
@@ -98,7 +98,7 @@ async function untilRefused(device: TestMember, count: number): Promise<Answer> 
 
 const FULL = { status: 507, body: { code: 'SITECAST_NO_SPACE' } };
 
-it('loses nothing that it acknowledged once there was room again, and keeps out whom it revoked', async () => {
+it('loses nothing that it acknowledged, once there is room again, and keeps revoked members out', async () => {
   await start('0');
   const [device, revoked] = await enrolDevices(2);
   if (!device || !revoked) throw new Error('no devices');
@@ -115,7 +115,7 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
   expect(await call('GET', '/api/v1/repository')).toMatchObject({
     warnings: [{ code: 'SITECAST_NO_SPACE', message: expect.stringContaining('Make room') }],
   });
-  // What is there is read.
+  // Existing data can be read.
   expect(await call('GET', `/api/v1/devices/${device.id}`)).toMatchObject({ httpStatus: 200, chains: [] });
 
   rmSync(filler);
@@ -127,7 +127,8 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
   expect(await revoked.report()).toMatchObject({ status: 403 });
   const audited = await auditedTo();
   expect(await metric('sitecast_database_reopened_total')).toBe(1);
-  // What an operator can cure is a line with a code, not a stack trace; a change of readiness is one line, however often it's asked for.
+  // A failure that an operator can cure is a line with a code, not a stack trace. A change of readiness is one line, however often it is
+  // queried.
   expect(origin.log()).not.toContain('stack');
   expect(linesAbout(/^not ready: /)).toEqual([expect.objectContaining({ code: 'SITECAST_NO_SPACE' })]);
   expect(linesAbout(/^a request was refused/)).toContainEqual(
@@ -148,7 +149,7 @@ it('loses nothing that it acknowledged once there was room again, and keeps out 
   expect(await auditedTo()).toBe(audited);
 });
 
-it('ends on SIGTERM with a full disk, and says what it couldn’t save', async () => {
+it('ends on SIGTERM with a full disk, and reports what it couldn’t save', async () => {
   await start('0');
   const [device] = await enrolDevices(1);
   if (!device) throw new Error('no device');
@@ -158,11 +159,11 @@ it('ends on SIGTERM with a full disk, and says what it couldn’t save', async (
   expect(origin.log()).toContain('SITECAST_STOP_INCOMPLETE');
 });
 
-it('lets no device fill the disk: reports leave a reserve, with which operators go on', async () => {
+it('lets no device fill the disk: reports leave a reserve for the work of operators', async () => {
   await start('21MiB');
   const [greedy, other] = await enrolDevices(2);
   if (!greedy || !other) throw new Error('no devices');
-  // A device may say so much in an hour; less than that is left.
+  // A device's hourly budget is larger than the space that is left.
   const left = (await metric('sitecast_disk_free_bytes')) - (await metric('sitecast_disk_reserve_bytes'));
   writeFileSync(filler, Buffer.alloc(left - 256 * 1024));
   expect(await untilRefused(greedy, 50)).toMatchObject(FULL);
@@ -178,7 +179,7 @@ it('lets no device fill the disk: reports leave a reserve, with which operators 
   expect(await origin.stop('SIGTERM')).toBe(0);
 });
 
-it('says how much room it needs, and where, if it was killed while the disk was full; with that it starts', async () => {
+it('reports how much room it needs, and where, if it was killed while the disk was full; then it starts', async () => {
   await start('0');
   const [device] = await enrolDevices(1);
   if (!device) throw new Error('no device');

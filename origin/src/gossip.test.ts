@@ -10,7 +10,7 @@ import { imageOf } from './testing/operator.ts';
 import { randomChunks, temporaryDirectory } from './testing/setup.ts';
 import { spawnOrigin, type SpawnedOrigin } from './testing/spawned.ts';
 
-// Each start of a process takes a second or two of a busy machine's time.
+// Each start of a process takes a second or two on a busy machine.
 
 let directory: ReturnType<typeof temporaryDirectory>;
 let fleetKeyFile: string;
@@ -29,7 +29,7 @@ afterEach(async () => {
 
 const gossip = () => ['--gossip-listen', '/ip4/127.0.0.1/tcp/0', '--fleet-key-file', fleetKeyFile];
 
-it('announces what is published at its start, and each publication from then on', async () => {
+it('announces the published state at its start, and each publication from then on', async () => {
   const data = join(directory.path, 'data');
   origin = await spawnOrigin(data);
   const { operator } = origin;
@@ -59,7 +59,7 @@ it('announces what is published at its start, and each publication from then on'
   ]);
 });
 
-it("does not start without the fleet's key, nor with one that others may read", async () => {
+it("does not start without the fleet's key, or with one that others may read", async () => {
   const data = join(directory.path, 'data');
   await expect(spawnOrigin(data, gossip().slice(0, 2))).rejects.toThrow('SITECAST_FLEET_KEY_MISSING');
   const open = join(directory.path, 'open.key');

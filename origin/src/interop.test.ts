@@ -38,7 +38,7 @@ function has(program: string, ...args: string[]): boolean {
   }
 }
 
-/** In CI nothing may be missing; elsewhere the test says why it's skipped. */
+/** In CI no program may be missing. Elsewhere the test gives the reason for its skip. */
 function needs(program: string, ...args: string[]): { skip: boolean; why: string } {
   const isThere = has(program, ...args);
   if (!isThere && process.env.CI !== undefined) throw new Error(`${program} is not installed`);
@@ -48,7 +48,7 @@ function needs(program: string, ...args: string[]): { skip: boolean; why: string
 const nginx = needs('nginx', '-v');
 const casync = needs('casync', '--version');
 
-/** Serves the repository's folder with nginx as it comes, on a free port. */
+/** Serves the repository's folder with an unmodified nginx, on a free port. */
 async function startNginx(): Promise<{ url: string; stop: () => Promise<void> }> {
   const probe = createServer().listen(0, '127.0.0.1');
   await once(probe, 'listening');
@@ -110,7 +110,7 @@ async function expectClientAccepts(url: string): Promise<void> {
   expect(await client.findTarget('rollouts/camera.json')).toBeUndefined();
 }
 
-/** Debian's casync puts the image together again from an index and the chunks below a URL. */
+/** Debian's casync assembles the image from an index and the chunks below a URL. */
 async function expectCasyncExtracts(url: string, name: string): Promise<void> {
   const index = join(scratch.path, `${name}.caibx`);
   const out = join(scratch.path, `${name}.img`);

@@ -13,7 +13,7 @@ let directory: ReturnType<typeof temporaryDirectory>;
 let origin: TestOrigin;
 let server: RunningServer;
 const logged: string[] = [];
-/** What was read is served from an open file for a while. */
+/** A file that was read is served from its open handle for a while. */
 let passedMs = 0;
 const letGo = () => (passedMs += 3_600_000);
 
@@ -76,7 +76,7 @@ async function productFile(): Promise<Buffer> {
 const metric = async (name: string) =>
   Number(new RegExp(`^${name} (.*)$`, 'm').exec(await (await origin.app.request('/metrics')).text())?.[1]);
 
-it('a manifest or product file that is deleted or damaged is put back from its copy when it is read', async () => {
+it('a manifest or product file that is deleted or damaged is restored from its copy when it is read', async () => {
   const manifest = manifestOf('camera', 1);
   const product = `${hexOf(await productFile())}.camera.json`;
   const right = readFileSync(join(folder(), manifest));
@@ -91,13 +91,13 @@ it('a manifest or product file that is deleted or damaged is put back from its c
   expect(logged.filter(line => line.includes('put back from its copy'))).toHaveLength(2);
   expect(await metric('sitecast_damaged_files_total')).toBe(2);
   expect(await metric('sitecast_lost_files')).toBe(0);
-  // Without anybody having asked for it, too.
+  // It is restored without a request, too.
   rmSync(join(folder(), manifest));
   await origin.scrubber.survey();
   expect(readFileSync(join(folder(), manifest))).toEqual(right);
 });
 
-it('one that is served although the disk has lost it is listed as lost, and publishing the same again gives it back', async () => {
+it('a file that is served although the disk has lost it is listed as lost, and publishing the same again restores it', async () => {
   const manifest = manifestOf('camera', 2);
   const right = readFileSync(join(folder(), manifest));
   expect((await sitecast('release', 'list')).stdout).not.toContain('lost');
@@ -116,12 +116,12 @@ it('one that is served although the disk has lost it is listed as lost, and publ
   expect((await sitecast('status')).stderr).not.toContain('lost');
 });
 
-it('one that is lost with its copy is named once it was asked for, and does not keep others from anything', async () => {
+it('a file that is lost with its copy is named once it was requested, and affects nothing else', async () => {
   const manifest = manifestOf('camera', 2);
   rmSync(join(folder(), manifest));
   rmSync(at('data/spare', manifest.slice(0, 64)));
   letGo();
-  // Whoever reads it: a gateway, or `release list`.
+  // Any reader notices it: a gateway, or `release list`.
   const list = await sitecast('release', 'list', '--json');
   expect(JSON.parse(list.stdout)).toMatchObject({
     releases: [{ version: '1.0.0' }],
@@ -137,7 +137,7 @@ it('one that is lost with its copy is named once it was asked for, and does not 
   });
 
   expect(await publish('door', '1.0.0')).toMatchObject({ exitCode: 0 });
-  // It could be this very version.
+  // The lost release could have this very version.
   expect(await publish('camera', '2.0.0')).toMatchObject({
     exitCode: 3,
     stderr: expect.stringMatching(/SITECAST_FILES_LOST[^]*release withdraw camera VERSION --counter 2/),
@@ -153,7 +153,7 @@ it('one that is lost with its copy is named once it was asked for, and does not 
   await expect.poll(() => metric('sitecast_lost_files'), { interval: 5, timeout: 60_000 }).toBe(0);
 });
 
-it('without its copy the origin says so itself, where it needs it first', async () => {
+it('a file without its copy is reported by the origin itself, where it needs the file first', async () => {
   const manifest = manifestOf('door', 1);
   rmSync(join(folder(), manifest));
   rmSync(at('data/spare', manifest.slice(0, 64)));

@@ -40,12 +40,12 @@ async function start(...args: string[]): Promise<string> {
   return JSON.parse(stdout).id;
 }
 
-/** What a device says of a rollout. */
+/** The report of a device about a rollout. */
 const saying = (id: string, said: Said) => ({ rollout: { id, attempt: 1 }, ...said });
 const WELL: Said = { state: 'completed' };
 const FAILED: Said = { state: 'failed', reason: { code: 'healthFailed', message: 'no picture' } };
 
-/** Everybody whom the rollout has reached says so. */
+/** All devices that the rollout has reached report the same. */
 async function everybody(id: string, members: readonly TestMember[], said: Said): Promise<void> {
   const status = await harness.call('GET', `/api/v1/rollouts/${id}`);
   const reached: { id: string }[] = Array.isArray(status.devices) ? status.devices : [];
@@ -60,7 +60,7 @@ async function passHours(hours: number): Promise<void> {
 }
 
 describe('rollout status --watch', () => {
-  it('goes on over the stages of a rollout, and ends with 0 when it is completed', async () => {
+  it('continues over the stages of a rollout, and exits with 0 when it is completed', async () => {
     const members = await devices(5);
     const id = await start('--stages', '20,60,100', '--soak', '1h');
     await everybody(id, members, WELL);
@@ -86,7 +86,7 @@ describe('rollout status --watch', () => {
     expect(watched.stdout).toContain('5 of 5 devices reached  5 of 5 completed');
   });
 
-  it('ends with 0 when the stage is over that was asked for, and not before', async () => {
+  it('exits with 0 when the requested stage is over, and not before', async () => {
     const members = await devices(5);
     const id = await start('--stages', '20,60,100', '--soak', '1h');
     expect(await sitecast('rollout', 'status', id, '--until-stage', '4')).toMatchObject({ exitCode: 2 });
@@ -120,7 +120,7 @@ describe('rollout status --watch', () => {
       undefined,
       'does not go on by itself',
     ],
-  ] as const)('ends with 1 for one that is %s', async (_what, flags, said, act, text) => {
+  ] as const)('exits with 1 for one that is %s', async (_what, flags, said, act, text) => {
     const members = await devices(5);
     const id = await start('--stages', '20,100', ...flags);
     await everybody(id, members, said);
@@ -132,7 +132,7 @@ describe('rollout status --watch', () => {
     expect(await sitecast('rollout', 'status', id)).toMatchObject({ exitCode: 0 });
   });
 
-  it('ends with 1 in the last stage with a failure that was tolerated, and with 0 once that is good enough', async () => {
+  it('exits with 1 in the last stage with a tolerated failure, and with 0 once an operator completes it', async () => {
     const [bad, ...others] = await devices(3);
     const id = await start('--all-at-once', '--max-failures', '50%');
     await bad?.report(saying(id, FAILED));
@@ -145,7 +145,7 @@ describe('rollout status --watch', () => {
     expect(await sitecast('rollout', 'status', id, '--watch')).toMatchObject({ exitCode: 0 });
   });
 
-  it('of one that soaks in its last stage ends at its completion; then it can be sent back, and says what that waits for', async () => {
+  it('of a rollout that soaks in its last stage exits at its completion; then it can be rolled back, and shows what that waits for', async () => {
     const members = await devices(2);
     const id = await start('--all-at-once', '--last-soak', '1h');
     const release = { counter: 1, version: '1.0.0' };
@@ -180,12 +180,12 @@ describe('rollout status --watch', () => {
   });
 });
 
-describe('what a device says', () => {
-  /** What an operator must not see as a line, nor the terminal obey, nor be hidden from either. */
+describe('text from a device', () => {
+  /** Text that must neither appear as a line of its own, nor control the terminal, nor be invisible. */
   const EVIL = 'no picture\nnorth-2  completed\t\u001b[2Jx\u200b\u{e0041}\u202e';
   const OBEYED = /(?!\n)[\p{Cc}\p{Default_Ignorable_Code_Point}]/u;
 
-  it('can neither forge a line nor hide in one, whichever command shows it', async () => {
+  it('can neither forge a line nor hide in one, in any command', async () => {
     const [device] = await devices(1);
     const id = await start('--all-at-once', '--max-failures', '0%');
     const reason = { code: 'x\ny', message: EVIL };
@@ -208,23 +208,23 @@ describe('what a device says', () => {
       expect(shown.filter(line => line.includes('no picture ↵ north-2 completed'))).not.toEqual([]);
       expect(shown.filter(line => line.startsWith('north-2'))).toEqual([]);
     }
-    // Two devices' worth of lines would be: headline, device; ending and its hint.
+    // There are only four lines: headline and device, the ending and its hint.
     expect(watched).toHaveLength(4);
-    // What the device calls itself stands below what the origin knows of it.
+    // The device's own statements are below what the origin knows of it.
     expect(show.filter(line => /^state +failed$/.test(line))).toHaveLength(1);
     expect(show.indexOf('state        completed')).toBeGreaterThan(
       show.findIndex(line => /AS THE DEVICE SAYS/.test(line)),
     );
     expect(await lines('audit')).toHaveLength(1 + harness.origin.audit.head.seq);
     expect(await lines('token', 'list')).toContainEqual(expect.stringContaining('eve\ufffd'));
-    // A script gets what was said, and a terminal nothing to obey.
+    // A script gets the original text, and a terminal gets nothing that it obeys.
     const { stdout } = await sitecast('device', 'show', of, '--json');
     expect(stdout).not.toMatch(OBEYED);
     expect(JSON.parse(stdout).last.reason).toEqual(reason);
   });
 });
 
-it('sitecast audit shows what was asked for, by whom, what, of what and when, and says where that is nothing', async () => {
+it('sitecast audit shows the matching entries by operator, action, subject and time, and says where there are none', async () => {
   const [device] = await devices(1);
   harness.clock.passHours(48);
   await harness.call('POST', `/api/v1/devices/${device?.id ?? ''}/revoke`);
@@ -239,7 +239,7 @@ it('sitecast audit shows what was asked for, by whom, what, of what and when, an
   expect(await found('--of', 'device', '--until', '2030-01-01')).toEqual(['device.enrol']);
   expect(await found('--since', '2030-01-02', '--until', '2030-01-03')).toEqual(['device.revoke']);
   expect(await found('--since', '2030-01-02', '--until', '2030-01-02')).toEqual([]);
-  // The whole chain is checked, whatever of it is shown.
+  // The whole chain is checked, whatever part of it is shown.
   expect(await found('--verify', '--action', 'device.revoke')).toEqual(['device.revoke']);
   const { seq, hash } = harness.origin.audit.head;
   expect(await sitecast('audit', '--verify')).toMatchObject({
@@ -250,7 +250,7 @@ it('sitecast audit shows what was asked for, by whom, what, of what and when, an
   expect(none).toMatchObject({ exitCode: 0, stdout: expect.stringContaining('no entry fits, of ') });
 });
 
-it('sitecast rollout start says what a slip of a name was meant to be, how many of how many it reaches, and how long it soaks', async () => {
+it('sitecast rollout start suggests the right name after a typing error, and shows how many devices it reaches and how long it soaks', async () => {
   await devices(5);
   const of = ['rollout', 'start', 'camera', '1.0.0'];
   const slip = await sitecast(...of, '--all-at-once', '--site', 'nroth');
@@ -277,8 +277,8 @@ it('sitecast rollout start says what a slip of a name was meant to be, how many 
   expect(moon).toMatchObject({ exitCode: 3, stderr: expect.stringContaining('SITECAST_ROLLOUT_OVERLAPS') });
 });
 
-describe('an empty list says what it is empty of', () => {
-  it('nobody at all, nobody of these, or a name that nobody has', async () => {
+describe('an empty list says why it is empty:', () => {
+  it('no members at all, no matching ones, or an unknown name', async () => {
     const said = async (...args: string[]) => (await sitecast('device', 'list', ...args)).stdout;
     expect(await said()).toContain('no device is enrolled yet');
     await devices(1);
@@ -298,7 +298,7 @@ describe('an empty list says what it is empty of', () => {
     expect((await said('--pending', '--silent-for', '1h')).trimEnd().split('\n')).toHaveLength(4);
   });
 
-  it('and a site that comes to be by a slip is told', async () => {
+  it('and a new site is reported, in case it is a typing error', async () => {
     const [device] = await devices(1);
     const accepted = harness.member();
     await accepted.enrol();
@@ -314,8 +314,8 @@ describe('an empty list says what it is empty of', () => {
   });
 });
 
-describe('what cannot be done', () => {
-  it('is refused before it is asked about', async () => {
+describe('an impossible act', () => {
+  it('is refused before the question', async () => {
     const [one] = await devices(3);
     const id = await start('--all-at-once', '--on-failure', 'pause');
     const late = await sitecast('rollout', 'advance', id);

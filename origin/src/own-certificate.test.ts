@@ -34,7 +34,7 @@ async function client(url: string): Promise<OriginClient> {
   return new OriginClient(url, token, await Connections.open({ ca, variables: {} }));
 }
 
-it('is renewed without a restart, refused where its key is another’s, and warned of 30 days before its end', async () => {
+it('is renewed without a restart, refused where its key does not match, and warned of 30 days before it expires', async () => {
   await give(VALID);
   const logged: string[] = [];
   origin = await startOrigin(
@@ -67,7 +67,7 @@ it('is renewed without a restart, refused where its key is another’s, and warn
   });
 });
 
-it('is told to have expired', async () => {
+it('is reported as expired', async () => {
   await give(EXPIRED);
   const certificate = await OwnCertificate.read(paths());
   expect(certificate.warnings(Date.parse('2020-11-01T00:00Z'))).toEqual([]);

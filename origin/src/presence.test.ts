@@ -40,7 +40,7 @@ async function say(gateway: TestMember, seq: number, said: Partial<Presence>): P
   expect((await gateway.post('/site/v1/presence', { ...message, ...said })).body.next).toBe('changes');
 }
 
-it('shows who lives, who is silent, where nobody tells, and who holds up a site', async () => {
+it('shows who is heard, who is silent, where no gateway reports, and which device blocks a site', async () => {
   const [well, holder, waiter] = [await harness.device(), await harness.device(), await harness.device()];
   const [far, quiet] = [await harness.device('west'), await harness.device('south')];
   const { id } = await harness.startRollout();
@@ -70,7 +70,7 @@ it('shows who lives, who is silent, where nobody tells, and who holds up a site'
   expect((await sitecast('rollout', 'status', rollout)).split('\n')).toContain(turn);
   let status = await sitecast('status');
   expect(status).toContain('gateways: 2 heard, 0 silent, 1 that do not tell');
-  // It's heard, and may well be busy.
+  // The device is heard, and may well be busy.
   expect(status).not.toContain('door-7');
 
   await say(north, 2, { gone: [{ id: holder.id, ageS: 300 }], turns });
@@ -86,7 +86,7 @@ it('shows who lives, who is silent, where nobody tells, and who holds up a site'
   expect(lineOf(list, north.id)).toContain('enrolled          now');
 });
 
-it('shows what an origin of an earlier version can tell', async () => {
+it('shows what an origin of an earlier version can report', async () => {
   const none = new SitecastError('notFound', 'SITECAST_NOT_FOUND', 'there is no "/api/v1/presence"');
   expect(await fetchPresence({ json: () => Promise.reject(none) })).toBeUndefined();
 });

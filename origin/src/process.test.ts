@@ -26,7 +26,7 @@ async function start(args: readonly string[] = [], at = data): Promise<SpawnedOr
   return origin;
 }
 
-/** Lets an operator go on with the next process. */
+/** Connects an operator to the next process. */
 function moveTo({ url, operator: { token } }: SpawnedOrigin, operator: TestOperator): void {
   operator.connect((path, init) => fetch(url + path, init), token);
 }
@@ -40,7 +40,7 @@ async function targetsVersion(operator: TestOperator): Promise<number> {
 
 const mode = (path: string) => (statSync(join(data, path)).mode & 0o777).toString(8);
 
-it('makes its data directory, says where it listens and where the token is, and keeps secrets to itself', async () => {
+it('creates its data directory, prints its address and the token’s file, and keeps secrets readable for itself only', async () => {
   const origin = await start(['--log-level', 'trace']);
   const token = readFileSync(join(data, 'admin.token'), 'utf8');
   expect(token).toMatch(/^sitecast_[\w-]{43}\n$/);
@@ -73,13 +73,13 @@ it('makes its data directory, says where it listens and where the token is, and 
 
   const again = await start();
   expect(again.output()).not.toContain('token');
-  // What is under way when it's asked to stop is finished.
+  // A request that is running when the process is asked to stop is finished.
   const upload = again.operator.uploadChunks(randomChunks(64, 50_000));
   await new Promise(resolve => setTimeout(resolve, 20));
-  // Its connection may come too late to be taken.
+  // The connection may come too late to be accepted.
   const [response, code] = await Promise.all([upload.catch(() => undefined), again.stop('SIGTERM')]);
   expect(code).toBe(0);
-  // Either it was taken whole, or its connection never was.
+  // Either the whole request was handled, or its connection was never accepted.
   expect([200, undefined]).toContain(response?.status);
 });
 
@@ -90,7 +90,7 @@ it('says what is wrong with TLS files that it cannot read', async () => {
 });
 
 describe('a killed process', () => {
-  it('in the midst of an upload loses no chunk that it had said it has, and keeps no half one', async () => {
+  it('during an upload loses no acknowledged chunk, and keeps no partial one', async () => {
     const origin = await start();
     await origin.operator.initialise();
     const chunks = randomChunks(200, 20_000);
@@ -123,13 +123,13 @@ describe('a killed process', () => {
     await operator.publishOk('camera', imageOf(...chunks.slice(0, 50)));
   });
 
-  it('in the midst of publishing has published all or nothing, and publishes it when asked again', async () => {
+  it('during a publication has published everything or nothing, and publishes it when asked again', async () => {
     let origin = await start();
     const { operator } = origin;
     await operator.initialise();
     const store = new MemoryMetadataStore();
     await TufClient.init(store, Buffer.from(await operator.signedRoot()), Date.now());
-    // Sooner and later in what a publication takes.
+    // Earlier and later during a publication.
     for (const [round, delayMs] of [5, 30].entries()) {
       const image = imageOf(...randomChunks(60, 2000));
       operator.next();
@@ -137,7 +137,7 @@ describe('a killed process', () => {
       await operator.upload(image);
       await operator.uploadFiles();
       const change = { targets: await operator.signedTargets() };
-      // The origin dies before it answers, mostly.
+      // The origin usually dies before it answers.
       const answer = operator.send(change).catch(() => undefined);
       await new Promise(resolve => setTimeout(resolve, delayMs));
       await origin.stop('SIGKILL');
@@ -159,7 +159,7 @@ describe('a killed process', () => {
 });
 
 describe('a full disk', () => {
-  it('is told as 507 with its own code, leaves nothing half-done, and is no matter once there is room again', async context => {
+  it('is reported as 507 with its own code, leaves nothing half-done, and does no harm once there is room again', async context => {
     if (!mountSmallDisk(data, 16)) context.skip('a small tmpfs could not be mounted: that takes root');
     try {
       await expectRoomToMatter();

@@ -41,7 +41,7 @@ async function run(...args: string[]) {
   return { exitCode, text, served, level };
 }
 
-it('explains itself and its exit codes with --help', async () => {
+it('prints its help and its exit codes for --help', async () => {
   const { exitCode, text } = await run('--help');
   expect(exitCode).toBe(0);
   expect(text).toContain('Usage: sitecast-origin');
@@ -60,7 +60,7 @@ it('refuses an unknown option with exit code 2 and names it', async () => {
   expect(text).toContain('--frobnicate');
 });
 
-it('listens on loopback alone unless told otherwise', async () => {
+it('listens on loopback only by default', async () => {
   const { served, level } = await run('serve', '--data', 'd');
   expect(served).toEqual({
     gossip: { listen: [], announce: [], fleetKeyFile: undefined },
@@ -77,7 +77,7 @@ it('listens on loopback alone unless told otherwise', async () => {
   expect(level).toBe('info');
 });
 
-it('takes what it is told', async () => {
+it('accepts its settings', async () => {
   const args = [
     '--listen',
     '[::1]:0',
@@ -125,7 +125,7 @@ it.each([
   expect(secured.served?.tls).toEqual({ certPath: 'c.pem', keyPath: 'k.pem' });
 });
 
-it.each(['127.0.0.1:1', '127.1.2.3:1', 'localhost:1', '[::1]:1'])('takes %s for loopback', async listen => {
+it.each(['127.0.0.1:1', '127.1.2.3:1', 'localhost:1', '[::1]:1'])('treats %s as loopback', async listen => {
   expect((await run('serve', '--data', 'd', '--listen', listen)).exitCode).toBe(0);
 });
 
@@ -145,7 +145,7 @@ it.each([
   expect(served).toBeUndefined();
 });
 
-it('tells after a recovery what came back, what is lost, and which rollouts wait for somebody to look', async () => {
+it('prints after a recovery what was restored, what is lost, and which rollouts wait for a review', async () => {
   const { exitCode, text } = await run('recover', '--data', 'd', '--from', 'http://gateway:7401');
   expect(text).toContain('the audit log goes on from entry 12 of 2030-01-01T00:00:00.000Z');
   expect(exitCode).toBe(0);

@@ -12,7 +12,7 @@ beforeEach(async () => {
 });
 afterEach(() => origin.remove());
 
-it('logs by itself that it becomes ready or not, once each time, and tells operators of disk and database', async () => {
+it('logs each change of its readiness once, and reports disk and database to operators', async () => {
   const logged: string[] = [];
   const room = { freeBytes: async () => free, reserveBytes: 2 ** 20 };
   const state: { trouble: SitecastError | undefined; damage: undefined; mendedCount: number } = {
@@ -52,7 +52,7 @@ it('logs by itself that it becomes ready or not, once each time, and tells opera
   await readiness.stop();
 });
 
-it('logs what can be expected without its stack, and what goes on failing once', () => {
+it('logs an expected failure without its stack, and a repeated failure once', () => {
   const cause = Object.assign(new Error('EIO: i/o error'), { code: 'EIO' });
   const full = new SitecastError('noSpace', 'SITECAST_NO_SPACE', 'full', { hint: 'Make room.', cause });
   expect(errorFields(full)).toEqual({

@@ -10,7 +10,7 @@ import { Upkeep } from './upkeep.ts';
 let origin: Awaited<ReturnType<typeof temporaryOrigin>>;
 let logged: string[];
 let upkeep: Upkeep;
-/** What the upkeep waits for; calling it lets that time pass. */
+/** The upkeep's pending timer. A call of `act` lets that time pass. */
 let due: { delayMs: number; act: () => void } | undefined;
 
 beforeEach(async () => {
@@ -35,7 +35,7 @@ afterEach(async () => {
   await origin.remove();
 });
 
-/** Lets the clock and the upkeep's timer run on together. */
+/** Moves the clock and the upkeep's timer together. */
 async function passMinutes(minutes: number): Promise<void> {
   for (let passed = 0; passed < minutes; passed += 1) {
     const waited = due;
@@ -58,13 +58,13 @@ it('renews the timestamp every hour', async () => {
   expect(origin.repository.versions().timestamp).toBe(3);
 });
 
-it('signs all that is due at the start, before anybody is served', async () => {
+it('signs everything that is due at the start, before any request is served', async () => {
   origin.clock.passDays(20);
   await upkeep.start();
   expect(origin.repository.versions()).toMatchObject({ timestamp: 2, snapshot: 2, rollouts: 2, deltas: 2 });
 });
 
-it('says what went wrong, goes on, and tries again', async () => {
+it('reports what failed, continues, and tries again', async () => {
   const files = new DiskFiles(origin.path);
   await files.move('repository/metadata', 'repository/away');
   origin.clock.passHours(1);
@@ -93,7 +93,7 @@ it('warns once a day of what only operators can renew', async () => {
   expect(warnings()).toHaveLength(4);
 });
 
-it('deletes uploads that nobody published, at the start and every day', async () => {
+it('deletes uploads that were never published, at the start and every day', async () => {
   const { operator, clock, chunks } = origin;
   await operator.upload(imageOf(...randomChunks(1)));
   clock.passDays(29);
@@ -104,7 +104,7 @@ it('deletes uploads that nobody published, at the start and every day', async ()
   expect(await chunks.totals()).toMatchObject({ chunks: 0 });
 });
 
-it('does nothing any more once it was stopped', async () => {
+it('does nothing more once it is stopped', async () => {
   await upkeep.start();
   await upkeep.stop();
   expect(due).toBeUndefined();

@@ -27,7 +27,7 @@ async function headNow(): Promise<string> {
   return /end (\d+:[0-9a-f]{64})/.exec(stdout)?.[1] ?? '';
 }
 
-it('sitecast audit shows who did what, and that the log still holds what it held', async () => {
+it('sitecast audit shows who did what, and verifies that the log is unchanged', async () => {
   await makeToken('ann');
   const early = await headNow();
   await makeToken('bob');
@@ -42,7 +42,7 @@ it('sitecast audit shows who did what, and that the log still holds what it held
   expect(none).toMatchObject({ entries: [], head: { seq: 3 } });
 });
 
-it('sitecast audit tells that an origin was put back to a backup', async () => {
+it('sitecast audit reports that an origin was restored from a backup', async () => {
   const { url } = origin;
   await origin.stop();
   await cp(testbed.path('origin'), testbed.path('backup'), { recursive: true });

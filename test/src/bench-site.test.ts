@@ -26,7 +26,7 @@ function startBench(env: Record<string, string>): ChildProcess {
   });
 }
 
-it('the site bench says in one line which programs it lacks', async () => {
+it('the site bench names the programs that it lacks in one line', async () => {
   const bench = startBench({ PATH: '/nowhere' });
   let said = '';
   bench.stderr?.setEncoding('utf8').on('data', (text: string) => (said += text));
@@ -85,18 +85,18 @@ describe('a target of the site bench', () => {
     expect(judged('thin-gateway', { ms: 4200 })).toEqual(['gateway > 1.5']);
   });
 
-  it('counts no byte that TCP sent again', () => {
+  it('counts no byte that TCP retransmitted', () => {
     const lost = { wanBytes: 1.07 * IMAGE_BYTES, resentBytes: 0.02 * IMAGE_BYTES };
     expect(judged('lossy-wan', lost)).toEqual([]);
     expect(judged('lossy-wan', { ...lost, resentBytes: 0 })).toEqual(['WAN > 1.06']);
   });
 
-  it('is missed where a device has not finished, or says so with a wrong slot', () => {
+  it('is missed where a device has not finished, or has finished with a wrong slot', () => {
     expect(judged('no-peers', { finished: 7, ms: Number.NaN })).toEqual(['7 of 8 finished']);
     expect(judged('no-peers', { wrong: ['d1-b.img'] })).toEqual(['1 slots are wrong']);
   });
 
-  it('is missed where the WAN was used once the gateway had been warm', () => {
+  it('is missed where the WAN was used after the gateway’s cache was filled', () => {
     expect(judged('gateway-dies', { wanBytes: 0.02 * IMAGE_BYTES })).toEqual(['WAN > 0.01']);
   });
 });

@@ -37,13 +37,13 @@ it.each(Object.entries(commands))('%s ends quietly when its reader has gone', as
   expect(stderr).toBe('code 0\n');
 });
 
-it('says in one line, and by its exit code, that its output could not be written', async () => {
+it('reports in one line, and by its exit code, that its output could not be written', async () => {
   const bin = fileURLToPath(new URL(commands.sitecast, import.meta.url));
   const { stderr } = await run('bash', ['-c', '"$0" --help > /dev/full; echo "code $?" >&2', bin]);
   expect(stderr).toMatch(/^the output can't be written: .*\ncode 1\n$/);
 });
 
-it('the demo’s lines run the checkout’s own commands, wherever they are typed', async () => {
+it('the lines that the demo prints run the checkout’s own commands, from any directory', async () => {
   const testbed = await Testbed.open();
   try {
     const lines = invitation({ testbed, devices: [], originUrl: 'http://127.0.0.1:1' });
@@ -59,7 +59,7 @@ it('the demo’s lines run the checkout’s own commands, wherever they are type
   }
 });
 
-it('nothing that is printed or read has anybody fetch a command by a name that is not ours', () => {
+it('no printed or documented line makes anyone fetch a command from the registry', () => {
   const top = new URL('../../', import.meta.url);
   for (const name of ['README.md', 'CONTRIBUTING.md', 'SECURITY.md', 'docs/OPERATIONS.md'])
     expect(readFileSync(new URL(name, top), 'utf8')).not.toMatch(/npx\b(?!`)|npm exec/);

@@ -30,7 +30,7 @@ const service = z.object({
   healthcheck: z.object({ test: words }).optional(),
   working_dir: z.string().optional(),
 });
-// Compose takes `$$` for a dollar sign.
+// Compose reads `$$` as a dollar sign.
 const composeText = read('docker-compose.yml').replaceAll('$$', '$');
 const raw: unknown = parse(composeText, { merge: true });
 const compose = z
@@ -43,12 +43,12 @@ const compose = z
 
 interface Outcome {
   exitCode: number;
-  /** What the command would have started with. */
+  /** The settings with which the command would have started. */
   settings: unknown;
   errors: string;
 }
 
-/** Lets a real command read its flags, environment and file, with all its checks, and start nothing. */
+/** Lets a real command read its flags, environment and file, with all its checks, and starts nothing. */
 async function understand(
   role: Role,
   args: readonly string[],
@@ -86,7 +86,7 @@ function roleOf(command: string | undefined): Role {
   return role;
 }
 
-/** Follows the words of a command line through the real command, down to the subcommand that takes them. */
+/** Follows the words of a command line through the real command, down to the subcommand that they name. */
 function unknownFlags(line: string): string[] {
   const [name, ...rest] = line.trim().split(/\s+/);
   let command: Command = name === 'sitecast' ? operatorProgram() : programOf(roleOf(name), async () => {});
@@ -102,7 +102,7 @@ function unknownFlags(line: string): string[] {
   return given.filter(flag => !known.has(flag)).map(flag => `${flag} in: ${line}`);
 }
 
-/** The command lines that stand in a text: `sitecast …`, `sitecast-agent …`. */
+/** The command lines in a text: `sitecast …`, `sitecast-agent …`. */
 function linesIn(text: string): string[] {
   const joined = text.replaceAll(/\\\n\s*/g, ' ');
   return [...joined.matchAll(/(?:^|[\s`])(sitecast(?:-\w+)? [a-z][^\n`|#&]*)/gm)].map(
@@ -115,9 +115,9 @@ describe('docker-compose.yml', () => {
     command[0]?.startsWith('sitecast-'),
   );
 
-  it('is what the Compose specification allows', () => {
+  it('conforms to the Compose specification', () => {
     const validate = new Ajv2019({ strict: false, validateFormats: false }).compile(
-      // The validator knows neither `id` (an older draft's) nor a `$schema` with `#` at its end.
+      // The validator doesn't know `id` (from an older draft) or a `$schema` that ends in `#`.
       JSON.parse(JSON.stringify(composeSchema), (key, value: unknown) =>
         (key === 'id' || key === '$schema') && typeof value === 'string' ? undefined : value,
       ),
@@ -128,7 +128,7 @@ describe('docker-compose.yml', () => {
   });
 
   it.each(runners)(
-    '%s starts with settings that the real command takes',
+    '%s starts with settings that the real command accepts',
     async (_name, { command, environment }) => {
       const [name, ...args] = command;
       expect(await understand(roleOf(name), args, environment)).toMatchObject({
@@ -146,7 +146,7 @@ describe('docker-compose.yml', () => {
       expect(names.filter(name => name.startsWith(`device-${site}-`))).toHaveLength(2);
   });
 
-  it('names only services, networks and volumes that it defines, and no directory is owned twice', () => {
+  it('uses only services, networks and volumes that it defines, and gives each directory one owner', () => {
     const owners = new Map<string, string>();
     for (const [name, { volumes, networks, depends_on }] of Object.entries(compose.services)) {
       expect(Object.keys(compose.services)).toEqual(expect.arrayContaining(Object.keys(depends_on)));
@@ -160,7 +160,7 @@ describe('docker-compose.yml', () => {
     }
   });
 
-  it('hands every token that is asked for from setup to those who start with it', () => {
+  it('hands every required token from setup to the services that start with it', () => {
     const script = compose.services.setup?.command.at(-1) ?? '';
     const made = ['north', 'south']
       .flatMap(site =>
@@ -172,7 +172,7 @@ describe('docker-compose.yml', () => {
     expect(wanted).toHaveLength(6);
   });
 
-  it('writes down no flag that the commands lack', () => {
+  it('uses no flag that the commands lack', () => {
     const texts = [
       composeText
         .replaceAll(/^# +/gm, '')
@@ -189,7 +189,7 @@ describe('Dockerfile', () => {
   const dockerfile = read('Dockerfile').replaceAll(/\\\n\s*/g, ' ');
   const instructions = dockerfile.split('\n').filter(line => /^[A-Z]+ /.test(line));
 
-  it('copies what is there, and lets the build context have all of it', () => {
+  it('copies existing files, and the build context includes all of them', () => {
     const copied = [...dockerfile.matchAll(/^COPY --from=build \/opt\/sitecast\/(\S+)/gm)].map(
       ([, path]) => path ?? '',
     );
@@ -209,7 +209,7 @@ describe('Dockerfile', () => {
     expect(names.filter(name => !existsSync(join(top, 'node_modules/.bin', name)))).toEqual([]);
   });
 
-  it('runs as nobody special, and owns every directory that a volume is mounted at', () => {
+  it('runs as an unprivileged user that owns every directory at which a volume is mounted', () => {
     expect(instructions.findLast(line => line.startsWith('USER '))).toBe('USER 1000:1000');
     const made = instructions.find(line => line.includes('install -d'))?.split(' ') ?? [];
     const mounted = Object.values(compose.services).flatMap(({ volumes }) =>
@@ -220,7 +220,7 @@ describe('Dockerfile', () => {
 });
 
 describe('docs/OPERATIONS.md', () => {
-  it('names commands, flags, files and metrics that are there', () => {
+  it('names existing commands, flags, files and metrics', () => {
     const text = read('docs/OPERATIONS.md');
     expect(linesIn(text).flatMap(unknownFlags)).toEqual([]);
     const files = [...text.matchAll(/deploy\/[\w./-]+\.(?:yaml|service)/g)].map(([path]) => path);
@@ -236,12 +236,12 @@ describe.each(ROLES)('deploy: %s', role => {
   const unit = `deploy/systemd/sitecast-${role}.service`;
   const config = `deploy/etc/${role}.yaml`;
 
-  it('the example configuration is one that the real command takes', async () => {
+  it('the real command accepts the example configuration', async () => {
     const { exitCode, errors } = await understand(role, [START[role], '--config', join(top, config)]);
     expect({ exitCode, errors }).toEqual({ exitCode: 0, errors: '' });
   });
 
-  it('a setting that is commented out in it is known, too', async () => {
+  it('every setting that is commented out in it is known, too', async () => {
     const file = join(mkdtempSync(join(tmpdir(), 'sitecast-deploy-')), 'config.yaml');
     const active = read(config)
       .split('\n')
@@ -262,7 +262,7 @@ describe.each(ROLES)('deploy: %s', role => {
     }
   });
 
-  it('the unit starts an installed command with flags that it has, and its data where systemd makes room', () => {
+  it('the unit starts an installed command with known flags, and its data where systemd creates the directory', () => {
     const [, bin = '', line = ''] = /^ExecStart=\/opt\/sitecast\/(\S+\/)(.+)$/m.exec(read(unit)) ?? [];
     expect(existsSync(join(top, bin, line.split(' ')[0] ?? ''))).toBe(true);
     expect(unknownFlags(line.replace(/ --config \S+/, ''))).toEqual([]);
@@ -272,16 +272,16 @@ describe.each(ROLES)('deploy: %s', role => {
   });
 
   const hasAnalyze = canAnalyze();
-  it.skipIf(!hasAnalyze)(`systemd-analyze finds nothing wrong (skipped where it isn't installed)`, () => {
+  it.skipIf(!hasAnalyze)(`systemd-analyze reports nothing (skipped where it isn't installed)`, () => {
     const directory = mkdtempSync(join(tmpdir(), 'sitecast-unit-'));
     const path = join(directory, `sitecast-${role}.service`);
     try {
       writeFileSync(path, read(unit).replaceAll('/opt/sitecast/', top));
       const verified = spawnSync('systemd-analyze', ['verify', path], { encoding: 'utf8' });
-      // A setting that it doesn't understand is a warning alone; other units of this machine are not our business.
+      // An unknown setting is only a warning. Other units of this machine are ignored.
       const own = verified.stderr.split('\n').filter(line => line.includes(path));
       expect({ status: verified.status, own }).toEqual({ status: 0, own: [] });
-      // Tenths of the exposure level: 2 is what a server gets away with, 4.5 a root daemon that writes partitions.
+      // Tenths of the exposure level: 2 is reachable for a server, 4.5 for a root daemon that writes partitions.
       const threshold = role === 'agent' ? '45' : '20';
       execFileSync('systemd-analyze', ['security', '--offline=true', `--threshold=${threshold}`, path], {
         stdio: 'pipe',
@@ -298,7 +298,7 @@ function canAnalyze(): boolean {
     const version = execFileSync('systemd-analyze', ['--version'], { encoding: 'utf8' });
     return Number(/systemd (\d+)/.exec(version)?.[1]) >= 250;
   } catch {
-    // Not installed: the unit files are left to the other tests.
+    // It isn't installed. The other tests still check the unit files.
     return false;
   }
 }

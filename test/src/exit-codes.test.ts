@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Testbed, type CommandName, type Finished, type Server } from './testbed/testbed.ts';
 
 const execute = promisify(execFile);
-/** To start a process is what costs most here. */
+/** Most of the cost here is the start of processes. */
 const side = pLimit(2);
 
 let testbed: Testbed;
@@ -35,7 +35,7 @@ const publish = (image: string, ...more: string[]) => [
   ...more,
 ];
 let newcomers = 0;
-/** Several run at one time. */
+/** A data directory of its own, because several commands run at one time. */
 const ownData = (): string[] => ['--data', `newcomer-${++newcomers}`];
 const gateway = (...more: string[]) => ['serve', ...ownData(), '--origin', NOBODY, ...more];
 const agent = (...more: string[]) => [
@@ -52,7 +52,7 @@ const agent = (...more: string[]) => [
 ];
 const serve = (...more: string[]) => ['serve', ...ownData(), '--listen', '127.0.0.1:0', ...more];
 
-/** What takes a file, with the file in its place. */
+/** Commands that read a file, with the file's path in its place. */
 const READERS: readonly [CommandName, (file: string) => string[]][] = [
   ['sitecast', file => publish(file)],
   ['sitecast', file => publish('image', '--notes-file', file)],
@@ -79,7 +79,7 @@ const FILES = ['nowhere', 'folder', 'text/below'];
 
 const codeOf = ({ stderr }: Finished): string => /\((SITECAST_[A-Z_]+)\)/.exec(stderr)?.[1] ?? stderr;
 
-it('a file that is not there, or is none, ends every command with 2', async () => {
+it('every command exits with 2 for a missing or unusable file', async () => {
   const ended = await Promise.all(
     READERS.flatMap(([name, argsFor], at) =>
       (name === 'sitecast' ? FILES : FILES.slice(at % 2, (at % 2) + 1)).map(file =>
@@ -119,12 +119,12 @@ describe('every command', () => {
     [4, 'SITECAST_NAME_UNRESOLVED', 'sitecast', ['status', '--origin', 'http://nobody.invalid']],
     [4, 'SITECAST_GATEWAY_UNREACHABLE', 'sitecast-agent', agent('--root', 'root.json')],
     [5, 'SITECAST_METADATA_MALFORMED', 'sitecast-gateway', gateway('--root', 'text')],
-  ])('ends with %i and %s where it must: %s %j', async (exitCode, code, name, args) => {
+  ])('exits with %i and %s: %s %j', async (exitCode, code, name, args) => {
     const finished = await testbed.run(name, args);
     expect([finished.exitCode, codeOf(finished)]).toEqual([exitCode, code]);
   });
 
-  it('tells a wrong usage as JSON where JSON was asked for', async () => {
+  it('reports wrong usage as JSON where JSON was asked for', async () => {
     const { exitCode, stdout, stderr } = await testbed.run('sitecast', ['status', '--json', '--frob']);
     expect({ exitCode, stdout, error: JSON.parse(stderr) }).toMatchObject({
       exitCode: 2,
@@ -138,7 +138,7 @@ describe('every command', () => {
   });
 });
 
-it('a token may come through a pipe', async () => {
+it('accepts a token through a pipe', async () => {
   const sitecast = `"${process.execPath}" "${testbed.commandPath('sitecast')}" status --json --token-file`;
   for (const line of [
     `${sitecast} /dev/stdin < origin/admin.token`,
@@ -150,7 +150,7 @@ it('a token may come through a pipe', async () => {
   }
 });
 
-it('a rollout is steered without its id where it is the only one under way', async () => {
+it('steers the only rollout under way without its id', async () => {
   const started = async (product: string): Promise<unknown> => {
     const args = ['rollout', 'start', product, '1.0.0', '--all-at-once', '--json'];
     return JSON.parse((await testbed.run('sitecast', args)).stdout).id;

@@ -10,7 +10,7 @@ import { Testbed, type Server } from './testbed/testbed.ts';
 let testbed: Testbed;
 let origin: Server;
 
-// One fleet for all tests: each makes its own devices.
+// One fleet for all tests. Each test makes its own devices.
 beforeAll(async () => {
   testbed = await Testbed.open();
   origin = await startOrigin();
@@ -33,7 +33,7 @@ afterAll(() => testbed.close());
 const startOrigin = (address = '127.0.0.1:0') =>
   testbed.serve('sitecast-origin', ['serve', '--data', 'origin', '--listen', address, '--log-level', 'warn']);
 
-/** A device that only speaks. */
+/** A device that only talks to the origin, and installs nothing. */
 class Speaker {
   readonly identity = new Identity(KeyPair.generate());
   readonly #epoch = randomBytes(8).toString('hex');
@@ -53,7 +53,7 @@ class Speaker {
     return { status: response.status, body: answer };
   }
 
-  /** @param name what it wants to be called */
+  /** @param name the name that it asks for */
   async enrol(token?: string, name?: string) {
     const pair = token === undefined ? undefined : parseJoinToken(token).pair;
     const enrolment = {
@@ -107,7 +107,7 @@ const said = async (...args: string[]): Promise<string> => {
 };
 
 describe('sitecast', () => {
-  it('makes join tokens that let devices in, lists them without secrets, and takes them back', async () => {
+  it('creates join tokens that let devices in, lists them without secrets, and revokes them', async () => {
     await testbed.json('sitecast', [
       'token',
       'create',
@@ -153,7 +153,7 @@ describe('sitecast', () => {
     expect(await refused(...args)).toEqual({ exitCode: 2, code });
   });
 
-  it('lets a device in that waits, by a part of its id; tags, shows and revokes it', async () => {
+  it('accepts a waiting device by a part of its id; tags, shows and revokes it', async () => {
     const device = new Speaker();
     expect((await device.enrol()).status).toBe(202);
     const { id } = device.identity;
@@ -187,7 +187,7 @@ describe('sitecast', () => {
     });
   });
 
-  it('calls devices by their names, takes these for ids, and asks before one takes the place of another', async () => {
+  it('shows devices by name, accepts names in place of ids, and asks before a device takes the name of another', async () => {
     const token = await said(
       'token',
       'create',
@@ -219,10 +219,10 @@ describe('sitecast', () => {
     const waiting = await testbed.run('sitecast', ['device', 'list', '--pending']);
     expect(waiting.stdout).toMatch(new RegExp(`\n${newId} +quay-10 `));
     expect(waiting.stderr).toContain(`quay-10 is already the name of device ${oldId} (last heard `);
-    // A wished name does not name a device.
+    // A requested name doesn't identify a device.
     expect(await refused('device', 'accept', 'quay-10')).toMatchObject({ code: 'SITECAST_DEVICE_UNKNOWN' });
     expect(await refused('device', 'accept', newId)).toEqual({ exitCode: 3, code: 'SITECAST_NAME_TAKEN' });
-    // It enrolled a moment ago: it may be at work.
+    // It enrolled a moment ago, so it may be at work.
     expect(await refused('device', 'accept', newId, '--replace')).toEqual({
       exitCode: 3,
       code: 'SITECAST_BEARER_HEARD',
@@ -248,7 +248,7 @@ describe('sitecast', () => {
     );
     await new Speaker().enrol(single, 'wished');
     expect(await said('device', 'revoke', 'kept')).toMatch(/^kept \(12D3\w+\) is revoked/);
-    // The name of one device is the end of another's id: the word is ambiguous.
+    // The name of one device is the end of another's id, so the word is ambiguous.
     await new Speaker().enrol(token, oldId.slice(-9));
     expect(await refused('device', 'show', oldId.slice(-9))).toEqual({
       exitCode: 2,
@@ -256,7 +256,7 @@ describe('sitecast', () => {
     });
   });
 
-  it('rolls out, watches until all devices are done, and tells by its exit code how that was', async () => {
+  it('rolls out, watches until all devices are done, and exits by the outcome', async () => {
     const token = await said(
       'token',
       'create',
@@ -299,11 +299,11 @@ describe('sitecast', () => {
       '--json',
     ]);
     expect(exitCode).toBe(0);
-    // All devices are done; the rollout is a moment later.
+    // All devices are done. The rollout completes a moment later.
     await testbed.until(async () => /completed[^]*aborted/.test(await said('rollout', 'list', 'camera')));
   });
 
-  it('starts a rollout from a file, after a dry run, and steers it: all that is said twice is done once', async () => {
+  it('starts a rollout from a file, after a dry run, and steers it; a repeated command has no further effect', async () => {
     const token = await said(
       'token',
       'create',

@@ -5,7 +5,7 @@ type Role = 'origin' | 'gateway' | 'agent';
 const ROLES: Role[] = ['origin', 'gateway', 'agent'];
 const LEVELS = ['debug', 'info', 'warn', 'error'];
 const TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
-/** What it knows of itself at the end: an origin has no id. */
+/** The identity that a daemon has at the end. An origin has no id. */
 const KNOWN_LAST: Record<Role, object> = {
   origin: {},
   gateway: { id: expect.stringMatching(/^12D3KooW/) },
@@ -13,16 +13,16 @@ const KNOWN_LAST: Record<Role, object> = {
 };
 /** No server listens there. */
 const NOWHERE = 'http://127.0.0.1:64999';
-/** Standard error as a service manager gives it that has connected it to the journal. */
+/** Standard error as a service manager passes it that has connected it to the journal. */
 const AS_SERVICE = ['sh', '-c', 'JOURNAL_STREAM="$(stat -Lc %d:%i /proc/self/fd/2)" exec "$@"', 'sh'];
 
 let testbed: Testbed;
-/** As they're started by default. */
+/** Daemons that are started with defaults. */
 const daemons: Partial<Record<Role, Server>> = {};
-/** Without what they need, as services that are to write text. */
+/** Services that lack what they need and log text. */
 const services: Partial<Record<Role, Server>> = {};
 
-/** What of its output isn't for scripts that wait for a start. */
+/** The output, without the lines by which scripts wait for a start. */
 const linesOf = (server: Server | undefined): string[] =>
   (server?.output ?? '')
     .split('\n')
@@ -93,7 +93,7 @@ beforeAll(async () => {
 
 afterAll(() => testbed.close());
 
-it('says with the priority of an error why a service does not start', async () => {
+it('logs with the priority of an error why a service does not start', async () => {
   const { exitCode, stderr } = await testbed.run('sitecast-gateway', serve('rootless', '--origin', NOWHERE), {
     within: AS_SERVICE,
   });
@@ -101,7 +101,7 @@ it('says with the priority of an error why a service does not start', async () =
   expect(stderr).toMatch(/^<3>sitecast-gateway: .*\(SITECAST_ROOT_MISSING\)\n(<3> {2}.*\n)+$/);
 });
 
-it('goes on where its log cannot be written, as on a full disk', async () => {
+it('continues where its log cannot be written, as on a full disk', async () => {
   const onFullDisk = ['sh', '-c', 'exec "$@" 2>/dev/full', 'sh'];
   const debug = serve('unlogged', '--log-level', 'debug');
   const origin = await testbed.serve('sitecast-origin', debug, { within: onFullDisk });
@@ -116,7 +116,7 @@ it.each(['gateway', 'agent'] as const)('a warning of a %s says what is wrong, an
 });
 
 describe.each(ROLES)('%s', role => {
-  it('logs one object of JSON a line, each of the same shape, where nobody looks on', () => {
+  it('logs one JSON object per line, each of the same form, where standard error is no terminal', () => {
     const lines = linesOf(daemons[role]).map((line): Record<string, unknown> => JSON.parse(line));
     expect(lines.length).toBeGreaterThan(0);
     for (const line of lines) {
@@ -131,7 +131,7 @@ describe.each(ROLES)('%s', role => {
     expect(lines.at(-1)).toMatchObject(KNOWN_LAST[role]);
   });
 
-  it('logs text with a priority in place of the time, as a service that is told to', () => {
+  it('logs text with a priority in place of the time, as a service with that setting', () => {
     const lines = linesOf(services[role]);
     expect(lines.length).toBeGreaterThan(0);
     for (const line of lines)

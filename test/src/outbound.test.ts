@@ -7,7 +7,7 @@ let testbed: Testbed;
 let proxy: TestProxy;
 let origin: Server;
 let gateway: Server;
-/** As the names of the test's own DNS, which the proxy alone knows. */
+/** The origin under a name of the test's own DNS, which only the proxy can resolve. */
 let originUrl: string;
 let gatewayUrl: string;
 let env: Record<string, string>;
@@ -44,7 +44,7 @@ afterAll(async () => {
 });
 
 let agents = 0;
-/** One that has met no gateway before. */
+/** Runs an agent that has met no gateway before. */
 const agent = (url: string, more: string[], vars = env): Promise<Finished> =>
   testbed.run(
     'sitecast-agent',
@@ -79,7 +79,7 @@ it('an operator works with an origin of a private authority, through a proxy', a
   expect(direct).toMatchObject({ exitCode: 4, stderr: expect.stringContaining('SITECAST_NAME_UNRESOLVED') });
 });
 
-it('a gateway hears through the proxy of a release as soon as it is published', async () => {
+it('a gateway learns of a release through the proxy as soon as it is published', async () => {
   await operate('token', 'create', '--join', '--kind', 'gateway', '--site', 'north', '--out', 'north.token');
   gateway = await testbed.serve(
     'sitecast-gateway',
@@ -117,7 +117,7 @@ it('a gateway hears through the proxy of a release as soon as it is published', 
   );
 });
 
-it('a device asks its gateway through the proxy that the variables name, or past it', async () => {
+it('a device reaches its gateway through the configured proxy, or directly where it is exempt', async () => {
   for (const slot of ['a.img', 'b.img']) await writeFile(testbed.path(slot), 'slot');
   expect(await agent(gatewayUrl, [])).toMatchObject({ exitCode: 0 });
   expect(proxy.asked.some(line => line.startsWith(`GET ${gatewayUrl}/metadata/`))).toBe(true);
@@ -136,7 +136,7 @@ it('a device asks its gateway through the proxy that the variables name, or past
   expect(await agent(originUrl, ['--ca', 'ca.pem'])).toMatchObject({ exitCode: 0 });
 });
 
-it('a renewed certificate is in use after SIGHUP; one that does not fit is not; and each is told apart', async () => {
+it('SIGHUP activates a renewed certificate and refuses one that does not fit; both are reported', async () => {
   const renew = async (cert: string, key: string, said: string): Promise<void> => {
     await writeFile(testbed.path('cert.pem'), cert);
     await writeFile(testbed.path('key.pem'), key);
@@ -155,7 +155,7 @@ it('a renewed certificate is in use after SIGHUP; one that does not fit is not; 
   expect((await testbed.run('sitecast', ['status'], { env })).exitCode).toBe(5);
 });
 
-it('an origin is brought up to date by a gateway behind the proxy', async () => {
+it('an origin recovers from a gateway behind the proxy', async () => {
   await origin.stop();
   const recovered = await testbed.json(
     'sitecast-origin',

@@ -23,14 +23,14 @@ const IMPORT = /(?:\bfrom\s*|\bimport\s*\(\s*|^import\s+)['"]([@a-z.][\w@./:-]*)
 const sourceOf = (folder: string, path: string): string =>
   join(TOP, folder, path.replace(/^dist\//, 'src/').replace(/\.js$/, '.ts'));
 
-/** `@scope/name/part` and `name/part` are parts of a package. */
+/** The package of an import: `@scope/name/part` and `name/part` are parts of a package. */
 const packageOf = (specifier: string): string =>
   specifier
     .split('/')
     .slice(0, specifier.startsWith('@') ? 2 : 1)
     .join('/');
 
-it('packs what runs and no tests, and declares every package that it imports', async () => {
+it('packs the built files and no tests, and declares every package that it imports', async () => {
   const workspaces = PACKAGES.flatMap(name => ['--workspace', name]);
   const { stdout } = await promisify(execFile)(
     'npm',
@@ -49,7 +49,7 @@ it('packs what runs and no tests, and declares every package that it imports', a
     );
     expect(files.filter(path => /(^|\/)(src|testing)\/|\.test\.|\.map$|tsbuildinfo/.test(path))).toEqual([]);
     const declared = new Set(Object.keys({ ...manifest.dependencies, ...manifest.peerDependencies }));
-    // A checkout that has been built before may hold what was built from files that are gone.
+    // A checkout that was built before may hold outputs of files that are gone.
     const built = files.filter(name => name.endsWith('.js') && existsSync(sourceOf(folder, name)));
     expect(built.length).toBeGreaterThan(folder === 'shared' ? 80 : 60);
     for (const path of built) {

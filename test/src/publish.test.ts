@@ -72,7 +72,7 @@ const versions = async (): Promise<string[]> => {
 };
 
 describe('publishing', () => {
-  it('sends of a second release just the chunks that are new, and of the same one nothing', async () => {
+  it('sends only the new chunks of a second release, and nothing of the same one', async () => {
     await found();
     const bytes = await image('one');
     const first = await published('one', '1.0.0');
@@ -86,7 +86,7 @@ describe('publishing', () => {
     expect(again).toMatchObject({ state: 'unchanged', counter: 2, upload: { newChunks: 0, sentBytes: 0 } });
     expect(await versions()).toEqual(['1.0.0', '2.0.0']);
 
-    // What the disk has damaged since, publishing again brings back.
+    // Publishing again restores what the disk has damaged since.
     await flip(await someFile('origin/repository/chunks', /\.cacnk$/));
     const index = await someFile('origin/repository/targets/releases', /\.camera-2\.caibx$/);
     const right = await readFile(index);
@@ -115,7 +115,7 @@ describe('publishing', () => {
     await writeFile(path, bytes);
   }
 
-  it('goes on where it was cut off: what the origin has is not sent again', async () => {
+  it('resumes where it was interrupted: chunks that the origin has are not sent again', async () => {
     await found();
     await image('large', randomBytes(64_000_000));
     const broken = testbed.start('sitecast', ['release', 'publish', 'large', ...about('1.0.0')]);
@@ -137,7 +137,7 @@ describe('publishing', () => {
   });
 
   it.skipIf(casync.isMissing)(
-    `takes what casync made, and casync reads back what was published${casync.why}`,
+    `accepts what casync made, and casync reads back what was published${casync.why}`,
     async () => {
       await found();
       const bytes = await image('firmware');
@@ -154,12 +154,12 @@ describe('publishing', () => {
         cwd: testbed.directory,
       });
       expect((await readFile(testbed.path('back'))).equals(bytes)).toBe(true);
-      // The image itself, under the same version: the same release.
+      // The image itself under the same version is the same release.
       expect(await published('firmware', '1.0.0')).toMatchObject({ state: 'unchanged' });
     },
   );
 
-  it('keeps a floor, names a stepping stone, and withdraws', async () => {
+  it('sets a floor, names a stepping stone, and withdraws a release', async () => {
     await found();
     await image('one');
     await image('two');
@@ -188,7 +188,7 @@ describe('publishing', () => {
     });
     await testbed.json('sitecast', ['release', 'withdraw', 'camera', '1.0.0']);
     expect(await versions()).toEqual(['2.0.0']);
-    // Neither its version nor its counter is ever given again.
+    // Neither its version nor its counter is ever used again.
     expect(await refused('two', '1.0.0')).toMatchObject({
       exitCode: 3,
       code: 'SITECAST_VERSION_EXISTS',
@@ -209,7 +209,7 @@ describe('is refused, with a code and nothing published:', () => {
       exitCode: 3,
       code: 'SITECAST_VERSION_EXISTS',
     });
-    // Nothing is called unchanged that isn't what was asked for.
+    // A release is called unchanged only if it is exactly what was asked for.
     expect(await refused('one', '1.0.0', '--notes', 'first')).toMatchObject({
       code: 'SITECAST_VERSION_EXISTS',
       message: expect.stringContaining('with other notes'),
@@ -261,7 +261,7 @@ describe('is refused, with a code and nothing published:', () => {
     expect(stderr).not.toMatch(/\n\s+at /);
   });
 
-  it('a wrong token, a missing one, a role that is not enough, an origin that is not there', async () => {
+  it('a wrong token, a missing one, a role that is too low, an unreachable origin', async () => {
     await found();
     await image('one', 'x');
     await testbed.json('sitecast', [
@@ -295,7 +295,7 @@ describe('is refused, with a code and nothing published:', () => {
     expect(await versions()).toEqual([]);
   });
 
-  it('a release signed by a key that has no say, or by nobody', async () => {
+  it('a release without signatures, or signed by a key without a role', async () => {
     await found();
     await image('one', 'x');
     await mkdir(testbed.path('others'));
@@ -319,7 +319,7 @@ describe('is refused, with a code and nothing published:', () => {
       code: 'SITECAST_PASSPHRASE_MISSING',
       message: expect.stringContaining('sealed/release-'),
     });
-    // They were looked for before the image was sent.
+    // The keys were looked for before the image was sent.
     expect(await countFiles(testbed.path('origin/staging/chunks'))).toBe(0);
     await testbed.json('sitecast', [
       'release',
@@ -375,7 +375,7 @@ describe('several key holders', () => {
     });
     const shown = await signAs('erin', 'release.json', ...connection);
     expect(shown.stderr).toContain('adds release camera 1.0.0 (counter 1) for rpi4');
-    // What is published is what the origin says, whatever title somebody gave the draft.
+    // The output is what the origin published, not the title of the draft.
     const draft = JSON.parse(await readFile(testbed.path('release.json'), 'utf8'));
     await writeFile(
       testbed.path('release.json'),
@@ -387,7 +387,7 @@ describe('several key holders', () => {
     const again = await testbed.run('sitecast', ['release', 'submit', 'release.json', ...connection]);
     expect(again).toMatchObject({ exitCode: 0 });
     expect(again.stdout).toContain('nothing to do');
-    // The draft was made for the state before this one: no key holder signs it any more.
+    // The draft is based on the state before this one, so no key holder signs it any more.
     const stale = await readFile(testbed.path('release.json'), 'utf8');
     await writeFile(testbed.path('stale.json'), stale.replace(/(expires\S+ \\"20)\d\d/g, '$199'));
     const late = await testbed.run('sitecast', [
@@ -402,7 +402,7 @@ describe('several key holders', () => {
     expect((await testbed.json('sitecast', ['release', 'list', ...connection])).releases).toHaveLength(1);
   });
 
-  /** Makes a key on a machine of its own, whose public half alone comes here. */
+  /** Makes a key on a machine of its own. Only its public half is copied here. */
   async function holder(name: string, role: string): Promise<void> {
     await testbed.json('sitecast', [
       'keys',
@@ -426,7 +426,7 @@ describe('several key holders', () => {
 });
 
 describe('keys', () => {
-  it('of every role can be exchanged, and releases go on', async () => {
+  it('of every role can be replaced, and releases continue', async () => {
     await found();
     await image('one', 'first');
     await published('one', '1.0.0');
@@ -462,7 +462,7 @@ describe('keys', () => {
     });
   });
 
-  it('that a passphrase protects sign with it alone', async () => {
+  it('that are protected by a passphrase sign only with it', async () => {
     const env = { SITECAST_PASSPHRASE: 'correct horse' };
     await testbed.json('sitecast', ['keys', 'create', 'root'], { env });
     await testbed.json('sitecast', ['keys', 'create', 'release'], { env });

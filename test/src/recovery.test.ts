@@ -57,7 +57,7 @@ const gatewayHas = (version: number): Promise<boolean> =>
     () => false,
   );
 
-/** The timestamp's, at the origin. */
+/** The version of the timestamp at the origin. */
 async function versionNow(): Promise<number> {
   const text = await (await fetch(`${origin.url}/metadata/timestamp.json`)).text();
   return JSON.parse(text).signed.version;
@@ -75,7 +75,7 @@ async function restore(): Promise<void> {
   await cp(testbed.path('backup'), testbed.path('origin'), { recursive: true });
 }
 
-it('an origin restored from yesterday’s backup catches up with a gateway, goes on above it, with its rollouts paused', async () => {
+it('an origin restored from yesterday’s backup catches up with a gateway, and continues above its versions with rollouts paused', async () => {
   await publish('1.0.0');
   await rollOut('1.0.0');
   expect(await update()).toMatchObject({ state: 'completed' });
@@ -84,7 +84,7 @@ it('an origin restored from yesterday’s backup catches up with a gateway, goes
   await publish('2.0.0');
   await rollOut('2.0.0');
   expect(await update()).toMatchObject({ state: 'completed' });
-  // Its chunks never left the origin.
+  // The chunks of this release exist at the origin only.
   await publish('3.0.0');
   const id = await rollOut('3.0.0');
   const seen = await versionNow();
@@ -111,19 +111,19 @@ it('an origin restored from yesterday’s backup catches up with a gateway, goes
   await expectToldLoss(recovered, id);
   expect(await versionNow()).toBeGreaterThan(seen);
   expect(await operate('rollout', 'status', id)).toMatchObject({ state: 'paused' });
-  // The gateway takes it for newer than what it has, and so does the operator.
+  // The gateway accepts it as newer than what it has, and so does the operator.
   expect(JSON.stringify(await operate('release', 'list'))).toContain('3.0.0');
-  // The device is told that it is to wait.
+  // The device is told to wait.
   expect(await update()).toMatchObject({ state: 'waiting', waitingFor: 'rollout' });
 
-  // Resuming makes it go on, where it has its chunks.
+  // Once its chunks are there again, the rollout can be resumed and goes on.
   expect(await publishAgain('3.0.0')).toMatchObject({ state: 'mended' });
   expect(await publishAgain('3.0.0')).toMatchObject({ state: 'unchanged', upload: { newChunks: 0 } });
   await operate('rollout', 'resume', id, '--yes');
-  // An attacker may have the keys of the backup by now. What they have signed no longer counts, and no operator has to do anything for that.
+  // An attacker may have the keys of the backup by now. What they have signed no longer counts, and no operator has to act for that.
   await operate('keys', 'rotate', 'rollouts');
   expect(await update()).toMatchObject({ state: 'completed' });
-  // What the origin has lost comes again, then what has been told since: a command that ends takes some turns for that.
+  // First come the reports that the origin has lost, then those made since. A command that ends needs several runs for that.
   await testbed.until(async () => {
     await update();
     const { counts } = await operate('rollout', 'status', id);
@@ -133,7 +133,7 @@ it('an origin restored from yesterday’s backup catches up with a gateway, goes
   expect((await readFile(testbed.path('b.img'))).equals(await readFile(testbed.path('3.0.0')))).toBe(true);
 });
 
-/** The log says of itself that it lost what came after the backup, and its chain holds. */
+/** The log itself records the loss of what came after the backup, and its chain is valid. */
 async function expectToldLoss(recovered: Record<string, unknown>, paused: string): Promise<void> {
   const { logRestoredTo } = recovered;
   const { entries } = await operate('audit', '--verify');
@@ -148,7 +148,7 @@ async function expectToldLoss(recovered: Record<string, unknown>, paused: string
     },
   });
   expect(all[at]?.details).toMatchObject({ logRestoredTo });
-  // Nothing of what was done between backup and loss.
+  // Nothing between the backup and the loss is left.
   expect(all.slice(0, at).map(({ subject }) => subject)).not.toContain('release:camera/2.0.0');
   expect(all.slice(at + 1).map(({ action, subject }) => `${action} ${subject}`)).toEqual([
     `rollout.pause rollout:${paused}`,
@@ -157,13 +157,13 @@ async function expectToldLoss(recovered: Record<string, unknown>, paused: string
   ]);
 }
 
-it('without anything newer to be had it just pauses the rollouts; and it says what it could not do', async () => {
+it('without newer data it only pauses the rollouts, and says what it could not do', async () => {
   await publish('1.0.0');
   const id = await rollOut('1.0.0');
   await origin.stop();
   const recover = () => testbed.json('sitecast-origin', ['recover', '--data', 'origin']);
   expect(await recover()).toMatchObject({ paused: [id], laterEntries: 'unknown' });
-  // What the first one has recorded is the log's end: nothing is lost again.
+  // The end of the log is now the entry of the first recovery, so nothing counts as lost again.
   expect(await recover()).toMatchObject({ paused: [], laterEntries: 'none' });
   const deaf = await testbed.run('sitecast-origin', [
     'recover',

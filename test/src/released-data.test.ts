@@ -9,7 +9,7 @@ import { bytesHeld } from './testbed/swarm-testbed.ts';
 
 const MIB = 2 ** 20;
 const IMAGE_BYTES = 4 * MIB;
-/** Small, so that a half-filled slot holds many chunks. */
+/** Small chunks, so that a half-filled slot holds many of them. */
 const CHUNK_SIZES = '4:16:64';
 /** The chunks on their way when the device is killed, and the metadata that it reads again: an eighth of the image at most. */
 const SLACK_BYTES = IMAGE_BYTES / 8;
@@ -32,7 +32,7 @@ let releasedBin: string;
 let origin: Server;
 let gateway: Server;
 let agent: Server;
-/** Between gateway and origin, and between device and gateway. */
+/** The links between gateway and origin, and between device and gateway. */
 let wan: SlowLink;
 let lan: SlowLink;
 beforeAll(async () => {
@@ -103,7 +103,7 @@ async function rollOut(version: string, ...more: string[]): Promise<{ image: Buf
   return { image, rollout: String(id) };
 }
 
-/** The released build's site, in which one device runs 1.0.0. */
+/** A site of the released build with one device that runs 1.0.0. */
 async function openReleasedSite(): Promise<void> {
   origin = await serveOrigin('0', released());
   for (const role of ['root', 'release'])
@@ -126,7 +126,7 @@ async function openReleasedSite(): Promise<void> {
   expect(await agent.stop()).toBe(0);
 }
 
-/** The gateway has a release's order and chunks, and is then cut off from the origin. */
+/** Waits until the gateway has a release's order and chunks, then cuts it off from the origin. */
 async function cutOffWithAll(cachedBytes: number): Promise<void> {
   const timestamp = async (url: string): Promise<string> =>
     (await fetch(`${url}/metadata/timestamp.json`)).text();
@@ -139,7 +139,7 @@ async function cutOffWithAll(cachedBytes: number): Promise<void> {
   wan.cut();
 }
 
-/** Fills about half of a slot. The reports of that stay with the device and the gateway. @returns how many bytes lie right */
+/** Fills about half of a slot. Its reports stay with the device and the gateway. @returns how many bytes are in place */
 async function fillHalf(image: Buffer): Promise<number> {
   lan.pace(LAN_BYTES_PER_S);
   agent = startAgent(released());
@@ -151,7 +151,7 @@ async function fillHalf(image: Buffer): Promise<number> {
 
 const portOf = ({ url }: Server): string => new URL(url).port;
 
-/** The device goes on, with what it has on its disk alone, until its rollout is over. */
+/** Starts the device again, with only the data on its disk, until its rollout is over. */
 async function goOn(rollout: string): Promise<void> {
   lan.receivedBytes = 0;
   agent = startAgent(CURRENT);
@@ -162,7 +162,7 @@ async function goOn(rollout: string): Promise<void> {
   expect((await statusOf(rollout, CURRENT)).counts).toMatchObject({ completed: 1 });
 }
 
-it('goes on with the data directories of the released build: a paused rollout, a half-filled slot, reports under way', async () => {
+it('continues with the data directories of the released build: a paused rollout, a half-filled slot, undelivered reports', async () => {
   await openReleasedSite();
   const { image, rollout } = await rollOut('2.0.0', '--soak', '1s');
   await cutOffWithAll(2 * IMAGE_BYTES);
@@ -177,7 +177,7 @@ it('goes on with the data directories of the released build: a paused rollout, a
   expect(await metric('sitecast_outbox_reports')).toBeGreaterThan(0);
   expect((await statusOf(rollout, CURRENT)).state).toBe('paused');
   wan.mend();
-  // What the gateway and the device have kept arrives, in its order.
+  // The reports that gateway and device have kept arrive in their order.
   await testbed.until(async () => (await metric('sitecast_outbox_reports')) === 0, 'the outbox to be empty');
   const {
     chains: [chain],

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { Testbed, type Server } from './testbed/testbed.ts';
 import { unpackReleased } from './testbed/released.ts';
 
-/** Where a command comes from: `released` is commit 51397eb's, `current` is this checkout's. */
+/** The build of a command: `released` is commit 51397eb's, `current` is this checkout's. */
 type Build = 'released' | 'current';
 type Side = 'origin' | 'gateway' | 'agent';
 
@@ -25,7 +25,7 @@ afterAll(() => testbed.close());
 
 const of = (build: Build): { bin?: string } => (build === 'released' ? { bin: releasedBin } : {});
 
-/** Ends one side, if it runs, and starts it from another build on the same data and address. */
+/** Stops one side if it runs, and starts it from another build on the same data and address. */
 async function start(side: Side, build: Build): Promise<void> {
   expect(await running[side]?.stop()).not.toBe(1);
   if (side === 'agent') running.agent = testbed.start('sitecast-agent', agentFlags(), of(build));
@@ -48,7 +48,7 @@ function agentFlags(data = 'agent', product = 'camera'): string[] {
   return [...about.split(' '), '--gateway', `http://127.0.0.1:${ports.gateway}`];
 }
 
-/** Publishes a new image and rolls it out, until the origin has the device's word that it runs. */
+/** Publishes a new image and rolls it out, until the device has reported to the origin that it runs. */
 async function update(version: string, operator: Build, ...more: string[]): Promise<string> {
   const image = randomBytes(IMAGE_BYTES);
   images.set(version, image);
@@ -68,7 +68,7 @@ async function untilCounted(id: string, state: string, operator: Build): Promise
   });
 }
 
-/** The released command sends a rollout back that this build's origin has completed, and the released agent goes. */
+/** The released command rolls back a rollout that this build's origin has completed, and the released agent follows. */
 async function sendBack(id: string): Promise<void> {
   const operate = (...args: string[]) => testbed.json('sitecast', args, of('released'));
   await testbed.until(async () => (await operate('rollout', 'status', id)).state === 'completed');
@@ -77,10 +77,7 @@ async function sendBack(id: string): Promise<void> {
   await operate('rollout', 'abort', id, '--yes');
 }
 
-/**
- * A device brings its wish through whatever gateway there is, and has that name then. The released agent reads past it, in the
- * signed assignment.
- */
+/** A device asks for a name through a gateway of any build, and gets it. The released agent ignores the name in the signed assignment. */
 async function nameOne(): Promise<void> {
   const flags = [...agentFlags('other', 'doorbell'), ...'--slot-a c.img --slot-b d.img'.split(' ')];
   const isSo = (said: object) =>
@@ -99,7 +96,7 @@ async function nameOne(): Promise<void> {
   expect(found).toMatchObject({ devices: [{ name: 'door-1', state: 'idle' }] });
 }
 
-/** What the origin knows of the device, by the word of its gateway. */
+/** What the origin knows of the device through its gateway. */
 async function presence(): Promise<unknown> {
   const { devices } = await testbed.json('sitecast', ['device', 'list', '--product', 'camera']);
   return Array.isArray(devices) ? devices[0]?.presence : undefined;
@@ -112,7 +109,7 @@ async function slotOf(version: string): Promise<string | undefined> {
   return undefined;
 }
 
-it('updates a device across all mixtures of the released build and this one, on the same data', async () => {
+it('updates a device across all combinations of the released build and this one, on the same data', async () => {
   await start('origin', 'released');
   for (const role of ['root', 'release'])
     await testbed.json('sitecast', ['keys', 'create', role, '--no-passphrase'], of('released'));
@@ -132,14 +129,14 @@ it('updates a device across all mixtures of the released build and this one, on 
   await start('agent', 'released');
   await update('1.0.0', 'released');
 
-  // The origin is the first to be renewed: gateways, devices and operators come later.
+  // The origin is upgraded first. Gateways, devices and operators come later.
   await start('origin', 'current');
-  // It soaks then, which the released command doesn't know: the next one may be started nevertheless.
+  // The rollout soaks now, which the released command doesn't know. The next rollout can be started nevertheless.
   const soaking = await update('2.0.0', 'released', '--soak', '1h');
   expect(await testbed.json('sitecast', ['rollout', 'status', soaking])).toMatchObject({ state: 'active' });
   await update('3.0.0', 'current');
 
-  // A renewed device behind a gateway that isn't.
+  // An upgraded device is behind a gateway that isn't upgraded.
   await start('agent', 'current');
   await update('4.0.0', 'current');
   expect(await presence()).toBe('untold');
@@ -152,12 +149,12 @@ it('updates a device across all mixtures of the released build and this one, on 
     'the gateway to tell that it hears the device',
   );
 
-  // The new release fell back: the agent of the old one goes on with what the new one wrote.
+  // The new release fell back. The agent of the old release continues with the data that the new one wrote.
   await start('agent', 'released');
   await sendBack(await update('6.0.0', 'current'));
   await start('agent', 'current');
   await update('7.0.0', 'current');
-  // What the device went back to, and what it has gone on to.
+  // The release that the device went back to, and the one that it installed next, work.
   expect(await slotOf('5.0.0')).toBeDefined();
   expect(await slotOf('7.0.0')).toBeDefined();
 });

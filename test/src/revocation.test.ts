@@ -36,7 +36,7 @@ const member = (kind: 'device' | 'gateway') =>
   new TestMember((path, init) => fetch(origin.url + path, init), Date.now, kind);
 const atGateway = (one: TestMember) => one.at((path, init) => fetch(gateway.url + path, init));
 
-it('a device that is revoked is refused by the origin at once, by its gateway with the next metadata', async () => {
+it('a revoked device is refused by the origin at once, and by its gateway with the next metadata', async () => {
   const device = member('device');
   const token = await joinToken('device', '--site', 'north', '--product', 'camera');
   expect((await atGateway(device).enrol(token)).status).toBe(200);
@@ -57,7 +57,7 @@ it('a device that is revoked is refused by the origin at once, by its gateway wi
   });
 });
 
-it('a gateway that is revoked is refused by the origin, and by other gateways', async () => {
+it('a revoked gateway is refused by the origin, and by other gateways', async () => {
   const other = member('gateway');
   expect((await other.enrol(await joinToken('gateway'), { site: 'south' })).status).toBe(200);
   const progress = { progress: [] };

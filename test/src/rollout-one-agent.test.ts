@@ -8,9 +8,9 @@ import { Filter } from './testbed/filter.ts';
 import { FleetTestbed } from './testbed/fleet-testbed.ts';
 import type { Server } from './testbed/testbed.ts';
 
-// One real agent, with slots in files and a health command that says when and how it ends.
+// One real agent, with slots in files and a health command whose time and result the test sets.
 
-// One fleet of processes; each test has a product and an agent of its own.
+// One fleet of processes. Each test has a product and an agent of its own.
 
 let fleet: FleetTestbed;
 let filter: Filter;
@@ -23,14 +23,14 @@ afterAll(async () => {
   await fleet.close();
 });
 
-/** What the agent of this test is for, and the name of its data directory. */
+/** The product of this test, and the name of its agent's data directory. */
 let product: string;
 let tests = 0;
 let agent: Server;
 let isHeld: boolean;
 let letGo: () => void;
 
-/** Cut to the 400 characters that are told, it would begin with half of a surrogate pair. */
+/** Cut to the 400 characters that are reported, it would begin with half of a surrogate pair. */
 const unlucky = `${'😀'.repeat(200)}x`;
 
 beforeEach(async () => {
@@ -66,7 +66,7 @@ function startAgent(): void {
   ]);
 }
 
-/** What a boot loader does that has given up a slot: the machine starts again, in the other one. */
+/** Does what a boot loader does that has given up a slot: the machine boots the other one. */
 async function comeUpIn(slot: 'A' | 'B'): Promise<void> {
   await agent.stop('SIGKILL');
   const path = fleet.testbed.path(product, 'boot.json');
@@ -75,7 +75,7 @@ async function comeUpIn(slot: 'A' | 'B'): Promise<void> {
   startAgent();
 }
 
-/** Keeps chunks back until `letGo`. */
+/** Holds chunks back until `letGo` is called. */
 function holdChunks(): void {
   const gone = new Promise<void>(resolve => (letGo = resolve));
   filter.rule = async ({ path }): Promise<'pass'> => {
@@ -113,7 +113,7 @@ async function agentStatus(): Promise<Record<string, unknown>> {
   return await fleet.testbed.json('sitecast-agent', ['status', '--data', product]);
 }
 
-/** Adds to the chain what version 0.1 made of a text that it cut inside of a character. */
+/** Adds to the chain what version 0.1 made of a text that it cut inside a character. */
 async function tellAsFirstRelease(message: string): Promise<void> {
   const path = fleet.testbed.path(product, 'reports.jsonl');
   const newest = readReport(JSON.parse((await readFile(path, 'utf8')).trim().split('\n').at(-1) ?? ''));
@@ -127,13 +127,13 @@ async function tellAsFirstRelease(message: string): Promise<void> {
 const imageIn = async (slot: 'a' | 'b', version = '2.0.0'): Promise<boolean> =>
   (await readFile(at(`${slot}.img`))).equals(await readFile(at(version)));
 
-it('an abort during the download: nothing is installed, and the device says that it stopped', async () => {
+it('an abort during the download: nothing is installed, and the device reports that it stopped', async () => {
   holdChunks();
   const id = await fleet.rollOut(product, '--all-at-once');
   await fleet.testbed.until(async () => isHeld);
   await untilLast('downloading', id);
   await fleet.operate('rollout', 'abort', id, '--yes');
-  // Told while the chunks are still on their way.
+  // The report arrives while the chunks are still held back.
   const stopped = await untilLast('idle', id);
   expect(stopped).toMatchObject({ reason: { code: 'SITECAST_ROLLOUT_STOPPED' } });
   letGo();
@@ -143,7 +143,7 @@ it('an abort during the download: nothing is installed, and the device says that
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted', failures: [] });
 });
 
-/** What the health command said arrived, and is counted; and so does what version 0.1 has left in the device's file. */
+/** Checks that the output of the health command was reported and counted, and so was the report that version 0.1 has left in the file. */
 async function toldAll(id: string): Promise<void> {
   const message = `health: exit code 1: ${'😀'.repeat(199)}x`;
   expect(await fleet.status(id)).toMatchObject({ failures: [{ code: 'healthFailed', count: 1, message }] });
@@ -158,7 +158,7 @@ async function toldAll(id: string): Promise<void> {
 it.each([
   ['completes it', '0', 'completed', 'B', async () => {}],
   ['falls back', '1', 'rolledBack', 'A', toldAll],
-])('an abort during the reboot: the device %s and says so', async (_how, verdict, state, booted, also) => {
+])('an abort during the reboot: the device %s and reports it', async (_how, verdict, state, booted, also) => {
   const id = await fleet.rollOut(product, '--all-at-once');
   await untilLast('confirming', id);
   await fleet.operate('rollout', 'abort', id, '--yes');
@@ -167,7 +167,7 @@ it.each([
   const ended = await untilLast(state, id);
   expect(ended).toMatchObject({ release: { version: '2.0.0' }, booted: { slot: booted } });
   expect(await imageIn('b')).toBe(true);
-  // The device keeps its release: no rollout orders another.
+  // The device keeps its release, because no rollout orders another.
   await fleet.testbed.json('sitecast-agent', ['update', '--data', product]);
   expect(await agentStatus()).toMatchObject({ booted, update: null });
   expect(await fleet.status(id)).toMatchObject({ state: 'aborted' });
@@ -176,7 +176,7 @@ it.each([
 
 it('a boot loader that gives up a release long after its success stops the rollout', async () => {
   await writeFile(at('verdict'), '0');
-  // A second device that never comes keeps the rollout going.
+  // A second device that never connects keeps the rollout under way.
   await fleet.enrol('north', product, 1);
   const id = await fleet.rollOut(product, '--all-at-once', '--on-failure', 'pause');
   await untilLast('completed', id);
@@ -198,9 +198,9 @@ it('a boot loader that gives up a release long after its success stops the rollo
   expect(stdout).toMatch(/barred +2\.0\.0: bootCountExhausted/);
 });
 
-it('a device that cannot go back to where it came from is shown, and goes to the release that is named then', async () => {
+it('a device that cannot return to its former release is shown, and installs the release that is named then', async () => {
   await writeFile(at('verdict'), '0');
-  // A second device that never comes keeps the rollout going.
+  // A second device that never connects keeps the rollout under way.
   await fleet.enrol('north', product, 1);
   const id = await fleet.rollOut(product, '--all-at-once');
   await untilLast('completed', id);

@@ -3,7 +3,7 @@ import { Filter } from './testbed/filter.ts';
 import { FleetTestbed } from './testbed/fleet-testbed.ts';
 import type { LightDevice } from './testbed/light-device.ts';
 
-// One fleet of processes; each test has a product and devices of its own.
+// One fleet of processes. Each test has a product and devices of its own.
 
 let fleet: FleetTestbed;
 beforeAll(async () => {
@@ -12,10 +12,12 @@ beforeAll(async () => {
 afterAll(() => fleet.close());
 
 const sick = { code: 'healthFailed', message: 'exit code 1' };
-/** With `--silent-after 1m`: a moment later. */
+/** A moment later than `--silent-after 1m`. */
 const PAST_DEADLINE_MS = 65_000;
 
-/** A product with devices at the three sites; with ten at each, half of them are some of every site, but for one run in 10,000. */
+/**
+ * A product with devices at the three sites. With ten at each, half of the devices include some of every site, except in one run of 10,000.
+ */
 async function enrolEverywhere(product: string, perSite: number): Promise<LightDevice[]> {
   await fleet.publish(product);
   const devices = [];
@@ -28,7 +30,7 @@ const running = (devices: readonly LightDevice[], version: string): LightDevice[
 const reachedBy = (devices: readonly LightDevice[], id: string): LightDevice[] =>
   devices.filter(({ said }) => said.some(({ rollout, state }) => rollout?.id === id && state !== 'waiting'));
 
-/** What the origin noted about a rollout, without who did it. */
+/** The entries of the audit log about a rollout, without the operator's name. */
 async function audited(id: string): Promise<{ action: string; by: string; details?: unknown }[]> {
   const { entries } = await fleet.operate('audit');
   if (!Array.isArray(entries)) throw new Error('no entries');
@@ -39,7 +41,7 @@ describe('a bad release', () => {
   it.each([
     ['rollback', 'rollingBack'],
     ['pause', 'paused'],
-  ])('is stopped at the canaries, and nobody else ever gets it: %s', async (onFailure, state) => {
+  ])('is stopped at the canaries, and no other device ever gets it: %s', async (onFailure, state) => {
     const product = `bad-${onFailure}`;
     const devices = await enrolEverywhere(product, 12);
     const plan = ['--stages', '50,100', '--soak', '0s', '--canary-per-site', '--on-failure', onFailure];
@@ -71,7 +73,7 @@ describe('a bad release', () => {
     });
   });
 
-  it('that fails on one hardware only is stopped and shows which; where it runs it stays', async () => {
+  it('that fails on one hardware only is stopped and shows which; devices on which it runs keep it', async () => {
     const product = 'boards';
     await fleet.publish(product, ['rpi4', 'rpi5']);
     const devices = [];
@@ -102,7 +104,7 @@ describe('a bad release', () => {
   it.each([
     ['names the rollout', true],
     ['names just the release', false],
-  ])('stops it when a device falls back long after success and %s', async (_how, isNamed) => {
+  ])('stops the rollout when a device falls back long after success and %s', async (_how, isNamed) => {
     const product = isNamed ? 'late-named' : 'late-unnamed';
     const devices = await enrolEverywhere(product, 4);
     const plan = ['--all-at-once', '--stages', '50,100', '--soak', '1h', '--on-failure', 'pause'];
@@ -121,12 +123,12 @@ describe('a bad release', () => {
     expect(running(devices, '2.0.0')).toHaveLength(5);
   });
 
-  it('is tried again by those that it failed on after a retry; and what was completed can be sent back', async () => {
+  it('is tried again after a retry where it failed; and a completed rollout can be rolled back', async () => {
     const product = 'again';
     const devices = await enrolEverywhere(product, 4);
     const plan = ['--all-at-once', '--on-failure', 'pause', '--last-soak', '1h'];
     const id = await fleet.rollOut(product, ...plan);
-    // Of the site whose turn comes last: all others have taken the order before it is paused.
+    // The site is the one whose turn comes last, so all others have taken the order before the pause.
     const unlucky = new Set(devices.slice(-2));
     const fate = (device: LightDevice) => (unlucky.has(device) ? sick : 'well');
     const isTold = (status: Record<string, unknown>): boolean =>
@@ -136,7 +138,7 @@ describe('a bad release', () => {
     await fleet.untilSigned(product, id, 'paused');
     await fleet.operate('rollout', 'resume', id, '--acknowledge', '--yes');
     await fleet.untilSigned(product, id, 'active');
-    // It's barred there, whatever would come of it now.
+    // The release is barred there, whatever a new try would bring.
     await fleet.turn(product);
     expect(running(devices, '2.0.0')).toHaveLength(10);
     expect(await fleet.operate('rollout', 'retry', id, '--yes')).toMatchObject({ attempt: 2 });
@@ -153,7 +155,7 @@ describe('a bad release', () => {
   });
 });
 
-it('a site that goes dark in the middle stops nothing and sends nobody back; later it catches up', async () => {
+it('a site that goes dark stops nothing and rolls nothing back; later it catches up', async () => {
   const product = 'dark';
   const devices = await enrolEverywhere(product, 10);
   const south = fleet.site('south');
@@ -166,7 +168,7 @@ it('a site that goes dark in the middle stops nothing and sends nobody back; lat
   expect(begun).toBeGreaterThan(0);
   await fleet.testbed.until(async () => Number(figuresOf(await fleet.status(id)).running) === begun);
   await fleet.killGateway(south);
-  // No device is past its deadline yet: the stage waits.
+  // No device is past its deadline yet, so the stage waits.
   await fleet.turn(product);
   expect(await fleet.status(id)).toMatchObject({ state: 'active', stage: 0 });
 
@@ -188,7 +190,7 @@ it('a site that goes dark in the middle stops nothing and sends nobody back; lat
   ]);
 });
 
-it('a gateway that withholds reports makes neither success nor failure, and no stage goes on over it unseen', async () => {
+it('a gateway that withholds reports causes neither success nor failure, and no stage passes over it unnoticed', async () => {
   const product = 'withheld';
   const west = fleet.site('west');
   const filter = await Filter.open(west.gateway.url);
@@ -205,7 +207,7 @@ it('a gateway that withholds reports makes neither success nor failure, and no s
     await fleet.testbed.until(
       async () => Number(figuresOf(await fleet.status(id)).running) === affected.length,
     );
-    // Metadata goes through and reports do not: the devices succeed, and the origin does not know.
+    // Metadata gets through and reports don't. The devices succeed, and the origin doesn't learn of it.
     filter.rule = ({ path }) => (path === '/site/v1/reports' ? { status: 202, body: {} } : 'pass');
     await fleet.turn(product);
     const well = running(devices, '2.0.0').length;
@@ -218,7 +220,7 @@ it('a gateway that withholds reports makes neither success nor failure, and no s
     });
     expect(held.settledAt).toBeUndefined();
 
-    // Past the deadline: as long as the gateway says nothing at all, it may be the WAN.
+    // The deadline has passed. As long as the gateway sends nothing at all, the WAN may be down.
     await fleet.restartOrigin(PAST_DEADLINE_MS, { minuteMs: 500 });
     const unreachable = await fleet.status(id);
     expect(unreachable).toMatchObject({
@@ -226,7 +228,8 @@ it('a gateway that withholds reports makes neither success nor failure, and no s
       stage: 0,
       figures: { failed: 0, silent: 0, unreachable: affected.length },
     });
-    // It speaks for another device: so these fell silent, which the next minute's look finds without a further report.
+    // The gateway reports another device, so these devices count as silent. The check of the next minute finds that without a further
+    // report.
     filter.rule = () => 'pass';
     await bystander?.say({ state: 'idle', reason: { code: 'SITECAST_STILL_HERE', message: 'nothing new' } });
     await bystander?.deliver();
@@ -246,7 +249,7 @@ it('a gateway that withholds reports makes neither success nor failure, and no s
       Array.isArray(silent.devices) && silent.devices.filter(({ overdue }) => overdue === 'silent'),
     ).toHaveLength(affected.length);
 
-    // What was withheld comes by another way, and counts.
+    // The withheld reports arrive through another gateway, and count.
     for (const device of affected) await device.deliverAgain(fleet.atOrigin);
     expect(await fleet.status(id)).toMatchObject({ figures: { failed: 0, silent: 0, running: 0, well } });
   } finally {

@@ -7,7 +7,7 @@ beforeAll(async () => {
 });
 afterAll(() => fleet.close());
 
-it('sitecast rollout start: what each flag says is in the rollout', async () => {
+it('sitecast rollout start: every flag is reflected in the rollout', async () => {
   await fleet.publish('camera', ['rpi4', 'rpi5']);
   const [device] = await fleet.enrol('north', 'camera', 1);
   const id = device?.id ?? '';
@@ -50,7 +50,7 @@ it('sitecast rollout start: what each flag says is in the rollout', async () => 
   );
 });
 
-it('what steers a rollout says how many devices it touches before it does', async () => {
+it('commands that steer a rollout first say how many devices they affect', async () => {
   await fleet.publish('steered');
   await fleet.enrol('north', 'steered', 2);
   const start = ['--all-at-once', '--stages', '50,100'];

@@ -6,7 +6,7 @@ import { Filter } from './testbed/filter.ts';
 import { Testbed, type Server } from './testbed/testbed.ts';
 
 const IMAGE_BYTES = 6 * 2 ** 20;
-/** Those that may be under way to the killed gateway, and are fetched once more by the one that is left. */
+/** The chunks that may be on their way to the killed gateway. The remaining gateway fetches them again. */
 const MAX_SECOND_COPIES = 32;
 
 let testbed: Testbed;
@@ -94,12 +94,12 @@ async function hasServed({ url }: Server, timestamp: Buffer): Promise<boolean> {
   return Buffer.from(await answer.arrayBuffer()).equals(timestamp);
 }
 
-it('two gateways that the origin has made known to each other fetch each chunk once, though one is killed in the middle', async () => {
+it('two gateways that the origin has introduced to each other fetch each chunk once, even if one is killed', async () => {
   const one = await startGateway('one', 'lisbon');
   const two = await startGateway('two', 'lisbon');
   for (const gateway of [one, two]) {
     await testbed.until(async () => (await metric(gateway, 'sitecast_site_gateways')) === 2);
-    // The origin, and each other.
+    // The connections are to the origin and to each other.
     await testbed.until(async () => (await metric(gateway, 'sitecast_gossip_connections')) === 2);
   }
   const ids = await release('1.0.0');
@@ -121,14 +121,14 @@ it('two gateways that the origin has made known to each other fetch each chunk o
   expect(new Set(left)).toEqual(new Set([200]));
   expect(asked.size).toBe(ids.length);
   expect(total() - ids.length).toBeLessThanOrEqual(MAX_SECOND_COPIES);
-  // What could have come twice was counted.
+  // Every second copy was counted.
   const counted =
     (await metric(two, 'sitecast_chunk_takeovers_total')) +
     (await metric(two, 'sitecast_chunk_disagreements_total'));
   expect(total() - ids.length).toBeLessThanOrEqual(counted);
 });
 
-it('a gateway whose way to the origin is cut gets new rollouts and their chunks from one at another site', async () => {
+it('a gateway that is cut off from the origin gets new rollouts and their chunks from one at another site', async () => {
   const near = await startGateway('near', 'lisbon', { from: origin.url });
   const far = await startGateway('far', 'porto', { more: ['--upstream', near.url] });
   await testbed.until(async () => (await metric(far, 'sitecast_gossip_connections')) === 2);
@@ -142,11 +142,11 @@ it('a gateway whose way to the origin is cut gets new rollouts and their chunks 
   expect(await metric(near, 'sitecast_chunks_found_total{where="upstream"}')).toBe(ids.length);
 });
 
-it('a gateway on an old root, amid others on a new one, follows to it through a neighbour', async () => {
+it('a gateway with an old root, among others with a new one, gets the new root from a neighbour', async () => {
   const near = await startGateway('near', 'lisbon', { from: origin.url });
   const far = await startGateway('far', 'porto', { more: ['--upstream', near.url] });
   await testbed.until(async () => (await metric(far, 'sitecast_gossip_connections')) === 2);
-  // It hears of the change, and can't go where it comes from.
+  // It learns of the change, but can't reach the origin.
   wan.rule = () => ({ status: 503, body: {} });
   await testbed.json('sitecast', ['keys', 'renew', 'root']);
   await release('1.0.0');

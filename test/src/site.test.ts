@@ -9,11 +9,11 @@ let testbed: Testbed;
 let origin: Server;
 let gateway: Server;
 
-/** What the devices of this test are for, and what the names of its files begin with. */
+/** The product of this test. It is also the prefix of its files. */
 let product: string;
 let tests = 0;
 
-// One site for all tests; each has a product and devices of its own.
+// One site for all tests. Each test has a product and devices of its own.
 beforeAll(async () => {
   testbed = await Testbed.open();
   origin = await testbed.serve('sitecast-origin', ['serve', '--data', 'origin', ...quiet('0')]);
@@ -59,7 +59,7 @@ async function timestampOf({ url }: Server): Promise<Buffer> {
   return Buffer.from(await (await fetch(`${url}/metadata/timestamp.json`)).arrayBuffer());
 }
 
-/** Its data and slots are `PRODUCT-NAME`, `PRODUCT-NAME-a.img` and `PRODUCT-NAME-b.img`. */
+/** A device's data and slots are `PRODUCT-NAME`, `PRODUCT-NAME-a.img` and `PRODUCT-NAME-b.img`. */
 const flagsOf = (name: string): string[] => [
   ...`--data ${at(name)} --gateway ${gateway.url} --token-file ${at('token')} --product ${product}`.split(
     ' ',
@@ -68,7 +68,7 @@ const flagsOf = (name: string): string[] => [
     ' ',
   ),
 ];
-/** For those that get nothing from each other. */
+/** For devices that exchange no chunks. */
 const aloneFlagsOf = (name: string): string[] => [...flagsOf(name), '--no-peers'];
 
 async function makeSlots(name: string): Promise<void> {
@@ -83,7 +83,7 @@ async function stateInRollout(id: string): Promise<unknown> {
   return counts;
 }
 
-it('a device that was cloned with its key is shown, and put in quarantine', async () => {
+it('a device that was cloned with its key is shown and quarantined', async () => {
   await rollOut('1.0.0');
   await makeSlots('one');
   expect(await update('one')).toMatchObject({ state: 'completed' });
@@ -91,7 +91,7 @@ it('a device that was cloned with its key is shown, and put in quarantine', asyn
     await cp(at(`one${part}`), at(`two${part}`), { recursive: true });
   const image = await publish('2.0.0');
   await rollOut('2.0.0');
-  // Each goes on with the same chain. What the origin acknowledges to the first is nothing that the second has said.
+  // Both continue the same chain. The origin acknowledges reports of the first that the second never made.
   await update('one');
   await update('two');
   expect((await slot('one', 'a')).equals(image) && (await slot('two', 'a')).equals(image)).toBe(true);
@@ -103,7 +103,7 @@ it('a device that was cloned with its key is shown, and put in quarantine', asyn
   expect(stdout).toContain('quarantined');
 });
 
-it('a gateway killed in the midst of a download is asked again once it is back, for no chunk that lies right', async () => {
+it('a gateway killed during a download is used again once it is back, and no chunk in place is fetched again', async () => {
   const id = await rollOut('1.0.0');
   await makeSlots('one');
   const before = await chunkBytesSent();
@@ -122,7 +122,7 @@ async function chunkBytesSent(): Promise<number> {
   return Number(/^sitecast_lan_sent_bytes_total\{kind="chunks"\} (\d+)/m.exec(text)?.[1] ?? 0);
 }
 
-it('join tokens that were used up and deleted are missed by nobody', async () => {
+it('devices keep working when the join tokens that they used up are deleted', async () => {
   const id = await rollOut('1.0.0');
   await makeSlots('one');
   expect(await update('one')).toMatchObject({ state: 'completed' });
@@ -153,10 +153,10 @@ it('a device waits for its first gateway, too', async () => {
   expect(await agent.stop()).toBe(0);
 });
 
-it('an origin that is away keeps no device from an update that its gateway has, and hears of it afterwards', async () => {
+it('an unreachable origin does not block an update that its gateway has, and gets the reports later', async () => {
   const id = await rollOut('1.0.0');
   for (const name of ['one', 'two']) await makeSlots(name);
-  // So the gateway has the chunks.
+  // This fills the gateway's cache.
   expect(await update('one')).toMatchObject({ state: 'completed' });
   await testbed.run('sitecast-agent', ['check', ...aloneFlagsOf('two')]);
   const [, port = ''] = /:(\d+)$/.exec(origin.url) ?? [];
@@ -166,7 +166,7 @@ it('an origin that is away keeps no device from an update that its gateway has, 
   await testbed.until(async () => JSON.stringify(await stateInRollout(id)) === '{"completed":2}');
 });
 
-it('a gateway waits for an origin that is away at its first start, then serves; SIGTERM ends the waiting', async () => {
+it('a gateway waits for an unreachable origin at its first start, then serves; SIGTERM ends the wait', async () => {
   const [, port = ''] = /:(\d+)$/.exec(origin.url) ?? [];
   await origin.stop();
   const args = ['serve', '--token-file', 'other.token', '--listen', '127.0.0.1:0'];
@@ -180,7 +180,7 @@ it('a gateway waits for an origin that is away at its first start, then serves; 
   expect(await patient.stop()).toBe(0);
 });
 
-it('an enrolled device that floods takes little of the WAN and the disk, and holds up nobody', async () => {
+it('an enrolled device that floods takes little of the WAN and the disk, and delays no other device', async () => {
   const id = await rollOut('1.0.0');
   await makeSlots('honest');
   const flooder = new TestMember((path, init) => fetch(gateway.url + path, init), Date.now);
@@ -200,11 +200,11 @@ it('an enrolled device that floods takes little of the WAN and the disk, and hol
   const flooding = flood();
   await testbed.until(async () => statuses.includes(429), 'the flood to be refused');
   expect(await update('honest')).toMatchObject({ state: 'completed' });
-  // The flooder is of the rollout, too, and says nothing of it.
+  // The flooding device belongs to the rollout, too, and reports nothing about it.
   await testbed.until(async () => JSON.stringify(await stateInRollout(id)).includes('"completed":1'));
   end.abort();
   await flooding;
-  // Of megabytes so much: what fits into 256 KiB at once, and what the honest one has to say.
+  // Of the megabytes only this much arrived: 256 KiB at once, and the reports of the honest device.
   expect(statuses.length).toBeGreaterThan(3);
   expect((await metric(gateway, 'sitecast_wan_sent_bytes_total')) - sentBefore).toBeLessThan(400_000);
   const { kept, anomalies } = await operate('device', 'show', flooder.id);

@@ -5,7 +5,7 @@ import pLimit from 'p-limit';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Testbed, type CommandName } from './testbed/testbed.ts';
 
-/** Texts that people and scripts depend on are recorded in `test/src/surface`; `npm run record:surface` records them anew. */
+/** Texts that people and scripts depend on are recorded in `test/src/surface`; `npm run record:surface` records them again. */
 const recorded = (name: string): string => `./surface/${name}.txt`;
 
 const TOP = fileURLToPath(new URL('../../', import.meta.url));
@@ -15,11 +15,11 @@ const COMMANDS: readonly CommandName[] = [
   'sitecast-gateway',
   'sitecast-agent',
 ];
-/** To start a process is what costs most here. */
+/** Most of the cost here is the start of processes. */
 const atOnce = pLimit(2);
 
 let testbed: Testbed;
-/** Of each command, and of all below it. */
+/** The help of each command and of all its subcommands. */
 const helpTexts = new Map<CommandName, string>();
 beforeAll(async () => {
   testbed = await Testbed.open();
@@ -32,7 +32,7 @@ const subcommandsOf = (help: string): string[] =>
     .flatMap(([, name]) => name ?? [])
     .filter(name => name !== 'help');
 
-/** The help of a command and of all below it, each under its name. */
+/** The help of a command and of all its subcommands, each under its name. */
 async function readHelp(name: CommandName, path: readonly string[] = []): Promise<string> {
   const { stdout, exitCode } = await atOnce(() => testbed.run(name, [...path, '--help']));
   expect(exitCode).toBe(0);
@@ -47,7 +47,7 @@ it.each(COMMANDS)('%s and its subcommands show the help that is recorded', async
 });
 
 describe('a configuration file', () => {
-  /** Each option that a help shows, with what stands for its value. */
+  /** Each option in a help text, with the placeholder of its value. */
   const optionsOf = (help: string): Map<string, string> =>
     new Map(
       [...help.matchAll(/^ {2}(?:-\w, )?--([a-z-]+)(?: [<[](.*?)[>\]])?/gm)].map(
@@ -66,7 +66,7 @@ describe('a configuration file', () => {
     await expect(`${keys.toSorted().join('\n')}\n`).toMatchFileSnapshot(recorded('config-keys-sitecast'));
   });
 
-  /** A value that the option takes, by what stands for it in the help, or by its name. */
+  /** A valid value of each option, by the placeholder in the help, or by the option's name. */
   const VALUES: Record<string, string> = {
     '': 'true',
     'host:port': '127.0.0.1:0',
@@ -99,7 +99,7 @@ describe('a configuration file', () => {
     const lines = [...own].map(([key, value]) => `${key}: ${VALUES[key] ?? VALUES[value] ?? 'x'}`);
     await writeFile(testbed.path(`${name}.yaml`), [...lines, 'last-of-all: x', ''].join('\n'));
     const { stderr, exitCode } = await testbed.run(name, [action, '--config', `${name}.yaml`]);
-    // The first key that isn't known is told: all before it are.
+    // The error names the first unknown key, so all keys before it are known.
     expect([exitCode, isUnknown(stderr, 'last-of-all') || stderr]).toEqual([2, true]);
     await expect(`${[...own.keys()].toSorted().join('\n')}\n`).toMatchFileSnapshot(
       recorded(`config-keys-${name}`),
@@ -108,13 +108,13 @@ describe('a configuration file', () => {
 });
 
 describe('the metrics', () => {
-  /** Labels whose values are ours to choose, not a request's. */
+  /** Labels with a fixed set of values, which requests can't influence. */
   const CLOSED = new Set(['role', 'where', 'what', 'presence', 'le']);
 
   const nameOf = (sample: string, types: ReadonlyMap<string, string>): string =>
     types.has(sample) ? sample : sample.replace(/_(?:bucket|sum|count)$/, '');
 
-  /** Of each metric of ours: its name, type, labels, with those values that are fixed, and help. */
+  /** Describes each of our metrics: its name, type, labels with their fixed values, and help. */
   function describeMetrics(text: string): string {
     const described = (kind: string) =>
       new Map(
@@ -149,10 +149,10 @@ describe('the metrics', () => {
     const follow = ['serve', '--data', 'gateway', '--token-file', 'g.token', '--no-peers', '--poll', '1s'];
     const gateway = await testbed.serve('sitecast-gateway', [...follow, ...listen]);
     await testbed.until(async () => (await fetch(`${gateway.url}/readyz`)).ok);
-    // What is sent is counted once a file has gone out.
+    // Sent bytes are counted once a file has been sent.
     expect((await fetch(`${gateway.url}/metadata/timestamp.json`)).status).toBe(200);
     for (const { name, url } of [origin, gateway]) {
-      // A request is counted when it has been answered: the next scrape shows this one.
+      // A request is counted when it has been answered. The next scrape shows this one.
       await scrape(url);
       const text = await scrape(url);
       expect(text).toContain('\nprocess_cpu_seconds_total ');
@@ -162,7 +162,7 @@ describe('the metrics', () => {
 });
 
 describe('the error codes', () => {
-  /** Codes that a page names; `SITECAST_X_MISSING`, `_SHORT` names SITECAST_X_SHORT too. */
+  /** Codes that a page names. `SITECAST_X_MISSING`, `_SHORT` names SITECAST_X_SHORT too. */
   function codesIn(page: string): Set<string> {
     const codes = new Set<string>();
     let last = '';
@@ -190,7 +190,7 @@ describe('the error codes', () => {
     );
   }
 
-  /** They look like codes, and are variables of the environment. */
+  /** Environment variables, which look like codes. */
   const variables = (): string[] =>
     [
       ...COMMANDS.flatMap(name => [...helpOf(name).matchAll(/SITECAST_[A-Z_]*[A-Z]/g)]),
@@ -205,7 +205,7 @@ describe('the error codes', () => {
 
   it('of docs/ERRORS.md are those that are recorded, and those that the code has', async () => {
     const documented = withoutVariables(codesIn(await readFile(join(TOP, 'docs/ERRORS.md'), 'utf8')));
-    // The code puts together what has this in front: `SITECAST_WAITING_…`.
+    // The code builds names with this prefix: `SITECAST_WAITING_…`.
     const isFamily = (code: string): boolean => documented.some(other => other.startsWith(`${code}_`));
     const known = withoutVariables(await codesInSources());
     expect(known.filter(code => !documented.includes(code) && !isFamily(code))).toEqual([]);

@@ -10,7 +10,7 @@ import { IMAGE_BYTES, SwarmTestbed, THREE } from './testbed/swarm-testbed.ts';
 const MIB = 2 ** 20;
 const MANNERS: readonly Manner[] = ['lies', 'hangs', 'boasts', 'trickles', 'babbles', 'oversized'];
 
-// One site for all tests; each has an image of its own.
+// One site for all tests. Each test has an image of its own.
 
 let site: SwarmTestbed;
 const hostile: HostilePeer[] = [];
@@ -32,7 +32,7 @@ async function join(): Promise<HostilePeer> {
   return peer;
 }
 
-it('a WAN that is cut in the middle holds up what the site lacks, until it is back', async () => {
+it('a WAN that is cut delays only what the site lacks, until it is back', async () => {
   const { lan, wan } = site.gateway;
   const { version, image } = await site.release();
   lan.pace(16 * MIB);
@@ -48,7 +48,7 @@ it('a WAN that is cut in the middle holds up what the site lacks, until it is ba
   expect(wan.receivedBytes - before).toBeLessThan(1.2 * IMAGE_BYTES);
 });
 
-it('peers that lie, hang, boast, trickle, babble or flood keep nobody from an update; the liar is reported', async () => {
+it('peers that misbehave, hang, announce too much, trickle, send garbage or flood block no update; the misbehaving one is reported', async () => {
   const { version, image, index } = await site.release();
   for (const manner of MANNERS) await (await join()).offer(index, manner);
   const id = await site.rollOut(version);
@@ -67,7 +67,7 @@ it('peers that lie, hang, boast, trickle, babble or flood keep nobody from an up
   expect(histories.join('\n')).toContain(`${liar?.id} sent wrong bytes`);
 });
 
-it('strangers that fill the ports of a device and of the gateway keep nobody from its chunks, nor from an update', async () => {
+it('strangers that fill the ports of a device and of the gateway block neither its chunks nor an update', async () => {
   const strangers = new Strangers();
   try {
     const [scout, newcomer] = [await join(), await join()];
@@ -79,7 +79,7 @@ it('strangers that fill the ports of a device and of the gateway keep nobody fro
     await strangers.connectWithKeys(address, 128);
     await strangers.openStreams(address, 80);
     await strangers.beSilent(Number(/\/tcp\/(\d+)\//.exec(address)?.[1]), 150);
-    // No gateway has named this peer, and it was never connected.
+    // No gateway has named this peer, and it was never connected before.
     expect((await newcomer.ask(address, ChunkIndex.decode(index).idAt(0))).verify()).toBeDefined();
     await strangers.beSilent(Number(new URL(site.gateway.url).port), 4200);
     expect(await statusFrom('127.0.0.20', site.gateway.url)).toBe(200);
@@ -94,7 +94,7 @@ it('strangers that fill the ports of a device and of the gateway keep nobody fro
   }
 });
 
-/** As an unknown host of the LAN. */
+/** Sends a request from an unknown host of the LAN. */
 async function statusFrom(localAddress: string, url: string): Promise<number | undefined> {
   const request = get(`${url}/healthz`, { localAddress, agent: false });
   const [response] = await once(request, 'response');
@@ -106,7 +106,7 @@ it('a device is served by the others until it is revoked', async () => {
   await site.untilCompleted(await site.rollOut(version), THREE.length);
   const peer = await join();
   const chunk = ChunkIndex.decode(index).idAt(0);
-  // Those that were hostile in other tests are named still.
+  // Peers that were hostile in other tests are still listed.
   const status = await site.statusOf('one');
   const one = (await peer.others()).find(({ id }) => id === status?.id);
   const address = one?.addresses[0] ?? '';
@@ -120,7 +120,7 @@ it('a device is served by the others until it is revoked', async () => {
   );
 });
 
-it('a gateway that comes back with an empty disk fetches no more than the site still lacks: nothing, at last', async () => {
+it('a gateway that comes back with an empty disk fetches only what the site lacks, which is nothing in the end', async () => {
   const { gateway } = site;
   const { version, image, index } = await site.release();
   await site.rollOut(version, '--not-before', inAnHour());
@@ -130,7 +130,7 @@ it('a gateway that comes back with an empty disk fetches no more than the site s
   await gateway.restart({ isEmpty: true });
   for (const name of THREE) await site.untilSiteHas(image, IMAGE_BYTES, name);
   expect(gateway.wan.receivedBytes - before).toBeLessThan(0.75 * IMAGE_BYTES);
-  // Again, but no device asks for a chunk: the gateway fetches ahead from its devices.
+  // This time no device asks for a chunk: the gateway fetches ahead from its devices.
   await gateway.kill();
   const whole = gateway.wan.receivedBytes;
   await gateway.restart({ isEmpty: true, prefetch: true });

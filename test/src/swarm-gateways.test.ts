@@ -7,7 +7,7 @@ beforeAll(async () => {
 });
 afterAll(() => site.close());
 
-it('a gateway that is killed in the middle is missed by nobody who has another, and is found again', async () => {
+it('a killed gateway delays no device that has another, and is used again later', async () => {
   const { version, image } = await site.release();
   const [first, second] = site.gateways;
   const id = await site.rollOut(version);

@@ -6,11 +6,11 @@ import { IMAGE_BYTES, SwarmTestbed, THREE } from './testbed/swarm-testbed.ts';
 
 const MIB = 2 ** 20;
 
-// One site for all tests; each has an image of its own.
+// One site for all tests. Each test has an image of its own.
 
 let site: SwarmTestbed;
 beforeAll(async () => {
-  // Where the first one is stays the same over its restarts; the others wait where a test says so.
+  // The first device keeps its port over restarts. The others wait where a test says so.
   const port = await freePort();
   site = await SwarmTestbed.openWithThree((name, { testbed }) => [
     '--health-command',
@@ -38,7 +38,7 @@ it('an image crosses the thin link of its gateway about once, for all devices of
   await site.untilCompleted(id, THREE.length);
   for (const name of THREE) expect(await site.isRight(name, image)).toBe(true);
   expect(site.gateway.lan.receivedBytes - before).toBeLessThan(1.5 * IMAGE_BYTES);
-  // An agent writes down what it has exchanged now and then.
+  // An agent stores its exchanged bytes from time to time.
   await site.testbed.until(async () => {
     const shown = await Promise.all(THREE.map(name => site.statusOf(name)));
     const sum = (count: 'receivedBytes' | 'sentBytes') =>
@@ -52,7 +52,7 @@ it('an image crosses the thin link of its gateway about once, for all devices of
   await site.killDevice('four');
 });
 
-it('once the site has all of it, devices finish without their gateway, and wait for its leave to activate', async () => {
+it('once the site has the whole image, devices finish without their gateway, and wait for its lease to activate', async () => {
   const { version, image } = await site.release();
   // A quick device may get its lease before the cut, and keeps it. The others wait for theirs.
   await writeFile(site.testbed.path('hold'), '');
@@ -75,7 +75,7 @@ it('once the site has all of it, devices finish without their gateway, and wait 
   await site.untilCompleted(id, THREE.length);
 });
 
-it('with all gateways gone, one device that has the image is enough for the others', async () => {
+it('with all gateways gone, one device that has the image suffices for the others', async () => {
   site.gateway.lan.pace(16 * MIB);
   await writeFile(site.testbed.path('wait'), '');
   const { version, image } = await site.release();
@@ -84,7 +84,7 @@ it('with all gateways gone, one device that has the image is enough for the othe
   for (const name of ['two', 'three'])
     await site.testbed.until(async () => (await site.statusOf(name))?.waitingFor === 'hook');
   site.gateway.lan.cut();
-  // It was started anew since: what it holds it knows from its disk alone.
+  // The device was restarted, so it knows what it has from its disk only.
   await site.killDevice('one');
   await site.startDevice('one');
   await rm(site.testbed.path('wait'));
@@ -94,7 +94,7 @@ it('with all gateways gone, one device that has the image is enough for the othe
   }
 });
 
-it('a device that leaves in the middle leaves nothing undone', async () => {
+it('a device that leaves during an update does not keep the others from finishing', async () => {
   const { version, image } = await site.release();
   await site.rollOut(version);
   await site.untilSiteHas(image, IMAGE_BYTES / 3, ...THREE);

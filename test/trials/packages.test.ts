@@ -9,7 +9,7 @@ import { expect, it } from 'vitest';
 const TOP = fileURLToPath(new URL('../../', import.meta.url));
 const run = promisify(execFile);
 
-it('installs from packed tarballs, without development dependencies, and all four commands explain themselves', async () => {
+it('installs from packed tarballs, without development dependencies, and all four commands print their help', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'sitecast-packages-'));
   try {
     const [tarballs, app] = [join(directory, 'tarballs'), join(directory, 'app')];
@@ -29,7 +29,7 @@ it('installs from packed tarballs, without development dependencies, and all fou
   }
 });
 
-it('`npm ci --omit=dev` ends well in a checkout', async () => {
+it('`npm ci --omit=dev` succeeds in a checkout', async () => {
   const directory = await mkdtemp(join(tmpdir(), 'sitecast-checkout-'));
   try {
     await run('git', ['clone', '--quiet', '--depth', '1', `file://${TOP}`, directory]);

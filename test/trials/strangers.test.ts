@@ -4,11 +4,11 @@ import { KeyPair } from '@sitecast/shared/signing';
 import { expect, it } from 'vitest';
 import { Testbed } from '../src/testbed/testbed.ts';
 
-/** More than the origin remembers of strangers. */
+/** More nonces than the origin remembers of strangers. */
 const REQUESTS = 120_000;
 const AT_ONCE = 32;
 
-it('strangers who sign requests as fast as they can shut no gateway and no newcomer out of an origin', async () => {
+it('strangers that send signed requests as fast as they can shut no gateway and no new device out of an origin', async () => {
   const testbed = await Testbed.open();
   try {
     const flags = ['serve', '--data', 'origin', '--listen', '127.0.0.1:0', '--log-level', 'error'];
@@ -36,7 +36,7 @@ it('strangers who sign requests as fast as they can shut no gateway and no newco
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, flood));
-    // Malformed each, and none refused for those before it.
+    // Each request is malformed, and none is refused because of those before it.
     expect([...statuses]).toEqual([400]);
     const token = [
       'token',

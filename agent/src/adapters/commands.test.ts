@@ -22,7 +22,7 @@ afterEach(async () => {
 });
 
 const system = systemClock('auto');
-/** Between two tries a second passes in a millisecond. */
+/** A pause of a second takes a millisecond. */
 const clock = { sleep: (ms: number, signal?: AbortSignal) => system.sleep(ms / 1000, signal) };
 const bootBy = (command: string, now = () => Date.now()) =>
   new CommandBootControl(command, {
@@ -41,7 +41,7 @@ async function script(text: string): Promise<string> {
   return path;
 }
 
-it('boot control by a program speaks its verbs, and takes the boot id from the kernel or from it', async () => {
+it('boot control by a program calls its verbs, and takes the boot id from the kernel or from the program', async () => {
   const log = join(directory, 'log');
   const path = await script(`echo "$*" >> ${log}\n[ "$1" = get ] && echo '{"booted":"B"}'\nexit 0`);
   const boot = bootBy(path);
@@ -67,7 +67,7 @@ it.each([
   ['fails', 'echo broken >&2; exit 4', 'broken'],
   ['prints nonsense', 'echo hello', 'hello'],
   ['names a third slot', `echo '{"booted":"C"}'`, 'booted'],
-])('boot control by a program that %s is an error that says so', async (_name, text, said) => {
+])('boot control by a program that %s is an error with a reason', async (_name, text, said) => {
   const boot = bootBy(await script(text));
   await expect(boot.read()).rejects.toMatchObject({
     code: 'SITECAST_BOOT_COMMAND_FAILED',
@@ -83,14 +83,14 @@ const isThere = (name: string) =>
 const pidIn = async (name: string) => Number(await readFile(join(directory, name), 'utf8'));
 
 describe('boot control by a program', () => {
-  it('goes by its standard output alone; what it warns of is logged, once', async () => {
+  it('reads its standard output only; its warnings are logged, once', async () => {
     const boot = bootBy((await BootProgram.create(directory)).command);
     expect(await boot.start()).toEqual({ booted: 'A', next: 'A', bootId: 'boot-1' });
     await boot.read();
     expect(logged).toEqual(["boot control 'get' says: a warning, for people"]);
   });
 
-  it('tells of warnings that differ each time a few an hour, and how many there were', async () => {
+  it('logs varying warnings a few times an hour, with their number', async () => {
     const path = await script(
       `cd ${directory}; echo x >> n; echo "call $(wc -l < n)" >&2; echo '{"booted":"A"}'; exit 0`,
     );
@@ -101,7 +101,7 @@ describe('boot control by a program', () => {
     expect(logged).toEqual([says('call 1'), says('call 2'), says('call 3')]);
     nowMs = 3_599_999;
     await boot.read();
-    // Of other verbs it's another matter.
+    // The bound applies to each verb separately.
     await boot.confirm('A');
     nowMs = 3_600_000;
     await boot.read();
@@ -111,7 +111,7 @@ describe('boot control by a program', () => {
     ]);
   });
 
-  it('asks again what has failed, and gives up what fails three times', async () => {
+  it('calls a failed verb again, and gives up after three failures', async () => {
     const program = await BootProgram.create(directory);
     const boot = bootBy(program.command);
     await program.fail('set-trial', 2);
@@ -122,7 +122,7 @@ describe('boot control by a program', () => {
     await expect(boot.setTrial('B', 2)).rejects.toMatchObject({ code: 'SITECAST_BOOT_COMMAND_FAILED' });
   });
 
-  it('lets live what the reboot verb leaves behind, which may still write; of other verbs nothing stays', async () => {
+  it('lets processes that the reboot verb left behind live and write, and ends those of other verbs', async () => {
     const late = '(sleep 1; echo going down; echo really >&2; touch came) &';
     const left = 'sleep 300 & echo $! > left';
     const path = await script(
@@ -137,7 +137,7 @@ describe('boot control by a program', () => {
     expect(isAlive(pid)).toBe(false);
   });
 
-  it('that is stopped lets a verb end that changes something, and waits for no answer and no boot', async () => {
+  it('that is stopped lets a verb that changes something end, and does not wait for an answer or a boot', async () => {
     const slow = 'touch began; sleep 1; touch done';
     const path = await script(
       `cd ${directory}; case $1 in get) touch asked; sleep 300 ;; reboot) touch rebooting; sleep 1; touch came ;; confirm) ${slow} ;; esac`,
@@ -163,14 +163,14 @@ describe('boot control by a program', () => {
 });
 
 describe('a command', () => {
-  it('out of time is ended with all that it started', async () => {
+  it('is ended with all its processes when its time is over', async () => {
     const outcome = await run(`sleep 300 & echo $! > ${directory}/pid; wait`, { timeoutMs: 300 });
     expect(outcome).toMatchObject({ isTimedOut: true });
     const pid = await pidIn('pid');
     await until('the grandchild is gone', () => !isAlive(pid));
   });
 
-  it('is ended with all that it started when it is to stop, also one that does not want to', async () => {
+  it('is ended with all its processes when it is aborted, even if it ignores the signal', async () => {
     const stubborn = `trap '' TERM; echo $$ > ${directory}/pid; while :; do sleep 1; done`;
     const running = run(stubborn, { signal: stop.signal });
     await until('it runs', async () => (await isThere('pid')) && (await pidIn('pid')) > 0);
@@ -181,7 +181,7 @@ describe('a command', () => {
     expect(await isThere('late')).toBe(false);
   });
 
-  it('that says too much is heard to the end, each stream for itself', async () => {
+  it('with too much output runs to its end; each stream is cut by itself', async () => {
     const { output, stdout, stderr, exitCode } = await run(
       'echo warned >&2; yes | head -c 1000000; echo last; exit 3',
     );
@@ -194,7 +194,7 @@ describe('a command', () => {
   });
 });
 
-it('of a command that says too much, no half of a character is kept', async () => {
+it('a cut output never begins with a part of a character', async () => {
   const { output } = await runCommand('yes äöü | head -n 1301; printf xxx', { env: {}, timeoutMs: 20_000 });
   expect(output.startsWith('öü\näöü\n')).toBe(true);
   expect(output).not.toContain('\ufffd');

@@ -13,7 +13,7 @@ afterEach(async () => {
 });
 
 it.each([undefined, '', 'x'.repeat(31), 'x'.repeat(32), 'x'.repeat(500)])(
-  'is taken by one alone, whatever its file holds (%j)',
+  'is held by one process, whatever its file contains (%j)',
   async text => {
     const path = join(directory, 'lock');
     if (text !== undefined) await writeFile(path, text);

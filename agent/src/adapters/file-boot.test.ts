@@ -26,19 +26,19 @@ const state = {
 };
 const trialOf = (slot: 'A' | 'B') => ({ slot, triesLeft: 2 });
 
-/** The state itself is damaged; the copy is of some earlier day. */
+/** The state itself is damaged. The copy is from an earlier day. */
 async function control(copy: object): Promise<FileBootControl> {
   await writeFile(path, 'damaged');
   await writeCopy(path, JSON.stringify({ ...state, ...copy }));
   return new FileBootControl(path, { firstSlot: 'A', afterBoot: async () => {} });
 }
 
-describe('a copy of the boot state, with the state itself damaged', () => {
-  it('brings a trial back that the agent knows to be under way', async () => {
+describe('a copy of the boot state, where the state itself is damaged,', () => {
+  it('restores a trial that the agent knows to be under way', async () => {
     const boot = await control({ trial: trialOf('B') });
     expect(await boot.start({ slots: ['A', 'B'], onTrial: 'B' })).toMatchObject({ booted: 'B', next: 'B' });
     await boot.reboot();
-    // What is left of it counts, too.
+    // The number of remaining tries is restored, too.
     expect(await boot.read()).toMatchObject({ booted: 'B', next: 'A' });
   });
 
@@ -65,7 +65,7 @@ describe('a copy of the boot state, with the state itself damaged', () => {
       { slots: [], onTrial: undefined },
       'A',
     ],
-  ] as const)('does not bring back %s', async (_what, copy, remembered, slot) => {
+  ] as const)('does not restore %s', async (_what, copy, remembered, slot) => {
     const boot = await control(copy);
     expect(await boot.start(remembered)).toMatchObject({ booted: slot, next: slot });
     await boot.reboot();

@@ -35,7 +35,7 @@ async function readBack(slot: FileSlot, offset: number, lengthBytes: number) {
 
 const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
 
-it('a file is as long as the image afterwards, and reads back at any offset and length', async () => {
+it('a file has the length of the image afterwards, and can be read at any offset and length', async () => {
   const slot = new FileSlot(join(directory, 'slot'));
   await writeFile(slot.path, randomBytes(5_000_000));
   const image = randomBytes(2_345_678);
@@ -54,7 +54,7 @@ it('a file is as long as the image afterwards, and reads back at any offset and 
   expect((await readBack(slot, 2_345_677, 2)).isThere).toBe(false);
 });
 
-it('there is nothing to read where there is no file, and nothing to write where it is a directory', async () => {
+it('a missing file can not be read, and a directory can not be written', async () => {
   expect(await new FileSlot(join(directory, 'none')).openForReading()).toBeUndefined();
   await expect(new FileSlot(directory).openForWriting()).rejects.toMatchObject({
     code: 'SITECAST_SLOT_UNUSABLE',
@@ -80,11 +80,11 @@ describe.skipIf(whyNoLoopDevices() !== undefined)('a block device', () => {
     await writer.close();
   });
 
-  it('without a medium, or without a driver, is missing: not too small, and no failure', async () => {
+  it('without a medium or a driver is reported as missing, not as too small or failed', async () => {
     const empty = new FileSlot(devices.create(join(directory, 'backing'), 0));
     await expect(empty.capacityBytes()).rejects.toMatchObject({ code: 'SITECAST_SLOT_MISSING' });
     const slot = new FileSlot(join(directory, 'node'));
-    // Of the numbers that no driver has: "local and experimental use".
+    // No driver has this number: it is reserved for "local and experimental use".
     execFileSync('mknod', [slot.path, 'b', '240', '0']);
     for (const open of [
       () => slot.capacityBytes(),
@@ -94,7 +94,7 @@ describe.skipIf(whyNoLoopDevices() !== undefined)('a block device', () => {
       await expect(open()).rejects.toMatchObject({ code: 'SITECAST_SLOT_MISSING' });
   });
 
-  it('whose medium fails says so when what was written is to be durable', async () => {
+  it('whose medium fails reports it when the written data is made durable', async () => {
     const small = await mkdtemp(join(directory, 'small-'));
     devices.mount('-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', small);
     const slot = new FileSlot(devices.create(join(small, 'backing'), MIB));
@@ -118,7 +118,7 @@ describe.skipIf(whyNoLoopDevices() !== undefined)('a block device', () => {
     await (await slot.openForWriting()).close();
   });
 
-  it('whose partition is mounted is not opened for writing, nor a partition of one that is', async () => {
+  it('whose partition is mounted is not opened for writing, nor is a partition of a mounted disk', async () => {
     const disk = devices.create(join(directory, 'backing'), 8 * MIB);
     const [first, second] = devices.partition(disk, 8 * MIB);
     devices.format(first);
@@ -128,7 +128,7 @@ describe.skipIf(whyNoLoopDevices() !== undefined)('a block device', () => {
     await (await new FileSlot(second).openForWriting()).close();
   });
 
-  it('that is mounted keeps its file from being written; one that is just attached does not', async () => {
+  it('that is mounted keeps its file from being written; one that is only attached does not', async () => {
     const slot = new FileSlot(join(directory, 'slot.img'));
     const device = devices.create(slot.path, MIB);
     devices.format(device);
@@ -139,7 +139,7 @@ describe.skipIf(whyNoLoopDevices() !== undefined)('a block device', () => {
       code: 'SITECAST_SLOT_BUSY',
       message: expect.stringContaining(device),
     });
-    // The same by way of a device over the device.
+    // The same holds for a device on top of the device.
     const over = devices.attach(device);
     devices.unmount(point);
     devices.mount('-o', 'ro', over, point);

@@ -31,7 +31,7 @@ const refused = (said: string) =>
   expect.objectContaining({ code: 'SITECAST_SETTING_INVALID', message: expect.stringContaining(said) });
 
 describe('at the start', () => {
-  it('two files are two slots, there or not, and data beside them is fine', async () => {
+  it('two files are two slots, whether they exist or not, and data beside them is accepted', async () => {
     await expect(check(a, b, directory)).resolves.toBeUndefined();
     await writeFile(a, 'a');
     await expect(check(a, b, directory)).resolves.toBeUndefined();
@@ -56,17 +56,17 @@ describe('at the start', () => {
     await expect(check(a, b)).rejects.toEqual(refused(b));
   });
 
-  it('what can be no slot is refused: a directory, a pipe, a character device', async () => {
+  it('what can not be a slot is refused: a directory, a pipe, a character device', async () => {
     execFileSync('mkfifo', [b]);
     for (const path of [b, directory, '/dev/null'])
       await expect(check(a, path)).rejects.toMatchObject({ code: 'SITECAST_SLOT_UNUSABLE' });
   });
 });
 
-describe('a slot that is not there', () => {
+describe('a missing slot', () => {
   const missing = expect.objectContaining({ code: 'SITECAST_SLOT_MISSING' });
 
-  it('is made where it means a file, once; the entry is there before a byte is written', async () => {
+  it('is created where it is a file, once; its name is durable before a byte is written', async () => {
     const slot = new FileSlot(b);
     expect(await slot.locate(undefined)).toEqual({ path: b, isThere: false });
     const writer = await slot.openForWriting();
@@ -79,14 +79,14 @@ describe('a slot that is not there', () => {
   it.each([
     ['below /dev', '/dev/sitecast-nosuch'],
     ['below a directory of /dev that is not there', '/dev/disk/by-partlabel/sitecast-nosuch'],
-  ])('is not made %s', async (_where, path) => {
+  ])('is not created %s', async (_where, path) => {
     const slot = new FileSlot(path);
     await expect(slot.locate(undefined)).rejects.toEqual(missing);
     await expect(slot.openForWriting()).rejects.toEqual(missing);
     await expect(stat(path)).rejects.toMatchObject({ code: 'ENOENT' });
   });
 
-  it('is not made by way of a link, to wherever it leads, nor in a directory that is not there', async () => {
+  it('is not created through a link, wherever it leads, or in a missing directory', async () => {
     await symlink('/dev/sitecast-nosuch', a);
     await symlink(join(directory, 'elsewhere'), b);
     await symlink('/dev', join(directory, 'dev'));
@@ -95,13 +95,13 @@ describe('a slot that is not there', () => {
     expect((await readdir(directory)).toSorted()).toEqual(['a.img', 'b.img', 'dev']);
   });
 
-  it('but was there before is not made anew', async () => {
+  it('that was there before is not created again', async () => {
     const slot = new FileSlot(b);
     await expect(slot.locate({ path: b, isThere: true })).rejects.toEqual(missing);
     expect(await slot.locate({ path: a, isThere: true })).toMatchObject({ isThere: false });
   });
 
-  it('keeps the other one from being written where that may be the device that runs', async () => {
+  it('keeps the other one from being written where that may be the running device', async () => {
     await writeFile(b, 'b');
     const late = new FileSlot(b, { other: '/dev/sitecast-nosuch' });
     await expect(late.openForWriting()).rejects.toEqual(
@@ -110,13 +110,13 @@ describe('a slot that is not there', () => {
         message: expect.stringContaining('/dev/sitecast-nosuch'),
       }),
     );
-    // A file that isn't there is no other one.
+    // A missing file can't be the running device.
     await (await new FileSlot(b, { other: a }).openForWriting()).close();
   });
 });
 
-describe('before each writing', () => {
-  it('a link that leads to the other slot by now is noticed, at what was opened', async () => {
+describe('before each write', () => {
+  it('a link that now leads to the other slot is noticed by the opened file', async () => {
     await writeFile(a, 'a');
     await writeFile(b, 'b');
     const path = join(directory, 'link');
@@ -127,14 +127,14 @@ describe('before each writing', () => {
     await symlink(a, path);
     await expect(slot.openForWriting()).rejects.toMatchObject({ code: 'SITECAST_SLOT_OVERLAP' });
     expect(await readFile(a, 'utf8')).toBe('a');
-    // As if the link had been turned after the opening: what counts is the file that was opened.
+    // This is as if the link had been changed after the opening. The opened file counts.
     const opened = await stat(a, { bigint: true });
     await rm(path);
     await symlink(b, path);
     await expect(refuseUnsafe(path, opened, a)).rejects.toMatchObject({ code: 'SITECAST_SLOT_OVERLAP' });
   });
 
-  it('a pipe does not block it, nor is a directory opened', async () => {
+  it('a pipe does not block it, and a directory is not opened', async () => {
     execFileSync('mkfifo', [b]);
     for (const path of [b, directory]) {
       const slot = new FileSlot(path);
@@ -149,7 +149,7 @@ describe('before each writing', () => {
 });
 
 describe.skipIf(hasNoLoopDevices)('block devices', () => {
-  it('are one by their number, whatever they are called', async () => {
+  it('are the same by their number, whatever their paths', async () => {
     const device = devices.create(join(directory, 'backing'), MIB);
     const node = join(directory, 'node');
     const [major, minor] = (await readFile(`/sys/block/${device.slice(5)}/dev`, 'utf8')).trim().split(':');
@@ -161,7 +161,7 @@ describe.skipIf(hasNoLoopDevices)('block devices', () => {
     await check(device, other);
   });
 
-  it('are refused where one is the file behind the other, or a disk and its partition; two partitions are two', async () => {
+  it('are refused where one is the file behind the other, or a disk and its partition; two partitions are two slots', async () => {
     const disk = devices.create(a, 8 * MIB);
     const [first, second] = devices.partition(disk, 8 * MIB);
     for (const [one, other] of [
@@ -181,7 +181,7 @@ describe.skipIf(hasNoLoopDevices)('block devices', () => {
     await (await new FileSlot(first, { other: second }).openForWriting()).close();
   });
 
-  it('are refused where both lie in one file and share bytes of it; two parts of a file are two', async () => {
+  it('are refused where both lie in one file and share bytes of it; two separate parts of a file are two slots', async () => {
     const whole = devices.create(a, 8 * MIB);
     const half = String(4 * MIB);
     const [again, end] = [devices.attach(a), devices.attach(a, '--offset', half)];
@@ -199,7 +199,7 @@ describe.skipIf(hasNoLoopDevices)('block devices', () => {
     await check(devices.attach(a, '--sizelimit', half), end);
   });
 
-  it('hold neither the other slot nor the data: both lie in what is mounted there', async () => {
+  it('are refused where one is mounted and holds the other slot or the data', async () => {
     const device = devices.create(a, MIB);
     devices.format(device);
     const point = join(directory, 'mnt');
@@ -216,7 +216,7 @@ describe.skipIf(hasNoLoopDevices)('block devices', () => {
 });
 
 describe.skipIf(hasNoLoopDevices)('a file below a mount point', () => {
-  it('is missing where nothing is mounted any more, there or not; mounted again it goes on', async () => {
+  it('is missing where nothing is mounted any more, whether the file exists or not; it returns with the mount', async () => {
     const disk = join(directory, 'disk');
     const slots = join(directory, 'slots');
     for (const path of [disk, slots]) await mkdir(path);
@@ -235,7 +235,7 @@ describe.skipIf(hasNoLoopDevices)('a file below a mount point', () => {
     await expect(slot.locate(place)).rejects.toEqual(missing);
     devices.mount('--bind', disk, slots);
     expect(await slot.locate(place)).toEqual(place);
-    // The agent's own data lies there, too: that it's found says that it's mounted.
+    // The agent's own data is in the same mount. Because the data is there, the mount is there.
     const vouched = new FileSlot(slot.path, { data: join(slots, 'data') });
     expect(await vouched.locate(undefined)).toEqual({ path: slot.path, isThere: false });
   });
@@ -246,28 +246,31 @@ describe.skipIf(hasNoLoopDevices)('a file in memory', () => {
   const missing = (said: string) =>
     expect.objectContaining({ code: 'SITECAST_SLOT_MISSING', message: expect.stringContaining(said) });
 
-  it.each(['bind', 'devtmpfs'])('is no slot below another mount of /dev (%s), there or not', async how => {
-    await mkdir(a);
-    devices.mount(...(how === 'bind' ? ['--bind', '/dev', a] : ['-t', 'devtmpfs', 'dev', a]));
-    const slot = new FileSlot(join(a, name));
-    try {
-      for (const isThere of [false, true]) {
-        if (isThere) await writeFile(slot.path, 'somebody took its name');
-        await expect(slot.locate(undefined)).rejects.toEqual(missing('is the name of a device'));
-        await expect(slot.openForWriting()).rejects.toEqual(missing('is the name of a device'));
-        expect(await slot.openForReading()).toBeUndefined();
+  it.each(['bind', 'devtmpfs'])(
+    'is no slot below another mount of /dev (%s), whether it exists or not',
+    async how => {
+      await mkdir(a);
+      devices.mount(...(how === 'bind' ? ['--bind', '/dev', a] : ['-t', 'devtmpfs', 'dev', a]));
+      const slot = new FileSlot(join(a, name));
+      try {
+        for (const isThere of [false, true]) {
+          if (isThere) await writeFile(slot.path, 'somebody took its name');
+          await expect(slot.locate(undefined)).rejects.toEqual(missing('is the name of a device'));
+          await expect(slot.openForWriting()).rejects.toEqual(missing('is the name of a device'));
+          expect(await slot.openForReading()).toBeUndefined();
+        }
+      } finally {
+        await rm(slot.path, { force: true });
       }
-    } finally {
-      await rm(slot.path, { force: true });
-    }
-  });
+    },
+  );
 
-  it('is not made, unless the agent itself lives in memory; one that is there is a slot', async () => {
+  it('is not created, unless the agent’s data is in memory, too; an existing one is a slot', async () => {
     for (const path of [a, b]) {
       await mkdir(path);
       devices.mount('-t', 'tmpfs', 'tmpfs', path);
     }
-    // What /tmp is here is not to matter.
+    // The result must not depend on how this machine mounts /tmp.
     const data = '/';
     const slot = new FileSlot(join(a, 'slot'), { data });
     await expect(slot.locate(undefined)).rejects.toEqual(missing('in memory (tmpfs)'));
@@ -278,7 +281,7 @@ describe.skipIf(hasNoLoopDevices)('a file in memory', () => {
   });
 });
 
-describe('what is mounted where', () => {
+describe('the list of mounts', () => {
   const mounts = mountsOf(
     [
       '22 1 254:0 / / rw,relatime - ext4 /dev/root rw',
@@ -289,14 +292,14 @@ describe('what is mounted where', () => {
     ].join('\n'),
   );
 
-  it('is read with its escapes; a directory that is mounted over itself is no mount of its own', () => {
+  it('is parsed with its escapes; a directory that is mounted over itself is no mount of its own', () => {
     expect(ownMountPoint('/srv files/x', mounts)).toBe('/srv files');
     expect(ownMountPoint('/srv filesystems', mounts)).toBeUndefined();
     expect(ownMountPoint('/var/lib/agent', mounts)).toBeUndefined();
     expect(ownMountPoint('/var/lib/agent/slots/b', mounts)).toBe('/var/lib/agent/slots');
   });
 
-  it('is compared with what /etc/fstab wants', () => {
+  it('is compared with /etc/fstab', () => {
     const wanted = mountPointsOf(
       '# <file system>\n/dev/sda2 / ext4\nLABEL=slots\t/mnt/slots/  ext4 nofail\n/dev/sda3 none swap\nx /srv\\040files tmpfs\n',
     );

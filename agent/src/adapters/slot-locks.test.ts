@@ -29,7 +29,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true });
 });
 
-/** An agent of its own: the slots that run and don't run are its view of them. */
+/** A separate agent with its own view of which slot runs. */
 function agent(): { locks: SlotLocks; slot: (path: string, other: string) => FileSlot } {
   const locks = new SlotLocks(log);
   open.push(locks);
@@ -43,7 +43,7 @@ const busy = (path: string) =>
     message: `the slot ${path} is the slot of another sitecast-agent, process ${process.pid}`,
   });
 
-it('gives a slot to one agent, whatever it is called, and none of two where one is taken', async () => {
+it('gives a slot to one agent, whatever its path, and neither of two where one is taken', async () => {
   const [one, two] = [agent().locks, agent().locks];
   await one.take([await found(a)]);
   await one.take([await found(a)]);
@@ -56,16 +56,16 @@ it('gives a slot to one agent, whatever it is called, and none of two where one 
   await two.take(both);
 });
 
-it('keeps an agent from writing where another has either slot, and from making a file there', async () => {
+it('keeps an agent from writing where another has either slot, and from creating a file there', async () => {
   const [one, two] = [agent(), agent()];
   await one.locks.take([await found(a)]);
-  // To the second one, A is what doesn't run.
+  // For the second agent, A is the slot that doesn't run.
   await expect(two.slot(a, b).openForWriting()).rejects.toEqual(busy(a));
   await expect(two.slot(b, a).openForWriting()).rejects.toEqual(busy(a));
   expect(await readdir(directory)).toEqual(['a.img']);
   const writer = await one.slot(b, a).openForWriting();
   await writer.close();
-  // A file that was made just now is the maker's.
+  // A new file belongs to the agent that created it.
   await expect(two.locks.take([await found(b)])).rejects.toEqual(busy(b));
   await one.locks.release();
   await (await two.slot(b, a).openForWriting()).close();
@@ -76,7 +76,7 @@ async function nameOf(path: string): Promise<string> {
   return `sitecast-slot-file-${dev >> 8}:${dev & 255}/${ino}`;
 }
 
-it('has a name of one length, whichever libuv takes it', async () => {
+it('has a name of one length, so that every version of libuv reads it in the same way', async () => {
   await agent().locks.take([await found(a)]);
   // Zero bytes are shown as @.
   const name = `@${await nameOf(a)}`.padEnd(108, '@');
@@ -85,13 +85,13 @@ it('has a name of one length, whichever libuv takes it', async () => {
   );
 });
 
-/** Another user's process that holds the slot's name. This user's node may lie where no other user can run it. */
+/** A process of another user that holds the slot's name. This user's node may be in a place where other users can't run it. */
 async function heldByNobody(program: string): Promise<ChildProcess> {
   const server = createServer();
   server.listen(`\0${(await nameOf(a)).padEnd(107, '\0')}`);
   await once(server, 'listening');
   const fd: number = Reflect.get(Reflect.get(server, '_handle'), 'fd');
-  // `nobody` of most systems, and no group that owns anything here.
+  // This is `nobody` on most systems, with a group that owns nothing here.
   const child = spawn(program, ['600'], { uid: 65_534, gid: 65_534, stdio: [fd, 'ignore', 'ignore'] });
   children.push(child);
   await once(child, 'spawn');
@@ -101,7 +101,7 @@ async function heldByNobody(program: string): Promise<ChildProcess> {
 }
 
 it.skipIf(process.getuid?.() !== 0)(
-  'is not kept off by a set-uid program that was handed the name by another user',
+  'is not blocked by a set-uid program that got the name from another user',
   async () => {
     const program = join(directory, 'sleep');
     await copyFile('/bin/sleep', program);
@@ -115,12 +115,12 @@ it.skipIf(process.getuid?.() !== 0)(
 );
 
 it.skipIf(process.getuid?.() !== 0)(
-  'is not kept off by a process that may not write the slot, and is by one that may, until that ends',
+  'is not blocked by a process that may not write the slot, but by one that may, until that ends',
   async () => {
     const child = await heldByNobody('/bin/sleep');
     const { locks } = agent();
     await chmod(a, 0o600);
-    // Told once, however often it's looked at.
+    // The warning is logged once, however often the lock is tried.
     for (let looks = 0; looks < 3; looks += 1) await locks.take([await found(a)]);
     expect(logged).toEqual([expect.stringContaining(`process ${child.pid}, which may not write it`)]);
     await chmod(a, 0o602);

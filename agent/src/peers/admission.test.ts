@@ -21,13 +21,13 @@ beforeEach(() => {
   admission = new Admission({ signers }, { stored: () => own });
 });
 
-it("serves devices and gateways of this device's site, of whatever product", async () => {
+it("serves devices and gateways of this device's site, of any product", async () => {
   expect(admission.mayServe(other, await signed(assignmentFor(other)))).toBe(true);
   expect(admission.mayServe(other, await signed(assignmentFor(other, { product: 'door' })))).toBe(true);
   expect(admission.mayServe(other, await signed(assignmentFor(other, { kind: 'gateway' })))).toBe(true);
 });
 
-it('serves no device of another site, none with the assignment of another device, none without one', async () => {
+it('serves no device of another site, with the assignment of another device, or without one', async () => {
   expect(admission.mayServe(other, await signed(assignmentFor(other, { site: 'south' })))).toBe(false);
   expect(admission.mayServe(other, await signed(assignmentFor(self)))).toBe(false);
   expect(admission.mayServe(other, await signed(assignmentFor(other), KeyPair.generate()))).toBe(false);
@@ -36,7 +36,7 @@ it('serves no device of another site, none with the assignment of another device
   }
 });
 
-it('serves no revoked device, and returns those that were revoked since', async () => {
+it('serves no revoked device, and returns those that were revoked meanwhile', async () => {
   expect(admission.follow([other])).toEqual([other]);
   expect(admission.follow([other])).toEqual([]);
   expect(admission.mayServe(other, await signed(assignmentFor(other)))).toBe(false);
@@ -44,7 +44,7 @@ it('serves no revoked device, and returns those that were revoked since', async 
   expect(admission.mayServe(other, await signed(assignmentFor(other, { revoked: true })))).toBe(false);
 });
 
-it('serves no device before it knows its own site, or once it was revoked itself', async () => {
+it('serves no device before it knows its own site, or after its own revocation', async () => {
   const credential = await signed(assignmentFor(other));
   own = undefined;
   expect(admission.mayServe(other, credential)).toBe(false);

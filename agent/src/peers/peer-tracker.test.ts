@@ -28,8 +28,8 @@ const gateway: Gateway = {
 };
 
 /**
- * Seconds between one telling and the next, rounded by what chance adds.
- * @param answer of the gateway, to the telling with this number; what it throws is thrown
+ * Seconds between announcements, rounded so that the random part vanishes.
+ * @param answer the gateway's answer to the announcement with this number; an error that it throws is thrown
  */
 async function pausesOf(
   count: number,
@@ -69,26 +69,26 @@ function expectAbout(pauses: readonly number[], wanted: readonly number[]): void
   }
 }
 
-it('tells a gateway that listens ever less often, every minute at last', async () => {
+it('announces itself to a gateway that answers less and less often, in the end every minute', async () => {
   expectAbout(await pausesOf(9, heard), [1, 2, 4, 8, 16, 32, 60, 60, 60]);
 });
 
-it('tells one that is away, or does not know this device, every quarter of a minute at last', async () => {
+it('announces itself to an unreachable gateway, or one that does not know the device, four times a minute in the end', async () => {
   const away = () => {
     throw new SitecastError('unreachable', 'SITECAST_GATEWAY_UNREACHABLE', 'nobody is there');
   };
   expectAbout(await pausesOf(7, away), [1, 2, 4, 8, 15, 15, 15]);
   expectAbout(await pausesOf(6, unknown), [1, 2, 4, 8, 15, 15]);
-  // Back again, it gets fewer notices again.
+  // The gateway is back and gets fewer announcements again.
   expectAbout(await pausesOf(8, at => (at < 6 ? unknown() : heard())), [1, 2, 4, 8, 15, 15, 30, 60]);
 });
 
-it('does not pester an origin, which takes no such notice', async () => {
+it('announces itself rarely to an origin, which has no route for it', async () => {
   const none = (): JsonAnswer => ({ status: 404, body: { code: 'SITECAST_NOT_FOUND' } });
   expectAbout(await pausesOf(7, none), [1, 2, 4, 8, 16, 32, 60]);
 });
 
-it('begins anew when it is nudged', async () => {
+it('starts over when it is nudged', async () => {
   const nudged = pausesOf(7, heard, (tracker, at) => {
     if (at === 4) tracker.nudge();
   });

@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { runCommand } from '../adapters/run-command.ts';
 import { ServeHook, serveHook } from './admission.ts';
 
-it('without a command, it is always a good time to hand out chunks', () => {
+it('without a command, chunks are always served', () => {
   const hook = serveHook(
     { hooks: {}, hookTimeoutMs: 1000, product: 'camera' },
     runCommand,
@@ -11,7 +11,7 @@ it('without a command, it is always a good time to hand out chunks', () => {
   expect(hook.isWelcome).toBe(true);
 });
 
-it("goes by the command's exit code; before the first answer nothing is handed out", async () => {
+it('with a command, its exit code decides; before the first result nothing is served', async () => {
   const answers: boolean[] = [];
   for (const command of ['exit 0', 'exit 75', 'exit 1', 'sleep 5']) {
     const runs: Promise<unknown>[] = [];
@@ -30,7 +30,7 @@ it("goes by the command's exit code; before the first answer nothing is handed o
   expect(answers).toEqual([true, false, false, false]);
 });
 
-it('asks now and then, not with every chunk', async () => {
+it('runs the command now and then, not for every chunk', async () => {
   let nowMs = 0;
   let asked = 0;
   const hook = new ServeHook(

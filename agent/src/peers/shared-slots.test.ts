@@ -34,7 +34,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true });
 });
 
-it('reads each chunk where it lies, many at one time', async () => {
+it('reads each chunk at its offset, many at one time', async () => {
   const found = await Promise.all(ids.map(async id => (await chunks.get(id)).plain()));
   expect(found.map((bytes, at) => Buffer.from(bytes).equals(plain[at] ?? Buffer.alloc(0)))).toEqual(
     ids.map(() => true),
@@ -47,7 +47,7 @@ it('has no chunk of another image', async () => {
   await expect(chunks.get(other)).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
 });
 
-it('gives nothing for what has changed in its place, until it is right again', async () => {
+it('returns no chunk that has changed in the slot, until it is right again', async () => {
   const [first = Buffer.alloc(0), ...others] = plain;
   const [id = Buffer.alloc(32)] = ids;
   const path = join(directory, 'slot.img');
@@ -57,7 +57,7 @@ it('gives nothing for what has changed in its place, until it is right again', a
   expect(Buffer.from((await chunks.get(id)).plain()).equals(first)).toBe(true);
 });
 
-it('gives nothing where the slot ends before', async () => {
+it('returns no chunk beyond the end of the slot', async () => {
   await writeFile(join(directory, 'slot.img'), Buffer.concat(plain.slice(0, 1)));
   await expect(chunks.get(ids[49] ?? Buffer.alloc(32))).rejects.toMatchObject({
     code: 'SITECAST_CHUNK_NOT_FOUND',

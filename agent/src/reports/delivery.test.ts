@@ -25,7 +25,7 @@ afterEach(async () => {
   await other.close();
 });
 
-/** A device that has updated itself, and has reported all of it. */
+/** Opens a device that has been updated and has delivered all its reports. */
 async function start(...sites: FakeGateway[]): Promise<void> {
   device = await TestDevice.create(
     sites.map(({ url }) => url),
@@ -57,7 +57,7 @@ function told(): string[] {
 const posts = () => site.requests.filter(path => path === '/site/v1/reports').length;
 
 it.each(['whole', 'each'] as const)(
-  'goes on past a report that is refused for what it is, and tells it again without its text (%s)',
+  'continues past a report that is refused for its content, and sends it again without its text (%s)',
   async refuses => {
     await start(site);
     Object.assign(site, { refuses, judge: refusing('two', 'four') });
@@ -76,13 +76,13 @@ it.each(['whole', 'each'] as const)(
       },
     });
     expect(origin.told(device.id).filter(({ reason }) => reason?.code === 'healthFailed')).toHaveLength(
-      // The first arrived in the first chain already.
+      // The first report arrived in the first chain already.
       6,
     );
   },
 );
 
-it('gets past more refusals in a row than it believes in at once', async () => {
+it('continues after more consecutive refusals than its limit allows at once', async () => {
   await start(site);
   const bad = Array.from({ length: 9 }, (_, at) => `bad ${at}`);
   Object.assign(site, { refuses: 'whole', judge: refusing(...bad) });
@@ -94,7 +94,7 @@ it('gets past more refusals in a row than it believes in at once', async () => {
   expect(device.parts.outbox.pendingCount).toBe(0);
 });
 
-it('leaves a report as it is that another gateway takes', async () => {
+it('leaves a report unchanged that another gateway accepts', async () => {
   await start(site, other);
   site.judge = refusing('two');
   await tell('one', 'two', 'three');
@@ -104,7 +104,7 @@ it('leaves a report as it is that another gateway takes', async () => {
   expect(device.parts.outbox.pendingCount).toBe(0);
 });
 
-it('keeps all, in its chain, from a gateway that refuses everything, and asks it little', async () => {
+it('keeps all reports, in their chain, where a gateway refuses everything, and asks that gateway rarely', async () => {
   await start(site);
   Object.assign(site, { refuses: 'whole', judge: () => 'DOCUMENT_MALFORMED' });
   await tell(...Array.from({ length: 30 }, (_, at) => String(at)));
@@ -122,7 +122,7 @@ it('keeps all, in its chain, from a gateway that refuses everything, and asks it
   expect(epochs().size).toBe(1);
 });
 
-it('begins one new chain in an hour at the most, however many reports a gateway refuses', async () => {
+it('begins at most one new chain in an hour, however many reports a gateway refuses', async () => {
   await start(site);
   site.judge = ({ reason }) => (/^\d+$/.test(reason?.message ?? '') ? 'DOCUMENT_MALFORMED' : undefined);
   for (let times = 0; times < 3; times += 1) {
@@ -130,20 +130,20 @@ it('begins one new chain in an hour at the most, however many reports a gateway 
     for (let runs = 0; runs < 3; runs += 1) await deliver();
   }
   expect(epochs().size).toBe(2);
-  // Nothing was dropped: it waits.
+  // Nothing was dropped. The reports wait.
   const waiting = device.parts.outbox.recent().map(({ reason }) => reason?.message);
   expect(waiting).toEqual(expect.arrayContaining(['1', '2']));
   expect(device.parts.delivery.refusal).toContain('refuses report');
 });
 
-it('begins a new chain, with every text, where the origin has another report in its place', async () => {
+it('begins a new chain, with every text, where the origin has another report with the same number', async () => {
   await start(site);
   site.judge = () => 'REPORT_GAP';
   await tell('one');
   const [{ seq, payloadSha256 } = { seq: 0, payloadSha256: '' }] = device.parts.outbox.pending();
   const { epoch } = device.parts.outbox;
   const forked = (digest: string) => ({ epoch, seq, digest, code: 'SITECAST_REPORT_FORK' });
-  // Another machine's, with this one's number: nothing to begin anew for.
+  // The other report is another machine's, so no new chain begins.
   site.rejectedEarlier = [forked('0'.repeat(16))];
   await deliver();
   expect(device.parts.outbox.epoch).toBe(epoch);
@@ -161,7 +161,7 @@ it('begins a new chain, with every text, where the origin has another report in 
   expect(told()).toEqual(['1 one']);
 });
 
-it('begins no other chain because of refusals in the first hour after a start, whatever its clock says', async () => {
+it('begins no further chain because of refusals in the first hour after a start, whatever its clock says', async () => {
   await start(site);
   const refuseFork = () => {
     const [{ seq, payloadSha256 } = { seq: 0, payloadSha256: '' }] = device.parts.outbox.pending();
@@ -187,7 +187,7 @@ it('begins no other chain because of refusals in the first hour after a start, w
   const later = vi.spyOn(performance, 'now').mockReturnValue(nowMs + 3_700_000);
   try {
     await deliver();
-    // Taken and refused: sent again after 5 minutes.
+    // The report was accepted by the gateway and refused by the origin. It is sent again after 5 minutes.
     await tell('three');
     await deliver();
   } finally {
@@ -196,7 +196,7 @@ it('begins no other chain because of refusals in the first hour after a start, w
   expect(device.parts.outbox.epoch).not.toBe(epoch);
 });
 
-it('waits with what a gateway takes later, sends it in order when the time comes, and goes on with an update meanwhile', async () => {
+it('keeps reports that a gateway defers, sends them in order at that time, and continues an update meanwhile', async () => {
   await start(site);
   const changes: DeviceChanges = { clockOffsetMs: 0 };
   await device.close();
@@ -209,7 +209,7 @@ it('waits with what a gateway takes later, sends it in order when the time comes
   await deliver();
   const before = posts();
   for (let times = 0; times < 3; times += 1) await deliver();
-  // Not asked again, but heard: what was taken is acknowledged.
+  // No new request was made. The accepted reports were acknowledged.
   expect(posts()).toBe(before);
   expect(device.parts.outbox.pendingCount).toBe(2);
   expect(device.parts.delivery.refusal).toMatch(/takes the next reports in \d+ s/);
@@ -229,13 +229,13 @@ it('waits with what a gateway takes later, sends it in order when the time comes
 });
 
 it.each([undefined, 600])(
-  'takes a refusal of all for now as such, whatever it says of the time (%s)',
+  'treats a refusal of everything as temporary, whatever time it names (%s)',
   async forS => {
     await start(site, other);
     Object.assign(site, { refuses: 'whole', judge: () => 'REPORTS_OVER_BUDGET', retryAfterS: forS });
     await tell('one');
     await deliver();
-    // The next gateway takes it.
+    // The next gateway accepts it.
     expect(told()).toEqual(['1 one']);
     const before = posts();
     await tell('two');
@@ -249,7 +249,7 @@ it.each([
   ['each', 0],
   ['each', 0.001],
 ] as const)(
-  'does not ask again at once where a gateway refuses (%s) all until in %s seconds',
+  'does not ask again at once where a gateway refuses (%s) everything for %s seconds',
   async (refuses, retryAfterS) => {
     await start(site);
     Object.assign(site, { refuses, judge: () => 'REPORTS_OVER_BUDGET', retryAfterS });
@@ -260,15 +260,18 @@ it.each([
   },
 );
 
-it.each(['REPORT_GAP', 'ANYTHING'])('asks the next gateway where one refuses all, with %s', async code => {
-  await start(site, other);
-  site.judge = () => code;
-  await tell('one', 'two');
-  await deliver();
-  expect(told()).toEqual(['1 one', '2 two']);
-});
+it.each(['REPORT_GAP', 'ANYTHING'])(
+  'asks the next gateway where one refuses everything, with %s',
+  async code => {
+    await start(site, other);
+    site.judge = () => code;
+    await tell('one', 'two');
+    await deliver();
+    expect(told()).toEqual(['1 one', '2 two']);
+  },
+);
 
-describe('a gateway that takes reports, where the origin acknowledges none of them', () => {
+describe('a gateway that accepts reports which the origin never acknowledges', () => {
   const changes: DeviceChanges = {};
   const postsTo = (at: FakeGateway) => at.requests.filter(path => path === '/site/v1/reports').length;
   const counts = () => [postsTo(site), postsTo(other)];
@@ -287,7 +290,7 @@ describe('a gateway that takes reports, where the origin acknowledges none of th
     for (let runs = 0; runs < 3; runs += 1) await deliver();
   }
 
-  it('makes room for the next one, which stays the first to get what comes then', async () => {
+  it('is replaced by the next one, which gets new reports first from then on', async () => {
     await startWithClock(site, other);
     site.swallowsReports = true;
     await tell('one');
@@ -305,7 +308,7 @@ describe('a gateway that takes reports, where the origin acknowledges none of th
     await deliver();
     expect(told()).toEqual(['1 one', '2 two', '1 one', '2 two', '3 three']);
     expect(postsTo(site)).toBe(before);
-    // It isn't given up: it's asked where the other one fails.
+    // The gateway is still used where the other one fails.
     other.mischief = () => 'drop';
     site.swallowsReports = false;
     await tell('four');
@@ -313,7 +316,7 @@ describe('a gateway that takes reports, where the origin acknowledges none of th
     expect(told().at(-1)).toBe('1 four');
   });
 
-  it('is one of them in each period where it is the origin that is away', async () => {
+  it('is replaced once per period where the origin is unreachable for all', async () => {
     await startWithClock(site, other);
     origin.acknowledges = false;
     await tell('one', 'two');
@@ -330,7 +333,7 @@ describe('a gateway that takes reports, where the origin acknowledges none of th
     expect([told(), device.parts.outbox.pendingCount]).toEqual([['1 one', '2 two'], 0]);
   });
 
-  it('gets them again where there is no other', async () => {
+  it('gets the reports again where there is no other', async () => {
     await startWithClock(site);
     site.swallowsReports = true;
     await tell('one');

@@ -42,7 +42,7 @@ async function written(...texts: string[]): Promise<string> {
   return outbox.epoch;
 }
 
-it('goes on with the chain after a restart', async () => {
+it('continues the chain after a restart', async () => {
   const epoch = await written('one', 'two');
   const outbox = await open();
   const third = await outbox.append(event('three'));
@@ -51,7 +51,7 @@ it('goes on with the chain after a restart', async () => {
   await outbox.close();
 });
 
-it('refuses an event of which no report can be made, whatever is left out of it; the chain goes on without it', async () => {
+it('refuses an event that can not be made a report even without its texts; the chain continues without it', async () => {
   const outbox = await open();
   await outbox.append(event('one'));
   const untellable = Object.assign(event('two'), { state: 'no state of a device' });
@@ -67,19 +67,22 @@ it('refuses an event of which no report can be made, whatever is left out of it;
   await reopened.close();
 });
 
-it.each([1, 40, 200])('drops a line that the power cut %i bytes short: it was never sent', async cutBytes => {
-  const epoch = await written('one', 'two');
-  await truncate(path, (await stat(path)).size - cutBytes);
-  const outbox = await open();
-  expect(messages(outbox)).toEqual(['one']);
-  expect(await outbox.append(event('again'))).toMatchObject({ epoch, seq: 2 });
-  await outbox.close();
-  const reopened = await open();
-  expect(messages(reopened)).toEqual(['one', 'again']);
-  await reopened.close();
-});
+it.each([1, 40, 200])(
+  'drops a line that the power cut %i bytes short, because it was never sent',
+  async cutBytes => {
+    const epoch = await written('one', 'two');
+    await truncate(path, (await stat(path)).size - cutBytes);
+    const outbox = await open();
+    expect(messages(outbox)).toEqual(['one']);
+    expect(await outbox.append(event('again'))).toMatchObject({ epoch, seq: 2 });
+    await outbox.close();
+    const reopened = await open();
+    expect(messages(reopened)).toEqual(['one', 'again']);
+    await reopened.close();
+  },
+);
 
-it('drops zeros where a line should be: its length reached the disk, its bytes did not', async () => {
+it('drops zeros in place of a line, whose length reached the disk and whose bytes did not', async () => {
   const epoch = await written('one');
   await appendFile(path, Buffer.alloc(700));
   const outbox = await open();
@@ -87,7 +90,7 @@ it('drops zeros where a line should be: its length reached the disk, its bytes d
   await outbox.close();
 });
 
-it('begins a new chain where a whole line was damaged, and says again what it can', async () => {
+it('begins a new chain where a whole line was damaged, and reports again what it can', async () => {
   const epoch = await written('one', 'two', 'three');
   const bytes = await readFile(path);
   const second = bytes.indexOf(10) + 40;
@@ -106,7 +109,7 @@ it('begins a new chain where a whole line was damaged, and says again what it ca
   await reopened.close();
 });
 
-it('forgets what was acknowledged, but goes on from it', async () => {
+it('forgets what was acknowledged, and continues the chain from it', async () => {
   const outbox = await open();
   for (let seq = 1; seq <= 100; seq += 1) await outbox.append(event(String(seq)));
   const before = (await stat(path)).size;
@@ -121,7 +124,7 @@ it('forgets what was acknowledged, but goes on from it', async () => {
   await reopened.close();
 });
 
-it('loses nothing where the file that took the place of the old one could not be opened at once', async () => {
+it('loses nothing where the new file could not be opened at once', async () => {
   let isFailing = false;
   const outbox = await Outbox.open(directory, identity, {
     ...durableFiles,
@@ -142,13 +145,13 @@ it('loses nothing where the file that took the place of the old one could not be
   await reopened.close();
 });
 
-it('loses nothing where the old file was replaced, and the system says that it failed', async () => {
+it('loses nothing where the old file was replaced although the system reported a failure', async () => {
   let isFailing = false;
   const outbox = await Outbox.open(directory, identity, {
     ...durableFiles,
     replace: async (written, ...content) => {
       await durableFiles.replace(written, ...content);
-      // The rename is done, and then the fsync of its directory fails.
+      // The rename succeeds, and then the fsync of its directory fails.
       if (isFailing && written === path)
         throw Object.assign(new Error('EIO'), { code: 'EIO', syscall: 'fsync' });
     },
@@ -173,7 +176,7 @@ it('ignores acknowledgements of another epoch', async () => {
   await outbox.close();
 });
 
-it('takes no acknowledgement of a report that another made in its place', async () => {
+it('accepts no acknowledgement of another report with the same number', async () => {
   const outbox = await open();
   await outbox.append(event('one'));
   await outbox.append(event('two'));
@@ -185,7 +188,7 @@ it('takes no acknowledgement of a report that another made in its place', async 
   await outbox.close();
 });
 
-it('begins a new chain when the origin has more of this one than it: its directory was restored', async () => {
+it('begins a new chain when the origin has more of it, because the data directory was restored', async () => {
   const outbox = await open();
   await outbox.append(event('one'));
   const { epoch } = outbox;
@@ -202,7 +205,7 @@ describe('an origin that was restored from a backup', () => {
     return outbox;
   };
 
-  it('gets again what it has lost, as long as that is there', async () => {
+  it('gets the reports again that it has lost, as long as they are kept', async () => {
     const outbox = await filled(5);
     const { epoch } = outbox;
     expect(await outbox.acknowledge(epoch, 4, 2000)).toBe('taken');
@@ -213,7 +216,7 @@ describe('an origin that was restored from a backup', () => {
     await outbox.close();
   });
 
-  it('makes a new chain begin where that was forgotten, also after a restart; an old word does not', async () => {
+  it('causes a new chain where they are gone, also after a restart; an old acknowledgement does not', async () => {
     const outbox = await filled(100);
     const { epoch } = outbox;
     expect(await outbox.acknowledge(epoch, 100, 2000)).toBe('taken');
@@ -224,13 +227,13 @@ describe('an origin that was restored from a backup', () => {
     expect(await reopened.acknowledge(epoch, 50, 3000)).toBe('newChain');
     expect(reopened.epoch).not.toBe(epoch);
     expect(messages(reopened)).toEqual(['101']);
-    // The new chain is whole: nothing that the origin says about it can be too little.
+    // The new chain is complete, so no acknowledgement can show a loss.
     expect(await reopened.acknowledge(reopened.epoch, 0, 4000)).toBe('ignored');
     await reopened.close();
   });
 });
 
-it('takes a report that just fits, refuses the next, and takes it once there is room again', async () => {
+it('accepts a report that just fits, refuses the next, and accepts it once there is room again', async () => {
   const first = await open();
   await first.append(event('one'));
   await first.append(event('two'));
@@ -248,12 +251,12 @@ it('takes a report that just fits, refuses the next, and takes it once there is 
   await larger.close();
 });
 
-/** The last 400 characters of 200 emoji and a letter: it begins with half a surrogate pair. */
+/** The last 400 characters of 200 emoji and a letter. The text begins with half a surrogate pair. */
 const unlucky = `${'😀'.repeat(200)}x`.slice(-400);
 const mended = `\ufffd${unlucky.slice(1)}`;
 const isTakenByAll = ({ payload }: Envelope): boolean => isReportPayload(Buffer.from(payload, 'base64'));
 
-/** What version 0.1 wrote. */
+/** Writes a file as version 0.1 did. */
 async function writtenByFirstRelease(name: string, ...texts: string[]): Promise<void> {
   let lines = '';
   let previous: string | null = null;
@@ -294,7 +297,7 @@ it('records nothing that a reader would refuse, whatever the event', async () =>
   await reopened.close();
 });
 
-describe('a report of the first release that no reader takes', () => {
+describe('a report of the first release that no reader accepts', () => {
   const all = ['a', 'bb', mended, 'cccc'];
 
   it('is reported again in a new chain, repaired, with all the others', async () => {
@@ -310,7 +313,7 @@ describe('a report of the first release that no reader takes', () => {
     await reopened.close();
   });
 
-  it('is reported, with what came after it, where that release had put the file aside', async () => {
+  it('is reported, with what came after it, where that release had set the file aside', async () => {
     await writtenByFirstRelease('reports.jsonl.damaged', 'a', 'bb', unlucky, 'ccc');
     await writtenByFirstRelease('reports.jsonl', 'a', 'bb', 'dddddd');
     const outbox = await open();
@@ -322,7 +325,7 @@ describe('a report of the first release that no reader takes', () => {
     await reopened.close();
   });
 
-  it('is not reported once more where that release put the file aside for real damage', async () => {
+  it('is not reported again where that release set the file aside for real damage', async () => {
     await writtenByFirstRelease('reports.jsonl.damaged', 'a', 'bb');
     await appendFile(`${path}.damaged`, 'x\n');
     const epoch = await written('one');
@@ -332,7 +335,7 @@ describe('a report of the first release that no reader takes', () => {
     await outbox.close();
   });
 
-  it('makes no file that is longer than one may be: then the oldest are left out', async () => {
+  it('leads to no file beyond the bound: the oldest reports are left out', async () => {
     await writtenByFirstRelease('reports.jsonl.damaged', unlucky, 'a', 'bb');
     await writtenByFirstRelease('reports.jsonl', 'cccc', 'ddddd');
     const { size } = await stat(path);
@@ -342,7 +345,7 @@ describe('a report of the first release that no reader takes', () => {
     await outbox.close();
   });
 
-  it.each(['reports.jsonl before', 'reports.jsonl after'])('is lost by no cut (%s)', async cutAt => {
+  it.each(['reports.jsonl before', 'reports.jsonl after'])('survives a power cut (%s)', async cutAt => {
     await writtenByFirstRelease('reports.jsonl', 'a', 'bb', unlucky, 'cccc');
     const files = failpoints(powerCutAt(cutAt)).files(durableFiles);
     await expect(Outbox.open(directory, identity, files)).rejects.toThrow(PowerCut);
@@ -351,7 +354,7 @@ describe('a report of the first release that no reader takes', () => {
     await outbox.close();
   });
 
-  it('waits where the disk is full, with all the others, and so does what comes then', async () => {
+  it('waits where the disk is full, with all the others, and so do later reports', async () => {
     await writtenByFirstRelease('reports.jsonl', 'a', 'bb', unlucky, 'cccc');
     const before = await readFile(path);
     let isFull = true;
@@ -373,10 +376,10 @@ describe('a report of the first release that no reader takes', () => {
   });
 });
 
-describe('a chain of which reports are refused on their way', () => {
+describe('a chain with refused reports', () => {
   const note = { at: '2031-01-01T00:00:00.000Z', message: 'report 2 is refused' };
 
-  it('is reported again, with a note before it and without the texts that were refused', async () => {
+  it('is reported again, with a note before it and without the refused texts', async () => {
     const outbox = await open();
     for (const text of ['one', 'two', 'three']) await outbox.append(event(text));
     const { epoch } = outbox;
@@ -390,7 +393,7 @@ describe('a chain of which reports are refused on their way', () => {
       'three',
     ]);
     expect(outbox.recent()[2]).toMatchObject({ state: 'idle', reason: { code: 'x' } });
-    // There's nothing more to leave out of the note and of that one.
+    // The note and that report have no more text to leave out.
     expect([1, 2, 3, 4].map(seq => outbox.canShorten(seq))).toEqual([false, true, false, true]);
     await outbox.tellAgain(note, new Map());
     expect(outbox.pendingCount).toBe(4);
@@ -400,7 +403,7 @@ describe('a chain of which reports are refused on their way', () => {
     await reopened.close();
   });
 
-  it('goes on as it is where the file has no room for the note', async () => {
+  it('continues unchanged where the file has no room for the note', async () => {
     await written('one', 'two');
     const { size } = await stat(path);
     const outbox = await Outbox.open(directory, identity, durableFiles, size + 100);
@@ -410,7 +413,7 @@ describe('a chain of which reports are refused on their way', () => {
     await outbox.close();
   });
 
-  it('keeps the newest that were acknowledged: they say what needn’t be said again', async () => {
+  it('keeps its newest acknowledged reports, which show what need not be reported again', async () => {
     const outbox = await open();
     for (let seq = 1; seq <= 30; seq += 1) await outbox.append(event(String(seq)));
     await outbox.acknowledge(outbox.epoch, 30, 1000);

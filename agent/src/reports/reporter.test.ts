@@ -34,7 +34,7 @@ afterEach(async () => {
   await rm(directory, { recursive: true, force: true });
 });
 
-it('says each thing once, whatever text it comes with, and nothing that a reader would refuse', async () => {
+it('reports each state once, whatever its text, and nothing that a reader would refuse', async () => {
   const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
   let attempt = 0;
   await assert(
@@ -56,7 +56,7 @@ it('says each thing once, whatever text it comes with, and nothing that a reader
     expect(isReportPayload(Buffer.from(envelope.payload, 'base64'))).toBe(true);
 });
 
-it('logs what can never be reported, and goes on with what comes after it', async () => {
+it('logs what can never be reported, and continues with what follows', async () => {
   const unknown = { state: 'idle' as const };
   Object.assign(unknown, { state: 'no state of a device' });
   await Promise.all([
@@ -74,13 +74,13 @@ it('logs what can never be reported, and goes on with what comes after it', asyn
   expect(reporter.problem).toBeUndefined();
 });
 
-it('records what comes at one time in its order, each once', async () => {
+it('records concurrent events in their order, each once', async () => {
   const states = ['downloading', 'verifying', 'installing', 'rebooting', 'confirming'] as const;
   await Promise.all(states.map(state => reporter.report(state)));
   expect(outbox.recent().map(({ state }) => state)).toEqual(states);
 });
 
-it('records what it waits for once while much waits for the origin, and everything else as ever', async () => {
+it('records what it waits for once while much waits for the origin, and everything else as usual', async () => {
   const waitFor = (code: string) =>
     reporter.report('waiting', { reason: { code, message: 'x'.repeat(1000) } });
   const flap = async (times: number) => {

@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { ROLLBACK_ORDERED } from '../state/agent-state.ts';
 import { StateChangeLogger } from './state-change-logger.ts';
 
-it('tells an ordered way back by where it led, and a fall back by what it left', () => {
+it('names the target of an ordered rollback, and the failed release of a fall-back', () => {
   const told: string[] = [];
   const stateChanges = new StateChangeLogger((_level, message) => void told.push(message));
   const release = { counter: 1, version: '1.0.0' };

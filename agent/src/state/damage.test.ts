@@ -17,8 +17,8 @@ import { StateFile } from './state-file.ts';
 import { noteForgotten } from '../reports/report-chain.ts';
 import { SlotIndexFile } from './slot-index-file.ts';
 
-// A medium loses bits, blocks, whole files. For every file of a data directory: the device starts, is who it was, knows which release
-// failed on it, and goes on to the next update.
+// A medium loses bits, blocks, whole files. For every file of a data directory: the device starts, keeps its identity, knows which release
+// failed, and continues with the next update.
 
 const images = [randomBytes(20_000), randomBytes(20_000), randomBytes(20_000)] as const;
 const logged: string[] = [];
@@ -26,7 +26,7 @@ const log: DeviceChanges['log'] = (_level, message) => void logged.push(message)
 
 let fleet: TestFleet;
 let origin: FakeOrigin;
-/** What the origin had heard when the damage came. */
+/** The origin's state before the damage. */
 let before: FakeOrigin;
 /** Release 1 runs in slot B; release 2 has failed and is barred; release 3 is ordered. */
 let template: TestDevice;
@@ -115,11 +115,11 @@ const FILES = [
   'trust/timestamp.json',
 ];
 
-/** Of those in a directory, the first. */
+/** The file itself; of a directory, its first file. */
 const nameOf = (file: string) =>
   file.endsWith('/') ? join(file, readdirSync(path(file)).sort()[0] ?? '') : file;
 
-it('begins with a device on which a release has failed', async () => {
+it('start with a device on which a release has failed', async () => {
   await device.open();
   expect(device.parts.stateFile.current).toMatchObject({
     booted: 'B',
@@ -127,7 +127,7 @@ it('begins with a device on which a release has failed', async () => {
   });
 });
 
-it('has no other files than those that are damaged here', async () => {
+it('cover every file that the device has', async () => {
   const found = await readdir(dataOf(device), { recursive: true, withFileTypes: true });
   const names = found
     .filter(entry => entry.isFile())
@@ -149,7 +149,7 @@ async function expectToBeItself(): Promise<void> {
 
 describe.each(OWN)('a device whose %s', file => {
   it.each(DAMAGES)(
-    '%s keeps its identity, keeps what failed barred, and goes on to the next update',
+    '%s keeps its identity, keeps the failed release barred, and continues with the next update',
     async how => {
       await damage(file, how);
       await device.open({ log });
@@ -163,10 +163,10 @@ describe.each(OWN)('a device whose %s', file => {
 
 describe.each(FILES.filter(name => !OWN.includes(name)))('a device whose %s', file => {
   it.each(DAMAGES)(
-    '%s keeps its identity, keeps what failed barred, and finds what is ordered',
+    '%s keeps its identity, keeps the failed release barred, and finds its order',
     async how => {
       await damage(nameOf(file), how);
-      // Nor does the operator's file have to be there any more.
+      // The operator's file is no longer needed either.
       await device.open({ log, settings: { rootFile: undefined } });
       expect(await device.check()).toMatchObject({ available: { release: { counter: 3 } } });
       await expectToBeItself();
@@ -174,13 +174,13 @@ describe.each(FILES.filter(name => !OWN.includes(name)))('a device whose %s', fi
   );
 });
 
-/** Also with something in it: what is empty, a rename replaces. */
+/** Directories are also tried with content, because a rename replaces empty ones. */
 const put: Record<string, (path: string) => Promise<unknown>> = {
   'a directory': async path => mkdir(join(path, 'inside'), { recursive: true }),
   'a pipe': async path => execFileSync('mkfifo', [path]),
 };
 
-it('a device that has other things in the place of all that it did not begin with goes on all the same', async () => {
+it('a device continues where other things are in the place of all files that it did not begin with', async () => {
   for (const name of ['lock', 'control.sock', 'slot-a.caibx', 'reports.jsonl.unreadable'])
     await put['a directory']?.(path(name));
   for (const name of ['trust', 'documents']) {
@@ -194,11 +194,11 @@ it('a device that has other things in the place of all that it did not begin wit
   expect(await device.cycle()).toMatchObject({ state: 'completed' });
   await expectToBeItself();
   expect(logged.join()).toContain(`${path('trust')}.damaged`);
-  // Not this agent's: it isn't touched.
+  // The agent doesn't own this file, and leaves it alone.
   expect(await readdir(path('slots'))).toEqual(['inside']);
 });
 
-/** Either of them is enough to go on. */
+/** Files of which either copy is enough to continue. */
 const COPIES = FILES.filter(name => /copy|pinned|reports\.jsonl/.test(name));
 const ORIGINALS = FILES.filter(name => !COPIES.includes(name));
 
@@ -206,7 +206,7 @@ describe.each(Object.keys(put))('a device that has %s in the place', what => {
   it.each([
     ['each copy and the reports', COPIES],
     ['each other file', ORIGINALS],
-  ])('of %s goes on all the same', async (_which, files) => {
+  ])('of %s continues', async (_which, files) => {
     for (const name of files.map(nameOf)) {
       await rm(path(name));
       await put[what]?.(path(name));
@@ -217,7 +217,7 @@ describe.each(Object.keys(put))('a device that has %s in the place', what => {
   });
 });
 
-it('notices or outlives each turned bit of its state, its boot state and its key', async () => {
+it('notices or survives each flipped bit of its state, its boot state and its key', async () => {
   const each = async (name: string, check: () => Promise<unknown>) => {
     const whole = await readFile(path(name));
     for (let at = 0; at < whole.length; at += 5 * POINT_STEP) {
@@ -246,8 +246,8 @@ it('notices or outlives each turned bit of its state, its boot state and its key
   });
 });
 
-describe('a device that has lost a file with its copy', () => {
-  it('rebuilds its state from its reports and its slots, sets the rest aside, and reports it', async () => {
+describe('a device that has lost a file and its copy', () => {
+  it('rebuilds its state from its reports and its slots, sets the damaged files aside, and reports it', async () => {
     await damage('state.json', 'is cut in half');
     await damage('state.json.copy', 'is empty');
     await device.open({ log });
@@ -267,7 +267,7 @@ describe('a device that has lost a file with its copy', () => {
     expect(device.parts.stateFile.loss).toBeUndefined();
   });
 
-  it('takes the slot that it remembers for the one that runs', async () => {
+  it('takes the slot that it remembers for the running one', async () => {
     await damage('boot.json', 'has a turned bit');
     await writeFile(path('boot.json'), '{"format":"sitecast-boot-1"');
     await damage('boot.json.copy', 'is missing');
@@ -280,8 +280,8 @@ describe('a device that has lost a file with its copy', () => {
     expect(codes.filter(code => code === 'bootCountExhausted')).toEqual([]);
   });
 
-  it('does not try the release again that has failed, whatever copy an earlier release has left', async () => {
-    // As it was when release 2 was to be tried; a release that keeps no copies has seen the end of that.
+  it('does not try the failed release again, whatever copy an earlier release has left', async () => {
+    // The copy is from before the trial of release 2. A release without copies has finished that trial.
     const { format, bootId } = JSON.parse(await readFile(path('boot.json'), 'utf8'));
     const then = { booted: 'B', next: 'B', trial: { slot: 'A', triesLeft: 2 }, bad: [], isStopped: false };
     await writeCopy(path('boot.json'), JSON.stringify({ format, bootId, ...then }));
@@ -292,7 +292,7 @@ describe('a device that has lost a file with its copy', () => {
     await expectToBeItself();
   });
 
-  it('goes by its reports where both memories are lost, and by the copy of an old one of neither', async () => {
+  it('relies on its reports where both memories are lost, and on no outdated copy', async () => {
     for (const name of ['state.json', 'state.json.copy', 'boot.json']) await damage(name, 'is missing');
     const copy = await readFile(join(dataOf(template), 'boot.json.copy'));
     await writeFile(path('boot.json.copy'), copy.subarray(1));
@@ -304,7 +304,7 @@ describe('a device that has lost a file with its copy', () => {
   it('does not take another identity, and says what can be done', async () => {
     await damage('identity.key.copy', 'is missing');
     const key = (await readFile(path('identity.key'), 'utf8')).split('\n');
-    // A turned bit of the secret half makes another, usable key.
+    // A flipped bit of the secret half gives another, usable key.
     const body = Buffer.from(key[1] ?? '', 'base64');
     body[40] = (body[40] ?? 0) ^ 1;
     key[1] = body.toString('base64');
@@ -318,7 +318,7 @@ describe('a device that has lost a file with its copy', () => {
     await expect(device.open()).rejects.toMatchObject({ code: 'SITECAST_KEY_INVALID' });
   });
 
-  it('needs a root given where it has lost all of its own, and goes on with one', async () => {
+  it('needs a root from outside where it has lost all of its own, and continues with one', async () => {
     for (const name of ['root.json', 'root.copy', 'root.pinned']) await damage(`trust/${name}`, 'is empty');
     await expect(device.open({ settings: { rootFile: undefined } })).rejects.toMatchObject({
       code: 'SITECAST_ROOT_MISSING',
@@ -328,7 +328,7 @@ describe('a device that has lost a file with its copy', () => {
   });
 });
 
-it('the log says that reports are told again, where their file has a turned bit', async () => {
+it('the log says that reports are sent again where their file has a flipped bit', async () => {
   await damage('reports.jsonl', 'has a turned bit');
   await device.open({ log });
   expect(logged).toContain('what was reported is told again in a new chain: its file was not right');

@@ -8,9 +8,9 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { openOwnIdentity } from './own-identity.ts';
 
 let directory: string;
-/** Whom the copies are of. */
+/** The id of the copies. */
 let first: string;
-/** Whom an earlier release, which knows no copies, has made anew there. */
+/** The key that an earlier release, which has no copies, has created there. */
 let anew: KeyPair;
 let second: string;
 
@@ -32,7 +32,7 @@ afterEach(async () => {
 
 const open = async () => (await openOwnIdentity(directory, () => {})).id;
 
-it('is the one that an earlier release has begun anew, whatever its copies say', async () => {
+it('is the one that an earlier release has created, whatever its copies hold', async () => {
   await writeFile(path('state.json'), stateOf(second));
   await writeFile(path('status.json'), JSON.stringify({ id: second }));
   expect(await open()).toBe(second);
@@ -41,7 +41,7 @@ it('is the one that an earlier release has begun anew, whatever its copies say',
 });
 
 it.each(['status.json', 'state.json'])(
-  'is the one that %s goes by, where the other says nothing',
+  'is the one that %s belongs to, where the other says nothing',
   async name => {
     await writeFile(path('state.json'), '{}');
     await writeFile(path(name), name === 'state.json' ? stateOf(second) : JSON.stringify({ id: second }));
@@ -63,10 +63,10 @@ it('is not the old one again where the new one is lost', async () => {
   }
 });
 
-it('is that of the copies where nothing else is left to say whose the directory is', async () => {
+it('is that of the copies where nothing else tells whose directory it is', async () => {
   for (const name of ['state.json', 'status.json']) await writeFile(path(name), 'damaged');
   expect(await open()).toBe(first);
-  // Nor is anything but that key taken without its copy.
+  // Without its copy, only that key is accepted.
   await rm(path('identity.key.copy'));
   await writeFile(path('identity.key'), anew.toPkcs8Pem());
   await expect(open()).rejects.toMatchObject({ code: 'SITECAST_IDENTITY_DAMAGED', data: { id: first } });

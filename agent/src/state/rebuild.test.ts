@@ -30,8 +30,8 @@ const rebuild = (reports: Report[], booted: 'A' | 'B', kept?: AgentState): Agent
 
 const barred = { counter: 2, attempt: 2 };
 
-describe('a state that is rebuilt', () => {
-  it('knows what runs, and takes no slot for good that was not checked', () => {
+describe('a rebuilt state', () => {
+  it('has the running slot, and marks no slot as verified that was not checked', () => {
     const agentState = rebuild([about('completed', onB), said('idle', { booted: onB })], 'B');
     expect(agentState).toMatchObject({
       booted: 'B',
@@ -43,7 +43,7 @@ describe('a state that is rebuilt', () => {
     expect(lateFallBack(agentState, boot('B'))).toBeUndefined();
   });
 
-  it('without any report knows the slot that runs, and nothing of it', () => {
+  it('without any report has the running slot, and nothing about it', () => {
     const agentState = rebuild([], 'B');
     expect(agentState).toMatchObject({
       booted: 'B',
@@ -70,7 +70,7 @@ describe('a state that is rebuilt', () => {
   });
 
   it.each(['installing', 'rebooting', 'confirming'] as const)(
-    'does not count a boot that was not seen against the release (%s, and the old slot runs)',
+    'does not count an unobserved boot against the release (%s, and the old slot runs)',
     state => {
       const agentState = rebuild([about(state, onA)], 'A');
       expect(agentState).toMatchObject({
@@ -82,7 +82,7 @@ describe('a state that is rebuilt', () => {
     },
   );
 
-  it('goes on falling back from a release that had failed, which stays barred', () => {
+  it('continues to fall back from a release that had failed, which stays barred', () => {
     const reports = [about('confirming', onB), about('failed', onB, 'healthFailed')];
     const there = rebuild(reports, 'B');
     expect(there).toMatchObject({
@@ -112,7 +112,7 @@ describe('a state that is rebuilt', () => {
     expect(ordered).toMatchObject({ barred: [], rollouts: [{ ended: { outcome: 'rolledBack' } }] });
   });
 
-  it('believes its copy in what only grows, and in what was found again', () => {
+  it('uses the copy’s values where they only grow, or were found again', () => {
     const kept: AgentState = {
       ...newAgentState(),
       booted: 'A',
@@ -148,7 +148,7 @@ describe('a state that is rebuilt', () => {
   });
 });
 
-it('a state that could be read is completed with what its copy has besides', () => {
+it('a readable state gets additional facts from its copy', () => {
   const entry = (counter: number) => ({
     counter,
     version: 'v',
@@ -170,7 +170,7 @@ it('a state that could be read is completed with what its copy has besides', () 
   expect(withKept(kept, kept)).toBe(kept);
 });
 
-describe('what the agent itself remembers of the boot', () => {
+describe('the slot to boot, by the agent’s own memory,', () => {
   const updating = (phase: Update['phase']): AgentState => ({
     ...newAgentState(),
     booted: 'A',
@@ -179,14 +179,14 @@ describe('what the agent itself remembers of the boot', () => {
   const saidIn = (state: Report['state'], slot: 'A' | 'B', counter: number) =>
     about(state, { slot, release: { counter, version: 'v' } });
 
-  it('is the slot that ran, while the loader was told nothing, or after the trial was given up', () => {
+  it('is the one that ran, before the boot loader was told, or after the trial was given up', () => {
     expect(rememberedBoot({ ...newAgentState(), booted: 'A' }, false, undefined)).toEqual({ slots: ['A'] });
-    // Its bytes are being replaced: it must not run.
+    // The other slot's bytes are being replaced, so it must not run.
     for (const phase of ['downloading', 'verified', 'fallingBack'] as const)
       expect(rememberedBoot(updating(phase), false, saidIn('confirming', 'B', 2))).toEqual({ slots: ['A'] });
   });
 
-  it('is also the slot on trial once the loader is told of it; and first that slot once it was proved', () => {
+  it('is also the one on trial once the boot loader was told, and prefers it once it was confirmed', () => {
     for (const phase of ['activating', 'rebooting', 'confirming'] as const)
       expect(rememberedBoot(updating(phase), false, undefined)).toEqual({ slots: ['A', 'B'], onTrial: 'B' });
     expect(rememberedBoot(updating('confirmed'), false, undefined)).toEqual({
@@ -195,7 +195,7 @@ describe('what the agent itself remembers of the boot', () => {
     });
   });
 
-  it('goes by the newest report where the state is lost: an update in its copy may be long over', () => {
+  it('follows the newest report where the state is lost, because an update in its copy may be over', () => {
     const kept = updating('confirming');
     expect(rememberedBoot(kept, true, saidIn('idle', 'A', 1))).toEqual({ slots: ['A'] });
     expect(rememberedBoot(kept, true, saidIn('completed', 'B', 2))).toEqual({ slots: ['B', 'A'] });

@@ -138,7 +138,7 @@ describe('the choice', () => {
     expect(choose(given).orders.map(({ release }) => release.counter)).toEqual(counters);
   });
 
-  it('bars a release that failed here until the attempt number rises, in whatever rollout', () => {
+  it('bars a release that failed here until the attempt number rises, in any rollout', () => {
     const barred = [
       { counter: 2, version: '2.0', attempt: 1, reason: { code: 'healthFailed', message: '' }, at },
     ];
@@ -148,7 +148,7 @@ describe('the choice', () => {
     expect(choose(facts([rollout(2, { attempt: 2 })], { barred })).orders).toHaveLength(1);
   });
 
-  it('never orders what is below the floor, barred, ended or not listed, whatever the rollouts say', () => {
+  it('never orders a release below the floor, barred, ended or not listed, whatever the rollouts say', () => {
     const states = fc.constantFrom<Rollout['state']>(
       'active',
       'paused',
@@ -191,7 +191,7 @@ describe('the choice', () => {
           }
         },
       ),
-      // Both slots hold one release, and it's to be left.
+      // Both slots hold one release, and the device must leave it.
       { examples: [[[{ counter: 1, state: 'rollingBack', attempt: 1, isLatched: true }], 0, 1, 1]] },
     );
   });
@@ -265,7 +265,7 @@ describe('an activation', () => {
 });
 
 describe('a download', () => {
-  // A Monday, at noon by the clock of the test.
+  // A Monday at noon, local time.
   const noon = new Date(2030, 0, 7, 12).getTime();
   const facts = (rollout: Parameters<typeof downloadWait>[0]['rollout']) => ({
     nowMs: noon,
@@ -326,7 +326,7 @@ it.each<[Update['phase'], 'A' | 'B', string, string]>([
   ['confirmed', 'B', 'new', 'confirmed'],
   ['fallingBack', 'B', 'new', 'askAgain'],
   ['fallingBack', 'A', 'new', 'fellBack'],
-])('in phase %s, with slot %s running in the %s boot, it means %s', (phase, booted, boot, verdict) => {
+])('in phase %s, with slot %s running in the %s boot, the decision is %s', (phase, booted, boot, verdict) => {
   expect(bootVerdict({ phase, target: 'B', bootId: 'old' }, { booted, next: booted, bootId: boot })).toBe(
     verdict,
   );
@@ -346,6 +346,6 @@ it.each<[string, Partial<AgentState>, 'A' | 'B', 'A' | 'B' | undefined]>([
   ['the other one runs', { booted: 'B' }, 'A', 'B'],
   ['nothing ran before', {}, 'A', undefined],
   ['an update is under way', { booted: 'B', update: rebooting }, 'A', undefined],
-])('a late fall back, where %s: %s', (_when, changes, booted, left) => {
+])('a late fall-back, where %s: %s', (_when, changes, booted, left) => {
   expect(lateFallBack({ ...newAgentState(), ...changes }, { booted })).toBe(left);
 });

@@ -31,7 +31,7 @@ describe('a gateway that misbehaves', () => {
     path.startsWith('/chunks/') ? mischief : undefined;
 
   it.each(['tamper', 'endless'] as const)(
-    'with chunks (%s) is banned and reported; another serves',
+    'with chunks (%s) is banned and reported; another one serves',
     async what => {
       harness.gateway.mischief = chunks(what);
       expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
@@ -42,16 +42,13 @@ describe('a gateway that misbehaves', () => {
     },
   );
 
-  it.each(['truncate', 'drop', 'missing', 'broken'] as const)(
-    'with chunks (%s) is passed over',
-    async what => {
-      harness.gateway.mischief = chunks(what);
-      expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
-      expect(await harness.device.slot('B')).toEqual(image1);
-    },
-  );
+  it.each(['truncate', 'drop', 'missing', 'broken'] as const)('with chunks (%s) is skipped', async what => {
+    harness.gateway.mischief = chunks(what);
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(await harness.device.slot('B')).toEqual(image1);
+  });
 
-  it('alone keeps the device waiting, not failed, until there are right bytes', async () => {
+  it('as the only one keeps the device waiting, not failed, until it sends right bytes', async () => {
     for (const each of [harness.gateway, harness.other]) each.mischief = chunks('tamper');
     expect(await harness.device.cycle()).toMatchObject({
       state: 'waiting',
@@ -64,7 +61,7 @@ describe('a gateway that misbehaves', () => {
   });
 
   it.each(['tamper', 'truncate', 'endless', 'missing'] as const)(
-    'with metadata (%s) makes room for the next one',
+    'with metadata (%s) is replaced by the next one',
     async what => {
       harness.gateway.mischief = path => (path.startsWith('/metadata/timestamp') ? what : undefined);
       expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
@@ -83,13 +80,13 @@ describe('a gateway that misbehaves', () => {
     expect(harness.device.parts.status.current.metadata.problem).toBeUndefined();
   });
 
-  it('that wants signatures by another clock gets them', async () => {
+  it('by another clock gets signatures by that clock', async () => {
     harness.gateway.clockOffsetMs = 5 * YEAR_MS;
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(harness.device.parts.outbox.pendingCount).toBe(0);
   });
 
-  it('that is gone keeps the reports waiting; another gateway brings them all', async () => {
+  it('by disappearing keeps the reports waiting; another gateway accepts them all', async () => {
     harness.origin.acknowledges = false;
     await harness.device.cycle();
     const waiting = harness.device.parts.outbox.pendingCount;
@@ -106,7 +103,7 @@ describe('a gateway that misbehaves', () => {
 });
 
 describe('a clock that is wrong by years', () => {
-  it('ahead is a reported state, not silence', async () => {
+  it('ahead is reported as a state', async () => {
     await harness.device.open();
     await harness.device.cycle();
     await harness.device.close();
@@ -121,7 +118,7 @@ describe('a clock that is wrong by years', () => {
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B' });
   });
 
-  it('behind does not keep it from updating, but from a window', async () => {
+  it('behind does not keep the device from updating, except within a window', async () => {
     const [rollout] = harness.fleet.rollouts;
     if (rollout) rollout.window = '00:00-24:00';
     await harness.fleet.publish();
@@ -134,7 +131,7 @@ describe('a clock that is wrong by years', () => {
   });
 });
 
-it("a clock that the system keeps right isn't blamed for a timestamp from the future", async () => {
+it("that the system synchronizes isn't blamed for a timestamp from the future", async () => {
   await harness.device.open({ clockOffsetMs: -YEAR_MS, isSynchronised: true });
   await harness.device.cycle();
   expect(screen()).toMatch(/this clock is synchronised: the origin's was ahead .* keys rotate timestamp/);
@@ -172,7 +169,7 @@ describe('a power cut', () => {
     await harness.device.close({ isCut: true });
   };
 
-  it('while the new slot proves itself is no failure: it is tried once more', async () => {
+  it('while the new slot proves itself is no failure: the slot is tried again', async () => {
     await cutAt('confirm after');
     await harness.device.open();
     await harness.device.cycle();
@@ -180,11 +177,11 @@ describe('a power cut', () => {
     expect(told().every(({ state }) => state !== 'failed')).toBe(true);
   });
 
-  it('in every trial boot is bootCountExhausted', async () => {
+  it('in every trial boot leads to bootCountExhausted', async () => {
     await cutAt('reboot before');
     const states = [];
     for (let boots = 0; boots < 3; boots += 1) {
-      // The agent's process never gets as far as to look at the boot.
+      // The agent's process is killed each time before it judges the boot.
       const { FileBootControl } = await import('../adapters/file-boot.ts');
       const boot = new FileBootControl(join(harness.device.directory, 'data', 'boot.json'), {
         firstSlot: 'A',
@@ -203,8 +200,8 @@ describe('a power cut', () => {
   });
 });
 
-describe('a slot that is no good', () => {
-  it('for being shorter than the image fails the attempt and is reported', async () => {
+describe('an unusable slot', () => {
+  it('that is shorter than the image fails the attempt and is reported', async () => {
     await harness.device.open({ settings: { slotBytes: 50_000 } });
     expect(await harness.device.cycle()).toMatchObject({
       state: 'failed',
@@ -219,7 +216,7 @@ describe('a slot that is no good', () => {
     expect(harness.gateway.count('/chunks/')).toBe(0);
   });
 
-  it('for failing on write, or reading back what was not written, fails the attempt', async () => {
+  it('that fails on write, or reads back other bytes, fails the attempt', async () => {
     const real = new FileSlot(join(harness.device.directory, 'b.img'));
     const failing: Slot = {
       path: real.path,
@@ -231,7 +228,7 @@ describe('a slot that is no good', () => {
       openForWriting: async () => {
         const writer = await real.openForWriting();
         return {
-          // A medium that forgets: every block is written, one comes back as zeros.
+          // A medium that loses data: every block is written, and one comes back as zeros.
           write: (bytes, offset) => writer.write(offset === 0 ? Buffer.alloc(bytes.length) : bytes, offset),
           finish: lengthBytes => writer.finish(lengthBytes),
           close: () => writer.close(),
@@ -250,7 +247,7 @@ describe('a slot that is no good', () => {
 
 const isRoot = process.getuid?.() === 0;
 
-/** Undefined, with the reason printed, where this machine doesn't allow it. */
+/** False, with the reason printed, where this machine doesn't allow mounting. */
 function mounted(path: string, ...options: string[]): boolean {
   mkdirSync(path, { recursive: true });
   try {
@@ -277,7 +274,9 @@ describe.skipIf(!isRoot)('a full or read-only file system (needs root for a tmpf
     }
   });
 
-  it('under the slot keeps the booted slot running, says so, and recovers', async ({ skip }) => {
+  it('under the slot keeps the booted slot running, is reported, and the device recovers', async ({
+    skip,
+  }) => {
     if (!mounted(path, '-o', 'size=64k')) skip();
     await harness.device.open({ slots: { B: new FileSlot(join(path, 'b.img')) } });
     expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'space' });
@@ -287,7 +286,7 @@ describe.skipIf(!isRoot)('a full or read-only file system (needs root for a tmpf
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('under the agent keeps the booted slot running, says so, and recovers, telling everything', async ({
+  it('under the agent keeps the booted slot running, is reported, and the device recovers and reports everything', async ({
     skip,
   }) => {
     if (!mounted(path, '-o', 'size=256k')) skip();
@@ -296,7 +295,7 @@ describe.skipIf(!isRoot)('a full or read-only file system (needs root for a tmpf
     harness.fleet.rollOut(2);
     await harness.fleet.publish();
     await writeFile(join(path, 'filler'), Buffer.alloc(300_000)).catch(() => {
-      // Full: as it should be.
+      // The disk is full, as intended.
     });
     expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'space' });
     expect(harness.device.parts.status.current.storageProblem).toContain('ENOSPC');

@@ -6,7 +6,7 @@ import { TestFleet } from '../testing/fleet.ts';
 import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
 import { powerCutAt, untilPowerCut } from '../testing/power-cut.ts';
 
-// In one process: the power goes at failpoints of an update. ../process.test.ts tries a real SIGKILL at some of them.
+// These tests stay in one process: the power fails at failpoints of an update. ../process.test.ts tries a real SIGKILL at some of them.
 
 const image = randomBytes(30_000);
 let origin: FakeOrigin;
@@ -38,7 +38,7 @@ const fallenBack: Story = {
   booted: 'A',
 };
 
-/** @param failpoint for the first run; where it cuts the power, the device starts again */
+/** @param failpoint for the first run. Where it cuts the power, the device starts again */
 async function update({ hooks }: Story, failpoint: Failpoint) {
   const device = await TestDevice.create([gateway.url], origin.fleet.rootBytes);
   const settings = { hooks };
@@ -71,7 +71,7 @@ async function update({ hooks }: Story, failpoint: Failpoint) {
   return { found, repeated: chunks.length - new Set(chunks).size };
 }
 
-/** In their order, as `NAME#N`. */
+/** The failpoints in their order, as `NAME#N`. */
 async function failpointsOf(story: Story): Promise<string[]> {
   const reached = new Map<string, number>();
   const all: string[] = [];
@@ -93,22 +93,22 @@ async function expectToEndAfterCutsAt(places: readonly string[], story: Story): 
   for (const where of places) {
     const { found, repeated } = await update(story, powerCutAt(where));
     expect({ where, ...found }).toEqual({ where, ...expected });
-    // Up to `concurrency` were on their way when it was cut.
+    // Up to `concurrency` chunks were on their way when the power failed.
     expect(repeated).toBeLessThanOrEqual(4);
   }
   expect(origin.conflicts).toEqual([]);
 }
 
-/** Each name at its first place, and some more. SITECAST_TEST_EVERY_POINT=1 takes all of them: two minutes. */
-it('goes on after a power cut at each failpoint of an update, to the same slot, fetching nothing twice, telling all once', async () => {
+/** Each name at its first place, and some more. SITECAST_TEST_EVERY_POINT=1 tests all of them, which takes two minutes. */
+it('continues after a power cut at each failpoint of an update, to the same slot, fetching nothing twice, reporting all once', async () => {
   const all = await failpointsOf(completed);
   expect(all.length).toBeGreaterThan(100);
   const places = all.filter((where, at) => isEvery || where.endsWith('#1') || at % 12 === 0);
   await expectToEndAfterCutsAt(places, completed);
 });
 
-/** As above, from where the slot is given up. */
-it('falls back after a power cut at each failpoint of a fall-back, barring the release, telling all once', async () => {
+/** As above, from the point where the slot is given up. */
+it('falls back after a power cut at each failpoint of a fall-back, barring the release, reporting all once', async () => {
   const all = await failpointsOf(fallenBack);
   const after = all.slice(all.indexOf('reboot after#1'));
   expect(after.length).toBeGreaterThan(30);

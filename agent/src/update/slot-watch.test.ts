@@ -35,7 +35,7 @@ const lookingBy = (look: Slot['look']): Slot => {
   };
 };
 
-it('tells a slot that is missing from one that is empty', async () => {
+it('tells a missing slot from an empty one', async () => {
   const watch = new SlotWatch({ slots: { A: a, B: b }, stateFile });
   expect(await watch.look('A')).toEqual({
     A: { state: 'empty', path: a.path },
@@ -52,7 +52,7 @@ it('tells a slot that is missing from one that is empty', async () => {
   expect((await watch.look('A')).B).toEqual({ state: 'verified', release, path: b.path });
 });
 
-it('tells of one that cannot be read, and waits for none that does not answer', async () => {
+it('reports a slot that cannot be read, and does not wait for one that hangs', async () => {
   let isHanging = true;
   let looks = 0;
   let answer = () => {};
@@ -66,7 +66,7 @@ it('tells of one that cannot be read, and waits for none that does not answer', 
   const watch = new SlotWatch({ slots: { A: a, B: slot }, stateFile }, 20);
   for (let round = 0; round < 3; round += 1)
     expect((await watch.look('A')).B.problem?.message).toBe(`the slot ${b.path} does not answer`);
-  // A thread each that hangs in the kernel, and none would be left for anything else.
+  // Each look takes a thread that hangs in the kernel. More of them would use up all threads.
   expect(looks).toBe(1);
   isHanging = false;
   answer();

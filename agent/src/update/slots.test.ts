@@ -44,7 +44,7 @@ describe('a slot that was verified and then altered', () => {
     harness.gateway.lease = () => ({ granted: true });
   };
 
-  it('while it waited is read back before it is activated, and what is wrong fetched again', async () => {
+  it('while it waited is read back before it is activated, and wrong chunks are fetched again', async () => {
     await alterLater();
     const before = chunks();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
@@ -53,7 +53,7 @@ describe('a slot that was verified and then altered', () => {
     expect(told().map(({ state }) => state)).not.toContain('failed');
   });
 
-  it('waits where the right bytes are not to be had, and is bad until they are', async () => {
+  it('waits where the right bytes cannot be fetched, and is marked bad until they are', async () => {
     await harness.device.open({ haste: 100 });
     await alterLater();
     harness.gateway.mischief = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
@@ -65,13 +65,13 @@ describe('a slot that was verified and then altered', () => {
     expect(await harness.device.slot('B')).toEqual(image1);
   });
 
-  it('in the cycle that verified it, but long ago by the clock, is read back too', async () => {
+  it('in the cycle that verified it, but long ago by the clock, is read back, too', async () => {
     const changes: DeviceChanges = { clockOffsetMs: 0 };
     await harness.device.open(changes);
     let altered: Promise<void> | undefined;
     harness.gateway.lease = () => {
       altered ??= alter('b.img');
-      // A minute goes by.
+      // A minute passes.
       changes.clockOffsetMs = 61_000;
       return { granted: true };
     };
@@ -99,7 +99,7 @@ describe('a slot that was verified and then altered', () => {
     expect(told().map(({ state }) => state)).not.toContain('installing');
   });
 
-  it('that an order leads back to is fetched again, also after a try that was cut off', async () => {
+  it('to which an order leads back is fetched again, also after an interrupted try', async () => {
     await harness.device.open({ haste: 100 });
     await harness.device.cycle();
     const rollout = await rollOut(2);
@@ -120,7 +120,7 @@ describe('a slot that was verified and then altered', () => {
     expect(chunks() - before).toBe(1);
   });
 
-  it('while an order to go back to it waited is fetched again', async () => {
+  it('while an order to roll back to it waited is fetched again', async () => {
     await harness.device.cycle();
     const rollout = await rollOut(2);
     await harness.device.cycle();
@@ -139,7 +139,7 @@ describe('a slot that was verified and then altered', () => {
     harness.gateway.lease = () => ({ granted: true });
   }
 
-  it('before the agent was started again is filled again, like any', async () => {
+  it('before the agent was restarted is filled again, like any other', async () => {
     await alterLater();
     await harness.device.close({ isCut: true });
     await harness.device.open();
@@ -167,10 +167,10 @@ it('a release that is withdrawn between its verification and its activation is n
   });
 });
 
-describe('a slot that is not there', () => {
+describe('a slot that is missing', () => {
   const missing = { state: 'waiting', waitingFor: 'slot', reason: { code: 'SITECAST_SLOT_MISSING' } };
 
-  it('is waited for and reported; no hook runs, nothing is marked, and the update goes on once it is there', async () => {
+  it('is waited for and reported; no hook runs, nothing is marked, and the update continues once it is there', async () => {
     const slots = { A: path('a.img'), B: path('link') };
     await symlink('/dev/sitecast-nosuch', slots.B);
     await harness.device.open({ settings: { slots, hooks: { 'pre-download': `touch ${path('asked')}` } } });
@@ -185,7 +185,7 @@ describe('a slot that is not there', () => {
     expect(await readFile(path('late.img'))).toEqual(image1);
   });
 
-  it('any more is waited for: a file that held an image is not made anew by itself', async () => {
+  it('after it held an image is waited for, and not created again', async () => {
     await harness.device.cycle();
     await rollOut(2);
     await harness.device.cycle();
@@ -197,7 +197,7 @@ describe('a slot that is not there', () => {
     harness.fleet.addRelease({ counter: 3, image: image1 });
     await rollOut(3);
     expect(await harness.device.cycle()).toMatchObject(missing);
-    // As a version left it that remembered no places.
+    // As a version without remembered slot places left it.
     await harness.device.parts.stateFile.change({ slotPlaces: undefined });
     await harness.device.close();
     await harness.device.open();
@@ -207,7 +207,7 @@ describe('a slot that is not there', () => {
     expect(await harness.device.slot('B')).toEqual(image1);
   });
 
-  it('though it runs is not taken for an empty one: what the factory left is seen once it comes', async () => {
+  it('although it runs is not taken for empty: the factory’s image is seen once the slot is there', async () => {
     const slots = { A: path('link'), B: path('b.img') };
     await symlink('/dev/sitecast-nosuch', slots.A);
     await harness.device.open({ settings: { slots, factoryRelease: { counter: 1, version: '1.0.0' } } });
@@ -225,7 +225,7 @@ describe('a slot that is not there', () => {
   });
 });
 
-it('a slot whose link leads to the one that runs is not written, and goes on when it leads elsewhere', async () => {
+it('a slot whose link leads to the running one is not written, and the update continues when it leads elsewhere', async () => {
   const slots = { A: path('a.img'), B: path('link') };
   await writeFile(slots.A, 'what runs');
   await writeFile(path('b.img'), '');

@@ -52,7 +52,7 @@ describe('an update', () => {
     expect(harness.device.parts.outbox.pendingCount).toBe(0);
   });
 
-  it('goes to the slot that does not run, and fetches nothing that lies right there', async () => {
+  it('goes to the slot that does not run, and fetches no chunk that is in place there', async () => {
     await install(1, image1);
     await install(2, image2);
     expect(await harness.device.slot('A')).toEqual(image2);
@@ -63,7 +63,7 @@ describe('an update', () => {
     expect(await harness.device.slot('B')).toEqual(image1);
   });
 
-  it('whose health check fails falls back, is reported, barred, and not tried again', async () => {
+  it('whose health check fails falls back, is reported and barred, and is not tried again', async () => {
     await install(1, image1);
     await harness.device.close();
     await harness.device.open({ settings: { hooks: { health: 'exit 3' } } });
@@ -83,20 +83,20 @@ describe('an update', () => {
     rollout.attempt = 2;
     await harness.fleet.publish();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
-    // It lay whole in the slot: marked bad, but right.
+    // The whole image was in the slot. It was marked bad, but its bytes were right.
     expect(harness.gateway.count('/chunks/')).toBe(chunks);
   });
 });
 
-describe('a boot loader that falls back long after the release had proved itself', () => {
-  /** The machine starts again, in the other slot. */
+describe('a boot loader that falls back long after the release was confirmed', () => {
+  /** The machine boots the given slot. */
   async function comeUpIn(slot: 'A' | 'B', changes = {}) {
     await harness.device.parts.boot.setNext(slot);
     await harness.device.close({ isCut: true });
     await harness.device.open(changes);
   }
 
-  it('is found at the start, reported as a failure, barred and shown', async () => {
+  it('is noticed at the start, reported as a failure, barred and shown', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
     await comeUpIn('B');
@@ -118,14 +118,14 @@ describe('a boot loader that falls back long after the release had proved itself
       reason: { code: 'bootCountExhausted' },
       booted: { slot: 'B', release: { counter: 1 } },
     });
-    // No later boot goes there by itself.
+    // No later boot selects that slot by itself.
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
     rollout.attempt = 2;
     await harness.fleet.publish();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('is reported once, however often the power goes while it is noted', async () => {
+  it('is reported once, however often the power fails while it is recorded', async () => {
     await install(1, image1);
     await install(2, image2);
     await expect(comeUpIn('B', { failpoint: powerCutAt('state.json before') })).rejects.toThrow(PowerCut);
@@ -136,13 +136,13 @@ describe('a boot loader that falls back long after the release had proved itself
     expect(harness.device.parts.stateFile.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
   });
 
-  it('is none where only the agent was restarted; an unknown release is not barred', async () => {
+  it('is not suspected where only the agent was restarted; an unknown release is not barred', async () => {
     await install(1, image1);
     await harness.device.close();
     await harness.device.open();
     await harness.device.cycle();
     expect(states()).not.toContain('rolledBack');
-    // The factory's image is reported, and has no release to bar.
+    // The factory's image is reported. It has no release to bar.
     await comeUpIn('A');
     await harness.device.parts.stateFile.change({ barred: [] });
     await comeUpIn('B');
@@ -153,7 +153,7 @@ describe('a boot loader that falls back long after the release had proved itself
     expect(last?.release).toBeUndefined();
   });
 
-  it('of a release that an order led back to is not ordered back to again', async () => {
+  it('from a release that an order led back to does not get that order again', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
     rollout.state = 'rollingBack';
@@ -174,7 +174,7 @@ describe('a boot loader that falls back long after the release had proved itself
 });
 
 describe('a device keeps to orders', () => {
-  it('waits for an operator where it has no token, and goes on once accepted', async () => {
+  it('waits for an operator where it has no token, and continues once it is accepted', async () => {
     harness.origin.acceptsNewcomers = false;
     expect((await install(1, image1)).rest).toMatchObject({ state: 'waiting', waitingFor: 'acceptance' });
     expect(harness.device.parts.status.current).toMatchObject({ enrolment: 'pending' });
@@ -182,7 +182,7 @@ describe('a device keeps to orders', () => {
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('stops at a pause before the boot loader is told, and goes on when it is lifted', async () => {
+  it('stops at a pause before the boot loader is told, and continues when the rollout resumes', async () => {
     await harness.device.open({ settings: { hooks: { 'pre-install': 'exit 75' } } });
     const { rest, rollout } = await install(1, image1);
     expect(rest).toMatchObject({ state: 'waiting', waitingFor: 'hook' });
@@ -202,7 +202,7 @@ describe('a device keeps to orders', () => {
     expect(harness.gateway.count('/chunks/')).toBe(chunks);
   });
 
-  it('goes back to the release it came from when the rollout rolls back, without fetching a byte', async () => {
+  it('returns to the release that it came from when the rollout rolls back, without fetching a byte', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
     const chunks = harness.gateway.count('/chunks/');
@@ -215,7 +215,7 @@ describe('a device keeps to orders', () => {
     expect(await harness.device.cycle()).toMatchObject({ state: 'idle' });
   });
 
-  it('goes back to the release that the order names, and fetches what of it is nowhere', async () => {
+  it('returns to the release that the order names, and fetches the chunks that no slot has', async () => {
     await install(1, image1);
     const { rollout: baseline } = await install(2, image2);
     const { rollout } = await install(3, randomBytes(200_000));
@@ -232,11 +232,11 @@ describe('a device keeps to orders', () => {
       booted: { slot: 'A', release: { counter: 1 } },
       reason: { code: 'ordered' },
     });
-    // There it stays, though an older rollout is the baseline.
+    // It stays there, although an older rollout is the baseline.
     expect(await harness.device.cycle()).toMatchObject({ state: 'idle' });
   });
 
-  it('does not go back below the floor', async () => {
+  it('does not roll back below the floor', async () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
     rollout.state = 'rollingBack';
@@ -254,7 +254,7 @@ describe('a device keeps to orders', () => {
     });
   });
 
-  it('takes the stepping stone that an older rollout offers, then what needed it', async () => {
+  it('installs the stepping stone that an older rollout offers, then the release that needed it', async () => {
     await install(1, image1);
     harness.fleet.addRelease({ counter: 2, image: image2 });
     harness.fleet.addRelease({ counter: 3, image: image1, minimum: { counter: 2, version: '2.0.0' } });
@@ -285,14 +285,14 @@ describe('a device keeps to orders', () => {
     harness.gateway.lease = () => ({ granted: false, retryAfterMs: 100, heldBy });
     const { rest } = await install(1, image1);
     expect(rest).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
-    // Whatever a gateway says, it isn't asked all the time.
+    // The device doesn't ask constantly, whatever the gateway answers.
     expect(rest.retryMs).toBeGreaterThanOrEqual(1000);
     const message = `other devices of this site are being updated: ${id} until ${until}, cam-2 until ${until}`;
     expect(harness.reports.at(-1)).toMatchObject({
       state: 'waiting',
       reason: { code: 'SITECAST_LEASE_DENIED', message },
     });
-    // A gateway may refuse a lease for a reason of this device alone.
+    // A gateway may refuse a lease for a reason that concerns this device only.
     harness.gateway.leaseProblem = {
       code: 'SITECAST_OTHER_SITE',
       detail: 'this device belongs to another site',
@@ -307,7 +307,7 @@ describe('a device keeps to orders', () => {
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
-  it('renews its lease while the new slot proves itself, and gives it back then', async () => {
+  it('renews its lease while the new slot proves itself, and returns it afterwards', async () => {
     harness.gateway.lease = () => ({ granted: true });
     // Five minutes pass in 150 ms.
     await harness.device.open({
@@ -321,13 +321,13 @@ describe('a device keeps to orders', () => {
     expect(harness.gateway.count('/site/v1/leases')).toBe(whileUpdating);
   });
 
-  it('keeps its own distance between activations', async () => {
+  it('keeps its own minimum time between activations', async () => {
     await harness.device.open({ settings: { minActivationIntervalMs: 3_600_000 } });
     await install(1, image1);
     expect((await install(2, image2)).rest).toMatchObject({ state: 'waiting', waitingFor: 'interval' });
   });
 
-  it('fetches no more than it may', async () => {
+  it('fetches no more than its limit', async () => {
     await harness.device.open({ settings: { maxFetchBytes: 1000 } });
     expect((await install(1, image1)).rest).toMatchObject({
       state: 'waiting',
@@ -336,7 +336,7 @@ describe('a device keeps to orders', () => {
     expect(harness.gateway.count('/chunks/')).toBe(0);
   });
 
-  it('does nothing for a rollout of other hardware, and is blocked by a manifest of other hardware', async () => {
+  it('ignores a rollout for other hardware, and is blocked by a manifest for other hardware', async () => {
     expect((await install(1, image1, { match: { hardware: ['rpi5'] } })).rest).toMatchObject({
       state: 'idle',
     });
@@ -346,14 +346,14 @@ describe('a device keeps to orders', () => {
     expect(await harness.device.cycle()).toMatchObject({ reason: { code: 'SITECAST_HARDWARE_MISMATCH' } });
   });
 
-  it('obeys nothing once it is revoked', async () => {
+  it('follows no order once it is revoked', async () => {
     await harness.device.open();
     await harness.device.cycle();
     harness.fleet.revoked = [harness.device.id];
     expect((await install(1, image1)).rest).toMatchObject({ reason: { code: 'SITECAST_DEVICE_REVOKED' } });
   });
 
-  it('keeps the assignment with the highest serial, whatever a gateway hands out', async () => {
+  it('keeps the assignment with the highest serial, whatever a gateway sends', async () => {
     await harness.device.open();
     await harness.device.cycle();
     harness.origin.assignments.set(

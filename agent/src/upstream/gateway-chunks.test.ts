@@ -19,7 +19,7 @@ const id = chunkIdOf(plain);
 
 type Answer = (id: ChunkId, signal: AbortSignal) => Promise<Chunk>;
 
-/** A store that counts how often it was asked, and how many of those questions were taken back. */
+/** A store that counts its requests and how many of them were aborted. */
 function store(name: string, answer: Answer) {
   const asked = { times: 0, abandoned: 0 };
   const made: ChunkStore = {
@@ -45,7 +45,7 @@ const silent: Answer = (_, signal) =>
 function open(...stores: ChunkStore[]) {
   const bans: { gateway: string; code: string }[] = [];
   const gateways = new GatewayChunks(stores, {
-    // Two seconds pass in two milliseconds. A sleep that is cut short ends as any other does.
+    // Two seconds take two milliseconds. An aborted sleep ends like any other.
     sleep: (ms, signal) => delay(ms / 1000, undefined, { signal }).catch(() => undefined),
     onBan: (gateway, code) => bans.push({ gateway, code }),
   });
@@ -55,7 +55,7 @@ function open(...stores: ChunkStore[]) {
   return { bans, into, gateways, fetch };
 }
 
-it('asks the next source when one takes long, and asks that one last from then on', async () => {
+it('asks the next source when one is slow, and asks that one last from then on', async () => {
   const [slow, fast] = [store('slow', silent), store('fast', good)];
   const { fetch, bans } = open(slow, fast);
   expect(Buffer.from(await fetch()).equals(plain)).toBe(true);
@@ -66,7 +66,7 @@ it('asks the next source when one takes long, and asks that one last from then o
   expect(bans).toEqual([]);
 });
 
-it('passes over a source that fails, without waiting, and bans one that sends wrong bytes', async () => {
+it('skips a source that fails, without waiting, and bans one that sends wrong bytes', async () => {
   const [away, liar, honest] = [store('away', gone), store('liar', wrong), store('honest', good)];
   const { fetch, bans } = open(away, liar, honest);
   for (let chunk = 0; chunk < 5; chunk += 1) expect(Buffer.from(await fetch()).equals(plain)).toBe(true);
@@ -74,7 +74,7 @@ it('passes over a source that fails, without waiting, and bans one that sends wr
   expect([away.asked.times, liar.asked.times]).toEqual([1, 1]);
 });
 
-it('waits for the only source that there is, however slow', async () => {
+it('waits for its only source, however slow', async () => {
   const only = store('only', async wanted => {
     await delay(50);
     return Chunk.fromPlain(wanted, plain);
@@ -83,7 +83,7 @@ it('waits for the only source that there is, however slow', async () => {
   expect(only.asked.times).toBe(1);
 });
 
-it('says what each source said when nobody has it', async () => {
+it('lists the error of each source when none has the chunk', async () => {
   await expect(open(store('a', gone), store('b', gone)).fetch()).rejects.toMatchObject({
     code: 'SITECAST_NO_SOURCE',
     kind: 'unreachable',
@@ -99,7 +99,7 @@ it('gives up where every gateway has sent wrong bytes, and asks none of them aga
   expect([one.asked.times, other.asked.times]).toEqual([1, 1]);
 });
 
-it('puts the plain bytes into the memory that the caller gives', async () => {
+it('writes the plain bytes into the memory of the caller', async () => {
   const framed: Answer = async wanted => Chunk.fromFrame(wanted, compressFrame(plain));
   const { fetch, into } = open(store('framed', framed));
   const found = await fetch();
@@ -107,7 +107,7 @@ it('puts the plain bytes into the memory that the caller gives', async () => {
   expect(found.buffer).toBe(into.buffer);
 });
 
-it('hashes a chunk once on its way from a gateway through the swarm to its place', async () => {
+it('hashes a chunk once on its way from a gateway through the swarm to its slot', async () => {
   const count = 8;
   const plains = Array.from({ length: count }, () => randomBytes(5000));
   const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: 5000, maxBytes: 5000 });
@@ -134,7 +134,7 @@ it('hashes a chunk once on its way from a gateway through the swarm to its place
   });
 });
 
-/** @returns how many times `crypto.hash` was called meanwhile: every chunk is verified with it */
+/** @returns how often `crypto.hash` was called meanwhile. Every verification of a chunk calls it */
 async function countingHashes(act: () => Promise<void>): Promise<number> {
   const { hash } = crypto;
   let calls = 0;

@@ -14,7 +14,7 @@ afterEach(async () => {
 });
 
 it.each(['pending', 'forged'] as const)(
-  'lets a newcomer in through the next gateway where the first one says that it is %s',
+  'enrols a new device through the next gateway where the first one says that it is %s',
   async ofDevices => {
     Object.assign(harness.gateway, { ofDevices });
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
@@ -22,7 +22,7 @@ it.each(['pending', 'forged'] as const)(
   },
 );
 
-it('keeps a newcomer waiting where one gateway says so and the other is away, and asks each once a cycle', async () => {
+it('keeps a new device waiting where one gateway says so and the other is unreachable, and asks each once a cycle', async () => {
   harness.origin.acceptsNewcomers = false;
   const asked = (at: FakeGateway) =>
     at.requests.filter(path => path.startsWith('/site/v1/enrolments')).length;

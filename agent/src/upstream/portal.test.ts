@@ -7,7 +7,7 @@ import { AgentHarness } from '../testing/harness.ts';
 import { TestFleet } from '../testing/fleet.ts';
 import { type Mischief } from '../testing/gateway.ts';
 
-// Something else than a gateway answers where one was: that's a gateway which can't be reached, at a device's first contact and later.
+// Something other than a gateway answers at its address. The device treats it as an unreachable gateway, at its first contact and later.
 
 let harness: AgentHarness;
 
@@ -34,7 +34,7 @@ describe.each<[string, () => Mischief]>([
   ['a page that is longer than a root', () => Buffer.alloc(600 * 1024, '<p>')],
   ['the root, damaged', () => 'tamper'],
 ])('%s in place of a gateway', (_what, mischief) => {
-  it('keeps a device from beginning, which tries again; and it does not stand in the way of another one', async () => {
+  it('keeps a device from starting, which tries again, and does not disturb another gateway', async () => {
     harness.gateway.mischief = mischief;
     harness.other.mischief = mischief;
     await expect(harness.device.open(withToken())).rejects.toMatchObject(unreachable);
@@ -46,14 +46,14 @@ describe.each<[string, () => Mischief]>([
 });
 
 it.each(['portal', 'otherJson', 'redirect'] as const)(
-  'says of a site that answers to all with something else (%s) that no gateway is there, and nothing of an enrolment',
+  'reports that no gateway is there where something else answers everything (%s), and does not speak of enrolment',
   async mischief => {
     await harness.device.open();
     harness.gateway.mischief = () => mischief;
     harness.other.mischief = () => mischief;
     expect(await harness.device.cycle()).toMatchObject({ state: 'waiting' });
     expect(harness.device.parts.status.current.enrolment).toBe('unknown');
-    // As far as the metadata, it's a gateway's.
+    // The metadata comes from a real gateway.
     const bySite = (path: string) => (path.startsWith('/site/') ? mischief : undefined);
     harness.gateway.mischief = bySite;
     harness.other.mischief = bySite;
@@ -64,7 +64,7 @@ it.each(['portal', 'otherJson', 'redirect'] as const)(
   },
 );
 
-it('hands out no leave to go down, and takes no reports, where a portal answers', async () => {
+it('grants no lease and accepts no reports', async () => {
   await harness.device.open();
   const portalAt = (start: string) => (path: string) => (path.startsWith(start) ? 'portal' : undefined);
   harness.gateway.mischief = portalAt('/site/v1/leases');
@@ -76,14 +76,14 @@ it('hands out no leave to go down, and takes no reports, where a portal answers'
   expect(harness.device.parts.outbox.pendingCount).toBe(0);
 });
 
-it('takes no portal for news', async () => {
+it('brings no change', async () => {
   await harness.device.open();
   harness.gateway.mischief = () => 'portal';
   const [first] = harness.device.parts.gateways.all;
   await expect(first?.waitForChange(1000)).rejects.toMatchObject(unreachable);
 });
 
-it('takes something that is no HTTP, as TLS where none is expected, for an unreachable gateway', async () => {
+it('counts as an unreachable gateway where it does not speak HTTP, such as TLS where none is expected', async () => {
   const server: Server = createServer(socket => socket.end('\x15\x03\x03\x00\x02\x02\x28'));
   await new Promise<void>(resolve => {
     server.listen(0, '127.0.0.1', resolve);
@@ -100,7 +100,7 @@ it('takes something that is no HTTP, as TLS where none is expected, for an unrea
   server.close();
 });
 
-it("takes another fleet's root for what it is: token and gateway don't belong together", async () => {
+it("with another fleet's root is reported as a token and a gateway that don't belong together", async () => {
   const stranger = await TestFleet.create();
   await expect(harness.device.open(withToken(stranger.rootSha256))).rejects.toMatchObject({
     code: 'SITECAST_ROOT_MISMATCH',

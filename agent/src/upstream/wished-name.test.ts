@@ -25,7 +25,7 @@ it.each([
   ['a serial number with blanks', undefined, ' VMware-56 4d\nmore\n', 'VMware-56-4d'],
   ['a name that needs no file, beside one', 'cam-1', 'other', 'cam-1'],
   ['letters that mean something to a replacement', 'a{}b', '$&', undefined],
-])('takes %s', async (_what, name, content, expected) => {
+])('accepts %s', async (_what, name, content, expected) => {
   expect((await wish(name, content)).name).toBe(expected);
 });
 
@@ -35,7 +35,7 @@ it.each([
   ['what looks like an id', '12D3KooWabc', undefined],
   ['a place without a file', 'cam-{}', undefined],
   ['control characters', 'cam\u001b[2J', undefined],
-])('goes without for %s, and says so', async (_what, name, content) => {
+])('enrols without a name for %s, and says so', async (_what, name, content) => {
   const { name: found, said } = await wish(name, content);
   expect(found).toBeUndefined();
   expect(said).toHaveLength(1);
@@ -43,7 +43,7 @@ it.each([
   expect(said[0]).not.toMatch(/[\u0000-\u001f]/);
 });
 
-it('goes without where the file isn’t there, or is no file, and asks for none where none is given', async () => {
+it('enrols without a name where the file is missing, or no file, and asks for none where none is configured', async () => {
   const said: string[] = [];
   for (const nameFile of [join(directory, 'absent'), directory])
     expect(await wishedName({ name: undefined, nameFile }, text => said.push(text))).toBeUndefined();

@@ -10,7 +10,7 @@ const idOf = (number: number): ChunkId => {
 };
 const numberOf = ({ id }: Chunk): number => Buffer.from(id).readUInt32BE(28);
 
-/** A queue that fetches one chunk at a time, each when the test says so. */
+/** A queue that fetches one chunk at a time. The test starts each fetch. */
 function harness() {
   const begun: number[] = [];
   const kept: string[] = [];
@@ -42,7 +42,7 @@ function harness() {
   return { queue, begun, kept, fetch, run };
 }
 
-it('fetches a chunk once, in the first turn of its requesters, and keeps it', async () => {
+it('fetches a chunk once, at the first turn of any of its requesters, and caches it', async () => {
   const { fetch, begun, kept, run } = harness();
   const stranger = Promise.all([1, 2, 3, 4, 5].map(number => fetch('stranger', number)));
   const device = Promise.all([fetch('device', 5), fetch('device', 6)]);
@@ -53,11 +53,11 @@ it('fetches a chunk once, in the first turn of its requesters, and keeps it', as
   expect(kept).toHaveLength(6);
 });
 
-it('refuses only the requester that wants the most, and gives it what others want, too', async () => {
+it('refuses only the requester with the most requests, and serves it what others request, too', async () => {
   const { fetch, queue, run } = harness();
   const strangers = Array.from({ length: 2049 }, (_, at) => fetch('stranger', at));
   const outcomes = Promise.allSettled(strangers);
-  // 0 is under way; 1 gives its place up, and is wanted by the device too; then 2 gives up its own.
+  // Chunk 0 is being fetched. Chunk 1 gives up its place, and the device wants it, too. Then chunk 2 gives up its place.
   const device = [fetch('device', 1), fetch('device', 9999)];
   await run();
   expect(await Promise.all(device)).toEqual([1, 9999]);

@@ -32,26 +32,26 @@ beforeEach(() => {
   });
 });
 
-it('serves a device that shows an assignment to this site, whether the device is known or not', async () => {
+it('serves any device with an assignment to this site, whether the device is known or not', async () => {
   expect(await mayServe(id, await signed())).toBe(true);
   known = about({});
   expect(await mayServe(id, await signed())).toBe(true);
   expect(await mayServe(id, await signed({ site: 'south' }))).toBe(false);
 });
 
-it('serves no device that it knows to have moved, or to be revoked, since the assignment was signed', async () => {
+it('serves no device that has moved or was revoked since its assignment was signed', async () => {
   known = about({ site: 'south', serial: 3 });
   expect(await mayServe(id, await signed())).toBe(false);
   known = about({ revoked: true, serial: 3 });
   expect(await mayServe(id, await signed())).toBe(false);
-  // Come here since: what is known is older.
+  // The device has moved here since. The known assignment is older.
   known = about({ site: 'south', serial: 1 });
   expect(await mayServe(id, await signed())).toBe(true);
   revoked.add(id);
   expect(await mayServe(id, await signed())).toBe(false);
 });
 
-it('serves no device before it has a site, or once it is revoked itself', async () => {
+it('serves no device before the gateway has a site, or after the gateway was revoked', async () => {
   const credential = await signed();
   site = undefined;
   expect(await mayServe(id, credential)).toBe(false);

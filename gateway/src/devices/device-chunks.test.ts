@@ -39,7 +39,7 @@ function imageOf(seed: string, count = COUNT): Image {
   return { index, hex: Buffer.from(sha256(index.encode())).toString('hex'), chunks };
 }
 
-/** A site of devices; what they do when they're asked is the test's. */
+/** A site of devices. The test sets what they answer. */
 class Site {
   readonly log = memoryLog();
   readonly here = new Set<string>();
@@ -54,7 +54,7 @@ class Site {
   gateways = 1;
   linked = 0;
   announced = Number.POSITIVE_INFINITY;
-  /** Whether a device says that it holds the chunk. */
+  /** Whether a device announces the chunk. */
   isSaid = true;
   credential: Buffer | undefined = Buffer.from('who we are');
   give: (id: ChunkId, signal: AbortSignal | undefined) => Promise<Chunk> = async id => this.chunkOf(id);
@@ -71,7 +71,7 @@ class Site {
     log: this.log,
   });
 
-  /** @param devices so many, each with so many chunks */
+  /** @param devices how many, each with `chunks` chunks */
   add(image: Image, devices: number, chunks: number): Image {
     this.images.set(image.hex, image);
     const of = (at: number): Holder => ({
@@ -123,19 +123,19 @@ let site: Site;
 beforeEach(() => {
   site = new Site();
 });
-/** What devices give; undefined where none of them does. */
+/** The chunk from the devices; undefined where none of them sends it. */
 const got = (...request: Parameters<DeviceChunks['get']>): Promise<Chunk | undefined> =>
   site.chunks.get(...request).catch((error: unknown) => {
     if (error instanceof SitecastError && error.code === 'SITECAST_CHUNK_NOT_FOUND') return undefined;
     throw error;
   });
 const lastOf = ({ chunks }: Image): ChunkId => chunks.at(-1)?.id ?? Buffer.alloc(32);
-/** The next look at who holds what. */
+/** Lets the time pass until the next check of which devices have the image. */
 const later = (): void => {
   site.nowMs += 2000;
 };
 
-describe('what devices hold keeps to what every chunk store keeps to:', () => {
+describe('the devices’ chunks pass the suite of chunk stores:', () => {
   testChunkStore(it, async () => {
     const fresh = new Site();
     const fill = async (chunks: readonly Chunk[]): Promise<void> => {
@@ -150,20 +150,20 @@ describe('what devices hold keeps to what every chunk store keeps to:', () => {
   });
 });
 
-it('asks devices that hold clearly more of the image than lies here', async () => {
+it('asks devices that have clearly more of the image than the gateway', async () => {
   const image = site.add(imageOf('a'), 1, 24);
   site.hold(image, 20);
   expect(await got(lastOf(image))).toBeUndefined();
   expect(site.subscribed).toEqual([]);
   site.add(image, 1, 25);
-  // Not yet looked again.
+  // The next check hasn't happened yet.
   expect(await got(lastOf(image))).toBeUndefined();
   later();
   expect((await got(lastOf(image)))?.id).toEqual(lastOf(image));
   expect(site.subscribed.map(({ credential }) => Buffer.from(credential).toString())).toEqual(['who we are']);
 });
 
-it('counts what the other gateways of the site may have', async () => {
+it('counts what the peer gateways of the site may have', async () => {
   const image = site.add(imageOf('a'), 1, COUNT);
   site.hold(image, 20);
   site.gateways = 2;
@@ -174,7 +174,7 @@ it('counts what the other gateways of the site may have', async () => {
   expect(await got(lastOf(image))).toBeDefined();
 });
 
-it('asks no device for a chunk that no held image has, without an assignment, or of an image that is not mirrored', async () => {
+it('asks no device for a chunk that no announced image has, without an assignment, or of an image that is not mirrored', async () => {
   const image = site.add(imageOf('a'), 3, COUNT);
   expect(await got(Buffer.alloc(32))).toBeUndefined();
   later();
@@ -188,7 +188,7 @@ it('asks no device for a chunk that no held image has, without an assignment, or
   expect(site.subscribed).toEqual([]);
 });
 
-it('follows images of so many chunks, and no larger ones', async () => {
+it('follows images up to a bound of chunks, and no larger ones', async () => {
   const isFollowed = async (count: number) => {
     const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: 16, maxBytes: 64 });
     for (let at = 0; at < count; at += 1) {
@@ -207,7 +207,7 @@ it('follows images of so many chunks, and no larger ones', async () => {
   expect(await isFollowed(MAX_SUBSCRIBED_CHUNKS + 1)).toBe(false);
 });
 
-it('links eight devices for an image, of two images; tries sixteen, four of them found by multicast DNS alone', async () => {
+it('links eight devices for an image, of two images; tries sixteen, four of them known from multicast DNS only', async () => {
   const [one, two, three] = ['a', 'b', 'c'].map(seed => site.add(imageOf(seed), 10, COUNT));
   if (!one || !two || !three) throw new Error('three images');
   for (let at = 0; at < 6; at += 1) site.discovered.push({ id: `found ${at}`, addresses: [] });
@@ -215,7 +215,7 @@ it('links eight devices for an image, of two images; tries sixteen, four of them
   expect(site.added).toHaveLength(8);
   later();
   await got(lastOf(one));
-  // None is linked: the others, and some that only multicast DNS has found.
+  // None of these is linked: the other devices, and some that are known from multicast DNS only.
   expect(site.added).toHaveLength(14);
   expect(site.added.filter(id => id.startsWith('found'))).toHaveLength(4);
   site.add(one, 30, COUNT);
@@ -235,7 +235,7 @@ it('links eight devices for an image, of two images; tries sixteen, four of them
   expect(site.added).toEqual([]);
 });
 
-it('waits two seconds at most for devices to say what they hold, right after they were added', async () => {
+it('waits two seconds at most for the announcements of devices that were just added', async () => {
   const image = site.add(imageOf('a'), 3, COUNT);
   site.announced = 2;
   site.isSaid = false;
@@ -247,12 +247,12 @@ it('waits two seconds at most for devices to say what they hold, right after the
   expect(isOver).toBe(false);
   site.nowMs += 1;
   expect(await getting).toBeUndefined();
-  // Once, and not for each chunk.
+  // It waits once, not for each chunk.
   site.nowMs += 1;
   expect(await got(lastOf(image))).toBeUndefined();
 });
 
-it('waits no longer than until one says that it holds the chunk, or all have said what they hold', async () => {
+it('stops waiting when one device announces the chunk, or all have announced what they have', async () => {
   for (const change of [() => (site.isSaid = true), () => (site.announced = 3)]) {
     site = new Site();
     const image = site.add(imageOf('a'), 3, COUNT);
@@ -265,7 +265,7 @@ it('waits no longer than until one says that it holds the chunk, or all have sai
   }
 });
 
-it('waits for slower devices when the first that says that it holds the chunk misbehaves', async () => {
+it('waits for slower devices when the first one that announces the chunk misbehaves', async () => {
   const image = site.add(imageOf('a'), 2, COUNT);
   site.announced = 1;
   const asked: string[] = [];
@@ -283,7 +283,7 @@ it('waits for slower devices when the first that says that it holds the chunk mi
   expect(asked).toEqual(['liar', 'good']);
 });
 
-it('has eight chunks asked for at one time, and goes elsewhere when none gives it', async () => {
+it('requests eight chunks at a time, and turns to other sources when no device sends one', async () => {
   const image = site.add(imageOf('a'), 3, COUNT);
   let [now, most] = [0, 0];
   site.give = async id => {
@@ -299,7 +299,7 @@ it('has eight chunks asked for at one time, and goes elsewhere when none gives i
   expect(answers.filter(Boolean)).toHaveLength(COUNT - 1);
 });
 
-it('ends with the reason of the signal', async () => {
+it('ends with the signal’s reason', async () => {
   const image = site.add(imageOf('a'), 3, COUNT);
   const stop = new AbortController();
   site.give = async (_, signal) => {
@@ -312,7 +312,7 @@ it('ends with the reason of the signal', async () => {
   await expect(getting).rejects.toThrow('enough');
 });
 
-it('adds no misbehaving device for an hour, and counts and names it once', async () => {
+it('excludes a misbehaving device for an hour, and counts and logs it once', async () => {
   const image = site.add(imageOf('a'), 1, COUNT);
   await got(lastOf(image));
   const lie = new SitecastError('untrusted', 'SITECAST_CHUNK_MISMATCH', 'wrong bytes');
@@ -324,7 +324,7 @@ it('adds no misbehaving device for an hour, and counts and names it once', async
   expect([site.subscribed.length, site.added]).toEqual([2, ['device 0']]);
 });
 
-it('ends its links when nothing was missing for a minute, and all at the end', async () => {
+it('closes its links when no chunk was missing for a minute, and all of them at the end', async () => {
   const [one, two] = [site.add(imageOf('a'), 1, COUNT), site.add(imageOf('b'), 1, COUNT)];
   await got(lastOf(one));
   const stop = new AbortController();
@@ -339,7 +339,7 @@ it('ends its links when nothing was missing for a minute, and all at the end', a
   expect(site.closed).toEqual([one.hex, two.hex]);
 });
 
-it('makes a fetch that can wait do so for twenty seconds at first, unless a device holds all of the image', () => {
+it('delays a fetch that can wait for twenty seconds at first, unless a device has the whole image', () => {
   const image = imageOf('a');
   expect(site.chunks.isTooEarly(image.hex, COUNT)).toBe(true);
   site.nowMs += 10_000;

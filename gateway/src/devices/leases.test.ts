@@ -61,7 +61,7 @@ const rollouts: RolloutsFile = {
 const isGranted = async (id: string, action: 'take' | 'renew' = 'take') =>
   (await leases.handle(id, ROLLOUT, action)).granted;
 
-it('lets a quarter of four devices be down, until they give it back or it runs out', async () => {
+it('lets one of four devices be down, until it returns the lease or the lease expires', async () => {
   expect(await isGranted('one')).toBe(true);
   expect(await isGranted('two')).toBe(false);
   await leases.handle('one', ROLLOUT, 'return');
@@ -71,7 +71,7 @@ it('lets a quarter of four devices be down, until they give it back or it runs o
   expect(await isGranted('three')).toBe(true);
 });
 
-it('does not let one device hold the others up for ever, however it renews, returns and takes again', async () => {
+it('lets no device block the others for ever, however it renews, returns and takes leases', async () => {
   let othersTurns = 0;
   for (let at = 0; at < 5 * 24 * 12; at += 1) {
     nowMs += 5 * MINUTE_MS;
@@ -82,11 +82,11 @@ it('does not let one device hold the others up for ever, however it renews, retu
       await leases.handle('two', ROLLOUT, 'return');
     }
   }
-  // Five days; about half of the time is others'.
+  // Five days. The others have about half of the time.
   expect(othersTurns).toBeGreaterThan(340);
 });
 
-it('names the devices that hold the leases, and what each holds', async () => {
+it('names the devices with a lease, and the details of each lease', async () => {
   await leases.handle('one', ROLLOUT, 'take');
   const untilMs = nowMs + 15 * MINUTE_MS;
   expect(await leases.handle('two', ROLLOUT, 'take')).toEqual({
@@ -99,7 +99,7 @@ it('names the devices that hold the leases, and what each holds', async () => {
   ]);
 });
 
-it('waits for no device that was revoked, or moved to another site', async () => {
+it('frees the lease of a device that was revoked or moved to another site', async () => {
   expect(await isGranted('one')).toBe(true);
   expect(await isGranted('two')).toBe(false);
   revoked.add('one');
@@ -110,7 +110,7 @@ it('waits for no device that was revoked, or moved to another site', async () =>
   expect(await isGranted('three')).toBe(true);
 });
 
-it('lets a device that ended in time begin anew soon', async () => {
+it('allows a device that ended in time a new lease soon', async () => {
   for (let update = 0; update < 20; update += 1) {
     expect(await isGranted('one')).toBe(true);
     nowMs += 10 * MINUTE_MS;
@@ -119,12 +119,12 @@ it('lets a device that ended in time begin anew soon', async () => {
   }
 });
 
-it('gives none while leases may be out that were lost, and no longer than one lasts', async () => {
+it('grants none while lost leases may still be in use, and never longer than one lasts', async () => {
   await records.commit([{ key: LEASES_CLOSED_KEY, value: nowMs + LEASE_MS }]);
   expect(await leases.handle('one', ROLLOUT, 'take')).toEqual({ granted: false, retryAfterMs: LEASE_MS });
   nowMs += LEASE_MS;
   expect(await isGranted('one')).toBe(true);
-  // Set back by a day.
+  // The clock is set back by a day.
   nowMs -= 24 * 60 * MINUTE_MS;
   expect(await isGranted('one')).toBe(true);
 });

@@ -56,7 +56,7 @@ async function tell(answer: UpstreamAnswer | Error = CHANGES): Promise<Presence>
   return last;
 }
 
-it('tells which devices came and went since the last answered message, nothing else, and that it lives', async () => {
+it('sends the changes since the last answered message, or a heartbeat', async () => {
   heard.note(one);
   expect(await tell()).toMatchObject({ seq: 1, heard: [one], gone: [], isWhole: false });
   heard.note(two);
@@ -70,7 +70,7 @@ it('tells which devices came and went since the last answered message, nothing e
   expect(new Set(said.map(({ session }) => session)).size).toBe(1);
 });
 
-it('speaks every minute, and as soon as there is more to say than fits', async () => {
+it('sends every minute, and as soon as there is more than one message can hold', async () => {
   expect(await teller.step()).toBeGreaterThan(0.8 * TELL_EVERY_MS);
   const many = Array.from({ length: MAX_PRESENCE_IDS + 1 }, newId);
   for (const id of many) heard.note(id);
@@ -81,7 +81,7 @@ it('speaks every minute, and as soon as there is more to say than fits', async (
   expect(new Set(told)).toEqual(new Set(many));
 });
 
-it('tells at once that a device came, and with it those that come soon after', async () => {
+it('sends a new device at once, and with it those that arrive soon after', async () => {
   const end = new AbortController();
   const running = teller.run(end.signal, 20);
   await until(() => said.length === 1);
@@ -94,7 +94,7 @@ it('tells at once that a device came, and with it those that come soon after', a
   expect(said).toHaveLength(2);
 });
 
-it('names every device of an unanswered message again, for that message may have arrived', async () => {
+it('names every device of an unanswered message again, because the message may have arrived', async () => {
   await tell();
   heard.note(one);
   const lost = new SitecastError('unreachable', 'SITECAST_UPSTREAM_UNREACHABLE', 'no answer');
@@ -105,7 +105,7 @@ it('names every device of an unanswered message again, for that message may have
   expect(await tell()).toMatchObject({ seq: 3, heard: [], gone: [] });
 });
 
-it('begins from the beginning where the origin lost its place, though not without a pause', async () => {
+it('starts over, after a pause, where the origin has lost its state', async () => {
   heard.note(one);
   const { session } = await tell();
   answers = [WHOLE];
@@ -115,12 +115,12 @@ it('begins from the beginning where the origin lost its place, though not withou
   expect(again.session).not.toBe(session);
 });
 
-it('leaves an origin of an earlier version alone for minutes, without a word', async () => {
+it('sends nothing to an origin of an earlier version for minutes, and logs nothing', async () => {
   heard.note(one);
   answers = [{ status: 404, json: { code: 'SITECAST_NOT_FOUND' } }];
   expect(await teller.step()).toBeGreaterThan(5 * 60_000);
   expect(log.lines).toEqual([]);
-  // What else answers so, a portal or a proxy, is tried again soon.
+  // Others that answer so, such as a portal or a proxy, are tried again soon.
   answers = [{ status: 404, json: undefined }];
   expect(await teller.step()).toBeLessThan(60_000);
   expect(log.lines.filter(({ level }) => level !== 'debug')).toEqual([]);
@@ -135,7 +135,7 @@ it('names no device that has left the site, and remembers none that never belong
   expect(await tell()).toMatchObject({ heard: [], gone: [{ id: one }] });
 });
 
-it('names the devices that hold a turn, since when, and until when', async () => {
+it('names the devices with a lease, its start and its end', async () => {
   const rollout = 'a'.repeat(16);
   held = [
     { id: one, product: 'camera', rollout, untilMs: nowMs + 60_000, sinceMs: undefined },

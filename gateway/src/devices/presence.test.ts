@@ -31,7 +31,7 @@ async function newDevice(): Promise<TestDevice> {
   return device;
 }
 
-/** A poll that is answered at once. */
+/** A poll that gets its answer at once. */
 async function poll(device: TestDevice, by = device, nowMs = Date.now()): Promise<number> {
   const url = `${gateway.url}/metadata/timestamp.json`;
   const body = new Uint8Array(0);
@@ -44,7 +44,7 @@ async function poll(device: TestDevice, by = device, nowMs = Date.now()): Promis
   ).status;
 }
 
-it('hears a device that signs its poll, and serves all others all the same', async () => {
+it('counts a device with a signed poll as heard, and serves all others as well', async () => {
   const [device, stranger] = [await newDevice(), new TestDevice()];
   const before = await heardCount();
   expect((await gateway.get('metadata/timestamp.json')).status).toBe(200);
@@ -56,7 +56,7 @@ it('hears a device that signs its poll, and serves all others all the same', asy
   expect(await heardCount()).toBe(before + 1);
 });
 
-it('hears a device whose signed request it has verified, and no stranger', async () => {
+it('counts a device with a verified request as heard, and no stranger', async () => {
   const device = await newDevice();
   const before = await heardCount();
   await new TestDevice().post(`${gateway.url}/site/v1/leases`, {});
@@ -65,7 +65,7 @@ it('hears a device whose signed request it has verified, and no stranger', async
   expect(await heardCount()).toBe(before + 1);
 });
 
-it('tells the origin once it is enrolled', async () => {
+it('reports to the origin once it is enrolled', async () => {
   await until(() => (origin.presence ?? []).length > 0, 'the gateway to speak');
   expect(origin.presence?.[0]).toMatchObject({ seq: 1, isWhole: false, turns: [] });
 });

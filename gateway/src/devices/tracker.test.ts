@@ -46,13 +46,13 @@ it('names devices with a common image first, then those of the same product, and
   expect(await tell(asker, IMAGE)).toEqual([peerOf(holder), peerOf(alike)]);
 });
 
-it('names a device of another product that holds the very image', async () => {
+it('names a device of another product that has the same image', async () => {
   const [door, asker] = [member({ product: 'door' }), member()];
   await tell(door, IMAGE);
   expect(await tell(asker, IMAGE)).toEqual([peerOf(door)]);
 });
 
-it('names at most 64, not always the same', async () => {
+it('names at most 64, not always the same ones', async () => {
   const all = Array.from({ length: 200 }, () => member());
   for (const id of all) await tell(id, IMAGE);
   const asker = member();
@@ -62,7 +62,7 @@ it('names at most 64, not always the same', async () => {
   expect(one.map(({ id }) => id)).not.toEqual(two.map(({ id }) => id));
 });
 
-it('knows the devices that say that they hold chunks of an image, those with the most first', async () => {
+it('knows the devices that announce chunks of an image, those with the most first', async () => {
   const [some, most, none, silent, bad] = [member(), member(), member(), member(), member()];
   const hold = (id: string, ...held: number[]) =>
     tracker.announce(id, { peer: peerOf(id), images: [IMAGE, 'b'.repeat(64)], held });
@@ -107,7 +107,7 @@ it('remembers no more than 4096', async () => {
   expect(tracker.size).toBe(4096);
 });
 
-it('takes no notice from another site, from an unknown device, about another device, or while it has no site', async () => {
+it('ignores announcements from another site, by an unknown device, about another device, or while it has no site', async () => {
   await expect(tell(member({ site: 'south' }))).rejects.toMatchObject({ code: 'SITECAST_OTHER_SITE' });
   await expect(tell(newId())).rejects.toMatchObject({ code: 'SITECAST_NO_ASSIGNMENT' });
   const notice = { peer: peerOf(newId()), images: [] };

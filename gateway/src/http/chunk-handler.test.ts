@@ -18,7 +18,7 @@ afterEach(async () => {
   await once(server, 'close');
 });
 
-it('answers a reader, however many others take their frames and never read them', async () => {
+it('answers a client while any number of others request frames and never read them', async () => {
   const frame = Buffer.alloc(16 * MIB, 'x');
   const store = {
     name: 'memory',

@@ -9,7 +9,7 @@ afterAll(removeTemporaryDirectories);
 const inLines = (document: string): string =>
   document.replaceAll(/("\/[^"]*":\{"(?:get|put|post|patch|delete)":|"[A-Z]\w+":\{)/g, '\n$1');
 
-// `npx vitest run gateway/src/http/openapi.test.ts -u` records the document anew.
+// `npx vitest run gateway/src/http/openapi.test.ts -u` records the document again.
 it('serves the recorded OpenAPI document, byte for byte', async () => {
   const gateway = await harness.gateway(await harness.origin(), {}, { isReadyFirst: false });
   const { body } = await gateway.get('openapi.json');

@@ -62,7 +62,7 @@ const BODIES = [
   `{"a":${'['.repeat(5000)}${']'.repeat(5000)}}`,
 ];
 
-it('refuses malformed requests on every route it describes, with a problem and a stable code', async () => {
+it('refuses malformed requests on every described route, with a problem and a stable code', async () => {
   const device = new TestDevice();
   const all = await operations();
   expect(all.length).toBeGreaterThan(10);
@@ -97,7 +97,7 @@ async function expectProblem(response: Response): Promise<void> {
   expect(problem.code).toMatch(/^SITECAST_[A-Z_]+$/);
 }
 
-it('takes a body of the longest length that is allowed, and not a byte more', async () => {
+it('accepts a body of the longest allowed length, and not a byte more', async () => {
   const device = new TestDevice();
   const url = `${gateway.url}/site/v1/progress`;
   const padded = (lengthBytes: number) => {
@@ -113,7 +113,7 @@ it('takes a body of the longest length that is allowed, and not a byte more', as
   });
 });
 
-it('ends a body that never ends, and a request that is none', async () => {
+it('ends a body that never ends, and a malformed request', async () => {
   const { port } = new URL(gateway.url);
   const say = (head: string, isEndless: boolean) =>
     new Promise<string>(resolve => {
@@ -132,7 +132,7 @@ it('ends a body that never ends, and a request that is none', async () => {
       socket.on('data', data => {
         heard += data.toString();
       });
-      // What's of interest is what was heard before.
+      // The answer before the error matters.
       socket.on('error', () => undefined);
       socket.on('close', () => resolve(heard));
       socket.write(head);
@@ -140,14 +140,14 @@ it('ends a body that never ends, and a request that is none', async () => {
     });
   const head =
     'POST /site/v1/reports HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n';
-  // Unsigned: refused before any of it is taken.
+  // The request is unsigned, so it is refused before its body is read.
   expect(await say(head, true)).toContain(' 401 ');
   expect(await say('NONSENSE\r\n\r\n', false)).toContain(' 400 ');
   expect(await say(`GET /healthz HTTP/1.1\r\nx: ${'a'.repeat(40_000)}\r\n\r\n`, false)).toContain(' 431 ');
   expect((await gateway.get('healthz')).status).toBe(200);
 });
 
-it('takes what a device sends, however many strangers hold their bodies back', async () => {
+it('accepts what a device sends, however many strangers withhold their bodies', async () => {
   const url = `${gateway.url}/site/v1/reports`;
   const endless = Buffer.alloc(MAX_BODY_BYTES, ' ');
   const { port } = new URL(gateway.url);
@@ -175,7 +175,7 @@ it('takes what a device sends, however many strangers hold their bodies back', a
   for (const socket of sockets) socket.destroy();
 });
 
-it('refuses a signed request that comes a second time', async () => {
+it('refuses a signed request the second time', async () => {
   const device = new TestDevice();
   const body = Buffer.from(JSON.stringify({ reports: [await device.report()] }));
   const url = `${gateway.url}/site/v1/reports`;

@@ -10,7 +10,7 @@ function setOf(repository: TestRepository): MirrorSet {
   return { ...verifySet(repository.bytesOf('root'), files), rollouts: new Map() };
 }
 
-it('tells what a timestamp has brought: its own renewal alone, where nothing else has changed', async () => {
+it('announces what a timestamp changes: only itself, where nothing else has changed', async () => {
   const repository = await TestRepository.create();
   repository.delegate('targets', 'rollouts', { paths: ['rollouts/*'] });
   await repository.publish('rollouts');
@@ -29,7 +29,7 @@ it('tells what a timestamp has brought: its own renewal alone, where nothing els
     close: async () => {},
   };
   const follow = announceSets(announcements, memoryLog());
-  // At its start nobody needs to hear again what there is.
+  // At its start it announces nothing, because the others know the set already.
   follow(setOf(repository));
   await repository.publishWithSnapshot('rollouts');
   const changed = setOf(repository);
@@ -37,7 +37,7 @@ it('tells what a timestamp has brought: its own renewal alone, where nothing els
   follow(changed);
   await repository.publish('timestamp');
   follow(setOf(repository));
-  // One that this gateway hasn't seen: others would tell it in other bytes.
+  // This gateway has missed a version, so its announcement would differ from those of the others.
   await repository.publishWithSnapshot('rollouts');
   await repository.publish('timestamp');
   follow(setOf(repository));

@@ -13,7 +13,7 @@ const found = [
   undefined,
 ];
 
-it('tells the address it listens on, or, with a wildcard, those that others can use', () => {
+it('gives the address that it listens on, or, for a wildcard, the addresses that others can use', () => {
   expect(lanUrls('http://10.9.9.9:7401', found)).toEqual(['http://10.9.9.9:7401']);
   expect(lanUrls('http://0.0.0.0:7401', found)).toEqual(['http://10.1.2.3:7401']);
   expect(lanUrls('http://[::]:80', found)).toEqual(['http://10.1.2.3:80', 'http://[fd00::5]:80']);

@@ -24,13 +24,13 @@ const gatewayOf = (id: string, host = '192.0.2.1'): KnownGateway => ({
   urls: [`http://${host}:7401`],
 });
 
-it('remembers over a restart the gateways that it knows, and none from a damaged file', async () => {
+it('keeps known gateways over a restart, and takes none from a damaged file', async () => {
   const directory = await temporaryDirectory();
   const path = join(directory, 'gateways.json');
   const book = await PeerBook.open(new PeerBookFile(directory));
   const [one, two] = [newId(), newId()];
   await book.learn([gatewayOf(one), { id: two, fleet: [`/ip4/192.0.2.2/tcp/7402/p2p/${two}`] }]);
-  // Multicast DNS knows no sites and no URLs: what the origin said of them stays.
+  // Multicast DNS has no sites and no URLs, so those from the origin stay.
   await book.learn([{ id: one, fleet: [`/ip4/10.0.0.9/tcp/7402/p2p/${one}`] }]);
   expect((await stat(path)).mode & 0o777).toBe(0o600);
   const again = await PeerBook.open(new PeerBookFile(directory));
@@ -55,7 +55,7 @@ it('remembers over a restart the gateways that it knows, and none from a damaged
   expect((await PeerBook.open(new PeerBookFile(directory))).all).toEqual([]);
 });
 
-it('forgets those heard of longest ago, and keeps so many addresses of each', async () => {
+it('forgets the gateways without news for the longest time, and bounds the addresses of each', async () => {
   const saved: (readonly KnownGateway[])[] = [];
   const book = await PeerBook.open({
     load: async () => [],
@@ -72,17 +72,17 @@ it('forgets those heard of longest ago, and keeps so many addresses of each', as
   expect(book.all.map(({ id }) => id)).toEqual(ids.slice(1));
   expect(book.all.every(({ fleet }) => fleet.length === MAX_GATEWAY_ADDRESSES)).toBe(true);
   expect(book.all.every(({ urls }) => urls.length === MAX_GATEWAY_URLS)).toBe(true);
-  // What it knows already is no reason to write.
+  // Known facts cause no write.
   const count = saved.length;
   await book.learn([...book.all]);
   expect(saved.length).toBe(count);
 });
 
-it('always dials those that were named, and others until there are connections enough', () => {
+it('always dials the configured gateways, and others until there are enough connections', () => {
   const known = Array.from({ length: 20 }, (_, at) => gatewayOf(`known-${at}`));
   const named = ['/ip4/192.0.2.7/tcp/7402/p2p/named', '/ip4/192.0.2.8/tcp/7402/p2p/connected'];
   const first = peersToDial({ own: 'known-19', named, connected: ['connected'], known });
-  // The newest first; itself not.
+  // The newest come first. The gateway itself is left out.
   expect(first.map(addresses => addresses[0]?.split('/').at(-1))).toEqual([
     'named',
     ...Array.from({ length: ENOUGH_CONNECTIONS - 2 }, (_, at) => `known-${18 - at}`),

@@ -4,7 +4,7 @@ import { expect, it } from 'vitest';
 import { memoryLog, until } from '../testing/harness.ts';
 import { MAX_PEER_GATEWAYS, PeerGateways } from './peer-gateways.ts';
 
-it('asks at most so many other gateways, and none again while it has not answered', async () => {
+it('asks a bounded number of other gateways, and none again while it has not answered', async () => {
   const asked: string[] = [];
   const peerGateways = new PeerGateways({
     ownId: 'own',
@@ -15,7 +15,7 @@ it('asks at most so many other gateways, and none again while it has not answere
     client: {
       ask: async (url, signal) => {
         asked.push(url);
-        // Called off at the end of the test.
+        // The test ends this wait.
         await sleep(60_000, undefined, { signal, ref: false }).catch(() => undefined);
         return undefined;
       },

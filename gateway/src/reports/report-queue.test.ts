@@ -36,7 +36,7 @@ const all = (of: ReportQueue): Promise<WaitingReport[]> =>
 const entries = (count: number, more: Partial<QueuedReport> = {}): QueuedReport[] =>
   Array.from({ length: count }, (_, at) => entry(at + 1, more));
 
-it('takes as many reports of a device as it may have, and no more until some have left', async () => {
+it('accepts a device’s reports up to its bound, and no more until some are gone', async () => {
   await queue.add(entries(MAX_DEVICE.reports));
   await expect(queue.add([entry(MAX_DEVICE.reports + 1)])).rejects.toMatchObject({
     code: 'SITECAST_OUTBOX_FULL',
@@ -48,7 +48,7 @@ it('takes as many reports of a device as it may have, and no more until some hav
   expect(queue.length).toBe(MAX_DEVICE.reports - 8);
 });
 
-it('gives all strangers together one small share, of which the oldest make room, and known devices the rest', async () => {
+it('gives all strangers together one small share, in which the oldest make room, and known devices the rest', async () => {
   const perStranger = 500;
   for (let at = 0; at < MAX_STRANGERS.reports / perStranger; at += 1)
     await queue.add(entries(perStranger, { id: `stranger-${at}`, isKnown: false }));
@@ -63,7 +63,7 @@ it('gives all strangers together one small share, of which the oldest make room,
   expect(waiting.map(({ id }) => id)).toEqual(expect.arrayContaining(['device', 'one-more']));
 });
 
-it('counts a report once however often it comes, but sends on both that bear one number', async () => {
+it('counts a report once however often it arrives, but forwards two different ones with one number', async () => {
   await queue.add([entry(1), entry(1)]);
   await queue.add([entry(1)]);
   await queue.add([entry(1, { digest: 'f'.repeat(16) })]);
@@ -93,7 +93,7 @@ it('leaves the reports of another chain and the later ones where they are', asyn
   ]);
 });
 
-it('keeps to the size of a batch, but for one report that is larger by itself', async () => {
+it('stays within the size of a batch, except for a single report that is larger', async () => {
   await queue.add(entries(5));
   expect(await queue.next(queue.round(), { maxReports: 2, maxBytes: 10_000 })).toHaveLength(2);
   const [first] = await queue.next(queue.round(), { maxReports: 5, maxBytes: 1 });
@@ -113,7 +113,7 @@ it('keeps the last of the reports that the origin refused', async () => {
   expect([queue.deadLetters, queue.length]).toEqual([MAX_DEAD_LETTERS, 0]);
 });
 
-it('knows what the origin refused of a chain, the newest of it, also after a restart', async () => {
+it('remembers the newest refused report of a chain, also after a restart', async () => {
   await queue.add(entries(MAX_TOLD_LETTERS + 1));
   await queue.add([entry(1, { epoch: 'f' }), entry(1, { id: 'another' })]);
   for (const waiting of await queue.next(queue.round(), { maxReports: 1000, maxBytes: 10 ** 9 }))
@@ -129,7 +129,7 @@ it('knows what the origin refused of a chain, the newest of it, also after a res
   }
 });
 
-it('sends what was in a damaged database, and takes anew what is no longer in it', async () => {
+it('sends what a damaged database still holds, and accepts again what is lost', async () => {
   await queue.add([entry(1), entry(2), entry(3)]);
   const keys: string[] = [];
   for await (const [key] of records.entries({ from: '', below: '~' })) keys.push(key);
@@ -137,7 +137,7 @@ it('sends what was in a damaged database, and takes anew what is no longer in it
     keys.filter(key => key.startsWith('r:')),
     keys.filter(key => key.startsWith('x:')),
   ];
-  // Of the first report its index is lost, of the second the report itself; the third is unreadable.
+  // The first report lost its index, the second the report itself; the third is unreadable.
   await records.commit([
     { key: index[0] ?? '', value: undefined },
     { key: reports[1] ?? '', value: undefined },
@@ -152,14 +152,14 @@ it('sends what was in a damaged database, and takes anew what is no longer in it
   expect(again.length).toBe(0);
 });
 
-describe('a device that floods', () => {
+describe('a device with too many reports', () => {
   const flood = (seq: number, id = 'flood') =>
     entry(seq, { id, envelope: { ...envelope, payload: 'A'.repeat(8000) } });
   const floods = (count: number, id?: string) => Array.from({ length: count }, (_, at) => flood(at + 1, id));
   const max = { maxReports: 4, maxBytes: 10 ** 6 };
   const names = (batch: readonly WaitingReport[]) => batch.map(({ id, seq }) => `${id} ${seq}`);
 
-  it('delays no other: of each device that has some waiting one goes by turns, those of one in order', async () => {
+  it('delays no other: devices with waiting reports take turns, each in order', async () => {
     await queue.add(floods(20));
     for (const id of ['a', 'b', 'c', 'd', 'e']) await queue.add(entries(2, { id }));
     const round = queue.round();
@@ -168,7 +168,7 @@ describe('a device that floods', () => {
       const batch = await queue.next(round, max);
       batches.push(names(batch));
       round.pass(batch.map(({ waiting }) => waiting));
-      // What comes meanwhile has its turn, too.
+      // A report that arrives meanwhile gets its turn, too.
       if (at === 0) await queue.add([entry(1, { id: 'late' })]);
     }
     expect(batches).toEqual([
@@ -179,7 +179,7 @@ describe('a device that floods', () => {
     ]);
   });
 
-  it('is left out while it is held back, and goes on where it was', async () => {
+  it('is left out while it is held back, and continues where it was', async () => {
     await queue.add(floods(3));
     await queue.add([entry(1)]);
     const round = queue.round();
@@ -188,7 +188,7 @@ describe('a device that floods', () => {
     expect(names(await queue.next(round, max))).toEqual(['flood 1', 'device 1', 'flood 2', 'flood 3']);
   });
 
-  it('makes room for others with its newest where the queue is full, and is refused itself', async () => {
+  it('loses its newest to others where the queue is full, and is refused', async () => {
     const small = await ReportQueue.open(records, Date.now, { reports: 20, bytes: 10 ** 6 });
     await small.add(floods(15));
     await small.add(floods(5, 'other'));
@@ -200,13 +200,13 @@ describe('a device that floods', () => {
       left.filter(name => name.startsWith(`${id} `)).map(name => Number(name.slice(id.length + 1)));
     expect([seqsOf('flood'), seqsOf('other'), seqsOf('device')].map(seqs => seqs.length)).toEqual([8, 5, 7]);
     expect(seqsOf('flood')).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
-    // What made room wasn't sent: it may come again.
+    // The dropped report wasn't sent, so it may come again.
     expect(await again.acknowledge({ id: 'other', epoch: 'e', seq: 5 })).toBe(5);
     await again.add([flood(9)]);
     expect(again.length).toBe(16);
   });
 
-  it('is taken as far as its budget reaches, in order, and what waits already costs nothing', async () => {
+  it('is accepted up to its budget, in order; stored reports cost nothing', async () => {
     let nowMs = 0;
     const budget = new TokenBucket({ burst: 30_000, perS: 100, now: () => nowMs });
     expect((await queue.add(floods(5), budget)).map(({ seq }) => seq)).toEqual([4, 5]);
@@ -217,7 +217,7 @@ describe('a device that floods', () => {
     expect(queue.length).toBe(5);
   });
 
-  it('that was not known goes on in its order once it is', async () => {
+  it('that was unknown continues in its order once it is known', async () => {
     await queue.add([entry(1, { isKnown: false }), entry(2, { isKnown: false })]);
     await queue.add([entry(1, { id: 'stranger', isKnown: false })]);
     await queue.add([entry(3)]);

@@ -2,11 +2,11 @@ import { expect, it } from 'vitest';
 import { TestDevice } from '../testing/harness.ts';
 import { ReportReceiver } from './report-receiver.ts';
 
-// Unknown senders have a small budget together, but no machine on the LAN takes all of it.
+// Unknown senders share a small budget, but no machine on the LAN can use up all of it.
 
 const RATE_LIMITED = expect.objectContaining({ code: 'SITECAST_RATE_LIMITED' });
 
-it('takes no more reports of unknown devices from one address than leaves room for those of others', async () => {
+it('bounds the reports of unknown devices from one address, so that others have room', async () => {
   const desk = new ReportReceiver({
     queue: { add: async () => [], refusedOf: () => [] },
     assignments: { known: async () => undefined },

@@ -12,7 +12,7 @@ function entry(seq: number): QueuedReport {
   return { id: 'device', epoch: 'e', seq, digest: String(seq).padStart(16, '0'), isKnown: true, envelope };
 }
 
-it('sends less at one time where what it sends gets no answer, so that a slow line is no dead end', async () => {
+it('sends smaller batches where its requests get no answer, so that a slow line still makes progress', async () => {
   const database = await openTestDatabase();
   const queue = await ReportQueue.open(database.records('outbox'), Date.now);
   await queue.add(Array.from({ length: 15 }, (_, at) => entry(at + 1)));

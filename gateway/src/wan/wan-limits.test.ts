@@ -3,7 +3,7 @@ import { expect, it } from 'vitest';
 import { parseWanRate } from '../settings.ts';
 import { MAX_RETRY_AFTER_S, MIN_WAN_BYTES_PER_S, WanLimits, type WanSettings } from './wan-limits.ts';
 
-/** Limits on a clock that jumps to whenever somebody has waited long enough. */
+/** Limits on a clock that jumps to the end of each wait. */
 function limitsAt(settings: WanSettings, begin = new Date(2030, 0, 7, 12, 0), sharers = 1) {
   let clockMs = 0;
   const limits = new WanLimits(settings, {
@@ -21,7 +21,7 @@ const MONDAY_NOON = new Date(2030, 0, 7, 12, 0);
 const MONDAY_EVENING = new Date(2030, 0, 7, 19, 0);
 const quietHours = 'Mon-Fri 08:00-18:00';
 
-it('lets exactly so many bytes come in a second, in whatever pieces, and saves none up', async () => {
+it('lets exactly so many bytes per second arrive, in any pieces, and saves none up', async () => {
   const { limits, clock, pass } = limitsAt({ wanRate: 1_000_000 });
   for (let at = 0; at < 100; at += 1) await limits.took(65_536 - at);
   const bytes = 100 * 65_536 - 4950;
@@ -32,18 +32,18 @@ it('lets exactly so many bytes come in a second, in whatever pieces, and saves n
   expect(clock() - beginMs).toBeCloseTo(500, 6);
 });
 
-it('gives each gateway of the site its part of the rate', async () => {
+it('gives each gateway of the site its share of the rate', async () => {
   const { limits, clock } = limitsAt({ wanRate: 1_000_000 }, MONDAY_NOON, 4);
   await limits.took(1_000_000);
   expect(clock()).toBeCloseTo(4000, 6);
 });
 
-it('counts what is sent: that goes first, with half of the rate at most, and chunks wait for it', async () => {
+it('sends first, with half of the rate at most, and chunks wait for it', async () => {
   const { limits, clock } = limitsAt({ wanRate: 1_000_000 });
   await limits.untilSent();
   limits.sent(500_000);
   expect(clock()).toBe(0);
-  // Its own half second, and that of what was sent.
+  // The chunk's own half second, and that of the sent bytes.
   await limits.took(500_000);
   expect(clock()).toBeCloseTo(1000, 6);
   await limits.untilSent();
@@ -55,7 +55,7 @@ it('counts what is sent: that goes first, with half of the rate at most, and chu
   expect([limits.bytesAtOnce(10 ** 9), limits.bytesAtOnce(1000)]).toEqual([2_000_000, 1000]);
 });
 
-it('holds nothing up where no rate was set', async () => {
+it('delays nothing where no rate was set', async () => {
   const { limits, clock } = limitsAt({ quietHours }, MONDAY_EVENING);
   await limits.took(1e9);
   limits.sent(1e9);
@@ -64,7 +64,7 @@ it('holds nothing up where no rate was set', async () => {
   expect(clock()).toBe(0);
 });
 
-it('fetches nothing in the quiet hours, unless devices were given a rate; and nothing ahead', async () => {
+it('fetches nothing in the quiet hours, unless devices have a rate; and nothing ahead', async () => {
   const quiet = limitsAt({ quietHours }, MONDAY_NOON).limits;
   expect(() => quiet.demandOpen()).toThrow(expect.objectContaining({ code: 'SITECAST_QUIET_HOURS' }));
   expect(quiet.mayPrefetch).toBe(false);
@@ -80,7 +80,7 @@ it('fetches nothing in the quiet hours, unless devices were given a rate; and no
   expect(open.mayPrefetch).toBe(true);
 });
 
-it('says how long the quiet hours still last, an hour at most', () => {
+it('returns how long the quiet hours still last, an hour at most', () => {
   const retryAfterS = (begin: Date, hours = quietHours): unknown => {
     try {
       limitsAt({ quietHours: hours }, begin).limits.demandOpen();
@@ -105,7 +105,7 @@ it('begins and ends the quiet hours by the clock', () => {
   expect(limits.isQuiet).toBe(false);
 });
 
-it('fetches fewer chunks at one time the less there is for them', () => {
+it('fetches fewer chunks at one time where less of the rate is free', () => {
   const atOnce = (settings: WanSettings) => limitsAt(settings).limits.fetchesAtOnce(16);
   expect(atOnce({})).toBe(16);
   expect(atOnce({ wanRate: 2_500_000 })).toBe(16);
@@ -113,7 +113,7 @@ it('fetches fewer chunks at one time the less there is for them', () => {
   expect(atOnce({ wanRate: 2_500_000, quietRate: MIN_WAN_BYTES_PER_S })).toBe(1);
 });
 
-it('takes rates in bits, down to the least', () => {
+it('parses rates in bits, down to the least', () => {
   expect(parseWanRate('10Mbit')).toBe(1_250_000);
   expect(parseWanRate('1.5Mbit/s')).toBe(187_500);
   expect(parseWanRate('256kbit')).toBe(MIN_WAN_BYTES_PER_S);

@@ -40,7 +40,7 @@ afterEach(async () => {
   await directory.remove();
 });
 
-/** A connection, what came over it so far, and its end. */
+/** A connection, the bytes received over it so far, and its end. */
 function dial(): {
   socket: Socket;
   received: () => string;
@@ -85,7 +85,7 @@ function head(method: string, path: string, headers: Record<string, string | num
 const stagedFiles = () => readdirSync(join(directory.path, 'staging/files'));
 
 describe('a body', () => {
-  it('that stops coming is given up, and its connection with it', async () => {
+  it('that stops arriving is given up, and its connection with it', async () => {
     await serve({ pace: { maxSilenceMs: 50, minTimeMs: 60_000, minBytesPerS: 1024 } });
     for (const path of ['/api/v1/chunks', '/api/v1/chunks/missing', `/api/v1/files/${'a'.repeat(64)}`]) {
       const { socket, until, ended } = dial();
@@ -98,7 +98,7 @@ describe('a body', () => {
     expect(stagedFiles()).toEqual([]);
   });
 
-  it('that comes too slowly, byte by byte, is given up too', async () => {
+  it('that arrives too slowly, byte by byte, is given up, too', async () => {
     await serve({ pace: { maxSilenceMs: 60_000, minTimeMs: 100, minBytesPerS: 2 ** 40 } });
     const { socket, until } = dial();
     socket.write(head('POST', '/api/v1/chunks', { 'content-length': 100_000 }));
@@ -107,7 +107,7 @@ describe('a body', () => {
     clearInterval(drip);
   });
 
-  it('that is longer than it may be, without having said so, is refused where it passes the bound', async () => {
+  it('that exceeds the bound without announcing it is refused at the bound', async () => {
     await serve();
     const { socket, until } = dial();
     socket.write(head('POST', '/api/v1/chunks', { 'transfer-encoding': 'chunked' }));
@@ -116,18 +116,18 @@ describe('a body', () => {
     expect(await until('SITECAST_BODY_TOO_LARGE')).toContain('HTTP/1.1 413 ');
   });
 
-  it('of just the longest length is taken', async () => {
+  it('of exactly the longest length is accepted', async () => {
     await serve();
     const response = await fetch(`${server.url}/api/v1/chunks`, {
       method: 'POST',
       body: Buffer.alloc(MAX_BATCH_BYTES),
       headers: { authorization: `Bearer ${origin.adminToken}`, 'content-type': 'application/octet-stream' },
     });
-    // All of it arrived: what is wrong with it is its content.
+    // All of it arrived. Only its content is wrong.
     expect(await response.json()).toMatchObject({ code: 'SITECAST_BATCH_MALFORMED' });
   });
 
-  it('whose sender goes away leaves nothing, neither on the disk nor in the memory that all share', async () => {
+  it('whose sender disconnects leaves nothing on the disk or in the shared memory', async () => {
     await serve({ maxBodyMemoryBytes: MAX_BATCH_BYTES });
     for (let round = 0; round < 3; round += 1) {
       for (const [method, path] of [
@@ -157,7 +157,7 @@ describe('a body', () => {
     expect(stagedFiles()).toEqual([hexOf(whole)]);
   });
 
-  it('that finds the shared memory taken is asked to come again, and then taken', async () => {
+  it('that finds the shared memory full is refused for the moment, and accepted later', async () => {
     await serve({ maxBodyMemoryBytes: 2 * MAX_BATCH_BYTES });
     const waiting = [dial(), dial()];
     for (const { socket } of waiting) {
@@ -176,7 +176,7 @@ describe('a body', () => {
     await expect.poll(upload).toEqual([200, null, undefined]);
   });
 
-  it('of a newcomer is taken, however many strangers hold theirs back', async () => {
+  it('of a new device is accepted, however many strangers hold theirs back', async () => {
     await serve();
     const path = '/site/v1/enrolments';
     const signed = async (body: Buffer) => {
@@ -194,11 +194,11 @@ describe('a body', () => {
     const body = Buffer.from('{}');
     newcomer.socket.write(head('POST', path, await signed(body)) + body.toString());
     expect(await newcomer.until('SITECAST_REQUEST_INVALID')).toContain('HTTP/1.1 400 ');
-    // Whoever has held it longest has had to go.
+    // The stranger that has held memory for the longest was cut off.
     await Promise.any(slow.map(({ ended }) => ended));
   });
 
-  it('is not asked for before the token was found good', async () => {
+  it('is not read before the token was checked', async () => {
     await serve();
     const stranger = dial();
     const asking = { 'content-length': 1000, expect: '100-continue' };
@@ -212,7 +212,7 @@ describe('a body', () => {
     expect(await known.until('"stored":1')).toContain('HTTP/1.1 200 ');
   });
 
-  it('that is refused midway does not spoil the connection for the next request', async () => {
+  it('that is refused midway does not affect the next request of the connection', async () => {
     await serve();
     const agent = new http.Agent({ keepAlive: true, maxSockets: 1 });
     const post = (body: Buffer) =>
@@ -236,7 +236,7 @@ describe('a body', () => {
   });
 });
 
-describe('what is no proper request', () => {
+describe('a malformed request', () => {
   it.each([
     ['another protocol', '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n', 400],
     ['a head that is too long', `GET / HTTP/1.1\r\nhost: x\r\nx: ${'y'.repeat(20_000)}\r\n\r\n`, 431],
@@ -252,7 +252,7 @@ describe('what is no proper request', () => {
       'POST /api/v1/chunks HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n',
       400,
     ],
-  ])('%s, is refused', async (_what, text, status) => {
+  ])('%s is refused', async (_what, text, status) => {
     await serve();
     const { socket, until } = dial();
     socket.write(text);
@@ -267,7 +267,7 @@ describe('what is no proper request', () => {
     '//admin.token',
     '/metadata\\..\\..\\admin.token',
     'http://origin/../admin.token',
-  ])('%s, leads nowhere', async path => {
+  ])('%s gets 404', async path => {
     await serve();
     const { socket, until } = dial();
     socket.write(`GET ${path} HTTP/1.1\r\nhost: origin\r\n\r\n`);
@@ -276,7 +276,7 @@ describe('what is no proper request', () => {
 });
 
 describe('closing', () => {
-  it('waits for requests under way, takes no new ones, and does not wait for idle connections', async () => {
+  it('waits for running requests, accepts no new ones, and does not wait for idle connections', async () => {
     await serve();
     const idle = dial();
     idle.socket.write('GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n');
@@ -294,7 +294,7 @@ describe('closing', () => {
     await closed;
   });
 
-  it('does not wait longer than it is told', async () => {
+  it('waits no longer than its limit', async () => {
     await serve();
     const { socket, ended, received } = dial();
     socket.write(head('POST', '/api/v1/chunks', { 'content-length': 1000 }));
@@ -338,7 +338,7 @@ describe.skipIf(!hasOpenssl)(
           .on('error', reject);
       });
 
-    it('is spoken, and a renewed certificate is taken without a restart', async () => {
+    it('is spoken, and a renewed certificate is used without a restart', async () => {
       await serve();
       await server.close(0);
       server = await listen(origin.app, { host: '127.0.0.1', port: 0, tls: certificate('first') });

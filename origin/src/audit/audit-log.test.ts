@@ -33,7 +33,7 @@ async function firstOf<T>(items: AsyncIterable<T>): Promise<T> {
   throw new Error('nothing there');
 }
 
-/** Counts commits, and fails where it's told to. */
+/** Counts commits, and fails where a test says so. */
 class FailingFleet extends MemoryTables {
   commits = 0;
   isFull = false;
@@ -47,7 +47,7 @@ class FailingFleet extends MemoryTables {
 }
 
 describe('the audit log', () => {
-  it('is one chain over restarts, and shares writes among those that come at once', async () => {
+  it('is one chain over restarts, and concurrent entries share a write', async () => {
     const store = new FailingFleet();
     const log = await openLog(store, now);
     expect(log.head).toEqual({ seq: 0, hash: null });
@@ -71,7 +71,7 @@ describe('the audit log', () => {
     expect(await next.find(99, 1)).toEqual({ entries: [entries[99]], after: 100 });
   });
 
-  it('goes on after a write that failed, without a hole', async () => {
+  it('continues after a failed write, without a gap', async () => {
     const store = new FailingFleet();
     const log = await openLog(store, now);
     await log.record(event('device:1'));
@@ -85,7 +85,7 @@ describe('the audit log', () => {
     ]);
   });
 
-  it(`keeps details of ${MAX_DETAILS_BYTES} bytes, and of longer ones their length and hash`, async () => {
+  it(`keeps details of ${MAX_DETAILS_BYTES} bytes, and the length and hash of longer ones`, async () => {
     const log = await openLog(new MemoryTables(), now);
     const fits = { text: 'x'.repeat(MAX_DETAILS_BYTES - '{"text":""}'.length) };
     await log.record(event('device:1', fits));
@@ -96,7 +96,7 @@ describe('the audit log', () => {
   });
 });
 
-describe('what is wanted of the audit log', () => {
+describe('a query of the audit log', () => {
   const EVENTS = [
     { by: 'ann', action: 'rollout.start', subject: 'rollout:00112233445566aa' },
     { by: 'origin', action: 'rollout.pause', subject: 'rollout:00112233445566aa' },
@@ -130,13 +130,13 @@ describe('what is wanted of the audit log', () => {
     [{ subject: 'token:bobby' }, [5]],
     [{ sinceMs: now() + 3_600_000, untilMs: now() + 7_200_000 }, [2, 3]],
     [{ by: 'ann', untilMs: now() }, [1]],
-  ])('by %j is %j', async (filter, seqs) => {
+  ])('by %j returns %j', async (filter, seqs) => {
     const { entries, after } = await log.find(0, 10, filter);
     expect(entries.map(({ seq }) => seq)).toEqual(seqs);
     expect(after).toBe(5);
   });
 
-  it('is found page by page, and so many entries are looked at for one question', async () => {
+  it('returns pages, and reads a bounded number of entries each', async () => {
     expect(await log.find(0, 1, { by: 'bob' })).toMatchObject({ entries: [{ seq: 3 }], after: 3 });
     expect(await log.find(3, 1, { by: 'bob' })).toMatchObject({ entries: [{ seq: 4 }], after: 4 });
     expect(await log.find(5, 1, { by: 'bob' })).toEqual({ entries: [], after: 5 });
@@ -202,7 +202,7 @@ describe('what operators do', () => {
     ]);
   });
 
-  it('and who came in with a join token is recorded: which, who made it, and through whom it came', async () => {
+  it('is recorded with the join token of a new member: its maker, and the gateway that relayed it', async () => {
     const [device, gateway] = [harness.member(), await harness.gateway('north')];
     const token = await harness.joinToken({ uses: 2 });
     const { seq } = harness.origin.audit.head;
@@ -218,7 +218,7 @@ describe('what operators do', () => {
       site: 'north',
       via: gateway.id,
     });
-    // Whoever is in already, is refused or waits, has not come in.
+    // A member that is in already, is refused or waits causes no entry.
     expect(await recorded(() => device.enrol(token))).toEqual([]);
     expect(await recorded(() => harness.member().enrol(token, { product: 'toaster' }, gateway))).toHaveLength(
       1,
@@ -227,7 +227,7 @@ describe('what operators do', () => {
     expect(await recorded(() => harness.member().enrol())).toEqual([]);
   });
 
-  it('lets nobody in whose coming can’t be recorded, and keeps the use of the token', async () => {
+  it('includes no enrolment that can’t be recorded, and the token keeps its use', async () => {
     const token = await harness.joinToken({ site: 'north' });
     const device = harness.member();
     const commit = harness.store.commit.bind(harness.store);
@@ -239,7 +239,7 @@ describe('what operators do', () => {
     expect(await device.enrol(token)).toMatchObject({ status: 200 });
   });
 
-  it('isn’t recorded where nothing was done', async () => {
+  it('is not recorded where nothing was done', async () => {
     const device = await harness.device();
     const path = `/api/v1/devices/${device.id}`;
     const nothing = await recorded(async () => {
@@ -252,7 +252,7 @@ describe('what operators do', () => {
     expect(nothing).toEqual([]);
   });
 
-  it('isn’t done where it can’t be recorded', async () => {
+  it('is not done where it can’t be recorded', async () => {
     const device = await harness.device();
     const { registry } = harness.origin.fleet;
     const commit = harness.store.commit.bind(harness.store);
@@ -264,7 +264,7 @@ describe('what operators do', () => {
     expect(registry.activeMember(device.id)).toBeDefined();
   });
 
-  it('shows who altered the database behind the origin’s back', async () => {
+  it('reveals a change of the database that was not made by the origin', async () => {
     const [key] = await firstOf(harness.store.entries('audit', { isReversed: true, limit: 1 }));
     const before = await harness.store.get('audit', key);
     const read = async () => {
@@ -285,7 +285,7 @@ describe('what operators do', () => {
     await read();
   });
 
-  it('is read page by page, by operators alone', async () => {
+  it('is read page by page, by operators only', async () => {
     const { head } = harness.origin.audit;
     const page = await harness.call('GET', `/api/v1/audit?after=${head.seq - 2}&limit=1`);
     expect(page).toMatchObject({ entries: [{ seq: head.seq - 1 }], head });

@@ -24,7 +24,7 @@ const DAY_MS = 86_400_000;
 
 const pageSchema = auditPageSchema.extend({
   entries: z.array(auditEntrySchema),
-  /** An origin of 0.1.0, which knows no filters, doesn't tell it. */
+  /** An origin of 0.1.0 doesn't send it, because it has no filters. */
   after: z.number().optional(),
   names: namesSchema,
 });
@@ -85,7 +85,7 @@ Examples:
       const subject = options.of && (await subjectOf(origin, options.of));
       const filter = { by, action, subject, sinceMs, untilMs };
       const entries: AuditEntry[] = [];
-      // A chain is checked from its first entry, whatever is to be shown.
+      // A chain is checked from its first entry, whatever entries are shown.
       const { head, after, names } = await readLog(origin, isChecked ? {} : filter, entry => {
         check?.take(entry);
         if (isWanted(entry, filter)) entries.push(entry);
@@ -114,8 +114,8 @@ async function subjectOf(origin: OriginClient, text: string): Promise<string> {
 }
 
 /**
- * The entries that are wanted, in order; from an origin that knows no filters all.
- * @returns where the log ended when the last page was read, and the last entry that was looked at
+ * Reads the wanted entries in order. An origin without filters sends all.
+ * @returns the end of the log when the last page was read, and the last entry that was read
  */
 async function readLog(
   origin: OriginClient,
@@ -134,7 +134,7 @@ async function readLog(
     const { entries, head } = page;
     Object.assign(names, page.names);
     for (const entry of entries) {
-      // Added after the head was read: the next look is soon enough.
+      // The entry was added after the head was read. A later command shows it.
       if (entry.seq > head.seq) return { head, after: head.seq, names };
       take(entry);
     }
@@ -149,9 +149,9 @@ type Names = Record<string, string>;
 interface Found {
   entries: readonly AuditEntry[];
   head: AuditHead;
-  /** What devices and gateways in it are called now, by id. */
+  /** The present names of the devices and gateways in it, by id. */
   names: Names;
-  /** Where the log breaks off, if that isn't the end that the origin tells. */
+  /** Where the log ends, if that isn't the end that the origin reports. */
   endsWith?: number;
 }
 
@@ -180,7 +180,7 @@ function show(found: Found, isChecked: boolean, asJson: boolean): void {
     print(head.seq === 0 ? 'nothing was recorded yet' : `no entry fits, of ${entriesText(head.seq)}`);
 }
 
-/** `device:cam-0042`; the id is in the JSON. */
+/** `device:cam-0042`, for people. The JSON has the id. */
 function calledSubject(subject: string, names: Names): string {
   const at = subject.indexOf(':') + 1;
   const name = names[subject.slice(at)];
@@ -196,7 +196,7 @@ function detailsText(details: AuditEntry['details']): string {
   return text.length > MAX_SHOWN_DETAILS_CHARS ? `${cutText(text, MAX_SHOWN_DETAILS_CHARS - 1)}…` : text;
 }
 
-/** `SEQ:HASH`, as `audit --verify` shows it. For commander. */
+/** Parses `SEQ:HASH`, as `audit --verify` prints it. For commander. */
 function parseHead(text: string): AuditHead {
   const match = /^([1-9]\d{0,14}):([0-9a-f]{64})$/.exec(text);
   if (match?.[2] === undefined)
@@ -204,7 +204,7 @@ function parseHead(text: string): AuditHead {
   return { seq: Number(match[1]), hash: match[2] };
 }
 
-/** A date or a date with time → ms. For commander. */
+/** Parses a date, or a date with time. @returns milliseconds since 1970. For commander. */
 function parseTime(text: string): number {
   const ms = /^\d{4}-\d{2}-\d{2}/.test(text) ? Date.parse(text) : Number.NaN;
   if (Number.isNaN(ms))
@@ -212,7 +212,7 @@ function parseTime(text: string): number {
   return ms;
 }
 
-/** The same; a date stands for its last moment. For commander. */
+/** As `parseTime`, but a date means its last moment. For commander. */
 function parseEnd(text: string): number {
   const ms = parseTime(text);
   return /^\d{4}-\d{2}-\d{2}$/.test(text) ? ms + DAY_MS - 1 : ms;

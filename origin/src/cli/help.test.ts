@@ -12,7 +12,7 @@ function helpOf(command: Command): string {
   return text;
 }
 
-/** A shell's words: quotes hold one together, and what stands two blanks away is said to people. */
+/** A shell's words. Quotes keep a word together. Text after two spaces is a remark for people. */
 function wordsOf(line: string): string[] {
   const [typed = ''] = line.split(/ {2,}| #| &&| \\$/);
   return [...typed.matchAll(/'([^']*)'|(\S+)/g)].map(([, quoted, word = '']) => quoted ?? word);
@@ -44,7 +44,7 @@ it('there are examples to try', () => {
   expect(examples.length).toBeGreaterThan(50);
 });
 
-it.each(examples)('%s: `%s` is a line that can be typed', async (_where, line) => {
+it.each(examples)('%s: the line `%s` is valid', async (_where, line) => {
   const [, ...words] = wordsOf(
     line.replace('9f2c…', 'f'.repeat(64)).replace('SEQ:HASH', `1:${'f'.repeat(64)}`),
   );

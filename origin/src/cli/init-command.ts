@@ -95,7 +95,7 @@ async function init(options: InitOptions): Promise<void> {
   const draft = foundingDraft(publicKeys, status, options);
   const result = await signAndSubmit(draft, undefined, origin, options);
   if (result) await writeRoot(options.root, draft);
-  // Also with a draft: the command that submits it reads the origin's address there.
+  // This is done with a draft, too: the command that submits it reads the origin's address there.
   const config = await writeConfig(options);
   if (result === undefined) {
     if (config !== undefined)
@@ -149,7 +149,7 @@ export async function writeRoot(path: string, draft: Draft): Promise<void> {
   const text = textOf(draft.root);
   await createFileDurably(path, text).catch(async (error: unknown) => {
     if (!isSystemError(error, 'EEXIST')) throw error;
-    // A file that cannot be read is not the same root: the error below says so.
+    // A file that can't be read isn't the same root. The error below says so.
     const there = await readFileBounded(path, MAX_ROOT_FILE_BYTES).catch(() => undefined);
     if (there?.toString('utf8') === text) return;
     throw new SitecastError(

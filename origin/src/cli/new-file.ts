@@ -3,7 +3,7 @@ import { createFileDurably } from '@sitecast/shared/durable';
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 
 /**
- * Where a command is to write a new file, asked before anything else is done.
+ * Checks the path of a new file before anything else is done.
  * @throws SITECAST_FILE_EXISTS (conflict)
  */
 export async function requireAbsent(path: string): Promise<void> {

@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { facts, field, table, textOf, widthOf } from './output.ts';
 
-it('a table stands in columns, whatever letters its cells are of and whatever is hidden in them', () => {
+it('a table is aligned, whatever script its cells are in and whatever invisible characters they hold', () => {
   const lines = table(
     ['SITE', 'STATE'],
     [
@@ -24,7 +24,7 @@ it('a table stands in columns, whatever letters its cells are of and whatever is
   expect(lines.at(-1)).toBe('हिन्दी');
 });
 
-it('more rows than a call has arguments are a table, too', () => {
+it('a table may have more rows than a function call has arguments', () => {
   expect(
     table(
       ['A'],

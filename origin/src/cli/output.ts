@@ -19,7 +19,7 @@ export function note(lines: string | readonly string[]): void {
   process.stderr.write(textOf(lines));
 }
 
-/** The lines as they are printed. */
+/** The lines as `print` writes them. */
 export function textOf(lines: string | readonly string[]): string {
   return [lines]
     .flat()
@@ -39,7 +39,7 @@ const PLAIN_WORD = /^[!-~]*$/;
 /** U+2800 is Braille without a dot. */
 const BLANKS = /[\s\u2800]+/gu;
 
-/** Columns that a line takes on a terminal: letters of East Asia and emoji take two, marks on letters none. */
+/** Columns that a line takes on a terminal. East Asian letters and emoji take two, combining marks none. */
 export function widthOf(line: string): number {
   return PLAIN_LINE.test(line) ? line.length : stringWidth(line.replace(MARKS, ''));
 }
@@ -65,7 +65,7 @@ export function plural(count: number, noun: string): string {
   return `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
 }
 
-/** Left-aligned columns under their headings, a line each. */
+/** Left-aligned columns under their headings, one line per row. */
 export function table(headings: readonly string[], rows: readonly (readonly string[])[]): string[] {
   const lines = [headings, ...rows].map(cells => cells.map(field));
   const widths = headings.map((_, column) =>
@@ -79,7 +79,7 @@ export function table(headings: readonly string[], rows: readonly (readonly stri
   );
 }
 
-/** Labels and their texts, a line each. */
+/** Labels and their texts, one line each. */
 export function facts(lines: readonly (readonly [string, string])[]): string[] {
   const width = Math.max(...lines.map(([name]) => widthOf(field(name))));
   return lines.map(([name, text]) => `${padded(field(name), width)}  ${field(text)}`);

@@ -7,7 +7,7 @@ import type { OriginClient } from './origin/client.ts';
 
 type FleetPresence = z.infer<typeof fleetPresenceSchema>;
 
-/** Longer than a reboot and a health check take. */
+/** Longer than the time for a reboot and a health check. */
 const LONG_MS = 15 * 60_000;
 const MAX_LINES = 10;
 

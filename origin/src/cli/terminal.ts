@@ -37,7 +37,7 @@ export function passphraseSource(file: string | undefined): AskPassphrase {
   };
 }
 
-/** For a key that is being made: asked twice at the terminal. */
+/** The passphrase for a new key. The terminal asks for it twice. */
 export async function newPassphrase(file: string | undefined): Promise<string> {
   const passphrase = (await givenPassphrase(file)) ?? (await askTwice());
   if (passphrase.length < MIN_NEW_PASSPHRASE_CHARS) {
@@ -66,7 +66,7 @@ async function askTwice(): Promise<string> {
   return first;
 }
 
-/** @param what is asked for, in case there is no terminal */
+/** @param what is asked for; the error names it where there is no terminal */
 async function askTerminal(message: string, what: string): Promise<string> {
   if (!process.stdin.isTTY) {
     throw new SitecastError(
@@ -96,7 +96,7 @@ export interface ProgressDisplay {
   stop(): void;
 }
 
-/** A bar with rate and time left where a person watches, a line every ten seconds where a log does. */
+/** Shows progress: a bar with rate and time left on a terminal, a line every ten seconds otherwise. */
 export function uploadProgress(title: string, quiet: boolean): ProgressDisplay {
   if (quiet) return { update: () => {}, stop: () => {} };
   return process.stderr.isTTY ? barProgress(title) : lineProgress(title);

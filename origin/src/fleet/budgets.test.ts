@@ -7,7 +7,7 @@ import { acknowledgementsIn, type Answer, type TestMember } from '../testing/dev
 import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MAX_KEPT_BYTES } from './kept-reports.ts';
 
-// What one device takes of the origin, and that it costs nobody else anything.
+// What one device may take of the origin, and that it affects no other device.
 
 const TOTAL_BYTES = 1_500_000;
 
@@ -34,7 +34,7 @@ async function bigs(device: TestMember, count: number, said: Partial<Report> = {
   return found;
 }
 
-/** What a report takes in the database. */
+/** The bytes that a report takes in the database. */
 const bytesOf = (key: string, value: unknown): number =>
   key.length + Buffer.byteLength(JSON.stringify(value));
 
@@ -48,7 +48,7 @@ async function stored(device: TestMember): Promise<{ reports: number; bytes: num
   return found;
 }
 
-/** Sends in requests of at most so many, and waits an hour where it has to. */
+/** Sends at most so many per request, and waits an hour where the origin asks for it. */
 async function sendAll(device: TestMember, reports: readonly Envelope[], by?: TestMember): Promise<void> {
   let left = [...reports];
   for (let hours = 0; left.length > 0; hours += 1) {
@@ -60,7 +60,7 @@ async function sendAll(device: TestMember, reports: readonly Envelope[], by?: Te
   }
 }
 
-it("a flood is put off from where its device has sent enough; others aren't, and nothing looks odd about it", async () => {
+it("a flood is deferred beyond its device's budget; other devices' reports are not, and no chain looks odd", async () => {
   const [device, other, gateway] = [await harness.device(), await harness.device(), await harness.gateway()];
   const reports = await bigs(device, 14);
   const fitting = Math.floor((2 * REPORT_RATE.burst) / Buffer.byteLength(JSON.stringify(reports[0])));
@@ -79,10 +79,10 @@ it("a flood is put off from where its device has sent enough; others aren't, and
     retryAfterS: expect.any(Number),
   }));
   expect(answer.body.rejected).toEqual(later);
-  // What comes behind it lacks nothing but that.
+  // Only the deferred report is missing in the chain behind it.
   const behind = await gateway.sendReports([await device.next()]);
   expect(behind.body.rejected).toMatchObject([{ code: OVER, seq: 15 }]);
-  // What is there costs nothing, and a device that comes itself is told when to come again.
+  // Stored reports cost nothing. A device that connects itself is told when to come again.
   expect((await device.sendReports(reports.slice(0, 3))).body.rejected).toEqual([]);
   const refused = await device.sendReports(reports.slice(fitting));
   expect(refused).toMatchObject({ status: 429, body: { code: OVER } });
@@ -94,7 +94,7 @@ it("a flood is put off from where its device has sent enough; others aren't, and
   expect(metrics).toMatch(/sitecast_reports_over_budget_total \d+/);
 });
 
-it('the oldest make way for newer ones, in bytes; rollouts and the chain lose nothing by it', async () => {
+it('the oldest reports make room for newer ones, in bytes; rollouts and the chain lose nothing', async () => {
   const device = await harness.device();
   const rollout = { id: String((await harness.startRollout()).id), attempt: 1 };
   const release = { counter: 1, version: '1.0.0' };
@@ -117,11 +117,11 @@ it('the oldest make way for newer ones, in bytes; rollouts and the chain lose no
   expect(await harness.call('GET', `/api/v1/rollouts/${rollout.id}`)).toMatchObject({
     counts: { failed: 1 },
   });
-  // The chain goes on, and its acknowledgement says so, after a restart as well.
+  // The chain continues, and its acknowledgement says so, also after a restart.
   await harness.restart();
   expect(ends(await device.report())).toEqual([{ epoch: device.epoch, seq: 9 }]);
   expect(await stored(device)).toMatchObject({ reports: kept.reports + 1 });
-  // So much for the oldest chain of nine.
+  // These make the oldest of nine chains be dropped.
   for (let at = 0; at < 7; at += 1) {
     device.beginChain();
     await device.report();
@@ -130,7 +130,7 @@ it('the oldest make way for newer ones, in bytes; rollouts and the chain lose no
   expect(counted).toMatchObject(await stored(device));
 });
 
-it('what a damaged database has lost is noticed where it is cut, and costs no other report', async () => {
+it('what a damaged database has lost is noticed where it is trimmed, and costs no other report', async () => {
   const device = await harness.device();
   await sendAll(device, await bigs(device, 4));
   const lost: string[] = [];
@@ -140,7 +140,7 @@ it('what a damaged database has lost is noticed where it is cut, and costs no ot
   expect(await show(device)).toMatchObject({ kept: { ...(await stored(device)), reports: 2, dropped: 0 } });
 });
 
-it('what an earlier version kept is counted, and cut, before anything comes and when something does', async () => {
+it('reports that an earlier version kept are counted, and trimmed before the first report and with it', async () => {
   const [device, silent] = [await harness.device(), await harness.device()];
   for (const one of [device, silent]) {
     await one.report();
@@ -176,7 +176,7 @@ it('what an earlier version kept is counted, and cut, before anything comes and 
   expect(await show(silent)).toMatchObject({ kept: await stored(silent) });
 });
 
-it('all together keep to a total: who has the most loses the oldest, and whoever has little loses nothing', async () => {
+it('all devices together stay within a total: the one with the most loses its oldest, and one with little loses nothing', async () => {
   const small = await harness.device();
   await small.sendReports([await small.next(), await small.next()]);
   const many = await Promise.all(Array.from({ length: 8 }, () => harness.device()));

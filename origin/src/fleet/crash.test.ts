@@ -16,7 +16,7 @@ const base = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 const root = mkdtempSync(join(base, 'sitecast-fleet-crash-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-/** A store that dies together with the disk: just before a commit, or just after it became durable. */
+/** A store that fails together with the disk: just before a commit, or just after it became durable. */
 class DyingFleet implements TableStore {
   readonly #store: TableStore;
   readonly #breaker: Breaker;
@@ -61,7 +61,7 @@ function copy(): { path: string; store: MemoryTables } {
 type Act = (origin: TestOrigin, member: (original: TestMember) => TestMember) => Promise<unknown>;
 
 /**
- * Lets an origin act and die at each of its operations, starts the next one, and hands it to `examine`.
+ * Lets an origin act and die at each of its operations in turn, starts the next one, and passes it to `examine`.
  * @returns how often it died
  */
 async function dieEverywhere(
@@ -94,7 +94,7 @@ async function dieEverywhere(
 const onto = (origin: TestOrigin, member: TestMember) =>
   member.at((path, init) => origin.app.request(path, init));
 
-it('counts a join token once and lets its holder in, wherever enrolment is cut off', async () => {
+it('counts a join token once and accepts its holder, wherever enrolment is cut off', async () => {
   const token = await harness.joinToken({ site: 'north' });
   const [device, other] = [harness.member(), harness.member()];
   const envelope = await device.sealEnrolment(token);
@@ -109,11 +109,11 @@ it('counts a join token once and lets its holder in, wherever enrolment is cut o
       expect(await onto(origin, other).enrol(token)).toMatchObject({ status: 403 });
     },
   );
-  // Before and after the entry in the audit log, and the member with the token's use.
+  // It dies before and after the commit of the audit entry, the member and the token's use.
   expect(died).toBe(2);
 });
 
-it('takes reports exactly once and acknowledges none that it doesn’t have, wherever it is cut off', async () => {
+it('accepts reports exactly once and acknowledges none that it does not have, wherever it is cut off', async () => {
   const [gateway, device] = [await harness.gateway(), await harness.device()];
   const rollout = await harness.startRollout();
   const said = { rollout: { id: String(rollout.id), attempt: 1 }, state: 'downloading' as const };
@@ -137,7 +137,7 @@ it('takes reports exactly once and acknowledges none that it doesn’t have, whe
   expect(died).toBe(2);
 });
 
-it('starts a rollout all or nothing, wherever it is cut off', async () => {
+it('starts a rollout completely or not at all, wherever it is cut off', async () => {
   await harness.device();
   const ends = { begun: 0, not: 0 };
   const died = await dieEverywhere(
@@ -162,7 +162,7 @@ it('starts a rollout all or nothing, wherever it is cut off', async () => {
   expect(ends.not).toBeGreaterThan(10);
 });
 
-it('aborts a rollout, and what it remembers of it agrees with what is published, wherever it is cut off', async () => {
+it('aborts a rollout, and its record agrees with what is published, wherever it is cut off', async () => {
   const { id } = await harness.startRollout();
   await dieEverywhere(
     async origin => await post(origin, `/api/v1/rollouts/${String(id)}/abort`),
@@ -177,7 +177,7 @@ it('aborts a rollout, and what it remembers of it agrees with what is published,
   );
 });
 
-it('begins a stage with the whole of its cohort or not at all, wherever it is cut off', async () => {
+it('begins a stage with its whole cohort or not at all, wherever it is cut off', async () => {
   for (let count = 0; count < 10; count += 1) await harness.device();
   const stages = [{ basisPoints: 1000 }, { basisPoints: 5000 }, { basisPoints: 10_000 }];
   const { id } = await harness.startRollout({ allAtOnce: false, stages });
@@ -206,7 +206,7 @@ it('begins a stage with the whole of its cohort or not at all, wherever it is cu
   expect(ends).toEqual(new Set([0, 1]));
 });
 
-it('completes a rollout that makes way, or sends one back that has ended, together with its order or not at all', async () => {
+it('completes a rollout that makes way, or rolls back one that has ended, together with its order or not at all', async () => {
   const device = await harness.device();
   const { id } = await harness.startRollout({ soakMs: 3_600_000 });
   const release = { counter: 1, version: '1.0.0' };
@@ -241,7 +241,7 @@ it('completes a rollout that makes way, or sends one back that has ended, togeth
   );
 });
 
-it('stops a rollout that failed, if not before it died then at its next start', async () => {
+it('stops a failed rollout before it dies, or at its next start', async () => {
   const [device] = [await harness.device(), await harness.device()];
   const rollout = await harness.startRollout();
   const reason = { code: 'healthFailed', message: '' };
@@ -254,7 +254,7 @@ it('stops a rollout that failed, if not before it died then at its next start', 
   const died = await dieEverywhere(
     async (origin, at) => {
       await at(device).sendReports([failure]);
-      // The disk fails in its midst: what was done by then is looked at below.
+      // The disk fails during this call. The checks below examine what was done by then.
       await origin.rollouts.checkCompletion().catch(() => undefined);
     },
     async origin => {
@@ -268,7 +268,7 @@ it('stops a rollout that failed, if not before it died then at its next start', 
   expect(stoppedBefore).toBeGreaterThan(10);
 });
 
-it('refuses whom it said it revoked, and publishes that, wherever it is cut off', async () => {
+it('refuses members that it has reported as revoked, and publishes the revocation, wherever it is cut off', async () => {
   const device = await harness.device();
   let answered = 0;
   await dieEverywhere(
@@ -280,7 +280,7 @@ it('refuses whom it said it revoked, and publishes that, wherever it is cut off'
       expect(answered === 200 ? [true] : [true, false]).toContain(isRevoked);
       const report = await onto(origin, device).clone().report();
       expect(report.status).toBe(isRevoked ? 403 : 200);
-      // A new start brings what is published in line.
+      // A new start makes the published files agree.
       const published = origin.repository.committed?.rollouts.signed.targets['rollouts/camera.json'];
       expect(published !== undefined).toBe(isRevoked);
     },

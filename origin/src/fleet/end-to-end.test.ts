@@ -62,7 +62,7 @@ const signers = () => {
   return found;
 };
 
-it('brings a device in through its gateway, rolls out to it, hears of it, and remembers all that', async () => {
+it('enrols a device through its gateway, rolls out to it, receives its reports, and keeps all that', async () => {
   const gateway = new TestMember(ask, Date.now, 'gateway');
   const device = new TestMember(ask, Date.now);
   const letIn = await gateway.enrol(await joinToken({ kind: 'gateway' }), { site: 'north' });

@@ -22,7 +22,7 @@ async function used(token: string): Promise<unknown> {
 }
 
 describe('a join token', () => {
-  it('lets a device in through its gateway, whose site becomes the device’s', async () => {
+  it('enrols a device through its gateway, whose site becomes the device’s', async () => {
     const gateway = await harness.gateway('south');
     const device = harness.member();
     const answer = await device.enrol(await harness.joinToken(), {}, gateway);
@@ -38,7 +38,7 @@ describe('a join token', () => {
     expect((await device.get(`/site/v1/assignments/${device.id}`)).body).toEqual(answer.body);
   });
 
-  it('may name the site, which then counts more than where the device shows up', async () => {
+  it('may name the site, which then overrides the gateway’s', async () => {
     const device = harness.member();
     const answer = await device.enrol(
       await harness.joinToken({ site: 'east' }),
@@ -48,7 +48,7 @@ describe('a join token', () => {
     expect(assignmentIn(answer, harness.signers).site).toBe('east');
   });
 
-  it('is used once by one device however often its request comes, and never beyond its uses', async () => {
+  it('is used once by one device however often it sends its request, and never beyond its uses', async () => {
     const token = await harness.joinToken({ uses: 2, site: 'north' });
     const [first, second, third] = [harness.member(), harness.member(), harness.member()];
     const envelope = await first.sealEnrolment(token);
@@ -63,14 +63,14 @@ describe('a join token', () => {
     expect(await used(token)).toBe(2);
   });
 
-  it('lets as many in as it says when they come all at once', async () => {
+  it('enrols exactly as many as it allows when they all come at once', async () => {
     const token = await harness.joinToken({ uses: 3, site: 'north' });
     const answers = await Promise.all(Array.from({ length: 8 }, () => harness.member().enrol(token)));
     expect(answers.filter(({ status }) => status === 200)).toHaveLength(3);
     expect(await used(token)).toBe(3);
   });
 
-  it('isn’t used by those who couldn’t be written down', async () => {
+  it('is not used by devices that could not be stored', async () => {
     const token = await harness.joinToken({ uses: 3, site: 'north' });
     const devices = [harness.member(), harness.member()];
     const commit = harness.store.commit.bind(harness.store);
@@ -84,7 +84,7 @@ describe('a join token', () => {
     expect(await used(token)).toBe(2);
   });
 
-  it('that is deleted while somebody comes in with it stays deleted', async () => {
+  it('that is deleted during an enrolment stays deleted', async () => {
     const token = await harness.joinToken({ uses: 9, site: 'north' });
     const { keyId } = parseJoinToken(token).pair;
     const gone = harness.call('DELETE', `/api/v1/join-tokens/${keyId}`);
@@ -112,7 +112,7 @@ describe('a join token', () => {
     expect(assignmentIn(await right.enrol(token), harness.signers).site).toBe('north');
   });
 
-  it('is worth nothing once it has expired, or was deleted, or was never made', async () => {
+  it('is refused once it has expired or was deleted, or if it never existed', async () => {
     const expired = await harness.joinToken({ site: 'north' });
     const deleted = await harness.joinToken({ site: 'north', expiresAt: '2031-01-01T00:00:00Z' });
     const { keyId } = parseJoinToken(deleted).pair;
@@ -123,7 +123,7 @@ describe('a join token', () => {
     expect(await harness.call('DELETE', `/api/v1/join-tokens/${keyId}`)).toMatchObject({ httpStatus: 404 });
   });
 
-  it('is shown once, and kept without its secret', async () => {
+  it('is shown once, and stored without its secret', async () => {
     const token = await harness.joinToken();
     const { seed } = JSON.parse(Buffer.from(token.split('.')[1] ?? '', 'base64url').toString());
     expect(parseJoinToken(token)).toMatchObject({ origin: 'https://origin.example' });
@@ -132,7 +132,7 @@ describe('a join token', () => {
       expect(JSON.stringify(value)).not.toContain(seed);
   });
 
-  it('is not made that has expired, or for more than there can be', async () => {
+  it('is not created already expired, or for more uses than there can be', async () => {
     const make = (wanted: object) =>
       harness.call('POST', '/api/v1/join-tokens', {
         kind: 'device',
@@ -147,7 +147,7 @@ describe('a join token', () => {
 });
 
 describe('a gateway that relays', () => {
-  it('can neither put another id in, nor use the token that it saw', async () => {
+  it('can neither enrol another id nor use the token that it saw', async () => {
     const [gateway, victim, thief] = [await harness.gateway(), harness.member(), harness.member()];
     const token = await harness.joinToken();
     const stolen = await victim.sealEnrolment(token);
@@ -159,7 +159,7 @@ describe('a gateway that relays', () => {
     expect(await gateway.post('/site/v1/enrolments', { envelope: swapped })).toMatchObject(
       refusal(422, 'SITECAST_DOCUMENT_UNTRUSTED'),
     );
-    // Its own request, with the token's key id and the token's signature from the other one.
+    // Its own request, with the token's key id and the token's signature from the device's request.
     const own = await thief.sealEnrolment(undefined, { token: parseJoinToken(token).pair.keyId });
     const forged = { ...own, signatures: [...own.signatures, ...stolen.signatures.slice(1)] };
     expect(await gateway.post('/site/v1/enrolments', { envelope: forged })).toMatchObject(
@@ -169,7 +169,7 @@ describe('a gateway that relays', () => {
     expect(await gateway.post('/site/v1/enrolments', { envelope: stolen })).toMatchObject({ status: 200 });
   });
 
-  it('must be enrolled: neither strangers nor devices bring others', async () => {
+  it('must be enrolled: strangers and devices can not relay', async () => {
     const envelope = await harness.member().sealEnrolment(await harness.joinToken());
     for (const other of [harness.member(), harness.member('gateway'), await harness.device()]) {
       expect(await other.post('/site/v1/enrolments', { envelope })).toMatchObject(
@@ -179,8 +179,8 @@ describe('a gateway that relays', () => {
   });
 });
 
-describe('a newcomer', () => {
-  it('without a token waits until an operator lets it in, where it was seen', async () => {
+describe('a new member', () => {
+  it('without a token waits until an operator accepts it, for the site where it was seen', async () => {
     const gateway = await harness.gateway('west');
     const device = harness.member();
     expect(await device.enrol(undefined, {}, gateway)).toMatchObject({
@@ -197,7 +197,7 @@ describe('a newcomer', () => {
     });
     expect(assignmentIn(await device.enrol(undefined, {}, gateway), harness.signers).site).toBe('west');
     expect(await harness.call('GET', '/api/v1/devices?state=pending')).toMatchObject({ members: [] });
-    // Once more is no harm; somewhere else is another question.
+    // A repetition does no harm. Another site would be another request.
     expect(await harness.call('POST', `/api/v1/devices/${device.id}/accept`, {})).toMatchObject({
       serial: 1,
     });
@@ -206,7 +206,7 @@ describe('a newcomer', () => {
     });
   });
 
-  it('is where its first gateway says; seen at another site as well, it needs to be said where it is', async () => {
+  it('has its first gateway’s site; seen at another site as well, it needs an operator to name the site', async () => {
     const [south, north] = [await harness.gateway('south'), await harness.gateway('north')];
     const device = harness.member();
     const envelope = await device.sealEnrolment();
@@ -228,7 +228,7 @@ describe('a newcomer', () => {
     });
   });
 
-  it('that came by itself needs a site, and a gateway may ask for one', async () => {
+  it('that came directly needs a site, and a gateway may ask for one', async () => {
     const [device, gateway] = [harness.member(), harness.member('gateway')];
     await device.enrol();
     await gateway.enrol(undefined, { site: 'hill' });
@@ -242,7 +242,7 @@ describe('a newcomer', () => {
     );
   });
 
-  it('must say what it is, and cannot become something else', async () => {
+  it('must declare its kind, and can not change it', async () => {
     const device = await harness.device();
     expect(await harness.member().enrol(undefined, { hardware: undefined })).toMatchObject(
       refusal(400, 'SITECAST_ENROLMENT_INCOMPLETE'),
@@ -254,7 +254,7 @@ describe('a newcomer', () => {
 });
 
 describe('an assignment', () => {
-  it('rises with every change of tags and site, and only then', async () => {
+  it('gets a higher serial with every change of tags and site, and only then', async () => {
     const device = await harness.device();
     const change = (value: object) => harness.call('PATCH', `/api/v1/devices/${device.id}`, value);
     expect(await change({ tags: { ring: 'early' } })).toMatchObject({ serial: 2, tags: { ring: 'early' } });
@@ -267,7 +267,7 @@ describe('an assignment', () => {
     expect(assignmentIn(after, harness.signers)).toEqual(now);
   });
 
-  it('is signed anew, and otherwise the same, when the rollouts key rotates', async () => {
+  it('is signed again, and otherwise the same, when the rollouts key is rotated', async () => {
     const device = await harness.device();
     const before = await device.get(`/site/v1/assignments/${device.id}`);
     const old = harness.signers;
@@ -285,7 +285,7 @@ describe('an assignment', () => {
     );
   });
 
-  it('says so when its holder is revoked, who is refused from then on', async () => {
+  it('records that its holder is revoked, who is refused from then on', async () => {
     const [device, gateway] = [await harness.device(), await harness.gateway()];
     for (const [kind, member] of [['devices', device] as const, ['gateways', gateway] as const]) {
       const revoke = () => harness.call('POST', `/api/v1/${kind}/${member.id}/revoke`);
@@ -304,14 +304,14 @@ describe('an assignment', () => {
   });
 });
 
-describe('those that wait', () => {
+describe('waiting members', () => {
   const asking = (id: number, via?: string) => ({
     id: `id-${id}`,
     kind: 'device' as const,
     ...(via !== undefined && { via }),
   });
 
-  it('are bounded, and strangers cannot push out whom a gateway brought', () => {
+  it('are bounded, and strangers can not displace those that a gateway brought', () => {
     const pending = new PendingMembers();
     for (let id = 0; id < MAX_PENDING_RELAYED; id += 1) pending.add(asking(id, 'gateway'), id);
     for (let id = 0; id < MAX_PENDING_DIRECT + 50; id += 1) pending.add(asking(10_000 + id), 5000 + id);
@@ -323,13 +323,13 @@ describe('those that wait', () => {
     expect(pending.get('id-9999', 7000)).toBeDefined();
   });
 
-  it('lose nobody to the flood of another gateway', () => {
+  it('are not displaced by the flood of another gateway', () => {
     const pending = new PendingMembers();
     pending.add(asking(1, 'honest'), 0);
     for (let id = 2; id < MAX_PENDING_RELAYED + 500; id += 1) pending.add(asking(id, 'stolen'), id);
     expect(pending.get('id-1', 3000)).toMatchObject({ via: 'honest' });
     expect(pending.list('device', 3000)).toHaveLength(MAX_PENDING_RELAYED);
-    // Who asks again isn't the one that has been silent the longest, and who is in leaves a place.
+    // The member that asks again is no longer the longest silent one, and an accepted one frees a place.
     pending.add(asking(501, 'stolen'), 3000);
     pending.add(asking(5000, 'honest'), 3001);
     expect(pending.get('id-501', 3001)).toBeDefined();
@@ -339,7 +339,7 @@ describe('those that wait', () => {
     expect(pending.get('id-504', 3002)).toBeDefined();
   });
 
-  it('keep their place where an honest gateway and one that floods have shown them', () => {
+  it('keep their place where an honest gateway and a flooding one have relayed them', () => {
     const pending = new PendingMembers();
     for (let id = 0; id < MAX_PENDING_RELAYED; id += 1) pending.add(asking(id, 'stolen'), id);
     pending.add({ ...asking(500, 'honest'), site: 'south' }, 2000);
@@ -350,7 +350,7 @@ describe('those that wait', () => {
     expect(pending.get('id-500', 5000)?.sites).toHaveLength(8);
   });
 
-  it('are forgotten a day after they stopped asking, and keep what a gateway said of them', () => {
+  it('are forgotten a day after they stopped asking, and keep the site that a gateway gave them', () => {
     const pending = new PendingMembers();
     pending.add({ ...asking(1, 'gateway'), site: 'north' }, 0);
     pending.add(asking(1), PENDING_TTL_MS - 1);

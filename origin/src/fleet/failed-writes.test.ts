@@ -11,7 +11,7 @@ import type { TestMember } from '../testing/device.ts';
 import type { TableStore, Range, Table, Write } from '../adapters/embedded/tables.ts';
 import { Tables } from '../adapters/embedded/tables.ts';
 
-/** A store on LevelDB whose disk is full for one commit of those to come. */
+/** A store on LevelDB whose disk is full for one of the next commits. */
 class FillingStore implements TableStore {
   readonly #tables: Tables;
   readonly #path: string;
@@ -65,7 +65,7 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
-/** All that is in memory and on the disk, too. */
+/** The state in memory that must also be on the disk. */
 async function memoryOf(origin: TestOrigin): Promise<Record<string, unknown>> {
   const { fleet, tokens, audit, rollouts, cohortStore } = origin;
   const { registry } = fleet;
@@ -89,14 +89,14 @@ async function memoryOf(origin: TestOrigin): Promise<Record<string, unknown>> {
   };
 }
 
-/** What a process that starts now would have in memory. */
+/** The state that a process would have in memory if it started now. */
 async function memoryOfNext(): Promise<Record<string, unknown>> {
   const next = await openTestOrigin({
     ...testDisk(harness.path),
     store,
     now: harness.clock.now,
   });
-  // Its own first token besides.
+  // The new process has its own first token in addition.
   const memory = await memoryOf(next);
   await next.close();
   return memory;
@@ -104,7 +104,7 @@ async function memoryOfNext(): Promise<Record<string, unknown>> {
 
 type Act = (at: number) => Promise<{ status: number } | Record<string, unknown>>;
 
-/** Lets the disk be full at each of an operation's commits in turn, and looks whether memory and disk agree then. */
+/** Fails each of an operation's commits in turn, and checks that memory and disk agree afterwards. */
 async function expectAgreement(act: Act): Promise<number> {
   for (let at = 1; ; at += 1) {
     store.failAt(at);
@@ -112,7 +112,7 @@ async function expectAgreement(act: Act): Promise<number> {
     const hasFailed = store.hasFailed;
     store.failAt(Number.POSITIVE_INFINITY);
     if (!hasFailed) return at - 1;
-    // As the minute's tick would.
+    // The minute's timer does the same.
     await harness.origin.rollouts.reconcile();
     const memory = await memoryOf(harness.origin);
     const { tokens, audited: _audited, ...rest } = await memoryOfNext();
@@ -122,7 +122,7 @@ async function expectAgreement(act: Act): Promise<number> {
   }
 }
 
-it('agrees with the disk after each write that fails of enrolling and reporting', async () => {
+it('memory agrees with the disk after each failed write of enrolling and reporting', async () => {
   const device = await harness.device();
   const { id } = await harness.startRollout();
   const rollout = { id: String(id), attempt: 1 };
@@ -137,7 +137,7 @@ it('agrees with the disk after each write that fails of enrolling and reporting'
   expect(await device.report()).toMatchObject({ status: 200 });
 });
 
-it('agrees with the disk after each write that fails of what operators do', async () => {
+it('memory agrees with the disk after each failed write of operators’ actions', async () => {
   const devices: TestMember[] = [];
   for (let count = 0; count < 6; count += 1) devices.push(await harness.device());
   const path = (at: number, rest = '') => `/api/v1/devices/${devices[at]?.id}${rest}`;
@@ -161,7 +161,7 @@ it('agrees with the disk after each write that fails of what operators do', asyn
   for (const act of acts) expect(await expectAgreement(act)).toBeGreaterThanOrEqual(1);
 });
 
-it('agrees with the disk after each write that fails of starting and stopping a rollout', async () => {
+it('memory agrees with the disk after each failed write of starting and stopping a rollout', async () => {
   for (let count = 0; count < 10; count += 1) await harness.device();
   const stages = [{ basisPoints: 1000 }, { basisPoints: 10_000 }];
   const started = await expectAgreement(() => harness.startRollout({ allAtOnce: false, stages }));

@@ -31,7 +31,7 @@ async function stored(device: TestMember): Promise<number> {
   return found.length;
 }
 
-it('about a rollout that there is not, or of another product, is taken, but no outcome is kept of it', async () => {
+it('a report about an unknown rollout, or one of another product, is accepted without an outcome', async () => {
   const device = await harness.device();
   for (let made = 0; made < 20; made += 1)
     await device.report({
@@ -45,7 +45,7 @@ it('about a rollout that there is not, or of another product, is taken, but no o
 });
 
 describe('a chain of reports', () => {
-  it('is taken once, in order, whoever brings which part how often', async () => {
+  it('is accepted once, in order, whoever sends which part and how often', async () => {
     const gateway = await harness.gateway();
     await assert(
       asyncProperty(
@@ -70,7 +70,7 @@ describe('a chain of reports', () => {
     );
   });
 
-  it('of many devices comes from their gateway in one request, each answered for itself', async () => {
+  it('of many devices arrives from their gateway in one request, with an answer for each', async () => {
     const gateway = await harness.gateway();
     const [one, other] = [await harness.device(), await harness.device()];
     const answer = await gateway.sendReports([
@@ -88,7 +88,7 @@ describe('a chain of reports', () => {
     expect((await one.get(`/site/v1/acknowledgements/${one.id}`)).status).toBe(200);
   });
 
-  it('that lacks a part goes no further, and shows it', async () => {
+  it('that lacks a report is acknowledged up to the gap, and shows the gap', async () => {
     const device = await harness.device();
     const all = await reports(device, 5);
     await device.sendReports(all.slice(0, 2));
@@ -107,7 +107,7 @@ describe('a chain of reports', () => {
     expect(ends(await device.sendReports(all.slice(2)))).toMatchObject([{ seq: 5 }]);
   });
 
-  it('that begins in its midst is refused: what was acknowledged never says more than is there', async () => {
+  it('that begins in its middle is refused: an acknowledgement never covers a missing report', async () => {
     const device = await harness.device();
     const [, second] = await reports(device, 2);
     const answer = await device.sendReports([second]);
@@ -116,7 +116,7 @@ describe('a chain of reports', () => {
     expect((await device.get(`/site/v1/acknowledgements/${device.id}`)).status).toBe(404);
   });
 
-  it('survives a restart, and its acknowledgement does', async () => {
+  it('survives a restart, with its acknowledgement', async () => {
     const device = await harness.device();
     await device.sendReports(await reports(device, 3));
     await harness.restart();
@@ -144,7 +144,7 @@ describe('a device that lost its data', () => {
     });
   });
 
-  it('isn’t suspected when a gateway without WAN brings the old chain’s last reports late', async () => {
+  it('isn’t suspected when a gateway without WAN delivers the old chain’s last reports late', async () => {
     const device = await harness.device();
     await device.report();
     const late = await reports(device, 4);
@@ -159,7 +159,7 @@ describe('a device that lost its data', () => {
     expect(now).toMatchObject({ state: 'checking' });
   });
 
-  it('leaves a bounded trace, however often', async () => {
+  it('leaves a bounded number of records, however often', async () => {
     const device = await harness.device();
     for (let chain = 0; chain < MAX_CHAINS + MAX_ANOMALIES; chain += 1) {
       await device.report();
@@ -174,7 +174,7 @@ describe('a device that lost its data', () => {
 });
 
 describe('a cloned device', () => {
-  it('with its chain shows as a fork, and is put in quarantine until an operator lifts it', async () => {
+  it('with its chain is shown as a fork, and quarantined until an operator lifts it', async () => {
     const device = await harness.device();
     await device.report();
     const clone = device.clone();
@@ -190,7 +190,7 @@ describe('a cloned device', () => {
     expect(ends(await device.report())).toMatchObject([{ seq: 3 }]);
   });
 
-  it('without its chain shows when both go on by turns', async () => {
+  it('without its chain is shown when both continue in turns', async () => {
     const device = await harness.device();
     await device.report();
     const clone = device.clone();
@@ -212,7 +212,7 @@ describe('a cloned device', () => {
   });
 });
 
-it('a chain whose reports were refused on their way, and told again in a new one, is no clone where it comes late', async () => {
+it('a chain with refused reports that was reported again in a new one is no clone where it arrives late', async () => {
   const device = await harness.device();
   await device.report({ timestampVersion: 6 });
   const again = device.clone();
@@ -221,7 +221,7 @@ it('a chain whose reports were refused on their way, and told again in a new one
   await again.report({ timestampVersion: 7, reason });
   const byTurns = async (timestampVersion: number) => {
     for (let turn = 0; turn < 2; turn += 1) {
-      // As if made since: its clock began anew.
+      // The reports look newer, because the device's clock started over.
       harness.clock.nowMs += 60_000;
       expect((await device.report({ timestampVersion })).body.rejected).toEqual([]);
       expect((await again.report({ timestampVersion: 7 })).body.rejected).toEqual([]);
@@ -231,12 +231,12 @@ it('a chain whose reports were refused on their way, and told again in a new one
   const found = await byTurns(7);
   expect(found.quarantinedAt).toBeUndefined();
   expect(found.anomalies).toMatchObject([{ kind: 'epochChange' }]);
-  // Two machines: one goes on in a chain that it has given up.
+  // There are two machines: one continues in a chain that was given up.
   expect((await byTurns(8)).quarantinedAt).toEqual(expect.any(String));
 });
 
 describe('reports', () => {
-  it('are taken from their device and from a gateway of its site, and from nobody else', async () => {
+  it('are accepted from their device and from a gateway of its site, and from no other sender', async () => {
     const [north, south] = [await harness.gateway('north'), await harness.gateway('south')];
     const [device, other] = [await harness.device('north'), await harness.device('north')];
     const report = await device.next();
@@ -255,7 +255,7 @@ describe('reports', () => {
     ]);
   });
 
-  it('that are forged, altered or no reports are refused one by one, and the others taken', async () => {
+  it('that are forged, altered or malformed are refused one by one, and the others accepted', async () => {
     const gateway = await harness.gateway();
     const [device, victim] = [await harness.device(), await harness.device()];
     const good = await device.next();
@@ -285,7 +285,7 @@ describe('reports', () => {
     expect(ends(answer)).toEqual([{ id: device.id, epoch: device.epoch, seq: 1 }]);
   });
 
-  it('come at most so many at a time', async () => {
+  it('are bounded in number per request', async () => {
     const device = await harness.device();
     const all = await reports(device, 2);
     const many = Array.from({ length: MAX_REPORTS_PER_REQUEST + 1 }, () => all[0]);
@@ -294,7 +294,7 @@ describe('reports', () => {
     expect(await device.sendReports([])).toMatchObject({ status: 400 });
   });
 
-  it('of agents of the first release are taken where they were cut inside of a character', async () => {
+  it('of agents of the first release are accepted where they were cut inside a character', async () => {
     const device = await harness.device();
     const message = `${'😀'.repeat(200)}x`.slice(-400);
     const said = { state: 'failed' as const, reason: { code: 'healthFailed', message } };
@@ -310,12 +310,12 @@ describe('reports', () => {
     expect(await show(device)).toMatchObject({
       reports: [{ report: { at: '9999-12-31T23:59:59.999Z' } }, { report: { reason } }, {}],
     });
-    // Also after a restart, and for everybody else.
+    // The same holds after a restart, and for every other reader.
     await harness.restart();
     expect((await device.report()).body.rejected).toEqual([]);
   });
 
-  it('that an agent makes of any text are taken', async () => {
+  it('that an agent makes of any text are accepted', async () => {
     const device = await harness.device();
     const anyText = array(integer({ min: 0, max: 0xffff }), { maxLength: 1100 });
     await assert(
@@ -331,7 +331,7 @@ describe('reports', () => {
     );
   });
 
-  it('of others are taken where what was kept of one device can no longer be read', async () => {
+  it('of other devices are accepted where the stored data of one device can no longer be read', async () => {
     const gateway = await harness.gateway();
     const { id: rollout } = await harness.startRollout();
     const [one, other] = [await harness.device(), await harness.device()];
@@ -348,7 +348,7 @@ describe('reports', () => {
     expect(ends(answer)).toMatchObject([{ seq: 2 }, { seq: 1 }]);
   });
 
-  it.each(DEVICE_STATES)('can say %s', async state => {
+  it.each(DEVICE_STATES)('may report %s', async state => {
     const device = await harness.device();
     const reason = { code: 'healthFailed', message: 'x'.repeat(1024) };
     await device.report({ state, reason });

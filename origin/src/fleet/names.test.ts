@@ -23,7 +23,7 @@ async function found(query: string): Promise<{ id: string; wish?: string; wishBe
 
 const waiting = async (id: string) => (await found('state=pending')).find(member => member.id === id);
 
-/** One that came in with a token, and is called so. */
+/** A member that enrolled with a token and has the name. */
 async function named(name: string, token: Record<string, unknown> = {}): Promise<TestMember> {
   const device = harness.member();
   const answer = await device.enrol(await harness.joinToken({ site: 'north', ...token }), { name });
@@ -38,7 +38,7 @@ async function entriesOf(id: string): Promise<{ action: string; by: string; deta
 }
 
 describe('a name', () => {
-  it('that is wished for and free comes with the enrolment, in the signed assignment and the audit log', async () => {
+  it('that is requested and free comes with the enrolment, in the signed assignment and the audit log', async () => {
     const device = harness.member();
     const answer = await device.enrol(await harness.joinToken({ site: 'north' }), { name: 'cam-1' });
     expect(assignmentIn(answer, harness.signers)).toMatchObject({ id: device.id, name: 'cam-1' });
@@ -48,7 +48,7 @@ describe('a name', () => {
     ]);
   });
 
-  it('of the token counts more than a wish', async () => {
+  it('of the token overrides a requested one', async () => {
     const device = harness.member();
     const token = await harness.joinToken({ site: 'north', name: 'lab-7' });
     expect(assignmentIn(await device.enrol(token, { name: 'cam-lab' }), harness.signers).name).toBe('lab-7');
@@ -67,7 +67,7 @@ describe('a name', () => {
     ['the beginning of an id, whatever its case', '12d3koowabc'],
     ['nothing', ''],
     ['no text', 7],
-  ])('that can’t be one costs no enrolment: %s', async (_what, name) => {
+  ])('that is invalid does not prevent enrolment: %s', async (_what, name) => {
     const device = harness.member();
     const said: Partial<Enrolment> = JSON.parse(JSON.stringify({ name }));
     const answer = await device.enrol(await harness.joinToken({ site: 'north' }), said);
@@ -77,7 +77,7 @@ describe('a name', () => {
     expect(await waiting(stranger.id)).not.toHaveProperty('wish');
   });
 
-  it('is one device’s at a time, whatever its case, and nobody takes it with a token', async () => {
+  it('belongs to one device at a time, whatever its case, and a token can not take it from its bearer', async () => {
     const first = await named('Gate-1');
     const token = await harness.joinToken({ site: 'north', uses: 3 });
     const second = harness.member();
@@ -89,14 +89,14 @@ describe('a name', () => {
       wish: 'gate-1',
       wishBearer: { id: first.id, lastHeardAt: expect.any(String) },
     });
-    // By the token's word, too.
+    // The same holds for a name in the token.
     const third = harness.member();
     const bound = await harness.joinToken({ site: 'north', name: 'GATE-1' });
     expect(await third.enrol(bound)).toMatchObject({ status: 202 });
     expect(await change(first.id, {})).toMatchObject({ name: 'Gate-1' });
   });
 
-  it('that two wish for at one time is one’s, and the other waits', async () => {
+  it('that two request at one time goes to one, and the other waits', async () => {
     const token = await harness.joinToken({ site: 'north', uses: 9 });
     const devices = Array.from({ length: 4 }, () => harness.member());
     const answers = await Promise.all(devices.map(device => device.enrol(token, { name: 'rush' })));
@@ -106,7 +106,7 @@ describe('a name', () => {
     expect(await found('idPart=RUSH')).toHaveLength(1);
   });
 
-  it('can’t be changed by who bears it, and is by an operator', async () => {
+  it('can be changed by an operator, and not by its bearer', async () => {
     const device = await named('old-name');
     const again = await device.enrol(undefined, { name: 'new-name' });
     expect(assignmentIn(again, harness.signers)).toMatchObject({ name: 'old-name', serial: 1 });
@@ -124,7 +124,7 @@ describe('a name', () => {
     await named('old-name');
   });
 
-  it('is free again once its bearer is revoked, and after a restart who bears it is known', async () => {
+  it('is free again once its bearer is revoked; the bearer is known after a restart', async () => {
     const device = await named('gone-1');
     expect(await harness.call('POST', `/api/v1/devices/${device.id}/revoke`)).toMatchObject({
       name: 'gone-1',
@@ -143,21 +143,21 @@ describe('a name', () => {
 
 const NEW_TOKEN = { kind: 'device', origin: 'https://o.example', expiresAt: '2031-01-01T00:00:00Z' };
 
-describe('one that waits', () => {
-  it('gets a name by an operator’s word alone, not by its wish', async () => {
+describe('a waiting device', () => {
+  it('gets a name from an operator only, not by its own request', async () => {
     const [wishing, other] = [harness.member(), harness.member()];
     const gateway = await harness.gateway('south');
     await wishing.enrol(undefined, { name: 'wish-1' }, gateway);
     await other.enrol(undefined, {}, gateway);
     expect(await waiting(wishing.id)).toMatchObject({ wish: 'wish-1' });
-    // As a released command says it, which knows of no names.
+    // A released command, which has no names, sends this.
     expect(await accept(wishing.id, {})).not.toHaveProperty('name');
     expect(await accept(other.id, { name: 'wish-1' })).toMatchObject({ name: 'wish-1', site: 'south' });
-    // Again, for an answer that got lost.
+    // The request is repeated because its answer was lost.
     expect(await accept(other.id, { name: 'wish-1' })).toMatchObject({ httpStatus: 200, serial: 1 });
   });
 
-  it('takes the place of another where an operator says of which: both in one write', async () => {
+  it('replaces another device where an operator names that one: both in one write', async () => {
     const old = await named('board-1');
     await change(old.id, { tags: { ring: 'early' } });
     const anew = harness.member();
@@ -200,18 +200,18 @@ describe('one that waits', () => {
     expect(await entriesOf(anew.id)).toMatchObject([
       { action: 'device.accept', details: { name: 'board-1', replaces: old.id } },
     ]);
-    // The token that would have let it in is used up by that.
+    // This uses up the token that would have enrolled the device.
     expect(await harness.member().enrol(token, {}, await harness.gateway('south'))).toMatchObject({
       status: 403,
     });
-    // Said again, nothing more happens.
+    // A repetition changes nothing.
     expect(await accept(anew.id, { name: 'board-1', replace: old.id })).toMatchObject({
       httpStatus: 200,
       serial: 1,
     });
   });
 
-  it('is at the site that was said, and leaves the old one alone until it is let in', async () => {
+  it('is at the chosen site, and does not affect the old device until it is accepted', async () => {
     const old = await named('board-3');
     const anew = harness.member();
     await anew.enrol(await harness.joinToken({ site: 'north' }), { name: 'board-3' });

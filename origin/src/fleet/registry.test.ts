@@ -14,7 +14,7 @@ import { MAX_PROGRESS_ENTRIES, PROGRESS_TTL_MS, ProgressBoard } from './progress
 import { openStores } from '../adapters/embedded/stores.ts';
 import { Tables } from '../adapters/embedded/tables.ts';
 
-it('takes no tag that an assignment could not carry, and reads one that an earlier version took', async () => {
+it('accepts no tag that an assignment could not carry, and reads one that an earlier version accepted', async () => {
   const harness = await FleetHarness.open(path => testDisk(path));
   const device = await harness.device();
   const path = `/api/v1/devices/${device.id}`;
@@ -69,18 +69,18 @@ describe('a list of devices', () => {
     ['version=9.9.9', []],
     ['silentForMs=3600000', [1, 2, 3]],
     ['silentForMs=7200001', []],
-  ])('filtered by %j has those it should', async (query, which) => {
+  ])('filtered by %j has the matching ones', async (query, which) => {
     expect(await list(query)).toEqual(ids(...which));
   });
 
-  it('finds those whose id begins or ends so', async () => {
+  it('finds those whose id begins or ends with a text', async () => {
     const id = devices[2]?.id ?? '';
     expect(await list(`idPart=${id.slice(-8)}`)).toEqual([id]);
     expect(await list(`idPart=${id.slice(0, 40)}`)).toEqual([id]);
     expect(await list(`idPart=${id.slice(10, 30)}`)).toEqual([]);
   });
 
-  it('comes page by page in one order, whoever joins in between', async () => {
+  it('has pages in one order, even if devices join in between', async () => {
     const first = await harness.call('GET', '/api/v1/devices?limit=2');
     expect(first).toMatchObject({ members: { length: 2 }, nextCursor: expect.any(String) });
     const joined = await harness.device('west');
@@ -120,7 +120,7 @@ describe('a list of devices', () => {
     });
   });
 
-  it('remembers when a member was seen', async () => {
+  it('stores when a member was seen', async () => {
     const [first] = devices;
     const before = await harness.call('GET', `/api/v1/devices/${first?.id}`);
     expect(before.lastSeenAt).toBe(new Date(harness.clock.nowMs).toISOString());
@@ -169,13 +169,13 @@ describe('the tables of a fleet', () => {
     await remove();
   });
 
-  it('tells of what can’t be read rather than going on without it', async () => {
+  it('report what can not be read instead of continuing without it', async () => {
     await store.commit([{ table: 'member', key: 'x', value: { id: 'x' } }]);
     await expect(openStores(store, Date.now)).rejects.toMatchObject({ code: 'SITECAST_STATE_DAMAGED' });
   });
 });
 
-it('keeps as much progress as it may, for as long as it means something', () => {
+it('bounds the kept progress in number and time', () => {
   const board = new ProgressBoard();
   const said = (id: string) => ({ id, state: 'downloading' as const, doneBytes: 1, totalBytes: 2, at: '' });
   for (let at = 0; at <= MAX_PROGRESS_ENTRIES; at += 1) board.put(said(String(at)), 0);
@@ -184,7 +184,7 @@ it('keeps as much progress as it may, for as long as it means something', () => 
   expect(board.get('1', PROGRESS_TTL_MS)).toBeUndefined();
 });
 
-it('makes just so many join tokens', async () => {
+it('creates a bounded number of join tokens', async () => {
   const store = new MemoryTables();
   const token = (at: number) => ({
     id: String(at),

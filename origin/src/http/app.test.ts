@@ -8,11 +8,11 @@ import { temporaryOrigin } from '../testing/setup.ts';
 
 interface Operation {
   method: string;
-  /** With values for its parameters. */
+  /** The path with values for its parameters. */
   path: string;
   template: string;
   role: TokenRole | undefined;
-  /** By whom it must be signed. */
+  /** Whose signature the route demands. */
   signature: string | undefined;
   /** Media type of its body. */
   body: string | undefined;
@@ -83,13 +83,13 @@ async function expectProblem(response: Response, status: number, code: string): 
   expect(response.status).toBe(status);
 }
 
-/** Those behind a token; signed ones have tests of their own. */
+/** The routes behind a token. Signed routes have tests of their own. */
 const withBody = () =>
   operations.filter(({ body, signature }) => body !== undefined && signature === undefined);
 
 const bearer = (role: TokenRole) => ({ authorization: `Bearer ${tokens.get(role)}` });
 
-it('describes all of its routes, and lets nothing be changed without a token', () => {
+it('describes all of its routes, and requires a token for every change', () => {
   expect(operations.map(({ method, template }) => `${method} ${template}`).sort()).toEqual([
     'DELETE /api/v1/join-tokens/{id}',
     'DELETE /api/v1/tokens/{id}',
@@ -152,7 +152,7 @@ it('describes all of its routes, and lets nothing be changed without a token', (
 });
 
 describe('a stranger', () => {
-  it('is refused on every route that needs a token, whatever the body, and leaves no trace', async () => {
+  it('is refused on every route that needs a token, whatever the body, and changes nothing', async () => {
     const before = readdirSync(origin.path, { recursive: true });
     for (const operation of operations.filter(({ role }) => role !== undefined)) {
       const body = operation.method === 'GET' ? {} : { body: 'x'.repeat(100) };
@@ -165,7 +165,7 @@ describe('a stranger', () => {
     expect(readdirSync(origin.path, { recursive: true })).toEqual(before);
   });
 
-  it('is refused as well with a token of too low a role', async () => {
+  it('is refused also with a token of too low a role', async () => {
     let checked = 0;
     for (const operation of operations) {
       const lower = TOKEN_ROLES[TOKEN_ROLES.indexOf(operation.role ?? 'viewer') - 1];
@@ -215,7 +215,7 @@ describe('a malformed request', () => {
     }
   });
 
-  it('that announces more than the route takes is refused on every route with a body', async () => {
+  it('that announces more bytes than the route accepts is refused on every route with a body', async () => {
     for (const operation of withBody()) {
       const headers = {
         ...bearer('admin'),
@@ -256,7 +256,7 @@ describe('a malformed request', () => {
     expect(readdirSync(`${origin.path}/staging/files`)).toEqual([]);
   });
 
-  it('to where nothing is gets 404; with another method, 405 and those there are', async () => {
+  it('for an unknown path gets 404; with a wrong method, 405 and the allowed methods', async () => {
     for (const path of ['/', '/nothing', '/api/v1/nothing', '/metadata', '/chunks/']) {
       await expectProblem(await origin.app.request(path), 404, 'SITECAST_NOT_FOUND');
     }
@@ -273,7 +273,7 @@ describe('a malformed request', () => {
 });
 
 describe('tokens', () => {
-  it('are made, listed without secrets, used and revoked over HTTP', async () => {
+  it('are created, listed without secrets, used and revoked over HTTP', async () => {
     const headers = { ...bearer('admin'), 'content-type': 'application/json' };
     const made = await origin.app.request('/api/v1/tokens', {
       method: 'POST',
@@ -305,7 +305,7 @@ describe('tokens', () => {
     ['a name that is too long', { name: 'x'.repeat(101), role: 'viewer' }],
     ['an unknown role', { name: 'x', role: 'root' }],
     ['an expiry that is no date', { name: 'x', role: 'viewer', expiresAt: 'tomorrow' }],
-  ])('are not made with %s', async (_what, body) => {
+  ])('are not created with %s', async (_what, body) => {
     const headers = { ...bearer('admin'), 'content-type': 'application/json' };
     const response = await origin.app.request('/api/v1/tokens', {
       method: 'POST',
@@ -317,7 +317,7 @@ describe('tokens', () => {
 });
 
 describe('health', () => {
-  it('is told, and so is what is wrong', async () => {
+  it('reports that all is well, or what is wrong', async () => {
     expect(await (await origin.app.request('/healthz')).json()).toEqual({ status: 'ok' });
     expect(await (await origin.app.request('/readyz')).json()).toEqual({
       status: 'ready',
@@ -331,7 +331,7 @@ describe('health', () => {
     origin.clock.passDays(-15);
   });
 
-  it('is measured: requests by route, seconds left by role, uploads waiting', async () => {
+  it('has metrics: requests by route, seconds left by role, waiting uploads', async () => {
     await origin.app.request('/metadata/1.root.json');
     await origin.app.request(`/chunks/aaaa/${'a'.repeat(64)}.cacnk`);
     const response = await origin.app.request('/metrics');

@@ -9,7 +9,7 @@ import type { BatchMemory, BodyMemory } from './memory.ts';
 export interface BodyPace {
   /** The longest silence within it. */
   maxSilenceMs: number;
-  /** It's given up when it takes longer than this and what its bound takes at `minBytesPerS`. */
+  /** A body fails when it takes longer than this plus the time for its bound at `minBytesPerS`. */
   minTimeMs: number;
   minBytesPerS: number;
 }
@@ -29,8 +29,8 @@ interface ReceiveOptions {
 }
 
 /**
- * Takes a request body from node's own stream, counting as it comes. (Through a web stream each byte would be copied
- * and waited for.)
+ * Reads a request body from node's own stream, and counts while it arrives. (A web stream would copy each byte, and cost a wait for each
+ * piece.)
  * @returns length of the body, in bytes
  * @throws SITECAST_BODY_TOO_LARGE, SITECAST_BODY_TOO_SLOW, SITECAST_BODY_INCOMPLETE, and what `onData` throws
  */
@@ -49,7 +49,7 @@ export interface HeldBody {
 }
 
 /**
- * Takes a whole body into memory.
+ * Reads a whole body into memory.
  * @throws as `receiveBody`; SITECAST_BUSY where too much is in memory already
  */
 export async function holdBody(
@@ -87,7 +87,7 @@ export interface HeldBatch {
   release: (memory: ArrayBuffer | undefined) => void;
 }
 
-/** Takes the body of a chunk upload. @throws as `holdBody` */
+/** Reads the body of a chunk upload. @throws as `holdBody` */
 export async function holdBatch(
   c: Context<OriginEnv>,
   { batches, pace }: { batches: BatchMemory; pace: BodyPace },

@@ -25,7 +25,7 @@ class EventReader {
     this.#reader = response.body.getReader();
   }
 
-  /** The next block of lines; undefined at the end. */
+  /** The next block of lines; undefined at the end of the stream. */
   async block(): Promise<string | undefined> {
     while (!this.#text.includes('\n\n')) {
       const { done, value } = await this.#reader.read();
@@ -102,7 +102,7 @@ describe('a stream of events', () => {
     events.emit({ type: 'rollout.stage', rollout, data: { step } });
   const id = (seq: number) => `${events.epoch}-${seq}`;
 
-  it('begins with now, and brings what comes, of one rollout if asked', async () => {
+  it('begins with the present, and brings new events, of one rollout if asked', async () => {
     emit('a', 1);
     const [all, some] = [await open(), await open('?rollout=b')];
     expect(await all.next()).toEqual({ event: 'ready', id: id(1), data: {} });
@@ -115,7 +115,7 @@ describe('a stream of events', () => {
     expect(await some.next()).toMatchObject({ id: id(3), data: { rollout: 'b' } });
   });
 
-  it('goes on after the event that was seen last', async () => {
+  it('continues after the event that was seen last', async () => {
     for (const step of [1, 2, 3]) emit('a', step);
     const reader = await open('', id(1));
     expect([await reader.next(), await reader.next(), await reader.next()]).toMatchObject([
@@ -125,7 +125,7 @@ describe('a stream of events', () => {
     ]);
   });
 
-  it('says so where events are lost: of another process, too old, or never there', async () => {
+  it('says that events are lost: those of another process, too old ones, and unknown ones', async () => {
     for (let step = 1; step <= MAX_KEPT_EVENTS + 1; step += 1) emit('a', step);
     const newest = MAX_KEPT_EVENTS + 1;
     for (const lost of [`${'0'.repeat(16)}-1`, id(0), id(newest + 1), 'x', '']) {
@@ -136,14 +136,14 @@ describe('a stream of events', () => {
     expect(await oldest.next()).toMatchObject({ id: id(2) });
   });
 
-  it('tells a reader that has fallen behind', async () => {
+  it('tells a reader that it has fallen behind', async () => {
     const reader = await open();
     for (let step = 0; step <= MAX_KEPT_EVENTS; step += 1) emit('a', step);
     expect(await reader.next()).toMatchObject({ event: 'ready', id: id(0) });
     expect(await reader.next()).toMatchObject({ event: 'resync', id: id(MAX_KEPT_EVENTS + 1) });
   });
 
-  it('shows that it lives, and moves on past events that the reader doesn’t want', async () => {
+  it('sends heartbeats, and moves on past events that the reader doesn’t want', async () => {
     const reader = await open('?rollout=b');
     await reader.next();
     emit('a', 1);
@@ -153,7 +153,7 @@ describe('a stream of events', () => {
     expect(await beat).toBe(`: \nid: ${id(1)}`);
   });
 
-  it('ends when the reader may no longer read', async () => {
+  it('ends when the reader’s token is no longer valid', async () => {
     const reader = await open();
     await reader.next();
     mayRead = false;
@@ -162,7 +162,7 @@ describe('a stream of events', () => {
     expect(await reader.block()).toBeUndefined();
   });
 
-  it('is dropped when its reader takes nothing', async () => {
+  it('is dropped when its reader accepts no bytes', async () => {
     const response = await app.request('/');
     expect(response.status).toBe(200);
     for (let step = 0; step < 500; step += 1) emit('a', step);
@@ -173,7 +173,7 @@ describe('a stream of events', () => {
     expect(streams.count).toBe(0);
   });
 
-  it(`is one of ${MAX_EVENT_STREAMS} at the most; one that ends makes room`, async () => {
+  it(`is one of at most ${MAX_EVENT_STREAMS}; a stream that ends makes room`, async () => {
     for (let count = 0; count < MAX_EVENT_STREAMS; count += 1) await open();
     expect(streams.count).toBe(MAX_EVENT_STREAMS);
     expect(await (await app.request('/')).text()).toBe('SITECAST_BUSY');
@@ -190,14 +190,14 @@ describe('a stream of events', () => {
   });
 });
 
-describe('the origin', () => {
+describe("# 'the origin'", () => {
   let harness: FleetHarness;
   beforeAll(async () => {
     harness = await FleetHarness.open(path => testDisk(path));
   });
   afterAll(() => harness.close());
 
-  it('tells of each device that comes to another state', async () => {
+  it('emits an event for each device that enters another state', async () => {
     const device = await harness.device();
     await harness.call('PATCH', `/api/v1/devices/${device.id}`, { name: 'cam-1' });
     const { id } = await harness.startRollout();

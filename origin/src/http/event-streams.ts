@@ -7,18 +7,18 @@ import type { OriginEnv } from './context.ts';
 
 /** Connections that read events at one time. */
 export const MAX_EVENT_STREAMS = 200;
-/** After so long without an event a comment is sent, before a proxy takes the connection for dead. */
+/** After this time without an event a comment is sent, so that no proxy closes the connection as idle. */
 export const HEARTBEAT_MS = 15_000;
-/** A reader that takes nothing for so long is dropped. */
+/** A reader that accepts no bytes for this long is dropped. */
 export const MAX_STALL_MS = 30_000;
 const EVENTS_PER_WRITE = 100;
 
 interface Wanted {
-  /** Just events of this rollout. */
+  /** The rollout whose events are wanted; undefined: all events. */
   rollout: string | undefined;
   /** The last event that the reader has seen. */
   lastEventId: string | undefined;
-  /** Throws once the reader may no longer read. */
+  /** Throws once the reader's token is no longer valid. */
   checkMay: () => void;
 }
 
@@ -123,7 +123,7 @@ class Reader {
     try {
       this.#wanted.checkMay();
     } catch {
-      // A token that was revoked or has expired: the next request hears why.
+      // The token was revoked or has expired. The reader's next request gets the reason.
       this.end();
     }
     // An id without an event moves the reader's place on, past events that it doesn't want.

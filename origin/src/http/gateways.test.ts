@@ -22,7 +22,7 @@ const say = (gateway: TestMember) => gateway.post(PATH, placeOf(gateway));
 const idsOf = ({ body }: { body: Record<string, unknown> }): string[] =>
   Array.isArray(body.gateways) ? body.gateways.map(({ id }: { id: string }) => id) : [];
 
-it('tells a gateway of the others: of its own site with their URLs, of other sites without', async () => {
+it('names other gateways to a gateway: those of its own site with their URLs, those of other sites without', async () => {
   const [one, two] = [await harness.gateway('north'), await harness.gateway('north')];
   const far = await harness.gateway('south');
   expect(idsOf(await say(one))).toEqual([]);
@@ -35,7 +35,7 @@ it('tells a gateway of the others: of its own site with their URLs, of other sit
   ]);
 });
 
-it('names nobody who has not said for long where it is, nor one that was revoked', async () => {
+it('names no gateway whose addresses are too old, and no revoked one', async () => {
   const [asker, quiet, revoked] = [await harness.gateway(), await harness.gateway(), await harness.gateway()];
   await say(quiet);
   harness.clock.nowMs += ADDRESSES_TTL_MS;
@@ -46,7 +46,7 @@ it('names nobody who has not said for long where it is, nor one that was revoked
   expect(idsOf(await say(asker))).toEqual([]);
 });
 
-it('takes addresses from gateways alone, of the right form, and no more than its bounds', async () => {
+it('accepts addresses from gateways only, of the right form, and within its bounds', async () => {
   const device = await harness.device();
   expect(await say(device)).toMatchObject({ status: 403, body: { code: 'SITECAST_GATEWAYS_ONLY' } });
   const gateway = await harness.gateway();
@@ -70,7 +70,7 @@ it('takes addresses from gateways alone, of the right form, and no more than its
     });
 });
 
-it('names at most so many gateways, however many there are, and forgets the oldest of too many', () => {
+it('names a bounded number of gateways, and forgets the oldest of too many', () => {
   const member = (id: number, site: string): Member => ({
     id: `${id}`,
     kind: 'gateway',

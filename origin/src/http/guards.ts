@@ -57,7 +57,7 @@ export function boundedJson(
   };
 }
 
-/** Admits requests with a token of the role, and takes their JSON body, bounded. */
+/** Admits requests with a token of the role, and reads their JSON body, bounded. */
 export function takeJson(
   { tokens, bodies }: { tokens: Tokens; bodies: { memory: MemoryBudget; pace: BodyPace } },
   role: TokenRole,

@@ -19,7 +19,7 @@ async function waiting(count: number): Promise<void> {
   while (harness.origin.waiters.count !== count) await sleep(5);
 }
 
-it('answers at once who has an older timestamp, or none', async () => {
+it('answers a client that has an older timestamp, or none, at once', async () => {
   expect((await poll('wait=55', '"x"')).status).toBe(200);
   expect((await harness.ask(PATH, { headers: { prefer: 'wait=55' } })).status).toBe(200);
   const unasked = await harness.ask(PATH, { headers: { 'if-none-match': await newest() } });
@@ -27,7 +27,7 @@ it('answers at once who has an older timestamp, or none', async () => {
   expect(unasked.headers.get('preference-applied')).toBeNull();
 });
 
-it('tells all that wait as soon as something is published', async () => {
+it('answers all waiting clients as soon as something is published', async () => {
   const tag = await newest();
   const polls = Array.from({ length: 20 }, () => poll('respond-async, wait=50', tag));
   await waiting(20);
@@ -39,13 +39,13 @@ it('tells all that wait as soon as something is published', async () => {
   }
 });
 
-it('says that nothing has changed when the time is over', async () => {
+it('answers that nothing has changed when the time is over', async () => {
   const answer = await poll('wait=1', await newest());
   expect(answer.status).toBe(304);
   expect((await poll('wait=0', await newest())).status).toBe(304);
 });
 
-it('waits no longer than it may, and takes nonsense for no wait', async () => {
+it('bounds the wait, and ignores a malformed one', async () => {
   const tag = await newest();
   const long = poll('wait=999999', tag);
   await waiting(1);
@@ -57,7 +57,7 @@ it('waits no longer than it may, and takes nonsense for no wait', async () => {
   expect((await long).headers.get('preference-applied')).toBe(`wait=${MAX_WAIT_S}`);
 });
 
-it('lets just so many wait, nobody once it is closed, and a newcomer in the place of an address that has many', async () => {
+it('bounds the waiting clients, gives a new one the place of an address that has many, and ends all when closed', async () => {
   const tag = await newest();
   const polls = Array.from({ length: MAX_WAITERS }, () => poll('wait=50', tag));
   await waiting(MAX_WAITERS);

@@ -5,7 +5,7 @@ import type { After } from '../upkeep.ts';
 import type { OriginEnv } from './context.ts';
 import { timestampTag } from './public-files.ts';
 
-/** The longest wait that a client may ask for, before a proxy takes the connection for dead. */
+/** The longest wait that a client may ask for. It is short enough that no proxy closes the connection as idle. */
 export const MAX_WAIT_S = 55;
 /** Requests that wait at one time. Beyond it the oldest request of the address with the most requests is answered. */
 export const MAX_WAITERS = 3000;
@@ -73,7 +73,7 @@ export class TimestampWaiters {
       }
       cancel = this.#after(ms, wake);
       this.#waiting.add(wake);
-      // Its client has gone.
+      // The client has gone.
       outgoing?.once('close', wake);
     });
   }

@@ -6,7 +6,7 @@ import { ByteBudget, type FairPool, type Lease } from '@sitecast/shared/bounded'
 export const MAX_BODY_MEMORY_BYTES = 64 * 1024 * 1024;
 /** All bodies of devices' and gateways' requests that are in memory at one time. */
 export const MAX_MEMBERS_BODY_MEMORY_BYTES = 64 * 1024 * 1024;
-/** The same of all senders who aren't members. */
+/** All bodies in memory of senders that aren't members. */
 export const MAX_STRANGERS_BODY_MEMORY_BYTES = 4 * 1024 * 1024;
 /** All file contents that wait in memory for slow readers; beyond it, files are streamed in small pieces. */
 export const MAX_RESPONSE_MEMORY_BYTES = 64 * 1024 * 1024;
@@ -62,11 +62,11 @@ function busy(): SitecastError {
   });
 }
 
-/** Uploads shorter than this get memory of their own length: not worth keeping. */
+/** An upload shorter than this gets memory of its own, which isn't kept for later use. */
 const MIN_POOLED_BYTES = 1024 * 1024;
 const MAX_POOLED = 4;
 
-/** Memory for chunk uploads, used again and again: fresh pages cost more than what is done with the bytes in them. */
+/** Memory for chunk uploads, used again and again: allocating fresh pages costs more than the work on the bytes. */
 export class BatchMemory {
   readonly #budget: MemoryBudget;
   readonly #pool: ArrayBuffer[] = [];
@@ -77,8 +77,8 @@ export class BatchMemory {
 
   /**
    * @param lengthBytes as announced; undefined where the sender doesn't say
-   * @returns memory for so many bytes at least, and the function that gives it back, to be handed the memory itself
-   *   (it may have been moved from thread to thread), or undefined where that was lost
+   * @returns at least so much memory, and the function that gives it back. That function gets the memory itself, which may have moved
+   * between threads, or undefined where it was lost
    * @throws SITECAST_BUSY
    */
   lease(lengthBytes: number | undefined): {

@@ -69,7 +69,7 @@ export class Metrics {
     this.#uploadedBytes.inc(lengthBytes);
   }
 
-  /** Counts and times every request, under the pattern of its route: paths are a stranger's choice. */
+  /** Counts and times every request, under the pattern of its route, because any client can choose the path. */
   middleware(): MiddlewareHandler<OriginEnv> {
     return async (c, next) => {
       const begin = performance.now();
@@ -173,7 +173,7 @@ const counter = (name: string, help: string, value: () => number): Counter =>
     },
   });
 
-/** The kept reports, and reports that were put off. */
+/** The kept reports, and deferred reports. */
 function reportMetrics({ fleet: { intake } }: MetricsDeps): (Gauge | Counter)[] {
   return [
     gauge(

@@ -6,7 +6,7 @@ import { temporaryOrigin } from '../testing/setup.ts';
 const inLines = (document: string): string =>
   document.replaceAll(/("\/[^"]*":\{"(?:get|put|post|patch|delete)":|"[A-Z]\w+":\{)/g, '\n$1');
 
-// `npx vitest run origin/src/http/openapi.test.ts -u` records the document anew.
+// `npx vitest run origin/src/http/openapi.test.ts -u` records the document again.
 it('serves the recorded OpenAPI document, byte for byte', async () => {
   const origin = await temporaryOrigin(path => ({
     ...testDisk(path),

@@ -17,7 +17,7 @@ import { FleetHarness } from '../testing/fleet-harness.ts';
 const PATH = '/site/v1/presence';
 const MINUTE_MS = 60_000;
 
-/** Counts what is written. */
+/** Counts the writes. */
 class CountingFleet extends MemoryTables {
   readonly writes: Write[] = [];
 
@@ -53,12 +53,12 @@ beforeEach(async () => {
     }),
     store,
   );
-  // Timers set anew, by this clock.
+  // The restart sets its timers by this clock.
   await harness.restart();
 });
 afterEach(() => harness.close());
 
-/** Time passes, and what is due by then is done. */
+/** Lets time pass, and runs the timers that are due. */
 async function pass(ms: number): Promise<void> {
   const endMs = harness.clock.nowMs + ms;
   for (;;) {
@@ -67,13 +67,13 @@ async function pass(ms: number): Promise<void> {
     due = due.filter(one => one !== next);
     harness.clock.nowMs = Math.max(harness.clock.nowMs, next.atMs);
     next.act();
-    // What it does is followed by the next timer.
+    // A timer's work sets the next timer.
     await new Promise(resolve => setImmediate(resolve));
   }
   harness.clock.nowMs = endMs;
 }
 
-/** A gateway's side of the conversation. */
+/** A gateway that reports which devices it hears. */
 class Talker {
   readonly gateway: TestMember;
   session = 'a'.repeat(16);
@@ -98,7 +98,7 @@ const idsIn = ({ members }: Record<string, unknown>): string[] =>
 const silentFor = async (ms: number): Promise<string[]> =>
   idsIn(await harness.call('GET', `/api/v1/devices?silentForMs=${ms}`));
 
-it('counts a device as heard that its gateway hears, and as silent where no gateway of its site does', async () => {
+it('counts a device as heard where a gateway hears it, and as silent where no gateway of its site does', async () => {
   const talker = new Talker(await harness.gateway());
   const [heard, lost] = [await harness.device(), await harness.device()];
   expect(await presenceOf(heard)).toBe('untold');
@@ -112,20 +112,20 @@ it('counts a device as heard that its gateway hears, and as silent where no gate
   expect([await presenceOf(heard), await presenceOf(lost)]).toEqual(['heard', 'silent']);
   expect(await show(talker.gateway)).toMatchObject({ presence: 'heard', hears: { devices: 1, turns: [] } });
   expect(await silentFor(MINUTE_MS / 2)).toEqual([lost.id]);
-  // It went: it was heard for the last time when the gateway says, not when it says so.
+  // The device went silent. The time of its last contact is the gateway's, not that of the report.
   await talker.say({ gone: [{ id, ageS: HEARD_FOR_MS / 1000 }] });
   expect(await show(heard)).toMatchObject({ presence: 'silent' });
   await pass(TELL_EVERY_MS);
   expect(await silentFor(HEARD_FOR_MS + MINUTE_MS)).toEqual([heard.id, lost.id].sort());
 });
 
-it('says of nobody that it is silent where one gateway of its site does not tell, or is silent itself', async () => {
+it('counts no device as silent where one gateway of its site has not reported, or is silent itself', async () => {
   const [talker, other] = [new Talker(await harness.gateway()), await harness.gateway()];
   const device = await harness.device();
   await talker.say();
   expect(await presenceOf(device)).toBe('untold');
   await harness.call('POST', `/api/v1/gateways/${other.id}/revoke`);
-  // It has only just come: its gateway tells of it in a moment.
+  // The device has only just enrolled. Its gateway may report it soon.
   expect(await presenceOf(device)).toBe('untold');
   harness.clock.nowMs += COMING_MS;
   expect(await presenceOf(device)).toBe('silent');
@@ -133,7 +133,7 @@ it('says of nobody that it is silent where one gateway of its site does not tell
   expect(await presenceOf(device)).toBe('untold');
 });
 
-it('finds a gateway that died within two minutes, tells of it once, and when it is back', async () => {
+it('finds within two minutes that a gateway died, and emits one event for it and one for its return', async () => {
   const [talker, released] = [new Talker(await harness.gateway()), await harness.gateway('south')];
   const device = await harness.device();
   await talker.say({ heard: [device.id] });
@@ -151,7 +151,7 @@ it('finds a gateway that died within two minutes, tells of it once, and when it 
   const metrics = async (): Promise<string> => (await harness.ask('/metrics')).text();
   expect(await metrics()).toContain('sitecast_gateways{presence="silent"} 1\n');
   expect(await metrics()).toContain('sitecast_heard_devices 0\n');
-  // What it said last of its devices stays.
+  // The last contact that it reported for its devices is kept.
   expect(await show(device)).toMatchObject({ lastSeenAt: lastHeardAt });
   await talker.say();
   await pass(LOOK_EVERY_MS);
@@ -159,7 +159,7 @@ it('finds a gateway that died within two minutes, tells of it once, and when it 
   expect(await metrics()).toContain('sitecast_heard_devices 1\n');
 });
 
-it('claims nothing after a restart before everybody has had the time to tell, and everything again then', async () => {
+it('claims nothing after a restart until all gateways had time to report, and everything again then', async () => {
   const [talker, dead] = [new Talker(await harness.gateway()), new Talker(await harness.gateway('south'))];
   const [device, other] = [await harness.device(), await harness.device('south')];
   await talker.say({ heard: [device.id] });
@@ -169,9 +169,9 @@ it('claims nothing after a restart before everybody has had the time to tell, an
   await harness.restart();
   await pass(SILENT_AFTER_MS - MINUTE_MS);
   for (const one of [dead.gateway, device, other]) expect(await presenceOf(one)).not.toBe('silent');
-  // When both were heard of was written down at the end.
+  // The time of the last contact with both was stored when the process ended.
   expect((await show(other)).lastSeenAt).toBe(saidAt);
-  // Its place is lost: it is asked for everything, and then knows.
+  // Its position is lost. The origin asks for a whole report, and knows all devices after it.
   expect((await talker.say()).body).toEqual({ next: 'whole' });
   Object.assign(talker, { session: 'b'.repeat(16), seq: 0 });
   expect((await talker.say({ heard: [device.id] })).body).toEqual({ next: 'changes' });
@@ -179,7 +179,7 @@ it('claims nothing after a restart before everybody has had the time to tell, an
   expect([await presenceOf(device), await presenceOf(dead.gateway)]).toEqual(['heard', 'silent']);
 });
 
-it('gives gateways time to speak after it stood still itself, or its clock was set', async () => {
+it('gives gateways time to report after the origin stood still, or its clock was set', async () => {
   const talker = new Talker(await harness.gateway());
   await talker.say();
   harness.clock.nowMs += 60 * MINUTE_MS;
@@ -189,7 +189,7 @@ it('gives gateways time to speak after it stood still itself, or its clock was s
   expect(events).toMatchObject([{ type: 'gateway.silent' }]);
 });
 
-it('writes nothing for a heartbeat, and little for what changes', async () => {
+it('writes nothing for a heartbeat, and little for changes', async () => {
   const talker = new Talker(await harness.gateway());
   const devices = [await harness.device(), await harness.device()];
   await pass(10 * MINUTE_MS);
@@ -203,12 +203,12 @@ it('writes nothing for a heartbeat, and little for what changes', async () => {
   expect(store.writes.length).toBe(store.count('presence') + store.count('seen'));
 });
 
-it('loses nobody where an answer got lost, and goes on from nowhere else', async () => {
+it('keeps all devices when an answer is lost, and accepts no report out of order', async () => {
   const talker = new Talker(await harness.gateway());
   const [one, two] = [await harness.device(), await harness.device()];
   harness.clock.nowMs += COMING_MS;
   await talker.say();
-  // Its answer did not arrive: what follows has the same number, and names everybody of it.
+  // The answer didn't arrive. The next report has the same number, and repeats the changes of the lost one.
   await talker.say({ heard: [one.id] });
   talker.seq -= 1;
   const gone = [{ id: one.id, ageS: 1 }];
@@ -218,7 +218,7 @@ it('loses nobody where an answer got lost, and goes on from nowhere else', async
   expect((await talker.say()).body).toEqual({ next: 'whole' });
 });
 
-it('lets a gateway speak of the devices of its site alone, and nobody else speak at all', async () => {
+it('accepts reports about the devices of a gateway’s own site, and from gateways only', async () => {
   const [talker, south] = [new Talker(await harness.gateway()), new Talker(await harness.gateway('south'))];
   const [own, foreign] = [await harness.device(), await harness.device('south')];
   await south.say({ heard: [foreign.id] });
@@ -236,7 +236,7 @@ it('lets a gateway speak of the devices of its site alone, and nobody else speak
     body: { code: 'SITECAST_GATEWAYS_ONLY' },
   });
   const tooMany = Array.from({ length: MAX_PRESENCE_IDS + 1 }, () => own.id);
-  // The longest that there can be is taken; what is longer isn't even read.
+  // The longest valid report is accepted. A longer one isn't even read.
   const full = tooMany.slice(1);
   const oldest = full.map(id => ({ id, ageS: 10 * 365 * 86_400 }));
   const longest = { ...turn, id: own.id, product: 'p'.repeat(64), heldS: 315_360_000, leftS: 315_360_000 };
@@ -261,7 +261,7 @@ it('lets a gateway speak of the devices of its site alone, and nobody else speak
     });
 });
 
-it('believes no turn beyond what any gateway lends, and lets no gateway fill the list', async () => {
+it('bounds the reported lease times, and the entries of one gateway in the list', async () => {
   const [stolen, honest] = [new Talker(await harness.gateway()), new Talker(await harness.gateway('south'))];
   const holders = await Promise.all(Array.from({ length: 7 }, () => harness.device()));
   const waiter = await harness.device('south');
@@ -283,7 +283,7 @@ it('believes no turn beyond what any gateway lends, and lets no gateway fill the
   expect(await harness.call('GET', '/api/v1/presence')).toMatchObject({ turns: [] });
 });
 
-it('takes back what a gateway said once it or the device has moved, and asks it for all again', async () => {
+it('drops what a gateway reported once it or the device has moved, and asks it for a whole report', async () => {
   const talker = new Talker(await harness.gateway());
   const device = await harness.device();
   await talker.say({ heard: [device.id] });
@@ -294,7 +294,7 @@ it('takes back what a gateway said once it or the device has moved, and asks it 
   expect((await talker.say()).body).toEqual({ next: 'whole' });
 });
 
-it('no longer counts on a gateway that went back to an earlier version: it says everything but that', async () => {
+it('ignores a gateway that went back to a version without these reports, though it sends others', async () => {
   const talker = new Talker(await harness.gateway());
   await talker.say();
   await pass(6 * MINUTE_MS);
@@ -309,7 +309,7 @@ it('no longer counts on a gateway that went back to an earlier version: it says 
   ]);
 });
 
-it('judges a device that was silent in the middle of an update by its own word, whoever hears it', async () => {
+it('judges a device that fell silent during an update by its own reports, even if a gateway hears it', async () => {
   const talker = new Talker(await harness.gateway());
   const [stuck, other] = [await harness.device(), await harness.device()];
   const { id } = await harness.startRollout({ silentAfterMs: MINUTE_MS, maxFailuresBasisPoints: 0 });

@@ -2,7 +2,7 @@ import type { SitecastError } from '@sitecast/shared/errors';
 import { problemResponse as plainProblem, statusOf, toSitecastError } from '@sitecast/shared/http-problem';
 import { HTTPException } from 'hono/http-exception';
 
-/** Where the error doesn't know better. */
+/** For errors that name no time themselves. */
 const RETRY_AFTER_S = 1;
 
 /** The error as a SitecastError. Any other error becomes `SITECAST_INTERNAL`, whose text reveals nothing internal. */

@@ -30,7 +30,7 @@ describe.each([
 ])('%s', (_what, path, type, caching) => {
   const onDisk = () => readFileSync(join(origin.path, 'repository', path));
 
-  it('comes whole, with type, length, ETag and how long it may be cached', async () => {
+  it('is sent whole, with type, length, ETag and caching time', async () => {
     const response = await get(path);
     expect(response.status).toBe(200);
     expect(Object.fromEntries(response.headers)).toMatchObject({
@@ -44,17 +44,17 @@ describe.each([
     expect(await bytesOf(response)).toEqual(onDisk());
   });
 
-  it('answers HEAD with the same head and no body', async () => {
+  it('answers HEAD with the same headers and no body', async () => {
     const head = await get(path, {}, 'HEAD');
     expect(head.status).toBe(200);
     expect(Object.fromEntries(head.headers)).toEqual(Object.fromEntries((await get(path)).headers));
     expect(await bytesOf(head)).toHaveLength(0);
   });
 
-  it('is not sent again to who has it', async () => {
+  it('is not sent again to a client that has it', async () => {
     const etag = (await get(path)).headers.get('etag') ?? '';
     for (const condition of [etag, `"x", ${etag}`, `W/${etag}`, '*']) {
-      // As node's `fetch` asks.
+      // Node's `fetch` sends this with a conditional request.
       const response = await get(path, { 'if-none-match': condition, 'cache-control': 'no-cache' });
       expect(response.status).toBe(304);
       expect(response.headers.get('etag')).toBe(etag);
@@ -69,7 +69,7 @@ describe.each([
     ['bytes=-7', -7, undefined],
     ['bytes=0-0', 0, 0],
     ['bytes=5-99999999', 5, undefined],
-  ])('comes in part for %s', async (range, start, end) => {
+  ])('is sent in part for %s', async (range, start, end) => {
     const all = onDisk();
     const from = start < 0 ? all.length + start : start;
     const to = end ?? all.length - 1;
@@ -85,7 +85,7 @@ describe.each([
     ]);
   });
 
-  it('goes on after an interruption only if it is still the same file', async () => {
+  it('resumes after an interruption only if it is still the same file', async () => {
     const etag = (await get(path)).headers.get('etag') ?? '';
     expect((await get(path, { range: 'bytes=10-', 'if-range': etag })).status).toBe(206);
     for (const other of ['"x"', `W/${etag}`, 'Tue, 01 Jan 2030 00:00:00 GMT']) {
@@ -93,7 +93,7 @@ describe.each([
     }
   });
 
-  it('refuses a range beyond its end, and takes no notice of one it cannot read', async () => {
+  it('refuses a range beyond its end, and ignores a malformed one', async () => {
     const response = await get(path, { range: 'bytes=99999999-' });
     expect(response.status).toBe(416);
     expect(response.headers.get('content-range')).toBe(`bytes */${onDisk().length}`);
@@ -123,19 +123,19 @@ it.each([
   '/keys/timestamp.pem',
   '/admin.token',
   '/staging/commit.json',
-])('has nothing at %s, and lets nobody keep that in mind', async path => {
+])('answers 404 for %s, and forbids caching it', async path => {
   const response = await get(path);
   expect(response.status).toBe(404);
   expect(response.headers.get('cache-control')).toBe('no-store');
   expect(await response.json()).toMatchObject({ code: 'SITECAST_NOT_FOUND' });
 });
 
-it('gives each chunk under its own prefix alone', async () => {
+it('serves each chunk under its own prefix only', async () => {
   const [, , prefix, name] = chunkUrl.split('/');
   expect((await get(`/chunks/${prefix === 'aaaa' ? 'bbbb' : 'aaaa'}/${name}`)).status).toBe(404);
 });
 
-it('streams what is too long to be held in memory, ranges too', async () => {
+it('streams what is too long for memory, ranges too', async () => {
   const bytes = Buffer.concat(randomChunks(3, 1024 * 1024));
   const name = `${hexOf(bytes)}.camera-9.caibx`;
   writeFileSync(join(origin.path, 'repository/targets/releases', name), bytes);
@@ -145,6 +145,6 @@ it('streams what is too long to be held in memory, ranges too', async () => {
   expect(part.equals(bytes.subarray(100, 3_000_000))).toBe(true);
 });
 
-it('serves a chunk just as it was uploaded', async () => {
+it('serves a chunk exactly as it was uploaded', async () => {
   expect(await bytesOf(await get(chunkUrl))).toEqual(compressFrame(chunk));
 });

@@ -21,7 +21,7 @@ const TARGET_FOLDER = /^(?:releases|products|rollouts|deltas)$/;
 const CHUNK_FOLDER = /^[0-9a-f]{4}$/;
 const CHUNK_NAME = /^([0-9a-f]{64})\.cacnk$/;
 
-/** The file that a path below /metadata, /targets and /chunks stands for; undefined for every name that can't be there. */
+/** The file of a path below /metadata, /targets and /chunks; undefined for every name that can't exist. */
 export const served = {
   metadata(name: string): (FileRef & { kind: 'metadata' }) | undefined {
     const [, version, found] = METADATA_NAME.exec(name) ?? [];
@@ -41,12 +41,12 @@ export const served = {
 };
 
 interface PublicFilesDeps {
-  /** Undefined if there is no such file, or no right one. */
+  /** Undefined if the file is missing or damaged. */
   open: (file: FileRef) => Promise<OpenFile | undefined>;
   memory: MemoryBudget;
 }
 
-/** Answers for metadata in force: from memory, whatever has become of the stored file. */
+/** Answers for metadata in force. It is served from memory, so damage to the stored file doesn't matter. */
 export function serveMetadata(
   c: Context<OriginEnv>,
   name: string,
@@ -60,7 +60,7 @@ export function timestampTag(bytes: Uint8Array): string {
   return `"${createHash('sha256').update(bytes).digest('base64url')}"`;
 }
 
-/** Answers for timestamp.json, the one file that changes. In memory it is durable already. */
+/** Answers for timestamp.json, the one file that changes. The version in memory is durable already. */
 export function serveTimestamp(
   c: Context<OriginEnv>,
   bytes: Uint8Array | undefined,
@@ -77,8 +77,8 @@ export function serveTimestamp(
 }
 
 /**
- * Answers GET and HEAD for a published file as a plain web server would: strong ETag, conditional and range requests
- * (RFC 9110), and how long it may be cached. One range is served; for several, the whole file is (as 14.2 allows).
+ * Answers GET and HEAD for a published file as a plain web server would: strong ETag, conditional and range requests (RFC 9110), and a
+ * caching time. A request for one range gets that range; a request for several gets the whole file (as section 14.2 allows).
  */
 export async function serveFile(
   c: Context<OriginEnv>,
@@ -113,7 +113,7 @@ async function respond(
   read: ReadRange,
 ): Promise<Response> {
   const headers: Record<string, string> = { ...fileHeaders };
-  // A request's `Cache-Control` is for caches on the way: `fetch` says no-cache whenever it asks conditionally.
+  // A request's `Cache-Control` concerns caches between client and server. `fetch` sends no-cache with every conditional request.
   const conditions = { 'if-none-match': c.req.header('if-none-match') };
   if (fresh(conditions, headers)) return new Response(null, { status: 304, headers });
 
@@ -142,7 +142,7 @@ function rangeOf(
   return ranges[0];
 }
 
-/** From memory if there is enough of it. Memory is given back when the response has gone out, or its client has gone. */
+/** Reads the body into memory if enough is free. The memory is given back when the response has been sent, or its client has gone. */
 async function bodyOf(
   c: Context<OriginEnv>,
   file: OpenFile,

@@ -15,7 +15,7 @@ interface SignedRequestDeps {
   now: () => number;
 }
 
-/** The least that a body counts. */
+/** The least that a body counts in the shared memory. */
 const MIN_BODY_BYTES = 4096;
 const bodyPool = (max: number): FairPool => new FairPool({ max, minUnits: MIN_BODY_BYTES });
 
@@ -30,12 +30,12 @@ export class SignedRequests {
     this.#deps = deps;
   }
 
-  /** Demands the signature of an enrolled, unrevoked device or gateway, then takes the body, bounded. */
+  /** Demands the signature of an enrolled, unrevoked device or gateway, then reads the body, bounded. */
   ofMember(maxBytes: number): MiddlewareHandler<OriginEnv> {
     return this.#require(maxBytes, id => this.#deps.registry.member(id) !== undefined);
   }
 
-  /** The same with the signature of any key, for newcomers. Revoked devices and gateways are refused. */
+  /** Demands the signature of any key, for new devices and gateways. Revoked ones are refused. It reads the body, bounded. */
   ofAnybody(maxBytes: number): MiddlewareHandler<OriginEnv> {
     return this.#require(maxBytes, () => true);
   }
@@ -56,7 +56,7 @@ export class SignedRequests {
       );
       const member = registry.member(sender);
       if (member?.revokedAt !== undefined) throw revoked(member);
-      // Anybody can make a key. So strangers have memory of their own, and can't use up the members'.
+      // Anyone can make a key. So strangers share a memory of their own, and can't use up the members' memory.
       const shared = member ? this.#membersMemory : this.#strangersMemory;
       const memory = new SenderMemory(shared, sender, () => c.env?.incoming?.destroy());
       const { bytes, release } = await holdBody(c, { memory, pace: bodies.pace }, maxBytes);

@@ -18,7 +18,7 @@ interface Operation {
   security?: { signature?: [string] }[];
 }
 
-/** Every path that must be signed, and whether newcomers may use it, as the origin itself describes them. */
+/** Every path that requires a signature, and whether a stranger may sign, from the origin's own OpenAPI document. */
 async function signedPaths(): Promise<[path: string, by: string][]> {
   const { paths }: { paths: Record<string, Record<string, Operation>> } = JSON.parse(
     await (await harness.ask('/openapi.json')).text(),
@@ -48,7 +48,7 @@ describe('a request of the site API', () => {
     }
   });
 
-  it('of a stranger is refused, but for enrolments', async () => {
+  it('of a stranger is refused, except for enrolments', async () => {
     const stranger = harness.member();
     for (const [path, by] of await signedPaths()) {
       const answer = await stranger.post(path, {});
@@ -60,7 +60,7 @@ describe('a request of the site API', () => {
     }
   });
 
-  it('under somebody else’s id is refused', async () => {
+  it('under another member’s id is refused', async () => {
     const thief = harness.member();
     for (const [path] of await signedPaths()) {
       const headers = await signedHeaders(path, body({}), harness.clock.nowMs, thief);
@@ -70,7 +70,7 @@ describe('a request of the site API', () => {
     }
   });
 
-  it('is good once: not again, not with another body, not for another path', async () => {
+  it('is accepted once, and with no other body or path', async () => {
     const report = body({ reports: [await device.next()] });
     const headers = await signedHeaders('/site/v1/reports', report);
     expect(await device.send('/site/v1/progress', report, headers)).toMatchObject(
@@ -82,7 +82,7 @@ describe('a request of the site API', () => {
     expect(await device.send('/site/v1/reports', Buffer.concat([report, body(1)]), headers)).toMatchObject(
       refusal(401, 'SITECAST_REQUEST_SIGNATURE'),
     );
-    // The head was used up with that body.
+    // The rejected attempt has used up the nonce of these headers.
     const fresh = await signedHeaders('/site/v1/reports', report);
     expect(await device.send('/site/v1/reports', report, fresh)).toMatchObject({ status: 200 });
     for (const used of [headers, fresh]) {
@@ -93,7 +93,7 @@ describe('a request of the site API', () => {
   });
 
   it.each([-10, 10, 0.001])(
-    'signed by a clock that is %d years off learns what time it is here',
+    'signed by a clock that is %d years off is refused with the right time',
     async years => {
       const wrongMs = harness.clock.nowMs + years * 365 * 86_400_000;
       for (const [path] of await signedPaths()) {
@@ -151,7 +151,7 @@ describe('progress', () => {
     at: new Date(harness.clock.nowMs).toISOString(),
   });
 
-  it('is seen of a gateway’s own site alone, and a device’s own', async () => {
+  it('is accepted from a gateway of the device’s site, and from the device itself', async () => {
     const { progress } = harness.origin.fleet;
     const [north, south] = [await harness.gateway('north'), await harness.gateway('south')];
     const seen = () => progress.get(device.id, harness.clock.nowMs)?.doneBytes;
@@ -169,7 +169,7 @@ describe('progress', () => {
     expect(seen()).toBeUndefined();
   });
 
-  it('never says how something ended: that is for signed reports', async () => {
+  it('never reports an outcome: signed reports do that', async () => {
     const gateway = await harness.gateway('north');
     for (const state of ['completed', 'failed', 'rolledBack', 'blocked', 'idle']) {
       const lie = { ...said(device.id, 100), state, at: '2099-01-01T00:00:00Z' };
@@ -178,7 +178,7 @@ describe('progress', () => {
     }
   });
 
-  it('that cannot be read keeps out none of what comes with it', async () => {
+  it('that can not be read does not affect the other entries', async () => {
     const gateway = await harness.gateway('north');
     const later = { ...said(device.id, 5), state: 'aStateOfALaterVersion' };
     const answer = await gateway.post('/site/v1/progress', { progress: [later, 7, said(device.id, 4)] });
@@ -186,14 +186,14 @@ describe('progress', () => {
     expect(harness.origin.fleet.progress.get(device.id, harness.clock.nowMs)?.doneBytes).toBe(4);
   });
 
-  it('comes at most so much at a time', async () => {
+  it('has a bounded number of entries per request', async () => {
     const many = (count: number) => ({ progress: Array.from({ length: count }, () => said(device.id, 1)) });
     expect((await device.post('/site/v1/progress', many(MAX_PROGRESS_PER_REQUEST))).status).toBe(202);
     expect((await device.post('/site/v1/progress', many(MAX_PROGRESS_PER_REQUEST + 1))).status).toBe(400);
   });
 });
 
-it('takes signed requests over a real socket as well', async () => {
+it('accepts signed requests over a real socket as well', async () => {
   const { getRequestListener } = await import('@hono/node-server');
   const listener = getRequestListener((request, env) => harness.origin.app.fetch(request, env));
   const server = createServer((incoming, outgoing) => void listener(incoming, outgoing));

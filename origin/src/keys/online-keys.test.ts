@@ -32,7 +32,7 @@ async function nextProcess(): Promise<TestOrigin> {
   return next;
 }
 
-/** What `sitecast keys rotate ROLE` does. */
+/** Does what `sitecast keys rotate ROLE` does. */
 async function rotate({ repository }: TestOrigin, role: OnlineRole): Promise<Record<string, unknown>> {
   const { operator, clock } = origin;
   const key = await repository.prepareKey(role);
@@ -73,13 +73,13 @@ describe('a key that the published metadata names', () => {
       detail: expect.stringMatching(said),
       hint: expect.stringContaining('sitecast keys rotate rollouts'),
     });
-    // The others go on.
+    // The other roles are still renewed.
     origin.clock.passHours(1);
     await repository.renew();
     expect(repository.versions()).toMatchObject({ timestamp: 3, rollouts: 1 });
   });
 
-  it('keeps just its own role from being renewed, and that is said', async () => {
+  it('keeps only its own role from being renewed, and that is reported', async () => {
     rmSync(keyFile('deltas'));
     const { repository } = await nextProcess();
     origin.clock.passDays(8);
@@ -90,7 +90,7 @@ describe('a key that the published metadata names', () => {
     expect(repository.versions()).toMatchObject({ timestamp: 2, snapshot: 2, rollouts: 2, deltas: 1 });
   });
 
-  it('can be rotated for each role in its turn, where all of them are lost and everything has expired', async () => {
+  it('can be rotated for each role in turn, where all of them are lost and everything has expired', async () => {
     for (const role of ONLINE_ROLES) rmSync(keyFile(role));
     origin.clock.passDays(20);
     const next = await nextProcess();
@@ -105,7 +105,7 @@ describe('a key that the published metadata names', () => {
   });
 });
 
-it('makes no other key where one is damaged before there is a repository: a draft may name it', async () => {
+it('is not replaced where it is damaged before there is a repository, because a draft may name it', async () => {
   const files = new DiskFiles(join(origin.path, 'fresh'));
   await files.makeDirectory('keys');
   await files.writeDurably('keys/snapshot.pem', Buffer.from('half'));

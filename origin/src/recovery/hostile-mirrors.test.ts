@@ -24,7 +24,7 @@ async function start(dataDirectory: string) {
   return await startOrigin({ dataDirectory, listen, ...bounds }, { log: testLog() });
 }
 
-/** Passes everything on to an honest one, but what it has a lie for. */
+/** Forwards everything to an honest gateway, except what it forges. */
 async function hostile(honest: string, lie: (path: string) => string | undefined): Promise<string> {
   const server: Server = createServer((request, response) => {
     const { url = '' } = request;
@@ -45,7 +45,7 @@ async function hostile(honest: string, lie: (path: string) => string | undefined
   return `http://127.0.0.1:${address.port}`;
 }
 
-it('recovers from the next gateway what the first one withholds or forges, and names that one', async () => {
+it('recovers from the next gateway what the first one withholds or forges, and names the first one', async () => {
   const place = temporaryDirectory();
   closing.push(() => place.remove());
   const at = (name: string) => join(place.path, name);
@@ -90,7 +90,7 @@ it('recovers from the next gateway what the first one withholds or forges, and n
   }
 });
 
-it('gives up one that takes requests and never answers, after a minute in all', async () => {
+it('gives up on a gateway that accepts requests and never answers, after a minute in all', async () => {
   let [nowMs, asked] = [0, 0];
   const silentFor = (ms: number) => async (): Promise<never> => {
     asked += 1;
@@ -117,7 +117,7 @@ it('gives up one that takes requests and never answers, after a minute in all', 
   expect(unread()).toMatchObject([{ mirror: 'silent', code: 'SITECAST_STORE_UNREACHABLE' }]);
 });
 
-it('waits for a chunk of one that was silent before for two seconds', async () => {
+it('waits two seconds for a chunk of a gateway that was silent before', async () => {
   let nowMs = 0;
   const mirror: Mirror = {
     name: 'slow',
@@ -132,7 +132,7 @@ it('waits for a chunk of one that was silent before for two seconds', async () =
       name: 'slow',
       has: async () => true,
       get: async (_id, { signal } = {}) => {
-        // A real wait, of two seconds: it ends because it's told to.
+        // This waits two real seconds, until it is aborted.
         await new Promise<void>(resolve => signal?.addEventListener('abort', () => resolve()));
         throw signal?.reason;
       },

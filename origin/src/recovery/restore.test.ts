@@ -42,7 +42,7 @@ afterEach(() => origin.remove());
 
 const at = (path: string) => join(origin.path, path);
 
-/** What a gateway has, as it hands it out. */
+/** A gateway's files, as it serves them. */
 async function mirror(): Promise<Mirror> {
   const below = (folder: string): MetadataFetcher => ({
     fetch: async path => {
@@ -58,7 +58,7 @@ async function mirror(): Promise<Mirror> {
   };
 }
 
-/** Files are lost with their second copies. */
+/** Damages files together with their second copies. */
 function damage(...paths: string[]): void {
   for (const name of readdirSync(at('spare'))) rmSync(at(`spare/${name}`));
   for (const [number, path] of paths.entries()) {
@@ -77,7 +77,7 @@ async function restore() {
   return { metadata, ...(await restoreContent({ ...data, repository, log }, mirrors)) };
 }
 
-/** All files of the repository but the timestamp, which may be signed anew. */
+/** All files of the repository except the timestamp, which may be signed again. */
 const contents = (folder: string): Map<string, string> =>
   new Map(
     readdirSync(at(folder), { recursive: true, withFileTypes: true })
@@ -88,7 +88,7 @@ const contents = (folder: string): Map<string, string> =>
       ]),
   );
 
-it('brings back metadata, target files and chunks, the very ones', async () => {
+it('restores the exact metadata, target files and chunks', async () => {
   const names = readdirSync(at('repository/metadata'));
   const metadata = ['1.root.json', '3.root.json', '2.targets.json', '2.rollouts.json', '1.deltas.json'];
   expect(names).toEqual(expect.arrayContaining(metadata));
@@ -113,13 +113,13 @@ it('brings back metadata, target files and chunks, the very ones', async () => {
   expect(contents('repository')).toEqual(contents('mirrored'));
 });
 
-it('brings back the newest roots, too, one after the other', async () => {
+it('restores the newest roots, too, one after the other', async () => {
   damage('metadata/3.root.json', 'metadata/4.root.json');
   expect((await restore()).metadata).toEqual(['3.root.json', '4.root.json']);
   expect(contents('repository')).toEqual(contents('mirrored'));
 });
 
-it('takes nothing that is not the very file, and says what nobody has', async () => {
+it('accepts no file that is not exactly right, and names those that no gateway has', async () => {
   const [manifest = ''] = readdirSync(at('repository/targets/releases')).filter(name =>
     name.endsWith('.json'),
   );
@@ -145,7 +145,7 @@ it('takes nothing that is not the very file, and says what nobody has', async ()
   });
 });
 
-it('refuses a repository whose newest targets nobody has', async () => {
+it('refuses a repository whose newest targets no gateway has', async () => {
   damage('metadata/2.targets.json');
   mkdirSync(at('nothing'));
   rmSync(at('mirrored/metadata/2.targets.json'));
@@ -168,7 +168,7 @@ it('is a command of its own: it pauses nothing, and fails where something stays 
   await operator.publishOk('camera', image);
   await first.close();
   cpSync(at('data'), at('other'), { recursive: true });
-  // Another origin hands out the same as a gateway.
+  // Another origin serves the same as a gateway.
   const gateway = await startOrigin(settings('other'), { log: testLog() });
   const [manifest = ''] = readdirSync(at('data/repository/targets/releases')).filter(name =>
     name.endsWith('.json'),
@@ -190,7 +190,7 @@ it('is a command of its own: it pauses nothing, and fails where something stays 
   for (const name of readdirSync(at('data/spare'))) rmSync(at(`data/spare/${name}`));
   codes.push(await main(command));
   await gateway.close();
-  // It may be there: nobody could ask.
+  // The file may exist, because no gateway could be asked.
   codes.push(await main([...command, '--from', gateway.url]));
   writeFileSync(at('data/repository/metadata/2.targets.json'), 'damaged');
   codes.push(await main([...command, '--from', gateway.url]));

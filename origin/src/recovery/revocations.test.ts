@@ -40,7 +40,7 @@ beforeEach(() => {
 const put = (value: Member): Write => ({ table: 'member', key: value.id, value });
 
 describe('after a loss', () => {
-  it('who was revoked is revoked again, by the word of the signed files or of the audit log', async () => {
+  it('revoked members are revoked again, by the signed files or the audit log', async () => {
     const [bound, revoked, untouched] = [member(), member({ revokedAt: AT }), member()];
     await store.commit([put(bound), put(revoked), put(untouched)]);
     const { audit, fleetStore, revocations } = await openStores(store, now);
@@ -62,12 +62,12 @@ describe('after a loss', () => {
     const { registry } = (await openStores(store, now)).fleetStore;
     for (const id of ids) {
       expect(memberSchema.parse(registry.member(id))).toMatchObject({ revokedAt: AT });
-      // Gateways hold the assignment with the higher serial.
+      // Gateways keep the assignment with the higher serial.
       expect(registry.member(id)?.serial).toBeGreaterThan(1000);
     }
     expect(registry.member(bound.id)).toMatchObject({ site: 'north', product: 'camera' });
     expect(registry.member(device)).toMatchObject({ kind: 'device', product: 'camera' });
-    // In every product's file: nobody knows which it was.
+    // The gateway is listed in every product's file, because its product is unknown.
     expect(registry.member(listed)).toMatchObject({ kind: 'gateway' });
     expect(registry.activeMember(untouched.id)).toEqual(untouched);
     expect((await restoreRevocations({ ...deps, registry }, files)).members).toEqual([]);

@@ -80,14 +80,14 @@ async function rotate(role: OnlineRole): Promise<void> {
   expect(await operator.submit({ root: isInRoot, targets: !isInRoot })).toMatchObject({ httpStatus: 200 });
 }
 
-/** The newest backup is put back, and what gateways have seen is served by another origin. */
+/** Restores the newest backup. Another origin serves what gateways have seen. */
 async function restoreBackup(): Promise<RunningOrigin> {
   const [origin] = running;
   if (origin) await stop(origin);
   cpSync(at('data'), at('seen'), { recursive: true });
   rmSync(at('data'), { recursive: true });
   cpSync(at('backup'), at('data'), { recursive: true });
-  // No device has asked for it: a gateway has the metadata alone.
+  // No device has asked for the release, so the gateway has only its metadata.
   const releases = at('seen/repository/targets/releases');
   const manifest = readdirSync(releases).find(name => name.endsWith('.door-1.json')) ?? '';
   rmSync(join(releases, manifest));
@@ -120,10 +120,10 @@ class Follower {
 }
 
 it.each<OnlineRole[]>([['rollouts'], [...ONLINE_ROLES]])(
-  'a backup older than the rotation of %s catches up, says what is to be rotated, and goes on after that',
+  'a backup older than the rotation of %s catches up, says what must be rotated, and continues after that',
   async (...roles) => {
     for (const role of roles) await rotate(role);
-    // The second root after the backup, and releases that it doesn't have.
+    // This makes the second root after the backup, and releases that the backup lacks.
     await rotate('timestamp');
     await rotate(roles[0] ?? 'timestamp');
     await operator.publishOk('camera', imageOf(...randomChunks(2)));
@@ -162,11 +162,11 @@ it.each<OnlineRole[]>([['rollouts'], [...ONLINE_ROLES]])(
       detail: expect.stringContaining(`sitecast keys rotate ${lost[0]}`),
       data: { code: 'SITECAST_ONLINE_KEY_MISSING' },
     });
-    // Nothing older than what gateways have, and nothing that they would refuse.
+    // Nothing is older than what gateways have, and nothing is something that they would refuse.
     const timestamp = '/metadata/timestamp.json';
     expect(await bytesOf(origin.url + timestamp)).toBe(await bytesOf(gateway.url + timestamp));
     expect(await follower.follow(origin)).toEqual({ targets, rollout: 'active' });
-    // What is decided holds here, though nobody can be told of it; a restart doesn't forget it.
+    // Decisions are stored here, though they can't be published. A restart keeps them.
     await stop(origin);
     origin = await start('data');
     connect(origin);

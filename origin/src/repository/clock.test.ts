@@ -30,8 +30,8 @@ async function readiness({ app }: TestOrigin): Promise<{ status: number; detail?
 }
 const warnings = async (): Promise<unknown> => (await origin.operator.json('/api/v1/repository')).warnings;
 
-describe('a clock that runs far ahead of what was signed last', () => {
-  it('signs nothing and deletes nothing; it is said, with the cure; and a clock that is right again goes on', async () => {
+describe('a clock that is far ahead of the last signature', () => {
+  it('signs nothing and deletes nothing, and is reported with its cure; once it is right, the origin continues', async () => {
     await origin.operator.upload(imageOf(...randomChunks(1)));
     origin.clock.passDays(730);
     const ahead = await nextProcess();
@@ -39,7 +39,7 @@ describe('a clock that runs far ahead of what was signed last', () => {
     await expect(ahead.repository.renew()).rejects.toMatchObject(refused);
     await expect(ahead.repository.sweep(origin.clock.nowMs - 1)).rejects.toMatchObject(refused);
     expect(() => ahead.repository.signerOf('rollouts')).toThrow(expect.objectContaining(refused));
-    // Not the release, whose signature is good.
+    // The release isn't to blame: its signature is valid.
     expect(await publish()).toMatchObject({ httpStatus: 503, ...refused });
     expect(await warnings()).toEqual([
       {
@@ -77,7 +77,7 @@ describe('a clock that runs far ahead of what was signed last', () => {
     expect(await signed).toBe(isTaken || 'SITECAST_CLOCK_AHEAD');
   });
 
-  it('is taken for downtime once, not again at each start, before the origin has run for a while', async () => {
+  it('is taken for downtime once, and not at each start, before the origin has run for a while', async () => {
     const { clock } = origin;
     const step = async (days: number) => {
       clock.passDays(days);
@@ -92,11 +92,11 @@ describe('a clock that runs far ahead of what was signed last', () => {
     const refused = await step(20);
     expect(refused.signed).toBe('SITECAST_CLOCK_AHEAD');
     expect((await readiness(refused.next)).detail).toContain('leapt ahead by 49 days in several starts');
-    // Had that been the right time, somebody would have to say so, or wait.
+    // If this were the right time, an operator would have to confirm it, or wait.
     clock.passDays(-20);
     const { next: small, signed } = await step(0.5);
     expect(signed).toBe('signed');
-    // It runs for a day, signing once an hour.
+    // The origin runs for a day, and signs once an hour.
     for (let hours = 0; hours < 24; hours += 1) {
       clock.passHours(1);
       await small.repository.renew();
@@ -108,7 +108,7 @@ describe('a clock that runs far ahead of what was signed last', () => {
     expect(await step(29)).toMatchObject({ signed: 'signed' });
   });
 
-  it('decides nothing about rollouts, so that nothing is told and undone again and again', async () => {
+  it('decides nothing about rollouts, so that nothing is published and undone again and again', async () => {
     const { operator, clock } = origin;
     await operator.publishOk('camera', imageOf(...randomChunks(1)));
     const start = await operator.json('/api/v1/rollouts', {
@@ -125,8 +125,8 @@ describe('a clock that runs far ahead of what was signed last', () => {
   });
 });
 
-describe('a clock that is behind what was signed last', () => {
-  it('is blamed, or the clock of then, and the cure is named; a new timestamp key is the way out', async () => {
+describe('a clock that is behind the last signature', () => {
+  it('is blamed, or the earlier clock, with the cure; a new timestamp key resolves it', async () => {
     const { operator, clock } = origin;
     clock.passDays(730);
     await (await nextProcess({ acceptedDay: '2031-12-31' })).repository.renew();
@@ -145,7 +145,7 @@ describe('a clock that is behind what was signed last', () => {
     expect(await readiness(right)).toMatchObject({ status: 200 });
   });
 
-  it('by what clients forgive is a warning, and no more', async () => {
+  it('by what clients tolerate is only a warning', async () => {
     const { clock } = origin;
     clock.nowMs -= 5 * 60_000;
     const next = await nextProcess();
@@ -156,7 +156,7 @@ describe('a clock that is behind what was signed last', () => {
   });
 });
 
-it('signs nothing by a clock that was never set, at the founding as well as later', async () => {
+it('signs nothing if it was never set, at the founding as well as later', async () => {
   const { operator, clock } = origin;
   const rightMs = clock.nowMs;
   clock.nowMs = 3_600_000;

@@ -14,7 +14,7 @@ import { openTestOrigin, type TestOrigin } from '../testing/origin.ts';
 import { initialisedOrigin, randomChunks, TestClock } from '../testing/setup.ts';
 import { signersOf } from './committed.ts';
 
-// Where memory can serve as a disk: thousands of fsyncs are what takes the time here.
+// A file system in memory, where there is one: thousands of fsyncs would take most of the time.
 const base = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 const root = mkdtempSync(join(base, 'sitecast-crash-'));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -22,7 +22,7 @@ afterAll(() => rmSync(root, { recursive: true, force: true }));
 const clock = new TestClock();
 const first = imageOf(...randomChunks(2));
 const second = imageOf(...randomChunks(2), ...first.chunks);
-/** A published release, and a second one signed and not submitted, with which two online keys are rotated. */
+/** A published release, and a second one that is signed and not submitted, which also rotates two online keys. */
 const before = join(root, 'before');
 let firstRoot: Uint8Array;
 let change: { root: Uint8Array; targets: Uint8Array };
@@ -67,11 +67,11 @@ function copyOf(from: string): string {
 
 type Act = (origin: TestOrigin) => Promise<unknown>;
 
-/** What has been seen of versions, to notice one that comes back with other bytes. */
+/** The versions seen so far. It notices a version that comes back with other bytes. */
 class VersionLog {
   readonly #seen = new Map<string, string>();
 
-  /** @param path a data directory, as any web server would serve its repository now */
+  /** @param path a data directory. It is read as a web server would serve it now */
   look(path: string): void {
     const timestamp = readIfThere(join(path, 'repository/metadata/timestamp.json'));
     if (!timestamp) return;
@@ -115,7 +115,7 @@ async function actUntil(
   return breaker.hasDied;
 }
 
-/** Dies once more, while the next process cleans up. */
+/** Dies again, while the next process cleans up. */
 async function dieInRecovery(path: string, dieAt: number, loss: Loss, log: VersionLog): Promise<void> {
   const breaker = new Breaker(path);
   breaker.arm(dieAt);
@@ -171,7 +171,7 @@ async function expectWhole(path: string, origin: TestOrigin): Promise<void> {
     return `${folder}/${hashes.sha256}.${file}`;
   });
   const published = readdirSync(join(path, 'repository/targets'), { recursive: true, encoding: 'utf8' });
-  // The product file of the release before stays for clients in the midst of a refresh.
+  // The product file of the previous release stays for clients that are refreshing.
   const superseded = readdirSync(join(before, 'repository/targets/products')).map(name => `products/${name}`);
   const strays = published.filter(name => name.includes('.') && ![...listed, ...superseded].includes(name));
   expect(strays).toEqual([]);
@@ -205,7 +205,7 @@ async function uploadAgain({ app, adminToken }: TestOrigin): Promise<void> {
 
 const LOSSES: readonly Loss[] = ['nothing', 'contents', 'everything'];
 
-/** Lets the process die at one operation, and the next one while it cleans up; then all must be well. */
+/** Lets the process die at one operation, and the next process while it cleans up; then everything must be consistent. */
 async function expectRecovery(dieAt: number, loss: Loss): Promise<'old' | 'new' | undefined> {
   const path = copyOf(before);
   const log = new VersionLog();
@@ -236,10 +236,10 @@ async function expectRecovery(dieAt: number, loss: Loss): Promise<'old' | 'new' 
   return end;
 }
 
-// Each operation is met by one of the losses, or by all of them where the time is given.
+// Each operation is combined with one of the losses, or with all of them where there is time.
 const passes = process.env.SITECAST_TEST_EXHAUSTIVE === undefined ? [0] : [0, 1, 2];
 it.each(passes)(
-  'publishes all or nothing, wherever the process dies and whatever the power takes (%i)',
+  'publishes everything or nothing, wherever the process dies and whatever the power cut loses (%i)',
   async pass => {
     const ends = { old: 0, new: 0 };
     for (let dieAt = 1; ; dieAt += POINT_STEP) {
@@ -252,7 +252,7 @@ it.each(passes)(
   },
 );
 
-it('begins a repository all or nothing', async () => {
+it('initialises a repository completely or not at all', async () => {
   let died = 0;
   for (let dieAt = 1; ; dieAt += POINT_STEP) {
     const path = join(root, `first-${dieAt}`);

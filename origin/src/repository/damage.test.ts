@@ -36,7 +36,7 @@ const chunkOf = (number: number): Buffer => {
   if (!chunk) throw new Error('no such chunk');
   return chunk;
 };
-/** What is below repository/, as a client asks for it. */
+/** A path below repository/, requested as a client does. */
 const get = async (path: string) => origin.app.request(path.replace(/^repository/, ''));
 const status = () => origin.operator.json('/api/v1/repository');
 const damage = async () => (await status()).damage;
@@ -100,7 +100,7 @@ describe('a published chunk with', () => {
     expect((await next.chunks.missing(Buffer.from(chunkIdOf(chunkOf(1))))).length).toBe(0);
   });
 
-  it('a flipped bit is sent to nobody: it is found when it is read', async () => {
+  it('a flipped bit is never sent: it is found when the chunk is read', async () => {
     const path = pathOf(chunkOf(0));
     flip(path);
     const answers = await Promise.all([get(path), get(path), get(path)]);
@@ -112,7 +112,7 @@ describe('a published chunk with', () => {
     expect(await metric('sitecast_damaged_chunks_total')).toBe(1);
     await origin.scrubber.survey();
     expect(await damage()).toMatchObject({ releases: [{ chunks: 1 }] });
-    // Another release with the same chunk brings it back, too.
+    // Another release with the same chunk restores it, too.
     expect(await origin.operator.publish('door', imageOf(chunkOf(0)))).toMatchObject({ httpStatus: 200 });
     await vi.waitUntil(async () => (await metric('sitecast_lost_chunks')) === 0, {
       interval: 5,
@@ -121,7 +121,7 @@ describe('a published chunk with', () => {
     expect((await get(path)).status).toBe(200);
   });
 
-  it('a flipped bit, known to be right before, is found where an operator asks, and after a restart', async () => {
+  it('a flipped bit in a chunk that was verified before is found where an operator asks, and after a restart', async () => {
     expect(await check()).toEqual({ httpStatus: 200, chunks: 0, files: [] });
     flip(pathOf(chunkOf(2)));
     expect(await check()).toEqual({ httpStatus: 200, chunks: 1, files: [] });
@@ -133,7 +133,7 @@ describe('a published chunk with', () => {
   });
 });
 
-it('asks an operator’s token before it reads a release back, and knows those that are listed', async () => {
+it('demands an operator’s token before it reads a release back, and accepts listed releases only', async () => {
   const stranger = await origin.app.request('/api/v1/releases/camera/1/check', { method: 'POST' });
   expect(stranger.status).toBe(401);
   expect(await origin.operator.json('/api/v1/releases/camera/7/check', { method: 'POST' })).toMatchObject({
@@ -148,7 +148,7 @@ describe('a published target file with', () => {
     `repository/targets/${targetPath(name, hexOf(origin.operator.files.get(name) ?? Buffer.alloc(0)))}`;
 
   it.each(spoilt)(
-    '%s is sent to nobody, named, and replaced, where its copy is lost, too',
+    '%s is never sent, is named, and is replaced, also where its copy is lost',
     async (_what, spoil) => {
       const { operator, scrubber } = origin;
       for (const name of names) spoil(placeOf(name));
@@ -156,7 +156,7 @@ describe('a published target file with', () => {
       for (const name of names) expect((await get(placeOf(name))).status).toBe(404);
       await scrubber.survey();
       expect(await damage()).toMatchObject({ files: expect.arrayContaining(names) });
-      // To each what brings it back.
+      // Each warning names the cure.
       expect((await status()).warnings).toMatchObject(
         [
           /camera-1\.json.*withdraw camera VERSION --counter 1/,
@@ -170,7 +170,7 @@ describe('a published target file with', () => {
       expect(await damage()).toEqual({ releases: [], files: [] });
       for (const name of names)
         expect(Buffer.from(await (await get(placeOf(name))).arrayBuffer())).toEqual(operator.files.get(name));
-      // A release after it needs all of them.
+      // A later release needs all of them.
       expect(await operator.publish('camera', imageOf(...randomChunks(1)))).toMatchObject({
         httpStatus: 200,
       });
@@ -179,7 +179,7 @@ describe('a published target file with', () => {
 });
 
 describe('metadata', () => {
-  it('in force is served right, whatever the disk has made of it, and written anew', async () => {
+  it('in force is served correctly, whatever the disk has made of it, and written again', async () => {
     const names = ['1.root.json', '2.targets.json', '2.snapshot.json', '1.rollouts.json', '1.deltas.json'];
     const right = names.map(name => readFileSync(at(`repository/metadata/${name}`)));
     for (const name of [...names, 'timestamp.json']) flip(`repository/metadata/${name}`);
@@ -192,7 +192,7 @@ describe('metadata', () => {
     expect(repository.versions()).toEqual(origin.repository.versions());
   });
 
-  it('of a root that was in force before is named, and sent to nobody', async () => {
+  it('of a root that was in force before is named, and never sent', async () => {
     const { operator, scrubber } = origin;
     if (!operator.root) throw new Error();
     operator.root = nextVersion(operator.root, origin.clock.nowMs);
@@ -208,7 +208,7 @@ describe('metadata', () => {
     expect((await get('/metadata/1.root.json')).status).toBe(200);
   });
 
-  it('and files of rollouts are written anew: the origin knows what is in them', async () => {
+  it('and files of rollouts are written again, because the origin knows their content', async () => {
     const { operator, repository, scrubber } = origin;
     const body = JSON.stringify({ product: 'camera', version: '1.0.0', allAtOnce: true });
     const { id } = await operator.json('/api/v1/rollouts', { method: 'POST', headers: JSON_HEADERS, body });
@@ -220,14 +220,14 @@ describe('metadata', () => {
     expect(bytes.toString()).toContain(String(id));
     expect(repository.damage.files).toBe(0);
     expect(await metric('sitecast_damaged_files_total')).toBe(1);
-    // The next process has just the records.
+    // The next process has only the records.
     rmSync(at(`repository/targets/rollouts/${name}`));
     await openTestOrigin({ ...disks(origin.path), store, now: origin.clock.now });
     expect(readFileSync(at(`repository/targets/rollouts/${name}`))).toEqual(bytes);
   });
 });
 
-it('forgets what was damaged of a release that is withdrawn', async () => {
+it('forgets the damage of a release that is withdrawn', async () => {
   const { operator, scrubber } = origin;
   rmSync(at(pathOf(chunkOf(0))));
   await scrubber.survey();
@@ -243,7 +243,7 @@ it('forgets what was damaged of a release that is withdrawn', async () => {
   expect(await damage()).toEqual({ releases: [], files: [] });
 });
 
-it('reads back no faster than it was told, begins again after a week, and stops when asked', async () => {
+it('reads back no faster than its rate, starts over after a week, and stops on request', async () => {
   await origin.scrubber.stop();
   const waits: number[] = [];
   let isDone = false;
@@ -271,10 +271,10 @@ it('reads back no faster than it was told, begins again after a week, and stops 
       sum + (listed[kind === 'index' ? indexTarget('camera', 1) : manifestTarget('camera', 1)]?.length ?? 0),
     0,
   );
-  // Those of the fleet's services are none of its business.
+  // The timers of the fleet's services don't matter here.
   const others = new Set([60_000, LOOK_EVERY_MS]);
   const waited = waits.filter(ms => ms < 3_600_000 && !others.has(ms)).reduce((sum, ms) => sum + ms, 0);
-  // What is owed for the last thousand bytes is waited for the next time.
+  // The pause for the last thousand bytes comes with the next read.
   expect(waited).toBeGreaterThan(readBytes + fileBytes - 1000);
   expect(waited).toBeLessThanOrEqual(readBytes + fileBytes);
   await scrubber.stop();

@@ -11,11 +11,11 @@ type Origin = Awaited<ReturnType<typeof temporaryOrigin>>;
 
 let origin: Origin;
 let published: { root: SignedRoot; targets: SignedTargets; products: [string, ProductFile][] };
-/** Uploaded. */
+/** An uploaded image. */
 const image = imageOf(...randomChunks(3));
 const stranger = KeyPair.generate();
 
-// One origin for all: what is refused changes nothing, which each case checks.
+// One origin for all tests. A refused change changes nothing, which each test checks.
 beforeAll(async () => {
   origin = await temporaryOrigin(path => testDisk(path));
   const { operator } = origin;
@@ -133,13 +133,13 @@ describe('a root is refused', () => {
     await expectRefusal('SITECAST_SIGNATURES_MISSING', { root: await operator.signedRoot([alice]) });
     const text = await operator.signedRoot([alice, stranger]);
     await expectRefusal('SITECAST_SIGNATURES_MISSING', { root: text });
-    // Its keys haven't signed a thing, but the ids of those that must are there.
+    // The forged signatures have the required key ids.
     const forged = JSON.parse(text);
     forged.signatures[1].keyid = operator.rootKeys[1]?.keyId;
     await expectRefusal('SITECAST_SIGNATURES_MISSING', { root: JSON.stringify(forged) });
   });
 
-  it('larger than clients take', async () => {
+  it('that is larger than clients accept', async () => {
     const { operator } = origin;
     Object.assign(operator.root ?? {}, { padding: 'x'.repeat(512 * 1024) });
     await expectRefusal('SITECAST_METADATA_TOO_LARGE', { root: await operator.signedRoot() });
@@ -235,7 +235,7 @@ describe('targets are refused', () => {
     await expectRefusal(code, { targets: await operator.signedTargets() });
   });
 
-  it('that a stranger signed', async () => {
+  it('that an unknown key signed', async () => {
     await expectRefusal('SITECAST_SIGNATURES_MISSING', {
       targets: await origin.operator.signedTargets([stranger]),
     });
@@ -263,7 +263,7 @@ function entry(patch: object): (targets: SignedTargets) => void {
 }
 
 describe('a release is refused', () => {
-  /** Prepares a release, lets it be spoilt, uploads its files, and expects the refusal. */
+  /** Prepares a release, lets the test damage it, uploads its files, and expects the refusal. */
   async function expectRefused(code: string, spoil: () => void, { uploads = true } = {}): Promise<void> {
     spoil();
     if (uploads) await origin.operator.uploadFiles();
@@ -287,7 +287,7 @@ describe('a release is refused', () => {
     });
   });
 
-  it('whose length is not what targets.json says', () =>
+  it('whose length differs from targets.json', () =>
     expectRefused('SITECAST_TARGET_ENTRY_INVALID', () => {
       add();
       const file = origin.operator.prepared().targets['releases/camera-4.json'];
@@ -309,7 +309,7 @@ describe('a release is refused', () => {
       origin.operator.setTarget('releases/camera-4.json', serializeFile({ ...manifest, counter: 5 }));
     }));
 
-  it('with a manifest that is none', () =>
+  it('with a malformed manifest', () =>
     expectRefused('SITECAST_MANIFEST_INVALID', () => {
       add();
       origin.operator.setTarget('releases/camera-4.json', Buffer.from('{}'));
@@ -322,12 +322,12 @@ describe('a release is refused', () => {
     expectRefused('SITECAST_INDEX_MISMATCH', () => add({ image: imageField })),
   );
 
-  it('with an index that is none', () =>
+  it('with a malformed index', () =>
     expectRefused('SITECAST_INDEX_NOT_CAIBX', () =>
       add({}, { chunks: image.chunks, index: Buffer.alloc(200) }),
     ));
 
-  it('with an index that moves the border between two chunks', () => {
+  it('with an index that moves the boundary between two chunks', () => {
     const builder = new ChunkIndexBuilder({ minBytes: 1, avgBytes: 1024, maxBytes: 4096 });
     for (const [at, chunk] of image.chunks.entries())
       builder.add(chunkIdOf(chunk), [999, 2000, 3000][at] ?? 0);

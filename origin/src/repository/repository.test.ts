@@ -36,7 +36,7 @@ const stagedNames = () => readdirSync(join(origin.path, 'staging'), { recursive:
 const chunkFile = (chunk: Buffer) => join(origin.path, publishedPath(chunkIdOf(chunk)));
 
 describe('publishing', () => {
-  it('adds a release, says so, and leaves nothing in staging', async () => {
+  it('adds a release, reports it, and leaves nothing in staging', async () => {
     const { operator } = origin;
     const image = imageOf(...randomChunks(3));
     expect(await operator.publish('camera', image)).toEqual({
@@ -66,7 +66,7 @@ describe('publishing', () => {
     expect(await repository.submit({ targets: bytes })).toMatchObject({ isAlreadyDone: true, versions });
   });
 
-  it('changes nothing in a dry run, but checks all', async () => {
+  it('changes nothing in a dry run, but checks everything', async () => {
     const { operator } = origin;
     operator.next();
     const image = imageOf(...randomChunks(2));
@@ -83,7 +83,7 @@ describe('publishing', () => {
     expect(await operator.submit()).toMatchObject({ httpStatus: 200 });
   });
 
-  it('takes several releases of several products at once, two of which have one image', async () => {
+  it('accepts several releases of several products at once, two of which have one image', async () => {
     const { operator } = origin;
     const image = imageOf(...randomChunks(2));
     operator.next();
@@ -97,7 +97,7 @@ describe('publishing', () => {
     expect(releases.filter(name => name.endsWith('.caibx'))).toHaveLength(3);
   });
 
-  it('withdraws a release, but never gives its counter or its version again', async () => {
+  it('withdraws a release, but never uses its counter or its version again', async () => {
     const { operator } = origin;
     const image = imageOf(...randomChunks(1));
     await operator.publish('camera', image);
@@ -132,7 +132,7 @@ describe('publishing', () => {
     expect(await operator.submit()).toMatchObject({ added: [{ counter: 2, version: '1.0.1' }] });
   });
 
-  it('moves the floor of a product, and takes an earlier product file back', async () => {
+  it('moves the floor of a product, and accepts an earlier product file again', async () => {
     const { operator } = origin;
     await operator.publish('camera', imageOf(...randomChunks(1)));
     const product = operator.products.get('camera');
@@ -145,7 +145,7 @@ describe('publishing', () => {
     }
   });
 
-  it('renews root alone, and targets alone', async () => {
+  it('renews root only, and targets only', async () => {
     const { operator, clock } = origin;
     if (!operator.root) throw new Error();
     operator.root = nextVersion(operator.root, clock.nowMs);
@@ -156,7 +156,7 @@ describe('publishing', () => {
     expect(await operator.submit()).toMatchObject({ versions: { root: 2, targets: 2 } });
   });
 
-  it('asks for targets signed anew where a root takes their keys away, and takes both together', async () => {
+  it('demands targets with new signatures where a root removes their keys, and accepts both together', async () => {
     const { operator, clock } = origin;
     const next = KeyPair.generate();
     if (!operator.root) throw new Error();
@@ -171,7 +171,7 @@ describe('publishing', () => {
     expect(await operator.send(change)).toMatchObject({ versions: { root: 2, targets: 2 } });
   });
 
-  it('heals a published chunk that the disk has spoilt', async () => {
+  it('restores a published chunk that the disk has damaged', async () => {
     const { operator } = origin;
     const chunks = randomChunks(2);
     const [bad, good] = chunks;
@@ -214,7 +214,7 @@ describe('the roles that the origin signs', () => {
     expect(onDisk).toEqual(Buffer.from(repository.committed?.timestamp.bytes ?? ''));
   });
 
-  it('are renewed when less than half of their life is left', async () => {
+  it('are renewed when less than half of their lifetime is left', async () => {
     const { repository, clock } = origin;
     clock.passDays(7);
     await repository.renew();
@@ -249,7 +249,7 @@ describe('the roles that the origin signs', () => {
     expect(expires.timestamp).toBe('2031-02-19T00:00:00Z');
   });
 
-  it('never go back in time with the clock: `issued` stays, versions rise, and it is said', async () => {
+  it('never go back in time with the clock: `issued` stays, versions rise, and it is reported', async () => {
     const { operator, repository, clock } = origin;
     clock.passDays(30);
     await repository.renew();
@@ -314,7 +314,7 @@ describe('rotating an online key', () => {
       });
       expect(existsSync(join(origin.path, `keys/${role}.next.pem`))).toBe(false);
       expect(readFileSync(join(origin.path, `keys/${role}.pem`), 'utf8')).not.toBe(oldPem);
-      // Signed by the new key, all of it: a start checks every signature.
+      // All of it is signed by the new key: a start checks every signature.
       await nextProcess();
       expect(await operator.publish('camera', imageOf(...randomChunks(1)))).toMatchObject({
         httpStatus: 200,
@@ -346,7 +346,7 @@ describe('a start', () => {
   );
 
   it.each(['1.snapshot.json', '1.deltas.json', 'timestamp.json'])(
-    'signs %s anew when it is damaged or missing, with versions that nobody has seen',
+    'signs %s again when it is damaged or missing, with unused versions',
     async name => {
       const store = new MemoryMetadataStore();
       await TufClient.init(store, origin.repository.committed?.root.bytes ?? Buffer.alloc(0), 0);
@@ -378,7 +378,7 @@ describe('a start', () => {
   );
 
   it.each(['damaged', 'missing'])(
-    'with a journal that is %s gives no version twice: they leap',
+    'with a journal that is %s uses no version twice: it skips some',
     async what => {
       const journal = join(origin.path, 'staging/commit.json');
       if (what === 'missing') rmSync(journal);
@@ -389,14 +389,14 @@ describe('a start', () => {
       await repository.renew();
       expect(repository.versions()).toMatchObject({ root: 1, targets: 1, timestamp: 1_000_002 });
       expect((await restart()).repository.versions()).toEqual(repository.versions());
-      // A root that had to be moved would be missed.
+      // A root that hadn't been moved yet would be missed.
       writeFileSync(journal, '{"half');
       writeFileSync(join(origin.path, 'staging/commit.root.json'), 'x');
       await expect(restart()).rejects.toMatchObject({ code: 'SITECAST_REPOSITORY_DAMAGED' });
     },
   );
 
-  it('signs nothing anew without its keys, nor without knowing which versions are used up', async () => {
+  it('signs nothing without its keys, or without knowing which versions are used', async () => {
     const timestamp = join(origin.path, 'repository/metadata/timestamp.json');
     const bytes = readFileSync(timestamp);
     writeFileSync(timestamp, '');
@@ -432,7 +432,7 @@ describe('a start', () => {
 });
 
 describe('superseded files', () => {
-  it('stay for a day after nothing refers to them any more, all roots for ever', async () => {
+  it('stay for a day after the last reference to them, and all roots for ever', async () => {
     const { operator, repository, clock } = origin;
     if (!operator.root) throw new Error();
     operator.root = nextVersion(operator.root, clock.nowMs);
@@ -466,7 +466,7 @@ describe('superseded files', () => {
 });
 
 describe('staged uploads', () => {
-  it('go when they are older than they may get', async () => {
+  it('are deleted when they are too old', async () => {
     const { operator, repository, clock, chunks } = origin;
     await operator.upload(imageOf(...randomChunks(2)));
     await operator.expectOk(operator.uploadFile(Buffer.from('x')));

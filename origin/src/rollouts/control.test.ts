@@ -15,7 +15,7 @@ let timers: { atMs: number; act: () => void }[];
 let audited: (AuditEvent & { rolloutsVersion: number })[];
 let events: FleetEvent[];
 let tags: number;
-/** What can't be recorded. */
+/** The action whose audit entry fails. */
 let unrecordable: string | undefined;
 
 beforeEach(async () => {
@@ -45,7 +45,7 @@ beforeEach(async () => {
 });
 afterEach(() => harness.close());
 
-/** Lets time pass, and what is due come due. */
+/** Lets time pass, and runs the timers that are due. */
 async function pass(hours: number): Promise<void> {
   harness.clock.passHours(hours);
   await harness.origin.rollouts.reconcile();
@@ -65,7 +65,7 @@ async function signed(id: unknown): Promise<Rollout> {
   return found;
 }
 
-/** Whom the signed rollout lets in, by the device's own rule. */
+/** The devices that the signed rollout includes, by the devices' own rule. */
 async function letIn(id: unknown): Promise<string[]> {
   const rollout = await signed(id);
   return [...harness.origin.fleet.registry.members()]
@@ -107,7 +107,7 @@ const stopped = async (id: unknown, state: string): Promise<void> => {
 };
 
 describe('a rollout in stages', () => {
-  it('grows where another one, which is judged before it, cannot be decided upon', async () => {
+  it('grows even if another one, which is judged before it, cannot be decided', async () => {
     const fleet = await fleetOf(6, 6);
     const { id } = await inStages({ match: { sites: ['north'] } });
     harness.clock.passHours(1);
@@ -143,7 +143,7 @@ describe('a rollout in stages', () => {
     for (const device of fleet.values()) await say(id, device, 'completed');
     await pass(0);
     await pass(4);
-    // The last stage has just begun, and its devices are well already.
+    // The last stage has just begun, and its devices have succeeded already.
     expect(await status(id)).toMatchObject({ state: 'active', stage: 2, settledAt: expect.any(String) });
     await pass(4);
     expect(await status(id)).toMatchObject({ state: 'completed' });
@@ -269,7 +269,7 @@ describe('a bad release', () => {
     });
   });
 
-  it('that fails late, after success, is rolled back too; power losses and ordered rollbacks aren’t failures', async () => {
+  it('that fails late, after success, is rolled back, too; power losses and ordered rollbacks are no failures', async () => {
     const fleet = [...(await fleetOf(2, 2)).values()];
     const { id } = await harness.startRollout();
     const [north, other, south] = fleet;
@@ -290,7 +290,7 @@ describe('a bad release', () => {
     expect(await status(id)).toMatchObject({ figures: { failed: 2, returned: 1 } });
   });
 
-  it('that was paused goes on once its failures are acknowledged, and the next ones count again', async () => {
+  it('that was paused continues once its failures are acknowledged, and later ones count again', async () => {
     const fleet = [...(await fleetOf(3, 3)).values()];
     const { id } = await harness.startRollout({ onFailure: 'pause' });
     const [one, other] = fleet;
@@ -341,7 +341,7 @@ describe('a bad release', () => {
 });
 
 describe('silence', () => {
-  it('of a device whose gateway brings other reports pauses; that of a whole site stops nothing', async () => {
+  it('of a device whose gateway delivers other reports pauses; silence of a whole site stops nothing', async () => {
     const gateway = await harness.gateway('north');
     const south = await harness.gateway('south');
     const fleet = await fleetOf(3, 3);
@@ -369,7 +369,7 @@ describe('silence', () => {
 });
 
 describe('an operator', () => {
-  it('sees how many devices an act would touch', async () => {
+  it('sees how many devices an act would affect', async () => {
     const fleet = await fleetOf(6, 6);
     const { id } = await inStages();
     const [one = ''] = await letIn(id);

@@ -7,7 +7,7 @@ import type { TestMember } from '../testing/device.ts';
 import { FleetHarness } from '../testing/fleet-harness.ts';
 import { MemoryTables } from '../testing/memory-tables.ts';
 
-// How rollouts end, and what leads on from there. An origin without a socket; devices say what a test wants.
+// How rollouts end, and what can follow. The origin has no socket; a test sets the devices' reports.
 
 let harness: FleetHarness;
 let north: TestMember;
@@ -70,7 +70,7 @@ async function say(
   await harness.origin.rollouts.checkCompletion();
 }
 
-/** Starts a rollout of a release, and both devices take it. */
+/** Starts a rollout of a release, and lets both devices install it. */
 async function rolledOut(counter: number, more: Record<string, unknown> = {}): Promise<string> {
   const { id } = await startOf(counter, more);
   for (const device of [north, south]) await say(id, counter, device, 'completed');
@@ -147,7 +147,7 @@ describe('the last soak', () => {
   });
 
   it.each(['confirming', 'blocked'] as const)(
-    'is neither held up nor begun anew by a device that takes its success back: %s',
+    'is neither delayed nor restarted by a device that reports something else after its success: %s',
     async earlier => {
       const id = await rolledOut(2, { soakMs: 7_200_000 });
       const { settledAt } = await status(id);
@@ -172,7 +172,7 @@ describe('the last soak', () => {
     expect(await status(id)).toMatchObject({ figures: { well: 2 } });
   });
 
-  it('does not make way once a device fell back, nor while it is paused', async () => {
+  it('does not make way once a device fell back, or while it is paused', async () => {
     const id = await rolledOut(2, { soakMs: 7_200_000, maxFailuresBasisPoints: 10_000 });
     await act(id, 'pause');
     expect(await startOf(3)).toMatchObject({ code: 'SITECAST_ROLLOUT_OVERLAPS' });
@@ -189,7 +189,7 @@ describe('the last soak', () => {
 
 describe('a rollout that has ended', () => {
   it.each(['completed', 'aborted'])(
-    '%s, can be sent back: it deals with those that have its release',
+    '%s can be rolled back, which concerns the devices with its release',
     async how => {
       const { id } = await startOf(2);
       await say(id, 2, north, 'completed');
@@ -216,7 +216,7 @@ describe('a rollout that has ended', () => {
     },
   );
 
-  it('can be led to a chosen release, not below the floor', async () => {
+  it('can be rolled back to a chosen release, not below the floor', async () => {
     await rolledOut(2);
     const id = await rolledOut(3);
     expect(await act(id, 'rollback', { to: '1.0.0' })).toMatchObject({
@@ -240,7 +240,7 @@ describe('a rollout that has ended', () => {
     expect(await act(id, 'rollback', { to: '1.0.0' })).toMatchObject(below);
   });
 
-  it('is refused if a newer rollout keeps devices from obeying; the hint names the act that rolls back', async () => {
+  it('is not rolled back if a newer rollout keeps devices from obeying; the hint names the act that rolls back', async () => {
     const id = await rolledOut(2);
     const newer = await rolledOut(3);
     expect(await status(id)).toMatchObject({ acts: ['abort'] });
@@ -259,22 +259,22 @@ describe('a rollout that has ended', () => {
       hint: expect.stringContaining(`\`sitecast rollout abort ${newer}\``),
     });
     await act(newer, 'abort');
-    // Neither says about this one that it has it: they run another release.
+    // No device reports that it has this release: they run another one.
     expect(await preview(id, 'rollback')).toMatchObject({ touches: 0 });
     for (const device of [north, south]) await say(newer, 3, device, 'rolledBack', 'ordered');
     expect(await preview(id, 'rollback')).toMatchObject({ touches: 2 });
   });
 });
 
-describe('what an act would do', () => {
-  it('isn’t previewed if it would be refused', async () => {
+describe('the preview of an act', () => {
+  it('is refused if the act would be refused', async () => {
     const { id } = await startOf(2, { onFailure: 'pause' });
     expect(await preview(id, 'advance')).toMatchObject({ code: 'SITECAST_ROLLOUT_LAST_STAGE' });
     await say(id, 2, north, 'failed');
     expect(await preview(id, 'resume&acknowledge=false')).toMatchObject({
       code: 'SITECAST_ACKNOWLEDGE_NEEDED',
     });
-    // As 0.1.0 asks, which doesn't say whether it was acknowledged.
+    // 0.1.0 asks in this way, without saying whether failures were acknowledged.
     for (const query of ['resume', 'resume&acknowledge=true'])
       expect(await preview(id, query)).toMatchObject({ httpStatus: 200, failed: 1 });
     await act(id, 'rollback');
@@ -306,10 +306,10 @@ describe('a rollback', () => {
     await harness.origin.rollouts.checkCompletion();
   };
 
-  it('counts devices that wait for their turn, and latecomers, until each is back or reported that it can’t', async () => {
+  it('counts devices that wait for their turn, and late ones, until each is back or has reported that it can’t', async () => {
     const { id } = await startOf(2);
     await says(id, north, 'completed');
-    // It never got the release: nothing is to be undone.
+    // The device never got the release, so there is nothing to undo.
     await says(id, south, 'waiting', before);
     const late = await harness.device('north');
     await says(id, late, 'completed');
@@ -334,7 +334,7 @@ describe('a rollback', () => {
     expect(await status(id)).not.toHaveProperty('back');
   });
 
-  it('waits for no device that is revoked, and does not show it as waiting', async () => {
+  it('does not wait for a revoked device, and does not show it as waiting', async () => {
     const { id } = await startOf(2);
     await says(id, north, 'completed');
     await says(id, south, 'completed');

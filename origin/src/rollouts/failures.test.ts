@@ -32,7 +32,7 @@ it('groups failures with the same code and exit code on the same hardware', () =
     code: 'healthFailed',
     detail: 'exit code 1',
     hardware: 'rpi4',
-    // What the first of them said.
+    // The message of the first device.
     message: 'health: exit code 1: no camera',
     count: 3,
     sites: 2,
@@ -51,7 +51,7 @@ it('groups failures with the same code and exit code on the same hardware', () =
   });
 });
 
-it('names the first of many devices, and no text of theirs in the name of a group', () => {
+it('names the first of many devices, and has no text of theirs in the name of a group', () => {
   const groups = new FailureGroups();
   for (let at = 0; at < 60; at += 1)
     groups.add(member(`d${at}`), { code: `code${at % 55}`, message: 'exit code 12345: x' });

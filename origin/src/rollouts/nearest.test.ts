@@ -10,6 +10,6 @@ it.each([
   ['west', ['north', 'south'], undefined],
   ['x', ['y1', 'north'], undefined],
   ['north', [], undefined],
-])('of %s among %j it is %s that was meant', (name, known, meant) => {
+])('the nearest name to %s among %j is %s', (name, known, meant) => {
   expect(nearestOf(name, known)).toBe(meant);
 });

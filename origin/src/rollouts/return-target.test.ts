@@ -68,7 +68,7 @@ describe('an operator', () => {
     ]);
     await harness.restart();
     expect(await status(id)).toMatchObject({ state: 'rollingBack', rollbackTo: back });
-    // One that could not go there is told another one.
+    // A device that could not go there gets another target.
     const reason = { code: 'SITECAST_HARDWARE_MISMATCH', message: 'not for this board' };
     expect(await device.report({ state: 'blocked', rollout, release: back, reason })).toMatchObject({
       status: 200,
@@ -87,7 +87,7 @@ describe('an operator', () => {
     ['that nobody published', '9.0.0', 404, 'SITECAST_RELEASE_UNKNOWN'],
     ['that is the rollout’s own', '3.0.0', 400, 'SITECAST_ROLLBACK_TARGET'],
     ['below the floor', '1.0.0', 409, 'SITECAST_RELEASE_BELOW_FLOOR'],
-  ])('sends nobody back to a release %s', async (_which, to, httpStatus, code) => {
+  ])('rolls no device back to a release %s', async (_which, to, httpStatus, code) => {
     await harness.device();
     const { id } = await harness.startRollout({ counter: 3 });
     const raised = await raiseFloor(2);

@@ -13,7 +13,7 @@ beforeEach(async () => {
 });
 afterEach(() => harness.close());
 
-/** The product's rollouts as a device sees them: through a client that checks everything. */
+/** The product's rollouts as a device gets them: through a client that verifies everything. */
 async function asSigned(): Promise<RolloutsFile> {
   const fetchFrom = (folder: string) => ({
     fetch: async (name: string) => {
@@ -74,7 +74,7 @@ describe('starting', () => {
     });
   });
 
-  it('says how many devices it reaches, by site and tag', async () => {
+  it('reports how many devices it reaches, by site and tag', async () => {
     const [north, early] = [await harness.device('north'), await harness.device('north')];
     await harness.device('south');
     await harness.call('PATCH', `/api/v1/devices/${early.id}`, { tags: { ring: 'early' } });
@@ -146,7 +146,7 @@ describe('starting', () => {
     expect(await harness.startRollout({ counter: 2 })).toMatchObject({ httpStatus: 201 });
   });
 
-  it('goes to an older release only with consent', async () => {
+  it('installs an older release only with consent', async () => {
     const device = await harness.device();
     await harness.publishNext();
     const { id } = await harness.startRollout({ counter: 2 });
@@ -182,7 +182,7 @@ describe('starting', () => {
     });
     expect(await harness.startRollout({ product: 'camrea' })).toMatchObject({ data: { nearest: 'camera' } });
     expect(await harness.call('GET', '/api/v1/rollouts')).toMatchObject({ rollouts: [] });
-    // A gateway's site is known, though no device is there yet.
+    // A gateway's site is known, even if it has no device yet.
     expect(await harness.startRollout({ match: { sites: ['south'] } })).toMatchObject({
       httpStatus: 201,
       total: 0,
@@ -192,7 +192,7 @@ describe('starting', () => {
     });
   });
 
-  it('with a first stage of more devices than a tenth has to be meant; one device of five is a tenth', async () => {
+  it('with a first stage of more than a tenth of the devices needs consent; one device of five counts as a tenth', async () => {
     for (let at = 0; at < 5; at += 1) await harness.device();
     const of = (...shares: number[]) => ({
       allAtOnce: false,
@@ -211,7 +211,7 @@ describe('starting', () => {
     });
   });
 
-  it('can be dry-run while another one is under way: the answer names the other one', async () => {
+  it('can be dry-run while another rollout is under way: the answer names that one', async () => {
     await harness.device();
     const { id } = await harness.startRollout();
     const dry = await harness.startRollout({ dryRun: true });
@@ -238,7 +238,7 @@ describe('starting', () => {
 });
 
 describe('a rollout', () => {
-  it('shows how far each device has got, and completes when all have', async () => {
+  it('shows how far each device is, and completes when all have succeeded', async () => {
     const [one, other] = [await harness.device(), await harness.device()];
     const { id } = await harness.startRollout();
     const report = reporter(id);
@@ -287,7 +287,7 @@ describe('a rollout', () => {
     expect(await end(id, 'complete')).toMatchObject({ httpStatus: 200 });
   });
 
-  it('hears only of its newest attempt', () => {
+  it('counts reports of its newest attempt only', () => {
     const report = (attempt: number, state: 'completed' | 'failed') => ({
       format: 'sitecast-report-1' as const,
       id: harness.member().id,
@@ -305,7 +305,7 @@ describe('a rollout', () => {
     expect(outcomeAfter(again, report(1, 'failed'), '2030-01-01T00:00:03Z')).toBeUndefined();
   });
 
-  it('is done where the release runs already, and by revoked devices no longer waited for', async () => {
+  it('is done on devices that run the release already, and does not wait for revoked devices', async () => {
     const [one, dead] = [await harness.device(), await harness.device()];
     await one.report({ booted: { slot: 'A', release: { counter: 1, version: '1.0.0' } } });
     const { id } = await harness.startRollout();
@@ -346,7 +346,7 @@ describe('a rollout', () => {
     });
   });
 
-  it('is remembered across a restart, with all that was reported', async () => {
+  it('survives a restart, with all its reports', async () => {
     const [device] = [await harness.device(), await harness.device()];
     const { id } = await harness.startRollout();
     await reporter(id)(device, 'completed');
@@ -356,12 +356,12 @@ describe('a rollout', () => {
   });
 });
 
-it('keeps as many rollouts in the signed file as clients take, the newest completed one among them', async () => {
+it('keeps as many rollouts in the signed file as clients accept, the newest completed one among them', async () => {
   const { id: first } = await harness.startRollout();
   await end(first, 'complete');
   const { id: baseline } = await harness.startRollout();
   await end(baseline, 'complete');
-  // What many rollouts would have left there.
+  // The file that many rollouts would have left.
   const file = await asSigned();
   const aborted = Array.from({ length: MAX_ROLLOUTS - 3 }, (_, at) => ({
     ...parseRollouts(Buffer.from(JSON.stringify(file))).rollouts[0],
@@ -397,7 +397,7 @@ describe('revoking', () => {
     expect((await asSigned()).revoked).toEqual([device.id, gateway.id]);
   });
 
-  it('of another product’s device is none of this one’s business', async () => {
+  it('of another product’s device does not change this product’s file', async () => {
     const device = harness.member();
     await device.enrol(await harness.joinToken({ site: 'north' }), { product: 'doorbell' });
     await harness.call('POST', `/api/v1/devices/${device.id}/revoke`);
@@ -423,7 +423,7 @@ describe('two matches', () => {
     ],
     ['from ranges apart', { fromCounter: { min: 0, max: 2 } }, { fromCounter: { min: 3, max: 9 } }, false],
   ];
-  it.each(cases)('%s: can one device fit both?', (_what, one, other, expected) => {
+  it.each(cases)('%s: can one device match both?', (_what, one, other, expected) => {
     expect(canOverlap(one, other)).toBe(expected);
     expect(canOverlap(other, one)).toBe(expected);
   });

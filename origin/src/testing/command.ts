@@ -7,14 +7,14 @@ export interface CommandResult {
   stderr: string;
 }
 
-/** A command that runs. */
+/** A running command. */
 export interface RunningCommand {
   done: Promise<CommandResult>;
-  /** Resolves once it has printed this, and rejects where it ends without. */
+  /** Resolves once the command has printed this text; rejects if it ends before. */
   until(text: string): Promise<void>;
 }
 
-/** Runs the `sitecast` command in this process, in its working directory, as its bin stub would; one at a time. */
+/** Runs the `sitecast` command in this process, in its working directory, as its bin stub does. One command at a time. */
 export function startSitecast(args: readonly string[]): RunningCommand {
   const result: CommandResult = { exitCode: 0, stdout: '', stderr: '' };
   const waiting = new Set<() => void>();

@@ -16,7 +16,7 @@ import { KeyPair } from '@sitecast/shared/signing';
 import type { RoleSigners } from '@sitecast/shared/trust';
 import type { Ask } from './operator.ts';
 
-/** What a test says of a report; chain and id are the device's. */
+/** The fields of a report that a test chooses. Chain and id are the device's. */
 export type Said = Partial<Omit<Report, 'format' | 'id' | 'epoch' | 'seq' | 'previous'>>;
 
 /** An answer with its JSON. */
@@ -52,12 +52,12 @@ export class TestMember {
     return this.identity.id;
   }
 
-  /** Another machine with this one's key and chain, as it is now. */
+  /** Another machine with this member's key and chain, as they are now. */
   clone(): TestMember {
     return this.at(this.#ask);
   }
 
-  /** The same that speaks to another origin. */
+  /** The same member, connected to another origin. */
   at(ask: Ask): TestMember {
     const copy = new TestMember(ask, this.#now, this.kind, this.identity);
     copy.epoch = this.epoch;
@@ -66,7 +66,7 @@ export class TestMember {
     return copy;
   }
 
-  /** Loses its data, but for its key. */
+  /** Loses its data, except for its key. */
   beginChain(): void {
     this.epoch = randomBytes(8).toString('hex');
     this.seq = 0;
@@ -110,7 +110,7 @@ export class TestMember {
     return await sealEnrolment(enrolment, this.identity, pair);
   }
 
-  /** @param by who brings it */
+  /** @param by the gateway that sends the enrolment */
   async enrol(token?: string, said: Partial<Enrolment> = {}, by: TestMember = this): Promise<Answer> {
     return await this.post('/site/v1/enrolments', { envelope: await this.sealEnrolment(token, said) }, by);
   }
@@ -138,7 +138,7 @@ export class TestMember {
     return await this.post('/site/v1/reports', { reports: envelopes }, by);
   }
 
-  /** Says something, all the way to the origin. */
+  /** Sends a report to the origin. */
   async report(said: Said = {}): Promise<Answer> {
     return await this.sendReports([await this.next(said)]);
   }

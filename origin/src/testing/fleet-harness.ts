@@ -10,12 +10,12 @@ import { openTestOrigin, type TestOrigin, type TestOriginOptions } from './origi
 import { MemoryTables } from './memory-tables.ts';
 import { initialisedOrigin, randomChunks, type TestClock } from './setup.ts';
 
-/** Where memory can serve as a disk: thousands of fsyncs would be what takes the time. */
+/** A file system in memory, where there is one: thousands of fsyncs would take most of the time. */
 const MEMORY_DISK = '/dev/shm';
 
 type Disks = (path: string) => Pick<TestOriginOptions, 'openData' | 'audit' | 'events' | 'after'>;
 
-/** An origin that has published camera 1.0.0, and what tests of its fleet need. */
+/** An origin that has published camera 1.0.0, with helpers for tests of its fleet. */
 export class FleetHarness {
   origin: TestOrigin;
   readonly operator: TestOperator;
@@ -56,7 +56,7 @@ export class FleetHarness {
     await this.#remove();
   }
 
-  /** A new process on the same data. The operator's token stays good, as far as tests are concerned. */
+  /** A new process on the same data. The operator's token stays valid. */
   async restart(): Promise<void> {
     await this.origin.close();
     this.origin = await openTestOrigin({ ...this.#disks(this.path), store: this.store, now: this.clock.now });
@@ -99,7 +99,7 @@ export class FleetHarness {
     return made.token;
   }
 
-  /** One that was let in. */
+  /** An enrolled gateway. */
   async gateway(site = 'north'): Promise<TestMember> {
     const gateway = this.member('gateway');
     const answer = await gateway.enrol(await this.joinToken({ kind: 'gateway' }), { site });

@@ -1,7 +1,7 @@
 import { MemoryStore } from '@sitecast/shared/key-value/testing';
 import { Tables } from '../adapters/embedded/tables.ts';
 
-/** The origin's tables in memory, for tests that are about something else. */
+/** The origin's tables in memory, for tests that aren't about storage. */
 export class MemoryTables extends Tables {
   readonly memory: MemoryStore;
 
@@ -10,7 +10,7 @@ export class MemoryTables extends Tables {
     this.memory = memory;
   }
 
-  /** Other tables that hold the same. */
+  /** Other tables with the same content. */
   copy(): MemoryTables {
     const copy = new MemoryTables();
     for (const [key, value] of this.memory.values) copy.memory.values.set(key, value);

@@ -22,7 +22,7 @@ import { signMetadata } from '@sitecast/shared/trust';
 /** A request to an origin: `app.request`, or fetch with the origin's URL before the path. */
 export type Ask = (path: string, init?: RequestInit) => Promise<Response> | Response;
 
-/** What a release is made of, for tests: the plain chunks of its image in order. */
+/** The content of a release, for tests: the plain chunks of its image in order. */
 export interface TestImage {
   chunks: readonly Buffer[];
   index: Buffer;
@@ -54,8 +54,8 @@ export function hexOf(bytes: Uint8Array): string {
 }
 
 /**
- * An operator with keys in memory, for tests. Methods that change `root` and `targets` only prepare; `submit` signs
- * and sends them. What it prepared can be spoilt in between.
+ * An operator with keys in memory, for tests. Methods that change `root` and `targets` only prepare; `submit` signs and sends. A test can
+ * damage what was prepared in between.
  */
 export class TestOperator {
   readonly rootKeys = [KeyPair.generate(), KeyPair.generate(), KeyPair.generate()];
@@ -75,7 +75,7 @@ export class TestOperator {
     this.#now = now;
   }
 
-  /** Goes on with another origin, such as the next process on the same data. */
+  /** Connects to another origin, such as the next process on the same data. */
   connect(ask: Ask, token: string): void {
     this.#ask = ask;
     this.token = token;
@@ -95,7 +95,7 @@ export class TestOperator {
     return { ...body, httpStatus: response.status };
   }
 
-  /** A request with a JSON body, if there's a value. */
+  /** A request, with a JSON body if there is a value. */
   async call(method: string, path: string, value?: unknown): Promise<Record<string, unknown>> {
     const headers = { 'content-type': 'application/json' };
     return await this.json(path, {
@@ -110,7 +110,7 @@ export class TestOperator {
     return onlineKeys;
   }
 
-  /** The first root (2 of 3 keys) and targets, submitted. */
+  /** Submits the first root (2 of 3 keys) and targets. */
   async initialise(): Promise<Record<string, unknown>> {
     await this.prepareFirst();
     return await this.submit({ root: true });
@@ -128,7 +128,7 @@ export class TestOperator {
     this.targets = firstTargets(online, this.#now());
   }
 
-  /** Prepares the next targets with one more release; uploads nothing. */
+  /** Prepares the next targets with one more release. It uploads nothing. */
   addRelease(
     product: string,
     image: TestImage,
@@ -178,7 +178,7 @@ export class TestOperator {
     delete this.prepared().targets[name];
   }
 
-  /** The targets that are to be signed next. */
+  /** The targets that will be signed next. */
   prepared(): SignedTargets {
     if (!this.targets) throw new Error('initialise first');
     return this.targets;
@@ -217,7 +217,7 @@ export class TestOperator {
     return await this.submit();
   }
 
-  /** @throws for anything but success */
+  /** As `publish`. @throws for any answer but success */
   async publishOk(product: string, image: TestImage, manifest: Partial<ReleaseManifest> = {}): Promise<void> {
     const answer = await this.publish(product, image, manifest);
     if (answer.httpStatus !== 200) throw new Error(JSON.stringify(answer));
@@ -229,7 +229,7 @@ export class TestOperator {
     this.targets = nextVersion(this.prepared(), this.#now());
   }
 
-  /** Signs what is prepared and submits it. */
+  /** Signs what was prepared and submits it. */
   async submit({
     root = false,
     targets = true,

@@ -22,7 +22,7 @@ import { Tokens } from '../tokens/tokens.ts';
 import type { After } from '../upkeep.ts';
 import { MemoryTables } from './memory-tables.ts';
 
-/** What a test may replace. */
+/** The parts that a test may replace. */
 export interface TestOriginOptions {
   /** Opens what the origin stores besides its database. */
   openData: (options: { maxStagedBytes: number; now: () => number; log: Log }) => Promise<DataDirectory>;
@@ -30,7 +30,7 @@ export interface TestOriginOptions {
   acceptedDay?: string;
   elapsedMs?: () => number;
   scrubBytesPerS?: number;
-  /** The database; in memory if not given. */
+  /** The database; in memory by default. */
   store?: TableStore;
   after?: After;
   audit?: Audit;
@@ -39,7 +39,7 @@ export interface TestOriginOptions {
   maxReportBytes?: number;
   maxBodyMemoryBytes?: number;
   pace?: BodyPace;
-  /** What was logged, as `level message`. */
+  /** Collects the log lines, as `level message`. */
   logged?: string[];
   room?: Room;
   state?: DatabaseState;
@@ -49,7 +49,7 @@ export interface TestOriginOptions {
 export interface TestOrigin {
   app: OriginApp;
   repository: Repository;
-  /** Not started. */
+  /** It isn't started. */
   scrubber: Scrubber;
   chunks: ChunkStaging;
   staged: FileStaging;
@@ -83,7 +83,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   const data = await openData({ maxStagedBytes, now, log });
   const { audit, tokenStore, fleetStore, cohortStore } = await openStores(store, now);
   const tokens = new Tokens(tokenStore, now);
-  // A test's clock that passes is time that the origin runs.
+  // The time that passes on a test's clock counts as running time of the origin.
   const { acceptedDay, scrubBytesPerS = 0, elapsedMs = now } = options;
   const repository = await Repository.open({ ...data, now, elapsedMs, acceptedDay, log });
   const events = new EventLog(now);
@@ -118,7 +118,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
   return { ...data, ...services, cohortStore, repository, tokens, audit, adminToken, events };
 }
 
-/** What is recorded goes to the test alone. */
+/** Stores nothing. Entries go to the test only. */
 const watchedAudit = (audit: AuditLog, watching: Audit): AuditLog => ({
   record: (...recorded) => watching.record(...recorded),
   get head() {
@@ -127,7 +127,7 @@ const watchedAudit = (audit: AuditLog, watching: Audit): AuditLog => ({
   find: (after, limit, filter) => audit.find(after, limit, filter),
 });
 
-/** What is emitted goes to the test alone. */
+/** Stores nothing. Events go to the test only. */
 const watchedEvents = (events: EventStore, watching: Events): EventStore => ({
   emit: event => watching.emit(event),
   get newest() {
@@ -146,7 +146,7 @@ const realAfter: After = (delayMs, act) => {
   return () => clearTimeout(timer);
 };
 
-/** A log that collects `level message` where a test wants to look, and is silent otherwise. */
+/** A log that collects `level message` for a test, and is silent otherwise. */
 export function testLog(logged: string[] = []): Log {
   const at = (level: string) => (_fields: object, message: string) => {
     logged.push(`${level} ${message}`);

@@ -42,7 +42,7 @@ export async function initialisedOrigin(
   return { ...origin, operator, clock };
 }
 
-/** Chunks that nobody has had yet. */
+/** New random chunks. */
 export function randomChunks(count: number, lengthBytes = 1000): Buffer[] {
   return Array.from({ length: count }, () => randomBytes(lengthBytes));
 }

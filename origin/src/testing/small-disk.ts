@@ -2,7 +2,10 @@ import { execFileSync } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, writeSync } from 'node:fs';
 import { isSystemError } from '@sitecast/shared/errors';
 
-/** Mounts a small disk of its own, for a test that fills it. @returns false where this user may not; in CI that throws */
+/**
+ * Mounts a small disk of its own, for a test that fills it.
+ * @returns false where this user may not mount; in CI that throws
+ */
 export function mountSmallDisk(path: string, mebibytes: number): boolean {
   mkdirSync(path);
   try {
@@ -18,7 +21,7 @@ export function unmount(path: string): void {
   execFileSync('umount', [path]);
 }
 
-/** Writes to a file until its disk is full. */
+/** Fills the file's disk. */
 export function fillDisk(path: string): void {
   const file = openSync(path, 'w');
   try {

@@ -14,13 +14,13 @@ export interface SpawnedOrigin {
   operator: TestOperator;
   output: () => string;
   log: () => string;
-  /** Sends the signal and waits for the end. @returns the exit code, or null after SIGKILL */
+  /** Sends the signal and waits for the exit. @returns the exit code, or null after SIGKILL */
   stop: (signal?: NodeJS.Signals) => Promise<number | null>;
 }
 
 /**
- * Starts one on a free port and waits until it listens.
- * @throws with what it wrote to stderr, if it ends before
+ * Starts an origin on a free port, and waits until it listens.
+ * @throws with its output on stderr, if it exits before
  */
 export async function spawnOrigin(data: string, args: readonly string[] = []): Promise<SpawnedOrigin> {
   const child = spawn(process.execPath, [BIN, 'serve', '--data', data, '--listen', '127.0.0.1:0', ...args], {

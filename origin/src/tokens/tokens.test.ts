@@ -11,13 +11,13 @@ beforeEach(() => {
   store = new MemoryTables();
 });
 
-/** As a process that starts has them. */
+/** The tokens as a process that starts has them. */
 const openTokens = async (tables: TableStore = store): Promise<Tokens> =>
   new Tokens((await openStores(tables, clock.now)).tokenStore, clock.now);
 
 const code = (expected: string) => expect.objectContaining({ code: expected });
 
-it('lets each role do what is its own and what the ones below it may', async () => {
+it('allows each role its own acts and those of the roles below it', async () => {
   const tokens = await openTokens();
   const { token } = await tokens.create({ name: 'ci', role: 'operator' });
   expect(tokens.authorise(`Bearer ${token}`, 'viewer').role).toBe('operator');
@@ -37,7 +37,7 @@ it.each([
   expect(() => tokens.authorise(header, 'viewer')).toThrow(code(expected));
 });
 
-it('keeps the hash of a token alone, and knows it after a restart', async () => {
+it('stores only the hash of a token, and knows it after a restart', async () => {
   const { token } = await (await openTokens()).create({ name: 'a', role: 'viewer' });
   expect(JSON.stringify([...store.memory.values])).not.toContain(token.slice('sitecast_'.length));
   const tokens = await openTokens();
@@ -45,7 +45,7 @@ it('keeps the hash of a token alone, and knows it after a restart', async () => 
   expect(JSON.stringify(tokens.list())).not.toContain('hash');
 });
 
-it('stops taking a token at its expiry, and makes none that has expired', async () => {
+it('refuses a token from its expiry on, and creates none that has expired', async () => {
   const tokens = await openTokens();
   const expiresAt = new Date(clock.nowMs + 1000).toISOString();
   const { token } = await tokens.create({ name: 'a', role: 'viewer', expiresAt });
@@ -57,7 +57,7 @@ it('stops taking a token at its expiry, and makes none that has expired', async 
   );
 });
 
-it('revokes at once and for good, but never the last admin that lasts', async () => {
+it('revokes at once and for good, but never the last admin without an expiry', async () => {
   const tokens = await openTokens();
   const first = await tokens.create({ name: 'first', role: 'admin' });
   const soon = new Date(clock.nowMs + 60_000).toISOString();
@@ -72,7 +72,7 @@ it('revokes at once and for good, but never the last admin that lasts', async ()
   expect(again.authorise(`Bearer ${second.token}`, 'admin').name).toBe('second');
 });
 
-it("doesn't let two revocations at once take the last two admins", async () => {
+it("doesn't let two concurrent revocations revoke the last two admins", async () => {
   const tokens = await openTokens();
   const ids = [
     await tokens.create({ name: 'a', role: 'admin' }),
@@ -82,7 +82,7 @@ it("doesn't let two revocations at once take the last two admins", async () => {
   expect(results.map(({ status }) => status).sort()).toEqual(['fulfilled', 'rejected']);
 });
 
-it('makes an admin where none works: at first, and when all have expired', async () => {
+it('creates an admin where no valid one exists: at first, and when all have expired', async () => {
   const kept: string[] = [];
   const place = {
     keep: async (token: string) => {
@@ -96,7 +96,7 @@ it('makes an admin where none works: at first, and when all have expired', async
   expect(tokens.authorise(`Bearer ${kept[0]}`, 'admin').role).toBe('admin');
 });
 
-it('leaves an admin that works when the process dies between keeping the first token and storing it', async () => {
+it('leaves a valid admin when the process dies between keeping the first token and storing it', async () => {
   const dying: TableStore = {
     get: (table, key) => store.get(table, key),
     entries: (table, range) => store.entries(table, range),
@@ -122,7 +122,7 @@ it(`keeps ${MAX_TOKENS} tokens and no more`, async () => {
   await expect(make(MAX_TOKENS)).rejects.toThrow(code('SITECAST_TOO_MANY_TOKENS'));
 });
 
-it('gives a name to one token at a time: the audit log tells people apart by it', async () => {
+it('gives a name to one token at a time, because the audit log distinguishes people by it', async () => {
   const tokens = await openTokens();
   const make = (name: string, expiresAt?: string) => tokens.create({ name, role: 'viewer', expiresAt });
   const taken = code('SITECAST_TOKEN_NAME_TAKEN');
@@ -135,11 +135,11 @@ it('gives a name to one token at a time: the audit log tells people apart by it'
   await tokens.revoke(id);
   await make('bob', new Date(clock.nowMs + 1000).toISOString());
   clock.nowMs += 1000;
-  // One that has expired does nothing any more.
+  // An expired token no longer holds its name.
   await make('bob');
 });
 
-it('has a token and the entry that tells of it both, or neither', async () => {
+it('stores a token and its audit entry together, or neither', async () => {
   const commits: (readonly Write[])[] = [];
   const watched: TableStore = {
     get: (table, key) => store.get(table, key),

@@ -4,12 +4,12 @@ import { Identity } from '../identity/index.ts';
 import { KeyPair } from '../signing/index.ts';
 import { peerNoticeSchema } from './index.ts';
 
-describe('what a device tells of the images that it holds', () => {
+describe('a device’s announcement of its images', () => {
   const { id } = new Identity(KeyPair.generate());
   const peer = { id, addresses: [`/ip4/192.0.2.7/tcp/7403/p2p/${id}`] };
   const isRead = (more: object) => peerNoticeSchema.safeParse({ peer, images: [], ...more }).success;
 
-  it('is at most eight of them, each with no more chunks than an index can have', () => {
+  it('has at most eight of them, each with at most as many chunks as an index can have', () => {
     const images = Array.from({ length: 8 }, (_, at) => String(at).repeat(64));
     expect(isRead({ images, held: images.map(() => MAX_INDEX_CHUNKS) })).toBe(true);
     expect(isRead({ images: [...images, '9'.repeat(64)] })).toBe(false);
@@ -17,7 +17,7 @@ describe('what a device tells of the images that it holds', () => {
     for (const wrong of [MAX_INDEX_CHUNKS + 1, -1, 1.5, '1']) expect(isRead({ held: [wrong] })).toBe(false);
   });
 
-  it('may leave out how many chunks they are, as earlier agents do', () => {
+  it('may omit the number of chunks, as earlier agents do', () => {
     expect(isRead({ images: ['a'.repeat(64)] })).toBe(true);
   });
 });

@@ -30,13 +30,13 @@ function check(entries: readonly AuditEntry[], told: AuditHead | undefined, expe
 const brokenAt = (seq: number) => expect.objectContaining({ code: 'SITECAST_AUDIT_BROKEN', data: { seq } });
 
 describe('an audit log', () => {
-  it('that is whole holds, an empty one too', () => {
+  it('that is whole passes the check, an empty one too', () => {
     const log = logOf(3);
     expect(check(log, log.at(-1))).toEqual({ seq: 3, hash: log[2]?.hash });
     expect(check([], undefined)).toEqual({ seq: 0, hash: null });
   });
 
-  it('says the same whatever the order of members', () => {
+  it('has the same hashes whatever the order of an entry’s members', () => {
     const [entry] = logOf(1);
     if (!entry) throw new Error('no entry');
     const turned: AuditEntry = JSON.parse(
@@ -46,13 +46,13 @@ describe('an audit log', () => {
     expect(hashOfEntry({ ...entry, details: { share: 0.5 } })).not.toBe(entry.hash);
   });
 
-  it.each(['at', 'by', 'action', 'subject'] as const)('names the entry whose %s was altered', field => {
+  it.each(['at', 'by', 'action', 'subject'] as const)('breaks at an entry whose %s was altered', field => {
     const log = logOf(3);
     const altered = log.map(entry => (entry.seq === 2 ? { ...entry, [field]: 'x' } : entry));
     expect(() => check(altered, log.at(-1))).toThrow(brokenAt(2));
   });
 
-  it('names the first entry that was taken out, put in or made anew', () => {
+  it('breaks at the first entry that was removed, inserted or forged', () => {
     const log = logOf(4);
     expect(() => check(log.toSpliced(1, 1), log.at(-1))).toThrow(brokenAt(2));
     const [, second] = log;
@@ -63,14 +63,14 @@ describe('an audit log', () => {
     expect(() => check(anew, log.at(-1))).toThrow(brokenAt(3));
   });
 
-  it('that ends too early is told by its head, or by one that was seen earlier', () => {
+  it('that ends too early is found by its head, or by a head noted earlier', () => {
     const log = logOf(4);
     expect(() => check(log.slice(0, 2), log[3])).toThrow(brokenAt(3));
     expect(() => check(log.slice(0, 2), log[1], log[3])).toThrow(brokenAt(3));
     expect(check(log, log[3], log[1]).seq).toBe(4);
   });
 
-  it('that was written anew behind an earlier head is told by that head', () => {
+  it('that was rewritten is found by a head noted earlier', () => {
     const log = logOf(4);
     expect(() => check(log, log[3], { seq: 2, hash: 'f'.repeat(64) })).toThrow(brokenAt(2));
   });

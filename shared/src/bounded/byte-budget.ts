@@ -1,4 +1,4 @@
-/** How many bytes all who share the budget may hold at one time. Nobody waits: what doesn't fit is refused. */
+/** Bounds how many bytes all users of the budget hold at one time. No caller waits: what doesn't fit is refused. */
 export class ByteBudget {
   readonly maxBytes: number;
   #usedBytes = 0;
@@ -11,14 +11,14 @@ export class ByteBudget {
     return this.#usedBytes;
   }
 
-  /** @returns whether so many bytes were left; then they are taken */
+  /** @returns whether so many bytes were free; they are taken then */
   tryTake(lengthBytes: number): boolean {
     if (this.#usedBytes + lengthBytes > this.maxBytes) return false;
     this.#usedBytes += lengthBytes;
     return true;
   }
 
-  /** Counts bytes that are held already, whatever the limit says now. */
+  /** Counts bytes that are held already, even beyond the limit. */
   takeAnyway(lengthBytes: number): void {
     this.#usedBytes += lengthBytes;
   }
@@ -27,7 +27,7 @@ export class ByteBudget {
     this.#usedBytes -= lengthBytes;
   }
 
-  /** @returns gives the bytes back, once however often it is called; undefined where there aren't so many left */
+  /** @returns a function that returns the bytes, once however often it is called; undefined where too few are free */
   tryLease(lengthBytes: number): (() => void) | undefined {
     if (!this.tryTake(lengthBytes)) return undefined;
     let isHeld = true;

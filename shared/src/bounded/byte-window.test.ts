@@ -3,7 +3,7 @@ import { ByteWindow } from './byte-window.ts';
 
 const settled = () => new Promise(resolve => setImmediate(resolve));
 
-it('lets in what fits, first come first served, up to its last byte', async () => {
+it('admits what fits, in order of arrival, up to the last byte', async () => {
   const window = new ByteWindow(100, 10);
   await window.take(60);
   await window.take(40);
@@ -21,7 +21,7 @@ it('lets in what fits, first come first served, up to its last byte', async () =
   expect(order).toEqual(['large', 'small']);
 });
 
-it('lets in a number of them, too', async () => {
+it('bounds the number of entries, too', async () => {
   const window = new ByteWindow(100, 2);
   await window.take(1);
   await window.take(1);
@@ -36,13 +36,13 @@ it('lets in a number of them, too', async () => {
   expect(isIn).toBe(true);
 });
 
-it('lets in one that is larger than all when it is alone', async () => {
+it('admits an entry larger than the window when it is alone', async () => {
   const window = new ByteWindow(100, 10);
   await window.take(101);
   expect(window.usedBytes).toBe(101);
 });
 
-it('forgets who gives up, and goes on with the next', async () => {
+it('forgets an entry that gives up, and continues with the next', async () => {
   const window = new ByteWindow(100, 10);
   await window.take(90);
   const stop = new AbortController();

@@ -3,7 +3,7 @@ interface Waiter {
   resolve(): void;
 }
 
-/** Bounds what is outstanding, in bytes and in number; who comes first goes first. */
+/** Bounds what is outstanding, in bytes and in number. Entries are admitted in order of arrival. */
 export class ByteWindow {
   readonly #maxBytes: number;
   readonly #maxCount: number;
@@ -20,7 +20,7 @@ export class ByteWindow {
     return this.#usedBytes;
   }
 
-  /** Resolves once there's room; rejects with the signal's reason. One that is larger than all has room when it's alone. */
+  /** Resolves once there is room; rejects with the signal's reason. An entry larger than the window has room when it is alone. */
   async take(lengthBytes: number, signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted();
     if (this.#waiters.length === 0 && this.#hasRoom(lengthBytes)) {
@@ -45,7 +45,7 @@ export class ByteWindow {
     });
   }
 
-  /** Makes room again. */
+  /** Returns bytes to the window. */
   give(lengthBytes: number): void {
     this.#usedBytes -= lengthBytes;
     this.#count -= 1;

@@ -3,7 +3,7 @@ import { FairPool } from './fair-pool.ts';
 
 const KIB = 1024;
 
-/** Leases whose ends are written down. */
+/** Leases whose ends are recorded. */
 function testPool(maxBytes: number) {
   const memory = new FairPool({ max: maxBytes, minUnits: 4 * KIB });
   const takenBack: string[] = [];
@@ -12,8 +12,8 @@ function testPool(maxBytes: number) {
   return { memory, takenBack, lease };
 }
 
-describe('memory that senders share', () => {
-  it('takes back the oldest lease of whoever holds the most', () => {
+describe('a pool that owners share', () => {
+  it('takes back the oldest lease of the owner that holds the most', () => {
     const { lease, takenBack, memory } = testPool(32 * KIB);
     lease('greedy', 8 * KIB, 'greedy 1');
     lease('modest');
@@ -31,7 +31,7 @@ describe('memory that senders share', () => {
     expect(takenBack).toEqual(['a']);
   });
 
-  it('refuses whoever would hold more than those from whom something could be taken back', () => {
+  it('refuses an owner that would hold more than any owner with a lease to take back', () => {
     const { lease, takenBack } = testPool(32 * KIB);
     lease('greedy', 24 * KIB)?.keep();
     lease('modest');
@@ -39,7 +39,7 @@ describe('memory that senders share', () => {
     expect(takenBack).toEqual([]);
   });
 
-  it('never takes back what is in use', () => {
+  it('never takes back a lease that is kept', () => {
     const { lease, takenBack } = testPool(16 * KIB);
     lease('a')?.keep();
     lease('b')?.keep();
@@ -47,7 +47,7 @@ describe('memory that senders share', () => {
     expect(takenBack).toEqual([]);
   });
 
-  it('has all of it back in the end, however often a lease is given back', () => {
+  it('gets all units back in the end, however often a lease is returned', () => {
     const { lease, memory } = testPool(16 * KIB);
     const taken = lease('a');
     const kept = lease('a');
@@ -58,14 +58,14 @@ describe('memory that senders share', () => {
     expect(memory.used).toBe(0);
   });
 
-  it('refuses what is more than all of it, and counts small leases as 4 KiB', () => {
+  it('refuses a lease larger than the pool, and counts a small lease as 4 KiB', () => {
     const { lease, memory } = testPool(16 * KIB);
     expect(lease('a', 17 * KIB)).toBeUndefined();
     lease('a', 1);
     expect(memory.used).toBe(4 * KIB);
   });
 
-  it('takes back the own oldest of whoever wants more than its share', () => {
+  it('takes back an owner’s own oldest lease when it exceeds its share', () => {
     const takenBack: string[] = [];
     const pool = new FairPool({ max: 10, maxPerOwner: 2 });
     for (const name of ['a1', 'a2', 'a3']) pool.lease('a', 1, () => takenBack.push(name));
@@ -73,7 +73,7 @@ describe('memory that senders share', () => {
     expect(pool).toMatchObject({ used: 2, counts: { takenBack: 1, refused: 0 } });
   });
 
-  it('spares those who hold no more than a newcomer would, where they are to be spared', () => {
+  it('spares owners that hold no more than a newcomer would, where that is configured', () => {
     const takenBack: string[] = [];
     const pool = new FairPool({ max: 3, sparesEquals: true });
     const lease = (owner: string) => pool.lease(owner, 1, () => takenBack.push(owner));

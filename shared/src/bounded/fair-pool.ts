@@ -1,8 +1,8 @@
 /** A part of a pool that was lent out. */
 export interface Lease {
-  /** From now on it isn't taken back: what it was lent for is complete, or its owner was admitted. */
+  /** Protects the lease from being taken back: its purpose is complete, or its owner was admitted. */
   keep(): void;
-  /** Gives it back. A second call does nothing. */
+  /** Returns it. A second call does nothing. */
   release(): void;
 }
 
@@ -13,27 +13,27 @@ interface Held {
 
 /** What one owner holds. */
 interface Account {
-  /** Taken back or not. */
+  /** Units that count now, revocable or kept. */
   units: number;
-  /** Leases that can be taken back, in the order of lending. */
+  /** Leases that can be taken back, oldest first. */
   revocable: Set<Held>;
 }
 
 export interface FairPoolOptions {
-  /** All that is lent at one time, in units of the caller's choice: bytes, connections. */
+  /** The bound of all leases at one time, in units of the caller's choice: bytes, connections. */
   max: number;
-  /** Of one owner: beyond it, the owner's own oldest lease is taken back. By default there's no such bound. */
+  /** The bound of one owner. Beyond it the owner's own oldest lease is taken back. By default there is none. */
   maxPerOwner?: number;
-  /** What a lease counts at least. It bounds how many there are. */
+  /** The least that a lease counts. It bounds the number of leases. */
   minUnits?: number;
-  /** Where all hold the same, a newcomer is refused: for owners that can't be made up, whose work isn't to be broken off. */
+  /** Refuses a newcomer where all owners hold the same. For owners that can't be made up and whose work should not be interrupted. */
   sparesEquals?: boolean;
 }
 
 /**
- * Memory, connections or places in a queue that many owners share, any of which may be hostile: the worst one holds as much as it
- * can, for as long as it can. So nobody is refused for what others hold: where room is needed, the owner that holds the most
- * loses its oldest lease; among equals, the one that has held longest.
+ * Memory, connections or places in a queue that many owners share. Any owner may be hostile and hold as much as it can, for as long as it
+ * can. So no owner is refused for what others hold. Where room is needed, the owner that holds the most loses its oldest lease; among
+ * equal owners, the one that has held longest loses it.
  */
 export class FairPool {
   readonly #max: number;
@@ -57,12 +57,12 @@ export class FairPool {
     this.#sparesEquals = sparesEquals;
   }
 
-  /** Units that are lent out. */
+  /** Units on lease. */
   get used(): number {
     return this.#used;
   }
 
-  /** Leases taken back, and refused, so far. */
+  /** How many leases were taken back, and how many were refused. */
   get counts(): { takenBack: number; refused: number } {
     return { takenBack: this.#takenBack, refused: this.#refused };
   }
@@ -73,10 +73,10 @@ export class FairPool {
   }
 
   /**
-   * @param owner who answers for it: an id or an address
-   * @param takeBack ends what it was lent for. It is called at most once, not after `keep` or `release`; the units count as
-   *   free then
-   * @returns undefined where this owner would hold more than any other from whom something could be taken back
+   * @param owner an id or an address
+   * @param takeBack ends the use of the lease. It is called at most once, and never after `keep` or `release`. The units count as free
+   * then
+   * @returns undefined where this owner would hold more than any other owner with a lease to take back
    */
   lease(owner: string, units: number, takeBack: () => void): Lease | undefined {
     const held: Held = { units: Math.max(units, this.#minUnits), takeBack };
@@ -98,7 +98,7 @@ export class FairPool {
       release: () => {
         if (isEnded) return;
         isEnded = true;
-        // What was taken back is free already.
+        // A lease that was taken back is free already.
         if (account.revocable.delete(held) || isKept) this.#free(owner, account, held.units);
       },
     };

@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { until } from '../testing/index.ts';
 import { FairQueue } from './fair-queue.ts';
 
-/** Work that ends when it's told to; its beginnings, and what was given up, are written down. */
+/** Work that ends on command. Its starts, and the work that was dropped, are recorded. */
 function testQueue(options: { maxRunning?: number; maxWaiting?: number }) {
   const queue = new FairQueue({ maxRunning: 1, maxWaiting: 100, ...options });
   const begun: string[] = [];
@@ -34,7 +34,7 @@ it('gives each owner its turn, however much another has waiting', async () => {
   expect(begun).toEqual(['greedy 0', 'greedy 1', 'modest 0', 'greedy 2', 'modest 1', 'greedy 3', 'greedy 4']);
 });
 
-it('gives up the oldest of whoever has the most, where more wait than may', async () => {
+it('drops the oldest work of the owner that has the most, where too much waits', async () => {
   const { add, begun, givenUp, endAll, queue } = testQueue({ maxWaiting: 3 });
   for (let at = 0; at < 4; at += 1) add('greedy', `greedy ${at}`);
   add('modest', 'modest');
@@ -44,7 +44,7 @@ it('gives up the oldest of whoever has the most, where more wait than may', asyn
   expect(queue).toMatchObject({ waiting: 0, givenUp: 1 });
 });
 
-it('goes on after work that failed, and when its rate allows it', async () => {
+it('continues after work that failed, and when its rate allows it', async () => {
   let tokens = 1;
   const queue = new FairQueue({ maxRunning: 1, maxWaiting: 10, mayBegin: () => tokens-- > 0 });
   const begun: string[] = [];

@@ -1,15 +1,15 @@
 import { FairPool } from './fair-pool.ts';
 
 export interface FairQueueOptions {
-  /** Pieces of work that are under way at one time. */
+  /** Pieces of work that run at one time. */
   maxRunning: number;
-  /** Pieces that wait. Where there are more, the owner that has most of them loses its oldest. */
+  /** Pieces that wait. Where there are more, the owner with the most loses its oldest. */
   maxWaiting: number;
-  /** Asked before each piece begins: false, and it's asked again shortly. By default there's no rate. */
+  /** Called before each piece begins. Where it returns false, it is called again shortly. By default there is no rate. */
   mayBegin?: () => boolean;
 }
 
-/** One piece of work, as its owner sees it. */
+/** One piece of work. */
 interface Waiting {
   begin: () => Promise<unknown>;
   release: () => void;
@@ -18,13 +18,13 @@ interface Waiting {
 const ASK_AGAIN_MS = 25;
 
 /**
- * Work that many owners want done, a few pieces at a time: each owner's turn comes round, in the order of its own pieces, however
- * much the others have waiting.
+ * Work of many owners, of which a few pieces run at a time. Owners take turns, each with its own pieces in order, however much the others
+ * have waiting.
  */
 export class FairQueue {
   readonly #options: FairQueueOptions;
   readonly #places: FairPool;
-  /** Those whose turn is next come first. */
+  /** The owner whose turn is next comes first. */
   readonly #owners = new Map<string, Set<Waiting>>();
   #running = 0;
   #isToAskAgain = false;
@@ -34,20 +34,20 @@ export class FairQueue {
     this.#places = new FairPool({ max: options.maxWaiting });
   }
 
-  /** Pieces that wait. */
+  /** The number of waiting pieces. */
   get waiting(): number {
     return this.#places.used;
   }
 
-  /** Pieces that were given up for others, so far. */
+  /** How many pieces were dropped for others. */
   get givenUp(): number {
     const { takenBack, refused } = this.#places.counts;
     return takenBack + refused;
   }
 
   /**
-   * @param begin starts the work when its turn comes; the next one follows when its promise has settled, however it did
-   * @param giveUp is called instead, at most once, where there's no room for all that this owner wants
+   * @param begin starts the work when its turn comes. The next piece follows when its promise has settled, fulfilled or rejected
+   * @param giveUp is called instead, at most once, where there is no room for everything that this owner wants
    */
   add(owner: string, begin: () => Promise<unknown>, giveUp: () => void): void {
     const own = this.#owners.get(owner) ?? new Set<Waiting>();
@@ -65,8 +65,8 @@ export class FairQueue {
   }
 
   /**
-   * For work that has a rate alone.
-   * @returns when its turn has come; false if it was given up
+   * For work whose rate alone is bounded.
+   * @returns true when its turn has come; false if it was dropped
    */
   turn(owner: string): Promise<boolean> {
     return new Promise(resolve => {
@@ -108,7 +108,7 @@ export class FairQueue {
     const [waiting] = own;
     if (!waiting) return;
     this.#remove(owner, own, waiting);
-    // Behind all others that have something to do.
+    // The owner moves behind all others that have work.
     if (own.size > 0) {
       this.#owners.delete(owner);
       this.#owners.set(owner, own);

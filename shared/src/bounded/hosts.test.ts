@@ -10,11 +10,11 @@ it.each([
   ['2001:db8:1:2:3:4:5:6', '2001:0db8:0001:0002'],
   ['2001:db8::5', '2001:0db8:0000:0000'],
   ['fe80::1%eth0', 'fe80:0000:0000:0000'],
-])('%s stands for %s', (address, sender) => {
+])('%s is counted as %s', (address, sender) => {
   expect(senderOf(address)).toBe(sender);
 });
 
-it('lets a host that was named stand for itself, whatever network it shares with others', () => {
+it('counts a named host by itself, whatever network it shares with others', () => {
   const hosts = new NamedHosts();
   hosts.name('fe80::1%eth0');
   expect(hosts.ownerOf('fe80::1%eth0')).toBe('fe80::1');

@@ -3,21 +3,21 @@ import { lruCache } from './lru-cache.ts';
 
 const IPV6_GROUPS_OF_A_HOST = 4;
 const MAX_NAMED_HOSTS = 4096;
-/** Devices and gateways are named anew within that time. */
+/** Devices and gateways name themselves again within this time. */
 const NAMED_FOR_MS = 30 * 60_000;
-/** Who answers for this machine's own connections. */
+/** The owner of connections from this machine. */
 const LOOPBACK = 'loopback';
 
-/** As IPv4 where it's IPv4 in IPv6's clothes, without a zone. */
+/** The address without a zone. An IPv4 address mapped into IPv6 becomes IPv4. */
 function plainAddress(address: string): string {
   const plain = address.startsWith('::ffff:') ? address.slice('::ffff:'.length) : address;
   return plain.split('%')[0] ?? plain;
 }
 
 /**
- * Whom an address stands for: of IPv6 the first 64 bits, for a host has all of the others to choose from (RFC 6177).
- * @returns undefined for this machine, on which a proxy may speak for many. It speaks from 127.0.0.1 or ::1: the rest of
- *   127.0.0.0/8 are addresses like others
+ * The sender that an address belongs to. Of IPv6 it is the first 64 bits, because one host can use all addresses below them (RFC 6177).
+ * @returns undefined for this machine, on which a proxy may serve many clients. It connects from 127.0.0.1 or ::1; the rest of
+ * 127.0.0.0/8 are addresses like others
  */
 export function senderOf(address: string | undefined): string | undefined {
   if (address === undefined) return '';
@@ -35,7 +35,7 @@ export function senderOf(address: string | undefined): string | undefined {
     .join(':');
 }
 
-/** Addresses at which somebody known was met, or is said to be by somebody who is believed. */
+/** Addresses of known devices and gateways, seen directly or reported by a trusted source. */
 export class NamedHosts {
   readonly #named = lruCache<string, true>({ max: MAX_NAMED_HOSTS, ttl: NAMED_FOR_MS });
 
@@ -48,8 +48,8 @@ export class NamedHosts {
   }
 
   /**
-   * Who answers for what comes from an address. One that was named stands for itself: else the machines of an IPv6 network,
-   * which has 64 bits in common, would answer for each other.
+   * The owner of what comes from an address. A named address is counted by itself: otherwise the machines of one IPv6 network, which share
+   * 64 bits, would be counted together.
    */
   ownerOf(address: string | undefined): string {
     if (address !== undefined && this.has(address)) return plainAddress(address);

@@ -1,6 +1,6 @@
 /**
- * What there is little of, shared among many senders whom nobody has vouched for: memory, connections, places in a queue, rates.
- * A pool and a queue follow one rule: no sender is refused for what others hold.
+ * Scarce resources, shared among many unverified senders: memory, connections, places in a queue, rates. A pool and a queue follow one
+ * rule: no sender is refused for what others hold.
  */
 export { ByteBudget } from './byte-budget.ts';
 export { ByteWindow } from './byte-window.ts';

@@ -35,7 +35,7 @@ it('tells of each entry that it forgets', () => {
   expect(forgotten).toEqual(['a1', 'b1', 'a2']);
 });
 
-it('forgets what is older than it may be', () => {
+it('forgets an entry after its time to live', () => {
   let nowMs = 0;
   const cache = lruCache<string, number>({ max: 3, ttl: 100, now: () => nowMs });
   cache.set('a', 1);
@@ -45,7 +45,7 @@ it('forgets what is older than it may be', () => {
   expect(cache.get('a')).toBeUndefined();
 });
 
-it('takes no memory for entries that it does not hold', () => {
-  // As many as no array has.
+it('allocates no memory for entries that it does not hold', () => {
+  // No array can be that long.
   expect(lruCache<string, number>({ max: Number.MAX_SAFE_INTEGER }).size).toBe(0);
 });

@@ -6,7 +6,7 @@ export type LruCache<K extends {}, V extends {}> = LRUCache<K, V>;
 /** The bound: entries, or bytes of all entries together. */
 type Bound<V> = { max: number } | { maxBytes: number; bytesOf: (value: V) => number };
 
-/** What `lruCache` takes of LRUCache's options. */
+/** The options of LRUCache that `lruCache` accepts. */
 interface Options<K, V> {
   /** An entry is forgotten so many milliseconds after it was set. */
   ttl?: number;

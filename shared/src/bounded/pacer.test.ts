@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { Pacer } from './pacer.ts';
 
-it('lets a burst through, then so many bytes a second for all together', () => {
+it('lets a burst through, then so many bytes a second for all senders together', () => {
   let nowMs = 1000;
   const pacer = new Pacer(1000, { now: () => nowMs });
   expect(pacer.delayOf(100)).toBe(0);

@@ -15,7 +15,7 @@ export class Pacer {
   readonly #bytesPerS: () => number;
   readonly #burstMs: number;
   readonly #now: () => number;
-  /** When all bytes so far will have gone out at the allowed rate. */
+  /** When all bytes so far will have been sent at the allowed rate. */
   #goneMs = Number.NEGATIVE_INFINITY;
 
   /** @param bytesPerS a rate, or what gives the rate for the bytes that are counted at that moment */
@@ -33,7 +33,7 @@ export class Pacer {
     return Math.max(0, this.#goneMs - this.#now());
   }
 
-  /** Resolves when the bytes may go out; rejects with the signal's reason. */
+  /** Resolves when the bytes may be sent; rejects with the signal's reason. */
   async take(lengthBytes: number, signal: AbortSignal): Promise<void> {
     const waitMs = this.delayOf(lengthBytes);
     if (waitMs > 0) await sleep(waitMs, undefined, { signal });
@@ -44,7 +44,7 @@ export class Pacer {
     this.delayOf(lengthBytes);
   }
 
-  /** Counts the bytes as sent. @returns how long they have to wait before, in milliseconds */
+  /** Counts the bytes as sent. @returns how long they must wait first, in milliseconds */
   delayOf(lengthBytes: number): number {
     const nowMs = this.#now();
     const beginMs = Math.max(this.#goneMs, nowMs - this.#burstMs);

@@ -1,12 +1,12 @@
 import { lruCache, type LruCache } from './lru-cache.ts';
 
-/** How many things go through in a second on average, and how many at once. */
+/** How many events pass per second on average, and how many at once. */
 export interface Rate {
   perS: number;
   burst: number;
 }
 
-/** Lets so many things through in a second on average, and a burst of them at once. */
+/** Lets so many events per second pass on average, and a burst of them at once. */
 export class TokenBucket {
   readonly #perS: number;
   readonly #burst: number;
@@ -22,24 +22,24 @@ export class TokenBucket {
     this.#atMs = now();
   }
 
-  /** What it would let through now. */
+  /** How many it would let pass now. */
   get tokens(): number {
     const nowMs = this.#now();
-    // A clock that is set back must not stop it.
+    // A clock that is set back must not stop the bucket.
     const passedMs = Math.max(0, nowMs - this.#atMs);
     this.#tokens = Math.min(this.#burst, this.#tokens + (passedMs / 1000) * this.#perS);
     this.#atMs = nowMs;
     return this.#tokens;
   }
 
-  /** All of so many, or none. */
+  /** Takes all of so many, or none. */
   take(count = 1): boolean {
     if (this.tokens < count) return false;
     this.#tokens -= count;
     return true;
   }
 
-  /** Seconds until so many are let through, a whole burst at the most; 0 where they are now. */
+  /** Seconds until so many pass, a whole burst at most; 0 where they pass now. */
   waitS(count: number): number {
     return Math.max(0, (Math.min(count, this.#burst) - this.tokens) / this.#perS);
   }
@@ -47,7 +47,7 @@ export class TokenBucket {
 
 const MAX_BUCKETS = 20_000;
 
-/** A bucket each for so many keys; the least recently used are forgotten. */
+/** One bucket for each key. The least recently used are forgotten. */
 export class TokenBuckets {
   readonly #buckets: LruCache<string, TokenBucket>;
   readonly #options: Rate & { now: () => number };

@@ -24,7 +24,7 @@ function codeOf(bytes: Uint8Array): string {
   }
 }
 
-it('takes apart what was put together', () => {
+it('decodes what was encoded', () => {
   fc.assert(
     fc.property(fc.array(fc.uint8Array({ minLength: 1, maxLength: 200 }), { maxLength: 30 }), frames => {
       const entries = decodeBatch(encode(frames));
@@ -34,7 +34,7 @@ it('takes apart what was put together', () => {
   );
 });
 
-it('refuses every batch that is cut off', () => {
+it('refuses every truncated batch', () => {
   const batch = encode([Buffer.from('one'), Buffer.from('two')]);
   const ends = [0, BATCH_HEAD_BYTES + 3, batch.length];
   for (let end = 0; end <= batch.length; end++) {
@@ -60,7 +60,7 @@ it('bounds a frame, a batch and the chunks in it', () => {
   );
 });
 
-it('answers any bytes with entries or with SITECAST_BATCH_MALFORMED', () => {
+it('decodes any bytes to entries, or throws SITECAST_BATCH_MALFORMED', () => {
   fc.assert(
     fc.property(fc.uint8Array({ maxLength: 200 }), bytes => {
       expect(codeOf(bytes)).toMatch(/^(read|SITECAST_BATCH_MALFORMED)$/);

@@ -18,7 +18,7 @@ it('names a chunk by the SHA-256 of its plain bytes', () => {
   expect(chunkIdToHex(chunkIdOf(Buffer.from('abc')))).toBe(HEX_OF_ABC);
 });
 
-it('lays a chunk where casync does', () => {
+it('has the path that casync uses', () => {
   expect(chunkPath(chunkIdFromHex(HEX_OF_ABC))).toBe(`ba78/${HEX_OF_ABC}.cacnk`);
 });
 
@@ -32,7 +32,7 @@ it.each([
   expect(() => chunkIdFromHex(hex)).toThrow(expect.objectContaining({ code: 'SITECAST_CHUNK_ID_INVALID' }));
 });
 
-it('refuses a list of ids that ends within one', () => {
+it('refuses a list of ids that ends within an id', () => {
   expect(countIds(Buffer.alloc(64))).toBe(2);
   expect(() => countIds(Buffer.alloc(63))).toThrow(
     expect.objectContaining({ code: 'SITECAST_CHUNK_ID_INVALID' }),
@@ -63,7 +63,7 @@ it('keeps a set of ids as a Set of their hex would', () => {
   );
 });
 
-it('finds ids that differ in their last byte alone', () => {
+it('finds ids that differ in their last byte only', () => {
   const set = new ChunkIdSet();
   const ids = Array.from({ length: 256 }, (_, last) => Buffer.concat([Buffer.alloc(31, 7), Buffer.of(last)]));
   for (const id of ids) expect(set.add(id)).toBe(true);

@@ -26,7 +26,7 @@ function indexOf(ends: number[], sizes = SIZES): ChunkIndex {
   return builder.finish();
 }
 
-/** A right index with some of its bytes replaced. */
+/** A valid index with some of its bytes replaced. */
 function tampered(change: (bytes: Buffer) => Buffer | undefined): Buffer {
   const bytes = Buffer.from(indexOf([100, 200, 300]).encode());
   return change(bytes) ?? bytes;
@@ -41,7 +41,7 @@ function codeOf(bytes: Uint8Array): string {
   }
 }
 
-it('writes the very bytes that casync writes for one small file', () => {
+it('writes the same bytes as casync for one small file', () => {
   // `printf x >one; casync make --digest=sha256 one.caibx one`, casync 2
   const builder = new ChunkIndexBuilder(SIZES);
   builder.add(sha256(Buffer.from('x')), 1);
@@ -75,7 +75,7 @@ it('reads what casync wrote, and writes it again byte for byte', async context =
   expect(builder.finish().encode()).toEqual(theirs);
 });
 
-it('tells places, lengths and the chunk at an offset', () => {
+it('gives offsets, lengths and the chunk at an offset', () => {
   const index = indexOf([100, 101, 4000]);
   expect(index.count).toBe(3);
   expect([...index.places()].map(({ offset, lengthBytes }) => [offset, lengthBytes])).toEqual([
@@ -90,7 +90,7 @@ it('tells places, lengths and the chunk at an offset', () => {
   expect(() => index.idAt(3)).toThrow(RangeError);
 });
 
-it('finds chunks by ids that somebody has chosen to be alike', () => {
+it('finds chunks quickly even if their ids were chosen to collide', () => {
   const builder = new ChunkIndexBuilder(SIZES);
   const count = 100_000;
   const ids = Array.from({ length: count }, (_, at) => {
@@ -100,7 +100,7 @@ it('finds chunks by ids that somebody has chosen to be alike', () => {
   });
   for (const [at, id] of ids.entries()) builder.add(id, (at + 1) * 100);
   const index = builder.finish();
-  // A table whose places can be foreseen would compare some billions of ids.
+  // A table with predictable places would compare some billions of ids.
   expect(ids.findIndex((id, at) => index.find(id) !== at)).toBe(-1);
 });
 
@@ -163,13 +163,13 @@ it.each([
   expect(codeOf(tampered(change))).toBe(code);
 });
 
-it('refuses an image without a byte', () => {
+it('refuses an empty image', () => {
   expect(() => new ChunkIndexBuilder(SIZES).finish()).toThrow(
     expect.objectContaining({ code: 'SITECAST_INDEX_EMPTY' }),
   );
 });
 
-it('takes chunks of the largest size and no larger', () => {
+it('accepts chunks of the largest size and no larger', () => {
   const sizes = { ...SIZES, maxBytes: MAX_CHUNK_BYTES };
   expect(indexOf([MAX_CHUNK_BYTES], sizes).lengthBytes).toBe(MAX_CHUNK_BYTES);
   expect(() => indexOf([MAX_CHUNK_BYTES + 1], sizes)).toThrow(
@@ -192,7 +192,7 @@ it('holds as many chunks as MAX_INDEX_BYTES has room for, and not one more', () 
   expect(codeOf(Buffer.alloc(MAX_INDEX_BYTES + 1))).toBe('SITECAST_INDEX_TOO_LARGE');
 });
 
-it('answers any bytes with an index or with a SitecastError', () => {
+it('decodes any bytes to an index, or throws a SitecastError', () => {
   const right = indexOf([1000, 2000, 3000, 260_000]).encode();
   const flips = fc.array(fc.tuple(fc.nat(right.length - 1), fc.nat(255)), { maxLength: 4 });
   fc.assert(

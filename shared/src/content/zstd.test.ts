@@ -25,7 +25,7 @@ const mismatch = expect.objectContaining({ code: 'SITECAST_CHUNK_MISMATCH' });
 const MAGIC = Buffer.of(0x28, 0xb5, 0x2f, 0xfd);
 /** Window descriptor: 2^(10 + exponent) bytes. */
 const window = (exponent: number) => Buffer.of(exponent << 3);
-/** A block of one repeated byte: 4 bytes that become up to 128 KiB. */
+/** A block of one repeated byte: 4 bytes that expand to up to 128 KiB. */
 const rle = (lengthBytes: number, isLast = false) =>
   Buffer.of(...littleEndian(lengthBytes * 8 + 2 + (isLast ? 1 : 0), 3), 0x41);
 const littleEndian = (value: number, bytes: number) =>
@@ -39,7 +39,7 @@ function outcomeOf(act: () => unknown): string {
   }
 }
 
-it.each([MIN_ZSTD_LEVEL, 3, MAX_ZSTD_LEVEL])('gives back what it compressed at level %i', level => {
+it.each([MIN_ZSTD_LEVEL, 3, MAX_ZSTD_LEVEL])('decompresses what it compressed at level %i', level => {
   for (const plain of [
     TEXT,
     noise(300_000, 1),
@@ -54,7 +54,7 @@ it.each([MIN_ZSTD_LEVEL, 3, MAX_ZSTD_LEVEL])('gives back what it compressed at l
   }
 });
 
-it('compresses into memory of the caller and refuses too little of it', () => {
+it('compresses into memory of the caller, and refuses too little of it', () => {
   const plain = noise(100_000, 1);
   const target = Buffer.alloc(maxFrameBytes(plain.length) + 8, 0xee);
   const lengthBytes = compressInto(target.subarray(4, -4), plain, 3);
@@ -71,7 +71,7 @@ it('reads frames that zstd writes without a content size and with a checksum, as
   }
 });
 
-it('decompresses up to the bound and never one byte more', () => {
+it('decompresses up to the bound, and never one byte more', () => {
   const frame = compressFrame(TEXT);
   const target = Buffer.alloc(TEXT.length + 8, 0xee);
   expect(decompressInto(target.subarray(0, TEXT.length), frame)).toBe(TEXT.length);
@@ -82,18 +82,18 @@ it('decompresses up to the bound and never one byte more', () => {
   expect(decompressAtMost(frame, TEXT.length).equals(TEXT)).toBe(true);
 });
 
-it('stops at the bound when a frame without a content size is a bomb', () => {
+it('stops at the bound when a frame without a content size is a decompression bomb', () => {
   const blocks = Buffer.alloc(200_000 * 4, rle(128 * 1024));
   const bomb = Buffer.concat([MAGIC, Buffer.of(0), window(7), blocks, rle(1, true)]);
   expect(bomb.length).toBeLessThan(MAX_FRAME_BYTES);
   const before = process.memoryUsage().rss;
   expect(() => decompressAtMost(bomb)).toThrow(invalidFrame);
   expect(process.memoryUsage().rss - before).toBeLessThan(64 * 2 ** 20);
-  // The decoder is usable after that.
+  // The decoder can be used again after that.
   expect(decompressAtMost(compressFrame(TEXT)).equals(TEXT)).toBe(true);
 });
 
-it('holds a frame to the exact end of the bound', () => {
+it('accepts a frame up to the exact bound', () => {
   const blocks = Array.from({ length: 8 }, () => rle(128 * 1024));
   const full = Buffer.concat([MAGIC, Buffer.of(0), window(7), ...blocks, rle(0, true)]);
   expect(decompressAtMost(full).length).toBe(MAX_CHUNK_BYTES);
@@ -137,13 +137,13 @@ it.each([
   expect(() => decompressAtMost(frame)).toThrow(invalidFrame);
 });
 
-it('takes the largest window that is allowed', () => {
+it('accepts the largest allowed window', () => {
   expect(decompressAtMost(Buffer.concat([MAGIC, Buffer.of(0), window(13), rle(9, true)]))).toEqual(
     Buffer.alloc(9, 0x41),
   );
 });
 
-it('answers any bytes with content within the bound, or with SITECAST_FRAME_INVALID', () => {
+it('decodes any bytes to content within the bound, or throws SITECAST_FRAME_INVALID', () => {
   const right = compressFrame(Buffer.concat([TEXT, noise(3000, 1)]));
   const flips = fc.array(fc.tuple(fc.nat(right.length - 1), fc.nat(255)), { minLength: 1, maxLength: 5 });
   const anyFrame = fc.oneof(
@@ -164,7 +164,7 @@ it('answers any bytes with content within the bound, or with SITECAST_FRAME_INVA
   );
 });
 
-it('verifies a frame against an id in memory that is used again', () => {
+it('verifies a frame against an id whose memory is used again', () => {
   const scratch = Buffer.alloc(MAX_CHUNK_BYTES);
   const id = chunkIdOf(TEXT);
   expect(verifyFrame(id, compressFrame(TEXT, 1), scratch)).toBe(TEXT.length);
@@ -176,7 +176,7 @@ it('verifies a frame against an id in memory that is used again', () => {
   expect(verifyFrame(id, compressFrame(TEXT), scratch)).toBe(TEXT.length);
 });
 
-it('makes the other form of a chunk when it is asked for, and checks it', () => {
+it('converts a chunk between frame and plain bytes on demand, and checks it', () => {
   const id = chunkIdOf(TEXT);
   expect(Chunk.fromPlain(id, TEXT).verify(TEXT.length).frame().length).toBeLessThan(TEXT.length);
   expect(Buffer.compare(Chunk.fromFrame(id, compressFrame(TEXT)).verify().plain(), TEXT)).toBe(0);

@@ -55,7 +55,7 @@ const isTaken = async (said: ReportEvent): Promise<boolean> =>
 const lengthOf = async (said: ReportEvent): Promise<number> =>
   Buffer.from((await sealReport(reportOf(said), identity)).payload, 'base64').length;
 
-/** Any UTF-16, halves of pairs among it, and longer than a report may be. */
+/** Any UTF-16 text, with lone surrogates, also longer than a report may be. */
 const anyText = oneof(
   string({ unit: 'binary', maxLength: 1500 }),
   array(integer({ min: 0, max: 0xffff }), { maxLength: 1500 }).map(units => String.fromCharCode(...units)),
@@ -85,7 +85,7 @@ const anyEvent = record<ReportEvent>({
 });
 
 describe('an event that is made to fit', () => {
-  it('is taken by every reader, whatever it says, and stays as it is from then on', async () => {
+  it('is accepted by every reader, whatever its text, and does not change when fitted again', async () => {
     await assert(
       asyncProperty(anyEvent, async said => {
         const fitting = fittingEvent(said);
@@ -102,7 +102,7 @@ describe('an event that is made to fit', () => {
     );
   });
 
-  it('stays the same where nothing is wrong with it', () => {
+  it('is unchanged where nothing is wrong with it', () => {
     expect(fittingEvent(event)).toEqual(event);
   });
 
@@ -115,7 +115,7 @@ describe('an event that is made to fit', () => {
     expect(cut).toEqual({ code: 'c'.repeat(64), message: `x${'😀'.repeat(511)}` });
   });
 
-  it('is small, whatever its text is made of: as much of it stays as fits', async () => {
+  it('is small, and keeps as much text as fits, whatever characters it has', async () => {
     for (const [character, kept] of [
       ['x', 1024],
       ['ü', 1024],
@@ -132,7 +132,7 @@ describe('an event that is made to fit', () => {
     }
   });
 
-  it('loses its inventory before its reason, and never what it counts by', () => {
+  it('drops its inventory before its reason, and never a field that outcomes depend on', () => {
     const inventory = Object.fromEntries(Array.from({ length: 64 }, (_, at) => [`${at}`, '\0'.repeat(256)]));
     expect(fittingEvent({ ...event, inventory })).toEqual({ ...event, inventory: undefined });
     const odd = { code: 'healthFailed', message: 'text', more: { '\ud83d': 1 } };
@@ -143,7 +143,7 @@ describe('an event that is made to fit', () => {
     });
   });
 
-  it('has an instant that RFC 3339 knows', () => {
+  it('has a time that is valid by RFC 3339', () => {
     const at = (year: number) => new Date(Date.UTC(year, 0)).toISOString();
     expect(fittingEvent({ ...event, at: at(12_000) }).at).toBe('9999-12-31T23:59:59.999Z');
     expect(fittingEvent({ ...event, at: at(-5) }).at).toBe('0000-01-01T00:00:00.000Z');
@@ -151,7 +151,7 @@ describe('an event that is made to fit', () => {
   });
 });
 
-describe('what an agent of the first release has signed', () => {
+describe('a report signed by an agent of the first release', () => {
   it.each([
     ['half of a surrogate pair', { reason: { code: 'x\ud83d', message: '\ude00y' } }],
     ['a year beyond 9999', { at: '+012345-01-01T00:00:00.000Z' }],

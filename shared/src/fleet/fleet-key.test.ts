@@ -11,7 +11,7 @@ beforeEach(async () => {
 });
 afterEach(() => rm(directory, { recursive: true, force: true }));
 
-it('makes a key for its owner alone, never over another, and reads it back', async () => {
+it('creates a key that its owner alone can read, never over another, and reads it back', async () => {
   const path = join(directory, 'fleet.key');
   await createFleetKeyFile(path);
   expect((await stat(path)).mode & 0o777).toBe(0o600);
@@ -21,7 +21,7 @@ it('makes a key for its owner alone, never over another, and reads it back', asy
   expect(await readFile(path, 'utf8')).toBe(text);
 });
 
-it('refuses a key that group or others may read, and one that is none', async () => {
+it('refuses a key that group or others may read, and a file without a key', async () => {
   const path = join(directory, 'fleet.key');
   await createFleetKeyFile(path);
   for (const mode of [0o640, 0o604, 0o620]) {
@@ -36,7 +36,7 @@ it('refuses a key that group or others may read, and one that is none', async ()
   await expect(requireFleetKey(undefined)).rejects.toMatchObject({ code: 'SITECAST_FLEET_KEY_MISSING' });
 });
 
-it('takes a secret as systemd hands it over, but from its directory only', async () => {
+it('accepts a secret from systemd, but from its credentials directory only', async () => {
   const path = join(directory, 'fleet.key');
   await writeFile(path, 'secret', { mode: 0o440 });
   await chmod(path, 0o440);

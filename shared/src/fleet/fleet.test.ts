@@ -53,7 +53,7 @@ const assignment = (): Assignment => ({
 });
 
 describe('a join token', () => {
-  it('carries origin, root and a key that signs', async () => {
+  it('holds origin, root and a key that signs', async () => {
     const pair = KeyPair.generate();
     const token = parseJoinToken(`${formatJoinToken('https://origin.example', 'a'.repeat(64), pair)}\n`);
     expect(token).toMatchObject({ origin: 'https://origin.example', rootSha256: 'a'.repeat(64) });
@@ -61,7 +61,7 @@ describe('a join token', () => {
   });
 
   it.each(['', 'x', 'sitecast-join-1.', 'sitecast-join-1.e30', `sitecast-join-1.${'A'.repeat(5000)}`])(
-    'is not %j, and the refusal does not quote it',
+    'is not %j, and the error does not quote it',
     text => {
       expect(() => parseJoinToken(text)).toThrow(
         expect.objectContaining({ code: 'SITECAST_JOIN_TOKEN_INVALID' }),
@@ -71,7 +71,7 @@ describe('a join token', () => {
 });
 
 describe('an enrolment', () => {
-  it('is signed by the newcomer and by the token', async () => {
+  it('is signed by the new member and by the token', async () => {
     const token = KeyPair.generate();
     const enrolment = {
       format: 'sitecast-enrolment-1',
@@ -89,7 +89,7 @@ describe('an enrolment', () => {
 });
 
 describe("the origin's documents", () => {
-  it('are taken from the role that signs them and from nobody else', async () => {
+  it('are accepted from the role that signs them, and from no other signer', async () => {
     expect(openAssignment(await sealAssignment(assignment(), origin), signers)).toEqual(assignment());
     const forged = await sealAssignment(assignment(), stranger);
     expect(() => openAssignment(forged, signers)).toThrow(
@@ -112,7 +112,7 @@ describe("the origin's documents", () => {
 });
 
 describe('a report', () => {
-  it('is its device’s', async () => {
+  it('is accepted from its own device only', async () => {
     const report = {
       format: 'sitecast-report-1',
       id: device.id,
@@ -142,7 +142,7 @@ const rollout = (change: Partial<Rollout> = {}): Rollout => ({
 });
 
 describe('a rollout manifest', () => {
-  it('is read back as it was written, with defaults where it is silent', () => {
+  it('is parsed as it was written, with defaults for missing fields', () => {
     const { offlineForMs: _, ...short } = rollout();
     const file = {
       format: 'sitecast-rollouts-1',
@@ -164,7 +164,7 @@ describe('a rollout manifest', () => {
   });
 });
 
-describe('whether a device is in a rollout', () => {
+describe('whether a device belongs to a rollout', () => {
   const facts = () => ({ assignment: assignment(), bootedCounter: 1 });
 
   it.each([
@@ -179,11 +179,11 @@ describe('whether a device is in a rollout', () => {
     ['the release it comes from', { fromCounter: { min: 1, max: 1 } }, 'in'],
     ['later releases', { fromCounter: { min: 2, max: 9 } }, 'noMatch'],
     ['earlier releases', { fromCounter: { min: 0, max: 0 } }, 'noMatch'],
-  ])('matching %s', (_what, match, expected) => {
+  ])('depends on the match: %s', (_what, match, expected) => {
     expect(eligibilityOf(rollout({ match }), facts())).toBe(expected);
   });
 
-  it('follows its rank, and the later it was enrolled the later its stage', () => {
+  it('follows from its rank and its time of enrolment', () => {
     const rank = rankOf('00112233445566aa', device.id);
     const above =
       createHash('sha256').update('').digest('hex') > rank ? 'f'.repeat(64) : `${rank.slice(0, 63)}g`;
@@ -198,14 +198,14 @@ describe('whether a device is in a rollout', () => {
     );
   });
 
-  it('is given for a canary, which is named, as long as the rollout is for such devices', () => {
+  it('is certain for a named canary, as long as the rollout matches it', () => {
     const cohort = { below: '0'.repeat(64), asOf: '2029-01-01T00:00:00Z', canaries: [device.id] };
     expect(eligibilityOf(rollout({ cohort }), facts())).toBe('in');
     expect(eligibilityOf(rollout({ cohort, match: { sites: ['south'] } }), facts())).toBe('noMatch');
     expect(eligibilityOf(rollout({ cohort: { ...cohort, canaries: [] } }), facts())).toBe('enrolledLater');
   });
 
-  it('only ever grows with the cohort', () => {
+  it('never changes from yes to no while the cohort grows', () => {
     const hex = integer({ min: 0, max: 2 ** 31 }).map(n => n.toString(16).padStart(8, '0').padEnd(64, '0'));
     const isIn = (below: string) => eligibilityOf(rollout({ cohort: { below } }), facts()) === 'in';
     const grows = property(hex, hex, (one, other) => {

@@ -23,7 +23,7 @@ afterEach(async () => {
 });
 
 describe('an id', () => {
-  it('is the libp2p PeerId of its key and gives the key back', () => {
+  it('is the libp2p PeerId of its key, and gives the key back', () => {
     // The all-zero key's PeerId, as libp2p's peer-id specification encodes it.
     expect(idOfPublicKey(Buffer.alloc(32))).toBe('12D3KooW9pNAk8aiBuGVQtWRdbkLmo5qVL3e2h5UxbN2Nz9ttwiw');
     const key = Buffer.from(Array.from({ length: 32 }, (_, at) => at));
@@ -43,7 +43,7 @@ describe('an id', () => {
 });
 
 describe('an identity', () => {
-  it('is made once, for its owner alone, and stays the same', async () => {
+  it('is created once, for its owner alone, and stays the same', async () => {
     const first = await Identity.open(directory);
     expect((await Identity.open(directory)).id).toBe(first.id);
     expect((await stat(join(directory, 'identity.key'))).mode & 0o777).toBe(0o600);
@@ -61,13 +61,13 @@ describe('an identity', () => {
   });
 });
 
-describe('the key of an identity is kept twice', () => {
+describe('the key file of an identity', () => {
   const path = () => join(directory, 'identity.key');
   const warnings: string[] = [];
   const open = (...knownIds: string[]) =>
     Identity.open(directory, { knownIds, warn: message => warnings.push(message) });
   const other = () => KeyPair.generate();
-  /** Of the secret half: it makes another, usable key. */
+  /** Flips a bit of the secret half, which gives another usable key. */
   const withTurnedBit = (pem: string) => {
     const [begin = '', body = '', ...rest] = pem.split('\n');
     const bytes = Buffer.from(body, 'base64');
@@ -80,7 +80,7 @@ describe('the key of an identity is kept twice', () => {
     warnings.length = 0;
   });
 
-  it('and is back where the file is damaged, another, or gone; what was there is set aside', async () => {
+  it('is restored from its copy where it is damaged, holds another key, or is gone; the old file is set aside', async () => {
     const { id } = await open();
     const key = await readFile(path(), 'utf8');
     expect((await stat(`${path()}.copy`)).mode & 0o777).toBe(0o600);
@@ -96,7 +96,7 @@ describe('the key of an identity is kept twice', () => {
     expect((await stat(path())).mode & 0o777).toBe(0o600);
   });
 
-  it('and its copy is made anew where that is damaged or gone', async () => {
+  it('has its copy restored where that is damaged or gone', async () => {
     const { id } = await open();
     for (const damaged of ['', 'x']) {
       await writeFile(`${path()}.copy`, damaged);
@@ -106,7 +106,7 @@ describe('the key of an identity is kept twice', () => {
     }
   });
 
-  it('unless an earlier release has begun anew beside the copy: as the rest of the directory says, or the keys themselves', async () => {
+  it('wins over its copy where an earlier release has created a new key, by the rest of the directory or the keys', async () => {
     let { id } = await open();
     for (const known of ['the new one', 'both', 'none'] as const) {
       const pair = other();
@@ -114,16 +114,16 @@ describe('the key of an identity is kept twice', () => {
       await writeFile(path(), pair.toPkcs8Pem());
       expect((await open(...knownIds)).id).toBe(idOf(pair));
       expect(warnings.pop()).toMatch(`the key of ${idOf(pair)}, and its copy that of ${id}`);
-      // It goes by the new key from now on, should that be damaged.
+      // From now on the copy holds the new key, so the file can be restored if it is damaged.
       await writeFile(path(), withTurnedBit(pair.toPkcs8Pem()));
       expect((await open()).id).toBe(idOf(pair));
       ({ id } = await open());
     }
-    // No key is thrown away.
+    // No key is deleted.
     expect((await readdir(directory)).filter(name => name.startsWith('identity.key.copy.'))).toHaveLength(3);
   });
 
-  it('and the copy counts where the rest of the directory goes by it, whatever key was put beside it', async () => {
+  it('loses to its copy where the rest of the directory belongs to the copy’s key', async () => {
     const { id } = await open();
     const pair = other();
     await writeFile(path(), pair.toPkcs8Pem());
@@ -133,7 +133,7 @@ describe('the key of an identity is kept twice', () => {
     await expect(open(idOf(other()))).rejects.toMatchObject({ code: 'SITECAST_IDENTITY_DAMAGED' });
   });
 
-  it('and without a copy it is refused, and left, where the rest of the directory is of somebody else', async () => {
+  it('is refused and left unchanged, without a copy, where the rest of the directory belongs to another key', async () => {
     const pair = other();
     await writeFile(path(), pair.toPkcs8Pem(), { mode: 0o600 });
     const stranger = idOf(other());
@@ -160,7 +160,7 @@ describe('an envelope', () => {
     };
   };
 
-  it('gives its document to whoever checks the signature', async () => {
+  it('gives its document to a reader that checks the signature', async () => {
     const { identity, envelope } = await seal();
     const read = readEnvelope(envelope, 'report', schema);
     expect(read.verify([identity.id], verifyById)).toEqual({ a: 1 });
@@ -172,7 +172,7 @@ describe('an envelope', () => {
     );
   });
 
-  it('cannot pass for a document of another kind', async () => {
+  it('is not accepted as a document of another kind', async () => {
     const { identity, envelope } = await seal();
     expect(() => readEnvelope(envelope, 'lease', schema)).toThrow(/another kind/);
     const renamed = { ...envelope, payloadType: 'application/vnd.sitecast.lease+json' };

@@ -17,7 +17,7 @@ import { openLevelStore, type OpenOptions } from './open.ts';
 import { type Change, type KeyValueStore, startingWith } from './store.ts';
 import { MemoryStore, replaceLog } from './testing/index.ts';
 
-// Where memory can serve as a disk: its syncs cost nothing.
+// A file system in memory, where there is one: syncs cost nothing there.
 const base = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
 
 let directory: string;
@@ -64,7 +64,7 @@ describe.each(['LevelDB', 'memory'])('a store in %s', kind => {
     store = kind === 'LevelDB' ? await openStore() : new MemoryStore();
   });
 
-  it('gives back what was committed, and nothing that was deleted', async () => {
+  it('returns what was committed, and nothing that was deleted', async () => {
     await store.commit([
       { key: 'a', value: { b: [1, null, 'ü'] } },
       { key: 'c', value: false },
@@ -78,7 +78,7 @@ describe.each(['LevelDB', 'memory'])('a store in %s', kind => {
   });
 
   it('lists ranges in the order of bytes, both ways, up to a limit', async () => {
-    // The last two are the other way round in UTF-16.
+    // The order of the last two would be reversed in UTF-16.
     const keys = ['a', 'a!', 'a!1', 'a!z', 'a!\uffff', 'a!\u{1f600}'];
     for (const key of [...keys, 'b', 'A']) await put(store, key);
     expect(await keysOf(store, startingWith('a!'))).toEqual(keys.slice(1));
@@ -91,7 +91,7 @@ describe.each(['LevelDB', 'memory'])('a store in %s', kind => {
   });
 });
 
-describe('after a write that failed', () => {
+describe('after a failed write', () => {
   let freeBytes: number;
   let store: LevelStore;
   const told: string[] = [];
@@ -106,7 +106,7 @@ describe('after a write that failed', () => {
     await put(store, 'before');
   });
 
-  it('nothing is acknowledged while there is no room, what is there is read, and then all that was acknowledged lasts', async () => {
+  it('a full disk refuses commits and allows reads, until there is room; all acknowledged commits last', async () => {
     replaceLog(path, '/dev/full');
     await expect(put(store, 'failed')).rejects.toMatchObject({ code: 'SITECAST_NO_SPACE', kind: 'noSpace' });
     await expect(put(store, 'failed, too')).rejects.toMatchObject({ code: 'SITECAST_NO_SPACE' });
@@ -121,7 +121,7 @@ describe('after a write that failed', () => {
     expect(await keysOf(next, startingWith('failed'))).toEqual([]);
   });
 
-  it('of another sort, it is opened anew by itself', async () => {
+  it('the store reopens the database by itself', async () => {
     replaceLog(path, '/dev/null', 'r');
     await expect(put(store, 'failed')).rejects.toMatchObject({
       code: 'SITECAST_STATE_UNWRITABLE',
@@ -134,12 +134,12 @@ describe('after a write that failed', () => {
     );
   });
 
-  /** Lets a commit be written, and fail when it's to be made durable. */
+  /** Lets a commit be written, but fail when it is made durable. */
   async function failUnsynced(changes: readonly Change[]): Promise<void> {
     const pipe = join(directory, 'pipe');
     execFileSync('mkfifo', [pipe]);
     const reader = openSync(pipe, constants.O_RDWR | constants.O_NONBLOCK);
-    // A pipe takes what is written, and can't be synced.
+    // A pipe accepts writes, but can't be synced.
     const log = replaceLog(path, pipe);
     await expect(store.commit(changes)).rejects.toMatchObject({ code: 'SITECAST_STATE_UNWRITABLE' });
     const bytes = Buffer.alloc(65_536);
@@ -147,7 +147,7 @@ describe('after a write that failed', () => {
     closeSync(reader);
   }
 
-  it('undoes it, where it comes to light when the database is opened', async () => {
+  it('a commit that was found when the database was reopened is undone', async () => {
     await put(store, 'old', 1);
     await failUnsynced([
       { key: 'old', value: 2 },
@@ -165,12 +165,12 @@ describe('after a write that failed', () => {
     expect(await all(await reopened(store))).toEqual([1, 'before', undefined]);
   });
 
-  it('that one comes to light in the next process, where this one ends before it could be undone', async () => {
+  it('the commit is there in the next process, where this one ended before undoing it', async () => {
     await failUnsynced([{ key: 'failed', value: 'failed' }]);
     expect(await (await reopened(store)).get('failed')).toBe('failed');
   });
 
-  it('goes on reading where it was', async () => {
+  it('an iteration continues where it was', async () => {
     for (let count = 0; count < 50; count += 1) await put(store, `k${String(count).padStart(2, '0')}`);
     for (const isReversed of [false, true]) {
       freeBytes = 2 ** 30;
@@ -187,7 +187,7 @@ describe('after a write that failed', () => {
     }
   });
 
-  it('has no number left out', async () => {
+  it('no commit number is left out', async () => {
     freeBytes = 2 ** 30;
     for (let count = 0; count < 5; count += 1) {
       replaceLog(path, '/dev/full');
@@ -199,7 +199,7 @@ describe('after a write that failed', () => {
   });
 });
 
-it('lets commits that come at once share a write, and fail together', async () => {
+it('commits of one moment share a write, and fail together', async () => {
   const store = await openStore({ freeBytes: async () => 0 });
   await Promise.all(Array.from({ length: 200 }, (_, at) => put(store, `k${at}`)));
   expect(await keysOf(store, startingWith('#commit!'))).toHaveLength(2);
@@ -208,7 +208,7 @@ it('lets commits that come at once share a write, and fail together', async () =
   expect(results.every(({ status }) => status === 'rejected')).toBe(true);
 });
 
-it('takes nothing any more when it is closed', async () => {
+it('accepts no commit after it is closed', async () => {
   const store = await openStore();
   const last = put(store, 'last');
   const closing = store.close();

@@ -25,7 +25,7 @@ const root = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 's
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 const owner = { name: 'origin', dataDirectory: '/data', cure: 'Restore it.' };
-/** As many as are in tables, and in the log. */
+/** The number of keys in tables, and in the log. */
 const IN_TABLES = 300;
 const IN_LOG = 40;
 let copies = 0;
@@ -44,7 +44,7 @@ async function fill(store: LevelStore, from: number, to: number): Promise<void> 
     await store.commit([{ key: keyOf(at), value: { at, text: `thing ${at}` } }]);
 }
 
-/** A database as a process leaves it that was killed, with a witness beside it. */
+/** A database as a killed process leaves it, with a witness beside it. */
 const sample = (async () => {
   const directory = join(root, 'sample');
   const first = await openLevelStore(optionsFor(directory));
@@ -88,7 +88,7 @@ async function keysIn(store: LevelStore): Promise<number> {
   return count;
 }
 
-/** @returns the code of its refusal, or how many keys are there */
+/** @returns the code of the error, or the number of keys */
 async function startWith(directory: string): Promise<string | number> {
   try {
     const store = await openLevelStore(optionsFor(directory));
@@ -106,7 +106,7 @@ async function startWith(directory: string): Promise<string | number> {
 const LOST = 'SITECAST_STATE_LOST';
 const DAMAGED = 'SITECAST_STATE_DAMAGED';
 
-it('has all of it after a kill, and after a whole copy was put back', async () => {
+it('opens with all its data after a kill, and after a complete copy was restored', async () => {
   const directory = await copy();
   expect(await startWith(directory)).toBe(IN_TABLES + IN_LOG);
   const backup = join(root, 'backup');
@@ -117,7 +117,7 @@ it('has all of it after a kill, and after a whole copy was put back', async () =
   expect(await startWith(backup)).toBe(IN_TABLES + IN_LOG);
 });
 
-describe('a damaged database doesn’t start, twice not', () => {
+describe('a damaged database is refused at each start', () => {
   it.each<[string, string, (directory: string) => void]>([
     ['its log is cut in half', LOST, at => cut(fileOf(at, LOG))],
     [
@@ -159,7 +159,7 @@ describe('a damaged database doesn’t start, twice not', () => {
     }
   });
 
-  it('where any byte of a table was altered, or what it holds is the same', async () => {
+  it('where any byte of a table was altered', async () => {
     const length = statSync(fileOf(await copy(), TABLE)).size;
     const found = new Map<string | number, number>();
     for (let at = 0; at < length; at += 97) {
@@ -172,7 +172,7 @@ describe('a damaged database doesn’t start, twice not', () => {
     expect([...found.keys()]).toEqual([DAMAGED]);
   });
 
-  it('where the witness is another database’s, or just the database is an older one', async () => {
+  it('where the witness belongs to another database, or to a later state of this one', async () => {
     const directory = await copy();
     const other = join(root, 'other');
     const store = await openLevelStore(optionsFor(other));
@@ -191,7 +191,7 @@ describe('a damaged database doesn’t start, twice not', () => {
   });
 });
 
-it('finds a damaged table afterwards, where there are too many to check them all first', async () => {
+it('finds a damaged table after the start, where there are too many to check first', async () => {
   const directory = await copy();
   flip(fileOf(directory, TABLE), statSync(fileOf(directory, TABLE)).size >> 1);
   const told: string[] = [];
@@ -199,12 +199,12 @@ it('finds a damaged table afterwards, where there are too many to check them all
   const store = await openLevelStore({ ...optionsFor(directory), maxCheckedFirstBytes: 0, onTrouble });
   await expect.poll(() => store.damage).toMatchObject({ code: DAMAGED, data: { files: ['000005.ldb'] } });
   expect([store.trouble, told]).toEqual([undefined, [DAMAGED]]);
-  // What comes is taken.
+  // New commits are accepted.
   await store.commit([{ key: 'z', value: 1 }]);
   await store.close();
 });
 
-it('says so of what it can’t read', async () => {
+it('reports a value that it can’t read', async () => {
   const directory = await copy();
   const earlier = new ClassicLevel(join(directory, 'state'));
   await earlier.put('k0001', 'no JSON');
@@ -218,7 +218,7 @@ it('says so of what it can’t read', async () => {
   expect(await startWith(directory)).toBe(IN_TABLES + IN_LOG - 1);
 });
 
-it('names how many commits are missing, and what was known', async () => {
+it('says how many commits are missing, and what was known', async () => {
   const directory = await copy();
   cut(fileOf(directory, LOG));
   await expect(openLevelStore(optionsFor(directory))).rejects.toMatchObject({
@@ -229,7 +229,7 @@ it('names how many commits are missing, and what was known', async () => {
   });
 });
 
-it('takes what a power cut left of a commit that nobody was told of for nothing', async () => {
+it('ignores the rest of an unacknowledged commit that a power cut left', async () => {
   for (const tail of [
     Buffer.alloc(5000),
     Buffer.alloc(90, 'x'),
@@ -241,7 +241,7 @@ it('takes what a power cut left of a commit that nobody was told of for nothing'
   }
 });
 
-it('takes no table into account that a killed process had begun to write, or not deleted yet', async () => {
+it('ignores a table that a killed process had begun to write, or had not deleted yet', async () => {
   for (const left of [Buffer.alloc(0), readFileSync(fileOf(await copy(), TABLE)).subarray(0, 4000)]) {
     const directory = await copy();
     writeFileSync(join(directory, 'state', '000099.ldb'), left);
@@ -253,7 +253,7 @@ it('takes no table into account that a killed process had begun to write, or not
   }
 });
 
-it('knows the tables of a database that was compacted', async () => {
+it('recognises the tables of a compacted database', async () => {
   const directory = join(root, 'compacted');
   const store = await openLevelStore(optionsFor(directory));
   const text = 'x'.repeat(20_000);
@@ -277,28 +277,28 @@ it('knows the tables of a database that was compacted', async () => {
   expect(await startWith(directory)).toBe(100);
 });
 
-it('has one of the two notes of its witness where a power cut spoiled the other', async () => {
+it('opens by one of the two notes of its witness where a power cut damaged the other', async () => {
   const directory = await copy();
-  // The older one.
+  // The older note is damaged.
   flip(join(directory, 'state.witness'), 512 * ((IN_TABLES + IN_LOG + 1) % 2) + 12);
   expect(await startWith(directory)).toBe(IN_TABLES + IN_LOG);
 });
 
-it('tells the last commit in spite of a block of the witness that went bad together with the log', async () => {
+it('notices a lost log although the newest note of its witness is damaged, too', async () => {
   const directory = await copy();
   const store = await openLevelStore(optionsFor(directory));
   await fill(store, IN_TABLES + IN_LOG, IN_TABLES + IN_LOG + 1);
   const killed = `${directory}-killed`;
   cpSync(directory, killed, { recursive: true });
   await store.close();
-  // The log that was written last holds the one commit; the other slot tells of the one before.
+  // The newest log holds the one commit. The other note describes the commit before it.
   const logs = readdirSync(join(killed, 'state')).filter(name => LOG.test(name));
   rmSync(join(killed, 'state', logs.sort().at(-1) ?? ''));
   flip(join(killed, 'state.witness'), 512 * ((IN_TABLES + IN_LOG + 1) % 2) + 40);
   expect(await startWith(killed)).toBe(LOST);
 });
 
-it('says so where something else is in the witness’s place, and recovers from it', async () => {
+it('is refused where a directory has the witness’s name, and can be recovered', async () => {
   const directory = await copy();
   rmSync(join(directory, 'state.witness'));
   mkdirSync(join(directory, 'state.witness'));
@@ -310,7 +310,7 @@ it('says so where something else is in the witness’s place, and recovers from 
   expect(statSync(join(directory, 'state.witness.damaged')).isDirectory()).toBe(true);
 });
 
-it('goes on with what an earlier version wrote, and numbers what comes', async () => {
+it('opens a database of an earlier version, and numbers new commits', async () => {
   const directory = join(root, 'earlier');
   const earlier = new ClassicLevel<string, unknown>(join(directory, 'state'), { valueEncoding: 'json' });
   await earlier.batch([{ type: 'put', key: 'k1', value: 1 }], { sync: true });
@@ -325,7 +325,7 @@ it('goes on with what an earlier version wrote, and numbers what comes', async (
   expect(await startWith(directory)).toBe(LOST);
 });
 
-describe('repaired and accepted', () => {
+describe('after repair', () => {
   it.each<[string, number, (directory: string) => void]>([
     ['its log is cut in half', IN_TABLES + 10, at => cut(fileOf(at, LOG))],
     ['its log is gone', IN_TABLES, at => rmSync(fileOf(at, LOG))],
@@ -345,7 +345,7 @@ describe('repaired and accepted', () => {
         flip(fileOf(at, LOG), 40);
       },
     ],
-  ])('a store has what is left, where %s', async (_what, atLeast, damage) => {
+  ])('a store has the remaining data, where %s', async (_what, atLeast, damage) => {
     const directory = await copy();
     damage(directory);
     const { putAside } = await repairLevel(join(directory, 'state'), owner);
@@ -363,7 +363,7 @@ describe('repaired and accepted', () => {
     expect(await startWith(directory)).toBe(left + 1);
   });
 
-  it('is put aside where nothing can be made of it', async () => {
+  it('a database is set aside where nothing can be recovered from it', async () => {
     const directory = await copy();
     for (const name of readdirSync(join(directory, 'state'))) {
       rmSync(join(directory, 'state', name));
@@ -378,7 +378,7 @@ describe('repaired and accepted', () => {
   });
 });
 
-it('lets no second one in, and changes nothing then', async () => {
+it('can not be opened a second time, and the attempt changes nothing', async () => {
   const directory = await copy();
   const store = await openLevelStore(optionsFor(directory));
   const inUse = {

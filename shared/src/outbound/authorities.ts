@@ -3,13 +3,13 @@ import { createSecureContext, rootCertificates, type SecureContext } from 'node:
 import { readSecretBounded } from '../durable/index.ts';
 import { SitecastError } from '../errors.ts';
 
-/** All that a Linux distribution trusts takes a quarter of that. */
+/** All authorities of a Linux distribution take a quarter of this. */
 const MAX_CA_BYTES = 1024 * 1024;
 
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g;
 
 /**
- * Who may vouch for servers: whom Node trusts anyhow (its own list, and NODE_EXTRA_CA_CERTS), and the certificates of a file.
+ * The certificate authorities that are trusted: those of Node (its own list, and NODE_EXTRA_CA_CERTS), and the certificates of a file.
  * @param path PEM, one certificate or several
  * @throws SITECAST_CA_INVALID (badInput); SITECAST_FILE_TOO_LARGE, SITECAST_NOT_A_FILE, the system's error
  */
@@ -21,7 +21,7 @@ export async function readAuthorities(path: string): Promise<SecureContext> {
   return createSecureContext({ ca: [...rootCertificates, ...(await extraCertificates()), ...found] });
 }
 
-/** Node leaves its own variable out as soon as a list is given. What it can't read Node itself has warned of. */
+/** Node ignores NODE_EXTRA_CA_CERTS as soon as a list is given. It has printed a warning itself where it can't read that file. */
 async function extraCertificates(): Promise<string[]> {
   const path = process.env.NODE_EXTRA_CA_CERTS;
   if (!path) return [];
@@ -31,7 +31,7 @@ async function extraCertificates(): Promise<string[]> {
 
 function check(path: string, certificate: string, number: number): void {
   try {
-    // Throws at what is none.
+    // The constructor throws for text that is no certificate.
     void new X509Certificate(certificate);
   } catch (cause) {
     throw invalid(path, `can't be used: its certificate ${number} is none`, cause);

@@ -3,12 +3,12 @@ import { readAuthorities } from './authorities.ts';
 import { Pool } from './pool.ts';
 import { Proxies, type ProxyVariables } from './proxies.ts';
 
-/** How a process reaches others over HTTP: through which proxies, and whom it takes for what they say they are. */
+/** How a process connects to servers over HTTP: through which proxies, and which authorities it trusts. */
 export class Connections {
   /** Without proxies, with the authorities that Node trusts. */
   static readonly direct = new Connections(Proxies.none, undefined);
   readonly proxies: Proxies;
-  /** For requests that need no bound of their own. */
+  /** The pool for requests that need no bound of their own. */
   readonly shared: Pool;
   readonly #trusted: SecureContext | undefined;
 
@@ -19,7 +19,7 @@ export class Connections {
   }
 
   /**
-   * @param ca a file of authorities to trust besides (`--ca`)
+   * @param ca a file of further authorities to trust (`--ca`)
    * @param variables those of the environment: HTTP_PROXY, HTTPS_PROXY, NO_PROXY
    * @throws SITECAST_CA_INVALID (badInput), the system's error
    */
@@ -33,7 +33,7 @@ export class Connections {
     return new Connections(new Proxies(variables), ca === undefined ? undefined : await readAuthorities(ca));
   }
 
-  /** @param maxSockets for each server; further requests wait */
+  /** @param maxSockets connections per server; further requests wait */
   pool({ maxSockets = Number.POSITIVE_INFINITY }: { maxSockets?: number } = {}): Pool {
     return new Pool(this.proxies, this.#trusted, maxSockets);
   }

@@ -2,17 +2,17 @@ import { bottomErrorOf, type ErrorCode, type ErrorKind, systemCodeOf } from '../
 import { cutText } from '../text/index.ts';
 import { hostOf } from './proxies.ts';
 
-/** Why there is no answer, as an operator is told it. */
+/** Why there is no answer, in words for an operator. */
 export interface Explanation {
-  /** Undefined: whoever asked has one for "no answer". */
+  /** Undefined: the caller's own code for "no answer" applies. */
   code?: ErrorCode;
-  /** `untrusted`: trying again is of no use. */
+  /** `untrusted`: a retry doesn't help. */
   kind?: ErrorKind;
   why: string;
   hint?: string;
 }
 
-/** A server chooses what stands in its certificate. */
+/** A server chooses the names in its certificate, so they are bounded. */
 const MAX_NAMES_CHARS = 300;
 
 const CA_HINT = 'Is it right that it is there? Then give the certificate of its authority with --ca FILE.';
@@ -57,7 +57,7 @@ const authorityUnknown = (host: string, besides = ''): Explanation =>
 const chainBroken = (host: string): Explanation =>
   authorityUnknown(host, ', or the server leaves out a certificate of its chain');
 
-/** By the system's code, or OpenSSL's (x509_vfy.h). */
+/** By error code, of the system or of OpenSSL (x509_vfy.h). */
 const EXPLANATIONS: Readonly<Record<string, (host: string, message: string, error: unknown) => Explanation>> =
   {
     ECONNREFUSED: host => ({ why: `nothing listens there (${host} refuses the connection)` }),
@@ -112,7 +112,7 @@ const EXPLANATIONS: Readonly<Record<string, (host: string, message: string, erro
 
 const OTHER_CERTIFICATE_ERROR = /^(?:CERT_|CRL_|INVALID_|UNABLE_TO_|ERROR_IN_CERT|HOSTNAME_|PATH_LENGTH_)/;
 
-/** @param url whom was spoken to: the proxy, where that is what failed */
+/** @param url the URL of the server, or of the proxy where that failed */
 export function explain(error: unknown, url: URL): Explanation {
   const bottom = bottomErrorOf(error);
   const host = url.port === '' ? hostOf(url) : url.host;
@@ -131,7 +131,7 @@ export function explain(error: unknown, url: URL): Explanation {
   return { why: message };
 }
 
-/** Such as `DNS:a.example.com, IP Address:192.0.2.1`, out of the certificate that Node's error carries. */
+/** The names in the certificate that Node's error carries, such as `DNS:a.example.com, IP Address:192.0.2.1`. */
 function namesOf(error: unknown): string {
   const certificate: unknown = typeof error === 'object' && error !== null && 'cert' in error && error.cert;
   const isNamed = typeof certificate === 'object' && certificate !== null && 'subjectaltname' in certificate;

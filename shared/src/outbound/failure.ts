@@ -5,21 +5,21 @@ import { type Proxy, proxyName } from './proxies.ts';
 import { TunnelError } from './tunnel.ts';
 
 interface FailureOptions {
-  /** For what has no code of its own: nobody listens there, a broken connection. */
+  /** For a failure without a code of its own: nothing listens there, or the connection broke. */
   code: ErrorCode;
   connections: Connections;
-  /** What to do about that; default: a question. */
+  /** What to do about it; by default a question. */
   hint?: string;
-  /** Goes on with what can't be trusted now as with what can't be reached: it's asked again. Default: for people, `untrusted`. */
+  /** The caller retries by itself, so a server that isn't trusted counts as unreachable. By default it is `untrusted`, for people. */
   isTriedAgain?: boolean;
-  /** What stands before the reason; default: the URL. */
+  /** What precedes the reason in the message; by default the URL. */
   subject?: string;
   data?: Record<string, unknown>;
 }
 
 const NOT_THERE_HINT = 'Is it running, and is the address right?';
 
-/** The error of a request that got no answer: what kept it from one has a code and a hint of its own, as far as that is known. */
+/** The error of a request that got no answer. A known reason has a code and a hint of its own. */
 export function noAnswer(
   error: unknown,
   url: URL,

@@ -5,38 +5,41 @@ import { noAnswer } from './failure.ts';
 import type { Pool } from './pool.ts';
 
 export interface HttpClientOptions {
-  /** Through which proxies, and trusting which authorities. Default: no proxies, Node's authorities. */
+  /** Proxies and trusted authorities. By default no proxies, and Node's authorities. */
   connections?: Connections | undefined;
-  /** Connections to the server at one time; further requests wait. Default: no bound, and the process's shared connections. */
+  /**
+   * Connections to the server at one time; further requests wait. By default there is no bound, and the process's shared connections are
+   * used.
+   */
   maxSockets?: number;
-  /** Go with every request. */
+  /** Sent with every request. */
   headers?: Readonly<Record<string, string>>;
-  /** Of errors that have no code of their own: nobody listens there, a broken connection. */
+  /** The code of a failure without one of its own: nothing listens there, or the connection broke. */
   code: ErrorCode;
-  /** What to do about such an error; default: a question. */
+  /** What to do about such a failure; by default a question. */
   hint?: string;
-  /** The caller tries again by itself: a certificate that isn't trusted now is `unreachable`, too. Default: `untrusted`, for people. */
+  /** The caller retries by itself, so a certificate that isn't trusted is `unreachable`, too. By default it is `untrusted`, for people. */
   isTriedAgain?: boolean;
-  /** What errors name; default: the URL that was asked for. */
+  /** What errors name; by default the requested URL. */
   subject?: string;
 }
 
 export interface HttpRequest {
   method?: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   headers?: Readonly<Record<string, string>>;
-  /** Isn't copied: it must not change until the exchange has settled. */
+  /** It isn't copied, so it must not change until the exchange has settled. */
   body?: Uint8Array | undefined;
-  /** Gives up with the signal's reason. */
+  /** The exchange rejects with the signal's reason. */
   signal?: AbortSignal | undefined;
-  /** From the call until the answer is read, the wait for a free connection included. */
+  /** From the call until the answer is read, with the wait for a free connection. */
   timeoutMs?: number;
-  /** From when there is a connection until the answer is read. */
+  /** From the moment of a connection until the answer is read. */
   deadlineMs?: number;
-  /** The server, once connected, may neither take nor send a byte for so long. */
+  /** The longest time in which a connected server neither accepts nor sends a byte. */
   silenceMs?: number;
-  /** How an error says that there was silence. */
+  /** How an error describes that silence. */
   silenceText?: string;
-  /** Goes into errors, besides the URL. */
+  /** Added to the data of errors, beside the URL. */
   data?: Record<string, unknown>;
 }
 
@@ -48,14 +51,14 @@ export interface HttpAnswer {
 
 const REDIRECTS: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]);
 
-/** How every part of Sitecast asks a server: one request, its answer read within bounds, one kind of error. */
+/** The HTTP client of every part of Sitecast: one request, a bounded read of its answer, one kind of error. */
 export class HttpClient {
   readonly #base: string;
   readonly #options: HttpClientOptions;
   readonly #connections: Connections;
   readonly #ownPool: Pool | undefined;
 
-  /** @param base what stands before each path */
+  /** @param base the prefix of each path */
   constructor(base: string, options: HttpClientOptions) {
     const { connections = Connections.direct, maxSockets } = options;
     this.#base = base;
@@ -65,11 +68,11 @@ export class HttpClient {
   }
 
   /**
-   * Sends a request and reads its answer. No redirect is followed: it would lead to a host that nobody configured. A server may
-   * close a kept connection just as it is used again: then the request is sent once more.
-   * @param read gets the answer while its connection is held; it may be called twice for a GET, and leaves of the body what it likes
-   * @throws what `read` throws as SitecastError; the signal's reason; an error of this client's code, or a more precise one, where there
-   *   was no whole answer
+   * Sends a request and reads its answer. It follows no redirect, which would lead to a host that isn't configured. A server may close a
+   * kept connection just when it is used again; then the request is sent once more.
+   * @param read gets the answer while its connection is held. It may be called twice for a GET, and need not read the whole body
+   * @throws what `read` throws as SitecastError; the signal's reason; an error with this client's code, or a more precise one, where no
+   * whole answer came
    */
   async exchange<T>(
     path: string,
@@ -98,14 +101,14 @@ export class HttpClient {
     return new URL(this.#base + path);
   }
 
-  /** The error for an answer that came and is of no use. */
+  /** The error for an answer that came but can't be used. */
   unusable(path: string, why: string): SitecastError {
     const { code, subject } = this.#options;
     const url = subject === undefined ? this.urlOf(path).href : this.#base;
     return new SitecastError('unreachable', code, `${subject ?? url}: ${why}`, { data: { url } });
   }
 
-  /** Closes the connections that are kept open for this client alone. */
+  /** Closes the kept connections of this client. */
   close(): void {
     this.#ownPool?.close();
   }
@@ -133,21 +136,21 @@ export class HttpClient {
         if (!isRetry && isRepeatable && isStale(sent, error)) continue;
         throw error;
       } finally {
-        // Lets go of an answer that wasn't read to its end; a connection that can be used again is free by now.
+        // Ends an answer that wasn't read to its end. A connection that can be used again has been released by now.
         sent.destroy();
       }
     }
   }
 }
 
-/** @throws an Error that says so, for an answer that leads elsewhere */
+/** @throws an Error that says so, for a redirect */
 export function refuseRedirect({ status }: HttpAnswer): void {
   if (REDIRECTS.has(status)) throw new Error(`it answered with status ${status}: redirects are not followed`);
 }
 
 /**
- * Reads a body to its end.
- * @param onPiece is awaited after each piece, before the next is read: it slows the sender down
+ * Reads a whole body.
+ * @param onPiece is awaited after each piece, before the next is read; it slows the sender down
  * @returns undefined as soon as it is longer than `maxBytes`; the connection ends then
  */
 export async function readBounded(
@@ -205,7 +208,7 @@ async function limited<T>(
 function answerTo(sent: ClientRequest, body: Uint8Array | undefined): Promise<IncomingMessage> {
   return new Promise((resolve, reject) => {
     sent.once('response', resolve);
-    // Stays on: what fails once the answer has begun comes out of the answer's stream as well.
+    // The listener stays: a failure after the start of the answer comes out of the answer's stream as well.
     sent.on('error', reject);
     sent.end(body);
   });

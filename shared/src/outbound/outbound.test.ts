@@ -63,7 +63,7 @@ function ask(connections: Connections, url: string): Promise<string> {
 }
 
 describe('TLS', () => {
-  it('trusts the authority of --ca, and keeps trusting those of before', async () => {
+  it('trusts the authority of --ca, and still those of Node', async () => {
     const port = await secure(VALID);
     expect(await ask(await open(), `https://localhost:${port}/x`)).toBe(`GET /x localhost:${port}`);
     expect(await ask(await open(), `https://127.0.0.1:${port}/`)).toContain('GET /');
@@ -74,7 +74,7 @@ describe('TLS', () => {
     ['an expired certificate', EXPIRED, 'ca', 'SITECAST_TLS_EXPIRED', 'renews it'],
     ['a certificate of another name', ELSEWHERE, 'ca', 'SITECAST_TLS_NAME_MISMATCH', 'Use a name'],
     ['a self-signed certificate', SELF_SIGNED, 'ca', 'SITECAST_TLS_SELF_SIGNED', 'that very certificate'],
-  ] as const)('tells %s', async (_what, certificate, ca, code, hint) => {
+  ] as const)('reports %s', async (_what, certificate, ca, code, hint) => {
     const port = await secure(certificate);
     const connections = await Connections.open({ ca: ca && caPath, variables: {} });
     await expect(ask(connections, `https://localhost:${port}/`)).rejects.toMatchObject({
@@ -85,19 +85,19 @@ describe('TLS', () => {
     });
   });
 
-  it('tells for which names a certificate is', async () => {
+  it('names the host names of a certificate that does not match', async () => {
     const port = await secure(ELSEWHERE);
     await expect(ask(await open(), `https://127.0.0.1:${port}/`)).rejects.toThrow('for DNS:elsewhere.test');
   });
 
-  it('takes a self-signed certificate that was named', async () => {
+  it('accepts a self-signed certificate that is named with --ca', async () => {
     const own = join(directory, 'own.pem');
     await writeFile(own, SELF_SIGNED.cert);
     const port = await secure(SELF_SIGNED);
     expect(await ask(await open({}, own), `https://localhost:${port}/`)).toContain('GET /');
   });
 
-  it('tells TLS from none', async () => {
+  it('says whether the server speaks TLS where the client expects the opposite', async () => {
     const plain = await listening(http.createServer(answering));
     await expect(ask(await open(), `https://localhost:${plain}/`)).rejects.toMatchObject({
       code: 'SITECAST_TLS_FAILED',
@@ -106,7 +106,7 @@ describe('TLS', () => {
     });
   });
 
-  it('is told of by whoever fetches, as something to be tried again', async () => {
+  it('that fails is reported by clients that retry as unreachable', async () => {
     const base = `https://localhost:${await secure(EXPIRED)}`;
     const expected = { code: 'SITECAST_TLS_EXPIRED', kind: 'unreachable' };
     const connections = await open();
@@ -130,8 +130,8 @@ describe('TLS', () => {
   });
 });
 
-describe('who does not answer', () => {
-  it('is not running, or has a name that nobody knows', async () => {
+describe('a server without an answer', () => {
+  it('is reported as not running, or as a name that does not resolve', async () => {
     const gone = createServer();
     const port = await listening(gone);
     gone.close();
@@ -146,7 +146,7 @@ describe('who does not answer', () => {
     });
   });
 
-  it('takes too long to connect', () => {
+  it('is reported as a timeout where it takes too long to connect', () => {
     const { direct: connections } = Connections;
     const options = { code: 'SITECAST_ORIGIN_UNREACHABLE', connections } as const;
     expect(noAnswer(timedOut(10_000), new URL('https://origin.example'), options)).toMatchObject({
@@ -157,8 +157,8 @@ describe('who does not answer', () => {
   });
 });
 
-describe('through a proxy', () => {
-  it('goes with CONNECT for https, with the whole URL for http, with credentials, and keeps the connections', async () => {
+describe('a request through a proxy', () => {
+  it('uses CONNECT for https and the whole URL for http, sends credentials, and keeps connections', async () => {
     proxy = await TestProxy.start();
     const variable = proxy.url.replace('//', '//me:s%40crt@');
     const connections = await open({ https_proxy: variable, HTTP_PROXY: proxy.url, NO_PROXY: 'localhost' });
@@ -174,7 +174,7 @@ describe('through a proxy', () => {
     expect(proxy.credentials).toEqual([`Basic ${Buffer.from('me:s@crt').toString('base64')}`, undefined]);
   });
 
-  it('checks the certificate of the server behind it', async () => {
+  it('checks the certificate of the server behind the proxy', async () => {
     proxy = await TestProxy.start();
     const connections = await open({ HTTPS_PROXY: proxy.url });
     await expect(ask(connections, `https://server.test:${await secure(ELSEWHERE)}/`)).rejects.toMatchObject({
@@ -183,7 +183,7 @@ describe('through a proxy', () => {
     });
   });
 
-  it('lets a stream and a long poll through as they come', async () => {
+  it('receives a stream and a long poll as they come', async () => {
     proxy = await TestProxy.start();
     let more: () => void = () => {};
     const port = await secure(VALID, (_request, response) => {
@@ -214,7 +214,7 @@ describe('through a proxy', () => {
     [407, 'credentials'],
     [403, 'rules'],
     [502, 'host'],
-  ])('tells what %i of a proxy means', async (status, hint) => {
+  ])('explains status %i of a proxy', async (status, hint) => {
     proxy = await TestProxy.start();
     proxy.refuses = status;
     const connections = await open({ HTTPS_PROXY: proxy.url });
@@ -227,7 +227,7 @@ describe('through a proxy', () => {
     });
   });
 
-  it('tells a proxy that is not there, or says nothing, from a server that is not', async () => {
+  it('tells an absent or silent proxy from an absent server', async () => {
     proxy = await TestProxy.start();
     const { url } = proxy;
     proxy.refuses = 0;

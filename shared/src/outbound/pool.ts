@@ -5,7 +5,7 @@ import type { SecureContext } from 'node:tls';
 import { hostOf, type Proxies, type Proxy, portOf } from './proxies.ts';
 import { authorizationFor, timedOut, TunnelAgent } from './tunnel.ts';
 
-/** What TCP and TLS may take to be there. */
+/** The longest time to establish TCP and TLS. */
 const CONNECT_TIMEOUT_MS = 10_000;
 
 export interface RequestInit {
@@ -19,7 +19,7 @@ export class Pool {
   readonly #proxies: Proxies;
   readonly #trusted: SecureContext | undefined;
   readonly #options: http.AgentOptions;
-  /** By the proxy in front, and whether TLS goes through it; empty: none. */
+  /** By the proxy, and whether TLS goes through it; the empty key means no proxy. */
   readonly #agents = new Map<string, http.Agent>();
   readonly #connected = new WeakSet<Socket>();
 
@@ -30,8 +30,8 @@ export class Pool {
   }
 
   /**
-   * A request, not ended yet. It fails where there's no connection within 10 seconds (a tunnel: 15); waiting for a free one
-   * doesn't count.
+   * Creates a request that isn't ended yet. It fails if there is no connection within 10 seconds (15 through a tunnel). The wait for a free
+   * connection doesn't count.
    * @throws SITECAST_PROXY_INVALID (badInput)
    */
   request(url: URL, init: RequestInit = {}): http.ClientRequest {
@@ -53,12 +53,12 @@ export class Pool {
     return request;
   }
 
-  /** Closes what is kept. */
+  /** Closes the kept connections. */
   close(): void {
     for (const agent of this.#agents.values()) agent.destroy();
   }
 
-  /** Without TLS a proxy is asked for the whole URL (RFC 9112 section 3.2.2). */
+  /** Without TLS, a proxy gets the whole URL (RFC 9112 section 3.2.2). */
   #forwarded(proxy: Proxy, url: URL, { headers, ...init }: RequestInit): http.ClientRequest {
     return clientFor(proxy.url).request({
       ...init,

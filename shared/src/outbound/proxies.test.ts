@@ -6,7 +6,7 @@ const through = (variables: Record<string, string>, url: string): string | undef
   return proxy && proxyName(proxy);
 };
 
-it('takes each scheme’s own variable, the lower-case one first', () => {
+it('uses the variable of each scheme, in lower case first', () => {
   const both = { HTTPS_PROXY: 'http://user:secret@proxy:3128', HTTP_PROXY: 'plain:8080' };
   expect(through(both, 'https://origin.example')).toBe('http://proxy:3128 (HTTPS_PROXY)');
   expect(through(both, 'http://192.168.1.5:7401')).toBe('http://plain:8080 (HTTP_PROXY)');
@@ -42,7 +42,7 @@ it.each([
   expect(proxy === undefined).toBe(isExempt);
 });
 
-it('tells of a variable that names no HTTP proxy only where it counts, and never its text', () => {
+it('reports a variable that names no HTTP proxy only where it applies, and never its text', () => {
   const variables = { HTTP_PROXY: 'socks5://user:secret@proxy', NO_PROXY: 'lan.example' };
   expect(through(variables, 'https://origin.example')).toBeUndefined();
   expect(through(variables, 'http://lan.example')).toBeUndefined();

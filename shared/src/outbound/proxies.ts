@@ -1,20 +1,19 @@
 import { BlockList, isIP } from 'node:net';
 import { SitecastError } from '../errors.ts';
 
-/** The variables that name proxies, as `process.env` has them. */
+/** The variables that name proxies, as in `process.env`. */
 export type ProxyVariables = Readonly<Record<string, string | undefined>>;
 
 /** A proxy, and the variable that names it. */
 export interface Proxy {
-  /** `http:` or `https:`, with the credentials that the variable gives. */
+  /** `http:` or `https:`, with the credentials from the variable. */
   url: URL;
   variable: string;
 }
 
 /**
- * Which proxy a request goes through, as curl decides it: `https_proxy` for https, `http_proxy` for http, unless `no_proxy`
- * names the host. Lower case counts more than upper case; a variable set to nothing is as good as none. No address is
- * exempt by itself, not even loopback.
+ * Which proxy a request goes through, by curl's rules: `https_proxy` for https, `http_proxy` for http, unless `no_proxy` names the host.
+ * Lower case wins over upper case. An empty variable counts as unset. No address is exempt by default, not even loopback.
  */
 export class Proxies {
   static readonly none = new Proxies({});
@@ -53,12 +52,12 @@ interface Found {
   text: string;
 }
 
-/** `proxy:3128` is said as often as `http://proxy:3128`. */
+/** `proxy:3128` is as common as `http://proxy:3128`. */
 function parseProxy({ name, text }: Found): URL {
   const whole = text.includes('://') ? text : `http://${text}`;
   const url = URL.canParse(whole) ? new URL(whole) : undefined;
   if (url && /^https?:$/.test(url.protocol)) return url;
-  // The text may hold a password.
+  // The text may hold a password, so the message doesn't quote it.
   throw new SitecastError('badInput', 'SITECAST_PROXY_INVALID', `${name} names no HTTP proxy`, {
     hint: 'It looks like http://proxy.example.com:3128; or exempt the host with NO_PROXY.',
     data: { variable: name },
@@ -68,16 +67,16 @@ function parseProxy({ name, text }: Found): URL {
 /** A URL's host without the brackets of an IPv6 address. */
 export const hostOf = ({ hostname }: URL): string => hostname.replace(/^\[|\]$/g, '');
 
-/** The port that is meant where the URL names none. */
+/** The port, or the scheme's default where the URL names none. */
 export const portOf = ({ port, protocol }: URL): number =>
   port === '' ? (protocol === 'https:' ? 443 : 80) : Number(port);
 
-/** A proxy for messages: without its credentials. */
+/** A proxy's name in messages, without its credentials. */
 export const proxyName = ({ url, variable }: Proxy): string => `${url.protocol}//${url.host} (${variable})`;
 
 type Exemption = (host: string, port: number) => boolean;
 
-/** `*`, a name (with all names below it), an address, or a range such as 192.168.0.0/16; each with a port, if it's about that one. */
+/** `*`, a name (with all names below it), an address, or a range such as 192.168.0.0/16; each optionally with a port. */
 function parseExemption(text: string): Exemption {
   if (text === '*') return () => true;
   const [, network, prefix] = /^\[?([0-9a-fA-F:.]+)\]?\/(\d{1,3})$/.exec(text) ?? [];

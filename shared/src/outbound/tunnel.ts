@@ -5,13 +5,13 @@ import { Duplex } from 'node:stream';
 import { connect as connectTls, type SecureContext } from 'node:tls';
 import type { Proxy } from './proxies.ts';
 
-/** What a proxy may take to connect, and to answer to CONNECT. */
+/** The longest time that a proxy may take to connect, and to answer CONNECT. */
 const TUNNEL_TIMEOUT_MS = 15_000;
 const MAX_ANSWER_HEAD_BYTES = 16 * 1024;
 
-/** A tunnel that a proxy didn't make. */
+/** The proxy made no tunnel. */
 export class TunnelError extends Error {
-  /** What it answered to CONNECT; undefined: it couldn't be asked. */
+  /** The status of the answer to CONNECT; undefined if there was no answer. */
   readonly status: number | undefined;
 
   constructor(message: string, { status, cause }: { status?: number | undefined; cause?: unknown }) {
@@ -21,7 +21,7 @@ export class TunnelError extends Error {
 }
 
 /**
- * TLS connections through a proxy (CONNECT, RFC 9110 section 9.3.6). An agent of Node's in all else: it keeps connections, and
+ * TLS connections through a proxy (CONNECT, RFC 9110 section 9.3.6). In all else it behaves like Node's agent: it keeps connections, and
  * counts them for each server.
  */
 export class TunnelAgent extends https.Agent {
@@ -29,7 +29,7 @@ export class TunnelAgent extends https.Agent {
   readonly #timeoutMs: number;
   readonly #trusted: SecureContext | undefined;
 
-  /** @param trusted who may vouch for the server, and for a proxy that speaks TLS itself; undefined: whom Node trusts */
+  /** @param trusted authorities for the server, and for a proxy that speaks TLS itself; undefined: those that Node trusts */
   constructor(
     proxy: Proxy,
     {
@@ -48,7 +48,7 @@ export class TunnelAgent extends https.Agent {
     { path: _, ...options }: https.RequestOptions,
     callback?: (error: Error | null, socket: Duplex) => void,
   ): undefined {
-    // The type wants a socket beside an error; Node reads none.
+    // The type requires a socket beside an error, though Node doesn't read it.
     const fail = (error: TunnelError): void => callback?.(error, new Duplex());
     const host = options.host ?? '';
     const target = `${isIP(host) === 6 ? `[${host}]` : host}:${options.port}`;
@@ -56,7 +56,7 @@ export class TunnelAgent extends https.Agent {
     const deadline = setTimeout(() => asking.destroy(timedOut(this.#timeoutMs)), this.#timeoutMs);
     asking.on('error', cause => fail(new TunnelError(cause.message, { cause })));
     asking.once('close', () => clearTimeout(deadline));
-    // A refusal that has a body ends with the connection.
+    // A refusal may have a body. Its connection is closed without reading it.
     asking.once('response', response => asking.destroy(new Error(`status ${response.statusCode}`)));
     asking.once('connect', ({ statusCode: status }, socket: Socket) => {
       clearTimeout(deadline);
@@ -89,7 +89,7 @@ export function timedOut(afterMs: number): Error {
   return Object.assign(new Error(`no connection within ${afterMs / 1000} s`), { code: 'ETIMEDOUT' });
 }
 
-/** The proxy's credentials, if its variable gives any. */
+/** The header with the proxy's credentials, if its variable has any. */
 export function authorizationFor({ url }: Proxy): Record<string, string> {
   if (url.username === '') return {};
   const credentials = `${decodeURIComponent(url.username)}:${decodeURIComponent(url.password)}`;

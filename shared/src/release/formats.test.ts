@@ -24,7 +24,7 @@ const manifest: ReleaseManifest = {
 };
 const encode = (value: unknown) => Buffer.from(JSON.stringify(value));
 
-it('reads back what it wrote, and keeps fields of a newer writer', () => {
+it('parses what it wrote, and keeps fields of a newer version', () => {
   const newer = { ...manifest, image: { ...manifest.image, extra: 1 }, someday: ['x'] };
   expect(parseReleaseManifest(serializeFile(newer))).toEqual(newer);
 });
@@ -44,7 +44,7 @@ it.each([
   );
 });
 
-it('takes notes at the bound, and refuses a file over its own', () => {
+it('accepts notes at the bound, and refuses a file beyond its own bound', () => {
   expect(parseReleaseManifest(encode({ ...manifest, notes: 'x'.repeat(MAX_NOTES_CHARS) })).version).toBe(
     '2.0.0',
   );
@@ -63,7 +63,7 @@ it('refuses bytes that are not UTF-8 JSON', () => {
   }
 });
 
-it('remembers withdrawn releases up to a bound, the highest counters, in a product file that can still be read', () => {
+it('keeps withdrawn releases up to a bound, the highest counters first, in a readable product file', () => {
   const all = Array.from({ length: MAX_WITHDRAWN + 1 }, (_, at) => ({
     counter: Number.MAX_SAFE_INTEGER - MAX_WITHDRAWN + at,
     version: `${at}`.padEnd(64, 'v'),

@@ -21,7 +21,7 @@ describe('names', () => {
   );
 
   it.each(['1.2.3.4', '2026-11-24', 'v1', '1.0.0-rc.1+build~5', '1:2.0'])(
-    'takes %s as a version',
+    'accepts %s as a version',
     version => {
       expect(versionSchema.safeParse(version).success).toBe(true);
     },
@@ -33,7 +33,7 @@ describe('names', () => {
 });
 
 describe('target names', () => {
-  it('come back as what they stand for, even where a product ends in digits', () => {
+  it('can be parsed back, even where a product ends in digits', () => {
     expect(parseTargetName(manifestTarget('cam-2', 17))).toEqual({
       kind: 'manifest',
       product: 'cam-2',

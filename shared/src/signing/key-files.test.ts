@@ -17,13 +17,13 @@ afterEach(async () => {
 const never = (): Promise<string> => Promise.reject(new Error('asked for a passphrase'));
 const answer = (passphrase: string) => () => Promise.resolve(passphrase);
 
-it('makes a key that opens with its passphrase alone and signs what its public half verifies', async () => {
+it('creates a key that opens with its passphrase only, and whose signatures its public half verifies', async () => {
   const { privatePath, publicFile } = await createKeyFiles(directory, 'root', {
     name: 'alice',
     passphrase: 'pâss',
   });
   expect((await stat(privatePath)).mode & 0o777).toBe(0o600);
-  // Typed on a keyboard that composes the letter.
+  // A keyboard may compose the letter in this way.
   const { role, pair } = await readPrivateKey(privatePath, answer('pa\u0302ss'));
   expect(role).toBe('root');
   const message = Buffer.from('message');
@@ -38,7 +38,7 @@ it('makes a key that opens with its passphrase alone and signs what its public h
   expect(await readFile(privatePath, 'utf8')).not.toContain('pkcs8');
 });
 
-it('keeps an unencrypted key as PKCS#8 and asks for no passphrase', async () => {
+it('stores an unencrypted key as PKCS#8 and asks for no passphrase', async () => {
   const { privatePath } = await createKeyFiles(directory, 'release', { passphrase: undefined });
   const file = JSON.parse(await readFile(privatePath, 'utf8'));
   const der = createPrivateKey({
@@ -50,7 +50,7 @@ it('keeps an unencrypted key as PKCS#8 and asks for no passphrase', async () => 
   expect((await readPrivateKey(privatePath, never)).role).toBe('release');
 });
 
-it('never overwrites a key, and leaves nothing behind when a name is taken', async () => {
+it('never overwrites a key, and leaves no file behind when a name is taken', async () => {
   await createKeyFiles(directory, 'root', { name: 'a', passphrase: undefined });
   const before = await readFile(join(directory, 'root-a.key'), 'utf8');
   const again = createKeyFiles(directory, 'root', { name: 'a', passphrase: undefined });
@@ -65,7 +65,7 @@ it('never overwrites a key, and leaves nothing behind when a name is taken', asy
   expect(await readdir(directory)).toEqual(['root-a.pub']);
 });
 
-it('refuses a private key that others can read, and says how to mend it', async () => {
+it('refuses a private key that others can read, and says how to fix it', async () => {
   const { privatePath } = await createKeyFiles(directory, 'root', { passphrase: undefined });
   await chmod(privatePath, 0o640);
   await expect(readPrivateKey(privatePath, never)).rejects.toMatchObject({
@@ -99,7 +99,7 @@ it('notices a key file whose role, public key or ciphertext was altered', async 
 it.each([
   ['memory without end', { N: 2 ** 22, r: 32, p: 1 }],
   ['a parameter beyond its bound', { N: 2 ** 30, r: 8, p: 1 }],
-])('refuses a key file that asks for %s before it tries the passphrase', async (_what, kdf) => {
+])('refuses a key file that demands %s before it tries the passphrase', async (_what, kdf) => {
   const { privatePath } = await createKeyFiles(directory, 'root', { passphrase: 'secret' });
   const file = JSON.parse(await readFile(privatePath, 'utf8'));
   file.private.kdf = { ...file.private.kdf, ...kdf };
@@ -109,7 +109,7 @@ it.each([
   });
 });
 
-it('never quotes what it could not read', async () => {
+it('never quotes text that it could not parse', async () => {
   const path = join(directory, 'x.key');
   await writeFile(path, 'c2VjcmV0', { mode: 0o600 });
   const refusal = await readPrivateKey(path, never).catch((error: unknown) => error);
@@ -117,11 +117,11 @@ it('never quotes what it could not read', async () => {
   expect(String(refusal)).not.toContain('c2VjcmV0');
 });
 
-it('lists what a directory holds', async () => {
+it('lists the keys in a directory', async () => {
   const one = await createKeyFiles(directory, 'root', { name: 'one', passphrase: undefined });
   const two = await createKeyFiles(directory, 'release', { name: 'two', passphrase: undefined });
   await rm(two.privatePath);
-  // Neither signs anything.
+  // None of these is a signing key.
   for (const name of ['notes.txt', 'fleet.key', 'fleet-test.key'])
     await writeFile(join(directory, name), 'x');
   const { publicKeys, privatePaths } = await listKeys(directory);

@@ -2,7 +2,7 @@ import { createPublicKey, verify } from 'node:crypto';
 import { expect, it } from 'vitest';
 import { KeyPair } from './key-pair.ts';
 
-it('makes a key whose signature its public half verifies, each time another', async () => {
+it('creates a new key each time, whose signatures its public half verifies', async () => {
   const [one, other] = [KeyPair.generate(), KeyPair.generate()];
   expect(one.keyId).not.toBe(other.keyId);
   const message = Buffer.from('message');

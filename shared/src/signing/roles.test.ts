@@ -29,7 +29,7 @@ const root = firstRoot(
   now,
 );
 
-it('makes a first root and targets that hold together, for a year', async () => {
+it('creates a first root and targets that belong together, valid for a year', async () => {
   const signed = parseMetadata(await signMetadata(root, [alice, carol]), 'root');
   verifyThreshold(signed, topLevelSigners(signed.signed, 'root'), { role: 'root' });
   expect(signed.signed.expires).toBe('2031-01-01T00:00:00Z');
@@ -41,7 +41,7 @@ it('makes a first root and targets that hold together, for a year', async () => 
   ]);
 });
 
-it('refuses a threshold that nobody could reach', () => {
+it('refuses a threshold that can not be reached', () => {
   expect(() =>
     firstRoot(
       { keys: [alice.key, alice.key], threshold: 2 },
@@ -53,7 +53,7 @@ it('refuses a threshold that nobody could reach', () => {
   expect(() => withOperatorKeys(root, 'release', { remove: [releaser.keyId] }, now)).toThrow(/threshold/);
 });
 
-it('exchanges an operator key and forgets the old one', () => {
+it('replaces an operator key and removes the old one', () => {
   const next = withOperatorKeys(root, 'root', { add: [dave.key], remove: [bob.keyId.slice(0, 8)] }, now);
   expect(next.version).toBe(2);
   expect(next.roles.root.keyids).toEqual([alice.keyId, carol.keyId, dave.keyId]);
@@ -61,7 +61,7 @@ it('exchanges an operator key and forgets the old one', () => {
   expect(root.version).toBe(1);
 });
 
-it('refuses to remove an unknown key, and one key for two roles', () => {
+it('refuses to remove an unknown key, and to give two roles one key', () => {
   expect(() => withOperatorKeys(root, 'root', { remove: [dave.keyId] }, now)).toThrow(/no single key/);
   expect(() => withOperatorKeys(root, 'root', { remove: [bob.keyId.slice(0, 4)] }, now)).toThrow(
     /no single key/,
@@ -69,7 +69,7 @@ it('refuses to remove an unknown key, and one key for two roles', () => {
   expect(() => withOperatorKeys(root, 'release', { add: [alice.key] }, now)).toThrow(/another role/);
 });
 
-it('exchanges a key of the origin in root and in the delegations', () => {
+it('replaces a key of the origin in root and in the delegations', () => {
   const next = withOnlineRootKey(root, 'timestamp', dave.key, now);
   expect(next.roles.timestamp).toEqual({ keyids: [dave.keyId], threshold: 1 });
   expect(next.roles.snapshot).toEqual(root.roles.snapshot);
@@ -79,7 +79,7 @@ it('exchanges a key of the origin in root and in the delegations', () => {
   expect(Object.keys(targets.delegations?.keys ?? {})).toHaveLength(2);
 });
 
-it('renews without touching anything but version and expiry, nor the old one', () => {
+it('renews by changing version and expiry only, and leaves the old metadata unchanged', () => {
   const later = now + 86_400_000;
   const next = nextVersion(root, later);
   expect(next).toEqual({ ...root, version: 2, expires: '2031-01-02T00:00:00Z' });

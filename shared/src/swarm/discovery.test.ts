@@ -13,7 +13,7 @@ function discoveryOf(finder: EventTarget): Discovery {
   return new Discovery(Object.assign(finder, { listenerCount: () => 1, safeDispatchEvent: () => true }));
 }
 
-it('notes peers with TCP addresses of their own, a few each', () => {
+it('keeps peers with TCP addresses of their own, and a few addresses of each', () => {
   const finder = new EventTarget();
   const discovery = discoveryOf(finder);
   const [id, other] = [newIdentity().id, newIdentity().id];
@@ -30,7 +30,7 @@ it('notes peers with TCP addresses of their own, a few each', () => {
   expect(discovery.found[0]?.addresses[0]).toBe(`/ip4/192.0.2.1/tcp/7402/p2p/${id}`);
 });
 
-it('remembers no more peers than its bound, whoever invents them', () => {
+it('remembers a bounded number of peers, even if a sender invents them', () => {
   const finder = new EventTarget();
   const discovery = discoveryOf(finder);
   for (let at = 0; at < MAX_FOUND_PEERS + 5; at += 1)

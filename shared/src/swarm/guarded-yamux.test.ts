@@ -24,7 +24,7 @@ function rawConnection(connection: unknown): { send(bytes: Uint8Array): void } {
 }
 
 describe("a connection's frames", () => {
-  it('may be as long as a window, wherever they are cut', () => {
+  it('may be as long as a window, however they are split', () => {
     const long = Buffer.concat([header(0, MAX_MUXER_FRAME_BYTES), Buffer.alloc(MAX_MUXER_FRAME_BYTES, 0xff)]);
     const all = Buffer.concat([long, header(1, 0xffffffff), header(2, 7), header(0, 3), Buffer.from('abc')]);
     for (const stepBytes of [1, 5, 12, 13, 65_536]) {
@@ -51,7 +51,7 @@ describe("a connection's frames", () => {
     await connect(attacker, victim);
     await until(() => victim.connected.length === 1, 'they are connected');
     const [connection] = attacker.libp2p.getConnections();
-    // Past the attacker's own muxer, which would never send this.
+    // This bypasses the attacker's own muxer, which would never send it.
     rawConnection(connection).send(header(0, 0xffff_ffff));
     await until(() => victim.connected.length === 0, 'the attacker is gone');
     expect(await connect(await nodes.site(), victim)).toBe(victim.id);
@@ -59,7 +59,7 @@ describe("a connection's frames", () => {
 });
 
 describe('the window of a stream', () => {
-  it('is told anew when half of it is used, not after each message', async () => {
+  it('is updated when half of it is used, not after each message', async () => {
     const [one, two] = [await nodes.site(), await nodes.site()];
     const PROTOCOL = '/sitecast/test/window';
     let receivedBytes = 0;
@@ -74,10 +74,10 @@ describe('the window of a stream', () => {
     const message = Buffer.alloc(1024);
     for (let sent = 1; sent <= 1024; sent += 1) {
       stream.send(message);
-      // One at a time: so the library would tell of each.
+      // One message at a time: without the guard, the library would update after each.
       while (receivedBytes < sent * message.length) await setImmediate();
     }
-    // 1 MiB in half windows of 128 KiB, and those that open the stream.
+    // 1 MiB in half windows of 128 KiB, and the updates that open the stream.
     expect(updates.count).toBeGreaterThanOrEqual(4);
     expect(updates.count).toBeLessThanOrEqual(16);
   });
@@ -85,7 +85,7 @@ describe('the window of a stream', () => {
 
 const WINDOW_UPDATE = 1;
 
-/** Counts the frames of a type that come over a connection from now on. */
+/** Counts the frames of a type that arrive over a connection from now on. */
 function countFrames(connection: unknown, type: number): { count: number } {
   const counted = { count: 0 };
   const muxer = Object(Reflect.get(Object(connection), 'muxer'));

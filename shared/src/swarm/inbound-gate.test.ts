@@ -23,7 +23,7 @@ const portOf = (node: SwarmNode): number => Number(/\/tcp\/(\d+)\//.exec(node.ad
 
 describe.each(ADDRESSES)('strangers on %s', (_, addresses) => {
   it.each(['site', 'fleet'] as const)(
-    'keep nobody out of the network of a %s with sockets that never say a word',
+    'keep no member out of the network of a %s with silent sockets',
     async kind => {
       strangers = new Strangers(addresses);
       const [node, friend, late] = await Promise.all(Array.from({ length: 3 }, () => nodes[kind]()));
@@ -37,7 +37,7 @@ describe.each(ADDRESSES)('strangers on %s', (_, addresses) => {
     },
   );
 
-  it('keep nobody from chunks, with connections of their own keys and streams that say no hello', async () => {
+  it('keep no member from chunks with connections of their own keys and streams without a hello', async () => {
     strangers = new Strangers(addresses);
     const [server, member, late] = [await nodes.site(16), await nodes.site(), await nodes.site()];
     const store = new MemoryStore();
@@ -63,7 +63,7 @@ describe.each(ADDRESSES)('strangers on %s', (_, addresses) => {
     await connect(late, server);
     await ask(late, second);
     await ask(member, second);
-    // Both have shown that they belong here: whoever comes now has to do with strangers' places.
+    // Both are known members now, so new connections compete for the strangers' places only.
     await strangers.connectWithKeys(server.addresses[0] ?? '', 24);
     expect(server.isConnected(member.id) && server.isConnected(late.id)).toBe(true);
     await until(() => server.connected.length <= 2 + 8, 'strangers have their places, and no more');
@@ -72,7 +72,7 @@ describe.each(ADDRESSES)('strangers on %s', (_, addresses) => {
   });
 });
 
-it('has a place for one that was named, also when strangers share its address', async () => {
+it('keep no named peer out, even if they share its address', async () => {
   strangers = new Strangers(['127.0.0.1']);
   const [node, named] = [await nodes.site(4), await nodes.site()];
   node.gate.name(named.id, named.addresses);

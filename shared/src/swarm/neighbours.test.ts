@@ -21,7 +21,7 @@ describe('a machine that has nothing to fetch', () => {
     expect(node.connected).toHaveLength(MAX_NEIGHBOURS);
   });
 
-  it('has one connection with another, though both were told of each other at one time', async () => {
+  it('has one connection with another, even if both learn of each other at one time', async () => {
     const [one, two] = [await nodes.site(), await nodes.site()];
     // On a busy machine the other's handshake takes longer than devices yield.
     const both = [one, two].map(node => new Neighbours(node, FAR_TOO_LONG_MS));
@@ -33,7 +33,7 @@ describe('a machine that has nothing to fetch', () => {
     expect(two.libp2p.getConnections()).toHaveLength(1);
   });
 
-  it('lets one be that is away, and meets it when it is named again', async () => {
+  it('gives up on an absent machine, and connects when that is named again', async () => {
     const [node, other] = [await nodes.site(), await nodes.site()];
     const neighbours = new Neighbours(node);
     neighbours.addPeer(other.id, [`/ip4/127.0.0.1/tcp/1/p2p/${other.id}`]);

@@ -9,7 +9,7 @@ afterEach(() => nodes.close());
 const FLEET = 50;
 
 describe('fifty gateways behind one address', () => {
-  it('all get a message that one of them announces, each once', async () => {
+  it('all receive a message that one of them publishes, each once', async () => {
     const fleet = await Promise.all(Array.from({ length: FLEET }, () => nodes.fleet()));
     const heard = new Map<string, number>();
     for (const { id, gossip } of fleet) {
@@ -18,7 +18,7 @@ describe('fifty gateways behind one address', () => {
         return 'accept';
       });
     }
-    // Each knows three others: the next, and two further away.
+    // Each node knows three others: the next, and two further away.
     for (const [at, node] of fleet.entries()) {
       for (const step of [1, 7, 19]) {
         const other = fleet[(at + step) % FLEET];
@@ -38,8 +38,8 @@ describe('fifty gateways behind one address', () => {
   });
 });
 
-describe('gateways that are connected to one in the middle alone', () => {
-  it('all hear what one of them announces, though the mesh has no room for most of them', async () => {
+describe('gateways that are connected to a central one only', () => {
+  it('all receive what one of them publishes, though the mesh has no room for most of them', async () => {
     const middle = await nodes.fleet();
     const leaves = await Promise.all(Array.from({ length: 16 }, () => nodes.fleet()));
     middle.gossip.onAnnouncement(() => 'accept');
@@ -61,7 +61,7 @@ describe('gateways that are connected to one in the middle alone', () => {
 });
 
 describe('devices on one LAN', () => {
-  it('find each other by multicast DNS, with nothing configured', async () => {
+  it('find each other by multicast DNS, without configuration', async () => {
     const listen = ['/ip4/0.0.0.0/tcp/0'];
     const open = (isHidden: boolean) =>
       createSiteNode({ identity: newIdentity(), listen, isDiscovering: true, isHidden });
@@ -80,7 +80,7 @@ describe('devices on one LAN', () => {
 });
 
 describe("the fleet's network", () => {
-  it("lets nobody in who hasn't got the fleet's key", async () => {
+  it("admits no node without the fleet's key", async () => {
     const member = await nodes.fleet();
     const other = await nodes.fleet(generateFleetKey());
     const without = await nodes.site();
@@ -95,7 +95,7 @@ describe("the fleet's network", () => {
     expect(await connect(another, member)).toBe(member.id);
   });
 
-  it('keeps its key as text', () => {
+  it('has its key as text', () => {
     const key = generateFleetKey();
     expect(Buffer.from(parseFleetKey(` ${fleetKeyToText(key)}\n`))).toEqual(Buffer.from(key));
     for (const text of ['', 'ab', `${'0'.repeat(63)}g`, '0'.repeat(66)])
@@ -113,7 +113,7 @@ describe('a node', () => {
     await node.close();
   });
 
-  it('speaks to nobody who has another id than the address says', async () => {
+  it('refuses a peer whose id differs from that in the address', async () => {
     const [requester, other] = [await nodes.site(), await nodes.site()];
     const [address = ''] = other.addresses;
     await expect(requester.dial(address.replace(other.id, newIdentity().id))).rejects.toMatchObject({

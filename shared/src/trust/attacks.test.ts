@@ -18,7 +18,7 @@ const NOT_ROOT = ['timestamp', ...LISTED] as const;
 const refusal = (code: string, data: Record<string, unknown> = {}) =>
   expect.objectContaining({ code, data: expect.objectContaining(data) });
 
-/** Everything is signed as it should be, but for the one thing that each test does. */
+/** Every file is signed correctly, except for the one thing that a test changes. */
 describe('a repository under attack', () => {
   let repository: TestRepository;
   let store: MemoryMetadataStore;
@@ -34,7 +34,7 @@ describe('a repository under attack', () => {
 
   const refresh = async (): Promise<TufClient> => refreshedTestClient(repository, { store });
   const lookUp = async () => (await refresh()).findTarget('team/file');
-  /** Honest files again: the client must get over what it saw. */
+  /** Serves correct files again: the client must recover from what it saw. */
   const expectRecovery = async (): Promise<void> => {
     const client = await refresh();
     const found = await client.findTarget('team/file');
@@ -99,7 +99,7 @@ describe('a repository under attack', () => {
       await expect(refresh()).rejects.toThrow(refusal('SITECAST_METADATA_MALFORMED'));
     });
 
-    it('gets along with keys of unknown types, odd signatures and unrecognised fields', async () => {
+    it('accepts keys of unknown types, odd signatures and unrecognised fields', async () => {
       const [signer = newSigner()] = repository.signers.get('snapshot') ?? [];
       const unknown = { keytype: 'falcon', scheme: 'falcon-9', keyval: { public: 'x', extra: [1] } };
       Object.assign(repository.root.keys, { mystery: { ...unknown, 'x-owner': '@somebody' } });
@@ -144,7 +144,7 @@ describe('a repository under attack', () => {
       await expect(refresh()).rejects.toThrow(refusal('SITECAST_METADATA_ROLLBACK', { role: 'timestamp' }));
     });
 
-    it('ignores other content under the trusted version', async () => {
+    it('by other content under the trusted version is ignored', async () => {
       await refresh();
       const trusted = repository.bytesOf('timestamp');
       repository.timestamp.meta['snapshot.json'].version = 100;
@@ -160,7 +160,7 @@ describe('a repository under attack', () => {
       await repository.publish('timestamp');
       const refused = refusal('SITECAST_METADATA_ROLLBACK', { role: 'snapshot', step: '5.4.3.2' });
       await expect(refresh()).rejects.toThrow(refused);
-      // Nor after the stored timestamp was lost.
+      // It is refused also where the stored timestamp was lost.
       store.files.delete('timestamp.json');
       await expect(refresh()).rejects.toThrow(refused);
     });
@@ -185,7 +185,7 @@ describe('a repository under attack', () => {
       );
     });
 
-    it('finds no target of a role that the snapshot never listed', async () => {
+    it('by a role that the snapshot never listed: its targets are not found', async () => {
       delete repository.snapshot.meta['team.json'];
       await repository.publish('snapshot', 'timestamp');
       await expect(lookUp()).rejects.toThrow(refusal('SITECAST_METADATA_MISSING', { role: 'team' }));
@@ -207,7 +207,7 @@ describe('a repository under attack', () => {
       await repository.publish(...(role === 'root' || role === 'team' ? [role] : []));
       await repository.publishWithSnapshot('targets');
       await expect(lookUp()).rejects.toThrow(refusal('SITECAST_METADATA_EXPIRED', { role, step }));
-      // Of expired files only the root is kept, as the way to the next one (5.3.8).
+      // Of all expired files only the root is stored, because it leads to the next root (5.3.8).
       const isKept = Buffer.from(repository.bytesOf(role)).equals(
         store.files.get(`${role}.json`) ?? Buffer.of(),
       );
@@ -219,7 +219,7 @@ describe('a repository under attack', () => {
     });
 
     it.each(['root', 'timestamp', 'snapshot', 'targets', 'team'] as const)(
-      'by keeping back everything newer than a %s that has expired since is refused',
+      'by withholding everything newer than a %s that has expired since is refused',
       async role => {
         const signed = role === 'team' ? repository.targetsOf('team') : repository[role];
         signed.expires = repository.inDays(7);
@@ -233,7 +233,7 @@ describe('a repository under attack', () => {
       },
     );
 
-    it('ends a moment before the expiry is reached', async () => {
+    it('is refused from the exact moment of the expiry, not before', async () => {
       const expiryMs = Date.parse(repository.inDays(30));
       await refreshedTestClient(repository, { store, nowMs: expiryMs - 1 });
       await expect(refreshedTestClient(repository, { store, nowMs: expiryMs })).rejects.toThrow(
@@ -243,14 +243,14 @@ describe('a repository under attack', () => {
   });
 
   describe('wrong files', () => {
-    it.each(LISTED)('refuses a %s of another version than announced (mix and match)', async role => {
+    it.each(LISTED)('refuses a %s of a version other than the announced one (mix and match)', async role => {
       const old = repository.bytesOf(role);
       await repository.publishWithSnapshot('targets');
       repository.files.set(repository.pathOf(role), old);
       await expect(refresh()).rejects.toThrow(refusal('SITECAST_METADATA_MISMATCH', { role }));
     });
 
-    it('refuses a delegated role of another version than announced', async () => {
+    it('refuses a delegated role of a version other than the announced one', async () => {
       const old = repository.bytesOf('team');
       await repository.publish('team');
       await repository.publishWithSnapshot('targets');
@@ -264,7 +264,7 @@ describe('a repository under attack', () => {
       ['snapshot', '5.5.2'],
       ['targets', '5.6.2'],
       ['team', '5.6.2'],
-    ])('refuses a %s with another hash or length, though well signed', async (role, step) => {
+    ])('refuses a %s with a wrong hash or length, though it is signed correctly', async (role, step) => {
       repository.listsHashes = true;
       await repository.publish('team');
       await repository.publishWithSnapshot('targets');
@@ -282,7 +282,7 @@ describe('a repository under attack', () => {
       await expectRecovery();
     });
 
-    it('refuses a target file with another hash or length', async () => {
+    it('refuses a target file with a wrong hash or length', async () => {
       const client = await refresh();
       const found = await client.findTarget('team/file');
       const path = [...repository.files.keys()].find(name => name.endsWith('.file')) ?? '';
@@ -299,7 +299,7 @@ describe('a repository under attack', () => {
     });
 
     it.each(['../root', 'a/../../b', './a', 'a//b', '/a', 'a/'])(
-      'asks for no target file called %j',
+      'requests no target file called %j',
       async name => {
         repository.targets.targets[name] = { length: 1, hashes: { sha256: 'aa' } };
         await repository.publishWithSnapshot('targets');
@@ -311,7 +311,7 @@ describe('a repository under attack', () => {
       },
     );
 
-    it('refuses one role in the place of another', async () => {
+    it('refuses one role in place of another', async () => {
       // The same key signs both, so only the type tells them apart.
       const [signer = newSigner()] = repository.signers.get('timestamp') ?? [];
       repository.setSigners('snapshot', [signer]);
@@ -321,13 +321,13 @@ describe('a repository under attack', () => {
       await expect(refresh()).rejects.toThrow(refusal('SITECAST_METADATA_MALFORMED', { type: 'timestamp' }));
     });
 
-    it.each([...NOT_ROOT, 'team'])('says which file is missing: %s', async role => {
+    it.each([...NOT_ROOT, 'team'])('names the missing file: %s', async role => {
       repository.files.delete(repository.pathOf(role));
       await expect(lookUp()).rejects.toThrow(refusal('SITECAST_METADATA_MISSING', { role }));
     });
   });
 
-  describe('endless data', () => {
+  describe('an endless file', () => {
     it.each(['root', ...NOT_ROOT, 'team'])('instead of %s is cut off', async role => {
       const path = role === 'root' ? 'metadata/2.root.json' : repository.pathOf(role);
       repository.files.set(path, ENDLESS);
@@ -344,7 +344,7 @@ describe('a repository under attack', () => {
       );
     });
 
-    it('is bounded by the limits, whatever the metadata announces', async () => {
+    it('is bounded by the client’s limits, whatever length the metadata announces', async () => {
       repository.timestamp.meta['snapshot.json'].length = Number.MAX_SAFE_INTEGER;
       repository.targets.targets['team/huge'] = {
         length: Number.MAX_SAFE_INTEGER,
@@ -395,8 +395,8 @@ describe('a repository under attack', () => {
     });
   });
 
-  describe('what canonical JSON hides', () => {
-    // Signed over the canonical form of what a careless reader takes the bytes for.
+  describe('a difference that canonical JSON hides', () => {
+    // The signature is over the canonical form of the value that a lenient parser would read.
     const publishRaw = async (role: Exclude<TopLevelRole, 'root'>, change: (json: string) => string) => {
       repository[role].version += 1;
       const text = change(JSON.stringify(repository[role]));
@@ -414,7 +414,7 @@ describe('a repository under attack', () => {
       ['a number with an exponent', json => json.replace('{', '{"x":1e3,')],
       ['half a surrogate pair', json => json.replace('{', '{"x":"\\ud800",')],
       ['__proto__', json => json.replace('{', '{"__proto__":{"version":99},')],
-    ])('refuses %s, though well signed', async (_, change) => {
+    ])('is refused, though signed correctly: %s', async (_, change) => {
       await refresh();
       await publishRaw('timestamp', change);
       await expect(refresh()).rejects.toThrow(
@@ -425,7 +425,7 @@ describe('a repository under attack', () => {
       );
     });
 
-    it('takes the same file without them', async () => {
+    it('is the only reason for the refusal: the same file without it is accepted', async () => {
       await refresh();
       await publishRaw('timestamp', json => json.replace('{', '{"x":9007199254740991,'));
       await expect(refresh()).resolves.toBeDefined();

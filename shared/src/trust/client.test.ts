@@ -13,7 +13,7 @@ describe('the TUF client', () => {
     store = new MemoryMetadataStore();
   });
 
-  it('asks for each file once, in the order of the specification, and keeps the bytes it got', async () => {
+  it('requests each file once, in the order of the specification, and stores the bytes it received', async () => {
     const client = await openTestClient(repository, { store });
     expect(repository.requests).toEqual([]);
     await client.refresh();
@@ -29,7 +29,7 @@ describe('the TUF client', () => {
     expect(client.isComplete).toBe(true);
   });
 
-  it('asks for no more than root and timestamp when nothing has changed', async () => {
+  it('requests only root and timestamp when nothing has changed', async () => {
     await refreshedTestClient(repository, { store });
     repository.requests.length = 0;
     const again = await refreshedTestClient(repository, { store });
@@ -37,28 +37,31 @@ describe('the TUF client', () => {
     expect(again.isComplete).toBe(true);
   });
 
-  it.each([true, false])('follows a repository with hashes, consistent snapshots: %s', async isConsistent => {
-    repository.root.consistent_snapshot = isConsistent;
-    repository.listsHashes = true;
-    repository.delegate('targets', 'team', { paths: ['team/*'] });
-    repository.addTarget('targets', 'one', 'first');
-    repository.addTarget('team', 'team/two words', 'second');
-    await repository.publish('root', 'team');
-    await repository.publishWithSnapshot('targets');
-    const client = await refreshedTestClient(repository, { store });
-    for (const [name, role, content] of [
-      ['one', 'targets', 'first'],
-      ['team/two words', 'team', 'second'],
-    ] as const) {
-      const found = await client.findTarget(name);
-      expect(found).toMatchObject({ name, role });
-      expect(found && Buffer.from(await client.fetchTarget(found)).toString()).toBe(content);
-    }
-    expect(await client.findTarget('three')).toBeUndefined();
-    expect(trustedVersions(client)).toEqual([2, 2, 2, 2]);
-  });
+  it.each([true, false])(
+    'follows a repository with hashes and consistent snapshots: %s',
+    async isConsistent => {
+      repository.root.consistent_snapshot = isConsistent;
+      repository.listsHashes = true;
+      repository.delegate('targets', 'team', { paths: ['team/*'] });
+      repository.addTarget('targets', 'one', 'first');
+      repository.addTarget('team', 'team/two words', 'second');
+      await repository.publish('root', 'team');
+      await repository.publishWithSnapshot('targets');
+      const client = await refreshedTestClient(repository, { store });
+      for (const [name, role, content] of [
+        ['one', 'targets', 'first'],
+        ['team/two words', 'team', 'second'],
+      ] as const) {
+        const found = await client.findTarget(name);
+        expect(found).toMatchObject({ name, role });
+        expect(found && Buffer.from(await client.fetchTarget(found)).toString()).toBe(content);
+      }
+      expect(await client.findTarget('three')).toBeUndefined();
+      expect(trustedVersions(client)).toEqual([2, 2, 2, 2]);
+    },
+  );
 
-  it('serves from its store, without a repository, what it trusted before', async () => {
+  it('finds in its store, without a repository, what it trusted before', async () => {
     repository.delegate('targets', 'rollouts', { paths: ['rollouts/*'] });
     repository.addTarget('rollouts', 'rollouts/camera.json', '{}');
     await repository.publish('rollouts');
@@ -73,7 +76,7 @@ describe('the TUF client', () => {
     await expect(offline.loadDelegated('nobody')).rejects.toThrow(coded('SITECAST_ROLE_UNKNOWN'));
   });
 
-  it('hands out nothing before it has a complete and fresh set', async () => {
+  it('returns no target before it has a complete and fresh set', async () => {
     const client = await openTestClient(repository, { store });
     expect(client.isComplete).toBe(false);
     await expect(client.findTarget('x')).rejects.toThrow(coded('SITECAST_TRUST_INCOMPLETE'));
@@ -82,7 +85,7 @@ describe('the TUF client', () => {
     await expect(later.findTarget('x')).rejects.toThrow(coded('SITECAST_METADATA_EXPIRED'));
   });
 
-  it('goes on where a refresh failed', async () => {
+  it('continues where a refresh failed', async () => {
     await refreshedTestClient(repository, { store });
     await repository.publishWithSnapshot('targets');
     const path = repository.pathOf('targets');
@@ -97,7 +100,7 @@ describe('the TUF client', () => {
     expect(trustedVersions(client)).toEqual([1, 2, 2, 2]);
   });
 
-  it('fetches anew what was replaced under the same version, where hashes tell', async () => {
+  it('fetches a file again that was replaced under the same version, where hashes show it', async () => {
     repository.listsHashes = true;
     await repository.publishWithSnapshot('targets');
     await refreshedTestClient(repository, { store });
@@ -113,7 +116,7 @@ describe('the TUF client', () => {
     }
   });
 
-  it('lets calls wait for each other', async () => {
+  it('runs one call after the other', async () => {
     repository.addTarget('targets', 'one', 'first');
     await repository.publishWithSnapshot('targets');
     const client = await openTestClient(repository, { store });
@@ -121,8 +124,8 @@ describe('the TUF client', () => {
     expect(found).toBeDefined();
   });
 
-  describe('when begun', () => {
-    it('says whether the store was begun before', async () => {
+  describe('when initialised', () => {
+    it('says whether the store was initialised before', async () => {
       const root = repository.bytesOf('root');
       expect(await TufClient.init(store, root, repository.nowMs)).toBe('created');
       expect(await TufClient.init(store, root, repository.nowMs)).toBe('kept');
@@ -136,7 +139,7 @@ describe('the TUF client', () => {
       expect(store.files.get('root.pinned')).toEqual(root);
     });
 
-    it('refuses a root that is not signed as it says', async () => {
+    it('refuses a root that does not carry the signatures that it demands', async () => {
       repository.signers.set('root', []);
       await repository.publish('root');
       const unsigned = repository.bytesOf('root', 2);
@@ -147,7 +150,7 @@ describe('the TUF client', () => {
       expect(store.files.size).toBe(0);
     });
 
-    it('bounds the root', async () => {
+    it('bounds the length of the root', async () => {
       const root = repository.bytesOf('root');
       const init = async (maxRootBytes: number) => TufClient.init(store, root, 0, { maxRootBytes });
       await expect(init(root.length - 1)).rejects.toThrow(coded('SITECAST_FILE_TOO_LARGE'));

@@ -15,14 +15,14 @@ import type { TrustedSet } from './trusted-set.ts';
 
 export interface TufClientOptions {
   store: MetadataStore;
-  /** Hands out metadata files. */
+  /** Provides metadata files. */
   fetcher: MetadataFetcher;
-  /** Hands out target files; only `fetchTarget` needs it. */
+  /** Provides target files; only `fetchTarget` uses it. */
   targetFetcher?: MetadataFetcher | undefined;
   /** Milliseconds since 1970. */
   now: () => number;
   limits?: Partial<TrustLimits>;
-  /** What says whether a signature is right; one that remembers, for whoever reads the same metadata elsewhere, too. */
+  /** Checks a signature. A caller that reads the same metadata several times passes one that remembers. */
   verify?: VerifySignature | undefined;
 }
 
@@ -30,7 +30,7 @@ interface CallOptions {
   signal?: AbortSignal | undefined;
 }
 
-/** What signed metadata says about a target file, and the role that said it. */
+/** What signed metadata says about a target file, and the role that says it. */
 export interface FoundTarget {
   name: string;
   role: string;
@@ -38,7 +38,7 @@ export interface FoundTarget {
 }
 
 /**
- * A TUF client (specification 1.0, section 5): follows a repository from a root that came out of band.
+ * A TUF client (specification 1.0, section 5). It follows a repository from a root that was delivered out of band.
  *
  * ```ts
  * const store = new DirectoryMetadataStore(directory);
@@ -49,8 +49,8 @@ export interface FoundTarget {
  * const bytes = found && (await client.fetchTarget(found));
  * ```
  *
- * What `refresh` accepted before it failed stays accepted and stored, so the next one goes on from there.
- * Calls wait for each other.
+ * What `refresh` accepted before it failed stays accepted and stored. The next one continues from there.
+ * Calls run one after the other.
  */
 export class TufClient {
   readonly #options: TufClientOptions;
@@ -67,9 +67,9 @@ export class TufClient {
   }
 
   /**
-   * Begins a store with the root that came out of band; makes no request.
-   * @returns `kept` if the store was begun with the same root or has come to it since, `other` if it was begun
-   *   with another one (then nothing is changed)
+   * Initialises a store with the root that was delivered out of band. It makes no request.
+   * @returns `kept` if the store was initialised with the same root, or has followed the repository to it since; `other` if it was
+   * initialised with another root (nothing is changed then)
    * @throws SITECAST_METADATA_MALFORMED, SITECAST_SIGNATURES_MISSING (untrusted)
    */
   static async init(
@@ -82,7 +82,7 @@ export class TufClient {
   }
 
   /**
-   * Takes up what is stored; makes no request.
+   * Loads the stored files. It makes no request.
    * @throws SITECAST_TRUST_UNINITIALISED (badInput)
    */
   static async open(options: TufClientOptions): Promise<TufClient> {
@@ -91,7 +91,7 @@ export class TufClient {
     return new TufClient(options, limits, local, await local.load(options.now()));
   }
 
-  /** What is trusted so far. Whether it's complete and fresh, `isComplete` and `checkFresh` tell. */
+  /** What is trusted so far. `isComplete` and `checkFresh` tell whether it is complete and fresh. */
   get trusted(): Pick<TrustedSet, 'root' | 'timestamp' | 'snapshot' | 'targets'> {
     return this.#set;
   }
@@ -101,7 +101,7 @@ export class TufClient {
     return this.#set.isTargetsCurrent;
   }
 
-  /** What the trusted timestamp tells about the clock, now. */
+  /** What the trusted timestamp says about the clock, now. */
   clock(): Clock {
     return this.#set.clockAt(this.#options.now());
   }
@@ -121,7 +121,7 @@ export class TufClient {
   }
 
   /**
-   * Demands that what's trusted is complete and unexpired at the time of the last `refresh` or `open`.
+   * Checks that the trusted set is complete, and was unexpired at the time of the last `refresh` or `open`.
    * @throws SITECAST_TRUST_INCOMPLETE, SITECAST_METADATA_EXPIRED (untrusted)
    */
   checkFresh(): void {
@@ -132,10 +132,10 @@ export class TufClient {
   }
 
   /**
-   * Section 5.6.7: looks a target up, in pre-order, where delegations lead.
-   * @returns undefined if nobody who may speak for it does
-   * @throws the errors of a role on the way that can't be fetched or verified: the search ends there;
-   *   SITECAST_DELEGATIONS_EXCEEDED (untrusted)
+   * Section 5.6.7: searches for a target, in pre-order, along the delegations.
+   * @returns undefined if no role that may list the target does
+   * @throws the errors of a role on the way that can't be fetched or verified, which end the search; SITECAST_DELEGATIONS_EXCEEDED
+   * (untrusted)
    */
   async findTarget(name: string, { signal }: CallOptions = {}): Promise<FoundTarget | undefined> {
     return this.#turn(async () => {
@@ -250,7 +250,7 @@ export class TufClient {
 
   async #search(name: string, signal: AbortSignal | undefined): Promise<FoundTarget | undefined> {
     const targets = this.#set.targets;
-    if (!targets) return undefined; // checkFresh has seen to it
+    if (!targets) return undefined; // `checkFresh` has checked that they exist
     const visited = new Set<string>();
     const ahead: Visit[] = [{ role: 'targets', depth: 0, load: async () => targets }];
     for (let next = ahead.pop(); next; next = ahead.pop()) {
@@ -268,7 +268,7 @@ export class TufClient {
         const { role, signers, isTerminating } = found;
         below.push({ role, depth: depth + 1, load: () => this.#loadDelegated(role, signers, signal) });
         if (!isTerminating) continue;
-        // 5.6.7.2.1: what comes after it, here and further up, is not asked.
+        // 5.6.7.2.1: roles after this one, here and further up, aren't searched.
         ahead.length = 0;
         break;
       }
@@ -288,7 +288,7 @@ export class TufClient {
     );
   }
 
-  // A stored file is only as good as the delegator that leads here now says: it passes the same checks.
+  // A stored file passes the same checks as a fetched one: its delegator may trust other keys now.
   async #loadDelegated(
     role: string,
     signers: RoleSigners,
@@ -299,7 +299,7 @@ export class TufClient {
       try {
         return this.#set.verifyDelegated(stored, role, signers);
       } catch (error) {
-        // Damaged, out of date, or by another delegator's keys: the repository is asked.
+        // The file is damaged, out of date, or signed by another delegator's keys. It is fetched again.
         if (!(error instanceof SitecastError)) throw error;
       }
     }

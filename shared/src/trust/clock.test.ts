@@ -12,7 +12,7 @@ const DAY_MS = 86_400_000;
 const expired = (role: string) =>
   expect.objectContaining({ code: 'SITECAST_METADATA_EXPIRED', data: expect.objectContaining({ role }) });
 
-describe('the clock, as the trusted timestamp sees it', () => {
+describe('the clock, compared with the trusted timestamp,', () => {
   let repository: TestRepository;
   let store: MemoryMetadataStore;
   beforeEach(async () => {
@@ -23,7 +23,7 @@ describe('the clock, as the trusted timestamp sees it', () => {
   const clockIn = async (days: number) =>
     (await openTestClient(repository, { store, nowMs: inDays(days) })).clock();
 
-  it('is unknown without a timestamp, and with one that does not say when it was issued', async () => {
+  it('is unknown without a timestamp, and with one that lacks `issued`', async () => {
     expect(await clockIn(0)).toEqual({ state: 'unknown', issuedMs: undefined });
     delete repository.timestamp.issued;
     await repository.publish('timestamp');
@@ -31,11 +31,11 @@ describe('the clock, as the trusted timestamp sees it', () => {
     expect(await clockIn(0)).toEqual({ state: 'unknown', issuedMs: undefined });
   });
 
-  it('is behind, fine, or suspect', async () => {
+  it('is behind, ok, or suspect', async () => {
     await refreshedTestClient(repository, { store });
     const issuedMs = inDays(0);
     expect(await clockIn(0)).toEqual({ state: 'ok', issuedMs });
-    // 30 days until the timestamp expires, and 30 more.
+    // The timestamp expires after 30 days; 30 more have passed.
     expect(await clockIn(60)).toEqual({ state: 'ok', issuedMs });
     expect(await clockIn(60.1)).toEqual({ state: 'suspect', issuedMs });
     expect(await clockIn(-0.003)).toEqual({ state: 'ok', issuedMs });
@@ -43,7 +43,7 @@ describe('the clock, as the trusted timestamp sees it', () => {
     expect(await clockIn(-20_000)).toEqual({ state: 'behind', issuedMs });
   });
 
-  it('that is behind takes nothing expired for fresh', async () => {
+  it('accepts no expired file where it is behind', async () => {
     await refreshedTestClient(repository, { store });
     const old = repository.inDays(-1);
     repository.targets.expires = old;
@@ -51,7 +51,7 @@ describe('the clock, as the trusted timestamp sees it', () => {
     await expect(refreshedTestClient(repository, { store, nowMs: 0 })).rejects.toThrow(expired('targets'));
   });
 
-  it('that starts in 1970 learns the time from the first timestamp', async () => {
+  it('gets the time from the first timestamp where it starts in 1970', async () => {
     repository.snapshot.expires = repository.inDays(-1);
     await repository.publish('snapshot', 'timestamp');
     await expect(refreshedTestClient(repository, { store, nowMs: 0 })).rejects.toThrow(expired('snapshot'));
@@ -61,7 +61,7 @@ describe('the clock, as the trusted timestamp sees it', () => {
     await expect(refreshedTestClient(repository, { store, nowMs: 0 })).rejects.toThrow(expired('root'));
   });
 
-  it('is no longer held up by an `issued` in the far future once the timestamp key is replaced', async () => {
+  it('is free of an `issued` in the far future once the timestamp key is replaced', async () => {
     repository.timestamp.issued = repository.inDays(10_000);
     repository.timestamp.expires = repository.inDays(10_001);
     await repository.publish('timestamp');
@@ -77,14 +77,14 @@ describe('the clock, as the trusted timestamp sees it', () => {
     expect(await clockIn(0)).toMatchObject({ state: 'ok' });
   });
 
-  it('is not told by a timestamp that ends before it begins', async () => {
+  it('ignores a timestamp that expires before it was issued', async () => {
     repository.timestamp.issued = repository.inDays(31);
     await repository.publish('timestamp');
     await expect(refreshedTestClient(repository, { store })).rejects.toThrow(expired('timestamp'));
     expect(store.files.has('timestamp.json')).toBe(false);
   });
 
-  it('far ahead says so in the refusal', async () => {
+  it('that is far ahead is named in the refusal', async () => {
     await refreshedTestClient(repository, { store });
     const nowMs = repository.nowMs + 4000 * DAY_MS;
     await expect(refreshedTestClient(repository, { store, nowMs })).rejects.toThrow(

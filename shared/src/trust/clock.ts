@@ -1,25 +1,24 @@
 import type { SignedTimestamp } from './metadata.ts';
 
-/** How much later than `issued` a timestamp may look before the clock counts as behind. */
+/** How much later than the clock `issued` may be before the clock counts as behind. */
 const CLOCK_SKEW_MS = 5 * 60_000;
-/** How long after its expiry a trusted timestamp speaks against the clock, rather than of a site that was cut off. */
+/** How long after the expiry of the trusted timestamp the clock counts as suspect. Before that, the site was probably cut off. */
 const CLOCK_SUSPECT_AFTER_MS = 30 * 24 * 3_600_000;
 
-/** What the trusted timestamp tells about the local clock. */
+/** What the trusted timestamp says about the local clock. */
 export interface Clock {
   /**
-   * - `unknown`: no trusted timestamp, or none that says when it was issued
+   * - `unknown`: there is no trusted timestamp, or it lacks `issued`
    * - `ok`
-   * - `behind`: the clock is before `issued`; `issued` is taken for the time
-   * - `suspect`: the clock is more than 30 days after the timestamp's expiry: it is wrong, or the device was
-   *   cut off that long
+   * - `behind`: the clock is before `issued`, and `issued` is used as the time
+   * - `suspect`: the clock is more than 30 days after the timestamp's expiry. It is wrong, or the device was cut off for that long
    */
   state: 'unknown' | 'ok' | 'behind' | 'suspect';
   /** When the trusted timestamp was signed, milliseconds since 1970. */
   issuedMs: number | undefined;
 }
 
-/** Milliseconds since 1970; undefined if it doesn't say. */
+/** Milliseconds since 1970; undefined if the timestamp lacks `issued`. */
 export function issuedMsOf(timestamp: SignedTimestamp | undefined): number | undefined {
   return timestamp?.issued === undefined ? undefined : Date.parse(timestamp.issued);
 }

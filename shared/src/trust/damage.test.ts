@@ -23,7 +23,7 @@ const value = fc.letrec(tie => ({
 })).any;
 
 describe('strict JSON', () => {
-  it('gives back every value that canonical JSON can hold', () => {
+  it('returns every value that canonical JSON can hold', () => {
     fc.assert(
       fc.property(value, fc.constantFrom(undefined, 1), (original, indent) => {
         const text = JSON.stringify(original, undefined, indent);
@@ -32,7 +32,7 @@ describe('strict JSON', () => {
     );
   });
 
-  it('takes nothing that JSON does not allow, and throws nothing else', () => {
+  it('accepts nothing that JSON does not allow, and throws its own error only', () => {
     const bytes = fc.oneof(
       fc.uint8Array({ maxLength: 20 }),
       fc.json().map(text => Buffer.from(text)),
@@ -42,7 +42,7 @@ describe('strict JSON', () => {
         try {
           expect(parseStrictJson(input)).toEqual(JSON.parse(Buffer.from(input).toString()));
         } catch (error) {
-          // Refused; anything but our own error would be a hole.
+          // The text is refused. Any other error would be a bug.
           if (!(error instanceof SitecastError)) throw error;
         }
       }),
@@ -51,7 +51,7 @@ describe('strict JSON', () => {
 });
 
 describe('a signed file with one byte changed', () => {
-  it('is refused, or says the same', async () => {
+  it('is refused, or has the same meaning', async () => {
     const repository = await TestRepository.create();
     repository.setSigners('timestamp', [newSigner(), newSigner()]);
     await repository.publish('root', 'timestamp');
@@ -66,7 +66,7 @@ describe('a signed file with one byte changed', () => {
         try {
           set.updateTimestamp(bytes);
         } catch (error) {
-          // Refused; anything but our own error would be a hole.
+          // The file is refused. Any other error would be a bug.
           if (!(error instanceof SitecastError)) throw error;
           return;
         }

@@ -28,11 +28,11 @@ describe('a path pattern', () => {
     ['a.c', 'abc', false],
     ['A', 'a', false],
     ['releases/*/*', 'releases/x/y', true],
-  ])('%j, against %j: %s', (pattern, target, matches) => {
+  ])('%j against %j matches: %s', (pattern, target, matches) => {
     expect(matchesPathPattern(pattern, target)).toBe(matches);
   });
 
-  it('made to backtrack costs no more than its length times the name', () => {
+  it('that forces backtracking costs at most its length times that of the name', () => {
     expect(matchesPathPattern(`${'*a'.repeat(500)}b`, 'a'.repeat(1000))).toBe(false);
   });
 });
@@ -148,11 +148,11 @@ describe('delegations', () => {
     for (const [from, to, delegation] of edges) repository.delegate(from, to, delegation ?? all, [shared]);
     await publish();
     expect(await visits('missing')).toEqual(expected);
-    // From the store, afterwards.
+    // The second time all roles come from the store.
     expect(await visits('missing')).toEqual([]);
   });
 
-  it('by hash prefix lead to the role of that part', async () => {
+  it('by hash prefix lead to the role of that prefix', async () => {
     const digest = createHash('sha256').update('file').digest('hex');
     repository.delegate('targets', 'A', { path_hash_prefixes: [digest.startsWith('0') ? '1' : '0'] });
     repository.delegate('targets', 'B', { path_hash_prefixes: ['x', digest.slice(0, 3)].slice(1) });
@@ -176,7 +176,7 @@ describe('delegations', () => {
     expect(await visits('file')).toEqual([name]);
   });
 
-  it('are given up when too many roles, or too deep', async () => {
+  it('are abandoned beyond the bound of roles, or of depth', async () => {
     const shared = newSigner();
     for (let index = 0; index < 6; index += 1) {
       repository.delegate('targets', `wide${index}`, { paths: ['w'] }, [shared]);
@@ -191,7 +191,7 @@ describe('delegations', () => {
   });
 
   it.each(['?', '#', '/etc/passwd', '../root', '..', 'a b', 'ü%2f', "it's(*)!"])(
-    'to a role called %j stay within their folder',
+    'to a role called %j keep its file in the metadata folder',
     async name => {
       repository.delegate('targets', name);
       await publish();
@@ -203,7 +203,7 @@ describe('delegations', () => {
     },
   );
 
-  it('to a role with a name too long for a file are followed', async () => {
+  it('to a role whose name is too long for a file name are followed', async () => {
     const name = 'ü'.repeat(300);
     repository.delegate('targets', name);
     repository.addTarget(name, 'file', 'content');
@@ -229,7 +229,7 @@ describe('delegations', () => {
       await visits('team/file');
     });
 
-    it('to another key make it worthless', async () => {
+    it('to another key make the stored role invalid', async () => {
       repository.targets.delegations = { keys: {}, roles: [] };
       repository.delegate('targets', 'team', { paths: ['team/*'] }, [newSigner()]);
       await repository.publishWithSnapshot('targets');
@@ -239,7 +239,7 @@ describe('delegations', () => {
       );
     });
 
-    it('to other paths take away what it said about the others', async () => {
+    it('to fewer paths hide what the role says about the others', async () => {
       const [team] = repository.targets.delegations?.roles ?? [];
       if (team) team.paths = ['elsewhere/*'];
       await repository.publishWithSnapshot('targets');
@@ -247,13 +247,13 @@ describe('delegations', () => {
       expect(await client.findTarget('team/file')).toBeUndefined();
     });
 
-    it('to another version have it fetched anew', async () => {
+    it('to another version cause the role to be fetched again', async () => {
       await publish();
       expect(await visits('team/file')).toEqual(['team']);
       expect(store.files.get('team.json')).toEqual(repository.bytesOf('team', 2));
     });
 
-    it('to nobody take it away', async () => {
+    it('are removed, and with them the role', async () => {
       repository.targets.delegations = { keys: {}, roles: [] };
       await repository.publishWithSnapshot('targets');
       const client = await refreshedTestClient(repository, { store });
@@ -262,7 +262,7 @@ describe('delegations', () => {
     });
   });
 
-  it('of one role by two delegators each count with the keys of their own', async () => {
+  it('by two delegators to one role count with each delegator’s own keys', async () => {
     const [byA, byB] = [newSigner(), newSigner()];
     repository.delegate('targets', 'A', { paths: ['a/*'] });
     repository.delegate('targets', 'B', { paths: ['b/*'] });

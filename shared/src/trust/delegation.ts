@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { DelegatedRole, Delegations, SuccinctRoles } from './metadata.ts';
 import type { RoleSigners } from './signing.ts';
 
-/** A delegation that covers the target that is looked for. */
+/** A delegation that covers the target of a search. */
 export interface MatchingDelegation {
   role: string;
   signers: RoleSigners;
@@ -31,7 +31,7 @@ function covers({ paths, path_hash_prefixes: prefixes }: DelegatedRole, target: 
   return (prefixes ?? []).some(prefix => digest.startsWith(prefix));
 }
 
-/** PATHPATTERN of TUF 1.0 section 4.5: `*` and `?` don't cross a `/`; everything else stands for itself. */
+/** PATHPATTERN of TUF 1.0 section 4.5: `*` and `?` don't cross a `/`; every other character matches itself. */
 export function matchesPathPattern(pattern: string, target: string): boolean {
   const patterns = pattern.split('/');
   const parts = target.split('/');
@@ -40,7 +40,7 @@ export function matchesPathPattern(pattern: string, target: string): boolean {
   );
 }
 
-// Goes back to the last star only, so that a hostile pattern costs pattern × text steps at most.
+// It backtracks to the last star only. A hostile pattern costs pattern × text steps at most.
 function matchesPart(pattern: string, text: string): boolean {
   const wanted = Array.from(pattern);
   const given = Array.from(text);

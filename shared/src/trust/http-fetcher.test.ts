@@ -28,7 +28,7 @@ describe('fetching over HTTP', () => {
     });
   });
 
-  it('gets the file below the URL, its name still quoted', async () => {
+  it('requests the file below the URL, with its name still percent-encoded', async () => {
     let asked: IncomingMessage | undefined;
     answer = (request, response) => {
       asked = request;
@@ -42,22 +42,22 @@ describe('fetching over HTTP', () => {
     }
   });
 
-  it.each([404, 403])('takes %i for "there is none", and keeps connections', async status => {
+  it.each([404, 403])('reads %i as "no such file", and keeps connections', async status => {
     answer = (_, response) => response.writeHead(status).end('no such file');
     const fetcher = new HttpFetcher(url);
     for (let round = 0; round < 8; round += 1) {
       expect(await fetcher.fetch('x', { maxBytes: 5 })).toBeUndefined();
     }
-    // A request may come before the last connection is free again.
+    // A request may start before the last connection is free again.
     expect(sockets).toBeLessThan(4);
   });
 
-  it.each([500, 503, 401, 204, 206, 301])('takes %i for unreachable', async status => {
+  it.each([500, 503, 401, 204, 206, 301])('reads %i as unreachable', async status => {
     answer = (_, response) => response.writeHead(status, { location: `${url}/elsewhere` }).end();
     await expect(new HttpFetcher(url).fetch('x', { maxBytes: 5 })).rejects.toThrow(UNREACHABLE);
   });
 
-  it('counts the bytes as they come', async () => {
+  it('counts bytes while they arrive', async () => {
     let sent = 0;
     answer = (_, response) => {
       const more = (): void => {
@@ -73,7 +73,7 @@ describe('fetching over HTTP', () => {
     expect(sent).toBeLessThan(1e8);
   });
 
-  it('counts exactly, and believes no announced length', async () => {
+  it('counts exactly, and ignores the announced length', async () => {
     answer = (_, response) => response.end('12345');
     const fetcher = new HttpFetcher(url);
     expect(await fetcher.fetch('x', { maxBytes: 5 })).toHaveLength(5);
@@ -86,7 +86,7 @@ describe('fetching over HTTP', () => {
     await expect(fetcher.fetch('x', { maxBytes: 4 })).rejects.toThrow(TOO_LARGE);
   });
 
-  it('ends an endless "there is none"', async () => {
+  it('ends an endless "no such file"', async () => {
     answer = (_, response) => {
       response.writeHead(404);
       const timer = setInterval(() => response.write(Buffer.alloc(4096)), 1);
@@ -95,7 +95,7 @@ describe('fetching over HTTP', () => {
     expect(await new HttpFetcher(url).fetch('x', { maxBytes: 5 })).toBeUndefined();
   });
 
-  it('is not led elsewhere', async () => {
+  it('follows no redirect', async () => {
     const asked: unknown[] = [];
     answer = (request, response) => {
       asked.push(request.url);
@@ -105,7 +105,7 @@ describe('fetching over HTTP', () => {
     expect(asked).toHaveLength(1);
   });
 
-  it('gives up on silence, on dripping, and on a broken connection', async () => {
+  it('gives up on silence, on a body that trickles, and on a broken connection', async () => {
     answer = () => {};
     await expect(new HttpFetcher(url, { idleTimeoutMs: 50 }).fetch('x', { maxBytes: 5 })).rejects.toThrow(
       UNREACHABLE,
@@ -127,7 +127,7 @@ describe('fetching over HTTP', () => {
     await expect(new HttpFetcher(url).fetch('x', { maxBytes: 5 })).rejects.toThrow(UNREACHABLE);
   });
 
-  it('stops when its caller does', async () => {
+  it('stops when its caller aborts', async () => {
     const caller = new AbortController();
     answer = () => caller.abort(new Error('enough'));
     await expect(new HttpFetcher(url).fetch('x', { maxBytes: 5, signal: caller.signal })).rejects.toThrow(

@@ -9,9 +9,9 @@ import {
 import type { MetadataFetcher } from './ports.ts';
 
 export interface HttpFetcherOptions {
-  /** A whole request may take that long: a repository that drips must not hold an update up for ever. */
+  /** The longest time of a whole request. It bounds a repository that sends very slowly. */
   timeoutMs?: number;
-  /** No byte for that long ends the request. */
+  /** The request fails after this time without a byte. */
   idleTimeoutMs?: number;
   headers?: Record<string, string>;
   /** Default: no proxies, Node's authorities. */
@@ -20,19 +20,19 @@ export interface HttpFetcherOptions {
 
 const DEFAULT_TIMEOUT_MS = 10 * 60_000;
 const DEFAULT_IDLE_TIMEOUT_MS = 30_000;
-/** What is read of an answer that says there is no such file, so that the connection can be used again. */
+/** How much of a "no such file" answer is read, so that the connection can be used again. */
 const MAX_REFUSAL_BYTES = 16 * 1024;
 
 /**
- * Fetches files below a URL over HTTP. It counts bytes as they come, refuses redirects (they would lead to a host that nobody
- * configured), and tells caches on the way to ask again.
+ * Fetches files below a URL over HTTP. It counts bytes while they arrive. It refuses redirects, which would lead to a host that isn't
+ * configured. It tells caches to revalidate.
  */
 export class HttpFetcher implements MetadataFetcher {
   readonly #http: HttpClient;
   readonly #timeoutMs: number;
   readonly #idleTimeoutMs: number;
 
-  /** @param baseUrl a folder: whether it ends in `/` doesn't matter */
+  /** @param baseUrl a folder, with or without a `/` at its end */
   constructor(baseUrl: string | URL, options: HttpFetcherOptions = {}) {
     this.#timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
     this.#idleTimeoutMs = options.idleTimeoutMs ?? DEFAULT_IDLE_TIMEOUT_MS;

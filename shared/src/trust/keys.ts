@@ -8,14 +8,14 @@ import {
 import { canonicalize } from '@tufjs/canonical-json';
 import { readEd25519Key, verifyEd25519 } from './ed25519.ts';
 
-/** A public key as TUF metadata holds it; fields we don't know ride along. */
+/** A public key as TUF metadata holds it. Unknown fields are kept. */
 export interface TufKey {
   keytype: string;
   scheme: string;
   keyval: { public?: string };
 }
 
-/** RSA moduli (TUF 1.0 section 4.2 demands 2048 at least); beyond the maximum a check costs too much. */
+/** Bounds of RSA moduli (TUF 1.0 section 4.2 demands at least 2048). Beyond the maximum, verifying costs too much. */
 const MIN_RSA_BITS = 2048;
 const MAX_RSA_BITS = 8192;
 const PEM_HEADER = '-----BEGIN PUBLIC KEY-----';
@@ -35,23 +35,23 @@ export function ed25519Key(publicKey: Uint8Array): TufKey {
 }
 
 /**
- * What makes two keys the same one: the key's mathematical content, however it's written, under whatever
- * key id, scheme or extra fields. Undefined for keys that this client can't use.
+ * Two keys with the same identity are the same key. The identity is the key's mathematical content, whatever its spelling, key id, scheme
+ * or extra fields. It is undefined for keys that this client can't use.
  */
 export function keyIdentityOf(key: TufKey): string | undefined {
   return usableKey(key)?.identity;
 }
 
 /**
- * True if `signatureHex` is a signature of `message` by `key`. False, too, for a malformed signature or a key
- * of an unknown type: neither must spoil the other signatures of a file.
+ * True if `signatureHex` is a signature of `message` by `key`. It is false for a malformed signature and for a key of an unknown type:
+ * neither must invalidate the other signatures of a file.
  */
 export function verifySignature(key: TufKey, message: Uint8Array, signatureHex: string): boolean {
   if (!/^(?:[0-9a-f]{2})+$/i.test(signatureHex)) return false;
   try {
     return usableKey(key)?.verify(message, Buffer.from(signatureHex, 'hex')) ?? false;
   } catch {
-    // A signature of the wrong length or form: the libraries throw, for us it's one that doesn't verify.
+    // A signature of the wrong length or form doesn't verify. The libraries throw for it.
     return false;
   }
 }
@@ -85,7 +85,7 @@ function readKey(key: TufKey): UsableKey | undefined {
         return undefined;
     }
   } catch {
-    // A key that can't be read signs nothing; whether enough others did is the threshold's matter.
+    // An unreadable key verifies nothing. The threshold decides whether the other signatures suffice.
     return undefined;
   }
 }
@@ -137,7 +137,7 @@ function readEcdsa(scheme: string, text: string): UsableKey | undefined {
   };
 }
 
-/** An elliptic curve key written as the hex of its point, as older repositories do. */
+/** An elliptic curve key written as the hex of its point, as in older repositories. */
 function ecPoint(hex: string, curveOid: string): KeyObject | undefined {
   const point = fromHex(hex);
   if (!point) return undefined;

@@ -1,17 +1,17 @@
-/** What a client accepts at most from a repository nobody has vouched for yet. */
+/** The most that a client accepts from a repository that isn't verified yet. */
 export interface TrustLimits {
   maxRootBytes: number;
   maxTimestampBytes: number;
   maxSnapshotBytes: number;
-  /** For the top-level targets and for each delegated role. */
+  /** The bound of the top-level targets and of each delegated role. */
   maxTargetsBytes: number;
-  /** New root files followed in one refresh (Y in section 5.3.3); the next refresh goes on from there. */
+  /** New root files that are followed in one refresh (Y in section 5.3.3). The next refresh continues from there. */
   maxRootRotations: number;
-  /** Roles looked into for one target. */
+  /** Roles that are searched for one target. */
   maxDelegatedRoles: number;
-  /** Delegations followed one below the other for one target. */
+  /** The depth of delegations that are followed for one target. */
   maxDelegationDepth: number;
-  /** A target file that is fetched into memory. */
+  /** The bound of a target file that is fetched into memory. */
   maxTargetFileBytes: number;
 }
 

@@ -11,8 +11,8 @@ import { newSigner, TestRepository, trustedVersions } from './testing/index.ts';
 const HIGH = 1000;
 
 /**
- * The directory of a device whose power goes at its `cutAt`-th change of a file, just before the change, or in the
- * midst of it: a file is written aside under another name first, so that's where its half is left.
+ * The directory of a device that loses power at the `cutAt`-th change of a file: just before the change, or during it. A file is written
+ * under another name first, so the torn half remains under that name.
  */
 class CutStore implements MetadataStore {
   readonly #real: DirectoryMetadataStore;
@@ -93,7 +93,7 @@ describe('what a client stores', () => {
     directory = await mkdtemp(join(tmpdir(), 'sitecast-trust-'));
   };
 
-  it('is what the repository served, one file a role', async () => {
+  it('is exactly the files that the repository served, one per role', async () => {
     await update();
     const root = Buffer.from(repository.bytesOf('root')).toString();
     const files: Record<string, string> = { 'root.json': root, 'root.copy': root };
@@ -104,7 +104,7 @@ describe('what a client stores', () => {
   });
 
   describe('survives a power cut', () => {
-    /** Cuts the power at each change in turn, and wants the same end each time. */
+    /** Cuts the power at each change in turn, and expects the same final state each time. */
     const cutEverywhere = async (
       prepare: () => Promise<void>,
       afterCut: () => Promise<void>,
@@ -130,7 +130,7 @@ describe('what a client stores', () => {
       expect(await cutEverywhere(nothing, nothing)).toBe(7);
     });
 
-    it('at any change of a later update, and lets nothing old pass because of it', async () => {
+    it('at any change of a later update, and accepts nothing old because of it', async () => {
       const old = repository.snapshotOfFiles();
       repository.addTarget('team', 'team/file', 'second');
       await repository.publish('root', 'root', 'team');
@@ -166,7 +166,7 @@ describe('what a client stores', () => {
       repository.snapshot.version = HIGH;
       await repository.publish('snapshot', 'timestamp');
       const forwarded = repository.snapshotOfFiles();
-      // The snapshot's key only: the timestamp's signature stays good, its version must not stay a floor.
+      // Only the snapshot's key changes. The timestamp's signature stays valid, but its version must not stay a floor.
       repository.setSigners('snapshot', [newSigner()]);
       repository.timestamp.version = HIGH + 10;
       repository.snapshot.version = 1;
@@ -182,7 +182,7 @@ describe('what a client stores', () => {
         await update();
         serve(recovered);
       };
-      // Until the new root is stored, its recovery must not open the way for anything old.
+      // Until the new root is stored, the recovery must not allow a rollback.
       const attack = async (): Promise<void> => {
         const client = await open();
         const before = trustedVersions(client);
@@ -198,7 +198,7 @@ describe('what a client stores', () => {
     });
   });
 
-  describe('recovers by itself', () => {
+  describe('recovers', () => {
     const damages: [string, (bytes: Buffer) => Buffer][] = [
       ['cut in half', bytes => bytes.subarray(0, bytes.length / 2)],
       ['empty', () => Buffer.alloc(0)],
@@ -232,7 +232,7 @@ describe('what a client stores', () => {
       },
     );
 
-    it('from a root that is lost in both places, by the one it began with', async () => {
+    it('from a root that is lost in both places, by the root it was initialised with', async () => {
       await repository.publish('root');
       await repository.publish('root');
       await update();
@@ -244,7 +244,7 @@ describe('what a client stores', () => {
     });
 
     it.each(['is damaged', 'is missing'])(
-      'from a pinned root that %s after a rotation: who gives it again is believed, who gives a strange one is not',
+      'from a pinned root that %s after a rotation: it accepts the same root again, and refuses an unrelated one',
       async how => {
         await repository.publish('root');
         await update();
@@ -263,7 +263,7 @@ describe('what a client stores', () => {
       },
     );
 
-    it('from a role of which another file was put in its place', async () => {
+    it('from a role whose file was replaced by that of another role', async () => {
       await update();
       await writeFile(join(directory, 'timestamp.json'), repository.bytesOf('snapshot'));
       await writeFile(join(directory, 'snapshot.json'), repository.bytesOf('targets'));
@@ -271,7 +271,7 @@ describe('what a client stores', () => {
       expect((await filesOf())['snapshot.json']).toBe(Buffer.from(repository.bytesOf('snapshot')).toString());
     });
 
-    it('from everything but the root being lost', async () => {
+    it('from the loss of everything but the root', async () => {
       await update();
       for (const name of [
         'timestamp.json',
@@ -285,14 +285,14 @@ describe('what a client stores', () => {
       expect((await update()).isComplete).toBe(true);
     });
 
-    it('sweeps away what was left of files being written', async () => {
+    it('deletes what is left of files that were being written', async () => {
       await writeFile(join(directory, 'timestamp.json.123456.partial'), '{');
       await update();
       expect((await readdir(directory)).filter(name => name.endsWith('.partial'))).toEqual([]);
     });
   });
 
-  it('reports a disk that takes no more, and goes on later', async () => {
+  it('reports a full disk, and continues later', async () => {
     await update();
     await repository.publishWithSnapshot('targets');
     const real = new DirectoryMetadataStore(directory);

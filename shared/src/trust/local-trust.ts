@@ -6,26 +6,28 @@ import type { MetadataStore } from './ports.ts';
 import type { VerifySignature } from './signature-memory.ts';
 import { TrustedSet } from './trusted-set.ts';
 
-// Names without `.json`: no role's file can be called so.
-/** The root that came out of band. Never rewritten: the last resort if both others are lost. */
+// These names lack `.json`, so they differ from the file name of every role.
+/** The root that was delivered out of band. It is never rewritten: it is the last resort if both other copies are lost. */
 const PINNED_ROOT = 'root.pinned';
 /** Written before root.json, with the same bytes, so that one damaged file loses nothing. */
 const ROOT_COPY = 'root.copy';
-/** There while a root that takes away keys of timestamp or snapshot has been stored, or is about to be, and their files aren't deleted yet. */
+/**
+ * Marks a recovery. The file exists while a root that revokes keys of timestamp or snapshot is being stored, and until the files of those
+ * roles are deleted.
+ */
 const RECOVERY = 'recovery';
 const MAX_RECOVERY_BYTES = 16;
 
 /**
- * What a client keeps on disk, and in which order: each write is atomic, and between any two of them the power
- * may go. Files of roles are named as they are without a version (`root.json`, `timestamp.json`) and hold
- * the very bytes that the repository served.
+ * What a client keeps on disk, and in which order it writes. Each write is atomic, and the power may fail between any two. Files of roles
+ * have their names without a version (`root.json`, `timestamp.json`) and hold the bytes that the repository served.
  */
 export class LocalTrust {
   readonly #store: MetadataStore;
   readonly #limits: TrustLimits;
   readonly #verify: VerifySignature | undefined;
 
-  /** @param verify what says whether a signature is right, here and in the set that is loaded */
+  /** @param verify checks signatures, here and in the set that is loaded */
   constructor(store: MetadataStore, limits: TrustLimits, verify?: VerifySignature) {
     this.#store = store;
     this.#limits = limits;
@@ -33,9 +35,9 @@ export class LocalTrust {
   }
 
   /**
-   * Stores the root that came out of band.
-   * @returns `kept` if the store was begun with it, or has come to it since; `other` if it was begun with
-   *   another one, and nothing was changed
+   * Stores the root that was delivered out of band.
+   * @returns `kept` if the store was initialised with it, or has followed the repository to it since; `other` if it was initialised with
+   * another root, and nothing was changed
    */
   async initialise(rootBytes: Uint8Array, nowMs: number): Promise<'created' | 'kept' | 'other'> {
     const { maxRootBytes } = this.#limits;
@@ -46,7 +48,7 @@ export class LocalTrust {
     if (newest) {
       const version = usableRoot(rootBytes, nowMs, this.#verify)?.root.signed.version;
       if (pinned || version === undefined || version >= newest.root.signed.version) return 'other';
-      // With which root it was begun is lost. Who gives an older one than is trusted now is taken at his word.
+      // The record of the initial root is lost. The store accepts any valid root that is older than the trusted one in its place.
       await this.#store.write(PINNED_ROOT, rootBytes);
       return 'kept';
     }
@@ -59,15 +61,15 @@ export class LocalTrust {
       );
     }
     const set = new TrustedSet(rootBytes, nowMs);
-    // First, as the last resort: with it alone, `load` works, and `repairRoot` adds the others.
+    // The pinned root comes first. With it alone `load` works, and `repairRoot` adds the others.
     await this.#store.write(PINNED_ROOT, rootBytes);
     await this.repairRoot(set);
     return 'created';
   }
 
   /**
-   * What the stored files amount to. Damaged ones are as good as absent: the repository has them again.
-   * @throws SITECAST_TRUST_UNINITIALISED (badInput) if there's no usable root
+   * Loads the stored files. Damaged ones count as absent, because the repository still has them.
+   * @throws SITECAST_TRUST_UNINITIALISED (badInput) if there is no usable root
    */
   async load(nowMs: number): Promise<TrustedSet> {
     const set = await this.#newestRoot(nowMs);
@@ -90,14 +92,14 @@ export class LocalTrust {
   /** Section 5.3.8, and the deletions of 5.3.11. */
   async saveRoot(set: TrustedSet, isRecovery: boolean): Promise<void> {
     const { bytes, signed } = set.root;
-    // Noted first: if the power goes after the root is stored, `load` still knows what is to be deleted.
+    // The mark comes first. If the power fails after the root is stored, `load` still knows what to delete.
     if (isRecovery) await this.#store.write(RECOVERY, Buffer.from(String(signed.version)));
     await this.#store.write(ROOT_COPY, bytes);
     await this.#store.write('root.json', bytes);
     if (isRecovery) await this.#deleteForRecovery();
   }
 
-  /** Puts back root files that were lost or damaged. */
+  /** Restores root files that were lost or damaged. */
   async repairRoot(set: TrustedSet): Promise<void> {
     const { bytes } = set.root;
     for (const name of [ROOT_COPY, 'root.json']) {
@@ -122,7 +124,7 @@ export class LocalTrust {
     await this.#store.write(`${fileNameFor(role)}.json`, bytes);
   }
 
-  /** Undefined where it's damaged, too. */
+  /** Undefined where it is missing or damaged. */
   async #pinned(nowMs: number): Promise<Uint8Array | undefined> {
     const bytes = await this.#store.read(PINNED_ROOT, this.#limits.maxRootBytes);
     return bytes && usableRoot(bytes, nowMs, this.#verify)?.root.bytes;
@@ -142,7 +144,7 @@ export class LocalTrust {
     const noted = await this.#store.read(RECOVERY, MAX_RECOVERY_BYTES);
     if (noted === undefined) return;
     const version = Number(Buffer.from(noted).toString());
-    // If the root didn't get stored, it will be met again, and noted again.
+    // If the root wasn't stored, the update meets it again and marks the recovery again.
     if (set.root.signed.version >= version) await this.#deleteForRecovery();
   }
 
@@ -162,7 +164,7 @@ export class LocalTrust {
     try {
       accept(bytes);
     } catch (error) {
-      // Damaged, or signed by keys that aren't trusted any more: not trusted, and fetched anew.
+      // The file is damaged, or its keys aren't trusted any more. It is fetched again.
       if (!(error instanceof SitecastError)) throw error;
     }
   }
@@ -180,7 +182,7 @@ function usableRoot(
   try {
     return new TrustedSet(bytes, nowMs, verify);
   } catch (error) {
-    // A damaged copy; there are others.
+    // This copy is damaged. There are others.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }

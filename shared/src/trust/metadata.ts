@@ -7,7 +7,7 @@ import { type JsonValue, parseStrictJson } from './strict-json.ts';
 /** The four top-level roles (TUF 1.0 section 2.1). */
 export const TOP_LEVEL_ROLES = ['root', 'timestamp', 'snapshot', 'targets'] as const;
 export type TopLevelRole = (typeof TOP_LEVEL_ROLES)[number];
-/** What `_type` says; delegated roles are of type `targets`. */
+/** The value of `_type`. Delegated roles have the type `targets`. */
 export type MetadataType = TopLevelRole;
 
 /** Which keys may sign for a role, and how many of them must. */
@@ -97,13 +97,13 @@ export interface SignedByType {
 
 export interface Signature {
   keyid: string;
-  /** Hex; an unusable one is kept and doesn't count. */
+  /** Hex. An unusable one is kept, but doesn't count. */
   sig: string;
 }
 
-/** One metadata file: what it says, who signed it, and the bytes it came as. Nothing is verified yet. */
+/** One metadata file: its content, its signatures, and its original bytes. Nothing is verified yet. */
 export interface Metadata<T extends MetadataType = MetadataType> {
-  /** Exactly as parsed, unrecognised fields included: what the signatures are over. */
+  /** Exactly as parsed, with unrecognised fields. The signatures are over this. */
   signed: SignedByType[T];
   signatures: Signature[];
   bytes: Uint8Array;
@@ -171,7 +171,7 @@ const delegations = z
     'expected either roles or succinct_roles',
   );
 
-// They only judge: the parsed value itself is what's kept, so that nothing is lost or reordered on the way.
+// The schemas only validate. The parsed value itself is kept, so that nothing is lost or reordered.
 const SCHEMAS = {
   root: z.looseObject({
     _type: z.literal('root'),
@@ -213,9 +213,8 @@ const ENVELOPE = z.looseObject({
 });
 
 /**
- * Reads one metadata file and checks its form (TUF 1.0 section 4), nothing else: signatures, version and
- * expiry are the caller's.
- * @throws SITECAST_METADATA_MALFORMED (untrusted), its cause says what was refused
+ * Parses one metadata file and checks its form (TUF 1.0 section 4). It checks neither signatures, version nor expiry.
+ * @throws SITECAST_METADATA_MALFORMED (untrusted), whose cause says what was refused
  */
 export function parseMetadata<T extends MetadataType>(bytes: Uint8Array, type: T): Metadata<T> {
   try {
@@ -249,7 +248,7 @@ function isSigned<T extends MetadataType>(signed: unknown, type: T): signed is S
 function demand(holds: boolean, value: unknown, schema: z.ZodType): asserts holds {
   if (holds) return;
   const issue = schema.safeParse(value).error?.issues[0];
-  // The names on the path are a stranger's: quoted, so that they can't write control characters to a terminal.
+  // The names in the path come from the file. They are quoted, so that they can't write control characters to a terminal.
   const path = issue?.path.map(part => JSON.stringify(part)).join('.');
   throw new Error(`${issue?.message ?? 'invalid'}${path ? ` (at ${cutText(path, MAX_NAME_CHARS)})` : ''}`);
 }
@@ -258,7 +257,7 @@ export function isTopLevelRole(role: string): role is TopLevelRole {
   return TOP_LEVEL_ROLES.some(known => known === role);
 }
 
-/** Milliseconds since 1970 → `YYYY-MM-DDTHH:MM:SSZ`, the form of `expires` and `issued`; parts of a second are cut off. */
+/** Milliseconds since 1970 → `YYYY-MM-DDTHH:MM:SSZ`, the form of `expires` and `issued`. Parts of a second are cut off. */
 export function toDateTime(epochMs: number): string {
   return Number.isNaN(epochMs) ? '' : `${new Date(epochMs).toISOString().slice(0, 19)}Z`;
 }

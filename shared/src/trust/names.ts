@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { SitecastError } from '../errors.ts';
 
-/** What most file systems allow, less room for `.json` and the ending of a file that's being written. */
+/** The bound of most file systems, less room for `.json` and the ending of a file that is being written. */
 const MAX_FILE_NAME_BYTES = 200;
 
 /** A role name or target name as one path segment: everything but letters, digits and `-._~` is percent-encoded. */
@@ -12,22 +12,22 @@ function quoteName(name: string): string {
   );
 }
 
-/** A quoted name as a file name, shortened by a digest where it's too long for a file system. */
+/** A percent-encoded name as a file name. A digest shortens it where it is too long for a file system. */
 export function fileNameFor(name: string): string {
   const quoted = quoteName(name);
   if (quoted.length <= MAX_FILE_NAME_BYTES) return quoted;
   return `${quoted.slice(0, 100)}.${createHash('sha256').update(name).digest('hex')}`;
 }
 
-/** Where a role's metadata lies below the metadata URL (TUF 1.0 section 6.2). */
+/** The path of a role's metadata below the metadata URL (TUF 1.0 section 6.2). */
 export function metadataPath(role: string, version: number | undefined): string {
   return `${version === undefined ? '' : `${version}.`}${quoteName(role)}.json`;
 }
 
 /**
- * Where a target file lies below the targets URL.
- * @param digest the one to put before the file's name in a consistent snapshot
- * @throws SITECAST_TARGET_NAME_REFUSED (untrusted) for names that would lead out of that folder
+ * The path of a target file below the targets URL.
+ * @param digest the prefix of the file name in a consistent snapshot
+ * @throws SITECAST_TARGET_NAME_REFUSED (untrusted) for a name that would leave that folder
  */
 export function targetPath(name: string, digest: string | undefined): string {
   const segments = name.split('/');

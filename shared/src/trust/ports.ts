@@ -1,10 +1,10 @@
-/** Where metadata (or target files) come from: an origin, a gateway, a folder. Nothing it hands out is trusted. */
+/** A source of metadata or target files: an origin, a gateway, a folder. Its files aren't trusted. */
 export interface MetadataFetcher {
   /**
    * @param path relative to the repository's URL, percent-encoded
-   * @returns the whole file, or undefined if the repository says it has none (404, 403)
+   * @returns the whole file, or undefined if the repository answers that it has none (404, 403)
    * @throws SITECAST_DOWNLOAD_TOO_LARGE (tooLarge) as soon as more than `maxBytes` arrive;
-   *   SITECAST_UPSTREAM_UNREACHABLE (unreachable)
+   * SITECAST_UPSTREAM_UNREACHABLE (unreachable)
    */
   fetch(
     path: string,
@@ -14,10 +14,10 @@ export interface MetadataFetcher {
 
 /** Where a client keeps what it trusts. Names hold no separators. */
 export interface MetadataStore {
-  /** @returns undefined if there is none, or none that could be of use: unreadable, or longer than `maxBytes` */
+  /** @returns undefined if the file is missing, unreadable, or longer than `maxBytes` */
   read(name: string, maxBytes: number): Promise<Uint8Array | undefined>;
-  /** All or nothing, and for good once it returns, whenever the power goes. */
+  /** Atomic and durable: once it returns, the file survives a power cut. */
   write(name: string, bytes: Uint8Array): Promise<void>;
-  /** No error if there is none. */
+  /** It is no error if there is none. */
   remove(name: string): Promise<void>;
 }

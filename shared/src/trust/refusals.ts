@@ -26,7 +26,7 @@ export function rollback(at: CheckedAt, trusted: number, offered: number): Sitec
   );
 }
 
-/** A file that isn't the one that its referrer, signed, speaks of (sections 5.3.5, 5.5.2, 5.5.4, 5.6.2, 5.6.4). */
+/** The file differs from what the signed file that refers to it says (sections 5.3.5, 5.5.2, 5.5.4, 5.6.2, 5.6.4). */
 export function mismatch(at: CheckedAt, why: string): SitecastError {
   return refusal(
     'SITECAST_METADATA_MISMATCH',
@@ -35,7 +35,7 @@ export function mismatch(at: CheckedAt, why: string): SitecastError {
   );
 }
 
-/** A file that the repository should have, but hasn't (or keeps back). */
+/** A file that the repository should have, but lacks or withholds. */
 export function missing(at: CheckedAt, path: string): SitecastError {
   return new SitecastError(
     'notFound',

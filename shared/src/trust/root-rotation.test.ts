@@ -22,7 +22,7 @@ describe('root rotation', () => {
     first = repository.signers.get('root') ?? [];
   });
 
-  /** The next root names `keys`; `signers` sign it. */
+  /** Publishes a root that names `keys` and is signed by `signers`. */
   const publishRoot = async (keys: Signer[], signers: Signer[], threshold = keys.length): Promise<void> => {
     repository.setSigners('root', keys, threshold);
     repository.signers.set('root', signers);
@@ -38,7 +38,7 @@ describe('root rotation', () => {
     expect(store.files.get('root.json')).toEqual(repository.bytesOf('root', 2));
   });
 
-  it('by many steps is followed in one go, each from the one before', async () => {
+  it('by many steps is followed in one refresh, each step verified by the one before', async () => {
     let before = first;
     for (let step = 0; step < 12; step += 1) {
       const next = [newSigner()];
@@ -52,7 +52,7 @@ describe('root rotation', () => {
     );
   });
 
-  it('goes at most so many steps in one refresh, and on from there in the next', async () => {
+  it('is bounded in one refresh, and continues in the next', async () => {
     for (let step = 0; step < 5; step += 1) await repository.publish('root');
     const limits = { maxRootRotations: 3 };
     await refreshedTestClient(repository, { store, limits });
@@ -79,7 +79,7 @@ describe('root rotation', () => {
     expect(await rootVersion()).toBe(2);
   });
 
-  it('keeps the steps before a bad one', async () => {
+  it('keeps the steps before an invalid one', async () => {
     const [second, third] = [[newSigner()], [newSigner()]];
     await publishRoot(second, [...first, ...second]);
     await publishRoot(third, [...first, ...third]);
@@ -87,7 +87,7 @@ describe('root rotation', () => {
     expect(await rootVersion()).toBe(2);
   });
 
-  it('raising the threshold takes effect with the new root itself', async () => {
+  it('that raises the threshold must meet it with the new root itself', async () => {
     const keys = [...first, newSigner(), newSigner()];
     await publishRoot(keys, keys.slice(0, 2), 3);
     await expect(refresh()).rejects.toThrow(
@@ -108,12 +108,12 @@ describe('root rotation', () => {
     repository.files.delete('metadata/2.root.json');
     await refresh();
     expect(await rootVersion()).toBe(1);
-    // The third in the second's place.
+    // The third root in the second's place.
     repository.files.set('metadata/2.root.json', repository.bytesOf('root', 3));
     await expect(refresh()).rejects.toThrow(
       refusal('SITECAST_METADATA_MISMATCH', { role: 'root', step: '5.3.5' }),
     );
-    // The first in the second's place.
+    // The first root in the second's place.
     repository.files.set('metadata/2.root.json', repository.bytesOf('root', 1));
     await expect(refresh()).rejects.toThrow(
       refusal('SITECAST_METADATA_ROLLBACK', { role: 'root', step: '5.3.5' }),
@@ -121,7 +121,7 @@ describe('root rotation', () => {
     expect(await rootVersion()).toBe(1);
   });
 
-  it('along a fork stays on the side it took first', async () => {
+  it('with a fork stays on the branch that it took first', async () => {
     const [here, there] = [[newSigner()], [newSigner()]];
     const fork = repository.root;
     await publishRoot(here, [...first, ...here]);
@@ -133,7 +133,7 @@ describe('root rotation', () => {
     expect(await rootVersion()).toBe(2);
   });
 
-  it('an expired step on the way does no harm, an expired end does', async () => {
+  it('may pass an expired root, but must not end at one', async () => {
     repository.root.expires = repository.inDays(-1);
     await repository.publish('root');
     await expect(refresh()).rejects.toThrow(
@@ -152,7 +152,7 @@ describe('root rotation', () => {
     const versions = async () => trustedVersions(await refresh());
 
     it.each([['timestamp'], ['snapshot'], ['timestamp', 'snapshot']] as const)(
-      'starts anew when the %s key (and %s) is replaced',
+      'accepts lower versions when the %s key (and %s) is replaced',
       async (...roles) => {
         repository.delegate('targets', 'team');
         repository.timestamp.version = HIGH;
@@ -174,7 +174,7 @@ describe('root rotation', () => {
       },
     );
 
-    it('happens, too, when a key is taken away and the one that stays had signed as well', async () => {
+    it('accepts lower versions also when one key is revoked and the remaining key had signed as well', async () => {
       const [kept, stolen] = [newSigner(), newSigner()];
       repository.setSigners('timestamp', [kept, stolen], 1);
       repository.timestamp.version = HIGH;
@@ -191,7 +191,7 @@ describe('root rotation', () => {
       ['a key is added', 'timestamp'],
       ['the root keys change', 'root'],
       ['the targets key is replaced', 'targets'],
-    ] as const)("isn't to be had when %s", async (_, role) => {
+    ] as const)('does not apply when %s', async (_, role) => {
       const old = repository.bytesOf('timestamp');
       await repository.publishWithSnapshot('targets');
       await versions();
@@ -204,7 +204,7 @@ describe('root rotation', () => {
       await expect(versions()).rejects.toThrow(refusal('SITECAST_METADATA_ROLLBACK', { role: 'timestamp' }));
     });
 
-    it('goes on after the root had expired meanwhile', async () => {
+    it('continues after the root had expired meanwhile', async () => {
       repository.timestamp.version = HIGH;
       await repository.publish('timestamp');
       await versions();

@@ -18,7 +18,7 @@ const signed = async (text: string, by = signer) => {
   return { message, sig: Buffer.from(await by.sign(message)).toString('hex') };
 };
 
-it('verifies a right signature once, and a wrong one each time', async () => {
+it('verifies a valid signature once, and an invalid one each time', async () => {
   const { asked, verify } = counted();
   const { message, sig } = await signed('words');
   const wrong = `${sig.startsWith('00') ? 'ff' : '00'}${sig.slice(2)}`;
@@ -29,7 +29,7 @@ it('verifies a right signature once, and a wrong one each time', async () => {
   expect(asked).toEqual([sig, wrong, wrong, wrong]);
 });
 
-it('takes what it has verified for nothing else: no other message, key or signature', async () => {
+it('accepts a verified signature for no other message, key or signature', async () => {
   const { verify } = counted();
   const { message, sig } = await signed('words');
   const other = await signed('words', newSigner());
@@ -42,7 +42,7 @@ it('takes what it has verified for nothing else: no other message, key or signat
   expect(verify({ ...signer.key, keytype: 'unheard of' }, message, sig)).toBe(false);
 });
 
-it('forgets the one that was needed longest ago when there are too many', async () => {
+it('forgets the least recently used when there are too many', async () => {
   const { asked, verify } = counted();
   const all = [];
   for (let at = 0; at <= MAX_REMEMBERED_SIGNATURES; at += 1) all.push(await signed(`message ${at}`));

@@ -2,17 +2,17 @@ import { createHash } from 'node:crypto';
 import { keyIdentityOf, type TufKey, verifySignature } from './keys.ts';
 import { lruCache } from '../bounded/lru-cache.ts';
 
-/** Whether `signatureHex` is a signature of `message` by `key`: `verifySignature`, or something that says the same. */
+/** Whether `signatureHex` is a signature of `message` by `key`: `verifySignature`, or a function with the same results. */
 export type VerifySignature = (key: TufKey, message: Uint8Array, signatureHex: string) => boolean;
 
-/** Signatures that were found right: those of a few sets of metadata, 32 bytes of hash each. */
+/** The bound of remembered valid signatures: those of a few sets of metadata, 32 bytes of hash each. */
 export const MAX_REMEMBERED_SIGNATURES = 256;
 
 /**
- * Verifies each signature once. Whether one is right depends on key, message and signature alone, and by the hash over all three
- * it's known again; whose key may sign for what isn't remembered, and is asked each time. A wrong one is never remembered, so
- * that nobody can fill the memory with rubbish. For whoever reads the same metadata in several places.
- * @param verify what is asked about a signature that isn't known
+ * Verifies each signature once, for a process that reads the same metadata in several places. Whether a signature is valid depends on key,
+ * message and signature alone, and the memory holds a hash over all three. It doesn't remember which key may sign for what; that is
+ * checked each time. It never remembers an invalid signature, so that a sender can't fill it.
+ * @param verify checks a signature that isn't remembered
  */
 export function rememberingVerifier(verify: VerifySignature = verifySignature): VerifySignature {
   const right = lruCache<string, true>({ max: MAX_REMEMBERED_SIGNATURES });
@@ -20,7 +20,7 @@ export function rememberingVerifier(verify: VerifySignature = verifySignature): 
     const identity = keyIdentityOf(key);
     if (identity === undefined) return false;
     const name = createHash('sha256')
-      // Lengths, so that no end of one part passes for the beginning of the next.
+      // The lengths keep the parts apart: no two inputs give the same bytes.
       .update(`${identity.length} ${identity} ${signatureHex.length} ${signatureHex} `)
       .update(message)
       .digest('base64');

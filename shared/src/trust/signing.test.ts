@@ -44,7 +44,7 @@ describe('keys', () => {
     expect(keyIdentityOf(asPem)).toBe(keyIdentityOf(asHex));
   });
 
-  it('refuse a key of small order, for which anything is a signature', () => {
+  it('refuse a key of small order, which accepts any signature', () => {
     const key = ed25519Key(Buffer.from(`01${'00'.repeat(31)}`, 'hex'));
     expect(verifySignature(key, MESSAGE, `01${'00'.repeat(63)}`)).toBe(false);
   });
@@ -113,7 +113,7 @@ describe('keys', () => {
       'a broken PEM',
       { keytype: 'rsa', scheme: 'rsassa-pss-sha256', keyval: { public: '-----BEGIN PUBLIC KEY-----\nAA' } },
     ],
-  ])('are unusable, without an error, with %s', (_, key) => {
+  ])('verify nothing, without an error, with %s', (_, key) => {
     expect(keyIdentityOf(key)).toBeUndefined();
     expect(verifySignature(key, MESSAGE, 'aa'.repeat(64))).toBe(false);
   });
@@ -124,14 +124,14 @@ describe('keys', () => {
 });
 
 describe('metadata', () => {
-  it('is signed and read back, with fields nobody knows', async () => {
+  it('is signed and parsed back, with unknown fields', async () => {
     const signer = newSigner();
     const signed = { ...timestamp(), 'x-colour': { deep: ['blue', 1] } };
     const file = parseMetadata(await signMetadata(signed, [signer]), 'timestamp');
     expect(file.signed).toEqual(signed);
     const roleSigners = { keys: { [signer.keyId]: signer.key }, keyids: [signer.keyId], threshold: 1 };
     verifyThreshold(file, roleSigners, { role: 'timestamp' });
-    // Others agree on the bytes.
+    // Another implementation produces the same bytes.
     const other = OtherMetadata.fromJSON(
       MetadataKind.Timestamp,
       JSON.parse(Buffer.from(file.bytes).toString()),
@@ -184,7 +184,7 @@ describe('metadata', () => {
     expect(() =>
       verifyThreshold(file, { keys, keyids: [one.keyId], threshold: 2 }, { role: 'timestamp' }),
     ).toThrow('1 of the 2');
-    // A key id that names what every object inherits.
+    // The key id is the name of a property that every object inherits.
     expect(() =>
       verifyThreshold(
         file,

@@ -12,7 +12,7 @@ import type {
 } from './metadata.ts';
 import type { VerifySignature } from './signature-memory.ts';
 
-/** Someone who can sign: a private key in memory, on a token, on another machine. */
+/** Signs with a private key, which may be in memory, on a token, or on another machine. */
 export interface Signer {
   keyId: string;
   key: TufKey;
@@ -24,14 +24,14 @@ export function canonicalBytes(signed: object): Uint8Array {
   return Buffer.from(canonicalize(signed), 'utf8');
 }
 
-/** What a delegator says about who signs for a role. */
+/** Which keys may sign for a role, and how many of them must, according to its delegator. */
 export interface RoleSigners extends RoleKeys {
   keys: Record<string, TufKey>;
 }
 
 /**
- * How many different keys of a role have signed. One key counts once, under however many key ids and in
- * whatever spelling it is listed (TUF 1.0 section 5.3.4 counts key ids, which a delegator can make up).
+ * How many different keys of a role have signed. One key counts once, even if it is listed under several key ids or in several spellings
+ * (TUF 1.0 section 5.3.4 counts key ids, which a delegator can make up).
  */
 export function countSigners(
   { signed, signatures }: Pick<Metadata, 'signed' | 'signatures'>,
@@ -53,7 +53,7 @@ export function countSigners(
 /**
  * @param role the name for the error
  * @param step the section of the specification that asks for this check
- * @param verify what says whether a signature is right
+ * @param verify checks a signature
  * @throws SITECAST_SIGNATURES_MISSING (untrusted) with {role, step, valid, threshold}
  */
 export function verifyThreshold(
@@ -73,13 +73,13 @@ export function verifyThreshold(
   );
 }
 
-/** Who signs for a top-level role, according to a root. */
+/** The signers of a top-level role, according to a root. */
 export function topLevelSigners(root: SignedRoot, role: TopLevelRole): RoleSigners {
   const { keyids, threshold } = root.roles[role];
   return { keys: root.keys, keyids, threshold };
 }
 
-/** Who signs for a delegated role, according to its delegator; undefined if that doesn't delegate to it. */
+/** The signers of a delegated role, according to its delegator; undefined if it doesn't delegate to the role. */
 export function delegatedSigners(
   delegations: Delegations | undefined,
   role: string,
@@ -99,7 +99,7 @@ export async function signMetadata(
   return serializeMetadata(signed, signatures);
 }
 
-/** A signature to be added to a file that others sign as well. */
+/** A single signature, to be added to a file that others sign as well. */
 export async function signOne(message: Uint8Array, signer: Signer): Promise<Signature> {
   return { keyid: signer.keyId, sig: Buffer.from(await signer.sign(message)).toString('hex') };
 }

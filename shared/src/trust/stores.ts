@@ -4,7 +4,7 @@ import { readFileBounded, removeDurably, writeFileDurably } from '../durable/ind
 import { isSystemError, SitecastError } from '../errors.ts';
 import type { MetadataStore } from './ports.ts';
 
-/** Metadata in a directory of its own, one file a role. The directory must exist. One process at a time writes. */
+/** Metadata in a directory of its own, one file per role. The directory must exist. One process at a time writes. */
 export class DirectoryMetadataStore implements MetadataStore {
   readonly #directory: string;
   #isSwept = false;
@@ -17,7 +17,7 @@ export class DirectoryMetadataStore implements MetadataStore {
     try {
       return await readFileBounded(join(this.#directory, name), maxBytes);
     } catch (error) {
-      // A file that isn't there, that the disk can't read back, or that is no metadata: the repository has it again.
+      // The file is missing, unreadable, or no file. The repository still has it.
       if (isSystemError(error, 'ENOENT', 'EIO', 'EISDIR')) return undefined;
       if (error instanceof SitecastError) return undefined;
       throw error;
@@ -43,7 +43,7 @@ export class DirectoryMetadataStore implements MetadataStore {
   }
 }
 
-/** Metadata in memory: for a server that keeps its own, and for tests. */
+/** Metadata in memory, for servers that store their own, and for tests. */
 export class MemoryMetadataStore implements MetadataStore {
   readonly files = new Map<string, Uint8Array>();
 

@@ -5,7 +5,7 @@ const bytes = (text: string): Uint8Array => Buffer.from(text, 'utf8');
 const parse = (text: string) => parseStrictJson(bytes(text));
 
 describe('strict JSON', () => {
-  it('reads what JSON.parse reads', () => {
+  it('parses what JSON.parse parses', () => {
     const text =
       '{"a":[1,-2,0,true,null,"\\u00e9\\"\\\\ {\\"b\\":1}"],"":{},"e":[], "nested":{"a":{"a":"a"}}}';
     expect(parse(text)).toEqual(JSON.parse(text));
@@ -52,7 +52,7 @@ describe('strict JSON', () => {
     );
   });
 
-  it('replaces half a surrogate pair where that was asked for, but in a name', () => {
+  it('replaces a lone surrogate in a value where that is asked for, but never in a name', () => {
     const replaced = (text: string) => parseStrictJson(bytes(text), undefined, 'replace');
     expect(replaced('{"a":["x\\ud83d","\\ud83d\\ude00",{"b":"\\ude00"}]}')).toEqual({
       a: ['x\ufffd', '😀', { b: '\ufffd' }],
@@ -68,7 +68,7 @@ describe('strict JSON', () => {
     expect(() => parse(nested(100_000))).toThrow('nested deeper');
   });
 
-  it('reads a very long string', () => {
+  it('parses a very long string', () => {
     const long = 'a\\n'.repeat(300_000);
     expect(parse(`["${long}"]`)).toEqual([long.replaceAll('\\n', '\n')]);
   });

@@ -3,23 +3,22 @@ import { SitecastError } from '../errors.ts';
 /** A parsed JSON value. Numbers are whole and within ±(2^53 − 1). */
 export type JsonValue = null | boolean | number | string | JsonValue[] | { [name: string]: JsonValue };
 
-/** Nesting that no signed file needs; canonicalisation and validation recurse once a level. */
+/** More nesting than any signed file needs. Canonicalisation and validation recurse once per level. */
 export const MAX_JSON_DEPTH = 64;
 
-/** A limit for callers that have no tighter one of their own. */
+/** The bound for callers that have no smaller one. */
 const MAX_JSON_BYTES = 64 * 1024 * 1024;
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /**
- * Parses bytes as JSON, refusing everything that canonical JSON would hide: two files that differ in such a
- * thing would carry the same signature but mean different things to different readers.
+ * Parses bytes as JSON, and refuses every difference that canonical JSON would hide. Two files with such a difference would carry the same
+ * signature but mean different things to different readers.
  *
- * Refused: invalid UTF-8, a byte order mark, duplicate names, numbers that aren't whole, aren't plainly written
- * (`1.0`, `1e3`, `-0`) or lie beyond 2^53 − 1, lone surrogates, the name `__proto__`, nesting deeper than
- * `MAX_JSON_DEPTH`, anything after the value.
- * @param loneSurrogates `replace`: in values, not in names, each becomes U+FFFD. For documents that are signed as bytes, not
- *   as canonical JSON, so that nothing hangs on it
+ * Refused are: invalid UTF-8, a byte order mark, duplicate names, numbers that aren't whole, aren't plainly written (`1.0`, `1e3`, `-0`)
+ * or lie beyond 2^53 − 1, lone surrogates, the name `__proto__`, nesting deeper than `MAX_JSON_DEPTH`, and anything after the value.
+ * @param loneSurrogates `replace` turns each one in a value, but not in a name, into U+FFFD. It is for documents that are signed as
+ * bytes, not as canonical JSON, where the replacement affects no signature
  * @throws SITECAST_JSON_REFUSED (badInput), SITECAST_JSON_TOO_LARGE (tooLarge)
  */
 export function parseStrictJson(
@@ -48,13 +47,13 @@ function wellFormed(_name: string, value: unknown): unknown {
   return typeof value === 'string' ? value.toWellFormed() : value;
 }
 
-// On text that JSON.parse has accepted, these tokens are all that matters: strings, numbers, structure.
+// JSON.parse has accepted the text, so these tokens suffice: strings, numbers, structure.
 const TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\d[\d.eE+-]*|[{}[\]:]/g;
 const PLAIN_INTEGER = /^(?:0|-?[1-9]\d*)$/;
 
 /** @param text valid JSON */
 function refuseHiddenDifferences(text: string, loneSurrogates: 'refuse' | 'replace'): void {
-  // For each open object the names seen in it; undefined for an array.
+  // The names seen in each open object; undefined for an array.
   const open: (Set<string> | undefined)[] = [];
   let lastString = '';
   for (const [token] of text.matchAll(TOKEN)) {

@@ -16,13 +16,13 @@ import type { VerifySignature } from './signature-memory.ts';
 import { type RoleSigners, topLevelSigners, verifyThreshold } from './signing.ts';
 
 /**
- * What a client trusts, and the only way for anything to become trusted: the workflow of TUF 1.0 section 5,
- * each check named by its step. It does no I/O; whoever drives it fetches and stores, and calls in this order:
+ * What a client trusts. Nothing becomes trusted in another way than through this class: it is the workflow of TUF 1.0 section 5, and names
+ * each check by its step. It does no I/O. The caller fetches and stores, and calls in this order:
  *
- * `begin` → `updateRoot`… → `checkRootExpiry` → `updateTimestamp` → `checkTimestampExpiry` →
- * (`updateSnapshot`) → `checkSnapshotExpiry` → (`updateTargets`) → `checkTargetsExpiry` → `verifyDelegated`…
+ * `begin` → `updateRoot`… → `checkRootExpiry` → `updateTimestamp` → `checkTimestampExpiry` → (`updateSnapshot`) → `checkSnapshotExpiry` →
+ * (`updateTargets`) → `checkTargetsExpiry` → `verifyDelegated`…
  *
- * A method that throws leaves everything as it was.
+ * A method that throws changes nothing.
  */
 export class TrustedSet {
   #root: Metadata<'root'>;
@@ -33,9 +33,9 @@ export class TrustedSet {
   readonly #verify: VerifySignature;
 
   /**
-   * Section 5.2: the root that came out of band, or the one stored last. It must be signed as it says itself;
-   * whether it has expired doesn't matter yet.
-   * @param verify what says whether a signature is right
+   * Section 5.2: the root that was delivered out of band, or the one stored last. It must carry the signatures that it demands itself. Its
+   * expiry isn't checked yet.
+   * @param verify checks a signature
    */
   constructor(rootBytes: Uint8Array, nowMs: number, verify: VerifySignature = verifySignature) {
     const root = parseMetadata(rootBytes, 'root');
@@ -52,7 +52,7 @@ export class TrustedSet {
   get timestamp(): Metadata<'timestamp'> | undefined {
     return this.#timestamp;
   }
-  /** The newest accepted one; older than the timestamp's if an update was cut off: see `isSnapshotCurrent`. */
+  /** The newest accepted one. After an interrupted update it can be older than the timestamp's: see `isSnapshotCurrent`. */
   get snapshot(): Metadata<'snapshot'> | undefined {
     return this.#snapshot;
   }
@@ -61,19 +61,19 @@ export class TrustedSet {
     return this.#targets;
   }
 
-  /** Section 5.1: one time for the whole update. */
+  /** Section 5.1: the whole update uses one time. */
   begin(nowMs: number): void {
     this.#startMs = nowMs;
   }
 
-  /** What the trusted timestamp tells about a clock. */
+  /** What the trusted timestamp says about a clock. */
   clockAt(nowMs: number): Clock {
     return clockOf(this.#timestamp?.signed, nowMs);
   }
 
   /**
    * Sections 5.3.4 to 5.3.7, and 5.3.11.
-   * @returns whether keys of the timestamp or snapshot role are gone: then their files are not trusted any more
+   * @returns whether keys of the timestamp or snapshot role were revoked; their files aren't trusted any more then
    */
   updateRoot(bytes: Uint8Array): { isRecovery: boolean } {
     const role = 'root';
@@ -86,15 +86,15 @@ export class TrustedSet {
     if (next.signed.version <= trusted) throw rollback({ role, step: '5.3.5' }, trusted, next.signed.version);
     if (next.signed.version !== trusted + 1)
       throw mismatch({ role, step: '5.3.5' }, `version ${next.signed.version} instead of ${trusted + 1}`);
-    // 5.3.11: an attacker who held these keys may have driven the versions up; whoever took the keys from
-    // them starts anew, so what they signed must not be a floor.
+    // 5.3.11: an attacker who held these keys may have raised the versions. The keys were revoked, so the files that they signed must not
+    // be a floor.
     const isRecovery = hasLostKey(this.#root.signed, next.signed);
     if (isRecovery) this.forgetTimestampAndSnapshot();
     this.#root = next; // 5.3.7
     return { isRecovery };
   }
 
-  /** Section 5.3.11, also for an update that was cut off after the root was stored. */
+  /** Section 5.3.11, also for an update that was interrupted after the root was stored. */
   forgetTimestampAndSnapshot(): void {
     this.#timestamp = undefined;
     this.#snapshot = undefined;
@@ -107,33 +107,33 @@ export class TrustedSet {
 
   /**
    * Sections 5.4.2 to 5.4.4.
-   * @returns false if it's the version that is trusted already: then nothing has changed
+   * @returns false if this version is trusted already, so nothing has changed
    */
   updateTimestamp(bytes: Uint8Array): boolean {
     const role = 'timestamp';
     const next = this.#verified(bytes, role, '5.4.2');
     if (this.#timestamp) {
       const trusted = this.#timestamp.signed;
-      // 5.4.3.1: not older than the trusted one; the same is no error.
+      // 5.4.3.1: not older than the trusted one. The same version is no error.
       if (next.signed.version < trusted.version)
         throw rollback({ role, step: '5.4.3.1' }, trusted.version, next.signed.version);
       if (next.signed.version === trusted.version) return false;
     }
-    // 5.4.3.2: nor may the snapshot be older; asked of the snapshot itself, too, so that a lost timestamp
-    // file is no way around it.
+    // 5.4.3.2: the snapshot must not be older either. The check uses the snapshot itself, too, so that the loss of the timestamp file
+    // doesn't bypass it.
     const offered = next.signed.meta['snapshot.json'].version;
     const floor = Math.max(
       this.#timestamp?.signed.meta['snapshot.json'].version ?? 0,
       this.#snapshot?.signed.version ?? 0,
     );
     if (offered < floor) throw rollback({ role: 'snapshot', step: '5.4.3.2' }, floor, offered);
-    // Its own `issued`, too: one that ends before it begins would be a floor that nothing gets over.
+    // The check includes the file's own `issued`: a timestamp that expires before it was issued would be a floor that nothing can pass.
     this.#checkExpiry(next, { role, step: '5.4.4' }, issuedMsOf(next.signed));
     this.#timestamp = next;
     return true;
   }
 
-  /** Section 5.4.4 for the trusted timestamp; and 5.3.10 once more, as a timestamp can tell the time. */
+  /** Section 5.4.4 for the trusted timestamp; and 5.3.10 again, because a timestamp can correct the time. */
   checkTimestampExpiry(): void {
     this.#checkExpiry(this.#trusted('timestamp', this.#timestamp), { role: 'timestamp', step: '5.4.4' });
     this.checkRootExpiry();
@@ -144,7 +144,7 @@ export class TrustedSet {
     return this.#trusted('timestamp', this.#timestamp).signed.meta['snapshot.json'];
   }
 
-  /** True if the trusted snapshot is the one that the timestamp speaks of: nothing to fetch. */
+  /** True if the trusted snapshot is the one that the timestamp names, so there is nothing to fetch. */
   get isSnapshotCurrent(): boolean {
     return this.#timestamp !== undefined && isThatFile(this.#snapshot, this.snapshotFile);
   }
@@ -174,7 +174,7 @@ export class TrustedSet {
     return Object.hasOwn(meta, name) ? meta[name] : undefined;
   }
 
-  /** True if the trusted top-level targets are those that the snapshot speaks of. */
+  /** True if the trusted top-level targets are those that the snapshot names. */
   get isTargetsCurrent(): boolean {
     return this.isSnapshotCurrent && isThatFile(this.#targets, this.targetsFile('targets'));
   }
@@ -191,8 +191,8 @@ export class TrustedSet {
   }
 
   /**
-   * Sections 5.6.2 to 5.6.5 for a targets role, signed as its delegator says. It isn't kept: the same file
-   * may be reached through another delegator, who trusts other keys.
+   * Sections 5.6.2 to 5.6.5 for a targets role, signed as its delegator demands. The result isn't kept, because another delegator may lead
+   * to the same file and trust other keys.
    */
   verifyDelegated(bytes: Uint8Array, role: string, signers: RoleSigners): Metadata<'targets'> {
     const file = this.targetsFile(role);
@@ -206,8 +206,8 @@ export class TrustedSet {
   }
 
   /**
-   * Takes back what an earlier update stored. Signatures are checked as ever, against today's root; expiry and
-   * links aren't: an old file is still a floor against rollback, and the checks above judge it before it's used.
+   * Restores what an earlier update stored. Signatures are checked against today's root; expiry and links aren't. An old file is still a
+   * floor against rollback, and the checks above apply before it is used.
    */
   restoreTimestamp(bytes: Uint8Array): void {
     this.#timestamp = this.#verified(bytes, 'timestamp', '5.4.2');
@@ -230,14 +230,14 @@ export class TrustedSet {
     throw incomplete(role);
   }
 
-  // A file must live longer than the update's start. The trusted timestamp's `issued` is a floor for that
-  // time: a device whose clock starts in 1970 must not take a year-old file for fresh.
+  // A file must not expire before the start of the update. The `issued` of the trusted timestamp is a floor for that time: a device whose
+  // clock starts in 1970 must not accept a year-old file as fresh.
   #checkExpiry(file: Metadata, at: CheckedAt, notBeforeMs = 0): void {
     const { expires } = file.signed;
     const clock = this.clockAt(this.#startMs);
     const timeMs = Math.max(this.#startMs, clock.issuedMs ?? 0, notBeforeMs);
     if (Date.parse(expires) > timeMs) return;
-    // The clock isn't what it has expired by, so it's said what is.
+    // The file has expired by another time than the clock's, so the message names that time.
     const byTimestamp =
       clock.state === 'behind'
         ? `: the newest timestamp was signed at ${toDateTime(timeMs)}, though this clock says ${toDateTime(this.#startMs)}; one of the two clocks is wrong, this one or the origin's`
@@ -281,7 +281,7 @@ function isThatFile(found: Metadata | undefined, file: MetaFile | undefined): bo
   );
 }
 
-/** Section 5.5.5: no targets role may get older, none may vanish. */
+/** Section 5.5.5: no targets role may get an older version, and none may be dropped. */
 function checkNothingGoesBack(trusted: SignedSnapshot, next: SignedSnapshot): void {
   for (const [name, { version }] of Object.entries(trusted.meta)) {
     const role = name.replace(/\.json$/, '');
@@ -292,7 +292,7 @@ function checkNothingGoesBack(trusted: SignedSnapshot, next: SignedSnapshot): vo
   }
 }
 
-/** True if a key of the timestamp or snapshot role has been taken away. */
+/** True if a key of the timestamp or snapshot role was revoked. */
 function hasLostKey(before: SignedRoot, after: SignedRoot): boolean {
   return (['timestamp', 'snapshot'] as const).some(role => {
     const kept = identitiesOf(after, role);

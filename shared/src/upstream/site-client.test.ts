@@ -16,7 +16,7 @@ afterEach(() => {
   }
 });
 
-/** A server of some behaviour, and a client that asks it. */
+/** A server with the given behaviour, and a client of it. */
 async function asking(answer: RequestListener, now = () => Date.now()) {
   const server = createServer(answer);
   servers.push(server);
@@ -30,7 +30,7 @@ async function asking(answer: RequestListener, now = () => Date.now()) {
 const createdIn = (signature: string | string[] | undefined): number =>
   Number(/;created=(\d+)/.exec(String(signature))?.[1]) * 1000;
 
-it("signs by the server's clock once that has said that ours is wrong, and sends the request once more", async () => {
+it("signs by the server's clock once the server has said that the local clock is wrong, and repeats the request", async () => {
   const serversMs = Date.now();
   const signedMs: number[] = [];
   const client = await asking(
@@ -50,7 +50,7 @@ it("signs by the server's clock once that has said that ours is wrong, and sends
   }
 });
 
-it('gives the answer back where a new signature would change nothing', async () => {
+it('returns the answer where a new signature would change nothing', async () => {
   let requests = 0;
   const client = await asking((_request, response) => {
     requests += 1;
@@ -61,7 +61,7 @@ it('gives the answer back where a new signature would change nothing', async () 
   expect(requests).toBe(1);
 });
 
-it('reads an answer up to its bound and not a byte more', async () => {
+it('reads an answer up to its bound, and not a byte more', async () => {
   const client = await asking((request, response) =>
     response.end('1'.repeat(request.url === '/bound' ? 100 : 101)),
   );
@@ -72,7 +72,7 @@ it('reads an answer up to its bound and not a byte more', async () => {
   });
 });
 
-it('follows no redirect, and has no JSON where a page came', async () => {
+it('follows no redirect, and reports a page where JSON is expected', async () => {
   const client = await asking((request, response) => {
     if (request.url === '/moved') response.writeHead(302, { location: '/elsewhere' }).end();
     else response.end('<html>');

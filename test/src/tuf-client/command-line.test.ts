@@ -5,7 +5,7 @@ const DIRECTORY = ['--metadata-dir', '/m'];
 const URL = ['--metadata-url', 'http://x/metadata'];
 
 describe('the conformance command line', () => {
-  it('has options before the command', () => {
+  it('accepts options before the command', () => {
     expect(parseCommandLine([...DIRECTORY, 'init', 'root.json'])).toEqual({
       name: 'init',
       metadataDirectory: '/m',

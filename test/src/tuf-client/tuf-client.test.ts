@@ -8,7 +8,7 @@ import { Updater } from 'tuf-js';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type RepositoryServer, serveRepository } from './repository-server.ts';
 
-// The committed stub, so `npm run build` must have run: `npm test` sees to it.
+// The committed stub. It needs `npm run build` first, which `npm test` does.
 const EXECUTABLE = fileURLToPath(new URL('../../tuf-client', import.meta.url));
 
 interface Outcome {
@@ -70,7 +70,7 @@ describe('the tuf-client command', () => {
     readFile(join(directory, 'metadata', `${role}.json`)).catch(() => undefined);
   const SUCCESS = { exitCode: 0, stderr: '' };
 
-  it('begins without a request, then keeps byte for byte what it was served', async () => {
+  it('initialises without a request, then stores the served bytes unchanged', async () => {
     expect(await init()).toEqual(SUCCESS);
     expect(server.requests).toEqual([]);
     repository.files.set(
@@ -89,7 +89,7 @@ describe('the tuf-client command', () => {
     }
   });
 
-  it('refreshes before it downloads, in order, quoting names, until one fails; and keeps what it has', async () => {
+  it('refreshes before it downloads, in order, with encoded names, until one fails; and keeps what it has', async () => {
     await init();
     repository.delegate('targets', '../odd role', { paths: ['team/*'] });
     repository.addTarget('targets', 'one', 'first');
@@ -113,7 +113,7 @@ describe('the tuf-client command', () => {
     expect(server.requests).toEqual(['metadata/2.root.json', 'metadata/timestamp.json']);
   });
 
-  it('replaces a downloaded file by its new content, never by content that was not signed', async () => {
+  it('replaces a downloaded file by its new content, never by unsigned content', async () => {
     await init();
     for (const content of ['first', 'second']) {
       repository.addTarget('targets', 'file', content);
@@ -130,7 +130,7 @@ describe('the tuf-client command', () => {
     expect(await downloaded()).toEqual(['second']);
   });
 
-  it('refuses a root that is unsigned, and then has nothing to refresh from', async () => {
+  it('refuses an unsigned root, and then has nothing to refresh from', async () => {
     repository.signers.set('root', []);
     await repository.layOut('root');
     expect((await init()).exitCode).toBe(1);
@@ -138,7 +138,7 @@ describe('the tuf-client command', () => {
     expect(server.requests).toEqual([]);
   });
 
-  it('exits with 1 on a rollback and on an endless file, keeping what it trusts', async () => {
+  it('exits with 1 on a rollback and on an endless file, and keeps what it trusts', async () => {
     await init();
     await repository.publish('timestamp');
     await refresh();
@@ -153,7 +153,7 @@ describe('the tuf-client command', () => {
     expect(await stored('timestamp')).toEqual(trusted);
   });
 
-  it('killed at a request goes on the next time', async () => {
+  it('that was killed at a request continues the next time', async () => {
     await init();
     repository.setSigners('snapshot', [newSigner()]);
     await repository.publish('root');
@@ -173,7 +173,7 @@ describe('the tuf-client command', () => {
   });
 });
 
-describe('a repository made with the same parts', () => {
+describe('a repository made with the same modules', () => {
   it('is followed by another TUF client', async () => {
     const directory = await mkdtemp(join(tmpdir(), 'sitecast-tuf-js-'));
     const repository = await TestRepository.create();

@@ -38,7 +38,7 @@ function stage(staging: ChunkWorker, batch: Buffer) {
   return count;
 }
 
-it('stages what is new, counts what it knows, and says what is missing in the order asked', () => {
+it('stages new chunks, counts known ones, and lists missing ones in the requested order', () => {
   const [a, b, c, d] = randomChunks(4);
   if (!a || !b || !c || !d) throw new Error();
   const staging = open();
@@ -51,7 +51,7 @@ it('stages what is new, counts what it knows, and says what is missing in the or
   expect(staging.missing(idsOf([a])).length).toBe(0);
 });
 
-it('refuses a chunk that is not what its id says, naming it, and keeps what came before it', () => {
+it('refuses a chunk that does not match its id, names it, and keeps those before it', () => {
   const [good, other] = randomChunks(2);
   if (!good || !other) throw new Error();
   const staging = open();
@@ -67,7 +67,7 @@ it('refuses a chunk that is not what its id says, naming it, and keeps what came
   expect(readdirSync(join(directory.path, 'staging/chunks'))).toHaveLength(1);
 });
 
-it('counts what an earlier process staged only once it was verified again, and deletes what is not whole', () => {
+it('counts chunks that an earlier process staged only after verifying them, and deletes incomplete ones', () => {
   const chunks = randomChunks(4);
   const [whole, cut, empty, huge] = chunks;
   if (!whole || !cut || !empty || !huge) throw new Error();
@@ -83,7 +83,7 @@ it('counts what an earlier process staged only once it was verified again, and d
   expect(staging.totals()).toEqual({ chunks: 1, bytes: readFileSync(stagedFile(whole)).length });
 });
 
-it('replaces what an earlier process left half-written when it comes again', () => {
+it('replaces a partial file of an earlier process when the chunk arrives again', () => {
   const [chunk] = randomChunks(1);
   if (!chunk) throw new Error();
   stage(open(), batchOf([chunk]));
@@ -93,7 +93,7 @@ it('replaces what an earlier process left half-written when it comes again', () 
   expect(check(staging, [chunk])).toEqual(['staged']);
 });
 
-it('notices a published chunk that the disk has spoilt, takes it again, and calls that a repair', () => {
+it('notices a published chunk that the disk has damaged, accepts it again, and reports a repair', () => {
   const chunks = randomChunks(2);
   const [good, bad] = chunks;
   if (!good || !bad) throw new Error();
@@ -112,7 +112,7 @@ it('notices a published chunk that the disk has spoilt, takes it again, and call
   expect(staging.repairs(idsOf(chunks)).length).toBe(0);
 });
 
-it('sets a damaged chunk aside when it reads it back, whatever it knew of it, also for the next process', () => {
+it('sets a damaged chunk aside when it reads it back, whatever it knew before, also for the next process', () => {
   const chunks = randomChunks(5);
   const [good, flipped, short, empty, gone] = chunks;
   if (!good || !flipped || !short || !empty || !gone) throw new Error();
@@ -145,7 +145,7 @@ it('sets a damaged chunk aside when it reads it back, whatever it knew of it, al
   expect(readdirSync(join(directory.path, 'damaged/chunks'))).toEqual([]);
 });
 
-it('knows a damaged chunk on a disk that cannot be written to, and takes what it cannot read for damaged', () => {
+it('knows a damaged chunk on a read-only disk, and treats an unreadable chunk as damaged', () => {
   const [chunk, other] = randomChunks(2);
   if (!chunk || !other) throw new Error();
   const disk = new SyncDisk(directory.path);
@@ -153,14 +153,14 @@ it('knows a damaged chunk on a disk that cannot be written to, and takes what it
   stage(staging, batchOf([chunk, other]));
   staging.publish(idsOf([chunk, other]));
   rmSync(publishedFile(chunk));
-  // A directory can't be read as a file can't that lies on bad sectors.
+  // A directory can't be read, just as a file on bad sectors can't.
   mkdirSync(publishedFile(chunk));
   rmSync(join(directory.path, 'damaged'), { recursive: true });
   expect(Buffer.from(staging.inspect(idsOf([chunk, other])).damaged)).toEqual(idsOf([chunk]));
   expect(Buffer.from(staging.missing(idsOf([chunk, other])))).toEqual(idsOf([chunk]));
 });
 
-it('compares the length that an index gives a chunk, be it staged, published, or looked at before', () => {
+it('compares the length in an index with that of the chunk, whether it is staged, published, or known from before', () => {
   const chunks = randomChunks(2);
   const [staged, published] = chunks;
   if (!staged || !published) throw new Error();
@@ -174,7 +174,7 @@ it('compares the length that an index gives a chunk, be it staged, published, or
   }
 });
 
-it('never offers a published chunk as one that could be undone, even if it is staged as well', () => {
+it('never offers a published chunk for undoing, even if it is staged as well', () => {
   const [chunk] = randomChunks(1);
   if (!chunk) throw new Error();
   const first = open();
@@ -186,7 +186,7 @@ it('never offers a published chunk as one that could be undone, even if it is st
   expect(staging.totals()).toEqual({ chunks: 0, bytes: 0 });
 });
 
-it('brings back what was published in vain, some of which never left', () => {
+it('undoes an unfinished publication, some chunks of which were never moved', () => {
   const chunks = randomChunks(3);
   const [moved, stayed] = chunks;
   if (!moved || !stayed) throw new Error();
@@ -198,7 +198,7 @@ it('brings back what was published in vain, some of which never left', () => {
   expect(staging.totals().chunks).toBe(3);
 });
 
-it('takes as much as the limit says, and gives room back', () => {
+it('accepts chunks up to its limit, and accepts more when there is room again', () => {
   const chunks = randomChunks(3);
   const [a, b, c] = chunks;
   if (!a || !b || !c) throw new Error();
@@ -212,7 +212,7 @@ it('takes as much as the limit says, and gives room back', () => {
   expect(stage(staging, batchOf([c]))).toEqual({ stored: 1, known: 0 });
 });
 
-it('deletes what nobody asked for in a long time, counting from before a restart', () => {
+it('deletes chunks that were not requested for a long time, counted over restarts', () => {
   const chunks = randomChunks(2);
   const [old, asked] = chunks;
   if (!old || !asked) throw new Error();

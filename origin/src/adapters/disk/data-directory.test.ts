@@ -17,7 +17,7 @@ import { testDisk } from './testing/test-disk.ts';
 async function open(): Promise<DataUnderTest> {
   const directory = temporaryDirectory();
   const clock = new TestClock();
-  // Files get the time of the disk.
+  // Files get the time of the system clock.
   clock.nowMs = Date.now();
   const restart = () =>
     testDisk(directory.path).openData({ maxStagedBytes: 2 ** 20, now: clock.now, log: testLog() });

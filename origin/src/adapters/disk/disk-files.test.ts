@@ -14,7 +14,7 @@ afterEach(() => directory.remove());
 
 const at = (path: string) => join(directory.path, path);
 
-it('shows a file that is being written under its name once it is finished, and never if it is discarded', async () => {
+it('shows a file under its name once it is complete, and never if it is discarded', async () => {
   const writer = await files.writer('a');
   await writer.write(Buffer.from('one '));
   await writer.write(Buffer.from('two'));
@@ -29,7 +29,7 @@ it('shows a file that is being written under its name once it is finished, and n
   expect(readdirSync(directory.path)).toEqual(['a']);
 });
 
-it('finds regular files alone, and nothing where there is nothing', async () => {
+it('finds regular files only', async () => {
   writeFileSync(at('file'), 'abc');
   mkdirSync(at('folder'));
   symlinkSync('nowhere', at('broken'));
@@ -46,7 +46,7 @@ it('finds regular files alone, and nothing where there is nothing', async () => 
   await expect(files.read('file', 2)).rejects.toMatchObject({ code: 'SITECAST_FILE_TOO_LARGE' });
 });
 
-it('reads an open file in parts, though another has taken its name', async () => {
+it('reads an open file in parts, even after another file has taken its name', async () => {
   writeFileSync(at('a'), 'abcdef');
   const [part, whole, streamed] = [await files.open('a'), await files.open('a'), await files.open('a')];
   await files.writeDurably('a', Buffer.from('other'));
@@ -69,7 +69,7 @@ it.each([
   expect(readdirSync(directory.path)).toHaveLength(40);
 });
 
-it('says which file it could not make durable', async () => {
+it('names the file that it could not make durable', async () => {
   const disk = new DiskFiles(directory.path, ['false']);
   const names = Array.from({ length: 40 }, (_, number) => `f${number}`);
   await expect(disk.syncAll(names)).rejects.toMatchObject({ code: 'ENOENT' });

@@ -31,7 +31,7 @@ async function receive(staged: FileStaging, sha256: string, ...pieces: Buffer[])
   }
 }
 
-it('keeps what has the hash it was announced by, in pieces or twice, and nothing else', async () => {
+it('accepts only bytes that match the announced hash, in pieces or twice', async () => {
   const staged = await open();
   const [one, two] = [Buffer.from('one '), Buffer.from('two')];
   const sha256 = hexOf(Buffer.concat([one, two]));
@@ -42,7 +42,7 @@ it('keeps what has the hash it was announced by, in pieces or twice, and nothing
   expect(await (await open()).read(sha256)).toEqual(Buffer.from('one two'));
 });
 
-it('does not hand out what the disk has spoilt', async () => {
+it('returns no file that the disk has damaged', async () => {
   const staged = await open();
   const bytes = Buffer.from('one');
   await receive(staged, hexOf(bytes), bytes);
@@ -52,7 +52,7 @@ it('does not hand out what the disk has spoilt', async () => {
   expect(await staged.read('a'.repeat(64))).toBeUndefined();
 });
 
-it('takes a file of the longest length, and not one byte more', async () => {
+it('accepts a file of the longest length, and not one byte more', async () => {
   const staged = await open();
   const piece = Buffer.alloc(MAX_TARGET_FILE_BYTES / 2);
   await receive(staged, hexOf(Buffer.concat([piece, piece])), piece, piece);
@@ -62,7 +62,7 @@ it('takes a file of the longest length, and not one byte more', async () => {
   expect(names()).toHaveLength(1);
 });
 
-it(`takes ${MAX_STAGED_FILES} files, those found at the start among them`, async () => {
+it(`accepts ${MAX_STAGED_FILES} files, including those found at the start`, async () => {
   for (let count = 0; count < MAX_STAGED_FILES - 1; count += 1) {
     writeFileSync(join(path, count.toString(16).padStart(64, '0')), '');
   }
@@ -72,7 +72,7 @@ it(`takes ${MAX_STAGED_FILES} files, those found at the start among them`, async
   await expect(staged.receive('a'.repeat(64))).rejects.toMatchObject({ code: 'SITECAST_STAGING_FULL' });
 });
 
-it('deletes what is not its own at the start, and what is old when asked', async () => {
+it('deletes other files at the start, and old ones on request', async () => {
   const bytes = Buffer.from('one');
   writeFileSync(join(path, hexOf(bytes)), bytes);
   writeFileSync(join(path, `${'a'.repeat(64)}.1234.partial`), 'half');

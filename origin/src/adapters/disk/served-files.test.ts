@@ -11,7 +11,7 @@ import { HotFiles, MAX_HOT_BYTES, VerifiedFiles } from './served-files.ts';
 
 let directory: ReturnType<typeof temporaryDirectory>;
 let clock: TestClock;
-/** What opens files, and how often it did. */
+/** Opens files and counts the calls. */
 let inner: { open: DiskFiles['open'] };
 let opened: number;
 beforeEach(() => {
@@ -32,18 +32,18 @@ const at = (ref: FileRef) => join(directory.path, fileOf(ref));
 
 function write(ref: FileRef, bytes: string | Buffer): void {
   mkdirSync(dirname(at(ref)), { recursive: true });
-  // As the origin writes: aside, then renamed.
+  // The origin writes in the same way: to another name, then it renames.
   writeFileSync(`${at(ref)}.new`, bytes);
   renameSync(`${at(ref)}.new`, at(ref));
 }
 
-describe('of published files that are verified before they are sent', () => {
+describe('published files that are verified before they are sent', () => {
   let verified: VerifiedFiles;
   beforeEach(() => {
     verified = new VerifiedFiles(inner, clock.now);
   });
 
-  /** @returns why there is none, or its bytes */
+  /** @returns the bytes of the file, or why there are none */
   async function read(ref: FileRef): Promise<string> {
     const file = await verified.open(ref);
     return typeof file === 'string' ? file : (await file.read(0, file.lengthBytes)).toString('base64');
@@ -60,29 +60,32 @@ describe('of published files that are verified before they are sent', () => {
   it.each([
     ['chunk', chunkRef, frame],
     ['target file', targetRef, text],
-  ])('a %s is read once, and again when it has changed, and after a day', async (_what, ref, bytes) => {
-    write(ref, bytes);
-    const right = bytes.toString('base64');
-    expect(await Promise.all([read(ref), read(ref)])).toEqual([right, right]);
-    opened = 0;
-    expect(await read(ref)).toBe(right);
-    expect(opened).toBe(1);
-    write(ref, bytes);
-    opened = 0;
-    expect(await read(ref)).toBe(right);
-    expect(opened).toBe(3);
-    clock.nowMs += DAY_MS;
-    opened = 0;
-    expect(await read(ref)).toBe(right);
-    expect(opened).toBe(3);
-  });
+  ])(
+    'include a %s, which is read once, again when it has changed, and after a day',
+    async (_what, ref, bytes) => {
+      write(ref, bytes);
+      const right = bytes.toString('base64');
+      expect(await Promise.all([read(ref), read(ref)])).toEqual([right, right]);
+      opened = 0;
+      expect(await read(ref)).toBe(right);
+      expect(opened).toBe(1);
+      write(ref, bytes);
+      opened = 0;
+      expect(await read(ref)).toBe(right);
+      expect(opened).toBe(3);
+      clock.nowMs += DAY_MS;
+      opened = 0;
+      expect(await read(ref)).toBe(right);
+      expect(opened).toBe(3);
+    },
+  );
 
   it.each([
     ['chunk', chunkRef, frame],
     ['target file', targetRef, text],
     ['root', rootRef, Buffer.alloc(0)],
   ])(
-    'a wrong %s is reported as damaged once and never handed out, and the right one is taken',
+    'never include a wrong %s, which is reported once; the right one is accepted',
     async (_what, ref, bytes) => {
       write(ref, 'wrong');
       const reported = await Promise.all([read(ref), read(ref)]);
@@ -99,7 +102,7 @@ describe('of published files that are verified before they are sent', () => {
     },
   );
 
-  it('metadata that no name vouches for is handed out as it is', async () => {
+  it('include metadata without a known hash, as it is', async () => {
     const ref: FileRef = { kind: 'metadata', role: 'snapshot', version: 3 };
     write(ref, 'anything');
     expect(await read(ref)).toBe(Buffer.from('anything').toString('base64'));
@@ -107,13 +110,13 @@ describe('of published files that are verified before they are sent', () => {
   });
 });
 
-describe('a memory of published files', () => {
+describe('a cache of published files', () => {
   let hot: HotFiles;
   beforeEach(() => {
     hot = new HotFiles(new VerifiedFiles(inner, clock.now), clock.now);
   });
 
-  // Nothing verifies snapshots here, so any bytes do.
+  // Snapshots aren't verified here, so any bytes will do.
   const ref = (version: number): FileRef => ({ kind: 'metadata', role: 'snapshot', version });
 
   async function open(version: number): Promise<OpenFile | undefined> {
@@ -126,7 +129,7 @@ describe('a memory of published files', () => {
     return file && String(await file.read(start, lengthBytes ?? file.lengthBytes));
   }
 
-  it('hands out again what it has read whole, parts of it too, without a disk', async () => {
+  it('returns what it has read whole, and parts of it, without the disk', async () => {
     write(ref(1), 'abcdef');
     expect(await read(1, 1, 2)).toBe('bc');
     expect(await read(1)).toBe('abcdef');
@@ -137,7 +140,7 @@ describe('a memory of published files', () => {
     expect(await new Response(streamed?.stream(2, 3)).text()).toBe('cde');
   });
 
-  it('keeps nothing of what was read in part, is not there, or is no file', async () => {
+  it('keeps nothing that was read in part, is missing, or is no file', async () => {
     write(ref(1), 'abcdef');
     mkdirSync(at(ref(2)));
     await read(1, 0, 3);
@@ -148,7 +151,7 @@ describe('a memory of published files', () => {
     expect(await read(1)).toBe('new');
   });
 
-  it('looks at the disk again after ten minutes', async () => {
+  it('reads the disk again after ten minutes', async () => {
     write(ref(1), 'spoilt');
     await read(1);
     write(ref(1), 'right!');
@@ -158,7 +161,7 @@ describe('a memory of published files', () => {
     expect(await read(1)).toBe('right!');
   });
 
-  it('lets go of what was used longest ago when it is full', async () => {
+  it('drops the least recently used when it is full', async () => {
     const piece = Buffer.alloc(1024 * 1024);
     const versions = Array.from({ length: MAX_HOT_BYTES / piece.length + 1 }, (_, number) => number + 1);
     for (const version of versions.slice(0, -1)) {

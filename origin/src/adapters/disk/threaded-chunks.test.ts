@@ -34,7 +34,7 @@ function memoryOf(bytes: Buffer): ArrayBuffer {
   return memory;
 }
 
-it('does in its thread what it is asked, more than one message at a time takes, and gives the memory back', async () => {
+it('does its work in a thread, splits what exceeds a message, and returns the memory', async () => {
   makeFolders();
   const plain = randomChunks(1200, 100);
   const ids = idsOf(plain);
@@ -61,7 +61,7 @@ it('does in its thread what it is asked, more than one message at a time takes, 
   expect(await threaded.prune(Date.now() + 60_000)).toBe(600);
 });
 
-it('brings errors back as they were, and the memory with them', async () => {
+it('returns errors unchanged, and the memory with them', async () => {
   makeFolders();
   const [good, other] = randomChunks(2);
   if (!good || !other) throw new Error();
@@ -83,8 +83,8 @@ it('brings errors back as they were, and the memory with them', async () => {
   expect(mismatch.batch.byteLength).toBe(batch.length + 10);
 });
 
-it('says when its thread has died, and goes on with another', async () => {
-  // Without its folders the thread can't even begin.
+it('reports that its thread has died, and continues with another', async () => {
+  // Without its folders the thread can't start.
   await expect(open()).rejects.toMatchObject({ code: 'SITECAST_WORKER_FAILED' });
   makeFolders();
   const threaded = await open();

@@ -76,7 +76,7 @@ describe('the lock of a data directory', () => {
   });
 });
 
-it('saves when more members were heard than a call takes arguments', async () => {
+it('stores more heard members than a function call takes arguments', async () => {
   const { fleetStore } = await openStores(new Tables(new MemoryStore()), now);
   for (let at = 0; at < 150_000; at += 1) fleetStore.registry.saw(`member ${at}`, at);
   await fleetStore.saveSeen();

@@ -30,8 +30,8 @@ export function requireNext(draft: Draft, trusted: Base, { isNewest }: BaseCheck
 }
 
 /**
- * Refuses a first root together with targets that aren't the first: the signature of a release key on those counts in the
- * repository that they come after, too.
+ * Refuses a first root together with targets that aren't the first version. A release key's signature on those targets would also be valid
+ * in the repository whose targets they follow.
  * @throws SITECAST_VERSION_CONFLICT (conflict)
  */
 export function requireFirst({ targets }: Draft): void {

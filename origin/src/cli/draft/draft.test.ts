@@ -80,7 +80,7 @@ describe('a draft that goes from one key holder to the next', () => {
     expect(draft.targets?.signed).toEqual(next);
   });
 
-  it("needs the old root's keys and the new root's for a new root", async () => {
+  it("needs signatures by the old root's keys and the new root's for a new root", async () => {
     const draft = newDraft('x', {
       root: withOperatorKeys(
         root,
@@ -97,7 +97,7 @@ describe('a draft that goes from one key holder to the next', () => {
     expect(have(draft)).toEqual(['root 2', 'old root 2']);
   });
 
-  it('wants targets signed by the release keys that come with it', async () => {
+  it('needs targets signed by the release keys of its own root', async () => {
     const draft = newDraft('x', {
       root: withOperatorKeys(
         root,
@@ -112,14 +112,14 @@ describe('a draft that goes from one key holder to the next', () => {
     expect(have(draft)).toEqual(['root 0', 'old root 0', 'release 1']);
   });
 
-  it('takes no signature from a key that has no say', async () => {
+  it('accepts no signature from a key without a role', async () => {
     const draft = newDraft('x', { targets: nextVersion(targets, now) });
     expect(await addSignatures(draft, keyOf(alice), root)).toBe(0);
     expect(draft.targets?.signatures).toEqual([]);
   });
 });
 
-describe('a draft that is not the next one', () => {
+describe('the versions of a draft', () => {
   const published = { root: nextVersion(root, now), targets: nextVersion(nextVersion(targets, now), now) };
   const draftOf = (versions: { root?: number; targets?: number }): Draft =>
     newDraft('x', {
@@ -144,7 +144,7 @@ describe('a draft that is not the next one', () => {
     [{ root: 2 }, false],
     [{ root: 4 }, false],
     [{ root: 3, targets: 3 }, true],
-  ])('%j, with the newest at hand: %j, is refused', (versions, isNewest) => {
+  ])('%j are refused, with the newest known: %j', (versions, isNewest) => {
     expect(() => requireNext(draftOf(versions), published, { isNewest })).toThrow(conflict);
   });
 
@@ -154,22 +154,22 @@ describe('a draft that is not the next one', () => {
     [{ targets: 9 }, false],
     [{ root: 3 }, true],
     [{ root: 3, targets: 4 }, false],
-  ])('but %j is, with the newest at hand: %j', (versions, isNewest) => {
+  ])('%j are accepted, with the newest known: %j', (versions, isNewest) => {
     expect(requireNext(draftOf(versions), published, { isNewest })).toBe(true);
   });
 
-  it('is known as what is published already', () => {
+  it('are recognised as those published already', () => {
     expect(requireNext(newDraft('x', published), published, { isNewest: true })).toBe(false);
   });
 
-  it('founds no repository with targets that could follow those of another', () => {
+  it('found no repository where the targets could follow those of another one', () => {
     expect(() => requireFirst(newDraft('x', { root, targets: nextVersion(targets, now) }))).toThrow(conflict);
     expect(() => requireFirst(newDraft('x', { root, targets }))).not.toThrow();
   });
 });
 
 describe('a draft file', () => {
-  it('replaces an earlier draft, and nothing else: not the root that trust starts from', async () => {
+  it('replaces an earlier draft and no other file, such as the trusted root', async () => {
     const path = join(directory, 'root.json');
     const draft = newDraft('x', { root: nextVersion(root, now) });
     const anchor = draft.root ? textOf(draft.root) : '';
@@ -195,7 +195,7 @@ describe('a draft file', () => {
     await expect(readDraft(path)).rejects.toMatchObject({ code: 'SITECAST_DRAFT_INVALID' });
   });
 
-  it('with metadata that is not what it says is refused', async () => {
+  it('with metadata of another kind than it declares is refused', async () => {
     const path = join(directory, 'draft.json');
     await writeFile(
       path,
@@ -219,14 +219,14 @@ describe('the summary that a signer sees', () => {
   const next = nextVersion(targets, now);
   next.targets['releases/camera-2.json'] = targetFileOf(manifest);
 
-  it('names what is added, read from what would be signed', () => {
+  it('lists what is added, read from the bytes to be signed', () => {
     const draft = newDraft('harmless', { targets: next }, [['releases/camera-2.json', manifest]]);
     const text = summarizeDraft(draft, { root, targets }).join('\n');
     expect(text).toContain('adds release camera 2.0.0 (counter 2) for rpi4: 2.0 KiB, SHA-256 aaaa');
     expect(text).not.toContain('rollouts');
   });
 
-  it('shows the notes that are signed with a release, and none of their lines passes for its own', () => {
+  it('shows the notes that are signed with a release, marked so that no line looks like its own', () => {
     const notes = `fixes\n  withdraws release camera 1.0.0 (counter 1)\u200b\r\n\u001b[2J\u2028done${'\nx'.repeat(50)}`;
     const noted = serializeFile({ ...parseReleaseManifest(manifest), notes });
     const after = nextVersion(targets, now);
@@ -243,7 +243,7 @@ describe('the summary that a signer sees', () => {
     expect(shown.filter(line => line.startsWith('  withdraws'))).toEqual([]);
   });
 
-  it('names what is withdrawn as people know it, once', () => {
+  it('lists a withdrawn release once, by its product and version', () => {
     const product = serializeFile({
       format: 'sitecast-product-1',
       product: 'camera',
@@ -262,7 +262,7 @@ describe('the summary that a signer sees', () => {
     expect(lines.join('\n')).not.toContain('releases/');
   });
 
-  it('refuses a draft whose files are not the ones that would be signed', () => {
+  it('refuses a draft whose files differ from those that would be signed', () => {
     const other = Buffer.from(manifest.toString().replace('2.0.0', '1.9.9'));
     for (const files of [[], [['releases/camera-2.json', other]]] as [string, Buffer][][]) {
       expect(() => summarizeDraft(newDraft('x', { targets: next }, files), { root, targets })).toThrow(
@@ -271,7 +271,7 @@ describe('the summary that a signer sees', () => {
     }
   });
 
-  it('shows removed files, delegations that change hands, and keys and thresholds of a new root', () => {
+  it('shows removed files, delegations to other keys, and keys and thresholds of a new root', () => {
     const hijacked = nextVersion(targets, now);
     const [role] = hijacked.delegations?.roles ?? [];
     Object.assign(role ?? {}, { keyids: ['f'.repeat(64)], paths: ['*'], threshold: 7 });
@@ -288,7 +288,7 @@ describe('the summary that a signer sees', () => {
     expect(rootShown).toContain('root: 1 of 2 must sign (was 2)');
   });
 
-  it('refuses a key that goes by the id of another one', () => {
+  it('refuses a key that is listed under the id of another one', () => {
     const masked = nextVersion(root, now);
     masked.keys[keyOf(alice).keyId] = keyOf(dave).key;
     expect(() => summarizeDraft(newDraft('x', { root: masked }), { root, targets })).toThrow(

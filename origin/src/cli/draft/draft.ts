@@ -69,8 +69,8 @@ export async function readDraft(path: string): Promise<Draft> {
 }
 
 /**
- * Writes the draft's file, over an earlier draft's at most.
- * @throws SITECAST_FILE_EXISTS where something else is there
+ * Writes the draft's file. It replaces an earlier draft and nothing else.
+ * @throws SITECAST_FILE_EXISTS where another file is there
  */
 export async function writeDraft(path: string, draft: Draft): Promise<void> {
   const file: z.infer<typeof draftSchema> = {
@@ -86,9 +86,9 @@ export async function writeDraft(path: string, draft: Draft): Promise<void> {
 }
 
 /**
- * Checked before an image is sent or a passphrase is asked for, and again when a draft is written.
+ * Checks the draft's path before an image is sent or a passphrase is asked for, and again when the draft is written.
  * @returns whether an earlier draft is there
- * @throws SITECAST_FILE_EXISTS where something else is: the root that trust starts from, say
+ * @throws SITECAST_FILE_EXISTS where another file is there, such as the trusted root
  */
 export async function requireDraftPlace(path: string): Promise<boolean> {
   try {

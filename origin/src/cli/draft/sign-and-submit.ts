@@ -26,7 +26,7 @@ export async function signWithKeys(
   const signatures = (): number =>
     neededSignatures(draft, trustedRoot).reduce((sum, { have }) => sum + have, 0);
   for (const wanted of wantedKeyIds(neededSignatures(draft, trustedRoot))) {
-    // The signatures before may have been enough.
+    // The signatures so far may be enough.
     if (!wantedKeyIds(neededSignatures(draft, trustedRoot)).has(wanted)) continue;
     for (const pair of await keys.open([wanted])) {
       const before = signatures();
@@ -61,10 +61,11 @@ export interface FinishOptions extends KeyOptions {
 }
 
 /**
- * The end of every command that changes the repository: signs with the keys at hand, then submits; or, with
- * `--draft FILE`, leaves it to be signed by others.
+ * The end of every command that changes the repository. It signs with the keys at hand, then submits. With `--draft FILE` it leaves the
+ * draft for others to sign.
  * @returns what the origin published, or undefined where a draft was written instead
- * @throws SITECAST_FILE_EXISTS where something other than a draft is in its place; SITECAST_SIGNATURES_MISSING where the keys at hand aren't enough and no draft was asked for
+ * @throws SITECAST_FILE_EXISTS where something other than a draft is in its place; SITECAST_SIGNATURES_MISSING where the keys at hand
+ * aren't enough and no draft was asked for
  */
 export async function signAndSubmit(
   draft: Draft,
@@ -110,7 +111,7 @@ export function describeNeeded(needed: readonly NeededSignatures[]): string[] {
   );
 }
 
-/** The same for a script. */
+/** What `describeNeeded` says, for a script. */
 export function listNeeded(needed: readonly NeededSignatures[]): object[] {
   return needed.map(({ file, by, have, signers }) => ({ file, by, have, threshold: signers.threshold }));
 }

@@ -134,7 +134,7 @@ async function rotateOperatorKeys(
     { add: files.map(({ key }) => key), remove, threshold },
     now,
   );
-  // Signatures of replaced release keys no longer count, so the same change signs the targets anew.
+  // Signatures of replaced release keys no longer count, so the same change signs the targets again.
   const targets = role === 'release' ? nextVersion(view.targets, now) : undefined;
   return newDraft(`other keys for ${role}`, { root, targets });
 }

@@ -16,7 +16,7 @@ it.each([
   ['was heard this morning', 'silent', '2030-01-01T11:55:00.000Z', undefined],
   ['an origin of 0.1.0 tells of', undefined, '2030-01-01T08:00:00.000Z', undefined],
 ] as const)(
-  'asks before it revokes a bearer that lives: one that %s',
+  'asks before it revokes an active bearer of the name: one that %s',
   (_who, presence, lastHeardAt, life) => {
     expect(lifeOf({ ...bearer, presence, lastHeardAt }, Date.parse(NOW))).toBe(life);
   },

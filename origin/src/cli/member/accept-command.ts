@@ -58,7 +58,7 @@ Examples:
       const { site, replace = false, yes = false, json: isJson } = options;
       const origin = await connect(options);
       const { id, waiting } = await findPending(origin, kind, text);
-      // One in the environment or a settings file is a token's, or a machine's.
+      // A name from the environment or a settings file is meant for a token or a machine.
       const given = command.getOptionValueSource('name') === 'cli' ? options.name : undefined;
       const name = given ?? waiting?.wish;
       const bearer = name === undefined ? undefined : await bearerOf(origin, kind, name, waiting);
@@ -77,7 +77,7 @@ Examples:
     });
 }
 
-/** The member has taken over a site and isn't there: the gateways of another site refuse what it sends. */
+/** The member was accepted for a site at which it isn't. The gateways of its present site refuse what it sends. */
 function elsewhere({ kind, id, site }: Member, waiting: Member | undefined): string[] {
   const seenAt = waiting?.site;
   if (seenAt === undefined || seenAt === site) return [];
@@ -149,10 +149,10 @@ function nobodyToReplace(kind: Kind, id: string, name: string | undefined): Site
   return new SitecastError('conflict', 'SITECAST_NOT_NAMED_SO', `there is nobody to replace: ${what}`);
 }
 
-/** Why a machine seems to be at work: its presence, as the origin tells it, or the time when it was last heard. */
+/** Why a machine seems to be at work: its presence, according to the origin, or the time when it was last heard. */
 export function lifeOf({ presence, lastHeardAt }: KnownBearer, nowMs: number): string | undefined {
   if (presence === 'heard') return 'it is being heard now';
-  // This clock may differ from the origin's. That doesn't make a member silent.
+  // This clock may differ from the origin's, so a time in the future counts as recent.
   const isLate = nowMs - Date.parse(lastHeardAt) >= LIVES_MS;
   return isLate || lastHeardAt === '' ? undefined : 'it was heard within the last 5 minutes';
 }

@@ -54,7 +54,7 @@ Examples:
   sitecast ${kind} list --pending`,
     )
     .action(async (options: ListOptions, command: Command) => {
-      // The settings file has a `state`, too: a folder.
+      // The settings file has a `state` with another meaning: a folder.
       const state = command.getOptionValueSource('state') === 'cli' ? options.state : undefined;
       const {
         product,
@@ -95,7 +95,7 @@ function tableOf(kind: Kind, members: readonly Member[], isPending = false): str
   return kind === 'device' ? deviceTable(members) : gatewayTable(members);
 }
 
-/** Tells an empty fleet from a filter that nothing fits. */
+/** Distinguishes an empty fleet from a filter that matches nothing. */
 function nobodyText(
   kind: Kind,
   { state, ...filter }: MemberFilter,
@@ -167,7 +167,7 @@ const stateText = ({ state, quarantinedAt, presence }: Member): string =>
     ...(quarantinedAt === undefined ? [] : ['quarantined']),
   ].join(', ');
 
-/** When the member was last heard in any way. The text says so if only reports could tell. */
+/** When the member was last heard in any way. The text says so if reports are the only source. */
 function seenText({ kind, lastSeenAt, last, presence }: Member): string {
   if (presence === 'heard') return 'now';
   const [time] = [lastSeenAt, last?.receivedAt]

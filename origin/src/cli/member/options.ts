@@ -10,7 +10,7 @@ export interface JsonOptions extends OriginOptions {
   json?: boolean;
 }
 
-/** How a device or gateway is named to a command. */
+/** The ways to name a device or gateway to a command. */
 export const WHICH = 'its name, its id, or the beginning or end of that';
 
 export const EXAMPLE_NAMES: Record<Kind, string> = { device: 'cam-0042', gateway: 'gw-north' };
@@ -18,7 +18,7 @@ export const EXAMPLE_NAMES: Record<Kind, string> = { device: 'cam-0042', gateway
 export const asJson = (command: SettingsCommand): SettingsCommand =>
   addOriginOptions(command).option('--json', 'print one JSON object');
 
-/** A site comes to be by being named: a slip would, too. */
+/** A site exists as soon as a member is assigned to it, so a typing error creates one. This warns of a new site. */
 export function noteNew({ unknown }: z.infer<typeof changedMemberSchema>): void {
   if (unknown.length > 0) note(`new in the fleet: ${namesText(unknown)}`);
 }

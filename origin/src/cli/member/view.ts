@@ -5,7 +5,7 @@ import { reasonText } from '../rollout/view.ts';
 
 const SHORT_EPOCH_CHARS = 8;
 
-/** A device that was set up anew looks like a device that tries to take another's place. */
+/** Warns that the wished name is taken. A device that was set up again looks like a device that tries to take another's place. */
 export function takenText({
   name,
   bearer,

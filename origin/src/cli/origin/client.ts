@@ -5,9 +5,9 @@ import { Connections, HttpClient, readBounded } from '@sitecast/shared/outbound'
 import { z } from 'zod';
 
 const MAX_ANSWER_BYTES = 64 * 1024 * 1024;
-/** Checking every chunk of a large release takes the origin a while before it answers. */
+/** The origin checks every chunk of a large release before it answers, which takes a while. */
 const SILENCE_TIMEOUT_MS = 15 * 60_000;
-/** Uploads run side by side; each has a connection of its own. */
+/** Uploads run in parallel; each has a connection of its own. */
 const MAX_CONNECTIONS = 8;
 const NO_BODY = new Uint8Array(0);
 
@@ -24,7 +24,7 @@ const KIND_OF_STATUS = new Map<number, ErrorKind>([
   [507, 'noSpace'],
 ]);
 
-/** What passes by itself has no other status, but waiting is of no use here. */
+/** Codes whose status suggests a retry, although waiting doesn't help here. */
 const KIND_OF_CODE = new Map<string, ErrorKind>([
   ['SITECAST_ONLINE_KEY_MISSING', 'failed'],
   ['SITECAST_CLOCK_AHEAD', 'failed'],
@@ -48,12 +48,12 @@ export interface OriginRequest {
 
 interface Answer {
   status: number;
-  /** The origin's clock; undefined where it doesn't say. */
+  /** The origin's clock; undefined where the answer lacks it. */
   dateMs: number | undefined;
   body: Buffer;
 }
 
-/** Speaks to an origin's `/api/v1` with an operator's token. Every failure is a SitecastError that says what to do. */
+/** A client of an origin's `/api/v1`, with an operator's token. Every failure is a SitecastError with a hint. */
 export class OriginClient {
   readonly url: URL;
   readonly connections: Connections;
@@ -87,18 +87,18 @@ export class OriginClient {
   }
 
   /**
-   * The answer's body. A request's `bytes` may be overwritten once it has settled: they aren't copied.
-   * @throws SITECAST_ORIGIN_UNREACHABLE, or what the origin answered
+   * Sends a request. @returns the body of the answer. The request's `bytes` aren't copied: they may be overwritten once it has settled.
+   * @throws SITECAST_ORIGIN_UNREACHABLE, or the error in the origin's answer
    */
   async bytes(path: string, options: OriginRequest = {}): Promise<Buffer> {
     const { status, body } = await this.#answer(path, options);
-    // Redirects aren't followed: one would hand the token to whoever it names.
+    // Redirects aren't followed: one would hand the token to another host.
     if (status >= 200 && status < 300) return body;
     throw this.#refusal(path, status, body);
   }
 
   /**
-   * What the origin's clock says, milliseconds since 1970; undefined where its answer doesn't tell.
+   * The origin's clock, milliseconds since 1970; undefined where its answer lacks it.
    * @throws SITECAST_ORIGIN_UNREACHABLE
    */
   async clockMs(): Promise<number | undefined> {
@@ -132,7 +132,7 @@ export class OriginClient {
     try {
       problem = JSON.parse(body.toString('utf8'));
     } catch {
-      // Not JSON: a proxy's page, say. The status speaks for itself below.
+      // The body is no JSON, for example a proxy's page. The status below suffices.
     }
     const parsed = originProblemSchema.safeParse(problem);
     if (!parsed.success) {
@@ -142,7 +142,7 @@ export class OriginClient {
       });
     }
     const { code, detail, hint, data } = parsed.data;
-    // The schema's pattern has just shown that it is one.
+    // The schema's pattern has checked that it is a code.
     const errorCode: ErrorCode = `SITECAST_${code.slice('SITECAST_'.length)}`;
     return new SitecastError(KIND_OF_CODE.get(code) ?? kind, errorCode, detail, {
       ...(hint !== undefined && { hint }),
@@ -168,7 +168,7 @@ function parseOriginUrl(text: string): URL {
   try {
     url = new URL(text.endsWith('/') ? text : `${text}/`);
   } catch {
-    // The platform's message says no more than ours does.
+    // The platform's message adds nothing to ours.
     throw badUrl(text);
   }
   if (url.protocol !== 'http:' && url.protocol !== 'https:') throw badUrl(text);

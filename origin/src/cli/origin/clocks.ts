@@ -2,12 +2,13 @@ import { SitecastError } from '@sitecast/shared/errors';
 import { toDateTime } from '@sitecast/shared/trust';
 import type { OriginClient } from './client.ts';
 
-/** How far two clocks may be apart. Clients tolerate the same. */
+/** The tolerated difference between two clocks. Clients tolerate the same. */
 const MAX_APART_MS = 5 * 60_000;
 
 /**
- * Demands that this machine and the origin agree about the time before anything is founded: each of them signs by its own
- * clock, and a wrong one does harm that stays.
+ * Demands that this machine and the origin agree about the time before a repository is founded. Each of them signs by its own clock, and
+ * the
+ * harm of a wrong one is permanent.
  * @throws SITECAST_CLOCKS_DIFFER (conflict)
  */
 export async function requireSameTime(origin: OriginClient, now: () => number = Date.now): Promise<void> {

@@ -3,15 +3,14 @@ import { InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import type { OriginClient } from './client.ts';
 
-// The command reads the origin's answers by the schemas of `shared/src/api`. Two things differ. An origin of an earlier version
-// doesn't tell every field: such a field has a default here. And `--json` prints what was read: a field that isn't to be printed is
-// left out.
+// The command reads the origin's answers by the schemas of `shared/src/api`, with two differences. An origin of an earlier version doesn't
+// send every field: such a field has a default here. And `--json` prints the parsed answer: a field that isn't to be printed is left out.
 
 const PAGE = 1000;
 
 /** Names by id. */
 export const namesSchema = z.record(z.string(), z.string()).default({});
-/** Another word of a later origin is read as none. */
+/** An unknown word, of a later origin, is read as undefined. */
 const presenceWord = z.enum(wire.PRESENCES).optional().catch(undefined);
 const turnSchema = wire.turnSchema.extend({ presence: presenceWord });
 export type Turn = z.infer<typeof turnSchema>;
@@ -63,7 +62,7 @@ export const createdJoinTokenSchema = joinTokenSchema.extend({
 });
 export const joinTokenListSchema = z.object({ joinTokens: z.array(joinTokenSchema) });
 
-/** What gateways tell of silent gateways and turns. */
+/** Silent gateways and current leases, as gateways report them. */
 export const fleetPresenceSchema = wire.fleetPresenceSchema.extend({ turns: z.array(turnSchema) });
 
 const figuresSchema = wire.rolloutFiguresSchema.omit({ lateWell: true });
@@ -72,7 +71,7 @@ export type Figures = z.infer<typeof figuresSchema>;
 const rolloutFields = {
   release: wire.rolloutSchema.shape.release.omit({ manifestSha256: true }),
   plan: wire.rolloutSchema.shape.plan.extend({
-    /** An origin of 0.1.0 doesn't tell it: it completes a rollout once its last device has succeeded. */
+    /** An origin of 0.1.0 doesn't send it: it completes a rollout once its last device has succeeded. */
     lastStageSoaks: z.boolean().default(false),
   }),
   stop: wire.rolloutStopSchema.extend({ figures: figuresSchema }).optional(),
@@ -83,7 +82,7 @@ export type Rollout = z.infer<typeof rolloutSchema>;
 
 const statusFields = {
   ...rolloutFields,
-  /** With states of a later origin, too. */
+  /** It may hold states of a later origin, too. */
   counts: z.record(z.string(), z.number()),
   matching: z.number().optional(),
   acts: wire.rolloutStatusSchema.shape.acts.default([]),
@@ -111,7 +110,7 @@ export const previewSchema = wire.rolloutPreviewSchema.pick({
   target: true,
 });
 
-/** Which members a list is to show. */
+/** Which members a list shows. */
 export interface MemberFilter {
   product?: string | undefined;
   site?: string | undefined;
@@ -123,8 +122,8 @@ export interface MemberFilter {
 }
 
 /**
- * Members that a filter lets through, page by page, and how many others wait to be accepted.
- * @param limit how many at the most
+ * The members that match a filter, read page by page, and the number of further members that wait to be accepted.
+ * @param limit the most members to read
  */
 export async function fetchMembers(
   origin: OriginClient,
@@ -184,7 +183,7 @@ export async function fetchRollouts(origin: OriginClient, product?: string): Pro
   return rollouts;
 }
 
-/** `NAME=VALUE`, collected over repeated flags. For commander. */
+/** Collects `NAME=VALUE` over repeated flags. For commander. */
 export function collectTag(text: string, before: string[] | undefined): string[] {
   if (!/^[a-z0-9][a-z0-9._-]*=/.test(text))
     throw new InvalidArgumentError('expected NAME=VALUE, such as ring=early');

@@ -11,7 +11,7 @@ const keySchema = z.looseObject({
   keyval: z.looseObject({ public: z.string() }),
 });
 
-// As in fleet-api.ts: an earlier origin doesn't tell some fields, and a later one may add roles.
+// As in fleet-api.ts: an earlier origin doesn't send some fields, and a later one may add roles.
 
 const versions = z.record(z.string(), z.number());
 const keysSchema = z.partialRecord(z.enum(ONLINE_ROLES), keySchema);

@@ -13,7 +13,7 @@ import { note } from '../output.ts';
 import type { TrustOptions } from '../settings.ts';
 
 const MAX_ROOT_FILE_BYTES = 512 * 1024;
-/** Roles whose expired metadata can be signed anew, or whose key can be rotated. */
+/** Roles whose expired metadata can be signed again, or whose key can be rotated. */
 const RENEWABLE = ['root', 'timestamp', 'snapshot', 'targets'];
 
 /** The repository, verified from this operator's own root. */
@@ -27,7 +27,7 @@ export interface RepositoryView {
 /**
  * Follows the origin's repository from the operator's root. The result is signed by the keys that the root names, and no older than
  * what was seen before.
- * @param forRenewal accept expired metadata, so that they or their keys can be renewed
+ * @param forRenewal accepts expired metadata, so that they or their keys can be renewed
  */
 export async function openRepository(
   options: TrustOptions,
@@ -63,7 +63,7 @@ function isExpired(error: unknown, roles: readonly string[]): error is SitecastE
   );
 }
 
-/** Metadata that have expired only by a timestamp from the future needn't be renewed. */
+/** Replaces the error for metadata that only a timestamp from the future makes look expired. They need no renewal. */
 async function explained(error: unknown, origin: OriginClient): Promise<unknown> {
   if (!isExpired(error, RENEWABLE) || error.data.clock !== 'behind') return error;
   const { message, hint } = await blameForFuture(Date.parse(String(error.data.time)), origin);

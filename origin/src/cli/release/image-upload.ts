@@ -34,7 +34,7 @@ export interface ImageOptions {
 
 export interface UploadedImage {
   lengthBytes: number;
-  /** Of the whole image, in hex. */
+  /** SHA-256 of the whole image, in hex. */
   sha256: string;
   chunks: number;
   newChunks: number;
@@ -79,7 +79,7 @@ async function send(options: ImageOptions, upload: UploadOptions): Promise<Image
   });
 }
 
-/** How many chunks of an index the origin has not, or not right. */
+/** How many chunks of an index the origin lacks or has damaged. */
 export async function countLost(origin: OriginClient, index: ChunkIndex): Promise<number> {
   const ids = Buffer.concat([...index.places()].map(({ id }) => id));
   let lost = 0;
@@ -101,7 +101,7 @@ export async function hashImage(options: ImageOptions): Promise<{ lengthBytes: n
   };
   if ('path' in source) {
     const { handle, found } = await openImage(source.path);
-    // Reading a file that grows meanwhile would never end.
+    // The end is fixed, because reading a growing file would never end.
     const end = found.isFile() ? { end: Number(found.size) - 1 } : {};
     // The stream closes the handle.
     for await (const part of handle.createReadStream({ highWaterMark: HASH_PIECE_BYTES, ...end }))

@@ -33,7 +33,7 @@ function remarksOn(
   return remarks.filter(Boolean).join(', ');
 }
 
-/** Files that the disk has lost, and the origin may still serve from a file that it holds open. */
+/** Files that the disk has lost. The origin may still serve them from open files. */
 async function lostOnDisk(origin: OriginClient): Promise<(target: string) => boolean> {
   try {
     const { damage } = await repositoryStatus(origin);

@@ -20,7 +20,7 @@ import { openRepository, type RepositoryView } from '../origin/repository-view.t
 import type { TrustOptions } from '../settings.ts';
 import { type FinishOptions, openReleaseKeys, signAndSubmit } from '../draft/sign-and-submit.ts';
 
-/** How often a release is drafted anew because another operator's change got in first. */
+/** How often a release is drafted again because another operator's change was published first. */
 const MAX_CONFLICTS = 3;
 
 export interface ReleaseDescription {
@@ -34,8 +34,8 @@ export interface ReleaseDescription {
 
 export interface PublishOutcome {
   /**
-   * `draft`: written to a file, for others to sign. `unchanged`: published before with the same bytes. `mended`: the same, but
-   * the origin had lost some of it.
+   * `draft`: written to a file, for others to sign. `unchanged`: published before with the same bytes. `mended`: the same, but the origin
+   * had lost some of it.
    */
   state: 'published' | 'draft' | 'unchanged' | 'mended';
   product: string;
@@ -43,7 +43,7 @@ export interface PublishOutcome {
   counter: number;
   sha256: string;
   upload: { lengthBytes: number; chunks: number; newChunks: number; sentBytes: number };
-  /** Target files that were brought back. */
+  /** Target files that were restored. */
   files?: string[];
 }
 
@@ -108,7 +108,7 @@ interface Placement {
   minimum: { counter: number; version: string } | undefined;
 }
 
-/** Checked before hundreds of megabytes are sent, and again at the end. @throws what makes the release impossible */
+/** Checks the release before hundreds of megabytes are sent, and again at the end. @throws an error that says what makes it impossible */
 function placeRelease(published: PublishedProduct | undefined, description: ReleaseDescription): Placement {
   const { product, version, minVersion } = description;
   if (published?.releases.some(release => release.version === version)) throw versionExists(description);

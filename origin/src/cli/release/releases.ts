@@ -38,7 +38,7 @@ async function fileOrLost(view: RepositoryView, target: string): Promise<Buffer 
   }
 }
 
-/** Undefined for a product that nothing was ever published for. */
+/** Undefined for a product without any publication. */
 export async function readProduct(
   view: RepositoryView,
   product: string,
@@ -58,7 +58,7 @@ export async function readProduct(
   return { file: parseProductFile(bytes), releases, lost };
 }
 
-/** All that the origin still has. A product whose file is lost is marked, and the list goes on. */
+/** All that the origin still has. A product whose file is lost is marked, and the list continues. */
 export async function readAllProducts(view: RepositoryView): Promise<PublishedProduct[]> {
   const products = [];
   for (const name of productNames(view)) {
@@ -127,14 +127,14 @@ async function readManifest(
 ): Promise<ReleaseManifest | undefined> {
   const bytes = await fileOrLost(view, manifestTarget(product, counter));
   if (bytes === 'lost') return undefined;
-  // The name came out of the very metadata that is asked.
+  // The name came from the same metadata, so it must be listed.
   if (bytes === undefined) throw new Error(`${manifestTarget(product, counter)} has gone`);
   return parseReleaseManifest(bytes);
 }
 
 const MAX_GIST_CHARS = 50;
 
-/** The notes of a release, line by line, each marked as theirs: none passes for the command's own. */
+/** The notes of a release, line by line. Each line is marked, so that none looks like the command's own output. */
 export function notesLines(notes = ''): string[] {
   if (notes.trim() === '') return [];
   return notes

@@ -23,8 +23,8 @@ export interface Mended {
 }
 
 /**
- * Restores what the origin has lost of a release, or its disk has damaged: chunks, the index, the manifest. The origin reads all of the
- * release back first.
+ * Restores the parts of a release that the origin has lost or its disk has damaged: chunks, the index, the manifest. First the origin reads
+ * back the whole release.
  * @returns undefined if nothing is lost
  * @throws SITECAST_CHUNKS_MISSING, SITECAST_FILES_LOST where the image was cut into chunks in another way
  */
@@ -53,7 +53,7 @@ export async function mendRelease(
 }
 
 /**
- * Sends files back that the origin's disk has lost, but the origin still serves from a file that it holds open.
+ * Sends files back to the origin that its disk has lost, but that it still serves from open files.
  * @returns names of the restored files
  * @throws SITECAST_TARGET_MISSING if the origin no longer serves a file
  * @throws SITECAST_FILES_LOST if a file is lost nevertheless
@@ -84,7 +84,7 @@ const withFiles = (files: readonly string[], mended: Mended): Mended => ({
   files: [...new Set([...files, ...mended.files])],
 });
 
-/** Only the index tells how the image was cut into chunks. Without it the caller's settings must happen to be the same. */
+/** Only the index records how the image was cut into chunks. Without it the caller's settings must happen to be the same. */
 async function mendIndex(release: ReleaseManifest, { origin, image }: MendRequest): Promise<Mended> {
   const { product, version } = release;
   const sent = await uploadImageTo(origin, image, `${product} ${version}`);
@@ -120,7 +120,7 @@ async function finish(
 }
 
 /**
- * Gives the files of a draft that the origin lists and has lost back to it, however long ago the draft was published.
+ * Uploads the draft's files that the origin lists but has lost, however long ago the draft was published.
  * @returns their names
  */
 export async function bringBack(

@@ -77,8 +77,8 @@ Example:
 const shortIds = (keyIds: readonly string[]): string => keyIds.map(id => id.slice(0, 16)).join(', ');
 
 /**
- * What the draft changes; undefined for a draft that founds a repository.
- * @throws SITECAST_VERSION_CONFLICT for a draft that doesn't come next
+ * The state that the draft changes; undefined for a draft that founds a repository.
+ * @throws SITECAST_VERSION_CONFLICT for a draft that isn't the next version
  */
 async function baseOf(draft: Draft, options: SignOptions): Promise<RepositoryView | undefined> {
   const isFounding = draft.root?.signed.version === 1;
@@ -134,7 +134,7 @@ Example:
     });
 }
 
-/** What was published, by the origin's answer. The draft's own title isn't signed. */
+/** What was published, according to the origin's answer. The draft's own title isn't signed. */
 function describeResult({ versions, added, removed, products, alreadyDone }: ChangeResult): string[] {
   if (alreadyDone) return ['published already, with these very bytes: nothing to do'];
   const lines = [

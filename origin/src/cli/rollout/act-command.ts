@@ -85,7 +85,7 @@ async function perform(
   { yes = false, acknowledge = false, to }: ActOptions,
 ): Promise<Rollout> {
   const { id, product, release, state } = rollout;
-  // Shown first: the error that refuses to resume doesn't name the failures.
+  // The failures come first, because the error that refuses to resume doesn't name them.
   if (act === 'resume' && state === 'paused') await showFailures(origin, id);
   const query = new URLSearchParams({
     act,

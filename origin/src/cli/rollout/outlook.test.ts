@@ -52,7 +52,7 @@ const status: RolloutStatus = {
 };
 const sentBack = (back: NonNullable<RolloutStatus['back']>): RolloutStatus => ({ ...status, back });
 
-it('watches a rollback until no device is left that can go back', () => {
+it('watches a rollback until no device is left that can roll back', () => {
   const waiting = sentBack({ left: 7, lateLeft: 3, stuck: 0, returned: 3 });
   expect(endingOf(waiting)).toBeUndefined();
   expect(describeNext(waiting)[0]).toContain('next: 7 devices still to go back, 3 of them latecomers; ');

@@ -35,20 +35,20 @@ export const stageText = ({ stage, plan }: Pick<RolloutStatus, 'stage' | 'plan'>
 const isLastStage = ({ stage, plan }: Pick<RolloutStatus, 'stage' | 'plan'>): boolean =>
   stage === plan.stages.length - 1;
 
-/** How long a stage soaks. An origin of 0.1.0 tells a soak of the last stage too, and ignores it. */
+/** How long a stage soaks. An origin of 0.1.0 sends a soak time for the last stage too, but ignores it. */
 export function soakMsOf(plan: RolloutStatus['plan'], stage: number): number {
   const isUnused = isLastStage({ stage, plan }) && !plan.lastStageSoaks;
   return isUnused ? 0 : (plan.stages[stage]?.soakMs ?? 0);
 }
 
-/** How far the devices are on the way back. An origin of 0.1.0 tells it of the cohort alone, without the waiting devices. */
+/** How many devices have rolled back and how many still will. An origin of 0.1.0 counts the cohort alone, without the waiting devices. */
 function goingBackOf({ back, figures }: Pick<RolloutStatus, 'back' | 'figures'>): RolloutStatus['back'] {
   if (back || !figures) return back;
   const { well, running, blocked, returned } = figures;
   return { left: well + running, lateLeft: 0, stuck: blocked, returned };
 }
 
-/** The end of watching a rollback: no device is on the way any more. The rollback itself ends with an operator's `abort`. */
+/** The end of watching a rollback: no device is still rolling back. The rollback itself ends with an operator's `abort`. */
 function backAgain(status: RolloutStatus): Ending | undefined {
   const { id } = status;
   const back = goingBackOf(status);
@@ -72,7 +72,7 @@ function stageEnding(status: RolloutStatus, untilStage: number | undefined): End
   };
 }
 
-/** Active, and every device has ended otherwise than it takes to go on. */
+/** The rollout is active, but the outcomes of its devices keep it from going on. */
 function stuck(status: RolloutStatus): Ending | undefined {
   const { id, figures } = status;
   if (!figures || openOf(figures) > 0) return undefined;
@@ -88,15 +88,15 @@ function stuck(status: RolloutStatus): Ending | undefined {
   };
 }
 
-/** Devices that may still end. */
+/** The number of devices without an outcome yet. */
 const openOf = ({ running, waiting, pending }: Figures): number => running + waiting + pending;
 
-/** What a rollout waits for, and what an operator can do about it: where neither goes without saying. */
+/** What a rollout waits for and what an operator can do about it, where that isn't obvious. */
 export function describeNext(status: RolloutStatus): string[] {
   const { id, state, stage, plan, settledAt, acts } = status;
   if (state === 'rollingBack') return goingBack(status);
   const hasEnded = state === 'completed' || state === 'aborted';
-  // Not one that is too old, or that a newer one has superseded.
+  // A rollout that is too old, or that a newer one has superseded, can't be rolled back.
   if (hasEnded && acts.includes('rollback'))
     return [`\`sitecast rollout rollback ${id}\` leads the devices that have it back`];
   if (state !== 'active' || !isLastStage(status)) return [];

@@ -228,7 +228,7 @@ async function start(
   note(`watch it with: sitecast rollout status ${id} --watch`);
 }
 
-/** @param canaries ids of the named ones */
+/** @param canaries ids of the named canary devices */
 function bodyOf(options: StartOptions, canaries: readonly string[]): Omit<RolloutSpecInput, 'product'> {
   const { hardware, site, tag, fromVersion, canaryPerSite } = options;
   const hasCanaries = canaries.length > 0 || canaryPerSite === true;
@@ -248,7 +248,7 @@ function bodyOf(options: StartOptions, canaries: readonly string[]): Omit<Rollou
     maxDownBasisPoints: options.maxDown,
     allAtOnce: options.allAtOnce === true,
     allowDowngrade: options.allowDowngrade === true,
-    // An origin of 0.1.0 doesn't know it, and knows no names that are refused.
+    // An origin of 0.1.0 doesn't know the field, and refuses no names.
     allowUnknown: options.allowUnknown === true ? true : undefined,
     dryRun: options.dryRun === true,
   };
@@ -293,7 +293,7 @@ function listOf<T>(parse: (text: string) => T): (text: string) => T[] {
   return text => text.split(',').map(part => parse(part.trim()));
 }
 
-/** `1.0.0`, `1.0.0..1.4.2`, `1.0.0..`, `..1.4.2` */
+/** Parses `1.0.0`, `1.0.0..1.4.2`, `1.0.0..` or `..1.4.2`. */
 function parseVersionRange(text: string): { min?: string; max?: string } {
   const at = text.indexOf('..');
   if (at < 0) return { min: text, max: text };

@@ -17,8 +17,6 @@ interface StatusOptions extends JsonOptions {
   untilStage?: number;
 }
 
-/** As many as the origin lets one have. */
-
 const asJson = (command: SettingsCommand): SettingsCommand =>
   addOriginOptions(command).option('--json', 'print one JSON object');
 

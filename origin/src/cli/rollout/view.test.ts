@@ -11,7 +11,7 @@ const group = {
   devices: ['id-1', 'id-2', 'id-3'],
 };
 
-it("marks one device's words in a group as that device's", () => {
+it("marks the words of one device as that device's within a group", () => {
   const [, head = '', one = '', other = '', old = ''] = describeFailures({
     names: { 'id-1': 'cam-1', 'id-3': 'cam-3' },
     failures: [
@@ -24,7 +24,7 @@ it("marks one device's words in a group as that device's", () => {
         message: 'health: exit code 7: ',
         devices: ['id-9'],
       },
-      // Of an origin that doesn't tell more than the code.
+      // From an origin that sends no more than the code.
       { ...group, detail: undefined },
     ],
   });
@@ -36,17 +36,17 @@ it("marks one device's words in a group as that device's", () => {
   expect(old).toMatch(/^healthFailed +rpi4 /);
 });
 
-it('does not say that an operator sent a device back where it may have been the origin', () => {
+it('does not name an operator where the origin itself may have sent the device back', () => {
   const old = { code: 'ordered', message: 'the operator rolled this rollout back' };
   expect(reasonText(old)).toBe('the rollout was rolled back (ordered)');
 });
 
 it.each([
   ['health: exit code 1: no camera', 'health: exit code 1: no camera (healthFailed)'],
-  // As an agent of 0.1.0 says it.
+  // An agent of 0.1.0 says it so.
   ['health: exit code 1: ', 'health: exit code 1 (healthFailed)'],
   ['', 'healthFailed'],
   ['\n', 'healthFailed'],
-])('says a reason without a gap in it: %j', (message, text) => {
+])('prints a reason without a gap: %j', (message, text) => {
   expect(reasonText({ code: 'healthFailed', message })).toBe(text);
 });

@@ -7,7 +7,7 @@ import { describeNext, soakMsOf, stageText } from './outlook.ts';
 
 const MAX_SHOWN_DEVICES = 200;
 const MAX_SHOWN_MESSAGE_CHARS = 80;
-/** Devices of a group of failures. */
+/** How many devices of a group of failures are named. */
 const MAX_NAMED = 3;
 
 export function describeMatch({ match }: Rollout): string {
@@ -28,7 +28,9 @@ function rangeText({ min, max }: { min: number; max: number }): string {
   return `releases (${min}) to ${max === Number.MAX_SAFE_INTEGER ? 'the newest' : `(${max})`}`;
 }
 
-/** What it is, how far it has got, and of how many. @param nowMs to tell what is left of a soak; without it just its end */
+/**
+ * Product, version, progress and number of devices. @param nowMs for the time left of a soak; without it only the end of the soak is shown
+ */
 export function headline(status: RolloutStatus, nowMs?: number): string {
   const { id, product, release, counts, total, matching = total } = status;
   const done = counts.completed ?? 0;
@@ -46,13 +48,13 @@ export function headline(status: RolloutStatus, nowMs?: number): string {
   return parts.join('  ');
 }
 
-/** `active, stage 2 of 4, soaks until …` @param nowMs as of `headline` */
+/** `active, stage 2 of 4, soaks until …` @param nowMs as for `headline` */
 export function stateText(rollout: Rollout, nowMs?: number): string {
   const { state, plan } = rollout;
   return `${state}${plan.stages.length > 1 ? `, ${stageText(rollout)}` : ''}${soakText(rollout, nowMs)}`;
 }
 
-/** A whole rollout: what it is, and its devices; those that are done are named last. */
+/** A whole rollout and its devices; finished devices come last. */
 export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   const { devices } = status;
   const order = [...devices].sort(
@@ -86,12 +88,12 @@ export function describeStatus(status: RolloutStatus, nowMs: number): string[] {
   return lines;
 }
 
-/** Agents of 0.1.0 end with a colon where a command has said nothing. */
+/** Agents of 0.1.0 end with a colon where a command printed nothing. */
 const saidText = (message: string): string => field(message.trim().replace(/:$/, ''));
 
 /** A device's own words, and the code. */
 export function reasonText({ message, code }: { message: string; code: string }): string {
-  // Agents of 0.1.0 name the operator, also where the origin sent the rollout back by itself.
+  // Agents of 0.1.0 name the operator even where the origin rolled back by itself.
   const said = code === 'ordered' ? 'the rollout was rolled back' : saidText(message);
   return said === '' ? field(code) : `${said} (${field(code)})`;
 }
@@ -118,7 +120,7 @@ function describeStages({ plan, stage, state, stageStartedAt }: Rollout): string
   return `stages: ${parts.filter(part => part !== '').join('; ')}`;
 }
 
-/** Of a stage whose devices are well. */
+/** The soak of a stage whose devices have succeeded. */
 function soakText({ plan, stage, settledAt, state }: Rollout, nowMs: number | undefined): string {
   if (settledAt === undefined || state !== 'active') return '';
   const endMs = Date.parse(settledAt) + soakMsOf(plan, stage);
@@ -127,7 +129,7 @@ function soakText({ plan, stage, settledAt, state }: Rollout, nowMs: number | un
   return `, soaks until ${new Date(endMs).toISOString()}${left}`;
 }
 
-/** When and how many at once. */
+/** When devices update, and how many at once. */
 function describeTerms({ window, download, notBefore, offlineForMs, maxDownBasisPoints }: Rollout): string {
   const parts = [
     window === undefined ? '' : `activates ${window}${download === 'window' ? ', downloads then, too' : ''}`,
@@ -176,7 +178,7 @@ function describeStop({ stop, state, rollbackTo }: Rollout): string[] {
   ];
 }
 
-/** Failures by what they are and on which hardware. */
+/** Failures, grouped by reason and hardware. */
 export function describeFailures({ failures, names }: Pick<RolloutStatus, 'failures' | 'names'>): string[] {
   if (failures.length === 0) return [];
   const rows = failures.map(group => [
@@ -193,7 +195,7 @@ export function describeFailures({ failures, names }: Pick<RolloutStatus, 'failu
   return ['', ...table(['FAILED WITH', 'HARDWARE', 'DEVICES', 'SITES', 'WHAT ONE SAID', 'ALSO ON'], rows)];
 }
 
-/** One device's words aren't those of the others. */
+/** An example of a device's message. It need not apply to the other devices of the group. */
 function exampleText(
   { count, message, devices }: RolloutStatus['failures'][number],
   names: RolloutStatus['names'],
@@ -204,7 +206,7 @@ function exampleText(
   return `${count > 1 ? 'e.g. ' : ''}on ${device}: ${said === '' ? 'nothing' : said}`;
 }
 
-/** What follows on a stage that brings so many in. */
+/** What follows a stage that adds this number of devices. */
 function afterStage(plan: DryRun['plan'], stage: number, count: number): string {
   const soakMs = soakMsOf(plan, stage);
   const isLast = stage === plan.stages.length - 1;
@@ -234,7 +236,7 @@ export function describeDryRun({ id, total, stages, plan, names, blockedBy, supe
   return lines;
 }
 
-/** @param what becomes of them */
+/** @param what happens to them */
 export function describeSuperseded(supersedes: DryRun['supersedes'], what: string): string[] {
   return supersedes.map(
     ({ rollout, version }) =>

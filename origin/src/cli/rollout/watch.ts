@@ -9,8 +9,9 @@ const POLL_MS = 1000;
 const CLEAR_BELOW = '\u001b[0J';
 
 /**
- * Shows a rollout until it has ended, goes on no more by itself, or a stage is over: on a terminal in place, else a line for
- * each device that changed its state. An origin that can't be reached for a while is waited for.
+ * Shows a rollout until it has ended, stops by itself, or a stage is over. A terminal is updated in place; other outputs get a line for
+ * each
+ * device that enters another state. It keeps trying while the origin can't be reached.
  */
 export async function watchRollout(
   fetch: () => Promise<RolloutStatus>,
@@ -60,7 +61,7 @@ function screen(): Show {
   };
 }
 
-/** On a terminal long lines take several rows. */
+/** The rows that a text takes: on a terminal a long line takes several. */
 function rowsOf(text: string): number {
   const { columns } = process.stdout;
   const lines = text.split('\n').slice(0, -1);

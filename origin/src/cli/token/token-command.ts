@@ -17,7 +17,7 @@ import { addOriginOptions, connect, type OriginOptions } from '../settings.ts';
 
 const listSchema = z.object({ tokens: z.array(tokenSchema.omit({ createdAt: true })) });
 
-/** Options of API tokens alone, and of join tokens alone. */
+/** Options that only API tokens have, and options that only join tokens have. */
 const API_ONLY = ['role'];
 const JOIN_ONLY = ['kind', 'site', 'product', 'hardware', 'uses', 'originUrl'];
 
@@ -72,7 +72,7 @@ Examples:
       }
       if (options.out !== undefined) await requireAbsent(options.out);
       const origin = await connect(options);
-      // A name in a settings file or the environment is that of a person, not of a device.
+      // A name in a settings file or the environment is a person's, not a device's.
       const isNamed = command.getOptionValueSource('name') === 'cli';
       if (options.join)
         await createJoinToken(origin, { ...options, name: isNamed ? options.name : undefined });

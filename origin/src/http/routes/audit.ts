@@ -10,7 +10,7 @@ export const MAX_AUDIT_PAGE = 1000;
 const DEFAULT_AUDIT_PAGE = 100;
 const MAX_FILTER_CHARS = 256;
 
-/** The audit log, for operators: it has names and reasons, which viewers don't see elsewhere. */
+/** The audit log, for operators. It holds names and reasons, which viewers don't see elsewhere. */
 export function auditRoutes(app: OriginApp, { tokens, audit, fleet }: AppDeps): void {
   app.openapi(
     createRoute({

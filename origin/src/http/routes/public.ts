@@ -6,7 +6,7 @@ import type { AppDeps } from '../deps.ts';
 import { serveFile, served, serveMetadata, serveTimestamp } from '../public-files.ts';
 import { BYTES_TYPE, bytesSchema, jsonAnswer, problem } from '../schemas.ts';
 
-/** What clients and mirrors read. Anybody may read it: everything in it is signed, or named by signed metadata. */
+/** The files that clients and mirrors read. Anyone may read them: each is signed, or named by signed metadata. */
 export function publicRoutes(
   app: OriginApp,
   { published, responseMemory, repository, scrubber, waiters }: AppDeps,

@@ -17,7 +17,7 @@ import type { AppDeps } from '../deps.ts';
 import { requireRole, takeJson } from '../guards.ts';
 import { bearer, jsonAnswer, jsonBody, withProblems } from '../schemas.ts';
 
-/** Root and targets at their own bounds, as JSON strings, in which each newline and quote takes two bytes. */
+/** The bound of root and targets together, as JSON strings, in which each newline and quote takes two bytes. */
 const MAX_CHANGE_BYTES = 20 * 1024 * 1024;
 
 /** The repository's status and changes. */

@@ -27,10 +27,10 @@ import { bearer, JSON_TYPE, jsonAnswer, jsonBody, withProblems } from '../schema
 const MAX_ROLLOUT_BODY_BYTES = 1024 * 1024;
 const MAX_ACT_BODY_BYTES = 4096;
 const MAX_PAGE = 1000;
-/** Devices that a dry run names of each stage. */
+/** The devices that a dry run names for each stage. */
 const MAX_NAMED_DEVICES = 1000;
 
-/** Turns that a rollout's status names. */
+/** The leases that a rollout's status names. */
 const MAX_SHOWN_TURNS = 20;
 
 const pageQuery = z.object({
@@ -49,7 +49,7 @@ const previewQuery = z
     acknowledge: z.enum(['true', 'false']).default('true'),
   })
   .refine(({ act, to }) => to === undefined || act === 'rollback', ONLY_ROLLBACK);
-/** Rollouts: which devices are to run which release, and how far they have got. */
+/** Rollouts: which devices run which release, and how far they are. */
 export function rolloutRoutes(app: OriginApp, deps: AppDeps): void {
   startRoute(app, deps);
   listRoute(app, deps);

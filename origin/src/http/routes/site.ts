@@ -111,7 +111,7 @@ function reportRoute(app: OriginApp, { fleet, signedRequests }: AppDeps): void {
       const { reports } = c.req.valid('json');
       const { chains, rejected } = await fleet.intake.take(sender, reports);
       const [first] = rejected;
-      // Only a device gets this error. A gateway sends reports of many devices, and the others' mustn't wait.
+      // Only a device gets this error. A gateway sends reports of many devices, and the other reports must not wait.
       const isAllLater =
         rejected.length === reports.length && rejected.every(({ code }) => code === OVER_BUDGET);
       if (sender.kind === 'device' && isAllLater) throw reportsOverBudget(first?.retryAfterS ?? 0);
@@ -176,7 +176,7 @@ function progressRoute(app: OriginApp, { fleet, signedRequests, now }: AppDeps):
 
 function requireSender(member: Member | undefined): Member {
   if (member) return member;
-  // Revoked between the check of its signature and now.
+  // The sender was revoked after its signature was checked.
   throw new SitecastError('forbidden', 'SITECAST_DEVICE_REVOKED', 'the sender was revoked');
 }
 

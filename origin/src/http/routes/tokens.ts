@@ -7,7 +7,7 @@ import { bearer, jsonAnswer, jsonBody, withProblems } from '../schemas.ts';
 
 const MAX_TOKEN_BODY_BYTES = 4 * 1024;
 
-/** API tokens: made, listed and revoked by an admin. */
+/** API tokens: an admin creates, lists and revokes them. */
 export function tokenRoutes(app: OriginApp, { tokens, bodies }: AppDeps): void {
   const admin = requireRole(tokens, 'admin');
 

@@ -27,7 +27,7 @@ describe('the cohort of a stage', () => {
     expect(ids.filter(id => below === null || rankOf(ROLLOUT, id) < below).sort()).toEqual(members.sort());
   });
 
-  it('names canaries, counts them, and never falls, however the fleet shrinks or grows', () => {
+  it('includes named canaries, counts them, and never shrinks, however the fleet changes', () => {
     const size = fc.integer({ min: 1, max: 60 });
     const share = fc.integer({ min: 0, max: 9999 });
     const holds = fc.property(size, size, share, share, fc.nat(5), (one, other, first, second, chosen) => {
@@ -60,7 +60,7 @@ describe('the cohort of a stage', () => {
 });
 
 describe('a gateway', () => {
-  it('has brought reports of other devices, in whatever order the reports came', () => {
+  it('has delivered reports of other devices, in whatever order the reports came', () => {
     const liveness = new GatewayLiveness();
     liveness.note('a', 'g', 10);
     expect(liveness.broughtOthersAfter('a', 'g', 0)).toBe(false);

@@ -22,7 +22,7 @@ const plan = (change: Partial<RolloutPlan> = {}): RolloutPlan => ({
 const stages = (...shares: number[]) =>
   shares.map(basisPoints => ({ basisPoints, soakMs: PLAN_DEFAULTS.soakMs }));
 
-/** A fleet, its cohort and the controller, as the origin keeps them; nothing in it but what events have said. */
+/** A fleet, its cohort and the controller, as the origin keeps them. Only events change them. */
 class Harness {
   readonly devices: { id: string; site: string }[];
   state: ControllerState;
@@ -57,7 +57,7 @@ class Harness {
     this.feed({ type: 'operator', act, by: 'ann', stats: this.#stats(), ...more });
   }
 
-  /** What is refused changes nothing. */
+  /** A refused act changes nothing. */
   tryTo(act: OperatorAct, isAcknowledged: boolean): void {
     try {
       this.act(act, { isAcknowledged });
@@ -130,7 +130,7 @@ describe('a stage', () => {
     ]);
   });
 
-  it('waits for devices that may still end, but for silent devices only until their deadline', () => {
+  it('waits for devices without an outcome, but for silent devices only until their deadline', () => {
     const harness = new Harness(plan({ stages: stages(1000, 10_000) }));
     const [first = '', second = ''] = harness.members;
     harness.report(first, 'succeeded');
@@ -156,12 +156,12 @@ describe('a stage', () => {
     expect(harness.members).toEqual([...canaries].sort());
     settle(harness);
     harness.pass(4 * HOUR_MS);
-    // 10 % of 20 are 2: there are 3 already.
+    // 10 % of 20 are 2, and there are 3 already.
     expect(harness.state.stage).toBe(1);
     expect(harness.members).toEqual([...canaries].sort());
   });
 
-  it('without new devices doesn’t soak: its devices have soaked already', () => {
+  it('without new devices doesn’t soak, because its devices have soaked already', () => {
     const harness = new Harness(plan({ stages: stages(0, 500, 1000, 5000, 10_000) }), {
       canaries: ['d3', 'd7', 'd11'],
     });
@@ -171,14 +171,14 @@ describe('a stage', () => {
     harness.pass(1);
     harness.pass(0);
     harness.pass(0);
-    // 5 % and 10 % of 20 are fewer than are in.
+    // 5 % and 10 % of 20 are fewer than the cohort has.
     expect(harness.state).toMatchObject({ stage: 3, stageStartedAt: '2030-01-01T04:00:00.000Z' });
     settle(harness);
     harness.pass(4 * HOUR_MS - 1);
     expect(harness.state.stage).toBe(3);
   });
 
-  it('without new devices soaks if an operator has cut the soak before it short', () => {
+  it('without new devices soaks if an operator has cut the previous soak short', () => {
     const harness = new Harness(plan({ stages: stages(0, 1000, 10_000) }), { canaries: ['d3', 'd7', 'd11'] });
     settle(harness);
     harness.act('advance');
@@ -230,7 +230,7 @@ describe('the last stage', () => {
     expect(harness.state.phase).toBe('completed');
   });
 
-  it('doesn’t start its soak over for a device that comes meanwhile, but waits for it in the end', () => {
+  it('doesn’t start its soak over for a device that is added meanwhile, but waits for it in the end', () => {
     const harness = new Harness(lastStage());
     settle(harness);
     harness.pass(3 * HOUR_MS);
@@ -241,7 +241,7 @@ describe('the last stage', () => {
     expect(harness.state.phase).toBe('completed');
   });
 
-  it('without new devices is over at once: its devices have soaked already', () => {
+  it('without new devices is over at once, because its devices have soaked already', () => {
     const harness = new Harness(plan({ stages: stages(5000, 10_000) }), { devices: 1 });
     settle(harness);
     harness.pass(4 * HOUR_MS);
@@ -311,7 +311,7 @@ describe('failures', () => {
     expect(harness.state.phase).toBe('rollingBack');
   });
 
-  it('must be acknowledged before it resumes, and then count no more', () => {
+  it('must be acknowledged before it resumes, and then no longer count', () => {
     const harness = new Harness(everybody({ onFailure: 'pause' }));
     fail(harness, 'd0', 'd1');
     expect(() => harness.act('resume')).toThrow(
@@ -325,7 +325,7 @@ describe('failures', () => {
     expect(harness.state.phase).toBe('paused');
   });
 
-  it('during an operator’s pause must be acknowledged too', () => {
+  it('during an operator’s pause must be acknowledged, too', () => {
     const harness = new Harness(everybody({ onFailure: 'pause' }));
     harness.act('pause');
     fail(harness, 'd0', 'd1');
@@ -360,7 +360,7 @@ describe('silence', () => {
 });
 
 describe('an operator', () => {
-  it.each(OPERATOR_ACTS)('may say %s twice: the second time changes nothing', act => {
+  it.each(OPERATOR_ACTS)('may repeat %s: the second time changes nothing', act => {
     const harness = new Harness(plan({ stages: stages(1000, 10_000) }));
     if (act === 'resume') harness.act('pause');
     const target = act === 'advance' ? 1 : act === 'retry' ? 2 : undefined;
@@ -419,7 +419,7 @@ describe('an operator', () => {
   });
 
   it.each(['complete', 'abort'] as const)(
-    'may send back what has ended by %s, to a chosen release, too',
+    'may roll back what has ended by %s, also to a chosen release',
     act => {
       const one = { counter: 1, version: '1.0.0' };
       const harness = new Harness(plan({ stages: stages(10_000) }));
@@ -439,7 +439,7 @@ describe('an operator', () => {
     },
   );
 
-  it('who raises the attempt resets the acknowledged failures, not the stage', () => {
+  it('who raises the attempt number resets the acknowledged failures, not the stage', () => {
     const harness = new Harness(plan({ stages: stages(1000, 10_000), onFailure: 'pause' }));
     harness.act('advance');
     for (const id of ['d0', 'd1']) harness.report(id, 'failed');
@@ -449,7 +449,7 @@ describe('an operator', () => {
   });
 });
 
-describe('whatever happens', () => {
+describe('in any sequence of events the controller', () => {
   const status = fc.constantFrom<DeviceStatus>(
     'running',
     'waiting',
@@ -538,14 +538,14 @@ describe('whatever happens', () => {
       const anew = new CohortTracker();
       for (const member of harness.tracker.devices()) anew.add(member, said.get(member.id) ?? member.status);
       const lateOnes = { late: stats.late, lateSucceeded: stats.lateSucceeded };
-      // What a late one said before it came in is forgotten; the registry's regular count brings it back.
+      // A device's report from before it joined is forgotten. The registry's regular count restores it.
       fc.pre(harness.state.stage === 0);
       expect(stats).toEqual({ ...anew.stats(harness.state.stage), ...lateOnes });
     });
     fc.assert(holds);
   });
 
-  it('reports of one stage lead to the same in every order, twice or late', () => {
+  it('reaches the same state by the reports of one stage in every order, repeated or late', () => {
     const fate = fc.constantFrom<DeviceStatus[]>(
       [],
       ['running'],

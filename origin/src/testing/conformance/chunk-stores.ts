@@ -3,7 +3,7 @@ import { chunkIdOf, chunkIdToHex } from '@sitecast/shared/content';
 import { chunksOf, commitOf, idsOf, type OpenData, publish, stage, statesOf } from './data-under-test.ts';
 import { type Test, withOpened } from './test.ts';
 
-/** What every `ChunkStaging` and `PublishedChunks` keep to, as tests. */
+/** The conformance suite of `ChunkStaging` and `PublishedChunks`. */
 export function testChunks(test: Test, open: OpenData): void {
   const check = withOpened(test, open);
   const plain = chunksOf('chunk a', 'chunk b', 'chunk c');
@@ -37,7 +37,7 @@ export function testChunks(test: Test, open: OpenData): void {
   check('prunes what nobody has asked for in a long time', async ({ one, clock }) => {
     await stage(one, [a, b]);
     clock.passDays(2);
-    // It claims the chunk for a commit to come.
+    // This claims the chunk for a later commit.
     await statesOf(one, [a]);
     assert.equal(await one.chunks.prune(clock.nowMs - 1), 1);
     assert.deepEqual(await statesOf(one, [a, b]), ['staged', 'missing']);

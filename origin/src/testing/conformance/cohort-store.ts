@@ -76,7 +76,7 @@ async function agreed<T>(
 
 const stats = (store: CohortStore): Promise<RolloutStats | undefined> => store.stats(id);
 
-/** What every `CohortStore` keeps to, as tests. */
+/** The conformance suite of `CohortStore`. */
 export function testCohortStore(test: Test, open: OpenStores): void {
   const check = withOpened(test, open);
   testFreezing(check);

@@ -8,14 +8,14 @@ import type { FileStaging } from '../../staging/ports.ts';
 import { batchOf, hexOf } from '../operator.ts';
 import type { TestClock } from '../setup.ts';
 
-/** The stores of two origins that run at the same time on the same data, and hold nothing yet. */
+/** The stores of two origins that run at the same time on the same data. They are empty at first. */
 export interface DataUnderTest {
   one: DataDirectory;
   other: DataDirectory;
   clock: TestClock;
-  /** Those of an origin that starts now. */
+  /** The stores of an origin that starts now. */
   restart: () => Promise<DataDirectory>;
-  /** Replaces the bytes of a published file, without using the stores. */
+  /** Replaces the bytes of a published file without using the stores. */
   spoil: (file: FileRef) => Promise<void>;
   close: () => Promise<void>;
 }

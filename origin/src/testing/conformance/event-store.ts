@@ -5,8 +5,8 @@ import type { Test } from './test.ts';
 const emitted = (at: number) => ({ type: 'device.outcome', device: `device ${at}`, data: { at } });
 
 /**
- * What every `EventStore` keeps to, as tests.
- * @param open opens a store that holds nothing: two instances of it, where it has more than one
+ * The conformance suite of `EventStore`.
+ * @param open opens an empty store: two instances of it, where an adapter has more than one
  */
 export function testEventStore(
   test: Test,

@@ -3,7 +3,7 @@ import { hexOf } from '../operator.ts';
 import { bytesOf, isCode, type OpenData, upload } from './data-under-test.ts';
 import { type Test, withOpened } from './test.ts';
 
-/** What every `FileStaging` keeps to, as tests. */
+/** The conformance suite of `FileStaging`. */
 export function testFileStaging(test: Test, open: OpenData): void {
   const check = withOpened(test, open);
   const [bytes, sha256] = [bytesOf('index'), hexOf(bytesOf('index'))];

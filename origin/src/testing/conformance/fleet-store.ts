@@ -79,7 +79,7 @@ export const intake = (more: Partial<Intake>): Intake => ({
   ...more,
 });
 
-/** What every `FleetStore` keeps to, as tests. */
+/** The conformance suite of `FleetStore`. */
 export function testFleetStore(test: Test, open: OpenStores): void {
   testAdmissions(test, open);
   testChanges(test, open);
@@ -113,7 +113,7 @@ function testAdmissions(test: Test, open: OpenStores): void {
     const named = member(b, { name: 'CAM-1', serial: 2 });
     const taken = await other.fleetStore.changeMember(member(b), named, event(`device:${b}`));
     assert.deepEqual(taken, { outcome: 'nameTaken', bearer });
-    // Renamed and given to the other at once.
+    // The name goes to the other device in the same call.
     const renamed = { ...bearer, name: 'cam-2', serial: 2 };
     const both = await Promise.all([
       one.fleetStore.changeMember(bearer, renamed, event(`device:${a}`)),
@@ -232,7 +232,7 @@ function testReports(test: Test, open: OpenStores): void {
         events: [event('taken')],
       }),
     );
-    // Judged by what was known before the other's came.
+    // The verdict rests on what was known before the other's report came.
     const late = other.fleetStore.takeIn(
       intake({
         statuses: [{ before: undefined, after: status(a, 1) }],

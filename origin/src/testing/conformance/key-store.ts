@@ -4,7 +4,7 @@ import type { DataDirectory } from '../../adapters/disk/data-directory.ts';
 import { type OpenData } from './data-under-test.ts';
 import { type Test, withOpened } from './test.ts';
 
-/** What every `KeyStore` keeps to, as tests. */
+/** The conformance suite of `KeyStore`. */
 export function testKeyStore(test: Test, open: OpenData): void {
   const check = withOpened(test, open);
   const idIn = async ({ keyStore }: DataDirectory, use: 'active' | 'pending') => {

@@ -4,8 +4,8 @@ import type { Leadership } from '../../leadership.ts';
 import type { Test } from './test.ts';
 
 /**
- * What every `Leadership` keeps to, as tests.
- * @param open gives a function by which origins that share their data ask for it, and one that removes that data
+ * The conformance suite of `Leadership`.
+ * @param open returns a function with which origins that share their data request it, and one that removes that data
  */
 export function testLeadership(
   test: Test,
@@ -22,7 +22,7 @@ export function testLeadership(
     await first.release();
     assert.equal(first.isHeld, false);
     const second = await acquire();
-    // Of no effect on who has it now.
+    // The release has no effect on the present leader.
     await first.release();
     assert.equal(second.isHeld, true);
     await second.release();

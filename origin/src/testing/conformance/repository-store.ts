@@ -30,7 +30,7 @@ const targets = [
   { ...index, bytes: bytesOf('index') },
 ];
 
-/** What every `RepositoryStore` keeps to, as tests. */
+/** The conformance suite of `RepositoryStore`. */
 export function testRepositoryStore(test: Test, open: OpenData): void {
   const check = withOpened(test, open);
   testCommits(check);
@@ -120,7 +120,7 @@ function testRepairs(check: Check): void {
     ]);
     assert.deepEqual(restored.map(String), ['manifest', 'manifest']);
     assert.equal(await opened(one.published, { kind: 'target', ...manifest }), 'manifest');
-    // An index can be made anew.
+    // An index can be restored.
     assert.equal(await one.published.restoreTarget(index), undefined);
     assert.equal(await one.published.repairTarget(index, bytesOf('index')), true);
     assert.equal(await other.published.repairTarget(index, bytesOf('index')), false);

@@ -18,17 +18,17 @@ export interface Stores {
 export interface StoresUnderTest {
   one: Stores;
   other: Stores;
-  /** Those of an origin that starts now. */
+  /** The stores of an origin that starts now. */
   restart: () => Promise<Stores>;
   close: () => Promise<void>;
 }
 
-/** Opens stores that hold nothing. */
+/** Opens empty stores. */
 export type OpenStores = () => Promise<StoresUnderTest>;
 
 const event = (subject: string): AuditEvent => ({ by: 'ann', action: 'token.create', subject });
 
-/** What every `AuditLog` keeps to, as tests. */
+/** The conformance suite of `AuditLog`. */
 export function testAuditLog(test: Test, open: OpenStores): void {
   const check = withOpened(test, open);
 
@@ -43,7 +43,7 @@ export function testAuditLog(test: Test, open: OpenStores): void {
       const chain = new AuditChainCheck();
       for (const entry of entries) chain.take(entry);
       chain.end(audit.head);
-      // Those of one call lie together.
+      // The entries of one call are adjacent.
       for (const [at, { subject }] of entries.entries())
         if (subject.startsWith('first'))
           assert.equal(entries[at + 1]?.subject, subject.replace('first', 'second'));
@@ -66,7 +66,7 @@ const token = (id: string, name: string): StoredToken => ({
   createdAt: '2030-01-01T00:00:00.000Z',
 });
 
-/** What every `TokenStore` keeps to, as tests. */
+/** The conformance suite of `TokenStore`. */
 export function testTokenStore(test: Test, open: OpenStores): void {
   const check = withOpened(test, open);
   const add = ({ tokenStore }: Stores, id: string, name: string) =>

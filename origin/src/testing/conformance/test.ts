@@ -1,4 +1,4 @@
-/** Registers one test with whatever runner there is (vitest's `it`). */
+/** Registers one test with a test runner (vitest's `it`). */
 export type Test = (name: string, body: () => Promise<void>) => void;
 
 /** Gives each test what `open` opens, and closes it afterwards. */

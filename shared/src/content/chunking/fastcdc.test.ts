@@ -9,7 +9,10 @@ import { ChunkCutter, checkChunkSizes, DEFAULT_CHUNK_SIZES } from './fastcdc.ts'
 
 const SMALL = { minBytes: 4096, avgBytes: 8192, maxBytes: 32768 };
 
-/** Ends of all chunks of an image, the last one included, when it comes in blocks of these lengths (then the rest). */
+/**
+ * The ends of all chunks of an image that arrives in blocks of these lengths (the rest in one block). The end of the last chunk is
+ * included.
+ */
 function cut(image: Uint8Array, sizes: ChunkSizes, blockLengths: readonly number[] = []): number[] {
   const cutter = new ChunkCutter(sizes);
   const ends: number[] = [];
@@ -27,7 +30,7 @@ function cut(image: Uint8Array, sizes: ChunkSizes, blockLengths: readonly number
   return ends;
 }
 
-/** The algorithm as the papers write it, over a whole image at once, with 64-bit arithmetic: slow and plain. */
+/** The algorithm as the papers describe it, over a whole image at once, with 64-bit arithmetic: slow and simple. */
 function cutPlainly(image: Uint8Array, { minBytes, avgBytes, maxBytes }: ChunkSizes): number[] {
   const gear = Array.from({ length: 256 }, (_, byte) =>
     BigInt(
@@ -59,7 +62,7 @@ function idsOf(image: Uint8Array, ends: readonly number[]): string[] {
   return ends.map((end, at) => chunkIdToHex(chunkIdOf(image.subarray(ends[at - 1] ?? 0, end))));
 }
 
-/** Changes whenever a cut point does. */
+/** A hash over the cut points. */
 function fingerprint(ends: readonly number[]): string {
   return createHash('sha256').update(ends.join()).digest('hex').slice(0, 16);
 }
@@ -87,7 +90,7 @@ it.each([
   expect([ends.length, fingerprint(ends)]).toEqual([count, expected]);
 });
 
-it('cuts where the plain reading of the paper does', () => {
+it('cuts where a plain implementation of the paper does', () => {
   for (const image of [
     noise(300_000, 1),
     Buffer.concat([noise(50_000, 2), Buffer.alloc(90_000), noise(1000, 3)]),
@@ -134,7 +137,7 @@ it('makes chunks of about the average size of random bytes', () => {
   expect(mean / DEFAULT_CHUNK_SIZES.avgBytes).toBeLessThan(1.3);
 });
 
-it('never cuts within a run of one byte, so that empty space makes few and equal chunks', () => {
+it('never cuts within a run of one byte, so that empty space gives few, equal chunks', () => {
   for (let byte = 0; byte < 256; byte++) {
     expect(cut(Buffer.alloc(SMALL.maxBytes * 2, byte), SMALL)).toEqual([SMALL.maxBytes, SMALL.maxBytes * 2]);
   }
@@ -170,7 +173,7 @@ it.each([
   );
 });
 
-it('takes sizes at their limits', () => {
+it('accepts sizes at their limits', () => {
   for (const sizes of [
     { minBytes: MIN_CHUNK_SIZE_BYTES, avgBytes: MIN_CHUNK_SIZE_BYTES, maxBytes: MIN_CHUNK_SIZE_BYTES },
     { minBytes: MAX_CHUNK_BYTES, avgBytes: MAX_CHUNK_BYTES, maxBytes: MAX_CHUNK_BYTES },

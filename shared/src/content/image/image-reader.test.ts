@@ -10,7 +10,7 @@ import { type ImageBatch, ImageReader, MAX_READ_BYTES } from './image-reader.ts'
 
 afterAll(removeTemporaryDirectories);
 
-/** How much of an image these tests read at once: the least, to have many pieces. */
+/** How much of an image these tests read at once. It is the minimum, so that there are many pieces. */
 const READ = DEFAULT_CHUNK_SIZES.maxBytes;
 const NEVER = new AbortController().signal;
 
@@ -49,7 +49,7 @@ async function readAll(
 }
 
 it.each([1, 16_383, READ - 1, READ, READ + 1, 2 * READ, 2 * READ + 77_777])(
-  'reads an image of %i bytes into chunks that make it up again',
+  'reads an image of %i bytes as chunks that add up to it',
   async lengthBytes => {
     const image = noise(lengthBytes, lengthBytes);
 
@@ -69,14 +69,14 @@ it.each([1, 16_383, READ - 1, READ, READ + 1, 2 * READ, 2 * READ + 77_777])(
   },
 );
 
-it('reads chunks of the largest size across the pieces it reads', async () => {
+it('reads chunks of the largest size across the pieces that it reads', async () => {
   const image = Buffer.alloc(3 * READ + 5);
   const read = await readAll(await imageFile(image));
   expect(read.image.equals(image)).toBe(true);
   expect(new Set(read.ids).size).toBe(2);
 });
 
-it('reads no less at once than the longest chunk, and no more than its limit', async () => {
+it('reads at least the longest chunk at once, and at most its limit', async () => {
   const path = await imageFile(noise(100, 1));
   for (const [readBytes, isTaken] of [
     [READ - 1, false],
@@ -149,7 +149,7 @@ it('reads a block device to its end', async context => {
   }
 });
 
-it('hands out memory in the order in which it was asked for, and no more than it has', async () => {
+it('hands out memory in the order of the requests, and no more than it has', async () => {
   const two = new BufferPool(2, 10);
   const first = await two.acquire(NEVER);
   await two.acquire(NEVER);

@@ -33,7 +33,7 @@ const MIXED = Buffer.concat([
 ]);
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest();
 
-/** The receiving side: checks what an origin checks, and stores the frames in a folder. */
+/** A receiver that checks what an origin checks, and stores the frames in a folder. */
 class Receiver implements ChunkSink {
   readonly store: DirectoryStore;
   readonly asked: number[] = [];
@@ -85,7 +85,7 @@ async function assemble(index: ChunkIndex, store: DirectoryStore): Promise<Buffe
   return Buffer.concat(parts);
 }
 
-it('sends an image so that it can be put together again, and the second time nothing', async () => {
+it('sends an image completely, and nothing the second time', async () => {
   const path = await fileOf(MIXED);
   const target = await receiver();
   const progress: UploadProgress[] = [];
@@ -112,7 +112,7 @@ it('sends an image so that it can be put together again, and the second time not
   expect(second.index.encode().equals(first.index.encode())).toBe(true);
 });
 
-it('sends a chunk once that comes many times', async () => {
+it('sends a repeated chunk once', async () => {
   const target = await receiver();
   const image = Buffer.concat([Buffer.alloc(20 * BATCH), noise(10, 1)]);
   const sent = await uploadImage({ batchBytes: BATCH, path: await fileOf(image), target });
@@ -122,7 +122,7 @@ it('sends a chunk once that comes many times', async () => {
   expect((await assemble(sent.index, target.store)).equals(image)).toBe(true);
 });
 
-it('takes up an upload where it was broken off', async () => {
+it('resumes an interrupted upload', async () => {
   const path = await fileOf(MIXED);
   const target = await receiver();
   const stop = new AbortController();
@@ -146,14 +146,14 @@ it('ends with the first failure of the target, and waits for nothing else', asyn
   const failure = new Error('507 from the origin');
   target.onPut = async (puts, signal) => {
     if (puts === 2) throw failure;
-    // A put that hangs until it's told to stop.
+    // A put that hangs until it is aborted.
     await delay(600_000, undefined, { signal });
   };
   await expect(uploadImage({ batchBytes: BATCH, path: await fileOf(MIXED), target })).rejects.toBe(failure);
   expect(target.puts).toBeGreaterThanOrEqual(2);
 });
 
-it('keeps no more batches under way than it has memory for', async () => {
+it('keeps at most as many batches under way as its memory allows', async () => {
   const target = await receiver();
   target.onPut = () => delay(20);
   const sent = await uploadImage({
@@ -188,7 +188,7 @@ it.each([0, 20, 3.5])('refuses zstd level %d', async level => {
   });
 });
 
-it('gives casync what it extracts', async context => {
+it('uploads what casync can extract', async context => {
   needsProgram(context, 'casync', '--version');
   const folder = await temporaryDirectory();
   const target = await receiver();
@@ -198,14 +198,14 @@ it('gives casync what it extracts', async context => {
   expect((await readFile(join(folder, 'out'))).equals(MIXED)).toBe(true);
 });
 
-/** The image as it lies in a store, one frame a chunk. */
+/** The stored image, one frame per chunk. */
 async function stored(image: Buffer): Promise<{ index: ChunkIndex; store: DirectoryStore }> {
   const target = await receiver();
   const { index } = await uploadImage({ batchBytes: BATCH, path: await fileOf(image), target });
   return { index, store: target.store };
 }
 
-it('sends what casync made, as it is', async context => {
+it('sends frames that casync made unchanged', async context => {
   needsProgram(context, 'casync', '--version');
   const folder = await temporaryDirectory();
   await writeFile(join(folder, 'image'), MIXED);
@@ -227,7 +227,7 @@ it('sends what casync made, as it is', async context => {
   expect(again.sha256).toEqual(sent.sha256);
 });
 
-it('hashes a stored image in its order, whichever thread is first', async () => {
+it('hashes a stored image in order, whichever thread finishes first', async () => {
   const image = Buffer.concat([MIXED, noise(2 * BATCH, 4), MIXED]);
   const { index, store } = await stored(image);
   const target = await receiver();
@@ -244,7 +244,7 @@ it.each([
     (path: string) => writeFile(path, compressFrame(Buffer.from('x'))),
   ],
   ['is no frame', 'SITECAST_CHUNK_MISMATCH', (path: string) => writeFile(path, 'no frame')],
-])('refuses a store in which a chunk %s, before it is sent', async (_what, code, damage) => {
+])('refuses a store in which a chunk %s before it is sent', async (_what, code, damage) => {
   const { index, store } = await stored(MIXED);
   const id = Buffer.from(index.idAt(index.count - 3));
   await damage(store.pathOf(id));
@@ -256,7 +256,7 @@ it.each([
   expect([...target.store.ids()].some(one => Buffer.compare(one, id) === 0)).toBe(false);
 });
 
-it('compresses anew a frame that is longer than any good encoder makes it', async () => {
+it('recompresses a frame that is longer than any good encoder makes it', async () => {
   const { index, store } = await stored(noise(300_000, 5));
   const id = index.idAt(0);
   const plain = Buffer.from((await store.get(id)).plain());

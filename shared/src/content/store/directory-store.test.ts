@@ -41,7 +41,7 @@ describe('as every writable store', () => {
   testWritableChunkStore(it, underTest);
 });
 
-it('lays a frame where casync looks for it, and leaves nothing else', async () => {
+it('stores a frame at the path that casync uses, and leaves no other file', async () => {
   const store = await emptyStore();
   const { id } = chunkOf('a');
   await store.put(chunkOf('a'));
@@ -52,7 +52,7 @@ it('lays a frame where casync looks for it, and leaves nothing else', async () =
   expect(await readdir(join(store.root, '.partial'))).toEqual([]);
 });
 
-it('lists its chunks and passes over other files', async () => {
+it('lists its chunks and ignores other files', async () => {
   const store = await emptyStore();
   const ids = ['a', 'b', 'c'].map(text => chunkOf(text).id);
   for (const text of ['a', 'b', 'c']) await store.put(chunkOf(text));
@@ -63,7 +63,7 @@ it('lists its chunks and passes over other files', async () => {
   expect([...store.ids()].map(chunkIdToHex).sort()).toEqual(ids.map(chunkIdToHex).sort());
 });
 
-it('tells which of many ids are missing, in their order', async () => {
+it('says which of many ids are missing, in their order', async () => {
   const store = await emptyStore();
   const ids = Array.from({ length: 600 }, (_, at) => chunkOf(`chunk ${at}`).id);
   for (let at = 0; at < 600; at += 3) await store.put(chunkOf(`chunk ${at}`));
@@ -74,7 +74,7 @@ it('tells which of many ids are missing, in their order', async () => {
   expect(await store.missing(Buffer.alloc(0))).toEqual(Buffer.alloc(0));
 });
 
-it('does not count the empty file that a power cut leaves, and replaces it', async () => {
+it('ignores the empty file that a power cut leaves, and replaces it', async () => {
   const store = await emptyStore();
   const chunk = chunkOf('a');
   await store.put(chunk);
@@ -123,7 +123,7 @@ it.each([
   expect(await store.has(chunkOf('a').id)).toBe(true);
 });
 
-it('hands its root to the program that syncs a file system', async () => {
+it('passes its root to the program that syncs a file system', async () => {
   const folder = await temporaryDirectory();
   const program = join(folder, 'sync');
   await writeFile(program, `#!/bin/sh\necho "$@" >${folder}/called\n`);
@@ -133,7 +133,7 @@ it('hands its root to the program that syncs a file system', async () => {
   expect(await readFile(join(folder, 'called'), 'utf8')).toBe(`-f ${store.root}\n`);
 });
 
-it('refuses a frame that is longer than that of any chunk, in and out', async () => {
+it('refuses a frame longer than any chunk can have, to write and to read', async () => {
   const store = await emptyStore();
   const { id } = chunkOf('a');
   const atBound = Chunk.fromFrame(chunkOf('b').id, Buffer.alloc(MAX_FRAME_BYTES));
@@ -148,7 +148,7 @@ it('refuses a frame that is longer than that of any chunk, in and out', async ()
   await expect(store.get(id)).rejects.toMatchObject(tooLarge);
 });
 
-it('says so when the disk is full, and leaves no half-written file', async context => {
+it('reports a full disk, and leaves no partial file', async context => {
   const folder = await temporaryDirectory();
   const mountPoint = join(folder, 'full');
   await mkdir(mountPoint);
@@ -173,7 +173,7 @@ it('says so when the disk is full, and leaves no half-written file', async conte
   }
 });
 
-it('opens what is there and makes nothing', async () => {
+it('opens an existing directory and creates none', async () => {
   const folder = await temporaryDirectory();
   const refusal = { code: 'SITECAST_STORE_NOT_FOUND', kind: 'notFound' };
   await expect(DirectoryStore.open(join(folder, 'absent'))).rejects.toMatchObject(refusal);

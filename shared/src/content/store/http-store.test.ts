@@ -26,7 +26,7 @@ afterAll(removeTemporaryDirectories);
 
 type Answer = (request: http.IncomingMessage, response: http.ServerResponse) => unknown;
 
-/** @returns the port it listens on */
+/** @returns the port that the server listens on */
 async function listening(server: net.Server): Promise<number> {
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -34,7 +34,7 @@ async function listening(server: net.Server): Promise<number> {
   return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
-/** A server of whatever behaviour, and a store that asks it. */
+/** A server with the given behaviour, and a store that uses it. */
 async function asking(answer: Answer, options: HttpStoreOptions = {}) {
   const server = http.createServer((request, response) => void answer(request, response));
   const port = await listening(server);
@@ -80,7 +80,7 @@ describe('as every store', () => {
 const { id } = chunkOf('asked for');
 const unreachable = { code: 'SITECAST_STORE_UNREACHABLE', kind: 'unreachable' };
 
-it('asks for the path that casync asks for, with the headers it was given', async () => {
+it('requests the path that casync requests, with the given headers', async () => {
   let asked = '';
   const { store } = await asking(
     (request, response) => {
@@ -94,13 +94,13 @@ it('asks for the path that casync asks for, with the headers it was given', asyn
   expect(asked).toBe(`GET /chunks/${hex.slice(0, 4)}/${hex}.cacnk yes`);
 });
 
-it.each([301, 403, 429, 500, 503])('takes status %i for a store that cannot be reached', async status => {
+it.each([301, 403, 429, 500, 503])('reads status %i as a store that cannot be reached', async status => {
   const { store } = await asking((_request, response) => response.writeHead(status).end('sorry'));
   await expect(store.get(id)).rejects.toMatchObject({ ...unreachable, data: { statusCode: status } });
   await expect(store.has(id)).rejects.toMatchObject(unreachable);
 });
 
-it('says that a server is not there', async () => {
+it('reports a server that is not running', async () => {
   const { store, server } = await asking(() => {});
   server.close();
   await once(server, 'close');
@@ -119,7 +119,7 @@ it.each([
   await expect(store.get(id)).rejects.toMatchObject(unreachable);
 });
 
-it('gives up on a server that drips, at the deadline', async () => {
+it('gives up on a server that sends too slowly, at the deadline', async () => {
   const { store } = await asking(
     (_request, response) => {
       const dripping = setInterval(() => response.write('.'), 10);
@@ -142,7 +142,7 @@ it('does not count the wait for a free connection against the deadline', async (
   expect(gets.length).toBe(15);
 });
 
-it('asks again where the server has closed a connection that was kept open', async () => {
+it('repeats the request where the server has closed a kept connection', async () => {
   let connections = 0;
   const frame = chunkOf('asked for').frame();
   const server = net.createServer(socket => {
@@ -151,7 +151,7 @@ it('asks again where the server has closed a connection that was kept open', asy
     socket.on('error', () => undefined);
     socket.on('data', () => {
       requests += 1;
-      // Each connection is good for one request; the next one finds it closed.
+      // Each connection serves one request. The next request finds it closed.
       if (requests > 1) socket.resetAndDestroy();
       else
         socket.write(
@@ -168,7 +168,7 @@ it('asks again where the server has closed a connection that was kept open', asy
   expect(connections).toBe(3);
 });
 
-it('notices an answer that is cut short', async () => {
+it('notices a truncated answer', async () => {
   const { store } = await asking((_request, response) => {
     response.writeHead(200, { 'content-length': 100 });
     response.write('short');
@@ -177,7 +177,7 @@ it('notices an answer that is cut short', async () => {
   await expect(store.get(id)).rejects.toMatchObject(unreachable);
 });
 
-it('reads no more than a chunk can have', async () => {
+it('reads no more than the longest frame of a chunk', async () => {
   let sent = 0;
   const { store } = await asking((_request, response) => {
     sendForever(response, lengthBytes => (sent += lengthBytes));
@@ -201,7 +201,7 @@ it('does not read an endless error page', async () => {
   await expect(store.get(id)).rejects.toMatchObject({ code: 'SITECAST_CHUNK_NOT_FOUND' });
 });
 
-it('gives up with the reason when the signal comes in the middle', async () => {
+it('gives up with the signal’s reason in the middle of an answer', async () => {
   const { store } = await asking((_request, response) => void response.write('half a frame'));
   const stop = new AbortController();
   const reason = new Error('called off');
@@ -209,7 +209,7 @@ it('gives up with the reason when the signal comes in the middle', async () => {
   await expect(store.get(id, { signal: stop.signal })).rejects.toBe(reason);
 });
 
-it.each(['ftp://host/chunks', 'host/chunks', '', '/chunks'])('refuses %j for a URL', base => {
+it.each(['ftp://host/chunks', 'host/chunks', '', '/chunks'])('refuses %j as a URL', base => {
   expect(() => new HttpStore(base)).toThrow(expect.objectContaining({ code: 'SITECAST_STORE_URL' }));
 });
 

@@ -7,7 +7,7 @@ import { SourceSelector, type SourceSelectorOptions } from './source-selector.ts
 
 const wanted = chunkOf('wanted');
 
-/** A source that answers as it is told, and counts how often it is asked. */
+/** A source whose answers a test gives. It counts its requests. */
 function source(name: string, answer: (signal: AbortSignal | undefined) => Promise<Chunk>) {
   const asked = { times: 0 };
   const made: ChunkStore = {
@@ -31,7 +31,7 @@ const absent = async (): Promise<Chunk> => {
 const silent = (signal: AbortSignal | undefined): Promise<Chunk> =>
   new Promise((_resolve, reject) => signal?.addEventListener('abort', () => reject(signal.reason)));
 
-/** Time that a test moves. */
+/** A selector whose clock a test moves. */
 function selecting(sources: ChunkStore[], options: Partial<SourceSelectorOptions> = {}) {
   const clock = { nowMs: 0 };
   const selector = new SourceSelector(sources, { restMs: 1000, now: () => clock.nowMs, ...options });
@@ -43,7 +43,7 @@ function selecting(sources: ChunkStore[], options: Partial<SourceSelectorOptions
   };
 }
 
-it('asks one that was away last, until its rest is over or it answers', async () => {
+it('asks a source that was unreachable last, until its rest is over or it answers', async () => {
   let isUp = false;
   const flaky = source('flaky', () => (isUp ? good() : away()));
   const other = source('other', good);
@@ -59,7 +59,7 @@ it('asks one that was away last, until its rest is over or it answers', async ()
   expect([flaky.asked.times, other.asked.times]).toEqual([3, 2]);
 });
 
-it('asks another one besides a slow one, calls the slow one off, and lets it rest though it answers', async () => {
+it('asks another source beside a slow one, aborts the slow request, and lets that source rest though it answers', async () => {
   let isSlow = true;
   const slow = source('slow', signal => (isSlow ? silent(signal) : good()));
   const fast = source('fast', () => (isSlow ? good() : absent()));
@@ -95,14 +95,14 @@ it('bans one that gives wrong bytes, or lets it rest, or passes it over, as it i
   expect(wrong.asked.times).toBe(6);
 });
 
-it('throws what is no failure of a source', async () => {
+it('throws an error that is not the source’s failure', async () => {
   const broken = source('broken', async () => {
     throw new TypeError('a mistake of ours');
   });
   await expect(selecting([broken, source('good', good)]).get()).rejects.toThrow('a mistake of ours');
 });
 
-it('gives up with the reason of the signal, and asks no other source then', async () => {
+it('gives up with the signal’s reason, and asks no further source', async () => {
   const stop = new AbortController();
   const first = source('first', async () => {
     stop.abort(new Error('enough'));

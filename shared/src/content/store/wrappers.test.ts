@@ -34,7 +34,7 @@ async function bad(): Promise<ChunkStore> {
   return store;
 }
 
-/** A store in front of another that counts what it's asked, and does what it's told before it answers. */
+/** A wrapper that counts the requests to a store, and runs `before` first. */
 function watched(store: ChunkStore, before: (signal?: AbortSignal) => Promise<void> = async () => {}) {
   const seen = { gets: 0, aborted: 0 };
   const inFront: ChunkStore = {
@@ -96,7 +96,7 @@ describe('verifying', () => {
 });
 
 describe('coalescing', () => {
-  it('fetches once for many who ask at once, and again for who asks later', async () => {
+  it('fetches once for concurrent requests, and again for a later one', async () => {
     const { store, seen } = watched(await good(), () => delay(30));
     const coalesced = coalescing(store);
     const chunks = await Promise.all(Array.from({ length: 50 }, () => coalesced.get(Buffer.from(id))));
@@ -106,7 +106,7 @@ describe('coalescing', () => {
     expect(seen.gets).toBe(2);
   });
 
-  it('tells all who wait of a failure, and tries again for the next', async () => {
+  it('passes a failure to all that wait, and tries again for the next request', async () => {
     let isUp = false;
     const { store, seen } = watched(await good(), async () => {
       await delay(20);
@@ -120,7 +120,7 @@ describe('coalescing', () => {
     expect(seen.gets).toBe(2);
   });
 
-  it('goes on for the others when one gives up, and stops when the last one does', async () => {
+  it('continues for the others when one caller aborts, and stops when the last one does', async () => {
     const { store, seen } = watched(await good(), signal => delay(100, undefined, signal ? { signal } : {}));
     const coalesced = coalescing(store);
     const first = new AbortController();
@@ -155,7 +155,7 @@ describe('coalescing', () => {
     expect(seen).toEqual({ gets: 2, aborted: 0 });
   });
 
-  it('does not join a fetch that has just been called off', async () => {
+  it('does not join a fetch that was just aborted', async () => {
     const { store, seen } = watched(await good(), signal => delay(50, undefined, signal ? { signal } : {}));
     const coalesced = coalescing(store);
     const stop = new AbortController();
@@ -168,14 +168,14 @@ describe('coalescing', () => {
 });
 
 describe('failover', () => {
-  it('passes over one that lacks the chunk, one that lies and one that is away', async () => {
+  it('skips a store that lacks the chunk, one with wrong bytes, and an unreachable one', async () => {
     const away = watched(await good(), unreachable);
     const stores = [missingEverything(), verifying(await bad()), away.store, verifying(await good())];
     (await failover(stores).get(id)).verify();
     expect(await failover(stores).has(id)).toBe(true);
   });
 
-  it('lets one rest that was away, and asks it again after that', async () => {
+  it('lets an unreachable store rest, and asks it again later', async () => {
     let now = 0;
     const away = watched(await good(), unreachable);
     const store = failover([away.store, await good()], { restMs: 1000, now: () => now });
@@ -200,7 +200,7 @@ describe('failover', () => {
     await expect(alone.get(id)).rejects.toMatchObject({ code: 'SITECAST_STORE_UNREACHABLE' });
   });
 
-  it('asks one that rests when nobody else is left', async () => {
+  it('asks a resting store when no other is left', async () => {
     let isUp = false;
     const flaky = watched(await good(), async () => {
       if (!isUp) await unreachable();
@@ -212,7 +212,7 @@ describe('failover', () => {
     expect(flaky.seen.gets).toBe(2);
   });
 
-  it('says what might help when nobody gives the chunk', async () => {
+  it('gives a hint when no store has the chunk', async () => {
     const away = watched(await good(), unreachable).store;
     const liar = verifying(await bad());
     const cases: [ChunkStore[], string][] = [
@@ -227,7 +227,7 @@ describe('failover', () => {
     await expect(failover([missingEverything()]).has(id)).resolves.toBe(false);
   });
 
-  it('does not go on to the next when the asker has given up', async () => {
+  it('does not go on to the next store when the caller has aborted', async () => {
     const stop = new AbortController();
     const reason = new Error('called off');
     const first = watched(await good(), async () => {

@@ -9,7 +9,7 @@ interface TestCertificate {
   key: string;
 }
 
-/** Vouches for all of them but the self-signed one. Until 2099. */
+/** The authority that signed all of them except the self-signed one. Valid until 2099. */
 export const TEST_CA = `-----BEGIN CERTIFICATE-----
 MIIBZzCCAQ2gAwIBAgIBATAKBggqhkjOPQQDAjAiMSAwHgYDVQQDDBdTaXRlY2Fz
 dCB0ZXN0IGF1dGhvcml0eTAgFw0yMDAxMDEwMDAwMDBaGA8yMDk5MTIzMTAwMDAw
@@ -44,7 +44,7 @@ be3yJgjvFLznuRPvFAY6pcwm3E87JbgfY1EbfE64WtWp+eiHOTN6uqV0
 `,
 };
 
-/** The same, until 2021. */
+/** As VALID, but expired in 2021. */
 export const EXPIRED: TestCertificate = {
   cert: `-----BEGIN CERTIFICATE-----
 MIIBhDCCASmgAwIBAgIBAzAKBggqhkjOPQQDAjAiMSAwHgYDVQQDDBdTaXRlY2Fz
@@ -88,7 +88,7 @@ Iz4qGFLxxZhL9qsYfeBvL94u6PwVX3u5D0a/j344hdtNg/t0+FReSjz4
 `,
 };
 
-/** For localhost and 127.0.0.1, until 2099, by itself. */
+/** For localhost and 127.0.0.1, until 2099, signed by itself. */
 export const SELF_SIGNED: TestCertificate = {
   cert: `-----BEGIN CERTIFICATE-----
 MIIBVDCB/KADAgECAgEFMAoGCCqGSM49BAMCMBQxEjAQBgNVBAMMCWxvY2FsaG9z

@@ -4,11 +4,11 @@ import type { Duplex } from 'node:stream';
 
 /** An HTTP proxy on loopback: names that end in `.test` lead to 127.0.0.1. */
 export class TestProxy {
-  /** What it was asked for, such as `CONNECT server.test:7400` and `GET http://server.test:7400/x`. */
+  /** The requests that it got, such as `CONNECT server.test:7400` and `GET http://server.test:7400/x`. */
   readonly asked: string[] = [];
-  /** What `Proxy-Authorization` said, if anything. */
+  /** The value of `Proxy-Authorization` in each, if any. */
   readonly credentials: (string | undefined)[] = [];
-  /** Answers CONNECT with that; 0: with nothing at all. */
+  /** The status of its answer to CONNECT; 0: it never answers. */
   refuses: number | undefined;
   readonly #server: Server;
   readonly #sockets = new Set<Duplex>();

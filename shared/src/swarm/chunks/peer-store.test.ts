@@ -46,7 +46,7 @@ async function served(options: Partial<ChunkServerOptions> = {}) {
   return { requester, server, store, haveMap, chunkServer, peer, lies };
 }
 
-/** A peer that answers as it likes. */
+/** A peer with the given answers. */
 async function hostile(answer: (ask: Ask, send: (answer: Answer) => void, stream: Stream) => void) {
   const [requester, server] = [await nodes.site(), await nodes.site()];
   await server.libp2p.handle(CHUNK_PROTOCOL, (stream: Stream) => {
@@ -68,7 +68,7 @@ async function hostile(answer: (ask: Ask, send: (answer: Answer) => void, stream
   return { peer, lies, server };
 }
 
-/** A requester that asks as it likes. */
+/** A requester that sends any messages. */
 async function rawRequester(requester: SwarmNode, server: SwarmNode) {
   const stream = await requester.libp2p.dialProtocol(peerIdFromString(server.id), CHUNK_PROTOCOL);
   const answers: Answer[] = [];
@@ -97,7 +97,7 @@ describe('a peer as a chunk store', () => {
     };
   });
 
-  it('gives many chunks at a time, as frames or plain, with bounded bytes outstanding', async () => {
+  it('fetches many chunks at a time, as frames or plain, with bounded bytes outstanding', async () => {
     const { peer, store } = await served();
     const chunks = noiseChunks(100, 64 * 1024);
     store.put(...chunks);
@@ -112,7 +112,7 @@ describe('a peer as a chunk store', () => {
     expect(store.given).toHaveLength(101);
   });
 
-  it('goes on after a chunk that the peer lacks: that is no lie', async () => {
+  it('continues after a chunk that the peer lacks, which is no misbehaviour', async () => {
     const { peer, store, lies } = await served();
     store.put(chunkOf('here'));
     for (let times = 0; times < 3; times += 1)
@@ -123,7 +123,7 @@ describe('a peer as a chunk store', () => {
     expect(lies).toEqual([]);
   });
 
-  it('calls off what is no longer wanted', async () => {
+  it('cancels requests that are no longer needed', async () => {
     const { peer, store } = await served({ pace: new Pacer(64 * 1024) });
     const chunks = noiseChunks(10, 64 * 1024);
     store.put(...chunks);
@@ -138,7 +138,7 @@ describe('a peer as a chunk store', () => {
     expect(store.given.length).toBeLessThan(8);
   });
 
-  it('finds the peer again after its stream was ended', async () => {
+  it('reaches the peer again after its stream was closed', async () => {
     const { peer, store, chunkServer, requester } = await served();
     store.put(chunkOf('here'));
     await peer.get(chunkOf('here').id);
@@ -149,7 +149,7 @@ describe('a peer as a chunk store', () => {
   });
 });
 
-describe('a peer that answers wrong', () => {
+describe('a peer with a wrong answer', () => {
   const chunk = chunkOf('what was asked for');
   const other = chunkOf('something else');
 
@@ -184,7 +184,7 @@ describe('a peer that answers wrong', () => {
       () => ({ type: 'have', image: other.id, isFetching: true, added: [1] }),
       'SITECAST_PEER_PROTOCOL',
     ],
-  ])('is reported and left for good: %s', async (_what, answer, code) => {
+  ])('is reported and never asked again: %s', async (_what, answer, code) => {
     const { peer, lies } = await hostile((ask, send) => {
       if (ask.type === 'get') send(answer(ask.request));
     });
@@ -195,7 +195,7 @@ describe('a peer that answers wrong', () => {
     await expect(peer.get(chunk.id, { lengthBytes })).rejects.toMatchObject({ code });
   });
 
-  it('is left when it announces a message longer than any', async () => {
+  it('is dropped when it announces a message beyond the bound', async () => {
     const { peer, lies } = await hostile((_ask, _send, stream) => {
       const head = Buffer.alloc(4);
       head.writeUInt32BE(MAX_ANSWER_BYTES + 1);
@@ -205,7 +205,7 @@ describe('a peer that answers wrong', () => {
     expect(lies).toEqual(['SITECAST_PEER_PROTOCOL']);
   });
 
-  it('is left when it says that it holds chunks which the image does not have', async () => {
+  it('is dropped when it announces chunks that the image does not have', async () => {
     const { peer, lies } = await hostile((ask, send) => {
       if (ask.type === 'subscribe')
         send({ type: 'have', image: ask.image, isFetching: true, added: [5, 100] });
@@ -216,7 +216,7 @@ describe('a peer that answers wrong', () => {
   });
 });
 
-describe('a peer that does not answer', () => {
+describe('a peer without an answer', () => {
   it('is given up when it hangs, and when it sends a byte at a time', async () => {
     for (const doesTrickle of [false, true]) {
       const { peer, lies } = await hostile((ask, _send, stream) => {
@@ -245,7 +245,7 @@ describe('a peer that does not answer', () => {
   it.each([
     ['in bytes', 112 * 1024, MAX_OUTSTANDING_BYTES / (128 * 1024)],
     ['in number', 1, MAX_OUTSTANDING_REQUESTS],
-  ])('is asked for no more than may be outstanding, %s', async (_what, lengthBytes, most) => {
+  ])('gets no more requests than may be outstanding, %s', async (_what, lengthBytes, most) => {
     let asked = 0;
     const { peer } = await hostile(ask => {
       if (ask.type === 'get') asked += 1;
@@ -259,19 +259,19 @@ describe('a peer that does not answer', () => {
     await outcomes;
   });
 
-  it('is told from one that leaves in the middle: that is known at once', async () => {
+  it('is distinguished from one that disconnects, which is noticed at once', async () => {
     const { peer, server } = await hostile(ask => {
       if (ask.type === 'get') void server.close();
     });
     const error: unknown = await peer.get(chunkOf('x').id).catch((failure: unknown) => failure);
     expect(error).toMatchObject(unreachable);
-    // Not by its deadline.
+    // It doesn't fail by its deadline.
     expect(error instanceof Error ? String(error.cause) : '').not.toContain('no answer');
   });
 });
 
-describe('a server of chunks', () => {
-  it('serves nobody whom it does not admit, and shows what the peer brought to whoever decides', async () => {
+describe('a chunk server', () => {
+  it('serves only peers that it admits, and passes the peer’s credential to that decision', async () => {
     const shown: string[] = [];
     const { peer, store, haveMap, chunkServer } = await served({
       mayServe: (_peer, credential) => {
@@ -288,7 +288,7 @@ describe('a server of chunks', () => {
     await until(() => chunkServer.streams === 0, 'the stream has ended');
   });
 
-  it('says that it is busy while its load says so, and nobody blames it', async () => {
+  it('answers that it is busy while its load says so, which is no misbehaviour', async () => {
     let isBusy = true;
     const { peer, store, lies } = await served({ isBusy: () => isBusy });
     store.put(chunkOf('here'));
@@ -298,7 +298,7 @@ describe('a server of chunks', () => {
     expect(lies).toEqual([]);
   });
 
-  it('hands out nothing that is damaged', async () => {
+  it('sends no damaged chunk', async () => {
     const damaged = new MemoryStore();
     const { peer, lies } = await served({ store: verifying(damaged) });
     const { id } = chunkOf('as it was');
@@ -307,24 +307,24 @@ describe('a server of chunks', () => {
     expect(lies).toEqual([]);
   });
 
-  it('uploads no faster than its pace', async () => {
+  it('uploads no faster than its rate', async () => {
     const { peer, store } = await served({ pace: new Pacer(512 * 1024) });
     const chunks = noiseChunks(16, 64 * 1024);
     store.put(...chunks);
     const beginMs = performance.now();
     await Promise.all(chunks.map(chunk => peer.get(chunk.id, { lengthBytes: 64 * 1024 })));
-    // 1 MiB at 512 KiB a second, but for the burst and the last chunk: a lower bound, so a busy machine does not matter.
+    // 1 MiB at 512 KiB a second, less the burst and the last chunk. It is a lower bound, so a busy machine does not matter.
     expect(performance.now() - beginMs).toBeGreaterThan(1500);
   });
 
-  it('has a few streams for one peer, and so many for all: who has two gives one to who has none', async () => {
+  it('bounds the streams of one peer and of all: a peer with two loses one to a peer with none', async () => {
     const { requester, server, chunkServer } = await served({ maxStreams: 3 });
     const others = await Promise.all(Array.from({ length: 3 }, () => nodes.site()));
     const requesters = [requester, requester, requester, ...others];
     const open: { isEnded: boolean }[] = [];
     for (const node of requesters) {
       if (node !== requester) await connect(node, server);
-      // Refused, as those beyond the limits are to be.
+      // Streams beyond the limits are refused.
       const raw = await rawRequester(node, server).catch(() => undefined);
       await raw?.ask(hello).catch(() => {});
       open.push(raw?.state ?? { isEnded: true });
@@ -357,13 +357,13 @@ describe('a server of chunks', () => {
   ])('ends the stream of a peer that %s', async (_what, asks) => {
     const { requester, server } = await served();
     const raw = await rawRequester(requester, server);
-    // What comes after the end can't be sent any more.
+    // Messages after the end can't be sent any more.
     for (const ask of asks) await raw.ask(ask).catch(() => {});
     await until(() => raw.state.isEnded, 'the stream has ended');
     expect(raw.answers).toEqual([]);
   });
 
-  it('lets no more requests wait than its bound, and works at no more than two', async () => {
+  it('bounds the waiting requests, and works on at most two', async () => {
     let reading = 0;
     let most = 0;
     const slow = new MemoryStore();
@@ -392,7 +392,7 @@ describe('a server of chunks', () => {
     expect(most).toBe(2);
   });
 
-  it('gives up on a peer that asks and does not read, holding little for it meanwhile', async () => {
+  it('gives up on a peer that sends requests and does not read, and holds little memory for it', async () => {
     const { requester, server, store, chunkServer } = await served({ writeDeadlineMs: 1000 });
     const chunks = noiseChunks(40, 256 * 1024);
     store.put(...chunks);
@@ -404,7 +404,7 @@ describe('a server of chunks', () => {
     expect(store.given.length).toBeLessThan(20);
   });
 
-  it('ends a stream whose message is longer than any question', async () => {
+  it('ends a stream whose message is longer than any request', async () => {
     const { requester, server, chunkServer } = await served();
     const raw = await rawRequester(requester, server);
     const head = Buffer.alloc(4);
@@ -415,8 +415,8 @@ describe('a server of chunks', () => {
   });
 });
 
-describe('what a peer holds', () => {
-  it('is told when it is asked, and as it changes', async () => {
+describe('the chunks that a peer has', () => {
+  it('are announced on request, and as they change', async () => {
     const { peer, haveMap } = await served();
     const image = chunkIdOf(Buffer.from('an index'));
     const holdings = new ImageHoldings(image, 5000, true);
@@ -436,7 +436,7 @@ describe('what a peer holds', () => {
     await until(() => isFetching === false, 'it has ended');
   });
 
-  it('is told of an image that comes later, and of one that is empty yet', async () => {
+  it('are announced for an image that is added later, and for one that is still empty', async () => {
     const { peer, haveMap } = await served();
     const told: [string, number, boolean][] = [];
     for (const name of ['one', 'two'])

@@ -47,7 +47,7 @@ const answers: Answer[] = [
 ];
 
 describe('a message', () => {
-  it('comes out as it went in, at its largest too', () => {
+  it('is decoded as it was encoded, at its largest too', () => {
     for (const ask of asks) {
       const bytes = encodeAsk(ask);
       expect(bytes.length).toBeLessThanOrEqual(MAX_ASK_BYTES);
@@ -82,7 +82,7 @@ describe('a message', () => {
   it.each<[string, (bytes: Buffer) => object]>([
     ['of a requester', decodeAsk],
     ['of an answerer', decodeAnswer],
-  ])('%s is read or refused, whatever the bytes', (_whose, decode) => {
+  ])('%s is decoded or refused, whatever the bytes', (_whose, decode) => {
     const outcomeOf = (bytes: Buffer): unknown => {
       try {
         return typeof decode(bytes);
@@ -98,8 +98,8 @@ describe('a message', () => {
   });
 });
 
-describe("an image's bits", () => {
-  it('are sent in pieces that hold them all', () => {
+describe("an image's bitfield", () => {
+  it('is sent in pieces that hold all of it', () => {
     const bits = new Bitfield(200_000);
     const wanted = [0, 7, 8, 65_535, 65_536, 199_999];
     for (const at of wanted) expect(bits.add(at)).toBe(true);

@@ -23,7 +23,7 @@ const small: Announcement = {
 };
 
 describe('an announcement', () => {
-  it('comes out as it went in, and has one encoding', () => {
+  it('is decoded as it was encoded, and has one encoding', () => {
     const bytes = encodeAnnouncement(small);
     const read = decodeAnnouncement(bytes);
     expect(read.rootVersion).toBe(3);
@@ -57,7 +57,7 @@ describe('an announcement', () => {
       );
   });
 
-  it('is refused when it is cut off, prolonged, or lies about a length', () => {
+  it('is refused when it is truncated, too long, or has a wrong length', () => {
     const bytes = Buffer.from(encodeAnnouncement(small));
     for (let end = 0; end < bytes.length; end += 1)
       expect(() => decodeAnnouncement(bytes.subarray(0, end))).toThrow(malformed);
@@ -68,7 +68,7 @@ describe('an announcement', () => {
     expect(() => decodeAnnouncement(Buffer.alloc(MAX_MESSAGE_BYTES + 1, 1))).toThrow(malformed);
   });
 
-  it('is refused with a name that is none of a metadata file, or twice the same', () => {
+  it('is refused with a name that is no metadata file’s, or with one name twice', () => {
     const bytes = Buffer.from(encodeAnnouncement(small));
     const renamed = (name: string) =>
       Buffer.from(bytes.toString('latin1').replace('7.rollouts.json', name), 'latin1');
@@ -77,7 +77,7 @@ describe('an announcement', () => {
       expect(() => decodeAnnouncement(renamed(name))).toThrow(malformed);
   });
 
-  it('is read or refused, whatever the bytes', () => {
+  it('is decoded or refused, whatever the bytes', () => {
     const outcomeOf = (bytes: Buffer): unknown => {
       try {
         return typeof decodeAnnouncement(bytes);
@@ -93,7 +93,7 @@ describe('an announcement', () => {
     );
   });
 
-  it('takes along what fits: the snapshot, then the smallest', () => {
+  it('includes what fits: the snapshot, then the smallest files', () => {
     const changed = new Map([
       ['9.targets.json', noise(MAX_INLINE_BYTES, 1)],
       ['7.rollouts.json', noise(1000, 2)],

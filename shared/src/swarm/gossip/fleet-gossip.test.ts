@@ -17,7 +17,7 @@ const announcement = (rootVersion: number): Announcement => ({
   files: new Map(),
 });
 
-/** Three in a row; the middle one judges, the third tells what got through. */
+/** Three nodes in a row. The middle one validates, the third shows what got through. */
 async function row(verdict: (version: number) => Verdict) {
   const [first, middle, last] = [await nodes.fleet(), await nodes.fleet(), await nodes.fleet()];
   const judged: number[] = [];
@@ -42,7 +42,7 @@ const seenBy = (node: FleetNode, other: FleetNode) =>
 const isInMesh = (node: FleetNode, other: FleetNode) => seenBy(node, other)?.isInMesh ?? false;
 const scoreOf = (node: FleetNode, other: FleetNode) => seenBy(node, other)?.score ?? 0;
 
-/** What a neighbour could send that doesn't use our code: any bytes as a message. */
+/** Publishes any bytes as a message, as a neighbour with other code could. */
 async function publishRaw(node: FleetNode, data: Uint8Array): Promise<void> {
   const pubsub: unknown = Reflect.get(node.libp2p.services, 'pubsub');
   const publish: unknown = Reflect.get(Object(pubsub), 'publish');
@@ -50,7 +50,7 @@ async function publishRaw(node: FleetNode, data: Uint8Array): Promise<void> {
   await Reflect.apply(publish, pubsub, [GOSSIP_TOPIC, data]);
 }
 
-/** Past gossipsub altogether: bytes in a stream of its protocol. */
+/** Sends bytes in a stream of gossipsub's protocol, without gossipsub. */
 async function sendFrames(node: FleetNode, to: FleetNode, frames: readonly Uint8Array[]): Promise<void> {
   const [connection] = node.libp2p
     .getConnections()
@@ -68,7 +68,7 @@ function varint(value: number): Buffer {
   }
 }
 
-/** An RPC of gossipsub that subscribes to so many topics: field 1, of a flag and a name. */
+/** An RPC of gossipsub that subscribes to this many topics: field 1, with a flag and a name. */
 function subscriptions(count: number, prefix: string): Buffer {
   const each = Array.from({ length: count }, (_, at) => {
     const name = Buffer.from(`${prefix}${at}`);
@@ -78,7 +78,7 @@ function subscriptions(count: number, prefix: string): Buffer {
   return Buffer.concat(each);
 }
 
-it('passes on what is accepted, keeps what is ignored, and blames nobody for it', async () => {
+it('forwards accepted messages, drops ignored ones, and lowers no score for those', async () => {
   const { first, middle, judged, passedOn } = await row(version => (version === 2 ? 'ignore' : 'accept'));
   for (const version of [1, 2, 3]) await first.gossip.announce(announcement(version));
   await until(() => passedOn.length === 2, 'two have come through');
@@ -88,7 +88,7 @@ it('passes on what is accepted, keeps what is ignored, and blames nobody for it'
   expect(scoreOf(middle, first)).toBeGreaterThanOrEqual(0);
 });
 
-it('takes the same content once, whoever sends it', async () => {
+it('handles the same content once, whoever sends it', async () => {
   const { first, last, judged, passedOn } = await row(() => 'accept');
   await first.gossip.announce(announcement(1));
   await first.gossip.announce(announcement(1));
@@ -99,7 +99,7 @@ it('takes the same content once, whoever sends it', async () => {
   expect(passedOn).toEqual([1]);
 });
 
-it('puts a neighbour out of the mesh that sends what is rejected, and soon does not hear it any more', async () => {
+it('removes a neighbour from the mesh that sends rejected messages, and soon ignores it', async () => {
   const { first, middle, last, judged, passedOn } = await row(version =>
     version > 100 ? 'reject' : 'accept',
   );
@@ -107,7 +107,7 @@ it('puts a neighbour out of the mesh that sends what is rejected, and soon does 
   await until(() => !isInMesh(middle, first), 'it is out of the mesh');
   for (const version of [102, 103, 104, 105]) await first.gossip.announce(announcement(version));
   await until(() => scoreOf(middle, first) < SCORE_THRESHOLDS.graylistThreshold, 'it is not heard');
-  // For a second after it was last well thought of, a neighbour is heard whatever its score.
+  // For a second after a neighbour's last good score it is heard, whatever its score.
   await sleep(1500);
   judged.length = 0;
   await first.gossip.announce(announcement(1));
@@ -117,7 +117,7 @@ it('puts a neighbour out of the mesh that sends what is rejected, and soon does 
   expect(isInMesh(middle, last)).toBe(true);
 });
 
-it('puts a neighbour out of the mesh that floods it with what is no announcement', async () => {
+it('removes a neighbour from the mesh that floods it with messages that are no announcements', async () => {
   const { first, middle, judged, last } = await row(() => 'accept');
   for (let at = 0; at < 20; at += 1) await publishRaw(first, noise(100, at));
   await until(() => scoreOf(middle, first) < SCORE_THRESHOLDS.graylistThreshold, 'it is not heard');
@@ -126,21 +126,21 @@ it('puts a neighbour out of the mesh that floods it with what is no announcement
   expect(isInMesh(middle, last)).toBe(true);
 });
 
-it('rejects messages beyond its bound and lets go of a neighbour that sends what no message can be', async () => {
+it('rejects messages beyond its bound, and disconnects a neighbour that exceeds the RPC’s bound', async () => {
   const { first, middle, last, judged } = await row(() => 'accept');
   const longest = Buffer.from(encodeAnnouncement(announcement(1)));
   await publishRaw(first, Buffer.concat([longest, Buffer.alloc(MAX_MESSAGE_BYTES + 1 - longest.length)]));
   await until(() => scoreOf(middle, first) < 0, 'it is blamed');
-  // Longer than any RPC: the stream ends, and the neighbour with it.
+  // This is longer than any RPC, so the stream ends, and with it the connection.
   await sendFrames(first, middle, [Buffer.alloc(1024 * 1024)]).catch(() => {
-    // It may be gone before all is sent.
+    // The connection may end before everything is sent.
   });
   await until(() => seenBy(middle, first) === undefined, 'it is let go');
   expect(judged).toEqual([]);
   expect(isInMesh(middle, last)).toBe(true);
 });
 
-it('blames a neighbour for too many messages that are merely ignored', async () => {
+it('lowers the score of a neighbour for too many ignored messages', async () => {
   const { first, middle, judged } = await row(() => 'ignore');
   for (let at = 1; at <= MAX_IGNORED_PER_MINUTE; at += 1) await first.gossip.announce(announcement(at));
   await until(() => judged.length === MAX_IGNORED_PER_MINUTE, 'all were judged');
@@ -149,7 +149,7 @@ it('blames a neighbour for too many messages that are merely ignored', async () 
   await until(() => scoreOf(middle, first) < 0, 'it is blamed');
 });
 
-it('notes no topic but its own, however many a neighbour subscribes to', async () => {
+it('keeps no topic but its own, however many a neighbour subscribes to', async () => {
   const { first, middle, last, passedOn } = await row(() => 'accept');
   const flood = Array.from({ length: 500 }, (_, at) => subscriptions(at % 2 === 0 ? 4 : 200, `t${at}-`));
   await sendFrames(first, middle, flood);
@@ -162,7 +162,7 @@ it('notes no topic but its own, however many a neighbour subscribes to', async (
   expect(isInMesh(middle, last)).toBe(true);
 });
 
-it('has nobody to tell, and that is no error', async () => {
+it('may publish without neighbours', async () => {
   const alone = await nodes.fleet();
   expect(await alone.gossip.announce(announcement(1))).toBe(0);
   expect(decodeAnnouncement(encodeAnnouncement(announcement(7))).rootVersion).toBe(7);

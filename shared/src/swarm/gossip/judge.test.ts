@@ -35,22 +35,22 @@ function news(...roles: string[]): Announcement {
   return announcementOf(repository.root.version, repository.bytesOf('timestamp'), new Map(files));
 }
 
-describe('an announcement that is right and newer', () => {
-  it('is accepted, with the metadata that changed or without', async () => {
+describe('a valid announcement that is newer', () => {
+  it('is accepted, with the changed metadata or without', async () => {
     await repository.publishWithSnapshot('rollouts');
     expect(verdictOn(news())).toBe('accept');
     expect(news('rollouts', 'snapshot').files.size).toBe(2);
     expect(verdictOn(news('rollouts', 'snapshot'))).toBe('accept');
   });
 
-  it('is accepted by a gateway that knows nothing but the root', async () => {
+  it('is accepted by a gateway that has just the root', async () => {
     trusted = { root: trusted.root, timestamp: undefined, snapshot: undefined };
     expect(verdictOn(news('snapshot', 'targets', 'rollouts'))).toBe('accept');
   });
 });
 
-describe('an announcement that blames nobody', () => {
-  it('is the known one, or an older one', async () => {
+describe('an announcement is ignored', () => {
+  it('if it is the known one, or an older one', async () => {
     const before = news();
     expect(verdictOn(before)).toBe('ignore');
     await repository.publishWithSnapshot('rollouts');
@@ -58,21 +58,21 @@ describe('an announcement that blames nobody', () => {
     expect(verdictOn(before)).toBe('ignore');
   });
 
-  it('is one that has expired', async () => {
+  it('if it has expired', async () => {
     repository.timestamp.expires = repository.inDays(-1);
     repository.timestamp.issued = repository.inDays(-2);
     await repository.publish('timestamp');
     expect(verdictOn(news())).toBe('ignore');
   });
 
-  it('is one of a root that is not known yet: it is looked for', async () => {
+  it('if its root is not known yet, and that root is looked for', async () => {
     repository.setSigners('timestamp', [newSigner()]);
     await repository.publish('root', 'timestamp');
     expect(verdictOn(news())).toBe('ignore');
     expect(newerRoots).toEqual([repository.root.version]);
   });
 
-  it('is one of an older root, whose keys have gone since', async () => {
+  it('if its root is older and its keys were revoked since', async () => {
     await repository.publish('timestamp');
     const old = news();
     repository.setSigners('timestamp', [newSigner()]);
@@ -82,8 +82,8 @@ describe('an announcement that blames nobody', () => {
   });
 });
 
-describe('an announcement that is wrong', () => {
-  it('is rejected: a signature of somebody else, or no timestamp at all', async () => {
+describe('an announcement is rejected', () => {
+  it('if it has no valid signature, or no timestamp', async () => {
     repository.signers.set('timestamp', [newSigner()]);
     await repository.publish('timestamp');
     expect(verdictOn(news())).toBe('reject');
@@ -91,7 +91,7 @@ describe('an announcement that is wrong', () => {
       expect(verdictOn({ ...news(), timestamp: Buffer.from(text) })).toBe('reject');
   });
 
-  it('is rejected with a snapshot, or another file, that the signed chain does not name', async () => {
+  it('if it has a snapshot, or another file, that the signed chain does not name', async () => {
     await repository.publishWithSnapshot('rollouts');
     const honest = news('rollouts', 'snapshot');
     const [snapshot = '', rollouts = ''] = [...honest.files.keys()];
@@ -106,11 +106,11 @@ describe('an announcement that is wrong', () => {
     expect(verdictOn(withFile(rollouts, other))).toBe('reject');
     expect(verdictOn(withFile('9.rollouts.json', other))).toBe('reject');
     expect(verdictOn(withFile('1.strange.json', other))).toBe('reject');
-    // Without the snapshot nothing says what the other file is.
+    // Without the snapshot no signed file describes the other one.
     expect(verdictOn(withFile(snapshot, undefined))).toBe('reject');
   });
 
-  it('is rejected with a file that the snapshot names by its version alone', async () => {
+  it('if it has a file that the snapshot names by its version only', async () => {
     repository.listsHashes = false;
     await repository.publishWithSnapshot('rollouts');
     expect(verdictOn(news('snapshot'))).toBe('accept');
@@ -118,7 +118,7 @@ describe('an announcement that is wrong', () => {
   });
 });
 
-it('spares a client to verify once more what was verified for an announcement', async () => {
+it('verifies a signature once, for the announcement and for the client', async () => {
   const asked: string[] = [];
   const verify = rememberingVerifier((key, message, signatureHex) => {
     asked.push(signatureHex);
@@ -129,7 +129,7 @@ it('spares a client to verify once more what was verified for an announcement', 
   const now = () => repository.nowMs;
   const client = await TufClient.open({ store, fetcher: repository.metadata, now, verify });
   await client.refresh();
-  // Root, timestamp, snapshot, targets.
+  // The calls are for root, timestamp, snapshot and targets.
   expect(asked).toHaveLength(4);
   await repository.publishWithSnapshot('targets');
   const { root, timestamp, snapshot } = client.trusted;

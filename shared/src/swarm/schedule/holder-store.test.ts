@@ -48,7 +48,7 @@ const hang: Answer = (_, { signal }) =>
 
 const FAR_TOO_LONG_MS = 600_000;
 
-/** All of them say that they hold everything. */
+/** All of these peers announce that they have everything. */
 function storeOf(...peers: Scripted[]) {
   const bans: string[] = [];
   const store = new HolderStore({
@@ -67,7 +67,7 @@ function storeOf(...peers: Scripted[]) {
 const nodes = new Nodes();
 afterEach(() => nodes.close());
 
-it('asks nobody for what nobody says that he holds', async () => {
+it('asks no peer for a chunk that no peer has announced', async () => {
   const peer = new Scripted('peer');
   const { store } = storeOf();
   store.addPeer(peer);
@@ -83,7 +83,7 @@ it('asks nobody for what nobody says that he holds', async () => {
   expect(await store.has(idOf(3))).toBe(false);
 });
 
-it('spreads what is asked at one time over those that hold it', async () => {
+it('spreads concurrent requests over the peers that have the chunks', async () => {
   const slow: Answer = async chunk => {
     await sleep(20);
     return chunk;
@@ -95,14 +95,14 @@ it('spreads what is asked at one time over those that hold it', async () => {
   expect(peers.map(({ asked }) => asked)).toEqual([4, 4, 4]);
 });
 
-it('has no more peers than it may', () => {
+it('keeps at most its bound of peers', () => {
   const { store } = storeOf(new Scripted('one'), new Scripted('two'), new Scripted('three'));
   expect(store.addPeer(new Scripted('four'))).toBe(false);
   store.removePeer('one');
   expect(store.addPeer(new Scripted('four'))).toBe(true);
 });
 
-it('leaves a liar for good, and says so once', async () => {
+it('drops a misbehaving peer for good, and reports it once', async () => {
   const [liar, good] = [new Scripted('a liar', lie), new Scripted('good')];
   const { store, bans } = storeOf(liar, good);
   for (const at of ALL) await store.get(idOf(at));
@@ -110,7 +110,7 @@ it('leaves a liar for good, and says so once', async () => {
   expect(store.addPeer(liar)).toBe(false);
 });
 
-it('asks another holder when one has not got it after all, hangs or fails, and no more than two', async () => {
+it('asks another peer when one lacks the chunk, hangs or fails, and at most two', async () => {
   const boasts: Answer = ({ id }) => {
     throw chunkNotFound(id, { name: 'a boaster' });
   };
@@ -129,7 +129,7 @@ it('asks another holder when one has not got it after all, hangs or fails, and n
   }
 });
 
-it('leaves one that gives nothing three times in a row, and passes it over before', async () => {
+it('drops a peer that fails three times in a row, and prefers others before that', async () => {
   let nowMs = 0;
   const dead = new Scripted('dead', () => {
     throw unreachable();
@@ -147,7 +147,7 @@ it('leaves one that gives nothing three times in a row, and passes it over befor
   expect(store.addPeer(dead)).toBe(false);
 });
 
-it('ends with the reason of whoever gives up', async () => {
+it('ends with the reason of the caller’s signal', async () => {
   const { store } = storeOf(new Scripted('hangs', hang), new Scripted('hangs too', hang));
   const stop = new AbortController();
   const getting = store.get(idOf(0), { signal: stop.signal });
@@ -155,7 +155,7 @@ it('ends with the reason of whoever gives up', async () => {
   await expect(getting).rejects.toThrow('enough');
 });
 
-it('follows what real peers hold, as it grows, and gets that from them', async () => {
+it('follows what real peers have as that grows, and fetches it from them', async () => {
   const [self, other] = [await nodes.site(), await nodes.site()];
   const image = sha256(index.encode());
   const haveMap = new HaveMap();

@@ -13,7 +13,7 @@ function index(count = CHUNKS): ChunkIndex {
   return builder.finish();
 }
 
-/** The same chances in every run. */
+/** The same random numbers in every run. */
 function chance(): () => number {
   let state = 1;
   return () => {
@@ -41,7 +41,7 @@ function drainOwn(of: Picker): number[] {
 }
 
 describe('shares', () => {
-  it('give each chunk to one machine, in about equal numbers', () => {
+  it('assign each chunk to one machine, in about equal numbers', () => {
     const machines = ['a', 'b', 'c', 'd'];
     const counts = machines.map(self => {
       const shares = new Shares(self);
@@ -52,7 +52,7 @@ describe('shares', () => {
     for (const count of counts) expect(Math.abs(count - CHUNKS / 4)).toBeLessThan(60);
   });
 
-  it('change hands only where the one that goes was first', () => {
+  it('change hands only where the removed machine ranked first', () => {
     const shares = new Shares('a');
     shares.setOthers(['b', 'c']);
     const before = numbers(0, CHUNKS).filter(at => shares.rankOf(idOf(at)) === 0);
@@ -64,11 +64,11 @@ describe('shares', () => {
 });
 
 describe('a picker', () => {
-  it('alone takes everything from the gateway', () => {
+  it('takes everything from the gateway when it is alone', () => {
     expect(new Set(drainOwn(picker()))).toEqual(new Set(numbers(0, CHUNKS)));
   });
 
-  it('takes its own share where others fetch along, and together they take all', () => {
+  it('takes its own share where others fetch too, and all shares together are the whole image', () => {
     const machines = ['a', 'b', 'c'];
     const taken = machines.flatMap(self => {
       const mine = picker(self);
@@ -82,14 +82,14 @@ describe('a picker', () => {
     expect(new Set(taken).size).toBe(CHUNKS);
   });
 
-  it('leaves to those that merely hold nothing no share', () => {
+  it('assigns no share to a peer that fetches nothing', () => {
     const mine = picker();
     mine.addPeer('idle', 0);
     mine.onHave('idle', [], false, 0);
     expect(drainOwn(mine)).toHaveLength(CHUNKS);
   });
 
-  it('asks peers for the rarest first, and a gateway for nothing that a peer holds', () => {
+  it('asks peers for the rarest chunks first, and a gateway for nothing that a peer has', () => {
     const mine = picker('me', 30);
     for (const [peer, to] of [
       ['a', 30],
@@ -110,7 +110,7 @@ describe('a picker', () => {
     expect(new Set(order.slice(10, 20))).toEqual(new Set(numbers(10, 20)));
   });
 
-  it('passes over chunks whose holders have no room', () => {
+  it('skips chunks whose peers have no room', () => {
     const mine = picker('me', 10);
     mine.addPeer('busy', 0);
     mine.addPeer('free', 0);
@@ -120,7 +120,7 @@ describe('a picker', () => {
     expect(pick).toEqual({ at: 7, peer: 'free' });
   });
 
-  it('takes up again what a peer lost, or what one had that left', () => {
+  it('takes back what a peer lost, or what a removed peer had', () => {
     const mine = picker('me', 10);
     mine.addPeer('a', 0);
     mine.onHave('a', numbers(0, 10), false, 0);
@@ -130,7 +130,7 @@ describe('a picker', () => {
     expect(drainOwn(mine)).toHaveLength(10);
   });
 
-  it('takes over the share of one that says nothing while it comes on itself', () => {
+  it('takes over the share of a peer that stays silent while the picker itself makes progress', () => {
     const mine = picker('me');
     mine.addPeer('stuck', 0);
     mine.onHave('stuck', [], true, 0);
@@ -143,7 +143,7 @@ describe('a picker', () => {
     expect(drainOwn(mine)).toHaveLength(CHUNKS - own.length);
   });
 
-  it('blames nobody while nothing comes to itself either', () => {
+  it('takes over no share while the picker itself makes no progress either', () => {
     const mine = picker('me');
     mine.addPeer('a', 0);
     mine.onHave('a', [], true, 0);
@@ -152,7 +152,7 @@ describe('a picker', () => {
     expect(mine.pickOwned()).toBeUndefined();
   });
 
-  it("turns to a gateway for others' chunks when nothing has come for long, the nearest in rank first", () => {
+  it("asks a gateway for others' chunks when nothing has arrived for long, the nearest in rank first", () => {
     const mine = picker('me');
     for (const peer of ['a', 'b', 'c']) {
       mine.addPeer(peer, 0);
@@ -181,7 +181,7 @@ describe('a picker', () => {
 });
 
 describe('pools', () => {
-  it('hold each chunk once, and give any of them', () => {
+  it('hold each chunk once, and return any of them', () => {
     const pools = new ChunkPools(5, 2);
     for (const at of [0, 1, 2, 3, 4]) pools.put(at, 0);
     pools.put(2, 1);

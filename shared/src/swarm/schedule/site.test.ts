@@ -29,7 +29,7 @@ afterEach(async () => {
   await nodes.close();
 });
 
-/** Over a link that all devices share. It can be away. */
+/** A gateway over a link that all devices share. It can be switched off. */
 class Gateway implements ChunkStore {
   readonly name = 'gateway';
   readonly sent: string[] = [];
@@ -123,7 +123,7 @@ it("sends the image over the gateway's link about once, however many devices upd
   expect(devices.flatMap(({ lies }) => lies)).toEqual([]);
 });
 
-it('lets devices finish from each other when the gateway goes once all of it is at the site', async () => {
+it('lets devices finish from each other when the gateway goes away once the site has the whole image', async () => {
   const gateway = new Gateway();
   for (let at = 0; at < 3; at += 1) await device(gateway);
   await sleep(500);
@@ -134,7 +134,7 @@ it('lets devices finish from each other when the gateway goes once all of it is 
   for (const each of devices) expect(await isWhole(each)).toBe(true);
 });
 
-it('updates a device that comes late from those that are done', async () => {
+it('updates a late device from those that have finished', async () => {
   const gateway = new Gateway();
   await (await device(gateway)).update();
   const before = gateway.sent.length;
@@ -145,14 +145,14 @@ it('updates a device that comes late from those that are done', async () => {
   expect(gateway.sent).toHaveLength(before);
 });
 
-it('finishes without a device that leaves in the middle, and without one that gives wrong bytes', async () => {
+it('finishes without a device that leaves, and without one that sends wrong bytes', async () => {
   const gateway = new Gateway();
   const [one, two] = [await device(gateway), await device(gateway)];
   const leaving = await device(gateway);
   const tampering = await device(gateway, true);
   await sleep(500);
   const left = leaving.update().catch(() => {
-    // It's gone.
+    // The device has left.
   });
   const updates = Promise.all([one.update(), two.update(), tampering.update()]);
   await sleep(700);

@@ -18,7 +18,7 @@ const ALL = numbers(60);
 
 type Answer = (chunk: Chunk, request: ChunkRequest) => Promise<Chunk> | Chunk;
 
-/** A peer or gateway that behaves as a test wants it to. */
+/** A peer or gateway whose behaviour a test sets. */
 class Scripted implements ChunkStore, SwarmPeer {
   readonly name: string;
   readonly peer: string;
@@ -88,7 +88,7 @@ function swarmOf(gateway: ChunkStore | undefined, ...peers: SwarmPeer[]) {
 }
 
 describe('a swarm', () => {
-  it('takes each chunk from the gateway once where there are no peers, few at a time', async () => {
+  it('takes each chunk from the gateway once where there are no peers, a few at a time', async () => {
     const gateway = new Scripted('gateway', async chunk => {
       await sleep(2);
       return chunk;
@@ -100,7 +100,7 @@ describe('a swarm', () => {
     expect(gateway.most).toBe(GATEWAY_SLOTS);
   });
 
-  it('takes from peers what they hold, shared among them, and nothing from the gateway', async () => {
+  it('takes what peers have from them, spread over all, and nothing from the gateway', async () => {
     const slowly: Answer = async chunk => {
       await sleep(5);
       return chunk;
@@ -119,7 +119,7 @@ describe('a swarm', () => {
     expect(Math.max(one.most, two.most)).toBe(PEER_SLOTS);
   });
 
-  it('bans a peer that gives wrong bytes, says so once, and takes the chunk elsewhere', async () => {
+  it('bans a peer that sends wrong bytes, reports it once, and takes the chunk from another source', async () => {
     const gateway = new Scripted('gateway');
     const liar = new Scripted('liar', chunk => Chunk.fromPlain(chunk.id, Buffer.from('wrong')).verify());
     const { fetch, isWhole, bans, swarm } = swarmOf(gateway, liar);
@@ -130,7 +130,7 @@ describe('a swarm', () => {
     expect(swarm.addPeer(liar)).toBe(false);
   });
 
-  it('bans a gateway that gives wrong bytes: it is checked here', async () => {
+  it('bans a gateway that sends wrong bytes', async () => {
     const gateway = new Scripted('gateway', chunk => Chunk.fromPlain(chunk.id, Buffer.from('wrong')));
     const { fetch, bans, got } = swarmOf(gateway);
     await expect(fetch({ stallMs: 300 })).rejects.toMatchObject({ code: 'SITECAST_STORE_UNREACHABLE' });
@@ -138,7 +138,7 @@ describe('a swarm', () => {
     expect(got.size).toBe(0);
   });
 
-  it('believes a peer no more for a chunk that it lacks after all, and blames it for nothing', async () => {
+  it('no longer asks a peer for a chunk that it lacks after all, which is no misbehaviour', async () => {
     const gateway = new Scripted('gateway');
     const boaster = new Scripted('boaster', chunk => {
       if (Buffer.compare(chunk.id, chunks[30]?.id ?? Buffer.alloc(0)) < 0)
@@ -153,7 +153,7 @@ describe('a swarm', () => {
     expect(gateway.asked.length).toBeLessThan(60);
   });
 
-  it('asks a second source when the first hangs, and calls the first one off', async () => {
+  it('asks a second source when the first hangs, and aborts the first request', async () => {
     const [hanging, good] = [new Scripted('hanging', hang), new Scripted('good')];
     const { fetch, isWhole } = swarmOf(undefined, hanging, good);
     await fetch();
@@ -183,7 +183,7 @@ describe('a swarm', () => {
     expect(hanging.asked.length).toBeLessThanOrEqual(2 * PEER_SLOTS);
   });
 
-  it('turns to the gateway when its only peer crawls, just fast enough not to be given up', async () => {
+  it('uses the gateway when its only peer is just fast enough not to be given up', async () => {
     const gateway = new Scripted('gateway');
     const crawling = new Scripted('crawling', async chunk => {
       await sleep(600);
@@ -209,7 +209,7 @@ describe('a swarm', () => {
     expect(isWhole()).toBe(true);
   });
 
-  it('lets a peer go that leaves in the middle', async () => {
+  it('drops a peer that leaves in the middle', async () => {
     const gateway = new Scripted('gateway');
     const leaving = new Scripted('leaving', chunk => {
       if (leaving.asked.length > 10) throw unreachable();
@@ -221,7 +221,7 @@ describe('a swarm', () => {
     expect(swarm.peers).toEqual([]);
   });
 
-  it('gives up, with the reason, when nothing comes, and at once when it is told to', async () => {
+  it('fails with the reason when nothing arrives, and at once when it is aborted', async () => {
     const { fetch } = swarmOf(undefined);
     await expect(fetch({ stallMs: 300 })).rejects.toMatchObject({
       code: 'SITECAST_STORE_UNREACHABLE',
@@ -237,7 +237,7 @@ describe('a swarm', () => {
     expect(gateway.underWay).toBe(0);
   });
 
-  it('ends with the error of whoever takes the chunks, after those under way were taken', async () => {
+  it('ends with the error of the consumer, after the running deliveries', async () => {
     const { swarm } = swarmOf(new Scripted('gateway'));
     let delivering = 0;
     const deliver = async (at: number) => {
@@ -251,7 +251,7 @@ describe('a swarm', () => {
     expect(delivering).toBe(0);
   });
 
-  it('has no more chunks in memory than it may', async () => {
+  it('has at most its bound of chunks in memory', async () => {
     let delivering = 0;
     let most = 0;
     const { swarm } = swarmOf(new Scripted('gateway'), new Scripted('one'), new Scripted('two'));
@@ -267,7 +267,7 @@ describe('a swarm', () => {
     expect(most).toBeLessThanOrEqual(3);
   });
 
-  it('gives one chunk out of turn, as a store does', async () => {
+  it('returns a single chunk out of turn, as a store does', async () => {
     const [gateway, liar] = [
       new Scripted('gateway'),
       new Scripted('liar', chunk => Chunk.fromPlain(chunk.id, Buffer.from('wrong')).verify()),

@@ -11,7 +11,7 @@ interface TestClientOptions {
   limits?: Partial<TrustLimits>;
 }
 
-/** A client of a test repository: begun with its first root if its store is empty, opened, not yet refreshed. */
+/** A client of a test repository, opened but not yet refreshed. An empty store is initialised with the repository's first root. */
 export async function openTestClient(
   repository: TestRepository,
   { store = new MemoryMetadataStore(), nowMs = repository.nowMs, limits = {} }: TestClientOptions = {},

@@ -29,8 +29,8 @@ export function newSigner(): Signer {
 export const ENDLESS = Symbol('endless');
 
 /**
- * A TUF repository in memory, for tests: change what it's about to say (`root`, `snapshot`, …), who signs it
- * (`signers`), then `publish`. Nothing is checked, so that every attack can be built; all else stays well signed.
+ * A TUF repository in memory, for tests. A test changes what it will say (`root`, `snapshot`, …) and who signs it (`signers`), then calls
+ * `publish`. Nothing is checked, so that a test can build any attack. All else stays correctly signed.
  */
 export class TestRepository {
   readonly nowMs: number;
@@ -38,14 +38,14 @@ export class TestRepository {
   readonly signers = new Map<string, Signer[]>();
   /** By path below the repository: `metadata/1.root.json`, `targets/…`. */
   readonly files = new Map<string, Uint8Array | typeof ENDLESS>();
-  /** The paths asked for through `metadata` and `targetFiles`, in order. */
+  /** The paths requested through `metadata` and `targetFiles`, in order. */
   readonly requests: string[] = [];
   readonly delegated = new Map<string, SignedTargets>();
   root: SignedRoot;
   timestamp: SignedTimestamp;
   snapshot: SignedSnapshot;
   targets: SignedTargets;
-  /** Whether snapshot and timestamp list lengths and hashes, too. */
+  /** Whether snapshot and timestamp list lengths and hashes as well. */
   listsHashes = false;
   readonly #published = new Set<string>();
 
@@ -70,7 +70,7 @@ export class TestRepository {
     this.targets = { _type: 'targets', ...common, targets: {} };
   }
 
-  /** One key a role, version 1 of everything published. */
+  /** A repository with one key per role, and version 1 of everything published. */
   static async create(nowMs = Date.now()): Promise<TestRepository> {
     const repository = new TestRepository(nowMs);
     for (const role of ['root', 'timestamp', 'snapshot', 'targets'] as const) {
@@ -84,7 +84,7 @@ export class TestRepository {
     return toDateTime(this.nowMs + days * DAY_MS);
   }
 
-  /** Says in the root who may sign for a top-level role, and lets them sign. */
+  /** Lists the signers of a top-level role in the root, and makes them sign. */
   setSigners(role: keyof SignedRoot['roles'], signers: Signer[], threshold = signers.length): void {
     this.root = {
       ...this.root,
@@ -94,7 +94,7 @@ export class TestRepository {
     this.signers.set(role, signers);
   }
 
-  /** Adds a delegation, last in its delegator's list, to a role of its own key; makes the role if it's new. */
+  /** Adds a delegation at the end of its delegator's list, to a role with a key of its own. It creates the role if it is new. */
   delegate(
     delegator: string,
     name: string,
@@ -129,7 +129,7 @@ export class TestRepository {
     return found;
   }
 
-  /** Lists a target file and lays it out. */
+  /** Lists a target file and stores it. */
   addTarget(role: string, name: string, content: string): void {
     const bytes = Buffer.from(content);
     const sha256 = createHash('sha256').update(bytes).digest('hex');
@@ -137,7 +137,7 @@ export class TestRepository {
     this.files.set(`targets/${targetPath(name, this.root.consistent_snapshot ? sha256 : undefined)}`, bytes);
   }
 
-  /** Signs and lays out the next version of each role, in this order; the snapshot and timestamp follow along. */
+  /** Signs and stores the next version of each role, in this order, and then of snapshot and timestamp. */
   async publish(...roles: string[]): Promise<void> {
     for (const role of roles) {
       const signed = this.#signedOf(role);
@@ -147,12 +147,12 @@ export class TestRepository {
     }
   }
 
-  /** As `publish`, for a role and all that refers to it. */
+  /** As `publish`, for a role and all roles that refer to it. */
   async publishWithSnapshot(...roles: string[]): Promise<void> {
     await this.publish(...roles, 'snapshot', 'timestamp');
   }
 
-  /** Signs a role as it stands, its version unchanged, and lays it out. */
+  /** Signs a role without a change of its version, and stores it. */
   async layOut(role: string): Promise<void> {
     const signed = this.#signedOf(role);
     const bytes = await signMetadata(signed, this.signers.get(role) ?? []);
@@ -166,20 +166,20 @@ export class TestRepository {
     else if (role === 'targets' || !isTopLevelRole(role)) this.snapshot.meta[`${role}.json`] = file;
   }
 
-  /** Where a role's file lies. */
+  /** The path of a role's file. */
   pathOf(role: string, version = this.#signedOf(role).version): string {
     const isVersioned = role === 'root' || (role !== 'timestamp' && this.root.consistent_snapshot === true);
     return `metadata/${metadataPath(role, isVersioned ? version : undefined)}`;
   }
 
-  /** A role's newest file. */
+  /** The bytes of a role's newest file. */
   bytesOf(role: string, version?: number): Uint8Array {
     const bytes = this.files.get(this.pathOf(role, version));
     if (!(bytes instanceof Uint8Array)) throw new Error(`nothing is published for ${role}`);
     return bytes;
   }
 
-  /** The repository's public face at one moment, for an attacker to hand out later. */
+  /** The files of the repository at this moment. A test serves them again later, as an attacker would. */
   snapshotOfFiles(): Map<string, Uint8Array | typeof ENDLESS> {
     return new Map(this.files);
   }
