@@ -20,8 +20,9 @@ const FIRST_DELIVERY_MS = 1000;
 const MAX_DELIVERY_MS = 5 * 60_000;
 const JITTER = 0.1;
 const MAX_REASON_CHARS = 1024;
-/** A gateway may always claim to have news. After claims that turn out to be vain the pause doubles; milliseconds. */
+/** Claims of news, in a row, that may turn out to be false before the pauses begin. */
 const FREE_VAIN_NEWS = 2;
+/** The pause after a false claim; doubled with each. A gateway, or a machine in its place, could claim to have news all the time. */
 const FIRST_VAIN_PAUSE_MS = 500;
 const MAX_VAIN_PAUSE_MS = 60_000;
 
@@ -182,7 +183,7 @@ export class Daemon {
         await this.#pauseIfVain(signal);
       } catch (error) {
         if (signal.aborted) return;
-        // The cycle meets the same error, and handles it.
+        // The cycle gets the same error, and handles it.
         this.#deps.log('warn', 'watching for changes failed; it goes on', { err: error });
         await this.#deps.clock.sleep(GATEWAY_PAUSE_MS, signal);
       }

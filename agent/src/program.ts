@@ -99,14 +99,14 @@ function addStatus(program: SettingsCommand, commands: AgentCommands, out: Outpu
 
 const jsonLine = (value: unknown): string => `${plainJson(JSON.stringify(value))}\n`;
 
-function print(rest: CycleResult, options: Record<string, unknown>, out: OutputStreams['out']): void {
-  const { state, reason, waitingFor } = rest;
+function print(result: CycleResult, options: Record<string, unknown>, out: OutputStreams['out']): void {
+  const { state, reason, waitingFor } = result;
   out(
     options.json === true
       ? jsonLine({ state, reason, waitingFor })
       : `${plainLine(`${state}${waitingFor === undefined ? '' : ` (for ${waitingFor})`}${reason ? `: ${reason.message} (${reason.code})` : ''}`)}\n`,
   );
-  refuseUnreachable(rest);
+  refuseUnreachable(result);
   if (state === 'failed' || state === 'rolledBack')
     throw new SitecastError('failed', 'SITECAST_UPDATE_FAILED', reason?.message ?? 'the update failed');
 }

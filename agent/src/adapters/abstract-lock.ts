@@ -6,7 +6,7 @@ const NAME_BYTES = 107;
 
 /**
  * A lock by a name in Linux's abstract socket namespace. The kernel gives the name to one process, and takes it back however that process
- * ends. So there is no stale lock to judge.
+ * ends. So no lock outlives its process.
  */
 export class AbstractLock {
   readonly #server: Server;

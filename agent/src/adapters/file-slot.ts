@@ -242,9 +242,9 @@ async function fill(handle: FileHandle, block: Buffer, offset: number): Promise<
  * at each possible place, until one isn't refused.
  */
 async function alignedBlock(handle: FileHandle): Promise<Buffer> {
-  const stateFile = Buffer.allocUnsafeSlow(BLOCK_BYTES + MAX_ALIGNMENT_BYTES);
+  const memory = Buffer.allocUnsafeSlow(BLOCK_BYTES + MAX_ALIGNMENT_BYTES);
   for (let start = 0; start < MAX_ALIGNMENT_BYTES; start += ALIGNMENT_STEP_BYTES) {
-    const block = stateFile.subarray(start, start + BLOCK_BYTES);
+    const block = memory.subarray(start, start + BLOCK_BYTES);
     try {
       await handle.read(block, 0, block.length, 0);
       return block;

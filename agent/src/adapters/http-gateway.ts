@@ -6,7 +6,7 @@ import { type SiteAnswer, SiteClient } from '@sitecast/shared/upstream';
 import type { Gateway, JsonAnswer } from '../ports.ts';
 
 const TIMEOUT_MS = 30_000;
-/** A gateway that sends nothing for so long makes room for the next one. */
+/** After so long without a byte of a chunk the next gateway is asked. */
 const CHUNK_SILENCE_MS = 15_000;
 const METADATA_TIMEOUTS = { timeoutMs: 120_000, idleTimeoutMs: 15_000 };
 /** Beyond the time that the gateway was asked to wait. */
@@ -55,7 +55,7 @@ export class HttpGateway implements Gateway {
   async waitForChange(waitMs: number, signal?: AbortSignal): Promise<'changed' | 'same'> {
     const path = '/metadata/timestamp.json';
     const answer = await this.#client.get(path, {
-      // No gateway demands it. By the signature it knows which devices are alive.
+      // No gateway demands the signature. It shows the gateway which devices are alive.
       isSigned: true,
       headers: {
         prefer: `wait=${Math.round(waitMs / 1000)}`,

@@ -7,7 +7,7 @@ import type { CommandOutcome, RunCommand } from '../ports.ts';
 const MAX_OUTPUT_BYTES = 8 * 1024;
 /** Milliseconds between asking a command to end and ending it. */
 const GRACE_MS = 5000;
-/** Milliseconds. A process that SIGKILL doesn't end hangs in the kernel, on a dead disk, say. It isn't waited for any longer. */
+/** Milliseconds. A process that hangs in the kernel, on a dead disk, say, doesn't end by SIGKILL. It isn't waited for any longer. */
 const UNKILLABLE_MS = 2000;
 /** Milliseconds that the last output of a command may take to arrive after its end. */
 const LAST_OUTPUT_MS = 250;

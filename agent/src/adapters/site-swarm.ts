@@ -22,9 +22,10 @@ import type { FoundPeer, HeldImage, PeerCounts, PeerFetch, SiteImage, SitePeers 
 
 /** Machines that a gateway has named lately. Those that weren't named for the longest time make room. */
 const MAX_NAMED_PEERS = 256;
-/** Machines that multicast DNS has found. Any machine on the LAN can invent some, so they have little room, and come last. */
+/** Machines that multicast DNS has found. Any machine on the LAN can invent some, so there is room for few. */
 const MAX_FOUND_PEERS = 64;
-const MAX_FOUND_MET = 24;
+/** Of these, those that take part in one download. */
+const MAX_FOUND_ADDED = 24;
 const KNOWN_FOR_MS = 10 * 60_000;
 const MAX_CONNECTIONS = 128;
 const LOOPBACK = /^\/ip4\/127\.|^\/ip6\/::1\//;
@@ -57,8 +58,8 @@ export class SiteSwarm implements SitePeers {
   readonly #neighbours: Neighbours;
   readonly #named = lruCache<string, FoundPeer>({ max: MAX_NAMED_PEERS, ttl: KNOWN_FOR_MS });
   readonly #found = lruCache<string, FoundPeer>({ max: MAX_FOUND_PEERS, ttl: KNOWN_FOR_MS });
-  /** Those found that were met for the present image. */
-  readonly #foundMet = new Set<string>();
+  /** Peers found by multicast DNS that take part in the download under way. */
+  readonly #foundAdded = new Set<string>();
   #links: PeerLinks | undefined;
   #receivedBytes = 0;
   #sentBytes = 0;
@@ -81,7 +82,7 @@ export class SiteSwarm implements SitePeers {
     });
     node.onFound(peer => {
       this.#found.set(peer.id, peer);
-      this.#meetFound(peer);
+      this.#addFound(peer);
     });
   }
 
@@ -93,7 +94,7 @@ export class SiteSwarm implements SitePeers {
     return swarm;
   }
 
-  /** Without those that lead nowhere from elsewhere, unless there are no others. */
+  /** Without loopback addresses, which lead nowhere from other machines, unless there are no others. */
   get addresses(): readonly string[] {
     const { addresses } = this.#node;
     const outer = addresses.filter(address => !LOOPBACK.test(address));
@@ -162,9 +163,9 @@ export class SiteSwarm implements SitePeers {
       onMisbehaviour: (peer, { code }) => onBan(peer, code),
     });
     this.#links = links;
-    this.#foundMet.clear();
+    this.#foundAdded.clear();
     for (const peer of this.#named.values()) links.addPeer(peer.id, peer.addresses);
-    for (const peer of this.#found.values()) this.#meetFound(peer);
+    for (const peer of this.#found.values()) this.#addFound(peer);
     try {
       await swarm.fetch(wanted, { concurrency, signal, deliver });
     } finally {
@@ -173,10 +174,10 @@ export class SiteSwarm implements SitePeers {
     }
   }
 
-  #meetFound({ id, addresses }: FoundPeer): void {
+  #addFound({ id, addresses }: FoundPeer): void {
     if (!this.#links || this.#named.has(id)) return;
-    if (this.#foundMet.size >= MAX_FOUND_MET && !this.#foundMet.has(id)) return;
-    this.#foundMet.add(id);
+    if (this.#foundAdded.size >= MAX_FOUND_ADDED && !this.#foundAdded.has(id)) return;
+    this.#foundAdded.add(id);
     this.#links.addPeer(id, addresses);
   }
 

@@ -20,8 +20,8 @@ const DEVICES = '/dev';
 const IN_MEMORY: ReadonlySet<string> = new Set(['tmpfs', 'ramfs', 'rootfs']);
 
 /**
- * What a slot's path leads to; undefined where nothing is there. A file among the device nodes lies in memory: it was made by the name
- * of a missing device, and it is no slot.
+ * What a slot's path leads to; undefined where nothing is there. A regular file below /dev is no slot: it lies in memory, and a program
+ * made it because the device of that name was missing.
  * @throws SITECAST_SLOT_UNUSABLE for a directory, a pipe and the like
  */
 export async function findSlot(path: string): Promise<BigIntStats | undefined> {
@@ -111,7 +111,7 @@ export async function locateSlot(
   return { path, isThere: found !== undefined, ...(isVouchedFor ? {} : { mountPoint }) };
 }
 
-/** An image in memory would be gone at the boot that tries it. An agent that lives in memory itself, as in a demo, may have it there. */
+/** An image in memory would be gone at the boot that tries it. It may lie there only where the agent's own data does, as in a demo. */
 async function refuseInMemory(
   path: string,
   directory: string,
@@ -188,7 +188,7 @@ export async function refuseUnsafe(
   if (other !== undefined) {
     const found = await findSlot(other);
     if (found && isOverlapping(storage, await storageOf(found, other))) throw overlappingSlot(path, other);
-    // The slot that runs may be the very device that was opened: nothing shows that it isn't.
+    // What was opened may be the slot that runs: nothing shows that it isn't.
     if (!found) await directoryOfFile(other, false);
   }
   for (const device of await loopDevicesOn(storage)) {
@@ -208,8 +208,8 @@ async function isClaimed(device: string): Promise<boolean> {
 }
 
 /**
- * Refuses, before anything is written, two slots of which one is the other or lies in it, paths that can't be slots, and a data directory
- * in a slot. A slot that isn't there yet is checked before it is written.
+ * Checks the settings before anything is written. Refused are two slots of which one is the other or lies in it, paths that can't be
+ * slots, and a data directory in a slot. A slot that isn't there yet is checked before it is written.
  */
 export async function checkSlots(settings: {
   slots: Readonly<Record<SlotName, string>>;

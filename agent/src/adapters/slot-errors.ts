@@ -26,11 +26,11 @@ const CAUSES: Record<string, Cause> = {
   ETXTBSY: { code: 'SITECAST_SLOT_BUSY', what: 'is being executed', kind: 'failed' },
   ENOENT: MISSING,
   EEXIST: { ...MISSING, what: 'has appeared only just now' },
-  // A device node without its device: pulled out, or not there yet.
+  // ENXIO, ENODEV: a device node without its device, which was pulled out or isn't there yet.
   ENXIO: { ...MISSING, what: 'is the name of a device that is not there' },
   ENODEV: { ...MISSING, what: 'is the name of a device that is not there' },
   ENOMEDIUM: { ...MISSING, what: 'is a device without a medium' },
-  // A network's file system that went away and came back as another one.
+  // ESTALE: a network file system went away, and came back as another one.
   ESTALE: MISSING,
   ENOTDIR: {
     code: 'SITECAST_SLOT_UNUSABLE',

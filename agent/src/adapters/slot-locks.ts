@@ -13,7 +13,7 @@ import { storageId } from './storage-stack.ts';
  */
 export class SlotLocks {
   readonly #held = new Map<string, AbstractLock>();
-  /** By the lock's name: the process that holds it, may not write the slot, and was logged. */
+  /** By the lock's name: the process that holds it without a right to write the slot, as it was last logged. */
   readonly #passedOver = new Map<string, number>();
   readonly #log: Log;
 
@@ -76,7 +76,7 @@ const nameOf = (found: BigIntStats): string => `sitecast-slot-${storageId(found)
 /** Another process, as /proc shows it (proc_pid_status(5)). */
 interface Holder {
   pid: number;
-  /** The real user id, of the user who started it: a set-uid program keeps open what it was handed. */
+  /** The real user id: that of the user who started it. A set-uid program has another effective one. */
   uid: number;
   /** Its real group and all supplementary ones. */
   gids: readonly number[];

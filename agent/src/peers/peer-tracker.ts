@@ -4,8 +4,8 @@ import { namedPeersSchema, type PeerNotice } from '@sitecast/shared/api';
 import type { FoundPeer, Gateway } from '../ports.ts';
 import type { Gateways } from '../upstream/gateways.ts';
 
-// Who answers: a gateway, or a machine in its place. The worst answer: addresses of third parties. They are few and plain TCP, and only a
-// handshake goes there.
+// A gateway answers, or any machine in its place. The worst answer names addresses of third parties. They are few, and only plain TCP
+// connections with a handshake go there.
 
 const PATH = '/site/v1/peers';
 /** Milliseconds between two notices to a gateway, doubled each time, and reset with each new image. */

@@ -84,7 +84,7 @@ export class SharedSlots {
     try {
       await new SlotIndexFile(this.#directory, name).write(indexBytes);
     } catch (error) {
-      // A full disk: peers are served until the next start only, and the update goes on.
+      // A full disk: the slot is handed out until the next start only, and the update goes on.
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
     }
   }
@@ -107,7 +107,7 @@ async function readerOf(slot: Slot): Promise<SlotReader | undefined> {
   try {
     return await slot.openForReading();
   } catch (error) {
-    // A device node that comes late, say. The update meets the same error, and reports it.
+    // A device node that isn't there yet, say. The next update gets the same error, and reports it.
     if (error instanceof SitecastError) return undefined;
     throw error;
   }

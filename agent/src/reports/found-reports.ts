@@ -6,7 +6,7 @@ import { isReportPayload, type ReportEvent, readReport } from '@sitecast/shared/
 import { envelopeSchema, fastVerifyById } from '@sitecast/shared/identity';
 import { type Entry, eventOf, FILE_NAME, follows, sha256 } from './report-chain.ts';
 
-/** Where version 0.1 put a file aside: it took a report that no reader takes for damage, and lost that report and all after it. */
+/** Where version 0.1 put a file aside. It mistook a report that no reader accepts for damage, and lost that report and all after it. */
 const PUT_ASIDE_NAME = `${FILE_NAME}.damaged`;
 /** The same file once its reports have been made again. */
 const TOLD_NAME = `${FILE_NAME}.told`;
@@ -24,7 +24,7 @@ async function readIfThere(path: string, maxBytes: number): Promise<Buffer> {
   }
 }
 
-/** What this release itself has set aside under that name holds no reports; nor may it keep the others from being read. */
+/** This release, too, sets files aside under that name, but none with reports in it. One that can't be read counts as empty. */
 async function readPutAside(directory: string, maxBytes: number): Promise<Buffer> {
   try {
     return await readIfThere(join(directory, PUT_ASIDE_NAME), maxBytes);

@@ -59,7 +59,7 @@ export class Verdicts {
   readonly sinceMs: number;
   readonly #refused = new Map<number, Refused>();
   #refusedAlone = 0;
-  /** It has taken a report in this run, so what it refuses is refused for its content. */
+  /** It has taken a report in this run. So what it refuses, it refuses for the report's content. */
   hasTaken = false;
   /** What it refuses for another reason, for people to look into. */
   otherRefusal: string | undefined;
@@ -152,7 +152,7 @@ export class Refusals {
   readonly #log: Log;
   readonly #byUrl = new Map<string, Verdicts>();
   #heard: { url: string; verdicts: Verdicts }[] = [];
-  /** By `performance.now`: a device whose clock begins anew at each boot would begin a chain at each boot. */
+  /** By `performance.now`. By the wall clock, a device whose clock begins anew at each boot would begin a chain at each boot. */
   #lastChainMs: number;
 
   constructor({ outbox, now, log }: { outbox: Outbox; now: () => number; log: Log }) {
@@ -238,7 +238,7 @@ export class TakenReports {
       for (const seq of [...taken.keys()].filter(each => !pending.has(each)).concat(overdue))
         taken.delete(seq);
       if (overdue.length === 0) continue;
-      // To the end: its turn comes after all others.
+      // Moves it to the end: all others are asked first.
       this.#silent.delete(url);
       this.#silent.add(url);
     }

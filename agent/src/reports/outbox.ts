@@ -55,7 +55,7 @@ export interface PendingReport {
  * that no reader takes. What this device has signed is reported again in the new chain.
  */
 export class Outbox {
-  /** What was found at the start and couldn't be continued; undefined for a right chain. */
+  /** What was found at the start where the chain couldn't be continued; undefined where it could. */
   readonly foundWrong: TellAgain | undefined;
   readonly #directory: string;
   readonly #identity: Identity;

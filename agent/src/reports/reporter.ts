@@ -7,9 +7,9 @@ import type { StateChangeLogger, Subject } from './state-change-logger.ts';
 
 /** Code of the report that names a source of wrong bytes. */
 export const SOURCE_BANNED = 'SITECAST_SOURCE_BANNED';
-/** States in which nothing goes on. */
+/** States that only say that the device waits. */
 const MERE_WAITING: ReadonlySet<DeviceState> = new Set(['waiting', 'clockSuspect']);
-/** Bytes. Where more waits for the origin, each reason to wait is recorded once: weeks of changing reasons would hold up what counts. */
+/** Bytes. While more waits for the origin, each reason to wait is recorded once, or weeks of changing reasons would fill the outbox. */
 const MUCH_WAITING_BYTES = 64 * 1024;
 /** Reports that wait in memory while a full disk keeps them from being recorded. */
 const MAX_WAITING = 64;

@@ -24,7 +24,7 @@ const STEPS: Partial<Record<DeviceState, string>> = {
 export class StateChangeLogger {
   readonly #log: Log;
   #order: Order | undefined;
-  #rest = '';
+  #lastEnd = '';
   #enrolment = '';
 
   constructor(log: Log) {
@@ -55,7 +55,7 @@ export class StateChangeLogger {
   /** A step of an update that is reported to the origin, too. A cycle that ends with it isn't logged once more. */
   step(state: DeviceState, { release, rollout, reason }: Subject): void {
     const isEnd = state === 'completed' || state === 'failed' || state === 'rolledBack';
-    if (isEnd) this.#rest = restKey({ state, reason });
+    if (isEnd) this.#lastEnd = endKey({ state, reason });
     const version = release?.version ?? 'an unknown release';
     const data = { ...(rollout && { rollout }), ...(reason && { code: reason.code }) };
     const why = reason ? `: ${reason.message}` : '';
@@ -80,9 +80,9 @@ export class StateChangeLogger {
 
   /** How a cycle ended. It is logged where state or reason differ from the last time. */
   cycleEnd({ state, waitingFor, reason }: CycleResult): void {
-    const key = restKey({ state, waitingFor, reason });
-    if (this.#rest === key) return;
-    this.#rest = key;
+    const key = endKey({ state, waitingFor, reason });
+    if (this.#lastEnd === key) return;
+    this.#lastEnd = key;
     const what = state === 'waiting' && waitingFor !== undefined ? `waiting for ${waitingFor}` : state;
     this.#log(
       state === 'failed' || state === 'blocked' || state === 'clockSuspect' ? 'warn' : 'info',
@@ -92,11 +92,7 @@ export class StateChangeLogger {
   }
 }
 
-function restKey({
-  state,
-  waitingFor,
-  reason,
-}: Pick<CycleResult, 'state' | 'waitingFor' | 'reason'>): string {
+function endKey({ state, waitingFor, reason }: Pick<CycleResult, 'state' | 'waitingFor' | 'reason'>): string {
   return [state, waitingFor, reason?.code].join(' ');
 }
 

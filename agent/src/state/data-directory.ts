@@ -7,7 +7,7 @@ import type { Log } from '../ports.ts';
 
 /** Directories of the agent. Only files lie in them. */
 const DIRECTORIES: ReadonlySet<string> = new Set(['trust', 'documents']);
-/** Files that are replaced as a whole. The code of files that are kept twice sets aside by itself what is in their place. */
+/** Files that are replaced as a whole. Of those that have a copy, only the copy is listed: the code that reads them sets aside what is in their place. */
 const FILES: ReadonlySet<string> = new Set([
   'control.sock',
   'status.json',

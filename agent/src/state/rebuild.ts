@@ -44,7 +44,7 @@ export function rebuiltState({ boot, reports, kept, other }: Evidence): AgentSta
   const { A = other, B = other } = records;
   const lastActivationAt = lastActivationOf(reports) ?? kept?.lastActivationAt;
   return {
-    // What is signed, as the assignment is, or is about this machine rather than its releases.
+    // Kept of the earlier state: the assignment, which is signed, and what is about this machine, not about its releases.
     ...(kept ?? newAgentState()),
     slots: { A, B },
     update,
@@ -69,7 +69,7 @@ function updateOf(
   const update = { kind, rollout, release, target, startedAt: at } as const;
   if (newest.state === 'failed' && reason && PROOF_FAILURES.has(reason.code))
     return { ...update, phase: 'fallingBack', failure: reason };
-  // Otherwise there was no trial, or it has ended: an order that still stands is followed from its beginning.
+  // Without a trial under way there is no update: an order that still stands is followed from its beginning.
   const isOnTrial = trialIn(newest) === booted;
   return isOnTrial ? { ...update, phase: 'confirming', bootId } : null;
 }

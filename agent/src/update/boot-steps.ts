@@ -75,7 +75,7 @@ export function giveUp(deps: JudgeDependencies, update: Update, failure: Reason)
 export async function askForBoot(deps: JudgeDependencies, update: Update): Promise<BootState | CycleResult> {
   const { hooks, status, reporter, reboots, stop } = deps;
   const subject = { slot: update.target, release: update.release };
-  // The loader has been told: these hooks can warn, but not stop it any more. Cut off, they run again before the first asking.
+  // The loader has been told, so a failure of these hooks is only logged. After a power cut they run again, until a boot was asked for.
   if (update.rebootsAsked === undefined)
     for (const name of ['post-install', 'pre-reboot'] as const) await hooks.run(name, subject, stop);
   status.set({ state: 'rebooting', message: `booting slot ${update.target}` });
@@ -88,7 +88,7 @@ export async function neverBoots({ boot, reboots }: JudgeDependencies, update: U
   return reboots.isInVain(update) && (await boot.read()).booted !== update.target;
 }
 
-/** What runs goes on running, and the attempt is over. */
+/** The machine never booted the slot. What runs goes on running, and the attempt is over. */
 export async function endUnbooted(
   { boot, stateFile, reporter, reboots, leases, clock }: JudgeDependencies,
   update: Update,
@@ -109,7 +109,7 @@ export async function notePowerLoss(
   { bootId }: BootState,
 ): Promise<Update> {
   const powerLosses = (update.powerLosses ?? 0) + 1;
-  // The loader counts, too; this is for one that doesn't.
+  // Most boot loaders count boots themselves. This count is for those that don't.
   if (powerLosses >= TRIAL_BOOTS) return giveUp(deps, update, exhausted(update));
   const message = `slot ${update.target} was interrupted while proving itself`;
   await deps.reporter.report('confirming', { ...update, reason: { code: 'powerLoss', message } }, true);
@@ -133,7 +133,7 @@ async function isConfirmedInTime(deps: JudgeDependencies, { target }: Update): P
   if (withinMs === undefined) return true;
   status.set({ waitingFor: 'confirm', message: `slot ${target} waits for \`sitecast-agent confirm\`` });
   const isConfirmed = await confirmation.wait(given => clock.sleep(withinMs, AbortSignal.any([given, stop])));
-  // A stop of the agent doesn't say that the time is up.
+  // The wait may have ended because the agent is asked to stop.
   if (!isConfirmed) stop.throwIfAborted();
   return isConfirmed;
 }
@@ -182,8 +182,8 @@ export async function endFallenBack(
 }
 
 /**
- * The boot loader left a slot long after that had proved itself. That counts as a failure of the release there, which is barred like
- * any other that failed. After a power cut anywhere in here the next start finds the same again; the report is made once.
+ * The boot loader left a slot that had proved itself long before. The release there counts as failed, and is barred. After a power cut
+ * at any step the next start does all steps again; the report is made once.
  * @param left the slot that no longer runs
  * @throws what the boot control throws
  */
@@ -203,7 +203,7 @@ export async function endLeft(
   return { state: 'rolledBack', reason };
 }
 
-/** An operator ordered it, or the origin by itself: the signed order doesn't say which. */
+/** An operator or the origin itself ordered it: the signed order doesn't say which. */
 const ordered: Reason = { code: ROLLBACK_ORDERED, message: 'the rollout was rolled back' };
 
 export function exhausted({ target }: Update): Reason {

@@ -59,8 +59,8 @@ function verdictOnTarget(phase: Update['phase'], isSameBoot: boolean): BootVerdi
 }
 
 /**
- * Pure: the slot that had proved itself and no longer runs, without an order. While an update is under way there is none: the other slot
- * holds nothing that could run, or the update's own verdict says what happened.
+ * Pure: the slot that had proved itself and no longer runs, though no order says so. While an update is under way there is no such slot:
+ * the other slot holds nothing that could run, or the update's own verdict says what happened.
  */
 export function lateFallBack(
   { booted, update }: Pick<AgentState, 'booted' | 'update'>,

@@ -42,8 +42,8 @@ export interface Choice {
 }
 
 /**
- * Chooses the rollout that holds for this device (design: rollouts). The newest that reaches it decides. Completed rollouts are the
- * baseline for devices that come late, and never lead back.
+ * Chooses the rollout that this device follows: the newest that reaches it. A completed rollout is the baseline for devices that come
+ * late, and never leads to an older release.
  */
 export function choose(facts: Facts): Choice {
   const refusal = refusalOf(facts);

@@ -18,8 +18,8 @@ export type HookName = (typeof HOOK_NAMES)[number];
 const EXIT_NOT_NOW = 75;
 const MAX_TOLD_CHARS = 400;
 /**
- * Milliseconds. A machine that shuts down ends the agent and its hooks, one a moment before the other. So a hook's failure counts only
- * if the agent isn't asked to stop within that time.
+ * Milliseconds. A machine that shuts down ends the agent and its hooks at nearly the same moment. So a hook's failure counts only if the
+ * agent isn't asked to stop within that time.
  */
 const STOP_SETTLES_MS = 1000;
 

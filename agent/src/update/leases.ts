@@ -31,7 +31,7 @@ interface LeaseDependencies {
   stop: AbortSignal;
 }
 
-/** Leases: a site lets only so many of its devices be down at one time. Gateways grant them. */
+/** Asks the gateways for leases: a site lets only so many of its devices be down at one time. */
 export class Leases {
   readonly #deps: LeaseDependencies;
 

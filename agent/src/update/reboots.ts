@@ -13,7 +13,7 @@ const MAX_PAUSE_MS = 3_600_000;
 /** Times that a boot into the new slot is asked for, within about two hours. A boot out of a bad slot is asked for without end. */
 const MAX_ASKED = 8;
 
-/** The change to note before a boot is asked for. Most machines remember nothing else of it. */
+/** The change to note before a boot is asked for. After the boot nothing else shows that it was asked for. */
 export function askedOnceMore({ rebootsAsked = 0 }: Update): Pick<Update, 'rebootsAsked'> {
   return { rebootsAsked: rebootsAsked + 1 };
 }

@@ -20,8 +20,8 @@ interface RecoveryDependencies {
 }
 
 /**
- * The notes of the agent or of its boot control may be lost. The device goes on all the same, by its reports, its boot control and its
- * slots. Either loss is logged and reported.
+ * Makes up for lost notes of the agent (`state.json`) or of its boot control, from the reports, the boot control and the slots. Either
+ * loss is logged and reported.
  */
 export async function recoverNotes(deps: RecoveryDependencies, boot: BootState): Promise<void> {
   const { stateFile, outbox } = deps;
@@ -46,7 +46,7 @@ async function recoverState(deps: RecoveryDependencies, boot: BootState, loss: S
   await report(deps, 'SITECAST_STATE_INVALID', `${loss.what}; it is made up anew, from ${from}`);
 }
 
-/** The copy is right only where the slot holds what it says: a release of the agent that keeps no copy may have written there. */
+/** The copy counts only where the slot holds what it says: an earlier release of the agent, which keeps no copy, may have written there. */
 async function otherRecord(
   deps: RecoveryDependencies,
   name: SlotName,
@@ -63,7 +63,7 @@ async function otherRecord(
       await reader.close();
     }
   } catch (error) {
-    // A slot that can't be read is bad at present. An update will say why.
+    // A slot that can't be read counts as bad. The next update reports why it can't be read.
     if (error instanceof SitecastError) return { state: 'bad' };
     throw error;
   }

@@ -26,14 +26,14 @@ export function failed(reason: Reason): CycleEnd {
   return new CycleEnd(reason.message, { state: 'failed', reason });
 }
 
-/** Something else is wanted by now. The next cycle finds out at once what that is. */
+/** The update is no longer wanted. The next cycle begins at once, and finds out what is. */
 export function superseded(message: string): CycleEnd {
   return new CycleEnd(message, { state: 'idle', retryMs: 0 });
 }
 
 const SPACE_RETRY_MS = 60_000;
 const SLOT_RETRY_MS = 60_000;
-/** A device that comes late, something that is still mounted, a link that leads astray: none of it is about the release. */
+/** Codes about the slot, not about the release: its device node isn't there yet, it is still mounted, or its path leads elsewhere. */
 const SLOT_WAITS: ReadonlySet<string> = new Set([
   'SITECAST_SLOT_MISSING',
   'SITECAST_SLOT_BUSY',

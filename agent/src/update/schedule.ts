@@ -37,7 +37,10 @@ export interface Wait {
   retryMs: number;
 }
 
-/** @returns undefined where the slot may be activated (design section 2, time and freshness; section 4, windows) */
+/**
+ * Pure: what an activation waits for. The metadata has to be fresh; then come the rollout's terms, then this device's own interval.
+ * @returns undefined where the slot may be activated
+ */
 export function activationWait(facts: ActivationFacts): Wait | undefined {
   return freshnessWait(facts) ?? (facts.isUrgent ? undefined : (scheduleWait(facts) ?? intervalWait(facts)));
 }
@@ -45,7 +48,7 @@ export function activationWait(facts: ActivationFacts): Wait | undefined {
 function freshnessWait({ isRefreshed, nowMs, clock, rollout }: ActivationFacts): Wait | undefined {
   // A clock that is behind `issued` can't tell the age of the metadata.
   const ageMs = clock.issuedMs === undefined || clock.state !== 'ok' ? undefined : nowMs - clock.issuedMs;
-  // A gateway without WAN confirms no more than the timestamp's own age.
+  // A gateway without WAN refreshes as well, with an old timestamp. So the timestamp's age counts, too.
   if (isRefreshed && (ageMs === undefined || ageMs <= VOUCHING_MS)) return undefined;
   if (ageMs !== undefined && ageMs <= rollout.offlineForMs) return undefined;
   return {
@@ -89,7 +92,7 @@ function isTimeTrusted({ isSynchronised, clock, nowMs }: ScheduleFacts): boolean
 function intervalWait({ nowMs, minIntervalMs, lastActivationMs }: ActivationFacts): Wait | undefined {
   if (lastActivationMs === undefined) return undefined;
   const sinceMs = nowMs - lastActivationMs;
-  // After a clock was set back the device would wait for years.
+  // A clock that was set back would make the device wait for years.
   if (sinceMs < 0 || sinceMs >= minIntervalMs) return undefined;
   return {
     for: 'interval',

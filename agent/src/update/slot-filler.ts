@@ -12,7 +12,7 @@ import { compareWithIndex, type MissingChunks } from './missing-chunks.ts';
 import type { Release } from './releases.ts';
 import { locateSlot } from './slots.ts';
 
-/** Of one fill: by then it is known that the site is full of misbehaving peers. */
+/** Of one fill. So many show well enough that a site is full of misbehaving peers. */
 const MAX_REPORTED_BANS = 8;
 const PROGRESS_EVERY_MS = 2000;
 
@@ -105,8 +105,8 @@ export class SlotFiller {
   }
 
   /**
-   * Opens a slot to write to it. Only then is the boot loader told anything: a slot that is mounted, say, keeps what it holds, and
-   * stays bootable.
+   * Opens a slot to write to it. The boot loader is told only afterwards. So a slot that can't be opened, because it is mounted, say,
+   * keeps what it holds and stays bootable.
    */
   async open(target: SlotName): Promise<SlotWriter> {
     await locateSlot(this.#deps, target);
@@ -159,7 +159,7 @@ export class SlotFiller {
       {
         sleep: (ms, stop) => clock.sleep(ms, stop),
         onBan,
-        // With peers to ask meanwhile, the exchange tries a gateway that is away again.
+        // Meanwhile peers are asked. The exchange asks a gateway that was away again by itself.
         ...(exchange ? { rounds: 1 } : {}),
       },
     );
@@ -233,7 +233,7 @@ export class SlotFiller {
     this.#sendProgress(order, doneBytes, totalBytes);
   }
 
-  /** Lossy on purpose: it is for an operator who watches. */
+  /** For an operator who watches. It isn't sent again where it is lost. */
   #sendProgress({ rollout }: Order, doneBytes: number, totalBytes: number): void {
     const { gateways, id, clock } = this.#deps;
     const nowMs = performance.now();
@@ -242,7 +242,7 @@ export class SlotFiller {
     const at = new Date(clock.now()).toISOString();
     const entry = { id, rollout: rollout.id, state: 'downloading', doneBytes, totalBytes, at };
     gateways.post(gateways.liveliest, '/site/v1/progress', { progress: [entry] }).catch(() => {
-      // Nobody depends on it.
+      // It is lost. The next progress replaces it.
     });
   }
 }

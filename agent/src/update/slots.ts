@@ -23,13 +23,13 @@ export async function locateSlot({ slots, stateFile }: SlotDependencies, name: S
   return place;
 }
 
-/** At a start. A slot that is missing then is waited for once it is needed. */
+/** Locates both slots at a start. A slot that is missing is only logged; an update waits for it. */
 export async function locateSlots(deps: SlotDependencies & { log: Log }): Promise<void> {
   for (const name of SLOT_NAMES) {
     try {
       await locateSlot(deps, name);
     } catch (error) {
-      // With a full disk of the agent's own, the place is remembered later.
+      // On a full disk the place can't be noted now. It is noted later.
       if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
       deps.log('warn', error.message, { code: error.code });
     }

@@ -26,7 +26,7 @@ export const toVerified =
   (update: Update, record: SlotRecord): Transition =>
   ({ slots }) => ({ slots: { ...slots, [update.target]: record }, update });
 
-/** The boot loader is being told. An order to go back leads to where the device came from: that isn't noted again. */
+/** The boot loader is being told. `cameFrom` is noted for an install only: a roll-back leads there. */
 export const toActivating =
   (update: Update, { booted, at }: { booted: SlotName; at: string }): Transition =>
   ({ slots, rollouts }) => {
@@ -95,7 +95,7 @@ export const toFallenBack =
     booted: otherSlot(update.target),
   });
 
-/** The boot loader left a slot that had proved itself. That a device went back as it was told to stays true. */
+/** The boot loader left a slot that had proved itself: its rollout has failed here, unless that was an ordered roll-back. */
 export const toLeft =
   (left: SlotName, { reason, at }: { reason: Reason; at: string }): Transition =>
   ({ slots, rollouts, barred }) => {

@@ -51,7 +51,7 @@ export class UpdateChecker {
     if (!signers) return problem ?? { state: 'waiting', waitingFor: 'gateway' };
     const assignment = await this.#membership(signal, problem === undefined);
     if (!('id' in assignment)) return assignment;
-    // By such a clock everything has expired, so nothing is left to choose from.
+    // By such a clock all metadata has expired, so there is nothing to choose from.
     if (problem?.state === 'clockSuspect') return problem;
     const documents = await this.#documents(signal);
     if (!documents) return problem ?? { state: 'idle' };
@@ -94,7 +94,7 @@ export class UpdateChecker {
     return { state: 'waiting', waitingFor: isAway ? 'gateway' : 'metadata', reason: problem };
   }
 
-  /** Where the system keeps this clock right, the origin's is ahead. */
+  /** @returns the clock's state for the status; `originAhead` where the system says that this device's clock is right */
   async #clockWord(): Promise<string> {
     const { trust, clock } = this.#deps;
     const { state } = trust.clock();

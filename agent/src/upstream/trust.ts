@@ -180,7 +180,7 @@ export class Trust {
 
   #looksStale(): boolean {
     const { issuedMs, state } = this.clock();
-    // By a clock that is behind nothing looks old. Only another gateway can show newer metadata.
+    // By a clock that is behind, no metadata looks old. Only another gateway can show that there is newer metadata.
     return state === 'behind' || (issuedMs !== undefined && this.#now() - issuedMs > STALE_MS);
   }
 }
@@ -206,8 +206,8 @@ async function begin(store: DirectoryMetadataStore, bytes: Uint8Array, nowMs: nu
   );
 }
 
-// Who can answer: any machine in a gateway's place, such as a captive portal. The worst answers: a page, an endless one, the root of
-// another fleet. Only the last shows that token and gateway don't belong together. The others count as no gateway's answer.
+// Any machine in a gateway's place can answer, such as a captive portal. The worst answers are a page, an endless one, and the root of
+// another fleet. Only the last shows that token and gateway don't belong together. The others count as the answer of no gateway.
 
 function fetchRoot(gateways: Gateways, rootSha256: string, signal: AbortSignal): Promise<Uint8Array> {
   return gateways.eachRepository(async gateway => {
