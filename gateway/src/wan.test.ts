@@ -121,7 +121,8 @@ it('keeps its rate over a real socket, and delays no metadata', async () => {
   const chunkBytes = 256 * 1024;
   const { ids } = await origin.publishRelease('camera', 1, noise(6, 1, chunkBytes), chunkBytes);
   await origin.startRollout('camera', 1);
-  const gateway = await harness.gateway(origin, { wanRate: 1_000_000 });
+  // So slow that the new set comes before the chunks on a busy machine, too.
+  const gateway = await harness.gateway(origin, { wanRate: 400_000 });
   const beginMs = performance.now();
   const chunks = Promise.all(ids.map(id => gateway.get(pathOf(id))));
   await sleep(200);
@@ -136,5 +137,5 @@ it('keeps its rate over a real socket, and delays no metadata', async () => {
   expect(isFetched).toBe(false);
   expect((await chunks).every(({ status }) => status === 200)).toBe(true);
   // It is a lower bound: a busy machine or a full link only makes it slower.
-  expect(performance.now() - beginMs).toBeGreaterThan((6 * chunkBytes) / 1000 - 100);
+  expect(performance.now() - beginMs).toBeGreaterThan((6 * chunkBytes) / 400 - 100);
 });
