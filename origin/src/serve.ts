@@ -62,9 +62,9 @@ export async function startOrigin(
   try {
     const runtime = { now, after, log };
     const storage = await openStorage(directory, settings, runtime, endings);
-    const { repository, fleetStore } = storage;
+    const { repository, fleetStore, leadership } = storage;
     const { stagingTtlMs, gossip = NO_GOSSIP, maxReportBytes, scrubBytesPerS = 0 } = settings;
-    const upkeep = new Upkeep({ repository, stagingTtlMs, ownCertificate, ...runtime });
+    const upkeep = new Upkeep({ repository, leadership, stagingTtlMs, ownCertificate, ...runtime });
     endings.add('upkeep', () => upkeep.stop());
     await upkeep.start();
     const { registry } = fleetStore;

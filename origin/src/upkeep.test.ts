@@ -19,6 +19,7 @@ beforeEach(async () => {
   due = undefined;
   upkeep = new Upkeep({
     repository: origin.repository,
+    leadership: { isHeld: true },
     stagingTtlMs: 30 * 86_400_000,
     now: origin.clock.now,
     after: (delayMs, act) => {

@@ -1,6 +1,7 @@
 import { type After, repeat } from '@sitecast/shared/async';
 import { type Log, RecurringErrors } from './log.ts';
 import { isUrgent, warningsOf } from './repository/description.ts';
+import type { Leadership } from './leadership.ts';
 import type { OwnCertificate } from './own-certificate.ts';
 import type { Repository } from './repository/repository.ts';
 
@@ -13,6 +14,7 @@ export type { After };
 
 interface UpkeepDeps {
   repository: Repository;
+  leadership: Pick<Leadership, 'isHeld'>;
   /** How long uploads wait for a release that refers to them. */
   stagingTtlMs: number;
   ownCertificate?: Pick<OwnCertificate, 'warnings'> | undefined;
@@ -23,7 +25,7 @@ interface UpkeepDeps {
 
 /**
  * The origin's regular work: it signs its own roles anew before they expire, deletes leftovers, and warns of what only
- * operators can renew.
+ * operators can renew. Without the lead it follows what another origin publishes.
  */
 export class Upkeep {
   readonly #deps: UpkeepDeps;
@@ -51,6 +53,14 @@ export class Upkeep {
   }
 
   async #round(): Promise<void> {
+    const { repository, leadership, now } = this.#deps;
+    // Another origin publishes: this one serves the same.
+    if (leadership.isHeld) await this.#publish();
+    else await this.#attempt('reading what another origin has published failed', () => repository.notice());
+    this.#warn(now());
+  }
+
+  async #publish(): Promise<void> {
     const { repository, now, stagingTtlMs } = this.#deps;
     await this.#attempt('signing the online roles anew failed', () => repository.renew());
     const nowMs = now();
@@ -62,7 +72,6 @@ export class Upkeep {
         this.#sweptMs = nowMs;
       });
     }
-    this.#warn(nowMs);
   }
 
   #warn(nowMs: number): void {

@@ -35,6 +35,22 @@ export class OnlineKeys {
     return keys;
   }
 
+  /** Reads the keys anew, because another origin may have rotated some. A key that can't be read stays as it is known. */
+  async reread(): Promise<void> {
+    for (const role of ONLINE_ROLES) {
+      const [active, pending] = [
+        await this.#store.read(role, 'active'),
+        await this.#store.read(role, 'pending'),
+      ];
+      if (active.state === 'usable') {
+        this.#active.set(role, active.pair);
+        this.#problems.delete(role);
+      }
+      if (pending.state === 'usable') this.#pending.set(role, pending.pair);
+      else if (pending.state === 'missing') this.#pending.delete(role);
+    }
+  }
+
   active(role: OnlineRole): KeyPair | undefined {
     return this.#active.get(role);
   }

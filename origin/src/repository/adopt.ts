@@ -84,7 +84,6 @@ export async function planAdoption(
     rootsBetween: roots.slice(0, -1),
     targetFiles: [...change.newFiles.map(stagedTarget), ...targetFiles],
     chunks: change.chunks.bytes(),
-    floor,
   };
   return { plan, change, isSignedHere };
 }

@@ -1,7 +1,8 @@
 import { SitecastError } from '@sitecast/shared/errors';
 import { type Metadata, type MetadataType, parseMetadata } from '@sitecast/shared/trust';
 import type { OnlineKeys } from '../keys/online-keys.ts';
-import type { ChunkStaging } from '../staging/ports.ts';
+import { errorFields, type Log } from '../log.ts';
+import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import { checkExpiry, checkNextVersion, checkRoot, checkTargetsMetadata } from './check-metadata.ts';
 import { checkListing, type ListingChange, type ReleaseName } from './check-releases.ts';
 import { type CommitPlan, stagedTarget } from './commit-plan.ts';
@@ -85,7 +86,6 @@ export async function planChange(
     targetFiles: [...change.newFiles.map(stagedTarget), ...targetFiles],
     ...signed,
     chunks: change.chunks.bytes(),
-    floor,
   };
 }
 
@@ -118,4 +118,13 @@ function readNew<T extends MetadataType & Role>(
     );
   }
   return parseMetadata(bytes, role);
+}
+
+/** Published files leave staging. A copy that stays there is pruned one day. */
+export async function forgetStaged(
+  { staged, log }: { staged: FileStaging; log: Log },
+  files: readonly { sha256: string }[],
+): Promise<void> {
+  for (const { sha256 } of files)
+    await staged.remove(sha256).catch((error: unknown) => log.warn(errorFields(error), 'left in staging'));
 }

@@ -15,14 +15,19 @@ export interface CommitPlan {
   /** Whether rollout files that waited for a key are among them. */
   publishesDeferred?: boolean;
   /** Ids of the staged chunks that the new releases need, 32 bytes each, none twice. */
-  chunks: Uint8Array;
-  floor: VersionFloor;
+  chunks?: Uint8Array;
   /** By how much the clock had leapt when the next timestamp was signed; undefined if others had signed it. */
   leap?: LeapNote | undefined;
 }
 
-/** The stored files that a plan changes. */
-export function commitOf({ previous, next, rootsBetween = [], ...plan }: CommitPlan): Commit {
+/**
+ * The stored files that a plan changes.
+ * @param floor versions that are used up already
+ */
+export function commitOf(
+  { previous, next, rootsBetween = [], ...plan }: CommitPlan,
+  floor: VersionFloor,
+): Commit {
   const changed = changedRoles(previous, next);
   const signed = changed.filter(role => role !== 'root' && role !== 'timestamp');
   return {
@@ -33,8 +38,8 @@ export function commitOf({ previous, next, rootsBetween = [], ...plan }: CommitP
       ...signed.map(role => fileOf(role, next[role])),
     ],
     targets: plan.targetFiles,
-    chunks: plan.chunks,
-    usedVersions: higherOf(onlineVersions(next), plan.floor),
+    chunks: plan.chunks ?? new Uint8Array(),
+    usedVersions: higherOf(onlineVersions(next), floor),
     leap: plan.leap,
   };
 }

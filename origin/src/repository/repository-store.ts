@@ -96,7 +96,10 @@ export interface Referenced {
  * Errors: SITECAST_NO_SPACE for a full disk or quota; otherwise the system's own.
  */
 export interface RepositoryStore {
-  /** timestamp.json, which is the commit point; undefined if there's none, or if it can't be read back. */
+  /**
+   * timestamp.json, which is the commit point; undefined if there's none, or if it can't be read back. Whichever origin has committed, all
+   * see it from then on: each compares it with its own before it changes something, so asking must be cheap.
+   */
   timestamp(): Promise<Buffer | undefined>;
   /** A version of a role's metadata other than the timestamp; undefined if it isn't there, or can't be read back. */
   metadata(role: Role, version: number): Promise<Buffer | undefined>;

@@ -1,23 +1,25 @@
 import { SitecastError } from '@sitecast/shared/errors';
-import { type KeyPair, ONLINE_ROLES, type OnlineRole } from '@sitecast/shared/signing';
+import type { KeyPair, OnlineRole } from '@sitecast/shared/signing';
 import type { TufKey } from '@sitecast/shared/trust';
 import pLimit from 'p-limit';
 import type { KeyStore } from '../keys/key-store.ts';
-import { OnlineKeys } from '../keys/online-keys.ts';
+import type { OnlineKeys } from '../keys/online-keys.ts';
 import { errorFields, type Log } from '../log.ts';
 import type { ChunkStaging, FileStaging } from '../staging/ports.ts';
 import { type AdoptedState, planAdoption } from './adopt.ts';
-import { type Change, type ChangeResult, planChange, readGiven } from './change.ts';
+import { type Change, type ChangeResult, forgetStaged, planChange, readGiven } from './change.ts';
 import type { LackingRelease } from './check-releases.ts';
-import { type ClockDoubt, ClockLeaps, demandClock, issuedMsOf } from './clock.ts';
-import { commitOf, type CommitPlan } from './commit-plan.ts';
-import { type Committed, loadCommitted, signersOf, versionsOf } from './committed.ts';
+import { type ClockDoubt, demandClock } from './clock.ts';
+import type { CommitPlan } from './commit-plan.ts';
+import { type Committed, versionsOf } from './committed.ts';
+import { CommittedState } from './committed-state.ts';
 import type { DamageBook } from './damage.ts';
 import { type PublishedFile, referencedBy } from './listing.ts';
-import { changedRoles, floorBeyond, higherOf, NO_FLOOR } from './online-roles.ts';
+import { changedRoles } from './online-roles.ts';
 import { OnlineSigner } from './online-signer.ts';
+import { type DamagedRepository, findRepository } from './opening.ts';
 import { PublishedContent } from './published-content.ts';
-import { isDamage, readRemains, type Remains, stillDamaged, withoutOnlineRoles } from './rebuild.ts';
+import { stillDamaged, withoutOnlineRoles } from './rebuild.ts';
 import { changeEmpty, notInitialised } from './refusal.ts';
 import { repairMetadata } from './repair.ts';
 import type { PublishedChunks, RepositoryStore, VersionFloor } from './repository-store.ts';
@@ -46,17 +48,15 @@ export class Repository {
   readonly #deps: RepositoryDeps;
   readonly #signer: OnlineSigner;
   readonly #serial = pLimit(1);
-  readonly #listeners = new Set<() => void>();
-  #committed: Committed | undefined;
-  #floor: VersionFloor = NO_FLOOR;
-  /** False while a commit's end couldn't be written down: then nothing may begin before that is done. */
-  #isSettled = true;
+  readonly #state: CommittedState;
 
-  private constructor(deps: RepositoryDeps, keys: OnlineKeys, leaps: ClockLeaps) {
+  private constructor(deps: RepositoryDeps, found: Awaited<ReturnType<typeof findRepository>>) {
+    const { keys, leaps } = found;
     this.#deps = deps;
-    this.content = new PublishedContent(deps, () => this.#committed);
-    this.#signer = new OnlineSigner({ ...deps, leaps, keys });
     this.keys = keys;
+    this.#signer = new OnlineSigner({ ...deps, leaps, keys });
+    this.#state = new CommittedState({ ...deps, keys, afterCommit: plan => this.#afterCommit(plan) }, found);
+    this.content = new PublishedContent(deps, () => this.#state.current);
   }
 
   /**
@@ -65,36 +65,21 @@ export class Repository {
    * @throws SITECAST_REPOSITORY_DAMAGED
    */
   static async open(deps: RepositoryDeps): Promise<Repository> {
-    const { published, keyStore, log } = deps;
-    const { outcome, floor, leap } = await published.settle();
-    if (outcome === 'undone' || outcome === 'completed')
-      log.warn({ outcome }, 'an interrupted change was settled');
-    const found = await loadCommitted(published).catch(async (error: unknown) => {
-      // Without the version numbers that are used up nothing can be signed.
-      const remains = isDamage(error) && floor ? await readRemains(published) : undefined;
-      if (!remains) throw error;
-      return { ...remains, damage: error };
-    });
-    const keys = await OnlineKeys.open(keyStore, { mayCreate: found === undefined });
-    const issuedMs = found && 'timestamp' in found ? issuedMsOf(found.timestamp) : (leap?.issuedMs ?? 0);
-    const leaps = new ClockLeaps(deps.elapsedMs ?? (() => performance.now()), leap, issuedMs);
-    const repository = new Repository(deps, keys, leaps);
-    repository.#floor = floor ?? floorBeyond(found);
-    if (found && !floor) log.error({ floor: repository.#floor }, 'the journal is lost: versions leap');
-    if (found && 'damage' in found) await repository.#rebuild(found);
-    else repository.#committed = found;
-    await repository.#activateKeys();
+    const found = await findRepository(deps);
+    const repository = new Repository(deps, found);
+    if (found.damaged) await repository.#rebuild(found.damaged);
+    await repository.#state.activateKeys();
     return repository;
   }
 
   /** What is published; undefined before the first change. */
   get committed(): Committed | undefined {
-    return this.#committed;
+    return this.#state.current;
   }
 
   /** The bytes of metadata in force; undefined for other versions. */
   metadataInForce(role: Role, version: number): Uint8Array | undefined {
-    const metadata = this.#committed?.[role];
+    const metadata = this.#state.current?.[role];
     return metadata?.signed.version === version ? metadata.bytes : undefined;
   }
 
@@ -109,17 +94,17 @@ export class Repository {
   }
 
   get isSettled(): boolean {
-    return this.#isSettled;
+    return this.#state.isSettled;
   }
 
   /** Why the clock isn't believed; undefined if it is. */
   get clockDoubt(): ClockDoubt | undefined {
-    return this.#signer.clockDoubt(this.#committed);
+    return this.#signer.clockDoubt(this.#state.current);
   }
 
   /** The roles that can't be signed for want of their keys, and what is wrong with each. */
   get missingKeys(): { role: OnlineRole; problem: string }[] {
-    return this.#committed ? this.#signer.missingKeys(this.#committed) : [];
+    return this.#state.current ? this.#signer.missingKeys(this.#state.current) : [];
   }
 
   /**
@@ -136,15 +121,14 @@ export class Repository {
    */
   renew(): Promise<void> {
     return this.#serial(async () => {
-      await this.#ensureSettled();
-      const previous = this.#committed;
+      const previous = await this.#state.ready();
       if (!previous) return;
       const { root, targets } = previous;
-      const wanted = { root, targets, previous, floor: this.#floor };
+      const wanted = { root, targets, previous, floor: this.#state.floor };
       const { next, unsigned, ...signed } = await this.#signer.sign(wanted);
       const roles = changedRoles(previous, next);
       if (roles.length > 0) {
-        await this.#commit({ previous, next, ...signed, chunks: new Uint8Array(), floor: this.#floor });
+        await this.#state.commit({ previous, next, ...signed });
         this.#deps.log.info({ roles, versions: this.versions() }, 'signed anew');
       }
       for (const role of unsigned) this.#signer.require(role, next);
@@ -158,13 +142,12 @@ export class Repository {
    */
   publishRollouts(filesByTarget: ReadonlyMap<string, Buffer>): Promise<void> {
     return this.#serial(async () => {
-      await this.#ensureSettled();
-      const previous = this.#committed;
+      const previous = await this.#state.ready();
       if (!previous) throw notInitialised();
       const { root, targets } = previous;
-      const wanted = { root, targets, previous, floor: this.#floor, rollouts: filesByTarget };
+      const wanted = { root, targets, previous, floor: this.#state.floor, rollouts: filesByTarget };
       const { next, ...signed } = await this.#signer.sign(wanted);
-      await this.#commit({ previous, next, ...signed, chunks: new Uint8Array(), floor: this.#floor });
+      await this.#state.commit({ previous, next, ...signed });
     });
   }
 
@@ -175,9 +158,9 @@ export class Repository {
    */
   raiseFloor(versions: VersionFloor, issuedMs: number): Promise<void> {
     return this.#serial(async () => {
-      await this.#ensureSettled();
+      await this.#state.ready();
       this.#signer.noteIssued(issuedMs);
-      this.#floor = higherOf(this.#floor, versions);
+      this.#state.raiseFloor(versions);
     });
   }
 
@@ -190,12 +173,11 @@ export class Repository {
    */
   adopt(state: AdoptedState): Promise<{ lacking: LackingRelease[]; lost: string[] }> {
     return this.#serial(async () => {
-      await this.#ensureSettled();
-      const previous = this.#committed;
+      const previous = await this.#state.ready();
       if (!previous) throw notInitialised();
       const { plan, change, isSignedHere } = await planAdoption(this.#planDeps(), previous, state);
-      await this.#commit(plan);
-      await this.#forgetStaged(change.newFiles);
+      await this.#state.commit(plan);
+      await forgetStaged(this.#deps, change.newFiles);
       this.#deps.log.info(
         { versions: this.versions(), isSignedHere },
         'caught up with what others have seen',
@@ -224,7 +206,7 @@ export class Repository {
    */
   repair(): Promise<{ chunks: number; files: string[] }> {
     return this.#serial(async () => {
-      return this.#committed ? await this.content.repair(this.#committed) : { chunks: 0, files: [] };
+      return this.#state.current ? await this.content.repair(this.#state.current) : { chunks: 0, files: [] };
     });
   }
 
@@ -234,8 +216,8 @@ export class Repository {
    */
   repairMetadata(): Promise<Role[]> {
     return this.#serial(async () => {
-      await this.#ensureSettled();
-      return this.#committed ? await repairMetadata(this.#deps.published, this.#committed) : [];
+      await this.#state.ready();
+      return this.#state.current ? await repairMetadata(this.#deps.published, this.#state.current) : [];
     });
   }
 
@@ -244,8 +226,8 @@ export class Repository {
    * @throws SITECAST_NOT_INITIALISED, SITECAST_ONLINE_KEY_MISSING, SITECAST_CLOCK_AHEAD, SITECAST_CLOCK_NEVER_SET
    */
   signerOf(role: OnlineRole): KeyPair {
-    if (!this.#committed) throw notInitialised();
-    return this.#signer.require(role, this.#committed);
+    if (!this.#state.current) throw notInitialised();
+    return this.#signer.require(role, this.#state.current);
   }
 
   /** @throws what `publishRollouts` would throw before it has done anything */
@@ -253,10 +235,16 @@ export class Repository {
     for (const role of ['rollouts', 'snapshot', 'timestamp'] as const) this.signerOf(role);
   }
 
-  /** Calls after every commit; the function returned ends that. */
+  /** Calls after every commit, whichever origin made it; the function returned ends that. */
   onCommit(listener: () => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return this.#state.onCommit(listener);
+  }
+
+  /** Takes over what another origin has published. Each change does so first; an origin that changes nothing calls it now and then. */
+  notice(): Promise<void> {
+    return this.#serial(async () => {
+      await this.#state.notice();
+    });
   }
 
   /** Makes a pending key for a role, or returns the pending one. */
@@ -270,20 +258,20 @@ export class Repository {
    */
   sweep(stagedBeforeMs: number): Promise<void> {
     return this.#serial(async () => {
-      await this.#ensureSettled();
+      await this.#state.ready();
       demandClock(this.clockDoubt);
       const { published, chunks, staged, now, log } = this.#deps;
       const removed = {
         chunks: await chunks.prune(stagedBeforeMs),
         files: await staged.prune(stagedBeforeMs),
-        superseded: this.#committed ? await published.prune(referencedBy(this.#committed), now()) : 0,
+        superseded: this.#state.current ? await published.prune(referencedBy(this.#state.current), now()) : 0,
       };
       if (Object.values(removed).some(count => count > 0)) log.info({ removed }, 'leftovers removed');
     });
   }
 
   versions(): Partial<Record<Role, number>> {
-    return this.#committed ? versionsOf(this.#committed) : {};
+    return this.#state.current ? versionsOf(this.#state.current) : {};
   }
 
   /** Resolves when no change is under way any more. */
@@ -293,10 +281,9 @@ export class Repository {
 
   async #submit({ isDryRun, beforeCommit, ...change }: Change): Promise<ChangeResult> {
     if (change.root === undefined && change.targets === undefined) throw changeEmpty();
-    await this.#ensureSettled();
+    const previous = await this.#state.ready();
     // Before anything is compared with it: a clock that is wrong would be blamed on the change.
     demandClock(this.clockDoubt);
-    const previous = this.#committed;
     const given = readGiven(change, previous);
     if (previous && !given.root && !given.targets) {
       const nothing = { added: [], removed: [], products: [] };
@@ -309,8 +296,8 @@ export class Repository {
     if (isDryRun === true) return result;
 
     await beforeCommit?.(result);
-    await this.#commit(plan);
-    await this.#forgetStaged(newFiles);
+    await this.#state.commit(plan);
+    await forgetStaged(this.#deps, newFiles);
     this.#deps.log.info(result, 'published');
     return result;
   }
@@ -318,105 +305,25 @@ export class Repository {
   #planDeps() {
     const { published, staged, chunks, now } = this.#deps;
     const readPublished = (file: PublishedFile) => this.content.read(file);
-    const own = { keys: this.keys, signer: this.#signer, floor: this.#floor };
+    const own = { keys: this.keys, signer: this.#signer, floor: this.#state.floor };
     return { published, staged, chunks, now, readPublished, ...own };
   }
 
-  /** They are published by now: a copy that stays in staging is pruned one day. */
-  async #forgetStaged(files: readonly { sha256: string }[]): Promise<void> {
-    for (const { sha256 } of files) {
-      await this.#deps.staged
-        .remove(sha256)
-        .catch((error: unknown) => this.#deps.log.warn(errorFields(error), 'left in staging'));
-    }
-  }
-
-  async #commit(plan: CommitPlan): Promise<void> {
-    const { published, log } = this.#deps;
-    let failure: Error | undefined;
-    try {
-      await published.commit(commitOf(plan));
-      this.#committed = plan.next;
-    } catch (error) {
-      failure = error instanceof Error ? error : new Error(String(error));
-    }
-    this.#isSettled = false;
-    try {
-      await this.#settle(plan);
-    } catch (error) {
-      log.error(
-        errorFields(error),
-        "a change's end can't be written down: it is tried again before the next one",
-      );
-    }
-    if (this.#committed === plan.next) await this.#committedNow(plan);
-    if (failure === undefined) return;
-    if (this.#committed !== plan.next) throw failure;
-    log.error(errorFields(failure), 'a change was completed in spite of an error');
-  }
-
-  async #rebuild({
-    root,
-    targets,
-    rollouts,
-    issuedMs,
-    damage,
-  }: Remains & { damage: unknown }): Promise<void> {
-    const { log } = this.#deps;
+  async #rebuild({ root, targets, rollouts, issuedMs, damage }: DamagedRepository): Promise<void> {
     const rolloutsTargets = rollouts.signed.targets;
     this.#signer.noteIssued(issuedMs);
-    const wanted = { root, targets, previous: undefined, rolloutsTargets, floor: this.#floor };
+    const wanted = { root, targets, previous: undefined, rolloutsTargets, floor: this.#state.floor };
     const { next, leap } = await this.#signer.sign(wanted).catch((error: unknown) => {
       throw error instanceof SitecastError ? stillDamaged(damage, error) : error;
     });
-    const previous = withoutOnlineRoles(next);
-    await this.#commit({
-      previous,
-      next,
-      targetFiles: [],
-      leap,
-      chunks: new Uint8Array(),
-      floor: this.#floor,
-    });
+    await this.#state.commit({ previous: withoutOnlineRoles(next), next, targetFiles: [], leap });
     this.damage.foundFiles += 1;
     const fields = { ...errorFields(damage), versions: this.versions() };
-    log.error(fields, 'metadata was damaged: it was signed anew');
+    this.#deps.log.error(fields, 'metadata was damaged: it was signed anew');
   }
 
-  /** What follows a commit. Its failure doesn't undo the commit. */
-  async #committedNow(plan: CommitPlan): Promise<void> {
+  async #afterCommit(plan: CommitPlan): Promise<void> {
     await this.#signer.committed(plan);
     if (plan.previous?.targets !== plan.next.targets) await this.content.keepCopies(plan.next);
-    this.#tell();
-  }
-
-  #tell(): void {
-    for (const listener of this.#listeners) listener();
-  }
-
-  async #ensureSettled(): Promise<void> {
-    if (!this.#isSettled) await this.#settle(undefined);
-  }
-
-  /** @param plan the change that this process is about to end. Without it, the published state is read anew. */
-  async #settle(plan: CommitPlan | undefined): Promise<void> {
-    const { published } = this.#deps;
-    const { outcome, floor } = await published.settle();
-    this.#floor = floor ?? this.#floor;
-    if (outcome === 'completed') this.#committed = plan?.next ?? (await loadCommitted(published));
-    if (outcome === 'completed' && !plan) this.#tell();
-    await this.#activateKeys();
-    this.#isSettled = true;
-  }
-
-  async #activateKeys(): Promise<void> {
-    const committed = this.#committed;
-    if (!committed) return;
-    for (const role of ONLINE_ROLES) {
-      const [keyId] = signersOf(role, committed.root.signed, committed.targets.signed).keyids;
-      if (keyId !== undefined && (await this.keys.activate(role, keyId))) {
-        this.#deps.log.info({ subject: role, keyId }, 'a rotated key is active, the old one is deleted');
-      }
-    }
   }
 }

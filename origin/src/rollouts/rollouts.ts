@@ -7,6 +7,7 @@ import type { Events } from '../events/events.ts';
 import type { OutcomeChange } from '../fleet/intake-round.ts';
 import type { ProgressBoard } from '../fleet/progress.ts';
 import type { Registry } from '../fleet/registry.ts';
+import type { Leadership } from '../leadership.ts';
 import type { Log } from '../log.ts';
 import type { Repository } from '../repository/repository.ts';
 import type { After } from '../upkeep.ts';
@@ -23,6 +24,7 @@ import { isUnderWay, type RolloutRecord } from './record.ts';
 
 interface RolloutsDeps {
   repository: Repository;
+  leadership: Pick<Leadership, 'isHeld'>;
   registry: Registry;
   store: CohortStore;
   progress: ProgressBoard;
@@ -229,8 +231,10 @@ export class Rollouts {
 
   /** Whether a decision could be published now. Otherwise none is made: it would be announced and undone again and again. */
   #canPublish(): boolean {
+    const { repository, leadership } = this.#deps;
+    if (!leadership.isHeld) return false;
     try {
-      this.#deps.repository.demandRolloutsSigner();
+      repository.demandRolloutsSigner();
       return true;
     } catch (error) {
       // `sitecast status` and /readyz tell what is wrong with the keys or the clock.
