@@ -1,4 +1,4 @@
-// For tests only: an origin that serves a really signed repository over real sockets, and misbehaves when it's told to.
+// For tests only: an origin that serves a correctly signed repository over real sockets, and misbehaves on command.
 import { createHash } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
@@ -32,7 +32,7 @@ import { newSigner, TestRepository } from '@sitecast/shared/trust/testing';
 
 const CHUNK_BYTES = 16 * 1024;
 
-/** Takes a request over; true if it has (or will). */
+/** Handles a request in place of the origin. @returns whether it has handled it, or will */
 export type Misbehaviour = (request: IncomingMessage, response: ServerResponse, path: string) => boolean;
 
 export interface PublishedImage {
@@ -42,7 +42,7 @@ export interface PublishedImage {
   chunks: Chunk[];
 }
 
-/** An origin for tests. `misbehave` takes requests over; everything else is answered as it should be. */
+/** An origin for tests. `misbehave` may handle a request first; all others are answered correctly. */
 export class FakeOrigin {
   readonly repository: TestRepository;
   rolloutsSigner: Signer;
@@ -55,16 +55,16 @@ export class FakeOrigin {
   readonly assignments = new Map<string, Assignment>();
   readonly rollouts = new Map<string, Rollout[]>();
   readonly rejects = new Map<number, string>();
-  /** The status of the whole answer where a request brings this report; undefined: each is answered for itself. */
+  /** The status of the whole answer where a request contains this report; undefined: each report gets its own answer. */
   refusesWhole: (report: Report) => number | undefined = () => undefined;
-  /** Refuses these by their place in the request, as the origin does what it can't read. */
+  /** Refuses these reports by their position in the request, as the origin does with unreadable ones. */
   cannotRead: (report: Report) => boolean = () => false;
-  /** In how many seconds this report is to come again: its device has sent as much as it may. */
+  /** After how many seconds this report may come again, because its device has used up its budget. */
   putsOff: (report: Report) => number | undefined = () => undefined;
   misbehave: Misbehaviour | undefined;
   acceptsEnrolments: 'yes' | 'pending' | 'no' = 'yes';
   acknowledges = true;
-  /** What gateways said of whom they hear; undefined: an origin of an earlier version, which doesn't listen. */
+  /** The presence reports of gateways; undefined: an origin of an earlier version, without this route. */
   presence: Presence[] | undefined = [];
   url = '';
   readonly #server: Server;
@@ -163,7 +163,7 @@ export class FakeOrigin {
     return { image, ids, index: built, chunks };
   }
 
-  /** Starts a rollout to everybody. */
+  /** Starts a rollout to all devices. */
   async startRollout(product: string, counter: number, more: Partial<Rollout> = {}): Promise<Rollout> {
     const manifest = this.repository.targets.targets[`releases/${product}-${counter}.json`];
     const rollout: Rollout = {
@@ -198,13 +198,13 @@ export class FakeOrigin {
     await this.publish('rollouts');
   }
 
-  /** Signs the next version of a role and of all that names it, and wakes who waits. */
+  /** Signs the next version of a role and of all roles that refer to it, and answers waiting requests. */
   async publish(role: string): Promise<void> {
     await this.repository.publishWithSnapshot(role);
     for (const wake of this.#waiting) wake();
   }
 
-  /** Another key for rollouts, assignments and acknowledgements: what was signed by the one before counts no longer. */
+  /** Changes the key for rollouts, assignments and acknowledgements. Documents with the old key's signature are no longer valid. */
   async rotateRollouts(): Promise<void> {
     const { delegations } = this.repository.targets;
     if (delegations) delegations.roles = delegations.roles?.filter(({ name }) => name !== 'rollouts') ?? [];
@@ -215,7 +215,7 @@ export class FakeOrigin {
     await this.publish('targets');
   }
 
-  /** What the origin says about a device or gateway. */
+  /** Signs an assignment of a device or gateway. */
   async assign(assignment: Partial<Assignment> & { id: string }): Promise<Envelope> {
     const at = new Date(this.repository.nowMs).toISOString();
     const whole: Assignment = {
@@ -234,7 +234,7 @@ export class FakeOrigin {
     return sealAssignment(whole, this.rolloutsSigner);
   }
 
-  /** What is served under a path. */
+  /** The file of a path. */
   fileAt(path: string): Buffer {
     const found = this.chunks.get(path) ?? this.repository.files.get(path);
     if (!(found instanceof Uint8Array)) throw new Error(`there is no ${path}`);
@@ -249,7 +249,7 @@ export class FakeOrigin {
     return signers;
   }
 
-  /** How often a path was asked for. */
+  /** How often a path was requested. */
   count(pathPart: string): number {
     return this.requests.filter(line => line.includes(pathPart)).length;
   }

@@ -1,4 +1,4 @@
-// For tests only: a device of the site that holds chunks and speaks `/sitecast/chunks/1`.
+// For tests only: a device of the site that has chunks and speaks `/sitecast/chunks/1`.
 import {
   type Chunk,
   type ChunkId,
@@ -21,14 +21,14 @@ import { TestDevice, type TestGateway } from './harness.ts';
 
 const LISTEN = ['/ip4/127.0.0.1/tcp/0'];
 
-/** What the device answers for a chunk that it says it holds. */
+/** The device's answer for a chunk that it has announced. */
 export type Giving = (id: ChunkId, right: Chunk) => Chunk | Promise<Chunk>;
 
-/** Enrolled through a gateway; admits whom a device admits. */
+/** A device that is enrolled through a gateway, and admits the same peers as a real device. */
 export class HoldingDevice {
   readonly device: TestDevice;
   readonly node: SwarmNode;
-  /** Chunks that were asked of it, as often as they were, and who came. */
+  /** The chunks that were requested from it, once per request, and the peers that connected. */
   readonly asked: string[] = [];
   readonly guests: Assignment[] = [];
   readonly #credential: Uint8Array;
@@ -50,9 +50,9 @@ export class HoldingDevice {
   }
 
   /**
-   * From now on it holds, and hands out, some chunks of an image.
-   * @param at numbers of the chunks that it says it holds
-   * @param sayAfter until then it says nothing of it to those that ask
+   * From now on the device announces and serves some chunks of an image.
+   * @param at numbers of the announced chunks
+   * @param sayAfter delays the announcement until it resolves
    */
   async hold(
     origin: FakeOrigin,
@@ -91,7 +91,7 @@ export class HoldingDevice {
     this.#images = [{ image: Buffer.from(image).toString('hex'), held: at.length }];
   }
 
-  /** Tells a gateway of itself. @param held another count than the true one */
+  /** Announces itself to a gateway. @param held another number of chunks than the true one */
   async tell({ url }: TestGateway, held?: number): Promise<number> {
     const { status } = await this.device.post(`${url}/site/v1/peers`, {
       peer: { id: this.device.id, addresses: this.node.addresses },
@@ -101,7 +101,7 @@ export class HoldingDevice {
     return status;
   }
 
-  /** Asks a gateway over libp2p, as a device of its site. */
+  /** Connects to a gateway over libp2p, as a device of its site. */
   async asker(address: string, credential = this.#credential): Promise<PeerStore> {
     const peer = await this.node.dial(address);
     return new PeerStore({ node: this.node, peer, credential, deadlineMs: 5000 });

@@ -25,7 +25,7 @@ interface EnrolmentDeps {
   joinTokens: JoinTokens;
   pending: PendingMembers;
   verifyById: VerifySignature;
-  /** Newcomers leave the reserve alone: they ask again. */
+  /** Enrolments must leave the disk's reserve free. A refused member asks again. */
   room: Room;
   now: () => number;
 }
@@ -34,24 +34,24 @@ interface EnrolmentDeps {
 export interface MemberChange {
   tags?: Record<string, string> | undefined;
   site?: string | undefined;
-  /** Null: none any more. */
+  /** Null removes the name. */
   name?: string | null | undefined;
 }
 
-/** What an operator says of a newcomer that is to be let in. */
+/** An operator's decision to accept a waiting member. */
 export interface Acceptance {
-  /** Where the newcomer is; without it, where the replaced member is, or where the newcomer was seen. */
+  /** The site of the new member. By default that of the replaced member, or the one where the new member was seen. */
   site?: string | undefined;
-  /** The only name that the newcomer gets: its own wish doesn't count. */
+  /** The only name that the new member gets. Its requested name doesn't count. */
   name?: string | undefined;
-  /** Id of the member that bears the name now: its site and tags go over with the name, and it is revoked. */
+  /** Id of the present bearer of the name. Its site and tags go to the new member with the name, and it is revoked. */
   replaces?: string | undefined;
 }
 
-/** How often a change is judged anew that something else has come before. */
+/** How often a change is decided again after another change came first. */
 const MAX_ATTEMPTS = 10;
 
-/** Lets devices and gateways in, and changes what they are. */
+/** Enrols devices and gateways, and changes their assignments. */
 export class Enrolments {
   readonly pending: PendingMembers;
   readonly #deps: EnrolmentDeps;
@@ -62,12 +62,12 @@ export class Enrolments {
   }
 
   /**
-   * A newcomer asks to be known.
-   * @param envelope the enrolment that the newcomer signed; where it has a join token, the token's key signed it as well
-   * @param carrier who signed the request: the newcomer itself, or an enrolled gateway (`relay`) that brings it
-   * @returns the member (again the same where the newcomer is in already), or undefined: the newcomer waits to be accepted
+   * Handles the enrolment of a device or gateway.
+   * @param envelope the signed enrolment; where there is a join token, the token's key has signed it, too
+   * @param carrier who signed the request: the new member itself, or an enrolled gateway (`relay`)
+   * @returns the member (also where it is enrolled already), or undefined: it waits to be accepted
    * @throws SITECAST_DOCUMENT_MALFORMED, SITECAST_DOCUMENT_UNTRUSTED, SITECAST_DEVICE_REVOKED,
-   *   SITECAST_ENROLMENT_FOREIGN, SITECAST_ENROLMENT_CONFLICT, SITECAST_ENROLMENT_INCOMPLETE, and the join token's codes
+   * SITECAST_ENROLMENT_FOREIGN, SITECAST_ENROLMENT_CONFLICT, SITECAST_ENROLMENT_INCOMPLETE, and the join token's codes
    */
   async enrol(
     envelope: unknown,
@@ -76,7 +76,7 @@ export class Enrolments {
     const unverified = readEnrolment(envelope);
     const { id, token } = unverified.document;
     if (senderId !== id && !relay) throw foreign(id);
-    // The newcomer's own signature is dear to check: an unknown join token saves that.
+    // The member's own signature is expensive to verify. With an unknown join token that isn't needed.
     const tokenKey = token === undefined ? undefined : this.#keyOfToken(token, id);
     const enrolment = unverified.verify([id], this.#deps.verifyById);
     if (token !== undefined && tokenKey) unverified.verify([token], this.#verifyByToken(tokenKey));
@@ -88,19 +88,19 @@ export class Enrolments {
     return undefined;
   }
 
-  /** A token's key is checked as fast as an id's: thousands of newcomers may come with one token. */
+  /** Verifies by a token's key with the fast method, because thousands of members may use one token. */
   #verifyByToken(publicKey: Buffer): VerifySignature {
     const id = idOfPublicKey(publicKey);
     return (_keyId, message, signature) => this.#deps.verifyById(id, message, signature);
   }
 
-  /** For a newcomer that is in already the token needn't exist any more. */
+  /** An enrolled member may repeat its request after the token was deleted. */
   #keyOfToken(token: string, id: string) {
     const { store, joinTokens } = this.#deps;
     return store.registry.member(id) ? undefined : joinTokens.keyOf(token);
   }
 
-  /** @returns undefined where the newcomer waits: a token lets nobody take another's name */
+  /** @returns undefined where the new member must wait: a token can't take a name from its bearer */
   async #admitByToken(
     enrolment: Enrolment,
     relay: Member | undefined,
@@ -156,9 +156,9 @@ export class Enrolments {
   }
 
   /**
-   * An operator lets a newcomer in that waits. The member that it replaces is revoked in the same commit.
+   * An operator accepts a waiting member. The member that it replaces is revoked in the same commit.
    * @throws SITECAST_NOT_PENDING (notFound), SITECAST_SITE_MISSING, SITECAST_SITE_AMBIGUOUS, SITECAST_DEVICE_REVOKED,
-   *   SITECAST_NAME_TAKEN, SITECAST_NOT_NAMED_SO (conflict)
+   * SITECAST_NAME_TAKEN, SITECAST_NOT_NAMED_SO (conflict)
    */
   async accept(kind: MemberKind, id: string, acceptance: Acceptance, operator: string): Promise<Member> {
     const { site, name, replaces } = acceptance;
@@ -179,8 +179,8 @@ export class Enrolments {
   }
 
   /**
-   * The newcomer, the member that it replaces, its use of a token, and what tells of it all: one commit.
-   * @returns false where the members have changed meanwhile: then the acceptance is to be judged anew
+   * Commits the new member, the replaced member, the use of a token and the audit entry together.
+   * @returns false where a member has changed meanwhile, and the acceptance must be decided again
    */
   async #admitAccepted(
     waiting: PendingMember,
@@ -212,7 +212,7 @@ export class Enrolments {
     return bearer;
   }
 
-  /** A token that would have let the newcomer in is used by that. A token that is used up by now isn't missed: an operator decides. */
+  /** Uses up the token with which the member would have enrolled. If the token is used up already, the operator's decision still counts. */
   #useOf({ joinToken, ...asking }: PendingMember): { id: string; isRequired: false } | undefined {
     if (joinToken === undefined) return undefined;
     try {
@@ -242,7 +242,7 @@ export class Enrolments {
     });
   }
 
-  /** Revokes a member for good: its key may be in other hands. Does nothing where it is revoked already. */
+  /** Revokes a member for good, because its key may be stolen. It does nothing where the member is revoked already. */
   revoke(kind: MemberKind, id: string, operator: string): Promise<Member> {
     return this.#change(kind, id, member => {
       if (member.revokedAt !== undefined) return undefined;
@@ -251,7 +251,7 @@ export class Enrolments {
     });
   }
 
-  /** @param judge undefined: nothing is to be changed; called anew where the member has changed meanwhile */
+  /** @param judge returns the changed member, or undefined for no change; called again where the member has changed meanwhile */
   async #change(
     kind: MemberKind,
     id: string,
@@ -270,7 +270,7 @@ export class Enrolments {
     throw tooBusy();
   }
 
-  /** The member revoked. It keeps its name, for people who look for it later; another member may get the name. */
+  /** The member as revoked. It keeps its name, so that people can find it later; another member may get the name. */
   #revokedNow(member: Member): Member {
     const at = this.#nowIso();
     return { ...member, serial: member.serial + 1, changedAt: at, revokedAt: at };
@@ -301,14 +301,14 @@ function siteAskedBy(enrolment: Enrolment, relay: Member | undefined): string | 
   return enrolment.kind === 'device' ? relay?.site : enrolment.site;
 }
 
-/** No operator did it; but an operator made the token. */
+/** The entry names the operator who made the token, because no operator accepted the member. */
 function enrolEvent(member: Member, token: StoredJoinToken, via: string | undefined): AuditEvent {
   const { name, product, hardware, site } = member;
   const details = { joinToken: token.id, tokenBy: token.createdBy, name, product, hardware, site, via };
   return eventOf(ORIGIN, 'enrol', member, details);
 }
 
-/** What a newcomer says that it is. */
+/** The declared properties of a new member. */
 type Asking = Pick<Enrolment, 'id' | 'kind' | 'product' | 'hardware'>;
 
 interface Given {
@@ -339,7 +339,7 @@ function eventOf(
   return { by, action: `${kind}.${what}`, subject: `${kind}:${id}`, ...(details && { details }) };
 }
 
-/** Whether this acceptance was carried out already: its answer may have got lost. */
+/** Whether this acceptance was carried out already, and its answer was lost. */
 function isAsSaid(known: Member, { site, name }: Acceptance): boolean {
   return (site === undefined || site === known.site) && (name === undefined || name === known.name);
 }
@@ -354,7 +354,9 @@ function isSameAssignment(one: Member, other: Member): boolean {
   );
 }
 
-/** Others change the same member without end: a defect, for each attempt that fails lets another one succeed. */
+/**
+ * Other changes of the same member came first each time. That is a defect, because each failed attempt means that another change succeeded.
+ */
 function tooBusy(): Error {
   return new Error('a member has changed as often as a change of it was judged');
 }

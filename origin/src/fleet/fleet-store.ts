@@ -16,7 +16,7 @@ export const joinTokenSchema = z.object({
   /** In hex. */
   publicKey: z.string().regex(/^[0-9a-f]{64}$/),
   kind: z.enum(MEMBER_KINDS),
-  /** The name that the newcomer gets. */
+  /** The name that the new member gets. */
   name: memberNameSchema.exactOptional(),
   site: siteSchema.exactOptional(),
   product: nameSchema.exactOptional(),
@@ -31,10 +31,10 @@ export type StoredJoinToken = z.infer<typeof joinTokenSchema>;
 
 export const storedReportSchema = z.object({
   envelope: z.unknown(),
-  /** Of the payload's bytes. */
+  /** Hash of the payload's bytes. */
   sha256: z.string(),
   receivedAt: z.string(),
-  /** The gateway that brought it. */
+  /** The gateway that relayed it. */
   via: z.string().exactOptional(),
 });
 export type StoredReport = z.infer<typeof storedReportSchema>;
@@ -46,17 +46,17 @@ export interface ReportPlace {
   seq: number;
 }
 
-/** A newcomer that comes in, and what changes together with it. */
+/** A new member, and the changes that belong to it. */
 export interface Admission {
   member: Member;
-  /** The join token that is used up by one. Without a use left it lets nobody in, but where an operator has accepted the newcomer. */
+  /** The join token of which one use is taken. Without a use left the member isn't admitted, unless an operator has accepted it. */
   joinToken?: { id: string; isRequired: boolean } | undefined;
-  /** The member whose name the newcomer takes over: as it was judged by, and revoked. */
+  /** The member whose name the new member takes over: as it was when that was decided, and as revoked. */
   replaces?: { before: Member; after: Member } | undefined;
   events: readonly AuditEvent[];
 }
 
-/** What has become of an admission. In all cases but the first nothing is changed. */
+/** The outcome of an admission. Only the first one changes anything. */
 export type Admitted =
   | { outcome: 'admitted' }
   /** It is a member already. */
@@ -64,14 +64,14 @@ export type Admitted =
   | { outcome: 'nameTaken'; bearer: Member }
   | { outcome: 'joinTokenUnknown' }
   | { outcome: 'joinTokenUsedUp' }
-  /** The member to be replaced isn't any more what it was judged by. */
+  /** The member to be replaced has changed since the decision. */
   | { outcome: 'stale' };
 
 export type MemberChanged = { outcome: 'changed' | 'stale' } | { outcome: 'nameTaken'; bearer: Member };
 
 /** What a batch of reports changes. */
 export interface Intake {
-  /** Of each device what its reports were judged by, and what comes of it. */
+  /** For each device the status on which its reports were judged, and the new one. */
   statuses: readonly { before: Status | undefined; after: Status }[];
   reports: readonly { place: ReportPlace; report: StoredReport }[];
   droppedReports: readonly ReportPlace[];
@@ -81,19 +81,19 @@ export interface Intake {
 }
 
 /**
- * Where members, join tokens and reports are kept. Each method that changes something is one commit, together with the audit entries that tell
- * of it: all of it is durable when the method resolves, or none of it is there and it throws SITECAST_NO_SPACE or SITECAST_STATE_UNWRITABLE.
- * Several origins may call any method at once: what a change relies on is checked as it's made.
+ * Stores members, join tokens and reports. Each method that changes something is one commit, together with its audit entries. When the
+ * method resolves, all of it is durable. When it throws SITECAST_NO_SPACE or SITECAST_STATE_UNWRITABLE, nothing has changed.
+ * Several origins may call any method at once: the conditions of a change are checked in its commit.
  */
 export interface FleetStore {
-  /** What is known of members, in memory: as of each commit, before the caller of that hears of it. */
+  /** What is known of members, in memory. It is updated with each commit, before the commit's caller continues. */
   readonly registry: Registry;
 
   admit(admission: Admission): Promise<Admitted>;
-  /** @param before the member as the change was decided by: where it isn't that any more, nothing is changed */
+  /** @param before the member on which the change was decided; if it differs by now, nothing is changed */
   changeMember(before: Member, after: Member, event: AuditEvent): Promise<MemberChanged>;
 
-  /** All join tokens, as far as this origin knows them by now; no disk is asked. */
+  /** All join tokens that this origin knows, from memory. */
   joinTokens(): Iterable<StoredJoinToken>;
   joinToken(id: string): StoredJoinToken | undefined;
   addJoinToken(token: StoredJoinToken, event: AuditEvent): Promise<'added' | 'tooMany'>;
@@ -102,7 +102,7 @@ export interface FleetStore {
     eventOf: (token: StoredJoinToken) => AuditEvent,
   ): Promise<'removed' | 'unknown'>;
 
-  /** Takes reports in. @returns `stale`: a device's status isn't any more what its reports were judged by, and nothing is changed */
+  /** Stores reports. @returns `stale` if a device's status has changed since its reports were judged; nothing is changed then */
   takeIn(intake: Intake): Promise<'taken' | 'stale'>;
   /** Undefined for a report that isn't kept, and for one that can't be read any more. */
   report(place: ReportPlace): Promise<StoredReport | undefined>;
@@ -114,10 +114,10 @@ export interface FleetStore {
   outcome(rolloutId: string, deviceId: string): Promise<Outcome | undefined>;
   inventory(id: string): Promise<unknown>;
 
-  /** Makes durable when members were last heard, as the registry knows it. Done now and then: after a crash the minutes since are missing. */
+  /** Makes the times when members were last heard durable. It is called now and then, so a crash loses some minutes of them. */
   saveSeen(): Promise<void>;
   /** Ids of gateways that report which devices they hear. */
   reportingGateways(): Promise<string[]>;
-  /** @param changes whether each of these gateways does so now */
+  /** @param changes whether each of these gateways reports presence now */
   saveReportingGateways(changes: ReadonlyMap<string, boolean>): Promise<void>;
 }

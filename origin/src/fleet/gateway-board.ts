@@ -4,9 +4,9 @@ import type { Member } from './member.ts';
 import type { Registry } from './registry.ts';
 
 const MAX_GATEWAYS_ON_BOARD = 20_000;
-/** A gateway announces its addresses every ten minutes; after so long without that it isn't named any more. */
+/** A gateway announces its addresses every ten minutes. After this time without an announcement it is no longer named. */
 export const ADDRESSES_TTL_MS = 35 * 60_000;
-/** Gateways of other sites in one answer. Each answer names others, so that the fleet's gossip spreads over all of them. */
+/** Gateways of other sites in one answer. Each answer names others, so that the fleet's gossip reaches all of them. */
 const MAX_ELSEWHERE = 8;
 
 interface Place {
@@ -23,7 +23,7 @@ export class GatewayBoard {
   readonly #bySite = new Map<string, Set<string>>();
   readonly #ownAddresses: () => string[];
 
-  /** @param ownAddresses where the origin itself is found in the fleet's network */
+  /** @param ownAddresses the origin's own addresses in the fleet's network */
   constructor(
     registry: Pick<Registry, 'activeMember'>,
     ownAddresses: () => string[],
@@ -44,7 +44,7 @@ export class GatewayBoard {
     this.#bySite.set(site, here.add(id));
   }
 
-  /** The others of the gateway's site first, then some of the rest, chosen by chance. */
+  /** First the other gateways of the gateway's site, then a random choice of the rest. */
   knownTo({ id, site }: Member, nowMs: number): KnownGateways {
     const gateways: KnownGateways['gateways'] = [];
     for (const other of this.#bySite.get(site) ?? []) {
@@ -64,7 +64,7 @@ export class GatewayBoard {
   }
 
   #named(id: string, nowMs: number): KnownGateways['gateways'][number] | undefined {
-    // Nobody is remembered for longer because others are told of it.
+    // `peek` doesn't count as a use: a gateway isn't remembered longer because others ask for it.
     const place = this.#places.peek(id);
     const member = this.#registry.activeMember(id);
     if (!place || member?.kind !== 'gateway' || Math.abs(nowMs - place.saidMs) > ADDRESSES_TTL_MS)

@@ -46,12 +46,12 @@ export function shownTurn({ sinceMs, untilMs, ...turn }: Turn, sources: Sources,
   };
 }
 
-/** When the member last sent a request of its own, or a gateway last said that it hears it. */
+/** When the member last sent a request of its own, or was last heard according to a gateway. */
 export function lastSeenMs(member: Member, { registry, presence }: Sources): number | undefined {
   return Math.max(presence.heardMs(member) ?? 0, registry.seenMs(member.id) ?? 0) || undefined;
 }
 
-/** When anything last came of the member, by whichever way: a report, a request of its own, the word of a gateway. */
+/** When the member was last heard in any way: by a report, by a request of its own, or according to a gateway. */
 export function lastHeardMs(member: Member, sources: Sources): number | undefined {
   const reportedMs = Date.parse(sources.registry.status(member.id)?.last.receivedAt ?? '') || 0;
   const lastMs = Math.max(reportedMs, lastSeenMs(member, sources) ?? 0);

@@ -6,8 +6,8 @@ import type { Status } from './status.ts';
 export const MAX_MEMBERS = 1_000_000;
 
 /**
- * Who belongs to the fleet, and what reports have told of each, in memory: a check for a request and a query touch no disk. The fleet's
- * store keeps it as of the last commit; nobody else changes it, but for when members were last heard.
+ * The members of the fleet and the state of their reports, in memory: checking a request and answering a query read no disk. The fleet's
+ * store updates it with each commit. Only the times when members were last heard change without a commit.
  */
 export class Registry {
   readonly #members = new Map<string, Member>();
@@ -16,13 +16,13 @@ export class Registry {
   readonly #statuses = new Map<string, Status>();
   readonly #kept = { bytes: 0, dropped: 0, devices: 0 };
   readonly #seenMs = new Map<string, number>();
-  /** Ids of members that were heard since that was last made durable. */
+  /** Ids of members that were heard since those times were last made durable. */
   #unsavedSeen = new Set<string>();
-  /** Ids in order, for lists; made anew after a member joined. */
+  /** Ids in order, for lists; sorted again after a member joined. */
   #ids: string[] | undefined;
   #version = 0;
 
-  /** Rises whenever a member comes or changes. */
+  /** Rises with every new or changed member. */
   get version(): number {
     return this.#version;
   }
@@ -85,7 +85,7 @@ export class Registry {
     }
   }
 
-  /** Takes over a member that is durable. */
+  /** Stores a member that is durable. */
   put(member: Member): void {
     const { id, name, revokedAt } = member;
     const before = this.#members.get(id)?.name;
@@ -97,7 +97,7 @@ export class Registry {
     this.#members.set(id, member);
   }
 
-  /** Takes over a status that is durable. */
+  /** Stores a status that is durable. */
   putStatus(status: Status): void {
     const { id, kept } = status;
     const before = this.#statuses.get(id)?.kept;
@@ -107,7 +107,7 @@ export class Registry {
     this.#statuses.set(id, status);
   }
 
-  /** What is kept of all reports, as far as it is counted. */
+  /** The totals of all kept reports, as far as they are counted. */
   get kept(): Readonly<{ bytes: number; dropped: number; devices: number }> {
     return this.#kept;
   }
@@ -123,7 +123,7 @@ export class Registry {
     return found;
   }
 
-  /** Members of which more bytes of reports are kept, the most first. */
+  /** Members with more bytes of kept reports than this, the most first. */
   keepingMoreThan(bytes: number): string[] {
     return [...this.#statuses.values()]
       .filter(({ kept }) => (kept?.bytes ?? 0) > bytes)
@@ -136,12 +136,12 @@ export class Registry {
     this.#unsavedSeen.add(id);
   }
 
-  /** A gateway heard the member then. A later time that is known stays. */
+  /** Records when a gateway heard the member. A later known time stays. */
   wasHeard(id: string, atMs: number): void {
     if ((this.#seenMs.get(id) ?? 0) < atMs) this.saw(id, atMs);
   }
 
-  /** Takes over when a member was seen, as that is stored. */
+  /** Stores the time when a member was seen, as it is stored on disk. */
   putSeen(id: string, seenMs: number): void {
     this.#seenMs.set(id, seenMs);
   }

@@ -4,12 +4,12 @@ import type { Registry } from '../fleet/registry.ts';
 import type { AuditEvent, AuditLog } from '../audit/audit.ts';
 
 const PAGE = 1000;
-/** Above every serial that was ever given: of two assignments gateways hold the one with the higher. */
+/** Larger than any serial so far. Of two assignments, gateways keep the one with the higher serial. */
 const SERIAL_STEP = 1_000_000;
-/** Of one that is known to be revoked, and of whom nothing else is. */
+/** The site of a member of which only its revocation is known. */
 const UNKNOWN_SITE = 'unknown';
 
-/** All revocations that are known from anywhere. */
+/** All revocations that are known from any source. */
 interface Told {
   /** By id; the kind if that is known. */
   members: Map<string, MemberKind | undefined>;
@@ -19,9 +19,9 @@ interface Told {
 
 /** What has to be revoked again. */
 export interface LostRevocations {
-  /** Devices and gateways that the database doesn't know as revoked, as they are to be known. */
+  /** Devices and gateways that the database doesn't have as revoked, in their revoked form. */
   members: readonly Member[];
-  /** Ids of API tokens and of join tokens that were revoked: the database may have them or not. */
+  /** Ids of revoked API tokens and join tokens. The database may or may not still have them. */
   tokens: readonly string[];
   joinTokens: readonly string[];
 }

@@ -1,17 +1,17 @@
 import { SitecastError } from '../errors.ts';
 import { type AuditEntry, type AuditHead, EMPTY_HEAD, hashOfEntry } from './entry.ts';
 
-/** Follows an audit log from its first entry, and finds what was altered, taken out, put in or cut off. */
+/** Follows an audit log from its first entry, and finds altered, removed, inserted and missing entries. */
 export class AuditChainCheck {
   readonly #expected: AuditHead | undefined;
   #head: AuditHead = EMPTY_HEAD;
 
-  /** @param expected an end of this log as somebody saw it earlier: it must still be in it */
+  /** @param expected an end of this log that was noted earlier; the log must still hold it */
   constructor(expected?: AuditHead) {
     this.#expected = expected;
   }
 
-  /** The last entry that was found good. */
+  /** The last entry that passed the check. */
   get head(): AuditHead {
     return this.#head;
   }
@@ -34,7 +34,7 @@ export class AuditChainCheck {
 
   /**
    * All entries have been taken.
-   * @param told where the log ends, as the origin says
+   * @param told the end of the log, according to the origin
    * @throws SITECAST_AUDIT_BROKEN (untrusted)
    */
   end(told: AuditHead): void {

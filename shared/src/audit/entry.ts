@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 
-/** Set before what is hashed, so that no other document's hash can pass for an entry's. */
+/** Prepended to the hashed bytes, so that the hash of another document is never one of an entry. */
 const DOMAIN = 'sitecast-audit-1\n';
 
 const hashSchema = z.string().regex(/^[0-9a-f]{64}$/);
 
-/** One thing that was done at the origin, chained to the one before. */
+/** One action at the origin, chained to the entry before. */
 export const auditEntrySchema = z.strictObject({
   /** From 1, without gaps. */
   seq: z.int().min(1),
@@ -26,7 +26,7 @@ export const auditEntrySchema = z.strictObject({
 });
 export type AuditEntry = z.infer<typeof auditEntrySchema>;
 
-/** Where a log ends, or ended when somebody looked; seq 0 and no hash before the first entry. */
+/** The end of a log, now or when it was noted. Before the first entry it is seq 0, without a hash. */
 export interface AuditHead {
   seq: number;
   hash: string | null;

@@ -4,7 +4,7 @@ import { CHUNK_ID_BYTES, type ChunkId, sameChunkId } from './chunk-id.ts';
 const NONE = 0xffff_ffff;
 const MIN_SLOTS = 2;
 
-/** What is needed of an index. */
+/** The part of an index that is used. */
 interface Ids {
   readonly count: number;
   idAt(at: number): ChunkId;
@@ -15,7 +15,7 @@ export class ChunkNumbers {
   readonly #ids: Ids;
   readonly #slots: Uint32Array;
   readonly #next: Uint32Array;
-  /** Of the hash, so many bits are no part of a slot's number. */
+  /** How many bits of the hash aren't used for the slot's number. */
   readonly #shift: number;
   readonly #factors = randomFactors();
 
@@ -25,7 +25,7 @@ export class ChunkNumbers {
     this.#slots = new Uint32Array(2 ** slotBits).fill(NONE);
     this.#shift = 32 - slotBits;
     this.#next = new Uint32Array(ids.count).fill(NONE);
-    // From the last to the first, so that each finds those behind it.
+    // From the last to the first, so that each entry links to the later ones.
     for (let at = ids.count - 1; at >= 0; at -= 1) {
       const slot = this.#slotOf(ids.idAt(at));
       this.#next[at] = this.#slots[slot] ?? NONE;
@@ -44,8 +44,8 @@ export class ChunkNumbers {
   }
 
   /**
-   * Looks on from where the id's hash points. Ids are SHA-256 only if whoever signed the index was honest: with a hash that can be
-   * guessed, ids that collide would cost the square of their number.
+   * Searches from the slot that the id's hash gives. Ids are SHA-256 only if the signer of the index was honest. With a predictable hash,
+   * colliding ids would cost the square of their number.
    */
   #slotOf(id: ChunkId): number {
     const mask = this.#slots.length - 1;
@@ -72,7 +72,7 @@ export class ChunkNumbers {
 
 function randomFactors(): Uint32Array {
   const bytes = randomBytes(CHUNK_ID_BYTES);
-  // An odd factor loses no bit of its word.
+  // Multiplication by an odd factor keeps all bits of a word.
   return Uint32Array.from(
     { length: CHUNK_ID_BYTES / 4 },
     (_, word) => (bytes.readUInt32LE(word * 4) | 1) >>> 0,

@@ -11,18 +11,18 @@ import type { KeyPair } from '../signing/index.ts';
 import { idSchema, memberNameSchema, siteSchema } from './fields.ts';
 
 /**
- * A newcomer's request to be known. Signed by its own key always, and by the join token's key where it has one:
- * whoever relays it can neither put another id in nor use the token again.
+ * The request of a device or gateway to join. Its own key always signs it, and so does the key of the join token where it has one. So a
+ * gateway that relays it can neither enrol another id nor use the token again.
  */
 const enrolmentSchema = z.looseObject({
   format: z.literal('sitecast-enrolment-1'),
   id: idSchema,
-  /** Random, 32 hexadecimal digits: a token that is good for several newcomers counts each request once. */
+  /** Random, 32 hexadecimal digits. It lets a token for several devices count each request once. */
   nonce: z.string().regex(/^[0-9a-f]{32}$/),
   kind: z.enum(['device', 'gateway']),
-  /** What it wants to be called. A wish: one that can't be a name costs nobody the enrolment. */
+  /** The requested name. An invalid one is dropped, and the enrolment continues without it. */
   name: memberNameSchema.optional().catch(undefined),
-  /** A device's. */
+  /** The product of a device. */
   product: nameSchema.optional(),
   hardware: nameSchema.optional(),
   /** A gateway's: the site that it serves. */

@@ -9,7 +9,7 @@ export const idSchema = z.string().refine(isId, 'the id of a device or gateway (
 export const instantSchema = z.iso.datetime();
 export const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/, '64 lower-case hexadecimal digits');
 
-/** A site's name: opaque to everyone outside. */
+/** A site's name. It has no meaning outside of the fleet. */
 export const siteSchema = z
   .string()
   .regex(
@@ -18,8 +18,8 @@ export const siteSchema = z
   );
 
 /**
- * A device's or gateway's name, as people give and read it: unique in a fleet whatever its case. Nothing but ASCII, so that no
- * two look alike but for letters and digits that do; none can be taken for an id, or for the beginning of one.
+ * A device's or gateway's name for people, unique in a fleet whatever its case. It is ASCII, so that only similar letters and digits look
+ * alike. No name can be taken for an id, or for the beginning of one.
  */
 export const memberNameSchema = z
   .string()
@@ -28,14 +28,14 @@ export const memberNameSchema = z
     'letters, digits, and . _ - between them (at most 63), and not the beginning of an id',
   );
 
-/** What a name is compared by. */
+/** The form in which names are compared. */
 export const nameKey = (name: string): string => name.toLowerCase();
 
 export const tagsSchema = z
   .record(z.string().regex(/^[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?$/), z.string().max(MAX_TAG_CHARS))
   .refine(tags => Object.keys(tags).length <= MAX_TAGS, `at most ${MAX_TAGS} tags`);
 
-/** Tags that somebody gives: they'll be signed, and half of a surrogate pair is something that no reader takes. */
+/** Tags from an operator or a token. They will be signed, and readers refuse half a surrogate pair. */
 export const givenTagsSchema = tagsSchema.refine(
   tags => Object.values(tags).every(value => value.isWellFormed()),
   'text that is Unicode',

@@ -22,24 +22,24 @@ const eventSchema = reportSchema.pick({
   reason: true,
   inventory: true,
 });
-/** What a report says, without its place in a chain. */
+/** The content of a report, without its place in a chain. */
 export type ReportEvent = Pick<Report, keyof typeof eventSchema.shape>;
 
-/** A report that is made now has at most so many bytes: it crosses a thin WAN. What earlier ones may have, readers still take. */
+/** The bound of a new report, because it crosses a thin WAN. Readers still accept larger ones of earlier releases. */
 export const MAX_NEW_REPORT_BYTES = 4096;
-/** Of these, what says which report of which chain it is, at most. */
+/** The part of that bound for the report's place in its chain. */
 const PLACE_BYTES = 512;
 /** A reason's message, as JSON, in bytes: 1,024 characters of most scripts, fewer where each takes more than two. */
 const MAX_MESSAGE_BYTES = 2304;
-/** Begins the message in place of a text that was left out. */
+/** The beginning of the message that replaces a text. */
 const LEFT_OUT = 'what was told here is left out: ';
-/** Codes as this program makes them: nobody's text. */
+/** Codes of this program. Text from others doesn't match. */
 const PLAIN_CODE = /^[A-Za-z][A-Za-z0-9_]{0,63}$/;
 const CODE_LEFT_OUT = 'SITECAST_REPORT_SHORTENED';
 
 /**
- * An event that every reader takes, and small: texts are cut and well-formed; where that isn't enough, what no report can carry is left out.
- * What it gives fits as it is.
+ * Makes an event that every reader accepts, and that is small. Texts are cut and made well-formed. Where that isn't enough, what no report
+ * can carry is left out. Its result is unchanged if fitted again.
  */
 export function fittingEvent(event: ReportEvent): ReportEvent {
   const { reason, inventory, ...rest } = event;
@@ -49,7 +49,7 @@ export function fittingEvent(event: ReportEvent): ReportEvent {
 }
 
 /**
- * An event without its texts. State, rollout, release and the reason's code stay: it still counts.
+ * An event without its texts. State, rollout, release and the reason's code stay, so the event still counts.
  * @param why in a few words
  */
 export function plainEvent(event: ReportEvent, why: string): ReportEvent {
@@ -70,14 +70,14 @@ export function plainEvent(event: ReportEvent, why: string): ReportEvent {
   };
 }
 
-/** Whether `plainEvent` has nothing to leave out. */
+/** Whether `plainEvent` has nothing left to drop. */
 export function isPlainEvent({ reason, inventory }: ReportEvent): boolean {
   return inventory === undefined && (reason === undefined || reason.message.startsWith(LEFT_OUT));
 }
 
 /**
- * Whether every reader takes a report with these bytes, those of earlier releases too: by the schema, strict JSON and the bound
- * of a document.
+ * Whether every reader, those of earlier releases too, accepts a report with these bytes: by the schema, strict JSON and the bound of a
+ * document.
  */
 export function isReportPayload(payload: Uint8Array): boolean {
   return isReadable(payload, reportSchema, MAX_PAYLOAD_BYTES);
@@ -96,7 +96,7 @@ function isReadable(
   try {
     return schema.safeParse(parseStrictJson(payload)).success;
   } catch {
-    // Not strict JSON: a reader would refuse it.
+    // It isn't strict JSON, so a reader would refuse it.
     return false;
   }
 }
@@ -126,6 +126,6 @@ function fittingInventory(inventory: NonNullable<Report['inventory']>): Report['
 
 function fittingValue(value: string | number | boolean): string | number | boolean {
   if (typeof value === 'string') return cutText(value, MAX_INVENTORY_VALUE_CHARS);
-  // Strict JSON has whole numbers alone.
+  // Strict JSON has whole numbers only.
   return typeof value === 'number' && !Number.isSafeInteger(value) ? String(value) : value;
 }

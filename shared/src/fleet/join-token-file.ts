@@ -5,21 +5,21 @@ import { type JoinToken, parseJoinToken } from './join-token.ts';
 const MAX_TOKEN_BYTES = 4096;
 
 interface GivenToken {
-  /** The token itself; it counts more than a file. */
+  /** The token itself. It wins over a file. */
   token: string | undefined;
   tokenFile: string | undefined;
 }
 
 interface Newcomer {
   kind: 'gateway' | 'device';
-  /** Whether its data directory knows by now whom to trust. */
+  /** Whether its data directory already has a root to trust. */
   hasBegun: () => Promise<boolean>;
   warn: (message: string) => void;
 }
 
 /**
- * The join token that a newcomer was given. A file that was used and deleted is missed by nobody who has begun with it: it
- * may have lain in a slot that was replaced since.
+ * The join token of a new device or gateway. Once the data directory has a root, a missing file is no error: it may have been deleted after
+ * use, or was in a slot that was replaced since.
  * @throws SITECAST_JOIN_TOKEN_MISSING, SITECAST_JOIN_TOKEN_INVALID (badInput); the system's error for a file that can't be read
  */
 export async function readJoinToken(

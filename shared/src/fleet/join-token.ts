@@ -4,7 +4,7 @@ import { KeyPair } from '../signing/index.ts';
 
 const PREFIX = 'sitecast-join-1.';
 const MAX_TOKEN_CHARS = 2048;
-// RFC 8410: what stands before the 32 bytes of an Ed25519 seed in PKCS#8.
+// RFC 8410: the bytes before the 32 bytes of an Ed25519 seed in PKCS#8.
 const PKCS8_HEAD = Buffer.from('302e020100300506032b657004220420', 'hex');
 
 const contentSchema = z.strictObject({
@@ -13,12 +13,12 @@ const contentSchema = z.strictObject({
   seed: z.string().regex(/^[A-Za-z0-9_-]{43}$/),
 });
 
-/** What lets a newcomer in, and lets it know whom to trust; a secret until it's used up. */
+/** A token that enrols a new device or gateway, and tells it which root to trust. It is a secret until it's used up. */
 export interface JoinToken {
   origin: string;
   /** SHA-256, in hex, of the bytes of the repository's first root (`1.root.json`). */
   rootSha256: string;
-  /** Signs the enrolment; the origin knows just the public half, by its key id. */
+  /** Signs the enrolment. The origin knows only the public half, by its key id. */
   pair: KeyPair;
 }
 

@@ -4,29 +4,31 @@ import type { RoleSigners } from '../trust/index.ts';
 import { type Assignment, openAssignment } from './assignment.ts';
 import { lruCache } from '../bounded/lru-cache.ts';
 
-// Who can send this: anybody on the LAN. The worst message: assignments without end, each of them a signature to check (two
-// thousandths of a second); how many connections there may be in a second bounds that.
+// Anyone on the LAN can send this. The worst is any number of assignments, each with a signature to verify (two thousandths of a second).
+// The bound of connections per second bounds that.
 
 /** Verified credentials that are remembered. */
 const MAX_OPENED = 256;
 
 interface Shown {
-  /** Which the connection has proved. */
+  /** The id that the connection has proved. */
   id: string;
-  /** What it shows: an assignment as the origin signed it. */
+  /** The presented assignment, as the origin signed it. */
   credential: Uint8Array;
 }
 
-/** Whom machines of a site hand chunks to: those whose assignment names the same site, as the origin signed it. */
+/**
+ * Recognises members of a site by their assignments: a machine serves chunks only to members whose signed assignment names its own site.
+ */
 export class ShownAssignments {
   readonly #opened = lruCache<string, { signers: RoleSigners; assignment: Assignment }>({
     max: MAX_OPENED,
   });
 
   /**
-   * Whether who shows this is a device or gateway of the site. That it was revoked since is the caller's to know.
+   * Whether the assignment belongs to this id and this site. The caller must check whether it was revoked since.
    * @param signers who signs assignments now
-   * @returns what the origin says of it; undefined for anybody else
+   * @returns the assignment; undefined if it doesn't belong
    */
   memberOf(site: string, { id, credential }: Shown, signers: RoleSigners): Assignment | undefined {
     try {
@@ -38,7 +40,7 @@ export class ShownAssignments {
     }
   }
 
-  /** Peers come again every half minute with what they have shown before. */
+  /** Peers connect again every half minute with the same assignment. */
   #open(credential: Uint8Array, signers: RoleSigners): Assignment {
     const key = createHash('sha256').update(credential).digest('hex');
     const opened = this.#opened.get(key);

@@ -6,12 +6,12 @@ import { parseStrictJson } from '../trust/index.ts';
 export const MAX_PAYLOAD_BYTES = 64 * 1024;
 const MAX_PAYLOAD_CHARS = Math.ceil(MAX_PAYLOAD_BYTES / 3) * 4;
 const MAX_SIGNATURES = 4;
-/** Of what is wrong with a document: a hostile one may have any number of faults. */
+/** The bound of the text that says what is wrong with a document. A hostile document may have any number of faults. */
 const MAX_REASON_CHARS = 1000;
 
 /**
- * The kinds of signed documents. The kind is a part of what's signed, so none can pass for another
- * (nor for TUF metadata, whose signed bytes begin with `{`).
+ * The kinds of signed documents. The kind is a part of the signed bytes, so no document is accepted as one of another kind (or as TUF
+ * metadata, whose signed bytes begin with `{`).
  */
 export const DOCUMENT_KINDS = ['enrolment', 'assignment', 'report', 'acknowledgement', 'lease'] as const;
 export type DocumentKind = (typeof DOCUMENT_KINDS)[number];
@@ -36,10 +36,10 @@ export interface EnvelopeSigner {
   sign(bytes: Uint8Array): Promise<Uint8Array>;
 }
 
-/** True if `signature` is one of `message` by the key that goes by `keyId`. */
+/** True if `signature` is one of `message` by the key with the id `keyId`. */
 export type VerifySignature = (keyId: string, message: Uint8Array, signature: Uint8Array) => boolean;
 
-/** The bytes of a document. Its texts are made well-formed: half a surrogate pair is something that no reader takes. */
+/** The bytes of a document. Its texts are made well-formed, because readers refuse half a surrogate pair. */
 export function payloadOf(document: object): Buffer {
   return Buffer.from(
     JSON.stringify(document, (_name, value: unknown) =>
@@ -69,7 +69,7 @@ export async function sealEnvelope(
   return { payload: payload.toString('base64'), payloadType: typeOf(kind), signatures };
 }
 
-/** An envelope whose payload was read but which nobody vouches for yet: to learn who should have signed it. */
+/** A parsed envelope whose signatures aren't verified yet. Its content tells which keys should have signed it. */
 export interface UnverifiedDocument<T> {
   document: T;
   payload: Buffer;

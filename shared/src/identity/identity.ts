@@ -16,16 +16,16 @@ import { idOfPublicKey } from './peer-id.ts';
 const MAX_IDENTITY_BYTES = 4096;
 const FILE_NAME = 'identity.key';
 const KEY_MODE = 0o600;
-/** Two keys differ in 128 of their 256 bits; that a quarter or less differ, one pair in 10^15 has. */
+/** Two random keys differ in about 128 of their 256 bits. Only one pair in 10^15 differs in a quarter or less. */
 const MAX_DAMAGED_BITS = 64;
 
 export interface OpenIdentityOptions {
-  /** Ids by which the rest of the directory goes: a key of none of them isn't the one that it was begun with. */
+  /** Ids that the rest of the directory belongs to. A key with none of them isn't the key that the directory began with. */
   knownIds?: readonly string[];
   warn?: (message: string) => void;
 }
 
-/** Who a device or gateway is: one Ed25519 key, kept in its data directory and never leaving it. */
+/** The identity of a device or gateway: one Ed25519 key, which is stored in its data directory and never leaves it. */
 export class Identity {
   readonly id: string;
   readonly #pair: KeyPair;
@@ -36,11 +36,11 @@ export class Identity {
   }
 
   /**
-   * The identity in a data directory; made, durably and 0600, at the first call. The key is kept twice (`identity.key.copy`): every
-   * turned bit makes another, usable key of it, and whoever goes on with that is a stranger to the fleet. So the copy, which
-   * vouches for itself, counts, and a key that isn't it is set aside; but where the key is another one altogether, the copy is.
-   * @throws SITECAST_KEY_INVALID for a file that holds no key and has no copy, SITECAST_IDENTITY_DAMAGED for one that is missing
-   *   or that of somebody else: it's never replaced by itself
+   * Opens the identity in a data directory. The first call creates it, durably and with mode 0600. The key is stored twice
+   * (`identity.key.copy`): a flipped bit makes another usable key of it, with which the fleet wouldn't know the device. The copy has a
+   * checksum, so it wins over a damaged key, which is set aside. Where the file holds a completely different key, the copy is set aside.
+   * @throws SITECAST_KEY_INVALID for a file that holds no key and has no copy, SITECAST_IDENTITY_DAMAGED for one that is missing or belongs
+   * to another identity: it is never replaced automatically
    */
   static async open(directory: string, options: OpenIdentityOptions = {}): Promise<Identity> {
     await makeDirectory(directory, 0o700);
@@ -62,7 +62,7 @@ interface Found {
   der: Uint8Array;
 }
 
-/** What is no key, or what the medium doesn't give back. */
+/** A file that holds no key, or that the medium can't read. */
 interface Unusable {
   cause: unknown;
 }
@@ -84,8 +84,8 @@ async function withCopy(
 }
 
 /**
- * Whether a release that kept no copies has made this key after the copy was written. The rest of the directory goes by it then,
- * or by neither; and damage turns some bits of a key, where two keys differ in about half of them.
+ * Whether a release without copies has created this key after the copy was written. The ids that the rest of the directory
+ * belongs to decide. Without them the bits do: damage flips a few bits of a key, while two different keys differ in about half of them.
  */
 function isBegunAnew(found: Found, copy: Found, knownIds: readonly string[]): boolean {
   if (knownIds.length > 0) return knownIds.includes(found.identity.id);
@@ -149,12 +149,12 @@ async function keepCopy(path: string, { pem }: Found): Promise<void> {
   try {
     await writeCopy(path, pem, KEY_MODE);
   } catch (error) {
-    // On a full disk, say: it's tried again at the next start.
+    // For example, the disk is full. The next start tries again.
     if (!isSystemError(error)) throw error;
   }
 }
 
-/** The other key's copy is set aside: no key is thrown away. */
+/** Sets the copy of the other key aside. No key is deleted. */
 async function replaceCopy(
   path: string,
   { found, copy }: { found: Found; copy: Found },
@@ -167,7 +167,7 @@ async function replaceCopy(
     await setCopyAside(path);
   } catch (error) {
     if (!isSystemError(error)) throw error;
-    // On a read-only disk, say: it's tried again at the next start.
+    // For example, the disk is read-only. The next start tries again.
     return;
   }
   await keepCopy(path, found);

@@ -8,7 +8,7 @@ const PUBLIC_KEY_BYTES = 32;
 const PREFIX = Buffer.from('002408011220', 'hex');
 const MAX_ID_CHARS = 64;
 
-/** The id of whoever holds this Ed25519 key: its libp2p PeerId, `12D3KooW…`. */
+/** The id of an Ed25519 key: its libp2p PeerId, `12D3KooW…`. */
 export function idOfPublicKey(publicKey: Uint8Array): string {
   if (publicKey.length !== PUBLIC_KEY_BYTES)
     throw new RangeError(`an Ed25519 public key has ${PUBLIC_KEY_BYTES} bytes`);
@@ -16,7 +16,7 @@ export function idOfPublicKey(publicKey: Uint8Array): string {
 }
 
 /**
- * The public key that an id is made of.
+ * The public key in an id.
  * @throws SITECAST_ID_INVALID for anything but the id of an Ed25519 key in its one spelling
  */
 export function publicKeyOfId(id: string): Buffer {
@@ -39,7 +39,7 @@ export function isId(text: string): boolean {
     publicKeyOfId(text);
     return true;
   } catch {
-    // The question was whether it is one.
+    // The caller asks whether it is an id.
     return false;
   }
 }
@@ -48,7 +48,7 @@ function decode(id: string): Buffer | undefined {
   try {
     return Buffer.from(base58btc.baseDecode(id));
   } catch {
-    // Characters outside of the alphabet: no id.
+    // Characters outside of the alphabet make it no id.
     return undefined;
   }
 }

@@ -2,28 +2,28 @@ import type { ConnectionGater, MultiaddrConnection, PeerId, Transport, Upgrader 
 import { FairPool, type Lease, NamedHosts } from '../bounded/index.ts';
 import { lruCache } from '../bounded/lru-cache.ts';
 
-// Any machine on the LAN can connect, with as many keys as it likes, from a few addresses. The worst: sockets that never send a byte,
-// and connections of invented keys that never ask for anything. libp2p counts all connections together and refuses every newcomer
-// when there are enough. So libp2p never decides: each socket takes a place here before libp2p sees it.
+// Any machine on the LAN can connect, with any number of keys, from a few addresses. The worst are sockets that never send a byte, and
+// connections of invented keys that never send a request. libp2p counts all connections together and refuses every new one when there are
+// enough. So libp2p never decides: each socket takes a place here before libp2p sees it.
 
-/** Sockets in their handshakes. As many again may come from hosts that were named. */
+/** Sockets in their handshakes. Named hosts may have as many again. */
 const MAX_HANDSHAKES = 128;
 const MAX_HANDSHAKES_PER_ADDRESS = 64;
-/** Ids that were named. Those that weren't named for the longest are forgotten. */
+/** The bound of named ids. The ones that were named longest ago are forgotten. */
 const MAX_NAMED_IDS = 4096;
 const NAMED_FOR_MS = 30 * 60_000;
 /** Connections that a peer has with this node: two, when both dial at one time. */
 const MAX_CONNECTIONS_PER_MEMBER = 4;
 
 export interface InboundPlaces {
-  /** Connections of peers that were named or admitted. */
+  /** Connections of named or admitted peers. */
   members: number;
-  /** All others that have proved a key. */
+  /** Connections of all other peers that have proved a key. */
   strangers: number;
   strangersPerAddress: number;
 }
 
-/** Whether this node knows a peer that nobody has named to its gate. Asked anew for each connection. */
+/** Whether this node knows a peer that wasn't named to its gate. Called for each connection. */
 export type KnowsPeer = (id: string) => boolean;
 
 interface Entry {
@@ -34,14 +34,14 @@ interface Entry {
 
 const HOST = /^\/ip[46]\/([^/]+)\//;
 
-/** The IP address in a multiaddress; undefined where there's a name in its place, or none. */
+/** The IP address in a multiaddress; undefined where it holds a name, or neither. */
 function hostOf(address: string): string | undefined {
   return HOST.exec(address)?.[1];
 }
 
 /**
- * Which peers may connect to a node that hasn't dialled them. In each of its pools the address that holds the most loses its oldest
- * connection. Peers that were named, or were admitted, have places of their own.
+ * Decides which peers may connect to a node. In each of its pools the address with the most connections loses its oldest. Named and
+ * admitted peers have places of their own.
  */
 export class InboundGate {
   readonly #handshakes = new FairPool({ max: MAX_HANDSHAKES, maxPerOwner: MAX_HANDSHAKES_PER_ADDRESS });
@@ -56,7 +56,7 @@ export class InboundGate {
   readonly #entries = new Map<string, Set<Entry>>();
   readonly #isKnown: KnowsPeer;
 
-  /** @param isKnown tells of known peers besides those that `name` was called for */
+  /** @param isKnown recognises further known peers, besides those that `name` was called for */
   constructor({ members, strangers, strangersPerAddress }: InboundPlaces, isKnown: KnowsPeer = () => false) {
     this.#isKnown = isKnown;
     this.#members = new FairPool({
@@ -67,14 +67,14 @@ export class InboundGate {
     this.#strangers = new FairPool({ max: strangers, maxPerOwner: strangersPerAddress });
   }
 
-  /** Connections that were ended so far because others needed their places, or because there was no place for them. */
+  /** How many connections were ended to make room, or because there was none. */
   get dropped(): number {
     const pools = [this.#handshakes, this.#namedHandshakes, this.#members, this.#strangers];
     const takenBack = pools.reduce((sum, { counts }) => sum + counts.takenBack, 0);
     return takenBack + this.#handshakes.counts.refused + this.#strangers.counts.refused;
   }
 
-  /** A trusted party has said that this peer belongs here, and at which addresses it is. */
+  /** A trusted source has said that this peer belongs to the network, and at which addresses it is. */
   name(id: string, addresses: readonly string[]): void {
     this.#named.set(id, true);
     for (const address of addresses) {
@@ -93,7 +93,7 @@ export class InboundGate {
     return this.isNamed(id) ? id : this.#hosts.ownerOf(hostOf(address));
   }
 
-  /** A peer has shown that it belongs here: its connections don't count as a stranger's any more. */
+  /** A peer has proved that it belongs to the network. Its connections no longer count as a stranger's. */
   admit(id: string): void {
     for (const entry of this.#entries.get(id) ?? []) {
       if (entry.isMember) continue;
@@ -110,7 +110,7 @@ export class InboundGate {
     return { denyInboundUpgradedConnection: (peer, maConn) => !this.#enter(peer, maConn) };
   }
 
-  /** A transport whose listeners ask here before libp2p sees a socket. */
+  /** Wraps a transport. Its listeners call this gate before libp2p sees a socket. */
   guard<Components>(transport: (components: Components) => Transport): (components: Components) => Transport {
     return components => {
       const guarded = transport(components);

@@ -4,7 +4,7 @@ import type { Assignment, Report } from '@sitecast/shared/fleet';
 import type { Envelope } from '@sitecast/shared/identity';
 import type { Ask, SignedFiles, SiteView } from './site-view.ts';
 
-/** How an installation goes: it hangs until another fate comes; or it fails with a reason. */
+/** The outcome of an installation: it succeeds, hangs until a later outcome, or fails with a reason. */
 export type Fate = 'well' | 'hangs' | Reason;
 
 type Release = NonNullable<Report['release']>;
@@ -17,17 +17,17 @@ export interface LightDeviceOptions {
   token: string;
   product: string;
   hardware: string;
-  /** What it runs from the factory. */
+  /** The release from the factory. */
   release: Release;
 }
 
-/** A device that decides, signs and tells as an agent does, and writes no slots; it takes no leases either. */
+/** A device that decides, signs and reports as an agent does. It writes no slots and takes no leases. */
 export class LightDevice {
   readonly assignment: Assignment;
   readonly product: string;
   readonly hardware: string;
   readonly #member: TestMember;
-  /** Everything that it ever said. */
+  /** All reports so far. */
   readonly said: Said[] = [];
   readonly #reports: Envelope[] = [];
   #delivered = 0;
@@ -67,7 +67,7 @@ export class LightDevice {
     return this.#agentState.slots[this.#booted].release;
   }
 
-  /** Decides by what its gateway has, does it as fate wills, and tells of it. */
+  /** Decides by its gateway's files, lets the installation have this outcome, and reports it. */
   async turn(files: SignedFiles, fate: Fate): Promise<void> {
     const { orders, latches, reason } = choose({
       product: this.product,
@@ -89,7 +89,7 @@ export class LightDevice {
     await this.deliver();
   }
 
-  /** The boot loader gives up what it runs, long after that was confirmed. */
+  /** The boot loader gives up the running release, long after that was confirmed. */
   async fallBackLate(rollout?: Report['rollout']): Promise<void> {
     const { release } = this;
     if (!release) throw new Error('it runs no release');
@@ -99,7 +99,7 @@ export class LightDevice {
     await this.deliver();
   }
 
-  /** Says something, unless it has just said it. */
+  /** Reports a state, unless that was just reported. */
   async say(said: Said): Promise<void> {
     if (JSON.stringify(said) === JSON.stringify(this.said.at(-1))) return;
     this.said.push(said);
@@ -109,7 +109,7 @@ export class LightDevice {
     );
   }
 
-  /** Sends the reports that no gateway has taken yet. If the gateway is away, they stay. */
+  /** Sends the reports that no gateway has accepted yet. If the gateway is unreachable, they stay. */
   async deliver(): Promise<void> {
     const reports = this.#reports.slice(this.#delivered);
     if (reports.length === 0) return;
@@ -121,7 +121,7 @@ export class LightDevice {
     }
   }
 
-  /** Sends everything again by another way: a gateway's word isn't the origin's acknowledgement. */
+  /** Sends all reports again through another gateway, because a gateway's answer isn't the origin's acknowledgement. */
   async deliverAgain(ask: Ask): Promise<void> {
     await this.#member.at(ask).sendReports(this.#reports);
   }

@@ -1,4 +1,4 @@
-// For tests only: hosts of a LAN that nobody knows, with addresses of their own on loopback, and what they do to a port.
+// For tests only: unknown hosts of a LAN, with addresses of their own on loopback, that attack a port.
 import { connect, type Socket } from 'node:net';
 import type { Connection } from '@libp2p/interface';
 import { noise } from '@libp2p/noise';
@@ -12,10 +12,10 @@ import { CHUNK_PROTOCOL } from '../chunks/wire.ts';
 /** 127.0.0.2 to 127.0.0.9. */
 export const EIGHT_ADDRESSES = Array.from({ length: 8 }, (_, at) => `127.0.0.${at + 2}`);
 
-/** Made up for connections; beyond it they share keys. */
+/** The number of invented keys. Beyond it connections share keys. */
 const MAX_KEYS = 48;
 
-/** Strangers on some addresses. `close` ends all that they hold. */
+/** Unknown hosts on some addresses. `close` ends all that they hold. */
 export class Strangers {
   readonly #addresses: readonly string[];
   readonly #sockets: Socket[] = [];
@@ -25,7 +25,7 @@ export class Strangers {
     this.#addresses = addresses;
   }
 
-  /** Connects so often, from one address after the other, and says nothing. */
+  /** Opens so many sockets, from one address after the other, and sends nothing. */
   async beSilent(port: number, count: number): Promise<void> {
     const turn = pLimit(32);
     await turn.map(Array.from({ length: count }), async (_, at) => {
@@ -35,7 +35,7 @@ export class Strangers {
     });
   }
 
-  /** Connects so often with keys made up for it, and asks for nothing. @returns the connections that were made */
+  /** Opens so many connections with invented keys, and sends no request. @returns the connections that were made */
   async connectWithKeys(address: string, count: number): Promise<Connection[]> {
     const made: Connection[] = [];
     for (let at = 0; at < count; at += 1) {
@@ -46,7 +46,7 @@ export class Strangers {
     return made;
   }
 
-  /** Opens so many streams of the chunk exchange, and says no hello. */
+  /** Opens so many streams of the chunk exchange, and sends no hello. */
   async openStreams(address: string, count: number): Promise<void> {
     const connections = await this.connectWithKeys(address, Math.ceil(count / 2));
     for (let at = 0; at < count; at += 1) {
@@ -72,7 +72,7 @@ export class Strangers {
   async #nodeOf(at: number) {
     const found = this.#nodes[at];
     if (found) return found;
-    // Its type knows a part of what node's sockets take.
+    // The type has only a part of the options of node's sockets.
     const dialOpts = { noDelay: true, localAddress: this.#addressOf(at) };
     const node = await createLibp2p({
       transports: [tcp({ dialOpts })],
