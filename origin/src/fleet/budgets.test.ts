@@ -5,7 +5,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { testDisk } from '../adapters/disk/testing/test-disk.ts';
 import { acknowledgementsIn, type Answer, type TestMember } from '../testing/device.ts';
 import { FleetHarness } from '../testing/fleet-harness.ts';
-import { MAX_KEPT_BYTES } from './kept-reports.ts';
+import { MAX_KEPT_BYTES } from './status.ts';
 
 // What one device may take of the origin, and that it affects no other device.
 

@@ -3,20 +3,24 @@ import { OVER_BUDGET, type Report } from '@sitecast/shared/fleet';
 import type { VerifySignature } from '@sitecast/shared/identity';
 import type { AuditEvent } from '../audit/audit.ts';
 import type { Room } from '../room.ts';
-import { forked, judge, type SignedReport } from './chain.ts';
 import type { FleetStore, ReportPlace, StoredReport } from './fleet-store.ts';
-import {
-  CUT_TO_BYTES,
-  keptBytesOf,
-  MAX_KEPT_BYTES,
-  NONE_KEPT,
-  withoutReport,
-  withReport,
-} from './kept-reports.ts';
 import { hasCompletedOnce, type Outcome, outcomeAfter } from './outcome.ts';
 import type { ProgressBoard } from './progress.ts';
 import type { ReportBudgets } from './report-budgets.ts';
-import type { Chain, KeptReports, Status } from './status.ts';
+import {
+  type Chain,
+  CUT_TO_BYTES,
+  forked,
+  judge,
+  keptBytesOf,
+  type KeptReports,
+  MAX_KEPT_BYTES,
+  NONE_KEPT,
+  type SignedReport,
+  type Status,
+  withoutReport,
+  withReport,
+} from './status.ts';
 
 /** What changed for a rollout. */
 export interface OutcomeChange {

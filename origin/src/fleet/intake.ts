@@ -3,11 +3,10 @@ import { type ErrorCode, SitecastError } from '@sitecast/shared/errors';
 import { OVER_BUDGET, readReport, reportsRetryAfterS } from '@sitecast/shared/fleet';
 import type { AuditEvent } from '../audit/audit.ts';
 import { demandRoom } from '../room.ts';
-import type { SignedReport } from './chain.ts';
 import type { StoredReport } from './fleet-store.ts';
 import { type IntakeDeps, Round } from './intake-round.ts';
-import { MAX_KEPT_BYTES } from './kept-reports.ts';
 import type { Member } from './member.ts';
+import { MAX_KEPT_BYTES, type SignedReport } from './status.ts';
 
 /** Devices whose kept reports one commit cuts. */
 const CUTS_A_COMMIT = 50;

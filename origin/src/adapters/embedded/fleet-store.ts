@@ -12,11 +12,10 @@ import {
   type StoredJoinToken,
   type StoredReport,
 } from '../../fleet/fleet-store.ts';
-import { keptBytesOf } from '../../fleet/kept-reports.ts';
 import type { Member } from '../../fleet/member.ts';
 import type { Outcome } from '../../fleet/outcome.ts';
 import { Registry } from '../../fleet/registry.ts';
-import type { Status } from '../../fleet/status.ts';
+import { keptBytesOf, type Status } from '../../fleet/status.ts';
 import type { EmbeddedDatabase, Transaction } from './database.ts';
 import type { OutcomeCache } from './outcome-cache.ts';
 import type { RowWrite } from './rows.ts';

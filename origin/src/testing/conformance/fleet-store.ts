@@ -4,10 +4,9 @@ import { Identity } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import type { AuditEvent } from '../../audit/audit.ts';
 import type { Admission, Intake, StoredJoinToken } from '../../fleet/fleet-store.ts';
-import { keptBytesOf } from '../../fleet/kept-reports.ts';
 import type { Member } from '../../fleet/member.ts';
 import type { Outcome } from '../../fleet/outcome.ts';
-import type { Status } from '../../fleet/status.ts';
+import { keptBytesOf, type Status } from '../../fleet/status.ts';
 import type { OpenStores, Stores } from './stores.ts';
 import { type Test, withOpened } from './test.ts';
 
