@@ -5,7 +5,8 @@ export type { Log };
 
 /**
  * The fields that are logged of an error. An expected error (a full disk, a missing key, a damaged file) has a code, and is one line; any other
- * error is a defect, and is logged with its stack.
+ * error is a defect, and is logged with its stack, under the fields that `shared/src/log` gives to every `err`. The origin's expected errors have
+ * fields of their own, `code`, `detail`, `hint` and `cause`: operators filter by them, so the two forms stay apart.
  */
 export function errorFields(error: unknown): LogFields {
   if (!(error instanceof SitecastError) || error.code === 'SITECAST_INTERNAL') return { err: error };

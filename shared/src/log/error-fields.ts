@@ -12,7 +12,7 @@ export interface ErrorFields {
 }
 
 /**
- * Turns an error into fields of a log line. An error that Sitecast raises, or a system call that failed in a known way, gets no stack:
+ * Turns the `err` of a log line into its fields. An error that Sitecast raises, or a system call that failed in a known way, gets no stack:
  * its code and message say enough.
  * @param withStack keeps the stack of every error
  */

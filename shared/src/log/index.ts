@@ -1,3 +1,2 @@
-export { errorFields } from './error-fields.ts';
 export { type DaemonLog, type Log, type LogFields, openLog } from './log.ts';
 export { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from './options.ts';
