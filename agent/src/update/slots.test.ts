@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { open, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { FileSlot } from '../adapters/file-slot.ts';
 import { type DeviceChanges } from '../testing/device.ts';
 import { AgentHarness } from '../testing/harness.ts';
 
@@ -34,6 +35,24 @@ async function rollOut(counter: number) {
   await harness.fleet.publish();
   return rollout;
 }
+
+it('is read back once while it waits, and once more before it is activated', async () => {
+  let readBacks = 0;
+  class CountingSlot extends FileSlot {
+    override openForReadBack() {
+      readBacks += 1;
+      return super.openForReadBack();
+    }
+  }
+  await harness.device.open({ slots: { B: new CountingSlot(path('b.img'), { other: path('a.img') }) } });
+  harness.gateway.lease = () => ({ granted: false, retryAfterMs: 10 });
+  for (let cycles = 0; cycles < 3; cycles += 1)
+    expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'lease' });
+  expect(readBacks).toBe(1);
+  harness.gateway.lease = () => ({ granted: true });
+  expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+  expect(readBacks).toBe(2);
+});
 
 describe('a slot that was verified and then altered', () => {
   const alterLater = async () => {
