@@ -4,7 +4,7 @@ import { request } from 'node:http';
 import { join } from 'node:path';
 import { chunkPath, MAX_FRAME_BYTES } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
-import type { FakeOrigin, Misbehaviour, PublishedImage } from './testing/fake-origin.ts';
+import { type FakeOrigin, type Fault, faultAt, type PublishedImage } from '@sitecast/shared/testing/origin';
 import { removeTemporaryDirectories, GatewayHarness, until } from './testing/harness.ts';
 
 const harness = new GatewayHarness();
@@ -20,10 +20,7 @@ function noise(lengthBytes: number, seed: number): Buffer {
 }
 
 async function published(chunks = 8, seed = 1): Promise<{ origin: FakeOrigin } & PublishedImage> {
-  const origin = await harness.origin();
-  const image = await origin.publishRelease('camera', 1, noise(chunks * 16_384, seed));
-  await origin.startRollout('camera', 1);
-  return { origin, ...image };
+  return await harness.originWith(noise(chunks * 16_384, seed));
 }
 
 const pathOf = (id: Uint8Array): string => `chunks/${chunkPath(id)}`;
@@ -44,11 +41,10 @@ function askAndLeave(url: string): Promise<void> {
 it('fetches a chunk once for concurrent requests of many devices, though some of them disconnect', async () => {
   const { origin, ids } = await published(3);
   const gateway = await harness.gateway(origin);
-  origin.misbehave = (_request, response, path) => {
-    if (!path.startsWith('chunks/')) return false;
-    setTimeout(() => response.end(origin.fileAt(path)), 200);
-    return true;
-  };
+  origin.misbehave = path =>
+    path.startsWith('/chunks/')
+      ? response => void setTimeout(() => response.end(origin.fileAt(path)), 200)
+      : undefined;
   for (const id of ids) {
     const leaving = [1, 2, 3, 4].map(() => askAndLeave(`${gateway.url}/${pathOf(id)}`));
     const answers = await Promise.all(Array.from({ length: 64 }, () => gateway.get(pathOf(id))));
@@ -58,7 +54,7 @@ it('fetches a chunk once for concurrent requests of many devices, though some of
       expect(body.equals(origin.fileAt(pathOf(id)))).toBe(true);
     }
   }
-  expect(origin.count('GET chunks/')).toBe(3);
+  expect(origin.count('GET /chunks/')).toBe(3);
   expect(await gateway.metric('sitecast_chunks_found_total{where="upstream"}')).toBe(3);
 });
 
@@ -85,54 +81,13 @@ it('asks no upstream for chunks that no mirrored index names, or for paths that 
   expect(origin.requests.slice(before).filter(line => /chunks|targets\//.test(line))).toEqual([]);
 });
 
-const badChunks: [string, Misbehaviour][] = [
-  [
-    'other bytes',
-    (_request, response) => {
-      response.end(Buffer.from('28b52ffd2001000000', 'hex'));
-      return true;
-    },
-  ],
-  [
-    'a body that ends too soon',
-    (asked, response) => {
-      response.writeHead(200, { 'content-length': 5000 });
-      response.write('28b5', () => asked.socket.destroy());
-      return true;
-    },
-  ],
-  [
-    'a body without an end',
-    (_request, response) => {
-      const more = (): void => {
-        while (!response.destroyed && response.write(Buffer.alloc(65_536)));
-        if (!response.destroyed) response.once('drain', more);
-      };
-      more();
-      return true;
-    },
-  ],
-  [
-    'a redirect',
-    (_request, response) => {
-      response.writeHead(301, { location: '/elsewhere' }).end();
-      return true;
-    },
-  ],
-  [
-    'nothing',
-    (_request, response) => {
-      response.writeHead(404).end();
-      return true;
-    },
-  ],
-  [
-    'no answer',
-    asked => {
-      asked.socket.destroy();
-      return true;
-    },
-  ],
+const badChunks: [string, Fault][] = [
+  ['other bytes', Buffer.from('28b52ffd2001000000', 'hex')],
+  ['a body that ends too soon', 'truncate'],
+  ['a body without an end', 'endless'],
+  ['a redirect', 'redirect'],
+  ['nothing', 'missing'],
+  ['no answer', 'drop'],
 ];
 
 it.each(badChunks)(
@@ -140,10 +95,8 @@ it.each(badChunks)(
   async (_what, bad) => {
     const { origin, ids } = await published(2);
     const second = await harness.origin();
-    for (const [path, bytes] of origin.chunks) second.chunks.set(path, bytes);
-    const onlyChunks: Misbehaviour = (asked, response, path) =>
-      path.startsWith('chunks/') && bad(asked, response, path);
-    origin.misbehave = onlyChunks;
+    for (const id of ids) second.repository.files.set(pathOf(id), origin.fileAt(pathOf(id)));
+    origin.misbehave = faultAt('/chunks/', bad);
     const [first = Buffer.alloc(32), other = first] = ids;
 
     const alone = await harness.gateway(origin);
@@ -153,7 +106,7 @@ it.each(badChunks)(
     origin.misbehave = undefined;
     expect((await alone.get(pathOf(first))).status).toBe(200);
 
-    origin.misbehave = onlyChunks;
+    origin.misbehave = faultAt('/chunks/', bad);
     const backed = await harness.gateway(origin, { upstream: [second.url] });
     for (const id of [first, other]) {
       const answer = await backed.get(pathOf(id));
@@ -169,17 +122,14 @@ it('fetches a peer gateway’s request from the origin only, and nothing if the 
   const [first = Buffer.alloc(32), second = Buffer.alloc(32)] = ids;
   const [mayFetch, heldOnly] = [{ 'sitecast-forwarded': '1' }, { 'sitecast-forwarded': '2' }];
   expect((await gateway.get(pathOf(first), heldOnly)).status).toBe(404);
-  expect(origin.count('GET chunks/')).toBe(0);
+  expect(origin.count('GET /chunks/')).toBe(0);
   expect((await gateway.get(pathOf(first), mayFetch)).status).toBe(200);
   expect((await gateway.get(pathOf(first), heldOnly)).status).toBe(200);
-  expect(origin.count('GET chunks/')).toBe(1);
+  expect(origin.count('GET /chunks/')).toBe(1);
 
   // The neighbour has the chunk, and would be asked for a device.
   await neighbour.get(pathOf(second));
-  origin.misbehave = (_request, response, path) => {
-    if (path.startsWith('chunks/')) response.writeHead(503).end();
-    return path.startsWith('chunks/');
-  };
+  origin.misbehave = faultAt('/chunks/', 'broken');
   expect((await gateway.get(pathOf(second), mayFetch)).status).toBe(503);
   expect((await gateway.get(pathOf(second))).status).toBe(200);
 });
@@ -194,7 +144,7 @@ it('forwards no request in a circle when two gateways have each other as the ori
   await one.close();
   const again = await harness.gateway(origin, { data, listen: { host: '127.0.0.1', port }, origin: two.url });
   expect((await again.get(pathOf(id))).status).toBe(503);
-  expect(origin.count('GET chunks/')).toBe(0);
+  expect(origin.count('GET /chunks/')).toBe(0);
 });
 
 it('serves its cache after a restart without the origin, and verifies it first', async () => {
@@ -269,5 +219,5 @@ it('finds chunks whose record was lost when the process was killed', async () =>
   const again = await harness.gateway(origin, { data: gateway.settings.data });
   await until(async () => (await again.metric('sitecast_cache_chunks')) === 3, 'the records');
   for (const id of ids) await again.get(pathOf(id));
-  expect(origin.count('GET chunks/')).toBe(3);
+  expect(origin.count('GET /chunks/')).toBe(3);
 });

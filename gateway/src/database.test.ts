@@ -71,9 +71,7 @@ it('refuses a second process on its database, and names the directory', async ()
 });
 
 it('forwards every report that its lost database held, once the device sends it again', async () => {
-  const origin = await harness.origin();
-  await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'x'));
-  await origin.startRollout('camera', 1);
+  const { origin } = await harness.originWith(Buffer.alloc(20_000, 'x'));
   const first = await harness.gateway(origin);
   const device = new TestDevice();
   const reports = await Promise.all(Array.from({ length: 5 }, () => device.report()));
@@ -89,6 +87,6 @@ it('forwards every report that its lost database held, once the device sends it 
   );
   expect(await device.post(`${second.url}/site/v1/reports`, { reports })).toMatchObject({ status: 202 });
   await origin.listen();
-  await until(() => origin.reports.length >= 5, 'the reports to arrive');
-  expect(new Set(origin.reports.map(({ seq }) => seq))).toEqual(new Set([1, 2, 3, 4, 5]));
+  await until(() => origin.records.reports.length >= 5, 'the reports to arrive');
+  expect(new Set(origin.records.reports.map(({ seq }) => seq))).toEqual(new Set([1, 2, 3, 4, 5]));
 });

@@ -45,9 +45,7 @@ async function fill(disk: string, freeBytes: number): Promise<string> {
 
 it('serves without caching when the disk is full, and caches again when there is room', async context => {
   const disk = await smallDisk(context, 24);
-  const origin = await harness.origin();
-  const { ids } = await origin.publishRelease('camera', 1, randomBytes(40 * 16_384));
-  await origin.startRollout('camera', 1);
+  const { origin, ids } = await harness.originWith(randomBytes(40 * 16_384));
   let nowMs = Date.now();
   const gateway = await harness.gateway(
     origin,
@@ -74,9 +72,7 @@ it('serves without caching when the disk is full, and caches again when there is
 
 it('refuses reports that it cannot store, loses none of those it has, and accepts more when there is room', async context => {
   const disk = await smallDisk(context, 24);
-  const origin = await harness.origin();
-  await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'x'));
-  await origin.startRollout('camera', 1);
+  const { origin } = await harness.originWith(Buffer.alloc(20_000, 'x'));
   const gateway = await harness.gateway(origin, { data: join(disk, 'data') });
   await origin.close();
   const device = new TestDevice();
@@ -100,5 +96,5 @@ it('refuses reports that it cannot store, loses none of those it has, and accept
     'room for reports',
   );
   await origin.listen();
-  await until(() => origin.reports.length > kept, 'the reports to arrive');
+  await until(() => origin.records.reports.length > kept, 'the reports to arrive');
 });

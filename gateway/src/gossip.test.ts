@@ -10,7 +10,7 @@ import { announcementOf, createFleetNode, type FleetNode } from '@sitecast/share
 import { Strangers } from '@sitecast/shared/swarm/testing';
 import { afterAll, afterEach, beforeEach, expect, it } from 'vitest';
 import { startGateway } from './main.ts';
-import type { FakeOrigin } from './testing/fake-origin.ts';
+import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import {
   memoryLog,
   removeTemporaryDirectories,
@@ -39,21 +39,6 @@ afterEach(async () => {
 });
 afterAll(removeTemporaryDirectories);
 
-/** An origin whose long polls never report a change. */
-async function silentOrigin(): Promise<FakeOrigin> {
-  const origin = await harness.origin();
-  // The real origin does so, too. Without hashes, announced metadata can't be verified.
-  origin.repository.listsHashes = true;
-  await origin.publishRelease('camera', 1, image);
-  await origin.startRollout('camera', 1);
-  origin.misbehave = (request, response) => {
-    if (request.headers.prefer === undefined) return false;
-    response.writeHead(304).end();
-    return true;
-  };
-  return origin;
-}
-
 function newestSet({ repository }: FakeOrigin): Parameters<FleetNode['gossip']['announce']>[0] {
   const files = ['snapshot', 'rollouts'].map(
     role => [repository.pathOf(role).slice('metadata/'.length), repository.bytesOf(role)] as const,
@@ -74,7 +59,7 @@ const HOUR_MS = 3_600_000;
 it('learns of a change while strangers without the key fill its gossip port with silent sockets', async () => {
   const strangers = new Strangers();
   try {
-    const origin = await silentOrigin();
+    const origin = await harness.silentOrigin(image);
     const gossipListen = [`/ip4/127.0.0.1/tcp/${await freePort()}`];
     const gateway = await harness.gateway(origin, { poll: HOUR_MS, gossipListen, fleetKeyFile });
     const port = Number(gossipListen[0]?.split('/').at(-1));
@@ -98,7 +83,7 @@ it('learns of a change while strangers without the key fill its gossip port with
 });
 
 it('learns of a change from another gateway within a moment, and forwards it', async () => {
-  const origin = await silentOrigin();
+  const origin = await harness.silentOrigin(image);
   const gossip = { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile };
   const [near, far] = [await harness.gateway(origin, gossip), await harness.gateway(origin, gossip)];
   await until(
@@ -118,7 +103,7 @@ it('learns of a change from another gateway within a moment, and forwards it', a
 });
 
 it('requests nothing for an announcement without valid signatures', async () => {
-  const origin = await silentOrigin();
+  const origin = await harness.silentOrigin(image);
   const gateway = await harness.gateway(origin, { poll: HOUR_MS, gossipPeer: node.addresses, fleetKeyFile });
   await until(() => node.gossip.neighbours.some(({ isInMesh }) => isInMesh), 'it is in the mesh');
   const announcement = newestSet(origin);
@@ -139,7 +124,7 @@ it('requests nothing for an announcement without valid signatures', async () => 
 });
 
 it("does not start without the fleet's key, and needs none where gossip is off", async () => {
-  const origin = await silentOrigin();
+  const origin = await harness.silentOrigin(image);
   const settings = await settingsFor(origin, { gossipListen: ['/ip4/127.0.0.1/tcp/0'] });
   await expect(startGateway(settings, { log: memoryLog() })).rejects.toMatchObject({
     code: 'SITECAST_FLEET_KEY_MISSING',
@@ -152,7 +137,7 @@ const hasLan = Object.values(networkInterfaces()).some(found => found?.some(({ i
 it.skipIf(!hasLan)(
   'finds another gateway by multicast DNS (skipped without a LAN), and remembers it',
   async () => {
-    const origin = await silentOrigin();
+    const origin = await harness.silentOrigin(image);
     const gossip = { gossipListen: ['/ip4/0.0.0.0/tcp/0'], mdns: true, fleetKeyFile };
     const [one, two] = [await harness.gateway(origin, gossip), await harness.gateway(origin, gossip)];
     for (const gateway of [one, two])

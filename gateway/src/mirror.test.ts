@@ -1,8 +1,7 @@
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ENDLESS } from '@sitecast/shared/trust/testing';
 import { afterAll, afterEach, expect, it } from 'vitest';
-import type { FakeOrigin, Misbehaviour } from './testing/fake-origin.ts';
+import { type FakeOrigin, faultAt, type Misbehaviour } from '@sitecast/shared/testing/origin';
 import { removeTemporaryDirectories, GatewayHarness, until } from './testing/harness.ts';
 
 const harness = new GatewayHarness();
@@ -12,9 +11,7 @@ afterAll(removeTemporaryDirectories);
 const image = Buffer.alloc(100_000, 'a release ');
 
 async function originWithRollout(): Promise<FakeOrigin> {
-  const origin = await harness.origin();
-  await origin.publishRelease('camera', 1, image);
-  await origin.startRollout('camera', 1);
+  const { origin } = await harness.originWith(image);
   return origin;
 }
 
@@ -40,7 +37,8 @@ it('mirrors a repository and serves it unchanged, with the headers of the origin
     'the newest set',
   );
 
-  const paths = [...currentPaths(origin), ...origin.chunks.keys()];
+  const chunks = [...origin.repository.files.keys()].filter(path => path.startsWith('chunks/'));
+  const paths = [...currentPaths(origin), ...chunks];
   expect(paths.length).toBeGreaterThan(15);
   for (const path of paths) {
     const url = `${gateway.url}/${path}`;
@@ -78,11 +76,10 @@ it('learns of a new release at once, answers a waiting device, and never serves 
   });
   // Only the metadata of the release has arrived, so it must not be served.
   const held: (() => void)[] = [];
-  origin.misbehave = (_request, response, path) => {
-    if (!path.includes('.camera-2.json') || held.length > 0) return false;
-    held.push(() => response.end(origin.fileAt(path)));
-    return true;
-  };
+  origin.misbehave = path =>
+    path.includes('.camera-2.json') && held.length === 0
+      ? response => void held.push(() => response.end(origin.fileAt(path)))
+      : undefined;
   await origin.publishRelease('camera', 2, image);
   await origin.startRollout('camera', 2);
   await until(() => held.length > 0, 'the manifest to be asked for');
@@ -148,7 +145,7 @@ it('follows new roots and serves every one that devices may need', async () => {
   await origin.repository.publish('root');
   const gateway = await harness.gateway(origin);
   await origin.repository.publish('root');
-  await origin.publish('targets');
+  await origin.repository.publishWithSnapshot('targets');
   await until(async () => (await gateway.get('metadata/3.root.json')).status === 200, 'the newest root');
   for (const version of [1, 2, 3])
     expect((await gateway.get(`metadata/${version}.root.json`)).body).toEqual(
@@ -158,84 +155,28 @@ it('follows new roots and serves every one that devices may need', async () => {
 });
 
 /** What a hostile or broken upstream may do with metadata, and whether it counts as misbehaviour. */
-const misbehaviours: [string, (origin: FakeOrigin) => Misbehaviour | undefined, boolean][] = [
+const misbehaviours: [string, Misbehaviour, boolean][] = [
   [
     'serves a timestamp by other keys',
-    () => answer('timestamp.json', Buffer.from('{"signatures":[],"signed":{}}')),
+    faultAt('timestamp.json', Buffer.from('{"signatures":[],"signed":{}}')),
     true,
   ],
-  ['serves endless metadata', () => endless('timestamp.json'), true],
-  ['cuts bodies short', ({ repository }) => cutShort(repository.bytesOf('snapshot'), 'snapshot.json'), false],
-  [
-    'redirects',
-    () => (_request, response) => {
-      response.writeHead(302, { location: 'http://127.0.0.1:9/' }).end();
-      return true;
-    },
-    false,
-  ],
-  [
-    'hangs up',
-    () => request => {
-      request.socket.destroy();
-      return true;
-    },
-    false,
-  ],
-  [
-    'has nothing at all',
-    () => (_request, response) => {
-      response.writeHead(404).end();
-      return true;
-    },
-    false,
-  ],
-  [
-    'fails',
-    () => (_request, response) => {
-      response.writeHead(500).end('oops');
-      return true;
-    },
-    false,
-  ],
-  ['serves a damaged target', () => answer('camera-2.json', Buffer.from('{}')), true],
+  ['serves endless metadata', faultAt('timestamp.json', 'endless'), true],
+  ['cuts bodies short', faultAt('snapshot.json', 'truncate'), false],
+  ['redirects', () => 'redirect', false],
+  ['hangs up', () => 'drop', false],
+  ['has nothing at all', () => 'missing', false],
+  ['fails', () => 'broken', false],
+  ['serves a damaged target', faultAt('camera-2.json', Buffer.from('{}')), true],
 ];
-
-function answer(ending: string, body: Buffer): Misbehaviour {
-  return (_request, response, path) => {
-    if (path.endsWith(ending)) response.end(body);
-    return path.endsWith(ending);
-  };
-}
-
-function cutShort(bytes: Uint8Array, ending: string): Misbehaviour {
-  return (request, response, path) => {
-    if (!path.endsWith(ending)) return false;
-    response.writeHead(200, { 'content-length': bytes.length });
-    response.write(bytes.subarray(0, 10), () => request.socket.destroy());
-    return true;
-  };
-}
-
-function endless(ending: string): Misbehaviour {
-  return (_request, response, path) => {
-    if (!path.endsWith(ending)) return false;
-    const more = (): void => {
-      while (!response.destroyed && response.write(Buffer.alloc(65_536, 32)));
-      if (!response.destroyed) response.once('drain', more);
-    };
-    more();
-    return true;
-  };
-}
 
 it.each(misbehaviours)(
   'keeps what it has, or asks another upstream, when one %s',
-  async (_what, make, isLie) => {
+  async (_what, misbehave, isLie) => {
     const origin = await originWithRollout();
     const gateway = await harness.gateway(origin);
     const good = (await gateway.get('metadata/timestamp.json')).body;
-    origin.misbehave = make(origin);
+    origin.misbehave = misbehave;
     await origin.publishRelease('camera', 2, image);
     await origin.startRollout('camera', 2);
     await until(() => gateway.log.lines.some(({ level }) => level === 'warn'), 'the trouble to be noticed');
@@ -261,19 +202,9 @@ it('asks another upstream for newer metadata, and counts older metadata as no mi
   await origin.publishRelease('camera', 2, image);
   await origin.startRollout('camera', 2);
   // The second upstream serves the same repository, as a neighbour's gateway does.
-  second.misbehave = (_request, response, path) => {
-    const bytes = origin.chunks.get(path) ?? origin.repository.files.get(path);
-    if (bytes instanceof Uint8Array) response.end(bytes);
-    else response.writeHead(404).end();
-    return true;
-  };
+  second.frozen = origin.repository.files;
   const gateway = await harness.gateway(origin, { upstream: [second.url] });
-  origin.misbehave = (_request, response, path) => {
-    const bytes = old.get(path);
-    if (bytes === undefined || bytes === ENDLESS) response.writeHead(404).end();
-    else response.end(bytes);
-    return true;
-  };
+  origin.frozen = old;
   await origin.publishRelease('camera', 3, image);
   await origin.startRollout('camera', 3);
   await until(

@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
-import type { FakeOrigin } from './testing/fake-origin.ts';
+import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import {
   readJson,
   removeTemporaryDirectories,
@@ -44,13 +44,13 @@ async function rolledOut(
   await origin.startRollout('camera', 1);
   const directory = await temporaryDirectory();
   const data = join(directory, 'data');
-  await writeFile(join(directory, 'root.json'), origin.firstRoot);
+  await writeFile(join(directory, 'root.json'), origin.repository.rootBytes);
   const args = ['serve', '--origin', origin.url, '--data', data, '--root', join(directory, 'root.json')];
   return {
     origin,
     data,
     paths: ids.map(id => `/chunks/${chunkPath(id)}`),
-    args: [...args, '--listen', '127.0.0.1:0', '--site', 'lisbon', '--reserve', '0'],
+    args: [...args, '--listen', '127.0.0.1:0', '--site', 'north', '--reserve', '0'],
   };
 }
 
@@ -178,9 +178,9 @@ it('loses no acknowledged report, and forwards none twice, however often it is k
   const { url } = await run(args);
   await sendRest(url, () => undefined);
   expect(answered.size).toBe(reports.length);
-  await until(() => origin.reports.length === reports.length, 'all reports');
+  await until(() => origin.records.reports.length === reports.length, 'all reports');
   await until(async () => (await readMetric(url, 'sitecast_outbox_reports')) === 0, 'the acknowledgements');
-  expect(origin.reports.map(({ seq }) => seq).sort((one, other) => one - other)).toEqual(
+  expect(origin.records.reports.map(({ seq }) => seq).sort((one, other) => one - other)).toEqual(
     reports.map((_report, at) => at + 1),
   );
   const answer = await readJson(await fetch(`${url}/site/v1/acknowledgements/${device.id}`));

@@ -3,7 +3,7 @@ import { sealUnchecked } from '@sitecast/shared/fleet/testing';
 import type { Envelope } from '@sitecast/shared/identity';
 import { array, assert, asyncProperty, integer } from 'fast-check';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
-import type { FakeOrigin } from './testing/fake-origin.ts';
+import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import {
   removeTemporaryDirectories,
   TestDevice,
@@ -26,7 +26,7 @@ async function start(): Promise<{ origin: FakeOrigin; gateway: TestGateway }> {
 /** A device that the gateway knows. */
 async function assigned(origin: FakeOrigin, gateway: TestGateway): Promise<TestDevice> {
   const device = new TestDevice();
-  await origin.assign({ id: device.id });
+  await origin.records.assign({ id: device.id });
   expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
   return device;
 }
@@ -39,7 +39,7 @@ const isSaying =
   ({ reason }: Report) =>
     messages.includes(reason?.message ?? '');
 const arrived = (origin: FakeOrigin) =>
-  origin.reports.map(({ reason }) => reason?.message).filter(message => message !== undefined);
+  origin.records.reports.map(({ reason }) => reason?.message).filter(message => message !== undefined);
 const waiting = (gateway: TestGateway) => gateway.metric('sitecast_outbox_reports');
 const putAside = (gateway: TestGateway) => gateway.metric('sitecast_outbox_rejected');
 
@@ -68,7 +68,7 @@ it('accepts the good reports of a request whatever the others are, and names tho
       ],
     },
   });
-  await until(() => origin.reports.length === 2, 'the reports');
+  await until(() => origin.records.reports.length === 2, 'the reports');
   expect(arrived(origin)).toEqual(['one', 'two']);
 });
 
@@ -112,7 +112,7 @@ it('delays no other report for one that makes the origin refuse the request, and
   ]);
   await send(other, gateway, [await other.report(saying('four')), await other.report(saying('five'))]);
   await until(async () => (await putAside(gateway)) === 1, 'the refusal');
-  await until(() => origin.reports.length === 4, 'the others');
+  await until(() => origin.records.reports.length === 4, 'the others');
   expect(arrived(origin).sort()).toEqual(['five', 'four', 'one', 'three']);
   const { json } = await send(one, gateway, [await one.report()]);
   expect(json.rejected).toEqual([
@@ -131,7 +131,7 @@ it('forwards reports after more consecutive refusals than its limit allows at on
   const reports: Envelope[] = [];
   for (let at = 0; at < 12; at += 1) reports.push(await device.report(saying('bad')));
   await send(device, gateway, [...reports, await device.report(saying('good'))]);
-  await until(() => origin.reports.length === 1, 'the one behind them');
+  await until(() => origin.records.reports.length === 1, 'the one behind them');
   expect(arrived(origin)).toEqual(['good']);
   await until(async () => (await putAside(gateway)) === 12, 'the refusals');
 });
@@ -152,7 +152,7 @@ it('skips a report at which the origin fails, and keeps it', async () => {
   origin.refusesWhole = report => (isSaying('two')(report) ? 500 : undefined);
   await send(one, gateway, [await one.report(saying('one')), await one.report(saying('two'))]);
   await send(other, gateway, [await other.report(saying('three'))]);
-  await until(() => origin.reports.length === 2, 'the others');
+  await until(() => origin.records.reports.length === 2, 'the others');
   expect(arrived(origin).sort()).toEqual(['one', 'three']);
   await until(async () => (await waiting(gateway)) === 1, 'the acknowledgements');
   expect(await putAside(gateway)).toBe(0);
@@ -165,13 +165,13 @@ it('keeps all reports where everything is refused, because that is no verdict on
   const reports: Envelope[] = [];
   for (let at = 0; at < 30; at += 1) reports.push(await device.report());
   await send(device, gateway, reports);
-  await until(() => origin.count('POST site/v1/reports') > 20, 'some tries');
+  await until(() => origin.count('POST /site/v1/reports') > 20, 'some tries');
   expect([await waiting(gateway), await putAside(gateway)]).toEqual([30, 0]);
   origin.refusesWhole = () => undefined;
   await gateway.close();
   const again = await harness.gateway(origin, { data: gateway.settings.data });
   await until(async () => (await waiting(again)) === 0, 'the acknowledgements');
-  expect(origin.reports.length).toBe(30);
+  expect(origin.records.reports.length).toBe(30);
 });
 
 describe('a device that sends more than its budget', () => {
@@ -202,7 +202,7 @@ describe('a device that sends more than its budget', () => {
     });
     await send(other, gateway, [await other.report(saying('other'))]);
     await until(() => arrived(origin).includes('other'), 'the report of the other');
-    await until(() => origin.reports.length === 5, 'what was taken');
+    await until(() => origin.records.reports.length === 5, 'what was taken');
     // Reports that are stored already cost nothing.
     expect((await send(device, gateway, reports.slice(0, 4))).json).not.toHaveProperty('rejected');
     expect(await gateway.metric('sitecast_wan_sent_bytes_total')).toBeLessThan(6 * 60_000);
@@ -224,15 +224,17 @@ describe('a device that sends more than its budget', () => {
     const [device, other] = [await assigned(origin, gateway), await assigned(origin, gateway)];
     origin.putsOff = ({ id, seq }) => (id === device.id && seq > 1 ? 2 : undefined);
     await send(device, gateway, [await device.report(), await device.report(), await device.report()]);
-    await until(() => origin.reports.length === 1, 'the first');
-    const before = origin.count('POST site/v1/reports');
+    await until(() => origin.records.reports.length === 1, 'the first');
+    const before = origin.count('POST /site/v1/reports');
     await send(device, gateway, [await device.report()]);
     await send(other, gateway, [await other.report(saying('other'))]);
     await until(() => arrived(origin).includes('other'), 'the report of the other');
-    expect(origin.count('POST site/v1/reports') - before).toBeLessThan(3);
+    expect(origin.count('POST /site/v1/reports') - before).toBeLessThan(3);
     origin.putsOff = () => undefined;
-    await until(() => origin.reports.length === 5, 'the rest');
-    expect(origin.reports.filter(({ id }) => id === device.id).map(({ seq }) => seq)).toEqual([1, 2, 3, 4]);
+    await until(() => origin.records.reports.length === 5, 'the rest');
+    expect(origin.records.reports.filter(({ id }) => id === device.id).map(({ seq }) => seq)).toEqual([
+      1, 2, 3, 4,
+    ]);
     expect(await putAside(gateway)).toBe(0);
   });
 });

@@ -5,7 +5,7 @@ import { sealAssignment } from '@sitecast/shared/fleet';
 import type { EnvelopeSigner } from '@sitecast/shared/identity';
 import { KeyPair } from '@sitecast/shared/signing';
 import { afterAll, afterEach, expect, it } from 'vitest';
-import type { FakeOrigin, PublishedImage } from './testing/fake-origin.ts';
+import type { FakeOrigin, PublishedImage } from '@sitecast/shared/testing/origin';
 import { HoldingDevice } from './testing/holding-device.ts';
 import { removeTemporaryDirectories, type TestGateway, GatewayHarness, until } from './testing/harness.ts';
 
@@ -35,11 +35,9 @@ async function opened(
   more: Parameters<GatewayHarness['gateway']>[1] = {},
   patience = FOR_A_BUSY_MACHINE,
 ): Promise<{ origin: FakeOrigin; published: PublishedImage; gateway: TestGateway }> {
-  const origin = await harness.origin();
-  const published = await origin.publishRelease('camera', 1, noise(1));
-  await origin.startRollout('camera', 1);
+  const { origin, ...published } = await harness.originWith(noise(1));
   const gateway = await harness.gateway(origin, { ...PEERS, ...more }, { patience });
-  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the gateway to be enrolled');
+  await gateway.untilEnrolled();
   return { origin, published, gateway };
 }
 
@@ -49,7 +47,7 @@ async function joined(gateway: TestGateway): Promise<HoldingDevice> {
   return device;
 }
 
-const fromWan = (origin: FakeOrigin): number => origin.count('GET chunks/');
+const fromWan = (origin: FakeOrigin): number => origin.count('GET /chunks/');
 const found = (gateway: TestGateway, where: string): Promise<number> =>
   gateway.metric(`sitecast_chunks_found_total{where="${where}"}`);
 
@@ -80,7 +78,7 @@ it('gets chunks that it lacks from its devices, and none of those over the WAN',
   expect(one.asked.length + two.asked.length).toBe(CHUNKS);
   expect(Math.min(one.asked.length, two.asked.length)).toBeGreaterThanOrEqual(10);
   // The gateway presents its own assignment.
-  expect(one.guests[0]).toMatchObject({ id: gateway.id, kind: 'gateway', site: 'lisbon' });
+  expect(one.guests[0]).toMatchObject({ id: gateway.id, kind: 'gateway', site: 'north' });
 });
 
 it('gets over the WAN what no device has, and asks no device for that', async () => {
@@ -188,7 +186,7 @@ it("refuses unknown devices, devices of another site, those with another device'
   if (!chunk) throw new Error('no chunks');
   await gateway.get(`chunks/${chunkPath(chunk)}`);
   const address = addressOf(gateway);
-  const sealed = async (changes: object, by: EnvelopeSigner = origin.rolloutsSigner) =>
+  const sealed = async (changes: object, by: EnvelopeSigner = origin.repository.rolloutsSigner) =>
     Buffer.from(
       JSON.stringify(
         await sealAssignment(
@@ -197,8 +195,8 @@ it("refuses unknown devices, devices of another site, those with another device'
             id: device.device.id,
             kind: 'device',
             product: 'camera',
-            hardware: 'board',
-            site: 'lisbon',
+            hardware: 'rpi4',
+            site: 'north',
             tags: {},
             serial: 9,
             enrolledAt: new Date().toISOString(),
@@ -232,6 +230,6 @@ it("refuses unknown devices, devices of another site, those with another device'
   await expectAnswer('refused', await sealed({ site: 'porto' }));
   await expectAnswer('refused', await sealed({ id: other.device.id }));
   await expectAnswer('refused', await sealed({}, KeyPair.generate()));
-  await origin.publishRollouts('camera', [device.device.id]);
+  await origin.repository.revoke(device.device.id);
   await until(async () => (await answerTo()) === 'refused', 'the gateway to hear of the revocation');
 });

@@ -5,7 +5,7 @@ import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import { MAX_IDENTITY_ANSWER_BYTES } from './adapters/http-peer-gateway.ts';
 import { ownerOf } from './peer-gateways/shared-fetching.ts';
-import type { FakeOrigin, PublishedImage } from './testing/fake-origin.ts';
+import type { FakeOrigin, PublishedImage } from '@sitecast/shared/testing/origin';
 import { removeTemporaryDirectories, type TestGateway, GatewayHarness, until } from './testing/harness.ts';
 
 const harness = new GatewayHarness();
@@ -31,10 +31,7 @@ function noise(lengthBytes: number): Buffer {
 }
 
 async function published(): Promise<{ origin: FakeOrigin } & PublishedImage> {
-  const origin = await harness.origin();
-  const image = await origin.publishRelease('camera', 1, noise(CHUNKS * 16_384));
-  await origin.startRollout('camera', 1);
-  return { origin, ...image };
+  return await harness.originWith(noise(CHUNKS * 16_384));
 }
 
 /** Two gateways of one site, each configured with the other's address. */
@@ -82,7 +79,7 @@ function portOf(server: Server): number {
 }
 
 const timesAsked = (origin: FakeOrigin, ids: readonly Uint8Array[]): number[] =>
-  ids.map(id => origin.count(`GET ${pathOf(id)}`));
+  ids.map(id => origin.count(`GET /${pathOf(id)}`));
 
 it('fetches each chunk over the WAN once, however many devices ask both gateways of a site', async () => {
   const { origin, ids } = await published();
@@ -163,7 +160,7 @@ it('does not wait for a gateway that hangs, and accepts no garbage', async () =>
   const strange = createServer((request, response) => {
     if (isHanging) return;
     if (request.url?.startsWith('/chunks/')) response.end('garbage');
-    else response.end(JSON.stringify({ id, site: 'lisbon' }));
+    else response.end(JSON.stringify({ id, site: 'north' }));
   });
   servers.push(await listening(strange));
   const gateway = await harness.gateway(origin, {
@@ -182,7 +179,7 @@ it('does not wait for a gateway that hangs, and accepts no garbage', async () =>
 it('counts only gateways that declare its own site, in a valid answer', async () => {
   const { origin } = await published();
   const id = '12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN';
-  const right = JSON.stringify({ id, site: 'lisbon' });
+  const right = JSON.stringify({ id, site: 'north' });
   const says = [
     right,
     JSON.stringify({ id, site: 'porto' }),
@@ -203,7 +200,7 @@ it('counts only gateways that declare its own site, in a valid answer', async ()
   }
   // The site is known. The same id twice is one gateway.
   const gateway = await harness.gateway(origin, { siteGateway: urls });
-  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'to be enrolled');
+  await gateway.untilEnrolled();
   await until(() => asked.size === says.length, 'all to be asked');
   const found = () => gateway.log.lines.filter(({ message }) => message.startsWith('another gateway'));
   await until(() => found().length >= 2, 'those to be believed that may be');

@@ -1,7 +1,7 @@
 import { type ClientRequest, get } from 'node:http';
 import { MAX_STRANGERS_REPORTS_A_REQUEST } from './reports/report-receiver.ts';
 import { afterAll, afterEach, expect, it } from 'vitest';
-import type { FakeOrigin } from './testing/fake-origin.ts';
+import { type FakeOrigin, faultAt } from '@sitecast/shared/testing/origin';
 import {
   readJson,
   removeTemporaryDirectories,
@@ -17,34 +17,29 @@ afterAll(removeTemporaryDirectories);
 const image = Buffer.alloc(20_000, 'a release ');
 
 async function rolledOut(): Promise<FakeOrigin> {
-  const origin = await harness.origin();
-  await origin.publishRelease('camera', 1, image);
-  await origin.startRollout('camera', 1);
+  const { origin } = await harness.originWith(image);
   return origin;
 }
 
 it('enrols itself, waits until it is accepted, and logs it', async () => {
   const origin = await rolledOut();
-  origin.acceptsEnrolments = 'pending';
+  origin.records.acceptsEnrolments = 'pending';
   const gateway = await harness.gateway(origin);
-  await until(() => origin.count('POST site/v1/enrolments') > 0, 'the enrolment');
+  await until(() => origin.count('POST /site/v1/enrolments') > 0, 'the enrolment');
   expect(await gateway.metric('sitecast_enrolled')).toBe(0);
-  await origin.assign({ id: gateway.id, kind: 'gateway', site: 'porto' });
-  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the assignment');
+  await origin.records.assign({ id: gateway.id, kind: 'gateway', site: 'porto' });
+  await gateway.untilEnrolled();
   expect((await gateway.get(`site/v1/assignments/${gateway.id}`)).status).toBe(200);
 });
 
 it('starts with the root that a join token names, and with no other', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin, { token: origin.joinToken() });
-  expect((await gateway.get('metadata/1.root.json')).body).toEqual(Buffer.from(origin.firstRoot));
-  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
+  expect((await gateway.get('metadata/1.root.json')).body).toEqual(Buffer.from(origin.repository.rootBytes));
+  await gateway.untilEnrolled();
 
   const other = await harness.origin();
-  other.misbehave = (_request, response, path) => {
-    if (path === 'metadata/1.root.json') response.end(origin.firstRoot);
-    return path === 'metadata/1.root.json';
-  };
+  other.misbehave = faultAt('/metadata/1.root.json', Buffer.from(origin.repository.rootBytes));
   const starting = harness.gateway(other, { token: other.joinToken() }, { isReadyFirst: false });
   await until(() => other.count('1.root.json') > 1, 'the second try');
   other.misbehave = undefined;
@@ -61,10 +56,10 @@ it("relays a device's enrolment, keeps its assignment, and passes refusals on", 
   expect(accepted.json).toHaveProperty('assignment.payload');
 
   const waiting = new TestDevice();
-  origin.acceptsEnrolments = 'pending';
+  origin.records.acceptsEnrolments = 'pending';
   const pending = await waiting.post(url, { envelope: await waiting.enrolment() });
   expect(pending).toEqual({ status: 202, json: { state: 'pending' } });
-  origin.acceptsEnrolments = 'no';
+  origin.records.acceptsEnrolments = 'no';
   const refused = await waiting.post(url, { envelope: await waiting.enrolment() });
   expect(refused).toMatchObject({
     status: 403,
@@ -110,7 +105,7 @@ it('refuses what is signed by another key, altered, replayed, too old, or unsign
   });
   expect(unsigned.status).toBe(401);
   expect(await gateway.metric('sitecast_outbox_reports')).toBe(0);
-  expect(origin.count('POST site/v1/reports')).toBe(0);
+  expect(origin.count('POST /site/v1/reports')).toBe(0);
 });
 
 it('keeps reports through a restart until the origin acknowledges them, and forwards them once', async () => {
@@ -129,32 +124,32 @@ it('keeps reports through a restart until the origin acknowledges them, and forw
   current = await harness.gateway(origin, { data: gateway.settings.data });
   expect(await current.metric('sitecast_outbox_reports')).toBe(3);
   // Status 200 without an acknowledgement isn't delivery.
-  origin.acknowledges = false;
+  origin.records.acknowledges = false;
   await origin.listen();
-  await until(() => origin.reports.length === 3, 'the reports to arrive');
+  await until(() => origin.records.reports.length === 3, 'the reports to arrive');
   expect(await current.metric('sitecast_outbox_reports')).toBe(3);
-  origin.acknowledges = true;
+  origin.records.acknowledges = true;
   const more = await device.report();
   await device.post(url(), { reports: [more] });
   await until(async () => (await current.metric('sitecast_outbox_reports')) === 0, 'the acknowledgement');
-  expect(origin.reports.map(({ seq }) => seq)).toEqual([1, 2, 3, 4]);
+  expect(origin.records.reports.map(({ seq }) => seq)).toEqual([1, 2, 3, 4]);
   const answer = await readJson(await fetch(`${current.url}/site/v1/acknowledgements/${device.id}`));
   expect(answer).toHaveProperty('acknowledgement.payload');
   expect((await device.post(url(), { reports: [more] })).json).toEqual(answer);
-  expect(origin.reports.length).toBe(4);
+  expect(origin.records.reports.length).toBe(4);
 });
 
 it('sets aside what the origin refuses for good, and sends the rest', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   const device = new TestDevice();
-  await origin.assign({ id: device.id });
+  await origin.records.assign({ id: device.id });
   expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
   origin.rejects.set(2, 'SITECAST_REPORT_FORKED');
   const reports = [await device.report(), await device.report(), await device.report()];
   await device.post(`${gateway.url}/site/v1/reports`, { reports });
   await until(async () => (await gateway.metric('sitecast_outbox_rejected')) === 1, 'the refusal');
-  expect(origin.reports.map(({ seq }) => seq)).toEqual([1, 3]);
+  expect(origin.records.reports.map(({ seq }) => seq)).toEqual([1, 3]);
   expect(await gateway.metric('sitecast_outbox_reports')).toBe(1);
 });
 
@@ -163,16 +158,14 @@ it('accepts no acknowledgement or assignment that the origin has not signed', as
   const liar = await harness.origin();
   const gateway = await harness.gateway(origin);
   const device = new TestDevice();
-  origin.misbehave = (_request, response, path) => {
-    if (!path.startsWith('site/v1/')) return false;
+  const envelope = await liar.records.assign({ id: device.id });
+  origin.misbehave = path => {
     const kind = path.includes('assignments') ? 'assignment' : 'acknowledgement';
-    void liar.assign({ id: device.id }).then(envelope => {
-      response.end(JSON.stringify({ [kind]: envelope, acknowledgements: [envelope] }));
-    });
-    return true;
+    const answer = Buffer.from(JSON.stringify({ [kind]: envelope, acknowledgements: [envelope] }));
+    return path.startsWith('/site/v1/') ? response => response.end(answer) : undefined;
   };
   await device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] });
-  await until(() => origin.count('POST site/v1/reports') > 0, 'the report to be sent');
+  await until(() => origin.count('POST /site/v1/reports') > 0, 'the report to be sent');
   for (const path of ['assignments', 'acknowledgements'])
     expect((await gateway.get(`site/v1/${path}/${device.id}`)).status).toBe(404);
   expect(await gateway.metric('sitecast_outbox_reports')).toBe(1);
@@ -192,7 +185,7 @@ it('accepts little from unknown senders, so that no machine on the LAN can use u
     json: { code: 'SITECAST_RATE_LIMITED' },
   });
   const known = new TestDevice();
-  await origin.assign({ id: known.id });
+  await origin.records.assign({ id: known.id });
   expect((await gateway.get(`site/v1/assignments/${known.id}`)).status).toBe(200);
   expect((await send(known, MAX_STRANGERS_REPORTS_A_REQUEST + 1)).status).toBe(202);
 });
@@ -200,7 +193,12 @@ it('accepts little from unknown senders, so that no machine on the LAN can use u
 it('asks the origin about a device, however many ids a stranger asks about', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
-  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
+  await gateway.untilEnrolled();
+  // The origin takes its time, so that questions have to wait.
+  origin.misbehave = faultAt(
+    '/site/v1/assignments/',
+    response => void setTimeout(() => response.writeHead(404).end(), 200),
+  );
   const asks: ClientRequest[] = [];
   for (let at = 0; at < 300; at += 1) {
     const url = `${gateway.url}/site/v1/assignments/${new TestDevice().id}`;
@@ -209,8 +207,9 @@ it('asks the origin about a device, however many ids a stranger asks about', asy
   }
   const dropped = 'sitecast_dropped_total{what="documents"}';
   await until(async () => (await gateway.metric(dropped)) > 0, 'more than may wait');
+  origin.misbehave = undefined;
   const device = new TestDevice();
-  await origin.assign({ id: device.id });
+  await origin.records.assign({ id: device.id });
   expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
   for (const ask of asks) ask.destroy();
 });
@@ -219,10 +218,10 @@ it('grants leases to a share of the site, keeps them, and refuses devices withou
   const origin = await rolledOut();
   const rollout = await origin.startRollout('camera', 1, { id: 'a'.repeat(16), maxDownBasisPoints: 5000 });
   const gateway = await harness.gateway(origin);
-  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
+  await gateway.untilEnrolled();
   const devices = [1, 2, 3, 4].map(() => new TestDevice());
   for (const device of devices) {
-    await origin.assign({ id: device.id });
+    await origin.records.assign({ id: device.id });
     expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
   }
   const ask = async (device: TestDevice, action: string, url = gateway.url) =>
@@ -244,7 +243,7 @@ it('grants leases to a share of the site, keeps them, and refuses devices withou
   const stranger = new TestDevice();
   expect((await ask(stranger, 'take', again.url)).json).toMatchObject({ code: 'SITECAST_NO_ASSIGNMENT' });
   const moved = new TestDevice();
-  await origin.assign({ id: moved.id, site: 'porto' });
+  await origin.records.assign({ id: moved.id, site: 'porto' });
   await again.get(`site/v1/assignments/${moved.id}`);
   expect((await ask(moved, 'take', again.url)).json).toMatchObject({ code: 'SITECAST_OTHER_SITE' });
   const unknown = await one.post(`${again.url}/site/v1/leases`, {
@@ -263,16 +262,16 @@ it('continues at once when the origin signs with another key', async () => {
   const origin = await rolledOut();
   const rollout = await origin.startRollout('camera', 1, { id: 'a'.repeat(16) });
   const gateway = await harness.gateway(origin);
-  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the enrolment');
+  await gateway.untilEnrolled();
   const device = new TestDevice();
-  await origin.assign({ id: device.id });
+  await origin.records.assign({ id: device.id });
   expect((await gateway.get(`site/v1/assignments/${device.id}`)).status).toBe(200);
   const take = async () =>
     device.post(`${gateway.url}/site/v1/leases`, { id: device.id, rollout: rollout.id, action: 'take' });
   const reports = [];
   while (reports.length < 40) reports.push(await device.report());
   expect((await take()).json).toMatchObject({ granted: true });
-  await origin.rotateRollouts();
+  await origin.repository.rotateRollouts();
   const timestamp = origin.repository.bytesOf('timestamp');
   await until(
     async () => (await gateway.get('metadata/timestamp.json')).body.equals(timestamp),
@@ -289,7 +288,7 @@ it('serves no revoked device', async () => {
   const send = async () =>
     device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] });
   expect((await send()).status).toBe(202);
-  await origin.publishRollouts('camera', [device.id]);
+  await origin.repository.revoke(device.id);
   await until(async () => (await send()).status === 403, 'the revocation');
   expect((await send()).json).toMatchObject({ code: 'SITECAST_REVOKED' });
 });
@@ -298,7 +297,7 @@ it('logs its own revocation, and sends devices elsewhere', async () => {
   const origin = await rolledOut();
   const gateway = await harness.gateway(origin);
   const device = new TestDevice();
-  await origin.publishRollouts('camera', [gateway.id]);
+  await origin.repository.revoke(gateway.id);
   await until(async () => (await gateway.get('readyz')).status === 503, 'the revocation');
   expect(
     await device.post(`${gateway.url}/site/v1/reports`, { reports: [await device.report()] }),
@@ -320,6 +319,6 @@ it('forwards progress, and drops it when it cannot', async () => {
   };
   const url = `${gateway.url}/site/v1/progress`;
   expect((await device.post(url, { progress: [progress] })).status).toBe(202);
-  await until(() => origin.count('POST site/v1/progress') === 1, 'the progress');
+  await until(() => origin.count('POST /site/v1/progress') === 1, 'the progress');
   expect((await new TestDevice().post(url, { progress: [progress] })).status).toBe(403);
 });

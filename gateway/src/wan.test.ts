@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
-import type { FakeOrigin } from './testing/fake-origin.ts';
+import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import {
   removeTemporaryDirectories,
   TestDevice,
@@ -27,11 +27,11 @@ function noise(chunks: number, seed: number, chunkBytes = CHUNK_BYTES): Buffer {
 }
 
 const timesAsked = (origin: FakeOrigin, ids: readonly Uint8Array[]): number[] =>
-  ids.map(id => origin.count(`GET ${pathOf(id)}`));
+  ids.map(id => origin.count(`GET /${pathOf(id)}`));
 
 /** A camera at Lisbon that the gateway knows. */
 async function enrolDevice(gateway: TestGateway): Promise<void> {
-  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the gateway to be enrolled');
+  await gateway.untilEnrolled();
   const device = new TestDevice();
   const envelope = await device.enrolment();
   await device.post(`${gateway.url}/site/v1/enrolments`, { envelope });
@@ -67,7 +67,7 @@ it('fetches the other chunks ahead where no source has one of them', async () =>
   await origin.startRollout('camera', 1);
   await origin.startRollout('camera', 2);
   const [lost = Buffer.alloc(32)] = newer.ids;
-  origin.chunks.delete(pathOf(lost));
+  origin.repository.files.delete(pathOf(lost));
   const gateway = await harness.gateway(origin, { prefetch: true });
   await enrolDevice(gateway);
   await until(async () => (await gateway.metric('sitecast_cache_chunks')) === 8, 'the other chunks');
@@ -75,17 +75,15 @@ it('fetches the other chunks ahead where no source has one of them', async () =>
 });
 
 it('fetches nothing ahead that would fill more than half of the cache, or where it is switched off', async () => {
-  const origin = await harness.origin();
-  const { ids } = await origin.publishRelease('camera', 1, noise(8, 1));
-  await origin.startRollout('camera', 1);
+  const { origin, ids } = await harness.originWith(noise(8, 1));
   const small = await harness.gateway(origin, { prefetch: true, cacheBytes: 16 * CHUNK_BYTES - 1 });
   const off = await harness.gateway(origin, { prefetch: false });
   for (const gateway of [small, off]) await enrolDevice(gateway);
   await sleep(2500);
-  expect(origin.count('GET chunks/')).toBe(0);
+  expect(origin.count('GET /chunks/')).toBe(0);
   const large = await harness.gateway(origin, { prefetch: true, cacheBytes: 16 * CHUNK_BYTES });
   await enrolDevice(large);
-  await until(() => origin.count('GET chunks/') === ids.length, 'all of it');
+  await until(() => origin.count('GET /chunks/') === ids.length, 'all of it');
 });
 
 it('fetches no chunk in quiet hours, but follows the repository; afterwards it fetches what waited', async () => {
@@ -110,10 +108,10 @@ it('fetches no chunk in quiet hours, but follows the repository; afterwards it f
     'the new set',
   );
   await sleep(2500);
-  expect(origin.count('GET chunks/')).toBe(0);
+  expect(origin.count('GET /chunks/')).toBe(0);
   // The quiet hours end, and what waited is fetched ahead.
   offsetMs = 3 * 3_600_000;
-  await until(() => origin.count('GET chunks/') === 2, 'the chunks of the rollout');
+  await until(() => origin.count('GET /chunks/') === 2, 'the chunks of the rollout');
 });
 
 it('keeps its rate over a real socket, and delays no metadata', async () => {

@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { randomBytes } from 'node:crypto';
 import { chunkPath } from '@sitecast/shared/content';
-import { FakeOrigin } from '@sitecast/gateway/testing';
+import { FakeOrigin } from '@sitecast/shared/testing/origin';
 import { type Benchmark, type Row, ratio } from './benchmark.ts';
 import { inScratch } from './scratch.ts';
 
@@ -38,7 +38,7 @@ async function compare(directory: string): Promise<Row[]> {
   const { ids } = await origin.publishRelease('camera', 1, randomBytes(IMAGE_MIB * MIB), CHUNK_BYTES);
   await origin.startRollout('camera', 1);
   const root = join(directory, 'root.json');
-  await writeFile(root, origin.firstRoot);
+  await writeFile(root, origin.repository.rootBytes);
   const paths = ids.map(id => `/chunks/${chunkPath(id)}`);
   const data = join(directory, 'gateway');
   const gateway = [

@@ -1,14 +1,10 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import {
-  type FakeOrigin,
-  removeTemporaryDirectories,
-  type TestGateway,
-  GatewayHarness,
-} from '@sitecast/gateway/testing';
+import { removeTemporaryDirectories, type TestGateway, GatewayHarness } from '@sitecast/gateway/testing';
 import { fleetKeyToText, generateFleetKey } from '@sitecast/shared/fleet';
 import { type Announcement, announcementOf, encodeAnnouncement } from '@sitecast/shared/swarm';
+import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import { type Benchmark, median, type Row } from './benchmark.ts';
 import { FleetOfNodes } from './gossip-fleet.ts';
 import { behind, carriedBy, carriedDuring, DelayedLine, portOf } from './gossip-net.ts';
@@ -35,7 +31,7 @@ export const gossipBenchmark: Benchmark = {
     inScratch(async scratch => {
       const harness = new GatewayHarness();
       try {
-        const origin = await silentOrigin(harness);
+        const origin = await harness.silentOrigin(Buffer.alloc(50_000, 'a release '));
         return [...(await network(origin)), ...(await gateways(harness, origin, scratch))];
       } finally {
         await harness.closeAll();
@@ -162,20 +158,6 @@ async function gateways(harness: GatewayHarness, origin: FakeOrigin, scratch: st
     for (const line of lines) line.close();
     await fleet.close();
   }
-}
-
-/** A gateway that waits for its changes hears nothing. */
-async function silentOrigin(harness: GatewayHarness): Promise<FakeOrigin> {
-  const origin = await harness.origin();
-  origin.repository.listsHashes = true;
-  await origin.publishRelease('camera', 1, Buffer.alloc(50_000, 'a release '));
-  await origin.startRollout('camera', 1);
-  origin.misbehave = (request, response) => {
-    if (request.headers.prefer === undefined) return false;
-    response.writeHead(304).end();
-    return true;
-  };
-  return origin;
 }
 
 function addressOf({ log }: TestGateway): string {

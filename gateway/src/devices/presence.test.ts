@@ -1,6 +1,6 @@
 import { signRequest } from '@sitecast/shared/http-signature';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import type { FakeOrigin } from '../testing/fake-origin.ts';
+import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import {
   removeTemporaryDirectories,
   TestDevice,
@@ -16,7 +16,7 @@ beforeAll(async () => {
   origin = await harness.origin();
   await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'a release '));
   gateway = await harness.gateway(origin);
-  await until(async () => (await gateway.metric('sitecast_enrolled')) === 1, 'the gateway to be enrolled');
+  await gateway.untilEnrolled();
 });
 afterAll(async () => {
   await harness.closeAll();

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { signRequest } from '@sitecast/shared/http-signature';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import type { FakeOrigin } from '../testing/fake-origin.ts';
+import type { FakeOrigin } from '@sitecast/shared/testing/origin';
 import {
   removeTemporaryDirectories,
   TestDevice,
@@ -15,9 +15,7 @@ const harness = new GatewayHarness();
 let origin: FakeOrigin;
 let gateway: TestGateway;
 beforeAll(async () => {
-  origin = await harness.origin();
-  await origin.publishRelease('camera', 1, Buffer.alloc(20_000, 'a release '));
-  await origin.startRollout('camera', 1);
+  ({ origin } = await harness.originWith(Buffer.alloc(20_000, 'a release ')));
   gateway = await harness.gateway(origin);
 });
 afterAll(async () => {

@@ -12,7 +12,7 @@ import { KeyPair } from '@sitecast/shared/signing';
 import { until as untilSo } from '@sitecast/shared/testing';
 import { type RunningGateway, startGateway } from '../main.ts';
 import type { GatewaySettings } from '../settings.ts';
-import { FakeOrigin } from './fake-origin.ts';
+import { FakeOrigin, type PublishedImage } from '@sitecast/shared/testing/origin';
 
 const directories: string[] = [];
 
@@ -50,13 +50,13 @@ export async function settingsFor(
 ): Promise<GatewaySettings> {
   const data = more.data ?? (await temporaryDirectory());
   const root = join(await temporaryDirectory(), 'root.json');
-  await writeFile(root, origin.firstRoot);
+  await writeFile(root, origin.repository.rootBytes);
   return {
     origin: origin.url,
     data,
     listen: { host: '127.0.0.1', port: 0 },
     ...(more.token === undefined ? { root } : {}),
-    site: 'lisbon',
+    site: 'north',
     cacheBytes: 2 ** 30,
     memoryBytes: 2 ** 24,
     reserve: 0,
@@ -115,7 +115,7 @@ export class TestDevice {
         nonce: randomBytes(16).toString('hex'),
         kind: 'device',
         product: 'camera',
-        hardware: 'board',
+        hardware: 'rpi4',
         ...more,
       },
       this.identity,
@@ -165,6 +165,25 @@ export class GatewayHarness {
     return origin;
   }
 
+  /** An origin that has published and rolled out release 1 of `camera`. */
+  async originWith(image: Buffer): Promise<PublishedImage & { origin: FakeOrigin }> {
+    const origin = await this.origin();
+    const published = await origin.publishRelease('camera', 1, image);
+    await origin.startRollout('camera', 1);
+    return { ...published, origin };
+  }
+
+  /** The same, whose changes no gateway hears of by waiting. */
+  async silentOrigin(image: Buffer): Promise<FakeOrigin> {
+    const { origin } = await this.originWith(image);
+    // As the real one does: only so can be told whether metadata that came along is the right one.
+    origin.repository.listsHashes = true;
+    await origin.repository.publishAll();
+    origin.misbehave = (_path, { headers }) =>
+      headers.prefer === undefined ? undefined : response => response.writeHead(304).end();
+    return origin;
+  }
+
   /** Starts a gateway and waits until it serves a complete set. */
   async gateway(
     origin: FakeOrigin,
@@ -205,6 +224,10 @@ export class TestGateway {
     if (this.#isClosed) return;
     this.#isClosed = true;
     await this.#running.close();
+  }
+
+  untilEnrolled(): Promise<void> {
+    return until(async () => (await this.metric('sitecast_enrolled')) === 1, 'the gateway to be enrolled');
   }
 
   async isReady(): Promise<boolean> {

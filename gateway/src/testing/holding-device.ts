@@ -16,7 +16,7 @@ import {
   PeerStore,
   type SwarmNode,
 } from '@sitecast/shared/swarm';
-import type { FakeOrigin, PublishedImage } from './fake-origin.ts';
+import type { FakeOrigin, PublishedImage } from '@sitecast/shared/testing/origin';
 import { TestDevice, type TestGateway } from './harness.ts';
 
 const LISTEN = ['/ip4/127.0.0.1/tcp/0'];
@@ -82,8 +82,8 @@ export class HoldingDevice {
       },
     };
     const mayServe = (id: string, credential: Uint8Array): boolean => {
-      const signers = origin.rolloutsSigners;
-      const guest = shown.memberOf('lisbon', { id, credential }, signers);
+      const signers = origin.repository.rolloutsSigners;
+      const guest = shown.memberOf('north', { id, credential }, signers);
       if (guest) this.guests.push(guest);
       return guest !== undefined;
     };

@@ -33,10 +33,11 @@ export const ENDLESS = Symbol('endless');
  * `publish`. Nothing is checked, so that a test can build any attack. All else stays correctly signed.
  */
 export class TestRepository {
-  readonly nowMs: number;
+  /** The signers' clock, milliseconds since 1970. */
+  nowMs: number;
   /** Who signs each role's next file. */
   readonly signers = new Map<string, Signer[]>();
-  /** By path below the repository: `metadata/1.root.json`, `targets/…`. */
+  /** By path below the repository: `metadata/1.root.json`, `targets/…`, `chunks/…`. */
   readonly files = new Map<string, Uint8Array | typeof ENDLESS>();
   /** The paths requested through `metadata` and `targetFiles`, in order. */
   readonly requests: string[] = [];
@@ -49,7 +50,7 @@ export class TestRepository {
   listsHashes = false;
   readonly #published = new Set<string>();
 
-  private constructor(nowMs: number) {
+  protected constructor(nowMs: number) {
     this.nowMs = nowMs;
     const common = { spec_version: '1.0.31', version: 1, expires: this.inDays(30) };
     const nobody = (): RoleKeys => ({ keyids: [], threshold: 1 });
@@ -73,11 +74,14 @@ export class TestRepository {
   /** A repository with one key per role, and version 1 of everything published. */
   static async create(nowMs = Date.now()): Promise<TestRepository> {
     const repository = new TestRepository(nowMs);
-    for (const role of ['root', 'timestamp', 'snapshot', 'targets'] as const) {
-      repository.setSigners(role, [newSigner()]);
-    }
-    await repository.publish('root', 'targets', 'snapshot', 'timestamp');
+    await repository.begin();
     return repository;
+  }
+
+  protected async begin(): Promise<void> {
+    for (const role of ['root', 'timestamp', 'snapshot', 'targets'] as const)
+      this.setSigners(role, [newSigner()]);
+    await this.publish('root', 'targets', 'snapshot', 'timestamp');
   }
 
   inDays(days: number): string {
@@ -130,7 +134,7 @@ export class TestRepository {
   }
 
   /** Lists a target file and stores it. */
-  addTarget(role: string, name: string, content: string): void {
+  addTarget(role: string, name: string, content: string | Uint8Array): void {
     const bytes = Buffer.from(content);
     const sha256 = createHash('sha256').update(bytes).digest('hex');
     this.targetsOf(role).targets[name] = { length: bytes.length, hashes: { sha256 } };
