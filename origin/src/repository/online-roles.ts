@@ -23,8 +23,6 @@ export const ONLINE_LIFETIME_MS = 14 * DAY_MS;
 /** How often the timestamp is signed anew, so that clients see that the origin lives. */
 const TIMESTAMP_INTERVAL_MS = 3_600_000;
 
-export const NO_FLOOR: VersionFloor = { timestamp: 0, snapshot: 0, rollouts: 0, deltas: 0 };
-
 export function higherOf(one: VersionFloor, other: VersionFloor): VersionFloor {
   return {
     timestamp: Math.max(one.timestamp, other.timestamp),

@@ -13,7 +13,9 @@ import { initialisedOrigin, randomChunks, type TestClock } from './setup.ts';
 /** A file system in memory, where there is one: thousands of fsyncs would take most of the time. */
 const MEMORY_DISK = '/dev/shm';
 
-type Disks = (path: string) => Pick<TestOriginOptions, 'openData' | 'audit' | 'events' | 'after'>;
+type Disks = (
+  path: string,
+) => Pick<TestOriginOptions, 'openData' | 'audit' | 'events' | 'after' | 'leadership'>;
 
 /** An origin that has published camera 1.0.0, with helpers for tests of its fleet. */
 export class FleetHarness {

@@ -10,6 +10,7 @@ import type { BodyPace } from '../http/body.ts';
 import type { OriginApp } from '../http/context.ts';
 import type { EventStreams } from '../http/event-streams.ts';
 import type { TimestampWaiters } from '../http/long-poll.ts';
+import type { Leadership } from '../leadership.ts';
 import type { Log } from '../log.ts';
 import { Repository } from '../repository/repository.ts';
 import type { Scrubber } from '../repository/scrubber.ts';
@@ -42,6 +43,8 @@ export interface TestOriginOptions {
   /** Collects the log lines, as `level message`. */
   logged?: string[];
   room?: Room;
+  /** Whether the origin has the lead; it does if not given. */
+  leadership?: Leadership;
   state?: DatabaseState;
 }
 
@@ -96,7 +99,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
       tokens,
       audit: options.audit ? watchedAudit(audit, options.audit) : audit,
       events: options.events ? watchedEvents(events, options.events) : events,
-      leadership: { isHeld: true, release: async () => {} },
+      leadership: options.leadership ?? { isHeld: true, release: async () => {} },
       room,
       state,
       gossipAddresses: () => [],
