@@ -1,5 +1,14 @@
 import { join } from 'node:path';
-import { Chunk, type ChunkStore, chunkIdToHex, chunkNotFound, verifying } from '@sitecast/shared/content';
+import {
+  Chunk,
+  type ChunkStore,
+  chunkIdToHex,
+  chunkNotFound,
+  counted,
+  firstHolding,
+  verifying,
+  whileOpen,
+} from '@sitecast/shared/content';
 import { chunkOf, type StoreUnderTest, testChunkStore } from '@sitecast/shared/content/testing';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { DiskFrames } from './adapters/disk-frames.ts';
@@ -8,7 +17,6 @@ import { ChunkAllowlist } from './chunks/allowlist.ts';
 import { DiskCache } from './chunks/disk-cache.ts';
 import { FetchQueue } from './chunks/fetch-queue.ts';
 import { memoryCache, MemoryStore } from './chunks/memory-store.ts';
-import { counted, firstHolding, whileOpen } from './chunks/wrappers.ts';
 import type { PeerGateway } from './peer-gateways/peer-gateways.ts';
 import {
   countedOutOfTurn,

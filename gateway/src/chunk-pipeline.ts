@@ -5,13 +5,15 @@ import {
   coalescing,
   failover,
   verifying,
+  counted,
+  firstHolding,
+  whileOpen,
 } from '@sitecast/shared/content';
 import type { SitecastError } from '@sitecast/shared/errors';
 import type { ChunkAllowlist } from './chunks/allowlist.ts';
 import type { DiskCache } from './chunks/disk-cache.ts';
 import { FetchQueue, MAX_UPSTREAM_FETCHES, type QueuedChunkStore } from './chunks/fetch-queue.ts';
 import { memoryCache, MemoryStore } from './chunks/memory-store.ts';
-import { counted, firstHolding, whileOpen } from './chunks/wrappers.ts';
 import type { PeerGateways } from './peer-gateways/peer-gateways.ts';
 import { countedOutOfTurn, heldByPeerGateways, ownerFirst } from './peer-gateways/shared-fetching.ts';
 import type { WanLimits } from './wan/wan-limits.ts';

@@ -5,6 +5,7 @@ import {
   type ChunkStore,
   chunkIdToHex,
   chunkNotFound,
+  isNotFound,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
 import type { Identity } from '@sitecast/shared/identity';
@@ -230,7 +231,7 @@ function anyOf(stores: ReadonlyMap<string, ChunkStore>): ChunkStore {
         try {
           return await store.get(id, request);
         } catch (error) {
-          if (!(error instanceof SitecastError) || error.code !== 'SITECAST_CHUNK_NOT_FOUND') throw error;
+          if (!isNotFound(error)) throw error;
         }
       }
       throw chunkNotFound(id, any);

@@ -5,7 +5,7 @@ import { statusOf } from '@sitecast/shared/http-problem';
 import type { ChunkPipeline } from '../chunk-pipeline.ts';
 import type { QueuedChunkStore } from '../chunks/fetch-queue.ts';
 import { frameOf } from '../chunks/memory-store.ts';
-import { isNotFound } from '../chunks/wrappers.ts';
+import { isNotFound } from '@sitecast/shared/content';
 import type { Log } from '@sitecast/shared/log';
 import { FORWARDED_HEADER, MAY_FETCH_VALUE } from './context.ts';
 import { asSitecastError, problemResponse } from './problem.ts';

@@ -6,9 +6,9 @@ import {
   type ChunkStore,
   chunkIdToHex,
   chunkNotFound,
+  isNotFound,
 } from '@sitecast/shared/content';
 import { SitecastError } from '@sitecast/shared/errors';
-import { isNotFound } from '../chunks/wrappers.ts';
 import { sleep } from '@sitecast/shared/async';
 import type { PeerGateway, PeerGateways } from './peer-gateways.ts';
 

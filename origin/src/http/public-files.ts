@@ -5,8 +5,9 @@ import { cutText } from '@sitecast/shared/text';
 import fresh from 'fresh';
 import type { Context } from 'hono';
 import parseRange from 'range-parser';
-import type { FileRef, OpenFile } from '../repository/repository-store.ts';
+import type { FileRef, OpenFile, RepositoryStore } from '../repository/repository-store.ts';
 import { ROLES } from '../repository/roles.ts';
+import type { Scrubber } from '../repository/scrubber.ts';
 import type { OriginEnv } from './context.ts';
 import type { MemoryBudget } from './memory.ts';
 import { problemResponse } from './problem.ts';
@@ -41,9 +42,9 @@ export const served = {
 };
 
 interface PublicFilesDeps {
-  /** Undefined if the file is missing or damaged. */
-  open: (file: FileRef) => Promise<OpenFile | undefined>;
-  memory: MemoryBudget;
+  published: Pick<RepositoryStore, 'open'>;
+  scrubber: Pick<Scrubber, 'suspect' | 'lookForMissing'>;
+  responseMemory: MemoryBudget;
 }
 
 /** Answers for metadata in force. It is served from memory, so damage to the stored file doesn't matter. */
@@ -82,10 +83,10 @@ export function serveTimestamp(
  */
 export async function serveFile(
   c: Context<OriginEnv>,
-  { open, memory }: PublicFilesDeps,
+  deps: PublicFilesDeps,
   wanted: FileRef | undefined,
 ): Promise<Response> {
-  const file = wanted && (await open(wanted));
+  const file = wanted && (await openPublished(deps, wanted));
   if (!file) return notFound(c);
   let isClosed = false;
   try {
@@ -96,11 +97,27 @@ export async function serveFile(
     };
     return await respond(c, headers, file.lengthBytes, (start, end) => {
       isClosed = true;
-      return bodyOf(c, file, memory, start, end);
+      return bodyOf(c, file, deps.responseMemory, start, end);
     });
   } finally {
     if (!isClosed) file.close();
   }
+}
+
+/**
+ * Opens a file for a client. Damage that is found on the way is looked into, and a lost file is brought back if there is a copy.
+ * @returns undefined if there is no such file, or no right one
+ */
+async function openPublished(
+  { published, scrubber }: PublicFilesDeps,
+  file: FileRef,
+): Promise<OpenFile | undefined> {
+  const found = await published.open(file);
+  if (typeof found !== 'string') return found;
+  if (found === 'damaged') scrubber.suspect(file);
+  if (!(await scrubber.lookForMissing(file))) return undefined;
+  const again = await published.open(file);
+  return typeof again === 'string' ? undefined : again;
 }
 
 type ReadRange = (start: number, end: number) => Body | Promise<Body>;

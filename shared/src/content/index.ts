@@ -37,14 +37,18 @@ export {
   chunkNotFound,
   type ChunkRequest,
   type ChunkStore,
+  isNotFound,
   type WritableChunkStore,
 } from './store/chunk-store.ts';
-export { coalescing } from './store/coalescing.ts';
 export { DirectoryStore, type DirectoryStoreOptions } from './store/directory-store.ts';
-export { type FailoverOptions, failover } from './store/failover.ts';
 export { HttpStore, type HttpStoreOptions } from './store/http-store.ts';
-export { SourceSelector, type SourceSelectorOptions } from './store/source-selector.ts';
-export { verifying } from './store/verifying.ts';
+export {
+  type FailoverOptions,
+  failover,
+  SourceSelector,
+  type SourceSelectorOptions,
+} from './store/source-selector.ts';
+export { coalescing, counted, firstHolding, verifying, whileOpen } from './store/wrappers.ts';
 export {
   compressFrame,
   DEFAULT_ZSTD_LEVEL,

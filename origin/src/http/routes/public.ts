@@ -1,6 +1,4 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { openPublished } from '../../repository/serving.ts';
-import type { FileRef } from '../../repository/repository-store.ts';
 import type { OriginApp } from '../context.ts';
 import type { AppDeps } from '../deps.ts';
 import { serveFile, served, serveMetadata, serveTimestamp } from '../public-files.ts';
@@ -9,10 +7,9 @@ import { BYTES_TYPE, bytesSchema, jsonAnswer, problem } from '../schemas.ts';
 /** The files that clients and mirrors read. Anyone may read them: each is signed, or named by signed metadata. */
 export function publicRoutes(
   app: OriginApp,
-  { published, responseMemory, repository, scrubber, waiters }: AppDeps,
+  deps: Pick<AppDeps, 'published' | 'responseMemory' | 'repository' | 'scrubber' | 'waiters'>,
 ): void {
-  const open = (file: FileRef) => openPublished({ published, scrubber }, file);
-  const deps = { open, memory: responseMemory };
+  const { repository, waiters } = deps;
   const name = z.string();
   const bytes = { description: 'The file.', content: { [BYTES_TYPE]: { schema: bytesSchema } } };
   const responses = {

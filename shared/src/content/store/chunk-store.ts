@@ -64,3 +64,8 @@ export function frameTooLarge(id: ChunkId, cause?: unknown): SitecastError {
     { data: { id: hex, maxBytes: MAX_FRAME_BYTES }, cause },
   );
 }
+
+/** The store lacks the chunk: that says nothing against it. */
+export function isNotFound(error: unknown): error is SitecastError {
+  return error instanceof SitecastError && error.code === 'SITECAST_CHUNK_NOT_FOUND';
+}

@@ -6,11 +6,10 @@ import type { Chunk } from '../chunk.ts';
 import { removeTemporaryDirectories, temporaryDirectory } from '../fixtures.ts';
 import { compressFrame } from '../zstd.ts';
 import type { ChunkStore } from './chunk-store.ts';
-import { coalescing } from './coalescing.ts';
 import { chunkOf, testChunkStore } from './conformance.ts';
 import { DirectoryStore } from './directory-store.ts';
-import { failover } from './failover.ts';
-import { verifying } from './verifying.ts';
+import { failover } from './source-selector.ts';
+import { coalescing, verifying } from './wrappers.ts';
 
 afterAll(removeTemporaryDirectories);
 

@@ -1,5 +1,4 @@
-import { type ChunkId, type ChunkStore, sameChunkId } from '../../content/index.ts';
-import { SitecastError } from '../../errors.ts';
+import { type ChunkId, type ChunkStore, isNotFound, sameChunkId } from '../../content/index.ts';
 import type { HaveMap, ImageHoldings } from './holdings.ts';
 import type { Pacer } from '../../bounded/index.ts';
 import { type Answer, type Ask, decodeAsk, MAX_HAVE_CHUNKS, violation } from './wire.ts';
@@ -159,7 +158,7 @@ export class ServedPeer {
       return { type: form, request, bytes };
     } catch (error) {
       this.#stop.signal.throwIfAborted();
-      const isAbsent = error instanceof SitecastError && error.code === 'SITECAST_CHUNK_NOT_FOUND';
+      const isAbsent = isNotFound(error);
       // A store that can't read now, or whose chunk is damaged, has nothing to hand out.
       return { type: isAbsent ? 'missing' : 'busy', request };
     }

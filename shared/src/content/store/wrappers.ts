@@ -1,6 +1,84 @@
+import { SitecastError } from '../../errors.ts';
 import type { Chunk } from '../chunk.ts';
 import { type ChunkId, chunkIdToHex } from '../chunk-id.ts';
-import type { ChunkRequest, ChunkStore } from './chunk-store.ts';
+import { type ChunkRequest, type ChunkStore, chunkNotFound, isNotFound } from './chunk-store.ts';
+import { isWrongBytes } from './source-selector.ts';
+
+/**
+ * A store that gives only chunks that were checked against their id.
+ * @param onRefused called when the store gave something else than the chunk
+ * @throws from `get` also SITECAST_CHUNK_MISMATCH
+ */
+export function verifying(
+  store: ChunkStore,
+  onRefused?: (store: string, error: SitecastError) => void,
+): ChunkStore {
+  return {
+    name: store.name,
+    has: (id, request) => store.has(id, request),
+    get: async (id, request = {}) => {
+      try {
+        return (await store.get(id, request)).verify(request.lengthBytes, request.into);
+      } catch (error) {
+        if (error instanceof SitecastError && isWrongBytes(error)) onRefused?.(store.name, error);
+        throw error;
+      }
+    },
+  };
+}
+
+/**
+ * Asks stores in order. Only a store that lacks the chunk passes the question on; any other error ends it.
+ * @throws from `get` what the last store says
+ */
+export function firstHolding(stores: readonly ChunkStore[]): ChunkStore {
+  const self: ChunkStore = {
+    name: stores.map(({ name }) => name).join(', '),
+    has: async (id, request) => {
+      for (const store of stores) if (await store.has(id, request)) return true;
+      return false;
+    },
+    get: async (id, request) => {
+      // An error is made only where it is thrown: its stack costs more than reading a chunk.
+      let last: SitecastError | undefined;
+      for (const store of stores) {
+        try {
+          return await store.get(id, request);
+        } catch (error) {
+          if (!isNotFound(error)) throw error;
+          last = error;
+        }
+      }
+      throw last ?? chunkNotFound(id, self);
+    },
+  };
+  return self;
+}
+
+/** Calls back for each chunk that the store gives. */
+export function counted(store: ChunkStore, onGiven: (chunk: Chunk) => void): ChunkStore {
+  return {
+    name: store.name,
+    has: (id, request) => store.has(id, request),
+    get: async (id, request) => {
+      const chunk = await store.get(id, request);
+      onGiven(chunk);
+      return chunk;
+    },
+  };
+}
+
+/** @param demandOpen throws while the store must not be asked */
+export function whileOpen(store: ChunkStore, demandOpen: () => void): ChunkStore {
+  return {
+    name: store.name,
+    has: (id, request) => store.has(id, request),
+    get: async (id, request) => {
+      demandOpen();
+      return store.get(id, request);
+    },
+  };
+}
 
 /** One fetch under way, and the number of requesters that wait for it. */
 interface Flight {
