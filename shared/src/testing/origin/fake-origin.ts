@@ -8,18 +8,18 @@ import { OriginRecords } from './origin-records.ts';
 
 const CHUNK_BYTES = 16 * 1024;
 
-/** An origin for tests: a really signed repository and the site API of gateways, over real sockets. */
+/** An origin for tests: a correctly signed repository and the site API of gateways, over real sockets. */
 export class FakeOrigin extends FakeServer {
   readonly records: OriginRecords;
-  /** Reports that are refused for good, by their number. */
+  /** Codes with which reports are refused for good, by the report's sequence number. */
   readonly rejects = new Map<number, string>();
-  /** The status of the whole answer where a request brings this report; undefined: each is answered for itself. */
+  /** The status of the whole answer where a request contains this report; undefined: each report gets its own answer. */
   refusesWhole: (report: Report) => number | undefined = () => undefined;
-  /** Refuses these by their place in the request, as the origin does what it can't read. */
+  /** Refuses these reports by their position in the request, as the origin does with unreadable ones. */
   cannotRead: (report: Report) => boolean = () => false;
-  /** In how many seconds this report is to come again: its device has sent as much as it may. */
+  /** After how many seconds this report may come again, because its device has used up its budget. */
   putsOff: (report: Report) => number | undefined = () => undefined;
-  /** What gateways said of whom they hear; undefined: an origin of an earlier version, which has no such route. */
+  /** The presence reports of gateways; undefined: an origin of an earlier version, without this route. */
   presence: Presence[] | undefined = [];
 
   private constructor(repository: FleetRepository) {
@@ -34,7 +34,7 @@ export class FakeOrigin extends FakeServer {
     return origin;
   }
 
-  /** A token with which gateways and devices trust this origin's root. */
+  /** A new join token that names this origin's root. */
   joinToken(): string {
     return formatJoinToken(this.url, this.repository.rootSha256, KeyPair.generate());
   }
@@ -51,7 +51,7 @@ export class FakeOrigin extends FakeServer {
     return published;
   }
 
-  /** Starts a rollout to everybody. */
+  /** Starts a rollout to all devices. */
   async startRollout(product: string, counter: number, changes: Partial<Rollout> = {}): Promise<Rollout> {
     const rollout = this.repository.addRollout(counter, changes, product);
     await this.repository.publishRollouts(product);
@@ -110,12 +110,12 @@ export class FakeOrigin extends FakeServer {
 }
 
 /** A field of a decoded body; undefined where there is none. */
-export function fieldOf(body: unknown, name: string): unknown {
+function fieldOf(body: unknown, name: string): unknown {
   return typeof body === 'object' && body !== null ? Reflect.get(body, name) : undefined;
 }
 
 /** A field that is a list; an empty one where it isn't. */
-export function listOf(body: unknown, name: string): unknown[] {
+function listOf(body: unknown, name: string): unknown[] {
   const found = fieldOf(body, name);
   return Array.isArray(found) ? found : [];
 }

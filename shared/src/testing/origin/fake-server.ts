@@ -4,33 +4,33 @@ import { SitecastError } from '../../errors.ts';
 import { statusOf } from '../../http-problem/index.ts';
 import { MAX_CLOCK_SKEW_MS, NonceMemory, verifyRequest } from '../../http-signature/index.ts';
 import { ENDLESS } from '../../trust/testing/index.ts';
-import { commit, type Fault, type Misbehaviour, sendEndless, sendFile } from './faults.ts';
+import { applyFault, type Fault, type Misbehaviour, sendEndless, sendFile } from './faults.ts';
 import type { FleetRepository } from './fleet-repository.ts';
 
 const MAX_BODY_BYTES = 4 * 1024 * 1024;
 
-/** A request to the site API, as it is to be answered. */
+/** A request to the site API. */
 export interface SiteRequest {
   method: string;
   /** The part of the path behind `/site/v1/`. */
   path: string;
-  /** What was posted, its request's signature checked; undefined for other methods. */
+  /** The body of a POST whose signature is verified; undefined for other methods. */
   json: unknown;
-  /** Answers. */
+  /** Sends the answer. */
   send: (status: number, body: object) => void;
 }
 
 type Files = ReadonlyMap<string, Uint8Array | typeof ENDLESS>;
 
-/** What fake origins and gateways have in common: a repository's files and signed requests over real sockets, and misbehaviour. */
+/** A server for tests: the files of a repository, long polls, signed requests to a site API, and faults, over real sockets. */
 export abstract class FakeServer {
   readonly repository: FleetRepository;
   /** Method and path of every request, in order: `GET /metadata/timestamp.json`. */
   readonly requests: string[] = [];
   misbehave: Misbehaviour | undefined;
-  /** Serves these files instead of the newest: a server that has fallen behind. */
+  /** Serves these files instead of the repository's, as a server does that has fallen behind. */
   frozen: Files | undefined;
-  /** Claims at each wait that something has changed. */
+  /** Answers each long poll at once, as if something had changed. */
   alwaysChanged = false;
   /** Milliseconds by which this server's clock differs from the real time. */
   clockOffsetMs = 0;
@@ -52,10 +52,10 @@ export abstract class FakeServer {
     });
   }
 
-  /** Answers a request to the site API that nothing is done to. */
+  /** Answers a request to the site API correctly. */
   protected abstract answerSite(request: SiteRequest): Promise<void>;
 
-  /** Listens, at the port that it had before where it listens again. */
+  /** Listens at a free port; after `close`, at the same port again. */
   async listen(port = this.#port): Promise<void> {
     await new Promise<void>(resolve => this.#server.listen(port, '127.0.0.1', resolve));
     const address = this.#server.address();
@@ -75,7 +75,7 @@ export abstract class FakeServer {
     return `http://127.0.0.1:${this.#port}`;
   }
 
-  /** How many requests there were whose method and path contain `part`. */
+  /** The number of requests whose method and path contain `part`. */
   count(part: string): number {
     return this.requests.filter(line => line.includes(part)).length;
   }
@@ -100,7 +100,7 @@ export abstract class FakeServer {
     this.requests.push(`${request.method} ${path}`);
     response.setHeader('date', new Date(this.#nowMs).toUTCString());
     const fault = this.misbehave?.(path, request);
-    if (fault !== undefined && commit(fault, response)) return;
+    if (fault !== undefined && applyFault(fault, response)) return;
     if (!path.startsWith('/site/v1/')) {
       await this.#serve(path.slice(1), { request, response, fault });
       return;
@@ -130,7 +130,7 @@ export abstract class FakeServer {
     if (isKnown()) await this.#waitForChange(request, response);
     const bytes = newest();
     if (bytes === undefined) {
-      commit('missing', response);
+      applyFault('missing', response);
       return;
     }
     response.setHeader('etag', this.alwaysChanged ? `"${this.requests.length}"` : etagOf(bytes));

@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 
-/** What a fake server does to a request instead of answering it. */
+/** What a fake server does instead of answering correctly. */
 export type Fault =
   /** The right file, one bit of it changed. */
   | 'tamper'
@@ -15,17 +15,17 @@ export type Fault =
   | 'portal'
   /** The same in JSON. */
   | 'otherJson'
-  /** Leads elsewhere. */
+  /** A redirect to a server that doesn't exist. */
   | 'redirect'
   /** Bytes to send in place of the right ones. */
   | Buffer
   /** Anything else. */
   | ((response: ServerResponse) => void);
 
-/** Asked for each request; undefined: it is answered as it should be. */
+/** Called for each request with its path; undefined: the server answers correctly. */
 export type Misbehaviour = (path: string, request: IncomingMessage) => Fault | undefined;
 
-/** Does this to every request whose path contains `part`. */
+/** Misbehaves at every request whose path contains `part`. */
 export function faultAt(part: string, fault: Fault): Misbehaviour {
   return path => (path.includes(part) ? fault : undefined);
 }
@@ -46,8 +46,8 @@ const WHOLE_ANSWERS = new Map<unknown, { status: number; headers: Record<string,
   ['redirect', { status: 302, headers: { location: 'http://127.0.0.1:9/login' }, body: '' }],
 ]);
 
-/** Does what needs no right answer. @returns false for what changes the right one */
-export function commit(fault: Fault, response: ServerResponse): boolean {
+/** Applies a fault that doesn't need the requested file. @returns false for all others */
+export function applyFault(fault: Fault, response: ServerResponse): boolean {
   const answer = WHOLE_ANSWERS.get(fault);
   if (typeof fault === 'function') fault(response);
   else if (fault === 'drop') response.destroy();
@@ -57,7 +57,7 @@ export function commit(fault: Fault, response: ServerResponse): boolean {
   return true;
 }
 
-/** Sends a file, but for what a fault makes of it. */
+/** Sends a file, altered or cut short where the fault says so. */
 export function sendFile(response: ServerResponse, bytes: Uint8Array, fault: Fault | undefined): void {
   response.setHeader('content-length', bytes.length);
   if (fault === 'truncate') response.write(bytes.subarray(0, bytes.length - 1), () => response.destroy());

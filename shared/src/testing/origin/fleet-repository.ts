@@ -58,7 +58,7 @@ export interface PublishedImage {
   chunks: Chunk[];
 }
 
-/** What the repository is about to say of a product. */
+/** What the next publication says about a product. */
 export interface TestProduct {
   readonly name: string;
   readonly manifests: Map<number, { manifest: ReleaseManifest; sha256: string }>;
@@ -68,8 +68,8 @@ export interface TestProduct {
 }
 
 /**
- * An operator and an origin in memory: a repository of releases and rollouts, and what its `rollouts` key signs about devices.
- * As with every `TestRepository`, what was changed is seen once it is published.
+ * A repository of releases and rollouts in memory. It also signs assignments and acknowledgements with its `rollouts` key.
+ * Changes are visible once they are published.
  */
 export class FleetRepository extends TestRepository {
   /** Signs rollouts, assignments and acknowledgements. */
@@ -77,7 +77,7 @@ export class FleetRepository extends TestRepository {
   readonly #products = new Map<string, TestProduct>();
   readonly #listeners = new Set<() => void>();
 
-  /** A repository that delegates to the `rollouts` role and holds nothing yet. */
+  /** Makes a repository that delegates to the `rollouts` role and holds no release. */
   static override async create(nowMs = Date.now()): Promise<FleetRepository> {
     const repository = new FleetRepository(nowMs);
     repository.root.expires = repository.inDays(ROOT_DAYS);
@@ -88,7 +88,7 @@ export class FleetRepository extends TestRepository {
     return repository;
   }
 
-  /** The first root, which a device begins with. */
+  /** The first root, which devices start from. */
   get rootBytes(): Uint8Array {
     return this.bytesOf('root', 1);
   }
@@ -97,7 +97,7 @@ export class FleetRepository extends TestRepository {
     return sha256(this.rootBytes);
   }
 
-  /** A product's state, made empty where it is new. */
+  /** The state of a product; a new one has no releases and no rollouts. */
   product(name: string): TestProduct {
     const known = this.#products.get(name);
     if (known) return known;
@@ -106,12 +106,12 @@ export class FleetRepository extends TestRepository {
     return product;
   }
 
-  /** The product that most tests are about. */
+  /** The product that most tests use. */
   get camera(): TestProduct {
     return this.product('camera');
   }
 
-  /** Lays a release's chunks out and lists its manifest and index. */
+  /** Stores the chunks of a release, and adds its manifest and index to the targets. */
   addRelease(release: TestRelease): PublishedImage {
     const { product = 'camera', counter, image } = release;
     const cut = this.#cut(image, release.chunkBytes);
@@ -160,7 +160,7 @@ export class FleetRepository extends TestRepository {
     return rollout;
   }
 
-  /** Lists the files of all products as they are now, and signs new versions of everything but the root. */
+  /** Publishes the state of all products: new versions of all metadata but the root. */
   async publishAll(): Promise<void> {
     for (const product of this.#products.values()) {
       this.#addProductFile(product);
@@ -173,25 +173,25 @@ export class FleetRepository extends TestRepository {
     await this.publishWithSnapshot('targets', 'rollouts');
   }
 
-  /** Publishes what the release keys sign: releases and the product's file. */
+  /** Publishes the added releases and the file of a product. */
   async publishReleases(product = 'camera'): Promise<void> {
     this.#addProductFile(this.product(product));
     await this.publishWithSnapshot('targets');
   }
 
-  /** Publishes what the `rollouts` key signs: a product's rollouts, and who is revoked. */
+  /** Publishes the rollouts and revocations of a product. */
   async publishRollouts(product = 'camera'): Promise<void> {
     this.#addRolloutsFile(this.product(product));
     await this.publishWithSnapshot('rollouts');
   }
 
-  /** Publishes that these devices or gateways are revoked, and no others. */
+  /** Publishes that exactly these devices and gateways are revoked. */
   async revoke(...ids: string[]): Promise<void> {
     this.camera.revoked = ids;
     await this.publishRollouts();
   }
 
-  /** Publishes another key for rollouts, assignments and acknowledgements: what the one before has signed counts no longer. */
+  /** Publishes a new key for rollouts, assignments and acknowledgements; signatures of the old key count no longer. */
   async rotateRollouts(): Promise<void> {
     const { delegations } = this.targets;
     if (delegations) delegations.roles = delegations.roles?.filter(({ name }) => name !== 'rollouts') ?? [];
@@ -207,7 +207,7 @@ export class FleetRepository extends TestRepository {
     for (const listener of this.#listeners) listener();
   }
 
-  /** Calls `listener` after each new timestamp. @returns what ends that */
+  /** Calls `listener` after each new timestamp. @returns a function that stops these calls */
   onPublished(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -230,7 +230,7 @@ export class FleetRepository extends TestRepository {
     );
   }
 
-  /** Who signs rollouts, assignments and acknowledgements, as the published targets say. */
+  /** The keys that may sign rollouts, assignments and acknowledgements. */
   get rolloutsSigners(): RoleSigners {
     const signers = delegatedSigners(this.targets.delegations, 'rollouts');
     if (!signers) throw new Error('nobody signs rollouts');

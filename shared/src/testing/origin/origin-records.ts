@@ -5,18 +5,18 @@ import { assignmentFor } from '../../fleet/testing/index.ts';
 import { type Envelope, fastVerifyById } from '../../identity/index.ts';
 import type { FleetRepository } from './fleet-repository.ts';
 
-/** What an origin keeps of devices and gateways, without a socket: who is enrolled, and what they have reported. */
+/** The records of an origin, without a socket: assignments of devices and gateways, and their reports. */
 export class OriginRecords {
   readonly fleet: FleetRepository;
   readonly assignments = new Map<string, Assignment>();
-  /** Reports that were taken, in the order in which they came. */
+  /** The accepted reports in order of arrival. */
   readonly reports: Report[] = [];
-  /** Reports with the number of another report: a cloned device sends those. */
+  /** Reports that have the sequence number of another report, as those of a cloned device have. */
   readonly conflicts: Report[] = [];
   acceptsEnrolments: 'yes' | 'pending' | 'no' = 'yes';
-  /** False: reports are taken, but nothing is acknowledged. */
+  /** False: reports are accepted, but not acknowledged. */
   acknowledges = true;
-  /** False: reports are taken, too, that don't continue their device's chain. */
+  /** False: reports that don't continue the chain of their device are accepted, too. */
   checksChains = true;
   /** The hash of each report's payload, by id, epoch and seq. */
   readonly #payloads = new Map<string, string>();
@@ -26,7 +26,7 @@ export class OriginRecords {
     this.fleet = fleet;
   }
 
-  /** Others that have the same. */
+  /** A copy that changes independently. */
   clone(): OriginRecords {
     const clone = new OriginRecords(this.fleet);
     for (const [id, assignment] of this.assignments) clone.assignments.set(id, assignment);
@@ -35,7 +35,7 @@ export class OriginRecords {
     return clone;
   }
 
-  /** Keeps an assignment, one serial newer than the last unless `changes` say otherwise, and signs it. */
+  /** Stores and signs an assignment. Its serial is the next one unless `changes` has a serial. */
   assign({ id, ...changes }: Partial<Assignment> & { id: string }): Promise<Envelope> {
     const at = new Date(this.fleet.nowMs).toISOString();
     const serial = (this.assignments.get(id)?.serial ?? 0) + 1;
@@ -44,7 +44,7 @@ export class OriginRecords {
     return this.fleet.assign(id, assignment);
   }
 
-  /** A device's assignment, signed with the key that signs now. */
+  /** The assignment of a device, signed with the present key. */
   async assignmentOf(id: string): Promise<Envelope | undefined> {
     const assignment = this.assignments.get(id);
     return assignment && this.fleet.assign(id, assignment);
@@ -65,7 +65,7 @@ export class OriginRecords {
   }
 
   /**
-   * Takes a report, once. One that doesn't continue its chain isn't kept; it's no error in these tests.
+   * Stores a report once. A report that doesn't continue its chain is dropped without an error.
    * @throws SITECAST_DOCUMENT_UNTRUSTED for one that its device hasn't signed
    */
   take(envelope: unknown): void {
@@ -84,14 +84,14 @@ export class OriginRecords {
     this.#payloads.set(`${id} ${epoch} ${seq}`, payload);
   }
 
-  /** Everything that a device has reported, one epoch after the other. */
+  /** The reports of a device, one epoch after the other. */
   reportsOf(id: string): Report[] {
     const reports = this.reports.filter(report => report.id === id);
     const epochs = new Set(reports.map(({ epoch }) => epoch));
     return [...epochs].flatMap(epoch => reports.filter(report => report.epoch === epoch));
   }
 
-  /** Signs for a device's reports up to the first that is missing; for those of its newest epoch unless told otherwise. */
+  /** Acknowledges the reports of an epoch up to the first missing one; by default of the newest epoch. */
   async acknowledgementOf(
     id: string,
     epoch = this.reportsOf(id).at(-1)?.epoch,
