@@ -77,11 +77,12 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
     maxBodyMemoryBytes,
     pace,
     logged,
-    room = AMPLE_ROOM,
+    room,
+    leadership,
     state = { trouble: undefined, damage: undefined, mendedCount: 0 },
     store = new MemoryTables(),
     after = realAfter,
-  } = options;
+  } = { room: AMPLE_ROOM, leadership: LEAD, ...options };
   const log = testLog(logged);
   const data = await openData({ maxStagedBytes, now, log });
   const { audit, tokenStore, fleetStore, cohortStore } = await openStores(store, now);
@@ -99,7 +100,7 @@ export async function openTestOrigin(options: TestOriginOptions): Promise<TestOr
       tokens,
       audit: options.audit ? watchedAudit(audit, options.audit) : audit,
       events: options.events ? watchedEvents(events, options.events) : events,
-      leadership: options.leadership ?? { isHeld: true, release: async () => {} },
+      leadership,
       room,
       state,
       gossipAddresses: () => [],
@@ -141,6 +142,8 @@ const watchedEvents = (events: EventStore, watching: Events): EventStore => ({
   after: (seq, limit) => events.after(seq, limit),
   onEvent: listener => events.onEvent(listener),
 });
+
+const LEAD: Leadership = { isHeld: true, release: async () => {} };
 
 const AMPLE_ROOM: Room = { freeBytes: async () => Number.POSITIVE_INFINITY, reserveBytes: 0 };
 
