@@ -29,29 +29,29 @@ afterEach(async () => {
 const states = () => harness.reportedStates;
 
 it('stops a download at once when the rollout is paused, continues when it is resumed, and reports both', async () => {
-  harness.gateway.mischief = path =>
+  harness.gateway.misbehave = path =>
     path.startsWith('/chunks/') && harness.gateway.count('/chunks/') > 3 ? 'hang' : undefined;
   await until('the download is under way, and reported', () => states().includes('downloading'));
-  const [rollout] = harness.fleet.rollouts;
+  const [rollout] = harness.fleet.camera.rollouts;
   if (rollout) rollout.state = 'paused';
-  await harness.fleet.publish();
+  await harness.fleet.publishAll();
   await until('it has stopped', () => states().at(-1) === 'waiting');
   expect(harness.device.parts.status.current).toMatchObject({ state: 'waiting', waitingFor: 'rollout' });
-  harness.gateway.mischief = () => undefined;
+  harness.gateway.misbehave = () => undefined;
   if (rollout) rollout.state = 'active';
-  await harness.fleet.publish();
+  await harness.fleet.publishAll();
   await until('it is completed', () => states().at(-1) === 'completed');
   expect(await harness.device.slot('B')).toEqual(image);
   expect(states()).toContain('idle');
 });
 
 it('waits between changes while a download runs, instead of asking again and again', async () => {
-  harness.gateway.mischief = path =>
+  harness.gateway.misbehave = path =>
     path.startsWith('/chunks/') && harness.gateway.count('/chunks/') > 3 ? 'hang' : undefined;
   await until('the download is under way', () => harness.gateway.count('/chunks/') > 3);
   const before = harness.gateway.count('/metadata/timestamp.json');
   harness.fleet.addRelease({ counter: 2, image });
-  await harness.fleet.publish();
+  await harness.fleet.publishAll();
   await until('the news has come', () => harness.gateway.count('/metadata/timestamp.json') > before);
   await new Promise(resolve => setTimeout(resolve, 500));
   // One long poll returns the change, one refresh reads it, and the next long poll begins: not hundreds of requests.
@@ -113,8 +113,8 @@ describe('a daemon continues', () => {
     await until('it is completed', () => states().at(-1) === 'completed');
     await program.break('get');
     harness.fleet.addRelease({ counter: 2, image: randomBytes(50_000) });
-    harness.fleet.rollOut(2);
-    await harness.fleet.publish();
+    harness.fleet.addRollout(2);
+    await harness.fleet.publishAll();
     await until('it is shown', () => harness.device.parts.status.current.state === 'failed');
     await program.break();
     await until('it is completed', () => states().filter(state => state === 'completed').length === 2);

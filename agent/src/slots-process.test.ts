@@ -3,10 +3,10 @@ import { mkdir, mkdtemp, open, readFile, rm, stat, symlink, writeFile } from 'no
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { TestFleet } from './testing/fleet.ts';
+import { FleetRepository, OriginRecords } from '@sitecast/shared/testing/origin';
 import { LoopDevices, whyNoLoopDevices } from './testing/loop-devices.ts';
 import { AgentProcess, until } from './testing/process.ts';
-import { FakeOrigin, FakeGateway } from './testing/gateway.ts';
+import { FakeGateway } from './testing/fake-gateway.ts';
 
 // The real command on real block devices.
 
@@ -16,8 +16,8 @@ const image = randomBytes(150_000);
 const devices = new LoopDevices();
 const running: AgentProcess[] = [];
 let directory: string;
-let fleet: TestFleet;
-let origin: FakeOrigin;
+let fleet: FleetRepository;
+let origin: OriginRecords;
 let site: FakeGateway;
 /** A link below /dev, as udev creates one for a label. */
 let link: string;
@@ -25,12 +25,12 @@ let link: string;
 beforeEach(async () => {
   directory = await mkdtemp(join(tmpdir(), 'sitecast-slots-'));
   link = `/dev/sitecast-test-${randomBytes(6).toString('hex')}`;
-  fleet = await TestFleet.create();
-  origin = new FakeOrigin(fleet);
+  fleet = await FleetRepository.create();
+  origin = new OriginRecords(fleet);
   site = await FakeGateway.open(origin);
   await writeFile(join(directory, 'root.json'), fleet.rootBytes);
   fleet.addRelease({ counter: 1, image });
-  await fleet.publish();
+  await fleet.publishAll();
 });
 afterEach(async () => {
   for (const agent of running.splice(0)) await agent.stop('SIGKILL');
@@ -59,9 +59,8 @@ function daemon(a: string, b: string, data?: string): AgentProcess {
 }
 
 const status = async () => (await AgentProcess.run(['status', `--data=${join(directory, 'data')}`])).stdout;
-const told = () => [...origin.reports.values()].flat();
-const isTold = (state: string, code?: string) => () =>
-  told().some(report => report.state === state && report.reason?.code === code);
+const hasReported = (state: string, code?: string) => () =>
+  origin.reports.some(report => report.state === state && report.reason?.code === code);
 
 /** A window of half an hour, some hours from now. */
 function closedWindow(): string {
@@ -86,8 +85,8 @@ it('one file under two names is refused at the start, and not written', async ()
   const [a, b] = [join(directory, 'a.img'), join(directory, 'b.img')];
   await writeFile(a, 'what runs');
   await symlink(a, b);
-  fleet.rollOut(1);
-  await fleet.publish();
+  fleet.addRollout(1);
+  await fleet.publishAll();
   const refused = await AgentProcess.run(['update', ...settings(a, b)]);
   expect(refused).toMatchObject({ exitCode: 2, stdout: '' });
   expect(refused.stderr).toContain('SITECAST_SETTING_INVALID');
@@ -98,21 +97,21 @@ it('two agents with different data do not write one slot: the second waits until
   const [a, b] = [join(directory, 'a.img'), join(directory, 'b.img')];
   await writeFile(a, 'what runs');
   const first = daemon(a, b);
-  await until('the first has enrolled', () => told().length > 0);
+  await until('the first has enrolled', () => origin.reports.length > 0);
   // For this agent, the running slot is the one that may be written.
   const second = daemon(b, a, 'other');
-  fleet.rollOut(1);
-  await fleet.publish();
-  await until('the first has updated', isTold('completed'));
-  await until('the second waits', isTold('waiting', 'SITECAST_SLOT_BUSY'));
-  const messages = told().map(({ reason }) => reason?.message);
+  fleet.addRollout(1);
+  await fleet.publishAll();
+  await until('the first has updated', hasReported('completed'));
+  await until('the second waits', hasReported('waiting', 'SITECAST_SLOT_BUSY'));
+  const messages = origin.reports.map(({ reason }) => reason?.message);
   expect(messages).toContain(`the slot ${a} is the slot of another sitecast-agent, process ${first.pid}`);
   expect(await readFile(a, 'utf8')).toBe('what runs');
   expect(await readFile(b)).toEqual(image);
   await first.stop('SIGKILL');
   await until(
     'the second has updated',
-    () => told().filter(({ state }) => state === 'completed').length === 2,
+    () => origin.reports.filter(({ state }) => state === 'completed').length === 2,
   );
   expect(await readFile(a)).toEqual(image);
   await second.stop('SIGKILL');
@@ -129,16 +128,16 @@ describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${wh
     await mkdir(point);
     devices.mount(b, point);
     await writeFile(join(point, 'kept'), 'kept');
-    const rollout = fleet.rollOut(1, { window: closedWindow() });
-    await fleet.publish();
+    const rollout = fleet.addRollout(1, { window: closedWindow() });
+    await fleet.publishAll();
 
     const agent = daemon(a, link);
-    await until('the slot is missing', isTold('waiting', 'SITECAST_SLOT_MISSING'));
+    await until('the slot is missing', hasReported('waiting', 'SITECAST_SLOT_MISSING'));
     expect(await status()).toMatch(new RegExp(`^slot B +other +missing .*\\n +the slot ${link} is `, 'm'));
     await expect(stat(link)).rejects.toMatchObject({ code: 'ENOENT' });
 
     await symlink(b, link);
-    await until('the slot is busy', isTold('waiting', 'SITECAST_SLOT_BUSY'));
+    await until('the slot is busy', hasReported('waiting', 'SITECAST_SLOT_BUSY'));
     expect(await status()).toMatch(
       new RegExp(`^slot B +other +in use .*\\n +the slot ${link} is mounted at ${point}$`, 'm'),
     );
@@ -147,7 +146,7 @@ describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${wh
     devices.unmount(point);
     expect(await status()).not.toMatch(/^slot B +other +in use/m);
 
-    await until('it waits for its window', isTold('waiting', 'SITECAST_WAITING_WINDOW'));
+    await until('it waits for its window', hasReported('waiting', 'SITECAST_WAITING_WINDOW'));
     expect(await readFirst(b, image.length)).toEqual(image);
     const handle = await open(b, 'r+');
     await handle.write(Buffer.of((image[ALTERED_AT] ?? 0) ^ 1), 0, 1, ALTERED_AT);
@@ -155,11 +154,11 @@ describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${wh
     await handle.close();
     const chunks = site.count('/chunks/');
     delete rollout.window;
-    await fleet.publish();
-    await until('it is completed', isTold('completed'));
+    await fleet.publishAll();
+    await until('it is completed', hasReported('completed'));
     expect(site.count('/chunks/') - chunks).toBe(1);
     expect(await readFirst(b, image.length)).toEqual(image);
-    expect(told().map(({ state }) => state)).not.toContain('failed');
+    expect(origin.reports.map(({ state }) => state)).not.toContain('failed');
 
     await agent.stop('SIGKILL');
     const checked = await AgentProcess.run(['check', ...settings(a, link)]);
@@ -171,13 +170,13 @@ describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${wh
     const [first, second] = devices.partition(disk, 8 * MIB);
     await symlink(second, link);
     const agent = daemon(first, link);
-    await until('it has enrolled', () => told().length > 0);
+    await until('it has enrolled', () => origin.reports.length > 0);
     const before = await sha256Of(join(directory, 'disk'));
     await rm(link);
     await symlink(disk, link);
-    fleet.rollOut(1);
-    await fleet.publish();
-    await until('it is noticed', isTold('waiting', 'SITECAST_SLOT_OVERLAP'));
+    fleet.addRollout(1);
+    await fleet.publishAll();
+    await until('it is noticed', hasReported('waiting', 'SITECAST_SLOT_OVERLAP'));
     expect(await sha256Of(join(directory, 'disk'))).toBe(before);
     await agent.stop('SIGKILL');
     const refused = await AgentProcess.run(['update', ...settings(first, link)]);
@@ -185,7 +184,7 @@ describe.skipIf(whySkipped !== undefined)(`on loop devices${whySkipped ? ` (${wh
     await rm(link);
     await symlink(second, link);
     daemon(first, link);
-    await until('it is completed', isTold('completed'));
+    await until('it is completed', hasReported('completed'));
     expect(await readFirst(second, image.length)).toEqual(image);
   });
 });

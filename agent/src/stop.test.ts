@@ -61,9 +61,9 @@ async function start(changes: DeviceChanges = {}, startJitterMs = 0): Promise<{ 
 const phase = () => harness.device.parts.stateFile.current.update?.phase;
 const told = () => harness.reports;
 const states = () => told().map(({ state }) => state);
-const askedFor = (path: string) => () => harness.gateway.requests.some(request => request.startsWith(path));
+const askedFor = (path: string) => () => harness.gateway.requests.some(line => line.includes(path));
 const hangsAt = (path: string) => {
-  harness.gateway.mischief = asked => (asked.startsWith(path) ? 'hang' : undefined);
+  harness.gateway.misbehave = asked => (asked.startsWith(path) ? 'hang' : undefined);
 };
 const hasRun = (marker: string) => `touch ${inDevice(marker)}; exec ${ENDLESS}`;
 

@@ -2,20 +2,20 @@ import { randomBytes } from 'node:crypto';
 import type { Report } from '@sitecast/shared/fleet';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type DeviceChanges, TestDevice } from '../testing/device.ts';
-import { TestFleet } from '../testing/fleet.ts';
-import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
+import { FleetRepository, OriginRecords } from '@sitecast/shared/testing/origin';
+import { FakeGateway } from '../testing/fake-gateway.ts';
 
-let origin: FakeOrigin;
+let origin: OriginRecords;
 let site: FakeGateway;
 let other: FakeGateway;
 let device: TestDevice;
 
 beforeEach(async () => {
-  const fleet = await TestFleet.create();
+  const fleet = await FleetRepository.create();
   fleet.addRelease({ counter: 1, image: randomBytes(10_000) });
-  fleet.rollOut(1);
-  await fleet.publish();
-  origin = new FakeOrigin(fleet);
+  fleet.addRollout(1);
+  await fleet.publishAll();
+  origin = new OriginRecords(fleet);
   site = await FakeGateway.open(origin);
   other = await FakeGateway.open(origin);
 });
@@ -46,15 +46,15 @@ const refusing =
   (...messages: string[]) =>
   ({ reason }: Report) =>
     messages.includes(reason?.message ?? '') ? 'DOCUMENT_MALFORMED' : undefined;
-const epochs = () => new Set(origin.told(device.id).map(({ epoch }) => epoch));
+const epochs = () => new Set(origin.reportsOf(device.id).map(({ epoch }) => epoch));
 /** Attempt and message of the reported failures in the newest chain. */
-function told(): string[] {
-  const newest = origin.told(device.id).filter(({ epoch }) => epoch === device.parts.outbox.epoch);
+function reported(): string[] {
+  const newest = origin.reportsOf(device.id).filter(({ epoch }) => epoch === device.parts.outbox.epoch);
   return newest
     .filter(({ state, rollout }) => state === 'failed' && rollout)
     .map(({ rollout, reason }) => `${rollout?.attempt} ${reason?.message}`);
 }
-const posts = () => site.requests.filter(path => path === '/site/v1/reports').length;
+const posts = () => site.count('POST /site/v1/reports');
 
 it.each(['whole', 'each'] as const)(
   'continues past a report that is refused for its content, and sends it again without its text (%s)',
@@ -65,17 +65,17 @@ it.each(['whole', 'each'] as const)(
     await deliver();
     await deliver();
     const leftOut = 'what was told here is left out: it was refused with SITECAST_DOCUMENT_MALFORMED';
-    expect(told()).toEqual(['1 one', `2 ${leftOut}`, '3 three', `4 ${leftOut}`, '5 five']);
+    expect(reported()).toEqual(['1 one', `2 ${leftOut}`, '3 three', `4 ${leftOut}`, '5 five']);
     expect(device.parts.outbox.pendingCount).toBe(0);
     const [, second] = [...epochs()];
-    expect(origin.told(device.id).find(({ epoch }) => epoch === second)).toMatchObject({
+    expect(origin.reportsOf(device.id).find(({ epoch }) => epoch === second)).toMatchObject({
       seq: 1,
       reason: {
         code: 'SITECAST_REPORTS_TOLD_AGAIN',
         message: expect.stringContaining(`${site.url} refuses report`),
       },
     });
-    expect(origin.told(device.id).filter(({ reason }) => reason?.code === 'healthFailed')).toHaveLength(
+    expect(origin.reportsOf(device.id).filter(({ reason }) => reason?.code === 'healthFailed')).toHaveLength(
       // The first report arrived in the first chain already.
       6,
     );
@@ -88,8 +88,8 @@ it('continues after more consecutive refusals than its limit allows at once', as
   Object.assign(site, { refuses: 'whole', judge: refusing(...bad) });
   await tell(...bad, 'good');
   for (let runs = 0; runs < 5; runs += 1) await deliver();
-  expect(told()).toHaveLength(10);
-  expect(told().at(-1)).toBe('10 good');
+  expect(reported()).toHaveLength(10);
+  expect(reported().at(-1)).toBe('10 good');
   expect(epochs().size).toBe(2);
   expect(device.parts.outbox.pendingCount).toBe(0);
 });
@@ -99,7 +99,7 @@ it('leaves a report unchanged that another gateway accepts', async () => {
   site.judge = refusing('two');
   await tell('one', 'two', 'three');
   await deliver();
-  expect(told()).toEqual(['1 one', '2 two', '3 three']);
+  expect(reported()).toEqual(['1 one', '2 two', '3 three']);
   expect(epochs().size).toBe(1);
   expect(device.parts.outbox.pendingCount).toBe(0);
 });
@@ -118,7 +118,7 @@ it('keeps all reports, in their chain, where a gateway refuses everything, and a
   await device.open();
   await deliver();
   await deliver();
-  expect(told()).toHaveLength(30);
+  expect(reported()).toHaveLength(30);
   expect(epochs().size).toBe(1);
 });
 
@@ -158,7 +158,7 @@ it('begins a new chain, with every text, where the origin has another report wit
   origin.acknowledges = true;
   await deliver();
   expect(device.parts.outbox.epoch).not.toBe(epoch);
-  expect(told()).toEqual(['1 one']);
+  expect(reported()).toEqual(['1 one']);
 });
 
 it('begins no further chain because of refusals in the first hour after a start, whatever its clock says', async () => {
@@ -215,16 +215,16 @@ it('keeps reports that a gateway defers, sends them in order at that time, and c
   expect(device.parts.delivery.refusal).toMatch(/takes the next reports in \d+ s/);
   const { fleet } = origin;
   fleet.addRelease({ counter: 2, image: randomBytes(10_000) });
-  fleet.rollOut(2);
-  await fleet.publish();
+  fleet.addRollout(2);
+  await fleet.publishAll();
   expect(await device.cycle()).toMatchObject({ state: 'completed' });
   expect(posts()).toBe(before);
   site.judge = () => undefined;
   changes.clockOffsetMs = 601_000;
   await deliver();
   await deliver();
-  expect(told()).toEqual(['1 one', '2 two', '3 three', '4 four']);
-  expect(origin.told(device.id).at(-1)).toMatchObject({ state: 'completed', release: { counter: 2 } });
+  expect(reported()).toEqual(['1 one', '2 two', '3 three', '4 four']);
+  expect(origin.reportsOf(device.id).at(-1)).toMatchObject({ state: 'completed', release: { counter: 2 } });
   expect([device.parts.outbox.pendingCount, epochs().size]).toEqual([0, 1]);
 });
 
@@ -236,7 +236,7 @@ it.each([undefined, 600])(
     await tell('one');
     await deliver();
     // The next gateway accepts it.
-    expect(told()).toEqual(['1 one']);
+    expect(reported()).toEqual(['1 one']);
     const before = posts();
     await tell('two');
     await deliver();
@@ -267,13 +267,13 @@ it.each(['REPORT_GAP', 'ANYTHING'])(
     site.judge = () => code;
     await tell('one', 'two');
     await deliver();
-    expect(told()).toEqual(['1 one', '2 two']);
+    expect(reported()).toEqual(['1 one', '2 two']);
   },
 );
 
 describe('a gateway that accepts reports which the origin never acknowledges', () => {
   const changes: DeviceChanges = {};
-  const postsTo = (at: FakeGateway) => at.requests.filter(path => path === '/site/v1/reports').length;
+  const postsTo = (at: FakeGateway) => at.count('POST /site/v1/reports');
   const counts = () => [postsTo(site), postsTo(other)];
   async function startWithClock(...sites: FakeGateway[]): Promise<void> {
     await start(...sites);
@@ -296,24 +296,24 @@ describe('a gateway that accepts reports which the origin never acknowledges', (
     await tell('one');
     await deliverAfter(0);
     await deliverAfter(4);
-    expect([told(), counts()]).toEqual([[], [1, 0]]);
+    expect([reported(), counts()]).toEqual([[], [1, 0]]);
     // Later reports don't give the first gateway more time.
     await tell('one', 'two');
     await deliverAfter(0);
     await deliverAfter(1);
-    expect(told()).toEqual(['1 one', '2 two']);
+    expect(reported()).toEqual(['1 one', '2 two']);
     expect(device.parts.outbox.pendingCount).toBe(0);
     const before = postsTo(site);
     await tell('one', 'two', 'three');
     await deliver();
-    expect(told()).toEqual(['1 one', '2 two', '1 one', '2 two', '3 three']);
+    expect(reported()).toEqual(['1 one', '2 two', '1 one', '2 two', '3 three']);
     expect(postsTo(site)).toBe(before);
     // The gateway is still used where the other one fails.
-    other.mischief = () => 'drop';
+    other.misbehave = () => 'drop';
     site.swallowsReports = false;
     await tell('four');
     await deliver();
-    expect(told().at(-1)).toBe('1 four');
+    expect(reported().at(-1)).toBe('1 four');
   });
 
   it('is replaced once per period where the origin is unreachable for all', async () => {
@@ -330,7 +330,7 @@ describe('a gateway that accepts reports which the origin never acknowledges', (
     expect(counts()).toEqual([2, 2]);
     origin.acknowledges = true;
     await deliver();
-    expect([told(), device.parts.outbox.pendingCount]).toEqual([['1 one', '2 two'], 0]);
+    expect([reported(), device.parts.outbox.pendingCount]).toEqual([['1 one', '2 two'], 0]);
   });
 
   it('gets the reports again where there is no other', async () => {
@@ -340,8 +340,8 @@ describe('a gateway that accepts reports which the origin never acknowledges', (
     await deliverAfter(0);
     site.swallowsReports = false;
     await deliverAfter(4);
-    expect(told()).toEqual([]);
+    expect(reported()).toEqual([]);
     await deliverAfter(1);
-    expect(told()).toEqual(['1 one']);
+    expect(reported()).toEqual(['1 one']);
   });
 });

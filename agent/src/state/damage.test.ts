@@ -9,8 +9,8 @@ import { POINT_STEP } from '@sitecast/shared/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { type DeviceChanges, TestDevice } from '../testing/device.ts';
 import { FileBootControl } from '../adapters/file-boot.ts';
-import { TestFleet } from '../testing/fleet.ts';
-import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
+import { FleetRepository, OriginRecords } from '@sitecast/shared/testing/origin';
+import { FakeGateway } from '../testing/fake-gateway.ts';
 import { ControlServer } from '../adapters/control-socket.ts';
 import { lockDirectory } from '../adapters/directory-lock.ts';
 import { StateFile } from './state-file.ts';
@@ -24,10 +24,10 @@ const images = [randomBytes(20_000), randomBytes(20_000), randomBytes(20_000)] a
 const logged: string[] = [];
 const log: DeviceChanges['log'] = (_level, message) => void logged.push(message);
 
-let fleet: TestFleet;
-let origin: FakeOrigin;
+let fleet: FleetRepository;
+let origin: OriginRecords;
 /** The origin's state before the damage. */
-let before: FakeOrigin;
+let before: OriginRecords;
 /** Release 1 runs in slot B; release 2 has failed and is barred; release 3 is ordered. */
 let template: TestDevice;
 let id: string;
@@ -36,13 +36,13 @@ let site: FakeGateway;
 
 async function order(counter: 1 | 2 | 3): Promise<void> {
   fleet.addRelease({ counter, image: images[counter - 1] ?? images[0] });
-  fleet.rollOut(counter);
-  await fleet.publish();
+  fleet.addRollout(counter);
+  await fleet.publishAll();
 }
 
 beforeAll(async () => {
-  fleet = await TestFleet.create();
-  before = new FakeOrigin(fleet);
+  fleet = await FleetRepository.create();
+  before = new OriginRecords(fleet);
   const first = await FakeGateway.open(before);
   template = await TestDevice.create([first.url], fleet.rootBytes);
   await order(1);
@@ -259,7 +259,7 @@ describe('a device that has lost a file and its copy', () => {
     });
     expect(await readdir(dataOf(device))).toContain('state.json.damaged');
     expect(await device.cycle()).toMatchObject({ state: 'completed' });
-    const told = origin.told(id).filter(({ reason }) => reason?.code === 'SITECAST_STATE_INVALID');
+    const told = origin.reportsOf(id).filter(({ reason }) => reason?.code === 'SITECAST_STATE_INVALID');
     expect(told).toHaveLength(1);
     expect(logged.join()).toContain('state.json.damaged');
     await device.close();
@@ -275,7 +275,7 @@ describe('a device that has lost a file and its copy', () => {
     expect(await device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
     expect(device.parts.stateFile.current).toMatchObject({ booted: 'B', barred: [{ counter: 2 }] });
     await device.cycle();
-    const codes = origin.told(id).map(({ reason }) => reason?.code);
+    const codes = origin.reportsOf(id).map(({ reason }) => reason?.code);
     expect(codes).toContain('SITECAST_BOOT_STATE_INVALID');
     expect(codes.filter(code => code === 'bootCountExhausted')).toEqual([]);
   });

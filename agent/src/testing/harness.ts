@@ -1,7 +1,7 @@
 import type { Report } from '@sitecast/shared/fleet';
+import { FleetRepository, OriginRecords } from '@sitecast/shared/testing/origin';
 import { TestDevice } from './device.ts';
-import { TestFleet } from './fleet.ts';
-import { FakeGateway, FakeOrigin } from './gateway.ts';
+import { FakeGateway } from './fake-gateway.ts';
 
 export interface HarnessOptions {
   /** The images of releases 1, 2 and so on. Release 1 is rolled out. */
@@ -12,8 +12,8 @@ export interface HarnessOptions {
 
 /** A device, its gateways, and an origin behind them, for one test. */
 export class AgentHarness {
-  readonly fleet: TestFleet;
-  readonly origin: FakeOrigin;
+  readonly fleet: FleetRepository;
+  readonly origin: OriginRecords;
   readonly gateway: FakeGateway;
   /** The second gateway: the device knows it only with `hasOther`. */
   readonly other: FakeGateway;
@@ -28,23 +28,23 @@ export class AgentHarness {
   }
 
   static async open({ images = [], hasOther = false }: HarnessOptions = {}): Promise<AgentHarness> {
-    const fleet = await TestFleet.create();
-    const origin = new FakeOrigin(fleet);
+    const fleet = await FleetRepository.create();
+    const origin = new OriginRecords(fleet);
     const gateway = await FakeGateway.open(origin);
     const other = await FakeGateway.open(origin);
     const urls = hasOther ? [gateway.url, other.url] : [gateway.url];
     const device = await TestDevice.create(urls, fleet.rootBytes);
     for (const [at, image] of images.entries()) fleet.addRelease({ counter: at + 1, image });
     if (images.length > 0) {
-      fleet.rollOut(1);
-      await fleet.publish();
+      fleet.addRollout(1);
+      await fleet.publishAll();
     }
     return new AgentHarness({ fleet, origin, gateway, other, device });
   }
 
   /** What the device has reported. */
   get reports(): Report[] {
-    return this.origin.told(this.device.id);
+    return this.origin.reportsOf(this.device.id);
   }
 
   get reportedStates(): Report['state'][] {

@@ -7,7 +7,7 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { FileSlot } from '../adapters/file-slot.ts';
 import { AgentHarness } from '../testing/harness.ts';
 import type { Slot } from '../ports.ts';
-import { type Mischief } from '../testing/gateway.ts';
+import type { Fault } from '@sitecast/shared/testing/origin';
 import { powerCutAt, untilPowerCut } from '../testing/power-cut.ts';
 import { statusText } from '../status-text.ts';
 
@@ -27,13 +27,13 @@ afterEach(async () => {
 const told = () => harness.reports;
 
 describe('a gateway that misbehaves', () => {
-  const chunks = (mischief: Mischief) => (path: string) =>
-    path.startsWith('/chunks/') ? mischief : undefined;
+  const chunks = (misbehave: Fault) => (path: string) =>
+    path.startsWith('/chunks/') ? misbehave : undefined;
 
   it.each(['tamper', 'endless'] as const)(
     'with chunks (%s) is banned and reported; another one serves',
     async what => {
-      harness.gateway.mischief = chunks(what);
+      harness.gateway.misbehave = chunks(what);
       expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
       expect(await harness.device.slot('B')).toEqual(image1);
       const bans = told().filter(({ reason }) => reason?.code === 'SITECAST_SOURCE_BANNED');
@@ -43,39 +43,39 @@ describe('a gateway that misbehaves', () => {
   );
 
   it.each(['truncate', 'drop', 'missing', 'broken'] as const)('with chunks (%s) is skipped', async what => {
-    harness.gateway.mischief = chunks(what);
+    harness.gateway.misbehave = chunks(what);
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(await harness.device.slot('B')).toEqual(image1);
   });
 
   it('as the only one keeps the device waiting, not failed, until it sends right bytes', async () => {
-    for (const each of [harness.gateway, harness.other]) each.mischief = chunks('tamper');
+    for (const each of [harness.gateway, harness.other]) each.misbehave = chunks('tamper');
     expect(await harness.device.cycle()).toMatchObject({
       state: 'waiting',
       waitingFor: 'source',
       reason: { code: 'SITECAST_SOURCES_BANNED' },
     });
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'A' });
-    for (const each of [harness.gateway, harness.other]) each.mischief = () => undefined;
+    for (const each of [harness.gateway, harness.other]) each.misbehave = () => undefined;
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
   it.each(['tamper', 'truncate', 'endless', 'missing'] as const)(
     'with metadata (%s) is replaced by the next one',
     async what => {
-      harness.gateway.mischief = path => (path.startsWith('/metadata/timestamp') ? what : undefined);
+      harness.gateway.misbehave = path => (path.startsWith('/metadata/timestamp') ? what : undefined);
       expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     },
   );
 
   it('with old metadata is not banned: the next one is asked', async () => {
-    const old = new Map(harness.fleet.files);
+    const old = harness.fleet.snapshotOfFiles();
     await harness.device.cycle();
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     await harness.device.cycle();
     harness.gateway.frozen = old;
-    harness.fleet.rollOut(2);
-    await harness.fleet.publish();
+    harness.fleet.addRollout(2);
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(harness.device.parts.status.current.metadata.problem).toBeUndefined();
   });
@@ -92,7 +92,7 @@ describe('a gateway that misbehaves', () => {
     const waiting = harness.device.parts.outbox.pendingCount;
     expect(waiting).toBeGreaterThan(5);
     await harness.device.close();
-    harness.gateway.mischief = () => 'drop';
+    harness.gateway.misbehave = () => 'drop';
     harness.origin.acknowledges = true;
     await harness.device.open();
     await harness.device.cycle();
@@ -107,8 +107,8 @@ describe('a clock that is wrong by years', () => {
     await harness.device.open();
     await harness.device.cycle();
     await harness.device.close();
-    harness.fleet.rollOut(2);
-    await harness.fleet.publish();
+    harness.fleet.addRollout(2);
+    await harness.fleet.publishAll();
     await harness.device.open({ clockOffsetMs: YEAR_MS });
     expect(await harness.device.cycle()).toMatchObject({ state: 'clockSuspect' });
     expect(told().at(-1)).toMatchObject({
@@ -119,14 +119,14 @@ describe('a clock that is wrong by years', () => {
   });
 
   it('behind does not keep the device from updating, except within a window', async () => {
-    const [rollout] = harness.fleet.rollouts;
+    const [rollout] = harness.fleet.camera.rollouts;
     if (rollout) rollout.window = '00:00-24:00';
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     await harness.device.open({ clockOffsetMs: -10 * YEAR_MS });
     expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'time' });
     expect(screen()).toContain("this clock is behind, or the origin's was ahead when it signed");
     if (rollout) delete rollout.window;
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 });
@@ -147,12 +147,12 @@ describe('a site without its origin', () => {
     harness.gateway.lease = () => ({ granted: true });
     harness.other.lease = harness.gateway.lease;
     harness.fleet.nowMs = Date.now() - 4 * 3_600_000;
-    const [rollout] = harness.fleet.rollouts;
+    const [rollout] = harness.fleet.camera.rollouts;
     if (rollout) rollout.offlineForMs = 3 * 3_600_000;
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'freshness' });
     if (rollout) rollout.offlineForMs = 5 * 3_600_000;
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 });
@@ -292,8 +292,8 @@ describe.skipIf(!isRoot)('a full or read-only file system (needs root for a tmpf
     if (!mounted(path, '-o', 'size=256k')) skip();
     await harness.device.open({ settings: { data: join(path, 'data') } });
     await harness.device.cycle();
-    harness.fleet.rollOut(2);
-    await harness.fleet.publish();
+    harness.fleet.addRollout(2);
+    await harness.fleet.publishAll();
     await writeFile(join(path, 'filler'), Buffer.alloc(300_000)).catch(() => {
       // The disk is full, as intended.
     });

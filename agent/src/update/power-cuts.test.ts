@@ -2,23 +2,23 @@ import { randomBytes } from 'node:crypto';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Failpoint } from '../adapters/failpoints.ts';
 import { TestDevice } from '../testing/device.ts';
-import { TestFleet } from '../testing/fleet.ts';
-import { FakeOrigin, FakeGateway } from '../testing/gateway.ts';
+import { FleetRepository, OriginRecords } from '@sitecast/shared/testing/origin';
+import { FakeGateway } from '../testing/fake-gateway.ts';
 import { powerCutAt, untilPowerCut } from '../testing/power-cut.ts';
 
 // These tests stay in one process: the power fails at failpoints of an update. ../process.test.ts tries a real SIGKILL at some of them.
 
 const image = randomBytes(30_000);
-let origin: FakeOrigin;
+let origin: OriginRecords;
 let gateway: FakeGateway;
 
 beforeAll(async () => {
-  const fleet = await TestFleet.create();
-  origin = new FakeOrigin(fleet);
+  const fleet = await FleetRepository.create();
+  origin = new OriginRecords(fleet);
   gateway = await FakeGateway.open(origin);
   fleet.addRelease({ counter: 1, image });
-  fleet.rollOut(1);
-  await fleet.publish();
+  fleet.addRollout(1);
+  await fleet.publishAll();
 });
 afterAll(async () => {
   await gateway.close();
@@ -54,14 +54,14 @@ async function update({ hooks }: Story, failpoint: Failpoint) {
   await device.cycle();
   await device.cycle();
   const boot = await device.parts.boot.read();
-  const chunks = gateway.requests.filter(path => path.startsWith('/chunks/'));
+  const chunks = gateway.requests.filter(line => line.includes('/chunks/'));
   const found = {
     isCut,
     isRight: (await device.slot('B')).equals(image),
     booted: boot.booted,
     next: boot.next,
     states: origin
-      .told(device.id)
+      .reportsOf(device.id)
       .filter(({ reason }) => reason?.code !== 'powerLoss')
       .map(({ state }) => state),
     barred: device.parts.stateFile.current.barred.map(({ counter }) => counter),

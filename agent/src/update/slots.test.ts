@@ -31,8 +31,8 @@ async function alter(file: string): Promise<void> {
 }
 
 async function rollOut(counter: number) {
-  const rollout = harness.fleet.rollOut(counter);
-  await harness.fleet.publish();
+  const rollout = harness.fleet.addRollout(counter);
+  await harness.fleet.publishAll();
   return rollout;
 }
 
@@ -75,11 +75,11 @@ describe('a slot that was verified and then altered', () => {
   it('waits where the right bytes cannot be fetched, and is marked bad until they are', async () => {
     await harness.device.open({ haste: 100 });
     await alterLater();
-    harness.gateway.mischief = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
+    harness.gateway.misbehave = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
     expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
     expect(await boot()).toMatchObject({ booted: 'A', next: 'A' });
     expect(harness.device.parts.stateFile.current.slots.B).toMatchObject({ state: 'bad' });
-    harness.gateway.mischief = () => undefined;
+    harness.gateway.misbehave = () => undefined;
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(await harness.device.slot('B')).toEqual(image1);
   });
@@ -125,14 +125,14 @@ describe('a slot that was verified and then altered', () => {
     await harness.device.cycle();
     await alter('b.img');
     rollout.state = 'rollingBack';
-    await harness.fleet.publish();
-    harness.gateway.mischief = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
+    await harness.fleet.publishAll();
+    harness.gateway.misbehave = requested => (requested.startsWith('/chunks/') ? 'missing' : undefined);
     expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
     await harness.device.close();
     await harness.device.open({ haste: 100 });
     expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'source' });
     expect(await boot()).toMatchObject({ booted: 'A', next: 'A' });
-    harness.gateway.mischief = () => undefined;
+    harness.gateway.misbehave = () => undefined;
     const before = chunks();
     expect(await harness.device.cycle()).toMatchObject({ state: 'rolledBack' });
     expect(await harness.device.slot('B')).toEqual(image1);
@@ -144,7 +144,7 @@ describe('a slot that was verified and then altered', () => {
     const rollout = await rollOut(2);
     await harness.device.cycle();
     rollout.state = 'rollingBack';
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     await alterLaterThan(rollout.release.version);
     expect(await harness.device.cycle()).toMatchObject({ state: 'rolledBack' });
     expect(await harness.device.slot('B')).toEqual(image1);
@@ -168,10 +168,10 @@ describe('a slot that was verified and then altered', () => {
 });
 
 it('a release that is withdrawn between its verification and its activation is not activated', async () => {
-  const before = new Map(harness.fleet.files);
+  const before = harness.fleet.snapshotOfFiles();
   harness.gateway.frozen = before;
   harness.fleet.withdraw(1);
-  await harness.fleet.publish();
+  await harness.fleet.publishAll();
   harness.gateway.lease = () => {
     harness.gateway.frozen = undefined;
     return { granted: true };

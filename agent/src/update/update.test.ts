@@ -21,8 +21,8 @@ const states = () => harness.reportedStates;
 
 async function install(counter: number, image: Buffer, changes = {}) {
   harness.fleet.addRelease({ counter, image });
-  const rollout = harness.fleet.rollOut(counter, changes);
-  await harness.fleet.publish();
+  const rollout = harness.fleet.addRollout(counter, changes);
+  await harness.fleet.publishAll();
   return { rollout, rest: await harness.device.cycle() };
 }
 
@@ -81,7 +81,7 @@ describe('an update', () => {
     await harness.device.close();
     await harness.device.open();
     rollout.attempt = 2;
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     // The whole image was in the slot. It was marked bad, but its bytes were right.
     expect(harness.gateway.count('/chunks/')).toBe(chunks);
@@ -121,7 +121,7 @@ describe('a boot loader that falls back long after the release was confirmed', (
     // No later boot selects that slot by itself.
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B', next: 'B' });
     rollout.attempt = 2;
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
@@ -157,7 +157,7 @@ describe('a boot loader that falls back long after the release was confirmed', (
     await install(1, image1);
     const { rollout } = await install(2, image2);
     rollout.state = 'rollingBack';
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     await harness.device.cycle();
     await comeUpIn('A');
     expect(await harness.device.cycle()).toMatchObject({
@@ -175,10 +175,10 @@ describe('a boot loader that falls back long after the release was confirmed', (
 
 describe('a device keeps to orders', () => {
   it('waits for an operator where it has no token, and continues once it is accepted', async () => {
-    harness.origin.acceptsNewcomers = false;
+    harness.origin.acceptsEnrolments = 'pending';
     expect((await install(1, image1)).rest).toMatchObject({ state: 'waiting', waitingFor: 'acceptance' });
     expect(harness.device.parts.status.current).toMatchObject({ enrolment: 'pending' });
-    harness.origin.assignments.set(harness.device.id, await harness.fleet.assign(harness.device.id));
+    await harness.origin.assign({ id: harness.device.id });
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
   });
 
@@ -189,14 +189,14 @@ describe('a device keeps to orders', () => {
     await harness.device.close();
     await harness.device.open();
     rollout.state = 'paused';
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({
       state: 'waiting',
       reason: { code: 'SITECAST_ROLLOUT_PAUSED' },
     });
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'A' });
     rollout.state = 'active';
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     const chunks = harness.gateway.count('/chunks/');
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(harness.gateway.count('/chunks/')).toBe(chunks);
@@ -207,7 +207,7 @@ describe('a device keeps to orders', () => {
     const { rollout } = await install(2, image2);
     const chunks = harness.gateway.count('/chunks/');
     rollout.state = 'rollingBack';
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ state: 'rolledBack' });
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'B' });
     expect(harness.gateway.count('/chunks/')).toBe(chunks);
@@ -222,7 +222,7 @@ describe('a device keeps to orders', () => {
     baseline.state = 'completed';
     rollout.state = 'rollingBack';
     rollout.rollbackTo = { counter: 1, version: '1.0.0' };
-    await harness.fleet.publish();
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ state: 'rolledBack' });
     expect(await harness.device.parts.boot.read()).toMatchObject({ booted: 'A' });
     expect(await harness.device.slot('A')).toEqual(image1);
@@ -240,8 +240,8 @@ describe('a device keeps to orders', () => {
     await install(1, image1);
     const { rollout } = await install(2, image2);
     rollout.state = 'rollingBack';
-    harness.fleet.floor = { counter: 2, version: '2.0.0' };
-    await harness.fleet.publish();
+    harness.fleet.camera.floor = { counter: 2, version: '2.0.0' };
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({
       state: 'blocked',
       reason: { code: 'SITECAST_ROLLBACK_IMPOSSIBLE' },
@@ -258,15 +258,15 @@ describe('a device keeps to orders', () => {
     await install(1, image1);
     harness.fleet.addRelease({ counter: 2, image: image2 });
     harness.fleet.addRelease({ counter: 3, image: image1, minimum: { counter: 2, version: '2.0.0' } });
-    harness.fleet.rollOut(3);
-    await harness.fleet.publish();
+    harness.fleet.addRollout(3);
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({
       state: 'blocked',
       reason: { code: 'SITECAST_STEPPING_STONE' },
     });
-    harness.fleet.rollouts.splice(1, 0, { ...harness.fleet.rollOut(2), state: 'completed' });
-    harness.fleet.rollouts.pop();
-    await harness.fleet.publish();
+    harness.fleet.camera.rollouts.splice(1, 0, { ...harness.fleet.addRollout(2), state: 'completed' });
+    harness.fleet.camera.rollouts.pop();
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     expect(harness.device.parts.stateFile.current.slots.A.release).toMatchObject({ counter: 2 });
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
@@ -341,30 +341,24 @@ describe('a device keeps to orders', () => {
       state: 'idle',
     });
     harness.fleet.addRelease({ counter: 2, image: image2, hardware: ['rpi5'] });
-    harness.fleet.rollOut(2);
-    await harness.fleet.publish();
+    harness.fleet.addRollout(2);
+    await harness.fleet.publishAll();
     expect(await harness.device.cycle()).toMatchObject({ reason: { code: 'SITECAST_HARDWARE_MISMATCH' } });
   });
 
   it('follows no order once it is revoked', async () => {
     await harness.device.open();
     await harness.device.cycle();
-    harness.fleet.revoked = [harness.device.id];
+    harness.fleet.camera.revoked = [harness.device.id];
     expect((await install(1, image1)).rest).toMatchObject({ reason: { code: 'SITECAST_DEVICE_REVOKED' } });
   });
 
   it('keeps the assignment with the highest serial, whatever a gateway sends', async () => {
     await harness.device.open();
     await harness.device.cycle();
-    harness.origin.assignments.set(
-      harness.device.id,
-      await harness.fleet.assign(harness.device.id, { serial: 3, tags: { ring: 'early' } }),
-    );
+    await harness.origin.assign({ id: harness.device.id, serial: 3, tags: { ring: 'early' } });
     await harness.device.cycle();
-    harness.origin.assignments.set(
-      harness.device.id,
-      await harness.fleet.assign(harness.device.id, { serial: 2 }),
-    );
+    await harness.origin.assign({ id: harness.device.id, serial: 2 });
     expect((await install(1, image1, { match: { tags: { ring: 'early' } } })).rest).toMatchObject({
       state: 'completed',
     });

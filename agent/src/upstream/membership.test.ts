@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { AgentHarness } from '../testing/harness.ts';
-import type { FakeGateway } from '../testing/gateway.ts';
+import type { FakeGateway } from '../testing/fake-gateway.ts';
 
 let harness: AgentHarness;
 
@@ -23,25 +23,21 @@ it.each(['pending', 'forged'] as const)(
 );
 
 it('keeps a new device waiting where one gateway says so and the other is unreachable, and asks each once a cycle', async () => {
-  harness.origin.acceptsNewcomers = false;
-  const asked = (at: FakeGateway) =>
-    at.requests.filter(path => path.startsWith('/site/v1/enrolments')).length;
+  harness.origin.acceptsEnrolments = 'pending';
+  const asked = (at: FakeGateway) => at.requests.filter(line => line.includes('/site/v1/enrolments')).length;
   expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'acceptance' });
   expect([asked(harness.gateway), asked(harness.other)]).toEqual([1, 1]);
-  harness.other.mischief = () => 'drop';
+  harness.other.misbehave = () => 'drop';
   expect(await harness.device.cycle()).toMatchObject({ state: 'waiting', waitingFor: 'acceptance' });
   expect(harness.device.parts.status.current.enrolment).toBe('pending');
 });
 
 it('takes a newer assignment from the next gateway where the first one does not know the device', async () => {
   await harness.device.cycle();
-  harness.origin.assignments.set(
-    harness.device.id,
-    await harness.origin.fleet.assign(harness.device.id, { serial: 2 }),
-  );
+  await harness.origin.assign({ id: harness.device.id, serial: 2 });
   harness.gateway.ofDevices = 'pending';
   await harness.device.cycle();
   expect(harness.device.parts.stateFile.current.assignment).toEqual(
-    harness.origin.assignments.get(harness.device.id),
+    await harness.origin.assignmentOf(harness.device.id),
   );
 });

@@ -110,12 +110,12 @@ export class FakeOrigin extends FakeServer {
 }
 
 /** A field of a decoded body; undefined where there is none. */
-function fieldOf(body: unknown, name: string): unknown {
+export function fieldOf(body: unknown, name: string): unknown {
   return typeof body === 'object' && body !== null ? Reflect.get(body, name) : undefined;
 }
 
 /** A field that is a list; an empty one where it isn't. */
-function listOf(body: unknown, name: string): unknown[] {
+export function listOf(body: unknown, name: string): unknown[] {
   const found = fieldOf(body, name);
   return Array.isArray(found) ? found : [];
 }
