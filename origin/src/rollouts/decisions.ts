@@ -10,7 +10,7 @@ import { type ControllerState, figuresOf, type RolloutStats } from './controller
 import type { EvaluationScheduler } from './evaluation-scheduler.ts';
 import { asCompleted, prunable, type SignedRollouts } from './published.ts';
 import { type Change, isUnderWay, newRecord, type RolloutRecord, withChange } from './record.ts';
-import { reconcileRecords } from './records.ts';
+import { reconcileRecords } from './reconcile-records.ts';
 
 /** A decision about a rollout, as it is audited and announced. */
 interface Decision {
