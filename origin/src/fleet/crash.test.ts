@@ -158,8 +158,8 @@ it('starts a rollout completely or not at all, wherever it is cut off', async ()
     },
   );
   expect(died).toBeGreaterThan(15);
-  expect(ends.begun).toBeGreaterThan(1);
-  expect(ends.not).toBeGreaterThan(10);
+  expect(ends.begun).toBeGreaterThan(1 / POINT_STEP);
+  expect(ends.not).toBeGreaterThan(10 / POINT_STEP);
 });
 
 it('aborts a rollout, and its record agrees with what is published, wherever it is cut off', async () => {
@@ -265,7 +265,7 @@ it('stops a failed rollout before it dies, or at its next start', async () => {
     },
   );
   expect(died).toBeGreaterThan(15);
-  expect(stoppedBefore).toBeGreaterThan(10);
+  expect(stoppedBefore).toBeGreaterThan(10 / POINT_STEP);
 });
 
 it('refuses members that it has reported as revoked, and publishes the revocation, wherever it is cut off', async () => {
