@@ -50,6 +50,28 @@ it("signs by the server's clock once the server has said that the local clock is
   }
 });
 
+it('signs by no time that a signature cannot carry, and follows the next clock after the latest that it takes', async () => {
+  const dates = [
+    'Sat, 13 Sep 275760 00:00:00 GMT',
+    'Thu, 01 Jan 1970 00:00:00 GMT',
+    'Fri, 31 Dec 8999 00:00:00 GMT',
+  ];
+  const signedMs: number[] = [];
+  const client = await asking((request, response) => {
+    signedMs.push(createdIn(request.headers['signature-input']));
+    const isRight = dates.length === 0 && Math.abs((signedMs.at(-1) ?? 0) - Date.now()) < 60_000;
+    const date = dates.shift() ?? new Date().toUTCString();
+    response.writeHead(isRight ? 200 : 401, { date });
+    response.end(JSON.stringify({ code: 'SITECAST_REQUEST_CLOCK' }));
+  });
+  for (const status of [401, 401, 401])
+    expect(await client.post('/x', Buffer.from('{}'))).toMatchObject({ status });
+  // Two dates were passed over, the third one was followed.
+  expect(signedMs).toHaveLength(4);
+  expect(signedMs.every(Number.isSafeInteger)).toBe(true);
+  expect(await client.post('/x', Buffer.from('{}'))).toMatchObject({ status: 200 });
+});
+
 it('returns the answer where a new signature would change nothing', async () => {
   let requests = 0;
   const client = await asking((_request, response) => {

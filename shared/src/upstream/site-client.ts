@@ -15,6 +15,11 @@ const NO_BODY = new Uint8Array(0);
 /** The longest answer of the site API. */
 const MAX_ANSWER_BYTES = 1024 * 1024;
 const problemReader = received(problemSchema);
+/**
+ * What a server's clock may say. Over plain HTTP anyone on the way can send a date; a time that no signature can carry would leave every
+ * later request refused for its signature, and never corrected.
+ */
+const SERVER_CLOCK_MS = { min: Date.UTC(2000, 0), max: Date.UTC(9000, 0) };
 
 export interface SiteClientOptions {
   /** Signs the requests. */
@@ -83,7 +88,7 @@ export class SiteClient {
     if (first.status !== 401 || problemReader.parse(first.json).code !== 'SITECAST_REQUEST_CLOCK')
       return first;
     const serversMs = Date.parse(first.headers.date ?? '');
-    if (Number.isNaN(serversMs)) return first;
+    if (!(serversMs >= SERVER_CLOCK_MS.min && serversMs <= SERVER_CLOCK_MS.max)) return first;
     this.#clockOffsetMs = serversMs - this.#options.now();
     return await this.#post(path, body, request);
   }
