@@ -24,9 +24,10 @@ const MAX_PARSED_KEYS = 200_000;
 export function fastVerifyById(maxKeys = MAX_PARSED_KEYS): VerifySignature {
   const parsed = lruCache<string, KeyObject>({ max: maxKeys });
   return (id, message, signature) => {
-    const key = parsed.get(id) ?? readEd25519Key(publicKeyOfId(id));
+    const known = parsed.get(id);
+    const key = known ?? readEd25519Key(publicKeyOfId(id));
     if (!key) return false;
-    parsed.set(id, key);
+    if (!known) parsed.set(id, key);
     return verifyEd25519(key, message, signature);
   };
 }
