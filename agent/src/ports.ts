@@ -154,7 +154,7 @@ export interface Gateway {
   /** @param path below the gateway's URL. @throws SITECAST_GATEWAY_UNREACHABLE */
   getJson(path: string, signal?: AbortSignal): Promise<JsonAnswer>;
   /** Signed by this device; repeated with the gateway's time where the device's own is refused. @throws as `getJson` */
-  postJson(path: string, body: unknown, signal?: AbortSignal): Promise<JsonAnswer>;
+  postJson(path: string, body: unknown, signal?: AbortSignal, timeoutMs?: number): Promise<JsonAnswer>;
   /** Resolves when the repository has changed or the gateway stops waiting. @throws as `getJson` */
   waitForChange(waitMs: number, signal?: AbortSignal): Promise<'changed' | 'same'>;
 }

@@ -47,9 +47,14 @@ export class HttpGateway implements Gateway {
     return this.#checked(path, await this.#client.get(path, { signal }));
   }
 
-  async postJson(path: string, body: unknown, signal?: AbortSignal): Promise<JsonAnswer> {
+  async postJson(
+    path: string,
+    body: unknown,
+    signal?: AbortSignal,
+    timeoutMs = TIMEOUT_MS,
+  ): Promise<JsonAnswer> {
     const bytes = Buffer.from(JSON.stringify(body));
-    return this.#checked(path, await this.#client.post(path, bytes, { signal }));
+    return this.#checked(path, await this.#client.post(path, bytes, { signal, timeoutMs }));
   }
 
   async waitForChange(waitMs: number, signal?: AbortSignal): Promise<'changed' | 'same'> {

@@ -72,7 +72,7 @@ export class Delivery {
     try {
       await this.#outbox.settle();
       this.#taken.begin(this.#outbox.epoch, new Set(this.#outbox.pending().map(({ seq }) => seq)));
-      const order = this.#taken.inOrder(this.#gateways.all);
+      const order = this.#taken.inOrder(this.#gateways.inOrder);
       await this.#gateways.each(gateway => this.#deliver(gateway, signers, signal), signal, order);
     } catch (error) {
       // The reports stay in the outbox, and an update doesn't depend on them.

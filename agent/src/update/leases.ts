@@ -1,8 +1,8 @@
 import { isSystemError, SitecastError } from '@sitecast/shared/errors';
 import { type Gateways, noGateway } from '../upstream/gateways.ts';
-import { leaseHolderReader, leaseReader, problemIn } from '../upstream/answers.ts';
-import type { AgentClock, Log } from '../ports.ts';
-import { CycleEnd, postponed } from './result.ts';
+import { leaseHolderReader, leaseReader, problemIn, problemReader } from '../upstream/answers.ts';
+import type { AgentClock, Gateway, Log } from '../ports.ts';
+import { type CycleEnd, postponed } from './result.ts';
 
 /** Milliseconds: a third of what a gateway grants. */
 const RENEWAL_MS = 5 * 60_000;
@@ -11,6 +11,15 @@ const DEFAULT_RETRY_MS = 10_000;
 const MIN_RETRY_MS = 2000;
 const MAX_RETRY_MS = 10 * 60_000;
 
+/** A gateway only has to write a short record before it answers. */
+const ANSWER_TIMEOUT_MS = 10_000;
+/**
+ * "Not now" of one gateway is believed alone for so long: twice the 2 hours for which an honest gateway lets a device hold a lease, and
+ * has it wait after that. Then the next gateway is asked as well.
+ */
+const PATIENCE_MS = 4 * 3_600_000;
+const REFUSED = 'SITECAST_LEASE_REFUSED';
+
 const MAX_TOLD_HOLDERS = 4;
 
 interface Denied {
@@ -18,54 +27,78 @@ interface Denied {
   retryMs: number;
   /** The devices that are down, as the gateway says; empty where it doesn't. */
   heldBy: string;
-  /** Why this device gets no lease at all, as the gateway says. Other devices have nothing to do with it. */
-  refusal?: string;
 }
 
+type LeaseAction = 'take' | 'renew' | 'return';
+
 interface LeaseDependencies {
-  gateways: Pick<Gateways, 'each' | 'post'>;
+  gateways: Pick<Gateways, 'all' | 'inOrder' | 'each' | 'post'>;
   /** This device's. */
   id: string;
   clock: AgentClock;
   log: Log;
   stop: AbortSignal;
+  /** Milliseconds on a clock that never goes back. */
+  monotonicMs?: () => number;
 }
 
-/** Asks the gateways for leases: a site lets only so many of its devices be down at one time. */
+/**
+ * Asks the gateways for leases: a site lets only so many of its devices be down at one time. Each gateway counts by itself, and any of
+ * them may be hostile: so only a lease, or "not now" for a while, is a verdict. After any other answer the next gateway is asked.
+ */
 export class Leases {
   readonly #deps: LeaseDependencies;
+  readonly #monotonicMs: () => number;
+  /** Gateways that hold a lease of this device; empty after a start, as after a reboot. */
+  readonly #granters = new Set<Gateway>();
+  /** Since when each gateway has answered "not now" for this rollout, on the monotonic clock. */
+  #denials = { rollout: '', sinceMs: new Map<Gateway, number>() };
 
   constructor(deps: LeaseDependencies) {
     this.#deps = deps;
+    this.#monotonicMs = deps.monotonicMs ?? (() => performance.now());
   }
 
   /** @throws CycleEnd (`waiting`) while the site has too many devices down, or no gateway counts them; the signal's reason */
   async take(rollout: string, signal: AbortSignal): Promise<void> {
-    const granted = await this.#ask('take', rollout, signal);
-    if (granted === true) return;
-    const jitter = 0.5 + Math.random();
-    if (granted.refusal !== undefined)
-      throw postponed(
-        'lease',
-        { code: 'SITECAST_LEASE_REFUSED', message: `no lease for this device: ${granted.refusal}` },
-        Math.min(granted.retryMs * jitter, MAX_RETRY_MS),
-      );
-    const who = granted.heldBy === '' ? '' : `: ${granted.heldBy}`;
-    throw postponed(
-      'lease',
-      { code: 'SITECAST_LEASE_DENIED', message: `other devices of this site are being updated${who}` },
-      Math.min(granted.retryMs * jitter, MAX_RETRY_MS),
-    );
+    if (this.#denials.rollout !== rollout) this.#denials = { rollout, sinceMs: new Map() };
+    const { sinceMs } = this.#denials;
+    let denied: Denied | undefined;
+    try {
+      await this.#deps.gateways.each(async gateway => {
+        const verdict = await this.#ask(gateway, 'take', { rollout, signal });
+        if (verdict === 'granted') {
+          sinceMs.clear();
+          return;
+        }
+        denied ??= verdict;
+        const nowMs = this.#monotonicMs();
+        const isBelieved = nowMs - (sinceMs.get(gateway) ?? nowMs) < PATIENCE_MS;
+        if (!sinceMs.has(gateway)) sinceMs.set(gateway, nowMs);
+        if (isBelieved) throw notNow(verdict);
+        throw noGateway(gateway.url, 'it has said for hours that others are being updated');
+      }, signal);
+    } catch (error) {
+      if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
+      if (denied) throw notNow(denied);
+      throw noVerdict(error);
+    }
   }
 
   /** Never fails: a lease that isn't given back runs out by itself. */
   async giveBack(rollout: string): Promise<void> {
-    const { stop } = this.#deps;
-    try {
-      await this.#ask('return', rollout, stop);
-    } catch (error) {
-      if (!(error instanceof SitecastError) && !(error instanceof CycleEnd) && !stop.aborted) throw error;
-    }
+    const { gateways, stop } = this.#deps;
+    const holders = this.#granters.size > 0 ? [...this.#granters] : gateways.all;
+    this.#granters.clear();
+    await Promise.all(
+      holders.map(async gateway => {
+        try {
+          await this.#ask(gateway, 'return', { rollout, signal: stop });
+        } catch (error) {
+          if (!(error instanceof SitecastError) && !isSystemError(error) && !stop.aborted) throw error;
+        }
+      }),
+    );
   }
 
   /** Renews the lease: health checks, an operator's word or reading a slot back may outlast it. @returns ends that */
@@ -78,7 +111,7 @@ export class Leases {
         await clock.sleep(RENEWAL_MS, signal);
         if (signal.aborted) return;
         // A failure changes nothing: this device is down already.
-        await this.#ask('renew', rollout, signal).catch((error: unknown) => {
+        await this.#renew(rollout, signal).catch((error: unknown) => {
           if (!signal.aborted) log('warn', "the lease isn't renewed; the update goes on", { err: error });
         });
       }
@@ -87,40 +120,79 @@ export class Leases {
     return () => done.abort();
   }
 
+  /** Wherever this device can be counted: it is down, whatever a gateway answers. */
+  async #renew(rollout: string, signal: AbortSignal): Promise<void> {
+    const { gateways } = this.#deps;
+    const order = [...new Set([...this.#granters, ...gateways.inOrder])];
+    const renewed = async (gateway: Gateway): Promise<void> => {
+      if ((await this.#ask(gateway, 'renew', { rollout, signal })) === 'granted') return;
+      throw noGateway(gateway.url, "it doesn't renew the lease");
+    };
+    await gateways.each(renewed, signal, order);
+  }
+
+  /** @throws SITECAST_LEASE_REFUSED, SITECAST_GATEWAY_UNREACHABLE: this gateway gives no verdict; the signal's reason */
   async #ask(
-    action: 'take' | 'renew' | 'return',
-    rollout: string,
-    signal: AbortSignal,
-  ): Promise<true | Denied> {
+    gateway: Gateway,
+    action: LeaseAction,
+    { rollout, signal }: { rollout: string; signal: AbortSignal },
+  ): Promise<'granted' | Denied> {
     const { gateways, id } = this.#deps;
     const request = { id, rollout, action };
-    try {
-      return await gateways.each(async gateway => {
-        const { status, body } = await gateways.post(gateway, '/site/v1/leases', request, signal);
-        // An origin hands out none.
-        if (status === 404 || status === 405) return true;
-        if (status !== 200) {
-          const why = problemIn(body) ?? `status ${status}`;
-          return { retryMs: DEFAULT_RETRY_MS, heldBy: '', refusal: `${gateway.url}: ${why}` };
-        }
-        const { granted, retryAfterMs = DEFAULT_RETRY_MS, heldBy = [] } = leaseReader.parse(body);
-        if (granted === undefined) throw noGateway(gateway.url, 'its answer about a lease is none');
-        if (granted) return true;
-        return {
-          retryMs: retryAfterMs > 0 ? Math.max(retryAfterMs, MIN_RETRY_MS) : DEFAULT_RETRY_MS,
-          heldBy: holdersText(heldBy),
-        };
-      }, signal);
-    } catch (error) {
-      if (!(error instanceof SitecastError) && !isSystemError(error)) throw error;
-      // No gateway counts the devices that are down, so it isn't safe to go down.
-      const reason = {
-        code: 'SITECAST_LEASE_UNREACHABLE',
-        message: `nobody hands out leases: ${error.message}`,
-      };
-      throw postponed('lease', reason, DEFAULT_RETRY_MS);
+    const { status, body } = await gateways.post(
+      gateway,
+      '/site/v1/leases',
+      request,
+      signal,
+      ANSWER_TIMEOUT_MS,
+    );
+    // An origin hands out none. A gateway that doesn't know the rollout yet does.
+    const knowsNoLeases = status === 405 || (status === 404 && !isRolloutUnknown(body));
+    if (knowsNoLeases) return 'granted';
+    if (status !== 200)
+      throw new SitecastError(
+        'forbidden',
+        REFUSED,
+        `${gateway.url}: ${problemIn(body) ?? `status ${status}`}`,
+      );
+    const { granted, retryAfterMs, heldBy = [] } = leaseReader.parse(body);
+    if (granted === true) {
+      this.#granters.add(gateway);
+      return 'granted';
     }
+    if (granted === undefined || (retryAfterMs === undefined && action !== 'return'))
+      throw noGateway(gateway.url, 'its answer about a lease is none');
+    const isUsable = retryAfterMs !== undefined && retryAfterMs > 0;
+    return {
+      retryMs: isUsable ? Math.max(retryAfterMs, MIN_RETRY_MS) : DEFAULT_RETRY_MS,
+      heldBy: holdersText(heldBy),
+    };
   }
+}
+
+/** A gateway says that this device may not be down now. It isn't a SitecastError: no other gateway is asked. */
+function notNow({ retryMs, heldBy }: Denied): CycleEnd {
+  const who = heldBy === '' ? '' : `: ${heldBy}`;
+  return postponed(
+    'lease',
+    { code: 'SITECAST_LEASE_DENIED', message: `other devices of this site are being updated${who}` },
+    Math.min(retryMs * jitter(), MAX_RETRY_MS),
+  );
+}
+
+/** No gateway counts the devices that are down, so it isn't safe to go down. */
+function noVerdict(error: Error): CycleEnd {
+  const isRefused = error instanceof SitecastError && error.code === REFUSED;
+  const reason = isRefused
+    ? { code: REFUSED, message: `no lease for this device: ${error.message}` }
+    : { code: 'SITECAST_LEASE_UNREACHABLE', message: `nobody hands out leases: ${error.message}` };
+  return postponed('lease', reason, DEFAULT_RETRY_MS * jitter());
+}
+
+const jitter = (): number => 0.5 + Math.random();
+
+function isRolloutUnknown(body: unknown): boolean {
+  return problemReader.parse(body).code === 'SITECAST_ROLLOUT_UNKNOWN';
 }
 
 /** Nothing vouches for these. Only ids, names and times are taken from them. */

@@ -5,23 +5,65 @@ import { problemIn } from './answers.ts';
 
 const OPENING_BRACE = 0x7b;
 
+/** Milliseconds. A failure that came sooner costs nothing, and changes no order. */
+const SLOW_FAILURE_MS = 1000;
+/** A gateway that failed slowly comes last for so many times what it cost. */
+const REST_FACTOR = 10;
+const MAX_REST_MS = 10 * 60_000;
+
 /** When a gateway answered last. */
 export interface Heard {
   url: string;
   atMs: number;
 }
 
-/** The gateways in order of preference. Where one fails, the next is asked. */
+/** The gateways in order of preference. Where one fails, the next is asked. One that failed slowly comes last for a while. */
 export class Gateways {
   readonly all: readonly Gateway[];
   readonly #now: () => number;
+  readonly #monotonicMs: () => number;
+  /** By gateway: until when it comes last, on the monotonic clock. */
+  readonly #restsUntilMs = new Map<Gateway, number>();
   #current: Gateway;
   #heard: Heard | undefined;
 
-  constructor(all: readonly [Gateway, ...Gateway[]], now: () => number) {
+  /**
+   * @param now milliseconds since 1970
+   * @param monotonicMs milliseconds on a clock that never goes back
+   */
+  constructor(
+    all: readonly [Gateway, ...Gateway[]],
+    now: () => number,
+    monotonicMs: () => number = () => performance.now(),
+  ) {
     this.all = all;
     this.#current = all[0];
     this.#now = now;
+    this.#monotonicMs = monotonicMs;
+  }
+
+  /** All gateways, in the order in which they are asked now. */
+  get inOrder(): readonly Gateway[] {
+    const nowMs = this.#monotonicMs();
+    const isResting = (gateway: Gateway): boolean => (this.#restsUntilMs.get(gateway) ?? 0) > nowMs;
+    return [...this.all.filter(gateway => !isResting(gateway)), ...this.all.filter(isResting)];
+  }
+
+  /**
+   * Does the work, and notes what a failure cost. An answer elsewhere doesn't end the rest: one route may answer while another one hangs.
+   * @throws what the work throws
+   */
+  async attempt<T>(gateway: Gateway, work: (gateway: Gateway) => Promise<T>): Promise<T> {
+    const beganMs = this.#monotonicMs();
+    try {
+      return await work(gateway);
+    } catch (error) {
+      const endedMs = this.#monotonicMs();
+      const costMs = endedMs - beganMs;
+      if (error instanceof SitecastError && costMs >= SLOW_FAILURE_MS)
+        this.#restsUntilMs.set(gateway, endedMs + Math.min(costMs * REST_FACTOR, MAX_REST_MS));
+      throw error;
+    }
   }
 
   get heard(): Heard | undefined {
@@ -51,19 +93,19 @@ export class Gateways {
   /**
    * Asks one after the other until one answers.
    * @param work throws for an answer that is of no use, for any reason
-   * @param order default: in order of preference
+   * @param order default: in order of preference, those last that failed slowly
    * @throws the first error other than unreachability; else the first one
    */
   async each<T>(
     work: (gateway: Gateway) => Promise<T>,
     signal?: AbortSignal,
-    order: readonly Gateway[] = this.all,
+    order: readonly Gateway[] = this.inOrder,
   ): Promise<T> {
     let telling: unknown;
     for (const gateway of order) {
       signal?.throwIfAborted();
       try {
-        return await work(gateway);
+        return await this.attempt(gateway, work);
       } catch (error) {
         if (!(error instanceof SitecastError)) throw error;
         if (telling === undefined || isUnreachable(telling)) telling = error;
@@ -96,9 +138,19 @@ export class Gateways {
     }
   }
 
-  /** A signed POST to one gateway. @throws SITECAST_GATEWAY_UNREACHABLE, for status 5xx as well */
-  async post(gateway: Gateway, path: string, body: unknown, signal?: AbortSignal): Promise<JsonAnswer> {
-    return this.#answered(gateway, path, await gateway.postJson(path, body, signal));
+  /**
+   * A signed POST to one gateway.
+   * @param timeoutMs default: as long as the gateway's other requests may take
+   * @throws SITECAST_GATEWAY_UNREACHABLE, for status 5xx as well
+   */
+  async post(
+    gateway: Gateway,
+    path: string,
+    body: unknown,
+    signal?: AbortSignal,
+    timeoutMs?: number,
+  ): Promise<JsonAnswer> {
+    return this.#answered(gateway, path, await gateway.postJson(path, body, signal, timeoutMs));
   }
 
   /** @throws SITECAST_GATEWAY_UNREACHABLE, for status 5xx as well */

@@ -117,10 +117,11 @@ export class Trust {
   async #refresh(signal: AbortSignal | undefined): Promise<void> {
     let isRefreshed = false;
     let failure: unknown;
-    for (const gateway of this.#gateways.all) {
+    for (const gateway of this.#gateways.inOrder) {
       if (isRefreshed && !this.#looksStale()) break;
       try {
-        await this.#gateways.with(gateway, () => this.#client.refresh({ signal }));
+        const refresh = (): Promise<void> => this.#client.refresh({ signal });
+        await this.#gateways.attempt(gateway, () => this.#gateways.with(gateway, refresh));
         isRefreshed = true;
       } catch (error) {
         if (!(error instanceof SitecastError)) throw error;
