@@ -170,6 +170,21 @@ it('a readable state gets additional facts from its copy', () => {
   expect(withKept(kept, kept)).toBe(kept);
 });
 
+it('a bar that a success has lifted comes back neither from the copy nor from reports', () => {
+  const entry = { ...release, attempt: 1, reason: { code: 'healthFailed', message: 'm' }, at: 'then' };
+  const kept: AgentState = { ...newAgentState(), barred: [entry] };
+  const B = { state: 'verified', isConfirmed: true, release } as const;
+  const proved: AgentState = { ...newAgentState(), slots: { ...newAgentState().slots, B } };
+  expect(withKept(proved, kept).barred).toEqual([]);
+  // An earlier version of the agent left the bar where it was.
+  expect(withKept({ ...proved, barred: [entry] }, kept).barred).toEqual([]);
+  const failed = { ...proved, slots: { ...proved.slots, B: { ...B, state: 'bad' as const } } };
+  expect(withKept(failed, kept).barred).toEqual([entry]);
+  const failure = about('rolledBack', onA, 'healthFailed');
+  expect(rebuild([failure, about('completed', onB)], 'B', kept).barred).toEqual([]);
+  expect(rebuild([about('completed', onB), failure], 'A', kept).barred).toMatchObject([{ counter: 2 }]);
+});
+
 describe('the slot to boot, by the agent’s own memory,', () => {
   const updating = (phase: Update['phase']): AgentState => ({
     ...newAgentState(),

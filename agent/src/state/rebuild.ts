@@ -136,6 +136,7 @@ function outcomeOf(
 function barredOf(reports: readonly Report[], kept: AgentState | undefined): BarredRelease[] {
   const byCounter = new Map<number, BarredRelease>(kept?.barred.map(entry => [entry.counter, entry]));
   for (const { state, rollout, release, reason, at } of reports) {
+    if (release && hasProved(state, reason?.code)) byCounter.delete(release.counter);
     const hasFailed =
       (state === 'failed' || state === 'rolledBack') && PROOF_FAILURES.has(reason?.code ?? '');
     if (!hasFailed || !release || !reason) continue;
@@ -145,24 +146,35 @@ function barredOf(reports: readonly Report[], kept: AgentState | undefined): Bar
   return [...byCounter.values()];
 }
 
+/** The report of a release that proved itself, by an order to install it or to go back to it. */
+function hasProved(state: Report['state'], code: string | undefined): boolean {
+  return state === 'completed' || (state === 'rolledBack' && code === ROLLBACK_ORDERED);
+}
+
 function lastActivationOf(reports: readonly Report[]): string | undefined {
   return reports.findLast(({ state }) => state === 'installing' || state === 'rebooting')?.at;
 }
 
 /**
  * Completes a state that could be read with what its copy has besides: releases that failed here, and rollouts that have reached this
- * device. Both only ever grow, so what is missing was lost to damage that left the file readable.
+ * device. What is missing was lost to damage that left the file readable. Only a success lifts a bar, and the slot shows that: the copy
+ * may be older than it, and so may be a bar that an earlier version of the agent has left.
  */
 export function withKept(agentState: AgentState, kept: AgentState | undefined): AgentState {
-  if (!kept) return agentState;
-  const barred = kept.barred.filter(
-    ({ counter }) => !agentState.barred.some(entry => entry.counter === counter),
+  const known = new Set(agentState.barred.map(({ counter }) => counter));
+  const missing = kept?.barred.filter(({ counter }) => !known.has(counter)) ?? [];
+  const ids = new Set(agentState.rollouts.map(({ id }) => id));
+  const rollouts = kept?.rollouts.filter(({ id }) => !ids.has(id)) ?? [];
+  const all = [...missing, ...agentState.barred];
+  const barred = all.filter(({ counter }) => !hasProvedHere(agentState, counter));
+  if (barred.length === known.size && missing.length === 0 && rollouts.length === 0) return agentState;
+  return { ...agentState, barred, rollouts: [...rollouts, ...agentState.rollouts] };
+}
+
+/** A slot whose release failed is bad. */
+function hasProvedHere({ slots }: AgentState, counter: number): boolean {
+  return [slots.A, slots.B].some(
+    ({ isConfirmed = false, state, release }) =>
+      isConfirmed && state !== 'bad' && release?.counter === counter,
   );
-  const rollouts = kept.rollouts.filter(({ id }) => !agentState.rollouts.some(entry => entry.id === id));
-  if (barred.length === 0 && rollouts.length === 0) return agentState;
-  return {
-    ...agentState,
-    barred: [...barred, ...agentState.barred],
-    rollouts: [...rollouts, ...agentState.rollouts],
-  };
 }

@@ -53,16 +53,17 @@ export const toFailed =
     lastFailure: { at, reason, release: attempt.release },
   });
 
-/** The slot proved itself. */
+/** The slot proved itself: whatever failed with its release before, that release is no longer barred. */
 export const toConfirmed =
   (update: Update, outcome: Outcome): Transition =>
-  ({ slots, rollouts }) => ({
+  ({ slots, rollouts, barred }) => ({
     update: null,
     slots: {
       ...slots,
       [update.target]: { ...slots[update.target], isConfirmed: true, rollout: update.rollout },
     },
     rollouts: withEnd(rollouts, update.rollout, outcome),
+    barred: barred.filter(({ counter }) => counter !== update.release.counter),
     lastFailure: undefined,
     booted: update.target,
   });

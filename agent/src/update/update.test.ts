@@ -85,6 +85,13 @@ describe('an update', () => {
     expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
     // The whole image was in the slot. It was marked bad, but its bytes were right.
     expect(harness.gateway.count('/chunks/')).toBe(chunks);
+    // The success lifts the bar: a later rollout of that release begins with attempt 1.
+    expect(harness.device.parts.status.current.barred).toEqual([]);
+    await install(3, image1);
+    harness.fleet.addRollout(2);
+    await harness.fleet.publishAll();
+    expect(await harness.device.cycle()).toMatchObject({ state: 'completed' });
+    expect(harness.device.parts.stateFile.current.slots.A.release).toMatchObject({ counter: 2 });
   });
 });
 
