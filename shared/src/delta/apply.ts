@@ -1,0 +1,114 @@
+import { SitecastError } from '../errors.ts';
+import { ByteReader } from './bytes.ts';
+import { decodeStream } from './codecs/index.ts';
+import { type Patch, readPatch, TRIPLE_NUMBERS } from './patch.ts';
+
+const CODES = { truncated: 'SITECAST_PATCH_TRUNCATED', invalid: 'SITECAST_PATCH_INVALID' } as const;
+
+export interface ApplyRequest {
+  readonly patch: Uint8Array;
+  /** The window's whole base range. */
+  readonly base: Uint8Array;
+  /** How many bytes the window's chunks have. */
+  readonly targetLength: number;
+  /** Where the result goes, if there is memory for it: `targetLength` bytes. */
+  readonly into?: Uint8Array;
+}
+
+/**
+ * Makes the bytes of one window: bsdiff's loop over three decoded streams and the base. Memory: the target's length for the result, as
+ * much for the streams, the control columns, and 4 MiB for bzip2. Time grows with the lengths of base, patch and target, whatever the patch says.
+ *
+ * A wrong base gives wrong bytes without an error: the caller compares each chunk with the signed index.
+ * @returns exactly `targetLength` bytes
+ * @throws SITECAST_PATCH_… (see docs/ERRORS.md)
+ */
+export function applyPatch({ patch: bytes, base, targetLength, into }: ApplyRequest): Uint8Array {
+  const patch = readPatch(bytes);
+  if (patch.views !== undefined)
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_PATCH_VIEWS',
+      'the patch opens compressed pieces, which is not known here',
+    );
+  if (patch.targetLength !== targetLength)
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_PATCH_LENGTH',
+      `the patch makes ${patch.targetLength} bytes where the window has ${targetLength}`,
+    );
+  const target = into ?? new Uint8Array(targetLength);
+  if (target.length !== targetLength) throw new RangeError('the memory for the target has another length');
+  applyStreams(patch, base, target);
+  return target;
+}
+
+/** Fills `target` from the base and the patch's streams. @throws SITECAST_PATCH_… */
+function applyStreams(patch: Patch, base: Uint8Array, target: Uint8Array): void {
+  const control = readControl(patch);
+  const diffLength = checkControl(control, base.length, target.length);
+  const streams = new Uint8Array(target.length);
+  const diff = streams.subarray(0, diffLength);
+  const extra = streams.subarray(diffLength);
+  decodeStream(patch.diff.codec, patch.diff.bytes, diff);
+  decodeStream(patch.extra.codec, patch.extra.bytes, extra);
+  let from = 0;
+  let to = 0;
+  let diffAt = 0;
+  let extraAt = 0;
+  for (let at = 0; at < control.length; at += TRIPLE_NUMBERS) {
+    const add = control[at] ?? 0;
+    const insert = control[at + 1] ?? 0;
+    for (const end = to + add; to < end; to += 1, from += 1, diffAt += 1)
+      target[to] = (base[from] ?? 0) + (diff[diffAt] ?? 0);
+    target.set(extra.subarray(extraAt, extraAt + insert), to);
+    to += insert;
+    extraAt += insert;
+    from += control[at + 2] ?? 0;
+  }
+}
+
+/** The triples, decoded from their columns. */
+function readControl(patch: Patch): Int32Array {
+  const plain = new Uint8Array(patch.controlLength);
+  decodeStream(patch.control.codec, patch.control.bytes, plain);
+  const reader = new ByteReader(plain, 'patch', CODES);
+  const control = new Int32Array(patch.tripleCount * TRIPLE_NUMBERS);
+  for (let at = 0; at < control.length; at += TRIPLE_NUMBERS)
+    control[at] = reader.uint('an addition', 2 ** 30);
+  for (let at = 1; at < control.length; at += TRIPLE_NUMBERS)
+    control[at] = reader.uint('an insertion', 2 ** 30);
+  for (let at = 2; at < control.length; at += TRIPLE_NUMBERS) control[at] = reader.int('a skip', 2 ** 30);
+  reader.end();
+  return control;
+}
+
+/**
+ * Checks that the triples fill the target exactly and read inside of the base.
+ * @returns how many bytes of diff they want
+ * @throws SITECAST_PATCH_RANGE, SITECAST_PATCH_LENGTH
+ */
+function checkControl(control: Int32Array, baseLength: number, targetLength: number): number {
+  let from = 0;
+  let diffLength = 0;
+  let extraLength = 0;
+  for (let at = 0; at < control.length; at += TRIPLE_NUMBERS) {
+    const add = control[at] ?? 0;
+    if (add > 0 && (from < 0 || from + add > baseLength))
+      throw new SitecastError(
+        'badInput',
+        'SITECAST_PATCH_RANGE',
+        `the patch reads ${add} bytes at ${from} of a base of ${baseLength}`,
+      );
+    diffLength += add;
+    extraLength += control[at + 1] ?? 0;
+    from += add + (control[at + 2] ?? 0);
+  }
+  if (diffLength + extraLength !== targetLength)
+    throw new SitecastError(
+      'badInput',
+      'SITECAST_PATCH_LENGTH',
+      `the patch makes ${diffLength + extraLength} bytes where the window has ${targetLength}`,
+    );
+  return diffLength;
+}

@@ -1,0 +1,29 @@
+export { type ApplyRequest, applyPatch } from './apply.ts';
+export {
+  MAX_ENCODER_NAME_CHARS,
+  MAX_PATCH_BYTES,
+  MAX_RECIPE_BYTES,
+  MAX_RECIPE_ENCODERS,
+  MAX_RECIPE_WINDOWS,
+  MAX_TRIPLES,
+  MAX_WINDOW_BASE_BYTES,
+  MAX_WINDOW_TARGET_BYTES,
+} from './limits.ts';
+export {
+  encodePatch,
+  type Patch,
+  type PatchStreams,
+  readPatch,
+  type StreamEncoder,
+  TRIPLE_NUMBERS,
+} from './patch.ts';
+export {
+  decodeRecipe,
+  encodeRecipe,
+  type Recipe,
+  type RecipeHead,
+  type RecipeRelease,
+  targetIndexOf,
+  windowsOf,
+} from './recipe.ts';
+export type { PlacedWindow, RecipeWindow } from './recipe-windows.ts';

@@ -1,0 +1,29 @@
+/** Bounds of recipes and patches. docs/LIMITS.md lists them; each has a test at the bound. */
+
+/** The longest recipe. It's a signed target that the holder of the online key `deltas` can write. */
+export const MAX_RECIPE_BYTES = 4 * 1024 * 1024;
+
+/** Most windows of one recipe. */
+export const MAX_RECIPE_WINDOWS = 65_536;
+
+/** Most encoders that one recipe can name, and the longest name. */
+export const MAX_RECIPE_ENCODERS = 16;
+export const MAX_ENCODER_NAME_CHARS = 64;
+
+/** The longest run of target bytes that one window makes. */
+export const MAX_WINDOW_TARGET_BYTES = 4 * 1024 * 1024;
+
+/** The longest range of the base that one window reads. */
+export const MAX_WINDOW_BASE_BYTES = 8 * 1024 * 1024;
+
+/** The longest patch: a window whose patch isn't shorter than its target isn't worth one. */
+export const MAX_PATCH_BYTES = 4 * 1024 * 1024;
+
+/** Most control triples of one patch: one for 16 bytes of the longest target. */
+export const MAX_TRIPLES = 2 ** 18;
+
+/** The longest coded control columns, in plain bytes: MAX_TRIPLES with three varints of at most 5 bytes. */
+export const MAX_CONTROL_BYTES = MAX_TRIPLES * 15;
+
+/** The longest target of a patch: a window's chunks, and compressed pieces that stick out of them, opened. */
+export const MAX_OPENED_TARGET_BYTES = 10 * 1024 * 1024;
