@@ -56,11 +56,8 @@ export class ChunkAllowlist {
         request?.signal?.throwIfAborted();
         return this.has(id) && store.has(id, request);
       },
-      get: async (id, request) => {
-        request?.signal?.throwIfAborted();
-        if (!this.has(id)) throw chunkNotFound(id, store);
-        return store.get(id, request);
-      },
+      get: (id, request) =>
+        this.has(id) ? store.get(id, request) : Promise.reject(chunkNotFound(id, store)),
     };
   }
 

@@ -16,8 +16,18 @@ describe('keys', () => {
     expect(readEd25519Key(getPublicKey(seed))).toBeDefined();
     expect(readEd25519Key(getPublicKey(seed).subarray(1))).toBeUndefined();
     expect(readEd25519Key(new Uint8Array(33))).toBeUndefined();
-    // No point of the curve has y = 2.
-    expect(readEd25519Key(littleEndian(2n))).toBeUndefined();
+  });
+
+  it('verify nothing where they are no point of the curve', () => {
+    expect(pointAt(2n)).toBeUndefined();
+    const key = readEd25519Key(littleEndian(2n));
+    if (!key) throw new Error('the key is refused');
+    for (const signature of [
+      sign(message, seed),
+      new Uint8Array(64),
+      Buffer.concat([littleEndian(1n), littleEndian(0n)]),
+    ])
+      expect(verifyEd25519(key, message, signature)).toBe(false);
   });
 
   it('are no points of small order, in whatever encoding', () => {

@@ -60,11 +60,11 @@ export function counted(store: ChunkStore, onGiven: (chunk: Chunk) => void): Chu
   return {
     name: store.name,
     has: (id, request) => store.has(id, request),
-    get: async (id, request) => {
-      const chunk = await store.get(id, request);
-      onGiven(chunk);
-      return chunk;
-    },
+    get: (id, request) =>
+      store.get(id, request).then(chunk => {
+        onGiven(chunk);
+        return chunk;
+      }),
   };
 }
 
@@ -99,7 +99,7 @@ export function coalescing(store: ChunkStore): ChunkStore {
   const start = (id: ChunkId, key: string, canGiveUp: boolean): Flight => {
     const stop = canGiveUp ? new AbortController() : undefined;
     // A copy: the first requester's id may lie in memory that is used again before the last requester is served.
-    const chunk = store.get(Uint8Array.from(id), stop && { signal: stop.signal });
+    const chunk = store.get(new Uint8Array(id), stop && { signal: stop.signal });
     const flight = { chunk, stop, requesters: 0, isOver: false };
     flights.set(key, flight);
     const end = () => {
@@ -117,7 +117,7 @@ export function coalescing(store: ChunkStore): ChunkStore {
     const flight = flights.get(key) ?? start(id, key, signal !== undefined);
     flight.requesters += 1;
     try {
-      return await orAborted(flight.chunk, signal);
+      return await (signal ? orAborted(flight.chunk, signal) : flight.chunk);
     } finally {
       flight.requesters -= 1;
       if (flight.requesters === 0 && !flight.isOver) {
@@ -132,8 +132,7 @@ export function coalescing(store: ChunkStore): ChunkStore {
 }
 
 /** The promise's outcome, or the signal's reason if that comes first. */
-async function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  if (signal === undefined) return promise;
+async function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   let giveUp = () => {};
   const aborted = new Promise<never>((_resolve, reject) => {
     giveUp = () => reject(signal.reason);
