@@ -1,5 +1,6 @@
 import { readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { chunkPath } from '@sitecast/shared/content';
 import { afterAll, afterEach, expect, it } from 'vitest';
 import { type FakeOrigin, faultAt, type Misbehaviour } from '@sitecast/shared/testing/origin';
 import { removeTemporaryDirectories, GatewayHarness, until } from './testing/harness.ts';
@@ -213,4 +214,37 @@ it('asks another upstream for newer metadata, and counts older metadata as no mi
     'the set of the second upstream',
   );
   expect((await gateway.get('metrics')).body.toString()).not.toContain('sitecast_upstream_refused_total{');
+});
+
+it('mirrors the deltas of rollouts under way, serves and pins their patches, and waits for none of them', async () => {
+  const origin = await originWithRollout();
+  await origin.publishRelease('camera', 2, Buffer.alloc(90_000, 'another release '));
+  await origin.startRollout('camera', 2);
+  // The recipe is lost at the origin: the set is served without it.
+  const lost = { product: 'camera', from: 1, to: 2 };
+  origin.misbehave = path => (path.endsWith('.recipe') ? 'missing' : undefined);
+  const patches = Buffer.from(Array.from({ length: 40_000 }, (_, at) => (at * at) % 251));
+  const { ids } = await origin.repository.publishDelta(lost, Buffer.from('a recipe'), patches);
+  const gateway = await harness.gateway(origin);
+  const pathOf = (name: string): string => {
+    const sha256 = origin.repository.targetsOf('deltas').targets[`deltas/${name}`]?.hashes.sha256;
+    return `targets/deltas/${sha256}.${name}`;
+  };
+  await until(
+    async () => (await gateway.get(`chunks/${chunkPath(ids[0] ?? Buffer.alloc(32))}`)).status === 200,
+    'the patch index',
+  );
+  expect((await gateway.get(pathOf('camera-2-from-1.recipe'))).status).toBe(503);
+  for (const id of ids) expect((await gateway.get(`chunks/${chunkPath(id)}`)).status).toBe(200);
+  expect(origin.count(`GET /${pathOf('camera-2-from-1.caibx')}`)).toBe(1);
+
+  origin.misbehave = undefined;
+  await origin.repository.publishDelta({ ...lost, from: 3, to: 1 }, Buffer.from('one more'), patches);
+  await until(
+    () => origin.count(`GET /${pathOf('camera-2-from-1.recipe')}`) >= 2,
+    'the recipe to be asked for again, with the next set',
+  );
+  const stored = await readdir(join(gateway.settings.data, 'mirror', 'targets', 'deltas'));
+  expect(stored.some(name => name.endsWith('camera-2-from-1.recipe'))).toBe(true);
+  expect((await gateway.get(pathOf('camera-2-from-1.recipe'))).body.toString()).toBe('a recipe');
 });

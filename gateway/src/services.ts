@@ -214,7 +214,7 @@ function openRepository({ mirrorStore, log }: Adapters, { upstreams, onRefused }
   const allowlist = new ChunkAllowlist({ local: target => targets.local(target), log });
   const fetchTarget = async (target: FoundTarget): Promise<Uint8Array> => {
     const bytes = await targets.get(target);
-    if (target.name.endsWith('.caibx')) await allowlist.add(target);
+    await allowlist.add(target);
     return bytes;
   };
   return { mirror, targets, allowlist, fetchTarget };
@@ -274,6 +274,7 @@ async function followUpstreams(
     log,
     onRefused,
     beforeSwap: set => allowlist.follow(set),
+    noteFetched: target => allowlist.add(target),
     afterSwap: (set, { isStored }) => {
       onSwap(set);
       // Others know what this gateway had before its start.

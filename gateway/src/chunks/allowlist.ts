@@ -29,6 +29,8 @@ export class ChunkAllowlist {
   #indexes = new Set<string>();
   #pinned = new ChunkIdSet();
   #pinnedNames = '';
+  /** The newest set that it follows. */
+  #set: Pick<MirrorSet, 'targets' | 'rollouts'> | undefined;
 
   constructor(deps: ChunkAllowlistDeps) {
     this.#deps = deps;
@@ -63,9 +65,10 @@ export class ChunkAllowlist {
 
   /** Follows a new set: indexes that it no longer lists are forgotten. */
   async follow(set: Pick<MirrorSet, 'targets' | 'rollouts'>): Promise<void> {
+    this.#set = set;
     const here = new Map<string, FoundTarget>();
     for (const target of set.targets.values()) {
-      if (parseTargetName(target.name)?.kind === 'index') here.set(keyOf(target), target);
+      if (isIndex(target)) here.set(keyOf(target), target);
     }
     if ([...this.#indexes].some(key => !here.has(key))) {
       const ids = new ChunkIdSet();
@@ -74,13 +77,19 @@ export class ChunkAllowlist {
       this.#ids = ids;
       this.#indexes = indexes;
     } else {
-      for (const target of here.values()) await this.add(target);
+      for (const target of here.values()) await this.#addIndex(target);
     }
     await this.#pin(set);
   }
 
-  /** Adds the chunks of one more index, if its file is here. */
+  /** Adds the chunks of one more target, if it is an index and its file is here. */
   async add(target: FoundTarget): Promise<void> {
+    if (!isIndex(target) || this.#indexes.has(keyOf(target))) return;
+    await this.#addIndex(target);
+    if (this.#set) await this.#pin(this.#set);
+  }
+
+  async #addIndex(target: FoundTarget): Promise<void> {
     if (this.#indexes.has(keyOf(target))) return;
     if (await this.#addIds(target, this.#ids)) this.#indexes.add(keyOf(target));
   }
@@ -92,6 +101,8 @@ export class ChunkAllowlist {
     const pinned = new ChunkIdSet();
     let isWhole = true;
     for (const target of targets) isWhole = (await this.#addIds(target, pinned)) && isWhole;
+    // A newer set is followed meanwhile: what that needs counts.
+    if (set !== this.#set) return;
     this.#pinned = pinned;
     this.#pinnedNames = isWhole ? names : '';
   }
@@ -117,6 +128,12 @@ export class ChunkAllowlist {
       return false;
     }
   }
+}
+
+/** Of an image, or of the patches of a delta. */
+function isIndex({ name }: FoundTarget): boolean {
+  const kind = parseTargetName(name)?.kind;
+  return kind === 'index' || kind === 'patchIndex';
 }
 
 function keyOf({ name, file }: FoundTarget): string {

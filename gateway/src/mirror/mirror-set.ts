@@ -14,6 +14,8 @@ import {
 
 /** Bound of the indexes that are fetched before a device asks for them, together. */
 const MAX_EAGER_INDEX_BYTES = 256 * 1024 * 1024;
+/** The same for recipes and patch indexes, which no device depends on. */
+const MAX_EAGER_DELTA_BYTES = 64 * 1024 * 1024;
 
 const ROLLOUTS_TARGET = /^rollouts\/(.{1,64})\.json$/;
 
@@ -71,16 +73,49 @@ export function rolloutNeeds(targets: Targets, rollouts: ReadonlyMap<string, Rol
   return [...needs.values()];
 }
 
-/** The indexes of the releases that devices are being updated to: their chunks must stay in the cache. */
+/**
+ * Recipes and patch indexes of the deltas that lead to releases of rollouts under way. Devices can do without them, so no set waits for
+ * them.
+ */
+export function deltaNeeds(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
+  const wanted = releasesUnderWay(rollouts);
+  let leftBytes = MAX_EAGER_DELTA_BYTES;
+  return inForce(targets).filter(({ name, file }) => {
+    const parsed = parseTargetName(name);
+    if (parsed?.kind !== 'recipe' && parsed?.kind !== 'patchIndex') return false;
+    if (!wanted.get(parsed.product)?.has(parsed.to) || file.length > leftBytes) return false;
+    leftBytes -= file.length;
+    return true;
+  });
+}
+
+/**
+ * The indexes of the releases that devices are being updated to, and those of the patches that lead there: their chunks must stay in
+ * the cache.
+ */
 export function pinnedIndexes(targets: Targets, rollouts: ReadonlyMap<string, RolloutsFile>): FoundTarget[] {
-  const names = new Set<string>();
-  for (const { product, rollouts: list } of rollouts.values()) {
-    for (const rollout of list) {
-      if (rollout.state === 'completed') continue;
-      for (const { counter } of releasesOf(rollout)) names.add(indexTarget(product, counter));
-    }
-  }
-  return [...targets.values()].filter(({ name }) => names.has(name));
+  const wanted = releasesUnderWay(rollouts);
+  return inForce(targets).filter(({ name }) => {
+    const parsed = parseTargetName(name);
+    if (parsed?.kind === 'index') return wanted.get(parsed.product)?.has(parsed.counter) === true;
+    return parsed?.kind === 'patchIndex' && wanted.get(parsed.product)?.has(parsed.to) === true;
+  });
+}
+
+/** The target of each name that counts: the top-level targets go before what a delegated role lists under the same name. */
+function inForce(targets: Targets): FoundTarget[] {
+  const byName = new Map<string, FoundTarget>();
+  for (const target of targets.values()) if (!byName.has(target.name)) byName.set(target.name, target);
+  return [...byName.values()];
+}
+
+/** By product, the counters of the releases that devices are being updated to. */
+function releasesUnderWay(rollouts: ReadonlyMap<string, RolloutsFile>): Map<string, Set<number>> {
+  const counters = [...rollouts.values()].map(({ product, rollouts: list }) => {
+    const underWay = list.filter(({ state }) => state !== 'completed').flatMap(releasesOf);
+    return [product, new Set(underWay.map(({ counter }) => counter))] as const;
+  });
+  return new Map(counters);
 }
 
 function releasesOf({ state, release, rollbackTo }: Rollout): { counter: number }[] {

@@ -3,6 +3,7 @@ import type { FoundTarget, MetadataFetcher, TufClient, VerifySignature } from '@
 import type { Log } from '@sitecast/shared/log';
 import type { Mirror } from './mirror.ts';
 import {
+  deltaNeeds,
   firstNeeds,
   mirroredRoles,
   type MirrorSet,
@@ -30,6 +31,8 @@ interface SynchroniserDeps {
   beforeSwap: (set: MirrorSet) => Promise<void>;
   /** @param isStored whether the set is the one that was stored before the start */
   afterSwap: (set: MirrorSet, about: { isStored: boolean }) => void;
+  /** Takes note of a file that came after the set was served. */
+  noteFetched: (target: FoundTarget) => Promise<void>;
 }
 
 /** Passes requests on to the upstream that is being asked. */
@@ -147,11 +150,28 @@ export class Synchroniser {
     afterSwap(set, about);
     const versions = Object.fromEntries(set.roles.map(({ role, version }) => [role, version]));
     log.info({ versions, isComplete }, 'a new set is served');
-    const neededNames = new Set(needed.map(({ name }) => name));
+    const deltas = deltaNeeds(set.targets, rollouts);
+    const neededNames = new Set([...needed, ...deltas].map(({ name }) => name));
     await targets.collect(
       path => mirror.target(path) !== undefined,
       path => neededNames.has(mirror.target(path)?.name ?? ''),
     );
+    void this.#fetchDeltas(deltas, set);
+  }
+
+  /** Meanwhile orders go on to arrive. What doesn't come now is fetched when a device asks for it. */
+  async #fetchDeltas(deltas: readonly FoundTarget[], set: MirrorSet): Promise<void> {
+    const { mirror, targets, noteFetched, log } = this.#deps;
+    for (const target of deltas) {
+      if (mirror.current !== set) return;
+      try {
+        await targets.ensure([target]);
+        await noteFetched(target);
+      } catch (error) {
+        const fields = error instanceof SitecastError ? { code: error.code } : { err: error };
+        log.info({ target: target.name, ...fields }, 'a delta is not here yet: devices take chunks');
+      }
+    }
   }
 
   async #areHere(needed: readonly FoundTarget[]): Promise<boolean> {

@@ -119,6 +119,8 @@ const RECOVER = 'bring it back with sitecast-origin recover --damaged-only --fro
 function remedyFor(name: string): string {
   const target = parseTargetName(name);
   if (target?.kind === 'index') return 'publish the release again with the same image';
+  if (target?.kind === 'recipe' || target?.kind === 'patchIndex')
+    return 'the origin makes it again; devices take chunks meanwhile';
   if (target?.kind !== 'manifest') return RECOVER;
   const { product, counter } = target;
   return `${RECOVER}; where no gateway has it, submit the draft that brought it, or give it up: sitecast release withdraw ${product} VERSION --counter ${counter}`;

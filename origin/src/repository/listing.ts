@@ -40,28 +40,37 @@ export interface Listing {
  */
 export function readListing({ targets }: SignedTargets): Listing {
   const listing: Listing = { releases: new Map(), products: new Map() };
-  const halves = new Map<string, Partial<ListedRelease> & { product: string; counter: number }>();
+  const halves = new Map<string, HalfRelease>();
   for (const [name, entry] of Object.entries(targets)) {
     const parsed = parseTargetName(name);
-    if (!parsed) throw nameRefused(name);
     const file = listedFile(name, entry);
-    if (parsed.kind === 'product') {
+    if (parsed?.kind === 'product') {
       listing.products.set(parsed.product, file);
       continue;
     }
-    const key = `${parsed.product}-${parsed.counter}`;
-    const half = halves.get(key) ?? { product: parsed.product, counter: parsed.counter };
-    half[parsed.kind] = file;
+    // Deltas that operators sign aren't taken yet.
+    if (parsed?.kind !== 'manifest' && parsed?.kind !== 'index') throw nameRefused(name);
+    const { kind, product, counter } = parsed;
+    const key = `${product}-${counter}`;
+    const half = halves.get(key) ?? { product, counter };
+    half[kind] = file;
     halves.set(key, half);
   }
-  for (const { product, counter, manifest, index } of halves.values()) {
-    if (!manifest || !index) throw incomplete(product, counter, manifest ? 'index' : 'manifest');
-    if (!listing.products.has(product)) throw productMissing(product);
-    const ofProduct = listing.releases.get(product) ?? new Map<number, ListedRelease>();
-    ofProduct.set(counter, { product, counter, manifest, index });
-    listing.releases.set(product, ofProduct);
-  }
+  for (const half of halves.values()) addRelease(listing, half);
   return listing;
+}
+
+type HalfRelease = Partial<ListedRelease> & { product: string; counter: number };
+
+function addRelease(
+  { products, releases }: Listing,
+  { product, counter, manifest, index }: HalfRelease,
+): void {
+  if (!manifest || !index) throw incomplete(product, counter, manifest ? 'index' : 'manifest');
+  if (!products.has(product)) throw productMissing(product);
+  const ofProduct = releases.get(product) ?? new Map<number, ListedRelease>();
+  ofProduct.set(counter, { product, counter, manifest, index });
+  releases.set(product, ofProduct);
 }
 
 export function releasesIn({ releases }: Listing): ListedRelease[] {

@@ -59,6 +59,11 @@ export const rolloutSchema = z.looseObject({
   /** `window`: devices also download in the window only; otherwise at any time. */
   download: z.enum(['anytime', 'window']).optional(),
   notBefore: instantSchema.optional(),
+  /**
+   * Until then the origin makes deltas for this rollout. Who pays for each byte waits for them so long; everybody else begins with
+   * chunks. Readers of earlier releases pass over it.
+   */
+  deltasBy: instantSchema.optional(),
   offlineForMs: z.int().min(0).default(DEFAULT_OFFLINE_FOR_MS),
   maxDownBasisPoints: z.int().min(1).max(10_000).default(DEFAULT_MAX_DOWN_BASIS_POINTS),
   attempt: z.int().min(1),

@@ -13,11 +13,14 @@ export {
 } from './formats.ts';
 export {
   counterSchema,
+  type DeltaName,
   indexTarget,
   manifestTarget,
   nameSchema,
   parseTargetName,
+  patchIndexTarget,
   productTarget,
+  recipeTarget,
   type TargetName,
   versionSchema,
 } from './names.ts';

@@ -4,7 +4,9 @@ import {
   manifestTarget,
   nameSchema,
   parseTargetName,
+  patchIndexTarget,
   productTarget,
+  recipeTarget,
   versionSchema,
 } from './names.ts';
 
@@ -43,6 +45,14 @@ describe('target names', () => {
     expect(parseTargetName(productTarget('cam'))).toEqual({ kind: 'product', product: 'cam' });
   });
 
+  it('of deltas can be parsed back, even where a product looks like one', () => {
+    for (const product of ['cam', 'cam-2-from-1', 'cam-2']) {
+      const delta = { product, from: 3, to: 17 };
+      expect(parseTargetName(recipeTarget(delta))).toEqual({ kind: 'recipe', ...delta });
+      expect(parseTargetName(patchIndexTarget(delta))).toEqual({ kind: 'patchIndex', ...delta });
+    }
+  });
+
   it.each([
     'releases/cam-0.json',
     'releases/cam-01.json',
@@ -54,6 +64,14 @@ describe('target names', () => {
     'products/a..b.json',
     'other/cam.json',
     'releases/cam-1.JSON',
+    'deltas/cam-2-from-2.recipe',
+    'deltas/cam-02-from-1.recipe',
+    'deltas/cam-2-from-9999999999999999.caibx',
+    'deltas/cam-2.recipe',
+    'deltas/-2-from-1.recipe',
+    'deltas/x/cam-2-from-1.recipe',
+    'deltas/cam-2-from-1.json',
+    'releases/cam-2-from-1.recipe',
   ])('refuses %s', target => {
     expect(parseTargetName(target)).toBeUndefined();
   });

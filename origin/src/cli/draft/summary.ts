@@ -108,7 +108,7 @@ function describeGone(
   files: Draft['files'],
 ): string[] {
   const name = parseTargetName(target);
-  if (name === undefined || name.kind === 'product') return [`  removes ${target}`];
+  if (name?.kind !== 'manifest' && name?.kind !== 'index') return [`  removes ${target}`];
   const { product, counter } = name;
   if (name.kind === 'index')
     return gone.includes(manifestTarget(product, counter)) ? [] : [`  removes ${target}`];
@@ -159,6 +159,8 @@ function describeFile(target: string, bytes: Buffer): string {
     const least = minimum ? `, from ${minimum.version} on` : '';
     return `release ${product} ${version} (counter ${counter}) for ${hardware.join(', ')}${least}: ${formatBytes(image.lengthBytes)}, SHA-256 ${image.sha256}`;
   }
+  if (name.kind === 'recipe') return `delta of ${name.product}, from the counter ${name.from} to ${name.to}`;
+  if (name.kind === 'patchIndex') return target;
   const { product, floor, hardware } = parseProductFile(bytes);
   return `product ${product}: floor ${floor.version ?? 'none'}, hardware ${hardware.join(', ')}`;
 }

@@ -19,10 +19,13 @@ import {
 import { assignmentFor } from '../../fleet/testing/index.ts';
 import type { Envelope } from '../../identity/index.ts';
 import {
+  type DeltaName,
   indexTarget,
   manifestTarget,
+  patchIndexTarget,
   type ProductFile,
   productTarget,
+  recipeTarget,
   type ReleaseManifest,
   serializeFile,
 } from '../../release/index.ts';
@@ -131,6 +134,29 @@ export class FleetRepository extends TestRepository {
     this.product(product).manifests.set(counter, { manifest, sha256: sha256(bytes) });
     this.addTarget('targets', manifestTarget(product, counter), bytes);
     this.addTarget('targets', indexTarget(product, counter), index);
+    return cut;
+  }
+
+  /**
+   * Stores the patches of a delta, and publishes its recipe and patch index by the delegated role `deltas`.
+   * @param recipe its bytes, whatever they are
+   * @param patches all of them, one after the other
+   */
+  async publishDelta(
+    delta: DeltaName,
+    recipe: Uint8Array | ((patchIndex: Uint8Array) => Uint8Array),
+    patches: Buffer,
+    chunkBytes?: number,
+  ): Promise<PublishedImage> {
+    const cut = this.#cut(patches, chunkBytes);
+    const index = cut.index.encode();
+    if (!this.delegated.has('deltas')) {
+      this.delegate('targets', 'deltas', { paths: ['deltas/*'] }, [newSigner()]);
+      await this.publish('targets');
+    }
+    this.addTarget('deltas', recipeTarget(delta), typeof recipe === 'function' ? recipe(index) : recipe);
+    this.addTarget('deltas', patchIndexTarget(delta), index);
+    await this.publishWithSnapshot('deltas');
     return cut;
   }
 
