@@ -8,6 +8,7 @@ import {
 } from '@sitecast/shared/command';
 import { SitecastError } from '@sitecast/shared/errors';
 import { addLogOptions, type LogOptions, type LogSettings, logSettingsOf } from '@sitecast/shared/log';
+import { indexTarget, manifestTarget, parseTargetName } from '@sitecast/shared/release';
 import { Option } from 'commander';
 import type { Recovered } from './recovery/recover.ts';
 import type { RestoredFrom } from './recovery/restore.ts';
@@ -287,11 +288,8 @@ function recoveredText(recovered: Recovered): string {
   const lines = [
     ...databaseLines(recovered),
     from === undefined ? 'nothing newer was found: the repository stays as it was' : `caught up with ${from}`,
-    ...releases.map(({ product, counter }) => `  brought back: release ${counter} of ${product}`),
-    ...lost.map(
-      name =>
-        `  nobody has ${name}: once the origin runs, publish the release again for an index, submit its draft again, or withdraw it with --counter`,
-    ),
+    ...releases.map(release => returnedLine(release, lost)),
+    ...lost.map(name => `  nobody has ${name}: ${cureOf(name)}`),
     ...lacking.map(
       ({ product, version, chunks }) =>
         `  ${chunks} chunks of ${product} ${version} are lost: publish it again, with the same image, once the origin runs`,
@@ -319,6 +317,30 @@ function recoveredText(recovered: Recovered): string {
   ];
   // Some of it comes from gateways.
   return `${lines.map(plainLine).join('\n')}\n`;
+}
+
+/** A release comes back with the signed listing, which says nothing about whether anybody has its files. */
+function returnedLine({ product, counter }: Recovered['releases'][number], lost: readonly string[]): string {
+  const lacks = [manifestTarget(product, counter), indexTarget(product, counter)].some(name =>
+    lost.includes(name),
+  );
+  return lacks
+    ? `  listed again, and can't be installed: release ${counter} of ${product}`
+    : `  brought back: release ${counter} of ${product}`;
+}
+
+/** Only the index can be made again from the image: the manifest also holds times and notes, the product file what was withdrawn. */
+function cureOf(name: string): string {
+  const fetchIt = 'stop the origin again, and run this with --damaged-only and other gateways';
+  const target = parseTargetName(name);
+  switch (target?.kind) {
+    case 'index':
+      return `once the origin runs, publish release ${target.counter} of ${target.product} again, with the same image and --chunk-size`;
+    case 'manifest':
+      return `once the origin runs, \`sitecast release withdraw ${target.product} VERSION --counter ${target.counter}\`, or submit its draft again; or ${fetchIt}. Until then nothing can be published of ${target.product}`;
+    default:
+      return `once the origin runs, submit the draft again that brought it; or ${fetchIt}`;
+  }
 }
 
 function logLine({ logRestoredTo, laterEntries }: Recovered): string {

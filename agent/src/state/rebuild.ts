@@ -136,14 +136,18 @@ function outcomeOf(
 function barredOf(reports: readonly Report[], kept: AgentState | undefined): BarredRelease[] {
   const byCounter = new Map<number, BarredRelease>(kept?.barred.map(entry => [entry.counter, entry]));
   for (const { state, rollout, release, reason, at } of reports) {
-    if (release && hasProved(state, reason?.code)) byCounter.delete(release.counter);
-    const hasFailed =
-      (state === 'failed' || state === 'rolledBack') && PROOF_FAILURES.has(reason?.code ?? '');
-    if (!hasFailed || !release || !reason) continue;
+    if (!release) continue;
+    if (hasProved(state, reason?.code)) byCounter.delete(release.counter);
+    if (!reason || !hasFailed(state, reason.code)) continue;
     const attempt = Math.max(rollout?.attempt ?? 1, byCounter.get(release.counter)?.attempt ?? 1);
     byCounter.set(release.counter, { ...release, attempt, reason, at });
   }
   return [...byCounter.values()];
+}
+
+/** The report of a release that was booted and given up. */
+function hasFailed(state: Report['state'], code: string): boolean {
+  return (state === 'failed' || state === 'rolledBack') && PROOF_FAILURES.has(code);
 }
 
 /** The report of a release that proved itself, by an order to install it or to go back to it. */
